@@ -1,0 +1,139 @@
+"""What every connection speaks: actions, questions, notices, payload.
+
+Knows no protocol and does no I/O.  An adapter carries out the five actions and hands everything else to the application.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Final, Generic, TypeAlias, TypeVar
+
+import attrs
+
+A = TypeVar("A")
+
+
+class Command:
+    """What a client may ``send()``: one class per verb, and its own codec."""
+
+    __slots__ = ()
+
+
+class Notice:
+    """It happened and is already answered; whoever cares may look."""
+
+    __slots__ = ()
+
+
+class Payload:
+    """Message content or its abrupt end.  No Notice, so that a catch-all for notices can drop no mail."""
+
+    __slots__ = ()
+
+
+class Question(Generic[A]):
+    """Only the application can decide this; nothing advances until ``answer(question, answer)`` with an *A*."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def unavailable(self) -> A:
+        """The temporary failure that answers this question: for a store that failed, for doubles and for fuzzers."""
+
+
+class Why(enum.Enum):
+    """Why a session ended, or why something that was begun came to no end of its own."""
+
+    QUIT = "the client said QUIT"
+    PEER = "the peer closed the connection"
+    SHUT_DOWN = "this side was asked to shut down"
+    TIMED_OUT = "the peer kept silent for too long"
+    TOO_MANY_ERRORS = "the client spent its budget of errors"
+    ABORTED = "something begun could not be finished"
+
+
+@attrs.frozen
+class Accept:
+    """The type of ACCEPT."""
+
+
+ACCEPT: Final = Accept()
+"""Yes: the positive answer to a question, said in the protocol's standing words."""
+
+
+@attrs.frozen(kw_only=True)
+class Tls:
+    """The TLS layer as the adapter found it; the core believes it and never asks."""
+
+    version: str
+    """As the ssl module names it: ``TLSv1.3``."""
+
+    cipher: str = ""
+    peer_certificate: Mapping[str, object] | None = None
+    """The peer's verified certificate as ``ssl.SSLSocket.getpeercert()`` gives it; None when there is none."""
+
+    channel_bindings: Mapping[str, bytes] = attrs.field(factory=dict, repr=False)
+    """Channel binding data by its registered name, such as ``tls-server-end-point`` (RFC 5929)."""
+
+
+@attrs.frozen(kw_only=True)
+class Send:
+    """Write *octets*, all of them, before the next ``next_event()``."""
+
+    octets: bytes
+
+
+@attrs.frozen(kw_only=True)
+class NeedData:
+    """Read, then ``receive_data()``; when *patience* seconds bring nothing, ``shut_down(Why.TIMED_OUT)``."""
+
+    patience: float
+
+
+@attrs.frozen(kw_only=True)
+class BeginTls:
+    """Stop reading, write *octets* in clear, do the handshake, then ``tls_started()``.
+
+    A handshake that fails is told as ``receive_data(b"")``.  Nothing read before the handshake may be handed in after it.
+    """
+
+    octets: bytes
+
+
+@attrs.frozen
+class Paused:
+    """Nothing can happen before the open question is answered (or TLS has started)."""
+
+
+PAUSED: Final = Paused()
+
+
+@attrs.frozen(kw_only=True)
+class Closed:
+    """The session is over: close the connection.  Every further ``next_event()`` says so again."""
+
+    why: Why
+    unanswered: tuple[Command, ...] = ()
+    """Commands of a client that the server, saying 421, will not answer any more."""
+
+
+Action: TypeAlias = Send | NeedData | BeginTls | Paused | Closed
+
+
+@attrs.frozen(kw_only=True)
+class TlsStarted(Notice):
+    """The connection was upgraded by STARTTLS or STLS; all that was known before is forgotten (RFC 3207 section 4.2)."""
+
+    tls: Tls
+    dropped: int = 0
+    """Octets that came between the command and the handshake and were thrown away: above 0 is the sign of an attack."""
+
+
+@attrs.frozen(kw_only=True)
+class MessageChunk(Command, Payload):
+    """Some octets of message content, dots unstuffed; chunks have no meaning of their own, only their sequence has."""
+
+    octets: bytes = attrs.field(repr=lambda octets: f"<{len(octets)} octets>")

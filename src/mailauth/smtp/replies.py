@@ -1,0 +1,98 @@
+"""Replies: what a server says, as a value, and the one encoder and decoder for it (RFC 5321 section 4.2, RFC 2034).
+
+Codec only: knows no verb and no state.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, TypeAlias
+
+import attrs
+
+from .._errors import LocalProtocolError, Malformed
+from .._events import Accept
+
+MAXIMUM_REPLY_LINE: Final = 512  # with its CRLF (RFC 5321 section 4.5.3.1.5)
+
+_ENHANCED: Final = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
+_TEXT: Final = re.compile(r"[\t\n -~]*")
+_LINE: Final = re.compile(rb"([2-5][0-5][0-9])(?:([ -])([\t -~\x80-\xff]*))?")
+
+
+@attrs.frozen
+class Reply:
+    """A reply: code, enhanced status code, text (``\\n`` separates its lines).
+
+    As an answer to a question any 2yz is yes, 4yz and 5yz are no, and 421 also ends the session.
+    Raises LocalProtocolError for a code outside 200 to 559, an enhanced status code that is none, or text that is not printable ASCII.
+    """
+
+    code: int
+    enhanced_status_code: str = ""
+    """``5.7.1`` (RFC 3463); empty when there is none to give."""
+    text: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        if not (200 <= self.code <= 599 and self.code // 10 % 10 <= 5):
+            raise LocalProtocolError(f"{self.code} is no reply code")
+        if self.enhanced_status_code and not _ENHANCED.fullmatch(self.enhanced_status_code):
+            raise LocalProtocolError(f"{self.enhanced_status_code!r} is no enhanced status code")
+        if not _TEXT.fullmatch(self.text):
+            raise LocalProtocolError("the text of a reply may hold printable ASCII only")
+
+    @property
+    def positive(self) -> bool:
+        """True for 2yz: done as asked."""
+        return self.code < 300
+
+    def __str__(self) -> str:
+        return " ".join(str(part) for part in (self.code, self.enhanced_status_code, self.text) if part)
+
+    def to_wire(self, *, enhanced: bool = True) -> bytes:
+        """The reply as lines of at most 512 octets, each with the code, and with the enhanced one unless told otherwise.
+
+        Never bare: an empty text becomes ``OK`` or ``refused``, since some clients hang on a code alone.
+        """
+        status = f"{self.enhanced_status_code} " if enhanced and self.enhanced_status_code else ""
+        room = MAXIMUM_REPLY_LINE - len(status) - 6  # the code, its separator and CRLF
+        lines = [
+            line[start : start + room]
+            for line in (self.text or ("OK" if self.code < 400 else "refused")).split("\n")
+            for start in range(0, len(line) or 1, room)
+        ]
+        last = lines.pop()
+        head = "".join(f"{self.code}-{status}{line}\r\n" for line in lines)
+        return f"{head}{self.code} {status}{last}\r\n".encode("ascii")
+
+
+Verdict: TypeAlias = Accept | Reply
+"""ACCEPT, or a Reply that says yes or no in the application's own words."""
+
+
+@attrs.frozen
+class PerRecipient:
+    """LMTP alone: one verdict for each accepted recipient, in their order (RFC 2033 section 4.2)."""
+
+    verdicts: tuple[Verdict, ...]
+
+
+def parse_line(line: bytes) -> tuple[int, bool, str]:
+    """One line of a reply without its CRLF: (code, whether it is the last, text).  Raises Malformed.
+
+    A bare code without a blank is taken, as RFC 5321 section 4.2 asks; octets above 127 become ``?``.
+    """
+    found = _LINE.fullmatch(line)
+    if found is None:
+        raise Malformed("not a reply line")
+    code, separator, text = found.groups()
+    return int(code), separator != b"-", (text or b"").decode("ascii", "replace").replace("\ufffd", "?")
+
+
+def join_lines(code: int, texts: list[str]) -> Reply:
+    """The lines of one reply as a Reply; an enhanced status code is taken off when every line carries the same one."""
+    statuses = {text.partition(" ")[0] for text in texts}
+    status = statuses.pop() if len(statuses) == 1 else ""
+    if _ENHANCED.fullmatch(status) and int(status[0]) == code // 100:
+        return Reply(code, status, "\n".join(text.partition(" ")[2] for text in texts))
+    return Reply(code, "", "\n".join(texts))
