@@ -1,0 +1,47 @@
+# The two commands of the README: `make demo` and `make test`.  Each makes .venv when it is missing or out of date.
+#
+# PYTHON: a Python 3.11 or newer; the first one found here unless you name another (make demo PYTHON=/path/to/python3.13).
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test bench format clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	$(BIN)/mailauth methods
+
+test: $(VENV)/.tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n auto --quiet
+
+bench: $(VENV)/.tools
+	$(BIN)/python benchmarks/adapters.py
+
+format: $(VENV)/.tools
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The stamps say which step is done; a changed pyproject.toml does the installing again.  A venv brings the pip of its
+# Python, and the one of 3.11 cannot read dependency groups (PEP 735): hence the upgrade.
+$(VENV)/.made:
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo "mailauth needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.13" >&2; exit 1; }
+	'$(PYTHON)' -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.installed pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@

@@ -1,0 +1,14 @@
+"""What holds for every test: the same examples each time, and no test fails because the machine is slow.
+
+``HYPOTHESIS_PROFILE=explore pytest ...`` looks for new examples instead, and many more of them.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", settings.get_profile("same"), derandomize=False, max_examples=5_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
