@@ -1,0 +1,100 @@
+"""Dot transparency both ways (RFC 5321 section 4.5.2, RFC 1939 section 3): stuffing, unstuffing, and where content ends.
+
+Only CRLF.CRLF ends content, over any cut of the input.  Knows no command and no limit.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from ._lines import CRLF, LineBuffer, LineEnds
+
+_END: Final = b"\r\n.\r\n"
+_LINE_WITH_DOT: Final = re.compile(rb"\r\n\.")
+_search_dot: Final = _LINE_WITH_DOT.search
+_unstuff: Final = _LINE_WITH_DOT.sub
+
+
+class Unstuffer:
+    """Takes dot-stuffed content out of a LineBuffer up to its end, and judges its line ends."""
+
+    __slots__ = ("_at_start", "_line_ends", "clean", "ended")
+
+    def __init__(self) -> None:
+        self.ended = False
+        """The line with the lone dot was read; what the buffer still holds is not content."""
+        self.clean = True
+        """No bare CR, bare LF or NUL so far."""
+        self._at_start = True
+        self._line_ends = LineEnds()
+
+    def take(self, buffer: LineBuffer) -> bytes:
+        """All content that is sure by now; empty when more input is needed, or at the end.
+
+        What might be the beginning of the end (up to four octets) stays in the buffer until it is decided.
+        """
+        buffer.gather()
+        octets = buffer.octets
+        start = buffer.offset
+        if self._at_start:
+            if octets.startswith(b".", start):
+                if octets.startswith(b".\r\n", start):
+                    buffer.offset += 3
+                    self.ended = True
+                    return b""
+                if len(octets) - start < 3 and b".\r\n".startswith(octets[start:]):
+                    return b""
+                start += 1
+            elif start == len(octets):
+                return b""
+            self._at_start = False
+        stuffed = _search_dot(octets, start)
+        end = -1 if stuffed is None else octets.find(_END, stuffed.start())
+        if end >= 0:
+            self.ended = True
+            buffer.offset = end + 5
+            end += 2  # the CRLF before the dot belongs to the content
+        else:
+            end = len(octets)
+            if octets.endswith((b"\r", b"\n", b".")):
+                for undecided in (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r"):
+                    if octets.endswith(undecided, start):
+                        end -= len(undecided)
+                        break
+            buffer.offset = end
+        if end == start:
+            return b""
+        content = octets[start:end]
+        if stuffed is not None and stuffed.start() < end:
+            content = _unstuff(CRLF, content)
+        if self.clean:
+            self.clean = self._line_ends.watch(content)
+        return content
+
+
+class Stuffer:
+    """Makes content ready for the wire: a dot before each line that begins with one, and the end."""
+
+    __slots__ = ("_tail",)
+
+    def __init__(self) -> None:
+        self._tail = CRLF
+
+    def stuff(self, octets: bytes) -> bytes:
+        """The next chunk, stuffed; it may be cut anywhere, also inside a CRLF."""
+        if not octets:
+            return octets
+        stuffed = octets
+        if _search_dot(octets) is not None:
+            stuffed = octets.replace(b"\r\n.", b"\r\n..")
+        if octets[0] == 0x2E and self._tail == CRLF:
+            stuffed = b"." + stuffed
+        elif octets.startswith(b"\n.") and self._tail.endswith(b"\r"):
+            stuffed = b"\n." + stuffed[1:]
+        self._tail = octets[-2:] if len(octets) > 1 else self._tail[-1:] + octets
+        return stuffed
+
+    def end(self) -> bytes:
+        """The lone dot, with the CRLF that the content should have ended in when it did not."""
+        return b".\r\n" if self._tail == CRLF else b"\r\n.\r\n"

@@ -1,0 +1,106 @@
+"""CRLF framing: whole lines out of octets that arrive in any pieces, each under a cap; and the judge of line ends.
+
+Only CRLF ends a line (RFC 5321 section 2.3.8, RFC 1939 section 3).  Knows no command.  Keeps at most one unfinished line of the
+cap's length besides what was just received, and looks at no octet twice.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Final
+
+CRLF: Final = b"\r\n"
+
+
+class LineTooLong(Exception):
+    """A line passed its cap.  It was dropped as it came and is said once, at its end, so that the answer keeps its place."""
+
+
+class LineBuffer:
+    """Received octets that nobody has used yet: ``octets[offset:]``.
+
+    A machine's hot path may match at *offset* and move it on, unless *dropping* says that this is the inside of a line too long.
+    """
+
+    __slots__ = ("_later", "_searched", "dropping", "ended", "octets", "offset")
+
+    def __init__(self) -> None:
+        self.octets = b""
+        self.offset = 0
+        self.ended = False
+        """The peer has closed its side: nothing more will come."""
+        self.dropping = False
+        self._later: list[bytes] = []
+        self._searched = 0
+
+    def __len__(self) -> int:
+        return len(self.octets) - self.offset + sum(map(len, self._later))
+
+    def feed(self, octets: bytes) -> None:
+        """Take what was received; ``b""`` is the end of the stream."""
+        if not octets:
+            self.ended = True
+        elif self.offset == len(self.octets) and not self._later:
+            self.octets = octets
+            self.offset = self._searched = 0
+        else:
+            self._later.append(octets)
+
+    def gather(self) -> None:
+        """Make ``octets[offset:]`` all there is: pieces are joined once, when they are needed, not at every arrival."""
+        if self._later:
+            self._searched = max(self._searched - self.offset, 0)
+            self.octets = b"".join((self.octets[self.offset :], *self._later))
+            self.offset = 0
+            self._later.clear()
+
+    def clear(self) -> int:
+        """Forget every octet, and say how many they were."""
+        dropped = len(self)
+        self.octets = b""
+        self.offset = self._searched = 0
+        self.dropping = False
+        self._later.clear()
+        return dropped
+
+    def take_line(self, limit: int) -> bytes | None:
+        """The next line without its CRLF; None while it is not whole.
+
+        Raises LineTooLong once for a line of more than *limit* octets, its CRLF counted.
+        """
+        self.gather()
+        start = self.offset
+        end = self.octets.find(CRLF, max(self._searched, start))
+        if end < 0:
+            if len(self.octets) - start > limit:
+                self.dropping = True
+            if self.dropping:
+                self.octets = b"\r" if self.octets.endswith(b"\r") else b""
+                self.offset = start = 0
+            self._searched = max(len(self.octets) - 1, start)  # the last octet may be the CR of a CRLF
+            return None
+        self.offset = end + 2
+        if self.dropping or self.offset - start > limit:
+            self.dropping = False
+            raise LineTooLong
+        return self.octets[start:end]
+
+
+class LineEnds:
+    """Watches content go by, in any pieces, for bare CR, bare LF and NUL: what a smuggled message is made of.
+
+    The standard library's newline decoder does the looking, at several times the speed of a regular expression.
+    """
+
+    __slots__ = ("_decoder", "_nul")
+
+    def __init__(self) -> None:
+        self._decoder = io.IncrementalNewlineDecoder(None, translate=False)
+        self._nul = False
+
+    def watch(self, octets: bytes) -> bool:
+        """Whether everything up to the end of *octets* is clean; a CR at the very end is judged by what follows it."""
+        self._decoder.decode(octets.decode("latin-1"))
+        if not self._nul and 0 in octets:
+            self._nul = True
+        return not self._nul and self._decoder.newlines in (None, "\r\n")
