@@ -109,6 +109,14 @@ class ServerMechanism(Protocol):
     client_first: ClassVar[bool]
     """False: the server speaks first, and an initial response is an error (RFC 4954 section 4)."""
 
+    @property
+    def tls(self) -> bool:
+        """Whether the exchange is inside TLS, for the questions."""
+
+    @property
+    def authentication_identity(self) -> str | None:
+        """Who says they are logging in, once that was said."""
+
     def respond(self, response: bytes | None) -> Step:
         """The client's response, decoded; None: it sent none yet.  Any octets give a Step, never an exception."""
 
@@ -128,7 +136,10 @@ class ClientMechanism(Protocol):
         """True when the first response needs no challenge and may travel with the AUTH command."""
 
     def respond(self, challenge: bytes | None) -> bytes:
-        """The response to *challenge*; None asks for the initial response.  Raises Malformed on a challenge it cannot take."""
+        """The response to *challenge*; None begins (anew) and gives the initial response, empty when the server speaks first.
+
+        Raises Malformed on a challenge it cannot take, and on one more than there can be.
+        """
 
     @property
     def satisfied(self) -> bool:

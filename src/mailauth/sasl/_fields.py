@@ -1,0 +1,75 @@
+"""Identities, passwords and msg-ids as the mechanisms carry them: what may be inside and how long it may be.
+
+Knows no mechanism.  An identity is text, a password or secret is octets.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from .._errors import LocalProtocolError, Malformed
+
+MAXIMUM_IDENTITY: Final = 255
+"""Octets of UTF-8.  RFC 4616 section 2: a server must take up to 255, and no address is longer (RFC 5321 section 4.5.3.1.3)."""
+
+MAXIMUM_PASSWORD: Final = 1024
+"""Octets.  RFC 4616 section 2 asks for 255; the rest is for pass phrases, and the end bounds what a store has to hash."""
+
+MAXIMUM_MESSAGE_ID: Final = 255
+"""Octets.  An APOP timestamp must fit into a greeting of 512 with its words (RFC 1939 section 3); real ones have about 50."""
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_ATOMS: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
+_MESSAGE_ID: Final = re.compile(rf"<{_ATOMS}@(?:{_ATOMS}|\[[!-Z^-~]+\])>".encode("ascii"))
+
+
+def decode_identity(octets: bytes) -> str:
+    """The identity in *octets*.  Raises Malformed when it is empty, too long, no UTF-8, or holds control characters.
+
+    SASLprep forbids control characters in names as well (RFC 4013 section 2.3); let in, they end up in logs and in queries.
+    """
+    if not 0 < len(octets) <= MAXIMUM_IDENTITY:
+        raise Malformed("an identity has 1 to 255 octets")
+    try:
+        identity = octets.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Malformed("an identity is UTF-8") from None
+    if _CONTROL.search(identity):
+        raise Malformed("an identity holds no control characters")
+    return identity
+
+
+def check_password(octets: bytes) -> None:
+    """Raise Malformed for a password that is empty, too long, or holds a NUL.
+
+    The empty one stops here because some stores take it for "no password asked" (RFC 4513 section 5.1.2, LDAP).
+    """
+    if not 0 < len(octets) <= MAXIMUM_PASSWORD:
+        raise Malformed("a password has 1 to 1024 octets")
+    if b"\0" in octets:
+        raise Malformed("a password holds no NUL")
+
+
+def is_message_id(octets: bytes) -> bool:
+    """True for a msg-id of RFC 5322 section 3.6.4 without its obsolete forms: ASCII, in angle brackets, one ``@``."""
+    return len(octets) <= MAXIMUM_MESSAGE_ID and _MESSAGE_ID.fullmatch(octets) is not None
+
+
+def check_own_identity(instance: object, attribute: object, identity: str) -> None:
+    """attrs validator of a client's identity: LocalProtocolError for one that a server would have to refuse."""
+    try:
+        decode_identity(identity.encode("utf-8"))
+    except (Malformed, UnicodeEncodeError) as error:
+        reason = error if isinstance(error, Malformed) else "an identity is UTF-8"
+        raise LocalProtocolError(f"this identity cannot be sent: {reason}") from None
+
+
+def check_own_password(instance: object, attribute: object, password: bytes) -> None:
+    """attrs validator of a client's password or secret; the message never holds it."""
+    try:
+        check_password(password)
+    except Malformed as error:
+        raise LocalProtocolError(f"this password cannot be sent: {error}") from None
+    if b"\r" in password or b"\n" in password:
+        raise LocalProtocolError("this password cannot be sent: a password holds no CR or LF")

@@ -1,0 +1,73 @@
+"""APOP of POP3 as a mechanism, both sides (RFC 1939 section 7): MD5 over the greeting's timestamp and the shared secret.
+
+Knows neither greeting nor verb: the challenge is the timestamp, the response is the argument of the command.
+
+MD5 is broken, and this use of it with it: a false server that may choose timestamps learns a password letter by letter
+(CVE-2007-1558).  For old clients; outside TLS only where that is wanted.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+
+from .._errors import LocalProtocolError, Malformed
+from ._digest import DigestServer
+from ._fields import check_own_identity, check_own_password, is_message_id
+from ._md5 import plain_md5, require_md5
+
+
+class ApopServer(DigestServer):
+    """APOP, server side.  *timestamp* is what the greeting carried, brackets included, and must never repeat.
+
+    ``respond(None)`` gives it as a Challenge; where the greeting has sent it, ``respond(b"name digest")`` comes first.
+    Raises LocalProtocolError for a timestamp that is no msg-id, and where the system has no MD5.
+    """
+
+    __slots__ = ()
+
+    name: ClassVar[str] = "APOP"
+
+    def __init__(self, *, timestamp: bytes, tls: bool) -> None:
+        if not is_message_id(timestamp):
+            raise LocalProtocolError("an APOP timestamp is a msg-id")
+        super().__init__(challenge=timestamp, tls=tls, digest=plain_md5)
+
+
+@attrs.define(kw_only=True, eq=False)
+class ApopClient:
+    """APOP, client side; there is no authorization identity.
+
+    LocalProtocolError for fields that no line may carry, and where the system has no MD5.
+    """
+
+    name: ClassVar[str] = "APOP"
+    client_first: ClassVar[bool] = False
+
+    authentication_identity: str = attrs.field(validator=check_own_identity)
+    _secret: bytes = attrs.field(repr=False, validator=check_own_password)
+
+    _spoken: bool = attrs.field(init=False, default=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        require_md5()
+
+    def respond(self, challenge: bytes | None) -> bytes:
+        """None begins and says nothing; then, to the timestamp, ``name digest``.
+
+        Raises Malformed on a timestamp that is not strictly a msg-id in ASCII: the colliding octets that steal a password
+        (CVE-2007-1558) fit into no msg-id.
+        """
+        if challenge is None:
+            self._spoken = False
+            return b""
+        if self._spoken or not is_message_id(challenge):
+            raise Malformed("the APOP timestamp is not a msg-id")
+        self._spoken = True
+        return self.authentication_identity.encode() + b" " + plain_md5(self._secret, challenge)
+
+    @property
+    def satisfied(self) -> bool:
+        """True once the digest was given; APOP proves nothing about the server."""
+        return self._spoken

@@ -1,0 +1,86 @@
+"""PLAIN, both sides (RFC 4616): ``authorization identity NUL authentication identity NUL password`` in one response.
+
+The password is readable for whoever reads the line: fit for use inside TLS.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+
+from .._errors import LocalProtocolError, Malformed
+from ._fields import check_own_identity, check_own_password, check_password, decode_identity
+from ._messages import Challenge, Fault, Step
+from ._password import PasswordServer
+
+
+class PlainServer(PasswordServer):
+    """PLAIN, server side.  *tls* says whether the exchange is inside TLS; it only goes into the question."""
+
+    __slots__ = ()
+
+    name: ClassVar[str] = "PLAIN"
+
+    def respond(self, response: bytes | None) -> Step:
+        """None: an empty Challenge.  Else CheckPassword; Fault.MALFORMED unless there are three fields of UTF-8 within bounds.
+
+        An authorization identity equal to the authentication identity counts as empty: mutt, git and Java send it so.
+        """
+        if response is None:
+            return Challenge()
+        fields = response.split(b"\0")
+        if len(fields) != 3:
+            return Fault.MALFORMED
+        acting_as, who, password = fields
+        try:
+            authentication_identity = decode_identity(who)
+            authorization_identity = decode_identity(acting_as) if acting_as else ""
+            check_password(password)
+            password.decode("utf-8")
+        except (Malformed, UnicodeDecodeError):
+            return Fault.MALFORMED
+        self.authentication_identity = authentication_identity
+        if authorization_identity != authentication_identity:
+            self._authorization_identity = authorization_identity
+        return self._ask(password)
+
+
+def _check_utf_8(instance: object, attribute: object, password: bytes) -> None:
+    try:
+        password.decode("utf-8")
+    except UnicodeDecodeError:
+        raise LocalProtocolError("PLAIN carries a password as UTF-8") from None
+
+
+def _check_acting_as(instance: object, attribute: object, identity: str) -> None:
+    if identity:
+        check_own_identity(instance, attribute, identity)
+
+
+@attrs.define(kw_only=True, eq=False)
+class PlainClient:
+    """PLAIN, client side.  The password is UTF-8; LocalProtocolError for fields that a server would refuse."""
+
+    name: ClassVar[str] = "PLAIN"
+    client_first: ClassVar[bool] = True
+
+    authentication_identity: str = attrs.field(validator=check_own_identity)
+    _password: bytes = attrs.field(repr=False, validator=[check_own_password, _check_utf_8])
+    authorization_identity: str = attrs.field(default="", validator=_check_acting_as)
+    """Whom to act as; empty: whoever the server derives from the authentication identity."""
+
+    _spoken: bool = attrs.field(init=False, default=False, repr=False)
+
+    def respond(self, challenge: bytes | None) -> bytes:
+        """The one response, first to None.  Raises Malformed when the server asks for more."""
+        if challenge is not None:
+            raise Malformed("PLAIN has one response")
+        self._spoken = True
+        acting_as, who = self.authorization_identity.encode(), self.authentication_identity.encode()
+        return b"\0".join((acting_as, who, self._password))
+
+    @property
+    def satisfied(self) -> bool:
+        """True once the response was given; PLAIN proves nothing about the server."""
+        return self._spoken
