@@ -1,4 +1,4 @@
-"""Base64 as the AUTH commands of SMTP and POP3 use it (RFC 4954 section 4, RFC 5034 section 4): one spelling and no other.
+"""Base64 as both AUTH commands use it (RFC 4954 section 4, RFC 5034 section 4): one spelling and no other.
 
 Codec only: knows neither ``*`` nor ``=``, which are words of the exchange.
 """
@@ -18,8 +18,8 @@ def encode_base64(octets: bytes) -> bytes:
 def decode_base64(line: bytes) -> bytes:
     """The octets that encode_base64() makes *line* of.  Raises Malformed for everything else.
 
-    Stray characters, an inner ``=``, missing padding and loose bits behind the end (RFC 4648 section 3.5) are all refused:
-    what a lenient decoder skips is a place to hide octets in.
+    Stray characters, an inner ``=``, missing padding and loose bits behind the end (RFC 4648 section 3.5) are all
+    refused: what a lenient decoder skips is a place to hide octets in.
     """
     try:
         octets = binascii.a2b_base64(line)

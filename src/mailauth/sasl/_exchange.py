@@ -45,7 +45,8 @@ class ServerExchange:
     * Success, Refusal, Fault: the exchange is over.
 
     The final Success always names who counts: ``authorization_identity`` is never empty and is the identity to act as,
-    ``authentication_identity`` who proved it, ``octets`` is empty.  The two differ only if Authorize was answered with ACCEPT.
+    ``authentication_identity`` is who proved it.  They differ only if Authorize was answered with ACCEPT.  Its ``octets``
+    are empty, since they were sent before.
 
     A call out of turn raises LocalProtocolError and changes nothing.
     """
@@ -94,20 +95,23 @@ class ServerExchange:
         return self._decode(line)
 
     def respond(self, response: bytes | None) -> Step:
-        """A response as it is, for the forms without base64: the name of USER, the password of PASS, APOP's argument."""
+        """A response as it is, for the forms without base64: what follows USER, PASS or APOP on its line."""
         self._expect(_Turn.NOBODY_YET, _Turn.CLIENT)
         return self._take(self._respond(response))
 
     def answer(self, answer: object) -> Step:
-        """The application's answer to the open question.  One of a wrong type is a LocalProtocolError; the question stays open."""
+        """The application's answer to the open question.
+
+        One of a wrong type is a LocalProtocolError, and the question stays open.
+        """
         self._expect(_Turn.APPLICATION)
         question = self._question
         if isinstance(question, FetchSecret):
             if not (answer is None or isinstance(answer, bytes | Refusal)):
-                raise LocalProtocolError(f"FetchSecret is answered with bytes, None or a Refusal, not {type(answer).__name__}")
+                raise LocalProtocolError(f"a secret is bytes, None or a Refusal, not {type(answer).__name__}")
             return self._take(self._mechanism.resolve(answer))
         if not isinstance(answer, Accept | Refusal):
-            raise LocalProtocolError(f"{type(question).__name__} is answered with ACCEPT or a Refusal, not {type(answer).__name__}")
+            raise LocalProtocolError(f"the answer is ACCEPT or a Refusal, not {type(answer).__name__}")
         if isinstance(question, Authorize):
             return self._take(self._conclude() if isinstance(answer, Accept) else answer)
         return self._take(self._mechanism.resolve(answer))
@@ -158,7 +162,7 @@ class ServerExchange:
         )
 
     def _conclude(self) -> Step:
-        """Success; or first the mechanism's last octets, since neither 235 nor +OK can carry any (RFC 4954 section 4)."""
+        """Success; or first the mechanism's last octets, which 235 and +OK cannot carry (RFC 4954 section 4)."""
         proved = self._proved
         assert proved is not None
         return Challenge(proved.octets) if proved.octets else proved

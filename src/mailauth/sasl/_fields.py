@@ -11,13 +11,13 @@ from typing import Final
 from .._errors import LocalProtocolError, Malformed
 
 MAXIMUM_IDENTITY: Final = 255
-"""Octets of UTF-8.  RFC 4616 section 2: a server must take up to 255, and no address is longer (RFC 5321 section 4.5.3.1.3)."""
+"""Octets of UTF-8.  A server must take up to 255 (RFC 4616 section 2), and few addresses get near it."""
 
 MAXIMUM_PASSWORD: Final = 1024
-"""Octets.  RFC 4616 section 2 asks for 255; the rest is for pass phrases, and the end bounds what a store has to hash."""
+"""Octets.  RFC 4616 section 2 asks for 255; the rest is for pass phrases; the end bounds what a store has to hash."""
 
 MAXIMUM_MESSAGE_ID: Final = 255
-"""Octets.  An APOP timestamp must fit into a greeting of 512 with its words (RFC 1939 section 3); real ones have about 50."""
+"""Octets.  A timestamp must fit into a greeting of 512 (RFC 1939 section 3); real ones have about 50."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ATOMS: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
@@ -27,7 +27,7 @@ _MESSAGE_ID: Final = re.compile(rf"<{_ATOMS}@(?:{_ATOMS}|\[[!-Z^-~]+\])>".encode
 def decode_identity(octets: bytes) -> str:
     """The identity in *octets*.  Raises Malformed when it is empty, too long, no UTF-8, or holds control characters.
 
-    SASLprep forbids control characters in names as well (RFC 4013 section 2.3); let in, they end up in logs and in queries.
+    SASLprep forbids control characters in names too (RFC 4013 section 2.3); let in, they end up in logs and queries.
     """
     if not 0 < len(octets) <= MAXIMUM_IDENTITY:
         raise Malformed("an identity has 1 to 255 octets")

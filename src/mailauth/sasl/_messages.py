@@ -70,7 +70,7 @@ class CheckPassword(Question[Accept | Refusal]):
 
 @attrs.frozen(kw_only=True)
 class FetchSecret(Question[bytes | None | Refusal]):
-    """What secret does that identity share with us?  For CRAM-MD5 and APOP.  None: no such identity, or no secret kept."""
+    """What secret does that identity share with us?  For CRAM-MD5 and APOP.  None: no such identity, or no secret."""
 
     authentication_identity: str
     mechanism: str
@@ -83,7 +83,7 @@ class FetchSecret(Question[bytes | None | Refusal]):
 
 @attrs.frozen(kw_only=True)
 class Authorize(Question[Accept | Refusal]):
-    """May the proved authentication identity act as the other one?  Asked only when they differ (RFC 4422 section 3.4.1)."""
+    """May the proved authentication identity act as the other?  Asked only if they differ (RFC 4422 section 3.4.1)."""
 
     authentication_identity: str
     authorization_identity: str
@@ -136,9 +136,9 @@ class ClientMechanism(Protocol):
         """True when the first response needs no challenge and may travel with the AUTH command."""
 
     def respond(self, challenge: bytes | None) -> bytes:
-        """The response to *challenge*; None begins (anew) and gives the initial response, empty when the server speaks first.
+        """The response to *challenge*; None begins (anew) and gives the initial response.
 
-        Raises Malformed on a challenge it cannot take, and on one more than there can be.
+        That one is empty, and not to be sent, when the server speaks first.  Raises Malformed on a challenge it cannot take, and on one more than there can be.
         """
 
     @property

@@ -62,8 +62,8 @@ def _frozen(factories: Mapping[str, ServerFactory]) -> Mapping[str, ServerFactor
 class Mechanisms:
     """The mechanisms of a server by their registered names, in the order in which they are announced.
 
-    Raises LocalProtocolError for a name that is not 1 to 20 of ``A-Z 0-9 - _`` (RFC 4422 section 3.1).  Capitals, because
-    clients in use overlook a mechanism that is announced in any other way.
+    Raises LocalProtocolError for a name that is not 1 to 20 of ``A-Z 0-9 - _`` (RFC 4422 section 3.1).  Capitals,
+    because clients in use overlook a mechanism that is announced in any other way.
     """
 
     _factories: Mapping[str, ServerFactory] = attrs.field(converter=_frozen)

@@ -1,4 +1,4 @@
-"""APOP of POP3 as a mechanism, both sides (RFC 1939 section 7): MD5 over the greeting's timestamp and the shared secret.
+"""APOP of POP3 as a mechanism, both sides (RFC 1939 section 7): MD5 over the greeting's timestamp and the secret.
 
 Knows neither greeting nor verb: the challenge is the timestamp, the response is the argument of the command.
 
@@ -56,8 +56,8 @@ class ApopClient:
     def respond(self, challenge: bytes | None) -> bytes:
         """None begins and says nothing; then, to the timestamp, ``name digest``.
 
-        Raises Malformed on a timestamp that is not strictly a msg-id in ASCII: the colliding octets that steal a password
-        (CVE-2007-1558) fit into no msg-id.
+        Raises Malformed on a timestamp that is not strictly a msg-id in ASCII: the colliding octets that steal a
+        password (CVE-2007-1558) fit into no msg-id.
         """
         if challenge is None:
             self._spoken = False

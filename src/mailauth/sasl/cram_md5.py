@@ -1,6 +1,7 @@
 """CRAM-MD5, both sides (RFC 2195): the server sends a msg-id, the client keys it with the shared secret.
 
-The secret stays off the wire, but the server must keep it, and whoever listens can try passwords at home.  For old clients.
+The secret stays off the wire, but the server must keep it, and whoever listens can try passwords at home.
+For old clients.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class CramMd5Server(DigestServer):
         self._challenged = False
 
     def respond(self, response: bytes | None) -> Step:
-        """None: the Challenge.  Then ``name digest``: FetchSecret.  A response to nothing is a Fault (RFC 4954 section 4)."""
+        """None: the Challenge.  Then ``name digest``: FetchSecret.  A response before it is a Fault."""
         if response is not None and not self._challenged:
             return Fault.UNEXPECTED_INITIAL_RESPONSE
         self._challenged = True
@@ -57,7 +58,7 @@ class CramMd5Client:
         require_md5()
 
     def respond(self, challenge: bytes | None) -> bytes:
-        """None begins and says nothing; then ``name digest``.  Raises Malformed on an empty challenge and on a second one."""
+        """None begins and says nothing; then ``name digest``.  Raises Malformed on an empty or a second challenge."""
         if challenge is None:
             self._spoken = False
             return b""

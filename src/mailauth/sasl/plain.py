@@ -23,7 +23,7 @@ class PlainServer(PasswordServer):
     name: ClassVar[str] = "PLAIN"
 
     def respond(self, response: bytes | None) -> Step:
-        """None: an empty Challenge.  Else CheckPassword; Fault.MALFORMED unless there are three fields of UTF-8 within bounds.
+        """None: an empty Challenge.  Else CheckPassword, or Fault.MALFORMED unless it is three good fields of UTF-8.
 
         An authorization identity equal to the authentication identity counts as empty: mutt, git and Java send it so.
         """

@@ -29,8 +29,8 @@ class UserPassServer(PasswordServer):
     def respond(self, response: bytes | None) -> Step:
         """The name: an empty Challenge, whatever the name is.  The password: CheckPassword.
 
-        To tell names apart at USER would reveal which exist (RFC 1939 section 13).  So octets that cannot be a name are a
-        name that nobody has: Refusal.BAD_CREDENTIALS, but only at the password.
+        To tell names apart at USER would reveal which exist (RFC 1939 section 13).  So octets that cannot be a name
+        are a name that nobody has: Refusal.BAD_CREDENTIALS, but only at the password.
         """
         if response is None:
             return Challenge()
@@ -50,7 +50,10 @@ class UserPassServer(PasswordServer):
 
 @attrs.define(kw_only=True, eq=False)
 class UserPassClient:
-    """USER and PASS, client side; there is no authorization identity.  LocalProtocolError for fields that no line may carry."""
+    """USER and PASS, client side; there is no authorization identity.
+
+    LocalProtocolError for fields that no line may carry.
+    """
 
     name: ClassVar[str] = "USER"
     client_first: ClassVar[bool] = True
@@ -61,7 +64,10 @@ class UserPassClient:
     _responses: int = attrs.field(init=False, default=0, repr=False)
 
     def respond(self, challenge: bytes | None) -> bytes:
-        """None: the name.  A challenge (the +OK to USER, whatever it says): the password.  Raises Malformed on a second one."""
+        """None: the name.  A challenge (the +OK to USER, whatever it says): the password.
+
+        Raises Malformed on a second challenge.
+        """
         if challenge is None:
             self._responses = 1
             return self.authentication_identity.encode()
