@@ -45,8 +45,8 @@ class ServerExchange:
     * Success, Refusal, Fault: the exchange is over.
 
     The final Success always names who counts: ``authorization_identity`` is never empty and is the identity to act as,
-    ``authentication_identity`` is who proved it.  They differ only if Authorize was answered with ACCEPT.  Its ``octets``
-    are empty, since they were sent before.
+    ``authentication_identity`` is who proved it.  They differ only if Authorize was answered with ACCEPT.  Its
+    ``octets`` are empty, since they were sent before.
 
     A call out of turn raises LocalProtocolError and changes nothing.
     """

@@ -138,7 +138,8 @@ class ClientMechanism(Protocol):
     def respond(self, challenge: bytes | None) -> bytes:
         """The response to *challenge*; None begins (anew) and gives the initial response.
 
-        That one is empty, and not to be sent, when the server speaks first.  Raises Malformed on a challenge it cannot take, and on one more than there can be.
+        That one is empty, and not to be sent, when the server speaks first.  Raises Malformed on a challenge it cannot
+        take, and on one more than there can be.
         """
 
     @property
