@@ -1,0 +1,314 @@
+"""The floor plan as rules over syntax trees: each rule takes modules and returns sentences about what breaks it.
+
+Knows where things may stand and what they may import.  Executes nothing of what it reads.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+SOURCE: Final = Path(__file__).parent.parent / "src"
+
+PURE: Final = frozenset(
+    "__future__ abc attrs base64 binascii bisect codecs collections contextlib enum functools hashlib heapq hmac io"
+    " ipaddress itertools math operator re string stringprep struct types typing unicodedata".split()
+)
+"""All that the core may import from outside itself: nothing here opens, waits, reads a clock or rolls a die."""
+
+FROM_IO: Final = frozenset({"IncrementalNewlineDecoder"})
+"""All that the core may take from ``io``: it is there for the search for bare CR and LF."""
+
+IMPURE_NAMES: Final = frozenset({"__import__", "breakpoint", "eval", "exec", "input", "open", "print"})
+
+LAYERS: Final = (
+    {"_errors"},
+    {"_events"},
+    {"_lines", "_dots", "sasl"},
+    {"_connection"},
+    {"smtp", "pop3"},
+)
+"""The core from the ground up: a part may import what lies in a lower layer, never a neighbour."""
+
+NEIGHBOURS: Final = frozenset({("_dots", "_lines")})
+"""The exceptions: dots stand in content, and the search for bare CR and LF in content is that of lines."""
+
+ASIDE: Final[Mapping[str, frozenset[str]]] = {
+    "": frozenset({"_errors", "_events"}),
+    "grants": frozenset({"_errors"}),
+    "policy": frozenset({"_errors", "_events", "grants", "smtp.replies", "smtp._grammar"}),
+    "proxy": frozenset({"_errors", "_events"}),
+}
+"""What stands beside the layers, each with all that it may import ("" is the package itself)."""
+
+INSIDE_A_PROTOCOL: Final = (
+    {"_grammar"},
+    {"replies"},
+    {"commands", "maildrop"},
+    {"_states"},
+    {"events"},
+    {"server", "client"},
+    {""},
+)
+"""smtp and pop3 from the ground up; the last is the package itself, which re-exports."""
+
+PLANNED: Final = frozenset(
+    {f"mailauth.{part}" for layer in LAYERS for part in layer}
+    | {f"mailauth.{part}".rstrip(".") for part in ASIDE}
+    | {f"mailauth.{protocol}.{part}" for protocol in ("smtp", "pop3") for layer in INSIDE_A_PROTOCOL for part in layer}
+    | {f"mailauth.sasl.{part}" for part in ("_messages", "_exchange", "_offer", "plain", "login")}
+)
+"""The modules that the plan names, there or not."""
+
+VOCABULARY: Final = frozenset({"Command", "Notice", "Payload", "Question"})
+
+ADAPTERS: Final = frozenset({"on_asyncio", "on_trio", "_adapter"})
+FROM_A_PROTOCOL: Final = frozenset(
+    {"ServerConnection", "ServerSettings", "ServerEvent", "ClientConnection", "ClientEvent"}
+)
+"""All that an adapter may know of smtp and pop3; ``ServerMachine`` and its kin come from below them."""
+
+VERBS: Final = (
+    "APOP AUTH CAPA DATA DELE EHLO HELO HELP LHLO LIST MAIL NOOP PASS QUIT RCPT RETR RSET STARTTLS STAT STLS TOP UIDL"
+    " USER VRFY".split()
+)
+_VERB: Final = re.compile(rf"\b(?:{'|'.join(VERBS)})\b")
+_REPLY: Final = re.compile(r"\b[2-5][0-5][0-9]\b|^(?:\+OK|-ERR)|^\+ ")
+
+_MUTABLE_CALLS: Final = frozenset(
+    "bytearray Counter count cycle defaultdict deque dict iter list OrderedDict set WeakKeyDictionary"
+    " WeakValueDictionary".split()
+)
+_READ_ONLY: Final = frozenset({"Mapping", "Sequence", "Set", "AbstractSet", "Collection"})
+
+
+@attrs.frozen
+class Module:
+    """One file: its dotted name, whether it is a package's ``__init__``, and its text."""
+
+    name: str
+    text: str
+    package: bool = False
+
+    @property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text)
+
+    @property
+    def place(self) -> str:
+        """Its name inside its import package: ``smtp.replies`` for ``mailauth.smtp.replies``, "" for ``mailauth``."""
+        return self.name.partition(".")[2]
+
+
+def read(package: str) -> list[Module]:
+    """Every module of an import package under src."""
+    found = []
+    for path in sorted((SOURCE / package).rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        is_package = parts[-1] == "__init__"
+        name = ".".join(parts[:-1] if is_package else parts)
+        found.append(Module(name, path.read_text(encoding="utf-8"), is_package))
+    return found
+
+
+def imports(module: Module) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) for everything a module imports, wherever it does; ``from a import b`` counts as ``a.b``."""
+    here = module.name.split(".") if module.package else module.name.split(".")[:-1]
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level + 1] if node.level else []
+            start = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield node.lineno, f"{start}.{alias.name}"
+
+
+def impurities(core: Iterable[Module]) -> list[str]:
+    """The core does no I/O, waits for nothing and reads neither clock nor entropy."""
+    found = []
+    for module in core:
+        for line, target in imports(module):
+            root, _, rest = target.partition(".")
+            if root == "mailauth":
+                continue
+            if root not in PURE:
+                found.append(f"{module.name}:{line} imports {target}")
+            elif root == "io" and rest and rest not in FROM_IO:
+                found.append(f"{module.name}:{line} takes {target}")
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Name) and node.id in IMPURE_NAMES:
+                found.append(f"{module.name}:{node.lineno} uses {node.id}")
+            elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "io" and node.attr not in FROM_IO:
+                found.append(f"{module.name}:{node.lineno} takes {ast.unparse(node)}")
+            elif isinstance(node, ast.AsyncFunctionDef | ast.AsyncFor | ast.AsyncWith | ast.Await):
+                found.append(f"{module.name}:{node.lineno} is async")
+    return found
+
+
+def wrong_way(core: Iterable[Module]) -> list[str]:
+    """Imports point one way, and every module has its place."""
+    modules = list(core)
+    names = {module.name for module in modules}
+    found = []
+    for module in modules:
+        part, _, rest = module.place.partition(".")
+        if _layer(LAYERS, part) is None and part not in ASIDE:
+            found.append(f"{module.name} is not on the floor plan")
+            continue
+        if part in {"smtp", "pop3"} and _layer(INSIDE_A_PROTOCOL, rest) is None:
+            found.append(f"{module.name} is not on the floor plan")
+            continue
+        for line, target in imports(module):
+            if target.partition(".")[0] == "mailauth_io":
+                found.append(f"{module.name}:{line} imports {target}")
+            elif target.partition(".")[0] == "mailauth":
+                wanted = _module_of(target, names | PLANNED).partition(".")[2]
+                if not _may(part, rest, wanted):
+                    found.append(f"{module.name}:{line} imports {wanted or 'mailauth'}")
+    return found
+
+
+def _module_of(target: str, names: set[str]) -> str:
+    """The module that *target* names, or is a name in."""
+    head = target.rpartition(".")[0]
+    return target if target in names or head not in names else head
+
+
+def _layer(layers: tuple[set[str], ...], part: str) -> int | None:
+    return next((number for number, layer in enumerate(layers) if part in layer), None)
+
+
+def _may(part: str, rest: str, wanted: str) -> bool:
+    if part in ASIDE:
+        return wanted in ASIDE[part]
+    wanted_part, _, wanted_rest = wanted.partition(".")
+    if part != wanted_part:
+        if (part, wanted_part) in NEIGHBOURS:
+            return True
+        mine, theirs = _layer(LAYERS, part), _layer(LAYERS, wanted_part)
+        return mine is not None and theirs is not None and theirs < mine
+    if part == "sasl":
+        return _may_inside_sasl(rest, wanted_rest)
+    mine, theirs = _layer(INSIDE_A_PROTOCOL, rest), _layer(INSIDE_A_PROTOCOL, wanted_rest)
+    return mine is not None and theirs is not None and theirs < mine
+
+
+def _may_inside_sasl(part: str, wanted: str) -> bool:
+    """One file a mechanism: none knows another, and only the offer and the package know them all."""
+    if part == "":
+        return True
+    if part == "_messages" or wanted in {"", "_exchange", "_offer"}:
+        return False
+    return wanted.startswith("_") or part == "_offer"
+
+
+def too_long(modules: Iterable[Module], *, each: int, together: int | None = None) -> list[str]:
+    """No file of *each* lines or more; all of them under *together*."""
+    lines = {module.name: module.text.count("\n") for module in modules}
+    found = [f"{name} has {count} lines" for name, count in lines.items() if count >= each]
+    if together is not None and sum(lines.values()) >= together:
+        found.append(f"together they have {sum(lines.values())} lines")
+    return found
+
+
+def not_empty(module: Module) -> list[str]:
+    """Question, Notice, Payload and Command are nothing but names: they cost no event an octet."""
+    classes = {node.name: node for node in module.tree.body if isinstance(node, ast.ClassDef)}
+    found = [f"{name} is missing" for name in sorted(VOCABULARY - set(classes))]
+    for name in sorted(VOCABULARY & set(classes)):
+        slots = False
+        for node in classes[name].body:
+            if isinstance(node, ast.Assign) and ast.unparse(node) == "__slots__ = ()":
+                slots = True
+            elif name == "Question" and isinstance(node, ast.FunctionDef) and node.name == "unavailable":
+                pass
+            elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+                found.append(f"{name} holds {ast.unparse(node).splitlines()[0]}")
+        if not slots:
+            found.append(f"{name} lacks __slots__ = ()")
+    return found
+
+
+def mutable_state(core: Iterable[Module]) -> list[str]:
+    """Nothing outlives a connection: no module or class of the core holds a value that can change."""
+    found = []
+    for module in core:
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Global):
+                found.append(f"{module.name}:{node.lineno} rebinds {', '.join(node.names)}")
+            elif isinstance(node, ast.FunctionDef):
+                decorators = {ast.unparse(decorator).partition("(")[0] for decorator in node.decorator_list}
+                if any(name.rpartition(".")[2] in {"cache", "lru_cache"} for name in decorators):
+                    found.append(f"{module.name}:{node.lineno} caches {node.name}")
+            elif isinstance(node, ast.Module | ast.ClassDef):
+                found += [f"{module.name}:{line} can change" for line in _mutable_bindings(node)]
+    return found
+
+
+def _mutable_bindings(scope: ast.Module | ast.ClassDef) -> Iterator[int]:
+    for node in scope.body:
+        if isinstance(node, ast.Assign) and _is_mutable(node.value):
+            yield node.lineno
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            if _is_mutable(node.value) and not _reads_only(ast.unparse(node.annotation)):
+                yield node.lineno
+
+
+def _is_mutable(value: ast.expr) -> bool:
+    if isinstance(value, ast.Call):
+        return ast.unparse(value.func).rpartition(".")[2] in _MUTABLE_CALLS
+    return isinstance(
+        value, ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp | ast.GeneratorExp
+    )
+
+
+def _reads_only(annotation: str) -> bool:
+    inner = re.fullmatch(r"(?:typing\.)?(?:Final|ClassVar)\[(.*)\]", annotation, re.DOTALL)
+    kind = (inner[1] if inner else annotation).partition("[")[0].rpartition(".")[2]
+    return kind in _READ_ONLY
+
+
+def protocol_in(adapters: Iterable[Module]) -> list[str]:
+    """An adapter carries octets: it names no verb, no reply and no event of a protocol."""
+    found = []
+    for module in adapters:
+        if module.place not in ADAPTERS:
+            continue
+        tree = module.tree
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and id(node) not in docstrings and _speaks(node.value):
+                found.append(f"{module.name}:{node.lineno} says {node.value!r}")
+            elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in {"smtp", "pop3"}:
+                if node.attr not in FROM_A_PROTOCOL:
+                    found.append(f"{module.name}:{node.lineno} knows {ast.unparse(node)}")
+        for line, target in imports(module):
+            if (inside := re.fullmatch(r"mailauth\.(?:smtp|pop3)\.(.*)", target)) and inside[1] not in FROM_A_PROTOCOL:
+                found.append(f"{module.name}:{line} knows {target}")
+    return found
+
+
+def _speaks(value: object) -> bool:
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    if isinstance(value, str):
+        return bool(_VERB.search(value) or _REPLY.search(value))
+    return isinstance(value, int) and not isinstance(value, bool) and bool(re.fullmatch(r"[2-5][0-5][0-9]", str(value)))
+
+
+def bound_to_a_loop(modules: Iterable[Module], *, allowed: frozenset[str]) -> list[str]:
+    """Only the modules at the places *allowed* know which event loop runs."""
+    return [
+        f"{module.name}:{line} imports {target}"
+        for module in modules
+        if module.place not in allowed
+        for line, target in imports(module)
+        if target.partition(".")[0] in {"asyncio", "trio", "anyio"}
+    ]

@@ -1,0 +1,302 @@
+"""The floor plan holds: purity, size, the direction of imports, an empty vocabulary, no state, no protocol in adapters.
+
+Each rule is shown to hold, and shown to see what breaks it: a checker that cannot fail is worth nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import mailauth
+from mailauth import Command, Notice, Payload, Question, pop3, sasl, smtp
+from tests.floor_plan import (
+    Module,
+    bound_to_a_loop,
+    imports,
+    impurities,
+    mutable_state,
+    not_empty,
+    protocol_in,
+    read,
+    too_long,
+    wrong_way,
+)
+
+CORE = read("mailauth")
+IO = read("mailauth_io")
+
+KNOWS_ITS_LOOP = frozenset({"on_asyncio", "on_trio", "_loops"})
+
+
+def core(place: str, text: str) -> list[Module]:
+    """A core of one file."""
+    return [Module(f"mailauth.{place}".rstrip("."), text, package=place in {"", "sasl", "smtp", "pop3"})]
+
+
+def loaded_by(*statements: str) -> set[str]:
+    """The modules in ``sys.modules`` after *statements*, in a Python of their own."""
+    program = "; ".join([*statements, "import sys", "print(*sys.modules)"])
+    return set(
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    )
+
+
+def test_the_checker_reads_the_real_files() -> None:
+    assert {"mailauth", "mailauth._events", "mailauth.smtp.replies"} <= {module.name for module in CORE}
+    (messages,) = [module for module in CORE if module.name == "mailauth.sasl._messages"]
+    assert {"mailauth._events.Question", "mailauth._events.Notice"} <= {target for _, target in imports(messages)}
+
+
+# -- purity ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_core_is_pure() -> None:
+    """Only attrs and the parts of the standard library that neither touch the world nor wait for it."""
+    assert impurities(CORE) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *(f"import {name}" for name in "socket ssl asyncio trio threading time random secrets os logging".split()),
+        "import os.path",
+        "from time import monotonic",
+        "import importlib",
+        "import io\nio.open('/etc/passwd')",
+        "from io import open as look",
+        "def late():\n    import socket",
+        "__import__('socket')",
+        "open('/etc/passwd')",
+        "async def f(): ...",
+    ],
+)
+def test_an_impure_core_is_seen(statement: str) -> None:
+    assert len(impurities([Module("mailauth.smtp.server", statement)])) == 1
+
+
+@pytest.mark.parametrize(
+    "statement", ["import hmac", "import io\nio.IncrementalNewlineDecoder(None, False)", "from .. import smtp"]
+)
+def test_a_pure_import_is_no_offence(statement: str) -> None:
+    assert impurities([Module("mailauth.smtp.server", statement)]) == []
+
+
+# -- size ------------------------------------------------------------------------------------------------------------
+
+
+def test_no_file_is_too_long_and_the_core_is_small() -> None:
+    assert too_long(CORE, each=450, together=6_000) == []
+    assert too_long(IO, each=450) == []
+
+
+def test_a_file_too_long_is_seen() -> None:
+    assert too_long([Module("mailauth.proxy", "\n" * 449)], each=450) == []
+    assert too_long([Module("mailauth.proxy", "\n" * 450)], each=450) == ["mailauth.proxy has 450 lines"]
+
+
+def test_a_core_too_big_is_seen() -> None:
+    files = [Module(f"mailauth.m{number}", "\n" * 400) for number in range(15)]
+    assert too_long(files, each=450, together=6_000) == ["together they have 6000 lines"]
+    assert too_long(files[1:], each=450, together=6_000) == []
+
+
+# -- imports point one way -------------------------------------------------------------------------------------------
+
+
+def test_imports_point_one_way() -> None:
+    assert wrong_way(CORE) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "statement"),
+    [
+        ("_errors", "from ._events import Why"),
+        ("_events", "from ._lines import Lines"),
+        ("_lines", "from ._dots import Dots"),
+        ("_dots", "from .sasl import Step"),
+        ("_connection", "from .smtp import replies"),
+        ("_connection", "import mailauth.pop3.events"),
+        ("sasl._messages", "from ..smtp.replies import Reply"),
+        ("sasl._messages", "from .plain import PlainServer"),
+        ("sasl.plain", "from ._exchange import ServerExchange"),
+        ("sasl.plain", "from .login import LoginServer"),
+        ("sasl._exchange", "from .plain import PlainServer"),
+        ("sasl.plain", "from .._connection import Machine"),
+        ("smtp.server", "from ..pop3 import replies"),
+        ("smtp.server", "from .client import ClientConnection"),
+        ("smtp.server", "from . import client"),
+        ("pop3.client", "from .server import ServerConnection"),
+        ("pop3.server", "from ..smtp._grammar import Mailbox"),
+        ("smtp._grammar", "from .replies import Reply"),
+        ("smtp.replies", "from .commands import Mail"),
+        ("smtp.commands", "from ._states import State"),
+        ("smtp._states", "from .events import Refused"),
+        ("smtp.events", "from .server import ServerConnection"),
+        ("smtp.server", "from . import ServerSettings"),
+        ("grants", "from .policy import RelayPolicy"),
+        ("policy", "from .smtp.commands import Rcpt"),
+        ("policy", "from .smtp import Reply"),
+        ("policy", "from ._connection import Machine"),
+        ("", "from . import smtp"),
+        ("smtp.server", "import mailauth_io"),
+        ("smtp.server", "def late():\n    from mailauth_io import server"),
+    ],
+)
+def test_an_import_the_wrong_way_is_seen(place: str, statement: str) -> None:
+    assert len(wrong_way(core(place, statement))) == 1
+
+
+@pytest.mark.parametrize("place", ["utils", "smtp.helpers", "pop3.misc"])
+def test_a_file_without_a_place_is_seen(place: str) -> None:
+    assert wrong_way([Module(f"mailauth.{place}", "")]) == [f"mailauth.{place} is not on the floor plan"]
+
+
+@pytest.mark.parametrize(
+    ("place", "statement"),
+    [
+        ("policy", "from .smtp.replies import Reply"),
+        ("policy", "from .grants import Grant"),
+        ("smtp.server", "from ..sasl import Refusal"),
+        ("smtp.server", "from .events import Refused"),
+        ("smtp.commands", "from . import replies"),
+        ("sasl", "from ._exchange import ServerExchange"),
+        ("sasl._offer", "from .plain import PlainServer"),
+    ],
+)
+def test_an_import_the_right_way_is_no_offence(place: str, statement: str) -> None:
+    """The counterpart: what the plan allows is not taken for an offence."""
+    assert wrong_way(core(place, statement)) == []
+
+
+def test_sasl_loads_neither_protocol() -> None:
+    loaded = loaded_by("import mailauth.sasl")
+    assert "mailauth.sasl" in loaded
+    assert not {"mailauth.smtp", "mailauth.pop3"} & loaded
+
+
+def test_loading_a_protocol_is_seen() -> None:
+    assert "mailauth.smtp" in loaded_by("import mailauth.sasl", "import mailauth.smtp")
+
+
+# -- the vocabulary --------------------------------------------------------------------------------------------------
+
+
+def test_question_notice_payload_and_command_are_empty() -> None:
+    (events,) = [module for module in CORE if module.name == "mailauth._events"]
+    assert not_empty(events) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "offence"),
+    [
+        ("class Notice: ...", "Notice lacks __slots__ = ()"),
+        ("class Notice:\n    __slots__ = ()\n    code = 1", "Notice holds code = 1"),
+        ("class Notice:\n    __slots__ = ()\n    def f(self): ...", "Notice holds def f(self):"),
+        ("class Notice:\n    __slots__ = ('code',)", "Notice holds __slots__ = ('code',)"),
+    ],
+)
+def test_a_vocabulary_that_is_not_empty_is_seen(text: str, offence: str) -> None:
+    rest = "\n".join(f"class {name}:\n    __slots__ = ()" for name in ("Command", "Payload", "Question"))
+    assert offence in not_empty(Module("mailauth._events", f"{text}\n{rest}"))
+
+
+def test_a_missing_word_is_seen() -> None:
+    assert "Question is missing" in not_empty(Module("mailauth._events", ""))
+
+
+@pytest.mark.parametrize("package", [mailauth, sasl, smtp, pop3])
+def test_no_event_has_a_dict_of_its_own(package: ModuleType) -> None:
+    """What empty slots are for: an event is its fields and no more."""
+    words = (Command, Notice, Payload, Question)
+    events = [kind for _, kind in inspect.getmembers(package, inspect.isclass) if issubclass(kind, words)]
+    assert events
+    assert [kind.__name__ for kind in events if kind.__dictoffset__] == []
+
+
+# -- no state --------------------------------------------------------------------------------------------------------
+
+
+def test_the_core_holds_no_mutable_state() -> None:
+    assert mutable_state(CORE) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seen = {}",
+        "seen: dict[str, int] = {}",
+        "SEEN: Final = []",
+        "SEEN: Final[list[int]] = [1]",
+        "counter = itertools.count()",
+        "counter = [n for n in range(3)]",
+        "class C:\n    seen: ClassVar[set[str]] = set()",
+        "def f():\n    global counter",
+        "@functools.lru_cache(maxsize=9)\ndef f(): ...",
+        "class C:\n    @cache\n    def f(self): ...",
+    ],
+)
+def test_mutable_state_is_seen(text: str) -> None:
+    assert len(mutable_state([Module("mailauth._lines", text)])) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["T: Final[Mapping[str, int]] = {'a': 1}", "T: Final = frozenset({'a'})", "T = (1, 2)", "def f():\n    seen = {}"],
+)
+def test_a_constant_is_no_offence(text: str) -> None:
+    assert mutable_state([Module("mailauth._lines", text)]) == []
+
+
+# -- the adapters ----------------------------------------------------------------------------------------------------
+
+
+def test_the_adapters_hold_no_protocol() -> None:
+    assert {"mailauth_io.on_asyncio", "mailauth_io.on_trio"} <= {module.name for module in IO}
+    assert protocol_in(IO) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = b'STARTTLS'",
+        "x = 'the client said EHLO'",
+        "x = b'421 closing'",
+        "x = 220",
+        "x = b'+OK'",
+        "x = f'{y} -> QUIT'",
+        "def f(event):\n    return isinstance(event, smtp.Mail)",
+        "from mailauth.smtp import Mail",
+        "from mailauth.pop3.replies import OK",
+    ],
+)
+def test_protocol_in_an_adapter_is_seen(text: str) -> None:
+    assert len(protocol_in([Module("mailauth_io.on_trio", text)])) == 1
+
+
+def test_an_adapter_may_speak_of_the_protocol_in_prose() -> None:
+    text = '"""STARTTLS on a live stream."""\nfrom mailauth.smtp import ServerConnection\nLIMIT = 65536'
+    assert protocol_in([Module("mailauth_io.on_trio", text)]) == []
+
+
+def test_the_ready_server_and_its_stores_are_neutral_to_the_loop() -> None:
+    neutral = [module for module in IO if module.place.partition(".")[0] in {"server", "stores"}]
+    assert neutral
+    assert bound_to_a_loop(neutral, allowed=KNOWS_ITS_LOOP) == []
+
+
+def test_a_loop_in_the_ready_server_is_seen() -> None:
+    assert len(bound_to_a_loop([Module("mailauth_io.server.sessions", "import asyncio")], allowed=KNOWS_ITS_LOOP)) == 1
+    assert bound_to_a_loop([Module("mailauth_io._loops", "import asyncio")], allowed=KNOWS_ITS_LOOP) == []
+
+
+@pytest.mark.parametrize(("mine", "other"), [("asyncio", "trio"), ("trio", "asyncio")])
+def test_an_adapter_knows_one_loop(mine: str, other: str) -> None:
+    (adapter,) = [module for module in IO if module.place == f"on_{mine}"]
+    roots = {target.partition(".")[0] for _, target in imports(adapter)}
+    assert mine in roots
+    assert other not in roots
