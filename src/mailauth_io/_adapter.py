@@ -1,0 +1,335 @@
+"""The connection that both adapters give: it carries out actions, hands on the rest, and ends in good order.
+
+Knows no verb, no reply and no loop: whatever waits is done by a Stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import ssl
+from collections import deque
+from types import TracebackType
+from typing import Final, Generic, Self, TypeVar
+
+from mailauth import (
+    BeginTls,
+    Closed,
+    Command,
+    LocalProtocolError,
+    NeedData,
+    Paused,
+    Question,
+    RemoteProtocolError,
+    Send,
+    Tls,
+    Why,
+)
+from mailauth._connection import ClientMachine, Machine, ServerMachine
+from mailauth.sasl import ClientMechanism
+
+from . import _tls
+from ._stream import READ_SIZE, Peer, Stream
+
+A = TypeVar("A")
+E = TypeVar("E")
+
+LINGER_SECONDS: Final = 2.0
+"""After the last word: how long to wait for each sign that the peer has closed, too."""
+LINGER_OCTETS: Final = 1_048_576
+"""After the last word: how much more to take and throw away, so that a reset does not overtake it."""
+_ACTIONS: Final = (Send, NeedData, BeginTls, Paused, Closed)
+
+logger: Final = logging.getLogger("mailauth_io")
+
+
+class _Connection(Generic[E]):
+    """A machine on a stream.  Iterate it in one task; it ends when the machine has closed."""
+
+    __slots__ = (
+        "_broken",
+        "_cause",
+        "_closed",
+        "_context",
+        "_events",
+        "_hostname",
+        "_layer",
+        "_machine",
+        "_mute",
+        "_stream",
+        "peer",
+    )
+
+    def __init__(
+        self,
+        machine: Machine[E],
+        stream: Stream,
+        peer: Peer,
+        context: ssl.SSLContext | None,
+        layer: _tls.Layer | None,
+        hostname: str | None = None,
+    ) -> None:
+        self.peer = peer
+        self._machine = machine
+        self._stream = stream
+        self._context = context
+        self._hostname = hostname
+        self._layer = layer
+        self._events: deque[E] = deque()  # what flush() met on its way
+        self._mute = False  # a write failed: nothing more can be said, but the peer's last words may wait to be read
+        self._closed = False
+        self._broken = ""
+        self._cause: OSError | None = None  # why a handshake failed
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> E:
+        """The next question, notice or payload; the actions before it are carried out.
+
+        Cancelled while it reads, nothing is lost.  Raises ConnectionAbortedError after it was cancelled inside a write
+        or a handshake, RuntimeError when the last question was not answered; a client also RemoteProtocolError.
+        """
+        if self._broken:
+            raise ConnectionAbortedError(self._broken)
+        machine = self._machine
+        while True:
+            if self._events:
+                return self._events.popleft()
+            try:
+                event = machine.next_event()
+            except RemoteProtocolError as error:
+                raise error from self._cause
+            if not isinstance(event, _ACTIONS):
+                return event
+            if isinstance(event, NeedData):
+                await self._receive(event.patience)
+            elif isinstance(event, Send):
+                if not await self._send(event.octets):
+                    await self._read_to_end()
+            elif isinstance(event, BeginTls):
+                await self._upgrade(event.octets)
+            elif isinstance(event, Closed):
+                await self._say_goodbye()
+                raise StopAsyncIteration
+            else:
+                raise RuntimeError("the last question was not answered")
+
+    def shut_down(self, why: Why = Why.SHUT_DOWN) -> None:
+        """End the session politely, from any task: a read that is under way wakes, and iteration goes on to its end."""
+        self._machine.shut_down(why)
+        self._stream.wake()
+
+    def abort(self) -> None:
+        """Drop the connection without a word, from any task; iteration then ends as if the peer had gone."""
+        self._mute = True
+        self._stream.abort()
+
+    async def aclose(self) -> None:
+        """Close: say what is still to be said, let the peer close too (for a bounded time), and free the socket."""
+        try:
+            if not (self._broken or self._closed or self._mute):
+                self._machine.shut_down()
+                with contextlib.suppress(RemoteProtocolError):
+                    await self._flush()
+                await self._say_goodbye()
+            await self._linger()
+        finally:
+            self.abort()
+
+    async def _flush(self) -> None:
+        """Write all that is due without reading; what else happens is kept for the iteration."""
+        if self._broken:
+            raise ConnectionAbortedError(self._broken)
+        while True:
+            event = self._machine.next_event()
+            if isinstance(event, Send):
+                await self._send(event.octets)
+            elif isinstance(event, BeginTls):
+                await self._upgrade(event.octets)
+            elif isinstance(event, _ACTIONS):
+                return
+            else:
+                self._events.append(event)
+
+    async def _receive(self, patience: float) -> None:
+        try:
+            octets = await self._read(patience)
+        except TimeoutError:
+            self._machine.shut_down(Why.TIMED_OUT)
+            return
+        if octets is not None:
+            self._machine.receive_data(octets)
+
+    async def _read(self, patience: float) -> bytes | None:
+        """Octets for the machine, out of TLS if there is TLS; None when there are none yet, or when somebody called."""
+        layer = self._layer
+        if layer is None:
+            return await self._stream.read(patience)
+        if layer.ended:
+            return b""
+        octets = await self._stream.read(patience)
+        if octets is None:
+            return None
+        layer.feed(octets)
+        return layer.decrypt()
+
+    async def _send(self, octets: bytes) -> bool:
+        """Whether the octets went out; once they did not, none will."""
+        if self._mute:
+            return False
+        try:
+            if self._layer is not None:
+                octets = self._layer.encrypt(octets)
+            await self._stream.write(octets)
+            return True
+        except OSError:
+            self._mute = True
+            return False
+        except BaseException:
+            self._broken = "an earlier call was cancelled while it wrote: octets may be missing"
+            raise
+
+    async def _read_to_end(self) -> None:
+        """Nothing can be said any more: take what the peer had still to say, and no more after that."""
+        last = bytearray()
+        try:
+            while len(last) < READ_SIZE and (octets := await self._read(LINGER_SECONDS)):
+                last += octets
+        except TimeoutError:
+            pass
+        if last:
+            with contextlib.suppress(LocalProtocolError):  # it has as much as it can hold, and the end is near
+                self._machine.receive_data(bytes(last))
+        self._machine.receive_data(b"")
+
+    async def _upgrade(self, octets: bytes) -> None:
+        if self._context is None:
+            raise RuntimeError("TLS was agreed on, but this connection has no ssl_context")
+        server_side = isinstance(self._machine, ServerMachine)
+        # What was read by now came in clear, before the peer could know that TLS begins: no octet of the handshake.
+        if dropped := self._stream.drop_unread():
+            logger.warning("%s sent %d octets in clear ahead of its TLS handshake: dropped", self.peer, dropped)
+        layer = None
+        try:
+            if octets:
+                await self._stream.write(octets)
+            layer = await _tls.start(
+                self._stream, self._context, server_side=server_side, server_hostname=self._hostname
+            )
+        except OSError as error:
+            self._cause = error
+            logger.info("the TLS handshake with %s failed: %s", self.peer, type(error).__name__)
+            self._machine.receive_data(b"")
+            return
+        except BaseException:
+            self._broken = "an earlier call was cancelled in the TLS handshake"
+            raise
+        self._layer = layer
+        with contextlib.suppress(LocalProtocolError):  # shut down in the last moment
+            self._machine.tls_started(layer.tls)
+        self.take_early_octets()
+
+    def take_early_octets(self) -> None:
+        """The octets of the application that came in one piece with the end of the handshake."""
+        if self._layer is not None and (octets := self._layer.decrypt()):
+            self._machine.receive_data(octets)
+
+    async def _say_goodbye(self) -> None:
+        """The end of this side: close_notify inside TLS, then the half-close of TCP."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._layer is not None and not self._mute:
+            with contextlib.suppress(OSError):
+                await self._stream.write(self._layer.close_notify())
+        self._stream.half_close()
+
+    async def _linger(self) -> None:
+        if self._broken or self._mute:
+            return
+        left = LINGER_OCTETS
+        with contextlib.suppress(TimeoutError):
+            while left > 0 and (octets := await self._stream.read(LINGER_SECONDS)) != b"":
+                left -= len(octets or b"")
+
+
+class ServerConnection(_Connection[E]):
+    """The server's side of one connection: iterate its events, answer its questions."""
+
+    __slots__ = ("machine",)
+
+    def __init__(
+        self,
+        machine: ServerMachine[E],
+        stream: Stream,
+        peer: Peer,
+        context: ssl.SSLContext | None,
+        layer: _tls.Layer | None,
+    ) -> None:
+        super().__init__(machine, stream, peer, context, layer)
+        self.machine = machine
+
+    @property
+    def identity(self) -> str | None:
+        """The authorization identity of the client; None before a login, and again after STARTTLS or STLS."""
+        return self.machine.identity
+
+    @property
+    def tls(self) -> Tls | None:
+        """The TLS layer, None in clear."""
+        return self.machine.tls
+
+    def answer(self, question: Question[A], answer: A) -> None:
+        """Answer the open question.  Raises LocalProtocolError for another one, and for an answer that is none."""
+        self.machine.answer(question, answer)
+
+
+class Client(_Connection[E]):
+    """The client's side of one connection: ``send()``, then iterate the events.  A context manager that closes."""
+
+    __slots__ = ("machine",)
+
+    def __init__(
+        self,
+        machine: ClientMachine[E],
+        stream: Stream,
+        peer: Peer,
+        context: ssl.SSLContext | None,
+        layer: _tls.Layer | None,
+        hostname: str | None,
+    ) -> None:
+        super().__init__(machine, stream, peer, context, layer, hostname)
+        self.machine = machine
+
+    @property
+    def tls(self) -> Tls | None:
+        """The TLS layer, None in clear."""
+        return self.machine.tls
+
+    def send(self, command: Command) -> None:
+        """Queue a command or a chunk of content; ``flush()`` or the iteration writes it.  Raises LocalProtocolError."""
+        self.machine.send(command)
+
+    def authenticate(self, *mechanisms: ClientMechanism) -> None:
+        """Log in by the first of *mechanisms* that the server offers.  Raises LocalProtocolError if it offers none."""
+        self.machine.authenticate(*mechanisms)
+
+    async def flush(self) -> None:
+        """Write all that is queued, at the pace of the server.  Call it from the task that iterates.
+
+        A connection that turns out to be gone is no error here: go on to iterate, for the server's last reply is there.
+        """
+        with contextlib.suppress(RemoteProtocolError):  # the iteration raises it in its turn
+            await self._flush()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self.aclose()
+        else:
+            self.abort()

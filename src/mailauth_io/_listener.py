@@ -1,0 +1,150 @@
+"""What both adapters share beside the connection itself: listening, and what starts a connection on either side.
+
+Knows the two protocols by the names of their machines alone, and no loop.
+"""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias, TypedDict, TypeVar
+
+from mailauth import Tls, pop3, smtp
+from mailauth._connection import ClientMachine, ServerMachine
+
+from . import _tls
+from ._adapter import Client, ServerConnection, logger
+from ._stream import Peer, Stream
+
+E = TypeVar("E")
+
+GRACE: Final = 5.0
+"""Seconds that sessions have to come to their end when a listener closes."""
+
+Session: TypeAlias = Callable[[ServerConnection[E]], Awaitable[None]]
+"""What a server does with a connection: iterates it to its end."""
+
+Build: TypeAlias = Callable[[bytes, Tls | None], ServerMachine[E]]
+"""Makes the machine of one connection from its 32 octets of entropy and the TLS it starts in."""
+
+BuildClient: TypeAlias = Callable[[Tls | None], ClientMachine[E]]
+"""Makes a client's machine when the TLS it starts in is known."""
+
+
+class ConnectOptions(TypedDict, total=False):
+    """The keyword arguments of ``connect``."""
+
+    ssl_context: ssl.SSLContext | None
+    implicit_tls: bool
+    server_hostname: str | None
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of ``serve``, for what is built on it."""
+
+    host: str
+    port: int
+    ssl_context: ssl.SSLContext | None
+    implicit_tls: bool
+    grace: float
+
+
+class Listener(ABC):
+    """A server that accepts; leaving the context that gave it closes it."""
+
+    def __init__(self, context: ssl.SSLContext | None, *, implicit_tls: bool, grace: float) -> None:
+        if implicit_tls and context is None:
+            raise ValueError("implicit TLS needs an ssl_context")
+        self.address: str = ""
+        """The address it listens on (the first, if its host has several)."""
+        self.port: int = 0
+        """The port it listens on, chosen by the system if 0 was asked for."""
+        self._context = context
+        self._implicit_tls = implicit_tls
+        self._grace = grace
+        self._closing = False
+        self._connections: dict[Stream, Callable[[], None]] = {}  # each with what asks it to end
+
+    @abstractmethod
+    def _stop_accepting(self) -> None: ...
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Stop accepting, shut every session down, wait for them up to ``grace`` seconds, then abort what is left."""
+
+    def shut_down(self) -> None:
+        """Stop accepting and ask every session to end; does not wait."""
+        self._closing = True
+        self._stop_accepting()
+        for end in list(self._connections.values()):
+            end()
+
+    async def _run(self, stream: Stream, peer: Peer, session: Session[E], build: Build[E]) -> None:
+        """One connection from its first octet to its last.  Raises nothing but the cancellation of its task."""
+        try:
+            if self._closing:
+                return
+            self._connections[stream] = stream.wake
+            layer = None
+            if self._implicit_tls and self._context is not None:
+                try:
+                    layer = await _tls.start(stream, self._context, server_side=True)
+                except OSError as error:
+                    logger.info("the TLS handshake with %s failed: %s", peer, type(error).__name__)
+                    return
+            machine = build(secrets.token_bytes(32), layer.tls if layer is not None else None)
+            connection = ServerConnection(machine, stream, peer, self._context, layer)
+            self._connections[stream] = connection.shut_down
+            connection.take_early_octets()
+            await session(connection)
+            await connection.aclose()
+        except Exception as error:
+            # The text of an exception may quote a secret that the session handled; its class and its place never do.
+            place = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("the session with %s failed: %s\n%s", peer, type(error).__name__, place)
+        finally:
+            self._connections.pop(stream, None)
+            stream.abort()
+
+
+def smtp_machine(settings: smtp.ServerSettings, context: ssl.SSLContext | None) -> Build[smtp.ServerEvent]:
+    """What builds the machines of an SMTP server.  Raises ValueError when STARTTLS is on and there is no context."""
+    if settings.starttls and context is None:
+        raise ValueError("settings with starttls need an ssl_context")
+    return lambda entropy, tls: smtp.ServerConnection(settings, entropy=entropy, tls=tls)
+
+
+def pop3_machine(settings: pop3.ServerSettings, context: ssl.SSLContext | None) -> Build[pop3.ServerEvent]:
+    """What builds the machines of a POP3 server.  Raises ValueError when STLS is on and there is no context."""
+    if settings.stls and context is None:
+        raise ValueError("settings with stls need an ssl_context")
+    return lambda entropy, tls: pop3.ServerConnection(settings, entropy=entropy, tls=tls)
+
+
+async def start_client(
+    machine: ClientMachine[E] | BuildClient[E],
+    stream: Stream,
+    peer: Peer,
+    context: ssl.SSLContext | None,
+    *,
+    implicit_tls: bool,
+    hostname: str,
+) -> Client[E]:
+    """The Client on a stream that is connected; on failure the stream is closed."""
+    try:
+        layer = None
+        if implicit_tls:
+            if context is None:
+                raise ValueError("implicit TLS needs an ssl_context")
+            layer = await _tls.start(stream, context, server_side=False, server_hostname=hostname)
+        if not isinstance(machine, ClientMachine):
+            machine = machine(layer.tls if layer is not None else None)
+        client = Client(machine, stream, peer, context, layer, hostname)
+        client.take_early_octets()
+        return client
+    except BaseException:
+        stream.abort()
+        raise

@@ -1,0 +1,155 @@
+"""The few things that loop-neutral code needs from the loop it runs in, and the adapter for that loop.
+
+Knows asyncio and trio by name; trio is imported only where it runs already, or where it is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import ClassVar, Protocol, TypeVar, TypeVarTuple, Unpack
+
+from mailauth import pop3, smtp
+from mailauth._connection import ClientMachine
+
+from ._adapter import Client
+from ._listener import Build, BuildClient, ConnectOptions, Listener, Options, Session
+
+E = TypeVar("E")
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class Adapter(Protocol):
+    """What ``on_asyncio`` and ``on_trio`` both have; their docstrings say what it does."""
+
+    def serve(
+        self, session: Session[E], build: Build[E], **options: Unpack[Options]
+    ) -> AbstractAsyncContextManager[Listener]: ...
+
+    def serve_smtp(
+        self, session: Session[smtp.ServerEvent], settings: smtp.ServerSettings, **options: Unpack[Options]
+    ) -> AbstractAsyncContextManager[Listener]: ...
+
+    def serve_pop3(
+        self, session: Session[pop3.ServerEvent], settings: pop3.ServerSettings, **options: Unpack[Options]
+    ) -> AbstractAsyncContextManager[Listener]: ...
+
+    async def connect(
+        self, machine: ClientMachine[E] | BuildClient[E], host: str, port: int, **options: Unpack[ConnectOptions]
+    ) -> Client[E]: ...
+
+
+class Loop(ABC):
+    """The loop that runs, as far as code that is neutral to it may know."""
+
+    name: ClassVar[str]
+    """``asyncio`` or ``trio``."""
+
+    @property
+    @abstractmethod
+    def adapter(self) -> Adapter:
+        """The adapter for this loop."""
+
+    @abstractmethod
+    def run(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Start the loop with *function* and run it to its end: for the outermost program alone."""
+
+    @abstractmethod
+    async def in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """``function(*args)`` in a thread, for what blocks.  It runs to its end even when the waiting is cancelled."""
+
+    @abstractmethod
+    async def sleep(self, seconds: float) -> None:
+        """Let others run for *seconds*."""
+
+    @abstractmethod
+    async def sleep_forever(self) -> None:
+        """Wait until cancelled."""
+
+    @abstractmethod
+    def lock(self) -> AbstractAsyncContextManager[object]:
+        """A new lock, taken by ``async with``: one task at a time, in order of arrival."""
+
+
+class _Asyncio(Loop):
+    name = "asyncio"
+
+    @property
+    def adapter(self) -> Adapter:
+        from . import on_asyncio
+
+        return on_asyncio
+
+    def run(self, function: Callable[[], Awaitable[T]]) -> T:
+        async def main() -> T:
+            return await function()
+
+        return asyncio.run(main())
+
+    async def in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        return await asyncio.to_thread(function, *args)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def sleep_forever(self) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    def lock(self) -> AbstractAsyncContextManager[object]:
+        return asyncio.Lock()
+
+
+class _Trio(Loop):
+    name = "trio"
+
+    def __init__(self) -> None:
+        try:
+            import trio
+        except ImportError:
+            raise ImportError("the trio loop needs the package trio: pip install 'mailauth[trio]'") from None
+        self._trio = trio
+
+    @property
+    def adapter(self) -> Adapter:
+        from . import on_trio
+
+        return on_trio
+
+    def run(self, function: Callable[[], Awaitable[T]]) -> T:
+        return self._trio.run(function)
+
+    async def in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        return await self._trio.to_thread.run_sync(function, *args)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._trio.sleep(seconds)
+
+    async def sleep_forever(self) -> None:
+        await self._trio.sleep_forever()
+
+    def lock(self) -> AbstractAsyncContextManager[object]:
+        return self._trio.Lock()
+
+
+def named(name: str) -> Loop:
+    """The loop ``asyncio`` or ``trio``, running or not.  Raises ImportError, saying what to install, without trio."""
+    if name == "asyncio":
+        return _Asyncio()
+    if name == "trio":
+        return _Trio()
+    raise ValueError(f"{name!r} is no loop: asyncio and trio are")
+
+
+def current() -> Loop:
+    """The loop that runs this code.  Raises RuntimeError when none does."""
+    if "trio" in sys.modules:
+        import trio
+
+        if trio.lowlevel.in_trio_task():
+            return _Trio()
+    asyncio.get_running_loop()
+    return _Asyncio()

@@ -1,0 +1,67 @@
+"""What an adapter asks of a loop: one stream of octets with four verbs, and the name of the peer at its other end.
+
+Knows no protocol and no TLS; ``on_asyncio`` and ``on_trio`` each implement it once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+
+READ_SIZE: Final = 65_536
+"""Octets that one read brings at most: with what the machine holds, all that a connection keeps (house rule 4)."""
+
+WRITE_PATIENCE: Final = 300.0
+"""Seconds that a peer may take to read one Send (RFC 5321 section 4.5.3.2 gives no block less than three minutes)."""
+
+
+@attrs.frozen
+class Peer:
+    """The other end as the socket names it, never as it names itself."""
+
+    address: str
+    """An IPv4 or IPv6 address in the usual notation, with its zone if it has one."""
+    port: int
+
+
+class Stream(ABC):
+    """A connected TCP stream.  One task reads and writes; ``wake()`` and ``abort()`` come from anywhere."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    async def read(self, patience: float) -> bytes | None:
+        """The next octets; ``b""`` at the end of the stream (or of the connection), None when ``wake()`` came instead.
+
+        Raises TimeoutError when *patience* seconds bring nothing.  Cancelled, it loses no octet.
+        """
+
+    @abstractmethod
+    async def write(self, octets: bytes) -> None:
+        """Hand all *octets* to the system.  Raises OSError when the connection is gone, or stuck for WRITE_PATIENCE."""
+
+    @abstractmethod
+    def drop_unread(self) -> int:
+        """Forget what was read from the socket but not yet by ``read()``; how many octets that was."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make the ``read()`` that is under way, or else the next one, return None."""
+
+    @abstractmethod
+    def half_close(self) -> None:
+        """No more will be written.  Does nothing on a connection that is gone."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Close now and drop what is unwritten.  Twice is once."""
+
+
+def to_peer(name: Sequence[object] | None) -> Peer:
+    """The Peer in a socket's ``getpeername()``.  Raises OSError when there is none any more."""
+    if not name:
+        raise OSError("the peer has gone already")
+    return Peer(str(name[0]), int(str(name[1])))

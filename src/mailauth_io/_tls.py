@@ -1,0 +1,109 @@
+"""TLS over any Stream, by the ssl module's memory BIOs: both loops share one handshake, one end, one set of rules.
+
+Knows no protocol and no loop.  The least TLS version and whom to trust are the affair of the context.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import time
+from typing import Final
+
+from mailauth import Tls
+
+from ._stream import READ_SIZE, Stream
+
+HANDSHAKE_PATIENCE: Final = 30.0
+"""Seconds for a whole handshake, however many octets it takes to come to nothing."""
+
+
+class Layer:
+    """One TLS session: octets of the wire on one side, octets of the application on the other."""
+
+    __slots__ = ("_incoming", "_object", "_outgoing", "ended")
+
+    def __init__(self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None) -> None:
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._object = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+        )
+        self.ended = False
+        """The peer has said its last word inside TLS, or broke the layer."""
+
+    def shake_hands(self) -> bool:
+        """One step of the handshake; True when it is done.  Raises ssl.SSLError."""
+        try:
+            self._object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
+
+    def feed(self, octets: bytes) -> None:
+        """Octets from the wire; ``b""`` is the end of the stream."""
+        if octets:
+            self._incoming.write(octets)
+        else:
+            self._incoming.write_eof()
+
+    def take(self) -> bytes:
+        """Octets for the wire; ``b""`` when there are none."""
+        return self._outgoing.read() if self._outgoing.pending else b""
+
+    def decrypt(self) -> bytes | None:
+        """All that can be read by now; ``b""`` at the end, None for nothing yet."""
+        parts: list[bytes] = []
+        try:
+            while part := self._object.read(READ_SIZE):
+                parts.append(part)
+            self.ended = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError:  # cut off without close_notify, or forged: only what was read before is good
+            self.ended = True
+        return b"".join(parts) if parts or self.ended else None
+
+    def encrypt(self, octets: bytes) -> bytes:
+        """*octets* for the wire.  Raises ssl.SSLError when the layer is broken."""
+        self._object.write(octets)
+        return self.take()
+
+    def close_notify(self) -> bytes:
+        """The last word of this side, for the wire."""
+        with contextlib.suppress(ssl.SSLError):  # mostly it says that the peer's own close_notify is still to come
+            self._object.unwrap()
+        return self.take()
+
+    @property
+    def tls(self) -> Tls:
+        """The session as a fact for the core."""
+        cipher = self._object.cipher()
+        return Tls(
+            version=self._object.version() or "",
+            cipher=cipher[0] if cipher else "",
+            peer_certificate=self._object.getpeercert() or None,
+        )
+
+
+async def start(
+    stream: Stream, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None
+) -> Layer:
+    """Do a handshake on *stream*.  Raises OSError (ssl.SSLError and TimeoutError are such) when it fails."""
+    layer = Layer(context, server_side=server_side, server_hostname=server_hostname)
+    end = time.monotonic() + HANDSHAKE_PATIENCE
+    while True:
+        try:
+            done = layer.shake_hands()
+        finally:
+            octets = layer.take()  # a failure has an alert to send
+            if octets:
+                await stream.write(octets)
+        if done:
+            return layer
+        received = await stream.read(max(end - time.monotonic(), 0.0))
+        if received is None:
+            raise ConnectionAbortedError("shut down during the TLS handshake")
+        if not received:
+            raise ConnectionResetError("the peer closed the connection during the TLS handshake")
+        layer.feed(received)

@@ -1,0 +1,267 @@
+"""The adapter for asyncio: a Protocol and one task per connection, woken by a future.
+
+Knows the loop and its transports; the pump, TLS and the end of a connection are in ``_adapter``.  Contains no protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TypeVar, Unpack, cast
+
+from mailauth import pop3, smtp
+from mailauth._connection import ClientMachine
+
+from . import _listener
+from ._adapter import Client as Client, ServerConnection as ServerConnection
+from ._listener import GRACE, Build, BuildClient, Options, Session, pop3_machine, smtp_machine, start_client
+from ._stream import READ_SIZE, WRITE_PATIENCE, Peer as Peer, Stream, to_peer
+
+E = TypeVar("E")
+
+
+class _Stream(asyncio.Protocol, Stream):
+    """A transport pulled by one task.  Octets that come while nobody reads stop the reading."""
+
+    __slots__ = (
+        "_due",
+        "_ended",
+        "_gone",
+        "_loop",
+        "_made",
+        "_reader",
+        "_timer",
+        "_transport",
+        "_unread",
+        "_woken",
+        "_writer",
+    )
+
+    _transport: asyncio.Transport
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, made: Callable[[_Stream], None] | None = None) -> None:
+        self._loop = loop
+        self._made = made
+        self._unread = b""
+        self._ended = False  # nothing more will come
+        self._gone = False  # nothing more can go
+        self._woken = False
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._due = math.inf  # when the read that is under way has lasted too long
+        self._timer: asyncio.TimerHandle | None = None  # one for all reads: it looks at _due when it fires
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=0)  # a Send is carried out when the system has all of it
+        if hasattr(transport, "max_size"):
+            transport.max_size = READ_SIZE  # asyncio's own 256 KiB costs a mapping of memory per read
+        if self._made is not None:
+            self._made(self)
+            self._made = None
+
+    def data_received(self, data: bytes) -> None:
+        self._unread = self._unread + data if self._unread else data
+        reader = self._reader
+        if reader is None or reader.done():
+            self._transport.pause_reading()
+        else:
+            reader.set_result(None)
+
+    def eof_received(self) -> bool:
+        self._end()
+        return True  # what was asked may still be answered
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if error is not None and not self._ended:
+            # A write failed, and the transport reads no more; yet the peer's last words may be waiting.
+            socket = self._transport.get_extra_info("socket")
+            if socket is not None:
+                with contextlib.suppress(OSError), socket.dup() as twin:
+                    self._unread += twin.recv(READ_SIZE)
+        self._gone = True
+        self._end()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._writer is not None and not self._writer.done():
+            self._writer.set_result(None)
+
+    def pause_writing(self) -> None:
+        self._writer = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self._writer is not None and not self._writer.done():
+            self._writer.set_result(None)
+        self._writer = None
+
+    def _end(self) -> None:
+        self._ended = True
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    async def read(self, patience: float) -> bytes | None:
+        if not (self._unread or self._ended or self._woken):
+            loop = self._loop
+            self._reader = loop.create_future()
+            self._due = due = loop.time() + patience
+            timer = self._timer
+            if timer is None:
+                self._timer = loop.call_at(due, self._look)
+            elif due < timer.when():
+                timer.cancel()
+                self._timer = loop.call_at(due, self._look)
+            if not self._transport.is_reading():
+                self._transport.resume_reading()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        if octets := self._unread:
+            self._unread = b""
+            return octets
+        if self._woken:
+            self._woken = False
+            return None
+        return b""
+
+    def _look(self) -> None:
+        """Has the read that is under way lasted too long?"""
+        self._timer = None
+        if self._reader is None or self._reader.done():
+            return  # the next read sets the timer
+        if self._loop.time() >= self._due:
+            self._reader.set_exception(TimeoutError())
+        else:
+            self._timer = self._loop.call_at(self._due, self._look)
+
+    async def write(self, octets: bytes) -> None:
+        if self._gone:
+            raise BrokenPipeError("the connection is gone")
+        self._transport.write(octets)
+        if self._writer is not None:
+            async with asyncio.timeout(WRITE_PATIENCE):
+                await self._writer
+        if self._transport.is_closing():
+            raise BrokenPipeError("the connection is gone")
+
+    def drop_unread(self) -> int:
+        dropped, self._unread = len(self._unread), b""
+        return dropped
+
+    def wake(self) -> None:
+        self._woken = True
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def half_close(self) -> None:
+        if not self._gone and not self._transport.is_closing():
+            with contextlib.suppress(OSError):
+                self._transport.write_eof()
+
+    def abort(self) -> None:
+        self._gone = True
+        self._transport.abort()
+        self._end()
+
+
+class Listener(_listener.Listener):
+    """What ``serve`` gives: where it listens, and how to end it."""
+
+    _server: asyncio.Server
+
+    def __init__(self, context: ssl.SSLContext | None, *, implicit_tls: bool, grace: float) -> None:
+        super().__init__(context, implicit_tls=implicit_tls, grace=grace)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def _listen(self, session: Session[E], build: Build[E], host: str, port: int) -> None:
+        loop = asyncio.get_running_loop()
+
+        def made(stream: _Stream) -> None:
+            try:
+                peer = to_peer(stream._transport.get_extra_info("peername"))
+            except OSError:
+                return stream.abort()
+            task = loop.create_task(self._run(stream, peer, session, build))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        self._server = await loop.create_server(lambda: _Stream(loop, made), host, port)
+        self.address, self.port = self._server.sockets[0].getsockname()[:2]
+
+    def _stop_accepting(self) -> None:
+        self._server.close()
+
+    async def aclose(self) -> None:
+        self.shut_down()
+        try:
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=self._grace)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    session: Session[E],
+    build: Build[E],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    ssl_context: ssl.SSLContext | None = None,
+    implicit_tls: bool = False,
+    grace: float = GRACE,
+) -> AsyncIterator[Listener]:
+    """Listen, and run *session* on a machine from *build* for each connection, until the context is left.
+
+    *ssl_context* is for BeginTls, or with *implicit_tls* for a handshake first.  Raises OSError when it cannot listen.
+    An exception from a session is logged and drops that connection alone.
+    """
+    listener = Listener(ssl_context, implicit_tls=implicit_tls, grace=grace)
+    await listener._listen(session, build, host, port)
+    try:
+        yield listener
+    finally:
+        await listener.aclose()
+
+
+def serve_smtp(
+    session: Session[smtp.ServerEvent], settings: smtp.ServerSettings, **options: Unpack[Options]
+) -> AbstractAsyncContextManager[Listener]:
+    """``serve`` for SMTP, with the same options.  Raises ValueError when STARTTLS is on and there is no ssl_context."""
+    return serve(session, smtp_machine(settings, options.get("ssl_context")), **options)
+
+
+def serve_pop3(
+    session: Session[pop3.ServerEvent], settings: pop3.ServerSettings, **options: Unpack[Options]
+) -> AbstractAsyncContextManager[Listener]:
+    """``serve`` for POP3, with the same options.  Raises ValueError when STLS is on and there is no ssl_context."""
+    return serve(session, pop3_machine(settings, options.get("ssl_context")), **options)
+
+
+async def connect(
+    machine: ClientMachine[E] | BuildClient[E],
+    host: str,
+    port: int,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    implicit_tls: bool = False,
+    server_hostname: str | None = None,
+) -> Client[E]:
+    """Connect *machine*, or what it builds when it is a function of the TLS that the connection starts in.
+
+    Raises OSError when the connection, or with *implicit_tls* its handshake, fails.  The certificate must be good for
+    *server_hostname*, which is *host* unless given.
+    """
+    loop = asyncio.get_running_loop()
+    transport, stream = await loop.create_connection(lambda: _Stream(loop), host, port)
+    peer = to_peer(transport.get_extra_info("peername"))
+    return await start_client(
+        machine, stream, peer, ssl_context, implicit_tls=implicit_tls, hostname=server_hostname or host
+    )

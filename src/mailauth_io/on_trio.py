@@ -1,0 +1,245 @@
+"""The adapter for trio: a SocketStream and one task per connection, in a nursery per listener.
+
+Knows the loop and its sockets; the pump, TLS and the end of a connection are in ``_adapter``.  Contains no protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Final, TypeVar, Unpack
+
+import trio
+
+from mailauth import pop3, smtp
+from mailauth._connection import ClientMachine
+
+from . import _listener
+from ._adapter import Client as Client, ServerConnection as ServerConnection
+from ._listener import GRACE, Build, BuildClient, Options, Session, pop3_machine, smtp_machine, start_client
+from ._stream import READ_SIZE, WRITE_PATIENCE, Peer as Peer, Stream, to_peer
+
+E = TypeVar("E")
+
+
+class _Timekeeper:
+    """Ends the waits that last too long, for all streams of a run: a cancel scope for each wait would cost too much."""
+
+    RESOLUTION: Final = 0.1
+    """Least seconds between two looks at all streams, unless a wait begins that is due sooner."""
+
+    def __init__(self) -> None:
+        self.streams: set[_Stream] = set()
+        self._scope = trio.CancelScope()
+        self._next = math.inf
+
+    def wake_by(self, due: float) -> None:
+        """A wait begins that has to end by *due*."""
+        if due < self._next:
+            self._next = self._scope.deadline = due
+
+    async def run(self) -> None:
+        while True:
+            now = trio.current_time()
+            soonest = math.inf
+            for stream in self.streams:
+                if stream.due <= now:
+                    stream.expire()
+                elif stream.due < soonest:
+                    soonest = stream.due
+            self._next = max(soonest, now + self.RESOLUTION)
+            with trio.CancelScope(deadline=self._next) as self._scope:
+                await trio.sleep_forever()
+
+
+_timekeeper: Final[trio.lowlevel.RunVar[_Timekeeper]] = trio.lowlevel.RunVar("mailauth_io.timekeeper")
+
+
+def _current_timekeeper() -> _Timekeeper:
+    try:
+        return _timekeeper.get()
+    except LookupError:
+        timekeeper = _Timekeeper()
+        _timekeeper.set(timekeeper)
+        trio.lowlevel.spawn_system_task(timekeeper.run, name="mailauth_io timekeeper")
+        return timekeeper
+
+
+class _Stream(Stream):
+    """A SocketStream whose waits end in time, or when somebody calls."""
+
+    __slots__ = ("_aborted", "_expired", "_reading", "_stream", "_timekeeper", "_woken", "due")
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._reading = False
+        self._woken = False
+        self._expired = False
+        self._aborted = False
+        self.due = math.inf
+        self._timekeeper = _current_timekeeper()
+        self._timekeeper.streams.add(self)
+
+    async def read(self, patience: float) -> bytes | None:
+        if self._woken:
+            self._woken = False
+            return None
+        self._expired = False
+        self.due = due = trio.current_time() + patience
+        self._timekeeper.wake_by(due)
+        self._reading = True
+        try:
+            return await self._stream.receive_some(READ_SIZE)
+        except trio.ClosedResourceError:
+            if self._aborted:
+                return b""
+            if self._expired:
+                self._expired = False
+                raise TimeoutError from None
+            self._woken = False
+            return None
+        except trio.BrokenResourceError:
+            return b""
+        finally:
+            self._reading = False
+            self.due = math.inf
+
+    async def write(self, octets: bytes) -> None:
+        due, self.due = self.due, trio.current_time() + WRITE_PATIENCE
+        try:
+            await self._stream.send_all(octets)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise BrokenPipeError("the connection is gone") from error
+        finally:
+            self.due = due
+
+    def expire(self) -> None:
+        """The wait that is under way has lasted too long."""
+        self.due = math.inf
+        self._expired = True
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        # This closes nothing: whoever waits for the socket gets a ClosedResourceError.
+        trio.lowlevel.notify_closing(self._stream.socket)
+
+    def drop_unread(self) -> int:
+        return 0  # nothing is read ahead
+
+    def wake(self) -> None:
+        self._woken = True
+        if self._reading and not self._aborted:
+            self._interrupt()
+
+    def half_close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.socket.shutdown(trio.socket.SHUT_WR)
+
+    def abort(self) -> None:
+        self._aborted = True
+        self._timekeeper.streams.discard(self)
+        self._stream.socket.close()
+
+
+class Listener(_listener.Listener):
+    """What ``serve`` gives: where it listens, and how to end it."""
+
+    def __init__(self, context: ssl.SSLContext | None, *, implicit_tls: bool, grace: float) -> None:
+        super().__init__(context, implicit_tls=implicit_tls, grace=grace)
+        self._accepting = trio.CancelScope()
+        self._sessions = trio.CancelScope(shield=True)  # a cancelled server ends its sessions orderly, too
+        self._ended = trio.Event()
+
+    async def _listen(self, sockets: list[trio.SocketListener], session: Session[E], build: Build[E]) -> None:
+        async def one(stream: trio.SocketStream) -> None:
+            try:
+                peer = to_peer(stream.socket.getpeername())
+            except OSError:
+                return stream.socket.close()
+            await self._run(_Stream(stream), peer, session, build)
+
+        try:
+            with self._sessions:
+                async with trio.open_nursery() as nursery:
+                    with self._accepting:
+                        await trio.serve_listeners(one, sockets, handler_nursery=nursery)
+        finally:
+            self._ended.set()
+
+    def _stop_accepting(self) -> None:
+        self._accepting.cancel()
+        self._sessions.deadline = min(self._sessions.deadline, trio.current_time() + self._grace)
+
+    async def aclose(self) -> None:
+        self.shut_down()
+        await self._ended.wait()
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    session: Session[E],
+    build: Build[E],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    ssl_context: ssl.SSLContext | None = None,
+    implicit_tls: bool = False,
+    grace: float = GRACE,
+) -> AsyncIterator[Listener]:
+    """Listen, and run *session* on a machine from *build* for each connection, until the context is left.
+
+    *ssl_context* is for BeginTls, or with *implicit_tls* for a handshake first.  Raises OSError when it cannot listen.
+    An exception from a session is logged and drops that connection alone.
+    """
+    listener = Listener(ssl_context, implicit_tls=implicit_tls, grace=grace)
+    sockets = await trio.open_tcp_listeners(port, host=host)
+    listener.address, listener.port = sockets[0].socket.getsockname()[:2]
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listener._listen, sockets, session, build)
+        try:
+            yield listener
+        except Exception as error:
+            failure = error  # raised below, lest the nursery wrap it in a group
+        finally:
+            listener.shut_down()
+    if failure is not None:
+        raise failure
+
+
+def serve_smtp(
+    session: Session[smtp.ServerEvent], settings: smtp.ServerSettings, **options: Unpack[Options]
+) -> AbstractAsyncContextManager[Listener]:
+    """``serve`` for SMTP, with the same options.  Raises ValueError when STARTTLS is on and there is no ssl_context."""
+    return serve(session, smtp_machine(settings, options.get("ssl_context")), **options)
+
+
+def serve_pop3(
+    session: Session[pop3.ServerEvent], settings: pop3.ServerSettings, **options: Unpack[Options]
+) -> AbstractAsyncContextManager[Listener]:
+    """``serve`` for POP3, with the same options.  Raises ValueError when STLS is on and there is no ssl_context."""
+    return serve(session, pop3_machine(settings, options.get("ssl_context")), **options)
+
+
+async def connect(
+    machine: ClientMachine[E] | BuildClient[E],
+    host: str,
+    port: int,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    implicit_tls: bool = False,
+    server_hostname: str | None = None,
+) -> Client[E]:
+    """Connect *machine*, or what it builds when it is a function of the TLS that the connection starts in.
+
+    Raises OSError when the connection, or with *implicit_tls* its handshake, fails.  The certificate must be good for
+    *server_hostname*, which is *host* unless given.
+    """
+    socket = await trio.open_tcp_stream(host, port)
+    peer = to_peer(socket.socket.getpeername())
+    return await start_client(
+        machine, _Stream(socket), peer, ssl_context, implicit_tls=implicit_tls, hostname=server_hostname or host
+    )
