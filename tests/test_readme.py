@@ -1,0 +1,119 @@
+"""What the README and the documentation show is what the files are, and it runs."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = ROOT / "examples"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
+
+PATIENCE = 60.0
+"""Seconds after which a program that hangs is ended; no test waits for them."""
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def lines_of_code(text: str) -> int:
+    """Lines that are neither blank nor the docstring of the file."""
+    docstring = ast.get_docstring(ast.parse(text)) or ""
+    return sum(1 for line in text.splitlines() if line.strip()) - len(docstring.splitlines())
+
+
+@contextmanager
+def example_server() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """examples/server.py in a process of its own: (the process, its port)."""
+    command = [sys.executable, str(EXAMPLES / "server.py")]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            found = re.fullmatch(r"listening on 127\.0\.0\.1, port (\d+)\n", process.stdout.readline())
+            assert found is not None
+            yield process, int(found[1])
+        finally:
+            process.terminate()
+
+
+def test_the_two_commands_come_first() -> None:
+    first = re.search(r"^```.*?\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert first is not None
+    assert [line for line in first[1].splitlines() if line.startswith("$ ")] == ["$ make demo", "$ make test"]
+    assert README.index(first[0]) < 500
+
+
+def test_the_programs_in_the_readme_are_the_examples() -> None:
+    assert blocks("python") == [(EXAMPLES / name).read_text(encoding="utf-8") for name in ("server.py", "client.py")]
+
+
+def test_the_examples_are_as_short_as_the_readme_says() -> None:
+    assert lines_of_code((EXAMPLES / "server.py").read_text(encoding="utf-8")) <= 30
+    assert lines_of_code((EXAMPLES / "client.py").read_text(encoding="utf-8")) <= 20
+
+
+def test_the_example_client_submits_to_the_example_server() -> None:
+    """trio on one side of a real socket, asyncio on the other."""
+    with example_server() as (server, port):
+        command = [sys.executable, str(EXAMPLES / "client.py"), str(port)]
+        client = subprocess.run(
+            command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=True
+        )
+        server.terminate()
+        printed, _ = server.communicate(timeout=PATIENCE)
+    assert "Authenticated(mechanism='PLAIN'" in client.stdout
+    assert client.stdout.rstrip().endswith("enhanced_status_code='2.0.0', text='printed'))")
+    assert "Subject: a trial" in printed
+    assert "Down the rabbit-hole." in printed
+
+
+def test_the_example_server_relays_for_nobody_it_does_not_know() -> None:
+    """A client that we did not write, without a login and with a wrong password."""
+    program = """
+import smtplib, sys
+with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=60) as client:
+    try:
+        client.login("alice", "queen of hearts")
+    except smtplib.SMTPAuthenticationError as error:
+        print(error.smtp_code)
+    try:
+        client.sendmail("alice@example.test", ["dinah@example.org"], b"Subject: no")
+    except smtplib.SMTPRecipientsRefused as error:
+        print(error.recipients["dinah@example.org"][0])
+"""
+    with example_server() as (_, port):
+        command = [sys.executable, "-c", program, str(port)]
+        client = subprocess.run(
+            command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=True
+        )
+    assert client.stdout.split() == ["535", "550"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_that_is_named_is_there(page: Path) -> None:
+    named = re.findall(r"`((?:tests|docs|examples|src|benchmarks)/[\w./-]+)`", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_decision_is_listed() -> None:
+    folder = ROOT / "docs" / "decisions"
+    listed = re.findall(r"\((\d{4}-[^)]+\.md)\)", (folder / "README.md").read_text(encoding="utf-8"))
+    assert listed == sorted(path.name for path in folder.glob("[0-9]*.md"))
