@@ -1,0 +1,104 @@
+"""Programs that users write type-check under ``mypy --strict``, and their mistakes do not.
+
+``accepted/`` must pass without a word.  In ``refused/`` the lines marked ``# error: [code]`` must be errors of that
+code, and no other line may be.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+from hypothesis import given, strategies as st
+
+from tests.typing.accepted import fuzz
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+ACCEPTED = sorted(HERE.glob("accepted/*.py"))
+REFUSED = sorted(HERE.glob("refused/*.py"))
+
+_MARK = re.compile(r"# error: \[([a-z-]+)\]$")
+_ERROR = re.compile(r"(?P<path>.+?\.py):(?P<line>\d+): error: .*\[(?P<code>[a-z-]+)\]")
+
+Errors: TypeAlias = Counter[tuple[str, int, str]]
+"""(file, line, code) of each error."""
+
+
+def marked(path: Path) -> Errors:
+    """The errors that a program says it has."""
+    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+    return Counter((path.name, number, found[1]) for number, line in lines if (found := _MARK.search(line)))
+
+
+@pytest.fixture(scope="module")
+def mypy_says(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What ``mypy --strict`` without any settings of ours says about all programs, in one run."""
+    programs = [str(path.relative_to(ROOT)) for path in (*ACCEPTED, *REFUSED)]
+    cache = tmp_path_factory.mktemp("mypy")
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={cache}", "--no-pretty"]
+    command += ["--no-color-output", "--no-error-summary", "--hide-error-context", *programs]
+    run = subprocess.run(command, cwd=ROOT, env={**os.environ, "MYPYPATH": "src"}, capture_output=True, text=True)
+    assert run.stderr == ""
+    assert run.returncode == 1  # 2 would mean that mypy could not look at them at all
+    return run.stdout
+
+
+def errors(output: str, paths: list[Path]) -> Errors:
+    names = {str(path.relative_to(ROOT)) for path in paths}
+    found = [match for line in output.splitlines() if (match := _ERROR.fullmatch(line))]
+    return Counter((Path(m["path"]).name, int(m["line"]), m["code"]) for m in found if m["path"] in names)
+
+
+def test_every_line_that_mypy_says_is_understood(mypy_says: str) -> None:
+    """No error in the library itself, none that the tests below would overlook."""
+    rest = [line for line in mypy_says.splitlines() if not (_ERROR.fullmatch(line) or ": note: " in line)]
+    assert rest == []
+    told = errors(mypy_says, [*ACCEPTED, *REFUSED])
+    assert told.total() == sum(1 for line in mypy_says.splitlines() if ": error: " in line)
+
+
+@pytest.mark.parametrize("path", ACCEPTED, ids=lambda path: path.stem)
+def test_a_right_program_type_checks(path: Path, mypy_says: str) -> None:
+    assert errors(mypy_says, [path]) == Counter()
+
+
+@pytest.mark.parametrize("path", REFUSED, ids=lambda path: path.stem)
+def test_a_wrong_program_is_an_error_just_where_it_is_wrong(path: Path, mypy_says: str) -> None:
+    """A wrong answer type and a forgotten question are found before the program runs."""
+    assert marked(path)
+    assert errors(mypy_says, [path]) == marked(path)
+
+
+LINES = st.sampled_from(
+    [
+        b"EHLO c\r\n",
+        b"STARTTLS\r\n",
+        b"AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\n",
+        b"MAIL FROM:<a@b>\r\n",
+        b"RCPT TO:<c@d>\r\n",
+        b"DATA\r\n",
+        b"..\r\n.\r\n",
+        b"STLS\r\n",
+        b"USER alice\r\n",
+        b"PASS secret\r\n",
+        b"RETR 1\r\n",
+        b"DELE 1\r\n",
+        b"QUIT\r\n",
+        b"220 ready\r\n",
+        b"250-b\r\n250 AUTH PLAIN\r\n",
+    ]
+)
+
+
+@pytest.mark.parametrize("target", [fuzz.smtp_server, fuzz.pop3_server, fuzz.smtp_client])
+@given(octets=st.lists(LINES | st.binary(max_size=20), max_size=12).map(b"".join))
+def test_the_fuzz_targets_run_and_end(target: Callable[[bytes], int], octets: bytes) -> None:
+    assert target(octets) > 0
