@@ -48,10 +48,12 @@ ASIDE: Final[Mapping[str, frozenset[str]]] = {
 
 INSIDE_A_PROTOCOL: Final = (
     {"_grammar"},
-    {"replies"},
+    {"replies", "_parameters"},
     {"commands", "maildrop"},
+    {"_command_lines"},
     {"_states"},
-    {"events"},
+    {"events", "settings"},
+    {"_fixed"},
     {"server", "client"},
     {""},
 )
@@ -67,7 +69,7 @@ PLANNED: Final = frozenset(
 
 VOCABULARY: Final = frozenset({"Command", "Notice", "Payload", "Question"})
 
-ADAPTERS: Final = frozenset({"on_asyncio", "on_trio", "_adapter"})
+ADAPTERS: Final = frozenset({"on_asyncio", "on_trio", "_adapter", "_stream", "_tls"})
 FROM_A_PROTOCOL: Final = frozenset(
     {"ServerConnection", "ServerSettings", "ServerEvent", "ClientConnection", "ClientEvent"}
 )
@@ -248,7 +250,7 @@ def mutable_state(core: Iterable[Module]) -> list[str]:
                 if any(name.rpartition(".")[2] in {"cache", "lru_cache"} for name in decorators):
                     found.append(f"{module.name}:{node.lineno} caches {node.name}")
             elif isinstance(node, ast.Module | ast.ClassDef):
-                found += [f"{module.name}:{line} can change" for line in _mutable_bindings(node)]
+                found += [f"{module.name}:{line} binds what can change" for line in _mutable_bindings(node)]
     return found
 
 

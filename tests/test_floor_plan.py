@@ -6,6 +6,7 @@ Each rule is shown to hold, and shown to see what breaks it: a checker that cann
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 from types import ModuleType
@@ -15,6 +16,7 @@ import pytest
 import mailauth
 from mailauth import Command, Notice, Payload, Question, pop3, sasl, smtp
 from tests.floor_plan import (
+    SOURCE,
     Module,
     bound_to_a_loop,
     imports,
@@ -41,9 +43,9 @@ def core(place: str, text: str) -> list[Module]:
 def loaded_by(*statements: str) -> set[str]:
     """The modules in ``sys.modules`` after *statements*, in a Python of their own."""
     program = "; ".join([*statements, "import sys", "print(*sys.modules)"])
-    return set(
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    )
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    command = [sys.executable, "-c", program]
+    return set(subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.split())
 
 
 def test_the_checker_reads_the_real_files() -> None:
