@@ -1,0 +1,38 @@
+"""An SMTP server that prints what alice submits.  A trial for one machine: it takes her password in clear text."""
+
+import asyncio
+from hmac import compare_digest
+
+from mailauth import ACCEPT, Question, sasl, smtp
+from mailauth_io.on_asyncio import ServerConnection, serve_smtp
+
+SETTINGS = smtp.ServerSettings(mechanisms_without_tls=frozenset({"PLAIN"}))
+
+
+async def session(connection: ServerConnection[smtp.ServerEvent]) -> None:
+    async for event in connection:
+        match event:
+            case sasl.CheckPassword(authentication_identity=who, password=password) as q:
+                right = compare_digest(password, b"wonderland") and who == "alice"
+                connection.answer(q, ACCEPT if right else sasl.Refusal.BAD_CREDENTIALS)
+            case smtp.Rcpt() as q:
+                connection.answer(q, ACCEPT if connection.identity else smtp.Reply(550, "5.7.1", "log in first"))
+            case smtp.Connected() | smtp.Mail() | smtp.Data() as q:
+                connection.answer(q, ACCEPT)
+            case smtp.MessageChunk(octets=octets):
+                print(octets.decode(errors="replace"), end="")
+            case smtp.MessageAborted(why=why):
+                print(f"(no more of it: {why.value})")
+            case smtp.MessageComplete() as q:
+                connection.answer(q, smtp.Reply(250, "2.0.0", "printed"))
+            case Question() as q:
+                connection.answer(q, q.unavailable)
+
+
+async def main() -> None:
+    async with serve_smtp(session, SETTINGS) as listener:
+        print(f"listening on {listener.address}, port {listener.port}")
+        await asyncio.Event().wait()
+
+
+asyncio.run(main())
