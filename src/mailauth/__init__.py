@@ -1,6 +1,7 @@
 """Mail authentication as a pure, sans-IO library: SMTP, POP3, SASL, and the grants of POP before SMTP.
 
-This module is the vocabulary that all of them speak; the protocols are ``mailauth.smtp``, ``mailauth.pop3`` and ``mailauth.sasl``.
+This module is the vocabulary that all of them speak; the protocols are ``mailauth.smtp``, ``mailauth.pop3`` and
+``mailauth.sasl``.
 """
 
 from ._errors import (

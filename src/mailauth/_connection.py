@@ -21,11 +21,11 @@ A = TypeVar("A")
 E = TypeVar("E")
 
 MAXIMUM_UNREAD: Final = 65_536
-"""Octets a connection keeps besides the chunk in hand, in and out (house rule 4); the asyncio transport reads as many at once."""
+"""Octets a connection keeps besides the chunk in hand, in and out; an adapter reads no more at once."""
 
 
 class Machine(Generic[E]):
-    """A pure state machine that is pulled: ``next_event()`` gives actions, questions, notices and payload in causal order."""
+    """A pure state machine that is pulled: ``next_event()`` gives one value at a time, in causal order."""
 
     __slots__ = ("_events", "_input", "_instead", "_output", "_output_due", "_output_size", "_question", "_tls", "_why")
 
@@ -37,7 +37,7 @@ class Machine(Generic[E]):
         self._output: list[bytes] = []
         self._output_size = 0
         self._output_due = False
-        self._instead: Callable[[], Action | None] | None = None  # what happens instead of reading on: TLS, the end
+        self._instead: Callable[[], E | Action | None] | None = None  # what happens instead of reading on: TLS, the end
         self._why = Why.PEER
 
     @property
@@ -48,8 +48,8 @@ class Machine(Generic[E]):
     def receive_data(self, octets: bytes) -> None:
         """Take octets from the peer; ``b""`` is the end of the stream.  After Closed they are ignored.
 
-        Raises LocalProtocolError between BeginTls and ``tls_started()``, after the end of the stream, and when 64 KiB wait to
-        be pulled already.
+        Raises LocalProtocolError between BeginTls and ``tls_started()``, after the end of the stream, and when 64 KiB
+        wait to be pulled already.
         """
         if self._instead is not None:
             if self._instead == self._say_closed:
@@ -68,7 +68,7 @@ class Machine(Generic[E]):
         self._input.feed(octets)
 
     def next_event(self) -> E | Action:
-        """What comes next.  NeedData, Paused and Closed repeat until something changes; clients may raise RemoteProtocolError."""
+        """What comes next; NeedData, Paused and Closed repeat until something changes."""
         if self._question is not None:
             return PAUSED
         while True:
@@ -89,7 +89,7 @@ class Machine(Generic[E]):
         self._secured(tls)
 
     def shut_down(self, why: Why = Why.SHUT_DOWN) -> None:
-        """End the session as soon and as politely as the protocol allows, at any time; a second call changes nothing."""
+        """End the session as soon and as politely as the protocol allows; a second call changes nothing."""
         if self._instead is None:
             self._why = why
             self._instead = self._wind_up
@@ -102,8 +102,11 @@ class Machine(Generic[E]):
         """Use some input; None when something changed and the caller shall look again."""
 
     @abstractmethod
-    def _wind_up(self) -> None:
-        """Say what is still to be said after ``shut_down()``, then ``_close()``."""
+    def _wind_up(self) -> E | Action | None:
+        """Say what is still to be said after ``shut_down()``, then ``_close()``; called again until it does.
+
+        A server takes the step that is due in a login first: the answer to a question is still said.
+        """
 
     @abstractmethod
     def _secured(self, tls: Tls) -> None:
@@ -155,7 +158,7 @@ class Machine(Generic[E]):
 
 
 class ServerMachine(Machine[E]):
-    """What the two servers share: questions and their answers, the derivation of challenges, and the path of every login."""
+    """What the two servers share: questions and their answers, challenges, and the path of every login."""
 
     __slots__ = ("_entropy", "_exchange", "_identity", "_nonces", "_step")
 
@@ -175,8 +178,10 @@ class ServerMachine(Machine[E]):
         return self._identity
 
     def answer(self, question: Question[A], answer: A) -> None:
-        """Answer the open question.  Raises LocalProtocolError, the question staying open, when *question* is not the open one
-        or *answer* is none for it.
+        """Answer the open question.
+
+        Raises LocalProtocolError, the question staying open, when *question* is not the open one or *answer* is none
+        for it.
         """
         if self._question is None or question is not self._question:
             raise LocalProtocolError("this question is not open: it was answered, or never asked here")
@@ -270,7 +275,7 @@ class ClientMachine(Machine[E]):
         self._last_words = False  # the server has said 421: whatever is unanswered stays so
 
     def next_event(self) -> E | Action:
-        """As the base says; raises RemoteProtocolError, now and at each further call, when the server broke the protocol."""
+        """As the base says.  Raises RemoteProtocolError, then at each call, when the server broke the protocol."""
         if self._error is not None:
             raise self._error
         try:
@@ -292,7 +297,7 @@ class ClientMachine(Machine[E]):
             raise LocalProtocolError("the connection is closed, closing, or waiting for TLS")
 
     def authenticate(self, *mechanisms: sasl.ClientMechanism) -> None:
-        """Log in by the first of *mechanisms* that the server offers; the outcome is Authenticated or AuthenticationFailed.
+        """Log in by the first of *mechanisms* that the server offers; it ends in Authenticated or AuthenticationFailed.
 
         Raises LocalProtocolError when it offers none of them, or when no login is possible now.
         """
@@ -333,7 +338,8 @@ class ClientMachine(Machine[E]):
         return sasl.Authenticated(mechanism=exchange.mechanism)
 
     def _begin_tls(self) -> BeginTls:
-        # Octets behind the reply to the TLS command came in clear and would pose as the first inside TLS (CVE-2021-23993).
+        # Octets behind the reply to the TLS command came in clear and would pose as the first inside TLS
+        # (CVE-2021-23993).
         if len(self._input):
             raise RemoteProtocolError("the server sent octets behind its reply to the TLS command")
         return super()._begin_tls()

@@ -1,4 +1,4 @@
-"""Dot transparency both ways (RFC 5321 section 4.5.2, RFC 1939 section 3): stuffing, unstuffing, and where content ends.
+"""Dot transparency both ways, and where content ends (RFC 5321 section 4.5.2, RFC 1939 section 3).
 
 Only CRLF.CRLF ends content, over any cut of the input.  Knows no command and no limit.
 """

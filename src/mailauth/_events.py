@@ -1,6 +1,6 @@
 """What every connection speaks: actions, questions, notices, payload.
 
-Knows no protocol and does no I/O.  An adapter carries out the five actions and hands everything else to the application.
+Knows no protocol and does no I/O.  An adapter carries out the five actions and hands on everything else.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class NeedData:
 class BeginTls:
     """Stop reading, write *octets* in clear, do the handshake, then ``tls_started()``.
 
-    A handshake that fails is told as ``receive_data(b"")``.  Nothing read before the handshake may be handed in after it.
+    A handshake that fails is told as ``receive_data(b"")``.  What was read before it may not be handed in after it.
     """
 
     octets: bytes
@@ -125,7 +125,7 @@ Action: TypeAlias = Send | NeedData | BeginTls | Paused | Closed
 
 @attrs.frozen(kw_only=True)
 class TlsStarted(Notice):
-    """The connection was upgraded by STARTTLS or STLS; all that was known before is forgotten (RFC 3207 section 4.2)."""
+    """STARTTLS or STLS has upgraded the connection; all that was known before is forgotten (RFC 3207 section 4.2)."""
 
     tls: Tls
     dropped: int = 0

@@ -1,7 +1,7 @@
 """CRLF framing: whole lines out of octets that arrive in any pieces, each under a cap; and the judge of line ends.
 
-Only CRLF ends a line (RFC 5321 section 2.3.8, RFC 1939 section 3).  Knows no command.  Keeps at most one unfinished line of the
-cap's length besides what was just received, and looks at no octet twice.
+Only CRLF ends a line (RFC 5321 section 2.3.8, RFC 1939 section 3).  Knows no command.  Keeps at most one unfinished
+line of the cap's length besides what was just received, and looks at no octet twice.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ CRLF: Final = b"\r\n"
 
 
 class LineTooLong(Exception):
-    """A line passed its cap.  It was dropped as it came and is said once, at its end, so that the answer keeps its place."""
+    """A line passed its cap: it was dropped as it came, and is said once, at its end, where its answer belongs."""
 
 
 class LineBuffer:
     """Received octets that nobody has used yet: ``octets[offset:]``.
 
-    A machine's hot path may match at *offset* and move it on, unless *dropping* says that this is the inside of a line too long.
+    A hot path may match at *offset* and move it on, unless *dropping* says that this is the inside of a line too long.
     """
 
     __slots__ = ("_later", "_searched", "dropping", "ended", "octets", "offset")

@@ -1,0 +1,32 @@
+"""SMTP, both sides, as pure state machines (RFC 5321, 6409, 4954, 3207).  Knows nothing of POP3 and does no I/O."""
+
+from ._grammar import Mailbox as Mailbox
+from ._parameters import Body as Body
+from ._states import TRANSITIONS as TRANSITIONS, State as State
+from .client import ClientConnection as ClientConnection
+from .commands import (
+    Data as Data,
+    Hello as Hello,
+    Help as Help,
+    Mail as Mail,
+    MessageComplete as MessageComplete,
+    Noop as Noop,
+    Quit as Quit,
+    Rcpt as Rcpt,
+    Rset as Rset,
+    StartTls as StartTls,
+    Vrfy as Vrfy,
+)
+from .events import (
+    AuthenticationFailed as AuthenticationFailed,
+    ClientEvent as ClientEvent,
+    Connected as Connected,
+    ContentFault as ContentFault,
+    MessageAborted as MessageAborted,
+    Refused as Refused,
+    Replied as Replied,
+    ServerEvent as ServerEvent,
+)
+from .replies import PerRecipient as PerRecipient, Reply as Reply, Verdict as Verdict
+from .server import ServerConnection as ServerConnection
+from .settings import ClientSettings as ClientSettings, ServerSettings as ServerSettings

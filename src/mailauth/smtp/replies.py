@@ -25,7 +25,8 @@ class Reply:
     """A reply: code, enhanced status code, text (``\\n`` separates its lines).
 
     As an answer to a question any 2yz is yes, 4yz and 5yz are no, and 421 also ends the session.
-    Raises LocalProtocolError for a code outside 200 to 559, an enhanced status code that is none, or text that is not printable ASCII.
+    Raises LocalProtocolError for a code outside 200 to 559, an enhanced status code that is none, or text that is not
+    printable ASCII.
     """
 
     code: int
@@ -50,7 +51,8 @@ class Reply:
         return " ".join(str(part) for part in (self.code, self.enhanced_status_code, self.text) if part)
 
     def to_wire(self, *, enhanced: bool = True) -> bytes:
-        """The reply as lines of at most 512 octets, each with the code, and with the enhanced one unless told otherwise.
+        """The reply as lines of at most 512 octets, each with the code, and with the enhanced one unless told
+        otherwise.
 
         Never bare: an empty text becomes ``OK`` or ``refused``, since some clients hang on a code alone.
         """

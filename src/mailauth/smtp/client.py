@@ -1,0 +1,301 @@
+"""SMTP as a client sees it: commands in, replies out, in order and with the very object that was sent (RFC 5321, 2920,
+4954).
+
+Knows what may be sent when and what must wait for a reply; whom to write to, and what a refusal means, is the
+application's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Final
+
+from .. import sasl
+from .._connection import ClientMachine
+from .._dots import Stuffer
+from .._errors import LocalProtocolError, Malformed, RemoteProtocolError
+from .._events import Action, Command, MessageChunk, NeedData, Tls, Why
+from .._lines import LineEnds, LineTooLong
+from ._states import CLIENT_PATIENCE, GROUPABLE, NEXT, OTHERWISE, State
+from .commands import Auth, Data, Hello, Help, Mail, MessageComplete, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
+from .events import AuthenticationFailed, ClientEvent, Replied
+from .replies import Reply, join_lines, parse_line
+from .settings import ClientSettings
+
+_LINE_COMMANDS: Final = (Hello, StartTls, Mail, Rcpt, Data, Rset, Noop, Vrfy, Help, Quit)
+_MAXIMUM_COMMAND: Final = 512  # octets with CRLF (RFC 5321 section 4.5.3.1.4): what an AUTH command must fit into
+
+
+class ClientConnection(ClientMachine[ClientEvent]):
+    """One SMTP session.  The first event is ``Replied(command=None)``: the greeting.
+
+    *tls* is given when TLS came first (port 465).
+    """
+
+    __slots__ = (
+        "_accepted_recipients",
+        "_code",
+        "_extensions",
+        "_line_ends",
+        "_lines",
+        "_lone_dot",
+        "_projected",
+        "_settings",
+        "_state",
+        "_stuffer",
+        "_unsent",
+        "_upgraded",
+    )
+
+    def __init__(self, settings: ClientSettings | None = None, *, tls: Tls | None = None) -> None:
+        super().__init__(tls=tls)
+        self._settings = settings or ClientSettings()
+        self._state = State.GREETING
+        self._projected = State.GREETING  # where the session will stand if every unanswered command is accepted
+        self._unsent: deque[Command] = deque()  # accepted from the application, waiting for replies to earlier ones
+        self._extensions: Mapping[str, str] = {}
+        self._accepted_recipients = 0
+        self._lone_dot = False
+        self._code = 0  # of the reply that is being received, and its lines
+        self._lines: list[str] = []
+        self._stuffer = Stuffer()
+        self._line_ends = LineEnds()
+        self._upgraded: Replied | None = None
+
+    @property
+    def extensions(self) -> Mapping[str, str]:
+        """What the last EHLO reply offered, keyword in capitals to parameters; forgotten at STARTTLS."""
+        return self._extensions
+
+    def send(self, command: Command) -> None:
+        """Queue *command*; it leaves when it may, and is answered by one Replied (MessageChunk by none).
+
+        Commands are pipelined when the server offers it (RFC 2920).  Content is sent after Data was answered by 354:
+        MessageChunk as often as needed, CRLF line ends, dots as they are; then MessageComplete.
+        Raises LocalProtocolError, nothing having been sent, when the command is not allowed now or too much is queued.
+        """
+        self._check_open()
+        if self._output_size > self._settings.maximum_unwritten:
+            raise LocalProtocolError("too much is queued: flush before sending more")
+        if isinstance(command, MessageChunk):
+            self._send_content(command.octets)
+            return
+        if len(self._unanswered) + len(self._unsent) >= self._settings.maximum_unanswered:
+            raise LocalProtocolError("too many commands are unanswered: read replies before sending more")
+        if self._exchange is not None:
+            raise LocalProtocolError("a login is under way")
+        if isinstance(command, MessageComplete):
+            if self._state is not State.DATA or self._lone_dot:
+                raise LocalProtocolError("no message content is being sent")
+            self._write(self._stuffer.end(), due=True)
+            self._unanswered.append(command)
+            self._state = self._projected = State.READY
+            return
+        if not isinstance(command, _LINE_COMMANDS):
+            raise LocalProtocolError(f"{type(command).__name__} is no SMTP command")
+        after = NEXT[self._projected].get(command.verb)
+        if after is None:
+            raise LocalProtocolError(f"{command.verb} is not allowed in {self._projected.name}")
+        if isinstance(command, StartTls):
+            if self._tls is not None:
+                raise LocalProtocolError("TLS is active already")
+        elif self._tls is None and self._settings.tls_required and command.verb == "MAIL":
+            raise LocalProtocolError("MAIL needs TLS here: tls_required is set")
+        command.to_wire()  # what cannot be encoded is refused here
+        self._unsent.append(command)
+        self._projected = after
+        self._send_what_may()
+
+    def _send_content(self, octets: bytes) -> None:
+        if self._state is not State.DATA or self._lone_dot:
+            raise LocalProtocolError("content may be sent only after Data was answered by 354")
+        if not self._line_ends.watch(octets):
+            raise LocalProtocolError("message content holds a bare CR, a bare LF or a NUL; lines end in CRLF")
+        if octets:
+            self._write(self._stuffer.stuff(octets), due=True)
+
+    def _send_what_may(self) -> None:
+        """Move commands to the output as far as RFC 2920 section 3.1 lets them: only the last of a group may be of any
+        kind.
+        """
+        unsent = self._unsent
+        while unsent:
+            if self._unanswered and not ("PIPELINING" in self._extensions and self._all_groupable()):
+                return
+            command = unsent.popleft()
+            self._unanswered.append(command)
+            assert isinstance(command, _LINE_COMMANDS)
+            self._write(command.to_wire(), due=not unsent)
+
+    def _all_groupable(self) -> bool:
+        last = self._unanswered[-1]
+        return isinstance(last, _LINE_COMMANDS) and last.verb in GROUPABLE
+
+    # The login
+
+    def _check_may_log_in(self) -> None:
+        if self._unanswered or self._unsent or self._exchange is not None or self._state is not State.READY:
+            raise LocalProtocolError("AUTH is allowed after EHLO, outside a transaction, with no reply due")
+        if self._tls is None and self._settings.tls_required:
+            raise LocalProtocolError("AUTH needs TLS here: tls_required is set")
+
+    def _offers(self, mechanism: str) -> bool:
+        return mechanism.upper() in self._extensions.get("AUTH", "").upper().split()
+
+    def _start_login(self, exchange: sasl.ClientExchange) -> None:
+        room = _MAXIMUM_COMMAND - len(f"AUTH {exchange.mechanism} \r\n")
+        command = Auth(mechanism=exchange.mechanism, initial_response=exchange.begin(room))
+        self._unanswered.append(command)
+        self._write(command.to_wire(), due=True)
+
+    def _continue_login(self, reply: Reply) -> ClientEvent | None:
+        exchange = self._exchange
+        if exchange is None:
+            raise RemoteProtocolError("a challenge outside a login")
+        if reply.code == 334:
+            try:
+                response = exchange.respond(reply.text.encode("ascii"))
+            except Malformed:
+                response = b"*"  # RFC 4954 section 4: cancel, and the server answers 501
+            self._write(response + b"\r\n", due=True)
+            return None
+        self._unanswered.popleft()
+        if reply.code == 235:
+            return self._succeed()
+        return AuthenticationFailed(mechanism=self._end_login().mechanism, reply=reply)
+
+    # What comes in
+
+    def _advance(self) -> ClientEvent | Action | None:
+        if self._upgraded is not None:
+            replied, self._upgraded = self._upgraded, None
+            return replied
+        try:
+            line = self._input.take_line(self._settings.maximum_reply_line)
+        except LineTooLong:
+            raise RemoteProtocolError(f"a reply line of over {self._settings.maximum_reply_line} octets") from None
+        if line is None:
+            return self._starve(self._patience())
+        reply = self._read(line)
+        return None if reply is None else self._take(reply)
+
+    def _patience(self) -> NeedData:
+        if self._state is State.GREETING:
+            return CLIENT_PATIENCE["GREETING"]
+        first = self._unanswered[0] if self._unanswered else None
+        return OTHERWISE if first is None else CLIENT_PATIENCE.get(getattr(first, "verb", ""), OTHERWISE)
+
+    def _read(self, line: bytes) -> Reply | None:
+        """One line more; the Reply when it was the last of one."""
+        try:
+            code, last, text = parse_line(line)
+        except Malformed:
+            raise RemoteProtocolError(f"not a reply: {line[:80]!r}") from None
+        lines = self._lines
+        if lines and code != self._code:
+            raise RemoteProtocolError("the lines of one reply carry different codes")
+        self._code = code
+        lines.append(text)
+        if len(lines) > self._settings.maximum_reply_lines:
+            raise RemoteProtocolError(f"a reply of over {self._settings.maximum_reply_lines} lines")
+        if not last:
+            return None
+        self._lines = []
+        return join_lines(code, lines)
+
+    def _take(self, reply: Reply) -> ClientEvent | None:
+        """A whole reply: whose is it, and what does it change?"""
+        if reply.code == 421:
+            return self._take_last_words(reply)
+        if self._state is State.GREETING:
+            self._state = self._projected = State.CONNECTED if reply.positive else State.REFUSING
+            return Replied(command=None, reply=reply)
+        if not self._unanswered:
+            raise RemoteProtocolError(f"a reply to nothing: {reply.code}")
+        command = self._unanswered[0]
+        if isinstance(command, Auth):
+            return self._continue_login(reply)
+        if isinstance(command, Data):
+            if reply.code == 354 and not self._lone_dot and self._accepted_recipients == 0:
+                # Pipelined behind refused recipients: the content would be for nobody (RFC 2920 section 3.1).
+                self._lone_dot = True
+                self._write(b".\r\n", due=True)
+                return None
+            if reply.positive and not self._lone_dot:
+                raise RemoteProtocolError(f"DATA was answered by {reply.code}")
+        elif 300 <= reply.code < 400:
+            raise RemoteProtocolError(f"{reply.code} where no continuation was asked for")
+        self._unanswered.popleft()
+        self._apply(command, reply)
+        if isinstance(command, StartTls) and reply.positive:
+            self._upgraded = Replied(command=command, reply=reply)  # told once TLS has started
+            self._instead = self._begin_tls
+            return None
+        return Replied(command=command, reply=reply)
+
+    def _take_last_words(self, reply: Reply) -> ClientEvent:
+        """421: the server will close; what is still unanswered stays so (RFC 5321 section 3.8)."""
+        self._last_words = True
+        self._unanswered.extend(self._unsent)
+        self._unsent.clear()
+        command = self._unanswered.popleft() if self._unanswered else None
+        if self._exchange is not None:
+            return AuthenticationFailed(mechanism=self._end_login().mechanism, reply=reply)
+        return Replied(command=command, reply=reply)
+
+    def _apply(self, command: Command, reply: Reply) -> None:
+        """What a command that was answered leaves behind."""
+        accepted = reply.code < 400
+        if self._lone_dot:  # the transaction ended with it
+            self._lone_dot = False
+            self._state = State.READY
+        elif isinstance(command, _LINE_COMMANDS) and accepted:
+            self._state = NEXT[self._state].get(command.verb, self._state)
+        if isinstance(command, Hello) and accepted:
+            self._extensions = _parse_extensions(reply) if command.extended else {}
+        elif isinstance(command, Mail):
+            self._accepted_recipients = 0
+        elif isinstance(command, Rcpt) and accepted:
+            self._accepted_recipients += 1
+        elif isinstance(command, Data):
+            self._stuffer = Stuffer()
+            self._line_ends = LineEnds()
+        elif isinstance(command, Quit):
+            self._close(Why.QUIT)
+            return
+        self._project()
+        self._send_what_may()
+
+    def _project(self) -> None:
+        """Anew where the session will stand: a refusal has changed what the commands under way will find."""
+        state = self._state
+        for command in (*self._unanswered, *self._unsent):
+            if isinstance(command, _LINE_COMMANDS):
+                state = NEXT[state].get(command.verb, state)
+        self._projected = state
+
+    # TLS and the end
+
+    def _secured(self, tls: Tls) -> None:
+        self._state = self._projected = State.CONNECTED
+        self._extensions = {}
+
+    def _wind_up(self) -> None:
+        idle = not (self._unanswered or self._unsent or self._exchange)
+        if idle and self._state not in (State.GREETING, State.DATA):
+            self._write(Quit().to_wire(), due=True)
+        self._close(self._why)
+
+
+def _parse_extensions(reply: Reply) -> dict[str, str]:
+    """``250-SIZE 100`` and its like: keyword to parameters.  ``AUTH=`` of old servers counts as AUTH."""
+    extensions: dict[str, str] = {}
+    for line in reply.text.split("\n")[1:]:
+        keyword, _, parameters = line.strip().partition(" ")
+        keyword = keyword.upper()
+        if keyword.startswith("AUTH="):
+            parameters = f"{keyword[5:]} {parameters}"
+            keyword = "AUTH"
+        extensions[keyword] = f"{extensions[keyword]} {parameters}" if keyword in extensions else parameters.strip()
+    return extensions

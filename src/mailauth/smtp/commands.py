@@ -1,0 +1,298 @@
+"""SMTP's commands, one class per verb for both sides: a client sends it, a server is asked or told it, and it is its
+own codec.
+
+Octets to values and back; knows no state and decides nothing.  ``parse`` takes what follows the verb and raises
+Malformed, ``to_wire`` cannot emit CR or LF inside a line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import ClassVar, Final, Self, TypeAlias
+
+import attrs
+
+from .._errors import LocalProtocolError, Malformed
+from .._events import Command, Notice, Question
+from ._grammar import Mailbox, check_domain, checked_mailbox, parse_path, split_path
+from ._parameters import MAIL_PARAMETERS, RCPT_PARAMETERS, Body, decode_parameters, encode_parameters
+from .replies import PerRecipient, Reply, Verdict
+
+TRY_AGAIN: Final = Reply(451, "4.3.0", "temporary failure, try again later")
+
+_PRINTABLE: Final = re.compile(r"[ -~]*")
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
+
+
+class VerdictQuestion(Question[Verdict]):
+    """A question that is answered by a reply."""
+
+    __slots__ = ()
+
+    @property
+    def unavailable(self) -> Reply:
+        return TRY_AGAIN
+
+
+def _no_argument(verb: str, argument: str) -> None:
+    if argument:
+        raise Malformed(f"{verb} takes no argument")
+
+
+def _with_argument(verb: str, argument: str) -> bytes:
+    return (f"{verb} {argument}\r\n" if argument else f"{verb}\r\n").encode("ascii")
+
+
+def _check_text(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    if not _PRINTABLE.fullmatch(value):
+        raise LocalProtocolError(f"{attribute.name} may hold printable ASCII only")
+
+
+@attrs.frozen(kw_only=True)
+class Hello(Command, Notice):
+    """``EHLO`` or ``HELO``: the client names itself; any transaction is over (RFC 5321 section 4.1.1.1).
+
+    Underscores are taken although no domain may hold one: host names in the wild do.
+    """
+
+    verb: ClassVar[str] = "EHLO"
+
+    domain: str
+    """A domain or an address literal, as the client gave it: printable, but no proof of anything."""
+
+    extended: bool = True
+    """False for HELO."""
+
+    def __attrs_post_init__(self) -> None:
+        try:
+            self._check()
+        except Malformed as error:
+            raise LocalProtocolError(str(error)) from None
+
+    def _check(self) -> None:
+        if not (len(self.domain) <= 255 and _HOST_NAME.fullmatch(self.domain)):
+            check_domain(self.domain)
+
+    @classmethod
+    def parse(cls, argument: str, *, extended: bool = True) -> Self:
+        try:
+            return cls(domain=argument, extended=extended)
+        except LocalProtocolError:
+            raise Malformed("a domain or an address literal must follow") from None
+
+    def to_wire(self) -> bytes:
+        return f"{'EHLO' if self.extended else 'HELO'} {self.domain}\r\n".encode("ascii")
+
+
+@attrs.frozen(kw_only=True)
+class StartTls(Command, VerdictQuestion):
+    """``STARTTLS`` (RFC 3207).  ACCEPT (220) begins the handshake; 454 when TLS cannot be had just now."""
+
+    verb: ClassVar[str] = "STARTTLS"
+
+    @classmethod
+    def parse(cls, argument: str) -> Self:
+        _no_argument("STARTTLS", argument)
+        return cls()
+
+    def to_wire(self) -> bytes:
+        return b"STARTTLS\r\n"
+
+
+@attrs.frozen(kw_only=True)
+class Auth(Command):
+    """``AUTH`` (RFC 4954 section 4).  Not sent by hand: see ``authenticate()``."""
+
+    verb: ClassVar[str] = "AUTH"
+
+    mechanism: str
+    initial_response: bytes | None = attrs.field(default=None, repr=False)
+    """As on the wire, in base64 or ``=``; None when there is none."""
+
+    @classmethod
+    def parse(cls, argument: str) -> Self:
+        mechanism, blank, response = argument.partition(" ")
+        if not mechanism or (blank and not response):
+            raise Malformed("AUTH takes a mechanism and at most one initial response")
+        return cls(mechanism=mechanism.upper(), initial_response=response.encode("ascii") if blank else None)
+
+    def to_wire(self) -> bytes:
+        response = b"" if self.initial_response is None else b" " + self.initial_response
+        return b"AUTH " + self.mechanism.encode("ascii") + response + b"\r\n"
+
+
+@attrs.frozen(kw_only=True)
+class Mail(Command, VerdictQuestion):
+    """``MAIL FROM``: a transaction, which opens only on a positive answer (RFC 5321 section 3.3)."""
+
+    verb: ClassVar[str] = "MAIL"
+
+    reverse_path: Mailbox | None
+    """Where bounces go; None is the null reverse-path ``<>``."""
+
+    source_route: tuple[str, ...] = ()
+    """Hosts of a source route, which is read and ignored (RFC 5321 appendix C); never sent."""
+
+    size: int | None = None
+    """Octets the client means to send (RFC 1870); None when it did not say."""
+
+    body: Body | None = None
+    auth: str | None = None
+    """Who handed the message in first, as a mailbox, or ``<>`` (RFC 4954 section 5): a claim, not a proof."""
+
+    parameters: Mapping[str, str | None] = attrs.field(factory=dict)
+    """Parameters of extensions that this library does not know, by keyword; a server refuses them with 555."""
+
+    @classmethod
+    def parse(cls, argument: str) -> Self:
+        if argument[:5].upper() != "FROM:":
+            raise Malformed("MAIL takes FROM:<reverse-path>")
+        path, rest = split_path(argument[5:])
+        reverse_path, route = (None, ()) if path == "<>" else parse_path(path)
+        return cls(reverse_path=reverse_path, source_route=route, **decode_parameters(rest, MAIL_PARAMETERS))
+
+    def to_wire(self) -> bytes:
+        path = "" if self.reverse_path is None else str(self.reverse_path)
+        return f"MAIL FROM:<{path}>{encode_parameters(self, MAIL_PARAMETERS, self.parameters)}\r\n".encode("ascii")
+
+
+@attrs.frozen(kw_only=True)
+class Rcpt(Command, VerdictQuestion):
+    """``RCPT TO``: one recipient more; it counts only when the answer is positive (RFC 5321 section 3.3)."""
+
+    verb: ClassVar[str] = "RCPT"
+
+    forward_path: Mailbox
+    """The bare ``<Postmaster>`` is ``Mailbox("Postmaster", "")`` (RFC 5321 section 4.5.1)."""
+
+    source_route: tuple[str, ...] = ()
+    parameters: Mapping[str, str | None] = attrs.field(factory=dict)
+
+    @classmethod
+    def parse(cls, argument: str) -> Self:
+        if argument[:3].upper() != "TO:":
+            raise Malformed("RCPT takes TO:<forward-path>")
+        path, rest = split_path(argument[3:])
+        if path[1:-1].lower() == "postmaster":
+            return cls(forward_path=checked_mailbox(path[1:-1], ""), **decode_parameters(rest, RCPT_PARAMETERS))
+        forward_path, route = parse_path(path)
+        return cls(forward_path=forward_path, source_route=route, **decode_parameters(rest, RCPT_PARAMETERS))
+
+    def to_wire(self) -> bytes:
+        return f"RCPT TO:<{self.forward_path}>{encode_parameters(self, RCPT_PARAMETERS, self.parameters)}\r\n".encode(
+            "ascii"
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Data(Command, VerdictQuestion):
+    """``DATA``: may the content come?  On yes (354) it follows, up to MessageComplete or MessageAborted."""
+
+    verb: ClassVar[str] = "DATA"
+
+    @classmethod
+    def parse(cls, argument: str) -> Self:
+        _no_argument("DATA", argument)
+        return cls()
+
+    def to_wire(self) -> bytes:
+        return b"DATA\r\n"
+
+
+@attrs.frozen(kw_only=True)
+class MessageComplete(Command, Question[Verdict | PerRecipient]):
+    """The content is whole: was the message stored?  A client sends it to end the content (the lone dot)."""
+
+    verb: ClassVar[str] = "."
+
+    recipients: tuple[Mailbox, ...] = ()
+    """The accepted recipients in their order; a client leaves it empty."""
+
+    @property
+    def unavailable(self) -> Reply:
+        return TRY_AGAIN
+
+
+@attrs.frozen(kw_only=True)
+class Rset(Command, Notice):
+    """``RSET``: the transaction, if one is open, is forgotten."""
+
+    verb: ClassVar[str] = "RSET"
+
+    @classmethod
+    def parse(cls, argument: str) -> Self:
+        _no_argument("RSET", argument)
+        return cls()
+
+    def to_wire(self) -> bytes:
+        return b"RSET\r\n"
+
+
+@attrs.frozen(kw_only=True)
+class Noop(Command, Notice):
+    """``NOOP``: nothing; its argument is ignored (RFC 5321 section 4.1.1.9)."""
+
+    verb: ClassVar[str] = "NOOP"
+
+    argument: str = attrs.field(default="", validator=_check_text)
+
+    @classmethod
+    def parse(cls, argument: str) -> Self:
+        return cls(argument=argument)
+
+    def to_wire(self) -> bytes:
+        return _with_argument("NOOP", self.argument)
+
+
+@attrs.frozen(kw_only=True)
+class Vrfy(Command, Notice):
+    """``VRFY``: answered 252, which tells nobody which mailboxes there are (RFC 5321 sections 3.5.3 and 7.3)."""
+
+    verb: ClassVar[str] = "VRFY"
+
+    argument: str = attrs.field(validator=_check_text)
+
+    @classmethod
+    def parse(cls, argument: str) -> Self:
+        if not argument:
+            raise Malformed("VRFY takes a name")
+        return cls(argument=argument)
+
+    def to_wire(self) -> bytes:
+        return _with_argument("VRFY", self.argument)
+
+
+@attrs.frozen(kw_only=True)
+class Help(Command, Notice):
+    """``HELP``: answered with the list of verbs."""
+
+    verb: ClassVar[str] = "HELP"
+
+    argument: str = attrs.field(default="", validator=_check_text)
+
+    @classmethod
+    def parse(cls, argument: str) -> Self:
+        return cls(argument=argument)
+
+    def to_wire(self) -> bytes:
+        return _with_argument("HELP", self.argument)
+
+
+@attrs.frozen(kw_only=True)
+class Quit(Command, Notice):
+    """``QUIT``: the client ends the session."""
+
+    verb: ClassVar[str] = "QUIT"
+
+    @classmethod
+    def parse(cls, argument: str) -> Self:
+        _no_argument("QUIT", argument)
+        return cls()
+
+    def to_wire(self) -> bytes:
+        return b"QUIT\r\n"
+
+
+LineCommand: TypeAlias = Hello | StartTls | Auth | Mail | Rcpt | Data | Rset | Noop | Vrfy | Help | Quit
+"""The commands that are a line each."""

@@ -1,0 +1,406 @@
+"""SMTP as a server sees it: one state machine, from the greeting to the last reply (RFC 5321, 3207, 4954).
+
+Knows the order of commands, the wall of TLS and the path of a login; who may send what to whom is the application's to
+answer.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+from .. import sasl
+from .._connection import ServerMachine
+from .._dots import Unstuffer
+from .._errors import LocalProtocolError, Malformed
+from .._events import ACCEPT, Action, MessageChunk, Question, Tls, Why
+from .._lines import LineTooLong
+from . import _fixed
+from ._command_lines import COMMON, PARSERS, from_common, split_line
+from ._grammar import Mailbox
+from ._states import GROUPABLE, NEXT, SERVER_PATIENCE, State
+from .commands import (
+    Auth,
+    Data,
+    Hello,
+    Help,
+    LineCommand,
+    Mail,
+    MessageComplete,
+    Noop,
+    Quit,
+    Rcpt,
+    Rset,
+    StartTls,
+    Vrfy,
+)
+from .events import Connected, ContentFault, MessageAborted, Refused, ServerEvent
+from .replies import Reply
+from .settings import MAXIMUM_AUTH_LINE, ServerSettings
+
+A = TypeVar("A")
+
+_match_common: Final = COMMON.match
+_GREETING, _DATA, _AUTH = State.GREETING, State.DATA, State.AUTH
+
+_NOT_IMPLEMENTED: Final = frozenset({"EXPN", "TURN", "ETRN", "SEND", "SOML", "SAML", "BDAT"})
+
+_MAY_WAIT: Final = GROUPABLE | {"STARTTLS"}  # BeginTls carries the reply to STARTTLS
+
+_IN_CLEAR: Final = frozenset({"EHLO", "NOOP", "RSET", "HELP", "STARTTLS", "QUIT"})
+"""What a client may say before TLS where TLS is required (RFC 3207 section 4)."""
+
+_ACCEPTED: Final = {
+    enhanced: {question: reply.to_wire(enhanced=enhanced) for question, reply in _fixed.ACCEPTED.items()}
+    for enhanced in (True, False)
+}
+
+
+class ServerConnection(ServerMachine[ServerEvent]):
+    """One SMTP session.
+
+    *entropy* is 32 octets that nobody else knows or gets; *tls* is given when TLS came first (port 465).
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_errors",
+        "_failed_logins",
+        "_recipients",
+        "_settings",
+        "_size",
+        "_state",
+        "_transactions",
+        "_unstuffer",
+    )
+
+    def __init__(self, settings: ServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
+        super().__init__(entropy=entropy, tls=tls)
+        self._settings = settings
+        self._accepted = _ACCEPTED[settings.enhanced_status_codes]
+        self._state = State.GREETING
+        self._recipients: list[Mailbox] = []
+        self._unstuffer = Unstuffer()
+        self._size = 0
+        self._errors = 0
+        self._failed_logins = 0
+        self._transactions = 0
+
+    # What comes in
+
+    def _advance(self) -> ServerEvent | Action | None:
+        state = self._state
+        if state is _DATA:
+            return self._take_content()
+        if state is _AUTH:
+            return self._take_response()
+        if state is _GREETING:
+            self._question = connected = Connected()
+            return connected
+        received = self._input
+        found = _match_common(received.octets, received.offset)
+        if found is not None and not received.dropping:
+            command = from_common(found)
+            if command is not None:
+                received.offset = found.end()
+                return self._obey(command, None)
+        try:
+            line = received.take_line(self._settings.maximum_command_line)
+        except LineTooLong:
+            return self._refuse("", b"", _fixed.LINE_TOO_LONG)
+        if line is None:
+            return self._starve(SERVER_PATIENCE[state])
+        return self._read(line)
+
+    def _read(self, line: bytes) -> ServerEvent:
+        """A line that is not one of the common ones."""
+        try:
+            verb, argument = split_line(line)
+        except Malformed:
+            return self._refuse("", line, _fixed.BAD_LINE)
+        parse = PARSERS.get(verb)
+        if parse is None:
+            if verb in _NOT_IMPLEMENTED:
+                return self._refuse(verb, line, _fixed.NOT_IMPLEMENTED)
+            return self._refuse("", line, _fixed.UNKNOWN_COMMAND)
+        try:
+            command = parse(argument)
+        except Malformed as error:
+            return self._refuse(verb, line, Reply(501, "5.5.4", str(error)))
+        return self._obey(command, line)
+
+    def _obey(self, command: LineCommand, line: bytes | None) -> ServerEvent:
+        verb = command.verb
+        if verb not in NEXT[self._state]:
+            refusing = self._state is State.REFUSING
+            return self._refuse(verb, line, _fixed.NO_SERVICE if refusing else _fixed.BAD_SEQUENCE, command)
+        if self._tls is None and self._settings.tls_required and verb not in _IN_CLEAR:
+            return self._refuse(verb, line, _fixed.TLS_REQUIRED, command)
+        answered = self._carry_out(command)
+        if isinstance(answered, Reply):
+            return self._refuse(verb, line, answered, command)
+        return answered
+
+    def _carry_out(self, command: LineCommand) -> ServerEvent | Reply:
+        """Do what the command asks, which is allowed now; a Reply refuses it."""
+        match command:
+            case Rcpt():
+                return self._rcpt(command)
+            case Mail():
+                return self._mail(command)
+            case Data():
+                self._question = command
+            case Hello():
+                self._hello(command)
+            case Auth():
+                return self._auth(command)
+            case StartTls():
+                return self._start_tls(command)
+            case Rset():
+                self._state = NEXT[self._state]["RSET"]
+                self._reset()
+                self._say(_fixed.RESET, due=False)
+            case Noop():
+                self._say(_fixed.NOOP)
+            case Vrfy():
+                self._say(_fixed.VRFY)
+            case Help():
+                self._say(_fixed.HELP)
+            case Quit():
+                self._say(_fixed.GOODBYE)
+                self._close(Why.QUIT)
+        return command
+
+    def _refuse(self, verb: str, line: bytes | None, reply: Reply, command: LineCommand | None = None) -> Refused:
+        """The rules alone say no; each refusal counts against the budget of errors."""
+        if isinstance(command, Auth):
+            line = f"AUTH {command.mechanism}".encode("ascii")
+        elif line is None:
+            line = b"" if command is None else command.to_wire()[:-2]
+        elif verb == "AUTH":
+            line = b"AUTH"
+        self._say(reply)
+        if reply.code >= 500:
+            self._count_error()
+        return Refused(verb=verb, line=line, reply=reply)
+
+    def _count_error(self) -> None:
+        self._errors += 1
+        if self._errors >= self._settings.maximum_errors:
+            self._say(_fixed.TOO_MANY_ERRORS)
+            self._close(Why.TOO_MANY_ERRORS)
+
+    def _hello(self, command: Hello) -> None:
+        self._reset()
+        self._state = State.READY
+        if command.extended:
+            self._write(self._settings.hello_reply(tls=self._tls is not None), due=True)
+        else:
+            self._write(Reply(250, "", self._settings.host_name).to_wire(), due=True)
+
+    def _start_tls(self, command: StartTls) -> ServerEvent | Reply:
+        if self._tls is not None:
+            return _fixed.TLS_ACTIVE
+        if not self._settings.starttls:
+            return _fixed.NOT_IMPLEMENTED
+        self._question = command
+        return command
+
+    def _auth(self, command: Auth) -> ServerEvent | Reply:
+        if self._identity is not None:
+            return _fixed.ALREADY_LOGGED_IN
+        tls = self._tls is not None
+        offered = self._settings.offered(tls=tls)
+        if command.mechanism not in offered:
+            return _fixed.NO_MECHANISM if offered else _fixed.NOT_IMPLEMENTED
+        context = sasl.Context(nonce=self._nonce(), host_name=self._settings.host_name, tls=tls)
+        exchange = self._start_login(self._settings.mechanisms.create(command.mechanism, context))
+        self._step = exchange.begin(command.initial_response)
+        self._state = State.AUTH
+        return sasl.AuthenticationStarted(mechanism=command.mechanism)
+
+    def _mail(self, command: Mail) -> ServerEvent | Reply:
+        settings = self._settings
+        if settings.authentication_required and self._identity is None:
+            return _fixed.LOGIN_REQUIRED
+        unknown = settings.not_offered(command)
+        if unknown is not None:
+            return Reply(555, "5.5.4", f"parameter {unknown} is not offered here")
+        if command.size is not None and command.size > settings.maximum_message_size:
+            return _fixed.CONTENT_FAULTS[ContentFault.TOO_LARGE]
+        if self._transactions >= settings.maximum_transactions:
+            self._close(Why.TOO_MANY_ERRORS)
+            return _fixed.TOO_MANY_TRANSACTIONS
+        self._question = command
+        return command
+
+    def _rcpt(self, command: Rcpt) -> ServerEvent | Reply:
+        if command.parameters:
+            return Reply(555, "5.5.4", f"parameter {next(iter(command.parameters))} is not offered here")
+        if len(self._recipients) >= self._settings.maximum_recipients:
+            return _fixed.TOO_MANY_RECIPIENTS
+        self._question = command
+        return command
+
+    # The answers
+
+    def _resolve(self, question: Question[A], answer: A) -> None:
+        reply = _checked(answer)
+        if isinstance(question, Connected):
+            self._greet(reply)
+        elif isinstance(question, (Mail, Rcpt, Data, MessageComplete, StartTls)):
+            verb = question.verb
+            due = verb not in _MAY_WAIT
+            if reply is None:
+                self._write(self._accepted[type(question)], due=due)
+            elif reply.positive:
+                code = _fixed.ACCEPTED[type(question)].code
+                self._say(reply if code == 250 else Reply(code, "", reply.text), due=due)
+            else:
+                self._say(reply, due=due)
+                if verb == ".":
+                    self._end_transaction()
+                if reply.code == 421:
+                    self._close(Why.SHUT_DOWN)
+                return
+            self._enter(question)
+
+    def _greet(self, reply: Reply | None) -> None:
+        """The greeting; it carries no enhanced status code (RFC 2034 section 4)."""
+        if reply is None or reply.positive:
+            text = "ESMTP" if reply is None else reply.text
+            self._write(Reply(220, "", f"{self._settings.host_name} {text}").to_wire(), due=True)
+            self._state = State.CONNECTED
+            return
+        self._write(reply.to_wire(enhanced=False), due=True)
+        self._state = State.REFUSING
+        if reply.code == 421:
+            self._close(Why.SHUT_DOWN)
+
+    def _enter(self, question: Mail | Rcpt | Data | MessageComplete | StartTls) -> None:
+        """A positive reply is written: go where TRANSITIONS leads."""
+        self._state = NEXT[self._state][question.verb]
+        if isinstance(question, Rcpt):
+            self._recipients.append(question.forward_path)
+        elif isinstance(question, Mail):
+            self._transactions += 1
+        elif isinstance(question, Data):
+            self._unstuffer = Unstuffer()
+            self._size = 0
+        elif isinstance(question, MessageComplete):
+            self._reset()
+        else:
+            self._expect_tls()
+
+    # Content
+
+    def _take_content(self) -> ServerEvent | Action | None:
+        unstuffer = self._unstuffer
+        if unstuffer.ended:
+            return self._end_content()
+        content = unstuffer.take(self._input)
+        if content:
+            self._size += len(content)
+            excess = self._size - self._settings.maximum_message_size
+            if excess <= 0:
+                return MessageChunk(octets=content)
+            if excess < len(content):
+                return MessageChunk(octets=content[:-excess])
+            return None  # counted and dropped
+        return None if self._unstuffer.ended else self._starve(SERVER_PATIENCE[_DATA])
+
+    def _end_content(self) -> ServerEvent:
+        if self._size > self._settings.maximum_message_size:
+            return self._refuse_content(ContentFault.TOO_LARGE)
+        if not self._unstuffer.clean:
+            return self._refuse_content(ContentFault.BARE_LINE_END)
+        self._question = complete = MessageComplete(recipients=tuple(self._recipients))
+        return complete
+
+    def _refuse_content(self, fault: ContentFault) -> MessageAborted:
+        self._say(_fixed.CONTENT_FAULTS[fault])
+        self._end_transaction()
+        return MessageAborted(why=fault)
+
+    # The login
+
+    def _take_response(self) -> ServerEvent | Action | None:
+        if self._step is None and self._exchange is not None:
+            try:
+                line = self._input.take_line(MAXIMUM_AUTH_LINE)
+            except LineTooLong:
+                self._step = sasl.Fault.TOO_LONG
+            else:
+                if line is None:
+                    return self._starve(SERVER_PATIENCE[_AUTH])
+                self._step = self._exchange.receive(line)
+        return self._take_step()
+
+    def _challenge(self, octets: bytes) -> None:
+        # The blank stays when the challenge is empty (RFC 4954 section 4): clients hang without it.
+        self._write(b"334 " + sasl.encode_base64(octets) + b"\r\n", due=True)
+
+    def _admit(self, success: sasl.Success) -> None:
+        self._state = State.READY
+        self._say(_fixed.LOGGED_IN)
+
+    def _deny(self, why: sasl.Refusal | sasl.Fault) -> None:
+        self._state = State.READY
+        self._say(_fixed.LOGIN_FAILURES[why])
+        if isinstance(why, sasl.Fault):
+            self._count_error()
+        elif why is not sasl.Refusal.TEMPORARY:
+            self._failed_logins += 1
+            if self._failed_logins >= self._settings.maximum_failed_logins:
+                self._say(_fixed.TOO_MANY_LOGINS)
+                self._close(Why.TOO_MANY_ERRORS)
+
+    # TLS and the end
+
+    def _secured(self, tls: Tls) -> None:
+        self._state = State.CONNECTED
+        self._reset()
+        self._events.append(self._drop_clear_text(tls))
+
+    def _wind_up(self) -> ServerEvent | None:
+        if self._step is not None:
+            return self._take_step()
+        self._abandon(self._why)
+        self._say(_fixed.TIMED_OUT if self._why is Why.TIMED_OUT else _fixed.SHUTTING_DOWN)
+        self._close(self._why)
+        return None
+
+    def _at_end_of_stream(self) -> None:
+        self._abandon(Why.PEER)
+        self._close(Why.PEER)
+
+    def _abandon(self, why: Why) -> None:
+        """Close what was begun: a message, a login."""
+        if self._state is _DATA:
+            self._events.append(MessageAborted(why=why))
+        elif (failed := self._abandon_login()) is not None:
+            self._events.append(failed)
+
+    def _reset(self) -> None:
+        """No transaction is open (RFC 5321 section 4.1.1.5)."""
+        if self._recipients:
+            self._recipients = []
+
+    def _end_transaction(self) -> None:
+        self._state = State.READY
+        self._reset()
+
+    def _say(self, reply: Reply, *, due: bool = True) -> None:
+        self._write(reply.to_wire(enhanced=self._settings.enhanced_status_codes), due=due)
+
+
+def _checked(answer: object) -> Reply | None:
+    """The Reply that *answer* is, None for ACCEPT.  Raises LocalProtocolError for what cannot answer a question."""
+    if answer is ACCEPT:
+        return None
+    if not isinstance(answer, Reply):
+        raise LocalProtocolError(f"the answer is ACCEPT or a Reply here, not {type(answer).__name__}")
+    if 300 <= answer.code < 400:
+        raise LocalProtocolError(f"{answer.code} answers no question: say yes with 2yz, no with 4yz or 5yz")
+    if answer.enhanced_status_code and int(answer.enhanced_status_code[0]) != answer.code // 100:
+        raise LocalProtocolError(f"{answer.enhanced_status_code} is of another class than {answer.code}")
+    return answer

@@ -1,0 +1,150 @@
+"""What the connections of one server, or of one client, have in common: frozen, checked when made, shared by all of
+them.
+
+Each limit is a field, and its comment says where the number comes from.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Final
+
+import attrs
+
+from .. import sasl
+from .._errors import LocalProtocolError, Malformed
+from ._grammar import check_domain
+from ._parameters import MAIL_PARAMETERS
+from .commands import Mail
+from .replies import Reply
+
+MAXIMUM_AUTH_LINE: Final = 12_288 + 2
+"""Octets of a line of an AUTH exchange, with its CRLF (RFC 4954 section 4)."""
+
+
+@attrs.frozen(kw_only=True)
+class ServerSettings:
+    """How an SMTP server behaves.  Raises LocalProtocolError or ValueError for what no server may be told."""
+
+    host_name: str = "localhost"
+    """How the server names itself in greeting, EHLO and challenges: a domain or an address literal."""
+
+    mechanisms: sasl.Mechanisms = sasl.DEFAULT_MECHANISMS
+    """The SASL mechanisms offered inside TLS."""
+
+    mechanisms_without_tls: frozenset[str] = frozenset()
+    """The names of those offered and accepted in clear text too; each shows passwords or digests to whoever listens.
+    Names that *mechanisms* does not hold offer nothing."""
+
+    authentication_required: bool = False
+    """MAIL before a login is 530 5.7.0 (RFC 6409 section 4.3)."""
+
+    tls_required: bool = False
+    """In clear text all but EHLO, HELO, NOOP, RSET, HELP, STARTTLS, QUIT is 530 5.7.0 (RFC 3207 section 4)."""
+
+    starttls: bool = False
+    """Offer STARTTLS in clear text; the adapter must be able to do the handshake."""
+
+    pipelining: bool = True
+    eight_bit_mime: bool = True
+    enhanced_status_codes: bool = True
+
+    maximum_message_size: int = attrs.field(default=26_214_400, validator=attrs.validators.ge(65_536))
+    """Octets of one message, shown as SIZE; 64 KiB at least (RFC 5321 section 4.5.3.1.7)."""
+
+    maximum_command_line: int = attrs.field(default=2_048, validator=attrs.validators.ge(1_024))
+    """Octets with CRLF: 512 (RFC 5321 section 4.5.3.1.4), 26 more for SIZE (RFC 1870), 17 for BODY (RFC 6152), 500 for
+    AUTH (RFC 4954), and room for clients that send a long initial response with AUTH all the same."""
+
+    maximum_recipients: int = attrs.field(default=1_000, validator=attrs.validators.ge(100))
+    """Recipients of one transaction, 452 beyond; 100 at least (RFC 5321 section 4.5.3.1.8)."""
+
+    maximum_transactions: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
+    """Transactions of one session, 421 beyond; no RFC names a number."""
+
+    maximum_errors: int = attrs.field(default=20, validator=attrs.validators.ge(3))
+    """Commands refused for syntax or order, then 421; no RFC names a number, Postfix's hard limit is 20."""
+
+    maximum_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
+    """Failed logins, then 421; not before three (RFC 4954 section 9)."""
+
+    def __attrs_post_init__(self) -> None:
+        try:
+            check_domain(self.host_name)
+        except Malformed as error:
+            raise LocalProtocolError(f"host_name {self.host_name!r}: {error}") from None
+
+    def offered(self, *, tls: bool) -> tuple[str, ...]:
+        """The mechanisms on offer in that state, in their order."""
+        return self._offered_inside_tls if tls else self._offered_in_clear
+
+    @cached_property
+    def _offered_inside_tls(self) -> tuple[str, ...]:
+        return tuple(self.mechanisms.names)
+
+    @cached_property
+    def _offered_in_clear(self) -> tuple[str, ...]:
+        return tuple(name for name in self.mechanisms.names if name in self.mechanisms_without_tls)
+
+    def extensions(self, *, tls: bool) -> dict[str, str]:
+        """The extension keywords of the EHLO reply in that state, with their parameters."""
+        offered = self.offered(tls=tls)
+        rows = (
+            ("PIPELINING", "", self.pipelining),
+            ("SIZE", str(self.maximum_message_size), True),
+            ("8BITMIME", "", self.eight_bit_mime),
+            ("ENHANCEDSTATUSCODES", "", self.enhanced_status_codes),
+            ("STARTTLS", "", self.starttls and not tls),
+            ("AUTH", " ".join(offered), bool(offered)),
+        )
+        return {keyword: parameters for keyword, parameters, on in rows if on}
+
+    def hello_reply(self, *, tls: bool) -> bytes:
+        """The whole reply to EHLO, as on the wire."""
+        return self._hello_inside_tls if tls else self._hello_in_clear
+
+    @cached_property
+    def _hello_inside_tls(self) -> bytes:
+        return self._encode_hello(tls=True)
+
+    @cached_property
+    def _hello_in_clear(self) -> bytes:
+        return self._encode_hello(tls=False)
+
+    def _encode_hello(self, *, tls: bool) -> bytes:
+        lines = [f"{keyword} {parameters}".rstrip() for keyword, parameters in self.extensions(tls=tls).items()]
+        return Reply(250, "", "\n".join([self.host_name, *lines])).to_wire()
+
+    def not_offered(self, command: Mail) -> str | None:
+        """The keyword of a parameter that this server did not advertise, if the command has one (555)."""
+        if command.parameters:
+            return next(iter(command.parameters))
+        for row in MAIL_PARAMETERS:
+            # AUTH must be understood once it is announced anywhere, in clear text too (RFC 4954 section 5).
+            if getattr(command, row.field) is not None and row.extension not in self._keywords:
+                return row.keyword
+        return None
+
+    @cached_property
+    def _keywords(self) -> frozenset[str]:
+        return frozenset(self.extensions(tls=True))
+
+
+@attrs.frozen(kw_only=True)
+class ClientSettings:
+    """How an SMTP client behaves."""
+
+    tls_required: bool = False
+    """Outside TLS neither AUTH nor MAIL can be sent, so a stripped STARTTLS is an error (RFC 3207 section 6)."""
+
+    maximum_reply_line: int = attrs.field(default=4_096, validator=attrs.validators.ge(512))
+    """Octets of one line of a reply: 512 by RFC 5321 section 4.5.3.1.5, more for challenges (RFC 4954)."""
+
+    maximum_reply_lines: int = attrs.field(default=200, validator=attrs.validators.ge(1))
+    """Lines of one reply; no RFC names a number, and the longest EHLO replies have some thirty."""
+
+    maximum_unanswered: int = attrs.field(default=2_000, validator=attrs.validators.ge(1))
+    """Commands sent and not answered yet: a transaction of 1,000 recipients, and room."""
+
+    maximum_unwritten: int = attrs.field(default=1_048_576, validator=attrs.validators.ge(65_536))
+    """Octets queued by ``send()`` and not written yet; the adapter's ``flush()`` writes them."""
