@@ -1,5 +1,6 @@
 """SMTP, both sides, as pure state machines (RFC 5321, 6409, 4954, 3207).  Knows nothing of POP3 and does no I/O."""
 
+from .._events import MessageChunk as MessageChunk
 from ._grammar import Mailbox as Mailbox
 from ._parameters import Body as Body
 from ._states import TRANSITIONS as TRANSITIONS, State as State
