@@ -1,0 +1,36 @@
+"""POP3, both sides, as pure state machines (RFC 1939, 2449, 2595, 5034).  Knows nothing of SMTP and does no I/O."""
+
+from .._events import MessageChunk as MessageChunk
+from ._states import TRANSITIONS as TRANSITIONS, State as State
+from .client import ClientConnection as ClientConnection
+from .commands import (
+    Capa as Capa,
+    Dele as Dele,
+    List as List,
+    Noop as Noop,
+    Quit as Quit,
+    Retrieve as Retrieve,
+    Rset as Rset,
+    Stat as Stat,
+    Stls as Stls,
+    Uidl as Uidl,
+)
+from .events import (
+    AuthenticationFailed as AuthenticationFailed,
+    ClientEvent as ClientEvent,
+    Connected as Connected,
+    OpenMaildrop as OpenMaildrop,
+    Refused as Refused,
+    Replied as Replied,
+    RetrieveMore as RetrieveMore,
+    ServerEvent as ServerEvent,
+    Update as Update,
+)
+from .maildrop import Maildrop as Maildrop, Message as Message
+from .replies import Content as Content, Reply as Reply, Unavailable as Unavailable
+from .server import ServerConnection as ServerConnection
+from .settings import (
+    DEFAULT_MECHANISMS as DEFAULT_MECHANISMS,
+    ClientSettings as ClientSettings,
+    ServerSettings as ServerSettings,
+)

@@ -1,0 +1,287 @@
+"""POP3 as a client sees it: commands in, replies out, in order and with the very object that was sent (RFC 1939).
+
+Knows what may be sent when and what must wait for a reply; which messages to fetch, and what a refusal means, is the
+application's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+from .. import sasl
+from .._connection import ClientMachine
+from .._dots import Unstuffer
+from .._errors import LocalProtocolError, Malformed, RemoteProtocolError
+from .._events import Action, Closed, Command, MessageChunk, Send, Tls, Why
+from .._lines import LineTooLong
+from ._grammar import find_timestamp
+from ._states import CLIENT_PATIENCE, NEXT, State
+from .commands import SENDABLE, Apop, Auth, Capa, Dele, List, Pass, Quit, Retrieve, Rset, Stls, Uidl, User
+from .events import AuthenticationFailed, ClientEvent, Replied
+from .replies import Reply, parse_status, printable
+from .settings import MAXIMUM_AUTH_LINE, MAXIMUM_COMMAND_LINE, ClientSettings
+
+
+class ClientConnection(ClientMachine[ClientEvent]):
+    """One POP3 session.  The first event is ``Replied(command=None)``: the greeting.
+
+    *tls* is given when TLS came first (port 995).
+    """
+
+    __slots__ = (
+        "_answer_size",
+        "_capabilities",
+        "_lines",
+        "_marked",
+        "_settings",
+        "_state",
+        "_status",
+        "_timestamp",
+        "_unsent",
+        "_unstuffer",
+        "_upgraded",
+    )
+
+    def __init__(self, settings: ClientSettings | None = None, *, tls: Tls | None = None) -> None:
+        super().__init__(tls=tls)
+        self._settings = settings or ClientSettings()
+        self._state = State.GREETING
+        self._unsent: deque[Command] = deque()  # accepted from the application, waiting for replies to earlier ones
+        self._capabilities: Mapping[str, str] = {}
+        self._timestamp: bytes | None = None
+        self._marked = False  # a message is marked as deleted, so that QUIT would remove it
+        self._status = Reply(True)  # of the multi-line answer that is being received, and its lines
+        self._lines: list[str] | None = None
+        self._answer_size = 0
+        self._unstuffer: Unstuffer | None = None
+        self._upgraded: Replied | None = None
+
+    @property
+    def capabilities(self) -> Mapping[str, str]:
+        """What the last CAPA answer said, tag in capitals to arguments; empty before one, and again after STLS."""
+        return self._capabilities
+
+    @property
+    def timestamp(self) -> bytes | None:
+        """The greeting's timestamp, for APOP; None for none, and for what is no strict msg-id (CVE-2007-1558)."""
+        return self._timestamp
+
+    def send(self, command: Command) -> None:
+        """Queue *command*; it leaves when it may, and is answered by one Replied.
+
+        The text that Retrieve asks for comes before its Replied, as MessageChunks with the dots unstuffed.  Commands
+        are pipelined when the server's CAPA said so (RFC 2449 section 6.6); otherwise each waits for the reply to the
+        one before.  Raises LocalProtocolError, nothing having been sent, when the command is not allowed now or too
+        many are unanswered.
+        """
+        self._check_open()
+        if not isinstance(command, SENDABLE):
+            raise LocalProtocolError(f"{type(command).__name__} is no POP3 command to send")
+        if self._state is State.GREETING:
+            raise LocalProtocolError("the server speaks first: read its greeting")
+        if self._exchange is not None:
+            raise LocalProtocolError("a login is under way")
+        after = NEXT[self._state].get(command.verb)
+        if after is None:
+            raise LocalProtocolError(f"{command.verb} is not allowed in {self._state.name}")
+        if len(self._unanswered) + len(self._unsent) >= self._settings.maximum_unanswered:
+            raise LocalProtocolError("too many commands are unanswered: read replies before sending more")
+        if isinstance(command, Stls) and self._tls is not None:
+            raise LocalProtocolError("TLS is active already")
+        self._unsent.append(command)
+        self._state = after
+        self._send_what_may()
+
+    def _send_what_may(self) -> None:
+        unsent = self._unsent
+        while unsent and ("PIPELINING" in self._capabilities or not self._unanswered):
+            command = unsent.popleft()
+            self._unanswered.append(command)
+            assert isinstance(command, SENDABLE)
+            self._write(command.to_wire(), due=not unsent)
+
+    # The login
+
+    def authenticate(self, *mechanisms: sasl.ClientMechanism) -> None:
+        """As the base says.  Inside TLS, APOP is taken only when none of the others is offered: MD5 is broken."""
+        if self._tls is not None:
+            mechanisms = tuple(sorted(mechanisms, key=lambda mechanism: mechanism.name == "APOP"))
+        super().authenticate(*mechanisms)
+
+    def _check_may_log_in(self) -> None:
+        if self._unanswered or self._unsent or self._exchange is not None or self._state is not State.AUTHORIZATION:
+            raise LocalProtocolError("a login is allowed once, behind the greeting, with no reply due")
+        if self._tls is None and self._settings.tls_required:
+            raise LocalProtocolError("a login needs TLS here: tls_required is set")
+
+    def _offers(self, mechanism: str) -> bool:
+        """Whether *mechanism* is offered.  A server that was not asked CAPA, or has none, is taken to know USER."""
+        if mechanism == "APOP":
+            return self._timestamp is not None
+        if mechanism == "USER":
+            return not self._capabilities or "USER" in self._capabilities
+        return mechanism in self._capabilities.get("SASL", "").upper().split()
+
+    def _start_login(self, exchange: sasl.ClientExchange) -> None:
+        name = exchange.mechanism
+        if name == "USER":
+            self._say(User(name=exchange.say(None)))
+        elif name == "APOP":
+            exchange.say(None)
+            self._say(Apop(response=exchange.say(self._timestamp)))
+        else:
+            room = MAXIMUM_COMMAND_LINE - len(f"AUTH {name} \r\n")  # RFC 5034 section 4
+            self._say(Auth(mechanism=name, initial_response=exchange.begin(room)))
+
+    def _say(self, command: User | Pass | Apop | Auth) -> None:
+        self._unanswered.append(command)
+        self._write(command.to_wire(), due=True)
+
+    def _continue_login(self, reply: Reply) -> ClientEvent | None:
+        command = self._unanswered.popleft()
+        if not reply.positive:
+            return AuthenticationFailed(mechanism=self._end_login().mechanism, reply=reply)
+        if isinstance(command, User) and self._exchange is not None:
+            self._say(Pass(password=self._exchange.say(b"")))
+            return None
+        succeeded = self._succeed()
+        self._state = State.TRANSACTION
+        return succeeded
+
+    def _take_challenge(self, challenge: bytes) -> None:
+        if self._exchange is None or not isinstance(self._unanswered[0], Auth):
+            raise RemoteProtocolError("a challenge outside AUTH")
+        try:
+            response = self._exchange.respond(challenge)
+        except Malformed:
+            response = b"*"  # RFC 5034 section 4: cancel, and the server answers -ERR
+        self._write(response + b"\r\n", due=True)
+
+    # What comes in
+
+    def _advance(self) -> ClientEvent | Action | None:
+        if self._upgraded is not None:
+            replied, self._upgraded = self._upgraded, None
+            return replied
+        if self._unstuffer is not None:
+            return self._take_content(self._unstuffer)
+        limit = self._settings.maximum_reply_line if self._exchange is None else MAXIMUM_AUTH_LINE
+        try:
+            line = self._input.take_line(limit)
+        except LineTooLong:
+            raise RemoteProtocolError(f"a line of over {limit} octets") from None
+        if line is None:
+            return self._starve(CLIENT_PATIENCE)
+        if self._lines is not None:
+            return self._take_line(line, self._lines)
+        if self._exchange is not None and line.startswith(b"+") and not line.startswith(b"+OK"):
+            self._take_challenge(line[2:])
+            return None
+        try:
+            reply = parse_status(line)
+        except Malformed:
+            raise RemoteProtocolError(f"not a reply: {line[:80]!r}") from None
+        return self._take(reply, line)
+
+    def _take(self, reply: Reply, line: bytes) -> ClientEvent | None:
+        """A status line: whose is it, and does more follow?"""
+        if self._state is State.GREETING:
+            self._state = State.AUTHORIZATION
+            self._timestamp = find_timestamp(line)
+            self._last_words = not reply.positive
+            return Replied(command=None, reply=reply)
+        if not self._unanswered:
+            if reply.positive:
+                raise RemoteProtocolError("a reply to nothing")
+            self._last_words = True  # an autologout, most likely
+            return Replied(command=None, reply=reply)
+        if self._exchange is not None:
+            return self._continue_login(reply)
+        command = self._unanswered[0]
+        if reply.positive:
+            if isinstance(command, Retrieve):
+                self._status = reply
+                self._unstuffer = Unstuffer()
+                return None
+            if isinstance(command, Capa) or (isinstance(command, List | Uidl) and command.number is None):
+                self._status = reply
+                self._lines = []
+                self._answer_size = 0
+                return None
+        return self._finish(reply)
+
+    def _take_content(self, unstuffer: Unstuffer) -> ClientEvent | Action | None:
+        content = unstuffer.take(self._input)
+        if content:
+            return MessageChunk(octets=content)
+        if not unstuffer.ended:
+            return self._starve(CLIENT_PATIENCE)
+        self._unstuffer = None
+        return self._finish(self._status)
+
+    def _take_line(self, line: bytes, lines: list[str]) -> ClientEvent | None:
+        """One line more of a multi-line answer (RFC 1939 section 3)."""
+        if line == b".":
+            self._lines = None
+            status = self._status
+            return self._finish(Reply(True, status.response_code, status.text, tuple(lines)))
+        self._answer_size += len(line) + 2
+        if self._answer_size > self._settings.maximum_answer:
+            raise RemoteProtocolError(f"an answer of over {self._settings.maximum_answer} octets")
+        lines.append(printable(line[1:] if line.startswith(b".") else line))
+        return None
+
+    def _finish(self, reply: Reply) -> ClientEvent | None:
+        """The answer to the oldest command is whole: what does it change?"""
+        if isinstance(self._unanswered[0], Stls) and reply.positive:
+            self._upgraded = Replied(command=self._unanswered[0], reply=reply)  # told once TLS has started
+            self._instead = self._begin_tls
+            return None
+        command = self._unanswered.popleft()
+        if isinstance(command, Quit):
+            self._close(Why.QUIT)
+        elif isinstance(command, Stls):
+            self._state = State.AUTHORIZATION
+        elif isinstance(command, Capa):
+            self._capabilities = _parse_capabilities(reply.lines or ())
+        elif isinstance(command, Dele):
+            self._marked = self._marked or reply.positive
+        elif isinstance(command, Rset) and reply.positive:
+            self._marked = False
+        self._send_what_may()
+        return Replied(command=command, reply=reply)
+
+    # TLS and the end
+
+    def _secured(self, tls: Tls) -> None:
+        self._unanswered.popleft()
+        self._state = State.AUTHORIZATION
+        self._capabilities = {}
+
+    def _at_end_of_stream(self) -> None:
+        if self._state is State.GREETING:
+            raise RemoteProtocolError("the server closed the connection before its greeting")
+        super()._at_end_of_stream()
+
+    def _say_closed(self) -> Send | Closed:
+        self._unanswered.extend(self._unsent)
+        self._unsent.clear()
+        return super()._say_closed()
+
+    def _wind_up(self) -> None:
+        """QUIT when nothing is due, and nothing is marked: to commit deletions is for ``send()`` alone (section 6)."""
+        idle = not (self._unanswered or self._unsent or self._exchange or self._last_words or self._marked)
+        if idle and self._state in (State.AUTHORIZATION, State.TRANSACTION):
+            self._write(Quit().to_wire(), due=True)
+        self._close(self._why)
+
+
+def _parse_capabilities(lines: tuple[str, ...]) -> dict[str, str]:
+    """``SASL PLAIN LOGIN`` and its like: tag to arguments (RFC 2449 section 5)."""
+    capabilities: dict[str, str] = {}
+    for line in lines:
+        tag, _, arguments = line.strip().partition(" ")
+        if tag:
+            capabilities[tag.upper()] = arguments
+    return capabilities

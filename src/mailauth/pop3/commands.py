@@ -1,0 +1,277 @@
+"""POP3's commands, one class per verb for both sides: a client sends it, a server is asked or told it.
+
+Each is its own codec, octets to values and back; knows no state and decides nothing.  ``parse`` takes what follows the
+verb and raises Malformed, ``to_wire`` cannot emit CR or LF inside a line.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar, Final, Self, TypeAlias
+
+import attrs
+
+from .._errors import LocalProtocolError, Malformed
+from .._events import Accept, Command, Notice, Question
+from ._grammar import check_number, parse_count, parse_number
+from .replies import Content, Unavailable
+
+_MECHANISM: Final = re.compile(r"[A-Z0-9_-]{1,20}")  # RFC 4422 section 3.1
+
+
+class Bare(Command):
+    """A verb without arguments; blanks behind it are overlooked."""
+
+    __slots__ = ()
+
+    verb: ClassVar[str]
+
+    @classmethod
+    def parse(cls, argument: bytes) -> Self:
+        if argument.strip(b" "):
+            raise Malformed(f"{cls.verb} takes no argument")
+        return cls()
+
+    def to_wire(self) -> bytes:
+        return f"{self.verb}\r\n".encode("ascii")
+
+
+@attrs.frozen(kw_only=True)
+class Capa(Bare, Notice):
+    """``CAPA``: what can this server do, in this state (RFC 2449 section 5)?"""
+
+    verb: ClassVar[str] = "CAPA"
+
+
+@attrs.frozen(kw_only=True)
+class Stls(Bare, Question[Accept | Unavailable]):
+    """``STLS`` (RFC 2595 section 4).  ACCEPT begins the handshake."""
+
+    verb: ClassVar[str] = "STLS"
+
+    @property
+    def unavailable(self) -> Unavailable:
+        return Unavailable.TEMPORARY
+
+
+@attrs.frozen(kw_only=True)
+class Stat(Bare, Notice):
+    """``STAT``: how many messages, how many octets (RFC 1939 section 5)?  Deleted messages do not count."""
+
+    verb: ClassVar[str] = "STAT"
+
+
+@attrs.frozen(kw_only=True)
+class Noop(Bare, Notice):
+    """``NOOP``: nothing but an answer."""
+
+    verb: ClassVar[str] = "NOOP"
+
+
+@attrs.frozen(kw_only=True)
+class Rset(Bare, Notice):
+    """``RSET``: no message is marked as deleted any more."""
+
+    verb: ClassVar[str] = "RSET"
+
+
+@attrs.frozen(kw_only=True)
+class Quit(Bare, Notice):
+    """``QUIT``: the client ends the session; out of TRANSACTION it commits the deletions (RFC 1939 section 6)."""
+
+    verb: ClassVar[str] = "QUIT"
+
+
+@attrs.frozen(kw_only=True)
+class OptionalNumber(Command):
+    """A verb about one message, or about all of them."""
+
+    verb: ClassVar[str]
+
+    number: int | None = None
+    """None: all messages that are not deleted, in a multi-line answer."""
+
+    def __attrs_post_init__(self) -> None:
+        check_number(self.number)
+
+    @classmethod
+    def parse(cls, argument: bytes) -> Self:
+        argument = argument.strip(b" ")
+        return cls(number=parse_number(argument) if argument else None)
+
+    def to_wire(self) -> bytes:
+        return (f"{self.verb}\r\n" if self.number is None else f"{self.verb} {self.number}\r\n").encode("ascii")
+
+
+@attrs.frozen(kw_only=True)
+class List(OptionalNumber, Notice):
+    """``LIST``: message numbers and sizes in octets (RFC 1939 section 5)."""
+
+    verb: ClassVar[str] = "LIST"
+
+
+@attrs.frozen(kw_only=True)
+class Uidl(OptionalNumber, Notice):
+    """``UIDL``: message numbers and unique-ids (RFC 1939 section 7)."""
+
+    verb: ClassVar[str] = "UIDL"
+
+
+@attrs.frozen(kw_only=True)
+class Dele(Command, Notice):
+    """``DELE``: mark a message as deleted; it goes at QUIT (RFC 1939 section 5)."""
+
+    verb: ClassVar[str] = "DELE"
+
+    number: int
+
+    def __attrs_post_init__(self) -> None:
+        check_number(self.number)
+
+    @classmethod
+    def parse(cls, argument: bytes) -> Self:
+        return cls(number=parse_number(argument.strip(b" ")))
+
+    def to_wire(self) -> bytes:
+        return f"DELE {self.number}\r\n".encode("ascii")
+
+
+@attrs.frozen(kw_only=True)
+class Retrieve(Command, Question[Content | Unavailable]):
+    """``RETR``, and ``TOP`` when *lines* is a number (RFC 1939 sections 5 and 7): the text of a message.
+
+    Answer with the message from its start, for TOP as well: the core cuts it, and asks no further once it has enough.
+    Unavailable becomes -ERR with its response code.
+    """
+
+    number: int
+    lines: int | None = None
+    """TOP: how many lines of the body to send behind the header; None is RETR, the whole message."""
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 < self.number < 10_000_000_000:
+            check_number(self.number)
+        if self.lines is not None and not 0 <= self.lines < 10_000_000_000:
+            raise LocalProtocolError(f"{self.lines} is no number of lines")
+
+    @property
+    def verb(self) -> str:
+        return "RETR" if self.lines is None else "TOP"
+
+    @property
+    def unavailable(self) -> Unavailable:
+        return Unavailable.TEMPORARY
+
+    @classmethod
+    def parse(cls, argument: bytes) -> Self:
+        return cls(number=parse_number(argument.strip(b" ")))
+
+    @classmethod
+    def parse_top(cls, argument: bytes) -> Self:
+        """What follows ``TOP``: a message number and a number of lines."""
+        number, _, lines = argument.strip(b" ").partition(b" ")
+        return cls(number=parse_number(number), lines=parse_count(lines))
+
+    def to_wire(self) -> bytes:
+        lines = "" if self.lines is None else f" {self.lines}"
+        return f"{self.verb} {self.number}{lines}\r\n".encode("ascii")
+
+
+# The commands of a login: not sent by hand, see ``authenticate()``, and not shown to an application.
+
+
+def _argument(verb: bytes, argument: bytes) -> bytes:
+    if not argument or b"\r" in argument or b"\n" in argument:
+        raise LocalProtocolError(f"{verb.decode('ascii')} takes an argument without CR and LF")
+    return verb + b" " + argument + b"\r\n"
+
+
+@attrs.frozen(kw_only=True)
+class User(Command):
+    """``USER`` (RFC 1939 section 7)."""
+
+    verb: ClassVar[str] = "USER"
+
+    name: bytes
+
+    @classmethod
+    def parse(cls, argument: bytes) -> Self:
+        if not argument:
+            raise Malformed("USER takes a name")
+        return cls(name=argument)
+
+    def to_wire(self) -> bytes:
+        return _argument(b"USER", self.name)
+
+
+@attrs.frozen(kw_only=True)
+class Pass(Command):
+    """``PASS``: everything behind the one blank is the password, further blanks too (RFC 1939 section 7)."""
+
+    verb: ClassVar[str] = "PASS"
+
+    password: bytes = attrs.field(repr=False)
+
+    @classmethod
+    def parse(cls, argument: bytes) -> Self:
+        if not argument:
+            raise Malformed("PASS takes a password")
+        return cls(password=argument)
+
+    def to_wire(self) -> bytes:
+        return _argument(b"PASS", self.password)
+
+
+@attrs.frozen(kw_only=True)
+class Apop(Command):
+    """``APOP``: a name and a digest over the greeting's timestamp (RFC 1939 section 7)."""
+
+    verb: ClassVar[str] = "APOP"
+
+    response: bytes = attrs.field(repr=False)
+    """``name digest``, which the mechanism takes apart."""
+
+    @classmethod
+    def parse(cls, argument: bytes) -> Self:
+        if b" " not in argument:
+            raise Malformed("APOP takes a name and a digest")
+        return cls(response=argument)
+
+    def to_wire(self) -> bytes:
+        return _argument(b"APOP", self.response)
+
+
+@attrs.frozen(kw_only=True)
+class Auth(Command):
+    """``AUTH`` (RFC 5034 section 4); without a mechanism it asks which ones there are, as old clients do."""
+
+    verb: ClassVar[str] = "AUTH"
+
+    mechanism: str | None
+    initial_response: bytes | None = attrs.field(default=None, repr=False)
+    """As on the wire, in base64 or ``=``; None when there is none."""
+
+    @classmethod
+    def parse(cls, argument: bytes) -> Self:
+        if not argument.strip(b" "):
+            return cls(mechanism=None)
+        name, blank, response = argument.partition(b" ")
+        mechanism = name.decode("latin-1").upper()
+        if not _MECHANISM.fullmatch(mechanism) or (blank and not response):
+            raise Malformed("AUTH takes a mechanism and at most one initial response")
+        return cls(mechanism=mechanism, initial_response=response if blank else None)
+
+    def to_wire(self) -> bytes:
+        if self.mechanism is None:
+            return b"AUTH\r\n"
+        response = b"" if self.initial_response is None else b" " + self.initial_response
+        return _argument(b"AUTH", self.mechanism.encode("ascii") + response)
+
+
+LineCommand: TypeAlias = (
+    Capa | Stls | Stat | List | Uidl | Retrieve | Dele | Rset | Noop | Quit | User | Pass | Apop | Auth
+)
+"""The commands that are a line each: all of them."""
+
+SENDABLE: Final = (Capa, Stls, Stat, List, Uidl, Retrieve, Dele, Rset, Noop, Quit)
+"""What a client may hand to ``send()``."""

@@ -1,0 +1,135 @@
+"""What the two POP3 machines say to the application, beside the commands themselves; and the unions to match on."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import attrs
+
+from .. import sasl
+from .._events import Accept, Command, MessageChunk, Notice, Question, TlsStarted
+from .commands import Capa, Dele, List, Noop, Quit, Retrieve, Rset, Stat, Stls, Uidl
+from .maildrop import Maildrop
+from .replies import Content, Reply, Unavailable
+
+
+@attrs.frozen(kw_only=True)
+class Connected(Question[Accept | Unavailable]):
+    """A client has connected: may it talk?  Asked before the greeting.
+
+    Unavailable is said in the greeting's place, and ends the session.
+    """
+
+    @property
+    def unavailable(self) -> Unavailable:
+        return Unavailable.TEMPORARY
+
+
+@attrs.frozen(kw_only=True)
+class OpenMaildrop(Question[Maildrop | Unavailable]):
+    """Lock the maildrop of *identity* and take its snapshot (RFC 1939 section 4).  Authenticated has come just before.
+
+    A Maildrop opens TRANSACTION; everything but the text of messages and the commit is then computed from it.  Hold
+    the lock until the connection's events end: whether QUIT was said or not, that is where the session is over.
+    """
+
+    identity: str
+    """The authorization identity."""
+
+    @property
+    def unavailable(self) -> Unavailable:
+        return Unavailable.TEMPORARY
+
+
+@attrs.frozen(kw_only=True)
+class RetrieveMore(Question[Content | Unavailable]):
+    """The next piece of the message whose Retrieve was answered with ``Content(last=False)``.
+
+    Unavailable closes the connection without the final dot: no other way is left to say that the message is not whole.
+    """
+
+    number: int
+    offset: int
+    """Octets of this message that were handed in so far."""
+
+    @property
+    def unavailable(self) -> Unavailable:
+        return Unavailable.TEMPORARY
+
+
+@attrs.frozen(kw_only=True)
+class Update(Question[Accept | Unavailable]):
+    """Remove the *deleted* messages for good (RFC 1939 section 6).  Asked once, at QUIT, and only when there are any.
+
+    ACCEPT: all of them are gone.  Unavailable: some are not, and the client is told with -ERR.  A session that ends in
+    any other way than QUIT never asks, and nothing may be removed then.
+    """
+
+    deleted: frozenset[int]
+    """Message numbers."""
+
+    @property
+    def unavailable(self) -> Unavailable:
+        return Unavailable.TEMPORARY
+
+
+@attrs.frozen(kw_only=True)
+class Refused(Notice):
+    """A command was refused by the rules alone; the reply is on its way."""
+
+    verb: str
+    """The verb in capitals when it is one that this server knows, else empty."""
+
+    line: bytes = attrs.field(repr=False)
+    """The line as it came, without CRLF; empty for one too long, and cut behind the verb for PASS, APOP and AUTH.
+
+    It is the client's word, and may be a secret that it sent at the wrong moment: keep it out of logs.
+    """
+
+    reply: Reply
+
+
+@attrs.frozen(kw_only=True)
+class Replied:
+    """The server's reply to *command*, the very object that was sent.  None: the greeting, or an -ERR unasked."""
+
+    command: Command | None
+    reply: Reply
+
+
+@attrs.frozen(kw_only=True)
+class AuthenticationFailed(Notice):
+    """The server refused the login; the connection may try again."""
+
+    mechanism: str
+    reply: Reply
+
+
+ServerEvent: TypeAlias = (
+    Connected
+    | OpenMaildrop
+    | Retrieve
+    | RetrieveMore
+    | Update
+    | Stls
+    | sasl.CheckPassword
+    | sasl.FetchSecret
+    | sasl.Authorize
+    | Capa
+    | Stat
+    | List
+    | Uidl
+    | Dele
+    | Rset
+    | Noop
+    | Quit
+    | Refused
+    | sasl.AuthenticationStarted
+    | sasl.Authenticated
+    | sasl.AuthenticationFailed
+    | TlsStarted
+)
+"""Everything that ``pop3.ServerConnection`` hands to the application."""
+
+ClientEvent: TypeAlias = Replied | MessageChunk | sasl.Authenticated | AuthenticationFailed
+"""Everything that ``pop3.ClientConnection`` hands to the application."""

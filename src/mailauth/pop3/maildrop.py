@@ -1,0 +1,170 @@
+"""The maildrop as a session sees it: the snapshot taken at login, the marks on it, and the text of a message going out.
+
+Knows no verb, no lock and no store.  Messages are numbered 1 to n in their order and keep their numbers (RFC 1939
+section 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import attrs
+
+from .._dots import Stuffer
+from .._errors import LocalProtocolError
+from .._lines import CRLF
+from ._grammar import is_unique_id
+
+
+@attrs.frozen(kw_only=True)
+class Message:
+    """What LIST and UIDL tell of a message.  Raises LocalProtocolError for what no reply can carry."""
+
+    size: int
+    """Octets with CRLF line ends, dots not stuffed: exactly what RETR will send (RFC 1939 section 11)."""
+
+    unique_id: str
+    """1 to 70 characters 0x21 to 0x7E, never given to another message of this maildrop (RFC 1939 section 7)."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.size < 0:
+            raise LocalProtocolError("a message has 0 octets or more")
+        if not is_unique_id(self.unique_id):
+            raise LocalProtocolError(f"{self.unique_id!r} is no unique-id: 1 to 70 characters 0x21 to 0x7E")
+
+
+@attrs.frozen(kw_only=True)
+class Maildrop:
+    """The messages of a maildrop at the moment of the login.  Raises LocalProtocolError when two share a unique-id."""
+
+    messages: tuple[Message, ...] = ()
+    size: int = attrs.field(init=False)
+    """Octets of all messages."""
+
+    def __attrs_post_init__(self) -> None:
+        if len({message.unique_id for message in self.messages}) != len(self.messages):
+            raise LocalProtocolError("two messages share a unique-id")
+        object.__setattr__(self, "size", sum(message.size for message in self.messages))
+
+
+_LINES_AT_ONCE: Final = 256
+"""Lines of a LIST or UIDL in one piece: some 20 KiB at most."""
+
+
+class MarkedMaildrop:
+    """A maildrop with the marks that DELE sets and RSET takes away."""
+
+    __slots__ = ("_messages", "_size", "deleted", "size")
+
+    def __init__(self, maildrop: Maildrop) -> None:
+        self._messages = maildrop.messages
+        self._size = self.size = maildrop.size
+        self.deleted: set[int] = set()
+
+    # ``size`` is the octets of the messages that are not marked.
+
+    @property
+    def count(self) -> int:
+        """Messages that are not marked."""
+        return len(self._messages) - len(self.deleted)
+
+    def missing(self, number: int) -> str | None:
+        """Why there is no message of that number, or not any more; None when it is there (RFC 1939 section 5)."""
+        if number > len(self._messages):
+            return f"no such message, only {len(self._messages)} messages in maildrop"
+        return f"message {number} already deleted" if number in self.deleted else None
+
+    def __getitem__(self, number: int) -> Message:
+        return self._messages[number - 1]
+
+    def delete(self, number: int) -> None:
+        self.deleted.add(number)
+        self.size -= self[number].size
+
+    def reset(self) -> None:
+        self.deleted.clear()
+        self.size = self._size
+
+    def listing(self, describe: Callable[[Message], object]) -> Iterator[bytes]:
+        """A line for each message that is not marked, and the lone dot, made as they are taken: there may be a million."""
+        for start in range(0, len(self._messages), _LINES_AT_ONCE):
+            numbered = enumerate(self._messages[start : start + _LINES_AT_ONCE], start + 1)
+            lines = [f"{number} {describe(message)}\r\n" for number, message in numbered if number not in self.deleted]
+            yield "".join(lines).encode("ascii")
+        yield b".\r\n"
+
+
+class Outgoing:
+    """The text of a message on its way out, piece by piece: stuffed, for TOP cut, and ended with the lone dot."""
+
+    __slots__ = ("_cut", "_stuffer", "ended", "number", "offset")
+
+    def __init__(self, number: int, lines: int | None) -> None:
+        self.number = number
+        self.offset = 0
+        """Octets that were handed in."""
+        self.ended = False
+        """The lone dot is behind the last octets; no more are wanted."""
+        self._stuffer = Stuffer()
+        self._cut = None if lines is None else Cut(lines)
+
+    def take(self, octets: bytes, *, last: bool) -> bytes:
+        """The next piece as on the wire."""
+        self.offset += len(octets)
+        if self._cut is not None:
+            octets = self._cut.take(octets)
+            last = last or self._cut.done
+        stuffed = self._stuffer.stuff(octets)
+        self.ended = last
+        return stuffed + self._stuffer.end() if last else stuffed
+
+
+class Cut:
+    """TOP: the header, the blank line, and the first *lines* lines of the body (RFC 1939 section 7).
+
+    Takes the message in pieces, cut anywhere, and looks at no octet twice.
+    """
+
+    __slots__ = ("_in_body", "_lines", "_tail", "done")
+
+    def __init__(self, lines: int) -> None:
+        self._lines = lines
+        self._in_body = False
+        self._tail = CRLF  # a message that begins with the blank line has no header
+        self.done = False
+        """All that was asked for went by: the rest of the message is not wanted."""
+
+    def take(self, octets: bytes) -> bytes:
+        """As much of *octets* as belongs to the answer."""
+        start = 0
+        if not self._in_body:
+            joined = self._tail + octets
+            blank = joined.find(b"\r\n\r\n")
+            if blank < 0:
+                self._tail = joined[-3:]
+                return octets
+            self._in_body = True
+            start = blank + 4 - len(self._tail)
+            self._tail = b""
+        end = self._end_of_lines(octets, start)
+        if end is None:
+            self._tail = octets[-1:] or self._tail
+            return octets
+        self.done = True
+        return octets[:end]
+
+    def _end_of_lines(self, octets: bytes, start: int) -> int | None:
+        """Where the last line that is wanted ends; None when it is not in *octets*."""
+        if self._lines == 0:
+            return start
+        if start == 0 and self._tail == b"\r" and octets.startswith(b"\n"):
+            start = 1
+            self._lines -= 1
+        ends = octets.count(CRLF, start)
+        if ends < self._lines:
+            self._lines -= ends
+            return None
+        for _ in range(self._lines):
+            start = octets.find(CRLF, start) + 2
+        return start

@@ -1,0 +1,98 @@
+"""Replies: what a server says, as a value, and the one encoder and decoder; and what an application answers with.
+
+Codec only: knows no verb and no state (RFC 1939 section 3, RFC 2449 sections 3 and 8).
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import Final
+
+import attrs
+
+from .._errors import LocalProtocolError, Malformed
+
+MAXIMUM_REPLY_LINE: Final = 512  # with its CRLF (RFC 1939 section 3; RFC 2449 section 4 leaves it so)
+
+_TEXT: Final = re.compile(r"[\t -~]*")
+_CODE: Final = re.compile(r"[!-.0-\\^-~]+(?:/[!-.0-\\^-~]+)*")
+_CODED: Final = re.compile(rf"\[({_CODE.pattern})\] ?(.*)")
+_STATUS: Final = re.compile(rb"(\+OK|-ERR)(?: (.*))?", re.DOTALL)
+_NOT_TEXT: Final = re.compile(r"[^\t -~]")
+
+
+class Unavailable(enum.Enum):
+    """No, with the response code that tells the client why: an application's answer to a question."""
+
+    IN_USE = "IN-USE"
+    """Another session holds the maildrop (RFC 2449 section 8.1.2)."""
+    TEMPORARY = "SYS/TEMP"
+    """It may work when tried again (RFC 3206 section 4)."""
+    PERMANENT = "SYS/PERM"
+    """It will not work before somebody mends it (RFC 3206 section 4)."""
+
+
+@attrs.frozen(kw_only=True)
+class Content:
+    """A piece of a message, or all of it: an application's answer to Retrieve and RetrieveMore."""
+
+    octets: bytes = attrs.field(repr=lambda octets: f"<{len(octets)} octets>")
+    """With CRLF line ends, dots not stuffed; pieces may be cut anywhere."""
+
+    last: bool = True
+    """False: there is more, so ask RetrieveMore once these octets are written."""
+
+
+@attrs.frozen
+class Reply:
+    """``+OK`` or ``-ERR`` with its response code and text, and the lines that follow when the answer has several.
+
+    Raises LocalProtocolError for a response code that is none, and for text or lines that are not printable ASCII.
+    """
+
+    positive: bool
+    response_code: str = ""
+    """``IN-USE``, ``AUTH``, ``SYS/TEMP`` and the like, without brackets (RFC 2449 section 8); empty for none."""
+    text: str = ""
+    lines: tuple[str, ...] | None = None
+    """The lines of a multi-line answer, unstuffed; None when the answer is the status line alone."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.response_code and not _CODE.fullmatch(self.response_code):
+            raise LocalProtocolError(f"{self.response_code!r} is no response code")
+        if not self.response_code and _CODED.fullmatch(self.text):
+            raise LocalProtocolError("a text that begins like a response code must have one")
+        if not all(_TEXT.fullmatch(line) for line in (self.text, *(self.lines or ()))):
+            raise LocalProtocolError("a reply may hold printable ASCII only")
+
+    def __str__(self) -> str:
+        code = f"[{self.response_code}]" if self.response_code else ""
+        return " ".join(part for part in ("+OK" if self.positive else "-ERR", code, self.text) if part)
+
+    def to_wire(self) -> bytes:
+        """The reply as on the wire: lines stuffed and cut to 512 octets with CRLF, the lone dot behind several."""
+        room = MAXIMUM_REPLY_LINE - 2
+        out = [str(self)[:room]]
+        if self.lines is not None:
+            out += [f".{line}"[:room] if line.startswith(".") else line[:room] for line in self.lines]
+            out.append(".")
+        return "".join(f"{line}\r\n" for line in out).encode("ascii")
+
+
+def parse_status(line: bytes) -> Reply:
+    """A status line without its CRLF; octets that no reply may hold become ``?``.  Raises Malformed."""
+    found = _STATUS.fullmatch(line)
+    if found is None:
+        raise Malformed("a reply begins with +OK or -ERR")
+    status, octets = found.groups()
+    text = printable(octets or b"")
+    code = ""
+    if (coded := _CODED.fullmatch(text)) is not None:
+        code, text = coded.groups()
+    return Reply(status == b"+OK", code, text)
+
+
+def printable(octets: bytes) -> str:
+    """*octets* as text that a Reply may hold."""
+    return _NOT_TEXT.sub("?", octets.decode("latin-1"))

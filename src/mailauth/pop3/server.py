@@ -1,0 +1,497 @@
+"""POP3 as a server sees it: one state machine, from the greeting to the last reply (RFC 1939, 2449, 2595, 5034).
+
+Knows the order of commands, the wall of TLS, the path of a login and the snapshot of the maildrop; the text of messages,
+passwords and the commit are the application's to answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeVar
+
+from .. import sasl
+from .._connection import ServerMachine
+from .._dots import Stuffer
+from .._errors import LocalProtocolError, Malformed
+from .._events import Accept, Action, Question, Tls, Why
+from .._lines import LineTooLong
+from . import _fixed
+from ._command_lines import COMMON, PARSERS, from_common
+from ._states import NEXT, SERVER_PATIENCE, State
+from .commands import (
+    Apop,
+    Auth,
+    Capa,
+    Dele,
+    LineCommand,
+    List,
+    Noop,
+    Pass,
+    Quit,
+    Retrieve,
+    Rset,
+    Stat,
+    Stls,
+    Uidl,
+    User,
+)
+from .events import Connected, OpenMaildrop, Refused, RetrieveMore, ServerEvent, Update
+from .maildrop import Cut, Maildrop, Message
+from .replies import Content, Reply, Unavailable
+from .settings import MAXIMUM_AUTH_LINE, ServerSettings
+
+A = TypeVar("A")
+
+_match_common: Final = COMMON.match
+_AUTH, _TRANSACTION = State.AUTH, State.TRANSACTION
+_MESSAGE_FOLLOWS: Final = _fixed.MESSAGE_FOLLOWS.to_wire()
+
+_LINES_AT_ONCE: Final = 256  # of a LIST or UIDL: some 20 KiB
+
+_SECRET: Final = frozenset({"PASS", "APOP", "AUTH"})
+_FROM_A_BROWSER: Final = frozenset(
+    {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE", b"PATCH"}
+)
+
+
+class ServerConnection(ServerMachine[ServerEvent]):
+    """One POP3 session.  *entropy* is 32 octets nobody else knows or gets; *tls* is given when TLS came first (port 995)."""
+
+    __slots__ = (
+        "_cut",
+        "_deleted",
+        "_errors",
+        "_failed_logins",
+        "_maildrop",
+        "_offset",
+        "_pieces",
+        "_retrieving",
+        "_settings",
+        "_size",
+        "_state",
+        "_stuffer",
+        "_then",
+        "_timestamp",
+    )
+
+    def __init__(self, settings: ServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
+        super().__init__(entropy=entropy, tls=tls)
+        self._settings = settings
+        self._state = State.GREETING
+        self._then: Callable[[], ServerEvent | None] | None = self._ask_connected  # before the next line is read
+        self._timestamp: str | None = None  # the nonce in the greeting's
+        self._maildrop = Maildrop()
+        self._deleted: set[int] = set()
+        self._size = 0  # octets of the messages that are not deleted
+        self._pieces: Iterator[bytes] = iter(())
+        self._retrieving: Retrieve | None = None
+        self._offset = 0
+        self._stuffer = Stuffer()
+        self._cut: Cut | None = None
+        self._errors = 0
+        self._failed_logins = 0
+
+    # What comes in
+
+    def _advance(self) -> ServerEvent | Action | None:
+        then = self._then
+        if then is not None:
+            self._then = None
+            return then()
+        state = self._state
+        received = self._input
+        if state is _TRANSACTION:
+            found = _match_common(received.octets, received.offset)
+            if found is not None and not received.dropping:
+                received.offset = found.end()
+                return self._obey(from_common(found), None)
+        elif self._step is not None:
+            return self._take_step()
+        elif state is _AUTH:
+            return self._take_response()
+        try:
+            line = received.take_line(self._settings.maximum_command_line)
+        except LineTooLong:
+            return self._refuse("", b"", _fixed.LINE_TOO_LONG)
+        if line is None:
+            return self._starve(SERVER_PATIENCE[state])
+        return self._read(line)
+
+    def _read(self, line: bytes) -> ServerEvent | None:
+        """A line that is not one of the common ones."""
+        word, _, argument = line.partition(b" ")
+        verb = word.upper()
+        parse = PARSERS.get(verb)
+        if parse is None:
+            if verb in _FROM_A_BROWSER:  # a page that makes a browser talk to us (CVE-2021-3618): no second try
+                self._errors = self._settings.maximum_errors
+            return self._refuse("", line, _fixed.UNKNOWN_COMMAND)
+        name = verb.decode("ascii")
+        if name not in NEXT[self._state]:
+            return self._refuse(name, line, _fixed.BAD_SEQUENCE)
+        try:
+            command = parse(argument)
+        except Malformed as error:
+            return self._refuse(name, line, Reply(False, "", str(error)))
+        return self._obey(command, line)
+
+    def _obey(self, command: LineCommand, line: bytes | None) -> ServerEvent | None:
+        answered = _OBEY[type(command)](self, command)
+        if isinstance(answered, Reply):
+            # Who asks for a message that is not there breaks no rule.
+            breach = self._state is not _TRANSACTION
+            return self._refuse(command.verb, command.to_wire()[:-2] if line is None else line, answered, breach=breach)
+        return answered
+
+    def _refuse(self, verb: str, line: bytes, reply: Reply, *, breach: bool = True) -> Refused:
+        """The rules alone say no; the last breach that the budget allows is told so, and ends the session."""
+        if verb in _SECRET:
+            line = verb.encode("ascii")
+        if breach:
+            self._errors += 1
+            if self._errors >= self._settings.maximum_errors:
+                reply = _fixed.TOO_MANY_ERRORS
+                self._abandon()
+                self._close(Why.TOO_MANY_ERRORS)
+        self._say(reply)
+        return Refused(verb=verb, line=line, reply=reply)
+
+    # The commands: each gives the event, or the Reply that refuses it
+
+    def _capa(self, command: Capa) -> ServerEvent | Reply:
+        lines = self._settings.capabilities(tls=self._tls is not None, logged_in=self._state is _TRANSACTION)
+        self._say(Reply(True, "", "capability list follows", lines))
+        return command
+
+    def _stls(self, command: Stls) -> ServerEvent | Reply:
+        if self._tls is not None:
+            return _fixed.TLS_ACTIVE
+        if not self._settings.stls:
+            return _fixed.NO_TLS
+        self._question = command
+        return command
+
+    def _stat(self, command: Stat) -> ServerEvent | Reply:
+        self._say_ok(f"{self._count} {self._size}")
+        return command
+
+    def _list(self, command: List) -> ServerEvent | Reply:
+        if command.number is None:
+            self._say_ok(f"{self._count} messages ({self._size} octets)")
+            self._list_all(lambda message: message.size)
+            return command
+        missing = self._missing(command.number)
+        if missing is None:
+            self._say_ok(f"{command.number} {self._maildrop.messages[command.number - 1].size}")
+        return missing or command
+
+    def _uidl(self, command: Uidl) -> ServerEvent | Reply:
+        if command.number is None:
+            self._say(_fixed.UNIQUE_IDS_FOLLOW)
+            self._list_all(lambda message: message.unique_id)
+            return command
+        missing = self._missing(command.number)
+        if missing is None:
+            self._say_ok(f"{command.number} {self._maildrop.messages[command.number - 1].unique_id}")
+        return missing or command
+
+    def _retrieve(self, command: Retrieve) -> ServerEvent | Reply:
+        missing = self._missing(command.number)
+        if missing is not None:
+            return missing
+        self._question = command
+        return command
+
+    def _dele(self, command: Dele) -> ServerEvent | Reply:
+        missing = self._missing(command.number)
+        if missing is not None:
+            return missing
+        self._deleted.add(command.number)
+        self._size -= self._maildrop.messages[command.number - 1].size
+        self._say_ok(f"message {command.number} deleted")
+        return command
+
+    def _rset(self, command: Rset) -> ServerEvent | Reply:
+        self._deleted.clear()
+        self._size = self._maildrop.size
+        self._say_ok(f"maildrop has {self._count} messages ({self._size} octets)")
+        return command
+
+    def _noop(self, command: Noop) -> ServerEvent | Reply:
+        self._say(_fixed.NOOP)
+        return command
+
+    def _quit(self, command: Quit) -> ServerEvent | Reply:
+        if self._deleted:
+            self._state = State.UPDATE
+            self._then = self._ask_update
+            return command
+        self._abandon()
+        self._say(_fixed.GOODBYE)
+        self._close(Why.QUIT)
+        return command
+
+    # The maildrop
+
+    @property
+    def _count(self) -> int:
+        return len(self._maildrop.messages) - len(self._deleted)
+
+    def _missing(self, number: int) -> Reply | None:
+        """The refusal for a message that is not there, or not any more (RFC 1939 section 5)."""
+        if number > len(self._maildrop.messages):
+            return Reply(False, "", f"no such message, only {len(self._maildrop.messages)} messages in maildrop")
+        if number in self._deleted:
+            return Reply(False, "", f"message {number} already deleted")
+        return None
+
+    def _list_all(self, describe: Callable[[Message], object]) -> None:
+        """Queue a line for each message, made piece by piece as the pieces leave (a maildrop may have a million)."""
+
+        def pieces() -> Iterator[bytes]:
+            messages, deleted = self._maildrop.messages, self._deleted
+            for start in range(0, len(messages), _LINES_AT_ONCE):
+                numbered = enumerate(messages[start : start + _LINES_AT_ONCE], start + 1)
+                lines = [f"{number} {describe(message)}\r\n" for number, message in numbered if number not in deleted]
+                yield "".join(lines).encode("ascii")
+            yield b".\r\n"
+
+        self._pieces = pieces()
+        self._then = self._list_on
+
+    def _list_on(self) -> None:
+        piece = next(self._pieces, None)
+        if piece is not None:
+            self._write(piece, due=False)
+            self._then = self._list_on
+
+    def _send_content(self, content: Content) -> None:
+        octets = content.octets
+        last = content.last
+        self._offset += len(octets)
+        if self._cut is not None:
+            octets = self._cut.take(octets)
+            last = last or self._cut.done
+        if octets:
+            self._write(self._stuffer.stuff(octets), due=not last)
+        if last:
+            self._write(self._stuffer.end(), due=False)
+        else:
+            self._then = self._ask_for_more
+
+    # The questions
+
+    def _ask_connected(self) -> ServerEvent:
+        self._question = connected = Connected()
+        return connected
+
+    def _ask_for_maildrop(self) -> ServerEvent | None:
+        if self._identity is None:
+            return None
+        self._question = opening = OpenMaildrop(identity=self._identity)
+        return opening
+
+    def _ask_for_more(self) -> ServerEvent | None:
+        if self._retrieving is None:
+            return None
+        self._question = more = RetrieveMore(number=self._retrieving.number, offset=self._offset)
+        return more
+
+    def _ask_update(self) -> ServerEvent:
+        self._question = update = Update(deleted=frozenset(self._deleted))
+        return update
+
+    def _resolve(self, question: Question[A], answer: A) -> None:
+        if isinstance(question, Retrieve | RetrieveMore):
+            self._take_content(question, answer)
+        elif isinstance(question, OpenMaildrop):
+            self._open(answer)
+        else:
+            if not isinstance(answer, Accept | Unavailable):
+                raise LocalProtocolError(f"the answer is ACCEPT or an Unavailable here, not {type(answer).__name__}")
+            why = None if isinstance(answer, Accept) else answer
+            if isinstance(question, Connected):
+                self._greet(why)
+            elif isinstance(question, Stls):
+                self._go_secure(why)
+            else:  # in UPDATE: the connection ends either way (RFC 1939 section 6)
+                self._say(_fixed.GOODBYE if why is None else _fixed.UPDATE_FAILED[why])
+                self._close(Why.QUIT)
+
+    def _take_content(self, question: Retrieve | RetrieveMore, answer: object) -> None:
+        if isinstance(answer, Content):
+            if isinstance(question, Retrieve):
+                self._retrieving = question
+                self._offset = 0
+                self._stuffer = Stuffer()
+                self._cut = None if question.lines is None else Cut(question.lines)
+                self._write(_MESSAGE_FOLLOWS, due=False)
+            self._send_content(answer)
+        elif not isinstance(answer, Unavailable):
+            raise LocalProtocolError(f"the answer is Content or an Unavailable here, not {type(answer).__name__}")
+        elif isinstance(question, Retrieve):
+            self._say(_fixed.MESSAGE_UNAVAILABLE[answer])
+        else:
+            self._close(Why.ABORTED)  # with the final dot the client would take the half for the whole
+
+    def _open(self, answer: object) -> None:
+        if isinstance(answer, Maildrop):
+            self._maildrop = answer
+            self._size = answer.size
+            self._state = _TRANSACTION
+            self._say_ok(f"maildrop has {self._count} messages ({self._size} octets)")
+        elif isinstance(answer, Unavailable):
+            self._identity = None
+            self._state = State.AUTHORIZATION
+            self._say(_fixed.MAILDROP_UNAVAILABLE[answer])
+        else:
+            raise LocalProtocolError(f"the answer is a Maildrop or an Unavailable here, not {type(answer).__name__}")
+
+    def _greet(self, why: Unavailable | None) -> None:
+        """A timestamp is an offer of APOP: the last word on the line, and the only one in angle brackets."""
+        if why is not None:
+            self._say(_fixed.CONNECTION_REFUSED[why])
+            self._close(Why.SHUT_DOWN)
+            return
+        text = "POP3 server ready"
+        if self._settings.offers("APOP", tls=self._tls is not None):
+            self._timestamp = self._nonce()
+            text = f"{text} {self._context(self._timestamp).message_id.decode('ascii')}"
+        self._state = State.AUTHORIZATION
+        self._say_ok(text)
+
+    def _go_secure(self, why: Unavailable | None) -> None:
+        if why is None and self._instead is None:
+            self._state = State.TLS
+            self._say(_fixed.BEGIN_TLS)
+            self._expect_tls()
+        else:  # also when ``shut_down()`` came while the question was open
+            self._say(_fixed.TLS_UNAVAILABLE[why or Unavailable.TEMPORARY])
+
+    # The login
+
+    def _user(self, command: User) -> ServerEvent | Reply:
+        if not self._offers("USER"):
+            return _fixed.NO_MECHANISM  # so that PASS is never sent
+        renamed = self._exchange
+        self._step = self._begin("USER", State.NAMED).respond(command.name)
+        started = sasl.AuthenticationStarted(mechanism="USER")
+        if renamed is None:
+            return started
+        self._events.append(started)
+        return self._login_failed(renamed, sasl.Fault.CANCELLED)
+
+    def _pass(self, command: Pass) -> None:
+        if self._exchange is not None:
+            self._step = self._exchange.respond(command.password)
+
+    def _apop(self, command: Apop) -> ServerEvent | Reply:
+        if self._timestamp is None or not self._offers("APOP"):
+            return _fixed.NO_MECHANISM
+        self._step = self._begin("APOP", State.AUTH, self._timestamp).respond(command.response)
+        return sasl.AuthenticationStarted(mechanism="APOP")
+
+    def _auth(self, command: Auth) -> ServerEvent | Reply:
+        offered = self._settings.offered(tls=self._tls is not None)
+        if command.mechanism is None:
+            self._say(Reply(True, "", "mechanisms follow", offered))
+            return Capa()  # the question of old clients that CAPA has replaced
+        if command.mechanism not in offered:
+            return _fixed.NO_MECHANISM
+        self._step = self._begin(command.mechanism, State.AUTH).begin(command.initial_response)
+        return sasl.AuthenticationStarted(mechanism=command.mechanism)
+
+    def _offers(self, mechanism: str) -> bool:
+        return self._settings.offers(mechanism, tls=self._tls is not None)
+
+    def _context(self, nonce: str) -> sasl.Context:
+        return sasl.Context(nonce=nonce, host_name=self._settings.host_name, tls=self._tls is not None)
+
+    def _begin(self, mechanism: str, state: State, nonce: str | None = None) -> sasl.ServerExchange:
+        self._state = state
+        return self._start_login(self._settings.mechanisms.create(mechanism, self._context(nonce or self._nonce())))
+
+    def _take_response(self) -> ServerEvent | Action | None:
+        if self._exchange is None:
+            return None
+        try:
+            line = self._input.take_line(MAXIMUM_AUTH_LINE)
+        except LineTooLong:
+            self._step = sasl.Fault.TOO_LONG
+        else:
+            if line is None:
+                return self._starve(SERVER_PATIENCE[_AUTH])
+            self._step = self._exchange.receive(line)
+        return self._take_step()
+
+    def _challenge(self, octets: bytes) -> None:
+        if self._state is State.NAMED:
+            self._say(_fixed.SEND_PASSWORD)
+        else:  # the blank stays when the challenge is empty: clients hang without it
+            self._write(b"+ " + sasl.encode_base64(octets) + b"\r\n", due=False)
+
+    def _admit(self, success: sasl.Success) -> None:
+        self._state = State.OPENING
+        self._then = self._ask_for_maildrop
+
+    def _deny(self, why: sasl.Refusal | sasl.Fault) -> None:
+        self._state = State.AUTHORIZATION
+        self._say(_fixed.LOGIN_FAILURES[why])
+        if isinstance(why, sasl.Fault):
+            self._errors += 1
+        elif why is not sasl.Refusal.TEMPORARY:
+            self._failed_logins += 1
+        settings = self._settings
+        if self._errors >= settings.maximum_errors or self._failed_logins >= settings.maximum_failed_logins:
+            self._close(Why.TOO_MANY_ERRORS)
+
+    # TLS and the end
+
+    def _secured(self, tls: Tls) -> None:
+        self._state = State.AUTHORIZATION
+        self._events.append(self._drop_clear_text(tls))
+
+    def _wind_up(self) -> ServerEvent | None:
+        """Nothing is said but the reply to what was asked: an unasked -ERR would be taken for the next command's."""
+        if self._step is not None:
+            return self._take_step()
+        self._abandon()
+        if self._state is State.OPENING:
+            self._say(_fixed.SHUTTING_DOWN)
+        self._close(self._why)
+        return None
+
+    def _at_end_of_stream(self) -> None:
+        self._abandon()
+        self._close(Why.PEER)
+
+    def _abandon(self) -> None:
+        """The session ends: so does a login that was begun."""
+        if (failed := self._abandon_login()) is not None:
+            self._events.append(failed)
+
+    def _say(self, reply: Reply) -> None:
+        # Replies wait for each other (RFC 2449 section 6.6): they leave when no further command is there.
+        self._write(reply.to_wire(), due=False)
+
+    def _say_ok(self, text: str) -> None:
+        """A positive reply whose text is our own: what Reply checks is known to be right."""
+        self._write(f"+OK {text}\r\n".encode("ascii"), due=False)
+
+
+_OBEY: Final[Mapping[type[object], Callable[[ServerConnection, Any], ServerEvent | Reply | None]]] = {
+    Capa: ServerConnection._capa,
+    Stls: ServerConnection._stls,
+    User: ServerConnection._user,
+    Pass: ServerConnection._pass,
+    Apop: ServerConnection._apop,
+    Auth: ServerConnection._auth,
+    Stat: ServerConnection._stat,
+    List: ServerConnection._list,
+    Uidl: ServerConnection._uidl,
+    Retrieve: ServerConnection._retrieve,
+    Dele: ServerConnection._dele,
+    Rset: ServerConnection._rset,
+    Noop: ServerConnection._noop,
+    Quit: ServerConnection._quit,
+}

@@ -1,0 +1,118 @@
+"""What the connections of one server, or of one client, have in common: frozen, checked when made, shared by all.
+
+Each limit is a field, and its comment says where the number comes from.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Final
+
+import attrs
+
+from .. import sasl
+from .._errors import LocalProtocolError
+
+MAXIMUM_COMMAND_LINE: Final = 255
+"""Octets of a command with its CRLF (RFC 2449 section 4); what a client keeps to, and a server takes at least."""
+
+MAXIMUM_AUTH_LINE: Final = 12_288 + 4
+"""Octets of a line of an AUTH exchange, with ``+ `` and CRLF: RFC 5034 section 4 wants whatever the mechanisms need,
+and RFC 4954 section 4 has the number for it."""
+
+_HOST_NAME: Final = re.compile(r"[!-;=?-~]{1,255}")
+
+
+def _mechanisms() -> sasl.Mechanisms:
+    factories: dict[str, sasl.ServerFactory] = {"USER": lambda context: sasl.UserPassServer(tls=context.tls)}
+    if sasl.MD5_AVAILABLE:
+        factories["APOP"] = lambda context: sasl.ApopServer(timestamp=context.message_id, tls=context.tls)
+    for name in sasl.DEFAULT_MECHANISMS.names:
+        factories[name] = partial(sasl.DEFAULT_MECHANISMS.create, name)
+    return sasl.Mechanisms(factories)
+
+
+DEFAULT_MECHANISMS: Final = _mechanisms()
+"""POP3's own two, USER and APOP, before those of ``sasl.DEFAULT_MECHANISMS``."""
+
+_NOT_SASL: Final = frozenset({"USER", "APOP"})  # they have verbs of their own, and are no answer to AUTH
+
+
+@attrs.frozen(kw_only=True)
+class ServerSettings:
+    """How a POP3 server behaves.  Raises LocalProtocolError or ValueError for what no server may be told."""
+
+    host_name: str = "localhost"
+    """How the server names itself in greeting and challenges."""
+
+    mechanisms: sasl.Mechanisms = DEFAULT_MECHANISMS
+    """The ways to log in inside TLS; ``USER`` (USER and PASS) and ``APOP`` are names like the others."""
+
+    mechanisms_without_tls: frozenset[str] = frozenset()
+    """The names of those offered and accepted in clear text too; each shows passwords or digests to whoever listens.
+    Names that *mechanisms* does not hold offer nothing."""
+
+    stls: bool = False
+    """Offer STLS in clear text; the adapter must be able to do the handshake."""
+
+    implementation: str = "mailauth"
+    """What CAPA tells of the make (RFC 2449 section 6.9); empty: nothing."""
+
+    maximum_command_line: int = attrs.field(
+        default=MAXIMUM_COMMAND_LINE, validator=attrs.validators.ge(MAXIMUM_COMMAND_LINE)
+    )
+    """Octets of a command with CRLF (RFC 2449 section 4); lines of an AUTH exchange may have 12,288."""
+
+    maximum_errors: int = attrs.field(default=20, validator=attrs.validators.ge(3))
+    """Commands refused for syntax or order, before the login for anything, then -ERR and the end; no RFC names a number."""
+
+    maximum_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
+    """Failed logins, the last of which ends the session; not before three (RFC 4954 section 9 says so for SMTP)."""
+
+    def __attrs_post_init__(self) -> None:
+        if not _HOST_NAME.fullmatch(self.host_name):
+            raise LocalProtocolError(f"host_name {self.host_name!r} is no name")
+        if not self.implementation.isascii() or not f"x{self.implementation}".isprintable():
+            raise LocalProtocolError("implementation may hold printable ASCII only")
+
+    def offers(self, mechanism: str, *, tls: bool) -> bool:
+        """Whether that way to log in is open in that state."""
+        return mechanism in self.mechanisms and (tls or mechanism in self.mechanisms_without_tls)
+
+    def offered(self, *, tls: bool) -> tuple[str, ...]:
+        """The SASL mechanisms on offer in that state, in their order."""
+        return tuple(name for name in self.mechanisms.names if name not in _NOT_SASL and self.offers(name, tls=tls))
+
+    def capabilities(self, *, tls: bool, logged_in: bool) -> tuple[str, ...]:
+        """The lines of the CAPA answer in that state (RFC 2449 section 6, RFC 3206 section 5, RFC 2595 section 4)."""
+        offered = self.offered(tls=tls)
+        rows = (
+            ("TOP", True),
+            ("UIDL", True),
+            ("RESP-CODES", True),
+            ("AUTH-RESP-CODE", True),
+            ("PIPELINING", True),
+            ("USER", self.offers("USER", tls=tls)),
+            (f"SASL {' '.join(offered)}", bool(offered)),
+            ("STLS", self.stls and not tls and not logged_in),  # announced in AUTHORIZATION alone
+            (f"IMPLEMENTATION {self.implementation}", bool(self.implementation)),
+        )
+        return tuple(line for line, on in rows if on)
+
+
+@attrs.frozen(kw_only=True)
+class ClientSettings:
+    """How a POP3 client behaves."""
+
+    tls_required: bool = False
+    """Outside TLS no login can begin: a stripped STLS ends in an error, not in clear text (RFC 2595 section 2.1)."""
+
+    maximum_reply_line: int = attrs.field(default=2_048, validator=attrs.validators.ge(512))
+    """Octets of one line of an answer, with CRLF: 512 by RFC 1939 section 3; the standard library takes 2,048."""
+
+    maximum_answer: int = attrs.field(default=8_388_608, validator=attrs.validators.ge(65_536))
+    """Octets of a multi-line answer to CAPA, LIST or UIDL: a hundred thousand unique-ids of 70 characters."""
+
+    maximum_unanswered: int = attrs.field(default=200, validator=attrs.validators.ge(1))
+    """Commands sent and not answered yet: so few that their lines never fill a TCP window (RFC 2449 section 6.6)."""
