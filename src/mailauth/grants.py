@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, TypeAlias
 
@@ -30,10 +31,10 @@ Address: TypeAlias = str | IPv4Address | IPv6Address
 
 _ALL: Final = (1 << 128) - 1
 _MAPPED: Final = 0xFFFF << 32  # ::ffff:0:0/96, the IPv4-mapped addresses (RFC 4291 section 2.5.5.2)
-_1ST: Final = {str(octet): octet << 24 | _MAPPED for octet in range(256)}
-_2ND: Final = {str(octet): octet << 16 for octet in range(256)}
-_3RD: Final = {str(octet): octet << 8 for octet in range(256)}
-_4TH: Final = {str(octet): octet for octet in range(256)}
+_1ST: Final[Mapping[str, int]] = {str(octet): octet << 24 | _MAPPED for octet in range(256)}
+_2ND: Final[Mapping[str, int]] = {str(octet): octet << 16 for octet in range(256)}
+_3RD: Final[Mapping[str, int]] = {str(octet): octet << 8 for octet in range(256)}
+_4TH: Final[Mapping[str, int]] = {str(octet): octet for octet in range(256)}
 
 
 def _to_number(address: Address, mask: int = _ALL) -> int:

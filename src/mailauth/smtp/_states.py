@@ -69,7 +69,7 @@ GROUPABLE: Final = frozenset({"MAIL", "RCPT", "RSET"})
 SERVER_PATIENCE: Final[tuple[NeedData, ...]] = (NeedData(patience=300.0),) * len(State)
 """Seconds a server waits in each state: at least five minutes (RFC 5321 section 4.5.3.2.7)."""
 
-_CLIENT_SECONDS: Final = {"GREETING": 300, "MAIL": 300, "RCPT": 300, "DATA": 120, ".": 600}
+_CLIENT_SECONDS: Final[Mapping[str, int]] = {"GREETING": 300, "MAIL": 300, "RCPT": 300, "DATA": 120, ".": 600}
 CLIENT_PATIENCE: Final[Mapping[str, NeedData]] = {
     verb: NeedData(patience=float(seconds)) for verb, seconds in _CLIENT_SECONDS.items()
 }
