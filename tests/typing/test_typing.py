@@ -65,6 +65,13 @@ def test_every_line_that_mypy_says_is_understood(mypy_says: str) -> None:
     assert told.total() == sum(1 for line in mypy_says.splitlines() if ": error: " in line)
 
 
+def test_a_wrong_answer_is_told_as_such(mypy_says: str) -> None:
+    """mypy files it under [misc]; the sentence says that no type is both the question's and the answer's."""
+    sentences = [line for line in mypy_says.splitlines() if "_wrong_answer.py" in line]
+    assert sentences
+    assert [line for line in sentences if 'Cannot infer value of type parameter "A" of "answer"' not in line] == []
+
+
 @pytest.mark.parametrize("path", ACCEPTED, ids=lambda path: path.stem)
 def test_a_right_program_type_checks(path: Path, mypy_says: str) -> None:
     assert errors(mypy_says, [path]) == Counter()

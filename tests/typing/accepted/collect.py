@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from mailauth import MessageChunk, pop3, sasl
+from mailauth import pop3, sasl
 from mailauth_io import on_asyncio, on_trio
 
 Client: TypeAlias = on_asyncio.Client[pop3.ClientEvent] | on_trio.Client[pop3.ClientEvent]
@@ -31,7 +31,7 @@ async def collect(client: Client, identity: str, password: bytes) -> list[bytes]
                     client.send(pop3.Retrieve(number=number))
                     client.send(pop3.Dele(number=number))
                 client.send(pop3.Quit())
-            case MessageChunk(octets=octets):
+            case pop3.MessageChunk(octets=octets):
                 content += octets
             case pop3.Replied(command=pop3.Retrieve()):
                 messages.append(bytes(content))

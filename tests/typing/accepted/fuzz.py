@@ -16,12 +16,8 @@ from mailauth import (
     smtp,
 )
 
-SMTP = smtp.ServerSettings(
-    mechanisms=sasl.DEFAULT_MECHANISMS, mechanisms_without_tls=frozenset(sasl.DEFAULT_MECHANISMS.names), starttls=True
-)
-POP3 = pop3.ServerSettings(
-    mechanisms=sasl.DEFAULT_MECHANISMS, mechanisms_without_tls=frozenset({"USER", "APOP"}), stls=True
-)
+SMTP = smtp.ServerSettings(mechanisms_without_tls=frozenset(sasl.DEFAULT_MECHANISMS.names), starttls=True)
+POP3 = pop3.ServerSettings(mechanisms_without_tls=frozenset(pop3.DEFAULT_MECHANISMS.names), stls=True)
 
 
 def smtp_server(octets: bytes) -> int:
@@ -61,7 +57,7 @@ def pop3_server(octets: bytes) -> int:
             case sasl.CheckPassword() as q:
                 machine.answer(q, ACCEPT)
             case pop3.OpenMaildrop() as q:
-                machine.answer(q, pop3.Maildrop((pop3.Message(size=5, unique_id="1"),)))
+                machine.answer(q, pop3.Maildrop(messages=(pop3.Message(size=5, unique_id="1"),)))
             case pop3.Retrieve() as q:
                 machine.answer(q, pop3.Content(octets=b"a\r\n\r\n", last=True))
             case Question() as q:

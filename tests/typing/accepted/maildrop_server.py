@@ -39,7 +39,7 @@ async def session(connection: Connection, users: Users, store: Store) -> None:
                     connection.answer(q, pop3.Unavailable.IN_USE)
                 else:
                     files = [file for _, file in found]
-                    connection.answer(q, pop3.Maildrop(tuple(message for message, _ in found)))
+                    connection.answer(q, pop3.Maildrop(messages=tuple(message for message, _ in found)))
             case pop3.Retrieve(number=number) as q:
                 octets = files[number - 1].read(PIECE)
                 connection.answer(q, pop3.Content(octets=octets, last=len(octets) < PIECE))

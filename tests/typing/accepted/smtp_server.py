@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeAlias, assert_never
 
-from mailauth.grants import Grant, Unavailable
-from mailauth.policy import RelayPolicy
-
 from mailauth import ACCEPT, Notice, sasl, smtp
+from mailauth.grants import Lookup
+from mailauth.policy import RelayPolicy
 from mailauth_io import on_asyncio, on_trio
 
 Connection: TypeAlias = on_asyncio.ServerConnection[smtp.ServerEvent] | on_trio.ServerConnection[smtp.ServerEvent]
@@ -27,7 +26,7 @@ class Users(Protocol):
 
 
 class Grants(Protocol):
-    async def find(self, address: str, *, now: float) -> Grant | Unavailable | None: ...
+    async def find(self, address: str, *, now: float) -> Lookup: ...
 
 
 async def session(

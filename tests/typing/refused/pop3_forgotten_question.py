@@ -16,7 +16,7 @@ async def without_the_rest(connection: on_trio.ServerConnection[pop3.ServerEvent
             case sasl.FetchSecret() as q:
                 connection.answer(q, None)
             case pop3.OpenMaildrop() as q:
-                connection.answer(q, pop3.Maildrop(()))
+                connection.answer(q, pop3.Maildrop())
             case pop3.Retrieve() as q:
                 connection.answer(q, q.unavailable)
             case pop3.Connected() | pop3.Stls() | pop3.Update() as q:

@@ -12,9 +12,9 @@ def answer(
     update: pop3.Update,
     either: sasl.CheckPassword | sasl.FetchSecret,
 ) -> None:
-    machine.answer(maildrop, ACCEPT)  # error: [arg-type]
-    machine.answer(maildrop, sasl.Refusal.TEMPORARY)  # error: [arg-type]
-    machine.answer(retrieve, b"octets")  # error: [arg-type]
+    machine.answer(maildrop, ACCEPT)  # error: [misc]
+    machine.answer(maildrop, sasl.Refusal.TEMPORARY)  # error: [misc]
+    machine.answer(retrieve, b"octets")  # error: [misc]
     machine.answer(retrieve, pop3.Unavailable.TEMPORARY)
-    machine.answer(update, pop3.Maildrop(()))  # error: [arg-type]
-    machine.answer(either, ACCEPT)  # error: [arg-type]
+    machine.answer(update, pop3.Maildrop())  # error: [misc]
+    machine.answer(either, ACCEPT)  # error: [misc]

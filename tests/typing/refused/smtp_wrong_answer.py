@@ -13,11 +13,11 @@ def answer(
     password: sasl.CheckPassword,
     secret: sasl.FetchSecret,
 ) -> None:
-    machine.answer(mail, sasl.Refusal.TEMPORARY)  # error: [arg-type]
-    machine.answer(rcpt, True)  # error: [arg-type]
-    machine.answer(rcpt, smtp.PerRecipient((ACCEPT,)))  # error: [arg-type]
+    machine.answer(mail, sasl.Refusal.TEMPORARY)  # error: [misc]
+    machine.answer(rcpt, True)  # error: [misc]
+    machine.answer(rcpt, smtp.PerRecipient((ACCEPT,)))  # error: [misc]
     machine.answer(complete, smtp.PerRecipient((ACCEPT,)))
-    machine.answer(password, smtp.Reply(535, "5.7.8", "no"))  # error: [arg-type]
-    machine.answer(password, sasl.Fault.CANCELLED)  # error: [arg-type]
-    machine.answer(secret, "secret")  # error: [arg-type]
+    machine.answer(password, smtp.Reply(535, "5.7.8", "no"))  # error: [misc]
+    machine.answer(password, sasl.Fault.CANCELLED)  # error: [misc]
+    machine.answer(secret, "secret")  # error: [misc]
     machine.answer(secret, b"secret")
