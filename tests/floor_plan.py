@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -69,7 +70,7 @@ PLANNED: Final = frozenset(
 
 VOCABULARY: Final = frozenset({"Command", "Notice", "Payload", "Question"})
 
-ADAPTERS: Final = frozenset({"on_asyncio", "on_trio", "_adapter", "_stream", "_tls"})
+ADAPTERS: Final = frozenset({"on_asyncio", "on_trio", "_adapter", "_listener", "_stream", "_tls"})
 FROM_A_PROTOCOL: Final = frozenset(
     {"ServerConnection", "ServerSettings", "ServerEvent", "ClientConnection", "ClientEvent"}
 )
@@ -303,6 +304,17 @@ def _speaks(value: object) -> bool:
     if isinstance(value, str):
         return bool(_VERB.search(value) or _REPLY.search(value))
     return isinstance(value, int) and not isinstance(value, bool) and bool(re.fullmatch(r"[2-5][0-5][0-9]", str(value)))
+
+
+def undeclared(modules: Iterable[Module], declared: frozenset[str]) -> list[str]:
+    """Nothing is imported that is neither ours, nor Python's, nor in pyproject.toml."""
+    known = {"mailauth", "mailauth_io"} | sys.stdlib_module_names | declared
+    return [
+        f"{module.name}:{line} imports {target}"
+        for module in modules
+        for line, target in imports(module)
+        if target.partition(".")[0] not in known
+    ]
 
 
 def bound_to_a_loop(modules: Iterable[Module], *, allowed: frozenset[str]) -> list[str]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from types import ModuleType
 
 import pytest
@@ -26,6 +28,7 @@ from tests.floor_plan import (
     protocol_in,
     read,
     too_long,
+    undeclared,
     wrong_way,
 )
 
@@ -283,6 +286,25 @@ def test_protocol_in_an_adapter_is_seen(text: str) -> None:
 def test_an_adapter_may_speak_of_the_protocol_in_prose() -> None:
     text = '"""STARTTLS on a live stream."""\nfrom mailauth.smtp import ServerConnection\nLIMIT = 65536'
     assert protocol_in([Module("mailauth_io.on_trio", text)]) == []
+
+
+def test_every_dependency_is_declared() -> None:
+    """The core needs attrs; trio and trustme come with the extras that pyproject.toml names after them."""
+    project = tomllib.loads((SOURCE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    named = [*project["dependencies"], *extras["trio"], *extras["trial"]]
+    declared = frozenset(re.split(r"[^a-z]", requirement)[0] for requirement in named)
+    assert declared == {"attrs", "trio", "trustme"}
+    assert undeclared([*CORE, *IO], declared) == []
+
+
+def test_a_dependency_that_is_not_declared_is_seen() -> None:
+    assert len(undeclared([Module("mailauth_io.cli", "import click")], frozenset({"trio"}))) == 1
+
+
+def test_asyncio_needs_no_trio() -> None:
+    """trio is an extra: whoever serves on asyncio may not have it."""
+    assert "trio" not in loaded_by("import mailauth_io.on_asyncio, mailauth_io.server, mailauth_io.cli")
 
 
 def test_the_ready_server_and_its_stores_are_neutral_to_the_loop() -> None:
