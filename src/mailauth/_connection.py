@@ -51,6 +51,7 @@ class Machine(Generic[E]):
         Raises LocalProtocolError between BeginTls and ``tls_started()``, after the end of the stream, and when 64 KiB
         wait to be pulled already.
         """
+        received = self._input
         if self._instead is not None:
             if self._instead == self._say_closed:
                 return
@@ -59,13 +60,12 @@ class Machine(Generic[E]):
                     raise LocalProtocolError("octets from before the handshake may not be handed in after it")
                 self._close(Why.PEER)
                 return
-        if self._input.ended:
-            if octets:
+        if octets:
+            if received.ended:
                 raise LocalProtocolError("the stream has ended already")
-            return
-        if octets and len(self._input) > MAXIMUM_UNREAD:
-            raise LocalProtocolError("pull the events that are due before handing in more octets")
-        self._input.feed(octets)
+            if not received.used_up and len(received) > MAXIMUM_UNREAD:
+                raise LocalProtocolError("pull the events that are due before handing in more octets")
+        received.feed(octets)
 
     def next_event(self) -> E | Action:
         """What comes next; NeedData, Paused and Closed repeat until something changes."""

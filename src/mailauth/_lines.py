@@ -36,6 +36,11 @@ class LineBuffer:
     def __len__(self) -> int:
         return len(self.octets) - self.offset + sum(map(len, self._later))
 
+    @property
+    def used_up(self) -> bool:
+        """Every octet received so far was used."""
+        return self.offset == len(self.octets) and not self._later
+
     def feed(self, octets: bytes) -> None:
         """Take what was received; ``b""`` is the end of the stream."""
         if not octets:

@@ -17,10 +17,11 @@ MAXIMUM_LOCAL_PART: Final = 64  # RFC 5321 section 4.5.3.1.1
 MAXIMUM_DOMAIN: Final = 255  # section 4.5.3.1.2
 MAXIMUM_PATH: Final = 256  # section 4.5.3.1.3, with its angle brackets
 
-ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
-DOT_STRING: Final = rf"{ATOM}(?:\.{ATOM})*"
-# Each label is unambiguous, so that a failing match costs no more than a passing one.
-DOMAIN: Final = r"[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*(?:\.[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*)*"
+# Possessive all through: where one of these fails there is nothing to try again.
+ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]++"
+DOT_STRING: Final = rf"{ATOM}(?:\.{ATOM})*+"
+_LABEL: Final = r"[A-Za-z0-9]++(?:-++[A-Za-z0-9]++)*+"
+DOMAIN: Final = rf"{_LABEL}(?:\.{_LABEL})*+"
 _QUOTED: Final = r'"(?:[ !#-\[\]-~]|\\[ -~])*"'
 _LITERAL: Final = r"\[[!-Z^-~]+\]"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
@@ -56,6 +57,7 @@ MAIL_PARAMETERS: Final = (
     Parameter("BODY", "body", "8BITMIME", _decode_body, lambda body: str(body.value)),
     Parameter("AUTH", "auth", "AUTH", decode_xtext, encode_xtext),
 )
+NO_PARAMETERS: Final[Mapping[str, str | None]] = MappingProxyType({})
 RCPT_PARAMETERS: Final[tuple[Parameter, ...]] = ()
 
 
@@ -77,7 +79,7 @@ def decode_parameters(text: str, table: tuple[Parameter, ...]) -> dict[str, Any]
             raise Malformed(f"{keyword} needs a value")
         else:
             fields[row.field] = row.decode(value)
-    return {**fields, "parameters": unknown}
+    return {**fields, "parameters": unknown or NO_PARAMETERS}
 
 
 def encode_parameters(command: Command, table: tuple[Parameter, ...], unknown: Mapping[str, str | None]) -> str:

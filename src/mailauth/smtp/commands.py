@@ -16,7 +16,7 @@ import attrs
 from .._errors import LocalProtocolError, Malformed
 from .._events import Command, Notice, Question
 from ._grammar import Mailbox, check_domain, checked_mailbox, parse_path, split_path
-from ._parameters import MAIL_PARAMETERS, RCPT_PARAMETERS, Body, decode_parameters, encode_parameters
+from ._parameters import MAIL_PARAMETERS, NO_PARAMETERS, RCPT_PARAMETERS, Body, decode_parameters, encode_parameters
 from .replies import PerRecipient, Reply, Verdict
 
 TRY_AGAIN: Final = Reply(451, "4.3.0", "temporary failure, try again later")
@@ -141,7 +141,7 @@ class Mail(Command, VerdictQuestion):
     auth: str | None = None
     """Who handed the message in first, as a mailbox, or ``<>`` (RFC 4954 section 5): a claim, not a proof."""
 
-    parameters: Mapping[str, str | None] = attrs.field(factory=dict)
+    parameters: Mapping[str, str | None] = NO_PARAMETERS
     """Parameters of extensions that this library does not know, by keyword; a server refuses them with 555."""
 
     @classmethod
@@ -167,7 +167,7 @@ class Rcpt(Command, VerdictQuestion):
     """The bare ``<Postmaster>`` is ``Mailbox("Postmaster", "")`` (RFC 5321 section 4.5.1)."""
 
     source_route: tuple[str, ...] = ()
-    parameters: Mapping[str, str | None] = attrs.field(factory=dict)
+    parameters: Mapping[str, str | None] = NO_PARAMETERS
 
     @classmethod
     def parse(cls, argument: str) -> Self:

@@ -6,6 +6,7 @@ answer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, TypeVar
 
 from .. import sasl
@@ -49,7 +50,7 @@ _MAY_WAIT: Final = GROUPABLE | {"STARTTLS"}  # BeginTls carries the reply to STA
 _IN_CLEAR: Final = frozenset({"EHLO", "NOOP", "RSET", "HELP", "STARTTLS", "QUIT"})
 """What a client may say before TLS where TLS is required (RFC 3207 section 4)."""
 
-_ACCEPTED: Final = {
+_ACCEPTED: Final[Mapping[bool, Mapping[type[object], bytes]]] = {
     enhanced: {question: reply.to_wire(enhanced=enhanced) for question, reply in _fixed.ACCEPTED.items()}
     for enhanced in (True, False)
 }
@@ -97,6 +98,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
             self._question = connected = Connected()
             return connected
         received = self._input
+        if received.used_up:
+            return self._starve(SERVER_PATIENCE[state])
         found = _match_common(received.octets, received.offset)
         if found is not None and not received.dropping:
             command = from_common(found)

@@ -14,7 +14,7 @@ import attrs
 from .. import sasl
 from .._errors import LocalProtocolError, Malformed
 from ._grammar import check_domain
-from ._parameters import MAIL_PARAMETERS
+from ._parameters import MAIL_PARAMETERS, Parameter
 from .commands import Mail
 from .replies import Reply
 
@@ -119,15 +119,16 @@ class ServerSettings:
         """The keyword of a parameter that this server did not advertise, if the command has one (555)."""
         if command.parameters:
             return next(iter(command.parameters))
-        for row in MAIL_PARAMETERS:
-            # AUTH must be understood once it is announced anywhere, in clear text too (RFC 4954 section 5).
-            if getattr(command, row.field) is not None and row.extension not in self._keywords:
+        for row in self._rows_not_offered:
+            if getattr(command, row.field) is not None:
                 return row.keyword
         return None
 
     @cached_property
-    def _keywords(self) -> frozenset[str]:
-        return frozenset(self.extensions(tls=True))
+    def _rows_not_offered(self) -> tuple[Parameter, ...]:
+        # AUTH must be understood once it is announced anywhere, in clear text too (RFC 4954 section 5).
+        keywords = self.extensions(tls=True)
+        return tuple(row for row in MAIL_PARAMETERS if row.extension not in keywords)
 
 
 @attrs.frozen(kw_only=True)
