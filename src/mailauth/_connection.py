@@ -296,6 +296,10 @@ class ClientMachine(Machine[E]):
         if self._instead is not None or self._error is not None or self._last_words:
             raise LocalProtocolError("the connection is closed, closing, or waiting for TLS")
 
+    @abstractmethod
+    def send(self, command: Command) -> None:
+        """Queue *command*.  Raises LocalProtocolError, the connection being as it was, when it is not allowed now."""
+
     def authenticate(self, *mechanisms: sasl.ClientMechanism) -> None:
         """Log in by the first of *mechanisms* that the server offers; it ends in Authenticated or AuthenticationFailed.
 
