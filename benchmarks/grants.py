@@ -69,7 +69,9 @@ def main() -> None:
     there = [draw(grants // 5, grants) for _ in range(LOOKUPS)]
     # A server asks for each RCPT of the sessions it has; an address not seen for long is in no cache of the processor.
     samples: dict[str, list[Address]] = {
-        f"IPv4 text, granted, {SESSIONS} addresses in turn": [ipv4(number) for _ in range(40) for number in there[:SESSIONS]],
+        f"IPv4 text, granted, {SESSIONS} addresses in turn": [
+            ipv4(number) for _ in range(40) for number in there[:SESSIONS]
+        ],
         f"IPv4 text, granted, {LOOKUPS} addresses in turn": [ipv4(number) for number in there],
         "IPv4 text, not granted": [f"11.{number & 255}.{number >> 8 & 255}.1" for number in there],
         "IPv4 value, granted": [ipaddress.IPv4Address(ipv4(number)) for number in there],

@@ -206,6 +206,10 @@ class ClientExchange:
         self._kept = response
         return None
 
+    def say(self, challenge: bytes | None) -> bytes:
+        """A response as it is, for the forms without base64: USER's name, PASS's password, APOP's argument."""
+        return self._mechanism.respond(challenge)
+
     def respond(self, line: bytes) -> bytes:
         """The line that answers a challenge, both in base64 and without line end.
 

@@ -16,8 +16,8 @@ MAXIMUM_IDENTITY: Final = 255
 MAXIMUM_PASSWORD: Final = 1024
 """Octets.  RFC 4616 section 2 asks for 255; the rest is for pass phrases; the end bounds what a store has to hash."""
 
-MAXIMUM_MESSAGE_ID: Final = 255
-"""Octets.  A timestamp must fit into a greeting of 512 (RFC 1939 section 3); real ones have about 50."""
+MAXIMUM_MESSAGE_ID: Final = 400
+"""Octets: a domain of 255 and a nonce, and still room in a greeting of 512 (RFC 1939 section 3)."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ATOMS: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"

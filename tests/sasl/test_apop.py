@@ -1,0 +1,99 @@
+"""APOP as a mechanism (RFC 1939 section 7)."""
+
+from __future__ import annotations
+
+import pytest
+
+from mailauth import LocalProtocolError
+from mailauth._errors import Malformed
+from mailauth.sasl import (
+    ApopClient,
+    ApopServer,
+    Challenge,
+    Fault,
+    FetchSecret,
+    Refusal,
+    ServerExchange,
+    Success,
+    is_message_id,
+)
+
+TIMESTAMP = b"<1896.697170952@dbc.mtview.ca.us>"
+RESPONSE = b"mrose c4c9334bac560ecc979e58001b3e22fb"
+NOT_MESSAGE_IDS = [
+    b"",
+    b"<>",
+    b"<@>",
+    b"<a@>",
+    b"<@b>",
+    b"<1896.697170952>",
+    b"1896.697170952@dbc.mtview.ca.us",
+    b"<a@b",
+    b"a@b>",
+    b"<a@b@c>",
+    b"<a b@c>",
+    b"<a@b> ",
+    b" <a@b>",
+    b"<a@b>\n",
+    b"<a@b><c@d>",
+    b"<a..b@c>",
+    b"<.a@b>",
+    b"<a.@b>",
+    b"<a\0@b>",
+    b"<a\x80@b>",
+    b"<\xc3\xa9@b>",
+    b'<"a"@b>',
+    b"<a@[b>",
+    b"<" + b"a" * 400 + b"@b>",
+]
+
+
+def test_the_example_of_the_rfc() -> None:
+    """RFC 1939 section 7: ``mrose``, ``tanstaaf``."""
+    client = ApopClient(authentication_identity="mrose", secret=b"tanstaaf")
+    assert client.respond(None) == b""
+    assert client.respond(TIMESTAMP) == RESPONSE
+    server = ServerExchange(ApopServer(timestamp=TIMESTAMP, tls=False))
+    assert server.respond(RESPONSE) == FetchSecret(authentication_identity="mrose", mechanism="APOP", tls=False)
+    assert server.answer(b"tanstaaf") == Success(authentication_identity="mrose", authorization_identity="mrose")
+
+
+def test_the_challenge_is_the_timestamp_of_the_greeting() -> None:
+    assert ApopServer(timestamp=TIMESTAMP, tls=False).respond(None) == Challenge(TIMESTAMP)
+
+
+@pytest.mark.parametrize("timestamp", NOT_MESSAGE_IDS)
+def test_a_client_refuses_a_timestamp_that_is_no_msg_id(timestamp: bytes) -> None:
+    """CVE-2007-1558: the octets that make MD5 collide are no msg-id of RFC 5322 section 3.6.4."""
+    client = ApopClient(authentication_identity="mrose", secret=b"tanstaaf")
+    client.respond(None)
+    with pytest.raises(Malformed):
+        client.respond(timestamp)
+    assert not client.satisfied
+
+
+@pytest.mark.parametrize("timestamp", NOT_MESSAGE_IDS)
+def test_a_server_is_not_built_with_such_a_timestamp(timestamp: bytes) -> None:
+    with pytest.raises(LocalProtocolError):
+        ApopServer(timestamp=timestamp, tls=False)
+
+
+@pytest.mark.parametrize("timestamp", [TIMESTAMP, b"<a@b>", b"<x!#$%&'*+-/=?^_`{|}~y@h>", b"<1.2@[192.0.2.1]>"])
+def test_what_rfc_5322_allows_is_a_msg_id(timestamp: bytes) -> None:
+    assert is_message_id(timestamp)
+
+
+@pytest.mark.parametrize("secret", [None, b"", b"tanstaaf "])
+def test_a_wrong_and_a_missing_secret_are_told_alike(secret: bytes | None) -> None:
+    """House rule 5."""
+    server = ApopServer(timestamp=TIMESTAMP, tls=False)
+    server.respond(RESPONSE)
+    assert server.resolve(secret) is Refusal.BAD_CREDENTIALS
+
+
+@pytest.mark.parametrize(
+    "response", [b"", b"mrose", b"mrose ", RESPONSE.upper(), RESPONSE + b" ", RESPONSE[:-1], b"\xff " + RESPONSE[6:]]
+)
+def test_a_response_of_another_form_is_malformed(response: bytes) -> None:
+    """RFC 1939 section 7: the digest in lower-case hexadecimal."""
+    assert ApopServer(timestamp=TIMESTAMP, tls=False).respond(response) is Fault.MALFORMED

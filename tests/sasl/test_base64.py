@@ -1,0 +1,54 @@
+"""Base64 has one spelling (RFC 4648 sections 3.3 and 3.5, RFC 4954 section 4)."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from hypothesis import given, strategies as st
+
+from mailauth._errors import Malformed
+from mailauth.sasl import decode_base64, encode_base64
+
+
+@given(st.binary(max_size=100))
+def test_what_was_encoded_is_decoded(octets: bytes) -> None:
+    assert encode_base64(octets) == base64.b64encode(octets)
+    assert decode_base64(encode_base64(octets)) == octets
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"dGlt ",
+        b" dGlt",
+        b"dG lt",
+        b"dGlt\r\n",
+        b"dGlt\0",
+        b"dGl-",
+        b"dGl_",
+        b"dGk",
+        b"dGk==",
+        b"dGk=dGlt",
+        b"dGlt=",
+        b"=dGlt",
+        b"====",
+        b"=",
+        b"d",
+        b"dGl=",
+        b"dGlt\xff",
+    ],
+)
+def test_everything_else_is_refused(line: bytes) -> None:
+    """Blanks, foreign letters, missing, inner and needless padding, loose bits."""
+    with pytest.raises(Malformed):
+        decode_base64(line)
+
+
+@given(st.binary(max_size=12) | st.text("dGlt+/=", max_size=12).map(str.encode))
+def test_two_lines_never_mean_the_same(line: bytes) -> None:
+    try:
+        octets = decode_base64(line)
+    except Malformed:
+        return
+    assert encode_base64(octets) == line

@@ -1,0 +1,416 @@
+"""The exchange: base64, ``=``, ``*``, whose turn it is, who counts at the end (RFC 4954 section 4)."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import ClassVar
+
+import pytest
+from hypothesis import given, strategies as st
+
+from mailauth import ACCEPT, LocalProtocolError
+from mailauth._errors import Malformed
+from mailauth.sasl import (
+    ApopClient,
+    ApopServer,
+    Authorize,
+    Challenge,
+    CheckPassword,
+    ClientExchange,
+    ClientMechanism,
+    CramMd5Client,
+    CramMd5Server,
+    Fault,
+    FetchSecret,
+    LoginClient,
+    LoginServer,
+    PlainClient,
+    PlainServer,
+    Refusal,
+    ServerExchange,
+    ServerMechanism,
+    Step,
+    Success,
+    UserPassClient,
+    UserPassServer,
+    encode_base64,
+)
+from tests.sasl.driver import log_in, log_in_raw
+
+TIMESTAMP = b"<1.2@example.test>"
+SERVERS: list[Callable[[], ServerMechanism]] = [
+    lambda: PlainServer(tls=False),
+    lambda: LoginServer(tls=False),
+    lambda: CramMd5Server(challenge=TIMESTAMP, tls=False),
+    lambda: UserPassServer(tls=False),
+    lambda: ApopServer(timestamp=TIMESTAMP, tls=False),
+]
+ANSWERS = [ACCEPT, None, b"secret", *Refusal]
+
+PLAIN = base64.b64encode(b"\0tim\0secret")
+AS_BOB = base64.b64encode(b"bob\0tim\0secret")
+
+
+def plain() -> ServerExchange:
+    return ServerExchange(PlainServer(tls=True))
+
+
+# -- words of the exchange -------------------------------------------------------------------------------------------
+
+
+def test_an_initial_response_saves_the_empty_challenge() -> None:
+    """RFC 4954 section 4."""
+    asked = CheckPassword(authentication_identity="tim", password=b"secret", mechanism="PLAIN", tls=True)
+    assert plain().begin(PLAIN) == asked
+    late = plain()
+    assert late.begin(None) == Challenge(b"")
+    assert late.receive(PLAIN) == asked
+
+
+def test_an_equals_sign_is_an_empty_initial_response() -> None:
+    """RFC 4954 section 4: present, but of no octets; PLAIN cannot be empty."""
+    assert plain().begin(b"=") is Fault.MALFORMED
+
+
+def test_an_equals_sign_is_no_response_later_on() -> None:
+    """RFC 4954 section 4: an empty response is an empty line."""
+    exchange = plain()
+    exchange.begin(None)
+    assert exchange.receive(b"=") is Fault.UNDECODABLE
+
+
+def test_an_empty_initial_response_is_not_spelled_as_nothing() -> None:
+    assert plain().begin(b"") is Fault.UNDECODABLE
+
+
+@pytest.mark.parametrize("initial_response", [b"=", b"", b"dGlt", b"*", b"\xff"])
+def test_a_mechanism_where_the_server_speaks_first_takes_no_initial_response(initial_response: bytes) -> None:
+    """RFC 4954 section 4: 501."""
+    exchange = ServerExchange(CramMd5Server(challenge=TIMESTAMP, tls=False))
+    assert exchange.begin(initial_response) is Fault.UNEXPECTED_INITIAL_RESPONSE
+
+
+def test_a_star_cancels() -> None:
+    """RFC 4954 section 4."""
+    exchange = plain()
+    exchange.begin(None)
+    assert exchange.receive(b"*") is Fault.CANCELLED
+    with pytest.raises(LocalProtocolError):
+        exchange.receive(PLAIN)
+
+
+def test_a_star_with_anything_around_it_is_bad_base64() -> None:
+    for line in (b" *", b"* ", b"**"):
+        exchange = plain()
+        exchange.begin(None)
+        assert exchange.receive(line) is Fault.UNDECODABLE
+
+
+# -- turns -----------------------------------------------------------------------------------------------------------
+
+
+def test_calls_out_of_turn_change_nothing() -> None:
+    exchange = plain()
+    with pytest.raises(LocalProtocolError):
+        exchange.receive(PLAIN)
+    with pytest.raises(LocalProtocolError):
+        exchange.answer(ACCEPT)
+    question = exchange.begin(PLAIN)
+    assert exchange.question is question
+    for call in (exchange.begin, exchange.receive, exchange.respond):
+        with pytest.raises(LocalProtocolError):
+            call(PLAIN)
+    assert exchange.question is question
+    assert exchange.answer(ACCEPT) == Success(authentication_identity="tim", authorization_identity="tim")
+    with pytest.raises(LocalProtocolError):
+        exchange.answer(ACCEPT)
+
+
+def test_an_answered_question_is_kept_no_longer() -> None:
+    """House rule 5: the password was in it."""
+    exchange = plain()
+    exchange.begin(PLAIN)
+    exchange.answer(ACCEPT)
+    assert exchange.question is None
+
+
+@pytest.mark.parametrize("answer", [None, b"secret", True, "yes"])
+def test_an_answer_of_the_wrong_type_leaves_the_question_open(answer: object) -> None:
+    exchange = plain()
+    question = exchange.begin(PLAIN)
+    with pytest.raises(LocalProtocolError):
+        exchange.answer(answer)
+    assert exchange.question is question
+    assert isinstance(exchange.answer(ACCEPT), Success)
+
+
+@pytest.mark.parametrize("answer", [ACCEPT, True, "secret", bytearray(b"secret")])
+def test_a_secret_of_the_wrong_type_leaves_the_question_open(answer: object) -> None:
+    exchange = ServerExchange(CramMd5Server(challenge=TIMESTAMP, tls=False))
+    exchange.begin(None)
+    question = exchange.receive(base64.b64encode(b"tim " + b"0" * 32))
+    with pytest.raises(LocalProtocolError):
+        exchange.answer(answer)
+    assert exchange.question is question
+    assert exchange.answer(None) is Refusal.BAD_CREDENTIALS
+
+
+@pytest.mark.parametrize("refusal", list(Refusal))
+def test_a_refusal_is_the_last_word(refusal: Refusal) -> None:
+    exchange = plain()
+    exchange.begin(PLAIN)
+    assert exchange.answer(refusal) is refusal
+
+
+# -- who counts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("acting_as", [b"", b"tim"])
+def test_nobody_is_asked_whether_one_may_act_as_oneself(acting_as: bytes) -> None:
+    """RFC 4422 section 3.4.1; mutt, git and Java send the name in both fields."""
+    exchange = plain()
+    exchange.begin(base64.b64encode(acting_as + b"\0tim\0secret"))
+    assert exchange.answer(ACCEPT) == Success(authentication_identity="tim", authorization_identity="tim")
+
+
+def test_acting_as_another_is_asked_after_the_password() -> None:
+    """RFC 4422 section 3.4.1."""
+    exchange = plain()
+    assert isinstance(exchange.begin(AS_BOB), CheckPassword)
+    question = exchange.answer(ACCEPT)
+    assert question == Authorize(
+        authentication_identity="tim", authorization_identity="bob", mechanism="PLAIN", tls=True
+    )
+    assert exchange.answer(ACCEPT) == Success(authentication_identity="tim", authorization_identity="bob")
+
+
+def test_acting_as_another_is_not_asked_of_an_unproved_one() -> None:
+    exchange = plain()
+    exchange.begin(AS_BOB)
+    assert exchange.answer(Refusal.BAD_CREDENTIALS) is Refusal.BAD_CREDENTIALS
+
+
+def test_acting_as_another_may_be_refused() -> None:
+    exchange = plain()
+    exchange.begin(AS_BOB)
+    exchange.answer(ACCEPT)
+    assert exchange.answer(Refusal.NOT_AUTHORIZED) is Refusal.NOT_AUTHORIZED
+
+
+def test_the_name_is_known_as_soon_as_it_was_said() -> None:
+    exchange = ServerExchange(LoginServer(tls=False))
+    assert (exchange.mechanism, exchange.authentication_identity) == ("LOGIN", None)
+    exchange.begin(base64.b64encode(b"tim"))
+    assert exchange.authentication_identity == "tim"
+    assert exchange.receive(b"*") is Fault.CANCELLED
+    assert exchange.authentication_identity == "tim"
+
+
+class LastWord:
+    """A mechanism whose server has something to say with its success, as SCRAM has."""
+
+    name: ClassVar[str] = "LAST-WORD"
+    client_first: ClassVar[bool] = True
+    tls = False
+    authentication_identity = "tim"
+
+    def respond(self, response: bytes | None) -> Step:
+        return Success(authentication_identity="tim", authorization_identity="bob", octets=b"v=proof")
+
+    def resolve(self, answer: object) -> Step:
+        raise AssertionError("nothing was asked")
+
+
+def test_octets_that_come_with_success_travel_as_a_challenge_of_their_own() -> None:
+    """RFC 4954 section 4: 235 carries none, so the client answers them with an empty response."""
+    exchange = ServerExchange(LastWord())
+    assert isinstance(exchange.begin(None), Authorize)
+    assert exchange.answer(ACCEPT) == Challenge(b"v=proof")
+    assert exchange.receive(b"") == Success(authentication_identity="tim", authorization_identity="bob")
+
+
+def test_the_last_word_is_answered_by_nothing_at_all() -> None:
+    exchange = ServerExchange(LastWord())
+    exchange.begin(None)
+    exchange.answer(ACCEPT)
+    assert exchange.receive(b"dGlt") is Fault.MALFORMED
+
+
+def test_the_last_word_is_kept_back_from_who_may_not_act_so() -> None:
+    exchange = ServerExchange(LastWord())
+    exchange.begin(None)
+    assert exchange.answer(Refusal.NOT_AUTHORIZED) is Refusal.NOT_AUTHORIZED
+
+
+# -- any octets ------------------------------------------------------------------------------------------------------
+
+OCTETS = st.one_of(
+    st.binary(max_size=40),
+    st.binary(max_size=20).map(base64.b64encode),
+    st.sampled_from(
+        [b"*", b"=", b"", PLAIN, AS_BOB, b"dGlt", base64.b64encode(b"tim " + b"0" * 32), b"tim " + b"0" * 32]
+    ),
+)
+
+
+@given(
+    st.sampled_from(SERVERS), st.booleans(), st.none() | OCTETS, st.lists(OCTETS, max_size=4), st.sampled_from(ANSWERS)
+)
+def test_any_octets_at_any_step_give_a_step(
+    make: Callable[[], ServerMechanism], raw: bool, first: bytes | None, rest: list[bytes], answer: object
+) -> None:
+    """House rule 7: nothing that the client sends raises."""
+    exchange = ServerExchange(make())
+    step = exchange.respond(first) if raw else exchange.begin(first)
+    while True:
+        assert isinstance(step, Challenge | CheckPassword | FetchSecret | Authorize | Success | Refusal | Fault)
+        if isinstance(step, Success):
+            assert step.authorization_identity
+        if isinstance(step, CheckPassword | FetchSecret | Authorize):
+            refusal = step.unavailable
+            try:
+                step = exchange.answer(answer)
+            except LocalProtocolError:
+                step = exchange.answer(refusal)
+        elif isinstance(step, Challenge) and rest:
+            step = exchange.respond(rest.pop()) if raw else exchange.receive(rest.pop())
+        else:
+            break
+
+
+# -- the client ------------------------------------------------------------------------------------------------------
+
+
+def test_an_initial_response_without_room_waits_for_the_empty_challenge() -> None:
+    """RFC 4954 section 4, RFC 5034 section 4: the command line must not grow too long."""
+    exchange = ClientExchange(PlainClient(authentication_identity="tim", password=b"secret"))
+    assert exchange.begin(room=len(PLAIN)) == PLAIN
+    assert exchange.begin(room=len(PLAIN) - 1) is None
+    assert not exchange.satisfied
+    assert exchange.respond(b"") == PLAIN
+    assert exchange.satisfied
+
+
+def test_a_challenge_where_the_client_speaks_first_is_refused() -> None:
+    exchange = ClientExchange(PlainClient(authentication_identity="tim", password=b"secret"))
+    exchange.begin(room=0)
+    with pytest.raises(Malformed):
+        exchange.respond(b"dGlt")
+
+
+def test_a_challenge_that_is_no_base64_is_refused() -> None:
+    exchange = ClientExchange(LoginClient(authentication_identity="tim", password=b"secret"))
+    assert exchange.begin() is None
+    with pytest.raises(Malformed):
+        exchange.respond(b"Username:")
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        PlainClient(authentication_identity="tim", password=b"secret"),
+        LoginClient(authentication_identity="tim", password=b"secret"),
+        CramMd5Client(authentication_identity="tim", secret=b"secret"),
+        UserPassClient(authentication_identity="tim", password=b"secret"),
+        ApopClient(authentication_identity="tim", secret=b"secret"),
+    ],
+    ids=lambda client: str(client.name),
+)
+def test_one_challenge_too_many_is_refused_and_a_new_exchange_begins_anew(client: ClientMechanism) -> None:
+    for _ in range(2):
+        client.respond(None)
+        assert client.satisfied == (client.name == "PLAIN")
+        while not client.satisfied:
+            client.respond(TIMESTAMP)
+        with pytest.raises(Malformed):
+            client.respond(TIMESTAMP)
+
+
+# -- back to back ----------------------------------------------------------------------------------------------------
+
+SECRETS = st.text(st.characters(blacklist_characters="\0\r\n", blacklist_categories=["Cs"]), min_size=1, max_size=20)
+NAMES = st.text(st.characters(blacklist_categories=["Cc", "Cs"]), min_size=1, max_size=20)
+
+
+@given(NAMES, NAMES, SECRETS, SECRETS)
+def test_a_login_succeeds_exactly_when_the_secrets_agree(name: str, other: str, sent: str, kept: str) -> None:
+    password = sent.encode()
+    for known in ({name: sent.encode()}, {name: kept.encode()}, {other: sent.encode()}):
+        right = known.get(name) == password
+        ends = [
+            log_in(PlainClient(authentication_identity=name, password=password), PlainServer(tls=True), known),
+            log_in(LoginClient(authentication_identity=name, password=password), LoginServer(tls=True), known),
+            log_in(
+                CramMd5Client(authentication_identity=name, secret=password),
+                CramMd5Server(challenge=TIMESTAMP, tls=True),
+                known,
+            ),
+            log_in_raw(
+                UserPassClient(authentication_identity=name, password=password), UserPassServer(tls=True), known
+            ),
+            log_in_raw(
+                ApopClient(authentication_identity=name, secret=password),
+                ApopServer(timestamp=TIMESTAMP, tls=True),
+                known,
+            ),
+        ]
+        success = Success(authentication_identity=name, authorization_identity=name)
+        assert ends == [success if right else Refusal.BAD_CREDENTIALS] * 5
+
+
+# -- secrets ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_repr_holds_a_secret() -> None:
+    """House rule 5."""
+    secret = b"tanstaaf"
+    clients: list[ClientMechanism] = [
+        PlainClient(authentication_identity="tim", password=secret),
+        LoginClient(authentication_identity="tim", password=secret),
+        CramMd5Client(authentication_identity="tim", secret=secret),
+        UserPassClient(authentication_identity="tim", password=secret),
+        ApopClient(authentication_identity="tim", secret=secret),
+    ]
+    for client in clients:
+        client.respond(None)
+        seen = repr(client) + repr(ClientExchange(client))
+        assert "tim" in repr(client)
+        assert "tanstaaf" not in seen
+        assert encode_base64(secret).decode() not in seen
+    exchange = plain()
+    question = exchange.begin(base64.b64encode(b"\0tim\0" + secret))
+    assert "tanstaaf" not in repr(question) + repr(exchange)
+
+
+@pytest.mark.parametrize("make", [PlainClient, LoginClient, UserPassClient])
+@pytest.mark.parametrize("password", [b"", b"hunter2\0", b"hunter2\r", b"hunter2\n", b"hunter2" * 147])
+def test_a_password_that_cannot_be_sent_is_refused_without_being_shown(
+    make: Callable[..., ClientMechanism], password: bytes
+) -> None:
+    """House rule 5, and the injection of commands through an argument."""
+    with pytest.raises(LocalProtocolError) as caught:
+        make(authentication_identity="tim", password=password)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [CramMd5Client, ApopClient])
+@pytest.mark.parametrize("secret", [b"", b"a\0b", b"a\rb", b"a\nb", b"x" * 1025])
+def test_a_secret_that_cannot_be_kept_is_refused(make: Callable[..., ClientMechanism], secret: bytes) -> None:
+    with pytest.raises(LocalProtocolError):
+        make(authentication_identity="tim", secret=secret)
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "a\rb", "a\nb", "\x7f", "x" * 256, "\ud800"])
+def test_a_name_that_cannot_be_sent_is_refused(name: str) -> None:
+    senders: list[Callable[..., ClientMechanism]] = [PlainClient, LoginClient, UserPassClient]
+    for make in senders:
+        with pytest.raises(LocalProtocolError):
+            make(authentication_identity=name, password=b"secret")
+    keyers: list[Callable[..., ClientMechanism]] = [CramMd5Client, ApopClient]
+    for keyed in keyers:
+        with pytest.raises(LocalProtocolError):
+            keyed(authentication_identity=name, secret=b"secret")
+    if name:
+        with pytest.raises(LocalProtocolError):
+            PlainClient(authentication_identity="tim", password=b"secret", authorization_identity=name)

@@ -1,0 +1,135 @@
+"""What a server offers (RFC 4422 section 3.1), and where MD5 is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, strategies as st
+
+from mailauth import LocalProtocolError
+from mailauth.sasl import (
+    DEFAULT_MECHANISMS,
+    ApopServer,
+    Challenge,
+    Context,
+    CramMd5Server,
+    Mechanisms,
+    PlainServer,
+    is_message_id,
+)
+
+CONTEXT = Context(nonce="1896.697170952", host_name="mx.example.test", tls=True)
+
+
+def test_the_defaults_are_plain_login_and_cram_md5() -> None:
+    assert DEFAULT_MECHANISMS.names == ("PLAIN", "LOGIN", "CRAM-MD5")
+
+
+@pytest.mark.parametrize("name", ["PLAIN", "plain", "PlAiN"])
+def test_names_are_matched_without_case(name: str) -> None:
+    assert name in DEFAULT_MECHANISMS
+    assert isinstance(DEFAULT_MECHANISMS.create(name, CONTEXT), PlainServer)
+
+
+@pytest.mark.parametrize("name", ["", "PLAI", "PLAIN ", "ANONYMOUS", "pla\u0131n"])
+def test_what_is_not_offered_is_not_made(name: str) -> None:
+    """The dotless i becomes I in capitals; it is no letter of a mechanism name all the same."""
+    assert name not in DEFAULT_MECHANISMS
+    with pytest.raises(LocalProtocolError):
+        DEFAULT_MECHANISMS.create(name, CONTEXT)
+
+
+@pytest.mark.parametrize("name", ["", "plain", "A" * 21, "A B", "É", "A\n", "A."])
+def test_a_name_is_1_to_20_capitals_digits_hyphens_and_underscores(name: str) -> None:
+    """RFC 4422 section 3.1."""
+    with pytest.raises(LocalProtocolError):
+        Mechanisms({name: lambda context: PlainServer(tls=context.tls)})
+
+
+def test_a_name_of_all_that_is_allowed_is_taken() -> None:
+    assert Mechanisms({"X-0_" + "A" * 16: lambda context: PlainServer(tls=context.tls)}).names == ("X-0_" + "A" * 16,)
+
+
+def test_some_of_them_keep_their_order() -> None:
+    assert DEFAULT_MECHANISMS.only("login", "PLAIN", "OTHER").names == ("PLAIN", "LOGIN")
+
+
+def test_the_offer_does_not_change_with_the_mapping_that_it_was_made_of() -> None:
+    factories = {"PLAIN": lambda context: PlainServer(tls=context.tls)}
+    mechanisms = Mechanisms(factories)
+    factories.clear()
+    assert mechanisms.names == ("PLAIN",)
+
+
+def test_the_context_reaches_the_mechanism() -> None:
+    for name in DEFAULT_MECHANISMS.names:
+        assert DEFAULT_MECHANISMS.create(name, CONTEXT).tls
+    step = DEFAULT_MECHANISMS.create("CRAM-MD5", CONTEXT).respond(None)
+    assert step == Challenge(b"<1896.697170952@mx.example.test>")
+
+
+@pytest.mark.parametrize(
+    ("host_name", "message_id"),
+    [
+        ("localhost", b"<1.a@localhost>"),
+        ("[192.0.2.1]", b"<1.a@192.0.2.1>"),
+        ("[IPv6:2001:db8::1]", b"<1.a@IPv6-2001-db8-1>"),
+        ("mx_1.example.test.", b"<1.a@mx-1.example.test>"),
+        ("", b"<1.a@localhost>"),
+    ],
+)
+def test_the_msg_id_holds_letters_digits_dots_and_hyphens_only(host_name: str, message_id: bytes) -> None:
+    """mpop and others refuse what RFC 5322 would still allow."""
+    assert Context(nonce="1.a", host_name=host_name, tls=False).message_id == message_id
+
+
+@given(st.text(max_size=30))
+def test_every_host_name_makes_a_msg_id(host_name: str) -> None:
+    assert is_message_id(Context(nonce="1.a", host_name=host_name, tls=False).message_id)
+
+
+@pytest.mark.parametrize("nonce", ["", ".", "a.", "a..b", "a b", "a@b", "a>", "é", "a\n"])
+def test_a_nonce_that_fits_into_no_msg_id_is_refused(nonce: str) -> None:
+    with pytest.raises(LocalProtocolError):
+        Context(nonce=nonce, host_name="localhost", tls=False)
+
+
+WITHOUT_MD5 = """
+import hashlib, hmac
+def missing(*arguments, **keywords):
+    raise ValueError("[digital envelope routines] unsupported")
+hashlib.md5 = hmac.digest = missing
+from mailauth import LocalProtocolError, sasl
+print(*sasl.DEFAULT_MECHANISMS.names)
+for make in (
+    lambda: sasl.CramMd5Server(challenge=b"<a@b>", tls=True),
+    lambda: sasl.ApopServer(timestamp=b"<a@b>", tls=True),
+    lambda: sasl.CramMd5Client(authentication_identity="tim", secret=b"x"),
+    lambda: sasl.ApopClient(authentication_identity="tim", secret=b"x"),
+):
+    try:
+        make()
+    except LocalProtocolError as error:
+        print(error)
+"""
+
+
+def test_where_md5_is_missing_its_mechanisms_are_left_out() -> None:
+    """FIPS mode: no crash at import, none within an exchange."""
+    environment = {"PYTHONPATH": ":".join(path for path in sys.path if path)}
+    ran = subprocess.run([sys.executable, "-c", WITHOUT_MD5], capture_output=True, text=True, env=environment)
+    assert ran.stderr == ""
+    assert ran.stdout.splitlines() == ["PLAIN LOGIN", *["this system has no MD5"] * 4]
+
+
+def test_the_longest_host_name_makes_a_timestamp() -> None:
+    """RFC 5321 section 4.5.3.1.2: 255 octets; a nonce may have a hundred beside them."""
+    context = Context(nonce="a" * 100, host_name=".".join(["a" * 63] * 4), tls=True)
+    ApopServer(timestamp=context.message_id, tls=True)
+
+
+def test_where_md5_is_there_they_are_made() -> None:
+    CramMd5Server(challenge=b"<a@b>", tls=True)
+    ApopServer(timestamp=b"<a@b>", tls=True)

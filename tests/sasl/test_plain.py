@@ -1,0 +1,109 @@
+"""PLAIN (RFC 4616)."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from mailauth import ACCEPT, LocalProtocolError
+from mailauth.sasl import Challenge, CheckPassword, Fault, PlainClient, PlainServer, Success
+
+
+def asked(response: bytes) -> CheckPassword:
+    question = PlainServer(tls=True).respond(response)
+    assert isinstance(question, CheckPassword)
+    return question
+
+
+def test_the_first_example_of_the_rfc() -> None:
+    """RFC 4616 section 4: ``tim``, ``tanstaaftanstaaf``."""
+    response = b"\0tim\0tanstaaftanstaaf"
+    assert PlainClient(authentication_identity="tim", password=b"tanstaaftanstaaf").respond(None) == response
+    assert asked(response) == CheckPassword(
+        authentication_identity="tim", password=b"tanstaaftanstaaf", mechanism="PLAIN", tls=True
+    )
+
+
+def test_the_second_example_of_the_rfc() -> None:
+    """RFC 4616 section 4: ``Kurt`` asks to act as ``Ursel``."""
+    response = b"Ursel\0Kurt\0xipj3plmq"
+    client = PlainClient(authentication_identity="Kurt", password=b"xipj3plmq", authorization_identity="Ursel")
+    assert client.respond(None) == response
+    server = PlainServer(tls=True)
+    server.respond(response)
+    assert server.resolve(ACCEPT) == Success(authentication_identity="Kurt", authorization_identity="Ursel")
+
+
+def test_without_a_response_the_challenge_is_empty() -> None:
+    """RFC 4616 section 2: the client speaks first."""
+    assert PlainServer.client_first
+    assert PlainServer(tls=True).respond(None) == Challenge(b"")
+
+
+def test_an_authorization_identity_equal_to_the_other_counts_as_empty() -> None:
+    server = PlainServer(tls=True)
+    server.respond(b"tim\0tim\0secret")
+    assert server.resolve(ACCEPT) == Success(authentication_identity="tim", authorization_identity="")
+
+
+def test_names_are_told_apart_by_case() -> None:
+    """What names mean is the application's affair; ``Tim`` asks to act as ``tim``."""
+    server = PlainServer(tls=True)
+    server.respond(b"tim\0Tim\0secret")
+    assert server.resolve(ACCEPT) == Success(authentication_identity="Tim", authorization_identity="tim")
+
+
+def test_identities_of_255_octets_and_passwords_of_255_are_taken() -> None:
+    """RFC 4616 section 2: each production up to and including 255 octets."""
+    name = "é" * 127 + "x"
+    question = asked(b"y" * 255 + b"\0" + name.encode() + b"\0" + b"z" * 255)
+    assert (question.authentication_identity, question.password) == (name, b"z" * 255)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"",
+        b"tim",
+        b"tim\0secret",
+        b"\0tim\0sec\0ret",
+        b"\0tim\0secret\0",
+        b"\0\0secret",
+        b"\0tim\0",
+        b"\0\0",
+        b"\0t\xffm\0secret",
+        b"\xff\0tim\0secret",
+        b"\0tim\0\xff",
+        b"\0" + b"x" * 256 + b"\0secret",
+        b"x" * 256 + b"\0tim\0secret",
+        b"\0tim\0" + b"x" * 1025,
+        b"\0tim\r\n\0secret",
+        b"a\nb\0tim\0secret",
+    ],
+)
+def test_a_response_of_another_form_is_malformed(response: bytes) -> None:
+    """RFC 4616 section 2: two NULs, UTF-8, nothing empty but the first field, nothing too long."""
+    server = PlainServer(tls=True)
+    assert server.respond(response) is Fault.MALFORMED
+    with pytest.raises(LocalProtocolError):
+        server.resolve(ACCEPT)
+
+
+@given(st.binary(max_size=30))
+def test_only_two_nuls_can_become_a_question(response: bytes) -> None:
+    step = PlainServer(tls=False).respond(response)
+    assert step is Fault.MALFORMED or (isinstance(step, CheckPassword) and response.count(b"\0") == 2)
+
+
+def test_a_password_that_is_no_utf_8_is_refused_before_it_is_sent() -> None:
+    """RFC 4616 section 2."""
+    with pytest.raises(LocalProtocolError):
+        PlainClient(authentication_identity="tim", password=b"\xff")
+
+
+@pytest.mark.parametrize("answer", [None, b"secret", True])
+def test_the_mechanism_itself_refuses_an_answer_of_the_wrong_type(answer: object) -> None:
+    server = PlainServer(tls=True)
+    server.respond(b"\0tim\0secret")
+    with pytest.raises(LocalProtocolError):
+        server.resolve(answer)
