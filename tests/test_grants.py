@@ -1,0 +1,375 @@
+"""The grant table: each sentence of its paragraph in the design, and a model of it that knows no tricks."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+
+import attrs
+import pytest
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from mailauth import LocalProtocolError
+from mailauth.grants import UNAVAILABLE, Grant, GrantTable, Unavailable
+
+HERE = "192.0.2.1"
+ELSEWHERE = "192.0.2.2"
+
+
+def table(**settings: int) -> GrantTable:
+    return GrantTable(lifetime=100, **settings)
+
+
+def who(grants: GrantTable, address: str, now: float = 0) -> str | None:
+    found = grants.find(address, now)
+    return found.identity if found else None
+
+
+# -- what a grant is -------------------------------------------------------------------------------------------------
+
+
+def test_a_grant_is_a_pair_and_an_expiry_of_login_time_plus_lifetime() -> None:
+    grants = table()
+    made = grants.grant(HERE, "alice", now=7)
+    assert made == Grant(HERE, "alice", 107)
+    assert (made.address, made.identity, made.expires) == (ipaddress.IPv4Address(HERE), "alice", 107)
+    assert grants.find(HERE, now=7) == made
+    assert repr(made) == "Grant(address='192.0.2.1', identity='alice', expires=107)"
+
+
+def test_no_address_is_open_without_a_login() -> None:
+    """127/8 neither."""
+    grants = table()
+    grants.grant(HERE, "alice", now=0)
+    for address in (ELSEWHERE, "127.0.0.1", "::1", "0.0.0.0"):
+        assert not grants.permits(address, now=0)
+
+
+def test_a_new_login_replaces_the_grant() -> None:
+    grants = table()
+    grants.grant(HERE, "alice", now=0)
+    grants.grant(HERE, "alice", now=60)
+    assert len(grants) == 1
+    assert grants.permits(HERE, now=159)
+    assert not grants.permits(HERE, now=160)
+
+
+def test_an_address_is_open_while_any_of_its_grants_lives() -> None:
+    grants = table()
+    grants.grant(HERE, "alice", now=0)
+    grants.grant(HERE, "bob", now=50)
+    assert len(grants) == 2
+    assert [who(grants, HERE, now) for now in (99, 100, 149, 150)] == ["bob", "bob", "bob", None]
+
+
+def test_the_latest_login_answers_for_the_address() -> None:
+    grants = table()
+    for name in ("alice", "bob", "alice"):
+        grants.grant(HERE, name, now=0)
+    assert who(grants, HERE) == "alice"
+
+
+def test_revoking_one_person_behind_a_nat_leaves_the_others() -> None:
+    grants = table()
+    for name in ("alice", "bob"):
+        grants.grant(HERE, name, now=0)
+    grants.grant(ELSEWHERE, "bob", now=0)
+    assert grants.revoke_identity("bob") == 2
+    assert who(grants, HERE) == "alice"
+    assert who(grants, ELSEWHERE) is None
+    assert len(grants) == 1
+
+
+# -- bounds ----------------------------------------------------------------------------------------------------------
+
+
+def test_sixteen_identities_share_an_address_and_the_oldest_leaves_first() -> None:
+    grants = table()
+    for number in range(17):
+        grants.grant(HERE, f"user{number}", now=number)
+    assert len(grants) == 16
+    assert grants.revoke_identity("user0") == 0
+    assert grants.revoke_identity("user1") == 1
+
+
+def test_one_identity_may_be_all_that_an_address_holds() -> None:
+    grants = table(identities_per_address=1)
+    grants.grant(HERE, "alice", now=0)
+    grants.grant(HERE, "bob", now=0)
+    assert who(grants, HERE) == "bob"
+    assert len(grants) == 1
+
+
+def test_grants_in_all_are_bounded_and_the_oldest_leaves_first() -> None:
+    grants = table(maximum_grants=3)
+    grants.grant("192.0.2.1", "alice", now=0)
+    grants.grant("192.0.2.2", "bob", now=1)
+    grants.grant("192.0.2.3", "carol", now=2)
+    grants.grant("192.0.2.1", "alice", now=3)  # she is the latest now
+    grants.grant("192.0.2.4", "dave", now=4)
+    assert len(grants) == 3
+    assert [who(grants, f"192.0.2.{number}", now=4) for number in (1, 2, 3, 4)] == ["alice", None, "carol", "dave"]
+
+
+def test_a_login_repeated_for_ever_takes_no_more_room() -> None:
+    """House rule 4: what was replaced must not pile up behind the bound."""
+    grants = table()
+    for now in range(1_000):
+        grants.grant(HERE, "alice", now=now / 1000)
+        grants.grant(ELSEWHERE, "alice", now=now / 1000)
+        grants.revoke_address(ELSEWHERE)
+        assert len(grants._order) <= 2 * len(grants) + 65
+    assert len(grants) == 1
+
+
+@pytest.mark.parametrize("lifetime", [-1.0, math.nan, math.inf])
+def test_a_lifetime_is_finite_and_not_negative(lifetime: float) -> None:
+    """A grant without expiry is an open relay in the making."""
+    with pytest.raises(LocalProtocolError):
+        GrantTable(lifetime=lifetime)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"ipv6_prefix": 0}, {"ipv6_prefix": 129}, {"identities_per_address": 0}, {"maximum_grants": 0}]
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(LocalProtocolError):
+        table(**settings)
+
+
+# -- keys ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "spelling", ["192.0.2.1", "::ffff:192.0.2.1", "::FFFF:192.0.2.1", "::ffff:c000:201", "0:0:0:0:0:ffff:c000:201%eth0"]
+)
+def test_an_ipv4_mapped_address_is_the_ipv4_one(spelling: str) -> None:
+    for granted, asked in ((spelling, HERE), (HERE, spelling)):
+        grants = table(ipv6_prefix=1)
+        grants.grant(granted, "alice", now=0)
+        assert grants.permits(asked, now=0)
+        assert not grants.permits(ELSEWHERE, now=0)
+        assert grants.find(asked, now=0) == Grant(HERE, "alice", 100)
+
+
+@pytest.mark.parametrize("spelling", ["fe80::1", "FE80:0::1", "fe80::1%eth0", "fe80:0:0:0:0:0:0:1%2"])
+def test_the_zone_is_dropped_and_spelling_does_not_matter(spelling: str) -> None:
+    grants = table()
+    grants.grant(spelling, "alice", now=0)
+    assert grants.permits("fe80::1", now=0)
+    assert grants.permits("fe80::1%lo", now=0)
+    assert str(grants.grant(spelling, "alice", now=0).address) == "fe80::1"
+
+
+def test_an_ipv6_prefix_opens_its_whole_network_and_no_more() -> None:
+    grants = table(ipv6_prefix=64)
+    grants.grant("2001:db8:0:1:2::3", "alice", now=0)
+    assert grants.permits("2001:db8:0:1:ffff::", now=0)
+    assert not grants.permits("2001:db8:0:2:2::3", now=0)
+    assert str(grants.grant("2001:db8:0:1:2::3", "alice", now=0).address) == "2001:db8:0:1::"
+
+
+def test_the_prefix_is_128_unless_set() -> None:
+    grants = table()
+    grants.grant("2001:db8::2", "alice", now=0)
+    assert not grants.permits("2001:db8::3", now=0)
+
+
+def test_the_prefix_is_never_applied_to_ipv4() -> None:
+    grants = table(ipv6_prefix=8)
+    grants.grant(HERE, "alice", now=0)
+    assert not grants.permits(ELSEWHERE, now=0)
+
+
+def test_an_ipv4_address_is_not_the_ipv6_one_of_the_same_number() -> None:
+    grants = table()
+    grants.grant("0.0.0.1", "alice", now=0)
+    assert not grants.permits("::1", now=0)
+    assert not grants.permits("::0.0.0.1", now=0)
+
+
+@pytest.mark.parametrize("text", [HERE, "10.255.0.1", "2001:db8::1", "::ffff:192.0.2.9"])
+def test_text_and_value_are_the_same_address(text: str) -> None:
+    value = ipaddress.ip_address(text)
+    for granted, asked in ((text, value), (value, text)):
+        grants = table()
+        grants.grant(granted, "alice", now=0)
+        assert grants.permits(asked, now=0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "localhost", "192.0.2", "192.0.2.1.1", "192.0.2.256", "192.0.2.01", "192.0.2.+1", "192.0.2. 1", "192.0.2.1%e",
+     "192.0.2.1\n", "192.0.2.\u0661", "[::1]", "::1::", "1:2:3", "::fffff", "192.0.2.1:25", "::1%", "192.0.2.0/24"],
+)  # fmt: skip
+def test_what_is_no_address_is_refused(text: str) -> None:
+    grants = table()
+    for call in (
+        grants.revoke_address,
+        lambda address: grants.find(address, 0),
+        lambda address: Grant(address, "a", 0),
+    ):
+        with pytest.raises(LocalProtocolError):
+            call(text)
+    with pytest.raises(LocalProtocolError):
+        grants.grant(text, "alice", now=0)
+    assert len(grants) == 0
+
+
+def test_a_grant_belongs_to_somebody() -> None:
+    with pytest.raises(LocalProtocolError):
+        table().grant(HERE, "", now=0)
+
+
+# -- time ------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_but_a_login_extends_a_grant() -> None:
+    """Sending asks, and asking changes nothing."""
+    grants = table()
+    grants.grant(HERE, "alice", now=0)
+    for now in range(100):
+        assert grants.permits(HERE, now=now)
+    assert not grants.permits(HERE, now=100)
+
+
+def test_expiry_is_judged_at_lookup_and_a_sweep_only_frees_memory() -> None:
+    grants = table()
+    grants.grant(HERE, "alice", now=0)
+    assert not grants.permits(HERE, now=100)
+    assert len(grants) == 1
+    assert grants.expire(now=99.9) == 0
+    assert grants.expire(now=100) == 1
+    assert len(grants) == 0
+    assert grants.expire(now=100) == 0
+
+
+def test_a_sweep_leaves_who_logged_in_again() -> None:
+    grants = table()
+    grants.grant(HERE, "alice", now=0)
+    grants.grant(HERE, "bob", now=0)
+    grants.grant(HERE, "alice", now=50)
+    assert grants.expire(now=100) == 1
+    assert who(grants, HERE, now=100) == "alice"
+
+
+def test_a_lifetime_of_nothing_grants_nothing() -> None:
+    grants = GrantTable(lifetime=0)
+    made = grants.grant(HERE, "alice", now=5)
+    assert made.expires == 5
+    assert not grants.permits(HERE, now=5)
+    assert len(grants) == 0
+
+
+# -- revoking --------------------------------------------------------------------------------------------------------
+
+
+def test_an_address_may_be_revoked_with_all_its_people() -> None:
+    grants = table()
+    for name in ("alice", "bob"):
+        grants.grant(HERE, name, now=0)
+    grants.grant(ELSEWHERE, "bob", now=0)
+    assert grants.revoke_address("::ffff:" + HERE) == 2
+    assert not grants.permits(HERE, now=0)
+    assert who(grants, ELSEWHERE) == "bob"
+    assert grants.revoke_address(HERE) == 0
+
+
+def test_several_identities_are_revoked_at_once() -> None:
+    grants = table()
+    for number, name in enumerate(("alice", "bob", "carol")):
+        grants.grant(f"192.0.2.{number}", name, now=0)
+    assert grants.revoke_identity("alice", "carol", "nobody") == 2
+    assert [who(grants, f"192.0.2.{number}") for number in range(3)] == [None, "bob", None]
+
+
+def test_who_was_revoked_may_log_in_again_at_once() -> None:
+    grants = table()
+    grants.grant(HERE, "alice", now=0)
+    grants.revoke_identity("alice")
+    grants.grant(HERE, "alice", now=0)
+    assert who(grants, HERE) == "alice"
+    assert grants.revoke_identity("alice") == 1
+
+
+def test_unavailable_is_neither_yes_nor_no() -> None:
+    assert isinstance(UNAVAILABLE, Unavailable)
+    assert not isinstance(UNAVAILABLE, Grant)
+
+
+def test_a_grant_cannot_be_changed() -> None:
+    made = table().grant(HERE, "alice", now=0)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        made.__setattr__("expires", 1e9)
+
+
+# -- the model -------------------------------------------------------------------------------------------------------
+
+ADDRESSES = st.sampled_from(["10.0.0.1", "10.0.0.2", "::ffff:10.0.0.1", "fe80::1%a", "fe80::1", "fe80::2:1", "::"])
+NAMES = st.sampled_from(["alice", "bob", "carol", "dave"])
+FOLDED = {
+    "10.0.0.1": "a",
+    "::ffff:10.0.0.1": "a",
+    "10.0.0.2": "b",
+    "fe80::1%a": "c",
+    "fe80::1": "c",
+    "fe80::2:1": "c",  # the first 64 bits are the same
+    "::": "d",
+}
+
+
+class Model(RuleBasedStateMachine):
+    """A list of (address, identity, expires), the oldest login first, searched from end to end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.table = GrantTable(lifetime=10, ipv6_prefix=64, identities_per_address=3, maximum_grants=5)
+        self.logins: list[tuple[str, str, float]] = []
+
+    @rule(seconds=st.integers(1, 12))
+    def wait(self, seconds: int) -> None:
+        self.now += seconds
+
+    @rule(address=ADDRESSES, identity=NAMES)
+    def log_in(self, address: str, identity: str) -> None:
+        self.table.grant(address, identity, self.now)
+        place = FOLDED[address]
+        self.logins = [login for login in self.logins if login[:2] != (place, identity)]
+        there = [login for login in self.logins if login[0] == place]
+        if len(there) == 3:
+            self.logins.remove(there[0])
+        self.logins.append((place, identity, self.now + 10))
+        del self.logins[:-5]
+
+    @rule(identity=NAMES)
+    def revoke_identity(self, identity: str) -> None:
+        left = [login for login in self.logins if login[1] != identity]
+        assert self.table.revoke_identity(identity) == len(self.logins) - len(left)
+        self.logins = left
+
+    @rule(address=ADDRESSES)
+    def revoke_address(self, address: str) -> None:
+        left = [login for login in self.logins if login[0] != FOLDED[address]]
+        assert self.table.revoke_address(address) == len(self.logins) - len(left)
+        self.logins = left
+
+    @rule()
+    def sweep(self) -> None:
+        left = [login for login in self.logins if login[2] > self.now]
+        assert self.table.expire(self.now) == len(self.logins) - len(left)
+        self.logins = left
+
+    @invariant()
+    def agrees(self) -> None:
+        assert len(self.table) == len(self.logins)
+        for address, place in FOLDED.items():
+            living = [login for login in self.logins if login[0] == place and login[2] > self.now]
+            found = self.table.find(address, self.now)
+            assert (found and (found.identity, found.expires)) == (living[-1][1:] if living else None)
+            assert self.table.permits(address, self.now) is bool(living)
+
+
+TestModel = Model.TestCase
+TestModel.settings = settings(max_examples=100, stateful_step_count=40)

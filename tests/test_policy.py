@@ -1,0 +1,132 @@
+"""The relay policy: each sentence of its paragraph in the design."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from mailauth import ACCEPT, LocalProtocolError
+from mailauth.grants import UNAVAILABLE, Grant, Lookup
+from mailauth.policy import Decision, Reason, RelayPolicy
+from mailauth.smtp._grammar import Mailbox
+from mailauth.smtp.replies import Reply
+
+POLICY = RelayPolicy(domains=frozenset({"example.test", "Other.Example.TEST", "[192.0.2.1]"}))
+GRANT = Grant("192.0.2.9", "alice", 100.0)
+LOCAL = Mailbox("bob", "example.test")
+REMOTE = Mailbox("bob", "elsewhere.test")
+
+
+@pytest.mark.parametrize("identity", [None, "carol"])
+@pytest.mark.parametrize("grant", [None, GRANT, UNAVAILABLE])
+def test_mail_for_a_local_recipient_is_taken_from_anyone(identity: str | None, grant: Lookup) -> None:
+    """Even while the store of grants cannot tell."""
+    decision = POLICY.decide(LOCAL, identity=identity, grant=grant)
+    assert decision == Decision(verdict=ACCEPT, reason=Reason.LOCAL, identity=identity)
+
+
+@pytest.mark.parametrize("grant", [None, GRANT, UNAVAILABLE])
+def test_an_identity_may_relay(grant: Lookup) -> None:
+    decision = POLICY.decide(REMOTE, identity="carol", grant=grant)
+    assert decision == Decision(verdict=ACCEPT, reason=Reason.IDENTITY, identity="carol")
+
+
+def test_a_grant_may_relay_on_account_of_who_logged_in() -> None:
+    decision = POLICY.decide(REMOTE, identity=None, grant=GRANT)
+    assert decision == Decision(verdict=ACCEPT, reason=Reason.GRANT, identity="alice")
+
+
+def test_neither_is_refused_for_good() -> None:
+    """RFC 3463 section 3.8: X.7.1, delivery not authorized."""
+    decision = POLICY.decide(REMOTE, identity=None, grant=None)
+    assert (decision.reason, decision.identity) == (Reason.NO_GRANT, None)
+    assert isinstance(decision.verdict, Reply)
+    assert (decision.verdict.code, decision.verdict.enhanced_status_code) == (550, "5.7.1")
+    assert "log in" in decision.verdict.text
+
+
+def test_a_store_that_cannot_tell_puts_the_recipient_off() -> None:
+    """550 would bounce the mail, and ACCEPT would open the relay."""
+    decision = POLICY.decide(REMOTE, identity=None, grant=UNAVAILABLE)
+    assert (decision.reason, decision.identity) == (Reason.UNAVAILABLE, None)
+    assert isinstance(decision.verdict, Reply)
+    assert (decision.verdict.code, decision.verdict.enhanced_status_code) == (451, "4.7.1")
+
+
+@pytest.mark.parametrize("domain", ["example.test", "EXAMPLE.test", "other.example.test", "[192.0.2.1]"])
+def test_domains_compare_without_case(domain: str) -> None:
+    assert POLICY.is_local(Mailbox("bob", domain))
+
+
+@pytest.mark.parametrize(
+    "domain", ["xexample.test", "sub.example.test", "example.test.evil.test", "test", "192.0.2.1", "[192.0.2.2]"]
+)
+def test_a_domain_that_only_looks_like_ours_is_not_local(domain: str) -> None:
+    assert not POLICY.is_local(Mailbox("bob", domain))
+
+
+@pytest.mark.parametrize("local_part", ["bob%evil.test", "evil.test!bob", "bob@evil.test", "%", "!", "@", "bob%"])
+def test_an_address_with_a_route_left_in_its_local_part_is_never_local(local_part: str) -> None:
+    """Some mailer further on would deliver ``bob%evil.test@example.test`` to evil.test."""
+    path = Mailbox(local_part, "example.test")
+    assert POLICY.decide(path, identity=None, grant=None).reason is Reason.NO_GRANT
+    assert POLICY.decide(path, identity=None, grant=GRANT).reason is Reason.GRANT
+    assert POLICY.decide(path, identity="carol", grant=None).reason is Reason.IDENTITY
+
+
+@pytest.mark.parametrize(
+    "text", ['"bob@evil.test"@example.test', '"bob\\@evil.test"@example.test', '"a%b"@example.test']
+)
+def test_quotes_hide_no_route(text: str) -> None:
+    assert not POLICY.is_local(Mailbox.parse(text))
+
+
+@pytest.mark.parametrize("local_part", ["Postmaster", "postmaster", "POSTMASTER"])
+def test_the_bare_postmaster_is_local(local_part: str) -> None:
+    """RFC 5321 section 4.5.1."""
+    assert POLICY.decide(Mailbox(local_part, ""), identity=None, grant=None).reason is Reason.LOCAL
+
+
+def test_without_domains_only_the_bare_postmaster_is_local() -> None:
+    policy = RelayPolicy(domains=frozenset())
+    assert not policy.is_local(LOCAL)
+    assert policy.is_local(Mailbox("Postmaster", ""))
+
+
+@pytest.mark.parametrize("reverse_path", [None, LOCAL, REMOTE])
+def test_the_reverse_path_opens_nothing(reverse_path: Mailbox | None) -> None:
+    """It is the client's word."""
+    assert POLICY.decide(REMOTE, identity=None, grant=None, reverse_path=reverse_path).reason is Reason.NO_GRANT
+
+
+@pytest.mark.parametrize("domain", ["", "exa mple.test", "@example.test", "[192.0.2.999]", "*"])
+def test_a_domain_that_is_none_is_refused_at_once(domain: str) -> None:
+    with pytest.raises(LocalProtocolError):
+        RelayPolicy(domains=frozenset({domain}))
+
+
+def test_one_text_is_not_taken_for_its_letters() -> None:
+    with pytest.raises(LocalProtocolError):
+        RelayPolicy(domains="example.test")
+
+
+@given(
+    st.text("abé%!@.", min_size=1, max_size=8),
+    st.sampled_from(["example.test", "elsewhere.test"]),
+    st.sampled_from([None, "carol"]),
+    st.sampled_from([None, GRANT, UNAVAILABLE]),
+)
+def test_nobody_relays_without_an_identity_or_a_grant(
+    local_part: str, domain: str, identity: str | None, grant: Lookup
+) -> None:
+    """The one property that matters: accepted means local and unrouted, or somebody answers for it."""
+    try:
+        path = Mailbox(local_part, domain)
+    except LocalProtocolError:
+        return
+    decision = POLICY.decide(path, identity=identity, grant=grant)
+    if decision.verdict is ACCEPT and decision.identity is None:
+        assert domain == "example.test"
+        assert not set("%!@") & set(local_part)
+    if decision.reason is not Reason.LOCAL:
+        assert (decision.verdict is ACCEPT) == (decision.identity is not None)
