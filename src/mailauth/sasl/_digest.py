@@ -8,14 +8,14 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Callable
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeAlias
 
 from .._errors import LocalProtocolError, Malformed
 from ._fields import decode_identity
 from ._md5 import require_md5
 from ._messages import Challenge, Fault, FetchSecret, Refusal, Step, Success
 
-Digest = Callable[[bytes, bytes], bytes]
+Digest: TypeAlias = Callable[[bytes, bytes], bytes]
 """(secret, challenge) -> 32 lower-case hexadecimal digits."""
 
 _DIGEST: Final = re.compile(rb"[0-9a-f]{32}")
