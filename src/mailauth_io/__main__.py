@@ -1,0 +1,7 @@
+"""``python -m mailauth_io`` is the ``mailauth`` command."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,168 @@
+"""The ``mailauth`` command: its words, its options, and what it says when they are wrong.
+
+Knows arguments and exit statuses: 0 done, 1 a row of ``methods`` failed, 2 wrong use.  The work is done elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import ipaddress
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from mailauth import LocalProtocolError, smtp
+
+from .complaint import Complaint
+
+_NUMBER = re.compile(r"[0-9]{1,18}")
+LOOPS = ("asyncio", "trio")
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the usage in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; *arguments* are those of the process unless given.  Returns the exit status."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] | None = getattr(options, "run", None)
+    if run is None:
+        parser.error("say which: serve or methods (mailauth --help tells more)")
+    try:
+        status = run(options)
+        sys.stdout.flush()
+        return status
+    except Complaint as complaint:
+        print(f"mailauth {options.command}: {complaint}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output has gone; Python must not find that out once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def build_parser() -> Parser:
+    """Every word and option of the command."""
+    parser = Parser(prog="mailauth", allow_abbrev=False, description="Mail servers and clients that prove who you are.")
+    parser.add_argument("--version", action="version", version=f"mailauth {_version()}")
+    commands = parser.add_subparsers(dest="command", title="commands")
+    _add_serve(commands.add_parser("serve", allow_abbrev=False, help="run an SMTP and a POP3 server"))
+    _add_methods(commands.add_parser("methods", allow_abbrev=False, help="show the seven ways to submit mail at work"))
+    return parser
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("mailauth")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Run an SMTP and a POP3 server that share accounts, maildrops and grants."
+    add = parser.add_argument
+    add("--host", action="append", type=_address, metavar="ADDR", help="address to listen on, repeatable (127.0.0.1)")
+    for name in ("smtp", "smtps", "pop3", "pop3s"):
+        add(f"--{name}", type=_port, metavar="PORT", help="0: any free port; no port given: all four, any free port")
+    add("--domain", action="append", type=_domain, metavar="NAME", help="domain served here, repeatable (example.test)")
+    add("--user", action="append", type=_user, metavar="NAME:PASSWORD", help="an account for trials, repeatable")
+    add("--accounts", type=Path, metavar="FILE", help="accounts in Dovecot's passwd-file format")
+    add("--postmaster", metavar="NAME", help="the account that takes the postmaster's mail (the first one)")
+    add("--maildir", type=Path, metavar="DIR", help="maildrops: DIR/NAME is a Maildir (in memory)")
+    add("--outbox", type=Path, metavar="DIR", help="a Maildir for mail to be sent on (in memory)")
+    add("--max-message", type=_octets, default=26_214_400, metavar="OCTETS", help="size of a message (26214400)")
+    add("--cert", type=Path, metavar="FILE", help="certificate chain in PEM (a throw-away one for localhost)")
+    add("--key", type=Path, metavar="FILE", help="its private key in PEM")
+    add("--ca-out", type=Path, metavar="FILE", help="write what a client must trust, for the throw-away certificate")
+    add("--legacy", action="store_true", help="allow clear-text and MD5 methods outside TLS")
+    add("--grant-lifetime", type=_seconds, default=1800.0, metavar="SECONDS", help="1800; 0: no grants")
+    add("--grant-ipv6-prefix", type=_prefix, default=128, metavar="N", help="bits of an IPv6 address that count (128)")
+    add("--loop", choices=LOOPS, default="asyncio", help="what the server runs on (asyncio)")
+    add("--ready-file", type=Path, metavar="FILE", help="JSON with the ports and the pid, there when all ports listen")
+    parser.set_defaults(run=_serve)
+
+
+def _add_methods(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Submit mail in seven ways on loopback, watch the wire, and print what could be read on it."
+    parser.add_argument("--loop", choices=LOOPS, help="one loop only (both)")
+    parser.add_argument("--json", action="store_true", help="print the table as JSON")
+    parser.set_defaults(run=_methods)
+
+
+# What the words ask for is imported when it is asked for: `mailauth --version` needs no server.
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from . import serve
+
+    serve.serve(options)
+    return 0
+
+
+def _methods(options: argparse.Namespace) -> int:
+    from . import methods
+
+    return methods.main(loops=(options.loop,) if options.loop else LOOPS, as_json=options.json)
+
+
+def _address(text: str) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no IP address") from None
+    return text
+
+
+def _port(text: str) -> int:
+    return _number(text, 0, 65535, "port")
+
+
+def _octets(text: str) -> int:
+    return _number(text, 65_536, 2**40, "number of octets")  # RFC 5321 section 4.5.3.1.7
+
+
+def _prefix(text: str) -> int:
+    return _number(text, 1, 128, "prefix length")
+
+
+def _number(text: str, least: int, most: int, what: str) -> int:
+    if not _NUMBER.fullmatch(text) or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is no {what} from {least} to {most}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more")
+    return seconds
+
+
+def _domain(text: str) -> str:
+    try:
+        smtp.Mailbox("somebody", text)
+    except LocalProtocolError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no domain") from None
+    return text.lower()
+
+
+def _user(text: str) -> tuple[str, bytes]:
+    name, colon, password = text.partition(":")
+    if not colon:
+        # Not quoted: what stands there may well be a password.
+        raise argparse.ArgumentTypeError("write NAME:PASSWORD, with a colon between the two")
+    return name, os.fsencode(password)

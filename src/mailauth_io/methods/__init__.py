@@ -1,0 +1,68 @@
+"""``mailauth methods``: the seven ways to submit mail, at work on real sockets, and what a listener would have seen.
+
+``rows`` says which there are, ``measure`` goes through one, ``judge`` compares with ``expected``, ``report`` prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from .. import _loops
+from ..certificates import TrialMissing, throw_away
+from ..complaint import Complaint
+from .judge import judge
+from .measure import Bench, measure
+from .outcome import Columns, Outcome, StepFailed
+from .report import as_json as to_json, table
+from .rows import Row
+from .visit import Clients
+
+AT_ONCE: Final = 4
+"""Loops that run side by side, each in a thread with a server pair of its own: what one waits for, another uses."""
+
+
+def main(loops: Sequence[str], *, as_json: bool) -> int:
+    """Run all rows on *loops* and print them.  0: every row came out as the table says.  Raises Complaint."""
+    try:
+        for name in loops:
+            _loops.named(name)
+        bench = Bench(certificate=throw_away(), another=throw_away())
+    except (ImportError, TrialMissing) as error:
+        raise Complaint(str(error)) from error
+    outcomes = prove(bench, loops)
+    print(to_json(outcomes) if as_json else table(outcomes))
+    return exit_status(outcomes)
+
+
+def exit_status(outcomes: Sequence[Outcome]) -> int:
+    """0 when every row worked, and there was one; else 1."""
+    return 0 if outcomes and all(outcome.worked for outcome in outcomes) else 1
+
+
+def prove(bench: Bench, loops: Sequence[str]) -> list[Outcome]:
+    """Every row of *bench* on every loop, in the order of the table."""
+    work = [(row, loop) for row in bench.rows for loop in loops]
+    with ThreadPoolExecutor(AT_ONCE, "row") as threads:
+        return list(threads.map(lambda each: _outcome(bench, *each), work))
+
+
+def _outcome(bench: Bench, row: Row, loop: str) -> Outcome:
+    measured: dict[str, Columns] = {}
+    troubles: list[str] = []
+    for clients in bench.clients:
+        try:
+            measured[clients.name] = _measure(bench, row, loop, clients)
+        except StepFailed as failed:
+            troubles.append(f"with {clients.name}, {failed}")
+        except Exception as error:  # whatever it was, the other rows shall be seen
+            troubles.append(f"with {clients.name}, it broke off: {error!r}")
+    outcome = judge(row, loop, measured)
+    if troubles:
+        return Outcome(row=row, loop=loop, columns=outcome.columns, trouble="; ".join(troubles))
+    return outcome
+
+
+def _measure(bench: Bench, row: Row, loop: str, clients: Clients) -> Columns:
+    return _loops.named(loop).run(lambda: measure(row, clients, bench))

@@ -1,0 +1,245 @@
+"""One row with one kind of clients: a server pair of its own, the steps in order, and what the wire then shows.
+
+Knows the steps and how to read the outcome; does not know what the table says and never asks.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final
+
+import attrs
+
+from mailauth import pop3
+
+from .. import server, stores
+from .._loops import current
+from ..certificates import ThrowAway
+from .letters import below_trace, letter, submitted_authenticated
+from .our_machines import OurMachines
+from .outcome import Columns, StepFailed
+from .proxy import RecordingProxy
+from .rows import ROWS, Row, Way
+from .standard_library import StandardLibrary
+from .visit import HOST, ClientFailed, Clients, ServerNotProved, Visit
+from .wire import Conversation, look_for, look_for_secret
+
+LIFETIME: Final = 1800.0
+OTHER_HOST: Final = "127.0.0.2"
+DOMAIN: Final = "example.test"
+LOCAL: Final = f"postmaster@{DOMAIN}"  # an alias of the account, so that the path itself does not tell its name
+ELSEWHERE: Final = "friend@elsewhere.test"
+
+
+class Clock:
+    """A clock that moves only when told to."""
+
+    def __init__(self) -> None:
+        self._now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self._now
+
+    def move(self, seconds: float) -> None:
+        """Let *seconds* pass."""
+        self._now += seconds
+
+
+Running = Callable[[server.Config, server.Stores, Clock], AbstractAsyncContextManager[server.Pair]]
+
+
+def _running(config: server.Config, kept: server.Stores, clock: Clock) -> AbstractAsyncContextManager[server.Pair]:
+    return server.running(config, kept, clock=clock)
+
+
+@attrs.frozen(kw_only=True)
+class Bench:
+    """Everything that the rows run with; a test puts a broken piece in and must see a row fail."""
+
+    certificate: ThrowAway
+    """The server's."""
+    another: ThrowAway
+    """Of an authority that has nothing to do with the server."""
+    running: Running = _running
+    grants: Callable[[float], stores.Grants] = lambda lifetime: stores.MemoryGrants(lifetime=lifetime)
+    outbox: Callable[[], stores.MemoryOutbox] = stores.MemoryOutbox
+    clients: tuple[Clients, ...] = (StandardLibrary(), OurMachines())
+    rows: tuple[Row, ...] = ROWS
+
+
+async def measure(row: Row, clients: Clients, bench: Bench) -> Columns:
+    """Go through the steps of *row*.  Raises StepFailed at the first that does not come out."""
+    trial = _Trial(row, clients, bench)
+    async with bench.running(trial.config, trial.stores, trial.clock) as pair, trial.recorded(pair):
+        await trial.go()
+    return trial.columns()
+
+
+class _Trial:
+    def __init__(self, row: Row, clients: Clients, bench: Bench) -> None:
+        # Made up anew each time, and long: chance puts none of them into ciphertext or a challenge.
+        self._name = f"walter-{secrets.token_hex(6)}"
+        self._password = f"open sesame {secrets.token_hex(6)}"
+        self._passage = f"Meet me where the chestnut tree stood, {secrets.token_hex(6)}."
+        self._row, self._clients, self._bench = row, clients, bench
+        self._implicit = row.way is Way.IMPLICIT
+        self._letters: list[bytes] = []  # what was taken for sending on
+        self._record: list[Conversation] = []
+        self._proved = False
+        self.clock = Clock()
+        self._outbox = bench.outbox()
+        self._maildrops = stores.MemoryMaildrops()
+        self.config = server.Config(
+            hosts=(HOST,),
+            smtp=None if self._implicit else 0,
+            smtps=0 if self._implicit else None,
+            pop3=None if self._implicit else 0,
+            pop3s=0 if self._implicit else None,
+            domains=(DOMAIN,),
+            postmaster=self._name,
+            ssl_context=bench.certificate.server,
+            legacy=row.way is Way.CLEAR,
+            grant_lifetime=LIFETIME,
+        )
+        self.stores = server.Stores(
+            accounts=stores.MemoryAccounts({self._name: self._password.encode()}),
+            maildrops=self._maildrops,
+            outbox=self._outbox,
+            grants=bench.grants(LIFETIME),
+        )
+
+    @asynccontextmanager
+    async def recorded(self, pair: server.Pair) -> AsyncIterator[None]:
+        """All that clients say goes through recording proxies; behind it the record is whole."""
+        ports = (pair.smtps, pair.pop3s) if self._implicit else (pair.smtp, pair.pop3)
+        proxies = [RecordingProxy(HOST, port) for port in ports if port is not None]
+        self._visit = Visit(
+            smtp=proxies[0].port,
+            pop3=proxies[1].port,
+            way=self._row.way,
+            login=self._row.login,
+            name=self._name,
+            password=self._password,
+            trusted=self._bench.certificate.client(),
+        )
+        try:
+            yield
+        finally:
+            for proxy in proxies:
+                await current().in_thread(proxy.close)  # in a thread: the server's end of it is on this one
+                self._record += proxy.record
+
+    async def go(self) -> None:
+        await self._relay("relaying before authentication", taken=False)
+        await self._deliver()
+        if self._row.login.by_pop3:
+            await self._log_in("login by POP3 and retrieving")
+            await self._relay("submission after the login", taken=True)
+            await self._relay(f"submission from {OTHER_HOST}", taken=False, source=OTHER_HOST)
+            self.clock.move(LIFETIME - 1)
+            await self._relay("submission in the last second of the grant", taken=True)
+            self.clock.move(1)
+            await self._relay("submission when the grant is over", taken=False)
+            await self._log_in("login once more")
+            await self._relay("submission after the second login", taken=True)
+        else:
+            await self._relay(f"submission with {self._row.login.value}", taken=True, authenticate=True)
+            await self._relay("submission without authentication afterwards", taken=False)
+        self._proved = await self._stranger_gives_up()
+        self._check_outbox()
+
+    async def _relay(self, step: str, *, taken: bool, authenticate: bool = False, source: str = HOST) -> None:
+        written = self._letter(step)
+        code = await self._submit(step, ELSEWHERE, written, authenticate=authenticate, source=source)
+        if taken:
+            self._letters.append(written)
+            if code != 250:
+                raise StepFailed(step, f"refused with {code}")
+        elif not 500 <= code <= 599:
+            raise StepFailed(step, f"not refused but answered {code}")
+
+    async def _deliver(self) -> None:
+        step = "mail for a local recipient without authentication"
+        self._local_letter = self._letter(step)
+        code = await self._submit(step, LOCAL, self._local_letter)
+        if code != 250:
+            raise StepFailed(step, f"refused with {code}")
+        if below_trace(await self._newest()) != self._local_letter:
+            raise StepFailed(step, "it was taken, but did not arrive in the maildrop as it was")
+
+    async def _newest(self) -> bytes:
+        """The newest message in the maildrop, looked at from inside."""
+        opened = await self._maildrops.open(self._name)
+        if isinstance(opened, pop3.Unavailable) or not opened.messages:
+            return b""
+        try:
+            octets = b""
+            while True:
+                piece = await opened.read(len(opened.messages), len(octets))
+                octets += piece.octets
+                if piece.last:
+                    return octets
+        finally:
+            opened.close()
+
+    async def _submit(
+        self, step: str, recipient: str, written: bytes, *, authenticate: bool = False, source: str = HOST
+    ) -> int:
+        try:
+            return await self._clients.submit(
+                self._visit, recipient=recipient, content=written, authenticate=authenticate, source=source
+            )
+        except ClientFailed as failed:
+            raise StepFailed(step, str(failed)) from failed
+
+    async def _log_in(self, step: str) -> None:
+        try:
+            found = await self._clients.collect(self._visit)
+        except ClientFailed as failed:
+            raise StepFailed(step, str(failed)) from failed
+        if below_trace(found) != self._local_letter:
+            raise StepFailed(step, "the message that was retrieved is not the one that was delivered")
+
+    async def _stranger_gives_up(self) -> bool:
+        """Whether clients that trust another authority give up, by POP3 as well where the login goes there."""
+        if self._row.way is Way.CLEAR:
+            return False
+        visit = attrs.evolve(self._visit, trusted=self._bench.another.client())
+        submission = self._clients.submit(visit, recipient=LOCAL, content=self._local_letter, authenticate=False)
+        if not await _gives_up(submission):
+            return False
+        return await _gives_up(self._clients.collect(visit)) if self._row.login.by_pop3 else True
+
+    def _check_outbox(self) -> None:
+        arrived = [message.octets for message in self._outbox.messages]
+        if len(arrived) != len(self._letters):
+            raise StepFailed("the outbox", f"holds {len(arrived)} messages where {len(self._letters)} were submitted")
+        for octets, written in zip(arrived, self._letters, strict=True):
+            if below_trace(octets) != written:
+                raise StepFailed("the outbox", "a message did not arrive as it was submitted")
+
+    def _letter(self, step: str) -> bytes:
+        return letter(f"{step}, {secrets.token_hex(4)}", self._passage)
+
+    def columns(self) -> Columns:
+        """What the record and the trace header of the mail in the outbox show."""
+        authenticated = submitted_authenticated(self._outbox.messages[0].octets)
+        return Columns(
+            credentials_checked_by="SMTP server" if authenticated else "POP3 server",
+            name_on_the_wire=look_for(self._name.encode(), self._record).value,
+            password_on_the_wire=look_for_secret(self._password.encode(), self._record).value,
+            message_on_the_wire=look_for(self._passage.encode(), self._record).value,
+            server_proved_by="certificate" if self._proved else "nothing",
+        )
+
+
+async def _gives_up(visit: Awaitable[object]) -> bool:
+    try:
+        await visit
+    except ServerNotProved:
+        return True
+    except ClientFailed as failed:
+        raise StepFailed("a client that trusts another authority", f"failed, but not over that: {failed}") from failed
+    return False

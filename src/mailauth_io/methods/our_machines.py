@@ -1,0 +1,159 @@
+"""Our own client machines, carried by the adapter of the loop that runs.
+
+Written as any program with the library would be: knows commands, replies and the adapter's few verbs.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+from mailauth import Command, LocalProtocolError, MessageChunk, RemoteProtocolError, pop3, sasl, smtp
+
+from .._adapter import Client
+from .._loops import current
+from .rows import Login, Way
+from .visit import CLIENT_NAME, HOST, SENDER, ClientFailed, ServerNotProved, Visit
+
+E = TypeVar("E")
+
+
+class OurMachines:
+    """``smtp.ClientConnection`` and ``pop3.ClientConnection``."""
+
+    name: Final = "our machines"
+
+    async def submit(
+        self, visit: Visit, *, recipient: str, content: bytes, authenticate: bool, source: str = HOST
+    ) -> int:
+        """As ``Clients.submit`` says."""
+        settings = smtp.ClientSettings(tls_required=visit.way is not Way.CLEAR)
+        with _one_kind_of_error():
+            async with await current().adapter.connect(
+                lambda tls: smtp.ClientConnection(settings, tls=tls),
+                HOST,
+                visit.smtp,
+                ssl_context=visit.trusted,
+                implicit_tls=visit.way is Way.IMPLICIT,
+                local_address=source,
+            ) as client:
+                return await _submit(client, visit, recipient, content, authenticate)
+
+    async def collect(self, visit: Visit) -> bytes:
+        """As ``Clients.collect`` says."""
+        settings = pop3.ClientSettings(tls_required=visit.way is not Way.CLEAR)
+        with _one_kind_of_error():
+            async with await current().adapter.connect(
+                lambda tls: pop3.ClientConnection(settings, tls=tls),
+                HOST,
+                visit.pop3,
+                ssl_context=visit.trusted,
+                implicit_tls=visit.way is Way.IMPLICIT,
+            ) as client:
+                return await _collect(client, visit)
+
+
+@contextmanager
+def _one_kind_of_error() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, LocalProtocolError, RemoteProtocolError) as error:
+        if isinstance(error, ssl.SSLCertVerificationError) or isinstance(error.__cause__, ssl.SSLCertVerificationError):
+            raise ServerNotProved(str(error)) from error
+        raise ClientFailed(f"{type(error).__name__}: {error}") from error
+
+
+async def _submit(
+    client: Client[smtp.ClientEvent], visit: Visit, recipient: str, content: bytes, authenticate: bool
+) -> int:
+    hello = smtp.Hello(domain=CLIENT_NAME)
+    await _smtp_reply(client, None)
+    await _smtp_reply(client, hello)
+    if visit.way is Way.UPGRADE:
+        await _smtp_reply(client, smtp.StartTls())
+        await _smtp_reply(client, hello)
+    if authenticate:
+        await _log_in(client, visit)
+    code = 0
+    for command in (
+        smtp.Mail(reverse_path=smtp.Mailbox.parse(SENDER)),
+        smtp.Rcpt(forward_path=smtp.Mailbox.parse(recipient)),
+        smtp.Data(),
+    ):
+        code = (await _smtp_reply(client, command)).code
+        if code >= 400:
+            break
+    else:
+        for start in range(0, len(content), 1000):  # in pieces, as from a file
+            client.send(MessageChunk(octets=content[start : start + 1000]))
+            await client.flush()
+        code = (await _smtp_reply(client, smtp.MessageComplete())).code
+    await _smtp_reply(client, smtp.Quit())
+    return code
+
+
+async def _smtp_reply(client: Client[smtp.ClientEvent], command: Command | None) -> smtp.Reply:
+    """Send *command* and wait for its reply; None waits for the greeting."""
+    if command is not None:
+        client.send(command)
+    async for event in client:
+        if isinstance(event, smtp.Replied):
+            if event.command is not command:
+                raise ClientFailed(f"answered out of turn: {event.reply}")
+            return event.reply
+    raise ClientFailed("the server closed the connection")
+
+
+async def _log_in(client: Client[E], visit: Visit) -> None:
+    client.authenticate(_mechanism(visit))
+    async for event in client:
+        if isinstance(event, sasl.Authenticated):
+            return
+        if isinstance(event, smtp.AuthenticationFailed | pop3.AuthenticationFailed):
+            raise ClientFailed(f"the login was refused: {event.reply}")
+    raise ClientFailed("the server closed the connection during the login")
+
+
+def _mechanism(visit: Visit) -> sasl.ClientMechanism:
+    name, password = visit.name, visit.password.encode()
+    match visit.login:
+        case Login.USER:
+            return sasl.UserPassClient(authentication_identity=name, password=password)
+        case Login.APOP:
+            return sasl.ApopClient(authentication_identity=name, secret=password)
+        case Login.PLAIN:
+            return sasl.PlainClient(authentication_identity=name, password=password)
+        case Login.LOGIN:
+            return sasl.LoginClient(authentication_identity=name, password=password)
+        case Login.CRAM_MD5:
+            return sasl.CramMd5Client(authentication_identity=name, secret=password)
+
+
+async def _collect(client: Client[pop3.ClientEvent], visit: Visit) -> bytes:
+    await _pop3_reply(client, None)
+    if visit.way is Way.UPGRADE:
+        await _pop3_reply(client, pop3.Stls())
+    await _log_in(client, visit)
+    messages = int((await _pop3_reply(client, pop3.Stat())).text.split()[0])
+    chunks: list[bytes] = []
+    await _pop3_reply(client, pop3.Retrieve(number=messages), chunks)
+    await _pop3_reply(client, pop3.Quit())
+    return b"".join(chunks)
+
+
+async def _pop3_reply(
+    client: Client[pop3.ClientEvent], command: Command | None, chunks: list[bytes] | None = None
+) -> pop3.Reply:
+    """Send *command* and wait for its reply, taking up content on the way; None waits for the greeting."""
+    if command is not None:
+        client.send(command)
+    async for event in client:
+        if isinstance(event, MessageChunk) and chunks is not None:
+            chunks.append(event.octets)
+        elif isinstance(event, pop3.Replied):
+            if event.command is not command or not event.reply.positive:
+                raise ClientFailed(f"answered: {event.reply}")
+            return event.reply
+    raise ClientFailed("the server closed the connection")

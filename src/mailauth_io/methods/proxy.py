@@ -1,0 +1,118 @@
+"""A TCP proxy that passes every octet on unchanged and keeps a copy.
+
+It listens where the client connects, and connects to the server from the client's own address, so that the server
+sees the peer it would see without it.  Knows no protocol: TLS, or a change to it, is octets like any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from types import TracebackType
+from typing import Final, Self
+
+from .wire import Conversation
+
+PATIENCE: Final = 10.0
+"""Seconds that closing waits for conversations to come to their end before it cuts them."""
+
+
+class _Passage:
+    """One connection: two sockets, two threads, two copies."""
+
+    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+        self._client, self._server = client, server
+        self._from_client, self._from_server = bytearray(), bytearray()
+        self._threads = [
+            threading.Thread(target=self._pass_on, args=arguments, daemon=True)
+            for arguments in ((client, server, self._from_client), (server, client, self._from_server))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, target: socket.socket, copy: bytearray) -> None:
+        with contextlib.suppress(OSError):
+            while octets := source.recv(65536):
+                copy += octets
+                target.sendall(octets)
+        with contextlib.suppress(OSError):  # whatever ended this way, the other side must see an end too
+            target.shutdown(socket.SHUT_WR)
+
+    def finish(self) -> None:
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        for end in (self._client, self._server):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        self._client.close()
+        self._server.close()
+
+    @property
+    def conversation(self) -> Conversation:
+        return Conversation(from_client=bytes(self._from_client), from_server=bytes(self._from_server))
+
+
+class RecordingProxy:
+    """A context manager: listens on a free port of *host* and passes all on to *port* of *host*.
+
+    Leaving it waits for the conversations to end, so it must not be left on the thread that the server runs on;
+    the record is whole from then on.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._passages: list[_Passage] = []
+        self._closing = False
+        self._listener = socket.create_server((host, 0))
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
+
+    @property
+    def port(self) -> int:
+        """Where clients connect."""
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    @property
+    def record(self) -> list[Conversation]:
+        """What passed so far, a conversation for each connection in the order of their coming."""
+        return [passage.conversation for passage in self._passages]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening and wait for what passes."""
+        if self._closing:
+            return
+        self._closing = True
+        socket.create_connection(self._listener.getsockname()[:2], PATIENCE).close()  # wakes accept() on every system
+        self._accepting.join()
+        self._listener.close()
+        for passage in self._passages:
+            passage.finish()
+
+    def _accept(self) -> None:
+        while True:
+            client, (address, *_) = self._listener.accept()
+            if self._closing:
+                client.close()
+                return
+            try:
+                server = socket.create_connection(self._target, PATIENCE, source_address=(address, 0))
+            except OSError:
+                client.close()
+                continue
+            server.settimeout(None)
+            for end in (client, server):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._passages.append(_Passage(client, server))

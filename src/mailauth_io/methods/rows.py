@@ -1,0 +1,66 @@
+"""Which rows there are: the seven methods, with every way into TLS and every mechanism that a method can use.
+
+Says what a client does, not what anybody will see of it.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+import attrs
+
+
+class Login(enum.Enum):
+    """How the client proves who it is; the value is the mechanism's name."""
+
+    USER = "USER"
+    APOP = "APOP"
+    PLAIN = "PLAIN"
+    LOGIN = "LOGIN"
+    CRAM_MD5 = "CRAM-MD5"
+
+    @property
+    def by_pop3(self) -> bool:
+        """True: a login by POP3 comes before SMTP, and SMTP itself sees none."""
+        return self in (Login.USER, Login.APOP)
+
+
+class Way(enum.Enum):
+    """How the client connects."""
+
+    CLEAR = "clear text"
+    IMPLICIT = "implicit TLS"
+    UPGRADE = "STARTTLS"
+    """STARTTLS, and STLS in POP3."""
+
+
+@attrs.frozen
+class Row:
+    """One line of the table: a method, and the way and mechanism it is shown with."""
+
+    number: int
+    """The method's number in the table of the design, 1 to 7."""
+    name: str
+    login: Login
+    way: Way
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.name}"
+
+
+ROWS: Final = (
+    Row(1, "POP before SMTP", Login.USER, Way.CLEAR),
+    Row(2, "APOP before SMTP", Login.APOP, Way.CLEAR),
+    Row(3, "POPS before SMTPS", Login.USER, Way.IMPLICIT),
+    Row(3, "POP before SMTP, STLS and STARTTLS", Login.USER, Way.UPGRADE),
+    Row(4, "SMTP AUTH PLAIN", Login.PLAIN, Way.CLEAR),
+    Row(5, "SMTP AUTH LOGIN", Login.LOGIN, Way.CLEAR),
+    Row(6, "SMTP AUTH CRAM-MD5", Login.CRAM_MD5, Way.CLEAR),
+    Row(7, "SMTPS AUTH PLAIN", Login.PLAIN, Way.IMPLICIT),
+    Row(7, "SMTPS AUTH LOGIN", Login.LOGIN, Way.IMPLICIT),
+    Row(7, "SMTPS AUTH CRAM-MD5", Login.CRAM_MD5, Way.IMPLICIT),
+    Row(7, "SMTP AUTH PLAIN, STARTTLS", Login.PLAIN, Way.UPGRADE),
+    Row(7, "SMTP AUTH LOGIN, STARTTLS", Login.LOGIN, Way.UPGRADE),
+    Row(7, "SMTP AUTH CRAM-MD5, STARTTLS", Login.CRAM_MD5, Way.UPGRADE),
+)

@@ -1,0 +1,118 @@
+"""Reading a record of the wire: what could somebody who only listened have read?
+
+Knows octets, base64, the look of a TLS record, and how APOP and CRAM-MD5 make a digest.  Knows nothing of methods,
+of clients and servers, and of what anyone expects to find: its only input is the record and the words to look for.
+"""
+
+from __future__ import annotations
+
+import binascii
+import enum
+import hashlib
+import hmac
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import attrs
+
+_BASE64_RUN: Final = re.compile(rb"[A-Za-z0-9+/]{4,}")
+_TIMESTAMP: Final = re.compile(rb"<[^<>\s]{1,255}>")
+_HELLO: Final = re.compile(rb"\x16\x03[\x00-\x04]..[\x01\x02]", re.DOTALL)  # ClientHello or ServerHello in a record
+_CONTENT_TYPES: Final = frozenset({20, 21, 22, 23})  # RFC 8446 section 5.1
+_APPLICATION_DATA: Final = 23
+_LARGEST_RECORD: Final = 2**14 + 2048  # RFC 5246 section 6.2.3; TLS 1.3 allows less
+
+
+class Seen(enum.Enum):
+    """How something looked to the listener."""
+
+    CLEAR = "clear"
+    BASE64 = "clear (base64)"
+    DIGEST = "digest"
+    """Not itself, but a digest of it over the server's challenge."""
+    TLS = "TLS"
+    """Not readable, and all of the record was carried in TLS."""
+    NOT_SEEN = "not seen"
+    """Not readable, and it is not TLS that hid it."""
+
+
+@attrs.frozen(kw_only=True)
+class Conversation:
+    """All octets of one TCP connection, as they passed."""
+
+    from_client: bytes
+    from_server: bytes
+
+
+def look_for(words: bytes, record: Sequence[Conversation]) -> Seen:
+    """How *words* appear in the record, in the most readable form of all its places.  Letters count without case."""
+    wanted = words.lower()
+    streams = [octets for conversation in record for octets in (conversation.from_client, conversation.from_server)]
+    if any(wanted in octets.lower() for octets in streams):
+        return Seen.CLEAR
+    if any(wanted in token.lower() for octets in streams for token in decoded_tokens(octets)):
+        return Seen.BASE64
+    return Seen.TLS if all_in_tls(record) else Seen.NOT_SEEN
+
+
+def look_for_secret(secret: bytes, record: Sequence[Conversation]) -> Seen:
+    """The same for a password, which a digest may stand for (RFC 1939 section 7, RFC 2195 section 2)."""
+    seen = look_for(secret, record)
+    if seen in (Seen.TLS, Seen.NOT_SEEN) and any(_holds_digest(secret, conversation) for conversation in record):
+        return Seen.DIGEST
+    return seen
+
+
+def decoded_tokens(octets: bytes) -> Iterator[bytes]:
+    """Everything that base64 could hide in *octets*: each run of its alphabet, decoded from each of four offsets.
+
+    A token may stand anywhere in a run, so that a letter glued to its front hides nothing.
+    """
+    for run in _BASE64_RUN.findall(octets):
+        for offset in range(4):
+            token = run[offset:]
+            token = token[: len(token) - (len(token) % 4 == 1)]  # one letter over carries no octet
+            if token:
+                yield binascii.a2b_base64(token + b"=" * (-len(token) % 4))
+
+
+def _holds_digest(secret: bytes, conversation: Conversation) -> bool:
+    said = [conversation.from_server, *decoded_tokens(conversation.from_server)]
+    heard = [conversation.from_client, *decoded_tokens(conversation.from_client)]
+    for challenge in {found for octets in said for found in _TIMESTAMP.findall(octets)}:
+        apop = hashlib.md5(challenge + secret, usedforsecurity=False).hexdigest().encode()
+        cram = hmac.new(secret, challenge, "md5").hexdigest().encode()
+        if any(apop in octets or cram in octets for octets in heard):
+            return True
+    return False
+
+
+def all_in_tls(record: Sequence[Conversation]) -> bool:
+    """True if every conversation went into TLS and stayed there, and at least one got so far as to say something."""
+    ways = [(_tls_records(conversation.from_client), _tls_records(conversation.from_server)) for conversation in record]
+    if not ways or any(client is None or server is None for client, server in ways):
+        return False
+    return any(client and server and _APPLICATION_DATA in client for client, server in ways)
+
+
+def _tls_records(octets: bytes) -> list[int] | None:
+    """The content types of the TLS records that *octets* end in.  None: no TLS, or something else behind it.
+
+    What stands before the first record is the clear part of STARTTLS or STLS.
+    """
+    begins = (found.start() for found in _HELLO.finditer(octets))
+    position = next((begin for begin in begins if begin == 0 or octets[begin - 2 : begin] == b"\r\n"), None)
+    if position is None:
+        return None
+    types: list[int] = []
+    while position < len(octets):
+        header = octets[position : position + 5]
+        if header[0] not in _CONTENT_TYPES or header[1:2] not in (b"", b"\x03"):
+            return None
+        length = int.from_bytes(header[3:5], "big")
+        if length > _LARGEST_RECORD:
+            return None
+        types.append(header[0])
+        position += 5 + length
+    return types

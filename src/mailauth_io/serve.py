@@ -1,0 +1,110 @@
+"""``mailauth serve``: a server pair from its start to the signal that ends it.
+
+Knows loops, signals and what to tell whoever started it; what it serves was settled before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+
+from . import _loops, config, server
+from .complaint import Complaint
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+PORTS: Final = ("smtp", "smtps", "pop3", "pop3s")
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Serve until SIGTERM or SIGINT comes.  Raises Complaint when it cannot begin."""
+    os.umask(0o077)  # before anything is written
+    for number in SIGNALS:  # before and after the loop has them
+        signal.signal(number, _leave)
+    serving = config.read(options)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    try:
+        loop = _loops.named(serving.loop)
+    except ImportError as error:
+        raise Complaint(str(error)) from error
+    signals = {"asyncio": _asyncio_signals, "trio": _trio_signals}[loop.name]
+
+    async def main() -> None:
+        async with signals() as signalled:
+            await _serve(serving, signalled)
+
+    loop.run(main)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(0)
+
+
+@asynccontextmanager
+async def _asyncio_signals() -> AsyncIterator[Callable[[], Awaitable[object]]]:
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    signalled = asyncio.Event()
+    for number in SIGNALS:
+        loop.add_signal_handler(number, signalled.set)
+    try:
+        yield signalled.wait
+    finally:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, _leave)
+
+
+@asynccontextmanager
+async def _trio_signals() -> AsyncIterator[Callable[[], Awaitable[object]]]:
+    import trio
+
+    with trio.open_signal_receiver(*SIGNALS) as signals:
+        yield signals.__anext__
+
+
+async def _serve(serving: config.Serving, signalled: Callable[[], Awaitable[object]]) -> None:
+    if serving.ready_file is not None:
+        serving.ready_file.unlink(missing_ok=True)  # of an earlier run: it would tell the wrong ports
+    listening = False
+    try:
+        async with server.running(serving.config, serving.stores) as pair:
+            listening = True
+            _announce(serving, pair)
+            await signalled()
+    except OSError as error:
+        if listening:
+            raise
+        raise Complaint(f"cannot listen: {error.strerror or error}") from error
+
+
+def _announce(serving: config.Serving, pair: server.Pair) -> None:
+    ports = {name: getattr(pair, name) for name in PORTS}
+    if serving.ready_file is not None:
+        try:
+            _write_in_one_piece(serving.ready_file, json.dumps({**ports, "pid": os.getpid()}) + "\n")
+        except OSError as error:
+            raise Complaint(f"--ready-file {serving.ready_file} cannot be written: {error.strerror}") from error
+    listening = ", ".join(f"{name.upper()} {port}" for name, port in ports.items() if port is not None)
+    print(f"Serving {', '.join(serving.config.domains)} on {', '.join(serving.config.hosts)}: {listening}.")
+    for remark in serving.remarks:
+        print(remark)
+    print("Ready.", flush=True)
+
+
+def _write_in_one_piece(path: Path, text: str) -> None:
+    """Whoever waits for *path* finds all of it or nothing."""
+    number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with open(number, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(name, path)

@@ -1,0 +1,319 @@
+"""The words of the command: whatever is wrong with them ends in one sentence on standard error and exit status 2."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import trustme
+
+from mailauth_io import cli, config
+from tests import serving
+
+USER = ("--user", "alice:open sesame")
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def read(*options: str) -> config.Serving:
+    """What the options of ``mailauth serve`` come to, without a process."""
+    return config.read(cli.build_parser().parse_args(["serve", *options]))
+
+
+def complaint(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run the command with *arguments* that are wrong; the one sentence that it says."""
+    status: object
+    try:
+        status = cli.main(arguments)
+    except SystemExit as end:
+        status = end.code
+    said = capfd.readouterr()
+    assert (status, said.out) == (2, "")
+    assert said.err.count("\n") == 1, said.err
+    assert said.err.startswith("mailauth")
+    return said.err
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> object:
+    """``serve`` sets umask and signals for its process, which here is that of the tests."""
+    import signal
+
+    mask = os.umask(0o077)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    os.umask(mask)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "serve or methods"),
+        (("server",), "invalid choice"),
+        (("--verbose",), "--verbose"),
+        (("serve", "--verbose"), "--verbose"),
+        (("serve", "extra"), "extra"),
+        (("serve", "--smt", "25"), "--smt"),
+        (("serve", "--smtp"), "--smtp"),
+        (("serve", "--smtp", "x"), "no port"),
+        (("serve", "--smtp", "-1"), "no port"),
+        (("serve", "--smtp", "\u0662\u0665"), "no port"),
+        (("serve", "--smtps", "65536"), "no port"),
+        (("serve", "--pop3", "1.5"), "no port"),
+        (("serve", "--pop3s", ""), "no port"),
+        (("serve", "--host", "mail.example.test"), "no IP address"),
+        (("serve", "--host", "127.0.0.1:25"), "no IP address"),
+        (("serve", "--domain", "example..test"), "no domain"),
+        (("serve", "--domain", ""), "no domain"),
+        (("serve", "--user", "alice"), "NAME:PASSWORD"),
+        (("serve", "--max-message", "many"), "octets"),
+        (("serve", "--max-message", "0"), "octets"),
+        (("serve", "--max-message", "65535"), "octets"),
+        (("serve", "--grant-lifetime", "-1"), "seconds"),
+        (("serve", "--grant-lifetime", "inf"), "seconds"),
+        (("serve", "--grant-lifetime", "soon"), "seconds"),
+        (("serve", "--grant-ipv6-prefix", "129"), "prefix"),
+        (("serve", "--grant-ipv6-prefix", "0"), "prefix"),
+        (("serve", "--loop", "curio"), "asyncio"),
+        (("methods", "--loop", "curio"), "asyncio"),
+        (("methods", "--xml"), "--xml"),
+    ],
+)
+def test_a_wrong_word_is_one_sentence(arguments: tuple[str, ...], says: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert says in complaint(capfd, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("users", "says"),
+    [
+        (("alice:",), "no password"),
+        ((":secret",), "no mailbox name"),
+        (("../alice:secret",), "no mailbox name"),
+        (("al ice:secret",), "no mailbox name"),
+        ((f"{'a' * 65}:secret",), "no mailbox name"),
+        (("alice@elsewhere.test:secret",), "no mailbox name"),
+        (("alice:one", "ALICE:two"), "same mailbox"),
+        (("alice:one", "alice@example.test:two"), "same mailbox"),
+    ],
+)
+def test_an_account_that_cannot_be_is_one_sentence(
+    users: tuple[str, ...], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = complaint(capfd, "serve", *(word for user in users for word in ("--user", user)))
+    assert says in said
+    assert "secret" not in said
+    assert "two" not in said
+
+
+def test_a_user_without_colon_is_not_quoted_since_it_may_be_a_password(capfd: pytest.CaptureFixture[str]) -> None:
+    assert "sesame" not in complaint(capfd, "serve", "--user", "sesame")
+
+
+def test_user_splits_at_the_first_colon_and_keeps_blanks() -> None:
+    options = cli.build_parser().parse_args(["serve", "--user", "alice: open:sesame "])
+    assert options.user == [("alice", b" open:sesame ")]
+
+
+def test_postmaster_must_be_an_account(capfd: pytest.CaptureFixture[str]) -> None:
+    assert "none of the accounts" in complaint(capfd, "serve", *USER, "--postmaster", "bob")
+
+
+def test_postmaster_is_the_first_account_unless_named() -> None:
+    users = (*USER, "--user", "bob:open poppy")
+    assert read(*users).config.postmaster == "alice"
+    assert read(*users, "--postmaster", "BOB@example.test").config.postmaster == "bob"
+
+
+def test_no_port_given_is_all_four_and_some_given_only_those() -> None:
+    all_four, some = read(*USER).config, read(*USER, "--smtp", "0", "--pop3s", "9950").config
+    assert (all_four.smtp, all_four.smtps, all_four.pop3, all_four.pop3s) == (0, 0, 0, 0)
+    assert (some.smtp, some.smtps, some.pop3, some.pop3s) == (0, None, None, 9950)
+
+
+def test_what_is_not_said_is_as_documented() -> None:
+    serving_ = read(*USER)
+    settings = serving_.config
+    assert (settings.hosts, settings.domains) == (("127.0.0.1",), ("example.test",))
+    assert (settings.maximum_message_size, settings.legacy) == (26_214_400, False)
+    assert (settings.grant_lifetime, settings.grant_ipv6_prefix) == (1800, 128)
+    assert serving_.loop == "asyncio"
+
+
+def test_hosts_domains_and_limits_reach_the_server() -> None:
+    options = (
+        "--host 127.0.0.1 --host ::1 --domain A.test --domain b.test --max-message 70000 --grant-lifetime 0 --legacy"
+    )
+    settings = read(*USER, *options.split()).config
+    assert (settings.hosts, settings.domains) == (("127.0.0.1", "::1"), ("a.test", "b.test"))
+    assert (settings.maximum_message_size, settings.grant_lifetime, settings.legacy) == (70_000, 0, True)
+
+
+def accounts_file(directory: Path, text: str = "alice:{PLAIN}open sesame\n", mode: int = 0o600) -> str:
+    path = directory / "accounts"
+    path.write_text(text)
+    path.chmod(mode)
+    return str(path)
+
+
+def test_accounts_come_from_a_file_and_from_options_together(tmp_path: Path) -> None:
+    settings = read("--user", "bob:open poppy", "--accounts", accounts_file(tmp_path)).config
+    assert settings.postmaster == "bob"
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o644, 0o602])
+def test_an_accounts_file_that_others_can_use_is_refused(
+    mode: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "others" in complaint(capfd, "serve", "--accounts", accounts_file(tmp_path, mode=mode))
+
+
+def test_an_accounts_file_that_is_missing_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "No such file" in complaint(capfd, "serve", "--accounts", str(tmp_path / "none"))
+
+
+def test_a_directory_is_no_accounts_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert str(tmp_path) in complaint(capfd, "serve", "--accounts", str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["alice\n", "alice:open sesame\n", "alice:{SSHA}c2VzYW1l\n", "alice:{PLAIN}\n"])
+def test_an_accounts_file_that_cannot_be_understood_is_refused_without_its_secrets(
+    text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = complaint(capfd, "serve", "--accounts", accounts_file(tmp_path, text))
+    assert "accounts" in said
+    assert "sesame" not in said
+
+
+def test_an_account_in_the_file_and_in_an_option_is_a_collision(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "same mailbox" in complaint(capfd, "serve", *USER, "--accounts", accounts_file(tmp_path))
+
+
+@pytest.fixture
+def pair(authority: trustme.CA, tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate and its key, as files."""
+    made = authority.issue_cert("localhost")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    made.cert_chain_pems[0].write_to_path(str(certificate))
+    key.touch(mode=0o600)
+    key.write_bytes(made.private_key_pem.bytes())
+    return certificate, key
+
+
+def test_a_certificate_with_its_key_is_taken(pair: tuple[Path, Path]) -> None:
+    certificate, key = pair
+    context = read(*USER, "--cert", str(certificate), "--key", str(key)).config.ssl_context
+    assert context is not None
+
+
+@pytest.mark.parametrize("option", ["--cert", "--key"])
+def test_a_certificate_and_its_key_go_together(
+    option: str, pair: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "together" in complaint(capfd, "serve", *USER, option, str(pair[0]))
+
+
+def test_a_key_that_others_can_read_is_refused(pair: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    certificate, key = pair
+    key.chmod(0o644)
+    assert "others" in complaint(capfd, "serve", *USER, "--cert", str(certificate), "--key", str(key))
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_certificate_or_key_that_is_missing_is_refused(
+    missing: int, pair: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    pair[missing].unlink()
+    said = complaint(capfd, "serve", *USER, "--cert", str(pair[0]), "--key", str(pair[1]))
+    assert str(pair[missing]) in said
+
+
+def test_a_key_of_another_certificate_is_refused(
+    pair: tuple[Path, Path], authority: trustme.CA, capfd: pytest.CaptureFixture[str]
+) -> None:
+    certificate, key = pair
+    key.write_bytes(authority.issue_cert("localhost").private_key_pem.bytes())
+    assert "not that of" in complaint(capfd, "serve", *USER, "--cert", str(certificate), "--key", str(key))
+
+
+def test_a_certificate_that_is_none_is_refused(pair: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    certificate, key = pair
+    certificate.write_text("certificate")
+    assert "PEM" in complaint(capfd, "serve", *USER, "--cert", str(certificate), "--key", str(key))
+
+
+def test_ca_out_is_for_the_throw_away_certificate(
+    pair: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--cert", str(pair[0]), "--key", str(pair[1]), "--ca-out", str(tmp_path / "authority"))
+    assert "--ca-out" in complaint(capfd, "serve", *USER, *words)
+
+
+@pytest.mark.parametrize("option", ["--ca-out", "--ready-file", "--maildir", "--outbox"])
+def test_a_place_that_cannot_be_written_is_refused(
+    option: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert option in complaint(capfd, "serve", *USER, option, str(tmp_path / "file" / "below"))
+
+
+def test_a_maildir_that_is_a_file_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert "--maildir" in complaint(capfd, "serve", *USER, "--maildir", str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("loop", serving.LOOPS)
+@pytest.mark.parametrize("name", ["smtp", "smtps", "pop3", "pop3s"])
+def test_a_busy_port_is_refused(loop: str, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        free = [word for port_name in ("smtp", "pop3") if port_name != name for word in (f"--{port_name}", "0")]
+        said = complaint(capfd, "serve", *USER, "--loop", loop, *free, f"--{name}", str(port))
+    assert "cannot listen" in said
+    assert "in use" in said
+
+
+@pytest.mark.parametrize("loop", serving.LOOPS)
+def test_an_address_of_another_machine_is_refused(loop: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """RFC 5737: 192.0.2.0/24 is nobody's."""
+    assert "cannot listen" in complaint(capfd, "serve", *USER, "--loop", loop, "--host", "192.0.2.1")
+
+
+def test_without_trustme_the_command_says_which_extra_to_install(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "trustme", None)
+    assert "mailauth[trial]" in complaint(capfd, "serve", *USER)
+    assert "mailauth[trial]" in complaint(capfd, "methods", "--loop", "asyncio")
+
+
+def test_without_trio_the_command_says_which_extra_to_install(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "trio", None)
+    assert "mailauth[trio]" in complaint(capfd, "serve", *USER, "--loop", "trio")
+    assert "mailauth[trio]" in complaint(capfd, "methods")
+
+
+def test_remarks_tell_what_vanishes_and_what_is_weak(tmp_path: Path) -> None:
+    everything = " ".join(read(*USER).remarks)
+    assert "maildrops, the outbox, grants" in everything
+    assert "off" in everything
+    kept = " ".join(read(*USER, "--legacy", "--maildir", str(tmp_path / "m"), "--outbox", str(tmp_path / "o")).remarks)
+    assert "gone with this process: grants." in kept
+    for method in ("USER/PASS", "APOP", "PLAIN", "LOGIN", "CRAM-MD5"):
+        assert method in kept
+    assert "No grants" in " ".join(read(*USER, "--grant-lifetime", "0").remarks)
+    assert "No accounts" in " ".join(read().remarks)

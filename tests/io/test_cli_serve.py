@@ -1,0 +1,151 @@
+"""``mailauth serve`` as a process: it says what it does, listens where it was told, and ends cleanly by a signal."""
+
+from __future__ import annotations
+
+import contextlib
+import poplib
+import signal
+import smtplib
+import socket
+import ssl
+import stat
+from pathlib import Path
+
+import pytest
+
+from mailauth_io import methods
+from tests.serving import LOOPS, messages, run, served
+
+USER = ("--user", "alice:open sesame:2")
+
+
+def trusted(path: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(path))
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_it_listens_and_ends_cleanly_by_a_signal(loop: str, end: signal.Signals, tmp_path: Path) -> None:
+    """Even with a client in the middle of a session."""
+    with served(tmp_path, "--loop", loop, *USER, end=end) as server, contextlib.ExitStack() as stack:
+        assert server.ports["pid"] == server.process.pid
+        for name in ("smtp", "smtps", "pop3", "pop3s"):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port(name)), 10))
+        client = stack.enter_context(smtplib.SMTP("127.0.0.1", server.port("smtp"), "client.test", timeout=10))
+        client.ehlo()
+        server.process.send_signal(end)
+        assert client.getreply()[0] == 421
+    assert "Ready." in server.said
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_only_the_ports_that_were_asked_for_are_open(loop: str, tmp_path: Path) -> None:
+    with served(tmp_path, "--loop", loop, *USER, "--pop3s", "0") as server:
+        assert {name: port is not None for name, port in server.ports.items()} == {
+            "smtp": False, "smtps": False, "pop3": False, "pop3s": True, "pid": True,
+        }  # fmt: skip
+        assert f"POP3S {server.port('pop3s')}" in server.said[0]
+
+
+def test_every_host_has_the_same_ports(tmp_path: Path) -> None:
+    hosts = ("127.0.0.1", "127.0.0.5")
+    with served(tmp_path, *USER, *(word for host in hosts for word in ("--host", host)), "--smtp", "0") as server:
+        for host in hosts:
+            with smtplib.SMTP(host, server.port("smtp"), "client.test", timeout=10) as client:
+                assert client.ehlo()[0] == 250
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_throw_away_certificate_is_good_for_whoever_trusts_ca_out(loop: str, tmp_path: Path) -> None:
+    authority = tmp_path / "authority.pem"
+    words = ("--host", "127.0.0.1", "--host", "127.0.0.5", "--ca-out", str(authority))
+    with served(tmp_path, "--loop", loop, *USER, *words) as server:
+        for host, name in (("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "localhost"), ("127.0.0.5", "127.0.0.5")):
+            with (
+                socket.create_connection((host, server.port("pop3s")), 10) as plain,
+                trusted(authority).wrap_socket(plain, server_hostname=name) as connection,
+            ):
+                assert connection.recv(4) == b"+OK "
+        with pytest.raises(ssl.SSLCertVerificationError):
+            smtplib.SMTP_SSL("127.0.0.1", server.port("smtps"), timeout=10, context=ssl.create_default_context())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_without_legacy_no_login_is_offered_in_clear(loop: str, tmp_path: Path) -> None:
+    """House rule 10: PASS is never sent, and there is no timestamp to answer by APOP."""
+    authority = tmp_path / "authority.pem"
+    with served(tmp_path, "--loop", loop, *USER, "--ca-out", str(authority)) as server:
+        assert any("Legacy methods are off" in line for line in server.said)
+        with smtplib.SMTP("127.0.0.1", server.port("smtp"), "client.test", timeout=10) as client:
+            client.ehlo()
+            assert not client.has_extn("auth")
+            client.starttls(context=trusted(authority))
+            client.ehlo()
+            assert set(client.esmtp_features["auth"].split()) == {"PLAIN", "LOGIN", "CRAM-MD5"}
+        with contextlib.closing(poplib.POP3("127.0.0.1", server.port("pop3"), timeout=10)) as reader:
+            assert b"<" not in reader.getwelcome()
+            with pytest.raises(poplib.error_proto):
+                reader.user("alice")
+            reader.stls(context=trusted(authority))
+            reader.user("alice")
+            reader.pass_("open sesame:2")
+            reader.quit()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_mail_lands_in_maildirs_that_nobody_else_can_read(loop: str, tmp_path: Path) -> None:
+    maildrops, outbox = tmp_path / "maildrops", tmp_path / "outbox"
+    words = ("--legacy", "--maildir", str(maildrops), "--outbox", str(outbox))
+    with served(tmp_path, "--loop", loop, *USER, *words) as server:
+        with smtplib.SMTP("127.0.0.1", server.port("smtp"), "client.test", timeout=10) as client:
+            client.sendmail("bob@elsewhere.test", ["Alice@EXAMPLE.test"], b"Subject: one\r\n\r\nlocal\r\n")
+            client.login("alice@example.test", "open sesame:2")
+            client.sendmail("alice@example.test", ["bob@elsewhere.test"], b"Subject: two\r\n\r\nrelayed\r\n")
+        ((local,), (relayed,)) = messages(maildrops / "alice"), messages(outbox)
+        assert local.endswith(b"\nSubject: one\n\nlocal\n")
+        assert relayed.endswith(b"\nSubject: two\n\nrelayed\n")
+        assert b"X-Envelope-To: bob@elsewhere.test" in relayed
+    for path in (*maildrops.rglob("*"), *outbox.rglob("*"), maildrops, outbox, tmp_path / "ready.json"):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def test_the_log_repeats_the_queue_id(tmp_path: Path) -> None:
+    with (
+        served(tmp_path, *USER) as server,
+        smtplib.SMTP("127.0.0.1", server.port("smtp"), "client.test", timeout=10) as client,
+    ):
+        client.ehlo()
+        client.mail("bob@elsewhere.test")
+        client.rcpt("alice@example.test")
+        code, text = client.data(b"Subject: one\r\n\r\nlocal\r\n")
+    assert code == 250
+    assert text.decode().split()[-1] in server.log.read_text()
+
+
+def test_a_ready_file_of_an_earlier_run_does_not_stay(tmp_path: Path) -> None:
+    ready = tmp_path / "ready.json"
+    ready.write_text("{}")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        done = run("serve", *USER, "--smtp", str(other.getsockname()[1]), "--ready-file", str(ready))
+    assert done.returncode == 2
+    assert not ready.exists()
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("mailauth ")
+
+
+def test_a_reader_who_goes_away_makes_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As in ``mailauth methods | head -1``."""
+    from mailauth_io import cli
+
+    def gone(loops: object, *, as_json: bool) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(methods, "main", gone)
+    assert cli.main(["methods"]) == 1
+    assert capfd.readouterr().err == ""

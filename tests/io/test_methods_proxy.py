@@ -1,0 +1,94 @@
+"""The recording proxy: every octet passes unchanged, every octet is kept, and the server sees the client's address."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from mailauth_io.methods.proxy import RecordingProxy
+
+
+@contextmanager
+def server(serve: Callable[[socket.socket, str], None]) -> Iterator[int]:
+    """A listener on loopback that gives its one connection to *serve*."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            connection, (address, _) = listener.accept()
+            with connection:
+                serve(connection, address)
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def connect(port: int, source: str = "127.0.0.1") -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), 10, source_address=(source, 0))
+
+
+def read_all(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_every_octet_passes_and_is_kept() -> None:
+    question, answer = bytes(range(256)) * 4096, bytes(range(255, -1, -1)) * 4096
+    heard: list[bytes] = []
+
+    def serve(connection: socket.socket, address: str) -> None:
+        heard.append(read_all(connection))
+        connection.sendall(answer)
+
+    with server(serve) as port, RecordingProxy("127.0.0.1", port) as proxy:
+        with connect(proxy.port) as client:
+            client.sendall(question)
+            client.shutdown(socket.SHUT_WR)
+            assert read_all(client) == answer
+        proxy.close()
+        (conversation,) = proxy.record
+    assert heard == [question]
+    assert (conversation.from_client, conversation.from_server) == (question, answer)
+
+
+@pytest.mark.parametrize("source", ["127.0.0.1", "127.0.0.2"])
+def test_the_server_sees_the_address_of_the_client(source: str) -> None:
+    seen: list[str] = []
+    with (
+        server(lambda connection, address: seen.append(address)) as port,
+        RecordingProxy("127.0.0.1", port) as proxy,
+        connect(proxy.port, source) as client,
+    ):
+        assert read_all(client) == b""
+    assert seen == [source]
+
+
+def test_the_end_that_the_server_makes_reaches_the_client() -> None:
+    def serve(connection: socket.socket, address: str) -> None:
+        connection.sendall(b"421 later\r\n")
+
+    with (
+        server(serve) as port,
+        RecordingProxy("127.0.0.1", port) as proxy,
+        connect(proxy.port) as client,
+    ):
+        assert read_all(client) == b"421 later\r\n"
+
+
+def test_a_server_that_is_not_there_ends_the_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    with RecordingProxy("127.0.0.1", port) as proxy, connect(proxy.port) as client:
+        assert client.recv(1) == b""
+    assert proxy.record == []
+
+
+def test_closing_twice_is_closing_once() -> None:
+    with RecordingProxy("127.0.0.1", 9) as proxy:
+        proxy.close()
+        proxy.close()

@@ -1,0 +1,170 @@
+"""Reading a record: what is readable, in which form, and what only TLS or a digest can hide."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import hashlib
+import hmac
+from pathlib import Path
+
+import pytest
+
+import mailauth_io.methods
+from mailauth_io.methods.wire import Conversation, Seen, all_in_tls, decoded_tokens, look_for, look_for_secret
+
+CLIENT_HELLO = b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"
+SERVER_HELLO = b"\x16\x03\x03\x00\x05\x02\x00\x00\x01\x00"
+APPLICATION_DATA = b"\x17\x03\x03\x00\x04\x9a\xf3\x00\x81"
+
+
+def said(from_client: bytes, from_server: bytes = b"") -> list[Conversation]:
+    return [Conversation(from_client=from_client, from_server=from_server)]
+
+
+def token(octets: bytes) -> bytes:
+    return base64.b64encode(octets)
+
+
+def test_words_as_they_are_are_clear() -> None:
+    assert look_for(b"alice", said(b"USER alice\r\n")) is Seen.CLEAR
+
+
+def test_words_that_the_server_says_are_clear_too() -> None:
+    assert look_for(b"alice", said(b"", b"+OK welcome alice\r\n")) is Seen.CLEAR
+
+
+def test_letters_count_without_case() -> None:
+    assert look_for(b"alice", said(b"user ALICE\r\n")) is Seen.CLEAR
+
+
+def test_words_cut_by_nothing_but_segments_are_still_one_stream() -> None:
+    assert look_for(b"open sesame", said(b"PASS open " + b"sesame\r\n")) is Seen.CLEAR
+
+
+@pytest.mark.parametrize("in_front", [b"", b"a", b"bc", b"def"])
+@pytest.mark.parametrize("behind", [b"", b"z", b"yx", b"wvu"])
+def test_words_inside_a_token_are_seen_at_every_alignment(in_front: bytes, behind: bytes) -> None:
+    line = b"334 " + token(in_front + b"alice" + behind) + b"\r\n"
+    assert look_for(b"alice", said(line)) is Seen.BASE64
+
+
+@pytest.mark.parametrize("glued", [b"", b"A", b"AB", b"ABC", b"ABCD"])
+def test_a_token_is_found_wherever_it_starts_in_a_run(glued: bytes) -> None:
+    assert look_for(b"open sesame", said(glued + token(b"\0alice\0open sesame") + b"\r\n")) is Seen.BASE64
+
+
+def test_each_field_of_plain_is_seen() -> None:
+    """RFC 4616 section 2: NUL stands between the fields."""
+    record = said(b"AUTH PLAIN " + token(b"\0alice\0open sesame") + b"\r\n")
+    assert look_for(b"alice", record) is Seen.BASE64
+    assert look_for_secret(b"open sesame", record) is Seen.BASE64
+
+
+def test_a_token_without_its_padding_hides_nothing() -> None:
+    assert look_for(b"alice", said(token(b"alice").rstrip(b"=") + b"\r\n")) is Seen.BASE64
+
+
+def test_clear_wins_over_base64() -> None:
+    assert look_for(b"alice", said(token(b"alice") + b"\r\nMAIL FROM:<alice@x>\r\n")) is Seen.CLEAR
+
+
+def test_one_careless_conversation_among_many_decides() -> None:
+    hidden = Conversation(from_client=CLIENT_HELLO + APPLICATION_DATA, from_server=SERVER_HELLO)
+    assert look_for(b"alice", [hidden, *said(b"USER alice\r\n"), hidden]) is Seen.CLEAR
+
+
+def test_what_is_nowhere_outside_tls_was_not_seen() -> None:
+    assert look_for(b"alice", said(b"QUIT\r\n", b"+OK\r\n")) is Seen.NOT_SEEN
+
+
+def test_apop_digest_stands_for_the_password() -> None:
+    """The vector of RFC 1939 section 7."""
+    record = said(
+        b"APOP mrose c4c9334bac560ecc979e58001b3e22fb\r\n",
+        b"+OK POP3 server ready <1896.697170952@dbc.mtview.ca.us>\r\n",
+    )
+    assert look_for_secret(b"tanstaaf", record) is Seen.DIGEST
+    assert look_for_secret(b"another", record) is Seen.NOT_SEEN
+
+
+def test_cram_md5_digest_stands_for_the_password() -> None:
+    """The vector of RFC 2195 section 2."""
+    record = said(
+        token(b"tim b913a602c7eda7a495b4e6e7334d3890") + b"\r\n",
+        b"334 " + token(b"<1896.697170952@postoffice.reston.mci.net>") + b"\r\n",
+    )
+    assert look_for_secret(b"tanstaaftanstaaf", record) is Seen.DIGEST
+
+
+def test_a_digest_of_another_conversation_proves_nothing() -> None:
+    challenge = b"<1@x>"
+    digest = hmac.new(b"open sesame", challenge, "md5").hexdigest().encode()
+    record = [*said(b"", b"+OK " + challenge + b"\r\n"), *said(b"APOP alice " + digest + b"\r\n")]
+    assert look_for_secret(b"open sesame", record) is Seen.NOT_SEEN
+
+
+def test_a_password_beside_its_digest_is_not_hidden_by_it() -> None:
+    challenge = b"<1@x>"
+    digest = hashlib.md5(challenge + b"open sesame").hexdigest().encode()
+    record = said(b"APOP alice " + digest + b"\r\nPASS open sesame\r\n", b"+OK " + challenge + b"\r\n")
+    assert look_for_secret(b"open sesame", record) is Seen.CLEAR
+
+
+def test_implicit_tls_hides() -> None:
+    record = [Conversation(from_client=CLIENT_HELLO + APPLICATION_DATA, from_server=SERVER_HELLO + APPLICATION_DATA)]
+    assert look_for(b"alice", record) is Seen.TLS
+
+
+def test_an_upgrade_hides_what_comes_behind_it() -> None:
+    record = [
+        Conversation(
+            from_client=b"EHLO c\r\nSTARTTLS\r\n" + CLIENT_HELLO + APPLICATION_DATA,
+            from_server=b"220 s\r\n250 STARTTLS\r\n220 go\r\n" + SERVER_HELLO,
+        )
+    ]
+    assert look_for(b"alice", record) is Seen.TLS
+
+
+def test_what_was_said_before_the_upgrade_is_seen() -> None:
+    record = [Conversation(from_client=b"EHLO alice\r\nSTARTTLS\r\n" + CLIENT_HELLO, from_server=SERVER_HELLO)]
+    assert look_for(b"alice", record) is Seen.CLEAR
+
+
+def test_clear_text_behind_the_handshake_is_no_tls() -> None:
+    behind = CLIENT_HELLO + APPLICATION_DATA + b"MAIL FROM:<x@y>\r\n"
+    assert not all_in_tls([Conversation(from_client=behind, from_server=SERVER_HELLO)])
+
+
+def test_one_conversation_in_clear_is_not_all_in_tls() -> None:
+    hidden = Conversation(from_client=CLIENT_HELLO + APPLICATION_DATA, from_server=SERVER_HELLO)
+    assert all_in_tls([hidden])
+    assert not all_in_tls([hidden, *said(b"EHLO c\r\n", b"220 s\r\n")])
+
+
+def test_handshakes_alone_prove_nothing() -> None:
+    assert not all_in_tls([Conversation(from_client=CLIENT_HELLO, from_server=SERVER_HELLO)])
+    assert not all_in_tls([])
+
+
+def test_a_record_cut_by_the_end_is_still_tls() -> None:
+    cut = CLIENT_HELLO + APPLICATION_DATA + APPLICATION_DATA[:3]
+    assert all_in_tls([Conversation(from_client=cut, from_server=SERVER_HELLO)])
+
+
+def test_any_octets_can_be_read() -> None:
+    for octets in (bytes(range(256)) * 3, b"A", b"AAAAA", b"=", b"====", b"\x16\x03\x01", b"\r\n" + CLIENT_HELLO[:6]):
+        list(decoded_tokens(octets))
+        look_for_secret(b"x", said(octets, octets))
+
+
+def test_the_measuring_modules_never_read_the_expected_values() -> None:
+    """What is measured and what is expected meet in the judge alone."""
+    readers = []
+    for path in sorted(Path(mailauth_io.methods.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+                if any("expected" in name.lower() for name in names):
+                    readers.append(path.name)
+    assert readers == ["judge.py"]

@@ -1,0 +1,96 @@
+"""``mailauth serve`` as a process of its own, for tests that meet it from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+
+import mailauth_io
+
+LOOPS = ("asyncio", "trio")
+_SOURCE = Path(mailauth_io.__file__).parent.parent
+
+
+def environment() -> dict[str, str]:
+    """The environment in which a child process finds this checkout."""
+    return {**os.environ, "PYTHONPATH": str(_SOURCE), "PYTHONWARNINGS": "error"}
+
+
+def command(*arguments: str) -> list[str]:
+    """The ``mailauth`` command as words for a child process."""
+    return [sys.executable, "-m", "mailauth_io", *arguments]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        command(*arguments), env=environment(), capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Served:
+    """A server that listens."""
+
+    process: subprocess.Popen[str]
+    ports: dict[str, int | None]
+    """What the ready file said, its pid included."""
+    said: tuple[str, ...]
+    """What it said at its start, line by line."""
+    log: Path
+
+    def port(self, name: str) -> int:
+        """The number of a port that is open."""
+        port = self.ports[name]
+        assert port is not None
+        return port
+
+
+@contextmanager
+def served(directory: Path, *options: str, end: signal.Signals = signal.SIGTERM) -> Iterator[Served]:
+    """Start the server, wait until it listens, end it by the signal *end* and see that it went cleanly."""
+    ready, log = directory / "ready.json", directory / "log"
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            command("serve", *options, "--ready-file", str(ready)),
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        try:
+            said = _first_words(process)
+            assert said, log.read_text()
+            yield Served(process=process, ports=json.loads(ready.read_text()), said=said, log=log)
+            process.send_signal(end)
+            assert process.wait(30) == 0, log.read_text()
+        finally:
+            process.kill()
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def _first_words(process: subprocess.Popen[str]) -> tuple[str, ...]:
+    """All that it says until it is ready."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line.rstrip("\n"))
+        if line == "Ready.\n":
+            break
+    return tuple(lines)
+
+
+def messages(maildir: Path) -> list[bytes]:
+    """The messages in a Maildir, in the order of their names."""
+    return [path.read_bytes() for path in sorted(maildir.glob("new/*"))] if maildir.is_dir() else []
