@@ -1,0 +1,101 @@
+"""What the ready server keeps and asks: accounts, maildrops, the outbox, grants, each behind a small Protocol.
+
+A store knows canonical names and octets, never a connection.  Any method may raise: the server then gives the temporary
+failure.  ``discard()`` and ``close()`` are plain functions, to work while a task is cancelled; neither raises.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from mailauth import pop3
+from mailauth.grants import Lookup
+
+from .content import (
+    BUDGET_IN_ALL as BUDGET_IN_ALL,
+    Budget as Budget,
+    Envelope as Envelope,
+    Full as Full,
+    MessageContent as MessageContent,
+)
+from .maildir_maildrops import MaildirMaildrops as MaildirMaildrops
+from .maildir_outbox import MaildirOutbox as MaildirOutbox
+from .memory_accounts import Account as Account, AccountsError as AccountsError, MemoryAccounts as MemoryAccounts
+from .memory_grants import MemoryGrants as MemoryGrants
+from .memory_maildrops import MemoryMaildrops as MemoryMaildrops
+from .memory_outbox import MemoryOutbox as MemoryOutbox, RelayedMessage as RelayedMessage
+from .names import mailbox_name as mailbox_name
+from .passwd_file import read_passwd_file as read_passwd_file, read_private as read_private
+
+
+class Accounts(Protocol):
+    """Who exists here and how they prove it.  *name* is canonical, or empty for a name that can be nobody's."""
+
+    async def exists(self, name: str) -> bool:
+        """Whether *name* has a mailbox here."""
+
+    async def check_password(self, name: str, password: bytes) -> bool:
+        """Whether this is the password of *name*; an unknown name must cost what a wrong password costs."""
+
+    async def secret(self, name: str) -> bytes | None:
+        """The secret shared with *name*, for CRAM-MD5 and APOP; None when there is no such name or no such secret."""
+
+
+class Staged(Protocol):
+    """A copy of a message, stored but not visible yet."""
+
+    async def reveal(self) -> None:
+        """Make it visible, and make that last."""
+
+    def discard(self) -> None:
+        """As though it had never been staged, revealed or not."""
+
+
+class OpenedMaildrop(Protocol):
+    """A maildrop in the exclusive use of one session (RFC 1939 section 4)."""
+
+    @property
+    def messages(self) -> tuple[pop3.Message, ...]:
+        """The snapshot: what is numbered 1 to n for the whole session."""
+
+    async def read(self, number: int, offset: int = 0) -> pop3.Content:
+        """The piece of message *number* at *offset*: 0 begins anew, else it is where the piece before ended."""
+
+    async def update(self, deleted: frozenset[int]) -> None:
+        """Delete these message numbers for good."""
+
+    def close(self) -> None:
+        """Let the next session in; twice is once."""
+
+
+class Maildrops(Protocol):
+    """Where mail for local recipients stays.  *name* is the canonical name of an account."""
+
+    async def open(self, name: str) -> OpenedMaildrop | pop3.Unavailable:
+        """Take the maildrop for one session; IN_USE when another has it."""
+
+    async def stage(self, name: str, head: bytes, content: MessageContent) -> Staged:
+        """Store *head* and *content* as one message; *content* is kept only if this returns.  May raise Full."""
+
+
+class Outbox(Protocol):
+    """Where relayed mail waits to be sent on."""
+
+    async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> Staged:
+        """Store one message for all recipients of *envelope*, which is to be kept with it.  May raise Full."""
+
+
+class Grants(Protocol):
+    """Which addresses logged in by POP lately.  *now* is seconds on the server's clock."""
+
+    async def find(self, address: str, now: float) -> Lookup:
+        """The grant that lets *address* relay, None when there is none, UNAVAILABLE when it cannot be told."""
+
+    async def grant(self, address: str, identity: str, now: float) -> None:
+        """*identity*, a canonical name, logged in from *address*."""
+
+    async def revoke_identity(self, identity: str) -> None:
+        """Forget every grant of *identity*: the account is gone, or its password has changed."""
+
+    async def revoke_address(self, address: str) -> None:
+        """Forget every grant of *address*."""

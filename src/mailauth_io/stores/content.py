@@ -1,0 +1,137 @@
+"""Message content between the network and a store, and the memory that all of it together may take.
+
+Knows octets and who still needs them; knows no header, no protocol and no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import attrs
+
+from mailauth import pop3
+
+BUDGET_IN_ALL: Final = 256 * 1024 * 1024
+"""Octets that messages in flight and in-memory stores may take together before mail is answered 452 4.3.1."""
+
+PIECE: Final = 65536
+"""Octets handed to a POP3 session at a time: as much as one ``Send`` carries."""
+
+OVERHEAD: Final = 512
+"""What a message costs besides its octets, counted too: else a flood of tiny messages would be free."""
+
+_WORTH_KEEPING: Final = 4096  # a chunk below this is copied together with its neighbours; each object costs memory too
+
+
+class Full(Exception):
+    """The memory that messages may take is spent; nothing was kept."""
+
+
+class Budget:
+    """Octets that may still be kept in memory, shared by every message in flight and every in-memory store."""
+
+    def __init__(self, octets: int = BUDGET_IN_ALL) -> None:
+        self.octets = octets
+        self.free = octets
+
+    def take(self, octets: int) -> None:
+        """Raises Full when fewer than *octets* are free, and takes none then."""
+        if octets > self.free:
+            raise Full
+        self.free -= octets
+
+    def give_back(self, octets: int) -> None:
+        self.free += octets
+
+
+class MessageContent:
+    """The octets of one message as chunks, never joined, counted once however many stores keep them.
+
+    Whoever makes one holds it; each further holder calls ``keep()``, and every holder calls ``release()`` once.
+    """
+
+    __slots__ = ("_holders", "_tail", "_taken", "budget", "chunks", "size")
+
+    def __init__(self, budget: Budget) -> None:
+        """Raises Full."""
+        budget.take(OVERHEAD)
+        self.budget = budget
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self._taken = OVERHEAD
+        self._tail = bytearray()
+        self._holders = 1
+
+    @classmethod
+    def of(cls, octets: bytes, budget: Budget) -> MessageContent:
+        """A whole message with CRLF line ends, sealed.  Raises Full."""
+        content = cls(budget)
+        try:
+            content.append(octets)
+        except Full:
+            content.release()
+            raise
+        content.seal()
+        return content
+
+    def append(self, octets: bytes) -> None:
+        """The next octets of the message.  Raises Full; what came before is still held then."""
+        self.budget.take(len(octets))
+        self._taken += len(octets)
+        self.size += len(octets)
+        if len(octets) >= _WORTH_KEEPING:
+            self._seal_tail()
+            self.chunks.append(octets)
+        else:
+            self._tail += octets
+            if len(self._tail) >= PIECE:
+                self._seal_tail()
+
+    def seal(self) -> None:
+        """The message is whole.  A last line without CRLF gets one, so that every store counts the same octets."""
+        self._seal_tail()
+        if self.size and b"".join(chunk[-2:] for chunk in self.chunks[-2:])[-2:] != b"\r\n":
+            self.chunks.append(b"\r\n")
+            self.size += 2
+
+    def _seal_tail(self) -> None:
+        if self._tail:
+            self.chunks.append(bytes(self._tail))
+            self._tail = bytearray()
+
+    def keep(self) -> None:
+        """One more holder."""
+        self._holders += 1
+
+    def release(self) -> None:
+        """One holder less; with the last one the memory is free for others."""
+        self._holders -= 1
+        if self._holders == 0:
+            self.budget.give_back(self._taken)
+
+
+@attrs.frozen(kw_only=True)
+class Envelope:
+    """What a relayed message needs besides its content to be sent on (RFC 5321 section 2.3.1)."""
+
+    queue_id: str
+    reverse_path: str
+    """As in ``MAIL FROM``, without brackets; empty for the null reverse-path."""
+    recipients: tuple[str, ...]
+
+
+class ContentReader:
+    """Hands one message out piece by piece, always knowing whether more follows."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        """*pieces* are octets with CRLF line ends, none of them empty."""
+        self.offset = 0
+        self._pieces = pieces
+        self._ahead = next(pieces, b"")
+
+    def read(self) -> pop3.Content:
+        octets = self._ahead
+        self._ahead = next(self._pieces, b"")
+        self.offset += len(octets)
+        return pop3.Content(octets=octets, last=not self._ahead)

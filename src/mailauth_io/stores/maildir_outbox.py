@@ -1,0 +1,23 @@
+"""The outbox as a Maildir: each relayed message with its envelope on top, for another program to send on.
+
+Knows how the envelope is written down: ``Return-Path:``, one ``X-Envelope-To:`` for each recipient, then the message.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .content import Envelope, MessageContent
+from .maildir_maildrops import MaildirStaged, stage_in
+
+
+class MaildirOutbox:
+    """The Maildir at *directory*, made when it is first needed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> MaildirStaged:
+        lines = [f"Return-Path: <{envelope.reverse_path}>", *(f"X-Envelope-To: {path}" for path in envelope.recipients)]
+        written = "".join(f"{line}\r\n" for line in lines).encode("utf-8")
+        return await stage_in(self._directory, (written, head, *content.chunks))

@@ -1,0 +1,108 @@
+"""Maildrops in memory: they vanish with the process.
+
+Knows canonical names; holds content against the budget that came with it, shared by its recipients to the last.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+from mailauth import pop3
+
+from .content import OVERHEAD, PIECE, ContentReader, MessageContent
+
+
+class _Copy:
+    """One recipient's copy: its own first lines, and content that others may hold too."""
+
+    def __init__(self, unique_id: str, head: bytes, content: MessageContent) -> None:
+        """Raises Full."""
+        self._cost = len(head) + OVERHEAD
+        content.budget.take(self._cost)
+        content.keep()
+        self._head = head
+        self._content = content
+        self.message = pop3.Message(size=len(head) + content.size, unique_id=unique_id)
+
+    def pieces(self) -> Iterator[bytes]:
+        """The message in pieces of about PIECE octets: its head is joined to what follows, a chunk too long is cut."""
+        held = self._head
+        for chunk in self._content.chunks:
+            if held and len(held) + len(chunk) > PIECE:
+                yield held
+                held = b""
+            held += chunk
+            if len(held) > PIECE:
+                yield from (held[start : start + PIECE] for start in range(0, len(held), PIECE))
+                held = b""
+        if held:
+            yield held
+
+    def release(self) -> None:
+        self._content.budget.give_back(self._cost)
+        self._content.release()
+
+
+class MemoryMaildrops:
+    """Every name has a maildrop, empty at first.  Bounded by the budget of the content that is staged."""
+
+    def __init__(self) -> None:
+        self._copies: dict[str, list[_Copy]] = {}
+        self._open: set[str] = set()
+        # A client that remembers the unique-ids of an earlier process must not take our messages for those.
+        self._prefix = secrets.token_hex(8)
+        self._count = 0
+
+    async def stage(self, name: str, head: bytes, content: MessageContent) -> _Staged:
+        self._count += 1
+        copy = _Copy(f"{self._prefix}.{self._count}", head, content)
+        return _Staged(self._copies.setdefault(name, []), copy)
+
+    async def open(self, name: str) -> _Opened | pop3.Unavailable:
+        if name in self._open:
+            return pop3.Unavailable.IN_USE
+        self._open.add(name)
+        return _Opened(self._open, name, self._copies.setdefault(name, []))
+
+
+class _Staged:
+    def __init__(self, maildrop: list[_Copy], copy: _Copy) -> None:
+        self._maildrop = maildrop
+        self._copy = copy
+
+    async def reveal(self) -> None:
+        self._maildrop.append(self._copy)
+
+    def discard(self) -> None:
+        if self._copy in self._maildrop:
+            self._maildrop.remove(self._copy)
+        self._copy.release()
+
+
+class _Opened:
+    def __init__(self, in_use: set[str], name: str, maildrop: list[_Copy]) -> None:
+        self._closed = False
+        self._in_use = in_use
+        self._name = name
+        self._maildrop = maildrop
+        self._snapshot = tuple(maildrop)
+        self._reader = ContentReader(iter(()))
+        self.messages = tuple(copy.message for copy in maildrop)
+
+    async def read(self, number: int, offset: int = 0) -> pop3.Content:
+        if offset == 0:
+            self._reader = ContentReader(self._snapshot[number - 1].pieces())
+        return self._reader.read()
+
+    async def update(self, deleted: frozenset[int]) -> None:
+        for number in deleted:
+            copy = self._snapshot[number - 1]
+            if copy in self._maildrop:
+                self._maildrop.remove(copy)
+                copy.release()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._in_use.discard(self._name)

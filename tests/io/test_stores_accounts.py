@@ -1,0 +1,154 @@
+"""Accounts, their names, and the file that they may come from."""
+
+from __future__ import annotations
+
+import hmac
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies as st
+
+from mailauth_io.stores import Account, AccountsError, MemoryAccounts, mailbox_name, read_passwd_file
+from tests.io.server_support import Run, on_both_loops
+
+DOMAINS = frozenset({"example.test", "example.org"})
+
+
+@pytest.mark.parametrize("text", ["alice", "Alice", "ALICE@example.test", "alice@Example.TEST", "alice@example.org"])
+def test_one_mailbox_has_one_canonical_name(text: str) -> None:
+    assert mailbox_name(text, DOMAINS) == "alice"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "@", "@example.test", "alice@", "alice@elsewhere.test", "alice@example.test@example.test", ".alice",
+        "-alice", "a" * 65, "../alice", "alice/x", "al ice", "alice\n", "alice\0", "\u212aate",
+        "alice@\u212axample.test",
+        "al%ice",
+    ],
+)  # fmt: skip
+def test_what_is_no_mailbox_name_has_no_canonical_one(text: str) -> None:
+    assert mailbox_name(text, DOMAINS) is None
+
+
+@given(st.text())
+def test_a_canonical_name_is_its_own_canonical_name(text: str) -> None:
+    name = mailbox_name(text, DOMAINS)
+    assert name is None or mailbox_name(name, frozenset()) == name
+
+
+@on_both_loops
+def test_the_right_password_alone_is_right(run: Run) -> None:
+    accounts = MemoryAccounts({"Alice": b"secret", "bob@example.test": b"hunter2"}, domains=DOMAINS)
+
+    async def main() -> None:
+        assert accounts.names == ("alice", "bob")
+        assert await accounts.check_password("alice", b"secret")
+        assert not await accounts.check_password("alice", b"secret ")
+        assert not await accounts.check_password("alice", b"hunter2")
+        assert not await accounts.check_password("alice", b"")
+        assert not await accounts.check_password("", b"")
+        assert not await accounts.check_password("carol", b"secret")
+        assert [await accounts.exists(name) for name in ("bob", "carol")] == [True, False]
+        assert await accounts.secret("bob") == b"hunter2"
+        assert await accounts.secret("carol") is None
+
+    run(main)
+
+
+@on_both_loops
+def test_an_unknown_name_costs_what_a_wrong_password_costs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """House rule 5: the same comparison of the same number of octets, whoever it is."""
+    compared: list[tuple[int, int]] = []
+
+    def compare_digest(one: bytes, other: bytes) -> bool:
+        compared.append((len(one), len(other)))
+        return one == other
+
+    monkeypatch.setattr(hmac, "compare_digest", compare_digest)
+    accounts = MemoryAccounts({"alice": b"a rather long password that nobody guesses"})
+
+    async def main() -> None:
+        assert not await accounts.check_password("alice", b"wrong")
+        assert not await accounts.check_password("nobody", b"wrong")
+
+    run(main)
+    assert compared == [(32, 32), (32, 32)]
+
+
+SAME = [("alice", "ALICE"), ("alice", "alice@example.test"), ("a@example.test", "A@example.org")]
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_two_accounts_that_mean_one_mailbox_are_an_error(one: str, other: str) -> None:
+    with pytest.raises(AccountsError, match="same mailbox") as caught:
+        MemoryAccounts({one: b"1", other: b"2"}, domains=DOMAINS)
+    assert repr(one) in str(caught.value)
+    assert repr(other) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "al ice", "../x", "alice@elsewhere.test"])
+def test_an_account_needs_a_mailbox_name(name: str) -> None:
+    with pytest.raises(AccountsError, match="no mailbox name"):
+        MemoryAccounts({name: b"1"}, domains=DOMAINS)
+
+
+def test_an_account_needs_a_password() -> None:
+    with pytest.raises(AccountsError, match="'alice' has no password"):
+        MemoryAccounts({"alice": b""})
+
+
+def test_no_account_shows_its_password() -> None:
+    assert "hunter2" not in repr(Account(name="alice", password=b"hunter2"))
+
+
+def written(folder: Path, text: bytes, mode: int = 0o600) -> Path:
+    path = folder / "users"
+    path.write_bytes(text)
+    path.chmod(mode)
+    return path
+
+
+@on_both_loops
+def test_a_passwd_file_gives_accounts(run: Run, tmp_path: Path) -> None:
+    path = written(tmp_path, b"# comment\n\nalice:{PLAIN}se cret:1000:1000::/home/alice::\r\nbob:{plain}{x}y\n")
+    accounts = MemoryAccounts(read_passwd_file(path))
+
+    async def main() -> None:
+        assert await accounts.check_password("alice", b"se cret")
+        assert await accounts.check_password("bob", b"{x}y")
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (b"alice", "lacks a colon"),
+        (b"alice:hunter2", "names no password scheme; write {PLAIN}"),
+        (b"alice:{SHA512-CRYPT}$6$hunter2", "only {PLAIN} is"),
+        (b"alice:{PLAIN}", "no password"),
+        (b"al ice:{PLAIN}hunter2", "no mailbox name"),
+        (b"\xff\xfe:{PLAIN}hunter2", "no mailbox name"),
+        (b"BOB:{PLAIN}hunter2", "the same mailbox"),
+    ],
+)
+def test_a_bad_line_is_named_and_its_secret_is_not(line: bytes, says: str, tmp_path: Path) -> None:
+    path = written(tmp_path, b"bob:{PLAIN}other\n\n" + line + b"\n")
+    with pytest.raises(AccountsError) as caught:
+        MemoryAccounts(read_passwd_file(path))
+    assert says in str(caught.value)
+    assert "line 3 of" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o620, 0o602])
+def test_a_file_that_others_can_read_is_refused(mode: int, tmp_path: Path) -> None:
+    with pytest.raises(AccountsError, match="chmod 600"):
+        read_passwd_file(written(tmp_path, b"alice:{PLAIN}x\n", mode))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AccountsError, match="absent cannot be read"):
+        read_passwd_file(tmp_path / "absent")

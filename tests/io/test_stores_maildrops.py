@@ -1,0 +1,224 @@
+"""Maildrops: one contract for every kind of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mailauth import pop3
+from mailauth_io.stores import (
+    Budget,
+    Full,
+    MaildirMaildrops,
+    Maildrops,
+    MemoryMaildrops,
+    MessageContent,
+    OpenedMaildrop,
+)
+from tests.io.server_support import Run, on_both_loops
+
+pytestmark = on_both_loops
+
+Make = Callable[[], Maildrops]
+
+
+@pytest.fixture(params=["memory", "maildir"])
+def maildrops(request: pytest.FixtureRequest, tmp_path: Path) -> Maildrops:
+    return MemoryMaildrops() if request.param == "memory" else MaildirMaildrops(tmp_path / "mail")
+
+
+async def put(maildrops: Maildrops, name: str, text: bytes, head: bytes = b"", budget: Budget | None = None) -> None:
+    content = MessageContent.of(text, budget or Budget())
+    await (await maildrops.stage(name, head, content)).reveal()
+    content.release()
+
+
+async def opened(maildrops: Maildrops, name: str) -> OpenedMaildrop:
+    maildrop = await maildrops.open(name)
+    assert not isinstance(maildrop, pop3.Unavailable)
+    return maildrop
+
+
+async def whole(maildrop: OpenedMaildrop, number: int) -> bytes:
+    pieces = [await maildrop.read(number)]
+    while not pieces[-1].last:
+        pieces.append(await maildrop.read(number, sum(len(piece.octets) for piece in pieces)))
+    return b"".join(piece.octets for piece in pieces)
+
+
+def test_every_name_has_an_empty_maildrop(run: Run, maildrops: Maildrops) -> None:
+    async def main() -> None:
+        assert (await opened(maildrops, "alice")).messages == ()
+
+    run(main)
+
+
+def test_a_staged_message_is_not_seen_before_it_is_revealed(run: Run, maildrops: Maildrops) -> None:
+    async def main() -> None:
+        staged = await maildrops.stage("alice", b"H: 1\r\n", MessageContent.of(b"\r\nbody\r\n", Budget()))
+        first = await opened(maildrops, "alice")
+        assert first.messages == ()
+        first.close()
+        await staged.reveal()
+        assert first.messages == ()
+        second = await opened(maildrops, "alice")
+        assert [message.size for message in second.messages] == [14]
+        assert await whole(second, 1) == b"H: 1\r\n\r\nbody\r\n"
+
+    run(main)
+
+
+@pytest.mark.parametrize("revealed", [False, True])
+def test_a_discarded_message_was_never_there(run: Run, maildrops: Maildrops, revealed: bool, tmp_path: Path) -> None:
+    budget = Budget()
+
+    async def main() -> None:
+        content = MessageContent.of(b"body\r\n", budget)
+        staged = await maildrops.stage("alice", b"", content)
+        if revealed:
+            await staged.reveal()
+        staged.discard()
+        content.release()
+        assert (await opened(maildrops, "alice")).messages == ()
+
+    run(main)
+    assert budget.free == budget.octets
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] in ([], ["mailauth.lock"])
+
+
+def test_messages_are_numbered_in_the_order_they_came(run: Run, maildrops: Maildrops) -> None:
+    async def main() -> None:
+        for number in range(1, 4):
+            await put(maildrops, "alice", b"x" * number + b"\r\n")
+        maildrop = await opened(maildrops, "alice")
+        assert [message.size for message in maildrop.messages] == [3, 4, 5]
+        assert [await whole(maildrop, number) for number in (3, 1)] == [b"xxx\r\n", b"x\r\n"]
+
+    run(main)
+
+
+def test_unique_ids_stay_and_differ(run: Run, maildrops: Maildrops) -> None:
+    """RFC 1939 section 7: the unique-id of a message persists across sessions."""
+
+    async def main() -> None:
+        for _ in range(2):
+            await put(maildrops, "alice", b"same\r\n")
+        first = await opened(maildrops, "alice")
+        first.close()
+        await put(maildrops, "alice", b"same\r\n")
+        second = await opened(maildrops, "alice")
+        ids = [message.unique_id for message in second.messages]
+        assert ids[:2] == [message.unique_id for message in first.messages]
+        assert len(set(ids)) == 3
+
+    run(main)
+
+
+TEXTS = [b"line\r\n" * 50_000, b"x" * 200_000 + b"\r\n", b"\r\n" * 70_000, b"no end", b"", b".\r\n"]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: str(len(text)))
+def test_a_message_is_read_piece_by_piece_as_large_as_told(run: Run, maildrops: Maildrops, text: bytes) -> None:
+    """LIST sizes equal the octets of RETR, and no piece is larger than what one Send carries, stuffing aside."""
+
+    async def main() -> None:
+        await put(maildrops, "alice", text)
+        maildrop = await opened(maildrops, "alice")
+        got = await whole(maildrop, 1)
+        assert got == (text if text.endswith(b"\r\n") or not text else text + b"\r\n")
+        assert maildrop.messages[0].size == len(got)
+
+    run(main)
+
+
+def test_reading_may_stop_and_begin_anew(run: Run, maildrops: Maildrops) -> None:
+    async def main() -> None:
+        await put(maildrops, "alice", b"first\r\n" * 30_000)
+        await put(maildrops, "alice", b"second\r\n")
+        maildrop = await opened(maildrops, "alice")
+        assert not (await maildrop.read(1)).last
+        assert await whole(maildrop, 2) == b"second\r\n"
+        assert await whole(maildrop, 1) == b"first\r\n" * 30_000
+
+    run(main)
+
+
+def test_one_session_at_a_time_has_the_maildrop(run: Run, maildrops: Maildrops) -> None:
+    """RFC 1939 section 4: exclusive access before the TRANSACTION state."""
+
+    async def main() -> None:
+        first = await opened(maildrops, "alice")
+        assert await maildrops.open("alice") is pop3.Unavailable.IN_USE
+        (await opened(maildrops, "bob")).close()
+        first.close()
+        second = await opened(maildrops, "alice")
+        first.close()
+        assert await maildrops.open("alice") is pop3.Unavailable.IN_USE
+        second.close()
+
+    run(main)
+
+
+def test_messages_are_deleted_by_update_alone(run: Run, maildrops: Maildrops) -> None:
+    """RFC 1939 section 6."""
+    budget = Budget()
+
+    async def main() -> None:
+        for text in (b"one\r\n", b"two\r\n", b"three\r\n"):
+            await put(maildrops, "alice", text, budget=budget)
+        first = await opened(maildrops, "alice")
+        first.close()
+        second = await opened(maildrops, "alice")
+        assert len(second.messages) == 3
+        await put(maildrops, "alice", b"four\r\n", budget=budget)
+        await second.update(frozenset({1, 3}))
+        second.close()
+        third = await opened(maildrops, "alice")
+        assert [await whole(third, number) for number in (1, 2)] == [b"two\r\n", b"four\r\n"]
+        await third.update(frozenset({1, 2}))
+        assert budget.free == budget.octets
+
+    run(main)
+
+
+def test_mail_that_comes_meanwhile_is_not_in_the_snapshot(run: Run, maildrops: Maildrops) -> None:
+    async def main() -> None:
+        await put(maildrops, "alice", b"one\r\n")
+        maildrop = await opened(maildrops, "alice")
+        await put(maildrops, "alice", b"two\r\n")
+        assert len(maildrop.messages) == 1
+        assert await whole(maildrop, 1) == b"one\r\n"
+
+    run(main)
+
+
+def test_recipients_share_the_memory_of_one_message(run: Run) -> None:
+    maildrops = MemoryMaildrops()
+    budget = Budget(100_000)
+
+    async def main() -> None:
+        content = MessageContent.of(b"x" * 60_000 + b"\r\n", budget)
+        for name in ("alice", "bob", "carol"):
+            await (await maildrops.stage(name, b"", content)).reveal()
+        content.release()
+        for name in ("alice", "bob", "carol"):
+            assert budget.free < 40_000
+            await (await opened(maildrops, name)).update(frozenset({1}))
+        assert budget.free == budget.octets
+
+    run(main)
+
+
+def test_memory_maildrops_are_bounded(run: Run) -> None:
+    budget = Budget(2_000)
+
+    async def main() -> None:
+        content = MessageContent.of(b"body\r\n", budget)
+        with pytest.raises(Full):
+            await MemoryMaildrops().stage("alice", b"x" * 1_500, content)
+        content.release()
+
+    run(main)
+    assert budget.free == budget.octets

@@ -1,0 +1,118 @@
+"""The outbox: one contract for every kind of it."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mailauth_io.stores import Budget, Envelope, Full, MaildirOutbox, MemoryOutbox, MessageContent, Outbox
+from tests.io.server_support import Run, on_both_loops
+
+ENVELOPE = Envelope(queue_id="q-1", reverse_path="alice@example.test", recipients=("bob@far.test", '"a b"@far.test'))
+HEAD = b"Received: from here\r\n"
+TEXT = b"Subject: hello\r\n\r\nbody\r\n"
+
+Held = Callable[[], list[bytes]]
+
+
+@pytest.fixture(params=["memory", "maildir"])
+def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Outbox, Held]:
+    """An outbox, and a look at the messages that are visible in it, without envelope."""
+    if request.param == "memory":
+        memory = MemoryOutbox()
+        return memory, lambda: [message.octets for message in memory.messages]
+    path = tmp_path / "outbox"
+
+    def held() -> list[bytes]:
+        files = sorted((path / "new").iterdir()) if path.exists() else []
+        return [b"".join(file.read_bytes().replace(b"\n", b"\r\n").splitlines(True)[3:]) for file in files]
+
+    return MaildirOutbox(path), held
+
+
+@on_both_loops
+def test_a_message_is_seen_once_it_is_revealed(run: Run, outbox: tuple[Outbox, Held]) -> None:
+    box, held = outbox
+
+    async def main() -> None:
+        staged = await box.stage(ENVELOPE, HEAD, MessageContent.of(TEXT, Budget()))
+        assert held() == []
+        await staged.reveal()
+        assert held() == [HEAD + TEXT]
+
+    run(main)
+
+
+@on_both_loops
+@pytest.mark.parametrize("revealed", [False, True])
+def test_a_discarded_message_was_never_there(run: Run, outbox: tuple[Outbox, Held], revealed: bool) -> None:
+    box, held = outbox
+    budget = Budget()
+    content = MessageContent.of(TEXT, budget)
+
+    async def main() -> None:
+        staged = await box.stage(ENVELOPE, HEAD, content)
+        if revealed:
+            await staged.reveal()
+        staged.discard()
+
+    run(main)
+    content.release()
+    assert held() == []
+    assert budget.free == budget.octets
+
+
+@on_both_loops
+def test_the_memory_outbox_keeps_the_envelope_and_gives_its_memory_back(run: Run) -> None:
+    box = MemoryOutbox()
+    budget = Budget()
+    content = MessageContent.of(TEXT, budget)
+
+    async def main() -> None:
+        await (await box.stage(ENVELOPE, HEAD, content)).reveal()
+
+    run(main)
+    content.release()
+    assert [message.envelope for message in box.messages] == [ENVELOPE]
+    assert budget.free < budget.octets
+    box.clear()
+    assert box.messages == ()
+    assert budget.free == budget.octets
+
+
+@on_both_loops
+def test_the_memory_outbox_is_bounded(run: Run) -> None:
+    box = MemoryOutbox()
+    budget = Budget(1000)
+    content = MessageContent.of(TEXT, budget)
+
+    async def main() -> None:
+        with pytest.raises(Full):
+            await box.stage(ENVELOPE, HEAD, content)
+
+    run(main)
+    content.release()
+    assert budget.free == budget.octets
+
+
+@on_both_loops
+@pytest.mark.parametrize("reverse_path", ["alice@example.test", ""])
+def test_the_maildir_outbox_writes_the_envelope_on_top(run: Run, tmp_path: Path, reverse_path: str) -> None:
+    envelope = Envelope(queue_id="q-1", reverse_path=reverse_path, recipients=ENVELOPE.recipients)
+
+    async def main() -> None:
+        staged = await MaildirOutbox(tmp_path / "out").stage(envelope, HEAD, MessageContent.of(TEXT, Budget()))
+        await staged.reveal()
+
+    run(main)
+    (file,) = (tmp_path / "out" / "new").iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert file.read_bytes() == (
+        b"Return-Path: <" + reverse_path.encode() + b">\n"
+        b"X-Envelope-To: bob@far.test\n"
+        b'X-Envelope-To: "a b"@far.test\n'
+        b"Received: from here\nSubject: hello\n\nbody\n"
+    )
