@@ -79,7 +79,11 @@ class _Connection(Generic[E]):
         self._mute = False  # a write failed: nothing more can be said, but the peer's last words may wait to be read
         self._closed = False
         self._broken = ""
-        self._cause: OSError | None = None  # why a handshake failed
+        self._cause: OSError | None = None  # why a client's handshake failed
+
+    @property
+    def _server_side(self) -> bool:
+        return isinstance(self._machine, ServerMachine)
 
     def __aiter__(self) -> Self:
         return self
@@ -88,7 +92,8 @@ class _Connection(Generic[E]):
         """The next question, notice or payload; the actions before it are carried out.
 
         Cancelled while it reads, nothing is lost.  Raises ConnectionAbortedError after it was cancelled inside a write
-        or a handshake, RuntimeError when the last question was not answered; a client also RemoteProtocolError.
+        or a handshake, RuntimeError when the last question was not answered; a client also RemoteProtocolError, and the
+        OSError (ssl.SSLError is one) that its handshake failed with.
         """
         if self._broken:
             raise ConnectionAbortedError(self._broken)
@@ -111,6 +116,8 @@ class _Connection(Generic[E]):
                 await self._upgrade(event.octets)
             elif isinstance(event, Closed):
                 await self._say_goodbye()
+                if self._cause is not None:
+                    raise self._cause
                 raise StopAsyncIteration
             else:
                 raise RuntimeError("the last question was not answered")
@@ -206,7 +213,6 @@ class _Connection(Generic[E]):
     async def _upgrade(self, octets: bytes) -> None:
         if self._context is None:
             raise RuntimeError("TLS was agreed on, but this connection has no ssl_context")
-        server_side = isinstance(self._machine, ServerMachine)
         # What was read by now came in clear, before the peer could know that TLS begins: no octet of the handshake.
         if dropped := self._stream.drop_unread():
             logger.warning("%s sent %d octets in clear ahead of its TLS handshake: dropped", self.peer, dropped)
@@ -215,10 +221,11 @@ class _Connection(Generic[E]):
             if octets:
                 await self._stream.write(octets)
             layer = await _tls.start(
-                self._stream, self._context, server_side=server_side, server_hostname=self._hostname
+                self._stream, self._context, server_side=self._server_side, server_hostname=self._hostname
             )
         except OSError as error:
-            self._cause = error
+            if not self._server_side:
+                self._cause = error  # a client has to learn that it is not the server it wanted
             logger.info("the TLS handshake with %s failed: %s", self.peer, type(error).__name__)
             self._machine.receive_data(b"")
             return

@@ -40,6 +40,7 @@ class ConnectOptions(TypedDict, total=False):
     ssl_context: ssl.SSLContext | None
     implicit_tls: bool
     server_hostname: str | None
+    local_address: str | None
 
 
 class Options(TypedDict, total=False):

@@ -181,6 +181,8 @@ class Listener(_listener.Listener):
         loop = asyncio.get_running_loop()
 
         def made(stream: _Stream) -> None:
+            if self._closing:
+                return stream.abort()
             try:
                 peer = to_peer(stream._transport.get_extra_info("peername"))
             except OSError:
@@ -253,14 +255,17 @@ async def connect(
     ssl_context: ssl.SSLContext | None = None,
     implicit_tls: bool = False,
     server_hostname: str | None = None,
+    local_address: str | None = None,
 ) -> Client[E]:
     """Connect *machine*, or what it builds when it is a function of the TLS that the connection starts in.
 
     Raises OSError when the connection, or with *implicit_tls* its handshake, fails.  The certificate must be good for
-    *server_hostname*, which is *host* unless given.
+    *server_hostname*, which is *host* unless given; *local_address* is the address to come from.
     """
     loop = asyncio.get_running_loop()
-    transport, stream = await loop.create_connection(lambda: _Stream(loop), host, port)
+    transport, stream = await loop.create_connection(
+        lambda: _Stream(loop), host, port, local_addr=(local_address, 0) if local_address else None
+    )
     peer = to_peer(transport.get_extra_info("peername"))
     return await start_client(
         machine, stream, peer, ssl_context, implicit_tls=implicit_tls, hostname=server_hostname or host

@@ -109,6 +109,7 @@ class _Stream(Stream):
 
     async def write(self, octets: bytes) -> None:
         due, self.due = self.due, trio.current_time() + WRITE_PATIENCE
+        self._timekeeper.wake_by(self.due)
         try:
             await self._stream.send_all(octets)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -232,13 +233,14 @@ async def connect(
     ssl_context: ssl.SSLContext | None = None,
     implicit_tls: bool = False,
     server_hostname: str | None = None,
+    local_address: str | None = None,
 ) -> Client[E]:
     """Connect *machine*, or what it builds when it is a function of the TLS that the connection starts in.
 
     Raises OSError when the connection, or with *implicit_tls* its handshake, fails.  The certificate must be good for
-    *server_hostname*, which is *host* unless given.
+    *server_hostname*, which is *host* unless given; *local_address* is the address to come from.
     """
-    socket = await trio.open_tcp_stream(host, port)
+    socket = await trio.open_tcp_stream(host, port, local_address=local_address)
     peer = to_peer(socket.socket.getpeername())
     return await start_client(
         machine, _Stream(socket), peer, ssl_context, implicit_tls=implicit_tls, hostname=server_hostname or host

@@ -1,0 +1,259 @@
+"""The smallest protocol that needs every action: lines are questions, and their answers go back.
+
+Patience and the size of an answer are the choice of each test, so none waits for the clock of a real protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import cache
+from typing import TypeAlias, Unpack
+
+import attrs
+import pytest
+import trio
+import trio.testing
+import trustme
+
+from mailauth import Action, Command, LocalProtocolError, NeedData, Notice, Question, Tls, TlsStarted, Why, sasl
+from mailauth._connection import ClientMachine, ServerMachine
+from mailauth_io import _loops
+from mailauth_io._adapter import Client, ServerConnection
+from mailauth_io._listener import ConnectOptions, Listener, Options, Session
+
+
+@attrs.frozen(kw_only=True)
+class Line(Command, Question[bytes]):
+    """A line; the answer goes back as a line."""
+
+    text: bytes
+
+    @property
+    def unavailable(self) -> bytes:
+        return b"unavailable"
+
+
+@attrs.frozen(kw_only=True)
+class Ended(Notice):
+    """The session is about to be closed."""
+
+    why: Why
+
+
+EchoEvent: TypeAlias = Line | Ended | TlsStarted
+ClientEvent: TypeAlias = Line | TlsStarted
+
+
+class Echo(ServerMachine[EchoEvent]):
+    """The server: greets, asks every line, says ``bye`` at the end."""
+
+    def __init__(self, *, entropy: bytes, tls: Tls | None = None, patience: float = 300.0) -> None:
+        super().__init__(entropy=entropy, tls=tls)
+        self.patience = patience
+        self._write(b"hello in TLS\r\n" if tls else b"hello\r\n", due=True)
+
+    def _advance(self) -> EchoEvent | Action | None:
+        line = self._input.take_line(1_000)
+        if line is None:
+            return self._starve(NeedData(patience=self.patience))
+        if line == b"QUIT":
+            self._write(b"bye\r\n", due=True)
+            self._close(Why.QUIT)
+            return Ended(why=Why.QUIT)
+        self._question = question = Line(text=line)
+        return question
+
+    def _resolve(self, question: object, answer: object) -> None:
+        if not isinstance(question, Line) or not isinstance(answer, bytes):
+            raise LocalProtocolError("a line is answered with octets")
+        if question.text == b"STARTTLS":
+            self._write(b"go\r\n", due=True)
+            self._expect_tls()
+        else:
+            self._write(answer + b"\r\n", due=True)
+
+    def _wind_up(self) -> None:
+        self._write(b"closing: %s\r\n" % self._why.name.encode(), due=True)
+        self._close(self._why)
+
+    def _secured(self, tls: Tls) -> None:
+        self._events.append(self._drop_clear_text(tls))
+
+    def _at_end_of_stream(self) -> None:
+        self._close(Why.PEER)
+        self._events.append(Ended(why=Why.PEER))
+
+    def _challenge(self, octets: bytes) -> None:
+        raise NotImplementedError
+
+    def _admit(self, success: sasl.Success) -> None:
+        raise NotImplementedError
+
+    def _deny(self, why: sasl.Refusal | sasl.Fault) -> None:
+        raise NotImplementedError
+
+
+class EchoClient(ClientMachine[ClientEvent]):
+    """The client: its events are the lines of the server."""
+
+    def __init__(self, *, tls: Tls | None = None, patience: float = 300.0) -> None:
+        super().__init__(tls=tls)
+        self.patience = patience
+
+    def send(self, command: Command) -> None:
+        self._check_open()
+        if not isinstance(command, Line):
+            raise LocalProtocolError("only lines are sent here")
+        self._write(command.text + b"\r\n", due=False)
+        self._unanswered.append(command)
+
+    def _advance(self) -> ClientEvent | Action | None:
+        text = self._input.take_line(2_000_000)
+        if text is None:
+            return self._starve(NeedData(patience=self.patience))
+        answered = self._unanswered.popleft() if self._unanswered else None
+        if answered == Line(text=b"STARTTLS"):
+            self._instead = self._begin_tls
+        return Line(text=text)
+
+    def _wind_up(self) -> None:
+        self._write(b"QUIT\r\n", due=True)
+        self._close(self._why)
+
+    def _secured(self, tls: Tls) -> None:
+        self._events.append(TlsStarted(tls=tls, dropped=self._input.clear()))
+
+    def _check_may_log_in(self) -> None:
+        raise NotImplementedError
+
+    def _offers(self, mechanism: str) -> bool:
+        raise NotImplementedError
+
+    def _start_login(self, exchange: sasl.ClientExchange) -> None:
+        raise NotImplementedError
+
+
+@cache
+def authority() -> trustme.CA:
+    """One for all tests of a process: keys are dear."""
+    return trustme.CA()
+
+
+@cache
+def server_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority().issue_cert("127.0.0.1", "localhost").configure_cert(context)
+    return context
+
+
+@cache
+def client_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority().configure_trust(context)
+    return context
+
+
+def on_both_loops(test: Callable[[_loops.Loop], Awaitable[None]]) -> Callable[[str], None]:
+    """Run an async test once on each loop; it gets the Loop that runs it."""
+
+    @pytest.mark.parametrize("name", ["asyncio", "trio"])
+    def run(name: str) -> None:
+        async def main() -> None:
+            await test(_loops.current())
+
+        _loops.named(name).run(main)
+
+    run.__doc__ = test.__doc__
+    return run
+
+
+def serving(
+    loop: _loops.Loop,
+    session: Session[EchoEvent],
+    *,
+    build: Callable[[bytes, Tls | None], Echo] = lambda entropy, tls: Echo(entropy=entropy, tls=tls),
+    **options: Unpack[Options],
+) -> AbstractAsyncContextManager[Listener]:
+    """An Echo server."""
+    return loop.adapter.serve(session, build, **options)
+
+
+def impatient(entropy: bytes, tls: Tls | None) -> Echo:
+    """An Echo that waits for nobody."""
+    return Echo(entropy=entropy, tls=tls, patience=0.01)
+
+
+async def echo(connection: ServerConnection[EchoEvent]) -> None:
+    """Says everything again."""
+    async for event in connection:
+        if isinstance(event, Line):
+            connection.answer(event, event.text)
+
+
+async def connecting(
+    loop: _loops.Loop, port: int, *, patience: float = 300.0, **options: Unpack[ConnectOptions]
+) -> Client[ClientEvent]:
+    """An EchoClient, connected."""
+
+    def build(tls: Tls | None) -> EchoClient:
+        return EchoClient(tls=tls, patience=patience)
+
+    return await loop.adapter.connect(build, "127.0.0.1", port, **options)
+
+
+def dial(port: int) -> socket.socket:
+    """A plain blocking socket; no test waits for its timeout."""
+    return socket.create_connection(("127.0.0.1", port), timeout=20)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Everything up to the end of the stream."""
+    return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+def read_all_or_reset(connection: socket.socket) -> bytes:
+    """Everything up to the end of the stream, however rude."""
+    octets = b""
+    try:
+        while piece := connection.recv(1_000_000):
+            octets += piece
+    except ConnectionResetError:
+        pass
+    return octets
+
+
+def read_line(connection: socket.socket) -> bytes:
+    """One line, read octet by octet, so that nothing behind it is taken."""
+    line = b""
+    while not line.endswith(b"\r\n"):
+        octet = connection.recv(1)
+        if not octet:
+            raise EOFError(line)
+        line += octet
+    return line
+
+
+async def cancel_when_blocked(function: Callable[[], Awaitable[object]]) -> None:
+    """Start *function* in a task of its own, wait until it waits, and cancel it there."""
+    if _loops.current().name == "trio":
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(function)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    else:
+
+        async def run() -> None:
+            await function()
+
+        task = asyncio.create_task(run())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not task.done()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -1,0 +1,375 @@
+"""TLS under the adapters, on both loops: implicit, upgraded, failing, and its last word; the wall before it."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+
+import pytest
+
+from mailauth import Tls, TlsStarted, Why
+from mailauth_io import _loops, _tls
+from mailauth_io._adapter import Client, ServerConnection
+from tests.io.line_echo import (
+    ClientEvent,
+    EchoEvent,
+    Ended,
+    Line,
+    cancel_when_blocked,
+    client_context,
+    connecting,
+    dial,
+    echo,
+    on_both_loops,
+    read_all,
+    read_all_or_reset,
+    read_line,
+    server_context,
+    serving,
+)
+
+
+def stranger() -> ssl.SSLContext:
+    """A client that trusts nobody whom we know."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+async def upgrade(client: Client[ClientEvent]) -> Tls:
+    """STARTTLS, and the TLS of the notice that follows."""
+    assert await anext(client) == Line(text=b"hello")
+    client.send(Line(text=b"STARTTLS"))
+    assert await anext(client) == Line(text=b"go")
+    started = await anext(client)
+    assert isinstance(started, TlsStarted)
+    return started.tls
+
+
+@on_both_loops
+async def test_implicit_tls_comes_before_the_machine(loop: _loops.Loop) -> None:
+    """Both machines are built with the facts of the handshake."""
+    seen: list[Tls | None] = []
+
+    async def session(connection: ServerConnection[EchoEvent]) -> None:
+        seen.append(connection.tls)
+        await echo(connection)
+
+    async with (
+        serving(loop, session, ssl_context=server_context(), implicit_tls=True) as listener,
+        await connecting(loop, listener.port, ssl_context=client_context(), implicit_tls=True) as client,
+    ):
+        assert await anext(client) == Line(text=b"hello in TLS")
+        client.send(Line(text=b"x" * 900))
+        assert await anext(client) == Line(text=b"x" * 900)
+        assert seen[0] is not None
+        assert client.tls is not None
+        assert seen[0].version == client.tls.version == "TLSv1.3"
+        assert seen[0].cipher == client.tls.cipher != ""
+        assert seen[0].peer_certificate is None  # no certificate was asked of the client
+        assert client.tls.peer_certificate is not None
+
+
+@on_both_loops
+async def test_starttls_upgrades_the_live_stream(loop: _loops.Loop) -> None:
+    """The reply to the command goes in clear; everything after it inside TLS; the machine gets the facts."""
+    async with (
+        serving(loop, echo, ssl_context=server_context()) as listener,
+        await connecting(loop, listener.port, ssl_context=client_context()) as client,
+    ):
+        tls = await upgrade(client)
+        assert tls.version == "TLSv1.3"
+        client.send(Line(text=b"inside"))
+        assert await anext(client) == Line(text=b"inside")
+
+
+@on_both_loops
+async def test_tls_carries_more_than_one_record(loop: _loops.Loop) -> None:
+    """A Send of many records arrives whole and in order, at the pace of the reader."""
+    lines = [b"%d " % number * 100 for number in range(3_000)]
+
+    async def session(connection: ServerConnection[EchoEvent]) -> None:
+        async for event in connection:
+            if isinstance(event, Line):
+                connection.answer(event, b"\r\n".join(lines))
+
+    async with (
+        serving(loop, session, ssl_context=server_context(), implicit_tls=True) as listener,
+        await connecting(loop, listener.port, ssl_context=client_context(), implicit_tls=True) as client,
+    ):
+        client.send(Line(text=b"much"))
+        assert await anext(client) == Line(text=b"hello in TLS")
+        assert [await anext(client) for _ in lines] == [Line(text=line) for line in lines]
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("name", ["asyncio", "trio"])
+def test_octets_in_one_piece_with_the_end_of_the_handshake_are_read(name: str, version: ssl.TLSVersion) -> None:
+    """A client may send its first command together with its Finished."""
+
+    def client(port: int) -> bytes:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.maximum_version = version
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing)
+        with dial(port) as connection:
+            while True:
+                try:
+                    tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    connection.sendall(outgoing.read())
+                    incoming.write(connection.recv(65_536))
+            tls.write(b"early\r\nQUIT\r\n")
+            connection.sendall(outgoing.read())
+            incoming.write(read_all(connection))
+            incoming.write_eof()
+            got = b""
+            while piece := tls.read(65_536):
+                got += piece
+            return got
+
+    async def main() -> bytes:
+        loop = _loops.current()
+        async with serving(loop, echo, ssl_context=server_context(), implicit_tls=True) as listener:
+            return await loop.in_thread(client, listener.port)
+
+    assert _loops.named(name).run(main) == b"hello in TLS\r\nearly\r\nbye\r\n"
+
+
+@on_both_loops
+async def test_the_last_word_inside_tls_is_close_notify(loop: _loops.Loop) -> None:
+    """The client can tell the end of the session from a cut line, even when it has sent more than is read."""
+    async with serving(loop, echo, ssl_context=server_context(), implicit_tls=True) as listener:
+
+        def client() -> bytes:
+            with client_context().wrap_socket(
+                dial(listener.port), server_hostname="127.0.0.1", suppress_ragged_eofs=False
+            ) as connection:
+                connection.sendall(b"QUIT\r\n" + bytes(200_000))
+                return read_all(connection)
+
+        assert await loop.in_thread(client) == b"hello in TLS\r\nbye\r\n"
+
+
+@on_both_loops
+async def test_close_notify_of_the_client_still_lets_it_hear_the_answer(loop: _loops.Loop) -> None:
+    """A TLS client that has closed its side is a half-closed client."""
+    ends: list[Why] = []
+
+    async def session(connection: ServerConnection[EchoEvent]) -> None:
+        async for event in connection:
+            if isinstance(event, Line):
+                connection.answer(event, event.text)
+            elif isinstance(event, Ended):
+                ends.append(event.why)
+
+    async with serving(loop, session, ssl_context=server_context(), implicit_tls=True) as listener:
+
+        def client() -> bytes:
+            with client_context().wrap_socket(dial(listener.port), server_hostname="127.0.0.1") as connection:
+                assert read_line(connection) == b"hello in TLS\r\n"
+                connection.sendall(b"x\r\n")
+                assert read_line(connection) == b"x\r\n"
+                connection.unwrap().close()
+                return b"closed"
+
+        assert await loop.in_thread(client) == b"closed"
+    assert ends == [Why.PEER]
+
+
+@on_both_loops
+async def test_clear_octets_ahead_of_the_handshake_never_get_inside(loop: _loops.Loop) -> None:
+    """CVE-2011-0411: octets between STARTTLS and TLS are never asked: they are dropped, or fatal to the handshake."""
+    asked: list[bytes] = []
+    injected = threading.Event()
+
+    async def session(connection: ServerConnection[EchoEvent]) -> None:
+        async for event in connection:
+            if isinstance(event, Line):
+                asked.append(event.text)
+                if event.text == b"STARTTLS":
+                    await loop.in_thread(injected.wait, 20)
+                connection.answer(event, event.text)
+
+    async with serving(loop, session, ssl_context=server_context()) as listener:
+
+        def client() -> None:
+            with dial(listener.port) as connection:
+                read_line(connection)
+                connection.sendall(b"STARTTLS\r\nin the same piece\r\n")
+                while asked != [b"STARTTLS"]:
+                    pass
+                connection.sendall(b"in another piece\r\n")
+                injected.set()
+                assert read_line(connection) == b"go\r\n"
+                try:
+                    with client_context().wrap_socket(connection, server_hostname="127.0.0.1") as inside:
+                        inside.sendall(b"inside\r\nQUIT\r\n")
+                        assert read_all(inside) == b"inside\r\nbye\r\n"
+                except OSError:  # the handshake met what the server had not read yet
+                    pass
+
+        await loop.in_thread(client)
+    assert asked in ([b"STARTTLS"], [b"STARTTLS", b"inside"])
+
+
+@on_both_loops
+async def test_a_handshake_that_fails_ends_the_session_and_nothing_else(loop: _loops.Loop) -> None:
+    """It is told to the machine as the end of the stream; the next client is served."""
+    ends: list[EchoEvent] = []
+
+    async def session(connection: ServerConnection[EchoEvent]) -> None:
+        async for event in connection:
+            if isinstance(event, Line):
+                connection.answer(event, event.text)
+            else:
+                ends.append(event)
+
+    async with serving(loop, session, ssl_context=server_context()) as listener:
+
+        def garbage() -> None:
+            with dial(listener.port) as connection:
+                read_line(connection)
+                connection.sendall(b"STARTTLS\r\n")
+                read_line(connection)
+                connection.sendall(b"EHLO this is no ClientHello\r\n")
+                read_all(connection)
+
+        await loop.in_thread(garbage)
+        async with await connecting(loop, listener.port, ssl_context=client_context()) as client:
+            await upgrade(client)
+    assert [type(event) for event in ends] == [TlsStarted, Ended]
+
+
+@on_both_loops
+async def test_a_server_that_is_not_proved_fails_the_client(loop: _loops.Loop) -> None:
+    """Implicit TLS: ``connect`` raises the ssl error.  Upgraded: the iteration raises it, at each further call."""
+    async with (
+        serving(loop, echo, ssl_context=server_context(), implicit_tls=True) as implicit,
+        serving(loop, echo, ssl_context=server_context()) as upgraded,
+    ):
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await connecting(loop, implicit.port, ssl_context=stranger(), implicit_tls=True)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await connecting(
+                loop, implicit.port, ssl_context=client_context(), implicit_tls=True, server_hostname="example.org"
+            )
+        client = await connecting(loop, upgraded.port, ssl_context=stranger())
+        assert await anext(client) == Line(text=b"hello")
+        client.send(Line(text=b"STARTTLS"))
+        assert await anext(client) == Line(text=b"go")
+        for _ in range(2):
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await anext(client)
+        await client.aclose()
+        async with await connecting(loop, implicit.port, ssl_context=client_context(), implicit_tls=True) as good:
+            assert await anext(good) == Line(text=b"hello in TLS")
+
+
+@on_both_loops
+async def test_a_handshake_is_bounded_in_time(loop: _loops.Loop) -> None:
+    """A client that connects to a TLS port and keeps silent is dropped, without a session."""
+
+    async def session(connection: ServerConnection[EchoEvent]) -> None:
+        raise AssertionError("a session without a handshake")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_tls, "HANDSHAKE_PATIENCE", 0.01)
+        async with serving(loop, session, ssl_context=server_context(), implicit_tls=True) as listener:
+            with await loop.in_thread(dial, listener.port) as connection:
+                assert await loop.in_thread(read_all, connection) == b""
+
+
+@on_both_loops
+async def test_leaving_the_context_ends_handshakes(loop: _loops.Loop) -> None:
+    """A handshake that is under way does not keep the server from ending at once, whatever its grace."""
+    async with serving(loop, echo, ssl_context=server_context(), implicit_tls=True, grace=3600.0) as listener:
+        connection = await loop.in_thread(dial, listener.port)
+        connection.sendall(b"\x16")
+    with connection:
+        assert await loop.in_thread(read_all_or_reset, connection) == b""
+
+
+@on_both_loops
+async def test_cancelled_inside_the_handshake_the_connection_is_broken(loop: _loops.Loop) -> None:
+    """The next call says so."""
+    told = threading.Event()
+
+    async def session(connection: ServerConnection[EchoEvent]) -> None:
+        question = await anext(connection)
+        assert isinstance(question, Line)
+        connection.answer(question, b"")
+        await cancel_when_blocked(connection.__anext__)
+        with pytest.raises(ConnectionAbortedError, match="TLS handshake"):
+            await anext(connection)
+        told.set()
+
+    async with serving(loop, session, ssl_context=server_context()) as listener:
+
+        def client() -> None:
+            with dial(listener.port) as connection:
+                read_line(connection)
+                connection.sendall(b"STARTTLS\r\n")
+                assert read_line(connection) == b"go\r\n"
+                assert told.wait(20)
+                assert read_all(connection) == b""
+
+        await loop.in_thread(client)
+
+
+@on_both_loops
+async def test_shut_down_during_the_handshake_ends_it(loop: _loops.Loop) -> None:
+    """Nothing can be said between clear and TLS: the connection is closed."""
+    connections: list[ServerConnection[EchoEvent]] = []
+
+    async def session(connection: ServerConnection[EchoEvent]) -> None:
+        connections.append(connection)
+        await echo(connection)
+
+    async with serving(loop, session, ssl_context=server_context()) as listener:
+        with await loop.in_thread(dial, listener.port) as connection:
+            connection.sendall(b"STARTTLS\r\n")
+            assert await loop.in_thread(read_line, connection) == b"hello\r\n"
+            assert await loop.in_thread(read_line, connection) == b"go\r\n"
+            connections[0].shut_down()
+            assert await loop.in_thread(read_all, connection) == b""
+
+
+@on_both_loops
+async def test_a_context_must_be_there_when_tls_is_wanted(loop: _loops.Loop) -> None:
+    """Said before anything listens or connects in vain."""
+    with pytest.raises(ValueError, match="ssl_context"):
+        async with serving(loop, echo, implicit_tls=True):
+            raise AssertionError("TLS without a certificate")
+    async with serving(loop, echo) as listener:
+        with pytest.raises(ValueError, match="ssl_context"):
+            await connecting(loop, listener.port, implicit_tls=True)
+        async with await connecting(loop, listener.port) as client:
+            assert await anext(client) == Line(text=b"hello")
+            client.send(Line(text=b"STARTTLS"))
+            assert await anext(client) == Line(text=b"go")
+            with pytest.raises(RuntimeError, match="no ssl_context"):
+                await anext(client)
+
+
+def test_a_forged_record_ends_the_stream() -> None:
+    """What was read before it is good; after it comes nothing."""
+    layers = [
+        _tls.Layer(server_context(), server_side=True, server_hostname=None),
+        _tls.Layer(client_context(), server_side=False, server_hostname="127.0.0.1"),
+    ]
+    server, client = layers
+    done = [False, False]
+    while not all(done):
+        done[1] = client.shake_hands()
+        if octets := client.take():
+            server.feed(octets)
+        done[0] = server.shake_hands()
+        if octets := server.take():
+            client.feed(octets)
+    good, forged = client.encrypt(b"good"), bytearray(client.encrypt(b"forged"))
+    forged[-1] ^= 1
+    server.feed(good + bytes(forged))
+    assert server.decrypt() == b"good"
+    assert server.ended
+    assert server.decrypt() == b""
