@@ -25,9 +25,12 @@ from .commands import (
     Stls,
     Uidl,
     User,
+    checked_retrieve,
 )
 
-COMMON: Final = re.compile(rb"(RETR|DELE) ([1-9][0-9]{0,9})\r\n")
+COMMON: Final = re.compile(
+    rb"(?:RETR ([1-9][0-9]{0,9})|DELE ([1-9][0-9]{0,9})|(STAT)|(NOOP)|(QUIT))\r\n", re.IGNORECASE
+)
 
 PARSERS: Final[Mapping[bytes, Callable[[bytes], LineCommand]]] = {
     b"CAPA": Capa.parse,
@@ -48,7 +51,16 @@ PARSERS: Final[Mapping[bytes, Callable[[bytes], LineCommand]]] = {
 }
 
 
-def from_common(found: re.Match[bytes]) -> Retrieve | Dele:
+def from_common(found: re.Match[bytes]) -> Retrieve | Dele | Stat | Noop | Quit:
     """The command that COMMON matched."""
-    verb, number = found.groups()
-    return Retrieve(number=int(number)) if verb == b"RETR" else Dele(number=int(number))
+    match found.lastindex:
+        case 1:
+            return checked_retrieve(int(found[1]))
+        case 2:
+            return Dele(number=int(found[2]))
+        case 3:
+            return Stat()
+        case 4:
+            return Noop()
+        case _:
+            return Quit()

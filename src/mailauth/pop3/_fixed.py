@@ -11,7 +11,6 @@ from .replies import Reply, Unavailable
 SEND_PASSWORD: Final = Reply(True, "", "now the password")  # for every name (RFC 1939 section 13)
 BEGIN_TLS: Final = Reply(True, "", "begin the TLS handshake")
 MESSAGE_FOLLOWS: Final = Reply(True, "", "message follows")
-UNIQUE_IDS_FOLLOW: Final = Reply(True, "", "unique-ids follow")
 NOOP: Final = Reply(True, "", "still here")
 GOODBYE: Final = Reply(True, "", "goodbye")
 

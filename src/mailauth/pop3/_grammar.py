@@ -43,7 +43,7 @@ def is_unique_id(text: str) -> bool:
 
 
 def find_timestamp(greeting: bytes) -> bytes | None:
-    """The timestamp in a greeting, brackets included; None for none, for more than one, and for what is no strict msg-id.
+    """The timestamp in a greeting, brackets included; None for none, for several, and for what is no strict msg-id.
 
     Octets that collide under MD5 fit into no msg-id, and with them a false server steals a password (CVE-2007-1558).
     """

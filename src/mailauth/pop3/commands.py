@@ -149,8 +149,7 @@ class Retrieve(Command, Question[Content | Unavailable]):
     """TOP: how many lines of the body to send behind the header; None is RETR, the whole message."""
 
     def __attrs_post_init__(self) -> None:
-        if not 0 < self.number < 10_000_000_000:
-            check_number(self.number)
+        check_number(self.number)
         if self.lines is not None and not 0 <= self.lines < 10_000_000_000:
             raise LocalProtocolError(f"{self.lines} is no number of lines")
 
@@ -175,6 +174,17 @@ class Retrieve(Command, Question[Content | Unavailable]):
     def to_wire(self) -> bytes:
         lines = "" if self.lines is None else f" {self.lines}"
         return f"{self.verb} {self.number}{lines}\r\n".encode("ascii")
+
+
+_set: Final = object.__setattr__
+
+
+def checked_retrieve(number: int) -> Retrieve:
+    """RETR of a number that a grammar has just matched: checking it again would be half its price."""
+    command: Retrieve = Retrieve.__new__(Retrieve)
+    _set(command, "number", number)
+    _set(command, "lines", None)
+    return command
 
 
 # The commands of a login: not sent by hand, see ``authenticate()``, and not shown to an application.

@@ -105,13 +105,11 @@ class AuthenticationFailed(Notice):
     reply: Reply
 
 
+PosedQuestion: TypeAlias = Connected | OpenMaildrop | Retrieve | RetrieveMore | Update | Stls
+"""POP3's own questions."""
+
 ServerEvent: TypeAlias = (
-    Connected
-    | OpenMaildrop
-    | Retrieve
-    | RetrieveMore
-    | Update
-    | Stls
+    PosedQuestion
     | sasl.CheckPassword
     | sasl.FetchSecret
     | sasl.Authorize

@@ -1,6 +1,6 @@
 """The maildrop as a session sees it: the snapshot taken at login, the marks on it, and the text of a message going out.
 
-Knows no verb, no lock and no store.  Messages are numbered 1 to n in their order and keep their numbers (RFC 1939
+Knows no state, no lock and no store.  Messages are numbered 1 to n in their order and keep their numbers (RFC 1939
 section 5).
 """
 
@@ -15,6 +15,7 @@ from .._dots import Stuffer
 from .._errors import LocalProtocolError
 from .._lines import CRLF
 from ._grammar import is_unique_id
+from .replies import Reply
 
 
 @attrs.frozen(kw_only=True)
@@ -69,11 +70,11 @@ class MarkedMaildrop:
         """Messages that are not marked."""
         return len(self._messages) - len(self.deleted)
 
-    def missing(self, number: int) -> str | None:
-        """Why there is no message of that number, or not any more; None when it is there (RFC 1939 section 5)."""
+    def missing(self, number: int) -> Reply | None:
+        """The refusal when there is no message of that number, or not any more; None when it is there (section 5)."""
         if number > len(self._messages):
-            return f"no such message, only {len(self._messages)} messages in maildrop"
-        return f"message {number} already deleted" if number in self.deleted else None
+            return Reply(False, "", f"no such message, only {len(self._messages)} messages in maildrop")
+        return Reply(False, "", f"message {number} already deleted") if number in self.deleted else None
 
     def __getitem__(self, number: int) -> Message:
         return self._messages[number - 1]
@@ -87,7 +88,7 @@ class MarkedMaildrop:
         self.size = self._size
 
     def listing(self, describe: Callable[[Message], object]) -> Iterator[bytes]:
-        """A line for each message that is not marked, and the lone dot, made as they are taken: there may be a million."""
+        """A line for each message that is not marked, then the lone dot, made as they are taken."""
         for start in range(0, len(self._messages), _LINES_AT_ONCE):
             numbered = enumerate(self._messages[start : start + _LINES_AT_ONCE], start + 1)
             lines = [f"{number} {describe(message)}\r\n" for number, message in numbered if number not in self.deleted]

@@ -1,17 +1,18 @@
 """POP3 as a server sees it: one state machine, from the greeting to the last reply (RFC 1939, 2449, 2595, 5034).
 
-Knows the order of commands, the wall of TLS, the path of a login and the snapshot of the maildrop; the text of messages,
-passwords and the commit are the application's to answer.
+Knows the order of commands, the wall of TLS, the path of a login and the snapshot of the maildrop; passwords, the text
+of messages and the commit are the application's to answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from .. import sasl
 from .._connection import ServerMachine
-from .._dots import Stuffer
+from .._dots import stuff_whole
 from .._errors import LocalProtocolError, Malformed
 from .._events import Accept, Action, Question, Tls, Why
 from .._lines import LineTooLong
@@ -34,9 +35,10 @@ from .commands import (
     Stls,
     Uidl,
     User,
+    checked_retrieve,
 )
-from .events import Connected, OpenMaildrop, Refused, RetrieveMore, ServerEvent, Update
-from .maildrop import Cut, Maildrop, Message
+from .events import Connected, OpenMaildrop, PosedQuestion, Refused, RetrieveMore, ServerEvent, Update
+from .maildrop import Maildrop, MarkedMaildrop, Message, Outgoing
 from .replies import Content, Reply, Unavailable
 from .settings import MAXIMUM_AUTH_LINE, ServerSettings
 
@@ -46,30 +48,24 @@ _match_common: Final = COMMON.match
 _AUTH, _TRANSACTION = State.AUTH, State.TRANSACTION
 _MESSAGE_FOLLOWS: Final = _fixed.MESSAGE_FOLLOWS.to_wire()
 
-_LINES_AT_ONCE: Final = 256  # of a LIST or UIDL: some 20 KiB
-
 _SECRET: Final = frozenset({"PASS", "APOP", "AUTH"})
-_FROM_A_BROWSER: Final = frozenset(
-    {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE", b"PATCH"}
-)
+_FROM_A_BROWSER: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE"})
 
 
 class ServerConnection(ServerMachine[ServerEvent]):
-    """One POP3 session.  *entropy* is 32 octets nobody else knows or gets; *tls* is given when TLS came first (port 995)."""
+    """One POP3 session.
+
+    *entropy* is 32 octets nobody else knows or gets; *tls* is given when TLS came first (port 995).
+    """
 
     __slots__ = (
-        "_cut",
-        "_deleted",
         "_errors",
         "_failed_logins",
         "_maildrop",
-        "_offset",
+        "_outgoing",
         "_pieces",
-        "_retrieving",
         "_settings",
-        "_size",
         "_state",
-        "_stuffer",
         "_then",
         "_timestamp",
     )
@@ -78,16 +74,12 @@ class ServerConnection(ServerMachine[ServerEvent]):
         super().__init__(entropy=entropy, tls=tls)
         self._settings = settings
         self._state = State.GREETING
-        self._then: Callable[[], ServerEvent | None] | None = self._ask_connected  # before the next line is read
+        # What comes before the next line is read.
+        self._then: Callable[[], ServerEvent | None] | None = partial(self._ask, Connected())
         self._timestamp: str | None = None  # the nonce in the greeting's
-        self._maildrop = Maildrop()
-        self._deleted: set[int] = set()
-        self._size = 0  # octets of the messages that are not deleted
-        self._pieces: Iterator[bytes] = iter(())
-        self._retrieving: Retrieve | None = None
-        self._offset = 0
-        self._stuffer = Stuffer()
-        self._cut: Cut | None = None
+        self._maildrop = MarkedMaildrop(Maildrop())
+        self._pieces: Iterator[bytes] = iter(())  # of a LIST or UIDL
+        self._outgoing = Outgoing(0, None)  # of a RETR or TOP
         self._errors = 0
         self._failed_logins = 0
 
@@ -101,9 +93,14 @@ class ServerConnection(ServerMachine[ServerEvent]):
         state = self._state
         received = self._input
         if state is _TRANSACTION:
+            if received.used_up:
+                return self._starve(SERVER_PATIENCE[state])
             found = _match_common(received.octets, received.offset)
             if found is not None and not received.dropping:
                 received.offset = found.end()
+                if found.lastindex == 1 and self._maildrop.missing(number := int(found[1])) is None:
+                    self._question = retrieve = checked_retrieve(number)
+                    return retrieve
                 return self._obey(from_common(found), None)
         elif self._step is not None:
             return self._take_step()
@@ -168,53 +165,52 @@ class ServerConnection(ServerMachine[ServerEvent]):
             return _fixed.TLS_ACTIVE
         if not self._settings.stls:
             return _fixed.NO_TLS
-        self._question = command
-        return command
+        return self._ask(command)
 
     def _stat(self, command: Stat) -> ServerEvent | Reply:
-        self._say_ok(f"{self._count} {self._size}")
+        self._say_ok(f"{self._maildrop.count} {self._maildrop.size}")
         return command
 
     def _list(self, command: List) -> ServerEvent | Reply:
-        if command.number is None:
-            self._say_ok(f"{self._count} messages ({self._size} octets)")
-            self._list_all(lambda message: message.size)
-            return command
-        missing = self._missing(command.number)
-        if missing is None:
-            self._say_ok(f"{command.number} {self._maildrop.messages[command.number - 1].size}")
-        return missing or command
+        return self._tell(command, f"{self._maildrop.count} messages ({self._maildrop.size} octets)", _size)
 
     def _uidl(self, command: Uidl) -> ServerEvent | Reply:
-        if command.number is None:
-            self._say(_fixed.UNIQUE_IDS_FOLLOW)
-            self._list_all(lambda message: message.unique_id)
-            return command
-        missing = self._missing(command.number)
-        if missing is None:
-            self._say_ok(f"{command.number} {self._maildrop.messages[command.number - 1].unique_id}")
-        return missing or command
+        return self._tell(command, "unique-ids follow", _unique_id)
 
-    def _retrieve(self, command: Retrieve) -> ServerEvent | Reply:
-        missing = self._missing(command.number)
+    def _tell(self, command: List | Uidl, head: str, describe: Callable[[Message], object]) -> ServerEvent | Reply:
+        """What there is to say of one message, or of all: then made piece by piece as the pieces leave."""
+        number = command.number
+        if number is None:
+            self._say_ok(head)
+            self._pieces = self._maildrop.listing(describe)
+            self._then = self._tell_on
+            return command
+        missing = self._maildrop.missing(number)
         if missing is not None:
             return missing
-        self._question = command
+        self._say_ok(f"{number} {describe(self._maildrop[number])}")
         return command
 
+    def _tell_on(self) -> None:
+        piece = next(self._pieces, None)
+        if piece is not None:
+            self._write(piece, due=False)
+            self._then = self._tell_on
+
+    def _retrieve(self, command: Retrieve) -> ServerEvent | Reply:
+        return self._maildrop.missing(command.number) or self._ask(command)
+
     def _dele(self, command: Dele) -> ServerEvent | Reply:
-        missing = self._missing(command.number)
+        missing = self._maildrop.missing(command.number)
         if missing is not None:
             return missing
-        self._deleted.add(command.number)
-        self._size -= self._maildrop.messages[command.number - 1].size
+        self._maildrop.delete(command.number)
         self._say_ok(f"message {command.number} deleted")
         return command
 
     def _rset(self, command: Rset) -> ServerEvent | Reply:
-        self._deleted.clear()
-        self._size = self._maildrop.size
-        self._say_ok(f"maildrop has {self._count} messages ({self._size} octets)")
+        self._maildrop.reset()
+        self._say_contents()
         return command
 
     def _noop(self, command: Noop) -> ServerEvent | Reply:
@@ -222,87 +218,25 @@ class ServerConnection(ServerMachine[ServerEvent]):
         return command
 
     def _quit(self, command: Quit) -> ServerEvent | Reply:
-        if self._deleted:
+        if self._maildrop.deleted:
             self._state = State.UPDATE
-            self._then = self._ask_update
+            self._then = partial(self._ask, Update(deleted=frozenset(self._maildrop.deleted)))
             return command
         self._abandon()
         self._say(_fixed.GOODBYE)
         self._close(Why.QUIT)
         return command
 
-    # The maildrop
-
-    @property
-    def _count(self) -> int:
-        return len(self._maildrop.messages) - len(self._deleted)
-
-    def _missing(self, number: int) -> Reply | None:
-        """The refusal for a message that is not there, or not any more (RFC 1939 section 5)."""
-        if number > len(self._maildrop.messages):
-            return Reply(False, "", f"no such message, only {len(self._maildrop.messages)} messages in maildrop")
-        if number in self._deleted:
-            return Reply(False, "", f"message {number} already deleted")
-        return None
-
-    def _list_all(self, describe: Callable[[Message], object]) -> None:
-        """Queue a line for each message, made piece by piece as the pieces leave (a maildrop may have a million)."""
-
-        def pieces() -> Iterator[bytes]:
-            messages, deleted = self._maildrop.messages, self._deleted
-            for start in range(0, len(messages), _LINES_AT_ONCE):
-                numbered = enumerate(messages[start : start + _LINES_AT_ONCE], start + 1)
-                lines = [f"{number} {describe(message)}\r\n" for number, message in numbered if number not in deleted]
-                yield "".join(lines).encode("ascii")
-            yield b".\r\n"
-
-        self._pieces = pieces()
-        self._then = self._list_on
-
-    def _list_on(self) -> None:
-        piece = next(self._pieces, None)
-        if piece is not None:
-            self._write(piece, due=False)
-            self._then = self._list_on
-
-    def _send_content(self, content: Content) -> None:
-        octets = content.octets
-        last = content.last
-        self._offset += len(octets)
-        if self._cut is not None:
-            octets = self._cut.take(octets)
-            last = last or self._cut.done
-        if octets:
-            self._write(self._stuffer.stuff(octets), due=not last)
-        if last:
-            self._write(self._stuffer.end(), due=False)
-        else:
-            self._then = self._ask_for_more
-
     # The questions
 
-    def _ask_connected(self) -> ServerEvent:
-        self._question = connected = Connected()
-        return connected
-
-    def _ask_for_maildrop(self) -> ServerEvent | None:
-        if self._identity is None:
-            return None
-        self._question = opening = OpenMaildrop(identity=self._identity)
-        return opening
-
-    def _ask_for_more(self) -> ServerEvent | None:
-        if self._retrieving is None:
-            return None
-        self._question = more = RetrieveMore(number=self._retrieving.number, offset=self._offset)
-        return more
-
-    def _ask_update(self) -> ServerEvent:
-        self._question = update = Update(deleted=frozenset(self._deleted))
-        return update
+    def _ask(self, question: PosedQuestion) -> PosedQuestion:
+        self._question = question
+        return question
 
     def _resolve(self, question: Question[A], answer: A) -> None:
-        if isinstance(question, Retrieve | RetrieveMore):
+        if isinstance(question, Retrieve) and isinstance(answer, Content) and answer.last and question.lines is None:
+            self._write(b"".join((_MESSAGE_FOLLOWS, *stuff_whole(answer.octets))), due=False)
+        elif isinstance(question, (Retrieve, RetrieveMore)):
             self._take_content(question, answer)
         elif isinstance(question, OpenMaildrop):
             self._open(answer)
@@ -321,12 +255,14 @@ class ServerConnection(ServerMachine[ServerEvent]):
     def _take_content(self, question: Retrieve | RetrieveMore, answer: object) -> None:
         if isinstance(answer, Content):
             if isinstance(question, Retrieve):
-                self._retrieving = question
-                self._offset = 0
-                self._stuffer = Stuffer()
-                self._cut = None if question.lines is None else Cut(question.lines)
+                self._outgoing = Outgoing(question.number, question.lines)
                 self._write(_MESSAGE_FOLLOWS, due=False)
-            self._send_content(answer)
+            outgoing = self._outgoing
+            octets = outgoing.take(answer.octets, last=answer.last)
+            if octets:
+                self._write(octets, due=not outgoing.ended)
+            if not outgoing.ended:
+                self._then = partial(self._ask, RetrieveMore(number=outgoing.number, offset=outgoing.offset))
         elif not isinstance(answer, Unavailable):
             raise LocalProtocolError(f"the answer is Content or an Unavailable here, not {type(answer).__name__}")
         elif isinstance(question, Retrieve):
@@ -336,10 +272,9 @@ class ServerConnection(ServerMachine[ServerEvent]):
 
     def _open(self, answer: object) -> None:
         if isinstance(answer, Maildrop):
-            self._maildrop = answer
-            self._size = answer.size
+            self._maildrop = MarkedMaildrop(answer)
             self._state = _TRANSACTION
-            self._say_ok(f"maildrop has {self._count} messages ({self._size} octets)")
+            self._say_contents()
         elif isinstance(answer, Unavailable):
             self._identity = None
             self._state = State.AUTHORIZATION
@@ -354,9 +289,10 @@ class ServerConnection(ServerMachine[ServerEvent]):
             self._close(Why.SHUT_DOWN)
             return
         text = "POP3 server ready"
-        if self._settings.offers("APOP", tls=self._tls is not None):
+        if self._offers("APOP"):
             self._timestamp = self._nonce()
-            text = f"{text} {self._context(self._timestamp).message_id.decode('ascii')}"
+            context = self._settings.context(self._timestamp, tls=self._tls is not None)
+            text = f"{text} {context.message_id.decode('ascii')}"
         self._state = State.AUTHORIZATION
         self._say_ok(text)
 
@@ -404,12 +340,10 @@ class ServerConnection(ServerMachine[ServerEvent]):
     def _offers(self, mechanism: str) -> bool:
         return self._settings.offers(mechanism, tls=self._tls is not None)
 
-    def _context(self, nonce: str) -> sasl.Context:
-        return sasl.Context(nonce=nonce, host_name=self._settings.host_name, tls=self._tls is not None)
-
     def _begin(self, mechanism: str, state: State, nonce: str | None = None) -> sasl.ServerExchange:
         self._state = state
-        return self._start_login(self._settings.mechanisms.create(mechanism, self._context(nonce or self._nonce())))
+        context = self._settings.context(nonce or self._nonce(), tls=self._tls is not None)
+        return self._start_login(self._settings.mechanisms.create(mechanism, context))
 
     def _take_response(self) -> ServerEvent | Action | None:
         if self._exchange is None:
@@ -432,7 +366,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
 
     def _admit(self, success: sasl.Success) -> None:
         self._state = State.OPENING
-        self._then = self._ask_for_maildrop
+        self._then = partial(self._ask, OpenMaildrop(identity=success.authorization_identity))
 
     def _deny(self, why: sasl.Refusal | sasl.Fault) -> None:
         self._state = State.AUTHORIZATION
@@ -470,6 +404,9 @@ class ServerConnection(ServerMachine[ServerEvent]):
         if (failed := self._abandon_login()) is not None:
             self._events.append(failed)
 
+    def _say_contents(self) -> None:
+        self._say_ok(f"maildrop has {self._maildrop.count} messages ({self._maildrop.size} octets)")
+
     def _say(self, reply: Reply) -> None:
         # Replies wait for each other (RFC 2449 section 6.6): they leave when no further command is there.
         self._write(reply.to_wire(), due=False)
@@ -477,6 +414,14 @@ class ServerConnection(ServerMachine[ServerEvent]):
     def _say_ok(self, text: str) -> None:
         """A positive reply whose text is our own: what Reply checks is known to be right."""
         self._write(f"+OK {text}\r\n".encode("ascii"), due=False)
+
+
+def _size(message: Message) -> object:
+    return message.size
+
+
+def _unique_id(message: Message) -> object:
+    return message.unique_id
 
 
 _OBEY: Final[Mapping[type[object], Callable[[ServerConnection, Any], ServerEvent | Reply | None]]] = {

@@ -65,7 +65,7 @@ class ServerSettings:
     """Octets of a command with CRLF (RFC 2449 section 4); lines of an AUTH exchange may have 12,288."""
 
     maximum_errors: int = attrs.field(default=20, validator=attrs.validators.ge(3))
-    """Commands refused for syntax or order, before the login for anything, then -ERR and the end; no RFC names a number."""
+    """Commands refused for syntax or order, before the login for anything; then the end.  No RFC names a number."""
 
     maximum_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
     """Failed logins, the last of which ends the session; not before three (RFC 4954 section 9 says so for SMTP)."""
@@ -79,6 +79,10 @@ class ServerSettings:
     def offers(self, mechanism: str, *, tls: bool) -> bool:
         """Whether that way to log in is open in that state."""
         return mechanism in self.mechanisms and (tls or mechanism in self.mechanisms_without_tls)
+
+    def context(self, nonce: str, *, tls: bool) -> sasl.Context:
+        """What a mechanism needs to begin."""
+        return sasl.Context(nonce=nonce, host_name=self.host_name, tls=tls)
 
     def offered(self, *, tls: bool) -> tuple[str, ...]:
         """The SASL mechanisms on offer in that state, in their order."""

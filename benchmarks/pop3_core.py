@@ -1,0 +1,170 @@
+"""POP3 in memory, no sockets: a RETR of 1 KB, a session, a long listing, and content, beside h11's own benchmark.
+
+Only ratios carry over from one machine to another; h11 runs in the same rounds.  ``python benchmarks/pop3_core.py``
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import h11
+
+from mailauth import ACCEPT, Closed, NeedData, Question, Send, Tls, pop3, sasl
+
+ENTROPY = bytes(32)
+TLS = Tls(version="TLSv1.3")
+SETTINGS = pop3.ServerSettings(host_name="pop.example.test")
+WITHOUT_APOP = pop3.ServerSettings(mechanisms=pop3.DEFAULT_MECHANISMS.only("USER", "PLAIN"))
+
+TEXT = (b"Subject: a message\r\n\r\n" + b"sixty-two octets of text, and no dot at the start of any line\r\n" * 16)[:1024]
+TEXT = TEXT[:-2] + b"\r\n"
+MAILDROP = pop3.Maildrop(messages=(pop3.Message(size=len(TEXT), unique_id="1"),))
+CONTENT = pop3.Content(octets=TEXT)
+
+MEGABYTE = b"sixty-two octets of text, and no dot at the start of any line\r\n" * 16_384
+DOTTED = (b"x" * 62 + b"\r\n") * 9 + b"." + b"x" * 61 + b"\r\n"
+DOTTED_MEGABYTE = DOTTED * (len(MEGABYTE) // len(DOTTED))
+
+
+def settle(connection: pop3.ServerConnection, maildrop: pop3.Maildrop = MAILDROP) -> None:
+    """Pull, and answer everything, until the machine wants octets or is closed."""
+    while True:
+        event = connection.next_event()
+        match event:
+            case NeedData() | Closed():
+                return
+            case pop3.Retrieve() as q:
+                connection.answer(q, CONTENT)
+            case pop3.OpenMaildrop() as q:
+                connection.answer(q, maildrop)
+            case sasl.CheckPassword() as q:
+                connection.answer(q, ACCEPT)
+            case pop3.Connected() | pop3.Update() as q:
+                connection.answer(q, ACCEPT)
+            case Question():
+                raise AssertionError(event)
+            case _:
+                pass
+
+
+def logged_in(maildrop: pop3.Maildrop = MAILDROP) -> pop3.ServerConnection:
+    connection = pop3.ServerConnection(WITHOUT_APOP, entropy=ENTROPY, tls=TLS)
+    settle(connection)
+    connection.receive_data(b"USER alice\r\nPASS secret\r\n")
+    settle(connection, maildrop)
+    return connection
+
+
+def retr() -> Callable[[], None]:
+    connection = logged_in()
+
+    def once() -> None:
+        connection.receive_data(b"RETR 1\r\n")
+        event = connection.next_event()
+        assert isinstance(event, pop3.Retrieve)
+        connection.answer(event, pop3.Content(octets=TEXT))
+        assert isinstance(connection.next_event(), Send)
+        assert isinstance(connection.next_event(), NeedData)
+
+    return once
+
+
+def session(settings: pop3.ServerSettings, *, lock_step: bool) -> Callable[[], None]:
+    lines = (b"USER alice\r\n", b"PASS secret\r\n", b"STAT\r\n", b"RETR 1\r\n", b"DELE 1\r\n", b"QUIT\r\n")
+    pieces = lines if lock_step else (b"".join(lines),)
+
+    def once() -> None:
+        connection = pop3.ServerConnection(settings, entropy=ENTROPY, tls=TLS)
+        settle(connection)
+        for piece in pieces:
+            connection.receive_data(piece)
+            settle(connection)
+
+    return once
+
+
+def content(octets: bytes) -> Callable[[], None]:
+    connection = logged_in()
+    chunks = [octets[start : start + 65_536] for start in range(0, len(octets), 65_536)]
+
+    def once() -> None:
+        connection.receive_data(b"RETR 1\r\n")
+        at = 0
+        while True:
+            match connection.next_event():
+                case pop3.Retrieve() | pop3.RetrieveMore() as q:
+                    connection.answer(q, pop3.Content(octets=chunks[at], last=at == len(chunks) - 1))
+                    at += 1
+                case NeedData():
+                    return
+
+    return once
+
+
+def listing() -> Callable[[], None]:
+    messages = tuple(pop3.Message(size=number, unique_id=f"{number:032x}") for number in range(10_000))
+    connection = logged_in(pop3.Maildrop(messages=messages))
+
+    def once() -> None:
+        connection.receive_data(b"UIDL\r\n")
+        settle(connection)
+
+    return once
+
+
+def h11_cycle() -> Callable[[], None]:
+    """h11's bench/benchmarks/benchmarks.py: a request and its response on one connection, five events."""
+    connection = h11.Connection(h11.SERVER)
+    request = (
+        b"GET / HTTP/1.1\r\nHost: example.test\r\nUser-Agent: a browser of these years with a long name\r\n"
+        b"Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\nAccept-Language: en-US,en;q=0.5\r\n"
+        b"Accept-Encoding: gzip, deflate, br\r\nDNT: 1\r\nConnection: keep-alive\r\nUpgrade-Insecure-Requests: 1\r\n\r\n"
+    )
+    headers = [(b"Cache-Control", b"private, max-age=0"), (b"Content-Encoding", b"gzip"), (b"Content-Length", b"0")]
+
+    def once() -> None:
+        connection.receive_data(request)
+        while connection.next_event() is not h11.NEED_DATA:
+            if connection.their_state is h11.DONE:
+                break
+        connection.send(h11.Response(status_code=200, headers=headers))
+        connection.send(h11.EndOfMessage())
+        connection.start_next_cycle()
+
+    return once
+
+
+def seconds(once: Callable[[], None], times: int) -> float:
+    start = time.process_time()
+    for _ in range(times):
+        once()
+    return (time.process_time() - start) / times
+
+
+def main() -> None:
+    rows: dict[str, tuple[Callable[[], None], int]] = {
+        "h11, its own benchmark": (h11_cycle(), 2_000),
+        "RETR of 1 KB": (retr(), 20_000),
+        "session, lock step": (session(WITHOUT_APOP, lock_step=True), 3_000),
+        "session, pipelined": (session(WITHOUT_APOP, lock_step=False), 3_000),
+        "session, lock step, APOP offered": (session(SETTINGS, lock_step=True), 3_000),
+        "UIDL of 10,000": (listing(), 5),
+        "1 MB, no dots": (content(MEGABYTE), 50),
+        "1 MB, every tenth line stuffed": (content(DOTTED_MEGABYTE), 50),
+    }
+    rounds: dict[str, list[float]] = {name: [] for name in rows}
+    for _ in range(5):
+        for name, (once, times) in rows.items():
+            rounds[name].append(seconds(once, times))
+    floor = statistics.median(rounds["h11, its own benchmark"])
+    print(f"{'':36}{'us':>10}{'of h11':>10}{'GB/s':>8}")
+    for name, found in rounds.items():
+        median = statistics.median(found)
+        rate = f"{len(MEGABYTE) / median / 1e9:8.2f}" if name.startswith("1 MB") else ""
+        print(f"{name:36}{median * 1e6:10.2f}{median / floor:10.3f}{rate}")
+
+
+if __name__ == "__main__":
+    main()
