@@ -286,6 +286,8 @@ async def test_leaving_the_context_ends_handshakes(loop: _loops.Loop) -> None:
     async with serving(loop, echo, ssl_context=server_context(), implicit_tls=True, grace=3600.0) as listener:
         connection = await loop.in_thread(dial, listener.port)
         connection.sendall(b"\x16")
+        while not listener._connections:
+            await loop.sleep(0)
     with connection:
         assert await loop.in_thread(read_all_or_reset, connection) == b""
 
