@@ -1,0 +1,7 @@
+"""The ready server: SMTP and POP3 sessions that answer the core's questions from stores, neutral to the loop.
+
+``async with running(config, stores) as pair`` embeds it.  Knows no options and no signals; those belong to the command.
+"""
+
+from ._running import running as running
+from .config import Config as Config, Pair as Pair, Stores as Stores

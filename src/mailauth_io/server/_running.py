@@ -1,0 +1,88 @@
+"""Starting and ending the ready server, on whichever loop runs.
+
+Knows ports and hosts; what is said on them is the sessions' affair.  No globals, no signals, no options.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from .. import _loops
+from .._listener import Listener
+from . import pop3_session, smtp_session
+from ._house import House
+from .config import Config, Pair, Stores
+
+_ATTEMPTS: Final = 16  # to find one free port that is free on every host
+
+
+@contextlib.asynccontextmanager
+async def running(
+    config: Config, stores: Stores, *, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[Pair]:
+    """An SMTP and a POP3 server, until the context is left; works on asyncio and on trio.
+
+    *clock* gives seconds that never step back; grants live and end by it.  Raises OSError when a port cannot be
+    had, and ValueError when the postmaster is none of the accounts.
+    """
+    house = House.of(config, stores, clock)
+    if config.postmaster is not None and not await stores.accounts.exists(house.postmaster):
+        raise ValueError(f"the postmaster {config.postmaster!r} is none of the accounts")
+    failure: Exception | None = None
+    async with contextlib.AsyncExitStack() as stack:
+        ports: dict[str, int | None] = {}
+        listeners: list[Listener] = []
+        for name in ("smtp", "smtps", "pop3", "pop3s"):
+            wanted: int | None = getattr(config, name)
+            ports[name] = wanted
+            if wanted is not None:
+                found = await _listen(stack, house, name, wanted)
+                ports[name] = found[0].port
+                listeners += found
+        try:
+            yield Pair(hosts=config.hosts, **ports)
+        except Exception as error:  # raised again outside, as itself: the nurseries of trio would wrap it into groups
+            failure = error
+        finally:
+            for listener in listeners:
+                listener.shut_down()  # all at once, so that their times of grace run side by side
+    if failure is not None:
+        raise failure
+
+
+async def _listen(stack: contextlib.AsyncExitStack, house: House, name: str, wanted: int) -> list[Listener]:
+    """Listen on every host at one and the same port."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        port = wanted
+        found: list[Listener] = []
+        async with contextlib.AsyncExitStack() as trial:
+            try:
+                for host in house.config.hosts:
+                    found.append(await trial.enter_async_context(_serve(house, name, host, port)))
+                    port = found[0].port
+            except OSError:
+                if wanted != 0 or not found or attempt == _ATTEMPTS:
+                    raise
+                continue
+            stack.push_async_exit(trial.pop_all())
+            return found
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _serve(house: House, name: str, host: str, port: int) -> contextlib.AbstractAsyncContextManager[Listener]:
+    adapter = _loops.current().adapter
+    context = house.config.ssl_context
+    implicit = name.endswith("s")
+    if name.startswith("smtp"):
+        return adapter.serve_smtp(
+            functools.partial(smtp_session.serve, house), house.config.smtp_settings(),
+            host=host, port=port, ssl_context=context, implicit_tls=implicit,
+        )  # fmt: skip
+    return adapter.serve_pop3(
+        functools.partial(pop3_session.serve, house), house.config.pop3_settings(),
+        host=host, port=port, ssl_context=context, implicit_tls=implicit,
+    )  # fmt: skip

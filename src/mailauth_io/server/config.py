@@ -1,0 +1,119 @@
+"""How the ready server is set up: frozen, checked when made, free of files and of options.
+
+Knows what may be said; who says it (a command line, a test) is no affair of this file.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Final
+
+import attrs
+
+from mailauth import sasl
+from mailauth.grants import LIFETIME
+from mailauth.pop3 import DEFAULT_MECHANISMS as POP3_MECHANISMS, ServerSettings as Pop3Settings
+from mailauth.smtp import Mailbox, ServerSettings as SmtpSettings
+
+from ..stores import Accounts, Budget, Grants, Maildrops, Outbox, mailbox_name
+
+CLEAR_SMTP: Final = frozenset(sasl.DEFAULT_MECHANISMS.names)
+"""What a legacy server offers outside TLS; each shows a password, or an MD5 digest of one, to whoever listens."""
+
+CLEAR_POP3: Final = CLEAR_SMTP | {"USER", "APOP"}
+
+
+def _lower(domains: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(domain.lower() for domain in domains)
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """What to serve and where.
+
+    A port is None for off and 0 for any free one.  Raises ValueError or LocalProtocolError for what cannot be served.
+    """
+
+    hosts: tuple[str, ...] = attrs.field(default=("127.0.0.1",), validator=attrs.validators.min_len(1))
+    """Addresses to listen on; each has all the ports."""
+
+    smtp: int | None = None
+    smtps: int | None = None
+    pop3: int | None = None
+    pop3s: int | None = None
+
+    domains: tuple[str, ...] = attrs.field(
+        default=("example.test",), converter=_lower, validator=attrs.validators.min_len(1)
+    )
+    """The domains of the mailboxes here; the first is also how the server names itself."""
+
+    postmaster: str | None = None
+    """The account that takes the mail of ``postmaster``, bare and at every domain; None: nobody does."""
+
+    maximum_message_size: int = 26_214_400
+    """Octets, shown as SIZE."""
+
+    ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False)
+    """None: no TLS at all, neither on the ports for it nor by STARTTLS and STLS."""
+
+    legacy: bool = False
+    """Offer and accept clear-text passwords and MD5 digests outside TLS, too."""
+
+    grant_lifetime: float = attrs.field(default=LIFETIME, validator=attrs.validators.ge(0))
+    """Seconds that a login by POP3 opens relaying for its address; 0: no grants."""
+
+    grant_ipv6_prefix: int = 128
+
+    def __attrs_post_init__(self) -> None:
+        for domain in self.domains:
+            Mailbox("postmaster", domain)
+        if self.ssl_context is None and not (self.smtps is None and self.pop3s is None):
+            raise ValueError("the ports smtps and pop3s need an ssl_context")
+        if self.postmaster is not None and mailbox_name(self.postmaster, frozenset(self.domains)) is None:
+            raise ValueError("the postmaster must be the name of an account")
+        self.smtp_settings()
+        self.pop3_settings()
+
+    def smtp_settings(self) -> SmtpSettings:
+        """What the core needs to know of it, for both SMTP ports."""
+        return SmtpSettings(
+            host_name=self.domains[0],
+            mechanisms=sasl.DEFAULT_MECHANISMS,
+            mechanisms_without_tls=CLEAR_SMTP if self.legacy else frozenset(),
+            starttls=self.ssl_context is not None,
+            maximum_message_size=self.maximum_message_size,
+        )
+
+    def pop3_settings(self) -> Pop3Settings:
+        """What the core needs to know of it, for both POP3 ports."""
+        return Pop3Settings(
+            host_name=self.domains[0],
+            mechanisms=POP3_MECHANISMS,
+            mechanisms_without_tls=CLEAR_POP3 if self.legacy else frozenset(),
+            stls=self.ssl_context is not None,
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Stores:
+    """What the server keeps and asks."""
+
+    accounts: Accounts
+    maildrops: Maildrops
+    outbox: Outbox
+    grants: Grants | None = None
+    """None: in memory, by the lifetime and prefix of the Config."""
+
+    budget: Budget = attrs.field(factory=Budget)
+    """Memory for messages in flight, and for all that in-memory maildrops and outbox keep of them."""
+
+
+@attrs.frozen(kw_only=True)
+class Pair:
+    """An SMTP and a POP3 server that listen: the ports they got, None for one that is off."""
+
+    hosts: tuple[str, ...]
+    smtp: int | None
+    smtps: int | None
+    pop3: int | None
+    pop3s: int | None

@@ -1,0 +1,70 @@
+"""Delivery: one message into the store of every recipient, or into none.
+
+Knows stores and trace lines; refuses to know the connection, and decides nothing about who may send to whom.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from mailauth import smtp
+
+from ..stores import Envelope, Full, Maildrops, MessageContent, Outbox, Staged
+from . import trace
+from ._log import log_failure
+
+NO_ROOM = smtp.Reply(452, "4.3.1", "no room for this message now, try again later")
+NOT_STORED = smtp.Reply(451, "4.3.0", "the message could not be stored, try again later")
+LOOP = smtp.Reply(554, "5.4.6", "too many Received lines: this message runs in circles")
+
+
+@attrs.frozen(kw_only=True)
+class Message:
+    """A message that was taken in whole, and for whom."""
+
+    queue_id: str
+    reverse_path: str
+    """Without brackets, empty for the null reverse-path."""
+    maildrops: tuple[str, ...]
+    """Canonical names of local recipients, none twice."""
+    relayed: tuple[str, ...]
+    """Forward-paths that go to the outbox, none twice."""
+    received: bytes
+    """Our ``Received:`` line."""
+    content: MessageContent
+    """Sealed; its holder releases it, whatever comes of the delivery."""
+
+
+async def deliver(message: Message, maildrops: Maildrops, outbox: Outbox) -> smtp.Reply:
+    """Stage *message* for every recipient, then make all copies visible.  Never raises but to be cancelled.
+
+    250 with the queue id; 451 4.3.0 or 452 4.3.1 when a store failed or memory is spent, and then nothing is left
+    behind; 554 5.4.6 for a message that runs in circles.
+    """
+    if trace.strip_envelope(message.content) > trace.MAXIMUM_RECEIVED:
+        return LOOP
+    staged: list[Staged] = []
+    part = "maildrops"
+    try:
+        head = trace.return_path(message.reverse_path) + message.received
+        for name in message.maildrops:
+            staged.append(await maildrops.stage(name, head, message.content))
+        if message.relayed:
+            part = "outbox"
+            envelope = Envelope(
+                queue_id=message.queue_id, reverse_path=message.reverse_path, recipients=message.relayed
+            )
+            staged.append(await outbox.stage(envelope, message.received, message.content))
+        part = "delivery"
+        for copy in staged:
+            await copy.reveal()
+    except BaseException as error:
+        for copy in staged:
+            copy.discard()
+        if isinstance(error, Full):
+            return NO_ROOM
+        if not isinstance(error, Exception):
+            raise
+        log_failure(message.queue_id, part, error)
+        return NOT_STORED
+    return smtp.Reply(250, "2.0.0", f"queued as {message.queue_id}")

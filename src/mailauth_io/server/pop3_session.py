@@ -1,0 +1,106 @@
+"""One POP3 session of the ready server: it answers what the machine asks from the stores, and makes the grants.
+
+Knows no loop and no octet of the protocol.  A grant is made as soon as the identity is proved, before +OK leaves.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import assert_never
+
+from mailauth import ACCEPT, Accept, Notice, TlsStarted, pop3, sasl
+
+from .. import _adapter
+from ..stores import OpenedMaildrop
+from ._house import House, ask, log_login
+from ._log import LOGGER, shown
+
+
+async def serve(house: House, connection: _adapter.ServerConnection[pop3.ServerEvent]) -> None:
+    """Serve *connection* to its end; whatever ends it, the maildrop is free for the next session."""
+    session = _Session(house, connection)
+    try:
+        await session.run()
+    finally:
+        session.close_maildrop()
+        LOGGER.debug("%s closed", session.id)
+
+
+class _Session:
+    __slots__ = ("_connection", "_deleting", "_house", "_maildrop", "id")
+
+    def __init__(self, house: House, connection: _adapter.ServerConnection[pop3.ServerEvent]) -> None:
+        self.id = secrets.token_hex(6)
+        self._house = house
+        self._connection = connection
+        self._maildrop: OpenedMaildrop | None = None
+        self._deleting = False
+
+    async def run(self) -> None:
+        house, connection = self._house, self._connection
+        LOGGER.debug("%s pop3 from %s", self.id, connection.peer)
+        async for event in connection:
+            match event:
+                case pop3.Retrieve(number=number) as question:
+                    connection.answer(question, await ask(self.id, "maildrops", question, self._read(number, 0)))
+                case pop3.RetrieveMore(number=number, offset=offset) as question:
+                    connection.answer(question, await ask(self.id, "maildrops", question, self._read(number, offset)))
+                case pop3.OpenMaildrop(identity=identity) as question:
+                    connection.answer(question, await ask(self.id, "maildrops", question, self._open(identity)))
+                case pop3.Update(deleted=deleted) as question:
+                    connection.answer(question, await ask(self.id, "maildrops", question, self._update(deleted)))
+                case sasl.CheckPassword() as question:
+                    connection.answer(question, await house.check_password(self.id, question))
+                case sasl.FetchSecret() as question:
+                    connection.answer(question, await house.fetch_secret(self.id, question))
+                case sasl.Authorize() as question:
+                    connection.answer(question, sasl.Refusal.NOT_AUTHORIZED)
+                case pop3.Connected() | pop3.Stls() as question:
+                    connection.answer(question, ACCEPT)
+                case sasl.Authenticated(identity=identity):
+                    await house.grant(self.id, connection.peer.address, identity or "")
+                    log_login(self.id, event, peer=connection.peer.address, tls=connection.tls is not None)
+                case sasl.AuthenticationFailed():
+                    log_login(self.id, event, peer=connection.peer.address, tls=connection.tls is not None)
+                case TlsStarted(dropped=dropped):
+                    if dropped:
+                        LOGGER.warning("%s sent %d octets in clear behind STLS: dropped", self.id, dropped)
+                case pop3.Dele():
+                    self._deleting = True
+                case pop3.Rset():
+                    self._deleting = False
+                case pop3.Quit():
+                    if not self._deleting:  # else Update is asked next
+                        self.close_maildrop()
+                case pop3.Refused(reply=reply):
+                    LOGGER.debug("%s command refused: %s", self.id, reply)
+                case Notice():
+                    pass
+                case unreachable:
+                    assert_never(unreachable)
+
+    async def _open(self, identity: str) -> pop3.Maildrop | pop3.Unavailable:
+        opened = await self._house.stores.maildrops.open(self._house.name(identity))
+        if isinstance(opened, pop3.Unavailable):
+            LOGGER.info("%s maildrop of %s not opened: %s", self.id, shown(identity), opened.name)
+            return opened
+        self._maildrop = opened
+        return pop3.Maildrop(messages=opened.messages)
+
+    async def _read(self, number: int, offset: int) -> pop3.Content | pop3.Unavailable:
+        if self._maildrop is None:
+            return pop3.Unavailable.TEMPORARY
+        return await self._maildrop.read(number, offset)
+
+    async def _update(self, deleted: frozenset[int]) -> Accept | pop3.Unavailable:
+        if self._maildrop is None:
+            return pop3.Unavailable.TEMPORARY
+        await self._maildrop.update(deleted)
+        self.close_maildrop()
+        return ACCEPT
+
+    def close_maildrop(self) -> None:
+        """Let the next session in; at QUIT before the +OK leaves, since whoever reads it may log in again at once."""
+        maildrop, self._maildrop = self._maildrop, None
+        if maildrop is not None:
+            maildrop.close()

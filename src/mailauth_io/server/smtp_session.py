@@ -1,0 +1,205 @@
+"""One SMTP session of the ready server: it answers what the machine asks, from policy and stores.
+
+Knows no loop and no octet of the protocol.  RCPT alone decides who may send to whom; MAIL never asks for a login.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import assert_never
+
+from mailauth import ACCEPT, MessageChunk, Notice, TlsStarted, sasl, smtp
+from mailauth.policy import Reason
+
+from .. import _adapter
+from ..stores import Full, MessageContent
+from . import delivery, trace
+from ._house import House, ask, log_login
+from ._log import LOGGER, shown
+
+NO_MAILBOX = smtp.Reply(550, "5.1.1", "no such mailbox here")
+
+
+async def serve(house: House, connection: _adapter.ServerConnection[smtp.ServerEvent]) -> None:
+    """Serve *connection* to its end; whatever ends it, nothing of a message under way is kept."""
+    session = _Session(house, connection)
+    try:
+        await session.run()
+    finally:
+        session.drop_content()
+        LOGGER.debug("%s closed", session.id)
+
+
+class _Session:
+    __slots__ = (
+        "_connection",
+        "_content",
+        "_hello",
+        "_house",
+        "_maildrops",
+        "_reasons",
+        "_relayed",
+        "_reverse_path",
+        "_taken",
+        "id",
+    )
+
+    def __init__(self, house: House, connection: _adapter.ServerConnection[smtp.ServerEvent]) -> None:
+        self.id = secrets.token_hex(6)
+        self._house = house
+        self._connection = connection
+        self._hello: smtp.Hello | None = None
+        self._taken = 0
+        self._content: MessageContent | None = None
+        self._begin("")
+
+    def _begin(self, reverse_path: str) -> None:
+        """A mail transaction opens; dicts keep the order of the recipients and none of them twice."""
+        self._reverse_path = reverse_path
+        self._maildrops: dict[str, None] = {}
+        self._relayed: dict[str, None] = {}
+        self._reasons: dict[str, None] = {}
+
+    async def run(self) -> None:
+        house, connection = self._house, self._connection
+        LOGGER.debug("%s smtp from %s", self.id, connection.peer)
+        async for event in connection:
+            match event:
+                case smtp.Mail() as question:
+                    connection.answer(question, self._mail(question))
+                case smtp.Rcpt() as question:
+                    connection.answer(question, await ask(self.id, "accounts", question, self._rcpt(question)))
+                case smtp.Data() as question:
+                    connection.answer(question, self._data())
+                case MessageChunk(octets=octets):
+                    self._take(octets)
+                case smtp.MessageComplete() as question:
+                    connection.answer(question, await self._complete())
+                case smtp.MessageAborted(why=why):
+                    LOGGER.info("%s message aborted: %s", self.id, why.value)
+                    self.drop_content()
+                case sasl.CheckPassword() as question:
+                    connection.answer(question, await house.check_password(self.id, question))
+                case sasl.FetchSecret() as question:
+                    connection.answer(question, await house.fetch_secret(self.id, question))
+                case sasl.Authorize() as question:
+                    connection.answer(question, sasl.Refusal.NOT_AUTHORIZED)
+                case smtp.Connected() | smtp.StartTls() as question:
+                    connection.answer(question, ACCEPT)
+                case smtp.Hello():
+                    self._hello = event
+                case sasl.Authenticated() | sasl.AuthenticationFailed():
+                    log_login(self.id, event, peer=connection.peer.address, tls=connection.tls is not None)
+                case TlsStarted(dropped=dropped):
+                    self._hello = None
+                    if dropped:
+                        LOGGER.warning("%s sent %d octets in clear behind STARTTLS: dropped", self.id, dropped)
+                case smtp.Refused(verb=verb, reply=reply):
+                    LOGGER.debug("%s %s refused: %s", self.id, verb or "unknown command", reply)
+                case Notice():
+                    pass
+                case unreachable:
+                    assert_never(unreachable)
+
+    def _mail(self, question: smtp.Mail) -> smtp.Verdict:
+        if question.size is not None and question.size > self._house.stores.budget.free:
+            return delivery.NO_ROOM
+        self._begin("" if question.reverse_path is None else str(question.reverse_path))
+        return ACCEPT
+
+    async def _rcpt(self, question: smtp.Rcpt) -> smtp.Verdict:
+        house, path = self._house, question.forward_path
+        identity = self._connection.identity
+        decision = house.policy.decide(path, identity=identity, grant=None)
+        if decision.reason is Reason.NO_GRANT:
+            grant = await house.find_grant(self.id, self._connection.peer.address)
+            decision = house.policy.decide(path, identity=identity, grant=grant)
+        verdict = decision.verdict
+        if decision.reason is Reason.LOCAL:
+            name = self._local_name(path)
+            if await house.stores.accounts.exists(name):
+                self._maildrops[name] = None
+            else:
+                verdict = NO_MAILBOX
+        elif verdict is ACCEPT:
+            self._relayed[f"{path.local_part}@{path.domain.lower()}"] = None
+        if verdict is ACCEPT:
+            self._reasons[f"{decision.reason.name} of {shown(decision.identity)}"] = None
+        else:
+            peer = self._connection.peer.address
+            LOGGER.info(
+                "%s recipient %s of %s refused: %s, %s", self.id, shown(str(path)), peer, decision.reason.name, verdict
+            )
+        return verdict
+
+    def _local_name(self, path: smtp.Mailbox) -> str:
+        """The canonical name of the mailbox for a local *path*; for the postmaster see RFC 5321 section 4.5.1."""
+        if path.local_part.lower() == "postmaster":
+            return self._house.postmaster
+        return self._house.name(str(path))
+
+    def _data(self) -> smtp.Verdict:
+        try:
+            self._content = MessageContent(self._house.stores.budget)
+        except Full:
+            return delivery.NO_ROOM
+        return ACCEPT
+
+    def _take(self, octets: bytes) -> None:
+        if self._content is None:
+            return  # there was no room for an earlier chunk: the message is refused when it is complete
+        try:
+            self._content.append(octets)
+        except Full:
+            self.drop_content()
+
+    async def _complete(self) -> smtp.Verdict:
+        content = self._content
+        if content is None:
+            reply = delivery.NO_ROOM
+            LOGGER.warning("%s message refused: %s", self.id, reply)
+            return reply
+        content.seal()
+        self._taken += 1
+        queue_id = f"{self.id}-{self._taken}"
+        message = delivery.Message(
+            queue_id=queue_id,
+            reverse_path=self._reverse_path,
+            maildrops=tuple(self._maildrops),
+            relayed=tuple(self._relayed),
+            received=self._received(queue_id),
+            content=content,
+        )
+        size = content.size
+        try:
+            reply = await delivery.deliver(message, self._house.stores.maildrops, self._house.stores.outbox)
+        finally:
+            self.drop_content()
+        LOGGER.info(
+            "%s message %s of %d octets from %s to %d maildrops and %d elsewhere, peer %s, by %s: %s",
+            self.id, queue_id, size, shown(message.reverse_path), len(message.maildrops), len(message.relayed),
+            self._connection.peer.address, ", ".join(self._reasons), reply,
+        )  # fmt: skip
+        return reply
+
+    def _received(self, queue_id: str) -> bytes:
+        hello, connection = self._hello, self._connection
+        return trace.received(
+            hello="unknown" if hello is None else hello.domain,
+            peer=connection.peer.address,
+            host_name=self._house.config.domains[0],
+            protocol=trace.protocol_keyword(
+                extended=hello is not None and hello.extended,
+                tls=connection.tls is not None,
+                authenticated=connection.identity is not None,
+            ),
+            queue_id=queue_id,
+            when=time.time(),
+        )
+
+    def drop_content(self) -> None:
+        """Give back what the message under way takes."""
+        content, self._content = self._content, None
+        if content is not None:
+            content.release()
