@@ -28,8 +28,7 @@ PORTS: Final = ("smtp", "smtps", "pop3", "pop3s")
 def serve(options: argparse.Namespace) -> None:
     """Serve until SIGTERM or SIGINT comes.  Raises Complaint when it cannot begin."""
     os.umask(0o077)  # before anything is written
-    for number in SIGNALS:  # before and after the loop has them
-        signal.signal(number, _leave)
+    _handle(_leave)
     serving = config.read(options)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     try:
@@ -38,11 +37,21 @@ def serve(options: argparse.Namespace) -> None:
         raise Complaint(str(error)) from error
     signals = {"asyncio": _asyncio_signals, "trio": _trio_signals}[loop.name]
 
+    noted: list[int] = []
+    _handle(lambda number, frame: noted.append(number))  # an exception inside the loop's own works would break it
+
     async def main() -> None:
         async with signals() as signalled:
-            await _serve(serving, signalled)
+            if not noted:
+                await _serve(serving, signalled)
 
     loop.run(main)
+    _handle(signal.SIG_IGN)  # the interpreter, on its own way out, would let any other handler go
+
+
+def _handle(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
+    for number in SIGNALS:
+        signal.signal(number, handler)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
@@ -55,14 +64,15 @@ async def _asyncio_signals() -> AsyncIterator[Callable[[], Awaitable[object]]]:
 
     loop = asyncio.get_running_loop()
     signalled = asyncio.Event()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
         loop.add_signal_handler(number, signalled.set)
     try:
         yield signalled.wait
     finally:
-        for number in SIGNALS:
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
-            signal.signal(number, _leave)
+            signal.signal(number, handler)
 
 
 @asynccontextmanager

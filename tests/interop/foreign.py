@@ -121,7 +121,7 @@ def mpop_collect(visit: Visit) -> bytes:
 
 def swaks_submit(visit: Visit, message: bytes) -> None:
     path = visit.scratch / "message"
-    path.write_bytes(message.replace(b"\r\n", b"\n"))
+    path.write_bytes(message.replace(b"\r\n", b"\n").removesuffix(b"\n"))  # it adds a line end of its own
     words = ["--server", HOST, "--port", str(visit.port), "--local-interface", visit.source, "--helo", "client.test"]
     words += ["--from", SENDER, "--to", FRIEND, "--data", f"@{path}", "--timeout", "30"]
     if visit.way != "clear":

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from .. import _loops
-from ..certificates import TrialMissing, throw_away
+from ..certificates import throw_away
 from ..complaint import Complaint
 from .judge import judge
 from .measure import Bench, measure
@@ -23,21 +23,19 @@ AT_ONCE: Final = 4
 """Loops that run side by side, each in a thread with a server pair of its own: what one waits for, another uses."""
 
 
-def main(loops: Sequence[str], *, as_json: bool) -> int:
-    """Run all rows on *loops* and print them.  0: every row came out as the table says.  Raises Complaint."""
+def main(loops: Sequence[str], *, as_json: bool, bench: Bench | None = None) -> int:
+    """Run all rows of *bench* on *loops* and print them: 0 when every row came out as the table says, else 1.
+
+    Raises Complaint when a package is missing.
+    """
     try:
         for name in loops:
             _loops.named(name)
-        bench = Bench(certificate=throw_away(), another=throw_away())
-    except (ImportError, TrialMissing) as error:
+        bench = bench or Bench(certificate=throw_away(), another=throw_away())
+    except ImportError as error:
         raise Complaint(str(error)) from error
     outcomes = prove(bench, loops)
     print(to_json(outcomes) if as_json else table(outcomes))
-    return exit_status(outcomes)
-
-
-def exit_status(outcomes: Sequence[Outcome]) -> int:
-    """0 when every row worked, and there was one; else 1."""
     return 0 if outcomes and all(outcome.worked for outcome in outcomes) else 1
 
 

@@ -6,9 +6,9 @@ Knows the steps and how to read the outcome; does not know what the table says a
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 
@@ -23,7 +23,7 @@ from .outcome import Columns, StepFailed
 from .proxy import RecordingProxy
 from .rows import ROWS, Row, Way
 from .standard_library import StandardLibrary
-from .visit import HOST, ClientFailed, Clients, ServerNotProved, Visit
+from .visit import HOST, ClientFailed, Clients, LoginRefused, ServerNotProved, Visit
 from .wire import Conversation, look_for, look_for_secret
 
 LIFETIME: Final = 1800.0
@@ -54,6 +54,14 @@ def _running(config: server.Config, kept: server.Stores, clock: Clock) -> Abstra
     return server.running(config, kept, clock=clock)
 
 
+class ReadableOutbox(stores.Outbox, Protocol):
+    """An outbox that can be looked into."""
+
+    @property
+    def messages(self) -> tuple[stores.RelayedMessage, ...]:
+        """What was relayed, oldest first."""
+
+
 @attrs.frozen(kw_only=True)
 class Bench:
     """Everything that the rows run with; a test puts a broken piece in and must see a row fail."""
@@ -63,8 +71,9 @@ class Bench:
     another: ThrowAway
     """Of an authority that has nothing to do with the server."""
     running: Running = _running
+    accounts: Callable[[Mapping[str, bytes]], stores.Accounts] = stores.MemoryAccounts
     grants: Callable[[float], stores.Grants] = lambda lifetime: stores.MemoryGrants(lifetime=lifetime)
-    outbox: Callable[[], stores.MemoryOutbox] = stores.MemoryOutbox
+    outbox: Callable[[], ReadableOutbox] = stores.MemoryOutbox
     clients: tuple[Clients, ...] = (StandardLibrary(), OurMachines())
     rows: tuple[Row, ...] = ROWS
 
@@ -104,7 +113,7 @@ class _Trial:
             grant_lifetime=LIFETIME,
         )
         self.stores = server.Stores(
-            accounts=stores.MemoryAccounts({self._name: self._password.encode()}),
+            accounts=bench.accounts({self._name: self._password.encode()}),
             maildrops=self._maildrops,
             outbox=self._outbox,
             grants=bench.grants(LIFETIME),
@@ -132,8 +141,9 @@ class _Trial:
                 self._record += proxy.record
 
     async def go(self) -> None:
-        await self._relay("relaying before authentication", taken=False)
         await self._deliver()
+        await self._try_wrong_password()
+        await self._relay("relaying before authentication", taken=False)
         if self._row.login.by_pop3:
             await self._log_in("login by POP3 and retrieving")
             await self._relay("submission after the login", taken=True)
@@ -193,6 +203,21 @@ class _Trial:
             )
         except ClientFailed as failed:
             raise StepFailed(step, str(failed)) from failed
+
+    async def _try_wrong_password(self) -> None:
+        step = "login with a wrong password"
+        visit = attrs.evolve(self._visit, password=f"open poppy {secrets.token_hex(6)}")
+        try:
+            if self._row.login.by_pop3:
+                await self._clients.collect(visit)
+            else:
+                content = self._letter(step)
+                await self._clients.submit(visit, recipient=ELSEWHERE, content=content, authenticate=True)
+        except LoginRefused:
+            return
+        except ClientFailed as failed:
+            raise StepFailed(step, str(failed)) from failed
+        raise StepFailed(step, "not refused")
 
     async def _log_in(self, step: str) -> None:
         try:

@@ -15,7 +15,7 @@ from mailauth import Command, LocalProtocolError, MessageChunk, RemoteProtocolEr
 from .._adapter import Client
 from .._loops import current
 from .rows import Login, Way
-from .visit import CLIENT_NAME, HOST, SENDER, ClientFailed, ServerNotProved, Visit
+from .visit import CLIENT_NAME, HOST, SENDER, ClientFailed, LoginRefused, ServerNotProved, Visit
 
 E = TypeVar("E")
 
@@ -112,7 +112,7 @@ async def _log_in(client: Client[E], visit: Visit) -> None:
         if isinstance(event, sasl.Authenticated):
             return
         if isinstance(event, smtp.AuthenticationFailed | pop3.AuthenticationFailed):
-            raise ClientFailed(f"the login was refused: {event.reply}")
+            raise LoginRefused(str(event.reply))
     raise ClientFailed("the server closed the connection during the login")
 
 

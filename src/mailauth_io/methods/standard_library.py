@@ -14,7 +14,7 @@ from typing import Final
 
 from .._loops import current
 from .rows import Login, Way
-from .visit import CLIENT_NAME, HOST, PATIENCE, SENDER, ClientFailed, ServerNotProved, Visit
+from .visit import CLIENT_NAME, HOST, PATIENCE, SENDER, ClientFailed, LoginRefused, ServerNotProved, Visit
 
 
 class StandardLibrary:
@@ -39,6 +39,8 @@ def _one_kind_of_error() -> Iterator[None]:
         yield
     except ssl.SSLCertVerificationError as error:
         raise ServerNotProved(str(error)) from error
+    except smtplib.SMTPAuthenticationError as error:
+        raise LoginRefused(f"{error.smtp_code} {_text(error.smtp_error)}") from error
     except smtplib.SMTPResponseException as error:  # its str() is a tuple with octets in it
         raise ClientFailed(f"{error.smtp_code} {_text(error.smtp_error)}") from error
     except poplib.error_proto as error:
@@ -95,15 +97,22 @@ def _collect(visit: Visit) -> bytes:
     with _one_kind_of_error(), _pop3(visit) as client:
         if visit.way is Way.UPGRADE:
             client.stls(context=visit.trusted)
+        _log_in(client, visit)
+        messages, _ = client.stat()
+        _, lines, _ = client.retr(messages)
+        client.quit()
+        return b"".join(line + b"\r\n" for line in lines)
+
+
+def _log_in(client: poplib.POP3, visit: Visit) -> None:
+    try:
         if visit.login is Login.APOP:
             client.apop(visit.name, visit.password)
         else:
             client.user(visit.name)
             client.pass_(visit.password)
-        messages, _ = client.stat()
-        _, lines, _ = client.retr(messages)
-        client.quit()
-        return b"".join(line + b"\r\n" for line in lines)
+    except poplib.error_proto as error:
+        raise LoginRefused(_text(error.args[0])) from error
 
 
 @contextlib.contextmanager

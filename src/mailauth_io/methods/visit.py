@@ -27,6 +27,10 @@ class ClientFailed(Exception):
     """The client got no further: refused where it must not be, the connection lost, an offer missing."""
 
 
+class LoginRefused(ClientFailed):
+    """The server did not take the credentials."""
+
+
 class ServerNotProved(ClientFailed):
     """The client hung up during the handshake: no authority that it trusts has signed the server's certificate."""
 

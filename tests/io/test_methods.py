@@ -1,0 +1,334 @@
+"""``mailauth methods``: every row comes out, and not one of them would if something were broken.
+
+The faults go into the bench, one at a time; each must end in exit status 1 with the row named and the reason said.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+
+import mailauth_io.methods
+from mailauth.grants import Grant, Lookup
+from mailauth_io import cli, methods, server, stores
+from mailauth_io.certificates import throw_away
+from mailauth_io.methods.measure import Bench, Clock
+from mailauth_io.methods.outcome import Columns, Outcome
+from mailauth_io.methods.report import table
+from mailauth_io.methods.rows import ROWS, Login, Row, Way
+from mailauth_io.methods.visit import HOST, Clients, Visit
+from tests.serving import LOOPS, run
+
+ALL_IN_DESIGN = """
+1 POP3 server | clear | clear | clear | nothing
+2 POP3 server | clear | digest | clear | nothing
+3 POP3 server | TLS | TLS | TLS | certificate
+4 SMTP server | clear (base64) | clear (base64) | clear | nothing
+5 SMTP server | clear (base64) | clear (base64) | clear | nothing
+6 SMTP server | clear (base64) | digest | clear | nothing
+7 SMTP server | TLS | TLS | TLS | certificate
+"""
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    return Bench(certificate=throw_away(), another=throw_away())
+
+
+def row(number: int, way: Way) -> Row:
+    """The first row of a method that goes that way."""
+    return next(row for row in ROWS if row.number == number and row.way is way)
+
+
+def verdicts(bench: Bench, rows: tuple[Row, ...], loop: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Run *rows* with a fault in the bench: all must fail, and be named; the troubles that were told."""
+    assert methods.main((loop,), as_json=False, bench=attrs.evolve(bench, rows=rows)) == 1
+    said = capsys.readouterr().out.splitlines()
+    troubles = []
+    for broken in rows:
+        (line,) = (line for line in said if line.startswith(f"{broken} on {loop} failed: "))
+        troubles.append(line)
+    assert said[-1] == f"0 of {len(rows)} rows came out as the table says."
+    return troubles
+
+
+def test_the_rows_are_the_seven_methods_in_every_way() -> None:
+    rows = {(row.number, row.login, row.way) for row in ROWS}
+    assert rows == {
+        (1, Login.USER, Way.CLEAR),
+        (2, Login.APOP, Way.CLEAR),
+        (3, Login.USER, Way.IMPLICIT),
+        (3, Login.USER, Way.UPGRADE),
+        (4, Login.PLAIN, Way.CLEAR),
+        (5, Login.LOGIN, Way.CLEAR),
+        (6, Login.CRAM_MD5, Way.CLEAR),
+        *(
+            (7, login, way)
+            for login in (Login.PLAIN, Login.LOGIN, Login.CRAM_MD5)
+            for way in (Way.IMPLICIT, Way.UPGRADE)
+        ),
+    }
+    assert len(ROWS) == len(rows)
+
+
+def test_every_row_comes_out_on_both_loops() -> None:
+    """The whole command, as a user runs it; its columns against the table of the design."""
+    done = run("methods", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    expected = dict(line.split(" ", 1) for line in ALL_IN_DESIGN.strip().splitlines())
+    columns = [field.name for field in attrs.fields(Columns)]
+    assert [(each["method"], each["loop"]) for each in told] == [(row.name, loop) for row in ROWS for loop in LOOPS]
+    for each in told:
+        assert " | ".join(each[column] for column in columns) == expected[str(each["number"])]
+        assert (each["worked"], each["trouble"]) == (True, "")
+
+
+def test_one_loop_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[object] = []
+
+    def main(loops: tuple[str, ...], *, as_json: bool) -> int:
+        asked.append((loops, as_json))
+        return 0
+
+    monkeypatch.setattr(methods, "main", main)
+    assert cli.main(["methods"]) == cli.main(["methods", "--loop", "trio", "--json"]) == 0
+    assert asked == [(("asyncio", "trio"), False), (("trio",), True)]
+
+
+def test_no_row_at_all_is_no_success(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert methods.main(("asyncio",), as_json=False, bench=attrs.evolve(bench, rows=())) == 1
+
+
+# One thing broken at a time.
+
+
+class EverybodyMayRelay(stores.MemoryGrants):
+    async def find(self, address: str, now: float) -> Grant:
+        return Grant(address=address, identity="anybody", expires=now + 1)
+
+
+class WhoeverLoggedInOpensAll(stores.MemoryGrants):
+    async def grant(self, address: str, identity: str, now: float) -> None:
+        await super().grant("0.0.0.0", identity, now)
+
+    async def find(self, address: str, now: float) -> Lookup:
+        return await super().find("0.0.0.0", now)
+
+
+class AnyPasswordWillDo(stores.MemoryAccounts):
+    async def check_password(self, name: str, password: bytes) -> bool:
+        return await self.exists(name)
+
+
+class AltersMessages:
+    def __init__(self) -> None:
+        self._outbox = stores.MemoryOutbox()
+
+    @property
+    def messages(self) -> tuple[stores.RelayedMessage, ...]:
+        return self._outbox.messages
+
+    async def stage(self, envelope: stores.Envelope, head: bytes, content: stores.MessageContent) -> stores.Staged:
+        octets = b"".join(content.chunks)
+        altered = stores.MessageContent.of(octets.replace(b"blanks   \r\n", b"blanks\r\n"), content.budget)
+        return await self._outbox.stage(envelope, head, altered)
+
+
+class LosesMessages(stores.MemoryOutbox):
+    @property
+    def messages(self) -> tuple[stores.RelayedMessage, ...]:
+        return super().messages[1:]
+
+
+@attrs.frozen
+class Otherwise:
+    """Clients that do something else than the row says."""
+
+    clients: Clients
+    change: Callable[[Visit], Visit]
+
+    @property
+    def name(self) -> str:
+        return self.clients.name
+
+    async def submit(
+        self, visit: Visit, *, recipient: str, content: bytes, authenticate: bool, source: str = HOST
+    ) -> int:
+        return await self.clients.submit(
+            self.change(visit), recipient=recipient, content=content, authenticate=authenticate, source=source
+        )
+
+    async def collect(self, visit: Visit) -> bytes:
+        return await self.clients.collect(self.change(visit))
+
+
+def all_otherwise(bench: Bench, change: Callable[[Visit], Visit]) -> tuple[Clients, ...]:
+    return tuple(Otherwise(clients, change) for clients in bench.clients)
+
+
+@asynccontextmanager
+async def running_without_tls(config: server.Config, kept: server.Stores, clock: Clock) -> AsyncIterator[server.Pair]:
+    """Clear text on the ports for implicit TLS too, and no STARTTLS anywhere."""
+    clear = attrs.evolve(config, smtp=0, smtps=None, pop3=0, pop3s=None, ssl_context=None, legacy=True)
+    async with server.running(clear, kept, clock=clock) as pair:
+        yield attrs.evolve(pair, smtps=pair.smtp, pop3s=pair.pop3)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_open_relay_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = attrs.evolve(bench, grants=lambda lifetime: EverybodyMayRelay(lifetime=lifetime))
+    rows = (row(1, Way.CLEAR), row(3, Way.UPGRADE), row(4, Way.CLEAR), row(7, Way.IMPLICIT))
+    for trouble in verdicts(broken, rows, loop, capsys):
+        assert "relaying before authentication: not refused but answered 250" in trouble
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_grant_without_expiry_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = attrs.evolve(bench, grants=lambda lifetime: stores.MemoryGrants(lifetime=lifetime * 1e6))
+    rows = (row(1, Way.CLEAR), row(2, Way.CLEAR), row(3, Way.IMPLICIT))
+    for trouble in verdicts(broken, rows, loop, capsys):
+        assert "submission when the grant is over: not refused" in trouble
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_grant_that_ends_too_soon_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = attrs.evolve(bench, grants=lambda lifetime: stores.MemoryGrants(lifetime=lifetime / 2))
+    (trouble,) = verdicts(broken, (row(1, Way.CLEAR),), loop, capsys)
+    assert "in the last second of the grant: refused with 550" in trouble
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_grant_for_every_address_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = attrs.evolve(bench, grants=lambda lifetime: WhoeverLoggedInOpensAll(lifetime=lifetime))
+    rows = (row(1, Way.CLEAR), row(2, Way.CLEAR), row(3, Way.UPGRADE))
+    for trouble in verdicts(broken, rows, loop, capsys):
+        assert "submission from 127.0.0.2: not refused" in trouble
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_any_password_taken_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = attrs.evolve(bench, accounts=AnyPasswordWillDo)
+    rows = (row(1, Way.CLEAR), row(4, Way.CLEAR), row(5, Way.CLEAR), row(7, Way.UPGRADE))
+    for trouble in verdicts(broken, rows, loop, capsys):
+        assert "login with a wrong password: not refused" in trouble
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_tls_left_out_on_both_sides_is_found_on_the_wire(
+    bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everything works, and nothing complains but the record."""
+    clients = all_otherwise(bench, lambda visit: attrs.evolve(visit, way=Way.CLEAR))
+    broken = attrs.evolve(bench, running=running_without_tls, clients=clients)
+    rows = tuple(row(number, way) for number in (3, 7) for way in (Way.IMPLICIT, Way.UPGRADE))
+    for trouble in verdicts(broken, rows, loop, capsys):
+        assert "message on the wire is 'clear' with our machines, where the table says 'TLS'" in trouble
+        assert "password on the wire is 'clear" in trouble
+        assert "name on the wire is 'clear" in trouble
+        assert "server proved by is 'nothing'" in trouble
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_tls_left_out_of_the_server_is_found_by_the_clients(
+    bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = attrs.evolve(bench, running=running_without_tls)
+    for trouble in verdicts(broken, (row(3, Way.UPGRADE), row(7, Way.UPGRADE)), loop, capsys):
+        assert "with the standard library, mail for a local recipient without authentication" in trouble
+        assert "with our machines, mail for a local recipient without authentication" in trouble
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_certificate_that_proves_nothing_is_found(
+    bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = attrs.evolve(bench, another=bench.certificate)
+    for trouble in verdicts(broken, (row(3, Way.IMPLICIT), row(7, Way.UPGRADE)), loop, capsys):
+        assert "server proved by is 'nothing' with the standard library, where the table says 'certificate'" in trouble
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(("number", "instead", "seen"), [(2, Login.USER, "clear"), (6, Login.PLAIN, "clear (base64)")])
+def test_a_digest_replaced_by_the_password_is_found(
+    number: int, instead: Login, seen: str, bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = attrs.evolve(bench, clients=all_otherwise(bench, lambda visit: attrs.evolve(visit, login=instead)))
+    (trouble,) = verdicts(broken, (row(number, Way.CLEAR),), loop, capsys)
+    for clients in ("the standard library", "our machines"):
+        assert f"password on the wire is {seen!r} with {clients}, where the table says 'digest'" in trouble
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_login_at_the_wrong_server_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row of POP before SMTP whose client logs in by AUTH: the trace of the mail tells who checked."""
+
+    @attrs.frozen
+    class ByAuth(Otherwise):
+        async def submit(
+            self, visit: Visit, *, recipient: str, content: bytes, authenticate: bool, source: str = HOST
+        ) -> int:
+            own = source == HOST and content.startswith((b"Subject: submission after", b"Subject: submission in"))
+            changed = attrs.evolve(visit, login=Login.PLAIN) if own else visit
+            return await self.clients.submit(
+                changed, recipient=recipient, content=content, authenticate=own, source=source
+            )
+
+    broken = attrs.evolve(bench, clients=tuple(ByAuth(clients, lambda visit: visit) for clients in bench.clients))
+    (trouble,) = verdicts(broken, (row(1, Way.CLEAR),), loop, capsys)
+    assert "credentials checked by is 'SMTP server'" in trouble
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_altered_message_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = (row(1, Way.CLEAR), row(4, Way.CLEAR), row(7, Way.IMPLICIT))
+    for trouble in verdicts(attrs.evolve(bench, outbox=AltersMessages), rows, loop, capsys):
+        assert "the outbox: a message did not arrive as it was submitted" in trouble
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_lost_message_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (trouble,) = verdicts(attrs.evolve(bench, outbox=LosesMessages), (row(6, Way.CLEAR),), loop, capsys)
+    assert "the outbox: holds 0 messages where 1 were submitted" in trouble
+
+
+def test_a_row_that_breaks_off_is_a_row_that_failed(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever happens, the other rows are still seen, and there is no traceback."""
+
+    def accounts(known: Mapping[str, bytes]) -> stores.Accounts:
+        raise ValueError("no accounts today")
+
+    (trouble,) = verdicts(attrs.evolve(bench, accounts=accounts), (row(4, Way.CLEAR),), "asyncio", capsys)
+    assert "no accounts today" in trouble
+
+
+def test_the_table_is_aligned_and_names_what_failed() -> None:
+    columns = Columns("SMTP server", "clear (base64)", "digest", "clear", "nothing")
+    good = Outcome(row=ROWS[0], loop="asyncio", columns=columns)
+    bad = Outcome(row=ROWS[1], loop="trio", columns=None, trouble="login: refused")
+    lines = table([good, bad]).splitlines()
+    assert len({line.index("asyncio" if "asyncio" in line else "trio") for line in lines[2:4]}) == 1
+    assert lines[2].endswith("yes")
+    assert lines[3].endswith("NO")
+    assert lines[-2:] == [
+        "2 APOP before SMTP on trio failed: login: refused",
+        "1 of 2 rows came out as the table says.",
+    ]
+
+
+def test_what_measures_never_reads_what_is_expected() -> None:
+    """The two meet in the judge alone."""
+    readers = set()
+    for path in Path(mailauth_io.methods.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+                if any("expected" in name.lower() for name in names):
+                    readers.add(path.name)
+    assert readers == {"judge.py"}
