@@ -1,6 +1,7 @@
 """The ``mailauth`` command: its words, its options, and what it says when they are wrong.
 
-Knows arguments and exit statuses: 0 done, 1 a row of ``methods`` failed, 2 wrong use.  The work is done elsewhere.
+Knows arguments and exit statuses: 0 done, 1 a row of ``methods`` failed, 2 it could not be done as it was asked for.
+The work is done elsewhere.
 """
 
 from __future__ import annotations
@@ -45,11 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Complaint as complaint:
         print(f"mailauth {options.command}: {complaint}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of our output has gone; Python must not find that out once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # whoever reads no further wants to hear nothing
+            print(f"mailauth {options.command}: {error.strerror or error}", file=sys.stderr)
+        _give_up_output()
+        return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _give_up_output() -> None:
+    """Python writes what is left in its buffers once more at exit: it must not fail again there."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def build_parser() -> Parser:

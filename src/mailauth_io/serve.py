@@ -95,7 +95,7 @@ async def _serve(serving: config.Serving, signalled: Callable[[], Awaitable[obje
     except OSError as error:
         if listening:
             raise
-        raise Complaint(f"cannot listen: {error.strerror or error}") from error
+        raise Complaint(error.strerror or str(error)) from error
 
 
 def _announce(serving: config.Serving, pair: server.Pair) -> None:

@@ -5,6 +5,7 @@ Knows their options and their ways; knows nothing of the server but ports, and t
 
 from __future__ import annotations
 
+import functools
 import os
 import poplib
 import shutil
@@ -14,6 +15,7 @@ import ssl
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import attrs
 import pytest
@@ -43,12 +45,16 @@ class Refused(Exception):
     """The client did not get through; the text is what it said."""
 
 
+def _missing(name: str) -> NoReturn:
+    if REQUIRED:
+        pytest.fail(f"{name} is not installed, and MAILAUTH_INTEROP=require wants it")
+    pytest.skip(f"{name} is not installed")
+
+
 def _run(name: str, arguments: list[str], octets: bytes = b"") -> bytes:
     path = shutil.which(name)
     if path is None:
-        if REQUIRED:
-            pytest.fail(f"{name} is not installed, and MAILAUTH_INTEROP=require wants it")
-        pytest.skip(f"{name} is not installed")
+        _missing(name)
     done = subprocess.run([path, *arguments], input=octets, capture_output=True, timeout=60)
     if done.returncode != 0:
         raise Refused(f"{name} ended with {done.returncode}: {done.stdout!r} {done.stderr!r}")
@@ -119,7 +125,14 @@ def mpop_collect(visit: Visit) -> bytes:
 # swaks
 
 
+@functools.cache
+def _swaks_knows_tls() -> bool:
+    return b"TLS supported" in _run("swaks", ["--support"])
+
+
 def swaks_submit(visit: Visit, message: bytes) -> None:
+    if visit.way != "clear" and not _swaks_knows_tls():
+        _missing("Net::SSLeay, which swaks needs for TLS,")
     path = visit.scratch / "message"
     path.write_bytes(message.replace(b"\r\n", b"\n").removesuffix(b"\n"))  # it adds a line end of its own
     words = ["--server", HOST, "--port", str(visit.port), "--local-interface", visit.source, "--helo", "client.test"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import poplib
 import signal
 import smtplib
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mailauth_io import methods
+from mailauth_io import cli, methods
 from tests.serving import LOOPS, messages, run, served
 
 USER = ("--user", "alice:open sesame:2")
@@ -137,15 +138,21 @@ def test_version_is_that_of_the_distribution() -> None:
     assert done.stdout.startswith("mailauth ")
 
 
-def test_a_reader_who_goes_away_makes_no_traceback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [(BrokenPipeError(errno.EPIPE, "Broken pipe"), ""), (OSError(errno.ENOSPC, "No space left"), "No space left")],
+)
+def test_output_that_goes_nowhere_makes_no_traceback(
+    error: OSError, says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """As in ``mailauth methods | head -1``."""
-    from mailauth_io import cli
 
     def gone(loops: object, *, as_json: bool) -> int:
-        raise BrokenPipeError
+        raise error
 
+    given_up: list[bool] = []
     monkeypatch.setattr(methods, "main", gone)
-    assert cli.main(["methods"]) == 1
-    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(cli, "_give_up_output", lambda: given_up.append(True))
+    assert cli.main(["methods"]) == 2
+    assert capfd.readouterr().err == (f"mailauth methods: {says}\n" if says else "")
+    assert given_up

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
@@ -64,9 +65,11 @@ async def _listen(stack: contextlib.AsyncExitStack, house: House, name: str, wan
                 for host in house.config.hosts:
                     found.append(await trial.enter_async_context(_serve(house, name, host, port)))
                     port = found[0].port
-            except OSError:
+            except OSError as error:
                 if wanted != 0 or not found or attempt == _ATTEMPTS:
-                    raise
+                    # The loops word it differently, and one of them does not say which port it was.
+                    why = os.strerror(error.errno) if error.errno else str(error)
+                    raise OSError(error.errno, f"cannot listen on {host} port {port}: {why}") from error
                 continue
             stack.push_async_exit(trial.pop_all())
             return found
