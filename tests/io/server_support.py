@@ -1,15 +1,28 @@
-"""What the tests of stores and server share: running one coroutine function on either loop."""
+"""What the tests of stores and server share: running on either loop, and meeting an embedded pair from a thread."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import poplib
+import smtplib
+import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
+import attrs
 import pytest
 import trio
+import trustme
+
+from mailauth_io import _loops, server, stores
+from mailauth_io.stores import MemoryOutbox
 
 T = TypeVar("T")
+
+PASSWORD = "correct horse"
+PATIENCE = 20.0
+"""Seconds after which a client that waits for nothing fails its test; none of them ever waits so long."""
 
 
 class Run(Protocol):
@@ -31,3 +44,143 @@ def run_on_trio(main: Callable[[], Awaitable[T]]) -> T:
 
 
 on_both_loops = pytest.mark.parametrize("run", [run_on_asyncio, run_on_trio], ids=["asyncio", "trio"])
+
+
+@functools.cache
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@functools.cache
+def server_tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority().issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    return context
+
+
+@functools.cache
+def client_tls() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority().configure_trust(context)
+    return context
+
+
+@attrs.define
+class Clock:
+    """Time that stands still until it is moved."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@attrs.define(kw_only=True)
+class Served:
+    """An embedded pair, what is behind it, and clients to meet it."""
+
+    pair: server.Pair
+    stores: server.Stores
+    outbox: MemoryOutbox
+    clock: Clock
+
+    def smtp(self, port: str = "smtp", source: str = "127.0.0.1") -> smtplib.SMTP:
+        """A client of ``smtp``, of ``smtps``, or of ``smtp`` after STARTTLS (``starttls``), that has said EHLO."""
+        address = (source, 0)
+        if port == "smtps":
+            assert self.pair.smtps is not None
+            client: smtplib.SMTP = smtplib.SMTP_SSL(
+                "127.0.0.1",
+                self.pair.smtps,
+                "client.test",
+                timeout=PATIENCE,
+                context=client_tls(),
+                source_address=address,
+            )
+        else:
+            assert self.pair.smtp is not None
+            client = smtplib.SMTP("127.0.0.1", self.pair.smtp, "client.test", timeout=PATIENCE, source_address=address)
+        client.ehlo()
+        if port == "starttls":
+            client.starttls(context=client_tls())
+            client.ehlo()
+        return client
+
+    def pop3(self, port: str = "pop3") -> poplib.POP3:
+        """A client of ``pop3``, of ``pop3s``, or of ``pop3`` after STLS (``stls``)."""
+        if port == "pop3s":
+            assert self.pair.pop3s is not None
+            return poplib.POP3_SSL("127.0.0.1", self.pair.pop3s, timeout=PATIENCE, context=client_tls())
+        assert self.pair.pop3 is not None
+        client = poplib.POP3("127.0.0.1", self.pair.pop3, timeout=PATIENCE)
+        if port == "stls":
+            client.stls(context=client_tls())
+        return client
+
+    def log_in(self, port: str = "pop3s", name: str = "alice", password: str = PASSWORD) -> poplib.POP3:
+        """A POP3 client that has logged in by USER and PASS.  Raises poplib.error_proto."""
+        client = self.pop3(port)
+        try:
+            client.user(name)
+            client.pass_(password)
+        except poplib.error_proto:
+            client.close()
+            raise
+        return client
+
+    def mail_of(self, name: str) -> list[bytes]:
+        """The messages in a maildrop, read by POP3."""
+        client = self.log_in(name=name)
+        texts = [b"\r\n".join(client.retr(number + 1)[1]) + b"\r\n" for number in range(client.stat()[0])]
+        client.quit()
+        return texts
+
+    def may_relay(self, port: str = "smtp", source: str = "127.0.0.1") -> bool:
+        """Whether a client that says nothing of itself may send elsewhere."""
+        with self.smtp(port, source) as client:
+            assert client.mail("someone@far.test")[0] == 250
+            code, text = client.rcpt("bob@far.test")
+            assert code in (250, 550), (code, text)
+            return code == 250
+
+
+def authenticate(smtp: smtplib.SMTP, mechanism: str, name: str = "alice") -> int:
+    """Log in by that one mechanism; the code of the reply.  Raises SMTPAuthenticationError."""
+    smtp.user, smtp.password = name, PASSWORD
+    match mechanism:
+        case "PLAIN":
+            return smtp.auth(mechanism, smtp.auth_plain)[0]
+        case "LOGIN":
+            return smtp.auth(mechanism, smtp.auth_login)[0]
+        case _:
+            return smtp.auth(mechanism, smtp.auth_cram_md5)[0]
+
+
+def accounts() -> stores.MemoryAccounts:
+    return stores.MemoryAccounts({"alice": PASSWORD.encode(), "bob": b"other", "carol": b"third"})
+
+
+def meet(
+    run: Run,
+    client: Callable[[Served], T],
+    *,
+    kept: server.Stores | None = None,
+    config: server.Config | None = None,
+    **options: Any,
+) -> T:
+    """Start a pair on the loop, let *client* meet it from a thread, and end the pair."""
+    outbox = stores.MemoryOutbox()
+    if kept is None:
+        kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=outbox)
+    settings: dict[str, Any] = {
+        "smtp": 0, "smtps": 0, "pop3": 0, "pop3s": 0, "ssl_context": server_tls(), "postmaster": "bob",
+        "domains": ("example.test", "example.org"), **options,
+    }  # fmt: skip
+    clock = Clock()
+
+    async def main() -> T:
+        async with server.running(config or server.Config(**settings), kept, clock=clock) as pair:
+            served = Served(pair=pair, stores=kept, outbox=outbox, clock=clock)
+            return await _loops.current().in_thread(client, served)
+
+    return run(main)

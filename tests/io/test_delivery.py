@@ -1,0 +1,219 @@
+"""Delivery and the lines on top of a message, without a connection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies as st
+
+from mailauth import pop3
+from mailauth_io import stores
+from mailauth_io.server import delivery, trace
+from tests.io.server_support import Run, on_both_loops
+
+RECEIVED = b"Received: from here\r\n"
+
+
+def content(*chunks: bytes) -> stores.MessageContent:
+    """Message content cut just like this."""
+    made = stores.MessageContent(stores.Budget())
+    made.chunks = [chunk for chunk in chunks if chunk]
+    made.size = sum(map(len, chunks))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("peer", "literal"),
+    [
+        ("192.0.2.1", "[192.0.2.1]"),
+        ("2001:db8::1", "[IPv6:2001:db8::1]"),
+        ("fe80::1%eth0", "[IPv6:fe80::1]"),
+        ("::ffff:192.0.2.1", "[192.0.2.1]"),
+    ],
+)
+def test_received_names_the_peer_by_an_address_literal(peer: str, literal: str) -> None:
+    """RFC 5321 sections 4.1.3 and 4.4."""
+    line = trace.received(
+        hello="client.test", peer=peer, host_name="example.test", protocol="ESMTP", queue_id="q-1", when=1_000_000_000.9
+    )
+    assert (
+        line
+        == (
+            f"Received: from client.test ({literal})\r\n"
+            "\tby example.test with ESMTP id q-1;\r\n"
+            "\tSun, 09 Sep 2001 01:46:40 +0000\r\n"
+        ).encode()
+    )
+
+
+@pytest.mark.parametrize(
+    ("extended", "tls", "authenticated", "keyword"),
+    [
+        (False, False, False, "SMTP"),
+        (False, True, False, "SMTP"),
+        (True, False, False, "ESMTP"),
+        (True, True, False, "ESMTPS"),
+        (True, False, True, "ESMTPA"),
+        (True, True, True, "ESMTPSA"),
+    ],
+)
+def test_the_protocol_keyword_is_registered(extended: bool, tls: bool, authenticated: bool, keyword: str) -> None:
+    """RFC 3848."""
+    assert trace.protocol_keyword(extended=extended, tls=tls, authenticated=authenticated) == keyword
+
+
+HEADERS = [
+    (b"Return-Path: <a@b>\r\nS: 1\r\n", b"S: 1\r\n"),
+    (b"S: 1\r\nRETURN-path : <a@b>\r\n", b"S: 1\r\n"),
+    (b"Return-Path:\r\n <a@b>\r\n\t(c)\r\nS: 1\r\n", b"S: 1\r\n"),
+    (b"Return-Path: 1\r\nReturn-Path: 2\r\nX-Envelope-To: eve@far.test\r\n", b""),
+    (b"X-Return-Path: 1\r\nReturn-Pathological: 2\r\n", b"X-Return-Path: 1\r\nReturn-Pathological: 2\r\n"),
+    (b"S: 1\r\n Return-Path: folded\r\n", b"S: 1\r\n Return-Path: folded\r\n"),
+    (b"", b""),
+]
+
+
+@pytest.mark.parametrize("body", [b"", b"\r\n", b"\r\nReturn-Path: body\r\n\r\nX-Envelope-To: body\r\n"])
+@pytest.mark.parametrize(("header", "clean"), HEADERS)
+def test_an_envelope_that_arrived_is_removed_wherever_the_chunks_are_cut(
+    header: bytes, clean: bytes, body: bytes
+) -> None:
+    whole = header + body
+    for cut in range(len(whole) + 1):
+        for other in {cut, min(cut + 1, len(whole)), len(whole)}:
+            made = content(whole[:cut], whole[cut:other], whole[other:])
+            trace.strip_envelope(made)
+            assert b"".join(made.chunks) == clean + body
+            assert made.size == len(clean + body)
+
+
+@given(st.lists(st.sampled_from([b"Received: x\r\n", b"RECEIVED :\r\n y\r\n", b"S: 1\r\n", b" folded\r\n"])))
+def test_received_lines_are_counted_in_the_header_alone(lines: list[bytes]) -> None:
+    header = b"S: 0\r\n" + b"".join(lines)
+    made = content(header, b"\r\nReceived: body\r\n")
+    assert trace.strip_envelope(made) == sum(line[:8].upper() == b"RECEIVED" for line in lines)
+
+
+def test_a_message_without_envelope_lines_is_not_copied() -> None:
+    chunks = (b"S: 1\r\n", b"\r\nbody", b" goes on\r\n")
+    made = content(*chunks)
+    trace.strip_envelope(made)
+    assert all(kept is given for kept, given in zip(made.chunks, chunks, strict=True))
+
+
+class Failing:
+    """A store of maildrops and an outbox in front of real ones, which fails at one call of stage or reveal."""
+
+    def __init__(self, maildrops: stores.Maildrops, outbox: stores.Outbox, fails: str, error: BaseException) -> None:
+        self._maildrops, self._outbox = maildrops, outbox
+        self._fails, self._error = fails, error
+        self.count = 0
+
+    def step(self, what: str) -> None:
+        if f"{what} {self.count}" == self._fails:
+            raise self._error
+        self.count += 1
+
+    async def open(self, name: str) -> stores.OpenedMaildrop | pop3.Unavailable:
+        return await self._maildrops.open(name)
+
+    async def stage(self, name: str, head: bytes, content: stores.MessageContent) -> stores.Staged:
+        self.step("stage")
+        return _Staged(self, await self._maildrops.stage(name, head, content))
+
+
+class FailingOutbox:
+    def __init__(self, failing: Failing, outbox: stores.Outbox) -> None:
+        self._failing, self._outbox = failing, outbox
+
+    async def stage(self, envelope: stores.Envelope, head: bytes, content: stores.MessageContent) -> stores.Staged:
+        self._failing.step("stage")
+        return _Staged(self._failing, await self._outbox.stage(envelope, head, content))
+
+
+class _Staged:
+    def __init__(self, failing: Failing, staged: stores.Staged) -> None:
+        self._failing, self._staged = failing, staged
+
+    async def reveal(self) -> None:
+        self._failing.step("reveal")
+        await self._staged.reveal()
+
+    def discard(self) -> None:
+        self._staged.discard()
+
+
+STEPS = ["stage 0", "stage 1", "stage 2", "reveal 3", "reveal 4", "reveal 5"]
+
+
+class Cancelled(BaseException):
+    """Stands for what a loop throws into a task that it cancels."""
+
+
+@on_both_loops
+@pytest.mark.parametrize("kind", ["memory", "maildir"])
+@pytest.mark.parametrize("fails", STEPS)
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), stores.Full(), RuntimeError("hunter2"), Cancelled()])
+def test_a_message_reaches_every_store_or_none(
+    run: Run, kind: str, fails: str, error: BaseException, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two maildrops and the outbox, each step of staging and revealing failing in each way."""
+    maildrops: stores.Maildrops = stores.MemoryMaildrops()
+    outbox: stores.Outbox = stores.MemoryOutbox()
+    if kind == "maildir":
+        maildrops, outbox = stores.MaildirMaildrops(tmp_path / "mail"), stores.MaildirOutbox(tmp_path / "out")
+    failing = Failing(maildrops, outbox, fails, error)
+    budget = stores.Budget()
+
+    async def main() -> None:
+        message = delivery.Message(
+            queue_id="q-1", reverse_path="a@b.test", maildrops=("alice", "bob"), relayed=("c@far.test",),
+            received=RECEIVED, content=stores.MessageContent.of(b"S: 1\r\n\r\nbody\r\n", budget),
+        )  # fmt: skip
+        try:
+            reply = await delivery.deliver(message, failing, FailingOutbox(failing, outbox))
+        except Cancelled:
+            assert isinstance(error, Cancelled)
+        else:
+            assert (reply.code, reply.enhanced_status_code) == (
+                (452, "4.3.1") if isinstance(error, stores.Full) else (451, "4.3.0")
+            )
+            assert "q-1" not in reply.text
+        message.content.release()
+        for name in ("alice", "bob"):
+            opened = await maildrops.open(name)
+            assert not isinstance(opened, pop3.Unavailable)
+            assert opened.messages == ()
+            opened.close()
+
+    run(main)
+    assert budget.free == budget.octets
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {"mailauth.lock"}
+    assert "hunter2" not in caplog.text
+    if isinstance(error, (OSError, RuntimeError)):
+        part = {"stage 0": "maildrops", "stage 1": "maildrops", "stage 2": "outbox"}.get(fails, "delivery")
+        assert f"q-1 {part} failed: {type(error).__name__}" in caplog.text
+
+
+@on_both_loops
+def test_each_store_gets_its_own_first_lines(run: Run, tmp_path: Path) -> None:
+    budget = stores.Budget()
+    outbox = stores.MemoryOutbox()
+    maildrops = stores.MemoryMaildrops()
+
+    async def main() -> None:
+        message = delivery.Message(
+            queue_id="q-1", reverse_path="a@b.test", maildrops=("alice",), relayed=("c@far.test",),
+            received=RECEIVED, content=stores.MessageContent.of(b"Return-Path: <x>\r\n\r\nbody\r\n", budget),
+        )  # fmt: skip
+        reply = await delivery.deliver(message, maildrops, outbox)
+        assert str(reply) == "250 2.0.0 queued as q-1"
+        message.content.release()
+        opened = await maildrops.open("alice")
+        assert not isinstance(opened, pop3.Unavailable)
+        piece = await opened.read(1)
+        assert piece.octets == b"Return-Path: <a@b.test>\r\n" + RECEIVED + b"\r\nbody\r\n"
+
+    run(main)
+    assert [message.octets for message in outbox.messages] == [RECEIVED + b"\r\nbody\r\n"]

@@ -1,0 +1,217 @@
+"""A session whose task is cancelled: the maildrop is free, the memory is given back, nothing staged is left."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from mailauth import pop3, smtp
+from mailauth_io import _loops, server, stores
+from mailauth_io._adapter import ServerConnection
+from mailauth_io._stream import Peer, Stream
+from mailauth_io.server import pop3_session, smtp_session
+from mailauth_io.server._house import House
+from mailauth_io.stores import _maildir, maildir_maildrops
+from tests.io.server_support import PASSWORD, Run, accounts, on_both_loops
+
+pytestmark = on_both_loops
+
+
+class MemoryStream(Stream):
+    """A connection to a client that says *said* and then neither speaks nor closes."""
+
+    def __init__(self, *said: bytes) -> None:
+        self.said = list(said)
+        self.heard = b""
+        self.silent = False
+
+    async def read(self, patience: float) -> bytes | None:
+        if self.said:
+            return self.said.pop(0)
+        self.silent = True
+        await _loops.current().sleep_forever()
+        return None
+
+    async def write(self, octets: bytes) -> None:
+        self.heard += octets
+
+    def drop_unread(self) -> int:
+        return 0
+
+    def wake(self) -> None:
+        pass
+
+    def half_close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+
+async def cancel(
+    work: Callable[[], Awaitable[None]], ready: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None
+) -> None:
+    """Start *work* in a task, cancel it as soon as it is *ready*, do *meanwhile*, and wait for its end."""
+
+    async def wait() -> None:
+        while not ready():
+            await _loops.current().sleep(0)
+
+    if _loops.current().name == "trio":
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work)
+            await wait()
+            nursery.cancel_scope.cancel()
+            meanwhile()
+        return
+
+    async def whole() -> None:
+        await work()
+
+    task = asyncio.create_task(whole())
+    await wait()
+    task.cancel()
+    meanwhile()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def house(maildrops: stores.Maildrops, budget: stores.Budget) -> House:
+    kept = server.Stores(accounts=accounts(), maildrops=maildrops, outbox=stores.MemoryOutbox(), budget=budget)
+    return House.of(server.Config(legacy=True), kept, lambda: 0.0)
+
+
+def smtp_work(shared: House, stream: MemoryStream) -> Callable[[], Awaitable[None]]:
+    async def work() -> None:
+        machine = smtp.ServerConnection(shared.config.smtp_settings(), entropy=bytes(32))
+        await smtp_session.serve(shared, ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
+
+    return work
+
+
+def pop3_work(shared: House, stream: MemoryStream) -> Callable[[], Awaitable[None]]:
+    async def work() -> None:
+        machine = pop3.ServerConnection(shared.config.pop3_settings(), entropy=bytes(32))
+        await pop3_session.serve(shared, ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
+
+    return work
+
+
+MESSAGE = b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<alice@example.test>\r\nRCPT TO:<bob@example.test>\r\nDATA\r\n"
+LOGIN = b"AUTH PLAIN " + base64.b64encode(f"\0alice\0{PASSWORD}".encode()) + b"\r\n"
+
+
+def test_inside_a_message(run: Run) -> None:
+    budget = stores.Budget()
+    stream = MemoryStream(MESSAGE, b"half a message\r\n")
+
+    async def main() -> None:
+        await cancel(smtp_work(house(stores.MemoryMaildrops(), budget), stream), lambda: stream.silent)
+
+    run(main)
+    assert stream.heard.endswith(b"\r\n")
+    assert b"354 " in stream.heard
+    assert budget.free == budget.octets
+
+
+@attrs.define
+class Stuck:
+    """Maildrops that store the first copy of a message and never come to an end with the second."""
+
+    real: stores.Maildrops
+    stuck: bool = False
+    count: int = 0
+
+    async def open(self, name: str) -> stores.OpenedMaildrop | pop3.Unavailable:
+        return await self.real.open(name)
+
+    async def stage(self, name: str, head: bytes, content: stores.MessageContent) -> stores.Staged:
+        self.count += 1
+        if self.count == 2:
+            self.stuck = True
+            await _loops.current().sleep_forever()
+        return await self.real.stage(name, head, content)
+
+
+@pytest.mark.parametrize("kind", ["memory", "maildir"])
+def test_inside_a_delivery(run: Run, kind: str, tmp_path: Path) -> None:
+    budget = stores.Budget()
+    stuck = Stuck(stores.MemoryMaildrops() if kind == "memory" else stores.MaildirMaildrops(tmp_path))
+    stream = MemoryStream(MESSAGE, b"whole\r\n.\r\n")
+
+    async def main() -> None:
+        await cancel(smtp_work(house(stuck, budget), stream), lambda: stuck.stuck)
+        opened = await stuck.open("alice")
+        assert not isinstance(opened, pop3.Unavailable)
+        assert opened.messages == ()
+        opened.close()
+
+    run(main)
+    assert b"queued" not in stream.heard
+    assert budget.free == budget.octets
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {"mailauth.lock"}
+
+
+@pytest.mark.parametrize("kind", ["memory", "maildir"])
+def test_with_a_maildrop_open(run: Run, kind: str, tmp_path: Path) -> None:
+    maildrops: stores.Maildrops = stores.MemoryMaildrops() if kind == "memory" else stores.MaildirMaildrops(tmp_path)
+    stream = MemoryStream(LOGIN)
+
+    async def main() -> None:
+        await cancel(pop3_work(house(maildrops, stores.Budget()), stream), lambda: stream.silent)
+        assert b"+OK maildrop has 0 messages" in stream.heard
+        assert not isinstance(await maildrops.open("alice"), pop3.Unavailable)
+
+    run(main)
+
+
+def test_while_a_thread_opens_the_maildrop(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread goes on and takes the lock when nobody waits for it any more."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path) -> None:
+        entered.set()
+        assert go_on.wait(20)
+        _maildir.make_maildir(path)
+
+    monkeypatch.setattr(maildir_maildrops, "make_maildir", slow)
+    maildrops = stores.MaildirMaildrops(tmp_path)
+    stream = MemoryStream(LOGIN)
+
+    async def first() -> None:
+        await cancel(pop3_work(house(maildrops, stores.Budget()), stream), entered.is_set, go_on.set)
+
+    async def second() -> None:
+        assert not isinstance(await maildrops.open("alice"), pop3.Unavailable)
+
+    run(first)  # asyncio.run waits for the threads that are still at work
+    run(second)
+
+
+def test_while_a_thread_writes_the_message(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    make_maildir = _maildir.make_maildir
+
+    def slow(path: Path) -> None:
+        entered.set()
+        assert go_on.wait(20)
+        make_maildir(path)
+
+    monkeypatch.setattr(_maildir, "make_maildir", slow)
+    budget = stores.Budget()
+    stream = MemoryStream(MESSAGE, b"whole\r\n.\r\n")
+
+    async def main() -> None:
+        shared = house(stores.MaildirMaildrops(tmp_path), budget)
+        await cancel(smtp_work(shared, stream), entered.is_set, go_on.set)
+
+    run(main)
+    assert budget.free == budget.octets
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

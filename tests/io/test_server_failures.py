@@ -1,0 +1,333 @@
+"""What goes wrong behind the server or in the middle of a session: temporary failures, a telling log, nothing left."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import poplib
+import smtplib
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import attrs
+import pytest
+
+from mailauth import pop3
+from mailauth_io import server, stores
+from mailauth_io.server._log import shown
+from tests.io.server_support import PASSWORD, PATIENCE, Run, Served, accounts, authenticate, meet, on_both_loops
+
+pytestmark = on_both_loops
+
+T = TypeVar("T")
+
+
+@attrs.define
+class Broken:
+    """Raises, for the methods that it is told of; its words quote a secret."""
+
+    methods: set[str] = attrs.field(factory=set)
+
+    def check(self, method: str) -> None:
+        if method in self.methods:
+            raise RuntimeError(f"no row for {PASSWORD!r}")
+
+
+@attrs.define
+class Accounts:
+    broken: Broken
+    real: stores.MemoryAccounts = attrs.field(factory=accounts)
+
+    async def exists(self, name: str) -> bool:
+        self.broken.check("exists")
+        return await self.real.exists(name)
+
+    async def check_password(self, name: str, password: bytes) -> bool:
+        self.broken.check("check_password")
+        return await self.real.check_password(name, password)
+
+    async def secret(self, name: str) -> bytes | None:
+        self.broken.check("secret")
+        return await self.real.secret(name)
+
+
+@attrs.define
+class Opened:
+    broken: Broken
+    real: stores.OpenedMaildrop
+    closed: threading.Event
+
+    @property
+    def messages(self) -> tuple[pop3.Message, ...]:
+        return self.real.messages
+
+    async def read(self, number: int, offset: int = 0) -> pop3.Content:
+        self.broken.check("read" if offset == 0 else "read more")
+        return await self.real.read(number, offset)
+
+    async def update(self, deleted: frozenset[int]) -> None:
+        self.broken.check("update")
+        await self.real.update(deleted)
+
+    def close(self) -> None:
+        self.real.close()
+        self.closed.set()
+
+
+@attrs.define
+class Maildrops:
+    broken: Broken
+    real: stores.MemoryMaildrops = attrs.field(factory=stores.MemoryMaildrops)
+    closed: threading.Event = attrs.field(factory=threading.Event)
+
+    async def open(self, name: str) -> stores.OpenedMaildrop | pop3.Unavailable:
+        self.broken.check("open")
+        opened = await self.real.open(name)
+        return opened if isinstance(opened, pop3.Unavailable) else Opened(self.broken, opened, self.closed)
+
+    async def stage(self, name: str, head: bytes, content: stores.MessageContent) -> stores.Staged:
+        self.broken.check("stage")
+        return await self.real.stage(name, head, content)
+
+
+class Budget(stores.Budget):
+    """Tells when it is whole again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole = threading.Event()
+
+    def give_back(self, octets: int) -> None:
+        super().give_back(octets)
+        if self.free == self.octets:
+            self.whole.set()
+
+
+@attrs.define
+class Behind:
+    """The stores of one server, all of which can break."""
+
+    broken: Broken = attrs.field(factory=Broken)
+    budget: Budget = attrs.field(factory=Budget)
+    maildrops: Maildrops = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.maildrops = Maildrops(self.broken)
+
+    def meet(self, run: Run, client: Callable[[Served], T]) -> T:
+        kept = server.Stores(
+            accounts=Accounts(self.broken), maildrops=self.maildrops, outbox=stores.MemoryOutbox(), budget=self.budget
+        )
+        return meet(run, client, kept=kept)
+
+
+def deliver(served: Served, text: str | bytes = "Subject: x\r\n\r\nbody") -> None:
+    with served.smtp() as smtp:
+        assert smtp.sendmail("sender@far.test", ["alice@example.test"], text) == {}
+
+
+@pytest.mark.parametrize(("mechanism", "method"), [("PLAIN", "check_password"), ("CRAM-MD5", "secret")])
+def test_accounts_that_fail_are_a_temporary_failure(
+    run: Run, mechanism: str, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "mailauth.server")
+    behind = Behind()
+
+    def client(served: Served) -> None:
+        behind.broken.methods = {method}
+        with served.smtp("smtps") as smtp:
+            with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
+                authenticate(smtp, mechanism)
+            assert refused.value.smtp_code == 454
+            behind.broken.methods = set()
+            assert authenticate(smtp, mechanism) == 235
+
+    behind.meet(run, client)
+    assert "accounts failed: RuntimeError" in caplog.text
+    assert PASSWORD not in caplog.text
+
+
+def test_a_pop3_login_that_the_accounts_cannot_judge_is_temporary(run: Run) -> None:
+    behind = Behind(broken=Broken({"check_password"}))
+
+    def client(served: Served) -> None:
+        with pytest.raises(poplib.error_proto, match=r"-ERR \[SYS/TEMP\]"):
+            served.log_in()
+        assert not served.may_relay()
+
+    behind.meet(run, client)
+
+
+def test_a_recipient_that_the_accounts_cannot_tell_of_is_put_off(run: Run) -> None:
+    behind = Behind()
+
+    def client(served: Served) -> None:
+        behind.broken.methods = {"exists"}
+        with served.smtp() as smtp:
+            smtp.mail("sender@far.test")
+            code, text = smtp.rcpt("alice@example.test")
+            assert (code, b"RuntimeError" in text) == (451, False)
+
+    behind.meet(run, client)
+
+
+def test_a_message_that_cannot_be_stored_is_put_off(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    behind = Behind()
+
+    def client(served: Served) -> None:
+        behind.broken.methods = {"stage"}
+        with served.smtp() as smtp:
+            smtp.mail("sender@far.test")
+            smtp.rcpt("alice@example.test")
+            assert smtp.data("x")[0] == 451
+            assert behind.budget.free == behind.budget.octets
+            behind.broken.methods = set()
+            assert smtp.sendmail("sender@far.test", ["alice@example.test"], "x") == {}
+
+    behind.meet(run, client)
+    assert "maildrops failed: RuntimeError" in caplog.text
+
+
+def test_a_maildrop_that_cannot_be_opened_is_temporary(run: Run) -> None:
+    behind = Behind(broken=Broken({"open"}))
+
+    def client(served: Served) -> None:
+        with pytest.raises(poplib.error_proto, match=r"-ERR \[SYS/TEMP\]"):
+            served.log_in()
+        assert served.may_relay()  # the identity was proved
+
+    behind.meet(run, client)
+
+
+def test_a_message_that_cannot_be_read_is_refused_or_cut_without_its_end(run: Run) -> None:
+    """Half a message must not pass for the whole: the connection closes without the final dot."""
+    behind = Behind()
+
+    def client(served: Served) -> None:
+        deliver(served, b"S: x\r\n\r\n" + b"line\r\n" * 50_000)
+        behind.broken.methods = {"read"}
+        session = served.log_in()
+        with pytest.raises(poplib.error_proto, match="-ERR"):
+            session.retr(1)
+        behind.broken.methods = {"read more"}
+        with pytest.raises(poplib.error_proto, match="EOF"):
+            session.retr(1)
+        session.close()
+
+    behind.meet(run, client)
+
+
+def test_deletions_that_fail_are_told(run: Run) -> None:
+    """RFC 1939 section 6: -ERR at QUIT, some messages not removed."""
+    behind = Behind()
+
+    def client(served: Served) -> None:
+        deliver(served)
+        behind.broken.methods = {"update"}
+        session = served.log_in()
+        session.dele(1)
+        with pytest.raises(poplib.error_proto, match="-ERR"):
+            session.quit()
+        session.close()
+        assert behind.maildrops.closed.wait(PATIENCE)
+        assert len(served.mail_of("alice")) == 1
+
+    behind.meet(run, client)
+
+
+def test_a_dropped_connection_frees_the_maildrop_and_deletes_nothing(run: Run) -> None:
+    behind = Behind()
+
+    def client(served: Served) -> None:
+        deliver(served)
+        session = served.log_in()
+        session.dele(1)
+        session.close()
+        assert behind.maildrops.closed.wait(PATIENCE)
+        assert len(served.mail_of("alice")) == 1
+
+    behind.meet(run, client)
+
+
+def test_after_quit_the_maildrop_is_free_at_once(run: Run) -> None:
+    """Whoever reads the +OK may log in again without being told IN-USE."""
+
+    def client(served: Served) -> None:
+        deliver(served)
+        for _ in range(10):
+            served.log_in().quit()
+        session = served.log_in()
+        session.dele(1)
+        session.quit()
+        served.log_in().quit()
+
+    Behind().meet(run, client)
+
+
+@pytest.mark.parametrize("said", ["half\r\n", "half\r\n" * 40_000, "whole\r\n.\r"])
+def test_a_connection_dropped_inside_a_message_leaves_nothing(run: Run, said: str) -> None:
+    behind = Behind()
+
+    def client(served: Served) -> None:
+        smtp = served.smtp()
+        smtp.mail("sender@far.test")
+        smtp.rcpt("alice@example.test")
+        smtp.docmd("DATA")
+        smtp.send(said)
+        smtp.close()
+        assert behind.budget.whole.wait(PATIENCE)
+        assert served.mail_of("alice") == []
+
+    behind.meet(run, client)
+
+
+def test_a_message_acknowledged_is_kept_without_quit(run: Run) -> None:
+    def client(served: Served) -> None:
+        smtp = served.smtp()
+        smtp.sendmail("sender@far.test", ["alice@example.test"], "x")
+        smtp.close()
+        assert len(served.mail_of("alice")) == 1
+
+    Behind().meet(run, client)
+
+
+def test_no_secret_and_no_raw_client_text_reaches_the_log(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    name = "al \xefce\\" + "\xe9" * 100
+
+    def client(served: Served) -> None:
+        with served.smtp("smtps") as smtp:
+            for who, password in ((name, PASSWORD), ("alice", PASSWORD + "!"), ("alice", PASSWORD)):
+                response = base64.b64encode(f"\0{who}\0{password}".encode()).decode()
+                smtp.docmd("AUTH", f"PLAIN {response}")
+            smtp.docmd(PASSWORD)
+            smtp.mail("alice@example.test")
+            smtp.docmd("RCPT", r'TO:<"a b\\c"@far.test>')
+            smtp.docmd("RCPT", r'TO:<"a b\\c"@example.test>')
+        session = served.pop3("pop3s")
+        session.sock.sendall(f"PASS {PASSWORD}\r\nAPOP alice {PASSWORD}\r\n".encode())
+        assert [session.file.readline()[:4] for _ in range(2)] == [b"-ERR", b"-ERR"]
+        session.user("alice")
+        session.pass_(PASSWORD)
+        session.quit()
+
+    Behind().meet(run, client)
+    assert "login of alice by PLAIN inside TLS from 127.0.0.1" in caplog.text
+    assert r"al\x20\xefce\\\xe9\xe9" in caplog.text
+    assert r'recipient "a\x20b\\\\c"@example.test of 127.0.0.1 refused: LOCAL, 550 5.1.1' in caplog.text
+    assert max(map(len, caplog.text.split())) == 256
+    for secret in (PASSWORD, base64.b64encode(PASSWORD.encode()).decode().rstrip("="), "\xef", "\xe9"):
+        assert secret not in caplog.text
+
+
+@pytest.mark.parametrize("text", ["\n" * 500, "\u20ac" * 500, "\U0001f600" * 500, "a b", "", "plain"])
+def test_client_text_in_the_log_is_short_printable_and_one_word(run: Run, text: str) -> None:
+    async def main() -> None:
+        escaped = shown(text)
+        assert 1 <= len(escaped) <= 256
+        assert escaped.isascii()
+        assert escaped.isprintable()
+        assert " " not in escaped
+
+    run(main)

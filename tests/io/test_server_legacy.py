@@ -1,0 +1,141 @@
+"""What may be said outside TLS: without ``legacy`` nothing that shows a password or a digest of one, with it all."""
+
+from __future__ import annotations
+
+import base64
+import poplib
+import smtplib
+
+import pytest
+
+from tests.io.server_support import PASSWORD, Run, Served, authenticate, meet, on_both_loops
+
+pytestmark = on_both_loops
+
+MECHANISMS = ["PLAIN", "LOGIN", "CRAM-MD5"]
+PLAIN = base64.b64encode(f"\0alice\0{PASSWORD}".encode()).decode()
+
+
+def said(pop3: poplib.POP3, command: str) -> bytes:
+    """The first line of the answer to a command that poplib would not send."""
+    pop3.sock.sendall(command.encode() + b"\r\n")
+    return pop3.file.readline()
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize(("port", "legacy"), [("smtp", True), ("starttls", False), ("smtps", False), ("smtps", True)])
+def test_smtp_offers_every_mechanism_inside_tls_and_with_legacy_outside(
+    run: Run, mechanism: str, port: str, legacy: bool
+) -> None:
+    def client(served: Served) -> None:
+        with served.smtp(port) as smtp:
+            assert mechanism in smtp.esmtp_features["auth"].split()
+            assert authenticate(smtp, mechanism) == 235
+            smtp.mail("alice@example.test")
+            assert smtp.rcpt("bob@far.test")[0] == 250
+
+    meet(run, client, legacy=legacy)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_smtp_in_clear_neither_offers_nor_accepts_a_login(run: Run, mechanism: str) -> None:
+    """House rules 3 and 10: refused before any 334, with and without an initial response."""
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            assert "auth" not in smtp.esmtp_features
+            assert "starttls" in smtp.esmtp_features
+            for argument in (mechanism, f"{mechanism} {PLAIN}"):
+                assert smtp.docmd("AUTH", argument)[0] >= 500
+
+    meet(run, client)
+
+
+def test_pop3_in_clear_neither_offers_nor_accepts_a_login(run: Run) -> None:
+    def client(served: Served) -> None:
+        pop3 = served.pop3()
+        assert b"<" not in pop3.getwelcome()
+        capabilities = pop3.capa()
+        assert "STLS" in capabilities
+        assert not {"USER", "SASL"} & set(capabilities)
+        for command in ("USER alice", "APOP alice " + "0" * 32, "AUTH PLAIN", f"AUTH PLAIN {PLAIN}", "AUTH CRAM-MD5"):
+            assert said(pop3, command).startswith(b"-ERR")
+        pop3.quit()
+
+    meet(run, client)
+
+
+def test_apop_exists_neither_before_nor_after_stls_without_legacy(run: Run) -> None:
+    """Its timestamp would have come in clear."""
+
+    def client(served: Served) -> None:
+        pop3 = served.pop3("stls")
+        assert said(pop3, "APOP alice " + "0" * 32).startswith(b"-ERR")
+        pop3.user("alice")
+        pop3.pass_(PASSWORD)
+        pop3.quit()
+
+    meet(run, client)
+
+
+@pytest.mark.parametrize(("port", "legacy"), [("pop3", True), ("stls", True), ("pop3s", False), ("pop3s", True)])
+def test_apop_exists_inside_implicit_tls_and_with_legacy_outside(run: Run, port: str, legacy: bool) -> None:
+    def client(served: Served) -> None:
+        pop3 = served.pop3(port)
+        pop3.apop("alice", PASSWORD)
+        pop3.quit()
+        assert served.may_relay()
+
+    meet(run, client, legacy=legacy)
+
+
+@pytest.mark.parametrize(("port", "legacy"), [("pop3", True), ("stls", False), ("pop3s", False)])
+def test_pop3_offers_user_and_sasl_inside_tls_and_with_legacy_outside(run: Run, port: str, legacy: bool) -> None:
+    def client(served: Served) -> None:
+        pop3 = served.pop3(port)
+        capabilities = pop3.capa()
+        assert "USER" in capabilities
+        assert set(MECHANISMS) <= set(capabilities["SASL"])
+        pop3.user("alice")
+        pop3.pass_(PASSWORD)
+        pop3.quit()
+
+    meet(run, client, legacy=legacy)
+
+
+@pytest.mark.parametrize("name", ["alice", "ALICE", "alice@example.test", "Alice@Example.ORG"])
+def test_a_mailbox_logs_in_by_each_of_its_names(run: Run, name: str) -> None:
+    def client(served: Served) -> None:
+        for mechanism in MECHANISMS:
+            with served.smtp("smtps") as smtp:
+                authenticate(smtp, mechanism, name)
+        served.log_in(name=name).quit()
+
+    meet(run, client)
+
+
+@pytest.mark.parametrize("name", ["alice@elsewhere.test", "alicia", "alice@", "@example.test", "../alice"])
+def test_no_other_name_logs_in(run: Run, name: str) -> None:
+    def client(served: Served) -> None:
+        for mechanism in MECHANISMS:
+            with served.smtp("smtps") as smtp, pytest.raises(smtplib.SMTPAuthenticationError):
+                authenticate(smtp, mechanism, name)
+        with pytest.raises(poplib.error_proto):
+            served.log_in(name=name)
+
+    meet(run, client)
+
+
+def test_an_unknown_name_hears_what_a_wrong_password_hears(run: Run) -> None:
+    def client(served: Served) -> None:
+        said = []
+        for name in ("alice", "nobody"):
+            with served.smtp("smtps") as smtp:
+                response = base64.b64encode(f"\0{name}\0wrong".encode()).decode()
+                replies: list[object] = [smtp.docmd("AUTH", f"PLAIN {response}")]
+            with pytest.raises(poplib.error_proto) as refused:
+                served.log_in(name=name, password="wrong")
+            said.append([*replies, str(refused.value)])
+        assert said[0] == said[1]
+
+    meet(run, client)

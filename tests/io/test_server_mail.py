@@ -1,0 +1,266 @@
+"""From the client that sends a message to the one that reads it: what is added, what is removed, what stays."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import pytest
+
+from mailauth_io import server, stores
+from tests.io.server_support import PASSWORD, Run, Served, accounts, meet, on_both_loops
+
+pytestmark = on_both_loops
+
+
+@pytest.mark.parametrize(
+    ("port", "login", "keyword"),
+    [
+        ("smtp", False, "ESMTP"),
+        ("smtp", True, "ESMTPA"),
+        ("starttls", False, "ESMTPS"),
+        ("smtps", False, "ESMTPS"),
+        ("starttls", True, "ESMTPSA"),
+        ("smtps", True, "ESMTPSA"),
+    ],
+)
+def test_received_says_how_the_message_came(run: Run, port: str, login: bool, keyword: str) -> None:
+    """RFC 3848, RFC 5321 section 4.4."""
+
+    def client(served: Served) -> None:
+        with served.smtp(port) as smtp:
+            if login:
+                smtp.login("alice", PASSWORD)
+            smtp.sendmail("sender@far.test", ["alice@example.test"], "Subject: x\r\n\r\nbody")
+        (text,) = served.mail_of("alice")
+        assert re.fullmatch(
+            rb"Return-Path: <sender@far\.test>\r\n"
+            rb"Received: from client\.test \(\[127\.0\.0\.1\]\)\r\n"
+            rb"\tby example\.test with " + keyword.encode() + rb" id [0-9a-f]{12}-1;\r\n"
+            rb"\t[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d \+0000\r\n"
+            rb"Subject: x\r\n\r\nbody\r\n",
+            text,
+        )
+
+    meet(run, client, legacy=True)
+
+
+def test_helo_is_smtp(run: Run) -> None:
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            smtp.helo("old.test")
+            smtp.mail("")
+            smtp.rcpt("alice@example.test")
+            smtp.data("Subject: x\r\n\r\nbody")
+        (text,) = served.mail_of("alice")
+        assert text.startswith(b"Return-Path: <>\r\nReceived: from old.test ([127.0.0.1])\r\n")
+        assert b"with SMTP id" in text
+
+    meet(run, client)
+
+
+def test_the_queue_id_of_the_reply_is_that_of_received_and_of_the_log(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mailauth.server")
+
+    def client(served: Served) -> str:
+        with served.smtp() as smtp:
+            smtp.mail("sender@far.test")
+            smtp.rcpt("alice@example.test")
+            code, text = smtp.data("Subject: x\r\n\r\nbody")
+        assert code == 250
+        (stored,) = served.mail_of("alice")
+        queue_id = text.decode().removeprefix("2.0.0 queued as ")
+        assert f" id {queue_id};".encode() in stored
+        return queue_id
+
+    queue_id = meet(run, client)
+    (record,) = [record for record in caplog.records if queue_id in record.getMessage()]
+    assert "127.0.0.1" in record.getMessage()
+    assert "LOCAL" in record.getMessage()
+
+
+def test_two_messages_of_one_session_have_two_queue_ids(run: Run) -> None:
+    def client(served: Served) -> None:
+        replies = set()
+        with served.smtp() as smtp:
+            for _ in range(2):
+                smtp.mail("sender@far.test")
+                smtp.rcpt("alice@example.test")
+                replies.add(smtp.data("x")[1])
+        assert len(replies) == 2
+        assert len(served.mail_of("alice")) == 2
+
+    meet(run, client)
+
+
+def test_a_return_path_that_arrived_is_removed(run: Run) -> None:
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            text = "Subject: x\r\nreturn-PATH: <forged@far.test>\r\n\tfolded\r\nTo: y\r\n\r\nReturn-Path: body\r\n"
+            smtp.sendmail("sender@far.test", ["alice@example.test"], text)
+        (stored,) = served.mail_of("alice")
+        assert b"forged" not in stored
+        assert stored.count(b"Return-Path:") == 2
+        assert stored.endswith(b"Subject: x\r\nTo: y\r\n\r\nReturn-Path: body\r\n")
+
+    meet(run, client)
+
+
+@pytest.mark.parametrize(("lines", "code"), [(100, 250), (101, 554)])
+def test_more_than_a_hundred_received_lines_are_a_loop(run: Run, lines: int, code: int) -> None:
+    """RFC 5321 section 6.3."""
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            smtp.mail("sender@far.test")
+            smtp.rcpt("alice@example.test")
+            got, text = smtp.data("RECEIVED: x\r\n" * lines + "\r\nReceived: body\r\n")
+        assert got == code
+        assert text.startswith(b"2.0.0" if code == 250 else b"5.4.6")
+        assert len(served.mail_of("alice")) == (code == 250)
+
+    meet(run, client)
+
+
+def test_one_mailbox_gets_one_copy_however_often_it_is_named(run: Run) -> None:
+    def client(served: Served) -> None:
+        paths = ["alice@example.test", "ALICE@EXAMPLE.TEST", "alice@example.org"]
+        relayed = ["dave@far.test", "dave@FAR.test", "Dave@far.test"]  # local parts elsewhere keep their case
+        with served.smtp("smtps") as smtp:
+            smtp.login("alice", PASSWORD)
+            assert smtp.sendmail("sender@far.test", paths + relayed, "x") == {}
+        assert len(served.mail_of("alice")) == 1
+        (message,) = served.outbox.messages
+        assert message.envelope.recipients == ("dave@far.test", "Dave@far.test")
+        assert b"ESMTPSA" in message.octets
+
+    meet(run, client)
+
+
+@pytest.mark.parametrize("path", ["postmaster", "PostMaster", "postmaster@example.test", "POSTMASTER@EXAMPLE.ORG"])
+def test_the_postmaster_is_the_configured_mailbox(run: Run, path: str) -> None:
+    """RFC 5321 section 4.5.1."""
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            smtp.mail("")
+            assert smtp.docmd("RCPT", f"TO:<{path}>")[0] == 250
+            smtp.data("x")
+        pop3 = served.log_in(name="bob", password="other")
+        assert pop3.stat()[0] == 1
+        pop3.quit()
+
+    meet(run, client, postmaster="BOB@example.org")
+
+
+def test_without_postmaster_nobody_takes_that_mail(run: Run) -> None:
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            smtp.mail("")
+            assert smtp.docmd("RCPT", "TO:<postmaster>")[0] == 550
+
+    meet(run, client, postmaster=None)
+
+
+def test_eight_bit_octets_pass_whatever_body_said(run: Run) -> None:
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            for options in ([], ["BODY=7BIT"], ["BODY=8BITMIME"]):
+                smtp.sendmail("sender@far.test", ["alice@example.test"], b"S: \xff\r\n\r\n\x80\xfe\r\n", options)
+        assert [text[-12:] for text in served.mail_of("alice")] == [b"S: \xff\r\n\r\n\x80\xfe\r\n"[-12:]] * 3
+
+    meet(run, client)
+
+
+def test_a_large_message_arrives_octet_for_octet_in_every_store(run: Run) -> None:
+    body = b"".join(b"." * (number % 3) + b"line %d\r\n" % number for number in range(60_000))
+
+    def client(served: Served) -> None:
+        with served.smtp("smtps") as smtp:
+            smtp.login("alice", PASSWORD)
+            smtp.sendmail("sender@far.test", ["alice@example.test", "dave@far.test"], b"S: x\r\n\r\n" + body)
+        (stored,) = served.mail_of("alice")
+        (relayed,) = served.outbox.messages
+        assert stored.partition(b"\r\n\r\n")[2] == body
+        assert relayed.octets.partition(b"\r\n\r\n")[2] == body
+
+    meet(run, client)
+
+
+@pytest.mark.parametrize("announced", [False, True])
+def test_what_does_not_fit_into_memory_is_put_off_and_leaves_nothing(run: Run, announced: bool) -> None:
+    """452 4.3.1: at MAIL when the client says the size, else when the message is complete."""
+    budget = stores.Budget(100_000)
+    kept = server.Stores(
+        accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox(), budget=budget
+    )
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            code, text = smtp.mail("sender@far.test", ["SIZE=200000"] if announced else [])
+            if not announced:
+                smtp.rcpt("alice@example.test")
+                code, text = smtp.data(b"x" * 70 + b"\r\n" * 100_000)
+            assert (code, text[:5]) == (452, b"4.3.1")
+            assert budget.free == budget.octets
+            assert smtp.sendmail("sender@far.test", ["alice@example.test"], "small") == {}
+        assert budget.free < budget.octets
+        pop3 = served.log_in()
+        assert pop3.stat()[0] == 1
+        pop3.dele(1)
+        pop3.quit()
+        assert budget.free == budget.octets
+
+    meet(run, client, kept=kept)
+
+
+def test_a_full_memory_takes_no_content_at_all(run: Run) -> None:
+    kept = server.Stores(
+        accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox(), budget=stores.Budget(0)
+    )
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            smtp.mail("sender@far.test")
+            smtp.rcpt("alice@example.test")
+            assert smtp.docmd("DATA")[0] == 452
+
+    meet(run, client, kept=kept)
+
+
+def test_a_message_too_large_is_refused_and_gives_its_memory_back(run: Run) -> None:
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            assert smtp.esmtp_features["size"] == "65536"
+            smtp.mail("sender@far.test")
+            smtp.rcpt("alice@example.test")
+            assert smtp.data(b"x" * 70 + b"\r\n" * 40_000)[0] == 552
+        budget = served.stores.budget
+        assert budget.free == budget.octets
+
+    meet(run, client, maximum_message_size=65536)
+
+
+def test_deletions_are_for_quit_alone(run: Run) -> None:
+    """RFC 1939 section 6: a session that just ends deletes nothing."""
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            for text in ("one", "two", "three"):
+                smtp.sendmail("sender@far.test", ["alice@example.test"], text)
+        first = served.log_in("pop3s")
+        first.dele(1)
+        first.rset()
+        first.quit()
+        second = served.log_in("pop3s")
+        assert second.stat()[0] == 3
+        second.dele(2)
+        second.quit()
+        third = served.log_in("pop3s")
+        assert third.stat()[0] == 2
+        assert third.top(2, 0)[1][0] == b"Return-Path: <sender@far.test>"
+        third.quit()
+
+    meet(run, client)

@@ -1,0 +1,268 @@
+"""Who may send to whom: the rules that all four ports obey."""
+
+from __future__ import annotations
+
+import base64
+import poplib
+
+import pytest
+
+from mailauth.grants import Lookup
+from mailauth_io import server, stores
+from tests.io.server_support import PASSWORD, Run, Served, accounts, meet, on_both_loops
+
+pytestmark = on_both_loops
+
+SMTP_PORTS = ["smtp", "starttls", "smtps"]
+on_every_smtp_port = pytest.mark.parametrize("port", SMTP_PORTS)
+
+
+@on_every_smtp_port
+def test_mail_is_never_refused_for_want_of_a_login(run: Run, port: str) -> None:
+    def client(served: Served) -> None:
+        with served.smtp(port) as smtp:
+            assert smtp.mail("anybody@far.test")[0] == 250
+
+    meet(run, client)
+
+
+@on_every_smtp_port
+def test_mail_for_a_local_recipient_is_taken_from_anyone(run: Run, port: str) -> None:
+    def client(served: Served) -> None:
+        with served.smtp(port) as smtp:
+            assert smtp.sendmail("anybody@far.test", ["alice@example.test"], "Subject: hello\r\n\r\nbody") == {}
+        (text,) = served.mail_of("alice")
+        assert text.endswith(b"Subject: hello\r\n\r\nbody\r\n")
+
+    meet(run, client)
+
+
+@on_every_smtp_port
+def test_relaying_is_refused_before_a_login_even_from_the_loopback_address(run: Run, port: str) -> None:
+    def client(served: Served) -> None:
+        with served.smtp(port) as smtp:
+            smtp.mail("alice@example.test")
+            assert smtp.rcpt("bob@far.test") == (550, b"5.7.1 no relaying for you: log in first")
+            assert smtp.rcpt("bob@example.test")[0] == 250
+
+    meet(run, client)
+
+
+@pytest.mark.parametrize("path", ["nobody@example.test", "al.ice@example.org", "postmaster@example.test"])
+def test_an_unknown_local_recipient_is_refused(run: Run, path: str) -> None:
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            smtp.mail("anybody@far.test")
+            assert smtp.rcpt(path) == (550, b"5.1.1 no such mailbox here")
+
+    meet(run, client, postmaster=None)
+
+
+@pytest.mark.parametrize(
+    "path", ["alice%far.test@example.test", '"bob@far.test"@example.test', "far.test!bob@example.test"]
+)
+def test_an_address_that_hides_another_is_never_local(run: Run, path: str) -> None:
+    """DESIGN.md section 4: left with ``%``, ``!`` or a second ``@`` it would be relayed by some other mailer."""
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            smtp.mail("anybody@far.test")
+            assert smtp.rcpt(path)[0] == 550
+
+    meet(run, client)
+
+
+@on_every_smtp_port
+def test_a_login_opens_relaying_for_its_session_alone(run: Run, port: str) -> None:
+    def client(served: Served) -> None:
+        with served.smtp(port) as smtp:
+            smtp.login("alice", PASSWORD)
+            assert smtp.sendmail("alice@example.test", ["bob@far.test"], "Subject: out\r\n\r\nbody") == {}
+        assert not served.may_relay(port)
+        (message,) = served.outbox.messages
+        assert message.envelope.reverse_path == "alice@example.test"
+        assert message.envelope.recipients == ("bob@far.test",)
+
+    meet(run, client, legacy=True)
+
+
+def test_starttls_takes_the_login_away(run: Run) -> None:
+    """RFC 3207 section 4.2: what was known before TLS is forgotten."""
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            smtp.login("alice", PASSWORD)
+            smtp.starttls(context=None)
+            smtp.ehlo()
+            smtp.mail("alice@example.test")
+            assert smtp.rcpt("bob@far.test")[0] == 550
+
+    meet(run, client, legacy=True)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("port", ["stls", "pop3s"])
+def test_a_pop3_login_opens_both_smtp_ports_for_its_address_alone(run: Run, port: str, legacy: bool) -> None:
+    def client(served: Served) -> None:
+        assert not served.may_relay()
+        served.log_in(port).quit()
+        assert all(served.may_relay(each) for each in SMTP_PORTS)
+        assert not served.may_relay(source="127.0.0.2")
+
+    meet(run, client, legacy=legacy)
+
+
+def test_a_grant_is_over_after_its_lifetime_and_another_login_opens_again(run: Run) -> None:
+    def client(served: Served) -> None:
+        served.log_in().quit()
+        served.clock.now += 59.9
+        assert served.may_relay()
+        served.clock.now += 0.1
+        assert not served.may_relay()
+        served.log_in().quit()
+        assert served.may_relay()
+
+    meet(run, client, grant_lifetime=60)
+
+
+def test_a_grant_that_ends_within_a_session_ends_there_too(run: Run) -> None:
+    """Looked up at every RCPT that needs it."""
+
+    def client(served: Served) -> None:
+        served.log_in().quit()
+        with served.smtp() as smtp:
+            smtp.mail("alice@example.test")
+            assert smtp.rcpt("bob@far.test")[0] == 250
+            served.clock.now += 60
+            assert smtp.rcpt("carol@far.test")[0] == 550
+
+    meet(run, client, grant_lifetime=60)
+
+
+def test_sending_does_not_extend_a_grant(run: Run) -> None:
+    def client(served: Served) -> None:
+        served.log_in().quit()
+        served.clock.now += 59
+        with served.smtp() as smtp:
+            assert smtp.sendmail("alice@example.test", ["bob@far.test"], "x") == {}
+        served.clock.now += 1
+        assert not served.may_relay()
+
+    meet(run, client, grant_lifetime=60)
+
+
+def test_no_lifetime_means_no_grants(run: Run) -> None:
+    def client(served: Served) -> None:
+        served.log_in().quit()
+        assert not served.may_relay()
+
+    meet(run, client, grant_lifetime=0)
+
+
+@pytest.mark.parametrize(("name", "password"), [("alice", "wrong"), ("nobody", PASSWORD), ("", PASSWORD)])
+def test_a_login_that_failed_opens_nothing(run: Run, name: str, password: str) -> None:
+    def client(served: Served) -> None:
+        with pytest.raises(poplib.error_proto):
+            served.log_in(name=name, password=password)
+        assert not served.may_relay()
+
+    meet(run, client)
+
+
+def test_a_login_opens_even_when_the_maildrop_is_in_use(run: Run) -> None:
+    """DESIGN.md section 4: the identity is proved all the same."""
+
+    def client(served: Served) -> None:
+        first = served.log_in()
+        served.clock.now += 60
+        assert not served.may_relay()
+        with pytest.raises(poplib.error_proto, match=r"\[IN-USE\]"):
+            served.log_in()
+        assert served.may_relay()
+        first.quit()
+
+    meet(run, client, grant_lifetime=60)
+
+
+class Grants(stores.MemoryGrants):
+    """Writes down what it is told, and fails when it is asked to."""
+
+    def __init__(self, *, failing: bool = False) -> None:
+        super().__init__()
+        self.failing = failing
+        self.made: list[tuple[str, str]] = []
+
+    async def find(self, address: str, now: float) -> Lookup:
+        if self.failing:
+            raise OSError(5, "Input/output error")
+        return await super().find(address, now)
+
+    async def grant(self, address: str, identity: str, now: float) -> None:
+        self.made.append((address, identity))
+        if self.failing:
+            raise OSError(5, "Input/output error")
+        await super().grant(address, identity, now)
+
+
+def kept_with(grants: stores.Grants) -> server.Stores:
+    return server.Stores(
+        accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox(), grants=grants
+    )
+
+
+@pytest.mark.parametrize("name", ["alice", "ALICE@example.ORG"])
+def test_a_grant_has_the_canonical_name_and_is_there_before_the_reply(run: Run, name: str) -> None:
+    grants = Grants()
+
+    def client(served: Served) -> None:
+        pop3 = served.log_in(name=name)
+        assert grants.made == [("127.0.0.1", "alice")]
+        pop3.quit()
+
+    meet(run, client, kept=kept_with(grants))
+
+
+def test_a_revoked_identity_takes_its_grants_along(run: Run) -> None:
+    grants = Grants()
+
+    def client(served: Served) -> None:
+        for name, password in (("alice", PASSWORD), ("bob", "other")):
+            served.log_in(name=name, password=password).quit()
+
+    meet(run, client, kept=kept_with(grants))
+
+    async def main() -> None:
+        await grants.revoke_identity("bob")
+        assert await grants.find("127.0.0.1", 1000.0) is not None
+        await grants.revoke_identity("alice")
+        assert await grants.find("127.0.0.1", 1000.0) is None
+        await grants.grant("127.0.0.1", "alice", 1000.0)
+        await grants.revoke_address("127.0.0.1")
+        assert await grants.find("127.0.0.1", 1000.0) is None
+
+    run(main)
+
+
+def test_where_the_grants_cannot_tell_the_recipient_is_put_off(run: Run) -> None:
+    """Neither 550, which would bounce the mail, nor yes; and mail for here needs no grant."""
+
+    def client(served: Served) -> None:
+        served.log_in().quit()
+        with served.smtp() as smtp:
+            smtp.mail("alice@example.test")
+            assert smtp.rcpt("bob@far.test") == (451, b"4.7.1 cannot tell now whether you may relay, try again later")
+            assert smtp.rcpt("bob@example.test")[0] == 250
+
+    meet(run, client, kept=kept_with(Grants(failing=True)))
+
+
+def test_nobody_may_act_as_somebody_else(run: Run) -> None:
+    """Authorize is refused: one name is one person here."""
+
+    def client(served: Served) -> None:
+        with served.smtp("smtps") as smtp:
+            for name, code in (("bob", 535), ("alice", 235)):
+                response = base64.b64encode(f"{name}\0alice\0{PASSWORD}".encode()).decode()
+                assert smtp.docmd("AUTH", f"PLAIN {response}")[0] == code
+
+    meet(run, client)

@@ -1,0 +1,155 @@
+"""Starting and ending the pair; what it may be told."""
+
+from __future__ import annotations
+
+import contextlib
+import smtplib
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from mailauth import LocalProtocolError
+from mailauth_io import _loops, server, stores
+from mailauth_io._listener import Listener
+from mailauth_io.server import _running
+from tests.io.server_support import PATIENCE, Run, Served, accounts, meet, on_both_loops, server_tls
+
+
+def kept() -> server.Stores:
+    return server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"smtps": 0}, "need an ssl_context"),
+        ({"pop3s": 995}, "need an ssl_context"),
+        ({"postmaster": "al ice"}, "name of an account"),
+        ({"postmaster": "alice@elsewhere.test"}, "name of an account"),
+        ({"domains": ()}, "domains"),
+        ({"domains": ("exa mple",)}, "domain"),
+        ({"hosts": ()}, "hosts"),
+        ({"grant_lifetime": -1}, "grant_lifetime"),
+        ({"maximum_message_size": 10}, "maximum_message_size"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_when_it_is_said(options: dict[str, Any], says: str) -> None:
+    with pytest.raises((ValueError, LocalProtocolError), match=says):
+        server.Config(**options)
+
+
+def test_no_private_key_is_shown() -> None:
+    assert "ssl" not in repr(server.Config(ssl_context=server_tls())).lower()
+
+
+@on_both_loops
+def test_the_postmaster_must_be_an_account(run: Run) -> None:
+    async def main() -> None:
+        with pytest.raises(ValueError, match="'dave' is none of the accounts"):
+            async with server.running(server.Config(postmaster="dave"), kept()):
+                pass
+
+    run(main)
+
+
+@on_both_loops
+def test_a_port_that_is_off_is_none(run: Run) -> None:
+    async def main() -> None:
+        async with server.running(server.Config(pop3=0), kept()) as pair:
+            assert (pair.smtp, pair.smtps, pair.pop3s) == (None, None, None)
+            assert pair.pop3
+
+    run(main)
+
+
+@on_both_loops
+def test_without_a_certificate_there_is_no_tls(run: Run) -> None:
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            assert "starttls" not in smtp.esmtp_features
+        pop3 = served.pop3()
+        assert "STLS" not in pop3.capa()
+        pop3.quit()
+
+    meet(run, client, ssl_context=None, smtps=None, pop3s=None)
+
+
+@on_both_loops
+def test_every_host_has_the_same_ports(run: Run) -> None:
+    def client(served: Served) -> None:
+        assert served.pair.hosts == ("127.0.0.1", "127.0.0.2")
+        for port, greeting in ((served.pair.smtp, b"220 "), (served.pair.pop3, b"+OK ")):
+            assert port
+            for host in served.pair.hosts:
+                with socket.create_connection((host, port), PATIENCE) as connection:
+                    assert connection.recv(4, socket.MSG_WAITALL) == greeting
+
+    meet(run, client, hosts=("127.0.0.1", "127.0.0.2"))
+
+
+@on_both_loops
+def test_a_free_port_is_one_that_is_free_on_every_host(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first choice is taken on the second host, so another is chosen."""
+    serve = _running._serve
+    tried: list[tuple[str, int]] = []
+
+    @contextlib.asynccontextmanager
+    async def taken_at_first(house: Any, name: str, host: str, port: int) -> AsyncIterator[Listener]:
+        tried.append((host, port))
+        if len(tried) == 2:
+            raise OSError(98, "Address already in use")
+        async with serve(house, name, host, port) as listener:
+            yield listener
+
+    monkeypatch.setattr(_running, "_serve", taken_at_first)
+
+    async def main() -> None:
+        async with server.running(server.Config(hosts=("127.0.0.1", "127.0.0.2"), smtp=0), kept()) as pair:
+            assert tried == [("127.0.0.1", 0), tried[1], ("127.0.0.1", 0), ("127.0.0.2", pair.smtp)]
+
+    run(main)
+
+
+@on_both_loops
+def test_a_busy_port_is_an_oserror_and_nothing_stays_open(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        async def main() -> None:
+            with pytest.raises(OSError, match="in use"):
+                async with server.running(server.Config(smtp=0, pop3=port), kept()):
+                    pass
+
+        run(main)
+
+
+@on_both_loops
+def test_an_error_of_the_embedding_program_comes_out_as_itself(run: Run) -> None:
+    async def main() -> None:
+        with pytest.raises(LookupError, match="mine"):
+            async with server.running(server.Config(smtp=0, pop3=0), kept()):
+                raise LookupError("mine")
+
+    run(main)
+
+
+@on_both_loops
+def test_leaving_ends_the_sessions_politely(run: Run) -> None:
+    """421 to a client that was saying nothing."""
+
+    async def main() -> None:
+        async with server.running(server.Config(smtp=0), kept()) as pair:
+            assert pair.smtp is not None
+            client = await _loops.current().in_thread(smtplib.SMTP, "127.0.0.1", pair.smtp, "client.test", PATIENCE)
+
+            def listen() -> bytes:
+                assert client.file is not None
+                line: bytes = client.file.readline()
+                client.close()
+                return line
+
+        assert (await _loops.current().in_thread(listen)).startswith(b"421 ")
+
+    run(main)
