@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from mailauth import Command, LocalProtocolError, MessageChunk, RemoteProtocolError, pop3, sasl, smtp
 
 from .._adapter import Client
+from .._listener import BuildClient
 from .._loops import current
 from .rows import Login, Way
 from .visit import CLIENT_NAME, HOST, SENDER, ClientFailed, LoginRefused, ServerNotProved, Visit
@@ -31,13 +32,8 @@ class OurMachines:
         """As ``Clients.submit`` says."""
         settings = smtp.ClientSettings(tls_required=visit.way is not Way.CLEAR)
         with _one_kind_of_error():
-            async with await current().adapter.connect(
-                lambda tls: smtp.ClientConnection(settings, tls=tls),
-                HOST,
-                visit.smtp,
-                ssl_context=visit.trusted,
-                implicit_tls=visit.way is Way.IMPLICIT,
-                local_address=source,
+            async with await _connect(
+                visit, visit.smtp, lambda tls: smtp.ClientConnection(settings, tls=tls), source
             ) as client:
                 return await _submit(client, visit, recipient, content, authenticate)
 
@@ -45,12 +41,8 @@ class OurMachines:
         """As ``Clients.collect`` says."""
         settings = pop3.ClientSettings(tls_required=visit.way is not Way.CLEAR)
         with _one_kind_of_error():
-            async with await current().adapter.connect(
-                lambda tls: pop3.ClientConnection(settings, tls=tls),
-                HOST,
-                visit.pop3,
-                ssl_context=visit.trusted,
-                implicit_tls=visit.way is Way.IMPLICIT,
+            async with await _connect(
+                visit, visit.pop3, lambda tls: pop3.ClientConnection(settings, tls=tls), HOST
             ) as client:
                 return await _collect(client, visit)
 
@@ -63,6 +55,17 @@ def _one_kind_of_error() -> Iterator[None]:
         if isinstance(error, ssl.SSLCertVerificationError) or isinstance(error.__cause__, ssl.SSLCertVerificationError):
             raise ServerNotProved(str(error)) from error
         raise ClientFailed(f"{type(error).__name__}: {error}") from error
+
+
+async def _connect(visit: Visit, port: int, build: BuildClient[E], source: str) -> Client[E]:
+    return await current().adapter.connect(
+        build,
+        HOST,
+        port,
+        ssl_context=visit.trusted,
+        implicit_tls=visit.way is Way.IMPLICIT,
+        local_address=source,
+    )
 
 
 async def _submit(
