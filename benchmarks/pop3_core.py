@@ -18,7 +18,9 @@ TLS = Tls(version="TLSv1.3")
 SETTINGS = pop3.ServerSettings(host_name="pop.example.test")
 WITHOUT_APOP = pop3.ServerSettings(mechanisms=pop3.DEFAULT_MECHANISMS.only("USER", "PLAIN"))
 
-TEXT = (b"Subject: a message\r\n\r\n" + b"sixty-two octets of text, and no dot at the start of any line\r\n" * 16)[:1024]
+TEXT = (b"Subject: a message\r\n\r\n" + b"sixty-two octets of text, and no dot at the start of any line\r\n" * 16)[
+    :1024
+]
 TEXT = TEXT[:-2] + b"\r\n"
 MAILDROP = pop3.Maildrop(messages=(pop3.Message(size=len(TEXT), unique_id="1"),))
 CONTENT = pop3.Content(octets=TEXT)
@@ -119,8 +121,9 @@ def h11_cycle() -> Callable[[], None]:
     connection = h11.Connection(h11.SERVER)
     request = (
         b"GET / HTTP/1.1\r\nHost: example.test\r\nUser-Agent: a browser of these years with a long name\r\n"
-        b"Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\nAccept-Language: en-US,en;q=0.5\r\n"
-        b"Accept-Encoding: gzip, deflate, br\r\nDNT: 1\r\nConnection: keep-alive\r\nUpgrade-Insecure-Requests: 1\r\n\r\n"
+        b"Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n"
+        b"Accept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br\r\n"
+        b"DNT: 1\r\nConnection: keep-alive\r\nUpgrade-Insecure-Requests: 1\r\n\r\n"
     )
     headers = [(b"Cache-Control", b"private, max-age=0"), (b"Content-Encoding", b"gzip"), (b"Content-Length", b"0")]
 

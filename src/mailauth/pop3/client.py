@@ -212,11 +212,12 @@ class ClientConnection(ClientMachine[ClientEvent]):
         return self._finish(reply)
 
     def _take_content(self, unstuffer: Unstuffer) -> ClientEvent | Action | None:
-        content = unstuffer.take(self._input)
-        if content:
-            return MessageChunk(octets=content)
         if not unstuffer.ended:
-            return self._starve(CLIENT_PATIENCE)
+            content = unstuffer.take(self._input)
+            if content:
+                return MessageChunk(octets=content)
+            if not unstuffer.ended:
+                return self._starve(CLIENT_PATIENCE)
         self._unstuffer = None
         return self._finish(self._status)
 

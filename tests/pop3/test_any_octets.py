@@ -1,0 +1,307 @@
+"""Any octets, in any cuts: both machines end in events, and how the stream was cut never matters."""
+
+from __future__ import annotations
+
+import base64
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import example, given, strategies as st
+
+from mailauth import (
+    Action,
+    BeginTls,
+    Closed,
+    Command,
+    LocalProtocolError,
+    MessageChunk,
+    NeedData,
+    Paused,
+    Question,
+    RemoteProtocolError,
+    Send,
+    Why,
+    pop3,
+    sasl,
+)
+from mailauth.pop3._states import TRANSITIONS, State
+from tests.pop3.drive import OPEN, TLS, Application, Event, client, said, server, settle
+
+PLAIN = base64.b64encode(b"\0alice\0wonderland")
+
+lines = st.one_of(
+    st.sampled_from(
+        [
+            *(b"USER alice", b"PASS wonderland", b"PASS x", b"AUTH PLAIN " + PLAIN, b"AUTH PLAIN", PLAIN, b"*", b"="),
+            *(b"AUTH LOGIN", b"AUTH", b"APOP alice " + b"0" * 32, b"CAPA", b"capa", b"QUIT", b"STLS", b"STAT", b"LIST"),
+            *(
+                b"LIST 1",
+                b"UIDL",
+                b"UIDL 2",
+                b"RETR 1",
+                b"RETR 2",
+                b"RETR 3",
+                b"retr 1",
+                b"TOP 1 1",
+                b"TOP 2 0",
+                b"DELE 1",
+            ),
+            *(b"DELE 2", b"RSET", b"NOOP", b"", b" ", b"RETR", b"RETR 0", b"x" * 300, b"y" * 13_000, b"GET / HTTP/1.1"),
+        ]
+    ),
+    st.binary(max_size=12),
+)
+streams = st.builds(
+    lambda first, rest, ends: first + b"".join(line + end for line, end in zip(rest, ends, strict=False)),
+    st.sampled_from([b"", b"AUTH PLAIN " + PLAIN + b"\r\n", b"USER alice\r\nPASS wonderland\r\n"]),
+    st.lists(lines, max_size=12),
+    st.lists(st.sampled_from([b"\r\n", b"\r\n", b"\r\n", b"\r\n", b"\n", b"\r", b""]), min_size=12, max_size=12),
+)
+
+
+def cut(octets: bytes, places: list[int]) -> list[bytes]:
+    edges = sorted({0, len(octets), *(place % (len(octets) + 1) for place in places)})
+    return [octets[start:end] for start, end in pairwise(edges)]
+
+
+def converse(chunks: list[bytes], application: Application) -> list[Event]:
+    """A session over *chunks*, then the end of the stream; TLS, if it is asked for, fails."""
+    connection = server()
+    events = settle(connection, application)
+    for chunk in [*chunks, b""]:
+        if isinstance(events[-1], Closed):
+            break
+        if isinstance(events[-1], BeginTls):
+            connection.receive_data(b"")
+            return events + settle(connection, application)
+        connection.receive_data(chunk)
+        events += settle(connection, application)
+    return events
+
+
+def unsent(events: list[Event]) -> list[Event]:
+    return [event for event in events if not isinstance(event, Send | BeginTls)]
+
+
+@given(streams | st.binary(max_size=400), st.lists(st.integers(0, 20_000), max_size=8), st.integers(1, 9))
+@example(b"STLS\r\nUSER alice\r\n", [3], 4)
+@example(b"USER alice\r\nPASS wonderland\r\nRETR 1\r\nQUIT\r\n", [13, 40], 2)
+def test_how_the_stream_is_cut_never_matters(octets: bytes, places: list[int], piece: int) -> None:
+    """House rules 7 and 8: any octets end in Closed; events and octets are the same for each cut.
+
+    Replies to a burst wait for each other, so where the Sends stand among the events is not compared.
+    """
+    texts = (b"a\r\n\r\n.b\r\nc", b".\r\n")
+    whole = converse([octets], Application(*texts, piece=piece))
+    pieces = converse(cut(octets, places), Application(*texts, piece=piece))
+    assert (unsent(whole), said(whole)) == (unsent(pieces), said(pieces))
+    assert isinstance(whole[-1], Closed)
+    for line in said(whole).split(b"\r\n"):
+        assert len(line) <= 510
+    octet_by_octet = [octets[at : at + 1] for at in range(min(len(octets), 200))]
+    single = converse([*octet_by_octet, octets[200:]], Application(*texts, piece=piece))
+    assert (unsent(whole), said(whole)) == (unsent(single), said(single))
+
+
+@given(streams)
+def test_every_login_that_was_started_ends_once(octets: bytes) -> None:
+    open_logins = 0
+    for event in converse([octets], Application(b"a")):
+        if isinstance(event, sasl.AuthenticationStarted):
+            open_logins += 1
+        elif isinstance(event, sasl.Authenticated | sasl.AuthenticationFailed):
+            open_logins -= 1
+        assert open_logins in (0, 1)
+    assert open_logins == 0
+
+
+def unavailable(connection: pop3.ServerConnection, question: Question[Any]) -> None:
+    connection.answer(question, question.unavailable)
+
+
+@given(streams)
+def test_every_question_can_be_answered_with_its_temporary_failure(octets: bytes) -> None:
+    connection = server()
+    connection.receive_data(octets)
+    connection.receive_data(b"")
+    while not isinstance(event := connection.next_event(), Closed):
+        assert not isinstance(event, NeedData | Paused)
+        if isinstance(event, BeginTls):
+            connection.receive_data(b"")
+        elif isinstance(event, Question):
+            unavailable(connection, event)
+
+
+@given(streams, st.integers(0, 40), st.sampled_from([Why.SHUT_DOWN, Why.TIMED_OUT]))
+def test_shut_down_may_come_at_any_time(octets: bytes, when: int, why: Why) -> None:
+    application = Application(b"a\r\n", b"b\r\n", piece=1)
+    connection = server()
+    connection.receive_data(octets)
+    committed_after = False
+    for turn in range(100_000):
+        if turn == when:
+            connection.shut_down(why)
+            committed_after = True
+        event = connection.next_event()
+        if isinstance(event, Closed) or (isinstance(event, NeedData | BeginTls) and turn > when):
+            break
+        if isinstance(event, NeedData | BeginTls):
+            continue
+        if isinstance(event, Question):
+            assert not (committed_after and turn > when and isinstance(event, pop3.Update))
+            application.answer(connection, event)
+    assert isinstance(event, Closed)
+
+
+WAY: dict[State, list[bytes]] = {
+    State.AUTHORIZATION: [],
+    State.NAMED: [b"USER alice"],
+    State.TRANSACTION: [b"AUTH PLAIN " + PLAIN],
+}
+ARGUMENTS = {
+    "USER": b" alice",
+    "PASS": b" wonderland",
+    "AUTH": b" PLAIN",
+    "APOP": b" alice " + b"0" * 32,
+    "RETR": b" 1",
+    "TOP": b" 1 1",
+    "DELE": b" 1",
+}
+VERBS = sorted({verb for _, verb in TRANSITIONS})
+
+
+@pytest.mark.parametrize("state", WAY)
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_pair_of_the_table_is_obeyed_and_no_other(state: State, verb: str) -> None:
+    """RFC 1939 sections 4 to 7, RFC 2595 section 4: a pair that TRANSITIONS lacks is -ERR and changes nothing."""
+    connection, application = server(), Application(b"a\r\n")
+    settle(connection, application)
+    for line in WAY[state]:
+        connection.receive_data(line + b"\r\n")
+        settle(connection, application)
+    connection.receive_data(verb.encode() + ARGUMENTS.get(verb, b"") + b"\r\n")
+    events = settle(connection, application)
+    refused = [event for event in events if isinstance(event, pop3.Refused)]
+    after = TRANSITIONS.get((state, verb))
+    assert bool(refused) == (after is None)
+    if after is None:
+        assert [event.verb for event in refused] == [verb]
+    assert reached(connection, application, events) is (after or state) or verb == "APOP"
+
+
+def reached(connection: pop3.ServerConnection, application: Application, events: list[Event]) -> State:
+    """The state as a client can see it."""
+    if isinstance(events[-1], BeginTls):
+        return State.TLS
+    if isinstance(events[-1], Closed):
+        return State.UPDATE if connection.identity else State.CLOSED
+    connection.receive_data(b"PASS wonderland\r\n")
+    answer = said(settle(connection, application))
+    if b"base64" in answer:
+        return State.AUTH
+    if answer.startswith(b"+OK"):
+        return State.NAMED
+    return State.TRANSACTION if connection.identity else State.AUTHORIZATION
+
+
+# -- a client ----------------------------------------------------------------------------------------------------------
+
+answers = st.lists(
+    st.one_of(
+        st.sampled_from(
+            [
+                *(
+                    b"+OK",
+                    b"+OK text",
+                    b"-ERR",
+                    b"-ERR [AUTH] no",
+                    b".",
+                    b"..",
+                    b".x",
+                    b"1 2",
+                    b"PIPELINING",
+                    b"SASL PLAIN",
+                ),
+                *(b"+ ", b"+", b"+ c2VydmVy", b"+ !", b"USER", b"STLS", b"", b"x" * 3000),
+            ]
+        ),
+        st.binary(max_size=10),
+    ),
+    max_size=14,
+).map(lambda found: b"".join(line + b"\r\n" for line in found))
+plans = st.lists(
+    st.sampled_from(
+        [
+            *(pop3.Capa(), pop3.Stls(), pop3.Stat(), pop3.List(), pop3.Uidl(), pop3.Uidl(number=1), pop3.Noop()),
+            *(pop3.Retrieve(number=1), pop3.Retrieve(number=1, lines=2), pop3.Dele(number=1), pop3.Rset(), pop3.Quit()),
+            *("USER", "PLAIN", "APOP"),
+        ]
+    ),
+    max_size=8,
+)
+
+
+def act(connection: pop3.ClientConnection, step: Command | str) -> None:
+    try:
+        match step:
+            case "USER":
+                connection.authenticate(sasl.UserPassClient(authentication_identity="alice", password=b"p"))
+            case "APOP":
+                connection.authenticate(sasl.ApopClient(authentication_identity="alice", secret=b"p"))
+            case "PLAIN":
+                connection.authenticate(sasl.PlainClient(authentication_identity="alice", password=b"p"))
+            case Command():
+                connection.send(step)
+    except LocalProtocolError:
+        pass
+
+
+def meet(chunks: list[bytes], plan: list[Command | str]) -> list[pop3.ClientEvent | Action | str]:
+    """A client that follows *plan* as far as it may, and a server that says *chunks* whatever it is told."""
+    connection = client()
+    for step in plan:
+        act(connection, step)
+    events: list[pop3.ClientEvent | Action | str] = []
+    waiting = [*chunks, b""]
+    try:
+        while not events or not isinstance(events[-1], Closed):
+            event = connection.next_event()
+            if isinstance(event, NeedData):
+                connection.receive_data(waiting.pop(0))
+            elif isinstance(event, BeginTls):
+                connection.receive_data(b"")
+            else:
+                events.append(event)
+    except RemoteProtocolError:
+        events.append("the server is at fault")
+        with pytest.raises(RemoteProtocolError):
+            connection.next_event()
+    return events
+
+
+def plain(events: list[pop3.ClientEvent | Action | str]) -> list[object]:
+    """*events* without Sends, neighbouring chunks joined."""
+    found: list[object] = []
+    for event in events:
+        if isinstance(event, MessageChunk) and found and isinstance(found[-1], MessageChunk):
+            found[-1] = MessageChunk(octets=found[-1].octets + event.octets)
+        elif not isinstance(event, Send):
+            found.append(event)
+    return found
+
+
+@given(answers | st.binary(max_size=200), plans, st.lists(st.integers(0, 4_000), max_size=6))
+def test_whatever_a_server_says_ends_in_events_or_its_fault(
+    octets: bytes, plan: list[Command | str], places: list[int]
+) -> None:
+    """House rules 7 and 8 for the client; the octets around STLS excepted."""
+    whole = meet([octets], plan)
+    assert isinstance(whole[-1], Closed | str)
+    if pop3.Stls() not in plan:
+        assert plain(whole) == plain(meet(cut(octets, places), plan))
+
+
+def test_settings_are_shared_and_hold_nothing_of_a_session() -> None:
+    first, second = server(OPEN, TLS), server(OPEN, TLS)
+    assert settle(first, Application()) == settle(second, Application())

@@ -1,0 +1,502 @@
+"""AUTHORIZATION on the server: greeting, CAPA, USER and PASS, APOP, AUTH, STLS, the budgets."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from typing import Any
+
+import pytest
+
+from mailauth import (
+    ACCEPT,
+    BeginTls,
+    Closed,
+    LocalProtocolError,
+    NeedData,
+    Paused,
+    Question,
+    Send,
+    Tls,
+    TlsStarted,
+    Why,
+    pop3,
+    sasl,
+)
+from tests.pop3.drive import EVERYTHING, OPEN, STRICT, TLS, Application, ask, said, server, settle, talk
+
+PLAIN = base64.b64encode(b"\0alice\0wonderland")
+WRONG = base64.b64encode(b"\0alice\0looking-glass")
+TIMESTAMP = re.compile(rb"<[A-Za-z0-9.-]+@[A-Za-z0-9.-]+>")
+
+
+def greeting(settings: pop3.ServerSettings, tls: Tls | None = None) -> bytes:
+    return said(settle(server(settings, tls), Application()))
+
+
+def greeted(
+    settings: pop3.ServerSettings = OPEN, tls: Tls | None = None
+) -> tuple[pop3.ServerConnection, Application, bytes]:
+    connection, application = server(settings, tls), Application()
+    return connection, application, said(settle(connection, application))
+
+
+def apop(line: bytes, secret: bytes = b"wonderland", name: bytes = b"alice") -> bytes:
+    found = TIMESTAMP.search(line)
+    assert found is not None
+    return b"APOP " + name + b" " + hashlib.md5(found.group() + secret).hexdigest().encode()
+
+
+# -- the greeting ------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_said_before_the_application_let_the_client_in() -> None:
+    connection = server()
+    question = connection.next_event()
+    assert isinstance(question, pop3.Connected)
+    assert isinstance(connection.next_event(), Paused)
+    connection.answer(question, ACCEPT)
+    assert isinstance(connection.next_event(), Send)
+
+
+def test_a_client_that_may_not_talk_is_told_why_and_closed() -> None:
+    connection, application = server(), Application()
+    application.instead[pop3.Connected] = pop3.Unavailable.TEMPORARY
+    events = settle(connection, application)
+    assert said(events).startswith(b"-ERR [SYS/TEMP] ")
+    assert events[-1] == Closed(why=Why.SHUT_DOWN)
+
+
+def test_the_timestamp_is_the_last_word_and_the_only_one_in_brackets() -> None:
+    """RFC 1939 section 7, APOP; and only letters, digits, dots and hyphens, since clients refuse more."""
+    line = greeting(OPEN)
+    found = TIMESTAMP.findall(line)
+    assert len(found) == 1
+    assert line.endswith(found[0] + b"\r\n")
+    assert line.count(b"<") == line.count(b">") == line.count(b"@") == 1
+    assert len(line) <= 512
+
+
+@pytest.mark.parametrize(
+    "host_name", ["[192.0.2.1]", "[IPv6:2001:db8::1]", "under_score.example", "localhost", "a" * 255]
+)
+def test_any_host_name_makes_a_timestamp_that_clients_take(host_name: str) -> None:
+    line = greeting(pop3.ServerSettings(host_name=host_name, mechanisms_without_tls=EVERYTHING))
+    assert len(TIMESTAMP.findall(line)) == 1
+    assert len(line) <= 512
+
+
+def test_a_timestamp_never_repeats_and_a_session_replays() -> None:
+    first = pop3.ServerConnection(OPEN, entropy=bytes(32))
+    second = pop3.ServerConnection(OPEN, entropy=bytes([1]) * 32)
+    again = pop3.ServerConnection(OPEN, entropy=bytes(32))
+    lines = [said(settle(connection, Application())) for connection in (first, second, again)]
+    assert lines[0] != lines[1]
+    assert lines[0] == lines[2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "tls", "offered"),
+    [
+        (STRICT, None, False),
+        (STRICT, TLS, True),
+        (OPEN, None, True),
+        (pop3.ServerSettings(mechanisms_without_tls=frozenset({"USER"})), None, False),
+        (pop3.ServerSettings(mechanisms=pop3.DEFAULT_MECHANISMS.only("USER", "PLAIN")), TLS, False),
+    ],
+)
+def test_a_timestamp_is_an_offer_of_apop(settings: pop3.ServerSettings, tls: Tls | None, offered: bool) -> None:
+    """DESIGN.md section 4 rule 10: only where APOP is on."""
+    assert (TIMESTAMP.search(greeting(settings, tls)) is not None) == offered
+
+
+# -- CAPA --------------------------------------------------------------------------------------------------------------
+
+
+def capabilities(connection: pop3.ServerConnection, application: Application) -> list[str]:
+    lines = ask(connection, application, b"CAPA").decode().split("\r\n")
+    assert lines[0].startswith("+OK")
+    assert lines[-2:] == [".", ""]
+    return lines[1:-2]
+
+
+ALWAYS = ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING"]
+
+
+def test_capa_in_clear_text_offers_no_password() -> None:
+    """RFC 2449 section 6; without legacy neither USER nor SASL is there before TLS."""
+    connection, application, _ = greeted(STRICT)
+    assert capabilities(connection, application) == [*ALWAYS, "STLS", "IMPLEMENTATION mailauth"]
+
+
+def test_capa_inside_tls_offers_every_way_and_no_stls() -> None:
+    connection, application, _ = greeted(STRICT, TLS)
+    assert capabilities(connection, application) == [
+        *(*ALWAYS, "USER", "SASL PLAIN LOGIN CRAM-MD5", "IMPLEMENTATION mailauth")
+    ]
+
+
+def test_capa_in_transaction_has_no_stls() -> None:
+    """RFC 2595 section 4: STLS is announced in AUTHORIZATION alone."""
+    connection, application, _ = greeted()
+    assert "STLS" in capabilities(connection, application)
+    ask(connection, application, b"AUTH PLAIN " + PLAIN)
+    assert "STLS" not in capabilities(connection, application)
+    assert "USER" in capabilities(connection, application)
+
+
+def test_capa_of_a_server_that_offers_less() -> None:
+    settings = pop3.ServerSettings(
+        mechanisms=pop3.DEFAULT_MECHANISMS.only("PLAIN"),
+        mechanisms_without_tls=frozenset({"PLAIN", "USER"}),
+        implementation="",
+    )
+    connection, application, _ = greeted(settings)
+    assert capabilities(connection, application) == [*ALWAYS, "SASL PLAIN"]
+
+
+# -- USER and PASS -----------------------------------------------------------------------------------------------------
+
+
+def test_a_login_is_authenticated_then_the_maildrop_opens_then_ok() -> None:
+    """So that a grant can be made before +OK leaves."""
+    connection, application, _ = greeted()
+    connection.receive_data(b"USER alice\r\nPASS wonderland\r\n")
+    events = settle(connection, application)
+    kinds = [type(event) for event in events]
+    assert kinds == [*(sasl.AuthenticationStarted, sasl.CheckPassword, sasl.Authenticated, pop3.OpenMaildrop, Send)]
+    assert said(events) == b"+OK now the password\r\n+OK maildrop has 0 messages (0 octets)\r\n"
+    assert connection.identity == "alice"
+
+
+def test_user_is_ok_for_every_name() -> None:
+    """RFC 1939 section 13: -ERR would tell which names exist."""
+    answers = set()
+    for name in (b"alice", b"nobody", b"\xff\xfe", b"with blanks inside", b"x" * 240):
+        connection, application, _ = greeted()
+        answers.add(ask(connection, application, b"USER " + name))
+    assert answers == {b"+OK now the password\r\n"}
+
+
+def test_user_is_refused_where_no_password_may_be_sent() -> None:
+    """DESIGN.md section 4 rule 10: so PASS is never sent."""
+    connection, application, _ = greeted(STRICT)
+    events = talk(connection, application, b"USER alice\r\n")
+    assert said(events).startswith(b"-ERR ")
+    assert [type(event) for event in events] == [pop3.Refused, Send]
+    assert ask(connection, application, b"PASS wonderland").startswith(b"-ERR ")
+
+
+def test_a_password_may_hold_blanks() -> None:
+    connection, application, _ = greeted()
+    connection.receive_data(b"USER alice\r\nPASS  a b \r\n")
+    asked = [event for event in settle(connection, application) if isinstance(event, sasl.CheckPassword)]
+    assert [question.password for question in asked] == [b" a b "]
+
+
+def test_wrong_name_and_wrong_password_say_the_same() -> None:
+    """RFC 3206 section 4: ``[AUTH]``; and back in AUTHORIZATION."""
+    answers = []
+    for name, password in ((b"alice", b"x"), (b"nobody", b"wonderland"), (b"\xff", b"wonderland")):
+        connection, application, _ = greeted()
+        answers.append(ask(connection, application, b"USER " + name, b"PASS " + password))
+        assert connection.identity is None
+        assert ask(connection, application, b"STAT").startswith(b"-ERR ")
+    assert set(answers) == {b"+OK now the password\r\n-ERR [AUTH] authentication failed\r\n"}
+
+
+def test_pass_follows_user_alone() -> None:
+    """RFC 1939 section 7."""
+    connection, application, _ = greeted()
+    assert ask(connection, application, b"PASS wonderland").startswith(b"-ERR ")
+
+
+def test_a_second_user_replaces_the_first() -> None:
+    connection, application, _ = greeted()
+    events = talk(connection, application, b"USER bob\r\nUSER alice\r\nPASS wonderland\r\n")
+    failed = [event for event in events if isinstance(event, sasl.AuthenticationFailed)]
+    assert [(event.authentication_identity, event.why) for event in failed] == [("bob", sasl.Fault.CANCELLED)]
+    assert connection.identity == "alice"
+
+
+def test_between_user_and_pass_only_capa_and_quit_are_left() -> None:
+    connection, application, _ = greeted()
+    ask(connection, application, b"USER alice")
+    for line in (b"STLS", b"AUTH PLAIN", b"APOP a b", b"STAT", b"NOOP"):
+        assert ask(connection, application, line).startswith(b"-ERR ")
+    assert ask(connection, application, b"CAPA").startswith(b"+OK ")
+    assert ask(connection, application, b"PASS wonderland").startswith(b"+OK ")
+
+
+def test_a_store_that_cannot_tell_is_sys_temp() -> None:
+    """RFC 3206 section 4."""
+    for _ in range(5):
+        connection, application, _ = greeted()
+        application.instead[sasl.CheckPassword] = sasl.Refusal.TEMPORARY
+        answer = ask(connection, application, b"USER alice", b"PASS wonderland")
+        assert answer.splitlines()[-1].startswith(b"-ERR [SYS/TEMP] ")
+
+
+@pytest.mark.parametrize("why", pop3.Unavailable)
+def test_a_maildrop_that_cannot_be_opened_leads_back_to_authorization(why: pop3.Unavailable) -> None:
+    """RFC 2449 section 8.1.2, RFC 3206 section 4; the identity was proved all the same, and a grant was made."""
+    connection, application, _ = greeted()
+    application.instead[pop3.OpenMaildrop] = why
+    events = talk(connection, application, b"AUTH PLAIN " + PLAIN + b"\r\n")
+    assert any(isinstance(event, sasl.Authenticated) for event in events)
+    assert said(events).startswith(f"-ERR [{why.value}] ".encode())
+    assert connection.identity is None
+    application.instead.clear()
+    assert ask(connection, application, b"AUTH PLAIN " + PLAIN).startswith(b"+OK ")
+
+
+def test_nobody_logs_in_twice() -> None:
+    connection, application, _ = greeted()
+    ask(connection, application, b"AUTH PLAIN " + PLAIN)
+    for line in (b"USER alice", b"PASS wonderland", b"APOP alice 0", b"AUTH PLAIN", b"STLS"):
+        assert ask(connection, application, line).startswith(b"-ERR ")
+
+
+# -- APOP --------------------------------------------------------------------------------------------------------------
+
+
+def test_apop_with_the_digest_of_the_greeting() -> None:
+    """RFC 1939 section 7."""
+    connection, application, line = greeted()
+    assert ask(connection, application, apop(line)).startswith(b"+OK ")
+    assert connection.identity == "alice"
+
+
+def test_apop_wrong_digest_and_unknown_name_say_the_same() -> None:
+    connection, application, line = greeted()
+    wrong = ask(connection, application, apop(line, secret=b"x"))
+    assert wrong == b"-ERR [AUTH] authentication failed\r\n"
+    assert ask(connection, application, apop(line, name=b"nobody")) == wrong
+
+
+def test_apop_needs_a_timestamp_that_was_given() -> None:
+    connection, application, _ = greeted(STRICT)
+    assert ask(connection, application, b"APOP alice " + b"0" * 32).startswith(b"-ERR ")
+    ask(connection, application, b"STLS")
+    assert connection.tls is TLS
+    assert ask(connection, application, b"APOP alice " + b"0" * 32).startswith(b"-ERR ")
+
+
+def test_the_timestamp_stays_valid_after_stls() -> None:
+    """RFC 2595 section 4 gives no second greeting; clients use the one from before."""
+    connection, application, line = greeted()
+    ask(connection, application, b"STLS")
+    events = talk(connection, application, apop(line) + b"\r\n")
+    assert said(events).startswith(b"+OK ")
+    asked = [event for event in events if isinstance(event, sasl.FetchSecret)]
+    assert [question.tls for question in asked] == [True]
+
+
+# -- AUTH --------------------------------------------------------------------------------------------------------------
+
+
+def test_bare_auth_lists_the_mechanisms() -> None:
+    connection, application, _ = greeted()
+    lines = ask(connection, application, b"AUTH").split(b"\r\n")
+    assert lines[0].startswith(b"+OK")
+    assert lines[1:] == [b"PLAIN", b"LOGIN", b"CRAM-MD5", b".", b""]
+
+
+def test_user_and_apop_are_no_sasl_mechanisms() -> None:
+    connection, application, _ = greeted()
+    for name in (b"USER", b"APOP"):
+        assert ask(connection, application, b"AUTH " + name).startswith(b"-ERR ")
+
+
+def test_auth_login_with_prompts() -> None:
+    connection, application, _ = greeted()
+    first = ask(connection, application, b"AUTH login")
+    assert first == b"+ " + base64.b64encode(b"Username:") + b"\r\n"
+    second = ask(connection, application, base64.b64encode(b"alice"))
+    assert second == b"+ " + base64.b64encode(b"Password:") + b"\r\n"
+    assert ask(connection, application, base64.b64encode(b"wonderland")).startswith(b"+OK ")
+
+
+def test_auth_cram_md5() -> None:
+    """RFC 2195 section 2."""
+    connection, application, _ = greeted()
+    challenge = base64.b64decode(ask(connection, application, b"AUTH CRAM-MD5")[2:])
+    digest = hmac.new(b"wonderland", challenge, hashlib.md5).hexdigest().encode()
+    assert ask(connection, application, base64.b64encode(b"alice " + digest)).startswith(b"+OK ")
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ([b"AUTH PLAIN", b"*"], sasl.Fault.CANCELLED),
+        ([b"AUTH PLAIN", b"not base64!"], sasl.Fault.UNDECODABLE),
+        ([b"AUTH PLAIN AGFsaWNl=AHdvbmRlcmxhbmQ="], sasl.Fault.UNDECODABLE),
+        ([b"AUTH PLAIN ="], sasl.Fault.MALFORMED),
+        ([b"AUTH PLAIN", b""], sasl.Fault.MALFORMED),
+        ([b"AUTH CRAM-MD5 " + PLAIN], sasl.Fault.UNEXPECTED_INITIAL_RESPONSE),
+        ([b"AUTH PLAIN", b"A" * 12_291], sasl.Fault.TOO_LONG),
+        ([b"AUTH PLAIN " + WRONG], sasl.Refusal.BAD_CREDENTIALS),
+        ([b"AUTH PLAIN " + base64.b64encode(b"bob\0alice\0wonderland")], sasl.Refusal.NOT_AUTHORIZED),
+    ],
+)
+def test_a_login_that_fails_says_so_once_and_leaves_authorization(
+    lines: list[bytes], why: sasl.Refusal | sasl.Fault
+) -> None:
+    """RFC 5034 section 4."""
+    connection, application, _ = greeted()
+    for line in lines[:-1]:
+        ask(connection, application, line)
+    events = talk(connection, application, lines[-1] + b"\r\n")
+    assert [event.why for event in events if isinstance(event, sasl.AuthenticationFailed)] == [why]
+    assert said(events).startswith(b"-ERR ")
+    assert said(events).count(b"\r\n") == 1
+    assert ask(connection, application, b"AUTH PLAIN " + PLAIN).startswith(b"+OK ")
+
+
+def test_a_response_may_be_far_longer_than_a_command() -> None:
+    """RFC 5034 section 4: line length limits are not for responses."""
+    connection, application, _ = greeted()
+    ask(connection, application, b"AUTH PLAIN")
+    events = talk(connection, application, base64.b64encode(b"\0alice\0" + b"p" * 1000) + b"\r\n")
+    assert [len(event.password) for event in events if isinstance(event, sasl.CheckPassword)] == [1000]
+
+
+def test_a_mechanism_that_is_not_offered_is_refused_before_any_challenge() -> None:
+    """DESIGN.md section 4 rule 10."""
+    connection, application, _ = greeted(STRICT)
+    for line in (b"AUTH PLAIN", b"AUTH PLAIN " + PLAIN, b"AUTH LOGIN", b"AUTH CRAM-MD5", b"AUTH NONE"):
+        events = talk(connection, application, line + b"\r\n")
+        assert said(events).startswith(b"-ERR ")
+        assert not any(isinstance(event, Question) for event in events)
+
+
+# -- STLS --------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_said_before_tls_survives_it() -> None:
+    """RFC 2595 section 4 after CVE-2011-0411: octets behind STLS are dropped and counted."""
+    connection, application, _ = greeted()
+    connection.receive_data(b"STLS\r\nUSER evil\r\nPASS evil\r\n")
+    events = settle(connection, application)
+    assert isinstance(events[-1], BeginTls)
+    assert said(events).count(b"+OK") == 1
+    with pytest.raises(LocalProtocolError):
+        connection.receive_data(b"CAPA\r\n")
+    connection.tls_started(TLS)
+    after = settle(connection, application)
+    assert after == [TlsStarted(tls=TLS, dropped=len(b"USER evil\r\nPASS evil\r\n"))]
+    assert connection.tls is TLS
+
+
+def test_stls_that_cannot_be_had_now() -> None:
+    connection, application, _ = greeted()
+    application.instead[pop3.Stls] = pop3.Unavailable.TEMPORARY
+    assert ask(connection, application, b"STLS").startswith(b"-ERR [SYS/TEMP] ")
+    assert ask(connection, application, b"CAPA").startswith(b"+OK ")
+
+
+def test_stls_that_is_not_offered() -> None:
+    connection, application, _ = greeted(pop3.ServerSettings())
+    assert ask(connection, application, b"STLS").startswith(b"-ERR ")
+
+
+# -- budgets -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_third_failed_login_ends_the_session() -> None:
+    connection, application, line = greeted()
+    assert ask(connection, application, b"USER alice", b"PASS x").endswith(b"-ERR [AUTH] authentication failed\r\n")
+    assert ask(connection, application, apop(line, b"x")).endswith(b"-ERR [AUTH] authentication failed\r\n")
+    events = talk(connection, application, b"AUTH PLAIN " + WRONG + b"\r\nCAPA\r\n")
+    assert said(events) == b"-ERR [AUTH] authentication failed\r\n"
+    assert events[-1] == Closed(why=Why.TOO_MANY_ERRORS)
+
+
+def test_fewer_than_three_tries_cannot_be_set() -> None:
+    with pytest.raises(ValueError, match="maximum_failed_logins"):
+        pop3.ServerSettings(maximum_failed_logins=2)
+
+
+@pytest.mark.parametrize(
+    "line", [b"XYZZY", b"STAT", b"STLS x", b"AUTH NONE", b"x" * 300, b"\xff\0\xfe", b"AUTH PLAIN =", b""]
+)
+def test_errors_have_a_budget(line: bytes) -> None:
+    connection, application = (
+        server(pop3.ServerSettings(maximum_errors=5, mechanisms_without_tls=EVERYTHING)),
+        Application(),
+    )
+    settle(connection, application)
+    for _ in range(4):
+        answer = ask(connection, application, line)
+        assert answer.startswith(b"-ERR ")
+        assert answer.count(b"\r\n") == 1
+    events = talk(connection, application, line + b"\r\nCAPA\r\n")
+    assert said(events).startswith(b"-ERR ")
+    assert said(events).count(b"\r\n") == 1
+    assert events[-1] == Closed(why=Why.TOO_MANY_ERRORS)
+
+
+def test_a_browser_gets_no_second_line() -> None:
+    """CVE-2021-3618 (ALPACA): HTTP sent to a mail port ends the session at once."""
+    connection, application, _ = greeted()
+    events = talk(connection, application, b"GET / HTTP/1.1\r\nHost: x\r\n\r\nCAPA\r\n")
+    assert said(events).count(b"\r\n") == 1
+    assert events[-1] == Closed(why=Why.TOO_MANY_ERRORS)
+
+
+def test_a_line_too_long_is_dropped_and_answered_once() -> None:
+    """RFC 2449 section 4: 255 octets with CRLF."""
+    connection, application, _ = greeted()
+    longest = b"USER " + b"x" * 248
+    assert len(longest + b"\r\n") == 255
+    assert ask(connection, application, longest).startswith(b"+OK ")
+    for _ in range(40):
+        assert talk(connection, application, b"x" * 1000) == []
+    assert ask(connection, application, b"", b"CAPA").startswith(b"-ERR command line too long\r\n+OK ")
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\n\r"])
+def test_only_crlf_ends_a_command(end: bytes) -> None:
+    connection, application, _ = greeted()
+    events = talk(connection, application, b"CAPA" + end + b"CAPA\r\n")
+    assert said(events).startswith(b"-ERR ")
+    assert said(events).count(b"\r\n") == 1
+
+
+def test_no_secret_is_in_any_repr() -> None:
+    connection, application, line = greeted()
+    secret = b"s3cret-s3cret"
+    lines = (
+        *(b"USER alice", b"PASS " + secret, b"PASS " + secret, b"AUTH PLAIN " + base64.b64encode(b"\0a\0" + secret)),
+        *(b"AUTH BOGUS " + base64.b64encode(secret), b"pass  " + secret, b"PA SS" + secret, apop(line, secret)),
+    )
+    shown = ""
+    for each in lines:
+        connection.receive_data(each + b"\r\n")
+        for event in settle(connection, application):
+            shown += repr(event)
+            if isinstance(event, pop3.Refused) and event.verb:
+                shown += repr(event.line)
+    for hidden in (secret, base64.b64encode(secret), base64.b64encode(b"\0a\0" + secret), apop(line, secret)[-32:]):
+        assert hidden.decode() not in shown
+
+
+def test_a_server_waits_ten_minutes() -> None:
+    """RFC 1939 section 3: the autologout timer."""
+    connection, _, _ = greeted()
+    assert connection.next_event() == NeedData(patience=600.0)
+
+
+def test_an_answer_that_is_none_leaves_the_question_open() -> None:
+    connection = server()
+    question = connection.next_event()
+    assert isinstance(question, pop3.Connected)
+    wrong: Question[Any] = question
+    for answer in (None, True, "yes", pop3.Content(octets=b"")):
+        with pytest.raises(LocalProtocolError):
+            connection.answer(wrong, answer)
+    connection.answer(question, ACCEPT)
+    with pytest.raises(LocalProtocolError):
+        connection.answer(question, ACCEPT)

@@ -1,0 +1,399 @@
+"""The client: what may be sent when, what the answers become, and which servers are at fault."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from mailauth import (
+    BeginTls,
+    Closed,
+    Command,
+    LocalProtocolError,
+    MessageChunk,
+    NeedData,
+    RemoteProtocolError,
+    Why,
+    pop3,
+    sasl,
+)
+from mailauth.pop3.commands import Pass, User
+from tests.pop3.drive import TLS, client, exchange, pull, refused_locally, said
+
+CAPABILITIES = b"+OK\r\nUSER\r\nsasl PLAIN cram-md5\r\nPIPELINING\r\nSTLS\r\nIMPLEMENTATION a b c\r\n.\r\n"
+USER = sasl.UserPassClient(authentication_identity="alice", password=b"wonder land")
+APOP = sasl.ApopClient(authentication_identity="alice", secret=b"wonderland")
+PLAIN = sasl.PlainClient(authentication_identity="alice", password=b"wonderland")
+CRAM = sasl.CramMd5Client(authentication_identity="alice", secret=b"wonderland")
+
+
+def greeted(line: bytes = b"+OK hello", *, tls: bool = False, tls_required: bool = False) -> pop3.ClientConnection:
+    connection = pop3.ClientConnection(pop3.ClientSettings(tls_required=tls_required), tls=TLS if tls else None)
+    connection.receive_data(line + b"\r\n")
+    assert isinstance(connection.next_event(), pop3.Replied)
+    return connection
+
+
+def logged_in(*, pipelining: bool = False) -> pop3.ClientConnection:
+    connection = greeted()
+    if pipelining:
+        exchange(connection, pop3.Capa(), CAPABILITIES)
+    connection.authenticate(USER)
+    pull(connection)
+    connection.receive_data(b"+OK\r\n")
+    pull(connection)
+    connection.receive_data(b"+OK\r\n")
+    assert pull(connection) == [sasl.Authenticated(mechanism="USER")]
+    return connection
+
+
+def test_the_greeting_is_the_first_event_and_keeps_its_timestamp() -> None:
+    connection = pop3.ClientConnection()
+    assert connection.next_event() == NeedData(patience=600.0)
+    connection.receive_data(b"+OK POP3 ready <1@host>\r\n")
+    assert connection.next_event() == pop3.Replied(command=None, reply=pop3.Reply(True, "", "POP3 ready <1@host>"))
+    assert connection.timestamp == b"<1@host>"
+
+
+def test_nothing_is_sent_before_the_greeting() -> None:
+    connection = pop3.ClientConnection()
+    assert refused_locally(connection, pop3.Capa())
+    with pytest.raises(LocalProtocolError):
+        connection.authenticate(USER)
+
+
+def test_a_greeting_that_says_no_is_the_end() -> None:
+    connection = greeted(b"-ERR [SYS/TEMP] busy")
+    assert refused_locally(connection, pop3.Capa())
+    connection.receive_data(b"")
+    assert pull(connection) == [Closed(why=Why.PEER)]
+
+
+def test_capa_fills_the_capabilities() -> None:
+    """RFC 2449 section 5: tags in any case."""
+    connection = client()
+    assert dict(connection.capabilities) == {}
+    capa = pop3.Capa()
+    (replied,) = exchange(connection, capa, CAPABILITIES)
+    assert isinstance(replied, pop3.Replied)
+    assert replied.command is capa
+    assert connection.capabilities["SASL"] == "PLAIN cram-md5"
+    assert connection.capabilities["IMPLEMENTATION"] == "a b c"
+    exchange(connection, pop3.Capa(), b"-ERR what?\r\n")
+    assert dict(connection.capabilities) == {}
+
+
+def test_commands_wait_for_each_other_unless_pipelining_is_offered() -> None:
+    """RFC 2449 section 6.6."""
+    connection = logged_in()
+    stat, noop = pop3.Stat(), pop3.Noop()
+    connection.send(stat)
+    connection.send(noop)
+    assert said(pull(connection)) == b"STAT\r\n"
+    connection.receive_data(b"+OK 0 0\r\n")
+    events = pull(connection)
+    assert said(events) == b"NOOP\r\n"
+    assert [event.command for event in events if isinstance(event, pop3.Replied)] == [stat]
+    connection.receive_data(b"+OK\r\n")
+    pull(connection)
+
+    connection = logged_in(pipelining=True)
+    connection.send(stat)
+    connection.send(noop)
+    assert said(pull(connection)) == b"STAT\r\nNOOP\r\n"
+
+
+def test_replies_come_in_order_with_the_very_object_that_was_sent() -> None:
+    connection = logged_in(pipelining=True)
+    sent: list[Command] = [pop3.Noop(), pop3.List(number=1), pop3.Noop(), pop3.Dele(number=3)]
+    for command in sent:
+        connection.send(command)
+    pull(connection)
+    connection.receive_data(b"+OK\r\n+OK 1 2\r\n-ERR\r\n+OK\r\n")
+    answered = [event.command for event in pull(connection) if isinstance(event, pop3.Replied)]
+    assert [id(command) for command in answered] == [id(command) for command in sent]
+
+
+def test_unanswered_commands_are_bounded() -> None:
+    connection = logged_in()
+    for _ in range(200):
+        connection.send(pop3.Noop())
+    assert refused_locally(connection, pop3.Noop())
+
+
+def test_multi_line_answers_are_unstuffed_lines() -> None:
+    """RFC 1939 section 3."""
+    connection = logged_in()
+    (replied,) = exchange(connection, pop3.Uidl(), b"+OK here\r\n1 a\r\n..2 b\r\n.\r\n")
+    assert replied == pop3.Replied(command=pop3.Uidl(), reply=pop3.Reply(True, "", "here", ("1 a", ".2 b")))
+    (replied,) = exchange(connection, pop3.Uidl(number=1), b"+OK 1 a\r\n")
+    assert replied == pop3.Replied(command=pop3.Uidl(number=1), reply=pop3.Reply(True, "", "1 a"))
+    (replied,) = exchange(connection, pop3.List(), b"-ERR [SYS/TEMP] later\r\n")
+    assert replied == pop3.Replied(command=pop3.List(), reply=pop3.Reply(False, "SYS/TEMP", "later"))
+
+
+@pytest.mark.parametrize("command", [pop3.Retrieve(number=1), pop3.Retrieve(number=1, lines=3)])
+def test_the_text_of_a_message_comes_before_its_reply_unstuffed(command: pop3.Retrieve) -> None:
+    connection = logged_in()
+    events = exchange(connection, command, b"+OK follows\r\nSubject: x\r\n\r\n..dot\r\n...\r\n.\r\n")
+    text = b"".join(event.octets for event in events if isinstance(event, MessageChunk))
+    assert text == b"Subject: x\r\n\r\n.dot\r\n..\r\n"
+    assert events[-1] == pop3.Replied(command=command, reply=pop3.Reply(True, "", "follows"))
+
+
+def test_a_message_that_is_refused_has_no_text() -> None:
+    connection = logged_in()
+    (replied,) = exchange(connection, pop3.Retrieve(number=1), b"-ERR gone\r\n")
+    assert replied == pop3.Replied(command=pop3.Retrieve(number=1), reply=pop3.Reply(False, "", "gone"))
+
+
+def test_quit_closes() -> None:
+    connection = logged_in()
+    events = exchange(connection, pop3.Quit(), b"+OK bye\r\n")
+    assert events == [pop3.Replied(command=pop3.Quit(), reply=pop3.Reply(True, "", "bye")), Closed(why=Why.QUIT)]
+    assert refused_locally(connection, pop3.Noop())
+
+
+def test_nothing_follows_quit() -> None:
+    connection = logged_in(pipelining=True)
+    connection.send(pop3.Quit())
+    assert refused_locally(connection, pop3.Dele(number=1))
+
+
+@pytest.mark.parametrize(
+    "command", [pop3.Stat(), pop3.Retrieve(number=1), pop3.Dele(number=1), pop3.Noop(), pop3.Rset()]
+)
+def test_what_belongs_to_transaction_is_refused_before_it(command: Command) -> None:
+    assert refused_locally(client(), command)
+
+
+@pytest.mark.parametrize("command", [User(name=b"a"), Pass(password=b"a"), MessageChunk(octets=b"a"), Command()])
+def test_only_commands_of_the_protocol_are_sent_by_hand(command: Command) -> None:
+    assert refused_locally(client(), command)
+
+
+# -- the login ---------------------------------------------------------------------------------------------------------
+
+
+def test_user_and_pass() -> None:
+    connection = client()
+    connection.authenticate(USER)
+    assert said(pull(connection)) == b"USER alice\r\n"
+    connection.receive_data(b"+OK\r\n")
+    assert said(pull(connection)) == b"PASS wonder land\r\n"
+    connection.receive_data(b"+OK\r\n")
+    assert pull(connection) == [sasl.Authenticated(mechanism="USER")]
+    assert not refused_locally(connection, pop3.Stat())
+
+
+@pytest.mark.parametrize("refused_at", [1, 2])
+def test_user_and_pass_refused(refused_at: int) -> None:
+    connection = client()
+    connection.authenticate(USER)
+    sent = said(pull(connection))
+    for _ in range(refused_at - 1):
+        connection.receive_data(b"+OK\r\n")
+        sent += said(pull(connection))
+    connection.receive_data(b"-ERR [AUTH] no\r\n")
+    assert pull(connection) == [pop3.AuthenticationFailed(mechanism="USER", reply=pop3.Reply(False, "AUTH", "no"))]
+    assert sent.count(b"wonder") == refused_at - 1
+    connection.authenticate(USER)
+
+
+def test_apop_wants_the_timestamp_of_the_greeting() -> None:
+    with pytest.raises(LocalProtocolError):
+        greeted().authenticate(APOP)
+    with pytest.raises(LocalProtocolError):
+        greeted(b"+OK <no\x80t@ascii>").authenticate(APOP)
+    connection = greeted(b"+OK <1@h>")
+    connection.authenticate(APOP)
+    assert said(pull(connection)).startswith(b"APOP alice ")
+    connection.receive_data(b"+OK\r\n")
+    assert pull(connection) == [sasl.Authenticated(mechanism="APOP")]
+
+
+def test_the_first_mechanism_that_is_offered_is_taken() -> None:
+    connection = greeted(b"+OK <1@h>")
+    exchange(connection, pop3.Capa(), b"+OK\r\nSASL CRAM-MD5\r\n.\r\n")
+    connection.authenticate(PLAIN, USER, CRAM, APOP)
+    assert said(pull(connection)) == b"AUTH CRAM-MD5\r\n"
+
+
+def test_a_server_without_capa_is_taken_to_know_user() -> None:
+    connection = client()
+    exchange(connection, pop3.Capa(), b"-ERR what?\r\n")
+    connection.authenticate(PLAIN, USER)
+    assert said(pull(connection)) == b"USER alice\r\n"
+
+
+def test_user_is_not_tried_where_capa_leaves_it_out() -> None:
+    connection = client()
+    exchange(connection, pop3.Capa(), b"+OK\r\nSTLS\r\n.\r\n")
+    with pytest.raises(LocalProtocolError):
+        connection.authenticate(PLAIN, USER)
+
+
+def test_inside_tls_apop_is_the_last_choice() -> None:
+    """CVE-2007-1558: never chosen there when something better exists."""
+    connection = greeted(b"+OK <1@h>", tls=True)
+    exchange(connection, pop3.Capa(), CAPABILITIES)
+    connection.authenticate(APOP, PLAIN)
+    assert said(pull(connection)).startswith(b"AUTH PLAIN ")
+
+
+def test_an_initial_response_goes_with_auth_when_the_line_has_room() -> None:
+    """RFC 5034 section 4: 255 octets."""
+    for length, room in ((100, True), (180, False)):
+        connection = greeted(tls=True)
+        exchange(connection, pop3.Capa(), CAPABILITIES)
+        password = b"p" * length
+        connection.authenticate(sasl.PlainClient(authentication_identity="alice", password=password))
+        response = base64.b64encode(b"\0alice\0" + password)
+        sent = said(pull(connection))
+        assert len(sent) <= 255
+        if room:
+            assert sent == b"AUTH PLAIN " + response + b"\r\n"
+        else:
+            assert sent == b"AUTH PLAIN\r\n"
+            connection.receive_data(b"+ \r\n")
+            assert said(pull(connection)) == response + b"\r\n"
+
+
+def test_a_challenge_that_cannot_be_taken_is_cancelled() -> None:
+    """RFC 5034 section 4: with ``*``."""
+    connection = client()
+    exchange(connection, pop3.Capa(), CAPABILITIES)
+    connection.authenticate(CRAM)
+    pull(connection)
+    connection.receive_data(b"+ not base64\r\n")
+    assert said(pull(connection)) == b"*\r\n"
+    connection.receive_data(b"-ERR cancelled\r\n")
+    (failed,) = pull(connection)
+    assert isinstance(failed, pop3.AuthenticationFailed)
+
+
+def test_success_before_the_mechanism_is_satisfied_is_a_lie() -> None:
+    connection = client()
+    exchange(connection, pop3.Capa(), CAPABILITIES)
+    connection.authenticate(CRAM)
+    pull(connection)
+    connection.receive_data(b"+OK welcome\r\n")
+    with pytest.raises(RemoteProtocolError):
+        pull(connection)
+
+
+def test_no_login_without_tls_where_tls_is_required() -> None:
+    connection = greeted(b"+OK <1@h>", tls_required=True)
+    for mechanism in (USER, APOP, PLAIN):
+        with pytest.raises(LocalProtocolError):
+            connection.authenticate(mechanism)
+    exchange(connection, pop3.Stls(), b"+OK\r\n")
+    connection.tls_started(TLS)
+    pull(connection)
+    connection.authenticate(USER)
+
+
+def test_no_login_while_replies_are_due_and_no_command_inside_a_login() -> None:
+    connection = client()
+    connection.send(pop3.Capa())
+    with pytest.raises(LocalProtocolError):
+        connection.authenticate(USER)
+    connection = client()
+    connection.authenticate(USER)
+    assert refused_locally(connection, pop3.Capa())
+    with pytest.raises(LocalProtocolError):
+        connection.authenticate(USER)
+
+
+# -- STLS --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_reply_to_stls_is_told_inside_tls_and_capabilities_are_forgotten() -> None:
+    """RFC 2595 section 4."""
+    connection = client()
+    exchange(connection, pop3.Capa(), CAPABILITIES)
+    stls = pop3.Stls()
+    assert exchange(connection, stls, b"+OK go\r\n") == [BeginTls(octets=b"")]
+    assert refused_locally(connection, pop3.Capa())
+    connection.tls_started(TLS)
+    assert pull(connection) == [pop3.Replied(command=stls, reply=pop3.Reply(True, "", "go"))]
+    assert dict(connection.capabilities) == {}
+    assert refused_locally(connection, pop3.Stls())
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_octets_behind_the_reply_to_stls_are_an_attack(cut: bool) -> None:
+    """CVE-2021-23993 and its kin."""
+    connection = client()
+    connection.send(pop3.Stls())
+    pull(connection)
+    if cut:
+        connection.receive_data(b"+OK go\r")
+        pull(connection)
+        connection.receive_data(b"\n-")
+    else:
+        connection.receive_data(b"+OK go\r\n-ERR injected\r\n")
+    for _ in range(2):
+        with pytest.raises(RemoteProtocolError):
+            pull(connection)
+
+
+def test_stls_refused_leaves_the_session_in_clear_text() -> None:
+    connection = client()
+    (replied,) = exchange(connection, pop3.Stls(), b"-ERR no\r\n")
+    assert replied == pop3.Replied(command=pop3.Stls(), reply=pop3.Reply(False, "", "no"))
+    assert not refused_locally(connection, pop3.Capa())
+
+
+# -- servers at fault --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        *(b"OK\r\n", b"+ok\r\n", b"\r\n", b"+OKAY\r\n", b"+ \r\n", b"+ abc\r\n", b"* OK IMAP\r\n", b"220 smtp\r\n"),
+        *(b"+OK\n\r\n\r\n", b"x" * 2_049),
+    ],
+)
+def test_what_is_no_reply_is_the_servers_fault(octets: bytes) -> None:
+    connection = logged_in()
+    connection.send(pop3.Noop())
+    pull(connection)
+    connection.receive_data(octets + b"\r\n")
+    with pytest.raises(RemoteProtocolError):
+        pull(connection)
+
+
+def test_a_reply_to_nothing_is_the_servers_fault() -> None:
+    connection = logged_in()
+    connection.receive_data(b"+OK\r\n")
+    with pytest.raises(RemoteProtocolError):
+        pull(connection)
+
+
+def test_a_challenge_to_user_is_the_servers_fault() -> None:
+    connection = client()
+    connection.authenticate(USER)
+    pull(connection)
+    connection.receive_data(b"+ \r\n")
+    with pytest.raises(RemoteProtocolError):
+        pull(connection)
+
+
+def test_multi_line_answers_are_bounded() -> None:
+    connection = pop3.ClientConnection(pop3.ClientSettings(maximum_answer=65_536))
+    connection.receive_data(b"+OK\r\n")
+    pull(connection)
+    connection.send(pop3.Capa())
+    pull(connection)
+    connection.receive_data(b"+OK\r\n")
+    pull(connection)
+
+    def flood() -> None:
+        for _ in range(100):
+            connection.receive_data(b"X" * 998 + b"\r\n")
+            pull(connection)
+
+    with pytest.raises(RemoteProtocolError, match="65536"):
+        flood()

@@ -1,0 +1,236 @@
+"""Commands and replies to the wire and back; unique-ids, timestamps, the two ways to read a line."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import example, given, strategies as st
+
+from mailauth import Command, LocalProtocolError, pop3
+from mailauth._errors import Malformed
+from mailauth.pop3._command_lines import COMMON, PARSERS, from_common
+from mailauth.pop3._grammar import find_timestamp
+from mailauth.pop3._states import NEXT, TRANSITIONS, State
+from mailauth.pop3.commands import Apop, Auth, LineCommand, Pass, User
+from mailauth.pop3.replies import parse_status
+
+numbers = st.integers(1, 9_999_999_999)
+counts = st.integers(0, 9_999_999_999)
+octets = st.binary(min_size=1, max_size=60).filter(lambda found: not set(b"\r\n") & set(found))
+commands: st.SearchStrategy[LineCommand] = st.one_of(
+    st.sampled_from([pop3.Capa(), pop3.Stls(), pop3.Stat(), pop3.Noop(), pop3.Rset(), pop3.Quit()]),
+    st.builds(pop3.List, number=st.none() | numbers),
+    st.builds(pop3.Uidl, number=st.none() | numbers),
+    st.builds(pop3.Dele, number=numbers),
+    st.builds(pop3.Retrieve, number=numbers, lines=st.none() | counts),
+    st.builds(User, name=octets),
+    st.builds(Pass, password=octets),
+    st.builds(Apop, response=st.builds(lambda name: name + b" " + b"0" * 32, octets)),
+    st.builds(
+        Auth,
+        mechanism=st.from_regex(r"[A-Z0-9_-]{1,20}", fullmatch=True),
+        initial_response=st.none() | st.just(b"=") | st.from_regex(rb"[A-Za-z0-9+/]{4,40}", fullmatch=True),
+    ),
+    st.just(Auth(mechanism=None)),
+)
+
+
+def parse(line: bytes) -> LineCommand:
+    verb, _, argument = line.partition(b" ")
+    return PARSERS[verb.upper()](argument)
+
+
+@given(commands)
+def test_every_command_comes_back_from_the_wire(command: LineCommand) -> None:
+    wire = command.to_wire()
+    assert wire.endswith(b"\r\n")
+    assert b"\r" not in wire[:-2]
+    assert b"\n" not in wire[:-2]
+    assert parse(wire[:-2]) == command
+
+
+@given(commands)
+def test_the_usual_lines_read_the_same_in_one_look(command: LineCommand) -> None:
+    found = COMMON.fullmatch(command.to_wire())
+    if found is not None:
+        assert from_common(found) == parse(command.to_wire()[:-2])
+    else:
+        assert not isinstance(command, pop3.Dele | pop3.Stat | pop3.Noop | pop3.Quit)
+
+
+def test_verbs_are_read_in_any_case() -> None:
+    """RFC 1939 section 3."""
+    assert parse(b"ReTr 7") == pop3.Retrieve(number=7)
+    assert from_common_or_fail(b"dele 7\r\n") == pop3.Dele(number=7)
+
+
+def from_common_or_fail(line: bytes) -> Command:
+    found = COMMON.fullmatch(line)
+    assert found is not None
+    return from_common(found)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"RETR", b"RETR 0", b"RETR -1", b"RETR +1", b"RETR 1 2", b"RETR x", b"RETR 1\xb2", b"RETR 12345678901"),
+        *(b"RETR \xd9\xa1", b"RETR 0x1", b"RETR 1.0", b"DELE", b"DELE 1 1", b"LIST 0", b"LIST 1 2", b"UIDL x"),
+        *(b"TOP", b"TOP 1", b"TOP 1 ", b"TOP 1 -1", b"TOP 0 1", b"TOP 1  1", b"TOP 1 1 1"),
+        *(b"STAT 1", b"NOOP x", b"RSET 1", b"QUIT now", b"CAPA x", b"STLS x"),
+        *(b"USER", b"USER ", b"PASS", b"PASS ", b"APOP", b"APOP name", b"AUTH PLAIN ", b"AUTH a_mechanism_of_21_chars"),
+    ],
+)
+def test_arguments_are_checked(line: bytes) -> None:
+    """RFC 1939 section 3: ASCII digits and nothing else, in range."""
+    with pytest.raises(Malformed):
+        parse(line)
+
+
+def test_a_password_keeps_its_blanks() -> None:
+    """RFC 1939 section 7, PASS: everything behind the first blank is the password."""
+    assert parse(b"PASS  two  words ") == Pass(password=b" two  words ")
+
+
+@pytest.mark.parametrize("number", [0, -1, 10_000_000_000])
+def test_a_client_cannot_name_an_impossible_message(number: int) -> None:
+    for make in (pop3.Dele, pop3.List, pop3.Uidl, pop3.Retrieve):
+        with pytest.raises(LocalProtocolError):
+            make(number=number)
+
+
+def test_a_client_cannot_ask_for_less_than_no_lines() -> None:
+    with pytest.raises(LocalProtocolError):
+        pop3.Retrieve(number=1, lines=-1)
+
+
+@pytest.mark.parametrize("octets", [b"", b"a\r\nDELE 1", b"a\n", b"\r"])
+def test_no_line_end_gets_into_a_command(octets: bytes) -> None:
+    for command in (User(name=octets), Pass(password=octets), Apop(response=octets)):
+        with pytest.raises(LocalProtocolError):
+            command.to_wire()
+
+
+def test_secrets_are_in_no_repr() -> None:
+    for command in (
+        Pass(password=b"s3cret"),
+        Apop(response=b"s3cret"),
+        Auth(mechanism="PLAIN", initial_response=b"s3cret"),
+    ):
+        assert "s3cret" not in repr(command)
+    assert "s3cret" not in repr(pop3.Content(octets=b"s3cret"))
+    refused = pop3.Refused(verb="", line=b"s3cret", reply=pop3.Reply(False))
+    assert "s3cret" not in repr(refused)
+
+
+# -- replies -----------------------------------------------------------------------------------------------------------
+
+texts = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=80)
+
+
+@st.composite
+def replies(draw: st.DrawFn) -> pop3.Reply:
+    code = draw(st.sampled_from(["", "", "IN-USE", "AUTH", "SYS/TEMP", "X/y/z"]))
+    text = draw(texts)
+    if not code and re.match(r"\[[!-~]+\]", text):
+        text = f"- {text}"
+    return pop3.Reply(draw(st.booleans()), code, text)
+
+
+@given(replies())
+@example(pop3.Reply(True, "", ""))
+@example(pop3.Reply(True, "", " two blanks"))
+@example(pop3.Reply(False, "AUTH", ""))
+@example(pop3.Reply(False, "AUTH", "[AUTH] twice"))
+def test_every_reply_comes_back_from_the_wire(reply: pop3.Reply) -> None:
+    assert parse_status(reply.to_wire()[:-2]) == reply
+
+
+def test_a_reply_line_has_512_octets_at_most() -> None:
+    """RFC 1939 section 3."""
+    wire = pop3.Reply(True, "", "x" * 600, ("y" * 600, "." * 600)).to_wire()
+    assert [len(line) for line in wire.split(b"\r\n")] == [510, 510, 510, 1, 0]
+
+
+def test_lines_of_a_reply_are_stuffed() -> None:
+    """RFC 1939 section 3: byte-stuffing, and the lone dot."""
+    assert pop3.Reply(True, "", "", (".", "", "a")).to_wire() == b"+OK\r\n..\r\n\r\na\r\n.\r\n"
+
+
+@pytest.mark.parametrize("text", ["a\r\nb", "a\n", "\0", "caf\xe9"])
+def test_no_line_end_gets_into_a_reply(text: str) -> None:
+    with pytest.raises(LocalProtocolError):
+        pop3.Reply(True, "", text)
+    with pytest.raises(LocalProtocolError):
+        pop3.Reply(True, "", "", (text,))
+
+
+@pytest.mark.parametrize("code", ["a]b", "a b", "/", "a/", "\n"])
+def test_a_response_code_is_what_rfc_2449_calls_one(code: str) -> None:
+    """RFC 2449 section 3."""
+    with pytest.raises(LocalProtocolError):
+        pop3.Reply(False, code, "text")
+
+
+def test_a_text_cannot_pose_as_a_response_code() -> None:
+    with pytest.raises(LocalProtocolError):
+        pop3.Reply(False, "", "[IN-USE] not really")
+
+
+@given(st.binary(max_size=60))
+def test_any_status_line_is_read_or_malformed(line: bytes) -> None:
+    for octets in (line, b"+OK " + line, b"-ERR [" + line):
+        try:
+            reply = parse_status(octets)
+        except Malformed:
+            assert not octets.startswith((b"+OK ", b"-ERR "))
+        else:
+            reply.to_wire()
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unique_id", ["!", "~" * 70, "whqtswO00WBw418f9t5JxYwZ"])
+def test_a_unique_id_is_1_to_70_printable_characters(unique_id: str) -> None:
+    """RFC 1939 section 7, UIDL."""
+    assert pop3.Message(size=1, unique_id=unique_id).unique_id == unique_id
+
+
+@pytest.mark.parametrize("unique_id", ["", "a b", "~" * 71, "a\r\n", "a\n", "\x7f", "\xe9", "\0"])
+def test_a_bad_unique_id_is_refused_at_construction(unique_id: str) -> None:
+    with pytest.raises(LocalProtocolError):
+        pop3.Message(size=1, unique_id=unique_id)
+
+
+def test_a_maildrop_has_no_unique_id_twice_and_no_negative_size() -> None:
+    with pytest.raises(LocalProtocolError):
+        pop3.Message(size=-1, unique_id="a")
+    twin = pop3.Message(size=1, unique_id="a")
+    with pytest.raises(LocalProtocolError):
+        pop3.Maildrop(messages=(twin, twin))
+
+
+@pytest.mark.parametrize(
+    ("greeting", "timestamp"),
+    [
+        (b"+OK POP3 ready <1896.697170952@dbc.mtview.ca.us>", b"<1896.697170952@dbc.mtview.ca.us>"),
+        (b"+OK <a@b> ready", b"<a@b>"),
+        (b"+OK ready", None),
+        (b"+OK <> ready", None),
+        (b"+OK <no-at-sign>", None),
+        (b"+OK <a@b> <c@d>", None),
+        (b"+OK <a@b@c>", None),
+        (b"+OK <a b@c>", None),
+        (b"+OK <a\x80@b>", None),
+        (b"+OK <a\0@b>", None),
+    ],
+)
+def test_only_a_strict_message_id_is_a_timestamp(greeting: bytes, timestamp: bytes | None) -> None:
+    """CVE-2007-1558: octets that collide under MD5 fit into no msg-id."""
+    assert find_timestamp(greeting) == timestamp
+
+
+def test_the_hot_paths_table_is_the_table() -> None:
+    assert {(state, verb): after for state in State for verb, after in NEXT[state].items()} == dict(TRANSITIONS)
+    assert {verb.encode() for _, verb in TRANSITIONS} == set(PARSERS)

@@ -1,0 +1,290 @@
+"""TRANSACTION and UPDATE on the server: the snapshot, the text of messages, and the commit."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from mailauth import Closed, LocalProtocolError, Question, Send, Why, pop3
+from mailauth._dots import Stuffer, stuff_whole
+from mailauth.pop3.maildrop import Cut
+from tests.pop3.drive import OPEN, TLS, Application, ask, in_transaction, maildrop, said, server, settle, talk
+
+HEADER = b"Subject: tea\r\nFrom: hatter@example.test\r\n"
+BODY = b"one\r\n.two\r\n..three\r\n.\r\n\r\nsix\r\n"
+TEXT = HEADER + b"\r\n" + BODY
+
+
+def content(answer: bytes) -> bytes:
+    """The text in the answer to RETR or TOP, unstuffed the slow way."""
+    status, _, rest = answer.partition(b"\r\n")
+    assert status.startswith(b"+OK")
+    assert rest == b".\r\n" or rest.endswith(b"\r\n.\r\n")
+    lines = rest[:-3].split(b"\r\n")
+    return b"\r\n".join(line[1:] if line.startswith(b".") else line for line in lines)
+
+
+# -- messages ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 5, 7, 1000])
+def test_retr_sends_the_message_stuffed(piece: int) -> None:
+    """RFC 1939 sections 3 and 5, however the store cuts it."""
+    connection, application = in_transaction(TEXT, piece=piece)
+    answer = ask(connection, application, b"RETR 1")
+    assert answer.endswith(b"one\r\n..two\r\n...three\r\n..\r\n\r\nsix\r\n.\r\n")
+    assert content(answer) == TEXT
+
+
+@pytest.mark.parametrize("text", [b"a\r\nb", b"a\r\nb\r", b".", b"\r\n.", b"\r"])
+def test_the_last_line_end_is_added_when_the_message_has_none(text: bytes) -> None:
+    for piece in (1, 1000):
+        connection, application = in_transaction(text, piece=piece)
+        assert content(ask(connection, application, b"RETR 1")) == text + b"\r\n"
+
+
+def test_an_empty_message() -> None:
+    connection, application = in_transaction(b"")
+    assert content(ask(connection, application, b"RETR 1")) == b""
+    assert content(ask(connection, application, b"TOP 1 5")) == b""
+
+
+@pytest.mark.parametrize("lines", range(8))
+@pytest.mark.parametrize("piece", [1, 3, 1000])
+def test_top_sends_the_header_the_blank_line_and_n_lines(lines: int, piece: int) -> None:
+    """RFC 1939 section 7: also none, and more than there are."""
+    connection, application = in_transaction(TEXT, piece=piece)
+    expected = HEADER + b"\r\n" + b"".join(BODY.splitlines(keepends=True)[:lines])
+    assert content(ask(connection, application, b"TOP 1 %d" % lines)) == expected
+
+
+def test_top_asks_no_further_once_it_has_enough() -> None:
+    connection, application = in_transaction(TEXT, piece=len(HEADER) + 2)
+    events = talk(connection, application, b"TOP 1 0\r\n")
+    assert [type(event) for event in events if isinstance(event, Question)] == [pop3.Retrieve]
+
+
+def naive_top(text: bytes, lines: int) -> bytes:
+    if text.startswith(b"\r\n"):
+        header, body = b"\r\n", text[2:]
+    elif b"\r\n\r\n" in text:
+        header, body = text[: text.index(b"\r\n\r\n") + 4], text[text.index(b"\r\n\r\n") + 4 :]
+    else:
+        return text
+    parts = body.split(b"\r\n")
+    return text if lines >= len(parts) else header + b"".join(part + b"\r\n" for part in parts[:lines])
+
+
+@given(st.text("\r\n.a", max_size=30), st.integers(0, 6), st.lists(st.integers(0, 30), max_size=6))
+def test_the_cut_of_top_is_the_same_in_any_pieces(text: str, lines: int, cuts: list[int]) -> None:
+    octets = text.encode()
+    cut = Cut(lines)
+    taken = b""
+    edges = [0, *sorted(cuts), len(octets)]
+    for start, end in pairwise(edges):
+        if not cut.done:
+            taken += cut.take(octets[start:end])
+    assert taken == naive_top(octets, lines)
+
+
+@given(st.text("\r\n.a", max_size=30))
+def test_a_whole_message_is_stuffed_as_in_pieces(text: str) -> None:
+    stuffer = Stuffer()
+    assert b"".join(stuff_whole(text.encode())) == stuffer.stuff(text.encode()) + stuffer.end()
+
+
+def test_content_is_asked_for_piece_by_piece_once_the_last_one_is_written() -> None:
+    """So a slow reader slows the store."""
+    connection, application = in_transaction(b"a" * 10, piece=4)
+    connection.receive_data(b"RETR 1\r\n")
+    events = settle(connection, application)
+    assert [type(event) for event in events] == [
+        *(pop3.Retrieve, Send, pop3.RetrieveMore, Send, pop3.RetrieveMore, Send)
+    ]
+    assert [event.offset for event in events if isinstance(event, pop3.RetrieveMore)] == [4, 8]
+
+
+@pytest.mark.parametrize("why", pop3.Unavailable)
+def test_a_message_that_cannot_be_read_is_err_with_its_code(why: pop3.Unavailable) -> None:
+    connection, application = in_transaction(TEXT)
+    application.instead[pop3.Retrieve] = why
+    assert ask(connection, application, b"RETR 1").startswith(f"-ERR [{why.value}] ".encode())
+    assert ask(connection, application, b"NOOP").startswith(b"+OK")
+
+
+def test_a_message_that_breaks_off_is_never_ended_with_a_dot() -> None:
+    """Or the client would take the half for the whole."""
+    connection, application = in_transaction(b"half\r\n" * 2, piece=6)
+    application.instead[pop3.RetrieveMore] = pop3.Unavailable.TEMPORARY
+    events = talk(connection, application, b"RETR 1\r\nNOOP\r\n")
+    assert said(events).endswith(b"half\r\n")
+    assert events[-1] == Closed(why=Why.ABORTED)
+
+
+def test_pipelined_retrievals_are_answered_in_order_with_bounded_memory() -> None:
+    """RFC 2449 section 6.6."""
+    texts = [b"%d" % number * 30_000 for number in range(1, 6)]
+    connection, application = in_transaction(*texts)
+    events = talk(connection, application, b"".join(b"RETR %d\r\n" % number for number in range(1, 6)))
+    assert [event.number for event in events if isinstance(event, pop3.Retrieve)] == [1, 2, 3, 4, 5]
+    assert said(events).count(b"+OK") == 5
+    assert max(len(event.octets) for event in events if isinstance(event, Send)) <= 65_536 + 30_100
+
+
+@pytest.mark.parametrize(
+    "line", [b"RETR 2", b"TOP 2 1", b"LIST 2", b"UIDL 2", b"DELE 2", b"RETR 4", b"TOP 4 0", b"DELE 9999999999"]
+)
+def test_deleted_and_unknown_messages_are_refused(line: bytes) -> None:
+    """RFC 1939 section 5."""
+    connection, application = in_transaction(b"a", b"b", b"c")
+    ask(connection, application, b"DELE 2")
+    events = talk(connection, application, line + b"\r\n")
+    assert said(events).startswith(b"-ERR ")
+    assert [type(event) for event in events] == [pop3.Refused, Send]
+
+
+def test_to_ask_for_a_message_that_is_gone_spends_no_budget() -> None:
+    connection, application = in_transaction(b"a")
+    ask(connection, application, b"DELE 1")
+    for _ in range(50):
+        assert ask(connection, application, b"DELE 1").startswith(b"-ERR ")
+
+
+def test_content_that_is_none_leaves_the_question_open() -> None:
+    connection, application = in_transaction(TEXT)
+    connection.receive_data(b"RETR 1\r\n")
+    question = connection.next_event()
+    assert isinstance(question, pop3.Retrieve)
+    wrong: Question[Any] = question
+    with pytest.raises(LocalProtocolError):
+        connection.answer(wrong, maildrop())
+    connection.answer(question, pop3.Content(octets=TEXT))
+    assert content(said(settle(connection, application))) == TEXT
+
+
+def test_a_maildrop_that_is_none_leaves_the_question_open() -> None:
+    connection, application = server(OPEN, TLS), Application()
+    settle(connection, application)
+    connection.receive_data(b"USER alice\r\nPASS wonderland\r\n")
+    question = settle(connection, application, pause_at=pop3.OpenMaildrop)[-1]
+    assert isinstance(question, pop3.OpenMaildrop)
+    wrong: Question[Any] = question
+    with pytest.raises(LocalProtocolError):
+        connection.answer(wrong, pop3.Content(octets=b""))
+    connection.answer(question, maildrop(b"a"))
+    assert said(settle(connection, application)).endswith(b"1 messages (1 octets)\r\n")
+
+
+# -- the listings ------------------------------------------------------------------------------------------------------
+
+
+def test_a_long_listing_is_made_piece_by_piece() -> None:
+    messages = tuple(pop3.Message(size=number, unique_id=f"{number:070d}") for number in range(1, 5_001))
+    connection, application = server(OPEN, TLS), Application()
+    application.instead[pop3.OpenMaildrop] = pop3.Maildrop(messages=messages)
+    talk(connection, application, b"USER alice\r\nPASS wonderland\r\nDELE 1000\r\n")
+    connection.receive_data(b"UIDL\r\nLIST\r\n")
+    events = settle(connection, application)
+    sends = [event.octets for event in events if isinstance(event, Send)]
+    assert max(map(len, sends)) < 65_536 + 256 * 90
+    uidl, list_ = said(events).split(b".\r\n+OK")
+    assert uidl.split(b"\r\n")[1:-1] == [b"%d %070d" % (n, n) for n in range(1, 5_001) if n != 1_000]
+    assert list_.split(b"\r\n")[1:-2] == [b"%d %d" % (n, n) for n in range(1, 5_001) if n != 1_000]
+
+
+# -- a session compared with a model -----------------------------------------------------------------------------------
+
+steps = st.one_of(
+    st.tuples(st.sampled_from(["DELE", "RETR", "LIST", "UIDL", "TOP"]), st.integers(1, 5)),
+    st.tuples(st.sampled_from(["STAT", "LIST", "UIDL", "RSET", "NOOP"]), st.none()),
+)
+
+
+@given(st.lists(st.binary(max_size=20), max_size=4), st.lists(steps, max_size=25), st.booleans())
+def test_a_session_is_a_list_of_messages_and_a_set_of_deletions(
+    texts: list[bytes], wanted: list[tuple[str, int | None]], quits: bool
+) -> None:
+    """RFC 1939 sections 5 to 7: numbers stay, the deleted are left out, RSET brings them back, QUIT alone commits."""
+    connection, application = in_transaction(*texts)
+    deleted: set[int] = set()
+    for verb, number in wanted:
+        alive = [n for n in range(1, len(texts) + 1) if n not in deleted]
+        line = verb if number is None else f"{verb} {number}"
+        answer = ask(connection, application, (f"{line} 99" if verb == "TOP" else line).encode())
+        rows = answer.decode("latin-1").split("\r\n")
+        if number is not None and number not in alive:
+            assert answer.startswith(b"-ERR ")
+            continue
+        assert answer.startswith(b"+OK ")
+        size = sum(len(texts[n - 1]) for n in alive)
+        match verb, number:
+            case "DELE", int():
+                deleted.add(number)
+            case "RSET", _:
+                deleted.clear()
+            case "STAT", _:
+                assert answer == b"+OK %d %d\r\n" % (len(alive), size)
+            case "LIST", None:
+                assert rows[1:] == [*(f"{n} {len(texts[n - 1])}" for n in alive), ".", ""]
+            case "UIDL", None:
+                assert rows[1:] == [*(f"{n} uid-{n}" for n in alive), ".", ""]
+            case "LIST", int():
+                assert rows == [f"+OK {number} {len(texts[number - 1])}", ""]
+            case "UIDL", int():
+                assert rows == [f"+OK {number} uid-{number}", ""]
+            case "RETR", int():
+                text = texts[number - 1]
+                assert content(answer) == (text if text.endswith(b"\r\n") or not text else text + b"\r\n")
+    if quits:
+        events = talk(connection, application, b"QUIT\r\n")
+        assert said(events).startswith(b"+OK")
+        assert events[-1] == Closed(why=Why.QUIT)
+    else:
+        assert talk(connection, application, b"")[-1] == Closed(why=Why.PEER)
+    assert application.committed == ([frozenset(deleted)] if quits and deleted else [])
+
+
+# -- UPDATE ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("why", pop3.Unavailable)
+def test_a_commit_that_failed_is_err_and_the_session_ends_all_the_same(why: pop3.Unavailable) -> None:
+    """RFC 1939 section 6."""
+    connection, application = in_transaction(b"a", b"b")
+    application.instead[pop3.Update] = why
+    events = talk(connection, application, b"DELE 1\r\nQUIT\r\n")
+    assert said(events).splitlines()[-1].startswith(f"-ERR [{why.value}] ".encode())
+    assert events[-1] == Closed(why=Why.QUIT)
+
+
+def test_the_commit_comes_before_its_ok() -> None:
+    connection, application = in_transaction(b"a", b"b")
+    connection.receive_data(b"DELE 2\r\n")
+    settle(connection, application)
+    connection.receive_data(b"QUIT\r\n")
+    assert [type(event) for event in settle(connection, application)] == [pop3.Quit, pop3.Update, Send, Closed]
+
+
+def test_quit_without_deletions_commits_nothing() -> None:
+    connection, application = in_transaction(b"a")
+    events = talk(connection, application, b"DELE 1\r\nRSET\r\nQUIT\r\n")
+    assert events[-1] == Closed(why=Why.QUIT)
+    assert application.committed == []
+
+
+def test_quit_from_authorization_commits_nothing() -> None:
+    """RFC 1939 section 4."""
+    connection, application = server(), Application(b"a")
+    events = talk(connection, application, b"USER alice\r\nQUIT\r\n")
+    assert said(events).splitlines()[-1].startswith(b"+OK")
+    assert events[-1] == Closed(why=Why.QUIT)
+
+
+def test_what_follows_quit_is_not_obeyed() -> None:
+    connection, application = in_transaction(b"a", b"b")
+    events = talk(connection, application, b"DELE 1\r\nQUIT\r\nDELE 2\r\nQUIT\r\n")
+    assert application.committed == [frozenset({1})]
+    assert said(events).count(b"\r\n") == 2
