@@ -254,6 +254,7 @@ class ServerMachine(Machine[E]):
 
     def _expect_tls(self) -> None:
         """The positive reply to STARTTLS or STLS is written: the wall (RFC 3207 section 4.2)."""
+        self._output_due = False  # all that waits leaves with BeginTls: write and handshake are one act
         self._instead = self._begin_tls
 
     def _drop_clear_text(self, tls: Tls) -> TlsStarted:

@@ -22,7 +22,7 @@ class LineBuffer:
     A hot path may match at *offset* and move it on, unless *dropping* says that this is the inside of a line too long.
     """
 
-    __slots__ = ("_later", "_searched", "dropping", "ended", "octets", "offset")
+    __slots__ = ("_later", "_later_size", "_searched", "dropping", "ended", "octets", "offset")
 
     def __init__(self) -> None:
         self.octets = b""
@@ -31,10 +31,11 @@ class LineBuffer:
         """The peer has closed its side: nothing more will come."""
         self.dropping = False
         self._later: list[bytes] = []
+        self._later_size = 0
         self._searched = 0
 
     def __len__(self) -> int:
-        return len(self.octets) - self.offset + sum(map(len, self._later))
+        return len(self.octets) - self.offset + self._later_size
 
     @property
     def used_up(self) -> bool:
@@ -50,20 +51,21 @@ class LineBuffer:
             self.offset = self._searched = 0
         else:
             self._later.append(octets)
+            self._later_size += len(octets)
 
     def gather(self) -> None:
         """Make ``octets[offset:]`` all there is: pieces are joined once, when they are needed, not at every arrival."""
         if self._later:
             self._searched = max(self._searched - self.offset, 0)
             self.octets = b"".join((self.octets[self.offset :], *self._later))
-            self.offset = 0
+            self.offset = self._later_size = 0
             self._later.clear()
 
     def clear(self) -> int:
         """Forget every octet, and say how many they were."""
         dropped = len(self)
         self.octets = b""
-        self.offset = self._searched = 0
+        self.offset = self._searched = self._later_size = 0
         self.dropping = False
         self._later.clear()
         return dropped

@@ -63,7 +63,11 @@ def _mailbox(local_part: bytes, domain: bytes) -> Mailbox | None:
 
 
 def split_line(line: bytes) -> tuple[str, str]:
-    """The verb in capitals, and what follows the blank behind it.  Raises Malformed unless all is printable ASCII."""
+    """The verb in capitals, and what follows the blank behind it.  Raises Malformed unless all is printable ASCII.
+
+    White space before the CRLF is tolerated (RFC 5321 section 4.1.1).
+    """
+    line = line.rstrip(b" \t")
     if not line.isascii() or not (text := line.decode("ascii")).isprintable():
         raise Malformed("a command may hold printable ASCII only")
     verb, _, argument = text.partition(" ")

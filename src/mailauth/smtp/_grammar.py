@@ -59,6 +59,7 @@ class Mailbox:
             if not _PRINTABLE.fullmatch(self.local_part):
                 raise Malformed("a local part may hold printable ASCII only")
             check_domain(self.domain)
+            _check_path(str(self))
         except Malformed as error:
             raise LocalProtocolError(f"not a mailbox: {error}") from None
 
@@ -99,6 +100,11 @@ def _check_lengths(local_part: str, domain: str) -> None:
         raise Malformed(f"a local part may have {MAXIMUM_LOCAL_PART} octets")
     if len(domain) > MAXIMUM_DOMAIN:
         raise Malformed(f"a domain may have {MAXIMUM_DOMAIN} octets")
+
+
+def _check_path(inside: str) -> None:
+    if len(inside) + 2 > MAXIMUM_PATH:
+        raise Malformed(f"a path may have {MAXIMUM_PATH} octets")
 
 
 def check_domain(text: str) -> None:
@@ -150,8 +156,7 @@ def parse_path(path: str) -> tuple[Mailbox, tuple[str, ...]]:
     if found is not None:
         route = tuple(hop[1:] for hop in found.group()[:-1].split(","))
         inside = inside[found.end() :]
-    if len(inside) + 2 > MAXIMUM_PATH:  # the limit counts what is left once the route is stripped
-        raise Malformed(f"a path may have {MAXIMUM_PATH} octets")
+    _check_path(inside)  # what is left once the route is stripped
     return Mailbox.parse(inside), route
 
 
@@ -166,5 +171,7 @@ def decode_xtext(text: str) -> str:
 
 
 def encode_xtext(text: str) -> str:
-    """RFC 3461 section 4: everything but the plain characters as ``+XX``."""
+    """RFC 3461 section 4: everything but the plain characters as ``+XX``.  Raises Malformed unless printable ASCII."""
+    if not _PRINTABLE.fullmatch(text):
+        raise Malformed("xtext carries printable ASCII only")
     return _NOT_XCHAR.sub(lambda octet: f"+{ord(octet[0]):02X}", text)

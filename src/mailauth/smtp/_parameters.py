@@ -45,6 +45,12 @@ def _decode_size(value: str) -> int:
     return int(value)
 
 
+def _encode_size(size: int) -> str:
+    if not 0 <= size < 10**20:
+        raise Malformed("SIZE takes up to 20 digits")
+    return f"{size:d}"
+
+
 def _decode_body(value: str) -> Body:
     try:
         return Body(value.upper())
@@ -53,7 +59,7 @@ def _decode_body(value: str) -> Body:
 
 
 MAIL_PARAMETERS: Final = (
-    Parameter("SIZE", "size", "SIZE", _decode_size, lambda size: f"{size:d}"),
+    Parameter("SIZE", "size", "SIZE", _decode_size, _encode_size),
     Parameter("BODY", "body", "8BITMIME", _decode_body, lambda body: str(body.value)),
     Parameter("AUTH", "auth", "AUTH", decode_xtext, encode_xtext),
 )
@@ -84,9 +90,12 @@ def decode_parameters(text: str, table: tuple[Parameter, ...]) -> dict[str, Any]
 
 def encode_parameters(command: Command, table: tuple[Parameter, ...], unknown: Mapping[str, str | None]) -> str:
     """`` KEYWORD=value KEYWORD``, with the leading blank.  Raises LocalProtocolError for what no parameter can hold."""
-    words = [
-        f"{row.keyword}={row.encode(value)}" for row in table if (value := getattr(command, row.field)) is not None
-    ]
+    try:
+        words = [
+            f"{row.keyword}={row.encode(value)}" for row in table if (value := getattr(command, row.field)) is not None
+        ]
+    except Malformed as error:
+        raise LocalProtocolError(str(error)) from None
     words += [keyword if value is None else f"{keyword}={value}" for keyword, value in unknown.items()]
     for word in words:
         if not _PARAMETER.fullmatch(word):

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from .. import sasl
-from .._connection import ClientMachine
+from .._connection import MAXIMUM_UNREAD, ClientMachine
 from .._dots import Stuffer
 from .._errors import LocalProtocolError, Malformed, RemoteProtocolError
-from .._events import Action, Command, MessageChunk, NeedData, Tls, Why
+from .._events import Action, Closed, Command, MessageChunk, NeedData, Send, Tls, Why
 from .._lines import LineEnds, LineTooLong
 from ._states import CLIENT_PATIENCE, GROUPABLE, NEXT, OTHERWISE, State
 from .commands import Auth, Data, Hello, Help, Mail, MessageComplete, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
@@ -35,12 +35,14 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     __slots__ = (
         "_accepted_recipients",
+        "_cancelled",
         "_code",
         "_extensions",
         "_line_ends",
         "_lines",
         "_lone_dot",
         "_projected",
+        "_reply_size",
         "_settings",
         "_state",
         "_stuffer",
@@ -57,8 +59,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._extensions: Mapping[str, str] = {}
         self._accepted_recipients = 0
         self._lone_dot = False
+        self._cancelled = False
         self._code = 0  # of the reply that is being received, and its lines
         self._lines: list[str] = []
+        self._reply_size = 0
         self._stuffer = Stuffer()
         self._line_ends = LineEnds()
         self._upgraded: Replied | None = None
@@ -88,7 +92,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if isinstance(command, MessageComplete):
             if self._state is not State.DATA or self._lone_dot:
                 raise LocalProtocolError("no message content is being sent")
-            self._write(self._stuffer.end(), due=True)
+            end = self._stuffer.end()
+            self._check_line_ends(end)
+            self._write(end, due=True)
             self._unanswered.append(command)
             self._state = self._projected = State.READY
             return
@@ -110,14 +116,20 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _send_content(self, octets: bytes) -> None:
         if self._state is not State.DATA or self._lone_dot:
             raise LocalProtocolError("content may be sent only after Data was answered by 354")
-        if not self._line_ends.watch(octets):
-            raise LocalProtocolError("message content holds a bare CR, a bare LF or a NUL; lines end in CRLF")
+        self._check_line_ends(octets)
         if octets:
             self._write(self._stuffer.stuff(octets), due=True)
 
+    def _check_line_ends(self, octets: bytes) -> None:
+        """Raise LocalProtocolError, forgetting *octets*, unless the content may go on with them."""
+        if not self._line_ends.watch(octets):
+            self._line_ends = LineEnds()
+            self._line_ends.watch(self._stuffer.open_line_end)
+            raise LocalProtocolError("message content holds a bare CR, a bare LF or a NUL; lines end in CRLF")
+
     def _send_what_may(self) -> None:
         """Move commands to the output as far as RFC 2920 section 3.1 lets them: only the last of a group may be of any
-        kind.
+        kind.  The end of content may begin one, as in its section 4.
         """
         unsent = self._unsent
         while unsent:
@@ -130,7 +142,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     def _all_groupable(self) -> bool:
         last = self._unanswered[-1]
-        return isinstance(last, _LINE_COMMANDS) and last.verb in GROUPABLE
+        return isinstance(last, MessageComplete) or (isinstance(last, _LINE_COMMANDS) and last.verb in GROUPABLE)
 
     # The login
 
@@ -144,6 +156,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         return mechanism.upper() in self._extensions.get("AUTH", "").upper().split()
 
     def _start_login(self, exchange: sasl.ClientExchange) -> None:
+        self._cancelled = False
         room = _MAXIMUM_COMMAND - len(f"AUTH {exchange.mechanism} \r\n")
         command = Auth(mechanism=exchange.mechanism, initial_response=exchange.begin(room))
         self._unanswered.append(command)
@@ -153,16 +166,19 @@ class ClientConnection(ClientMachine[ClientEvent]):
         exchange = self._exchange
         if exchange is None:
             raise RemoteProtocolError("a challenge outside a login")
-        if reply.code == 334:
+        if reply.code == 334 and not self._cancelled:
             try:
                 response = exchange.respond(reply.text.encode("ascii"))
             except Malformed:
                 response = b"*"  # RFC 4954 section 4: cancel, and the server answers 501
+                self._cancelled = True
             self._write(response + b"\r\n", due=True)
             return None
         self._unanswered.popleft()
-        if reply.code == 235:
+        if reply.code == 235 and not self._cancelled:
             return self._succeed()
+        if reply.code < 400:
+            raise RemoteProtocolError(f"AUTH was answered by {reply.code}")
         return AuthenticationFailed(mechanism=self._end_login().mechanism, reply=reply)
 
     # What comes in
@@ -171,11 +187,16 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if self._upgraded is not None:
             replied, self._upgraded = self._upgraded, None
             return replied
+        if self._last_words:
+            self._input.clear()  # nothing that follows a 421 answers anything
+            return self._starve(OTHERWISE)
         try:
             line = self._input.take_line(self._settings.maximum_reply_line)
         except LineTooLong:
             raise RemoteProtocolError(f"a reply line of over {self._settings.maximum_reply_line} octets") from None
         if line is None:
+            if self._input.dropping:
+                raise RemoteProtocolError(f"a reply line of over {self._settings.maximum_reply_line} octets")
             return self._starve(self._patience())
         reply = self._read(line)
         return None if reply is None else self._take(reply)
@@ -197,11 +218,13 @@ class ClientConnection(ClientMachine[ClientEvent]):
             raise RemoteProtocolError("the lines of one reply carry different codes")
         self._code = code
         lines.append(text)
-        if len(lines) > self._settings.maximum_reply_lines:
-            raise RemoteProtocolError(f"a reply of over {self._settings.maximum_reply_lines} lines")
+        self._reply_size += len(line)
+        if len(lines) > self._settings.maximum_reply_lines or self._reply_size > MAXIMUM_UNREAD:
+            raise RemoteProtocolError(f"a reply of over {self._settings.maximum_reply_lines} lines or of over 64 KiB")
         if not last:
             return None
         self._lines = []
+        self._reply_size = 0
         return join_lines(code, lines)
 
     def _take(self, reply: Reply) -> ClientEvent | None:
@@ -209,6 +232,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if reply.code == 421:
             return self._take_last_words(reply)
         if self._state is State.GREETING:
+            if 300 <= reply.code < 400:
+                raise RemoteProtocolError(f"the greeting is {reply.code}")
             self._state = self._projected = State.CONNECTED if reply.positive else State.REFUSING
             return Replied(command=None, reply=reply)
         if not self._unanswered:
@@ -216,13 +241,13 @@ class ClientConnection(ClientMachine[ClientEvent]):
         command = self._unanswered[0]
         if isinstance(command, Auth):
             return self._continue_login(reply)
-        if isinstance(command, Data):
-            if reply.code == 354 and not self._lone_dot and self._accepted_recipients == 0:
+        if isinstance(command, Data) and not self._lone_dot:
+            if reply.code == 354 and self._accepted_recipients == 0:
                 # Pipelined behind refused recipients: the content would be for nobody (RFC 2920 section 3.1).
                 self._lone_dot = True
                 self._write(b".\r\n", due=True)
                 return None
-            if reply.positive and not self._lone_dot:
+            if reply.code < 400 and reply.code != 354:
                 raise RemoteProtocolError(f"DATA was answered by {reply.code}")
         elif 300 <= reply.code < 400:
             raise RemoteProtocolError(f"{reply.code} where no continuation was asked for")
@@ -251,7 +276,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
             self._lone_dot = False
             self._state = State.READY
         elif isinstance(command, _LINE_COMMANDS) and accepted:
-            self._state = NEXT[self._state].get(command.verb, self._state)
+            if command.verb not in NEXT[self._state]:  # in flight when an earlier command was refused
+                raise RemoteProtocolError(f"{command.verb} was accepted in {self._state.name}")
+            self._state = NEXT[self._state][command.verb]
         if isinstance(command, Hello) and accepted:
             self._extensions = _parse_extensions(reply) if command.extended else {}
         elif isinstance(command, Mail):
@@ -281,8 +308,18 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._state = self._projected = State.CONNECTED
         self._extensions = {}
 
+    def _at_end_of_stream(self) -> None:
+        if self._state is State.GREETING and not self._last_words:
+            raise RemoteProtocolError("the server closed the connection before its greeting")
+        super()._at_end_of_stream()
+
+    def _say_closed(self) -> Send | Closed:
+        self._unanswered.extend(self._unsent)
+        self._unsent.clear()
+        return super()._say_closed()
+
     def _wind_up(self) -> None:
-        idle = not (self._unanswered or self._unsent or self._exchange)
+        idle = not (self._unanswered or self._unsent or self._exchange or self._last_words)
         if idle and self._state not in (State.GREETING, State.DATA):
             self._write(Quit().to_wire(), due=True)
         self._close(self._why)

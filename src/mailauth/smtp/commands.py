@@ -141,7 +141,7 @@ class Mail(Command, VerdictQuestion):
     auth: str | None = None
     """Who handed the message in first, as a mailbox, or ``<>`` (RFC 4954 section 5): a claim, not a proof."""
 
-    parameters: Mapping[str, str | None] = NO_PARAMETERS
+    parameters: Mapping[str, str | None] = attrs.field(default=NO_PARAMETERS, hash=False)
     """Parameters of extensions that this library does not know, by keyword; a server refuses them with 555."""
 
     @classmethod
@@ -154,6 +154,8 @@ class Mail(Command, VerdictQuestion):
 
     def to_wire(self) -> bytes:
         path = "" if self.reverse_path is None else str(self.reverse_path)
+        if self.reverse_path is not None and not self.reverse_path.domain:
+            raise LocalProtocolError("a reverse-path has a domain; only a recipient may be the bare Postmaster")
         return f"MAIL FROM:<{path}>{encode_parameters(self, MAIL_PARAMETERS, self.parameters)}\r\n".encode("ascii")
 
 
@@ -167,7 +169,7 @@ class Rcpt(Command, VerdictQuestion):
     """The bare ``<Postmaster>`` is ``Mailbox("Postmaster", "")`` (RFC 5321 section 4.5.1)."""
 
     source_route: tuple[str, ...] = ()
-    parameters: Mapping[str, str | None] = NO_PARAMETERS
+    parameters: Mapping[str, str | None] = attrs.field(default=NO_PARAMETERS, hash=False)
 
     @classmethod
     def parse(cls, argument: str) -> Self:
@@ -253,11 +255,16 @@ class Vrfy(Command, Notice):
 
     argument: str = attrs.field(validator=_check_text)
 
+    def __attrs_post_init__(self) -> None:
+        if not self.argument.strip():
+            raise LocalProtocolError("VRFY takes a name")
+
     @classmethod
     def parse(cls, argument: str) -> Self:
-        if not argument:
-            raise Malformed("VRFY takes a name")
-        return cls(argument=argument)
+        try:
+            return cls(argument=argument)
+        except LocalProtocolError as error:
+            raise Malformed(str(error)) from None
 
     def to_wire(self) -> bytes:
         return _with_argument("VRFY", self.argument)

@@ -6,6 +6,7 @@ answer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final, TypeVar
 
@@ -13,7 +14,7 @@ from .. import sasl
 from .._connection import ServerMachine
 from .._dots import Unstuffer
 from .._errors import LocalProtocolError, Malformed
-from .._events import ACCEPT, Action, MessageChunk, Question, Tls, Why
+from .._events import Accept, Action, MessageChunk, Question, Tls, Why
 from .._lines import LineTooLong
 from . import _fixed
 from ._command_lines import COMMON, PARSERS, from_common, split_line
@@ -105,7 +106,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
             command = from_common(found)
             if command is not None:
                 received.offset = found.end()
-                return self._obey(command, None)
+                return self._obey(command, found)
         try:
             line = received.take_line(self._settings.maximum_command_line)
         except LineTooLong:
@@ -131,7 +132,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
             return self._refuse(verb, line, Reply(501, "5.5.4", str(error)))
         return self._obey(command, line)
 
-    def _obey(self, command: LineCommand, line: bytes | None) -> ServerEvent:
+    def _obey(self, command: LineCommand, line: bytes | re.Match[bytes]) -> ServerEvent:
         verb = command.verb
         if verb not in NEXT[self._state]:
             refusing = self._state is State.REFUSING
@@ -173,14 +174,16 @@ class ServerConnection(ServerMachine[ServerEvent]):
                 self._close(Why.QUIT)
         return command
 
-    def _refuse(self, verb: str, line: bytes | None, reply: Reply, command: LineCommand | None = None) -> Refused:
+    def _refuse(
+        self, verb: str, line: bytes | re.Match[bytes], reply: Reply, command: LineCommand | None = None
+    ) -> Refused:
         """The rules alone say no; each refusal counts against the budget of errors."""
         if isinstance(command, Auth):
             line = f"AUTH {command.mechanism}".encode("ascii")
-        elif line is None:
-            line = b"" if command is None else command.to_wire()[:-2]
         elif verb == "AUTH":
             line = b"AUTH"
+        elif isinstance(line, re.Match):  # of COMMON, with its CRLF
+            line = line.group()[:-2]
         self._say(reply)
         if reply.code >= 500:
             self._count_error()
@@ -253,6 +256,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
         elif isinstance(question, (Mail, Rcpt, Data, MessageComplete, StartTls)):
             verb = question.verb
             due = verb not in _MAY_WAIT
+            if verb == "STARTTLS" and self._instead is not None and (reply is None or reply.positive):
+                return  # shut_down() came between: the 421 that is due answers it, and no handshake begins
             if reply is None:
                 self._write(self._accepted[type(question)], due=due)
             elif reply.positive:
@@ -270,7 +275,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
     def _greet(self, reply: Reply | None) -> None:
         """The greeting; it carries no enhanced status code (RFC 2034 section 4)."""
         if reply is None or reply.positive:
-            text = "ESMTP" if reply is None else reply.text
+            text = "ESMTP" if reply is None or not reply.text else reply.text
             self._write(Reply(220, "", f"{self._settings.host_name} {text}").to_wire(), due=True)
             self._state = State.CONNECTED
             return
@@ -398,7 +403,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
 
 def _checked(answer: object) -> Reply | None:
     """The Reply that *answer* is, None for ACCEPT.  Raises LocalProtocolError for what cannot answer a question."""
-    if answer is ACCEPT:
+    if isinstance(answer, Accept):
         return None
     if not isinstance(answer, Reply):
         raise LocalProtocolError(f"the answer is ACCEPT or a Reply here, not {type(answer).__name__}")

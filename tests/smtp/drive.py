@@ -1,0 +1,220 @@
+"""Drives an SMTP machine by hand: octets in, by any pieces; events and octets out; questions answered by their type.
+
+Knows no expectation: the tests compare what is gathered here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from mailauth import ACCEPT, BeginTls, Closed, Command, MessageChunk, NeedData, Paused, Question, Send, Tls, sasl, smtp
+
+ENTROPY: Final = bytes(range(32))
+TLS: Final = Tls(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384")
+CRAM: Final = "<1896.697170952@postoffice.reston.mci.net>"
+
+IN_CLEAR: Final = smtp.ServerSettings(mechanisms_without_tls=frozenset({"PLAIN", "LOGIN", "CRAM-MD5"}), starttls=True)
+"""A server that offers all it has without TLS too."""
+
+LEFT_OPEN: Final = object()
+"""As an answer: none; the question stays open."""
+
+SECRETS: Final[Mapping[str, bytes]] = {"tim": b"tanstaaftanstaaf", "test": b"1234", "alice": b"correct horse"}
+
+
+def check_password(question: sasl.CheckPassword) -> object:
+    right = SECRETS.get(question.authentication_identity) == question.password
+    return ACCEPT if right else sasl.Refusal.BAD_CREDENTIALS
+
+
+ANSWERS: Final[Mapping[type[object], object]] = {
+    sasl.CheckPassword: check_password,
+    sasl.FetchSecret: lambda question: SECRETS.get(question.authentication_identity),
+    sasl.Authorize: sasl.Refusal.NOT_AUTHORIZED,
+}
+"""Any other question is answered ACCEPT.  A function is given the question, a list one answer after another."""
+
+
+@attrs.define
+class Session:
+    """One side of a conversation, and all that it has said so far."""
+
+    machine: smtp.ServerConnection | smtp.ClientConnection
+    answers: Mapping[type[object], object] = attrs.field(factory=dict)
+    events: list[Any] = attrs.field(factory=list)
+    sends: list[bytes] = attrs.field(factory=list)
+    log: list[Any] = attrs.field(factory=list)
+    """Everything, actions too, as it was pulled."""
+    begun_tls: list[BeginTls] = attrs.field(factory=list)
+    question: Question[Any] | None = None
+    """The one that LEFT_OPEN left open."""
+    last: object = None
+    """The action that stopped the pulling."""
+    starts_tls: bool = True
+
+    @property
+    def octets(self) -> bytes:
+        return b"".join(self.sends)
+
+    @property
+    def lines(self) -> list[str]:
+        return self.octets.decode("ascii").split("\r\n")[:-1]
+
+    @property
+    def codes(self) -> list[int]:
+        """Of every whole reply, in order."""
+        return [int(line[:3]) for line in self.lines if line[3:4] != "-"]
+
+    @property
+    def closed(self) -> Closed | None:
+        return self.last if isinstance(self.last, Closed) else None
+
+    def of(self, *kinds: type[object]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kinds)]
+
+    @property
+    def content(self) -> bytes:
+        return b"".join(chunk.octets for chunk in self.of(MessageChunk))
+
+    def receive(self, *pieces: bytes) -> Session:
+        """Hand in one piece after another, pulling all that each brings."""
+        if self.last is None:
+            self.pull()
+        for piece in pieces:
+            self.machine.receive_data(piece)
+            self.pull()
+        return self
+
+    def pull(self) -> Session:
+        """Take events, answering them, until the machine wants something that only the peer or the test can give."""
+        while True:
+            event = self.machine.next_event()
+            self.log.append(event)
+            match event:
+                case Send(octets=octets):
+                    self.sends.append(octets)
+                case BeginTls(octets=octets):
+                    self.sends.append(octets)
+                    self.begun_tls.append(event)
+                    if not self.starts_tls:
+                        self.last = event
+                        return self
+                    self.machine.tls_started(TLS)
+                case NeedData() | Paused() | Closed():
+                    self.last = event
+                    return self
+                case Question() if isinstance(self.machine, smtp.ServerConnection):
+                    self.events.append(event)
+                    self._answer(event)
+                case _:
+                    self.events.append(event)
+
+    def _answer(self, question: Question[Any]) -> None:
+        answer = self.answers.get(type(question), ANSWERS.get(type(question), ACCEPT))
+        if isinstance(answer, list):
+            answer = answer.pop(0) if answer else ACCEPT
+        elif callable(answer) and not isinstance(answer, type(ACCEPT)):
+            answer = answer(question)
+        if answer is LEFT_OPEN:
+            self.question = question
+        else:
+            self.server.answer(question, answer)
+
+    @property
+    def server(self) -> smtp.ServerConnection:
+        assert isinstance(self.machine, smtp.ServerConnection)
+        return self.machine
+
+    @property
+    def client(self) -> smtp.ClientConnection:
+        assert isinstance(self.machine, smtp.ClientConnection)
+        return self.machine
+
+    def answer(self, answer: object) -> Session:
+        """Answer the question that was left open, and go on."""
+        assert self.question is not None
+        question: Question[Any] = self.question
+        self.server.answer(question, answer)
+        self.question = None
+        return self.pull()
+
+    def send(self, *commands: Command) -> Session:
+        for command in commands:
+            self.client.send(command)
+        return self.pull()
+
+    def forget(self) -> Session:
+        """Begin to gather anew."""
+        self.events.clear()
+        self.sends.clear()
+        self.log.clear()
+        return self
+
+
+def serve(
+    *pieces: bytes,
+    settings: smtp.ServerSettings = IN_CLEAR,
+    answers: Mapping[type[object], object] | None = None,
+    tls: Tls | None = None,
+) -> Session:
+    """A server session that was given *pieces*."""
+    machine = smtp.ServerConnection(settings, entropy=ENTROPY, tls=tls)
+    return Session(machine, answers=answers or {}).pull().receive(*pieces)
+
+
+def ready(*pieces: bytes, **rest: Any) -> Session:
+    """The same behind greeting and EHLO, which are forgotten."""
+    session = serve(b"EHLO client.example\r\n", **rest).forget()
+    return session.receive(*pieces)
+
+
+def call(
+    *pieces: bytes,
+    settings: smtp.ClientSettings | None = None,
+    tls: Tls | None = None,
+) -> Session:
+    """A client session that was given *pieces*."""
+    return Session(smtp.ClientConnection(settings, tls=tls)).pull().receive(*pieces)
+
+
+def greeted(*extensions: str, settings: smtp.ClientSettings | None = None, tls: Tls | None = None) -> Session:
+    """A client behind the replies to greeting and EHLO, with nothing gathered yet."""
+    session = call(b"220 server.example\r\n", settings=settings, tls=tls).send(smtp.Hello(domain="client.example"))
+    lines = ["server.example", *extensions]
+    hello = "".join(f"250{'-' if line is not lines[-1] else ' '}{line}\r\n" for line in lines)
+    return session.receive(hello.encode("ascii")).forget()
+
+
+def each_cut(octets: bytes) -> Iterable[Sequence[bytes]]:
+    """*octets* whole, octet by octet, and in two at each place."""
+    yield (octets,)
+    yield [octets[n : n + 1] for n in range(len(octets))]
+    for n in range(1, len(octets)):
+        yield (octets[:n], octets[n:])
+
+
+def without_cuts(events: Iterable[Any]) -> list[Any]:
+    """Events with neighbouring chunks joined: what no cut of the input may change."""
+    joined: list[Any] = []
+    for event in events:
+        if isinstance(event, MessageChunk) and joined and isinstance(joined[-1], MessageChunk):
+            joined[-1] = MessageChunk(octets=joined[-1].octets + event.octets)
+        else:
+            joined.append(event)
+    return joined
+
+
+def converse(client: Session, server: Session) -> None:
+    """Carry octets between the two until both have nothing more to say."""
+    said = [len(client.sends), len(server.sends)]
+    client.pull()
+    server.pull()
+    while len(client.sends) > said[0] or len(server.sends) > said[1]:
+        for n, (source, target) in enumerate(((client, server), (server, client))):
+            octets = b"".join(source.sends[said[n] :])
+            said[n] = len(source.sends)
+            if octets and target.closed is None:
+                target.receive(octets)

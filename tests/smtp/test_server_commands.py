@@ -1,0 +1,363 @@
+"""The server's rules for single commands: order, form, limits (RFC 5321 sections 4.1 and 4.5.3)."""
+
+from __future__ import annotations
+
+import pytest
+
+from mailauth import LocalProtocolError, Why, smtp
+from tests.smtp.drive import ready, serve
+
+TRANSACTION = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "command"),
+    [
+        (b"", b"MAIL FROM:<a@b>"),
+        (b"", b"RCPT TO:<a@b>"),
+        (b"", b"DATA"),
+        (b"", b"AUTH PLAIN"),
+        (b"", b"STARTTLS"),
+        (b"EHLO c\r\n", b"RCPT TO:<a@b>"),
+        (b"EHLO c\r\n", b"DATA"),
+        (b"EHLO c\r\nMAIL FROM:<a@b>\r\n", b"MAIL FROM:<a@b>"),
+        (b"EHLO c\r\nMAIL FROM:<a@b>\r\n", b"DATA"),
+        (b"EHLO c\r\nMAIL FROM:<a@b>\r\n", b"STARTTLS"),
+        (b"EHLO c\r\n" + TRANSACTION, b"MAIL FROM:<a@b>"),
+        (b"EHLO c\r\n" + TRANSACTION, b"AUTH PLAIN"),
+    ],
+)
+def test_a_command_out_of_order_is_503_and_changes_nothing(before: bytes, command: bytes) -> None:
+    """RFC 5321 section 4.1.4."""
+    session = serve(before or b"NOOP\r\n")
+    session.forget().receive(command + b"\r\n")
+    assert session.lines == ["503 5.5.1 bad sequence of commands"]
+    refused = session.events
+    assert refused == [
+        smtp.Refused(
+            verb=command.split()[0].decode("ascii"),
+            line=command,
+            reply=smtp.Reply(503, "5.5.1", "bad sequence of commands"),
+        )
+    ]
+
+
+@pytest.mark.parametrize("hello", [b"EHLO c", b"HELO c"])
+def test_a_hello_ends_the_transaction(hello: bytes) -> None:
+    """RFC 5321 section 4.1.4: as RSET would."""
+    session = ready(TRANSACTION + hello + b"\r\nRCPT TO:<x@y>\r\nMAIL FROM:<a@b>\r\nRCPT TO:<e@f>\r\nDATA\r\n.\r\n")
+    assert session.codes == [250, 250, 250, 503, 250, 250, 354, 250]
+    assert session.of(smtp.MessageComplete)[0].recipients == (smtp.Mailbox("e", "f"),)
+
+
+def test_rset_forgets_the_transaction_and_not_the_hello() -> None:
+    """RFC 5321 section 4.1.1.5; it is also allowed where there is nothing to forget."""
+    assert serve(b"RSET\r\n").codes == [220, 250]
+    session = ready(b"RSET\r\nMAIL FROM:<a@b>\r\nRSET\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRSET\r\nDATA\r\n")
+    assert session.codes == [250, 250, 250, 250, 250, 250, 503]
+
+
+@pytest.mark.parametrize("before", [b"", b"EHLO c\r\n", b"EHLO c\r\nMAIL FROM:<a@b>\r\n", b"EHLO c\r\n" + TRANSACTION])
+def test_noop_vrfy_and_help_are_allowed_at_any_time(before: bytes) -> None:
+    """RFC 5321 section 4.1.4: and change nothing."""
+    session = serve(before or b"NOOP\r\n").forget().receive(b"NOOP\r\nNOOP x y\r\nVRFY alice\r\nHELP\r\nHELP MAIL\r\n")
+    assert session.codes == [250, 250, 252, 214, 214]
+    assert session.events == [
+        smtp.Noop(),
+        smtp.Noop(argument="x y"),
+        smtp.Vrfy(argument="alice"),
+        smtp.Help(),
+        smtp.Help(argument="MAIL"),
+    ]
+
+
+def test_verbs_and_keywords_have_no_case() -> None:
+    """RFC 5321 section 2.4; local parts keep theirs."""
+    session = serve(
+        b"ehlo c\r\nmAiL fRoM:<Alice@Example.Test> size=10 body=8bitmime auth=<>\r\n"
+        b"rcpt to:<Bob@x>\r\ndata\r\n.\r\nquit\r\n"
+    )
+    assert session.codes == [220, 250, 250, 250, 354, 250, 221]
+    assert session.of(smtp.Mail) == [
+        smtp.Mail(reverse_path=smtp.Mailbox("Alice", "Example.Test"), size=10, body=smtp.Body.EIGHT_BIT_MIME, auth="<>")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "command"),
+    [
+        (b"MAIL FROM:<>", smtp.Mail(reverse_path=None)),  # section 4.5.5
+        (b"MAIL FROM:<a@b> SIZE=0", smtp.Mail(reverse_path=smtp.Mailbox("a", "b"), size=0)),
+        (b"MAIL FROM:<a@b> AUTH=e+3Dmc2@x", smtp.Mail(reverse_path=smtp.Mailbox("a", "b"), auth="e=mc2@x")),
+        (b"MAIL FROM:<@r:a@b>", smtp.Mail(reverse_path=smtp.Mailbox("a", "b"), source_route=("r",))),  # appendix C
+        (b'MAIL FROM:<"a> b"@c>', smtp.Mail(reverse_path=smtp.Mailbox("a> b", "c"))),  # section 4.1.2
+        (b'MAIL FROM:<"a\\"\\\\"@c>', smtp.Mail(reverse_path=smtp.Mailbox('a"\\', "c"))),
+        (b"MAIL FROM:<a@[192.0.2.1]>", smtp.Mail(reverse_path=smtp.Mailbox("a", "[192.0.2.1]"))),  # section 4.1.3
+        (b"MAIL FROM:<a@[IPv6:2001:db8::1]>", smtp.Mail(reverse_path=smtp.Mailbox("a", "[IPv6:2001:db8::1]"))),
+        (b"MAIL FROM:<a@[x-tag:any]>", smtp.Mail(reverse_path=smtp.Mailbox("a", "[x-tag:any]"))),
+        (b"MAIL FROM:<a@b> \t ", smtp.Mail(reverse_path=smtp.Mailbox("a", "b"))),  # section 4.1.1
+    ],
+)
+def test_forms_of_a_reverse_path(line: bytes, command: smtp.Mail) -> None:
+    """RFC 5321 section 4.1.2."""
+    assert ready(line + b"\r\n").events == [command]
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [
+        (b"<Postmaster>", smtp.Rcpt(forward_path=smtp.Mailbox("Postmaster", ""))),  # section 4.5.1
+        (b"<pOSTmaster>", smtp.Rcpt(forward_path=smtp.Mailbox("pOSTmaster", ""))),
+        (b"<@r,@[192.0.2.1]:a@b>", smtp.Rcpt(forward_path=smtp.Mailbox("a", "b"), source_route=("r", "[192.0.2.1]"))),
+        (b'<""@b>', smtp.Rcpt(forward_path=smtp.Mailbox("", "b"))),
+    ],
+)
+def test_forms_of_a_forward_path(path: bytes, command: smtp.Rcpt) -> None:
+    """RFC 5321 section 4.1.2; source routes are stripped and shown."""
+    assert ready(b"MAIL FROM:<>\r\nRCPT TO:" + path + b"\r\n").events[1:] == [command]
+
+
+def test_a_local_part_has_64_octets_and_no_more() -> None:
+    """RFC 5321 section 4.5.3.1.1."""
+    assert ready(b"MAIL FROM:<%b@b>\r\n" % (b"a" * 64)).codes == [250]
+    assert ready(b"MAIL FROM:<%b@b>\r\n" % (b"a" * 65)).codes == [501]
+
+
+def test_a_path_has_256_octets_and_no_more() -> None:
+    """RFC 5321 section 4.5.3.1.3: its brackets count, a source route that is stripped does not."""
+    domain = ".".join(["d" * 50] * 5)[:252].encode("ascii")
+    domain += b"d" * (252 - len(domain))
+    assert ready(b"MAIL FROM:<a@%b>\r\n" % domain).codes == [250]
+    assert ready(b"MAIL FROM:<@relay.example:a@%b>\r\n" % domain).codes == [250]
+    assert ready(b"MAIL FROM:<aa@%b>\r\n" % domain).codes == [501]
+
+
+def test_a_domain_has_255_octets_and_no_more() -> None:
+    """RFC 5321 section 4.5.3.1.2."""
+    assert serve(b"EHLO %b\r\n" % (b"d" * 255)).codes == [220, 250]
+    assert serve(b"EHLO %b\r\n" % (b"d" * 256)).codes == [220, 501]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"EHLO",
+        b"EHLO a b",
+        b"EHLO [1.2.3]",
+        b"EHLO [IPv6:1.2.3.4]",
+        b"EHLO [IPv6:fe80::1%eth0]",
+        b"HELO",
+        b"MAIL",
+        b"MAIL FROM:",
+        b"MAIL FROM:a@b",
+        b"MAIL FROM: <a@b>",
+        b"MAIL FROM:<a@b",
+        b"MAIL FROM:<a>",
+        b"MAIL FROM:<a@b>SIZE=1",
+        b"MAIL FROM:<a@b> SIZE",
+        b"MAIL FROM:<a@b> SIZE=x",
+        b"MAIL FROM:<a@b> SIZE=-1",
+        b"MAIL FROM:<a@b> SIZE=123456789012345678901",
+        b"MAIL FROM:<a@b> SIZE=1 SIZE=1",
+        b"MAIL FROM:<a@b> X=1 x=1",
+        b"MAIL FROM:<a@b> BODY=9BIT",
+        b"MAIL FROM:<a@b> AUTH=a+0Ab",
+        b"MAIL FROM:<a@b> AUTH=+3d",
+        b"MAIL FROM:<a@b> =1",
+        b"MAIL FROM:<a..b@c>",
+        b"MAIL FROM:<a@-b>",
+        b"MAIL FROM:<a@[1.2.3.4.5]>",
+        b"MAIL FROM:<Postmaster>",
+        b"AUTH",
+        b"AUTH  PLAIN",
+        b"VRFY",
+        b"DATA now",
+        b"RSET now",
+        b"QUIT now",
+        b"STARTTLS now",
+    ],
+)
+def test_a_bad_argument_is_501(line: bytes) -> None:
+    """RFC 5321 section 4.2.4; STARTTLS: RFC 3207 section 4."""
+    session = ready(line + b"\r\n")
+    assert session.codes == [501]
+    assert [event.verb for event in session.events] == [line.split()[0].decode("ascii")]
+
+
+@pytest.mark.parametrize("path", [b"<>", b"a@b", b"<a@b> X Y Y", b"<a@b>x", b"", b'<"Postmaster">', b"<@r:>"])
+def test_a_bad_forward_path_is_501(path: bytes) -> None:
+    """RFC 5321 section 4.1.1.3."""
+    assert ready(b"MAIL FROM:<>\r\nRCPT TO:" + path + b"\r\n").codes == [250, 501]
+
+
+@pytest.mark.parametrize(
+    "line", [b"MAIL FROM:<a@b> RET=FULL", b"MAIL FROM:<a@b> SMTPUTF8", b"MAIL FROM:<a@b> SIZE=1 X"]
+)
+def test_an_unknown_parameter_is_555(line: bytes) -> None:
+    """RFC 5321 section 4.1.1.11."""
+    assert ready(line + b"\r\n").codes == [555]
+
+
+def test_an_unknown_parameter_of_rcpt_is_555() -> None:
+    """RFC 5321 section 4.1.1.11."""
+    assert ready(b"MAIL FROM:<>\r\nRCPT TO:<a@b> NOTIFY=NEVER\r\n").codes == [250, 555]
+
+
+@pytest.mark.parametrize(
+    ("settings", "parameter"),
+    [
+        (smtp.ServerSettings(eight_bit_mime=False), b"BODY=8BITMIME"),
+        (smtp.ServerSettings(mechanisms=smtp.ServerSettings().mechanisms.only()), b"AUTH=<>"),
+    ],
+)
+def test_a_parameter_that_was_not_offered_is_555(settings: smtp.ServerSettings, parameter: bytes) -> None:
+    """RFC 5321 section 4.1.1.11."""
+    assert ready(b"MAIL FROM:<a@b> " + parameter + b"\r\n", settings=settings).codes == [555]
+
+
+def test_mail_auth_is_understood_in_clear_where_auth_comes_with_tls() -> None:
+    """RFC 4954 section 5: once AUTH is announced, from unauthenticated clients too."""
+    assert ready(b"MAIL FROM:<a@b> AUTH=<>\r\n", settings=smtp.ServerSettings(starttls=True)).codes == [250]
+
+
+def test_a_declared_size_over_the_limit_is_552() -> None:
+    """RFC 1870 section 6.1."""
+    settings = smtp.ServerSettings(maximum_message_size=70_000)
+    assert ready(b"MAIL FROM:<> SIZE=70000\r\n", settings=settings).lines == ["250 2.1.0 sender ok"]
+    session = ready(b"MAIL FROM:<> SIZE=70001\r\nRCPT TO:<a@b>\r\n", settings=settings)
+    assert session.codes == [552, 503]
+
+
+@pytest.mark.parametrize("verb", [b"EXPN list", b"TURN", b"ETRN x", b"SEND x", b"SOML x", b"SAML x", b"BDAT 3"])
+def test_known_verbs_that_are_not_there_are_502(verb: bytes) -> None:
+    """RFC 5321 section 4.2.4."""
+    assert ready(verb + b"\r\n").codes == [502]
+
+
+@pytest.mark.parametrize("line", [b"", b"FOO", b"MAILFROM:<a@b>", b"GET / HTTP/1.1", b" NOOP"])
+def test_an_unknown_command_is_500(line: bytes) -> None:
+    """RFC 5321 section 4.2.4."""
+    session = ready(line + b"\r\n")
+    assert session.codes == [500]
+    assert session.events == [
+        smtp.Refused(verb="", line=line, reply=smtp.Reply(500, "5.5.1", "command not recognized"))
+    ]
+
+
+@pytest.mark.parametrize(
+    "line", [b"NO\rOP", b"NOOP\nNOOP", b"NOOP a\0", b"NOOP \xc3\xa9", b"NOOP\x7f", b"NOOP\r", b"\nNOOP"]
+)
+def test_bare_cr_lf_nul_and_other_octets_are_500_and_no_line_end(line: bytes) -> None:
+    """RFC 5321 sections 2.3.8 and 2.4."""
+    session = ready(line + b"\r\nNOOP\r\n")
+    assert session.codes == [500, 250]
+    assert session.of(smtp.Refused)[0].line == line
+
+
+def test_white_space_before_crlf_is_tolerated() -> None:
+    """RFC 5321 section 4.1.1."""
+    session = ready(b"MAIL FROM:<a@b>  \r\nRCPT TO:<c@d> \r\nDATA \t\r\n.\r\nRSET  \r\nQUIT  \r\n")
+    assert session.codes == [250, 250, 354, 250, 250, 221]
+
+
+def test_a_line_too_long_is_answered_once_and_in_its_place() -> None:
+    """RFC 5321 section 4.5.3.1.4: here 2,048 octets with CRLF."""
+    fits = b"NOOP " + b"x" * 2_041 + b"\r\n"
+    assert len(fits) == 2_048
+    session = ready(fits + b"NOOP " + b"x" * 2_042 + b"\r\nVRFY x\r\n")
+    assert session.codes == [250, 500, 252]
+    assert session.of(smtp.Refused) == [
+        smtp.Refused(verb="", line=b"", reply=smtp.Reply(500, "5.5.2", "line too long"))
+    ]
+    dribbled = ready(*[b"x" * 500] * 20, b"\r", b"\nVRFY x\r\n")
+    assert dribbled.codes == [500, 252]
+
+
+def test_an_endless_line_keeps_no_memory() -> None:
+    """DESIGN.md section 4 rule 4."""
+    session = ready()
+    for _ in range(50):
+        session.receive(b"x" * 4_000)
+        assert len(session.machine._input) <= 2_048
+    assert session.codes == []
+
+
+def test_recipients_over_the_limit_are_452() -> None:
+    """RFC 5321 section 4.5.3.1.10: refused ones do not count, and the others stay."""
+    settings = smtp.ServerSettings(maximum_recipients=100)
+    verdicts: list[object] = [smtp.Reply(550, "5.1.1", "no")]
+    session = ready(
+        b"MAIL FROM:<>\r\n" + b"RCPT TO:<a@b>\r\n" * 102 + b"DATA\r\n.\r\n",
+        settings=settings,
+        answers={smtp.Rcpt: verdicts},
+    )
+    assert session.codes == [250, 550, *[250] * 100, 452, 354, 250]
+    assert len(session.of(smtp.MessageComplete)[0].recipients) == 100
+
+
+def test_errors_over_the_budget_end_the_session_with_421() -> None:
+    """RULES.md: few errors, then close."""
+    settings = smtp.ServerSettings(maximum_errors=3)
+    session = ready(b"FOO\r\nDATA\r\nNOOP\r\nMAIL\r\nNOOP\r\n", settings=settings)
+    assert session.codes == [500, 503, 250, 501, 421]
+    assert session.closed is not None
+    assert session.closed.why is Why.TOO_MANY_ERRORS
+    assert len(session.of(smtp.Noop)) == 1
+
+
+def test_transactions_over_the_limit_end_the_session_with_421() -> None:
+    settings = smtp.ServerSettings(maximum_transactions=1)
+    session = ready(b"MAIL FROM:<>\r\nRSET\r\nMAIL FROM:<x@y>\r\nNOOP\r\n", settings=settings)
+    assert session.codes == [250, 250, 421]
+    assert session.closed is not None
+    assert session.of(smtp.Refused)[0].line == b"MAIL FROM:<x@y>"
+
+
+def test_quit_ends_the_session_and_what_follows_is_not_read() -> None:
+    """RFC 5321 section 4.1.1.10."""
+    session = ready(b"QUIT\r\nNOOP\r\n")
+    assert session.codes == [221]
+    assert session.events == [smtp.Quit()]
+    assert session.closed is not None
+    assert session.closed.why is Why.QUIT
+    session.machine.receive_data(b"NOOP\r\n")
+    assert session.machine.next_event() == session.closed
+    assert session.machine.next_event() == session.closed
+
+
+@pytest.mark.parametrize("line", [b"mail from:<A@B> size=007", b"data", b"rcpt to:<a@b>"])
+def test_a_refused_line_is_shown_as_it_came_wherever_it_was_cut(line: bytes) -> None:
+    """DESIGN.md section 4 rule 8."""
+    whole = serve(line + b"\r\n")
+    assert whole.of(smtp.Refused)[0].line == line
+    assert serve(line[:3], line[3:] + b"\r\n").events == whole.events
+
+
+def test_the_hello_reply_says_what_is_offered() -> None:
+    """RFC 5321 section 4.1.1.1; HELO is answered without extensions."""
+    assert serve(b"EHLO c\r\n").lines[1:] == [
+        "250-localhost",
+        "250-PIPELINING",
+        "250-SIZE 26214400",
+        "250-8BITMIME",
+        "250-ENHANCEDSTATUSCODES",
+        "250-STARTTLS",
+        "250 AUTH PLAIN LOGIN CRAM-MD5",
+    ]
+    bare = smtp.ServerSettings(pipelining=False, eight_bit_mime=False, enhanced_status_codes=False)
+    assert serve(b"EHLO c\r\n", settings=bare).lines[1:] == ["250-localhost", "250 SIZE 26214400"]
+    assert serve(b"HELO c\r\n").lines[1:] == ["250 localhost"]
+
+
+def test_without_enhancedstatuscodes_no_reply_carries_one() -> None:
+    """RFC 2034 section 3."""
+    settings = smtp.ServerSettings(enhanced_status_codes=False)
+    session = ready(b"NOOP\r\nMAIL FROM:<a@b>\r\nFOO\r\n", settings=settings)
+    assert session.lines == ["250 ok", "250 sender ok", "500 command not recognized"]
+
+
+@pytest.mark.parametrize("host", ["", "a b", "a\r\nb", "[1.2.3]", "d" * 256])
+def test_a_host_name_that_is_none_is_refused(host: str) -> None:
+    """RFC 5321 section 4.1.2."""
+    with pytest.raises(LocalProtocolError):
+        smtp.ServerSettings(host_name=host)

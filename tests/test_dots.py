@@ -1,0 +1,110 @@
+"""Dot transparency and the end of content (RFC 5321 section 4.5.2)."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+from hypothesis import given, strategies as st
+
+from mailauth._dots import Stuffer, Unstuffer
+from mailauth._lines import LineBuffer
+
+PIECES = st.lists(st.sampled_from([b"\r\n", b".", b"\r", b"\n", b"a", b"..", b"\r\n.", b"\0", b"text"]), max_size=12)
+CLEAN_PIECES = st.lists(st.sampled_from([b"\r\n", b".", b"a", b"..", b"\r\n.", b"\r\n.\r\n", b"text"]), max_size=12)
+
+
+def cut(octets: bytes, data: st.DataObject) -> list[bytes]:
+    places = sorted(data.draw(st.sets(st.integers(0, len(octets)), max_size=6)) | {0, len(octets)})
+    return [octets[start:end] for start, end in itertools.pairwise(places)]
+
+
+def stuff(pieces: list[bytes]) -> bytes:
+    stuffer = Stuffer()
+    return b"".join(map(stuffer.stuff, pieces)) + stuffer.end()
+
+
+def unstuff(pieces: list[bytes]) -> tuple[bytes, bool, bool, bytes]:
+    """(content, whether it ended, whether it was clean, what is left) after *pieces*."""
+    buffer, unstuffer = LineBuffer(), Unstuffer()
+    content = b""
+    for piece in filter(None, pieces):
+        buffer.feed(piece)
+        while not unstuffer.ended and (chunk := unstuffer.take(buffer)):
+            content += chunk
+        if not unstuffer.ended:
+            assert len(buffer) <= 4
+    buffer.gather()
+    return content, unstuffer.ended, unstuffer.clean, buffer.octets[buffer.offset :]
+
+
+def content_of(octets: bytes) -> tuple[bytes, bytes] | None:
+    """The reference: (content, the rest); None when the end is not there."""
+    found = re.search(rb"(?:^|\r\n)\.\r\n", octets, re.DOTALL)
+    if found is None:
+        return None
+    stuffed = octets[: found.start()] + (b"" if found.start() == 0 and octets.startswith(b".\r\n") else b"\r\n")
+    return re.sub(rb"(^|\r\n)\.", rb"\1", stuffed), octets[found.end() :]
+
+
+@given(PIECES, PIECES, st.data())
+def test_content_ends_at_crlf_dot_crlf_over_any_cut(head: list[bytes], tail: list[bytes], data: st.DataObject) -> None:
+    """RFC 5321 section 4.1.1.4: and nowhere else."""
+    octets = b"".join(head) + b"\r\n.\r\n" + b"".join(tail)
+    content, ended, clean, rest = unstuff(cut(octets, data))
+    assert ended
+    assert (content, rest) == content_of(octets)
+    assert clean == (re.search(rb"\r(?!\n)|(?<!\r)\n|\0", content) is None)
+
+
+@given(PIECES, st.data())
+def test_without_its_end_content_is_handed_out_but_for_four_octets(pieces: list[bytes], data: st.DataObject) -> None:
+    octets = b"".join(pieces).replace(b"\r\n.\r\n", b"")
+    if content_of(octets) is not None:
+        return
+    content, ended, _, rest = unstuff(cut(octets, data))
+    assert not ended
+    whole = content_of(octets + b"\r\n.\r\n")
+    assert whole is not None
+    assert whole[0].startswith(content)
+    assert len(rest) <= 4
+
+
+@given(CLEAN_PIECES, st.data())
+def test_what_was_stuffed_comes_out_as_it_went_in(pieces: list[bytes], data: st.DataObject) -> None:
+    """RFC 5321 section 4.5.2, with the last CRLF added when it is missing (section 4.1.1.4)."""
+    octets = b"".join(pieces)
+    wire = stuff(cut(octets, data))
+    assert wire == stuff([octets])
+    content, ended, clean, rest = unstuff(cut(wire, data))
+    assert (ended, clean, rest) == (True, True, b"")
+    assert content == (octets if octets.endswith(b"\r\n") or not octets else octets + b"\r\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "wire"),
+    [
+        (b"", b".\r\n"),
+        (b".", b"..\r\n.\r\n"),
+        (b".\r\n", b"..\r\n.\r\n"),
+        (b"a\r\n.b\r\n", b"a\r\n..b\r\n.\r\n"),
+        (b"a\r\n.\r\n.\r\nb", b"a\r\n..\r\n..\r\nb\r\n.\r\n"),
+        (b"\r\n", b"\r\n.\r\n"),
+    ],
+)
+def test_dots_at_the_beginning_of_lines_are_doubled(content: bytes, wire: bytes) -> None:
+    """RFC 5321 section 4.5.2, whole and octet by octet."""
+    assert stuff([content]) == wire
+    assert stuff([content[n : n + 1] for n in range(len(content))]) == wire
+
+
+def test_empty_chunks_change_nothing() -> None:
+    assert stuff([b"", b"a\r\n", b"", b".", b""]) == b"a\r\n..\r\n.\r\n"
+
+
+@pytest.mark.parametrize(("content", "open_line_end"), [(b"a", b""), (b"a\r", b"\r"), (b"a\r\n", b""), (b"\r", b"\r")])
+def test_a_cr_that_waits_for_its_lf_can_be_seen(content: bytes, open_line_end: bytes) -> None:
+    stuffer = Stuffer()
+    stuffer.stuff(content)
+    assert stuffer.open_line_end == open_line_end
