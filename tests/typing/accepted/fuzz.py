@@ -32,6 +32,8 @@ def smtp_server(octets: bytes) -> int:
                 return events
             case BeginTls():
                 machine.tls_started(Tls(version="TLSv1.3"))
+            case Paused():
+                raise RuntimeError("no question is open, and yet it waits for an answer")
             case smtp.Connected() | smtp.Mail() | smtp.Rcpt() | smtp.Data() as q:
                 machine.answer(q, ACCEPT)
             case Question() as q:
@@ -52,6 +54,8 @@ def pop3_server(octets: bytes) -> int:
                 return events
             case BeginTls():
                 machine.tls_started(Tls(version="TLSv1.3"))
+            case Paused():
+                raise RuntimeError("no question is open, and yet it waits for an answer")
             case pop3.Connected() as q:
                 machine.answer(q, ACCEPT)
             case sasl.CheckPassword() as q:
