@@ -9,6 +9,7 @@ import contextlib
 import logging
 import ssl
 from collections import deque
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
@@ -56,6 +57,7 @@ class _Connection(Generic[E]):
         "_layer",
         "_machine",
         "_mute",
+        "_read",
         "_stream",
         "peer",
     )
@@ -75,7 +77,8 @@ class _Connection(Generic[E]):
         self._context = context
         self._hostname = hostname
         self._layer = layer
-        self._events: deque[E] = deque()  # what flush() met on its way
+        self._read: Callable[[float], Awaitable[bytes | None]] = stream.read if layer is None else self._read_inside_tls
+        self._events: deque[E] | None = None  # what flush() met on its way
         self._mute = False  # a write failed: nothing more can be said, but the peer's last words may wait to be read
         self._closed = False
         self._broken = ""
@@ -101,17 +104,20 @@ class _Connection(Generic[E]):
         while True:
             if self._events:
                 return self._events.popleft()
-            try:
-                event = machine.next_event()
-            except RemoteProtocolError as error:
-                raise error from self._cause
-            if not isinstance(event, _ACTIONS):
-                return event
+            event = machine.next_event()
             if isinstance(event, NeedData):
-                await self._receive(event.patience)
+                try:
+                    octets = await self._read(event.patience)
+                except TimeoutError:
+                    machine.shut_down(Why.TIMED_OUT)
+                else:
+                    if octets is not None:
+                        machine.receive_data(octets)
             elif isinstance(event, Send):
                 if not await self._send(event.octets):
                     await self._read_to_end()
+            elif not isinstance(event, (BeginTls, Closed, Paused)):
+                return event
             elif isinstance(event, BeginTls):
                 await self._upgrade(event.octets)
             elif isinstance(event, Closed):
@@ -157,23 +163,14 @@ class _Connection(Generic[E]):
             elif isinstance(event, _ACTIONS):
                 return
             else:
+                if self._events is None:
+                    self._events = deque()
                 self._events.append(event)
 
-    async def _receive(self, patience: float) -> None:
-        try:
-            octets = await self._read(patience)
-        except TimeoutError:
-            self._machine.shut_down(Why.TIMED_OUT)
-            return
-        if octets is not None:
-            self._machine.receive_data(octets)
-
-    async def _read(self, patience: float) -> bytes | None:
-        """Octets for the machine, out of TLS if there is TLS; None when there are none yet, or when somebody called."""
+    async def _read_inside_tls(self, patience: float) -> bytes | None:
+        """As ``Stream.read``; None also when what came makes no whole record yet."""
         layer = self._layer
-        if layer is None:
-            return await self._stream.read(patience)
-        if layer.ended:
+        if layer is None or layer.ended:
             return b""
         octets = await self._stream.read(patience)
         if octets is None:
@@ -233,6 +230,7 @@ class _Connection(Generic[E]):
             self._broken = "an earlier call was cancelled in the TLS handshake"
             raise
         self._layer = layer
+        self._read = self._read_inside_tls
         with contextlib.suppress(LocalProtocolError):  # shut down in the last moment
             self._machine.tls_started(layer.tls)
         self.take_early_octets()

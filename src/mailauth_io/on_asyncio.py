@@ -31,8 +31,10 @@ class _Stream(asyncio.Protocol, Stream):
         "_due",
         "_ended",
         "_gone",
+        "_looks_at",
         "_loop",
         "_made",
+        "_paused",
         "_reader",
         "_timer",
         "_transport",
@@ -50,10 +52,12 @@ class _Stream(asyncio.Protocol, Stream):
         self._ended = False  # nothing more will come
         self._gone = False  # nothing more can go
         self._woken = False
+        self._paused = False  # the transport does not read
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._due = math.inf  # when the read that is under way has lasted too long
         self._timer: asyncio.TimerHandle | None = None  # one for all reads: it looks at _due when it fires
+        self._looks_at = math.inf  # when that will be
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -68,6 +72,7 @@ class _Stream(asyncio.Protocol, Stream):
         self._unread = self._unread + data if self._unread else data
         reader = self._reader
         if reader is None or reader.done():
+            self._paused = True
             self._transport.pause_reading()
         else:
             reader.set_result(None)
@@ -106,18 +111,15 @@ class _Stream(asyncio.Protocol, Stream):
     async def read(self, patience: float) -> bytes | None:
         if not (self._unread or self._ended or self._woken):
             loop = self._loop
-            self._reader = loop.create_future()
+            self._reader = reader = loop.create_future()
             self._due = due = loop.time() + patience
-            timer = self._timer
-            if timer is None:
-                self._timer = loop.call_at(due, self._look)
-            elif due < timer.when():
-                timer.cancel()
-                self._timer = loop.call_at(due, self._look)
-            if not self._transport.is_reading():
+            if due < self._looks_at:
+                self._set_timer(due)
+            if self._paused:
+                self._paused = False
                 self._transport.resume_reading()
             try:
-                await self._reader
+                await reader
             finally:
                 self._reader = None
         if octets := self._unread:
@@ -128,24 +130,30 @@ class _Stream(asyncio.Protocol, Stream):
             return None
         return b""
 
+    def _set_timer(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._look)
+        self._looks_at = due
+
     def _look(self) -> None:
         """Has the read that is under way lasted too long?"""
         self._timer = None
+        self._looks_at = math.inf
         if self._reader is None or self._reader.done():
             return  # the next read sets the timer
         if self._loop.time() >= self._due:
             self._reader.set_exception(TimeoutError())
         else:
-            self._timer = self._loop.call_at(self._due, self._look)
+            self._set_timer(self._due)
 
     async def write(self, octets: bytes) -> None:
-        if self._gone:
-            raise BrokenPipeError("the connection is gone")
-        self._transport.write(octets)
+        transport = self._transport
+        transport.write(octets)
         if self._writer is not None:
             async with asyncio.timeout(WRITE_PATIENCE):
                 await self._writer
-        if self._transport.is_closing():
+        if transport.is_closing():
             raise BrokenPipeError("the connection is gone")
 
     def drop_unread(self) -> int:

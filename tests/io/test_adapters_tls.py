@@ -343,7 +343,7 @@ async def test_a_context_must_be_there_when_tls_is_wanted(loop: _loops.Loop) -> 
     with pytest.raises(ValueError, match="ssl_context"):
         async with serving(loop, echo, implicit_tls=True):
             raise AssertionError("TLS without a certificate")
-    async with serving(loop, echo) as listener:
+    async with serving(loop, echo, ssl_context=server_context()) as listener:
         with pytest.raises(ValueError, match="ssl_context"):
             await connecting(loop, listener.port, implicit_tls=True)
         async with await connecting(loop, listener.port) as client:
