@@ -49,10 +49,16 @@ def example_server() -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 
 def test_the_two_commands_come_first() -> None:
-    first = re.search(r"^```.*?\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    first = re.search(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     assert first is not None
-    assert [line for line in first[1].splitlines() if line.startswith("$ ")] == ["$ make demo", "$ make test"]
-    assert README.index(first[0]) < 500
+    assert re.findall(r"^\$ (make \w+)", first[2], re.MULTILINE) == ["make demo", "make test"]
+    assert README[: first.start()].count("\n") < 6
+
+
+def test_the_table_in_the_readme_is_what_the_command_prints() -> None:
+    command = [sys.executable, "-m", "mailauth_io", "methods"]
+    run = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=True)
+    assert blocks("text")[0] == run.stdout
 
 
 def test_the_programs_in_the_readme_are_the_examples() -> None:
