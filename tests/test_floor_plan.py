@@ -23,6 +23,7 @@ from tests.floor_plan import (
     bound_to_a_loop,
     imports,
     impurities,
+    lines_of_code,
     mutable_state,
     not_empty,
     protocol_in,
@@ -105,9 +106,13 @@ def test_a_file_too_long_is_seen() -> None:
 
 
 def test_a_core_too_big_is_seen() -> None:
-    files = [Module(f"mailauth.m{number}", "\n" * 400) for number in range(15)]
-    assert too_long(files, each=450, together=6_000) == ["together they have 6000 lines"]
+    files = [Module(f"mailauth.m{number}", "x = 1\n" * 400) for number in range(15)]
+    assert too_long(files, each=450, together=6_000) == ["together they have 6000 lines of code"]
     assert too_long(files[1:], each=450, together=6_000) == []
+
+
+def test_an_explanation_is_no_line_of_code() -> None:
+    assert lines_of_code(Module("mailauth.m", '"""What\nit is."""\n\n# why\nx = """\n1"""\n"""of x"""\n')) == 2
 
 
 # -- imports point one way -------------------------------------------------------------------------------------------
