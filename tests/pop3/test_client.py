@@ -168,7 +168,7 @@ def test_what_belongs_to_transaction_is_refused_before_it(command: Command) -> N
     assert refused_locally(client(), command)
 
 
-@pytest.mark.parametrize("command", [User(name=b"a"), Pass(password=b"a"), MessageChunk(octets=b"a"), Command()])
+@pytest.mark.parametrize("command", [User(argument=b"a"), Pass(argument=b"a"), MessageChunk(octets=b"a"), Command()])
 def test_only_commands_of_the_protocol_are_sent_by_hand(command: Command) -> None:
     assert refused_locally(client(), command)
 

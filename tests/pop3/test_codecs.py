@@ -24,9 +24,9 @@ commands: st.SearchStrategy[LineCommand] = st.one_of(
     st.builds(pop3.Uidl, number=st.none() | numbers),
     st.builds(pop3.Dele, number=numbers),
     st.builds(pop3.Retrieve, number=numbers, lines=st.none() | counts),
-    st.builds(User, name=octets),
-    st.builds(Pass, password=octets),
-    st.builds(Apop, response=st.builds(lambda name: name + b" " + b"0" * 32, octets)),
+    st.builds(User, argument=octets),
+    st.builds(Pass, argument=octets),
+    st.builds(Apop, argument=st.builds(lambda name: name + b" " + b"0" * 32, octets)),
     st.builds(
         Auth,
         mechanism=st.from_regex(r"[A-Z0-9_-]{1,20}", fullmatch=True),
@@ -78,7 +78,7 @@ def from_common_or_fail(line: bytes) -> Command:
         *(b"RETR \xd9\xa1", b"RETR 0x1", b"RETR 1.0", b"DELE", b"DELE 1 1", b"LIST 0", b"LIST 1 2", b"UIDL x"),
         *(b"TOP", b"TOP 1", b"TOP 1 ", b"TOP 1 -1", b"TOP 0 1", b"TOP 1  1", b"TOP 1 1 1"),
         *(b"STAT 1", b"NOOP x", b"RSET 1", b"QUIT now", b"CAPA x", b"STLS x"),
-        *(b"USER", b"USER ", b"PASS", b"PASS ", b"APOP", b"APOP name", b"AUTH PLAIN ", b"AUTH a_mechanism_of_21_chars"),
+        *(b"USER", b"USER ", b"PASS", b"PASS ", b"APOP", b"AUTH PLAIN ", b"AUTH a_mechanism_of_21_chars"),
     ],
 )
 def test_arguments_are_checked(line: bytes) -> None:
@@ -89,7 +89,7 @@ def test_arguments_are_checked(line: bytes) -> None:
 
 def test_a_password_keeps_its_blanks() -> None:
     """RFC 1939 section 7, PASS: everything behind the first blank is the password."""
-    assert parse(b"PASS  two  words ") == Pass(password=b" two  words ")
+    assert parse(b"PASS  two  words ") == Pass(argument=b" two  words ")
 
 
 @pytest.mark.parametrize("number", [0, -1, 10_000_000_000])
@@ -106,15 +106,15 @@ def test_a_client_cannot_ask_for_less_than_no_lines() -> None:
 
 @pytest.mark.parametrize("octets", [b"", b"a\r\nDELE 1", b"a\n", b"\r"])
 def test_no_line_end_gets_into_a_command(octets: bytes) -> None:
-    for command in (User(name=octets), Pass(password=octets), Apop(response=octets)):
+    for command in (User(argument=octets), Pass(argument=octets), Apop(argument=octets)):
         with pytest.raises(LocalProtocolError):
             command.to_wire()
 
 
 def test_secrets_are_in_no_repr() -> None:
     for command in (
-        Pass(password=b"s3cret"),
-        Apop(response=b"s3cret"),
+        Pass(argument=b"s3cret"),
+        Apop(argument=b"s3cret"),
         Auth(mechanism="PLAIN", initial_response=b"s3cret"),
     ):
         assert "s3cret" not in repr(command)

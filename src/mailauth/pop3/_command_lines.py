@@ -53,14 +53,9 @@ PARSERS: Final[Mapping[bytes, Callable[[bytes], LineCommand]]] = {
 
 def from_common(found: re.Match[bytes]) -> Retrieve | Dele | Stat | Noop | Quit:
     """The command that COMMON matched."""
-    match found.lastindex:
-        case 1:
-            return checked_retrieve(int(found[1]))
-        case 2:
-            return Dele(number=int(found[2]))
-        case 3:
-            return Stat()
-        case 4:
-            return Noop()
-        case _:
-            return Quit()
+    index = found.lastindex
+    if index == 1:
+        return checked_retrieve(int(found[1]))
+    if index == 2:
+        return Dele(number=int(found[2]))
+    return Stat() if index == 3 else Noop() if index == 4 else Quit()

@@ -126,10 +126,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _start_login(self, exchange: sasl.ClientExchange) -> None:
         name = exchange.mechanism
         if name == "USER":
-            self._say(User(name=exchange.say(None)))
+            self._say(User(argument=exchange.say(None)))
         elif name == "APOP":
             exchange.say(None)
-            self._say(Apop(response=exchange.say(self._timestamp)))
+            self._say(Apop(argument=exchange.say(self._timestamp)))
         else:
             room = MAXIMUM_COMMAND_LINE - len(f"AUTH {name} \r\n")  # RFC 5034 section 4
             self._say(Auth(mechanism=name, initial_response=exchange.begin(room)))
@@ -143,7 +143,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if not reply.positive:
             return AuthenticationFailed(mechanism=self._end_login().mechanism, reply=reply)
         if isinstance(command, User) and self._exchange is not None:
-            self._say(Pass(password=self._exchange.say(b"")))
+            self._say(Pass(argument=self._exchange.say(b"")))
             return None
         succeeded = self._succeed()
         self._state = State.TRANSACTION

@@ -12,9 +12,9 @@ from typing import ClassVar, Final, Self, TypeAlias
 import attrs
 
 from .._errors import LocalProtocolError, Malformed
-from .._events import Accept, Command, Notice, Question
+from .._events import Accept, Command, Notice
 from ._grammar import check_number, parse_count, parse_number
-from .replies import Content, Unavailable
+from .replies import Content, OrUnavailable
 
 _MECHANISM: Final = re.compile(r"[A-Z0-9_-]{1,20}")  # RFC 4422 section 3.1
 
@@ -44,14 +44,10 @@ class Capa(Bare, Notice):
 
 
 @attrs.frozen(kw_only=True)
-class Stls(Bare, Question[Accept | Unavailable]):
+class Stls(Bare, OrUnavailable[Accept]):
     """``STLS`` (RFC 2595 section 4).  ACCEPT begins the handshake."""
 
     verb: ClassVar[str] = "STLS"
-
-    @property
-    def unavailable(self) -> Unavailable:
-        return Unavailable.TEMPORARY
 
 
 @attrs.frozen(kw_only=True)
@@ -137,7 +133,7 @@ class Dele(Command, Notice):
 
 
 @attrs.frozen(kw_only=True)
-class Retrieve(Command, Question[Content | Unavailable]):
+class Retrieve(Command, OrUnavailable[Content]):
     """``RETR``, and ``TOP`` when *lines* is a number (RFC 1939 sections 5 and 7): the text of a message.
 
     Answer with the message from its start, for TOP as well: the core cuts it, and asks no further once it has enough.
@@ -156,10 +152,6 @@ class Retrieve(Command, Question[Content | Unavailable]):
     @property
     def verb(self) -> str:
         return "RETR" if self.lines is None else "TOP"
-
-    @property
-    def unavailable(self) -> Unavailable:
-        return Unavailable.TEMPORARY
 
     @classmethod
     def parse(cls, argument: bytes) -> Self:
@@ -190,65 +182,45 @@ def checked_retrieve(number: int) -> Retrieve:
 # The commands of a login: not sent by hand, see ``authenticate()``, and not shown to an application.
 
 
-def _argument(verb: bytes, argument: bytes) -> bytes:
-    if not argument or b"\r" in argument or b"\n" in argument:
-        raise LocalProtocolError(f"{verb.decode('ascii')} takes an argument without CR and LF")
-    return verb + b" " + argument + b"\r\n"
-
-
 @attrs.frozen(kw_only=True)
-class User(Command):
-    """``USER`` (RFC 1939 section 7)."""
+class Opaque(Command):
+    """A verb whose argument is the mechanism's affair: any octets, blanks included."""
 
+    verb: ClassVar[str]
+
+    argument: bytes = attrs.field(repr=False)
+
+    @classmethod
+    def parse(cls, argument: bytes) -> Self:
+        if not argument:
+            raise Malformed(f"{cls.verb} takes an argument")
+        return cls(argument=argument)
+
+    def to_wire(self) -> bytes:
+        if not self.argument or b"\r" in self.argument or b"\n" in self.argument:
+            raise LocalProtocolError(f"{self.verb} takes an argument without CR and LF")
+        return self.verb.encode("ascii") + b" " + self.argument + b"\r\n"
+
+
+class User(Opaque):
+    """``USER``: a name (RFC 1939 section 7)."""
+
+    __slots__ = ()
     verb: ClassVar[str] = "USER"
 
-    name: bytes
 
-    @classmethod
-    def parse(cls, argument: bytes) -> Self:
-        if not argument:
-            raise Malformed("USER takes a name")
-        return cls(name=argument)
-
-    def to_wire(self) -> bytes:
-        return _argument(b"USER", self.name)
-
-
-@attrs.frozen(kw_only=True)
-class Pass(Command):
+class Pass(Opaque):
     """``PASS``: everything behind the one blank is the password, further blanks too (RFC 1939 section 7)."""
 
+    __slots__ = ()
     verb: ClassVar[str] = "PASS"
 
-    password: bytes = attrs.field(repr=False)
 
-    @classmethod
-    def parse(cls, argument: bytes) -> Self:
-        if not argument:
-            raise Malformed("PASS takes a password")
-        return cls(password=argument)
-
-    def to_wire(self) -> bytes:
-        return _argument(b"PASS", self.password)
-
-
-@attrs.frozen(kw_only=True)
-class Apop(Command):
+class Apop(Opaque):
     """``APOP``: a name and a digest over the greeting's timestamp (RFC 1939 section 7)."""
 
+    __slots__ = ()
     verb: ClassVar[str] = "APOP"
-
-    response: bytes = attrs.field(repr=False)
-    """``name digest``, which the mechanism takes apart."""
-
-    @classmethod
-    def parse(cls, argument: bytes) -> Self:
-        if b" " not in argument:
-            raise Malformed("APOP takes a name and a digest")
-        return cls(response=argument)
-
-    def to_wire(self) -> bytes:
-        return _argument(b"APOP", self.response)
 
 
 @attrs.frozen(kw_only=True)
@@ -272,10 +244,8 @@ class Auth(Command):
         return cls(mechanism=mechanism, initial_response=response if blank else None)
 
     def to_wire(self) -> bytes:
-        if self.mechanism is None:
-            return b"AUTH\r\n"
-        response = b"" if self.initial_response is None else b" " + self.initial_response
-        return _argument(b"AUTH", self.mechanism.encode("ascii") + response)
+        words = (b"AUTH", (self.mechanism or "").encode("ascii"), self.initial_response)
+        return b" ".join(word for word in words if word) + b"\r\n"
 
 
 LineCommand: TypeAlias = (

@@ -7,26 +7,22 @@ from typing import TypeAlias
 import attrs
 
 from .. import sasl
-from .._events import Accept, Command, MessageChunk, Notice, Question, TlsStarted
+from .._events import Accept, Command, MessageChunk, Notice, TlsStarted
 from .commands import Capa, Dele, List, Noop, Quit, Retrieve, Rset, Stat, Stls, Uidl
 from .maildrop import Maildrop
-from .replies import Content, Reply, Unavailable
+from .replies import Content, OrUnavailable, Reply
 
 
 @attrs.frozen(kw_only=True)
-class Connected(Question[Accept | Unavailable]):
+class Connected(OrUnavailable[Accept]):
     """A client has connected: may it talk?  Asked before the greeting.
 
     Unavailable is said in the greeting's place, and ends the session.
     """
 
-    @property
-    def unavailable(self) -> Unavailable:
-        return Unavailable.TEMPORARY
-
 
 @attrs.frozen(kw_only=True)
-class OpenMaildrop(Question[Maildrop | Unavailable]):
+class OpenMaildrop(OrUnavailable[Maildrop]):
     """Lock the maildrop of *identity* and take its snapshot (RFC 1939 section 4).  Authenticated has come just before.
 
     A Maildrop opens TRANSACTION; everything but the text of messages and the commit is then computed from it.  Hold
@@ -36,13 +32,9 @@ class OpenMaildrop(Question[Maildrop | Unavailable]):
     identity: str
     """The authorization identity."""
 
-    @property
-    def unavailable(self) -> Unavailable:
-        return Unavailable.TEMPORARY
-
 
 @attrs.frozen(kw_only=True)
-class RetrieveMore(Question[Content | Unavailable]):
+class RetrieveMore(OrUnavailable[Content]):
     """The next piece of the message whose Retrieve was answered with ``Content(last=False)``.
 
     Unavailable closes the connection without the final dot: no other way is left to say that the message is not whole.
@@ -52,13 +44,9 @@ class RetrieveMore(Question[Content | Unavailable]):
     offset: int
     """Octets of this message that were handed in so far."""
 
-    @property
-    def unavailable(self) -> Unavailable:
-        return Unavailable.TEMPORARY
-
 
 @attrs.frozen(kw_only=True)
-class Update(Question[Accept | Unavailable]):
+class Update(OrUnavailable[Accept]):
     """Remove the *deleted* messages for good (RFC 1939 section 6).  Asked once, at QUIT, and only when there are any.
 
     ACCEPT: all of them are gone.  Unavailable: some are not, and the client is told with -ERR.  A session that ends in
@@ -67,10 +55,6 @@ class Update(Question[Accept | Unavailable]):
 
     deleted: frozenset[int]
     """Message numbers."""
-
-    @property
-    def unavailable(self) -> Unavailable:
-        return Unavailable.TEMPORARY
 
 
 @attrs.frozen(kw_only=True)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import attrs
 
 from .._errors import LocalProtocolError, Malformed
+from .._events import Question
+
+A = TypeVar("A")
 
 MAXIMUM_REPLY_LINE: Final = 512  # with its CRLF (RFC 1939 section 3; RFC 2449 section 4 leaves it so)
 
@@ -31,6 +34,16 @@ class Unavailable(enum.Enum):
     """It may work when tried again (RFC 3206 section 4)."""
     PERMANENT = "SYS/PERM"
     """It will not work before somebody mends it (RFC 3206 section 4)."""
+
+
+class OrUnavailable(Question[A | Unavailable], Generic[A]):
+    """A question that is answered by an *A* or an Unavailable: every one of POP3's own."""
+
+    __slots__ = ()
+
+    @property
+    def unavailable(self) -> Unavailable:
+        return Unavailable.TEMPORARY
 
 
 @attrs.frozen(kw_only=True)

@@ -120,7 +120,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
         verb = word.upper()
         parse = PARSERS.get(verb)
         if parse is None:
-            if verb in _FROM_A_BROWSER:  # a page that makes a browser talk to us (CVE-2021-3618): no second try
+            if verb in _FROM_A_BROWSER and self._state is State.AUTHORIZATION:
+                # A page makes a browser talk to us (CVE-2021-3618): no second try.
                 self._errors = self._settings.maximum_errors
             return self._refuse("", line, _fixed.UNKNOWN_COMMAND)
         name = verb.decode("ascii")
@@ -310,7 +311,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
         if not self._offers("USER"):
             return _fixed.NO_MECHANISM  # so that PASS is never sent
         renamed = self._exchange
-        self._step = self._begin("USER", State.NAMED).respond(command.name)
+        self._step = self._begin("USER", State.NAMED).respond(command.argument)
         started = sasl.AuthenticationStarted(mechanism="USER")
         if renamed is None:
             return started
@@ -319,12 +320,12 @@ class ServerConnection(ServerMachine[ServerEvent]):
 
     def _pass(self, command: Pass) -> None:
         if self._exchange is not None:
-            self._step = self._exchange.respond(command.password)
+            self._step = self._exchange.respond(command.argument)
 
     def _apop(self, command: Apop) -> ServerEvent | Reply:
         if self._timestamp is None or not self._offers("APOP"):
             return _fixed.NO_MECHANISM
-        self._step = self._begin("APOP", State.AUTH, self._timestamp).respond(command.response)
+        self._step = self._begin("APOP", State.AUTH, self._timestamp).respond(command.argument)
         return sasl.AuthenticationStarted(mechanism="APOP")
 
     def _auth(self, command: Auth) -> ServerEvent | Reply:
