@@ -116,9 +116,18 @@ class Module:
 
 def read(package: str) -> list[Module]:
     """Every module of an import package under src."""
+    return _read(SOURCE, package)
+
+
+def read_tools() -> list[Module]:
+    """Every program that is not installed: tests, benchmarks, examples."""
+    return [module for folder in ("tests", "benchmarks", "examples") for module in _read(SOURCE.parent, folder)]
+
+
+def _read(root: Path, folder: str) -> list[Module]:
     found = []
-    for path in sorted((SOURCE / package).rglob("*.py")):
-        parts = path.relative_to(SOURCE).with_suffix("").parts
+    for path in sorted((root / folder).rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
         is_package = parts[-1] == "__init__"
         name = ".".join(parts[:-1] if is_package else parts)
         found.append(Module(name, path.read_text(encoding="utf-8"), is_package))
@@ -331,10 +340,12 @@ def _speaks(value: object) -> bool:
 
 def undeclared(modules: Iterable[Module], declared: frozenset[str]) -> list[str]:
     """Nothing is imported that is neither ours, nor Python's, nor in pyproject.toml."""
-    known = {"mailauth", "mailauth_io"} | sys.stdlib_module_names | declared
+    listed = list(modules)
+    beside = {module.name.rpartition(".")[2] for module in listed}  # a program finds what lies in its own folder
+    known = {"mailauth", "mailauth_io", "tests"} | beside | sys.stdlib_module_names | declared
     return [
         f"{module.name}:{line} imports {target}"
-        for module in modules
+        for module in listed
         for line, target in imports(module)
         if target.partition(".")[0] not in known
     ]

@@ -28,6 +28,7 @@ from tests.floor_plan import (
     not_empty,
     protocol_in,
     read,
+    read_tools,
     too_long,
     undeclared,
     wrong_way,
@@ -293,14 +294,24 @@ def test_an_adapter_may_speak_of_the_protocol_in_prose() -> None:
     assert protocol_in([Module("mailauth_io.on_trio", text)]) == []
 
 
+def declared() -> tuple[frozenset[str], frozenset[str]]:
+    """The import names that pyproject.toml brings: to whoever installs everything, and to whoever develops."""
+    settings = tomllib.loads((SOURCE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = settings["project"]["optional-dependencies"]
+    installed = [*settings["project"]["dependencies"], *extras["trio"], *extras["trial"]]
+    names = [
+        frozenset(re.split(r"[^a-z0-9]", line)[0] for line in lines)
+        for lines in (installed, settings["dependency-groups"]["dev"])
+    ]
+    return names[0], names[0] | names[1]
+
+
 def test_every_dependency_is_declared() -> None:
-    """The core needs attrs; trio and trustme come with the extras that pyproject.toml names after them."""
-    project = tomllib.loads((SOURCE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    named = [*project["dependencies"], *extras["trio"], *extras["trial"]]
-    declared = frozenset(re.split(r"[^a-z]", requirement)[0] for requirement in named)
-    assert declared == {"attrs", "trio", "trustme"}
-    assert undeclared([*CORE, *IO], declared) == []
+    """The core needs attrs; trio and trustme come with the extras; tests and benchmarks need what ``dev`` lists."""
+    installed, developing = declared()
+    assert installed == {"attrs", "trio", "trustme"}
+    assert undeclared([*CORE, *IO], installed) == []
+    assert undeclared(read_tools(), developing) == []
 
 
 def test_a_dependency_that_is_not_declared_is_seen() -> None:
