@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
-from _load import AIOSMTPD, ASYNCIO, FLOOR, TRIO
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP
 
+from _load import AIOSMTPD, ASYNCIO, FLOOR, TRIO
 from mailauth import ACCEPT, Question, smtp
 from mailauth_io import on_asyncio, on_trio
 
