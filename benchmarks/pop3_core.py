@@ -87,6 +87,16 @@ def session(settings: pop3.ServerSettings, *, lock_step: bool) -> Callable[[], N
     return once
 
 
+def five() -> Callable[[], None]:
+    connection = logged_in()
+
+    def once() -> None:
+        connection.receive_data(b"STAT\r\nRETR 1\r\nDELE 1\r\nRSET\r\nNOOP\r\n")
+        settle(connection)
+
+    return once
+
+
 def content(octets: bytes) -> Callable[[], None]:
     connection = logged_in()
     chunks = [octets[start : start + 65_536] for start in range(0, len(octets), 65_536)]
@@ -150,6 +160,7 @@ def main() -> None:
     rows: dict[str, tuple[Callable[[], None], int]] = {
         "h11, its own benchmark": (h11_cycle(), 2_000),
         "RETR of 1 KB": (retr(), 20_000),
+        "five commands, pipelined": (five(), 5_000),
         "session, lock step": (session(WITHOUT_APOP, lock_step=True), 3_000),
         "session, pipelined": (session(WITHOUT_APOP, lock_step=False), 3_000),
         "session, lock step, APOP offered": (session(SETTINGS, lock_step=True), 3_000),

@@ -105,9 +105,9 @@ class Stuffer:
         return b".\r\n" if self._tail == CRLF else b"\r\n.\r\n"
 
 
-def stuff_whole(octets: bytes) -> tuple[bytes, bytes, bytes]:
-    """Content that is there in one piece, to be joined: what a Stuffer makes of it, for a fraction of the price."""
-    end = b".\r\n" if octets.endswith(CRLF) or not octets else b"\r\n.\r\n"
-    if _search_dot(octets) is not None:
-        octets = octets.replace(b"\r\n.", b"\r\n..")
-    return b"." if octets.startswith(b".") else b"", octets, end
+def stuff_whole(status: bytes, octets: bytes) -> bytes:
+    """A status line, and content that is there in one piece with its end: what a Stuffer makes of it, for less."""
+    whole = status + octets  # the line end of the status makes the start of the content like any other line's
+    if _search_dot(whole) is not None:
+        whole = whole.replace(b"\r\n.", b"\r\n..")
+    return whole + (b".\r\n" if whole.endswith(CRLF) else b"\r\n.\r\n")

@@ -175,7 +175,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
             return self._starve(CLIENT_PATIENCE)
         if self._lines is not None:
             return self._take_line(line, self._lines)
-        if self._exchange is not None and line.startswith(b"+") and not line.startswith(b"+OK"):
+        if self._exchange is not None and (line.startswith(b"+ ") or line == b"+"):
             self._take_challenge(line[2:])
             return None
         try:

@@ -236,7 +236,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
 
     def _resolve(self, question: Question[A], answer: A) -> None:
         if isinstance(question, Retrieve) and isinstance(answer, Content) and answer.last and question.lines is None:
-            self._write(b"".join((_MESSAGE_FOLLOWS, *stuff_whole(answer.octets))), due=False)
+            self._write(stuff_whole(_MESSAGE_FOLLOWS, answer.octets), due=self._input.used_up)
         elif isinstance(question, (Retrieve, RetrieveMore)):
             self._take_content(question, answer)
         elif isinstance(question, OpenMaildrop):

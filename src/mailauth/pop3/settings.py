@@ -71,8 +71,9 @@ class ServerSettings:
     """Failed logins, the last of which ends the session; not before three (RFC 4954 section 9 says so for SMTP)."""
 
     def __attrs_post_init__(self) -> None:
-        if not _HOST_NAME.fullmatch(self.host_name):
-            raise LocalProtocolError(f"host_name {self.host_name!r} is no name")
+        timestamp = self.context("0" * 32, tls=False).message_id
+        if not _HOST_NAME.fullmatch(self.host_name) or not sasl.is_message_id(timestamp):
+            raise LocalProtocolError(f"host_name {self.host_name!r} is no name, or too long for a timestamp")
         if not self.implementation.isascii() or not f"x{self.implementation}".isprintable():
             raise LocalProtocolError("implementation may hold printable ASCII only")
 
