@@ -83,9 +83,17 @@ def test_the_timestamp_is_the_last_word_and_the_only_one_in_brackets() -> None:
     "host_name", ["[192.0.2.1]", "[IPv6:2001:db8::1]", "under_score.example", "localhost", "a" * 255]
 )
 def test_any_host_name_makes_a_timestamp_that_clients_take(host_name: str) -> None:
-    line = greeting(pop3.ServerSettings(host_name=host_name, mechanisms_without_tls=EVERYTHING))
+    settings = pop3.ServerSettings(host_name=host_name, mechanisms_without_tls=EVERYTHING)
+    connection, application, line = greeted(settings)
     assert len(TIMESTAMP.findall(line)) == 1
+    assert ask(connection, application, apop(line)).startswith(b"+OK ")
     assert len(line) <= 512
+
+
+@pytest.mark.parametrize("host_name", ["", "a b", "a<b", "a>", "a\r\n", "caf\xe9", "a" * 400])
+def test_a_host_name_that_fits_into_no_timestamp_is_refused(host_name: str) -> None:
+    with pytest.raises(LocalProtocolError):
+        pop3.ServerSettings(host_name=host_name)
 
 
 def test_a_timestamp_never_repeats_and_a_session_replays() -> None:

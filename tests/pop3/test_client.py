@@ -273,6 +273,17 @@ def test_a_challenge_that_cannot_be_taken_is_cancelled() -> None:
     assert isinstance(failed, pop3.AuthenticationFailed)
 
 
+def test_a_challenge_is_a_plus_and_a_blank() -> None:
+    """RFC 5034 section 4."""
+    connection = client()
+    exchange(connection, pop3.Capa(), CAPABILITIES)
+    connection.authenticate(CRAM)
+    pull(connection)
+    connection.receive_data(b"+PDFAaD4=\r\n")
+    with pytest.raises(RemoteProtocolError):
+        pull(connection)
+
+
 def test_success_before_the_mechanism_is_satisfied_is_a_lie() -> None:
     connection = client()
     exchange(connection, pop3.Capa(), CAPABILITIES)
