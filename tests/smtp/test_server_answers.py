@@ -1,0 +1,191 @@
+"""What an answer to a question means, and what cannot be one (DESIGN.md section 2)."""
+
+from __future__ import annotations
+
+import pytest
+
+from mailauth import ACCEPT, Accept, LocalProtocolError, Question, Tls, Why, sasl, smtp
+from mailauth._events import PAUSED
+from tests.smtp.drive import LEFT_OPEN, ready, serve
+
+MESSAGE = b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n.\r\n"
+QUESTIONS = [
+    (smtp.Mail, b"MAIL FROM:<>\r\n", 250),
+    (smtp.Rcpt, b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\n", 250),
+    (smtp.Data, b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n", 354),
+    (smtp.MessageComplete, MESSAGE, 250),
+    (smtp.StartTls, b"STARTTLS\r\n", 220),
+]
+
+
+@pytest.mark.parametrize(("kind", "octets", "code"), QUESTIONS)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        smtp.Reply(354, "", "go on"),
+        smtp.Reply(334),
+        smtp.Reply(250, "5.1.1", "what now"),
+        smtp.Reply(550, "2.1.1", "what now"),
+        smtp.Reply(421, "5.3.2", "what now"),
+        smtp.PerRecipient((ACCEPT,)),
+        None,
+        True,
+        "250 ok",
+        sasl.Refusal.TEMPORARY,
+        b"secret",
+    ],
+)
+def test_what_cannot_answer_leaves_the_question_open(
+    kind: type[object], octets: bytes, code: int, answer: object
+) -> None:
+    """DESIGN.md section 2: a LocalProtocolError, and the right answer is still taken."""
+    session = ready(octets, answers={kind: LEFT_OPEN})
+    before = session.octets
+    with pytest.raises(LocalProtocolError):
+        session.answer(answer)
+    assert session.machine.next_event() == PAUSED
+    assert session.octets == before
+    session.answer(ACCEPT)
+    assert session.codes[-1] == code
+
+
+@pytest.mark.parametrize(("kind", "octets", "code"), QUESTIONS)
+def test_own_words_are_sent(kind: type[object], octets: bytes, code: int) -> None:
+    """DESIGN.md section 2; the code of DATA and STARTTLS is the protocol's, their enhanced code too."""
+    session = ready(octets, answers={kind: smtp.Reply(250, "2.0.0", "queued as 7F3A\nthank you")})
+    status = "2.0.0 " if code == 250 else ""
+    assert session.lines[-2:] == [f"{code}-{status}queued as 7F3A", f"{code} {status}thank you"]
+
+
+@pytest.mark.parametrize(("kind", "octets", "code"), QUESTIONS)
+def test_a_refusal_is_sent_and_nothing_opens(kind: type[object], octets: bytes, code: int) -> None:
+    """RFC 5321 section 4.2.1; a transaction goes on without the recipient or the DATA, and not without MAIL."""
+    session = ready(octets, answers={kind: smtp.Reply(550, "5.7.1", "no")}).forget()
+    session.receive(b"MAIL FROM:<>\r\n")
+    inside = kind in (smtp.Rcpt, smtp.Data)
+    assert session.codes == [503 if inside else 550 if kind is smtp.Mail else 250]
+    session = ready(octets, answers={kind: smtp.Reply(550, "5.7.1", "no")})
+    assert session.lines[-1] == "550 5.7.1 no"
+    assert session.begun_tls == []
+
+
+@pytest.mark.parametrize(("kind", "octets", "code"), QUESTIONS)
+def test_421_is_sent_and_ends_the_session(kind: type[object], octets: bytes, code: int) -> None:
+    """RFC 5321 section 3.8; what the client had pipelined is not read."""
+    session = ready(octets + b"NOOP\r\n", answers={kind: smtp.Reply(421, "4.3.2", "enough")})
+    assert session.lines[-1] == "421 4.3.2 enough"
+    assert session.closed is not None
+    assert session.closed.why is Why.SHUT_DOWN
+    assert session.of(smtp.Noop, smtp.MessageAborted) == []
+
+
+def test_any_accept_is_accept() -> None:
+    """ACCEPT has no identity that counts."""
+    assert serve(answers={smtp.Connected: Accept()}).codes == [220]
+
+
+def test_the_temporary_failure_of_each_question_is_an_answer() -> None:
+    """DESIGN.md section 2: for a store that failed, for doubles."""
+
+    def unavailable(question: Question[object]) -> object:
+        return question.unavailable
+
+    assert serve(answers={smtp.Connected: unavailable}).codes == [421]
+    for kind, octets, _ in QUESTIONS:
+        assert ready(octets, answers={kind: unavailable}).codes[-1] == 451
+    for kind, octets in (
+        (sasl.CheckPassword, b"AUTH PLAIN AGEAYg==\r\n"),
+        (sasl.FetchSecret, b"AUTH CRAM-MD5\r\n" + sasl.encode_base64(b"a " + b"0" * 32) + b"\r\n"),
+        (sasl.Authorize, b"AUTH PLAIN " + sasl.encode_base64(b"bob\0test\0001234") + b"\r\n"),
+    ):
+        assert ready(octets, answers={kind: unavailable}).codes[-1] == 454
+
+
+def test_late_repeated_and_foreign_answers_are_refused() -> None:
+    """DESIGN.md section 2: questions are matched by identity."""
+    session = ready(b"MAIL FROM:<a@b>\r\n", answers={smtp.Mail: LEFT_OPEN})
+    question = session.question
+    assert isinstance(question, smtp.Mail)
+    twin = smtp.Mail(reverse_path=question.reverse_path)
+    assert twin == question
+    with pytest.raises(LocalProtocolError):
+        session.server.answer(twin, ACCEPT)
+    session.answer(ACCEPT)
+    with pytest.raises(LocalProtocolError):
+        session.server.answer(question, ACCEPT)
+    session.receive(b"RSET\r\n")
+    with pytest.raises(LocalProtocolError):
+        session.server.answer(question, ACCEPT)
+    assert session.codes == [250, 250]
+
+
+def test_an_answer_before_any_question_and_after_the_end_is_refused() -> None:
+    server = smtp.ServerConnection(smtp.ServerSettings(), entropy=bytes(32))
+    with pytest.raises(LocalProtocolError):
+        server.answer(smtp.Connected(), ACCEPT)
+    session = ready(b"QUIT\r\n")
+    with pytest.raises(LocalProtocolError):
+        session.server.answer(smtp.Connected(), ACCEPT)
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (ACCEPT, "220 localhost ESMTP"),
+        (smtp.Reply(250), "220 localhost ESMTP"),
+        (smtp.Reply(220, "2.0.0", "hello"), "220 localhost hello"),
+        (smtp.Reply(554, "5.7.1", "go away"), "554 go away"),
+        (smtp.Reply(421, "4.7.0", "busy"), "421 busy"),
+    ],
+)
+def test_the_greeting_carries_no_enhanced_status_code(answer: object, line: str) -> None:
+    """RFC 2034 section 4; RFC 5321 section 4.2: the host comes first in a 220."""
+    session = serve(answers={smtp.Connected: answer})
+    assert session.lines == [line]
+    assert (session.closed is not None) == line.startswith("421")
+
+
+def test_a_554_greeting_leaves_only_quit() -> None:
+    """RFC 5321 section 3.1."""
+    session = serve(
+        b"EHLO c\r\nNOOP\r\nMAIL FROM:<>\r\nQUIT\r\n", answers={smtp.Connected: smtp.Reply(554, "5.7.1", "no service")}
+    )
+    assert session.codes == [554, 503, 503, 503, 221]
+    assert session.closed is not None
+    assert session.closed.why is Why.QUIT
+
+
+def test_nothing_advances_while_a_question_is_open() -> None:
+    """DESIGN.md section 2: no octet behind it is looked at."""
+    session = ready(b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nQUIT\r\n", answers={smtp.Mail: LEFT_OPEN})
+    assert session.events == [smtp.Mail(reverse_path=None)]
+    session.receive(b"NOOP\r\n")
+    assert session.last == PAUSED
+    assert session.octets == b""
+    session.answer(ACCEPT)
+    assert session.codes == [250, 250, 221]
+
+
+def test_input_beyond_64_kib_is_refused_until_events_are_pulled() -> None:
+    """DESIGN.md section 4 rule 4."""
+    session = ready(b"MAIL FROM:<>\r\n", answers={smtp.Mail: LEFT_OPEN})
+    piece = b"NOOP\r\n" * 2_000
+    for _ in range(6):
+        session.machine.receive_data(piece)
+    with pytest.raises(LocalProtocolError):
+        session.machine.receive_data(piece)
+    assert len(session.machine._input) == 6 * len(piece)
+    session.answer(ACCEPT)
+    assert set(session.codes) == {250}
+
+
+def test_an_entropy_of_the_wrong_length_is_refused() -> None:
+    """DESIGN.md section 2: 32 octets."""
+    with pytest.raises(LocalProtocolError):
+        smtp.ServerConnection(smtp.ServerSettings(), entropy=b"short")
+
+
+def test_tls_started_without_a_handshake_is_refused() -> None:
+    session = ready()
+    with pytest.raises(LocalProtocolError):
+        session.machine.tls_started(Tls(version="TLSv1.3"))

@@ -1,0 +1,122 @@
+"""The server's rules for message content: where it ends, what it may hold, how much (RFC 5321 section 4.5.2)."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from mailauth import MessageChunk, smtp
+from tests.smtp.drive import Session, each_cut, ready, without_cuts
+
+BEGIN = b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n"
+END = b"\r\n.\r\n"
+
+
+def content(*pieces: bytes, settings: smtp.ServerSettings | None = None) -> Session:
+    session = ready(BEGIN) if settings is None else ready(BEGIN, settings=settings)
+    return session.forget().receive(*pieces)
+
+
+@pytest.mark.parametrize("cr", [b"", b"\r", b"\n", b"\r\n", b"\0", b"\r\0", b"\n\0", b"\0\r\n"])
+@pytest.mark.parametrize("lf", [b"", b"\r", b"\n", b"\r\n", b"\0", b"\r\0", b"\n\0", b"\r\n\0"])
+def test_nothing_but_crlf_dot_crlf_ends_content(cr: bytes, lf: bytes) -> None:
+    """RFC 5321 section 4.1.1.4: SMTP smuggling (CVE-2023-51764), at every cut."""
+    smuggled = b"MAIL FROM:<evil@x>\r\nRCPT TO:<you@y>\r\nDATA\r\nsecond"
+    octets = b"first" + cr + b"." + lf + smuggled
+    sessions = [content(*pieces) for pieces in each_cut(octets + END + b"NOOP\r\n")]
+    whole = sessions[0]
+    if cr.endswith(b"\r\n") and lf.startswith(b"\r\n"):
+        assert len(whole.of(smtp.MessageComplete, smtp.MessageAborted)) == (2 if lf == b"\r\n" else 1)
+    else:
+        dirty = re.search(rb"\r(?!\n)|(?<!\r)\n|\0", octets) is not None
+        assert whole.of(smtp.Mail) == []
+        assert whole.codes == [554 if dirty else 250, 250]
+        assert len(whole.of(smtp.MessageAborted)) == dirty
+    for session in sessions:
+        assert without_cuts(session.events) == without_cuts(whole.events)
+        assert session.octets == whole.octets
+
+
+@pytest.mark.parametrize("bad", [b"a\rb", b"a\nb", b"a\0b", b"\nb", b"\n.\n", b"\r.\r", b"\r\r\n", b".\n", b"\n\r\n"])
+def test_bare_cr_lf_and_nul_in_content_are_refused_at_its_end(bad: bytes) -> None:
+    """RFC 5321 section 2.3.8; the octets are handed out as they came, then thrown away by MessageAborted."""
+    session = content(bad + END + b"NOOP\r\n")
+    assert session.lines == ["554 5.6.0 bare CR, bare LF or NUL in the message content", "250 2.0.0 ok"]
+    assert session.of(smtp.MessageAborted) == [smtp.MessageAborted(why=smtp.ContentFault.BARE_LINE_END)]
+    assert session.of(smtp.MessageComplete) == []
+
+
+def test_eight_bit_content_is_taken_as_it_is() -> None:
+    """RFC 6152 section 3; whatever BODY said."""
+    octets = bytes(range(128, 256)) + b"\x85\x0b\x0c\x1c\r\n"
+    session = content(octets + b".\r\n")
+    assert session.content == octets
+    assert session.codes == [250]
+
+
+@pytest.mark.parametrize(
+    ("wire", "octets"),
+    [
+        (b".\r\n", b""),
+        (b"\r\n.\r\n", b"\r\n"),
+        (b"..\r\n.\r\n", b".\r\n"),
+        (b"..\r\n...\r\n.\r\n", b".\r\n..\r\n"),
+        (b".a\r\n.\r\n", b"a\r\n"),  # a dot that no client should have left alone goes all the same
+        (b"a\r\n.b\r\n..c\r\n.\r\n", b"a\r\nb\r\n.c\r\n"),
+        (b"a.\r\n.\r\n", b"a.\r\n"),
+        (b"\r\n\r\n.\r\n", b"\r\n\r\n"),
+    ],
+)
+def test_dots_are_unstuffed_over_any_cut(wire: bytes, octets: bytes) -> None:
+    """RFC 5321 section 4.5.2."""
+    for pieces in each_cut(wire + b"RSET\r\n"):
+        session = content(*pieces)
+        assert session.content == octets
+        assert session.codes == [250, 250]
+        assert all(chunk.octets for chunk in session.of(MessageChunk))
+
+
+def test_content_of_just_the_limit_is_taken() -> None:
+    """RFC 1870 section 6.1: SIZE counts the octets without the dots of transparency."""
+    settings = smtp.ServerSettings(maximum_message_size=65_536)
+    octets = b"..234567890\r\n" * 5_461 + b"1234\r\n"
+    assert len(octets) - 5_461 == 65_538
+    octets = octets[: -2 - 4] + b"12\r\n"
+    session = content(octets + b".\r\n", settings=settings)
+    assert len(session.content) == 65_536
+    assert session.codes == [250]
+
+
+@pytest.mark.parametrize("size", [1, 7, 4_096, 100_000])
+def test_content_over_the_limit_is_counted_not_handed_on_and_refused_at_its_end(size: int) -> None:
+    """RFC 1870 section 6.1: 552, and the session goes on."""
+    settings = smtp.ServerSettings(maximum_message_size=65_536)
+    octets = b"x" * 998 + b"\r\n"
+    wire = octets * 66 + b".\r\nNOOP\r\n"
+    head, tail = wire[:65_000], wire[65_000:]
+    session = content(head, *[tail[n : n + size] for n in range(0, len(tail), size)], settings=settings)
+    assert session.content == (octets * 66)[:65_536]
+    assert session.of(smtp.MessageAborted) == [smtp.MessageAborted(why=smtp.ContentFault.TOO_LARGE)]
+    assert session.codes == [552, 250]
+
+
+def test_the_next_message_begins_anew() -> None:
+    """A refused message leaves nothing behind: neither size, nor line ends, nor recipients."""
+    session = content(b"a\nb" + END + BEGIN + b"good" + END)
+    assert session.codes == [554, 250, 250, 354, 250]
+    assert session.of(smtp.MessageComplete) == [smtp.MessageComplete(recipients=(smtp.Mailbox("a", "b"),))]
+
+
+def test_what_is_undecided_stays_and_nothing_more() -> None:
+    """DESIGN.md section 4 rule 6: content passes through, at most four octets wait."""
+    session = content(b"x" * 10_000 + b"\r\n.\r")
+    assert len(session.content) == 10_000
+    assert len(session.machine._input) == 4
+    session.receive(b"x")
+    assert len(session.machine._input) == 0
+
+
+def test_the_line_limit_of_commands_does_not_bind_content() -> None:
+    session = content(b"x" * 50_000 + END)
+    assert session.codes == [250]

@@ -1,0 +1,194 @@
+"""AUTH on the server (RFC 4954), and what is refused before it."""
+
+from __future__ import annotations
+
+import pytest
+
+from mailauth import ACCEPT, Why, sasl, smtp
+from tests.smtp.drive import IN_CLEAR, LEFT_OPEN, TLS, ready, serve
+
+PLAIN = b"AUTH PLAIN " + sasl.encode_base64(b"\0test\0001234") + b"\r\n"
+WRONG = b"AUTH PLAIN " + sasl.encode_base64(b"\0test\0wrong") + b"\r\n"
+
+
+def b64(octets: bytes) -> bytes:
+    return sasl.encode_base64(octets) + b"\r\n"
+
+
+def test_a_login_is_told_before_its_reply_leaves() -> None:
+    """RFC 4954 section 4; the notice comes first, so that a grant can be made before the 235."""
+    session = ready(PLAIN)
+    assert session.lines == ["235 2.7.0 authentication succeeded"]
+    assert session.of(sasl.AuthenticationStarted, sasl.Authenticated) == [
+        sasl.AuthenticationStarted(mechanism="PLAIN"),
+        sasl.Authenticated(mechanism="PLAIN", identity="test"),
+    ]
+    told = session.log.index(sasl.Authenticated(mechanism="PLAIN", identity="test"))
+    assert session.log[told + 1].octets.startswith(b"235 ")
+    assert session.server.identity == "test"
+
+
+def test_login_with_its_prompts() -> None:
+    """draft-murchison-sasl-login: two prompts."""
+    session = ready(b"AUTH LOGIN\r\n", b64(b"test"), b64(b"1234"))
+    assert session.lines == ["334 VXNlcm5hbWU6", "334 UGFzc3dvcmQ6", "235 2.7.0 authentication succeeded"]
+
+
+def test_mechanism_names_have_no_case() -> None:
+    """RFC 4954 section 4."""
+    assert ready(PLAIN.replace(b"PLAIN", b"pLaIn")).codes == [235]
+
+
+def test_auth_is_refused_after_a_login_and_inside_a_transaction() -> None:
+    """RFC 4954 section 4: 503."""
+    assert ready(PLAIN + PLAIN).lines[-1] == "503 5.5.1 already authenticated"
+    assert ready(b"MAIL FROM:<>\r\n" + PLAIN).codes == [250, 503]
+    assert ready(b"MAIL FROM:<>\r\nRSET\r\n" + PLAIN).codes == [250, 250, 235]
+
+
+def test_a_mechanism_that_is_not_offered_is_504() -> None:
+    """RFC 4954 section 4."""
+    session = ready(b"AUTH SCRAM-FOO\r\n")
+    assert session.codes == [504]
+    assert session.events[0].line == b"AUTH SCRAM-FOO"
+
+
+def test_in_clear_nothing_is_offered_nor_accepted_unless_named() -> None:
+    """RFC 4954 section 4: a policy binds what is accepted, not only what is advertised; before any 334."""
+    settings = smtp.ServerSettings(starttls=True)
+    session = serve(b"EHLO c\r\n", PLAIN, b"AUTH LOGIN\r\nAUTH CRAM-MD5\r\n", settings=settings)
+    assert not any("AUTH" in line for line in session.lines)
+    assert session.codes == [220, 250, 502, 502, 502]
+    assert session.of(sasl.AuthenticationStarted, sasl.CheckPassword) == []
+    one = smtp.ServerSettings(mechanisms_without_tls=frozenset({"CRAM-MD5", "UNKNOWN"}))
+    session = serve(b"EHLO c\r\n", PLAIN, b"AUTH CRAM-MD5\r\n", settings=one)
+    assert session.lines[-3] == "250 AUTH CRAM-MD5"
+    assert session.codes == [220, 250, 504, 334]
+
+
+def test_inside_tls_all_mechanisms_are_offered() -> None:
+    """RFC 4954 section 4: PLAIN over TLS is a must."""
+    session = serve(b"EHLO c\r\n" + PLAIN, settings=smtp.ServerSettings(), tls=TLS)
+    assert "250 AUTH PLAIN LOGIN CRAM-MD5" in session.lines
+    assert session.codes == [220, 250, 235]
+    assert session.of(sasl.CheckPassword)[0].tls
+
+
+@pytest.mark.parametrize(
+    ("octets", "reply"),
+    [
+        (b"AUTH PLAIN =\r\n", "501 5.5.2 the response is not what the mechanism asks for"),
+        (b"AUTH LOGIN =\r\n", "501 5.5.2 the response is not what the mechanism asks for"),
+        (b"AUTH CRAM-MD5 dGVzdA==\r\n", "501 5.5.4 this mechanism takes no initial response"),
+        (b"AUTH CRAM-MD5 =\r\n", "501 5.5.4 this mechanism takes no initial response"),
+        (b"AUTH PLAIN *\r\n", "501 5.5.2 cannot decode the base64 of the response"),
+        (b"AUTH PLAIN\r\n*\r\n", "501 5.7.0 authentication cancelled"),
+        (b"AUTH PLAIN\r\n=\r\n", "501 5.5.2 cannot decode the base64 of the response"),
+        (b"AUTH PLAIN\r\n* \r\n", "501 5.5.2 cannot decode the base64 of the response"),
+        (b"AUTH PLAIN\r\nAHRlc3Q=ADEyMzQ=\r\n", "501 5.5.2 cannot decode the base64 of the response"),
+        (b"AUTH PLAIN\r\nAHRlc3QAMTIzNA\r\n", "501 5.5.2 cannot decode the base64 of the response"),
+        (b"AUTH PLAIN\r\n AHRlc3QAMTIzNA==\r\n", "501 5.5.2 cannot decode the base64 of the response"),
+        (b"AUTH PLAIN\r\nAHRlc3Q\nAMTIzNA==\r\n", "501 5.5.2 cannot decode the base64 of the response"),
+        (b"AUTH PLAIN AHRlc3QAMTIzNA== x\r\n", "501 5.5.2 cannot decode the base64 of the response"),
+        (b"AUTH PLAIN\r\n\r\n", "501 5.5.2 the response is not what the mechanism asks for"),
+    ],
+)
+def test_a_faulty_exchange_is_501_and_over(octets: bytes, reply: str) -> None:
+    """RFC 4954 section 4: base64 and nothing else."""
+    session = ready(octets + b"NOOP\r\n")
+    assert session.lines[-2:] == [reply, "250 2.0.0 ok"]
+    failed = session.of(sasl.AuthenticationFailed)
+    assert len(failed) == 1
+    assert isinstance(failed[0].why, sasl.Fault)
+    assert session.of(sasl.CheckPassword) == []
+
+
+def test_a_response_has_12288_octets_and_no_more() -> None:
+    """RFC 4954 section 4: longer is 500 5.5.6."""
+    most = ready(b"AUTH PLAIN\r\n", b"x" * 12_288 + b"\r\n")
+    assert most.codes == [334, 501]
+    more = ready(b"AUTH PLAIN\r\n", *[b"x" * 1_000] * 14, b"\r\nNOOP\r\n")
+    assert more.lines[1:] == ["500 5.5.6 authentication exchange line is too long", "250 2.0.0 ok"]
+    assert more.of(sasl.AuthenticationFailed)[0].why is sasl.Fault.TOO_LONG
+
+
+def test_every_cause_of_535_says_the_same() -> None:
+    """RFC 4954 section 6, DESIGN.md section 4 rule 5."""
+    acting = b"AUTH PLAIN " + b64(b"bob\0test\0001234")
+    digest = b"AUTH CRAM-MD5\r\n" + b64(b"nobody " + b"0" * 32)
+    wrong_digest = b"AUTH CRAM-MD5\r\n" + b64(b"tim " + b"0" * 32)
+    unknown = b"AUTH PLAIN " + b64(b"\0nobody\0001234")
+    causes = {ready(octets).lines[-1] for octets in (WRONG, unknown, acting, digest, wrong_digest)}
+    assert causes == {"535 5.7.8 authentication credentials invalid"}
+
+
+@pytest.mark.parametrize(
+    ("refusal", "reply"),
+    [
+        (sasl.Refusal.TEMPORARY, "454 4.7.0 temporary authentication failure"),
+        (sasl.Refusal.TRANSITION_NEEDED, "432 4.7.12 a password transition is needed"),
+        (sasl.Refusal.TOO_WEAK, "534 5.7.9 authentication mechanism is too weak"),
+    ],
+)
+def test_other_refusals_have_their_own_codes(refusal: sasl.Refusal, reply: str) -> None:
+    """RFC 4954 section 6."""
+    assert ready(PLAIN, answers={sasl.CheckPassword: refusal}).lines == [reply]
+
+
+def test_failed_logins_over_the_budget_end_the_session_with_421() -> None:
+    """RFC 4954 section 9: not before three."""
+    session = ready(WRONG * 3 + PLAIN)
+    assert session.codes == [535, 535, 535, 421]
+    assert session.closed is not None
+    assert session.closed.why is Why.TOO_MANY_ERRORS
+    assert ready(WRONG * 2 + PLAIN).codes == [535, 535, 235]
+
+
+def test_a_store_that_cannot_tell_does_not_spend_the_budget() -> None:
+    """RFC 4954 section 6: 454 invites to try again."""
+    verdicts: list[object] = [sasl.Refusal.TEMPORARY] * 5
+    assert ready(PLAIN * 6, answers={sasl.CheckPassword: verdicts}).codes == [454] * 5 + [235]
+
+
+def test_faulty_exchanges_spend_the_budget_of_errors() -> None:
+    settings = smtp.ServerSettings(mechanisms_without_tls=IN_CLEAR.mechanisms_without_tls, maximum_errors=3)
+    session = ready(b"AUTH PLAIN\r\n*\r\n" * 3, settings=settings)
+    assert session.codes == [334, 501, 334, 501, 334, 501, 421]
+
+
+def test_acting_as_another_is_asked() -> None:
+    """RFC 4422 section 3.4.1."""
+    session = ready(b"AUTH PLAIN " + b64(b"bob\0test\0001234"), answers={sasl.Authorize: ACCEPT})
+    assert session.server.identity == "bob"
+    assert len(session.of(sasl.Authorize)) == 1
+
+
+def test_pipelined_octets_behind_auth_are_not_read_while_the_question_is_open() -> None:
+    """RFC 4954 section 4: they are the response, if one is due, and the next command, if not."""
+    session = ready(PLAIN + b"NOOP\r\n", answers={sasl.CheckPassword: LEFT_OPEN})
+    assert session.octets == b""
+    session.answer(ACCEPT)
+    assert session.codes == [235, 250]
+
+
+def test_authentication_required_refuses_mail_until_a_login() -> None:
+    """RFC 6409 section 4.3: 530."""
+    settings = smtp.ServerSettings(authentication_required=True, mechanisms_without_tls=IN_CLEAR.mechanisms_without_tls)
+    session = ready(b"MAIL FROM:<>\r\n" + PLAIN + b"MAIL FROM:<>\r\n", settings=settings)
+    assert session.lines == [
+        "530 5.7.0 authentication required",
+        "235 2.7.0 authentication succeeded",
+        "250 2.1.0 sender ok",
+    ]
+
+
+def test_a_login_outlives_hello_rset_and_transactions() -> None:
+    """RFC 4954 section 4; only STARTTLS forgets it."""
+    session = ready(PLAIN + b"EHLO c\r\nRSET\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n.\r\n")
+    assert session.server.identity == "test"
+
+
+def test_a_line_of_auth_is_shown_without_its_response() -> None:
+    """DESIGN.md section 4 rule 5."""
+    session = ready(b"MAIL FROM:<>\r\n" + PLAIN + b"AUTH FOO c2VjcmV0\r\nAUTH  PLAIN c2VjcmV0\r\n")
+    assert [event.line for event in session.of(smtp.Refused)] == [b"AUTH PLAIN", b"AUTH FOO", b"AUTH"]

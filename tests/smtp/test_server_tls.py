@@ -1,0 +1,114 @@
+"""STARTTLS on the server is a wall (RFC 3207)."""
+
+from __future__ import annotations
+
+import pytest
+
+from mailauth import BeginTls, Closed, LocalProtocolError, TlsStarted, Why, sasl, smtp
+from mailauth._events import PAUSED
+from tests.smtp.drive import IN_CLEAR, TLS, Session, ready, serve
+
+EVIL = b"MAIL FROM:<evil@x>\r\nRCPT TO:<you@y>\r\nDATA\r\n"
+PLAIN = b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
+
+
+def at_the_wall(*pieces: bytes) -> Session:
+    """A server that waits for the handshake."""
+    session = ready()
+    session.starts_tls = False
+    return session.receive(*pieces)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 5, len(EVIL)])
+def test_nothing_said_before_tls_survives_it(cut: int) -> None:
+    """RFC 3207 section 4.2, CVE-2011-0411: dropped, and counted as the sign of an attack."""
+    session = at_the_wall(b"STARTTLS\r\n" + EVIL[cut:])
+    assert session.last == BeginTls(octets=b"220 2.0.0 ready for the TLS handshake\r\n")
+    session.machine.tls_started(TLS)
+    session.pull()
+    assert session.of(TlsStarted) == [TlsStarted(tls=TLS, dropped=len(EVIL) - cut)]
+    session.forget().receive(b"NOOP\r\n")
+    assert session.events == [smtp.Noop()]
+
+
+def test_octets_between_begin_tls_and_tls_started_are_refused() -> None:
+    """RFC 3207 section 4.2: nothing crosses the wall."""
+    session = at_the_wall(b"STARTTLS\r\n")
+    with pytest.raises(LocalProtocolError):
+        session.machine.receive_data(EVIL)
+    assert session.machine.next_event() == PAUSED
+    session.machine.tls_started(TLS)
+    session.pull()
+    assert session.of(TlsStarted) == [TlsStarted(tls=TLS)]
+
+
+def test_the_session_begins_anew_behind_tls() -> None:
+    """RFC 3207 section 4.2: EHLO, identity and transaction are forgotten; STARTTLS is not offered again."""
+    session = ready(PLAIN + b"STARTTLS\r\n")
+    assert session.server.tls == TLS
+    assert session.server.identity is None
+    session.forget().receive(b"MAIL FROM:<>\r\nAUTH PLAIN\r\nEHLO c\r\nSTARTTLS\r\n" + PLAIN)
+    assert session.codes == [503, 503, 250, 503, 235]
+    assert not any("STARTTLS" in line for line in session.lines if line.startswith("250"))
+    assert session.lines[-2] == "503 5.5.1 TLS is active already"
+
+
+def test_a_handshake_that_fails_ends_the_session_without_a_word() -> None:
+    """RFC 3207 section 4.1; DESIGN.md section 2."""
+    session = at_the_wall(b"STARTTLS\r\n")
+    before = session.octets
+    session.receive(b"")
+    assert session.last == Closed(why=Why.PEER)
+    assert session.octets == before
+    with pytest.raises(LocalProtocolError):
+        session.machine.tls_started(TLS)
+
+
+def test_starttls_takes_no_argument_and_may_fail_for_a_while() -> None:
+    """RFC 3207 section 4: 501 and 454."""
+    no = smtp.Reply(454, "4.7.0", "TLS not available due to temporary reason")
+    session = ready(b"STARTTLS now\r\nSTARTTLS\r\nNOOP\r\n", answers={smtp.StartTls: no})
+    assert session.codes == [501, 454, 250]
+    assert session.begun_tls == []
+
+
+def test_starttls_that_is_not_offered_is_502() -> None:
+    """RFC 5321 section 4.2.4."""
+    assert ready(b"STARTTLS\r\n", settings=smtp.ServerSettings()).codes == [502]
+
+
+def test_replies_that_wait_leave_with_begin_tls() -> None:
+    """RFC 2920 section 3.2: writing and handshake are one act, and no earlier reply comes behind the wall."""
+    session = at_the_wall(b"RSET\r\nSTARTTLS\r\n")
+    assert session.last == BeginTls(octets=b"250 2.0.0 forgotten\r\n220 2.0.0 ready for the TLS handshake\r\n")
+
+
+def test_the_220_never_leaves_before_begin_tls() -> None:
+    """RFC 3207 section 4.2: also when 64 KiB of replies are full with it, or octets could be read in between."""
+    reply = len(b"250 2.0.0 forgotten\r\n")
+    session = at_the_wall()
+    session.receive(b"RSET\r\n" * ((65_536 - 1) // reply) + b"STARTTLS\r\n")
+    assert isinstance(session.last, BeginTls)
+    assert session.last.octets.endswith(b"220 2.0.0 ready for the TLS handshake\r\n")
+    assert len(session.last.octets) > 65_536
+
+
+def test_tls_required_refuses_all_but_the_way_to_tls() -> None:
+    """RFC 3207 section 4: 530."""
+    settings = smtp.ServerSettings(
+        tls_required=True, starttls=True, mechanisms_without_tls=IN_CLEAR.mechanisms_without_tls
+    )
+    session = serve(
+        b"EHLO c\r\nNOOP\r\nRSET\r\nHELP\r\nVRFY x\r\nMAIL FROM:<>\r\n" + PLAIN + b"STARTTLS\r\n", settings=settings
+    )
+    assert session.codes == [220, 250, 250, 250, 214, 530, 530, 530, 220]
+    session.forget().receive(b"EHLO c\r\nVRFY x\r\n" + PLAIN + b"MAIL FROM:<>\r\n")
+    assert session.codes == [250, 252, 235, 250]
+
+
+def test_budgets_are_not_renewed_by_tls() -> None:
+    """An attacker gets no fresh tries behind the wall."""
+    wrong = b"AUTH PLAIN " + sasl.encode_base64(b"\0test\0wrong") + b"\r\n"
+    session = ready(wrong * 2 + b"STARTTLS\r\n")
+    session.forget().receive(b"EHLO c\r\n" + wrong)
+    assert session.codes == [250, 535, 421]
