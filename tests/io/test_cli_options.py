@@ -284,7 +284,7 @@ def test_a_busy_port_is_refused(loop: str, name: str, capfd: pytest.CaptureFixtu
 def test_an_address_of_another_machine_is_refused(loop: str, capfd: pytest.CaptureFixture[str]) -> None:
     """RFC 5737: 192.0.2.0/24 is nobody's."""
     said = complaint(capfd, "serve", *USER, "--loop", loop, "--host", "192.0.2.1", "--smtp", "0")
-    assert "cannot listen on 192.0.2.1 port 0: Cannot assign requested address" in said
+    assert "cannot listen on 192.0.2.1 port 0: " in said
 
 
 def test_without_trustme_the_command_says_which_extra_to_install(
