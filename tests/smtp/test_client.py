@@ -1,0 +1,459 @@
+"""The client: what it may send and when, what leaves together, what a reply changes (RFC 5321, 2920)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from mailauth import (
+    BeginTls,
+    Command,
+    LocalProtocolError,
+    MessageChunk,
+    RemoteProtocolError,
+    Send,
+    pop3,
+    sasl,
+    smtp,
+)
+from tests.smtp.drive import TLS, Session, call, each_cut, greeted
+
+MAIL = smtp.Mail(reverse_path=smtp.Mailbox("a", "b"))
+RCPT = smtp.Rcpt(forward_path=smtp.Mailbox("c", "d"))
+OTHER = smtp.Rcpt(forward_path=smtp.Mailbox("e", "f"))
+DATA = smtp.Data()
+ALICE = sasl.PlainClient(authentication_identity="alice", password=b"correct horse")
+
+
+def refuses(session: Session, command: Command) -> None:
+    """LocalProtocolError, and nothing is sent."""
+    session.pull()
+    with pytest.raises(LocalProtocolError):
+        session.client.send(command)
+    before = len(session.sends)
+    session.pull()
+    assert len(session.sends) == before
+
+
+def writing() -> Session:
+    """A client that may send content."""
+    session = greeted("PIPELINING").send(MAIL, RCPT, DATA)
+    return session.receive(b"250 ok\r\n250 ok\r\n354 go\r\n").forget()
+
+
+def codes(session: Session) -> list[tuple[type[object], int]]:
+    return [(type(event.command), event.reply.code) for event in session.of(smtp.Replied)]
+
+
+# What leaves, and when
+
+
+def test_commands_are_pipelined_where_it_is_offered() -> None:
+    """RFC 2920 section 3.1: one group, one Send, DATA last."""
+    session = greeted("PIPELINING").send(MAIL, RCPT, OTHER, DATA)
+    assert session.sends == [b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRCPT TO:<e@f>\r\nDATA\r\n"]
+
+
+def test_commands_wait_for_each_reply_where_it_is_not() -> None:
+    """RFC 2920 section 3.1."""
+    session = greeted("SIZE").send(MAIL, RCPT, DATA)
+    assert session.sends == [b"MAIL FROM:<a@b>\r\n"]
+    session.receive(b"250 ok\r\n", b"250 ok\r\n")
+    assert session.sends == [b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<c@d>\r\n", b"DATA\r\n"]
+
+
+@pytest.mark.parametrize("last", [smtp.Noop(), smtp.Vrfy(argument="x"), smtp.Hello(domain="c"), smtp.Help()])
+def test_only_the_last_of_a_group_may_be_of_any_kind(last: Command) -> None:
+    """RFC 2920 section 3.1."""
+    session = greeted("PIPELINING").send(smtp.Rset(), last, MAIL)
+    assert b"MAIL" not in session.octets
+    session.receive(b"250 ok\r\n")
+    assert b"MAIL" not in session.octets
+    session.receive(b"250 ok\r\n")
+    assert session.octets.endswith(b"MAIL FROM:<a@b>\r\n")
+
+
+def test_a_group_may_begin_with_the_end_of_content() -> None:
+    """RFC 2920 section 4: the next message need not wait for the reply to the last."""
+    session = writing().send(MessageChunk(octets=b"x\r\n"), smtp.MessageComplete(), MAIL, RCPT, DATA)
+    assert session.octets == b"x\r\n.\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n"
+    session.receive(b"452 full\r\n250 ok\r\n250 ok\r\n354 go\r\n")
+    assert [code for _, code in codes(session)] == [452, 250, 250, 354]
+    session.forget().send(MessageChunk(octets=b".y"), smtp.MessageComplete())
+    assert session.octets == b"..y\r\n.\r\n"
+
+
+def test_replies_carry_the_very_object_that_was_sent() -> None:
+    """DESIGN.md section 2: in order."""
+    session = greeted("PIPELINING").send(RSET := smtp.Rset(), MAIL, RCPT).receive(b"250 1\r\n250 2\r\n550 5.1.1 3\r\n")
+    assert [event.command for event in session.events] == [RSET, MAIL, RCPT]
+    assert all(event.command is sent for event, sent in zip(session.events, (RSET, MAIL, RCPT), strict=True))
+    assert session.events[2].reply == smtp.Reply(550, "5.1.1", "3")
+
+
+# Order
+
+
+@pytest.mark.parametrize(
+    "command",
+    [RCPT, DATA, smtp.MessageComplete(), MessageChunk(octets=b"x"), pop3.Noop(), smtp.MessageChunk(octets=b"")],
+)
+def test_a_command_out_of_order_is_a_local_error(command: Command) -> None:
+    """RFC 5321 section 4.1.4: nothing is sent."""
+    refuses(greeted("PIPELINING"), command)
+
+
+def test_order_is_judged_by_what_is_under_way() -> None:
+    """RFC 2920 section 3.1: as if every command were accepted."""
+    session = greeted("PIPELINING").send(MAIL)
+    refuses(session, DATA)
+    refuses(session, MAIL)
+    refuses(session, smtp.StartTls())
+    session.send(RCPT, DATA)
+    for command in (RCPT, smtp.Rset(), smtp.Quit(), MessageChunk(octets=b"x")):
+        refuses(session, command)
+
+
+def test_before_the_greeting_and_before_ehlo_nothing_is_allowed_that_needs_it() -> None:
+    """RFC 5321 section 4.3.1."""
+    refuses(call(), smtp.Hello(domain="c"))
+    refuses(call(b"220 hi\r\n"), MAIL)
+    refuses(call(b"554 no\r\n"), smtp.Hello(domain="c"))
+    assert call(b"554 no\r\n").send(smtp.Quit()).octets == b"QUIT\r\n"
+
+
+def test_nothing_is_sent_behind_quit_or_while_a_login_is_under_way() -> None:
+    session = greeted().send(smtp.Quit())
+    refuses(session, smtp.Noop())
+    session = greeted("AUTH PLAIN")
+    session.client.authenticate(ALICE)
+    refuses(session, smtp.Noop())
+
+
+def test_a_refused_mail_with_rcpt_and_data_in_flight() -> None:
+    """RFC 2920 section 3.1: all are answered, and the next transaction may begin."""
+    session = greeted("PIPELINING").send(MAIL, RCPT, DATA).receive(b"550 no\r\n")
+    session.receive(b"503 order\r\n503 order\r\n")
+    assert codes(session) == [(smtp.Mail, 550), (smtp.Rcpt, 503), (smtp.Data, 503)]
+    session.forget().send(MAIL, RCPT, DATA)
+    assert session.octets.endswith(b"DATA\r\n")
+
+
+def test_a_server_that_accepts_out_of_order_breaks_the_protocol() -> None:
+    """RFC 5321 section 4.1.4: or content would go from nobody knows whom."""
+    session = greeted("PIPELINING").send(MAIL, RCPT, DATA)
+    session.machine.receive_data(b"550 no\r\n250 ok\r\n354 go\r\n")
+    with pytest.raises(RemoteProtocolError):
+        session.pull()
+
+
+def test_354_without_a_recipient_is_answered_by_the_lone_dot() -> None:
+    """RFC 2920 section 3.1: the machine says it by itself; the dot's reply is that to Data."""
+    session = greeted("PIPELINING").send(MAIL, RCPT, OTHER, DATA).forget()
+    session.receive(b"250 ok\r\n550 no\r\n550 no\r\n354 go\r\n")
+    assert session.sends == [b".\r\n"]
+    refuses(session, MessageChunk(octets=b"x"))
+    refuses(session, smtp.MessageComplete())
+    session.receive(b"554 no valid recipients\r\n")
+    assert codes(session) == [(smtp.Mail, 250), (smtp.Rcpt, 550), (smtp.Rcpt, 550), (smtp.Data, 554)]
+    assert session.forget().send(MAIL).octets == b"MAIL FROM:<a@b>\r\n"
+
+
+def test_a_second_354_behind_the_lone_dot_breaks_the_protocol() -> None:
+    """RFC 5321 section 4.3.2."""
+    session = greeted("PIPELINING").send(MAIL, RCPT, DATA)
+    session.machine.receive_data(b"250 ok\r\n550 no\r\n354 go\r\n354 go on\r\n")
+    with pytest.raises(RemoteProtocolError):
+        session.pull()
+
+
+def test_a_recipient_of_an_earlier_transaction_does_not_count() -> None:
+    """RFC 2920 section 3.1."""
+    session = greeted("PIPELINING").send(MAIL, RCPT, smtp.Rset(), MAIL, RCPT, DATA).forget()
+    session.receive(b"250 ok\r\n250 ok\r\n250 ok\r\n250 ok\r\n550 no\r\n354 go\r\n")
+    assert session.sends == [b".\r\n"]
+
+
+def test_a_refused_data_leaves_the_transaction_open() -> None:
+    """RFC 5321 section 4.1.1.4."""
+    session = greeted("PIPELINING").send(MAIL, RCPT, DATA).receive(b"250 ok\r\n250 ok\r\n451 wait\r\n")
+    assert session.forget().send(DATA).octets == b"DATA\r\n"
+
+
+# What cannot be sent
+
+
+@pytest.mark.parametrize("bad", ["a\r\nRSET", "a\nb", "a\rb", "a\0b", "ä", "a\x7f", "a\x85b", "a\u2028b"])
+def test_cr_lf_nul_in_any_argument_is_a_local_error(bad: str) -> None:
+    """RULES.md, CRLF injection: before any octet leaves."""
+    session = greeted("PIPELINING")
+    a = smtp.Mailbox("a", "b")
+    makers: tuple[Callable[[], Command], ...] = (
+        lambda: smtp.Hello(domain=bad),
+        lambda: smtp.Noop(argument=bad),
+        lambda: smtp.Vrfy(argument=bad),
+        lambda: smtp.Help(argument=bad),
+        lambda: smtp.Mail(reverse_path=smtp.Mailbox(bad, "b")),
+        lambda: smtp.Mail(reverse_path=smtp.Mailbox("a", bad)),
+        lambda: smtp.Mail(reverse_path=smtp.Mailbox("a", f"[{bad}]")),
+        lambda: smtp.Mail(reverse_path=smtp.Mailbox("a", f"[x:{bad}]")),
+        lambda: smtp.Mail(reverse_path=a, auth=bad),
+        lambda: smtp.Mail(reverse_path=a, parameters={bad: None}),
+        lambda: smtp.Mail(reverse_path=a, parameters={"X": bad}),
+        lambda: smtp.Rcpt(forward_path=smtp.Mailbox(bad, "")),
+        lambda: smtp.Rcpt(forward_path=a, parameters={"X": bad}),
+    )
+    for make in makers:
+        with pytest.raises(LocalProtocolError):
+            session.client.send(make())
+    assert session.pull().sends == []
+    assert session.send(MAIL).octets == b"MAIL FROM:<a@b>\r\n"
+
+
+@pytest.mark.parametrize(
+    "mail",
+    [
+        smtp.Mail(reverse_path=smtp.Mailbox("Postmaster", "")),
+        smtp.Mail(reverse_path=None, size=-1),
+        smtp.Mail(reverse_path=None, size=10**20),
+        smtp.Mail(reverse_path=None, auth=""),
+        smtp.Mail(reverse_path=None, parameters={"": None}),
+        smtp.Mail(reverse_path=None, parameters={"X": ""}),
+        smtp.Mail(reverse_path=None, parameters={"X Y": None}),
+    ],
+)
+def test_what_no_server_could_read_is_a_local_error(mail: smtp.Mail) -> None:
+    """RFC 5321 section 4.1.2, RFC 1870 section 4, RFC 4954 section 5."""
+    refuses(greeted("PIPELINING"), mail)
+
+
+def test_tls_required_holds_back_mail_and_auth() -> None:
+    """RFC 3207 section 6: a stripped STARTTLS is an error."""
+    settings = smtp.ClientSettings(tls_required=True)
+    session = greeted("AUTH PLAIN", settings=settings)
+    refuses(session, MAIL)
+    with pytest.raises(LocalProtocolError):
+        session.client.authenticate(ALICE)
+    assert session.pull().sends == []
+    session = greeted("AUTH PLAIN", settings=settings, tls=TLS)
+    assert session.send(MAIL).octets == b"MAIL FROM:<a@b>\r\n"
+
+
+def test_unanswered_commands_are_bounded() -> None:
+    """DESIGN.md section 2."""
+    session = greeted("PIPELINING", settings=smtp.ClientSettings(maximum_unanswered=2))
+    session.client.send(MAIL)
+    session.client.send(RCPT)
+    refuses(session, OTHER)
+    session.receive(b"250 ok\r\n")
+    session.send(OTHER)
+
+
+def test_queued_octets_are_bounded() -> None:
+    """DESIGN.md section 4 rule 4: flush, then go on."""
+    session = writing()
+    piece = MessageChunk(octets=b"x" * 998 + b"\r\n")
+    for _ in range(1_049):
+        session.client.send(piece)
+    with pytest.raises(LocalProtocolError):
+        session.client.send(piece)
+    session.pull()
+    session.send(piece, smtp.MessageComplete())
+    assert session.octets == piece.octets * 1_050 + b".\r\n"
+
+
+# Content
+
+
+@pytest.mark.parametrize("bad", [b"a\rb", b"a\nb", b"a\0b", b"\n", b"a\n\r\n"])
+def test_a_chunk_with_a_bare_line_end_is_refused_and_forgotten(bad: bytes) -> None:
+    """RFC 5321 section 2.3.8: the connection is as it was, so good content may still follow."""
+    session = writing().send(MessageChunk(octets=b"good\r\n"))
+    refuses(session, MessageChunk(octets=bad))
+    session.send(MessageChunk(octets=b".more\r"))
+    refuses(session, MessageChunk(octets=b"x"))
+    refuses(session, smtp.MessageComplete())
+    session.send(MessageChunk(octets=b"\n"), smtp.MessageComplete())
+    assert session.octets == b"good\r\n..more\r\n.\r\n"
+
+
+def test_content_that_ends_in_a_cr_cannot_be_completed() -> None:
+    """RFC 5321 section 2.3.8: the CRLF that is added would leave a bare CR on the wire."""
+    session = writing().send(MessageChunk(octets=b"text\r"))
+    refuses(session, smtp.MessageComplete())
+
+
+def test_dots_are_stuffed_over_any_cut_and_the_last_crlf_is_added() -> None:
+    """RFC 5321 section 4.5.2."""
+    content = b".a\r\n..\r\n.\r\nb.\r\n.c"
+    for pieces in each_cut(content):
+        session = writing().send(*(MessageChunk(octets=piece) for piece in pieces), smtp.MessageComplete())
+        assert session.octets == b"..a\r\n...\r\n..\r\nb.\r\n..c\r\n.\r\n"
+
+
+def test_an_empty_message_is_a_lone_dot() -> None:
+    assert writing().send(MessageChunk(octets=b""), smtp.MessageComplete()).octets == b".\r\n"
+
+
+def test_the_next_content_begins_anew() -> None:
+    session = writing().send(MessageChunk(octets=b"x"), smtp.MessageComplete()).receive(b"250 ok\r\n")
+    refuses(session, MessageChunk(octets=b"x"))
+    session.send(MAIL, RCPT, DATA).receive(b"250 ok\r\n250 ok\r\n354 go\r\n").forget()
+    assert session.send(MessageChunk(octets=b"."), smtp.MessageComplete()).octets == b"..\r\n.\r\n"
+
+
+# EHLO and STARTTLS
+
+
+def test_extensions_are_read_from_the_ehlo_reply() -> None:
+    """RFC 5321 section 4.1.1.1; ``AUTH=`` of old servers counts as AUTH."""
+    session = greeted("SIZE 1000", "size", "AUTH=LOGIN PLAIN", "AUTH CRAM-MD5 PLAIN ", "8bitmime", "X-FOO a  b")
+    assert session.client.extensions["SIZE"].startswith("1000")
+    assert session.client.extensions["AUTH"].split() == ["LOGIN", "PLAIN", "CRAM-MD5", "PLAIN"]
+    assert session.client.extensions["8BITMIME"] == ""
+    assert session.client.extensions["X-FOO"] == "a  b"
+    assert "server.example" not in session.client.extensions
+
+
+def test_helo_and_a_refused_ehlo_bring_no_extensions() -> None:
+    """RFC 5321 section 4.1.1.1."""
+    session = greeted("PIPELINING").send(smtp.Hello(domain="c")).receive(b"500 what\r\n")
+    assert session.client.extensions == {"PIPELINING": ""}
+    session.send(smtp.Hello(domain="c", extended=False)).receive(b"250-hi\r\n250 PIPELINING\r\n")
+    assert session.client.extensions == {}
+
+
+def test_the_reply_to_starttls_is_told_behind_the_handshake() -> None:
+    """RFC 3207 section 4.2: whoever waited for it is inside TLS, and knows nothing any more."""
+    session = greeted("STARTTLS", "PIPELINING")
+    session.starts_tls = False
+    command = smtp.StartTls()
+    session.send(command).receive(b"220 go\r\n")
+    assert session.last == BeginTls(octets=b"")
+    assert session.events == []
+    refuses_now = smtp.Noop()
+    with pytest.raises(LocalProtocolError):
+        session.client.send(refuses_now)
+    session.machine.tls_started(TLS)
+    session.pull()
+    assert session.events == [smtp.Replied(command=command, reply=smtp.Reply(220, "", "go"))]
+    assert session.client.extensions == {}
+    refuses(session, MAIL)
+    refuses(session, smtp.StartTls())
+    session.forget().send(smtp.Hello(domain="c"))
+    assert session.log[0] == Send(octets=b"EHLO c\r\n")
+
+
+@pytest.mark.parametrize("behind", [b"2", b"250 evil\r\n", b"\r\n"])
+def test_octets_behind_the_220_of_starttls_break_the_protocol(behind: bytes) -> None:
+    """RFC 3207 section 4.2, CVE-2021-23993."""
+    session = greeted("STARTTLS").send(smtp.StartTls())
+    session.machine.receive_data(b"220 go\r\n" + behind)
+    for _ in range(2):
+        with pytest.raises(RemoteProtocolError):
+            session.machine.next_event()
+
+
+def test_a_refused_starttls_changes_nothing() -> None:
+    """RFC 3207 section 4.1: the client decides."""
+    session = greeted("STARTTLS", "SIZE").send(smtp.StartTls()).receive(b"454 later\r\n")
+    assert codes(session) == [(smtp.StartTls, 454)]
+    assert session.client.extensions == {"STARTTLS": "", "SIZE": ""}
+    assert session.send(MAIL).octets.endswith(b"MAIL FROM:<a@b>\r\n")
+
+
+# Replies
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"hello\r\n",
+        b"\r\n",
+        b"99 x\r\n",
+        b"2500 x\r\n",
+        b"150 x\r\n",
+        b"260 x\r\n",
+        b"650 x\r\n",
+        b"250x\r\n",
+        b"250 a\0b\r\n",
+        b"250 a\nb\r\n",
+        b"250 a\rb\r\n",
+        b"250-a\r\n251 b\r\n",
+        b"250-a\r\nb\r\n",
+        b"354 go\r\n",
+        b"334 go\r\n",
+        b"250 " + b"x" * 4_096 + b"\r\n",
+        b"250 " + b"x" * 4_096,
+        b"250-a\r\n" * 201,
+        (b"250-" + b"x" * 4_000 + b"\r\n") * 17,
+    ],
+)
+def test_what_is_no_reply_breaks_the_protocol_for_good(octets: bytes) -> None:
+    """RFC 5321 section 4.2: malformed, inconsistent, over-long and endless replies."""
+    session = greeted().send(smtp.Noop())
+    session.machine.receive_data(octets)
+    with pytest.raises(RemoteProtocolError):
+        session.pull()
+    with pytest.raises(RemoteProtocolError):
+        session.machine.next_event()
+    with pytest.raises(LocalProtocolError):
+        session.client.send(smtp.Noop())
+
+
+def test_an_endless_line_is_an_error_and_not_waited_for() -> None:
+    """DESIGN.md section 4 rule 4."""
+    session = greeted().send(smtp.Noop())
+    session.receive(*[b"x" * 1_000] * 4)
+    session.machine.receive_data(b"x" * 1_000)
+    with pytest.raises(RemoteProtocolError):
+        session.machine.next_event()
+
+
+def test_a_reply_to_nothing_breaks_the_protocol() -> None:
+    """RFC 5321 section 4.2."""
+    session = greeted()
+    session.machine.receive_data(b"250 ok\r\n")
+    with pytest.raises(RemoteProtocolError):
+        session.machine.next_event()
+
+
+@pytest.mark.parametrize("octets", [b"250 ok\r\n", b"334 go\r\n", b"350 go\r\n", b"235 ok\r\n"])
+def test_data_is_answered_by_354_or_a_refusal(octets: bytes) -> None:
+    """RFC 5321 section 4.3.2."""
+    session = greeted("PIPELINING").send(MAIL, RCPT, DATA)
+    session.machine.receive_data(b"250 ok\r\n250 ok\r\n" + octets)
+    with pytest.raises(RemoteProtocolError):
+        session.pull()
+
+
+def test_a_greeting_is_no_continuation() -> None:
+    """RFC 5321 section 4.3.2."""
+    session = call()
+    session.machine.receive_data(b"354 go\r\n")
+    with pytest.raises(RemoteProtocolError):
+        session.machine.next_event()
+
+
+def test_replies_in_any_form_that_the_rfc_asks_to_take() -> None:
+    """RFC 5321 section 4.2: a bare code, no text, many lines, octets above 127."""
+    session = greeted("PIPELINING").send(*[smtp.Rset()] * 5)
+    session.receive(b"250\r\n250 \r\n250-a\r\n250-\r\n250 b\r\n250-2.0.0 c\r\n250 2.0.0 d\r\n250 \xc3\xa9\tx\r\n")
+    assert [event.reply for event in session.events] == [
+        smtp.Reply(250),
+        smtp.Reply(250),
+        smtp.Reply(250, "", "a\n\nb"),
+        smtp.Reply(250, "2.0.0", "c\nd"),
+        smtp.Reply(250, "", "??\tx"),
+    ]
+
+
+def test_421_may_come_at_any_time() -> None:
+    """RFC 5321 section 3.8: it answers the oldest command, or nothing, and nothing may be sent any more."""
+    for session in (call(), greeted(), writing()):
+        session.forget().receive(b"421 bye\r\n")
+        assert session.events == [smtp.Replied(command=None, reply=smtp.Reply(421, "", "bye"))]
+        refuses(session, smtp.Noop())
+    session = greeted("PIPELINING").send(MAIL, RCPT, DATA).receive(b"250 ok\r\n421 bye\r\n")
+    assert codes(session) == [(smtp.Mail, 250), (smtp.Rcpt, 421)]

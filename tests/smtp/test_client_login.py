@@ -1,0 +1,144 @@
+"""AUTH in the client (RFC 4954 section 4)."""
+
+from __future__ import annotations
+
+import pytest
+
+from mailauth import LocalProtocolError, RemoteProtocolError, sasl, smtp
+from tests.smtp.drive import Session, greeted
+
+PLAIN = sasl.PlainClient(authentication_identity="test", password=b"1234")
+LOGIN = sasl.LoginClient(authentication_identity="test", password=b"1234")
+CRAM_MD5 = sasl.CramMd5Client(authentication_identity="tim", secret=b"tanstaaftanstaaf")
+
+
+def log_in(*mechanisms: sasl.ClientMechanism, offer: str = "AUTH PLAIN LOGIN CRAM-MD5") -> Session:
+    session = greeted(offer, "PIPELINING")
+    session.client.authenticate(*mechanisms)
+    return session.pull()
+
+
+def breaks(session: Session, octets: bytes) -> None:
+    session.machine.receive_data(octets)
+    for _ in range(2):
+        with pytest.raises(RemoteProtocolError):
+            session.pull()
+
+
+def test_the_first_mechanism_that_is_offered_is_taken() -> None:
+    """DESIGN.md section 2: in the order of the caller, without case."""
+    assert log_in(CRAM_MD5, PLAIN).octets == b"AUTH CRAM-MD5\r\n"
+    assert log_in(CRAM_MD5, PLAIN, offer="AUTH plain").octets == b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
+    assert log_in(PLAIN, offer="AUTH=PLAIN").octets == b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
+
+
+@pytest.mark.parametrize("offer", ["SIZE", "AUTH", "AUTH PLAINER", "AUTHPLAIN PLAIN"])
+def test_what_is_not_offered_is_a_local_error(offer: str) -> None:
+    """RFC 4954 section 4: nothing is sent, and the session goes on."""
+    session = greeted(offer)
+    for mechanisms in ((PLAIN, LOGIN), ()):
+        with pytest.raises(LocalProtocolError):
+            session.client.authenticate(*mechanisms)
+    assert session.pull().sends == []
+    session.send(smtp.Noop()).receive(b"250 ok\r\n")
+    assert len(session.events) == 1
+
+
+def test_a_login_is_possible_only_between_transactions_with_nothing_due() -> None:
+    """RFC 4954 section 4."""
+    for session in (
+        greeted("AUTH PLAIN").send(smtp.Noop()),
+        greeted("AUTH PLAIN").send(smtp.Mail(reverse_path=None)).receive(b"250 ok\r\n"),
+        greeted("AUTH PLAIN", "STARTTLS").send(smtp.StartTls()).receive(b"220 go\r\n"),
+        log_in(PLAIN),
+    ):
+        session.forget()
+        with pytest.raises(LocalProtocolError):
+            session.client.authenticate(PLAIN)
+        assert session.pull().sends == []
+
+
+def test_an_initial_response_that_would_not_fit_is_sent_apart() -> None:
+    """RFC 4954 section 4: an AUTH command has 512 octets with its CRLF."""
+    room = 512 - len("AUTH PLAIN \r\n")
+    fits = sasl.PlainClient(authentication_identity="a", password=b"x" * (room // 4 * 3 - 3))
+    assert len(log_in(fits).octets) <= 512
+    longer = sasl.PlainClient(authentication_identity="a", password=b"x" * (room // 4 * 3))
+    session = log_in(longer)
+    assert session.octets == b"AUTH PLAIN\r\n"
+    session.forget().receive(b"334 \r\n")
+    assert session.octets == sasl.encode_base64(b"\0a\0" + b"x" * (room // 4 * 3)) + b"\r\n"
+    session.receive(b"235 ok\r\n")
+    assert session.events == [sasl.Authenticated(mechanism="PLAIN")]
+
+
+def test_login_ignores_the_words_of_the_prompts() -> None:
+    """draft-murchison-sasl-login."""
+    session = log_in(LOGIN).receive(b"334 AAAA\r\n", b"334 \r\n", b"235 2.7.0 ok\r\n")
+    assert session.octets == b"AUTH LOGIN\r\ndGVzdA==\r\nMTIzNA==\r\n"
+    assert session.events == [sasl.Authenticated(mechanism="LOGIN")]
+
+
+@pytest.mark.parametrize("code", [535, 534, 454, 432, 501, 504, 530])
+def test_a_refusal_fails_the_login_and_another_may_follow(code: int) -> None:
+    """RFC 4954 section 6."""
+    session = log_in(PLAIN).receive(f"{code} no\r\n".encode("ascii"))
+    assert session.events == [smtp.AuthenticationFailed(mechanism="PLAIN", reply=smtp.Reply(code, "", "no"))]
+    session.forget()
+    session.client.authenticate(LOGIN)
+    assert session.pull().octets == b"AUTH LOGIN\r\n"
+
+
+@pytest.mark.parametrize("challenge", [b"334 !!!\r\n", b"334 YQ\r\n", b"334-YWJj\r\n334 YWJj\r\n", b"334 \xff\r\n"])
+def test_a_challenge_that_cannot_be_decoded_cancels(challenge: bytes) -> None:
+    """RFC 4954 section 4: ``*``, and the server answers 501."""
+    session = log_in(CRAM_MD5).forget().receive(challenge)
+    assert session.octets == b"*\r\n"
+    session.receive(b"501 cancelled\r\n")
+    assert session.events == [smtp.AuthenticationFailed(mechanism="CRAM-MD5", reply=smtp.Reply(501, "", "cancelled"))]
+    assert session.send(smtp.Noop()).octets == b"*\r\nNOOP\r\n"
+
+
+@pytest.mark.parametrize("mechanism", [PLAIN, CRAM_MD5])
+def test_one_challenge_too_many_cancels(mechanism: sasl.ClientMechanism) -> None:
+    """RFC 4954 section 4."""
+    session = log_in(mechanism)
+    session.receive(*[b"334 YWJj\r\n"] * (2 if mechanism is CRAM_MD5 else 1))
+    assert session.octets.endswith(b"\r\n*\r\n")
+
+
+@pytest.mark.parametrize("octets", [b"334 YWJj\r\n", b"235 welcome\r\n", b"250 ok\r\n"])
+def test_a_server_that_goes_on_after_a_cancel_breaks_the_protocol(octets: bytes) -> None:
+    """RFC 4954 section 4: it must refuse; no digest is given to it after all."""
+    session = log_in(CRAM_MD5).receive(b"334 !!!\r\n")
+    breaks(session, octets)
+    assert session.octets == b"AUTH CRAM-MD5\r\n*\r\n"
+
+
+@pytest.mark.parametrize("mechanism", [LOGIN, CRAM_MD5])
+def test_success_before_the_mechanism_is_satisfied_breaks_the_protocol(mechanism: sasl.ClientMechanism) -> None:
+    """DESIGN.md section 2."""
+    breaks(log_in(mechanism), b"235 welcome\r\n")
+
+
+def test_success_before_the_kept_response_was_sent_breaks_the_protocol() -> None:
+    """RFC 4954 section 4: the server has seen no password."""
+    breaks(log_in(sasl.PlainClient(authentication_identity="a", password=b"x" * 500)), b"235 welcome\r\n")
+
+
+@pytest.mark.parametrize("code", [220, 250, 252, 350, 354])
+def test_a_yes_that_is_no_235_breaks_the_protocol(code: int) -> None:
+    """RFC 4954 section 4: is it a success or not?"""
+    breaks(log_in(PLAIN), f"{code} ok\r\n".encode("ascii"))
+
+
+def test_421_in_a_login_fails_it() -> None:
+    """RFC 5321 section 3.8."""
+    session = log_in(CRAM_MD5).receive(b"421 bye\r\n")
+    assert session.events == [smtp.AuthenticationFailed(mechanism="CRAM-MD5", reply=smtp.Reply(421, "", "bye"))]
+    with pytest.raises(LocalProtocolError):
+        session.client.authenticate(PLAIN)
+
+
+def test_a_challenge_outside_a_login_breaks_the_protocol() -> None:
+    breaks(greeted(), b"334 \r\n")

@@ -1,0 +1,66 @@
+"""Which replies share a Send, and which leave at once (RFC 2920 section 3.2)."""
+
+from __future__ import annotations
+
+import pytest
+
+from mailauth import smtp
+from tests.smtp.drive import ready, serve
+
+GROUP = b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nRCPT TO:<c@d>\r\n"
+
+
+def replies(octets: bytes) -> list[int]:
+    return [int(line[:3]) for line in octets.decode("ascii").split("\r\n")[:-1] if line[3] == " "]
+
+
+def test_a_whole_group_is_answered_in_one_send() -> None:
+    """RFC 2920 section 3.2: MAIL, RCPT and RSET wait for the last command of the group."""
+    session = ready(b"RSET\r\n" + GROUP + b"DATA\r\n")
+    assert [replies(octets) for octets in session.sends] == [[250, 250, 250, 250, 354]]
+    session.forget().receive(b"text\r\n.\r\n" + GROUP + b"DATA\r\n")
+    assert [replies(octets) for octets in session.sends] == [[250], [250, 250, 250, 354]]
+
+
+def test_replies_leave_when_the_input_is_used_up() -> None:
+    """RFC 2920 section 3.2: nobody waits for a reply that waits for him."""
+    session = ready(GROUP)
+    assert [replies(octets) for octets in session.sends] == [[250, 250, 250]]
+    session = ready(GROUP + b"DAT")
+    assert [replies(octets) for octets in session.sends] == [[250, 250, 250]]
+    lock_step = ready(b"MAIL FROM:<>\r\n", b"RCPT TO:<a@b>\r\n", b"RSET\r\n")
+    assert [replies(octets) for octets in lock_step.sends] == [[250], [250], [250]]
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [(b"EHLO c", 250), (b"NOOP", 250), (b"VRFY x", 252), (b"HELP", 214), (b"QUIT", 221), (b"AUTH PLAIN", 334)],
+)
+def test_the_reply_to_any_other_command_leaves_at_once(command: bytes, code: int) -> None:
+    """RFC 2920 section 3.2: with all that waits before it."""
+    session = ready(b"RSET\r\n" + command + b"\r\n*\r\n")
+    assert replies(session.sends[0]) == [250, code]
+
+
+def test_a_refusal_leaves_with_what_waits_before_it() -> None:
+    """RFC 2920 section 3.2."""
+    session = ready(GROUP, b"RCPT TO:nonsense\r\nRSET\r\n")
+    assert [replies(octets) for octets in session.sends] == [[250, 250, 250], [501], [250]]
+
+
+def test_at_64_kib_replies_leave_though_more_could_wait() -> None:
+    """DESIGN.md section 4 rule 4: output is bounded too."""
+    session = ready(b"RSET\r\n" * 10_000)
+    assert len(session.sends) > 1
+    assert max(map(len, session.sends)) < 65_536 + 512
+    assert session.codes == [250] * 10_000
+
+
+def test_a_session_in_one_piece_gives_the_same_octets_as_line_by_line() -> None:
+    """RFC 2920 section 3.1."""
+    octets = b"EHLO c\r\n" + GROUP + b"DATA\r\n..text\r\n.\r\nVRFY x\r\n" + GROUP + b"RSET\r\nQUIT\r\n"
+    lines = [line + b"\r\n" for line in octets.split(b"\r\n")[:-1]]
+    whole, single = serve(octets), serve(*lines)
+    assert whole.octets == single.octets
+    assert whole.of(smtp.MessageComplete) == single.of(smtp.MessageComplete)
+    assert len(whole.sends) < len(single.sends)
