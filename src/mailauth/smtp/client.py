@@ -212,7 +212,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
         try:
             code, last, text = parse_line(line)
         except Malformed:
-            raise RemoteProtocolError(f"not a reply: {line[:80]!r}") from None
+            shown = "" if self._exchange is not None else f": {line[:80]!r}"  # it may echo our password
+            raise RemoteProtocolError(f"not a reply{shown}") from None
         lines = self._lines
         if lines and code != self._code:
             raise RemoteProtocolError("the lines of one reply carry different codes")

@@ -1,0 +1,213 @@
+"""Octets to values and back: every command, path and reply; and the hot path beside the complete one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from mailauth import Command, LocalProtocolError, smtp
+from mailauth._errors import Malformed
+from mailauth.smtp._command_lines import COMMON, PARSERS, from_common, split_line
+from mailauth.smtp._grammar import decode_xtext, encode_xtext, parse_path
+from mailauth.smtp.commands import Auth, LineCommand
+from mailauth.smtp.replies import join_lines, parse_line
+
+printable = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=70)
+stripped = printable.map(str.strip)
+domains = st.one_of(
+    st.from_regex(r"[a-z0-9]{1,5}(-[a-z0-9]{1,3})?(\.[A-Za-z0-9]{1,60}){0,4}", fullmatch=True),
+    st.sampled_from(["[192.0.2.1]", "[IPv6:2001:db8::1]", "[x-tag:a=b]", "d" * 252, "d" * 255]),
+)
+locals_ = st.one_of(
+    st.from_regex(r"[a-z!#$%&'*+/=?^_`{|}~-]{1,20}(\.[A-Z0-9]{1,9})?", fullmatch=True),
+    printable.map(lambda text: text[:64]),
+    st.sampled_from(["", '"', "\\", "a@b", "a>b", "a" * 64, '"' * 64, ".", "a..b"]),
+)
+
+
+@st.composite
+def mailboxes(draw: st.DrawFn) -> smtp.Mailbox:
+    """Any that can be built: the others are no mailboxes."""
+    while True:
+        try:
+            return smtp.Mailbox(draw(locals_), draw(domains))
+        except LocalProtocolError:
+            continue
+
+
+recipients = st.one_of(mailboxes(), st.sampled_from([smtp.Mailbox("Postmaster", ""), smtp.Mailbox("POSTMASTER", "")]))
+parameters = st.dictionaries(
+    st.sampled_from(["X-A", "RET", "ENVID", "SMTPUTF8"]), st.none() | st.from_regex(r"[!-<>-~]{1,9}", fullmatch=True)
+)
+commands: st.SearchStrategy[LineCommand] = st.one_of(
+    st.builds(smtp.Hello, domain=domains | st.sampled_from(["host_name", "a.b."]), extended=st.booleans()),
+    st.builds(
+        smtp.Mail,
+        reverse_path=st.none() | mailboxes(),
+        size=st.none() | st.integers(0, 10**20 - 1),
+        body=st.none() | st.sampled_from(smtp.Body),
+        auth=st.none() | printable.filter(bool),
+        parameters=parameters,
+    ),
+    st.builds(smtp.Rcpt, forward_path=recipients, parameters=parameters),
+    st.builds(smtp.Noop, argument=stripped),
+    st.builds(smtp.Help, argument=stripped),
+    st.builds(smtp.Vrfy, argument=stripped.filter(bool)),
+    st.builds(
+        Auth,
+        mechanism=st.from_regex(r"[A-Z0-9_-]{1,20}", fullmatch=True),
+        initial_response=st.none() | st.from_regex(rb"[A-Za-z0-9+/=]{1,20}", fullmatch=True),
+    ),
+    st.sampled_from([smtp.Data(), smtp.Rset(), smtp.Quit(), smtp.StartTls()]),
+)
+
+
+def read(line: bytes) -> LineCommand:
+    verb, argument = split_line(line)
+    return PARSERS[verb](argument)
+
+
+@given(commands)
+def test_every_command_reads_back_as_it_was_written(command: LineCommand) -> None:
+    """RFC 5321 section 4.1: parse(to_wire(x)) == x."""
+    wire = command.to_wire()
+    assert wire.endswith(b"\r\n")
+    assert wire[:-2].decode("ascii").isprintable()
+    assert read(wire[:-2]) == command
+
+
+@given(commands)
+def test_commands_are_values(command: LineCommand) -> None:
+    """DESIGN.md section 2: frozen, equal by value, and good as keys."""
+    assert {command: 1}[command] == 1
+
+
+@given(recipients)
+def test_every_mailbox_reads_back_as_it_was_written(mailbox: smtp.Mailbox) -> None:
+    """RFC 5321 section 4.1.2."""
+    if mailbox.domain:
+        assert smtp.Mailbox.parse(str(mailbox)) == mailbox
+        assert parse_path(f"<{mailbox}>") == (mailbox, ())
+
+
+@given(st.text(max_size=8), st.text(max_size=8))
+def test_a_mailbox_that_can_be_built_can_be_sent(local_part: str, domain: str) -> None:
+    """RULES.md: whatever is built, no octet of it breaks a line."""
+    try:
+        mailbox = smtp.Mailbox(local_part, domain)
+    except LocalProtocolError:
+        return
+    assert str(mailbox).isascii()
+    assert str(mailbox).isprintable()
+
+
+def test_a_mailbox_that_fits_into_no_path_cannot_be_built() -> None:
+    """RFC 5321 section 4.5.3.1.3: quoting counts."""
+    assert len(str(smtp.Mailbox("a", "d" * 252))) == 254
+    for local_part, domain in (("a", "d" * 253), ("a" * 64, "d" * 200), ('"' * 10, "d" * 234)):
+        with pytest.raises(LocalProtocolError):
+            smtp.Mailbox(local_part, domain)
+
+
+@given(st.binary(max_size=60) | st.sampled_from(sorted(PARSERS)).flatmap(
+    lambda verb: st.text(max_size=30).map(lambda rest: f"{verb} {rest}".encode())
+))  # fmt: skip
+def test_any_line_is_read_or_malformed(line: bytes) -> None:
+    """STYLE.md: codecs raise Malformed and nothing else."""
+    try:
+        command = read(line)
+    except (Malformed, KeyError):
+        return
+    assert isinstance(command, Command)
+
+
+WORDS = (
+    "MAIL FROM: mail from:<a@b> RCPT TO: <> @ . , .. < > <c.d@e-f.g> SIZE=1 size=007 BODY=7BIT [192.0.2.1] DATA data"
+    " QUIT rSet NOOP x - _ % ! Postmaster"
+)
+ODDITIES = (" ", "  ", "\t", '"', "\\", "é", "a" * 64, "a" * 65, "d" * 181, " SIZE=", "1" * 20, "1" * 21, "NOOP\r")
+STARTS = ("MAIL FROM:<", "@example.test>", "RCPT TO:<", "MAIL FROM:<>", "<@r:a@b>")
+fragments = st.sampled_from([*WORDS.split(), *ODDITIES, *STARTS])
+
+
+@given(st.lists(fragments, max_size=7).map("".join))
+def test_the_fast_path_equals_the_complete_path(line: str) -> None:
+    """SPEED.md point 2: one look may be quicker, never different."""
+    octets = line.encode()
+    found = COMMON.match(octets + b"\r\n")
+    command = None if found is None else from_common(found)
+    if found is not None and command is not None:
+        assert found.end() == len(octets) + 2
+        assert read(octets) == command
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["MAIL FROM:<>", "mail from:<a.b@c.d> size=10", "RCPT TO:<a@b>", "data", "QUIT", "NOOP", "RSET"],
+)
+def test_the_usual_lines_take_the_fast_path(line: str) -> None:
+    """Or the test above would hold nothing."""
+    found = COMMON.match(line.encode("ascii") + b"\r\n")
+    assert found is not None
+    assert from_common(found) == read(line.encode("ascii"))
+
+
+@given(
+    st.integers(200, 559).filter(lambda code: code // 10 % 10 <= 5),
+    st.booleans(),
+    st.lists(st.text("abc .-\t\"<>", min_size=1, max_size=100), min_size=1, max_size=4),
+)  # fmt: skip
+def test_every_reply_reads_back_as_it_was_written(code: int, enhanced: bool, lines: list[str]) -> None:
+    """RFC 5321 section 4.2, RFC 2034 section 4."""
+    status = f"{code // 100}.1.1" if enhanced and code // 100 in (2, 4, 5) else ""
+    reply = smtp.Reply(code, status, "\n".join(lines))
+    rows = reply.to_wire().split(b"\r\n")
+    assert rows.pop() == b""
+    read_back = [parse_line(row) for row in rows]
+    assert [last for _, last, _ in read_back] == [False] * (len(rows) - 1) + [True]
+    assert join_lines(code, [text for _, _, text in read_back]) == reply
+
+
+@given(st.integers(200, 559).filter(lambda code: code // 10 % 10 <= 5), st.text("a b", max_size=2_000))
+def test_no_reply_line_is_over_512_octets_or_bare(code: int, text: str) -> None:
+    """RFC 5321 section 4.5.3.1.5; some clients hang on a code alone."""
+    rows = smtp.Reply(code, "", text).to_wire().split(b"\r\n")[:-1]
+    assert all(4 < len(row) <= 510 for row in rows)
+    assert text in ("", b"".join(row[4:] for row in rows).decode("ascii"))
+
+
+@pytest.mark.parametrize("code", [0, 199, 260, 299, 600, 666, -250])
+def test_a_code_that_is_none_cannot_be_built(code: int) -> None:
+    """RFC 5321 section 4.2.1."""
+    with pytest.raises(LocalProtocolError):
+        smtp.Reply(code)
+
+
+@pytest.mark.parametrize("status", ["2", "2.0", "3.0.0", "2.0.0.0", "2.0.0 ", "2.1000.0", "a.b.c", "2.0.0\n"])
+def test_an_enhanced_status_code_that_is_none_cannot_be_built(status: str) -> None:
+    """RFC 3463 section 2."""
+    with pytest.raises(LocalProtocolError):
+        smtp.Reply(250, status)
+
+
+@pytest.mark.parametrize("text", ["a\rb", "a\0b", "é", "a\x7f", "a\r\nb"])
+def test_a_text_that_no_line_can_carry_cannot_be_built(text: str) -> None:
+    """RULES.md, CRLF injection."""
+    with pytest.raises(LocalProtocolError):
+        smtp.Reply(250, "", text)
+
+
+@given(printable)
+def test_xtext_hides_and_shows_any_printable_text(text: str) -> None:
+    """RFC 3461 section 4."""
+    encoded = encode_xtext(text)
+    assert decode_xtext(encoded) == text
+    assert " " not in encoded
+    assert "=" not in encoded
+
+
+@pytest.mark.parametrize("text", ["+", "+4", "+4g", "+3d", "a=b", "a b", "+00", "+0D+0A", "é", "+FF"])
+def test_what_is_not_xtext_is_malformed(text: str) -> None:
+    """RFC 3461 section 4."""
+    with pytest.raises(Malformed):
+        decode_xtext(text)

@@ -1,0 +1,353 @@
+"""What holds for every session: generated from the protocol's own lines, cut anywhere, answered in any way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+import pytest
+from hypothesis import given, strategies as st
+
+from mailauth import (
+    ACCEPT,
+    Accept,
+    Command,
+    LocalProtocolError,
+    MessageChunk,
+    NeedData,
+    RemoteProtocolError,
+    Send,
+    TlsStarted,
+    Why,
+    sasl,
+    smtp,
+)
+from mailauth.smtp.commands import LineCommand
+from mailauth.smtp.replies import parse_line
+from tests.smtp.drive import ENTROPY, IN_CLEAR, SECRETS, Session, converse, greeted, without_cuts
+
+LINES: Final = (
+    b"EHLO c",
+    b"HELO c",
+    b"MAIL FROM:<a@b>",
+    b"mail from:<> size=5",
+    b"MAIL FROM:<@r:a@b> BODY=8BITMIME AUTH=<>",
+    b"MAIL FROM:<a@b> SIZE=99999999999",
+    b"MAIL FROM:<a@b",
+    b"RCPT TO:<c@d>",
+    b"rcpt to:<Postmaster>",
+    b'RCPT TO:<"c d"@e>',
+    b"RCPT TO:<>",
+    b"DATA",
+    b"data ",
+    b"text",
+    b".",
+    b"..",
+    b".text",
+    b"",
+    b"RSET",
+    b"NOOP",
+    b"VRFY x",
+    b"HELP",
+    b"AUTH PLAIN",
+    b"AUTH PLAIN AHRlc3QAMTIzNA==",
+    b"AUTH PLAIN AGEAYg==",
+    b"AUTH LOGIN",
+    b"AUTH CRAM-MD5",
+    b"AUTH FOO",
+    b"dGVzdA==",
+    b"MTIzNA==",
+    b"*",
+    b"=",
+    b"FOO",
+    b"BDAT 3",
+    b"STARTTLS",
+    b"NO\nOP",
+    b"\r.",
+    b"\xff\0",
+    b"x" * 3_000,
+)
+USUAL: Final = (
+    b"EHLO c",
+    b"MAIL FROM:<a@b>",
+    b"RCPT TO:<c@d>",
+    b"DATA",
+    b".",
+    b".text",
+    b"AUTH PLAIN AHRlc3QAMTIzNA==",
+)
+END_OF_LINE: Final = st.sampled_from([b"\r\n"] * 12 + [b"\n", b"\r", b"\r\n.\r\n", b""])
+
+lines = st.tuples(st.sampled_from(USUAL) | st.sampled_from(LINES), END_OF_LINE).map(b"".join)
+sessions = st.lists(lines, max_size=25).map(lambda rest: b"EHLO c\r\n" + b"".join(rest))
+usual_transaction = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n"
+sessions |= st.lists(lines, max_size=12).map(lambda rest: b"EHLO c\r\n" + usual_transaction + b"".join(rest))
+
+# One byte of fate per question: mostly yes.
+fates = st.lists(st.integers(0, 7), min_size=1, max_size=8)
+VERDICTS: Final = (
+    ACCEPT,
+    ACCEPT,
+    ACCEPT,
+    smtp.Reply(250, "2.0.0", "as you like"),
+    smtp.Reply(450, "4.2.0", "not now\nlater"),
+    smtp.Reply(550, "5.7.1", "never"),
+    ACCEPT,
+    smtp.Reply(421, "4.3.2", "enough"),
+)
+REFUSALS: Final = (ACCEPT, ACCEPT, ACCEPT, *sasl.Refusal)
+SMALL: Final = smtp.ServerSettings(
+    mechanisms_without_tls=IN_CLEAR.mechanisms_without_tls, maximum_errors=6, maximum_message_size=65_536
+)
+WITH_TLS: Final = smtp.ServerSettings(mechanisms_without_tls=IN_CLEAR.mechanisms_without_tls, starttls=True)
+
+
+def under(fate: Sequence[int], settings: smtp.ServerSettings, accepted: list[Any] | None = None) -> Session:
+    """A server whose questions are answered by *fate*, over and over; *accepted* gathers the Data that was."""
+    asked = 0
+
+    def choose(question: object) -> object:
+        nonlocal asked
+        asked += 1
+        number = fate[asked % len(fate)]
+        if isinstance(question, sasl.FetchSecret):
+            return (SECRETS["test"], None, sasl.Refusal.TEMPORARY)[number % 3]
+        if isinstance(question, sasl.CheckPassword | sasl.Authorize):
+            return REFUSALS[number]
+        verdict = VERDICTS[number]
+        if (
+            accepted is not None
+            and isinstance(question, smtp.Data)
+            and (isinstance(verdict, Accept) or verdict.positive)
+        ):
+            accepted.append(question)
+        return verdict
+
+    kinds = (smtp.Mail, smtp.Rcpt, smtp.Data, smtp.MessageComplete, smtp.StartTls)
+    logins = (sasl.CheckPassword, sasl.FetchSecret, sasl.Authorize)
+    return Session(smtp.ServerConnection(settings, entropy=ENTROPY), answers=dict.fromkeys((*kinds, *logins), choose))
+
+
+@st.composite
+def cuts(draw: st.DrawFn, octets: bytes) -> list[bytes]:
+    places = draw(st.lists(st.integers(0, len(octets)), max_size=8))
+    return [octets[a:b] for a, b in pairwise(sorted({0, len(octets), *places})) if a < b]
+
+
+def whole_replies(octets: bytes) -> int:
+    """How many; every line must be one of a reply."""
+    assert octets == b"" or octets.endswith(b"\r\n")
+    rows = [parse_line(row) for row in octets.split(b"\r\n")[:-1]]
+    return sum(last for _, last, _ in rows)
+
+
+@given(sessions, fates, st.data())
+def test_the_cut_never_matters(octets: bytes, fate: list[int], data: st.DataObject) -> None:
+    """DESIGN.md section 4 rule 8: the same events but for the cut of chunks, and the same octets."""
+    whole, cut, single = (under(fate, SMALL) for _ in range(3))
+    whole.receive(octets, b"")
+    cut.receive(*data.draw(cuts(octets)), b"")
+    single.receive(*(octets[n : n + 1] for n in range(min(len(octets), 600))), *filter(None, [octets[600:]]), b"")
+    for other in (cut, single):
+        assert without_cuts(other.events) == without_cuts(whole.events)
+        assert other.octets == whole.octets
+        assert other.last == whole.last
+
+
+@given(sessions | st.binary(max_size=300), fates, st.sampled_from([None, *Why]), st.data())
+def test_any_octets_end_in_events_replies_and_closed(
+    octets: bytes, fate: list[int], why: Why | None, data: st.DataObject
+) -> None:
+    """DESIGN.md section 4 rule 7, and rule 2 of section 2: each Data that was accepted has one end."""
+    accepted: list[Any] = []
+    session = under(fate, WITH_TLS, accepted)
+    for piece in data.draw(cuts(octets)):
+        session.receive(piece)
+        assert len(session.machine._input) <= 12_290
+    if why is None:
+        session.receive(b"")
+    else:
+        session.machine.shut_down(why)
+        session.pull()
+    assert session.closed is not None
+    assert whole_replies(session.octets) >= 1
+    assert all(event.octets for event in session.log if isinstance(event, Send))
+    content = False
+    for event in session.events:
+        if isinstance(event, MessageChunk):
+            assert content
+        elif isinstance(event, smtp.MessageComplete | smtp.MessageAborted):
+            assert content
+            content = False
+        else:
+            assert not content
+            content = any(event is question for question in accepted)
+    assert not content
+    if session.server.identity is not None:
+        assert any(isinstance(event, sasl.Authenticated) for event in session.events)
+        assert not isinstance(session.events[-1], TlsStarted)
+
+
+@given(sessions, fates)
+def test_a_session_replays_exactly(octets: bytes, fate: list[int]) -> None:
+    """DESIGN.md section 2: the same entropy, the same octets."""
+    first, again = (under(fate, WITH_TLS).receive(octets, b"") for _ in range(2))
+    assert first.log == again.log
+
+
+# The client
+
+REPLY_LINES: Final = st.sampled_from(
+    [
+        b"250 ok\r\n",
+        b"250-two\r\n250 lines\r\n",
+        b"250-half\r\n",
+        b"354 go\r\n",
+        b"334 YWJj\r\n",
+        b"334 \r\n",
+        b"235 2.7.0 in\r\n",
+        b"535 no\r\n",
+        b"550 5.1.1 no\r\n",
+        b"503 order\r\n",
+        b"421 bye\r\n",
+        b"220 go\r\n",
+        b"221 bye\r\n",
+        b"garbage\r\n",
+        b"250 bare\n",
+        b"\r\n",
+        b"250\r\n",
+    ]
+)
+A: Final = smtp.Mailbox("a", "b")
+COMMANDS: Final = (
+    smtp.Mail(reverse_path=A, size=100),
+    smtp.Rcpt(forward_path=A),
+    smtp.Rcpt(forward_path=smtp.Mailbox("c", "d")),
+    smtp.Data(),
+    MessageChunk(octets=b".dots\r\n.\r"),
+    MessageChunk(octets=b"\n.\r\n"),
+    MessageChunk(octets=b"plain"),
+    smtp.MessageComplete(),
+    smtp.Rset(),
+    smtp.Noop(argument="x"),
+    smtp.Vrfy(argument="x"),
+    smtp.Help(),
+    smtp.Hello(domain="again"),
+)
+LOGINS: Final = (
+    sasl.PlainClient(authentication_identity="test", password=b"1234"),
+    sasl.LoginClient(authentication_identity="test", password=b"wrong"),
+    sasl.CramMd5Client(authentication_identity="test", secret=b"1234"),
+)
+programs = st.lists(st.sampled_from((*COMMANDS, *COMMANDS[:4], *LOGINS)), max_size=12)
+
+
+def attempt(session: Session, step: Command | sasl.ClientMechanism) -> bool:
+    """Whether the machine allowed it."""
+    try:
+        if isinstance(step, Command):
+            session.client.send(step)
+        else:
+            session.client.authenticate(step)
+    except LocalProtocolError:
+        return False
+    return True
+
+
+@given(programs, st.booleans(), st.lists(REPLY_LINES, max_size=12).map(b"".join) | st.binary(max_size=60), st.data())
+def test_any_octets_from_a_server_give_events_or_one_error(
+    steps: list[Any], pipelining: bool, octets: bytes, data: st.DataObject
+) -> None:
+    """DESIGN.md section 4 rules 7 and 8: and the cut changes nothing."""
+    outcomes = []
+    for pieces in ([octets] if octets else [], data.draw(cuts(octets))):
+        session = greeted("AUTH PLAIN LOGIN CRAM-MD5", "PIPELINING" if pipelining else "SIZE")
+        for step in steps:
+            attempt(session, step)
+        error = None
+        try:
+            session.pull().receive(*pieces, b"")
+        except RemoteProtocolError as raised:
+            error = str(raised)
+            with pytest.raises(RemoteProtocolError):
+                session.machine.next_event()
+        else:
+            assert session.closed is not None
+        outcomes.append((session.events, session.octets, error))
+    (events, said, error), (other_events, other_said, other_error) = outcomes
+    assert (events, error) == (other_events, other_error)
+    # An error comes before what was still to be written.
+    assert said == other_said or (error is not None and (said.startswith(other_said) or other_said.startswith(said)))
+
+
+@given(
+    st.lists(programs, max_size=4),
+    st.booleans(),
+    st.lists(st.integers(0, 6), min_size=1, max_size=8),
+)
+def test_our_client_and_our_server_agree(groups: list[list[Any]], pipelining: bool, fate: list[int]) -> None:
+    """STYLE.md: back to back, both see the same commands, replies and content, octet for octet."""
+    settings = smtp.ServerSettings(
+        pipelining=pipelining, mechanisms_without_tls=IN_CLEAR.mechanisms_without_tls, starttls=True
+    )
+    server = under(fate, settings).pull()
+    client = Session(smtp.ClientConnection()).pull()
+    client.receive(server.octets)
+    sent: list[Command] = []
+    for group in ([smtp.Hello(domain="c")], *groups):
+        for step in group:
+            if attempt(client, step) and isinstance(step, Command):
+                sent.append(step)
+        converse(client, server)
+    client.machine.shut_down()
+    converse(client, server)
+
+    assert client.closed is not None
+    assert [event.command for event in client.of(smtp.Replied)][1:] == [
+        command for command in sent if not isinstance(command, MessageChunk)
+    ][: len(client.of(smtp.Replied)) - 1]
+    # Every command arrived as it was sent, or was refused by its verb, in the same order.
+    commands = [command for command in sent if isinstance(command, LineCommand)]
+    heard = [
+        event
+        for event in server.events
+        if (isinstance(event, LineCommand) and not isinstance(event, smtp.Quit))
+        or (isinstance(event, smtp.Refused) and event.verb != "AUTH")
+    ]
+    assert len(heard) == len(commands) or 421 in server.codes
+    for command, event in zip(commands, heard, strict=False):
+        assert event == command or (isinstance(event, smtp.Refused) and event.verb == command.verb)
+    passed = [command for command in sent if isinstance(command, MessageChunk | smtp.MessageComplete)]
+    assert whole_messages(passed) == whole_messages(
+        [event for event in server.events if isinstance(event, MessageChunk | smtp.MessageComplete)]
+    )
+    assert [event.reply.code for event in client.of(smtp.Replied, smtp.AuthenticationFailed)] == [
+        code for code in server.codes if code not in (334, 235)
+    ][: len(client.of(smtp.Replied, smtp.AuthenticationFailed))]
+    assert client.of(sasl.Authenticated) == [
+        sasl.Authenticated(mechanism=event.mechanism) for event in server.of(sasl.Authenticated)
+    ]
+
+
+def whole_messages(events: Sequence[Command]) -> list[bytes]:
+    """The content of each message that was completed, with the CRLF that it should end in."""
+    messages: list[bytes] = []
+    content = b""
+    for event in events:
+        if isinstance(event, MessageChunk):
+            content += event.octets
+        else:
+            messages.append(content if content.endswith(b"\r\n") or not content else content + b"\r\n")
+            content = b""
+    return messages
+
+
+def test_patience_is_named_in_each_state() -> None:
+    """RFC 5321 section 4.5.3.2: minutes, and an adapter needs no table of its own."""
+    session = greeted("PIPELINING")
+    assert session.last == NeedData(patience=300.0)
+    session.send(smtp.Mail(reverse_path=A), smtp.Rcpt(forward_path=A), smtp.Data()).receive(b"250 ok\r\n250 ok\r\n")
+    assert session.last == NeedData(patience=120.0)
+    session.receive(b"354 go\r\n").send(smtp.MessageComplete())
+    assert session.last == NeedData(patience=600.0)

@@ -1,0 +1,98 @@
+"""TRANSITIONS, walked pair by pair on both sides (STYLE.md: every table pair reached, every absent one refused)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import pytest
+
+from mailauth import ACCEPT, Command, LocalProtocolError, TlsStarted, sasl, smtp
+from mailauth.smtp._states import NEXT, TRANSITIONS, State
+from mailauth.smtp.commands import LineCommand
+from tests.smtp.drive import Session, call, converse, serve
+
+COMMANDS: Final[Mapping[str, Command]] = {
+    "EHLO": smtp.Hello(domain="c"),
+    "NOOP": smtp.Noop(),
+    "HELP": smtp.Help(),
+    "VRFY": smtp.Vrfy(argument="x"),
+    "RSET": smtp.Rset(),
+    "QUIT": smtp.Quit(),
+    "STARTTLS": smtp.StartTls(),
+    "MAIL": smtp.Mail(reverse_path=None),
+    "RCPT": smtp.Rcpt(forward_path=smtp.Mailbox("a", "b")),
+    "DATA": smtp.Data(),
+    ".": smtp.MessageComplete(),
+}
+PATHS: Final[Mapping[State, tuple[str, ...]]] = {
+    State.REFUSING: (),
+    State.CONNECTED: (),
+    State.READY: ("EHLO",),
+    State.MAIL: ("EHLO", "MAIL"),
+    State.RCPT: ("EHLO", "MAIL", "RCPT"),
+    State.DATA: ("EHLO", "MAIL", "RCPT", "DATA"),
+}
+"""How to come to each state in which a client may speak."""
+
+PLAIN: Final = sasl.PlainClient(authentication_identity="test", password=b"1234")
+
+
+def pair(state: State) -> tuple[Session, Session]:
+    """A client and a server in *state*."""
+    greeting = smtp.Reply(554, "", "no") if state is State.REFUSING else ACCEPT
+    client, server = call(), serve(answers={smtp.Connected: greeting})
+    converse(client, server)
+    client.receive(server.octets)
+    for verb in PATHS[state]:
+        client.client.send(COMMANDS[verb])
+        converse(client, server)
+    assert (client.client._state, server.server._state) == (state, state)
+    client.forget()
+    server.forget()
+    return client, server
+
+
+@pytest.mark.parametrize(("state", "verb"), TRANSITIONS, ids=str)
+def test_a_pair_of_the_table_leads_both_sides_where_it_says(state: State, verb: str) -> None:
+    """DESIGN.md section 2: one table is the single source for both."""
+    client, server = pair(state)
+    if verb == "AUTH":
+        client.client.authenticate(PLAIN)
+    else:
+        client.client.send(COMMANDS[verb])
+    converse(client, server)
+    after = TRANSITIONS[state, verb]
+    if after is State.CLOSED:
+        assert client.closed is not None
+        assert server.closed is not None
+    elif after is State.TLS:
+        assert len(server.of(TlsStarted)) == 1
+        assert (client.client._state, server.server._state) == (State.CONNECTED, State.CONNECTED)
+    elif after is State.AUTH:
+        assert len(server.of(sasl.AuthenticationStarted)) == 1
+        assert (client.client._state, server.server._state) == (State.READY, State.READY)
+    else:
+        assert (client.client._state, server.server._state) == (after, after)
+
+
+@pytest.mark.parametrize(
+    ("state", "verb"), [(s, v) for s in PATHS for v in COMMANDS if (s, v) not in TRANSITIONS], ids=str
+)
+def test_an_absent_pair_is_a_local_error_in_a_client_and_503_from_a_server(state: State, verb: str) -> None:
+    """RFC 5321 section 4.1.4."""
+    client, server = pair(state)
+    with pytest.raises(LocalProtocolError):
+        client.client.send(COMMANDS[verb])
+    assert client.pull().sends == []
+    if state is not State.DATA and verb != ".":  # in DATA all is content, and the dot is no command
+        command = COMMANDS[verb]
+        assert isinstance(command, LineCommand)
+        server.receive(command.to_wire())
+        assert server.codes == [503]
+        assert server.server._state == state
+
+
+def test_the_structure_of_the_hot_path_is_the_table() -> None:
+    """DESIGN.md section 2: the hot path may read a structure compiled from it."""
+    assert {(state, verb): after for state in State for verb, after in NEXT[state].items()} == TRANSITIONS
