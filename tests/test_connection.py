@@ -1,0 +1,141 @@
+"""The skeleton that the four connections share, seen through SMTP: actions, bounds, order (DESIGN.md section 2)."""
+
+from __future__ import annotations
+
+import pytest
+
+from mailauth import (
+    ACCEPT,
+    BeginTls,
+    Closed,
+    LocalProtocolError,
+    NeedData,
+    Paused,
+    RemoteProtocolError,
+    Send,
+    Tls,
+    Why,
+    sasl,
+    smtp,
+)
+from mailauth._connection import MAXIMUM_UNREAD, ClientMachine, Machine, ServerMachine
+from tests.smtp.drive import ENTROPY, IN_CLEAR, LEFT_OPEN, TLS, greeted, ready, serve
+
+
+def test_need_data_paused_and_closed_repeat() -> None:
+    """DESIGN.md section 2: pulling again tells the same and changes nothing."""
+    session = ready()
+    assert session.machine.next_event() == session.machine.next_event() == NeedData(patience=300.0)
+    session = ready(b"MAIL FROM:<>\r\n", answers={smtp.Mail: LEFT_OPEN})
+    assert session.machine.next_event() == session.machine.next_event() == Paused()
+    session = ready(b"QUIT\r\n")
+    assert session.machine.next_event() == session.machine.next_event() == Closed(why=Why.QUIT)
+
+
+def test_begin_tls_is_told_once_and_then_paused() -> None:
+    session = ready()
+    session.starts_tls = False
+    session.receive(b"STARTTLS\r\n")
+    assert isinstance(session.last, BeginTls)
+    assert session.machine.next_event() == session.machine.next_event() == Paused()
+
+
+def test_a_notice_comes_before_the_send_that_answers_it() -> None:
+    """The application may act before the octets leave."""
+    session = ready(b"NOOP\r\nVRFY x\r\n")
+    assert [type(event) for event in session.log[:4]] == [smtp.Noop, Send, smtp.Vrfy, Send]
+
+
+def test_octets_are_taken_up_to_64_kib_beyond_what_is_used() -> None:
+    """DESIGN.md section 4 rule 4; one piece may be of any size."""
+    session = ready()
+    session.machine.receive_data(b"NOOP\r\n" * 20_000)
+    with pytest.raises(LocalProtocolError):
+        session.machine.receive_data(b"NOOP\r\n")
+    session.pull()
+    assert len(session.codes) == 20_000
+    session.receive(b"NOOP\r\n")
+    assert MAXIMUM_UNREAD == 65_536
+
+
+def test_after_closed_octets_are_ignored() -> None:
+    session = ready(b"QUIT\r\n")
+    for _ in range(100):
+        session.machine.receive_data(b"x" * 10_000)
+    assert len(session.machine._input) == 0
+
+
+def test_tls_is_a_fact_of_construction_or_of_the_upgrade() -> None:
+    """DESIGN.md section 4 rule 3."""
+    assert serve().server.tls is None
+    assert serve(tls=TLS).server.tls == TLS
+    assert ready(b"STARTTLS\r\n").server.tls == TLS
+
+
+@pytest.mark.parametrize("entropy", [b"", bytes(31), bytes(33)])
+def test_entropy_has_32_octets(entropy: bytes) -> None:
+    with pytest.raises(LocalProtocolError):
+        smtp.ServerConnection(IN_CLEAR, entropy=entropy)
+
+
+def test_challenges_differ_between_connections_and_within_one() -> None:
+    """DESIGN.md section 2: derived from the entropy and a counter."""
+    seen = set()
+    for entropy in (ENTROPY, bytes(32)):
+        server = smtp.ServerConnection(IN_CLEAR, entropy=entropy)
+        seen |= {server._nonce() for _ in range(3)}
+    assert len(seen) == 6
+    assert all(len(nonce) == 32 for nonce in seen)
+
+
+def test_the_identity_is_that_of_the_login_until_starttls() -> None:
+    """DESIGN.md section 2."""
+    session = ready()
+    identities = [session.server.identity]
+    for line in (b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n", b"STARTTLS\r\n"):
+        session.receive(line)
+        identities.append(session.server.identity)
+    assert identities == [None, "test", None]
+
+
+def test_the_same_error_is_raised_again() -> None:
+    """DESIGN.md section 2: a client's connection is finished."""
+    session = greeted()
+    session.machine.receive_data(b"nonsense\r\n")
+    caught = []
+    for _ in range(3):
+        with pytest.raises(RemoteProtocolError) as raised:
+            session.machine.next_event()
+        caught.append(str(raised.value))
+    assert len(set(caught)) == 1
+
+
+def test_a_finished_client_takes_no_commands_and_no_login() -> None:
+    session = greeted("AUTH PLAIN").receive(b"")
+    with pytest.raises(LocalProtocolError):
+        session.client.send(smtp.Noop())
+    with pytest.raises(LocalProtocolError):
+        session.client.authenticate(sasl.PlainClient(authentication_identity="a", password=b"b"))
+
+
+def test_tls_started_twice_is_refused() -> None:
+    session = ready(b"STARTTLS\r\n")
+    with pytest.raises(LocalProtocolError):
+        session.machine.tls_started(Tls(version="TLSv1.2"))
+    assert session.server.tls == TLS
+
+
+def test_the_connections_inherit_the_machine_by_name() -> None:
+    """DESIGN.md section 3: through a Protocol mypy would infer ``object``."""
+    assert issubclass(smtp.ServerConnection, ServerMachine)
+    assert issubclass(smtp.ClientConnection, ClientMachine)
+    assert issubclass(ServerMachine, Machine)
+    assert not hasattr(smtp.ServerConnection(IN_CLEAR, entropy=ENTROPY), "__dict__")
+    assert not hasattr(smtp.ClientConnection(), "__dict__")
+
+
+def test_an_answer_is_taken_at_once_and_its_octets_come_with_the_next_event() -> None:
+    session = serve(answers={smtp.Connected: LEFT_OPEN})
+    assert session.question is not None
+    session.server.answer(session.question, ACCEPT)
+    assert session.machine.next_event() == Send(octets=b"220 localhost ESMTP\r\n")
