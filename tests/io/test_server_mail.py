@@ -139,6 +139,23 @@ def test_one_mailbox_gets_one_copy_however_often_it_is_named(run: Run) -> None:
     meet(run, client)
 
 
+def test_a_quoted_local_part_stays_quoted_in_the_envelope(run: Run) -> None:
+    """RFC 5321 section 4.1.2: unquoted it would be another address, or none."""
+
+    def client(served: Served) -> None:
+        with served.smtp("smtps") as smtp:
+            smtp.login("alice", PASSWORD)
+            smtp.docmd("MAIL", r'FROM:<"a > b"@far.test>')
+            for path in (r'"x\@ y"@FAR.test', r'"plain"@far.test'):
+                assert smtp.docmd("RCPT", f"TO:<{path}>")[0] == 250
+            smtp.data("x")
+        (message,) = served.outbox.messages
+        assert message.envelope.reverse_path == '"a > b"@far.test'
+        assert message.envelope.recipients == ('"x@ y"@far.test', "plain@far.test")
+
+    meet(run, client)
+
+
 @pytest.mark.parametrize("path", ["postmaster", "PostMaster", "postmaster@example.test", "POSTMASTER@EXAMPLE.ORG"])
 def test_the_postmaster_is_the_configured_mailbox(run: Run, path: str) -> None:
     """RFC 5321 section 4.5.1."""

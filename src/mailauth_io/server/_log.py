@@ -6,6 +6,7 @@ Knows text only; which events are worth a line is the sessions' affair.
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 from typing import Final
 
@@ -14,11 +15,15 @@ LOGGER: Final = logging.getLogger("mailauth.server")
 MAXIMUM_TEXT: Final = 256
 """Characters of client text in a log line."""
 
+_HARMLESS: Final = re.compile(rf"[!-\[\]-~]{{1,{MAXIMUM_TEXT}}}")  # it would be escaped to itself
+
 
 def shown(text: str | None) -> str:
     """Client text for a log line: printable ASCII, no blank inside that could forge a field, at most 256 characters."""
     if text is None:
         return "-"
+    if _HARMLESS.fullmatch(text):
+        return text
     escaped = text[:MAXIMUM_TEXT].encode("unicode_escape").decode("ascii").replace(" ", "\\x20")
     return escaped[:MAXIMUM_TEXT] or '""'
 

@@ -10,13 +10,13 @@ import time
 from typing import assert_never
 
 from mailauth import ACCEPT, MessageChunk, Notice, TlsStarted, sasl, smtp
-from mailauth.policy import Reason
+from mailauth.policy import Decision, Reason
 
 from .. import _adapter
 from ..stores import Full, MessageContent
 from . import delivery, trace
-from ._house import House, ask, log_login
-from ._log import LOGGER, shown
+from ._house import House, log_login
+from ._log import LOGGER, log_failure, shown
 
 NO_MAILBOX = smtp.Reply(550, "5.1.1", "no such mailbox here")
 
@@ -35,10 +35,10 @@ class _Session:
     __slots__ = (
         "_connection",
         "_content",
+        "_decision",
         "_hello",
         "_house",
         "_maildrops",
-        "_reasons",
         "_relayed",
         "_reverse_path",
         "_taken",
@@ -59,7 +59,7 @@ class _Session:
         self._reverse_path = reverse_path
         self._maildrops: dict[str, None] = {}
         self._relayed: dict[str, None] = {}
-        self._reasons: dict[str, None] = {}
+        self._decision: Decision | None = None
 
     async def run(self) -> None:
         house, connection = self._house, self._connection
@@ -69,7 +69,7 @@ class _Session:
                 case smtp.Mail() as question:
                     connection.answer(question, self._mail(question))
                 case smtp.Rcpt() as question:
-                    connection.answer(question, await ask(self.id, "accounts", question, self._rcpt(question)))
+                    connection.answer(question, await self._rcpt(question))
                 case smtp.Data() as question:
                     connection.answer(question, self._data())
                 case MessageChunk(octets=octets):
@@ -117,21 +117,31 @@ class _Session:
             decision = house.policy.decide(path, identity=identity, grant=grant)
         verdict = decision.verdict
         if decision.reason is Reason.LOCAL:
-            name = self._local_name(path)
-            if await house.stores.accounts.exists(name):
-                self._maildrops[name] = None
-            else:
-                verdict = NO_MAILBOX
+            verdict = await self._local(question)
         elif verdict is ACCEPT:
-            self._relayed[f"{path.local_part}@{path.domain.lower()}"] = None
-        if verdict is ACCEPT:
-            self._reasons[f"{decision.reason.name} of {shown(decision.identity)}"] = None
-        else:
+            local_part, at, domain = str(path).rpartition("@")
+            self._relayed[local_part + at + domain.lower()] = None
+        if verdict is not ACCEPT:
             peer = self._connection.peer.address
             LOGGER.info(
                 "%s recipient %s of %s refused: %s, %s", self.id, shown(str(path)), peer, decision.reason.name, verdict
             )
+        elif self._decision is None or decision.reason is not Reason.LOCAL:
+            self._decision = decision  # what the log gives as the reason: of two kinds the one that had to be earned
         return verdict
+
+    async def _local(self, question: smtp.Rcpt) -> smtp.Verdict:
+        """Whether there is such a mailbox here."""
+        name = self._local_name(question.forward_path)
+        try:
+            known = await self._house.stores.accounts.exists(name)
+        except Exception as error:
+            log_failure(self.id, "accounts", error)
+            return question.unavailable
+        if not known:
+            return NO_MAILBOX
+        self._maildrops[name] = None
+        return ACCEPT
 
     def _local_name(self, path: smtp.Mailbox) -> str:
         """The canonical name of the mailbox for a local *path*; for the postmaster see RFC 5321 section 4.5.1."""
@@ -176,10 +186,12 @@ class _Session:
             reply = await delivery.deliver(message, self._house.stores.maildrops, self._house.stores.outbox)
         finally:
             self.drop_content()
+        decision = self._decision
+        reason, identity = (decision.reason.name, decision.identity) if decision is not None else ("-", None)
         LOGGER.info(
-            "%s message %s of %d octets from %s to %d maildrops and %d elsewhere, peer %s, by %s: %s",
+            "%s message %s of %d octets from %s to %d maildrops and %d elsewhere, peer %s, %s of %s: %s",
             self.id, queue_id, size, shown(message.reverse_path), len(message.maildrops), len(message.relayed),
-            self._connection.peer.address, ", ".join(self._reasons), reply,
+            self._connection.peer.address, reason, shown(identity), reply,
         )  # fmt: skip
         return reply
 

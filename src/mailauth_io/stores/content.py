@@ -91,7 +91,9 @@ class MessageContent:
     def seal(self) -> None:
         """The message is whole.  A last line without CRLF gets one, so that every store counts the same octets."""
         self._seal_tail()
-        if self.size and b"".join(chunk[-2:] for chunk in self.chunks[-2:])[-2:] != b"\r\n":
+        if not self.chunks or self.chunks[-1].endswith(b"\r\n"):
+            return
+        if b"".join(chunk[-2:] for chunk in self.chunks[-2:])[-2:] != b"\r\n":
             self.chunks.append(b"\r\n")
             self.size += 2
 

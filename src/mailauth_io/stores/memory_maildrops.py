@@ -23,7 +23,11 @@ class _Copy:
         content.keep()
         self._head = head
         self._content = content
-        self.message = pop3.Message(size=len(head) + content.size, unique_id=unique_id)
+        self._unique_id = unique_id
+
+    @property
+    def message(self) -> pop3.Message:
+        return pop3.Message(size=len(self._head) + self._content.size, unique_id=self._unique_id)
 
     def pieces(self) -> Iterator[bytes]:
         """The message in pieces of about PIECE octets: its head is joined to what follows, a chunk too long is cut."""
