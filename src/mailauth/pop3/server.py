@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 from .. import sasl
@@ -173,10 +174,12 @@ class ServerConnection(ServerMachine[ServerEvent]):
         return command
 
     def _list(self, command: List) -> ServerEvent | Reply:
-        return self._tell(command, f"{self._maildrop.count} messages ({self._maildrop.size} octets)", _size)
+        return self._tell(
+            command, f"{self._maildrop.count} messages ({self._maildrop.size} octets)", attrgetter("size")
+        )
 
     def _uidl(self, command: Uidl) -> ServerEvent | Reply:
-        return self._tell(command, "unique-ids follow", _unique_id)
+        return self._tell(command, "unique-ids follow", attrgetter("unique_id"))
 
     def _tell(self, command: List | Uidl, head: str, describe: Callable[[Message], object]) -> ServerEvent | Reply:
         """What there is to say of one message, or of all: then made piece by piece as the pieces leave."""
@@ -415,14 +418,6 @@ class ServerConnection(ServerMachine[ServerEvent]):
     def _say_ok(self, text: str) -> None:
         """A positive reply whose text is our own: what Reply checks is known to be right."""
         self._write(f"+OK {text}\r\n".encode("ascii"), due=False)
-
-
-def _size(message: Message) -> object:
-    return message.size
-
-
-def _unique_id(message: Message) -> object:
-    return message.unique_id
 
 
 _OBEY: Final[Mapping[type[object], Callable[[ServerConnection, Any], ServerEvent | Reply | None]]] = {
