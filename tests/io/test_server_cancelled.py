@@ -16,8 +16,9 @@ from mailauth import pop3, smtp
 from mailauth_io import _loops, server, stores
 from mailauth_io._adapter import ServerConnection
 from mailauth_io._stream import Peer, Stream
-from mailauth_io.server import pop3_session, smtp_session
 from mailauth_io.server._house import House
+from mailauth_io.server.pop3_session import Pop3Session
+from mailauth_io.server.smtp_session import SmtpSession
 from mailauth_io.stores import _maildir, maildir_maildrops
 from tests.io.server_support import PASSWORD, Run, accounts, on_both_loops
 
@@ -91,7 +92,7 @@ def house(maildrops: stores.Maildrops, budget: stores.Budget) -> House:
 def smtp_work(shared: House, stream: MemoryStream) -> Callable[[], Awaitable[None]]:
     async def work() -> None:
         machine = smtp.ServerConnection(shared.config.smtp_settings(), entropy=bytes(32))
-        await smtp_session.serve(shared, ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
+        await SmtpSession.serve(shared, ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
 
     return work
 
@@ -99,7 +100,7 @@ def smtp_work(shared: House, stream: MemoryStream) -> Callable[[], Awaitable[Non
 def pop3_work(shared: House, stream: MemoryStream) -> Callable[[], Awaitable[None]]:
     async def work() -> None:
         machine = pop3.ServerConnection(shared.config.pop3_settings(), entropy=bytes(32))
-        await pop3_session.serve(shared, ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
+        await Pop3Session.serve(shared, ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
 
     return work
 

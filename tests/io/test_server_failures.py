@@ -60,6 +60,7 @@ class Opened:
 
     @property
     def messages(self) -> tuple[pop3.Message, ...]:
+        self.broken.check("messages")
         return self.real.messages
 
     async def read(self, number: int, offset: int = 0) -> pop3.Content:
@@ -196,6 +197,21 @@ def test_a_maildrop_that_cannot_be_opened_is_temporary(run: Run) -> None:
         with pytest.raises(poplib.error_proto, match=r"-ERR \[SYS/TEMP\]"):
             served.log_in()
         assert served.may_relay()  # the identity was proved
+
+    behind.meet(run, client)
+
+
+def test_a_maildrop_without_a_snapshot_is_not_kept(run: Run) -> None:
+    behind = Behind(broken=Broken({"messages"}))
+
+    def client(served: Served) -> None:
+        session = served.pop3("pop3s")
+        for answer in (b"-ERR [SYS/TEMP]", b"+OK maildrop ha"):
+            session.user("alice")
+            session.sock.sendall(f"PASS {PASSWORD}\r\n".encode())
+            assert session.file.readline()[:15] == answer
+            behind.broken.methods = set()
+        session.quit()
 
     behind.meet(run, client)
 

@@ -14,9 +14,10 @@ from typing import Final
 
 from .. import _loops
 from .._listener import Listener
-from . import pop3_session, smtp_session
 from ._house import House
 from .config import Config, Pair, Stores
+from .pop3_session import Pop3Session
+from .smtp_session import SmtpSession
 
 _ATTEMPTS: Final = 16  # to find one free port that is free on every host
 
@@ -82,10 +83,10 @@ def _serve(house: House, name: str, host: str, port: int) -> contextlib.Abstract
     implicit = name.endswith("s")
     if name.startswith("smtp"):
         return adapter.serve_smtp(
-            functools.partial(smtp_session.serve, house), house.config.smtp_settings(),
+            functools.partial(SmtpSession.serve, house), house.config.smtp_settings(),
             host=host, port=port, ssl_context=context, implicit_tls=implicit,
         )  # fmt: skip
     return adapter.serve_pop3(
-        functools.partial(pop3_session.serve, house), house.config.pop3_settings(),
+        functools.partial(Pop3Session.serve, house), house.config.pop3_settings(),
         host=host, port=port, ssl_context=context, implicit_tls=implicit,
     )  # fmt: skip

@@ -5,40 +5,29 @@ Knows no loop and no octet of the protocol.  A grant is made as soon as the iden
 
 from __future__ import annotations
 
-import secrets
 from typing import assert_never
 
 from mailauth import ACCEPT, Accept, Notice, TlsStarted, pop3, sasl
 
-from .. import _adapter
+from .._adapter import ServerConnection
 from ..stores import OpenedMaildrop
 from ._house import House, ask, log_login
 from ._log import LOGGER, shown
+from ._session import Session
 
 
-async def serve(house: House, connection: _adapter.ServerConnection[pop3.ServerEvent]) -> None:
-    """Serve *connection* to its end; whatever ends it, the maildrop is free for the next session."""
-    session = _Session(house, connection)
-    try:
-        await session.run()
-    finally:
-        session.close_maildrop()
-        LOGGER.debug("%s closed", session.id)
+class Pop3Session(Session[pop3.ServerEvent]):
+    """It keeps the maildrop while it is open."""
 
+    __slots__ = ("_deleting", "_maildrop")
 
-class _Session:
-    __slots__ = ("_connection", "_deleting", "_house", "_maildrop", "id")
-
-    def __init__(self, house: House, connection: _adapter.ServerConnection[pop3.ServerEvent]) -> None:
-        self.id = secrets.token_hex(6)
-        self._house = house
-        self._connection = connection
+    def __init__(self, house: House, connection: ServerConnection[pop3.ServerEvent]) -> None:
+        super().__init__(house, connection)
         self._maildrop: OpenedMaildrop | None = None
         self._deleting = False
 
     async def run(self) -> None:
-        house, connection = self._house, self._connection
-        LOGGER.debug("%s pop3 from %s", self.id, connection.peer)
+        house, connection = self.house, self.connection
         async for event in connection:
             match event:
                 case pop3.Retrieve(number=number) as question:
@@ -71,7 +60,7 @@ class _Session:
                     self._deleting = False
                 case pop3.Quit():
                     if not self._deleting:  # else Update is asked next
-                        self.close_maildrop()
+                        self.let_go()
                 case pop3.Refused(reply=reply):
                     LOGGER.debug("%s command refused: %s", self.id, reply)
                 case Notice():
@@ -80,12 +69,17 @@ class _Session:
                     assert_never(unreachable)
 
     async def _open(self, identity: str) -> pop3.Maildrop | pop3.Unavailable:
-        opened = await self._house.stores.maildrops.open(self._house.name(identity))
+        opened = await self.house.stores.maildrops.open(self.house.name(identity))
         if isinstance(opened, pop3.Unavailable):
             LOGGER.info("%s maildrop of %s not opened: %s", self.id, shown(identity), opened.name)
             return opened
+        try:
+            snapshot = pop3.Maildrop(messages=opened.messages)
+        except BaseException:
+            opened.close()
+            raise
         self._maildrop = opened
-        return pop3.Maildrop(messages=opened.messages)
+        return snapshot
 
     async def _read(self, number: int, offset: int) -> pop3.Content | pop3.Unavailable:
         if self._maildrop is None:
@@ -96,10 +90,10 @@ class _Session:
         if self._maildrop is None:
             return pop3.Unavailable.TEMPORARY
         await self._maildrop.update(deleted)
-        self.close_maildrop()
+        self.let_go()
         return ACCEPT
 
-    def close_maildrop(self) -> None:
+    def let_go(self) -> None:
         """Let the next session in; at QUIT before the +OK leaves, since whoever reads it may log in again at once."""
         maildrop, self._maildrop = self._maildrop, None
         if maildrop is not None:

@@ -5,50 +5,37 @@ Knows no loop and no octet of the protocol.  RCPT alone decides who may send to 
 
 from __future__ import annotations
 
-import secrets
 import time
 from typing import assert_never
 
 from mailauth import ACCEPT, MessageChunk, Notice, TlsStarted, sasl, smtp
 from mailauth.policy import Decision, Reason
 
-from .. import _adapter
+from .._adapter import ServerConnection
 from ..stores import Full, MessageContent
 from . import delivery, trace
 from ._house import House, log_login
 from ._log import LOGGER, log_failure, shown
+from ._session import Session
 
 NO_MAILBOX = smtp.Reply(550, "5.1.1", "no such mailbox here")
 
 
-async def serve(house: House, connection: _adapter.ServerConnection[smtp.ServerEvent]) -> None:
-    """Serve *connection* to its end; whatever ends it, nothing of a message under way is kept."""
-    session = _Session(house, connection)
-    try:
-        await session.run()
-    finally:
-        session.drop_content()
-        LOGGER.debug("%s closed", session.id)
+class SmtpSession(Session[smtp.ServerEvent]):
+    """It keeps one mail transaction, and its content while that comes in."""
 
-
-class _Session:
     __slots__ = (
-        "_connection",
         "_content",
         "_decision",
         "_hello",
-        "_house",
         "_maildrops",
         "_relayed",
         "_reverse_path",
         "_taken",
-        "id",
     )
 
-    def __init__(self, house: House, connection: _adapter.ServerConnection[smtp.ServerEvent]) -> None:
-        self.id = secrets.token_hex(6)
-        self._house = house
-        self._connection = connection
+    def __init__(self, house: House, connection: ServerConnection[smtp.ServerEvent]) -> None:
+        super().__init__(house, connection)
         self._hello: smtp.Hello | None = None
         self._taken = 0
         self._content: MessageContent | None = None
@@ -62,8 +49,7 @@ class _Session:
         self._decision: Decision | None = None
 
     async def run(self) -> None:
-        house, connection = self._house, self._connection
-        LOGGER.debug("%s smtp from %s", self.id, connection.peer)
+        house, connection = self.house, self.connection
         async for event in connection:
             match event:
                 case smtp.Mail() as question:
@@ -78,7 +64,7 @@ class _Session:
                     connection.answer(question, await self._complete())
                 case smtp.MessageAborted(why=why):
                     LOGGER.info("%s message aborted: %s", self.id, why.value)
-                    self.drop_content()
+                    self.let_go()
                 case sasl.CheckPassword() as question:
                     connection.answer(question, await house.check_password(self.id, question))
                 case sasl.FetchSecret() as question:
@@ -103,17 +89,17 @@ class _Session:
                     assert_never(unreachable)
 
     def _mail(self, question: smtp.Mail) -> smtp.Verdict:
-        if question.size is not None and question.size > self._house.stores.budget.free:
+        if question.size is not None and question.size > self.house.stores.budget.free:
             return delivery.NO_ROOM
         self._begin("" if question.reverse_path is None else str(question.reverse_path))
         return ACCEPT
 
     async def _rcpt(self, question: smtp.Rcpt) -> smtp.Verdict:
-        house, path = self._house, question.forward_path
-        identity = self._connection.identity
+        house, path = self.house, question.forward_path
+        identity = self.connection.identity
         decision = house.policy.decide(path, identity=identity, grant=None)
         if decision.reason is Reason.NO_GRANT:
-            grant = await house.find_grant(self.id, self._connection.peer.address)
+            grant = await house.find_grant(self.id, self.connection.peer.address)
             decision = house.policy.decide(path, identity=identity, grant=grant)
         verdict = decision.verdict
         if decision.reason is Reason.LOCAL:
@@ -122,7 +108,7 @@ class _Session:
             local_part, at, domain = str(path).rpartition("@")
             self._relayed[local_part + at + domain.lower()] = None
         if verdict is not ACCEPT:
-            peer = self._connection.peer.address
+            peer = self.connection.peer.address
             LOGGER.info(
                 "%s recipient %s of %s refused: %s, %s", self.id, shown(str(path)), peer, decision.reason.name, verdict
             )
@@ -134,7 +120,7 @@ class _Session:
         """Whether there is such a mailbox here."""
         name = self._local_name(question.forward_path)
         try:
-            known = await self._house.stores.accounts.exists(name)
+            known = await self.house.stores.accounts.exists(name)
         except Exception as error:
             log_failure(self.id, "accounts", error)
             return question.unavailable
@@ -146,12 +132,12 @@ class _Session:
     def _local_name(self, path: smtp.Mailbox) -> str:
         """The canonical name of the mailbox for a local *path*; for the postmaster see RFC 5321 section 4.5.1."""
         if path.local_part.lower() == "postmaster":
-            return self._house.postmaster
-        return self._house.name(str(path))
+            return self.house.postmaster
+        return self.house.name(str(path))
 
     def _data(self) -> smtp.Verdict:
         try:
-            self._content = MessageContent(self._house.stores.budget)
+            self._content = MessageContent(self.house.stores.budget)
         except Full:
             return delivery.NO_ROOM
         return ACCEPT
@@ -162,7 +148,7 @@ class _Session:
         try:
             self._content.append(octets)
         except Full:
-            self.drop_content()
+            self.let_go()
 
     async def _complete(self) -> smtp.Verdict:
         content = self._content
@@ -183,24 +169,24 @@ class _Session:
         )
         size = content.size
         try:
-            reply = await delivery.deliver(message, self._house.stores.maildrops, self._house.stores.outbox)
+            reply = await delivery.deliver(message, self.house.stores.maildrops, self.house.stores.outbox)
         finally:
-            self.drop_content()
+            self.let_go()
         decision = self._decision
         reason, identity = (decision.reason.name, decision.identity) if decision is not None else ("-", None)
         LOGGER.info(
             "%s message %s of %d octets from %s to %d maildrops and %d elsewhere, peer %s, %s of %s: %s",
             self.id, queue_id, size, shown(message.reverse_path), len(message.maildrops), len(message.relayed),
-            self._connection.peer.address, reason, shown(identity), reply,
+            self.connection.peer.address, reason, shown(identity), reply,
         )  # fmt: skip
         return reply
 
     def _received(self, queue_id: str) -> bytes:
-        hello, connection = self._hello, self._connection
+        hello, connection = self._hello, self.connection
         return trace.received(
             hello="unknown" if hello is None else hello.domain,
             peer=connection.peer.address,
-            host_name=self._house.config.domains[0],
+            host_name=self.house.config.domains[0],
             protocol=trace.protocol_keyword(
                 extended=hello is not None and hello.extended,
                 tls=connection.tls is not None,
@@ -210,7 +196,7 @@ class _Session:
             when=time.time(),
         )
 
-    def drop_content(self) -> None:
+    def let_go(self) -> None:
         """Give back what the message under way takes."""
         content, self._content = self._content, None
         if content is not None:
