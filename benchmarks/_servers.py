@@ -28,12 +28,14 @@ async def accept(connection: on_asyncio.ServerConnection[smtp.ServerEvent]) -> N
     octets = 0
     async for event in connection:
         match event:
-            case smtp.Mail() | smtp.Rcpt() | smtp.Data() | smtp.Connected() | smtp.StartTls() as question:
+            case smtp.Mail() | smtp.Rcpt() | smtp.Data() as question:
                 connection.answer(question, ACCEPT)
             case smtp.MessageChunk():
                 octets += len(event.octets)
             case smtp.MessageComplete() as complete:
                 connection.answer(complete, ACCEPT)
+            case smtp.Connected() as question:
+                connection.answer(question, ACCEPT)
             case Question() as question:
                 connection.answer(question, question.unavailable)
             case _:

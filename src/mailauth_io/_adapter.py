@@ -39,6 +39,7 @@ LINGER_SECONDS: Final = 2.0
 """After the last word: how long to wait for each sign that the peer has closed, too."""
 LINGER_OCTETS: Final = 1_048_576
 """After the last word: how much more to take and throw away, so that a reset does not overtake it."""
+_CANCELLED: Final = "an earlier call was cancelled while it wrote: octets may be missing"
 _ACTIONS: Final = (Send, NeedData, BeginTls, Paused, Closed)
 
 logger: Final = logging.getLogger("mailauth_io")
@@ -59,6 +60,7 @@ class _Connection(Generic[E]):
         "_mute",
         "_read",
         "_stream",
+        "_write",
         "peer",
     )
 
@@ -76,10 +78,13 @@ class _Connection(Generic[E]):
         self._stream = stream
         self._context = context
         self._hostname = hostname
-        self._layer = layer
-        self._read: Callable[[float], Awaitable[bytes | None]] = stream.read if layer is None else self._read_inside_tls
+        self._layer: _tls.Layer | None = None
+        self._read: Callable[[float], Awaitable[bytes | None]] = stream.read
+        self._write: Callable[[bytes], Awaitable[None]] = stream.write
+        if layer is not None:
+            self._go_inside(layer)
         self._events: deque[E] | None = None  # what flush() met on its way
-        self._mute = False  # a write failed: nothing more can be said, but the peer's last words may wait to be read
+        self._mute = False
         self._closed = False
         self._broken = ""
         self._cause: OSError | None = None  # why a client's handshake failed
@@ -114,8 +119,14 @@ class _Connection(Generic[E]):
                     if octets is not None:
                         machine.receive_data(octets)
             elif isinstance(event, Send):
-                if not await self._send(event.octets):
+                try:
+                    await self._write(event.octets)
+                except OSError:
+                    self._fall_silent()
                     await self._read_to_end()
+                except BaseException:
+                    self._broken = _CANCELLED
+                    raise
             elif not isinstance(event, (BeginTls, Closed, Paused)):
                 return event
             elif isinstance(event, BeginTls):
@@ -135,7 +146,7 @@ class _Connection(Generic[E]):
 
     def abort(self) -> None:
         """Drop the connection without a word, from any task; iteration then ends as if the peer had gone."""
-        self._mute = True
+        self._fall_silent()
         self._stream.abort()
 
     async def aclose(self) -> None:
@@ -157,7 +168,13 @@ class _Connection(Generic[E]):
         while True:
             event = self._machine.next_event()
             if isinstance(event, Send):
-                await self._send(event.octets)
+                try:
+                    await self._write(event.octets)
+                except OSError:
+                    self._fall_silent()
+                except BaseException:
+                    self._broken = _CANCELLED
+                    raise
             elif isinstance(event, BeginTls):
                 await self._upgrade(event.octets)
             elif isinstance(event, _ACTIONS):
@@ -166,6 +183,11 @@ class _Connection(Generic[E]):
                 if self._events is None:
                     self._events = deque()
                 self._events.append(event)
+
+    def _go_inside(self, layer: _tls.Layer) -> None:
+        self._layer = layer
+        self._read = self._read_inside_tls
+        self._write = self._write_inside_tls
 
     async def _read_inside_tls(self, patience: float) -> bytes | None:
         """As ``Stream.read``; None also when what came makes no whole record yet."""
@@ -178,21 +200,17 @@ class _Connection(Generic[E]):
         layer.feed(octets)
         return layer.decrypt()
 
-    async def _send(self, octets: bytes) -> bool:
-        """Whether the octets went out; once they did not, none will."""
-        if self._mute:
-            return False
-        try:
-            if self._layer is not None:
-                octets = self._layer.encrypt(octets)
-            await self._stream.write(octets)
-            return True
-        except OSError:
-            self._mute = True
-            return False
-        except BaseException:
-            self._broken = "an earlier call was cancelled while it wrote: octets may be missing"
-            raise
+    async def _write_inside_tls(self, octets: bytes) -> None:
+        if self._layer is not None:
+            await self._stream.write(self._layer.encrypt(octets))
+
+    async def _write_nothing(self, octets: bytes) -> None:
+        pass
+
+    def _fall_silent(self) -> None:
+        """A write has failed: nothing more can be said, but the peer's last words may wait to be read."""
+        self._mute = True
+        self._write = self._write_nothing
 
     async def _read_to_end(self) -> None:
         """Nothing can be said any more: take what the peer had still to say, and no more after that."""
@@ -229,8 +247,7 @@ class _Connection(Generic[E]):
         except BaseException:
             self._broken = "an earlier call was cancelled in the TLS handshake"
             raise
-        self._layer = layer
-        self._read = self._read_inside_tls
+        self._go_inside(layer)
         with contextlib.suppress(LocalProtocolError):  # shut down in the last moment
             self._machine.tls_started(layer.tls)
         self.take_early_octets()

@@ -1,0 +1,68 @@
+"""What loop-neutral code gets from the loop that runs, and what it is told when there is none."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import pytest
+
+from mailauth_io import _loops, on_asyncio, on_trio
+from tests.io.line_echo import cancel_when_blocked, on_both_loops
+
+
+@on_both_loops
+async def test_the_loop_that_runs_is_found_and_brings_its_adapter(loop: _loops.Loop) -> None:
+    """``current()`` looks, it is not told."""
+    expected = {"asyncio": on_asyncio, "trio": on_trio}
+    assert loop.adapter is expected[loop.name]
+
+
+@on_both_loops
+async def test_what_blocks_runs_in_a_thread(loop: _loops.Loop) -> None:
+    """With its arguments and its result; an exception comes back as it is."""
+    assert await loop.in_thread(lambda a, b: (a + b, threading.get_ident()), 1, 2) != (3, threading.get_ident())
+    with pytest.raises(ZeroDivisionError):
+        await loop.in_thread(divmod, 1, 0)
+
+
+@on_both_loops
+async def test_a_lock_lets_one_in(loop: _loops.Loop) -> None:
+    """Whoever comes second waits, and may be cancelled while waiting."""
+    lock = loop.lock()
+
+    async def second() -> None:
+        async with lock:
+            raise AssertionError("two hold one lock")
+
+    async with lock:
+        await cancel_when_blocked(second)
+    async with lock:
+        pass
+
+
+@on_both_loops
+async def test_sleeping_ends_in_time_or_never(loop: _loops.Loop) -> None:
+    """``sleep`` comes back by itself, ``sleep_forever`` by cancellation alone."""
+    await loop.sleep(0)
+    await cancel_when_blocked(loop.sleep_forever)
+
+
+def test_without_a_loop_there_is_no_current_one() -> None:
+    """RuntimeError, from plain code."""
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        _loops.current()
+
+
+def test_a_name_that_is_no_loop_is_refused() -> None:
+    """Two loops are known."""
+    with pytest.raises(ValueError, match="'twisted' is no loop"):
+        _loops.named("twisted")
+
+
+def test_without_trio_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """trio is an extra."""
+    monkeypatch.setitem(sys.modules, "trio", None)
+    with pytest.raises(ImportError, match=r"pip install 'mailauth\[trio\]'"):
+        _loops.named("trio")
+    assert _loops.named("asyncio").name == "asyncio"
