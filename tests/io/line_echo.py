@@ -211,6 +211,20 @@ def dial(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=20)
 
 
+def talk(port: int, octets: bytes) -> bytes:
+    """Say it all, close this half, and hear everything."""
+    with dial(port) as connection:
+        connection.sendall(octets)
+        connection.shutdown(socket.SHUT_WR)
+        return read_all(connection)
+
+
+def listen_only(port: int) -> bytes:
+    """Say nothing and hear everything."""
+    with dial(port) as connection:
+        return read_all(connection)
+
+
 def read_all(connection: socket.socket) -> bytes:
     """Everything up to the end of the stream."""
     return b"".join(iter(lambda: connection.recv(65_536), b""))

@@ -1,48 +1,32 @@
-"""The adapter contract of the design, sentence by sentence, on both loops: iterating, waking, cancelling, ending."""
+"""The adapter contract on both loops: iterating, waking, patience, cancelling, and how much is read ahead."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import socket
-import struct
 import threading
 
 import pytest
 
-from mailauth import RemoteProtocolError, Tls, Why
-from mailauth_io import _adapter, _loops, on_asyncio, on_trio
+from mailauth import Tls, Why
+from mailauth_io import _loops, on_asyncio, on_trio
 from mailauth_io._adapter import ServerConnection
 from tests.io.line_echo import (
     Echo,
     EchoEvent,
-    Ended,
     Line,
     cancel_when_blocked,
     connecting,
     dial,
     echo,
     impatient,
+    listen_only,
     on_both_loops,
     read_all,
     read_all_or_reset,
     read_line,
     serving,
+    talk,
 )
-
-
-@pytest.fixture
-def no_linger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For clients that do not close though the server has said goodbye: do not wait for them."""
-    monkeypatch.setattr(_adapter, "LINGER_SECONDS", 0.01)
-
-
-def talk(port: int, octets: bytes) -> bytes:
-    """Say it all, close this half, and hear everything."""
-    with dial(port) as connection:
-        connection.sendall(octets)
-        connection.shutdown(socket.SHUT_WR)
-        return read_all(connection)
 
 
 @on_both_loops
@@ -86,48 +70,6 @@ async def test_the_peer_is_who_the_socket_says(loop: _loops.Loop) -> None:
             )
             assert await anext(client) == Line(text=b"hello")
     assert [peer.address for peer in peers] == ["127.0.0.2"]
-
-
-@on_both_loops
-async def test_ipv6_is_an_address_like_any_other(loop: _loops.Loop) -> None:
-    """A host may be an IPv6 address."""
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        pytest.skip("this machine has no IPv6")
-    peers = []
-
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
-        peers.append(connection.peer.address)
-        await echo(connection)
-
-    async with serving(loop, session, host="::1") as listener:
-
-        def client() -> bytes:
-            with socket.create_connection((listener.address, listener.port), timeout=20) as connection:
-                connection.sendall(b"QUIT\r\n")
-                return read_all(connection)
-
-        assert await loop.in_thread(client) == b"hello\r\nbye\r\n"
-    assert peers == ["::1"]
-
-
-@on_both_loops
-async def test_a_port_that_is_taken_is_an_oserror(loop: _loops.Loop) -> None:
-    """``serve`` raises OSError itself, in no group, when it cannot listen."""
-    async with serving(loop, echo) as listener:
-        with pytest.raises(OSError, match=r"(?i)in use"):
-            async with serving(loop, echo, port=listener.port):
-                raise AssertionError("two servers share a port")
-
-
-@on_both_loops
-async def test_an_exception_of_the_body_leaves_the_context_as_it_is(loop: _loops.Loop) -> None:
-    """What is raised beside a server comes out of the context, not a group around it."""
-    with pytest.raises(KeyError, match="mine"):
-        async with serving(loop, echo):
-            raise KeyError("mine")
 
 
 @on_both_loops
@@ -246,115 +188,6 @@ async def test_cancelled_inside_send_the_connection_is_broken(loop: _loops.Loop)
 
 
 @on_both_loops
-async def test_a_send_that_fails_leaves_the_last_reply_to_be_read(loop: _loops.Loop) -> None:
-    """The server says its last word and resets while the client still writes: the word is there, then the end."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def refuse() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(1)
-                connection.sendall(b"go away\r\n")  # and closed with octets unread: a reset follows
-
-        async with await connecting(loop, server.getsockname()[1]) as client:
-            client.send(Line(text=b"x"))
-            await client.flush()
-            await loop.in_thread(refuse)
-            for _ in range(3):
-                client.send(Line(text=bytes(5_000_000)))
-                await client.flush()
-            assert await anext(client) == Line(text=b"go away")
-            with pytest.raises(RemoteProtocolError, match="replies due"):
-                await anext(client)
-            with pytest.raises(RemoteProtocolError, match="replies due"):
-                await anext(client)
-
-
-@on_both_loops
-async def test_a_session_whose_client_reset_ends(loop: _loops.Loop) -> None:
-    """The answers of a server go nowhere: its application is told that the peer has gone, and the server lives on."""
-    ends: list[Why] = []
-
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
-        async for event in connection:
-            if isinstance(event, Line):
-                connection.answer(event, bytes(1_000_000))
-            elif isinstance(event, Ended):
-                ends.append(event.why)
-                over.set()
-
-    over = threading.Event()
-    async with serving(loop, session) as listener:
-
-        def client() -> None:
-            with dial(listener.port) as connection:
-                read_line(connection)
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                connection.sendall(b"line\r\n" * 100)
-
-        await loop.in_thread(client)
-        assert await loop.in_thread(over.wait, 20)
-        assert ends == [Why.PEER]
-        assert await loop.in_thread(talk, listener.port, b"") == b"hello\r\n"
-
-
-@on_both_loops
-async def test_the_last_reply_survives_input_that_nobody_reads(loop: _loops.Loop) -> None:
-    """Octets behind QUIT are thrown away for a while; closing on them would reset, and eat ``bye`` on its way."""
-    async with serving(loop, echo) as listener:
-
-        def client() -> bytes:
-            with dial(listener.port) as connection:
-                connection.sendall(b"QUIT\r\n" + bytes(300_000))
-                return read_all(connection)
-
-        assert await loop.in_thread(client) == b"hello\r\nbye\r\n"
-
-
-@on_both_loops
-async def test_abort_drops_without_a_word(loop: _loops.Loop) -> None:
-    """No goodbye; the iteration of the session ends as if the peer had gone."""
-    ends: list[EchoEvent] = []
-
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
-        async for event in connection:
-            connection.abort()
-            ends.append(event)
-            if isinstance(event, Line):
-                connection.answer(event, b"never said")
-
-    async with serving(loop, session) as listener:
-
-        def client() -> bytes:
-            with dial(listener.port) as connection:
-                read_line(connection)
-                connection.sendall(b"x\r\n")
-                return read_all_or_reset(connection)
-
-        assert await loop.in_thread(client) == b""
-    assert ends == [Line(text=b"x"), Ended(why=Why.PEER)]
-
-
-@on_both_loops
-async def test_abort_from_another_task_ends_the_iteration(loop: _loops.Loop) -> None:
-    """``abort()`` wakes the read, too."""
-    ends: list[EchoEvent] = []
-    connections: list[ServerConnection[EchoEvent]] = []
-
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
-        connections.append(connection)
-        ends.extend([event async for event in connection])
-
-    async with serving(loop, session) as listener:
-        with await loop.in_thread(dial, listener.port) as connection:
-            assert await loop.in_thread(read_line, connection) == b"hello\r\n"
-            connections[0].abort()
-            connections[0].abort()
-            assert await loop.in_thread(read_all_or_reset, connection) == b""
-    assert ends == [Ended(why=Why.PEER)]
-
-
-@on_both_loops
 async def test_iterating_over_an_open_question_is_a_mistake(loop: _loops.Loop) -> None:
     """Nothing can happen before the answer: RuntimeError, and the question is still open."""
 
@@ -368,94 +201,6 @@ async def test_iterating_over_an_open_question_is_a_mistake(loop: _loops.Loop) -
 
     async with serving(loop, session) as listener:
         assert await loop.in_thread(talk, listener.port, b"x\r\n") == b"hello\r\nlate\r\n"
-
-
-def test_an_exception_of_a_session_ends_that_connection_alone(caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged by its class and its place; its text may be a secret."""
-
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
-        async for event in connection:
-            if isinstance(event, Line):
-                raise KeyError(event.text)
-
-    async def main() -> None:
-        loop = _loops.current()
-        async with serving(loop, session) as listener:
-            for _ in range(2):
-                answer = await loop.in_thread(talk, listener.port, b"pass-secret-word\r\n")
-                assert answer in (b"hello\r\n", b"")
-
-    for name in ("asyncio", "trio"):
-        caplog.clear()
-        _loops.named(name).run(main)
-        errors = [record for record in caplog.records if record.levelno == logging.ERROR]
-        assert [record.name for record in errors] == ["mailauth_io", "mailauth_io"]
-        assert "KeyError" in caplog.text
-        assert "test_adapters_sessions" in caplog.text
-        assert "secret" not in caplog.text
-
-
-@on_both_loops
-async def test_a_session_that_returns_early_says_goodbye(loop: _loops.Loop) -> None:
-    """The application has had enough: the machine is shut down, and what it has to say goes out."""
-
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
-        question = await anext(connection)
-        assert isinstance(question, Line)
-        connection.answer(question, b"enough")
-
-    async with serving(loop, session) as listener:
-        answer = await loop.in_thread(talk, listener.port, b"x\r\n")
-    assert answer == b"hello\r\nenough\r\nclosing: SHUT_DOWN\r\n"
-
-
-@pytest.mark.usefixtures("no_linger")
-@on_both_loops
-async def test_leaving_the_context_ends_sessions_orderly(loop: _loops.Loop) -> None:
-    """Each is told, says its goodbye, and is waited for; nobody is accepted any more."""
-    async with serving(loop, echo) as listener:
-        connections = [await loop.in_thread(dial, listener.port) for _ in range(3)]
-        for connection in connections:
-            assert await loop.in_thread(read_line, connection) == b"hello\r\n"
-    for connection in connections:
-        with connection:
-            assert await loop.in_thread(read_all, connection) == b"closing: SHUT_DOWN\r\n"
-    with pytest.raises(ConnectionRefusedError):
-        dial(listener.port)
-
-
-@on_both_loops
-async def test_a_session_that_does_not_end_is_cancelled_after_its_grace(loop: _loops.Loop) -> None:
-    """The application is stuck in something of its own: after ``grace`` seconds it is cancelled and dropped."""
-    ended: list[str] = []
-
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
-        await anext(connection)
-        reached.set()
-        try:
-            await loop.sleep_forever()
-        finally:
-            ended.append("cancelled")
-
-    reached = threading.Event()
-    async with serving(loop, session, grace=0.01) as listener:
-        connection = await loop.in_thread(dial, listener.port)
-        connection.sendall(b"x\r\n")
-        await loop.in_thread(reached.wait, 20)
-    with connection:
-        assert await loop.in_thread(read_all_or_reset, connection) == b"hello\r\n"
-    assert ended == ["cancelled"]
-
-
-@pytest.mark.usefixtures("no_linger")
-@on_both_loops
-async def test_a_listener_can_be_closed_before_its_context_is_left(loop: _loops.Loop) -> None:
-    """``aclose()`` does what leaving does, and twice is once."""
-    async with serving(loop, echo) as listener:
-        with await loop.in_thread(dial, listener.port) as connection:
-            assert await loop.in_thread(read_line, connection) == b"hello\r\n"
-            await listener.aclose()
-            assert await loop.in_thread(read_all, connection) == b"closing: SHUT_DOWN\r\n"
 
 
 @on_both_loops
@@ -476,47 +221,6 @@ async def test_flush_writes_what_is_queued_and_keeps_what_it_meets(loop: _loops.
         got = [await anext(client) for _ in range(20_001)]
     assert got[:2] == [Line(text=b"hello"), Line(text=b"900")]
     assert received == [900] * 20_000
-
-
-@on_both_loops
-async def test_leaving_a_client_says_its_goodbye(loop: _loops.Loop) -> None:
-    """``aclose()`` shuts the machine down and writes what it has to say."""
-    ends: list[Why] = []
-
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
-        ends.extend([event.why async for event in connection if isinstance(event, Ended)])
-
-    async with serving(loop, session) as listener:
-        async with await connecting(loop, listener.port) as client:
-            assert await anext(client) == Line(text=b"hello")
-        with pytest.raises(StopAsyncIteration):
-            await anext(client)
-    assert ends == [Why.QUIT]
-
-
-@pytest.mark.usefixtures("no_linger")
-@on_both_loops
-async def test_a_peer_that_does_not_read_is_not_waited_for_for_ever(loop: _loops.Loop) -> None:
-    """A Send that finds no reader within its patience counts as failed: the session ends."""
-    ends: list[Why] = []
-
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
-        async for event in connection:
-            if isinstance(event, Line):
-                connection.answer(event, bytes(50_000_000))
-            elif isinstance(event, Ended):
-                ends.append(event.why)
-                over.set()
-
-    over = threading.Event()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(on_asyncio, "WRITE_PATIENCE", 0.01)
-        patch.setattr(on_trio, "WRITE_PATIENCE", 0.01)
-        async with serving(loop, session) as listener:
-            with await loop.in_thread(dial, listener.port) as connection:
-                connection.sendall(b"x\r\n")
-                assert await loop.in_thread(over.wait, 20)
-    assert ends == [Why.PEER]
 
 
 def test_octets_that_come_while_a_question_is_open_stop_the_reading() -> None:
@@ -573,9 +277,3 @@ def test_octets_that_arrive_with_the_cancellation_are_kept() -> None:
                 assert await loop.in_thread(read_line, connection) == b"kept\r\n"
 
     asyncio.run(main())
-
-
-def listen_only(port: int) -> bytes:
-    """Say nothing and hear everything."""
-    with dial(port) as connection:
-        return read_all(connection)
