@@ -152,11 +152,16 @@ def test_sending_does_not_extend_a_grant(run: Run) -> None:
 
 
 def test_no_lifetime_means_no_grants(run: Run) -> None:
+    """Whatever store of grants there is: it is neither told nor asked."""
+    grants = Grants()
+
     def client(served: Served) -> None:
         served.log_in().quit()
         assert not served.may_relay()
 
     meet(run, client, grant_lifetime=0)
+    meet(run, client, grant_lifetime=0, kept=kept_with(grants))
+    assert grants.made == []
 
 
 @pytest.mark.parametrize(("name", "password"), [("alice", "wrong"), ("nobody", PASSWORD), ("", PASSWORD)])

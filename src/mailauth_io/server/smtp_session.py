@@ -36,7 +36,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
 
     def __init__(self, house: House, connection: ServerConnection[smtp.ServerEvent]) -> None:
         super().__init__(house, connection)
-        self._hello: smtp.Hello | None = None
+        self._hello = smtp.Hello(domain="unknown", extended=False)  # the core takes no MAIL before a better one
         self._taken = 0
         self._content: MessageContent | None = None
         self._begin("")
@@ -78,7 +78,6 @@ class SmtpSession(Session[smtp.ServerEvent]):
                 case sasl.Authenticated() | sasl.AuthenticationFailed():
                     log_login(self.id, event, peer=connection.peer.address, tls=connection.tls is not None)
                 case TlsStarted(dropped=dropped):
-                    self._hello = None
                     if dropped:
                         LOGGER.warning("%s sent %d octets in clear behind STARTTLS: dropped", self.id, dropped)
                 case smtp.Refused(verb=verb, reply=reply):
@@ -184,11 +183,11 @@ class SmtpSession(Session[smtp.ServerEvent]):
     def _received(self, queue_id: str) -> bytes:
         hello, connection = self._hello, self.connection
         return trace.received(
-            hello="unknown" if hello is None else hello.domain,
+            hello=hello.domain,
             peer=connection.peer.address,
             host_name=self.house.config.domains[0],
             protocol=trace.protocol_keyword(
-                extended=hello is not None and hello.extended,
+                extended=hello.extended,
                 tls=connection.tls is not None,
                 authenticated=connection.identity is not None,
             ),
