@@ -269,6 +269,8 @@ def test_a_line_too_long_is_answered_once_and_in_its_place() -> None:
     assert session.of(smtp.Refused) == [
         smtp.Refused(verb="", line=b"", reply=smtp.Reply(500, "5.5.2", "line too long"))
     ]
+    inside = ready(b"x" * 3_000, b"NOOP\r\n", b"VRFY x\r\n")  # the tail of the line is no command
+    assert inside.codes == [500, 252]
     dribbled = ready(*[b"x" * 500] * 20, b"\r", b"\nVRFY x\r\n")
     assert dribbled.codes == [500, 252]
 
@@ -320,6 +322,7 @@ def test_quit_ends_the_session_and_what_follows_is_not_read() -> None:
     assert session.events == [smtp.Quit()]
     assert session.closed is not None
     assert session.closed.why is Why.QUIT
+    assert len(session.machine._input) == 0
     session.machine.receive_data(b"NOOP\r\n")
     assert session.machine.next_event() == session.closed
     assert session.machine.next_event() == session.closed

@@ -108,6 +108,13 @@ def test_the_next_message_begins_anew() -> None:
     assert session.of(smtp.MessageComplete) == [smtp.MessageComplete(recipients=(smtp.Mailbox("a", "b"),))]
 
 
+def test_the_size_is_that_of_one_message() -> None:
+    """RFC 1870 section 6.1."""
+    settings = smtp.ServerSettings(maximum_message_size=65_536)
+    message = b"x" * 40_000 + END
+    assert content(message + (BEGIN + message) * 2, settings=settings).codes == [250, *[250, 250, 354, 250] * 2]
+
+
 def test_what_is_undecided_stays_and_nothing_more() -> None:
     """DESIGN.md section 4 rule 6: content passes through, at most four octets wait."""
     session = content(b"x" * 10_000 + b"\r\n.\r")
