@@ -71,7 +71,7 @@ def _current_timekeeper() -> _Timekeeper:
 class _Stream(Stream):
     """A SocketStream whose waits end in time, or when somebody calls.
 
-    What one call can do goes to its socket directly: the stream's own bookkeeping costs a fifth of a message.
+    What one call can do goes to its socket directly: the stream's own bookkeeping costs a sixth of a message.
     """
 
     __slots__ = ("_aborted", "_expired", "_reading", "_socket", "_stream", "_timekeeper", "_woken", "due")
