@@ -310,8 +310,9 @@ class ClientMachine(Machine[E]):
         self._check_may_log_in()
         for mechanism in mechanisms:
             if self._offers(mechanism.name):
-                self._exchange = exchange = sasl.ClientExchange(mechanism)
+                exchange = sasl.ClientExchange(mechanism)
                 self._start_login(exchange)
+                self._exchange = exchange  # not before it has begun: a mechanism that raises leaves no login open
                 return
         names = ", ".join(mechanism.name for mechanism in mechanisms)
         raise LocalProtocolError(f"the server does not offer {names or 'a mechanism that was never named'}")

@@ -72,6 +72,27 @@ def test_an_initial_response_that_would_not_fit_is_sent_apart() -> None:
     assert session.events == [sasl.Authenticated(mechanism="PLAIN")]
 
 
+class Broken:
+    """A mechanism that cannot begin."""
+
+    name = "PLAIN"
+    client_first = True
+    satisfied = False
+
+    def respond(self, challenge: bytes | None) -> bytes:
+        raise LookupError("no password in the key ring")
+
+
+def test_a_mechanism_that_cannot_begin_leaves_no_login_open() -> None:
+    """DESIGN.md section 2: the connection is as it was."""
+    session = greeted("AUTH PLAIN")
+    with pytest.raises(LookupError):
+        session.client.authenticate(Broken())
+    assert session.pull().sends == []
+    session.client.authenticate(PLAIN)
+    assert session.pull().octets == b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
+
+
 def test_login_ignores_the_words_of_the_prompts() -> None:
     """draft-murchison-sasl-login."""
     session = log_in(LOGIN).receive(b"334 AAAA\r\n", b"334 \r\n", b"235 2.7.0 ok\r\n")
