@@ -66,7 +66,7 @@ PLANNED: Final = frozenset(
     {f"mailauth.{part}" for layer in LAYERS for part in layer}
     | {f"mailauth.{part}".rstrip(".") for part in ASIDE}
     | {f"mailauth.{protocol}.{part}" for protocol in ("smtp", "pop3") for layer in INSIDE_A_PROTOCOL for part in layer}
-    | {f"mailauth.sasl.{part}" for part in ("_messages", "_exchange", "_offer", "plain", "login")}
+    | {f"mailauth.sasl.{part}" for part in ("_messages", "_exchange", "_offer", "plain", "login", "saslprep")}
 )
 """The modules that the plan names, there or not."""
 
@@ -219,12 +219,15 @@ def _may(part: str, rest: str, wanted: str) -> bool:
 
 
 def _may_inside_sasl(part: str, wanted: str) -> bool:
-    """One file a mechanism: none knows another, and only the offer and the package know them all."""
+    """One file a mechanism: none knows another, and only the offer and the package know them all.
+
+    SASLprep is no mechanism; whoever compares names or passwords may use it.
+    """
     if part == "":
         return True
     if part == "_messages" or wanted in {"", "_exchange", "_offer"}:
         return False
-    return wanted.startswith("_") or part == "_offer"
+    return wanted.startswith("_") or wanted == "saslprep" or part == "_offer"
 
 
 def too_long(modules: Iterable[Module], *, each: int, together: int | None = None) -> list[str]:

@@ -30,4 +30,5 @@ from .apop import ApopClient as ApopClient, ApopServer as ApopServer
 from .cram_md5 import CramMd5Client as CramMd5Client, CramMd5Server as CramMd5Server
 from .login import LoginClient as LoginClient, LoginServer as LoginServer
 from .plain import PlainClient as PlainClient, PlainServer as PlainServer
+from .saslprep import saslprep as saslprep
 from .user_pass import UserPassClient as UserPassClient, UserPassServer as UserPassServer

@@ -1,0 +1,113 @@
+"""SASLprep (RFC 4013)."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from mailauth._errors import Malformed
+from mailauth.sasl import saslprep
+
+
+@pytest.mark.parametrize(
+    ("given_text", "prepared"),
+    [
+        ("I\u00adX", "IX"),
+        ("user", "user"),
+        ("USER", "USER"),
+        ("\u00aa", "a"),
+        ("\u2168", "IX"),
+    ],
+    ids=["soft hyphen", "no change", "case kept", "NFKC of ISO 8859-1", "NFKC"],
+)
+def test_the_examples_of_the_rfc(given_text: str, prepared: str) -> None:
+    """RFC 4013 section 3, numbers 1 to 5."""
+    assert saslprep(given_text) == prepared
+    assert saslprep(given_text, query=True) == prepared
+
+
+@pytest.mark.parametrize("text", ["\u0007", "\u0627\u0031"], ids=["prohibited character", "bidirectional check"])
+def test_the_examples_that_the_rfc_refuses(text: str) -> None:
+    """RFC 4013 section 3, numbers 6 and 7."""
+    for query in (False, True):
+        with pytest.raises(Malformed):
+            saslprep(text, query=query)
+
+
+@pytest.mark.parametrize("blank", ["\u00a0", "\u1680", "\u2003", "\u202f", "\u205f", "\u3000"])
+def test_every_blank_is_a_space(blank: str) -> None:
+    """Section 2.1: the blanks beyond ASCII (stringprep table C.1.2)."""
+    assert saslprep(f"a{blank}b") == "a b"
+
+
+@pytest.mark.parametrize("nothing", ["\u00ad", "\u034f", "\u180b", "\u200c", "\u200d", "\u2060", "\ufe0f", "\ufeff"])
+def test_what_is_commonly_mapped_to_nothing_vanishes(nothing: str) -> None:
+    """Section 2.1: stringprep table B.1; nothing may be left."""
+    assert saslprep(f"a{nothing}b") == "ab"
+    assert saslprep(nothing) == ""
+
+
+@pytest.mark.parametrize("char", "\0 \x7f \x80 \u06dd \ue000 \ufdd0 \ud800 \ufffd \u2ff0 \u200e \U000e0041".split(" "))
+def test_what_is_prohibited_is_refused(char: str) -> None:
+    """Section 2.3: at least one character of each table from C.2.1 to C.9."""
+    with pytest.raises(Malformed):
+        saslprep(f"a{char}b", query=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "fine"),
+    [
+        ("\u0627\u0628", True),
+        ("\u0627\u00311\u0628", True),
+        ("\u0627a\u0628", False),
+        ("1\u0627", False),
+        ("\u0627 ", False),
+        ("abc1", True),
+    ],
+)
+def test_letters_from_right_to_left_stand_alone_and_at_both_ends(text: str, fine: bool) -> None:
+    """Section 2.4, RFC 3454 section 6."""
+    if fine:
+        assert saslprep(text) == text
+    else:
+        with pytest.raises(Malformed):
+            saslprep(text)
+
+
+def test_code_points_that_unicode_3_2_did_not_know_are_for_queries_only() -> None:
+    """Section 2.5."""
+    assert saslprep("\u0221", query=True) == "\u0221"
+    with pytest.raises(Malformed):
+        saslprep("\u0221")
+
+
+def test_the_tables_are_those_of_unicode_3_2() -> None:
+    """RFC 3454 section 1: what is composed otherwise today (corrigendum 5) stays as it was."""
+    assert saslprep("\U0001d7ce", query=True) == "0"  # in 3.2 already
+    assert saslprep("\U0001f12e", query=True) == "\U0001f12e"  # "WZ" by today's NFKC
+
+
+@given(st.text(max_size=20), st.booleans())
+def test_prepared_text_is_prepared(text: str, query: bool) -> None:
+    """What was prepared once is compared as it is; no text raises anything but Malformed."""
+    try:
+        prepared = saslprep(text, query=query)
+    except Malformed:
+        return
+    assert saslprep(prepared, query=query) == prepared
+
+
+@given(st.text(st.characters(min_codepoint=0, max_codepoint=127), max_size=20))
+def test_ascii_is_taken_as_it_is_or_not_at_all(text: str) -> None:
+    if text.isprintable():
+        assert saslprep(text) == text
+    else:
+        with pytest.raises(Malformed):
+            saslprep(text)
+
+
+def test_a_refusal_shows_nothing_of_the_text() -> None:
+    """House rule 5: it may be a password."""
+    with pytest.raises(Malformed) as caught:
+        saslprep("hunter2\u0007")
+    assert "hunter2" not in str(caught.value)
