@@ -34,6 +34,7 @@ LAYERS: Final = (
     {"_events"},
     {"_lines", "_dots", "sasl"},
     {"_connection"},
+    {"_server", "_client"},
     {"smtp", "pop3"},
 )
 """The core from the ground up: a part may import what lies in a lower layer, never a neighbour."""
@@ -42,7 +43,7 @@ NEIGHBOURS: Final = frozenset({("_dots", "_lines")})
 """The exceptions: dots stand in content, and the search for bare CR and LF in content is that of lines."""
 
 ASIDE: Final[Mapping[str, frozenset[str]]] = {
-    "": frozenset({"_errors", "_events"}),
+    "": frozenset({"_errors", "_events", "_connection", "_server", "_client"}),
     "grants": frozenset({"_errors"}),
     "policy": frozenset({"_errors", "_events", "grants", "smtp.replies", "smtp._grammar"}),
     "proxy": frozenset({"_errors", "_events"}),

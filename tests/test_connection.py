@@ -18,7 +18,9 @@ from mailauth import (
     sasl,
     smtp,
 )
-from mailauth._connection import MAXIMUM_UNREAD, ClientMachine, Machine, ServerMachine
+from mailauth._client import ClientMachine
+from mailauth._connection import MAXIMUM_UNREAD, Machine
+from mailauth._server import ServerMachine
 from tests.smtp.drive import ENTROPY, IN_CLEAR, LEFT_OPEN, TLS, greeted, ready, serve
 
 

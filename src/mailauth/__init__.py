@@ -4,6 +4,8 @@ This module is the vocabulary that all of them speak; the protocols are ``mailau
 ``mailauth.sasl``.
 """
 
+from ._client import ClientMachine as ClientMachine
+from ._connection import Machine as Machine
 from ._errors import (
     LocalProtocolError as LocalProtocolError,
     ProtocolError as ProtocolError,
@@ -28,3 +30,4 @@ from ._events import (
     TlsStarted as TlsStarted,
     Why as Why,
 )
+from ._server import ServerMachine as ServerMachine

@@ -13,6 +13,7 @@ from typing import Final, Generic, TypeAlias, TypeVar
 import attrs
 
 A = TypeVar("A")
+R = TypeVar("R")
 
 
 class Command:
@@ -137,3 +138,35 @@ class MessageChunk(Command, Payload):
     """Some octets of message content, dots unstuffed; chunks have no meaning of their own, only their sequence has."""
 
     octets: bytes = attrs.field(repr=lambda octets: f"<{len(octets)} octets>")
+
+
+@attrs.frozen(kw_only=True)
+class RefusedBy(Notice, Generic[R]):
+    """A command was refused by the rules alone; the reply is on its way."""
+
+    verb: str
+    """The verb in capitals when it is one that this server knows, else empty."""
+
+    line: bytes = attrs.field(repr=False)
+    """The line as it came, without CRLF; empty for one too long, and without what may be secret behind a login's verb.
+
+    It is the client's word, and may be a secret that it sent at the wrong moment: keep it out of logs.
+    """
+
+    reply: R
+
+
+@attrs.frozen(kw_only=True)
+class RepliedBy(Generic[R]):
+    """The reply to *command*, the very object that was sent.  None: the greeting, or a last word nobody asked for."""
+
+    command: Command | None
+    reply: R
+
+
+@attrs.frozen(kw_only=True)
+class LoginRefusedBy(Notice, Generic[R]):
+    """The server refused a client's login; the connection may try again."""
+
+    mechanism: str
+    reply: R

@@ -15,18 +15,20 @@ from typing import Final, Generic, Self, TypeVar
 
 from mailauth import (
     BeginTls,
+    ClientMachine,
     Closed,
     Command,
     LocalProtocolError,
+    Machine,
     NeedData,
     Paused,
     Question,
     RemoteProtocolError,
     Send,
+    ServerMachine,
     Tls,
     Why,
 )
-from mailauth._connection import ClientMachine, Machine, ServerMachine
 from mailauth.sasl import ClientMechanism
 
 from . import _tls

@@ -12,8 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias, TypedDict, TypeVar
 
-from mailauth import Tls, pop3, smtp
-from mailauth._connection import ClientMachine, ServerMachine
+from mailauth import ClientMachine, ServerMachine, Tls, pop3, smtp
 
 from . import _tls
 from ._adapter import Client, ServerConnection, logger

@@ -12,8 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import ClassVar, Protocol, TypeVar, TypeVarTuple, Unpack
 
-from mailauth import pop3, smtp
-from mailauth._connection import ClientMachine
+from mailauth import ClientMachine, pop3, smtp
 
 from ._adapter import Client
 from ._listener import Build, BuildClient, ConnectOptions, Listener, Options, Session

@@ -13,8 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar, Unpack, cast
 
-from mailauth import pop3, smtp
-from mailauth._connection import ClientMachine
+from mailauth import ClientMachine, pop3, smtp
 
 from . import _listener
 from ._adapter import Client as Client, ServerConnection as ServerConnection

@@ -14,8 +14,7 @@ from typing import Final, TypeVar, Unpack
 
 import trio
 
-from mailauth import pop3, smtp
-from mailauth._connection import ClientMachine
+from mailauth import ClientMachine, pop3, smtp
 
 from . import _listener
 from ._adapter import Client as Client, ServerConnection as ServerConnection

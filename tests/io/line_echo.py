@@ -21,7 +21,8 @@ import trio.testing
 import trustme
 
 from mailauth import Action, Command, LocalProtocolError, NeedData, Notice, Question, Tls, TlsStarted, Why, sasl
-from mailauth._connection import ClientMachine, ServerMachine
+from mailauth._client import ClientMachine
+from mailauth._server import LoginEvent, ServerMachine
 from mailauth_io import _loops
 from mailauth_io._adapter import Client, ServerConnection
 from mailauth_io._listener import ConnectOptions, Listener, Options, Session
@@ -77,9 +78,11 @@ class Echo(ServerMachine[EchoEvent]):
         else:
             self._write(answer + b"\r\n", due=True)
 
-    def _wind_up(self) -> None:
+    def _take_leave(self) -> None:
         self._write(b"closing: %s\r\n" % self._why.name.encode(), due=True)
-        self._close(self._why)
+
+    def _announce(self, event: LoginEvent) -> None:
+        raise NotImplementedError
 
     def _secured(self, tls: Tls) -> None:
         self._events.append(self._drop_clear_text(tls))
@@ -102,7 +105,7 @@ class EchoClient(ClientMachine[ClientEvent]):
     """The client: its events are the lines of the server."""
 
     def __init__(self, *, tls: Tls | None = None, patience: float = 300.0) -> None:
-        super().__init__(tls=tls)
+        super().__init__(tls=tls, maximum_unanswered=1_000)
         self.patience = patience
 
     def send(self, command: Command) -> None:
@@ -119,6 +122,7 @@ class EchoClient(ClientMachine[ClientEvent]):
         answered = self._unanswered.popleft() if self._unanswered else None
         if answered == Line(text=b"STARTTLS"):
             self._instead = self._begin_tls
+        self._greeted = True
         return Line(text=text)
 
     def _wind_up(self) -> None:
@@ -127,6 +131,9 @@ class EchoClient(ClientMachine[ClientEvent]):
 
     def _secured(self, tls: Tls) -> None:
         self._events.append(TlsStarted(tls=tls, dropped=self._input.clear()))
+
+    def _may_follow(self) -> bool:
+        return True
 
     def _check_may_log_in(self) -> None:
         raise NotImplementedError

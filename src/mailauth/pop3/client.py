@@ -6,21 +6,20 @@ application's.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 
 from .. import sasl
-from .._connection import ClientMachine
+from .._client import ClientMachine
+from .._connection import MAXIMUM_AUTH_LINE
 from .._dots import Unstuffer
 from .._errors import LocalProtocolError, Malformed, RemoteProtocolError
-from .._events import Action, Closed, Command, MessageChunk, Send, Tls, Why
-from .._lines import LineTooLong
+from .._events import Action, Command, MessageChunk, Tls, Why
 from ._grammar import find_timestamp
 from ._states import CLIENT_PATIENCE, NEXT, State
 from .commands import SENDABLE, Apop, Auth, Capa, Dele, List, Pass, Quit, Retrieve, Rset, Stls, Uidl, User
 from .events import AuthenticationFailed, ClientEvent, Replied
 from .replies import Reply, parse_status, printable
-from .settings import MAXIMUM_AUTH_LINE, MAXIMUM_COMMAND_LINE, ClientSettings
+from .settings import MAXIMUM_COMMAND_LINE, ClientSettings
 
 
 class ClientConnection(ClientMachine[ClientEvent]):
@@ -38,16 +37,13 @@ class ClientConnection(ClientMachine[ClientEvent]):
         "_state",
         "_status",
         "_timestamp",
-        "_unsent",
         "_unstuffer",
-        "_upgraded",
     )
 
     def __init__(self, settings: ClientSettings | None = None, *, tls: Tls | None = None) -> None:
-        super().__init__(tls=tls)
         self._settings = settings or ClientSettings()
+        super().__init__(tls=tls, maximum_unanswered=self._settings.maximum_unanswered)
         self._state = State.GREETING
-        self._unsent: deque[Command] = deque()  # accepted from the application, waiting for replies to earlier ones
         self._capabilities: Mapping[str, str] = {}
         self._timestamp: bytes | None = None
         self._marked = False  # a message is marked as deleted, so that QUIT would remove it
@@ -55,7 +51,6 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._lines: list[str] | None = None
         self._answer_size = 0
         self._unstuffer: Unstuffer | None = None
-        self._upgraded: Replied | None = None
 
     @property
     def capabilities(self) -> Mapping[str, str]:
@@ -75,31 +70,22 @@ class ClientConnection(ClientMachine[ClientEvent]):
         one before.  Raises LocalProtocolError, nothing having been sent, when the command is not allowed now or too
         many are unanswered.
         """
-        self._check_open()
+        self._check_may_ask()
         if not isinstance(command, SENDABLE):
             raise LocalProtocolError(f"{type(command).__name__} is no POP3 command to send")
         if self._state is State.GREETING:
             raise LocalProtocolError("the server speaks first: read its greeting")
-        if self._exchange is not None:
-            raise LocalProtocolError("a login is under way")
         after = NEXT[self._state].get(command.verb)
         if after is None:
             raise LocalProtocolError(f"{command.verb} is not allowed in {self._state.name}")
-        if len(self._unanswered) + len(self._unsent) >= self._settings.maximum_unanswered:
-            raise LocalProtocolError("too many commands are unanswered: read replies before sending more")
         if isinstance(command, Stls) and self._tls is not None:
             raise LocalProtocolError("TLS is active already")
-        self._unsent.append(command)
+        octets = command.to_wire()
         self._state = after
-        self._send_what_may()
+        self._queue(command, octets)
 
-    def _send_what_may(self) -> None:
-        unsent = self._unsent
-        while unsent and ("PIPELINING" in self._capabilities or not self._unanswered):
-            command = unsent.popleft()
-            self._unanswered.append(command)
-            assert isinstance(command, SENDABLE)
-            self._write(command.to_wire(), due=not unsent)
+    def _may_follow(self) -> bool:
+        return "PIPELINING" in self._capabilities
 
     # The login
 
@@ -110,7 +96,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         super().authenticate(*mechanisms)
 
     def _check_may_log_in(self) -> None:
-        if self._unanswered or self._unsent or self._exchange is not None or self._state is not State.AUTHORIZATION:
+        if not self._idle or self._state is not State.AUTHORIZATION:
             raise LocalProtocolError("a login is allowed once, behind the greeting, with no reply due")
         if self._tls is None and self._settings.tls_required:
             raise LocalProtocolError("a login needs TLS here: tls_required is set")
@@ -149,44 +135,31 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._state = State.TRANSACTION
         return succeeded
 
-    def _take_challenge(self, challenge: bytes) -> None:
-        if self._exchange is None or not isinstance(self._unanswered[0], Auth):
-            raise RemoteProtocolError("a challenge outside AUTH")
-        try:
-            response = self._exchange.respond(challenge)
-        except Malformed:
-            response = b"*"  # RFC 5034 section 4: cancel, and the server answers -ERR
-        self._write(response + b"\r\n", due=True)
-
     # What comes in
 
     def _advance(self) -> ClientEvent | Action | None:
-        if self._upgraded is not None:
-            replied, self._upgraded = self._upgraded, None
-            return replied
         if self._unstuffer is not None:
             return self._take_content(self._unstuffer)
-        limit = self._settings.maximum_reply_line if self._exchange is None else MAXIMUM_AUTH_LINE
-        try:
-            line = self._input.take_line(limit)
-        except LineTooLong:
-            raise RemoteProtocolError(f"a line of over {limit} octets") from None
+        line = self._take_reply_line(self._settings.maximum_reply_line if self._exchange is None else MAXIMUM_AUTH_LINE)
         if line is None:
             return self._starve(CLIENT_PATIENCE)
         if self._lines is not None:
             return self._take_line(line, self._lines)
         if self._exchange is not None and (line.startswith(b"+ ") or line == b"+"):
+            if not isinstance(self._unanswered[0], Auth):
+                raise RemoteProtocolError("a challenge outside AUTH")
             self._take_challenge(line[2:])
             return None
         try:
             reply = parse_status(line)
         except Malformed:
-            raise RemoteProtocolError(f"not a reply: {line[:80]!r}") from None
+            raise self._no_reply(line) from None
         return self._take(reply, line)
 
     def _take(self, reply: Reply, line: bytes) -> ClientEvent | None:
         """A status line: whose is it, and does more follow?"""
         if self._state is State.GREETING:
+            self._greeted = True
             self._state = State.AUTHORIZATION
             self._timestamp = find_timestamp(line)
             self._last_words = not reply.positive
@@ -235,11 +208,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     def _finish(self, reply: Reply) -> ClientEvent | None:
         """The answer to the oldest command is whole: what does it change?"""
-        if isinstance(self._unanswered[0], Stls) and reply.positive:
-            self._upgraded = Replied(command=self._unanswered[0], reply=reply)  # told once TLS has started
-            self._instead = self._begin_tls
-            return None
         command = self._unanswered.popleft()
+        if isinstance(command, Stls) and reply.positive:
+            self._upgrade(Replied(command=command, reply=reply))
+            return None
         if isinstance(command, Quit):
             self._close(Why.QUIT)
         elif isinstance(command, Stls):
@@ -256,24 +228,13 @@ class ClientConnection(ClientMachine[ClientEvent]):
     # TLS and the end
 
     def _secured(self, tls: Tls) -> None:
-        self._unanswered.popleft()
+        super()._secured(tls)
         self._state = State.AUTHORIZATION
         self._capabilities = {}
 
-    def _at_end_of_stream(self) -> None:
-        if self._state is State.GREETING:
-            raise RemoteProtocolError("the server closed the connection before its greeting")
-        super()._at_end_of_stream()
-
-    def _say_closed(self) -> Send | Closed:
-        self._unanswered.extend(self._unsent)
-        self._unsent.clear()
-        return super()._say_closed()
-
     def _wind_up(self) -> None:
         """QUIT when nothing is due, and nothing is marked: to commit deletions is for ``send()`` alone (section 6)."""
-        idle = not (self._unanswered or self._unsent or self._exchange or self._last_words or self._marked)
-        if idle and self._state in (State.AUTHORIZATION, State.TRANSACTION):
+        if self._idle and not self._marked and self._state in (State.AUTHORIZATION, State.TRANSACTION):
             self._write(Quit().to_wire(), due=True)
         self._close(self._why)
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import attrs
 
 from .. import sasl
-from .._events import Accept, Command, MessageChunk, Notice, TlsStarted
+from .._events import Accept, LoginRefusedBy, MessageChunk, RefusedBy, RepliedBy, TlsStarted
 from .commands import Capa, Dele, List, Noop, Quit, Retrieve, Rset, Stat, Stls, Uidl
 from .maildrop import Maildrop
 from .replies import Content, OrUnavailable, Reply
@@ -57,36 +57,19 @@ class Update(OrUnavailable[Accept]):
     """Message numbers."""
 
 
-@attrs.frozen(kw_only=True)
-class Refused(Notice):
-    """A command was refused by the rules alone; the reply is on its way."""
-
-    verb: str
-    """The verb in capitals when it is one that this server knows, else empty."""
-
-    line: bytes = attrs.field(repr=False)
-    """The line as it came, without CRLF; empty for one too long, and cut behind the verb for PASS, APOP and AUTH.
-
-    It is the client's word, and may be a secret that it sent at the wrong moment: keep it out of logs.
-    """
-
-    reply: Reply
+class Refused(RefusedBy[Reply]):
+    __slots__ = ()
+    __doc__ = RefusedBy.__doc__
 
 
-@attrs.frozen(kw_only=True)
-class Replied:
-    """The server's reply to *command*, the very object that was sent.  None: the greeting, or an -ERR unasked."""
-
-    command: Command | None
-    reply: Reply
+class Replied(RepliedBy[Reply]):
+    __slots__ = ()
+    __doc__ = RepliedBy.__doc__
 
 
-@attrs.frozen(kw_only=True)
-class AuthenticationFailed(Notice):
-    """The server refused the login; the connection may try again."""
-
-    mechanism: str
-    reply: Reply
+class AuthenticationFailed(LoginRefusedBy[Reply]):
+    __slots__ = ()
+    __doc__ = LoginRefusedBy.__doc__
 
 
 PosedQuestion: TypeAlias = Connected | OpenMaildrop | Retrieve | RetrieveMore | Update | Stls

@@ -12,11 +12,11 @@ from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 from .. import sasl
-from .._connection import ServerMachine
 from .._dots import stuff_whole
 from .._errors import LocalProtocolError, Malformed
 from .._events import Accept, Action, Question, Tls, Why
 from .._lines import LineTooLong
+from .._server import LoginEvent, ServerMachine, login_failed
 from . import _fixed
 from ._command_lines import COMMON, PARSERS, from_common
 from ._states import NEXT, SERVER_PATIENCE, State
@@ -41,7 +41,7 @@ from .commands import (
 from .events import Connected, OpenMaildrop, PosedQuestion, Refused, RetrieveMore, ServerEvent, Update
 from .maildrop import Maildrop, MarkedMaildrop, Message, Outgoing
 from .replies import Content, Reply, Unavailable
-from .settings import MAXIMUM_AUTH_LINE, ServerSettings
+from .settings import ServerSettings
 
 A = TypeVar("A")
 
@@ -103,10 +103,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
                     self._question = retrieve = checked_retrieve(number)
                     return retrieve
                 return self._obey(from_common(found), None)
-        elif self._step is not None:
-            return self._take_step()
-        elif state is _AUTH:
-            return self._take_response()
+        elif state is _AUTH and self._exchange is not None:
+            return self._take_response(self._exchange, SERVER_PATIENCE[_AUTH])
         try:
             line = received.take_line(self._settings.maximum_command_line)
         except LineTooLong:
@@ -150,7 +148,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
             self._errors += 1
             if self._errors >= self._settings.maximum_errors:
                 reply = _fixed.TOO_MANY_ERRORS
-                self._abandon()
+                self._abandon(self._why)
                 self._close(Why.TOO_MANY_ERRORS)
         self._say(reply)
         return Refused(verb=verb, line=line, reply=reply)
@@ -226,7 +224,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
             self._state = State.UPDATE
             self._then = partial(self._ask, Update(deleted=frozenset(self._maildrop.deleted)))
             return command
-        self._abandon()
+        self._abandon(self._why)
         self._say(_fixed.GOODBYE)
         self._close(Why.QUIT)
         return command
@@ -314,21 +312,22 @@ class ServerConnection(ServerMachine[ServerEvent]):
         if not self._offers("USER"):
             return _fixed.NO_MECHANISM  # so that PASS is never sent
         renamed = self._exchange
-        self._step = self._begin("USER", State.NAMED).respond(command.argument)
+        exchange = self._begin("USER", State.NAMED)
         started = sasl.AuthenticationStarted(mechanism="USER")
-        if renamed is None:
-            return started
-        self._events.append(started)
-        return self._login_failed(renamed, sasl.Fault.CANCELLED)
+        if renamed is not None:
+            self._events.append(started)
+        self._proceed(exchange, exchange.respond(command.argument))
+        return started if renamed is None else login_failed(renamed, sasl.Fault.CANCELLED)
 
     def _pass(self, command: Pass) -> None:
         if self._exchange is not None:
-            self._step = self._exchange.respond(command.argument)
+            self._proceed(self._exchange, self._exchange.respond(command.argument))
 
     def _apop(self, command: Apop) -> ServerEvent | Reply:
         if self._timestamp is None or not self._offers("APOP"):
             return _fixed.NO_MECHANISM
-        self._step = self._begin("APOP", State.AUTH, self._timestamp).respond(command.argument)
+        exchange = self._begin("APOP", State.AUTH, self._timestamp)
+        self._proceed(exchange, exchange.respond(command.argument))
         return sasl.AuthenticationStarted(mechanism="APOP")
 
     def _auth(self, command: Auth) -> ServerEvent | Reply:
@@ -338,7 +337,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
             return Capa()  # the question of old clients that CAPA has replaced
         if command.mechanism not in offered:
             return _fixed.NO_MECHANISM
-        self._step = self._begin(command.mechanism, State.AUTH).begin(command.initial_response)
+        exchange = self._begin(command.mechanism, State.AUTH)
+        self._proceed(exchange, exchange.begin(command.initial_response))
         return sasl.AuthenticationStarted(mechanism=command.mechanism)
 
     def _offers(self, mechanism: str) -> bool:
@@ -349,18 +349,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
         context = self._settings.context(nonce or self._nonce(), tls=self._tls is not None)
         return self._start_login(self._settings.mechanisms.create(mechanism, context))
 
-    def _take_response(self) -> ServerEvent | Action | None:
-        if self._exchange is None:
-            return None
-        try:
-            line = self._input.take_line(MAXIMUM_AUTH_LINE)
-        except LineTooLong:
-            self._step = sasl.Fault.TOO_LONG
-        else:
-            if line is None:
-                return self._starve(SERVER_PATIENCE[_AUTH])
-            self._step = self._exchange.receive(line)
-        return self._take_step()
+    def _announce(self, event: LoginEvent) -> None:
+        self._events.append(event)
 
     def _challenge(self, octets: bytes) -> None:
         if self._state is State.NAMED:
@@ -389,24 +379,10 @@ class ServerConnection(ServerMachine[ServerEvent]):
         self._state = State.AUTHORIZATION
         self._events.append(self._drop_clear_text(tls))
 
-    def _wind_up(self) -> ServerEvent | None:
-        """Nothing is said but the reply to what was asked: an unasked -ERR would be taken for the next command's."""
-        if self._step is not None:
-            return self._take_step()
-        self._abandon()
+    def _take_leave(self) -> None:
+        """Only what was asked is answered: an unasked -ERR would be taken for the reply to the next command."""
         if self._state is State.OPENING:
             self._say(_fixed.SHUTTING_DOWN)
-        self._close(self._why)
-        return None
-
-    def _at_end_of_stream(self) -> None:
-        self._abandon()
-        self._close(Why.PEER)
-
-    def _abandon(self) -> None:
-        """The session ends: so does a login that was begun."""
-        if (failed := self._abandon_login()) is not None:
-            self._events.append(failed)
 
     def _say_contents(self) -> None:
         self._say_ok(f"maildrop has {self._maildrop.count} messages ({self._maildrop.size} octets)")

@@ -17,10 +17,6 @@ from .._errors import LocalProtocolError
 MAXIMUM_COMMAND_LINE: Final = 255
 """Octets of a command with its CRLF (RFC 2449 section 4); what a client keeps to, and a server takes at least."""
 
-MAXIMUM_AUTH_LINE: Final = 12_288 + 4
-"""Octets of a line of an AUTH exchange, with ``+ `` and CRLF: RFC 5034 section 4 wants whatever the mechanisms need,
-and RFC 4954 section 4 has the number for it."""
-
 _HOST_NAME: Final = re.compile(r"[!-;=?-~]{1,255}")
 
 

@@ -7,16 +7,16 @@ application's.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from typing import Final
 
 from .. import sasl
-from .._connection import MAXIMUM_UNREAD, ClientMachine
+from .._client import ClientMachine
+from .._connection import MAXIMUM_UNREAD
 from .._dots import Stuffer
 from .._errors import LocalProtocolError, Malformed, RemoteProtocolError
-from .._events import Action, Closed, Command, MessageChunk, NeedData, Send, Tls, Why
-from .._lines import LineEnds, LineTooLong
+from .._events import Action, Command, MessageChunk, NeedData, Tls, Why
+from .._lines import LineEnds
 from ._states import CLIENT_PATIENCE, GROUPABLE, NEXT, OTHERWISE, State
 from .commands import Auth, Data, Hello, Help, Mail, MessageComplete, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
 from .events import AuthenticationFailed, ClientEvent, Replied
@@ -35,7 +35,6 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     __slots__ = (
         "_accepted_recipients",
-        "_cancelled",
         "_code",
         "_extensions",
         "_line_ends",
@@ -46,26 +45,21 @@ class ClientConnection(ClientMachine[ClientEvent]):
         "_settings",
         "_state",
         "_stuffer",
-        "_unsent",
-        "_upgraded",
     )
 
     def __init__(self, settings: ClientSettings | None = None, *, tls: Tls | None = None) -> None:
-        super().__init__(tls=tls)
         self._settings = settings or ClientSettings()
+        super().__init__(tls=tls, maximum_unanswered=self._settings.maximum_unanswered)
         self._state = State.GREETING
         self._projected = State.GREETING  # where the session will stand if every unanswered command is accepted
-        self._unsent: deque[Command] = deque()  # accepted from the application, waiting for replies to earlier ones
         self._extensions: Mapping[str, str] = {}
         self._accepted_recipients = 0
         self._lone_dot = False
-        self._cancelled = False
         self._code = 0  # of the reply that is being received, and its lines
         self._lines: list[str] = []
         self._reply_size = 0
         self._stuffer = Stuffer()
         self._line_ends = LineEnds()
-        self._upgraded: Replied | None = None
 
     @property
     def extensions(self) -> Mapping[str, str]:
@@ -85,10 +79,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if isinstance(command, MessageChunk):
             self._send_content(command.octets)
             return
-        if len(self._unanswered) + len(self._unsent) >= self._settings.maximum_unanswered:
-            raise LocalProtocolError("too many commands are unanswered: read replies before sending more")
-        if self._exchange is not None:
-            raise LocalProtocolError("a login is under way")
+        self._check_may_ask()
         if isinstance(command, MessageComplete):
             if self._state is not State.DATA or self._lone_dot:
                 raise LocalProtocolError("no message content is being sent")
@@ -108,10 +99,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
                 raise LocalProtocolError("TLS is active already")
         elif self._tls is None and self._settings.tls_required and command.verb == "MAIL":
             raise LocalProtocolError("MAIL needs TLS here: tls_required is set")
-        command.to_wire()  # what cannot be encoded is refused here
-        self._unsent.append(command)
+        octets = command.to_wire()  # what cannot be encoded is refused here
         self._projected = after
-        self._send_what_may()
+        self._queue(command, octets)
 
     def _send_content(self, octets: bytes) -> None:
         if self._state is not State.DATA or self._lone_dot:
@@ -127,27 +117,17 @@ class ClientConnection(ClientMachine[ClientEvent]):
             self._line_ends.watch(self._stuffer.open_line_end)
             raise LocalProtocolError("message content holds a bare CR, a bare LF or a NUL; lines end in CRLF")
 
-    def _send_what_may(self) -> None:
-        """Move commands to the output as far as RFC 2920 section 3.1 lets them: only the last of a group may be of any
-        kind.  The end of content may begin one, as in its section 4.
-        """
-        unsent = self._unsent
-        while unsent:
-            if self._unanswered and not ("PIPELINING" in self._extensions and self._all_groupable()):
-                return
-            command = unsent.popleft()
-            self._unanswered.append(command)
-            assert isinstance(command, _LINE_COMMANDS)
-            self._write(command.to_wire(), due=not unsent)
-
-    def _all_groupable(self) -> bool:
+    def _may_follow(self) -> bool:
+        """RFC 2920 section 3.1: only the last of a group may be of any kind; the end of content may begin one (4)."""
+        if "PIPELINING" not in self._extensions:
+            return False
         last = self._unanswered[-1]
         return isinstance(last, MessageComplete) or (isinstance(last, _LINE_COMMANDS) and last.verb in GROUPABLE)
 
     # The login
 
     def _check_may_log_in(self) -> None:
-        if self._unanswered or self._unsent or self._exchange is not None or self._state is not State.READY:
+        if not self._idle or self._state is not State.READY:
             raise LocalProtocolError("AUTH is allowed after EHLO, outside a transaction, with no reply due")
         if self._tls is None and self._settings.tls_required:
             raise LocalProtocolError("AUTH needs TLS here: tls_required is set")
@@ -156,26 +136,17 @@ class ClientConnection(ClientMachine[ClientEvent]):
         return mechanism.upper() in self._extensions.get("AUTH", "").upper().split()
 
     def _start_login(self, exchange: sasl.ClientExchange) -> None:
-        self._cancelled = False
         room = _MAXIMUM_COMMAND - len(f"AUTH {exchange.mechanism} \r\n")
         command = Auth(mechanism=exchange.mechanism, initial_response=exchange.begin(room))
         self._unanswered.append(command)
         self._write(command.to_wire(), due=True)
 
     def _continue_login(self, reply: Reply) -> ClientEvent | None:
-        exchange = self._exchange
-        if exchange is None:
-            raise RemoteProtocolError("a challenge outside a login")
-        if reply.code == 334 and not self._cancelled:
-            try:
-                response = exchange.respond(reply.text.encode("ascii"))
-            except Malformed:
-                response = b"*"  # RFC 4954 section 4: cancel, and the server answers 501
-                self._cancelled = True
-            self._write(response + b"\r\n", due=True)
+        if reply.code == 334:
+            self._take_challenge(reply.text.encode("ascii"))
             return None
         self._unanswered.popleft()
-        if reply.code == 235 and not self._cancelled:
+        if reply.code == 235:
             return self._succeed()
         if reply.code < 400:
             raise RemoteProtocolError(f"AUTH was answered by {reply.code}")
@@ -184,19 +155,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
     # What comes in
 
     def _advance(self) -> ClientEvent | Action | None:
-        if self._upgraded is not None:
-            replied, self._upgraded = self._upgraded, None
-            return replied
-        if self._last_words:
-            self._input.clear()  # nothing that follows a 421 answers anything
-            return self._starve(OTHERWISE)
-        try:
-            line = self._input.take_line(self._settings.maximum_reply_line)
-        except LineTooLong:
-            raise RemoteProtocolError(f"a reply line of over {self._settings.maximum_reply_line} octets") from None
+        line = self._take_reply_line(self._settings.maximum_reply_line)
         if line is None:
-            if self._input.dropping:
-                raise RemoteProtocolError(f"a reply line of over {self._settings.maximum_reply_line} octets")
             return self._starve(self._patience())
         reply = self._read(line)
         return None if reply is None else self._take(reply)
@@ -212,8 +172,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         try:
             code, last, text = parse_line(line)
         except Malformed:
-            shown = "" if self._exchange is not None else f": {line[:80]!r}"  # it may echo our password
-            raise RemoteProtocolError(f"not a reply{shown}") from None
+            raise self._no_reply(line) from None
         lines = self._lines
         if lines and code != self._code:
             raise RemoteProtocolError("the lines of one reply carry different codes")
@@ -235,6 +194,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if self._state is State.GREETING:
             if 300 <= reply.code < 400:
                 raise RemoteProtocolError(f"the greeting is {reply.code}")
+            self._greeted = True
             self._state = self._projected = State.CONNECTED if reply.positive else State.REFUSING
             return Replied(command=None, reply=reply)
         if not self._unanswered:
@@ -255,17 +215,17 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._unanswered.popleft()
         self._apply(command, reply)
         if isinstance(command, StartTls) and reply.positive:
-            self._upgraded = Replied(command=command, reply=reply)  # told once TLS has started
-            self._instead = self._begin_tls
+            self._upgrade(Replied(command=command, reply=reply))
             return None
         return Replied(command=command, reply=reply)
 
     def _take_last_words(self, reply: Reply) -> ClientEvent:
         """421: the server will close; what is still unanswered stays so (RFC 5321 section 3.8)."""
         self._last_words = True
-        self._unanswered.extend(self._unsent)
-        self._unsent.clear()
-        command = self._unanswered.popleft() if self._unanswered else None
+        if self._unanswered:
+            command: Command | None = self._unanswered.popleft()
+        else:
+            command = None
         if self._exchange is not None:
             return AuthenticationFailed(mechanism=self._end_login().mechanism, reply=reply)
         return Replied(command=command, reply=reply)
@@ -298,7 +258,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _project(self) -> None:
         """Anew where the session will stand: a refusal has changed what the commands under way will find."""
         state = self._state
-        for command in (*self._unanswered, *self._unsent):
+        for command in (*self._unanswered, *(command for command, _ in self._unsent)):
             if isinstance(command, _LINE_COMMANDS):
                 state = NEXT[state].get(command.verb, state)
         self._projected = state
@@ -306,22 +266,12 @@ class ClientConnection(ClientMachine[ClientEvent]):
     # TLS and the end
 
     def _secured(self, tls: Tls) -> None:
+        super()._secured(tls)
         self._state = self._projected = State.CONNECTED
         self._extensions = {}
 
-    def _at_end_of_stream(self) -> None:
-        if self._state is State.GREETING and not self._last_words:
-            raise RemoteProtocolError("the server closed the connection before its greeting")
-        super()._at_end_of_stream()
-
-    def _say_closed(self) -> Send | Closed:
-        self._unanswered.extend(self._unsent)
-        self._unsent.clear()
-        return super()._say_closed()
-
     def _wind_up(self) -> None:
-        idle = not (self._unanswered or self._unsent or self._exchange or self._last_words)
-        if idle and self._state not in (State.GREETING, State.DATA):
+        if self._idle and self._state not in (State.GREETING, State.DATA):
             self._write(Quit().to_wire(), due=True)
         self._close(self._why)
 

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Final, TypeVar
 
 from .. import sasl
-from .._connection import ServerMachine
 from .._dots import Unstuffer
 from .._errors import LocalProtocolError, Malformed
 from .._events import Accept, Action, MessageChunk, Question, Tls, Why
 from .._lines import LineTooLong
+from .._server import LoginEvent, ServerMachine
 from . import _fixed
 from ._command_lines import COMMON, PARSERS, from_common, split_line
 from ._grammar import Mailbox
@@ -37,7 +37,7 @@ from .commands import (
 )
 from .events import Connected, ContentFault, MessageAborted, Refused, ServerEvent
 from .replies import Reply
-from .settings import MAXIMUM_AUTH_LINE, ServerSettings
+from .settings import ServerSettings
 
 A = TypeVar("A")
 
@@ -93,8 +93,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
         state = self._state
         if state is _DATA:
             return self._take_content()
-        if state is _AUTH:
-            return self._take_response()
+        if state is _AUTH and self._exchange is not None:
+            return self._take_response(self._exchange, SERVER_PATIENCE[_AUTH])
         if state is _GREETING:
             self._question = connected = Connected()
             return connected
@@ -220,8 +220,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
             return _fixed.NO_MECHANISM if offered else _fixed.NOT_IMPLEMENTED
         context = sasl.Context(nonce=self._nonce(), host_name=self._settings.host_name, tls=tls)
         exchange = self._start_login(self._settings.mechanisms.create(command.mechanism, context))
-        self._step = exchange.begin(command.initial_response)
         self._state = State.AUTH
+        self._proceed(exchange, exchange.begin(command.initial_response))
         return sasl.AuthenticationStarted(mechanism=command.mechanism)
 
     def _mail(self, command: Mail) -> ServerEvent | Reply:
@@ -331,17 +331,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
 
     # The login
 
-    def _take_response(self) -> ServerEvent | Action | None:
-        if self._step is None and self._exchange is not None:
-            try:
-                line = self._input.take_line(MAXIMUM_AUTH_LINE)
-            except LineTooLong:
-                self._step = sasl.Fault.TOO_LONG
-            else:
-                if line is None:
-                    return self._starve(SERVER_PATIENCE[_AUTH])
-                self._step = self._exchange.receive(line)
-        return self._take_step()
+    def _announce(self, event: LoginEvent) -> None:
+        self._events.append(event)
 
     def _challenge(self, octets: bytes) -> None:
         # The blank stays when the challenge is empty (RFC 4954 section 4): clients hang without it.
@@ -369,24 +360,13 @@ class ServerConnection(ServerMachine[ServerEvent]):
         self._reset()
         self._events.append(self._drop_clear_text(tls))
 
-    def _wind_up(self) -> ServerEvent | None:
-        if self._step is not None:
-            return self._take_step()
-        self._abandon(self._why)
+    def _take_leave(self) -> None:
         self._say(_fixed.TIMED_OUT if self._why is Why.TIMED_OUT else _fixed.SHUTTING_DOWN)
-        self._close(self._why)
-        return None
-
-    def _at_end_of_stream(self) -> None:
-        self._abandon(Why.PEER)
-        self._close(Why.PEER)
 
     def _abandon(self, why: Why) -> None:
-        """Close what was begun: a message, a login."""
         if self._state is _DATA:
             self._events.append(MessageAborted(why=why))
-        elif (failed := self._abandon_login()) is not None:
-            self._events.append(failed)
+        super()._abandon(why)
 
     def _reset(self) -> None:
         """No transaction is open (RFC 5321 section 4.1.1.5)."""

@@ -7,7 +7,6 @@ Each limit is a field, and its comment says where the number comes from.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Final
 
 import attrs
 
@@ -17,9 +16,6 @@ from ._grammar import check_domain
 from ._parameters import MAIL_PARAMETERS, Parameter
 from .commands import Mail
 from .replies import Reply
-
-MAXIMUM_AUTH_LINE: Final = 12_288 + 2
-"""Octets of a line of an AUTH exchange, with its CRLF (RFC 4954 section 4)."""
 
 
 @attrs.frozen(kw_only=True)

@@ -1,0 +1,161 @@
+"""What the two servers share: questions and their answers, challenges, and the one path that every login takes.
+
+Knows no verb and no reply; who may log in is the application's to answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from abc import abstractmethod
+from typing import TypeAlias, TypeVar
+
+from . import sasl
+from ._connection import MAXIMUM_AUTH_LINE, Machine
+from ._errors import LocalProtocolError
+from ._events import Action, NeedData, Question, Tls, TlsStarted, Why
+from ._lines import LineTooLong
+
+A = TypeVar("A")
+E = TypeVar("E")
+
+LoginEvent: TypeAlias = sasl.ServerQuestion | sasl.Authenticated | sasl.AuthenticationFailed
+
+
+class ServerMachine(Machine[E]):
+    """A server: asks its application, and answers its client."""
+
+    __slots__ = ("_entropy", "_exchange", "_identity", "_nonces")
+
+    def __init__(self, *, entropy: bytes, tls: Tls | None) -> None:
+        if len(entropy) != 32:
+            raise LocalProtocolError("entropy must be 32 octets, fresh for each connection")
+        super().__init__(tls)
+        self._entropy = entropy
+        self._nonces = 0
+        self._identity: str | None = None
+        self._exchange: sasl.ServerExchange | None = None
+
+    @property
+    def identity(self) -> str | None:
+        """The authorization identity of the client; None before a login, and again after STARTTLS or STLS."""
+        return self._identity
+
+    def answer(self, question: Question[A], answer: A) -> None:
+        """Answer the open question.
+
+        Raises LocalProtocolError, the question staying open, when *question* is not the open one or *answer* is none
+        for it.
+        """
+        if self._question is None or question is not self._question:
+            raise LocalProtocolError("this question is not open: it was answered, or never asked here")
+        exchange = self._exchange
+        if exchange is None:
+            self._resolve(question, answer)
+            self._question = None
+        else:
+            step = exchange.answer(answer)
+            self._question = None
+            self._proceed(exchange, step)
+
+    @abstractmethod
+    def _resolve(self, question: Question[A], answer: A) -> None:
+        """Act on an answer; raise LocalProtocolError before anything changed when it cannot be one."""
+
+    # The login
+
+    @abstractmethod
+    def _announce(self, event: LoginEvent) -> None:
+        """Queue *event*."""
+
+    @abstractmethod
+    def _challenge(self, octets: bytes) -> None:
+        """Write a mechanism's challenge in the protocol's form."""
+
+    @abstractmethod
+    def _admit(self, success: sasl.Success) -> None:
+        """The identity is proved."""
+
+    @abstractmethod
+    def _deny(self, why: sasl.Refusal | sasl.Fault) -> None:
+        """The login failed: say so."""
+
+    def _nonce(self) -> str:
+        """32 hexadecimal digits, never the same twice: a counter under the entropy of this connection (HMAC-SHA256)."""
+        self._nonces += 1
+        return hmac.new(self._entropy, b"%d" % self._nonces, hashlib.sha256).hexdigest()[:32]
+
+    def _start_login(self, mechanism: sasl.ServerMechanism) -> sasl.ServerExchange:
+        """Open the exchange; the caller begins it and hands its first step to ``_proceed()``."""
+        self._exchange = exchange = sasl.ServerExchange(mechanism)
+        return exchange
+
+    def _take_response(self, exchange: sasl.ServerExchange, need: NeedData) -> Action | None:
+        """The next line of an AUTH exchange."""
+        try:
+            line = self._input.take_line(MAXIMUM_AUTH_LINE)
+        except LineTooLong:
+            self._proceed(exchange, sasl.Fault.TOO_LONG)
+            return None
+        if line is None:
+            return self._starve(need)
+        self._proceed(exchange, exchange.receive(line))
+        return None
+
+    def _proceed(self, exchange: sasl.ServerExchange, step: sasl.Step) -> None:
+        """Carry out what the mechanism says next; its events follow the one that is being returned."""
+        match step:
+            case sasl.Challenge(octets=octets):
+                self._challenge(octets)
+            case sasl.Success(authorization_identity=identity):
+                self._exchange = None
+                self._identity = identity
+                self._admit(step)
+                self._announce(sasl.Authenticated(mechanism=exchange.mechanism, identity=identity))
+            case sasl.Refusal() | sasl.Fault():
+                self._exchange = None
+                self._deny(step)
+                self._announce(login_failed(exchange, step))
+            case question:
+                self._question = question
+                self._announce(question)
+
+    # The end
+
+    def _wind_up(self) -> None:
+        self._abandon(self._why)
+        self._take_leave()
+        self._close(self._why)
+
+    @abstractmethod
+    def _take_leave(self) -> None:
+        """``shut_down()`` was called: the last reply, if the protocol has one for that."""
+
+    def _at_end_of_stream(self) -> None:
+        self._abandon(Why.PEER)
+        self._close(Why.PEER)
+
+    def _abandon(self, why: Why) -> None:
+        """Tell the end of what was begun and will not be finished: here a login."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            self._announce(login_failed(exchange, None))
+
+    # TLS
+
+    def _expect_tls(self) -> None:
+        """The positive reply to STARTTLS or STLS is written: the wall (RFC 3207 section 4.2)."""
+        self._output_due = False  # all that waits leaves with BeginTls: write and handshake are one act
+        self._instead = self._begin_tls
+
+    def _drop_clear_text(self, tls: Tls) -> TlsStarted:
+        """Forget what came before the handshake: octets, identity."""
+        self._identity = None
+        return TlsStarted(tls=tls, dropped=self._input.clear())
+
+
+def login_failed(exchange: sasl.ServerExchange, why: sasl.Refusal | sasl.Fault | None) -> sasl.AuthenticationFailed:
+    """The notice for *exchange*, which came to no good end."""
+    return sasl.AuthenticationFailed(
+        mechanism=exchange.mechanism, authentication_identity=exchange.authentication_identity, why=why
+    )
