@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -216,3 +217,38 @@ def test_while_a_thread_writes_the_message(run: Run, tmp_path: Path, monkeypatch
     run(main)
     assert budget.free == budget.octets
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_while_a_thread_deletes(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The maildrop stays locked until the thread has done what QUIT asked for, though nobody waits for it any more."""
+    entered, go_on = threading.Event(), threading.Event()
+    unlink = os.unlink
+
+    def slow(path: Path) -> None:
+        entered.set()
+        assert go_on.wait(20)
+        unlink(path)
+
+    maildrops = stores.MaildirMaildrops(tmp_path)
+    stream = MemoryStream(LOGIN, b"DELE 1\r\nDELE 2\r\nQUIT\r\n")
+
+    async def first() -> None:
+        for _ in range(2):
+            content = stores.MessageContent.of(b"x\r\n", stores.Budget())
+            await (await maildrops.stage("alice", b"", content)).reveal()
+        monkeypatch.setattr(os, "unlink", slow)
+        work = pop3_work(house(maildrops, stores.Budget()), stream)
+        if _loops.current().name == "trio":  # the task itself waits for its thread
+            await cancel(work, entered.is_set, go_on.set)
+        else:
+            await cancel(work, entered.is_set)
+            assert await maildrops.open("alice") is pop3.Unavailable.IN_USE
+            go_on.set()
+
+    async def second() -> None:
+        opened = await maildrops.open("alice")
+        assert not isinstance(opened, pop3.Unavailable)
+        assert opened.messages == ()
+
+    run(first)
+    run(second)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import poplib
+import re
 import stat
 import subprocess
 import sys
@@ -12,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from mailauth import pop3
-from mailauth_io.stores import Budget, MaildirMaildrops, MessageContent, _maildir
-from tests.io.server_support import Run, on_both_loops
+from mailauth_io import server
+from mailauth_io.stores import Budget, MaildirMaildrops, MemoryOutbox, MessageContent
+from tests.io.server_support import Run, Served, accounts, meet, on_both_loops
 from tests.io.test_stores_maildrops import opened, put, whole
 
 pytestmark = on_both_loops
@@ -55,28 +59,13 @@ def test_a_message_lies_in_new_with_lf_line_ends(run: Run, tmp_path: Path) -> No
     assert list((tmp_path / "alice" / "tmp").iterdir()) == []
 
 
-@pytest.mark.parametrize("cut", range(7))
-def test_crlf_cut_between_two_chunks_is_one_line_end(run: Run, tmp_path: Path, cut: int) -> None:
-    text = b"a\r\nb\r\n"
-
-    async def main() -> None:
-        content = MessageContent(Budget())
-        content.chunks = [chunk for chunk in (text[:cut], text[cut:]) if chunk]
-        await (await MaildirMaildrops(tmp_path).stage("alice", b"", content)).reveal()
-
-    run(main)
-    (file,) = (tmp_path / "alice" / "new").iterdir()
-    assert file.read_bytes() == b"a\nb\n"
-    assert file.name.endswith(",W=6")
-
-
 @pytest.mark.parametrize(
-    "octets", [b"a\nb\n", b"a\r\nb\r\n", b"a\r\nb\n", b"a\nb", b"a\nb\r", b"\n" * 70_000, b"x" * 65_535 + b"\r\ny\n"]
+    "octets",
+    [b"a\nb\n", b"a\r\nb\r\n", b"a\r\nb\n", b"a\nb", b"a\nb\r", b"a\rb\n", b"\n" * 70_000, b"x" * 65_535 + b"\r\ny\n"],
 )
 def test_what_others_delivered_is_read_with_crlf_line_ends(run: Run, tmp_path: Path, octets: bytes) -> None:
     foreign(tmp_path / "alice", "1.x.host", octets, "cur")
-    expected = octets.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-    expected = expected if expected.endswith(b"\r\n") else expected + b"\r\n"
+    expected = re.sub(rb"\r\n|\r|\n|(?<![\r\n])\Z", b"\r\n", octets)
 
     async def main() -> None:
         maildrop = await opened(MaildirMaildrops(tmp_path), "alice")
@@ -113,8 +102,8 @@ def test_a_message_deleted_by_another_program_may_be_deleted_again(run: Run, tmp
     run(main)
 
 
-def test_two_processes_exclude_each_other(run: Run, tmp_path: Path) -> None:
-    """RFC 1939 section 4, by a lock that the kernel keeps and that ends with its process."""
+def child(directory: Path) -> subprocess.Popen[bytes]:
+    """A process that opens the maildrop, says what is in it, and holds it until its input ends."""
     script = (
         "import asyncio, pathlib, sys\n"
         "from mailauth_io.stores import MaildirMaildrops\n"
@@ -124,13 +113,16 @@ def test_two_processes_exclude_each_other(run: Run, tmp_path: Path) -> None:
         "    sys.stdin.read()\n"
         "asyncio.run(main())\n"
     )
-    maildrops = MaildirMaildrops(tmp_path)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    other = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
-    )  # fmt: skip
-    with other:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    )
+
+
+def test_two_processes_exclude_each_other(run: Run, tmp_path: Path) -> None:
+    """RFC 1939 section 4, by a lock that the kernel keeps and that ends with its process, however it ends."""
+    maildrops = MaildirMaildrops(tmp_path)
+    with child(tmp_path) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"()\n"
 
@@ -146,6 +138,22 @@ def test_two_processes_exclude_each_other(run: Run, tmp_path: Path) -> None:
     run(free)
 
 
+def test_the_second_session_hears_in_use(run: Run, tmp_path: Path) -> None:
+    """RFC 2449 section 8.1.1, with the other session in another process."""
+    kept = server.Stores(accounts=accounts(), maildrops=MaildirMaildrops(tmp_path), outbox=MemoryOutbox())
+
+    def client(served: Served) -> None:
+        with child(tmp_path) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"()\n"
+            with pytest.raises(poplib.error_proto, match=r"-ERR \[IN-USE\]"):
+                served.log_in()
+            other.kill()
+        served.log_in().quit()
+
+    meet(run, client, kept=kept)
+
+
 @pytest.mark.parametrize("name", ["..", "../alice", "a/b", "", "Alice", ".hidden", "alice@example.test"])
 def test_no_name_leads_out_of_the_directory(run: Run, tmp_path: Path, name: str) -> None:
     async def main() -> None:
@@ -159,60 +167,124 @@ def test_no_name_leads_out_of_the_directory(run: Run, tmp_path: Path, name: str)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_message_is_on_disk_before_it_is_seen(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is synced, then renamed, then its folder is synced."""
-    done: list[str] = []
-    fsync, rename = os.fsync, os.rename
-
-    def recorded_fsync(number: int) -> None:
-        done.append("folder" if stat.S_ISDIR(os.fstat(number).st_mode) else "file")
-        fsync(number)
-
-    def recorded_rename(source: Path, target: Path) -> None:
-        done.append("rename")
-        rename(source, target)
-
-    _maildir.make_maildir(tmp_path / "alice")
-    monkeypatch.setattr(os, "fsync", recorded_fsync)
-    monkeypatch.setattr(os, "rename", recorded_rename)
+def test_what_is_no_plain_file_is_no_message(run: Run, tmp_path: Path) -> None:
+    """A symbolic link could lead to a file that its maker may not read."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"root:x\n")
+    file = foreign(tmp_path / "alice", "5.x.host", b"a\n")
+    file.with_name("1.link").symlink_to(secret)
+    file.with_name("2.folder").mkdir()
+    os.mkfifo(file.with_name("3.pipe"))
+    file.with_name(".4.hidden").write_bytes(b"x\n")
 
     async def main() -> None:
-        await put(MaildirMaildrops(tmp_path), "alice", b"x\r\n")
+        maildrop = await opened(MaildirMaildrops(tmp_path), "alice")
+        assert len(maildrop.messages) == 1
+        assert await whole(maildrop, 1) == b"a\r\n"
 
     run(main)
-    assert done == ["file", "rename", "folder"]
 
 
-def test_a_message_that_cannot_be_written_leaves_nothing(
+NAMES = ["1.x.host", "1." + "x" * 200, "1.\u00e9", "1.a b\nc", "1.M1P1Q1R00000000.host,S=1,W=2", "1.x,foo=bar"]
+
+
+def test_unique_ids_are_the_same_in_every_process(run: Run, tmp_path: Path) -> None:
+    """RFC 1939 section 7: 1 to 70 characters from 0x21 to 0x7E, whatever the names of the files are."""
+    for name in NAMES:
+        foreign(tmp_path / "alice", name, b"a\n")
+    (tmp_path / "alice" / "new" / os.fsdecode(b"1.\xff")).write_bytes(b"a\n")
+    told = child(tmp_path).communicate(b"", timeout=60)[0].decode()
+
+    async def main() -> None:
+        maildrop = await opened(MaildirMaildrops(tmp_path), "alice")
+        snapshot = pop3.Maildrop(messages=maildrop.messages)
+        assert len({message.unique_id for message in snapshot.messages}) == len(NAMES) + 1
+        assert told == f"{maildrop.messages}\n"
+
+    run(main)
+
+
+def test_a_message_that_vanished_is_refused_and_the_session_goes_on(run: Run, tmp_path: Path) -> None:
+    """RFC 1939 section 5: -ERR to RETR and TOP, numbers stay, and QUIT still deletes what is there."""
+    file = foreign(tmp_path / "alice", "1.x.host", b"a\n")
+    foreign(tmp_path / "alice", "2.x.host", b"b\n")
+    kept = server.Stores(accounts=accounts(), maildrops=MaildirMaildrops(tmp_path), outbox=MemoryOutbox())
+
+    def client(served: Served) -> None:
+        session = served.log_in()
+        file.unlink()
+        with pytest.raises(poplib.error_proto, match="-ERR"):
+            session.retr(1)
+        with pytest.raises(poplib.error_proto, match="-ERR"):
+            session.top(1, 0)
+        assert session.retr(2)[1] == [b"b"]
+        session.dele(1)
+        session.dele(2)
+        session.quit()
+        assert served.mail_of("alice") == []
+
+    meet(run, client, kept=kept)
+
+
+def test_a_message_that_vanishes_while_the_maildrop_is_opened_is_left_out(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(number: int) -> None:
-        raise OSError(28, "No space left on device")
+    file = foreign(tmp_path / "alice", "1.x.host", b"a\n")
+    foreign(tmp_path / "alice", "2.x.host", b"bb\n")
+    lstat = os.lstat
 
-    _maildir.make_maildir(tmp_path / "alice")
-    monkeypatch.setattr(os, "fsync", full)
+    def late(path: Path) -> os.stat_result:
+        file.unlink(missing_ok=True)
+        return lstat(path)
 
-    async def main() -> None:
-        with pytest.raises(OSError, match="No space"):
-            await put(MaildirMaildrops(tmp_path), "alice", b"x\r\n")
-
-    run(main)
-    assert [path for path in (tmp_path / "alice").rglob("*") if path.is_file()] == []
-
-
-def test_a_message_discarded_while_it_is_written_leaves_nothing(run: Run, tmp_path: Path) -> None:
-    """A task may be cancelled while its thread goes on writing."""
-    _maildir.make_maildir(tmp_path / "alice")
-    file = _maildir.StagedFile(tmp_path / "alice")
-
-    def pieces() -> Iterator[bytes]:
-        yield b"half"
-        file.discard()
-        yield b"the rest"
+    monkeypatch.setattr(os, "lstat", late)
 
     async def main() -> None:
-        file.write(pieces())
-        file.reveal()
+        maildrop = await opened(MaildirMaildrops(tmp_path), "alice")
+        assert [message.size for message in maildrop.messages] == [4]
+        assert await whole(maildrop, 1) == b"bb\r\n"
 
     run(main)
-    assert [path for path in (tmp_path / "alice").rglob("*") if path.is_file()] == []
+
+
+def test_a_message_that_cannot_be_deleted_keeps_none_of_the_others(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 1939 section 6: -ERR, since some messages are not removed; and only those that were marked are."""
+    files = [foreign(tmp_path / "alice", f"{number}.x.host", b"a\n") for number in range(1, 5)]
+    unlink = os.unlink
+
+    def stuck(path: Path) -> None:
+        if path == files[0]:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", stuck)
+
+    async def main() -> None:
+        maildrop = await opened(MaildirMaildrops(tmp_path), "alice")
+        with pytest.raises(PermissionError):
+            await maildrop.update(frozenset({1, 2, 4}))
+        assert [file.exists() for file in files] == [True, False, True, False]
+
+    run(main)
+
+
+def test_deletions_are_on_disk_when_they_are_acknowledged(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign(tmp_path / "alice", "1.x.host", b"a\n")
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(number: int) -> None:
+        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{number}")))
+        fsync(number)
+
+    async def main() -> None:
+        maildrop = await opened(MaildirMaildrops(tmp_path), "alice")
+        monkeypatch.setattr(os, "fsync", noted)
+        await maildrop.update(frozenset({1}))
+
+    run(main)
+    assert synced == ["new", "cur"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,6 +130,58 @@ def test_a_message_is_read_piece_by_piece_as_large_as_told(run: Run, maildrops: 
         got = await whole(maildrop, 1)
         assert got == (text if text.endswith(b"\r\n") or not text else text + b"\r\n")
         assert maildrop.messages[0].size == len(got)
+
+    run(main)
+
+
+BARE = [
+    b"a\nb\n",
+    b"a\rb\r\n",
+    b"a\r\r\nb\n\r\n",
+    b"a\r\n\rb",
+    b"\n" * 70_000,
+    b"x" * 65_535 + b"\r" + b"y" * 9 + b"\n",
+    b"x\r",
+]
+
+
+@pytest.mark.parametrize("text", BARE, ids=range(len(BARE)))
+@pytest.mark.parametrize("head", [b"", b"H: 1\n"])
+def test_a_bare_cr_or_lf_comes_out_as_crlf(run: Run, maildrops: Maildrops, text: bytes, head: bytes) -> None:
+    """RFC 1939 section 3: lines end in CRLF; a client that takes a bare LF for one would see the end elsewhere."""
+
+    async def main() -> None:
+        await put(maildrops, "alice", text, head=head)
+        maildrop = await opened(maildrops, "alice")
+        got = await whole(maildrop, 1)
+        assert got.replace(b"\r\n", b"").translate(None, b"\r\n") == got.replace(b"\r\n", b"")
+        ended = head + (text if text.endswith(b"\r\n") else text + b"\r\n")  # as sealing the content does
+        assert got == re.sub(rb"\r\n|\r|\n", b"\r\n", ended)
+        assert maildrop.messages[0].size == len(got)
+
+    run(main)
+
+
+def test_the_snapshot_is_one_that_pop3_takes(run: Run, maildrops: Maildrops) -> None:
+    """RFC 1939 section 7: unique-ids of 1 to 70 characters from 0x21 to 0x7E."""
+
+    async def main() -> None:
+        for _ in range(3):
+            await put(maildrops, "alice", b"x\r\n")
+        assert len(pop3.Maildrop(messages=(await opened(maildrops, "alice")).messages).messages) == 3
+
+    run(main)
+
+
+def test_a_closed_maildrop_deletes_nothing(run: Run, maildrops: Maildrops) -> None:
+    """RFC 1939 section 6: without QUIT there is no UPDATE state."""
+
+    async def main() -> None:
+        await put(maildrops, "alice", b"x\r\n")
+        first = await opened(maildrops, "alice")
+        await whole(first, 1)
+        first.close()
+        assert len((await opened(maildrops, "alice")).messages) == 1
 
     run(main)
 

@@ -1,4 +1,4 @@
-"""What both Maildir stores need: making the folders, and a message that is written first and seen later.
+"""What both Maildir stores need: making and listing the folders, and a message that is written first and seen later.
 
 Knows files and ``fsync``; everything here blocks and runs in a thread, but for ``discard()``, which is one unlink.
 """
@@ -8,28 +8,42 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import secrets
 import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-from .content import PIECE
+from .content import PIECE, with_lf
 
 _counter = itertools.count(1)
-_HOST: Final = socket.gethostname().replace("/", "\\057").replace(":", "\\072")
+_HOST: Final = socket.gethostname().replace("/", "\\057").replace(":", "\\072").replace(",", "\\054")
+_OURS: Final = re.compile(
+    r"[0-9]+\.M[0-9]{6}P[0-9]+Q[0-9]+R[0-9a-f]{8}\.[^,]*,S=([0-9]{1,18}),W=([0-9]{1,18})", re.DOTALL
+)
 
 
 def make_maildir(path: Path) -> None:
     """*path* with its ``tmp``, ``new`` and ``cur``, for the owner alone; what is there already stays as it is."""
     if all((path / folder).is_dir() for folder in ("tmp", "new", "cur")):
         return
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for folder in (path, path / "tmp", path / "new", path / "cur"):
-        folder.mkdir(mode=0o700, exist_ok=True)
+    _make_folder(path)
+    for folder in ("tmp", "new"):
+        (path / folder).mkdir(mode=0o700, exist_ok=True)
     sync_folder(path)
+    sync_folder(path.parent)
+    (path / "cur").mkdir(mode=0o700, exist_ok=True)  # the last: whoever finds it knows that the others will last
+
+
+def _make_folder(path: Path) -> None:
+    """*path* and every folder above it that is missing; ``Path.mkdir`` would let all read those above."""
+    if path.is_dir():
+        return
+    _make_folder(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)
     sync_folder(path.parent)
 
 
@@ -40,6 +54,42 @@ def sync_folder(path: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+def listing(maildir: Path) -> dict[str, Path]:
+    """Where each message is, by its unique name: that of its file without the flags behind the colon.
+
+    Whatever is no plain file is no message; a symbolic link could lead to a file that its maker may not read.
+    ``mailbox.Maildir`` would follow it, and look each name up on disk once more.
+    """
+    found = {}
+    for folder in ("new", "cur"):  # in the order in which messages move, so that none slips through
+        with os.scandir(maildir / folder) as entries:
+            for entry in entries:
+                if not entry.name.startswith(".") and entry.is_file(follow_symlinks=False):
+                    found[entry.name.partition(":")[0]] = Path(entry.path)
+    return found
+
+
+def octets_of(path: Path) -> Iterator[bytes]:
+    """The file as it is, piece by piece; it is opened by this call and closed with the iterator.  Raises OSError."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0)
+
+    def pieces() -> Iterator[bytes]:
+        with file:
+            while piece := file.read(PIECE):
+                yield piece
+
+    return pieces()
+
+
+def told_size(unique_name: str, octets: int) -> int | None:
+    """The octets with CRLF line ends that the name tells of a file of *octets*; None unless this server gave the name.
+
+    Others write ``W=`` too, and some count otherwise: they are not believed.
+    """
+    told = _OURS.fullmatch(unique_name)
+    return int(told[2]) if told and int(told[1]) == octets else None
 
 
 class StagedFile:
@@ -56,19 +106,14 @@ class StagedFile:
         self._path = maildir / "tmp" / self._unique
         self._discarded = False
         self._lock = threading.Lock()
-        self._size = 0
+        self._octets = 0
+        self._lines = 0
 
     def write(self, pieces: Iterable[bytes]) -> None:
-        """Write octets with CRLF line ends as a file with LF line ends, safe on disk.  Raises OSError."""
+        """Write *pieces* as a file with LF line ends, safe on disk.  Raises OSError, and leaves nothing then."""
         make_maildir(self._maildir)
-        number = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         try:
-            with os.fdopen(number, "wb") as file:
-                for piece in _with_lf(pieces):
-                    file.write(piece)
-                    self._size += len(piece) + piece.count(b"\n")
-                file.flush()
-                os.fsync(number)
+            self._write(pieces)
         except BaseException:
             self.discard()
             raise
@@ -76,9 +121,22 @@ class StagedFile:
             if self._discarded:
                 self._unlink()
 
+    def _write(self, pieces: Iterable[bytes]) -> None:
+        number = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        try:
+            for piece in with_lf(pieces):
+                self._octets += len(piece)
+                self._lines += piece.count(b"\n")
+                left = memoryview(piece)
+                while left:
+                    left = left[os.write(number, left) :]
+            os.fsync(number)
+        finally:
+            os.close(number)
+
     def reveal(self) -> None:
-        """Make it visible under a name that also tells its size with CRLF line ends, as Courier and Dovecot do."""
-        seen = self._maildir / "new" / f"{self._unique},W={self._size}"
+        """Make it visible under a name that also tells its sizes, with LF and CRLF line ends, as Dovecot's do."""
+        seen = self._maildir / "new" / f"{self._unique},S={self._octets},W={self._octets + self._lines}"
         with self._lock:
             if self._discarded:
                 return
@@ -95,42 +153,3 @@ class StagedFile:
     def _unlink(self) -> None:
         with contextlib.suppress(OSError):  # what cannot be removed stays in tmp, unseen, until it is cleaned away
             os.unlink(self._path)
-
-
-def _with_lf(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    held = b""
-    for piece in pieces:
-        piece = held + piece if held else piece
-        held = b""
-        if piece.endswith(b"\r"):
-            piece, held = piece[:-1], b"\r"
-        yield piece.replace(b"\r\n", b"\n")
-    if held:
-        yield held
-
-
-class Readable(Protocol):
-    """A file being read."""
-
-    def read(self, size: int, /) -> bytes: ...
-    def close(self) -> None: ...
-
-
-def with_crlf(file: Readable) -> Iterator[bytes]:
-    """A file's octets in pieces, each line ended by CRLF whatever ends it in the file; then the file is closed."""
-    held = b""
-    last = b"\r\n"
-    try:
-        while octets := file.read(PIECE):
-            piece = held + octets
-            held = b""
-            if piece.endswith(b"\r"):
-                piece, held = piece[:-1], b"\r"
-            if piece:
-                piece = piece.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-                last = piece[-2:]
-                yield piece
-        if held or not last.endswith(b"\n"):
-            yield held + b"\r\n"
-    finally:
-        file.close()

@@ -5,7 +5,8 @@ Knows octets and who still needs them; knows no header, no protocol and no file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import attrs
@@ -22,6 +23,27 @@ OVERHEAD: Final = 512
 """What a message costs besides its octets, counted too: else a flood of tiny messages would be free."""
 
 _WORTH_KEEPING: Final = 4096  # a chunk below this is copied together with its neighbours; each object costs memory too
+
+
+def with_lf(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same lines, each ended by LF whatever ended it: CRLF, or a bare CR or LF; a last line without end gets one.
+
+    Pieces may be cut anywhere; none that comes out is empty.
+    """
+    lines = io.IncrementalNewlineDecoder(None, translate=True)  # latin-1 text is octets, and far faster than a regex
+    ended = True
+    for piece in pieces:
+        if text := lines.decode(piece.decode("latin-1")):
+            ended = text.endswith("\n")
+            yield text.encode("latin-1")
+    if lines.decode("", final=True) or not ended:
+        yield b"\n"
+
+
+def with_crlf(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """As ``with_lf``, but each line ends in CRLF: what POP3 sends, and what LIST counts (RFC 1939 section 11)."""
+    for piece in with_lf(pieces):
+        yield piece.replace(b"\n", b"\r\n")
 
 
 class Full(Exception):

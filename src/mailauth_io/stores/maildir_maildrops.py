@@ -7,23 +7,26 @@ the kernel keeps, so that it holds between processes and ends with them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import functools
 import hashlib
 import mailbox
 import os
-import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TypeVar
 
 from mailauth import pop3
 
 from .. import _loops
-from ._maildir import StagedFile, make_maildir, sync_folder, with_crlf
-from .content import ContentReader, MessageContent
+from ._maildir import StagedFile, listing, make_maildir, octets_of, sync_folder
+from ._wire_sizes import WireSizes
+from .content import ContentReader, MessageContent, with_crlf
 from .names import mailbox_name
 
-_WIRE_SIZE: Final = re.compile(r",W=([0-9]{1,18})(?=,|$)")  # the octets with CRLF line ends, told by a file's name
+T = TypeVar("T")
 
 
 class MaildirMaildrops:
@@ -85,14 +88,13 @@ class _Opening:
 
     def run(self) -> _Opened | pop3.Unavailable:
         make_maildir(self._path)
-        lock = os.open(self._path / "mailauth.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        lock = _Lock.take(self._path / "mailauth.lock")
+        if lock is None:
+            return pop3.Unavailable.IN_USE
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             opened = _Opened(self._path, lock)
-        except BaseException as error:
-            os.close(lock)
-            if isinstance(error, BlockingIOError):
-                return pop3.Unavailable.IN_USE
+        except BaseException:
+            lock.close()
             raise
         with self._lock:
             self._opened = opened
@@ -108,41 +110,116 @@ class _Opening:
                 self._opened.close()
 
 
-class _Opened:
-    def __init__(self, path: Path, lock: int) -> None:
-        self._path = path
-        self._lock: int | None = lock
-        self._maildir = mailbox.Maildir(path, create=False)
-        with contextlib.suppress(FileNotFoundError):  # a delivery going on may move its file away meanwhile
-            self._maildir.clean()  # what a crash left in tmp, once it is 36 hours old
-        self._keys = sorted(key for key in self._maildir.iterkeys() if not key.startswith("."))
-        self._reader = ContentReader(iter(()))
-        self.messages = tuple(self._message(key) for key in self._keys)
+class _Lock:
+    """The kernel's lock on a maildrop: a session holds it until ``close()``, a thread at work for it by ``with``.
 
-    def _message(self, key: str) -> pop3.Message:
-        told = _WIRE_SIZE.search(key)
-        size = int(told[1]) if told else sum(map(len, with_crlf(self._maildir.get_file(key))))
-        return pop3.Message(size=size, unique_id=hashlib.sha256(os.fsencode(key)).hexdigest()[:32])
+    A thread goes on when the task that waits for it is cancelled, so the last of them gives the lock back.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._holders = 1
+        self._closed = False
+        self._guard = threading.Lock()
+
+    @classmethod
+    def take(cls, path: Path) -> _Lock | None:
+        """The lock that the file at *path* stands for; None when another session, in whatever process, has it."""
+        number = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException as error:
+            os.close(number)
+            if isinstance(error, BlockingIOError):
+                return None
+            raise
+        return cls(number)
+
+    def __enter__(self) -> None:
+        with self._guard:
+            if self._closed:
+                raise ValueError("the maildrop is closed")
+            self._holders += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._guard:
+            self._drop()
+
+    def close(self) -> None:
+        with self._guard:
+            if not self._closed:
+                self._closed = True
+                self._drop()
+
+    def _drop(self) -> None:
+        self._holders -= 1
+        if self._holders == 0:
+            os.close(self._number)
+
+
+class _Opened:
+    def __init__(self, path: Path, lock: _Lock) -> None:
+        self._path = path
+        self._lock = lock
+        with contextlib.suppress(FileNotFoundError):  # a delivery going on may move its file away meanwhile
+            mailbox.Maildir(path, create=False).clean()  # what a crash left in tmp, once it is 36 hours old
+        self._files = listing(path)
+        self._names: list[str] = []
+        self._reader = ContentReader(iter(()))
+        self.messages = tuple(self._snapshot())
+
+    def _snapshot(self) -> list[pop3.Message]:
+        sizes = WireSizes(self._path)
+        messages = []
+        for name in sorted(self._files):
+            unique_id = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+            try:
+                size = self._at(name, functools.partial(sizes.of, name, unique_id))
+            except FileNotFoundError:
+                continue  # it was deleted while we looked
+            self._names.append(name)
+            messages.append(pop3.Message(size=size, unique_id=unique_id))
+        sizes.save()
+        return messages
+
+    def _at(self, name: str, work: Callable[[Path], T]) -> T:
+        """*work* at the place of a message, which another program may have moved.  Raises FileNotFoundError."""
+        if name in self._files:
+            with contextlib.suppress(FileNotFoundError):
+                return work(self._files[name])
+            self._files = listing(self._path)
+        if name not in self._files:
+            raise FileNotFoundError(errno.ENOENT, "another program has deleted the message")
+        return work(self._files[name])
 
     async def read(self, number: int, offset: int = 0) -> pop3.Content:
-        return await _loops.current().in_thread(self._read, self._keys[number - 1], offset)
+        return await _loops.current().in_thread(self._read, self._names[number - 1], offset)
 
-    def _read(self, key: str, offset: int) -> pop3.Content:
-        if offset == 0:
-            self._reader = ContentReader(with_crlf(self._maildir.get_file(key)))
-        return self._reader.read()
+    def _read(self, name: str, offset: int) -> pop3.Content:
+        with self._lock:
+            if offset == 0:
+                self._reader = ContentReader(with_crlf(self._at(name, octets_of)))
+            return self._reader.read()
 
     async def update(self, deleted: frozenset[int]) -> None:
-        await _loops.current().in_thread(self._update, [self._keys[number - 1] for number in sorted(deleted)])
+        await _loops.current().in_thread(self._update, [self._names[number - 1] for number in sorted(deleted)])
 
-    def _update(self, keys: list[str]) -> None:
-        for key in keys:
-            self._maildir.discard(key)
-        for folder in ("new", "cur"):
-            sync_folder(self._path / folder)
+    def _update(self, names: list[str]) -> None:
+        """One that cannot be deleted keeps none of the others."""
+        failure: OSError | None = None
+        with self._lock:
+            for name in names:
+                try:
+                    self._at(name, os.unlink)
+                except FileNotFoundError:
+                    pass  # as good as deleted
+                except OSError as error:
+                    failure = error
+            for folder in ("new", "cur"):
+                sync_folder(self._path / folder)
+        if failure is not None:
+            raise failure
 
     def close(self) -> None:
         self._reader = ContentReader(iter(()))
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.close()

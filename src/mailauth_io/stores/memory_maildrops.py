@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from mailauth import pop3
 
-from .content import OVERHEAD, PIECE, ContentReader, MessageContent
+from .content import OVERHEAD, PIECE, ContentReader, MessageContent, with_crlf
 
 
 class _Copy:
@@ -24,13 +24,24 @@ class _Copy:
         self._head = head
         self._content = content
         self._unique_id = unique_id
+        self._message: pop3.Message | None = None
+        self._clean = False
 
     @property
     def message(self) -> pop3.Message:
-        return pop3.Message(size=len(self._head) + self._content.size, unique_id=self._unique_id)
+        """Its size is counted when a session first asks: whoever delivers does not wait for that."""
+        if self._message is None:
+            size = sum(map(len, with_crlf((self._head, *self._content.chunks))))
+            self._clean = size == len(self._head) + self._content.size  # each line end that is not CRLF adds to it
+            self._message = pop3.Message(size=size, unique_id=self._unique_id)
+        return self._message
 
     def pieces(self) -> Iterator[bytes]:
-        """The message in pieces of about PIECE octets: its head is joined to what follows, a chunk too long is cut."""
+        """The message in pieces of about PIECE octets, with CRLF line ends."""
+        return self._stored() if self._clean else with_crlf(self._stored())
+
+    def _stored(self) -> Iterator[bytes]:
+        """As it came: the head is joined to what follows, a chunk too long is cut."""
         held = self._head
         for chunk in self._content.chunks:
             if held and len(held) + len(chunk) > PIECE:

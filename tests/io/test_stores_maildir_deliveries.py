@@ -1,0 +1,254 @@
+"""Delivery into a Maildir: what is acknowledged is on disk, what failed or was killed on the way was never there."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import smtplib
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from mailauth_io import server
+from mailauth_io.stores import Budget, MaildirMaildrops, MaildirOutbox, MessageContent, _maildir
+from tests.io import killed_deliveries
+from tests.io.server_support import Run, Served, accounts, authenticate, meet, on_both_loops, run_on_asyncio
+from tests.io.test_stores_maildrops import opened, put, whole
+
+STEPS = ("write", "sync of the file", "rename", "sync of the folder")
+RECIPIENTS = ("alice@example.test", "friend@far.test")  # a maildrop's, and one that goes to the outbox
+
+
+@attrs.define
+class Disk:
+    """Notes what reaches the disk below *root*, in order; may leave a step out, or fail at it."""
+
+    root: Path
+    patch: pytest.MonkeyPatch
+    left_out: str = ""
+    failing: str = ""
+    error: int = errno.ENOSPC
+    steps: list[str] = attrs.field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self._watch("write", lambda number, octets: "write", lambda number, octets: len(octets))
+        self._watch("fsync", lambda number: f"sync of the {'folder' if _is_folder(number) else 'file'}")
+        self._watch("rename", lambda source, target: "rename")
+        self._watch("mkdir", lambda path, *mode: "making a folder")
+        self._watch("open", lambda path, flags, *mode: "making the file" if flags & os.O_EXCL else "")
+
+    def _watch(self, name: str, step: Callable[..., str], instead: Callable[..., object] = lambda *args: None) -> None:
+        real = getattr(os, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            what = step(*args, **options) if self._concerned(args[0]) else ""
+            if not what:
+                return real(*args, **options)
+            if what == self.failing:
+                raise OSError(self.error, os.strerror(self.error))
+            if what == self.left_out:
+                return instead(*args, **options)
+            self.steps.append(what)
+            return real(*args, **options)
+
+        self.patch.setattr(os, name, call)
+
+    def _concerned(self, place: int | str | Path) -> bool:
+        path = os.readlink(f"/proc/self/fd/{place}") if isinstance(place, int) else str(place)
+        return path.startswith(str(self.root))
+
+
+def _is_folder(number: int) -> bool:
+    return stat.S_ISDIR(os.fstat(number).st_mode)
+
+
+def assert_safe(steps: list[str]) -> None:
+    """Each step, in this order and no other, and 250 behind them all."""
+    assert [step for step, _ in itertools.groupby(steps)] == ["making the file", *STEPS, "250"]
+
+
+def deliver(run: Run, directory: Path, recipient: str, disk: Disk) -> tuple[int, bytes]:
+    """Send *recipient* a message through a server; the reply to it, which *disk* notes as well."""
+    kept = server.Stores(
+        accounts=accounts(), maildrops=MaildirMaildrops(directory), outbox=MaildirOutbox(directory / "outbox")
+    )
+
+    def client(served: Served) -> tuple[int, bytes]:
+        with served.smtp("smtps") as smtp:
+            authenticate(smtp, "PLAIN")
+            smtp.mail("alice@example.test")
+            assert smtp.rcpt(recipient)[0] == 250
+            code, text = smtp.data("Subject: x\r\n\r\n" + "body\r\n" * 50_000)
+            disk.steps.append(str(code))
+            return code, text
+
+    return meet(run, client, kept=kept)
+
+
+@on_both_loops
+@pytest.mark.parametrize("recipient", RECIPIENTS)
+def test_a_message_is_on_disk_before_it_is_acknowledged(
+    run: Run, recipient: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 5321 section 6.1: with 250 the server takes the responsibility, so a power cut behind it loses nothing."""
+    for folder in ("alice", "outbox"):
+        _maildir.make_maildir(tmp_path / folder)
+    disk = Disk(tmp_path, monkeypatch)
+    assert deliver(run, tmp_path, recipient, disk)[0] == 250
+    assert_safe(disk.steps)
+
+
+@pytest.mark.parametrize("left_out", STEPS)
+@pytest.mark.parametrize("recipient", RECIPIENTS)
+def test_no_step_can_be_left_out_unnoticed(
+    recipient: str, left_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test above would fail."""
+    for folder in ("alice", "outbox"):
+        _maildir.make_maildir(tmp_path / folder)
+    disk = Disk(tmp_path, monkeypatch, left_out=left_out)
+    deliver(run_on_asyncio, tmp_path, recipient, disk)
+    with pytest.raises(AssertionError):
+        assert_safe(disk.steps)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EACCES], ids=["full", "unwritable"])
+@pytest.mark.parametrize("failing", ["making a folder", "making the file", *STEPS])
+@pytest.mark.parametrize("recipient", RECIPIENTS)
+def test_a_message_that_cannot_be_written_is_put_off_and_leaves_nothing(
+    recipient: str, failing: str, error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 5321 section 4.2.2: 451, so the sender tries again."""
+    with monkeypatch.context() as patch:
+        disk = Disk(tmp_path, patch, failing=failing, error=error)
+        code, text = deliver(run_on_asyncio, tmp_path, recipient, disk)
+    assert (code, text[:6]) == (451, b"4.3.0 ")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    code, _ = deliver(run_on_asyncio, tmp_path, recipient, Disk(tmp_path, monkeypatch))
+    assert code == 250
+
+
+def test_a_maildrop_that_is_no_folder_puts_the_message_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "alice").write_bytes(b"precious")
+    code, _ = deliver(run_on_asyncio, tmp_path, "alice@example.test", Disk(tmp_path, monkeypatch))
+    assert code == 451
+    assert (tmp_path / "alice").read_bytes() == b"precious"
+
+
+def test_new_folders_are_on_disk_before_the_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of them, ``cur``, tells the next delivery that the others will last."""
+    disk = Disk(tmp_path, monkeypatch)
+    deliver(run_on_asyncio, tmp_path / "mail", "alice@example.test", disk)
+    made = len(disk.steps) - disk.steps[::-1].index("making a folder")
+    assert disk.steps[made - 2 : made] == ["sync of the folder", "making a folder"]
+    assert_safe(disk.steps[made:])
+
+
+def test_a_message_discarded_while_it_is_written_leaves_nothing(tmp_path: Path) -> None:
+    """A task may be cancelled while its thread goes on writing."""
+    _maildir.make_maildir(tmp_path / "alice")
+    file = _maildir.StagedFile(tmp_path / "alice")
+
+    def pieces() -> Iterator[bytes]:
+        yield b"half"
+        file.discard()
+        yield b"the rest"
+
+    file.write(pieces())
+    file.reveal()
+    assert [path for path in (tmp_path / "alice").rglob("*") if path.is_file()] == []
+
+
+def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``write`` may take less than it is given."""
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda number, octets: write(number, octets[:1000]))
+
+    async def main() -> None:
+        await put(MaildirMaildrops(tmp_path), "alice", b"line\r\n" * 1_000)
+        assert await whole(await opened(MaildirMaildrops(tmp_path), "alice"), 1) == b"line\r\n" * 1_000
+
+    run_on_asyncio(main)
+
+
+def test_a_name_tells_both_sizes(tmp_path: Path) -> None:
+    """As Dovecot's do: ``S=`` octets of the file, ``W=`` with CRLF line ends."""
+
+    async def main() -> None:
+        await put(MaildirMaildrops(tmp_path), "alice", b"a\r\nb\nc\rd\r\n")
+
+    run_on_asyncio(main)
+    (file,) = (tmp_path / "alice" / "new").iterdir()
+    assert file.read_bytes() == b"a\nb\nc\nd\n"
+    assert file.name.endswith(",S=8,W=12")
+
+
+@pytest.mark.parametrize("cut", range(7))
+def test_crlf_cut_between_two_chunks_is_one_line_end(tmp_path: Path, cut: int) -> None:
+    text = b"a\r\nb\r\n"
+
+    async def main() -> None:
+        content = MessageContent(Budget())
+        content.chunks = [chunk for chunk in (text[:cut], text[cut:]) if chunk]
+        await (await MaildirMaildrops(tmp_path).stage("alice", b"", content)).reveal()
+
+    run_on_asyncio(main)
+    (file,) = (tmp_path / "alice" / "new").iterdir()
+    assert file.read_bytes() == b"a\nb\n"
+    assert file.name.endswith(",S=4,W=6")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_kill_9_tears_no_message_and_loses_none_that_was_acknowledged(tmp_path: Path, seed: int) -> None:
+    """Two hundred deliveries, killed about every fourth, at any of their calls that reach the disk."""
+    program = killed_deliveries.__file__
+    root = Path(program).parent.parent.parent
+    done = subprocess.run(
+        [sys.executable, program, str(tmp_path), "200", str(seed)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(root), *filter(None, sys.path)))},
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    acknowledged = [int(number) for number in done.stdout.split()]
+    assert 100 < len(acknowledged) < 190
+
+    async def read() -> list[bytes]:
+        maildrop = await opened(MaildirMaildrops(tmp_path), "alice")
+        texts = [await whole(maildrop, number + 1) for number in range(len(maildrop.messages))]
+        assert [len(text) for text in texts] == [message.size for message in maildrop.messages]
+        return texts
+
+    stored = [text.removeprefix(b"Return-Path: <>\r\n") for text in run_on_asyncio(read)]
+    numbers = [int(text[8:11]) for text in stored]
+    assert all(text == killed_deliveries.text(number) for text, number in zip(stored, numbers, strict=True))
+    assert len(set(numbers)) == len(numbers)
+    assert set(acknowledged) <= set(numbers)
+
+
+@on_both_loops
+def test_what_is_refused_while_the_disk_is_full_is_taken_afterwards(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one session: the connection outlives the failure."""
+    kept = server.Stores(
+        accounts=accounts(), maildrops=MaildirMaildrops(tmp_path), outbox=MaildirOutbox(tmp_path / "outbox")
+    )
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            with monkeypatch.context() as patch:
+                Disk(tmp_path, patch, failing="write")
+                with pytest.raises(smtplib.SMTPDataError) as refused:
+                    smtp.sendmail("x@far.test", ["alice@example.test"], "text")
+            assert refused.value.smtp_code == 451
+            assert smtp.sendmail("x@far.test", ["alice@example.test"], "text") == {}
+        assert len(served.mail_of("alice")) == 1
+
+    meet(run, client, kept=kept)

@@ -1,0 +1,145 @@
+"""The sizes of messages in a Maildir: what LIST tells is what RETR sends, counted once, in little memory."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mailauth_io.stores import MaildirMaildrops, _wire_sizes
+from tests.io.server_support import Run, on_both_loops
+from tests.io.test_stores_maildirs import foreign
+from tests.io.test_stores_maildrops import opened, put, whole
+
+pytestmark = on_both_loops
+
+
+WRONG = [
+    "1.M000001P1.host,W=3",
+    "1.M000001P1Q1R00000000.host,S=5,W=3",
+    "1.M000001P1Q1R00000000.host,W=3",
+    "1.x,S=4,W=3",
+]
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_size_that_others_tell_is_not_believed(run: Run, tmp_path: Path, name: str) -> None:
+    """LIST must tell what RETR sends (RFC 1939 section 11), whatever a file's name says."""
+    foreign(tmp_path / "alice", name, b"a\nb\n")
+
+    async def main() -> None:
+        maildrop = await opened(MaildirMaildrops(tmp_path), "alice")
+        assert maildrop.messages[0].size == 6 == len(await whole(maildrop, 1))
+
+    run(main)
+
+
+async def sizes(directory: Path) -> list[int]:
+    """What a new store tells."""
+    maildrop = await opened(MaildirMaildrops(directory), "alice")
+    maildrop.close()
+    return [message.size for message in maildrop.messages]
+
+
+def uncounted(path: Path) -> Iterator[bytes]:
+    raise AssertionError("the message was read to count it")
+
+
+def test_sizes_are_counted_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at all for what this server wrote; for the rest once, however many sessions and processes follow."""
+    foreign(tmp_path / "alice", "1.x.host", b"a\nb\n")
+    moved = foreign(tmp_path / "alice", "2.x.host", b"c\n")
+
+    async def main() -> None:
+        await put(MaildirMaildrops(tmp_path), "alice", b"mine\r\n")
+        assert await sizes(tmp_path) == [6, 6, 3]
+        moved.rename(tmp_path / "alice" / "cur" / "2.x.host:2,S")
+        monkeypatch.setattr(_wire_sizes, "octets_of", uncounted)
+        assert await sizes(tmp_path) == [6, 6, 3]
+
+    run(main)
+
+
+def test_a_message_that_another_program_changed_is_counted_again(run: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        for octets, size in ((b"a\nb\n", 6), (b"\n\n\n\n", 8), (b"a\n", 3)):
+            file = foreign(tmp_path / "alice", "1.x.host", octets)
+            os.utime(file, ns=(0, len(octets) + size))
+            assert await sizes(tmp_path) == [size]
+
+    run(main)
+
+
+def test_sizes_of_messages_that_are_gone_are_forgotten(run: Run, tmp_path: Path) -> None:
+    file = foreign(tmp_path / "alice", "1.x.host", b"a\n")
+    foreign(tmp_path / "alice", "2.x.host", b"a\n")
+
+    async def main() -> None:
+        await sizes(tmp_path)
+        file.unlink()
+        await sizes(tmp_path)
+
+    run(main)
+    assert len((tmp_path / "alice" / "mailauth.sizes").read_bytes().splitlines()) == 2
+
+
+@pytest.mark.parametrize("kept", [b"", b"\0" * 100, b"mailauth sizes 0\n%s %s 1\n", b"mailauth sizes 1\n%s %s\n"])
+def test_remembered_sizes_that_make_no_sense_are_counted_again(run: Run, tmp_path: Path, kept: bytes) -> None:
+    """A power cut, or a version that counts otherwise."""
+    file = foreign(tmp_path / "alice", "1.x.host", b"a\nb\n")
+    unique_id = hashlib.sha256(b"1.x.host").hexdigest()[:32].encode()
+    stamp = b"4 %d" % file.stat().st_mtime_ns
+    (tmp_path / "alice" / "mailauth.sizes").write_bytes(kept % (unique_id, stamp) if b"%" in kept else kept)
+
+    async def main() -> None:
+        assert await sizes(tmp_path) == [6]
+
+    run(main)
+
+
+@pytest.mark.parametrize("name", ["open", "rename"])
+def test_a_full_disk_keeps_nobody_from_his_mail(
+    run: Run, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sizes that cannot be remembered are counted each time; else nobody could log in to delete what fills the disk."""
+    foreign(tmp_path / "alice", "1.x.host", b"a\n")
+    real = getattr(os, name)
+
+    def full(path: Path, *args: int) -> int:
+        if "mailauth.sizes" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return int(real(path, *args))
+
+    monkeypatch.setattr(os, name, full)
+
+    async def main() -> None:
+        assert await sizes(tmp_path) == [3]
+
+    run(main)
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"1.x.host", "mailauth.lock"}
+
+
+def test_a_message_is_never_whole_in_memory(run: Run, tmp_path: Path) -> None:
+    """Neither to count it nor to read it."""
+    foreign(tmp_path / "alice", "1.x.host", b"x" * 75 + b"\n" + b"\n" * 8_000_000)
+
+    async def main() -> None:
+        tracemalloc.start()
+        try:
+            maildrop = await opened(MaildirMaildrops(tmp_path), "alice")
+            assert maildrop.messages[0].size == 16_000_077
+            count, last = 0, False
+            while not last:
+                content = await maildrop.read(1, count)
+                count, last = count + len(content.octets), content.last
+            assert count == 16_000_077
+            assert tracemalloc.get_traced_memory()[1] < 1_500_000
+        finally:
+            tracemalloc.stop()
+
+    run(main)
