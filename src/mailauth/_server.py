@@ -120,6 +120,13 @@ class ServerMachine(Machine[E]):
                 self._question = question
                 self._announce(question)
 
+    def _cannot_ask(self, question: sasl.FurtherQuestion) -> None:
+        """The application of this server is asked about passwords alone: a mechanism of another kind slipped in."""
+        exchange = self._exchange
+        assert exchange is not None
+        self._question = None
+        self._proceed(exchange, exchange.answer(question.unavailable))
+
     # The end
 
     def _wind_up(self) -> None:

@@ -5,19 +5,27 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from mailauth import LocalProtocolError
+from mailauth import LocalProtocolError, Tls
 from mailauth.sasl import (
+    ALL_MECHANISMS,
     DEFAULT_MECHANISMS,
     ApopServer,
     Challenge,
+    CheckExternal,
     Context,
     CramMd5Server,
+    FetchScramKeys,
     Mechanisms,
     PlainServer,
+    Refusal,
+    ScramDecoy,
+    check_offer,
     is_message_id,
+    possible,
 )
 
 CONTEXT = Context(nonce="1896.697170952", host_name="mx.example.test", tls=True)
@@ -96,6 +104,77 @@ def test_a_nonce_that_fits_into_no_msg_id_is_refused(nonce: str) -> None:
         Context(nonce=nonce, host_name="localhost", tls=False)
 
 
+def test_all_mechanisms_are_offered_the_strongest_first() -> None:
+    assert ALL_MECHANISMS.names == (
+        "SCRAM-SHA-256-PLUS",
+        "SCRAM-SHA-1-PLUS",
+        "SCRAM-SHA-256",
+        "SCRAM-SHA-1",
+        "EXTERNAL",
+        "OAUTHBEARER",
+        "XOAUTH2",
+        "PLAIN",
+        "LOGIN",
+        "CRAM-MD5",
+    )
+
+
+def test_each_is_made_under_its_own_name_with_the_context() -> None:
+    context = attrs.evolve(
+        CONTEXT,
+        channel_bindings={"tls-exporter": b"x"},
+        peer_certificate={"serialNumber": "01"},
+        scram_decoy=ScramDecoy(key=b"k" * 16),
+    )
+    for name in ALL_MECHANISMS.names:
+        made = ALL_MECHANISMS.create(name, context)
+        assert (made.name, made.tls) == (name, True)
+    plus = ALL_MECHANISMS.create("SCRAM-SHA-1-PLUS", context)
+    assert isinstance(plus.respond(b"p=tls-exporter,,n=tim,r=abc"), FetchScramKeys)
+    assert isinstance(ALL_MECHANISMS.create("EXTERNAL", context).respond(b""), CheckExternal)
+
+
+@pytest.mark.parametrize("name", ["SCRAM-SHA-1", "SCRAM-SHA-256"])
+def test_scram_knows_by_the_offer_whether_its_plus_form_was_taken_out(name: str) -> None:
+    """RFC 5802 section 6."""
+    context = attrs.evolve(CONTEXT, scram_decoy=ScramDecoy(key=b"k" * 16))
+    first = b"y,,n=tim,r=abc"
+    assert isinstance(ALL_MECHANISMS.create(name, context).respond(first), FetchScramKeys)
+    beside = attrs.evolve(context, offered=frozenset({f"{name}-PLUS"}))
+    assert ALL_MECHANISMS.create(name, beside).respond(first) is Refusal.BAD_CREDENTIALS
+
+
+def test_scram_is_not_offered_without_a_decoy() -> None:
+    """It would tell who has an account (house rule 5)."""
+    check_offer(ALL_MECHANISMS, ScramDecoy(key=b"k" * 16))
+    check_offer(DEFAULT_MECHANISMS, None)
+    for name in ALL_MECHANISMS.names[:4]:
+        with pytest.raises(LocalProtocolError):
+            check_offer(ALL_MECHANISMS.only(name), None)
+        with pytest.raises(LocalProtocolError):
+            ALL_MECHANISMS.create(name, CONTEXT)
+
+
+@pytest.mark.parametrize(
+    ("tls", "impossible"),
+    [
+        (None, {"SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "EXTERNAL"}),
+        (Tls(version="TLSv1.3"), {"SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "EXTERNAL"}),
+        (Tls(version="TLSv1.3", channel_bindings={"tls-exporter": b"x"}), {"EXTERNAL"}),
+        (Tls(version="TLSv1.3", peer_certificate={"serialNumber": "01"}), {"SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS"}),
+    ],
+)
+def test_what_the_connection_cannot_carry_is_not_possible(tls: Tls | None, impossible: set[str]) -> None:
+    """-PLUS needs binding data, EXTERNAL a certificate."""
+    assert {name for name in ALL_MECHANISMS.names if not possible(name, tls)} == impossible
+
+
+def test_mechanisms_that_ask_about_passwords_stay_such_when_some_are_chosen() -> None:
+    assert isinstance(DEFAULT_MECHANISMS, Mechanisms)
+    assert isinstance(DEFAULT_MECHANISMS.only("PLAIN"), Mechanisms)
+    assert not isinstance(ALL_MECHANISMS.only("PLAIN"), Mechanisms)
+
+
 WITHOUT_MD5 = """
 import hashlib, hmac
 def missing(*arguments, **keywords):
@@ -103,6 +182,7 @@ def missing(*arguments, **keywords):
 hashlib.md5 = hmac.digest = missing
 from mailauth import LocalProtocolError, sasl
 print(*sasl.DEFAULT_MECHANISMS.names)
+print("CRAM-MD5" in sasl.ALL_MECHANISMS)
 for make in (
     lambda: sasl.CramMd5Server(challenge=b"<a@b>", tls=True),
     lambda: sasl.ApopServer(timestamp=b"<a@b>", tls=True),
@@ -121,7 +201,7 @@ def test_where_md5_is_missing_its_mechanisms_are_left_out() -> None:
     environment = {"PYTHONPATH": ":".join(path for path in sys.path if path)}
     ran = subprocess.run([sys.executable, "-c", WITHOUT_MD5], capture_output=True, text=True, env=environment)
     assert ran.stderr == ""
-    assert ran.stdout.splitlines() == ["PLAIN LOGIN", *["this system has no MD5"] * 4]
+    assert ran.stdout.splitlines() == ["PLAIN LOGIN", "False", *["this system has no MD5"] * 4]
 
 
 def test_the_longest_host_name_makes_a_timestamp() -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from mailauth import ACCEPT, LocalProtocolError
-from mailauth.sasl import Challenge, CheckPassword, Fault, PlainClient, PlainServer, Success
+from mailauth.sasl import Challenge, CheckPassword, Fault, PlainClient, PlainServer, Refusal, Success, saslprep
+from tests.sasl.driver import log_in
 
 
 def asked(response: bytes) -> CheckPassword:
@@ -107,3 +108,44 @@ def test_the_mechanism_itself_refuses_an_answer_of_the_wrong_type(answer: object
     server.respond(b"\0tim\0secret")
     with pytest.raises(LocalProtocolError):
         server.resolve(answer)
+
+
+@pytest.mark.parametrize(
+    ("sent", "asked_for"), [("I\u00adX", "IX"), ("\u00aa", "a"), ("\u2168", "IX"), ("a\u00a0b", "a b")]
+)
+def test_names_and_passwords_are_prepared(sent: str, asked_for: str) -> None:
+    """RFC 4616 section 2, RFC 4013 section 3: the server prepares what it was sent, before it is compared."""
+    question = asked(f"\0{sent}\0{sent}".encode())
+    assert (question.authentication_identity, question.password) == (asked_for, asked_for.encode())
+
+
+def test_an_authorization_identity_is_compared_as_prepared() -> None:
+    """RFC 4954 section 4 prepares it, too: ``I-X`` with a soft hyphen is ``IX``."""
+    server = PlainServer(tls=True)
+    server.respond("I\u00adX\0IX\0secret".encode())
+    assert server.resolve(ACCEPT) == Success(authentication_identity="IX", authorization_identity="")
+
+
+@pytest.mark.parametrize("response", ["\0\u00ad\0secret", "\0tim\0\u00ad", "\0tim\0\u0627\u0031", "\0tim\0\ue000"])
+def test_what_cannot_be_prepared_is_malformed(response: str) -> None:
+    """RFC 4616 section 2: nothing left, or prohibited; no store is asked."""
+    assert PlainServer(tls=True).respond(response.encode()) is Fault.MALFORMED
+
+
+def test_what_is_newer_than_the_tables_may_be_said() -> None:
+    """RFC 4013 section 2.5: presented strings are queries."""
+    assert asked("\0tim\0\U0001f600".encode()).password == "\U0001f600".encode()
+
+
+TEXT = st.text("ae\u00e9\u0301\u00ad\u00aa\u00a0 =,", min_size=1, max_size=4).filter(saslprep)
+
+
+@given(TEXT, TEXT, TEXT, TEXT)
+def test_a_login_succeeds_exactly_when_the_secrets_agree(name: str, other: str, sent: str, kept: str) -> None:
+    """Two spellings that SASLprep makes one are one."""
+    client = PlainClient(authentication_identity=name, password=sent.encode())
+    for account, password in ((name, sent), (name, kept), (other, sent)):
+        known = {saslprep(account): saslprep(password).encode()}
+        right = known.get(saslprep(name)) == saslprep(sent).encode()
+        success = Success(authentication_identity=saslprep(name), authorization_identity=saslprep(name))
+        assert log_in(client, PlainServer(tls=True), known) == (success if right else Refusal.BAD_CREDENTIALS)

@@ -12,13 +12,23 @@ from mailauth.sasl import (
     ApopClient,
     ClientExchange,
     ClientMechanism,
+    Context,
     CramMd5Client,
     LoginClient,
+    OauthBearerClient,
+    OauthBearerServer,
     PlainClient,
     PlainServer,
+    ScramDecoy,
+    ScramSha1PlusClient,
+    ScramSha256Client,
+    ScramSha256Server,
     ServerExchange,
     UserPassClient,
+    Xoauth2Client,
+    Xoauth2Server,
     encode_base64,
+    scram_keys,
 )
 
 
@@ -31,6 +41,16 @@ def test_no_repr_holds_a_secret() -> None:
         CramMd5Client(authentication_identity="tim", secret=secret),
         UserPassClient(authentication_identity="tim", password=secret),
         ApopClient(authentication_identity="tim", secret=secret),
+        ScramSha256Client(authentication_identity="tim", password=secret, entropy=secret * 4),
+        ScramSha1PlusClient(
+            authentication_identity="tim",
+            password=secret,
+            entropy=secret * 4,
+            channel_binding="tls-exporter",
+            binding_data=secret,
+        ),
+        OauthBearerClient(token=secret, authorization_identity="tim"),
+        Xoauth2Client(token=secret, authorization_identity="tim"),
     ]
     for client in clients:
         client.respond(None)
@@ -41,6 +61,27 @@ def test_no_repr_holds_a_secret() -> None:
     exchange = ServerExchange(PlainServer(tls=True))
     question = exchange.begin(base64.b64encode(b"\0tim\0" + secret))
     assert "tanstaaf" not in repr(question) + repr(exchange)
+
+
+def test_no_question_nor_key_shows_a_secret() -> None:
+    """House rule 5."""
+    secret, keys = b"tanstaaf", scram_keys(b"tanstaaf", b"salt", 4096)
+    decoy = ScramDecoy(key=secret * 2)
+    shown: list[object] = [
+        OauthBearerServer(tls=True).respond(b"n,,\x01auth=Bearer tanstaaf\x01\x01"),
+        Xoauth2Server(tls=True).respond(b"user=tim\x01auth=Bearer tanstaaf\x01\x01"),
+        Context(nonce="1.a", host_name="h", tls=True, channel_bindings={"tls-exporter": secret}, scram_decoy=decoy),
+        decoy,
+        keys,
+    ]
+    for value in shown:
+        assert "tanstaaf" not in repr(value)
+        assert repr(keys.stored_key) not in repr(value)
+        assert repr(keys.server_key) not in repr(value)
+    server = ScramSha256Server(nonce="server", tls=True, decoy=decoy)
+    server.respond(b"n,,n=tim,r=abc")
+    server.resolve(keys)
+    assert repr(keys.stored_key) not in repr(server) + repr(ServerExchange(server))
 
 
 @pytest.mark.parametrize("make", [PlainClient, LoginClient, UserPassClient])

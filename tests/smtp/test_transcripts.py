@@ -311,7 +311,7 @@ def test_cram_md5() -> None:
     tim = sasl.CramMd5Client(authentication_identity="tim", secret=b"tanstaaftanstaaf")
     run_client(call(), CRAM_MD5, smtp.Hello(domain="client.example"), tim)
 
-    def fixed(context: sasl.Context) -> sasl.ServerMechanism:
+    def fixed(context: sasl.Context) -> sasl.CramMd5Server:
         return sasl.CramMd5Server(challenge=CRAM.encode("ascii"), tls=context.tls)
 
     settings = smtp.ServerSettings(

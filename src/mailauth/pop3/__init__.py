@@ -16,6 +16,7 @@ from .commands import (
     Uidl as Uidl,
 )
 from .events import (
+    AnyServerEvent as AnyServerEvent,
     AuthenticationFailed as AuthenticationFailed,
     ClientEvent as ClientEvent,
     Connected as Connected,
@@ -28,9 +29,11 @@ from .events import (
 )
 from .maildrop import Maildrop as Maildrop, Message as Message
 from .replies import Content as Content, Reply as Reply, Unavailable as Unavailable
-from .server import ServerConnection as ServerConnection
+from .server import AnyServerConnection as AnyServerConnection, ServerConnection as ServerConnection
 from .settings import (
+    ALL_MECHANISMS as ALL_MECHANISMS,
     DEFAULT_MECHANISMS as DEFAULT_MECHANISMS,
+    AnyServerSettings as AnyServerSettings,
     ClientSettings as ClientSettings,
     ServerSettings as ServerSettings,
 )

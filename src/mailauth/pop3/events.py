@@ -96,5 +96,8 @@ ServerEvent: TypeAlias = (
 )
 """Everything that ``pop3.ServerConnection`` hands to the application."""
 
+AnyServerEvent: TypeAlias = ServerEvent | sasl.FurtherQuestion
+"""Everything that ``pop3.AnyServerConnection`` hands to the application: SCRAM, tokens and certificates, too."""
+
 ClientEvent: TypeAlias = Replied | MessageChunk | sasl.Authenticated | AuthenticationFailed
 """Everything that ``pop3.ClientConnection`` hands to the application."""

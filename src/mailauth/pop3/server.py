@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from operator import attrgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, Never, TypeVar
 
 from .. import sasl
 from .._dots import stuff_whole
@@ -41,9 +41,10 @@ from .commands import (
 from .events import Connected, OpenMaildrop, PosedQuestion, Refused, RetrieveMore, ServerEvent, Update
 from .maildrop import Maildrop, MarkedMaildrop, Message, Outgoing
 from .replies import Content, Reply, Unavailable
-from .settings import ServerSettings
+from .settings import AnyServerSettings, ServerSettings
 
 A = TypeVar("A")
+Q = TypeVar("Q")
 
 _match_common: Final = COMMON.match
 _AUTH, _TRANSACTION = State.AUTH, State.TRANSACTION
@@ -53,11 +54,8 @@ _SECRET: Final = frozenset({"PASS", "APOP", "AUTH"})
 _FROM_A_BROWSER: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE"})
 
 
-class ServerConnection(ServerMachine[ServerEvent]):
-    """One POP3 session.
-
-    *entropy* is 32 octets nobody else knows or gets; *tls* is given when TLS came first (port 995).
-    """
+class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
+    """One POP3 session, whose login may ask *Q* beside what every server's may."""
 
     __slots__ = (
         "_errors",
@@ -71,7 +69,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
         "_timestamp",
     )
 
-    def __init__(self, settings: ServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
+    def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
         super().__init__(entropy=entropy, tls=tls)
         self._settings = settings
         self._state = State.GREETING
@@ -156,7 +154,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
     # The commands: each gives the event, or the Reply that refuses it
 
     def _capa(self, command: Capa) -> ServerEvent | Reply:
-        lines = self._settings.capabilities(tls=self._tls is not None, logged_in=self._state is _TRANSACTION)
+        lines = self._settings.capabilities(self._tls, logged_in=self._state is _TRANSACTION)
         self._say(Reply(True, "", "capability list follows", lines))
         return command
 
@@ -293,7 +291,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
         text = "POP3 server ready"
         if self._offers("APOP"):
             self._timestamp = self._nonce()
-            context = self._settings.context(self._timestamp, tls=self._tls is not None)
+            context = self._settings.context(self._timestamp, self._tls)
             text = f"{text} {context.message_id.decode('ascii')}"
         self._state = State.AUTHORIZATION
         self._say_ok(text)
@@ -331,7 +329,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
         return sasl.AuthenticationStarted(mechanism="APOP")
 
     def _auth(self, command: Auth) -> ServerEvent | Reply:
-        offered = self._settings.offered(tls=self._tls is not None)
+        offered = self._settings.offered(self._tls)
         if command.mechanism is None:
             self._say(Reply(True, "", "mechanisms follow", offered))
             return Capa()  # the question of old clients that CAPA has replaced
@@ -342,15 +340,12 @@ class ServerConnection(ServerMachine[ServerEvent]):
         return sasl.AuthenticationStarted(mechanism=command.mechanism)
 
     def _offers(self, mechanism: str) -> bool:
-        return self._settings.offers(mechanism, tls=self._tls is not None)
+        return self._settings.offers(mechanism, self._tls)
 
     def _begin(self, mechanism: str, state: State, nonce: str | None = None) -> sasl.ServerExchange:
         self._state = state
-        context = self._settings.context(nonce or self._nonce(), tls=self._tls is not None)
+        context = self._settings.context(nonce or self._nonce(), self._tls)
         return self._start_login(self._settings.mechanisms.create(mechanism, context))
-
-    def _announce(self, event: LoginEvent) -> None:
-        self._events.append(event)
 
     def _challenge(self, octets: bytes) -> None:
         if self._state is State.NAMED:
@@ -396,19 +391,46 @@ class ServerConnection(ServerMachine[ServerEvent]):
         self._write(f"+OK {text}\r\n".encode("ascii"), due=False)
 
 
-_OBEY: Final[Mapping[type[object], Callable[[ServerConnection, Any], ServerEvent | Reply | None]]] = {
-    Capa: ServerConnection._capa,
-    Stls: ServerConnection._stls,
-    User: ServerConnection._user,
-    Pass: ServerConnection._pass,
-    Apop: ServerConnection._apop,
-    Auth: ServerConnection._auth,
-    Stat: ServerConnection._stat,
-    List: ServerConnection._list,
-    Uidl: ServerConnection._uidl,
-    Retrieve: ServerConnection._retrieve,
-    Dele: ServerConnection._dele,
-    Rset: ServerConnection._rset,
-    Noop: ServerConnection._noop,
-    Quit: ServerConnection._quit,
+class ServerConnection(_Connection[Never]):
+    """One POP3 session.
+
+    *entropy* is 32 octets nobody else knows or gets; *tls* is given when TLS came first (port 995).
+    """
+
+    __slots__ = ()
+
+    def __init__(self, settings: ServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
+        super().__init__(settings, entropy=entropy, tls=tls)
+
+    def _announce(self, event: LoginEvent) -> None:
+        if isinstance(event, sasl.FurtherQuestion):
+            self._cannot_ask(event)
+        else:
+            self._events.append(event)
+
+
+class AnyServerConnection(_Connection[sasl.FurtherQuestion]):
+    """One POP3 session whose client may log in by SCRAM, a token or a certificate, too."""
+
+    __slots__ = ()
+
+    def _announce(self, event: LoginEvent) -> None:
+        self._events.append(event)
+
+
+_OBEY: Final[Mapping[type[object], Callable[[_Connection[Any], Any], ServerEvent | Reply | None]]] = {
+    Capa: _Connection._capa,
+    Stls: _Connection._stls,
+    User: _Connection._user,
+    Pass: _Connection._pass,
+    Apop: _Connection._apop,
+    Auth: _Connection._auth,
+    Stat: _Connection._stat,
+    List: _Connection._list,
+    Uidl: _Connection._uidl,
+    Retrieve: _Connection._retrieve,
+    Dele: _Connection._dele,
+    Rset: _Connection._rset,
+    Noop: _Connection._noop,
+    Quit: _Connection._quit,
 }

@@ -6,13 +6,13 @@ Each limit is a field, and its comment says where the number comes from.
 from __future__ import annotations
 
 import re
-from functools import partial
 from typing import Final
 
 import attrs
 
 from .. import sasl
 from .._errors import LocalProtocolError
+from .._events import Tls
 
 MAXIMUM_COMMAND_LINE: Final = 255
 """Octets of a command with its CRLF (RFC 2449 section 4); what a client keeps to, and a server takes at least."""
@@ -20,30 +20,38 @@ MAXIMUM_COMMAND_LINE: Final = 255
 _HOST_NAME: Final = re.compile(r"[!-;=?-~]{1,255}")
 
 
-def _mechanisms() -> sasl.Mechanisms:
+def _own() -> dict[str, sasl.ServerFactory]:
     factories: dict[str, sasl.ServerFactory] = {"USER": lambda context: sasl.UserPassServer(tls=context.tls)}
     if sasl.MD5_AVAILABLE:
         factories["APOP"] = lambda context: sasl.ApopServer(timestamp=context.message_id, tls=context.tls)
-    for name in sasl.DEFAULT_MECHANISMS.names:
-        factories[name] = partial(sasl.DEFAULT_MECHANISMS.create, name)
-    return sasl.Mechanisms(factories)
+    return factories
 
 
-DEFAULT_MECHANISMS: Final = _mechanisms()
+DEFAULT_MECHANISMS: Final = sasl.Mechanisms({**_own(), **sasl.DEFAULT_MECHANISMS.factories})
 """POP3's own two, USER and APOP, before those of ``sasl.DEFAULT_MECHANISMS``."""
+
+ALL_MECHANISMS: Final = sasl.AnyMechanisms({**_own(), **sasl.ALL_MECHANISMS.factories})
+"""POP3's own two, USER and APOP, before those of ``sasl.ALL_MECHANISMS``."""
 
 _NOT_SASL: Final = frozenset({"USER", "APOP"})  # they have verbs of their own, and are no answer to AUTH
 
 
 @attrs.frozen(kw_only=True)
-class ServerSettings:
-    """How a POP3 server behaves.  Raises LocalProtocolError or ValueError for what no server may be told."""
+class AnyServerSettings:
+    """How a POP3 server behaves whose application is asked whatever a mechanism may ask (``pop3.AnyServerEvent``).
+
+    Raises LocalProtocolError or ValueError for what no server may be told.
+    """
 
     host_name: str = "localhost"
     """How the server names itself in greeting and challenges."""
 
-    mechanisms: sasl.Mechanisms = DEFAULT_MECHANISMS
-    """The ways to log in inside TLS; ``USER`` (USER and PASS) and ``APOP`` are names like the others."""
+    mechanisms: sasl.AnyMechanisms = DEFAULT_MECHANISMS
+    """The ways to log in inside TLS; ``USER`` (USER and PASS) and ``APOP`` are names like the others.  Offered as far
+    as the connection can carry them: see ``sasl.possible()``."""
+
+    scram_decoy: sasl.ScramDecoy | None = None
+    """What SCRAM shows of an identity without keys; needed where SCRAM is among the mechanisms."""
 
     mechanisms_without_tls: frozenset[str] = frozenset()
     """The names of those offered and accepted in clear text too; each shows passwords or digests to whoever listens.
@@ -67,39 +75,57 @@ class ServerSettings:
     """Failed logins, the last of which ends the session; not before three (RFC 4954 section 9 says so for SMTP)."""
 
     def __attrs_post_init__(self) -> None:
-        timestamp = self.context("0" * 32, tls=False).message_id
+        timestamp = self.context("0" * 32, None).message_id
         if not _HOST_NAME.fullmatch(self.host_name) or not sasl.is_message_id(timestamp):
             raise LocalProtocolError(f"host_name {self.host_name!r} is no name, or too long for a timestamp")
         if not self.implementation.isascii() or not f"x{self.implementation}".isprintable():
             raise LocalProtocolError("implementation may hold printable ASCII only")
+        sasl.check_offer(self.mechanisms, self.scram_decoy)
 
-    def offers(self, mechanism: str, *, tls: bool) -> bool:
+    def offers(self, mechanism: str, tls: Tls | None) -> bool:
         """Whether that way to log in is open in that state."""
-        return mechanism in self.mechanisms and (tls or mechanism in self.mechanisms_without_tls)
+        if mechanism not in self.mechanisms or not sasl.possible(mechanism, tls):
+            return False
+        return tls is not None or mechanism in self.mechanisms_without_tls
 
-    def context(self, nonce: str, *, tls: bool) -> sasl.Context:
+    def context(self, nonce: str, tls: Tls | None) -> sasl.Context:
         """What a mechanism needs to begin."""
-        return sasl.Context(nonce=nonce, host_name=self.host_name, tls=tls)
+        return sasl.context(
+            nonce, host_name=self.host_name, tls=tls, offered=self.offered(tls), scram_decoy=self.scram_decoy
+        )
 
-    def offered(self, *, tls: bool) -> tuple[str, ...]:
+    def offered(self, tls: Tls | None) -> tuple[str, ...]:
         """The SASL mechanisms on offer in that state, in their order."""
-        return tuple(name for name in self.mechanisms.names if name not in _NOT_SASL and self.offers(name, tls=tls))
+        return tuple(name for name in self.mechanisms.names if name not in _NOT_SASL and self.offers(name, tls))
 
-    def capabilities(self, *, tls: bool, logged_in: bool) -> tuple[str, ...]:
+    def capabilities(self, tls: Tls | None, *, logged_in: bool) -> tuple[str, ...]:
         """The lines of the CAPA answer in that state (RFC 2449 section 6, RFC 3206 section 5, RFC 2595 section 4)."""
-        offered = self.offered(tls=tls)
+        offered = self.offered(tls)
         rows = (
             ("TOP", True),
             ("UIDL", True),
             ("RESP-CODES", True),
             ("AUTH-RESP-CODE", True),
             ("PIPELINING", True),
-            ("USER", self.offers("USER", tls=tls)),
+            ("USER", self.offers("USER", tls)),
             (f"SASL {' '.join(offered)}", bool(offered)),
-            ("STLS", self.stls and not tls and not logged_in),  # announced in AUTHORIZATION alone
+            ("STLS", self.stls and tls is None and not logged_in),  # announced in AUTHORIZATION alone
             (f"IMPLEMENTATION {self.implementation}", bool(self.implementation)),
         )
         return tuple(line for line, on in rows if on)
+
+
+@attrs.frozen(kw_only=True)
+class ServerSettings(AnyServerSettings):
+    """How a POP3 server behaves whose application is asked about passwords alone (``pop3.ServerEvent``).
+
+    Raises LocalProtocolError or ValueError for what no server may be told.
+    """
+
+    mechanisms: sasl.Mechanisms = attrs.field(
+        default=DEFAULT_MECHANISMS, validator=attrs.validators.instance_of(sasl.Mechanisms)
+    )
+    """The ways to log in inside TLS; ``USER`` (USER and PASS) and ``APOP`` are names like the others."""
 
 
 @attrs.frozen(kw_only=True)

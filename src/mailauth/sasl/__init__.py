@@ -1,7 +1,11 @@
 """SASL mechanisms, client and server side, as pure values (RFC 4422).  Knows nothing of SMTP or POP3."""
 
 from ._base64 import decode_base64 as decode_base64, encode_base64 as encode_base64
-from ._exchange import ClientExchange as ClientExchange, ServerExchange as ServerExchange
+from ._exchange import (
+    MAXIMUM_LINE as MAXIMUM_LINE,
+    ClientExchange as ClientExchange,
+    ServerExchange as ServerExchange,
+)
 from ._fields import is_message_id as is_message_id
 from ._md5 import MD5_AVAILABLE as MD5_AVAILABLE
 from ._messages import (
@@ -10,25 +14,56 @@ from ._messages import (
     AuthenticationStarted as AuthenticationStarted,
     Authorize as Authorize,
     Challenge as Challenge,
+    CheckExternal as CheckExternal,
     CheckPassword as CheckPassword,
+    CheckToken as CheckToken,
     ClientMechanism as ClientMechanism,
     Fault as Fault,
+    FetchScramKeys as FetchScramKeys,
     FetchSecret as FetchSecret,
+    FurtherQuestion as FurtherQuestion,
+    PasswordMechanism as PasswordMechanism,
+    PasswordQuestion as PasswordQuestion,
+    PasswordStep as PasswordStep,
     Refusal as Refusal,
+    ScramKeys as ScramKeys,
     ServerMechanism as ServerMechanism,
     ServerQuestion as ServerQuestion,
     Step as Step,
     Success as Success,
 )
 from ._offer import (
+    ALL_MECHANISMS as ALL_MECHANISMS,
     DEFAULT_MECHANISMS as DEFAULT_MECHANISMS,
+    AnyMechanisms as AnyMechanisms,
+    AnyServerFactory as AnyServerFactory,
     Context as Context,
     Mechanisms as Mechanisms,
     ServerFactory as ServerFactory,
+    binds_nothing as binds_nothing,
+    check_offer as check_offer,
+    context as context,
+    possible as possible,
 )
 from .apop import ApopClient as ApopClient, ApopServer as ApopServer
 from .cram_md5 import CramMd5Client as CramMd5Client, CramMd5Server as CramMd5Server
+from .external import ExternalClient as ExternalClient, ExternalServer as ExternalServer
 from .login import LoginClient as LoginClient, LoginServer as LoginServer
+from .oauthbearer import OauthBearerClient as OauthBearerClient, OauthBearerServer as OauthBearerServer
 from .plain import PlainClient as PlainClient, PlainServer as PlainServer
 from .saslprep import saslprep as saslprep
+from .scram import (
+    MAXIMUM_ITERATIONS as MAXIMUM_ITERATIONS,
+    ScramDecoy as ScramDecoy,
+    ScramSha1Client as ScramSha1Client,
+    ScramSha1PlusClient as ScramSha1PlusClient,
+    ScramSha1PlusServer as ScramSha1PlusServer,
+    ScramSha1Server as ScramSha1Server,
+    ScramSha256Client as ScramSha256Client,
+    ScramSha256PlusClient as ScramSha256PlusClient,
+    ScramSha256PlusServer as ScramSha256PlusServer,
+    ScramSha256Server as ScramSha256Server,
+    scram_keys as scram_keys,
+)
 from .user_pass import UserPassClient as UserPassClient, UserPassServer as UserPassServer
+from .xoauth2 import Xoauth2Client as Xoauth2Client, Xoauth2Server as Xoauth2Server

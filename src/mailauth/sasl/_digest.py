@@ -13,7 +13,7 @@ from typing import ClassVar, Final, TypeAlias
 from .._errors import LocalProtocolError, Malformed
 from ._fields import decode_identity
 from ._md5 import require_md5
-from ._messages import Challenge, Fault, FetchSecret, Refusal, Step, Success
+from ._messages import Challenge, Fault, FetchSecret, PasswordStep, Refusal, Success
 
 Digest: TypeAlias = Callable[[bytes, bytes], bytes]
 """(secret, challenge) -> 32 lower-case hexadecimal digits."""
@@ -42,7 +42,7 @@ class DigestServer:
         self._digest = digest
         self._claimed: bytes | None = None
 
-    def respond(self, response: bytes | None) -> Step:
+    def respond(self, response: bytes | None) -> PasswordStep:
         """None: the Challenge.  Then ``name digest``, split at the last blank, since names may hold blanks."""
         if response is None:
             return Challenge(self._challenge)
@@ -56,7 +56,7 @@ class DigestServer:
         self._claimed = claimed
         return FetchSecret(authentication_identity=self.authentication_identity, mechanism=self.name, tls=self.tls)
 
-    def resolve(self, answer: object) -> Step:
+    def resolve(self, answer: object) -> PasswordStep:
         """The secret, None or a Refusal; LocalProtocolError for anything else, and when nothing was asked."""
         who, claimed = self.authentication_identity, self._claimed
         if who is None or claimed is None:

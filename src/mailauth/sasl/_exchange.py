@@ -7,6 +7,7 @@ Knows no command, no reply and no line end, and keeps no password longer than th
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 import attrs
 
@@ -16,16 +17,23 @@ from ._base64 import decode_base64, encode_base64
 from ._messages import (
     Authorize,
     Challenge,
+    CheckExternal,
     CheckPassword,
+    CheckToken,
     ClientMechanism,
     Fault,
+    FetchScramKeys,
     FetchSecret,
     Refusal,
+    ScramKeys,
     ServerMechanism,
     ServerQuestion,
     Step,
     Success,
 )
+
+MAXIMUM_LINE: Final = 12_288 + 4
+"""Octets of a line of an exchange, with CRLF and POP3's ``+ `` (RFC 4954 section 4; RFC 5034 section 4 names none)."""
 
 
 class _Turn(enum.Enum):
@@ -33,6 +41,23 @@ class _Turn(enum.Enum):
     CLIENT = "the client's response is awaited"
     APPLICATION = "a question is open"
     OVER = "the exchange is over"
+
+
+def _answers(question: ServerQuestion | None, answer: object) -> bool:
+    """Whether *answer* is of the type that *question* takes."""
+    if isinstance(answer, Refusal):
+        return True
+    match question:
+        case FetchSecret():
+            return answer is None or isinstance(answer, bytes)
+        case FetchScramKeys():
+            return answer is None or isinstance(answer, ScramKeys)
+        case CheckToken() | CheckExternal():
+            return isinstance(answer, str) and answer != ""
+        case CheckPassword() | Authorize():
+            return isinstance(answer, Accept)
+        case None:
+            return False
 
 
 class ServerExchange:
@@ -106,14 +131,10 @@ class ServerExchange:
         """
         self._expect(_Turn.APPLICATION)
         question = self._question
-        if isinstance(question, FetchSecret):
-            if not (answer is None or isinstance(answer, bytes | Refusal)):
-                raise LocalProtocolError(f"a secret is bytes, None or a Refusal, not {type(answer).__name__}")
-            return self._take(self._mechanism.resolve(answer))
-        if not isinstance(answer, Accept | Refusal):
-            raise LocalProtocolError(f"the answer is ACCEPT or a Refusal, not {type(answer).__name__}")
+        if not _answers(question, answer):
+            raise LocalProtocolError(f"{type(question).__name__} cannot be answered with {type(answer).__name__}")
         if isinstance(question, Authorize):
-            return self._take(self._conclude() if isinstance(answer, Accept) else answer)
+            return self._take(answer if isinstance(answer, Refusal) else self._conclude())
         return self._take(self._mechanism.resolve(answer))
 
     def _expect(self, *turns: _Turn) -> None:
@@ -141,11 +162,11 @@ class ServerExchange:
         match step:
             case Challenge():
                 self._turn = _Turn.CLIENT
-            case CheckPassword() | FetchSecret() | Authorize():
-                self._question = step
-                self._turn = _Turn.APPLICATION
             case Success() | Refusal() | Fault():
                 self._turn = _Turn.OVER
+            case question:
+                self._question = question
+                self._turn = _Turn.APPLICATION
         return step
 
     def _settle(self, success: Success) -> Step:

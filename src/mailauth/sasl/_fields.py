@@ -9,6 +9,7 @@ import re
 from typing import Final
 
 from .._errors import LocalProtocolError, Malformed
+from .saslprep import saslprep
 
 MAXIMUM_IDENTITY: Final = 255
 """Octets of UTF-8.  A server must take up to 255 (RFC 4616 section 2), and few addresses get near it."""
@@ -51,6 +52,28 @@ def check_password(octets: bytes) -> None:
         raise Malformed("a password holds no NUL")
 
 
+def prepare_identity(octets: bytes) -> str:
+    """As decode_identity(), and prepared for comparison (RFC 4013).  Raises Malformed also when nothing is left."""
+    identity = saslprep(decode_identity(octets), query=True)
+    if not 0 < len(identity.encode("utf-8")) <= MAXIMUM_IDENTITY:
+        raise Malformed("a prepared identity has 1 to 255 octets")
+    return identity
+
+
+def prepare_password(octets: bytes, *, query: bool) -> bytes:
+    """The password in UTF-8, prepared for comparison (RFC 4013); *query* as in ``saslprep()``.
+
+    Raises Malformed for what check_password() does not take, what is no UTF-8, and what cannot be prepared.
+    """
+    check_password(octets)
+    try:
+        password = saslprep(octets.decode("utf-8"), query=query).encode("utf-8")
+    except UnicodeDecodeError:
+        raise Malformed("a password is UTF-8") from None
+    check_password(password)
+    return password
+
+
 def is_message_id(octets: bytes) -> bool:
     """True for a msg-id of RFC 5322 section 3.6.4 without its obsolete forms: ASCII, in angle brackets, one ``@``."""
     return len(octets) <= MAXIMUM_MESSAGE_ID and _MESSAGE_ID.fullmatch(octets) is not None
@@ -63,6 +86,12 @@ def check_own_identity(instance: object, attribute: object, identity: str) -> No
     except (Malformed, UnicodeEncodeError) as error:
         reason = error if isinstance(error, Malformed) else "an identity is UTF-8"
         raise LocalProtocolError(f"this identity cannot be sent: {reason}") from None
+
+
+def check_acting_as(instance: object, attribute: object, identity: str) -> None:
+    """attrs validator of a client's authorization identity, which may be empty."""
+    if identity:
+        check_own_identity(instance, attribute, identity)
 
 
 def check_own_password(instance: object, attribute: object, password: bytes) -> None:

@@ -6,11 +6,16 @@ Knows nothing of SMTP or POP3, of base64 or of lines.
 from __future__ import annotations
 
 import enum
-from typing import ClassVar, Protocol, TypeAlias
+from collections.abc import Mapping
+from typing import ClassVar, Final, Protocol, TypeAlias
 
 import attrs
 
+from .._errors import LocalProtocolError
 from .._events import Accept, Notice, Question
+
+MINIMUM_ITERATIONS: Final = 4096
+"""The least work a SCRAM password may cost whoever tries passwords (RFC 5802 section 5.1, RFC 7677 section 4)."""
 
 
 class Refusal(enum.Enum):
@@ -60,6 +65,9 @@ class CheckPassword(Question[Accept | Refusal]):
 
     authentication_identity: str
     password: bytes = attrs.field(repr=False)
+    """PLAIN gives it in UTF-8 and prepared by ``saslprep()`` (RFC 4616 section 2), so compare it with one that was
+    prepared, too.  LOGIN and USER, which no RFC says that of, give the octets as they came."""
+
     mechanism: str
     tls: bool
 
@@ -95,10 +103,104 @@ class Authorize(Question[Accept | Refusal]):
         return Refusal.TEMPORARY
 
 
-ServerQuestion: TypeAlias = CheckPassword | FetchSecret | Authorize
+@attrs.frozen(kw_only=True)
+class ScramKeys:
+    """What a server keeps of a password for SCRAM (RFC 5802 section 3); ``scram_keys()`` makes it of one.
+
+    Whoever steals it can pose as the server, and try passwords at home, but cannot log in.  Raises LocalProtocolError
+    for an empty salt, too few iterations, and keys that are no digests.
+    """
+
+    salt: bytes
+    iterations: int
+    """4,096 at least; the client pays them at each login."""
+    stored_key: bytes = attrs.field(repr=False)
+    """H(ClientKey): what a login is checked with."""
+    server_key: bytes = attrs.field(repr=False)
+    """What the server proves itself with."""
+
+    def __attrs_post_init__(self) -> None:
+        if not self.salt or self.iterations < MINIMUM_ITERATIONS:
+            raise LocalProtocolError(f"SCRAM needs a salt and {MINIMUM_ITERATIONS} iterations")
+        if len(self.stored_key) != len(self.server_key) or len(self.stored_key) not in (20, 32):
+            raise LocalProtocolError("the keys of SCRAM are digests of SHA-1 or SHA-256")
+
+
+@attrs.frozen(kw_only=True)
+class FetchScramKeys(Question[ScramKeys | None | Refusal]):
+    """What SCRAM keys do we keep for that identity?  None: no such identity, or no keys; the client is not told so.
+
+    A Refusal ends the login at once, and so tells this identity from others: TEMPORARY when no store can tell.
+    """
+
+    authentication_identity: str
+    """Prepared by ``saslprep()`` (RFC 5802 section 5.1)."""
+    hash_name: str
+    """The hash of the keys as ``hashlib`` calls it: ``sha1``, ``sha256``."""
+    mechanism: str
+    tls: bool
+
+    @property
+    def unavailable(self) -> Refusal:
+        return Refusal.TEMPORARY
+
+
+@attrs.frozen(kw_only=True)
+class CheckToken(Question[str | Refusal]):
+    """Whose token is this?  The answer is the identity that it was issued to, or a Refusal.
+
+    The identity that the token is good for counts as proved.  When the client asked for another, Authorize comes next;
+    so answer in the client's spelling where there are two of one name.  A Refusal is told in the mechanism's own words
+    first (RFC 7628 section 3.2.2).
+    """
+
+    authorization_identity: str
+    """Whom the client asks to act as, which is all that it says of itself; empty: whoever the token belongs to."""
+    token: bytes = attrs.field(repr=False)
+    """The bearer token in ASCII, whole (RFC 6750 section 2.1)."""
+    mechanism: str
+    tls: bool
+    host: str = ""
+    """The server that the client believes to talk to, empty when it did not say; then *port*, None likewise."""
+    port: int | None = None
+
+    @property
+    def unavailable(self) -> Refusal:
+        return Refusal.TEMPORARY
+
+
+@attrs.frozen(kw_only=True)
+class CheckExternal(Question[str | Refusal]):
+    """Whose certificate is this?  The answer is the identity that it proves, or a Refusal.
+
+    When the client asked to act as another, Authorize comes next (RFC 4422 appendix A).
+    """
+
+    authorization_identity: str
+    """Whom the client asks to act as; empty: whoever the certificate belongs to."""
+    peer_certificate: Mapping[str, object]
+    """The client's certificate, verified, as ``Tls`` has it."""
+    mechanism: str
+    tls: bool
+
+    @property
+    def unavailable(self) -> Refusal:
+        return Refusal.TEMPORARY
+
+
+PasswordQuestion: TypeAlias = CheckPassword | FetchSecret | Authorize
+"""All that is asked where identities are proved by passwords alone: what PLAIN, LOGIN, CRAM-MD5, USER and APOP ask."""
+
+FurtherQuestion: TypeAlias = FetchScramKeys | CheckToken | CheckExternal
+"""What SCRAM, tokens and certificates ask beside Authorize."""
+
+ServerQuestion: TypeAlias = PasswordQuestion | FurtherQuestion
 """Everything a mechanism or the exchange can ask; closed, so that an application's ``match`` can be complete."""
 
-Step: TypeAlias = Challenge | ServerQuestion | Success | Refusal | Fault
+PasswordStep: TypeAlias = Challenge | PasswordQuestion | Success | Refusal | Fault
+"""What a server mechanism says next that asks about passwords alone."""
+
+Step: TypeAlias = PasswordStep | ServerQuestion
 """What a server mechanism says next."""
 
 
@@ -122,6 +224,16 @@ class ServerMechanism(Protocol):
 
     def resolve(self, answer: object) -> Step:
         """The application's answer to the question that ``respond`` returned."""
+
+
+class PasswordMechanism(ServerMechanism, Protocol):
+    """A ServerMechanism that asks nothing but a PasswordQuestion."""
+
+    def respond(self, response: bytes | None) -> PasswordStep:
+        """As the base says."""
+
+    def resolve(self, answer: object) -> PasswordStep:
+        """As the base says."""
 
 
 class ClientMechanism(Protocol):

@@ -6,18 +6,32 @@ Knows no state: the two are frozen values that all connections share.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Final, Self, TypeAlias, TypeVar
 
 import attrs
 
 from .._errors import LocalProtocolError
+from .._events import Tls
 from ._md5 import MD5_AVAILABLE
-from ._messages import ServerMechanism
+from ._messages import PasswordMechanism, ServerMechanism
 from .cram_md5 import CramMd5Server
+from .external import ExternalServer
 from .login import LoginServer
+from .oauthbearer import OauthBearerServer
 from .plain import PlainServer
+from .scram import (
+    ScramDecoy,
+    ScramServer,
+    ScramSha1PlusServer,
+    ScramSha1Server,
+    ScramSha256PlusServer,
+    ScramSha256Server,
+)
+from .xoauth2 import Xoauth2Server
+
+F = TypeVar("F")
 
 _NAME: Final = re.compile(r"[A-Z0-9_-]{1,20}")
 _ATOMS: Final = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
@@ -39,6 +53,14 @@ class Context:
     host_name: str
     tls: bool
 
+    channel_bindings: Mapping[str, bytes] = attrs.field(factory=dict, repr=False)
+    """What the connection can be bound by, for the -PLUS forms of SCRAM; as in ``Tls``."""
+    peer_certificate: Mapping[str, object] | None = attrs.field(default=None, repr=False)
+    """The client's verified certificate, for EXTERNAL; as in ``Tls``."""
+    offered: frozenset[str] = frozenset()
+    """What else is on offer to this client now: SCRAM sees by it whether somebody took its -PLUS form out."""
+    scram_decoy: ScramDecoy | None = None
+
     @property
     def message_id(self) -> bytes:
         """``<nonce@host>``, for a CRAM-MD5 challenge and an APOP timestamp.
@@ -50,48 +72,100 @@ class Context:
         return f"<{self.nonce}@{host or 'localhost'}>".encode("ascii")
 
 
-ServerFactory: TypeAlias = Callable[[Context], ServerMechanism]
-"""Makes the server side of one mechanism for one exchange."""
+ServerFactory: TypeAlias = Callable[[Context], PasswordMechanism]
+"""Makes the server side of one mechanism, which asks a PasswordQuestion at most, for one exchange."""
+
+AnyServerFactory: TypeAlias = Callable[[Context], ServerMechanism]
+"""Makes the server side of one mechanism, whatever it asks, for one exchange."""
 
 
-def _frozen(factories: Mapping[str, ServerFactory]) -> Mapping[str, ServerFactory]:
+def context(
+    nonce: str, *, host_name: str, tls: Tls | None, offered: Iterable[str], scram_decoy: ScramDecoy | None
+) -> Context:
+    """The Context of an exchange on a connection with that TLS layer."""
+    if tls is None:
+        return Context(nonce=nonce, host_name=host_name, tls=False, scram_decoy=scram_decoy)
+    return Context(
+        nonce=nonce,
+        host_name=host_name,
+        tls=True,
+        channel_bindings=tls.channel_bindings,
+        peer_certificate=tls.peer_certificate,
+        offered=frozenset(offered),
+        scram_decoy=scram_decoy,
+    )
+
+
+def binds_nothing(tls: Tls) -> bool:
+    """Whether that TLS layer brings nothing that a mechanism could use."""
+    return not tls.channel_bindings and not tls.peer_certificate
+
+
+def possible(name: str, tls: Tls | None) -> bool:
+    """Whether the mechanism *name* can work on a connection with that TLS layer at all.
+
+    The -PLUS forms need something to bind to, EXTERNAL a certificate.  What is wise is another question.
+    """
+    if name.endswith("-PLUS"):
+        return tls is not None and bool(tls.channel_bindings)
+    if name == "EXTERNAL":
+        return tls is not None and bool(tls.peer_certificate)
+    return True
+
+
+def _frozen(factories: Mapping[str, F]) -> Mapping[str, F]:
     return MappingProxyType(dict(factories))
 
 
+def _frozen_any(factories: Mapping[str, AnyServerFactory]) -> Mapping[str, AnyServerFactory]:
+    return _frozen(factories)
+
+
+def _frozen_password(factories: Mapping[str, ServerFactory]) -> Mapping[str, ServerFactory]:
+    return _frozen(factories)
+
+
 @attrs.frozen(eq=False)
-class Mechanisms:
+class AnyMechanisms:
     """The mechanisms of a server by their registered names, in the order in which they are announced.
 
-    Raises LocalProtocolError for a name that is not 1 to 20 of ``A-Z 0-9 - _`` (RFC 4422 section 3.1).  Capitals,
-    because clients in use overlook a mechanism that is announced in any other way.
+    They may ask any ServerQuestion.  Raises LocalProtocolError for a name that is not 1 to 20 of ``A-Z 0-9 - _``
+    (RFC 4422 section 3.1).  Capitals, because clients in use overlook a mechanism that is announced in any other way.
     """
 
-    _factories: Mapping[str, ServerFactory] = attrs.field(converter=_frozen)
+    factories: Mapping[str, AnyServerFactory] = attrs.field(converter=_frozen_any)
 
     def __attrs_post_init__(self) -> None:
-        for name in self._factories:
+        for name in self.factories:
             if not _NAME.fullmatch(name):
                 raise LocalProtocolError(f"{name!r} is no mechanism name")
 
     @property
     def names(self) -> tuple[str, ...]:
         """As announced."""
-        return tuple(self._factories)
+        return tuple(self.factories)
 
     def __contains__(self, name: str) -> bool:
         """Whether *name*, in any case, is one of them."""
-        return name.isascii() and name.upper() in self._factories
+        return name.isascii() and name.upper() in self.factories
 
     def create(self, name: str, context: Context) -> ServerMechanism:
         """A new exchange of the mechanism *name*, in any case.  Raises LocalProtocolError when it is none of these."""
         if name not in self:
             raise LocalProtocolError(f"{name!r} is not among the mechanisms")
-        return self._factories[name.upper()](context)
+        return self.factories[name.upper()](context)
 
-    def only(self, *names: str) -> Mechanisms:
+    def only(self, *names: str) -> Self:
         """Those of *names*, in any case, that are among these; in the order they have here."""
         wanted = {name.upper() for name in names}
-        return Mechanisms({name: factory for name, factory in self._factories.items() if name in wanted})
+        return attrs.evolve(self, factories={name: make for name, make in self.factories.items() if name in wanted})
+
+
+@attrs.frozen(eq=False)
+class Mechanisms(AnyMechanisms):
+    """Mechanisms that ask about passwords alone: a PasswordQuestion, and nothing else."""
+
+    factories: Mapping[str, ServerFactory] = attrs.field(converter=_frozen_password)
 
 
 def _defaults() -> dict[str, ServerFactory]:
@@ -106,3 +180,42 @@ def _defaults() -> dict[str, ServerFactory]:
 
 DEFAULT_MECHANISMS: Final = Mechanisms(_defaults())
 """PLAIN, LOGIN and, where the system has MD5, CRAM-MD5."""
+
+
+def _scram(make: type[ScramServer]) -> AnyServerFactory:
+    def create(context: Context) -> ServerMechanism:
+        if context.scram_decoy is None:
+            raise LocalProtocolError("SCRAM needs a decoy for identities without keys")
+        return make(
+            nonce=context.nonce,
+            tls=context.tls,
+            decoy=context.scram_decoy,
+            channel_bindings=context.channel_bindings,
+            plus_offered=f"{make.name}-PLUS" in context.offered,
+        )
+
+    return create
+
+
+def _all() -> dict[str, AnyServerFactory]:
+    scrams = (ScramSha256PlusServer, ScramSha1PlusServer, ScramSha256Server, ScramSha1Server)
+    return {
+        **{make.name: _scram(make) for make in scrams},
+        "EXTERNAL": lambda context: ExternalServer(peer_certificate=context.peer_certificate, tls=context.tls),
+        "OAUTHBEARER": lambda context: OauthBearerServer(tls=context.tls),
+        "XOAUTH2": lambda context: Xoauth2Server(tls=context.tls),
+        **_defaults(),
+    }
+
+
+ALL_MECHANISMS: Final = AnyMechanisms(_all())
+"""Every mechanism that a mail server meets, the strongest first: offer of them what the accounts can answer.
+
+An offer that holds SCRAM needs a ScramDecoy in the settings.  Where the system has no MD5, CRAM-MD5 is left out.
+"""
+
+
+def check_offer(mechanisms: AnyMechanisms, scram_decoy: ScramDecoy | None) -> None:
+    """Raise LocalProtocolError for an offer of SCRAM without a decoy: it would tell who has an account."""
+    if scram_decoy is None and any(name.startswith("SCRAM-") for name in mechanisms.names):
+        raise LocalProtocolError("to offer SCRAM, the settings need a scram_decoy")

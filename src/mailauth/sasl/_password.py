@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from .._errors import LocalProtocolError
 from .._events import Accept
-from ._messages import CheckPassword, Refusal, Step, Success
+from ._messages import CheckPassword, PasswordStep, Refusal, Success
 
 
 class PasswordServer:
@@ -33,7 +33,7 @@ class PasswordServer:
             authentication_identity=self.authentication_identity, password=password, mechanism=self.name, tls=self.tls
         )
 
-    def resolve(self, answer: object) -> Step:
+    def resolve(self, answer: object) -> PasswordStep:
         """ACCEPT or a Refusal; LocalProtocolError for anything else, and when nothing was asked."""
         who = self.authentication_identity
         if not self._asked or who is None:

@@ -14,7 +14,7 @@ from .._errors import Malformed
 from ._digest import DigestServer
 from ._fields import check_own_identity, check_own_password
 from ._md5 import keyed_md5, require_md5
-from ._messages import Fault, Step
+from ._messages import Fault, PasswordStep
 
 
 class CramMd5Server(DigestServer):
@@ -31,7 +31,7 @@ class CramMd5Server(DigestServer):
         super().__init__(challenge=challenge, tls=tls, digest=keyed_md5)
         self._challenged = False
 
-    def respond(self, response: bytes | None) -> Step:
+    def respond(self, response: bytes | None) -> PasswordStep:
         """None: the Challenge.  Then ``name digest``: FetchSecret.  A response before it is a Fault."""
         if response is not None and not self._challenged:
             return Fault.UNEXPECTED_INITIAL_RESPONSE

@@ -11,7 +11,7 @@ import attrs
 
 from .._errors import Malformed
 from ._fields import check_own_identity, check_own_password, check_password, decode_identity
-from ._messages import Challenge, Fault, Step
+from ._messages import Challenge, Fault, PasswordStep
 from ._password import PasswordServer
 
 
@@ -22,7 +22,7 @@ class LoginServer(PasswordServer):
 
     name: ClassVar[str] = "LOGIN"
 
-    def respond(self, response: bytes | None) -> Step:
+    def respond(self, response: bytes | None) -> PasswordStep:
         """Two prompts, then CheckPassword.  Fault.MALFORMED for a name or a password that cannot be one."""
         if response is None:
             return Challenge(b"Username:")

@@ -10,19 +10,23 @@ from typing import ClassVar
 import attrs
 
 from .._errors import LocalProtocolError, Malformed
-from ._fields import check_own_identity, check_own_password, check_password, decode_identity
-from ._messages import Challenge, Fault, Step
+from ._fields import check_acting_as, check_own_identity, check_own_password, prepare_identity, prepare_password
+from ._messages import Challenge, Fault, PasswordStep
 from ._password import PasswordServer
 
 
 class PlainServer(PasswordServer):
-    """PLAIN, server side.  *tls* says whether the exchange is inside TLS; it only goes into the question."""
+    """PLAIN, server side.  *tls* says whether the exchange is inside TLS; it only goes into the question.
+
+    Identities and password are prepared by ``saslprep()`` as what somebody says now (RFC 4616 section 2), so whatever
+    keyboard and system a name or password was typed on, it is the same.
+    """
 
     __slots__ = ()
 
     name: ClassVar[str] = "PLAIN"
 
-    def respond(self, response: bytes | None) -> Step:
+    def respond(self, response: bytes | None) -> PasswordStep:
         """None: an empty Challenge.  Else CheckPassword, or Fault.MALFORMED unless it is three good fields of UTF-8.
 
         An authorization identity equal to the authentication identity counts as empty: mutt, git and Java send it so.
@@ -34,11 +38,10 @@ class PlainServer(PasswordServer):
             return Fault.MALFORMED
         acting_as, who, password = fields
         try:
-            authentication_identity = decode_identity(who)
-            authorization_identity = decode_identity(acting_as) if acting_as else ""
-            check_password(password)
-            password.decode("utf-8")
-        except (Malformed, UnicodeDecodeError):
+            authentication_identity = prepare_identity(who)
+            authorization_identity = prepare_identity(acting_as) if acting_as else ""
+            password = prepare_password(password, query=True)
+        except Malformed:
             return Fault.MALFORMED
         self.authentication_identity = authentication_identity
         if authorization_identity != authentication_identity:
@@ -53,21 +56,19 @@ def _check_utf_8(instance: object, attribute: object, password: bytes) -> None:
         raise LocalProtocolError("PLAIN carries a password as UTF-8") from None
 
 
-def _check_acting_as(instance: object, attribute: object, identity: str) -> None:
-    if identity:
-        check_own_identity(instance, attribute, identity)
-
-
 @attrs.define(kw_only=True, eq=False)
 class PlainClient:
-    """PLAIN, client side.  The password is UTF-8; LocalProtocolError for fields that a server would refuse."""
+    """PLAIN, client side.  The password is UTF-8; LocalProtocolError for fields that no line may carry.
+
+    Names and password go as they are: to prepare them is the server's part (RFC 4616 section 2).
+    """
 
     name: ClassVar[str] = "PLAIN"
     client_first: ClassVar[bool] = True
 
     authentication_identity: str = attrs.field(validator=check_own_identity)
     _password: bytes = attrs.field(repr=False, validator=[check_own_password, _check_utf_8])
-    authorization_identity: str = attrs.field(default="", validator=_check_acting_as)
+    authorization_identity: str = attrs.field(default="", validator=check_acting_as)
     """Whom to act as; empty: whoever the server derives from the authentication identity."""
 
     _spoken: bool = attrs.field(init=False, default=False, repr=False)

@@ -11,7 +11,7 @@ import attrs
 
 from .._errors import Malformed
 from ._fields import check_own_identity, check_own_password, check_password, decode_identity
-from ._messages import Challenge, Fault, Refusal, Step
+from ._messages import Challenge, Fault, PasswordStep, Refusal
 from ._password import PasswordServer
 
 
@@ -26,7 +26,7 @@ class UserPassServer(PasswordServer):
         super().__init__(tls=tls)
         self._named = False
 
-    def respond(self, response: bytes | None) -> Step:
+    def respond(self, response: bytes | None) -> PasswordStep:
         """The name: an empty Challenge, whatever the name is.  The password: CheckPassword.
 
         To tell names apart at USER would reveal which exist (RFC 1939 section 13).  So octets that cannot be a name

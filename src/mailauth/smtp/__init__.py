@@ -19,6 +19,7 @@ from .commands import (
     Vrfy as Vrfy,
 )
 from .events import (
+    AnyServerEvent as AnyServerEvent,
     AuthenticationFailed as AuthenticationFailed,
     ClientEvent as ClientEvent,
     Connected as Connected,
@@ -29,5 +30,9 @@ from .events import (
     ServerEvent as ServerEvent,
 )
 from .replies import PerRecipient as PerRecipient, Reply as Reply, Verdict as Verdict
-from .server import ServerConnection as ServerConnection
-from .settings import ClientSettings as ClientSettings, ServerSettings as ServerSettings
+from .server import AnyServerConnection as AnyServerConnection, ServerConnection as ServerConnection
+from .settings import (
+    AnyServerSettings as AnyServerSettings,
+    ClientSettings as ClientSettings,
+    ServerSettings as ServerSettings,
+)

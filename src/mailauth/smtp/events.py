@@ -94,5 +94,8 @@ ServerEvent: TypeAlias = (
 )
 """Everything that ``smtp.ServerConnection`` hands to the application."""
 
+AnyServerEvent: TypeAlias = ServerEvent | sasl.FurtherQuestion
+"""Everything that ``smtp.AnyServerConnection`` hands to the application: SCRAM, tokens and certificates, too."""
+
 ClientEvent: TypeAlias = Replied | sasl.Authenticated | AuthenticationFailed
 """Everything that ``smtp.ClientConnection`` hands to the application."""

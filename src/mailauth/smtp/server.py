@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import Final, Generic, Never, TypeVar
 
 from .. import sasl
 from .._dots import Unstuffer
@@ -37,9 +37,10 @@ from .commands import (
 )
 from .events import Connected, ContentFault, MessageAborted, Refused, ServerEvent
 from .replies import Reply
-from .settings import ServerSettings
+from .settings import AnyServerSettings, ServerSettings
 
 A = TypeVar("A")
+Q = TypeVar("Q")
 
 _match_common: Final = COMMON.match
 _GREETING, _DATA, _AUTH = State.GREETING, State.DATA, State.AUTH
@@ -57,11 +58,8 @@ _ACCEPTED: Final[Mapping[bool, Mapping[type[object], bytes]]] = {
 }
 
 
-class ServerConnection(ServerMachine[ServerEvent]):
-    """One SMTP session.
-
-    *entropy* is 32 octets that nobody else knows or gets; *tls* is given when TLS came first (port 465).
-    """
+class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
+    """One SMTP session, whose login may ask *Q* beside what every server's may."""
 
     __slots__ = (
         "_accepted",
@@ -75,7 +73,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
         "_unstuffer",
     )
 
-    def __init__(self, settings: ServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
+    def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
         super().__init__(entropy=entropy, tls=tls)
         self._settings = settings
         self._accepted = _ACCEPTED[settings.enhanced_status_codes]
@@ -199,7 +197,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
         self._reset()
         self._state = State.READY
         if command.extended:
-            self._write(self._settings.hello_reply(tls=self._tls is not None), due=True)
+            self._write(self._settings.hello_reply(self._tls), due=True)
         else:
             self._write(Reply(250, "", self._settings.host_name).to_wire(), due=True)
 
@@ -214,11 +212,10 @@ class ServerConnection(ServerMachine[ServerEvent]):
     def _auth(self, command: Auth) -> ServerEvent | Reply:
         if self._identity is not None:
             return _fixed.ALREADY_LOGGED_IN
-        tls = self._tls is not None
-        offered = self._settings.offered(tls=tls)
+        offered = self._settings.offered(self._tls)
         if command.mechanism not in offered:
             return _fixed.NO_MECHANISM if offered else _fixed.NOT_IMPLEMENTED
-        context = sasl.Context(nonce=self._nonce(), host_name=self._settings.host_name, tls=tls)
+        context = self._settings.context(self._nonce(), self._tls)
         exchange = self._start_login(self._settings.mechanisms.create(command.mechanism, context))
         self._state = State.AUTH
         self._proceed(exchange, exchange.begin(command.initial_response))
@@ -331,9 +328,6 @@ class ServerConnection(ServerMachine[ServerEvent]):
 
     # The login
 
-    def _announce(self, event: LoginEvent) -> None:
-        self._events.append(event)
-
     def _challenge(self, octets: bytes) -> None:
         # The blank stays when the challenge is empty (RFC 4954 section 4): clients hang without it.
         self._write(b"334 " + sasl.encode_base64(octets) + b"\r\n", due=True)
@@ -379,6 +373,33 @@ class ServerConnection(ServerMachine[ServerEvent]):
 
     def _say(self, reply: Reply, *, due: bool = True) -> None:
         self._write(reply.to_wire(enhanced=self._settings.enhanced_status_codes), due=due)
+
+
+class ServerConnection(_Connection[Never]):
+    """One SMTP session.
+
+    *entropy* is 32 octets that nobody else knows or gets; *tls* is given when TLS came first (port 465).
+    """
+
+    __slots__ = ()
+
+    def __init__(self, settings: ServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
+        super().__init__(settings, entropy=entropy, tls=tls)
+
+    def _announce(self, event: LoginEvent) -> None:
+        if isinstance(event, sasl.FurtherQuestion):
+            self._cannot_ask(event)
+        else:
+            self._events.append(event)
+
+
+class AnyServerConnection(_Connection[sasl.FurtherQuestion]):
+    """One SMTP session whose client may log in by SCRAM, a token or a certificate, too."""
+
+    __slots__ = ()
+
+    def _announce(self, event: LoginEvent) -> None:
+        self._events.append(event)
 
 
 def _checked(answer: object) -> Reply | None:

@@ -7,26 +7,36 @@ Each limit is a field, and its comment says where the number comes from.
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Final
 
 import attrs
 
 from .. import sasl
 from .._errors import LocalProtocolError, Malformed
+from .._events import Tls
 from ._grammar import check_domain
 from ._parameters import MAIL_PARAMETERS, Parameter
 from .commands import Mail
 from .replies import Reply
 
+_BARE_TLS: Final = Tls(version="")  # nothing to bind to and no certificate, as nearly all connections have it
+
 
 @attrs.frozen(kw_only=True)
-class ServerSettings:
-    """How an SMTP server behaves.  Raises LocalProtocolError or ValueError for what no server may be told."""
+class AnyServerSettings:
+    """How an SMTP server behaves whose application is asked whatever a mechanism may ask (``smtp.AnyServerEvent``).
+
+    Raises LocalProtocolError or ValueError for what no server may be told.
+    """
 
     host_name: str = "localhost"
     """How the server names itself in greeting, EHLO and challenges: a domain or an address literal."""
 
-    mechanisms: sasl.Mechanisms = sasl.DEFAULT_MECHANISMS
-    """The SASL mechanisms offered inside TLS."""
+    mechanisms: sasl.AnyMechanisms = sasl.DEFAULT_MECHANISMS
+    """The SASL mechanisms offered inside TLS, as far as the connection can carry them: see ``sasl.possible()``."""
+
+    scram_decoy: sasl.ScramDecoy | None = None
+    """What SCRAM shows of an identity without keys; needed where SCRAM is among the mechanisms."""
 
     mechanisms_without_tls: frozenset[str] = frozenset()
     """The names of those offered and accepted in clear text too; each shows passwords or digests to whoever listens.
@@ -69,46 +79,59 @@ class ServerSettings:
             check_domain(self.host_name)
         except Malformed as error:
             raise LocalProtocolError(f"host_name {self.host_name!r}: {error}") from None
+        sasl.check_offer(self.mechanisms, self.scram_decoy)
 
-    def offered(self, *, tls: bool) -> tuple[str, ...]:
+    def context(self, nonce: str, tls: Tls | None) -> sasl.Context:
+        """What a mechanism needs to begin."""
+        return sasl.context(
+            nonce, host_name=self.host_name, tls=tls, offered=self.offered(tls), scram_decoy=self.scram_decoy
+        )
+
+    def offered(self, tls: Tls | None) -> tuple[str, ...]:
         """The mechanisms on offer in that state, in their order."""
-        return self._offered_inside_tls if tls else self._offered_in_clear
+        if tls is None:
+            return self._offered_in_clear
+        if sasl.binds_nothing(tls):
+            return self._offered_inside_tls
+        return tuple(name for name in self.mechanisms.names if sasl.possible(name, tls))
 
     @cached_property
     def _offered_inside_tls(self) -> tuple[str, ...]:
-        return tuple(self.mechanisms.names)
+        return tuple(name for name in self.mechanisms.names if sasl.possible(name, None))
 
     @cached_property
     def _offered_in_clear(self) -> tuple[str, ...]:
-        return tuple(name for name in self.mechanisms.names if name in self.mechanisms_without_tls)
+        return tuple(name for name in self._offered_inside_tls if name in self.mechanisms_without_tls)
 
-    def extensions(self, *, tls: bool) -> dict[str, str]:
+    def extensions(self, tls: Tls | None) -> dict[str, str]:
         """The extension keywords of the EHLO reply in that state, with their parameters."""
-        offered = self.offered(tls=tls)
+        offered = self.offered(tls)
         rows = (
             ("PIPELINING", "", self.pipelining),
             ("SIZE", str(self.maximum_message_size), True),
             ("8BITMIME", "", self.eight_bit_mime),
             ("ENHANCEDSTATUSCODES", "", self.enhanced_status_codes),
-            ("STARTTLS", "", self.starttls and not tls),
+            ("STARTTLS", "", self.starttls and tls is None),
             ("AUTH", " ".join(offered), bool(offered)),
         )
         return {keyword: parameters for keyword, parameters, on in rows if on}
 
-    def hello_reply(self, *, tls: bool) -> bytes:
+    def hello_reply(self, tls: Tls | None) -> bytes:
         """The whole reply to EHLO, as on the wire."""
-        return self._hello_inside_tls if tls else self._hello_in_clear
+        if tls is None:
+            return self._hello_in_clear
+        return self._hello_inside_tls if sasl.binds_nothing(tls) else self._encode_hello(tls)
 
     @cached_property
     def _hello_inside_tls(self) -> bytes:
-        return self._encode_hello(tls=True)
+        return self._encode_hello(_BARE_TLS)
 
     @cached_property
     def _hello_in_clear(self) -> bytes:
-        return self._encode_hello(tls=False)
+        return self._encode_hello(None)
 
-    def _encode_hello(self, *, tls: bool) -> bytes:
-        lines = [f"{keyword} {parameters}".rstrip() for keyword, parameters in self.extensions(tls=tls).items()]
+    def _encode_hello(self, tls: Tls | None) -> bytes:
+        lines = [f"{keyword} {parameters}".rstrip() for keyword, parameters in self.extensions(tls).items()]
         return Reply(250, "", "\n".join([self.host_name, *lines])).to_wire()
 
     def not_offered(self, command: Mail) -> str | None:
@@ -123,8 +146,21 @@ class ServerSettings:
     @cached_property
     def _rows_not_offered(self) -> tuple[Parameter, ...]:
         # AUTH must be understood once it is announced anywhere, in clear text too (RFC 4954 section 5).
-        keywords = self.extensions(tls=True)
+        keywords = {*self.extensions(_BARE_TLS), *(["AUTH"] if self.mechanisms.names else [])}
         return tuple(row for row in MAIL_PARAMETERS if row.extension not in keywords)
+
+
+@attrs.frozen(kw_only=True)
+class ServerSettings(AnyServerSettings):
+    """How an SMTP server behaves whose application is asked about passwords alone (``smtp.ServerEvent``).
+
+    Raises LocalProtocolError or ValueError for what no server may be told.
+    """
+
+    mechanisms: sasl.Mechanisms = attrs.field(
+        default=sasl.DEFAULT_MECHANISMS, validator=attrs.validators.instance_of(sasl.Mechanisms)
+    )
+    """The SASL mechanisms offered inside TLS."""
 
 
 @attrs.frozen(kw_only=True)

@@ -1,0 +1,83 @@
+"""OAUTHBEARER, both sides (RFC 7628): an OAuth 2.0 bearer token in the place of a password."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar, Final
+
+import attrs
+
+from .._errors import LocalProtocolError, Malformed
+from ._fields import prepare_identity
+from ._messages import CheckToken
+from ._token import TokenClient, TokenServer, parse_authorization, parse_pairs
+
+_RESPONSE: Final = re.compile(rb"[ny],(?:a=(?P<acting_as>[^,\x01]+))?,\x01(?P<pairs>.*)\x01", re.DOTALL)
+_STRAY_ESCAPE: Final = re.compile(rb"=(?!2C|3D)")
+_HOST: Final = re.compile(r"[!-~]{1,255}")
+
+
+def _port(value: bytes) -> int:
+    if not re.fullmatch(rb"[0-9]{1,5}", value) or int(value) > 65_535:
+        raise Malformed("a port is a number up to 65535")
+    return int(value)
+
+
+class OauthBearerServer(TokenServer):
+    """OAUTHBEARER, server side.  *tls* says whether the exchange is inside TLS; it only goes into the question."""
+
+    __slots__ = ()
+
+    name: ClassVar[str] = "OAUTHBEARER"
+    refused: ClassVar[bytes] = b'{"status":"invalid_token","schemes":"bearer"}'
+
+    def _parse(self, response: bytes) -> CheckToken:
+        """``n,a=identity,^Ahost=...^Aport=...^Aauth=Bearer token^A^A`` (RFC 7628 section 3.1)."""
+        found = _RESPONSE.fullmatch(response)
+        if found is None:
+            raise Malformed("not a response of OAUTHBEARER")
+        acting_as = found["acting_as"] or b""
+        if _STRAY_ESCAPE.search(acting_as):
+            raise Malformed("a stray '=' in a name")
+        acting_as = acting_as.replace(b"=2C", b",").replace(b"=3D", b"=")
+        pairs = parse_pairs(found["pairs"])
+        host = pairs.get(b"host", b"").decode("ascii")
+        if host and not _HOST.fullmatch(host):
+            raise Malformed("a host is 1 to 255 characters without blanks")
+        port = pairs.get(b"port")
+        return CheckToken(
+            authorization_identity=prepare_identity(acting_as) if acting_as else "",
+            token=parse_authorization(pairs.get(b"auth", b"")),
+            mechanism=self.name,
+            tls=self.tls,
+            host=host,
+            port=None if port is None else _port(port),
+        )
+
+
+def _check_host(instance: object, attribute: object, host: str) -> None:
+    if host and not _HOST.fullmatch(host):
+        raise LocalProtocolError("a host is 1 to 255 characters without blanks")
+
+
+@attrs.define(kw_only=True, eq=False)
+class OauthBearerClient(TokenClient):
+    """OAUTHBEARER, client side.  LocalProtocolError for a token or an identity that a server would refuse."""
+
+    name: ClassVar[str] = "OAUTHBEARER"
+    dummy: ClassVar[bytes] = b"\x01"
+
+    host: str = attrs.field(default="", validator=_check_host)
+    """The server that the token is for, and its *port*: a server may compare; empty and None are not sent."""
+    port: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional([attrs.validators.ge(1), attrs.validators.le(65_535)])
+    )
+
+    def _first(self) -> bytes:
+        acting_as = self.authorization_identity.replace("=", "=3D").replace(",", "=2C").encode("utf-8")
+        pairs = [
+            *([b"host=" + self.host.encode("ascii")] if self.host else []),
+            *([b"port=%d" % self.port] if self.port is not None else []),
+            b"auth=Bearer " + self._token,
+        ]
+        return b"n,%b,\x01%b\x01\x01" % (acting_as and b"a=" + acting_as, b"\x01".join(pairs))

@@ -1,0 +1,270 @@
+"""OAUTHBEARER (RFC 7628) and XOAUTH2."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+from hypothesis import given, strategies as st
+
+from mailauth import ACCEPT, LocalProtocolError
+from mailauth._errors import Malformed
+from mailauth.sasl import (
+    Authorize,
+    Challenge,
+    CheckToken,
+    ClientExchange,
+    Fault,
+    OauthBearerClient,
+    OauthBearerServer,
+    Refusal,
+    ServerExchange,
+    Success,
+    Xoauth2Client,
+    Xoauth2Server,
+)
+from tests.sasl.driver import log_in
+
+TOKEN = b"vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg=="
+RESPONSE = (
+    b"n,a=user@example.com,\x01host=server.example.com\x01port=143\x01"
+    b"auth=Bearer vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==\x01\x01"
+)
+XOAUTH2_RESPONSE = b"user=user@example.com\x01auth=Bearer vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==\x01\x01"
+
+QUESTION = CheckToken(
+    authorization_identity="user@example.com",
+    token=TOKEN,
+    mechanism="OAUTHBEARER",
+    tls=True,
+    host="server.example.com",
+    port=143,
+)
+
+
+def bearer() -> OauthBearerServer:
+    return OauthBearerServer(tls=True)
+
+
+def test_the_example_of_the_rfc() -> None:
+    """RFC 7628 section 4.1."""
+    line = (
+        b"bixhPXVzZXJAZXhhbXBsZS5jb20sAWhvc3Q9c2VydmVyLmV4YW1wbGUuY29tAXBvcnQ9MTQzAWF1dGg9QmVhcmVyIHZGOWRmdDRxbVRjMk52"
+        b"YjNSbGNrQmhiSFJoZG1semRHRXVZMjl0Q2c9PQEB"
+    )
+    client = OauthBearerClient(
+        token=TOKEN, authorization_identity="user@example.com", host="server.example.com", port=143
+    )
+    exchange = ServerExchange(bearer())
+    assert ClientExchange(client).begin() == line
+    assert client.respond(None) == RESPONSE
+    assert exchange.begin(line) == QUESTION
+    assert exchange.answer("user@example.com") == Success(
+        authentication_identity="user@example.com", authorization_identity="user@example.com"
+    )
+    assert client.satisfied
+
+
+def test_the_first_response_of_xoauth2() -> None:
+    client = Xoauth2Client(token=TOKEN, authorization_identity="user@example.com")
+    assert client.respond(None) == XOAUTH2_RESPONSE
+    assert Xoauth2Server(tls=True).respond(XOAUTH2_RESPONSE) == CheckToken(
+        authorization_identity="user@example.com", token=TOKEN, mechanism="XOAUTH2", tls=True
+    )
+
+
+@pytest.mark.parametrize("dummy", [b"AQ==", b""])
+@pytest.mark.parametrize(("make", "first"), [(OauthBearerServer, RESPONSE), (Xoauth2Server, XOAUTH2_RESPONSE)])
+@pytest.mark.parametrize("refusal", [refusal for refusal in Refusal if refusal is not Refusal.TEMPORARY])
+def test_a_refused_token_is_told_in_json_and_refused_after_the_dummy(
+    make: type[OauthBearerServer | Xoauth2Server], first: bytes, dummy: bytes, refusal: Refusal
+) -> None:
+    """RFC 7628 section 3.2.3; whatever the dummy is, the login has failed."""
+    exchange = ServerExchange(make(tls=True))
+    exchange.begin(base64.b64encode(first))
+    step = exchange.answer(refusal)
+    assert isinstance(step, Challenge)
+    assert json.loads(step.octets)["schemes"] == "bearer"
+    assert exchange.receive(dummy) is refusal
+
+
+def test_the_json_says_what_is_wrong() -> None:
+    """RFC 7628 section 3.2.2: ``status`` is required, its words are those of RFC 6750."""
+    assert json.loads(OauthBearerServer.refused)["status"] == "invalid_token"
+    assert json.loads(Xoauth2Server.refused)["status"] == "401"
+
+
+def test_a_store_that_cannot_tell_says_nothing_against_the_token() -> None:
+    """Else clients throw a good token away."""
+    exchange = ServerExchange(bearer())
+    question = exchange.begin(base64.b64encode(RESPONSE))
+    assert isinstance(question, CheckToken)
+    assert exchange.answer(question.unavailable) is Refusal.TEMPORARY
+
+
+def test_the_dummy_may_be_a_star() -> None:
+    exchange = ServerExchange(bearer())
+    exchange.begin(base64.b64encode(RESPONSE))
+    exchange.answer(Refusal.BAD_CREDENTIALS)
+    assert exchange.receive(b"*") is Fault.CANCELLED
+
+
+def test_a_client_without_a_token_hears_how_it_fails_and_nobody_is_asked() -> None:
+    """RFC 7628 section 3.1: an empty ``auth`` is how a client looks for the place to get one."""
+    for response in (b"n,,\x01auth=\x01\x01", b"n,,\x01\x01", b"n,,\x01host=h\x01\x01"):
+        step = bearer().respond(response)
+        assert isinstance(step, Challenge)
+        assert json.loads(step.octets)["status"] == "invalid_token"
+
+
+def test_whose_token_it_is_decides_who_logs_in() -> None:
+    """Without an authorization identity the token alone says who it is."""
+    exchange = ServerExchange(bearer())
+    question = exchange.begin(base64.b64encode(b"n,,\x01auth=Bearer abc\x01\x01"))
+    assert question == CheckToken(authorization_identity="", token=b"abc", mechanism="OAUTHBEARER", tls=True)
+    assert exchange.authentication_identity is None
+    assert exchange.answer("alice") == Success(authentication_identity="alice", authorization_identity="alice")
+    assert exchange.authentication_identity == "alice"
+
+
+def test_acting_as_another_than_the_token_was_issued_to_is_asked() -> None:
+    """RFC 4422 section 3.4.1: shared maildrops."""
+    exchange = ServerExchange(bearer())
+    exchange.begin(base64.b64encode(RESPONSE))
+    assert exchange.authentication_identity == "user@example.com"
+    assert exchange.answer("alice") == Authorize(
+        authentication_identity="alice",
+        authorization_identity="user@example.com",
+        mechanism="OAUTHBEARER",
+        tls=True,
+    )
+
+
+@pytest.mark.parametrize("answer", [ACCEPT, None, "", b"alice", True])
+def test_an_answer_of_another_kind_leaves_the_question_open(answer: object) -> None:
+    """An empty identity would be nobody, or everybody."""
+    exchange = ServerExchange(bearer())
+    question = exchange.begin(base64.b64encode(RESPONSE))
+    with pytest.raises(LocalProtocolError):
+        exchange.answer(answer)
+    assert exchange.question is question
+    server = bearer()
+    with pytest.raises(LocalProtocolError):
+        server.resolve("alice")
+    server.respond(RESPONSE)
+    with pytest.raises(LocalProtocolError):
+        server.resolve(answer)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"",
+        b"\x01",
+        b"n,,",
+        b"n,,\x01",
+        b"p=tls-exporter,,\x01auth=Bearer abc\x01\x01",
+        b"x,,\x01auth=Bearer abc\x01\x01",
+        b"n,,\x01auth=Bearer abc\x01",
+        b"n,,\x01auth=Bearer abc\x01\x01\x01",
+        b"n,,\x01auth=Bearer abc\x01auth=Bearer abc\x01\x01",
+        b"n,,\x01auth=Bearer abc\x01AUTH=Bearer abc\x01\x01",
+        b"n,,\x01auth=Basic abc\x01\x01",
+        b"n,,\x01auth=Bearer \x01\x01",
+        b"n,,\x01auth=Bearer a b\x01\x01",
+        b"n,,\x01auth=Bearer =\x01\x01",
+        b"n,,\x01auth=Bearer \xff\x01\x01",
+        b"n,,\x01auth=Bearer " + b"a" * 8193 + b"\x01\x01",
+        b"n,,\x01port=65536\x01auth=Bearer abc\x01\x01",
+        b"n,,\x01port=x\x01auth=Bearer abc\x01\x01",
+        b"n,,\x01host=a b\x01auth=Bearer abc\x01\x01",
+        b"n,,\x01=x\x01auth=Bearer abc\x01\x01",
+        b"n,a=a=b,\x01auth=Bearer abc\x01\x01",
+        b"n,a=a\0b,\x01auth=Bearer abc\x01\x01",
+        b"n,a=\xff,\x01auth=Bearer abc\x01\x01",
+    ],
+)
+def test_a_response_of_another_form_is_malformed(response: bytes) -> None:
+    """RFC 7628 section 3.1."""
+    assert bearer().respond(response) is Fault.MALFORMED
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"",
+        b"user=\x01auth=Bearer abc\x01\x01",
+        b"auth=Bearer abc\x01user=alice\x01\x01",
+        b"user=alice\x01auth=Bearer abc\x01",
+        b"user=al\0ice\x01auth=Bearer abc\x01\x01",
+        b"user=alice\x01auth=abc\x01\x01",
+        b"user=alice\x01auth=Bearer abc\x01\x01\x01",
+        b"n,a=alice,\x01auth=Bearer abc\x01\x01",
+    ],
+)
+def test_a_response_of_another_form_is_malformed_in_xoauth2_too(response: bytes) -> None:
+    assert Xoauth2Server(tls=True).respond(response) is Fault.MALFORMED
+
+
+def test_the_scheme_is_matched_without_case_and_unknown_keys_are_passed_over() -> None:
+    """RFC 7235 section 2.1, RFC 7628 section 3.1."""
+    question = bearer().respond(b"y,a=a=2Cb=3D,\x01mthd=GET\x01Auth=bearer abc\x01qs=\x01\x01")
+    assert question == CheckToken(authorization_identity="a,b=", token=b"abc", mechanism="OAUTHBEARER", tls=True)
+
+
+def test_a_refused_client_answers_and_keeps_what_it_was_told() -> None:
+    """RFC 7628 section 3.2.3: ``AQ==``; nothing in XOAUTH2."""
+    for client, dummy in (
+        (OauthBearerClient(token=TOKEN), b"AQ=="),
+        (Xoauth2Client(token=TOKEN, authorization_identity="alice"), b""),
+    ):
+        exchange = ClientExchange(client)
+        for _ in range(2):
+            exchange.begin()
+            before = (exchange.satisfied, client.failure)
+            assert exchange.respond(base64.b64encode(b'{"status":"invalid_token"}')) == dummy
+            assert before == (True, None)
+            assert (exchange.satisfied, client.failure) == (False, b'{"status":"invalid_token"}')
+            with pytest.raises(Malformed):
+                exchange.respond(b"e30=")
+
+
+@pytest.mark.parametrize(
+    "token", [b"", b"s3cret s3cret", b"s3cret\r\nRCPT", b"s3cret\x01", b"s3cret\xff", b"=", b"s3cret" * 1400]
+)
+def test_a_token_that_cannot_be_sent_is_refused_without_being_shown(token: bytes) -> None:
+    """House rule 5, and the injection of pairs through an argument."""
+    with pytest.raises(LocalProtocolError) as caught:
+        OauthBearerClient(token=token)
+    assert "s3cret" not in str(caught.value)
+    with pytest.raises(LocalProtocolError):
+        Xoauth2Client(token=token, authorization_identity="alice")
+
+
+def test_what_else_a_client_cannot_send_is_refused() -> None:
+    with pytest.raises(LocalProtocolError):
+        Xoauth2Client(token=TOKEN)
+    with pytest.raises(LocalProtocolError):
+        OauthBearerClient(token=TOKEN, host="a\x01b")
+    with pytest.raises(LocalProtocolError):
+        OauthBearerClient(token=TOKEN, authorization_identity="a\x01b")
+    with pytest.raises(ValueError, match="port"):
+        OauthBearerClient(token=TOKEN, port=65_536)
+
+
+TOKENS = st.text("abcAB09-._~+/", min_size=1, max_size=8).map(str.encode)
+NAMES = st.text("ab,=@. \u00e9", min_size=1, max_size=8)
+
+
+@given(TOKENS, TOKENS, NAMES)
+def test_a_login_succeeds_exactly_when_the_secrets_agree(sent: bytes, kept: bytes, name: str) -> None:
+    for known in ({name: sent}, {name: kept}):
+        right = known[name] == sent
+        ends = [
+            log_in(OauthBearerClient(token=sent, authorization_identity=name), bearer(), known),
+            log_in(OauthBearerClient(token=sent), bearer(), known),
+            log_in(Xoauth2Client(token=sent, authorization_identity=name), Xoauth2Server(tls=True), known),
+        ]
+        success = Success(authentication_identity=name, authorization_identity=name)
+        assert ends == [success if right else Refusal.BAD_CREDENTIALS] * 3

@@ -1,0 +1,64 @@
+"""An SMTP server that takes every mechanism: the questions of SCRAM, tokens and certificates have arms, too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, TypeAlias, assert_never
+
+from mailauth import ACCEPT, Notice, Payload, Tls, sasl, smtp
+from mailauth_io import on_asyncio, on_trio
+
+Connection: TypeAlias = on_asyncio.ServerConnection[smtp.AnyServerEvent] | on_trio.ServerConnection[smtp.AnyServerEvent]
+
+
+class Users(Protocol):
+    async def check(self, identity: str, password: bytes) -> bool: ...
+    async def secret(self, identity: str) -> bytes | None: ...
+    async def scram_keys(self, identity: str, hash_name: str) -> sasl.ScramKeys | None: ...
+    async def owner_of_token(self, token: bytes) -> str | None: ...
+    async def owner_of_certificate(self, certificate: Mapping[str, object]) -> str | None: ...
+
+
+async def session(connection: Connection, users: Users) -> None:
+    async for event in connection:
+        match event:
+            case sasl.CheckPassword(authentication_identity=who, password=password) as q:
+                connection.answer(q, ACCEPT if await users.check(who, password) else sasl.Refusal.BAD_CREDENTIALS)
+            case sasl.FetchSecret(authentication_identity=who) as q:
+                connection.answer(q, await users.secret(who))
+            case sasl.FetchScramKeys(authentication_identity=who, hash_name=hash_name) as q:
+                connection.answer(q, await users.scram_keys(who, hash_name))
+            case sasl.CheckToken(token=token) as q:
+                connection.answer(q, await users.owner_of_token(token) or sasl.Refusal.BAD_CREDENTIALS)
+            case sasl.CheckExternal(peer_certificate=certificate) as q:
+                connection.answer(q, await users.owner_of_certificate(certificate) or sasl.Refusal.BAD_CREDENTIALS)
+            case sasl.Authorize() as q:
+                connection.answer(q, sasl.Refusal.NOT_AUTHORIZED)
+            case smtp.Rcpt() as q:
+                connection.answer(q, ACCEPT if connection.identity else smtp.Reply(550, "5.7.1", "log in first"))
+            case smtp.Connected() | smtp.Mail() | smtp.Data() | smtp.StartTls() as q:
+                connection.answer(q, ACCEPT)
+            case smtp.MessageComplete() as q:
+                connection.answer(q, ACCEPT)
+            case Payload() | Notice():
+                pass
+            case unreachable:
+                assert_never(unreachable)
+
+
+SETTINGS = smtp.AnyServerSettings(
+    mechanisms=sasl.ALL_MECHANISMS.only("SCRAM-SHA-256", "OAUTHBEARER", "EXTERNAL", "PLAIN"),
+    scram_decoy=sasl.ScramDecoy(key=b"from a file that nobody else can read"),
+)
+
+
+def build(entropy: bytes, tls: Tls | None) -> smtp.AnyServerConnection:
+    return smtp.AnyServerConnection(SETTINGS, entropy=entropy, tls=tls)
+
+
+async def serve(users: Users) -> int:
+    async def one(connection: on_asyncio.ServerConnection[smtp.AnyServerEvent]) -> None:
+        await session(connection, users)
+
+    async with on_asyncio.serve(one, build, host="127.0.0.1", port=0) as listener:
+        return listener.port

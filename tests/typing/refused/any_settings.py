@@ -1,0 +1,35 @@
+"""Mechanisms that ask more than passwords, for a server whose application has no arm for that."""
+
+from __future__ import annotations
+
+from mailauth import ACCEPT, pop3, sasl, smtp
+
+smtp.ServerSettings(mechanisms=sasl.ALL_MECHANISMS)  # error: [arg-type]
+pop3.ServerSettings(mechanisms=pop3.ALL_MECHANISMS)  # error: [arg-type]
+smtp.AnyServerSettings(mechanisms=sasl.ALL_MECHANISMS)
+pop3.AnyServerSettings(mechanisms=pop3.DEFAULT_MECHANISMS)
+sasl.AnyMechanisms({"XOAUTH2": lambda context: sasl.Xoauth2Server(tls=context.tls)})
+sasl.Mechanisms({"PLAIN": lambda context: sasl.PlainServer(tls=context.tls)})
+
+
+def scram(context: sasl.Context) -> sasl.ScramSha256Server:
+    return sasl.ScramSha256Server(nonce=context.nonce, tls=context.tls, decoy=sasl.ScramDecoy(key=bytes(16)))
+
+
+sasl.Mechanisms({"SCRAM-SHA-256": scram})  # error: [dict-item]
+
+
+def connect(settings: smtp.AnyServerSettings, entropy: bytes) -> smtp.ServerConnection:
+    smtp.AnyServerConnection(settings, entropy=entropy)
+    return smtp.ServerConnection(settings, entropy=entropy)  # error: [arg-type]
+
+
+def answer(
+    machine: smtp.AnyServerConnection, keys: sasl.FetchScramKeys, token: sasl.CheckToken, owner: sasl.CheckExternal
+) -> None:
+    machine.answer(keys, b"secret")  # error: [misc]
+    machine.answer(keys, None)
+    machine.answer(token, ACCEPT)  # error: [misc]
+    machine.answer(token, "alice")
+    machine.answer(owner, None)  # error: [misc]
+    machine.answer(owner, sasl.Refusal.BAD_CREDENTIALS)
