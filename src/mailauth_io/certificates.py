@@ -58,5 +58,5 @@ def throw_away(addresses: Iterable[str] = ()) -> ThrowAway:
     names = dict.fromkeys([*NAMES, *(str(ipaddress.ip_address(address.partition("%")[0])) for address in addresses)])
     authority = trustme.CA()
     context = server_context()
-    authority.issue_cert(*names).configure_cert(context)
+    authority.issue_cert(*names, common_name=NAMES[0]).configure_cert(context)  # fetchmail takes none without
     return ThrowAway(server=context, authority=authority.cert_pem.bytes())

@@ -6,60 +6,19 @@ Knows their options and their ways; knows nothing of the server but ports, and t
 from __future__ import annotations
 
 import functools
-import os
 import poplib
-import shutil
 import smtplib
 import socket
 import ssl
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import attrs
-import pytest
 
-HOST = "127.0.0.1"
-NAME, PASSWORD = "alice", "open sesame:2"
-SENDER, FRIEND = "alice@example.test", "friend@elsewhere.test"
-WAYS = ("clear", "upgrade", "implicit")
-REQUIRED = os.environ.get("MAILAUTH_INTEROP") == "require"
-
-
-@attrs.frozen(kw_only=True)
-class Visit:
-    """Where to go, how, and with what in hand."""
-
-    port: int
-    way: str
-    login: str
-    """A mechanism's name, USER, APOP, or empty for none."""
-    trusted: Path
-    scratch: Path
-    """A directory for what the client must find in files."""
-    source: str = HOST
-
-
-class Refused(Exception):
-    """The client did not get through; the text is what it said."""
-
-
-def _missing(name: str) -> NoReturn:
-    if REQUIRED:
-        pytest.fail(f"{name} is not installed, and MAILAUTH_INTEROP=require wants it")
-    pytest.skip(f"{name} is not installed")
-
-
-def _run(name: str, arguments: list[str], octets: bytes = b"") -> bytes:
-    path = shutil.which(name)
-    if path is None:
-        _missing(name)
-    done = subprocess.run([path, *arguments], input=octets, capture_output=True, timeout=60)
-    if done.returncode != 0:
-        raise Refused(f"{name} ended with {done.returncode}: {done.stdout!r} {done.stderr!r}")
-    return done.stdout
-
+from tests.interop.fetchers import fetchmail_collect, getmail_collect
+from tests.interop.mailers import mutt_collect, mutt_submit, s_nail_collect, s_nail_submit
+from tests.interop.senders import git_submit
+from tests.interop.visit import FRIEND, HOST, SENDER, WAYS, Refused, Visit, missing, run
 
 # curl
 
@@ -72,9 +31,9 @@ def _curl(visit: Visit, protocol: str, path: str, *arguments: str, octets: bytes
         words += ["--ssl-reqd"]
     if visit.login:
         option = "AUTH=+APOP" if visit.login == "APOP" else f"AUTH={visit.login}"
-        words += ["--user", f"{NAME}:{PASSWORD}", "--login-options", option]
+        words += ["--user", f"{visit.name}:{visit.password}", "--login-options", option]
     scheme = protocol + ("s" if visit.way == "implicit" else "")
-    return _run("curl", [*words, *arguments, f"{scheme}://{HOST}:{visit.port}/{path}"], octets)
+    return run("curl", [*words, *arguments, f"{scheme}://{HOST}:{visit.port}/{path}"], octets, home=visit.scratch)
 
 
 def curl_submit(visit: Visit, message: bytes) -> None:
@@ -93,31 +52,28 @@ def curl_collect(visit: Visit) -> bytes:
 def _configuration(visit: Visit, *more: str) -> Path:
     lines = ["account default", f"host {HOST}", f"port {visit.port}", f"source_ip {visit.source}", *more]
     if visit.login:
-        lines += [f"auth {visit.login.lower()}", f"user {NAME}", f'password "{PASSWORD}"']
+        lines += [f"auth {visit.login.lower()}", f"user {visit.name}", f'password "{visit.password}"']
     if visit.way == "clear":
         lines += ["tls off"]
     else:
         lines += ["tls on", f"tls_trust_file {visit.trusted}"]
         lines += [f"tls_starttls {'on' if visit.way == 'upgrade' else 'off'}"]
-    path = visit.scratch / "configuration"
-    path.touch(mode=0o600)
-    path.write_text("".join(f"{line}\n" for line in lines))
-    return path
+    return visit.file("configuration", *lines)
 
 
 def msmtp_submit(visit: Visit, message: bytes) -> None:
     configuration = _configuration(visit, "domain client.test", f"from {SENDER}")
-    _run("msmtp", ["-C", str(configuration), "--", FRIEND], message)
+    run("msmtp", ["-C", str(configuration), "--", FRIEND], message, home=visit.scratch)
 
 
 def mpop_collect(visit: Visit) -> bytes:
-    maildir = visit.scratch / "collected"
-    for folder in ("tmp", "new", "cur"):
-        (maildir / folder).mkdir(parents=True)
+    maildir = visit.maildir()
     configuration = _configuration(
-        visit, "keep on", "received_header off", f"delivery maildir {maildir}", f"uidls_file {visit.scratch}/uidls"
+        visit,
+        *(f"keep {'off' if visit.delete else 'on'}", "received_header off"),
+        *(f"delivery maildir {maildir}", f"uidls_file {visit.scratch}/uidls"),
     )
-    _run("mpop", ["-C", str(configuration)])
+    run("mpop", ["-C", str(configuration)], home=visit.scratch)
     (path,) = maildir.glob("new/*")
     return path.read_bytes()
 
@@ -127,12 +83,12 @@ def mpop_collect(visit: Visit) -> bytes:
 
 @functools.cache
 def _swaks_knows_tls() -> bool:
-    return b"TLS supported" in _run("swaks", ["--support"])
+    return b"TLS supported" in run("swaks", ["--support"], home=Path.cwd())
 
 
 def swaks_submit(visit: Visit, message: bytes) -> None:
     if visit.way != "clear" and not _swaks_knows_tls():
-        _missing("Net::SSLeay, which swaks needs for TLS,")
+        missing("Net::SSLeay, which swaks needs for TLS,")
     path = visit.scratch / "message"
     path.write_bytes(message.replace(b"\r\n", b"\n").removesuffix(b"\n"))  # it adds a line end of its own
     words = ["--server", HOST, "--port", str(visit.port), "--local-interface", visit.source, "--helo", "client.test"]
@@ -141,8 +97,8 @@ def swaks_submit(visit: Visit, message: bytes) -> None:
         words += ["--tls-verify", "--tls-ca-path", str(visit.trusted)]
         words += ["--tls" if visit.way == "upgrade" else "--tls-on-connect"]
     if visit.login:
-        words += ["--auth", visit.login, "--auth-user", NAME, "--auth-password", PASSWORD]
-    _run("swaks", words)
+        words += ["--auth", visit.login, "--auth-user", visit.name, "--auth-password", visit.password]
+    run("swaks", words, home=visit.scratch)
 
 
 # The standard library
@@ -162,7 +118,7 @@ def smtplib_submit(visit: Visit, message: bytes) -> None:
                 client.starttls(context=context)
                 client.ehlo()
             if visit.login:
-                client.user, client.password = NAME, PASSWORD
+                client.user, client.password = visit.name, visit.password
                 match visit.login:
                     case "PLAIN":
                         client.auth("PLAIN", client.auth_plain)
@@ -192,27 +148,81 @@ def poplib_collect(visit: Visit) -> bytes:
         if visit.way == "upgrade":
             client.stls(context=context)
         if visit.login == "APOP":
-            client.apop(NAME, PASSWORD)
+            client.apop(visit.name, visit.password)
         else:
-            client.user(NAME)
-            client.pass_(PASSWORD)
-        return b"".join(line + b"\r\n" for line in client.retr(1)[1])
+            client.user(visit.name)
+            client.pass_(visit.password)
+        text = b"".join(line + b"\r\n" for line in client.retr(1)[1])
+        if visit.delete:
+            client.dele(1)
+        return text
     except poplib.error_proto as error:
         raise Refused(str(error)) from error
     finally:
         client.quit()
 
 
-SUBMITTERS: dict[str, Callable[[Visit, bytes], None]] = {
-    "curl": curl_submit,
-    "msmtp": msmtp_submit,
-    "swaks": swaks_submit,
-    "smtplib": smtplib_submit,
+@attrs.frozen(kw_only=True)
+class Submitter:
+    """A client that sends."""
+
+    submit: Callable[[Visit, bytes], None]
+    logins: tuple[str, ...] = ("PLAIN", "LOGIN", "CRAM-MD5")
+    composes: bool = False
+    """It writes header fields of its own; only Subject and body are those that it was given."""
+
+
+@attrs.frozen(kw_only=True)
+class Collector:
+    """A client that reads."""
+
+    collect: Callable[[Visit], bytes]
+    logins: tuple[str, ...]
+    impossible: tuple[tuple[str, str], ...] = ()
+    """What it cannot do, as login and way."""
+    deletes: bool = True
+
+
+SUBMITTERS: dict[str, Submitter] = {
+    "curl": Submitter(submit=curl_submit),
+    "msmtp": Submitter(submit=msmtp_submit),
+    "swaks": Submitter(submit=swaks_submit),
+    "smtplib": Submitter(submit=smtplib_submit),
+    "s-nail": Submitter(submit=s_nail_submit, composes=True),
+    "mutt": Submitter(submit=mutt_submit, composes=True),
+    "git": Submitter(submit=git_submit, composes=True),
 }
 
-COLLECTORS: dict[str, tuple[Callable[[Visit], bytes], tuple[str, ...]]] = {
-    "curl": (curl_collect, ("APOP", "PLAIN", "LOGIN", "CRAM-MD5")),
-    "mpop": (mpop_collect, ("USER", "APOP", "PLAIN", "LOGIN", "CRAM-MD5")),
-    "poplib": (poplib_collect, ("USER", "APOP")),
+COLLECTORS: dict[str, Collector] = {
+    "curl": Collector(collect=curl_collect, logins=("APOP", "PLAIN", "LOGIN", "CRAM-MD5"), deletes=False),
+    "mpop": Collector(collect=mpop_collect, logins=("USER", "APOP", "PLAIN", "LOGIN", "CRAM-MD5")),
+    "poplib": Collector(collect=poplib_collect, logins=("USER", "APOP")),
+    "fetchmail": Collector(
+        collect=fetchmail_collect,
+        logins=("USER", "APOP", "CRAM-MD5"),
+        impossible=(("APOP", "upgrade"),),  # with APOP it asks for no STLS, and goes on in clear
+    ),
+    "getmail": Collector(
+        collect=getmail_collect,
+        logins=("USER", "APOP"),
+        impossible=(("USER", "upgrade"), ("APOP", "upgrade")),  # it knows no STLS
+    ),
+    "s-nail": Collector(collect=s_nail_collect, logins=("USER", "APOP")),
+    "mutt": Collector(collect=mutt_collect, logins=("USER", "APOP", "PLAIN", "LOGIN", "CRAM-MD5")),
 }
-"""With the logins that each of them knows."""
+
+
+def submissions() -> list[tuple[str, str, str]]:
+    """Every client that sends, with every login and way that it knows."""
+    return [(name, login, way) for name, client in SUBMITTERS.items() for login in client.logins for way in WAYS]
+
+
+def collections() -> list[tuple[str, str, str]]:
+    """Every client that reads, with every login and way that it knows."""
+    return [
+        (name, login, way)
+        for name, client in COLLECTORS.items()
+        for login in client.logins
+        for way in WAYS
+        if (login, way) not in client.impossible
+    ]
