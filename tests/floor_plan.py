@@ -75,7 +75,8 @@ VOCABULARY: Final = frozenset({"Command", "Notice", "Payload", "Question"})
 
 ADAPTERS: Final = frozenset({"on_asyncio", "on_trio", "_adapter", "_listener", "_stream", "_tls"})
 FROM_A_PROTOCOL: Final = frozenset(
-    {"ServerConnection", "ServerSettings", "ServerEvent", "ClientConnection", "ClientEvent"}
+    {f"{any_}{name}" for any_ in ("", "Any") for name in ("ServerConnection", "ServerSettings", "ServerEvent")}
+    | {"ClientConnection", "ClientEvent"}
 )
 """All that an adapter may know of smtp and pop3; ``ServerMachine`` and its kin come from below them."""
 

@@ -10,7 +10,9 @@ import ssl
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias, TypedDict, TypeVar
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any, Final, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 from mailauth import ClientMachine, ServerMachine, Tls, pop3, smtp
 
@@ -50,6 +52,42 @@ class Options(TypedDict, total=False):
     ssl_context: ssl.SSLContext | None
     implicit_tls: bool
     grace: float
+
+
+class Serve(Protocol):
+    """``serve`` of either adapter."""
+
+    def __call__(
+        self, session: Session[E], build: Build[E], **options: Unpack[Options]
+    ) -> AbstractAsyncContextManager[Listener]: ...
+
+
+class ServeSmtp(Protocol):
+    """``serve_smtp`` of either adapter."""
+
+    @overload
+    def __call__(
+        self, session: Session[smtp.ServerEvent], settings: smtp.ServerSettings, **options: Unpack[Options]
+    ) -> AbstractAsyncContextManager[Listener]: ...
+
+    @overload
+    def __call__(
+        self, session: Session[smtp.AnyServerEvent], settings: smtp.AnyServerSettings, **options: Unpack[Options]
+    ) -> AbstractAsyncContextManager[Listener]: ...
+
+
+class ServePop3(Protocol):
+    """``serve_pop3`` of either adapter."""
+
+    @overload
+    def __call__(
+        self, session: Session[pop3.ServerEvent], settings: pop3.ServerSettings, **options: Unpack[Options]
+    ) -> AbstractAsyncContextManager[Listener]: ...
+
+    @overload
+    def __call__(
+        self, session: Session[pop3.AnyServerEvent], settings: pop3.AnyServerSettings, **options: Unpack[Options]
+    ) -> AbstractAsyncContextManager[Listener]: ...
 
 
 class Listener(ABC):
@@ -110,18 +148,58 @@ class Listener(ABC):
             stream.abort()
 
 
-def smtp_machine(settings: smtp.ServerSettings, context: ssl.SSLContext | None) -> Build[smtp.ServerEvent]:
-    """What builds the machines of an SMTP server.  Raises ValueError when STARTTLS is on and there is no context."""
-    if settings.starttls and context is None:
-        raise ValueError("settings with starttls need an ssl_context")
-    return lambda entropy, tls: smtp.ServerConnection(settings, entropy=entropy, tls=tls)
+def smtp_server(serve: Serve) -> ServeSmtp:
+    """``serve_smtp`` of the adapter whose *serve* this is."""
+
+    def serve_smtp(
+        session: Session[Any], settings: smtp.AnyServerSettings, **options: Unpack[Options]
+    ) -> AbstractAsyncContextManager[Listener]:
+        """``serve`` for SMTP, with the same options: the type of *settings* says what *session* is asked.
+
+        Raises ValueError when STARTTLS is on and there is no ssl_context.
+        """
+        if settings.starttls and options.get("ssl_context") is None:
+            raise ValueError("settings with starttls need an ssl_context")
+        if isinstance(settings, smtp.ServerSettings):
+            return serve(session, partial(_smtp_machine, settings), **options)
+        return serve(session, partial(_any_smtp_machine, settings), **options)
+
+    return serve_smtp
 
 
-def pop3_machine(settings: pop3.ServerSettings, context: ssl.SSLContext | None) -> Build[pop3.ServerEvent]:
-    """What builds the machines of a POP3 server.  Raises ValueError when STLS is on and there is no context."""
-    if settings.stls and context is None:
-        raise ValueError("settings with stls need an ssl_context")
-    return lambda entropy, tls: pop3.ServerConnection(settings, entropy=entropy, tls=tls)
+def _smtp_machine(settings: smtp.ServerSettings, entropy: bytes, tls: Tls | None) -> smtp.ServerConnection:
+    return smtp.ServerConnection(settings, entropy=entropy, tls=tls)
+
+
+def _any_smtp_machine(settings: smtp.AnyServerSettings, entropy: bytes, tls: Tls | None) -> smtp.AnyServerConnection:
+    return smtp.AnyServerConnection(settings, entropy=entropy, tls=tls)
+
+
+def pop3_server(serve: Serve) -> ServePop3:
+    """``serve_pop3`` of the adapter whose *serve* this is."""
+
+    def serve_pop3(
+        session: Session[Any], settings: pop3.AnyServerSettings, **options: Unpack[Options]
+    ) -> AbstractAsyncContextManager[Listener]:
+        """``serve`` for POP3, with the same options: the type of *settings* says what *session* is asked.
+
+        Raises ValueError when STLS is on and there is no ssl_context.
+        """
+        if settings.stls and options.get("ssl_context") is None:
+            raise ValueError("settings with stls need an ssl_context")
+        if isinstance(settings, pop3.ServerSettings):
+            return serve(session, partial(_pop3_machine, settings), **options)
+        return serve(session, partial(_any_pop3_machine, settings), **options)
+
+    return serve_pop3
+
+
+def _pop3_machine(settings: pop3.ServerSettings, entropy: bytes, tls: Tls | None) -> pop3.ServerConnection:
+    return pop3.ServerConnection(settings, entropy=entropy, tls=tls)
+
+
+def _any_pop3_machine(settings: pop3.AnyServerSettings, entropy: bytes, tls: Tls | None) -> pop3.AnyServerConnection:
+    return pop3.AnyServerConnection(settings, entropy=entropy, tls=tls)
 
 
 async def start_client(

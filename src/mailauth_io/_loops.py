@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import ClassVar, Protocol, TypeVar, TypeVarTuple, Unpack
 
-from mailauth import ClientMachine, pop3, smtp
+from mailauth import ClientMachine
 
 from ._adapter import Client
-from ._listener import Build, BuildClient, ConnectOptions, Listener, Options, Session
+from ._listener import Build, BuildClient, ConnectOptions, Listener, Options, ServePop3, ServeSmtp, Session
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -29,13 +29,11 @@ class Adapter(Protocol):
         self, session: Session[E], build: Build[E], **options: Unpack[Options]
     ) -> AbstractAsyncContextManager[Listener]: ...
 
-    def serve_smtp(
-        self, session: Session[smtp.ServerEvent], settings: smtp.ServerSettings, **options: Unpack[Options]
-    ) -> AbstractAsyncContextManager[Listener]: ...
+    @property
+    def serve_smtp(self) -> ServeSmtp: ...
 
-    def serve_pop3(
-        self, session: Session[pop3.ServerEvent], settings: pop3.ServerSettings, **options: Unpack[Options]
-    ) -> AbstractAsyncContextManager[Listener]: ...
+    @property
+    def serve_pop3(self) -> ServePop3: ...
 
     async def connect(
         self, machine: ClientMachine[E] | BuildClient[E], host: str, port: int, **options: Unpack[ConnectOptions]

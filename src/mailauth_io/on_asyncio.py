@@ -10,14 +10,13 @@ import contextlib
 import math
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
-from typing import TypeVar, Unpack, cast
+from typing import TypeVar, cast
 
-from mailauth import ClientMachine, pop3, smtp
+from mailauth import ClientMachine
 
 from . import _listener
 from ._adapter import Client as Client, ServerConnection as ServerConnection
-from ._listener import GRACE, Build, BuildClient, Options, Session, pop3_machine, smtp_machine, start_client
+from ._listener import GRACE, Build, BuildClient, Session, pop3_server, smtp_server, start_client
 from ._stream import READ_SIZE, WRITE_PATIENCE, Peer as Peer, Stream, to_peer
 
 E = TypeVar("E")
@@ -240,18 +239,8 @@ async def serve(
         await listener.aclose()
 
 
-def serve_smtp(
-    session: Session[smtp.ServerEvent], settings: smtp.ServerSettings, **options: Unpack[Options]
-) -> AbstractAsyncContextManager[Listener]:
-    """``serve`` for SMTP, with the same options.  Raises ValueError when STARTTLS is on and there is no ssl_context."""
-    return serve(session, smtp_machine(settings, options.get("ssl_context")), **options)
-
-
-def serve_pop3(
-    session: Session[pop3.ServerEvent], settings: pop3.ServerSettings, **options: Unpack[Options]
-) -> AbstractAsyncContextManager[Listener]:
-    """``serve`` for POP3, with the same options.  Raises ValueError when STLS is on and there is no ssl_context."""
-    return serve(session, pop3_machine(settings, options.get("ssl_context")), **options)
+serve_smtp = smtp_server(serve)
+serve_pop3 = pop3_server(serve)
 
 
 async def connect(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, TypeAlias, assert_never
 
 from mailauth import ACCEPT, Notice, Payload, Tls, sasl, smtp
@@ -52,13 +52,19 @@ SETTINGS = smtp.AnyServerSettings(
 )
 
 
+async def serve(one: Callable[[Connection], Awaitable[None]]) -> int:
+    async with (
+        on_asyncio.serve_smtp(one, SETTINGS) as listener,
+        on_trio.serve_smtp(one, SETTINGS) as other,
+        on_trio.serve_smtp(one, smtp.ServerSettings()) as careful,
+    ):
+        return listener.port + other.port + careful.port
+
+
 def build(entropy: bytes, tls: Tls | None) -> smtp.AnyServerConnection:
     return smtp.AnyServerConnection(SETTINGS, entropy=entropy, tls=tls)
 
 
-async def serve(users: Users) -> int:
-    async def one(connection: on_asyncio.ServerConnection[smtp.AnyServerEvent]) -> None:
-        await session(connection, users)
-
-    async with on_asyncio.serve(one, build, host="127.0.0.1", port=0) as listener:
+async def serve_by_hand(one: Callable[[Connection], Awaitable[None]]) -> int:
+    async with on_asyncio.serve(one, build) as listener:
         return listener.port

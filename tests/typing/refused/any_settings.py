@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from mailauth import ACCEPT, pop3, sasl, smtp
+from mailauth_io import on_asyncio, on_trio
 
 smtp.ServerSettings(mechanisms=sasl.ALL_MECHANISMS)  # error: [arg-type]
 pop3.ServerSettings(mechanisms=pop3.ALL_MECHANISMS)  # error: [arg-type]
@@ -33,3 +36,15 @@ def answer(
     machine.answer(token, "alice")
     machine.answer(owner, None)  # error: [misc]
     machine.answer(owner, sasl.Refusal.BAD_CREDENTIALS)
+
+
+async def serve(
+    session: Callable[[on_asyncio.ServerConnection[smtp.ServerEvent]], Awaitable[None]],
+    maildrop: Callable[[on_trio.ServerConnection[pop3.ServerEvent]], Awaitable[None]],
+) -> None:
+    async with on_asyncio.serve_smtp(session, smtp.AnyServerSettings()):  # error: [arg-type]
+        pass
+    async with on_trio.serve_pop3(maildrop, pop3.AnyServerSettings()):  # error: [arg-type]
+        pass
+    async with on_trio.serve_pop3(maildrop, pop3.ServerSettings()):
+        pass

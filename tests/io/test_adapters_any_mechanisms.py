@@ -1,0 +1,85 @@
+"""Servers that offer SCRAM over real sockets, on both loops: the settings choose the machine."""
+
+from __future__ import annotations
+
+import attrs
+
+from mailauth import ACCEPT, Question, pop3, sasl, smtp
+from mailauth_io import _loops
+from mailauth_io._adapter import ServerConnection
+from tests.io.line_echo import client_context, on_both_loops, server_context
+
+DECOY = sasl.ScramDecoy(key=b"a key that nobody knows")
+KEYS = sasl.scram_keys(b"wonderland", b"salt", 4096)
+SCRAM = sasl.ALL_MECHANISMS.only("SCRAM-SHA-256")
+ALICE = sasl.ScramSha256Client(authentication_identity="alice", password=b"wonderland", entropy=bytes(range(32)))
+
+
+async def submission(connection: ServerConnection[smtp.AnyServerEvent]) -> None:
+    async for event in connection:
+        match event:
+            case sasl.FetchScramKeys(authentication_identity=who) as question:
+                connection.answer(question, KEYS if who == "alice" else None)
+            case smtp.Connected() as connected:
+                connection.answer(connected, ACCEPT)
+            case Question() as other:
+                connection.answer(other, other.unavailable)
+            case _:
+                pass
+
+
+async def maildrop(connection: ServerConnection[pop3.AnyServerEvent]) -> None:
+    async for event in connection:
+        match event:
+            case sasl.FetchScramKeys(authentication_identity=who) as question:
+                connection.answer(question, KEYS if who == "alice" else None)
+            case pop3.OpenMaildrop() as opening:
+                connection.answer(opening, pop3.Maildrop())
+            case pop3.Connected() as connected:
+                connection.answer(connected, ACCEPT)
+            case Question() as other:
+                connection.answer(other, other.unavailable)
+            case _:
+                pass
+
+
+@on_both_loops
+async def test_scram_over_smtp(loop: _loops.Loop) -> None:
+    """RFC 7677 inside implicit TLS; a wrong password fails."""
+    settings = smtp.AnyServerSettings(mechanisms=SCRAM, scram_decoy=DECOY)
+    async with loop.adapter.serve_smtp(
+        submission, settings, ssl_context=server_context(), implicit_tls=True
+    ) as listener:
+        for client, end in (
+            (attrs.evolve(ALICE, password=b"looking-glass"), smtp.AuthenticationFailed),
+            (ALICE, sasl.Authenticated),
+        ):
+            async with await loop.adapter.connect(
+                lambda tls: smtp.ClientConnection(tls=tls),
+                "127.0.0.1",
+                listener.port,
+                ssl_context=client_context(),
+                implicit_tls=True,
+            ) as connection:
+                await anext(connection)
+                connection.send(smtp.Hello(domain="client.example.org"))
+                await anext(connection)
+                connection.authenticate(client)
+                assert isinstance(await anext(connection), end)
+
+
+@on_both_loops
+async def test_scram_over_pop3(loop: _loops.Loop) -> None:
+    """RFC 5034 with RFC 7677, in clear where that is named."""
+    settings = pop3.AnyServerSettings(
+        mechanisms=SCRAM, mechanisms_without_tls=frozenset(SCRAM.names), scram_decoy=DECOY
+    )
+    async with (
+        loop.adapter.serve_pop3(maildrop, settings) as listener,
+        await loop.adapter.connect(pop3.ClientConnection(), "127.0.0.1", listener.port) as connection,
+    ):
+        await anext(connection)
+        connection.send(pop3.Capa())
+        await anext(connection)
+        connection.authenticate(ALICE)
+        assert isinstance(await anext(connection), sasl.Authenticated)
