@@ -141,6 +141,13 @@ def test_keys_are_made_of_the_password_as_the_rfc_says() -> None:
     assert scram_keys("I\u00adX".encode(), SALT, 4096) == scram_keys(b"IX", SALT, 4096)
 
 
+@pytest.mark.parametrize(("iterations", "hash_name"), [(0, "sha256"), (4095, "sha256"), (4096, "md5"), (4096, "nope")])
+def test_keys_of_too_little_work_or_another_hash_are_not_made(iterations: int, hash_name: str) -> None:
+    """RFC 5802 section 5.1, RFC 7677 section 4."""
+    with pytest.raises(LocalProtocolError):
+        scram_keys(b"pencil", SALT, iterations, hash_name)
+
+
 # -- on the wire -----------------------------------------------------------------------------------------------------
 
 

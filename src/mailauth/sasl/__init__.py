@@ -42,7 +42,6 @@ from ._offer import (
     ServerFactory as ServerFactory,
     binds_nothing as binds_nothing,
     check_offer as check_offer,
-    context as context,
     possible as possible,
 )
 from .apop import ApopClient as ApopClient, ApopServer as ApopServer

@@ -21,6 +21,7 @@ MAXIMUM_MESSAGE_ID: Final = 400
 """Octets: a domain of 255 and a nonce, and still room in a greeting of 512 (RFC 1939 section 3)."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_STRAY_ESCAPE: Final = re.compile(rb"=(?!2C|3D)")
 _ATOMS: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
 _MESSAGE_ID: Final = re.compile(rf"<{_ATOMS}@(?:{_ATOMS}|\[[!-Z^-~]+\])>".encode("ascii"))
 
@@ -39,6 +40,18 @@ def decode_identity(octets: bytes) -> str:
     if _CONTROL.search(identity):
         raise Malformed("an identity holds no control characters")
     return identity
+
+
+def escape_name(identity: str) -> bytes:
+    """*identity* as a GS2 header and SCRAM write it: ``,`` and ``=`` have other meanings there (RFC 5801 section 4)."""
+    return identity.replace("=", "=3D").replace(",", "=2C").encode("utf-8")
+
+
+def unescape_name(octets: bytes) -> str:
+    """The identity that was written so, prepared.  Raises Malformed for a stray ``=``, and as prepare_identity()."""
+    if _STRAY_ESCAPE.search(octets):
+        raise Malformed("a stray '=' in a name")
+    return prepare_identity(octets.replace(b"=2C", b",").replace(b"=3D", b"="))
 
 
 def check_password(octets: bytes) -> None:

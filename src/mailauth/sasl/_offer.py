@@ -61,6 +61,21 @@ class Context:
     """What else is on offer to this client now: SCRAM sees by it whether somebody took its -PLUS form out."""
     scram_decoy: ScramDecoy | None = None
 
+    @classmethod
+    def of(
+        cls, tls: Tls | None, *, nonce: str, host_name: str, offered: Iterable[str], scram_decoy: ScramDecoy | None
+    ) -> Self:
+        """The Context of an exchange on a connection with that TLS layer."""
+        return cls(
+            nonce=nonce,
+            host_name=host_name,
+            tls=tls is not None,
+            channel_bindings={} if tls is None else tls.channel_bindings,
+            peer_certificate=None if tls is None else tls.peer_certificate,
+            offered=frozenset(offered),
+            scram_decoy=scram_decoy,
+        )
+
     @property
     def message_id(self) -> bytes:
         """``<nonce@host>``, for a CRAM-MD5 challenge and an APOP timestamp.
@@ -77,23 +92,6 @@ ServerFactory: TypeAlias = Callable[[Context], PasswordMechanism]
 
 AnyServerFactory: TypeAlias = Callable[[Context], ServerMechanism]
 """Makes the server side of one mechanism, whatever it asks, for one exchange."""
-
-
-def context(
-    nonce: str, *, host_name: str, tls: Tls | None, offered: Iterable[str], scram_decoy: ScramDecoy | None
-) -> Context:
-    """The Context of an exchange on a connection with that TLS layer."""
-    if tls is None:
-        return Context(nonce=nonce, host_name=host_name, tls=False, scram_decoy=scram_decoy)
-    return Context(
-        nonce=nonce,
-        host_name=host_name,
-        tls=True,
-        channel_bindings=tls.channel_bindings,
-        peer_certificate=tls.peer_certificate,
-        offered=frozenset(offered),
-        scram_decoy=scram_decoy,
-    )
 
 
 def binds_nothing(tls: Tls) -> bool:

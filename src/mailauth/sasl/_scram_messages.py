@@ -1,4 +1,4 @@
-"""The four messages of SCRAM as octets (RFC 5802 section 7): parsed and written, with names escaped and unescaped.
+"""The four messages of SCRAM as octets (RFC 5802 section 7): parsed, and written where that takes more than a line.
 
 Codec only: computes nothing, compares nothing, and knows no state.
 """
@@ -12,7 +12,7 @@ import attrs
 
 from .._errors import Malformed
 from ._base64 import decode_base64, encode_base64
-from ._fields import prepare_identity
+from ._fields import unescape_name
 
 _NONCE: Final = rb"[!-+\--~]+"
 _BASE64: Final = rb"[A-Za-z0-9+/]+={0,2}"
@@ -32,8 +32,6 @@ _CLIENT_FINAL: Final = re.compile(
 )
 _SERVER_FINAL: Final = re.compile(rb"v=(?P<signature>" + _BASE64 + rb")" + _EXTENSIONS)
 _SERVER_ERROR: Final = re.compile(rb"e=(?P<error>[a-z0-9-]+)" + _EXTENSIONS)
-
-_STRAY_ESCAPE: Final = re.compile(rb"=(?!2C|3D)")
 
 
 @attrs.frozen(kw_only=True)
@@ -88,8 +86,8 @@ def parse_client_first(octets: bytes) -> ClientFirst:
         header=found["header"],
         could_bind=found["flag"] == b"y",
         binding=None if found["binding"] is None else found["binding"].decode("ascii"),
-        authorization_identity="" if acting_as is None else _unescape(acting_as),
-        authentication_identity=_unescape(who),
+        authorization_identity="" if acting_as is None else unescape_name(acting_as),
+        authentication_identity=unescape_name(who),
         nonce=found["nonce"],
         bare=found["bare"],
     )
@@ -125,14 +123,3 @@ def parse_server_final(octets: bytes) -> bytes:
     if error is not None:
         raise Malformed(f"the server says {error['error'][:40].decode('ascii')}")
     raise Malformed("not the final message of a SCRAM server")
-
-
-def escape(identity: str) -> bytes:
-    """*identity* as a name of the first message: ``,`` and ``=`` have other meanings there."""
-    return identity.replace("=", "=3D").replace(",", "=2C").encode("utf-8")
-
-
-def _unescape(octets: bytes) -> str:
-    if _STRAY_ESCAPE.search(octets):
-        raise Malformed("a stray '=' in a name")
-    return prepare_identity(octets.replace(b"=2C", b",").replace(b"=3D", b"="))

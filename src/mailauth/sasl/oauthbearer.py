@@ -8,12 +8,11 @@ from typing import ClassVar, Final
 import attrs
 
 from .._errors import LocalProtocolError, Malformed
-from ._fields import prepare_identity
+from ._fields import escape_name, unescape_name
 from ._messages import CheckToken
 from ._token import TokenClient, TokenServer, parse_authorization, parse_pairs
 
 _RESPONSE: Final = re.compile(rb"[ny],(?:a=(?P<acting_as>[^,\x01]+))?,\x01(?P<pairs>.*)\x01", re.DOTALL)
-_STRAY_ESCAPE: Final = re.compile(rb"=(?!2C|3D)")
 _HOST: Final = re.compile(r"[!-~]{1,255}")
 
 
@@ -36,17 +35,14 @@ class OauthBearerServer(TokenServer):
         found = _RESPONSE.fullmatch(response)
         if found is None:
             raise Malformed("not a response of OAUTHBEARER")
-        acting_as = found["acting_as"] or b""
-        if _STRAY_ESCAPE.search(acting_as):
-            raise Malformed("a stray '=' in a name")
-        acting_as = acting_as.replace(b"=2C", b",").replace(b"=3D", b"=")
+        acting_as = found["acting_as"]
         pairs = parse_pairs(found["pairs"])
         host = pairs.get(b"host", b"").decode("ascii")
         if host and not _HOST.fullmatch(host):
             raise Malformed("a host is 1 to 255 characters without blanks")
         port = pairs.get(b"port")
         return CheckToken(
-            authorization_identity=prepare_identity(acting_as) if acting_as else "",
+            authorization_identity="" if acting_as is None else unescape_name(acting_as),
             token=parse_authorization(pairs.get(b"auth", b"")),
             mechanism=self.name,
             tls=self.tls,
@@ -74,7 +70,7 @@ class OauthBearerClient(TokenClient):
     )
 
     def _first(self) -> bytes:
-        acting_as = self.authorization_identity.replace("=", "=3D").replace(",", "=2C").encode("utf-8")
+        acting_as = escape_name(self.authorization_identity)
         pairs = [
             *([b"host=" + self.host.encode("ascii")] if self.host else []),
             *([b"port=%d" % self.port] if self.port is not None else []),

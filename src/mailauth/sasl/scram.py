@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar, Final
@@ -16,12 +17,18 @@ import attrs
 
 from .._errors import LocalProtocolError, Malformed
 from ._base64 import encode_base64
-from ._fields import check_acting_as, check_own_identity, check_own_password, prepare_identity, prepare_password
+from ._fields import (
+    check_acting_as,
+    check_own_identity,
+    check_own_password,
+    escape_name,
+    prepare_identity,
+    prepare_password,
+)
 from ._messages import MINIMUM_ITERATIONS, Challenge, Fault, FetchScramKeys, Refusal, ScramKeys, Step, Success
 from ._scram_messages import (
     ClientFirst,
     ServerFirst,
-    escape,
     parse_client_final,
     parse_client_first,
     parse_server_final,
@@ -40,6 +47,8 @@ def scram_keys(password: bytes, salt: bytes, iterations: int, hash_name: str = "
     *salt* is 16 octets or so, random, of this password alone; *hash_name* is ``sha1`` or ``sha256``.  Raises
     LocalProtocolError for a password that SASLprep does not take as a stored string, and as ScramKeys does.
     """
+    if iterations < MINIMUM_ITERATIONS or hash_name not in ("sha1", "sha256"):
+        raise LocalProtocolError(f"SCRAM here has {MINIMUM_ITERATIONS} iterations or more of sha1 or sha256")
     try:
         prepared = prepare_password(password, query=False)
     except Malformed as error:
@@ -246,7 +255,7 @@ def _check_entropy(instance: object, attribute: object, entropy: bytes) -> None:
 
 
 @attrs.define(kw_only=True, eq=False)
-class ScramClient:
+class ScramClient(ABC):
     """What the SCRAM mechanisms have in common, client side.
 
     *password* is UTF-8.  *entropy* is 16 octets or more that nobody else has: the nonce of each exchange is made of it.
@@ -282,14 +291,14 @@ class ScramClient:
     def _names(self) -> tuple[bytes, bytes]:
         """The two identities as the first message has them."""
         acting_as, who = (
-            escape(prepare_identity(identity.encode())) if identity else b""
+            escape_name(prepare_identity(identity.encode())) if identity else b""
             for identity in (self.authorization_identity, self.authentication_identity)
         )
         return acting_as, who
 
+    @abstractmethod
     def _binding(self) -> tuple[bytes, bytes]:
         """The flag of the GS2 header, and the channel binding data."""
-        raise NotImplementedError
 
     def _header(self) -> bytes:
         acting_as, _ = self._names()
