@@ -294,22 +294,26 @@ def test_an_adapter_may_speak_of_the_protocol_in_prose() -> None:
     assert protocol_in([Module("mailauth_io.on_trio", text)]) == []
 
 
+IMPORTED_AS = {"libpass": "passlib"}
+"""Packages whose modules have another name than they."""
+
+
 def declared() -> tuple[frozenset[str], frozenset[str]]:
     """The import names that pyproject.toml brings: to whoever installs everything, and to whoever develops."""
     settings = tomllib.loads((SOURCE.parent / "pyproject.toml").read_text(encoding="utf-8"))
     extras = settings["project"]["optional-dependencies"]
-    installed = [*settings["project"]["dependencies"], *extras["trio"], *extras["trial"]]
+    installed = [*settings["project"]["dependencies"], *extras["trio"], *extras["trial"], *extras["hashes"]]
     names = [
-        frozenset(re.split(r"[^a-z0-9]", line)[0] for line in lines)
+        frozenset(IMPORTED_AS.get(name, name) for name in (re.split(r"[^a-z0-9]", line)[0] for line in lines))
         for lines in (installed, settings["dependency-groups"]["dev"])
     ]
     return names[0], names[0] | names[1]
 
 
 def test_every_dependency_is_declared() -> None:
-    """The core needs attrs; trio and trustme come with the extras; tests and benchmarks need what ``dev`` lists."""
+    """The core needs attrs; trio, trustme, libpass come with extras; tests and benchmarks need what ``dev`` lists."""
     installed, developing = declared()
-    assert installed == {"attrs", "trio", "trustme"}
+    assert installed == {"attrs", "trio", "trustme", "passlib"}
     assert undeclared([*CORE, *IO], installed) == []
     assert undeclared(read_tools(), developing) == []
 

@@ -43,6 +43,7 @@ def read(options: argparse.Namespace) -> Serving:
     if options.ready_file is not None:
         _check_writable(options.ready_file, "--ready-file")
     context = _tls(options, hosts)
+    _trust_clients(options, context)
     return Serving(
         config=server.Config(
             hosts=hosts,
@@ -71,11 +72,14 @@ def read(options: argparse.Namespace) -> Serving:
 
 
 def _accounts(options: argparse.Namespace, domains: tuple[str, ...]) -> stores.MemoryAccounts:
-    written = [stores.Account(name=name, password=password, where="--user") for name, password in options.user or ()]
     try:
-        if options.accounts is not None:
-            written += stores.read_passwd_file(options.accounts)
-        return stores.MemoryAccounts(written, domains=frozenset(domains))
+        return stores.MemoryAccounts(
+            [stores.from_password(name, password, "--user") for name, password in options.user or ()],
+            domains=frozenset(domains),
+            file=stores.AccountsFile(options.accounts) if options.accounts is not None else None,
+            tokens=options.token or (),
+            certificate_names=options.client_name or (),
+        )
     except stores.AccountsError as error:
         raise Complaint(str(error)) from error
 
@@ -126,6 +130,21 @@ def _own_certificate(cert: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
+def _trust_clients(options: argparse.Namespace, context: ssl.SSLContext) -> None:
+    """A client may show a certificate; one that cannot be verified ends its handshake."""
+    if (options.client_ca is None) != (options.client_name is None):
+        raise Complaint("--client-ca and --client-name go together: who certifies clients, and what their names open")
+    if options.client_ca is None:
+        return
+    try:
+        context.load_verify_locations(cafile=options.client_ca)
+    except ssl.SSLError as error:
+        raise Complaint(f"--client-ca {options.client_ca} holds no certificates in PEM") from error
+    except OSError as error:
+        raise Complaint(f"--client-ca {options.client_ca} cannot be read: {error.strerror}") from error
+    context.verify_mode = ssl.CERT_OPTIONAL
+
+
 def _directory(path: Path, option: str) -> Path:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -156,6 +175,12 @@ def _remarks(options: argparse.Namespace, accounts: stores.MemoryAccounts) -> tu
         remarks.append("Legacy methods are off: no login outside TLS.")
     if options.grant_lifetime == 0:
         remarks.append("No grants: a login by POP3 opens nothing.")
+    if accounts.mixed is not None:
+        remarks.append(accounts.mixed)
+    if stores.Proof.SECRET not in accounts.proofs:
+        remarks.append("No CRAM-MD5 and no APOP: they need the password itself ({PLAIN}) of every account.")
+    if options.token:
+        remarks.append("Tokens from the command line, which others on this machine may see: for trials only.")
     if not accounts.names:
         remarks.append("No accounts, so nobody can log in and no mail is taken: give --user or --accounts.")
     return tuple(remarks)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
 import trustme
 
-from mailauth_io import cli, config
+from mailauth_io import cli, config, stores
 from tests import serving
 
 USER = ("--user", "alice:open sesame")
@@ -55,7 +56,7 @@ def _as_before() -> object:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "serve or methods"),
+        ((), "serve, passwd or methods"),
         (("server",), "invalid choice"),
         (("--verbose",), "--verbose"),
         (("serve", "--verbose"), "--verbose"),
@@ -73,6 +74,11 @@ def _as_before() -> object:
         (("serve", "--domain", "example..test"), "no domain"),
         (("serve", "--domain", ""), "no domain"),
         (("serve", "--user", "alice"), "NAME:PASSWORD"),
+        (("serve", "--token", "t0ken"), "NAME:TOKEN"),
+        (("serve", "--token", "alice:t0 ken"), "NAME:TOKEN"),
+        (("serve", "--client-name", "a@x=alice"), "KIND:NAME=ACCOUNT"),
+        (("serve", "--client-name", "email:a@x"), "KIND:NAME=ACCOUNT"),
+        (("serve", "--client-name", "IP:192.0.2.1=alice"), "email, DNS, CN"),
         (("serve", "--max-message", "many"), "octets"),
         (("serve", "--max-message", "0"), "octets"),
         (("serve", "--max-message", "65535"), "octets"),
@@ -317,3 +323,65 @@ def test_remarks_tell_what_vanishes_and_what_is_weak(tmp_path: Path) -> None:
         assert method in kept
     assert "No grants" in " ".join(read(*USER, "--grant-lifetime", "0").remarks)
     assert "No accounts" in " ".join(read().remarks)
+
+
+def test_a_token_is_not_quoted(capfd: pytest.CaptureFixture[str]) -> None:
+    assert "sesame" not in complaint(capfd, "serve", "--token", "sesame")
+
+
+@pytest.mark.parametrize(
+    "words", [("--token", "bob:t0ken"), ("--client-name", "CN:x=bob", "--client-ca", "x"), ("--token", ":t0ken")]
+)
+def test_a_token_or_a_certificate_for_nobody_is_refused(
+    words: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = complaint(capfd, "serve", *USER, *words)
+    assert "none of the accounts" in said
+    assert "t0ken" not in said
+
+
+def test_tokens_turn_their_mechanisms_on() -> None:
+    proofs = read(*USER, "--token", "Alice@example.test:t0ken").stores.accounts.proofs
+    assert stores.Proof.TOKEN in proofs
+    assert stores.Proof.TOKEN not in read(*USER).stores.accounts.proofs
+
+
+def test_certified_clients_are_asked_for_their_certificates(authority: trustme.CA, tmp_path: Path) -> None:
+    certificates = tmp_path / "clients.pem"
+    authority.cert_pem.write_to_path(str(certificates))
+    words = ("--client-ca", str(certificates), "--client-name", "email:a@Example.test=alice")
+    serving_ = read(*USER, *words)
+    assert serving_.config.ssl_context is not None
+    assert serving_.config.ssl_context.verify_mode is ssl.CERT_OPTIONAL
+    assert stores.Proof.CERTIFICATE in serving_.stores.accounts.proofs
+    without = read(*USER).config.ssl_context
+    assert without is not None
+    assert without.verify_mode is ssl.CERT_NONE
+
+
+def test_who_certifies_clients_and_what_their_names_open_go_together(capfd: pytest.CaptureFixture[str]) -> None:
+    assert "go together" in complaint(capfd, "serve", *USER, "--client-ca", "x")
+    assert "go together" in complaint(capfd, "serve", *USER, "--client-name", "CN:x=alice")
+
+
+@pytest.mark.parametrize(("text", "says"), [(None, "cannot be read"), ("certificate", "holds no certificates in PEM")])
+def test_a_client_ca_that_is_none_is_refused(
+    text: str | None, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "clients.pem"
+    if text is not None:
+        path.write_text(text)
+    said = complaint(capfd, "serve", *USER, "--client-ca", str(path), "--client-name", "CN:x=alice")
+    assert f"--client-ca {path} {says}" in said
+
+
+def test_remarks_tell_what_the_accounts_cannot_answer_and_what_tells_them_apart(tmp_path: Path) -> None:
+    crypt = "bob:{BLF-CRYPT}$2y$05$wQy/3Oy/wVrzX/bYBv.m8.KNe8n9cH7lPzt.EqwsaAUEDrvC5O3Ei\n"
+    plain = "alice:{PLAIN}open sesame\n"
+    hashed = " ".join(read("--accounts", accounts_file(tmp_path, crypt)).remarks)
+    mixed = " ".join(read("--accounts", accounts_file(tmp_path, plain + crypt)).remarks)
+    for remarks in (hashed, mixed):
+        assert "No CRAM-MD5 and no APOP" in remarks
+    assert "different ways" in mixed
+    assert "different ways" not in hashed
+    assert "No CRAM-MD5" not in " ".join(read(*USER).remarks)

@@ -82,7 +82,13 @@ def test_without_legacy_no_login_is_offered_in_clear(loop: str, tmp_path: Path) 
             assert not client.has_extn("auth")
             client.starttls(context=trusted(authority))
             client.ehlo()
-            assert set(client.esmtp_features["auth"].split()) == {"PLAIN", "LOGIN", "CRAM-MD5"}
+            assert set(client.esmtp_features["auth"].split()) == {
+                "PLAIN",
+                "LOGIN",
+                "CRAM-MD5",
+                "SCRAM-SHA-1",
+                "SCRAM-SHA-256",
+            }
         with contextlib.closing(poplib.POP3("127.0.0.1", server.port("pop3"), timeout=10)) as reader:
             assert b"<" not in reader.getwelcome()
             with pytest.raises(poplib.error_proto):

@@ -92,7 +92,7 @@ def house(maildrops: stores.Maildrops, budget: stores.Budget) -> House:
 
 def smtp_work(shared: House, stream: MemoryStream) -> Callable[[], Awaitable[None]]:
     async def work() -> None:
-        machine = smtp.ServerConnection(shared.config.smtp_settings(), entropy=bytes(32))
+        machine = smtp.AnyServerConnection(shared.config.smtp_settings(), entropy=bytes(32))
         await SmtpSession.serve(shared, ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
 
     return work
@@ -100,7 +100,7 @@ def smtp_work(shared: House, stream: MemoryStream) -> Callable[[], Awaitable[Non
 
 def pop3_work(shared: House, stream: MemoryStream) -> Callable[[], Awaitable[None]]:
     async def work() -> None:
-        machine = pop3.ServerConnection(shared.config.pop3_settings(), entropy=bytes(32))
+        machine = pop3.AnyServerConnection(shared.config.pop3_settings(), entropy=bytes(32))
         await Pop3Session.serve(shared, ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
 
     return work

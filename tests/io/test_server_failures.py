@@ -7,13 +7,13 @@ import logging
 import poplib
 import smtplib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import TypeVar
 
 import attrs
 import pytest
 
-from mailauth import pop3
+from mailauth import pop3, sasl
 from mailauth_io import server, stores
 from mailauth_io.server._log import shown
 from tests.io.server_support import PASSWORD, PATIENCE, Run, Served, accounts, authenticate, meet, on_both_loops
@@ -39,6 +39,14 @@ class Accounts:
     broken: Broken
     real: stores.MemoryAccounts = attrs.field(factory=accounts)
 
+    @property
+    def proofs(self) -> frozenset[stores.Proof]:
+        return self.real.proofs
+
+    async def refresh(self) -> stores.Changes | None:
+        self.broken.check("refresh")
+        return await self.real.refresh()
+
     async def exists(self, name: str) -> bool:
         self.broken.check("exists")
         return await self.real.exists(name)
@@ -50,6 +58,18 @@ class Accounts:
     async def secret(self, name: str) -> bytes | None:
         self.broken.check("secret")
         return await self.real.secret(name)
+
+    async def scram_keys(self, name: str, hash_name: str) -> sasl.ScramKeys:
+        self.broken.check("scram_keys")
+        return await self.real.scram_keys(name, hash_name)
+
+    async def token_owner(self, token: bytes) -> str | None:
+        self.broken.check("token_owner")
+        return await self.real.token_owner(token)
+
+    async def certificate_owners(self, names: Set[str]) -> frozenset[str]:
+        self.broken.check("certificate_owners")
+        return await self.real.certificate_owners(names)
 
 
 @attrs.define

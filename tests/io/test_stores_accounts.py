@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from mailauth_io.stores import Account, AccountsError, MemoryAccounts, mailbox_name, read_passwd_file
+from mailauth_io.stores import AccountsError, AccountsFile, MemoryAccounts, from_password, mailbox_name
 from tests.io.server_support import Run, on_both_loops
 
 DOMAINS = frozenset({"example.test", "example.org"})
@@ -100,7 +100,7 @@ def test_an_account_needs_a_password() -> None:
 
 
 def test_no_account_shows_its_password() -> None:
-    assert "hunter2" not in repr(Account(name="alice", password=b"hunter2"))
+    assert "hunter2" not in repr(from_password("alice", b"hunter2"))
 
 
 def written(folder: Path, text: bytes, mode: int = 0o600) -> Path:
@@ -113,7 +113,7 @@ def written(folder: Path, text: bytes, mode: int = 0o600) -> Path:
 @on_both_loops
 def test_a_passwd_file_gives_accounts(run: Run, tmp_path: Path) -> None:
     path = written(tmp_path, b"# comment\n\nalice:{PLAIN}se cret:1000:1000::/home/alice::\r\nbob:{plain}{x}y\n")
-    accounts = MemoryAccounts(read_passwd_file(path))
+    accounts = MemoryAccounts(file=AccountsFile(path))
 
     async def main() -> None:
         assert await accounts.check_password("alice", b"se cret")
@@ -127,7 +127,16 @@ def test_a_passwd_file_gives_accounts(run: Run, tmp_path: Path) -> None:
     [
         (b"alice", "lacks a colon"),
         (b"alice:hunter2", "names no password scheme; write {PLAIN}"),
-        (b"alice:{SHA512-CRYPT}$6$hunter2", "only {PLAIN} is"),
+        (b"alice:{NTLM}hunter2", "not known here; these are: {PLAIN}, {SCRAM-SHA-256}, {SHA512-CRYPT}"),
+        (b"alice:{SHA512-CRYPT}$6$hunter2", "nothing that {SHA512-CRYPT} could be"),
+        (b"alice:{ARGON2ID}hunter2", "nothing that {ARGON2ID} could be"),
+        (b"alice:{BLF-CRYPT}hunter2\xff", "nothing that {BLF-CRYPT} could be"),
+        (b"alice:{SCRAM-SHA-256}4096,hunter2,,", "nothing that {SCRAM-SHA-256} could be"),
+        (b"alice:{SCRAM-SHA-256}4096,c2FsdA==,aHVudGVyMg==,aHVudGVyMg==", "nothing that {SCRAM-SHA-256} could be"),
+        (
+            b"alice:{SCRAM-SHA-256}1000,c2FsdA==," + b",".join([b"aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMmh1bnQ="] * 2),
+            "nothing that {SCRAM-SHA-256} could be",
+        ),
         (b"alice:{PLAIN}", "no password"),
         (b"al ice:{PLAIN}hunter2", "no mailbox name"),
         (b"\xff\xfe:{PLAIN}hunter2", "no mailbox name"),
@@ -137,7 +146,7 @@ def test_a_passwd_file_gives_accounts(run: Run, tmp_path: Path) -> None:
 def test_a_bad_line_is_named_and_its_secret_is_not(line: bytes, says: str, tmp_path: Path) -> None:
     path = written(tmp_path, b"bob:{PLAIN}other\n\n" + line + b"\n")
     with pytest.raises(AccountsError) as caught:
-        MemoryAccounts(read_passwd_file(path))
+        MemoryAccounts(file=AccountsFile(path))
     assert says in str(caught.value)
     assert "line 3 of" in str(caught.value)
     assert "hunter2" not in str(caught.value)
@@ -146,9 +155,9 @@ def test_a_bad_line_is_named_and_its_secret_is_not(line: bytes, says: str, tmp_p
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o620, 0o602])
 def test_a_file_that_others_can_read_is_refused(mode: int, tmp_path: Path) -> None:
     with pytest.raises(AccountsError, match="chmod 600"):
-        read_passwd_file(written(tmp_path, b"alice:{PLAIN}x\n", mode))
+        MemoryAccounts(file=AccountsFile(written(tmp_path, b"alice:{PLAIN}x\n", mode)))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(AccountsError, match="absent cannot be read"):
-        read_passwd_file(tmp_path / "absent")
+        MemoryAccounts(file=AccountsFile(tmp_path / "absent"))

@@ -1,6 +1,6 @@
 """What all sessions of one server share, and what both protocols do alike: logins, grants, asking stores that may fail.
 
-Knows stores and policy; knows neither SMTP nor POP3.
+Knows stores and policy; of SMTP and POP3 it knows the settings alone.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from typing import TypeVar
 
 import attrs
 
-from mailauth import ACCEPT, Accept, Question, sasl
+from mailauth import ACCEPT, Accept, Question, pop3, sasl, smtp
 from mailauth.grants import UNAVAILABLE, Lookup
 from mailauth.policy import RelayPolicy
 
-from ..stores import Grants, MemoryGrants, mailbox_name
+from ..certificate_names import certificate_names
+from ..stores import Accounts, Grants, MemoryGrants, Proof, mailbox_name
 from ._log import LOGGER, log_failure, shown
 from .config import Config, Stores
 
@@ -32,6 +33,10 @@ class House:
     """None: a login by POP3 opens nothing."""
     clock: Callable[[], float]
     """Seconds that never step back; grants live and end by it."""
+    _smtp_settings: dict[frozenset[Proof], smtp.AnyServerSettings] = attrs.field(factory=dict, init=False)
+    _pop3_settings: dict[frozenset[Proof], pop3.AnyServerSettings] = attrs.field(factory=dict, init=False)
+    _to_revoke: set[str] = attrs.field(factory=set, init=False)
+    """Names whose grants must end, and have not yet."""
 
     @classmethod
     def of(cls, config: Config, stores: Stores, clock: Callable[[], float]) -> House:
@@ -42,6 +47,20 @@ class House:
             grants = MemoryGrants(lifetime=config.grant_lifetime, ipv6_prefix=config.grant_ipv6_prefix)
         return cls(config=config, stores=stores, policy=RelayPolicy(domains=config.domains), grants=grants, clock=clock)
 
+    def smtp_settings(self) -> smtp.AnyServerSettings:
+        """For a connection that begins now: what it is offered follows from the accounts as they are."""
+        proofs = self.stores.accounts.proofs
+        if proofs not in self._smtp_settings:
+            self._smtp_settings[proofs] = self.config.smtp_settings(proofs)
+        return self._smtp_settings[proofs]
+
+    def pop3_settings(self) -> pop3.AnyServerSettings:
+        """As ``smtp_settings``."""
+        proofs = self.stores.accounts.proofs
+        if proofs not in self._pop3_settings:
+            self._pop3_settings[proofs] = self.config.pop3_settings(proofs)
+        return self._pop3_settings[proofs]
+
     def name(self, text: str) -> str:
         """The canonical name that *text* means, empty when it can be nobody's here."""
         return mailbox_name(text, self.policy.domains) or ""
@@ -51,27 +70,93 @@ class House:
         """The canonical name of the mailbox that takes the postmaster's mail, empty when there is none."""
         return self.name(self.config.postmaster or "")
 
+    async def accounts(self, session: str) -> Accounts:
+        """The accounts as they are written now.  What has changed is in the log, and its grants are over."""
+        changes = await self.stores.accounts.refresh()
+        if changes is not None:
+            for remark in changes.remarks:
+                LOGGER.warning("accounts: %s", remark)
+            self._to_revoke.update(changes.revoked)
+        if self._to_revoke:
+            await self._revoke(session)
+        return self.stores.accounts
+
+    async def _revoke(self, session: str) -> None:
+        """What fails is tried again at the next look, and until then no grant is found."""
+        for name in tuple(self._to_revoke):
+            try:
+                if self.grants is not None:
+                    await self.grants.revoke_identity(name)
+            except Exception as error:
+                log_failure(session, "grants", error)
+                return
+            self._to_revoke.discard(name)
+
     async def check_password(self, session: str, question: sasl.CheckPassword) -> Accept | sasl.Refusal:
         """The answer to *question*; *session* is the connection id for the log."""
 
         async def answer() -> Accept | sasl.Refusal:
             name = self.name(question.authentication_identity)
-            right = await self.stores.accounts.check_password(name, question.password)
+            right = await (await self.accounts(session)).check_password(name, question.password)
             return ACCEPT if right else sasl.Refusal.BAD_CREDENTIALS
 
         return await ask(session, "accounts", question, answer())
 
     async def fetch_secret(self, session: str, question: sasl.FetchSecret) -> bytes | sasl.Refusal | None:
         """The answer to *question*."""
+
+        async def answer() -> bytes | None:
+            return await (await self.accounts(session)).secret(self.name(question.authentication_identity))
+
+        return await ask(session, "accounts", question, answer())
+
+    async def fetch_scram_keys(
+        self, session: str, question: sasl.FetchScramKeys
+    ) -> sasl.ScramKeys | sasl.Refusal | None:
+        """The answer to *question*; a name that is nobody's gets keys as well, which no password has."""
+
+        async def answer() -> sasl.ScramKeys:
+            name = self.name(question.authentication_identity)
+            return await (await self.accounts(session)).scram_keys(name, question.hash_name)
+
+        return await ask(session, "accounts", question, answer())
+
+    async def check_token(self, session: str, question: sasl.CheckToken) -> str | sasl.Refusal:
+        """The answer to *question*: the account that the token was issued to."""
+
+        async def answer() -> str | sasl.Refusal:
+            owner = await (await self.accounts(session)).token_owner(question.token)
+            return owner or sasl.Refusal.BAD_CREDENTIALS
+
+        return await ask(session, "accounts", question, answer())
+
+    async def check_external(self, session: str, question: sasl.CheckExternal) -> str | sasl.Refusal:
+        """The answer to *question*: of the accounts that the certificate proves the one asked for, or the only one."""
+
+        async def answer() -> str | sasl.Refusal:
+            names = certificate_names(question.peer_certificate)
+            owners = await (await self.accounts(session)).certificate_owners(names)
+            wanted = self.name(question.authorization_identity)
+            if wanted in owners:
+                return wanted
+            return next(iter(owners)) if len(owners) == 1 else sasl.Refusal.BAD_CREDENTIALS
+
+        return await ask(session, "accounts", question, answer())
+
+    def authorize(self, question: sasl.Authorize) -> Accept | sasl.Refusal:
+        """The answer to *question*: nobody acts as another, and two spellings of one mailbox are the same."""
         name = self.name(question.authentication_identity)
-        return await ask(session, "accounts", question, self.stores.accounts.secret(name))
+        same = name != "" and name == self.name(question.authorization_identity)
+        return ACCEPT if same else sasl.Refusal.NOT_AUTHORIZED
 
     async def grant(self, session: str, address: str, identity: str) -> None:
         """*identity* has just proved itself by POP3 from *address*.  A failure costs the grant, not the login."""
         if self.grants is None:
             return
+        name = self.name(identity)
         try:
-            await self.grants.grant(address, self.name(identity), self.clock())
+            if await (await self.accounts(session)).exists(name):  # it may have gone while it logged in
+                await self.grants.grant(address, name, self.clock())
         except Exception as error:
             log_failure(session, "grants", error)
 
@@ -80,7 +165,8 @@ class House:
         if self.grants is None:
             return None
         try:
-            return await self.grants.find(address, self.clock())
+            await self.accounts(session)
+            return UNAVAILABLE if self._to_revoke else await self.grants.find(address, self.clock())
         except Exception as error:
             log_failure(session, "grants", error)
             return UNAVAILABLE

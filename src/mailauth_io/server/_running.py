@@ -12,6 +12,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
+from mailauth import pop3, smtp
+
 from .. import _loops
 from .._listener import Listener
 from ._house import House
@@ -82,11 +84,13 @@ def _serve(house: House, name: str, host: str, port: int) -> contextlib.Abstract
     context = house.config.ssl_context
     implicit = name.endswith("s")
     if name.startswith("smtp"):
-        return adapter.serve_smtp(
-            functools.partial(SmtpSession.serve, house), house.config.smtp_settings(),
+        return adapter.serve(
+            functools.partial(SmtpSession.serve, house),
+            lambda entropy, tls: smtp.AnyServerConnection(house.smtp_settings(), entropy=entropy, tls=tls),
             host=host, port=port, ssl_context=context, implicit_tls=implicit,
         )  # fmt: skip
-    return adapter.serve_pop3(
-        functools.partial(Pop3Session.serve, house), house.config.pop3_settings(),
+    return adapter.serve(
+        functools.partial(Pop3Session.serve, house),
+        lambda entropy, tls: pop3.AnyServerConnection(house.pop3_settings(), entropy=entropy, tls=tls),
         host=host, port=port, ssl_context=context, implicit_tls=implicit,
     )  # fmt: skip

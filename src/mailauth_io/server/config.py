@@ -6,21 +6,21 @@ Knows what may be said; who says it (a command line, a test) is no affair of thi
 from __future__ import annotations
 
 import ssl
+from collections.abc import Set
 from typing import Final
 
 import attrs
 
 from mailauth import sasl
 from mailauth.grants import LIFETIME
-from mailauth.pop3 import DEFAULT_MECHANISMS as POP3_MECHANISMS, ServerSettings as Pop3Settings
-from mailauth.smtp import Mailbox, ServerSettings as SmtpSettings
+from mailauth.pop3 import ALL_MECHANISMS as ALL_POP3_MECHANISMS, AnyServerSettings as Pop3Settings
+from mailauth.smtp import AnyServerSettings as SmtpSettings, Mailbox
 
-from ..stores import Accounts, Budget, Grants, Maildrops, Outbox, mailbox_name
+from ..stores import Accounts, Budget, Grants, Maildrops, Outbox, Proof, mailbox_name
+from ._offer import CLEAR, EVERY_PROOF, offered
 
-CLEAR_SMTP: Final = frozenset(sasl.DEFAULT_MECHANISMS.names)
-"""What a legacy server offers outside TLS; each shows a password, or an MD5 digest of one, to whoever listens."""
-
-CLEAR_POP3: Final = CLEAR_SMTP | {"USER", "APOP"}
+_NEVER_SHOWN: Final = sasl.ScramDecoy(key=bytes(32))
+"""The core wants one where SCRAM is offered; here the accounts give keys to everybody, to an unknown name as well."""
 
 
 def _lower(domains: tuple[str, ...]) -> tuple[str, ...]:
@@ -74,22 +74,24 @@ class Config:
         self.smtp_settings()
         self.pop3_settings()
 
-    def smtp_settings(self) -> SmtpSettings:
-        """What the core needs to know of it, for both SMTP ports."""
+    def smtp_settings(self, proofs: Set[Proof] = EVERY_PROOF) -> SmtpSettings:
+        """What the core needs to know of it, for both SMTP ports, when every account can be proved by *proofs*."""
         return SmtpSettings(
             host_name=self.domains[0],
-            mechanisms=sasl.DEFAULT_MECHANISMS,
-            mechanisms_without_tls=CLEAR_SMTP if self.legacy else frozenset(),
+            mechanisms=offered(sasl.ALL_MECHANISMS, proofs),
+            scram_decoy=_NEVER_SHOWN,
+            mechanisms_without_tls=CLEAR if self.legacy else frozenset(),
             starttls=self.ssl_context is not None,
             maximum_message_size=self.maximum_message_size,
         )
 
-    def pop3_settings(self) -> Pop3Settings:
-        """What the core needs to know of it, for both POP3 ports."""
+    def pop3_settings(self, proofs: Set[Proof] = EVERY_PROOF) -> Pop3Settings:
+        """What the core needs to know of it, for both POP3 ports; *proofs* as for SMTP."""
         return Pop3Settings(
             host_name=self.domains[0],
-            mechanisms=POP3_MECHANISMS,
-            mechanisms_without_tls=CLEAR_POP3 if self.legacy else frozenset(),
+            mechanisms=offered(ALL_POP3_MECHANISMS, proofs),
+            scram_decoy=_NEVER_SHOWN,
+            mechanisms_without_tls=CLEAR if self.legacy else frozenset(),
             stls=self.ssl_context is not None,
         )
 

@@ -16,12 +16,12 @@ from ._log import LOGGER, shown
 from ._session import Session
 
 
-class Pop3Session(Session[pop3.ServerEvent]):
+class Pop3Session(Session[pop3.AnyServerEvent]):
     """It keeps the maildrop while it is open."""
 
     __slots__ = ("_deleting", "_maildrop")
 
-    def __init__(self, house: House, connection: ServerConnection[pop3.ServerEvent]) -> None:
+    def __init__(self, house: House, connection: ServerConnection[pop3.AnyServerEvent]) -> None:
         super().__init__(house, connection)
         self._maildrop: OpenedMaildrop | None = None
         self._deleting = False
@@ -42,8 +42,14 @@ class Pop3Session(Session[pop3.ServerEvent]):
                     connection.answer(question, await house.check_password(self.id, question))
                 case sasl.FetchSecret() as question:
                     connection.answer(question, await house.fetch_secret(self.id, question))
+                case sasl.FetchScramKeys() as question:
+                    connection.answer(question, await house.fetch_scram_keys(self.id, question))
+                case sasl.CheckToken() as question:
+                    connection.answer(question, await house.check_token(self.id, question))
+                case sasl.CheckExternal() as question:
+                    connection.answer(question, await house.check_external(self.id, question))
                 case sasl.Authorize() as question:
-                    connection.answer(question, sasl.Refusal.NOT_AUTHORIZED)
+                    connection.answer(question, house.authorize(question))
                 case pop3.Connected() | pop3.Stls() as question:
                     connection.answer(question, ACCEPT)
                 case sasl.Authenticated(identity=identity):

@@ -21,7 +21,7 @@ from ._session import Session
 NO_MAILBOX = smtp.Reply(550, "5.1.1", "no such mailbox here")
 
 
-class SmtpSession(Session[smtp.ServerEvent]):
+class SmtpSession(Session[smtp.AnyServerEvent]):
     """It keeps one mail transaction, and its content while that comes in."""
 
     __slots__ = (
@@ -34,7 +34,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
         "_taken",
     )
 
-    def __init__(self, house: House, connection: ServerConnection[smtp.ServerEvent]) -> None:
+    def __init__(self, house: House, connection: ServerConnection[smtp.AnyServerEvent]) -> None:
         super().__init__(house, connection)
         self._hello = smtp.Hello(domain="unknown", extended=False)  # the core takes no MAIL before a better one
         self._taken = 0
@@ -69,8 +69,14 @@ class SmtpSession(Session[smtp.ServerEvent]):
                     connection.answer(question, await house.check_password(self.id, question))
                 case sasl.FetchSecret() as question:
                     connection.answer(question, await house.fetch_secret(self.id, question))
+                case sasl.FetchScramKeys() as question:
+                    connection.answer(question, await house.fetch_scram_keys(self.id, question))
+                case sasl.CheckToken() as question:
+                    connection.answer(question, await house.check_token(self.id, question))
+                case sasl.CheckExternal() as question:
+                    connection.answer(question, await house.check_external(self.id, question))
                 case sasl.Authorize() as question:
-                    connection.answer(question, sasl.Refusal.NOT_AUTHORIZED)
+                    connection.answer(question, house.authorize(question))
                 case smtp.Connected() | smtp.StartTls() as question:
                     connection.answer(question, ACCEPT)
                 case smtp.Hello():
@@ -119,7 +125,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
         """Whether there is such a mailbox here."""
         name = self._local_name(question.forward_path)
         try:
-            known = await self.house.stores.accounts.exists(name)
+            known = await (await self.house.accounts(self.id)).exists(name)
         except Exception as error:
             log_failure(self.id, "accounts", error)
             return question.unavailable

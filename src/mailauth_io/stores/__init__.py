@@ -6,11 +6,19 @@ failure.  ``discard()`` and ``close()`` are plain functions, to work while a tas
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Protocol
 
-from mailauth import pop3
+from mailauth import pop3, sasl
 from mailauth.grants import Lookup
 
+from .accounts_file import (
+    Account as Account,
+    AccountsError as AccountsError,
+    AccountsFile as AccountsFile,
+    read_passwd_file as read_passwd_file,
+    read_private as read_private,
+)
 from .content import (
     BUDGET_IN_ALL as BUDGET_IN_ALL,
     Budget as Budget,
@@ -18,18 +26,34 @@ from .content import (
     Full as Full,
     MessageContent as MessageContent,
 )
+from .credentials import (
+    CredentialError as CredentialError,
+    Proof as Proof,
+    write_credential as write_credential,
+)
+from .hashing import Hashing as Hashing, HashingBusy as HashingBusy
 from .maildir_maildrops import MaildirMaildrops as MaildirMaildrops
 from .maildir_outbox import MaildirOutbox as MaildirOutbox
-from .memory_accounts import Account as Account, AccountsError as AccountsError, MemoryAccounts as MemoryAccounts
+from .memory_accounts import (
+    Changes as Changes,
+    MemoryAccounts as MemoryAccounts,
+    from_password as from_password,
+)
 from .memory_grants import MemoryGrants as MemoryGrants
 from .memory_maildrops import MemoryMaildrops as MemoryMaildrops
 from .memory_outbox import MemoryOutbox as MemoryOutbox, RelayedMessage as RelayedMessage
-from .names import mailbox_name as mailbox_name
-from .passwd_file import read_passwd_file as read_passwd_file, read_private as read_private
+from .names import NAME_RULE as NAME_RULE, mailbox_name as mailbox_name
 
 
 class Accounts(Protocol):
     """Who exists here and how they prove it.  *name* is canonical, or empty for a name that can be nobody's."""
+
+    @property
+    def proofs(self) -> frozenset[Proof]:
+        """What every account can be proved by, and so may be offered to all; read anew for each connection."""
+
+    async def refresh(self) -> Changes | None:
+        """Take up what has changed where the accounts are written; None when nothing has.  Called before each look."""
 
     async def exists(self, name: str) -> bool:
         """Whether *name* has a mailbox here."""
@@ -39,6 +63,18 @@ class Accounts(Protocol):
 
     async def secret(self, name: str) -> bytes | None:
         """The secret shared with *name*, for CRAM-MD5 and APOP; None when there is no such name or no such secret."""
+
+    async def scram_keys(self, name: str, hash_name: str) -> sasl.ScramKeys:
+        """The keys of *name* for SCRAM (``sha1``, ``sha256``); of an unknown one keys that no password has.
+
+        Those are always the same and look like the others, and asking for them takes as long.
+        """
+
+    async def token_owner(self, token: bytes) -> str | None:
+        """The canonical name of the account that this bearer token was issued to."""
+
+    async def certificate_owners(self, names: Set[str]) -> frozenset[str]:
+        """The canonical names of the accounts that a client certificate with these names proves."""
 
 
 class Staged(Protocol):

@@ -1,6 +1,7 @@
-"""Accounts in memory: names, and secrets as they are, which CRAM-MD5 and APOP need (RFC 2195, RFC 1939 section 7).
+"""Accounts as the server asks them: held in memory, from wherever they were written.
 
-Knows canonical names only; refuses to tell an unknown name from a wrong password, in words or in time.
+Knows canonical names, and credentials of whatever scheme; refuses to tell an unknown name from a wrong password, in
+words or in time.
 """
 
 from __future__ import annotations
@@ -8,79 +9,220 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Set
+from typing import Final
 
 import attrs
 
-from .names import mailbox_name
+from mailauth import sasl
 
+from .accounts_file import Account, AccountsError, AccountsFile
+from .credentials import Credential, Plain, Proof, Scram, prepared
+from .hashing import Hashing
+from .names import NAME_RULE, mailbox_name
 
-class AccountsError(ValueError):
-    """These accounts cannot be used; the text is one sentence for whoever wrote them, and holds no secret."""
+REMEMBERED: Final = 4096
+"""Unknown names that have once cost what deriving SCRAM keys costs, as a known name does; the oldest are forgotten."""
 
 
 @attrs.frozen(kw_only=True)
-class Account:
-    """One account as it was written down."""
+class Changes:
+    """What came of a look at accounts that are written somewhere else."""
 
-    name: str
-    password: bytes = attrs.field(repr=False)
-    where: str = ""
-    """Where it was written, for an error to point at: ``line 3 of users``."""
+    revoked: frozenset[str] = frozenset()
+    """Canonical names whose grants must end: the account is gone, or its password is another."""
+    remarks: tuple[str, ...] = ()
+    """Sentences for the log."""
 
 
-class MemoryAccounts:
-    """Accounts that last as long as the process.
+def from_password(name: str, password: bytes, where: str = "") -> Account:
+    """An account with its password as it is."""
+    if password:
+        return Account(name=name, credential=Plain(password), where=where)
+    shown = ascii(name[:64])
+    return Account(
+        name=name,
+        credential=None,
+        where=f"{shown} ({where})" if where else shown,
+        flaw="has no password; write one",
+    )
 
-    Raises AccountsError for a name that is none, for an empty password, and for two names that mean one mailbox.
+
+def collect(accounts: Iterable[Account], domains: Set[str]) -> tuple[dict[str, Account], list[str]]:
+    """*accounts* by canonical name, in their order, and a sentence about each that is not as it should be.
+
+    A flawed one keeps its mailbox as long as its name is one.  Of two that mean one mailbox the first counts.
     """
-
-    def __init__(self, accounts: Iterable[Account] | Mapping[str, bytes], *, domains: Set[str] = frozenset()) -> None:
-        """*domains* as ``mailbox_name`` takes them; a mapping is name to password."""
-        if isinstance(accounts, Mapping):
-            accounts = [Account(name=name, password=password) for name, password in accounts.items()]
-        self._secrets: dict[str, bytes] = {}
-        written: dict[str, Account] = {}
-        for account in accounts:
-            name = _checked(account, domains)
-            if name in written:
-                raise AccountsError(
-                    f"{_shown(written[name])} and {_shown(account)} are the same mailbox; take one of them out"
-                )
-            written[name] = account
-            self._secrets[name] = account.password
-        self._nobody = secrets.token_bytes(32)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Canonical names in the order they were written."""
-        return tuple(self._secrets)
-
-    async def exists(self, name: str) -> bool:
-        return name in self._secrets
-
-    async def check_password(self, name: str, password: bytes) -> bool:
-        known = self._secrets.get(name)
-        # Digests first: compare_digest tells the lengths of what it compares.
-        expected = hashlib.sha256(self._nobody if known is None else known).digest()
-        return hmac.compare_digest(hashlib.sha256(password).digest(), expected) and known is not None
-
-    async def secret(self, name: str) -> bytes | None:
-        return self._secrets.get(name)
-
-
-def _checked(account: Account, domains: Set[str]) -> str:
-    name = mailbox_name(account.name, domains)
-    if name is None:
-        raise AccountsError(
-            f"{_shown(account)} is no mailbox name: write letters, digits, '.', '_' and '-', at most 64, "
-            "beginning with a letter or digit, and behind '@' only a domain that is served here"
-        )
-    if not account.password:
-        raise AccountsError(f"{_shown(account)} has no password; write one")
-    return name
+    found: dict[str, Account] = {}
+    complaints: list[str] = []
+    for account in accounts:
+        if account.flaw:
+            complaints.append(f"{account.where} {account.flaw}")
+        name = mailbox_name(account.name, domains)
+        if name is None:
+            if not account.flaw:
+                complaints.append(f"{_shown(account)} is no mailbox name: {NAME_RULE}")
+        elif name in found:
+            complaints.append(f"{_shown(found[name])} and {_shown(account)} are the same mailbox; take one of them out")
+        else:
+            found[name] = account
+    return found, complaints
 
 
 def _shown(account: Account) -> str:
     name = ascii(account.name[:64])
     return f"{name} ({account.where})" if account.where else name
+
+
+class MemoryAccounts:
+    """All accounts of a server.
+
+    Raises AccountsError for the first one that is not as it should be: a name that is none, an empty password, a broken
+    line, two names that mean one mailbox, and a token or a certificate's name for an account that is none.
+    """
+
+    def __init__(
+        self,
+        accounts: Iterable[Account] | Mapping[str, bytes] = (),
+        *,
+        domains: Set[str] = frozenset(),
+        file: AccountsFile | None = None,
+        tokens: Iterable[tuple[str, bytes]] = (),
+        certificate_names: Iterable[tuple[str, str]] = (),
+        hashing: Hashing | None = None,
+    ) -> None:
+        """*domains* as ``mailbox_name`` takes them; a mapping is name to password.
+
+        The accounts of *file* come behind the others, and ``refresh()`` looks whether it has changed.  *tokens* are
+        pairs of an account and a bearer token, *certificate_names* of a client certificate's name and an account.
+        """
+        if isinstance(accounts, Mapping):
+            accounts = [from_password(name, password) for name, password in accounts.items()]
+        self._fixed = tuple(accounts)
+        self._domains = domains
+        self._file = file
+        self._accounts, complaints = collect([*self._fixed, *(() if file is None else file.read())], domains)
+        if complaints:
+            raise AccountsError(complaints[0])
+        self._tokens = [(hashlib.sha256(token).digest(), self._owner(name)) for name, token in tokens]
+        self._certificate_names = [(written, self._owner(name)) for written, name in certificate_names]
+        self._hashing = hashing or Hashing()
+        self._nobody = secrets.token_bytes(32)
+        self._derived: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._begin()
+
+    def _owner(self, text: str) -> str:
+        name = mailbox_name(text, self._domains)
+        if name is None or name not in self._accounts:
+            raise AccountsError(f"{text[:64]!a} is none of the accounts")
+        return name
+
+    def _begin(self) -> None:
+        """What follows from the accounts as they are now."""
+        credentials = [account.credential for account in self._accounts.values() if account.credential is not None]
+        kinds = Counter(credential.kind for credential in credentials)
+        self._kinds = tuple(kind for kind, _ in kinds.most_common())
+        # An unknown name is checked against a stored password of the commonest kind, whoever's it is: this costs
+        # exactly what it has to, and what comes out of it is not looked at.
+        self._decoy: Credential = next(
+            (credential for credential in credentials if credential.kind == self._kinds[0]), Plain(self._nobody)
+        )
+        self._proofs = frozenset(
+            proof for proof in Plain.proofs if all(proof in credential.proofs for credential in credentials)
+        )
+        self._scram_decoy = self._make_scram_decoy(credentials)
+
+    def _make_scram_decoy(self, credentials: list[Credential]) -> sasl.ScramDecoy:
+        """Salts for names that are nobody's.  Where salts are stored they outlast the process, so these must, too."""
+        stored = [credential.keys for credential in credentials if isinstance(credential, Scram)]
+        if not stored:
+            return sasl.ScramDecoy(key=self._nobody)
+        key = hashlib.sha256(b"salts for names that are nobody's" + min(keys.server_key for keys in stored)).digest()
+        costs = Counter((keys.iterations, min(len(keys.salt), 32)) for keys in stored)
+        (iterations, salt_size), _ = costs.most_common(1)[0]
+        return sasl.ScramDecoy(key=key, iterations=iterations, salt_size=salt_size)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Canonical names in the order they were written."""
+        return tuple(self._accounts)
+
+    @property
+    def proofs(self) -> frozenset[Proof]:
+        """What every account can be proved by; tokens and certificates as soon as there is one."""
+        more = {Proof.TOKEN: self._tokens, Proof.CERTIFICATE: self._certificate_names}
+        return self._proofs | {proof for proof, some in more.items() if some}
+
+    @property
+    def mixed(self) -> str | None:
+        """A warning when the time of a refusal tells accounts apart, None while all are stored alike."""
+        if len(self._kinds) < 2:
+            return None
+        return (
+            f"Passwords are stored in different ways ({'; '.join(self._kinds)}): how long a refusal takes tells which "
+            "names exist. Write all of them by one scheme, with mailauth passwd."
+        )
+
+    async def refresh(self) -> Changes | None:
+        if self._file is None:
+            return None
+        try:
+            written = await self._file.changed()
+        except AccountsError as error:
+            return Changes(remarks=(f"{error}; the accounts stay as they were",))
+        if written is None:
+            return None
+        before = self._accounts
+        self._accounts, complaints = collect([*self._fixed, *written], self._domains)
+        for name, account in self._accounts.items():
+            if name in before and account.credential == before[name].credential:
+                self._accounts[name] = before[name]  # what was derived from it is still good, and its salts stay
+        self._begin()
+        revoked = {name for name, account in before.items() if self._credential(name) is not account.credential}
+        remarks = [*complaints, f"{self._file.path} has changed and was read again: {len(self._accounts)} accounts now"]
+        if self.mixed is not None:
+            remarks.append(self.mixed)
+        return Changes(revoked=frozenset(revoked | (before.keys() - self._accounts.keys())), remarks=tuple(remarks))
+
+    async def exists(self, name: str) -> bool:
+        return name in self._accounts
+
+    def _credential(self, name: str) -> Credential | None:
+        account = self._accounts.get(name)
+        return None if account is None else account.credential
+
+    async def check_password(self, name: str, password: bytes) -> bool:
+        known = self._credential(name)
+        credential = self._decoy if known is None else known
+        password = prepared(password)
+        if credential.slow:
+            right = await self._hashing.run(credential.check, password)
+        else:
+            right = credential.check(password)
+        # Meanwhile the accounts may have been read again: a password that was changed is right no more.
+        return right and known is not None and self._credential(name) is known
+
+    async def secret(self, name: str) -> bytes | None:
+        credential = self._credential(name)
+        return credential.password if isinstance(credential, Plain) else None
+
+    async def scram_keys(self, name: str, hash_name: str) -> sasl.ScramKeys:
+        known = self._credential(name)
+        login = (name, hash_name)
+        if isinstance(known or self._decoy, Plain) and login not in self._derived:
+            # Keys are derived at the first login of a name: an unknown one takes as long the first time, and not again.
+            await self._hashing.run((known or Plain(self._nobody)).scram_keys, hash_name)
+            self._derived[login] = None
+            if len(self._derived) > REMEMBERED + len(self._accounts):
+                self._derived.popitem(last=False)
+        keys = None if known is None else known.scram_keys(hash_name)
+        return self._scram_decoy.keys(name, hash_name) if keys is None else keys
+
+    async def token_owner(self, token: bytes) -> str | None:
+        digest = hashlib.sha256(token).digest()
+        owners = [name for expected, name in self._tokens if hmac.compare_digest(digest, expected)]
+        return owners[0] if owners and owners[0] in self._accounts else None
+
+    async def certificate_owners(self, names: Set[str]) -> frozenset[str]:
+        return frozenset(name for written, name in self._certificate_names if written in names) & self._accounts.keys()

@@ -11,6 +11,12 @@ from typing import Final
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
+NAME_RULE: Final = (
+    "write letters, digits, '.', '_' and '-', at most 64, "
+    "beginning with a letter or digit, and behind '@' only a domain that is served here"
+)
+"""The rule in words, for whoever writes a name down."""
+
 
 def mailbox_name(text: str, domains: Set[str]) -> str | None:
     """The canonical name of the mailbox that *text* means, or None when it can mean none here.

@@ -1,0 +1,50 @@
+"""``mailauth passwd``: one line of a passwd-file on standard output, from a password that nobody sees.
+
+Knows the terminal; which schemes there are and how a line is read is the affair of the stores.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+
+from mailauth import LocalProtocolError, smtp
+
+from . import stores
+from .complaint import Complaint
+
+
+def write(name: str, scheme: str) -> None:
+    """Print ``name:{SCHEME}...`` for a password that is asked for.  Raises Complaint."""
+    _check_name(name)
+    try:
+        field = stores.write_credential(scheme, _ask())
+    except stores.CredentialError as error:
+        raise Complaint(f"the password {error}") from error
+    sys.stdout.buffer.write(f"{name}:{field}\n".encode())
+
+
+def _check_name(name: str) -> None:
+    local_part, at, domain = name.rpartition("@")
+    if at:
+        try:
+            smtp.Mailbox("somebody", domain)
+        except LocalProtocolError:
+            raise Complaint(f"{name!r} is no mailbox name: there is no domain behind the '@'") from None
+    if stores.mailbox_name(local_part if at else name, frozenset()) is None:
+        raise Complaint(f"{name!r} is no mailbox name: {stores.NAME_RULE}")
+
+
+def _ask() -> bytes:
+    """From the terminal, twice and without echo; else the first line of standard input."""
+    if not sys.stdin.isatty():
+        line = sys.stdin.buffer.readline()
+        return line.removesuffix(b"\n").removesuffix(b"\r")
+    try:
+        password = getpass.getpass("Password: ")
+        if getpass.getpass("The same again: ") != password:
+            raise Complaint("the two passwords are not the same")
+    except EOFError:
+        raise Complaint("no password was given") from None
+    return os.fsencode(password)

@@ -1,0 +1,119 @@
+"""``mailauth passwd``: a line that ``mailauth serve --accounts`` takes, from a password that is shown nowhere."""
+
+from __future__ import annotations
+
+import getpass
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mailauth_io import _loops, cli
+from mailauth_io.stores import AccountsFile, MemoryAccounts
+
+
+class Terminal:
+    """Standard input that is a terminal, or is none and holds octets."""
+
+    def __init__(self, octets: bytes | None) -> None:
+        self._octets = octets
+        self.buffer = io.BytesIO(octets or b"")
+
+    def isatty(self) -> bool:
+        return self._octets is None
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], octets: bytes, *words: str
+) -> tuple[object, str, str]:
+    """Its exit status, what it wrote, and what it complained of."""
+    status: object
+    monkeypatch.setattr(sys, "stdin", Terminal(octets))
+    try:
+        status = cli.main(["passwd", *words])
+    except SystemExit as end:
+        status = end.code
+    said = capfd.readouterr()
+    return status, said.out, said.err
+
+
+@pytest.mark.parametrize("scheme", [None, *cli.SCHEMES])
+def test_the_line_is_one_that_serve_takes(
+    scheme: str | None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ("Alice@example.test",) if scheme is None else ("Alice@example.test", "--scheme", scheme.lower())
+    status, line, said = run(monkeypatch, capfd, b"open sesame \r\nnot this\n", *words)
+    assert (status, said) == (0, "")
+    assert line.startswith(f"Alice@example.test:{{{scheme or 'ARGON2ID'}}}")
+    path = tmp_path / "users"
+    path.touch(mode=0o600)
+    path.write_text(line)
+    accounts = MemoryAccounts(file=AccountsFile(path), domains=frozenset({"example.test"}))
+
+    async def main() -> None:
+        assert await accounts.check_password("alice", b"open sesame ")
+        assert not await accounts.check_password("alice", b"open sesame")
+
+    _loops.named("asyncio").run(main)
+
+
+@pytest.mark.parametrize(
+    ("octets", "words", "says"),
+    [
+        (b"", ("alice",), "1 to 1024 octets"),
+        (b"\n", ("alice",), "1 to 1024 octets"),
+        (b"hunter:2", ("alice", "--scheme", "PLAIN"), "colon"),
+        (b"hunter\xff", ("alice",), "UTF-8"),
+        (b"hunter2", ("al ice",), "no mailbox name"),
+        (b"hunter2", ("al:ice",), "no mailbox name"),
+        (b"hunter2", ("alice@",), "no mailbox name"),
+        (b"hunter2", ("alice@a:b",), "no mailbox name"),
+        (b"hunter2", ("alice", "--scheme", "MD5"), "invalid choice"),
+        (b"hunter2", (), "NAME"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence_without_the_password(
+    octets: bytes, words: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, out, said = run(monkeypatch, capfd, octets, *words)
+    assert (status, out) == (2, "")
+    assert says in said
+    assert said.count("\n") == 1
+    assert "hunter" not in said
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, *passwords: str) -> None:
+    """A terminal at which somebody types."""
+    monkeypatch.setattr(sys, "stdin", Terminal(None))
+    typed: Iterator[str] = iter(passwords)
+
+    def ask(prompt: str) -> str:
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr(getpass, "getpass", ask)
+
+
+def test_at_a_terminal_it_asks_twice_without_echo(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answers(monkeypatch, "open sesame", "open sesame")
+    assert cli.main(["passwd", "alice", "--scheme", "PLAIN"]) == 0
+    assert capfd.readouterr().out == "alice:{PLAIN}open sesame\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"), [(("one", "two"), "not the same"), ((), "no password"), (("one",), "no pass")]
+)
+def test_at_a_terminal_a_slip_of_the_finger_writes_nothing(
+    typed: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answers(monkeypatch, *typed)
+    assert cli.main(["passwd", "alice"]) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert says in said.err

@@ -1,0 +1,238 @@
+"""The ready server and its accounts: what is offered, what a changed file ends, and logins that wait for a hash."""
+
+from __future__ import annotations
+
+import os
+import poplib
+import smtplib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar, TypeVarTuple
+
+import attrs
+import pytest
+
+from mailauth.grants import Lookup
+from mailauth_io import server, stores
+from mailauth_io.stores import Account, AccountsFile, Hashing, MemoryAccounts, write_credential
+from mailauth_io.stores.credentials import read_credential
+from tests.io.server_support import PASSWORD, Clock, Run, Served, authenticate, meet, on_both_loops
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+NOW = 1_700_000_000.0
+
+
+def behind(accounts: stores.Accounts, grants: stores.Grants | None = None) -> server.Stores:
+    return server.Stores(
+        accounts=accounts, maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox(), grants=grants
+    )
+
+
+def hashed(name: str, scheme: str = "BLF-CRYPT") -> Account:
+    return Account(name=name, credential=read_credential(write_credential(scheme, PASSWORD.encode()).encode()))
+
+
+def mechanisms(served: Served, port: str = "starttls") -> set[str]:
+    with served.smtp(port) as smtp:
+        return set(smtp.esmtp_features.get("auth", "").split())
+
+
+def capabilities(served: Served, port: str = "stls") -> dict[str, list[str]]:
+    pop3 = served.pop3(port)
+    found = pop3.capa()
+    pop3.quit()
+    return found
+
+
+@on_both_loops
+def test_with_hashes_only_what_sends_a_password_is_offered(run: Run) -> None:
+    """And nothing that needs the password itself, whoever asks."""
+
+    def client(served: Served) -> None:
+        assert mechanisms(served) == {"PLAIN", "LOGIN"}
+        assert capabilities(served)["SASL"] == ["PLAIN", "LOGIN"]
+        assert "USER" in capabilities(served)
+        greeting = served.pop3("pop3s")
+        assert b"<" not in greeting.getwelcome()
+        greeting.close()
+        with served.smtp("smtps") as smtp:
+            assert authenticate(smtp, "PLAIN", "alice@example.test") == 235
+        with served.smtp("smtps") as smtp, pytest.raises(smtplib.SMTPAuthenticationError) as caught:
+            authenticate(smtp, "CRAM-MD5")
+        assert caught.value.smtp_code == 504
+        served.log_in().quit()
+        with pytest.raises(poplib.error_proto, match=r"\[AUTH\]"):
+            served.log_in(password="wrong")
+
+    meet(run, client, kept=behind(MemoryAccounts([hashed("alice"), hashed("bob")])))
+
+
+@on_both_loops
+def test_passwords_as_they_are_answer_everything(run: Run) -> None:
+    def client(served: Served) -> None:
+        assert {"PLAIN", "LOGIN", "CRAM-MD5"} <= mechanisms(served)
+        greeting = served.pop3("pop3s")
+        assert b"<" in greeting.getwelcome()
+        greeting.close()
+
+    meet(run, client)
+
+
+@on_both_loops
+def test_a_hash_that_finds_no_thread_in_time_is_a_temporary_failure(run: Run) -> None:
+    """RFC 4954 section 6: 454; RFC 3206: [SYS/TEMP].  The password was not looked at."""
+
+    class Busy(Hashing):
+        async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+            raise stores.HashingBusy
+
+    def client(served: Served) -> None:
+        with served.smtp("smtps") as smtp, pytest.raises(smtplib.SMTPAuthenticationError) as caught:
+            authenticate(smtp, "PLAIN")
+        assert caught.value.smtp_code == 454
+        with pytest.raises(poplib.error_proto, match=r"\[SYS/TEMP\]"):
+            served.log_in()
+
+    meet(run, client, kept=behind(MemoryAccounts([hashed("alice"), hashed("bob")], hashing=Busy())))
+
+
+@attrs.define
+class Fragile:
+    """Grants that can fail to end."""
+
+    real: stores.MemoryGrants = attrs.field(factory=stores.MemoryGrants)
+    broken: bool = False
+
+    async def find(self, address: str, now: float) -> Lookup:
+        return await self.real.find(address, now)
+
+    async def grant(self, address: str, identity: str, now: float) -> None:
+        await self.real.grant(address, identity, now)
+
+    async def revoke_identity(self, identity: str) -> None:
+        if self.broken:
+            raise RuntimeError
+        await self.real.revoke_identity(identity)
+
+    async def revoke_address(self, address: str) -> None:
+        await self.real.revoke_address(address)
+
+
+@attrs.define
+class File:
+    path: Path
+    clock: Clock = attrs.field(factory=lambda: Clock(NOW))
+
+    def write(self, text: str) -> None:
+        """It changed, and has rested."""
+        self.path.touch(mode=0o600)
+        self.path.write_text(text)
+        os.utime(self.path, (self.clock.now, self.clock.now))
+        self.clock.now += 5
+
+
+WRITTEN = f"alice:{{PLAIN}}{PASSWORD}\nbob:{{PLAIN}}other\n"
+
+
+@on_both_loops
+@pytest.mark.parametrize(
+    ("text", "open_after"),
+    [
+        (WRITTEN + "carol:{PLAIN}third\n", True),
+        ("bob:{PLAIN}other\n", False),
+        (WRITTEN.replace(PASSWORD, "another"), False),
+        (WRITTEN.replace("{PLAIN}" + PASSWORD, PASSWORD), False),
+    ],
+    ids=["others changed", "removed", "another password", "broken line"],
+)
+def test_a_changed_file_ends_the_grants_of_whoever_changed(
+    run: Run, tmp_path: Path, text: str, open_after: bool
+) -> None:
+    """A grant lasts no longer than the password that it was made by."""
+    file = File(tmp_path / "users")
+    file.write(WRITTEN)
+
+    def client(served: Served) -> None:
+        served.log_in().quit()
+        assert served.may_relay()
+        file.write(text)
+        assert served.may_relay() is open_after
+
+    meet(run, client, kept=behind(MemoryAccounts(file=AccountsFile(file.path, clock=file.clock))))
+
+
+@on_both_loops
+def test_while_a_grant_cannot_be_ended_none_is_found(run: Run, tmp_path: Path) -> None:
+    """The store of grants fails: 451, never "granted"; as soon as it works again the grant ends."""
+    file, grants = File(tmp_path / "users"), Fragile()
+    file.write(WRITTEN)
+
+    def client(served: Served) -> None:
+        served.log_in().quit()
+        assert served.may_relay()
+        grants.broken = True
+        file.write("bob:{PLAIN}other\n")
+        with served.smtp() as smtp:
+            smtp.mail("someone@far.test")
+            assert smtp.rcpt("bob@far.test")[0] == 451
+        grants.broken = False
+        assert not served.may_relay()
+
+    meet(run, client, kept=behind(MemoryAccounts(file=AccountsFile(file.path, clock=file.clock)), grants))
+
+
+@on_both_loops
+def test_mail_finds_new_accounts_and_the_log_tells_what_is_broken(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = File(tmp_path / "users")
+    file.write(WRITTEN)
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            smtp.mail("someone@far.test")
+            assert smtp.rcpt("carol@example.test")[0] == 550
+            file.write(WRITTEN + "carol:{PLAIN}third\ndave:hunter2\n")
+            assert smtp.rcpt("carol@example.test")[0] == 250
+            assert smtp.rcpt("dave@example.test")[0] == 250
+
+    meet(run, client, kept=behind(MemoryAccounts(file=AccountsFile(file.path, clock=file.clock))))
+    assert f"line 4 of {file.path} names no password scheme" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+@on_both_loops
+def test_what_is_offered_follows_the_file(run: Run, tmp_path: Path) -> None:
+    """From the next connection on."""
+    file = File(tmp_path / "users")
+    file.write(WRITTEN)
+
+    def client(served: Served) -> None:
+        assert "CRAM-MD5" in mechanisms(served)
+        file.write(WRITTEN + f"carol:{write_credential('BLF-CRYPT', b'third')}\n")
+        assert not served.may_relay()  # somebody asked, and so the file was looked at
+        assert "CRAM-MD5" not in mechanisms(served)
+
+    meet(run, client, kept=behind(MemoryAccounts(file=AccountsFile(file.path, clock=file.clock))))
+
+
+@on_both_loops
+def test_another_spelling_of_the_same_mailbox_is_nobody_else(run: Run) -> None:
+    """RFC 4422 section 3.4.1: who asks to act as another is refused; alice@example.test is alice."""
+
+    def client(served: Served) -> None:
+        for acting_as, code in (("alice@EXAMPLE.test", 235), ("bob", 535), ("alice@far.test", 535)):
+            with served.smtp("smtps") as smtp:
+
+                def plain(challenge: bytes | None = None, acting_as: str = acting_as) -> str:
+                    return f"{acting_as}\0alice\0{PASSWORD}"
+
+                if code == 235:
+                    assert smtp.auth("PLAIN", plain)[0] == 235
+                else:
+                    with pytest.raises(smtplib.SMTPAuthenticationError):
+                        smtp.auth("PLAIN", plain)
+
+    meet(run, client)

@@ -1,0 +1,267 @@
+"""Every way to log in to the ready server that is no plain password, by our own clients, on both loops."""
+
+from __future__ import annotations
+
+import functools
+import secrets
+import ssl
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trustme
+
+from mailauth import RemoteProtocolError, pop3, sasl, smtp
+from mailauth_io import _loops, server, stores
+from mailauth_io._adapter import Client
+from mailauth_io.stores import Account, MemoryAccounts, write_credential
+from mailauth_io.stores.credentials import read_credential
+from tests.io.server_support import PASSWORD, Run, authority, on_both_loops
+
+TOKEN = "t0ken"
+TOKENS = [("alice", TOKEN.encode())]
+
+
+@functools.cache
+def client_authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def context(*identities: str, issuer: trustme.CA | None = None, common_name: str | None = None) -> ssl.SSLContext:
+    """A client's context, with a certificate for *identities* when there are any."""
+    made = ssl.create_default_context()
+    authority().configure_trust(made)
+    if identities:
+        (issuer or client_authority()).issue_cert(*identities, common_name=common_name).configure_cert(made)
+    return made
+
+
+def server_context() -> ssl.SSLContext:
+    """As ``--client-ca`` makes it."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority().issue_cert("localhost", "127.0.0.1").configure_cert(made)
+    client_authority().configure_trust(made)
+    made.verify_mode = ssl.CERT_OPTIONAL
+    return made
+
+
+async def smtp_login(pair: server.Pair, tls: ssl.SSLContext, mechanism: sasl.ClientMechanism, upgrade: bool) -> str:
+    """How a login by SMTP ends: ``ok``, the reply's code, or ``not offered``."""
+    assert pair.smtp is not None
+    assert pair.smtps is not None
+    async with await _loops.current().adapter.connect(
+        lambda tls: smtp.ClientConnection(tls=tls), "127.0.0.1", pair.smtp if upgrade else pair.smtps,
+        ssl_context=tls, implicit_tls=not upgrade,
+    ) as client:  # fmt: skip
+        await replied(client)
+        for command in [smtp.Hello(domain="c"), *([smtp.StartTls(), smtp.Hello(domain="c")] if upgrade else [])]:
+            client.send(command)
+            await replied(client)
+        assert isinstance(client.machine, smtp.ClientConnection)
+        if mechanism.name not in client.machine.extensions.get("AUTH", "").split():
+            return "not offered"
+        client.authenticate(mechanism)
+        return await outcome(client)
+
+
+async def pop3_login(pair: server.Pair, tls: ssl.SSLContext, mechanism: sasl.ClientMechanism, upgrade: bool) -> str:
+    """As ``smtp_login``; the reply's response code in capitals."""
+    assert pair.pop3 is not None
+    assert pair.pop3s is not None
+    async with await _loops.current().adapter.connect(
+        lambda tls: pop3.ClientConnection(tls=tls), "127.0.0.1", pair.pop3 if upgrade else pair.pop3s,
+        ssl_context=tls, implicit_tls=not upgrade,
+    ) as client:  # fmt: skip
+        await replied(client)
+        for command in [*([pop3.Stls()] if upgrade else []), pop3.Capa()]:
+            client.send(command)
+            await replied(client)
+        assert isinstance(client.machine, pop3.ClientConnection)
+        if mechanism.name not in client.machine.capabilities.get("SASL", "").split():
+            return "not offered"
+        client.authenticate(mechanism)
+        return await outcome(client)
+
+
+async def replied(client: Client[smtp.ClientEvent] | Client[pop3.ClientEvent]) -> None:
+    async for event in client:
+        assert isinstance(event, smtp.Replied | pop3.Replied)
+        return
+
+
+async def outcome(client: Client[smtp.ClientEvent] | Client[pop3.ClientEvent]) -> str:
+    async for event in client:
+        match event:
+            case sasl.Authenticated():
+                return "ok"
+            case smtp.AuthenticationFailed(reply=reply):
+                return str(reply.code)
+            case pop3.AuthenticationFailed(reply=reply):
+                return reply.response_code
+    return "closed"
+
+
+Login = Callable[[server.Pair, ssl.SSLContext, sasl.ClientMechanism, bool], Awaitable[str]]
+
+
+def refused(login: Login) -> str:
+    """How bad credentials are answered (RFC 4954 section 6, RFC 3206 section 6)."""
+    return "535" if login is smtp_login else "AUTH"
+
+
+by_both_protocols = pytest.mark.parametrize("login", [smtp_login, pop3_login], ids=["smtp", "pop3"])
+on_both_ports = pytest.mark.parametrize("upgrade", [False, True], ids=["implicit", "upgraded"])
+
+
+def meet(run: Run, accounts: MemoryAccounts, client: Callable[[server.Pair], Awaitable[None]]) -> None:
+    config = server.Config(smtp=0, smtps=0, pop3=0, pop3s=0, ssl_context=server_context())
+    kept = server.Stores(accounts=accounts, maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox())
+
+    async def main() -> None:
+        async with server.running(config, kept) as pair:
+            await client(pair)
+
+    run(main)
+
+
+def scram(name: str, password: str = PASSWORD) -> sasl.ScramSha256Client:
+    return sasl.ScramSha256Client(
+        authentication_identity=name, password=password.encode(), entropy=secrets.token_bytes(16)
+    )
+
+
+def scram_sha_1(name: str) -> sasl.ScramSha1Client:
+    return sasl.ScramSha1Client(
+        authentication_identity=name, password=PASSWORD.encode(), entropy=secrets.token_bytes(16)
+    )
+
+
+@on_both_loops
+@by_both_protocols
+@on_both_ports
+def test_scram_from_stored_keys_and_from_a_password(run: Run, login: Login, upgrade: bool) -> None:
+    """RFC 5802: both sides prove that they know the password; a name that is nobody's is refused like a wrong one."""
+    stored = Account(
+        name="bob", credential=read_credential(write_credential("SCRAM-SHA-256", PASSWORD.encode()).encode())
+    )
+    accounts = MemoryAccounts(
+        [stored, stores.from_password("alice", PASSWORD.encode())], domains=frozenset({"example.test"})
+    )
+
+    async def client(pair: server.Pair) -> None:
+        for name in ("alice", "bob", "Bob@example.test"):
+            assert await login(pair, context(), scram(name), upgrade) == "ok"
+        for name in ("nobody", "alice@far.test"):
+            assert await login(pair, context(), scram(name), upgrade) == refused(login)
+        assert await login(pair, context(), scram("bob", "wrong"), upgrade) == refused(login)
+        assert await login(pair, context(), scram_sha_1("alice"), upgrade) == "not offered"  # bob has no such keys
+
+    meet(run, accounts, client)
+
+
+@on_both_loops
+@by_both_protocols
+def test_scram_sha_1_where_passwords_are_as_they_are(run: Run, login: Login) -> None:
+    """RFC 5802.  The -PLUS forms are never offered: Python cannot compute what clients bind to."""
+
+    async def client(pair: server.Pair) -> None:
+        assert await login(pair, context(), scram_sha_1("alice"), False) == "ok"
+        for plus in (sasl.ScramSha1PlusClient, sasl.ScramSha256PlusClient):
+            bound = plus(
+                authentication_identity="alice", password=b"x", entropy=bytes(16),
+                channel_binding="tls-exporter", binding_data=b"x",
+            )  # fmt: skip
+            assert await login(pair, context(), bound, False) == "not offered"
+
+    meet(run, MemoryAccounts({"alice": PASSWORD.encode()}), client)
+
+
+@on_both_loops
+@by_both_protocols
+@on_both_ports
+def test_tokens_open_the_account_they_were_issued_to(run: Run, login: Login, upgrade: bool) -> None:
+    """RFC 7628: the identity asked for must be the token's own; a refusal comes behind the JSON."""
+    accounts = MemoryAccounts({"alice": b"one", "bob": b"two"}, tokens=TOKENS, domains=frozenset({"example.test"}))
+
+    async def client(pair: server.Pair) -> None:
+        async def oauthbearer(token: str, identity: str = "") -> str:
+            mechanism = sasl.OauthBearerClient(token=token.encode(), authorization_identity=identity)
+            return await login(pair, context(), mechanism, upgrade)
+
+        async def xoauth2(token: str, identity: str) -> str:
+            mechanism = sasl.Xoauth2Client(token=token.encode(), authorization_identity=identity)
+            return await login(pair, context(), mechanism, upgrade)
+
+        assert await oauthbearer(TOKEN) == "ok"
+        for ask in (oauthbearer, xoauth2):
+            assert await ask(TOKEN, "alice@example.test") == "ok"
+            assert await ask(TOKEN, "bob") == refused(login)
+            assert await ask("other", "alice") == refused(login)
+
+    meet(run, accounts, client)
+
+
+@on_both_loops
+@by_both_protocols
+def test_without_tokens_none_is_asked_for(run: Run, login: Login) -> None:
+    async def client(pair: server.Pair) -> None:
+        for mechanism in (
+            sasl.OauthBearerClient(token=TOKEN.encode()),
+            sasl.Xoauth2Client(token=TOKEN.encode(), authorization_identity="alice"),
+        ):
+            assert await login(pair, context(), mechanism, False) == "not offered"
+
+    meet(run, MemoryAccounts({"alice": b"one"}), client)
+
+
+CERTIFICATE_NAMES = [("email:a@example.test", "alice"), ("CN:Both", "alice"), ("CN:Both", "bob"), ("DNS:b.test", "bob")]
+
+
+@on_both_loops
+@by_both_protocols
+@on_both_ports
+def test_a_certificate_opens_the_accounts_that_its_names_stand_for(run: Run, login: Login, upgrade: bool) -> None:
+    """RFC 4422 appendix A.  EXTERNAL is offered to whoever has shown a certificate, and to nobody else."""
+    accounts = MemoryAccounts({"alice": b"one", "bob": b"two"}, certificate_names=CERTIFICATE_NAMES)
+
+    async def client(pair: server.Pair) -> None:
+        async def external(tls: ssl.SSLContext, identity: str = "") -> str:
+            return await login(pair, tls, sasl.ExternalClient(authorization_identity=identity), upgrade)
+
+        alice, both = context("a@example.test"), context("x@example.test", common_name="Both")
+        assert await external(context()) == "not offered"
+        assert await external(alice) == "ok"
+        assert await external(alice, "alice@example.test") == "ok"
+        assert await external(alice, "bob") == refused(login)
+        assert await external(context("B.test")) == "ok"
+        assert await external(context("a.example.test")) == refused(login)
+        assert await external(both) == refused(login)
+        assert await external(both, "bob") == "ok"
+        assert await external(both, "carol") == refused(login)
+
+    meet(run, accounts, client)
+
+
+@on_both_loops
+@by_both_protocols
+def test_a_certificate_that_others_issued_gets_no_session(run: Run, login: Login) -> None:
+    """Who shows a certificate that cannot be verified is turned away in the handshake."""
+    accounts = MemoryAccounts({"alice": b"one"}, certificate_names=CERTIFICATE_NAMES[:1])
+
+    async def client(pair: server.Pair) -> None:
+        forged = context("a@example.test", issuer=trustme.CA())
+        try:
+            ended = await login(pair, forged, sasl.ExternalClient(), False)
+        except (OSError, RemoteProtocolError, AssertionError):
+            ended = "no session"
+        assert ended != "ok"
+
+    meet(run, accounts, client)
+
+
+@on_both_loops
+@by_both_protocols
+def test_without_a_map_of_names_a_certificate_opens_nothing(run: Run, login: Login) -> None:
+    async def client(pair: server.Pair) -> None:
+        assert await login(pair, context("a@example.test"), sasl.ExternalClient(), False) == "not offered"
+
+    meet(run, MemoryAccounts({"alice": b"one"}), client)

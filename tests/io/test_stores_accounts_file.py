@@ -1,0 +1,204 @@
+"""The accounts file is read again when it has changed; what is broken in it is named, and takes nothing else down."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import attrs
+import pytest
+
+from mailauth_io.stores import AccountsFile, Changes, MemoryAccounts, from_password
+from tests.io.server_support import Clock, Run, on_both_loops
+
+NOW = 1_700_000_000.0
+
+
+@attrs.define
+class House:
+    """An accounts file, the time, and what is made of both."""
+
+    path: Path
+    clock: Clock
+    accounts: MemoryAccounts
+
+    def write(self, text: str) -> None:
+        """Write it now, by the clock."""
+        self.path.write_text(text)
+        os.utime(self.path, (self.clock.now, self.clock.now))
+
+    async def later(self, seconds: float) -> Changes | None:
+        self.clock.now += seconds
+        return await self.accounts.refresh()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    path = tmp_path / "users"
+    path.touch(mode=0o600)
+    path.write_text("alice:{PLAIN}one\nbob:{PLAIN}two\n")
+    clock = Clock(NOW)
+    accounts = MemoryAccounts([from_password("root", b"zero")], file=AccountsFile(path, clock=clock))
+    return House(path, clock, accounts)
+
+
+@on_both_loops
+def test_a_change_counts_within_two_seconds(run: Run, house: House) -> None:
+    """A changed password, a new account, one that is gone; the grants end of whoever lost the same password."""
+
+    async def main() -> None:
+        assert await house.later(1) is None
+        house.write("alice:{PLAIN}new\ncarol:{PLAIN}three\n")
+        assert await house.later(0.5) is None
+        assert await house.accounts.check_password("alice", b"one")
+        changes = await house.later(1)
+        assert changes is not None
+        assert changes.revoked == {"alice", "bob"}
+        assert changes.remarks == (f"{house.path} has changed and was read again: 3 accounts now",)
+        assert house.accounts.names == ("root", "alice", "carol")
+        assert await house.accounts.check_password("alice", b"new")
+        assert not await house.accounts.check_password("alice", b"one")
+        assert not await house.accounts.exists("bob")
+        assert await house.accounts.check_password("root", b"zero")
+        assert await house.later(5) is None
+
+    run(main)
+
+
+@on_both_loops
+def test_a_file_that_is_being_written_is_left_to_rest(run: Run, house: House) -> None:
+    """An editor that truncates and writes must not throw everybody out for a moment."""
+
+    async def main() -> None:
+        house.clock.now += 5
+        house.write("")
+        assert await house.accounts.refresh() is None
+        house.clock.now += 0.5
+        house.write("alice:{PLAIN}one\nbob:{PLAIN}two\n")
+        changes = await house.later(1)
+        assert changes is not None
+        assert changes.revoked == frozenset()
+        assert await house.accounts.exists("bob")
+
+    run(main)
+
+
+@on_both_loops
+def test_a_file_that_changes_while_it_is_read_is_read_again(
+    run: Run, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        house.write("alice:{PLAIN}half\n")
+        house.clock.now += 5
+        text = Path.open
+
+        def and_then_changed(path: Path, mode: str) -> object:
+            file = text(path, mode)
+            os.utime(house.path, (NOW + 1, NOW + 1))
+            return file
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", and_then_changed)
+            assert await house.accounts.refresh() is None
+        assert await house.accounts.check_password("alice", b"one")
+        assert await house.later(1) is not None
+        assert await house.accounts.check_password("alice", b"half")
+
+    run(main)
+
+
+@on_both_loops
+def test_the_file_is_looked_at_once_a_second(run: Run, tmp_path: Path) -> None:
+    """However many logins there are."""
+    path = tmp_path / "users"
+    path.touch(mode=0o600)
+    looks: list[Path] = []
+
+    def stat(path: Path) -> os.stat_result:
+        looks.append(path)
+        return os.stat(path)
+
+    clock = Clock(NOW)
+    accounts = MemoryAccounts(file=AccountsFile(path, clock=clock, stat=stat))
+
+    async def main() -> None:
+        looks.clear()
+        for _ in range(40):
+            clock.now += 0.25
+            assert await accounts.refresh() is None
+        assert len(looks) == 10
+
+    run(main)
+
+
+@on_both_loops
+def test_a_broken_line_is_named_and_takes_no_other_down(run: Run, house: House) -> None:
+    """Its own account keeps its mailbox, as far as there is a name, and lets nobody in."""
+
+    async def main() -> None:
+        house.write("alice:{MD4}hunter2\nbob:{PLAIN}two\nhunter2\nBOB:{PLAIN}hunter2\n.x:{PLAIN}hunter2\n")
+        changes = await house.later(5)
+        assert changes is not None
+        assert changes.revoked == {"alice"}
+        named = [line for line in changes.remarks if "line " in line]
+        assert [line.partition("line ")[2][0] for line in named] == ["1", "3", "2", "5"]
+        assert "hunter2" not in str(changes)
+        assert await house.accounts.exists("alice")
+        assert not await house.accounts.check_password("alice", b"hunter2")
+        assert not await house.accounts.check_password("alice", b"one")
+        assert await house.accounts.secret("alice") is None
+        assert await house.accounts.check_password("bob", b"two")
+        assert house.accounts.names == ("root", "alice", "bob")
+
+    run(main)
+
+
+@on_both_loops
+@pytest.mark.parametrize("how", ["gone", "open to others"])
+def test_a_file_that_cannot_be_read_changes_nothing_and_is_named_once(run: Run, house: House, how: str) -> None:
+    async def main() -> None:
+        if how == "gone":
+            house.path.unlink()
+        else:
+            house.path.chmod(0o644)
+        changes = await house.later(5)
+        assert changes is not None
+        assert changes.revoked == frozenset()
+        (remark,) = changes.remarks
+        assert str(house.path) in remark
+        assert remark.endswith("; the accounts stay as they were")
+        assert await house.later(5) is None
+        assert await house.accounts.check_password("alice", b"one")
+        house.path.touch(mode=0o600)
+        house.path.chmod(0o600)
+        house.write("alice:{PLAIN}new\n")
+        assert await house.later(5) is not None
+        assert await house.accounts.check_password("alice", b"new")
+
+    run(main)
+
+
+@on_both_loops
+def test_a_mixture_that_comes_later_is_warned_about(run: Run, house: House) -> None:
+    async def main() -> None:
+        house.write("alice:{PLAIN}one\nbob:{BLF-CRYPT}$2y$05$wQy/3Oy/wVrzX/bYBv.m8.KNe8n9cH7lPzt.EqwsaAUEDrvC5O3Ei\n")
+        changes = await house.later(5)
+        assert changes is not None
+        assert "{PLAIN}; {BLF-CRYPT} of rounds=5" in changes.remarks[-1]
+
+    run(main)
+
+
+@on_both_loops
+def test_what_has_not_changed_keeps_the_keys_derived_from_it(run: Run, house: House) -> None:
+    """Their salts are what a client has seen, and may have kept."""
+
+    async def main() -> None:
+        before = await house.accounts.scram_keys("alice", "sha256")
+        unknown = await house.accounts.scram_keys("nobody", "sha256")
+        house.write("alice:{PLAIN}one\n")
+        assert await house.later(5) is not None
+        assert await house.accounts.scram_keys("alice", "sha256") == before
+        assert await house.accounts.scram_keys("nobody", "sha256") == unknown
+
+    run(main)

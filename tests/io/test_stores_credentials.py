@@ -1,0 +1,160 @@
+"""Stored passwords: what ``doveadm pw`` wrote is read, what we write is read, and nothing of either is shown."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hypothesis import given, strategies as st
+
+from mailauth import sasl
+from mailauth_io.stores import CredentialError, Proof, write_credential
+from mailauth_io.stores.credentials import Credential, HashesMissing, prepared, read_credential
+
+PASSWORD = b"open sesame"
+
+# As Dovecot 2.3 wrote them for this password.
+DOVEADM = {
+    "PLAIN": "{PLAIN}open sesame",
+    "SHA512-CRYPT": "{SHA512-CRYPT}$6$EQCfPuX1r/IA.1aF"
+    "$L5/wbtqfcq8wv5dpcyh9GboCeB50uYqE8/9PvnQ9.FRmPWc48ciqGR5roZ.dMAGLBCD09jBiUf7OXBDJ5E0Qh0",
+    "SHA256-CRYPT": "{SHA256-CRYPT}$5$0Tkhvj7Sl4Zb8QYf$5A6nBOm9X.Rp8QkArC6A/QYG26Khdy7u7MUyDPC2KZ.",
+    "BLF-CRYPT": "{BLF-CRYPT}$2y$05$wQy/3Oy/wVrzX/bYBv.m8.KNe8n9cH7lPzt.EqwsaAUEDrvC5O3Ei",
+    "ARGON2ID": "{ARGON2ID}$argon2id$v=19$m=65536,t=3,p=1$gr6J3YuH+DgcmF255rXZ5g"
+    "$dPL1RkNMjJLd736ftDnl1K7WH70LJHOMH+62o5MZAso",
+    "SCRAM-SHA-256": "{SCRAM-SHA-256}4096,gJVL7taCzaJ6otp6IqW1bA==,"
+    "A3qyjA0TTfMXQAfaOarrvh9uwVZ9pV4WSo4JnYAjBGE=,yPVnXBbRQ1LxPSANIh/X4fSYS+QtX7gYhP8kS6xsAsE=",
+    "CRYPT": "{CRYPT}$2y$05$wQy/3Oy/wVrzX/bYBv.m8.KNe8n9cH7lPzt.EqwsaAUEDrvC5O3Ei",
+}
+KINDS = {
+    "PLAIN": "{PLAIN}",
+    "SHA512-CRYPT": "{SHA512-CRYPT} of rounds=5000",
+    "SHA256-CRYPT": "{SHA256-CRYPT} of rounds=5000",
+    "BLF-CRYPT": "{BLF-CRYPT} of rounds=5",
+    "ARGON2ID": "{ARGON2ID} of rounds=3, memory_cost=65536, parallelism=1",
+    "SCRAM-SHA-256": "{SCRAM-SHA-256} of 4096 iterations",
+    "CRYPT": "{CRYPT} of rounds=5",
+}
+WRITTEN = ("PLAIN", "SCRAM-SHA-256", "ARGON2ID", "BLF-CRYPT", "SHA512-CRYPT")
+
+
+def read(field: str) -> Credential:
+    return read_credential(field.encode())
+
+
+@pytest.mark.parametrize("scheme", DOVEADM)
+def test_what_doveadm_wrote_is_checked(scheme: str) -> None:
+    """The scheme's name in any case, as Dovecot reads it."""
+    credential = read(DOVEADM[scheme])
+    assert credential.check(PASSWORD)
+    assert not credential.check(b"open poppy")
+    assert not credential.check(b"")
+    assert credential.kind == KINDS[scheme]
+    assert read(DOVEADM[scheme].replace(scheme, scheme.lower(), 1)) == credential
+
+
+@pytest.mark.parametrize("scheme", DOVEADM)
+def test_no_repr_shows_what_is_stored(scheme: str) -> None:
+    """House rule 5: neither a password nor a hash, not even in pieces."""
+    shown = repr(read(DOVEADM[scheme]))
+    stored = DOVEADM[scheme].partition("}")[2]
+    for piece in ("sesame", stored, *stored.replace(",", "$").split("$")[-2:]):
+        assert piece not in shown
+
+
+def test_what_can_be_proved_follows_from_the_scheme() -> None:
+    """A hash answers for the password alone; SCRAM keys for SCRAM, too; the password itself for everything."""
+    assert read(DOVEADM["ARGON2ID"]).proofs == {Proof.PASSWORD}
+    assert read(DOVEADM["SCRAM-SHA-256"]).proofs == {Proof.PASSWORD, Proof.SCRAM_SHA_256}
+    assert read(DOVEADM["PLAIN"]).proofs == {Proof.PASSWORD, Proof.SECRET, Proof.SCRAM_SHA_1, Proof.SCRAM_SHA_256}
+
+
+@pytest.mark.parametrize("scheme", DOVEADM)
+@pytest.mark.parametrize("password", [b"a\0b", b"\xff\xfe", b"x" * 5000])
+def test_any_octets_are_a_wrong_password(scheme: str, password: bytes) -> None:
+    """Never an exception."""
+    assert read(DOVEADM[scheme]).check(password) is False
+
+
+def test_bcrypt_looks_at_72_octets_as_crypt_does() -> None:
+    """Who logged in to Dovecot by a longer password logs in here."""
+    credential = read(write_credential("BLF-CRYPT", b"x" * 72))
+    assert credential.check(b"x" * 80)
+    assert not credential.check(b"x" * 71)
+
+
+def test_scram_keys_of_a_plain_password_are_derived_once() -> None:
+    credential = read(DOVEADM["PLAIN"])
+    keys = credential.scram_keys("sha256")
+    assert keys is not None
+    assert credential.scram_keys("sha256") is keys
+    assert keys == sasl.scram_keys(PASSWORD, keys.salt, keys.iterations)
+    assert credential.scram_keys("sha1") not in (None, keys)
+
+
+def test_stored_scram_keys_are_those_that_a_client_proves() -> None:
+    credential = read(DOVEADM["SCRAM-SHA-256"])
+    keys = credential.scram_keys("sha256")
+    assert keys is not None
+    assert keys == sasl.scram_keys(PASSWORD, keys.salt, 4096)
+    assert credential.scram_keys("sha1") is None
+    assert read(DOVEADM["ARGON2ID"]).scram_keys("sha256") is None
+
+
+@pytest.mark.parametrize("scheme", WRITTEN)
+def test_what_is_written_is_read(scheme: str) -> None:
+    """Compared in the form of RFC 4013: a ligature is the letters it stands for."""
+    field = write_credential(scheme, "o\ufb03ce".encode())
+    assert field.startswith(f"{{{scheme}}}")
+    credential = read(field)
+    assert credential.check(prepared("o\ufb03ce".encode()))
+    assert credential.check(b"office")
+    assert not credential.check(b"offices")
+
+
+def test_what_is_written_is_salted() -> None:
+    assert len({write_credential(scheme, PASSWORD) for scheme in WRITTEN for _ in range(2)}) == 9
+
+
+@pytest.mark.parametrize(
+    ("scheme", "password", "says"),
+    [
+        *((scheme, b"", "1 to 1024 octets") for scheme in WRITTEN),
+        *((scheme, b"hunter\xff", "no UTF-8") for scheme in WRITTEN),
+        ("PLAIN", b"hunter\0", "NUL"),
+        ("PLAIN", b"hunter\n", "line end"),
+        ("ARGON2ID", b"hunter" * 200, "1 to 1024 octets"),
+        ("PLAIN", b"hunter:2", "colon"),
+        ("BLF-CRYPT", b"hunter" * 20, "72 octets"),
+        ("SCRAM-SHA-256", "hunter\u0221".encode(), "RFC 4013"),
+    ],
+)
+def test_a_password_that_cannot_be_stored_is_refused_and_not_shown(scheme: str, password: bytes, says: str) -> None:
+    with pytest.raises(CredentialError, match=says) as caught:
+        write_credential(scheme, password)
+    assert "hunter" not in str(caught.value)
+
+
+def test_without_libpass_the_sentence_says_which_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PLAIN and SCRAM need no library."""
+    for module in [name for name in sys.modules if name == "passlib" or name.startswith("passlib.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "passlib", None)
+    with pytest.raises(HashesMissing, match=r"mailauth\[hashes\]"):
+        read(DOVEADM["ARGON2ID"])
+    with pytest.raises(HashesMissing, match=r"mailauth\[hashes\]"):
+        write_credential("BLF-CRYPT", PASSWORD)
+    for scheme in ("PLAIN", "SCRAM-SHA-256"):
+        assert read(DOVEADM[scheme]).check(PASSWORD)
+        assert read(write_credential(scheme, PASSWORD)).check(PASSWORD)
+
+
+@given(st.sampled_from(sorted(DOVEADM)), st.binary(max_size=80))
+def test_any_field_is_a_credential_or_an_error(scheme: str, rest: bytes) -> None:
+    """CredentialError, nothing else, and it quotes nothing."""
+    said = ""
+    try:
+        kind = read_credential(f"{{{scheme}}}".encode() + rest).kind
+    except CredentialError as error:
+        said, kind = str(error), ""
+    assert kind.startswith(f"{{{scheme}}}") or (said and (len(rest) < 4 or repr(rest)[2:-1] not in said))

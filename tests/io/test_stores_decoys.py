@@ -1,0 +1,139 @@
+"""An unknown name answers like the others: in the same time, with salts of its own, and never with yes."""
+
+from __future__ import annotations
+
+import secrets
+
+import attrs
+import pytest
+
+from mailauth import sasl
+from mailauth_io.stores import Account, MemoryAccounts, Proof, from_password
+from mailauth_io.stores.credentials import Credential, Scram
+from tests.io.server_support import Run, on_both_loops
+
+
+@attrs.define
+class Counted(Credential):
+    """A hash that counts how often it is computed."""
+
+    password: bytes
+    kind: str
+    checked: int = 0
+    proofs = frozenset({Proof.PASSWORD})
+
+    def check(self, password: bytes) -> bool:
+        self.checked += 1
+        return password == self.password
+
+    def scram_keys(self, hash_name: str) -> sasl.ScramKeys | None:
+        return None
+
+
+@on_both_loops
+def test_an_unknown_name_is_checked_against_the_commonest_kind(run: Run) -> None:
+    """House rule 5; even the very password of that account opens nothing."""
+    rare = Counted(b"one", "{X} of 1 round")
+    common = [Counted(b"two", "{X} of 9 rounds"), Counted(b"two", "{X} of 9 rounds")]
+    credentials = {"alice": rare, "bob": common[0], "carol": common[1]}
+    accounts = MemoryAccounts([Account(name=name, credential=found) for name, found in credentials.items()])
+
+    async def main() -> None:
+        assert not await accounts.check_password("nobody", b"two")
+        assert not await accounts.check_password("", b"two")
+        assert (rare.checked, common[0].checked, common[1].checked) == (0, 2, 0)
+
+    run(main)
+    assert accounts.mixed is not None
+    assert accounts.mixed.index("9 rounds") < accounts.mixed.index("1 round")
+
+
+@on_both_loops
+def test_a_mailbox_without_a_password_answers_like_an_unknown_name(run: Run) -> None:
+    bob = Counted(b"two", "{X}")
+
+    async def main() -> None:
+        accounts = MemoryAccounts([Account(name="alice", credential=None), Account(name="bob", credential=bob)])
+        assert not await accounts.check_password("alice", b"two")
+        assert bob.checked == 1
+        assert await accounts.scram_keys("alice", "sha256") == await accounts.scram_keys("alice", "sha256")
+
+    run(main)
+
+
+def scram(name: str, iterations: int = 8192, salt_size: int = 12) -> Account:
+    keys = sasl.scram_keys(b"secret", secrets.token_bytes(salt_size), iterations)
+    return Account(name=name, credential=Scram(keys))
+
+
+@on_both_loops
+def test_an_unknown_name_has_a_salt_of_its_own_that_outlasts_the_process(run: Run) -> None:
+    """RFC 5802 section 5.1 shows salt and iterations to everybody: they must not tell who exists."""
+    written = [scram("alice"), scram("bob"), scram("carol", 4096, 16)]
+
+    async def main() -> None:
+        first, second = MemoryAccounts(written), MemoryAccounts(written)
+        keys = await first.scram_keys("nobody", "sha256")
+        assert (keys.iterations, len(keys.salt)) == (8192, 12)
+        assert keys == await first.scram_keys("nobody", "sha256")
+        assert keys == await second.scram_keys("nobody", "sha256")
+        assert keys.salt != (await first.scram_keys("nobody2", "sha256")).salt
+        more = MemoryAccounts([*written, from_password("dave", b"x")])
+        assert await more.scram_keys("alice", "sha256") == await first.scram_keys("alice", "sha256")
+        assert len((await first.scram_keys("alice", "sha1")).stored_key) == 20
+
+    run(main)
+
+
+@on_both_loops
+def test_deriving_keys_for_a_name_costs_once_whether_it_exists_or_not(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    derived: list[bytes] = []
+    real = sasl.scram_keys
+
+    def counted(password: bytes, salt: bytes, iterations: int, hash_name: str = "sha256") -> sasl.ScramKeys:
+        derived.append(password)
+        return real(password, salt, iterations, hash_name)
+
+    monkeypatch.setattr(sasl, "scram_keys", counted)
+
+    async def main() -> None:
+        accounts = MemoryAccounts({"alice": b"one"})
+        for name in ("alice", "nobody", "alice", "nobody"):
+            await accounts.scram_keys(name, "sha256")
+        assert len(derived) == 2
+        await accounts.scram_keys("nobody", "sha1")
+        assert len(derived) == 3
+
+    run(main)
+
+
+def test_what_is_offered_is_what_every_account_can_be_proved_by() -> None:
+    """With nobody there is nothing to hold back: a decoy can answer everything."""
+    plain = from_password("alice", b"one")
+    hashed = Account(name="bob", credential=Counted(b"two", "{X}"))
+    assert MemoryAccounts([plain]).proofs == MemoryAccounts().proofs > {Proof.PASSWORD, Proof.SECRET}
+    assert MemoryAccounts([plain, hashed]).proofs == {Proof.PASSWORD}
+    assert MemoryAccounts([plain, scram("bob")]).proofs == {Proof.PASSWORD, Proof.SCRAM_SHA_256}
+    assert MemoryAccounts([plain]).mixed is None
+
+
+@on_both_loops
+def test_tokens_and_certificates_belong_to_accounts(run: Run) -> None:
+    accounts = MemoryAccounts(
+        {"alice": b"one", "bob": b"two"},
+        domains=frozenset({"example.test"}),
+        tokens=[("Alice@example.test", b"t0ken"), ("bob", b"other")],
+        certificate_names=[("email:a@x", "alice"), ("CN:both", "alice"), ("CN:both", "bob")],
+    )
+
+    async def main() -> None:
+        assert accounts.proofs >= {Proof.TOKEN, Proof.CERTIFICATE}
+        assert await accounts.token_owner(b"t0ken") == "alice"
+        assert await accounts.token_owner(b"t0ke") is None
+        assert await accounts.certificate_owners({"email:a@x", "CN:unknown"}) == {"alice"}
+        assert await accounts.certificate_owners({"CN:both"}) == {"alice", "bob"}
+        assert await accounts.certificate_owners(set()) == frozenset()
+
+    run(main)
