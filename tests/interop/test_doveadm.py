@@ -1,0 +1,52 @@
+"""Stored passwords against Dovecot's own ``doveadm pw``: each reads what the other wrote.
+
+Skips where it is not installed; with MAILAUTH_INTEROP=require it fails.  Nothing of Dovecot is started.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from mailauth_io.stores import write_credential
+from mailauth_io.stores.credentials import prepared, read_credential
+
+PASSWORDS = ("open sesame", "caf\u00e9 o\ufb03ce", "a$b,c{d}e")
+SCHEMES = ("PLAIN", "SHA512-CRYPT", "BLF-CRYPT", "ARGON2ID", "SCRAM-SHA-256")
+MORE = ("SHA256-CRYPT", "ARGON2I", "CRYPT")
+
+
+def doveadm(*words: str) -> subprocess.CompletedProcess[str]:
+    """``doveadm pw``, with no configuration."""
+    path = shutil.which("doveadm")
+    if path is None:
+        if os.environ.get("MAILAUTH_INTEROP") == "require":
+            pytest.fail("doveadm is not installed, and MAILAUTH_INTEROP=require wants it")
+        pytest.skip("doveadm is not installed")
+    command = [path, "-c", "/dev/null", "pw", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+@pytest.mark.parametrize("scheme", SCHEMES + MORE)
+def test_what_doveadm_writes_is_read_here(scheme: str, password: str) -> None:
+    """It hashes the octets as they are; a login brings them in the form of RFC 4013 where that differs."""
+    written = doveadm("-s", scheme, "-p", prepared(password.encode()).decode())
+    assert written.returncode == 0, written.stderr
+    credential = read_credential(written.stdout.strip().encode())
+    assert written.stdout.startswith(f"{{{scheme}}}")
+    assert credential.check(prepared(password.encode()))
+    assert not credential.check(b"open poppy")
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_what_is_written_here_doveadm_verifies(scheme: str, password: str) -> None:
+    field = write_credential(scheme, password.encode())
+    right = doveadm("-t", field, "-p", prepared(password.encode()).decode())
+    assert right.returncode == 0, right.stderr
+    assert "verified" in right.stdout
+    assert doveadm("-t", field, "-p", "open poppy").returncode != 0
