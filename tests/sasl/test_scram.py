@@ -141,6 +141,21 @@ def test_keys_are_made_of_the_password_as_the_rfc_says() -> None:
     assert scram_keys("I\u00adX".encode(), SALT, 4096) == scram_keys(b"IX", SALT, 4096)
 
 
+def test_keys_are_those_that_doveadm_pw_writes() -> None:
+    """``doveadm pw -s SCRAM-SHA-256 -p wonderland``, of Dovecot 2.3: iterations, salt, StoredKey, ServerKey."""
+    written = (
+        "4096,926ckpMBu1ke+KNdWIDqMA==,TkrpdI378IFRaczYGnwHzBopW1lRsdgm+dUV+N1dYMo=,"
+        "ifSI8xL9VnQ6dUYpqnG2RSHGifXH/vz/CYBoXuGWtsg="
+    )
+    iterations, salt, stored_key, server_key = written.split(",")
+    assert scram_keys(b"wonderland", base64.b64decode(salt), int(iterations)) == ScramKeys(
+        salt=base64.b64decode(salt),
+        iterations=4096,
+        stored_key=base64.b64decode(stored_key),
+        server_key=base64.b64decode(server_key),
+    )
+
+
 @pytest.mark.parametrize(("iterations", "hash_name"), [(0, "sha256"), (4095, "sha256"), (4096, "md5"), (4096, "nope")])
 def test_keys_of_too_little_work_or_another_hash_are_not_made(iterations: int, hash_name: str) -> None:
     """RFC 5802 section 5.1, RFC 7677 section 4."""
