@@ -170,7 +170,9 @@ def _remarks(options: argparse.Namespace, accounts: stores.MemoryAccounts) -> tu
     ]
     remarks = [f"Kept in memory, gone with this process: {', '.join(vanishing)}."]
     if options.legacy:
-        remarks.append("Legacy methods are on, outside TLS too: USER/PASS, APOP, AUTH PLAIN, LOGIN and CRAM-MD5.")
+        remarks.append(
+            "Legacy methods are on, outside TLS too: USER/PASS, APOP, AUTH PLAIN, LOGIN, CRAM-MD5 and SCRAM."
+        )
     else:
         remarks.append("Legacy methods are off: no login outside TLS.")
     if options.grant_lifetime == 0:

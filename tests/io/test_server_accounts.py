@@ -133,6 +133,16 @@ class File:
         self.clock.now += 5
 
 
+class After(MemoryAccounts):
+    """Accounts to which something happens behind each look at a secret."""
+
+    then: Callable[[bytes], bytes] = bytes
+
+    async def secret(self, name: str) -> bytes | None:
+        secret = await super().secret(name)
+        return None if secret is None else self.then(secret)
+
+
 WRITTEN = f"alice:{{PLAIN}}{PASSWORD}\nbob:{{PLAIN}}other\n"
 
 
@@ -161,6 +171,31 @@ def test_a_changed_file_ends_the_grants_of_whoever_changed(
         assert served.may_relay() is open_after
 
     meet(run, client, kept=behind(MemoryAccounts(file=AccountsFile(file.path, clock=file.clock))))
+
+
+@on_both_loops
+def test_a_login_that_began_before_the_change_makes_no_grant(run: Run, tmp_path: Path) -> None:
+    """The timestamp of APOP was answered with a password that counts no more when the answer comes."""
+    file = File(tmp_path / "users")
+    file.write(WRITTEN)
+
+    def change(secret: bytes) -> bytes:
+        file.write(WRITTEN.replace(PASSWORD, "another"))
+        return secret
+
+    accounts = After(file=AccountsFile(file.path, clock=file.clock))
+    accounts.then = change
+
+    def client(served: Served) -> None:
+        pop3 = served.pop3("pop3s")
+        pop3.apop("alice", PASSWORD)
+        pop3.quit()
+        assert not served.may_relay()
+        accounts.then = bytes
+        served.log_in(password="another").quit()
+        assert served.may_relay()
+
+    meet(run, client, kept=behind(accounts))
 
 
 @on_both_loops

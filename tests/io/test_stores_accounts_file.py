@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 import attrs
 import pytest
 
-from mailauth_io.stores import AccountsFile, Changes, MemoryAccounts, from_password
+from mailauth_io.stores import AccountsFile, Changes, Hashing, MemoryAccounts, from_password, write_credential
 from tests.io.server_support import Clock, Run, on_both_loops
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 NOW = 1_700_000_000.0
 
@@ -200,5 +205,35 @@ def test_what_has_not_changed_keeps_the_keys_derived_from_it(run: Run, house: Ho
         assert await house.later(5) is not None
         assert await house.accounts.scram_keys("alice", "sha256") == before
         assert await house.accounts.scram_keys("nobody", "sha256") == unknown
+
+    run(main)
+
+
+@on_both_loops
+@pytest.mark.parametrize("text", ["bob:{PLAIN}two\n", "alice:{PLAIN}new\n"], ids=["removed", "another password"])
+def test_a_password_that_changes_while_it_is_hashed_is_right_no_more(run: Run, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "users"
+    path.touch(mode=0o600)
+    path.write_text(f"alice:{write_credential('SCRAM-SHA-256', b'one')}\n")
+    clock = Clock(NOW)
+
+    class Meanwhile(Hashing):
+        """Somebody writes the file while the hash is computed."""
+
+        async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+            result = await super().run(function, *args)
+            if change:
+                house.write(change)
+                await house.later(5)
+            return result
+
+    house = House(path, clock, MemoryAccounts(file=AccountsFile(path, clock=clock), hashing=Meanwhile()))
+    change = ""
+
+    async def main() -> None:
+        nonlocal change
+        assert await house.accounts.check_password("alice", b"one")
+        change = text
+        assert not await house.accounts.check_password("alice", b"one")
 
     run(main)

@@ -5,7 +5,8 @@ Knows stores and policy; of SMTP and POP3 it knows the settings alone.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import itertools
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 import attrs
@@ -37,6 +38,9 @@ class House:
     _pop3_settings: dict[frozenset[Proof], pop3.AnyServerSettings] = attrs.field(factory=dict, init=False)
     _to_revoke: set[str] = attrs.field(factory=set, init=False)
     """Names whose grants must end, and have not yet."""
+    _changed: dict[str, int] = attrs.field(factory=dict, init=False)
+    """Names whose account went or got another password, and when, by ``_moments``."""
+    _moments: Iterator[int] = attrs.field(factory=lambda: itertools.count(1), init=False)
 
     @classmethod
     def of(cls, config: Config, stores: Stores, clock: Callable[[], float]) -> House:
@@ -77,9 +81,14 @@ class House:
             for remark in changes.remarks:
                 LOGGER.warning("accounts: %s", remark)
             self._to_revoke.update(changes.revoked)
+            self._changed.update((name, self.moment()) for name in changes.revoked)
         if self._to_revoke:
             await self._revoke(session)
         return self.stores.accounts
+
+    def moment(self) -> int:
+        """A number above every one before it."""
+        return next(self._moments)
 
     async def _revoke(self, session: str) -> None:
         """What fails is tried again at the next look, and until then no grant is found."""
@@ -149,13 +158,18 @@ class House:
         same = name != "" and name == self.name(question.authorization_identity)
         return ACCEPT if same else sasl.Refusal.NOT_AUTHORIZED
 
-    async def grant(self, session: str, address: str, identity: str) -> None:
-        """*identity* has just proved itself by POP3 from *address*.  A failure costs the grant, not the login."""
+    async def grant(self, session: str, address: str, identity: str, begun: int) -> None:
+        """*identity* has just proved itself by POP3 from *address*, in a login that began at the moment *begun*.
+
+        A failure costs the grant, not the login.  So does a change of the account since then: what was proved is a
+        password that counts no more.
+        """
         if self.grants is None:
             return
         name = self.name(identity)
         try:
-            if await (await self.accounts(session)).exists(name):  # it may have gone while it logged in
+            await self.accounts(session)
+            if self._changed.get(name, 0) < begun:
                 await self.grants.grant(address, name, self.clock())
         except Exception as error:
             log_failure(session, "grants", error)

@@ -19,12 +19,13 @@ from ._session import Session
 class Pop3Session(Session[pop3.AnyServerEvent]):
     """It keeps the maildrop while it is open."""
 
-    __slots__ = ("_deleting", "_maildrop")
+    __slots__ = ("_begun", "_deleting", "_maildrop")
 
     def __init__(self, house: House, connection: ServerConnection[pop3.AnyServerEvent]) -> None:
         super().__init__(house, connection)
         self._maildrop: OpenedMaildrop | None = None
         self._deleting = False
+        self._begun = 0
 
     async def run(self) -> None:
         house, connection = self.house, self.connection
@@ -52,8 +53,10 @@ class Pop3Session(Session[pop3.AnyServerEvent]):
                     connection.answer(question, house.authorize(question))
                 case pop3.Connected() | pop3.Stls() as question:
                     connection.answer(question, ACCEPT)
+                case sasl.AuthenticationStarted():
+                    self._begun = house.moment()
                 case sasl.Authenticated(identity=identity):
-                    await house.grant(self.id, connection.peer.address, identity or "")
+                    await house.grant(self.id, connection.peer.address, identity or "", self._begun)
                     log_login(self.id, event, peer=connection.peer.address, tls=connection.tls is not None)
                 case sasl.AuthenticationFailed():
                     log_login(self.id, event, peer=connection.peer.address, tls=connection.tls is not None)
