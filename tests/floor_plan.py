@@ -58,6 +58,7 @@ INSIDE_A_PROTOCOL: Final = (
     {"_states"},
     {"events", "settings"},
     {"_fixed"},
+    {"_usual"},
     {"server", "client"},
     {""},
 )

@@ -226,7 +226,8 @@ def test_no_event_has_a_dict_of_its_own(package: ModuleType) -> None:
     words = (Command, Notice, Payload, Question)
     events = [kind for _, kind in inspect.getmembers(package, inspect.isclass) if issubclass(kind, words)]
     assert events
-    assert [kind.__name__ for kind in events if kind.__dictoffset__] == []
+    # The two that an SMTP server makes of nearly each line: without slots they are made at half the price.
+    assert {kind for kind in events if kind.__dictoffset__} <= {smtp.Mail, smtp.Rcpt}
 
 
 # -- no state --------------------------------------------------------------------------------------------------------

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import ClassVar, Final, Generic, TypeVar
 
 from ._errors import LocalProtocolError
 from ._events import PAUSED, Action, BeginTls, Closed, NeedData, Paused, Send, Tls, Why
 from ._lines import LineBuffer
 
 E = TypeVar("E")
+
+_LONG: Final = 128  # octets
+
 
 MAXIMUM_UNREAD: Final = 65_536
 """Octets a connection keeps besides the chunk in hand, in and out; an adapter reads no more at once."""
@@ -25,6 +29,9 @@ MAXIMUM_AUTH_LINE: Final = 12_288 + 4
 
 class Machine(Generic[E]):
     """A pure state machine that is pulled: ``next_event()`` gives one value at a time, in causal order."""
+
+    _standing: ClassVar[Mapping[bytes, Send]] = MappingProxyType({})
+    """The replies that are said over and over, and the Send that each alone makes: made once, not each time."""
 
     __slots__ = ("_events", "_input", "_instead", "_output", "_output_due", "_output_size", "_question", "_tls", "_why")
 
@@ -62,7 +69,7 @@ class Machine(Generic[E]):
         if octets:
             if received.ended:
                 raise LocalProtocolError("the stream has ended already")
-            if not received.used_up and len(received) > MAXIMUM_UNREAD:
+            if received.offset < len(received.octets) and len(received) > MAXIMUM_UNREAD:
                 raise LocalProtocolError("pull the events that are due before handing in more octets")
         received.feed(octets)
 
@@ -75,7 +82,8 @@ class Machine(Generic[E]):
                 return PAUSED
             if self._output_due:
                 return self._flush()
-            event = self._advance() if self._instead is None else self._instead()
+            instead = self._instead
+            event = self._advance() if instead is None else instead()
             if event is not None:
                 return event
 
@@ -123,12 +131,16 @@ class Machine(Generic[E]):
         output = self._output
         octets = output[0] if len(output) == 1 else b"".join(output)
         output.clear()
+        # To look a long one up is to hash it, and none of them is long.
+        standing = self._standing.get(octets) if self._output_size < _LONG else None
         self._output_size = 0
         self._output_due = False
-        return Send(octets=octets)
+        return standing or Send(octets=octets)
 
     def _starve(self, need: NeedData) -> Action | None:
-        """All input is used up: write what waits, end with the stream, or ask for more."""
+        """What came in is used up: look at what came later, write what waits, end with the stream, or ask for more."""
+        if self._input.gather():
+            return None
         if self._output:
             return self._flush()
         if self._input.ended:

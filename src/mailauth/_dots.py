@@ -11,6 +11,8 @@ from typing import Final
 from ._lines import CRLF, LineBuffer, LineEnds
 
 _END: Final = b"\r\n.\r\n"
+_UNDECIDED: Final = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r")
+_OPEN: Final = (b"\r", b"\n", b".")
 _LINE_WITH_DOT: Final = re.compile(rb"\r\n\.")
 _search_dot: Final = _LINE_WITH_DOT.search
 _unstuff: Final = _LINE_WITH_DOT.sub
@@ -19,57 +21,66 @@ _unstuff: Final = _LINE_WITH_DOT.sub
 class Unstuffer:
     """Takes dot-stuffed content out of a LineBuffer up to its end, and judges its line ends."""
 
-    __slots__ = ("_at_start", "_line_ends", "clean", "ended")
+    __slots__ = ("_at_start", "_line_ends", "_watch", "clean", "ended")
 
     def __init__(self) -> None:
+        self._line_ends = LineEnds()
+        self._watch = self._line_ends.watch
+        self.begin()
+
+    def begin(self) -> None:
+        """Content begins, after other content or for the first time."""
         self.ended = False
         """The line with the lone dot was read; what the buffer still holds is not content."""
         self.clean = True
         """No bare CR, bare LF or NUL so far."""
         self._at_start = True
-        self._line_ends = LineEnds()
+        self._line_ends.begin()
 
-    def take(self, buffer: LineBuffer) -> bytes:
-        """All content that is sure by now; empty when more input is needed, or at the end.
+    def take(self, buffer: LineBuffer) -> bytes | None:
+        """All content that is sure by now; None when more input is needed for some, empty when the end came at once.
 
         What might be the beginning of the end (up to four octets) stays in the buffer until it is decided.
         """
+        if self.ended:
+            return b""
         buffer.gather()
         octets = buffer.octets
         start = buffer.offset
         if self._at_start:
-            if octets.startswith(b".", start):
+            if octets[start : start + 1] == b".":
                 if octets.startswith(b".\r\n", start):
                     buffer.offset += 3
                     self.ended = True
                     return b""
                 if len(octets) - start < 3 and b".\r\n".startswith(octets[start:]):
-                    return b""
+                    return None
                 start += 1
             elif start == len(octets):
-                return b""
+                return None
             self._at_start = False
-        stuffed = _search_dot(octets, start)
-        end = -1 if stuffed is None else octets.find(_END, stuffed.start())
+        found = _search_dot(octets, start)
+        stuffed = len(octets) if found is None else found.start()
+        end = -1 if found is None else octets.find(_END, stuffed)
         if end >= 0:
             self.ended = True
             buffer.offset = end + 5
             end += 2  # the CRLF before the dot belongs to the content
         else:
             end = len(octets)
-            if octets.endswith((b"\r", b"\n", b".")):
-                for undecided in (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r"):
+            if octets.endswith(_OPEN):
+                for undecided in _UNDECIDED:
                     if octets.endswith(undecided, start):
                         end -= len(undecided)
                         break
             buffer.offset = end
-        if end == start:
-            return b""
+            if start == end:
+                return None
         content = octets[start:end]
-        if stuffed is not None and stuffed.start() < end:
+        if stuffed < end - 2:
             content = _unstuff(CRLF, content)
-        if self.clean:
-            self.clean = self._line_ends.watch(content)
+        if self.clean and content:
+            self.clean = self._watch(content)
         return content
 
 

@@ -10,6 +10,7 @@ import io
 from typing import Final
 
 CRLF: Final = b"\r\n"
+_CLEAN: Final = (None, "\r\n")
 
 
 class LineTooLong(Exception):
@@ -22,7 +23,7 @@ class LineBuffer:
     A hot path may match at *offset* and move it on, unless *dropping* says that this is the inside of a line too long.
     """
 
-    __slots__ = ("_later", "_later_size", "_searched", "dropping", "ended", "octets", "offset")
+    __slots__ = ("_later_size", "_searched", "dropping", "ended", "later", "octets", "offset")
 
     def __init__(self) -> None:
         self.octets = b""
@@ -30,7 +31,8 @@ class LineBuffer:
         self.ended = False
         """The peer has closed its side: nothing more will come."""
         self.dropping = False
-        self._later: list[bytes] = []
+        self.later: list[bytes] = []
+        """What came behind *octets*; ``gather()`` joins it."""
         self._later_size = 0
         self._searched = 0
 
@@ -40,26 +42,31 @@ class LineBuffer:
     @property
     def used_up(self) -> bool:
         """Every octet received so far was used."""
-        return self.offset == len(self.octets) and not self._later
+        return self.offset == len(self.octets) and not self.later
 
     def feed(self, octets: bytes) -> None:
         """Take what was received; ``b""`` is the end of the stream."""
         if not octets:
             self.ended = True
-        elif self.offset == len(self.octets) and not self._later:
+        elif self.offset == len(self.octets) and not self.later:
             self.octets = octets
             self.offset = self._searched = 0
         else:
-            self._later.append(octets)
+            self.later.append(octets)
             self._later_size += len(octets)
 
-    def gather(self) -> None:
-        """Make ``octets[offset:]`` all there is: pieces are joined once, when they are needed, not at every arrival."""
-        if self._later:
+    def gather(self) -> bool:
+        """Make ``octets[offset:]`` all there is; False when it was already.
+
+        Pieces are joined once, when they are needed, not at every arrival.
+        """
+        if self.later:
             self._searched = max(self._searched - self.offset, 0)
-            self.octets = b"".join((self.octets[self.offset :], *self._later))
+            self.octets = b"".join((self.octets[self.offset :], *self.later))
             self.offset = self._later_size = 0
-            self._later.clear()
+            self.later.clear()
+            return True
+        return False
 
     def clear(self) -> int:
         """Forget every octet, and say how many they were."""
@@ -67,7 +74,7 @@ class LineBuffer:
         self.octets = b""
         self.offset = self._searched = self._later_size = 0
         self.dropping = False
-        self._later.clear()
+        self.later.clear()
         return dropped
 
     def take_line(self, limit: int) -> bytes | None:
@@ -99,15 +106,21 @@ class LineEnds:
     The standard library's newline decoder does the looking, at several times the speed of a regular expression.
     """
 
-    __slots__ = ("_decoder", "_nul")
+    __slots__ = ("_decode", "_decoder", "_nul")
 
     def __init__(self) -> None:
         self._decoder = io.IncrementalNewlineDecoder(None, translate=False)
+        self._decode = self._decoder.decode
         self._nul = False
 
     def watch(self, octets: bytes) -> bool:
         """Whether everything up to the end of *octets* is clean; a CR at the very end is judged by what follows it."""
-        self._decoder.decode(octets.decode("latin-1"))
-        if not self._nul and 0 in octets:
+        self._decode(str(octets, "latin-1"))
+        if 0 in octets:
             self._nul = True
-        return not self._nul and self._decoder.newlines in (None, "\r\n")
+        return self._decoder.newlines in _CLEAN and not self._nul
+
+    def begin(self) -> None:
+        """Forget what was seen: other content begins."""
+        self._decoder.reset()
+        self._nul = False

@@ -82,7 +82,7 @@ class _Connection(Generic[E]):
         self._hostname = hostname
         self._layer: _tls.Layer | None = None
         self._read: Callable[[float], Awaitable[bytes | None]] = stream.read
-        self._write: Callable[[bytes], Awaitable[None]] = stream.write
+        self._write: Callable[[bytes], Awaitable[None] | None] = stream.write
         if layer is not None:
             self._go_inside(layer)
         self._events: deque[E] | None = None  # what flush() met on its way
@@ -114,7 +114,11 @@ class _Connection(Generic[E]):
             event = machine.next_event()
             if isinstance(event, NeedData):
                 try:
-                    octets = await self._read(event.patience)
+                    if self._layer is not None:
+                        octets = await self._read(event.patience)
+                    elif (octets := self._stream.take()) is None:
+                        await self._stream.arrival(event.patience)
+                        octets = self._stream.take()
                 except TimeoutError:
                     machine.shut_down(Why.TIMED_OUT)
                 else:
@@ -122,7 +126,9 @@ class _Connection(Generic[E]):
                         machine.receive_data(octets)
             elif isinstance(event, Send):
                 try:
-                    await self._write(event.octets)
+                    waiting = self._write(event.octets)
+                    if waiting is not None:
+                        await waiting
                 except OSError:
                     self._fall_silent()
                     await self._read_to_end()
@@ -171,7 +177,9 @@ class _Connection(Generic[E]):
             event = self._machine.next_event()
             if isinstance(event, Send):
                 try:
-                    await self._write(event.octets)
+                    waiting = self._write(event.octets)
+                    if waiting is not None:
+                        await waiting
                 except OSError:
                     self._fall_silent()
                 except BaseException:
@@ -204,9 +212,9 @@ class _Connection(Generic[E]):
 
     async def _write_inside_tls(self, octets: bytes) -> None:
         if self._layer is not None:
-            await self._stream.write(self._layer.encrypt(octets))
+            await self._stream.write_all(self._layer.encrypt(octets))
 
-    async def _write_nothing(self, octets: bytes) -> None:
+    def _write_nothing(self, octets: bytes) -> None:
         pass
 
     def _fall_silent(self) -> None:
@@ -236,7 +244,7 @@ class _Connection(Generic[E]):
         layer = None
         try:
             if octets:
-                await self._stream.write(octets)
+                await self._stream.write_all(octets)
             layer = await _tls.start(
                 self._stream, self._context, server_side=self._server_side, server_hostname=self._hostname
             )
@@ -266,7 +274,7 @@ class _Connection(Generic[E]):
         self._closed = True
         if self._layer is not None and not self._mute:
             with contextlib.suppress(OSError):
-                await self._stream.write(self._layer.close_notify())
+                await self._stream.write_all(self._layer.close_notify())
         self._stream.half_close()
 
     async def _linger(self) -> None:

@@ -6,7 +6,7 @@ Knows no protocol and no TLS; ``on_asyncio`` and ``on_trio`` each implement it o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Final
 
 import attrs
@@ -33,23 +33,44 @@ class Stream(ABC):
     __slots__ = ()
 
     @abstractmethod
-    async def read(self, patience: float) -> bytes | None:
-        """The next octets; ``b""`` at the end of the stream (or of the connection), None when ``wake()`` came instead.
+    def take(self) -> bytes | None:
+        """The octets at hand; ``b""`` at the end of the stream (or of the connection), None for none yet."""
+
+    @abstractmethod
+    def arrival(self, patience: float) -> Awaitable[None]:
+        """When ``take()`` gave None: wait until it may give more, or until ``wake()`` comes.
 
         Raises TimeoutError when *patience* seconds bring nothing.  Cancelled, it loses no octet.
         """
 
+    async def read(self, patience: float) -> bytes | None:
+        """``take()``, waited for; None when ``wake()`` came instead."""
+        octets = self.take()
+        if octets is None:
+            await self.arrival(patience)
+            octets = self.take()
+        return octets
+
     @abstractmethod
-    async def write(self, octets: bytes) -> None:
-        """Hand all *octets* to the system.  Raises OSError when the connection is gone, or stuck for WRITE_PATIENCE."""
+    def write(self, octets: bytes) -> Awaitable[None] | None:
+        """Hand all *octets* to the system: None when it has taken them, else what to await until it has.
+
+        Raises OSError, now or when awaited, when the connection is gone, or stuck for WRITE_PATIENCE.
+        """
+
+    async def write_all(self, octets: bytes) -> None:
+        """``write()``, waited for."""
+        waiting = self.write(octets)
+        if waiting is not None:
+            await waiting
 
     @abstractmethod
     def drop_unread(self) -> int:
-        """Forget what was read from the socket but not yet by ``read()``; how many octets that was."""
+        """Forget what was read from the socket but not yet taken; how many octets that was."""
 
     @abstractmethod
     def wake(self) -> None:
-        """Make the ``read()`` that is under way, or else the next one, return None."""
+        """End the wait that is under way, or else the next one."""
 
     @abstractmethod
     def half_close(self) -> None:

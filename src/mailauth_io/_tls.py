@@ -98,7 +98,7 @@ async def start(
         finally:
             octets = layer.take()  # a failure has an alert to send
             if octets:
-                await stream.write(octets)
+                await stream.write_all(octets)
         if done:
             return layer
         received = await stream.read(max(end - time.monotonic(), 0.0))

@@ -72,12 +72,13 @@ class _Stream(Stream):
     What one call can do goes to its socket directly: the stream's own bookkeeping costs a sixth of a message.
     """
 
-    __slots__ = ("_aborted", "_expired", "_reading", "_socket", "_stream", "_timekeeper", "_woken", "due")
+    __slots__ = ("_aborted", "_expired", "_reading", "_socket", "_stream", "_timekeeper", "_unread", "_woken", "due")
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._socket = stream.socket
         self._reading = False
+        self._unread: bytes | None = None
         self._woken = False
         self._expired = False
         self._aborted = False
@@ -85,26 +86,29 @@ class _Stream(Stream):
         self._timekeeper = _current_timekeeper()
         self._timekeeper.streams.add(self)
 
-    async def read(self, patience: float) -> bytes | None:
+    def take(self) -> bytes | None:
+        octets, self._unread = self._unread, None
+        return octets
+
+    async def arrival(self, patience: float) -> None:
         if self._woken:
             self._woken = False
-            return None
+            return
         self._expired = False
         self.due = due = trio.current_time() + patience
         self._timekeeper.wake_by(due)
         self._reading = True
         try:
-            return await self._socket.recv(READ_SIZE)
+            self._unread = await self._socket.recv(READ_SIZE)
         except trio.ClosedResourceError:
             if self._aborted:
-                return b""
-            if self._expired:
+                self._unread = b""
+            elif self._expired:
                 self._expired = False
                 raise TimeoutError from None
             self._woken = False
-            return None
         except OSError:  # reset: nothing more will come
-            return b""
+            self._unread = b""
         finally:
             self._reading = False
             self.due = math.inf
@@ -132,7 +136,8 @@ class _Stream(Stream):
         trio.lowlevel.notify_closing(self._socket)
 
     def drop_unread(self) -> int:
-        return 0  # nothing is read ahead
+        dropped, self._unread = len(self._unread or b""), None
+        return dropped
 
     def wake(self) -> None:
         self._woken = True

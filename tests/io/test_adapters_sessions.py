@@ -255,7 +255,7 @@ def test_octets_that_come_while_a_question_is_open_stop_the_reading() -> None:
 
 
 def test_octets_that_arrive_with_the_cancellation_are_kept() -> None:
-    """On asyncio a read can be woken and cancelled in one turn of the loop; the octets wait for the next call."""
+    """On asyncio octets can come for a read that was cancelled in the same turn; they wait for the next call."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
         stream = connection._stream
@@ -263,8 +263,8 @@ def test_octets_that_arrive_with_the_cancellation_are_kept() -> None:
         task = asyncio.ensure_future(anext(connection))
         while stream._reader is None:
             await asyncio.sleep(0)
-        stream.data_received(b"kept\r\n")
         task.cancel()
+        stream.data_received(b"kept\r\n")
         with pytest.raises(asyncio.CancelledError):
             await task
         await echo(connection)

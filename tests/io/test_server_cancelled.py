@@ -34,12 +34,12 @@ class MemoryStream(Stream):
         self.heard = b""
         self.silent = False
 
-    async def read(self, patience: float) -> bytes | None:
-        if self.said:
-            return self.said.pop(0)
+    def take(self) -> bytes | None:
+        return self.said.pop(0) if self.said else None
+
+    async def arrival(self, patience: float) -> None:
         self.silent = True
         await _loops.current().sleep_forever()
-        return None
 
     async def write(self, octets: bytes) -> None:
         self.heard += octets

@@ -187,10 +187,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _take_content(self, unstuffer: Unstuffer) -> ClientEvent | Action | None:
         if not unstuffer.ended:
             content = unstuffer.take(self._input)
+            if content is None:
+                return self._starve(CLIENT_PATIENCE)
             if content:
                 return MessageChunk(octets=content)
-            if not unstuffer.ended:
-                return self._starve(CLIENT_PATIENCE)
         self._unstuffer = None
         return self._finish(self._status)
 

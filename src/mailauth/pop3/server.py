@@ -92,7 +92,7 @@ class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
         state = self._state
         received = self._input
         if state is _TRANSACTION:
-            if received.used_up:
+            if received.offset == len(received.octets):
                 return self._starve(SERVER_PATIENCE[state])
             found = _match_common(received.octets, received.offset)
             if found is not None and not received.dropping:

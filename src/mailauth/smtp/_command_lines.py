@@ -11,7 +11,8 @@ from functools import partial
 from typing import Final
 
 from .._errors import Malformed
-from ._grammar import DOMAIN, DOT_STRING, MAXIMUM_LOCAL_PART, Mailbox, checked_mailbox
+from ._grammar import DOMAIN, DOT_STRING, MAXIMUM_LOCAL_PART, Mailbox
+from ._parameters import NO_PARAMETERS
 from .commands import Auth, Data, Hello, Help, LineCommand, Mail, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
 
 # Only the keywords ignore case: a pattern that ignores it as a whole takes twice as long.
@@ -20,8 +21,10 @@ COMMON: Final = re.compile(
     rf"|((?i:RCPT TO:)<({DOT_STRING})@({DOMAIN})>)\r\n"
     r"|((?i:DATA))\r\n|((?i:RSET))\r\n|((?i:QUIT))\r\n|((?i:NOOP))\r\n".encode("ascii")
 )
-_MAIL, _RCPT = 1, 5  # the groups of COMMON that span a whole command
-_WITHOUT_ARGUMENT: Final[Mapping[int, Callable[[], LineCommand]]] = {8: Data, 9: Rset, 10: Quit, 11: Noop}
+COMMON_MAIL: Final = 1  # the groups that span a whole command; the parts of MAIL are 2 to 4, those of RCPT 6 and 7
+COMMON_RCPT: Final = 5
+COMMON_DATA: Final = 8
+_WITHOUT_ARGUMENT: Final[Mapping[int, Callable[[], LineCommand]]] = {COMMON_DATA: Data, 9: Rset, 10: Quit, 11: Noop}
 _COMMON_DOMAIN: Final = 180  # octets: under this no limit but the local part's can be passed
 
 PARSERS: Final[Mapping[str, Callable[[str], LineCommand]]] = {
@@ -43,23 +46,53 @@ PARSERS: Final[Mapping[str, Callable[[str], LineCommand]]] = {
 def from_common(found: re.Match[bytes]) -> LineCommand | None:
     """The command that COMMON matched; None when the complete path must look at it."""
     kind = found.lastindex  # the outermost group closes last
-    if kind == _RCPT:
-        mailbox = _mailbox(found[_RCPT + 1], found[_RCPT + 2])
-        return None if mailbox is None else Rcpt(forward_path=mailbox)
-    if kind == _MAIL:
-        size = found[_MAIL + 3]
-        octets = None if size is None else int(size)
-        if found[_MAIL + 1] is None:
-            return Mail(reverse_path=None, size=octets)
-        mailbox = _mailbox(found[_MAIL + 1], found[_MAIL + 2])
-        return None if mailbox is None else Mail(reverse_path=mailbox, size=octets)
+    if kind == COMMON_RCPT:
+        mailbox = common_mailbox(found, 6)
+        return None if mailbox is None else checked_rcpt(mailbox)
+    if kind == COMMON_MAIL:
+        mailbox = common_mailbox(found, 2)
+        size = None if found[4] is None else int(found[4])
+        if mailbox is None:
+            return Mail(reverse_path=None, size=size) if found[2] is None else None
+        return Mail(reverse_path=mailbox, size=size)
     return _WITHOUT_ARGUMENT[kind or 0]()
 
 
-def _mailbox(local_part: bytes, domain: bytes) -> Mailbox | None:
-    if len(local_part) > MAXIMUM_LOCAL_PART or len(domain) > _COMMON_DOMAIN:
+def common_mailbox(found: re.Match[bytes], group: int) -> Mailbox | None:
+    """The mailbox in *group* and the next; None for none, and for one that may be too long."""
+    local_part, domain = found.group(group, group + 1)
+    if local_part is None or len(local_part) > MAXIMUM_LOCAL_PART or len(domain) > _COMMON_DOMAIN:
         return None
-    return checked_mailbox(str(local_part, "ascii"), str(domain, "ascii"))
+    mailbox: Mailbox = Mailbox.__new__(Mailbox)
+    fields = mailbox.__dict__
+    fields["local_part"] = str(local_part, "ascii")
+    fields["domain"] = str(domain, "ascii")
+    return mailbox
+
+
+# A frozen class sets its fields one by one through object.__setattr__: what a server makes of nearly each line it reads
+# is made at half that price.
+
+
+def checked_rcpt(mailbox: Mailbox) -> Rcpt:
+    """RCPT with nothing but its path."""
+    rcpt: Rcpt = Rcpt.__new__(Rcpt)
+    fields = rcpt.__dict__
+    fields["forward_path"] = mailbox
+    fields["source_route"] = ()
+    fields["parameters"] = NO_PARAMETERS
+    return rcpt
+
+
+def checked_mail(mailbox: Mailbox) -> Mail:
+    """MAIL with nothing but its path."""
+    mail: Mail = Mail.__new__(Mail)
+    fields = mail.__dict__
+    fields["reverse_path"] = mailbox
+    fields["source_route"] = ()
+    fields["size"] = fields["body"] = fields["auth"] = None
+    fields["parameters"] = NO_PARAMETERS
+    return mail
 
 
 def split_line(line: bytes) -> tuple[str, str]:

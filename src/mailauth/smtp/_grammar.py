@@ -38,7 +38,7 @@ _XTEXT_PAIR: Final = re.compile(r"\+([0-9A-F]{2})")
 _NOT_XCHAR: Final = re.compile(r"[^!-*,-<>-~]")
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)  # see checked_mailbox()
 class Mailbox:
     """An address: ``Local-part@Domain``; str() gives its wire form (RFC 5321 section 4.1.2).
 
@@ -84,14 +84,12 @@ class Mailbox:
         return f"{local_part}@{self.domain}" if self.domain else local_part
 
 
-_set: Final = object.__setattr__
-
-
 def checked_mailbox(local_part: str, domain: str) -> Mailbox:
-    """A Mailbox from parts that a grammar has just matched: checking them again would be half its price."""
+    """A Mailbox from parts that a grammar has just matched: checking them again would be most of its price."""
     mailbox: Mailbox = Mailbox.__new__(Mailbox)
-    _set(mailbox, "local_part", local_part)
-    _set(mailbox, "domain", domain)
+    fields = mailbox.__dict__
+    fields["local_part"] = local_part
+    fields["domain"] = domain
     return mailbox
 
 

