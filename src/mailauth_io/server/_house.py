@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
@@ -15,6 +15,7 @@ from mailauth import ACCEPT, Accept, Question, pop3, sasl, smtp
 from mailauth.grants import UNAVAILABLE, Lookup
 from mailauth.policy import RelayPolicy
 
+from .._adapter import ServerConnection
 from ..certificate_names import certificate_names
 from ..stores import Accounts, Grants, MemoryGrants, Proof, mailbox_name
 from ._log import LOGGER, log_failure, shown
@@ -101,8 +102,26 @@ class House:
                 return
             self._to_revoke.discard(name)
 
+    async def answer_login(
+        self, connection: ServerConnection[Any], session: str, question: sasl.ServerQuestion
+    ) -> None:
+        """Answer what a login asks; *session* is the connection id for the log."""
+        match question:
+            case sasl.CheckPassword():
+                connection.answer(question, await self.check_password(session, question))
+            case sasl.FetchSecret():
+                connection.answer(question, await self.fetch_secret(session, question))
+            case sasl.FetchScramKeys():
+                connection.answer(question, await self.fetch_scram_keys(session, question))
+            case sasl.CheckToken():
+                connection.answer(question, await self.check_token(session, question))
+            case sasl.CheckExternal():
+                connection.answer(question, await self.check_external(session, question))
+            case sasl.Authorize():
+                connection.answer(question, self.authorize(question))
+
     async def check_password(self, session: str, question: sasl.CheckPassword) -> Accept | sasl.Refusal:
-        """The answer to *question*; *session* is the connection id for the log."""
+        """The answer to *question*."""
 
         async def answer() -> Accept | sasl.Refusal:
             name = self.name(question.authentication_identity)

@@ -39,18 +39,15 @@ class Pop3Session(Session[pop3.AnyServerEvent]):
                     connection.answer(question, await ask(self.id, "maildrops", question, self._open(identity)))
                 case pop3.Update(deleted=deleted) as question:
                     connection.answer(question, await ask(self.id, "maildrops", question, self._update(deleted)))
-                case sasl.CheckPassword() as question:
-                    connection.answer(question, await house.check_password(self.id, question))
-                case sasl.FetchSecret() as question:
-                    connection.answer(question, await house.fetch_secret(self.id, question))
-                case sasl.FetchScramKeys() as question:
-                    connection.answer(question, await house.fetch_scram_keys(self.id, question))
-                case sasl.CheckToken() as question:
-                    connection.answer(question, await house.check_token(self.id, question))
-                case sasl.CheckExternal() as question:
-                    connection.answer(question, await house.check_external(self.id, question))
-                case sasl.Authorize() as question:
-                    connection.answer(question, house.authorize(question))
+                case (
+                    sasl.CheckPassword()
+                    | sasl.FetchSecret()
+                    | sasl.FetchScramKeys()
+                    | sasl.CheckToken()
+                    | sasl.CheckExternal()
+                    | sasl.Authorize()
+                ) as question:
+                    await house.answer_login(connection, self.id, question)
                 case pop3.Connected() | pop3.Stls() as question:
                     connection.answer(question, ACCEPT)
                 case sasl.AuthenticationStarted():

@@ -65,18 +65,15 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
                 case smtp.MessageAborted(why=why):
                     LOGGER.info("%s message aborted: %s", self.id, why.value)
                     self.let_go()
-                case sasl.CheckPassword() as question:
-                    connection.answer(question, await house.check_password(self.id, question))
-                case sasl.FetchSecret() as question:
-                    connection.answer(question, await house.fetch_secret(self.id, question))
-                case sasl.FetchScramKeys() as question:
-                    connection.answer(question, await house.fetch_scram_keys(self.id, question))
-                case sasl.CheckToken() as question:
-                    connection.answer(question, await house.check_token(self.id, question))
-                case sasl.CheckExternal() as question:
-                    connection.answer(question, await house.check_external(self.id, question))
-                case sasl.Authorize() as question:
-                    connection.answer(question, house.authorize(question))
+                case (
+                    sasl.CheckPassword()
+                    | sasl.FetchSecret()
+                    | sasl.FetchScramKeys()
+                    | sasl.CheckToken()
+                    | sasl.CheckExternal()
+                    | sasl.Authorize()
+                ) as question:
+                    await house.answer_login(connection, self.id, question)
                 case smtp.Connected() | smtp.StartTls() as question:
                     connection.answer(question, ACCEPT)
                 case smtp.Hello():
