@@ -13,6 +13,7 @@ from typing import Final
 from mailauth import Tls
 
 from ._stream import READ_SIZE, Stream
+from .channel_binding import BindingContext, channel_bindings
 
 HANDSHAKE_PATIENCE: Final = 30.0
 """Seconds for a whole handshake, however many octets it takes to come to nothing."""
@@ -83,7 +84,15 @@ class Layer:
             version=self._object.version() or "",
             cipher=cipher[0] if cipher else "",
             peer_certificate=self._object.getpeercert() or None,
+            channel_bindings=self._channel_bindings(),
         )
+
+    def _channel_bindings(self) -> dict[str, bytes]:
+        """By the server's certificate: a client was shown it, a server has it from a BindingContext or not at all."""
+        if not self._object.server_side:
+            return channel_bindings(self._object.getpeercert(binary_form=True))
+        context = self._object.context  # the one that an sni_callback chose
+        return context.channel_bindings if isinstance(context, BindingContext) else {}
 
 
 async def start(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mailauth import ACCEPT
-from mailauth.sasl import Challenge, CheckPassword, Fault, LoginClient, LoginServer, Success
+from mailauth.sasl import Challenge, CheckPassword, Context, Fault, LoginClient, LoginServer, Mechanisms, Success
 
 ASKED = CheckPassword(authentication_identity="tim", password=b"tan staaf", mechanism="LOGIN", tls=False)
 
@@ -16,6 +16,20 @@ def test_the_prompts_are_those_that_clients_know() -> None:
     assert server.respond(b"tim") == Challenge(b"Password:")
     assert server.respond(b"tan staaf") == ASKED
     assert server.resolve(ACCEPT) == Success(authentication_identity="tim")
+
+
+def test_the_prompts_can_be_set() -> None:
+    """By a factory of the application's own in the offer."""
+    offer = Mechanisms(
+        {
+            "LOGIN": lambda context: LoginServer(
+                tls=context.tls, name_prompt=b"User Name\0", password_prompt=b"Password\0"
+            )
+        }
+    )
+    server = offer.create("login", Context(nonce="n", host_name="h", tls=True))
+    assert server.respond(None) == Challenge(b"User Name\0")
+    assert server.respond(b"tim") == Challenge(b"Password\0")
 
 
 def test_the_name_may_come_as_the_initial_response() -> None:

@@ -16,20 +16,28 @@ from ._password import PasswordServer
 
 
 class LoginServer(PasswordServer):
-    """LOGIN, server side.  The name may come as the initial response, as many clients send it."""
+    """LOGIN, server side.  The name may come as the initial response, as many clients send it.
 
-    __slots__ = ()
+    Clients ignore what the prompts say, or should; some old ones want words of their own.
+    """
+
+    __slots__ = ("_name_prompt", "_password_prompt")
 
     name: ClassVar[str] = "LOGIN"
+
+    def __init__(self, *, tls: bool, name_prompt: bytes = b"Username:", password_prompt: bytes = b"Password:") -> None:
+        super().__init__(tls=tls)
+        self._name_prompt = name_prompt
+        self._password_prompt = password_prompt
 
     def respond(self, response: bytes | None) -> PasswordStep:
         """Two prompts, then CheckPassword.  Fault.MALFORMED for a name or a password that cannot be one."""
         if response is None:
-            return Challenge(b"Username:")
+            return Challenge(self._name_prompt)
         try:
             if self.authentication_identity is None:
                 self.authentication_identity = decode_identity(response)
-                return Challenge(b"Password:")
+                return Challenge(self._password_prompt)
             check_password(response)
         except Malformed:
             return Fault.MALFORMED

@@ -1,0 +1,317 @@
+"""The channel binding ``tls-server-end-point`` (RFC 5929 section 4), and the -PLUS forms of SCRAM by it (RFC 5802)."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import pytest
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given, strategies
+
+from mailauth import ACCEPT, Question, Tls, pop3, sasl, smtp
+from mailauth_io import _loops, _tls
+from mailauth_io._adapter import Client, ServerConnection
+from mailauth_io.channel_binding import NAME, BindingContext, channel_bindings, server_end_point
+from tests.io.server_support import Run, on_both_loops
+
+DECOY = sasl.ScramDecoy(key=b"a key that nobody knows")
+KEYS = {name: sasl.scram_keys(b"wonderland", b"salt", 4096, name) for name in ("sha1", "sha256")}
+PLUS = sasl.ALL_MECHANISMS.only("SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1")
+
+
+@functools.cache
+def rsa_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)
+
+
+def builder(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> x509.CertificateBuilder:
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    day = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    return (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(2**127 + 1).not_valid_before(day).not_valid_after(day + datetime.timedelta(days=9))
+    )  # fmt: skip
+
+
+def by_rsa(algorithm: hashes.SHA224 | hashes.SHA256 | hashes.SHA384 | hashes.SHA512) -> x509.Certificate:
+    return builder(rsa_key()).sign(rsa_key(), algorithm)
+
+
+def by_pss(algorithm: hashes.SHA256 | hashes.SHA384) -> x509.Certificate:
+    filling = padding.PSS(mgf=padding.MGF1(algorithm), salt_length=padding.PSS.DIGEST_LENGTH)
+    return builder(rsa_key()).sign(rsa_key(), algorithm, rsa_padding=filling)
+
+
+def by_ecdsa(algorithm: hashes.SHA224 | hashes.SHA256 | hashes.SHA384 | hashes.SHA512) -> x509.Certificate:
+    key = ec.generate_private_key(ec.SECP256R1())
+    return builder(key).sign(key, algorithm)
+
+
+@pytest.mark.parametrize("sign", [by_rsa, by_ecdsa])
+@pytest.mark.parametrize("algorithm", [hashes.SHA224(), hashes.SHA256(), hashes.SHA384(), hashes.SHA512()])
+def test_the_hash_is_that_of_the_signature(
+    sign: Callable[[hashes.HashAlgorithm], x509.Certificate], algorithm: hashes.HashAlgorithm
+) -> None:
+    """RFC 5929 section 4.1; another implementation names the hash and computes the digest."""
+    certificate = sign(algorithm)
+    assert server_end_point(certificate.public_bytes(Encoding.DER)) == certificate.fingerprint(algorithm)
+
+
+@pytest.mark.parametrize("algorithm", [hashes.SHA256(), hashes.SHA384()])
+def test_a_signature_by_pss_names_its_hash_in_parameters(algorithm: hashes.SHA256 | hashes.SHA384) -> None:
+    """RFC 4055 section 3.1."""
+    certificate = by_pss(algorithm)
+    assert server_end_point(certificate.public_bytes(Encoding.DER)) == certificate.fingerprint(algorithm)
+
+
+@pytest.mark.parametrize(
+    "old",
+    ["2a864886f70d010104", "2a864886f70d010105", "2a8648ce3d0401", "2a8648ce380403"],
+    ids=["RSA with MD5", "RSA with SHA-1", "ECDSA with SHA-1", "DSA with SHA-1"],
+)
+def test_md5_and_sha_1_give_way_to_sha_256(old: str) -> None:
+    """RFC 5929 section 4.1.  Nobody signs by them any more, so only the fields that are read are there."""
+    made = sequence(sequence(b"to be signed") + sequence(element(0x06, bytes.fromhex(old))) + element(0x03, b"\0"))
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(made)
+    assert server_end_point(made) == digest.finalize()
+
+
+def test_pss_without_parameters_means_sha_1_and_so_sha_256() -> None:
+    """RFC 4055 section 3.1."""
+    algorithm = element(0x06, bytes.fromhex("2a864886f70d01010a")) + sequence(b"")
+    made = sequence(sequence(b"to be signed") + sequence(algorithm) + element(0x03, b"\0"))
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(made)
+    assert server_end_point(made) == digest.finalize()
+
+
+def element(tag: int, content: bytes) -> bytes:
+    return bytes([tag, len(content)]) + content
+
+
+def sequence(content: bytes) -> bytes:
+    return element(0x30, content)
+
+
+def test_a_signature_without_a_hash_binds_nothing() -> None:
+    """RFC 5929 section 4.1: then the binding is undefined."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    certificate = builder(key).sign(key, None).public_bytes(Encoding.DER)
+    assert server_end_point(certificate) is None
+    assert channel_bindings(certificate) == {}
+    assert channel_bindings(None) == {}
+
+
+@functools.cache
+def some_certificate() -> bytes:
+    return by_ecdsa(hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+@given(
+    strategies.binary(max_size=40)
+    | strategies.floats(0, 0.999).map(lambda part: some_certificate()[: int(part * len(some_certificate()))])
+)
+def test_whatever_is_no_certificate_binds_nothing(octets: bytes) -> None:
+    assert server_end_point(octets) is None
+
+
+@functools.cache
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def binding_context() -> BindingContext:
+    made = BindingContext(ssl.PROTOCOL_TLS_SERVER)
+    authority().issue_cert("localhost", "127.0.0.1").configure_cert(made)
+    return made
+
+
+def client_context() -> ssl.SSLContext:
+    made = ssl.create_default_context()
+    authority().configure_trust(made)
+    return made
+
+
+def shaken(server: ssl.SSLContext) -> tuple[Tls, Tls]:
+    """What both sides know of a TLS session: the server's, the client's."""
+    sides = (
+        _tls.Layer(server, server_side=True, server_hostname=None),
+        _tls.Layer(client_context(), server_side=False, server_hostname="localhost"),
+    )
+    here, there = sides
+    while not (there.shake_hands() and here.shake_hands()):
+        here.feed(there.take())
+        here.shake_hands()
+        there.feed(here.take())
+    return here.tls, there.tls
+
+
+def test_both_sides_of_a_session_know_the_same_binding() -> None:
+    server, client = shaken(binding_context())
+    assert client.channel_bindings == server.channel_bindings
+    assert list(server.channel_bindings) == [NAME]
+
+
+def test_a_plain_context_binds_nothing_on_the_server() -> None:
+    """So ``mailauth serve`` offers no -PLUS form: a client that binds by ``tls-exporter`` would fail."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority().issue_cert("localhost").configure_cert(made)
+    assert shaken(made)[0].channel_bindings == {}
+
+
+def test_the_context_that_the_name_chose_counts() -> None:
+    """SNI (RFC 6066 section 3) may show another certificate than the context that listens."""
+    first, second = binding_context(), binding_context()
+
+    def choose(session: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        session.context = second
+
+    first.sni_callback = choose
+    server, client = shaken(first)
+    assert server.channel_bindings == client.channel_bindings == second.channel_bindings
+    assert first.channel_bindings != second.channel_bindings
+
+
+def test_of_two_certificates_nobody_knows_which_is_shown() -> None:
+    made = binding_context()
+    assert made.channel_bindings
+    authority().issue_cert("localhost", key_type=trustme.KeyType.RSA).configure_cert(made)
+    assert made.channel_bindings == {}
+
+
+def test_a_chain_begins_with_the_certificate_that_counts(tmp_path: Path) -> None:
+    """Whatever text and key stand around it in the file; a path may be octets, too."""
+    issued = authority().issue_cert("localhost")
+    path = tmp_path / "chain.pem"
+    text = b"A certificate\n" + issued.private_key_pem.bytes() + b"".join(pem.bytes() for pem in issued.cert_chain_pems)
+    path.write_bytes(text + authority().cert_pem.bytes())
+    made = BindingContext(ssl.PROTOCOL_TLS_SERVER)
+    made.load_cert_chain(bytes(path))
+    leaf = x509.load_pem_x509_certificate(issued.cert_chain_pems[0].bytes())
+    assert made.channel_bindings == {NAME: leaf.fingerprint(hashes.SHA256())}
+
+
+async def submission(connection: ServerConnection[smtp.AnyServerEvent]) -> None:
+    async for event in connection:
+        match event:
+            case sasl.FetchScramKeys(authentication_identity=who, hash_name=hash_name) as question:
+                connection.answer(question, KEYS[hash_name] if who == "alice" else None)
+            case smtp.Connected() | smtp.StartTls() as question:
+                connection.answer(question, ACCEPT)
+            case Question() as other:
+                connection.answer(other, other.unavailable)
+            case _:
+                pass
+
+
+async def maildrop(connection: ServerConnection[pop3.AnyServerEvent]) -> None:
+    async for event in connection:
+        match event:
+            case sasl.FetchScramKeys(authentication_identity=who, hash_name=hash_name) as question:
+                connection.answer(question, KEYS[hash_name] if who == "alice" else None)
+            case pop3.OpenMaildrop() as opening:
+                connection.answer(opening, pop3.Maildrop())
+            case pop3.Connected() | pop3.Stls() as question:
+                connection.answer(question, ACCEPT)
+            case Question() as other:
+                connection.answer(other, other.unavailable)
+            case _:
+                pass
+
+
+def bound(name: str, tls: Tls | None, password: bytes = b"wonderland") -> sasl.ClientMechanism:
+    """The client of a -PLUS form, bound to the connection that *tls* describes."""
+    assert tls is not None
+    make = sasl.ScramSha256PlusClient if name == "SCRAM-SHA-256-PLUS" else sasl.ScramSha1PlusClient
+    return make(
+        authentication_identity="alice", password=password, entropy=bytes(range(32)),
+        channel_binding=NAME, binding_data=tls.channel_bindings[NAME],
+    )  # fmt: skip
+
+
+by_both_hashes = pytest.mark.parametrize("name", ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS"])
+on_both_ports = pytest.mark.parametrize("upgrade", [False, True], ids=["implicit", "upgraded"])
+
+Somewhere = Client[smtp.ClientEvent] | Client[pop3.ClientEvent]
+
+
+async def login(client: Somewhere, mechanism: sasl.ClientMechanism) -> bool:
+    client.authenticate(mechanism)
+    return isinstance(await anext(client), sasl.Authenticated)
+
+
+@on_both_loops
+@by_both_hashes
+@on_both_ports
+def test_scram_plus_over_smtp(run: Run, name: str, upgrade: bool) -> None:
+    """RFC 5802 section 6: the right binding logs in; another one and a -PLUS form that was taken out do not."""
+    settings = smtp.AnyServerSettings(mechanisms=PLUS, scram_decoy=DECOY, starttls=True)
+
+    async def main() -> None:
+        adapter = _loops.current().adapter
+        async with (
+            adapter.serve_smtp(
+                submission, settings, ssl_context=binding_context(), implicit_tls=not upgrade
+            ) as listener,
+            await adapter.connect(
+                lambda tls: smtp.ClientConnection(tls=tls),
+                *("127.0.0.1", listener.port), ssl_context=client_context(), implicit_tls=not upgrade,
+            ) as client,
+        ):  # fmt: skip
+            await anext(client)
+            for command in [smtp.Hello(domain="c"), *([smtp.StartTls(), smtp.Hello(domain="c")] if upgrade else [])]:
+                client.send(command)
+                await anext(client)
+            assert isinstance(client.machine, smtp.ClientConnection)
+            assert client.machine.extensions["AUTH"].split() == list(PLUS.names)
+            await in_turn(client, name)
+
+    run(main)
+
+
+@on_both_loops
+@by_both_hashes
+@on_both_ports
+def test_scram_plus_over_pop3(run: Run, name: str, upgrade: bool) -> None:
+    """The same by RFC 5034."""
+    settings = pop3.AnyServerSettings(mechanisms=PLUS, scram_decoy=DECOY, stls=True)
+
+    async def main() -> None:
+        adapter = _loops.current().adapter
+        async with (
+            adapter.serve_pop3(maildrop, settings, ssl_context=binding_context(), implicit_tls=not upgrade) as listener,
+            await adapter.connect(
+                lambda tls: pop3.ClientConnection(tls=tls),
+                *("127.0.0.1", listener.port), ssl_context=client_context(), implicit_tls=not upgrade,
+            ) as client,
+        ):  # fmt: skip
+            await anext(client)
+            for command in [*([pop3.Stls()] if upgrade else []), pop3.Capa()]:
+                client.send(command)
+                await anext(client)
+            assert isinstance(client.machine, pop3.ClientConnection)
+            assert client.machine.capabilities["SASL"].split() == list(PLUS.names)
+            await in_turn(client, name)
+
+    run(main)
+
+
+async def in_turn(client: Somewhere, name: str) -> None:
+    """Two logins that must fail, and the one that must not."""
+    elsewhere = attrs.evolve(client.tls or Tls(version=""), channel_bindings={NAME: bytes(32)})
+    assert not await login(client, bound(name, elsewhere))
+    downgraded = sasl.ScramSha256Client(
+        authentication_identity="alice", password=b"wonderland", entropy=bytes(range(32)), could_bind=True
+    )
+    assert not await login(client, downgraded)
+    assert await login(client, bound(name, client.tls))
