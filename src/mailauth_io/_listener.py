@@ -9,7 +9,7 @@ import secrets
 import ssl
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Final, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, overload
@@ -18,6 +18,7 @@ from mailauth import ClientMachine, ServerMachine, Tls, pop3, smtp
 
 from . import _tls
 from ._adapter import Client, ServerConnection, logger
+from ._proxied import Network, is_within, proxied_peer
 from ._stream import Peer, Stream
 
 E = TypeVar("E")
@@ -52,6 +53,7 @@ class Options(TypedDict, total=False):
     ssl_context: ssl.SSLContext | None
     implicit_tls: bool
     grace: float
+    proxy_from: Collection[Network]
 
 
 class Serve(Protocol):
@@ -93,7 +95,9 @@ class ServePop3(Protocol):
 class Listener(ABC):
     """A server that accepts; leaving the context that gave it closes it."""
 
-    def __init__(self, context: ssl.SSLContext | None, *, implicit_tls: bool, grace: float) -> None:
+    def __init__(
+        self, context: ssl.SSLContext | None, *, implicit_tls: bool, grace: float, proxy_from: Collection[Network]
+    ) -> None:
         if implicit_tls and context is None:
             raise ValueError("implicit TLS needs an ssl_context")
         self.address: str = ""
@@ -103,6 +107,7 @@ class Listener(ABC):
         self._context = context
         self._implicit_tls = implicit_tls
         self._grace = grace
+        self._proxy_from = tuple(proxy_from)
         self._closing = False
         self._connections: dict[Stream, Callable[[], None]] = {}  # each with what asks it to end
 
@@ -126,6 +131,12 @@ class Listener(ABC):
             if self._closing:
                 return
             self._connections[stream] = stream.wake
+            if self._proxy_from and is_within(peer, self._proxy_from):
+                try:
+                    peer = await proxied_peer(stream, peer)
+                except OSError as error:
+                    logger.info("dropped the proxy %s: %s", peer, str(error) or type(error).__name__)
+                    return
             layer = None
             if self._implicit_tls and self._context is not None:
                 try:

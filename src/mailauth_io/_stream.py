@@ -65,6 +65,10 @@ class Stream(ABC):
             await waiting
 
     @abstractmethod
+    def put_back(self, octets: bytes) -> None:
+        """Octets that were taken and are for somebody else: the next ``take()`` gives them first."""
+
+    @abstractmethod
     def drop_unread(self) -> int:
         """Forget what was read from the socket but not yet taken; how many octets that was."""
 

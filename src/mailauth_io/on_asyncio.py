@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import math
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import TypeVar, cast
 
 from mailauth import ClientMachine
@@ -17,6 +17,7 @@ from mailauth import ClientMachine
 from . import _listener
 from ._adapter import Client as Client, ServerConnection as ServerConnection
 from ._listener import GRACE, Build, BuildClient, Session, pop3_server, smtp_server, start_client
+from ._proxied import Network
 from ._stream import READ_SIZE, WRITE_PATIENCE, Peer as Peer, Stream, to_peer
 
 E = TypeVar("E")
@@ -159,6 +160,9 @@ class _Stream(asyncio.Protocol, Stream):
         if self._transport.is_closing():
             raise BrokenPipeError("the connection is gone")
 
+    def put_back(self, octets: bytes) -> None:
+        self._unread = octets + self._unread
+
     def drop_unread(self) -> int:
         dropped, self._unread = len(self._unread), b""
         return dropped
@@ -200,8 +204,10 @@ class Listener(_listener.Listener):
 
     _server: asyncio.Server
 
-    def __init__(self, context: ssl.SSLContext | None, *, implicit_tls: bool, grace: float) -> None:
-        super().__init__(context, implicit_tls=implicit_tls, grace=grace)
+    def __init__(
+        self, context: ssl.SSLContext | None, *, implicit_tls: bool, grace: float, proxy_from: Collection[Network]
+    ) -> None:
+        super().__init__(context, implicit_tls=implicit_tls, grace=grace, proxy_from=proxy_from)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def _listen(self, session: Session[E], build: Build[E], host: str, port: int) -> None:
@@ -246,13 +252,16 @@ async def serve(
     ssl_context: ssl.SSLContext | None = None,
     implicit_tls: bool = False,
     grace: float = GRACE,
+    proxy_from: Collection[Network] = (),
 ) -> AsyncIterator[Listener]:
     """Listen, and run *session* on a machine from *build* for each connection, until the context is left.
 
-    *ssl_context* is for BeginTls, or with *implicit_tls* for a handshake first.  Raises OSError when it cannot listen.
+    *ssl_context* is for BeginTls, or with *implicit_tls* for a handshake first.  Peers in the networks of *proxy_from*
+    are proxies: each must begin with a valid PROXY header (``mailauth.proxy``) or is dropped, and the connection's peer
+    is the client that it names.  Raises OSError when it cannot listen.
     An exception from a session is logged and drops that connection alone.
     """
-    listener = Listener(ssl_context, implicit_tls=implicit_tls, grace=grace)
+    listener = Listener(ssl_context, implicit_tls=implicit_tls, grace=grace, proxy_from=proxy_from)
     await listener._listen(session, build, host, port)
     try:
         yield listener

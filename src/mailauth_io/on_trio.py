@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Final, TypeVar
 
 import trio
@@ -18,6 +18,7 @@ from mailauth import ClientMachine
 from . import _listener
 from ._adapter import Client as Client, ServerConnection as ServerConnection
 from ._listener import GRACE, Build, BuildClient, Session, pop3_server, smtp_server, start_client
+from ._proxied import Network
 from ._stream import READ_SIZE, WRITE_PATIENCE, Peer as Peer, Stream, to_peer
 
 E = TypeVar("E")
@@ -135,6 +136,10 @@ class _Stream(Stream):
         # This closes nothing: whoever waits for the socket gets a ClosedResourceError.
         trio.lowlevel.notify_closing(self._socket)
 
+    def put_back(self, octets: bytes) -> None:
+        if octets:
+            self._unread = octets + (self._unread or b"")
+
     def drop_unread(self) -> int:
         dropped, self._unread = len(self._unread or b""), None
         return dropped
@@ -157,8 +162,10 @@ class _Stream(Stream):
 class Listener(_listener.Listener):
     """What ``serve`` gives: where it listens, and how to end it."""
 
-    def __init__(self, context: ssl.SSLContext | None, *, implicit_tls: bool, grace: float) -> None:
-        super().__init__(context, implicit_tls=implicit_tls, grace=grace)
+    def __init__(
+        self, context: ssl.SSLContext | None, *, implicit_tls: bool, grace: float, proxy_from: Collection[Network]
+    ) -> None:
+        super().__init__(context, implicit_tls=implicit_tls, grace=grace, proxy_from=proxy_from)
         self._accepting = trio.CancelScope()
         self._sessions = trio.CancelScope(shield=True)  # a cancelled server ends its sessions orderly, too
         self._ended = trio.Event()
@@ -198,13 +205,16 @@ async def serve(
     ssl_context: ssl.SSLContext | None = None,
     implicit_tls: bool = False,
     grace: float = GRACE,
+    proxy_from: Collection[Network] = (),
 ) -> AsyncIterator[Listener]:
     """Listen, and run *session* on a machine from *build* for each connection, until the context is left.
 
-    *ssl_context* is for BeginTls, or with *implicit_tls* for a handshake first.  Raises OSError when it cannot listen.
+    *ssl_context* is for BeginTls, or with *implicit_tls* for a handshake first.  Peers in the networks of *proxy_from*
+    are proxies: each must begin with a valid PROXY header (``mailauth.proxy``) or is dropped, and the connection's peer
+    is the client that it names.  Raises OSError when it cannot listen.
     An exception from a session is logged and drops that connection alone.
     """
-    listener = Listener(ssl_context, implicit_tls=implicit_tls, grace=grace)
+    listener = Listener(ssl_context, implicit_tls=implicit_tls, grace=grace, proxy_from=proxy_from)
     sockets = await trio.open_tcp_listeners(port, host=host)
     listener.address, listener.port = sockets[0].socket.getsockname()[:2]
     failure: Exception | None = None

@@ -44,6 +44,9 @@ class MemoryStream(Stream):
     async def write(self, octets: bytes) -> None:
         self.heard += octets
 
+    def put_back(self, octets: bytes) -> None:
+        self.said.insert(0, octets)
+
     def drop_unread(self) -> int:
         return 0
 

@@ -1,0 +1,54 @@
+"""Whom a proxy speaks for: its PROXY header, read before TLS and before any machine.
+
+Knows no loop; what a header may hold is told by ``mailauth.proxy``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Iterable
+from typing import Final, TypeAlias
+
+from mailauth.proxy import HeaderReader, Invalid, Proxied
+
+from ._stream import Peer, Stream
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+HEADER_PATIENCE: Final = 10.0
+"""Seconds for a whole header; three at least, for a segment that has to be sent again (PROXY protocol section 2)."""
+
+
+def is_within(peer: Peer, networks: Iterable[Network]) -> bool:
+    """Whether *peer* comes from one of *networks*; an IPv4 address in IPv6 clothes counts as IPv4."""
+    address = ipaddress.ip_address(peer.address.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address in network for network in networks)
+
+
+async def proxied_peer(stream: Stream, peer: Peer) -> Peer:
+    """The client that the proxy *peer* names, or *peer* itself when its header names none; octets behind it stay.
+
+    Raises OSError when there is no valid header in time.
+    """
+    reader = HeaderReader()
+    end = time.monotonic() + HEADER_PATIENCE
+    while reader.header is None:
+        octets = await stream.read(max(end - time.monotonic(), 0.0))
+        if octets is None:
+            raise ConnectionAbortedError("shut down while its PROXY header was due")
+        while True:
+            size = reader.wanted
+            reader.receive_data(octets[:size])
+            octets = octets[size:]
+            if not octets or reader.header is not None:
+                break
+        stream.put_back(octets)
+    header = reader.header
+    if isinstance(header, Invalid):
+        raise ConnectionAbortedError(f"no valid PROXY header: {header.reason}")
+    if isinstance(header, Proxied):
+        return Peer(str(header.source.address), header.source.port)
+    return peer

@@ -1,0 +1,166 @@
+"""The PROXY header under the adapters, on both loops: read from listed peers alone, before TLS, and not one octet more."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import Final
+
+import pytest
+
+from mailauth_io import _loops
+from mailauth_io._adapter import ServerConnection
+from mailauth_io._proxied import Network, is_within
+from mailauth_io._stream import Peer
+from tests.io.line_echo import (
+    EchoEvent,
+    client_context,
+    dial,
+    echo,
+    on_both_loops,
+    read_all,
+    read_all_or_reset,
+    read_line,
+    server_context,
+    serving,
+    talk,
+)
+
+LOOPBACK: Final = (ipaddress.ip_network("127.0.0.1/32"),)
+ELSEWHERE: Final = (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("::1/128"))
+HEADER: Final = b"PROXY TCP4 198.51.100.7 192.0.2.1 4711 25\r\n"
+BINARY: Final = (
+    bytes.fromhex("0D0A0D0A000D0A515549540A 21 21 0024")
+    + ipaddress.ip_address("2001:db8::7").packed
+    + ipaddress.ip_address("2001:db8::1").packed
+    + (4711).to_bytes(2, "big")
+    + (25).to_bytes(2, "big")
+)
+
+
+class Seen:
+    """A session that says everything again, and remembers its peers."""
+
+    def __init__(self) -> None:
+        self.peers: list[Peer] = []
+
+    async def __call__(self, connection: ServerConnection[EchoEvent]) -> None:
+        self.peers.append(connection.peer)
+        await echo(connection)
+
+
+@on_both_loops
+async def test_the_peer_of_a_listed_proxy_is_its_client(loop: _loops.Loop) -> None:
+    """PROXY protocol section 2: what follows the header in the same segment is the client's."""
+    session = Seen()
+    async with serving(loop, session, proxy_from=LOOPBACK) as listener:
+        for header in (HEADER, BINARY):
+            assert await loop.in_thread(talk, listener.port, header + b"one\r\n") == b"hello\r\none\r\n"
+    assert session.peers == [Peer("198.51.100.7", 4711), Peer("2001:db8::7", 4711)]
+
+
+@on_both_loops
+async def test_a_header_may_come_in_pieces(loop: _loops.Loop) -> None:
+    """PROXY protocol section 2: nothing is said before it is whole."""
+    session = Seen()
+    async with serving(loop, session, proxy_from=LOOPBACK) as listener:
+
+        def client() -> bytes:
+            with dial(listener.port) as connection:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                for octet in HEADER:
+                    connection.sendall(bytes([octet]))
+                assert read_line(connection) == b"hello\r\n"
+                connection.sendall(b"QUIT\r\n")
+                return read_all(connection)
+
+        assert await loop.in_thread(client) == b"bye\r\n"
+    assert session.peers == [Peer("198.51.100.7", 4711)]
+
+
+@on_both_loops
+async def test_the_header_comes_before_tls(loop: _loops.Loop) -> None:
+    """PROXY protocol section 2: the proxy passes the handshake through; here the two come in one segment."""
+    session = Seen()
+    async with serving(
+        loop, session, proxy_from=LOOPBACK, ssl_context=server_context(), implicit_tls=True
+    ) as listener:
+
+        def client() -> bytes:
+            with dial(listener.port) as connection:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+                connection.sendall(HEADER)
+                with client_context().wrap_socket(connection, server_hostname="127.0.0.1") as inside:
+                    inside.sendall(b"QUIT\r\n")
+                    return read_all(inside)
+
+        assert await loop.in_thread(client) == b"hello in TLS\r\nbye\r\n"
+    assert session.peers == [Peer("198.51.100.7", 4711)]
+
+
+@on_both_loops
+async def test_a_listed_peer_without_a_valid_header_is_dropped(loop: _loops.Loop) -> None:
+    """PROXY protocol section 2.1: not a word is said to it, and no session runs."""
+    session = Seen()
+    async with serving(loop, session, proxy_from=LOOPBACK) as listener:
+
+        def client(octets: bytes) -> bytes:
+            with dial(listener.port) as connection:
+                connection.sendall(octets)
+                connection.shutdown(socket.SHUT_WR)
+                return read_all_or_reset(connection)
+
+        for octets in (b"", b"one\r\n", HEADER[:-1], HEADER.replace(b"TCP4", b"TCP6"), BINARY[:20]):
+            assert await loop.in_thread(client, octets) == b""
+    assert session.peers == []
+
+
+@on_both_loops
+async def test_the_header_of_a_peer_that_is_not_listed_is_what_it_says(loop: _loops.Loop) -> None:
+    """PROXY protocol section 2: anybody could send one; it is a line like any other."""
+    session = Seen()
+    for networks in ((), ELSEWHERE):
+        async with serving(loop, session, proxy_from=networks) as listener:
+            assert await loop.in_thread(talk, listener.port, HEADER) == b"hello\r\n" + HEADER
+    assert [peer.address for peer in session.peers] == ["127.0.0.1"] * 2
+
+
+@on_both_loops
+async def test_a_header_without_addresses_leaves_the_peer_as_it_is(loop: _loops.Loop) -> None:
+    """PROXY protocol sections 2.1 and 2.2: UNKNOWN and LOCAL; the addresses of the socket hold."""
+    session = Seen()
+    local = bytes.fromhex("0D0A0D0A000D0A515549540A 20 00 0000")
+    async with serving(loop, session, proxy_from=LOOPBACK) as listener:
+        for header in (b"PROXY UNKNOWN\r\n", local):
+            assert await loop.in_thread(talk, listener.port, header + b"one\r\n") == b"hello\r\none\r\n"
+    assert [peer.address for peer in session.peers] == ["127.0.0.1"] * 2
+
+
+@on_both_loops
+async def test_closing_does_not_wait_for_a_header(loop: _loops.Loop) -> None:
+    """The listener is left while a proxy has said nothing yet."""
+    session = Seen()
+    async with serving(loop, session, proxy_from=LOOPBACK, grace=60.0) as listener:
+        connection = await loop.in_thread(dial, listener.port)
+        while not listener._connections:
+            await loop.in_thread(int)
+    with connection:
+        assert await loop.in_thread(read_all_or_reset, connection) == b""
+    assert session.peers == []
+
+
+@pytest.mark.parametrize(
+    ("address", "networks", "expected"),
+    [
+        ("10.1.2.3", ["10.0.0.0/8"], True),
+        ("11.1.2.3", ["10.0.0.0/8", "11.1.2.4/32"], False),
+        ("::ffff:10.1.2.3", ["10.0.0.0/8"], True),
+        ("fe80::1%eth0", ["fe80::/10"], True),
+        ("2001:db8::1", ["10.0.0.0/8", "2001:db8::/32"], True),
+        ("10.1.2.3", ["::/0"], False),
+    ],
+)
+def test_networks_are_of_one_family(address: str, networks: list[str], expected: bool) -> None:
+    """A peer on a socket for both families is IPv4 all the same; a zone is no part of an address."""
+    wanted: list[Network] = [ipaddress.ip_network(network) for network in networks]
+    assert is_within(Peer(address, 25), wanted) is expected

@@ -1,0 +1,252 @@
+"""The PROXY header: the vectors of its specification, what is no header, and that not one octet behind it is taken."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final
+
+import pytest
+from hypothesis import given, strategies as st
+
+from mailauth import LocalProtocolError
+from mailauth.proxy import (
+    MAXIMUM_BINARY,
+    MAXIMUM_TEXT,
+    Address,
+    Endpoint,
+    Header,
+    HeaderReader,
+    Invalid,
+    Proxied,
+    Unproxied,
+    crc32c,
+)
+
+SIGNATURE: Final = bytes.fromhex("0D0A0D0A000D0A515549540A")
+ONE: Final = bytes([192, 168, 0, 1])
+TWO: Final = bytes([192, 168, 0, 11])
+PORTS: Final = (56324).to_bytes(2, "big") + (443).to_bytes(2, "big")
+EXAMPLE: Final = Proxied(
+    source=Endpoint(IPv4Address("192.168.0.1"), 56324), destination=Endpoint(IPv4Address("192.168.0.11"), 443)
+)
+SIX: Final = Proxied(
+    source=Endpoint(IPv6Address("2001:db8::1"), 1), destination=Endpoint(IPv6Address("2001:db8::2"), 65535)
+)
+BEHIND: Final = b"\x16\x03\x01 a ClientHello\r\n"
+
+
+def binary(command: int, family: int, block: bytes) -> bytes:
+    return SIGNATURE + bytes([command, family]) + len(block).to_bytes(2, "big") + block
+
+
+def written(header: Proxied, version: int) -> bytes:
+    source, destination = header.source, header.destination
+    if version == 1:
+        words = f"TCP{source.address.version} {source.address} {destination.address} {source.port} {destination.port}"
+        return f"PROXY {words}\r\n".encode("ascii")
+    block = source.address.packed + destination.address.packed
+    block += source.port.to_bytes(2, "big") + destination.port.to_bytes(2, "big")
+    return binary(0x21, 0x11 if source.address.version == 4 else 0x21, block)
+
+
+def read(octets: bytes, at_most: int = 1 << 30) -> tuple[Header | None, bytes]:
+    """What the header says, and the octets that were not taken, reading *at_most* so many at a time."""
+    reader = HeaderReader()
+    while reader.header is None and octets:
+        size = min(reader.wanted, at_most)
+        assert size > 0
+        reader.receive_data(octets[:size])
+        octets = octets[size:]
+    if reader.header is not None:
+        assert reader.wanted == 0
+    return reader.header, octets
+
+
+VALID: Final[tuple[tuple[bytes, Header], ...]] = (
+    (b"PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n", EXAMPLE),
+    (
+        b"PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n",
+        Proxied(
+            source=Endpoint(IPv4Address("255.255.255.255"), 65535),
+            destination=Endpoint(IPv4Address("255.255.255.255"), 65535),
+        ),
+    ),
+    (b"PROXY TCP6 2001:db8::1 2001:0DB8::2 1 65535\r\n", SIX),
+    (
+        b"PROXY TCP6 :: ::ffff:192.0.2.1 0 0\r\n",
+        Proxied(source=Endpoint(IPv6Address("::"), 0), destination=Endpoint(IPv6Address("::ffff:192.0.2.1"), 0)),
+    ),
+    (b"PROXY UNKNOWN\r\n", Unproxied.UNKNOWN),
+    (b"PROXY UNKNOWN \r\n", Unproxied.UNKNOWN),
+    (b"PROXY UNKNOWN " + b"ffff:" * 7 + b"ffff " + b"ffff:" * 7 + b"ffff 65535 65535\r\n", Unproxied.UNKNOWN),
+    (b"PROXY UNKNOWN \r \n \xff many more blanks than five \r\r\n", Unproxied.UNKNOWN),
+    (binary(0x20, 0x00, b""), Unproxied.LOCAL),
+    (binary(0x20, 0xFF, b"whatever"), Unproxied.LOCAL),
+    (binary(0x21, 0x00, b"whatever"), Unproxied.UNKNOWN),
+    (binary(0x21, 0x11, ONE + TWO + PORTS), EXAMPLE),
+    (binary(0x21, 0x11, ONE + TWO + PORTS + b"\x04\0\0" + b"\xe2\0\x02ab"), EXAMPLE),
+    (binary(0x21, 0x12, ONE + TWO + PORTS), Unproxied.UNKNOWN),
+    (written(SIX, 2), SIX),
+    (binary(0x21, 0x22, bytes(36)), Unproxied.UNKNOWN),
+    (binary(0x21, 0x31, bytes(216)), Unproxied.UNKNOWN),
+    (binary(0x21, 0x32, bytes(216)), Unproxied.UNKNOWN),
+)
+
+
+@pytest.mark.parametrize(("octets", "header"), VALID)
+def test_a_valid_header_is_read_to_its_end_and_no_further(octets: bytes, header: Header) -> None:
+    """Sections 2.1 and 2.2, over reads of any size: what follows is the client's."""
+    for at_most in (1, 2, 3, 7, 1 << 30):
+        assert read(octets + BEHIND, at_most) == (header, BEHIND)
+
+
+def test_the_longest_lines_are_those_of_the_specification() -> None:
+    """Section 2.1: 56, 104, 15 and 107 octets."""
+    assert {len(octets) for octets, _ in VALID if octets.startswith(b"PROXY")} >= {56, 15, 107}
+    octets = b"PROXY TCP6 " + b"ffff:" * 7 + b"ffff " + b"ffff:" * 7 + b"ffff 65535 65535\r\n"
+    assert len(octets) == 104
+    assert isinstance(read(octets)[0], Proxied)
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"EHLO client.example\r\n",
+        BEHIND,
+        b"\0",
+        b"proxy UNKNOWN\r\n",
+        b"PROXY\r\n" + b"x" * 20,
+        b"PROXY  TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+        b"PROXY TCP5 192.0.2.1 192.0.2.2 1 2\r\n",
+        b"PROXY UNKNOWNS\r\n",
+        b"PROXY UNKNOWN\n\r\n",
+        b"PROXY UNKNOWN\r \r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2 \r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2 3\r\n",
+        b"PROXY TCP4 192.0.2.1  192.0.2.2 1 2\r\n",
+        b"PROXY TCP4 192.0.2.1\t192.0.2.2 1 2\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\n" + b"x" * 90,
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r" + b"x" * 90,
+        b"PROXY TCP4 192.0.2.01 192.0.2.2 1 2\r\n",
+        b"PROXY TCP4 192.0.2.256 192.0.2.2 1 2\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 01 2\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 65536\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 +1 2\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 \xd9\xa1 2\r\n",
+        b"PROXY TCP4 2001:db8::1 2001:db8::2 1 2\r\n",
+        b"PROXY TCP6 192.0.2.1 192.0.2.2 1 2\r\n",
+        b"PROXY TCP6 fe80::1%eth0 2001:db8::2 1 2\r\n",
+        b"PROXY TCP6 2001:db8:::1 2001:db8::2 1 2\r\n",
+        b"PROXY UNKNOWN " + b"x" * 200,
+        SIGNATURE[:-1] + b"x",
+        binary(0x11, 0x11, ONE + TWO + PORTS),
+        binary(0x22, 0x11, ONE + TWO + PORTS),
+        binary(0x21, 0x41, bytes(216)),
+        binary(0x21, 0x13, bytes(216)),
+        binary(0x21, 0x11, ONE + TWO + PORTS[:3]),
+        binary(0x21, 0x21, bytes(35)),
+        binary(0x21, 0x31, bytes(215)),
+        binary(0x21, 0x11, ONE + TWO + PORTS + b"\x04"),
+        binary(0x21, 0x11, ONE + TWO + PORTS + b"\x04\0\x01"),
+        binary(0x21, 0x11, ONE + TWO + PORTS + b"\x03\0\x03abc"),
+        binary(0x21, 0x11, bytes(MAXIMUM_BINARY)),
+    ],
+)
+def test_what_is_no_header_is_invalid(octets: bytes) -> None:
+    """Sections 2.1 and 2.2: the connection is to be dropped."""
+    for at_most in (1, 1 << 30):
+        header, _ = read(octets, at_most)
+        assert isinstance(header, Invalid)
+        assert header.reason
+
+
+@pytest.mark.parametrize("whole", [octets for octets, _ in VALID])
+def test_a_stream_that_ends_inside_the_header_is_invalid(whole: bytes) -> None:
+    """Section 2.2: no address is believed before the header is whole."""
+    for size in range(len(whole)):
+        reader = HeaderReader()
+        for octet in whole[:size]:
+            reader.receive_data(bytes([octet]))
+        assert reader.header is None
+        reader.receive_data(b"")
+        assert isinstance(reader.header, Invalid)
+
+
+def test_a_mistake_is_seen_at_once() -> None:
+    """Section 2.1: the sooner the connection is dropped, the sooner its sender notices."""
+    for octets in (b"E", b"PROXX", b"PROXY X", b"\r\n\r\n\r", SIGNATURE + b"\x31"):
+        assert isinstance(read(octets)[0], Invalid)
+
+
+def test_the_checksum_is_that_of_the_rfc() -> None:
+    """RFC 3720 appendix B.4, whose CRC32C this is."""
+    assert crc32c(bytes(32)) == 0x8A9136AA
+    assert crc32c(b"\xff" * 32) == 0x62A8AB43
+    assert crc32c(bytes(range(32))) == 0x46DD794E
+
+
+@pytest.mark.parametrize("flipped", [None, *range(16, 34), *range(35, 41)])  # 34 is the type of the field
+def test_a_checksum_that_is_there_must_be_right(flipped: int | None) -> None:
+    """Section 2.2.3: over the whole header, its own octets being zero."""
+    fields = b"\x04\0\x03abc" + b"\x03\0\x04"
+    blank = binary(0x21, 0x11, ONE + TWO + PORTS + fields + bytes(4))
+    octets = bytearray(blank[:-4] + crc32c(blank).to_bytes(4, "big"))
+    if flipped is None:
+        assert read(bytes(octets))[0] == EXAMPLE
+    else:
+        octets[flipped] ^= 0x10
+        assert isinstance(read(bytes(octets))[0], Invalid)
+
+
+def test_a_second_checksum_is_invalid() -> None:
+    """Thousands of them would be thousands of sums."""
+    blank = binary(0x21, 0x11, ONE + TWO + PORTS + b"\x03\0\x04" + bytes(4) + b"\x03\0\x04" + bytes(4))
+    assert isinstance(read(blank)[0], Invalid)
+
+
+def test_more_than_is_wanted_is_a_local_error() -> None:
+    """It could reach into what follows; nothing is taken."""
+    reader = HeaderReader()
+    with pytest.raises(LocalProtocolError):
+        reader.receive_data(b"PROXY UNKNOWN\r\nE")
+    reader.receive_data(b"PROXY UNKNOWN\r\n")
+    assert reader.header is Unproxied.UNKNOWN
+    for octets in (b"x", b""):
+        with pytest.raises(LocalProtocolError):
+            reader.receive_data(octets)
+
+
+addresses4: Final[st.SearchStrategy[Address]] = st.ip_addresses(v=4)
+addresses6: Final[st.SearchStrategy[Address]] = st.ip_addresses(v=6)
+ports = st.integers(0, 65_535)
+
+
+@given(st.sampled_from([addresses4, addresses6]), st.data(), st.sampled_from([1, 2]), st.integers(1, 200))
+def test_what_a_proxy_writes_is_read(
+    addresses: st.SearchStrategy[Address], data: st.DataObject, version: int, at_most: int
+) -> None:
+    """Both versions, both families, reads of any size."""
+    source, destination = (Endpoint(data.draw(addresses), data.draw(ports)) for _ in range(2))
+    header = Proxied(source=source, destination=destination)
+    assert read(written(header, version) + BEHIND, at_most) == (header, BEHIND)
+
+
+beginnings = st.sampled_from(
+    [b"", b"PROXY ", b"PROXY TCP4 ", b"PROXY TCP6 ::1 ", b"PROXY UNKNOWN", SIGNATURE, SIGNATURE + b"\x21\x11\0\x20"]
+)
+pieces = st.sampled_from([b"192.0.2.1 ", b"::1 ", b"25 ", b"\r\n", b"\r", b" ", b"\n", b"\0"]) | st.binary(max_size=40)
+
+
+@given(beginnings, st.lists(pieces, max_size=12).map(b"".join), st.integers(1, 120))
+def test_any_octets_end_in_a_header_or_an_error_value(beginning: bytes, rest: bytes, at_most: int) -> None:
+    """Whatever comes, nothing is raised, little is kept, and the size of the reads changes nothing."""
+    octets = beginning + rest
+    header, left = read(octets, at_most)
+    if header is None:
+        assert left == b""
+        assert len(octets) < (MAXIMUM_TEXT if octets.startswith(b"P") else MAXIMUM_BINARY)
+    elif not isinstance(header, Invalid):
+        assert read(octets) == (header, left)
+    else:
+        assert isinstance(read(octets)[0], Invalid)
