@@ -53,12 +53,13 @@ ASIDE: Final[Mapping[str, frozenset[str]]] = {
 INSIDE_A_PROTOCOL: Final = (
     {"_grammar"},
     {"replies", "_parameters"},
-    {"commands", "maildrop"},
+    {"commands", "maildrop", "_text"},
     {"_command_lines"},
     {"_states"},
     {"events", "settings"},
     {"_fixed"},
     {"_usual"},
+    {"_content"},
     {"server", "client"},
     {""},
 )

@@ -191,6 +191,28 @@ def test_eight_bit_octets_pass_whatever_body_said(run: Run) -> None:
     meet(run, client)
 
 
+def test_a_message_in_chunks_arrives_octet_for_octet(run: Run) -> None:
+    """RFC 3030: to the maildrop and to the outbox, with dots as they are and a last line that gets its end."""
+    pieces = [b"S: x\r\n\r\n.\r\n..\r", b"\n" + b"line\r\n" * 30_000, b"end"]
+
+    def client(served: Served) -> None:
+        with served.smtp("smtps") as smtp:
+            smtp.login("alice", PASSWORD)
+            assert smtp.has_extn("chunking")
+            smtp.mail("sender@far.test")
+            assert [smtp.rcpt(to)[0] for to in ("alice@example.test", "dave@far.test")] == [250, 250]
+            for piece in pieces:
+                smtp.send(b"BDAT %d%b\r\n%b" % (len(piece), b" LAST" * (piece is pieces[-1]), piece))
+                assert smtp.getreply()[0] == 250
+        body = b"".join(pieces).partition(b"\r\n\r\n")[2] + b"\r\n"
+        (stored,) = served.mail_of("alice")
+        (relayed,) = served.outbox.messages
+        assert stored.partition(b"\r\n\r\n")[2] == body
+        assert relayed.octets.partition(b"\r\n\r\n")[2] == body
+
+    meet(run, client)
+
+
 def test_a_large_message_arrives_octet_for_octet_in_every_store(run: Run) -> None:
     body = b"".join(b"." * (number % 3) + b"line %d\r\n" % number for number in range(60_000))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+import attrs
 import pytest
 
 from mailauth import ACCEPT, Command, LocalProtocolError, TlsStarted, sasl, smtp
 from mailauth.smtp._states import NEXT, TRANSITIONS, State
 from mailauth.smtp.commands import LineCommand
-from tests.smtp.drive import Session, call, converse, serve
+from tests.smtp.drive import IN_CLEAR, Session, call, converse, serve
 
 COMMANDS: Final[Mapping[str, Command]] = {
     "EHLO": smtp.Hello(domain="c"),
@@ -25,6 +26,12 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "DATA": smtp.Data(),
     ".": smtp.MessageComplete(),
 }
+CHUNKS: Final[Mapping[str, bytes]] = {
+    **{verb: command.to_wire() for verb, command in COMMANDS.items() if isinstance(command, LineCommand)},
+    "BDAT": b"BDAT 1\r\nx",
+    ".": b"BDAT 0 LAST\r\n",
+}
+"""What a client says that sends content by BDAT: one that has no state for it."""
 PATHS: Final[Mapping[State, tuple[str, ...]]] = {
     State.REFUSING: (),
     State.CONNECTED: (),
@@ -53,7 +60,9 @@ def pair(state: State) -> tuple[Session, Session]:
     return client, server
 
 
-@pytest.mark.parametrize(("state", "verb"), TRANSITIONS, ids=str)
+@pytest.mark.parametrize(
+    ("state", "verb"), [pair for pair in TRANSITIONS if State.CHUNKS not in (pair[0], TRANSITIONS[pair])], ids=str
+)
 def test_a_pair_of_the_table_leads_both_sides_where_it_says(state: State, verb: str) -> None:
     """DESIGN.md section 2: one table is the single source for both."""
     client, server = pair(state)
@@ -91,6 +100,27 @@ def test_an_absent_pair_is_a_local_error_in_a_client_and_503_from_a_server(state
         server.receive(command.to_wire())
         assert server.codes == [503]
         assert server.server._state == state
+
+
+@pytest.mark.parametrize("verb", [*CHUNKS, "MAIL", "RCPT", "DATA", "STARTTLS"])
+@pytest.mark.parametrize("state", [State.RCPT, State.CHUNKS])
+def test_content_by_bdat_leads_a_server_where_the_table_says(state: State, verb: str) -> None:
+    """RFC 3030 section 2."""
+    server = serve(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\n", settings=attrs.evolve(IN_CLEAR, chunking=True))
+    if state is State.CHUNKS:
+        server.receive(CHUNKS["BDAT"])
+    assert server.server._state is state
+    server.forget().receive(CHUNKS[verb])
+    after = TRANSITIONS.get((state, "BDAT" if (state, verb) == (State.RCPT, ".") else verb))
+    if (state, verb) == (State.RCPT, "."):
+        after = State.READY  # one chunk, and the last
+    if after is None:
+        assert server.codes == [503]
+        assert server.server._state is state
+    elif after is State.CLOSED:
+        assert server.closed is not None
+    else:
+        assert server.server._state is after
 
 
 def test_the_structure_of_the_hot_path_is_the_table() -> None:

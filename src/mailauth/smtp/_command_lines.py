@@ -13,7 +13,7 @@ from typing import Final
 from .._errors import Malformed
 from ._grammar import DOMAIN, DOT_STRING, MAXIMUM_LOCAL_PART, Mailbox
 from ._parameters import NO_PARAMETERS
-from .commands import Auth, Data, Hello, Help, LineCommand, Mail, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
+from .commands import Auth, Bdat, Data, Hello, Help, LineCommand, Mail, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
 
 # Only the keywords ignore case: a pattern that ignores it as a whole takes twice as long.
 COMMON: Final = re.compile(
@@ -35,6 +35,7 @@ PARSERS: Final[Mapping[str, Callable[[str], LineCommand]]] = {
     "MAIL": Mail.parse,
     "RCPT": Rcpt.parse,
     "DATA": Data.parse,
+    "BDAT": Bdat.parse,
     "RSET": Rset.parse,
     "NOOP": Noop.parse,
     "VRFY": Vrfy.parse,

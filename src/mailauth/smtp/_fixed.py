@@ -42,11 +42,14 @@ TOO_MANY_TRANSACTIONS: Final = Reply(421, "4.7.0", "too many transactions in one
 TOO_MANY_ERRORS: Final = Reply(421, "4.7.0", "too many errors")
 TOO_MANY_LOGINS: Final = Reply(421, "4.7.0", "too many failed logins")
 SHUTTING_DOWN: Final = Reply(421, "4.3.2", "service shutting down, closing the connection")
+ENDLESS_CONTENT: Final = Reply(421, "4.7.0", "far more content than SIZE allows, closing the connection")
+BINARY_NEEDS_BDAT: Final = Reply(503, "5.5.1", "BODY=BINARYMIME goes by BDAT, not by DATA")
 TIMED_OUT: Final = Reply(421, "4.4.2", "silent for too long, closing the connection")
 
 CONTENT_FAULTS: Final[Mapping[ContentFault, Reply]] = {
     ContentFault.TOO_LARGE: Reply(552, "5.3.4", "message larger than SIZE allows"),
     ContentFault.BARE_LINE_END: Reply(554, "5.6.0", "bare CR, bare LF or NUL in the message content"),
+    ContentFault.LONG_LINE: Reply(554, "5.6.0", "line too long in the message content"),
 }
 
 LOGIN_FAILURES: Final[Mapping[sasl.Refusal | sasl.Fault, Reply]] = {

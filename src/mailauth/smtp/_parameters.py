@@ -22,10 +22,12 @@ _PARAMETER: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~]+))?")
 
 
 class Body(enum.Enum):
-    """The kinds of content a client may announce (RFC 6152)."""
+    """The kinds of content a client may announce (RFC 6152, RFC 3030)."""
 
     SEVEN_BIT = "7BIT"
     EIGHT_BIT_MIME = "8BITMIME"
+    BINARY_MIME = "BINARYMIME"
+    """Any octets, bare CR, LF and NUL too; by BDAT alone."""
 
 
 @attrs.frozen
@@ -55,7 +57,7 @@ def _decode_body(value: str) -> Body:
     try:
         return Body(value.upper())
     except ValueError:
-        raise Malformed("BODY takes 7BIT or 8BITMIME") from None
+        raise Malformed("BODY takes 7BIT, 8BITMIME or BINARYMIME") from None
 
 
 MAIL_PARAMETERS: Final = (

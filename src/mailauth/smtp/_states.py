@@ -34,10 +34,12 @@ class State(enum.IntEnum):
     TLS = 8
     """A TLS handshake is due."""
     CLOSED = 9
+    CHUNKS = 10
+    """Message content is on its way by BDAT, and a chunk of it is whole (RFC 3030)."""
 
 
 _ALWAYS: Final = ("NOOP", "HELP", "VRFY")  # RFC 5321 section 4.1.4: at any time
-_TALKING: Final = (State.CONNECTED, State.READY, State.MAIL, State.RCPT)
+_TALKING: Final = (State.CONNECTED, State.READY, State.MAIL, State.RCPT, State.CHUNKS)
 
 TRANSITIONS: Final[Mapping[tuple[State, str], State]] = {
     (State.REFUSING, "QUIT"): State.CLOSED,
@@ -55,6 +57,10 @@ TRANSITIONS: Final[Mapping[tuple[State, str], State]] = {
     (State.RCPT, "RCPT"): State.RCPT,
     (State.RCPT, "DATA"): State.DATA,
     (State.DATA, "."): State.READY,
+    (State.RCPT, "BDAT"): State.CHUNKS,  # DATA behind it, or BDAT behind DATA: 503 (RFC 3030 section 2)
+    (State.CHUNKS, "BDAT"): State.CHUNKS,
+    (State.CHUNKS, "."): State.READY,
+    (State.CHUNKS, "RSET"): State.READY,
 }
 """(state, verb) to the state that a positive reply leads to."""
 

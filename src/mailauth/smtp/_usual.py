@@ -17,6 +17,7 @@ from . import _fixed
 from ._command_lines import COMMON, COMMON_DATA, COMMON_MAIL, COMMON_RCPT, checked_mail, checked_rcpt, common_mailbox
 from ._grammar import Mailbox
 from ._states import NEXT, SERVER_PATIENCE, State
+from ._text import LimitedUnstuffer, LineLengths
 from .commands import Data, Mail, MessageComplete, Rcpt
 from .events import ServerEvent
 from .settings import AnyServerSettings
@@ -54,6 +55,7 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
 
     __slots__ = (
         "_accepted",
+        "_lengths",
         "_plain_mail",
         "_recipients",
         "_settings",
@@ -71,9 +73,15 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         self._transactions = 0
         self._unstuffer: Unstuffer | None = None  # made with the first content: most connections idle
         self._size = 0  # octets of the content so far
-        self._accepted = _STANDING_REPLIES[settings.enhanced_status_codes]
+        limit = settings.maximum_text_line
+        self._lengths = None if limit is None else LineLengths(limit)
+        self._accepted = self._short_answers()
         # MAIL without parameters is refused by nothing but its place and the number of transactions.
         self._plain_mail = not (settings.authentication_required or settings.tls_required)
+
+    def _short_answers(self) -> Mapping[type[object], bytes]:
+        """The questions to which ACCEPT has no consequence but its reply and a step of the state."""
+        return _STANDING_REPLIES[self._settings.enhanced_status_codes]
 
     def next_event(self) -> ServerEvent | Q | Action:
         if self._events or self._question is not None:
@@ -114,7 +122,7 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
             received.offset = found.end()
             return rcpt
         if kind == COMMON_DATA:
-            if "DATA" not in NEXT[state]:
+            if "DATA" not in NEXT[state] or not self._accepted:
                 return super().next_event()
             self._question = data = Data()
             received.offset = found.end()
@@ -160,10 +168,11 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
 
     def answer(self, question: Question[A], answer: A) -> None:
         kind = type(question)
-        if answer is not ACCEPT or question is not self._question or kind not in _AFTER:
+        accepted = self._accepted
+        if answer is not ACCEPT or question is not self._question or kind not in accepted:
             super().answer(question, answer)
             return
-        octets = self._accepted[kind]
+        octets = accepted[kind]
         self._output.append(octets)
         self._output_size += len(octets)
         self._question = None
@@ -185,6 +194,6 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
     def _begin_content(self) -> None:
         self._size = 0
         if self._unstuffer is None:
-            self._unstuffer = Unstuffer()
+            self._unstuffer = Unstuffer() if self._lengths is None else LimitedUnstuffer(self._lengths)
         else:
             self._unstuffer.begin()

@@ -22,6 +22,7 @@ from .replies import PerRecipient, Reply, Verdict
 TRY_AGAIN: Final = Reply(451, "4.3.0", "temporary failure, try again later")
 
 _PRINTABLE: Final = re.compile(r"[ -~]*")
+_CHUNK: Final = re.compile(r"([0-9]{1,20})( (?i:LAST))?")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
 
 
@@ -189,7 +190,11 @@ class Rcpt(Command, VerdictQuestion):
 
 @attrs.frozen(kw_only=True)
 class Data(Command, VerdictQuestion):
-    """``DATA``: may the content come?  On yes (354) it follows, up to MessageComplete or MessageAborted."""
+    """``DATA``, or the first ``BDAT``: may the content come?
+
+    On yes it follows, up to MessageComplete or MessageAborted.
+    Yes is 354 to DATA.  BDAT is answered behind its octets, which come whatever the answer: by 250, or by the no.
+    """
 
     verb: ClassVar[str] = "DATA"
 
@@ -200,6 +205,33 @@ class Data(Command, VerdictQuestion):
 
     def to_wire(self) -> bytes:
         return b"DATA\r\n"
+
+
+@attrs.frozen(kw_only=True)
+class Bdat(Command):
+    """``BDAT``: that many octets of content follow the line (RFC 3030 section 2).
+
+    No event of a server: it is asked Data for the first of a message and MessageComplete behind the last.
+    """
+
+    verb: ClassVar[str] = "BDAT"
+
+    size: int
+    last: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 <= self.size < 10**20:
+            raise LocalProtocolError("BDAT takes up to 20 digits")
+
+    @classmethod
+    def parse(cls, argument: str) -> Self:
+        found = _CHUNK.fullmatch(argument)
+        if found is None:
+            raise Malformed("BDAT takes the number of octets, and LAST behind the last")
+        return cls(size=int(found[1]), last=found[2] is not None)
+
+    def to_wire(self) -> bytes:
+        return f"BDAT {self.size:d}{' LAST' if self.last else ''}\r\n".encode("ascii")
 
 
 @attrs.frozen(kw_only=True)
@@ -301,5 +333,5 @@ class Quit(Command, Notice):
         return b"QUIT\r\n"
 
 
-LineCommand: TypeAlias = Hello | StartTls | Auth | Mail | Rcpt | Data | Rset | Noop | Vrfy | Help | Quit
+LineCommand: TypeAlias = Hello | StartTls | Auth | Mail | Rcpt | Data | Bdat | Rset | Noop | Vrfy | Help | Quit
 """The commands that are a line each."""

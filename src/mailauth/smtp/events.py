@@ -27,11 +27,14 @@ from .replies import Reply
 
 
 class ContentFault(enum.Enum):
-    """Why a message whose content came to its end is refused all the same."""
+    """Why a message whose content was begun is not taken."""
 
     TOO_LARGE = "the message is larger than SIZE allows"
     BARE_LINE_END = "the content holds a bare CR, a bare LF or a NUL"
     """What SMTP smuggling is made of (CVE-2023-51764, CVE-2024-27305)."""
+    LONG_LINE = "a line of the content is longer than it may be"
+    GIVEN_UP = "the client gave it up between two chunks"
+    """By RSET, EHLO or QUIT behind BDAT (RFC 3030 section 2)."""
 
 
 @attrs.frozen(kw_only=True)

@@ -10,17 +10,18 @@ import re
 from typing import Final, Generic, Never, TypeVar
 
 from .. import sasl
-from .._dots import Unstuffer
 from .._errors import LocalProtocolError, Malformed
-from .._events import Accept, Action, MessageChunk, Question, Tls, Why
+from .._events import Accept, Action, Question, Tls, Why
 from .._lines import LineTooLong
 from .._server import LoginEvent
 from . import _fixed
 from ._command_lines import COMMON, PARSERS, from_common, split_line
+from ._content import ContentCourse
+from ._parameters import Body
 from ._states import GROUPABLE, NEXT, SERVER_PATIENCE, State
-from ._usual import UsualCourse
 from .commands import (
     Auth,
+    Bdat,
     Data,
     Hello,
     Help,
@@ -46,20 +47,21 @@ _GREETING, _DATA, _AUTH = State.GREETING, State.DATA, State.AUTH
 
 _NOT_IMPLEMENTED: Final = frozenset({"EXPN", "TURN", "ETRN", "SEND", "SOML", "SAML", "BDAT"})
 
+_CONTENT: Final = frozenset({State.DATA, State.CHUNKS})
+
 _MAY_WAIT: Final = GROUPABLE | {"STARTTLS"}  # BeginTls carries the reply to STARTTLS
 
 _IN_CLEAR: Final = frozenset({"EHLO", "NOOP", "RSET", "HELP", "STARTTLS", "QUIT"})
 """What a client may say before TLS where TLS is required (RFC 3207 section 4)."""
 
 
-class _Connection(UsualCourse[Q], Generic[Q]):
+class _Connection(ContentCourse[Q], Generic[Q]):
     """One SMTP session, whose login may ask *Q* beside what every server's may."""
 
-    __slots__ = ("_errors", "_failed_logins")
+    __slots__ = ("_failed_logins",)
 
     def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
         super().__init__(settings, entropy=entropy, tls=tls)
-        self._errors = 0
         self._failed_logins = 0
 
     # What comes in
@@ -90,24 +92,25 @@ class _Connection(UsualCourse[Q], Generic[Q]):
             return self._starve(SERVER_PATIENCE[state])
         return self._read(line)
 
-    def _read(self, line: bytes) -> ServerEvent:
+    def _read(self, line: bytes) -> ServerEvent | None:
         """A line that is not one of the common ones."""
         try:
             verb, argument = split_line(line)
         except Malformed:
             return self._refuse("", line, _fixed.BAD_LINE)
         parse = PARSERS.get(verb)
-        if parse is None:
+        if parse is None or verb not in self._settings.verbs:
             if verb in _NOT_IMPLEMENTED:
                 return self._refuse(verb, line, _fixed.NOT_IMPLEMENTED)
             return self._refuse("", line, _fixed.UNKNOWN_COMMAND)
         try:
             command = parse(argument)
         except Malformed as error:
-            return self._refuse(verb, line, Reply(501, "5.5.4", str(error)))
+            reply = Reply(501, "5.5.4", str(error))
+            return self._lose_count(line, reply) if verb == "BDAT" else self._refuse(verb, line, reply)
         return self._obey(command, line)
 
-    def _obey(self, command: LineCommand, line: bytes | re.Match[bytes]) -> ServerEvent:
+    def _obey(self, command: LineCommand, line: bytes | re.Match[bytes]) -> ServerEvent | None:
         verb = command.verb
         if verb not in NEXT[self._state]:
             refusing = self._state is State.REFUSING
@@ -125,18 +128,23 @@ class _Connection(UsualCourse[Q], Generic[Q]):
             case Auth():
                 refusal = self._check_auth(command)
             case Data():
-                pass
+                refusal = _fixed.BINARY_NEEDS_BDAT if self._binary else None
+            case Bdat():
+                refusal = self._check_bdat(command)
             case _:
                 return self._carry_out(command)
         if refusal is not None:
             return self._refuse(verb, line, refusal, command)
         if isinstance(command, Auth):
             return self._auth(command)
+        if isinstance(command, Bdat):
+            return self._take_bdat(command)
         self._question = command
         return command
 
     def _carry_out(self, command: Hello | Rset | Noop | Vrfy | Help | Quit) -> ServerEvent:
         """What the RFC settles alone."""
+        between_chunks = self._state is State.CHUNKS
         match command:
             case Hello():
                 self._hello(command)
@@ -153,11 +161,14 @@ class _Connection(UsualCourse[Q], Generic[Q]):
             case Quit():
                 self._say(_fixed.GOODBYE)
                 self._close(Why.QUIT)
+        if between_chunks and isinstance(command, (Hello, Rset, Quit)):
+            self._events.append(command)
+            return MessageAborted(why=ContentFault.GIVEN_UP)
         return command
 
     def _refuse(
         self, verb: str, line: bytes | re.Match[bytes], reply: Reply, command: LineCommand | None = None
-    ) -> Refused:
+    ) -> ServerEvent:
         """The rules alone say no; each refusal counts against the budget of errors."""
         if isinstance(command, Auth):
             line = f"AUTH {command.mechanism}".encode("ascii")
@@ -165,16 +176,13 @@ class _Connection(UsualCourse[Q], Generic[Q]):
             line = b"AUTH"
         elif isinstance(line, re.Match):  # of COMMON, with its CRLF
             line = line.group()[:-2]
+        if isinstance(command, Bdat):
+            return self._refuse_bdat(command, line, reply)
         self._say(reply)
         if reply.code >= 500:
-            self._count_error()
+            self._errors += 1
+            self._check_errors()
         return Refused(verb=verb, line=line, reply=reply)
-
-    def _count_error(self) -> None:
-        self._errors += 1
-        if self._errors >= self._settings.maximum_errors:
-            self._say(_fixed.TOO_MANY_ERRORS)
-            self._close(Why.TOO_MANY_ERRORS)
 
     # What stands against a command: the Reply that refuses it, None when nothing does
 
@@ -197,11 +205,16 @@ class _Connection(UsualCourse[Q], Generic[Q]):
             return _fixed.LOGIN_REQUIRED
         if (command.parameters or settings.lacks_parameters) and (unknown := settings.not_offered(command)):
             return Reply(555, "5.5.4", f"parameter {unknown} is not offered here")
+        if command.body is Body.BINARY_MIME and not settings.binary_mime:
+            return Reply(555, "5.5.4", "parameter BODY=BINARYMIME is not offered here")
         if command.size is not None and command.size > settings.maximum_message_size:
             return _fixed.CONTENT_FAULTS[ContentFault.TOO_LARGE]
         if self._transactions >= settings.maximum_transactions:
             self._close(Why.TOO_MANY_ERRORS)
             return _fixed.TOO_MANY_TRANSACTIONS
+        if command.body is Body.BINARY_MIME:
+            self._binary = True
+            self._accepted = {}  # DATA must not be answered in haste
         return None
 
     def _check_rcpt(self, command: Rcpt) -> Reply | None:
@@ -239,6 +252,9 @@ class _Connection(UsualCourse[Q], Generic[Q]):
             due = verb not in _MAY_WAIT
             if verb == "STARTTLS" and self._instead is not None and (reply is None or reply.positive):
                 return  # shut_down() came between: the 421 that is due answers it, and no handshake begins
+            if verb == "DATA" and self._chunks is not None and (reply is None or reply.code != 421):
+                self._begin_chunks(reply)
+                return
             if reply is None:
                 self._say(_fixed.ACCEPTED[type(question)], due=due)
             elif reply.positive:
@@ -246,7 +262,7 @@ class _Connection(UsualCourse[Q], Generic[Q]):
                 self._say(reply if code == 250 else Reply(code, "", reply.text), due=due)
             else:
                 self._say(reply, due=due)
-                if verb == ".":
+                if verb in {".", "MAIL"}:
                     self._end_transaction()
                 if reply.code == 421:
                     self._close(Why.SHUT_DOWN)
@@ -279,36 +295,6 @@ class _Connection(UsualCourse[Q], Generic[Q]):
         else:
             self._expect_tls()
 
-    # Content
-
-    def _take_content(self, unstuffer: Unstuffer) -> ServerEvent | Action | None:
-        if unstuffer.ended:
-            return self._end_content(clean=unstuffer.clean)
-        content = unstuffer.take(self._input)
-        if content is None:
-            return self._starve(SERVER_PATIENCE[_DATA])
-        if content:
-            self._size += len(content)
-            excess = self._size - self._settings.maximum_message_size
-            if excess <= 0:
-                return MessageChunk(octets=content)
-            if excess < len(content):
-                return MessageChunk(octets=content[:-excess])
-        return None  # at the end, or counted and dropped
-
-    def _end_content(self, *, clean: bool) -> ServerEvent:
-        if self._size > self._settings.maximum_message_size:
-            return self._refuse_content(ContentFault.TOO_LARGE)
-        if not clean:
-            return self._refuse_content(ContentFault.BARE_LINE_END)
-        self._question = complete = MessageComplete(recipients=tuple(self._recipients))
-        return complete
-
-    def _refuse_content(self, fault: ContentFault) -> MessageAborted:
-        self._say(_fixed.CONTENT_FAULTS[fault])
-        self._end_transaction()
-        return MessageAborted(why=fault)
-
     # The login
 
     def _challenge(self, octets: bytes) -> None:
@@ -323,7 +309,8 @@ class _Connection(UsualCourse[Q], Generic[Q]):
         self._state = State.READY
         self._say(_fixed.LOGIN_FAILURES[why])
         if isinstance(why, sasl.Fault):
-            self._count_error()
+            self._errors += 1
+            self._check_errors()
         elif why is not sasl.Refusal.TEMPORARY:
             self._failed_logins += 1
             if self._failed_logins >= self._settings.maximum_failed_logins:
@@ -341,21 +328,9 @@ class _Connection(UsualCourse[Q], Generic[Q]):
         self._say(_fixed.TIMED_OUT if self._why is Why.TIMED_OUT else _fixed.SHUTTING_DOWN)
 
     def _abandon(self, why: Why) -> None:
-        if self._state is _DATA:
+        if self._state in _CONTENT:
             self._events.append(MessageAborted(why=why))
         super()._abandon(why)
-
-    def _reset(self) -> None:
-        """No transaction is open (RFC 5321 section 4.1.1.5)."""
-        if self._recipients:
-            self._recipients = []
-
-    def _end_transaction(self) -> None:
-        self._state = State.READY
-        self._reset()
-
-    def _say(self, reply: Reply, *, due: bool = True) -> None:
-        self._write(reply.to_wire(enhanced=self._settings.enhanced_status_codes), due=due)
 
 
 class ServerConnection(_Connection[Never]):

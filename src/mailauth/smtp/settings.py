@@ -7,6 +7,7 @@ Each limit is a field, and its comment says where the number comes from.
 from __future__ import annotations
 
 from functools import cached_property
+from types import MappingProxyType
 from typing import Final
 
 import attrs
@@ -14,11 +15,13 @@ import attrs
 from .. import sasl
 from .._errors import LocalProtocolError, Malformed
 from .._events import Tls
+from ._command_lines import PARSERS
 from ._grammar import check_domain
 from ._parameters import MAIL_PARAMETERS, Parameter
 from .commands import Mail
 from .replies import Reply
 
+_VERBS_OF_EXTENSIONS: Final = MappingProxyType({"CHUNKING": "BDAT"})
 _BARE_TLS: Final = Tls(version="")  # nothing to bind to and no certificate, as nearly all connections have it
 
 
@@ -54,9 +57,28 @@ class AnyServerSettings:
     pipelining: bool = True
     eight_bit_mime: bool = True
     enhanced_status_codes: bool = True
+    chunking: bool = False
+    """BDAT beside DATA (RFC 3030); the application sees the same events."""
+    binary_mime: bool = False
+    """BODY=BINARYMIME by BDAT (RFC 3030 section 3): bare CR, LF and NUL then belong to the content.  Needs *chunking*,
+    and an application that never hands such a message on by DATA."""
+
+    any_octets: bool = False
+    """Hand on content with bare CR, bare LF or NUL as it came, not only where BINARYMIME says so: whoever passes it on
+    then answers for what others take for its end."""
 
     maximum_message_size: int = attrs.field(default=26_214_400, validator=attrs.validators.ge(65_536))
     """Octets of one message, shown as SIZE; 64 KiB at least (RFC 5321 section 4.5.3.1.7)."""
+
+    maximum_excess: int = attrs.field(default=268_435_456, validator=attrs.validators.ge(0))
+    """Octets beyond that, which are read and dropped so that 552 can be said at their end; then 421.  No RFC names a
+    number."""
+
+    maximum_text_line: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.ge(1_000))
+    )
+    """Octets of a line of content with CRLF: a longer one has the message refused.  None takes any, as real mail asks;
+    1,000 is what must be taken (RFC 5321 section 4.5.3.1.6)."""
 
     maximum_command_line: int = attrs.field(default=2_048, validator=attrs.validators.ge(1_024))
     """Octets with CRLF: 512 (RFC 5321 section 4.5.3.1.4), 26 more for SIZE (RFC 1870), 17 for BODY (RFC 6152), 500 for
@@ -79,6 +101,8 @@ class AnyServerSettings:
             check_domain(self.host_name)
         except Malformed as error:
             raise LocalProtocolError(f"host_name {self.host_name!r}: {error}") from None
+        if self.binary_mime and not self.chunking:
+            raise LocalProtocolError("binary_mime needs chunking: only BDAT can carry it")
         sasl.check_offer(self.mechanisms, self.scram_decoy)
 
     def context(self, nonce: str, tls: Tls | None) -> sasl.Context:
@@ -115,6 +139,8 @@ class AnyServerSettings:
             ("SIZE", str(self.maximum_message_size), True),
             ("8BITMIME", "", self.eight_bit_mime),
             ("ENHANCEDSTATUSCODES", "", self.enhanced_status_codes),
+            ("CHUNKING", "", self.chunking),
+            ("BINARYMIME", "", self.binary_mime),
             ("STARTTLS", "", self.starttls and tls is None),
             ("AUTH", " ".join(offered), bool(offered)),
         )
@@ -137,6 +163,13 @@ class AnyServerSettings:
     def _encode_hello(self, tls: Tls | None) -> bytes:
         lines = [f"{keyword} {parameters}".rstrip() for keyword, parameters in self.extensions(tls).items()]
         return Reply(250, "", "\n".join([self.host_name, *lines])).to_wire()
+
+    @cached_property
+    def verbs(self) -> frozenset[str]:
+        """The verbs that this server has."""
+        return frozenset(PARSERS) - {
+            verb for keyword, verb in _VERBS_OF_EXTENSIONS.items() if keyword not in self.extensions(None)
+        }
 
     def not_offered(self, command: Mail) -> str | None:
         """The keyword of a parameter that this server did not advertise, if the command has one (555)."""

@@ -81,6 +81,7 @@ class Config:
             mechanisms=offered(sasl.ALL_MECHANISMS, proofs),
             scram_decoy=_NEVER_SHOWN,
             mechanisms_without_tls=CLEAR if self.legacy else frozenset(),
+            chunking=True,
             starttls=self.ssl_context is not None,
             maximum_message_size=self.maximum_message_size,
         )

@@ -1,0 +1,198 @@
+"""Message content as a server takes it, by DATA or by BDAT: its limits, its faults, and the end of a transaction.
+
+Knows no order of commands; whether a message is stored is the application's to answer.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Generic, TypeVar
+
+from .._dots import Unstuffer
+from .._events import Action, MessageChunk, Tls, Why
+from .._lines import CRLF
+from . import _fixed
+from ._states import NEXT, SERVER_PATIENCE, State
+from ._text import Chunks
+from ._usual import UsualCourse
+from .commands import Bdat, Data, MessageComplete
+from .events import ContentFault, MessageAborted, Refused, ServerEvent
+from .replies import Reply
+from .settings import AnyServerSettings
+
+Q = TypeVar("Q")
+
+_TRANSACTION: Final = frozenset({State.MAIL, State.RCPT, State.CHUNKS})
+
+
+class ContentCourse(UsualCourse[Q], Generic[Q]):
+    """A session as far as message content goes."""
+
+    __slots__ = ("_binary", "_chunks", "_errors")
+
+    def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
+        super().__init__(settings, entropy=entropy, tls=tls)
+        self._errors = 0
+        self._binary = False  # BODY=BINARYMIME was said
+        self._chunks: Chunks | None = None
+
+    def shut_down(self, why: Why = Why.SHUT_DOWN) -> None:
+        if self._instead == self._take_chunk:
+            self._instead = None
+        super().shut_down(why)
+
+    # DATA
+
+    def _take_content(self, unstuffer: Unstuffer) -> ServerEvent | Action | None:
+        settings = self._settings
+        if self._size - settings.maximum_message_size > settings.maximum_excess:
+            return self._cut_off()
+        if unstuffer.ended:
+            return self._end_content(clean=unstuffer.clean)
+        content = unstuffer.take(self._input)
+        if content is None:
+            return self._starve(SERVER_PATIENCE[State.DATA])
+        if content:
+            self._size += len(content)
+            excess = self._size - settings.maximum_message_size
+            if excess <= 0:
+                return MessageChunk(octets=content)
+            if excess < len(content):
+                return MessageChunk(octets=content[:-excess])
+        return None  # at the end, or counted and dropped
+
+    # BDAT
+
+    def _take_bdat(self, command: Bdat) -> ServerEvent | None:
+        """A chunk that may come where it does."""
+        chunks = self._chunks
+        if chunks is None:
+            self._chunks = chunks = Chunks(self._lengths)
+            self._accepted = {}  # ACCEPT says no 354 now
+            self._question = Data()
+        chunks.begin(command.size, last=command.last)
+        self._instead = self._take_chunk
+        return self._question if isinstance(self._question, Data) else None
+
+    def _begin_chunks(self, reply: Reply | None) -> None:
+        """Data, asked for a first BDAT, was answered."""
+        chunks = self._chunks
+        assert chunks is not None
+        if reply is None or reply.positive:
+            self._state = NEXT[State.RCPT]["BDAT"]
+            self._size = 0
+        else:
+            self._skip(chunks, reply)
+
+    def _refuse_bdat(self, command: Bdat, line: bytes, reply: Reply) -> ServerEvent:
+        """The octets come all the same (RFC 3030 section 2), and what was begun is over: a part of it would be lost."""
+        refused = Refused(verb="BDAT", line=line, reply=reply)
+        aborted = self._state is State.CHUNKS
+        settings = self._settings
+        if command.size - settings.maximum_message_size > settings.maximum_excess:
+            self._cut_off()
+            refused = Refused(verb="BDAT", line=line, reply=_fixed.ENDLESS_CONTENT)
+        else:
+            if reply.code >= 500:
+                self._errors += 1
+            chunks = Chunks(None)
+            chunks.begin(command.size, last=command.last)
+            self._skip(chunks, reply)
+            self._instead = self._take_chunk
+        if aborted:
+            self._events.append(refused)
+            return MessageAborted(why=ContentFault.TOO_LARGE)
+        return refused
+
+    def _lose_count(self, line: bytes, reply: Reply) -> ServerEvent:
+        """A BDAT that does not say how many octets come: where the next command begins, nobody knows."""
+        self._say(reply)
+        self._abandon(Why.TOO_MANY_ERRORS)
+        self._close(Why.TOO_MANY_ERRORS)
+        return Refused(verb="BDAT", line=line, reply=reply)
+
+    def _skip(self, chunks: Chunks, reply: Reply) -> None:
+        """Read over the octets of a chunk, then say *reply*."""
+        if self._state in _TRANSACTION:
+            self._end_transaction()
+        chunks.refusal = reply
+        self._chunks = chunks
+
+    def _take_chunk(self) -> ServerEvent | Action | None:
+        chunks = self._chunks
+        assert chunks is not None
+        if chunks.missing:
+            octets = chunks.take(self._input)
+            if not octets:
+                return self._starve(SERVER_PATIENCE[State.DATA])
+            self._size += len(octets)
+            return MessageChunk(octets=octets) if chunks.refusal is None else None
+        if chunks.last and chunks.tail != CRLF and chunks.refusal is None and not self._as_it_came:
+            chunks.tail = CRLF
+            return MessageChunk(octets=CRLF)  # as DATA would have brought it: text ends in a line end
+        self._instead = None
+        if chunks.refusal is not None:
+            self._chunks = None
+            self._say(chunks.refusal)
+            self._check_errors()
+            return None
+        if not chunks.last:
+            self._say(Reply(250, "2.0.0", f"{chunks.size} octets taken"))
+            return None
+        return self._end_content(clean=chunks.clean)
+
+    def _check_bdat(self, command: Bdat) -> Reply | None:
+        already = self._size if self._state is State.CHUNKS else 0
+        if already + command.size > self._settings.maximum_message_size:
+            return _fixed.CONTENT_FAULTS[ContentFault.TOO_LARGE]
+        return None
+
+    # The end
+
+    def _end_content(self, *, clean: bool) -> ServerEvent:
+        settings = self._settings
+        if self._size > settings.maximum_message_size:
+            return self._refuse_content(ContentFault.TOO_LARGE)
+        if self._lengths is not None and not self._lengths.within:
+            return self._refuse_content(ContentFault.LONG_LINE)
+        if not (clean or self._as_it_came):
+            return self._refuse_content(ContentFault.BARE_LINE_END)
+        self._question = complete = MessageComplete(recipients=tuple(self._recipients))
+        return complete
+
+    @property
+    def _as_it_came(self) -> bool:
+        """Content is no text, or nobody shall look at it."""
+        return self._binary or self._settings.any_octets
+
+    def _refuse_content(self, fault: ContentFault) -> MessageAborted:
+        self._say(_fixed.CONTENT_FAULTS[fault])
+        self._end_transaction()
+        return MessageAborted(why=fault)
+
+    def _cut_off(self) -> MessageAborted:
+        """There is no end to it."""
+        self._say(_fixed.ENDLESS_CONTENT)
+        self._close(Why.TOO_MANY_ERRORS)
+        return MessageAborted(why=ContentFault.TOO_LARGE)
+
+    def _reset(self) -> None:
+        """No transaction is open (RFC 5321 section 4.1.1.5)."""
+        if self._recipients:
+            self._recipients = []
+        if not self._accepted:
+            self._accepted = self._short_answers()
+            self._binary = False
+            self._chunks = None
+
+    def _end_transaction(self) -> None:
+        self._state = State.READY
+        self._reset()
+
+    def _check_errors(self) -> None:
+        if self._errors >= self._settings.maximum_errors:
+            self._say(_fixed.TOO_MANY_ERRORS)
+            self._abandon(Why.TOO_MANY_ERRORS)
+            self._close(Why.TOO_MANY_ERRORS)
+
+    def _say(self, reply: Reply, *, due: bool = True) -> None:
+        self._write(reply.to_wire(enhanced=self._settings.enhanced_status_codes), due=due)

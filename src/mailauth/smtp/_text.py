@@ -1,0 +1,103 @@
+"""What a server looks at while content goes by: the count of BDAT, line ends, and the length of lines where it matters.
+
+Knows no command, and a reply only to hold it.
+"""
+
+from __future__ import annotations
+
+from .._dots import Unstuffer
+from .._lines import CRLF, LineBuffer, LineEnds
+from .replies import Reply
+
+
+class LineLengths:
+    """Watches the lines of content, cut anywhere, for one that is too long."""
+
+    __slots__ = ("_limit", "_open", "within")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.begin()
+
+    def begin(self) -> None:
+        """Other content begins."""
+        self.within = True
+        """No line so far was too long."""
+        self._open = 0  # octets of the line that has no end yet
+
+    def watch(self, octets: bytes) -> bool:
+        """Whether no line up to the end of *octets* has more octets than the limit, its CRLF counted."""
+        if self.within:
+            start, already = 0, self._open
+            while already + len(octets) - start > self._limit:
+                end = octets.rfind(b"\n", start, start + self._limit - already)
+                if end < 0:
+                    self.within = False
+                    return False
+                start, already = end + 1, 0
+            end = octets.rfind(b"\n", start)
+            self._open = already + len(octets) - start if end < 0 else len(octets) - end - 1
+        return self.within
+
+
+class LimitedUnstuffer(Unstuffer):
+    """An Unstuffer that finds a line too long as unclean as a bare CR."""
+
+    __slots__ = ("_lengths",)
+
+    def __init__(self, lengths: LineLengths) -> None:
+        self._lengths = lengths
+        super().__init__()
+
+    def begin(self) -> None:
+        super().begin()
+        self._lengths.begin()
+
+    def take(self, buffer: LineBuffer) -> bytes | None:
+        content = super().take(buffer)
+        if content and not self._lengths.watch(content):
+            self.clean = False
+        return content
+
+
+class Chunks:
+    """The chunks of one message by BDAT, one after another; their line ends are judged as one text (RFC 3030)."""
+
+    __slots__ = ("_clean", "_lengths", "_line_ends", "last", "missing", "refusal", "size", "tail")
+
+    def __init__(self, lengths: LineLengths | None) -> None:
+        self._line_ends = LineEnds()
+        self._clean = True
+        self._lengths = lengths
+        if lengths is not None:
+            lengths.begin()
+        self.refusal: Reply | None = None
+        """What is said behind a chunk whose octets are dropped as they come."""
+        self.size = self.missing = 0
+        """Octets of the chunk, and those of it that have not come."""
+        self.last = False
+        self.tail = CRLF
+        """The last two octets of the message so far, a line end when there are none."""
+
+    def begin(self, size: int, *, last: bool) -> None:
+        """A chunk comes."""
+        self.size = self.missing = size
+        self.last = last
+
+    def take(self, buffer: LineBuffer) -> bytes:
+        """What has come of this chunk; nothing when none has."""
+        buffer.gather()
+        octets = buffer.octets[buffer.offset : buffer.offset + self.missing]
+        buffer.offset += len(octets)
+        self.missing -= len(octets)
+        if octets and self.refusal is None:
+            self.tail = (self.tail + octets[-2:])[-2:]
+            self._clean = self._clean and self._line_ends.watch(octets)
+            if self._lengths is not None:
+                self._lengths.watch(octets)
+        return octets
+
+    @property
+    def clean(self) -> bool:
+        """Whether the message, whose last chunk is whole, holds no bare CR, bare LF or NUL."""
+        return self._clean and self._line_ends.watch(b"x")  # any octet but LF judges a CR at the end

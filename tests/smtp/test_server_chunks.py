@@ -1,0 +1,328 @@
+"""The server's rules for content by BDAT (RFC 3030)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import attrs
+import pytest
+
+from mailauth import ACCEPT, LocalProtocolError, MessageChunk, Why, smtp
+from tests.smtp.drive import IN_CLEAR, LEFT_OPEN, Session, each_cut, ready, serve, without_cuts
+
+SETTINGS = attrs.evolve(IN_CLEAR, chunking=True)
+BINARY = attrs.evolve(SETTINGS, binary_mime=True)
+SMALL = attrs.evolve(SETTINGS, maximum_message_size=65_536, maximum_excess=1_000)
+BEGIN = b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\n"
+COMPLETE = smtp.MessageComplete(recipients=(smtp.Mailbox("a", "b"),))
+NO = smtp.Reply(550, "5.7.1", "no")
+BAD = smtp.MessageAborted(why=smtp.ContentFault.BARE_LINE_END)
+
+
+def chunk(octets: bytes, *, last: bool = False) -> bytes:
+    return b"BDAT %d%b\r\n" % (len(octets), b" LAST" if last else b"") + octets
+
+
+def chunks(*pieces: bytes, settings: smtp.ServerSettings = SETTINGS, **rest: Any) -> Session:
+    return ready(BEGIN, settings=settings, **rest).forget().receive(*pieces)
+
+
+def test_chunking_is_said_in_the_hello_reply_only_where_it_is_on() -> None:
+    """RFC 3030 section 2."""
+    assert "250-CHUNKING" in serve(b"EHLO c\r\n", settings=SETTINGS).lines
+    assert not any("BINARYMIME" in line for line in serve(b"EHLO c\r\n", settings=SETTINGS).lines)
+    assert "250-BINARYMIME" in serve(b"EHLO c\r\n", settings=BINARY).lines
+    assert not any("CHUNKING" in line for line in serve(b"EHLO c\r\n").lines)
+    assert ready(BEGIN + b"BDAT 4 LAST\r\n").codes == [250, 250, 502]
+
+
+def test_binarymime_without_chunking_is_no_setting() -> None:
+    """RFC 3030 section 3."""
+    with pytest.raises(LocalProtocolError):
+        smtp.ServerSettings(binary_mime=True)
+
+
+def test_a_message_in_chunks_asks_the_same_questions_wherever_it_is_cut() -> None:
+    """RFC 3030 section 2: each chunk is answered behind its octets; the dot means nothing."""
+    octets = chunk(b"first\r\n.\r\n") + chunk(b"") + b"NOOP\r\n" + chunk(b"..last\r\n", last=True) + b"NOOP\r\n"
+    for pieces in each_cut(octets):
+        session = chunks(*pieces)
+        assert without_cuts(session.events) == [
+            smtp.Data(),
+            MessageChunk(octets=b"first\r\n.\r\n"),
+            smtp.Noop(),
+            MessageChunk(octets=b"..last\r\n"),
+            COMPLETE,
+            smtp.Noop(),
+        ]
+        assert session.lines == [
+            "250 2.0.0 10 octets taken",
+            "250 2.0.0 0 octets taken",
+            "250 2.0.0 ok",
+            "250 2.0.0 message taken",
+            "250 2.0.0 ok",
+        ]
+
+
+def test_the_last_chunk_may_be_empty_and_the_only_one() -> None:
+    """RFC 3030 section 2."""
+    assert chunks(chunk(b"x\r\n") + b"bdat 0 last\r\n").codes == [250, 250]
+    assert chunks(b"BDAT 0 LAST\r\n").events == [smtp.Data(), COMPLETE]
+
+
+def test_a_chunk_pipelined_behind_its_recipients_needs_no_wait() -> None:
+    """RFC 3030 section 4.2."""
+    session = ready(BEGIN + chunk(b"x\r\n", last=True) + BEGIN + b"DATA\r\n.\r\n", settings=SETTINGS)
+    assert session.codes == [250] * 5 + [354, 250]
+
+
+@pytest.mark.parametrize("answer", [NO, smtp.Reply(451, "4.3.0", "later")])
+def test_the_octets_come_whatever_the_answer_to_data_was(answer: smtp.Reply) -> None:
+    """RFC 3030 section 2: accepted, discarded, and only then refused; later chunks too, for their start is missing."""
+    session = chunks(
+        chunk(b"QUIT\r\n") + chunk(b"QUIT\r\n", last=True) + BEGIN + b"DATA\r\n", answers={smtp.Data: [answer, ACCEPT]}
+    )
+    assert session.codes == [answer.code, 503, 250, 250, 354]
+    assert session.of(MessageChunk, smtp.Quit, smtp.MessageComplete, smtp.MessageAborted) == []
+
+
+def test_421_to_data_ends_the_session_at_once() -> None:
+    """RFC 5321 section 3.8."""
+    session = chunks(chunk(b"x"), answers={smtp.Data: smtp.Reply(421, "4.3.2", "enough")})
+    assert session.codes == [421]
+    assert session.closed is not None
+
+
+def test_the_octets_come_behind_refused_recipients_too() -> None:
+    """RFC 3030 section 2: and no part of a message is taken for the whole because a later recipient was good."""
+    session = ready(
+        b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\n" + chunk(b"QUIT\r\n") + b"RCPT TO:<c@d>\r\n" + chunk(b"x", last=True),
+        settings=SETTINGS,
+        answers={smtp.Rcpt: [NO]},
+    )
+    assert session.codes == [250, 550, 503, 503, 503]
+    assert session.of(smtp.Data, smtp.Quit) == []
+
+
+@pytest.mark.parametrize("before", [b"", b"EHLO c\r\n", b"EHLO c\r\nMAIL FROM:<>\r\n"])
+def test_bdat_out_of_order_eats_its_octets(before: bytes) -> None:
+    """RFC 3030 section 2."""
+    for pieces in each_cut(before + chunk(b"QUIT\r\n") + b"NOOP\r\n"):
+        session = serve(*pieces, settings=SETTINGS)
+        assert session.codes[-2:] == [503, 250]
+        assert session.of(smtp.Quit) == []
+
+
+def test_bdat_and_data_do_not_mix() -> None:
+    """RFC 3030 section 2: 503, and the chunks go on."""
+    session = chunks(chunk(b"x\r\n") + b"DATA\r\nMAIL FROM:<>\r\nRCPT TO:<c@d>\r\n" + chunk(b"y\r\n", last=True))
+    assert session.codes == [250, 503, 503, 503, 250]
+    assert session.content == b"x\r\ny\r\n"
+
+
+@pytest.mark.parametrize(("line", "event"), [(b"RSET", smtp.Rset()), (b"EHLO d", smtp.Hello(domain="d"))])
+def test_rset_between_chunks_aborts_the_message(line: bytes, event: object) -> None:
+    """RFC 3030 section 2."""
+    session = chunks(chunk(b"x") + line + b"\r\n" + BEGIN + b"DATA\r\n.\r\n")
+    assert session.events[2:4] == [smtp.MessageAborted(why=smtp.ContentFault.GIVEN_UP), event]
+    assert session.codes == [250, 250, 250, 250, 354, 250]
+    assert session.of(smtp.MessageComplete) == [COMPLETE]
+
+
+def test_quit_between_chunks_aborts_the_message() -> None:
+    session = chunks(chunk(b"x") + b"QUIT\r\n")
+    assert session.events[2:] == [smtp.MessageAborted(why=smtp.ContentFault.GIVEN_UP), smtp.Quit()]
+    assert session.codes == [250, 221]
+
+
+@pytest.mark.parametrize("octets", [chunk(b"abc"), chunk(b"abc")[:-1], b"BDAT 3\r\n", chunk(b"abc") + b"NOO"])
+def test_a_disconnect_aborts_the_message(octets: bytes) -> None:
+    """DESIGN.md section 2: each message that was begun has an end."""
+    session = chunks(octets, b"")
+    assert session.events[-1] == smtp.MessageAborted(why=Why.PEER)
+    assert session.closed is not None
+
+
+@pytest.mark.parametrize("octets", [chunk(b"abc"), chunk(b"abc")[:-1]])
+def test_shut_down_inside_a_chunk_aborts_the_message(octets: bytes) -> None:
+    session = chunks(octets)
+    session.machine.shut_down(Why.TIMED_OUT)
+    session.pull()
+    assert session.events[-1] == smtp.MessageAborted(why=Why.TIMED_OUT)
+    assert session.codes[-1] == 421
+    assert session.closed is not None
+
+
+@pytest.mark.parametrize("answer", [ACCEPT, NO])
+def test_shut_down_while_data_is_open_takes_the_answer_first(answer: object) -> None:
+    session = chunks(b"BDAT 3\r\nab", answers={smtp.Data: LEFT_OPEN})
+    session.machine.shut_down()
+    session.answer(answer)
+    assert session.codes == [421]
+    assert len(session.of(smtp.MessageAborted)) == (answer is ACCEPT)
+
+
+def test_too_many_errors_between_chunks_abort_the_message() -> None:
+    session = chunks(chunk(b"x") + b"FOO\r\n" * 3, settings=attrs.evolve(SETTINGS, maximum_errors=3))
+    assert session.codes == [250, 500, 500, 500, 421]
+    assert session.events[-1] == smtp.MessageAborted(why=Why.TOO_MANY_ERRORS)
+
+
+@pytest.mark.parametrize("argument", [b"", b" x", b" -1", b" 1 FIRST", b" 1 LAST x", b" 1" * 2, b" " + b"9" * 21])
+@pytest.mark.parametrize("before", [b"", chunk(b"x")])
+def test_a_bdat_that_cannot_be_counted_ends_the_session(argument: bytes, before: bytes) -> None:
+    """Where its octets end and the next command begins is anybody's guess: reading on would obey content."""
+    session = chunks(before + b"BDAT" + argument + b"\r\nRSET\r\n")
+    assert session.codes[-1] == 501
+    assert session.of(smtp.Rset) == []
+    assert session.closed is not None
+    assert len(session.of(smtp.MessageAborted)) == bool(before)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (b"a\rb",),
+        (b"a\nb",),
+        (b"a\0b",),
+        (b"a\r",),
+        (b"a\r", b"b"),
+        (b"a", b"\nb"),
+        (b"a\r", b"\r\n"),
+        (b"\r\n\r", b""),
+    ],
+)
+def test_bare_cr_lf_and_nul_are_refused_across_chunks(pieces: tuple[bytes, ...]) -> None:
+    """RFC 5321 section 2.3.8: in by BDAT and out by DATA would be a way to smuggle."""
+    head, tail = b"".join(map(chunk, pieces[:-1])), chunk(pieces[-1], last=True) + b"NOOP\r\n"
+    for cut in each_cut(head + tail):
+        session = chunks(*cut)
+        assert session.of(smtp.MessageAborted, smtp.MessageComplete) == [BAD]
+        assert session.codes == [*[250] * (len(pieces) - 1), 554, 250]
+
+
+@pytest.mark.parametrize("content", [b"a", b"a\r\nb", b"."])
+def test_a_last_line_without_its_end_gets_one(content: bytes) -> None:
+    """RFC 5321 section 4.1.1.4: as by DATA, which cannot say otherwise; BINARYMIME and *any_octets* get none."""
+    for pieces in each_cut(chunk(content[:1]) + chunk(content[1:], last=True)):
+        session = chunks(*pieces)
+        assert session.content == content + b"\r\n"
+        assert session.codes == [250, 250]
+    assert chunks(chunk(content, last=True), settings=attrs.evolve(SETTINGS, any_octets=True)).content == content
+
+
+def test_a_crlf_cut_by_two_chunks_is_a_crlf() -> None:
+    session = chunks(chunk(b"a\r") + chunk(b"\nb\r\n", last=True))
+    assert session.content == b"a\r\nb\r\n"
+    assert session.codes == [250, 250]
+
+
+def test_binarymime_may_carry_any_octets_by_bdat_alone() -> None:
+    """RFC 3030 section 3."""
+    octets = bytes(range(256)) + b"\r"
+    mail = b"MAIL FROM:<> BODY=BINARYMIME\r\nRCPT TO:<a@b>\r\n"
+    session = ready(mail + b"DATA\r\n" + chunk(octets, last=True), settings=BINARY)
+    assert session.codes == [250, 250, 503, 250]
+    assert session.content == octets
+    assert session.of(smtp.Mail) == [smtp.Mail(reverse_path=None, body=smtp.Body.BINARY_MIME)]
+    assert ready(mail[:30], settings=SETTINGS).codes == [555]
+
+
+@pytest.mark.parametrize("ending", [b"RSET\r\n", chunk(b"\0", last=True), b"EHLO c\r\n"])
+def test_binarymime_is_of_one_transaction(ending: bytes) -> None:
+    """RFC 3030 section 3: what follows is plain again."""
+    session = ready(b"MAIL FROM:<> BODY=BINARYMIME\r\nRCPT TO:<a@b>\r\n" + ending, settings=BINARY).forget()
+    session.receive(BEGIN + chunk(b"\0", last=True) + BEGIN + b"DATA\r\n\0\r\n.\r\n")
+    assert session.codes == [250, 250, 554, 250, 250, 354, 554]
+
+
+def test_a_refused_binarymime_leaves_nothing_behind() -> None:
+    session = ready(
+        b"MAIL FROM:<> BODY=BINARYMIME\r\n" + BEGIN + b"DATA\r\n.\r\n", settings=BINARY, answers={smtp.Mail: [NO]}
+    )
+    assert session.codes == [550, 250, 250, 354, 250]
+
+
+def test_chunks_over_the_limit_are_552_and_eaten() -> None:
+    """RFC 1870 section 6.1: known before the octets come."""
+    first = chunks(chunk(b"x" * 65_537, last=True) + b"NOOP\r\n", settings=SMALL)
+    assert first.of(smtp.Data) == []
+    assert first.codes == [552, 250]
+    octets = chunk(b"x" * 65_536) + chunk(b"y", last=True) + b"NOOP\r\n"
+    for pieces in ([octets], [octets[:70_000], octets[70_000:]]):
+        later = chunks(*pieces, settings=SMALL)
+        assert later.content == b"x" * 65_536
+        assert later.of(smtp.MessageAborted) == [smtp.MessageAborted(why=smtp.ContentFault.TOO_LARGE)]
+        assert later.codes == [250, 552, 250]
+    assert chunks(chunk(b"x" * 65_534) + chunk(b"\r\n", last=True), settings=SMALL).codes == [250, 250]
+
+
+@pytest.mark.parametrize("before", [b"", chunk(b"x"), b"RSET\r\n"])
+def test_a_chunk_far_over_the_limit_ends_the_session(before: bytes) -> None:
+    """It would be read for hours, to be refused."""
+    session = chunks(before + b"BDAT 66537\r\n", settings=SMALL)
+    assert session.codes[-1] == 421
+    assert session.closed is not None
+    assert len(session.of(smtp.MessageAborted)) == (before == chunk(b"x"))
+    assert chunks(b"BDAT 66536\r\n", settings=SMALL).closed is None
+
+
+def test_content_far_over_the_limit_ends_the_session() -> None:
+    """DATA, too: content that has no end is not read for ever; 552 is for what has one."""
+    settings = attrs.evolve(SMALL, maximum_excess=100_000)
+    begin = BEGIN + b"DATA\r\n"
+    over = ready(begin + (b"x" * 998 + b"\r\n") * 165 + b".\r\n", settings=settings)
+    assert over.codes == [250, 250, 354, 552]
+    for size in (1_000, 7_000, 300_000):
+        octets = begin + (b"x" * 998 + b"\r\n") * 166 + b".\r\n"
+        session = ready(*[octets[n : n + size] for n in range(0, len(octets), size)], settings=settings)
+        assert session.codes == [250, 250, 354, 421]
+        assert session.events[-1] == smtp.MessageAborted(why=smtp.ContentFault.TOO_LARGE)
+        assert session.closed is not None
+
+
+@pytest.mark.parametrize("by_bdat", [True, False])
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"x" * 998 + b"\r\n", 250),
+        (b"x" * 999 + b"\r\n", 554),
+        ((b"x" * 998 + b"\r\n") * 3, 250),
+        (b"\r\n" * 2_000 + b"x" * 999 + b"\r\n", 554),
+        (b"x" * 5_000, 554),
+        (b"." * 998 + b"\r\n", 250),
+    ],
+)
+def test_lines_over_1000_octets_are_refused_where_a_setting_says_so(content: bytes, code: int, by_bdat: bool) -> None:
+    """RFC 5321 section 4.5.3.1.6: the CRLF counts, the dot of transparency does not."""
+    settings = attrs.evolve(SETTINGS, maximum_text_line=1_000)
+    end = b".\r\n" if content.endswith(b"\r\n") else b"\r\n.\r\n"
+    octets = chunk(content, last=True) if by_bdat else b"DATA\r\n" + b"." * content.startswith(b".") + content + end
+    for size in (1, 7, len(octets)):
+        if size == 1 and len(octets) > 3_100:
+            continue
+        session = chunks(*[octets[n : n + size] for n in range(0, len(octets), size)], settings=settings)
+        assert session.codes[-1] == code
+        if code == 554:
+            assert session.events[-1] == smtp.MessageAborted(why=smtp.ContentFault.LONG_LINE)
+    after = session.forget().receive(BEGIN + b"DATA\r\n.\r\n")
+    assert after.codes == [250, 250, 354, 250]
+
+
+@pytest.mark.parametrize("octets", [chunk(b"a\rb\nc\0d\r", last=True), b"DATA\r\na\rb\nc\0d\r\r\n.\r\n"])
+def test_content_passes_unchanged_where_a_setting_says_so(octets: bytes) -> None:
+    """DESIGN.md section 4 rule 1 is the default; whoever passes such content on answers for it."""
+    session = chunks(octets, settings=attrs.evolve(SETTINGS, any_octets=True))
+    assert re.fullmatch(rb"a\rb\nc\0d\r(\r\n)?", session.content)
+    assert session.codes[-1] == 250
+
+
+def test_a_chunk_is_not_gathered_in_memory() -> None:
+    """DESIGN.md section 4 rule 4: its octets are handed on as they come."""
+    session = chunks(b"BDAT 10000000 LAST\r\n")
+    for _ in range(100):
+        session.receive(b"x" * 99_998 + b"\r\n")
+        assert len(session.machine._input) == 0
+    assert len(session.of(MessageChunk)) == 100
+    assert session.codes == [250]
