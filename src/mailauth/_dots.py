@@ -15,6 +15,10 @@ _UNDECIDED: Final = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r")
 _OPEN: Final = (b"\r", b"\n", b".")
 _LINE_WITH_DOT: Final = re.compile(rb"\r\n\.")
 _search_dot: Final = _LINE_WITH_DOT.search
+_DOT_AFTER_LF: Final = re.compile(rb"\n\.")
+_search_dot_after_lf: Final = _DOT_AFTER_LF.search
+_stuff: Final = _DOT_AFTER_LF.sub
+_STUFFED: Final = b"\n.."
 _unstuff: Final = _LINE_WITH_DOT.sub
 
 
@@ -85,7 +89,10 @@ class Unstuffer:
 
 
 class Stuffer:
-    """Makes content ready for the wire: a dot before each line that begins with one, and the end."""
+    """Makes content ready for the wire: a dot before each line that begins with one, and the end.
+
+    A dot behind a bare LF gets one as well: receivers that take LF for a line end must not find the end inside.
+    """
 
     __slots__ = ("_tail",)
 
@@ -97,12 +104,10 @@ class Stuffer:
         if not octets:
             return octets
         stuffed = octets
-        if _search_dot(octets) is not None:
-            stuffed = octets.replace(b"\r\n.", b"\r\n..")
-        if octets[0] == 0x2E and self._tail == CRLF:
+        if _search_dot_after_lf(octets) is not None:
+            stuffed = _stuff(_STUFFED, octets)
+        if octets[0] == 0x2E and self._tail.endswith(b"\n"):
             stuffed = b"." + stuffed
-        elif octets.startswith(b"\n.") and self._tail.endswith(b"\r"):
-            stuffed = b"\n." + stuffed[1:]
         self._tail = octets[-2:] if len(octets) > 1 else self._tail[-1:] + octets
         return stuffed
 
@@ -119,6 +124,6 @@ class Stuffer:
 def stuff_whole(status: bytes, octets: bytes) -> bytes:
     """A status line, and content that is there in one piece with its end: what a Stuffer makes of it, for less."""
     whole = status + octets  # the line end of the status makes the start of the content like any other line's
-    if _search_dot(whole) is not None:
-        whole = whole.replace(b"\r\n.", b"\r\n..")
+    if _search_dot_after_lf(whole) is not None:
+        whole = _stuff(_STUFFED, whole)
     return whole + (b".\r\n" if whole.endswith(CRLF) else b"\r\n.\r\n")

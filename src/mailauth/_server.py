@@ -5,7 +5,6 @@ Knows no verb and no reply; who may log in is the application's to answer.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from abc import abstractmethod
 from typing import TypeAlias, TypeVar
@@ -83,7 +82,7 @@ class ServerMachine(Machine[E]):
     def _nonce(self) -> str:
         """32 hexadecimal digits, never the same twice: a counter under the entropy of this connection (HMAC-SHA256)."""
         self._nonces += 1
-        return hmac.new(self._entropy, b"%d" % self._nonces, hashlib.sha256).hexdigest()[:32]
+        return hmac.digest(self._entropy, b"%d" % self._nonces, "sha256").hex()[:32]
 
     def _start_login(self, mechanism: sasl.ServerMechanism) -> sasl.ServerExchange:
         """Open the exchange; the caller begins it and hands its first step to ``_proceed()``."""

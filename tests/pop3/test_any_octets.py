@@ -34,7 +34,18 @@ lines = st.one_of(
     st.sampled_from(
         [
             *(b"USER alice", b"PASS wonderland", b"PASS x", b"AUTH PLAIN " + PLAIN, b"AUTH PLAIN", PLAIN, b"*", b"="),
-            *(b"AUTH LOGIN", b"AUTH", b"APOP alice " + b"0" * 32, b"CAPA", b"capa", b"QUIT", b"STLS", b"STAT", b"LIST"),
+            *(
+                b"AUTH LOGIN",
+                b"AUTH",
+                b"APOP alice " + b"0" * 32,
+                b"CAPA",
+                b"capa",
+                b"UTF8",
+                b"QUIT",
+                b"STLS",
+                b"STAT",
+                b"LIST",
+            ),
             *(
                 b"LIST 1",
                 b"UIDL",

@@ -136,13 +136,13 @@ ALWAYS = ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING"]
 def test_capa_in_clear_text_offers_no_password() -> None:
     """RFC 2449 section 6; without legacy neither USER nor SASL is there before TLS."""
     connection, application, _ = greeted(STRICT)
-    assert capabilities(connection, application) == [*ALWAYS, "STLS", "IMPLEMENTATION mailauth"]
+    assert capabilities(connection, application) == [*ALWAYS, "STLS", "UTF8", "IMPLEMENTATION mailauth"]
 
 
 def test_capa_inside_tls_offers_every_way_and_no_stls() -> None:
     connection, application, _ = greeted(STRICT, TLS)
     assert capabilities(connection, application) == [
-        *(*ALWAYS, "USER", "SASL PLAIN LOGIN CRAM-MD5", "IMPLEMENTATION mailauth")
+        *(*ALWAYS, "USER", "SASL PLAIN LOGIN CRAM-MD5", "UTF8 USER", "IMPLEMENTATION mailauth")
     ]
 
 
@@ -160,6 +160,7 @@ def test_capa_of_a_server_that_offers_less() -> None:
         mechanisms=pop3.DEFAULT_MECHANISMS.only("PLAIN"),
         mechanisms_without_tls=frozenset({"PLAIN", "USER"}),
         implementation="",
+        utf8=False,
     )
     connection, application, _ = greeted(settings)
     assert capabilities(connection, application) == [*ALWAYS, "SASL PLAIN"]

@@ -19,7 +19,7 @@ numbers = st.integers(1, 9_999_999_999)
 counts = st.integers(0, 9_999_999_999)
 octets = st.binary(min_size=1, max_size=60).filter(lambda found: not set(b"\r\n") & set(found))
 commands: st.SearchStrategy[LineCommand] = st.one_of(
-    st.sampled_from([pop3.Capa(), pop3.Stls(), pop3.Stat(), pop3.Noop(), pop3.Rset(), pop3.Quit()]),
+    st.sampled_from([pop3.Capa(), pop3.Stls(), pop3.Utf8(), pop3.Stat(), pop3.Noop(), pop3.Rset(), pop3.Quit()]),
     st.builds(pop3.List, number=st.none() | numbers),
     st.builds(pop3.Uidl, number=st.none() | numbers),
     st.builds(pop3.Dele, number=numbers),

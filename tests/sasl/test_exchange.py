@@ -380,11 +380,9 @@ def test_a_login_succeeds_exactly_when_the_secrets_agree(name: str, other: str, 
             log_in_raw(
                 UserPassClient(authentication_identity=name, password=password), UserPassServer(tls=True), known
             ),
-            log_in_raw(
-                ApopClient(authentication_identity=name, secret=password),
-                ApopServer(timestamp=TIMESTAMP, tls=True),
-                known,
-            ),
         ]
+        if name.isascii() and sent.isascii():  # others are prepared by the client (RFC 6856 section 2.2)
+            apop = ApopClient(authentication_identity=name, secret=password)
+            ends.append(log_in_raw(apop, ApopServer(timestamp=TIMESTAMP, tls=True), known))
         success = Success(authentication_identity=name, authorization_identity=name)
-        assert ends == [success if right else Refusal.BAD_CREDENTIALS] * 4
+        assert ends == [success if right else Refusal.BAD_CREDENTIALS] * len(ends)

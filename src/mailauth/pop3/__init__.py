@@ -1,4 +1,4 @@
-"""POP3, both sides, as pure state machines (RFC 1939, 2449, 2595, 5034).  Knows nothing of SMTP and does no I/O."""
+"""POP3, both sides, as pure state machines (RFC 1939, 2449, 2595, 5034, 6856).  Knows no SMTP and does no I/O."""
 
 from .._events import MessageChunk as MessageChunk
 from ._states import TRANSITIONS as TRANSITIONS, State as State
@@ -14,6 +14,7 @@ from .commands import (
     Stat as Stat,
     Stls as Stls,
     Uidl as Uidl,
+    Utf8 as Utf8,
 )
 from .events import (
     AnyServerEvent as AnyServerEvent,

@@ -25,6 +25,7 @@ from .commands import (
     Stls,
     Uidl,
     User,
+    Utf8,
     checked_retrieve,
 )
 
@@ -32,9 +33,13 @@ COMMON: Final = re.compile(
     rb"(?:RETR ([1-9][0-9]{0,9})|DELE ([1-9][0-9]{0,9})|(STAT)|(NOOP)|(QUIT))\r\n", re.IGNORECASE
 )
 
+COMMON_RETR: Final = 1
+"""Which group of COMMON holds the number of RETR."""
+
 PARSERS: Final[Mapping[bytes, Callable[[bytes], LineCommand]]] = {
     b"CAPA": Capa.parse,
     b"STLS": Stls.parse,
+    b"UTF8": Utf8.parse,
     b"USER": User.parse,
     b"PASS": Pass.parse,
     b"APOP": Apop.parse,
@@ -54,7 +59,7 @@ PARSERS: Final[Mapping[bytes, Callable[[bytes], LineCommand]]] = {
 def from_common(found: re.Match[bytes]) -> Retrieve | Dele | Stat | Noop | Quit:
     """The command that COMMON matched."""
     index = found.lastindex
-    if index == 1:
+    if index == COMMON_RETR:
         return checked_retrieve(int(found[1]))
     if index == 2:
         return Dele(number=int(found[2]))

@@ -9,6 +9,7 @@ from .. import sasl
 from .replies import Reply, Unavailable
 
 SEND_PASSWORD: Final = Reply(True, "", "now the password")  # for every name (RFC 1939 section 13)
+UTF8_MODE: Final = Reply(True, "", "UTF8 it is")
 BEGIN_TLS: Final = Reply(True, "", "begin the TLS handshake")
 MESSAGE_FOLLOWS: Final = Reply(True, "", "message follows")
 NOOP: Final = Reply(True, "", "still here")
@@ -19,6 +20,9 @@ LINE_TOO_LONG: Final = Reply(False, "", "command line too long")
 BAD_SEQUENCE: Final = Reply(False, "", "this command is not valid in this state")
 NO_MECHANISM: Final = Reply(False, "", "this authentication mechanism is not offered here")
 TLS_ACTIVE: Final = Reply(False, "", "TLS is active already")
+NO_TLS_AFTER_UTF8: Final = Reply(False, "", "no STLS after UTF8")  # RFC 6856 section 2.1
+NO_UTF8: Final = Reply(False, "", "UTF8 is not offered here")
+NEEDS_UTF8: Final = Reply(False, "UTF8", "this message holds UTF-8: say UTF8 before the login")
 NO_TLS: Final = Reply(False, "", "TLS is not offered here")
 TOO_MANY_ERRORS: Final = Reply(False, "", "too many errors, closing the connection")
 SHUTTING_DOWN: Final = Reply(False, "SYS/TEMP", "service shutting down, try again later")
@@ -33,6 +37,8 @@ MAILDROP_UNAVAILABLE: Final[Mapping[Unavailable, Reply]] = {
     Unavailable.IN_USE: Reply(False, "IN-USE", "maildrop is in use by another session"),
     Unavailable.TEMPORARY: Reply(False, "SYS/TEMP", "maildrop is not available now"),
     Unavailable.PERMANENT: Reply(False, "SYS/PERM", "maildrop is broken"),
+    Unavailable.LOGIN_DELAY: Reply(False, "LOGIN-DELAY", "too soon after the last login"),
+    Unavailable.UTF8: Reply(False, "UTF8", "maildrop needs UTF8"),
 }
 MESSAGE_UNAVAILABLE: Final[Mapping[Unavailable, Reply]] = {
     why: Reply(False, why.value, "message cannot be read") for why in Unavailable

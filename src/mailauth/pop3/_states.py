@@ -39,6 +39,7 @@ _STAYING: Final = ("CAPA", "STAT", "LIST", "UIDL", "RETR", "TOP", "DELE", "RSET"
 TRANSITIONS: Final[Mapping[tuple[State, str], State]] = {
     (State.AUTHORIZATION, "CAPA"): State.AUTHORIZATION,
     (State.AUTHORIZATION, "STLS"): State.TLS,  # in no other state (RFC 2595 section 4)
+    (State.AUTHORIZATION, "UTF8"): State.AUTHORIZATION,  # before the login alone (RFC 6856 section 2.1)
     (State.AUTHORIZATION, "USER"): State.NAMED,
     (State.AUTHORIZATION, "APOP"): State.TRANSACTION,
     (State.AUTHORIZATION, "AUTH"): State.AUTH,

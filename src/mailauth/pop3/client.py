@@ -16,7 +16,7 @@ from .._errors import LocalProtocolError, Malformed, RemoteProtocolError
 from .._events import Action, Command, MessageChunk, Tls, Why
 from ._grammar import find_timestamp
 from ._states import CLIENT_PATIENCE, NEXT, State
-from .commands import SENDABLE, Apop, Auth, Capa, Dele, List, Pass, Quit, Retrieve, Rset, Stls, Uidl, User
+from .commands import SENDABLE, Apop, Auth, Capa, Dele, List, Pass, Quit, Retrieve, Rset, Stls, Uidl, User, Utf8
 from .events import AuthenticationFailed, ClientEvent, Replied
 from .replies import Reply, parse_status, printable
 from .settings import MAXIMUM_COMMAND_LINE, ClientSettings
@@ -38,6 +38,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         "_status",
         "_timestamp",
         "_unstuffer",
+        "_utf8",
     )
 
     def __init__(self, settings: ClientSettings | None = None, *, tls: Tls | None = None) -> None:
@@ -51,6 +52,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._lines: list[str] | None = None
         self._answer_size = 0
         self._unstuffer: Unstuffer | None = None
+        self._utf8 = False  # UTF8 was said
 
     @property
     def capabilities(self) -> Mapping[str, str]:
@@ -80,7 +82,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
             raise LocalProtocolError(f"{command.verb} is not allowed in {self._state.name}")
         if isinstance(command, Stls) and self._tls is not None:
             raise LocalProtocolError("TLS is active already")
+        if isinstance(command, Stls) and self._utf8:
+            raise LocalProtocolError("STLS may not follow UTF8 (RFC 6856 section 2.1)")
         octets = command.to_wire()
+        self._utf8 = self._utf8 or isinstance(command, Utf8)
         self._state = after
         self._queue(command, octets)
 
@@ -90,7 +95,13 @@ class ClientConnection(ClientMachine[ClientEvent]):
     # The login
 
     def authenticate(self, *mechanisms: sasl.ClientMechanism) -> None:
-        """As the base says.  Inside TLS, APOP is taken only when none of the others is offered: MD5 is broken."""
+        """As the base says.  Inside TLS, APOP is taken only when none of the others is offered: MD5 is broken.
+
+        With a name or password outside ASCII, USER and APOP are offered only by a CAPA answer with ``UTF8 USER`` (RFC
+        6856 section 2.2).
+        """
+        if "USER" not in self._capabilities.get("UTF8", "").upper().split():
+            mechanisms = tuple(mechanism for mechanism in mechanisms if not _needs_utf8(mechanism))
         if self._tls is not None:
             mechanisms = tuple(sorted(mechanisms, key=lambda mechanism: mechanism.name == "APOP"))
         super().authenticate(*mechanisms)
@@ -237,6 +248,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if self._idle and not self._marked and self._state in (State.AUTHORIZATION, State.TRANSACTION):
             self._write(Quit().to_wire(), due=True)
         self._close(self._why)
+
+
+def _needs_utf8(mechanism: sasl.ClientMechanism) -> bool:
+    return isinstance(mechanism, sasl.UserPassClient | sasl.ApopClient) and mechanism.needs_utf8
 
 
 def _parse_capabilities(lines: tuple[str, ...]) -> dict[str, str]:

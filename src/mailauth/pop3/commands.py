@@ -51,6 +51,13 @@ class Stls(Bare, OrUnavailable[Accept]):
 
 
 @attrs.frozen(kw_only=True)
+class Utf8(Bare, Notice):
+    """``UTF8``: messages whose header holds UTF-8 may be sent as they are (RFC 6856 section 2.1)."""
+
+    verb: ClassVar[str] = "UTF8"
+
+
+@attrs.frozen(kw_only=True)
 class Stat(Bare, Notice):
     """``STAT``: how many messages, how many octets (RFC 1939 section 5)?  Deleted messages do not count."""
 
@@ -137,7 +144,8 @@ class Retrieve(Command, OrUnavailable[Content]):
     """``RETR``, and ``TOP`` when *lines* is a number (RFC 1939 sections 5 and 7): the text of a message.
 
     Answer with the message from its start, for TOP as well: the core cuts it, and asks no further once it has enough.
-    Unavailable becomes -ERR with its response code.
+    Unavailable becomes -ERR with its response code.  A server that offers UTF8 refuses by itself, with ``[UTF8]``, when
+    the header in the first Content is UTF-8 beyond ASCII and the client has not said UTF8 (RFC 6856 section 2.1).
     """
 
     number: int
@@ -168,14 +176,16 @@ class Retrieve(Command, OrUnavailable[Content]):
         return f"{self.verb} {self.number}{lines}\r\n".encode("ascii")
 
 
-_set: Final = object.__setattr__
+_new: Final = object.__new__
+_set_number: Final = vars(Retrieve)["number"].__set__
+_set_lines: Final = vars(Retrieve)["lines"].__set__
 
 
 def checked_retrieve(number: int) -> Retrieve:
     """RETR of a number that a grammar has just matched: checking it again would be half its price."""
-    command: Retrieve = Retrieve.__new__(Retrieve)
-    _set(command, "number", number)
-    _set(command, "lines", None)
+    command = _new(Retrieve)
+    _set_number(command, number)
+    _set_lines(command, None)
     return command
 
 
@@ -249,9 +259,9 @@ class Auth(Command):
 
 
 LineCommand: TypeAlias = (
-    Capa | Stls | Stat | List | Uidl | Retrieve | Dele | Rset | Noop | Quit | User | Pass | Apop | Auth
+    Capa | Stls | Utf8 | Stat | List | Uidl | Retrieve | Dele | Rset | Noop | Quit | User | Pass | Apop | Auth
 )
 """The commands that are a line each: all of them."""
 
-SENDABLE: Final = (Capa, Stls, Stat, List, Uidl, Retrieve, Dele, Rset, Noop, Quit)
+SENDABLE: Final = (Capa, Stls, Utf8, Stat, List, Uidl, Retrieve, Dele, Rset, Noop, Quit)
 """What a client may hand to ``send()``."""

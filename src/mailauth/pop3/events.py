@@ -8,7 +8,7 @@ import attrs
 
 from .. import sasl
 from .._events import Accept, LoginRefusedBy, MessageChunk, RefusedBy, RepliedBy, TlsStarted
-from .commands import Capa, Dele, List, Noop, Quit, Retrieve, Rset, Stat, Stls, Uidl
+from .commands import Capa, Dele, List, Noop, Quit, Retrieve, Rset, Stat, Stls, Uidl, Utf8
 from .maildrop import Maildrop
 from .replies import Content, OrUnavailable, Reply
 
@@ -24,6 +24,9 @@ class Connected(OrUnavailable[Accept]):
 @attrs.frozen(kw_only=True)
 class OpenMaildrop(OrUnavailable[Maildrop]):
     """Lock the maildrop of *identity* and take its snapshot (RFC 1939 section 4).  Authenticated has come just before.
+
+    Unavailable.LOGIN_DELAY says that this login comes too soon after the last.  The core has no clock: what
+    ``ServerSettings.login_delay`` announces, the application enforces.
 
     A Maildrop opens TRANSACTION; everything but the text of messages and the commit is then computed from it.  Hold
     the lock until the connection's events end: whether QUIT was said or not, that is where the session is over.
@@ -81,6 +84,7 @@ ServerEvent: TypeAlias = (
     | sasl.FetchSecret
     | sasl.Authorize
     | Capa
+    | Utf8
     | Stat
     | List
     | Uidl

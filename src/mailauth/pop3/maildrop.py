@@ -6,6 +6,7 @@ section 5).
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -56,10 +57,12 @@ _LINES_AT_ONCE: Final = 256
 class MarkedMaildrop:
     """A maildrop with the marks that DELE sets and RSET takes away."""
 
-    __slots__ = ("_messages", "_size", "deleted", "size")
+    __slots__ = ("_messages", "_size", "deleted", "last", "size")
 
     def __init__(self, maildrop: Maildrop) -> None:
         self._messages = maildrop.messages
+        self.last = len(maildrop.messages)
+        """The highest message number."""
         self._size = self.size = maildrop.size
         self.deleted: set[int] = set()
 
@@ -68,12 +71,12 @@ class MarkedMaildrop:
     @property
     def count(self) -> int:
         """Messages that are not marked."""
-        return len(self._messages) - len(self.deleted)
+        return self.last - len(self.deleted)
 
     def missing(self, number: int) -> Reply | None:
         """The refusal when there is no message of that number, or not any more; None when it is there (section 5)."""
-        if number > len(self._messages):
-            return Reply(False, "", f"no such message, only {len(self._messages)} messages in maildrop")
+        if number > self.last:
+            return Reply(False, "", f"no such message, only {self.last} messages in maildrop")
         return Reply(False, "", f"message {number} already deleted") if number in self.deleted else None
 
     def __getitem__(self, number: int) -> Message:
@@ -94,6 +97,22 @@ class MarkedMaildrop:
             lines = [f"{number} {describe(message)}\r\n" for number, message in numbered if number not in self.deleted]
             yield "".join(lines).encode("ascii")
         yield b".\r\n"
+
+
+def needs_utf8(octets: bytes) -> bool:
+    """Whether the header at the start of *octets*, as far as it goes, is UTF-8 beyond ASCII (RFC 6856 section 2.1).
+
+    Octets of another encoding make no international header: such a message was never one for UTF8 mode alone.
+    """
+    if octets.isascii() or octets.startswith(CRLF):
+        return False
+    blank = octets.find(b"\r\n\r\n")
+    header = octets if blank < 0 else octets[:blank]
+    try:
+        codecs.utf_8_decode(header, "strict", blank >= 0)  # a character may go on in the next piece
+    except UnicodeDecodeError:
+        return False
+    return not header.isascii()
 
 
 class Outgoing:

@@ -1,6 +1,6 @@
 """Replies: what a server says, as a value, and the one encoder and decoder; and what an application answers with.
 
-Codec only: knows no verb and no state (RFC 1939 section 3, RFC 2449 sections 3 and 8).
+Codec only: knows no verb and no state (RFC 1939 section 3, RFC 2449 sections 3 and 8, RFC 6856 section 5).
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ class Unavailable(enum.Enum):
     """It may work when tried again (RFC 3206 section 4)."""
     PERMANENT = "SYS/PERM"
     """It will not work before somebody mends it (RFC 3206 section 4)."""
+    LOGIN_DELAY = "LOGIN-DELAY"
+    """The last login was too short a while ago (RFC 2449 section 8.1.1): for OpenMaildrop."""
+    UTF8 = "UTF8"
+    """The text can be had after UTF8 alone (RFC 6856 section 5): for Retrieve, where the core cannot see it."""
 
 
 class OrUnavailable(Question[A | Unavailable], Generic[A]):
@@ -51,7 +55,11 @@ class Content:
     """A piece of a message, or all of it: an application's answer to Retrieve and RetrieveMore."""
 
     octets: bytes = attrs.field(repr=lambda octets: f"<{len(octets)} octets>")
-    """With CRLF line ends, dots not stuffed; pieces may be cut anywhere."""
+    """With CRLF line ends, dots not stuffed; pieces may be cut anywhere.
+
+    A bare LF goes out as it is, and a dot behind it gets another one: a client that takes LF for a line end (poplib
+    does) must not find the end of the answer inside it.
+    """
 
     last: bool = True
     """False: there is more, so ask RetrieveMore once these octets are written."""

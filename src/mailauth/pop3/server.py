@@ -1,4 +1,5 @@
-"""POP3 as a server sees it: one state machine, from the greeting to the last reply (RFC 1939, 2449, 2595, 5034).
+"""POP3 as a server sees it: one state machine, from the greeting to the last reply (RFC 1939, 2449, 2595, 5034,
+6856).
 
 Knows the order of commands, the wall of TLS, the path of a login and the snapshot of the maildrop; passwords, the text
 of messages and the commit are the application's to answer.
@@ -12,14 +13,14 @@ from operator import attrgetter
 from typing import Any, Final, Generic, Never, TypeVar
 
 from .. import sasl
-from .._dots import stuff_whole
 from .._errors import LocalProtocolError, Malformed
 from .._events import Accept, Action, Question, Tls, Why
 from .._lines import LineTooLong
-from .._server import LoginEvent, ServerMachine, login_failed
+from .._server import LoginEvent, login_failed
 from . import _fixed
-from ._command_lines import COMMON, PARSERS, from_common
+from ._command_lines import PARSERS
 from ._states import NEXT, SERVER_PATIENCE, State
+from ._usual import UsualCourse
 from .commands import (
     Apop,
     Auth,
@@ -36,17 +37,16 @@ from .commands import (
     Stls,
     Uidl,
     User,
-    checked_retrieve,
+    Utf8,
 )
 from .events import Connected, OpenMaildrop, PosedQuestion, Refused, RetrieveMore, ServerEvent, Update
-from .maildrop import Maildrop, MarkedMaildrop, Message, Outgoing
+from .maildrop import Maildrop, MarkedMaildrop, Message, Outgoing, needs_utf8
 from .replies import Content, Reply, Unavailable
 from .settings import AnyServerSettings, ServerSettings
 
 A = TypeVar("A")
 Q = TypeVar("Q")
 
-_match_common: Final = COMMON.match
 _AUTH, _TRANSACTION = State.AUTH, State.TRANSACTION
 _MESSAGE_FOLLOWS: Final = _fixed.MESSAGE_FOLLOWS.to_wire()
 
@@ -54,29 +54,16 @@ _SECRET: Final = frozenset({"PASS", "APOP", "AUTH"})
 _FROM_A_BROWSER: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE"})
 
 
-class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
+class _Connection(UsualCourse[Q], Generic[Q]):
     """One POP3 session, whose login may ask *Q* beside what every server's may."""
 
-    __slots__ = (
-        "_errors",
-        "_failed_logins",
-        "_maildrop",
-        "_outgoing",
-        "_pieces",
-        "_settings",
-        "_state",
-        "_then",
-        "_timestamp",
-    )
+    __slots__ = ("_errors", "_failed_logins", "_outgoing", "_pieces", "_said_utf8", "_timestamp")
 
     def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
-        super().__init__(entropy=entropy, tls=tls)
-        self._settings = settings
-        self._state = State.GREETING
-        # What comes before the next line is read.
-        self._then: Callable[[], ServerEvent | None] | None = partial(self._ask, Connected())
+        super().__init__(settings, entropy=entropy, tls=tls)
+        self._then = partial(self._ask, Connected())
         self._timestamp: str | None = None  # the nonce in the greeting's
-        self._maildrop = MarkedMaildrop(Maildrop())
+        self._said_utf8 = False
         self._pieces: Iterator[bytes] = iter(())  # of a LIST or UIDL
         self._outgoing = Outgoing(0, None)  # of a RETR or TOP
         self._errors = 0
@@ -90,21 +77,10 @@ class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
             self._then = None
             return then()
         state = self._state
-        received = self._input
-        if state is _TRANSACTION:
-            if received.offset == len(received.octets):
-                return self._starve(SERVER_PATIENCE[state])
-            found = _match_common(received.octets, received.offset)
-            if found is not None and not received.dropping:
-                received.offset = found.end()
-                if found.lastindex == 1 and self._maildrop.missing(number := int(found[1])) is None:
-                    self._question = retrieve = checked_retrieve(number)
-                    return retrieve
-                return self._obey(from_common(found), None)
-        elif state is _AUTH and self._exchange is not None:
+        if state is _AUTH and self._exchange is not None:
             return self._take_response(self._exchange, SERVER_PATIENCE[_AUTH])
         try:
-            line = received.take_line(self._settings.maximum_command_line)
+            line = self._input.take_line(self._settings.maximum_command_line)
         except LineTooLong:
             return self._refuse("", b"", _fixed.LINE_TOO_LONG)
         if line is None:
@@ -158,9 +134,18 @@ class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
         self._say(Reply(True, "", "capability list follows", lines))
         return command
 
+    def _utf8_mode(self, command: Utf8) -> ServerEvent | Reply:
+        if not self._settings.utf8:
+            return _fixed.NO_UTF8
+        self._utf8 = self._said_utf8 = True
+        self._say(_fixed.UTF8_MODE)
+        return command
+
     def _stls(self, command: Stls) -> ServerEvent | Reply:
         if self._tls is not None:
             return _fixed.TLS_ACTIVE
+        if self._said_utf8:
+            return _fixed.NO_TLS_AFTER_UTF8
         if not self._settings.stls:
             return _fixed.NO_TLS
         return self._ask(command)
@@ -234,9 +219,7 @@ class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
         return question
 
     def _resolve(self, question: Question[A], answer: A) -> None:
-        if isinstance(question, Retrieve) and isinstance(answer, Content) and answer.last and question.lines is None:
-            self._write(stuff_whole(_MESSAGE_FOLLOWS, answer.octets), due=self._input.used_up)
-        elif isinstance(question, (Retrieve, RetrieveMore)):
+        if isinstance(question, (Retrieve, RetrieveMore)):
             self._take_content(question, answer)
         elif isinstance(question, OpenMaildrop):
             self._open(answer)
@@ -255,12 +238,15 @@ class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
     def _take_content(self, question: Retrieve | RetrieveMore, answer: object) -> None:
         if isinstance(answer, Content):
             if isinstance(question, Retrieve):
+                if not self._utf8 and needs_utf8(answer.octets):
+                    self._say(_fixed.NEEDS_UTF8)
+                    return
                 self._outgoing = Outgoing(question.number, question.lines)
                 self._write(_MESSAGE_FOLLOWS, due=False)
             outgoing = self._outgoing
             octets = outgoing.take(answer.octets, last=answer.last)
             if octets:
-                self._write(octets, due=not outgoing.ended)
+                self._write(octets, due=not outgoing.ended or self._input.used_up)
             if not outgoing.ended:
                 self._then = partial(self._ask, RetrieveMore(number=outgoing.number, offset=outgoing.offset))
         elif not isinstance(answer, Unavailable):
@@ -314,18 +300,19 @@ class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
         started = sasl.AuthenticationStarted(mechanism="USER")
         if renamed is not None:
             self._events.append(started)
-        self._proceed(exchange, exchange.respond(command.argument))
+        self._proceed(exchange, exchange.respond(self._prepared(command.argument)))
         return started if renamed is None else login_failed(renamed, sasl.Fault.CANCELLED)
 
     def _pass(self, command: Pass) -> None:
         if self._exchange is not None:
-            self._proceed(self._exchange, self._exchange.respond(command.argument))
+            self._proceed(self._exchange, self._exchange.respond(self._prepared(command.argument)))
 
     def _apop(self, command: Apop) -> ServerEvent | Reply:
         if self._timestamp is None or not self._offers("APOP"):
             return _fixed.NO_MECHANISM
         exchange = self._begin("APOP", State.AUTH, self._timestamp)
-        self._proceed(exchange, exchange.respond(command.argument))
+        name, blank, digest = command.argument.rpartition(b" ")
+        self._proceed(exchange, exchange.respond(self._prepared(name) + blank + digest))
         return sasl.AuthenticationStarted(mechanism="APOP")
 
     def _auth(self, command: Auth) -> ServerEvent | Reply:
@@ -338,6 +325,15 @@ class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
         exchange = self._begin(command.mechanism, State.AUTH)
         self._proceed(exchange, exchange.begin(command.initial_response))
         return sasl.AuthenticationStarted(mechanism=command.mechanism)
+
+    def _prepared(self, argument: bytes) -> bytes:
+        """A name or password as it is compared; nothing for what can be neither (RFC 6856 section 2.2)."""
+        if argument.isascii() or not self._settings.utf8:
+            return argument
+        try:
+            return sasl.saslprep(argument.decode("utf-8"), query=True).encode("utf-8")
+        except (UnicodeDecodeError, Malformed):
+            return b""
 
     def _offers(self, mechanism: str) -> bool:
         return self._settings.offers(mechanism, self._tls)
@@ -420,6 +416,7 @@ class AnyServerConnection(_Connection[sasl.FurtherQuestion]):
 
 _OBEY: Final[Mapping[type[object], Callable[[_Connection[Any], Any], ServerEvent | Reply | None]]] = {
     Capa: _Connection._capa,
+    Utf8: _Connection._utf8_mode,
     Stls: _Connection._stls,
     User: _Connection._user,
     Pass: _Connection._pass,

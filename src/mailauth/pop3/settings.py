@@ -6,7 +6,7 @@ Each limit is a field, and its comment says where the number comes from.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Literal
 
 import attrs
 
@@ -32,6 +32,18 @@ DEFAULT_MECHANISMS: Final = sasl.Mechanisms({**_own(), **sasl.DEFAULT_MECHANISMS
 
 ALL_MECHANISMS: Final = sasl.AnyMechanisms({**_own(), **sasl.ALL_MECHANISMS.factories})
 """POP3's own two, USER and APOP, before those of ``sasl.ALL_MECHANISMS``."""
+
+
+def _optional_count(instance: object, attribute: object, number: int | None) -> None:
+    if number is not None and number < 0:
+        raise LocalProtocolError("a delay or an expiry is 0 or more")
+
+
+def _optional_expiry(instance: object, attribute: object, expire: int | str | None) -> None:
+    if isinstance(expire, str) and expire != "NEVER":
+        raise LocalProtocolError("expire is a number of days or NEVER")
+    _optional_count(instance, attribute, None if isinstance(expire, str) else expire)
+
 
 _NOT_SASL: Final = frozenset({"USER", "APOP"})  # they have verbs of their own, and are no answer to AUTH
 
@@ -59,6 +71,19 @@ class AnyServerSettings:
 
     stls: bool = False
     """Offer STLS in clear text; the adapter must be able to do the handshake."""
+
+    utf8: bool = True
+    """Offer UTF8, and UTF-8 in the arguments of USER, PASS and APOP (RFC 6856).  Names and passwords are then prepared
+    by ``sasl.saslprep()`` before they are compared, and a message whose header is UTF-8 beyond ASCII is refused
+    with ``[UTF8]`` to a client that did not say UTF8.  False: neither; messages go out as they are."""
+
+    login_delay: int | None = attrs.field(default=None, validator=_optional_count)
+    """Seconds between two logins, for CAPA's LOGIN-DELAY (RFC 2449 section 6.5).  Set it only where the application
+    enforces it, by ``pop3.Unavailable.LOGIN_DELAY``: there is no clock in here."""
+
+    expire: int | Literal["NEVER"] | None = attrs.field(default=None, validator=_optional_expiry)
+    """Days that a message is kept at least, or NEVER an end to it, for CAPA's EXPIRE (RFC 2449 section 6.7).  Set it
+    only where the store keeps to it.  The same for all identities, as *login_delay* is: no ``USER`` behind it."""
 
     implementation: str = "mailauth"
     """What CAPA tells of the make (RFC 2449 section 6.9); empty: nothing."""
@@ -103,7 +128,8 @@ class AnyServerSettings:
         return tuple(name for name in self.mechanisms.names if name not in _NOT_SASL and self.offers(name, tls))
 
     def capabilities(self, tls: Tls | None, *, logged_in: bool) -> tuple[str, ...]:
-        """The lines of the CAPA answer in that state (RFC 2449 section 6, RFC 3206 section 5, RFC 2595 section 4)."""
+        """The lines of the CAPA answer in that state (RFC 2449 section 6, RFC 3206, 2595 and 6856)."""
+        named = self.offers("USER", tls) or self.offers("APOP", tls)
         offered = self.offered(tls)
         rows = (
             ("TOP", True),
@@ -114,6 +140,9 @@ class AnyServerSettings:
             ("USER", self.offers("USER", tls)),
             (f"SASL {' '.join(offered)}", bool(offered)),
             ("STLS", self.stls and tls is None and not logged_in),  # announced in AUTHORIZATION alone
+            ("UTF8 USER" if named else "UTF8", self.utf8),
+            (f"LOGIN-DELAY {self.login_delay}", self.login_delay is not None),
+            (f"EXPIRE {self.expire}", self.expire is not None),
             (f"IMPLEMENTATION {self.implementation}", bool(self.implementation)),
         )
         return tuple(line for line, on in rows if on)

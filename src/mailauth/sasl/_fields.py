@@ -87,6 +87,15 @@ def prepare_password(octets: bytes, *, query: bool) -> bytes:
     return password
 
 
+def is_utf_8(octets: bytes) -> bool:
+    """True for text in UTF-8."""
+    try:
+        octets.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def is_message_id(octets: bytes) -> bool:
     """True for a msg-id of RFC 5322 section 3.6.4 without its obsolete forms: ASCII, in angle brackets, one ``@``."""
     return len(octets) <= MAXIMUM_MESSAGE_ID and _MESSAGE_ID.fullmatch(octets) is not None

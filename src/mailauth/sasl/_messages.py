@@ -66,7 +66,8 @@ class CheckPassword(Question[Accept | Refusal]):
     authentication_identity: str
     password: bytes = attrs.field(repr=False)
     """PLAIN gives it in UTF-8 and prepared by ``saslprep()`` (RFC 4616 section 2), so compare it with one that was
-    prepared, too.  LOGIN and USER, which no RFC says that of, give the octets as they came."""
+    prepared, too; so does USER of a POP3 server that offers UTF8 (RFC 6856 section 2.2).  LOGIN, which no RFC says that
+    of, gives the octets as they came."""
 
     mechanism: str
     tls: bool

@@ -14,7 +14,7 @@ import attrs
 
 from .._errors import LocalProtocolError, Malformed
 from ._digest import DigestServer
-from ._fields import check_own_identity, check_own_password, is_message_id
+from ._fields import check_own_identity, check_own_password, is_message_id, is_utf_8, prepare_identity, prepare_password
 from ._md5 import plain_md5, require_md5
 
 
@@ -48,10 +48,24 @@ class ApopClient:
     authentication_identity: str = attrs.field(validator=check_own_identity)
     _secret: bytes = attrs.field(repr=False, validator=check_own_password)
 
+    _name: str = attrs.field(init=False, default="", repr=False)
     _spoken: bool = attrs.field(init=False, default=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         require_md5()
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Both sides compute over the prepared secret, so it is one that may be stored (RFC 6856 section 2.2).
+
+        What is no UTF-8 is in some older encoding, and stays as it is.
+        """
+        try:
+            if not self._secret.isascii() and is_utf_8(self._secret):
+                self._secret = prepare_password(self._secret, query=False)
+            self._name = prepare_identity(self.authentication_identity.encode("utf-8"))
+        except Malformed as error:
+            raise LocalProtocolError(f"this name or secret cannot be used: {error}") from None
 
     def respond(self, challenge: bytes | None) -> bytes:
         """None begins and says nothing; then, to the timestamp, ``name digest``.
@@ -65,7 +79,12 @@ class ApopClient:
         if self._spoken or not is_message_id(challenge):
             raise Malformed("the APOP timestamp is not a msg-id")
         self._spoken = True
-        return self.authentication_identity.encode() + b" " + plain_md5(self._secret, challenge)
+        return self._name.encode() + b" " + plain_md5(self._secret, challenge)
+
+    @property
+    def needs_utf8(self) -> bool:
+        """A name outside ASCII, which not every server takes in APOP (RFC 6856 section 2.2)."""
+        return not self._name.isascii()
 
     @property
     def satisfied(self) -> bool:

@@ -77,6 +77,11 @@ class UserPassClient:
         return self._password
 
     @property
+    def needs_utf8(self) -> bool:
+        """A name or password outside ASCII, which not every server takes in USER and PASS (RFC 6856 section 2.2)."""
+        return not (self.authentication_identity.isascii() and self._password.isascii())
+
+    @property
     def satisfied(self) -> bool:
         """True once the password was given; nothing is proved about the server."""
         return self._responses == 2

@@ -1,0 +1,116 @@
+"""The usual course of a session by the shortest way: common commands in TRANSACTION, above all RETR, answered at once.
+
+It exists for its speed alone, knows no rule that ``server`` does not know, and hands everything that is not quite usual
+to the complete path; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from .._connection import MAXIMUM_UNREAD
+from .._dots import stuff_whole
+from .._events import PAUSED, Action, Question, Send, Tls
+from .._server import ServerMachine
+from . import _fixed
+from ._command_lines import COMMON, COMMON_RETR, from_common
+from ._states import SERVER_PATIENCE, State
+from .commands import LineCommand, Retrieve, checked_retrieve
+from .events import ServerEvent
+from .maildrop import Maildrop, MarkedMaildrop
+from .replies import Content
+from .settings import AnyServerSettings
+
+A = TypeVar("A")
+Q = TypeVar("Q")
+
+_match_common: Final = COMMON.match
+_TRANSACTION: Final = State.TRANSACTION
+_PATIENCE: Final = SERVER_PATIENCE[State.TRANSACTION]
+_MESSAGE_FOLLOWS: Final = _fixed.MESSAGE_FOLLOWS.to_wire()
+
+
+class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
+    """What a retrieval needs to know, and its shortest way."""
+
+    __slots__ = ("_maildrop", "_settings", "_state", "_then", "_utf8")
+
+    def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
+        super().__init__(entropy=entropy, tls=tls)
+        self._settings = settings
+        self._state = State.GREETING
+        # What comes before the next line is read.
+        self._then: Callable[[], ServerEvent | None] | None = None
+        self._maildrop = MarkedMaildrop(Maildrop())
+        self._utf8 = not settings.utf8  # text outside ASCII may be sent as it is
+
+    @abstractmethod
+    def _obey(self, command: LineCommand, line: bytes | None) -> ServerEvent | None:
+        """Carry out *command*, which stood on *line*; None for a line that is what ``to_wire()`` gives."""
+
+    def next_event(self) -> ServerEvent | Q | Action:
+        """As the base says; its loop, with the look at common lines and the usual Send inside."""
+        while True:
+            if self._events:
+                return self._events.pop(0)
+            if self._question is not None:
+                return PAUSED
+            if self._output_due:
+                output = self._output
+                if len(output) > 1:
+                    return self._flush()
+                self._output_due = False
+                self._output_size = 0
+                return Send(octets=output.pop())
+            instead = self._instead
+            if instead is not None:
+                event = instead()
+            elif self._state is _TRANSACTION and self._then is None:
+                event = self._take_common()
+            else:
+                event = self._advance()
+            if event is not None:
+                return event
+
+    def _take_common(self) -> ServerEvent | Q | Action | None:
+        """The next line, when it is one of the common ones; other lines are ``_advance()``'s."""
+        received = self._input
+        octets, offset = received.octets, received.offset
+        if offset == len(octets):
+            if self._output or received.later or received.ended:
+                return self._starve(_PATIENCE)
+            return _PATIENCE
+        found = _match_common(octets, offset)
+        if found is None or received.dropping:
+            return self._advance()
+        if found.lastindex != COMMON_RETR:
+            received.offset = found.end()
+            return self._obey(from_common(found), None)
+        received.offset = found.end()
+        number = int(found[COMMON_RETR])
+        maildrop = self._maildrop
+        if number > maildrop.last or number in maildrop.deleted:
+            return self._obey(checked_retrieve(number), None)
+        self._question = retrieve = checked_retrieve(number)
+        return retrieve
+
+    def answer(self, question: Question[A], answer: A) -> None:
+        if (
+            not isinstance(answer, Content)
+            or not isinstance(question, Retrieve)
+            or question is not self._question
+            or question.lines is not None
+            or not answer.last
+            or not (self._utf8 or answer.octets.isascii())
+        ):
+            super().answer(question, answer)
+            return
+        octets = stuff_whole(_MESSAGE_FOLLOWS, answer.octets)
+        self._question = None
+        self._output.append(octets)
+        self._output_size += len(octets)
+        received = self._input
+        if self._output_size >= MAXIMUM_UNREAD or (received.offset == len(received.octets) and not received.later):
+            self._output_due = True

@@ -1,0 +1,244 @@
+"""UTF8 (RFC 6856), both sides: the command, names and passwords, messages whose header goes beyond ASCII."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from mailauth import LocalProtocolError, Send, pop3, sasl
+from tests.pop3.drive import EVERYTHING, OPEN, TLS, Application, ask, client, exchange, pull, said, server, settle, talk
+
+NAME = "j\xf6rg"
+LOGIN = b"USER alice\r\nPASS wonderland\r\n"
+INTERNATIONAL = "Subject: gr\xfc\xdfe\r\n\r\nbody\r\n".encode()
+BODY_ONLY = "Subject: a\r\n\r\ngr\xfc\xdfe\r\n".encode()
+WITHOUT = pop3.ServerSettings(mechanisms_without_tls=EVERYTHING, utf8=False)
+
+
+class Jorg(Application):
+    """Knows one identity, by its prepared name and password."""
+
+    def __init__(self, password: bytes) -> None:
+        super().__init__()
+        self.asked: list[sasl.CheckPassword | sasl.FetchSecret] = []
+        self.password = password
+
+    def usual(self, question: object) -> object:
+        if isinstance(question, sasl.CheckPassword | sasl.FetchSecret):
+            self.asked.append(question)
+            known = question.authentication_identity == NAME
+            if isinstance(question, sasl.FetchSecret):
+                return self.password if known else None
+        return super().usual(question)
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def test_utf8_is_said_before_the_login_and_takes_no_argument() -> None:
+    """RFC 6856 section 2.1."""
+    connection, application = server(OPEN, TLS), Application()
+    events = talk(connection, application, b"utf8\r\n")
+    assert pop3.Utf8() in events
+    assert said(events).splitlines()[-1].startswith(b"+OK")
+    assert ask(connection, application, b"UTF8 LANG").startswith(b"-ERR")
+    assert ask(connection, application, b"USER alice", b"PASS wonderland").count(b"+OK") == 2
+    assert ask(connection, application, b"UTF8").startswith(b"-ERR")
+
+
+def test_stls_may_not_follow_utf8() -> None:
+    """RFC 6856 section 2.1; the other way round is how it is meant."""
+    connection, application = server(), Application()
+    settle(connection, application)
+    assert ask(connection, application, b"UTF8").startswith(b"+OK")
+    assert ask(connection, application, b"STLS").startswith(b"-ERR")
+    connection = server()
+    settle(connection, application)
+    assert ask(connection, application, b"STLS").startswith(b"+OK")
+    assert ask(connection, application, b"UTF8").startswith(b"+OK")
+
+
+def test_where_utf8_is_off_it_is_neither_offered_nor_taken() -> None:
+    connection, application = server(WITHOUT), Application(INTERNATIONAL)
+    settle(connection, application)
+    assert b"UTF8" not in ask(connection, application, b"CAPA")
+    assert ask(connection, application, b"UTF8").startswith(b"-ERR")
+    talk(connection, application, LOGIN)
+    assert ask(connection, application, b"RETR 1").endswith(INTERNATIONAL + b".\r\n")
+
+
+@pytest.mark.parametrize(
+    ("mechanisms", "line"), [(("PLAIN",), b"UTF8"), (("USER",), b"UTF8 USER"), (("APOP", "PLAIN"), b"UTF8 USER")]
+)
+def test_the_argument_user_stands_where_names_are_sent_in_the_clear_commands(
+    mechanisms: tuple[str, ...], line: bytes
+) -> None:
+    """RFC 6856 section 2.2: AUTH is the mechanism's affair."""
+    connection, application = (
+        server(pop3.ServerSettings(mechanisms=pop3.DEFAULT_MECHANISMS.only(*mechanisms)), TLS),
+        Application(),
+    )
+    settle(connection, application)
+    assert line in ask(connection, application, b"CAPA").split(b"\r\n")
+
+
+# -- messages ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", [b"RETR 1", b"TOP 1 0", b"TOP 1 9"])
+@pytest.mark.parametrize("piece", [12, 13, 20, 1000])
+def test_a_header_beyond_ascii_is_refused_to_a_client_that_did_not_say_utf8(line: bytes, piece: int) -> None:
+    """RFC 6856 sections 2.1 and 5; the session goes on, and no budget is spent."""
+    connection, application = server(OPEN, TLS), Application(INTERNATIONAL, piece=piece)
+    talk(connection, application, LOGIN)
+    for _ in range(30):
+        assert ask(connection, application, line).startswith(b"-ERR [UTF8] ")
+    assert ask(connection, application, b"LIST 1") == b"+OK 1 %d\r\n" % len(INTERNATIONAL)
+
+
+@pytest.mark.parametrize("piece", [3, 1000])
+def test_in_utf8_mode_a_message_is_sent_as_it_is(piece: int) -> None:
+    """RFC 6856 section 2.1."""
+    connection, application = server(OPEN, TLS), Application(INTERNATIONAL, piece=piece)
+    talk(connection, application, b"UTF8\r\n" + LOGIN)
+    assert ask(connection, application, b"RETR 1").endswith(b"\r\n" + INTERNATIONAL + b".\r\n")
+
+
+@pytest.mark.parametrize("text", [BODY_ONLY, b"\r\n" + INTERNATIONAL, b"Subject: gr\xfcn\r\n\r\n", b"Subject: \xff"])
+def test_a_body_beyond_ascii_and_older_encodings_are_for_everybody(text: bytes) -> None:
+    """8-bit MIME was there before (RFC 6856 section 2.1); a message that begins with a blank line has no header.
+
+    A header in another encoding than UTF-8 is no international one; clients have been given such all along.
+    """
+    connection, application = server(OPEN, TLS), Application(text)
+    talk(connection, application, LOGIN)
+    assert ask(connection, application, b"RETR 1").partition(b"\r\n")[2].startswith(text)
+
+
+def test_an_application_that_knows_better_may_say_so() -> None:
+    """RFC 6856 section 5."""
+    connection, application = server(OPEN, TLS), Application(b"a\r\n")
+    talk(connection, application, LOGIN)
+    application.instead[pop3.Retrieve] = pop3.Unavailable.UTF8
+    assert ask(connection, application, b"RETR 1").startswith(b"-ERR [UTF8] ")
+
+
+# -- names and passwords -----------------------------------------------------------------------------------------------
+
+
+def test_user_and_pass_are_utf8_and_prepared() -> None:
+    """RFC 6856 section 2.2: a letter in two parts is the letter, a no-break space a space; UTF8 need not be said."""
+    connection, application = server(OPEN, TLS), Jorg(b"")
+    talk(connection, application, "USER jo\u0308rg\r\nPASS gr\u00fc\u00dfe\u00a0dich\r\n".encode())
+    (question,) = application.asked
+    assert isinstance(question, sasl.CheckPassword)
+    assert (question.authentication_identity, question.password) == (NAME, "gr\u00fc\u00dfe dich".encode())
+
+
+@pytest.mark.parametrize("octets", [b"\xff", b"\xc3", "\u0378\u200e".encode(), "a\u0085".encode()])
+def test_what_is_no_utf8_or_prohibited_is_refused(octets: bytes) -> None:
+    """RFC 6856 section 2.2; at USER nothing shows, since +OK is for every name."""
+    connection, application = server(OPEN, TLS), Jorg(b"")
+    settle(connection, application)
+    assert ask(connection, application, b"USER " + octets).startswith(b"+OK")
+    assert ask(connection, application, b"PASS x").startswith(b"-ERR")
+    assert ask(connection, application, b"USER alice", b"PASS " + octets).splitlines()[-1].startswith(b"-ERR")
+    assert application.asked == []
+
+
+def test_a_server_without_utf8_hands_over_the_octets_as_they_came() -> None:
+    connection, application = server(WITHOUT, TLS), Jorg(b"")
+    talk(connection, application, b"USER alice\r\nPASS gr\xfcn\r\n")
+    (question,) = application.asked
+    assert isinstance(question, sasl.CheckPassword)
+    assert question.password == b"gr\xfcn"
+
+
+def test_apop_is_computed_over_the_prepared_secret_on_both_sides() -> None:
+    """RFC 6856 section 2.2: the name as a query string, the secret as a stored one."""
+    secret = "gr\u00fc\u00dfe dich".encode()
+    connection, application = server(), Jorg(secret)
+    greeting = said(settle(connection, application))
+    timestamp = greeting[greeting.index(b"<") : -2]
+    mechanism = sasl.ApopClient(authentication_identity="jo\u0308rg", secret="gr\u00fc\u00dfe\u00a0dich".encode())
+    mechanism.respond(None)
+    argument = mechanism.respond(timestamp)
+    assert argument == NAME.encode() + b" " + hashlib.md5(timestamp + secret).hexdigest().encode()
+    assert ask(connection, application, b"APOP " + argument).startswith(b"+OK")
+    connection = server()
+    settle(connection, application)
+    assert ask(connection, application, b"APOP " + argument.replace(NAME.encode(), "jo\u0308rg".encode())).startswith(
+        b"+OK"
+    )
+
+
+def test_a_secret_that_may_not_be_stored_is_refused_at_construction() -> None:
+    """RFC 4013 section 2.3; one in an older encoding stays what it is."""
+    with pytest.raises(LocalProtocolError):
+        sasl.ApopClient(authentication_identity="a", secret="a\u0085".encode())
+    mechanism = sasl.ApopClient(authentication_identity="a", secret=b"gr\xfcn")
+    mechanism.respond(None)
+    assert mechanism.respond(b"<1@x>") == b"a " + hashlib.md5(b"<1@x>gr\xfcn").hexdigest().encode()
+
+
+# -- the client --------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_says_utf8_before_the_login_alone() -> None:
+    connection = client(tls=TLS)
+    command = pop3.Utf8()
+    assert exchange(connection, command, b"+OK\r\n") == [pop3.Replied(command=command, reply=pop3.Reply(True))]
+    connection.authenticate(sasl.UserPassClient(authentication_identity="a", password=b"b"))
+    pull(connection)
+    for _ in range(2):
+        connection.receive_data(b"+OK\r\n")
+        pull(connection)
+    with pytest.raises(LocalProtocolError):
+        connection.send(pop3.Utf8())
+
+
+def test_a_client_never_says_stls_after_utf8() -> None:
+    """RFC 6856 section 2.1."""
+    connection = client()
+    exchange(connection, pop3.Utf8(), b"+OK\r\n")
+    with pytest.raises(LocalProtocolError):
+        connection.send(pop3.Stls())
+
+
+@pytest.mark.parametrize(
+    "mechanism",
+    [
+        sasl.UserPassClient(authentication_identity=NAME, password=b"b"),
+        sasl.UserPassClient(authentication_identity="a", password=NAME.encode()),
+        sasl.ApopClient(authentication_identity=NAME, secret=b"b"),
+    ],
+)
+def test_names_beyond_ascii_are_sent_only_where_capa_says_utf8_user(mechanism: sasl.ClientMechanism) -> None:
+    """RFC 6856 section 2.2; another mechanism is taken in their place."""
+    for utf8, allowed in ((b"", False), (b"UTF8\r\n", False), (b"UTF8 USER\r\n", True)):
+        connection = pop3.ClientConnection(tls=TLS)
+        connection.receive_data(b"+OK hello <1@example.test>\r\n")
+        connection.next_event()
+        exchange(connection, pop3.Capa(), b"+OK\r\nUSER\r\nSASL PLAIN\r\n" + utf8 + b".\r\n")
+        if not allowed:
+            with pytest.raises(LocalProtocolError):
+                connection.authenticate(mechanism)
+        plain = sasl.PlainClient(authentication_identity=NAME, password=b"b")
+        connection.authenticate(mechanism) if allowed else connection.authenticate(mechanism, plain)
+        (sent,) = pull(connection)
+        assert isinstance(sent, Send)
+        assert sent.octets.startswith((b"USER ", b"APOP ") if allowed else b"AUTH PLAIN ")
+
+
+def test_a_client_reads_the_response_code() -> None:
+    """RFC 6856 section 5."""
+    connection = client(tls=TLS)
+    connection.authenticate(sasl.UserPassClient(authentication_identity="a", password=b"b"))
+    pull(connection)
+    for _ in range(2):
+        connection.receive_data(b"+OK\r\n")
+        pull(connection)
+    (replied,) = exchange(connection, pop3.Retrieve(number=1), b"-ERR [UTF8] no\r\n")
+    assert isinstance(replied, pop3.Replied)
+    assert replied.reply == pop3.Reply(False, "UTF8", "no")
