@@ -18,7 +18,7 @@ import attrs
 from tests.interop.fetchers import fetchmail_collect, getmail_collect
 from tests.interop.mailers import mutt_collect, mutt_submit, s_nail_collect, s_nail_submit
 from tests.interop.senders import git_submit
-from tests.interop.visit import FRIEND, HOST, SENDER, WAYS, Refused, Visit, missing, run
+from tests.interop.visit import BY_TOKEN, FRIEND, HOST, SENDER, WAYS, Refused, Visit, missing, run
 
 # curl
 
@@ -31,7 +31,13 @@ def _curl(visit: Visit, protocol: str, path: str, *arguments: str, octets: bytes
         words += ["--ssl-reqd"]
     if visit.login:
         option = "AUTH=+APOP" if visit.login == "APOP" else f"AUTH={visit.login}"
-        words += ["--user", f"{visit.name}:{visit.password}", "--login-options", option]
+        words += ["--login-options", option]
+        if visit.login in BY_TOKEN:
+            words += ["--user", visit.name, "--oauth2-bearer", visit.token]
+        elif visit.login == "EXTERNAL":
+            words += ["--user", f"{visit.name}:", "--cert", str(visit.certificate)]
+        else:
+            words += ["--user", f"{visit.name}:{visit.password}"]
     scheme = protocol + ("s" if visit.way == "implicit" else "")
     return run("curl", [*words, *arguments, f"{scheme}://{HOST}:{visit.port}/{path}"], octets, home=visit.scratch)
 
@@ -52,7 +58,9 @@ def curl_collect(visit: Visit) -> bytes:
 def _configuration(visit: Visit, *more: str) -> Path:
     lines = ["account default", f"host {HOST}", f"port {visit.port}", f"source_ip {visit.source}", *more]
     if visit.login:
-        lines += [f"auth {visit.login.lower()}", f"user {visit.name}", f'password "{visit.password}"']
+        lines += [f"auth {visit.login.lower()}", f"user {visit.name}", f'password "{visit.secret}"']
+        if visit.login == "EXTERNAL":
+            lines += [f"tls_cert_file {visit.certificate}", f"tls_key_file {visit.certificate}"]
     if visit.way == "clear":
         lines += ["tls off"]
     else:
@@ -162,12 +170,18 @@ def poplib_collect(visit: Visit) -> bytes:
         client.quit()
 
 
+PASSWORDS = ("PLAIN", "LOGIN", "CRAM-MD5")
+SCRAM = ("SCRAM-SHA-1", "SCRAM-SHA-256")
+MODERN = (*SCRAM, *BY_TOKEN, "EXTERNAL")
+ONLY_INSIDE_TLS = (*BY_TOKEN, "EXTERNAL")
+
+
 @attrs.frozen(kw_only=True)
 class Submitter:
     """A client that sends."""
 
     submit: Callable[[Visit, bytes], None]
-    logins: tuple[str, ...] = ("PLAIN", "LOGIN", "CRAM-MD5")
+    logins: tuple[str, ...] = PASSWORDS
     composes: bool = False
     """It writes header fields of its own; only Subject and body are those that it was given."""
 
@@ -184,18 +198,19 @@ class Collector:
 
 
 SUBMITTERS: dict[str, Submitter] = {
-    "curl": Submitter(submit=curl_submit),
-    "msmtp": Submitter(submit=msmtp_submit),
+    # curl takes OAUTHBEARER where both are offered, even when it is told XOAUTH2; Debian's has no SCRAM.
+    "curl": Submitter(submit=curl_submit, logins=(*PASSWORDS, "OAUTHBEARER", "EXTERNAL")),
+    "msmtp": Submitter(submit=msmtp_submit, logins=(*PASSWORDS, *MODERN)),
     "swaks": Submitter(submit=swaks_submit),
     "smtplib": Submitter(submit=smtplib_submit),
     "s-nail": Submitter(submit=s_nail_submit, composes=True),
-    "mutt": Submitter(submit=mutt_submit, composes=True),
+    "mutt": Submitter(submit=mutt_submit, logins=(*PASSWORDS, *MODERN), composes=True),
     "git": Submitter(submit=git_submit, composes=True),
 }
 
 COLLECTORS: dict[str, Collector] = {
-    "curl": Collector(collect=curl_collect, logins=("APOP", "PLAIN", "LOGIN", "CRAM-MD5"), deletes=False),
-    "mpop": Collector(collect=mpop_collect, logins=("USER", "APOP", "PLAIN", "LOGIN", "CRAM-MD5")),
+    "curl": Collector(collect=curl_collect, logins=("APOP", *PASSWORDS, "OAUTHBEARER", "EXTERNAL"), deletes=False),
+    "mpop": Collector(collect=mpop_collect, logins=("USER", "APOP", *PASSWORDS, *MODERN)),
     "poplib": Collector(collect=poplib_collect, logins=("USER", "APOP")),
     "fetchmail": Collector(
         collect=fetchmail_collect,
@@ -208,13 +223,19 @@ COLLECTORS: dict[str, Collector] = {
         impossible=(("USER", "upgrade"), ("APOP", "upgrade")),  # it knows no STLS
     ),
     "s-nail": Collector(collect=s_nail_collect, logins=("USER", "APOP")),
-    "mutt": Collector(collect=mutt_collect, logins=("USER", "APOP", "PLAIN", "LOGIN", "CRAM-MD5")),
+    "mutt": Collector(collect=mutt_collect, logins=("USER", "APOP", *PASSWORDS, *MODERN)),
 }
 
 
 def submissions() -> list[tuple[str, str, str]]:
     """Every client that sends, with every login and way that it knows."""
-    return [(name, login, way) for name, client in SUBMITTERS.items() for login in client.logins for way in WAYS]
+    return [
+        (name, login, way)
+        for name, client in SUBMITTERS.items()
+        for login in client.logins
+        for way in WAYS
+        if not (way == "clear" and login in ONLY_INSIDE_TLS)
+    ]
 
 
 def collections() -> list[tuple[str, str, str]]:
@@ -224,5 +245,5 @@ def collections() -> list[tuple[str, str, str]]:
         for name, client in COLLECTORS.items()
         for login in client.logins
         for way in WAYS
-        if (login, way) not in client.impossible
+        if (login, way) not in client.impossible and not (way == "clear" and login in ONLY_INSIDE_TLS)
     ]

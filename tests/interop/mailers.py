@@ -11,7 +11,7 @@ import select
 import subprocess
 import urllib.parse
 
-from tests.interop.visit import FRIEND, HOST, SENDER, Refused, Visit, environment, program, run
+from tests.interop.visit import BY_TOKEN, FRIEND, HOST, SENDER, Refused, Visit, environment, program, run
 
 _PATIENCE = 20  # seconds in which a program at a terminal says something or ends
 
@@ -70,6 +70,10 @@ def _mutt(visit: Visit, protocol: str, *lines: str) -> list[str]:
     ]
     settings += ["set ssl_starttls=yes", "set ssl_force_tls=yes"] if visit.way == "upgrade" else []
     settings += ["set ssl_starttls=no", "set ssl_force_tls=no"] if visit.way == "clear" else []
+    if visit.login in BY_TOKEN:
+        settings += [f"set {protocol}_oauth_refresh_command='printf {visit.token}'"]
+    if visit.login == "EXTERNAL":
+        settings += [f"set ssl_client_cert={visit.certificate}"]
     url = f"{protocol}{'s' if visit.way == 'implicit' else ''}://{visit.name}@{HOST}:{visit.port}/"
     lines = tuple(line.replace("URL", url).replace("PASSWORD", visit.password) for line in lines)
     return ["-n", "-F", str(visit.file("muttrc", *settings, *lines))]

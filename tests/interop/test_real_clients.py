@@ -14,12 +14,13 @@ from pathlib import Path
 
 import attrs
 import pytest
+import trustme
 
 from tests.interop.fetchers import fetchmail
-from tests.interop.foreign import COLLECTORS, SUBMITTERS, collections, submissions
+from tests.interop.foreign import COLLECTORS, MODERN, SUBMITTERS, collections, submissions
 from tests.interop.mailers import s_nail_exits
 from tests.interop.senders import smtp_source
-from tests.interop.visit import HOST, NAME, PASSWORD, WAYS, Refused, Visit
+from tests.interop.visit import HOST, NAME, PASSWORD, TOKEN, WAYS, Refused, Visit
 from tests.serving import LOOPS, Served, messages, served
 
 _addresses = itertools.count(2)
@@ -43,12 +44,13 @@ class House:
 
     def visit(
         self, protocol: str, way: str, login: str, scratch: Path, *,
-        source: str = HOST, name: str = NAME, password: str = PASSWORD, delete: bool = False,
+        source: str = HOST, name: str = NAME, password: str = PASSWORD, token: str = TOKEN, delete: bool = False,
+        certificate: str = "alice.pem",
     ) -> Visit:  # fmt: skip
         return Visit(
             port=self.server.port(protocol + ("s" if way == "implicit" else "")), way=way, login=login,
             trusted=self.directory / "authority.pem", scratch=scratch, source=source,
-            name=name, password=password, delete=delete,
+            name=name, password=password, token=token, certificate=self.directory / certificate, delete=delete,
         )  # fmt: skip
 
     def sent_on(self, message: bytes, *, composed: bool = False) -> bool:
@@ -84,8 +86,16 @@ def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         for folder in ("tmp", "new", "cur"):
             (maildir / folder).mkdir(parents=True)
         (maildir / "new" / "1.letter").write_bytes(LETTER)
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(directory / "clients.pem"))
+    for name in ("alice", "stranger"):
+        issued = authority.issue_cert(f"{name}@example.test")
+        (directory / f"{name}.pem").touch(mode=0o600)
+        issued.private_key_and_cert_chain_pem.write_to_path(str(directory / f"{name}.pem"))
     with served(
         directory,
+        *("--token", f"{NAME}:{TOKEN}", "--client-ca", str(directory / "clients.pem")),
+        *("--client-name", f"email:alice@example.test={NAME}"),
         *("--loop", request.param, "--legacy", *(word for name in names for word in ("--user", f"{name}:{PASSWORD}"))),
         *("--maildir", str(directory / "maildrops"), "--outbox", str(directory / "outbox")),
         *("--ca-out", str(directory / "authority.pem")),
@@ -212,10 +222,16 @@ def test_pop_before_smtp(house: House, reader: str, sender: str, login: str, way
 
 @pytest.mark.parametrize(
     ("client", "login", "way"),
-    [(client, login, way) for client, login, way in collections() if login == COLLECTORS[client].logins[0]],
+    [
+        (client, login, way)
+        for client, login, way in collections()
+        if login == COLLECTORS[client].logins[0] or (login in MODERN and way == "implicit")
+    ],
 )
 def test_a_wrong_password_opens_nothing(house: House, client: str, login: str, way: str, tmp_path: Path) -> None:
-    """A login that fails is no login: the client hears so."""
+    """A login that fails is no login: the client hears so.  The same for a token and a certificate."""
     with pytest.raises(Refused):
-        COLLECTORS[client].collect(house.visit("pop3", way, login, tmp_path, password="open poppy"))
+        COLLECTORS[client].collect(
+            house.visit("pop3", way, login, tmp_path, password="open poppy", token="wr0ng", certificate="stranger.pem")
+        )
     assert "failed" in house.last_login()

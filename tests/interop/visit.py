@@ -15,9 +15,10 @@ import attrs
 import pytest
 
 HOST = "127.0.0.1"
-NAME, PASSWORD = "alice", "open sesame:2"
+NAME, PASSWORD, TOKEN = "alice", "open sesame:2", "t0ken"
 SENDER, FRIEND = "alice@example.test", "friend@elsewhere.test"
 WAYS = ("clear", "upgrade", "implicit")
+BY_TOKEN = ("OAUTHBEARER", "XOAUTH2")
 REQUIRED = os.environ.get("MAILAUTH_INTEROP") == "require"
 
 
@@ -36,8 +37,16 @@ class Visit:
     """Where to come from, for the clients that can choose."""
     name: str = NAME
     password: str = PASSWORD
+    token: str = TOKEN
+    certificate: Path | None = None
+    """The client's own and its key, in one file."""
     delete: bool = False
     """Whether messages are to be deleted once they are collected."""
+
+    @property
+    def secret(self) -> str:
+        """What stands in the place of a password."""
+        return self.token if self.login in BY_TOKEN else self.password
 
     def file(self, name: str, *lines: str) -> Path:
         """A file in ``scratch`` that nobody else may read, as most clients want it."""
