@@ -7,14 +7,13 @@ import secrets
 import ssl
 from collections.abc import Awaitable, Callable
 
-import pytest
 import trustme
 
-from mailauth import RemoteProtocolError, pop3, sasl, smtp
-from mailauth_io import _loops, server, stores
-from mailauth_io._adapter import Client
+from mailauth import RemoteProtocolError, sasl
+from mailauth_io import server, stores
 from mailauth_io.stores import Account, MemoryAccounts, write_credential
 from mailauth_io.stores.credentials import read_credential
+from tests.io.logins import Login, by_both_protocols, on_both_ports, refused
 from tests.io.server_support import PASSWORD, Run, authority, on_both_loops
 
 TOKEN = "t0ken"
@@ -42,74 +41,6 @@ def server_context() -> ssl.SSLContext:
     client_authority().configure_trust(made)
     made.verify_mode = ssl.CERT_OPTIONAL
     return made
-
-
-async def smtp_login(pair: server.Pair, tls: ssl.SSLContext, mechanism: sasl.ClientMechanism, upgrade: bool) -> str:
-    """How a login by SMTP ends: ``ok``, the reply's code, or ``not offered``."""
-    assert pair.smtp is not None
-    assert pair.smtps is not None
-    async with await _loops.current().adapter.connect(
-        lambda tls: smtp.ClientConnection(tls=tls), "127.0.0.1", pair.smtp if upgrade else pair.smtps,
-        ssl_context=tls, implicit_tls=not upgrade,
-    ) as client:  # fmt: skip
-        await replied(client)
-        for command in [smtp.Hello(domain="c"), *([smtp.StartTls(), smtp.Hello(domain="c")] if upgrade else [])]:
-            client.send(command)
-            await replied(client)
-        assert isinstance(client.machine, smtp.ClientConnection)
-        if mechanism.name not in client.machine.extensions.get("AUTH", "").split():
-            return "not offered"
-        client.authenticate(mechanism)
-        return await outcome(client)
-
-
-async def pop3_login(pair: server.Pair, tls: ssl.SSLContext, mechanism: sasl.ClientMechanism, upgrade: bool) -> str:
-    """As ``smtp_login``; the reply's response code in capitals."""
-    assert pair.pop3 is not None
-    assert pair.pop3s is not None
-    async with await _loops.current().adapter.connect(
-        lambda tls: pop3.ClientConnection(tls=tls), "127.0.0.1", pair.pop3 if upgrade else pair.pop3s,
-        ssl_context=tls, implicit_tls=not upgrade,
-    ) as client:  # fmt: skip
-        await replied(client)
-        for command in [*([pop3.Stls()] if upgrade else []), pop3.Capa()]:
-            client.send(command)
-            await replied(client)
-        assert isinstance(client.machine, pop3.ClientConnection)
-        if mechanism.name not in client.machine.capabilities.get("SASL", "").split():
-            return "not offered"
-        client.authenticate(mechanism)
-        return await outcome(client)
-
-
-async def replied(client: Client[smtp.ClientEvent] | Client[pop3.ClientEvent]) -> None:
-    async for event in client:
-        assert isinstance(event, smtp.Replied | pop3.Replied)
-        return
-
-
-async def outcome(client: Client[smtp.ClientEvent] | Client[pop3.ClientEvent]) -> str:
-    async for event in client:
-        match event:
-            case sasl.Authenticated():
-                return "ok"
-            case smtp.AuthenticationFailed(reply=reply):
-                return str(reply.code)
-            case pop3.AuthenticationFailed(reply=reply):
-                return reply.response_code
-    return "closed"
-
-
-Login = Callable[[server.Pair, ssl.SSLContext, sasl.ClientMechanism, bool], Awaitable[str]]
-
-
-def refused(login: Login) -> str:
-    """How bad credentials are answered (RFC 4954 section 6, RFC 3206 section 6)."""
-    return "535" if login is smtp_login else "AUTH"
-
-
-by_both_protocols = pytest.mark.parametrize("login", [smtp_login, pop3_login], ids=["smtp", "pop3"])
-on_both_ports = pytest.mark.parametrize("upgrade", [False, True], ids=["implicit", "upgraded"])
 
 
 def meet(run: Run, accounts: MemoryAccounts, client: Callable[[server.Pair], Awaitable[None]]) -> None:

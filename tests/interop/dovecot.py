@@ -1,0 +1,232 @@
+"""A Dovecot that was started for a test, on loopback, by nobody in particular: POP3 and submission, every mechanism.
+
+Knows its configuration (that of 2.3); installs nothing and touches nothing but a directory of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import grp
+import hmac
+import json
+import os
+import pwd
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+import attrs
+import trustme
+
+from mailauth_io import server
+from tests.interop.visit import HOST, missing, program
+
+_KEY: Final = b"a key that signs tokens for tests"
+_LATE: Final = 4_102_444_800  # the year 2100
+_PACKAGES: Final = "Dovecot 2.3 with pop3 and submission"
+_ATTEMPTS: Final = 5
+"""A port that was free may be taken by somebody else before Dovecot has it."""
+
+_CONFIGURATION: Final = """
+base_dir = {home}/run
+state_dir = {home}/state
+log_path = /dev/stderr
+default_internal_user = {user}
+default_internal_group = {group}
+default_login_user = {user}
+first_valid_uid = 1
+mail_location = maildir:{home}/mail/%u
+protocols = pop3 submission
+listen = 127.0.0.1
+hostname = localhost
+ssl = yes
+ssl_cert = <{home}/certificate.pem
+ssl_key = <{home}/certificate.pem
+ssl_ca = <{home}/clients.pem
+ssl_require_crl = no
+ssl_verify_client_cert = yes
+auth_ssl_username_from_cert = yes
+auth_mechanisms = plain login cram-md5 apop scram-sha-1 scram-sha-256 oauthbearer xoauth2 external
+auth_failure_delay = 0
+submission_relay_host = 127.0.0.1
+submission_relay_port = {nowhere}
+service anvil {{
+  chroot =
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
+}}
+service stats {{
+  chroot =
+}}
+service pop3-login {{
+  chroot =
+  inet_listener pop3 {{
+    port = {pop3}
+  }}
+  inet_listener pop3s {{
+    port = {pop3s}
+    ssl = yes
+  }}
+}}
+service submission-login {{
+  chroot =
+  inet_listener submission {{
+    port = {smtp}
+  }}
+  inet_listener submissions {{
+    port = {smtps}
+    ssl = yes
+  }}
+}}
+passdb {{
+  driver = oauth2
+  mechanisms = oauthbearer xoauth2
+  args = {home}/oauth2.conf
+}}
+passdb {{
+  driver = static
+  mechanisms = external
+  args = nopassword=y
+}}
+passdb {{
+  driver = passwd-file
+  mechanisms = plain login cram-md5 apop scram-sha-1 scram-sha-256
+  args = {home}/users
+}}
+userdb {{
+  driver = static
+  args = uid={user} gid={group} home={home}/mail/%u
+}}
+"""
+
+_TOKENS: Final = """
+introspection_mode = local
+local_validation_key_dict = fs:posix:prefix={home}/keys/
+username_attribute = sub
+"""
+
+
+class NotStarted(Exception):
+    """Dovecot ended at once; the text is what it said."""
+
+
+@attrs.frozen(kw_only=True)
+class Dovecot:
+    """One that listens."""
+
+    pair: server.Pair
+    """Its ports: those of submission as ``smtp`` and ``smtps``."""
+    authority: trustme.CA
+    """Who certifies it, and clients."""
+    home: Path
+    log: list[str]
+
+    def auth_test(self, name: str, password: str) -> bool:
+        """What ``doveadm auth test`` says of a password."""
+        words = [program("doveadm"), "-c", str(self.home / "dovecot.conf"), "auth", "test"]
+        done = subprocess.run([*words, name, password], capture_output=True, text=True, timeout=30)
+        assert f"auth {'failed' if done.returncode else 'succeeded'}" in done.stdout, done.stderr
+        return done.returncode == 0
+
+
+def token(name: str, key: bytes = _KEY) -> bytes:
+    """A token for *name* that this Dovecot takes: RFC 7519, signed by HMAC (RFC 7515)."""
+    parts = ({"alg": "HS256", "typ": "JWT"}, {"sub": name, "iat": 1, "exp": _LATE})
+    signed = b".".join(_url_safe(json.dumps(part).encode()) for part in parts)
+    return signed + b"." + _url_safe(hmac.digest(key, signed, "sha256"))
+
+
+def _url_safe(octets: bytes) -> bytes:
+    return base64.urlsafe_b64encode(octets).rstrip(b"=")
+
+
+@contextmanager
+def dovecot(accounts: str) -> Iterator[Dovecot]:
+    """Start one that has *accounts*, a passwd-file, and end it.  Skips or fails as ``missing()`` does without it."""
+    path = _find()
+    # Started by root it could not be unprivileged in a directory of root's.
+    who = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+    with tempfile.TemporaryDirectory(prefix="mailauth-", ignore_cleanup_errors=True) as directory:
+        home, authority = Path(directory), trustme.CA()
+        _furnish(home, authority, accounts)
+        for attempt in range(_ATTEMPTS):
+            try:
+                with _running(path, home, who, authority) as running:
+                    yield running
+                return
+            except NotStarted as error:
+                if attempt == _ATTEMPTS - 1 or "already in use" not in str(error):
+                    raise
+
+
+def _find() -> str:
+    path = program("dovecot")
+    version = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30).stdout
+    words = [program("doveconf"), "-c", "/dev/null", "-h", "libexec_dir"]
+    programs = Path(subprocess.run(words, capture_output=True, text=True, timeout=30).stdout.strip())
+    if not version.startswith("2.3.") or not all((programs / name).exists() for name in ("pop3", "submission")):
+        missing(_PACKAGES)
+    return path
+
+
+def _furnish(home: Path, authority: trustme.CA, accounts: str) -> None:
+    issued = authority.issue_cert("localhost", HOST)
+    issued.private_key_and_cert_chain_pem.write_to_path(str(home / "certificate.pem"))
+    authority.cert_pem.write_to_path(str(home / "clients.pem"))
+    (home / "users").write_text(accounts)
+    (home / "oauth2.conf").write_text(_TOKENS.format(home=home))
+    keys = home / "keys" / "default" / "HS256"
+    keys.mkdir(parents=True)
+    (keys / "default").write_bytes(base64.b64encode(_KEY))
+
+
+@contextmanager
+def _running(path: str, home: Path, who: pwd.struct_passwd, authority: trustme.CA) -> Iterator[Dovecot]:
+    ports = _free_ports("smtp", "smtps", "pop3", "pop3s")
+    with socket.socket() as nowhere:  # bound and not listening: whoever connects is refused
+        nowhere.bind((HOST, 0))
+        (home / "dovecot.conf").write_text(
+            _CONFIGURATION.format(
+                home=home, user=who.pw_name, group=grp.getgrgid(who.pw_gid).gr_name,
+                nowhere=nowhere.getsockname()[1], **ports,
+            )
+        )  # fmt: skip
+        root = os.geteuid() == 0
+        if root:
+            for place in (home, *home.rglob("*")):
+                os.chown(place, who.pw_uid, who.pw_gid)
+        with subprocess.Popen(
+            [path, "-F", "-c", str(home / "dovecot.conf")],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            user=who.pw_uid if root else None, group=who.pw_gid if root else None, extra_groups=[] if root else None,
+        ) as process:  # fmt: skip
+            try:
+                assert process.stderr is not None
+                said: list[str] = []
+                for line in process.stderr:
+                    said.append(line)
+                    if "starting up" in line:  # it listens by then
+                        break
+                else:
+                    raise NotStarted("".join(said))
+                reader = threading.Thread(target=said.extend, args=(process.stderr,))
+                reader.start()
+                yield Dovecot(pair=server.Pair(hosts=(HOST,), **ports), authority=authority, home=home, log=said)
+            finally:
+                process.terminate()
+                process.wait(30)
+            reader.join(30)
+
+
+def _free_ports(*names: str) -> dict[str, int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in names]
+        for one in sockets:
+            one.bind((HOST, 0))
+        return {name: int(one.getsockname()[1]) for name, one in zip(names, sockets, strict=True)}

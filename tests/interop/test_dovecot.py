@@ -1,0 +1,186 @@
+"""Our client machines against a real Dovecot, every mechanism that it has, on both loops; and the accounts file that it
+reads as we write it.
+
+Skips without Dovecot 2.3; with MAILAUTH_INTEROP=require it fails.  It runs on loopback, unprivileged, for this file.
+"""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from mailauth import sasl
+from mailauth_io.cli import SCHEMES
+from mailauth_io.stores import write_credential
+from tests.interop.dovecot import Dovecot, dovecot, token
+from tests.io.logins import Login, by_both_protocols, on_both_ports, pop3_login, refused, smtp_login
+from tests.io.server_support import Run, on_both_loops, run_on_asyncio
+
+PASSWORD, WRONG = "p\u00e4ss w\u00f6rd", "open poppy"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Dovecot]:
+    """One whose accounts are named after their schemes."""
+    lines = [f"{scheme.lower()}:{write_credential(scheme, PASSWORD.encode())}\n" for scheme in SCHEMES]
+    with dovecot("".join(lines)) as running:
+        yield running
+
+
+Make = Callable[[str], sasl.ClientMechanism]
+"""A mechanism from its secret, for the account ``plain``, whose password answers everything."""
+
+MAKE: dict[str, Make] = {
+    "PLAIN": lambda secret: sasl.PlainClient(authentication_identity="plain", password=secret.encode()),
+    "LOGIN": lambda secret: sasl.LoginClient(authentication_identity="plain", password=secret.encode()),
+    "CRAM-MD5": lambda secret: sasl.CramMd5Client(authentication_identity="plain", secret=secret.encode()),
+    "SCRAM-SHA-1": lambda secret: sasl.ScramSha1Client(
+        authentication_identity="plain", password=secret.encode(), entropy=secrets.token_bytes(16)
+    ),
+    "SCRAM-SHA-256": lambda secret: sasl.ScramSha256Client(
+        authentication_identity="plain", password=secret.encode(), entropy=secrets.token_bytes(16)
+    ),
+}
+POP3_ONLY: dict[str, Make] = {
+    "USER": lambda secret: sasl.UserPassClient(authentication_identity="plain", password=secret.encode()),
+    "APOP": lambda secret: sasl.ApopClient(authentication_identity="plain", secret=secret.encode()),
+}
+BY_TOKEN: dict[str, Callable[[bytes], sasl.ClientMechanism]] = {
+    "OAUTHBEARER": lambda octets: sasl.OauthBearerClient(token=octets, authorization_identity="plain"),
+    "XOAUTH2": lambda octets: sasl.Xoauth2Client(token=octets, authorization_identity="plain"),
+}
+
+
+def context(server: Dovecot, common_name: str | None = None) -> ssl.SSLContext:
+    """A client's, with a certificate for *common_name* if there is one."""
+    made = ssl.create_default_context()
+    server.authority.configure_trust(made)
+    if common_name is not None:
+        server.authority.issue_cert("client.test", common_name=common_name).configure_cert(made)
+    return made
+
+
+@on_both_loops
+@by_both_protocols
+@on_both_ports
+@pytest.mark.parametrize("name", MAKE)
+def test_our_clients_log_in_by_password(server: Dovecot, run: Run, login: Login, upgrade: bool, name: str) -> None:
+    async def main() -> None:
+        assert await login(server.pair, context(server), MAKE[name](PASSWORD), upgrade) == "ok"
+
+    run(main)
+
+
+@on_both_loops
+@on_both_ports
+@pytest.mark.parametrize("name", POP3_ONLY)
+def test_our_client_logs_in_as_only_pop3_does(server: Dovecot, run: Run, upgrade: bool, name: str) -> None:
+    """RFC 1939 section 7."""
+
+    async def main() -> None:
+        assert await pop3_login(server.pair, context(server), POP3_ONLY[name](PASSWORD), upgrade) == "ok"
+
+    run(main)
+
+
+@on_both_loops
+@by_both_protocols
+@on_both_ports
+@pytest.mark.parametrize("name", BY_TOKEN)
+def test_our_clients_log_in_by_token(server: Dovecot, run: Run, login: Login, upgrade: bool, name: str) -> None:
+    """RFC 7628."""
+
+    async def main() -> None:
+        assert await login(server.pair, context(server), BY_TOKEN[name](token("plain")), upgrade) == "ok"
+
+    run(main)
+
+
+@on_both_loops
+@by_both_protocols
+@on_both_ports
+def test_our_clients_log_in_by_certificate(server: Dovecot, run: Run, login: Login, upgrade: bool) -> None:
+    """RFC 4422 appendix A."""
+
+    async def main() -> None:
+        assert await login(server.pair, context(server, "plain"), sasl.ExternalClient(), upgrade) == "ok"
+
+    run(main)
+
+
+# Dovecot takes half a second for a refusal, so these do not come in every combination.
+
+
+@by_both_protocols
+@pytest.mark.parametrize("name", MAKE)
+def test_a_wrong_password_is_refused(server: Dovecot, login: Login, name: str) -> None:
+    """The machine reads it off Dovecot's reply."""
+
+    async def main() -> None:
+        assert await login(server.pair, context(server), MAKE[name](WRONG), False) == refused(login)
+
+    run_on_asyncio(main)
+
+
+@by_both_protocols
+@pytest.mark.parametrize("name", BY_TOKEN)
+def test_a_forged_token_is_refused_in_json(server: Dovecot, login: Login, name: str) -> None:
+    """RFC 7628 section 3.2.2: our client keeps what it was told."""
+    forged = BY_TOKEN[name](token("plain", key=b"another key"))
+
+    async def main() -> None:
+        assert await login(server.pair, context(server), forged, False) == refused(login)
+
+    run_on_asyncio(main)
+    assert isinstance(forged, sasl.OauthBearerClient | sasl.Xoauth2Client)
+    assert b'"status"' in (forged.failure or b"")
+
+
+@by_both_protocols
+def test_without_a_certificate_external_is_refused(server: Dovecot, login: Login) -> None:
+    """Dovecot offers it to everybody."""
+
+    async def main() -> None:
+        assert await login(server.pair, context(server), sasl.ExternalClient(), False) == refused(login)
+
+    run_on_asyncio(main)
+
+
+@on_both_loops
+@by_both_protocols
+def test_scram_by_the_keys_that_we_wrote(server: Dovecot, run: Run, login: Login) -> None:
+    """RFC 7677: Dovecot proves itself with the ServerKey in the file."""
+
+    scram = sasl.ScramSha256Client(
+        authentication_identity="scram-sha-256", password=PASSWORD.encode(), entropy=secrets.token_bytes(16)
+    )
+
+    async def main() -> None:
+        assert await login(server.pair, context(server), scram, False) == "ok"
+
+    run(main)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_dovecot_takes_the_file_that_we_write(server: Dovecot, scheme: str) -> None:
+    """``doveadm auth test`` asks the server that runs."""
+    assert server.auth_test(scheme.lower(), PASSWORD)
+    assert not server.auth_test(scheme.lower(), WRONG)
+
+
+@on_both_loops
+def test_what_dovecot_does_not_offer_is_not_tried(server: Dovecot, run: Run) -> None:
+    """It has no -PLUS form."""
+    bound = sasl.ScramSha256PlusClient(
+        authentication_identity="plain", password=b"x", entropy=bytes(16),
+        channel_binding="tls-server-end-point", binding_data=bytes(32),
+    )  # fmt: skip
+
+    async def main() -> None:
+        for login in (smtp_login, pop3_login):
+            assert await login(server.pair, context(server), bound, False) == "not offered"
+
+    run(main)

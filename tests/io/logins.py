@@ -1,0 +1,77 @@
+"""One login by one of our own clients to whatever listens on four ports, and how it ends."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import pytest
+
+from mailauth import LocalProtocolError, pop3, sasl, smtp
+from mailauth_io import _loops, server
+from mailauth_io._adapter import Client
+
+
+async def smtp_login(pair: server.Pair, tls: ssl.SSLContext, mechanism: sasl.ClientMechanism, upgrade: bool) -> str:
+    """How a login by SMTP ends: ``ok``, the reply's code, or ``not offered``."""
+    assert pair.smtp is not None
+    assert pair.smtps is not None
+    async with await _loops.current().adapter.connect(
+        lambda tls: smtp.ClientConnection(tls=tls), "127.0.0.1", pair.smtp if upgrade else pair.smtps,
+        ssl_context=tls, implicit_tls=not upgrade,
+    ) as client:  # fmt: skip
+        await replied(client)
+        for command in [smtp.Hello(domain="c"), *([smtp.StartTls(), smtp.Hello(domain="c")] if upgrade else [])]:
+            client.send(command)
+            await replied(client)
+        return await outcome(client, mechanism)
+
+
+async def pop3_login(pair: server.Pair, tls: ssl.SSLContext, mechanism: sasl.ClientMechanism, upgrade: bool) -> str:
+    """As ``smtp_login``; the reply's response code in capitals."""
+    assert pair.pop3 is not None
+    assert pair.pop3s is not None
+    async with await _loops.current().adapter.connect(
+        lambda tls: pop3.ClientConnection(tls=tls), "127.0.0.1", pair.pop3 if upgrade else pair.pop3s,
+        ssl_context=tls, implicit_tls=not upgrade,
+    ) as client:  # fmt: skip
+        await replied(client)
+        for command in [*([pop3.Stls()] if upgrade else []), pop3.Capa()]:
+            client.send(command)
+            await replied(client)
+        return await outcome(client, mechanism)
+
+
+async def replied(client: Client[smtp.ClientEvent] | Client[pop3.ClientEvent]) -> None:
+    async for event in client:
+        assert isinstance(event, smtp.Replied | pop3.Replied)
+        return
+
+
+async def outcome(client: Client[smtp.ClientEvent] | Client[pop3.ClientEvent], mechanism: sasl.ClientMechanism) -> str:
+    try:
+        client.authenticate(mechanism)
+    except LocalProtocolError:
+        return "not offered"
+    async for event in client:
+        match event:
+            case sasl.Authenticated():
+                return "ok"
+            case smtp.AuthenticationFailed(reply=reply):
+                return str(reply.code)
+            case pop3.AuthenticationFailed(reply=reply):
+                return reply.response_code
+    return "closed"
+
+
+Login: TypeAlias = Callable[[server.Pair, ssl.SSLContext, sasl.ClientMechanism, bool], Awaitable[str]]
+
+
+def refused(login: Login) -> str:
+    """How bad credentials are answered (RFC 4954 section 6, RFC 3206 section 6)."""
+    return "535" if login is smtp_login else "AUTH"
+
+
+by_both_protocols = pytest.mark.parametrize("login", [smtp_login, pop3_login], ids=["smtp", "pop3"])
+on_both_ports = pytest.mark.parametrize("upgrade", [False, True], ids=["implicit", "upgraded"])
