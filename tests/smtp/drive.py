@@ -16,8 +16,10 @@ ENTROPY: Final = bytes(range(32))
 TLS: Final = Tls(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384")
 CRAM: Final = "<1896.697170952@postoffice.reston.mci.net>"
 
-IN_CLEAR: Final = smtp.ServerSettings(mechanisms_without_tls=frozenset({"PLAIN", "LOGIN", "CRAM-MD5"}), starttls=True)
-"""A server that offers all it has without TLS too."""
+IN_CLEAR: Final = smtp.ServerSettings(
+    mechanisms_without_tls=frozenset({"PLAIN", "LOGIN", "CRAM-MD5"}), starttls=True, maximum_noops=100_000
+)
+"""A server that offers all it has without TLS too, and has the patience that some tests need."""
 
 LEFT_OPEN: Final = object()
 """As an answer: none; the question stays open."""

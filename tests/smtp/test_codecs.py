@@ -9,7 +9,7 @@ from mailauth import Command, LocalProtocolError, smtp
 from mailauth._errors import Malformed
 from mailauth.smtp._command_lines import COMMON, PARSERS, from_common, split_line
 from mailauth.smtp._grammar import decode_xtext, encode_xtext, parse_path
-from mailauth.smtp.commands import Auth, LineCommand
+from mailauth.smtp.commands import Auth, Bdat, LineCommand
 from mailauth.smtp.replies import join_lines, parse_line
 
 printable = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=70)
@@ -37,7 +37,8 @@ def mailboxes(draw: st.DrawFn) -> smtp.Mailbox:
 
 recipients = st.one_of(mailboxes(), st.sampled_from([smtp.Mailbox("Postmaster", ""), smtp.Mailbox("POSTMASTER", "")]))
 parameters = st.dictionaries(
-    st.sampled_from(["X-A", "RET", "ENVID", "SMTPUTF8"]), st.none() | st.from_regex(r"[!-<>-~]{1,9}", fullmatch=True)
+    st.sampled_from(["X-A", "RETS", "MT-PRIORITY"]),
+    st.none() | st.from_regex(r"[!-<>-~]{1,9}", fullmatch=True),
 )
 commands: st.SearchStrategy[LineCommand] = st.one_of(
     st.builds(smtp.Hello, domain=domains | st.sampled_from(["host_name", "a.b."]), extended=st.booleans()),
@@ -47,9 +48,22 @@ commands: st.SearchStrategy[LineCommand] = st.one_of(
         size=st.none() | st.integers(0, 10**20 - 1),
         body=st.none() | st.sampled_from(smtp.Body),
         auth=st.none() | printable.filter(bool),
+        ret=st.none() | st.sampled_from(smtp.Ret),
+        envelope_id=st.none() | st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=33),
+        require_tls=st.booleans(),
         parameters=parameters,
     ),
-    st.builds(smtp.Rcpt, forward_path=recipients, parameters=parameters),
+    st.builds(
+        smtp.Rcpt,
+        forward_path=recipients,
+        notify=st.none()
+        | st.just(frozenset({smtp.Notify.NEVER}))
+        | st.frozensets(st.sampled_from([smtp.Notify.SUCCESS, smtp.Notify.FAILURE, smtp.Notify.DELAY]), min_size=1),
+        original_recipient=st.none()
+        | st.builds(smtp.OriginalRecipient, st.sampled_from(["rfc822", "X-400", "x!"]), printable.filter(bool)),
+        parameters=parameters,
+    ),
+    st.builds(Bdat, size=st.integers(0, 10**20 - 1), last=st.booleans()),
     st.builds(smtp.Noop, argument=stripped),
     st.builds(smtp.Help, argument=stripped),
     st.builds(smtp.Vrfy, argument=stripped.filter(bool)),

@@ -70,6 +70,10 @@ LINES: Final = (
     b"BDAT 70000",
     b"BDAT 99999999999",
     b"BDAT x",
+    b"RCPT TO:<c@d> NOTIFY=NEVER ORCPT=rfc822;c",
+    b"MAIL FROM:<a@b> RET=HDRS ENVID=x",
+    b"GET / HTTP/1.1",
+    b"\x16\x03\x01",
     b"MAIL FROM:<a@b> BODY=BINARYMIME",
     b"STARTTLS",
     b"NO\nOP",
@@ -116,6 +120,8 @@ SMALL: Final = smtp.ServerSettings(
     maximum_text_line=1_000,
     chunking=True,
     binary_mime=True,
+    dsn=True,
+    maximum_noops=5,
 )
 BETWEEN_CHUNKS: Final = (smtp.Noop, smtp.Vrfy, smtp.Help, smtp.Refused)
 WITH_TLS: Final = smtp.ServerSettings(

@@ -234,7 +234,7 @@ def test_known_verbs_that_are_not_there_are_502(verb: bytes) -> None:
     assert ready(verb + b"\r\n").codes == [502]
 
 
-@pytest.mark.parametrize("line", [b"", b"FOO", b"MAILFROM:<a@b>", b"GET / HTTP/1.1", b" NOOP"])
+@pytest.mark.parametrize("line", [b"", b"FOO", b"MAILFROM:<a@b>", b"GETS", b" NOOP"])
 def test_an_unknown_command_is_500(line: bytes) -> None:
     """RFC 5321 section 4.2.4."""
     session = ready(line + b"\r\n")
@@ -313,6 +313,51 @@ def test_transactions_over_the_limit_end_the_session_with_421() -> None:
     assert session.codes == [250, 250, 421]
     assert session.closed is not None
     assert session.of(smtp.Refused)[0].line == b"MAIL FROM:<x@y>"
+
+
+@pytest.mark.parametrize("first", [b"GET / HTTP/1.1", b"post / http/1.0", b"CONNECT a:25 HTTP/1.1", b"PRI * HTTP/2.0"])
+def test_http_ends_the_session_whatever_smtp_it_carries(first: bytes) -> None:
+    """A web page can make a browser send SMTP in the body of a request: nothing of it is obeyed."""
+    for pieces in ([first + b"\r\nEHLO c\r\n"], [first[:2], first[2:] + b"\r\nEHLO c\r\n"]):
+        session = serve(*pieces)
+        assert session.lines[1:] == ["421 4.7.0 this is SMTP"]
+        assert [event.line for event in session.of(smtp.Refused)] == [first]
+        assert session.of(smtp.Hello) == []
+        assert session.closed is not None
+        assert session.closed.why is Why.TOO_MANY_ERRORS
+
+
+def test_a_client_hello_in_clear_ends_the_session_at_its_first_octet() -> None:
+    """RFC 8446 section 5.1: it has no CRLF to wait for."""
+    for pieces in ([b"\x16\x03\x01\x02\0\x01\r\nEHLO c\r\n"], [b"\x16", b""]):
+        session = serve(*pieces)
+        assert session.codes == [220, 421]
+        assert session.closed is not None
+        assert session.closed.why is Why.TOO_MANY_ERRORS
+    assert ready(b"\x16\r\nNOOP\r\n").codes == [500, 250]
+
+
+@pytest.mark.parametrize("line", [b"NOOP", b"RSET", b"VRFY x", b"HELP", b"EHLO c", b"HELO c"])
+def test_commands_that_lead_nowhere_have_a_budget(line: bytes) -> None:
+    """Two for each transaction come on top: RSET and EHLO between messages are no abuse."""
+    settings = smtp.ServerSettings(maximum_noops=3)
+    session = ready((line + b"\r\n") * 3, settings=settings)  # the first was EHLO
+    assert session.codes[2] == 421
+    assert session.closed is not None
+    assert session.closed.why is Why.TOO_MANY_ERRORS
+    mail = b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n.\r\n" + (line + b"\r\n") * 2
+    assert 421 not in ready(mail * 20 + b"QUIT\r\n", settings=settings).codes
+
+
+def test_a_blank_after_the_colon_is_a_switch() -> None:
+    """RFC 5321 section 3.3 has none there."""
+    lines = b"MAIL FROM: <a@b> SIZE=3\r\nRCPT to:  <c@d>\r\n"
+    assert ready(lines).codes == [501, 501]
+    session = ready(lines, settings=smtp.ServerSettings(blank_after_colon=True))
+    assert session.events == [
+        smtp.Mail(reverse_path=smtp.Mailbox("a", "b"), size=3),
+        smtp.Rcpt(forward_path=smtp.Mailbox("c", "d")),
+    ]
 
 
 def test_quit_ends_the_session_and_what_follows_is_not_read() -> None:

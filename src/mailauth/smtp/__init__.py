@@ -2,7 +2,7 @@
 
 from .._events import MessageChunk as MessageChunk
 from ._grammar import Mailbox as Mailbox
-from ._parameters import Body as Body
+from ._parameters import Body as Body, Notify as Notify, OriginalRecipient as OriginalRecipient, Ret as Ret
 from ._states import TRANSITIONS as TRANSITIONS, State as State
 from .client import ClientConnection as ClientConnection
 from .commands import (

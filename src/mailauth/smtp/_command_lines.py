@@ -81,6 +81,7 @@ def checked_rcpt(mailbox: Mailbox) -> Rcpt:
     fields = rcpt.__dict__
     fields["forward_path"] = mailbox
     fields["source_route"] = ()
+    fields["notify"] = fields["original_recipient"] = None
     fields["parameters"] = NO_PARAMETERS
     return rcpt
 
@@ -91,7 +92,8 @@ def checked_mail(mailbox: Mailbox) -> Mail:
     fields = mail.__dict__
     fields["reverse_path"] = mailbox
     fields["source_route"] = ()
-    fields["size"] = fields["body"] = fields["auth"] = None
+    fields["size"] = fields["body"] = fields["auth"] = fields["ret"] = fields["envelope_id"] = None
+    fields["require_tls"] = False
     fields["parameters"] = NO_PARAMETERS
     return mail
 

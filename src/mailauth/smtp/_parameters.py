@@ -18,6 +18,7 @@ from .._errors import LocalProtocolError, Malformed
 from .._events import Command
 from ._grammar import decode_xtext, encode_xtext
 
+_ADDRESS_TYPE: Final = re.compile(r"[A-Za-z0-9!#$%&'*/?^_`{|}~-]+")
 _PARAMETER: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~]+))?")
 
 
@@ -30,15 +31,54 @@ class Body(enum.Enum):
     """Any octets, bare CR, LF and NUL too; by BDAT alone."""
 
 
+class Ret(enum.Enum):
+    """How much of the message a report of failure brings back (RFC 3461 section 4.3)."""
+
+    FULL = "FULL"
+    HEADERS = "HDRS"
+
+
+class Notify(enum.Enum):
+    """What a sender wants to be told about a recipient (RFC 3461 section 4.1)."""
+
+    NEVER = "NEVER"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    DELAY = "DELAY"
+
+
+@attrs.frozen
+class OriginalRecipient:
+    """The recipient as the sender first wrote it (RFC 3461 section 4.2).  Raises LocalProtocolError unless sendable."""
+
+    address_type: str
+    """``rfc822`` for an Internet mail address; an atom."""
+    address: str
+
+    def __attrs_post_init__(self) -> None:
+        try:
+            _encode_orcpt(self)
+        except Malformed as error:
+            raise LocalProtocolError(str(error)) from None
+
+
 @attrs.frozen
 class Parameter:
-    """One parameter of MAIL or RCPT: keyword, the field that holds it, the extension that brings it, codec."""
+    """One parameter of MAIL or RCPT: keyword, the field that holds it, the extension that brings it, codec.
+
+    One without a codec takes no value: its field is True or False.
+    """
 
     keyword: str
     field: str
     extension: str
-    decode: Callable[[str], object]
-    encode: Callable[[Any], str]
+    decode: Callable[[str], object] | None = None
+    encode: Callable[[Any], str] | None = None
+
+    def is_in(self, command: Command) -> bool:
+        """Whether *command* carries it."""
+        value: object = getattr(command, self.field)
+        return value is not None and value is not False
 
 
 def _decode_size(value: str) -> int:
@@ -60,13 +100,73 @@ def _decode_body(value: str) -> Body:
         raise Malformed("BODY takes 7BIT, 8BITMIME or BINARYMIME") from None
 
 
+def _decode_ret(value: str) -> Ret:
+    try:
+        return Ret(value.upper())
+    except ValueError:
+        raise Malformed("RET takes FULL or HDRS") from None
+
+
+def _decode_envid(value: str) -> str:
+    if len(value) > 100:  # RFC 3461 section 4.4
+        raise Malformed("ENVID takes up to 100 characters")
+    return decode_xtext(value)
+
+
+def _encode_envid(envelope_id: str) -> str:
+    value = encode_xtext(envelope_id)
+    _decode_envid(value)
+    return value
+
+
+def _decode_notify(value: str) -> frozenset[Notify]:
+    words = value.upper().split(",")
+    try:
+        notify = frozenset(Notify(word) for word in words)
+    except ValueError:
+        raise Malformed("NOTIFY takes NEVER, or some of SUCCESS,FAILURE,DELAY") from None
+    _encode_notify(notify)
+    return notify
+
+
+def _encode_notify(notify: frozenset[Notify]) -> str:
+    if not notify or (Notify.NEVER in notify and len(notify) > 1):
+        raise Malformed("NOTIFY takes NEVER, or some of SUCCESS,FAILURE,DELAY")
+    return ",".join(word.value for word in Notify if word in notify)
+
+
+def _decode_orcpt(value: str) -> OriginalRecipient:
+    address_type, semicolon, address = value.partition(";")
+    if not semicolon:
+        raise Malformed("ORCPT takes a type, a semicolon and an address")
+    try:
+        return OriginalRecipient(address_type, decode_xtext(address))
+    except LocalProtocolError as error:
+        raise Malformed(str(error)) from None
+
+
+def _encode_orcpt(recipient: OriginalRecipient) -> str:
+    if not _ADDRESS_TYPE.fullmatch(recipient.address_type) or not recipient.address:
+        raise Malformed("ORCPT takes an atom and an address")
+    value = f"{recipient.address_type};{encode_xtext(recipient.address)}"
+    if len(value) > 500:  # RFC 3461 section 4.2
+        raise Malformed("ORCPT takes up to 500 characters")
+    return value
+
+
 MAIL_PARAMETERS: Final = (
     Parameter("SIZE", "size", "SIZE", _decode_size, _encode_size),
     Parameter("BODY", "body", "8BITMIME", _decode_body, lambda body: str(body.value)),
     Parameter("AUTH", "auth", "AUTH", decode_xtext, encode_xtext),
+    Parameter("RET", "ret", "DSN", _decode_ret, lambda ret: str(ret.value)),
+    Parameter("ENVID", "envelope_id", "DSN", _decode_envid, _encode_envid),
+    Parameter("REQUIRETLS", "require_tls", "REQUIRETLS"),
 )
 NO_PARAMETERS: Final[Mapping[str, str | None]] = MappingProxyType({})
-RCPT_PARAMETERS: Final[tuple[Parameter, ...]] = ()
+RCPT_PARAMETERS: Final = (
+    Parameter("NOTIFY", "notify", "DSN", _decode_notify, _encode_notify),
+    Parameter("ORCPT", "original_recipient", "DSN", _decode_orcpt, _encode_orcpt),
+)
 
 
 def decode_parameters(text: str, table: tuple[Parameter, ...]) -> dict[str, Any]:
@@ -83,10 +183,12 @@ def decode_parameters(text: str, table: tuple[Parameter, ...]) -> dict[str, Any]
             raise Malformed(f"{keyword} is given twice")
         if row is None:
             unknown[keyword] = value
-        elif value is None:
-            raise Malformed(f"{keyword} needs a value")
+        elif (value is None) != (row.decode is None):
+            raise Malformed(f"{keyword} {'takes no' if row.decode is None else 'needs a'} value")
+        elif row.decode is None:
+            fields[row.field] = True
         else:
-            fields[row.field] = row.decode(value)
+            fields[row.field] = row.decode(value or "")
     return {**fields, "parameters": unknown or NO_PARAMETERS}
 
 
@@ -94,7 +196,9 @@ def encode_parameters(command: Command, table: tuple[Parameter, ...], unknown: M
     """`` KEYWORD=value KEYWORD``, with the leading blank.  Raises LocalProtocolError for what no parameter can hold."""
     try:
         words = [
-            f"{row.keyword}={row.encode(value)}" for row in table if (value := getattr(command, row.field)) is not None
+            row.keyword if row.encode is None else f"{row.keyword}={row.encode(getattr(command, row.field))}"
+            for row in table
+            if row.is_in(command)
         ]
     except Malformed as error:
         raise LocalProtocolError(str(error)) from None

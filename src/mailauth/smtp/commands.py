@@ -16,7 +16,17 @@ import attrs
 from .._errors import LocalProtocolError, Malformed
 from .._events import Command, Notice, Question
 from ._grammar import Mailbox, check_domain, checked_mailbox, parse_path, split_path
-from ._parameters import MAIL_PARAMETERS, NO_PARAMETERS, RCPT_PARAMETERS, Body, decode_parameters, encode_parameters
+from ._parameters import (
+    MAIL_PARAMETERS,
+    NO_PARAMETERS,
+    RCPT_PARAMETERS,
+    Body,
+    Notify,
+    OriginalRecipient,
+    Ret,
+    decode_parameters,
+    encode_parameters,
+)
 from .replies import PerRecipient, Reply, Verdict
 
 TRY_AGAIN: Final = Reply(451, "4.3.0", "temporary failure, try again later")
@@ -142,8 +152,18 @@ class Mail(Command, VerdictQuestion):
     auth: str | None = None
     """Who handed the message in first, as a mailbox, or ``<>`` (RFC 4954 section 5): a claim, not a proof."""
 
+    ret: Ret | None = None
+    """How much of the message a report of failure shall bring back (RFC 3461 section 4.3)."""
+
+    envelope_id: str | None = None
+    """What a report shall call this transaction, ENVID, decoded (RFC 3461 section 4.4)."""
+
+    require_tls: bool = False
+    """The message may travel over authenticated TLS alone, on every hop to come (RFC 8689)."""
+
     parameters: Mapping[str, str | None] = attrs.field(default=NO_PARAMETERS, hash=False)
-    """Parameters of extensions that this library does not know, by keyword; a server refuses them with 555."""
+    """Parameters of extensions that this library does not know, by keyword, as written.  A server refuses
+    with 555 what its settings do not name."""
 
     @classmethod
     def parse(cls, argument: str) -> Self:
@@ -170,6 +190,13 @@ class Rcpt(Command, VerdictQuestion):
     """The bare ``<Postmaster>`` is ``Mailbox("Postmaster", "")`` (RFC 5321 section 4.5.1)."""
 
     source_route: tuple[str, ...] = ()
+
+    notify: frozenset[Notify] | None = None
+    """What the sender wants to be told; None leaves it to the server (RFC 3461 section 4.1)."""
+
+    original_recipient: OriginalRecipient | None = None
+    """ORCPT (RFC 3461 section 4.2)."""
+
     parameters: Mapping[str, str | None] = attrs.field(default=NO_PARAMETERS, hash=False)
 
     @classmethod

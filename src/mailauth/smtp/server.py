@@ -47,6 +47,10 @@ _GREETING, _DATA, _AUTH = State.GREETING, State.DATA, State.AUTH
 
 _NOT_IMPLEMENTED: Final = frozenset({"EXPN", "TURN", "ETRN", "SEND", "SOML", "SAML", "BDAT"})
 
+_HTTP: Final = frozenset({"GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PATCH", "PRI"})
+_TLS_HANDSHAKE: Final = 0x16  # the first octet of a ClientHello (RFC 8446 section 5.1), and no beginning of a command
+_BLANK_AFTER_COLON: Final = re.compile(r"\A((?i:FROM|TO):) +<")
+
 _CONTENT: Final = frozenset({State.DATA, State.CHUNKS})
 
 _MAY_WAIT: Final = GROUPABLE | {"STARTTLS"}  # BeginTls carries the reply to STARTTLS
@@ -58,11 +62,12 @@ _IN_CLEAR: Final = frozenset({"EHLO", "NOOP", "RSET", "HELP", "STARTTLS", "QUIT"
 class _Connection(ContentCourse[Q], Generic[Q]):
     """One SMTP session, whose login may ask *Q* beside what every server's may."""
 
-    __slots__ = ("_failed_logins",)
+    __slots__ = ("_failed_logins", "_noops")
 
     def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
         super().__init__(settings, entropy=entropy, tls=tls)
         self._failed_logins = 0
+        self._noops = 0
 
     # What comes in
 
@@ -84,6 +89,8 @@ class _Connection(ContentCourse[Q], Generic[Q]):
             if command is not None:
                 received.offset = found.end()
                 return self._obey(command, found)
+        if state is State.CONNECTED and received.octets[received.offset] == _TLS_HANDSHAKE and not received.dropping:
+            return self._turn_away(b"")
         try:
             line = received.take_line(self._settings.maximum_command_line)
         except LineTooLong:
@@ -102,7 +109,11 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         if parse is None or verb not in self._settings.verbs:
             if verb in _NOT_IMPLEMENTED:
                 return self._refuse(verb, line, _fixed.NOT_IMPLEMENTED)
+            if verb in _HTTP:
+                return self._turn_away(line)
             return self._refuse("", line, _fixed.UNKNOWN_COMMAND)
+        if self._settings.blank_after_colon and verb in {"MAIL", "RCPT"}:
+            argument = _BLANK_AFTER_COLON.sub(r"\1<", argument)
         try:
             command = parse(argument)
         except Malformed as error:
@@ -132,7 +143,9 @@ class _Connection(ContentCourse[Q], Generic[Q]):
             case Bdat():
                 refusal = self._check_bdat(command)
             case _:
-                return self._carry_out(command)
+                refusal = self._check_noops(command)
+                if refusal is None:
+                    return self._carry_out(command)
         if refusal is not None:
             return self._refuse(verb, line, refusal, command)
         if isinstance(command, Auth):
@@ -184,7 +197,22 @@ class _Connection(ContentCourse[Q], Generic[Q]):
             self._check_errors()
         return Refused(verb=verb, line=line, reply=reply)
 
+    def _turn_away(self, line: bytes) -> Refused:
+        """Another protocol, which may carry SMTP inside: a browser that was lured here, TLS where none is."""
+        self._say(_fixed.NOT_SMTP)
+        self._abandon(Why.TOO_MANY_ERRORS)
+        self._close(Why.TOO_MANY_ERRORS)
+        return Refused(verb="", line=line, reply=_fixed.NOT_SMTP)
+
     # What stands against a command: the Reply that refuses it, None when nothing does
+
+    def _check_noops(self, command: LineCommand) -> Reply | None:
+        self._noops += 1
+        if isinstance(command, Quit) or self._noops - 2 * self._transactions <= self._settings.maximum_noops:
+            return None
+        self._abandon(Why.TOO_MANY_ERRORS)
+        self._close(Why.TOO_MANY_ERRORS)
+        return _fixed.TOO_MANY_NOOPS
 
     def _check_start_tls(self) -> Reply | None:
         if self._tls is not None:
@@ -203,10 +231,13 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         settings = self._settings
         if settings.authentication_required and self._identity is None:
             return _fixed.LOGIN_REQUIRED
-        if (command.parameters or settings.lacks_parameters) and (unknown := settings.not_offered(command)):
+        unknown = settings.not_offered(command)
+        if unknown is None and command.body is Body.BINARY_MIME and not settings.binary_mime:
+            unknown = "BODY=BINARYMIME"
+        if unknown is None and command.require_tls and self._tls is None:
+            unknown = "REQUIRETLS"
+        if unknown is not None:
             return Reply(555, "5.5.4", f"parameter {unknown} is not offered here")
-        if command.body is Body.BINARY_MIME and not settings.binary_mime:
-            return Reply(555, "5.5.4", "parameter BODY=BINARYMIME is not offered here")
         if command.size is not None and command.size > settings.maximum_message_size:
             return _fixed.CONTENT_FAULTS[ContentFault.TOO_LARGE]
         if self._transactions >= settings.maximum_transactions:
@@ -218,8 +249,9 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         return None
 
     def _check_rcpt(self, command: Rcpt) -> Reply | None:
-        if command.parameters:
-            return Reply(555, "5.5.4", f"parameter {next(iter(command.parameters))} is not offered here")
+        unknown = self._settings.not_offered(command)
+        if unknown is not None:
+            return Reply(555, "5.5.4", f"parameter {unknown} is not offered here")
         if len(self._recipients) >= self._settings.maximum_recipients:
             return _fixed.TOO_MANY_RECIPIENTS
         return None

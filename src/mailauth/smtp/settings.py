@@ -17,8 +17,8 @@ from .._errors import LocalProtocolError, Malformed
 from .._events import Tls
 from ._command_lines import PARSERS
 from ._grammar import check_domain
-from ._parameters import MAIL_PARAMETERS, Parameter
-from .commands import Mail
+from ._parameters import MAIL_PARAMETERS, RCPT_PARAMETERS, Parameter
+from .commands import Mail, Rcpt
 from .replies import Reply
 
 _VERBS_OF_EXTENSIONS: Final = MappingProxyType({"CHUNKING": "BDAT"})
@@ -63,6 +63,21 @@ class AnyServerSettings:
     """BODY=BINARYMIME by BDAT (RFC 3030 section 3): bare CR, LF and NUL then belong to the content.  Needs *chunking*,
     and an application that never hands such a message on by DATA."""
 
+    dsn: bool = False
+    """RET, ENVID, NOTIFY and ORCPT (RFC 3461): an application that turns it on sends the reports they ask for."""
+    requiretls: bool = False
+    """REQUIRETLS inside TLS (RFC 8689): an application that turns it on passes such a message on over TLS or not at
+    all."""
+    limits: bool = False
+    """Say *maximum_transactions* and *maximum_recipients* in EHLO (RFC 9422)."""
+
+    further_parameters: frozenset[str] = frozenset()
+    """Keywords, in capitals, of parameters of MAIL and RCPT that this library does not know and the application does:
+    they are in ``parameters`` as written.  Any other is 555."""
+
+    blank_after_colon: bool = False
+    """Take ``MAIL FROM: <a@b>``, which RFC 5321 section 3.3 forbids and some devices say all the same; else 501."""
+
     any_octets: bool = False
     """Hand on content with bare CR, bare LF or NUL as it came, not only where BINARYMIME says so: whoever passes it on
     then answers for what others take for its end."""
@@ -92,6 +107,10 @@ class AnyServerSettings:
 
     maximum_errors: int = attrs.field(default=20, validator=attrs.validators.ge(3))
     """Commands refused for syntax or order, then 421; no RFC names a number, Postfix's hard limit is 20."""
+
+    maximum_noops: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
+    """Commands that lead nowhere (NOOP, RSET, VRFY, HELP, EHLO, HELO), beside two for each transaction, then 421.  No
+    RFC names a number; Postfix begins to count them as errors at 100."""
 
     maximum_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
     """Failed logins, then 421; not before three (RFC 4954 section 9)."""
@@ -141,6 +160,9 @@ class AnyServerSettings:
             ("ENHANCEDSTATUSCODES", "", self.enhanced_status_codes),
             ("CHUNKING", "", self.chunking),
             ("BINARYMIME", "", self.binary_mime),
+            ("DSN", "", self.dsn),
+            ("REQUIRETLS", "", self.requiretls and tls is not None),
+            ("LIMITS", f"MAILMAX={self.maximum_transactions} RCPTMAX={self.maximum_recipients}", self.limits),
             ("STARTTLS", "", self.starttls and tls is None),
             ("AUTH", " ".join(offered), bool(offered)),
         )
@@ -171,25 +193,24 @@ class AnyServerSettings:
             verb for keyword, verb in _VERBS_OF_EXTENSIONS.items() if keyword not in self.extensions(None)
         }
 
-    def not_offered(self, command: Mail) -> str | None:
+    def not_offered(self, command: Mail | Rcpt) -> str | None:
         """The keyword of a parameter that this server did not advertise, if the command has one (555)."""
-        if command.parameters:
-            return next(iter(command.parameters))
-        for row in self._rows_not_offered:
-            if getattr(command, row.field) is not None:
-                return row.keyword
-        return None
+        rows = self._mail_rows_not_offered if isinstance(command, Mail) else self._rcpt_rows_not_offered
+        unknown = (keyword for keyword in command.parameters if keyword.upper() not in self.further_parameters)
+        return next(unknown, None) or next((row.keyword for row in rows if row.is_in(command)), None)
 
     @cached_property
-    def lacks_parameters(self) -> bool:
-        """Whether this server refuses a parameter that the library knows."""
-        return bool(self._rows_not_offered)
+    def _mail_rows_not_offered(self) -> tuple[Parameter, ...]:
+        return self._not_offered(MAIL_PARAMETERS)
 
     @cached_property
-    def _rows_not_offered(self) -> tuple[Parameter, ...]:
+    def _rcpt_rows_not_offered(self) -> tuple[Parameter, ...]:
+        return self._not_offered(RCPT_PARAMETERS)
+
+    def _not_offered(self, rows: tuple[Parameter, ...]) -> tuple[Parameter, ...]:
         # AUTH must be understood once it is announced anywhere, in clear text too (RFC 4954 section 5).
         keywords = {*self.extensions(_BARE_TLS), *(["AUTH"] if self.mechanisms.names else [])}
-        return tuple(row for row in MAIL_PARAMETERS if row.extension not in keywords)
+        return tuple(row for row in rows if row.extension not in keywords)
 
 
 @attrs.frozen(kw_only=True)
