@@ -1,7 +1,7 @@
 """GNU SASL's own program on both sides: as a client of the ready server, and as a server of our client mechanisms.
 
-Skips without it; with MAILAUTH_INTEROP=require it fails.  It is met in clear: it says STARTTLS before any EHLO, and hears
-503 (RFC 5321 section 4.1.4).
+Skips without it; with MAILAUTH_INTEROP=require it fails.  It is met in clear: it says STARTTLS before any EHLO,
+and hears 503 (RFC 5321 section 4.1.4).
 """
 
 from __future__ import annotations
