@@ -42,6 +42,7 @@ parameters = st.dictionaries(
 )
 commands: st.SearchStrategy[LineCommand] = st.one_of(
     st.builds(smtp.Hello, domain=domains | st.sampled_from(["host_name", "a.b."]), extended=st.booleans()),
+    st.builds(smtp.Hello, domain=domains, lmtp=st.just(True)),
     st.builds(
         smtp.Mail,
         reverse_path=st.none() | mailboxes(),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Final
 
+import attrs
 import pytest
 from hypothesis import given, strategies as st
 
@@ -168,10 +169,12 @@ def whole_replies(octets: bytes) -> int:
     return sum(last for _, last, _ in rows)
 
 
-@given(sessions, fates, st.data())
-def test_the_cut_never_matters(octets: bytes, fate: list[int], data: st.DataObject) -> None:
+@given(sessions, fates, st.booleans(), st.data())
+def test_the_cut_never_matters(octets: bytes, fate: list[int], lmtp: bool, data: st.DataObject) -> None:
     """DESIGN.md section 4 rule 8: the same events but for the cut of chunks, and the same octets."""
-    whole, cut, single = (under(fate, SMALL) for _ in range(3))
+    whole, cut, single = (under(fate, attrs.evolve(SMALL, lmtp=lmtp)) for _ in range(3))
+    if lmtp:
+        octets = octets.replace(b"EHLO", b"LHLO")
     whole.receive(octets, b"")
     cut.receive(*data.draw(cuts(octets)), b"")
     single.receive(*(octets[n : n + 1] for n in range(min(len(octets), 600))), *filter(None, [octets[600:]]), b"")

@@ -30,6 +30,7 @@ _COMMON_DOMAIN: Final = 180  # octets: under this no limit but the local part's 
 PARSERS: Final[Mapping[str, Callable[[str], LineCommand]]] = {
     "EHLO": partial(Hello.parse, extended=True),
     "HELO": partial(Hello.parse, extended=False),
+    "LHLO": partial(Hello.parse, lmtp=True),
     "STARTTLS": StartTls.parse,
     "AUTH": Auth.parse,
     "MAIL": Mail.parse,

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Final, Generic, TypeVar
 
 from .._dots import Unstuffer
-from .._events import Action, MessageChunk, Tls, Why
+from .._errors import LocalProtocolError
+from .._events import Accept, Action, MessageChunk, Tls, Why
 from .._lines import CRLF
 from . import _fixed
 from ._states import NEXT, SERVER_PATIENCE, State
@@ -16,7 +17,7 @@ from ._text import Chunks
 from ._usual import UsualCourse
 from .commands import Bdat, Data, MessageComplete
 from .events import ContentFault, MessageAborted, Refused, ServerEvent
-from .replies import Reply
+from .replies import PerRecipient, Reply
 from .settings import AnyServerSettings
 
 Q = TypeVar("Q")
@@ -112,6 +113,8 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
 
     def _skip(self, chunks: Chunks, reply: Reply) -> None:
         """Read over the octets of a chunk, then say *reply*."""
+        if chunks.last:
+            chunks.replies = self._final_replies
         if self._state in _TRANSACTION:
             self._end_transaction()
         chunks.refusal = reply
@@ -132,7 +135,8 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
         self._instead = None
         if chunks.refusal is not None:
             self._chunks = None
-            self._say(chunks.refusal)
+            for _ in range(chunks.replies):
+                self._say(chunks.refusal)
             self._check_errors()
             return None
         if not chunks.last:
@@ -165,9 +169,30 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
         return self._binary or self._settings.any_octets
 
     def _refuse_content(self, fault: ContentFault) -> MessageAborted:
-        self._say(_fixed.CONTENT_FAULTS[fault])
+        for _ in range(self._final_replies):
+            self._say(_fixed.CONTENT_FAULTS[fault])
         self._end_transaction()
         return MessageAborted(why=fault)
+
+    @property
+    def _final_replies(self) -> int:
+        """How many answer the end of content: in LMTP one for each accepted recipient (RFC 2033 section 4.2)."""
+        return len(self._recipients) or 1 if self._settings.lmtp else 1
+
+    def _answer_each(self, question: MessageComplete, answer: object) -> None:
+        """LMTP: a verdict for each recipient, or one for all."""
+        verdicts: tuple[object, ...] = (answer,) * len(question.recipients)
+        if isinstance(answer, PerRecipient):
+            verdicts = answer.verdicts
+        if len(verdicts) != len(question.recipients):
+            raise LocalProtocolError(f"{len(question.recipients)} recipients were accepted, not {len(verdicts)}")
+        replies = [checked(verdict) or _fixed.ACCEPTED[MessageComplete] for verdict in verdicts]
+        self._end_transaction()
+        for reply in replies:
+            self._say(reply)
+            if reply.code == 421:
+                self._close(Why.SHUT_DOWN)
+                return
 
     def _cut_off(self) -> MessageAborted:
         """There is no end to it."""
@@ -196,3 +221,16 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
 
     def _say(self, reply: Reply, *, due: bool = True) -> None:
         self._write(reply.to_wire(enhanced=self._settings.enhanced_status_codes), due=due)
+
+
+def checked(answer: object) -> Reply | None:
+    """The Reply that *answer* is, None for ACCEPT.  Raises LocalProtocolError for what cannot answer a question."""
+    if isinstance(answer, Accept):
+        return None
+    if not isinstance(answer, Reply):
+        raise LocalProtocolError(f"the answer is ACCEPT or a Reply here, not {type(answer).__name__}")
+    if 300 <= answer.code < 400:
+        raise LocalProtocolError(f"{answer.code} answers no question: say yes with 2yz, no with 4yz or 5yz")
+    if answer.enhanced_status_code and int(answer.enhanced_status_code[0]) != answer.code // 100:
+        raise LocalProtocolError(f"{answer.enhanced_status_code} is of another class than {answer.code}")
+    return answer

@@ -63,7 +63,7 @@ class LimitedUnstuffer(Unstuffer):
 class Chunks:
     """The chunks of one message by BDAT, one after another; their line ends are judged as one text (RFC 3030)."""
 
-    __slots__ = ("_clean", "_lengths", "_line_ends", "last", "missing", "refusal", "size", "tail")
+    __slots__ = ("_clean", "_lengths", "_line_ends", "last", "missing", "refusal", "replies", "size", "tail")
 
     def __init__(self, lengths: LineLengths | None) -> None:
         self._line_ends = LineEnds()
@@ -73,6 +73,8 @@ class Chunks:
             lengths.begin()
         self.refusal: Reply | None = None
         """What is said behind a chunk whose octets are dropped as they come."""
+        self.replies = 1
+        """How often it is said."""
         self.size = self.missing = 0
         """Octets of the chunk, and those of it that have not come."""
         self.last = False

@@ -43,6 +43,11 @@ _STANDING_REPLIES: Final[Mapping[bool, Mapping[type[object], bytes]]] = {
     }
     for enhanced in (True, False)
 }
+_LMTP_REPLIES: Final[Mapping[type[object], bytes]] = {
+    question: octets for question, octets in _STANDING_REPLIES[True].items() if question is not MessageComplete
+}
+"""Its content is answered once for each recipient."""
+
 _STANDING_SENDS: Final[Mapping[bytes, Send]] = {
     octets: Send(octets=octets) for replies in _STANDING_REPLIES.values() for octets in replies.values()
 }
@@ -81,7 +86,8 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
 
     def _short_answers(self) -> Mapping[type[object], bytes]:
         """The questions to which ACCEPT has no consequence but its reply and a step of the state."""
-        return _STANDING_REPLIES[self._settings.enhanced_status_codes]
+        settings = self._settings
+        return _LMTP_REPLIES if settings.lmtp else _STANDING_REPLIES[settings.enhanced_status_codes]
 
     def next_event(self) -> ServerEvent | Q | Action:
         if self._events or self._question is not None:

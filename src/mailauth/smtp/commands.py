@@ -62,7 +62,7 @@ def _check_text(_: object, attribute: attrs.Attribute[str], value: str) -> None:
 
 @attrs.frozen(kw_only=True)
 class Hello(Command, Notice):
-    """``EHLO`` or ``HELO``: the client names itself; any transaction is over (RFC 5321 section 4.1.1.1).
+    """``EHLO``, ``HELO`` or ``LHLO``: the client names itself; any transaction is over (RFC 5321 section 4.1.1.1).
 
     Underscores are taken although no domain may hold one: host names in the wild do.
     """
@@ -75,7 +75,12 @@ class Hello(Command, Notice):
     extended: bool = True
     """False for HELO."""
 
+    lmtp: bool = False
+    """True for LHLO (RFC 2033 section 4.1), which is EHLO in another word."""
+
     def __attrs_post_init__(self) -> None:
+        if self.lmtp and not self.extended:
+            raise LocalProtocolError("LHLO has no form without extensions")
         try:
             self._check()
         except Malformed as error:
@@ -86,14 +91,14 @@ class Hello(Command, Notice):
             check_domain(self.domain)
 
     @classmethod
-    def parse(cls, argument: str, *, extended: bool = True) -> Self:
+    def parse(cls, argument: str, *, extended: bool = True, lmtp: bool = False) -> Self:
         try:
-            return cls(domain=argument, extended=extended)
+            return cls(domain=argument, extended=extended, lmtp=lmtp)
         except LocalProtocolError:
             raise Malformed("a domain or an address literal must follow") from None
 
     def to_wire(self) -> bytes:
-        return f"{'EHLO' if self.extended else 'HELO'} {self.domain}\r\n".encode("ascii")
+        return f"{'LHLO' if self.lmtp else 'EHLO' if self.extended else 'HELO'} {self.domain}\r\n".encode("ascii")
 
 
 @attrs.frozen(kw_only=True)

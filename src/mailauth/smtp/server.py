@@ -10,13 +10,13 @@ import re
 from typing import Final, Generic, Never, TypeVar
 
 from .. import sasl
-from .._errors import LocalProtocolError, Malformed
-from .._events import Accept, Action, Question, Tls, Why
+from .._errors import Malformed
+from .._events import Action, Question, Tls, Why
 from .._lines import LineTooLong
 from .._server import LoginEvent
 from . import _fixed
 from ._command_lines import COMMON, PARSERS, from_common, split_line
-from ._content import ContentCourse
+from ._content import ContentCourse, checked
 from ._parameters import Body
 from ._states import GROUPABLE, NEXT, SERVER_PATIENCE, State
 from .commands import (
@@ -276,7 +276,10 @@ class _Connection(ContentCourse[Q], Generic[Q]):
     # The answers
 
     def _resolve(self, question: Question[A], answer: A) -> None:
-        reply = _checked(answer)
+        if isinstance(question, MessageComplete) and self._settings.lmtp:
+            self._answer_each(question, answer)
+            return
+        reply = checked(answer)
         if isinstance(question, Connected):
             self._greet(reply)
         elif isinstance(question, (Mail, Rcpt, Data, MessageComplete, StartTls)):
@@ -304,7 +307,7 @@ class _Connection(ContentCourse[Q], Generic[Q]):
     def _greet(self, reply: Reply | None) -> None:
         """The greeting; it carries no enhanced status code (RFC 2034 section 4)."""
         if reply is None or reply.positive:
-            text = "ESMTP" if reply is None or not reply.text else reply.text
+            text = reply.text if reply is not None and reply.text else "LMTP" if self._settings.lmtp else "ESMTP"
             self._write(Reply(220, "", f"{self._settings.host_name} {text}").to_wire(), due=True)
             self._state = State.CONNECTED
             return
@@ -390,16 +393,3 @@ class AnyServerConnection(_Connection[sasl.FurtherQuestion]):
 
     def _announce(self, event: LoginEvent) -> None:
         self._events.append(event)
-
-
-def _checked(answer: object) -> Reply | None:
-    """The Reply that *answer* is, None for ACCEPT.  Raises LocalProtocolError for what cannot answer a question."""
-    if isinstance(answer, Accept):
-        return None
-    if not isinstance(answer, Reply):
-        raise LocalProtocolError(f"the answer is ACCEPT or a Reply here, not {type(answer).__name__}")
-    if 300 <= answer.code < 400:
-        raise LocalProtocolError(f"{answer.code} answers no question: say yes with 2yz, no with 4yz or 5yz")
-    if answer.enhanced_status_code and int(answer.enhanced_status_code[0]) != answer.code // 100:
-        raise LocalProtocolError(f"{answer.enhanced_status_code} is of another class than {answer.code}")
-    return answer

@@ -54,6 +54,10 @@ class AnyServerSettings:
     starttls: bool = False
     """Offer STARTTLS in clear text; the adapter must be able to do the handshake."""
 
+    lmtp: bool = False
+    """Speak LMTP (RFC 2033), never on port 25: LHLO instead of EHLO and HELO, and behind the content one reply for each
+    accepted recipient, so that MessageComplete may be answered by ``smtp.PerRecipient``."""
+
     pipelining: bool = True
     eight_bit_mime: bool = True
     enhanced_status_codes: bool = True
@@ -120,6 +124,8 @@ class AnyServerSettings:
             check_domain(self.host_name)
         except Malformed as error:
             raise LocalProtocolError(f"host_name {self.host_name!r}: {error}") from None
+        if self.lmtp and not (self.pipelining and self.enhanced_status_codes):
+            raise LocalProtocolError("LMTP needs pipelining and enhanced status codes (RFC 2033 section 5)")
         if self.binary_mime and not self.chunking:
             raise LocalProtocolError("binary_mime needs chunking: only BDAT can carry it")
         sasl.check_offer(self.mechanisms, self.scram_decoy)
@@ -190,7 +196,8 @@ class AnyServerSettings:
     def verbs(self) -> frozenset[str]:
         """The verbs that this server has."""
         return frozenset(PARSERS) - {
-            verb for keyword, verb in _VERBS_OF_EXTENSIONS.items() if keyword not in self.extensions(None)
+            *(verb for keyword, verb in _VERBS_OF_EXTENSIONS.items() if keyword not in self.extensions(None)),
+            *(("EHLO", "HELO") if self.lmtp else ("LHLO",)),
         }
 
     def not_offered(self, command: Mail | Rcpt) -> str | None:
