@@ -1,4 +1,8 @@
-"""POP3 in memory, no sockets: a RETR of 1 KB, a session, a long listing, and content, beside h11's own benchmark.
+"""POP3 in memory, no sockets: a RETR of 1 KB, sessions, a long listing, and content, beside h11's own benchmark.
+
+A *session* here is from the machine's making to Closed: greeting, login by USER and PASS, STAT, RETR, DELE, QUIT with
+its commit.  A *TRANSACTION* is the part of it behind the login, STAT, LIST 1, RETR 1 and QUIT in one piece, on machines
+that were made and logged in before the clock started.  Every application builds its answers anew, as a store would.
 
 Only ratios carry over from one machine to another; h11 runs in the same rounds.  ``python benchmarks/pop3_core.py``
 """
@@ -22,7 +26,9 @@ TEXT = (b"Subject: a message\r\n\r\n" + b"sixty-two octets of text, and no dot a
 ]
 TEXT = TEXT[:-2] + b"\r\n"
 MAILDROP = pop3.Maildrop(messages=(pop3.Message(size=len(TEXT), unique_id="1"),))
-CONTENT = pop3.Content(octets=TEXT)
+
+PREPARATIONS: dict[Callable[[], None], Callable[[int], None]] = {}
+"""What has to be done, outside the time that counts, before a number of calls."""
 
 MEGABYTE = b"sixty-two octets of text, and no dot at the start of any line\r\n" * 16_384
 DOTTED = (b"x" * 62 + b"\r\n") * 9 + b"." + b"x" * 61 + b"\r\n"
@@ -37,7 +43,7 @@ def settle(connection: pop3.ServerConnection, maildrop: pop3.Maildrop = MAILDROP
             case NeedData() | Closed():
                 return
             case pop3.Retrieve() as q:
-                connection.answer(q, CONTENT)
+                connection.answer(q, pop3.Content(octets=TEXT))
             case pop3.OpenMaildrop() as q:
                 connection.answer(q, maildrop)
             case sasl.CheckPassword() as q:
@@ -86,6 +92,29 @@ def session(settings: pop3.ServerSettings, *, lock_step: bool) -> Callable[[], N
     return once
 
 
+def transaction() -> Callable[[], None]:
+    """Each call uses up one of the sessions that were made ready for it."""
+    ready: list[pop3.ServerConnection] = []
+
+    def once() -> None:
+        connection = ready.pop()
+        connection.receive_data(b"STAT\r\nLIST 1\r\nRETR 1\r\nQUIT\r\n")
+        settle(connection)
+
+    def prepare(times: int) -> None:
+        ready.extend(logged_in() for _ in range(times))
+
+    PREPARATIONS[once] = prepare
+    return once
+
+
+def login() -> Callable[[], None]:
+    def once() -> None:
+        logged_in()
+
+    return once
+
+
 def five() -> Callable[[], None]:
     connection = logged_in()
 
@@ -126,6 +155,8 @@ def listing() -> Callable[[], None]:
 
 
 def seconds(once: Callable[[], None], times: int) -> float:
+    if once in PREPARATIONS:
+        PREPARATIONS[once](times)
     start = time.process_time()
     for _ in range(times):
         once()
@@ -137,6 +168,8 @@ def main() -> None:
         "h11, its own benchmark": (_h11.cycle, 2_000),
         "RETR of 1 KB": (retr(), 20_000),
         "five commands, pipelined": (five(), 5_000),
+        "TRANSACTION: STAT LIST RETR QUIT": (transaction(), 3_000),
+        "greeting and login alone": (login(), 3_000),
         "session, lock step": (session(WITHOUT_APOP, lock_step=True), 3_000),
         "session, pipelined": (session(WITHOUT_APOP, lock_step=False), 3_000),
         "session, lock step, APOP offered": (session(SETTINGS, lock_step=True), 3_000),

@@ -123,7 +123,9 @@ class Stuffer:
 
 def stuff_whole(status: bytes, octets: bytes) -> bytes:
     """A status line, and content that is there in one piece with its end: what a Stuffer makes of it, for less."""
-    whole = status + octets  # the line end of the status makes the start of the content like any other line's
-    if _search_dot_after_lf(whole) is not None:
-        whole = _stuff(_STUFFED, whole)
-    return whole + (b".\r\n" if whole.endswith(CRLF) else b"\r\n.\r\n")
+    if octets[-2:] != CRLF and octets:
+        octets += CRLF
+    if _search_dot_after_lf(octets) is None and octets[:1] != b".":
+        return b"".join((status, octets, b".\r\n"))
+    # The line end of the status makes the start of the content like any other line's.
+    return _stuff(_STUFFED, status + octets) + b".\r\n"

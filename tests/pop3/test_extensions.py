@@ -137,7 +137,9 @@ def conversation(lines: list[bytes], application: Application, *, usual: bool, c
 
 TEXTS = (b"Subject: a\r\n\r\n.b\r\n", "Subject: \xe9\r\n\r\n".encode(), b"c")
 COMMON = st.one_of(
-    st.builds(lambda verb, number: b"%s %d" % (verb, number), st.sampled_from([b"RETR", b"DELE"]), st.integers(1, 4)),
+    st.builds(
+        lambda verb, number: b"%s %d" % (verb, number), st.sampled_from([b"RETR", b"DELE", b"LIST"]), st.integers(1, 4)
+    ),
     st.sampled_from([b"STAT", b"NOOP", b"RSET", b"QUIT", b"retr 1"]),
 )
 

@@ -30,7 +30,7 @@ from .commands import (
 )
 
 COMMON: Final = re.compile(
-    rb"(?:RETR ([1-9][0-9]{0,9})|DELE ([1-9][0-9]{0,9})|(STAT)|(NOOP)|(QUIT))\r\n", re.IGNORECASE
+    rb"(?:RETR ([1-9][0-9]{0,9})|DELE ([1-9][0-9]{0,9})|(STAT)|(NOOP)|(QUIT)|LIST ([1-9][0-9]{0,9}))\r\n", re.IGNORECASE
 )
 
 COMMON_RETR: Final = 1
@@ -56,11 +56,18 @@ PARSERS: Final[Mapping[bytes, Callable[[bytes], LineCommand]]] = {
 }
 
 
-def from_common(found: re.Match[bytes]) -> Retrieve | Dele | Stat | Noop | Quit:
+_STAT: Final = Stat()
+_NOOP: Final = Noop()
+_QUIT: Final = Quit()
+
+
+def from_common(found: re.Match[bytes]) -> Retrieve | Dele | Stat | Noop | Quit | List:
     """The command that COMMON matched."""
     index = found.lastindex
     if index == COMMON_RETR:
         return checked_retrieve(int(found[1]))
     if index == 2:
         return Dele(number=int(found[2]))
-    return Stat() if index == 3 else Noop() if index == 4 else Quit()
+    if index == 6:
+        return List(number=int(found[6]))
+    return _STAT if index == 3 else _NOOP if index == 4 else _QUIT

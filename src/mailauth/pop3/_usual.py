@@ -26,6 +26,8 @@ from .settings import AnyServerSettings
 A = TypeVar("A")
 Q = TypeVar("Q")
 
+_new: Final = object.__new__
+_set_octets: Final = vars(Send)["octets"].__set__
 _match_common: Final = COMMON.match
 _TRANSACTION: Final = State.TRANSACTION
 _PATIENCE: Final = SERVER_PATIENCE[State.TRANSACTION]
@@ -63,38 +65,33 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
                     return self._flush()
                 self._output_due = False
                 self._output_size = 0
-                return Send(octets=output.pop())
-            instead = self._instead
-            if instead is not None:
-                event = instead()
-            elif self._state is _TRANSACTION and self._then is None:
-                event = self._take_common()
-            else:
+                send = _new(Send)  # what __init__ does, for a third
+                _set_octets(send, output.pop())
+                return send
+            event: ServerEvent | Q | Action | None
+            if self._instead is not None:
+                event = self._instead()
+            elif self._state is not _TRANSACTION or self._then is not None:
                 event = self._advance()
+            else:
+                received = self._input
+                octets, offset = received.octets, received.offset
+                if offset == len(octets) and not (self._output or received.later or received.ended):
+                    return _PATIENCE
+                found = _match_common(octets, offset)
+                if found is None or received.dropping:
+                    event = self._advance()
+                else:
+                    received.offset = found.end()
+                    if found.lastindex == COMMON_RETR:
+                        number = int(found[COMMON_RETR])
+                        maildrop = self._maildrop
+                        if number <= maildrop.last and number not in maildrop.deleted:
+                            self._question = retrieve = checked_retrieve(number)
+                            return retrieve
+                    event = self._obey(from_common(found), None)
             if event is not None:
                 return event
-
-    def _take_common(self) -> ServerEvent | Q | Action | None:
-        """The next line, when it is one of the common ones; other lines are ``_advance()``'s."""
-        received = self._input
-        octets, offset = received.octets, received.offset
-        if offset == len(octets):
-            if self._output or received.later or received.ended:
-                return self._starve(_PATIENCE)
-            return _PATIENCE
-        found = _match_common(octets, offset)
-        if found is None or received.dropping:
-            return self._advance()
-        if found.lastindex != COMMON_RETR:
-            received.offset = found.end()
-            return self._obey(from_common(found), None)
-        received.offset = found.end()
-        number = int(found[COMMON_RETR])
-        maildrop = self._maildrop
-        if number > maildrop.last or number in maildrop.deleted:
-            return self._obey(checked_retrieve(number), None)
-        self._question = retrieve = checked_retrieve(number)
-        return retrieve
 
     def answer(self, question: Question[A], answer: A) -> None:
         if (

@@ -49,6 +49,9 @@ Q = TypeVar("Q")
 
 _AUTH, _TRANSACTION = State.AUTH, State.TRANSACTION
 _MESSAGE_FOLLOWS: Final = _fixed.MESSAGE_FOLLOWS.to_wire()
+_SEND_PASSWORD: Final = _fixed.SEND_PASSWORD.to_wire()
+_NOOP: Final = _fixed.NOOP.to_wire()
+_GOODBYE: Final = _fixed.GOODBYE.to_wire()
 
 _SECRET: Final = frozenset({"PASS", "APOP", "AUTH"})
 _FROM_A_BROWSER: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE"})
@@ -199,7 +202,7 @@ class _Connection(UsualCourse[Q], Generic[Q]):
         return command
 
     def _noop(self, command: Noop) -> ServerEvent | Reply:
-        self._say(_fixed.NOOP)
+        self._write(_NOOP, due=False)
         return command
 
     def _quit(self, command: Quit) -> ServerEvent | Reply:
@@ -208,7 +211,7 @@ class _Connection(UsualCourse[Q], Generic[Q]):
             self._then = partial(self._ask, Update(deleted=frozenset(self._maildrop.deleted)))
             return command
         self._abandon(self._why)
-        self._say(_fixed.GOODBYE)
+        self._write(_GOODBYE, due=False)
         self._close(Why.QUIT)
         return command
 
@@ -345,7 +348,7 @@ class _Connection(UsualCourse[Q], Generic[Q]):
 
     def _challenge(self, octets: bytes) -> None:
         if self._state is State.NAMED:
-            self._say(_fixed.SEND_PASSWORD)
+            self._write(_SEND_PASSWORD, due=False)
         else:  # the blank stays when the challenge is empty: clients hang without it
             self._write(b"+ " + sasl.encode_base64(octets) + b"\r\n", due=False)
 
