@@ -71,6 +71,16 @@ def test_noop_vrfy_and_help_are_allowed_at_any_time(before: bytes) -> None:
     ]
 
 
+def test_help_names_the_verbs_there_are() -> None:
+    """RFC 5321 section 4.1.1.8."""
+    plain = "214 2.0.0 EHLO HELO STARTTLS AUTH MAIL RCPT DATA RSET NOOP VRFY HELP QUIT, see RFC 5321"
+    assert ready(b"HELP\r\n").lines == [plain]
+    lmtp = smtp.ServerSettings(lmtp=True, chunking=True)
+    assert serve(b"HELP\r\n", settings=lmtp).lines[1:] == [
+        "214 2.0.0 LHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT, see RFC 5321"
+    ]
+
+
 def test_verbs_and_keywords_have_no_case() -> None:
     """RFC 5321 section 2.4; local parts keep theirs."""
     session = serve(

@@ -22,7 +22,6 @@ ACCEPTED: Final[Mapping[type[object], Reply]] = {
 RESET: Final = Reply(250, "2.0.0", "forgotten")
 NOOP: Final = Reply(250, "2.0.0", "ok")
 VRFY: Final = Reply(252, "2.5.0", "not verified; send the message and see")
-HELP: Final = Reply(214, "2.0.0", "EHLO HELO STARTTLS AUTH MAIL RCPT DATA RSET NOOP VRFY HELP QUIT, see RFC 5321")
 GOODBYE: Final = Reply(221, "2.0.0", "goodbye")
 LOGGED_IN: Final = Reply(235, "2.7.0", "authentication succeeded")
 

@@ -170,7 +170,7 @@ class _Connection(ContentCourse[Q], Generic[Q]):
             case Vrfy():
                 self._say(_fixed.VRFY)
             case Help():
-                self._say(_fixed.HELP)
+                self._say(self._settings.help_reply)
             case Quit():
                 self._say(_fixed.GOODBYE)
                 self._close(Why.QUIT)

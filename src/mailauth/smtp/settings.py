@@ -101,7 +101,8 @@ class AnyServerSettings:
 
     maximum_command_line: int = attrs.field(default=2_048, validator=attrs.validators.ge(1_024))
     """Octets with CRLF: 512 (RFC 5321 section 4.5.3.1.4), 26 more for SIZE (RFC 1870), 17 for BODY (RFC 6152), 500 for
-    AUTH (RFC 4954), and room for clients that send a long initial response with AUTH all the same."""
+    AUTH (RFC 4954), some 600 for DSN (RFC 3461), 12 for REQUIRETLS (RFC 8689), and room for clients that send a long
+    initial response with AUTH all the same."""
 
     maximum_recipients: int = attrs.field(default=1_000, validator=attrs.validators.ge(100))
     """Recipients of one transaction, 452 beyond; 100 at least (RFC 5321 section 4.5.3.1.8)."""
@@ -199,6 +200,11 @@ class AnyServerSettings:
             *(verb for keyword, verb in _VERBS_OF_EXTENSIONS.items() if keyword not in self.extensions(None)),
             *(("EHLO", "HELO") if self.lmtp else ("LHLO",)),
         }
+
+    @cached_property
+    def help_reply(self) -> Reply:
+        """The reply to HELP: the verbs there are."""
+        return Reply(214, "2.0.0", f"{' '.join(verb for verb in PARSERS if verb in self.verbs)}, see RFC 5321")
 
     def not_offered(self, command: Mail | Rcpt) -> str | None:
         """The keyword of a parameter that this server did not advertise, if the command has one (555)."""
