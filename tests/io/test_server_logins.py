@@ -7,6 +7,7 @@ import secrets
 import ssl
 from collections.abc import Awaitable, Callable
 
+import pytest
 import trustme
 
 from mailauth import RemoteProtocolError, sasl
@@ -14,7 +15,7 @@ from mailauth_io import server, stores
 from mailauth_io.stores import Account, MemoryAccounts, write_credential
 from mailauth_io.stores.credentials import read_credential
 from tests.io.logins import Login, by_both_protocols, on_both_ports, refused
-from tests.io.server_support import PASSWORD, Run, authority, on_both_loops
+from tests.io.server_support import PASSWORD, Run, authority, on_both_loops, run_on_asyncio
 
 TOKEN = "t0ken"
 TOKENS = [("alice", TOKEN.encode())]
@@ -196,3 +197,82 @@ def test_without_a_map_of_names_a_certificate_opens_nothing(run: Run, login: Log
         assert await login(pair, context("a@example.test"), sasl.ExternalClient(), False) == "not offered"
 
     meet(run, MemoryAccounts({"alice": b"one"}), client)
+
+
+COMPOSED, DECOMPOSED, COMPATIBLE = "p\u00e4ss o\ufb03ce", "pa\u0308ss office", "p\u00e4ss\u00a0of\u00ad\ufb01ce"
+"""One password as three keyboards may send it: SASLprep makes the same of them (RFC 4013 section 2)."""
+
+
+def kept(scheme: str, password: str) -> MemoryAccounts:
+    """The account of alice with that password, written as ``mailauth passwd`` writes it, or given with ``--user``."""
+    if scheme == "--user":
+        return MemoryAccounts([stores.from_password("alice", password.encode())])
+    credential = read_credential(write_credential(scheme, password.encode()).encode())
+    return MemoryAccounts([Account(name="alice", credential=credential)])
+
+
+@on_both_loops
+@by_both_protocols
+@pytest.mark.parametrize("scheme", ["--user", "PLAIN", "SCRAM-SHA-256"])
+def test_a_password_beyond_ascii_is_the_same_by_every_mechanism(run: Run, login: Login, scheme: str) -> None:
+    """PLAIN brings it prepared (RFC 4616 section 2), LOGIN as it was typed, SCRAM not at all."""
+    accounts = kept(scheme, COMPOSED)
+
+    async def client(pair: server.Pair) -> None:
+        for typed in (COMPOSED, DECOMPOSED, COMPATIBLE):
+            octets = typed.encode()
+            mechanisms: list[sasl.ClientMechanism] = [
+                sasl.PlainClient(authentication_identity="alice", password=octets),
+                sasl.LoginClient(authentication_identity="alice", password=octets),
+            ]
+            if stores.Proof.SCRAM_SHA_256 in accounts.proofs:
+                mechanisms.append(scram("alice", typed))
+            for mechanism in mechanisms:
+                assert await login(pair, context(), mechanism, False) == "ok", (typed, mechanism)
+        for wrong in ("pass office", "p\u00e4ss Office"):
+            other = sasl.LoginClient(authentication_identity="alice", password=wrong.encode())
+            assert await login(pair, context(), other, False) == refused(login)
+
+    meet(run, accounts, client)
+
+
+@pytest.mark.parametrize("typed", [COMPOSED, DECOMPOSED, COMPATIBLE])
+def test_a_hash_of_a_password_beyond_ascii_is_too(typed: str) -> None:
+    """Both what PLAIN and what LOGIN hands over."""
+    accounts = kept("ARGON2ID", COMPOSED)
+
+    async def main() -> None:
+        for password in {typed.encode(), sasl.saslprep(typed).encode()}:
+            assert await accounts.check_password("alice", password)
+
+    run_on_asyncio(main)
+
+
+@on_both_loops
+@by_both_protocols
+@pytest.mark.parametrize("written", [DECOMPOSED, COMPATIBLE])
+def test_a_password_is_prepared_however_it_was_written(run: Run, login: Login, written: str) -> None:
+    """RFC 4013 section 2: both what is stored and what is said are prepared."""
+
+    async def client(pair: server.Pair) -> None:
+        octets = COMPOSED.encode()
+        plain = sasl.PlainClient(authentication_identity="alice", password=octets)
+        raw = sasl.LoginClient(authentication_identity="alice", password=octets)
+        for mechanism in (plain, raw, scram("alice", COMPOSED)):
+            assert await login(pair, context(), mechanism, False) == "ok"
+
+    meet(run, kept("--user", written), client)
+
+
+@on_both_loops
+@by_both_protocols
+def test_a_password_that_is_no_utf_8_is_one_for_login(run: Run, login: Login) -> None:
+    """No RFC says what LOGIN carries; such a password has no prepared form and is compared as it is."""
+    octets = "p\u00e4ss".encode("latin-1")
+
+    async def client(pair: server.Pair) -> None:
+        for password, end in ((octets, "ok"), ("p\u00e4ss".encode(), refused(login))):
+            mechanism = sasl.LoginClient(authentication_identity="alice", password=password)
+            assert await login(pair, context(), mechanism, False) == end
+
+    meet(run, MemoryAccounts([stores.from_password("alice", octets)]), client)
