@@ -53,7 +53,7 @@ ASIDE: Final[Mapping[str, frozenset[str]]] = {
 INSIDE_A_PROTOCOL: Final = (
     {"_grammar"},
     {"replies", "_parameters"},
-    {"commands", "maildrop", "_text"},
+    {"commands", "maildrop", "_text", "_client_content"},
     {"_command_lines"},
     {"_states"},
     {"events", "settings"},

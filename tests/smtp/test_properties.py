@@ -291,7 +291,7 @@ def test_any_octets_from_a_server_give_events_or_one_error(
     """DESIGN.md section 4 rules 7 and 8: and the cut changes nothing."""
     outcomes = []
     for pieces in ([octets] if octets else [], data.draw(cuts(octets))):
-        session = greeted("AUTH PLAIN LOGIN CRAM-MD5", "PIPELINING" if pipelining else "SIZE")
+        session = greeted("AUTH PLAIN LOGIN CRAM-MD5", "SIZE", "CHUNKING", *(["PIPELINING"] if pipelining else []))
         for step in steps:
             attempt(session, step)
         error = None

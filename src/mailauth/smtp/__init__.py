@@ -6,6 +6,7 @@ from ._parameters import Body as Body, Notify as Notify, OriginalRecipient as Or
 from ._states import TRANSITIONS as TRANSITIONS, State as State
 from .client import ClientConnection as ClientConnection
 from .commands import (
+    Bdat as Bdat,
     Data as Data,
     Hello as Hello,
     Help as Help,

@@ -13,12 +13,12 @@ from typing import Final
 from .. import sasl
 from .._client import ClientMachine
 from .._connection import MAXIMUM_UNREAD
-from .._dots import Stuffer
 from .._errors import LocalProtocolError, Malformed, RemoteProtocolError
 from .._events import Action, Command, MessageChunk, NeedData, Tls, Why
-from .._lines import LineEnds
+from ._client_content import Content
+from ._parameters import MAIL_PARAMETERS, RCPT_PARAMETERS, Body
 from ._states import CLIENT_PATIENCE, GROUPABLE, NEXT, OTHERWISE, State
-from .commands import Auth, Data, Hello, Help, Mail, MessageComplete, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
+from .commands import Auth, Bdat, Data, Hello, Help, Mail, MessageComplete, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
 from .events import AuthenticationFailed, ClientEvent, Replied
 from .replies import Reply, join_lines, parse_line
 from .settings import ClientSettings
@@ -35,16 +35,17 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     __slots__ = (
         "_accepted_recipients",
+        "_binary",
+        "_chunk_refused",
         "_code",
+        "_content",
         "_extensions",
-        "_line_ends",
         "_lines",
         "_lone_dot",
         "_projected",
         "_reply_size",
         "_settings",
         "_state",
-        "_stuffer",
     )
 
     def __init__(self, settings: ClientSettings | None = None, *, tls: Tls | None = None) -> None:
@@ -58,8 +59,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._code = 0  # of the reply that is being received, and its lines
         self._lines: list[str] = []
         self._reply_size = 0
-        self._stuffer = Stuffer()
-        self._line_ends = LineEnds()
+        self._binary = False  # the last MAIL said BODY=BINARYMIME
+        self._chunk_refused = False  # of the message that is being answered
+        self._content: Content | None = None  # of the message that is being sent by BDAT or was asked for by 354
 
     @property
     def extensions(self) -> Mapping[str, str]:
@@ -70,7 +72,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
         """Queue *command*; it leaves when it may, and is answered by one Replied (MessageChunk by none).
 
         Commands are pipelined when the server offers it (RFC 2920).  Content is sent after Data was answered by 354:
-        MessageChunk as often as needed, CRLF line ends, dots as they are; then MessageComplete.
+        MessageChunk as often as needed, CRLF line ends, dots as they are; then MessageComplete.  Where the server
+        offers CHUNKING, the same may be sent behind Rcpt without Data: it goes by BDAT, where each MessageChunk is
+        answered, too, by a Replied with its Bdat; once one was refused, Rset is what may follow (RFC 3030 section 2).
         Raises LocalProtocolError, nothing having been sent, when the command is not allowed now or too much is queued.
         """
         self._check_open()
@@ -81,13 +85,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
             return
         self._check_may_ask()
         if isinstance(command, MessageComplete):
-            if self._state is not State.DATA or self._lone_dot:
-                raise LocalProtocolError("no message content is being sent")
-            end = self._stuffer.end()
-            self._check_line_ends(end)
-            self._write(end, due=True)
-            self._unanswered.append(command)
-            self._state = self._projected = State.READY
+            self._complete(command)
             return
         if not isinstance(command, _LINE_COMMANDS):
             raise LocalProtocolError(f"{type(command).__name__} is no SMTP command")
@@ -99,30 +97,90 @@ class ClientConnection(ClientMachine[ClientEvent]):
                 raise LocalProtocolError("TLS is active already")
         elif self._tls is None and self._settings.tls_required and command.verb == "MAIL":
             raise LocalProtocolError("MAIL needs TLS here: tls_required is set")
+        if isinstance(command, (Mail, Rcpt)):
+            self._check_parameters(command)
+        elif isinstance(command, Data) and self._binary:
+            raise LocalProtocolError("BODY=BINARYMIME needs BDAT: send the content without Data")
         octets = command.to_wire()  # what cannot be encoded is refused here
+        if isinstance(command, Mail):
+            self._binary = command.body is Body.BINARY_MIME
         self._projected = after
         self._queue(command, octets)
 
-    def _send_content(self, octets: bytes) -> None:
-        if self._state is not State.DATA or self._lone_dot:
-            raise LocalProtocolError("content may be sent only after Data was answered by 354")
-        self._check_line_ends(octets)
-        if octets:
-            self._write(self._stuffer.stuff(octets), due=True)
+    def _check_parameters(self, command: Mail | Rcpt) -> None:
+        """Raise LocalProtocolError for a parameter whose extension the server does not offer (RFC 5321 section
+        4.1.1.11).
+        """
+        offered = self._extensions
+        for row in MAIL_PARAMETERS if isinstance(command, Mail) else RCPT_PARAMETERS:
+            value = getattr(command, row.field)
+            extension = "BINARYMIME" if value is Body.BINARY_MIME else row.extension
+            if value is not None and extension not in offered:
+                raise LocalProtocolError(f"{row.keyword} cannot be sent: the server does not offer {extension}")
+        if isinstance(command, Mail) and command.size is not None:
+            limit = offered["SIZE"].strip()
+            if limit.isascii() and limit.isdigit() and 0 < int(limit[:21]) < command.size:  # 0: no limit (RFC 1870)
+                raise LocalProtocolError(f"the server takes messages of up to {limit} octets")
+        if isinstance(command, Mail) and command.body is Body.BINARY_MIME and "CHUNKING" not in offered:
+            raise LocalProtocolError("BINARYMIME cannot be sent: the server does not offer CHUNKING")
 
-    def _check_line_ends(self, octets: bytes) -> None:
-        """Raise LocalProtocolError, forgetting *octets*, unless the content may go on with them."""
-        if not self._line_ends.watch(octets):
-            self._line_ends = LineEnds()
-            self._line_ends.watch(self._stuffer.open_line_end)
-            raise LocalProtocolError("message content holds a bare CR, a bare LF or a NUL; lines end in CRLF")
+    # Content
+
+    def _send_content(self, octets: bytes) -> None:
+        if self._state is State.DATA and not self._lone_dot and self._content is not None:
+            stuffed = self._content.stuff(octets)
+            if stuffed:
+                self._write(stuffed, due=True)
+            return
+        if "BDAT" not in NEXT[self._projected] or "CHUNKING" not in self._extensions:
+            raise LocalProtocolError("content is sent after Data was answered by 354, or by BDAT where it is offered")
+        self._check_may_ask()
+        self._check_chunk_may_follow()
+        if self._projected is State.RCPT:
+            self._content = self._new_content()
+        if self._content is None:
+            raise LocalProtocolError("no message content is being sent")
+        self._send_chunk(self._content.take(octets))
+
+    def _send_chunk(self, octets: bytes, last: MessageComplete | None = None) -> None:
+        line = Bdat(size=len(octets), last=last is not None)
+        self._projected = State.CHUNKS if last is None else State.READY
+        self._queue(line if last is None else last, line.to_wire() + octets)
+
+    def _check_chunk_may_follow(self) -> None:
+        under_way = (*self._unanswered, *(command for command, _ in self._unsent))
+        if self._chunk_refused and not any(
+            isinstance(command, (Rset, Hello, MessageComplete)) for command in under_way
+        ):
+            raise LocalProtocolError("a chunk was refused: only Rset leads on")
+        if sum(len(octets) for _, octets in self._unsent) > self._settings.maximum_unwritten:
+            raise LocalProtocolError("too much is queued: read replies before sending more")
+
+    def _complete(self, command: MessageComplete) -> None:
+        if self._content is None or self._lone_dot:
+            raise LocalProtocolError("no message content is being sent")
+        if self._state is State.DATA:
+            self._write(self._content.end() + b".\r\n", due=True)
+            self._unanswered.append(command)
+            self._state = self._projected = State.READY
+        elif self._projected is State.CHUNKS:
+            self._check_chunk_may_follow()
+            self._send_chunk(self._content.end(), command)
+        else:
+            raise LocalProtocolError("no message content is being sent")
+        self._content = None
+
+    def _new_content(self) -> Content:
+        return Content(lf_to_crlf=self._settings.lf_to_crlf, binary=self._binary)
 
     def _may_follow(self) -> bool:
         """RFC 2920 section 3.1: only the last of a group may be of any kind; the end of content may begin one (4)."""
         if "PIPELINING" not in self._extensions:
             return False
         last = self._unanswered[-1]
-        return isinstance(last, MessageComplete) or (isinstance(last, _LINE_COMMANDS) and last.verb in GROUPABLE)
+        return isinstance(last, (MessageComplete, Bdat)) or (
+            isinstance(last, _LINE_COMMANDS) and last.verb in GROUPABLE
+        )
 
     # The login
 
@@ -240,6 +298,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
             if command.verb not in NEXT[self._state]:  # in flight when an earlier command was refused
                 raise RemoteProtocolError(f"{command.verb} was accepted in {self._state.name}")
             self._state = NEXT[self._state][command.verb]
+        elif isinstance(command, (Bdat, MessageComplete)):
+            self._apply_content(command, accepted=accepted)
+        if isinstance(command, (Hello, Mail, Rset, MessageComplete)):
+            self._chunk_refused = False
         if isinstance(command, Hello) and accepted:
             self._extensions = _parse_extensions(reply) if command.extended else {}
         elif isinstance(command, Mail):
@@ -247,19 +309,32 @@ class ClientConnection(ClientMachine[ClientEvent]):
         elif isinstance(command, Rcpt) and accepted:
             self._accepted_recipients += 1
         elif isinstance(command, Data):
-            self._stuffer = Stuffer()
-            self._line_ends = LineEnds()
+            self._content = self._new_content() if accepted and self._state is State.DATA else None
         elif isinstance(command, Quit):
             self._close(Why.QUIT)
             return
         self._project()
         self._send_what_may()
 
+    def _apply_content(self, command: Command, *, accepted: bool) -> None:
+        state = self._state
+        if isinstance(command, Bdat):
+            if "BDAT" in NEXT[state]:
+                self._state = State.CHUNKS  # refused, too: until RSET nothing good comes of it (RFC 3030 section 2)
+            elif accepted:
+                raise RemoteProtocolError(f"BDAT was accepted in {state.name}")
+            self._chunk_refused |= not accepted
+            return
+        if accepted and self._chunk_refused:
+            raise RemoteProtocolError("a message was accepted of which a chunk was refused")
+        if state is State.CHUNKS:
+            self._state = State.READY
+
     def _project(self) -> None:
         """Anew where the session will stand: a refusal has changed what the commands under way will find."""
         state = self._state
         for command in (*self._unanswered, *(command for command, _ in self._unsent)):
-            if isinstance(command, _LINE_COMMANDS):
+            if isinstance(command, (*_LINE_COMMANDS, Bdat, MessageComplete)):
                 state = NEXT[state].get(command.verb, state)
         self._projected = state
 

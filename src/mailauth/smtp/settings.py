@@ -246,6 +246,10 @@ class ClientSettings:
     tls_required: bool = False
     """Outside TLS neither AUTH nor MAIL can be sent, so a stripped STARTTLS is an error (RFC 3207 section 6)."""
 
+    lf_to_crlf: bool = False
+    """Take a bare LF in message content for a line end and send CRLF, instead of refusing it (RFC 5321 section 2.3.8).
+    A bare CR and a NUL are refused all the same."""
+
     maximum_reply_line: int = attrs.field(default=4_096, validator=attrs.validators.ge(512))
     """Octets of one line of a reply: 512 by RFC 5321 section 4.5.3.1.5, more for challenges (RFC 4954)."""
 

@@ -1,0 +1,53 @@
+"""Message content as a client hands it in: judged, and made ready for DATA or for BDAT (RFC 5321 section 4.5.2, RFC
+3030).
+
+Knows no state and no reply.
+"""
+
+from __future__ import annotations
+
+from .._dots import Stuffer
+from .._errors import LocalProtocolError
+from .._lines import CRLF, LineEnds
+
+
+class Content:
+    """The content of one message, in any pieces.
+
+    *lf_to_crlf*: a bare LF is a line end.  *binary*: any octets are content, as BODY=BINARYMIME says.
+    """
+
+    __slots__ = ("_binary", "_lf_to_crlf", "_line_ends", "_stuffer", "_tail")
+
+    def __init__(self, *, lf_to_crlf: bool, binary: bool) -> None:
+        self._binary = binary
+        self._lf_to_crlf = lf_to_crlf and not binary
+        self._line_ends = LineEnds()
+        self._stuffer = Stuffer()
+        self._tail = CRLF
+
+    def take(self, octets: bytes) -> bytes:
+        """*octets* as content.  Raises LocalProtocolError, forgetting them, for bare CR, bare LF and NUL."""
+        if self._lf_to_crlf and b"\n" in octets:
+            head = b"\n" if octets.startswith(b"\n") and self._tail.endswith(b"\r") else b""
+            octets = head + octets[len(head) :].replace(CRLF, b"\n").replace(b"\n", CRLF)
+        self._watch(octets)
+        self._tail = (self._tail + octets[-2:])[-2:]
+        return octets
+
+    def stuff(self, octets: bytes) -> bytes:
+        """*octets* for DATA."""
+        return self._stuffer.stuff(self.take(octets))
+
+    def end(self) -> bytes:
+        """The CRLF that the content lacks, if it lacks one.  Raises LocalProtocolError when it ends inside one."""
+        if self._binary or self._tail == CRLF:
+            return b""
+        self._watch(CRLF)
+        return CRLF
+
+    def _watch(self, octets: bytes) -> None:
+        if not self._binary and not self._line_ends.watch(octets):
+            self._line_ends = LineEnds()
+            self._line_ends.watch(b"\r" if self._tail.endswith(b"\r") else b"")
+            raise LocalProtocolError("message content holds a bare CR, a bare LF or a NUL; lines end in CRLF")

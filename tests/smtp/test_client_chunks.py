@@ -1,0 +1,169 @@
+"""The client's content by BDAT, where the server offers CHUNKING (RFC 3030); and against our own server."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from hypothesis import given, strategies as st
+
+from mailauth import Command, LocalProtocolError, MessageChunk, RemoteProtocolError, smtp
+from tests.smtp.drive import ENTROPY, IN_CLEAR, Session, converse, greeted
+
+MAIL = smtp.Mail(reverse_path=smtp.Mailbox("a", "b"))
+BINARY = smtp.Mail(reverse_path=None, body=smtp.Body.BINARY_MIME)
+RCPT = smtp.Rcpt(forward_path=smtp.Mailbox("c", "d"))
+COMPLETE = smtp.MessageComplete()
+SERVER = attrs.evolve(IN_CLEAR, chunking=True, binary_mime=True)
+
+
+def chunk(octets: bytes) -> MessageChunk:
+    return MessageChunk(octets=octets)
+
+
+def in_transaction(*extensions: str, mail: smtp.Mail = MAIL, settings: smtp.ClientSettings | None = None) -> Session:
+    session = greeted("CHUNKING", "BINARYMIME", *extensions, settings=settings)
+    return session.send(mail, RCPT).receive(b"250 ok\r\n", b"250 ok\r\n").forget()
+
+
+def refuses(session: Session, command: Command) -> None:
+    """LocalProtocolError, and nothing is sent."""
+    before = session.octets
+    with pytest.raises(LocalProtocolError):
+        session.client.send(command)
+    assert session.pull().octets == before
+
+
+def test_content_without_data_goes_by_bdat() -> None:
+    """RFC 3030 section 2: dots as they are, the CRLF that lacks added, and the end is said by LAST."""
+    session = in_transaction("PIPELINING").send(chunk(b".one\r\n"), chunk(b""), chunk(b".\r\ntwo"), COMPLETE)
+    assert session.octets == b"BDAT 6\r\n.one\r\nBDAT 0\r\nBDAT 6\r\n.\r\ntwoBDAT 2 LAST\r\n\r\n"
+    session.receive(b"250 1\r\n250 2\r\n250 3\r\n250 4\r\n")
+    sizes = [smtp.Bdat(size=size) for size in (6, 0, 6)]
+    assert [event.command for event in session.of(smtp.Replied)] == [*sizes, COMPLETE]
+    assert session.forget().send(MAIL).octets == b"MAIL FROM:<a@b>\r\n"
+
+
+def test_chunks_wait_for_each_reply_where_nothing_is_pipelined() -> None:
+    """RFC 2920 section 3.1; the octets of a chunk leave with its command."""
+    session = in_transaction().send(chunk(b"one\r\n"), chunk(b"two\r\n"), COMPLETE)
+    assert session.octets == b"BDAT 5\r\none\r\n"
+    session.receive(b"250 ok\r\n")
+    assert session.octets.endswith(b"BDAT 5\r\ntwo\r\n")
+    session.receive(b"250 ok\r\n")
+    assert session.octets.endswith(b"BDAT 0 LAST\r\n")
+
+
+def test_chunks_may_follow_their_recipients_and_lead_a_group() -> None:
+    """RFC 3030 section 4.2: nobody waits for a 354."""
+    session = greeted("CHUNKING", "PIPELINING").send(MAIL, RCPT, chunk(b"x\r\n"), COMPLETE, MAIL, RCPT, smtp.Data())
+    head = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n"
+    assert session.octets == head + b"BDAT 3\r\nx\r\nBDAT 0 LAST\r\n" + head + b"DATA\r\n"
+    session.receive(b"250 ok\r\n" * 6 + b"354 go\r\n")
+    assert session.forget().send(chunk(b".y\r\n"), COMPLETE).octets == b"..y\r\n.\r\n"
+
+
+def test_without_chunking_content_needs_data() -> None:
+    """RFC 3030 section 2."""
+    session = greeted("PIPELINING").send(MAIL, RCPT)
+    refuses(session, chunk(b"x\r\n"))
+    refuses(session, COMPLETE)
+
+
+def test_bdat_and_data_do_not_mix() -> None:
+    """RFC 3030 section 2; and what stands between chunks is NOOP, RSET and their like."""
+    session = in_transaction("PIPELINING").send(chunk(b"x\r\n"))
+    for command in (smtp.Data(), MAIL, RCPT, smtp.Bdat(size=3), smtp.StartTls()):
+        refuses(session, command)
+    session.send(smtp.Rset())
+    assert session.octets == b"BDAT 3\r\nx\r\nRSET\r\n"
+    refuses(session, chunk(b"x\r\n"))
+    session.receive(b"250 ok\r\n250 ok\r\n").forget()
+    assert session.send(MAIL).octets == b"MAIL FROM:<a@b>\r\n"
+
+
+def test_behind_a_refused_chunk_only_rset_leads_on() -> None:
+    """RFC 3030 section 2: what the server holds then is not known."""
+    session = in_transaction("PIPELINING").send(chunk(b"x\r\n")).receive(b"452 full\r\n")
+    assert [event.reply.code for event in session.of(smtp.Replied)] == [452]
+    for command in (chunk(b"y\r\n"), COMPLETE, MAIL, smtp.Data()):
+        refuses(session, command)
+    session.forget().send(smtp.Rset(), MAIL, RCPT, chunk(b"z\r\n"))
+    session.send(chunk(b"last\r\n"))
+    assert session.octets.startswith(b"RSET\r\nMAIL")
+    assert session.octets.endswith(b"BDAT 3\r\nz\r\nBDAT 6\r\nlast\r\n")
+    refused = in_transaction("PIPELINING").send(chunk(b"x\r\n"), COMPLETE).receive(b"452 full\r\n503 order\r\n")
+    assert refused.forget().send(MAIL).octets == b"MAIL FROM:<a@b>\r\n"
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [
+        b"250 ok\r\n250 ok\r\n452 full\r\n250 taken\r\n",  # of which a chunk was refused
+        b"250 ok\r\n550 no\r\n250 ok\r\n",  # a chunk for nobody
+        b"250 ok\r\n250 ok\r\n354 go\r\n",
+    ],
+)
+def test_a_server_that_takes_what_it_refused_breaks_the_protocol(replies: bytes) -> None:
+    """RFC 3030 section 2: or half a message would pass for a whole one."""
+    session = greeted("CHUNKING", "PIPELINING").send(MAIL, RCPT, chunk(b"x\r\n"), COMPLETE)
+    session.machine.receive_data(replies)
+    with pytest.raises(RemoteProtocolError):
+        session.pull()
+
+
+def test_line_ends_are_judged_over_chunks() -> None:
+    """RFC 5321 section 2.3.8: BDAT is no way around it."""
+    session = in_transaction("PIPELINING").send(chunk(b"x\r"))
+    refuses(session, chunk(b"y"))
+    refuses(session, COMPLETE)
+    session.send(chunk(b"\n"), COMPLETE)
+    assert session.octets == b"BDAT 2\r\nx\rBDAT 1\r\n\nBDAT 0 LAST\r\n"
+
+
+def test_binarymime_carries_any_octets_by_bdat_alone() -> None:
+    """RFC 3030 section 3: not a line end is added."""
+    session = in_transaction("PIPELINING", mail=BINARY)
+    refuses(session, smtp.Data())
+    session.send(chunk(b"\0\r\n.\r\n\n\r"), COMPLETE)
+    assert session.octets == b"BDAT 8\r\n\0\r\n.\r\n\n\rBDAT 0 LAST\r\n"
+    session.receive(b"250 ok\r\n250 ok\r\n").send(MAIL, RCPT)
+    refuses(session, chunk(b"\0"))
+
+
+def test_chunks_that_wait_are_bounded() -> None:
+    """DESIGN.md section 4 rule 4: where nothing is pipelined, what is queued grows with each chunk."""
+    session = in_transaction()
+    piece = chunk(b"x" * 99_998 + b"\r\n")
+    for _ in range(12):
+        session.send(piece)
+    refuses(session, piece)
+    session.receive(b"250 ok\r\n").send(piece)
+
+
+contents = st.lists(st.sampled_from([b"a", b"\r\n", b".", b"\r\n.\r\n", b"BDAT 3\r\n", b"b" * 50]), max_size=9)
+
+
+@given(contents, st.lists(st.integers(0, 80), max_size=5), st.booleans(), st.booleans())
+def test_our_client_and_our_server_agree_on_chunks(
+    pieces: list[bytes], places: list[int], pipelining: bool, binary: bool
+) -> None:
+    """STYLE.md: back to back, whatever the chunks; then another message by DATA."""
+    content = b"".join(pieces)
+    cuts = sorted({0, *(place for place in places if place < len(content)), len(content)})
+    settings = attrs.evolve(SERVER, pipelining=pipelining)
+    server = Session(smtp.ServerConnection(settings, entropy=ENTROPY)).pull()
+    client = Session(smtp.ClientConnection()).pull().receive(server.octets)
+
+    def say(*commands: Command) -> None:
+        for command in commands:
+            client.client.send(command)
+        converse(client, server)
+
+    say(smtp.Hello(domain="c"))
+    chunks = [chunk(content[a:b]) for a, b in zip(cuts, [*cuts[1:], len(content)], strict=True)]
+    say(BINARY if binary else MAIL, RCPT, *chunks, COMPLETE, MAIL, RCPT, smtp.Data())
+    say(chunk(b".second\r\n"), COMPLETE)
+    ending = b"" if binary or content.endswith(b"\r\n") or not content else b"\r\n"
+    assert server.content == content + ending + b".second\r\n"
+    assert len(server.of(smtp.MessageComplete)) == 2
+    assert [event.reply.code for event in client.of(smtp.Replied) if event.reply.code not in (220, 250)] == [354]
