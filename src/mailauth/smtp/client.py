@@ -41,8 +41,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
         "_content",
         "_extensions",
         "_lines",
+        "_lmtp",
         "_lone_dot",
         "_projected",
+        "_replies_due",
         "_reply_size",
         "_settings",
         "_state",
@@ -55,6 +57,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._projected = State.GREETING  # where the session will stand if every unanswered command is accepted
         self._extensions: Mapping[str, str] = {}
         self._accepted_recipients = 0
+        self._lmtp = False
+        self._replies_due = 0  # to a message, beside the one that comes next (RFC 2033 section 4.2)
         self._lone_dot = False
         self._code = 0  # of the reply that is being received, and its lines
         self._lines: list[str] = []
@@ -75,6 +79,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         MessageChunk as often as needed, CRLF line ends, dots as they are; then MessageComplete.  Where the server
         offers CHUNKING, the same may be sent behind Rcpt without Data: it goes by BDAT, where each MessageChunk is
         answered, too, by a Replied with its Bdat; once one was refused, Rset is what may follow (RFC 3030 section 2).
+        Behind Hello(lmtp=True) MessageComplete is answered once for each accepted recipient, in their order.
         Raises LocalProtocolError, nothing having been sent, when the command is not allowed now or too much is queued.
         """
         self._check_open()
@@ -113,9 +118,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
         """
         offered = self._extensions
         for row in MAIL_PARAMETERS if isinstance(command, Mail) else RCPT_PARAMETERS:
-            value = getattr(command, row.field)
-            extension = "BINARYMIME" if value is Body.BINARY_MIME else row.extension
-            if value is not None and extension not in offered:
+            extension = "BINARYMIME" if getattr(command, row.field) is Body.BINARY_MIME else row.extension
+            if row.is_in(command) and extension not in offered:
                 raise LocalProtocolError(f"{row.keyword} cannot be sent: the server does not offer {extension}")
         if isinstance(command, Mail) and command.size is not None:
             limit = offered["SIZE"].strip()
@@ -270,12 +274,23 @@ class ClientConnection(ClientMachine[ClientEvent]):
                 raise RemoteProtocolError(f"DATA was answered by {reply.code}")
         elif 300 <= reply.code < 400:
             raise RemoteProtocolError(f"{reply.code} where no continuation was asked for")
+        if isinstance(command, MessageComplete) and self._take_verdict(reply):
+            return Replied(command=command, reply=reply)
         self._unanswered.popleft()
         self._apply(command, reply)
         if isinstance(command, StartTls) and reply.positive:
             self._upgrade(Replied(command=command, reply=reply))
             return None
         return Replied(command=command, reply=reply)
+
+    def _take_verdict(self, reply: Reply) -> bool:
+        """LMTP: whether more replies to this message are due, one for each accepted recipient."""
+        if not self._lmtp:
+            return False
+        if reply.positive and (self._chunk_refused or not self._accepted_recipients):
+            raise RemoteProtocolError("a message was accepted that cannot be whole")
+        self._replies_due = (self._replies_due or self._accepted_recipients or 1) - 1
+        return self._replies_due > 0
 
     def _take_last_words(self, reply: Reply) -> ClientEvent:
         """421: the server will close; what is still unanswered stays so (RFC 5321 section 3.8)."""
@@ -304,6 +319,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
             self._chunk_refused = False
         if isinstance(command, Hello) and accepted:
             self._extensions = _parse_extensions(reply) if command.extended else {}
+            self._lmtp = command.lmtp
         elif isinstance(command, Mail):
             self._accepted_recipients = 0
         elif isinstance(command, Rcpt) and accepted:
