@@ -12,7 +12,6 @@ from typing import Final
 
 from .._errors import Malformed
 from ._grammar import DOMAIN, DOT_STRING, MAXIMUM_LOCAL_PART, Mailbox
-from ._parameters import NO_PARAMETERS
 from .commands import Auth, Bdat, Data, Hello, Help, LineCommand, Mail, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
 
 # Only the keywords ignore case: a pattern that ignores it as a whole takes twice as long.
@@ -80,10 +79,8 @@ def checked_rcpt(mailbox: Mailbox) -> Rcpt:
     """RCPT with nothing but its path."""
     rcpt: Rcpt = Rcpt.__new__(Rcpt)
     fields = rcpt.__dict__
+    fields.update(_BARE_RCPT)
     fields["forward_path"] = mailbox
-    fields["source_route"] = ()
-    fields["notify"] = fields["original_recipient"] = None
-    fields["parameters"] = NO_PARAMETERS
     return rcpt
 
 
@@ -91,12 +88,17 @@ def checked_mail(mailbox: Mailbox) -> Mail:
     """MAIL with nothing but its path."""
     mail: Mail = Mail.__new__(Mail)
     fields = mail.__dict__
+    fields.update(_BARE_MAIL)
     fields["reverse_path"] = mailbox
-    fields["source_route"] = ()
-    fields["size"] = fields["body"] = fields["auth"] = fields["ret"] = fields["envelope_id"] = None
-    fields["require_tls"] = False
-    fields["parameters"] = NO_PARAMETERS
     return mail
+
+
+def _bare(command: Mail | Rcpt) -> Mapping[str, object]:
+    return dict(command.__dict__)
+
+
+_BARE_MAIL: Final = _bare(Mail(reverse_path=None))
+_BARE_RCPT: Final = _bare(Rcpt(forward_path=Mailbox("postmaster", "")))
 
 
 def split_line(line: bytes) -> tuple[str, str]:
