@@ -1,0 +1,35 @@
+"""The smuggling matrix: every five octets out of CR, LF, dot and NUL inside content, whole and at every cut within."""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+
+import pytest
+
+from tests.smtp.drive import ready, without_cuts
+
+BEGIN = b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n"
+END = b"\r\n.\r\n"
+REST = b"MAIL FROM:<evil@x>" + END + b"NOOP\r\n"
+
+
+@pytest.mark.parametrize("first", list(product(b"\r\n.\0", repeat=2)), ids=lambda octets: bytes(octets).hex())
+def test_of_all_octets_around_a_dot_only_crlf_dot_crlf_ends_content(first: tuple[int, int]) -> None:
+    """RFC 5321 section 4.1.1.4: CVE-2023-51764 and its kin, with dot-stuffing (section 4.5.2) and refusal (2.3.8)."""
+    for octets in product(b"\r\n.\0", repeat=3):
+        middle = bytes((*first, *octets))
+        cuts = [(middle,), tuple(bytes([octet]) for octet in middle)]
+        cuts += [(middle[:place], middle[place:]) for place in range(1, len(middle))]
+        told = []
+        for pieces in cuts:
+            session = ready(BEGIN + b"a").receive(*pieces, REST)
+            told.append((without_cuts(session.events), session.codes[3:]))
+        assert all(one == told[0] for one in told)
+        content = b"a" + middle + b"MAIL FROM:<evil@x>\r\n"
+        if middle == END:
+            assert told[0][1] == [250, 250, 500, 250]  # MAIL is a command, the lone dot none
+            continue
+        dirty = re.search(rb"\r(?!\n)|(?<!\r)\n|\0", content) is not None
+        assert told[0][1] == [554 if dirty else 250, 250]
+        assert session.content == content.replace(b"\r\n.", b"\r\n")
