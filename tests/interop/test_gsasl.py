@@ -1,7 +1,7 @@
 """GNU SASL's own program on both sides: as a client of the ready server, and as a server of our client mechanisms.
 
-Skips without it; with MAILAUTH_INTEROP=require it fails.  It is met in clear: it says STARTTLS before any EHLO,
-and hears 503 (RFC 5321 section 4.1.4).
+Skips without it; with MAILAUTH_INTEROP=require it fails.  It is met in clear, and for PLAIN behind STARTTLS too, which
+it says before any EHLO.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ PATIENCE = 30
 
 @pytest.fixture(scope="module", params=LOOPS)
 def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    options = ("--loop", request.param, "--legacy", "--user", f"{NAME}:{PASSWORD}")
-    with served(tmp_path_factory.mktemp("gsasl"), *options) as server:
+    directory = tmp_path_factory.mktemp("gsasl")
+    options = ("--loop", request.param, "--legacy", "--user", f"{NAME}:{PASSWORD}", "--ca-out", str(directory / "ca"))
+    with served(directory, *options) as server:
         yield server
 
 
@@ -39,6 +40,15 @@ def test_it_logs_in_to_our_server(house: Served, login: str, tmp_path: Path) -> 
     said = gsasl(house, login, PASSWORD, tmp_path)
     assert b"\n235 2.7.0 " in said
     assert f"login of {NAME} by {login} in clear" in house.log.read_text()
+
+
+def test_it_logs_in_behind_starttls(house: Served, tmp_path: Path) -> None:
+    """RFC 3207."""
+    words = ["--smtp", f"--connect=localhost:{house.port('smtp')}", "--starttls", "--quiet", "-m", "PLAIN"]
+    trusted = f"--x509-ca-file={house.log.parent / 'ca'}"
+    said = run("gsasl", [*words, trusted, "-a", NAME, "-p", PASSWORD], home=tmp_path)
+    assert b"\n235 2.7.0 " in said
+    assert f"login of {NAME} by PLAIN inside TLS" in house.log.read_text()
 
 
 @pytest.mark.parametrize("login", LOGINS)

@@ -17,7 +17,6 @@ TRANSACTION = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n"
         (b"", b"RCPT TO:<a@b>"),
         (b"", b"DATA"),
         (b"", b"AUTH PLAIN"),
-        (b"", b"STARTTLS"),
         (b"EHLO c\r\n", b"RCPT TO:<a@b>"),
         (b"EHLO c\r\n", b"DATA"),
         (b"EHLO c\r\nMAIL FROM:<a@b>\r\n", b"MAIL FROM:<a@b>"),

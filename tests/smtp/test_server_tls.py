@@ -31,6 +31,14 @@ def test_nothing_said_before_tls_survives_it(cut: int) -> None:
     assert session.events == [smtp.Noop()]
 
 
+def test_starttls_may_come_before_ehlo() -> None:
+    """RFC 3207 names EHLO as where STARTTLS is offered, but does not ask for it; gsasl goes without."""
+    session = serve()
+    session.starts_tls = False
+    session.forget().receive(b"STARTTLS\r\n")
+    assert session.last == BeginTls(octets=b"220 2.0.0 ready for the TLS handshake\r\n")
+
+
 def test_octets_between_begin_tls_and_tls_started_are_refused() -> None:
     """RFC 3207 section 4.2: nothing crosses the wall."""
     session = at_the_wall(b"STARTTLS\r\n")

@@ -51,6 +51,7 @@ TRANSITIONS: Final[Mapping[tuple[State, str], State]] = {
     (State.MAIL, "RSET"): State.READY,
     (State.RCPT, "RSET"): State.READY,
     (State.READY, "STARTTLS"): State.TLS,
+    (State.CONNECTED, "STARTTLS"): State.TLS,  # before EHLO, too: gsasl does so
     (State.READY, "AUTH"): State.AUTH,  # inside a transaction: 503 (RFC 4954 section 4)
     (State.READY, "MAIL"): State.MAIL,
     (State.MAIL, "RCPT"): State.RCPT,
