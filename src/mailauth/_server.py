@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hmac
 from abc import abstractmethod
-from typing import TypeAlias, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar, cast
 
 from . import sasl
 from ._connection import MAXIMUM_AUTH_LINE, Machine
@@ -25,6 +25,9 @@ class ServerMachine(Machine[E]):
     """A server: asks its application, and answers its client."""
 
     __slots__ = ("_entropy", "_exchange", "_identity", "_nonces")
+
+    _asks_further: ClassVar[bool] = False
+    """Whether its application is asked about more than passwords: SCRAM keys, tokens, certificates."""
 
     def __init__(self, *, entropy: bytes, tls: Tls | None) -> None:
         if len(entropy) != 32:
@@ -63,9 +66,12 @@ class ServerMachine(Machine[E]):
 
     # The login
 
-    @abstractmethod
     def _announce(self, event: LoginEvent) -> None:
         """Queue *event*."""
+        if isinstance(event, sasl.FurtherQuestion) and not self._asks_further:
+            self._cannot_ask(event)
+        else:
+            self._events.append(cast(E, event))  # each server's events hold those of the logins that it allows
 
     @abstractmethod
     def _challenge(self, octets: bytes) -> None:

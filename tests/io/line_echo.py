@@ -22,7 +22,7 @@ import trustme
 
 from mailauth import Action, Command, LocalProtocolError, NeedData, Notice, Question, Tls, TlsStarted, Why, sasl
 from mailauth._client import ClientMachine
-from mailauth._server import LoginEvent, ServerMachine
+from mailauth._server import ServerMachine
 from mailauth_io import _loops
 from mailauth_io._adapter import Client, ServerConnection
 from mailauth_io._listener import ConnectOptions, Listener, Options, Session
@@ -80,9 +80,6 @@ class Echo(ServerMachine[EchoEvent]):
 
     def _take_leave(self) -> None:
         self._write(b"closing: %s\r\n" % self._why.name.encode(), due=True)
-
-    def _announce(self, event: LoginEvent) -> None:
-        raise NotImplementedError
 
     def _secured(self, tls: Tls) -> None:
         self._events.append(self._drop_clear_text(tls))

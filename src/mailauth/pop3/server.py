@@ -16,7 +16,7 @@ from .. import sasl
 from .._errors import LocalProtocolError, Malformed
 from .._events import Accept, Action, Question, Tls, Why
 from .._lines import LineTooLong
-from .._server import LoginEvent, login_failed
+from .._server import login_failed
 from . import _fixed
 from ._command_lines import PARSERS
 from ._states import NEXT, SERVER_PATIENCE, State
@@ -401,20 +401,13 @@ class ServerConnection(_Connection[Never]):
     def __init__(self, settings: ServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
         super().__init__(settings, entropy=entropy, tls=tls)
 
-    def _announce(self, event: LoginEvent) -> None:
-        if isinstance(event, sasl.FurtherQuestion):
-            self._cannot_ask(event)
-        else:
-            self._events.append(event)
-
 
 class AnyServerConnection(_Connection[sasl.FurtherQuestion]):
     """One POP3 session whose client may log in by SCRAM, a token or a certificate, too."""
 
     __slots__ = ()
 
-    def _announce(self, event: LoginEvent) -> None:
-        self._events.append(event)
+    _asks_further = True
 
 
 _OBEY: Final[Mapping[type[object], Callable[[_Connection[Any], Any], ServerEvent | Reply | None]]] = {

@@ -13,7 +13,6 @@ from .. import sasl
 from .._errors import Malformed
 from .._events import Action, Question, Tls, Why
 from .._lines import LineTooLong
-from .._server import LoginEvent
 from . import _fixed
 from ._command_lines import COMMON, PARSERS, from_common, split_line
 from ._content import ContentCourse, checked
@@ -379,17 +378,10 @@ class ServerConnection(_Connection[Never]):
     def __init__(self, settings: ServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
         super().__init__(settings, entropy=entropy, tls=tls)
 
-    def _announce(self, event: LoginEvent) -> None:
-        if isinstance(event, sasl.FurtherQuestion):
-            self._cannot_ask(event)
-        else:
-            self._events.append(event)
-
 
 class AnyServerConnection(_Connection[sasl.FurtherQuestion]):
     """One SMTP session whose client may log in by SCRAM, a token or a certificate, too."""
 
     __slots__ = ()
 
-    def _announce(self, event: LoginEvent) -> None:
-        self._events.append(event)
+    _asks_further = True
