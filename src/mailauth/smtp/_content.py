@@ -52,14 +52,7 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
         content = unstuffer.take(self._input)
         if content is None:
             return self._starve(SERVER_PATIENCE[State.DATA])
-        if content:
-            self._size += len(content)
-            excess = self._size - settings.maximum_message_size
-            if excess <= 0:
-                return MessageChunk(octets=content)
-            if excess < len(content):
-                return MessageChunk(octets=content[:-excess])
-        return None  # at the end, or counted and dropped
+        return self._hand_on(content) if content else None
 
     # BDAT
 

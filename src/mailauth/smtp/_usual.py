@@ -163,14 +163,16 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         if received.offset == len(received.octets) and not (received.later or received.ended or self._output):
             return SERVER_PATIENCE[_DATA]
         content = unstuffer.take(received)
-        if content:
-            self._size += len(content)
-            excess = self._size - limit
-            if excess <= 0:
-                return MessageChunk(octets=content)
-            if excess < len(content):
-                return MessageChunk(octets=content[:-excess])
-        return super().next_event()  # it starves, ends, or goes on beyond the limit
+        # Without a chunk it starves, ends, or goes on beyond the limit.
+        return (self._hand_on(content) if content else None) or super().next_event()
+
+    def _hand_on(self, content: bytes) -> MessageChunk | None:
+        """*content* as far as SIZE allows; what is beyond is counted and dropped."""
+        self._size += len(content)
+        excess = self._size - self._settings.maximum_message_size
+        if excess <= 0:
+            return MessageChunk(octets=content)
+        return MessageChunk(octets=content[:-excess]) if excess < len(content) else None
 
     def answer(self, question: Question[A], answer: A) -> None:
         kind = type(question)
