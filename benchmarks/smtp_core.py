@@ -17,10 +17,14 @@ from mailauth._lines import LineBuffer
 ROUNDS = 15
 SETTINGS = smtp.ServerSettings(maximum_transactions=10**9)
 
-TEXT = (b"sixty-two octets of text, and no dot at the start of any line\r\n" * 16)[:-64] + b"x" * 62 + b"\r\n"
-LOCK_STEP = (b"MAIL FROM:<alice@example.test>\r\n", b"RCPT TO:<bob@example.test>\r\n", b"DATA\r\n", TEXT + b".\r\n")
+LINE = b"sixty-two octets of text, and no dot at the start of any line.\r\n"
+LOCK_STEP = (
+    b"MAIL FROM:<alice@example.test>\r\n",
+    b"RCPT TO:<bob@example.test>\r\n",
+    b"DATA\r\n",
+    LINE * 16 + b".\r\n",
+)
 
-LINE = b"sixty-two octets of text, and no dot at the start of any line\r\n"
 PLAIN = LINE * 1_024
 DOTTED = (LINE * 9 + b"." + LINE) * 102
 
@@ -45,12 +49,14 @@ def pump(connection: smtp.ServerConnection, octets: bytes) -> None:
         match event:
             case Send() | MessageChunk():
                 pass
+            case NeedData():
+                return
             case smtp.Mail() | smtp.Rcpt() | smtp.Data() | smtp.Connected() as question:
                 connection.answer(question, ACCEPT)
             case smtp.MessageComplete() as complete:
                 connection.answer(complete, ACCEPT)
-            case NeedData():
-                return
+            case smtp.MessageAborted() | smtp.Refused():
+                raise AssertionError(f"this is not the usual course: {event}")
             case _:
                 pass
 

@@ -6,18 +6,14 @@ Knows no verb, no reply and no login: what the octets mean is told by the subcla
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import ClassVar, Final, Generic, TypeVar
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
 
 from ._errors import LocalProtocolError
 from ._events import PAUSED, Action, BeginTls, Closed, NeedData, Paused, Send, Tls, Why
 from ._lines import LineBuffer
 
 E = TypeVar("E")
-
-_LONG: Final = 128  # octets
-
 
 MAXIMUM_UNREAD: Final = 65_536
 """Octets a connection keeps besides the chunk in hand, in and out; an adapter reads no more at once."""
@@ -28,9 +24,6 @@ MAXIMUM_AUTH_LINE: Final = 12_288 + 4
 
 class Machine(Generic[E]):
     """A pure state machine that is pulled: ``next_event()`` gives one value at a time, in causal order."""
-
-    _standing: ClassVar[Mapping[bytes, Send]] = MappingProxyType({})
-    """The replies that are said over and over, and the Send that each alone makes: made once, not each time."""
 
     __slots__ = ("_events", "_input", "_instead", "_output", "_output_due", "_output_size", "_question", "_tls", "_why")
 
@@ -132,11 +125,9 @@ class Machine(Generic[E]):
         output = self._output
         octets = output[0] if len(output) == 1 else b"".join(output)
         output.clear()
-        # To look a long one up is to hash it, and none of them is long.
-        standing = self._standing.get(octets) if self._output_size < _LONG else None
         self._output_size = 0
         self._output_due = False
-        return standing or Send(octets=octets)
+        return Send(octets=octets)
 
     def _starve(self, need: NeedData) -> Action | None:
         """What came in is used up: look at what came later, write what waits, end with the stream, or ask for more."""

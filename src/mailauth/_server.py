@@ -12,7 +12,7 @@ from typing import ClassVar, TypeAlias, TypeVar, cast
 from . import sasl
 from ._connection import MAXIMUM_AUTH_LINE, Machine
 from ._errors import LocalProtocolError
-from ._events import Action, NeedData, Question, Tls, TlsStarted, Why
+from ._events import Action, NeedData, Question, Send, Tls, TlsStarted, Why
 from ._lines import LineTooLong
 
 A = TypeVar("A")
@@ -24,7 +24,7 @@ LoginEvent: TypeAlias = sasl.ServerQuestion | sasl.Authenticated | sasl.Authenti
 class ServerMachine(Machine[E]):
     """A server: asks its application, and answers its client."""
 
-    __slots__ = ("_entropy", "_exchange", "_identity", "_nonces")
+    __slots__ = ("_entropy", "_exchange", "_identity", "_nonces", "_ready")
 
     _asks_further: ClassVar[bool] = False
     """Whether its application is asked about more than passwords: SCRAM keys, tokens, certificates."""
@@ -37,6 +37,8 @@ class ServerMachine(Machine[E]):
         self._nonces = 0
         self._identity: str | None = None
         self._exchange: sasl.ServerExchange | None = None
+        # A reply that leaves alone, and before anything else: what a short path sets and looks at first.
+        self._ready: Send | None = None
 
     @property
     def identity(self) -> str | None:

@@ -24,6 +24,7 @@ COMMON_MAIL: Final = 1  # the groups that span a whole command; the parts of MAI
 COMMON_RCPT: Final = 5
 COMMON_DATA: Final = 8
 _WITHOUT_ARGUMENT: Final[Mapping[int, Callable[[], LineCommand]]] = {COMMON_DATA: Data, 9: Rset, 10: Quit, 11: Noop}
+_new: Final = object.__new__
 _COMMON_DOMAIN: Final = 180  # octets: under this no limit but the local part's can be passed
 
 PARSERS: Final[Mapping[str, Callable[[str], LineCommand]]] = {
@@ -61,13 +62,14 @@ def from_common(found: re.Match[bytes]) -> LineCommand | None:
 
 def common_mailbox(found: re.Match[bytes], group: int) -> Mailbox | None:
     """The mailbox in *group* and the next; None for none, and for one that may be too long."""
-    local_part, domain = found.group(group, group + 1)
+    local_part: bytes | None = found[group]
+    domain: bytes = found[group + 1]
     if local_part is None or len(local_part) > MAXIMUM_LOCAL_PART or len(domain) > _COMMON_DOMAIN:
         return None
-    mailbox: Mailbox = Mailbox.__new__(Mailbox)
+    mailbox = _new(Mailbox)
     fields = mailbox.__dict__
-    fields["local_part"] = str(local_part, "ascii")
-    fields["domain"] = str(domain, "ascii")
+    fields["local_part"] = local_part.decode()  # ASCII, as COMMON says; to name it would cost as much again
+    fields["domain"] = domain.decode()
     return mailbox
 
 
@@ -77,7 +79,7 @@ def common_mailbox(found: re.Match[bytes], group: int) -> Mailbox | None:
 
 def checked_rcpt(mailbox: Mailbox) -> Rcpt:
     """RCPT with nothing but its path."""
-    rcpt: Rcpt = Rcpt.__new__(Rcpt)
+    rcpt = _new(Rcpt)
     fields = rcpt.__dict__
     fields.update(_BARE_RCPT)
     fields["forward_path"] = mailbox
@@ -86,7 +88,7 @@ def checked_rcpt(mailbox: Mailbox) -> Rcpt:
 
 def checked_mail(mailbox: Mailbox) -> Mail:
     """MAIL with nothing but its path."""
-    mail: Mail = Mail.__new__(Mail)
+    mail = _new(Mail)
     fields = mail.__dict__
     fields.update(_BARE_MAIL)
     fields["reverse_path"] = mailbox

@@ -7,9 +7,8 @@ to the complete path; a test holds the two together.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
-from .._connection import MAXIMUM_UNREAD
 from .._dots import Unstuffer
 from .._events import ACCEPT, Action, MessageChunk, Question, Send, Tls
 from .._server import ServerMachine
@@ -25,38 +24,37 @@ from .settings import AnyServerSettings
 A = TypeVar("A")
 Q = TypeVar("Q")
 
+_new: Final = object.__new__
+_set_octets: Final = vars(MessageChunk)["octets"].__set__
+_set_recipients: Final = vars(MessageComplete)["recipients"].__set__
+_match_common: Final = COMMON.match
+_READY, _MAIL, _RCPT, _DATA, _GREETING = State.READY, State.MAIL, State.RCPT, State.DATA, State.GREETING
+
 _AFTER: Final[Mapping[type[object], State]] = {
-    Mail: NEXT[State.READY]["MAIL"],
-    Rcpt: NEXT[State.MAIL]["RCPT"],
-    Data: NEXT[State.RCPT]["DATA"],
-    MessageComplete: NEXT[State.DATA]["."],
+    Mail: NEXT[_READY]["MAIL"],
+    Rcpt: NEXT[_MAIL]["RCPT"],
+    Data: NEXT[_RCPT]["DATA"],
+    MessageComplete: NEXT[_DATA]["."],
 }
 """Where each of the four leads, from wherever it is allowed."""
 
-_match_common: Final = COMMON.match
-_DATA, _GREETING = State.DATA, State.GREETING
+_Step: TypeAlias = tuple[Send, State]
 
-_STANDING_REPLIES: Final[Mapping[bool, Mapping[type[object], bytes]]] = {
+_USUAL: Final[Mapping[bool, Mapping[type[object], _Step]]] = {
     enhanced: {
-        question: _fixed.ACCEPTED[question].to_wire(enhanced=enhanced)
-        for question in (Mail, Rcpt, Data, MessageComplete)
+        question: (Send(octets=_fixed.ACCEPTED[question].to_wire(enhanced=enhanced)), after)
+        for question, after in _AFTER.items()
     }
     for enhanced in (True, False)
 }
-_LMTP_REPLIES: Final[Mapping[type[object], bytes]] = {
-    question: octets for question, octets in _STANDING_REPLIES[True].items() if question is not MessageComplete
+_USUAL_LMTP: Final[Mapping[type[object], _Step]] = {
+    question: usual for question, usual in _USUAL[True].items() if question is not MessageComplete
 }
 """Its content is answered once for each recipient."""
-
-_STANDING_SENDS: Final[Mapping[bytes, Send]] = {
-    octets: Send(octets=octets) for replies in _STANDING_REPLIES.values() for octets in replies.values()
-}
 
 
 class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
     """What a mail transaction consists of, and its shortest way."""
-
-    _standing = _STANDING_SENDS
 
     __slots__ = (
         "_accepted",
@@ -84,25 +82,24 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         # MAIL without parameters is refused by nothing but its place and the number of transactions.
         self._plain_mail = not (settings.authentication_required or settings.tls_required)
 
-    def _short_answers(self) -> Mapping[type[object], bytes]:
+    def _short_answers(self) -> Mapping[type[object], _Step]:
         """The questions to which ACCEPT has no consequence but its reply and a step of the state."""
         settings = self._settings
-        return _LMTP_REPLIES if settings.lmtp else _STANDING_REPLIES[settings.enhanced_status_codes]
+        return _USUAL_LMTP if settings.lmtp else _USUAL[settings.enhanced_status_codes]
 
     def next_event(self) -> ServerEvent | Q | Action:
-        if self._events or self._question is not None:
-            return super().next_event()
-        if self._output_due:
-            output = self._output
-            send = self._standing.get(output[0]) if len(output) == 1 else None
-            if send is None:
-                return self._flush()
-            output.clear()
-            self._output_size = 0
-            self._output_due = False
-            return send
+        ready = self._ready
+        if ready is not None:
+            self._ready = None
+            return ready
         state = self._state
-        if self._instead is not None or state is _GREETING:
+        if (
+            self._events
+            or self._question is not None
+            or self._output_due
+            or self._instead is not None
+            or state is _GREETING
+        ):
             return super().next_event()
         if state is _DATA:
             return self._next_of_content()
@@ -120,7 +117,7 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
             mailbox = common_mailbox(found, 6)
             if (
                 mailbox is None
-                or "RCPT" not in NEXT[state]
+                or (state is not _MAIL and state is not _RCPT)
                 or len(self._recipients) >= self._settings.maximum_recipients
             ):
                 return super().next_event()
@@ -128,9 +125,9 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
             received.offset = found.end()
             return rcpt
         if kind == COMMON_DATA:
-            if "DATA" not in NEXT[state] or not self._accepted:
+            if state is not _RCPT or not self._accepted:
                 return super().next_event()
-            self._question = data = Data()
+            self._question = data = _new(Data)
             received.offset = found.end()
             return data
         if kind == COMMON_MAIL:
@@ -139,7 +136,7 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
             if (
                 mailbox is None
                 or found[4] is not None
-                or "MAIL" not in NEXT[state]
+                or state is not _READY
                 or not self._plain_mail
                 or self._transactions >= settings.maximum_transactions
             ):
@@ -157,7 +154,9 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         if unstuffer.ended:
             if self._size > limit or not unstuffer.clean:
                 return super().next_event()
-            self._question = complete = MessageComplete(recipients=tuple(self._recipients))
+            complete = _new(MessageComplete)  # what __init__ does, for half; as with the chunk below
+            _set_recipients(complete, tuple(self._recipients))
+            self._question = complete
             return complete
         received = self._input
         if received.offset == len(received.octets) and not (received.later or received.ended or self._output):
@@ -171,33 +170,35 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         self._size += len(content)
         excess = self._size - self._settings.maximum_message_size
         if excess <= 0:
-            return MessageChunk(octets=content)
+            chunk = _new(MessageChunk)
+            _set_octets(chunk, content)
+            return chunk
         return MessageChunk(octets=content[:-excess]) if excess < len(content) else None
 
     def answer(self, question: Question[A], answer: A) -> None:
-        kind = type(question)
-        accepted = self._accepted
-        if answer is not ACCEPT or question is not self._question or kind not in accepted:
+        usual = self._accepted.get(type(question))
+        if usual is None or answer is not ACCEPT or question is not self._question:
             super().answer(question, answer)
             return
-        octets = accepted[kind]
-        self._output.append(octets)
-        self._output_size += len(octets)
         self._question = None
-        self._state = _AFTER[kind]
-        received = self._input
-        if received.offset == len(received.octets) or self._output_size >= MAXIMUM_UNREAD:
-            self._output_due = True
+        send, self._state = usual
+        due = True
         if isinstance(question, Rcpt):
             self._recipients.append(question.forward_path)
+            received = self._input
+            due = received.offset == len(received.octets)
         elif isinstance(question, Mail):
             self._transactions += 1
+            received = self._input
+            due = received.offset == len(received.octets)
+        elif isinstance(question, Data):
+            self._begin_content()
         else:
-            self._output_due = True
-            if isinstance(question, Data):
-                self._begin_content()
-            else:
-                self._recipients = []
+            self._recipients = []
+        if due and not self._output:
+            self._ready = send
+        else:
+            self._write(send.octets, due=due)
 
     def _begin_content(self) -> None:
         self._size = 0
