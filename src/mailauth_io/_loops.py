@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import ClassVar, Protocol, TypeVar, TypeVarTuple, Unpack
 
 from mailauth import ClientMachine
@@ -68,6 +68,10 @@ class Loop(ABC):
         """Wait until cancelled."""
 
     @abstractmethod
+    def within(self, seconds: float) -> AbstractAsyncContextManager[object]:
+        """``async with`` it: what takes longer than *seconds* is cancelled, and TimeoutError is raised."""
+
+    @abstractmethod
     def lock(self) -> AbstractAsyncContextManager[object]:
         """A new lock, taken by ``async with``: one task at a time, in order of arrival."""
 
@@ -95,6 +99,9 @@ class _Asyncio(Loop):
 
     async def sleep_forever(self) -> None:
         await asyncio.get_running_loop().create_future()
+
+    def within(self, seconds: float) -> AbstractAsyncContextManager[object]:
+        return asyncio.timeout(seconds)
 
     def lock(self) -> AbstractAsyncContextManager[object]:
         return asyncio.Lock()
@@ -127,6 +134,13 @@ class _Trio(Loop):
 
     async def sleep_forever(self) -> None:
         await self._trio.sleep_forever()
+
+    @asynccontextmanager
+    async def within(self, seconds: float) -> AsyncIterator[None]:
+        with self._trio.move_on_after(seconds) as waiting:
+            yield
+        if waiting.cancelled_caught:
+            raise TimeoutError
 
     def lock(self) -> AbstractAsyncContextManager[object]:
         return self._trio.Lock()

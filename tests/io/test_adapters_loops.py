@@ -48,6 +48,19 @@ async def test_sleeping_ends_in_time_or_never(loop: _loops.Loop) -> None:
     await cancel_when_blocked(loop.sleep_forever)
 
 
+@on_both_loops
+async def test_what_lasts_too_long_is_cut_off(loop: _loops.Loop) -> None:
+    """TimeoutError out of ``within``, and of nothing else: what ends in time and what fails are left alone."""
+    with pytest.raises(TimeoutError):
+        async with loop.within(0.0):
+            await loop.sleep_forever()
+    async with loop.within(60.0):
+        await loop.sleep(0)
+    with pytest.raises(ZeroDivisionError):
+        async with loop.within(60.0):
+            raise ZeroDivisionError
+
+
 def test_without_a_loop_there_is_no_current_one() -> None:
     """RuntimeError, from plain code."""
     with pytest.raises(RuntimeError, match="no running event loop"):
