@@ -8,23 +8,15 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import ipaddress
-import math
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from mailauth import LocalProtocolError, smtp
-
-from .certificate_names import KINDS, certificate_name
+from . import settings
 from .complaint import Complaint
 
-_NUMBER = re.compile(r"[0-9]{1,18}")
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,4096}=*")
-LOOPS = ("asyncio", "trio")
 SCHEMES = ("ARGON2ID", "SCRAM-SHA-256", "BLF-CRYPT", "SHA512-CRYPT", "PLAIN")
 """Of ``mailauth passwd``; ARGON2ID holds out longest when the file is stolen, SCRAM-SHA-256 allows SCRAM as well."""
 
@@ -42,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] | None = getattr(options, "run", None)
     if run is None:
-        parser.error("say which: serve, passwd or methods (mailauth --help tells more)")
+        parser.error("say which: serve, check-config, passwd or methods (mailauth --help tells more)")
     try:
         status = run(options)
         sys.stdout.flush()
@@ -72,6 +64,9 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"mailauth {_version()}")
     commands = parser.add_subparsers(dest="command", title="commands")
     _add_serve(commands.add_parser("serve", allow_abbrev=False, help="run an SMTP and a POP3 server"))
+    _add_check_config(
+        commands.add_parser("check-config", allow_abbrev=False, help="say what is wrong with a configuration file")
+    )
     _add_passwd(commands.add_parser("passwd", allow_abbrev=False, help="write a line of an accounts file"))
     _add_methods(commands.add_parser("methods", allow_abbrev=False, help="show the seven ways to submit mail at work"))
     return parser
@@ -85,35 +80,19 @@ def _version() -> str:
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Run an SMTP and a POP3 server that share accounts, maildrops and grants."
-    add = parser.add_argument
-    add("--host", action="append", type=_address, metavar="ADDR", help="address to listen on, repeatable (127.0.0.1)")
-    for name in ("smtp", "smtps", "pop3", "pop3s"):
-        add(f"--{name}", type=_port, metavar="PORT", help="0: any free port; no port given: all four, any free port")
-    add("--domain", action="append", type=_domain, metavar="NAME", help="domain served here, repeatable (example.test)")
-    add("--user", action="append", type=_user, metavar="NAME:PASSWORD", help="an account for trials, repeatable")
-    add(
-        "--accounts", type=Path, metavar="FILE", help="accounts in Dovecot's passwd-file format, read again on a change"
+    parser.description = (
+        "Run an SMTP and a POP3 server that share accounts, maildrops and grants.  A flag comes before the file, and "
+        "flags that can be repeated take the place of the file's whole list."
     )
-    add("--token", action="append", type=_token, metavar="NAME:TOKEN", help="a bearer token for trials, repeatable")
-    add("--postmaster", metavar="NAME", help="the account that takes the postmaster's mail (the first one)")
-    add("--maildir", type=Path, metavar="DIR", help="maildrops: DIR/NAME is a Maildir (in memory)")
-    add("--outbox", type=Path, metavar="DIR", help="a Maildir for mail to be sent on (in memory)")
-    add("--max-message", type=_octets, default=26_214_400, metavar="OCTETS", help="size of a message (26214400)")
-    add("--cert", type=Path, metavar="FILE", help="certificate chain in PEM (a throw-away one for localhost)")
-    add("--key", type=Path, metavar="FILE", help="its private key in PEM")
-    add("--ca-out", type=Path, metavar="FILE", help="write what a client must trust, for the throw-away certificate")
-    add("--client-ca", type=Path, metavar="FILE", help="who certifies clients, in PEM: they log in by EXTERNAL")
-    add(
-        "--client-name", action="append", type=_client_name, metavar="KIND:NAME=ACCOUNT",
-        help="whose account a client certificate opens, repeatable; KIND is email, DNS or CN",
-    )  # fmt: skip
-    add("--legacy", action="store_true", help="allow clear-text and MD5 methods outside TLS")
-    add("--grant-lifetime", type=_seconds, default=1800.0, metavar="SECONDS", help="1800; 0: no grants")
-    add("--grant-ipv6-prefix", type=_prefix, default=128, metavar="N", help="bits of an IPv6 address that count (128)")
-    add("--loop", choices=LOOPS, default="asyncio", help="what the server runs on (asyncio)")
-    add("--ready-file", type=Path, metavar="FILE", help="JSON with the ports and the pid, there when all ports listen")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML, for all that flags can say")
+    settings.add_flags(parser)
     parser.set_defaults(run=_serve)
+
+
+def _add_check_config(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Say all that is wrong with a configuration file (serve --config FILE); opens no port."
+    parser.add_argument("file", type=Path, metavar="FILE", help="the file, and those that it names, are read")
+    parser.set_defaults(run=_check_config)
 
 
 def _add_passwd(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +106,7 @@ def _add_passwd(parser: argparse.ArgumentParser) -> None:
 
 def _add_methods(parser: argparse.ArgumentParser) -> None:
     parser.description = "Submit mail in seven ways on loopback, watch the wire, and print what could be read on it."
-    parser.add_argument("--loop", choices=LOOPS, help="one loop only (both)")
+    parser.add_argument("--loop", choices=settings.LOOPS, help="one loop only (both)")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     parser.set_defaults(run=_methods)
 
@@ -135,10 +114,31 @@ def _add_methods(parser: argparse.ArgumentParser) -> None:
 # What the words ask for is imported when it is asked for: `mailauth --version` needs no server.
 
 
+def settings_of(options: argparse.Namespace) -> settings.Settings:
+    """What ``mailauth serve`` was told, by its flags and by the file they name.  Raises Complaint."""
+    from . import settings_file
+
+    written = settings_file.Written() if options.config is None else settings_file.read(options.config)
+    return written.settings(settings.given(options))
+
+
 def _serve(options: argparse.Namespace) -> int:
     from . import serve
 
-    serve.serve(options)
+    serve.serve(settings_of(options))
+    return 0
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    from . import config, settings_file
+
+    written = settings_file.read(options.file)
+    complaints = written.complaints or config.check(written.settings({}))
+    for complaint in complaints:
+        print(complaint)
+    if complaints:
+        return 2
+    print(f"{options.file}: fine")
     return 0
 
 
@@ -152,72 +152,4 @@ def _passwd(options: argparse.Namespace) -> int:
 def _methods(options: argparse.Namespace) -> int:
     from . import methods
 
-    return methods.main(loops=(options.loop,) if options.loop else LOOPS, as_json=options.json)
-
-
-def _address(text: str) -> str:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no IP address") from None
-    return text
-
-
-def _port(text: str) -> int:
-    return _number(text, 0, 65535, "port")
-
-
-def _octets(text: str) -> int:
-    return _number(text, 65_536, 2**40, "number of octets")  # RFC 5321 section 4.5.3.1.7
-
-
-def _prefix(text: str) -> int:
-    return _number(text, 1, 128, "prefix length")
-
-
-def _number(text: str, least: int, most: int, what: str) -> int:
-    if not _NUMBER.fullmatch(text) or not least <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is no {what} from {least} to {most}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more")
-    return seconds
-
-
-def _domain(text: str) -> str:
-    try:
-        smtp.Mailbox("somebody", text)
-    except LocalProtocolError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no domain") from None
-    return text.lower()
-
-
-def _user(text: str) -> tuple[str, bytes]:
-    name, colon, password = text.partition(":")
-    if not colon:
-        # Not quoted: what stands there may well be a password.
-        raise argparse.ArgumentTypeError("write NAME:PASSWORD, with a colon between the two")
-    return name, os.fsencode(password)
-
-
-def _token(text: str) -> tuple[str, bytes]:
-    name, colon, token = text.partition(":")
-    if not colon or not _TOKEN.fullmatch(token):
-        # Not quoted, as above.
-        raise argparse.ArgumentTypeError("write NAME:TOKEN, the token of letters, digits and -._~+/ (RFC 6750)")
-    return name, token.encode("ascii")
-
-
-def _client_name(text: str) -> tuple[str, str]:
-    written, equals, account = text.rpartition("=")
-    kind, colon, name = written.partition(":")
-    if not (equals and colon and name and account) or kind not in KINDS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no KIND:NAME=ACCOUNT with a KIND of {', '.join(KINDS)}")
-    return certificate_name(kind, name), account
+    return methods.main(loops=(options.loop,) if options.loop else settings.LOOPS, as_json=options.json)

@@ -1,13 +1,14 @@
-"""The options of ``mailauth serve`` as the values that the server takes; whatever is wrong with them is found here.
+"""The settings of ``mailauth serve`` as the values that the server takes; whatever is wrong with them is found here.
 
-Knows files, accounts and certificates; opens no port.  Each mistake is a Complaint.
+Knows files, accounts and certificates; opens no port.  Each mistake is a Complaint, which names its setting as it was
+written: a flag, or a line of the configuration file.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -15,9 +16,7 @@ import attrs
 
 from . import certificates, server, stores
 from .complaint import Complaint
-
-HOST: Final = "127.0.0.1"
-DOMAIN: Final = "example.test"
+from .settings import Settings
 
 
 @attrs.frozen(kw_only=True)
@@ -32,157 +31,233 @@ class Serving:
     """Sentences for whoever starts the server: what vanishes with it, and what is weak about it."""
 
 
-def read(options: argparse.Namespace) -> Serving:
-    """Check *options*, read the files they name, make the directories they name.  Raises Complaint."""
-    domains = tuple(options.domain or (DOMAIN,))
-    hosts = tuple(options.host or (HOST,))
-    accounts = _accounts(options, domains)
-    ports = {name: getattr(options, name) for name in ("smtp", "smtps", "pop3", "pop3s")}
+def read(settings: Settings) -> Serving:
+    """Check *settings*, read the files they name, make the directories they name.  Raises Complaint."""
+    accounts = _accounts(settings)
+    postmaster = _postmaster(settings, accounts)
+    for check in (_check_ready_file, _check_ca_out):
+        check(settings)
+    ports = {name: getattr(settings, name) for name in ("smtp", "smtps", "pop3", "pop3s")}
     if not any(port is not None for port in ports.values()):
         ports = dict.fromkeys(ports, 0)
-    if options.ready_file is not None:
-        _check_writable(options.ready_file, "--ready-file")
-    context = _tls(options, hosts)
-    _trust_clients(options, context)
+    context = _own_certificate(settings) or _throw_away(settings)
+    _trust_clients(settings, context)
     return Serving(
         config=server.Config(
-            hosts=hosts,
+            hosts=settings.hosts,
             **ports,
-            domains=domains,
-            postmaster=_postmaster(options, accounts, domains),
-            maximum_message_size=options.max_message,
+            domains=settings.domains,
+            postmaster=postmaster,
+            maximum_message_size=settings.max_message,
             ssl_context=context,
-            legacy=options.legacy,
-            grant_lifetime=options.grant_lifetime,
-            grant_ipv6_prefix=options.grant_ipv6_prefix,
+            legacy=settings.legacy,
+            grant_lifetime=settings.grant_lifetime,
+            grant_ipv6_prefix=settings.grant_ipv6_prefix,
         ),
         stores=server.Stores(
             accounts=accounts,
-            maildrops=stores.MaildirMaildrops(_directory(options.maildir, "--maildir"))
-            if options.maildir
+            maildrops=stores.MaildirMaildrops(_made(settings, "maildir", settings.maildir))
+            if settings.maildir
             else stores.MemoryMaildrops(),
-            outbox=stores.MaildirOutbox(_directory(options.outbox, "--outbox"))
-            if options.outbox
+            outbox=stores.MaildirOutbox(_made(settings, "outbox", settings.outbox))
+            if settings.outbox
             else stores.MemoryOutbox(),
         ),
-        loop=options.loop,
-        ready_file=options.ready_file,
-        remarks=_remarks(options, accounts),
+        loop=settings.loop,
+        ready_file=settings.ready_file,
+        remarks=_remarks(settings, accounts),
     )
 
 
-def _accounts(options: argparse.Namespace, domains: tuple[str, ...]) -> stores.MemoryAccounts:
+def check(settings: Settings) -> tuple[Complaint, ...]:
+    """All that ``read`` would complain about, and a directory that it could not make; nothing is written."""
+    complaints: list[Complaint] = []
+    for step in CHECKS:
+        try:
+            step(settings)
+        except Complaint as complaint:
+            complaints.append(complaint)
+    return tuple(complaints)
+
+
+def _check_accounts(settings: Settings) -> None:
+    _postmaster(settings, _accounts(settings))
+
+
+def _accounts(settings: Settings) -> stores.MemoryAccounts:
     try:
         return stores.MemoryAccounts(
-            [stores.from_password(name, password, "--user") for name, password in options.user or ()],
-            domains=frozenset(domains),
-            file=stores.AccountsFile(options.accounts) if options.accounts is not None else None,
-            tokens=options.token or (),
-            certificate_names=options.client_name or (),
+            [stores.from_password(name, password, settings.names("users")) for name, password in settings.users],
+            domains=frozenset(settings.domains),
+            file=stores.AccountsFile(settings.accounts) if settings.accounts is not None else None,
+            tokens=settings.tokens,
+            certificate_names=settings.client_names,
         )
     except stores.AccountsError as error:
-        raise Complaint(str(error)) from error
+        raise settings.complaint("accounts" if settings.accounts is not None else "users", str(error)) from error
 
 
-def _postmaster(options: argparse.Namespace, accounts: stores.MemoryAccounts, domains: tuple[str, ...]) -> str | None:
-    if options.postmaster is None:
+def _postmaster(settings: Settings, accounts: stores.MemoryAccounts) -> str | None:
+    if settings.postmaster is None:
         return next(iter(accounts.names), None)
-    name = stores.mailbox_name(options.postmaster, frozenset(domains))
+    name = stores.mailbox_name(settings.postmaster, frozenset(settings.domains))
     if name not in accounts.names:
-        raise Complaint(f"--postmaster {options.postmaster!r} is none of the accounts")
+        raise settings.complaint("postmaster", f"{settings.postmaster!r} is none of the accounts")
     return name
 
 
-def _tls(options: argparse.Namespace, hosts: tuple[str, ...]) -> ssl.SSLContext:
-    if (options.cert is None) != (options.key is None):
-        raise Complaint("--cert and --key go together: give both or none")
-    if options.cert is not None:
-        if options.ca_out is not None:
-            raise Complaint("--ca-out is for the throw-away certificate; leave it out, or --cert and --key")
-        return _own_certificate(options.cert, options.key)
-    try:
-        made = certificates.throw_away(hosts)
-    except certificates.TrialMissing as error:
-        raise Complaint(f"{error}, or give --cert and --key") from error
-    if options.ca_out is not None:
-        try:
-            options.ca_out.write_bytes(made.authority)
-        except OSError as error:
-            raise Complaint(f"--ca-out {options.ca_out} cannot be written: {error.strerror}") from error
-    return made.server
-
-
-def _own_certificate(cert: Path, key: Path) -> ssl.SSLContext:
+def _own_certificate(settings: Settings) -> ssl.SSLContext | None:
+    """A context that shows the certificate that was given; None when there is none."""
+    cert, key = settings.cert, settings.key
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        raise settings.complaint(
+            "key" if cert is None else "cert", f"{settings.names('cert', 'key')} go together: give both or none"
+        )
     try:
         stores.read_private(key)
-        cert.read_bytes()
     except stores.AccountsError as error:
-        raise Complaint(str(error)) from error
+        raise settings.complaint("key", str(error)) from error
+    try:
+        cert.read_bytes()
     except OSError as error:
-        raise Complaint(f"{cert} cannot be read: {error.strerror}") from error
+        raise settings.complaint("cert", f"{cert} cannot be read: {error.strerror}") from error
     context = certificates.server_context()
     try:
         context.load_cert_chain(cert, key, password="")  # so that a key under a passphrase fails and asks no terminal
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise Complaint(f"the key in {key} is not that of the certificate in {cert}") from error
-        raise Complaint(f"{cert} and {key} are not a certificate and its key without passphrase, in PEM") from error
+            raise settings.complaint("key", f"the key in {key} is not that of the certificate in {cert}") from error
+        raise settings.complaint(
+            "cert", f"{cert} and {key} are not a certificate and its key without passphrase, in PEM"
+        ) from error
     return context
 
 
-def _trust_clients(options: argparse.Namespace, context: ssl.SSLContext) -> None:
+def _throw_away(settings: Settings) -> ssl.SSLContext:
+    try:
+        made = certificates.throw_away(settings.hosts)
+    except certificates.TrialMissing as error:
+        raise Complaint(f"{error}, or give {settings.names('cert', 'key')}") from error
+    if settings.ca_out is not None:
+        try:
+            settings.ca_out.write_bytes(made.authority)
+        except OSError as error:
+            raise settings.complaint("ca_out", f"{settings.ca_out} cannot be written: {error.strerror}") from error
+    return made.server
+
+
+def _check_tls(settings: Settings) -> None:
+    _trust_clients(settings, _own_certificate(settings) or certificates.server_context())
+
+
+def _trust_clients(settings: Settings, context: ssl.SSLContext) -> None:
     """A client may show a certificate; one that cannot be verified ends its handshake."""
-    if (options.client_ca is None) != (options.client_name is None):
-        raise Complaint("--client-ca and --client-name go together: who certifies clients, and what their names open")
-    if options.client_ca is None:
+    path = settings.client_ca
+    if (path is None) != (not settings.client_names):
+        raise settings.complaint(
+            "client_names" if path is None else "client_ca",
+            f"{settings.names('client_ca', 'client_names')} go together: who certifies clients, and what their names "
+            "open",
+        )
+    if path is None:
         return
     try:
-        context.load_verify_locations(cafile=options.client_ca)
+        context.load_verify_locations(cafile=path)
     except ssl.SSLError as error:
-        raise Complaint(f"--client-ca {options.client_ca} holds no certificates in PEM") from error
+        raise settings.complaint("client_ca", f"{path} holds no certificates in PEM") from error
     except OSError as error:
-        raise Complaint(f"--client-ca {options.client_ca} cannot be read: {error.strerror}") from error
+        raise settings.complaint("client_ca", f"{path} cannot be read: {error.strerror}") from error
     context.verify_mode = ssl.CERT_OPTIONAL
 
 
-def _directory(path: Path, option: str) -> Path:
+def _made(settings: Settings, name: str, path: Path) -> Path:
+    """The directory *path* of the setting *name*, which is there from now on."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise Complaint(f"{option} {path} cannot be made: {error.strerror}") from error
-    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        raise Complaint(f"{option} {path} cannot be written")
+        raise settings.complaint(name, f"{path} cannot be made: {error.strerror}") from error
+    _check_directory(settings, name, path)
     return path
 
 
-def _check_writable(path: Path, option: str) -> None:
+def _check_directory(settings: Settings, name: str, path: Path) -> None:
+    if not path.is_dir() or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise settings.complaint(name, f"{path} cannot be written")
+
+
+def _check_maildir(settings: Settings) -> None:
+    _check_would_be("maildir", settings.maildir, settings)
+
+
+def _check_outbox(settings: Settings) -> None:
+    _check_would_be("outbox", settings.outbox, settings)
+
+
+def _check_would_be(name: str, path: Path | None, settings: Settings) -> None:
+    """A directory that is not there yet must be one that could be made."""
+    if path is None:
+        return
+    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    _check_directory(settings, name, there)
+
+
+def _check_ca_out(settings: Settings) -> None:
+    if settings.ca_out is None:
+        return
+    if settings.cert is not None:
+        raise settings.complaint(
+            "ca_out", f"is for the throw-away certificate; leave it out, or {settings.names('cert', 'key')}"
+        )
+    _check_writable(settings, "ca_out", settings.ca_out)
+
+
+def _check_ready_file(settings: Settings) -> None:
+    if settings.ready_file is not None:
+        _check_writable(settings, "ready_file", settings.ready_file)
+
+
+def _check_writable(settings: Settings, name: str, path: Path) -> None:
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
-        raise Complaint(f"{option} {path} cannot be written: {path.parent} is no directory that can be")
+        raise settings.complaint(name, f"{path} cannot be written: {path.parent} is no directory that can be")
     if path.is_dir():
-        raise Complaint(f"{option} {path} cannot be written: it is a directory")
+        raise settings.complaint(name, f"{path} cannot be written: it is a directory")
 
 
-def _remarks(options: argparse.Namespace, accounts: stores.MemoryAccounts) -> tuple[str, ...]:
+CHECKS: Final[tuple[Callable[[Settings], None], ...]] = (
+    _check_accounts,
+    _check_tls,
+    _check_ca_out,
+    _check_ready_file,
+    _check_maildir,
+    _check_outbox,
+)
+"""What ``mailauth check-config`` looks at, beside how the file is written; none of them writes anything."""
+
+
+def _remarks(settings: Settings, accounts: stores.MemoryAccounts) -> tuple[str, ...]:
     vanishing = [
         name
-        for name, kept in (("maildrops", options.maildir), ("the outbox", options.outbox), ("grants", None))
+        for name, kept in (("maildrops", settings.maildir), ("the outbox", settings.outbox), ("grants", None))
         if kept is None
     ]
     remarks = [f"Kept in memory, gone with this process: {', '.join(vanishing)}."]
-    if options.legacy:
+    if settings.legacy:
         remarks.append(
             "Legacy methods are on, outside TLS too: USER/PASS, APOP, AUTH PLAIN, LOGIN, CRAM-MD5 and SCRAM."
         )
     else:
         remarks.append("Legacy methods are off: no login outside TLS.")
-    if options.grant_lifetime == 0:
+    if settings.grant_lifetime == 0:
         remarks.append("No grants: a login by POP3 opens nothing.")
     if accounts.mixed is not None:
         remarks.append(accounts.mixed)
     if stores.Proof.SECRET not in accounts.proofs:
         remarks.append("No CRAM-MD5 and no APOP: they need the password itself ({PLAIN}) of every account.")
-    if options.token:
+    if settings.tokens and "tokens" not in settings.places:
         remarks.append("Tokens from the command line, which others on this machine may see: for trials only.")
     if not accounts.names:
-        remarks.append("No accounts, so nobody can log in and no mail is taken: give --user or --accounts.")
+        users = settings.names("users", "accounts").replace(" and ", " or ")
+        remarks.append(f"No accounts, so nobody can log in and no mail is taken: give {users}.")
     return tuple(remarks)

@@ -5,7 +5,6 @@ Knows loops, signals and what to tell whoever started it; what it serves was set
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -20,16 +19,17 @@ from typing import Final, NoReturn
 
 from . import _loops, config, server
 from .complaint import Complaint
+from .settings import Settings
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 PORTS: Final = ("smtp", "smtps", "pop3", "pop3s")
 
 
-def serve(options: argparse.Namespace) -> None:
-    """Serve until SIGTERM or SIGINT comes.  Raises Complaint when it cannot begin."""
+def serve(settings: Settings) -> None:
+    """Serve by *settings* until SIGTERM or SIGINT comes.  Raises Complaint when it cannot begin."""
     os.umask(0o077)  # before anything is written
     _handle(_leave)
-    serving = config.read(options)
+    serving = config.read(settings)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     try:
         loop = _loops.named(serving.loop)

@@ -23,7 +23,7 @@ def authority() -> trustme.CA:
 
 def read(*options: str) -> config.Serving:
     """What the options of ``mailauth serve`` come to, without a process."""
-    return config.read(cli.build_parser().parse_args(["serve", *options]))
+    return config.read(cli.settings_of(cli.build_parser().parse_args(["serve", *options])))
 
 
 def complaint(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -56,7 +56,7 @@ def _as_before() -> object:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "serve, passwd or methods"),
+        ((), "serve, check-config, passwd or methods"),
         (("server",), "invalid choice"),
         (("--verbose",), "--verbose"),
         (("serve", "--verbose"), "--verbose"),
@@ -124,7 +124,7 @@ def test_a_user_without_colon_is_not_quoted_since_it_may_be_a_password(capfd: py
 
 def test_user_splits_at_the_first_colon_and_keeps_blanks() -> None:
     options = cli.build_parser().parse_args(["serve", "--user", "alice: open:sesame "])
-    assert options.user == [("alice", b" open:sesame ")]
+    assert cli.settings_of(options).users == (("alice", b" open:sesame "),)
 
 
 def test_postmaster_must_be_an_account(capfd: pytest.CaptureFixture[str]) -> None:
@@ -372,7 +372,7 @@ def test_a_client_ca_that_is_none_is_refused(
     if text is not None:
         path.write_text(text)
     said = complaint(capfd, "serve", *USER, "--client-ca", str(path), "--client-name", "CN:x=alice")
-    assert f"--client-ca {path} {says}" in said
+    assert f"--client-ca: {path} {says}" in said
 
 
 def test_remarks_tell_what_the_accounts_cannot_answer_and_what_tells_them_apart(tmp_path: Path) -> None:

@@ -1,0 +1,156 @@
+"""The settings of ``mailauth serve``: one table of them, for the flags, for the configuration file and for its check.
+
+To add a setting, add a field to ``Settings``, by ``row.one`` (a value), ``row.several`` (a list), ``row.place`` (a
+file or a directory) or ``row.switch`` (true or false): where it stands in the file, its flag or None, what reads its
+text (see ``words``), its default, and half a sentence of help.  Add the same key to docs/example.toml, commented out,
+with its default.  The flag, the reading of the file, ``mailauth check-config`` and the tests follow from that.
+``config`` is where the value is put to use, and ``settings.complaint("field", "what is wrong")`` refuses it there;
+what can be refused without writing anything belongs among ``config.CHECKS``, too.
+
+Knows how settings are written; opens no file, and refuses to know what they do.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from . import row, words
+from .complaint import Complaint
+
+LOOPS: Final = ("asyncio", "trio")
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """All that ``mailauth serve`` can be told."""
+
+    places: Mapping[str, str] = attrs.field(factory=dict, repr=False, eq=False)
+    """Where each setting of a file stands, by the name of its field: ``FILE:LINE: [table] key``."""
+
+    hosts: tuple[str, ...] = row.several(
+        "listen", "hosts", "--host", words.address, default=("127.0.0.1",), metavar="ADDR",
+        help="address to listen on",
+    )  # fmt: skip
+    smtp: int | None = row.one(
+        "listen", "smtp", "--smtp", words.port, default=None, kind=int, metavar="PORT",
+        help="0: any free port; no port given: all four, any free port",
+    )  # fmt: skip
+    smtps: int | None = row.one(
+        "listen", "smtps", "--smtps", words.port, default=None, kind=int, metavar="PORT",
+        help="SMTP inside TLS from the start, as above",
+    )  # fmt: skip
+    pop3: int | None = row.one(
+        "listen", "pop3", "--pop3", words.port, default=None, kind=int, metavar="PORT", help="as above"
+    )  # fmt: skip
+    pop3s: int | None = row.one(
+        "listen", "pop3s", "--pop3s", words.port, default=None, kind=int, metavar="PORT",
+        help="POP3 inside TLS from the start, as above",
+    )  # fmt: skip
+
+    domains: tuple[str, ...] = row.several(
+        "mail", "domains", "--domain", words.domain, default=("example.test",), metavar="NAME",
+        help="domain served here; the first is the server's own name",
+    )  # fmt: skip
+    postmaster: str | None = row.one(
+        "mail", "postmaster", "--postmaster", str, default=None, metavar="NAME",
+        help="the account that takes the postmaster's mail (the first one)",
+    )  # fmt: skip
+    maildir: Path | None = row.place(
+        "mail", "maildir", "--maildir", metavar="DIR", help="maildrops: DIR/NAME is a Maildir (in memory)"
+    )
+    outbox: Path | None = row.place(
+        "mail", "outbox", "--outbox", metavar="DIR", help="a Maildir for mail to be sent on (in memory)"
+    )
+    max_message: int = row.one(
+        "mail", "max_message", "--max-message",
+        words.number(65_536, 2**40, "number of octets"),  # RFC 5321 section 4.5.3.1.7
+        default=26_214_400, kind=int, metavar="OCTETS", help="size of a message",
+    )  # fmt: skip
+
+    accounts: Path | None = row.place(
+        "accounts", "file", "--accounts", metavar="FILE",
+        help="accounts in Dovecot's passwd-file format, read again on a change",
+    )  # fmt: skip
+    users: tuple[tuple[str, bytes], ...] = row.several(
+        "accounts", "users", "--user", words.user, secret=True, metavar="NAME:PASSWORD",
+        help="an account for trials",
+    )  # fmt: skip
+    tokens: tuple[tuple[str, bytes], ...] = row.several(
+        "accounts", "tokens", "--token", words.token, secret=True, metavar="NAME:TOKEN",
+        help="a bearer token for trials",
+    )  # fmt: skip
+    legacy: bool = row.switch(
+        "accounts", "legacy", "--legacy", help="allow clear-text and MD5 methods outside TLS"
+    )  # fmt: skip
+
+    cert: Path | None = row.place(
+        "tls", "certificate", "--cert", metavar="FILE",
+        help="certificate chain in PEM (a throw-away one for localhost)",
+    )  # fmt: skip
+    key: Path | None = row.place("tls", "key", "--key", metavar="FILE", help="its private key in PEM")
+    ca_out: Path | None = row.place(
+        "tls", "ca_out", "--ca-out", metavar="FILE",
+        help="write what a client must trust, for the throw-away certificate",
+    )  # fmt: skip
+    client_ca: Path | None = row.place(
+        "tls", "client_ca", "--client-ca", metavar="FILE",
+        help="who certifies clients, in PEM: they log in by EXTERNAL",
+    )  # fmt: skip
+    client_names: tuple[tuple[str, str], ...] = row.several(
+        "tls", "client_names", "--client-name", words.client_name, metavar="KIND:NAME=ACCOUNT",
+        help="whose account a client certificate opens; KIND is email, DNS or CN",
+    )  # fmt: skip
+
+    grant_lifetime: float = row.one(
+        "grants", "lifetime", "--grant-lifetime", words.seconds, default=1800.0, kind=float, metavar="SECONDS",
+        help="how long a login by POP3 opens relaying; 0: no grants",
+    )  # fmt: skip
+    grant_ipv6_prefix: int = row.one(
+        "grants", "ipv6_prefix", "--grant-ipv6-prefix", words.number(1, 128, "prefix length"), default=128, kind=int,
+        metavar="N", help="bits of an IPv6 address that count",
+    )  # fmt: skip
+
+    loop: str = row.one(
+        "process", "loop", "--loop", words.one_of(*LOOPS), default="asyncio", metavar="LOOP",
+        help="what the server runs on, asyncio or trio",
+    )  # fmt: skip
+    ready_file: Path | None = row.place(
+        "process", "ready_file", "--ready-file", metavar="FILE",
+        help="JSON with the ports and the pid, there when all ports listen",
+    )  # fmt: skip
+
+    def complaint(self, name: str, text: str) -> Complaint:
+        """The field *name* cannot be used, for the reason in *text*: one that says where it was written."""
+        written = ROWS[name]
+        return Complaint(f"{self.places.get(name) or written.flag or written.title}: {text}")
+
+    def names(self, *names: str) -> str:
+        """The fields *names* as whoever wrote this value knows them: keys where one stands in a file, else flags."""
+        in_file = any(name in self.places for name in names)
+        return " and ".join(ROWS[name].title if in_file else ROWS[name].flag or ROWS[name].title for name in names)
+
+
+ROWS: Final[Mapping[str, row.Row]] = {
+    field.name: field.metadata[row.ROW] for field in attrs.fields(Settings) if row.ROW in field.metadata
+}
+"""How each setting is written, by the name of its field."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Give *parser* every flag there is."""
+    for name, written in ROWS.items():
+        written.add_to(parser, name)
+
+
+def given(options: argparse.Namespace) -> dict[str, Any]:
+    """The values of the flags that were given, by the names of their fields."""
+    return {
+        name: tuple(getattr(options, name)) if written.repeatable else getattr(options, name)
+        for name, written in ROWS.items()
+        if hasattr(options, name)
+    }

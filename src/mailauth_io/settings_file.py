@@ -1,0 +1,189 @@
+"""The configuration file of ``mailauth serve``, in TOML: its settings, and every complaint about how they are written.
+
+Knows TOML and the table of settings; what the files that it names hold is the affair of ``config``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from .complaint import Complaint
+from .row import Kind, Row
+from .settings import ROWS, Settings
+from .words import Wrong
+
+_AT_LINE: Final = re.compile(r" \(at line ([0-9]+), column [0-9]+\)\Z")
+_AT_END: Final = " (at end of document)"
+_KINDS: Final[Mapping[Kind, str]] = {
+    str: "text in quotes",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+}
+_BY_PLACE: Final[Mapping[tuple[str, str], str]] = {(row.table, row.key): name for name, row in ROWS.items()}
+_TABLES: Final = tuple(dict.fromkeys(row.table for row in ROWS.values()))
+
+
+@attrs.frozen(kw_only=True)
+class Written:
+    """What a file says."""
+
+    values: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    """By the names of the fields of Settings; without those that there is a complaint about."""
+    places: Mapping[str, str] = attrs.field(factory=dict)
+    complaints: tuple[Complaint, ...] = ()
+    """``FILE:LINE: [table] key: what is wrong``, in the order of the lines."""
+
+    def settings(self, flags: Mapping[str, Any]) -> Settings:
+        """These values under those of *flags*, which come first.  Raises the first complaint, if there is one."""
+        if self.complaints:
+            raise self.complaints[0]
+        places = {name: where for name, where in self.places.items() if name not in flags}
+        return Settings(**{**self.values, **flags}, places=places)
+
+
+def read(path: Path) -> Written:
+    """The settings in *path*.  Whatever is wrong is among the complaints; nothing is raised."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            octets = file.read()
+    except OSError as error:
+        return Written(complaints=(Complaint(f"{path}: cannot be read: {error.strerror}"),))
+    try:
+        text = octets.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return _no_toml(path, octets.count(b"\n", 0, error.start) + 1, "is not text in UTF-8")
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        why = str(error)
+        found = _AT_LINE.search(why)
+        number = int(found[1]) if found else text.rstrip("\n").count("\n") + 1
+        return _no_toml(path, number, f"is no TOML: {_AT_LINE.sub('', why).removesuffix(_AT_END)}")
+    return _Reading(path, text, private=not mode & 0o066).read(document)
+
+
+def _no_toml(path: Path, line: int, what: str) -> Written:
+    return Written(complaints=(Complaint(f"{path}:{line}: {what}"),))
+
+
+class _Reading:
+    """One file on its way to a Written."""
+
+    def __init__(self, path: Path, text: str, *, private: bool) -> None:
+        self._path = path
+        self._lines = _Lines(text)
+        self._private = private
+        self._values: dict[str, Any] = {}
+        self._places: dict[str, str] = {}
+        self._complaints: list[tuple[int, Complaint]] = []
+
+    def read(self, document: Mapping[str, Any]) -> Written:
+        for table, keys in document.items():
+            line = self._lines.of(table)
+            if table not in _TABLES:
+                title = f"[{table}]" if isinstance(keys, Mapping) else table
+                homes = [home for home, key in _BY_PLACE if key == table]
+                if homes and not isinstance(keys, Mapping):
+                    self._complain(line, title, f"stands above all tables; put it below [{homes[0]}]")
+                else:
+                    self._complain(line, title, f"there is no such table here; {_nearest(table, _TABLES)}")
+            elif not isinstance(keys, Mapping):
+                self._complain(line, table, f"must be a table, written as [{table}]")
+            else:
+                for key, value in keys.items():
+                    self._take(table, key, value)
+        self._complaints.sort(key=lambda found: found[0])
+        return Written(
+            values=self._values, places=self._places, complaints=tuple(complaint for _, complaint in self._complaints)
+        )
+
+    def _take(self, table: str, key: str, value: Any) -> None:
+        line, title = self._lines.of(table, key), f"[{table}] {key}"
+        name = _BY_PLACE.get((table, key))
+        if name is None:
+            keys = [row.key for row in ROWS.values() if row.table == table]
+            self._complain(line, title, f"there is no such key here; {_nearest(key, keys)}")
+            return
+        row = ROWS[name]
+        if row.secret and not self._private:
+            self._complain(
+                line, title, f"is a secret, and others can read or change this file; say: chmod 600 {self._path}"
+            )
+            return
+        try:
+            self._values[name] = self._value(row, value)
+        except Wrong as error:
+            self._complain(line, title, str(error))
+        self._places[name] = f"{self._path}:{line}: {title}"
+
+    def _value(self, row: Row, value: Any) -> Any:
+        if not row.repeatable:
+            return self._element(row, value, f"must be {_KINDS[row.kind]}")
+        expected = f"must be a list, each element {_KINDS[row.kind]}"
+        if not isinstance(value, list):
+            raise Wrong(expected)
+        if row.default and not value:
+            raise Wrong("must not be empty; leave it out for what is usual")
+        return tuple(self._element(row, element, expected) for element in value)
+
+    def _element(self, row: Row, value: Any, expected: str) -> Any:
+        fits = isinstance(value, (int, float) if row.kind is float else row.kind)
+        if not fits or (isinstance(value, bool) and row.kind is not bool):
+            raise Wrong(expected)
+        text = str(value).lower() if row.kind is bool else str(value)
+        found = row.read(text)
+        return found if row.below is None else row.below(found, self._path.parent)
+
+    def _complain(self, line: int, title: str, text: str) -> None:
+        self._complaints.append((line, Complaint(f"{self._path}:{line}: {title}: {text}")))
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    names = list(names)
+    found = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {found[0]}?" if found else f"there are {', '.join(names)}"
+
+
+class _Lines:
+    """In which line of a TOML text a key stands, which tomllib does not tell.
+
+    By looking for lines that begin like a table or a key; what stands inside a text of several lines may fool it.
+    """
+
+    _HEADER: Final = re.compile(r"\s*\[{1,2}\s*([^\]#]+?)\s*\]{1,2}\s*(?:#.*)?")
+    _KEY: Final = re.compile(r"""\s*([A-Za-z0-9_\-."' ]+?)\s*=""")
+
+    def __init__(self, text: str) -> None:
+        self._found: dict[tuple[str, ...], int] = {}
+        for number, names in self._walk(text):
+            for depth in range(1, len(names) + 1):
+                self._found.setdefault(names[:depth], number)
+
+    def _walk(self, text: str) -> Iterator[tuple[int, tuple[str, ...]]]:
+        table: tuple[str, ...] = ()
+        for number, line in enumerate(text.split("\n"), start=1):
+            if header := self._HEADER.fullmatch(line):
+                table = _names(header[1])
+                yield number, table
+            elif key := self._KEY.match(line):
+                yield number, (*table, *_names(key[1]))
+
+    def of(self, *names: str) -> int:
+        """The line of a table, or of a table's key; the nearest that is found above it."""
+        return next(
+            (self._found[names[:depth]] for depth in range(len(names), 0, -1) if names[:depth] in self._found), 1
+        )
+
+
+def _names(dotted: str) -> tuple[str, ...]:
+    return tuple(name.strip().strip("\"'") for name in dotted.split("."))

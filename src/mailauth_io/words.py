@@ -1,0 +1,112 @@
+"""What one word of a command line or of a configuration file means: text in, a checked value out, or Wrong.
+
+Knows how a value is written; where it stands, and what it is for, is told by ``settings``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from mailauth import LocalProtocolError, smtp
+
+from .certificate_names import KINDS, certificate_name
+
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,4096}=*")
+
+
+class Wrong(ValueError):
+    """This text means nothing here; the message says what to write, and quotes nothing that may be a secret."""
+
+
+def address(text: str) -> str:
+    """An IP address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise Wrong(f"{text!r} is no IP address") from None
+    return text
+
+
+def domain(text: str) -> str:
+    """A domain, in lower case."""
+    try:
+        smtp.Mailbox("somebody", text)
+    except LocalProtocolError:
+        raise Wrong(f"{text!r} is no domain") from None
+    return text.lower()
+
+
+def number(least: int, most: int, what: str) -> Callable[[str], int]:
+    """What reads a whole number from *least* to *most*; *what* it counts is for the complaint."""
+
+    def read(text: str) -> int:
+        if not _NUMBER.fullmatch(text) or not least <= int(text) <= most:
+            raise Wrong(f"{text!r} is no {what} from {least} to {most}")
+        return int(text)
+
+    return read
+
+
+port = number(0, 65535, "port")
+
+
+def seconds(text: str) -> float:
+    """Seconds, 0 or more."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < math.inf:
+        raise Wrong(f"{text!r} is no number of seconds, 0 or more")
+    return found
+
+
+def one_of(*names: str) -> Callable[[str], str]:
+    """What reads one of *names*."""
+
+    def read(text: str) -> str:
+        if text not in names:
+            raise Wrong(f"{text!r} is none of {', '.join(names)}")
+        return text
+
+    return read
+
+
+def path(text: str) -> Path:
+    """The name of a file or of a directory."""
+    if not text or "\0" in text:
+        raise Wrong("there is no file without a name")
+    return Path(text)
+
+
+def user(text: str) -> tuple[str, bytes]:
+    """``NAME:PASSWORD``: the name of an account, and its password as octets."""
+    name, colon, password = text.partition(":")
+    if not colon:
+        # Not quoted: what stands there may well be a password.
+        raise Wrong("write NAME:PASSWORD, with a colon between the two")
+    return name, os.fsencode(password)
+
+
+def token(text: str) -> tuple[str, bytes]:
+    """``NAME:TOKEN``: the name of an account, and a bearer token for it."""
+    name, colon, found = text.partition(":")
+    if not colon or not _TOKEN.fullmatch(found):
+        # Not quoted, as above.
+        raise Wrong("write NAME:TOKEN, the token of letters, digits and -._~+/ (RFC 6750)")
+    return name, found.encode("ascii")
+
+
+def client_name(text: str) -> tuple[str, str]:
+    """``KIND:NAME=ACCOUNT``: a name as certificates have it, and the account that it opens."""
+    written, equals, account = text.rpartition("=")
+    kind, colon, name = written.partition(":")
+    if not (equals and colon and name and account) or kind not in KINDS:
+        raise Wrong(f"{text!r} is no KIND:NAME=ACCOUNT with a KIND of {', '.join(KINDS)}")
+    return certificate_name(kind, name), account

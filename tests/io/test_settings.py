@@ -1,0 +1,225 @@
+"""Settings: one table for flags and file; each complaint names file, line and key, and a flag comes before the file."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from mailauth_io import cli, config, settings_file
+from mailauth_io.complaint import Complaint
+from mailauth_io.row import Row
+from mailauth_io.settings import ROWS, Settings
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "example.toml"
+KEY = re.compile(r"#([a-z0-9_]+ = )")
+"""A key of the example, commented out; its prose begins with ``# ``."""
+
+
+def written(directory: Path, text: str, mode: int = 0o600) -> Path:
+    path = directory / "mailauth.toml"
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def settings(*words: str) -> Settings:
+    return cli.settings_of(cli.build_parser().parse_args(["serve", *words]))
+
+
+def complaints(directory: Path, text: str, mode: int = 0o600) -> list[str]:
+    """What is wrong with *text*, without the name of its file."""
+    path = written(directory, text, mode)
+    return [str(each).removeprefix(f"{path}") for each in settings_file.read(path).complaints]
+
+
+def test_the_example_as_it_stands_says_nothing_but_what_is_so_anyway(tmp_path: Path) -> None:
+    read = settings_file.read(EXAMPLE)
+    assert read.complaints == ()
+    assert read.settings({}) == Settings()
+
+
+def test_the_example_has_every_setting_with_its_default_and_in_the_order_of_the_table(tmp_path: Path) -> None:
+    path = written(tmp_path, KEY.sub(r"\1", EXAMPLE.read_text()))
+    document = tomllib.loads(path.read_text())
+    assert [(table, key) for table, keys in document.items() for key in keys] == [
+        (row.table, row.key) for row in ROWS.values()
+    ]
+    read = settings_file.read(path)
+    assert read.complaints == ()
+    defaults = {name: row.default for name, row in ROWS.items() if row.default is not None}
+    assert {name: getattr(read.settings({}), name) for name in defaults} == defaults
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_example_names_every_flag(name: str) -> None:
+    flag = ROWS[name].flag
+    assert flag is None or re.search(rf"{flag}\b", EXAMPLE.read_text())
+
+
+def test_no_two_settings_share_a_key_or_a_flag() -> None:
+    flags = [row.flag for row in ROWS.values() if row.flag]
+    assert len({row.title for row in ROWS.values()}) == len(ROWS)
+    assert len(set(flags)) == len(flags)
+
+
+WORDS: dict[str, tuple[str, Any]] = {
+    "hosts": ("::1", ("::1",)),
+    "smtp": ("25", 25),
+    "max_message": ("65536", 65536),
+    "maildir": ("/drops", Path("/drops")),
+    "users": ("alice:open sesame", (("alice", b"open sesame"),)),
+    "grant_lifetime": ("0.5", 0.5),
+    "loop": ("trio", "trio"),
+}
+
+
+def in_toml(row: Row, word: str) -> str:
+    value = f'"{word}"' if row.kind is str else word
+    return f"[{row.table}]\n{row.key} = {f'[{value}]' if row.repeatable else value}\n"
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_flag_and_a_key_mean_the_same(name: str, tmp_path: Path) -> None:
+    row, (word, value) = ROWS[name], WORDS[name]
+    assert row.flag is not None
+    by_flag = settings(row.flag, word)
+    by_file = settings("--config", str(written(tmp_path, in_toml(row, word))))
+    assert by_flag == by_file
+    assert getattr(by_flag, name) == value
+    assert by_file.places == {name: f"{tmp_path / 'mailauth.toml'}:2: [{row.table}] {row.key}"}
+
+
+def test_a_flag_comes_before_the_file_and_takes_the_place_of_a_list(tmp_path: Path) -> None:
+    path = written(tmp_path, '[listen]\nhosts = ["127.0.0.2", "127.0.0.3"]\nsmtp = 25\n[accounts]\nlegacy = true\n')
+    told = settings("--config", str(path), "--host", "::1", "--no-legacy", "--pop3", "0")
+    assert (told.hosts, told.smtp, told.pop3, told.legacy) == (("::1",), 25, 0, False)
+    assert set(told.places) == {"smtp"}
+    assert settings("--config", str(path)).legacy
+    assert settings("--legacy").legacy
+
+
+def test_a_path_in_a_file_is_relative_to_its_directory_and_one_in_a_flag_is_not(tmp_path: Path) -> None:
+    path = written(tmp_path, '[mail]\nmaildir = "drops"\noutbox = "/out"\n')
+    assert settings("--config", str(path)).maildir == tmp_path / "drops"
+    assert settings("--config", str(path)).outbox == Path("/out")
+    assert settings("--config", str(path), "--maildir", "drops").maildir == Path("drops")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[listen]\nhost = []\n", [":2: [listen] host: there is no such key here; did you mean hosts?"]),
+        ("[grants]\nx = 1\n", [":2: [grants] x: there is no such key here; there are ..."]),
+        ("\n[listne]\nsmtp = 25\n", [":2: [listne]: there is no such table here; did you mean listen?"]),
+        ("smtp = 25\n", [":1: smtp: stands above all tables; put it below [listen]"]),
+        ("x = 25\n", [":1: x: there is no such table here; there are ..."]),
+        ("listen = 25\n", [":1: listen: must be a table, written as [listen]"]),
+        ("[[listen]]\nsmtp = 25\n", [":1: listen: must be a table, written as [listen]"]),
+        ('[listen]\nsmtp = "25"\n', [":2: [listen] smtp: must be a whole number"]),
+        ("[listen]\nsmtp = 25.0\n", [":2: [listen] smtp: must be a whole number"]),
+        ("[listen]\nsmtp = true\n", [":2: [listen] smtp: must be a whole number"]),
+        ("[listen]\nsmtp = 65536\n", [":2: [listen] smtp: '65536' is no port from 0 to 65535"]),
+        ("[listen]\nsmtp = -1\n", [":2: [listen] smtp: '-1' is no port from 0 to 65535"]),
+        ('[listen]\nhosts = "::1"\n', [":2: [listen] hosts: must be a list, each element text in quotes"]),
+        ("[listen]\nhosts = [1]\n", [":2: [listen] hosts: must be a list, each element text in quotes"]),
+        ('[listen]\nhosts = ["::1", "x"]\n', [":2: [listen] hosts: 'x' is no IP address"]),
+        ("[listen]\nhosts = []\n", [":2: [listen] hosts: must not be empty; leave it out for what is usual"]),
+        ("[accounts]\nlegacy = 1\n", [":2: [accounts] legacy: must be true or false"]),
+        ("[grants]\nlifetime = nan\n", [":2: [grants] lifetime: 'nan' is no number of seconds, 0 or more"]),
+        ("[grants]\nlifetime = true\n", [":2: [grants] lifetime: must be a number"]),
+        ('[tls]\nkey = ""\n', [":2: [tls] key: there is no file without a name"]),
+        ('[accounts]\nusers = ["x"]\n', [":2: [accounts] users: write NAME:PASSWORD, with a colon between the two"]),
+        ('# [listen]\n[ "listen" ] # here\n\n "smtp"= -1\n', [":4: [listen] smtp: '-1' is no port from 0 to 65535"]),
+        ("listen.smtp = -1\n", [":1: [listen] smtp: '-1' is no port from 0 to 65535"]),
+        ("\nlisten = { pop3 = -1 }\n", [":2: [listen] pop3: '-1' is no port from 0 to 65535"]),
+        ("[listen]\nsmtp = -1\n[mail]\nsmtp = 1\n[listen.pop3]\nx=1\n", [
+            ":2: [listen] smtp: '-1' is no port from 0 to 65535",
+            ":4: [mail] smtp: there is no such key here; there are ...",
+            ":5: [listen] pop3: must be a whole number",
+        ]),
+        ("[listen]\nsmtp = \n", [":2: is no TOML: "]),
+        ("[listen]\nsmtp = 25\nsmtp = 26\n", [":3: is no TOML: "]),
+        ("[listen]\nhosts = [\n", [":2: is no TOML: "]),
+    ],
+)  # fmt: skip
+def test_a_complaint_names_file_line_and_key(text: str, expected: list[str], tmp_path: Path) -> None:
+    found = [re.sub(r"(; there are ).+", r"\1...", line) for line in complaints(tmp_path, text)]
+    # The words about syntax are those of tomllib, and may change.
+    assert [re.sub(r"(is no TOML: ).+", r"\1", line) for line in found] == expected
+
+
+def test_a_file_that_is_no_text_is_a_complaint_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "mailauth.toml"
+    path.write_bytes(b"[listen]\n# \xff\n")
+    assert [str(each) for each in settings_file.read(path).complaints] == [f"{path}:2: is not text in UTF-8"]
+
+
+def test_a_file_that_cannot_be_read_is_a_complaint(tmp_path: Path) -> None:
+    for path in (tmp_path / "none", tmp_path):
+        (complaint,) = settings_file.read(path).complaints
+        assert str(complaint).startswith(f"{path}: cannot be read: ")
+
+
+@pytest.mark.parametrize("key", ["users", "tokens"])
+def test_a_secret_stands_in_a_file_that_nobody_else_can_read(key: str, tmp_path: Path) -> None:
+    text = f'[accounts]\n{key} = ["alice:sesame"]\n'
+    assert complaints(tmp_path, text) == []
+    (complaint,) = complaints(tmp_path, text, mode=0o640)
+    assert complaint.startswith(f":2: [accounts] {key}: is a secret, and others can read or change this file; say: ")
+
+
+def test_a_secret_is_in_no_repr(tmp_path: Path) -> None:
+    path = written(tmp_path, '[accounts]\nusers = ["alice:sesame"]\ntokens = ["alice:sesame"]\n')
+    read = settings_file.read(path)
+    assert "sesame" not in f"{read!r} {read.settings({})!r}"
+    assert attrs.asdict(read.settings({}))["users"] == (("alice", b"sesame"),)
+
+
+def test_what_the_files_hold_is_a_complaint_with_the_line_of_its_key(tmp_path: Path) -> None:
+    path = written(tmp_path, '[accounts]\nfile = "accounts"\n[tls]\ncertificate = "c.pem"\n')
+    told = settings("--config", str(path))
+    assert [str(each) for each in config.check(told)] == [
+        f"{path}:2: [accounts] file: {tmp_path / 'accounts'} cannot be read: No such file or directory",
+        f"{path}:4: [tls] certificate: [tls] certificate and [tls] key go together: give both or none",
+    ]
+    with pytest.raises(Complaint, match=re.escape(f"{path}:2: [accounts] file: ")):
+        config.read(told)
+
+
+def test_check_config_prints_every_complaint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, "[listen]\nsmtp = -1\npop3 = -1\n")
+    assert cli.main(["check-config", str(path)]) == 2
+    assert capfd.readouterr().out == (
+        f"{path}:2: [listen] smtp: '-1' is no port from 0 to 65535\n"
+        f"{path}:3: [listen] pop3: '-1' is no port from 0 to 65535\n"
+    )
+
+
+def test_check_config_looks_into_the_files_and_makes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "accounts").touch(0o600)
+    (tmp_path / "accounts").write_text("alice:{PLAIN}open sesame\n")
+    path = written(
+        tmp_path,
+        '[accounts]\nfile = "accounts"\n[mail]\nmaildir = "a/b"\noutbox = "out"\n[tls]\nca_out = "ca"\n'
+        '[process]\nready_file = "ready"\n',
+    )
+    assert cli.main(["check-config", str(path)]) == 0
+    assert capfd.readouterr().out == f"{path}: fine\n"
+    (tmp_path / "accounts").write_text("alice:{SSHA}c2VzYW1l\n")
+    (tmp_path / "out").touch()
+    assert cli.main(["check-config", str(path)]) == 2
+    said = capfd.readouterr().out
+    assert said.startswith(f"{path}:2: [accounts] file: line 1 of {tmp_path / 'accounts'}")
+    assert f"\n{path}:5: [mail] outbox: {tmp_path / 'out'} cannot be written\n" in said
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["accounts", "mailauth.toml", "out"]
+
+
+def test_serve_refuses_a_file_with_a_mistake_in_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, "[listen]\nsmtp = -1\npop3 = -1\n")
+    assert cli.main(["serve", "--config", str(path)]) == 2
+    assert capfd.readouterr().err == f"mailauth serve: {path}:2: [listen] smtp: '-1' is no port from 0 to 65535\n"
