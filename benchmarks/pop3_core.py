@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable
 
 import _h11
-from mailauth import ACCEPT, Closed, NeedData, Question, Send, Tls, pop3, sasl
+from mailauth import ACCEPT, Closed, NeedData, Notice, Send, Tls, pop3, sasl
 
+ROUNDS = 15
 ENTROPY = bytes(32)
 TLS = Tls(version="TLSv1.3")
 SETTINGS = pop3.ServerSettings(host_name="pop.example.test")
@@ -40,6 +41,8 @@ def settle(connection: pop3.ServerConnection, maildrop: pop3.Maildrop = MAILDROP
     while True:
         event = connection.next_event()
         match event:
+            case Send() | Notice():
+                pass
             case NeedData() | Closed():
                 return
             case pop3.Retrieve() as q:
@@ -50,10 +53,8 @@ def settle(connection: pop3.ServerConnection, maildrop: pop3.Maildrop = MAILDROP
                 connection.answer(q, ACCEPT)
             case pop3.Connected() | pop3.Update() as q:
                 connection.answer(q, ACCEPT)
-            case Question():
-                raise AssertionError(event)
             case _:
-                pass
+                raise AssertionError(event)
 
 
 def logged_in(maildrop: pop3.Maildrop = MAILDROP) -> pop3.ServerConnection:
@@ -165,28 +166,28 @@ def seconds(once: Callable[[], None], times: int) -> float:
 
 def main() -> None:
     rows: dict[str, tuple[Callable[[], None], int]] = {
-        "h11, its own benchmark": (_h11.cycle, 2_000),
-        "RETR of 1 KB": (retr(), 20_000),
-        "five commands, pipelined": (five(), 5_000),
-        "TRANSACTION: STAT LIST RETR QUIT": (transaction(), 3_000),
-        "greeting and login alone": (login(), 3_000),
-        "session, lock step": (session(WITHOUT_APOP, lock_step=True), 3_000),
-        "session, pipelined": (session(WITHOUT_APOP, lock_step=False), 3_000),
-        "session, lock step, APOP offered": (session(SETTINGS, lock_step=True), 3_000),
-        "UIDL of 10,000": (listing(), 5),
-        "1 MB, no dots": (content(MEGABYTE), 50),
-        "1 MB, every tenth line stuffed": (content(DOTTED_MEGABYTE), 50),
+        "RETR of 1 KB": (retr(), 4_000),
+        "five commands, pipelined": (five(), 1_000),
+        "TRANSACTION: STAT LIST RETR QUIT": (transaction(), 200),  # as many machines as the caches hold
+        "greeting and login alone": (login(), 400),
+        "session, lock step": (session(WITHOUT_APOP, lock_step=True), 300),
+        "session, pipelined": (session(WITHOUT_APOP, lock_step=False), 300),
+        "session, lock step, APOP offered": (session(SETTINGS, lock_step=True), 300),
+        "UIDL of 10,000": (listing(), 2),
+        "1 MB, no dots": (content(MEGABYTE), 20),
+        "1 MB, every tenth line stuffed": (content(DOTTED_MEGABYTE), 20),
     }
-    rounds: dict[str, list[float]] = {name: [] for name in rows}
-    for _ in range(5):
+    took: dict[str, list[float]] = {name: [] for name in rows}
+    of_h11: dict[str, list[float]] = {name: [] for name in rows}
+    for _ in range(ROUNDS):
         for name, (once, times) in rows.items():
-            rounds[name].append(seconds(once, times))
-    floor = statistics.median(rounds["h11, its own benchmark"])
+            took[name].append(seconds(once, times))
+            of_h11[name].append(took[name][-1] / seconds(_h11.cycle, 100))
     print(f"{'':36}{'us':>10}{'of h11':>10}{'GB/s':>8}")
-    for name, found in rounds.items():
-        median = statistics.median(found)
+    for name in rows:
+        median = statistics.median(took[name])
         rate = f"{len(MEGABYTE) / median / 1e9:8.2f}" if name.startswith("1 MB") else ""
-        print(f"{name:36}{median * 1e6:10.2f}{median / floor:10.3f}{rate}")
+        print(f"{name:36}{median * 1e6:10.2f}{statistics.median(of_h11[name]):10.3f}{rate}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Knows no verb, no reply and no login: what the octets mean is told by the subcla
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Generic, TypeVar
 
 from ._errors import LocalProtocolError
@@ -20,6 +20,11 @@ MAXIMUM_UNREAD: Final = 65_536
 
 MAXIMUM_AUTH_LINE: Final = 12_288 + 4
 """Octets of a line of a login, with CRLF and POP3's ``+ `` (RFC 4954 section 4; RFC 5034 section 4 names no number)."""
+
+
+_new: Final = object.__new__
+_set_octets: Final = vars(Send)["octets"].__set__
+_CLOSED: Final[Mapping[Why, Closed]] = {why: Closed(why=why) for why in Why}
 
 
 class Machine(Generic[E]):
@@ -127,7 +132,9 @@ class Machine(Generic[E]):
         output.clear()
         self._output_size = 0
         self._output_due = False
-        return Send(octets=octets)
+        send = _new(Send)  # what __init__ does, for a third
+        _set_octets(send, octets)
+        return send
 
     def _starve(self, need: NeedData) -> Action | None:
         """What came in is used up: look at what came later, write what waits, end with the stream, or ask for more."""
@@ -146,7 +153,7 @@ class Machine(Generic[E]):
         self._input.clear()
 
     def _say_closed(self) -> Send | Closed:
-        return self._flush() if self._output else Closed(why=self._why)
+        return self._flush() if self._output else _CLOSED[self._why]
 
     def _begin_tls(self) -> BeginTls:
         octets = self._flush().octets

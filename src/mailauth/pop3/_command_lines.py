@@ -26,6 +26,7 @@ from .commands import (
     Uidl,
     User,
     Utf8,
+    checked_list,
     checked_retrieve,
 )
 
@@ -34,7 +35,10 @@ COMMON: Final = re.compile(
 )
 
 COMMON_RETR: Final = 1
-"""Which group of COMMON holds the number of RETR."""
+COMMON_STAT: Final = 3
+COMMON_QUIT: Final = 5
+COMMON_LIST: Final = 6
+"""Which groups of COMMON hold the number of RETR, STAT itself, QUIT itself, and the number of LIST."""
 
 PARSERS: Final[Mapping[bytes, Callable[[bytes], LineCommand]]] = {
     b"CAPA": Capa.parse,
@@ -56,9 +60,9 @@ PARSERS: Final[Mapping[bytes, Callable[[bytes], LineCommand]]] = {
 }
 
 
-_STAT: Final = Stat()
+STAT: Final = Stat()
 _NOOP: Final = Noop()
-_QUIT: Final = Quit()
+QUIT: Final = Quit()
 
 
 def from_common(found: re.Match[bytes]) -> Retrieve | Dele | Stat | Noop | Quit | List:
@@ -68,6 +72,6 @@ def from_common(found: re.Match[bytes]) -> Retrieve | Dele | Stat | Noop | Quit 
         return checked_retrieve(int(found[1]))
     if index == 2:
         return Dele(number=int(found[2]))
-    if index == 6:
-        return List(number=int(found[6]))
-    return _STAT if index == 3 else _NOOP if index == 4 else _QUIT
+    if index == COMMON_LIST:
+        return checked_list(int(found[6]))
+    return STAT if index == COMMON_STAT else _NOOP if index == 4 else QUIT

@@ -12,12 +12,12 @@ from typing import Final, Generic, TypeVar
 
 from .._connection import MAXIMUM_UNREAD
 from .._dots import stuff_whole
-from .._events import PAUSED, Action, Question, Send, Tls
+from .._events import PAUSED, Action, Question, Tls, Why
 from .._server import ServerMachine
 from . import _fixed
-from ._command_lines import COMMON, COMMON_RETR, from_common
+from ._command_lines import COMMON, COMMON_LIST, COMMON_QUIT, COMMON_RETR, COMMON_STAT, QUIT, STAT, from_common
 from ._states import SERVER_PATIENCE, State
-from .commands import LineCommand, Retrieve, checked_retrieve
+from .commands import LineCommand, Retrieve, checked_list, checked_retrieve
 from .events import ServerEvent
 from .maildrop import Maildrop, MarkedMaildrop
 from .replies import Content
@@ -26,12 +26,11 @@ from .settings import AnyServerSettings
 A = TypeVar("A")
 Q = TypeVar("Q")
 
-_new: Final = object.__new__
-_set_octets: Final = vars(Send)["octets"].__set__
 _match_common: Final = COMMON.match
 _TRANSACTION: Final = State.TRANSACTION
 _PATIENCE: Final = SERVER_PATIENCE[State.TRANSACTION]
 _MESSAGE_FOLLOWS: Final = _fixed.MESSAGE_FOLLOWS.to_wire()
+_GOODBYE: Final = _fixed.GOODBYE.to_wire()
 
 
 class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
@@ -53,21 +52,14 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         """Carry out *command*, which stood on *line*; None for a line that is what ``to_wire()`` gives."""
 
     def next_event(self) -> ServerEvent | Q | Action:
-        """As the base says; its loop, with the look at common lines and the usual Send inside."""
+        """As the base says; its loop, with the look at common lines inside."""
         while True:
             if self._events:
                 return self._events.pop(0)
             if self._question is not None:
                 return PAUSED
             if self._output_due:
-                output = self._output
-                if len(output) > 1:
-                    return self._flush()
-                self._output_due = False
-                self._output_size = 0
-                send = _new(Send)  # what __init__ does, for a third
-                _set_octets(send, output.pop())
-                return send
+                return self._flush()
             event: ServerEvent | Q | Action | None
             if self._instead is not None:
                 event = self._instead()
@@ -83,12 +75,25 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
                     event = self._advance()
                 else:
                     received.offset = found.end()
-                    if found.lastindex == COMMON_RETR:
+                    kind = found.lastindex
+                    maildrop = self._maildrop
+                    if kind == COMMON_RETR:
                         number = int(found[COMMON_RETR])
-                        maildrop = self._maildrop
                         if number <= maildrop.last and number not in maildrop.deleted:
                             self._question = retrieve = checked_retrieve(number)
                             return retrieve
+                    elif kind == COMMON_STAT:
+                        self._write(b"+OK " + maildrop.drop_listing(), due=False)
+                        return STAT
+                    elif kind == COMMON_LIST:
+                        number = int(found[COMMON_LIST])
+                        if number <= maildrop.last and number not in maildrop.deleted:
+                            self._write(b"+OK " + maildrop.scan_listing(number), due=False)
+                            return checked_list(number)
+                    elif kind == COMMON_QUIT and not maildrop.deleted:
+                        self._write(_GOODBYE, due=False)
+                        self._close(Why.QUIT)
+                        return QUIT
                     event = self._obey(from_common(found), None)
             if event is not None:
                 return event

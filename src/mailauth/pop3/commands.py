@@ -179,6 +179,7 @@ class Retrieve(Command, OrUnavailable[Content]):
 _new: Final = object.__new__
 _set_number: Final = vars(Retrieve)["number"].__set__
 _set_lines: Final = vars(Retrieve)["lines"].__set__
+_set_optional_number: Final = vars(OptionalNumber)["number"].__set__
 
 
 def checked_retrieve(number: int) -> Retrieve:
@@ -186,6 +187,13 @@ def checked_retrieve(number: int) -> Retrieve:
     command = _new(Retrieve)
     _set_number(command, number)
     _set_lines(command, None)
+    return command
+
+
+def checked_list(number: int) -> List:
+    """LIST of a number that a grammar has just matched."""
+    command = _new(List)
+    _set_optional_number(command, number)
     return command
 
 

@@ -79,23 +79,30 @@ class MarkedMaildrop:
             return Reply(False, "", f"no such message, only {self.last} messages in maildrop")
         return Reply(False, "", f"message {number} already deleted") if number in self.deleted else None
 
-    def __getitem__(self, number: int) -> Message:
-        return self._messages[number - 1]
-
     def delete(self, number: int) -> None:
         self.deleted.add(number)
-        self.size -= self[number].size
+        self.size -= self._messages[number - 1].size
 
     def reset(self) -> None:
         self.deleted.clear()
         self.size = self._size
 
-    def listing(self, describe: Callable[[Message], object]) -> Iterator[bytes]:
-        """A line for each message that is not marked, then the lone dot, made as they are taken."""
-        for start in range(0, len(self._messages), _LINES_AT_ONCE):
-            numbered = enumerate(self._messages[start : start + _LINES_AT_ONCE], start + 1)
-            lines = [f"{number} {describe(message)}\r\n" for number, message in numbered if number not in self.deleted]
-            yield "".join(lines).encode("ascii")
+    # The words of RFC 1939 section 5 for what STAT, LIST and UIDL tell; a line with its CRLF.
+
+    def drop_listing(self) -> bytes:
+        return b"%d %d\r\n" % (self.last - len(self.deleted), self.size)
+
+    def scan_listing(self, number: int) -> bytes:
+        return b"%d %d\r\n" % (number, self._messages[number - 1].size)
+
+    def unique_id_listing(self, number: int) -> bytes:
+        return f"{number} {self._messages[number - 1].unique_id}\r\n".encode("ascii")
+
+    def listing(self, line: Callable[[int], bytes]) -> Iterator[bytes]:
+        """The *line* of each message that is not marked, then the lone dot, made as they are taken."""
+        for start in range(1, self.last + 1, _LINES_AT_ONCE):
+            numbers = range(start, min(start + _LINES_AT_ONCE, self.last + 1))
+            yield b"".join([line(number) for number in numbers if number not in self.deleted])
         yield b".\r\n"
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from operator import attrgetter
 from typing import Any, Final, Generic, Never, TypeVar
 
 from .. import sasl
@@ -40,7 +39,7 @@ from .commands import (
     Utf8,
 )
 from .events import Connected, OpenMaildrop, PosedQuestion, Refused, RetrieveMore, ServerEvent, Update
-from .maildrop import Maildrop, MarkedMaildrop, Message, Outgoing, needs_utf8
+from .maildrop import Maildrop, MarkedMaildrop, Outgoing, needs_utf8
 from .replies import Content, Reply, Unavailable
 from .settings import AnyServerSettings, ServerSettings
 
@@ -154,29 +153,28 @@ class _Connection(UsualCourse[Q], Generic[Q]):
         return self._ask(command)
 
     def _stat(self, command: Stat) -> ServerEvent | Reply:
-        self._say_ok(f"{self._maildrop.count} {self._maildrop.size}")
+        self._write(b"+OK " + self._maildrop.drop_listing(), due=False)
         return command
 
     def _list(self, command: List) -> ServerEvent | Reply:
-        return self._tell(
-            command, f"{self._maildrop.count} messages ({self._maildrop.size} octets)", attrgetter("size")
-        )
+        maildrop = self._maildrop
+        return self._tell(command, f"{maildrop.count} messages ({maildrop.size} octets)", maildrop.scan_listing)
 
     def _uidl(self, command: Uidl) -> ServerEvent | Reply:
-        return self._tell(command, "unique-ids follow", attrgetter("unique_id"))
+        return self._tell(command, "unique-ids follow", self._maildrop.unique_id_listing)
 
-    def _tell(self, command: List | Uidl, head: str, describe: Callable[[Message], object]) -> ServerEvent | Reply:
+    def _tell(self, command: List | Uidl, head: str, line: Callable[[int], bytes]) -> ServerEvent | Reply:
         """What there is to say of one message, or of all: then made piece by piece as the pieces leave."""
         number = command.number
         if number is None:
             self._say_ok(head)
-            self._pieces = self._maildrop.listing(describe)
+            self._pieces = self._maildrop.listing(line)
             self._then = self._tell_on
             return command
         missing = self._maildrop.missing(number)
         if missing is not None:
             return missing
-        self._say_ok(f"{number} {describe(self._maildrop[number])}")
+        self._write(b"+OK " + line(number), due=False)
         return command
 
     def _tell_on(self) -> None:
