@@ -223,15 +223,15 @@ def _may(part: str, rest: str, wanted: str) -> bool:
 
 
 def _may_inside_sasl(part: str, wanted: str) -> bool:
-    """One file a mechanism: none knows another, and only the offer and the package know them all.
+    """One file a mechanism: none knows another; the offer, the choice of a client and the package know them all.
 
     SASLprep is no mechanism; whoever compares names or passwords may use it.
     """
     if part == "":
         return True
-    if part == "_messages" or wanted in {"", "_exchange", "_offer"}:
+    if part == "_messages" or wanted in {"", "_exchange", "_offer", "_by_password"}:
         return False
-    return wanted.startswith("_") or wanted == "saslprep" or part == "_offer"
+    return wanted.startswith("_") or wanted == "saslprep" or part in {"_offer", "_by_password"}
 
 
 def too_long(modules: Iterable[Module], *, each: int, together: int | None = None) -> list[str]:

@@ -177,6 +177,7 @@ def test_a_file_without_a_place_is_seen(place: str) -> None:
         ("smtp.commands", "from . import replies"),
         ("sasl", "from ._exchange import ServerExchange"),
         ("sasl._offer", "from .plain import PlainServer"),
+        ("sasl._by_password", "from .plain import PlainClient"),
     ],
 )
 def test_an_import_the_right_way_is_no_offence(place: str, statement: str) -> None:

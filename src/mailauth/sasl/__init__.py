@@ -1,6 +1,7 @@
 """SASL mechanisms, client and server side, as pure values (RFC 4422).  Knows nothing of SMTP or POP3."""
 
 from ._base64 import decode_base64 as decode_base64, encode_base64 as encode_base64
+from ._by_password import by_password as by_password
 from ._exchange import (
     MAXIMUM_LINE as MAXIMUM_LINE,
     ClientExchange as ClientExchange,

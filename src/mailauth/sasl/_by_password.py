@@ -1,0 +1,61 @@
+"""Every way that a client can prove a name and a password, the strongest first: what ``authenticate()`` chooses from.
+
+Knows the mechanisms and what each shows to whoever listens; what the server offers is looked at elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from .._events import Tls
+from ._md5 import MD5_AVAILABLE
+from ._messages import ClientMechanism
+from .apop import ApopClient
+from .cram_md5 import CramMd5Client
+from .login import LoginClient
+from .plain import PlainClient
+from .scram import ScramSha1Client, ScramSha1PlusClient, ScramSha256Client, ScramSha256PlusClient
+from .user_pass import UserPassClient
+
+_BINDINGS: Final = ("tls-exporter", "tls-server-end-point")  # RFC 9266 section 2 prefers the first
+
+
+def by_password(
+    authentication_identity: str,
+    password: bytes,
+    *,
+    entropy: bytes,
+    tls: Tls | None,
+    clear_text: bool = False,
+) -> tuple[ClientMechanism, ...]:
+    """The mechanisms for ``authenticate(*mechanisms)``, which takes the first one that the server offers.
+
+    SCRAM bound to the TLS channel, SCRAM, CRAM-MD5 and APOP, and last what shows the password to the server: PLAIN,
+    LOGIN, USER and PASS, inside TLS alone unless *clear_text* allows them everywhere.  *tls* is the connection's;
+    *entropy* is 16 octets or more, new for each login; *password* is UTF-8.  LocalProtocolError for a name or password
+    that none of them can carry.
+    """
+    return tuple(_strongest_first(authentication_identity, password, entropy, tls, tls is not None or clear_text))
+
+
+def _strongest_first(
+    name: str, password: bytes, entropy: bytes, tls: Tls | None, may_show: bool
+) -> Iterator[ClientMechanism]:
+    bindings = {} if tls is None else tls.channel_bindings
+    binding = next((binding for binding in _BINDINGS if binding in bindings), None)
+    if binding is not None:
+        for bound in (ScramSha256PlusClient, ScramSha1PlusClient):
+            yield bound(
+                authentication_identity=name, password=password, entropy=entropy,
+                channel_binding=binding, binding_data=bindings[binding],
+            )  # fmt: skip
+    for unbound in (ScramSha256Client, ScramSha1Client):
+        yield unbound(authentication_identity=name, password=password, entropy=entropy, could_bind=binding is not None)
+    if MD5_AVAILABLE:
+        yield CramMd5Client(authentication_identity=name, secret=password)
+        yield ApopClient(authentication_identity=name, secret=password)
+    if may_show:
+        yield PlainClient(authentication_identity=name, password=password)
+        yield LoginClient(authentication_identity=name, password=password)
+        yield UserPassClient(authentication_identity=name, password=password)

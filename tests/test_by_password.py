@@ -1,0 +1,122 @@
+"""``sasl.by_password``: of what the server offers, the strongest way to prove a name and a password is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+import pytest
+
+from mailauth import LocalProtocolError, Tls, pop3, sasl, smtp
+from tests.test_any_logins import BARE, BOUND, DECOY, ENTROPY, PASSWORD, Protocol, Wire
+
+STRONGEST_FIRST: Final = (
+    "SCRAM-SHA-256-PLUS",
+    "SCRAM-SHA-1-PLUS",
+    "SCRAM-SHA-256",
+    "SCRAM-SHA-1",
+    "CRAM-MD5",
+    "APOP",
+    "PLAIN",
+    "LOGIN",
+    "USER",
+)
+IN_SMTP: Final = tuple(name for name in STRONGEST_FIRST if name not in {"APOP", "USER"})
+Offering: TypeAlias = Callable[[tuple[str, ...]], Protocol]
+
+
+def smtp_offering(names: tuple[str, ...]) -> Protocol:
+    settings = smtp.AnyServerSettings(
+        mechanisms=sasl.ALL_MECHANISMS.only(*names),
+        mechanisms_without_tls=frozenset(names),
+        scram_decoy=DECOY,
+    )
+    return Protocol(
+        "smtp",
+        lambda tls: smtp.AnyServerConnection(settings, entropy=ENTROPY, tls=tls),
+        lambda tls: smtp.ClientConnection(tls=tls),
+        smtp.Hello(domain="client.example"),
+    )
+
+
+def pop3_offering(names: tuple[str, ...]) -> Protocol:
+    settings = pop3.AnyServerSettings(
+        mechanisms=pop3.ALL_MECHANISMS.only(*names),
+        mechanisms_without_tls=frozenset(names),
+        scram_decoy=DECOY,
+    )
+    return Protocol(
+        "pop3",
+        lambda tls: pop3.AnyServerConnection(settings, entropy=ENTROPY, tls=tls),
+        lambda tls: pop3.ClientConnection(tls=tls),
+        pop3.Capa(),
+    )
+
+
+def log_in(protocol: Protocol, tls: Tls | None) -> Wire:
+    return Wire(protocol, tls, {sasl.FetchSecret: PASSWORD}).log_in(*by_password(tls))
+
+
+def by_password(tls: Tls | None, *, clear_text: bool = False) -> tuple[sasl.ClientMechanism, ...]:
+    return sasl.by_password("alice", PASSWORD, entropy=ENTROPY, tls=tls, clear_text=clear_text)
+
+
+SHRINKING: Final = [
+    *((smtp_offering, IN_SMTP[weaker:]) for weaker in range(len(IN_SMTP))),
+    *((pop3_offering, STRONGEST_FIRST[weaker:]) for weaker in range(len(STRONGEST_FIRST))),
+]
+
+
+@pytest.mark.parametrize(("offering", "offered"), SHRINKING)
+def test_inside_tls_the_strongest_that_is_offered_is_taken(offering: Offering, offered: tuple[str, ...]) -> None:
+    """RFC 4954 section 4, RFC 5034 section 4: the client chooses.  APOP gives way to all others inside TLS."""
+    wire = log_in(offering(offered), BOUND)
+    expected = next(name for name in offered if name != "APOP")
+    assert wire.succeeded
+    assert sasl.Authenticated(mechanism=expected, identity="alice") in wire.noticed
+
+
+@pytest.mark.parametrize(
+    ("offering", "offered", "expected"),
+    [
+        (smtp_offering, ("SCRAM-SHA-256", "CRAM-MD5", "PLAIN"), "SCRAM-SHA-256"),
+        (smtp_offering, ("PLAIN", "CRAM-MD5"), "CRAM-MD5"),
+        (pop3_offering, ("USER", "PLAIN", "APOP"), "APOP"),
+        (pop3_offering, ("USER", "APOP", "CRAM-MD5"), "CRAM-MD5"),
+    ],
+)
+def test_in_clear_the_password_is_not_shown(offering: Offering, offered: tuple[str, ...], expected: str) -> None:
+    """RFC 8314 section 3: what a listener could read is not among the choices."""
+    wire = log_in(offering(offered), None)
+    assert sasl.Authenticated(mechanism=expected, identity="alice") in wire.noticed
+
+
+@pytest.mark.parametrize("offering", [smtp_offering, pop3_offering])
+def test_in_clear_a_password_is_shown_only_where_that_is_wanted(offering: Offering) -> None:
+    """Design rule 3: nothing goes out when the server offers nothing better."""
+    wire = Wire(offering(("PLAIN",)), None)
+    with pytest.raises(LocalProtocolError, match="does not offer"):
+        wire.log_in(*by_password(None))
+    assert len(wire.from_client) == 1
+    wire.client.authenticate(*by_password(None, clear_text=True))
+    assert wire.run().succeeded
+
+
+def test_a_client_that_could_bind_says_so() -> None:
+    """RFC 5802 section 6: y when the -PLUS forms were not offered, n where there is nothing to bind to."""
+    for tls, flag in ((BOUND, b"y,,"), (BARE, b"n,,")):
+        wire = log_in(smtp_offering(("SCRAM-SHA-256",)), tls)
+        assert wire.succeeded
+        assert sasl.decode_base64(wire.from_client[1].split()[2]).startswith(flag)
+
+
+def test_without_md5_what_needs_it_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system in FIPS mode."""
+    monkeypatch.setattr("mailauth.sasl._by_password.MD5_AVAILABLE", False)
+    chosen = [mechanism.name for mechanism in by_password(BOUND)]
+    assert chosen == [name for name in STRONGEST_FIRST if name not in {"CRAM-MD5", "APOP"}]
+
+
+def test_no_secret_is_shown() -> None:
+    """Design rule 5."""
+    assert PASSWORD.decode() not in repr(by_password(BOUND))
