@@ -303,3 +303,16 @@ def test_deletions_are_for_quit_alone(run: Run) -> None:
         third.quit()
 
     meet(run, client)
+
+
+def test_blanks_behind_a_command_are_tolerated(run: Run) -> None:
+    """RFC 5321 section 4.1.1; one before the path stays an error (section 3.3)."""
+
+    def client(served: Served) -> None:
+        with served.smtp("smtp") as smtp:
+            smtp.ehlo()
+            assert smtp.docmd("MAIL FROM:<a@far.test> ")[0] == 250
+            assert smtp.docmd("RSET \t")[0] == 250
+            assert smtp.docmd("MAIL FROM: <a@far.test>")[0] == 501
+
+    meet(run, client)

@@ -457,3 +457,20 @@ def test_421_may_come_at_any_time() -> None:
         refuses(session, smtp.Noop())
     session = greeted("PIPELINING").send(MAIL, RCPT, DATA).receive(b"250 ok\r\n421 bye\r\n")
     assert codes(session) == [(smtp.Mail, 250), (smtp.Rcpt, 421)]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "temporary"),
+    [
+        (RCPT, 452, True),
+        (RCPT, 552, True),
+        (RCPT, 550, False),
+        (smtp.MessageComplete(), 552, False),
+        (smtp.MessageComplete(), 451, True),
+        (RCPT, 250, False),
+        (None, 421, True),
+    ],
+)
+def test_552_to_rcpt_is_read_as_452(command: Command | None, code: int, temporary: bool) -> None:
+    """RFC 5321 section 4.5.3.1.10: older servers say so of too many recipients, and the rest may be sent later."""
+    assert smtp.Replied(command=command, reply=smtp.Reply(code)).temporary is temporary

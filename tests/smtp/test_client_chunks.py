@@ -95,6 +95,49 @@ def test_behind_a_refused_chunk_only_rset_leads_on() -> None:
     assert refused.forget().send(MAIL).octets == b"MAIL FROM:<a@b>\r\n"
 
 
+def test_of_a_refused_message_no_further_chunk_is_sent() -> None:
+    """RFC 3030 section 2: what had not left is answered by the same reply, and RSET goes for the end of the message."""
+    chunks = [chunk(b"one\r\n"), chunk(b"two\r\n"), chunk(b"three\r\n")]
+    session = in_transaction().send(*chunks, COMPLETE, MAIL, RCPT)
+    assert session.octets == b"BDAT 5\r\none\r\n"
+    refusal = smtp.Reply(452, "", "full")
+    session.forget().receive(b"452 full\r\n")
+    assert session.octets == b"RSET\r\n"
+    assert session.events == [smtp.Replied(command=smtp.Bdat(size=size), reply=refusal) for size in (5, 5, 7)]
+    session.forget().receive(b"250 forgotten\r\n")
+    assert session.events == [smtp.Replied(command=COMPLETE, reply=refusal)]
+    assert session.octets == b"MAIL FROM:<a@b>\r\n"
+    session.receive(b"250 ok\r\n", b"250 ok\r\n").forget().send(chunk(b"next\r\n"))
+    assert session.octets == b"BDAT 6\r\nnext\r\n"
+
+
+def test_what_stands_between_the_chunks_of_a_refused_message_keeps_its_place() -> None:
+    """DESIGN.md section 2: replies come in the order of the commands."""
+    session = in_transaction().send(chunk(b"one\r\n"), smtp.Noop(), chunk(b"two\r\n"), smtp.Rset())
+    session.receive(b"552 full\r\n", b"250 noop\r\n", b"250 forgotten\r\n")
+    assert session.octets == b"BDAT 5\r\none\r\nNOOP\r\nRSET\r\n"
+    assert [(type(event.command), event.reply.code) for event in session.of(smtp.Replied)] == [
+        (smtp.Bdat, 552), (smtp.Noop, 250), (smtp.Bdat, 552), (smtp.Rset, 250),
+    ]  # fmt: skip
+
+
+def test_a_message_given_up_by_lmtp_is_answered_once_for_each_recipient() -> None:
+    """RFC 2033 section 4.2."""
+    session = Session(smtp.ClientConnection()).pull().receive(b"220 lmtp\r\n").send(smtp.Hello(domain="c", lmtp=True))
+    session.receive(b"250-lmtp\r\n250 CHUNKING\r\n").send(MAIL, RCPT, RCPT).receive(*[b"250 ok\r\n"] * 3).forget()
+    session.send(chunk(b"one\r\n"), COMPLETE).receive(b"452 full\r\n", b"250 forgotten\r\n")
+    assert [event.command for event in session.events] == [smtp.Bdat(size=5), COMPLETE, COMPLETE]
+    assert {event.reply.code for event in session.events} == {452}
+
+
+def test_a_server_that_does_not_take_the_rset_breaks_the_protocol() -> None:
+    """RFC 5321 section 4.1.1.5: RSET is always taken, and without it nobody knows what the server holds."""
+    session = in_transaction().send(chunk(b"one\r\n"), COMPLETE).receive(b"452 full\r\n")
+    session.machine.receive_data(b"503 no\r\n")
+    with pytest.raises(RemoteProtocolError):
+        session.pull()
+
+
 @pytest.mark.parametrize(
     "replies",
     [
@@ -138,6 +181,28 @@ def test_chunks_that_wait_are_bounded() -> None:
         session.send(piece)
     refuses(session, piece)
     session.receive(b"250 ok\r\n").send(piece)
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+def test_a_message_that_our_server_refuses_costs_no_session(pipelining: bool) -> None:
+    """RFC 3030 section 2: however many chunks were on their way, the next message goes through."""
+    settings = attrs.evolve(SERVER, pipelining=pipelining, maximum_errors=3)
+    no = smtp.Reply(550, "5.7.1", "no")
+    server = Session(smtp.ServerConnection(settings, entropy=ENTROPY), answers={smtp.Data: [no]}).pull()
+    client = Session(smtp.ClientConnection()).pull().receive(server.octets)
+
+    def say(*commands: Command) -> None:
+        for command in commands:
+            client.client.send(command)
+        converse(client, server)
+
+    say(smtp.Hello(domain="c"))
+    say(MAIL, RCPT, *[chunk(b"x\r\n")] * 50, COMPLETE, MAIL, RCPT)
+    client.forget()
+    say(chunk(b"second\r\n"), COMPLETE)
+    assert [event.reply.code for event in client.of(smtp.Replied)] == [250, 250]
+    assert server.content == b"second\r\n"
+    assert len(server.of(smtp.Refused)) == (50 if pipelining else 0)
 
 
 contents = st.lists(st.sampled_from([b"a", b"\r\n", b".", b"\r\n.\r\n", b"BDAT 3\r\n", b"b" * 50]), max_size=9)

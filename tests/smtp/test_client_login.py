@@ -110,6 +110,19 @@ def test_a_refusal_fails_the_login_and_another_may_follow(code: int) -> None:
     assert session.pull().octets == b"AUTH LOGIN\r\n"
 
 
+def test_a_challenge_has_12288_octets_and_no_more() -> None:
+    """RFC 4954 section 4: a line of it with its CRLF; outside a login a reply keeps to its own limit."""
+    for size, accepted in ((9_210, True), (9_216, False)):
+        session = log_in(LOGIN).forget()
+        line = b"334 " + sasl.encode_base64(b"x" * size) + b"\r\n"
+        assert (len(line) <= 12_292) == accepted
+        if accepted:
+            assert session.receive(line).octets == b"dGVzdA==\r\n"
+        else:
+            breaks(session, line)
+    breaks(greeted().send(smtp.Noop()), b"250 " + b"x" * 4_100 + b"\r\n")
+
+
 @pytest.mark.parametrize("challenge", [b"334 !!!\r\n", b"334 YQ\r\n", b"334-YWJj\r\n334 YWJj\r\n", b"334 \xff\r\n"])
 def test_a_challenge_that_cannot_be_decoded_cancels(challenge: bytes) -> None:
     """RFC 4954 section 4: ``*``, and the server answers 501."""

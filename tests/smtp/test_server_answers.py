@@ -155,6 +155,20 @@ def test_a_554_greeting_leaves_only_quit() -> None:
     assert session.closed.why is Why.QUIT
 
 
+@pytest.mark.parametrize(
+    "line", [b"FOO", b"EXPN x", b"", b"MAIL FROM", b"QUIT now", b"NO\0OP", b"x" * 3_000, b"BDAT x", b"BDAT 2\r\nab"]
+)
+def test_after_a_554_greeting_all_but_quit_is_503(line: bytes) -> None:
+    """RFC 5321 section 3.1: known or unknown, well formed or not."""
+    session = serve(
+        line + b"\r\nQUIT\r\n",
+        settings=smtp.ServerSettings(chunking=True),
+        answers={smtp.Connected: smtp.Reply(554, "5.7.1", "no service")},
+    )
+    assert session.codes[:2] == [554, 503]
+    assert session.codes[-1] == 221
+
+
 def test_nothing_advances_while_a_question_is_open() -> None:
     """DESIGN.md section 2: no octet behind it is looked at."""
     session = ready(b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nQUIT\r\n", answers={smtp.Mail: LEFT_OPEN})

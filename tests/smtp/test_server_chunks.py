@@ -87,6 +87,30 @@ def test_the_octets_come_whatever_the_answer_to_data_was(answer: smtp.Reply) -> 
     assert session.of(MessageChunk, smtp.Quit, smtp.MessageComplete, smtp.MessageAborted) == []
 
 
+@pytest.mark.parametrize("before", [BEGIN, b"MAIL FROM:<>\r\n"])
+def test_chunks_in_the_pipeline_behind_a_refused_one_spend_no_errors(before: bytes) -> None:
+    """RFC 3030 section 2: a server must be prepared to drop them; another message begins to count anew."""
+    settings = attrs.evolve(SETTINGS, maximum_errors=3)
+    octets = before + chunk(b"x") * 50 + chunk(b"y", last=True) + b"NOOP\r\n"
+    session = ready(octets, settings=settings, answers={smtp.Data: [NO, NO]})
+    assert session.codes[-51:] == [*[503] * 50, 250]
+    assert session.closed is None
+    again = session.forget().receive(chunk(b"x", last=True) * 3)
+    assert again.codes[-1] == 421
+    assert again.closed is not None
+
+
+def test_chunks_behind_a_refused_one_are_dropped_up_to_the_limit_of_a_message() -> None:
+    """Small ones count for 4 KiB, or they would be free."""
+    refused = chunks(chunk(b"x") * 16, settings=SMALL, answers={smtp.Data: [NO]})
+    assert refused.codes == [550, *[503] * 15]
+    refused.receive(b"RSET\r\n" + chunk(b"x") * 2)
+    assert refused.codes[-3:] == [250, 503, 503]
+    endless = chunks(chunk(b"x") * 30, settings=SMALL, answers={smtp.Data: [NO]})
+    assert endless.codes == [550, *[503] * 16, 421]
+    assert endless.closed is not None
+
+
 def test_421_to_data_ends_the_session_at_once() -> None:
     """RFC 5321 section 3.8."""
     session = chunks(chunk(b"x"), answers={smtp.Data: smtp.Reply(421, "4.3.2", "enough")})

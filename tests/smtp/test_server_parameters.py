@@ -125,3 +125,41 @@ def test_parameters_that_a_setting_names_are_kept_as_written() -> None:
         smtp.Rcpt(forward_path=A, parameters={"X-FLAG": "Yes"}),
     ]
     assert session.codes == [250, 250, 555]
+
+
+def test_an_application_may_offer_extensions_of_its_own() -> None:
+    """RFC 5321 section 4.1.1.1: with the parameters they bring, in clear and inside TLS, to EHLO alone."""
+    settings = smtp.ServerSettings(
+        further_extensions=("MT-PRIORITY MIXER", "XFLAG"), further_parameters=frozenset({"MT-PRIORITY"})
+    )
+    line = b"MAIL FROM:<a@b> MT-PRIORITY=3\r\n"
+    for tls in (None, TLS):
+        session = serve(b"EHLO c\r\n" + line, settings=settings, tls=tls)
+        assert session.lines[-3:-1] == ["250-MT-PRIORITY MIXER", "250 XFLAG"]
+        assert session.codes[-1] == 250
+    assert serve(b"HELO c\r\n", settings=settings).lines[1:] == ["250 localhost"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("",),
+        ("x-lower",),
+        ("-X",),
+        ("X=1",),
+        ("X  two",),
+        ("X ",),
+        ("X a\tb",),
+        ("X\r\nY",),
+        ("X \N{LATIN SMALL LETTER E WITH ACUTE}",),
+        ("X " + "y" * 505,),
+        ("SIZE 3",),
+        ("AUTH GSSAPI",),
+        ("CHUNKING",),
+        ("X 1", "X 2"),
+    ],
+)
+def test_an_extension_line_that_is_none_or_taken_is_no_setting(lines: tuple[str, ...]) -> None:
+    """RFC 5321 section 4.1.1.1: what has a setting is offered by that alone."""
+    with pytest.raises(LocalProtocolError):
+        smtp.ServerSettings(further_extensions=lines)

@@ -104,11 +104,7 @@ _BARE_RCPT: Final = _bare(Rcpt(forward_path=Mailbox("postmaster", "")))
 
 
 def split_line(line: bytes) -> tuple[str, str]:
-    """The verb in capitals, and what follows the blank behind it.  Raises Malformed unless all is printable ASCII.
-
-    White space before the CRLF is tolerated (RFC 5321 section 4.1.1).
-    """
-    line = line.rstrip(b" \t")
+    """The verb in capitals, and what follows the blank behind it.  Raises Malformed unless all is printable ASCII."""
     if not line.isascii() or not (text := line.decode("ascii")).isprintable():
         raise Malformed("a command may hold printable ASCII only")
     verb, _, argument = text.partition(" ")

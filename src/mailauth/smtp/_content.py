@@ -23,18 +23,20 @@ from .settings import AnyServerSettings
 Q = TypeVar("Q")
 
 _TRANSACTION: Final = frozenset({State.MAIL, State.RCPT, State.CHUNKS})
+_LEAST_DROPPED: Final = 4_096  # octets that a dropped chunk counts for at least, or endless small ones would be free
 
 
 class ContentCourse(UsualCourse[Q], Generic[Q]):
     """A session as far as message content goes."""
 
-    __slots__ = ("_binary", "_chunks", "_errors")
+    __slots__ = ("_binary", "_chunks", "_dropped", "_errors")
 
     def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
         super().__init__(settings, entropy=entropy, tls=tls)
         self._errors = 0
         self._binary = False  # BODY=BINARYMIME was said
         self._chunks: Chunks | None = None
+        self._dropped = 0  # octets of chunks that were refused, while the last one of their message has not come
 
     def shut_down(self, why: Why = Why.SHUT_DOWN) -> None:
         if self._instead == self._take_chunk:
@@ -73,20 +75,24 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
         assert chunks is not None
         if reply is None or reply.positive:
             self._state = NEXT[State.RCPT]["BDAT"]
-            self._size = 0
+            self._size = self._dropped = 0
         else:
             self._skip(chunks, reply)
 
     def _refuse_bdat(self, command: Bdat, line: bytes, reply: Reply) -> ServerEvent:
-        """The octets come all the same (RFC 3030 section 2), and what was begun is over: a part of it would be lost."""
+        """The octets come all the same (RFC 3030 section 2), and what was begun is over: a part of it would be lost.
+
+        A client that pipelines cannot call back the chunks behind one that was refused: they are refused too, but spend
+        no budget of errors.
+        """
         refused = Refused(verb="BDAT", line=line, reply=reply)
         aborted = self._state is State.CHUNKS
         settings = self._settings
-        if command.size - settings.maximum_message_size > settings.maximum_excess:
+        if self._dropped + command.size - settings.maximum_message_size > settings.maximum_excess:
             self._cut_off()
             refused = Refused(verb="BDAT", line=line, reply=_fixed.ENDLESS_CONTENT)
         else:
-            if reply.code >= 500:
+            if reply.code >= 500 and not self._dropped:
                 self._errors += 1
             chunks = Chunks(None)
             chunks.begin(command.size, last=command.last)
@@ -110,6 +116,7 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
             chunks.replies = self._final_replies
         if self._state in _TRANSACTION:
             self._end_transaction()
+        self._dropped = 0 if chunks.last else self._dropped + max(chunks.size, _LEAST_DROPPED)
         chunks.refusal = reply
         self._chunks = chunks
 
@@ -195,6 +202,7 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
 
     def _reset(self) -> None:
         """No transaction is open (RFC 5321 section 4.1.1.5)."""
+        self._dropped = 0
         if self._recipients:
             self._recipients = []
         if not self._accepted:

@@ -12,7 +12,7 @@ from typing import Final
 
 from .. import sasl
 from .._client import ClientMachine
-from .._connection import MAXIMUM_UNREAD
+from .._connection import MAXIMUM_AUTH_LINE, MAXIMUM_UNREAD
 from .._errors import LocalProtocolError, Malformed, RemoteProtocolError
 from .._events import Action, Command, MessageChunk, NeedData, Tls, Why
 from ._client_content import Content
@@ -20,7 +20,7 @@ from ._parameters import MAIL_PARAMETERS, RCPT_PARAMETERS, Body
 from ._states import CLIENT_PATIENCE, GROUPABLE, NEXT, OTHERWISE, State
 from .commands import Auth, Bdat, Data, Hello, Help, Mail, MessageComplete, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
 from .events import AuthenticationFailed, ClientEvent, Replied
-from .replies import Reply, join_lines, parse_line
+from .replies import Reply, join_lines, parse_extensions, parse_line
 from .settings import ClientSettings
 
 _LINE_COMMANDS: Final = (Hello, StartTls, Mail, Rcpt, Data, Rset, Noop, Vrfy, Help, Quit)
@@ -36,14 +36,15 @@ class ClientConnection(ClientMachine[ClientEvent]):
     __slots__ = (
         "_accepted_recipients",
         "_binary",
-        "_chunk_refused",
         "_code",
         "_content",
         "_extensions",
+        "_given_up",
         "_lines",
         "_lmtp",
         "_lone_dot",
         "_projected",
+        "_refusal",
         "_replies_due",
         "_reply_size",
         "_settings",
@@ -64,7 +65,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._lines: list[str] = []
         self._reply_size = 0
         self._binary = False  # the last MAIL said BODY=BINARYMIME
-        self._chunk_refused = False  # of the message that is being answered
+        self._refusal: Reply | None = None  # of a chunk of the message that is being answered
+        self._given_up = False  # of that message RSET was sent for its end
         self._content: Content | None = None  # of the message that is being sent by BDAT or was asked for by 354
 
     @property
@@ -78,7 +80,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
         Commands are pipelined when the server offers it (RFC 2920).  Content is sent after Data was answered by 354:
         MessageChunk as often as needed, CRLF line ends, dots as they are; then MessageComplete.  Where the server
         offers CHUNKING, the same may be sent behind Rcpt without Data: it goes by BDAT, where each MessageChunk is
-        answered, too, by a Replied with its Bdat; once one was refused, Rset is what may follow (RFC 3030 section 2).
+        answered, too, by a Replied with its Bdat.  Once one was refused, Rset is what may follow; what had not left of
+        the message never does, and is answered by the same reply (RFC 3030 section 2).
         Behind Hello(lmtp=True) MessageComplete is answered once for each accepted recipient, in their order.
         Raises LocalProtocolError, nothing having been sent, when the command is not allowed now or too much is queued.
         """
@@ -153,7 +156,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     def _check_chunk_may_follow(self) -> None:
         under_way = (*self._unanswered, *(command for command, _ in self._unsent))
-        if self._chunk_refused and not any(
+        if self._refusal is not None and not any(
             isinstance(command, (Rset, Hello, MessageComplete)) for command in under_way
         ):
             raise LocalProtocolError("a chunk was refused: only Rset leads on")
@@ -176,6 +179,20 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     def _new_content(self) -> Content:
         return Content(lf_to_crlf=self._settings.lf_to_crlf, binary=self._binary)
+
+    def _send_what_may(self) -> None:
+        """As the base says; of a message that was refused not an octet more (RFC 3030 section 2): RSET for its end."""
+        unsent = self._unsent
+        while self._refusal is not None and unsent and not self._unanswered:
+            command = unsent[0][0]
+            if isinstance(command, MessageComplete):
+                unsent[0] = (command, Rset().to_wire())
+                self._given_up = True
+            if not isinstance(command, Bdat):
+                break
+            unsent.popleft()
+            self._events.append(Replied(command=command, reply=self._refusal))
+        super()._send_what_may()
 
     def _may_follow(self) -> bool:
         """RFC 2920 section 3.1: only the last of a group may be of any kind; the end of content may begin one (4)."""
@@ -217,7 +234,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
     # What comes in
 
     def _advance(self) -> ClientEvent | Action | None:
-        line = self._take_reply_line(self._settings.maximum_reply_line)
+        limit = self._settings.maximum_reply_line
+        line = self._take_reply_line(limit if self._exchange is None else max(limit, MAXIMUM_AUTH_LINE))
         if line is None:
             return self._starve(self._patience())
         reply = self._read(line)
@@ -274,6 +292,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
                 raise RemoteProtocolError(f"DATA was answered by {reply.code}")
         elif 300 <= reply.code < 400:
             raise RemoteProtocolError(f"{reply.code} where no continuation was asked for")
+        if self._given_up and isinstance(command, MessageComplete):
+            return self._give_up(command, reply)
         if isinstance(command, MessageComplete) and self._take_verdict(reply):
             return Replied(command=command, reply=reply)
         self._unanswered.popleft()
@@ -283,11 +303,26 @@ class ClientConnection(ClientMachine[ClientEvent]):
             return None
         return Replied(command=command, reply=reply)
 
+    def _give_up(self, command: MessageComplete, reply: Reply) -> ClientEvent:
+        """The reply to the RSET that went for the end of a refused message: that end is answered as its chunk was."""
+        refusal, self._refusal = self._refusal, None
+        if refusal is None or not reply.positive:
+            raise RemoteProtocolError(f"RSET was answered by {reply.code}")
+        self._given_up = False
+        self._unanswered.popleft()
+        replied = Replied(command=command, reply=refusal)
+        if self._lmtp:
+            self._events.extend([replied] * (self._accepted_recipients - 1))
+        self._state = State.READY
+        self._project()
+        self._send_what_may()
+        return replied
+
     def _take_verdict(self, reply: Reply) -> bool:
         """LMTP: whether more replies to this message are due, one for each accepted recipient."""
         if not self._lmtp:
             return False
-        if reply.positive and (self._chunk_refused or not self._accepted_recipients):
+        if reply.positive and (self._refusal is not None or not self._accepted_recipients):
             raise RemoteProtocolError("a message was accepted that cannot be whole")
         self._replies_due = (self._replies_due or self._accepted_recipients or 1) - 1
         return self._replies_due > 0
@@ -314,11 +349,11 @@ class ClientConnection(ClientMachine[ClientEvent]):
                 raise RemoteProtocolError(f"{command.verb} was accepted in {self._state.name}")
             self._state = NEXT[self._state][command.verb]
         elif isinstance(command, (Bdat, MessageComplete)):
-            self._apply_content(command, accepted=accepted)
+            self._apply_content(command, reply)
         if isinstance(command, (Hello, Mail, Rset, MessageComplete)):
-            self._chunk_refused = False
+            self._refusal = None
         if isinstance(command, Hello) and accepted:
-            self._extensions = _parse_extensions(reply) if command.extended else {}
+            self._extensions = parse_extensions(reply) if command.extended else {}
             self._lmtp = command.lmtp
         elif isinstance(command, Mail):
             self._accepted_recipients = 0
@@ -332,16 +367,18 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._project()
         self._send_what_may()
 
-    def _apply_content(self, command: Command, *, accepted: bool) -> None:
+    def _apply_content(self, command: Command, reply: Reply) -> None:
         state = self._state
+        accepted = reply.positive
         if isinstance(command, Bdat):
             if "BDAT" in NEXT[state]:
                 self._state = State.CHUNKS  # refused, too: until RSET nothing good comes of it (RFC 3030 section 2)
             elif accepted:
                 raise RemoteProtocolError(f"BDAT was accepted in {state.name}")
-            self._chunk_refused |= not accepted
+            if not accepted and self._refusal is None:
+                self._refusal = reply
             return
-        if accepted and self._chunk_refused:
+        if accepted and self._refusal is not None:
             raise RemoteProtocolError("a message was accepted of which a chunk was refused")
         if state is State.CHUNKS:
             self._state = State.READY
@@ -365,16 +402,3 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if self._idle and self._state not in (State.GREETING, State.DATA):
             self._write(Quit().to_wire(), due=True)
         self._close(self._why)
-
-
-def _parse_extensions(reply: Reply) -> dict[str, str]:
-    """``250-SIZE 100`` and its like: keyword to parameters.  ``AUTH=`` of old servers counts as AUTH."""
-    extensions: dict[str, str] = {}
-    for line in reply.text.split("\n")[1:]:
-        keyword, _, parameters = line.strip().partition(" ")
-        keyword = keyword.upper()
-        if keyword.startswith("AUTH="):
-            parameters = f"{keyword[5:]} {parameters}"
-            keyword = "AUTH"
-        extensions[keyword] = f"{extensions[keyword]} {parameters}" if keyword in extensions else parameters.strip()
-    return extensions

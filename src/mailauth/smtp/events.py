@@ -65,6 +65,14 @@ class Replied(RepliedBy[Reply]):
     __slots__ = ()
     __doc__ = RepliedBy.__doc__
 
+    @property
+    def temporary(self) -> bool:
+        """Whether the same may be tried again later: 4yz, and 552 to RCPT, by which older servers mean the 452 of too
+        many recipients (RFC 5321 section 4.5.3.1.10).
+        """
+        code = self.reply.code
+        return 400 <= code < 500 or (code == 552 and isinstance(self.command, Rcpt))
+
 
 class AuthenticationFailed(LoginRefusedBy[Reply]):
     __slots__ = ()

@@ -98,3 +98,19 @@ def join_lines(code: int, texts: list[str]) -> Reply:
     if _ENHANCED.fullmatch(status) and int(status[0]) == code // 100:
         return Reply(code, status, "\n".join(text.partition(" ")[2] for text in texts))
     return Reply(code, "", "\n".join(texts))
+
+
+def parse_extensions(reply: Reply) -> dict[str, str]:
+    """The reply to EHLO, ``250-SIZE 100`` and its like: keyword to parameters.
+
+    ``AUTH=`` of old servers counts as AUTH.
+    """
+    extensions: dict[str, str] = {}
+    for line in reply.text.split("\n")[1:]:
+        keyword, _, parameters = line.strip().partition(" ")
+        keyword = keyword.upper()
+        if keyword.startswith("AUTH="):
+            parameters = f"{keyword[5:]} {parameters}"
+            keyword = "AUTH"
+        extensions[keyword] = f"{extensions[keyword]} {parameters}" if keyword in extensions else parameters.strip()
+    return extensions

@@ -100,31 +100,36 @@ class _Connection(ContentCourse[Q], Generic[Q]):
 
     def _read(self, line: bytes) -> ServerEvent | None:
         """A line that is not one of the common ones."""
+        settings = self._settings
+        said = line.rstrip(b" \t") if settings.trailing_blanks else line
         try:
-            verb, argument = split_line(line)
+            verb, argument = split_line(said)
         except Malformed:
             return self._refuse("", line, _fixed.BAD_LINE)
         parse = PARSERS.get(verb)
-        if parse is None or verb not in self._settings.verbs:
+        if parse is None or verb not in settings.verbs:
             if verb in _NOT_IMPLEMENTED:
                 return self._refuse(verb, line, _fixed.NOT_IMPLEMENTED)
             if verb in _HTTP:
                 return self._turn_away(line)
             return self._refuse("", line, _fixed.UNKNOWN_COMMAND)
-        if self._settings.blank_after_colon and verb in {"MAIL", "RCPT"}:
+        if settings.blank_after_colon and verb in {"MAIL", "RCPT"}:
             argument = _BLANK_AFTER_COLON.sub(r"\1<", argument)
         try:
+            if said.endswith(b" "):
+                raise Malformed("a blank at the end of the line")
             command = parse(argument)
         except Malformed as error:
             reply = Reply(501, "5.5.4", str(error))
-            return self._lose_count(line, reply) if verb == "BDAT" else self._refuse(verb, line, reply)
+            if verb == "BDAT" and self._state is not State.REFUSING:
+                return self._lose_count(line, reply)
+            return self._refuse(verb, line, reply)
         return self._obey(command, line)
 
     def _obey(self, command: LineCommand, line: bytes | re.Match[bytes]) -> ServerEvent | None:
         verb = command.verb
         if verb not in NEXT[self._state]:
-            refusing = self._state is State.REFUSING
-            return self._refuse(verb, line, _fixed.NO_SERVICE if refusing else _fixed.BAD_SEQUENCE, command)
+            return self._refuse(verb, line, _fixed.BAD_SEQUENCE, command)
         if self._settings.tls_required and self._tls is None and verb not in _IN_CLEAR:
             return self._refuse(verb, line, _fixed.TLS_REQUIRED, command)
         refusal: Reply | None = None
@@ -182,6 +187,8 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         self, verb: str, line: bytes | re.Match[bytes], reply: Reply, command: LineCommand | None = None
     ) -> ServerEvent:
         """The rules alone say no; each refusal counts against the budget of errors."""
+        if self._state is State.REFUSING:
+            reply = _fixed.NO_SERVICE  # to whatever is not QUIT (RFC 5321 section 3.1)
         if isinstance(command, Auth):
             line = f"AUTH {command.mechanism}".encode("ascii")
         elif verb == "AUTH":

@@ -6,6 +6,7 @@ Each limit is a field, and its comment says where the number comes from.
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from types import MappingProxyType
 from typing import Final
@@ -22,6 +23,8 @@ from .commands import Mail, Rcpt
 from .replies import Reply
 
 _VERBS_OF_EXTENSIONS: Final = MappingProxyType({"CHUNKING": "BDAT"})
+_EHLO_LINE: Final = re.compile(r"[A-Z0-9][A-Z0-9-]*(?: [!-~]+)*")
+_MAXIMUM_EHLO_LINE: Final = 506  # of the 512 octets of a reply line, without code and CRLF (RFC 5321 section 4.5.3.1.5)
 _BARE_TLS: Final = Tls(version="")  # nothing to bind to and no certificate, as nearly all connections have it
 
 
@@ -79,8 +82,17 @@ class AnyServerSettings:
     """Keywords, in capitals, of parameters of MAIL and RCPT that this library does not know and the application does:
     they are in ``parameters`` as written.  Any other is 555."""
 
+    further_extensions: tuple[str, ...] = attrs.field(default=(), validator=attrs.validators.instance_of(tuple))
+    """Lines of the EHLO reply for extensions that the application brings: a keyword in capitals (some clients know no
+    others) and its parameters, as ``MT-PRIORITY MIXER`` (RFC 5321 section 4.1.1.1).  What has a setting here is offered
+    by that alone."""
+
     blank_after_colon: bool = False
     """Take ``MAIL FROM: <a@b>``, which RFC 5321 section 3.3 forbids and some devices say all the same; else 501."""
+
+    trailing_blanks: bool = False
+    """Take a command with blanks or tabs before its CRLF, as RFC 5321 section 4.1.1 would have servers do; else 501 for
+    a blank and 500 for a tab."""
 
     any_octets: bool = False
     """Hand on content with bare CR, bare LF or NUL as it came, not only where BINARYMIME says so: whoever passes it on
@@ -130,6 +142,7 @@ class AnyServerSettings:
         if self.binary_mime and not self.chunking:
             raise LocalProtocolError("binary_mime needs chunking: only BDAT can carry it")
         sasl.check_offer(self.mechanisms, self.scram_decoy)
+        self._check_further_extensions()
 
     def context(self, nonce: str, tls: Tls | None) -> sasl.Context:
         """What a mechanism needs to begin."""
@@ -157,10 +170,24 @@ class AnyServerSettings:
     def _offered_in_clear(self) -> tuple[str, ...]:
         return tuple(name for name in self._offered_inside_tls if name in self.mechanisms_without_tls)
 
+    def _check_further_extensions(self) -> None:
+        taken = {keyword for keyword, _, _ in self._extension_rows(None)}
+        for line in self.further_extensions:
+            keyword = line.partition(" ")[0]
+            if not _EHLO_LINE.fullmatch(line) or len(line) > _MAXIMUM_EHLO_LINE:
+                raise LocalProtocolError(f"further_extensions: {line!r} is no KEYWORD with parameters")
+            if keyword in taken:
+                raise LocalProtocolError(f"further_extensions: {keyword} is there already, or has a setting of its own")
+            taken.add(keyword)
+
     def extensions(self, tls: Tls | None) -> dict[str, str]:
         """The extension keywords of the EHLO reply in that state, with their parameters."""
+        return {keyword: parameters for keyword, parameters, on in self._extension_rows(tls) if on}
+
+    def _extension_rows(self, tls: Tls | None) -> tuple[tuple[str, str, bool], ...]:
+        """Every extension that this library knows: keyword, parameters, whether it is offered in that state."""
         offered = self.offered(tls)
-        rows = (
+        return (
             ("PIPELINING", "", self.pipelining),
             ("SIZE", str(self.maximum_message_size), True),
             ("8BITMIME", "", self.eight_bit_mime),
@@ -173,7 +200,6 @@ class AnyServerSettings:
             ("STARTTLS", "", self.starttls and tls is None),
             ("AUTH", " ".join(offered), bool(offered)),
         )
-        return {keyword: parameters for keyword, parameters, on in rows if on}
 
     def hello_reply(self, tls: Tls | None) -> bytes:
         """The whole reply to EHLO, as on the wire."""
@@ -191,7 +217,7 @@ class AnyServerSettings:
 
     def _encode_hello(self, tls: Tls | None) -> bytes:
         lines = [f"{keyword} {parameters}".rstrip() for keyword, parameters in self.extensions(tls).items()]
-        return Reply(250, "", "\n".join([self.host_name, *lines])).to_wire()
+        return Reply(250, "", "\n".join([self.host_name, *lines, *self.further_extensions])).to_wire()
 
     @cached_property
     def verbs(self) -> frozenset[str]:
@@ -251,7 +277,8 @@ class ClientSettings:
     A bare CR and a NUL are refused all the same."""
 
     maximum_reply_line: int = attrs.field(default=4_096, validator=attrs.validators.ge(512))
-    """Octets of one line of a reply: 512 by RFC 5321 section 4.5.3.1.5, more for challenges (RFC 4954)."""
+    """Octets of one line of a reply: 512 by RFC 5321 section 4.5.3.1.5, and room.  In a login it is 12,288, as the
+    lines of challenges may have (RFC 4954 section 4)."""
 
     maximum_reply_lines: int = attrs.field(default=200, validator=attrs.validators.ge(1))
     """Lines of one reply; no RFC names a number, and the longest EHLO replies have some thirty."""

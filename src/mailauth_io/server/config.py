@@ -82,6 +82,7 @@ class Config:
             scram_decoy=_NEVER_SHOWN,
             mechanisms_without_tls=CLEAR if self.legacy else frozenset(),
             chunking=True,
+            trailing_blanks=True,
             starttls=self.ssl_context is not None,
             maximum_message_size=self.maximum_message_size,
         )
