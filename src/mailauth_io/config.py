@@ -253,8 +253,7 @@ def _remarks(settings: Settings, accounts: stores.MemoryAccounts) -> tuple[str, 
         remarks.append("No grants: a login by POP3 opens nothing.")
     if accounts.mixed is not None:
         remarks.append(accounts.mixed)
-    if stores.Proof.SECRET not in accounts.proofs:
-        remarks.append("No CRAM-MD5 and no APOP: they need the password itself ({PLAIN}) of every account.")
+    remarks += accounts.lacking
     if settings.tokens and "tokens" not in settings.places:
         remarks.append("Tokens from the command line, which others on this machine may see: for trials only.")
     if not accounts.names:

@@ -381,7 +381,15 @@ def test_remarks_tell_what_the_accounts_cannot_answer_and_what_tells_them_apart(
     hashed = " ".join(read("--accounts", accounts_file(tmp_path, crypt)).remarks)
     mixed = " ".join(read("--accounts", accounts_file(tmp_path, plain + crypt)).remarks)
     for remarks in (hashed, mixed):
-        assert "No CRAM-MD5 and no APOP" in remarks
+        assert "No CRAM-MD5, APOP or SCRAM-SHA-1: " in remarks
+        assert "No SCRAM-SHA-256: " in remarks
     assert "different ways" in mixed
     assert "different ways" not in hashed
-    assert "No CRAM-MD5" not in " ".join(read(*USER).remarks)
+    assert not any("No CRAM-MD5" in remark or "No SCRAM" in remark for remark in read(*USER).remarks)
+
+
+def test_remarks_tell_that_stored_keys_are_of_one_hash_alone(tmp_path: Path) -> None:
+    path = accounts_file(tmp_path, f"alice:{stores.write_credential('SCRAM-SHA-256', b'open sesame')}\n")
+    remarks = " ".join(read("--accounts", path).remarks)
+    assert "No CRAM-MD5, APOP or SCRAM-SHA-1: " in remarks
+    assert "No SCRAM-SHA-256" not in remarks

@@ -71,6 +71,26 @@ def test_a_change_counts_within_two_seconds(run: Run, house: House) -> None:
 
 
 @on_both_loops
+def test_what_is_offered_no_longer_is_told(run: Run, house: House) -> None:
+    """One account with a hash takes SCRAM and CRAM-MD5 from everybody, so whoever reads the log hears of it."""
+
+    async def main() -> None:
+        house.clock.now += 1
+        house.write(f"alice:{write_credential('SCRAM-SHA-256', b'new')}\nbob:{{PLAIN}}two\n")
+        changes = await house.later(2)
+        assert changes is not None
+        assert any("No CRAM-MD5, APOP or SCRAM-SHA-1" in remark for remark in changes.remarks)
+        assert not any("No SCRAM-SHA-256" in remark for remark in changes.remarks)
+        house.write(f"alice:{write_credential('SHA512-CRYPT', b'new')}\nbob:{{PLAIN}}two\n")
+        changes = await house.later(2)
+        assert changes is not None
+        assert any("No SCRAM-SHA-256" in remark for remark in changes.remarks)
+        assert not any("No CRAM-MD5" in remark for remark in changes.remarks)
+
+    run(main)
+
+
+@on_both_loops
 def test_a_file_that_is_being_written_is_left_to_rest(run: Run, house: House) -> None:
     """An editor that truncates and writes must not throw everybody out for a moment."""
 

@@ -15,6 +15,7 @@ from mailauth.sasl import (
     Refusal,
     ServerExchange,
     Success,
+    apop,
     is_message_id,
 )
 
@@ -97,3 +98,23 @@ def test_a_wrong_and_a_missing_secret_are_told_alike(secret: bytes | None) -> No
 def test_a_response_of_another_form_is_malformed(response: bytes) -> None:
     """RFC 1939 section 7: the digest in lower-case hexadecimal."""
     assert ApopServer(timestamp=TIMESTAMP, tls=False).respond(response) is Fault.MALFORMED
+
+
+@pytest.mark.parametrize("size", [29, 33, 50])
+def test_every_secret_costs_as_many_steps_of_md5(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """House rule 5: a missing one too, wherever the block of 64 octets ends (RFC 1321 section 3)."""
+    hashed: list[int] = []
+
+    def plain_md5(secret: bytes, timestamp: bytes) -> bytes:
+        hashed.append(len(timestamp) + len(secret))
+        return b"0" * 32
+
+    monkeypatch.setattr(apop, "plain_md5", plain_md5)
+    costs = set()
+    for secret in (None, *(b"s" * length for length in range(1, 65))):
+        server = ServerExchange(ApopServer(timestamp=b"<a@" + b"b" * (size - 4) + b">", tls=False))
+        server.respond(RESPONSE)
+        assert server.answer(secret) is Refusal.BAD_CREDENTIALS
+        costs.add(sum(octets // 64 + (2 if octets % 64 > 55 else 1) for octets in hashed))
+        hashed.clear()
+    assert len(costs) == 1

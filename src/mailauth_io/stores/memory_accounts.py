@@ -25,6 +25,12 @@ from .names import NAME_RULE, mailbox_name
 REMEMBERED: Final = 4096
 """Unknown names that have once cost what deriving SCRAM keys costs, as a known name does; the oldest are forgotten."""
 
+_LACKING: Final = {
+    Proof.SECRET: "No CRAM-MD5, APOP or SCRAM-SHA-1: they need the password itself ({PLAIN}) of every account.",
+    Proof.SCRAM_SHA_256: "No SCRAM-SHA-256: it needs {SCRAM-SHA-256} or {PLAIN} of every account.",
+}
+"""What is said of a proof that not every account has.  There is no scheme for stored keys of SHA-1."""
+
 
 @attrs.frozen(kw_only=True)
 class Changes:
@@ -164,6 +170,11 @@ class MemoryAccounts:
             "names exist. Write all of them by one scheme, with mailauth passwd."
         )
 
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Sentences: which mechanisms are offered to nobody, since not every account has what they need."""
+        return tuple(remark for proof, remark in _LACKING.items() if proof not in self._proofs)
+
     async def refresh(self) -> Changes | None:
         if self._file is None:
             return None
@@ -173,7 +184,7 @@ class MemoryAccounts:
             return Changes(remarks=(f"{error}; the accounts stay as they were",))
         if written is None:
             return None
-        before = self._accounts
+        before, lacking = self._accounts, self.lacking
         self._accounts, complaints = collect([*self._fixed, *written], self._domains)
         for name, account in self._accounts.items():
             if name in before and account.credential == before[name].credential:
@@ -181,6 +192,7 @@ class MemoryAccounts:
         self._begin()
         revoked = {name for name, account in before.items() if self._credential(name) is not account.credential}
         remarks = [*complaints, f"{self._file.path} has changed and was read again: {len(self._accounts)} accounts now"]
+        remarks += (remark for remark in self.lacking if remark not in lacking)
         if self.mixed is not None:
             remarks.append(self.mixed)
         return Changes(revoked=frozenset(revoked | (before.keys() - self._accounts.keys())), remarks=tuple(remarks))
