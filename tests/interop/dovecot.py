@@ -18,13 +18,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypedDict
 
 import attrs
+import pytest
 import trustme
 
 from mailauth_io import server
-from tests.interop.visit import HOST, missing, program
+from tests.interop.visit import HOST, environment, missing, program
 
 _KEY: Final = b"a key that signs tokens for tests"
 _LATE: Final = 4_102_444_800  # the year 2100
@@ -126,13 +127,35 @@ class Dovecot:
     """Who certifies it, and clients."""
     home: Path
     log: list[str]
+    who: pwd.struct_passwd
+    """Whom it runs as."""
+
+    def doveadm(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run its own tool by its configuration, and as it runs itself; mail is that of ``somebody``."""
+        return subprocess.run(
+            [program("doveadm"), "-c", str(self.home / "dovecot.conf"), *words],
+            capture_output=True, text=True, timeout=60, cwd=self.home, **_as(self.who),
+            env={**environment(self.home), "USER": "somebody"},
+        )  # fmt: skip
 
     def auth_test(self, name: str, password: str) -> bool:
         """What ``doveadm auth test`` says of a password."""
-        words = [program("doveadm"), "-c", str(self.home / "dovecot.conf"), "auth", "test"]
-        done = subprocess.run([*words, name, password], capture_output=True, text=True, timeout=30)
+        done = self.doveadm("auth", "test", name, password)
         assert f"auth {'failed' if done.returncode else 'succeeded'}" in done.stdout, done.stderr
         return done.returncode == 0
+
+
+class _Unprivileged(TypedDict, total=False):
+    user: int
+    group: int
+    extra_groups: list[str]
+
+
+def _as(who: pwd.struct_passwd) -> _Unprivileged:
+    """How a process becomes *who*, when root starts it."""
+    if os.geteuid() != 0:
+        return {}
+    return {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": []}
 
 
 def token(name: str, key: bytes = _KEY) -> bytes:
@@ -147,17 +170,25 @@ def _url_safe(octets: bytes) -> bytes:
 
 
 @contextmanager
-def dovecot(accounts: str) -> Iterator[Dovecot]:
-    """Start one that has *accounts*, a passwd-file, and end it.  Skips or fails as ``missing()`` does without it."""
+def dovecot(accounts: str, settings: str = "", *, trusts: Path | None = None) -> Iterator[Dovecot]:
+    """Start one that has *accounts*, a passwd-file, and end it.
+
+    Skips or fails as ``missing()`` does without it.  Of 2.4 it skips: that has another configuration.
+
+    *settings* are set behind its own; *trusts* holds whom it trusts as a client.
+    """
     path = _find()
     # Started by root it could not be unprivileged in a directory of root's.
     who = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
     with tempfile.TemporaryDirectory(prefix="mailauth-", ignore_cleanup_errors=True) as directory:
         home, authority = Path(directory), trustme.CA()
         _furnish(home, authority, accounts)
+        if trusts is not None:
+            (home / "trusted.pem").write_bytes(trusts.read_bytes())
+            settings = f"{settings}\nssl_client_ca_file = {home}/trusted.pem\n"
         for attempt in range(_ATTEMPTS):
             try:
-                with _running(path, home, who, authority) as running:
+                with _running(path, home, who, authority, settings) as running:
                     yield running
                 return
             except NotStarted as error:
@@ -165,12 +196,19 @@ def dovecot(accounts: str) -> Iterator[Dovecot]:
                     raise
 
 
+def version() -> str:
+    """The first two numbers of the version that is installed.  Skips or fails as ``missing()`` does without it."""
+    said = subprocess.run([program("dovecot"), "--version"], capture_output=True, text=True, timeout=30).stdout
+    return ".".join(said.split(".")[:2])
+
+
 def _find() -> str:
     path = program("dovecot")
-    version = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30).stdout
+    if version() != "2.3":
+        pytest.skip(f"Dovecot {version()} is installed, and these tests write the configuration of 2.3")
     words = [program("doveconf"), "-c", "/dev/null", "-h", "libexec_dir"]
     programs = Path(subprocess.run(words, capture_output=True, text=True, timeout=30).stdout.strip())
-    if not version.startswith("2.3.") or not all((programs / name).exists() for name in ("pop3", "submission")):
+    if not all((programs / name).exists() for name in ("pop3", "submission")):
         missing(_PACKAGES)
     return path
 
@@ -187,7 +225,7 @@ def _furnish(home: Path, authority: trustme.CA, accounts: str) -> None:
 
 
 @contextmanager
-def _running(path: str, home: Path, who: pwd.struct_passwd, authority: trustme.CA) -> Iterator[Dovecot]:
+def _running(path: str, home: Path, who: pwd.struct_passwd, authority: trustme.CA, settings: str) -> Iterator[Dovecot]:
     ports = _free_ports("smtp", "smtps", "pop3", "pop3s")
     with socket.socket() as nowhere:  # bound and not listening: whoever connects is refused
         nowhere.bind((HOST, 0))
@@ -195,16 +233,14 @@ def _running(path: str, home: Path, who: pwd.struct_passwd, authority: trustme.C
             _CONFIGURATION.format(
                 home=home, user=who.pw_name, group=grp.getgrgid(who.pw_gid).gr_name,
                 nowhere=nowhere.getsockname()[1], **ports,
-            )
+            ) + settings
         )  # fmt: skip
-        root = os.geteuid() == 0
-        if root:
+        if os.geteuid() == 0:
             for place in (home, *home.rglob("*")):
                 os.chown(place, who.pw_uid, who.pw_gid)
         with subprocess.Popen(
             [path, "-F", "-c", str(home / "dovecot.conf")],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            user=who.pw_uid if root else None, group=who.pw_gid if root else None, extra_groups=[] if root else None,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **_as(who),
         ) as process:  # fmt: skip
             try:
                 assert process.stderr is not None
@@ -217,7 +253,8 @@ def _running(path: str, home: Path, who: pwd.struct_passwd, authority: trustme.C
                     raise NotStarted("".join(said))
                 reader = threading.Thread(target=said.extend, args=(process.stderr,))
                 reader.start()
-                yield Dovecot(pair=server.Pair(hosts=(HOST,), **ports), authority=authority, home=home, log=said)
+                pair = server.Pair(hosts=(HOST,), **ports)
+                yield Dovecot(pair=pair, authority=authority, home=home, log=said, who=who)
             finally:
                 process.terminate()
                 process.wait(30)

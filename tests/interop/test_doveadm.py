@@ -5,36 +5,41 @@ Skips where it is not installed; with MAILAUTH_INTEROP=require it fails.  Nothin
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from mailauth_io.stores import write_credential
 from mailauth_io.stores.credentials import prepared, read_credential
+from tests.interop.dovecot import version
+from tests.interop.visit import program
 
 PASSWORDS = ("open sesame", "caf\u00e9 o\ufb03ce", "a$b,c{d}e")
 SCHEMES = ("PLAIN", "SHA512-CRYPT", "BLF-CRYPT", "ARGON2ID", "SCRAM-SHA-256")
 MORE = ("SHA256-CRYPT", "ARGON2I", "CRYPT")
 
 
-def doveadm(*words: str) -> subprocess.CompletedProcess[str]:
-    """``doveadm pw``, with no configuration."""
-    path = shutil.which("doveadm")
-    if path is None:
-        if os.environ.get("MAILAUTH_INTEROP") == "require":
-            pytest.fail("doveadm is not installed, and MAILAUTH_INTEROP=require wants it")
-        pytest.skip("doveadm is not installed")
-    command = [path, "-c", "/dev/null", "pw", *words]
+@pytest.fixture(scope="module")
+def configuration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that says nothing; but that of 2.4 names its version first."""
+    path = tmp_path_factory.mktemp("doveadm") / "dovecot.conf"
+    lines = "" if version() == "2.3" else "dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\n"
+    path.write_text(lines)
+    return path
+
+
+def doveadm(configuration: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """``doveadm pw``."""
+    command = [program("doveadm"), "-c", str(configuration), "pw", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
 
 
 @pytest.mark.parametrize("password", PASSWORDS)
 @pytest.mark.parametrize("scheme", SCHEMES + MORE)
-def test_what_doveadm_writes_is_read_here(scheme: str, password: str) -> None:
+def test_what_doveadm_writes_is_read_here(configuration: Path, scheme: str, password: str) -> None:
     """It hashes the octets as they are; a login brings them in the form of RFC 4013 where that differs."""
-    written = doveadm("-s", scheme, "-p", prepared(password.encode()).decode())
+    written = doveadm(configuration, "-s", scheme, "-p", prepared(password.encode()).decode())
     assert written.returncode == 0, written.stderr
     credential = read_credential(written.stdout.strip().encode())
     assert written.stdout.startswith(f"{{{scheme}}}")
@@ -44,9 +49,9 @@ def test_what_doveadm_writes_is_read_here(scheme: str, password: str) -> None:
 
 @pytest.mark.parametrize("password", PASSWORDS)
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_what_is_written_here_doveadm_verifies(scheme: str, password: str) -> None:
+def test_what_is_written_here_doveadm_verifies(configuration: Path, scheme: str, password: str) -> None:
     field = write_credential(scheme, password.encode())
-    right = doveadm("-t", field, "-p", prepared(password.encode()).decode())
+    right = doveadm(configuration, "-t", field, "-p", prepared(password.encode()).decode())
     assert right.returncode == 0, right.stderr
     assert "verified" in right.stdout
-    assert doveadm("-t", field, "-p", "open poppy").returncode != 0
+    assert doveadm(configuration, "-t", field, "-p", "open poppy").returncode != 0

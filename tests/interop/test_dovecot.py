@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import secrets
 import ssl
+import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from mailauth import sasl
 from mailauth_io.cli import SCHEMES
-from mailauth_io.stores import write_credential
 from tests.interop.dovecot import Dovecot, dovecot, token
 from tests.io.logins import Login, by_both_protocols, on_both_ports, pop3_login, refused, smtp_login
 from tests.io.server_support import Run, on_both_loops, run_on_asyncio
+from tests.serving import command, environment
 
 PASSWORD, ASCII, WRONG = "p\u00e4ss w\u00f6rd", "open sesame", "open poppy"
 
@@ -25,9 +26,19 @@ PASSWORD, ASCII, WRONG = "p\u00e4ss w\u00f6rd", "open sesame", "open poppy"
 @pytest.fixture(scope="module")
 def server() -> Iterator[Dovecot]:
     """One whose accounts are named after their schemes; the password of ``ascii`` is ASCII."""
-    lines = [f"{scheme.lower()}:{write_credential(scheme, PASSWORD.encode())}\n" for scheme in SCHEMES]
+    lines = [passwd(scheme.lower(), scheme) for scheme in SCHEMES]
     with dovecot("".join([*lines, f"ascii:{{PLAIN}}{ASCII}\n"])) as running:
         yield running
+
+
+def passwd(name: str, scheme: str) -> str:
+    """A line that ``mailauth passwd`` writes."""
+    done = subprocess.run(
+        command("passwd", name, "--scheme", scheme),
+        input=f"{PASSWORD}\n", capture_output=True, encoding="utf-8", timeout=60, env=environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 Make = Callable[[str], sasl.ClientMechanism]

@@ -1,7 +1,8 @@
 """GNU SASL's own program on both sides: as a client of the ready server, and as a server of our client mechanisms.
 
-Skips without it; with MAILAUTH_INTEROP=require it fails.  It is met in clear, and for PLAIN behind STARTTLS too, which
-it says before any EHLO.
+Skips without it; with MAILAUTH_INTEROP=require it fails.  It is met in clear, and behind STARTTLS, which it says before
+any EHLO, for PLAIN and EXTERNAL.  The -PLUS forms are met mechanism to mechanism: it binds by ``tls-exporter`` and
+``tls-unique``, neither of which Python's ssl has for TLS 1.3.  As a server it cannot judge EXTERNAL.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from mailauth import sasl
 from tests.interop.visit import HOST, NAME, PASSWORD, Refused, environment, program, run
@@ -23,9 +25,16 @@ PATIENCE = 30
 
 @pytest.fixture(scope="module", params=LOOPS)
 def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    directory = tmp_path_factory.mktemp("gsasl")
-    options = ("--loop", request.param, "--legacy", "--user", f"{NAME}:{PASSWORD}", "--ca-out", str(directory / "ca"))
-    with served(directory, *options) as server:
+    directory, authority = tmp_path_factory.mktemp("gsasl"), trustme.CA()
+    authority.cert_pem.write_to_path(str(directory / "clients"))
+    for name in ("alice", "stranger"):
+        issued = authority.issue_cert(f"{name}@example.test")
+        issued.private_key_and_cert_chain_pem.write_to_path(str(directory / name))
+    with served(
+        directory, "--loop", request.param, "--legacy", "--user", f"{NAME}:{PASSWORD}",
+        *("--ca-out", str(directory / "ca"), "--client-ca", str(directory / "clients")),
+        *("--client-name", f"email:alice@example.test={NAME}"),
+    ) as server:  # fmt: skip
         yield server
 
 
@@ -42,13 +51,35 @@ def test_it_logs_in_to_our_server(house: Served, login: str, tmp_path: Path) -> 
     assert f"login of {NAME} by {login} in clear" in house.log.read_text()
 
 
+def inside_tls(house: Served, login: str, home: Path, *words: str) -> bytes:
+    directory = house.log.parent
+    words = ("--starttls", f"--x509-ca-file={directory / 'ca'}", "--quiet", "-m", login, *words)
+    return run("gsasl", ["--smtp", f"--connect=localhost:{house.port('smtp')}", *words], home=home)
+
+
+def certificate(house: Served, name: str) -> list[str]:
+    path = house.log.parent / name
+    return [f"--x509-cert-file={path}", f"--x509-key-file={path}"]
+
+
 def test_it_logs_in_behind_starttls(house: Served, tmp_path: Path) -> None:
     """RFC 3207."""
-    words = ["--smtp", f"--connect=localhost:{house.port('smtp')}", "--starttls", "--quiet", "-m", "PLAIN"]
-    trusted = f"--x509-ca-file={house.log.parent / 'ca'}"
-    said = run("gsasl", [*words, trusted, "-a", NAME, "-p", PASSWORD], home=tmp_path)
+    said = inside_tls(house, "PLAIN", tmp_path, "-a", NAME, "-p", PASSWORD)
     assert b"\n235 2.7.0 " in said
     assert f"login of {NAME} by PLAIN inside TLS" in house.log.read_text()
+
+
+@pytest.mark.parametrize("acting_as", [[], ["-z", NAME]], ids=["nobody", "itself"])
+def test_it_logs_in_by_certificate(house: Served, tmp_path: Path, acting_as: list[str]) -> None:
+    """RFC 4422 appendix A: by the certificate alone, or saying whom it acts as."""
+    said = inside_tls(house, "EXTERNAL", tmp_path, *certificate(house, "alice"), *acting_as)
+    assert b"\n235 2.7.0 " in said
+    assert f"login of {NAME} by EXTERNAL inside TLS" in house.log.read_text()
+
+
+def test_a_certificate_that_is_nobodys_is_refused(house: Served, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="535"):
+        inside_tls(house, "EXTERNAL", tmp_path, *certificate(house, "stranger"))
 
 
 @pytest.mark.parametrize("login", LOGINS)
@@ -58,21 +89,38 @@ def test_a_wrong_password_is_refused(house: Served, login: str, tmp_path: Path) 
     assert f"login of {NAME} by {login} in clear" in house.log.read_text()
 
 
+def _scram(make: type[sasl.ScramSha1Client | sasl.ScramSha256Client]) -> Callable[[bytes], sasl.ClientMechanism]:
+    return lambda secret: make(authentication_identity=NAME, password=secret, entropy=secrets.token_bytes(16))
+
+
+def _plus(
+    make: type[sasl.ScramSha1PlusClient | sasl.ScramSha256PlusClient], binding: str
+) -> Callable[[bytes], sasl.ClientMechanism]:
+    return lambda secret: make(
+        authentication_identity=NAME, password=secret, entropy=secrets.token_bytes(16),
+        channel_binding=binding, binding_data=CHANNEL,
+    )  # fmt: skip
+
+
+CHANNEL = b"thirty-two octets of the channel"
 OURS: dict[str, Callable[[bytes], sasl.ClientMechanism]] = {
     "PLAIN": lambda secret: sasl.PlainClient(authentication_identity=NAME, password=secret),
     "LOGIN": lambda secret: sasl.LoginClient(authentication_identity=NAME, password=secret),
     "CRAM-MD5": lambda secret: sasl.CramMd5Client(authentication_identity=NAME, secret=secret),
-    "SCRAM-SHA-1": lambda secret: sasl.ScramSha1Client(
-        authentication_identity=NAME, password=secret, entropy=secrets.token_bytes(16)
-    ),
-    "SCRAM-SHA-256": lambda secret: sasl.ScramSha256Client(
-        authentication_identity=NAME, password=secret, entropy=secrets.token_bytes(16)
-    ),
+    "SCRAM-SHA-1": _scram(sasl.ScramSha1Client),
+    "SCRAM-SHA-256": _scram(sasl.ScramSha256Client),
+    "SCRAM-SHA-1-PLUS by tls-exporter": _plus(sasl.ScramSha1PlusClient, "tls-exporter"),
+    "SCRAM-SHA-1-PLUS by tls-unique": _plus(sasl.ScramSha1PlusClient, "tls-unique"),
+    "SCRAM-SHA-256-PLUS by tls-exporter": _plus(sasl.ScramSha256PlusClient, "tls-exporter"),
+    "SCRAM-SHA-256-PLUS by tls-unique": _plus(sasl.ScramSha256PlusClient, "tls-unique"),
 }
 
 
-def trusted(ours: sasl.ClientMechanism, home: Path) -> bool:
-    """Whether gsasl, as a server on its standard input and output, takes *ours* for who it says."""
+def trusted(ours: sasl.ClientMechanism, home: Path, channel: bytes = CHANNEL) -> bool:
+    """Whether gsasl, as a server on its standard input and output, takes *ours* for who it says.
+
+    It asks for the *channel* that the -PLUS forms bind to.
+    """
     words = [program("gsasl"), "--server", "--quiet", "-m", ours.name, "-a", NAME, "-p", PASSWORD]
     with subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(home)
@@ -82,11 +130,16 @@ def trusted(ours: sasl.ClientMechanism, home: Path) -> bool:
         assert process.stdout.readline().strip() == ours.name.encode()
         response = ours.respond(None)
         begun = ours.client_first
-        while challenge := process.stdout.readline():  # a line of base64, empty when it has nothing to say
-            if not begun or challenge.strip():
-                response = ours.respond(sasl.decode_base64(challenge.strip()))
+        asks = ours.name.endswith("-PLUS")
+        while line := process.stdout.readline():  # of base64, empty when it has nothing to say
+            challenge = line.rpartition(b": ")[2].strip()  # what it asks for stands in front
+            if not begun or challenge:
+                response = ours.respond(sasl.decode_base64(challenge))
                 begun = True
             process.stdin.write(sasl.encode_base64(response) + b"\n")
+            if asks:
+                process.stdin.write(sasl.encode_base64(channel) + b"\n")
+                asks = False
             process.stdin.flush()
             if ours.satisfied and not response:
                 break  # what follows would be application data
@@ -95,7 +148,7 @@ def trusted(ours: sasl.ClientMechanism, home: Path) -> bool:
         return process.wait(PATIENCE) == 0
 
 
-@pytest.mark.parametrize("login", LOGINS)
+@pytest.mark.parametrize("login", OURS)
 def test_our_client_logs_in_to_it(login: str, tmp_path: Path) -> None:
     """In SCRAM ours verifies that gsasl knows the password, too."""
     ours = OURS[login](PASSWORD.encode())
@@ -103,6 +156,62 @@ def test_our_client_logs_in_to_it(login: str, tmp_path: Path) -> None:
     assert ours.satisfied
 
 
-@pytest.mark.parametrize("login", LOGINS)
+@pytest.mark.parametrize("login", OURS)
 def test_our_client_with_a_wrong_password_does_not(login: str, tmp_path: Path) -> None:
     assert not trusted(OURS[login](b"open poppy"), tmp_path)
+
+
+@pytest.mark.parametrize("login", [login for login in OURS if "-PLUS" in login])
+def test_our_client_on_another_channel_does_not(login: str, tmp_path: Path) -> None:
+    """RFC 5802 section 6: somebody stands between."""
+    ours = OURS[login](PASSWORD.encode())
+    assert not trusted(ours, tmp_path, b"another channel")
+    assert not ours.satisfied
+
+
+@pytest.mark.parametrize(
+    ("make", "hash_name"), [(sasl.ScramSha1PlusServer, "sha1"), (sasl.ScramSha256PlusServer, "sha256")]
+)
+@pytest.mark.parametrize("channel", [CHANNEL, b"another channel"], ids=["the same", "another"])
+def test_it_logs_in_to_our_mechanism_and_binds_the_channel(
+    make: type[sasl.ScramSha1PlusServer | sasl.ScramSha256PlusServer], hash_name: str, channel: bytes, tmp_path: Path
+) -> None:
+    """RFC 5802 section 6, RFC 9266: gsasl as a client on its standard input and output; it asks for the channel."""
+    ours = make(
+        nonce=secrets.token_hex(8), tls=True, decoy=sasl.ScramDecoy(key=bytes(16)),
+        channel_bindings={"tls-exporter": channel},
+    )  # fmt: skip
+    keys = sasl.scram_keys(PASSWORD.encode(), secrets.token_bytes(16), 4096, hash_name)
+    words = [program("gsasl"), "--client", "--quiet", "-m", ours.name, "-a", NAME, "-p", PASSWORD]
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(tmp_path)
+    ) as process:
+        said, heard = process.stdin, process.stdout
+        assert said is not None
+        assert heard is not None
+
+        def say(octets: bytes) -> None:
+            said.write(sasl.encode_base64(octets) + b"\n")
+            said.flush()
+
+        def hear() -> bytes:
+            return sasl.decode_base64(heard.readline().rpartition(b": ")[2].strip())
+
+        assert heard.readline().strip() == ours.name.encode()
+        say(CHANNEL)
+        question = ours.respond(hear())
+        assert isinstance(question, sasl.FetchScramKeys)
+        assert question.authentication_identity == NAME
+        challenge = ours.resolve(keys)
+        assert isinstance(challenge, sasl.Challenge)
+        say(challenge.octets)
+        verdict = ours.respond(hear())
+        if channel == CHANNEL:
+            assert isinstance(verdict, sasl.Success)
+            say(verdict.octets)
+            assert hear() == b""
+            said.write(b"\n")  # the protocol's own success
+        else:
+            assert verdict is sasl.Refusal.BAD_CREDENTIALS
+        said.close()
+        assert (process.wait(PATIENCE) == 0) == (channel == CHANNEL)

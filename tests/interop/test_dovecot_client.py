@@ -1,0 +1,134 @@
+"""Dovecot as a client of ours: its submission server sends on through our SMTP server, its pop3c reads our maildrops.
+
+Skips without Dovecot 2.3; with MAILAUTH_INTEROP=require it fails.
+"""
+
+from __future__ import annotations
+
+import secrets
+import smtplib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from tests.interop.dovecot import Dovecot, dovecot
+from tests.interop.visit import HOST, NAME, PASSWORD, WAYS
+from tests.serving import LOOPS, Served, messages, served
+
+LETTER = b"From: bob@example.test\nTo: alice@example.test\nSubject: waiting\n\nA letter\n.\n..\n.dot\n\nBye\n"
+RELAY_SSL = {"clear": "no", "upgrade": "starttls", "implicit": "smtps"}
+
+
+@attrs.frozen(kw_only=True)
+class House:
+    """Our server, and what belongs to it."""
+
+    server: Served
+    directory: Path
+
+    def port(self, protocol: str, way: str) -> int:
+        return self.server.port(protocol + ("s" if way == "implicit" else ""))
+
+    def logins(self) -> list[str]:
+        """What the log tells of logins, from the names on."""
+        lines = self.server.log.read_text().splitlines()
+        return [line.partition(" login of ")[2] for line in lines if " login of " in line]
+
+
+@pytest.fixture(scope="module", params=LOOPS)
+def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    directory = tmp_path_factory.mktemp("house")
+    for folder in ("tmp", "new", "cur"):
+        (directory / "maildrops" / NAME / folder).mkdir(parents=True)
+    (directory / "maildrops" / NAME / "new" / "1.letter").write_bytes(LETTER)
+    with served(
+        directory,
+        *("--loop", request.param, "--legacy", "--user", f"{NAME}:{PASSWORD}"),
+        *("--maildir", str(directory / "maildrops"), "--outbox", str(directory / "outbox")),
+        *("--ca-out", str(directory / "authority.pem")),
+    ) as server:
+        yield House(server=server, directory=directory)
+
+
+def relaying(house: House, way: str, password: str) -> str:
+    """Settings of a Dovecot that sends on to *house*, as alice."""
+    return f"""
+submission_relay_port = {house.port("smtp", way)}
+submission_relay_ssl = {RELAY_SSL[way]}
+submission_relay_user = {NAME}
+submission_relay_password = "{password}"
+"""
+
+
+def submit(running: Dovecot, message: bytes) -> None:
+    """To Dovecot, as an account of its own.  Raises SMTPException when our server did not take it."""
+    assert running.pair.smtp is not None
+    with smtplib.SMTP(HOST, running.pair.smtp, "client.test", timeout=30) as client:
+        client.starttls()
+        client.login("somebody", "there")
+        client.sendmail("alice@example.test", ["friend@elsewhere.test"], message)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_it_sends_on_through_our_server(house: House, way: str) -> None:
+    """RFC 4954: it logs in by PLAIN; the message is told apart by its subject."""
+    subject = secrets.token_hex(8)
+    message = f"From: alice@example.test\r\nSubject: {subject}\r\n\r\nHello\r\n.\r\n..dot\r\nBye\r\n".encode()
+    settings = relaying(house, way, PASSWORD)
+    with dovecot("somebody:{PLAIN}there\n", settings, trusts=house.directory / "authority.pem") as running:
+        submit(running, message)
+    told = "in clear" if way == "clear" else "inside TLS"
+    assert house.logins()[-1].startswith(f"{NAME} by PLAIN {told} from ")
+    (found,) = (one for one in messages(house.directory / "outbox") if subject.encode() in one)
+    assert found.endswith(b"\n\nHello\n.\n..dot\nBye\n")
+
+
+def test_it_sends_nothing_on_with_a_wrong_password(house: House) -> None:
+    settings = relaying(house, "implicit", "open poppy")
+    with (
+        dovecot("somebody:{PLAIN}there\n", settings, trusts=house.directory / "authority.pem") as running,
+        pytest.raises(smtplib.SMTPException),
+    ):
+        submit(running, b"Subject: refused\r\n\r\n")
+    assert "failed" in house.logins()[-1]
+    assert not any(b"Subject: refused" in one for one in messages(house.directory / "outbox"))
+
+
+@pytest.fixture(scope="module")
+def reader(house: House) -> Iterator[Dovecot]:
+    """One that reads by POP3."""
+    with dovecot("", trusts=house.directory / "authority.pem") as running:
+        yield running
+
+
+def read(house: House, reader: Dovecot, password: str) -> subprocess.CompletedProcess[str]:
+    """Fetch all that is in alice's maildrop by Dovecot's pop3c.
+
+    In clear: behind STLS that of 2.3 says nothing more to anybody, and with implicit TLS it overlooks an answer that is
+    there before it looks, and waits for ever.
+    """
+    settings = {
+        "mail_location": f"pop3c:{reader.home}/read/{secrets.token_hex(4)}",
+        "pop3c_host": HOST, "pop3c_port": house.server.port("pop3"),
+        "pop3c_user": NAME, "pop3c_password": password,
+    }  # fmt: skip
+    options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+    return reader.doveadm(*options, "fetch", "text", "mailbox", "INBOX", "all")
+
+
+def test_it_reads_a_maildrop_of_ours(house: House, reader: Dovecot) -> None:
+    """RFC 1939: USER and PASS, CAPA, UIDL, RETR; and the message comes out as it is."""
+    done = read(house, reader, PASSWORD)
+    assert done.returncode == 0, done.stderr
+    assert LETTER.decode() in done.stdout.replace("\r\n", "\n")
+    assert house.logins()[-1].startswith(f"{NAME} by USER in clear from ")
+    assert messages(house.directory / "maildrops" / NAME) == [LETTER]
+
+
+def test_it_reads_nothing_with_a_wrong_password(house: House, reader: Dovecot) -> None:
+    done = read(house, reader, "open poppy")
+    assert done.returncode != 0
+    assert "failed" in house.logins()[-1]

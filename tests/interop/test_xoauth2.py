@@ -1,0 +1,142 @@
+"""curl by XOAUTH2: it takes OAUTHBEARER where both are offered, so here is a server on the library with XOAUTH2 alone.
+
+Skips without curl; with MAILAUTH_INTEROP=require it fails.
+"""
+
+from __future__ import annotations
+
+import email
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import pytest
+
+from mailauth import ACCEPT, MessageChunk, Notice, pop3, sasl, smtp
+from mailauth_io import _loops
+from mailauth_io._adapter import ServerConnection
+from tests.interop.foreign import curl_collect, curl_submit
+from tests.interop.visit import NAME, TOKEN, Refused, Visit
+from tests.io.server_support import Run, authority, on_both_loops, server_tls
+
+LETTER = b"From: bob@example.test\r\nSubject: waiting\r\n\r\nA letter\r\n.\r\n.dot\r\n"
+MECHANISMS = sasl.ALL_MECHANISMS.only("XOAUTH2")
+
+
+def owner(question: sasl.CheckToken) -> str | sasl.Refusal:
+    return NAME if question.token == TOKEN.encode() else sasl.Refusal.BAD_CREDENTIALS
+
+
+@attrs.define
+class House:
+    """What two servers heard, and from whom."""
+
+    content: bytes = b""
+    logins: list[str] = attrs.field(factory=list)
+
+    @staticmethod
+    def relayed(identity: str | None) -> smtp.Verdict:
+        return ACCEPT if identity else smtp.Reply(550, "5.7.1", "log in first")
+
+    async def submission(self, connection: ServerConnection[smtp.AnyServerEvent]) -> None:
+        async for event in connection:
+            match event:
+                case sasl.CheckToken():
+                    connection.answer(event, owner(event))
+                case sasl.Authenticated(mechanism=mechanism, identity=identity):
+                    self.logins.append(f"{identity} by {mechanism}")
+                case smtp.Rcpt():
+                    connection.answer(event, self.relayed(connection.identity))
+                case MessageChunk(octets=octets):
+                    self.content += octets
+                case smtp.Connected() | smtp.Mail() | smtp.Data() | smtp.StartTls():
+                    connection.answer(event, ACCEPT)
+                case smtp.MessageComplete():
+                    connection.answer(event, ACCEPT)
+                case Notice():
+                    pass
+                case _:
+                    raise AssertionError(f"{event!r} is not expected")
+
+    async def maildrop(self, connection: ServerConnection[pop3.AnyServerEvent]) -> None:
+        async for event in connection:
+            match event:
+                case sasl.CheckToken():
+                    connection.answer(event, owner(event))
+                case sasl.Authenticated(mechanism=mechanism, identity=identity):
+                    self.logins.append(f"{identity} by {mechanism}")
+                case pop3.OpenMaildrop():
+                    messages = (pop3.Message(size=len(LETTER), unique_id="1"),)
+                    connection.answer(event, pop3.Maildrop(messages=messages))
+                case pop3.Retrieve():
+                    connection.answer(event, pop3.Content(octets=LETTER))
+                case pop3.Connected() | pop3.Stls():
+                    connection.answer(event, ACCEPT)
+                case Notice():
+                    pass
+                case _:
+                    raise AssertionError(f"{event!r} is not expected")
+
+
+def visited(run: Run, house: House, protocol: str, way: str, visit: Callable[[int], bytes]) -> bytes:
+    """What a client brings home, in a thread, from a port of *protocol*."""
+
+    async def main() -> bytes:
+        adapter, implicit = _loops.current().adapter, way == "implicit"
+        if protocol == "smtp":
+            settings = smtp.AnyServerSettings(mechanisms=MECHANISMS, starttls=True)
+            serving = adapter.serve_smtp(house.submission, settings, ssl_context=server_tls(), implicit_tls=implicit)
+        else:
+            of_pop3 = pop3.AnyServerSettings(mechanisms=MECHANISMS, stls=True)
+            serving = adapter.serve_pop3(house.maildrop, of_pop3, ssl_context=server_tls(), implicit_tls=implicit)
+        async with serving as listener:
+            return await _loops.current().in_thread(visit, listener.port)
+
+    return run(main)
+
+
+def asked(scratch: Path, way: str, token: str, port: int) -> Visit:
+    trusted = scratch / "authority.pem"
+    authority().cert_pem.write_to_path(str(trusted))
+    return Visit(port=port, way=way, login="XOAUTH2", trusted=trusted, scratch=scratch, token=token)
+
+
+@on_both_loops
+@pytest.mark.parametrize("way", ["upgrade", "implicit"])
+def test_submitted_by_token(run: Run, way: str, tmp_path: Path) -> None:
+    house, message = House(), b"Subject: sent\r\n\r\nHello\r\n.\r\nBye\r\n"
+
+    def visit(port: int) -> bytes:
+        curl_submit(asked(tmp_path, way, TOKEN, port), message)
+        return b""
+
+    visited(run, house, "smtp", way, visit)
+    assert house.logins == [f"{NAME} by XOAUTH2"]
+    assert house.content == message
+
+
+@on_both_loops
+@pytest.mark.parametrize("way", ["upgrade", "implicit"])
+def test_collected_by_token(run: Run, way: str, tmp_path: Path) -> None:
+    house = House()
+    text = visited(run, house, "pop3", way, lambda port: curl_collect(asked(tmp_path, way, TOKEN, port)))
+    assert house.logins == [f"{NAME} by XOAUTH2"]
+    assert email.message_from_bytes(text)["Subject"] == "waiting"
+    assert text == LETTER
+
+
+@on_both_loops
+@pytest.mark.parametrize("protocol", ["smtp", "pop3"])
+def test_a_wrong_token_is_told_in_json_and_opens_nothing(run: Run, protocol: str, tmp_path: Path) -> None:
+    """curl answers the JSON, and then hears the refusal."""
+    house = House()
+
+    def visit(port: int) -> bytes:
+        going = asked(tmp_path, "implicit", "wr0ng", port)
+        with pytest.raises(Refused):
+            curl_collect(going) if protocol == "pop3" else curl_submit(going, b"\r\n")
+        return b""
+
+    visited(run, house, protocol, "implicit", visit)
+    assert house.logins == []
+    assert house.content == b""
