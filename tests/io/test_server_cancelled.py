@@ -21,6 +21,7 @@ from mailauth_io.server._house import House
 from mailauth_io.server.pop3_session import Pop3Session
 from mailauth_io.server.smtp_session import SmtpSession
 from mailauth_io.stores import _maildir, maildir_maildrops
+from tests.io.next_hops import Double, Fault
 from tests.io.server_support import PASSWORD, Run, accounts, on_both_loops
 
 pytestmark = on_both_loops
@@ -88,8 +89,12 @@ async def cancel(
         await task
 
 
-def house(maildrops: stores.Maildrops, budget: stores.Budget) -> House:
-    kept = server.Stores(accounts=accounts(), maildrops=maildrops, outbox=stores.MemoryOutbox(), budget=budget)
+def house(
+    maildrops: stores.Maildrops, budget: stores.Budget, outbox: stores.Outbox | server.NextHop | None = None
+) -> House:
+    kept = server.Stores(
+        accounts=accounts(), maildrops=maildrops, outbox=outbox or stores.MemoryOutbox(), budget=budget
+    )
     return House.of(server.Config(legacy=True), kept, lambda: 0.0)
 
 
@@ -162,6 +167,25 @@ def test_inside_a_delivery(run: Run, kind: str, tmp_path: Path) -> None:
     assert b"queued" not in stream.heard
     assert budget.free == budget.octets
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {"mailauth.lock"}
+
+
+def test_while_the_next_hop_has_not_spoken(run: Run, tmp_path: Path) -> None:
+    """The local copy was staged, the next hop may have the message or not: nobody was told that it is anywhere."""
+    budget = stores.Budget()
+    double = Double(deeds={smtp.MessageComplete: [Fault.FALL_SILENT]})
+    commands = MESSAGE.replace(b"<bob@example.test>", b"<bob@far.test>").replace(b"MAIL", LOGIN + b"MAIL")
+    stream = MemoryStream(commands, b"whole\r\n.\r\n")
+
+    async def main() -> None:
+        async with _loops.current().adapter.serve_smtp(double.session, smtp.ServerSettings(), grace=0.1) as listener:
+            hop = server.NextHop(host="127.0.0.1", port=listener.port, tls_required=False)
+            work = smtp_work(house(stores.MaildirMaildrops(tmp_path), budget, hop), stream)
+            await cancel(work, lambda: double.heard[-1:] == ["MessageComplete"])
+
+    run(main)
+    assert b"queued" not in stream.heard
+    assert budget.free == budget.octets
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize("kind", ["memory", "maildir"])

@@ -5,3 +5,4 @@
 
 from ._running import running as running
 from .config import Config as Config, Pair as Pair, Stores as Stores
+from .next_hop import Login as Login, NextHop as NextHop, Patience as Patience

@@ -18,6 +18,7 @@ from mailauth.smtp import AnyServerSettings as SmtpSettings, Mailbox
 
 from ..stores import Accounts, Budget, Grants, Maildrops, Outbox, Proof, mailbox_name
 from ._offer import CLEAR, EVERY_PROOF, offered
+from .next_hop import NextHop
 
 _NEVER_SHOWN: Final = sasl.ScramDecoy(key=bytes(32))
 """The core wants one where SCRAM is offered; here the accounts give keys to everybody, to an unknown name as well."""
@@ -104,7 +105,8 @@ class Stores:
 
     accounts: Accounts
     maildrops: Maildrops
-    outbox: Outbox
+    outbox: Outbox | NextHop
+    """Where mail for elsewhere waits to be sent on, or the server that it is handed on to at once."""
     grants: Grants | None = None
     """None: in memory, by the lifetime and prefix of the Config."""
 

@@ -18,6 +18,14 @@ NOT_STORED = smtp.Reply(451, "4.3.0", "the message could not be stored, try agai
 LOOP = smtp.Reply(554, "5.4.6", "too many Received lines: this message runs in circles")
 
 
+class Declined(Exception):
+    """Raised by an outbox that will not take a message, with what our client shall hear."""
+
+    def __init__(self, reply: smtp.Reply) -> None:
+        super().__init__(str(reply))
+        self.reply = reply
+
+
 @attrs.frozen(kw_only=True)
 class Message:
     """A message that was taken in whole, and for whom."""
@@ -38,8 +46,9 @@ class Message:
 async def deliver(message: Message, maildrops: Maildrops, outbox: Outbox) -> smtp.Reply:
     """Stage *message* for every recipient, then make all copies visible.  Never raises but to be cancelled.
 
+    The outbox comes last: where it hands the message on at once, local copies wait, safe and unseen, for its word.
     250 with the queue id; 451 4.3.0 or 452 4.3.1 when a store failed or memory is spent, and then nothing is left
-    behind; 554 5.4.6 for a message that runs in circles.
+    behind; 554 5.4.6 for a message that runs in circles; else what the outbox said.
     """
     if trace.strip_envelope(message.content) > trace.MAXIMUM_RECEIVED:
         return LOOP
@@ -63,6 +72,8 @@ async def deliver(message: Message, maildrops: Maildrops, outbox: Outbox) -> smt
             copy.discard()
         if isinstance(error, Full):
             return NO_ROOM
+        if isinstance(error, Declined):
+            return error.reply
         if not isinstance(error, Exception):
             raise
         log_failure(message.queue_id, part, error)

@@ -12,11 +12,13 @@ from mailauth import ACCEPT, MessageChunk, Notice, TlsStarted, sasl, smtp
 from mailauth.policy import Decision, Reason
 
 from .._adapter import ServerConnection
-from ..stores import Full, MessageContent
+from ..stores import Full, MessageContent, Outbox
 from . import delivery, trace
 from ._house import House, log_login
 from ._log import LOGGER, log_failure, shown
+from ._relaying import Relaying
 from ._session import Session
+from .next_hop import NextHop
 
 NO_MAILBOX = smtp.Reply(550, "5.1.1", "no such mailbox here")
 
@@ -28,9 +30,11 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
         "_content",
         "_decision",
         "_hello",
+        "_hop",
+        "_mail",
         "_maildrops",
+        "_outbox",
         "_relayed",
-        "_reverse_path",
         "_taken",
     )
 
@@ -39,21 +43,33 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
         self._hello = smtp.Hello(domain="unknown", extended=False)  # the core takes no MAIL before a better one
         self._taken = 0
         self._content: MessageContent | None = None
-        self._begin("")
+        outbox = house.stores.outbox
+        self._hop: Relaying | None = None
+        if isinstance(outbox, NextHop):
+            outbox = self._hop = Relaying(outbox, host_name=house.config.domains[0], session=self.id, clock=house.clock)
+        self._outbox: Outbox = outbox
+        self._begin(smtp.Mail(reverse_path=None))
 
-    def _begin(self, reverse_path: str) -> None:
+    def _begin(self, mail: smtp.Mail) -> None:
         """A mail transaction opens; dicts keep the order of the recipients and none of them twice."""
-        self._reverse_path = reverse_path
+        self._mail = mail
         self._maildrops: dict[str, None] = {}
         self._relayed: dict[str, None] = {}
         self._decision: Decision | None = None
 
     async def run(self) -> None:
+        if self._hop is None:
+            await self._answer_all()
+        else:
+            async with self._hop:
+                await self._answer_all()
+
+    async def _answer_all(self) -> None:
         house, connection = self.house, self.connection
         async for event in connection:
             match event:
                 case smtp.Mail() as question:
-                    connection.answer(question, self._mail(question))
+                    connection.answer(question, self._open(question))
                 case smtp.Rcpt() as question:
                     connection.answer(question, await self._rcpt(question))
                 case smtp.Data() as question:
@@ -90,10 +106,10 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
                 case unreachable:
                     assert_never(unreachable)
 
-    def _mail(self, question: smtp.Mail) -> smtp.Verdict:
+    def _open(self, question: smtp.Mail) -> smtp.Verdict:
         if question.size is not None and question.size > self.house.stores.budget.free:
             return delivery.NO_ROOM
-        self._begin("" if question.reverse_path is None else str(question.reverse_path))
+        self._begin(question)
         return ACCEPT
 
     async def _rcpt(self, question: smtp.Rcpt) -> smtp.Verdict:
@@ -107,8 +123,7 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
         if decision.reason is Reason.LOCAL:
             verdict = await self._local(question)
         elif verdict is ACCEPT:
-            local_part, at, domain = str(path).rpartition("@")
-            self._relayed[local_part + at + domain.lower()] = None
+            verdict = await self._elsewhere(path)
         if verdict is not ACCEPT:
             peer = self.connection.peer.address
             LOGGER.info(
@@ -117,6 +132,17 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
         elif self._decision is None or decision.reason is not Reason.LOCAL:
             self._decision = decision  # what the log gives as the reason: of two kinds the one that had to be earned
         return verdict
+
+    async def _elsewhere(self, path: smtp.Mailbox) -> smtp.Verdict:
+        """Mail may go there; the next hop, where there is one, says whether it will."""
+        local_part, at, domain = str(path).rpartition("@")
+        name = local_part + at + domain.lower()
+        if self._hop is not None and name not in self._relayed:
+            verdict = await self._hop.recipient(self._mail, path)
+            if verdict is not ACCEPT:
+                return verdict
+        self._relayed[name] = None
+        return ACCEPT
 
     async def _local(self, question: smtp.Rcpt) -> smtp.Verdict:
         """Whether there is such a mailbox here."""
@@ -138,6 +164,8 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
         return self.house.name(str(path))
 
     def _data(self) -> smtp.Verdict:
+        if self._relayed and self._hop is not None and self._hop.refusal is not None:
+            return self._hop.refusal  # it took recipients, and was lost since then
         try:
             self._content = MessageContent(self.house.stores.budget)
         except Full:
@@ -163,7 +191,7 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
         queue_id = f"{self.id}-{self._taken}"
         message = delivery.Message(
             queue_id=queue_id,
-            reverse_path=self._reverse_path,
+            reverse_path="" if self._mail.reverse_path is None else str(self._mail.reverse_path),
             maildrops=tuple(self._maildrops),
             relayed=tuple(self._relayed),
             received=self._received(queue_id),
@@ -171,7 +199,7 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
         )
         size = content.size
         try:
-            reply = await delivery.deliver(message, self.house.stores.maildrops, self.house.stores.outbox)
+            reply = await delivery.deliver(message, self.house.stores.maildrops, self._outbox)
         finally:
             self.let_go()
         decision = self._decision

@@ -1,0 +1,308 @@
+"""One session's way to the next hop: recipients are asked for there as they come, the message follows when it is whole.
+
+Knows what a reply of the next hop, or its absence, means for our client; refuses to know who may relay and where local
+copies stay.  docs/relay.md draws the states, and says what happens when the connection dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Final, Self
+
+from mailauth import ACCEPT, Command, LocalProtocolError, MessageChunk, RemoteProtocolError, Tls, sasl, smtp
+
+from .. import _loops
+from .._adapter import Client
+from ..stores import Envelope, MessageContent
+from ..stores.content import PIECE
+from ._log import LOGGER
+from .delivery import Declined
+from .next_hop import NextHop
+
+UNREACHABLE: Final = smtp.Reply(451, "4.4.1", "the next hop cannot take mail now, try again later")
+NO_EIGHT_BITS: Final = smtp.Reply(554, "5.6.3", "the next hop does not take 8BITMIME, and nothing is converted here")
+TOO_BIG: Final = smtp.Reply(554, "5.3.4", "the next hop does not take messages of this size")
+
+MAXIMUM_TEXT: Final = 400
+"""Characters of a reply of the next hop that are passed on, so that it fits into one line; no RFC names a number."""
+
+_ABOUT_US: Final = frozenset({500, 502, 503, 530, 534, 535, 538})
+"""Refusals of the way that we speak or log in, not of this mail: it must not bounce because of them."""
+
+
+class _Lost(Exception):
+    """The next hop can do nothing more for this transaction; the text says why, *reply* is what our client hears."""
+
+    def __init__(self, why: str, reply: smtp.Reply = UNREACHABLE) -> None:
+        super().__init__(why)
+        self.reply = reply
+
+
+_FAILURES: Final = (_Lost, OSError, LocalProtocolError, RemoteProtocolError)
+
+
+class Relaying:
+    """A connection to the next hop, made when a recipient needs it, used for one transaction after another.
+
+    It is an Outbox: what it stages, the next hop has.  Leave its context and the connection ends.
+    """
+
+    __slots__ = (
+        "_client",
+        "_clock",
+        "_hop",
+        "_host_name",
+        "_machine",
+        "_mail",
+        "_open",
+        "_session",
+        "_used",
+        "refusal",
+    )
+
+    def __init__(self, hop: NextHop, *, host_name: str, session: str, clock: Callable[[], float]) -> None:
+        """*host_name* is how we name ourselves, *session* the connection id for the log, *clock* gives seconds."""
+        self._hop = hop
+        self._host_name = host_name
+        self._session = session
+        self._clock = clock
+        self._client: Client[smtp.ClientEvent] | None = None
+        self._machine: smtp.ClientConnection | None = None
+        self._used = 0.0
+        self._mail: smtp.Mail | None = None  # the transaction that the last recipient belonged to
+        self._open: smtp.Mail | None = None  # the transaction that is open there: that one, or an earlier one
+        self.refusal: smtp.Reply | None = None
+        """What the next hop, or its absence, says to that transaction as a whole."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self._leave()
+        else:
+            self._abort()
+
+    # What our client asks for
+
+    async def recipient(self, mail: smtp.Mail, path: smtp.Mailbox) -> smtp.Verdict:
+        """What the next hop says to this recipient of *mail*; 451 when it says nothing of use.
+
+        It hears of the transaction, which is known by the very object that *mail* is, with the first recipient.
+        """
+        if mail is not self._mail:
+            self._mail = mail
+            self.refusal = None
+        if self.refusal is not None:
+            return self.refusal
+        try:
+            async with _loops.current().within(self._hop.patience.recipient):
+                if self._open is not mail:
+                    self.refusal = await self._open_transaction(mail)
+                    if self.refusal is not None:
+                        return self.refusal
+                reply = await self._ask_about_mail(smtp.Rcpt(forward_path=path))
+        except _FAILURES as error:
+            return self._lose(error)
+        return ACCEPT if reply.positive else _passed_on(reply)
+
+    async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> _Taken:
+        """Hand the message on.  Returns only when the next hop has said 250; raises Declined with what to say else."""
+        patience, loop = self._hop.patience, _loops.current()
+        if self.refusal is not None:
+            raise Declined(self.refusal)
+        try:
+            async with loop.within(patience.data):
+                reply = await self._ask_about_mail(smtp.Data())
+            if reply.code == 354:
+                for chunk in (head, *content.chunks):
+                    for start in range(0, len(chunk), PIECE):
+                        async with loop.within(patience.block):
+                            self._connected.send(MessageChunk(octets=chunk[start : start + PIECE]))
+                            await self._connected.flush()
+                self._open = None
+                async with loop.within(patience.verdict):
+                    reply = await self._ask(smtp.MessageComplete())
+        except _FAILURES as error:
+            raise Declined(self._lose(error)) from None
+        if not reply.positive:
+            raise Declined(_passed_on(reply))
+        LOGGER.info(
+            "%s message %s taken by the next hop %s: %s",
+            self._session, envelope.queue_id, self._hop, _one_line(str(reply)),
+        )  # fmt: skip
+        return _Taken()
+
+    # What is said to the next hop
+
+    async def _open_transaction(self, mail: smtp.Mail) -> smtp.Reply | None:
+        """Over the connection that there is, or a new one; what the next hop says if it will not."""
+        if self._client is not None and self._clock() - self._used > self._hop.patience.idle:
+            await self._leave()
+        if self._client is not None:
+            try:
+                if self._open is None or (await self._ask(smtp.Rset())).positive:
+                    return await self._say_mail(mail)
+            except _FAILURES:
+                pass  # it had gone, or went, since it was last used: no word of this transaction is lost
+            self._abort()
+        await self.connect()
+        return await self._say_mail(mail)
+
+    async def _say_mail(self, mail: smtp.Mail) -> smtp.Reply | None:
+        offered = self._offered
+        if mail.body is smtp.Body.EIGHT_BIT_MIME and "8BITMIME" not in offered:
+            return NO_EIGHT_BITS
+        command = smtp.Mail(
+            reverse_path=mail.reverse_path,
+            size=mail.size if "SIZE" in offered else None,
+            body=mail.body if "8BITMIME" in offered else None,
+        )
+        try:
+            reply = await self._ask_about_mail(command)
+        except LocalProtocolError:
+            if command.size is None:
+                raise
+            return TOO_BIG
+        if not reply.positive:
+            return _passed_on(reply)
+        self._open = mail
+        return None
+
+    async def connect(self) -> None:
+        """Connect, go inside TLS, log in.  Raises what ``why()`` explains, and leaves a half-made connection then."""
+        hop = self._hop
+        self._open = None
+        self._client = client = await _loops.current().adapter.connect(
+            self._build, hop.host, hop.port, ssl_context=hop.ssl_context, implicit_tls=hop.implicit_tls
+        )
+        greeting = await self._reply()
+        if not greeting.positive:
+            raise _Lost(f"greeted with {greeting}")
+        await self._say_hello()
+        if client.tls is None and hop.ssl_context is not None and "STARTTLS" in self._offered:
+            if (await self._ask(smtp.StartTls())).positive:
+                await self._say_hello()
+        if client.tls is None and hop.tls_required:
+            raise _Lost("no TLS to be had, and it is required")
+        if hop.login is not None:
+            client.authenticate(*hop.login.mechanisms(client.tls))
+            event = await self._event()
+            if not isinstance(event, sasl.Authenticated):
+                # Its text stays out of the log: it may repeat what it was told.
+                raise _Lost(f"our login was refused with {event.reply.code} {event.reply.enhanced_status_code}")
+
+    def _build(self, tls: Tls | None) -> smtp.ClientConnection:
+        settings = smtp.ClientSettings(tls_required=self._hop.tls_required)
+        self._machine = smtp.ClientConnection(settings, tls=tls)
+        return self._machine
+
+    async def _say_hello(self) -> None:
+        for extended in (True, False):
+            reply = await self._ask(smtp.Hello(domain=self._host_name, extended=extended))
+            if reply.positive:
+                return
+        raise _Lost(f"EHLO and HELO refused with {reply}")
+
+    @property
+    def _offered(self) -> Mapping[str, str]:
+        return {} if self._machine is None else self._machine.extensions
+
+    async def _ask(self, command: Command) -> smtp.Reply:
+        self._connected.send(command)
+        return await self._reply()
+
+    async def _ask_about_mail(self, command: smtp.Mail | smtp.Rcpt | smtp.Data) -> smtp.Reply:
+        reply = await self._ask(command)
+        if reply.code in _ABOUT_US:
+            raise _Lost(f"will not do with us: {reply}")
+        return reply
+
+    async def _reply(self) -> smtp.Reply:
+        event = await self._event()
+        if isinstance(event, sasl.Authenticated):
+            raise _Lost("a login that was not begun has ended")
+        reply = event.reply
+        if reply.code == 421:
+            raise _Lost(f"closed with {reply}", _passed_on(reply, code=451))
+        return reply
+
+    async def _event(self) -> smtp.ClientEvent:
+        async for event in self._connected:
+            self._used = self._clock()
+            return event
+        raise _Lost("closed the connection")
+
+    @property
+    def _connected(self) -> Client[smtp.ClientEvent]:
+        if self._client is None:
+            raise _Lost("no connection")
+        return self._client
+
+    # The end
+
+    def _lose(self, error: Exception) -> smtp.Reply:
+        """Nothing more comes of this transaction there; the next one gets a new connection."""
+        self._abort()
+        LOGGER.error("%s next hop %s failed: %s", self._session, self._hop, why(error))
+        self.refusal = error.reply if isinstance(error, _Lost) else UNREACHABLE
+        return self.refusal
+
+    def _abort(self) -> None:
+        client, self._client, self._open = self._client, None, None
+        if client is not None:
+            client.abort()
+
+    async def _leave(self) -> None:
+        """Say QUIT, within bounds."""
+        client, self._client, self._open = self._client, None, None
+        if client is not None:
+            with contextlib.suppress(*_FAILURES):
+                async with _loops.current().within(self._hop.patience.farewell):
+                    await client.aclose()
+
+
+class _Taken:
+    """The next hop has it, for good."""
+
+    async def reveal(self) -> None:
+        """Nobody waits for that."""
+
+    def discard(self) -> None:
+        """It is too late."""
+
+
+async def look(hop: NextHop, host_name: str, clock: Callable[[], float]) -> str | None:
+    """Connect to *hop* and log in, once; why mail could not go there now, None when it could."""
+    try:
+        async with (
+            _loops.current().within(hop.patience.look),
+            Relaying(hop, host_name=host_name, session="-", clock=clock) as relaying,
+        ):
+            await relaying.connect()
+    except _FAILURES as error:
+        return why(error)
+    return None
+
+
+def why(error: Exception) -> str:
+    """What went wrong with the next hop, for the end of a log line; no word of it is from a login."""
+    if isinstance(error, TimeoutError):
+        return "it took too long"
+    kind = "" if isinstance(error, _Lost) else f"{type(error).__name__}: "
+    return f"{kind}{_one_line(str(error))}"
+
+
+def _passed_on(reply: smtp.Reply, *, code: int | None = None) -> smtp.Reply:
+    """*reply* as our client hears it: in one line, and never without an enhanced status code."""
+    enhanced = reply.enhanced_status_code or f"{reply.code // 100}.0.0"
+    return smtp.Reply(code or reply.code, enhanced, _one_line(reply.text))
+
+
+def _one_line(text: str) -> str:
+    """What a server said, printable and without an end of line that could forge another one in a log."""
+    return " ".join(text.split()).encode("ascii", "backslashreplace").decode("ascii")[:MAXIMUM_TEXT]

@@ -1,0 +1,90 @@
+"""The next hop: the one server that mail for elsewhere is handed on to, as values that are checked when made.
+
+Knows where it is, what must be proved on the way, and how long it may take; what is said to it is in ``_relaying``.
+"""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+
+import attrs
+
+from mailauth import Tls, sasl
+
+
+@attrs.frozen(kw_only=True)
+class Patience:
+    """Seconds that the next hop may take; all of them are counted in whole, whatever trickles in meanwhile."""
+
+    recipient: float = 270.0
+    """For all that one RCPT of our client can lead to: connection, TLS, login, MAIL and RCPT.  Our client waits for it,
+    five minutes at least if it does as it should (RFC 5321 section 4.5.3.2.3)."""
+
+    data: float = 120.0
+    """For the reply to DATA (RFC 5321 section 4.5.3.2.4)."""
+
+    block: float = 180.0
+    """For taking 64 KiB of content (RFC 5321 section 4.5.3.2.5)."""
+
+    verdict: float = 600.0
+    """For the reply to the message (RFC 5321 section 4.5.3.2.6).  Our client began to wait for it before: see
+    docs/relay.md."""
+
+    idle: float = 60.0
+    """How long ago a connection was last used that is used again: an older one may be gone without a word."""
+
+    farewell: float = 5.0
+    """For QUIT, which nobody waits for."""
+
+    look: float = 5.0
+    """For the look at the next hop before the server begins, which decides nothing."""
+
+
+@attrs.frozen(kw_only=True)
+class Login:
+    """The account that this server itself has at the next hop.
+
+    Raises LocalProtocolError for a name or a password that no mechanism can carry; the text does not hold it.
+    """
+
+    name: str
+    password: bytes = attrs.field(repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.mechanisms(None)
+
+    def mechanisms(self, tls: Tls | None) -> tuple[sasl.ClientMechanism, ...]:
+        """New ones for each login, the strongest first; whether any may go in clear was settled before."""
+        entropy = secrets.token_bytes(32)
+        return sasl.by_password(self.name, self.password, entropy=entropy, tls=tls, clear_text=True)
+
+
+@attrs.frozen(kw_only=True)
+class NextHop:
+    """Where mail for elsewhere goes at once.  Raises ValueError for what cannot be."""
+
+    host: str
+    port: int
+
+    ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False)
+    """For implicit TLS, or for STARTTLS where it is offered; whom to trust is said in it.  None: no TLS."""
+
+    implicit_tls: bool = False
+    """TLS comes first, as on port 465."""
+
+    tls_required: bool = True
+    """No login and no mail outside TLS: a next hop that offers no STARTTLS, or is made to look so, gets nothing."""
+
+    login: Login | None = None
+    """What we log in with.  Nothing that our own clients log in with is ever passed on."""
+
+    patience: Patience = attrs.field(factory=Patience)
+
+    def __attrs_post_init__(self) -> None:
+        if self.ssl_context is None and (self.implicit_tls or self.tls_required):
+            raise ValueError("TLS to the next hop needs an ssl_context")
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'smtps' if self.implicit_tls else 'smtp'}://{host}:{self.port}"

@@ -1,0 +1,164 @@
+"""A next hop that does as it is told, written on the library, and a server that relays to it, on one loop."""
+
+from __future__ import annotations
+
+import enum
+import re
+import smtplib
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias, TypeVar
+
+import attrs
+
+from mailauth import ACCEPT, Accept, MessageChunk, Question, sasl, smtp
+from mailauth_io import _loops, server, stores
+from mailauth_io._adapter import ServerConnection
+from tests.io.server_support import PASSWORD, Clock, Run, Served, accounts, client_tls, server_tls
+
+T = TypeVar("T")
+
+LOCAL, FAR = "alice@example.test", "dinah@far.test"
+CONTENT: Final = b"Subject: x\r\n\r\nbody\r\n.\r\n..dots\r\nend\r\n"
+CLOSE: Final = smtp.Reply(421, "4.3.2", "going down")
+IN_CLEAR: Final[dict[str, Any]] = {"tls_required": False}
+BY_STARTTLS: Final[dict[str, Any]] = {"ssl_context": client_tls()}
+INSIDE_TLS: Final[dict[str, Any]] = {"ssl_context": client_tls(), "implicit_tls": True}
+OFFERS_STARTTLS: Final = smtp.ServerSettings(
+    host_name="far.test", starttls=True, mechanisms=sasl.DEFAULT_MECHANISMS.only("PLAIN")
+)
+
+
+class Fault(enum.Enum):
+    """What is no answer."""
+
+    DIE = enum.auto()
+    """Drop the connection without a word."""
+    FALL_SILENT = enum.auto()
+    """Keep the connection, and neither read nor write any more."""
+    TAKE_AND_DIE = enum.auto()
+    """Keep the message, and drop the connection before that can be said."""
+
+
+Deed: TypeAlias = Accept | smtp.Reply | Fault
+
+
+@attrs.frozen
+class Taken:
+    """A message that the double has, whole."""
+
+    mail: smtp.Mail
+    recipients: tuple[str, ...]
+    octets: bytes
+
+
+@attrs.define(kw_only=True)
+class Double:
+    """A next hop that takes everything, but for what it is told to do at an event, each deed once and in its order."""
+
+    deeds: dict[type[object], list[Deed]] = attrs.field(factory=dict)
+    settings: smtp.ServerSettings = OFFERS_STARTTLS
+    at_the_end: Callable[[], object] = lambda: None
+    """Called when a message is there, whole, and nothing has been said to it."""
+
+    heard: list[str] = attrs.field(factory=list)
+    """What came, by name and in its order, content aside."""
+    mails: list[smtp.Mail] = attrs.field(factory=list)
+    logins: list[tuple[str, bytes]] = attrs.field(factory=list)
+    in_clear: list[str] = attrs.field(factory=list)
+    """What came outside TLS."""
+    taken: list[Taken] = attrs.field(factory=list)
+
+    async def session(self, connection: ServerConnection[smtp.ServerEvent]) -> None:
+        content = bytearray()
+        async for event in connection:
+            name = type(event).__name__
+            if not isinstance(event, MessageChunk):
+                self.heard.append(name)
+                if connection.tls is None:
+                    self.in_clear.append(name)
+            if isinstance(event, smtp.MessageComplete):
+                self.at_the_end()
+            left = self.deeds.get(type(event))
+            deed = left.pop(0) if left else ACCEPT
+            if isinstance(event, smtp.MessageComplete) and deed in (ACCEPT, Fault.TAKE_AND_DIE):
+                self.taken.append(Taken(self.mails[-1], tuple(map(str, event.recipients)), bytes(content)))
+            if deed is Fault.FALL_SILENT:
+                await _loops.current().sleep_forever()
+            if isinstance(deed, Fault):
+                return connection.abort()
+            match event:
+                case MessageChunk(octets=octets):
+                    content += octets
+                case sasl.CheckPassword(authentication_identity=who, password=password) as question:
+                    self.logins.append((who, password))
+                    connection.answer(question, ACCEPT if deed is ACCEPT else sasl.Refusal.BAD_CREDENTIALS)
+                case smtp.MessageComplete() as question:
+                    content.clear()
+                    connection.answer(question, deed)
+                case smtp.Mail() as question:
+                    self.mails.append(question)
+                    connection.answer(question, deed)
+                case smtp.Connected() | smtp.Rcpt() | smtp.Data() | smtp.StartTls() as question:
+                    connection.answer(question, deed)
+                case Question() as question:
+                    connection.answer(question, question.unavailable)
+                case _:
+                    if deed is not ACCEPT:
+                        connection.shut_down()
+
+    @property
+    def connections(self) -> int:
+        return self.heard.count("Connected")
+
+
+def relaying(
+    run: Run,
+    double: Double,
+    client: Callable[[Served], T],
+    *,
+    maildrops: stores.Maildrops | None = None,
+    **hop: Any,
+) -> T:
+    """Start *double* and a server that relays to it, as *hop* says; let *client* meet the server from a thread."""
+    clock = Clock()
+
+    async def main() -> T:
+        adapter = _loops.current().adapter
+        async with adapter.serve_smtp(
+            double.session, double.settings, ssl_context=server_tls(), implicit_tls=hop.get("implicit_tls", False),
+            grace=0.1,
+        ) as listener:  # fmt: skip
+            kept = server.Stores(
+                accounts=accounts(),
+                maildrops=maildrops or stores.MemoryMaildrops(),
+                outbox=server.NextHop(**{"host": "127.0.0.1", "port": listener.port, **hop}),
+            )
+            config = server.Config(smtp=0, smtps=0, pop3=0, pop3s=0, ssl_context=server_tls(), legacy=True)
+            async with server.running(config, kept, clock=clock) as pair:
+                served = Served(pair=pair, stores=kept, outbox=stores.MemoryOutbox(), clock=clock)
+                return await _loops.current().in_thread(client, served)
+
+    return run(main)
+
+
+def logged_in(served: Served, port: str = "smtp") -> smtplib.SMTP:
+    """A client that may relay."""
+    smtp = served.smtp(port)
+    smtp.login("alice", PASSWORD)
+    return smtp
+
+
+def said(reply: tuple[int, bytes]) -> str:
+    """A reply in one string."""
+    return f"{reply[0]} {reply[1].decode()}"
+
+
+def send(client: smtplib.SMTP, *recipients: str, options: tuple[str, ...] = (), content: bytes = CONTENT) -> list[str]:
+    """A transaction up to where it stops: the replies to each RCPT, and to the end of the content or to DATA."""
+    assert client.mail("alice@example.test", list(options))[0] == 250
+    replies = [said(client.rcpt(recipient)) for recipient in recipients]
+    reply = client.docmd("DATA")
+    if reply[0] == 354:
+        client.send(re.sub(rb"(?m)^\.", b"..", content) + b".\r\n")
+        reply = client.getreply()
+    return [*replies, said(reply)]

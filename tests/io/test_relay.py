@@ -1,0 +1,253 @@
+"""Mail for elsewhere goes to the next hop in lock step: what that says our client hears, and not before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import pytest
+
+from mailauth import pop3, smtp
+from mailauth_io import stores
+from tests.io.next_hops import CONTENT, FAR, IN_CLEAR, LOCAL, Double, logged_in, relaying, send
+from tests.io.server_support import Run, Served, on_both_loops
+
+pytestmark = on_both_loops
+
+OK = "250 2.1.5 recipient ok"
+
+
+def test_a_message_for_here_and_elsewhere_is_in_both_places_once_250_is_said(run: Run) -> None:
+    double = Double()
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            replies = send(smtp, LOCAL, FAR)
+            assert replies[:2] == [OK, OK]
+            assert replies[2].startswith("250 2.0.0 queued as ")
+            queue_id = replies[2].rpartition(" ")[2].encode()
+            (local,) = served.mail_of("alice")
+        (taken,) = double.taken
+        assert taken.recipients == (FAR,)
+        assert str(taken.mail.reverse_path) == "alice@example.test"
+        received, header, content = taken.octets.partition(b"Subject:")
+        assert header + content == CONTENT
+        assert received.startswith(b"Received: from client.test ([127.0.0.1])\r\n")
+        assert b" id " + queue_id + b";" in received
+        assert local.endswith(received + CONTENT)
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert double.heard[-1] == "Quit"
+
+
+def test_the_next_hop_hears_nothing_of_mail_for_here(run: Run) -> None:
+    double = Double()
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            assert send(smtp, LOCAL)[-1][:3] == "250"
+        assert len(served.mail_of("alice")) == 1
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert double.heard == []
+
+
+def test_who_may_not_relay_is_refused_without_asking_the_next_hop(run: Run) -> None:
+    double = Double()
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            assert send(smtp, FAR)[0][:9] == "550 5.7.1"
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert double.heard == []
+
+
+def test_a_refused_recipient_is_refused_at_its_own_rcpt_in_the_next_hops_words(run: Run) -> None:
+    double = Double(
+        deeds={smtp.Rcpt: [smtp.Reply(550, "5.1.1", "no dinah\nnot today"), smtp.Reply(452, "", "too many")]}
+    )
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            replies = send(smtp, FAR, "bill@far.test", "lory@far.test")
+        assert replies[:3] == ["550 5.1.1 no dinah not today", "452 4.0.0 too many", OK]
+        assert replies[3][:3] == "250"
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert [taken.recipients for taken in double.taken] == [("lory@far.test",)]
+
+
+def test_a_recipient_is_named_to_the_next_hop_once(run: Run) -> None:
+    double = Double()
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            assert send(smtp, FAR, FAR.replace("far", "FAR"))[:2] == [OK, OK]
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert [taken.recipients for taken in double.taken] == [(FAR,)]
+
+
+def test_a_refused_sender_refuses_every_recipient_elsewhere_and_nobody_here(run: Run) -> None:
+    double = Double(deeds={smtp.Mail: [smtp.Reply(550, "5.7.1", "not from you")]})
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            refused = "550 5.7.1 not from you"
+            replies = send(smtp, FAR, LOCAL, "bill@far.test")
+            assert replies[:3] == [refused, OK, refused]
+            assert replies[3][:3] == "250"
+        assert len(served.mail_of("alice")) == 1
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert double.heard.count("Mail") == 1
+    assert "Rcpt" not in double.heard
+
+
+@pytest.mark.parametrize("code", [452, 554])
+def test_a_message_that_the_next_hop_refuses_is_nowhere(run: Run, code: int) -> None:
+    reply = smtp.Reply(code, f"{code // 100}.6.0", "not that")
+    double = Double(deeds={smtp.MessageComplete: [reply]})
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            assert send(smtp, LOCAL, FAR)[-1] == str(reply)
+            assert served.mail_of("alice") == []
+            assert send(smtp, LOCAL, FAR)[-1][:3] == "250"
+            assert len(served.mail_of("alice")) == 1
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert double.connections == len(double.taken) == 1
+
+
+def test_a_refused_data_leaves_nothing_and_the_next_transaction_begins_with_rset(run: Run) -> None:
+    double = Double(deeds={smtp.Data: [smtp.Reply(451, "4.3.0", "not now")]})
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            assert send(smtp, LOCAL, FAR)[-1] == "451 4.3.0 not now"
+            assert served.mail_of("alice") == []
+            assert send(smtp, FAR)[-1][:3] == "250"
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert double.heard.count("Connected") == double.heard.count("Rset") == 1
+
+
+def test_local_copies_are_safe_and_unseen_while_the_next_hop_has_not_spoken(run: Run, tmp_path: Path) -> None:
+    def at_the_end() -> None:
+        maildir = tmp_path / "alice"
+        (staged,) = maildir.glob("tmp/*")
+        assert staged.read_bytes().endswith(b"end\n")
+        assert list(maildir.glob("new/*")) == []
+        seen.append(staged)
+
+    seen: list[Path] = []
+    double = Double(at_the_end=at_the_end, deeds={smtp.MessageComplete: [smtp.Reply(554, "5.6.0", "no")]})
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            for code, found in (("554", 0), ("250", 1)):
+                assert send(smtp, LOCAL, FAR)[-1][:3] == code
+                assert list((tmp_path / "alice").glob("tmp/*")) == []
+                assert len(list((tmp_path / "alice").glob("new/*"))) == found
+
+    relaying(run, double, client, maildrops=stores.MaildirMaildrops(tmp_path), **IN_CLEAR)
+    assert len(seen) == 2
+
+
+class FullDisk:
+    """Maildrops that keep nothing."""
+
+    async def open(self, name: str) -> pop3.Unavailable:
+        return pop3.Unavailable.TEMPORARY
+
+    async def stage(self, name: str, head: bytes, content: stores.MessageContent) -> stores.Staged:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_message_that_cannot_be_kept_here_does_not_go_there(run: Run) -> None:
+    double = Double()
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            assert send(smtp, LOCAL, FAR)[-1][:9] == "451 4.3.0"
+            assert double.heard[-1] == "Rcpt"
+            assert send(smtp, FAR)[-1][:3] == "250"
+
+    relaying(run, double, client, maildrops=FullDisk(), **IN_CLEAR)
+    assert double.heard[double.heard.index("Rcpt") + 1] == "Rset"
+    assert len(double.taken) == 1
+
+
+@attrs.define
+class Unseen:
+    """Maildrops that store the first message, and fail to show it."""
+
+    real: stores.MemoryMaildrops = attrs.field(factory=stores.MemoryMaildrops)
+    failures: int = 1
+
+    async def open(self, name: str) -> stores.OpenedMaildrop | pop3.Unavailable:
+        return await self.real.open(name)
+
+    async def stage(self, name: str, head: bytes, content: stores.MessageContent) -> Unseen.Copy:
+        return Unseen.Copy(self, await self.real.stage(name, head, content))
+
+    @attrs.frozen
+    class Copy:
+        maildrops: Unseen
+        real: stores.Staged
+
+        async def reveal(self) -> None:
+            if self.maildrops.failures:
+                self.maildrops.failures -= 1
+                raise OSError(5, "Input/output error")
+            await self.real.reveal()
+
+        def discard(self) -> None:
+            self.real.discard()
+
+
+def test_a_message_that_cannot_be_shown_here_after_it_went_there_is_451_and_goes_twice(run: Run) -> None:
+    """docs/relay.md: of the two, a message twice is better than one that is lost."""
+    double = Double()
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            assert send(smtp, LOCAL, FAR)[-1].startswith("451 4.3.0")
+            assert served.mail_of("alice") == []
+            assert send(smtp, LOCAL, FAR)[-1].startswith("250")
+            assert len(served.mail_of("alice")) == 1
+
+    relaying(run, double, client, maildrops=Unseen(), **IN_CLEAR)
+    assert len(double.taken) == 2
+
+
+def test_null_reverse_path_passes(run: Run) -> None:
+    """RFC 5321 section 4.5.5."""
+    double = Double()
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            smtp.mail("")
+            smtp.rcpt(FAR)
+            assert smtp.data(CONTENT)[0] == 250
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert double.taken[0].mail.reverse_path is None
+
+
+def test_size_and_body_are_passed_on_and_who_logged_in_is_not(run: Run) -> None:
+    """RFC 1870, RFC 6152; AUTH= of RFC 4954 section 5 stays here."""
+    double = Double()
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            options = ("SIZE=1000", "BODY=8BITMIME", "AUTH=alice@example.test")
+            assert send(smtp, FAR, options=options, content="Subject: é\r\n".encode())[-1][:3] == "250"
+
+    relaying(run, double, client, **IN_CLEAR)
+    (mail,) = double.mails
+    assert (mail.size, mail.body, mail.auth) == (1000, smtp.Body.EIGHT_BIT_MIME, None)
+    assert "Subject: é\r\n".encode() in double.taken[0].octets
+    assert double.logins == []

@@ -1,0 +1,219 @@
+"""A next hop that closes, dies or falls silent: 451 for our client, nothing half delivered, and the session goes on."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+import attrs
+import pytest
+
+from mailauth import ACCEPT, MessageChunk, smtp
+from mailauth_io import server
+from tests.io.next_hops import CLOSE, FAR, IN_CLEAR, LOCAL, Deed, Double, Fault, logged_in, relaying, send
+from tests.io.server_support import Run, Served, on_both_loops
+
+pytestmark = on_both_loops
+
+STEPS: dict[type[object], str] = {
+    smtp.Connected: "recipient",
+    smtp.Hello: "recipient",
+    smtp.Mail: "recipient",
+    smtp.Rcpt: "recipient",
+    smtp.Data: "data",
+    smtp.MessageComplete: "verdict",
+}
+"""Where it goes wrong, and whose patience ends there."""
+
+at_each_step = pytest.mark.parametrize("step", STEPS, ids=[step.__name__ for step in STEPS])
+
+
+def at_rcpt(step: type[object]) -> bool:
+    """Whether our client hears of it at RCPT; what is refused there keeps nobody else from the message."""
+    return STEPS[step] == "recipient"
+
+
+def check_refused(served: Served, replies: list[str], step: type[object], begins: str) -> None:
+    """Our client heard *begins* where it should, and the local copy is there exactly when 250 was said."""
+    assert replies[0 if at_rcpt(step) else -1].startswith(begins)
+    assert replies[-1].startswith("250 2.0.0 queued" if at_rcpt(step) else begins)
+    assert len(served.mail_of("alice")) == at_rcpt(step)
+
+
+@at_each_step
+@pytest.mark.parametrize(("deed", "begins"), [(CLOSE, "451 4."), (Fault.DIE, "451 4.4.1")], ids=["421", "dies"])
+def test_a_next_hop_that_goes_away_is_451_and_the_next_transaction_finds_it_again(
+    run: Run, step: type[object], deed: Deed, begins: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its 421 is never ours: our client's session goes on (RFC 5321 section 3.8)."""
+    double = Double(deeds={step: [deed]})
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            check_refused(served, send(smtp, FAR, LOCAL), step, begins)
+            assert double.taken == []
+            assert send(smtp, FAR, LOCAL)[-1].startswith("250")
+            assert len(served.mail_of("alice")) == at_rcpt(step) + 1
+        assert len(double.taken) == 1
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert double.connections == 2
+    (record,) = [record for record in caplog.records if " next hop " in record.getMessage()]
+    assert record.levelno == logging.ERROR
+
+
+@at_each_step
+def test_a_silent_next_hop_is_451_when_patience_ends(
+    run: Run, step: type[object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """RFC 5321 section 4.5.3.2: each step has its own."""
+    double = Double(deeds={step: [Fault.FALL_SILENT]})
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            check_refused(served, send(smtp, FAR, LOCAL), step, "451 4.4.1")
+
+    relaying(run, double, client, patience=attrs.evolve(server.Patience(), **{STEPS[step]: 0.05}), **IN_CLEAR)
+    assert "next hop" in caplog.text
+    assert "it took too long" in caplog.text
+    assert double.taken == []
+
+
+def test_a_next_hop_that_stops_reading_is_451(run: Run) -> None:
+    double = Double(deeds={MessageChunk: [Fault.FALL_SILENT]}, settings=smtp.ServerSettings(maximum_message_size=2**26))
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            content = (b"x" * 998 + b"\r\n") * 16_384  # more than two sockets hold
+            assert send(smtp, LOCAL, FAR, content=content)[-1].startswith("451 4.4.1")
+        assert served.mail_of("alice") == []
+
+    relaying(run, double, client, patience=server.Patience(block=0.05), **IN_CLEAR)
+
+
+def test_a_next_hop_lost_between_two_recipients_is_451_to_data_and_nothing_goes_anywhere(run: Run) -> None:
+    double = Double(deeds={smtp.Rcpt: [ACCEPT, CLOSE]})
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            replies = send(smtp, LOCAL, FAR, "bill@far.test", "lory@far.test")
+            assert [reply[:3] for reply in replies] == ["250", "250", "451", "451", "451"]
+        assert served.mail_of("alice") == []
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert (double.connections, double.taken) == (1, [])
+
+
+@pytest.mark.parametrize("deed", [CLOSE, Fault.DIE], ids=["421", "dies"])
+def test_a_next_hop_that_went_away_between_two_messages_is_called_again_unnoticed(run: Run, deed: Deed) -> None:
+    """No word of the new transaction has been lost, so our client need not hear of it."""
+    double = Double(deeds={smtp.Mail: [ACCEPT, deed]})
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            for _ in range(2):
+                assert send(smtp, FAR)[-1].startswith("250")
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert double.connections == len(double.taken) == 2
+
+
+def test_a_message_taken_by_a_next_hop_that_died_before_it_said_so_may_go_twice_but_is_not_lost(run: Run) -> None:
+    """RFC 1047: nobody can tell a message that was taken from one that was not."""
+    double = Double(deeds={smtp.MessageComplete: [Fault.TAKE_AND_DIE]})
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            assert send(smtp, LOCAL, FAR)[-1].startswith("451 4.4.1")
+            assert served.mail_of("alice") == []
+            assert send(smtp, LOCAL, FAR)[-1].startswith("250")
+            assert len(served.mail_of("alice")) == 1
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert len(double.taken) == 2
+
+
+def test_a_connection_that_was_idle_too_long_is_given_up(run: Run) -> None:
+    """It may be gone without a word: a firewall forgets."""
+    double = Double()
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            for seconds, connections in ((0, 1), (60, 1), (61, 2)):
+                served.clock.now += seconds
+                assert send(smtp, FAR)[-1].startswith("250")
+                assert double.connections == connections
+
+    relaying(run, double, client, patience=server.Patience(idle=60), **IN_CLEAR)
+    assert double.heard.count("Quit") == 2
+
+
+REPLIES = [
+    (smtp.Connected, smtp.Reply(554, "", "no mail here"), "451 4.4.1"),
+    (smtp.Connected, smtp.Reply(220, "", "\n".join(["welcome"] * 201)), "451 4.4.1"),
+    (smtp.Mail, smtp.Reply(530, "5.7.0", "log in first"), "451 4.4.1"),
+    (smtp.Rcpt, smtp.Reply(503, "5.5.1", "out of order"), "451 4.4.1"),
+    (smtp.Rcpt, smtp.Reply(550, "5.7.1", "\n".join(["x" * 400] * 150)), "550 5.7.1 x"),
+    (smtp.Rcpt, smtp.Reply(550, "5.7.1", "\n".join(["x"] * 201)), "451 4.4.1"),
+]
+
+
+@pytest.mark.parametrize(
+    ("step", "reply", "begins"), REPLIES, ids=["554", "endless greeting", "530", "503", "long", "endless"]
+)
+def test_what_a_next_hop_says_about_us_bounces_no_mail_and_no_reply_is_endless(
+    run: Run, step: type[object], reply: smtp.Reply, begins: str
+) -> None:
+    double = Double(deeds={step: [reply]})
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            replies = send(smtp, FAR, LOCAL)
+            check_refused(served, replies, step, begins)
+            assert "\n" not in replies[0]
+            assert len(replies[0]) < 500
+
+    relaying(run, double, client, **IN_CLEAR)
+
+
+def test_an_unreachable_next_hop_is_451_and_mail_for_here_goes_on(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    def client(served: Served) -> None:
+        with logged_in(served) as client:
+            check_refused(served, send(client, FAR, LOCAL), smtp.Connected, "451 4.4.1")
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        relaying(run, Double(), client, port=taken.getsockname()[1], **IN_CLEAR)
+    assert "next hop" in caplog.text
+
+
+def test_a_client_that_vanishes_inside_its_message_leaves_nothing_there(run: Run) -> None:
+    double = Double()
+
+    def client(served: Served) -> None:
+        smtp = logged_in(served)
+        smtp.mail("alice@example.test")
+        smtp.rcpt(FAR)
+        assert smtp.docmd("DATA")[0] == 354
+        smtp.send(b"half a mess")
+        smtp.close()
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert double.taken == []
+    assert "Data" not in double.heard
+
+
+@pytest.mark.parametrize(
+    ("eight_bits", "begins"), [(False, "554 5.6.3"), (True, "554 5.3.4")], ids=["8BITMIME", "SIZE"]
+)
+def test_what_the_next_hop_cannot_take_is_refused_for_good(run: Run, eight_bits: bool, begins: str) -> None:
+    """RFC 6152 section 3: nothing is converted here; RFC 1870 section 6.1."""
+    double = Double(settings=smtp.ServerSettings(maximum_message_size=70_000, eight_bit_mime=eight_bits))
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            assert send(smtp, FAR, LOCAL, options=("SIZE=70001", "BODY=8BITMIME"))[0].startswith(begins)
+            assert send(smtp, FAR, LOCAL, options=("SIZE=70000", "BODY=7BIT"))[0].startswith("250")
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert len(double.mails) == len(double.taken) == 1

@@ -1,0 +1,145 @@
+"""Nothing goes to a next hop outside TLS where TLS is required, and what we log in with goes to nobody else."""
+
+from __future__ import annotations
+
+import smtplib
+import ssl
+from typing import Any
+
+import pytest
+
+from mailauth import LocalProtocolError, sasl, smtp
+from mailauth_io import _loops, server, stores
+from tests.io.next_hops import (
+    BY_STARTTLS,
+    CONTENT,
+    FAR,
+    IN_CLEAR,
+    INSIDE_TLS,
+    OFFERS_STARTTLS,
+    Double,
+    logged_in,
+    relaying,
+    send,
+)
+from tests.io.server_support import PASSWORD, PATIENCE, Run, Served, accounts, client_tls, on_both_loops, server_tls
+
+pytestmark = on_both_loops
+
+LOGIN = server.Login(name="house@far.test", password=b"hop secret")
+
+
+def first_reply(run: Run, double: Double, **hop: Any) -> str:
+    """What our client hears at the RCPT for the next hop."""
+
+    def client(served: Served) -> str:
+        with logged_in(served) as smtp:
+            return send(smtp, FAR)[0]
+
+    return relaying(run, double, client, **hop)
+
+
+@pytest.mark.parametrize("way", [BY_STARTTLS, INSIDE_TLS], ids=["STARTTLS", "implicit"])
+def test_mail_and_login_go_inside_tls(run: Run, way: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    double = Double()
+    assert first_reply(run, double, login=LOGIN, **way).startswith("250")
+    assert double.logins == [("house@far.test", b"hop secret")]
+    assert set(double.in_clear) <= {"Connected", "Hello", "StartTls"}
+    assert len(double.taken) == 1
+    for word in ("hop secret", PASSWORD):
+        assert word not in caplog.text
+        assert word not in repr(LOGIN)
+
+
+@pytest.mark.parametrize("login", [LOGIN, None], ids=["login", "no login"])
+def test_where_starttls_is_taken_out_nothing_goes(
+    run: Run, login: server.Login | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RFC 3207 section 6."""
+    double = Double(settings=smtp.ServerSettings(mechanisms_without_tls=frozenset({"PLAIN"})))
+    assert first_reply(run, double, login=login, **BY_STARTTLS).startswith("451 4.4.1")
+    assert set(double.heard) == {"Connected", "Hello"} | ({"Quit"} & set(double.heard))
+    assert double.logins == []
+    assert "no TLS to be had" in caplog.text
+
+
+def test_a_starttls_that_is_refused_is_none(run: Run) -> None:
+    double = Double(deeds={smtp.StartTls: [smtp.Reply(454, "4.7.0", "not now")]})
+    assert first_reply(run, double, **BY_STARTTLS).startswith("451 4.4.1")
+    assert double.mails == []
+
+
+@pytest.mark.parametrize("way", [BY_STARTTLS, INSIDE_TLS], ids=["STARTTLS", "implicit"])
+def test_a_certificate_that_proves_nothing_is_451(
+    run: Run, way: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """RFC 8314 section 4.1: whoever has no certificate that we trust may be anybody."""
+    double = Double()
+    hop = {**way, "ssl_context": ssl.create_default_context()}
+    assert first_reply(run, double, login=LOGIN, **hop).startswith("451 4.4.1")
+    assert (double.logins, double.mails) == ([], [])
+    assert "SSLCertVerificationError" in caplog.text
+
+
+@pytest.mark.parametrize("settings", [OFFERS_STARTTLS, smtp.ServerSettings()], ids=["offered", "not offered"])
+def test_where_tls_is_not_required_it_is_used_if_it_is_offered(run: Run, settings: smtp.ServerSettings) -> None:
+    """RFC 7435: better than nothing."""
+    double = Double(settings=settings)
+    assert first_reply(run, double, ssl_context=client_tls(), **IN_CLEAR).startswith("250")
+    assert ("Mail" in double.in_clear) == (settings is not OFFERS_STARTTLS)
+
+
+@pytest.mark.parametrize(("names", "logged"), [(("PLAIN",), "our login was refused with 535"), ((), "does not offer")])
+def test_a_login_that_fails_is_451(
+    run: Run, names: tuple[str, ...], logged: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Our client is not asked to log in better, and its mail does not bounce."""
+    settings = smtp.ServerSettings(starttls=True, mechanisms=sasl.DEFAULT_MECHANISMS.only(*names))
+    double = Double(deeds={sasl.CheckPassword: [smtp.Reply(535)]}, settings=settings)
+    assert first_reply(run, double, login=LOGIN, **BY_STARTTLS).startswith("451 4.4.1")
+    assert double.mails == []
+    assert logged in caplog.text
+    assert "hop secret" not in caplog.text
+
+
+@pytest.mark.parametrize("password", [b"", b"two\nlines", b"\xff"], ids=["empty", "two lines", "no UTF-8"])
+def test_a_password_that_cannot_be_sent_is_found_at_once(run: Run, password: bytes) -> None:
+    with pytest.raises(LocalProtocolError, match=r"cannot be sent|UTF-8"):
+        server.Login(name="house", password=password)
+
+
+@pytest.mark.parametrize("implicit_tls", [False, True], ids=["STARTTLS", "implicit"])
+def test_two_ready_servers_pass_a_message_on(run: Run, implicit_tls: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """The second lets the first relay because of its login, which is not that of the first one's client."""
+    caplog.set_level("INFO", "mailauth.server")
+    outbox = stores.MemoryOutbox()
+
+    def pair(name: str, outbox: stores.Outbox | server.NextHop) -> Any:
+        kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=outbox)
+        return server.running(server.Config(smtp=0, smtps=0, ssl_context=server_tls(), domains=(name,)), kept)
+
+    async def main() -> None:
+        async with pair("second.test", outbox) as second:
+            hop = server.NextHop(
+                host="127.0.0.1", port=second.smtps if implicit_tls else second.smtp, implicit_tls=implicit_tls,
+                ssl_context=client_tls(), login=server.Login(name="bob", password=b"other"),
+            )  # fmt: skip
+            async with pair("first.test", hop) as first:
+                await _loops.current().in_thread(client, first)
+
+    def client(first: server.Pair) -> None:
+        with smtplib.SMTP_SSL("127.0.0.1", first.smtps or 0, timeout=PATIENCE, context=client_tls()) as smtp:
+            smtp.login("alice", PASSWORD)
+            assert send(smtp, FAR)[-1].startswith("250")
+
+    run(main)
+    (message,) = outbox.messages
+    assert message.envelope.recipients == (FAR,)
+    received, _, content = message.octets.partition(b"Subject:")
+    assert b"Subject:" + content == CONTENT
+    by = [line.split()[1] for line in received.splitlines() if line.startswith(b"\tby")]
+    assert by == [b"second.test", b"first.test"]
+    assert received.count(b"with ESMTPSA") == 2
+    assert "login of bob by SCRAM-SHA-256 inside TLS" in caplog.text
+    assert "IDENTITY of bob" in caplog.text
