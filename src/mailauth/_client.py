@@ -22,16 +22,9 @@ class ClientMachine(Machine[E]):
     """A client: sends commands, and tells its application what was answered."""
 
     __slots__ = (
-        "_cancelled",
-        "_error",
-        "_exchange",
-        "_greeted",
-        "_last_words",
-        "_maximum_unanswered",
-        "_unanswered",
-        "_unsent",
-        "_upgraded",
-    )
+        "_cancelled", "_error", "_exchange", "_greeted", "_last_words", "_maximum_unanswered", "_unanswered",
+        "_unsent", "_upgraded",
+    )  # fmt: skip
 
     def __init__(self, *, tls: Tls | None, maximum_unanswered: int) -> None:
         super().__init__(tls)

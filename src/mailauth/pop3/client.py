@@ -29,17 +29,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
     """
 
     __slots__ = (
-        "_answer_size",
-        "_capabilities",
-        "_lines",
-        "_marked",
-        "_settings",
-        "_state",
-        "_status",
-        "_timestamp",
-        "_unstuffer",
-        "_utf8",
-    )
+        "_answer_size", "_capabilities", "_lines", "_marked", "_settings", "_state", "_status", "_timestamp",
+        "_unstuffer", "_utf8",
+    )  # fmt: skip
 
     def __init__(self, settings: ClientSettings | None = None, *, tls: Tls | None = None) -> None:
         self._settings = settings or ClientSettings()

@@ -106,16 +106,9 @@ class ScramServer:
     """
 
     __slots__ = (
-        "_bindings",
-        "_decoy",
-        "_first",
-        "_keys",
-        "_known",
-        "_nonce",
-        "_plus_offered",
-        "authentication_identity",
+        "_bindings", "_decoy", "_first", "_keys", "_known", "_nonce", "_plus_offered", "authentication_identity",
         "tls",
-    )
+    )  # fmt: skip
 
     name: ClassVar[str]
     hash_name: ClassVar[str]

@@ -57,16 +57,9 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
     """What a mail transaction consists of, and its shortest way."""
 
     __slots__ = (
-        "_accepted",
-        "_lengths",
-        "_plain_mail",
-        "_recipients",
-        "_settings",
-        "_size",
-        "_state",
-        "_transactions",
+        "_accepted", "_lengths", "_plain_mail", "_recipients", "_settings", "_size", "_state", "_transactions",
         "_unstuffer",
-    )
+    )  # fmt: skip
 
     def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
         super().__init__(entropy=entropy, tls=tls)

@@ -34,22 +34,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
     """
 
     __slots__ = (
-        "_accepted_recipients",
-        "_binary",
-        "_code",
-        "_content",
-        "_extensions",
-        "_given_up",
-        "_lines",
-        "_lmtp",
-        "_lone_dot",
-        "_projected",
-        "_refusal",
-        "_replies_due",
-        "_reply_size",
-        "_settings",
-        "_state",
-    )
+        "_accepted_recipients", "_binary", "_code", "_content", "_extensions", "_given_up", "_lines", "_lmtp",
+        "_lone_dot", "_projected", "_refusal", "_replies_due", "_reply_size", "_settings", "_state",
+    )  # fmt: skip
 
     def __init__(self, settings: ClientSettings | None = None, *, tls: Tls | None = None) -> None:
         self._settings = settings or ClientSettings()
