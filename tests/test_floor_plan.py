@@ -304,7 +304,8 @@ def declared() -> tuple[frozenset[str], frozenset[str]]:
     """The import names that pyproject.toml brings: to whoever installs everything, and to whoever develops."""
     settings = tomllib.loads((SOURCE.parent / "pyproject.toml").read_text(encoding="utf-8"))
     extras = settings["project"]["optional-dependencies"]
-    installed = [*settings["project"]["dependencies"], *extras["trio"], *extras["trial"], *extras["hashes"]]
+    apart = ("trio", "trial", "hashes", "redis")
+    installed = [*settings["project"]["dependencies"], *(each for extra in apart for each in extras[extra])]
     names = [
         frozenset(IMPORTED_AS.get(name, name) for name in (re.split(r"[^a-z0-9]", line)[0] for line in lines))
         for lines in (installed, settings["dependency-groups"]["dev"])
@@ -313,9 +314,9 @@ def declared() -> tuple[frozenset[str], frozenset[str]]:
 
 
 def test_every_dependency_is_declared() -> None:
-    """The core needs attrs; trio, trustme, libpass come with extras; tests and benchmarks need what ``dev`` lists."""
+    """The core needs attrs; trio, trustme, libpass, redis come with extras; tests need what ``dev`` lists."""
     installed, developing = declared()
-    assert installed == {"attrs", "trio", "trustme", "passlib"}
+    assert installed == {"attrs", "trio", "trustme", "passlib", "redis"}
     assert undeclared([*CORE, *IO], installed) == []
     assert undeclared(read_tools(), developing) == []
 

@@ -11,7 +11,7 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mailauth import LocalProtocolError
-from mailauth.grants import UNAVAILABLE, Grant, GrantTable, Unavailable
+from mailauth.grants import UNAVAILABLE, Grant, GrantTable, Unavailable, fold
 
 HERE = "192.0.2.1"
 ELSEWHERE = "192.0.2.2"
@@ -206,6 +206,7 @@ def test_text_and_value_are_the_same_address(text: str) -> None:
 def test_what_is_no_address_is_refused(text: str) -> None:
     grants = table()
     for call in (
+        fold,
         grants.revoke_address,
         lambda address: grants.find(address, 0),
         lambda address: Grant(address, "a", 0),
@@ -215,6 +216,18 @@ def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(LocalProtocolError):
         grants.grant(text, "alice", now=0)
     assert len(grants) == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "prefix", "folded"),
+    [("::ffff:192.0.2.1", 8, HERE), ("fe80::1%eth0", 128, "fe80::1"), ("2001:db8:0:1:2::3", 64, "2001:db8:0:1::")],
+)
+def test_another_store_can_fold_as_the_table_does(address: str, prefix: int, folded: str) -> None:
+    assert fold(address, prefix) == ipaddress.ip_address(folded)
+    assert table(ipv6_prefix=prefix).grant(address, "alice", now=0).address == fold(address, prefix)
+    for wrong in (0, 129):
+        with pytest.raises(LocalProtocolError):
+            fold(address, wrong)
 
 
 def test_a_grant_belongs_to_somebody() -> None:
@@ -293,6 +306,15 @@ def test_who_was_revoked_may_log_in_again_at_once() -> None:
     assert grants.revoke_identity("alice") == 1
 
 
+def test_a_late_revocation_spares_later_logins() -> None:
+    """What a process notices late was perhaps mended by a login with the new password."""
+    grants = table()
+    grants.grant(HERE, "alice", now=0)
+    grants.grant(ELSEWHERE, "alice", now=50)
+    assert grants.revoke_identity("alice", until=149) == 1
+    assert [who(grants, address, now=50) for address in (HERE, ELSEWHERE)] == [None, "alice"]
+
+
 def test_unavailable_is_neither_yes_nor_no() -> None:
     assert isinstance(UNAVAILABLE, Unavailable)
     assert not isinstance(UNAVAILABLE, Grant)
@@ -349,6 +371,13 @@ class Model(RuleBasedStateMachine):
         assert self.table.revoke_identity(identity) == len(self.logins) - len(left)
         self.logins = left
 
+    @rule(identity=NAMES, age=st.integers(0, 12))
+    def revoke_identity_late(self, identity: str, age: int) -> None:
+        until = self.now + 10 - age
+        left = [login for login in self.logins if login[1] != identity or login[2] > until]
+        assert self.table.revoke_identity(identity, until=until) == len(self.logins) - len(left)
+        self.logins = left
+
     @rule(address=ADDRESSES)
     def revoke_address(self, address: str) -> None:
         left = [login for login in self.logins if login[0] != FOLDED[address]]
@@ -369,6 +398,12 @@ class Model(RuleBasedStateMachine):
             found = self.table.find(address, self.now)
             assert (found and (found.identity, found.expires)) == (living[-1][1:] if living else None)
             assert self.table.permits(address, self.now) is bool(living)
+            assert [(each.identity, each.expires) for each in self.table.living(self.now, address)] == [
+                login[1:] for login in living
+            ]
+        assert [(each.identity, each.expires) for each in self.table.living(self.now)] == [
+            login[1:] for login in self.logins if login[2] > self.now
+        ]
 
 
 TestModel = Model.TestCase

@@ -65,6 +65,21 @@ def _to_address(number: int) -> IPv4Address | IPv6Address:
     return IPv6Address(number)
 
 
+def _mask(ipv6_prefix: int) -> int:
+    if not 1 <= ipv6_prefix <= 128:
+        raise LocalProtocolError("an IPv6 prefix has 1 to 128 bits")
+    return _ALL >> 128 - ipv6_prefix << 128 - ipv6_prefix
+
+
+def fold(address: Address, ipv6_prefix: int = 128) -> IPv4Address | IPv6Address:
+    """The address that stands for *address* in every store of grants, whatever its spelling.
+
+    An IPv4-mapped IPv6 address becomes the IPv4 one, a zone is dropped, and of an IPv6 address (never of an IPv4 one)
+    only the first *ipv6_prefix* bits stay.  Raises LocalProtocolError for what is no address or no prefix.
+    """
+    return _to_address(_to_number(address, _mask(ipv6_prefix)))
+
+
 @attrs.frozen(repr=False, weakref_slot=False)
 class Grant:
     """*identity* logged in from *address*, and until *expires* that address may relay on its account.
@@ -123,12 +138,10 @@ class GrantTable:
     ) -> None:
         if not (lifetime >= 0 and math.isfinite(lifetime)):
             raise LocalProtocolError("a lifetime is a finite number of seconds, 0 or more")
-        if not 1 <= ipv6_prefix <= 128:
-            raise LocalProtocolError("an IPv6 prefix has 1 to 128 bits")
         if identities_per_address < 1 or maximum_grants < 1:
             raise LocalProtocolError("a table of grants has room for one at least")
         self._lifetime = lifetime
-        self._mask = _ALL >> 128 - ipv6_prefix << 128 - ipv6_prefix
+        self._mask = _mask(ipv6_prefix)
         self._identities = identities_per_address
         self._maximum = maximum_grants
         # Most addresses have one identity, and a tuple around its grant would be a quarter of its weight.
@@ -180,14 +193,21 @@ class GrantTable:
         """True if somebody logged in from *address* less than ``lifetime`` seconds before *now* and was not revoked."""
         return self.find(address, now) is not None
 
-    def revoke_identity(self, *identities: str) -> int:
+    def living(self, now: float, address: Address | None = None) -> list[Grant]:
+        """The grants that live at *address*, or everywhere; the oldest login first."""
+        grants = self._order if address is None else self._all_at(_to_number(address, self._mask))
+        return [grant for grant in grants if now < grant.expires and self._is_current(grant)]
+
+    def revoke_identity(self, *identities: str, until: float = math.inf) -> int:
         """End the grants of *identities* at every address; others at the same addresses keep theirs.  Returns how many.
+
+        Grants that expire later than *until* stay: their logins came after whatever the revocation is for.
 
         For accounts that go and passwords that change.  Walks the whole table, once for all of them: an index would
         make every grant a fifth heavier, for something this rare.
         """
         gone = frozenset(identities)
-        revoked = sum(self._drop(grant) for grant in self._order if grant.identity in gone)
+        revoked = sum(self._drop(grant) for grant in self._order if grant.identity in gone and grant.expires <= until)
         self._forget_the_replaced()
         return revoked
 

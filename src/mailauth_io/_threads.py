@@ -33,6 +33,13 @@ class Threads(ABC):
         It runs to its end even when the waiting is cancelled, and its thread is taken until then.
         """
 
+    @abstractmethod
+    async def within(self, seconds: float, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """As ``run``, but the work counts too: TimeoutError when it has not ended within *seconds*.
+
+        Nobody waits for it any longer then, nor when the waiting is cancelled.
+        """
+
 
 class _AsyncioThreads(Threads):
     def __init__(self, most: int) -> None:
@@ -53,6 +60,10 @@ class _AsyncioThreads(Threads):
         work = self._executor.submit(function, *args)
         work.add_done_callback(lambda _: self._let_go())
         return await asyncio.wrap_future(work)
+
+    async def within(self, seconds: float, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        async with asyncio.timeout(seconds):
+            return await self.run(seconds, function, *args)
 
     def _let_go(self) -> None:
         """In the thread: another may begin.  When the loop is gone nobody waits any more."""
@@ -85,6 +96,14 @@ class _TrioThreads(Threads):
             return await self._trio.to_thread.run_sync(function, *args, limiter=self._limiter)
         finally:
             self._free.release()
+
+    async def within(self, seconds: float, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        with self._trio.move_on_after(seconds) as waiting:
+            # A thread that nobody waits for keeps its place in the limiter until it has ended.
+            return await self._trio.to_thread.run_sync(function, *args, abandon_on_cancel=True, limiter=self._limiter)
+        if waiting.cancelled_caught:
+            raise TimeoutError
+        raise AssertionError("the work returns or raises")
 
 
 def threads(most: int) -> Threads:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from mailauth_io.methods.outcome import Columns, Outcome
 from mailauth_io.methods.report import table
 from mailauth_io.methods.rows import ROWS, Login, Row, Way
 from mailauth_io.methods.visit import HOST, Clients, Visit
+from mailauth_io.stores import MemoryGrants
 from tests.serving import LOOPS, run
 
 ALL_IN_DESIGN = """
@@ -109,17 +111,17 @@ def test_no_row_at_all_is_no_success(bench: Bench, capsys: pytest.CaptureFixture
 # One thing broken at a time.
 
 
-class EverybodyMayRelay(stores.MemoryGrants):
-    async def find(self, address: str, now: float) -> Grant:
-        return Grant(address=address, identity="anybody", expires=now + 1)
+class EverybodyMayRelay(MemoryGrants):
+    async def find(self, address: str) -> Grant:
+        return Grant(address=address, identity="anybody", expires=math.inf)
 
 
-class WhoeverLoggedInOpensAll(stores.MemoryGrants):
-    async def grant(self, address: str, identity: str, now: float) -> None:
-        await super().grant("0.0.0.0", identity, now)
+class WhoeverLoggedInOpensAll(MemoryGrants):
+    async def grant(self, address: str, identity: str) -> int:
+        return await super().grant("0.0.0.0", identity)
 
-    async def find(self, address: str, now: float) -> Lookup:
-        return await super().find("0.0.0.0", now)
+    async def find(self, address: str) -> Lookup:
+        return await super().find("0.0.0.0")
 
 
 class AnyPasswordWillDo(stores.MemoryAccounts):
@@ -183,7 +185,7 @@ async def running_without_tls(config: server.Config, kept: server.Stores, clock:
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_an_open_relay_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
-    broken = attrs.evolve(bench, grants=lambda lifetime: EverybodyMayRelay(lifetime=lifetime))
+    broken = attrs.evolve(bench, grants=lambda lifetime, clock: EverybodyMayRelay(lifetime=lifetime))
     rows = (row(1, Way.CLEAR), row(3, Way.UPGRADE), row(4, Way.CLEAR), row(7, Way.IMPLICIT))
     for trouble in verdicts(broken, rows, loop, capsys):
         assert "relaying before authentication: not refused but answered 250" in trouble
@@ -191,7 +193,7 @@ def test_an_open_relay_is_found(bench: Bench, loop: str, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_grant_without_expiry_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
-    broken = attrs.evolve(bench, grants=lambda lifetime: stores.MemoryGrants(lifetime=lifetime * 1e6))
+    broken = attrs.evolve(bench, grants=lambda lifetime, clock: MemoryGrants(lifetime=lifetime * 1e6, clock=clock))
     rows = (row(1, Way.CLEAR), row(2, Way.CLEAR), row(3, Way.IMPLICIT))
     for trouble in verdicts(broken, rows, loop, capsys):
         assert "submission when the grant is over: not refused" in trouble
@@ -199,14 +201,14 @@ def test_a_grant_without_expiry_is_found(bench: Bench, loop: str, capsys: pytest
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_grant_that_ends_too_soon_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
-    broken = attrs.evolve(bench, grants=lambda lifetime: stores.MemoryGrants(lifetime=lifetime / 2))
+    broken = attrs.evolve(bench, grants=lambda lifetime, clock: MemoryGrants(lifetime=lifetime / 2, clock=clock))
     (trouble,) = verdicts(broken, (row(1, Way.CLEAR),), loop, capsys)
     assert "in the last second of the grant: refused with 550" in trouble
 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_grant_for_every_address_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
-    broken = attrs.evolve(bench, grants=lambda lifetime: WhoeverLoggedInOpensAll(lifetime=lifetime))
+    broken = attrs.evolve(bench, grants=lambda lifetime, clock: WhoeverLoggedInOpensAll(lifetime=lifetime, clock=clock))
     rows = (row(1, Way.CLEAR), row(2, Way.CLEAR), row(3, Way.UPGRADE))
     for trouble in verdicts(broken, rows, loop, capsys):
         assert "submission from 127.0.0.2: not refused" in trouble

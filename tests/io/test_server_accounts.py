@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import poplib
 import smtplib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
@@ -12,8 +13,9 @@ from typing import TypeVar, TypeVarTuple
 import attrs
 import pytest
 
-from mailauth.grants import Lookup
+from mailauth.grants import Grant
 from mailauth_io import server, stores
+from mailauth_io.server._house import House
 from mailauth_io.stores import Account, AccountsFile, Hashing, MemoryAccounts, write_credential
 from mailauth_io.stores.credentials import read_credential
 from tests.io.server_support import PASSWORD, Clock, Run, Served, authenticate, meet, on_both_loops
@@ -98,26 +100,15 @@ def test_a_hash_that_finds_no_thread_in_time_is_a_temporary_failure(run: Run) ->
     meet(run, client, kept=behind(MemoryAccounts([hashed("alice"), hashed("bob")], hashing=Busy())))
 
 
-@attrs.define
-class Fragile:
+class Fragile(stores.MemoryGrants):
     """Grants that can fail to end."""
 
-    real: stores.MemoryGrants = attrs.field(factory=stores.MemoryGrants)
     broken: bool = False
 
-    async def find(self, address: str, now: float) -> Lookup:
-        return await self.real.find(address, now)
-
-    async def grant(self, address: str, identity: str, now: float) -> None:
-        await self.real.grant(address, identity, now)
-
-    async def revoke_identity(self, identity: str) -> None:
+    async def revoke_identity(self, identity: str, older_than: float = 0.0) -> int:
         if self.broken:
-            raise RuntimeError
-        await self.real.revoke_identity(identity)
-
-    async def revoke_address(self, address: str) -> None:
-        await self.real.revoke_address(address)
+            raise OSError(5, "Input/output error")
+        return await super().revoke_identity(identity, older_than)
 
 
 @attrs.define
@@ -216,6 +207,30 @@ def test_while_a_grant_cannot_be_ended_none_is_found(run: Run, tmp_path: Path) -
         assert not served.may_relay()
 
     meet(run, client, kept=behind(MemoryAccounts(file=AccountsFile(file.path, clock=file.clock)), grants))
+
+
+@on_both_loops
+def test_who_notices_a_new_password_late_spares_the_grant_made_by_it(run: Run, tmp_path: Path) -> None:
+    """Two processes share the grants, and each looks at the accounts for itself, when somebody asks it something."""
+    path, clock = tmp_path / "users", Clock(time.time())
+    path.touch(mode=0o600)
+    path.write_text(WRITTEN)
+    grants = stores.MemoryGrants(clock=clock)
+    one, other = (
+        House.of(server.Config(), behind(MemoryAccounts(file=AccountsFile(path, clock=clock)), grants), clock)
+        for _ in range(2)
+    )
+
+    async def main() -> None:
+        await one.grant("s", "192.0.2.1", "alice", one.moment())
+        path.write_text(WRITTEN.replace(PASSWORD, "another"))
+        clock.now += 60
+        assert await other.find_grant("s", "192.0.2.1") is None
+        await other.grant("s", "192.0.2.1", "alice", other.moment())
+        clock.now += 60
+        assert isinstance(await one.find_grant("s", "192.0.2.1"), Grant)
+
+    run(main)
 
 
 @on_both_loops

@@ -72,7 +72,9 @@ class Bench:
     """Of an authority that has nothing to do with the server."""
     running: Running = _running
     accounts: Callable[[Mapping[str, bytes]], stores.Accounts] = stores.MemoryAccounts
-    grants: Callable[[float], stores.Grants] = lambda lifetime: stores.MemoryGrants(lifetime=lifetime)
+    grants: Callable[[float, Clock], stores.Grants] = lambda lifetime, clock: stores.MemoryGrants(
+        lifetime=lifetime, clock=clock
+    )
     outbox: Callable[[], ReadableOutbox] = stores.MemoryOutbox
     clients: tuple[Clients, ...] = (StandardLibrary(), OurMachines())
     rows: tuple[Row, ...] = ROWS
@@ -116,7 +118,7 @@ class _Trial:
             accounts=bench.accounts({self._name: self._password.encode()}),
             maildrops=self._maildrops,
             outbox=self._outbox,
-            grants=bench.grants(LIFETIME),
+            grants=bench.grants(LIFETIME, self.clock),
         )
 
     @asynccontextmanager

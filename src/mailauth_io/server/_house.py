@@ -34,11 +34,11 @@ class House:
     grants: Grants | None
     """None: a login by POP3 opens nothing."""
     clock: Callable[[], float]
-    """Seconds that never step back; grants live and end by it."""
+    """Seconds that never step back."""
     _smtp_settings: dict[frozenset[Proof], smtp.AnyServerSettings] = attrs.field(factory=dict, init=False)
     _pop3_settings: dict[frozenset[Proof], pop3.AnyServerSettings] = attrs.field(factory=dict, init=False)
-    _to_revoke: set[str] = attrs.field(factory=set, init=False)
-    """Names whose grants must end, and have not yet."""
+    _to_revoke: dict[str, float] = attrs.field(factory=dict, init=False)
+    """Names whose grants must end, and have not yet; those alone that were made before that time."""
     _changed: dict[str, int] = attrs.field(factory=dict, init=False)
     """Names whose account went or got another password, and when, by ``_moments``."""
     _moments: Iterator[int] = attrs.field(factory=lambda: itertools.count(1), init=False)
@@ -49,7 +49,7 @@ class House:
         if config.grant_lifetime == 0:
             grants = None
         elif grants is None:
-            grants = MemoryGrants(lifetime=config.grant_lifetime, ipv6_prefix=config.grant_ipv6_prefix)
+            grants = MemoryGrants(lifetime=config.grant_lifetime, ipv6_prefix=config.grant_ipv6_prefix, clock=clock)
         return cls(config=config, stores=stores, policy=RelayPolicy(domains=config.domains), grants=grants, clock=clock)
 
     def smtp_settings(self) -> smtp.AnyServerSettings:
@@ -81,7 +81,7 @@ class House:
         if changes is not None:
             for remark in changes.remarks:
                 LOGGER.warning("accounts: %s", remark)
-            self._to_revoke.update(changes.revoked)
+            self._to_revoke.update(dict.fromkeys(changes.revoked, self.clock() - changes.in_force))
             self._changed.update((name, self.moment()) for name in changes.revoked)
         if self._to_revoke:
             await self._revoke(session)
@@ -93,14 +93,15 @@ class House:
 
     async def _revoke(self, session: str) -> None:
         """What fails is tried again at the next look, and until then no grant is found."""
-        for name in tuple(self._to_revoke):
+        for name, since in tuple(self._to_revoke.items()):
             try:
                 if self.grants is not None:
-                    await self.grants.revoke_identity(name)
+                    await self.grants.revoke_identity(name, self.clock() - since)
             except Exception as error:
                 log_failure(session, "grants", error)
                 return
-            self._to_revoke.discard(name)
+            if self._to_revoke.get(name) == since:
+                del self._to_revoke[name]
 
     async def answer_login(
         self, connection: ServerConnection[Any], session: str, question: sasl.ServerQuestion
@@ -189,7 +190,7 @@ class House:
         try:
             await self.accounts(session)
             if self._changed.get(name, 0) < begun:
-                await self.grants.grant(address, name, self.clock())
+                await self.grants.grant(address, name)
         except Exception as error:
             log_failure(session, "grants", error)
 
@@ -199,7 +200,7 @@ class House:
             return None
         try:
             await self.accounts(session)
-            return UNAVAILABLE if self._to_revoke else await self.grants.find(address, self.clock())
+            return UNAVAILABLE if self._to_revoke else await self.grants.find(address)
         except Exception as error:
             log_failure(session, "grants", error)
             return UNAVAILABLE

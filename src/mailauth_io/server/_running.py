@@ -30,8 +30,8 @@ async def running(
 ) -> AsyncIterator[Pair]:
     """An SMTP and a POP3 server, until the context is left; works on asyncio and on trio.
 
-    *clock* gives seconds that never step back; grants live and end by it.  Raises OSError when a port cannot be
-    had, and ValueError when the postmaster is none of the accounts.
+    *clock* gives seconds that never step back; grants live and end by it, unless *stores* brings some.  Raises OSError
+    when a port cannot be had, and ValueError when the postmaster is none of the accounts.
     """
     house = House.of(config, stores, clock)
     if config.postmaster is not None and not await stores.accounts.exists(house.postmaster):

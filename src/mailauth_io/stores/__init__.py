@@ -12,6 +12,7 @@ from typing import Protocol
 from mailauth import pop3, sasl
 from mailauth.grants import Lookup
 
+from ._grants import GrantsError as GrantsError, LivingGrant as LivingGrant
 from .accounts_file import (
     Account as Account,
     AccountsError as AccountsError,
@@ -43,6 +44,7 @@ from .memory_grants import MemoryGrants as MemoryGrants
 from .memory_maildrops import MemoryMaildrops as MemoryMaildrops
 from .memory_outbox import MemoryOutbox as MemoryOutbox, RelayedMessage as RelayedMessage
 from .names import NAME_RULE as NAME_RULE, mailbox_name as mailbox_name
+from .sqlite_grants import SqliteGrants as SqliteGrants
 
 
 class Accounts(Protocol):
@@ -122,16 +124,34 @@ class Outbox(Protocol):
 
 
 class Grants(Protocol):
-    """Which addresses logged in by POP lately.  *now* is seconds on the server's clock."""
+    """Which addresses logged in by POP lately.  A store of them has a clock of its own, and a lifetime.
 
-    async def find(self, address: str, now: float) -> Lookup:
-        """The grant that lets *address* relay, None when there is none, UNAVAILABLE when it cannot be told."""
+    Addresses are folded as ``mailauth.grants.fold`` does it.
+    """
 
-    async def grant(self, address: str, identity: str, now: float) -> None:
-        """*identity*, a canonical name, logged in from *address*."""
+    async def find(self, address: str) -> Lookup:
+        """The latest login's grant that lets *address* relay, None when there is none.
 
-    async def revoke_identity(self, identity: str) -> None:
-        """Forget every grant of *identity*: the account is gone, or its password has changed."""
+        Raises, or gives UNAVAILABLE, when it cannot be told.
+        """
 
-    async def revoke_address(self, address: str) -> None:
-        """Forget every grant of *address*."""
+    async def grant(self, address: str, identity: str) -> int:
+        """*identity*, a canonical name, logged in from *address*: every process that shares the store knows it now.
+
+        Returns how many identities have grants at that address.
+        """
+
+    async def revoke_identity(self, identity: str, older_than: float = 0.0) -> int:
+        """Forget every grant of *identity*: the account is gone, or its password has changed.  Returns how many lived.
+
+        Only logins at least *older_than* seconds ago: a process that notices late shall not end what came after.
+        """
+
+    async def revoke_address(self, address: str) -> int:
+        """Forget every grant of *address*.  Returns how many lived."""
+
+    async def living(self) -> list[LivingGrant]:
+        """All of them, the oldest login first."""
+
+    def close(self) -> None:
+        """Let go of files and connections: for whoever made the store, at the very end."""

@@ -23,6 +23,9 @@ INTERVAL: Final = 1.0
 SETTLED: Final = 1.0
 """Seconds that a changed file must have rested: whoever writes it in place may be in the middle of it."""
 
+SLACK: Final = 1.0
+"""Seconds from the look at the file to what is done by it."""
+
 Signature: TypeAlias = tuple[int, int, int, int, int]
 
 
@@ -133,6 +136,14 @@ class AccountsFile:
             self._reading = False
         self._read = seen
         return accounts
+
+    @property
+    def in_force(self) -> float:
+        """Seconds for which every process that reads this file goes by what was read last, if that is older."""
+        if self._read is None:
+            return 0.0
+        _, changed, *_ = self._read  # not the time of its content, which a copy may keep from another place
+        return max(0.0, self._clock() - changed / 1e9 - (INTERVAL + SETTLED + SLACK))
 
     def _signature(self) -> Signature | None:
         try:

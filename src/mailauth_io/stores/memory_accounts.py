@@ -40,6 +40,8 @@ class Changes:
     """Canonical names whose grants must end: the account is gone, or its password is another."""
     remarks: tuple[str, ...] = ()
     """Sentences for the log."""
+    in_force: float = 0.0
+    """Seconds: logins within them were by the accounts as they are now, whichever process they came to."""
 
 
 def from_password(name: str, password: bytes, where: str = "") -> Account:
@@ -195,7 +197,11 @@ class MemoryAccounts:
         remarks += (remark for remark in self.lacking if remark not in lacking)
         if self.mixed is not None:
             remarks.append(self.mixed)
-        return Changes(revoked=frozenset(revoked | (before.keys() - self._accounts.keys())), remarks=tuple(remarks))
+        return Changes(
+            revoked=frozenset(revoked | (before.keys() - self._accounts.keys())),
+            remarks=tuple(remarks),
+            in_force=self._file.in_force,
+        )
 
     async def exists(self, name: str) -> bool:
         return name in self._accounts

@@ -1,28 +1,69 @@
-"""Grants in memory: the core's table behind the Protocol that a store elsewhere could have, too.
+"""Grants in memory: the core's table behind the Protocol that the shared stores have, too.
 
-Knows nothing but the table; the time comes with each call.
+Knows nothing but the table and a clock that never steps back.
 """
 
 from __future__ import annotations
 
-from mailauth.grants import LIFETIME, GrantTable, Lookup
+import time
+from collections.abc import Callable
+
+from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAXIMUM_GRANTS, GrantTable, Lookup
+
+from ._grants import LivingGrant
 
 
 class MemoryGrants:
-    """Grants that end with the process.  *lifetime* is in seconds; raises LocalProtocolError as GrantTable does."""
+    """Grants that end with the process.
 
-    def __init__(self, *, lifetime: float = LIFETIME, ipv6_prefix: int = 128) -> None:
-        self._table = GrantTable(lifetime=lifetime, ipv6_prefix=ipv6_prefix)
+    Settings as those of GrantTable, which raises LocalProtocolError; *clock* gives seconds that never step back.
+    """
 
-    async def find(self, address: str, now: float) -> Lookup:
-        return self._table.find(address, now)
+    def __init__(
+        self,
+        *,
+        lifetime: float = LIFETIME,
+        ipv6_prefix: int = 128,
+        identities_per_address: int = IDENTITIES_PER_ADDRESS,
+        maximum_grants: int = MAXIMUM_GRANTS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._table = GrantTable(
+            lifetime=lifetime,
+            ipv6_prefix=ipv6_prefix,
+            identities_per_address=identities_per_address,
+            maximum_grants=maximum_grants,
+        )
+        self._clock = clock
 
-    async def grant(self, address: str, identity: str, now: float) -> None:
-        self._table.expire(now)  # each grant is swept once: cheap, and no task is needed for it
+    async def find(self, address: str) -> Lookup:
+        return self._table.find(address, self._clock())
+
+    async def grant(self, address: str, identity: str) -> int:
+        now = self._sweep()
         self._table.grant(address, identity, now)
+        return len(self._table.living(now, address))
 
-    async def revoke_identity(self, identity: str) -> None:
-        self._table.revoke_identity(identity)
+    async def revoke_identity(self, identity: str, older_than: float = 0.0) -> int:
+        now = self._sweep()
+        return self._table.revoke_identity(identity, until=now - older_than + self._table.lifetime)
 
-    async def revoke_address(self, address: str) -> None:
-        self._table.revoke_address(address)
+    async def revoke_address(self, address: str) -> int:
+        self._sweep()
+        return self._table.revoke_address(address)
+
+    async def living(self) -> list[LivingGrant]:
+        now = self._clock()
+        return [
+            LivingGrant(address=grant.address, identity=grant.identity, remaining=grant.expires - now)
+            for grant in self._table.living(now)
+        ]
+
+    def close(self) -> None:
+        pass
+
+    def _sweep(self) -> float:
+        """Each grant is swept once: cheap, and no task is needed for it."""
+        now = self._clock()
+        self._table.expire(now)
+        return now

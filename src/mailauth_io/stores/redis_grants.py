@@ -1,0 +1,251 @@
+"""Grants in Redis, for the servers of several hosts.
+
+Knows Redis 5 or later, by the package ``redis``; both loops ask it in threads.  Each act is one script, so it happens
+as a whole, and the only clock is that of Redis.  A grant that would still live longer than the lifetime was made before
+that clock stepped back, and counts as expired.
+"""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Callable
+from typing import Any, Final
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAXIMUM_GRANTS, Grant, GrantTable, Lookup, fold
+
+from .. import _loops
+from ._asking import THREADS, Asking
+from ._grants import PATIENCE, SWEPT_AT_ONCE, GrantsError, LivingGrant
+
+Script = Callable[..., Any]
+
+_MICRO: Final = 1_000_000
+_LONGEST: Final = 1e9
+"""Seconds; scores are doubles, and count microseconds exactly up to the year 2255."""
+
+_ALL: Final = "{mailauth}:grants"  # the braces keep all keys together where Redis is a cluster
+
+# Three sorted sets, each by expiry, which is the order of the logins: every grant, those at an address, those of an
+# identity.  Each ends by itself with the last grant in it.
+_BEGIN: Final = f"""
+local all, at, of = '{_ALL}', '{{mailauth}}:at:', '{{mailauth}}:of:'
+local time = redis.call('TIME')
+local now = time[1] * {_MICRO} + time[2]
+local last = now + ARGV[1]
+
+local function text(number)
+    return string.format('%.0f', number)
+end
+
+local function drop(address, identity)
+    redis.call('ZREM', all, address .. ' ' .. identity)
+    redis.call('ZREM', at .. address, identity)
+    redis.call('ZREM', of .. identity, address)
+end
+
+local function drop_each(members)
+    for _, member in ipairs(members) do
+        drop(string.match(member, '^(%S+) (.*)$'))
+    end
+end
+
+local function sweep()
+    drop_each(redis.call('ZRANGEBYSCORE', all, '-inf', text(now), 'LIMIT', 0, {SWEPT_AT_ONCE}))
+    drop_each(redis.call('ZRANGEBYSCORE', all, '(' .. text(last), '+inf', 'LIMIT', 0, {SWEPT_AT_ONCE}))
+end
+"""
+
+# A grant counts while both its address and its identity know it.  Were the one forgotten, as Redis may be told to do
+# when memory is short, the other could not be revoked any more.
+_FIND: Final = """
+local address = ARGV[2]
+local highest = redis.call('ZREVRANGE', all, 0, 0, 'WITHSCORES')[2]
+if highest and tonumber(highest) > last then
+    sweep()
+end
+local here = redis.call('ZREVRANGEBYSCORE', at .. address, text(last), '(' .. text(now), 'WITHSCORES')
+for place = 1, #here, 2 do
+    if redis.call('ZSCORE', of .. here[place], address) == here[place + 1] then
+        return {here[place], here[place + 1]}
+    end
+end
+return false
+"""
+
+_GRANT: Final = """
+local address, identity, identities, maximum = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local late = now - ARGV[6]
+if late < 0 or late > tonumber(ARGV[7]) then
+    return false
+end
+sweep()
+for _, other in ipairs(redis.call('ZRANGEBYSCORE', at .. address, '-inf', text(now))) do
+    drop(address, other)
+end
+redis.call('ZADD', all, text(last), address .. ' ' .. identity)
+redis.call('ZADD', at .. address, text(last), identity)
+redis.call('ZADD', of .. identity, text(last), address)
+for _, other in ipairs(redis.call('ZRANGE', at .. address, 0, -1 - identities)) do
+    drop(address, other)
+end
+local beyond = redis.call('ZCARD', all) - maximum
+if beyond > 0 then
+    drop_each(redis.call('ZRANGE', all, 0, math.min(beyond, SWEPT_AT_ONCE) - 1))
+end
+for _, key in ipairs({all, at .. address, of .. identity}) do
+    redis.call('PEXPIRE', key, text(math.ceil(ARGV[1] / 1000)))
+end
+return redis.call('ZCARD', at .. address)
+""".replace("SWEPT_AT_ONCE", str(SWEPT_AT_ONCE))
+
+_REVOKE_IDENTITY: Final = """
+local identity, until_ = ARGV[2], last - ARGV[3]
+local lived = 0
+local there = redis.call('ZRANGEBYSCORE', of .. identity, '-inf', text(until_), 'WITHSCORES')
+for place = 1, #there, 2 do
+    if tonumber(there[place + 1]) > now then
+        lived = lived + 1
+    end
+    drop(there[place], identity)
+end
+return lived
+"""
+
+_REVOKE_ADDRESS: Final = """
+local address = ARGV[2]
+local lived = redis.call('ZCOUNT', at .. address, '(' .. text(now), text(last))
+for _, identity in ipairs(redis.call('ZRANGE', at .. address, 0, -1)) do
+    drop(address, identity)
+end
+return lived
+"""
+
+
+class RedisGrants:
+    """The grants in the Redis at *url*: ``redis://``, ``rediss://`` (TLS) or ``unix://``.
+
+    *password* is that for Redis, when it does not stand in the URL.  Further settings as those of GrantTable, which
+    raises LocalProtocolError; they must be the same on all servers.  Nothing is asked before the first call.  Raises
+    GrantsError for a URL that is none, and does not quote it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        password: str | None = None,
+        lifetime: float = LIFETIME,
+        ipv6_prefix: int = 128,
+        identities_per_address: int = IDENTITIES_PER_ADDRESS,
+        maximum_grants: int = MAXIMUM_GRANTS,
+    ) -> None:
+        GrantTable(
+            lifetime=lifetime,
+            ipv6_prefix=ipv6_prefix,
+            identities_per_address=identities_per_address,
+            maximum_grants=maximum_grants,
+        )  # it knows which settings are right
+        if lifetime > _LONGEST:
+            raise GrantsError("Redis cannot keep a grant for thirty years")
+        self._lifetime = round(lifetime * _MICRO)
+        self._prefix = ipv6_prefix
+        self._identities = identities_per_address
+        self._maximum = maximum_grants
+        self._asking = Asking()
+        self._redis = redis.Redis(connection_pool=_pool(url, password))
+        self._find_script, self._grant_script, self._revoke_identity_script, self._revoke_address_script = (
+            self._redis.register_script(_BEGIN + script)
+            for script in (_FIND, _GRANT, _REVOKE_IDENTITY, _REVOKE_ADDRESS)
+        )
+
+    async def find(self, address: str) -> Lookup:
+        key = self._key(address)
+        found = await self._asking.run(self._run, self._find_script, key)
+        return None if found is None else Grant(key, found[0].decode(), int(found[1]) / _MICRO)
+
+    async def grant(self, address: str, identity: str) -> int:
+        grant = Grant(self._key(address), identity, 0.0)  # which refuses an identity that is none
+        return await self._asking.run(self._grant, str(grant.address), grant.identity)
+
+    async def revoke_identity(self, identity: str, older_than: float = 0.0) -> int:
+        age = round(older_than * _MICRO)
+        return int(await self._asking.run(self._run, self._revoke_identity_script, identity, age))
+
+    async def revoke_address(self, address: str) -> int:
+        return int(await self._asking.run(self._run, self._revoke_address_script, self._key(address)))
+
+    async def living(self) -> list[LivingGrant]:
+        return await _loops.current().in_thread(self._living)  # a million take longer than the patience
+
+    def close(self) -> None:
+        self._redis.connection_pool.disconnect()
+
+    def _key(self, address: str) -> str:
+        return str(fold(address, self._prefix))
+
+    def _run(self, script: Script, *args: str | int) -> Any:
+        try:
+            return script(args=[self._lifetime, *args])
+        except redis.TimeoutError:
+            raise TimeoutError from None
+
+    def _time(self) -> int:
+        try:
+            seconds, microseconds = self._redis.time()
+        except redis.TimeoutError:
+            raise TimeoutError from None
+        return seconds * _MICRO + microseconds
+
+    def _grant(self, address: str, identity: str) -> int:
+        """The time goes along, so that Redis, should it have slept meanwhile, does not obey what nobody waits for."""
+        asked = self._time()
+        patience = round(PATIENCE * _MICRO)
+        identities = self._run(self._grant_script, address, identity, self._identities, self._maximum, asked, patience)
+        if identities is None:
+            raise TimeoutError
+        return int(identities)
+
+    def _living(self) -> list[LivingGrant]:
+        members = dict(self._redis.zscan_iter(_ALL, count=1000, score_cast_func=int))
+        now = self._time()
+        grants = []
+        for member, expires in sorted(members.items(), key=lambda item: item[1]):
+            address, _, identity = member.decode().partition(" ")
+            if now < expires <= now + self._lifetime:
+                remaining = (expires - now) / _MICRO
+                grants.append(LivingGrant(address=fold(address), identity=identity, remaining=remaining))
+        return grants
+
+
+def _pool(url: str, password: str | None) -> redis.ConnectionPool:
+    """As many connections as there are threads; each wait on one is bounded, and nothing is tried twice."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = parts.port or 6379
+        database = int(parts.path.removeprefix("/") or 0) if parts.scheme != "unix" else 0
+    except ValueError:
+        parts, port, database = urllib.parse.SplitResult("", "", "", "", ""), 0, 0
+    options: dict[str, Any] = {
+        "username": urllib.parse.unquote(parts.username) if parts.username else None,
+        "password": password or (urllib.parse.unquote(parts.password) if parts.password else None),
+        "socket_timeout": PATIENCE,
+        "max_connections": THREADS,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    tcp: dict[str, Any] = {"host": parts.hostname, "port": port, "db": database, "socket_connect_timeout": PATIENCE}
+    if not (parts.query or parts.fragment):
+        if parts.scheme == "redis" and parts.hostname:
+            return redis.ConnectionPool(**options, **tcp)
+        if parts.scheme == "rediss" and parts.hostname:
+            return redis.ConnectionPool(redis.SSLConnection, ssl_check_hostname=True, **options, **tcp)
+        if parts.scheme == "unix" and parts.path:
+            return redis.ConnectionPool(
+                redis.UnixDomainSocketConnection, **options, path=urllib.parse.unquote(parts.path)
+            )
+    raise GrantsError(
+        "write redis://HOST:PORT/DATABASE, rediss://HOST:PORT/DATABASE or unix://PATH for grants in Redis"
+    )

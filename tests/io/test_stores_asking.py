@@ -1,0 +1,129 @@
+"""A store that may be silent is asked in a few threads, waited for with an end, and left alone for a moment after."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+
+from mailauth_io import _loops, _threads
+from mailauth_io.stores._asking import THREADS, Asking, Silent
+from tests.io.line_echo import on_both_loops
+from tests.io.server_support import Clock
+
+
+class Sleeper:
+    """A store that sleeps until it is woken; counts the threads that wait for it."""
+
+    def __init__(self) -> None:
+        self.woken = threading.Event()
+        self.waiting = threading.Semaphore(0)
+        self.asked = 0
+
+    def __call__(self) -> str:
+        self.asked += 1
+        self.waiting.release()
+        assert self.woken.wait(20)
+        return "awake"
+
+
+async def together(loop: _loops.Loop, *functions: Callable[[], Awaitable[None]]) -> None:
+    """Run all of them side by side, to their end."""
+    if loop.name == "trio":
+        async with trio.open_nursery() as nursery:
+            for function in functions:
+                nursery.start_soon(function)
+    else:
+        await asyncio.gather(*(function() for function in functions))
+
+
+@on_both_loops
+async def test_what_it_is_asked_for_comes_back_and_so_does_an_exception(loop: _loops.Loop) -> None:
+    asking = Asking()
+    assert await asking.run(divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        await asking.run(divmod, 1, 0)
+    assert await asking.run(divmod, 7, 2) == (3, 1)
+
+
+@on_both_loops
+async def test_nobody_waits_longer_than_the_patience_and_no_thread_is_added(loop: _loops.Loop) -> None:
+    """However many ask a silent store: those that find no thread are as patient as the others."""
+    asking, sleeper = Asking(patience=0.01), Sleeper()
+
+    async def ask() -> None:
+        with pytest.raises(Silent):
+            await asking.run(sleeper)
+
+    await together(loop, *(3 * THREADS * [ask]))
+    assert sleeper.asked <= THREADS
+    sleeper.woken.set()
+
+
+@on_both_loops
+async def test_after_a_silence_it_is_left_alone_then_one_question_tries_it(loop: _loops.Loop) -> None:
+    """While that one waits, and for a while after every silence, the others are told at once."""
+    clock, asked = Clock(), 0
+    asking, sleeper = Asking(patience=20.0, pause=5.0, clock=clock), Sleeper()
+
+    def silent() -> None:
+        nonlocal asked
+        asked += 1
+        raise TimeoutError
+
+    for _ in range(3):
+        with pytest.raises(Silent):
+            await asking.run(silent)
+    assert asked == 1
+    clock.now += 5
+
+    async def first() -> None:
+        assert await asking.run(sleeper) == "awake"
+
+    async def others() -> None:
+        await loop.in_thread(sleeper.waiting.acquire)
+        with pytest.raises(Silent):
+            await asking.run(silent)
+        sleeper.woken.set()
+
+    await together(loop, first, others)
+    assert asked == 1
+    assert await asking.run(len, "x") == 1
+
+
+@on_both_loops
+async def test_a_store_that_is_down_is_asked_again_at_once(loop: _loops.Loop) -> None:
+    """A refused connection takes no time; and as soon as the store is back it is used."""
+    clock = Clock()
+    asking = Asking(patience=0.01, clock=clock)
+
+    def down() -> None:
+        raise ConnectionRefusedError
+
+    def silent() -> None:
+        raise TimeoutError
+
+    with pytest.raises(Silent):
+        await asking.run(silent)
+    clock.now += 1
+    for _ in range(2):
+        with pytest.raises(ConnectionRefusedError):
+            await asking.run(down)
+    assert await asking.run(len, "x") == 1
+
+
+@on_both_loops
+async def test_a_thread_that_nobody_waits_for_is_taken_until_it_ends(loop: _loops.Loop) -> None:
+    """So a store that is silent for ever holds as many threads as it is allowed, and no more."""
+    few, sleeper = _threads.threads(1), Sleeper()
+    with pytest.raises(TimeoutError):
+        await few.within(0.01, sleeper)
+    await loop.in_thread(sleeper.waiting.acquire)
+    with pytest.raises(TimeoutError):
+        await few.within(0.01, sleeper)
+    assert sleeper.asked == 1
+    sleeper.woken.set()
+    assert await few.within(20, len, "x") == 1

@@ -1,0 +1,378 @@
+"""One contract for every store of grants: in memory, in SQLite, in Redis, on either loop."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mailauth import LocalProtocolError
+from mailauth.grants import Grant, fold
+from mailauth_io import _loops, stores
+from tests.io.grants_keepers import LIFETIME, InRedis, Keeper, Memory, Sqlite, on_both_loops
+from tests.io.server_support import run_on_asyncio
+from tests.redis_server import PASSWORD, RedisServer, redis_server
+from tests.serving import environment
+
+HERE = "192.0.2.1"
+ELSEWHERE = "192.0.2.2"
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def keeper(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Keeper]:
+    kept = make_keeper(request, tmp_path)
+    yield kept
+    kept.close()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Keeper]:
+    kept = make_keeper(request, tmp_path)
+    yield kept
+    kept.close()
+
+
+def make_keeper(request: pytest.FixtureRequest, tmp_path: Path) -> Keeper:
+    if request.param == "memory":
+        return Memory()
+    if request.param == "sqlite":
+        return Sqlite(tmp_path / "grants.db")
+    server = request.getfixturevalue("redis")
+    assert isinstance(server, RedisServer)
+    return InRedis(server)
+
+
+async def who(grants: stores.Grants, address: str) -> str | None:
+    found = await grants.find(address)
+    assert found is None or isinstance(found, Grant)
+    return None if found is None else found.identity
+
+
+# -- what a grant is: DESIGN.md section 4, "Grants" ------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_a_login_opens_its_address_alone(loop: _loops.Loop, keeper: Keeper) -> None:
+    grants = keeper.open()
+    assert await grants.find(HERE) is None
+    await grants.grant(HERE, "alice")
+    found = await grants.find(HERE)
+    assert isinstance(found, Grant)
+    assert (str(found.address), found.identity) == (HERE, "alice")
+    for address in (ELSEWHERE, "127.0.0.1", "::1"):
+        assert await grants.find(address) is None
+
+
+@on_both_loops
+async def test_expiry_is_judged_at_lookup(loop: _loops.Loop, keeper: Keeper) -> None:
+    grants = keeper.open()
+    await grants.grant(HERE, "alice")
+    keeper.move(LIFETIME - 100)
+    assert await who(grants, HERE) == "alice"
+    keeper.move(100)
+    assert await grants.find(HERE) is None
+
+
+@on_both_loops
+async def test_a_new_login_replaces_the_grant_and_nothing_else_extends_it(loop: _loops.Loop, keeper: Keeper) -> None:
+    grants = keeper.open()
+    await grants.grant(HERE, "alice")
+    keeper.move(LIFETIME / 2)
+    assert await grants.grant(HERE, "alice") == 1
+    keeper.move(LIFETIME - 100)
+    assert await who(grants, HERE) == "alice"
+    assert len(await grants.living()) == 1
+    keeper.move(100)
+    assert await grants.find(HERE) is None
+
+
+@on_both_loops
+async def test_the_latest_login_answers_and_an_older_one_stays(loop: _loops.Loop, keeper: Keeper) -> None:
+    grants = keeper.open()
+    assert await grants.grant(HERE, "alice") == 1
+    keeper.move(10)
+    assert await grants.grant(HERE, "bob") == 2
+    assert await who(grants, HERE) == "bob"
+    keeper.move(10)
+    await grants.grant(HERE, "alice")
+    assert await who(grants, HERE) == "alice"
+    assert await grants.revoke_identity("alice") == 1
+    assert await who(grants, HERE) == "bob"
+
+
+@on_both_loops
+@pytest.mark.parametrize("spelling", ["::ffff:192.0.2.1", "::FFFF:c000:201", "0:0:0:0:0:ffff:c000:0201"])
+async def test_an_ipv4_mapped_address_is_the_ipv4_one(loop: _loops.Loop, keeper: Keeper, spelling: str) -> None:
+    """The prefix is for IPv6 alone."""
+    grants = keeper.open(ipv6_prefix=64)
+    await grants.grant(spelling, "alice")
+    assert await who(grants, HERE) == "alice"
+    assert await grants.find(ELSEWHERE) is None
+    assert await grants.revoke_address(HERE) == 1
+    await grants.grant(HERE, "alice")
+    assert await who(grants, spelling) == "alice"
+
+
+@on_both_loops
+async def test_the_zone_is_dropped(loop: _loops.Loop, keeper: Keeper) -> None:
+    grants = keeper.open()
+    await grants.grant("fe80::1%eth0", "alice")
+    assert await who(grants, "FE80:0::1%eth1") == "alice"
+    assert await grants.find("fe80::2") is None
+
+
+@on_both_loops
+async def test_an_ipv6_prefix_opens_its_whole_network_and_no_more(loop: _loops.Loop, keeper: Keeper) -> None:
+    grants = keeper.open(ipv6_prefix=64)
+    await grants.grant("2001:db8::1", "alice")
+    assert await who(grants, "2001:db8::ffff:1") == "alice"
+    assert await grants.find("2001:db8:0:1::1") is None
+    (shown,) = await grants.living()
+    assert shown.address == fold("2001:db8::")
+    assert await grants.revoke_address("2001:db8::2") == 1
+
+
+@on_both_loops
+async def test_what_is_no_address_is_refused(loop: _loops.Loop, keeper: Keeper) -> None:
+    grants = keeper.open()
+    for text in ("", "localhost", "192.0.2.1:25", "[::1]"):
+        with pytest.raises(LocalProtocolError):
+            await grants.find(text)
+        with pytest.raises(LocalProtocolError):
+            await grants.grant(text, "alice")
+    with pytest.raises(LocalProtocolError):
+        await grants.grant(HERE, "")
+
+
+@on_both_loops
+async def test_settings_out_of_range_are_refused(loop: _loops.Loop, keeper: Keeper) -> None:
+    for settings in ({"lifetime": -1.0}, {"ipv6_prefix": 0}, {"identities_per_address": 0}, {"maximum_grants": 0}):
+        with pytest.raises(LocalProtocolError):
+            keeper.open(**settings)
+
+
+# -- revoking --------------------------------------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_revoking_an_identity_leaves_the_others_at_its_addresses(loop: _loops.Loop, keeper: Keeper) -> None:
+    grants = keeper.open()
+    for address in (HERE, ELSEWHERE):
+        await grants.grant(address, "bob")
+        await grants.grant(address, "alice")
+    await grants.grant("2001:db8::1", "alice")
+    assert await grants.revoke_identity("alice") == 3
+    assert await grants.revoke_identity("alice") == 0
+    assert await who(grants, HERE) == await who(grants, ELSEWHERE) == "bob"
+    assert await grants.find("2001:db8::1") is None
+    await grants.grant(HERE, "alice")
+    assert await who(grants, HERE) == "alice"
+
+
+@on_both_loops
+async def test_revoking_an_address_leaves_its_people_elsewhere(loop: _loops.Loop, keeper: Keeper) -> None:
+    grants = keeper.open()
+    for identity in ("alice", "bob"):
+        await grants.grant(HERE, identity)
+        await grants.grant(ELSEWHERE, identity)
+    assert await grants.revoke_address(HERE) == 2
+    assert await grants.revoke_address(HERE) == 0
+    assert await grants.find(HERE) is None
+    assert await grants.revoke_identity("bob") == 1
+    assert await who(grants, ELSEWHERE) == "alice"
+
+
+@on_both_loops
+async def test_a_late_revocation_spares_later_logins(loop: _loops.Loop, keeper: Keeper) -> None:
+    """A process that notices a changed password late must not end the grant that the new one has made."""
+    grants = keeper.open()
+    await grants.grant(HERE, "alice")
+    keeper.move(1000)
+    await grants.grant(ELSEWHERE, "alice")
+    keeper.move(1000)
+    assert await grants.revoke_identity("alice", 1500) == 1
+    assert await grants.find(HERE) is None
+    assert await who(grants, ELSEWHERE) == "alice"
+
+
+@on_both_loops
+async def test_what_is_over_is_neither_shown_nor_counted(loop: _loops.Loop, keeper: Keeper) -> None:
+    grants = keeper.open()
+    await grants.grant(HERE, "alice")
+    keeper.move(LIFETIME / 2)
+    await grants.grant(HERE, "bob")
+    await grants.grant(ELSEWHERE, "alice")
+    assert [(str(each.address), each.identity) for each in await grants.living()] == [
+        (HERE, "alice"),
+        (HERE, "bob"),
+        (ELSEWHERE, "alice"),
+    ]
+    keeper.move(LIFETIME / 2)
+    shown = await grants.living()
+    assert [(str(each.address), each.identity) for each in shown] == [(HERE, "bob"), (ELSEWHERE, "alice")]
+    assert all(LIFETIME / 2 - 100 < each.remaining <= LIFETIME / 2 for each in shown)
+    assert await grants.revoke_identity("alice") == 1
+    assert await grants.grant(HERE, "carol") == 2
+
+
+# -- bounds ----------------------------------------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_identities_at_an_address_are_bounded_and_the_oldest_leaves_first(
+    loop: _loops.Loop, keeper: Keeper
+) -> None:
+    grants = keeper.open(identities_per_address=3)
+    for number, identity in enumerate(("alice", "bob", "carol", "alice", "dave"), start=1):
+        assert await grants.grant(HERE, identity) == min(number, 3)
+        keeper.move(1)
+    await grants.grant(ELSEWHERE, "bob")
+    assert {each.identity for each in await grants.living() if str(each.address) == HERE} == {"carol", "alice", "dave"}
+    assert await grants.revoke_identity("bob") == 1  # nothing of the one that left is kept
+
+
+@on_both_loops
+async def test_grants_in_all_are_bounded_and_the_oldest_leaves_first(loop: _loops.Loop, keeper: Keeper) -> None:
+    grants = keeper.open(maximum_grants=3)
+    for number in range(6):
+        await grants.grant(f"192.0.2.{number}", "alice" if number % 2 else "bob")
+        keeper.move(1)
+    assert [str(each.address) for each in await grants.living()] == ["192.0.2.3", "192.0.2.4", "192.0.2.5"]
+    assert await grants.find("192.0.2.2") is None
+    assert await grants.revoke_identity("alice") == 2
+
+
+# -- shared stores: other processes, restarts, the wall clock --------------------------------------------------------
+
+FIND = """
+import asyncio, sys
+from pathlib import Path
+from mailauth_io.stores import SqliteGrants
+from mailauth_io.stores.redis_grants import RedisGrants
+
+if sys.argv[1] == "sqlite":
+    grants = SqliteGrants(Path(sys.argv[2]), lifetime=float(sys.argv[3]), clock=lambda: float(sys.argv[4]))
+else:
+    grants = RedisGrants("unix://" + sys.argv[2], password=sys.argv[4], lifetime=float(sys.argv[3]))
+found = asyncio.run(grants.find("192.0.2.1"))
+print(found.identity if found else "-")
+grants.close()
+"""
+
+
+@on_both_loops
+async def test_a_grant_is_visible_to_another_process_once_it_is_made(
+    loop: _loops.Loop, shared: Keeper, request: pytest.FixtureRequest
+) -> None:
+    """Made before +OK leaves; so whoever has read it may relay at every server."""
+    if isinstance(shared, Sqlite):
+        words = ["sqlite", str(shared.path), str(LIFETIME), str(shared.clock.now)]
+    else:
+        words = ["redis", str(request.getfixturevalue("redis").socket), str(LIFETIME), PASSWORD]
+    grants = shared.open()
+
+    def ask() -> str:
+        program = [sys.executable, "-c", FIND, *words]
+        return subprocess.run(program, env=environment(), check=True, capture_output=True, text=True).stdout.strip()
+
+    await grants.grant(HERE, "alice")
+    assert await loop.in_thread(ask) == "alice"
+    await grants.revoke_address(HERE)
+    assert await loop.in_thread(ask) == "-"
+
+
+@on_both_loops
+async def test_a_grant_outlasts_a_restart_and_so_does_its_end(loop: _loops.Loop, shared: Keeper) -> None:
+    grants = shared.open()
+    await grants.grant(HERE, "alice")
+    await grants.grant(ELSEWHERE, "bob")
+    await grants.revoke_identity("bob")
+    shared.move(LIFETIME - 100)
+    grants.close()
+    again = shared.open()
+    assert await who(again, HERE) == "alice"
+    assert await again.find(ELSEWHERE) is None
+    shared.move(100)
+    assert await again.find(HERE) is None
+
+
+@on_both_loops
+async def test_a_clock_that_steps_forward_ends_grants_early(loop: _loops.Loop, shared: Keeper) -> None:
+    """The other way would be to open a relay for longer than was allowed."""
+    grants = shared.open()
+    await grants.grant(HERE, "alice")
+    shared.move(LIFETIME + 3600)
+    assert await grants.find(HERE) is None
+    await grants.grant(HERE, "alice")
+    assert await who(grants, HERE) == "alice"
+
+
+@on_both_loops
+async def test_a_clock_that_steps_back_ends_grants_for_good(loop: _loops.Loop, shared: Keeper) -> None:
+    """A remaining life beyond the lifetime counts as expired, also when the clock is there once more."""
+    grants = shared.open()
+    await grants.grant(HERE, "alice")
+    await grants.grant(ELSEWHERE, "bob")
+    shared.move(-3600)
+    assert await grants.find(HERE) is None
+    assert await grants.living() == []
+    shared.move(3600)
+    for address in (HERE, ELSEWHERE):
+        assert await grants.find(address) is None
+    await grants.grant(HERE, "alice")
+    assert await who(grants, HERE) == "alice"
+
+
+@on_both_loops
+async def test_a_shorter_lifetime_ends_what_would_outlive_it(loop: _loops.Loop, shared: Keeper) -> None:
+    """A server that is started again with another lifetime grants no more than that."""
+    await shared.open().grant(HERE, "alice")
+    shorter = shared.open(lifetime=LIFETIME / 2)
+    assert await shorter.find(HERE) is None
+
+
+@on_both_loops
+async def test_a_sweep_never_takes_a_renewal_along(loop: _loops.Loop, shared: Keeper) -> None:
+    """One process sweeps what is over while another renews it: the renewal stays, whichever comes first."""
+    sweeping, renewing = shared.open(), shared.open()
+    for number in range(20):
+        await renewing.grant(HERE, "alice")
+        shared.move(LIFETIME)
+        sweep = threading.Thread(target=run_on_asyncio, args=(lambda: sweeping.grant(ELSEWHERE, "bob"),))
+        sweep.start()
+        await renewing.grant(HERE, "alice")
+        await loop.in_thread(sweep.join)
+        assert await who(renewing, HERE) == "alice", number
+        assert await who(sweeping, HERE) == "alice", number
+
+
+@on_both_loops
+async def test_what_is_over_leaves_in_steps(loop: _loops.Loop, shared: Keeper) -> None:
+    """However much there is to sweep, each login pays for a bounded part of it."""
+    grants = shared.open()
+    for number in range(150):
+        await grants.grant(f"192.0.2.{number}", "alice")
+    shared.move(LIFETIME)
+    counts = []
+    for _ in range(3):
+        await grants.grant(HERE, "bob")
+        counts.append(kept(shared))
+    assert counts == [51, 1, 1]
+
+
+def kept(keeper: Keeper) -> int:
+    """Grants in the store, those that are over included."""
+    if isinstance(keeper, Sqlite):
+        return keeper.count()
+    assert isinstance(keeper, InRedis)
+    return int(keeper.client.zcard("{mailauth}:grants"))

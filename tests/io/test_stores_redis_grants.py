@@ -1,0 +1,176 @@
+"""What is Redis' own about grants: where it is, what it forgets, and what happens when it is down or silent."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from mailauth.grants import Grant
+from mailauth_io import _loops
+from mailauth_io.stores import GrantsError
+from mailauth_io.stores._asking import Silent
+from mailauth_io.stores.redis_grants import RedisGrants
+from tests.io.grants_keepers import LIFETIME, on_both_loops
+from tests.redis_server import PASSWORD, RedisServer, redis_server
+
+HERE = "192.0.2.1"
+ELSEWHERE = "192.0.2.2"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as started:
+        yield started
+
+
+@pytest.fixture
+def grants(server: RedisServer) -> Iterator[RedisGrants]:
+    with server.client as client:
+        client.flushall()
+    made = RedisGrants(f"redis://127.0.0.1:{server.port}", password=PASSWORD, lifetime=LIFETIME)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "redis",
+        "redis://",
+        "http://:hunter2@127.0.0.1",
+        "redis://:hunter2@127.0.0.1:port",
+        "redis://:hunter2@127.0.0.1:70000",
+        "redis://:hunter2@127.0.0.1/first",
+        "redis://:hunter2@[::1",
+        "redis://127.0.0.1?password=hunter2",
+        "unix://",
+    ],
+)
+def test_a_url_that_is_none_is_refused_and_not_quoted(url: str) -> None:
+    with pytest.raises(GrantsError) as refused:
+        RedisGrants(url)
+    assert str(refused.value).startswith("write redis://HOST:PORT/DATABASE, ")
+    assert "hunter2" not in repr(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "place"),
+    [
+        ("redis://h.test", redis.Connection, {"host": "h.test", "port": 6379, "db": 0, "password": None}),
+        ("redis://u:p%40s@h.test:99/3", redis.Connection, {"username": "u", "password": "p@s", "port": 99, "db": 3}),
+        ("rediss://[::1]:99", redis.SSLConnection, {"host": "::1", "port": 99}),
+        ("unix:///run/a%20b.sock", redis.UnixDomainSocketConnection, {"path": "/run/a b.sock"}),
+    ],
+)
+def test_a_url_names_a_place_and_tls_is_verified(url: str, kind: type, place: dict[str, object]) -> None:
+    grants = RedisGrants(url)
+    connection = grants._redis.connection_pool.make_connection()
+    assert type(connection) is kind
+    assert {name: getattr(connection, name) for name in place} == place
+    if isinstance(connection, redis.SSLConnection):
+        assert connection.check_hostname
+    grants.close()
+
+
+def test_no_password_is_shown(grants: RedisGrants) -> None:
+    for password in (None, PASSWORD):
+        assert PASSWORD not in repr(RedisGrants("redis://:" + "hunter2@h.test", password=password))
+        assert "hunter2" not in repr(RedisGrants("redis://:hunter2@h.test", password=password).__dict__)
+
+
+@on_both_loops
+async def test_a_wrong_password_is_an_exception_without_it(loop: _loops.Loop, server: RedisServer) -> None:
+    grants = RedisGrants(f"redis://:hunter2@127.0.0.1:{server.port}")
+    with pytest.raises(redis.AuthenticationError) as refused:
+        await grants.find(HERE)
+    assert "hunter2" not in repr(refused.value)
+    grants.close()
+
+
+@on_both_loops
+async def test_all_that_is_kept_ends_by_itself(loop: _loops.Loop, grants: RedisGrants, server: RedisServer) -> None:
+    """With the last grant in it, even if no server is there any more to sweep."""
+    await grants.grant(HERE, "alice")
+    await grants.grant(ELSEWHERE, "alice")
+    with server.client as client:
+        keys = list(client.scan_iter("*"))
+        assert len(keys) == 4
+        assert all(LIFETIME - 100 < client.ttl(key) <= LIFETIME for key in keys)
+
+
+@pytest.mark.parametrize("forgotten", ["{mailauth}:of:alice", "{mailauth}:at:192.0.2.1"])
+@on_both_loops
+async def test_a_grant_that_could_not_be_revoked_is_none(
+    loop: _loops.Loop, grants: RedisGrants, server: RedisServer, forgotten: str
+) -> None:
+    """Redis may be told to forget keys when memory is short: then the relay closes, it does not stay open."""
+    await grants.grant(HERE, "alice")
+    with server.client as client:
+        assert client.delete(forgotten) == 1
+    assert await grants.find(HERE) is None
+    await grants.grant(ELSEWHERE, "alice")
+    assert await grants.find(HERE) is None
+    await grants.revoke_identity("alice")
+    assert await grants.find(ELSEWHERE) is None
+
+
+class Late(RedisGrants):
+    """A login that Redis hears of only when nobody waits for it any more."""
+
+    def _time(self) -> int:
+        return super()._time() - 3_000_000
+
+
+@on_both_loops
+async def test_a_login_that_redis_hears_of_too_late_makes_no_grant(
+    loop: _loops.Loop, grants: RedisGrants, server: RedisServer
+) -> None:
+    """The lifetime begins at the login, not when a Redis wakes up that was stopped for hours."""
+    late = Late(f"unix://{server.socket}", password=PASSWORD, lifetime=LIFETIME)
+    with pytest.raises(Silent):
+        await late.grant(HERE, "alice")
+    late.close()
+    assert await grants.find(HERE) is None
+
+
+@on_both_loops
+async def test_down_is_an_exception_and_back_again_it_works(loop: _loops.Loop, tmp_path: Path) -> None:
+    """With the connections of before, which are broken now; what was kept is gone, and so the relay is closed."""
+    with redis_server(tmp_path) as server:
+        grants = RedisGrants(f"redis://127.0.0.1:{server.port}", password=PASSWORD)
+        await grants.grant(HERE, "alice")
+        server.kill()
+        for _ in range(2):
+            with pytest.raises(redis.ConnectionError):
+                await grants.find(HERE)
+            with pytest.raises(redis.ConnectionError):
+                await grants.grant(HERE, "alice")
+        server.start()
+        assert await grants.find(HERE) is None
+        await grants.grant(HERE, "alice")
+        assert isinstance(await grants.find(HERE), Grant)
+        grants.close()
+
+
+@on_both_loops
+async def test_silence_is_an_exception_and_makes_nobody_wait_long(loop: _loops.Loop, tmp_path: Path) -> None:
+    """Stopped, it takes connections and says nothing."""
+    with redis_server(tmp_path) as server:
+        grants = RedisGrants(f"redis://127.0.0.1:{server.port}", password=PASSWORD)
+        await grants.grant(HERE, "alice")
+        server.signal(signal.SIGSTOP)
+        with pytest.raises(Silent):
+            async with loop.within(20):
+                await grants.find(HERE)
+        with pytest.raises(Silent):
+            await grants.grant(ELSEWHERE, "bob")
+        server.signal(signal.SIGCONT)
+        grants._asking._silent_until = None  # the pause is over
+        assert isinstance(await grants.find(HERE), Grant)
+        assert await grants.find(ELSEWHERE) is None
+        grants.close()

@@ -1,0 +1,175 @@
+"""What is SQLite's own about grants: its file, its locks, and the clock read at the right moment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mailauth_io import _loops
+from mailauth_io.stores import GrantsError, SqliteGrants
+from tests.io.grants_keepers import on_both_loops
+from tests.io.server_support import run_on_asyncio
+
+HERE = "192.0.2.1"
+ELSEWHERE = "192.0.2.2"
+NOW = 1_700_000_000.0
+
+
+class Opening:
+    """Opens stores, and closes them in the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stack = contextlib.ExitStack()
+
+    def __call__(self, clock: Callable[[], float] = lambda: NOW) -> SqliteGrants:
+        grants = SqliteGrants(self.path, clock=clock)
+        self.stack.callback(grants.close)
+        return grants
+
+
+@pytest.fixture
+def opening(tmp_path: Path) -> Iterator[Opening]:
+    opens = Opening(tmp_path / "grants.db")
+    with opens.stack:
+        yield opens
+
+
+def test_the_file_and_what_lies_beside_it_are_the_owners_alone(opening: Opening) -> None:
+    """Whoever can write it may relay; whoever can read it knows who reads mail, and where."""
+    before = os.umask(0)
+    try:
+        grants = opening()
+        run_on_asyncio(lambda: grants.grant(HERE, "alice"))
+    finally:
+        os.umask(before)
+    files = sorted(opening.path.parent.iterdir())
+    assert [path.name for path in files] == ["grants.db", "grants.db-shm", "grants.db-wal"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
+def test_a_file_that_others_may_open_is_refused(opening: Opening, mode: int) -> None:
+    opening().close()
+    opening.path.chmod(mode)
+    with pytest.raises(GrantsError, match=r"grants\.db is open to others than its owner; say: chmod 600 "):
+        opening()
+
+
+def test_the_directory_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(GrantsError, match=r"none/grants\.db cannot keep grants: No such file or directory$"):
+        SqliteGrants(tmp_path / "none" / "grants.db")
+
+
+def test_what_is_no_file_of_grants_is_refused_and_left_alone(tmp_path: Path) -> None:
+    other, text = tmp_path / "other.db", tmp_path / "text"
+    for path in (other, text):
+        path.touch(mode=0o600)
+    with contextlib.closing(sqlite3.connect(other)) as connection:
+        connection.execute("CREATE TABLE grants (something)")
+    text.write_text("this is no database, and long enough for one to look at its head\n" * 20)
+    before = other.read_bytes(), text.read_bytes()
+    with pytest.raises(GrantsError, match="is the database of another program"):
+        SqliteGrants(other)
+    with pytest.raises(GrantsError, match="text cannot keep grants: file is not a database"):
+        SqliteGrants(text)
+    with pytest.raises(GrantsError, match="is no plain file"):
+        SqliteGrants(tmp_path)
+    assert (other.read_bytes(), text.read_bytes()) == before
+
+
+def test_a_file_of_another_version_is_refused(opening: Opening) -> None:
+    opening().close()
+    with contextlib.closing(sqlite3.connect(opening.path)) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    with pytest.raises(GrantsError, match="was written by another version of mailauth"):
+        opening()
+
+
+def test_several_may_make_the_file_at_once(tmp_path: Path) -> None:
+    """As processes do that start together."""
+    failures: list[Exception] = []
+    for number in range(10):
+        path, together = tmp_path / str(number), threading.Barrier(4)
+
+        def start(path: Path = path, together: threading.Barrier = together) -> None:
+            together.wait()
+            try:
+                SqliteGrants(path).close()
+            except Exception as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=start) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+
+
+@on_both_loops
+async def test_the_time_of_a_login_is_read_when_nobody_else_can_write(loop: _loops.Loop, opening: Opening) -> None:
+    """Else what another process commits meanwhile would seem to come from the future, and a sweep would take it."""
+    locked = []
+
+    def clock() -> float:
+        with contextlib.closing(sqlite3.connect(opening.path, timeout=0)) as other:
+            try:
+                other.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                locked.append(True)
+        return NOW
+
+    grants = opening(clock)
+    await grants.grant(HERE, "alice")
+    await grants.revoke_identity("alice")
+    assert locked == [True, True]
+
+
+@on_both_loops
+async def test_a_login_during_a_lookup_is_none_from_the_future(loop: _loops.Loop, opening: Opening) -> None:
+    """The rows are read first, then the time; a row that comes in between is not seen, and stays."""
+    later = opening(lambda: NOW + 0.5)
+    meanwhile: list[Callable[[], object]] = [lambda: run_on_asyncio(lambda: later.grant(HERE, "alice"))]
+
+    def clock() -> float:
+        if meanwhile:
+            meanwhile.pop()()
+        return NOW
+
+    grants = opening(clock)
+    assert await grants.find(HERE) is None
+    assert meanwhile == []
+    assert await later.find(HERE) is not None
+
+
+@on_both_loops
+async def test_a_lookup_never_waits_for_a_login(loop: _loops.Loop, opening: Opening) -> None:
+    """However long another process holds the file; who logs in then gets no grant, and an exception says so."""
+    grants = opening()
+    await grants.grant(HERE, "alice")
+    with contextlib.closing(sqlite3.connect(opening.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        found = await grants.find(HERE)
+        assert found is not None
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            await grants.grant(ELSEWHERE, "bob")
+        assert await grants.find(HERE) is not None
+        other.execute("ROLLBACK")
+    assert await grants.find(ELSEWHERE) is None
+
+
+@on_both_loops
+async def test_a_login_that_waited_too_long_makes_no_grant(loop: _loops.Loop, opening: Opening) -> None:
+    """Whoever waited for it has gone on without; the lifetime begins at the login, not when a disk wakes up."""
+    grants = opening()
+    with pytest.raises(TimeoutError):
+        await loop.in_thread(grants._grant, HERE, "alice", -1000.0)
+    assert await grants.find(HERE) is None
