@@ -6,7 +6,6 @@ Knows loops, signals and what to tell whoever started it; what it serves was set
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
-from . import _loops, config, server
+from . import _loops, config, logs, server
 from .complaint import Complaint
 from .settings import Settings
 
@@ -30,7 +29,7 @@ def serve(settings: Settings) -> None:
     os.umask(0o077)  # before anything is written
     _handle(_leave)
     serving = config.read(settings)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    logs.start(settings.log_format, settings.log_level)
     try:
         loop = _loops.named(serving.loop)
     except ImportError as error:

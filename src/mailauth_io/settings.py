@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import attrs
 
-from . import row, words
+from . import logs, row, words
 from .complaint import Complaint
 
 LOOPS: Final = ("asyncio", "trio")
@@ -113,6 +113,15 @@ class Settings:
     grant_ipv6_prefix: int = row.one(
         "grants", "ipv6_prefix", "--grant-ipv6-prefix", words.number(1, 128, "prefix length"), default=128, kind=int,
         metavar="N", help="bits of an IPv6 address that count",
+    )  # fmt: skip
+
+    log_format: str = row.one(
+        "log", "format", "--log-format", words.one_of(*logs.FORMATS), default="text", metavar="FORMAT",
+        help="how the log is written to standard error: text, or json, an object a line",
+    )  # fmt: skip
+    log_level: str = row.one(
+        "log", "level", "--log-level", words.one_of(*logs.LEVELS), default="info", metavar="LEVEL",
+        help="debug, info, warning or error, and all above it",
     )  # fmt: skip
 
     loop: str = row.one(

@@ -193,7 +193,9 @@ def test_a_message_reaches_every_store_or_none(
     assert "hunter2" not in caplog.text
     if isinstance(error, (OSError, RuntimeError)):
         part = {"stage 0": "maildrops", "stage 1": "maildrops", "stage 2": "outbox"}.get(fails, "delivery")
-        assert f"q-1 {part} failed: {type(error).__name__}" in caplog.text
+        told = f"store failed connection=q queue_id=q-1 part={part} why="
+        assert told in caplog.text
+        assert type(error).__name__ in caplog.text.partition(told)[2]
 
 
 @on_both_loops

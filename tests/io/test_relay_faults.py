@@ -58,7 +58,7 @@ def test_a_next_hop_that_goes_away_is_451_and_the_next_transaction_finds_it_agai
 
     relaying(run, double, client, **IN_CLEAR)
     assert double.connections == 2
-    (record,) = [record for record in caplog.records if " next hop " in record.getMessage()]
+    (record,) = [record for record in caplog.records if record.getMessage().startswith("next hop ")]
     assert record.levelno == logging.ERROR
 
 

@@ -141,5 +141,5 @@ def test_two_ready_servers_pass_a_message_on(run: Run, implicit_tls: bool, caplo
     by = [line.split()[1] for line in received.splitlines() if line.startswith(b"\tby")]
     assert by == [b"second.test", b"first.test"]
     assert received.count(b"with ESMTPSA") == 2
-    assert "login of bob by SCRAM-SHA-256 inside TLS" in caplog.text
-    assert "IDENTITY of bob" in caplog.text
+    assert "mechanism=SCRAM-SHA-256 identity=bob" in caplog.text
+    assert "reason=IDENTITY by=bob" in caplog.text

@@ -17,8 +17,9 @@ from mailauth.policy import RelayPolicy
 
 from .._adapter import ServerConnection
 from ..certificate_names import certificate_names
+from ..logs import Event
 from ..stores import Accounts, Grants, MemoryGrants, Proof, mailbox_name
-from ._log import LOGGER, log_failure, shown
+from ._log import LOGGER, log_failure
 from .config import Config, Stores
 
 A = TypeVar("A")
@@ -80,7 +81,7 @@ class House:
         changes = await self.stores.accounts.refresh()
         if changes is not None:
             for remark in changes.remarks:
-                LOGGER.warning("accounts: %s", remark)
+                LOGGER.warning(Event("accounts", {"remark": remark}))
             self._to_revoke.update(dict.fromkeys(changes.revoked, self.clock() - changes.in_force))
             self._changed.update((name, self.moment()) for name in changes.revoked)
         if self._to_revoke:
@@ -213,13 +214,3 @@ async def ask(session: str, part: str, question: Question[A], answer: Awaitable[
     except Exception as error:
         log_failure(session, part, error)
         return question.unavailable
-
-
-def log_login(session: str, event: sasl.Authenticated | sasl.AuthenticationFailed, *, peer: str, tls: bool) -> None:
-    """One line for each login, good or bad."""
-    way = f"by {event.mechanism} {'inside TLS' if tls else 'in clear'} from {peer}"
-    if isinstance(event, sasl.Authenticated):
-        LOGGER.info("%s login of %s %s", session, shown(event.identity), way)
-    else:
-        why = "the session ended" if event.why is None else event.why.value
-        LOGGER.info("%s login of %s %s failed: %s", session, shown(event.authentication_identity), way, why)

@@ -7,6 +7,7 @@ copies stay.  docs/relay.md draws the states, and says what happens when the con
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Final, Self
@@ -15,6 +16,7 @@ from mailauth import ACCEPT, Command, LocalProtocolError, MessageChunk, RemotePr
 
 from .. import _loops
 from .._adapter import Client
+from ..logs import Event
 from ..stores import Envelope, MessageContent
 from ..stores.content import PIECE
 from ._log import LOGGER
@@ -131,10 +133,7 @@ class Relaying:
             raise Declined(self._lose(error)) from None
         if not reply.positive:
             raise Declined(_passed_on(reply))
-        LOGGER.info(
-            "%s message %s taken by the next hop %s: %s",
-            self._session, envelope.queue_id, self._hop, _one_line(str(reply)),
-        )  # fmt: skip
+        self._log(logging.INFO, "next hop took", queue_id=envelope.queue_id, reply=reply)
         return _Taken()
 
     # What is said to the next hop
@@ -248,9 +247,12 @@ class Relaying:
     def _lose(self, error: Exception) -> smtp.Reply:
         """Nothing more comes of this transaction there; the next one gets a new connection."""
         self._abort()
-        LOGGER.error("%s next hop %s failed: %s", self._session, self._hop, why(error))
+        self._log(logging.ERROR, "next hop failed", why=why(error))
         self.refusal = error.reply if isinstance(error, _Lost) else UNREACHABLE
         return self.refusal
+
+    def _log(self, level: int, event: str, **fields: object) -> None:
+        LOGGER.log(level, Event(event, {"connection": self._session, "next_hop": str(self._hop), **fields}))
 
     def _abort(self) -> None:
         client, self._client, self._open = self._client, None, None

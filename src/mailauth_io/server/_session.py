@@ -5,11 +5,15 @@ Knows neither SMTP nor POP3; the two files of that name do.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from abc import ABC, abstractmethod
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
+
+from mailauth import sasl
 
 from .._adapter import ServerConnection
+from ..logs import Event, shown
 from ._house import House
 from ._log import LOGGER
 
@@ -17,25 +21,57 @@ E = TypeVar("E")
 
 
 class Session(ABC, Generic[E]):
-    """A connection with what it needs of the house; *id* stands at the head of its lines in the log."""
+    """A connection with what it needs of the house; *id* stands in all of its lines in the log."""
 
-    __slots__ = ("connection", "house", "id")
+    __slots__ = ("connection", "house", "id", "mechanism")
+
+    protocol: ClassVar[str]
 
     def __init__(self, house: House, connection: ServerConnection[E]) -> None:
         self.id = secrets.token_hex(6)
         self.house = house
         self.connection = connection
+        self.mechanism: str | None = None
+        """By which the identity was proved; None before a login."""
 
     @classmethod
     async def serve(cls, house: House, connection: ServerConnection[E]) -> None:
         """Serve *connection* to its end; whatever ends it, cancellation too, nothing of it is kept."""
         session = cls(house, connection)
-        LOGGER.debug("%s is a %s with %s", session.id, cls.__name__, connection.peer)
+        session.log(logging.DEBUG, "connected")
         try:
             await session.run()
         finally:
             session.let_go()
-            LOGGER.debug("%s closed", session.id)
+            session.log(logging.DEBUG, "closed")
+
+    def log(self, level: int, event: str, **fields: object) -> None:
+        """One line: the connection, its peer and its TLS, and then *fields*, client text among them by ``shown()``."""
+        if LOGGER.isEnabledFor(level):
+            tls = self.connection.tls
+            LOGGER.log(
+                level,
+                Event(
+                    event,
+                    {
+                        "connection": self.id,
+                        "peer": self.connection.peer.address,
+                        "protocol": self.protocol,
+                        "tls": None if tls is None else tls.version,
+                        **fields,
+                    },
+                ),
+            )
+
+    def log_login(self, event: sasl.Authenticated | sasl.AuthenticationFailed) -> None:
+        """One line for each login, good or bad.  docs/logging.md promises what the bad one looks like."""
+        if isinstance(event, sasl.Authenticated):
+            self.mechanism = event.mechanism
+            self.log(logging.INFO, "login", mechanism=event.mechanism, identity=shown(event.identity))
+        else:
+            why = "ENDED" if event.why is None else event.why.name
+            identity = shown(event.authentication_identity)
+            self.log(logging.INFO, "login failed", mechanism=event.mechanism, identity=identity, why=why)
 
     @abstractmethod
     async def run(self) -> None:

@@ -5,14 +5,15 @@ Knows no loop and no octet of the protocol.  A grant is made as soon as the iden
 
 from __future__ import annotations
 
-from typing import assert_never
+import logging
+from typing import ClassVar, assert_never
 
 from mailauth import ACCEPT, Accept, Notice, TlsStarted, pop3, sasl
 
 from .._adapter import ServerConnection
+from ..logs import shown
 from ..stores import OpenedMaildrop
-from ._house import House, ask, log_login
-from ._log import LOGGER, shown
+from ._house import House, ask
 from ._session import Session
 
 
@@ -20,6 +21,8 @@ class Pop3Session(Session[pop3.AnyServerEvent]):
     """It keeps the maildrop while it is open."""
 
     __slots__ = ("_begun", "_deleting", "_maildrop")
+
+    protocol: ClassVar[str] = "POP3"
 
     def __init__(self, house: House, connection: ServerConnection[pop3.AnyServerEvent]) -> None:
         super().__init__(house, connection)
@@ -54,12 +57,12 @@ class Pop3Session(Session[pop3.AnyServerEvent]):
                     self._begun = house.moment()
                 case sasl.Authenticated(identity=identity):
                     await house.grant(self.id, connection.peer.address, identity or "", self._begun)
-                    log_login(self.id, event, peer=connection.peer.address, tls=connection.tls is not None)
+                    self.log_login(event)
                 case sasl.AuthenticationFailed():
-                    log_login(self.id, event, peer=connection.peer.address, tls=connection.tls is not None)
+                    self.log_login(event)
                 case TlsStarted(dropped=dropped):
                     if dropped:
-                        LOGGER.warning("%s sent %d octets in clear behind STLS: dropped", self.id, dropped)
+                        self.log(logging.WARNING, "clear octets dropped", octets=dropped)
                 case pop3.Dele():
                     self._deleting = True
                 case pop3.Rset():
@@ -68,7 +71,7 @@ class Pop3Session(Session[pop3.AnyServerEvent]):
                     if not self._deleting:  # else Update is asked next
                         self.let_go()
                 case pop3.Refused(reply=reply):
-                    LOGGER.debug("%s command refused: %s", self.id, reply)
+                    self.log(logging.DEBUG, "command refused", reply=reply)
                 case Notice():
                     pass
                 case unreachable:
@@ -77,7 +80,7 @@ class Pop3Session(Session[pop3.AnyServerEvent]):
     async def _open(self, identity: str) -> pop3.Maildrop | pop3.Unavailable:
         opened = await self.house.stores.maildrops.open(self.house.name(identity))
         if isinstance(opened, pop3.Unavailable):
-            LOGGER.info("%s maildrop of %s not opened: %s", self.id, shown(identity), opened.name)
+            self.log(logging.INFO, "maildrop not opened", identity=shown(identity), why=opened.name)
             return opened
         try:
             snapshot = pop3.Maildrop(messages=opened.messages)
@@ -96,6 +99,7 @@ class Pop3Session(Session[pop3.AnyServerEvent]):
         if self._maildrop is None:
             return pop3.Unavailable.TEMPORARY
         await self._maildrop.update(deleted)
+        self.log(logging.INFO, "messages deleted", identity=shown(self.connection.identity), number=len(deleted))
         self.let_go()
         return ACCEPT
 

@@ -5,17 +5,19 @@ Knows no loop and no octet of the protocol.  RCPT alone decides who may send to 
 
 from __future__ import annotations
 
+import logging
 import time
-from typing import assert_never
+from typing import ClassVar, assert_never
 
 from mailauth import ACCEPT, MessageChunk, Notice, TlsStarted, sasl, smtp
 from mailauth.policy import Decision, Reason
 
 from .._adapter import ServerConnection
+from ..logs import shown
 from ..stores import Full, MessageContent, Outbox
 from . import delivery, trace
-from ._house import House, log_login
-from ._log import LOGGER, log_failure, shown
+from ._house import House
+from ._log import log_failure
 from ._relaying import Relaying
 from ._session import Session
 from .next_hop import NextHop
@@ -38,6 +40,8 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
         "_taken",
     )
 
+    protocol: ClassVar[str] = "SMTP"
+
     def __init__(self, house: House, connection: ServerConnection[smtp.AnyServerEvent]) -> None:
         super().__init__(house, connection)
         self._hello = smtp.Hello(domain="unknown", extended=False)  # the core takes no MAIL before a better one
@@ -56,6 +60,11 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
         self._maildrops: dict[str, None] = {}
         self._relayed: dict[str, None] = {}
         self._decision: Decision | None = None
+
+    @property
+    def _sender(self) -> str:
+        """The reverse-path without brackets, empty for the null one."""
+        return "" if self._mail.reverse_path is None else str(self._mail.reverse_path)
 
     async def run(self) -> None:
         if self._hop is None:
@@ -79,7 +88,7 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
                 case smtp.MessageComplete() as question:
                     connection.answer(question, await self._complete())
                 case smtp.MessageAborted(why=why):
-                    LOGGER.info("%s message aborted: %s", self.id, why.value)
+                    self.log(logging.INFO, "message aborted", why=why.name)
                     self.let_go()
                 case (
                     sasl.CheckPassword()
@@ -95,12 +104,12 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
                 case smtp.Hello():
                     self._hello = event
                 case sasl.Authenticated() | sasl.AuthenticationFailed():
-                    log_login(self.id, event, peer=connection.peer.address, tls=connection.tls is not None)
+                    self.log_login(event)
                 case TlsStarted(dropped=dropped):
                     if dropped:
-                        LOGGER.warning("%s sent %d octets in clear behind STARTTLS: dropped", self.id, dropped)
+                        self.log(logging.WARNING, "clear octets dropped", octets=dropped)
                 case smtp.Refused(verb=verb, reply=reply):
-                    LOGGER.debug("%s %s refused: %s", self.id, verb or "unknown command", reply)
+                    self.log(logging.DEBUG, "command refused", verb=verb, reply=reply)
                 case Notice():
                     pass
                 case unreachable:
@@ -125,10 +134,11 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
         elif verdict is ACCEPT:
             verdict = await self._elsewhere(path)
         if verdict is not ACCEPT:
-            peer = self.connection.peer.address
-            LOGGER.info(
-                "%s recipient %s of %s refused: %s, %s", self.id, shown(str(path)), peer, decision.reason.name, verdict
-            )
+            self.log(
+                logging.INFO, "recipient refused",
+                hello=shown(self._hello.domain), sender=shown(self._sender), recipient=shown(str(path)),
+                reason=decision.reason.name, reply=verdict,
+            )  # fmt: skip
         elif self._decision is None or decision.reason is not Reason.LOCAL:
             self._decision = decision  # what the log gives as the reason: of two kinds the one that had to be earned
         return verdict
@@ -184,14 +194,14 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
         content = self._content
         if content is None:
             reply = delivery.NO_ROOM
-            LOGGER.warning("%s message refused: %s", self.id, reply)
+            self.log(logging.WARNING, "message refused", sender=shown(self._sender), reply=reply)
             return reply
         content.seal()
         self._taken += 1
         queue_id = f"{self.id}-{self._taken}"
         message = delivery.Message(
             queue_id=queue_id,
-            reverse_path="" if self._mail.reverse_path is None else str(self._mail.reverse_path),
+            reverse_path=self._sender,
             maildrops=tuple(self._maildrops),
             relayed=tuple(self._relayed),
             received=self._received(queue_id),
@@ -203,11 +213,12 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
         finally:
             self.let_go()
         decision = self._decision
-        reason, identity = (decision.reason.name, decision.identity) if decision is not None else ("-", None)
-        LOGGER.info(
-            "%s message %s of %d octets from %s to %d maildrops and %d elsewhere, peer %s, %s of %s: %s",
-            self.id, queue_id, size, shown(message.reverse_path), len(message.maildrops), len(message.relayed),
-            self.connection.peer.address, reason, shown(identity), reply,
+        self.log(
+            logging.INFO, "message",
+            queue_id=queue_id, mechanism=self.mechanism, hello=shown(self._hello.domain),
+            sender=shown(message.reverse_path), octets=size, maildrops=len(message.maildrops),
+            elsewhere=len(message.relayed), reason=None if decision is None else decision.reason.name,
+            by=None if decision is None else shown(decision.identity), reply=reply,
         )  # fmt: skip
         return reply
 

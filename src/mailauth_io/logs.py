@@ -1,0 +1,136 @@
+"""What stands in the log: events with fields, and the two ways to write them, a line of text or an object of JSON.
+
+An Event is the message of its log record (``record.msg``), so whoever embeds the server and handles its records has
+the fields at hand, and the text by ``record.getMessage()``.  Knows text only; which events are worth a line is the
+affair of whoever tells them.  docs/logging.md lists them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+from typing import Final, TextIO, overload
+
+MAXIMUM_TEXT: Final = 256
+"""Characters of client text, and of any other text that is not ours, in one field."""
+
+FORMATS: Final = ("text", "json")
+LEVELS: Final = ("debug", "info", "warning", "error")
+
+_HARMLESS: Final = re.compile(rf"[!#-\[\]-~]{{1,{MAXIMUM_TEXT}}}")  # it would be escaped to itself
+_QUOTABLE: Final = re.compile(rf"[ !#-\[\]-~]{{1,{MAXIMUM_TEXT}}}")  # likewise, inside quotes
+
+
+@overload
+def shown(text: str) -> str: ...
+
+
+@overload
+def shown(text: str | None) -> str | None: ...
+
+
+def shown(text: str | None) -> str | None:
+    """Client text for a field: printable ASCII, no blank and no quote to forge a field by, 256 characters at most."""
+    if text is None or _HARMLESS.fullmatch(text):
+        return text
+    return _escaped(text).replace(" ", "\\x20").replace('"', "\\x22")[:MAXIMUM_TEXT] or '""'
+
+
+def _escaped(text: str) -> str:
+    return text[:MAXIMUM_TEXT].encode("unicode_escape").decode("ascii")[:MAXIMUM_TEXT]
+
+
+def _quoted(text: str) -> str:
+    if not _QUOTABLE.fullmatch(text):
+        text = _escaped(text.replace('"', "'")).rstrip("\\")
+    return f'"{text}"'
+
+
+class Event:
+    """What happened, in one or two words, and what is known of it.
+
+    A field is a number, client text as ``shown()`` gives it, other text, or a reply; None is left out.
+    """
+
+    __slots__ = ("fields", "name")
+
+    def __init__(self, name: str, fields: dict[str, object]) -> None:
+        self.name = name
+        self.fields = fields
+
+    def __str__(self) -> str:
+        """``name field=value ...``: a value with a blank in it stands in quotes, and is none of client text."""
+        parts = [self.name]
+        for key, value in self.fields.items():
+            if value is not None:
+                if not isinstance(value, int):
+                    value = str(value)
+                    if " " in value:
+                        value = _quoted(value)
+                parts.append(f"{key}={value}")
+        line = " ".join(parts)
+        return line if line.isascii() and line.isprintable() else line.encode("unicode_escape").decode("ascii")
+
+    def values(self) -> dict[str, str | int]:
+        """The fields as they are written into JSON."""
+        return {
+            key: value if isinstance(value, int) else _printable(str(value))
+            for key, value in self.fields.items()
+            if value is not None
+        }
+
+
+def _printable(text: str) -> str:
+    return text[:MAXIMUM_TEXT] if text.isascii() and text.isprintable() else _escaped(text)
+
+
+@functools.lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _time(record: logging.LogRecord) -> str:
+    return f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
+
+
+class TextFormatter(logging.Formatter):
+    """``2026-01-31T12:00:00.000Z INFO login failed connection=... peer=...``, in one line; a traceback is indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = str(record.msg) if isinstance(record.msg, Event) else _told(record).replace("\n", "\n    ")
+        return f"{_time(record)} {record.levelname} {text}"
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: ``time``, ``level``, ``event``, and the fields of the event; in ASCII."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        head = {"time": _time(record), "level": record.levelname}
+        if isinstance(record.msg, Event):
+            return json.dumps({**head, "event": record.msg.name, **record.msg.values()})
+        return json.dumps({**head, "event": record.name, "message": _told(record)})
+
+
+def _told(record: logging.LogRecord) -> str:
+    """The text of a record that is no event of ours, with its traceback where it has one."""
+    text = record.getMessage().rstrip("\n")
+    if record.exc_info:
+        text += "\n" + logging.Formatter().formatException(record.exc_info)
+    return text
+
+
+def start(form: str, level: str, stream: TextIO = sys.stderr) -> None:
+    """Write the log of this process to *stream*, in one of FORMATS, from one of LEVELS up.
+
+    What no line shows is not asked for: the place in the program, the thread and the process of each record.
+    """
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.raiseExceptions = False  # where the log itself cannot be written, a traceback would not be read either
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler])

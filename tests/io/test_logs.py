@@ -1,0 +1,213 @@
+"""The log: one event one line, the same fields in both forms, and nothing that a client says can forge any of it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import re
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailauth import smtp
+from mailauth_io import logs
+from tests.serving import served
+
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "logging.md"
+USER = ("--user", "alice:open sesame", "--legacy", "--smtp", "0", "--pop3", "0")
+FORGED = "x\r\n2026-01-31T12:00:00.000Z INFO login connection=00 peer=192.0.2.1 identity=root"
+LINE = re.compile(
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) ([a-z ]+?)((?: [a-z_]+=(?:\"[^\"]*\"|\S*))*)"
+)
+
+
+def fields(text: str) -> dict[str, str]:
+    """The fields of a line, by what docs/logging.md says about them."""
+    return {key: value.strip('"') for key, value in re.findall(r' ([a-z_]+)=("[^"]*"|\S*)', text)}
+
+
+def record(message: object, *args: object, error: bool = False) -> logging.LogRecord:
+    information = sys.exc_info() if error else None
+    made = logging.LogRecord("mailauth.server", logging.INFO, "", 0, message, args, information)
+    made.created, made.msecs = 1_769_860_800.25, 250.0
+    return made
+
+
+EVENT = logs.Event(
+    "login failed",
+    {
+        "connection": "0a",
+        "peer": "192.0.2.7",
+        "tls": None,
+        "identity": logs.shown('a "b\n'),
+        "octets": 7,
+        "reply": smtp.Reply(535, "5.7.8", 'no "way"\nat all'),
+    },
+)
+
+
+def test_an_event_is_one_line_of_text() -> None:
+    assert logs.TextFormatter().format(record(EVENT)) == (
+        r"2026-01-31T12:00:00.250Z INFO login failed connection=0a peer=192.0.2.7 "
+        r"""identity=a\x20\x22b\n octets=7 reply="535 5.7.8 no 'way'\nat all" """.rstrip()
+    )
+
+
+def test_an_event_is_one_object_of_json() -> None:
+    written = logs.JsonFormatter().format(record(EVENT))
+    assert written.isascii()
+    assert "\n" not in written
+    assert json.loads(written) == {
+        "time": "2026-01-31T12:00:00.250Z", "level": "INFO", "event": "login failed", "connection": "0a",
+        "peer": "192.0.2.7", "identity": r"a\x20\x22b\n", "octets": 7, "reply": r'535 5.7.8 no "way"\nat all',
+    }  # fmt: skip
+
+
+def test_whoever_embeds_the_server_has_the_text_and_the_fields() -> None:
+    assert record(EVENT).getMessage().startswith("login failed connection=0a peer=192.0.2.7 ")
+    assert EVENT.fields["octets"] == 7
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\x1b[2Jb", "caf\xe9"])
+def test_a_field_that_was_not_escaped_makes_no_second_line(text: str) -> None:
+    written = str(logs.Event("accounts", {"remark": text}))
+    assert written.isascii()
+    assert written.isprintable()
+
+
+@pytest.mark.parametrize("text", ["a " + "\\" * 300, "a " * 300, 'a "' * 300])
+def test_text_in_quotes_ends_where_the_quotes_end(text: str) -> None:
+    written = str(logs.Event("accounts", {"remark": text, "octets": 7}))
+    assert re.fullmatch(r'accounts remark="[^"]{1,256}(?<!\\)" octets=7', written)
+
+
+def test_a_record_of_others_is_told_with_its_traceback_and_begins_no_line_of_its_own() -> None:
+    try:
+        raise KeyError("x")
+    except KeyError:
+        told = record("two\nlines of %s", "text", error=True)
+    text = logs.TextFormatter().format(told)
+    assert text.startswith("2026-01-31T12:00:00.250Z INFO two\n    lines of text\n    Traceback")
+    assert all(line.startswith("    ") for line in text.split("\n")[1:])
+    read = json.loads(logs.JsonFormatter().format(told))
+    assert read["event"] == "mailauth.server"
+    assert read["message"].startswith("two\nlines of text\nTraceback")
+
+
+@pytest.mark.parametrize("level", logs.LEVELS)
+def test_the_log_begins_at_its_level(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing", "raiseExceptions"):
+        monkeypatch.setattr(logging, name, getattr(logging, name))
+    root = logging.getLogger()
+    before = root.level
+    monkeypatch.setattr(root, "handlers", [])
+    stream = io.StringIO()
+    logs.start("text", level, stream)
+    for each in logs.LEVELS:
+        logging.getLogger("mailauth.server").log(getattr(logging, each.upper()), logs.Event(each, {}))
+    root.setLevel(before)
+    told = [line.split()[-1] for line in stream.getvalue().splitlines()]
+    assert told == list(logs.LEVELS[logs.LEVELS.index(level) :])
+
+
+def exchange(connection: socket.socket, *commands: str) -> list[str]:
+    """Say *commands* one by one; the last line of each answer, the greeting first."""
+    with connection.makefile("rb") as file:
+        answers = []
+        for command in ("", *commands):
+            if command:
+                connection.sendall(command.encode() + b"\r\n")
+            while (line := file.readline())[3:4] == b"-":
+                pass
+            answers.append(line.decode().rstrip())
+        return answers
+
+
+def plain(name: str, password: str = "wrong") -> tuple[str, str]:
+    return "AUTH PLAIN", base64.b64encode(f"\0{name}\0{password}".encode()).decode()
+
+
+NAMES = ('"root" peer=192.0.2.1', "root why=x", "\xe9" * 120, "x")
+"""Those that SASLprep lets through (RFC 4013)."""
+FORGERIES = (FORGED, FORGED.replace("\r", ""), "x\x1b[2J peer=192.0.2.1", "x" * 300, *NAMES)
+
+
+def speak(smtp_port: int, pop3_port: int) -> None:
+    """Say all that a line could be forged by: in EHLO, as a user, in a path, in both protocols."""
+    for forgery in FORGERIES:
+        with socket.create_connection(("127.0.0.1", smtp_port), 10) as connection:
+            # What is behind a line end in EHLO is a command of its own.
+            exchange(connection, "EHLO " + forgery.replace("\r\n", " "), "EHLO [127.0.0.1]", *plain(forgery))
+        with socket.create_connection(("127.0.0.1", pop3_port), 10) as connection:
+            exchange(connection, *plain(forgery))
+    paths = ('MAIL FROM:<"a peer=192.0.2.1"@far.test>', 'RCPT TO:<"b peer=192.0.2.1\\\\\\""@far.test>')
+    local = ("RCPT TO:<alice@example.test>", "DATA", "S: x\r\n\r\nx\r\n.")
+    with socket.create_connection(("127.0.0.1", smtp_port), 10) as connection:
+        answers = exchange(connection, "EHLO client.test", *paths, *local, "QUIT")
+        assert [answer[:3] for answer in answers] == ["220", "250", "250", "550", "250", "354", "250", "221"]
+
+
+@pytest.mark.parametrize("form", logs.FORMATS)
+def test_nothing_that_a_client_says_forges_a_line_or_a_field(form: str, tmp_path: Path) -> None:
+    with served(tmp_path, *USER, "--log-format", form, "--log-level", "debug") as server:
+        speak(server.port("smtp"), server.port("pop3"))
+    told = server.log.read_text()
+    assert told.isascii()
+    events: list[tuple[str, dict[str, Any]]] = []
+    for line in told.splitlines():
+        if "Using selector: " in line:  # asyncio, which says so at its start
+            continue
+        if form == "json":
+            read = json.loads(line)
+            assert line.isprintable()
+            events.append((read["event"], read))
+        else:
+            matched = LINE.fullmatch(line)
+            assert matched, line
+            events.append((matched[2], fields(matched[3])))
+    mine = [(event, found) for event, found in events if "connection" in found]
+    assert {found["peer"] for _, found in mine} == {"127.0.0.1"}
+    assert all(re.fullmatch("[0-9a-f]{12}", found["connection"]) for _, found in mine)
+    assert all(len(str(value)) <= 256 for _, found in mine for value in found.values())
+    assert [event for event, _ in mine if event == "login"] == []
+    failed = [found.get("identity") for event, found in mine if event == "login failed"]
+    assert failed == [logs.shown(name) if name in NAMES else None for name in FORGERIES for _ in range(2)]
+    (refused,) = [found for event, found in mine if event == "recipient refused"]
+    assert refused["reason"] == "NO_GRANT"
+    (message,) = [found for event, found in mine if event == "message"]
+    assert message["sender"] == r"\x22a\x20peer=192.0.2.1\x22@far.test"
+    assert message["queue_id"] == message["connection"] + "-1"
+    assert message["reply"] == f"250 2.0.0 queued as {message['queue_id']}"
+
+
+def test_a_failed_login_is_the_line_that_the_filter_of_the_documentation_finds(tmp_path: Path) -> None:
+    """fail2ban puts a pattern for an address in the place of <HOST>, takes the time away, and doubles each ``%``."""
+    (written,) = re.findall(r"^failregex = (.+)$", DOCUMENTATION.read_text(), re.MULTILINE)
+    wanted = re.compile(written.replace("%%", "%").replace("<HOST>", r"(?P<host>[0-9a-f.:]+)"))
+    with served(tmp_path, *USER) as server:
+        for port in (server.port("smtp"), server.port("pop3")):
+            with socket.create_connection(("127.0.0.1", port), 10) as connection:
+                exchange(
+                    connection, "EHLO client.test", *plain("alice"), *plain(NAMES[0]), *plain("alice", "open sesame")
+                )
+    lines = [line.partition("Z ")[2] for line in server.log.read_text().splitlines()]
+    assert [line.split(" connection")[0] for line in lines if wanted.search(line)] == ["INFO login failed"] * 4
+    assert {found["host"] for line in lines if (found := wanted.search(line))} == {"127.0.0.1"}
+    assert len([line for line in lines if line.startswith("INFO login connection")]) == 2
+
+
+def test_every_event_is_in_the_documentation() -> None:
+    source = Path(logs.__file__).parent
+    told = {
+        name
+        for path in source.rglob("*.py")
+        for name in re.findall(r'(?:self\._?log\(\s*logging\.[A-Z]+,\s*|Event\()"([a-z ]+)"', path.read_text())
+    }
+    assert {"login failed", "message", "store failed", "accounts"} <= told
+    documented = DOCUMENTATION.read_text()
+    assert [name for name in sorted(told) if f"`{name}`" not in documented] == []
