@@ -58,6 +58,16 @@ def test_domains_compare_without_case(domain: str) -> None:
     assert POLICY.is_local(Mailbox("bob", domain))
 
 
+def test_domains_beyond_ascii_compare_as_they_are_written() -> None:
+    """RFC 6531 section 3.2: their ASCII letters have no case; a U-label and its A-label are named both or apart."""
+    policy = RelayPolicy(domains=frozenset({"Bücher.Example", "kelvin.test"}))
+    assert policy.is_local(Mailbox("bob", "bücher.eXample"))
+    assert policy.is_local(Mailbox("bøb", "bücher.example"))
+    for domain in ("BÜcher.example", "bu\N{COMBINING DIAERESIS}cher.example", "xn--bcher-kva.example"):
+        assert not policy.is_local(Mailbox("bob", domain))
+    assert not policy.is_local(Mailbox("bob", "\N{KELVIN SIGN}elvin.test"))  # it would fold into an ASCII k
+
+
 @pytest.mark.parametrize(
     "domain", ["xexample.test", "sub.example.test", "example.test.evil.test", "test", "192.0.2.1", "[192.0.2.2]"]
 )

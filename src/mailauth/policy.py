@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import re
+import string
 from collections.abc import Iterable
 from typing import Final
 
@@ -19,6 +20,8 @@ from .smtp._grammar import Mailbox, check_domain
 from .smtp.replies import Reply, Verdict
 
 _ROUTED: Final = re.compile("[%!@]")  # what older mailers read as "deliver it to somewhere else"
+
+_LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 RELAYING_DENIED: Final = Reply(550, "5.7.1", "no relaying for you: log in first")
 CANNOT_TELL: Final = Reply(451, "4.7.1", "cannot tell now whether you may relay, try again later")
@@ -46,13 +49,18 @@ class Decision:
     """Who answers for the message: the session's identity, else that of the grant that decided, else None."""
 
 
+def _without_case(domain: str) -> str:
+    """Folds ASCII alone: what lies beyond it would fold into other names, ASCII ones among them."""
+    return domain.lower() if domain.isascii() else domain.translate(_LOWER)
+
+
 def _fold(domains: Iterable[str]) -> frozenset[str]:
     if isinstance(domains, str):
         raise LocalProtocolError("domains are several texts, not one")
-    folded = frozenset(domain.lower() for domain in domains)
+    folded = frozenset(map(_without_case, domains))
     for domain in folded:
         try:
-            check_domain(domain)
+            check_domain(domain, beyond_ascii=True)
         except Malformed as error:
             raise LocalProtocolError(f"{domain!r} cannot be local: {error}") from None
     return folded
@@ -62,7 +70,9 @@ def _fold(domains: Iterable[str]) -> frozenset[str]:
 class RelayPolicy:
     """Takes mail for *domains* from anyone, and relays for an identity or a living grant alone.
 
-    *domains* are names or address literals, in any case.  Raises LocalProtocolError for one that is neither.
+    *domains* are names or address literals, in any case.  Beyond ASCII they are compared as they are written, so name
+    a domain as U-label and as A-label where mail may come for either (RFC 6531 section 3.2).
+    Raises LocalProtocolError for one that is neither.
     """
 
     domains: frozenset[str] = attrs.field(converter=_fold)
@@ -75,7 +85,7 @@ class RelayPolicy:
         """
         if not forward_path.domain:
             return True
-        return forward_path.domain.lower() in self.domains and not _ROUTED.search(forward_path.local_part)
+        return _without_case(forward_path.domain) in self.domains and not _ROUTED.search(forward_path.local_part)
 
     def decide(
         self,

@@ -32,7 +32,7 @@ def _check_name(name: str) -> None:
             smtp.Mailbox("somebody", domain)
         except LocalProtocolError:
             raise Complaint(f"{name!r} is no mailbox name: there is no domain behind the '@'") from None
-    if stores.mailbox_name(local_part if at else name, frozenset()) is None:
+    if not domain.isascii() or stores.mailbox_name(local_part if at else name, frozenset()) is None:
         raise Complaint(f"{name!r} is no mailbox name: {stores.NAME_RULE}")
 
 

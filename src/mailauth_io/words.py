@@ -34,11 +34,13 @@ def address(text: str) -> str:
 
 
 def domain(text: str) -> str:
-    """A domain, in lower case."""
+    """A domain, in lower case; one beyond ASCII as its A-label, for the ready server offers no SMTPUTF8."""
     try:
         smtp.Mailbox("somebody", text)
     except LocalProtocolError:
         raise Wrong(f"{text!r} is no domain") from None
+    if not text.isascii():
+        raise Wrong(f"{text!r} is beyond ASCII: write it as its A-label, xn--...")
     return text.lower()
 
 

@@ -73,6 +73,7 @@ def _as_before() -> object:
         (("serve", "--host", "127.0.0.1:25"), "no IP address"),
         (("serve", "--domain", "example..test"), "no domain"),
         (("serve", "--domain", ""), "no domain"),
+        (("serve", "--domain", "b\u00fccher.test"), "A-label"),
         (("serve", "--user", "alice"), "NAME:PASSWORD"),
         (("serve", "--token", "t0ken"), "NAME:TOKEN"),
         (("serve", "--token", "alice:t0 ken"), "NAME:TOKEN"),

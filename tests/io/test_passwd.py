@@ -70,6 +70,7 @@ def test_the_line_is_one_that_serve_takes(
         (b"hunter2", ("al:ice",), "no mailbox name"),
         (b"hunter2", ("alice@",), "no mailbox name"),
         (b"hunter2", ("alice@a:b",), "no mailbox name"),
+        (b"hunter2", ("alice@b\u00fccher.test",), "no mailbox name"),
         (b"hunter2", ("alice", "--scheme", "MD5"), "invalid choice"),
         (b"hunter2", (), "NAME"),
     ],

@@ -30,6 +30,7 @@ def kept() -> server.Stores:
         ({"postmaster": "alice@elsewhere.test"}, "name of an account"),
         ({"domains": ()}, "domains"),
         ({"domains": ("exa mple",)}, "domain"),
+        ({"domains": ("example.test", "b\u00fccher.test")}, "A-label"),
         ({"hosts": ()}, "hosts"),
         ({"grant_lifetime": -1}, "grant_lifetime"),
         ({"maximum_message_size": 10}, "maximum_message_size"),

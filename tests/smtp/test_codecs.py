@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 from mailauth import Command, LocalProtocolError, smtp
 from mailauth._errors import Malformed
 from mailauth.smtp._command_lines import COMMON, PARSERS, from_common, split_line
-from mailauth.smtp._grammar import decode_xtext, encode_xtext, parse_path
+from mailauth.smtp._grammar import decode_unitext, decode_xtext, encode_unitext, encode_xtext, is_text, parse_path
 from mailauth.smtp.commands import Auth, Bdat, LineCommand
 from mailauth.smtp.replies import join_lines, parse_line
 
@@ -18,10 +18,15 @@ domains = st.one_of(
     st.from_regex(r"[a-z0-9]{1,5}(-[a-z0-9]{1,3})?(\.[A-Za-z0-9]{1,60}){0,4}", fullmatch=True),
     st.sampled_from(["[192.0.2.1]", "[IPv6:2001:db8::1]", "[x-tag:a=b]", "d" * 252, "d" * 255]),
 )
+beyond_ascii = st.text(st.characters(min_codepoint=0xA0, codec="utf-8"), min_size=1, max_size=9)
+u_domains = st.one_of(domains, beyond_ascii, beyond_ascii.map(lambda label: f"a-{label}.b"))
+
 locals_ = st.one_of(
     st.from_regex(r"[a-z!#$%&'*+/=?^_`{|}~-]{1,20}(\.[A-Z0-9]{1,9})?", fullmatch=True),
     printable.map(lambda text: text[:64]),
     st.sampled_from(["", '"', "\\", "a@b", "a>b", "a" * 64, '"' * 64, ".", "a..b"]),
+    beyond_ascii,
+    st.builds("{}{}".format, beyond_ascii, printable),
 )
 
 
@@ -30,7 +35,7 @@ def mailboxes(draw: st.DrawFn) -> smtp.Mailbox:
     """Any that can be built: the others are no mailboxes."""
     while True:
         try:
-            return smtp.Mailbox(draw(locals_), draw(domains))
+            return smtp.Mailbox(draw(locals_), draw(u_domains))
         except LocalProtocolError:
             continue
 
@@ -40,20 +45,36 @@ parameters = st.dictionaries(
     st.sampled_from(["X-A", "RETS", "MT-PRIORITY"]),
     st.none() | st.from_regex(r"[!-<>-~]{1,9}", fullmatch=True),
 )
+u_printable = st.text(st.characters(min_codepoint=0x20, codec="utf-8"), min_size=1, max_size=30).filter(is_text)
+
+
+def needs_smtputf8(path: smtp.Mailbox | None) -> bool:
+    return path is not None and not str(path).isascii()
+
+
+@st.composite
+def mails(draw: st.DrawFn) -> smtp.Mail:
+    path = draw(st.none() | mailboxes())
+    return draw(
+        st.builds(
+            smtp.Mail,
+            reverse_path=st.just(path),
+            size=st.none() | st.integers(0, 10**20 - 1),
+            body=st.none() | st.sampled_from(smtp.Body),
+            auth=st.none() | printable.filter(bool),
+            ret=st.none() | st.sampled_from(smtp.Ret),
+            envelope_id=st.none() | printable.filter(bool).map(lambda text: text[:33]),
+            require_tls=st.booleans(),
+            smtputf8=st.just(True) if needs_smtputf8(path) else st.booleans(),
+            parameters=parameters,
+        )
+    )
+
+
 commands: st.SearchStrategy[LineCommand] = st.one_of(
     st.builds(smtp.Hello, domain=domains | st.sampled_from(["host_name", "a.b."]), extended=st.booleans()),
     st.builds(smtp.Hello, domain=domains, lmtp=st.just(True)),
-    st.builds(
-        smtp.Mail,
-        reverse_path=st.none() | mailboxes(),
-        size=st.none() | st.integers(0, 10**20 - 1),
-        body=st.none() | st.sampled_from(smtp.Body),
-        auth=st.none() | printable.filter(bool),
-        ret=st.none() | st.sampled_from(smtp.Ret),
-        envelope_id=st.none() | st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=33),
-        require_tls=st.booleans(),
-        parameters=parameters,
-    ),
+    mails(),
     st.builds(
         smtp.Rcpt,
         forward_path=recipients,
@@ -61,13 +82,15 @@ commands: st.SearchStrategy[LineCommand] = st.one_of(
         | st.just(frozenset({smtp.Notify.NEVER}))
         | st.frozensets(st.sampled_from([smtp.Notify.SUCCESS, smtp.Notify.FAILURE, smtp.Notify.DELAY]), min_size=1),
         original_recipient=st.none()
-        | st.builds(smtp.OriginalRecipient, st.sampled_from(["rfc822", "X-400", "x!"]), printable.filter(bool)),
+        | st.builds(smtp.OriginalRecipient, st.sampled_from(["rfc822", "X-400", "x!"]), printable.filter(bool))
+        | st.builds(smtp.OriginalRecipient, st.sampled_from(["utf-8", "UTF-8"]), u_printable),
         parameters=parameters,
     ),
     st.builds(Bdat, size=st.integers(0, 10**20 - 1), last=st.booleans()),
     st.builds(smtp.Noop, argument=stripped),
     st.builds(smtp.Help, argument=stripped),
-    st.builds(smtp.Vrfy, argument=stripped.filter(bool)),
+    st.builds(smtp.Vrfy, argument=stripped.filter(bool), smtputf8=st.booleans()),
+    st.builds(smtp.Vrfy, argument=u_printable.filter(str.strip), smtputf8=st.booleans()),
     st.builds(
         Auth,
         mechanism=st.from_regex(r"[A-Z0-9_-]{1,20}", fullmatch=True),
@@ -78,16 +101,16 @@ commands: st.SearchStrategy[LineCommand] = st.one_of(
 
 
 def read(line: bytes) -> LineCommand:
-    verb, argument = split_line(line)
+    verb, argument = split_line(line, smtputf8=True)
     return PARSERS[verb](argument)
 
 
 @given(commands)
 def test_every_command_reads_back_as_it_was_written(command: LineCommand) -> None:
-    """RFC 5321 section 4.1: parse(to_wire(x)) == x."""
+    """RFC 5321 section 4.1: parse(to_wire(x)) == x; beyond ASCII, too, only what shows (RFC 6531 section 3.3)."""
     wire = command.to_wire()
     assert wire.endswith(b"\r\n")
-    assert wire[:-2].decode("ascii").isprintable()
+    assert is_text(wire[:-2].decode())
     assert read(wire[:-2]) == command
 
 
@@ -112,8 +135,8 @@ def test_a_mailbox_that_can_be_built_can_be_sent(local_part: str, domain: str) -
         mailbox = smtp.Mailbox(local_part, domain)
     except LocalProtocolError:
         return
-    assert str(mailbox).isascii()
-    assert str(mailbox).isprintable()
+    assert is_text(str(mailbox))
+    assert len(str(mailbox).encode().splitlines()) == 1
 
 
 def test_a_mailbox_that_fits_into_no_path_cannot_be_built() -> None:
@@ -210,6 +233,15 @@ def test_a_text_that_no_line_can_carry_cannot_be_built(text: str) -> None:
     """RULES.md, CRLF injection."""
     with pytest.raises(LocalProtocolError):
         smtp.Reply(250, "", text)
+
+
+@given(u_printable)
+def test_a_utf_8_address_is_hidden_and_shown(text: str) -> None:
+    """RFC 6533 section 3."""
+    encoded = encode_unitext(text)
+    assert decode_unitext(encoded) == text
+    assert encoded.isascii()
+    assert not set(" +=") & set(encoded)
 
 
 @given(printable)

@@ -76,6 +76,11 @@ LINES: Final = (
     b"GET / HTTP/1.1",
     b"\x16\x03\x01",
     b"MAIL FROM:<a@b> BODY=BINARYMIME",
+    b"MAIL FROM:<a@b> SMTPUTF8",
+    b"MAIL FROM:<\xc3\xa9@\xc3\xbc> smtputf8",
+    b"RCPT TO:<\xc3\xa9@\xc3\xbc>",
+    b"VRFY \xc3\xa9 SMTPUTF8",
+    b"RCPT TO:<\xe2\x80\xa8@b>",
     b"STARTTLS",
     b"NO\nOP",
     b"\r.",
@@ -122,6 +127,7 @@ SMALL: Final = smtp.ServerSettings(
     chunking=True,
     binary_mime=True,
     dsn=True,
+    smtputf8=True,
     maximum_noops=5,
 )
 BETWEEN_CHUNKS: Final = (smtp.Noop, smtp.Vrfy, smtp.Help, smtp.Refused)
@@ -263,6 +269,9 @@ COMMANDS: Final = (
     smtp.Vrfy(argument="x"),
     smtp.Help(),
     smtp.Hello(domain="again"),
+    smtp.Mail(reverse_path=smtp.Mailbox("é", "ü"), smtputf8=True),
+    smtp.Rcpt(forward_path=smtp.Mailbox("é d", "e"), notify=frozenset({smtp.Notify.NEVER})),
+    smtp.Vrfy(argument="é", smtputf8=True),
 )
 LOGINS: Final = (
     sasl.PlainClient(authentication_identity="test", password=b"1234"),
@@ -313,12 +322,19 @@ def test_any_octets_from_a_server_give_events_or_one_error(
 @given(
     st.lists(programs, max_size=4),
     st.booleans(),
+    st.booleans(),
     st.lists(st.integers(0, 6), min_size=1, max_size=8),
 )
-def test_our_client_and_our_server_agree(groups: list[list[Any]], pipelining: bool, fate: list[int]) -> None:
+def test_our_client_and_our_server_agree(
+    groups: list[list[Any]], pipelining: bool, smtputf8: bool, fate: list[int]
+) -> None:
     """STYLE.md: back to back, both see the same commands, replies and content, octet for octet."""
     settings = smtp.ServerSettings(
-        pipelining=pipelining, mechanisms_without_tls=IN_CLEAR.mechanisms_without_tls, starttls=True
+        pipelining=pipelining,
+        mechanisms_without_tls=IN_CLEAR.mechanisms_without_tls,
+        starttls=True,
+        smtputf8=smtputf8,
+        dsn=smtputf8,
     )
     server = under(fate, settings).pull()
     client = Session(smtp.ClientConnection()).pull()

@@ -80,24 +80,10 @@ PosedQuestion: TypeAlias = Connected | OpenMaildrop | Retrieve | RetrieveMore | 
 
 ServerEvent: TypeAlias = (
     PosedQuestion
-    | sasl.CheckPassword
-    | sasl.FetchSecret
-    | sasl.Authorize
-    | Capa
-    | Utf8
-    | Stat
-    | List
-    | Uidl
-    | Dele
-    | Rset
-    | Noop
-    | Quit
-    | Refused
-    | sasl.AuthenticationStarted
-    | sasl.Authenticated
-    | sasl.AuthenticationFailed
-    | TlsStarted
-)
+    | sasl.CheckPassword | sasl.FetchSecret | sasl.Authorize
+    | Capa | Utf8 | Stat | List | Uidl | Dele | Rset | Noop | Quit | Refused | TlsStarted
+    | sasl.AuthenticationStarted | sasl.Authenticated | sasl.AuthenticationFailed
+)  # fmt: skip
 """Everything that ``pop3.ServerConnection`` hands to the application."""
 
 AnyServerEvent: TypeAlias = ServerEvent | sasl.FurtherQuestion

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final
 
 from .._errors import Malformed
-from ._grammar import DOMAIN, DOT_STRING, MAXIMUM_LOCAL_PART, Mailbox
+from ._grammar import DOMAIN, DOT_STRING, MAXIMUM_LOCAL_PART, Mailbox, is_text
 from .commands import Auth, Bdat, Data, Hello, Help, LineCommand, Mail, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
 
 # Only the keywords ignore case: a pattern that ignores it as a whole takes twice as long.
@@ -43,6 +43,10 @@ PARSERS: Final[Mapping[str, Callable[[str], LineCommand]]] = {
     "HELP": Help.parse,
     "QUIT": Quit.parse,
 }
+
+
+_WITH_MAILBOX: Final = frozenset({"MAIL", "RCPT", "VRFY"})
+"""The commands in which a mailbox may stand (RFC 6531 section 3.2)."""
 
 
 def from_common(found: re.Match[bytes]) -> LineCommand | None:
@@ -103,9 +107,16 @@ _BARE_MAIL: Final = _bare(Mail(reverse_path=None))
 _BARE_RCPT: Final = _bare(Rcpt(forward_path=Mailbox("postmaster", "")))
 
 
-def split_line(line: bytes) -> tuple[str, str]:
-    """The verb in capitals, and what follows the blank behind it.  Raises Malformed unless all is printable ASCII."""
-    if not line.isascii() or not (text := line.decode("ascii")).isprintable():
-        raise Malformed("a command may hold printable ASCII only")
+def split_line(line: bytes, *, smtputf8: bool = False) -> tuple[str, str]:
+    """The verb in capitals, and what follows the blank behind it.
+
+    Raises Malformed unless all is printable ASCII.  *smtputf8*: where a mailbox may stand, or UTF-8 without controls.
+    """
+    try:
+        text = line.decode("utf-8" if smtputf8 else "ascii")
+    except UnicodeDecodeError:
+        raise Malformed("a command may hold printable ASCII only") from None
     verb, _, argument = text.partition(" ")
+    if not is_text(text) or not (text.isascii() or (verb.isascii() and verb.upper() in _WITH_MAILBOX)):
+        raise Malformed("a command may hold printable ASCII only")
     return verb.upper(), argument

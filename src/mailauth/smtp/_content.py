@@ -29,12 +29,13 @@ _LEAST_DROPPED: Final = 4_096  # octets that a dropped chunk counts for at least
 class ContentCourse(UsualCourse[Q], Generic[Q]):
     """A session as far as message content goes."""
 
-    __slots__ = ("_binary", "_chunks", "_dropped", "_errors")
+    __slots__ = ("_binary", "_chunks", "_dropped", "_errors", "_smtputf8")
 
     def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
         super().__init__(settings, entropy=entropy, tls=tls)
         self._errors = 0
         self._binary = False  # BODY=BINARYMIME was said
+        self._smtputf8 = False  # and SMTPUTF8
         self._chunks: Chunks | None = None
         self._dropped = 0  # octets of chunks that were refused, while the last one of their message has not come
 
@@ -207,7 +208,7 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
             self._recipients = []
         if not self._accepted:
             self._accepted = self._short_answers()
-            self._binary = False
+            self._binary = self._smtputf8 = False
             self._chunks = None
 
     def _end_transaction(self) -> None:

@@ -25,6 +25,8 @@ VRFY: Final = Reply(252, "2.5.0", "not verified; send the message and see")
 GOODBYE: Final = Reply(221, "2.0.0", "goodbye")
 LOGGED_IN: Final = Reply(235, "2.7.0", "authentication succeeded")
 
+ASCII_REVERSE_PATH: Final = Reply(550, "5.6.7", "a reverse-path beyond ASCII needs SMTPUTF8")
+ASCII_FORWARD_PATH: Final = Reply(553, "5.6.7", "a recipient beyond ASCII needs SMTPUTF8 in MAIL")
 UNKNOWN_COMMAND: Final = Reply(500, "5.5.1", "command not recognized")
 LINE_TOO_LONG: Final = Reply(500, "5.5.2", "line too long")
 BAD_LINE: Final = Reply(500, "5.5.2", "a command is one line of printable ASCII that ends in CRLF")

@@ -1,6 +1,7 @@
-"""The words of RFC 5321 section 4.1.2 as values: mailboxes, domains, address literals, paths, xtext.
+"""The words of RFC 5321 section 4.1.2 as values: mailboxes, domains, address literals, paths, xtext; and what RFC 6531
+and RFC 6533 add to them beyond ASCII.
 
-Codecs only: text in, value out, or Malformed.  Knows no verb, no state and no policy.
+Codecs only: text in, value out, or Malformed.  Knows no verb, no state and no policy, nor who agreed to SMTPUTF8.
 """
 
 from __future__ import annotations
@@ -22,26 +23,42 @@ ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]++"
 DOT_STRING: Final = rf"{ATOM}(?:\.{ATOM})*+"
 _LABEL: Final = r"[A-Za-z0-9]++(?:-++[A-Za-z0-9]++)*+"
 DOMAIN: Final = rf"{_LABEL}(?:\.{_LABEL})*+"
-_QUOTED: Final = r'"(?:[ !#-\[\]-~]|\\[ -~])*"'
 _LITERAL: Final = r"\[[!-Z^-~]+\]"
 
-_DOT_STRING: Final = re.compile(DOT_STRING)
-_DOMAIN: Final = re.compile(DOMAIN)
-_MAILBOX: Final = re.compile(rf"({DOT_STRING}|{_QUOTED})@({DOMAIN}|{_LITERAL})")
-_SOURCE_ROUTE: Final = re.compile(rf"@(?:{DOMAIN}|{_LITERAL})(?:,@(?:{DOMAIN}|{_LITERAL}))*:")
+# UTF8-non-ascii (RFC 6532 section 3.1) less the controls C1, U+2028 and U+2029, which end a line for some.
+BEYOND_ASCII: Final = r"\xa0-\u2027\u202a-\ud7ff\ue000-\U0010ffff"
+# In a label not the three more dots of RFC 3490 section 3.1: what was read as one label would be looked up as two.
+_IN_LABEL: Final = r"\xa0-\u2027\u202a-\u3001\u3003-\ud7ff\ue000-\uff0d\uff0f-\uff60\uff62-\U0010ffff"
+_U_ATOM: Final = rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~{BEYOND_ASCII}-]++"
+_U_DOT_STRING: Final = rf"{_U_ATOM}(?:\.{_U_ATOM})*+"
+_U_LABEL: Final = rf"[A-Za-z0-9{_IN_LABEL}]++(?:-++[A-Za-z0-9{_IN_LABEL}]++)*+"
+_U_DOMAIN: Final = rf"{_U_LABEL}(?:\.{_U_LABEL})*+"
+_U_QUOTED: Final = rf'"(?:[ !#-\[\]-~{BEYOND_ASCII}]|\\[ -~])*"'
+
+_DOT_STRING: Final = re.compile(_U_DOT_STRING)
+_DOMAIN: Final = re.compile(_U_DOMAIN)
+_MAILBOX: Final = re.compile(rf"({_U_DOT_STRING}|{_U_QUOTED})@({_U_DOMAIN}|{_LITERAL})")
+_SOURCE_ROUTE: Final = re.compile(rf"@(?:{_U_DOMAIN}|{_LITERAL})(?:,@(?:{_U_DOMAIN}|{_LITERAL}))*:")
 _GENERAL_LITERAL: Final = re.compile(r"[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+")
 _QUOTED_PAIR: Final = re.compile(r"\\(.)")
 _TO_QUOTE: Final = re.compile(r'(["\\])')
 _PRINTABLE: Final = re.compile(r"[ -~]*")
+_TEXT: Final = re.compile(rf"[ -~{BEYOND_ASCII}]*")
 _XTEXT: Final = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
 _XTEXT_PAIR: Final = re.compile(r"\+([0-9A-F]{2})")
 _NOT_XCHAR: Final = re.compile(r"[^!-*,-<>-~]")
+_UNITEXT: Final = re.compile(rf"(?:[!-*,-<>-\[\]-~{BEYOND_ASCII}]|\\x\{{[0-9A-F]{{2,6}}\}})*")
+_EMBEDDED: Final = re.compile(r"\\x\{([0-9A-F]+)\}")
+_NOT_QCHAR: Final = re.compile(r"[^!-*,-<>-\[\]-~]")
+_EMBEDDED_ASCII: Final = frozenset(" +=\\")
 
 
 @attrs.frozen(slots=False)  # see checked_mailbox()
 class Mailbox:
     """An address: ``Local-part@Domain``; str() gives its wire form (RFC 5321 section 4.1.2).
 
+    Beyond ASCII it travels in UTF-8 and needs SMTPUTF8 on each hop (RFC 6531 section 3.3).  It is kept and compared as
+    it is written: nothing is normalized, and a U-label is not its A-label.
     Raises LocalProtocolError when built from parts that no path could carry.
     """
 
@@ -55,10 +72,10 @@ class Mailbox:
         if self.domain == "" and self.local_part.lower() == "postmaster":
             return
         try:
+            if not is_text(self.local_part):
+                raise Malformed("a local part may hold no control characters")
             _check_lengths(self.local_part, self.domain)
-            if not _PRINTABLE.fullmatch(self.local_part):
-                raise Malformed("a local part may hold printable ASCII only")
-            check_domain(self.domain)
+            check_domain(self.domain, beyond_ascii=True)
             _check_path(str(self))
         except Malformed as error:
             raise LocalProtocolError(f"not a mailbox: {error}") from None
@@ -93,22 +110,35 @@ def checked_mailbox(local_part: str, domain: str) -> Mailbox:
     return mailbox
 
 
+def is_text(text: str) -> bool:
+    """Whether *text* is printable ASCII and what lies beyond ASCII without controls: all that a line may hold."""
+    return _TEXT.fullmatch(text) is not None
+
+
+def _octets(text: str) -> int:
+    """How many *text* has in UTF-8: what a limit counts (RFC 6531 section 3.3)."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
 def _check_lengths(local_part: str, domain: str) -> None:
-    if len(local_part) > MAXIMUM_LOCAL_PART:
+    if _octets(local_part) > MAXIMUM_LOCAL_PART:
         raise Malformed(f"a local part may have {MAXIMUM_LOCAL_PART} octets")
-    if len(domain) > MAXIMUM_DOMAIN:
+    if _octets(domain) > MAXIMUM_DOMAIN:
         raise Malformed(f"a domain may have {MAXIMUM_DOMAIN} octets")
 
 
 def _check_path(inside: str) -> None:
-    if len(inside) + 2 > MAXIMUM_PATH:
+    if _octets(inside) + 2 > MAXIMUM_PATH:
         raise Malformed(f"a path may have {MAXIMUM_PATH} octets")
 
 
-def check_domain(text: str) -> None:
-    """Raise Malformed unless *text* is a domain name or an address literal (RFC 5321 sections 4.1.2 and 4.1.3)."""
+def check_domain(text: str, *, beyond_ascii: bool = False) -> None:
+    """Raise Malformed unless *text* is a domain name or an address literal (RFC 5321 sections 4.1.2 and 4.1.3).
+
+    *beyond_ascii*: with U-labels, too, whose letters are not held against IDNA (RFC 6531 section 3.3).
+    """
     if not text.startswith("["):
-        if len(text) > MAXIMUM_DOMAIN or not _DOMAIN.fullmatch(text):
+        if not _DOMAIN.fullmatch(text) or not (beyond_ascii or text.isascii()) or _octets(text) > MAXIMUM_DOMAIN:
             raise Malformed("not a domain")
         return
     literal = text[1:-1]
@@ -173,3 +203,33 @@ def encode_xtext(text: str) -> str:
     if not _PRINTABLE.fullmatch(text):
         raise Malformed("xtext carries printable ASCII only")
     return _NOT_XCHAR.sub(lambda octet: f"+{ord(octet[0]):02X}", text)
+
+
+def decode_unitext(text: str) -> str:
+    """RFC 6533 section 3: ``a\\x{2B}b`` is ``a+b``, and what lies beyond ASCII may stand for itself.
+
+    Raises Malformed, also for what is hidden without need and for a control that is hidden.
+    """
+    if not _UNITEXT.fullmatch(text):
+        raise Malformed("not a utf-8 address")
+    decoded = _EMBEDDED.sub(_reveal, text)
+    if not is_text(decoded):
+        raise Malformed("a utf-8 address hides a control character")
+    return decoded
+
+
+def _reveal(embedded: re.Match[str]) -> str:
+    number = int(embedded[1], 16)
+    if number > 0x10FFFF or embedded[1] != f"{number:02X}":
+        raise Malformed("not a utf-8 address")
+    character = chr(number)
+    if character.isascii() and character not in _EMBEDDED_ASCII:
+        raise Malformed("a utf-8 address hides what it need not")
+    return character
+
+
+def encode_unitext(text: str) -> str:
+    """RFC 6533 section 3: in the form that is safe without SMTPUTF8, too.  Raises Malformed for control characters."""
+    if not is_text(text):
+        raise Malformed("a utf-8 address may hold no control characters")
+    return _NOT_QCHAR.sub(lambda character: f"\\x{{{ord(character[0]):02X}}}", text)

@@ -9,17 +9,21 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import attrs
 
 from .._errors import LocalProtocolError, Malformed
 from .._events import Command
-from ._grammar import decode_xtext, encode_xtext
+from ._grammar import BEYOND_ASCII, decode_unitext, decode_xtext, encode_unitext, encode_xtext
+
+W = TypeVar("W", bound=enum.Enum)
 
 _ADDRESS_TYPE: Final = re.compile(r"[A-Za-z0-9!#$%&'*/?^_`{|}~-]+")
-_PARAMETER: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~]+))?")
+_PARAMETER: Final = re.compile(rf"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~{BEYOND_ASCII}]+))?")
+_UTF_8: Final = "utf-8"  # the address type of RFC 6533
 
 
 class Body(enum.Enum):
@@ -52,8 +56,9 @@ class OriginalRecipient:
     """The recipient as the sender first wrote it (RFC 3461 section 4.2).  Raises LocalProtocolError unless sendable."""
 
     address_type: str
-    """``rfc822`` for an Internet mail address; an atom."""
+    """``rfc822`` for an Internet mail address, ``utf-8`` for one beyond ASCII (RFC 6533); an atom."""
     address: str
+    """Decoded; ASCII but for the type ``utf-8``, which travels in ASCII all the same."""
 
     def __attrs_post_init__(self) -> None:
         try:
@@ -66,7 +71,7 @@ class OriginalRecipient:
 class Parameter:
     """One parameter of MAIL or RCPT: keyword, the field that holds it, the extension that brings it, codec.
 
-    One without a codec takes no value: its field is True or False.
+    One without a codec takes no value: its field is True or False.  *beyond_ascii*: its value may be so (RFC 6531).
     """
 
     keyword: str
@@ -74,6 +79,7 @@ class Parameter:
     extension: str
     decode: Callable[[str], object] | None = None
     encode: Callable[[Any], str] | None = None
+    beyond_ascii: bool = False
 
     def is_in(self, command: Command) -> bool:
         """Whether *command* carries it."""
@@ -93,18 +99,15 @@ def _encode_size(size: int) -> str:
     return f"{size:d}"
 
 
-def _decode_body(value: str) -> Body:
+def _decode_word(kind: type[W], value: str) -> W:
     try:
-        return Body(value.upper())
+        return kind(value.upper())
     except ValueError:
-        raise Malformed("BODY takes 7BIT, 8BITMIME or BINARYMIME") from None
+        raise Malformed(f"the value is one of {', '.join(word.value for word in kind)}") from None
 
 
-def _decode_ret(value: str) -> Ret:
-    try:
-        return Ret(value.upper())
-    except ValueError:
-        raise Malformed("RET takes FULL or HDRS") from None
+def _encode_word(word: enum.Enum) -> str:
+    return str(word.value)
 
 
 def _decode_envid(value: str) -> str:
@@ -139,8 +142,9 @@ def _decode_orcpt(value: str) -> OriginalRecipient:
     address_type, semicolon, address = value.partition(";")
     if not semicolon:
         raise Malformed("ORCPT takes a type, a semicolon and an address")
+    decode = decode_unitext if address_type.lower() == _UTF_8 else decode_xtext
     try:
-        return OriginalRecipient(address_type, decode_xtext(address))
+        return OriginalRecipient(address_type, decode(address))
     except LocalProtocolError as error:
         raise Malformed(str(error)) from None
 
@@ -148,7 +152,8 @@ def _decode_orcpt(value: str) -> OriginalRecipient:
 def _encode_orcpt(recipient: OriginalRecipient) -> str:
     if not _ADDRESS_TYPE.fullmatch(recipient.address_type) or not recipient.address:
         raise Malformed("ORCPT takes an atom and an address")
-    value = f"{recipient.address_type};{encode_xtext(recipient.address)}"
+    encode = encode_unitext if recipient.address_type.lower() == _UTF_8 else encode_xtext
+    value = f"{recipient.address_type};{encode(recipient.address)}"
     if len(value) > 500:  # RFC 3461 section 4.2
         raise Malformed("ORCPT takes up to 500 characters")
     return value
@@ -156,17 +161,19 @@ def _encode_orcpt(recipient: OriginalRecipient) -> str:
 
 MAIL_PARAMETERS: Final = (
     Parameter("SIZE", "size", "SIZE", _decode_size, _encode_size),
-    Parameter("BODY", "body", "8BITMIME", _decode_body, lambda body: str(body.value)),
+    Parameter("BODY", "body", "8BITMIME", partial(_decode_word, Body), _encode_word),
     Parameter("AUTH", "auth", "AUTH", decode_xtext, encode_xtext),
-    Parameter("RET", "ret", "DSN", _decode_ret, lambda ret: str(ret.value)),
+    Parameter("RET", "ret", "DSN", partial(_decode_word, Ret), _encode_word),
     Parameter("ENVID", "envelope_id", "DSN", _decode_envid, _encode_envid),
     Parameter("REQUIRETLS", "require_tls", "REQUIRETLS"),
+    Parameter("SMTPUTF8", "smtputf8", "SMTPUTF8"),
 )
 NO_PARAMETERS: Final[Mapping[str, str | None]] = MappingProxyType({})
 RCPT_PARAMETERS: Final = (
     Parameter("NOTIFY", "notify", "DSN", _decode_notify, _encode_notify),
-    Parameter("ORCPT", "original_recipient", "DSN", _decode_orcpt, _encode_orcpt),
+    Parameter("ORCPT", "original_recipient", "DSN", _decode_orcpt, _encode_orcpt, beyond_ascii=True),
 )
+PARAMETERS: Final[Mapping[str, tuple[Parameter, ...]]] = {"MAIL": MAIL_PARAMETERS, "RCPT": RCPT_PARAMETERS}
 
 
 def decode_parameters(text: str, table: tuple[Parameter, ...]) -> dict[str, Any]:
@@ -185,10 +192,12 @@ def decode_parameters(text: str, table: tuple[Parameter, ...]) -> dict[str, Any]
             unknown[keyword] = value
         elif (value is None) != (row.decode is None):
             raise Malformed(f"{keyword} {'takes no' if row.decode is None else 'needs a'} value")
-        elif row.decode is None:
+        elif row.decode is None or value is None:
             fields[row.field] = True
+        elif value.isascii() or row.beyond_ascii:
+            fields[row.field] = row.decode(value)
         else:
-            fields[row.field] = row.decode(value or "")
+            raise Malformed(f"{keyword} takes ASCII only")
     return {**fields, "parameters": unknown or NO_PARAMETERS}
 
 

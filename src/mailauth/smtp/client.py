@@ -16,7 +16,7 @@ from .._connection import MAXIMUM_AUTH_LINE, MAXIMUM_UNREAD
 from .._errors import LocalProtocolError, Malformed, RemoteProtocolError
 from .._events import Action, Command, MessageChunk, NeedData, Tls, Why
 from ._client_content import Content
-from ._parameters import MAIL_PARAMETERS, RCPT_PARAMETERS, Body
+from ._parameters import PARAMETERS, Body
 from ._states import CLIENT_PATIENCE, GROUPABLE, NEXT, OTHERWISE, State
 from .commands import Auth, Bdat, Data, Hello, Help, Mail, MessageComplete, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
 from .events import AuthenticationFailed, ClientEvent, Replied
@@ -35,7 +35,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     __slots__ = (
         "_accepted_recipients", "_binary", "_code", "_content", "_extensions", "_given_up", "_lines", "_lmtp",
-        "_lone_dot", "_projected", "_refusal", "_replies_due", "_reply_size", "_settings", "_state",
+        "_lone_dot", "_projected", "_refusal", "_replies_due", "_reply_size", "_settings", "_smtputf8", "_state",
     )  # fmt: skip
 
     def __init__(self, settings: ClientSettings | None = None, *, tls: Tls | None = None) -> None:
@@ -52,6 +52,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._lines: list[str] = []
         self._reply_size = 0
         self._binary = False  # the last MAIL said BODY=BINARYMIME
+        self._smtputf8 = False  # and SMTPUTF8
         self._refusal: Reply | None = None  # of a chunk of the message that is being answered
         self._given_up = False  # of that message RSET was sent for its end
         self._content: Content | None = None  # of the message that is being sent by BDAT or was asked for by 354
@@ -97,8 +98,11 @@ class ClientConnection(ClientMachine[ClientEvent]):
         elif isinstance(command, Data) and self._binary:
             raise LocalProtocolError("BODY=BINARYMIME needs BDAT: send the content without Data")
         octets = command.to_wire()  # what cannot be encoded is refused here
+        if not octets.isascii() or (isinstance(command, Vrfy) and command.smtputf8):
+            self._check_smtputf8(command)
         if isinstance(command, Mail):
             self._binary = command.body is Body.BINARY_MIME
+            self._smtputf8 = command.smtputf8
         self._projected = after
         self._queue(command, octets)
 
@@ -107,7 +111,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         4.1.1.11).
         """
         offered = self._extensions
-        for row in MAIL_PARAMETERS if isinstance(command, Mail) else RCPT_PARAMETERS:
+        for row in PARAMETERS[command.verb]:
             extension = "BINARYMIME" if getattr(command, row.field) is Body.BINARY_MIME else row.extension
             if row.is_in(command) and extension not in offered:
                 raise LocalProtocolError(f"{row.keyword} cannot be sent: the server does not offer {extension}")
@@ -117,6 +121,13 @@ class ClientConnection(ClientMachine[ClientEvent]):
                 raise LocalProtocolError(f"the server takes messages of up to {limit} octets")
         if isinstance(command, Mail) and command.body is Body.BINARY_MIME and "CHUNKING" not in offered:
             raise LocalProtocolError("BINARYMIME cannot be sent: the server does not offer CHUNKING")
+
+    def _check_smtputf8(self, command: Command) -> None:
+        """Raise LocalProtocolError when what lies beyond ASCII cannot be sent (RFC 6531 section 3.2)."""
+        if "SMTPUTF8" not in self._extensions:
+            raise LocalProtocolError("beyond ASCII nothing can be sent: the server does not offer SMTPUTF8")
+        if isinstance(command, Rcpt) and not self._smtputf8:
+            raise LocalProtocolError("a recipient beyond ASCII needs smtputf8=True in Mail (SMTPUTF8, RFC 6531)")
 
     # Content
 

@@ -15,7 +15,7 @@ import attrs
 
 from .._errors import LocalProtocolError, Malformed
 from .._events import Command, Notice, Question
-from ._grammar import Mailbox, check_domain, checked_mailbox, parse_path, split_path
+from ._grammar import Mailbox, check_domain, checked_mailbox, is_text, parse_path, split_path
 from ._parameters import (
     MAIL_PARAMETERS,
     NO_PARAMETERS,
@@ -31,7 +31,7 @@ from .replies import PerRecipient, Reply, Verdict
 
 TRY_AGAIN: Final = Reply(451, "4.3.0", "temporary failure, try again later")
 
-_PRINTABLE: Final = re.compile(r"[ -~]*")
+_SMTPUTF8: Final = re.compile(r" (?i:SMTPUTF8)\Z")
 _CHUNK: Final = re.compile(r"([0-9]{1,20})( (?i:LAST))?")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
 
@@ -46,18 +46,41 @@ class VerdictQuestion(Question[Verdict]):
         return TRY_AGAIN
 
 
-def _no_argument(verb: str, argument: str) -> None:
-    if argument:
-        raise Malformed(f"{verb} takes no argument")
+class VerbAlone(Command):
+    """A command that is nothing but its verb."""
+
+    __slots__ = ()
+
+    verb: ClassVar[str]
+
+    @classmethod
+    def parse(cls, argument: str) -> Self:
+        if argument:
+            raise Malformed(f"{cls.verb} takes no argument")
+        return cls()
+
+    def to_wire(self) -> bytes:
+        return f"{self.verb}\r\n".encode("ascii")
 
 
-def _with_argument(verb: str, argument: str) -> bytes:
-    return (f"{verb} {argument}\r\n" if argument else f"{verb}\r\n").encode("ascii")
+@attrs.frozen(kw_only=True)
+class VerbAndText(Command):
+    """A command with any text or none behind its verb."""
 
+    verb: ClassVar[str]
 
-def _check_text(_: object, attribute: attrs.Attribute[str], value: str) -> None:
-    if not _PRINTABLE.fullmatch(value):
-        raise LocalProtocolError(f"{attribute.name} may hold printable ASCII only")
+    argument: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        if not (self.argument.isascii() and is_text(self.argument)) or self.argument.endswith(" "):
+            raise LocalProtocolError("the argument may hold printable ASCII only, and no blank at its end")
+
+    @classmethod
+    def parse(cls, argument: str) -> Self:
+        return cls(argument=argument)
+
+    def to_wire(self) -> bytes:
+        return f"{self.verb} {self.argument}".rstrip(" ").encode("ascii") + b"\r\n"
 
 
 @attrs.frozen(kw_only=True)
@@ -82,13 +105,10 @@ class Hello(Command, Notice):
         if self.lmtp and not self.extended:
             raise LocalProtocolError("LHLO has no form without extensions")
         try:
-            self._check()
+            if not (len(self.domain) <= 255 and _HOST_NAME.fullmatch(self.domain)):
+                check_domain(self.domain)
         except Malformed as error:
             raise LocalProtocolError(str(error)) from None
-
-    def _check(self) -> None:
-        if not (len(self.domain) <= 255 and _HOST_NAME.fullmatch(self.domain)):
-            check_domain(self.domain)
 
     @classmethod
     def parse(cls, argument: str, *, extended: bool = True, lmtp: bool = False) -> Self:
@@ -102,18 +122,10 @@ class Hello(Command, Notice):
 
 
 @attrs.frozen(kw_only=True)
-class StartTls(Command, VerdictQuestion):
+class StartTls(VerbAlone, VerdictQuestion):
     """``STARTTLS`` (RFC 3207).  ACCEPT (220) begins the handshake; 454 when TLS cannot be had just now."""
 
     verb: ClassVar[str] = "STARTTLS"
-
-    @classmethod
-    def parse(cls, argument: str) -> Self:
-        _no_argument("STARTTLS", argument)
-        return cls()
-
-    def to_wire(self) -> bytes:
-        return b"STARTTLS\r\n"
 
 
 @attrs.frozen(kw_only=True)
@@ -166,6 +178,10 @@ class Mail(Command, VerdictQuestion):
     require_tls: bool = False
     """The message may travel over authenticated TLS alone, on every hop to come (RFC 8689)."""
 
+    smtputf8: bool = False
+    """The transaction may hold mailboxes, and the message headers, beyond ASCII (RFC 6531).  A client says so itself:
+    only it knows of the headers and of the recipients to come."""
+
     parameters: Mapping[str, str | None] = attrs.field(default=NO_PARAMETERS, hash=False)
     """Parameters of extensions that this library does not know, by keyword, as written.  A server refuses
     with 555 what its settings do not name."""
@@ -182,7 +198,10 @@ class Mail(Command, VerdictQuestion):
         path = "" if self.reverse_path is None else str(self.reverse_path)
         if self.reverse_path is not None and not self.reverse_path.domain:
             raise LocalProtocolError("a reverse-path has a domain; only a recipient may be the bare Postmaster")
-        return f"MAIL FROM:<{path}>{encode_parameters(self, MAIL_PARAMETERS, self.parameters)}\r\n".encode("ascii")
+        line = f"MAIL FROM:<{path}>{encode_parameters(self, MAIL_PARAMETERS, self.parameters)}\r\n"
+        if not (self.smtputf8 or line.isascii()):
+            raise LocalProtocolError("a reverse-path beyond ASCII needs smtputf8=True, and a server with SMTPUTF8")
+        return line.encode()
 
 
 @attrs.frozen(kw_only=True, slots=False)  # a server makes one for each line: without slots at a third less
@@ -215,13 +234,11 @@ class Rcpt(Command, VerdictQuestion):
         return cls(forward_path=forward_path, source_route=route, **decode_parameters(rest, RCPT_PARAMETERS))
 
     def to_wire(self) -> bytes:
-        return f"RCPT TO:<{self.forward_path}>{encode_parameters(self, RCPT_PARAMETERS, self.parameters)}\r\n".encode(
-            "ascii"
-        )
+        return f"RCPT TO:<{self.forward_path}>{encode_parameters(self, RCPT_PARAMETERS, self.parameters)}\r\n".encode()
 
 
 @attrs.frozen(kw_only=True)
-class Data(Command, VerdictQuestion):
+class Data(VerbAlone, VerdictQuestion):
     """``DATA``, or the first ``BDAT``: may the content come?
 
     On yes it follows, up to MessageComplete or MessageAborted.
@@ -229,14 +246,6 @@ class Data(Command, VerdictQuestion):
     """
 
     verb: ClassVar[str] = "DATA"
-
-    @classmethod
-    def parse(cls, argument: str) -> Self:
-        _no_argument("DATA", argument)
-        return cls()
-
-    def to_wire(self) -> bytes:
-        return b"DATA\r\n"
 
 
 @attrs.frozen(kw_only=True)
@@ -281,34 +290,17 @@ class MessageComplete(Command, Question[Verdict | PerRecipient]):
 
 
 @attrs.frozen(kw_only=True)
-class Rset(Command, Notice):
+class Rset(VerbAlone, Notice):
     """``RSET``: the transaction, if one is open, is forgotten."""
 
     verb: ClassVar[str] = "RSET"
 
-    @classmethod
-    def parse(cls, argument: str) -> Self:
-        _no_argument("RSET", argument)
-        return cls()
-
-    def to_wire(self) -> bytes:
-        return b"RSET\r\n"
-
 
 @attrs.frozen(kw_only=True)
-class Noop(Command, Notice):
+class Noop(VerbAndText, Notice):
     """``NOOP``: nothing; its argument is ignored (RFC 5321 section 4.1.1.9)."""
 
     verb: ClassVar[str] = "NOOP"
-
-    argument: str = attrs.field(default="", validator=_check_text)
-
-    @classmethod
-    def parse(cls, argument: str) -> Self:
-        return cls(argument=argument)
-
-    def to_wire(self) -> bytes:
-        return _with_argument("NOOP", self.argument)
 
 
 @attrs.frozen(kw_only=True)
@@ -317,52 +309,42 @@ class Vrfy(Command, Notice):
 
     verb: ClassVar[str] = "VRFY"
 
-    argument: str = attrs.field(validator=_check_text)
+    argument: str
+    """A name or a mailbox, as it is written; beyond ASCII for a server with SMTPUTF8 (RFC 6531 section 3.7.4.2)."""
+
+    smtputf8: bool = False
+    """The reply may hold UTF-8; a server of this library never makes use of it."""
 
     def __attrs_post_init__(self) -> None:
-        if not self.argument.strip():
-            raise LocalProtocolError("VRFY takes a name")
+        if not self.argument.strip() or not is_text(self.argument) or self.argument.endswith(" "):
+            raise LocalProtocolError("VRFY takes a name without control characters, and no blank at its end")
+        if not self.smtputf8 and _SMTPUTF8.search(self.argument):
+            raise LocalProtocolError("VRFY takes SMTPUTF8 by its field")
 
     @classmethod
     def parse(cls, argument: str) -> Self:
+        name = _SMTPUTF8.sub("", argument)
         try:
-            return cls(argument=argument)
+            return cls(argument=name, smtputf8=name != argument)
         except LocalProtocolError as error:
             raise Malformed(str(error)) from None
 
     def to_wire(self) -> bytes:
-        return _with_argument("VRFY", self.argument)
+        return f"VRFY {self.argument}{' SMTPUTF8' if self.smtputf8 else ''}\r\n".encode()
 
 
 @attrs.frozen(kw_only=True)
-class Help(Command, Notice):
+class Help(VerbAndText, Notice):
     """``HELP``: answered with the list of verbs."""
 
     verb: ClassVar[str] = "HELP"
 
-    argument: str = attrs.field(default="", validator=_check_text)
-
-    @classmethod
-    def parse(cls, argument: str) -> Self:
-        return cls(argument=argument)
-
-    def to_wire(self) -> bytes:
-        return _with_argument("HELP", self.argument)
-
 
 @attrs.frozen(kw_only=True)
-class Quit(Command, Notice):
+class Quit(VerbAlone, Notice):
     """``QUIT``: the client ends the session."""
 
     verb: ClassVar[str] = "QUIT"
-
-    @classmethod
-    def parse(cls, argument: str) -> Self:
-        _no_argument("QUIT", argument)
-        return cls()
-
-    def to_wire(self) -> bytes:
-        return b"QUIT\r\n"
 
 
 LineCommand: TypeAlias = Hello | StartTls | Auth | Mail | Rcpt | Data | Bdat | Rset | Noop | Vrfy | Help | Quit

@@ -80,29 +80,12 @@ class AuthenticationFailed(LoginRefusedBy[Reply]):
 
 
 ServerEvent: TypeAlias = (
-    Connected
-    | Mail
-    | Rcpt
-    | Data
-    | MessageComplete
-    | StartTls
-    | sasl.CheckPassword
-    | sasl.FetchSecret
-    | sasl.Authorize
-    | MessageChunk
-    | MessageAborted
-    | Hello
-    | Rset
-    | Noop
-    | Vrfy
-    | Help
-    | Quit
-    | Refused
-    | sasl.AuthenticationStarted
-    | sasl.Authenticated
-    | sasl.AuthenticationFailed
-    | TlsStarted
-)
+    Connected | Mail | Rcpt | Data | MessageComplete | StartTls
+    | sasl.CheckPassword | sasl.FetchSecret | sasl.Authorize
+    | MessageChunk | MessageAborted
+    | Hello | Rset | Noop | Vrfy | Help | Quit | Refused | TlsStarted
+    | sasl.AuthenticationStarted | sasl.Authenticated | sasl.AuthenticationFailed
+)  # fmt: skip
 """Everything that ``smtp.ServerConnection`` hands to the application."""
 
 AnyServerEvent: TypeAlias = ServerEvent | sasl.FurtherQuestion

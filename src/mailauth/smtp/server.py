@@ -103,7 +103,7 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         settings = self._settings
         said = line.rstrip(b" \t") if settings.trailing_blanks else line
         try:
-            verb, argument = split_line(said)
+            verb, argument = split_line(said, smtputf8=settings.smtputf8)
         except Malformed:
             return self._refuse("", line, _fixed.BAD_LINE)
         parse = PARSERS.get(verb)
@@ -135,9 +135,9 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         refusal: Reply | None = None
         match command:
             case Rcpt():
-                refusal = self._check_rcpt(command)
+                refusal = self._check_rcpt(command, line)
             case Mail():
-                refusal = self._check_mail(command)
+                refusal = self._check_mail(command, line)
             case StartTls():
                 refusal = self._check_start_tls()
             case Auth():
@@ -146,6 +146,8 @@ class _Connection(ContentCourse[Q], Generic[Q]):
                 refusal = _fixed.BINARY_NEEDS_BDAT if self._binary else None
             case Bdat():
                 refusal = self._check_bdat(command)
+            case Vrfy(smtputf8=True) if not self._settings.smtputf8:
+                refusal = _not_offered("SMTPUTF8")
             case _:
                 refusal = self._check_noops(command)
                 if refusal is None:
@@ -233,7 +235,7 @@ class _Connection(ContentCourse[Q], Generic[Q]):
             return None
         return _fixed.NO_MECHANISM if offered else _fixed.NOT_IMPLEMENTED
 
-    def _check_mail(self, command: Mail) -> Reply | None:
+    def _check_mail(self, command: Mail, line: bytes | re.Match[bytes]) -> Reply | None:
         settings = self._settings
         if settings.authentication_required and self._identity is None:
             return _fixed.LOGIN_REQUIRED
@@ -243,21 +245,26 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         if unknown is None and command.require_tls and self._tls is None:
             unknown = "REQUIRETLS"
         if unknown is not None:
-            return Reply(555, "5.5.4", f"parameter {unknown} is not offered here")
+            return _not_offered(unknown)
+        if not command.smtputf8 and _beyond_ascii(line):
+            return _fixed.ASCII_REVERSE_PATH
         if command.size is not None and command.size > settings.maximum_message_size:
             return _fixed.CONTENT_FAULTS[ContentFault.TOO_LARGE]
         if self._transactions >= settings.maximum_transactions:
             self._close(Why.TOO_MANY_ERRORS)
             return _fixed.TOO_MANY_TRANSACTIONS
-        if command.body is Body.BINARY_MIME:
-            self._binary = True
-            self._accepted = {}  # DATA must not be answered in haste
+        if command.body is Body.BINARY_MIME or command.smtputf8:
+            self._binary = command.body is Body.BINARY_MIME
+            self._smtputf8 = command.smtputf8
+            self._accepted = {}  # not to be answered in haste: who answers slowly resets these, too
         return None
 
-    def _check_rcpt(self, command: Rcpt) -> Reply | None:
+    def _check_rcpt(self, command: Rcpt, line: bytes | re.Match[bytes]) -> Reply | None:
         unknown = self._settings.not_offered(command)
         if unknown is not None:
-            return Reply(555, "5.5.4", f"parameter {unknown} is not offered here")
+            return _not_offered(unknown)
+        if not self._smtputf8 and _beyond_ascii(line):
+            return _fixed.ASCII_FORWARD_PATH
         if len(self._recipients) >= self._settings.maximum_recipients:
             return _fixed.TOO_MANY_RECIPIENTS
         return None
@@ -372,6 +379,14 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         if self._state in _CONTENT:
             self._events.append(MessageAborted(why=why))
         super()._abandon(why)
+
+
+def _not_offered(parameter: str) -> Reply:
+    return Reply(555, "5.5.4", f"parameter {parameter} is not offered here")
+
+
+def _beyond_ascii(line: bytes | re.Match[bytes]) -> bool:
+    return isinstance(line, bytes) and not line.isascii()  # COMMON matches ASCII alone
 
 
 class ServerConnection(_Connection[Never]):

@@ -18,7 +18,7 @@ from .._errors import LocalProtocolError, Malformed
 from .._events import Tls
 from ._command_lines import PARSERS
 from ._grammar import check_domain
-from ._parameters import MAIL_PARAMETERS, RCPT_PARAMETERS, Parameter
+from ._parameters import PARAMETERS, Parameter
 from .commands import Mail, Rcpt
 from .replies import Reply
 
@@ -70,6 +70,10 @@ class AnyServerSettings:
     """BODY=BINARYMIME by BDAT (RFC 3030 section 3): bare CR, LF and NUL then belong to the content.  Needs *chunking*,
     and an application that never hands such a message on by DATA."""
 
+    smtputf8: bool = False
+    """Mailboxes beyond ASCII, in transactions that begin with the parameter SMTPUTF8 (RFC 6531): an application that
+    turns it on takes them everywhere it keeps, compares or passes on an address.  Needs *eight_bit_mime*."""
+
     dsn: bool = False
     """RET, ENVID, NOTIFY and ORCPT (RFC 3461): an application that turns it on sends the reports they ask for."""
     requiretls: bool = False
@@ -113,8 +117,8 @@ class AnyServerSettings:
 
     maximum_command_line: int = attrs.field(default=2_048, validator=attrs.validators.ge(1_024))
     """Octets with CRLF: 512 (RFC 5321 section 4.5.3.1.4), 26 more for SIZE (RFC 1870), 17 for BODY (RFC 6152), 500 for
-    AUTH (RFC 4954), some 600 for DSN (RFC 3461), 12 for REQUIRETLS (RFC 8689), and room for clients that send a long
-    initial response with AUTH all the same."""
+    AUTH (RFC 4954), some 600 for DSN (RFC 3461), 12 for REQUIRETLS (RFC 8689), 10 for SMTPUTF8 (RFC 6531), and room
+    for clients that send a long initial response with AUTH all the same."""
 
     maximum_recipients: int = attrs.field(default=1_000, validator=attrs.validators.ge(100))
     """Recipients of one transaction, 452 beyond; 100 at least (RFC 5321 section 4.5.3.1.8)."""
@@ -141,6 +145,8 @@ class AnyServerSettings:
             raise LocalProtocolError("LMTP needs pipelining and enhanced status codes (RFC 2033 section 5)")
         if self.binary_mime and not self.chunking:
             raise LocalProtocolError("binary_mime needs chunking: only BDAT can carry it")
+        if self.smtputf8 and not self.eight_bit_mime:
+            raise LocalProtocolError("smtputf8 needs eight_bit_mime (RFC 6531 section 3.1)")
         sasl.check_offer(self.mechanisms, self.scram_decoy)
         self._check_further_extensions()
 
@@ -194,6 +200,7 @@ class AnyServerSettings:
             ("ENHANCEDSTATUSCODES", "", self.enhanced_status_codes),
             ("CHUNKING", "", self.chunking),
             ("BINARYMIME", "", self.binary_mime),
+            ("SMTPUTF8", "", self.smtputf8),
             ("DSN", "", self.dsn),
             ("REQUIRETLS", "", self.requiretls and tls is not None),
             ("LIMITS", f"MAILMAX={self.maximum_transactions} RCPTMAX={self.maximum_recipients}", self.limits),
@@ -234,22 +241,16 @@ class AnyServerSettings:
 
     def not_offered(self, command: Mail | Rcpt) -> str | None:
         """The keyword of a parameter that this server did not advertise, if the command has one (555)."""
-        rows = self._mail_rows_not_offered if isinstance(command, Mail) else self._rcpt_rows_not_offered
         unknown = (keyword for keyword in command.parameters if keyword.upper() not in self.further_parameters)
-        return next(unknown, None) or next((row.keyword for row in rows if row.is_in(command)), None)
+        return next(unknown, None) or next(
+            (row.keyword for row in self._rows_not_offered[command.verb] if row.is_in(command)), None
+        )
 
     @cached_property
-    def _mail_rows_not_offered(self) -> tuple[Parameter, ...]:
-        return self._not_offered(MAIL_PARAMETERS)
-
-    @cached_property
-    def _rcpt_rows_not_offered(self) -> tuple[Parameter, ...]:
-        return self._not_offered(RCPT_PARAMETERS)
-
-    def _not_offered(self, rows: tuple[Parameter, ...]) -> tuple[Parameter, ...]:
+    def _rows_not_offered(self) -> dict[str, list[Parameter]]:
         # AUTH must be understood once it is announced anywhere, in clear text too (RFC 4954 section 5).
         keywords = {*self.extensions(_BARE_TLS), *(["AUTH"] if self.mechanisms.names else [])}
-        return tuple(row for row in rows if row.extension not in keywords)
+        return {verb: [row for row in rows if row.extension not in keywords] for verb, rows in PARAMETERS.items()}
 
 
 @attrs.frozen(kw_only=True)

@@ -68,6 +68,8 @@ class Config:
     def __attrs_post_init__(self) -> None:
         for domain in self.domains:
             Mailbox("postmaster", domain)
+            if not domain.isascii():
+                raise ValueError(f"the domain {domain!r} is beyond ASCII: write it as its A-label, xn--...")
         if self.ssl_context is None and not (self.smtps is None and self.pop3s is None):
             raise ValueError("the ports smtps and pop3s need an ssl_context")
         if self.postmaster is not None and mailbox_name(self.postmaster, frozenset(self.domains)) is None:
