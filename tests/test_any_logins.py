@@ -117,6 +117,9 @@ class Wire:
         self.told: list[object] = []
         self.noticed: list[object] = []
 
+    def answer(self, question: Question[Any]) -> object:
+        return self.instead.get(type(question), usual(question))
+
     def run(self) -> Wire:
         while self._run_server() | self._run_client():
             pass
@@ -132,7 +135,7 @@ class Wire:
             elif isinstance(event, Question):
                 self.asked.append(event)
                 question: Question[Any] = event
-                self.server.answer(question, self.instead.get(type(event), usual(event)))
+                self.server.answer(question, self.answer(question))
             else:
                 self.noticed.append(event)
         return busy

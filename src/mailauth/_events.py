@@ -84,7 +84,8 @@ class Tls:
 class Send:
     """Write *octets*, all of them, before the next ``next_event()``."""
 
-    octets: bytes
+    octets: bytes = attrs.field(repr=lambda octets: f"<{len(octets)} octets>")
+    """A client's may hold a password; to see them, ask for them."""
 
 
 @attrs.frozen(kw_only=True)
@@ -101,7 +102,7 @@ class BeginTls:
     A handshake that fails is told as ``receive_data(b"")``.  What was read before it may not be handed in after it.
     """
 
-    octets: bytes
+    octets: bytes = attrs.field(repr=lambda octets: f"<{len(octets)} octets>")
 
 
 @attrs.frozen

@@ -14,6 +14,8 @@ from typing import Final
 
 import attrs
 
+from mailauth import sasl
+
 from . import certificates, server, stores
 from .complaint import Complaint
 from .settings import Settings
@@ -244,9 +246,7 @@ def _remarks(settings: Settings, accounts: stores.MemoryAccounts) -> tuple[str, 
     ]
     remarks = [f"Kept in memory, gone with this process: {', '.join(vanishing)}."]
     if settings.legacy:
-        remarks.append(
-            "Legacy methods are on, outside TLS too: USER/PASS, APOP, AUTH PLAIN, LOGIN, CRAM-MD5 and SCRAM."
-        )
+        remarks.append(f"Legacy methods are on, outside TLS too: {', '.join(server.in_clear(accounts.proofs))}.")
     else:
         remarks.append("Legacy methods are off: no login outside TLS.")
     if settings.grant_lifetime == 0:
@@ -254,6 +254,8 @@ def _remarks(settings: Settings, accounts: stores.MemoryAccounts) -> tuple[str, 
     if accounts.mixed is not None:
         remarks.append(accounts.mixed)
     remarks += accounts.lacking
+    if not sasl.MD5_AVAILABLE:
+        remarks.append("No CRAM-MD5 and no APOP: this system allows no MD5.")
     if settings.tokens and "tokens" not in settings.places:
         remarks.append("Tokens from the command line, which others on this machine may see: for trials only.")
     if not accounts.names:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import Final
 
-from mailauth import sasl
+from mailauth import pop3, sasl
 
 from ..stores import Proof
 
@@ -42,3 +42,8 @@ A bearer token never goes in clear (RFC 6750 section 5.3).
 def offered(mechanisms: sasl.AnyMechanisms, proofs: Set[Proof]) -> sasl.AnyMechanisms:
     """Those of *mechanisms* that accounts with *proofs* can answer."""
     return mechanisms.only(*(name for name, proof in NEEDS.items() if proof in proofs))
+
+
+def in_clear(proofs: Set[Proof]) -> tuple[str, ...]:
+    """What a legacy server whose accounts have *proofs* takes outside TLS; USER and APOP by POP3 alone."""
+    return tuple(name for name in offered(pop3.ALL_MECHANISMS, proofs).names if name in CLEAR)

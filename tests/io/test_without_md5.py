@@ -1,0 +1,53 @@
+"""The ready server on a system that allows no MD5 (FIPS mode): CRAM-MD5 and APOP are not there, and all else is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+SCRIPT = """
+import hashlib, hmac
+real_new, real_digest = hashlib.new, hmac.digest
+def refused(*arguments, **keywords):
+    raise ValueError("[digital envelope routines] unsupported")
+hashlib.md5 = refused
+hashlib.new = lambda name, *rest, **more: refused() if name.lower() == "md5" else real_new(name, *rest, **more)
+hmac.digest = lambda key, octets, name: refused() if name == "md5" else real_digest(key, octets, name)
+
+from mailauth import ACCEPT, NeedData, Question, Send, pop3, smtp
+from mailauth_io import cli, config
+
+serving = config.read(cli.settings_of(cli.build_parser().parse_args(["serve", "--legacy", "--user", "alice:secret"])))
+print(*(remark for remark in serving.remarks if "MD5" in remark or "Legacy" in remark), sep="\\n")
+proofs = serving.stores.accounts.proofs
+for machine, said in (
+    (smtp.AnyServerConnection(serving.config.smtp_settings(proofs), entropy=bytes(32)),
+        b"EHLO c\\r\\nAUTH CRAM-MD5\\r\\n"),
+    (pop3.AnyServerConnection(serving.config.pop3_settings(proofs), entropy=bytes(32)),
+        b"CAPA\\r\\nAUTH CRAM-MD5\\r\\nAPOP alice c4c9334bac560ecc979e58001b3e22fb\\r\\n"),
+):
+    machine.receive_data(said)
+    while not isinstance(event := machine.next_event(), NeedData):
+        if isinstance(event, Send):
+            print(event.octets.decode(), end="")
+        elif isinstance(event, Question):
+            machine.answer(event, ACCEPT)
+"""
+
+
+def test_a_server_starts_and_offers_what_needs_no_md5() -> None:
+    """RFC 1939 section 7: without a timestamp in the greeting there is no APOP."""
+    environment = {**os.environ, "PYTHONPATH": ":".join(path for path in sys.path if path)}
+    ran = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, timeout=60)
+    assert ran.stderr == ""
+    lines = ran.stdout.splitlines()
+    assert lines[:3] == [
+        "Legacy methods are on, outside TLS too: USER, SCRAM-SHA-256, SCRAM-SHA-1, PLAIN, LOGIN.",
+        "No CRAM-MD5 and no APOP: this system allows no MD5.",
+        "220 example.test ESMTP",
+    ]
+    assert "250 AUTH SCRAM-SHA-256 SCRAM-SHA-1 PLAIN LOGIN" in lines
+    assert "SASL SCRAM-SHA-256 SCRAM-SHA-1 PLAIN LOGIN" in lines
+    assert "+OK POP3 server ready" in lines
+    assert [line[:7] for line in lines if line.startswith(("504", "-ERR"))] == ["504 5.5", "-ERR th", "-ERR th"]

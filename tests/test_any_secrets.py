@@ -1,0 +1,113 @@
+"""No secret in the repr of anything: a search of all that two machines hold and hand out while somebody logs in.
+
+House rule 5.  Every value of ours that can be reached from the machines, their events and their errors is looked at.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from types import FunctionType, ModuleType
+from typing import Any, TypeAlias
+
+import pytest
+
+from mailauth import ACCEPT, BeginTls, Question, Send, Tls, sasl
+from tests.test_any_logins import BARE, LOGINS, POP3, SMTP, Protocol, Wire
+
+SECRET = b"Ferocious-Kitten-42"
+SHOWN = [
+    SECRET.decode(),
+    SECRET.hex(),
+    # The inside of it in base64, wherever in a response it begins.
+    *(sasl.encode_base64(b"\0" * begins + SECRET)[4:-4].decode() for begins in range(3)),
+]
+
+
+def reachable(*roots: object) -> Iterator[object]:
+    """What *roots* lead to, modules, classes and functions excepted."""
+    seen: dict[int, object] = {}
+    waiting: list[object] = list(roots)
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen or isinstance(thing, ModuleType | type | FunctionType):
+            continue
+        seen[id(thing)] = thing
+        yield thing
+        waiting += gc.get_referents(thing)
+
+
+def showing(*roots: object, secrets: Iterable[str] = SHOWN) -> list[str]:
+    """The reprs that show one of *secrets*, of all that is of a type of ours or an error."""
+    ours = (
+        thing
+        for thing in reachable(*roots)
+        if type(thing).__module__.startswith("mailauth") or isinstance(thing, BaseException)
+    )
+    return [text for text in map(repr, ours) if any(secret in text for secret in secrets)]
+
+
+Make: TypeAlias = Callable[[bytes], sasl.ClientMechanism]
+
+MAKE: dict[str, tuple[Make, Tls]] = {
+    **LOGINS,
+    "PLAIN": (lambda secret: sasl.PlainClient(authentication_identity="alice", password=secret), BARE),
+    "LOGIN": (lambda secret: sasl.LoginClient(authentication_identity="alice", password=secret), BARE),
+    "CRAM-MD5": (lambda secret: sasl.CramMd5Client(authentication_identity="alice", secret=secret), BARE),
+}
+POP3_ALONE: dict[str, tuple[Make, Tls]] = {
+    "USER": (lambda secret: sasl.UserPassClient(authentication_identity="alice", password=secret), BARE),
+    "APOP": (lambda secret: sasl.ApopClient(authentication_identity="alice", secret=secret), BARE),
+}
+ALL: dict[str, tuple[Protocol, Make, Tls]] = {
+    **{f"{name} by SMTP": (SMTP, *how) for name, how in MAKE.items()},
+    **{f"{name} by POP3": (POP3, *how) for name, how in (MAKE | POP3_ALONE).items()},
+}
+
+
+class Searched(Wire):
+    """A wire that is searched at each question: then the secret is nearest."""
+
+    right = True
+
+    def answer(self, question: Question[Any]) -> object:
+        assert not showing(self, question)
+        match question:
+            case sasl.CheckPassword(password=secret) | sasl.CheckToken(token=secret):
+                assert secret == SECRET
+                if not self.right:
+                    return sasl.Refusal.BAD_CREDENTIALS
+                return "alice" if isinstance(question, sasl.CheckToken) else ACCEPT
+            case sasl.FetchScramKeys(hash_name=hash_name):
+                return sasl.scram_keys(SECRET if self.right else b"another", b"salt", 4096, hash_name)
+            case sasl.FetchSecret():
+                return SECRET if self.right else b"another"
+        return super().answer(question)
+
+
+@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.parametrize(("protocol", "make", "tls"), ALL.values(), ids=ALL)
+def test_a_login_shows_its_secret_nowhere(protocol: Protocol, make: Make, tls: Tls, right: bool) -> None:
+    """By every mechanism, granted or refused, on both sides."""
+    client = make(SECRET)
+    wire = Searched(protocol, tls)
+    wire.right = right
+    wire.log_in(client)
+    assert wire.asked
+    assert isinstance(wire.noticed[-1], sasl.Authenticated) or not right
+    assert not showing(wire, client)
+
+
+def test_the_search_finds_what_is_shown() -> None:
+    """Or it would prove nothing."""
+    assert showing([{"kept": (sasl.Challenge(SECRET),)}])
+    assert showing(ValueError(SECRET))
+    plain = sasl.PlainClient(authentication_identity="alice", password=SECRET)
+    assert showing(sasl.Challenge(sasl.encode_base64(plain.respond(None))))
+
+
+@pytest.mark.parametrize("action", [Send, BeginTls])
+def test_what_a_client_writes_is_not_shown(action: type[Send] | type[BeginTls]) -> None:
+    """``Send`` carries the password of whoever logs in."""
+    assert not showing(action(octets=b"PASS " + SECRET + b"\r\n"))
+    assert "<26 octets>" in repr(action(octets=b"PASS " + SECRET + b"\r\n"))
