@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] | None = getattr(options, "run", None)
     if run is None:
-        parser.error("say which: serve, check-config, passwd or methods (mailauth --help tells more)")
+        parser.error("say which: serve, check-config, grants, passwd or methods (mailauth --help tells more)")
     try:
         status = run(options)
         sys.stdout.flush()
@@ -67,6 +67,7 @@ def build_parser() -> Parser:
     _add_check_config(
         commands.add_parser("check-config", allow_abbrev=False, help="say what is wrong with a configuration file")
     )
+    _add_grants(commands.add_parser("grants", allow_abbrev=False, help="list or revoke who may relay after a login"))
     _add_passwd(commands.add_parser("passwd", allow_abbrev=False, help="write a line of an accounts file"))
     _add_methods(commands.add_parser("methods", allow_abbrev=False, help="show the seven ways to submit mail at work"))
     return parser
@@ -93,6 +94,18 @@ def _add_check_config(parser: argparse.ArgumentParser) -> None:
     parser.description = "Say all that is wrong with a configuration file (serve --config FILE); opens no port."
     parser.add_argument("file", type=Path, metavar="FILE", help="the file, and those that it names, are read")
     parser.set_defaults(run=_check_config)
+
+
+def _add_grants(parser: argparse.ArgumentParser) -> None:
+    parser.description = "List or revoke grants that servers share; by their flags, or by the file of their settings."
+    acts = parser.add_subparsers(dest="act", title="acts", metavar="list|revoke", required=True)
+    shown = acts.add_parser("list", allow_abbrev=False, help="print every grant that lives")
+    ended = acts.add_parser("revoke", allow_abbrev=False, help="end the grants of an identity or of an address")
+    ended.add_argument("whose", metavar="IDENTITY|ADDRESS", help="the account, everywhere; or the address, everybody")
+    for act in (shown, ended):
+        act.add_argument("--config", type=Path, metavar="FILE", help="settings of the servers, in TOML")
+        settings.add_flags(act, ("domains", "grant_lifetime", "grant_ipv6_prefix", "grants", "redis_password"))
+        act.set_defaults(run=_grants)
 
 
 def _add_passwd(parser: argparse.ArgumentParser) -> None:
@@ -139,6 +152,13 @@ def _check_config(options: argparse.Namespace) -> int:
     if complaints:
         return 2
     print(f"{options.file}: fine")
+    return 0
+
+
+def _grants(options: argparse.Namespace) -> int:
+    from . import grants_command
+
+    grants_command.run(settings_of(options), revoked=getattr(options, "whose", None))
     return 0
 
 

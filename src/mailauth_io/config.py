@@ -16,7 +16,7 @@ import attrs
 
 from mailauth import sasl
 
-from . import certificates, server, stores
+from . import certificates, grants_setting, server, stores
 from .complaint import Complaint
 from .settings import Settings
 
@@ -55,6 +55,7 @@ def read(settings: Settings) -> Serving:
             legacy=settings.legacy,
             grant_lifetime=settings.grant_lifetime,
             grant_ipv6_prefix=settings.grant_ipv6_prefix,
+            no_grants_from=settings.no_grants_from,
         ),
         stores=server.Stores(
             accounts=accounts,
@@ -64,6 +65,7 @@ def read(settings: Settings) -> Serving:
             outbox=stores.MaildirOutbox(_made(settings, "outbox", settings.outbox))
             if settings.outbox
             else stores.MemoryOutbox(),
+            grants=grants_setting.shared(settings) if settings.grant_lifetime else None,
         ),
         loop=settings.loop,
         ready_file=settings.ready_file,
@@ -234,23 +236,30 @@ CHECKS: Final[tuple[Callable[[Settings], None], ...]] = (
     _check_ready_file,
     _check_maildir,
     _check_outbox,
+    grants_setting.check,
 )
 """What ``mailauth check-config`` looks at, beside how the file is written; none of them writes anything."""
 
 
+def _in_memory(settings: Settings) -> list[str]:
+    """What ends with this process, and cannot be shared by several."""
+    kept: dict[str, object] = {"maildrops": settings.maildir, "the outbox": settings.outbox}
+    if settings.grant_lifetime:
+        kept["grants"] = settings.grants.sqlite or settings.grants.redis
+    return [name for name, place in kept.items() if place is None]
+
+
 def _remarks(settings: Settings, accounts: stores.MemoryAccounts) -> tuple[str, ...]:
-    vanishing = [
-        name
-        for name, kept in (("maildrops", settings.maildir), ("the outbox", settings.outbox), ("grants", None))
-        if kept is None
-    ]
-    remarks = [f"Kept in memory, gone with this process: {', '.join(vanishing)}."]
+    vanishing = _in_memory(settings)
+    remarks = [f"Kept in memory, gone with this process: {', '.join(vanishing)}."] if vanishing else []
     if settings.legacy:
         remarks.append(f"Legacy methods are on, outside TLS too: {', '.join(server.in_clear(accounts.proofs))}.")
     else:
         remarks.append("Legacy methods are off: no login outside TLS.")
     if settings.grant_lifetime == 0:
         remarks.append("No grants: a login by POP3 opens nothing.")
+    if settings.grants.redis is not None and settings.grants.redis.password is not None:
+        remarks.append("A password for Redis on the command line, which others here may see: for trials only.")
     if accounts.mixed is not None:
         remarks.append(accounts.mixed)
     remarks += accounts.lacking

@@ -95,6 +95,9 @@ async def _serve(serving: config.Serving, signalled: Callable[[], Awaitable[obje
         if listening:
             raise
         raise Complaint(error.strerror or str(error)) from error
+    finally:
+        if serving.stores.grants is not None:
+            serving.stores.grants.close()
 
 
 def _announce(serving: config.Serving, pair: server.Pair) -> None:

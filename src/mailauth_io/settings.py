@@ -13,13 +13,14 @@ Knows how settings are written; opens no file, and refuses to know what they do.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
 from . import logs, row, words
+from ._proxied import Network
 from .complaint import Complaint
 
 LOOPS: Final = ("asyncio", "trio")
@@ -114,6 +115,18 @@ class Settings:
         "grants", "ipv6_prefix", "--grant-ipv6-prefix", words.number(1, 128, "prefix length"), default=128, kind=int,
         metavar="N", help="bits of an IPv6 address that count",
     )  # fmt: skip
+    no_grants_from: tuple[Network, ...] = row.several(
+        "grants", "never_from", "--no-grants-from", words.network, metavar="NETWORK",
+        help="a proxy, or a gateway of containers: a login from there opens nothing",
+    )  # fmt: skip
+    grants: words.GrantsPlace = row.one(
+        "grants", "store", "--grants", words.grants_place, default=words.GrantsPlace(), metavar="STORE",
+        help="where they are kept: memory, sqlite:FILE for the processes of one host, redis://HOST:PORT/DB for several",
+        below=words.GrantsPlace.below,
+    )  # fmt: skip
+    redis_password: Path | None = row.place(
+        "grants", "redis_password_file", "--redis-password-file", metavar="FILE", help="holds the password for Redis"
+    )
 
     log_format: str = row.one(
         "log", "format", "--log-format", words.one_of(*logs.FORMATS), default="text", metavar="FORMAT",
@@ -150,10 +163,10 @@ ROWS: Final[Mapping[str, row.Row]] = {
 """How each setting is written, by the name of its field."""
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Give *parser* every flag there is."""
-    for name, written in ROWS.items():
-        written.add_to(parser, name)
+def add_flags(parser: argparse.ArgumentParser, names: Iterable[str] = ROWS) -> None:
+    """Give *parser* the flags of the fields *names*, or every one there is."""
+    for name in names:
+        ROWS[name].add_to(parser, name)
 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:

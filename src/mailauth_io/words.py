@@ -12,9 +12,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
+
 from mailauth import LocalProtocolError, smtp
 
+from ._proxied import Network
 from .certificate_names import KINDS, certificate_name
+from .redis_address import RedisAddress
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,4096}=*")
@@ -78,6 +82,43 @@ def one_of(*names: str) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def network(text: str) -> Network:
+    """An IP network, or a single address."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        raise Wrong(f"{text!r} is no network; write its first address and its bits, as in 192.0.2.0/24") from None
+
+
+@attrs.frozen(kw_only=True)
+class GrantsPlace:
+    """Where grants are kept: in a SQLite file, in Redis, or with neither in memory.  Its text has no password."""
+
+    sqlite: Path | None = None
+    redis: RedisAddress | None = None
+
+    def below(self, directory: Path) -> GrantsPlace:
+        """The same, seen from *directory*."""
+        return self if self.sqlite is None else GrantsPlace(sqlite=directory / self.sqlite)
+
+    def __str__(self) -> str:
+        if self.redis is not None:
+            return str(self.redis)
+        return "memory" if self.sqlite is None else f"sqlite:{self.sqlite}"
+
+
+def grants_place(text: str) -> GrantsPlace:
+    """``memory``, ``sqlite:FILE`` or the URL of a Redis."""
+    if text == "memory":
+        return GrantsPlace()
+    if text.startswith("sqlite:"):
+        return GrantsPlace(sqlite=path(text.removeprefix("sqlite:")))
+    try:
+        return GrantsPlace(redis=RedisAddress.read(text))
+    except ValueError as error:
+        raise Wrong(f"write memory or sqlite:FILE, or {str(error).removeprefix('write ')}") from None
 
 
 def path(text: str) -> Path:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Concatenate, ParamSpec
 import pytest
 
 from mailauth_io import _loops, stores
+from mailauth_io.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import RedisGrants
 from tests.io.server_support import Clock
 from tests.redis_server import PASSWORD, RedisServer
@@ -108,7 +109,7 @@ class InRedis(Keeper):
         self.client.flushall()
 
     def _open(self, **settings: Any) -> stores.Grants:
-        return RedisGrants(f"unix://{self._server.socket}", password=PASSWORD, **settings)
+        return RedisGrants(RedisAddress(path=str(self._server.socket)), password=PASSWORD, **settings)
 
     def move(self, seconds: float) -> None:
         """Nobody sets the clock of this Redis: all that it keeps is moved the other way."""

@@ -56,7 +56,7 @@ def _as_before() -> object:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "serve, check-config, passwd or methods"),
+        ((), "serve, check-config, grants, passwd or methods"),
         (("server",), "invalid choice"),
         (("--verbose",), "--verbose"),
         (("serve", "--verbose"), "--verbose"),
@@ -322,7 +322,9 @@ def test_remarks_tell_what_vanishes_and_what_is_weak(tmp_path: Path) -> None:
     assert "gone with this process: grants." in kept
     for method in ("USER", "APOP", "PLAIN", "LOGIN", "CRAM-MD5"):
         assert method in kept
-    assert "No grants" in " ".join(read(*USER, "--grant-lifetime", "0").remarks)
+    off = " ".join(read(*USER, "--grant-lifetime", "0").remarks)
+    assert "No grants" in off
+    assert "maildrops, the outbox." in off
     assert "No accounts" in " ".join(read().remarks)
 
 

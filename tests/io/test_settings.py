@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import tomllib
 from pathlib import Path
@@ -14,6 +15,7 @@ from mailauth_io import cli, config, settings_file
 from mailauth_io.complaint import Complaint
 from mailauth_io.row import Row
 from mailauth_io.settings import ROWS, Settings
+from mailauth_io.words import GrantsPlace
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "example.toml"
 KEY = re.compile(r"#([a-z0-9_]+ = )")
@@ -74,6 +76,8 @@ WORDS: dict[str, tuple[str, Any]] = {
     "maildir": ("/drops", Path("/drops")),
     "users": ("alice:open sesame", (("alice", b"open sesame"),)),
     "grant_lifetime": ("0.5", 0.5),
+    "no_grants_from": ("10.0.0.0/8", (ipaddress.ip_network("10.0.0.0/8"),)),
+    "grants": ("sqlite:/grants", GrantsPlace(sqlite=Path("/grants"))),
     "loop": ("trio", "trio"),
 }
 

@@ -258,12 +258,13 @@ FIND = """
 import asyncio, sys
 from pathlib import Path
 from mailauth_io.stores import SqliteGrants
+from mailauth_io.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import RedisGrants
 
 if sys.argv[1] == "sqlite":
     grants = SqliteGrants(Path(sys.argv[2]), lifetime=float(sys.argv[3]), clock=lambda: float(sys.argv[4]))
 else:
-    grants = RedisGrants("unix://" + sys.argv[2], password=sys.argv[4], lifetime=float(sys.argv[3]))
+    grants = RedisGrants(RedisAddress(path=sys.argv[2]), password=sys.argv[4], lifetime=float(sys.argv[3]))
 found = asyncio.run(grants.find("192.0.2.1"))
 print(found.identity if found else "-")
 grants.close()

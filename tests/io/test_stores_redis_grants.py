@@ -11,7 +11,7 @@ import redis
 
 from mailauth.grants import Grant
 from mailauth_io import _loops
-from mailauth_io.stores import GrantsError
+from mailauth_io.redis_address import RedisAddress
 from mailauth_io.stores._asking import Silent
 from mailauth_io.stores.redis_grants import RedisGrants
 from tests.io.grants_keepers import LIFETIME, on_both_loops
@@ -31,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 def grants(server: RedisServer) -> Iterator[RedisGrants]:
     with server.client as client:
         client.flushall()
-    made = RedisGrants(f"redis://127.0.0.1:{server.port}", password=PASSWORD, lifetime=LIFETIME)
+    made = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port), password=PASSWORD, lifetime=LIFETIME)
     yield made
     made.close()
 
@@ -49,43 +49,59 @@ def grants(server: RedisServer) -> Iterator[RedisGrants]:
         "redis://:hunter2@[::1",
         "redis://127.0.0.1?password=hunter2",
         "unix://",
+        "unix://h.test/r",
+        "redis://h.test/٣",
     ],
 )
 def test_a_url_that_is_none_is_refused_and_not_quoted(url: str) -> None:
-    with pytest.raises(GrantsError) as refused:
-        RedisGrants(url)
-    assert str(refused.value).startswith("write redis://HOST:PORT/DATABASE, ")
+    with pytest.raises(ValueError, match=r"^write redis://HOST:PORT/DATABASE, ") as refused:
+        RedisAddress.read(url)
     assert "hunter2" not in repr(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("url", "kind", "place"),
+    ("url", "address", "shown"),
     [
-        ("redis://h.test", redis.Connection, {"host": "h.test", "port": 6379, "db": 0, "password": None}),
-        ("redis://u:p%40s@h.test:99/3", redis.Connection, {"username": "u", "password": "p@s", "port": 99, "db": 3}),
-        ("rediss://[::1]:99", redis.SSLConnection, {"host": "::1", "port": 99}),
-        ("unix:///run/a%20b.sock", redis.UnixDomainSocketConnection, {"path": "/run/a b.sock"}),
+        ("redis://h.test", RedisAddress(host="h.test"), "redis://h.test:6379/0"),
+        (
+            "redis://u:p%40s@h.test:99/3",
+            RedisAddress(host="h.test", port=99, database=3, username="u", password="p@s"),
+            "redis://h.test:99/3",
+        ),
+        ("rediss://:hunter2@[::1]", RedisAddress(host="::1", tls=True, password="hunter2"), "rediss://[::1]:6379/0"),
+        ("unix:///run/a%20b.sock", RedisAddress(path="/run/a b.sock"), "unix:///run/a%20b.sock"),
+        ("unix://:hunter2@/r", RedisAddress(path="/r", password="hunter2"), "unix:///r"),
     ],
 )
-def test_a_url_names_a_place_and_tls_is_verified(url: str, kind: type, place: dict[str, object]) -> None:
-    grants = RedisGrants(url)
-    connection = grants._redis.connection_pool.make_connection()
+def test_a_url_names_a_place_and_its_text_has_no_password(url: str, address: RedisAddress, shown: str) -> None:
+    assert RedisAddress.read(url) == address
+    assert str(address) == shown
+    assert "hunter2" not in repr(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "kind", "place"),
+    [
+        (RedisAddress(host="h.test", database=3), redis.Connection, {"host": "h.test", "port": 6379, "db": 3}),
+        (RedisAddress(host="::1", tls=True), redis.SSLConnection, {"host": "::1", "check_hostname": True}),
+        (RedisAddress(path="/r"), redis.UnixDomainSocketConnection, {"path": "/r"}),
+    ],
+)
+def test_each_kind_of_place_has_its_connection(address: RedisAddress, kind: type, place: dict[str, object]) -> None:
+    """Inside TLS the certificate must be that of the host."""
+    connection = RedisGrants(address)._redis.connection_pool.make_connection()
     assert type(connection) is kind
     assert {name: getattr(connection, name) for name in place} == place
-    if isinstance(connection, redis.SSLConnection):
-        assert connection.check_hostname
-    grants.close()
 
 
-def test_no_password_is_shown(grants: RedisGrants) -> None:
-    for password in (None, PASSWORD):
-        assert PASSWORD not in repr(RedisGrants("redis://:" + "hunter2@h.test", password=password))
-        assert "hunter2" not in repr(RedisGrants("redis://:hunter2@h.test", password=password).__dict__)
+def test_no_password_is_shown() -> None:
+    grants = RedisGrants(RedisAddress(host="h.test", password="hunter2"), password="hunter2")
+    assert "hunter2" not in f"{grants!r} {grants.__dict__!r}"
 
 
 @on_both_loops
 async def test_a_wrong_password_is_an_exception_without_it(loop: _loops.Loop, server: RedisServer) -> None:
-    grants = RedisGrants(f"redis://:hunter2@127.0.0.1:{server.port}")
+    grants = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port, password="hunter2"))
     with pytest.raises(redis.AuthenticationError) as refused:
         await grants.find(HERE)
     assert "hunter2" not in repr(refused.value)
@@ -131,7 +147,7 @@ async def test_a_login_that_redis_hears_of_too_late_makes_no_grant(
     loop: _loops.Loop, grants: RedisGrants, server: RedisServer
 ) -> None:
     """The lifetime begins at the login, not when a Redis wakes up that was stopped for hours."""
-    late = Late(f"unix://{server.socket}", password=PASSWORD, lifetime=LIFETIME)
+    late = Late(RedisAddress(path=str(server.socket)), password=PASSWORD, lifetime=LIFETIME)
     with pytest.raises(Silent):
         await late.grant(HERE, "alice")
     late.close()
@@ -142,7 +158,7 @@ async def test_a_login_that_redis_hears_of_too_late_makes_no_grant(
 async def test_down_is_an_exception_and_back_again_it_works(loop: _loops.Loop, tmp_path: Path) -> None:
     """With the connections of before, which are broken now; what was kept is gone, and so the relay is closed."""
     with redis_server(tmp_path) as server:
-        grants = RedisGrants(f"redis://127.0.0.1:{server.port}", password=PASSWORD)
+        grants = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port), password=PASSWORD)
         await grants.grant(HERE, "alice")
         server.kill()
         for _ in range(2):
@@ -161,7 +177,7 @@ async def test_down_is_an_exception_and_back_again_it_works(loop: _loops.Loop, t
 async def test_silence_is_an_exception_and_makes_nobody_wait_long(loop: _loops.Loop, tmp_path: Path) -> None:
     """Stopped, it takes connections and says nothing."""
     with redis_server(tmp_path) as server:
-        grants = RedisGrants(f"redis://127.0.0.1:{server.port}", password=PASSWORD)
+        grants = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port), password=PASSWORD)
         await grants.grant(HERE, "alice")
         server.signal(signal.SIGSTOP)
         with pytest.raises(Silent):

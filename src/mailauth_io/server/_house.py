@@ -18,7 +18,8 @@ from mailauth.policy import RelayPolicy
 from .._adapter import ServerConnection
 from ..certificate_names import certificate_names
 from ..logs import Event
-from ..stores import Accounts, Grants, MemoryGrants, Proof, mailbox_name
+from ..stores import Accounts, MemoryGrants, Proof, mailbox_name
+from ._granting import Granting
 from ._log import LOGGER, log_failure
 from .config import Config, Stores
 
@@ -32,7 +33,7 @@ class House:
     config: Config
     stores: Stores
     policy: RelayPolicy
-    grants: Grants | None
+    granting: Granting | None
     """None: a login by POP3 opens nothing."""
     clock: Callable[[], float]
     """Seconds that never step back."""
@@ -51,7 +52,10 @@ class House:
             grants = None
         elif grants is None:
             grants = MemoryGrants(lifetime=config.grant_lifetime, ipv6_prefix=config.grant_ipv6_prefix, clock=clock)
-        return cls(config=config, stores=stores, policy=RelayPolicy(domains=config.domains), grants=grants, clock=clock)
+        granting = None if grants is None else Granting(grants, config.no_grants_from)
+        return cls(
+            config=config, stores=stores, policy=RelayPolicy(domains=config.domains), granting=granting, clock=clock
+        )
 
     def smtp_settings(self) -> smtp.AnyServerSettings:
         """For a connection that begins now: what it is offered follows from the accounts as they are."""
@@ -96,8 +100,8 @@ class House:
         """What fails is tried again at the next look, and until then no grant is found."""
         for name, since in tuple(self._to_revoke.items()):
             try:
-                if self.grants is not None:
-                    await self.grants.revoke_identity(name, self.clock() - since)
+                if self.granting is not None:
+                    await self.granting.revoke_identity(name, self.clock() - since)
             except Exception as error:
                 log_failure(session, "grants", error)
                 return
@@ -185,23 +189,23 @@ class House:
         A failure costs the grant, not the login.  So does a change of the account since then: what was proved is a
         password that counts no more.
         """
-        if self.grants is None:
+        if self.granting is None:
             return
         name = self.name(identity)
         try:
             await self.accounts(session)
             if self._changed.get(name, 0) < begun:
-                await self.grants.grant(address, name)
+                await self.granting.grant(session, address, name)
         except Exception as error:
             log_failure(session, "grants", error)
 
     async def find_grant(self, session: str, address: str) -> Lookup:
         """What the grants say about *address* now; UNAVAILABLE when they fail."""
-        if self.grants is None:
+        if self.granting is None:
             return None
         try:
             await self.accounts(session)
-            return UNAVAILABLE if self._to_revoke else await self.grants.find(address)
+            return UNAVAILABLE if self._to_revoke else await self.granting.find(address)
         except Exception as error:
             log_failure(session, "grants", error)
             return UNAVAILABLE

@@ -16,6 +16,7 @@ from mailauth.grants import LIFETIME
 from mailauth.pop3 import ALL_MECHANISMS as ALL_POP3_MECHANISMS, AnyServerSettings as Pop3Settings
 from mailauth.smtp import AnyServerSettings as SmtpSettings, Mailbox
 
+from .._proxied import Network
 from ..stores import Accounts, Budget, Grants, Maildrops, Outbox, Proof, mailbox_name
 from ._offer import CLEAR, EVERY_PROOF, offered
 from .next_hop import NextHop
@@ -64,6 +65,9 @@ class Config:
     """Seconds that a login by POP3 opens relaying for its address; 0: no grants."""
 
     grant_ipv6_prefix: int = 128
+
+    no_grants_from: tuple[Network, ...] = ()
+    """Proxies and gateways of containers: many clients have their addresses, so a login from there makes no grant."""
 
     def __attrs_post_init__(self) -> None:
         for domain in self.domains:

@@ -26,6 +26,9 @@ PAUSE: Final = 1.0
 class Silent(Exception):
     """The store gave no answer in time, or did so a moment ago."""
 
+    def __init__(self) -> None:
+        super().__init__("no answer in time")
+
 
 class Asking:
     """Runs what blocks in threads of its own, made when they are first needed."""

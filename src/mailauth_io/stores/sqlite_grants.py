@@ -226,11 +226,16 @@ def _claim(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise GrantsError(f"{path} is no plain file") from None
-        if mode & 0o077:
-            raise GrantsError(f"{path} is open to others than its owner; say: chmod 600 {path}") from None
+        check_file(path)
+
+
+def check_file(path: Path) -> None:
+    """See that the file at *path*, which is there, is for its owner alone.  Raises GrantsError and OSError."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise GrantsError(f"{path} is no plain file")
+    if mode & 0o077:
+        raise GrantsError(f"{path} is open to others than its owner; say: chmod 600 {path}")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

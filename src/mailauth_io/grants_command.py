@@ -1,0 +1,73 @@
+"""``mailauth grants``: what lives in a store of grants that servers share, and the end of some of it.
+
+Knows the store by its Protocol; which one it is was settled by the settings.
+"""
+
+from __future__ import annotations
+
+from mailauth import LocalProtocolError
+from mailauth.grants import fold
+
+from . import _loops, grants_setting, stores
+from .complaint import Complaint
+from .settings import Settings
+
+
+def run(settings: Settings, *, revoked: str | None) -> None:
+    """Print the grants, or how many of the identity or at the address *revoked* were ended.
+
+    Raises Complaint when there is nothing to ask, or no answer.
+    """
+    if settings.grant_lifetime == 0:
+        raise settings.complaint("grant_lifetime", "is 0, so there are no grants")
+    if settings.grants.sqlite is not None and not settings.grants.sqlite.exists():
+        raise settings.complaint("grants", f"{settings.grants.sqlite} is not there")  # and would be made
+    whose = None if revoked is None else _Whose(revoked, settings)
+    grants = grants_setting.shared(settings)
+    if grants is None:
+        raise Complaint(
+            f"grants in memory are known to their server alone; name the store that servers share: "
+            f"{settings.names('grants')}"
+        )
+
+    async def main() -> str:
+        return _table(await grants.living()) if whose is None else await whose.revoke(grants)
+
+    try:
+        said = _loops.named("asyncio").run(main)
+    except Exception as error:
+        why = str(error).partition("\n")[0].rstrip(".")  # the words of Redis or SQLite, which know no secret
+        raise Complaint(f"the grants in {settings.grants} cannot be asked: {why}") from error
+    finally:
+        grants.close()
+    print(said)
+
+
+class _Whose:
+    """Whom a revocation is for: an address, else an identity.  Raises Complaint for what is neither."""
+
+    def __init__(self, text: str, settings: Settings) -> None:
+        self._name: str | None = None
+        try:
+            self._shown = str(fold(text, settings.grant_ipv6_prefix))
+        except LocalProtocolError:
+            self._name = stores.mailbox_name(text, frozenset(settings.domains))
+            if self._name is None:
+                raise Complaint(f"{text!r} is no address and no identity: {stores.NAME_RULE}") from None
+            self._shown = self._name
+
+    async def revoke(self, grants: stores.Grants) -> str:
+        if self._name is None:
+            number = await grants.revoke_address(self._shown)
+        else:
+            number = await grants.revoke_identity(self._name)
+        return f"{number} of {self._shown} revoked"
+
+
+def _table(living: list[stores.LivingGrant]) -> str:
+    if not living:
+        return "no grants"
+    rows = [("ADDRESS", "IDENTITY", "SECONDS LEFT")]
+    rows += [(str(each.address), each.identity, f"{each.remaining:.0f}") for each in living]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

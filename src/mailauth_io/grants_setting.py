@@ -1,0 +1,79 @@
+"""The store of grants that the settings name, for the server and for ``mailauth grants``.
+
+Knows files, the URL of a Redis, and whether the package for it is there; asks no store.  Each mistake is a Complaint.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from . import stores
+from .settings import ROWS, Settings
+from .stores.sqlite_grants import check_file
+
+NO_PACKAGE = "grants in Redis need the package redis: pip install 'mailauth[redis]'"
+
+
+def shared(settings: Settings) -> stores.Grants | None:
+    """The store that *settings* name, for whoever closes it; None for memory.  Raises Complaint."""
+    check(settings)
+    place, options = settings.grants, _options(settings)
+    try:
+        if place.sqlite is not None:
+            return stores.SqliteGrants(place.sqlite, **options)
+        if place.redis is not None:
+            from .stores.redis_grants import RedisGrants
+
+            return RedisGrants(place.redis, password=_password(settings), **options)
+    except stores.GrantsError as error:
+        raise settings.complaint("grants", str(error)) from error
+    return None
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    return {"lifetime": settings.grant_lifetime, "ipv6_prefix": settings.grant_ipv6_prefix}
+
+
+def check(settings: Settings) -> None:
+    """All that can be told without making or asking the store.  Raises Complaint."""
+    place = settings.grants
+    if place.sqlite is not None:
+        _check_file(settings, place.sqlite)
+    if place.redis is None:
+        if settings.redis_password is not None:
+            raise settings.complaint("redis_password", f"is of use only with a Redis in {settings.names('grants')}")
+        return
+    if place.redis.password is not None and "grants" in settings.places:
+        raise settings.complaint("grants", f"leave the password to {ROWS['redis_password'].title}")
+    if importlib.util.find_spec("redis") is None:
+        raise settings.complaint("grants", NO_PACKAGE)
+    _password(settings)
+
+
+def _check_file(settings: Settings, path: Path) -> None:
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise settings.complaint("grants", f"{path.parent} is no directory that can be written")
+    if path.exists():
+        try:
+            check_file(path)
+        except stores.GrantsError as error:
+            raise settings.complaint("grants", str(error)) from error
+
+
+def _password(settings: Settings) -> str | None:
+    """The password for Redis from its file, without the end of its line."""
+    path = settings.redis_password
+    if path is None:
+        return None
+    try:
+        text = stores.read_private(path).decode().removesuffix("\n")
+    except stores.AccountsError as error:
+        raise settings.complaint("redis_password", str(error)) from error
+    except UnicodeDecodeError as error:
+        raise settings.complaint("redis_password", f"{path} is not text in UTF-8") from error
+    if not text:
+        raise settings.complaint("redis_password", f"{path} is empty")
+    return text

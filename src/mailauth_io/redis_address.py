@@ -1,0 +1,59 @@
+"""Where a Redis is, as its URL says it.
+
+Knows the URL, and not the package ``redis``, which need not be there to read one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import urllib.parse
+from typing import Any, Final
+
+import attrs
+
+_PORT: Final = 6379
+_RULE: Final = "write redis://HOST:PORT/DATABASE, rediss://HOST:PORT/DATABASE (TLS) or unix:///PATH"
+
+
+@attrs.frozen(kw_only=True)
+class RedisAddress:
+    """A Redis, and who one is to it.  Text of it has no password."""
+
+    host: str = ""
+    port: int = _PORT
+    database: int = 0
+    tls: bool = False
+    path: str = ""
+    """Of a Unix socket; then host, port and TLS say nothing."""
+    username: str | None = None
+    password: str | None = attrs.field(default=None, repr=False)
+
+    @classmethod
+    def read(cls, url: str) -> RedisAddress:
+        """What *url* means.  Raises ValueError for one that is none, and does not quote it."""
+        with contextlib.suppress(ValueError):
+            parts = urllib.parse.urlsplit(url)
+            who: dict[str, Any] = {
+                "username": urllib.parse.unquote(parts.username) if parts.username else None,
+                "password": urllib.parse.unquote(parts.password) if parts.password else None,
+            }
+            if not (parts.query or parts.fragment):
+                if parts.scheme == "unix" and parts.path and not parts.hostname:
+                    return cls(path=urllib.parse.unquote(parts.path), **who)
+                if parts.scheme in ("redis", "rediss") and parts.hostname:
+                    database = parts.path.removeprefix("/") or "0"
+                    if database.isascii() and database.isdecimal():
+                        return cls(
+                            host=parts.hostname,
+                            port=_PORT if parts.port is None else parts.port,
+                            database=int(database),
+                            tls=parts.scheme == "rediss",
+                            **who,
+                        )
+        raise ValueError(_RULE)
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix://{urllib.parse.quote(self.path)}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"redis{'s' if self.tls else ''}://{host}:{self.port}/{self.database}"

@@ -1,0 +1,222 @@
+"""``--grants`` and ``mailauth grants``: which store it is, what lives there, and one sentence for whatever is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mailauth_io import cli, config, grants_setting, settings_file, stores
+from mailauth_io.redis_address import RedisAddress
+from mailauth_io.stores.redis_grants import RedisGrants
+from tests.redis_server import PASSWORD, RedisServer, redis_server
+from tests.serving import run
+
+HERE = "192.0.2.1"
+USER = ("--user", "alice:open sesame")
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+def command(capfd: pytest.CaptureFixture[str], *words: str) -> str:
+    """What ``mailauth grants`` prints."""
+    assert cli.main(("grants", *words)) == 0
+    said = capfd.readouterr()
+    assert said.err == ""
+    return said.out
+
+
+def complaint(capfd: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one sentence that the command says when it cannot do what it is told."""
+    status: object
+    try:
+        status = cli.main(words)
+    except SystemExit as end:
+        status = end.code
+    said = capfd.readouterr()
+    assert (status, said.out, said.err.count("\n")) == (2, "", 1), said
+    return said.err
+
+
+def fill(grants: stores.Grants, *logins: tuple[str, str]) -> None:
+    async def main() -> None:
+        for address, identity in logins:
+            await grants.grant(address, identity)
+
+    with contextlib.closing(grants):
+        asyncio.run(main())
+
+
+def private(path: Path, text: str) -> Path:
+    path.touch(mode=0o600)
+    path.write_text(text)
+    return path
+
+
+LOGINS = (("2001:db8::1", "alice"), (HERE, "alice"), (HERE, "bob"), ("192.0.2.2", "alice"))
+
+
+def in_sqlite(directory: Path, request: pytest.FixtureRequest) -> tuple[stores.Grants, tuple[str, ...]]:
+    return stores.SqliteGrants(directory / "grants.db"), ("--grants", f"sqlite:{directory / 'grants.db'}")
+
+
+def in_redis(directory: Path, request: pytest.FixtureRequest) -> tuple[stores.Grants, tuple[str, ...]]:
+    server = request.getfixturevalue("redis")
+    with server.client as client:
+        client.flushall()
+    password = private(directory / "password", PASSWORD + "\n")
+    grants = RedisGrants(RedisAddress(path=str(server.socket)), password=PASSWORD)
+    return grants, ("--grants", f"redis://127.0.0.1:{server.port}/0", "--redis-password-file", str(password))
+
+
+Place = Callable[[Path, pytest.FixtureRequest], tuple[stores.Grants, tuple[str, ...]]]
+
+
+@pytest.mark.parametrize("place", [in_sqlite, in_redis])
+def test_what_lives_is_listed_and_revoked_by_identity_and_by_address(
+    place: Place, tmp_path: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    grants, words = place(tmp_path, request)
+    fill(grants, *LOGINS)
+    head, *rows = command(capfd, "list", *words).splitlines()
+    assert head == "ADDRESS      IDENTITY  SECONDS LEFT"
+    assert [tuple(row.split()[:2]) for row in rows] == list(LOGINS)
+    assert all(1700 < int(row.split()[2]) <= 1800 for row in rows)
+    assert command(capfd, "revoke", "::ffff:192.0.2.1", *words) == "2 of 192.0.2.1 revoked\n"
+    assert command(capfd, "revoke", "Alice@EXAMPLE.test", *words) == "2 of alice revoked\n"
+    assert command(capfd, "revoke", "alice", *words) == "0 of alice revoked\n"
+    assert command(capfd, "list", *words) == "no grants\n"
+
+
+def test_an_address_means_its_whole_prefix(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As the servers have it: by the same flag, or by their file."""
+    path = tmp_path / "grants.db"
+    fill(stores.SqliteGrants(path, ipv6_prefix=64), ("2001:db8::1", "alice"))
+    file = private(tmp_path / "mailauth.toml", '[grants]\nstore = "sqlite:grants.db"\nipv6_prefix = 64\n')
+    words = ("revoke", "2001:db8::2")
+    assert command(capfd, *words, "--grants", f"sqlite:{path}") == "0 of 2001:db8::2 revoked\n"
+    assert command(capfd, *words, "--config", str(file)) == "1 of 2001:db8:: revoked\n"
+
+
+def test_grants_in_memory_are_nobody_elses(capfd: pytest.CaptureFixture[str]) -> None:
+    assert "known to their server alone; name the store that servers share: --grants" in complaint(
+        capfd, "grants", "list"
+    )
+    assert "list|revoke" in complaint(capfd, "grants")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--grants", "sqlite:none/grants.db"), "--grants: none/grants.db is not there"),
+        (("--grants", "sqlite:"), "there is no file without a name"),
+        (("--grants", "elsewhere"), "write memory or sqlite:FILE, or redis://HOST:PORT/DATABASE, rediss://"),
+        (("--grants", "redis://:hunter2@127.0.0.1:x"), "write memory or sqlite:FILE, or redis://HOST:PORT/DATABASE"),
+        (("--grants", "redis://127.0.0.1", "--redis-password-file", "none"), "none cannot be read: No such file"),
+        (("--redis-password-file", "none"), "--redis-password-file: is of use only with a Redis in --grants"),
+        (("--grant-lifetime", "0"), "--grant-lifetime: is 0, so there are no grants"),
+        (("--grants", "redis://:hunter2@127.0.0.1:1"), "in redis://127.0.0.1:1/0 cannot be asked: Error 111"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_sentence(words: tuple[str, ...], says: str, capfd: pytest.CaptureFixture[str]) -> None:
+    said = complaint(capfd, "grants", "list", *words)
+    assert says in said
+    assert "hunter2" not in said
+
+
+def test_whom_a_revocation_is_for_must_be_somebody(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    stores.SqliteGrants(tmp_path / "g").close()
+    for whose in ("a b", "alice@elsewhere.test", "192.0.2.1/24"):
+        said = complaint(capfd, "grants", "revoke", whose, "--grants", f"sqlite:{tmp_path / 'g'}")
+        assert f"{whose!r} is no address and no identity: write letters" in said
+
+
+def test_a_wrong_password_is_told_without_it(
+    redis: RedisServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ("grants", "list", "--grants", f"redis://127.0.0.1:{redis.port}")
+    assert "cannot be asked: Authentication required" in complaint(capfd, *words)
+    said = complaint(capfd, *words, "--redis-password-file", str(private(tmp_path / "p", "hunter2")))
+    assert "cannot be asked: invalid username-password pair" in said
+    assert "hunter2" not in said
+
+
+def test_a_file_of_another_program_is_no_traceback(tmp_path: Path) -> None:
+    done = run("grants", "list", "--grants", f"sqlite:{private(tmp_path / 'g', 'no database' * 100)}")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.endswith(" cannot keep grants: file is not a database\n")
+
+
+# -- the settings of ``mailauth serve`` ------------------------------------------------------------------------------
+
+
+def settings_complaint(capfd: pytest.CaptureFixture[str], *words: str) -> str:
+    return complaint(capfd, "serve", *USER, *words)
+
+
+def test_serve_refuses_a_store_that_it_cannot_have(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.umask", lambda mask: 0o022)
+    missing = tmp_path / "none"
+    said = settings_complaint(capfd, "--grants", f"sqlite:{missing / 'g'}")
+    assert said == f"mailauth serve: --grants: {missing} is no directory that can be written\n"
+    shared = private(tmp_path / "g", "")
+    shared.chmod(0o644)
+    said = settings_complaint(capfd, "--grants", f"sqlite:{shared}")
+    assert said == f"mailauth serve: --grants: {shared} is open to others than its owner; say: chmod 600 {shared}\n"
+    password = private(tmp_path / "password", "hunter2\n")
+    password.chmod(0o644)
+    said = settings_complaint(capfd, "--grants", "redis://127.0.0.1", "--redis-password-file", str(password))
+    assert f"say: chmod 600 {password}" in said
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "mailauth[redis]" in settings_complaint(capfd, "--grants", "redis://127.0.0.1")
+    assert "'10.0.0.1/8' is no network" in settings_complaint(capfd, "--no-grants-from", "10.0.0.1/8")
+
+
+def test_check_config_looks_at_the_store_and_makes_nothing(tmp_path: Path) -> None:
+    path = private(tmp_path / "mailauth.toml", '[grants]\nstore = "sqlite:g"\n')
+    told = settings_file.read(path).settings({})
+    assert config.check(told) == ()
+    assert not (tmp_path / "g").exists()
+    shared = grants_setting.shared(told)
+    assert isinstance(shared, stores.SqliteGrants)
+    shared.close()
+    assert (tmp_path / "g").exists()
+    (tmp_path / "g").chmod(0o640)
+    (found,) = config.check(told)
+    assert str(found).startswith(f"{path}:2: [grants] store: {tmp_path / 'g'} is open to others")
+
+
+def test_a_password_for_redis_stands_in_a_file_of_its_own(tmp_path: Path) -> None:
+    """In a configuration that others may read it would be no secret, and on a command line it is none."""
+    path = private(tmp_path / "mailauth.toml", '[grants]\nstore = "redis://:hunter2@127.0.0.1"\n')
+    (found,) = config.check(settings_file.read(path).settings({}))
+    assert str(found) == f"{path}:2: [grants] store: leave the password to [grants] redis_password_file"
+    told = cli.settings_of(cli.build_parser().parse_args(["serve", *USER, "--grants", "redis://:hunter2@127.0.0.1"]))
+    assert "hunter2" not in repr(told)
+    serving = config.read(told)
+    assert any("A password for Redis on the command line" in remark for remark in serving.remarks)
+    assert "hunter2" not in repr(serving)
+
+
+def test_a_password_file_has_one_line(tmp_path: Path) -> None:
+    file = private(tmp_path / "p", "")
+    path = private(tmp_path / "mailauth.toml", '[grants]\nstore = "redis://127.0.0.1"\nredis_password_file = "p"\n')
+    (found,) = config.check(settings_file.read(path).settings({}))
+    assert str(found) == f"{path}:3: [grants] redis_password_file: {file} is empty"
+    file.write_bytes(b"\xff")
+    (found,) = config.check(settings_file.read(path).settings({}))
+    assert str(found).endswith("is not text in UTF-8")
+    file.write_text("hunter2\n")
+    shared = grants_setting.shared(settings_file.read(path).settings({}))
+    assert isinstance(shared, RedisGrants)
+    assert shared._redis.connection_pool.connection_kwargs["password"] == "hunter2"
+    shared.close()

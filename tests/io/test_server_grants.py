@@ -1,0 +1,111 @@
+"""What the ready server asks of a store of grants: none from some networks, a word about crowds, mail read anyway."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+
+import pytest
+
+from mailauth.grants import Grant
+from mailauth_io import _loops, server, stores
+from mailauth_io.logs import Event
+from mailauth_io.server import _granting
+from mailauth_io.server._granting import CROWD, Granting
+from tests.io.grants_keepers import on_both_loops as on_each_loop
+from tests.io.server_support import PASSWORD, Run, Served, accounts, meet, on_both_loops
+
+
+def events(caplog: pytest.LogCaptureFixture, name: str) -> list[dict[str, object]]:
+    found = [record.msg for record in caplog.records if isinstance(record.msg, Event)]
+    return [dict(event.fields) for event in found if event.name == name]
+
+
+@on_both_loops
+def test_a_login_from_a_network_that_gets_none_opens_nothing(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Behind a proxy or a gateway of containers are many; mail is read as ever, and the log says it."""
+    caplog.set_level(logging.INFO)
+
+    def client(served: Served) -> None:
+        served.log_in().quit()
+        assert not served.may_relay()
+
+    meet(run, client, no_grants_from=(ipaddress.ip_network("127.0.0.0/8"),))
+    (fields,) = events(caplog, "no grant")
+    assert (fields["peer"], fields["identity"]) == ("127.0.0.1", "alice")
+
+
+@on_both_loops
+def test_other_addresses_are_granted_as_ever(run: Run) -> None:
+    def client(served: Served) -> None:
+        served.log_in().quit()
+        assert served.may_relay()
+
+    meet(run, client, no_grants_from=(ipaddress.ip_network("127.0.0.2"), ipaddress.ip_network("::/0")))
+
+
+@on_each_loop
+async def test_what_another_server_granted_there_is_not_found_either(loop: _loops.Loop) -> None:
+    """In whatever spelling the address comes."""
+    shared = stores.MemoryGrants()
+    granting = Granting(shared, (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("fe80::/64")))
+    for address in ("192.0.2.1", "::ffff:192.0.2.1", "fe80::1%eth0"):
+        await shared.grant(address, "alice")
+        assert await granting.find(address) is None
+        assert isinstance(await shared.find(address), Grant)
+    await granting.grant("s", "198.51.100.1", "alice")
+    assert isinstance(await granting.find("198.51.100.1"), Grant)
+
+
+@on_each_loop
+async def test_a_crowd_at_one_address_is_told_once(
+    loop: _loops.Loop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than eight identities; and what was told is remembered of so many addresses, and no more."""
+    monkeypatch.setattr(_granting, "REMEMBERED", 2)
+    granting = Granting(stores.MemoryGrants(), ())
+    for number in range(CROWD):
+        await granting.grant("s", "192.0.2.1", f"user{number}")
+    assert events(caplog, "crowded address") == []
+    for number in range(CROWD, CROWD + 3):
+        await granting.grant("s", "192.0.2.1", f"user{number}")
+    assert events(caplog, "crowded address") == [{"connection": "s", "peer": "192.0.2.1", "identities": CROWD + 1}]
+    for last in range(2, 5):
+        for number in range(CROWD + 1):
+            await granting.grant("s", f"192.0.2.{last}", f"user{number}")
+    assert len(events(caplog, "crowded address")) == 4
+    assert len(granting._told) <= 2
+
+
+class Silent(stores.MemoryGrants):
+    """A store that cannot tell."""
+
+    async def grant(self, address: str, identity: str) -> int:
+        raise TimeoutError
+
+    async def find(self, address: str) -> None:
+        raise TimeoutError
+
+
+@on_both_loops
+def test_mail_is_read_and_delivered_while_the_store_cannot_tell(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Only what needs a grant is put off: 451, not 550; who has logged in by SMTP needs none."""
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            assert smtp.sendmail("anybody@far.test", ["alice@example.test"], "Subject: hello\r\n\r\nbody") == {}
+            smtp.mail("alice@example.test")
+            assert smtp.rcpt("bob@far.test") == (451, b"4.7.1 cannot tell now whether you may relay, try again later")
+        assert len(served.mail_of("alice")) == 1
+        with served.smtp("smtps") as smtp:
+            smtp.login("alice", PASSWORD)
+            smtp.mail("alice@example.test")
+            assert smtp.rcpt("bob@far.test")[0] == 250
+
+    kept = server.Stores(
+        accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox(), grants=Silent()
+    )
+    meet(run, client, kept=kept)
+    failures = events(caplog, "store failed")
+    assert {(fields["part"], fields["why"]) for fields in failures} == {("grants", "TimeoutError")}
+    assert len(failures) == 2
