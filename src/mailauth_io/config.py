@@ -16,7 +16,7 @@ import attrs
 
 from mailauth import sasl
 
-from . import certificates, grants_setting, server, stores
+from . import certificates, grants_setting, relay_to, server, stores
 from .complaint import Complaint
 from .settings import Settings
 
@@ -62,14 +62,21 @@ def read(settings: Settings) -> Serving:
             maildrops=stores.MaildirMaildrops(_made(settings, "maildir", settings.maildir))
             if settings.maildir
             else stores.MemoryMaildrops(),
-            outbox=stores.MaildirOutbox(_made(settings, "outbox", settings.outbox))
-            if settings.outbox
-            else stores.MemoryOutbox(),
+            outbox=_outbox(settings),
             grants=grants_setting.shared(settings) if settings.grant_lifetime else None,
         ),
         loop=settings.loop,
         ready_file=settings.ready_file,
         remarks=_remarks(settings, accounts),
+    )
+
+
+def _outbox(settings: Settings) -> stores.Outbox | server.NextHop:
+    hop = relay_to.next_hop(settings)
+    if hop is not None:
+        return hop
+    return (
+        stores.MaildirOutbox(_made(settings, "outbox", settings.outbox)) if settings.outbox else stores.MemoryOutbox()
     )
 
 
@@ -199,6 +206,10 @@ def _check_outbox(settings: Settings) -> None:
     _check_would_be("outbox", settings.outbox, settings)
 
 
+def _check_relay(settings: Settings) -> None:
+    relay_to.next_hop(settings)
+
+
 def _check_would_be(name: str, path: Path | None, settings: Settings) -> None:
     """A directory that is not there yet must be one that could be made."""
     if path is None:
@@ -237,13 +248,14 @@ CHECKS: Final[tuple[Callable[[Settings], None], ...]] = (
     _check_maildir,
     _check_outbox,
     grants_setting.check,
+    _check_relay,
 )
 """What ``mailauth check-config`` looks at, beside how the file is written; none of them writes anything."""
 
 
 def _in_memory(settings: Settings) -> list[str]:
     """What ends with this process, and cannot be shared by several."""
-    kept: dict[str, object] = {"maildrops": settings.maildir, "the outbox": settings.outbox}
+    kept: dict[str, object] = {"maildrops": settings.maildir, "the outbox": settings.outbox or settings.relay_to}
     if settings.grant_lifetime:
         kept["grants"] = settings.grants.sqlite or settings.grants.redis
     return [name for name, place in kept.items() if place is None]
@@ -252,6 +264,7 @@ def _in_memory(settings: Settings) -> list[str]:
 def _remarks(settings: Settings, accounts: stores.MemoryAccounts) -> tuple[str, ...]:
     vanishing = _in_memory(settings)
     remarks = [f"Kept in memory, gone with this process: {', '.join(vanishing)}."] if vanishing else []
+    remarks += relay_to.remarks(settings)
     if settings.legacy:
         remarks.append(f"Legacy methods are on, outside TLS too: {', '.join(server.in_clear(accounts.proofs))}.")
     else:

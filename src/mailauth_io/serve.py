@@ -89,7 +89,7 @@ async def _serve(serving: config.Serving, signalled: Callable[[], Awaitable[obje
     try:
         async with server.running(serving.config, serving.stores) as pair:
             listening = True
-            _announce(serving, pair)
+            _announce(serving, pair, await _ahead(serving))
             await signalled()
     except OSError as error:
         if listening:
@@ -100,7 +100,16 @@ async def _serve(serving: config.Serving, signalled: Callable[[], Awaitable[obje
             serving.stores.grants.close()
 
 
-def _announce(serving: config.Serving, pair: server.Pair) -> None:
+async def _ahead(serving: config.Serving) -> list[str]:
+    """What is wrong with the next hop just now: only a remark, since it may come up later than we do."""
+    hop = serving.stores.outbox
+    if not isinstance(hop, server.NextHop):
+        return []
+    why = await server.look(hop, serving.config.domains[0])
+    return [] if why is None else [f"The next hop {hop} takes no mail now, which is put off with 451 meanwhile: {why}."]
+
+
+def _announce(serving: config.Serving, pair: server.Pair, further: list[str]) -> None:
     ports = {name: getattr(pair, name) for name in PORTS}
     if serving.ready_file is not None:
         try:
@@ -109,7 +118,7 @@ def _announce(serving: config.Serving, pair: server.Pair) -> None:
             raise Complaint(f"--ready-file {serving.ready_file} cannot be written: {error.strerror}") from error
     listening = ", ".join(f"{name.upper()} {port}" for name, port in ports.items() if port is not None)
     print(f"Serving {', '.join(serving.config.domains)} on {', '.join(serving.config.hosts)}: {listening}.")
-    for remark in serving.remarks:
+    for remark in (*serving.remarks, *further):
         print(remark)
     print("Ready.", flush=True)
 

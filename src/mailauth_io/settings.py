@@ -24,6 +24,7 @@ from ._proxied import Network
 from .complaint import Complaint
 
 LOOPS: Final = ("asyncio", "trio")
+REQUIRED: Final = "required"
 
 
 @attrs.frozen(kw_only=True)
@@ -71,6 +72,23 @@ class Settings:
         "mail", "max_message", "--max-message",
         words.number(65_536, 2**40, "number of octets"),  # RFC 5321 section 4.5.3.1.7
         default=26_214_400, kind=int, metavar="OCTETS", help="size of a message",
+    )  # fmt: skip
+
+    relay_to: words.NextHopUrl | None = row.one(
+        "relay", "to", "--relay-to", words.next_hop, default=None, metavar="URL",
+        help="hand mail for elsewhere on at once: smtp://HOST:PORT or smtps://USER@HOST:PORT",
+    )  # fmt: skip
+    relay_password_file: Path | None = row.place(
+        "relay", "password_file", "--relay-password-file", metavar="FILE",
+        help="the password of USER there, and nothing else",
+    )  # fmt: skip
+    relay_ca: Path | None = row.place(
+        "relay", "ca", "--relay-ca", metavar="FILE",
+        help="who certifies the next hop, in PEM (whoever this system trusts)",
+    )  # fmt: skip
+    relay_tls: str | None = row.one(
+        "relay", "tls", "--relay-tls", words.one_of(REQUIRED, "opportunistic"), default=None, metavar="HOW",
+        help="required or opportunistic (required with USER, with --relay-ca and with smtps, else opportunistic)",
     )  # fmt: skip
 
     accounts: Path | None = row.place(

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 import attrs
 
@@ -21,6 +22,7 @@ from .certificate_names import KINDS, certificate_name
 from .redis_address import RedisAddress
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
+_NEXT_HOP = re.compile(r"(smtps?)://(?:([^:/?#\s]+)@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?/?")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,4096}=*")
 
 
@@ -153,3 +155,36 @@ def client_name(text: str) -> tuple[str, str]:
     if not (equals and colon and name and account) or kind not in KINDS:
         raise Wrong(f"{text!r} is no KIND:NAME=ACCOUNT with a KIND of {', '.join(KINDS)}")
     return certificate_name(kind, name), account
+
+
+@attrs.frozen(kw_only=True)
+class NextHopUrl:
+    """A server that mail is handed on to, and who we are there."""
+
+    host: str
+    port: int
+    implicit_tls: bool
+    user: str | None
+
+
+def next_hop(text: str) -> NextHopUrl:
+    """``smtp://HOST:PORT``, ``smtps://USER@HOST:PORT``; ports 25 and 465 unless given, ``%40`` for an ``@`` in USER."""
+    found = _NEXT_HOP.fullmatch(text)
+    host = found[3].strip("[]") if found else ""
+    try:
+        if found is None or not 0 < int(found[4] or 25) < 65536:
+            raise ValueError
+        if found[3].startswith("["):
+            ipaddress.IPv6Address(host)
+        else:
+            smtp.Hello(domain=host)
+    except (ValueError, LocalProtocolError):
+        # Not quoted: somebody may have written a password into it.
+        raise Wrong("write smtp://HOST:PORT or smtps://USER@HOST:PORT, and the password into a file") from None
+    implicit = found[1] == "smtps"
+    return NextHopUrl(
+        host=host,
+        port=int(found[4] or (465 if implicit else 25)),
+        implicit_tls=implicit,
+        user=None if found[2] is None else unquote(found[2]),
+    )

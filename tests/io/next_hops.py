@@ -111,32 +111,32 @@ class Double:
         return self.heard.count("Connected")
 
 
-def relaying(
-    run: Run,
-    double: Double,
-    client: Callable[[Served], T],
-    *,
-    maildrops: stores.Maildrops | None = None,
-    **hop: Any,
+async def relay_to(
+    port: int, client: Callable[[Served], T], *, maildrops: stores.Maildrops | None = None, **hop: Any
 ) -> T:
-    """Start *double* and a server that relays to it, as *hop* says; let *client* meet the server from a thread."""
+    """Run a server that relays to *port*, as *hop* says, and let *client* meet it from a thread."""
     clock = Clock()
+    kept = server.Stores(
+        accounts=accounts(),
+        maildrops=maildrops or stores.MemoryMaildrops(),
+        outbox=server.NextHop(**{"host": "127.0.0.1", "port": port, **hop}),
+    )
+    config = server.Config(smtp=0, smtps=0, pop3=0, pop3s=0, ssl_context=server_tls(), legacy=True)
+    async with server.running(config, kept, clock=clock) as pair:
+        served = Served(pair=pair, stores=kept, outbox=stores.MemoryOutbox(), clock=clock)
+        return await _loops.current().in_thread(client, served)
+
+
+def relaying(run: Run, double: Double, client: Callable[[Served], T], **options: Any) -> T:
+    """``relay_to`` that *double*, on the same loop."""
 
     async def main() -> T:
         adapter = _loops.current().adapter
         async with adapter.serve_smtp(
-            double.session, double.settings, ssl_context=server_tls(), implicit_tls=hop.get("implicit_tls", False),
-            grace=0.1,
+            double.session, double.settings, ssl_context=server_tls(),
+            implicit_tls=options.get("implicit_tls", False), grace=0.1,
         ) as listener:  # fmt: skip
-            kept = server.Stores(
-                accounts=accounts(),
-                maildrops=maildrops or stores.MemoryMaildrops(),
-                outbox=server.NextHop(**{"host": "127.0.0.1", "port": listener.port, **hop}),
-            )
-            config = server.Config(smtp=0, smtps=0, pop3=0, pop3s=0, ssl_context=server_tls(), legacy=True)
-            async with server.running(config, kept, clock=clock) as pair:
-                served = Served(pair=pair, stores=kept, outbox=stores.MemoryOutbox(), clock=clock)
-                return await _loops.current().in_thread(client, served)
+            return await relay_to(listener.port, client, **options)
 
     return run(main)
 

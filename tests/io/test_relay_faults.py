@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import attrs
 import pytest
 
 from mailauth import ACCEPT, MessageChunk, smtp
 from mailauth_io import server
-from tests.io.next_hops import CLOSE, FAR, IN_CLEAR, LOCAL, Deed, Double, Fault, logged_in, relaying, send
-from tests.io.server_support import Run, Served, on_both_loops
+from tests.io.next_hops import CLOSE, FAR, IN_CLEAR, LOCAL, Deed, Double, Fault, logged_in, relay_to, relaying, send
+from tests.io.server_support import PATIENCE, Run, Served, on_both_loops
 
 pytestmark = on_both_loops
 
@@ -183,8 +186,55 @@ def test_an_unreachable_next_hop_is_451_and_mail_for_here_goes_on(run: Run, capl
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
-        relaying(run, Double(), client, port=taken.getsockname()[1], **IN_CLEAR)
+        run(lambda: relay_to(taken.getsockname()[1], client, **IN_CLEAR))
     assert "next hop" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("lines", "begins"),
+    [
+        ((b"HTTP/1.1 400 Bad Request",), "451 4.4.1"),
+        ((b"220 hi", b"250 hi", b"250 ok", b"250 ok", b"354 go on\r\n250 2.0.0 taken"), "451 4.4.1"),
+        ((b"220 hi", b"250 hi", b"250 ok", b"250 ok\r\n250 2.0.0 ok", b"354 go on"), "451 4.4.1"),
+        ((b"220 hi", b"250 hi", b"250 ok", b"250 ok", b"354 go on", b"250 2.0.0 ok"), "250 2.0.0"),
+    ],
+    ids=["no SMTP", "250 ahead of the message", "one 250 too many", "as it should be"],
+)
+def test_a_250_that_came_before_its_message_acknowledges_nothing(
+    run: Run, lines: tuple[bytes, ...], begins: str
+) -> None:
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            replies = send(smtp, FAR, LOCAL)
+            assert replies[0 if len(lines) == 1 else -1].startswith(begins)
+
+    with spoken(*lines) as port:
+        run(lambda: relay_to(port, client, **IN_CLEAR))
+
+
+@contextmanager
+def spoken(*lines: bytes) -> Iterator[int]:
+    """A port where one caller hears the first of *lines*, and one more for each line that it says and for its dot."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        connection.settimeout(PATIENCE)
+        with connection, connection.makefile("rb") as said, suppress(OSError):  # it is hung up on
+            for line in lines:
+                connection.sendall(line + b"\r\n")
+                if line.startswith(b"354"):
+                    while said.readline() not in (b".\r\n", b""):
+                        pass
+                else:
+                    said.readline()
+            said.read()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
 
 
 def test_a_client_that_vanishes_inside_its_message_leaves_nothing_there(run: Run) -> None:

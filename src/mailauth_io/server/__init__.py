@@ -4,6 +4,7 @@
 """
 
 from ._offer import in_clear as in_clear
+from ._relaying import look as look
 from ._running import running as running
 from .config import Config as Config, Pair as Pair, Stores as Stores
 from .next_hop import Login as Login, NextHop as NextHop, Patience as Patience

@@ -30,7 +30,7 @@ TOO_BIG: Final = smtp.Reply(554, "5.3.4", "the next hop does not take messages o
 MAXIMUM_TEXT: Final = 400
 """Characters of a reply of the next hop that are passed on, so that it fits into one line; no RFC names a number."""
 
-_ABOUT_US: Final = frozenset({500, 502, 503, 530, 534, 535, 538})
+_ABOUT_US: Final = frozenset({503, 530, 534, 535, 538})
 """Refusals of the way that we speak or log in, not of this mail: it must not bounce because of them."""
 
 
@@ -278,12 +278,12 @@ class _Taken:
         """It is too late."""
 
 
-async def look(hop: NextHop, host_name: str, clock: Callable[[], float]) -> str | None:
+async def look(hop: NextHop, host_name: str) -> str | None:
     """Connect to *hop* and log in, once; why mail could not go there now, None when it could."""
     try:
         async with (
             _loops.current().within(hop.patience.look),
-            Relaying(hop, host_name=host_name, session="-", clock=clock) as relaying,
+            Relaying(hop, host_name=host_name, session="-", clock=lambda: 0.0) as relaying,
         ):
             await relaying.connect()
     except _FAILURES as error:

@@ -1,0 +1,91 @@
+"""The settings of ``[relay]`` as the next hop that mail for elsewhere is handed on to.
+
+Knows what must be proved when nothing is said of it; connects to nothing.  Each mistake is a Complaint.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Final
+
+from mailauth import LocalProtocolError
+
+from . import server, stores
+from .settings import REQUIRED, Settings
+from .words import NextHopUrl
+
+_NEEDS_URL: Final = ("relay_password_file", "relay_ca", "relay_tls")
+
+
+def next_hop(settings: Settings) -> server.NextHop | None:
+    """The next hop that *settings* ask for, None for an outbox.  Raises Complaint."""
+    url = settings.relay_to
+    if url is None:
+        for name in _NEEDS_URL:
+            if getattr(settings, name) is not None:
+                raise settings.complaint(name, f"goes with {settings.names('relay_to')} alone")
+        return None
+    if settings.outbox is not None:
+        raise settings.complaint(
+            "relay_to", f"mail for elsewhere goes one way: leave out one of {settings.names('relay_to', 'outbox')}"
+        )
+    proved = url.implicit_tls or settings.relay_ca is not None
+    if proved and settings.relay_tls not in (None, REQUIRED):
+        why = "smtps:// is TLS always" if url.implicit_tls else f"{settings.names('relay_ca')} asks for a certificate"
+        raise settings.complaint("relay_tls", f"can only be {REQUIRED} here: {why}")
+    required = proved or settings.relay_tls == REQUIRED or (settings.relay_tls is None and url.user is not None)
+    return server.NextHop(
+        host=url.host,
+        port=url.port,
+        implicit_tls=url.implicit_tls,
+        tls_required=required,
+        ssl_context=_context(settings, required=required),
+        login=_login(settings, url),
+    )
+
+
+def _login(settings: Settings, url: NextHopUrl) -> server.Login | None:
+    path = settings.relay_password_file
+    if (url.user is None) != (path is None):
+        raise settings.complaint(
+            "relay_to" if path is None else "relay_password_file",
+            "a user name in the URL and a file with the password go together: give both or none",
+        )
+    if url.user is None or path is None:
+        return None
+    try:
+        octets = stores.read_private(path)
+    except stores.AccountsError as error:
+        raise settings.complaint("relay_password_file", str(error)) from error
+    try:
+        return server.Login(name=url.user, password=octets.removesuffix(b"\n").removesuffix(b"\r"))
+    except LocalProtocolError as error:
+        raise settings.complaint("relay_password_file", f"{path}: {error}") from error
+
+
+def _context(settings: Settings, *, required: bool) -> ssl.SSLContext:
+    path = settings.relay_ca
+    try:
+        context = ssl.create_default_context(cafile=path)
+    except ssl.SSLError as error:
+        raise settings.complaint("relay_ca", f"{path} holds no certificates in PEM") from error
+    except OSError as error:
+        raise settings.complaint("relay_ca", f"{path} cannot be read: {error.strerror}") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996
+    if not required:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def remarks(settings: Settings) -> list[str]:
+    """What to say about the next hop at the start."""
+    url = settings.relay_to
+    hop = next_hop(settings)
+    if url is None or hop is None:
+        return []
+    told = [f"Mail for elsewhere goes to {hop} at once."]
+    if not hop.tls_required:
+        what = "It and the password for it go" if url.user is not None else "It goes"
+        told.append(f"{what} there in clear if no TLS is offered, and to whoever answers.")
+    return told

@@ -1,0 +1,146 @@
+"""Servers that others wrote as the next hop of ours: Postfix's smtp-sink, with the faults that it knows, and aiosmtpd.
+
+smtp-sink that is not installed skips its tests; with MAILAUTH_INTEROP=require it fails them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from email.message import Message
+from pathlib import Path
+
+import pytest
+from aiosmtpd.handlers import Message as Handler
+from aiosmtpd.smtp import SMTP
+
+from tests.interop.visit import HOST, program
+from tests.io.next_hops import FAR, IN_CLEAR, LOCAL, logged_in, relay_to, send
+from tests.io.server_support import PATIENCE, Run, Served, on_both_loops
+
+pytestmark = on_both_loops
+
+_ATTEMPTS = 5
+"""A port that was free may be taken by somebody else before smtp-sink has it."""
+
+LETTER = b"Subject: far\r\n\r\n.\r\n..dots\r\nbody\r\n"
+
+
+@contextmanager
+def smtp_sink(directory: Path, *options: str) -> Iterator[int]:
+    """smtp-sink at a port of its own, which writes each message into *directory*."""
+    directory.chmod(0o777)  # it gives up the rights of root
+    words = [program("smtp-sink"), *options, "-d", "%M.", *(["-u", "nobody"] if os.geteuid() == 0 else [])]
+    for attempt in range(1, _ATTEMPTS + 1):
+        with socket.socket() as found:
+            found.bind((HOST, 0))
+            port: int = found.getsockname()[1]
+        with subprocess.Popen([*words, f"{HOST}:{port}", "10"], stderr=subprocess.DEVNULL, cwd=directory) as process:
+            try:
+                if not _listens(process, port) and attempt < _ATTEMPTS:
+                    continue
+                yield port
+                return
+            finally:
+                process.kill()
+
+
+def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
+    while process.poll() is None:
+        with socket.socket() as trial:
+            if trial.connect_ex((HOST, port)) == 0:
+                return True
+    return False
+
+
+CASES: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "ESMTP": ((), "250", "250"),
+    "no pipelining": (("-p",), "250", "250"),
+    "HELO alone": (("-e",), "250", "250"),
+    "no enhanced status codes": (("-E", "-r", "RCPT"), "450 4.3.0", "250"),
+    "450 to RCPT": (("-r", "RCPT"), "450 4.3.0", "250"),
+    "500 to RCPT": (("-f", "RCPT"), "500 5.3.0", "250"),
+    "421 to RCPT": (("-Q", "RCPT"), "451 4.", "250"),
+    "450 to the dot": (("-r", "."), "250", "450 4.3.0"),
+    "421 to the dot": (("-Q", "."), "250", "451 4."),
+    "dies at CONNECT": (("-q", "CONNECT"), "451 4.4.1", "250"),
+    "dies at DATA": (("-q", "DATA"), "250", "451 4.4.1"),
+    "dies at the dot": (("-q", "."), "250", "451 4.4.1"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_mail_goes_to_smtp_sink(run: Run, case: str, tmp_path: Path) -> None:
+    """Two transactions of one session, each for here and elsewhere."""
+    options, rcpt, dot = CASES[case]
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            for number in range(2):
+                replies = send(smtp, FAR, LOCAL, content=LETTER)
+                assert replies[0].startswith(rcpt)
+                assert replies[-1].startswith(dot)
+                assert len(served.mail_of("alice")) == (number + 1) * dot.startswith("250")
+
+    with smtp_sink(tmp_path, *options) as port:
+        run(lambda: relay_to(port, client, **IN_CLEAR))
+    if rcpt == dot == "250":
+        there = [path.read_bytes() for path in tmp_path.iterdir()]
+        assert len(there) == 2
+        assert all(LETTER.replace(b"\r\n", b"\n") in letter for letter in there)
+
+
+class Kept(Handler):
+    """What aiosmtpd was handed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[Message] = []
+
+    def handle_message(self, message: Message) -> None:
+        self.messages.append(message)
+
+
+@contextmanager
+def aiosmtpd(handler: Kept) -> Iterator[int]:
+    """aiosmtpd at a port of its own, in a thread with a loop of its own."""
+    begun: queue.SimpleQueue[tuple[int, Callable[[], object]]] = queue.SimpleQueue()
+
+    async def serve() -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        server = await loop.create_server(lambda: SMTP(handler, loop=loop, hostname="far.test"), HOST, 0)
+        begun.put((server.sockets[0].getsockname()[1], lambda: loop.call_soon_threadsafe(stop.set)))
+        await stop.wait()
+        server.close()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    port, stop = begun.get(timeout=PATIENCE)
+    try:
+        yield port
+    finally:
+        stop()
+        thread.join()
+
+
+def test_mail_goes_to_aiosmtpd(run: Run) -> None:
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            for _ in range(2):
+                options = ("SIZE=100", "BODY=8BITMIME")
+                assert send(smtp, FAR, LOCAL, options=options, content=LETTER)[-1].startswith("250")
+
+    handler = Kept()
+    with aiosmtpd(handler) as port:
+        run(lambda: relay_to(port, client, **IN_CLEAR))
+    for message in handler.messages:
+        assert (message["X-RcptTo"], message["X-MailFrom"]) == (FAR, LOCAL)
+        assert message["Received"].startswith("from client.test ([127.0.0.1])")
+        assert message.get_payload() == ".\n..dots\nbody\n".replace("\n", "\r\n")
+    assert len(handler.messages) == 2

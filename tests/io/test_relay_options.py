@@ -1,0 +1,210 @@
+"""``--relay-to`` and its kin: what they come to, what is wrong with them, and two servers as two processes."""
+
+from __future__ import annotations
+
+import smtplib
+import socket
+import ssl
+from pathlib import Path
+
+import attrs
+import pytest
+import trustme
+
+from mailauth_io import cli, relay_to, server
+from mailauth_io.complaint import Complaint
+from mailauth_io.words import Wrong, next_hop
+from tests.serving import LOOPS, messages, run, served
+
+USER = ("--user", "alice:open sesame")
+
+
+@pytest.fixture
+def password(tmp_path: Path) -> Path:
+    path = tmp_path / "password"
+    path.touch(mode=0o600)
+    path.write_text("hop secret\n")
+    return path
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Path:
+    path = tmp_path / "authority.pem"
+    trustme.CA().cert_pem.write_to_path(str(path))
+    return path
+
+
+def hop(*words: str | Path) -> server.NextHop:
+    """The next hop that these words come to."""
+    found = relay_to.next_hop(cli.settings_of(cli.build_parser().parse_args(["serve", *map(str, words)])))
+    assert found is not None
+    return found
+
+
+def complaint(*words: str | Path) -> str:
+    with pytest.raises(Complaint) as refused:
+        hop(*words)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("smtp://hop.test", ("hop.test", 25, False, None)),
+        ("smtps://hop.test", ("hop.test", 465, True, None)),
+        ("smtps://hop.test/", ("hop.test", 465, True, None)),
+        ("smtp://192.0.2.1:2525", ("192.0.2.1", 2525, False, None)),
+        ("smtp://[2001:db8::1]:587", ("2001:db8::1", 587, False, None)),
+        ("smtp://house@hop.test:587", ("hop.test", 587, False, "house")),
+        ("smtps://house%40far.test@hop.test", ("hop.test", 465, True, "house@far.test")),
+        ("smtps://house@far.test@hop.test", ("hop.test", 465, True, "house@far.test")),
+    ],
+)
+def test_a_url_names_host_port_tls_and_user(text: str, fields: tuple[object, ...]) -> None:
+    assert attrs.astuple(next_hop(text)) == fields
+
+
+@pytest.mark.parametrize(
+    "text",
+    "hop.test hop.test:25 http://hop.test smtp:// smtp://:25 smtp://hop.test:0 smtp://hop.test:65536 smtp://hop.test:x"
+    " smtp://hop..test smtp://[hop.test] smtp://[192.0.2.1] smtp://2001:db8::1 smtp://hop.test/path smtp://hop.test?x"
+    " smtp://@hop.test SMTP://hop.test smtp://hop.test\n smtp://h\u00f6p.test smtps://house:secret@hop.test".split(" "),
+)
+def test_what_is_no_such_url_is_not_quoted(text: str) -> None:
+    with pytest.raises(
+        Wrong, match=r"^write smtp://HOST:PORT or smtps://USER@HOST:PORT, and the password into a file$"
+    ):
+        next_hop(text)
+
+
+def test_a_password_in_the_url_is_one_sentence_without_it() -> None:
+    done = run("serve", *USER, "--relay-to", "smtps://house:secret@hop.test")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "secret" not in done.stdout + done.stderr
+
+
+def test_tls_is_required_unless_nothing_secret_goes_there(password: Path, authority: Path) -> None:
+    login = ("--relay-password-file", password)
+    weak = hop("--relay-to", "smtp://hop.test")
+    assert weak.ssl_context is not None
+    assert (weak.tls_required, weak.ssl_context.verify_mode) == (False, ssl.CERT_NONE)
+    assert not hop("--relay-to", "smtp://u@hop.test", *login, "--relay-tls", "opportunistic").tls_required
+    for words in (
+        ("--relay-to", "smtps://hop.test"),
+        ("--relay-to", "smtp://u@hop.test", *login),
+        ("--relay-to", "smtp://hop.test", "--relay-tls", "required"),
+        ("--relay-to", "smtp://hop.test", "--relay-ca", authority),
+    ):
+        strong = hop(*words)
+        assert strong.ssl_context is not None
+        assert strong.tls_required
+        assert strong.ssl_context.verify_mode is ssl.CERT_REQUIRED
+        assert strong.ssl_context.check_hostname
+        assert strong.ssl_context.minimum_version is ssl.TLSVersion.TLSv1_2
+    (trusted,) = ssl.create_default_context(cafile=authority).get_ca_certs()
+    private = hop("--relay-to", "smtp://hop.test", "--relay-ca", authority).ssl_context
+    assert private is not None
+    assert private.get_ca_certs() == [trusted]
+
+
+def test_the_password_is_the_file_without_its_line_end(password: Path) -> None:
+    assert hop("--relay-to", "smtps://house@hop.test", "--relay-password-file", password).login == server.Login(
+        name="house", password=b"hop secret"
+    )
+
+
+@pytest.mark.parametrize(
+    ("octets", "mode", "says"),
+    [
+        (b"", 0o600, "cannot be sent"),
+        (b"\n", 0o600, "cannot be sent"),
+        (b"one\ntwo\n", 0o600, "cannot be sent"),
+        (b"\xff\n", 0o600, "cannot be sent"),
+        (b"hop secret\n", 0o644, "chmod 600"),
+        (None, 0o600, "No such file"),
+    ],
+)
+def test_a_password_file_that_is_none_is_one_sentence(
+    octets: bytes | None, mode: int, says: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "secret"
+    if octets is not None:
+        path.write_bytes(octets)
+        path.chmod(mode)
+    said = complaint("--relay-to", "smtps://house@hop.test", "--relay-password-file", path)
+    assert said.startswith("--relay-password-file: ")
+    assert says in said
+    assert "hop secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--relay-to", "smtp://hop.test", "--outbox", "OUT"), "leave out one of --relay-to and --outbox"),
+        (("--relay-to", "smtps://house@hop.test"), "go together"),
+        (("--relay-to", "smtps://hop.test", "--relay-password-file", "PASSWORD"), "go together"),
+        (("--relay-password-file", "PASSWORD"), "goes with --relay-to alone"),
+        (("--relay-ca", "CA"), "goes with --relay-to alone"),
+        (("--relay-tls", "required"), "goes with --relay-to alone"),
+        (("--relay-to", "smtps://hop.test", "--relay-tls", "opportunistic"), "smtps:// is TLS always"),
+        (("--relay-to", "smtp://hop.test", "--relay-ca", "CA", "--relay-tls", "opportunistic"), "can only be required"),
+        (("--relay-to", "smtp://hop.test", "--relay-ca", "MISSING"), "No such file"),
+        (("--relay-to", "smtp://hop.test", "--relay-ca", "PASSWORD"), "no certificates in PEM"),
+    ],
+)
+def test_what_does_not_go_together_is_one_sentence(
+    words: tuple[str, ...], says: str, tmp_path: Path, password: Path, authority: Path
+) -> None:
+    places = {"OUT": tmp_path / "out", "PASSWORD": password, "CA": authority, "MISSING": tmp_path / "missing"}
+    assert says in complaint(*(places.get(word, word) for word in words))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_says_it_with_line_and_key(tmp_path: Path, password: Path) -> None:
+    path = tmp_path / "mailauth.toml"
+    path.write_text('[relay]\nto = "smtps://house@hop.test"\npassword_file = "password"\nca = "missing"\n')
+    assert f"{path}:4: [relay] ca:" in run("check-config", str(path)).stdout
+    path.write_text('[relay]\nto = "smtps://house@hop.test"\npassword_file = "password"\n')
+    assert hop("--config", path).login == server.Login(name="house", password=b"hop secret")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_one_server_relays_to_another_and_says_when_it_cannot(loop: str, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    password, ca, maildir = tmp_path / "secret", second / "ca.pem", second / "mail"
+    password.touch(mode=0o600)
+    password.write_text("hop secret\n")
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+    port = bound.getsockname()[1]
+    words = ("--loop", loop, *USER, "--legacy", "--relay-to", f"smtps://house@localhost:{port}")
+
+    def submit(smtp: int, *recipients: str) -> dict[str, tuple[int, bytes]]:
+        with smtplib.SMTP("127.0.0.1", smtp, "client.test", timeout=20) as client:
+            client.login("alice", "open sesame")
+            return client.sendmail("alice@example.test", [*recipients], b"Subject: far\r\n\r\nbody\r\n")
+
+    with bound:
+        ca.write_bytes(trustme.CA().cert_pem.bytes())
+        with served(first, *words, "--relay-password-file", str(password), "--relay-ca", str(ca)) as near:
+            assert any("takes no mail now" in line for line in near.said)
+            with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
+                submit(near.port("smtp"), "dinah@far.test")
+            assert refused.value.recipients["dinah@far.test"][0] == 451
+            assert "hop secret" not in near.log.read_text()
+
+    far_words = ("--domain", "far.test", "--user", "house:hop secret", "--user", "dinah:x", "--maildir", str(maildir))
+    with served(second, "--loop", loop, *far_words, "--ca-out", str(ca)) as far:
+        to = f"smtps://house@localhost:{far.port('smtps')}"
+        more = ("--relay-to", to, "--relay-password-file", str(password), "--relay-ca", str(ca))
+        with served(first, "--loop", loop, *USER, "--legacy", *more) as near:
+            assert not any("takes no mail now" in line for line in near.said)
+            assert any(
+                f"Mail for elsewhere goes to smtps://localhost:{far.port('smtps')}" in line for line in near.said
+            )
+            assert set(submit(near.port("smtp"), "dinah@far.test", "nobody@far.test")) == {"nobody@far.test"}
+            assert "hop secret" not in near.log.read_text()
+        assert len(messages(maildir / "dinah")) == 1
