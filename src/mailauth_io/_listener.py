@@ -54,6 +54,7 @@ class Options(TypedDict, total=False):
     implicit_tls: bool
     grace: float
     proxy_from: Collection[Network]
+    reuse_port: bool
 
 
 class Serve(Protocol):

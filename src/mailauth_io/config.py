@@ -7,6 +7,7 @@ written: a flag, or a line of the configuration file.
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,7 @@ def read(settings: Settings) -> Serving:
     """Check *settings*, read the files they name, make the directories they name.  Raises Complaint."""
     accounts = _accounts(settings)
     postmaster = _postmaster(settings, accounts)
-    for check in (_check_ready_file, _check_ca_out):
+    for check in (_check_ready_file, _check_ca_out, _check_reuse_port):
         check(settings)
     ports = {name: getattr(settings, name) for name in ("smtp", "smtps", "pop3", "pop3s")}
     if not any(port is not None for port in ports.values()):
@@ -48,6 +49,7 @@ def read(settings: Settings) -> Serving:
         config=server.Config(
             hosts=settings.hosts,
             **ports,
+            reuse_port=settings.reuse_port,
             domains=settings.domains,
             postmaster=postmaster,
             maximum_message_size=settings.max_message,
@@ -240,6 +242,23 @@ def _check_writable(settings: Settings, name: str, path: Path) -> None:
         raise settings.complaint(name, f"{path} cannot be written: it is a directory")
 
 
+def _check_reuse_port(settings: Settings) -> None:
+    """Several processes share nothing that one of them has for itself."""
+    if not settings.reuse_port:
+        return
+    ports = {name: getattr(settings, name) for name in ("smtp", "smtps", "pop3", "pop3s")}
+    if not any(ports.values()) or 0 in ports.values():
+        raise settings.complaint("reuse_port", "name the ports, and none of them by 0")
+    if in_memory := _in_memory(settings):
+        raise settings.complaint("reuse_port", f"processes cannot share what is in memory: {', '.join(in_memory)}")
+    if settings.cert is None:
+        raise settings.complaint(
+            "reuse_port", f"every process would make up a certificate of its own: give {settings.names('cert', 'key')}"
+        )
+    if not hasattr(socket, "SO_REUSEPORT"):
+        raise settings.complaint("reuse_port", "this system lets no two processes listen on one port")
+
+
 CHECKS: Final[tuple[Callable[[Settings], None], ...]] = (
     _check_accounts,
     _check_tls,
@@ -249,6 +268,7 @@ CHECKS: Final[tuple[Callable[[Settings], None], ...]] = (
     _check_outbox,
     grants_setting.check,
     _check_relay,
+    _check_reuse_port,
 )
 """What ``mailauth check-config`` looks at, beside how the file is written; none of them writes anything."""
 

@@ -210,7 +210,7 @@ class Listener(_listener.Listener):
         super().__init__(context, implicit_tls=implicit_tls, grace=grace, proxy_from=proxy_from)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def _listen(self, session: Session[E], build: Build[E], host: str, port: int) -> None:
+    async def _listen(self, session: Session[E], build: Build[E], host: str, port: int, reuse_port: bool) -> None:
         loop = asyncio.get_running_loop()
 
         def made(stream: _Stream) -> None:
@@ -224,7 +224,7 @@ class Listener(_listener.Listener):
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-        self._server = await loop.create_server(lambda: _Stream(loop, made), host, port)
+        self._server = await loop.create_server(lambda: _Stream(loop, made), host, port, reuse_port=reuse_port)
         self.address, self.port = self._server.sockets[0].getsockname()[:2]
 
     def _stop_accepting(self) -> None:
@@ -253,16 +253,18 @@ async def serve(
     implicit_tls: bool = False,
     grace: float = GRACE,
     proxy_from: Collection[Network] = (),
+    reuse_port: bool = False,
 ) -> AsyncIterator[Listener]:
     """Listen, and run *session* on a machine from *build* for each connection, until the context is left.
 
     *ssl_context* is for BeginTls, or with *implicit_tls* for a handshake first.  Peers in the networks of *proxy_from*
     are proxies: each must begin with a valid PROXY header (``mailauth.proxy``) or is dropped, and the connection's peer
-    is the client that it names.  Raises OSError when it cannot listen.
+    is the client that it names.  With *reuse_port* other processes of the same user may listen there, too.
+    Raises OSError when it cannot listen, ValueError where no port can be shared.
     An exception from a session is logged and drops that connection alone.
     """
     listener = Listener(ssl_context, implicit_tls=implicit_tls, grace=grace, proxy_from=proxy_from)
-    await listener._listen(session, build, host, port)
+    await listener._listen(session, build, host, port, reuse_port)
     try:
         yield listener
     finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import socket
 import ssl
 from collections.abc import AsyncIterator, Collection
 from typing import Final, TypeVar
@@ -195,6 +196,20 @@ class Listener(_listener.Listener):
         await self._ended.wait()
 
 
+async def _shared_listeners(port: int, *, host: str) -> list[trio.SocketListener]:
+    """``trio.open_tcp_listeners`` for a port that other processes listen on, too."""
+    found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM, flags=trio.socket.AI_PASSIVE)
+    with contextlib.ExitStack() as opened:
+        made = [
+            opened.enter_context(
+                socket.create_server(address, family=family, backlog=socket.SOMAXCONN, reuse_port=True)
+            )
+            for family, _, _, _, address in found
+        ]
+        opened.pop_all()
+    return [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in made]
+
+
 @contextlib.asynccontextmanager
 async def serve(
     session: Session[E],
@@ -206,16 +221,18 @@ async def serve(
     implicit_tls: bool = False,
     grace: float = GRACE,
     proxy_from: Collection[Network] = (),
+    reuse_port: bool = False,
 ) -> AsyncIterator[Listener]:
     """Listen, and run *session* on a machine from *build* for each connection, until the context is left.
 
     *ssl_context* is for BeginTls, or with *implicit_tls* for a handshake first.  Peers in the networks of *proxy_from*
     are proxies: each must begin with a valid PROXY header (``mailauth.proxy``) or is dropped, and the connection's peer
-    is the client that it names.  Raises OSError when it cannot listen.
+    is the client that it names.  With *reuse_port* other processes of the same user may listen there, too.
+    Raises OSError when it cannot listen, ValueError where no port can be shared.
     An exception from a session is logged and drops that connection alone.
     """
     listener = Listener(ssl_context, implicit_tls=implicit_tls, grace=grace, proxy_from=proxy_from)
-    sockets = await trio.open_tcp_listeners(port, host=host)
+    sockets = await (_shared_listeners if reuse_port else trio.open_tcp_listeners)(port, host=host)
     listener.address, listener.port = sockets[0].socket.getsockname()[:2]
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
@@ -249,8 +266,8 @@ async def connect(
     Raises OSError when the connection, or with *implicit_tls* its handshake, fails.  The certificate must be good for
     *server_hostname*, which is *host* unless given; *local_address* is the address to come from.
     """
-    socket = await trio.open_tcp_stream(host, port, local_address=local_address)
-    peer = to_peer(socket.socket.getpeername())
+    stream = await trio.open_tcp_stream(host, port, local_address=local_address)
+    peer = to_peer(stream.socket.getpeername())
     return await start_client(
-        machine, _Stream(socket), peer, ssl_context, implicit_tls=implicit_tls, hostname=server_hostname or host
+        machine, _Stream(stream), peer, ssl_context, implicit_tls=implicit_tls, hostname=server_hostname or host
     )

@@ -54,6 +54,10 @@ class Settings:
         help="POP3 inside TLS from the start, as above",
     )  # fmt: skip
 
+    reuse_port: bool = row.switch(
+        "listen", "reuse_port", "--reuse-port", help="let several processes listen on the same ports"
+    )  # fmt: skip
+
     domains: tuple[str, ...] = row.several(
         "mail", "domains", "--domain", words.domain, default=("example.test",), metavar="NAME",
         help="domain served here; the first is the server's own name",

@@ -328,6 +328,48 @@ def test_remarks_tell_what_vanishes_and_what_is_weak(tmp_path: Path) -> None:
     assert "No accounts" in " ".join(read().remarks)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "--reuse-port: name the ports, and none of them by 0"),
+        (("--smtp", "2525", "--pop3", "0"), "--reuse-port: name the ports, and none of them by 0"),
+        (
+            ("--smtp", "2525"),
+            "--reuse-port: processes cannot share what is in memory: maildrops, the outbox, grants",
+        ),
+        (("--smtp", "2525", "--outbox", "o", "--grants", "sqlite:g"), "what is in memory: maildrops\n"),
+        (("--smtp", "2525", "--maildir", "m", "--grants", "sqlite:g"), "what is in memory: the outbox\n"),
+        (("--smtp", "2525", "--maildir", "m", "--outbox", "o"), "what is in memory: grants\n"),
+        (
+            ("--smtp", "2525", "--maildir", "m", "--outbox", "o", "--grant-lifetime", "0"),
+            "--reuse-port: every process would make up a certificate of its own: give --cert and --key",
+        ),
+    ],
+)
+def test_processes_share_a_port_only_when_they_share_all_else(
+    words: tuple[str, ...], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert says in complaint(capfd, "serve", *USER, "--reuse-port", *words)
+
+
+def test_where_no_port_can_be_shared_it_is_refused(
+    authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cert = authority.issue_cert("localhost")
+    cert.private_key_pem.write_to_path(tmp_path / "key")
+    (tmp_path / "key").chmod(0o600)
+    cert.cert_chain_pems[0].write_to_path(tmp_path / "cert")
+    kept = ("--maildir", str(tmp_path / "m"), "--outbox", str(tmp_path / "o"), "--grants", f"sqlite:{tmp_path / 'g'}")
+    words = (*USER, "--smtp", "2525", *kept, "--cert", str(tmp_path / "cert"), "--key", str(tmp_path / "key"))
+    serving = read(*words, "--reuse-port")
+    assert serving.config.reuse_port
+    assert not any("in memory" in remark for remark in serving.remarks)
+    assert serving.stores.grants is not None
+    serving.stores.grants.close()
+    monkeypatch.delattr(socket, "SO_REUSEPORT")
+    assert "this system lets no two processes" in complaint(capfd, "serve", *words, "--reuse-port")
+
+
 def test_a_token_is_not_quoted(capfd: pytest.CaptureFixture[str]) -> None:
     assert "sesame" not in complaint(capfd, "serve", "--token", "sesame")
 

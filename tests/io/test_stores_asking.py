@@ -108,7 +108,7 @@ async def test_a_store_that_is_down_is_asked_again_at_once(loop: _loops.Loop) ->
 
     with pytest.raises(Silent):
         await asking.run(silent)
-    clock.now += 1
+    clock.now += 5
     for _ in range(2):
         with pytest.raises(ConnectionRefusedError):
             await asking.run(down)

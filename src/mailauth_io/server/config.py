@@ -44,6 +44,9 @@ class Config:
     pop3: int | None = None
     pop3s: int | None = None
 
+    reuse_port: bool = False
+    """Listen beside other processes of the same user, which then share accounts, maildrops, outbox and grants."""
+
     domains: tuple[str, ...] = attrs.field(
         default=("example.test",), converter=_lower, validator=attrs.validators.min_len(1)
     )
@@ -74,6 +77,8 @@ class Config:
             Mailbox("postmaster", domain)
             if not domain.isascii():
                 raise ValueError(f"the domain {domain!r} is beyond ASCII: write it as its A-label, xn--...")
+        if self.reuse_port and 0 in (self.smtp, self.smtps, self.pop3, self.pop3s):
+            raise ValueError("a port that processes share has a number")
         if self.ssl_context is None and not (self.smtps is None and self.pop3s is None):
             raise ValueError("the ports smtps and pop3s need an ssl_context")
         if self.postmaster is not None and mailbox_name(self.postmaster, frozenset(self.domains)) is None:

@@ -19,7 +19,7 @@ Ts = TypeVarTuple("Ts")
 THREADS: Final = 8
 """Questions at a time; a store that works answers each within a millisecond."""
 
-PAUSE: Final = 1.0
+PAUSE: Final = 2.0
 """Seconds after a silence in which nobody is made to wait for the next one; then one question tries it again."""
 
 

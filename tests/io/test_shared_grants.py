@@ -1,0 +1,136 @@
+"""Two servers on different hosts with one Redis: what a login at the one opens, and what happens when Redis goes.
+
+Both are ``mailauth serve`` in processes of their own, one on each loop, met from one and the same client address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import poplib
+import signal
+import smtplib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+
+from tests.redis_server import PASSWORD, RedisServer, redis_server
+from tests.serving import LOOPS, Served, run, served
+
+CLIENT = "127.0.0.1"
+"""From here all connections to 127/8 come, unless told otherwise."""
+
+PATIENCE = 20.0
+
+
+@attrs.frozen
+class Server:
+    """One of the two."""
+
+    host: str
+    house: Served
+
+    def read_mail(self) -> None:
+        """Log in by POP3 and look into the maildrop."""
+        client = poplib.POP3(self.host, self.house.port("pop3"), timeout=PATIENCE)
+        with contextlib.closing(client):
+            client.user("alice")
+            client.pass_("wonderland")
+            assert client.stat() == (0, 0)
+            client.quit()
+
+    def relay(self, source: str = CLIENT) -> int:
+        """The reply to a recipient elsewhere, for a client that says nothing of itself."""
+        port = self.house.port("smtp")
+        with smtplib.SMTP(self.host, port, "client.test", timeout=PATIENCE, source_address=(source, 0)) as client:
+            client.ehlo()
+            client.mail("alice@example.test")
+            assert client.rcpt("alice@example.test")[0] == 250  # whatever becomes of the grants
+            return client.rcpt("bob@far.test")[0]
+
+    def relay_once_it_can_tell(self) -> int:
+        """As ``relay``, asked again while the answer is 451: after a silence nobody asks Redis for a moment."""
+        end = time.monotonic() + PATIENCE
+        while (code := self.relay()) == 451 and time.monotonic() < end:
+            pass
+        return code
+
+
+@contextmanager
+def two_servers(loop: str, redis: RedisServer, directory: Path) -> Iterator[tuple[Server, Server]]:
+    """The first on *loop*, the second on the other one."""
+    password = directory / "password"
+    password.touch(mode=0o600)
+    password.write_text(f"{PASSWORD}\n")
+    other = next(each for each in LOOPS if each != loop)
+    with contextlib.ExitStack() as stack:
+        found = []
+        for host, own in (("127.0.0.1", loop), ("127.0.0.2", other)):
+            (directory / own).mkdir()
+            words = (
+                "--host", host, "--smtp", "0", "--pop3", "0", "--loop", own, "--legacy", "--user", "alice:wonderland",
+                "--grants", f"redis://127.0.0.1:{redis.port}/0", "--redis-password-file", str(password),
+            )  # fmt: skip
+            found.append(Server(host, stack.enter_context(served(directory / own, *words))))
+        yield found[0], found[1]
+
+
+def revoke(whose: str, redis: RedisServer, directory: Path) -> str:
+    place = f"redis://127.0.0.1:{redis.port}/0"
+    done = run("grants", "revoke", whose, "--grants", place, "--redis-password-file", str(directory / "password"))
+    return done.stdout or done.stderr
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_login_at_one_server_opens_the_other_until_it_is_revoked(loop: str, tmp_path: Path) -> None:
+    with redis_server(tmp_path) as redis, two_servers(loop, redis, tmp_path) as (one, other):
+        assert (one.relay(), other.relay()) == (550, 550)
+        one.read_mail()
+        assert (one.relay(), other.relay()) == (250, 250)
+        assert other.relay(source="127.0.0.9") == 550
+        assert revoke("alice", redis, tmp_path) == "1 of alice revoked\n"
+        assert (one.relay(), other.relay()) == (550, 550)
+        other.read_mail()
+        assert (one.relay(), other.relay()) == (250, 250)
+        assert revoke(CLIENT, redis, tmp_path) == f"1 of {CLIENT} revoked\n"
+        assert (one.relay(), other.relay()) == (550, 550)
+    for server in (one, other):
+        assert PASSWORD not in server.house.log.read_text() + "".join(server.house.said)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_while_redis_is_down_relaying_is_put_off_and_mail_is_read(loop: str, tmp_path: Path) -> None:
+    """451: a 550 would bounce mail, and a 250 would open the relay; what needs no grant goes on."""
+    with redis_server(tmp_path) as redis, two_servers(loop, redis, tmp_path) as (one, other):
+        one.read_mail()
+        assert other.relay() == 250
+        redis.kill()
+        assert (one.relay(), other.relay()) == (451, 451)
+        one.read_mail()
+        assert "cannot be asked: Error 111" in revoke("alice", redis, tmp_path)
+        redis.start()
+        assert (one.relay(), other.relay()) == (550, 550)  # it kept nothing, and the login meanwhile made no grant
+        one.read_mail()
+        assert (one.relay(), other.relay()) == (250, 250)
+    assert "ERROR store failed " in one.house.log.read_text()
+    assert " part=grants " in one.house.log.read_text()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_while_redis_is_silent_relaying_is_put_off_and_mail_is_read(loop: str, tmp_path: Path) -> None:
+    """Stopped, it takes connections and answers none: each server waits for it once, and then goes on without."""
+    with redis_server(tmp_path) as redis, two_servers(loop, redis, tmp_path) as (one, other):
+        one.read_mail()
+        assert other.relay() == 250
+        redis.signal(signal.SIGSTOP)
+        for _ in range(2):
+            other.read_mail()
+            assert (one.relay(), other.relay()) == (451, 451)
+        redis.signal(signal.SIGCONT)
+        assert (one.relay_once_it_can_tell(), other.relay_once_it_can_tell()) == (250, 250)
+        assert revoke("alice", redis, tmp_path) == "1 of alice revoked\n"
+        assert (one.relay(), other.relay()) == (550, 550)
+    assert " part=grants why=Silent" in one.house.log.read_text()
