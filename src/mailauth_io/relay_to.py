@@ -15,6 +15,9 @@ from .settings import REQUIRED, Settings
 from .words import NextHopUrl
 
 _NEEDS_URL: Final = ("relay_password_file", "relay_ca", "relay_tls")
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+_ALSO: Final = {"127.0.0.1": ("localhost",), "::1": ("localhost",), "0.0.0.0": _LOOPBACK, "::": _LOOPBACK}
+"""What else an address that one listens on can be called."""
 
 
 def next_hop(settings: Settings) -> server.NextHop | None:
@@ -29,6 +32,9 @@ def next_hop(settings: Settings) -> server.NextHop | None:
         raise settings.complaint(
             "relay_to", f"mail for elsewhere goes one way: leave out one of {settings.names('relay_to', 'outbox')}"
         )
+    ourselves = {name for host in settings.hosts for name in (host, *_ALSO.get(host, ()))}
+    if url.host in ourselves and url.port in (settings.smtp, settings.smtps):
+        raise settings.complaint("relay_to", "is this server itself: mail for elsewhere would come back for ever")
     proved = url.implicit_tls or settings.relay_ca is not None
     if proved and settings.relay_tls not in (None, REQUIRED):
         why = "smtps:// is TLS always" if url.implicit_tls else f"{settings.names('relay_ca')} asks for a certificate"

@@ -20,7 +20,8 @@ import pytest
 from aiosmtpd.handlers import Message as Handler
 from aiosmtpd.smtp import SMTP
 
-from tests.interop.visit import HOST, program
+from tests.interop.senders import smtp_source
+from tests.interop.visit import HOST, Refused, Visit, program
 from tests.io.next_hops import FAR, IN_CLEAR, LOCAL, logged_in, relay_to, send
 from tests.io.server_support import PATIENCE, Run, Served, on_both_loops
 
@@ -94,6 +95,25 @@ def test_mail_goes_to_smtp_sink(run: Run, case: str, tmp_path: Path) -> None:
         there = [path.read_bytes() for path in tmp_path.iterdir()]
         assert len(there) == 2
         assert all(LETTER.replace(b"\r\n", b"\n") in letter for letter in there)
+
+
+def test_pop_before_smtp_opens_the_way_through(run: Run, tmp_path: Path) -> None:
+    """smtp-source knows no login: its sessions relay by the grant of another, each over a connection of its own."""
+    there, home = tmp_path / "there", tmp_path / "home"
+    there.mkdir()
+    home.mkdir()
+
+    def client(served: Served) -> None:
+        assert served.pair.smtp is not None
+        visit = Visit(port=served.pair.smtp, way="clear", login="", trusted=home, scratch=home)
+        with pytest.raises(Refused):
+            smtp_source(visit, FAR, sessions=1, messages=1)
+        served.log_in().quit()
+        smtp_source(visit, FAR, sessions=4, messages=40)
+
+    with smtp_sink(there) as port:
+        run(lambda: relay_to(port, client, **IN_CLEAR))
+    assert len(list(there.iterdir())) == 40
 
 
 class Kept(Handler):

@@ -105,6 +105,22 @@ def test_a_refused_sender_refuses_every_recipient_elsewhere_and_nobody_here(run:
     assert "Rcpt" not in double.heard
 
 
+def test_content_that_came_by_bdat_goes_on_by_data(run: Run) -> None:
+    """RFC 3030: what it came by is no property of a message."""
+    double = Double()
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            smtp.mail("alice@example.test")
+            smtp.rcpt(FAR)
+            for size, last in ((len(CONTENT), ""), (0, " LAST")):
+                smtp.send(b"BDAT %d%b\r\n%b" % (size, last.encode(), CONTENT[:size]))
+                assert smtp.getreply()[0] == 250
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert double.taken[0].octets.endswith(CONTENT)
+
+
 @pytest.mark.parametrize("code", [452, 554])
 def test_a_message_that_the_next_hop_refuses_is_nowhere(run: Run, code: int) -> None:
     reply = smtp.Reply(code, f"{code // 100}.6.0", "not that")

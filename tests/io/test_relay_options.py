@@ -142,6 +142,8 @@ def test_a_password_file_that_is_none_is_one_sentence(
     ("words", "says"),
     [
         (("--relay-to", "smtp://hop.test", "--outbox", "OUT"), "leave out one of --relay-to and --outbox"),
+        (("--relay-to", "smtp://localhost:2525", "--smtp", "2525"), "this server itself"),
+        (("--relay-to", "smtps://[::1]:465", "--host", "::", "--smtps", "465"), "this server itself"),
         (("--relay-to", "smtps://house@hop.test"), "go together"),
         (("--relay-to", "smtps://hop.test", "--relay-password-file", "PASSWORD"), "go together"),
         (("--relay-password-file", "PASSWORD"), "goes with --relay-to alone"),
@@ -167,6 +169,11 @@ def test_a_file_says_it_with_line_and_key(tmp_path: Path, password: Path) -> Non
     assert f"{path}:4: [relay] ca:" in run("check-config", str(path)).stdout
     path.write_text('[relay]\nto = "smtps://house@hop.test"\npassword_file = "password"\n')
     assert hop("--config", path).login == server.Login(name="house", password=b"hop secret")
+
+
+def test_another_server_on_this_machine_is_another() -> None:
+    for words in (("--smtp", "2526"), ("--smtp", "2525", "--host", "192.0.2.1"), ("--pop3", "2525")):
+        assert hop("--relay-to", "smtp://127.0.0.1:2525", *words).port == 2525
 
 
 @pytest.mark.parametrize("loop", LOOPS)
