@@ -212,6 +212,17 @@ def test_a_250_that_came_before_its_message_acknowledges_nothing(
         run(lambda: relay_to(port, client, **IN_CLEAR))
 
 
+def test_a_next_hop_that_knows_no_ehlo_is_greeted_by_helo(run: Run) -> None:
+    """RFC 5321 section 3.2; it then offers nothing, so nothing is said of SIZE."""
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            assert send(smtp, FAR, options=("SIZE=100",))[-1].startswith("250")
+
+    with spoken(b"220 hi", b"500 what?", b"250 hi", b"250 ok", b"250 ok", b"354 go on", b"250 ok") as port:
+        run(lambda: relay_to(port, client, **IN_CLEAR))
+
+
 @contextmanager
 def spoken(*lines: bytes) -> Iterator[int]:
     """A port where one caller hears the first of *lines*, and one more for each line that it says and for its dot."""

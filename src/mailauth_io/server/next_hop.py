@@ -28,8 +28,8 @@ class Patience:
     """For taking 64 KiB of content (RFC 5321 section 4.5.3.2.5)."""
 
     verdict: float = 600.0
-    """For the reply to the message (RFC 5321 section 4.5.3.2.6).  Our client began to wait for it before: see
-    docs/relay.md."""
+    """For the reply to the message (RFC 5321 section 4.5.3.2.6); more changes nothing, for the client machine waits no
+    longer.  Our client began to wait for it before: see docs/relay.md."""
 
     idle: float = 60.0
     """How long ago a connection was last used that is used again: an older one may be gone without a word."""
