@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,13 @@ class Served:
     said: tuple[str, ...]
     """What it said at its start, line by line."""
     log: Path
+
+    def wait_for(self, text: str) -> None:
+        """Wait until *text* stands in the log."""
+        deadline = time.monotonic() + 30
+        while text not in self.log.read_text():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
 
     def port(self, name: str) -> int:
         """The number of a port that is open."""

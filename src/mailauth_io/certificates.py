@@ -12,6 +12,8 @@ from typing import Final
 
 import attrs
 
+from .channel_binding import BindingContext
+
 NAMES: Final = ("localhost", "127.0.0.1", "::1")
 """What a throw-away certificate is always good for."""
 
@@ -37,9 +39,9 @@ class ThrowAway:
         return context
 
 
-def server_context() -> ssl.SSLContext:
+def server_context() -> BindingContext:
     """An empty server context with the least version that is allowed (RFC 8996)."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = BindingContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 

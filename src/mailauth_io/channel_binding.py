@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from ._der import element
+
 NAME: Final = "tls-server-end-point"
 """As registered, and as it stands in ``Tls.channel_bindings``."""
 
@@ -79,9 +81,14 @@ class BindingContext(ssl.SSLContext):
         self._certificate = None if found is None else ssl.PEM_cert_to_DER_cert(found[0].decode("ascii", "replace"))
 
     @property
+    def certificate(self) -> bytes | None:
+        """The certificate that this context shows, in DER; None when it has none, or several to choose from."""
+        return self._certificate if self._chains == 1 else None
+
+    @property
     def channel_bindings(self) -> dict[str, bytes]:
         """As ``channel_bindings()`` has them, of the certificate that this context shows."""
-        return channel_bindings(self._certificate if self._chains == 1 else None)
+        return channel_bindings(self.certificate)
 
 
 def channel_bindings(certificate: bytes | None) -> dict[str, bytes]:
@@ -110,33 +117,20 @@ def server_end_point(certificate: bytes) -> bytes | None:
 
 def _signature_hash(certificate: bytes) -> str | None:
     """``Certificate ::= SEQUENCE { tbsCertificate, signatureAlgorithm, signatureValue }`` (RFC 5280 section 4.1)."""
-    start, _ = _element(certificate, 0, _SEQUENCE)
-    _, behind_tbs = _element(certificate, start, _SEQUENCE)
+    start, _ = element(certificate, 0, _SEQUENCE)
+    _, behind_tbs = element(certificate, start, _SEQUENCE)
     name, parameters, end = _algorithm(certificate, behind_tbs)
     if name != _PSS:
         return _SIGNATURES.get(name)
-    fields, _ = _element(certificate, parameters, _SEQUENCE)
+    fields, _ = element(certificate, parameters, _SEQUENCE)
     if fields == end or certificate[fields] != _EXPLICIT_0:
         return "sha1"
-    inside, _ = _element(certificate, fields, _EXPLICIT_0)
+    inside, _ = element(certificate, fields, _EXPLICIT_0)
     return _HASHES.get(_algorithm(certificate, inside)[0])
 
 
 def _algorithm(octets: bytes, at: int) -> tuple[str, int, int]:
     """An AlgorithmIdentifier: its identifier in hexadecimal, where its parameters begin, and where it ends."""
-    start, end = _element(octets, at, _SEQUENCE)
-    name, behind = _element(octets, start, _OBJECT_IDENTIFIER)
+    start, end = element(octets, at, _SEQUENCE)
+    name, behind = element(octets, start, _OBJECT_IDENTIFIER)
     return octets[name:behind].hex(), behind, end
-
-
-def _element(octets: bytes, at: int, tag: int) -> tuple[int, int]:
-    """Where the content of the element at *at* begins and ends.  Raises ValueError or IndexError for another one."""
-    if octets[at] != tag:
-        raise ValueError("not the element that belongs here")
-    length, start = octets[at + 1], at + 2
-    if length & 0x80:
-        size = length & 0x7F
-        length, start = int.from_bytes(octets[start : start + size], "big"), start + size
-    if start + length > len(octets):
-        raise ValueError("cut off")
-    return start, start + length

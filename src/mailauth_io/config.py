@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,10 @@ import attrs
 from mailauth import sasl
 
 from . import certificates, grants_setting, relay_to, server, stores
+from .certificate_validity import validity
+from .channel_binding import BindingContext
 from .complaint import Complaint
+from .renewing import RenewingContext
 from .settings import Settings
 
 
@@ -28,6 +32,8 @@ class Serving:
 
     config: server.Config
     stores: server.Stores
+    certificate: RenewingContext | None
+    """The context of ``config``, when its files can be taken up anew."""
     loop: str
     ready_file: Path | None
     remarks: tuple[str, ...]
@@ -43,8 +49,7 @@ def read(settings: Settings) -> Serving:
     ports = {name: getattr(settings, name) for name in ("smtp", "smtps", "pop3", "pop3s")}
     if not any(port is not None for port in ports.values()):
         ports = dict.fromkeys(ports, 0)
-    context = _own_certificate(settings) or _throw_away(settings)
-    _trust_clients(settings, context)
+    certificate = _own_certificate(settings)
     return Serving(
         config=server.Config(
             hosts=settings.hosts,
@@ -53,7 +58,7 @@ def read(settings: Settings) -> Serving:
             domains=settings.domains,
             postmaster=postmaster,
             maximum_message_size=settings.max_message,
-            ssl_context=context,
+            ssl_context=certificate or _throw_away(settings),
             legacy=settings.legacy,
             grant_lifetime=settings.grant_lifetime,
             grant_ipv6_prefix=settings.grant_ipv6_prefix,
@@ -67,6 +72,7 @@ def read(settings: Settings) -> Serving:
             outbox=_outbox(settings),
             grants=grants_setting.shared(settings) if settings.grant_lifetime else None,
         ),
+        certificate=certificate,
         loop=settings.loop,
         ready_file=settings.ready_file,
         remarks=_remarks(settings, accounts),
@@ -119,11 +125,17 @@ def _postmaster(settings: Settings, accounts: stores.MemoryAccounts) -> str | No
     return name
 
 
-def _own_certificate(settings: Settings) -> ssl.SSLContext | None:
-    """A context that shows the certificate that was given; None when there is none."""
-    cert, key = settings.cert, settings.key
-    if cert is None and key is None:
+def _own_certificate(settings: Settings) -> RenewingContext | None:
+    """A context that shows the certificate that was given, and the next one in its files; None when there is none."""
+    if settings.cert is None and settings.key is None:
         return None
+    files = [path for path in (settings.cert, settings.key, settings.client_ca) if path is not None]
+    return RenewingContext.of(lambda: _context(settings), files)
+
+
+def _context(settings: Settings) -> BindingContext:
+    """A context of the certificate, the key and the authorities as they are in their files now."""
+    cert, key = settings.cert, settings.key
     if cert is None or key is None:
         raise settings.complaint(
             "key" if cert is None else "cert", f"{settings.names('cert', 'key')} go together: give both or none"
@@ -145,6 +157,11 @@ def _own_certificate(settings: Settings) -> ssl.SSLContext | None:
         raise settings.complaint(
             "cert", f"{cert} and {key} are not a certificate and its key without passphrase, in PEM"
         ) from error
+    found = None if context.certificate is None else validity(context.certificate)
+    flaw = None if found is None else found.flaw(time.time())
+    if flaw is not None:
+        raise settings.complaint("cert", f"the certificate in {cert} {flaw}")
+    _trust_clients(settings, context)
     return context
 
 
@@ -158,11 +175,13 @@ def _throw_away(settings: Settings) -> ssl.SSLContext:
             settings.ca_out.write_bytes(made.authority)
         except OSError as error:
             raise settings.complaint("ca_out", f"{settings.ca_out} cannot be written: {error.strerror}") from error
+    _trust_clients(settings, made.server)
     return made.server
 
 
 def _check_tls(settings: Settings) -> None:
-    _trust_clients(settings, _own_certificate(settings) or certificates.server_context())
+    if _own_certificate(settings) is None:
+        _trust_clients(settings, certificates.server_context())
 
 
 def _trust_clients(settings: Settings, context: ssl.SSLContext) -> None:

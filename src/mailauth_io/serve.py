@@ -6,6 +6,7 @@ Knows loops, signals and what to tell whoever started it; what it serves was set
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -18,9 +19,12 @@ from typing import Final, NoReturn
 
 from . import _loops, config, logs, server
 from .complaint import Complaint
+from .logs import Event
 from .settings import Settings
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+"""What ends the server; SIGHUP makes it look at its accounts and its certificate."""
+LOGGER: Final = logging.getLogger("mailauth.server")
 PORTS: Final = ("smtp", "smtps", "pop3", "pop3s")
 
 
@@ -28,6 +32,7 @@ def serve(settings: Settings) -> None:
     """Serve by *settings* until SIGTERM or SIGINT comes.  Raises Complaint when it cannot begin."""
     os.umask(0o077)  # before anything is written
     _handle(_leave)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # all is read now, and there is nothing to reload yet
     serving = config.read(settings)
     logs.start(settings.log_format, settings.log_level)
     try:
@@ -58,16 +63,16 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
 
 
 @asynccontextmanager
-async def _asyncio_signals() -> AsyncIterator[Callable[[], Awaitable[object]]]:
+async def _asyncio_signals() -> AsyncIterator[Callable[[], Awaitable[int]]]:
     import asyncio
 
     loop = asyncio.get_running_loop()
-    signalled = asyncio.Event()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number in SIGNALS:
-        loop.add_signal_handler(number, signalled.set)
+    signalled: asyncio.Queue[int] = asyncio.Queue()
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGHUP)}
+    for number in before:
+        loop.add_signal_handler(number, signalled.put_nowait, number)
     try:
-        yield signalled.wait
+        yield signalled.get
     finally:
         for number, handler in before.items():
             loop.remove_signal_handler(number)
@@ -75,22 +80,25 @@ async def _asyncio_signals() -> AsyncIterator[Callable[[], Awaitable[object]]]:
 
 
 @asynccontextmanager
-async def _trio_signals() -> AsyncIterator[Callable[[], Awaitable[object]]]:
+async def _trio_signals() -> AsyncIterator[Callable[[], Awaitable[int]]]:
     import trio
 
-    with trio.open_signal_receiver(*SIGNALS) as signals:
+    with trio.open_signal_receiver(*SIGNALS, signal.SIGHUP) as signals:
         yield signals.__anext__
 
 
-async def _serve(serving: config.Serving, signalled: Callable[[], Awaitable[object]]) -> None:
+async def _serve(serving: config.Serving, signalled: Callable[[], Awaitable[int]]) -> None:
     if serving.ready_file is not None:
         serving.ready_file.unlink(missing_ok=True)  # of an earlier run: it would tell the wrong ports
+    if serving.certificate is not None:
+        serving.certificate.look()  # it may be near its end
     listening = False
     try:
         async with server.running(serving.config, serving.stores) as pair:
             listening = True
             _announce(serving, pair, await _ahead(serving))
-            await signalled()
+            while await signalled() == signal.SIGHUP:
+                await _reload(serving, pair)
     except OSError as error:
         if listening:
             raise
@@ -107,6 +115,14 @@ async def _ahead(serving: config.Serving) -> list[str]:
         return []
     why = await server.look(hop, serving.config.domains[0])
     return [] if why is None else [f"The next hop {hop} takes no mail now, which is put off with 451 meanwhile: {why}."]
+
+
+async def _reload(serving: config.Serving, pair: server.Pair) -> None:
+    """Take up at once what else is looked at from time to time; settings stay as they are."""
+    LOGGER.info(Event("reload", {}))
+    if serving.certificate is not None:
+        serving.certificate.look(at_once=True)
+    await pair.reload()
 
 
 def _announce(serving: config.Serving, pair: server.Pair, further: list[str]) -> None:

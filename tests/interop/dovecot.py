@@ -253,7 +253,9 @@ def _running(path: str, home: Path, who: pwd.struct_passwd, authority: trustme.C
                     raise NotStarted("".join(said))
                 reader = threading.Thread(target=said.extend, args=(process.stderr,))
                 reader.start()
-                pair = server.Pair(hosts=(HOST,), **ports)
+                pair = server.Pair(
+                    hosts=(HOST,), smtp=ports["smtp"], smtps=ports["smtps"], pop3=ports["pop3"], pop3s=ports["pop3s"]
+                )
                 yield Dovecot(pair=pair, authority=authority, home=home, log=said, who=who)
             finally:
                 process.terminate()

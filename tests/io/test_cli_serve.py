@@ -10,11 +10,13 @@ import smtplib
 import socket
 import ssl
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
 from mailauth_io import cli, methods
+from tests import certificate_files
 from tests.serving import LOOPS, messages, run, served
 
 USER = ("--user", "alice:open sesame:2")
@@ -37,6 +39,42 @@ def test_it_listens_and_ends_cleanly_by_a_signal(loop: str, end: signal.Signals,
         server.process.send_signal(end)
         assert client.getreply()[0] == 421
     assert "Ready." in server.said
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_sighup_takes_up_accounts_and_certificate_and_drops_no_session(loop: str, tmp_path: Path) -> None:
+    now = time.time()
+    cert, key = certificate_files.write(tmp_path, begins=now - 3600, ends=now + 86400)
+    accounts = tmp_path / "accounts"
+    accounts.touch(0o600)
+    accounts.write_text("alice:{PLAIN}one\nbob:{PLAIN}two\n")
+    words = ("--loop", loop, "--accounts", str(accounts), "--cert", str(cert), "--key", str(key))
+    with served(tmp_path, *words) as server:
+        server.wait_for("WARNING certificate remark=")  # a day is not long
+        shown = cert.read_bytes()
+        context = ssl.create_default_context(cadata=shown.decode())
+        with (
+            smtplib.SMTP_SSL("127.0.0.1", server.port("smtps"), timeout=10, context=context) as hers,
+            smtplib.SMTP_SSL("127.0.0.1", server.port("smtps"), timeout=10, context=context) as his,
+        ):
+            hers.login("alice", "one")
+            his.login("bob", "two")
+            accounts.write_text("alice:{PLAIN}one\ncarol:{PLAIN}three\n")
+            certificate_files.write(tmp_path, begins=now - 3600, ends=now + 100 * 86400)
+            assert hers.noop()[0] == 250
+            server.process.send_signal(signal.SIGHUP)
+            assert his.getreply()[0] == 421
+            assert hers.noop()[0] == 250
+            context = ssl.create_default_context(cadata=cert.read_text())
+            with smtplib.SMTP_SSL("127.0.0.1", server.port("smtps"), timeout=10, context=context) as another:
+                another.login("carol", "three")
+            cert.write_text("none")
+            server.process.send_signal(signal.SIGHUP)
+            server.wait_for("the one before stays: ")
+            with smtplib.SMTP_SSL("127.0.0.1", server.port("smtps"), timeout=10, context=context) as another:
+                another.login("carol", "three")
+            assert hers.noop()[0] == 250
+    assert server.log.read_text().count("INFO reload\n") == 2
 
 
 @pytest.mark.parametrize("loop", LOOPS)

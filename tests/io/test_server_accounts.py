@@ -13,6 +13,7 @@ from typing import TypeVar, TypeVarTuple
 import attrs
 import pytest
 
+from mailauth import pop3
 from mailauth.grants import Grant
 from mailauth_io import server, stores
 from mailauth_io.server._house import House
@@ -165,7 +166,83 @@ def test_a_changed_file_ends_the_grants_of_whoever_changed(
 
 
 @on_both_loops
-def test_a_login_that_began_before_the_change_makes_no_grant(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text", ["bob:{PLAIN}other\n", WRITTEN.replace(PASSWORD, "another")], ids=["removed", "another password"]
+)
+def test_a_changed_account_ends_its_sessions_and_no_others(run: Run, tmp_path: Path, text: str) -> None:
+    """RFC 5321 section 3.8: 421.  RFC 1939 section 6: nothing is deleted but by QUIT."""
+    file = File(tmp_path / "users")
+    file.write(WRITTEN)
+    maildrops = stores.MemoryMaildrops()
+    kept = server.Stores(
+        accounts=MemoryAccounts(file=AccountsFile(file.path, clock=file.clock)),
+        maildrops=maildrops,
+        outbox=stores.MemoryOutbox(),
+    )
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            smtp.sendmail("sender@far.test", ["alice@example.test", "bob@example.test"], "x")
+        hers, his = served.log_in(), served.log_in(name="bob", password="other")
+        hers.dele(1)
+        his.dele(1)
+        with served.smtp("smtps") as smtp, served.smtp("smtps") as other:
+            authenticate(smtp, "PLAIN")
+            other.user, other.password = "bob", "other"
+            other.auth("PLAIN", other.auth_plain)
+            file.write(text)
+            assert other.noop()[0] == 250
+            served.may_relay()  # somebody has to ask
+            assert smtp.getreply()[0] == 421
+            with pytest.raises((poplib.error_proto, OSError)):
+                hers.quit()
+            assert other.noop()[0] == 250
+            his.quit()
+        hers.close()
+
+    async def left() -> list[int]:
+        opened = [await maildrops.open(name) for name in ("alice", "bob")]
+        return [len(maildrop.messages) for maildrop in opened if not isinstance(maildrop, pop3.Unavailable)]
+
+    meet(run, client, kept=kept)
+    assert run(left) == [1, 0]
+
+
+@on_both_loops
+def test_a_reload_takes_a_change_up_that_has_not_rested_yet(run: Run, tmp_path: Path) -> None:
+    file = File(tmp_path / "users")
+    file.write(WRITTEN)
+    kept = behind(MemoryAccounts(file=AccountsFile(file.path, clock=file.clock)))
+
+    async def main() -> None:
+        async with server.running(server.Config(smtp=0), kept) as pair:
+            file.path.write_text("bob:{PLAIN}other\ndave:{PLAIN}fourth\n")
+            os.utime(file.path, (file.clock.now, file.clock.now))
+            await kept.accounts.refresh()
+            assert await kept.accounts.exists("alice")
+            await pair.reload()
+            assert await kept.accounts.exists("dave")
+            assert not await kept.accounts.exists("alice")
+
+    run(main)
+
+
+@on_both_loops
+def test_a_reload_that_fails_is_told_in_the_log(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(MemoryAccounts):
+        async def refresh(self, *, at_once: bool = False) -> stores.Changes | None:
+            raise OSError(5, "Input/output error")
+
+    async def main() -> None:
+        async with server.running(server.Config(smtp=0), behind(Broken({"alice": b"x"}))) as pair:
+            await pair.reload()
+
+    run(main)
+    assert 'store failed connection=reload part=accounts why="OSError: Input/output error"' in caplog.text
+
+
+@on_both_loops
+def test_a_login_that_began_before_the_change_makes_no_grant_and_ends(run: Run, tmp_path: Path) -> None:
     """The timestamp of APOP was answered with a password that counts no more when the answer comes."""
     file = File(tmp_path / "users")
     file.write(WRITTEN)
@@ -177,10 +254,15 @@ def test_a_login_that_began_before_the_change_makes_no_grant(run: Run, tmp_path:
     accounts = After(file=AccountsFile(file.path, clock=file.clock))
     accounts.then = change
 
+    def log_in_and_go_on(reader: poplib.POP3) -> None:
+        reader.apop("alice", PASSWORD)
+        reader.noop()
+
     def client(served: Served) -> None:
-        pop3 = served.pop3("pop3s")
-        pop3.apop("alice", PASSWORD)
-        pop3.quit()
+        reader = served.pop3("pop3s")
+        with pytest.raises((poplib.error_proto, OSError)):
+            log_in_and_go_on(reader)
+        reader.close()
         assert not served.may_relay()
         accounts.then = bytes
         served.log_in(password="another").quit()

@@ -43,9 +43,9 @@ class Accounts:
     def proofs(self) -> frozenset[stores.Proof]:
         return self.real.proofs
 
-    async def refresh(self) -> stores.Changes | None:
+    async def refresh(self, *, at_once: bool = False) -> stores.Changes | None:
         self.broken.check("refresh")
-        return await self.real.refresh()
+        return await self.real.refresh(at_once=at_once)
 
     async def exists(self, name: str) -> bool:
         self.broken.check("exists")

@@ -43,6 +43,8 @@ class House:
     """Names whose grants must end, and have not yet; those alone that were made before that time."""
     _changed: dict[str, int] = attrs.field(factory=dict, init=False)
     """Names whose account went or got another password, and when, by ``_moments``."""
+    _logged_in: dict[str, set[ServerConnection[Any]]] = attrs.field(factory=dict, init=False)
+    """Connections by the canonical name of their identity."""
     _moments: Iterator[int] = attrs.field(factory=lambda: itertools.count(1), init=False)
 
     @classmethod
@@ -80,17 +82,48 @@ class House:
         """The canonical name of the mailbox that takes the postmaster's mail, empty when there is none."""
         return self.name(self.config.postmaster or "")
 
-    async def accounts(self, session: str) -> Accounts:
-        """The accounts as they are written now.  What has changed is in the log, and its grants are over."""
-        changes = await self.stores.accounts.refresh()
+    async def accounts(self, session: str, *, at_once: bool = False) -> Accounts:
+        """The accounts as they are written now.  What has changed is in the log; its grants and its sessions are over.
+
+        *at_once* as for ``Accounts.refresh``.
+        """
+        changes = await self.stores.accounts.refresh(at_once=at_once)
         if changes is not None:
             for remark in changes.remarks:
                 LOGGER.warning(Event("accounts", {"remark": remark}))
             self._to_revoke.update(dict.fromkeys(changes.revoked, self.clock() - changes.in_force))
             self._changed.update((name, self.moment()) for name in changes.revoked)
+            for name in changes.revoked:
+                for connection in tuple(self._logged_in.get(name, ())):
+                    connection.shut_down()
         if self._to_revoke:
             await self._revoke(session)
         return self.stores.accounts
+
+    async def reload(self) -> None:
+        """Take up at once what has changed in the accounts.  A failure is in the log."""
+        try:
+            await self.accounts("reload", at_once=True)
+        except Exception as error:
+            log_failure("reload", "accounts", error)
+
+    def enter(self, connection: ServerConnection[Any], identity: str, begun: int) -> None:
+        """*identity* has just proved itself, in a login that began at the moment *begun*.
+
+        The connection ends when the account changes, and now if it has changed since then.
+        """
+        name = self.name(identity)
+        self._logged_in.setdefault(name, set()).add(connection)
+        if self._changed.get(name, 0) >= begun:
+            connection.shut_down()
+
+    def leave(self, connection: ServerConnection[Any], identity: str) -> None:
+        """What ``enter`` began is over."""
+        name = self.name(identity)
+        there = self._logged_in.get(name, set())
+        there.discard(connection)
+        if not there:
+            self._logged_in.pop(name, None)
 
     def moment(self) -> int:
         """A number above every one before it."""

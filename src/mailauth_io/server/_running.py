@@ -48,7 +48,7 @@ async def running(
                 ports[name] = found[0].port
                 listeners += found
         try:
-            yield Pair(hosts=config.hosts, **ports)
+            yield Pair(hosts=config.hosts, **ports, reload=house.reload)
         except Exception as error:  # raised again outside, as itself: the nurseries of trio would wrap it into groups
             failure = error
         finally:

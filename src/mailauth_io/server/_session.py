@@ -23,7 +23,7 @@ E = TypeVar("E")
 class Session(ABC, Generic[E]):
     """A connection with what it needs of the house; *id* stands in all of its lines in the log."""
 
-    __slots__ = ("connection", "house", "id", "mechanism")
+    __slots__ = ("_entered", "begun", "connection", "house", "id", "mechanism")
 
     protocol: ClassVar[str]
 
@@ -31,8 +31,11 @@ class Session(ABC, Generic[E]):
         self.id = secrets.token_hex(6)
         self.house = house
         self.connection = connection
+        self.begun = 0
+        """The moment at which the last login began."""
         self.mechanism: str | None = None
         """By which the identity was proved; None before a login."""
+        self._entered: str | None = None  # the identity that the house has this connection under
 
     @classmethod
     async def serve(cls, house: House, connection: ServerConnection[E]) -> None:
@@ -43,6 +46,7 @@ class Session(ABC, Generic[E]):
             await session.run()
         finally:
             session.let_go()
+            session._enter(None)
             session.log(logging.DEBUG, "closed")
 
     def log(self, level: int, event: str, **fields: object) -> None:
@@ -63,15 +67,23 @@ class Session(ABC, Generic[E]):
                 ),
             )
 
-    def log_login(self, event: sasl.Authenticated | sasl.AuthenticationFailed) -> None:
+    def note_login(self, event: sasl.Authenticated | sasl.AuthenticationFailed) -> None:
         """One line for each login, good or bad.  docs/logging.md promises what the bad one looks like."""
         if isinstance(event, sasl.Authenticated):
             self.mechanism = event.mechanism
+            self._enter(event.identity)
             self.log(logging.INFO, "login", mechanism=event.mechanism, identity=shown(event.identity))
         else:
             why = "ENDED" if event.why is None else event.why.name
             identity = shown(event.authentication_identity)
             self.log(logging.INFO, "login failed", mechanism=event.mechanism, identity=identity, why=why)
+
+    def _enter(self, identity: str | None) -> None:
+        if self._entered is not None:
+            self.house.leave(self.connection, self._entered)
+        self._entered = identity
+        if identity is not None:
+            self.house.enter(self.connection, identity, self.begun)
 
     @abstractmethod
     async def run(self) -> None:

@@ -6,7 +6,7 @@ Knows what may be said; who says it (a command line, a test) is no affair of thi
 from __future__ import annotations
 
 import ssl
-from collections.abc import Set
+from collections.abc import Awaitable, Callable, Set
 from typing import Final
 
 import attrs
@@ -125,6 +125,10 @@ class Stores:
     """Memory for messages in flight, and for all that in-memory maildrops and outbox keep of them."""
 
 
+async def _nothing_to_reload() -> None:
+    """What is fixed stays as it is."""
+
+
 @attrs.frozen(kw_only=True)
 class Pair:
     """An SMTP and a POP3 server that listen: the ports they got, None for one that is off."""
@@ -134,3 +138,5 @@ class Pair:
     smtps: int | None
     pop3: int | None
     pop3s: int | None
+    reload: Callable[[], Awaitable[None]] = attrs.field(default=_nothing_to_reload, repr=False, eq=False)
+    """Take up at once what has changed in the accounts, instead of at the next look; the log tells what came of it."""

@@ -20,7 +20,7 @@ from ._session import Session
 class Pop3Session(Session[pop3.AnyServerEvent]):
     """It keeps the maildrop while it is open."""
 
-    __slots__ = ("_begun", "_deleting", "_maildrop")
+    __slots__ = ("_deleting", "_maildrop")
 
     protocol: ClassVar[str] = "POP3"
 
@@ -28,7 +28,6 @@ class Pop3Session(Session[pop3.AnyServerEvent]):
         super().__init__(house, connection)
         self._maildrop: OpenedMaildrop | None = None
         self._deleting = False
-        self._begun = 0
 
     async def run(self) -> None:
         house, connection = self.house, self.connection
@@ -54,12 +53,12 @@ class Pop3Session(Session[pop3.AnyServerEvent]):
                 case pop3.Connected() | pop3.Stls() as question:
                     connection.answer(question, ACCEPT)
                 case sasl.AuthenticationStarted():
-                    self._begun = house.moment()
+                    self.begun = house.moment()
                 case sasl.Authenticated(identity=identity):
-                    await house.grant(self.id, connection.peer.address, identity or "", self._begun)
-                    self.log_login(event)
+                    await house.grant(self.id, connection.peer.address, identity or "", self.begun)
+                    self.note_login(event)
                 case sasl.AuthenticationFailed():
-                    self.log_login(event)
+                    self.note_login(event)
                 case TlsStarted(dropped=dropped):
                     if dropped:
                         self.log(logging.WARNING, "clear octets dropped", octets=dropped)

@@ -103,9 +103,12 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
                     connection.answer(question, ACCEPT)
                 case smtp.Hello():
                     self._hello = event
+                case sasl.AuthenticationStarted():
+                    self.begun = house.moment()
                 case sasl.Authenticated() | sasl.AuthenticationFailed():
-                    self.log_login(event)
+                    self.note_login(event)
                 case TlsStarted(dropped=dropped):
+                    self.mechanism = None
                     if dropped:
                         self.log(logging.WARNING, "clear octets dropped", octets=dropped)
                 case smtp.Refused(verb=verb, reply=reply):

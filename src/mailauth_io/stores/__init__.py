@@ -54,8 +54,11 @@ class Accounts(Protocol):
     def proofs(self) -> frozenset[Proof]:
         """What every account can be proved by, and so may be offered to all; read anew for each connection."""
 
-    async def refresh(self) -> Changes | None:
-        """Take up what has changed where the accounts are written; None when nothing has.  Called before each look."""
+    async def refresh(self, *, at_once: bool = False) -> Changes | None:
+        """Take up what has changed where the accounts are written; None when nothing has.  Called before each look.
+
+        *at_once*: whoever changed them says that they are ready, so nothing that is there is left for later.
+        """
 
     async def exists(self, name: str) -> bool:
         """Whether *name* has a mailbox here."""

@@ -112,17 +112,18 @@ class AccountsFile:
         self._read = self._signature()
         return read_passwd_file(self.path)
 
-    async def changed(self) -> list[Account] | None:
+    async def changed(self, *, at_once: bool = False) -> list[Account] | None:
         """The accounts in it when it has changed, at the latest INTERVAL + SETTLED seconds after that; else None.
 
-        Raises AccountsError, once for each change, when it cannot be read any more.
+        With *at_once* neither time is waited for.  Raises AccountsError, once for each change, when it cannot be read
+        any more.
         """
         now = self._clock()
-        if self._reading or abs(now - self._looked) < INTERVAL:
+        if self._reading or (abs(now - self._looked) < INTERVAL and not at_once):
             return None
         self._looked = now
         seen = self._signature()
-        if seen == self._read or (seen is not None and abs(now - seen[0] / 1e9) < SETTLED):
+        if seen == self._read or (seen is not None and abs(now - seen[0] / 1e9) < SETTLED and not at_once):
             return None
         self._reading = True
         try:

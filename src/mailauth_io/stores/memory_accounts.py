@@ -177,11 +177,11 @@ class MemoryAccounts:
         """Sentences: which mechanisms are offered to nobody, since not every account has what they need."""
         return tuple(remark for proof, remark in _LACKING.items() if proof not in self._proofs)
 
-    async def refresh(self) -> Changes | None:
+    async def refresh(self, *, at_once: bool = False) -> Changes | None:
         if self._file is None:
             return None
         try:
-            written = await self._file.changed()
+            written = await self._file.changed(at_once=at_once)
         except AccountsError as error:
             return Changes(remarks=(f"{error}; the accounts stay as they were",))
         if written is None:

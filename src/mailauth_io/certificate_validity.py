@@ -1,0 +1,66 @@
+"""From when until when a certificate is good (RFC 5280 section 4.1.2.5), which the ssl module tells of others' alone.
+
+Knows the five fields of a certificate in front of that one; verifies nothing, and has no clock.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+import attrs
+
+from ._der import element
+
+_INTEGER: Final = 0x02
+_UTC_TIME: Final = 0x17
+_GENERALIZED_TIME: Final = 0x18
+_SEQUENCE: Final = 0x30
+_EXPLICIT_0: Final = 0xA0
+
+
+@attrs.frozen(kw_only=True)
+class Validity:
+    """Seconds since 1970, both moments included."""
+
+    begins: float
+    ends: float
+
+    def flaw(self, now: float) -> str | None:
+        """What is wrong with it at the moment *now*, as the end of a sentence about the certificate; None: nothing."""
+        if now < self.begins:
+            return f"is not valid before {day(self.begins)}; wait until then, or set the clock"
+        if now > self.ends:
+            return f"expired on {day(self.ends)}; get a new one"
+        return None
+
+
+def validity(certificate: bytes) -> Validity | None:
+    """That of *certificate*, in DER; None when it is no certificate."""
+    try:
+        start, _ = element(certificate, 0, _SEQUENCE)
+        at, _ = element(certificate, start, _SEQUENCE)
+        if certificate[at] == _EXPLICIT_0:  # the version
+            _, at = element(certificate, at, _EXPLICIT_0)
+        for tag in (_INTEGER, _SEQUENCE, _SEQUENCE):  # serial number, signature algorithm, issuer
+            _, at = element(certificate, at, tag)
+        start, _ = element(certificate, at, _SEQUENCE)
+        begins, behind = _moment(certificate, start)
+        ends, _ = _moment(certificate, behind)
+    except (IndexError, ValueError):
+        return None
+    return Validity(begins=begins, ends=ends)
+
+
+def day(seconds: float) -> str:
+    """A moment as the day that it is in, in UTC: ``2026-01-31``."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
+
+
+def _moment(octets: bytes, at: int) -> tuple[float, int]:
+    """A UTCTime, whose year has two digits, or a GeneralizedTime; and where it ends."""
+    start, end = element(octets, at, _UTC_TIME, _GENERALIZED_TIME)
+    text = octets[start:end].decode("ascii")
+    if octets[at] == _UTC_TIME:
+        text = ("19" if text[0] >= "5" else "20") + text
+    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).timestamp(), end

@@ -1,0 +1,205 @@
+"""A certificate that is renewed while the server runs: the next handshake shows it, and no bad one takes its place."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from mailauth_io import cli, config, renewing
+from mailauth_io.certificate_validity import Validity, validity
+from mailauth_io.channel_binding import channel_bindings
+from mailauth_io.complaint import Complaint
+from mailauth_io.renewing import RenewingContext
+from tests.certificate_files import DAY, write
+from tests.io.server_support import Clock
+
+NOW = time.time()
+
+
+def seconds(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends"),
+    [
+        ("2026-01-31T12:00:00", "2049-12-31T23:59:59"),  # two digits of the year
+        ("1950-01-01", "1999-12-31"),
+        ("2049-01-01", "2050-01-01"),  # four digits: RFC 5280 section 4.1.2.5.2
+        ("2050-01-01", "9999-12-31T23:59:59"),
+    ],
+)
+def test_from_when_until_when_a_certificate_is_good(begins: str, ends: str, tmp_path: Path) -> None:
+    """RFC 5280 section 4.1.2.5."""
+    certificate, _ = write(tmp_path, begins=seconds(begins), ends=seconds(ends))
+    der = ssl.PEM_cert_to_DER_cert(certificate.read_text())
+    assert validity(der) == Validity(begins=seconds(begins), ends=seconds(ends))
+    for end in range(0, len(der), 7):
+        assert validity(der[:end]) is None
+
+
+@pytest.mark.parametrize("octets", [b"", b"\x30", b"\x30\x80", b"\x30\x03\x30\x01\x02", bytes(8)])
+def test_what_is_no_certificate_has_no_validity(octets: bytes) -> None:
+    assert validity(octets) is None
+
+
+def options(cert: Path, key: Path) -> list[str]:
+    return ["--user", "alice:open sesame", "--cert", str(cert), "--key", str(key)]
+
+
+@pytest.mark.parametrize(("begins", "ends", "says"), [(-2, -1, "expired on "), (1, 2, "is not valid before ")])
+def test_a_certificate_that_is_not_good_now_is_one_sentence_at_the_start(
+    begins: int, ends: int, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cert, key = write(tmp_path, begins=NOW + begins * DAY, ends=NOW + ends * DAY)
+    settings = cli.settings_of(cli.build_parser().parse_args(["serve", *options(cert, key)]))
+    with pytest.raises(Complaint, match=f"^--cert: the certificate in {cert} {says}"):
+        config.read(settings)
+    path = tmp_path / "mailauth.toml"
+    path.write_text('[tls]\ncertificate = "certificate.pem"\nkey = "key.pem"\n')
+    assert cli.main(["check-config", str(path)]) == 2
+    assert capfd.readouterr().out.startswith(f"{path}:2: [tls] certificate: the certificate in {cert} {says}")
+
+
+class Files:
+    """A certificate and a key that can be written anew, and a context of them, at a time that is told."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.clock = Clock(NOW)
+        self.write(days=90)
+        settings = cli.settings_of(cli.build_parser().parse_args(["serve", *options(self.cert, self.key)]))
+        self.context = RenewingContext.of(lambda: config._context(settings), [self.cert, self.key], self.clock)
+
+    def write(self, *, days: float) -> None:
+        """New ones, which have rested."""
+        self.cert, self.key = write(self.directory, begins=NOW - 100 * DAY, ends=NOW + days * DAY)
+        self.rest()
+
+    def rest(self) -> None:
+        for path in (self.cert, self.key):
+            os.utime(path, (NOW - 60, NOW - 60))
+
+    @property
+    def written(self) -> bytes:
+        return ssl.PEM_cert_to_DER_cert(self.cert.read_text())
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def shake_hands(context: ssl.SSLContext, between: Callable[[], None] = lambda: None) -> tuple[bytes, ssl.SSLObject]:
+    """A handshake in memory, *between* before the client's last word: the certificate shown, and the server's side."""
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = context.wrap_bio(up, down, server_side=True)
+    client = trusting.wrap_bio(down, up)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    with pytest.raises(ssl.SSLWantReadError):
+        server.do_handshake()
+    between()
+    client.do_handshake()
+    server.do_handshake()
+    shown = client.getpeercert(binary_form=True)
+    assert shown is not None
+    return shown, server
+
+
+def remarks(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
+
+
+def test_the_next_handshake_shows_the_new_certificate(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    before = files.written
+    assert shake_hands(files.context)[0] == before
+    files.write(days=90)
+    assert shake_hands(files.context)[0] == before  # nobody looks more often than that
+    files.clock.now += renewing.INTERVAL
+    shown, server = shake_hands(files.context)
+    assert shown == files.written != before
+    assert isinstance(server.context, type(files.context._current))
+    assert server.context.channel_bindings == channel_bindings(files.written) != {}
+    assert remarks(caplog) == [f'INFO certificate remark="{files.cert} has changed and was taken up"']
+
+
+def test_a_handshake_under_way_goes_on_by_the_certificate_that_it_began_by(files: Files) -> None:
+    before = files.written
+
+    def renew() -> None:
+        files.write(days=90)
+        files.context.look(at_once=True)
+
+    assert shake_hands(files.context, renew)[0] == before
+    assert shake_hands(files.context)[0] == files.written
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda files: files.cert.write_text("none"), "are not a certificate and its key"),
+        (lambda files: files.cert.unlink(), "cannot be read: No such file"),
+        (lambda files: files.key.chmod(0o644), "can be read or changed by others"),
+        (lambda files: files.write(days=-1), "expired on"),
+    ],
+)
+def test_a_bad_one_changes_nothing_and_is_told_once(
+    spoil: Callable[[Files], None], says: str, files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = files.written
+    spoil(files)
+    for _ in range(3):
+        files.context.look(at_once=True)
+    assert shake_hands(files.context)[0] == before
+    (told,) = remarks(caplog)
+    assert told.startswith('ERROR certificate remark="the one before stays: --')
+    assert says in told
+    files.write(days=90)
+    files.context.look(at_once=True)
+    assert shake_hands(files.context)[0] == files.written
+
+
+def test_a_certificate_waits_for_its_key(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    """Between two new files the one does not belong to the other."""
+    before, key = files.written, files.key.read_bytes()
+    files.write(days=90)
+    new_key = files.key.read_bytes()
+    files.key.write_bytes(key)
+    files.rest()
+    files.context.look()
+    assert shake_hands(files.context)[0] == before
+    files.key.write_bytes(new_key)
+    files.rest()
+    files.context.look()
+    assert shake_hands(files.context)[0] == files.written
+    assert "is not that of the certificate" in caplog.text
+
+
+def test_a_file_that_has_just_been_written_is_left_for_later_unless_it_is_to_be_at_once(files: Files) -> None:
+    before = files.written
+    files.write(days=90)
+    os.utime(files.cert, (files.clock.now, files.clock.now))
+    files.context.look()
+    assert shake_hands(files.context)[0] == before
+    files.context.look(at_once=True)
+    assert shake_hands(files.context)[0] == files.written
+
+
+def test_an_end_that_is_near_is_told_once_a_day(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    for days in (90, 15, 13.5, 13.4, 12.9, 0.1, -0.9):
+        files.clock.now = NOW + (90 - days) * DAY
+        files.context.look()
+    told = remarks(caplog)
+    assert [line.split(" remark=")[0] for line in told] == ["WARNING certificate"] * 3
+    assert [" expires on " in line for line in told] == [True, True, False]
+    assert " expired on " in told[2]
