@@ -63,6 +63,7 @@ def read(settings: Settings) -> Serving:
             grant_lifetime=settings.grant_lifetime,
             grant_ipv6_prefix=settings.grant_ipv6_prefix,
             no_grants_from=settings.no_grants_from,
+            proxy_from=settings.proxy_from,
         ),
         stores=server.Stores(
             accounts=accounts,

@@ -57,6 +57,10 @@ class Settings:
     reuse_port: bool = row.switch(
         "listen", "reuse_port", "--reuse-port", help="let several processes listen on the same ports"
     )  # fmt: skip
+    proxy_from: tuple[Network, ...] = row.several(
+        "listen", "proxy_from", "--proxy-from", words.network, metavar="NETWORK",
+        help="proxies there begin with a PROXY header, which names the client",
+    )  # fmt: skip
 
     domains: tuple[str, ...] = row.several(
         "mail", "domains", "--domain", words.domain, default=("example.test",), metavar="NAME",

@@ -54,7 +54,7 @@ class House:
             grants = None
         elif grants is None:
             grants = MemoryGrants(lifetime=config.grant_lifetime, ipv6_prefix=config.grant_ipv6_prefix, clock=clock)
-        granting = None if grants is None else Granting(grants, config.no_grants_from)
+        granting = None if grants is None else Granting(grants, config.no_grants_from + config.proxy_from)
         return cls(
             config=config, stores=stores, policy=RelayPolicy(domains=config.domains), granting=granting, clock=clock
         )

@@ -88,9 +88,11 @@ def _serve(house: House, name: str, host: str, port: int) -> contextlib.Abstract
             functools.partial(SmtpSession.serve, house),
             lambda entropy, tls: smtp.AnyServerConnection(house.smtp_settings(), entropy=entropy, tls=tls),
             host=host, port=port, ssl_context=context, implicit_tls=implicit, reuse_port=house.config.reuse_port,
+            proxy_from=house.config.proxy_from,
         )  # fmt: skip
     return adapter.serve(
         functools.partial(Pop3Session.serve, house),
         lambda entropy, tls: pop3.AnyServerConnection(house.pop3_settings(), entropy=entropy, tls=tls),
         host=host, port=port, ssl_context=context, implicit_tls=implicit, reuse_port=house.config.reuse_port,
+            proxy_from=house.config.proxy_from,
     )  # fmt: skip

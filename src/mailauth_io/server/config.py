@@ -72,6 +72,12 @@ class Config:
     no_grants_from: tuple[Network, ...] = ()
     """Proxies and gateways of containers: many clients have their addresses, so a login from there makes no grant."""
 
+    proxy_from: tuple[Network, ...] = ()
+    """Where proxies are: a connection from there must begin with a PROXY header, which names the client.
+
+    A header that names none leaves the proxy's address, which stands for all of its clients: no grants for these, too.
+    """
+
     def __attrs_post_init__(self) -> None:
         for domain in self.domains:
             Mailbox("postmaster", domain)

@@ -1,0 +1,82 @@
+"""The ready server behind a proxy: grants belong to whom the PROXY header names, and to nobody when it names none."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+from typing import Any
+
+import pytest
+
+from tests.io.server_support import PASSWORD, PATIENCE, Run, Served, client_tls, meet, on_both_loops
+
+LOCAL = bytes.fromhex("0D0A0D0A000D0A515549540A 20 00 0000")
+"""Version 2, command LOCAL: the proxy itself, for a look at the server's health."""
+LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
+
+
+def header(client: str) -> bytes:
+    return f"PROXY TCP4 {client} 192.0.2.1 4711 25\r\n".encode()
+
+
+def connect(port: int | None, first: bytes, *, tls: bool = False) -> Any:
+    """A connection as a proxy makes it, and what reads its lines."""
+    connection = socket.create_connection(("127.0.0.1", port or 0), PATIENCE)
+    connection.sendall(first)
+    return client_tls().wrap_socket(connection, server_hostname="localhost") if tls else connection
+
+
+def say(connection: socket.socket | ssl.SSLSocket, *commands: str) -> list[str]:
+    """The last line of each answer, the greeting first."""
+    with connection, connection.makefile("rb") as file:
+        answers = []
+        for command in ("", *commands):
+            if command:
+                connection.sendall(command.encode() + b"\r\n")
+            while (line := file.readline())[3:4] == b"-":
+                pass
+            answers.append(line.decode())
+        return answers
+
+
+def log_in(served: Served, first: bytes) -> None:
+    answers = say(connect(served.pair.pop3s, first, tls=True), "USER alice", f"PASS {PASSWORD}", "QUIT")
+    assert [answer[:3] for answer in answers] == ["+OK"] * 4
+
+
+def relays(served: Served, first: bytes) -> bool:
+    answers = say(connect(served.pair.smtp, first), "EHLO c.test", "MAIL FROM:<a@far.test>", "RCPT TO:<b@far.test>")
+    return answers[-1].startswith("250")
+
+
+@on_both_loops
+def test_a_grant_is_for_whom_the_header_names(run: Run) -> None:
+    def client(served: Served) -> None:
+        log_in(served, header("198.51.100.7"))
+        assert relays(served, header("198.51.100.7"))
+        assert not relays(served, header("198.51.100.8"))
+        assert not relays(served, LOCAL)
+
+    meet(run, client, proxy_from=LOOPBACK)
+
+
+@on_both_loops
+@pytest.mark.parametrize("first", [LOCAL, b"PROXY UNKNOWN\r\n", header("127.0.0.9")], ids=["LOCAL", "UNKNOWN", "chain"])
+def test_the_address_of_a_proxy_makes_no_grant_and_finds_none(run: Run, first: bytes) -> None:
+    """It stands for all of its clients, and would open relaying to each of them."""
+
+    def client(served: Served) -> None:
+        log_in(served, first)
+        assert not relays(served, first)
+
+    meet(run, client, proxy_from=LOOPBACK)
+
+
+@on_both_loops
+def test_a_header_from_anywhere_else_is_a_command_that_nobody_knows(run: Run) -> None:
+    def client(served: Served) -> None:
+        answers = say(connect(served.pair.smtp, b""), header("198.51.100.7").decode().strip(), "NOOP")
+        assert [answer[:3] for answer in answers] == ["220", "500", "250"]
+
+    meet(run, client, proxy_from=(ipaddress.ip_network("192.0.2.0/24"),))
