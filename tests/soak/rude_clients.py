@@ -1,0 +1,147 @@
+"""Clients of the load test that leave without a goodbye, in every phase of a session and of a handshake.
+
+Knows where to stop and how; what was begun is in the ledger, as a message that may be there or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import itertools
+import ssl
+from collections.abc import Iterator
+from typing import Final
+
+import attrs
+
+from tests.soak.clients import PASSWORD, Place, Target, Wire, plain, send
+
+
+class Leave(enum.Enum):
+    """How a client goes."""
+
+    CLOSE = "close"
+    RESET = "reset"
+    HALF_CLOSE = "half-close"
+
+
+@attrs.frozen
+class Phase:
+    """Where a client goes: after these commands, each answered so, and then these last octets."""
+
+    port: str
+    asked: tuple[tuple[bytes, bytes], ...] = ()
+    last: bytes = b""
+    message: bool = False
+    """A message goes between the two; *last* may be its end."""
+
+
+_LOGIN: Final = ((b"EHLO client.test", b"250 "), (b"AUTH PLAIN " + plain("rude"), b"235 "))
+_MAIL: Final = (*_LOGIN, (b"MAIL FROM:<rude@example.test>", b"250 "))
+_RCPT: Final = (*_MAIL, (b"RCPT TO:<rude@example.test>", b"250 "), (b"RCPT TO:<someone@far.test>", b"250 "))
+_DATA: Final = (*_RCPT, (b"DATA", b"354 "))
+
+PHASES: Final = (
+    Phase("smtp"),
+    Phase("smtp", (), b"EHLO cli"),
+    Phase("smtp", _LOGIN[:1], b"STARTTLS\r\n"),
+    Phase("smtp", (_LOGIN[0], (b"STARTTLS", b"220 ")), b"\x16\x03\x01\x02"),
+    Phase("smtp", (_LOGIN[0], (b"AUTH PLAIN", b"334 "))),
+    Phase("smtp", (_LOGIN[0], (b"AUTH CRAM-MD5", b"334 ")), b"cnVk"),
+    Phase("smtp", _LOGIN[:1], b"AUTH PLAIN " + plain("rude") + b"\r\n"),
+    Phase("smtp", _MAIL),
+    Phase("smtp", _RCPT, b"DATA\r\n"),
+    Phase("smtp", _DATA),
+    Phase("smtp", _DATA, message=True),
+    Phase("smtp", _DATA, b".\r", message=True),
+    Phase("smtp", _DATA, b".\r\n", message=True),
+    Phase("smtp", _DATA, b".\r\nMAIL FROM:<rude@example.test>\r\nRCP", message=True),
+    Phase("smtps", _DATA, message=True),
+    Phase("smtps", _DATA, b".\r\n", message=True),
+    Phase("pop3"),
+    Phase("pop3", ((b"USER rude", b"+OK"),)),
+    Phase("pop3", ((b"AUTH PLAIN", b"+ "),), b"AH"),
+    Phase("pop3", ((b"USER rude", b"+OK"),), f"PASS {PASSWORD}\r\n".encode()),
+    Phase("pop3", ((b"STLS", b"+OK"),), b"\x16\x03\x01"),
+)
+
+READERS: Final = tuple(f"reader{number}" for number in range(15))
+"""Accounts with a message that stays: whoever deletes it says no QUIT.  None of them is used twice at a time."""
+
+
+def reading(name: str) -> tuple[Phase, ...]:
+    """The phases of a client that has logged in as *name* by POP3."""
+    login = ((f"USER {name}".encode(), b"+OK"), (f"PASS {PASSWORD}".encode(), b"+OK"))
+    return (
+        Phase("pop3", login),
+        Phase("pop3", login, b"RETR 1\r\n"),
+        Phase("pop3", login, b"RETR 1\r\n" * 30),  # far more than the sockets between the two hold
+        Phase("pop3", (*login, (b"DELE 1", b"+OK"))),
+        Phase("pop3s", login, b"RETR 1\r\n" * 30),
+    )
+
+
+async def prepare(target: Target, source: str) -> None:
+    """Send each of READERS what will stay."""
+    async with target.wire("smtp", source) as wire:
+        await wire.ask(b"EHLO client.test", b"250 ")
+        for name in READERS:
+            await send(wire, target, f"{name}@example.test", lines=30_000)
+
+
+async def be_rude(target: Target, phase: Phase, leave: Leave, source: str) -> None:
+    """Come as far as *phase*, and leave."""
+    async with target.wire(phase.port, source) as wire:
+        for command, beginning in phase.asked:
+            await wire.ask(command, beginning)
+        if phase.message:
+            wire.say(target.ledger.begin(Place.MAILDROP, Place.OUTBOX)[1])
+        wire.say(phase.last)
+        await _leave(wire, leave)
+
+
+async def _leave(wire: Wire, leave: Leave) -> None:
+    if leave is Leave.RESET:
+        wire.reset()
+    elif leave is Leave.HALF_CLOSE and wire.can_half_close:
+        wire.half_close()
+        await wire.to_the_end()
+    else:
+        wire.close()
+
+
+async def be_rude_everywhere(target: Target, sources: Iterator[str]) -> None:
+    """In every phase and in every way, all at the same time."""
+    everywhere = [(phase, leave) for phase in PHASES for leave in Leave]
+    ways = itertools.product(range(len(reading(""))), Leave)
+    everywhere += [(reading(name)[number], leave) for name, (number, leave) in zip(READERS, ways, strict=True)]
+    async with asyncio.TaskGroup() as group:
+        for phase, leave in everywhere:
+            group.create_task(be_rude(target, phase, leave, next(sources)))
+
+
+def _client_hello() -> bytes:
+    """What a client of TLS says first."""
+    outgoing = ssl.MemoryBIO()
+    tls = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    try:
+        tls.do_handshake()
+    except ssl.SSLWantReadError:
+        return outgoing.read()
+    raise AssertionError("a handshake with nobody")
+
+
+async def abort_handshakes(target: Target, sources: Iterator[str]) -> None:
+    """On the ports for TLS: nothing, something else, half a ClientHello, and a whole one that nobody goes on from."""
+    hello = _client_hello()
+    openings = (b"", b"EHLO client.test\r\n", hello[: len(hello) // 2], hello, b"\x16\x03\x03\xff\xff")
+
+    async def one(port: str, opening: bytes, leave: Leave) -> None:
+        async with target.wire(port, next(sources), raw=True) as wire:
+            wire.say(opening)
+            await _leave(wire, leave)
+
+    async with asyncio.TaskGroup() as group:
+        for port, opening, leave in itertools.product(("smtps", "pop3s"), openings, Leave):
+            for _ in range(3):
+                group.create_task(one(port, opening, leave))

@@ -1,0 +1,210 @@
+"""A server process under load, on each loop: what it acknowledged is there once, and what it took it gives back.
+
+Nothing here is a measurement.  Where a test has to wait for the server it looks again and again, and fails in the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import resource
+import signal
+import ssl
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+
+from tests.serving import LOOPS, Served, served
+from tests.soak.clients import PASSWORD, TOKEN, USERS, Ledger, Place, Target, Unexpected, Wire, collect, send, work
+from tests.soak.rude_clients import READERS, abort_handshakes, be_rude_everywhere, prepare
+
+pytestmark = [pytest.mark.soak, pytest.mark.parametrize("loop", LOOPS)]
+
+IDLE = 2_000
+DESCRIPTORS = IDLE + 1_000
+"""What this process needs; the server needs no more."""
+
+PATIENCE = 100.0
+"""Seconds for all that the clients of one test do: a server that is stuck fails it, and does not hang it."""
+
+ROUNDS = 4
+"""At most: the first one is the warm-up, and one more without growth will do.  What leaks does so in each of them."""
+
+SLACK = 6 * 1024 * 1024
+"""Octets of memory that one round more may cost: less than 2.5 KB for each of its 2,700 connections."""
+
+GIVE_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""The C library then returns to the system what the server has freed, and does not keep it for another time."""
+
+
+@attrs.frozen
+class Held:
+    """What a process holds."""
+
+    descriptors: int
+    memory: int
+    """Octets that are resident."""
+
+    @classmethod
+    def by(cls, server: Served) -> Held:
+        process = Path(f"/proc/{server.process.pid}")
+        pages = int((process / "statm").read_text().split()[1])
+        return cls(len(os.listdir(process / "fd")), pages * resource.getpagesize())
+
+
+@contextmanager
+def many_descriptors() -> Iterator[None]:
+    """As many as the system lets this process have, for a while; a server that is started meanwhile has them, too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < DESCRIPTORS:
+        pytest.skip(f"{IDLE} idle clients need {DESCRIPTORS} file descriptors, and the hard limit here is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def meet(loop: str, directory: Path, clients: Callable[[Served, Target], Awaitable[None]]) -> Ledger:
+    """Start a server with Maildirs below *directory*, let *clients* at it, and see it end by SIGTERM with status 0."""
+    accounts, authority = directory / "accounts", directory / "authority.pem"
+    accounts.write_text("".join(f"{name}:{{PLAIN}}{PASSWORD}\n" for name in (*USERS, *READERS, "rude")))
+    accounts.chmod(0o600)
+    words = ["--legacy", "--accounts", str(accounts), "--ca-out", str(authority)]
+    for place in Place:
+        words += [f"--{'maildir' if place is Place.MAILDROP else 'outbox'}", str(directory / place.value)]
+    with many_descriptors(), served(directory, "--loop", loop, *words) as server:
+        target = Target(ports=server.ports, tls=ssl.create_default_context(cafile=authority))
+
+        async def main() -> None:
+            async with asyncio.timeout(PATIENCE):
+                await clients(server, target)
+
+        asyncio.run(main())
+    return target.ledger
+
+
+def sources(network: int) -> Iterator[str]:
+    """Addresses to come from, all of them this machine's: a server lets no address have more than its share."""
+    return (f"127.{network}.{number >> 8}.{number & 255}" for number in itertools.count(1))
+
+
+def check(directory: Path, ledger: Ledger) -> None:
+    """Each message that was acknowledged is there once for each recipient; each other one is, too, or is nowhere."""
+    found = {place: Counter[str]() for place in Place}
+    for place in Place:
+        for path in (directory / place.value).rglob("*"):
+            if path.parent.name == "new":
+                found[place].update(token.decode() for token in TOKEN.findall(path.read_bytes()))
+            assert path.parent.name != "tmp", f"{path} was left behind"
+    found[Place.MAILDROP] += ledger.collected
+    for token, places in ledger.sent.items():
+        copies = {found[place].pop(token, 0) for place in places}
+        assert copies == {1} or (copies == {0} and token not in ledger.acknowledged), (token, places, copies)
+    assert not any(found.values())
+
+
+async def idlers(target: Target, stack: AsyncExitStack) -> list[tuple[str, Wire]]:
+    """Clients that have heard the greeting and say nothing."""
+    ports = itertools.islice(itertools.cycle(("smtps", "pop3s", *("smtp", "pop3") * 10)), IDLE)
+    addresses = itertools.cycle(itertools.islice(sources(1), 50))
+
+    async def come(port: str, address: str) -> tuple[str, Wire]:
+        return port, await stack.enter_async_context(target.wire(port, address))
+
+    return await asyncio.gather(*map(come, ports, addresses))
+
+
+async def still_there(port: str, wire: Wire) -> None:
+    if port.startswith("smtp"):
+        await wire.ask(b"NOOP", b"250 ")
+    else:
+        await wire.ask(b"CAPA", b"+OK")
+        await wire.hear_text()
+
+
+async def load(target: Target) -> None:
+    """A round: idle clients, and while they are there those who work, those who are rude, and handshakes in vain."""
+    async with AsyncExitStack() as stack:
+        idle = await idlers(target, stack)
+        async with asyncio.TaskGroup() as group:
+            for number, source in zip(range(len(USERS)), sources(2), strict=False):
+                group.create_task(work(target, number, source))
+            group.create_task(be_rude_everywhere(target, sources(3)))
+            group.create_task(abort_handshakes(target, sources(4)))
+        async with asyncio.TaskGroup() as group:
+            for port, wire in idle:
+                group.create_task(still_there(port, wire))
+        for _, wire in idle[::2]:
+            wire.reset()
+        for _, wire in idle[1::4]:
+            wire.say(b"QUIT\r\n")
+
+
+async def settled(server: Served, before: Held) -> Held:
+    """What the server holds when it has as many descriptors as *before*; it never does if it has lost one."""
+    while (now := Held.by(server)).descriptors != before.descriptors:
+        await asyncio.sleep(0.05)
+    return now
+
+
+def test_what_is_acknowledged_is_there_once_and_what_was_taken_is_given_back(
+    loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 5321 section 6.1.  Of a message whose client left before its 250 nobody knows: it is there whole, or not."""
+    for name, value in GIVE_BACK.items():
+        monkeypatch.setenv(name, value)
+    grown: list[int] = []
+
+    async def clients(server: Served, target: Target) -> None:
+        at_rest = Held.by(server)
+        await prepare(target, "127.0.0.2")
+        for _ in range(ROUNDS):
+            before = await settled(server, at_rest)
+            await load(target)
+            grown.append((await settled(server, at_rest)).memory - before.memory)
+            if len(grown) > 1 and grown[-1] <= SLACK:
+                break
+        async with asyncio.TaskGroup() as group:
+            for number, source in zip(range(len(USERS)), sources(2), strict=False):
+                group.create_task(collect(target, number, source))
+
+    ledger = meet(loop, tmp_path, clients)
+    assert grown[-1] <= SLACK, f"each round costs octets: {grown}"
+    assert len(ledger.acknowledged) >= 2 * len(grown) * len(USERS)
+    check(tmp_path, ledger)
+
+
+def test_sigterm_under_load_loses_nothing_and_exits_0(loop: str, tmp_path: Path) -> None:
+    """A client in a transaction hears 250 or 421 (RFC 5321 section 3.8), or that the connection has ended."""
+
+    async def clients(server: Served, target: Target) -> None:
+        async def deliver(number: int, source: str) -> None:
+            async with target.wire("smtp", source) as wire:
+                await wire.ask(b"EHLO client.test", b"250 ")
+                while True:
+                    await send(wire, target, f"{USERS[number]}@example.test")
+                    if len(target.ledger.acknowledged) == 300:
+                        server.process.send_signal(signal.SIGTERM)
+
+        async def deliver_to_the_end(number: int, source: str) -> None:
+            try:
+                await deliver(number, source)
+            except Unexpected as told:
+                if not told.line.startswith(b"421 "):
+                    raise
+            except (EOFError, ConnectionError):
+                pass
+
+        async with asyncio.TaskGroup() as group:
+            for number, source in zip(range(100), sources(5), strict=False):
+                group.create_task(deliver_to_the_end(number, source))
+
+    ledger = meet(loop, tmp_path, clients)
+    assert len(ledger.acknowledged) >= 300
+    check(tmp_path, ledger)
