@@ -1,0 +1,166 @@
+"""Messages per second of two processes on the same ports, against one: ``python benchmarks/reuse_port.py [--quick]``.
+
+``mailauth serve --reuse-port`` stores each message in a Maildir, in memory where there is /dev/shm, so that no disk is
+measured.  Each process has a core of its own.  The generator has the second core, which it shares with a second server:
+so it takes its part of what two processes could do, and how much that was is printed, too.  Rounds are interleaved, and
+only the ratio carries over, from a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import selectors
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import attrs
+import trustme
+
+from _load import DATA, KILOBYTE, MAIL
+
+RCPT: Final = b"RCPT TO:<alice@example.test>\r\n"
+STEPS: Final = (MAIL, RCPT, DATA, KILOBYTE)
+SESSIONS: Final = 40
+SHARED: Final = Path("/dev/shm")
+
+
+class Servers:
+    """Some processes that share a port and a Maildir."""
+
+    def __init__(self, directory: Path, number: int, loop: str) -> None:
+        directory.mkdir()
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port = int(self._reserved.getsockname()[1])
+        self._maildir = directory / "maildrops"
+        pair = directory / "pair.pem"
+        pair.touch(mode=0o600)
+        trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(pair)
+        words = [
+            sys.executable, "-m", "mailauth_io", "serve", "--reuse-port", "--smtp", str(self.port), "--loop", loop,
+            "--user", "alice:wonderland", "--maildir", str(self._maildir), "--outbox", str(directory / "outbox"),
+            "--grants", f"sqlite:{directory / 'grants.db'}", "--cert", str(pair), "--key", str(pair),
+        ]  # fmt: skip
+        cores = sorted(os.sched_getaffinity(0))
+        self._processes = []
+        for place in range(number):
+            os.sched_setaffinity(0, {cores[place]})  # a child begins where its parent is
+            self._processes.append(
+                subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            )
+        os.sched_setaffinity(0, cores)
+        for process in self._processes:
+            assert process.stdout is not None
+            while process.stdout.readline() not in ("Ready.\n", ""):
+                pass
+
+    def measure(self, messages: int) -> float:
+        """Messages per second, from the first MAIL to the last 250."""
+        with sessions(self.port) as opened:
+            begin = time.perf_counter()
+            send(opened, messages)
+            rate = messages / (time.perf_counter() - begin)
+        shutil.rmtree(self._maildir / "alice")
+        return rate
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.communicate()
+        self._reserved.close()
+
+
+@attrs.define
+class Session:
+    """A connection, and which of STEPS is answered next."""
+
+    connection: socket.socket
+    step: int = 0
+
+    def go_on(self) -> bool:
+        """Take the answer, a line, and send what comes next unless it was the last; True if it was."""
+        answer = self.connection.recv(4096)
+        if not answer.endswith(b"\n") or answer[:1] not in b"23":
+            raise RuntimeError(f"the server said {answer!r}")
+        self.step = (self.step + 1) % len(STEPS)
+        if self.step:
+            self.connection.sendall(STEPS[self.step])
+        return not self.step
+
+
+@contextlib.contextmanager
+def sessions(port: int) -> Iterator[list[Session]]:
+    """Connections that were greeted, ready for MAIL."""
+    with contextlib.ExitStack() as stack:
+        opened = []
+        for _ in range(SESSIONS):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.recv(4096)
+            connection.sendall(b"HELO client.example.test\r\n")
+            connection.recv(4096)
+            opened.append(Session(connection))
+        yield opened
+
+
+def send(opened: list[Session], messages: int) -> None:
+    """Send so many, each session its next as soon as the one before is taken: whoever is faster sends more."""
+    with selectors.DefaultSelector() as selector:
+        for session in opened:
+            selector.register(session.connection, selectors.EVENT_READ, session)
+            session.connection.sendall(MAIL)
+        begun, taken = len(opened), 0
+        while taken < messages:
+            for key, _ in selector.select():
+                ready: Session = key.data
+                if ready.go_on():
+                    taken += 1
+                    if begun < messages:
+                        begun += 1
+                        ready.connection.sendall(MAIL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a measurement")
+    parser.add_argument("--loop", choices=("asyncio", "trio"), default="asyncio")
+    options = parser.parse_args()
+    rounds, messages = (3, 800) if options.quick else (15, 2_000)
+    cores = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory(dir=SHARED if SHARED.is_dir() else None) as directory:
+        one = Servers(Path(directory) / "one", 1, options.loop)
+        two = Servers(Path(directory) / "two", 2, options.loop)
+        os.sched_setaffinity(0, {cores[1]})
+        rates: dict[str, list[float]] = {"one": [], "two": []}
+        shares = []
+        for number in range(rounds + 1):
+            first = one.measure(messages)
+            before = time.process_time(), time.perf_counter()
+            second = two.measure(messages)
+            share = (time.process_time() - before[0]) / (time.perf_counter() - before[1])
+            if number:  # the first round is the warm-up
+                rates["one"].append(first)
+                rates["two"].append(second)
+                shares.append(share)
+        one.close()
+        two.close()
+    for name, found in rates.items():
+        print(f"{name} process{'es' * (name == 'two')}".ljust(14), f"{statistics.median(found):8.0f} messages a second")
+    ratio = statistics.median(b / a for a, b in zip(rates["one"], rates["two"], strict=True))
+    print(f"two / one      {ratio:8.2f}x, while the generator took {statistics.median(shares):.0%} of a core")
+
+
+if __name__ == "__main__":
+    main()
