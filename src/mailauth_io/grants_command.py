@@ -36,7 +36,7 @@ def run(settings: Settings, *, revoked: str | None) -> None:
     try:
         said = _loops.named("asyncio").run(main)
     except Exception as error:
-        why = str(error).partition("\n")[0].rstrip(".")  # the words of Redis or SQLite, which know no secret
+        why = grants_setting.words_of(error)
         raise Complaint(f"the grants in {settings.grants} cannot be asked: {why}") from error
     finally:
         grants.close()

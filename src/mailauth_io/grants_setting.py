@@ -33,6 +33,11 @@ def shared(settings: Settings) -> stores.Grants | None:
     return None
 
 
+def words_of(error: Exception) -> str:
+    """What Redis or SQLite say of *error*, which knows no secret, for a sentence."""
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+
+
 def _options(settings: Settings) -> dict[str, Any]:
     return {"lifetime": settings.grant_lifetime, "ipv6_prefix": settings.grant_ipv6_prefix}
 

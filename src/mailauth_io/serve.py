@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
-from . import _loops, config, logs, server
+from . import _loops, config, grants_setting, logs, server
 from .complaint import Complaint
 from .logs import Event
 from .settings import Settings
@@ -109,12 +109,20 @@ async def _serve(serving: config.Serving, signalled: Callable[[], Awaitable[int]
 
 
 async def _ahead(serving: config.Serving) -> list[str]:
-    """What is wrong with the next hop just now: only a remark, since it may come up later than we do."""
-    hop = serving.stores.outbox
-    if not isinstance(hop, server.NextHop):
-        return []
-    why = await server.look(hop, serving.config.domains[0])
-    return [] if why is None else [f"The next hop {hop} takes no mail now, which is put off with 451 meanwhile: {why}."]
+    """What is wrong with the next hop and with Redis just now: remarks alone, since they may come up later."""
+    remarks = []
+    hop, grants = serving.stores.outbox, serving.stores.grants
+    if isinstance(hop, server.NextHop):
+        why = await server.look(hop, serving.config.domains[0])
+        if why is not None:
+            remarks.append(f"The next hop {hop} takes no mail now, which is put off with 451 meanwhile: {why}.")
+    if grants is not None:
+        try:
+            await grants.find("0.0.0.0")
+        except Exception as error:
+            why = grants_setting.words_of(error)
+            remarks.append(f"Grants cannot be asked for now, and what needs one is put off with 451 meanwhile: {why}.")
+    return remarks
 
 
 async def _reload(serving: config.Serving, pair: server.Pair) -> None:

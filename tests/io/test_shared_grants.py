@@ -58,6 +58,18 @@ class Server:
         return code
 
 
+def test_a_server_starts_without_redis_and_says_what_is_wrong(tmp_path: Path) -> None:
+    """It may come up later; until then nobody relays by a grant, and nobody is refused for good."""
+    words = ("--smtp", "0", "--pop3", "0", "--legacy", "--user", "alice:wonderland")
+    with served(tmp_path, *words, "--grants", "redis://:hunter2@127.0.0.1:1") as house:
+        (remark,) = (line for line in house.said if line.startswith("Grants cannot be asked for now, "))
+        assert "451 meanwhile: Error 111 connecting to 127.0.0.1:1" in remark
+        server = Server("127.0.0.1", house)
+        assert server.relay() == 451
+        server.read_mail()
+    assert "hunter2" not in house.log.read_text() + "".join(house.said)
+
+
 @contextmanager
 def two_servers(redis: RedisServer, directory: Path) -> Iterator[tuple[Server, Server]]:
     """One on asyncio, and another on trio."""

@@ -167,6 +167,21 @@ async def test_a_lookup_never_waits_for_a_login(loop: _loops.Loop, opening: Open
 
 
 @on_both_loops
+async def test_a_full_disk_costs_grants_and_no_lookup(loop: _loops.Loop, opening: Opening) -> None:
+    grants = opening()
+    await grants.grant(HERE, "alice")
+    connection = grants._idle.get()
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    grants._idle.put(connection)
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        await grants.grant(ELSEWHERE, "bob" * 10_000)
+    assert await grants.find(HERE) is not None
+    assert await grants.find(ELSEWHERE) is None
+    assert await grants.grant(ELSEWHERE, "bob") == 1
+
+
+@on_both_loops
 async def test_a_login_that_waited_too_long_makes_no_grant(loop: _loops.Loop, opening: Opening) -> None:
     """Whoever waited for it has gone on without; the lifetime begins at the login, not when a disk wakes up."""
     grants = opening()
