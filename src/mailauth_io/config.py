@@ -320,6 +320,8 @@ def _remarks(settings: Settings, accounts: stores.MemoryAccounts) -> tuple[str, 
         remarks.append("No CRAM-MD5 and no APOP: this system allows no MD5.")
     if settings.tokens and "tokens" not in settings.places:
         remarks.append("Tokens from the command line, which others on this machine may see: for trials only.")
+    if os.geteuid() == 0:
+        remarks.append("Running as root: give it a user of its own, as docs/mailauth.service does.")
     if not accounts.names:
         users = settings.names("users", "accounts").replace(" and ", " or ")
         remarks.append(f"No accounts, so nobody can log in and no mail is taken: give {users}.")

@@ -370,6 +370,12 @@ def test_where_no_port_can_be_shared_it_is_refused(
     assert "this system lets no two processes" in complaint(capfd, "serve", *words, "--reuse-port")
 
 
+@pytest.mark.parametrize(("user", "warned"), [(0, True), (1000, False)])
+def test_a_remark_tells_that_it_runs_as_root(user: int, warned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert ("Running as root" in " ".join(read(*USER).remarks)) is warned
+
+
 def test_a_token_is_not_quoted(capfd: pytest.CaptureFixture[str]) -> None:
     assert "sesame" not in complaint(capfd, "serve", "--token", "sesame")
 

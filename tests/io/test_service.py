@@ -1,0 +1,65 @@
+"""The systemd unit of the documentation, and the configuration in the README: both say what the command understands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mailauth_io import cli, settings_file
+
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "docs" / "mailauth.service"
+EXAMPLE = ROOT / "docs" / "example.toml"
+
+
+def unit() -> dict[str, list[str]]:
+    """What stands in the unit, by key; systemd takes a key as often as it comes."""
+    found: dict[str, list[str]] = {}
+    for key, value in re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE):
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def test_the_command_of_the_unit_is_one_that_we_understand() -> None:
+    (command,) = unit()["ExecStart"]
+    program, *words = shlex.split(command)
+    assert Path(program).name == "mailauth"
+    assert [word for word in words if word.endswith(".toml")] == ["/etc/mailauth/mailauth.toml"]
+    words = [str(EXAMPLE) if word.endswith(".toml") else word for word in words]
+    assert cli.settings_of(cli.build_parser().parse_args(words)).places == {}
+
+
+def test_the_unit_has_one_capability_its_own_user_and_a_system_that_it_cannot_write_to() -> None:
+    found = unit()
+    assert found["CapabilityBoundingSet"] == found["AmbientCapabilities"] == ["CAP_NET_BIND_SERVICE"]
+    assert found["User"] == ["mailauth"]
+    assert found["ProtectSystem"] == ["strict"]
+    assert found["NoNewPrivileges"] == ["yes"]
+    assert found["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    assert found["StateDirectory"] == ["mailauth"]
+
+
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd is not installed here")
+    path = tmp_path / UNIT.name
+    (program, *_) = shlex.split(unit()["ExecStart"][0])
+    path.write_text(UNIT.read_text().replace(program, sys.executable))  # it must be there
+    done = subprocess.run([analyze, "verify", str(path)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_configuration_in_the_readme_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    path = tmp_path / "mailauth.toml"
+    path.write_text(text)
+    read = settings_file.read(path)
+    assert read.complaints == ()
+    assert read.settings({}).accounts == tmp_path / "accounts"
