@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -170,6 +171,29 @@ async def test_down_is_an_exception_and_back_again_it_works(loop: _loops.Loop, t
         assert await grants.find(HERE) is None
         await grants.grant(HERE, "alice")
         assert isinstance(await grants.find(HERE), Grant)
+        grants.close()
+
+
+@on_both_loops
+async def test_after_a_silence_no_old_connection_is_used(loop: _loops.Loop, tmp_path: Path) -> None:
+    """What cut off one of them has cut off all that were idle with it; each would cost another silence."""
+    with redis_server(tmp_path) as server, server.client as client:
+        grants = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port), password=PASSWORD)
+        at_once = [threading.Thread(target=grants._redis.blpop, args=(["gate"], 0)) for _ in range(3)]
+        for thread in at_once:
+            thread.start()
+        while client.info("clients")["blocked_clients"] < 3:
+            pass
+        client.rpush("gate", 1, 2, 3)
+        for thread in at_once:
+            thread.join()
+        assert len(client.client_list()) == 4
+        server.signal(signal.SIGSTOP)
+        with pytest.raises(Silent):
+            await grants.find(HERE)
+        server.signal(signal.SIGCONT)
+        while len(client.client_list()) > 1:
+            pass
         grants.close()
 
 

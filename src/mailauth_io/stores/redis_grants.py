@@ -7,6 +7,7 @@ that clock stepped back, and counts as expired.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -26,6 +27,16 @@ Script = Callable[..., Any]
 _MICRO: Final = 1_000_000
 _LONGEST: Final = 1e9
 """Seconds; scores are doubles, and count microseconds exactly up to the year 2255."""
+
+SILENCE: Final = 0.9 * PATIENCE
+"""Seconds for one answer of Redis; less than the patience, so that its thread ends before it is given up."""
+
+_KEEPALIVE: Final = {
+    getattr(socket, name): seconds
+    for name, seconds in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20))
+    if hasattr(socket, name)
+}
+"""What lies between may forget a connection that is idle for minutes; this keeps it, or finds out in time."""
 
 _ALL: Final = "{mailauth}:grants"  # the braces keep all keys together where Redis is a cluster
 
@@ -190,14 +201,19 @@ class RedisGrants:
         try:
             return script(args=[self._lifetime, *args])
         except redis.TimeoutError:
-            raise TimeoutError from None
+            raise self._silence() from None
 
     def _time(self) -> int:
         try:
             seconds, microseconds = self._redis.time()
         except redis.TimeoutError:
-            raise TimeoutError from None
+            raise self._silence() from None
         return seconds * _MICRO + microseconds
+
+    def _silence(self) -> TimeoutError:
+        """The idle connections are as old as the one that was silent: whatever has cut it off has cut off them."""
+        self._redis.connection_pool.disconnect(inuse_connections=False)
+        return TimeoutError()
 
     def _grant(self, address: str, identity: str) -> int:
         """The time goes along, so that Redis, should it have slept meanwhile, does not obey what nobody waits for."""
@@ -226,7 +242,7 @@ def _pool(address: RedisAddress, password: str | None) -> redis.ConnectionPool:
         "username": address.username,
         "password": password or address.password,
         "protocol": 2,  # nothing here needs the other, and connecting takes a round trip less
-        "socket_timeout": PATIENCE,
+        "socket_timeout": SILENCE,
         "max_connections": THREADS,
         "retry": Retry(NoBackoff(), 0),
     }
@@ -236,7 +252,9 @@ def _pool(address: RedisAddress, password: str | None) -> redis.ConnectionPool:
         "host": address.host,
         "port": address.port,
         "db": address.database,
-        "socket_connect_timeout": PATIENCE,
+        "socket_connect_timeout": SILENCE,
+        "socket_keepalive": True,
+        "socket_keepalive_options": _KEEPALIVE,
     }
     if address.tls:
         return redis.ConnectionPool(redis.SSLConnection, ssl_check_hostname=True, **options)
