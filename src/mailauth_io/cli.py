@@ -146,7 +146,7 @@ def _check_config(options: argparse.Namespace) -> int:
     from . import config, settings_file
 
     written = settings_file.read(options.file)
-    complaints = written.complaints or config.check(written.settings({}))
+    complaints = written.complaints + config.check(written.as_far_as_good({}), written.broken)
     for complaint in complaints:
         print(complaint)
     if complaints:

@@ -10,7 +10,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Final
 
@@ -89,14 +89,18 @@ def _outbox(settings: Settings) -> stores.Outbox | server.NextHop:
     )
 
 
-def check(settings: Settings) -> tuple[Complaint, ...]:
-    """All that ``read`` would complain about, and a directory that it could not make; nothing is written."""
+def check(settings: Settings, broken: Set[str] = frozenset()) -> tuple[Complaint, ...]:
+    """All that ``read`` would complain about, and a directory that it could not make; nothing is written.
+
+    What goes by one of the *broken* tables of the file is left alone: more complaints would follow from that alone.
+    """
     complaints: list[Complaint] = []
-    for step in CHECKS:
-        try:
-            step(settings)
-        except Complaint as complaint:
-            complaints.append(complaint)
+    for step, tables in CHECKS.items():
+        if broken.isdisjoint(tables):
+            try:
+                step(settings)
+            except Complaint as complaint:
+                complaints += [complaint, *complaint.further]
     return tuple(complaints)
 
 
@@ -114,7 +118,10 @@ def _accounts(settings: Settings) -> stores.MemoryAccounts:
             certificate_names=settings.client_names,
         )
     except stores.AccountsError as error:
-        raise settings.complaint("accounts" if settings.accounts is not None else "users", str(error)) from error
+        field = "accounts" if settings.accounts is not None else "users"
+        complaint = settings.complaint(field, str(error))
+        complaint.further = tuple(settings.complaint(field, text) for text in error.further)
+        raise complaint from error
 
 
 def _postmaster(settings: Settings, accounts: stores.MemoryAccounts) -> str | None:
@@ -279,18 +286,21 @@ def _check_reuse_port(settings: Settings) -> None:
         raise settings.complaint("reuse_port", "this system lets no two processes listen on one port")
 
 
-CHECKS: Final[tuple[Callable[[Settings], None], ...]] = (
-    _check_accounts,
-    _check_tls,
-    _check_ca_out,
-    _check_ready_file,
-    _check_maildir,
-    _check_outbox,
-    grants_setting.check,
-    _check_relay,
-    _check_reuse_port,
-)
-"""What ``mailauth check-config`` looks at, beside how the file is written; none of them writes anything."""
+CHECKS: Final[Mapping[Callable[[Settings], None], Set[str]]] = {
+    _check_accounts: {"accounts", "mail", "tls"},
+    _check_tls: {"tls"},
+    _check_ca_out: {"tls"},
+    _check_ready_file: {"process"},
+    _check_maildir: {"mail"},
+    _check_outbox: {"mail"},
+    grants_setting.check: {"grants"},
+    _check_relay: {"listen", "mail", "relay"},
+    _check_reuse_port: {"accounts", "grants", "listen", "mail", "process", "relay"},
+}
+"""What ``mailauth check-config`` looks at, beside how the file is written, and the tables that each look goes by.
+
+None of them writes anything.
+"""
 
 
 def _in_memory(settings: Settings) -> list[str]:

@@ -41,11 +41,17 @@ class Written:
     places: Mapping[str, str] = attrs.field(factory=dict)
     complaints: tuple[Complaint, ...] = ()
     """``FILE:LINE: [table] key: what is wrong``, in the order of the lines."""
+    broken: frozenset[str] = frozenset()
+    """The tables that there are complaints about."""
 
     def settings(self, flags: Mapping[str, Any]) -> Settings:
         """These values under those of *flags*, which come first.  Raises the first complaint, if there is one."""
         if self.complaints:
             raise self.complaints[0]
+        return self.as_far_as_good(flags)
+
+    def as_far_as_good(self, flags: Mapping[str, Any]) -> Settings:
+        """As ``settings()``, without what there are complaints about."""
         places = {name: where for name, where in self.places.items() if name not in flags}
         return Settings(**{**self.values, **flags}, places=places)
 
@@ -57,23 +63,24 @@ def read(path: Path) -> Written:
             mode = os.fstat(file.fileno()).st_mode
             octets = file.read()
     except OSError as error:
-        return Written(complaints=(Complaint(f"{path}: cannot be read: {error.strerror}"),))
+        return _nothing(f"{path}: cannot be read: {error.strerror}")
     try:
         text = octets.decode("utf-8")
     except UnicodeDecodeError as error:
-        return _no_toml(path, octets.count(b"\n", 0, error.start) + 1, "is not text in UTF-8")
+        number = octets.count(b"\n", 0, error.start) + 1
+        return _nothing(f"{path}:{number}: is not text in UTF-8")
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         why = str(error)
         found = _AT_LINE.search(why)
         number = int(found[1]) if found else text.rstrip("\n").count("\n") + 1
-        return _no_toml(path, number, f"is no TOML: {_AT_LINE.sub('', why).removesuffix(_AT_END)}")
+        return _nothing(f"{path}:{number}: is no TOML: {_AT_LINE.sub('', why).removesuffix(_AT_END)}")
     return _Reading(path, text, private=not mode & 0o066).read(document)
 
 
-def _no_toml(path: Path, line: int, what: str) -> Written:
-    return Written(complaints=(Complaint(f"{path}:{line}: {what}"),))
+def _nothing(complaint: str) -> Written:
+    return Written(complaints=(Complaint(complaint),), broken=frozenset(_TABLES))
 
 
 class _Reading:
@@ -86,45 +93,49 @@ class _Reading:
         self._values: dict[str, Any] = {}
         self._places: dict[str, str] = {}
         self._complaints: list[tuple[int, Complaint]] = []
+        self._broken: set[str] = set()
 
     def read(self, document: Mapping[str, Any]) -> Written:
         for table, keys in document.items():
-            line = self._lines.of(table)
-            if table not in _TABLES:
-                title = f"[{table}]" if isinstance(keys, Mapping) else table
-                homes = [home for home, key in _BY_PLACE if key == table]
-                if homes and not isinstance(keys, Mapping):
-                    self._complain(line, title, f"stands above all tables; put it below [{homes[0]}]")
-                else:
-                    self._complain(line, title, f"there is no such table here; {_nearest(table, _TABLES)}")
-            elif not isinstance(keys, Mapping):
-                self._complain(line, table, f"must be a table, written as [{table}]")
-            else:
+            if table in _TABLES and isinstance(keys, Mapping):
                 for key, value in keys.items():
                     self._take(table, key, value)
+            else:
+                self._complain(_TABLES, self._lines.of(table), *self._misplaced(table, keys))
         self._complaints.sort(key=lambda found: found[0])
         return Written(
-            values=self._values, places=self._places, complaints=tuple(complaint for _, complaint in self._complaints)
+            values=self._values,
+            places=self._places,
+            complaints=tuple(complaint for _, complaint in self._complaints),
+            broken=frozenset(self._broken),
         )
+
+    def _misplaced(self, name: str, value: Any) -> tuple[str, str]:
+        """The title of what stands at the top of the file, and is no table of ours; and what is wrong with it."""
+        if name in _TABLES:
+            return name, f"must be a table, written as [{name}]"
+        if isinstance(value, Mapping):
+            return f"[{name}]", f"there is no such table here; {_nearest(name, _TABLES)}"
+        for table, key in _BY_PLACE:
+            if key == name:
+                return name, f"stands above all tables; put it below [{table}]"
+        return name, f"there is no such table here; {_nearest(name, _TABLES)}"
 
     def _take(self, table: str, key: str, value: Any) -> None:
         line, title = self._lines.of(table, key), f"[{table}] {key}"
         name = _BY_PLACE.get((table, key))
-        if name is None:
-            keys = [row.key for row in ROWS.values() if row.table == table]
-            self._complain(line, title, f"there is no such key here; {_nearest(key, keys)}")
-            return
-        row = ROWS[name]
-        if row.secret and not self._private:
-            self._complain(
-                line, title, f"is a secret, and others can read or change this file; say: chmod 600 {self._path}"
-            )
-            return
         try:
+            if name is None:
+                keys = [row.key for row in ROWS.values() if row.table == table]
+                raise Wrong(f"there is no such key here; {_nearest(key, keys)}")
+            row = ROWS[name]
+            if row.secret and not self._private:
+                raise Wrong(f"is a secret, and others can read or change this file; say: chmod 600 {self._path}")
             self._values[name] = self._value(row, value)
         except Wrong as error:
-            self._complain(line, title, str(error))
-        self._places[name] = f"{self._path}:{line}: {title}"
+            self._complain([table], line, title, str(error))
+        else:
+            self._places[name] = f"{self._path}:{line}: {title}"
 
     def _value(self, row: Row, value: Any) -> Any:
         if not row.repeatable:
@@ -144,7 +155,8 @@ class _Reading:
         found = row.read(text)
         return found if row.below is None else row.below(found, self._path.parent)
 
-    def _complain(self, line: int, title: str, text: str) -> None:
+    def _complain(self, tables: Iterable[str], line: int, title: str, text: str) -> None:
+        self._broken.update(tables)
         self._complaints.append((line, Complaint(f"{self._path}:{line}: {title}: {text}")))
 
 

@@ -223,6 +223,29 @@ def test_check_config_looks_into_the_files_and_makes_nothing(tmp_path: Path, cap
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["accounts", "mailauth.toml", "out"]
 
 
+def test_check_config_tells_what_the_files_hold_beside_what_is_written_wrong(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And nothing that only follows from what was told already: here, that the postmaster has no account."""
+    (tmp_path / "accounts").touch(0o600)
+    (tmp_path / "accounts").write_text("alice\nbob:{PLAIN}x\ncarol:{NONE}x\n")
+    text = '[accounts]\n{}file = "accounts"\n[mail]\npostmaster = "x"\n[tls]\ncertificate = "c"\n[listen]\nx = 1\n'
+    path = written(tmp_path, text.format(""))
+    assert cli.main(["check-config", str(path)]) == 2
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.removeprefix(f"{path}:").split(": ")[0] for line in lines] == ["8", "2", "2", "6"]
+    assert "line 1 of " in lines[1]
+    assert "line 3 of " in lines[2]
+    path.write_text(text.format("x = 1\n"))
+    assert cli.main(["check-config", str(path)]) == 2
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.removeprefix(f"{path}:").split(": ")[0] for line in lines] == ["2", "9", "7"]
+
+
+def test_each_check_goes_by_tables_that_there_are() -> None:
+    assert set().union(*config.CHECKS.values()) <= {row.table for row in ROWS.values()}
+
+
 def test_serve_refuses_a_file_with_a_mistake_in_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path, "[listen]\nsmtp = -1\npop3 = -1\n")
     assert cli.main(["serve", "--config", str(path)]) == 2

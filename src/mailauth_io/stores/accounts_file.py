@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -30,7 +30,14 @@ Signature: TypeAlias = tuple[int, int, int, int, int]
 
 
 class AccountsError(ValueError):
-    """These accounts cannot be used; the text is one sentence for whoever wrote them, and holds no secret."""
+    """These accounts cannot be used; the text is one sentence for whoever wrote them, and holds no secret.
+
+    *further* sentences tell what else is wrong.
+    """
+
+    def __init__(self, text: str, further: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.further = tuple(further)
 
 
 @attrs.frozen(kw_only=True)

@@ -112,7 +112,7 @@ class MemoryAccounts:
         self._file = file
         self._accounts, complaints = collect([*self._fixed, *(() if file is None else file.read())], domains)
         if complaints:
-            raise AccountsError(complaints[0])
+            raise AccountsError(complaints[0], complaints[1:])
         self._tokens = [(hashlib.sha256(token).digest(), self._owner(name)) for name, token in tokens]
         self._certificate_names = [(written, self._owner(name)) for written, name in certificate_names]
         self._hashing = hashing or Hashing()
