@@ -59,6 +59,7 @@ def read(settings: Settings) -> Serving:
             postmaster=postmaster,
             maximum_message_size=settings.max_message,
             ssl_context=certificate or _throw_away(settings),
+            failure_delay=settings.failure_delay,
             legacy=settings.legacy,
             grant_lifetime=settings.grant_lifetime,
             grant_ipv6_prefix=settings.grant_ipv6_prefix,

@@ -115,6 +115,11 @@ class Settings:
         "accounts", "legacy", "--legacy", help="allow clear-text and MD5 methods outside TLS"
     )  # fmt: skip
 
+    failure_delay: float = row.one(
+        "accounts", "failure_delay", "--failure-delay", words.seconds_up_to(2.0), default=2.0, kind=float,
+        metavar="SECONDS", help="how long the refusal of a login waits at most; 0: it never waits",
+    )  # fmt: skip
+
     cert: Path | None = row.place(
         "tls", "certificate", "--cert", metavar="FILE",
         help="certificate chain in PEM (a throw-away one for localhost)",

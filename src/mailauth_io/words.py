@@ -75,6 +75,18 @@ def seconds(text: str) -> float:
     return found
 
 
+def seconds_up_to(most: float) -> Callable[[str], float]:
+    """What reads seconds, *most* of them at most."""
+
+    def read(text: str) -> float:
+        found = seconds(text)
+        if found > most:
+            raise Wrong(f"{text!r} is no number of seconds from 0 to {most:g}")
+        return found
+
+    return read
+
+
 def one_of(*names: str) -> Callable[[str], str]:
     """What reads one of *names*."""
 

@@ -160,12 +160,17 @@ def accounts() -> stores.MemoryAccounts:
     return stores.MemoryAccounts({"alice": PASSWORD.encode(), "bob": b"other", "carol": b"third"})
 
 
+async def at_once(seconds: float) -> None:
+    """In the place of a sleep: no test waits for real."""
+
+
 def meet(
     run: Run,
     client: Callable[[Served], T],
     *,
     kept: server.Stores | None = None,
     config: server.Config | None = None,
+    sleep: Callable[[float], Awaitable[None]] = at_once,
     **options: Any,
 ) -> T:
     """Start a pair on the loop, let *client* meet it from a thread, and end the pair."""
@@ -179,7 +184,7 @@ def meet(
     clock = Clock()
 
     async def main() -> T:
-        async with server.running(config or server.Config(**settings), kept, clock=clock) as pair:
+        async with server.running(config or server.Config(**settings), kept, clock=clock, sleep=sleep) as pair:
             served = Served(pair=pair, stores=kept, outbox=outbox, clock=clock)
             return await _loops.current().in_thread(client, served)
 

@@ -15,7 +15,7 @@ from mailauth_io import server, stores
 from mailauth_io.stores import Account, MemoryAccounts, write_credential
 from mailauth_io.stores.credentials import read_credential
 from tests.io.logins import Login, by_both_protocols, on_both_ports, refused
-from tests.io.server_support import PASSWORD, Run, authority, on_both_loops, run_on_asyncio
+from tests.io.server_support import PASSWORD, Run, at_once, authority, on_both_loops, run_on_asyncio
 
 TOKEN = "t0ken"
 TOKENS = [("alice", TOKEN.encode())]
@@ -49,7 +49,7 @@ def meet(run: Run, accounts: MemoryAccounts, client: Callable[[server.Pair], Awa
     kept = server.Stores(accounts=accounts, maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox())
 
     async def main() -> None:
-        async with server.running(config, kept) as pair:
+        async with server.running(config, kept, sleep=at_once) as pair:
             await client(pair)
 
     run(main)

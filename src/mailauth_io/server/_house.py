@@ -15,15 +15,21 @@ from mailauth import ACCEPT, Accept, Question, pop3, sasl, smtp
 from mailauth.grants import UNAVAILABLE, Lookup
 from mailauth.policy import RelayPolicy
 
+from .. import _loops
 from .._adapter import ServerConnection
 from ..certificate_names import certificate_names
 from ..logs import Event
 from ..stores import Accounts, MemoryGrants, Proof, mailbox_name
+from ._failures import FailedLogins
 from ._granting import Granting
 from ._log import LOGGER, log_failure
 from .config import Config, Stores
 
 A = TypeVar("A")
+
+
+async def _sleep(seconds: float) -> None:
+    await _loops.current().sleep(seconds)
 
 
 @attrs.frozen(kw_only=True)
@@ -37,6 +43,9 @@ class House:
     """None: a login by POP3 opens nothing."""
     clock: Callable[[], float]
     """Seconds that never step back."""
+    sleep: Callable[[float], Awaitable[None]]
+    """Let others run for so many seconds."""
+    failures: FailedLogins
     _smtp_settings: dict[frozenset[Proof], smtp.AnyServerSettings] = attrs.field(factory=dict, init=False)
     _pop3_settings: dict[frozenset[Proof], pop3.AnyServerSettings] = attrs.field(factory=dict, init=False)
     _to_revoke: dict[str, float] = attrs.field(factory=dict, init=False)
@@ -48,7 +57,14 @@ class House:
     _moments: Iterator[int] = attrs.field(factory=lambda: itertools.count(1), init=False)
 
     @classmethod
-    def of(cls, config: Config, stores: Stores, clock: Callable[[], float]) -> House:
+    def of(
+        cls,
+        config: Config,
+        stores: Stores,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] | None = None,
+    ) -> House:
+        """*sleep* is that of the loop that runs unless given."""
         grants = stores.grants
         if config.grant_lifetime == 0:
             grants = None
@@ -56,7 +72,13 @@ class House:
             grants = MemoryGrants(lifetime=config.grant_lifetime, ipv6_prefix=config.grant_ipv6_prefix, clock=clock)
         granting = None if grants is None else Granting(grants, config.no_grants_from + config.proxy_from)
         return cls(
-            config=config, stores=stores, policy=RelayPolicy(domains=config.domains), granting=granting, clock=clock
+            config=config,
+            stores=stores,
+            policy=RelayPolicy(domains=config.domains),
+            granting=granting,
+            clock=clock,
+            sleep=_sleep if sleep is None else sleep,
+            failures=FailedLogins(longest=config.failure_delay),
         )
 
     def smtp_settings(self) -> smtp.AnyServerSettings:
@@ -153,11 +175,20 @@ class House:
             case sasl.FetchScramKeys():
                 connection.answer(question, await self.fetch_scram_keys(session, question))
             case sasl.CheckToken():
-                connection.answer(question, await self.check_token(session, question))
+                owner = await self.check_token(session, question)
+                if owner is sasl.Refusal.BAD_CREDENTIALS:
+                    await self.hold_back(connection.peer.address)  # the JSON tells it, long before the reply
+                connection.answer(question, owner)
             case sasl.CheckExternal():
                 connection.answer(question, await self.check_external(session, question))
             case sasl.Authorize():
                 connection.answer(question, self.authorize(question))
+
+    async def hold_back(self, address: str) -> None:
+        """A login from *address* has failed: wait before it is told so, the longer the more of them have failed."""
+        seconds = self.failures.delay(address, self.clock())
+        if seconds:
+            await self.sleep(seconds)
 
     async def check_password(self, session: str, question: sasl.CheckPassword) -> Accept | sasl.Refusal:
         """The answer to *question*."""

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 from mailauth import pop3, smtp
@@ -26,14 +26,19 @@ _ATTEMPTS: Final = 16  # to find one free port that is free on every host
 
 @contextlib.asynccontextmanager
 async def running(
-    config: Config, stores: Stores, *, clock: Callable[[], float] = time.monotonic
+    config: Config,
+    stores: Stores,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Pair]:
     """An SMTP and a POP3 server, until the context is left; works on asyncio and on trio.
 
-    *clock* gives seconds that never step back; grants live and end by it, unless *stores* brings some.  Raises OSError
-    when a port cannot be had, and ValueError when the postmaster is none of the accounts.
+    *clock* gives seconds that never step back; grants live and end by it, unless *stores* brings some.  *sleep*
+    waits for so many seconds, that of the loop unless given; a refused login does.  Raises OSError when a port cannot
+    be had, and ValueError when the postmaster is none of the accounts.
     """
-    house = House.of(config, stores, clock)
+    house = House.of(config, stores, clock, sleep)
     if config.postmaster is not None and not await stores.accounts.exists(house.postmaster):
         raise ValueError(f"the postmaster {config.postmaster!r} is none of the accounts")
     failure: Exception | None = None

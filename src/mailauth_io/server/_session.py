@@ -14,8 +14,10 @@ from mailauth import sasl
 
 from .._adapter import ServerConnection
 from ..logs import Event, shown
+from ..stores import Proof
 from ._house import House
 from ._log import LOGGER
+from ._offer import NEEDS
 
 E = TypeVar("E")
 
@@ -84,6 +86,14 @@ class Session(ABC, Generic[E]):
         self._entered = identity
         if identity is not None:
             self.house.enter(self.connection, identity, self.begun)
+
+    async def refuse_login(self, event: sasl.AuthenticationFailed) -> None:
+        """Write it down; then wait, for the reply leaves after this.  What the exchange itself lacked is no guess."""
+        self.note_login(event)
+        token = NEEDS.get(event.mechanism) is Proof.TOKEN and event.why is sasl.Refusal.BAD_CREDENTIALS
+        # A wrong token has waited before: its refusal was told in JSON.
+        if isinstance(event.why, sasl.Refusal) and event.why is not sasl.Refusal.TEMPORARY and not token:
+            await self.house.hold_back(self.connection.peer.address)
 
     @abstractmethod
     async def run(self) -> None:

@@ -18,6 +18,7 @@ from mailauth.smtp import AnyServerSettings as SmtpSettings, Mailbox
 
 from .._proxied import Network
 from ..stores import Accounts, Budget, Grants, Maildrops, Outbox, Proof, mailbox_name
+from ._failures import LONGEST_DELAY
 from ._offer import CLEAR, EVERY_PROOF, offered
 from .next_hop import NextHop
 
@@ -60,6 +61,11 @@ class Config:
 
     ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False)
     """None: no TLS at all, neither on the ports for it nor by STARTTLS and STLS."""
+
+    failure_delay: float = attrs.field(
+        default=LONGEST_DELAY, validator=[attrs.validators.ge(0), attrs.validators.le(LONGEST_DELAY)]
+    )
+    """Seconds that the refusal of a login waits at most, after several from one address; 0: none ever waits."""
 
     legacy: bool = False
     """Offer and accept clear-text passwords and MD5 digests outside TLS, too."""

@@ -58,7 +58,7 @@ class Pop3Session(Session[pop3.AnyServerEvent]):
                     await house.grant(self.id, connection.peer.address, identity or "", self.begun)
                     self.note_login(event)
                 case sasl.AuthenticationFailed():
-                    self.note_login(event)
+                    await self.refuse_login(event)
                 case TlsStarted(dropped=dropped):
                     if dropped:
                         self.log(logging.WARNING, "clear octets dropped", octets=dropped)

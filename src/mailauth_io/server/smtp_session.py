@@ -105,8 +105,10 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
                     self._hello = event
                 case sasl.AuthenticationStarted():
                     self.begun = house.moment()
-                case sasl.Authenticated() | sasl.AuthenticationFailed():
+                case sasl.Authenticated():
                     self.note_login(event)
+                case sasl.AuthenticationFailed():
+                    await self.refuse_login(event)
                 case TlsStarted(dropped=dropped):
                     self.mechanism = None
                     if dropped:

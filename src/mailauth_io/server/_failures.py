@@ -1,0 +1,70 @@
+"""How often logins from an address have failed lately, and so how long the next refusal from there is held back.
+
+Knows addresses and times, and no names: those are the client's word.  Decides, and leaves the waiting to the sessions.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from mailauth import LocalProtocolError
+from mailauth.grants import fold
+
+LONGEST_DELAY: Final = 2.0
+"""Seconds.  Clients wait for minutes (RFC 5321 section 4.5.3.2), the person in front of one does not."""
+
+MEMORY: Final = 900.0
+"""Seconds without a failed login after which those of an address are forgotten."""
+
+MAXIMUM_ADDRESSES: Final = 16_384
+"""Addresses that are remembered (house rule 4), some 4 MB of them; whichever failed longest ago leaves first."""
+
+NETWORK: Final = 64
+"""Bits of an IPv6 address that count: whoever has one of that network has them all (RFC 4291 section 2.5.4)."""
+
+_SHARES: Final = (0.0, 0.125, 0.25, 0.5, 1.0)
+"""Of the longest delay, from the first failure on: a slip of the finger costs nothing."""
+
+
+class FailedLogins:
+    """A table of addresses, one for all sessions: the failures of many connections at once are counted together.
+
+    *longest* is in seconds, 0 for no delay at all.
+    """
+
+    def __init__(self, *, longest: float = LONGEST_DELAY, maximum_addresses: int = MAXIMUM_ADDRESSES) -> None:
+        self._longest = longest
+        self._maximum = maximum_addresses
+        self._failed: OrderedDict[object, tuple[int, float]] = OrderedDict()  # how often, and when last; oldest first
+
+    def __len__(self) -> int:
+        """Addresses that are remembered."""
+        return len(self._failed)
+
+    def delay(self, address: str, now: float) -> float:
+        """One more login from *address* has failed, at *now*: the seconds that its refusal is to wait.
+
+        *now* is seconds on any clock that never steps back.  No success takes anything back: who has one password
+        would try others between two logins of his own.
+        """
+        if not self._longest:
+            return 0.0
+        self._forget(now)
+        key = _key(address)
+        failures = self._failed.pop(key, (0, now))[0] + 1
+        self._failed[key] = failures, now
+        if len(self._failed) > self._maximum:
+            self._failed.popitem(last=False)
+        return self._longest * _SHARES[min(failures, len(_SHARES)) - 1]
+
+    def _forget(self, now: float) -> None:
+        while self._failed and next(iter(self._failed.values()))[1] + MEMORY <= now:
+            self._failed.popitem(last=False)
+
+
+def _key(address: str) -> object:
+    try:
+        return fold(address, NETWORK)
+    except LocalProtocolError:
+        return address  # of a transport that has none: all of those are one

@@ -1,0 +1,62 @@
+"""How long the refusal of a login waits: by the failures of its address, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from mailauth_io.server._failures import MEMORY, FailedLogins
+
+
+def test_a_refusal_waits_the_longer_the_more_have_failed() -> None:
+    """A slip of the finger costs nothing, and nobody waits longer than was said."""
+    table = FailedLogins(longest=2.0)
+    assert [table.delay("192.0.2.1", 0.0) for _ in range(7)] == [0.0, 0.25, 0.5, 1.0, 2.0, 2.0, 2.0]
+    assert table.delay("192.0.2.2", 0.0) == 0.0
+    shorter = FailedLogins(longest=0.8)
+    assert [shorter.delay("192.0.2.1", 0.0) for _ in range(5)] == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.8])
+
+
+def test_zero_is_off() -> None:
+    table = FailedLogins(longest=0)
+    assert {table.delay("192.0.2.1", 0.0) for _ in range(7)} == {0.0}
+    assert len(table) == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "::ffff:192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff:2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("fe80::1%eth0", "fe80::1", True),
+        ("", "", True),
+    ],
+)
+def test_one_network_is_one_address(one: str, other: str, same: bool) -> None:
+    """RFC 4291 section 2.5.4: whoever has one address of a /64 has them all."""
+    table = FailedLogins()
+    table.delay(one, 0.0)
+    assert (table.delay(other, 0.0) > 0) == same
+
+
+def test_failures_are_forgotten_when_none_has_come_for_a_while() -> None:
+    """Each failure keeps those before it in mind."""
+    table = FailedLogins()
+    for now in (0.0, MEMORY - 1, 2 * MEMORY - 3):
+        table.delay("192.0.2.1", now)
+    assert table.delay("192.0.2.1", 3 * MEMORY - 4) == 1.0
+    table.delay("192.0.2.2", 4 * MEMORY)
+    assert len(table) == 1
+    assert table.delay("192.0.2.1", 4 * MEMORY) == 0.0
+
+
+def test_the_table_is_bounded_and_forgets_whose_failures_are_oldest() -> None:
+    """House rule 4.  An address that goes on failing is not pushed out by those that fail once."""
+    table = FailedLogins(maximum_addresses=3)
+    for number in range(100):
+        table.delay("192.0.2.1", 0.0)
+        table.delay(f"198.51.100.{number}", 0.0)
+        assert len(table) <= 3
+    assert table.delay("192.0.2.1", 0.0) == 2.0
+    assert table.delay("198.51.100.1", 0.0) == 0.0

@@ -1,0 +1,304 @@
+"""The ready server holds back the refusal of a login, by both protocols, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import poplib
+import select
+import smtplib
+import socket
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import pytest
+
+from mailauth import sasl
+from mailauth_io import _loops, server, stores
+from mailauth_io.server._failures import MEMORY
+from mailauth_io.server._house import House
+from tests.io.server_support import (
+    PASSWORD,
+    PATIENCE,
+    Clock,
+    Run,
+    Served,
+    accounts,
+    authenticate,
+    client_tls,
+    meet,
+    on_both_loops,
+)
+
+Guess = Callable[[Served, str, str], None]
+"""Log in with a name and a password, in clear, and hear that it is refused or granted."""
+
+
+def by_smtp(mechanism: str) -> Guess:
+    def guess(served: Served, name: str, password: str) -> None:
+        with served.smtp() as client, contextlib.suppress(smtplib.SMTPAuthenticationError):
+            client.user, client.password = name, password
+            ways: dict[str, Any] = {
+                "PLAIN": client.auth_plain,
+                "LOGIN": client.auth_login,
+                "CRAM-MD5": client.auth_cram_md5,
+            }
+            client.auth(mechanism, ways[mechanism])
+
+    return guess
+
+
+def by_user(served: Served, name: str, password: str) -> None:
+    with contextlib.suppress(poplib.error_proto):
+        served.log_in("pop3", name, password).quit()
+
+
+def by_apop(served: Served, name: str, password: str) -> None:
+    client = served.pop3()
+    with contextlib.suppress(poplib.error_proto):
+        client.apop(name, password)
+    client.quit()
+
+
+GUESSES: dict[str, Guess] = {
+    "PLAIN": by_smtp("PLAIN"),
+    "LOGIN": by_smtp("LOGIN"),
+    "CRAM-MD5": by_smtp("CRAM-MD5"),
+    "USER": by_user,
+    "APOP": by_apop,
+}
+
+
+PLAIN_WRONG = sasl.encode_base64(b"\0alice\0wrong").decode()
+
+
+class Sleeps(list[float]):
+    """The sleeps that were asked for; none of them takes its time."""
+
+    async def __call__(self, seconds: float) -> None:
+        self.append(seconds)
+
+
+@on_both_loops
+def test_failures_of_an_address_count_together_by_whatever_way(run: Run) -> None:
+    """Over connections and protocols; a wrong password and a name that is nobody's are the same."""
+    sleeps = Sleeps()
+
+    def client(served: Served) -> None:
+        for number, guess in enumerate(GUESSES.values()):
+            guess(served, "alice" if number % 2 else "nobody", "wrong")
+        by_user(served, "nobody", "wrong")
+
+    meet(run, client, sleep=sleeps, legacy=True)
+    assert sleeps == [0.25, 0.5, 1.0, 2.0, 2.0]
+
+
+@on_both_loops
+@pytest.mark.parametrize("guess", GUESSES.values(), ids=GUESSES)
+@pytest.mark.parametrize("name", ["alice", "nobody"])
+def test_an_unknown_name_waits_as_long_as_a_wrong_password(run: Run, guess: Guess, name: str) -> None:
+    """House rule 5."""
+    sleeps = Sleeps()
+
+    def client(served: Served) -> None:
+        for _ in range(5):
+            guess(served, name, "wrong")
+
+    meet(run, client, sleep=sleeps, legacy=True)
+    assert sleeps == [0.25, 0.5, 1.0, 2.0]
+
+
+@on_both_loops
+@pytest.mark.parametrize("guess", GUESSES.values(), ids=GUESSES)
+def test_a_success_never_waits_and_takes_nothing_back(run: Run, guess: Guess) -> None:
+    """Who has one password would try others between two logins of his own."""
+    sleeps = Sleeps()
+
+    def client(served: Served) -> None:
+        for password in ("wrong", PASSWORD, PASSWORD, "wrong", PASSWORD, "wrong"):
+            guess(served, "alice", password)
+
+    meet(run, client, sleep=sleeps, legacy=True)
+    assert sleeps == [0.25, 0.5]
+
+
+@on_both_loops
+def test_another_address_does_not_wait(run: Run) -> None:
+    sleeps = Sleeps()
+
+    def client(served: Served) -> None:
+        for source in ("127.0.0.2", "127.0.0.3", "127.0.0.2"):
+            with served.smtp(source=source) as smtp:
+                assert smtp.docmd("AUTH PLAIN", PLAIN_WRONG)[0] == 535
+
+    meet(run, client, sleep=sleeps, legacy=True)
+    assert sleeps == [0.25]
+
+
+@on_both_loops
+def test_an_address_that_has_been_quiet_begins_anew(run: Run) -> None:
+    sleeps = Sleeps()
+
+    def client(served: Served) -> None:
+        for seconds in (0.0, 0.0, MEMORY):
+            served.clock.now += seconds
+            by_user(served, "alice", "wrong")
+
+    meet(run, client, sleep=sleeps, legacy=True)
+    assert sleeps == [0.25]
+
+
+@on_both_loops
+def test_what_is_no_guess_neither_waits_nor_counts(run: Run) -> None:
+    """RFC 4954 section 4, RFC 5034 section 4: a cancelled, a broken and an unknown exchange end no session as failed
+    logins do, which the core counts apart."""
+    sleeps = Sleeps()
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            for _ in range(4):
+                smtp.docmd("AUTH PLAIN")
+                assert smtp.docmd("*")[0] == 501
+            assert smtp.docmd("AUTH PLAIN", "=AA=")[0] == 501
+            assert smtp.docmd("AUTH GSSAPI")[0] == 504
+            assert smtp.docmd("AUTH CRAM-MD5", "AAAA")[0] == 501
+            assert smtp.docmd("AUTH PLAIN", PLAIN_WRONG)[0] == 535
+            assert smtp.docmd("AUTH PLAIN", PLAIN_WRONG)[0] == 535
+        assert sleeps == [0.25]
+
+    meet(run, client, sleep=sleeps, legacy=True)
+
+
+def greet(port: str, connection: socket.socket, lines: BinaryIO) -> None:
+    """Read the greeting; by SMTP say EHLO, too."""
+    lines.readline()
+    if port.startswith("smtp"):
+        connection.sendall(b"EHLO c\r\n")
+        while lines.readline()[3:4] == b"-":
+            pass
+
+
+class Unavailable(stores.MemoryAccounts):
+    """Accounts that cannot tell."""
+
+    async def check_password(self, name: str, password: bytes) -> bool:
+        raise OSError("no such server")
+
+
+@on_both_loops
+def test_a_temporary_failure_neither_waits_nor_counts(run: Run) -> None:
+    """Nobody was found wrong."""
+    sleeps = Sleeps()
+    kept = server.Stores(
+        accounts=Unavailable({"alice": b"x", "bob": b"y"}),
+        maildrops=stores.MemoryMaildrops(),
+        outbox=stores.MemoryOutbox(),
+    )
+
+    def client(served: Served) -> None:
+        for _ in range(3):
+            with served.smtp() as smtp:
+                assert smtp.docmd("AUTH PLAIN", PLAIN_WRONG)[0] == 454
+
+    meet(run, client, kept=kept, sleep=sleeps, legacy=True)
+    assert sleeps == []
+
+
+@on_both_loops
+@pytest.mark.parametrize("port", ["smtp", "pop3"])
+def test_the_refusal_leaves_when_the_waiting_is_over_and_holds_nobody_else_back(run: Run, port: str) -> None:
+    """While one session waits, others log in."""
+    waiting: list[socket.socket] = []
+    seen: list[bytes] = []
+
+    def meanwhile(served: Served) -> None:
+        assert select.select(waiting, [], [], 0)[0] == []
+        served.log_in("pop3").quit()
+        with served.smtp() as smtp:
+            assert authenticate(smtp, "PLAIN") == 235
+        assert select.select(waiting, [], [], 0)[0] == []
+        seen.append(b"waited")
+
+    house: list[Served] = []
+
+    async def sleep(seconds: float) -> None:
+        await _loops.current().in_thread(meanwhile, house[0])
+
+    def client(served: Served) -> None:
+        house.append(served)
+        for _ in range(2):
+            connection = socket.create_connection(("127.0.0.1", getattr(served.pair, port)), PATIENCE)
+            waiting[:] = [connection]
+            with connection, connection.makefile("rb") as lines:
+                greet(port, connection, lines)
+                connection.sendall(b"AUTH PLAIN " + PLAIN_WRONG.encode() + b"\r\n")
+                seen.append(lines.readline()[:4])
+
+    meet(run, client, sleep=sleep, legacy=True)
+    refused = b"535 " if port == "smtp" else b"-ERR"
+    assert seen == [refused, b"waited", refused]
+
+
+@on_both_loops
+@pytest.mark.parametrize("hangs_up", [False, True])
+@pytest.mark.parametrize("port", ["smtps", "pop3s"])
+def test_a_wrong_token_waits_before_it_is_told_in_json_and_once(run: Run, port: str, hangs_up: bool) -> None:
+    """RFC 7628 section 3.2.2: the JSON is the refusal, and who guesses need not stay for the reply."""
+    kept = server.Stores(
+        accounts=stores.MemoryAccounts({"alice": b"x", "bob": b"y"}, tokens=[("alice", b"t0ken")]),
+        maildrops=stores.MemoryMaildrops(),
+        outbox=stores.MemoryOutbox(),
+    )
+    wrong = sasl.encode_base64(b"n,,\x01auth=Bearer wr0ng\x01\x01")
+    happened: list[object] = []
+
+    async def sleep(seconds: float) -> None:
+        happened.append(seconds)
+
+    def client(served: Served) -> None:
+        for _ in range(3):
+            with (
+                socket.create_connection(("127.0.0.1", getattr(served.pair, port)), PATIENCE) as plain,
+                client_tls().wrap_socket(plain, server_hostname="localhost") as connection,
+                connection.makefile("rb") as lines,
+            ):
+                greet(port, connection, lines)
+                connection.sendall(b"AUTH OAUTHBEARER " + wrong + b"\r\n")
+                happened.append(lines.readline().split()[0])
+                if not hangs_up:
+                    connection.sendall(b"AQ==\r\n")
+                    happened.append(lines.readline().split()[0])
+
+    meet(run, client, kept=kept, sleep=sleep)
+    asked, refused = (b"334", b"535") if port == "smtps" else (b"+", b"-ERR")
+    told = [asked] if hangs_up else [asked, refused]
+    assert happened == [*told, 0.25, *told, 0.5, *told]
+
+
+@on_both_loops
+def test_without_a_delay_nothing_waits(run: Run) -> None:
+    sleeps = Sleeps()
+
+    def client(served: Served) -> None:
+        for _ in range(6):
+            by_user(served, "alice", "wrong")
+
+    meet(run, client, sleep=sleeps, legacy=True, failure_delay=0)
+    assert sleeps == []
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 2.1])
+def test_a_delay_out_of_range_is_refused(seconds: float) -> None:
+    """Two seconds are as long as a person in front of a client should wait."""
+    with pytest.raises(ValueError, match="failure_delay"):
+        server.Config(failure_delay=seconds)
+
+
+@on_both_loops
+def test_unless_told_otherwise_the_sleep_is_that_of_the_loop(run: Run) -> None:
+    async def main() -> None:
+        house = House.of(server.Config(), server.Stores(
+            accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox()
+        ), Clock())  # fmt: skip
+        await house.sleep(0.0)
+
+    run(main)
