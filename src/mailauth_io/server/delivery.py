@@ -52,23 +52,22 @@ async def deliver(message: Message, maildrops: Maildrops, outbox: Outbox) -> smt
     """
     if trace.strip_envelope(message.content) > trace.MAXIMUM_RECEIVED:
         return LOOP
-    staged: list[Staged] = []
+    staged: list[tuple[str, Staged]] = []
     part = "maildrops"
     try:
         head = trace.return_path(message.reverse_path) + message.received
         for name in message.maildrops:
-            staged.append(await maildrops.stage(name, head, message.content))
+            staged.append((part, await maildrops.stage(name, head, message.content)))
         if message.relayed:
             part = "outbox"
             envelope = Envelope(
                 queue_id=message.queue_id, reverse_path=message.reverse_path, recipients=message.relayed
             )
-            staged.append(await outbox.stage(envelope, message.received, message.content))
-        part = "delivery"
-        for copy in staged:
+            staged.append((part, await outbox.stage(envelope, message.received, message.content)))
+        for part, copy in staged:
             await copy.reveal()
     except BaseException as error:
-        for copy in staged:
+        for _, copy in staged:
             copy.discard()
         if isinstance(error, Full):
             return NO_ROOM

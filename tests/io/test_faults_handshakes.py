@@ -1,0 +1,128 @@
+"""TLS handshakes with the ready server that come to nothing: one line in the log, and the next client is served."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+import pytest
+
+from tests.io.gone_clients import EHLO, hear, reset
+from tests.io.line_echo import read_all_or_reset
+from tests.io.server_support import PATIENCE, Run, Served, meet, on_both_loops
+
+WAYS: Final = {
+    "smtps": (),
+    "pop3s": (),
+    "smtp": (EHLO, b"STARTTLS"),
+    "pop3": (b"STLS",),
+}
+"""The ports, and what leads to a handshake there."""
+
+
+def client_hello(version: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED) -> bytes:
+    """What a client that knows *version* at most says first."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.maximum_version = version
+    outgoing = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
+    return outgoing.read()
+
+
+def too_old() -> bytes:
+    """The ClientHello of one that knows TLS 1.1 at most (RFC 8996): that of TLS 1.2 with another version in it.
+
+    A record's head has 5 octets, the message's 4; the version follows (RFC 5246 section 7.4.1.2).
+    """
+    hello = client_hello(ssl.TLSVersion.TLSv1_2)
+    assert hello[9:11] == b"\x03\x03"
+    return hello[:9] + b"\x03\x02" + hello[11:]
+
+
+def garbage(client: socket.socket) -> None:
+    client.sendall(b"EHLO this is no handshake\r\n")
+
+
+def wrong_version(client: socket.socket) -> None:
+    client.sendall(too_old())
+
+
+def broken_record(client: socket.socket) -> None:
+    client.sendall(client_hello()[:-1] + b"\x00" * 20_000)
+
+
+def half_a_hello(client: socket.socket) -> None:
+    hello = client_hello()
+    client.sendall(hello[: len(hello) // 2])
+    client.shutdown(socket.SHUT_WR)
+
+
+def nothing(client: socket.socket) -> None:
+    client.shutdown(socket.SHUT_WR)
+
+
+def half_a_handshake(client: socket.socket) -> None:
+    """The server has said its part, and the client does not go on."""
+    client.sendall(client_hello())
+    assert client.recv(1, socket.MSG_PEEK) == b"\x16"
+    client.shutdown(socket.SHUT_WR)
+
+
+def reset_in_the_middle(client: socket.socket) -> None:
+    client.sendall(client_hello())
+    assert client.recv(1, socket.MSG_PEEK) == b"\x16"
+    reset(client)
+
+
+def distrust(client: socket.socket) -> None:
+    """The client knows nobody who vouches for the server, and says so by an alert."""
+    with pytest.raises(ssl.SSLCertVerificationError):
+        ssl.create_default_context().wrap_socket(client.dup(), server_hostname="127.0.0.1")
+
+
+FAULTS: Final = (
+    garbage, wrong_version, broken_record, half_a_hello, nothing, half_a_handshake, reset_in_the_middle, distrust,
+)  # fmt: skip
+
+
+@on_both_loops
+@pytest.mark.parametrize("port", WAYS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_handshake_that_fails_is_one_line_in_the_log(
+    run: Run,
+    port: str,
+    fault: Callable[[socket.socket], None],
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """RFC 3207 section 4: nothing is said in clear where TLS was agreed on; the server goes on with the next client."""
+    caplog.set_level(logging.INFO)
+
+    def client(served: Served) -> None:
+        with socket.create_connection(("127.0.0.1", getattr(served.pair, port)), PATIENCE) as connection:
+            if WAYS[port]:
+                hear(connection)
+            for line in WAYS[port]:
+                connection.sendall(line + b"\r\n")
+                hear(connection)
+            fault(connection)
+            if connection.fileno() >= 0:
+                said = read_all_or_reset(connection)
+                assert said[:1] in (b"", b"\x14", b"\x15", b"\x16", b"\x17")  # the types of records, and no text
+        if port.startswith("smtp"):
+            served.smtp("smtps" if port == "smtps" else "starttls").quit()
+        else:
+            served.log_in("pop3s" if port == "pop3s" else "stls").quit()
+
+    meet(run, client)
+    failures = [record for record in caplog.records if "the TLS handshake with" in record.getMessage()]
+    assert len(failures) == 1
+    assert failures[0].levelno == logging.INFO
+    assert "127.0.0.1" in failures[0].getMessage()
+    assert "\n" not in failures[0].getMessage()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert capfd.readouterr() == ("", "")
