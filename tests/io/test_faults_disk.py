@@ -1,0 +1,291 @@
+"""Maildirs on a disk that is full, unwritable or gone: temporary failures on both ports, one line, and nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import poplib
+import resource
+import shutil
+import signal
+import smtplib
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import pytest
+
+from mailauth_io import server, stores
+from tests.io.server_support import PATIENCE, Run, Served, accounts, authenticate, meet, on_both_loops
+from tests.io.test_stores_maildir_deliveries import RECIPIENTS, STEPS, Disk
+from tests.serving import LOOPS, command, environment, messages, served
+
+TEXT: Final = b"Subject: x\r\n\r\n" + b"body\r\n" * 30_000
+
+
+def meet_maildirs(run: Run, directory: Path, client: Callable[[Served], None]) -> None:
+    """A pair with Maildirs below *directory*: a folder for each account, and ``outbox``."""
+    kept = server.Stores(
+        accounts=accounts(),
+        maildrops=stores.MaildirMaildrops(directory),
+        outbox=stores.MaildirOutbox(directory / "outbox"),
+    )
+    meet(run, client, kept=kept)
+
+
+def deliver(served: Served, recipient: str = "alice@example.test") -> int:
+    """The code of the reply to a message for *recipient*."""
+    with served.smtp("smtps") as smtp:
+        authenticate(smtp, "PLAIN")
+        smtp.mail("alice@example.test")
+        assert smtp.rcpt(recipient)[0] == 250
+        return smtp.data(TEXT)[0]
+
+
+def files(directory: Path) -> list[Path]:
+    """The messages, whole or half."""
+    return [path for path in directory.rglob("*") if path.parent.name in ("tmp", "new", "cur")]
+
+
+def told(caplog: pytest.LogCaptureFixture, part: str, error: int) -> None:
+    """One line says that *part* has failed, and why; it has no path and no traceback in it."""
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert f"part={part}" in line
+    assert os.strerror(error) in line
+    assert "\n" not in line
+    assert "alice" not in line
+    caplog.clear()
+
+
+@on_both_loops
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize("failing", STEPS)
+@pytest.mark.parametrize(("recipient", "part"), [(RECIPIENTS[0], "maildrops"), (RECIPIENTS[1], "outbox")])
+def test_the_log_names_the_store_that_could_not_write(
+    run: Run,
+    recipient: str,
+    part: str,
+    failing: str,
+    error: int,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """451 and nothing half; the next session finds the disk mended, and is served."""
+    caplog.set_level(logging.INFO)
+
+    def client(served: Served) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            Disk(tmp_path, patch, failing=failing, error=error)
+            assert deliver(served, recipient) == 451
+        told(caplog, part, error)
+        assert files(tmp_path) == []
+        assert deliver(served, recipient) == 250
+        assert len(files(tmp_path)) == 1
+
+    meet_maildirs(run, tmp_path, client)
+    assert capfd.readouterr() == ("", "")
+
+
+@attrs.frozen
+class Trouble:
+    """A call of the system that fails below a directory from now on."""
+
+    call: str
+    error: int
+    about: str
+    """What the path must have in it."""
+
+    def begin(self, directory: Path, patch: pytest.MonkeyPatch) -> None:
+        real = getattr(os, self.call)
+
+        def call(place: Any, *args: Any, **options: Any) -> Any:
+            path = os.readlink(f"/proc/self/fd/{place}") if isinstance(place, int) else os.fspath(place)
+            if str(path).startswith(str(directory)) and self.about in str(path):
+                raise OSError(self.error, os.strerror(self.error))
+            return real(place, *args, **options)
+
+        patch.setattr(os, self.call, call)
+
+
+@on_both_loops
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        Trouble("open", errno.EACCES, "mailauth.lock"),
+        Trouble("open", errno.ENOSPC, "mailauth.lock"),
+        Trouble("scandir", errno.EIO, "new"),
+        Trouble("scandir", errno.EACCES, "cur"),
+    ],
+)
+def test_a_maildrop_that_cannot_be_opened_is_a_temporary_failure(
+    run: Run, trouble: Trouble, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RFC 3206 section 4; mail goes on to be taken, and the same session may try again."""
+
+    def client(served: Served) -> None:
+        assert deliver(served) == 250
+        session = served.pop3("pop3s")
+        with pytest.MonkeyPatch.context() as patch:
+            trouble.begin(tmp_path, patch)
+            session.user("alice")
+            with pytest.raises(poplib.error_proto, match=r"-ERR \[SYS/TEMP\]"):
+                session.pass_("correct horse")
+            told(caplog, "maildrops", trouble.error)
+            assert deliver(served) == 250
+        session.user("alice")
+        session.pass_("correct horse")
+        assert session.stat()[0] == 2
+        session.quit()
+
+    meet_maildirs(run, tmp_path, client)
+
+
+@on_both_loops
+@pytest.mark.parametrize(
+    ("trouble", "left"),
+    [
+        (Trouble("unlink", errno.EROFS, "new"), 2),
+        (Trouble("unlink", errno.EACCES, "new"), 2),
+        (Trouble("fsync", errno.EIO, "new"), 1),
+    ],
+)
+def test_deletions_that_the_disk_refuses_are_told(
+    run: Run, trouble: Trouble, left: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RFC 1939 section 6: -ERR at QUIT when something marked as deleted may still be there."""
+
+    def client(served: Served) -> None:
+        for _ in range(2):
+            assert deliver(served) == 250
+        session = served.log_in()
+        session.dele(1)
+        with pytest.MonkeyPatch.context() as patch:
+            trouble.begin(tmp_path, patch)
+            with pytest.raises(poplib.error_proto, match=r"-ERR \[SYS/TEMP\]"):
+                session.quit()
+        session.close()
+        told(caplog, "maildrops", trouble.error)
+
+    meet_maildirs(run, tmp_path, client)
+    assert len(files(tmp_path)) == left
+
+
+@on_both_loops
+def test_a_full_disk_does_not_keep_anybody_from_reading_and_deleting(run: Run, tmp_path: Path) -> None:
+    """Else it could never be emptied.  What is not remembered of sizes is counted again."""
+
+    def client(served: Served) -> None:
+        assert deliver(served) == 250
+        served.log_in().quit()
+        foreign = tmp_path / "alice" / "new" / "1.foreign"  # its name tells no size
+        foreign.write_bytes(TEXT)
+        with pytest.MonkeyPatch.context() as patch:
+            Disk(tmp_path, patch, failing="write")
+            Trouble("open", errno.ENOSPC, "mailauth.sizes").begin(tmp_path, patch)
+            session = served.log_in()
+            for number, line in enumerate(session.list()[1], start=1):
+                text = b"\r\n".join(session.retr(number)[1]) + b"\r\n"
+                assert int(line.split()[1]) == len(text)
+                session.dele(number)
+            session.quit()
+        assert files(tmp_path) == []
+
+    meet_maildirs(run, tmp_path, client)
+
+
+@on_both_loops
+def test_a_maildrop_that_vanishes_in_a_session_is_a_temporary_failure(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At RETR and at QUIT; whoever comes next finds a new one."""
+
+    def client(served: Served) -> None:
+        assert deliver(served) == 250
+        session = served.log_in()
+        shutil.rmtree(tmp_path / "alice")
+        for _ in range(2):
+            with pytest.raises(poplib.error_proto, match=r"-ERR \[SYS/TEMP\]"):
+                session.retr(1)
+            told(caplog, "maildrops", errno.ENOENT)
+        session.dele(1)
+        with pytest.raises(poplib.error_proto, match=r"-ERR \[SYS/TEMP\]"):
+            session.quit()
+        session.close()
+        told(caplog, "maildrops", errno.ENOENT)
+        assert served.mail_of("alice") == []
+        assert deliver(served) == 250
+        assert len(served.mail_of("alice")) == 1
+
+    meet_maildirs(run, tmp_path, client)
+
+
+@on_both_loops
+def test_a_file_in_the_place_of_a_maildrop_is_a_temporary_failure(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On both ports, and for that account alone."""
+
+    def client(served: Served) -> None:
+        (tmp_path / "alice").write_bytes(b"precious")
+        assert deliver(served) == 451
+        told(caplog, "maildrops", errno.EEXIST)
+        with pytest.raises(poplib.error_proto, match=r"-ERR \[SYS/TEMP\]"):
+            served.log_in()
+        told(caplog, "maildrops", errno.EEXIST)
+        assert deliver(served, "bob@example.test") == 250
+
+    meet_maildirs(run, tmp_path, client)
+    assert (tmp_path / "alice").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_disk_that_is_full_in_truth(loop: str, tmp_path: Path) -> None:
+    """A process that may write no file over 64 KiB (RLIMIT_FSIZE): one write is cut short, the next is refused."""
+    maildrops, outbox = tmp_path / "maildrops", tmp_path / "outbox"
+    words = ("--legacy", "--user", "alice:open sesame", "--maildir", str(maildrops), "--outbox", str(outbox))
+    with served(tmp_path, "--loop", loop, *words) as house:
+        pid = house.process.pid
+        with smtplib.SMTP("127.0.0.1", house.port("smtp"), "client.test", timeout=PATIENCE) as client:
+            client.login("alice", "open sesame")
+            before = resource.prlimit(pid, resource.RLIMIT_FSIZE, (65_536, resource.RLIM_INFINITY))
+            for recipient in ("alice@example.test", "bob@far.test"):
+                with pytest.raises(smtplib.SMTPDataError, match="451"):
+                    client.sendmail("alice@example.test", [recipient], TEXT)
+                assert client.sendmail("alice@example.test", [recipient], b"small") == {}
+            assert [len(messages(place)) for place in (maildrops / "alice", outbox)] == [1, 1]
+            assert [path for path in files(tmp_path) if path.parent.name == "tmp"] == []
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+            assert client.sendmail("alice@example.test", ["alice@example.test"], TEXT) == {}
+        log = house.log.read_text()
+        assert log.count("store failed") == 2
+        for part in ("maildrops", "outbox"):
+            assert f'part={part} why="OSError: {os.strerror(errno.EFBIG)}"' in log
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_log_that_cannot_be_written_keeps_nobody_from_being_served(loop: str, tmp_path: Path) -> None:
+    """The disk of the log is full from the beginning (/dev/full)."""
+    ready = tmp_path / "ready.json"
+    words = ("--loop", loop, "--user", "alice:open sesame", "--maildir", str(tmp_path), "--ready-file", str(ready))
+    with (
+        open("/dev/full", "w") as full,
+        subprocess.Popen(
+            command("serve", *words), env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=full
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            said = b"".join(iter(process.stdout.readline, b"Ready.\n"))
+            port = int(said.partition(b"SMTP ")[2].partition(b",")[0])
+            for _ in range(3):
+                with smtplib.SMTP("127.0.0.1", port, "client.test", timeout=PATIENCE) as client:
+                    assert client.sendmail("far@far.test", ["alice@example.test"], b"x") == {}
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert len(messages(tmp_path / "alice")) == 3
