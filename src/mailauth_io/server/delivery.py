@@ -64,7 +64,8 @@ async def deliver(message: Message, maildrops: Maildrops, outbox: Outbox) -> smt
                 queue_id=message.queue_id, reverse_path=message.reverse_path, recipients=message.relayed
             )
             staged.append((part, await outbox.stage(envelope, message.received, message.content)))
-        for part, copy in staged:
+        for store, copy in staged:
+            part = store
             await copy.reveal()
     except BaseException as error:
         for _, copy in staged:
