@@ -7,13 +7,13 @@ affair of whoever tells them.  docs/logging.md lists them.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
 import logging
+import os
 import re
-import sys
 from datetime import UTC, datetime
-from typing import Final, TextIO, overload
+from typing import Final, overload
 
 MAXIMUM_TEXT: Final = 256
 """Characters of client text, and of any other text that is not ours, in one field."""
@@ -67,10 +67,11 @@ class Event:
         parts = [self.name]
         for key, value in self.fields.items():
             if value is not None:
-                if not isinstance(value, int):
-                    value = str(value)
+                if isinstance(value, str):
                     if " " in value:
                         value = _quoted(value)
+                elif not isinstance(value, int):
+                    value = _quoted(str(value))
                 parts.append(f"{key}={value}")
         line = " ".join(parts)
         return line if line.isascii() and line.isprintable() else line.encode("unicode_escape").decode("ascii")
@@ -88,28 +89,33 @@ def _printable(text: str) -> str:
     return text[:MAXIMUM_TEXT] if text.isascii() and text.isprintable() else _escaped(text)
 
 
-@functools.lru_cache(maxsize=1)
-def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+class _Formatter(logging.Formatter):
+    """What both forms have in front: the time, in UTC.  Most lines share their second with the one before."""
+
+    _second = -1
+    _prefix = ""
+
+    def time(self, record: logging.LogRecord) -> str:
+        """``2026-01-31T12:00:00.000Z``."""
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._prefix = second, f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}."
+        return f"{self._prefix}{int(record.msecs):03}Z"
 
 
-def _time(record: logging.LogRecord) -> str:
-    return f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
-
-
-class TextFormatter(logging.Formatter):
+class TextFormatter(_Formatter):
     """``2026-01-31T12:00:00.000Z INFO login failed connection=... peer=...``, in one line; a traceback is indented."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = str(record.msg) if isinstance(record.msg, Event) else _told(record).replace("\n", "\n    ")
-        return f"{_time(record)} {record.levelname} {text}"
+        return f"{self.time(record)} {record.levelname} {text}"
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(_Formatter):
     """One object a line: ``time``, ``level``, ``event``, and the fields of the event; in ASCII."""
 
     def format(self, record: logging.LogRecord) -> str:
-        head = {"time": _time(record), "level": record.levelname}
+        head = {"time": self.time(record), "level": record.levelname}
         if isinstance(record.msg, Event):
             return json.dumps({**head, "event": record.msg.name, **record.msg.values()})
         return json.dumps({**head, "event": record.name, "message": _told(record)})
@@ -123,14 +129,26 @@ def _told(record: logging.LogRecord) -> str:
     return text
 
 
-def start(form: str, level: str, stream: TextIO = sys.stderr) -> None:
-    """Write the log of this process to *stream*, in one of FORMATS, from one of LEVELS up.
+class _Lines(logging.Handler):
+    """Each record a line, written at once and in one piece; where it cannot be written the server goes on."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record) + "\n"
+        with contextlib.suppress(OSError):
+            os.write(self._descriptor, line.encode("utf-8", "backslashreplace"))
+
+
+def start(form: str, level: str, descriptor: int = 2) -> None:
+    """Write the log of this process to the file *descriptor*, in one of FORMATS, from one of LEVELS up.
 
     What no line shows is not asked for: the place in the program, the thread and the process of each record.
     """
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.raiseExceptions = False  # where the log itself cannot be written, a traceback would not be read either
-    handler = logging.StreamHandler(stream)
+    handler = _Lines(descriptor)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -5,7 +5,7 @@ file or a directory) or ``row.switch`` (true or false): where it stands in the f
 text (see ``words``), its default, and half a sentence of help.  Add the same key to docs/example.toml, commented out,
 with its default.  The flag, the reading of the file, ``mailauth check-config`` and the tests follow from that.
 ``config`` is where the value is put to use, and ``settings.complaint("field", "what is wrong")`` refuses it there;
-what can be refused without writing anything belongs among ``config.CHECKS``, too.
+what can be refused without writing anything belongs among ``config.CHECKS``, with the tables that it goes by.
 
 Knows how settings are written; opens no file, and refuses to know what they do.
 """

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import logging
+import os
 import re
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,20 +100,50 @@ def test_a_record_of_others_is_told_with_its_traceback_and_begins_no_line_of_its
     assert read["message"].startswith("two\nlines of text\nTraceback")
 
 
-@pytest.mark.parametrize("level", logs.LEVELS)
-def test_the_log_begins_at_its_level(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing", "raiseExceptions"):
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[logging.Logger]:
+    """The root of all loggers, which is as it was when the test is over."""
+    for name in ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing"):
         monkeypatch.setattr(logging, name, getattr(logging, name))
-    root = logging.getLogger()
-    before = root.level
-    monkeypatch.setattr(root, "handlers", [])
-    stream = io.StringIO()
-    logs.start("text", level, stream)
-    for each in logs.LEVELS:
-        logging.getLogger("mailauth.server").log(getattr(logging, each.upper()), logs.Event(each, {}))
-    root.setLevel(before)
-    told = [line.split()[-1] for line in stream.getvalue().splitlines()]
+    found = logging.getLogger()
+    before = found.level
+    yield found
+    found.setLevel(before)
+
+
+@pytest.mark.parametrize("level", logs.LEVELS)
+def test_the_log_begins_at_its_level(
+    level: str, root: logging.Logger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with (tmp_path / "log").open("w") as file:
+        monkeypatch.setattr(root, "handlers", [])
+        logs.start("text", level, file.fileno())
+        for each in logs.LEVELS:
+            logging.getLogger("mailauth.server").log(getattr(logging, each.upper()), logs.Event(each, {}))
+    told = [line.split()[-1] for line in (tmp_path / "log").read_text().splitlines()]
     assert told == list(logs.LEVELS[logs.LEVELS.index(level) :])
+
+
+def test_a_log_that_cannot_be_written_disturbs_nobody(
+    root: logging.Logger, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As when whoever read it is gone, or the disk is full."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr(root, "handlers", [])
+    logs.start("text", "info", writing)
+    logging.getLogger("mailauth.server").info(EVENT)
+    os.close(writing)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_time_is_right_in_the_next_second_too() -> None:
+    formatter = logs.TextFormatter()
+    first, second = record(EVENT), record(EVENT)
+    second.created, second.msecs = second.created + 0.75, 0.999
+    assert [formatter.format(each).split()[0] for each in (first, second, first)] == [
+        "2026-01-31T12:00:00.250Z", "2026-01-31T12:00:01.000Z", "2026-01-31T12:00:00.250Z",
+    ]  # fmt: skip
 
 
 def exchange(connection: socket.socket, *commands: str) -> list[str]:
