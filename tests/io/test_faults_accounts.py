@@ -1,0 +1,162 @@
+"""Accounts that fail, by every mechanism, and hashing that cannot keep up: 454, [SYS/TEMP], one line, and no secret."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import poplib
+import smtplib
+import socket
+import threading
+from collections.abc import Callable
+from typing import ClassVar
+
+import attrs
+import pytest
+
+from mailauth import sasl
+from mailauth_io import server, stores
+from mailauth_io.stores import Account, Hashing, MemoryAccounts, Proof
+from mailauth_io.stores.credentials import Credential
+from tests.io.gone_clients import ends_of_sessions, hear, reset
+from tests.io.logins import Login, by_both_protocols, smtp_login
+from tests.io.server_support import (
+    PASSWORD,
+    PATIENCE,
+    Run,
+    Served,
+    authenticate,
+    client_tls,
+    meet,
+    on_both_loops,
+    server_tls,
+)
+from tests.io.test_server_failures import Accounts, Broken
+from tests.io.test_server_logins import scram
+
+MECHANISMS: dict[str, Callable[[], sasl.ClientMechanism]] = {
+    "check_password": lambda: sasl.PlainClient(authentication_identity="alice", password=PASSWORD.encode()),
+    "secret": lambda: sasl.CramMd5Client(authentication_identity="alice", secret=PASSWORD.encode()),
+    "scram_keys": lambda: scram("alice"),
+    "token_owner": lambda: sasl.OauthBearerClient(token=b"a-token-of-alice", authorization_identity=""),
+    "refresh": lambda: sasl.LoginClient(authentication_identity="alice", password=PASSWORD.encode()),
+}
+"""What is asked of the accounts, and a mechanism that makes the server ask it."""
+
+
+@on_both_loops
+@by_both_protocols
+@pytest.mark.parametrize("method", MECHANISMS)
+def test_whatever_is_asked_of_accounts_that_fail_the_login_is_put_off(
+    run: Run, login: Login, method: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """RFC 4954 section 6, RFC 3206 section 4: it is not told that the password is wrong."""
+    caplog.set_level(logging.INFO)
+    broken = Broken({method})
+    real = MemoryAccounts({"alice": PASSWORD.encode()}, tokens=[("alice", b"a-token-of-alice")])
+    kept = server.Stores(
+        accounts=Accounts(broken, real), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox()
+    )
+
+    async def main() -> None:
+        config = server.Config(smtp=0, pop3=0, smtps=0, pop3s=0, ssl_context=server_tls())
+        async with server.running(config, kept) as pair:
+            put_off = "454" if login is smtp_login else "SYS/TEMP"
+            assert await login(pair, client_tls(), MECHANISMS[method](), False) == put_off
+            broken.methods.clear()
+            assert await login(pair, client_tls(), MECHANISMS[method](), False) == "ok"
+
+    run(main)
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert line.endswith("part=accounts why=RuntimeError")
+    assert PASSWORD not in caplog.text
+    assert "a-token" not in caplog.text
+    assert capfd.readouterr() == ("", "")
+
+
+@attrs.frozen
+class Held(Credential):
+    """A password whose check takes until it is let go."""
+
+    proofs: ClassVar[frozenset[Proof]] = frozenset({Proof.PASSWORD})
+
+    begun: threading.Semaphore = attrs.field(factory=lambda: threading.Semaphore(0), eq=False)
+    go_on: threading.Event = attrs.field(factory=threading.Event, eq=False)
+
+    @property
+    def kind(self) -> str:
+        return "held"
+
+    def check(self, password: bytes) -> bool:
+        self.begun.release()
+        assert self.go_on.wait(PATIENCE)
+        return password == PASSWORD.encode()
+
+    def scram_keys(self, hash_name: str) -> None:
+        return None
+
+
+def login_of_alice(served: Served) -> socket.socket:
+    """A client whose password is on its way to be hashed."""
+    assert served.pair.smtps is not None
+    plain = socket.create_connection(("127.0.0.1", served.pair.smtps), PATIENCE)
+    client = client_tls().wrap_socket(plain, server_hostname="127.0.0.1")
+    hear(client)
+    response = base64.b64encode(f"\0alice\0{PASSWORD}".encode())
+    client.sendall(b"EHLO client.test\r\n")
+    hear(client)
+    client.sendall(b"AUTH PLAIN " + response + b"\r\n")
+    return client
+
+
+def behind(held: Held, hashing: Hashing) -> server.Stores:
+    bob = stores.from_password("bob", b"in clear")
+    return server.Stores(
+        accounts=MemoryAccounts([Account(name="alice", credential=held), bob], hashing=hashing),
+        maildrops=stores.MemoryMaildrops(),
+        outbox=stores.MemoryOutbox(),
+    )
+
+
+@on_both_loops
+def test_who_finds_hashing_busy_is_put_off_and_nobody_else_waits(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """A password that is never compared is not told wrong; mail is taken, and other logins and sessions go on."""
+    held = Held()
+
+    def client(served: Served) -> None:
+        with login_of_alice(served) as first:
+            assert held.begun.acquire(timeout=PATIENCE)
+            with served.smtp("smtps") as smtp:
+                with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
+                    authenticate(smtp, "PLAIN")
+                assert refused.value.smtp_code == 454
+                assert smtp.sendmail("far@far.test", ["alice@example.test"], b"x") == {}
+            with pytest.raises(poplib.error_proto, match=r"-ERR \[SYS/TEMP\]"):
+                served.log_in()
+            served.log_in(name="bob", password="in clear").quit()
+            held.go_on.set()
+            assert hear(first).startswith(b"235 ")
+        assert len(served.mail_of("alice")) == 1
+
+    meet(run, client, kept=behind(held, Hashing(most=1, patience=0.0)))
+    lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [line.partition("part=")[2] for line in lines] == ["accounts why=HashingBusy"] * 2
+    assert PASSWORD not in caplog.text
+
+
+@on_both_loops
+def test_clients_that_leave_while_their_passwords_wait_leave_nothing(run: Run) -> None:
+    """Each of them costs its place in the queue, and the next login is served behind them."""
+    held = Held()
+
+    def client(served: Served) -> None:
+        with ends_of_sessions() as ends:
+            for _ in range(20):
+                reset(login_of_alice(served))
+            assert held.begun.acquire(timeout=PATIENCE)
+            held.go_on.set()
+            for _ in range(20):
+                assert ends.acquire(timeout=PATIENCE)
+        served.log_in().quit()
+
+    meet(run, client, kept=behind(held, Hashing(most=1)))
