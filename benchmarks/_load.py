@@ -11,6 +11,7 @@ from typing import Final
 
 ASYNCIO: Final = "mailauth, asyncio"
 TRIO: Final = "mailauth, trio"
+READY: Final = "mailauth, the ready server on asyncio"
 FLOOR: Final = "asyncio streams, nothing parsed"
 AIOSMTPD: Final = "aiosmtpd"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -15,9 +16,9 @@ import trio
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP
 
-from _load import AIOSMTPD, ASYNCIO, FLOOR, TRIO
-from mailauth import ACCEPT, Question, smtp
-from mailauth_io import on_asyncio, on_trio
+from _load import AIOSMTPD, ASYNCIO, FLOOR, READY, TRIO
+from mailauth import ACCEPT, Question, pop3, smtp
+from mailauth_io import logs, on_asyncio, on_trio, server, stores
 
 HOST: Final = "127.0.0.1"
 SETTINGS: Final = smtp.ServerSettings(maximum_transactions=1_000_000_000)
@@ -67,6 +68,33 @@ async def serve_mailauth_trio(until: Callable[[int], Awaitable[None]]) -> None:
         await until(listener.port)
 
 
+class Nowhere:
+    """Maildrops that take every message and keep none, so that a long run needs no memory."""
+
+    async def open(self, name: str) -> stores.OpenedMaildrop | pop3.Unavailable:
+        return pop3.Unavailable.TEMPORARY
+
+    async def stage(self, name: str, head: bytes, content: stores.MessageContent) -> stores.Staged:
+        return self
+
+    async def reveal(self) -> None:
+        pass
+
+    def discard(self) -> None:
+        pass
+
+
+async def serve_ready(until: Callable[[int], Awaitable[None]]) -> None:
+    """Policy, accounts, delivery, and a log to a file."""
+    with tempfile.TemporaryFile() as log:
+        logs.start("text", "info", log.fileno())
+        accounts = stores.MemoryAccounts({"bob": b"secret"})
+        kept = server.Stores(accounts=accounts, maildrops=Nowhere(), outbox=stores.MemoryOutbox())
+        async with server.running(server.Config(smtp=0), kept) as pair:
+            assert pair.smtp is not None
+            await until(pair.smtp)
+
+
 async def serve_streams(until: Callable[[int], Awaitable[None]]) -> None:
     server = await asyncio.start_server(streams_session, HOST, 0)
     await until(server.sockets[0].getsockname()[1])
@@ -80,6 +108,7 @@ async def serve_aiosmtpd(until: Callable[[int], Awaitable[None]]) -> None:
 
 ON_ASYNCIO: Final = {
     ASYNCIO: serve_mailauth_asyncio,
+    READY: serve_ready,
     FLOOR: serve_streams,
     AIOSMTPD: serve_aiosmtpd,
 }

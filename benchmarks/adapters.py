@@ -1,4 +1,4 @@
-"""What a message costs a server: CPU microseconds, kernel time included, of our adapters and of others beside them.
+"""What a message costs a server: CPU microseconds, kernel time included, of our servers and of others beside them.
 
 Servers run in processes of their own on one core, the generator on another; rounds are interleaved, medians are taken.
 The asyncio-streams floor reads lines, parses nothing and answers canned replies.  Only the ratios carry over from one
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from _load import AIOSMTPD, ASYNCIO, COLUMNS, FLOOR, TRIO, Sessions
+from _load import AIOSMTPD, ASYNCIO, COLUMNS, FLOOR, READY, TRIO, Sessions
 
 SESSIONS: Final = {"lock step": 20, "pipelined group": 20, "1 MB bodies": 4}
 MESSAGES: Final = {"lock step": 1_000, "pipelined group": 1_000, "1 MB bodies": 24}
@@ -74,7 +74,7 @@ def measure(names: tuple[str, ...], rounds: int, scale: float) -> Table:
 
 
 def show(table: Table) -> None:
-    width = max(map(len, table)) + 2
+    width = len(ASYNCIO) + len(READY) + 5
     medians = {name: {c: statistics.median(costs) for c, costs in row.items()} for name, row in table.items()}
     print("server CPU microseconds per message".ljust(width), *(column.rjust(16) for column in COLUMNS))
     for name, row in medians.items():
@@ -84,6 +84,8 @@ def show(table: Table) -> None:
         for other in (FLOOR, AIOSMTPD):
             ratios = [_ratio(table[other][column], table[ours][column]) for column in COLUMNS]
             print(f"{other} / {ours}".ljust(width), *(f"{ratio:15.2f}x" for ratio in ratios))
+    ratios = [_ratio(table[ASYNCIO][column], table[READY][column]) for column in COLUMNS]
+    print(f"{ASYNCIO} / {READY}".ljust(width), *(f"{ratio:15.2f}x" for ratio in ratios))
 
 
 def _ratio(other: list[float], ours: list[float]) -> float:
@@ -95,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: a look, not a measurement")
     quick = parser.parse_args().quick
-    show(measure((ASYNCIO, TRIO, FLOOR, AIOSMTPD), rounds=3 if quick else 15, scale=0.3 if quick else 1.0))
+    show(measure((ASYNCIO, READY, TRIO, FLOOR, AIOSMTPD), rounds=3 if quick else 15, scale=0.3 if quick else 1.0))
 
 
 if __name__ == "__main__":
