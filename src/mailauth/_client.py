@@ -46,6 +46,7 @@ class ClientMachine(Machine[E]):
             return super().next_event()
         except RemoteProtocolError as error:
             self._error = error
+            self._close(Why.ABORTED)  # what still comes is nobody's
             raise
 
     # Commands

@@ -16,7 +16,11 @@ from ._lines import LineBuffer
 E = TypeVar("E")
 
 MAXIMUM_UNREAD: Final = 65_536
-"""Octets a connection keeps besides the chunk in hand, in and out; an adapter reads no more at once."""
+"""Octets that may wait to be pulled when more are handed in; an adapter reads no more at once."""
+
+MAXIMUM_UNWRITTEN: Final = 32_768
+"""Octets of replies that may wait for the rest of their group: half of what a connection keeps besides the chunk in
+hand, since they weigh more than they count."""
 
 MAXIMUM_AUTH_LINE: Final = 12_288 + 4
 """Octets of a line of a login, with CRLF and POP3's ``+ `` (RFC 4954 section 4; RFC 5034 section 4 names no number)."""
@@ -68,7 +72,7 @@ class Machine(Generic[E]):
         if octets:
             if received.ended:
                 raise LocalProtocolError("the stream has ended already")
-            if received.offset < len(received.octets) and len(received) > MAXIMUM_UNREAD:
+            if (received.offset < len(received.octets) or received.later) and len(received) > MAXIMUM_UNREAD:
                 raise LocalProtocolError("pull the events that are due before handing in more octets")
         received.feed(octets)
 
@@ -120,10 +124,10 @@ class Machine(Generic[E]):
         self._close(Why.PEER)
 
     def _write(self, octets: bytes, *, due: bool) -> None:
-        """Queue output; it leaves when it is *due*, at 64 KiB, or when more input is needed (RFC 2920 section 3.2)."""
+        """Queue output; it leaves when it is *due*, at 32 KiB, or when more input is needed (RFC 2920 section 3.2)."""
         self._output.append(octets)
         self._output_size += len(octets)
-        if due or self._output_size >= MAXIMUM_UNREAD:
+        if due or self._output_size >= MAXIMUM_UNWRITTEN:
             self._output_due = True
 
     def _flush(self) -> Send:

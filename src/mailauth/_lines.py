@@ -52,6 +52,7 @@ class LineBuffer:
             self.octets = octets
             self.offset = self._searched = 0
         else:
+            self._forget_used()
             self.later.append(octets)
             self._later_size += len(octets)
 
@@ -61,12 +62,19 @@ class LineBuffer:
         Pieces are joined once, when they are needed, not at every arrival.
         """
         if self.later:
-            self._searched = max(self._searched - self.offset, 0)
-            self.octets = b"".join((self.octets[self.offset :], *self.later))
-            self.offset = self._later_size = 0
+            self._forget_used()
+            self.octets = b"".join((self.octets, *self.later))
+            self._later_size = 0
             self.later.clear()
             return True
         return False
+
+    def _forget_used(self) -> None:
+        """Keep nothing of a piece that is used up to *offset* but the rest: a few octets would keep it all alive."""
+        if self.offset:
+            self._searched = max(self._searched - self.offset, 0)
+            self.octets = self.octets[self.offset :]
+            self.offset = 0
 
     def clear(self) -> int:
         """Forget every octet, and say how many they were."""

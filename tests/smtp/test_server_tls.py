@@ -92,13 +92,13 @@ def test_replies_that_wait_leave_with_begin_tls() -> None:
 
 
 def test_the_220_never_leaves_before_begin_tls() -> None:
-    """RFC 3207 section 4.2: also when 64 KiB of replies are full with it, or octets could be read in between."""
+    """RFC 3207 section 4.2: also when 32 KiB of replies are full with it, or octets could be read in between."""
     reply = len(b"250 2.0.0 forgotten\r\n")
     session = at_the_wall()
-    session.receive(b"RSET\r\n" * ((65_536 - 1) // reply) + b"STARTTLS\r\n")
+    session.receive(b"RSET\r\n" * ((32_768 - 1) // reply) + b"STARTTLS\r\n")
     assert isinstance(session.last, BeginTls)
     assert session.last.octets.endswith(b"220 2.0.0 ready for the TLS handshake\r\n")
-    assert len(session.last.octets) > 65_536
+    assert len(session.last.octets) > 32_768
 
 
 def test_tls_required_refuses_all_but_the_way_to_tls() -> None:

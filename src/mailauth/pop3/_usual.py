@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from .._connection import MAXIMUM_UNREAD
+from .._connection import MAXIMUM_UNWRITTEN
 from .._dots import stuff_whole
 from .._events import PAUSED, Action, Question, Tls, Why
 from .._server import ServerMachine
@@ -114,5 +114,5 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         self._output.append(octets)
         self._output_size += len(octets)
         received = self._input
-        if self._output_size >= MAXIMUM_UNREAD or (received.offset == len(received.octets) and not received.later):
+        if self._output_size >= MAXIMUM_UNWRITTEN or (received.offset == len(received.octets) and not received.later):
             self._output_due = True

@@ -23,6 +23,7 @@ from .settings import AnyServerSettings
 Q = TypeVar("Q")
 
 _TRANSACTION: Final = frozenset({State.MAIL, State.RCPT, State.CHUNKS})
+_MANY: Final = 256  # replies that wait for the rest of a group: each as an object of its own weighs thrice its octets
 _LEAST_DROPPED: Final = 4_096  # octets that a dropped chunk counts for at least, or endless small ones would be free
 
 
@@ -223,6 +224,8 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
 
     def _say(self, reply: Reply, *, due: bool = True) -> None:
         self._write(reply.to_wire(enhanced=self._settings.enhanced_status_codes), due=due)
+        if len(self._output) > _MANY:
+            self._output[:] = (b"".join(self._output),)
 
 
 def checked(answer: object) -> Reply | None:

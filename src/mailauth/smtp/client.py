@@ -12,7 +12,7 @@ from typing import Final
 
 from .. import sasl
 from .._client import ClientMachine
-from .._connection import MAXIMUM_AUTH_LINE, MAXIMUM_UNREAD
+from .._connection import MAXIMUM_AUTH_LINE
 from .._errors import LocalProtocolError, Malformed, RemoteProtocolError
 from .._events import Action, Command, MessageChunk, NeedData, Tls, Why
 from ._client_content import Content
@@ -257,8 +257,11 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._code = code
         lines.append(text)
         self._reply_size += len(line)
-        if len(lines) > self._settings.maximum_reply_lines or self._reply_size > MAXIMUM_UNREAD:
-            raise RemoteProtocolError(f"a reply of over {self._settings.maximum_reply_lines} lines or of over 64 KiB")
+        settings = self._settings
+        if len(lines) > settings.maximum_reply_lines or self._reply_size > settings.maximum_reply:
+            raise RemoteProtocolError(
+                f"a reply of over {settings.maximum_reply_lines} lines or {settings.maximum_reply} octets"
+            )
         if not last:
             return None
         self._lines = []

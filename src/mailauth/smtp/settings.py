@@ -281,8 +281,12 @@ class ClientSettings:
     """Octets of one line of a reply: 512 by RFC 5321 section 4.5.3.1.5, and room.  In a login it is 12,288, as the
     lines of challenges may have (RFC 4954 section 4)."""
 
-    maximum_reply_lines: int = attrs.field(default=200, validator=attrs.validators.ge(1))
+    maximum_reply_lines: int = attrs.field(default=100, validator=attrs.validators.ge(1))
     """Lines of one reply; no RFC names a number, and the longest EHLO replies have some thirty."""
+
+    maximum_reply: int = attrs.field(default=16_384, validator=attrs.validators.ge(512))
+    """Octets of one reply without its line ends; no RFC names a number.  That to EHLO is kept, and the next one comes
+    beside it."""
 
     maximum_unanswered: int = attrs.field(default=2_000, validator=attrs.validators.ge(1))
     """Commands sent and not answered yet: a transaction of 1,000 recipients, and room."""
