@@ -335,6 +335,17 @@ async def test_a_clock_that_steps_back_ends_grants_for_good(loop: _loops.Loop, s
 
 
 @on_both_loops
+async def test_of_many_grants_none_outlives_a_step_back(loop: _loops.Loop, shared: Keeper) -> None:
+    """More than are swept at once: those that are left are judged, too."""
+    grants = shared.open()
+    for number in range(120):
+        await grants.grant(f"198.51.100.{number}", "bob")
+    await grants.grant(HERE, "alice")
+    shared.move(-3600)
+    assert await grants.find(HERE) is None
+
+
+@on_both_loops
 async def test_a_shorter_lifetime_ends_what_would_outlive_it(loop: _loops.Loop, shared: Keeper) -> None:
     """A server that is started again with another lifetime grants no more than that."""
     await shared.open().grant(HERE, "alice")

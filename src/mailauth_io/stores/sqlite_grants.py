@@ -120,14 +120,11 @@ class SqliteGrants:
                 "SELECT identity, expires FROM grants WHERE address = ? ORDER BY number DESC", (address,)
             ).fetchall()
             (highest,) = connection.execute("SELECT MAX(expires) FROM grants").fetchone()
-            now = (
-                self._clock()
-            )  # after the rows: else one that another process commits meanwhile would seem to be of the future
+            # After the rows: one that another process commits in between would seem to come from the future.
+            now = self._clock()
             if highest is not None and highest > now + self._lifetime:
-                with _writing(connection):
-                    self._sweep(
-                        connection, self._clock()
-                    )  # or such a row would live again when the clock is back there
+                with _writing(connection):  # or those rows would live again when the clock is back where it was
+                    self._sweep(connection, self._clock())
         for identity, expires in rows:
             if now < expires <= now + self._lifetime:
                 return Grant(address, identity, expires)
