@@ -21,9 +21,13 @@ PASSWORD = "a secret: between/servers@home"
 
 
 class RedisServer:
-    """One that keeps nothing on disk, on a socket in a directory of its own and on a port of 127.0.0.1."""
+    """One that keeps nothing on disk, on a socket in a directory of its own and on a port of 127.0.0.1.
 
-    def __init__(self, directory: Path) -> None:
+    With *pair*, a file with a key and the certificate for it, that port is inside TLS.
+    """
+
+    def __init__(self, directory: Path, pair: Path | None = None) -> None:
+        self._pair = pair
         self.socket = directory / "redis.sock"
         self.port = 0
         self._process: subprocess.Popen[str] | None = None
@@ -37,7 +41,13 @@ class RedisServer:
         """Start it, with nothing in it; on the same port as before when it was started before."""
         while True:
             port = self.port or _free_port()
-            words = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--unixsocket", str(self.socket)]
+            words = ["redis-server", "--bind", "127.0.0.1", "--unixsocket", str(self.socket)]
+            if self._pair is None:
+                words += ["--port", str(port)]
+            else:
+                pair = str(self._pair)
+                words += ["--port", "0", "--tls-port", str(port), "--tls-auth-clients", "no"]
+                words += ["--tls-cert-file", pair, "--tls-key-file", pair]
             kept = ["--save", "", "--appendonly", "no", "--dir", str(self.socket.parent), "--requirepass", PASSWORD]
             process = subprocess.Popen([*words, *kept], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
             assert process.stdout is not None
@@ -69,13 +79,13 @@ def _free_port() -> int:
 
 
 @contextmanager
-def redis_server(directory: Path) -> Iterator[RedisServer]:
-    """One that runs, until the context is left."""
+def redis_server(directory: Path, pair: Path | None = None) -> Iterator[RedisServer]:
+    """One that runs, until the context is left; *pair* as RedisServer takes it."""
     if shutil.which("redis-server") is None:
         if os.environ.get("MAILAUTH_INTEROP") == "require":
             pytest.fail("redis-server is not installed")
         pytest.skip("redis-server is not installed")
-    server = RedisServer(directory)
+    server = RedisServer(directory, pair)
     try:
         server.start()
         yield server

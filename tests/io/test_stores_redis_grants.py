@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import trustme
 
 from mailauth.grants import Grant
 from mailauth_io import _loops
@@ -107,6 +109,30 @@ async def test_a_wrong_password_is_an_exception_without_it(loop: _loops.Loop, se
         await grants.find(HERE)
     assert "hunter2" not in repr(refused.value)
     grants.close()
+
+
+@on_both_loops
+async def test_inside_tls_the_certificate_must_be_that_of_the_host(
+    loop: _loops.Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what this system trusts; else the password would go to whoever answers."""
+    authority, pair = trustme.CA(), tmp_path / "pair.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(pair)
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    with redis_server(tmp_path, pair) as server:
+
+        async def ask(host: str) -> None:
+            grants = RedisGrants(RedisAddress(host=host, port=server.port, tls=True), password=PASSWORD)
+            with contextlib.closing(grants):
+                assert await grants.grant(HERE, "alice") == 1
+                assert isinstance(await grants.find(HERE), Grant)
+
+        with pytest.raises(redis.ConnectionError, match="certificate verify failed"):
+            await ask("localhost")
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+        await ask("localhost")
+        with pytest.raises(redis.ConnectionError, match="certificate verify failed"):
+            await ask("127.0.0.1")
 
 
 @on_both_loops
