@@ -37,6 +37,17 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@attrs.frozen
+class Login:
+    """What the log tells of one."""
+
+    identity: str
+    """Empty where it was never named."""
+    mechanism: str
+    inside_tls: bool
+    accepted: bool = True
+
+
 @attrs.frozen(kw_only=True)
 class Served:
     """A server that listens."""
@@ -54,6 +65,17 @@ class Served:
         while text not in self.log.read_text():
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
+
+    def logins(self) -> list[Login]:
+        """What the log tells of logins, in their order; it is written as text."""
+        found = []
+        for line in self.log.read_text().splitlines():
+            event, _, rest = line.partition(" connection=")
+            if event.endswith((" INFO login", " INFO login failed")):
+                fields = dict(word.partition("=")[::2] for word in rest.split())
+                accepted = event.endswith("login")
+                found.append(Login(fields.get("identity", ""), fields["mechanism"], "tls" in fields, accepted))
+        return found
 
     def port(self, name: str) -> int:
         """The number of a port that is open."""

@@ -17,7 +17,7 @@ import trustme
 
 from mailauth import sasl
 from tests.interop.visit import HOST, NAME, PASSWORD, Refused, environment, program, run
-from tests.serving import LOOPS, Served, served
+from tests.serving import LOOPS, Login, Served, served
 
 LOGINS = ("PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256")
 PATIENCE = 30
@@ -48,7 +48,7 @@ def test_it_logs_in_to_our_server(house: Served, login: str, tmp_path: Path) -> 
     """RFC 4954; in SCRAM it verifies that the server knows the password, too."""
     said = gsasl(house, login, PASSWORD, tmp_path)
     assert b"\n235 2.7.0 " in said
-    assert f"login of {NAME} by {login} in clear" in house.log.read_text()
+    assert house.logins()[-1] == Login(NAME, login, inside_tls=False)
 
 
 def inside_tls(house: Served, login: str, home: Path, *words: str) -> bytes:
@@ -66,7 +66,7 @@ def test_it_logs_in_behind_starttls(house: Served, tmp_path: Path) -> None:
     """RFC 3207."""
     said = inside_tls(house, "PLAIN", tmp_path, "-a", NAME, "-p", PASSWORD)
     assert b"\n235 2.7.0 " in said
-    assert f"login of {NAME} by PLAIN inside TLS" in house.log.read_text()
+    assert house.logins()[-1] == Login(NAME, "PLAIN", inside_tls=True)
 
 
 @pytest.mark.parametrize("acting_as", [[], ["-z", NAME]], ids=["nobody", "itself"])
@@ -74,7 +74,7 @@ def test_it_logs_in_by_certificate(house: Served, tmp_path: Path, acting_as: lis
     """RFC 4422 appendix A: by the certificate alone, or saying whom it acts as."""
     said = inside_tls(house, "EXTERNAL", tmp_path, *certificate(house, "alice"), *acting_as)
     assert b"\n235 2.7.0 " in said
-    assert f"login of {NAME} by EXTERNAL inside TLS" in house.log.read_text()
+    assert house.logins()[-1] == Login(NAME, "EXTERNAL", inside_tls=True)
 
 
 def test_a_certificate_that_is_nobodys_is_refused(house: Served, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_certificate_that_is_nobodys_is_refused(house: Served, tmp_path: Path)
 def test_a_wrong_password_is_refused(house: Served, login: str, tmp_path: Path) -> None:
     with pytest.raises(Refused):
         gsasl(house, login, "open poppy", tmp_path)
-    assert f"login of {NAME} by {login} in clear" in house.log.read_text()
+    assert house.logins()[-1] == Login(NAME, login, inside_tls=False, accepted=False)
 
 
 def _scram(make: type[sasl.ScramSha1Client | sasl.ScramSha256Client]) -> Callable[[bytes], sasl.ClientMechanism]:

@@ -21,7 +21,7 @@ from tests.interop.foreign import COLLECTORS, MODERN, SUBMITTERS, collections, s
 from tests.interop.mailers import s_nail_exits
 from tests.interop.senders import smtp_source
 from tests.interop.visit import HOST, NAME, PASSWORD, TOKEN, WAYS, Refused, Visit
-from tests.serving import LOOPS, Served, messages, served
+from tests.serving import LOOPS, Login, Served, messages, served
 
 _addresses = itertools.count(2)
 """A grant is for an address, so a test that needs one without any takes a new one of 127.1.0.0/16."""
@@ -66,18 +66,6 @@ class House:
 
     def maildrop(self, name: str) -> list[bytes]:
         return messages(self.directory / "maildrops" / name)
-
-    def last_login(self) -> str:
-        """The last login that the server wrote down, from the name of the event on."""
-        logins = [line for line in self.server.log.read_text().splitlines() if " INFO login" in line]
-        return logins[-1].partition(" INFO ")[2]
-
-    def let_in(self, name: str, login: str, way: str) -> bool:
-        """Whether the last login was that one."""
-        words = self.last_login().split()
-        fields = dict(word.partition("=")[::2] for word in words)
-        told = words[1].startswith("connection="), fields["identity"], fields["mechanism"], "tls" in fields
-        return told == (True, name, login, way != "clear")
 
 
 def _subject_and_body(message: bytes) -> tuple[str, bytes]:
@@ -130,7 +118,7 @@ def test_submitted_with_auth(house: House, client: str, login: str, way: str, tm
     message = letter()
     submitter = SUBMITTERS[client]
     submitter.submit(house.visit("smtp", way, login, tmp_path, source=fresh_address()), message)
-    assert house.let_in(NAME, login, way)
+    assert house.server.logins()[-1] == Login(NAME, login, way != "clear")
     assert house.sent_on(message, composed=submitter.composes)
 
 
@@ -138,7 +126,7 @@ def test_submitted_with_auth(house: House, client: str, login: str, way: str, tm
 def test_collected(house: House, client: str, login: str, way: str, tmp_path: Path) -> None:
     """RFC 1939: every login opens the maildrop, and the message comes out as it is and stays."""
     text = COLLECTORS[client].collect(house.visit("pop3", way, login, tmp_path)).replace(b"\r\n", b"\n")
-    assert house.let_in(NAME, login, way)
+    assert house.server.logins()[-1] == Login(NAME, login, way != "clear")
     assert text == LETTER
     assert house.maildrop(NAME) == [LETTER]
 
@@ -173,7 +161,7 @@ def test_s_nail_leaves_by_exit_and_nothing_is_deleted(house: House, way: str, tm
     """RFC 1939 section 6: a connection that ends without QUIT must not remove messages."""
     name = next(house.readers)
     s_nail_exits(house.visit("pop3", way, "USER", tmp_path, name=name))
-    assert house.let_in(name, "USER", way)
+    assert house.server.logins()[-1] == Login(name, "USER", way != "clear")
     assert len(_messages_once_free(house, name)) == 1
     assert house.maildrop(name) == [LETTER]
 
@@ -236,4 +224,4 @@ def test_a_wrong_password_opens_nothing(house: House, client: str, login: str, w
         COLLECTORS[client].collect(
             house.visit("pop3", way, login, tmp_path, password="open poppy", token="wr0ng", certificate="stranger.pem")
         )
-    assert house.last_login().startswith("login failed ")
+    assert not house.server.logins()[-1].accepted
