@@ -156,7 +156,7 @@ REPLIES = [
     (smtp.Connected, smtp.Reply(220, "", "\n".join(["welcome"] * 201)), "451 4.4.1"),
     (smtp.Mail, smtp.Reply(530, "5.7.0", "log in first"), "451 4.4.1"),
     (smtp.Rcpt, smtp.Reply(503, "5.5.1", "out of order"), "451 4.4.1"),
-    (smtp.Rcpt, smtp.Reply(550, "5.7.1", "\n".join(["x" * 400] * 150)), "550 5.7.1 x"),
+    (smtp.Rcpt, smtp.Reply(550, "5.7.1", "\n".join(["x" * 400] * 20)), "550 5.7.1 x"),
     (smtp.Rcpt, smtp.Reply(550, "5.7.1", "\n".join(["x"] * 201)), "451 4.4.1"),
 ]
 
