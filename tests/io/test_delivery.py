@@ -95,6 +95,24 @@ def test_received_lines_are_counted_in_the_header_alone(lines: list[bytes]) -> N
     assert trace.strip_envelope(made) == sum(line[:8].upper() == b"RECEIVED" for line in lines)
 
 
+@pytest.mark.parametrize("body", [b"", b"\r\n", b"\r\nbody\r\n", b"\r\nbody\r\n" * 200_000])
+@pytest.mark.parametrize("line", [b"Subject: x\r\n", b" folded\r\n", b"X-Envelope-To: x\r\n"])
+def test_a_header_section_that_is_too_long_is_not_looked_through(line: bytes, body: bytes) -> None:
+    """However it is cut: nobody who waits for the loop shall wait for a header of 25 MB."""
+    number, rest = divmod(trace.MAXIMUM_HEADER, len(line))
+    for more, too_long in ((b"x" * (rest - 2) + b"\r\n", False), (b"x" * (rest - 1) + b"\r\n", True)):
+        whole = line * number + more + body
+        for size in (len(whole), 65_536, 100_000):
+            made = content(*(whole[start : start + size] for start in range(0, len(whole), size)))
+            if too_long:
+                with pytest.raises(trace.HeaderTooLong):
+                    trace.strip_envelope(made)
+                assert made.size == len(whole)
+            else:
+                assert trace.strip_envelope(made) == 0
+                assert made.size == len(whole) - (len(line) * number if line.startswith(b"X-Env") else 0)
+
+
 def test_a_message_without_envelope_lines_is_not_copied() -> None:
     chunks = (b"S: 1\r\n", b"\r\nbody", b" goes on\r\n")
     made = content(*chunks)

@@ -124,6 +124,22 @@ def test_more_than_a_hundred_received_lines_are_a_loop(run: Run, lines: int, cod
     meet(run, client)
 
 
+@pytest.mark.parametrize(("above", "code"), [(b"", 552), (b"\r\n", 250)], ids=["header", "body"])
+def test_a_header_section_that_is_too_long_is_refused(run: Run, above: bytes, code: int) -> None:
+    """552 5.3.4 (RFC 3463 section 3.4): it is too big for this system, and will be the next time."""
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            smtp.mail("sender@far.test")
+            smtp.rcpt("alice@example.test")
+            got, text = smtp.data(above + b"Subject: x\r\n" * 100_000)
+        assert got == code
+        assert text.startswith(b"2.0.0" if code == 250 else b"5.3.4")
+        assert len(served.mail_of("alice")) == (code == 250)
+
+    meet(run, client)
+
+
 def test_one_mailbox_gets_one_copy_however_often_it_is_named(run: Run) -> None:
     def client(served: Served) -> None:
         paths = ["alice@example.test", "ALICE@EXAMPLE.TEST", "alice@example.org"]

@@ -15,6 +15,7 @@ from ._log import log_failure
 
 NO_ROOM = smtp.Reply(452, "4.3.1", "no room for this message now, try again later")
 NOT_STORED = smtp.Reply(451, "4.3.0", "the message could not be stored, try again later")
+HEADER_TOO_LONG = smtp.Reply(552, "5.3.4", f"the header section has more than {trace.MAXIMUM_HEADER} octets")
 LOOP = smtp.Reply(554, "5.4.6", "too many Received lines: this message runs in circles")
 
 
@@ -48,10 +49,14 @@ async def deliver(message: Message, maildrops: Maildrops, outbox: Outbox) -> smt
 
     The outbox comes last: where it hands the message on at once, local copies wait, safe and unseen, for its word.
     250 with the queue id; 451 4.3.0 or 452 4.3.1 when a store failed or memory is spent, and then nothing is left
-    behind; 554 5.4.6 for a message that runs in circles; else what the outbox said.
+    behind; 554 5.4.6 for a message that runs in circles, 552 5.3.4 for a header section that is too long; else what the
+    outbox said.
     """
-    if trace.strip_envelope(message.content) > trace.MAXIMUM_RECEIVED:
-        return LOOP
+    try:
+        if trace.strip_envelope(message.content) > trace.MAXIMUM_RECEIVED:
+            return LOOP
+    except trace.HeaderTooLong:
+        return HEADER_TOO_LONG
     staged: list[tuple[str, Staged]] = []
     part = "maildrops"
     try:

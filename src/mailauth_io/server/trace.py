@@ -17,10 +17,18 @@ from ..stores.content import MessageContent
 MAXIMUM_RECEIVED: Final = 100
 """``Received:`` lines above which a message is taken to run in circles (RFC 5321 section 6.3)."""
 
+MAXIMUM_HEADER: Final = 1_048_576
+"""Octets of a header section.  It is looked through in one go, and everybody waits meanwhile.  No RFC names a number;
+Exim has the same one."""
+
 # A literal first octet lets the search skip from line to line.  Folded lines begin with a blank or a tab (RFC 5322
 # section 2.2.3).  Nothing is tried twice (``*+``): a header of a million folds costs what its octets cost.
 _RECEIVED: Final = re.compile(rb"\n(?i:received)[ \t]*:")
 _ENVELOPE: Final = re.compile(rb"\n(?i:return-path|x-envelope-to)[ \t]*+:[^\n]*+(?:\n[ \t][^\n]*+)*+(?=\n)")
+
+
+class HeaderTooLong(Exception):
+    """The header section has more than MAXIMUM_HEADER octets."""
 
 
 def received(*, hello: str, peer: str, host_name: str, protocol: str, queue_id: str, when: float) -> bytes:
@@ -46,16 +54,19 @@ def strip_envelope(content: MessageContent) -> int:
     """Remove the envelope that a message claims to have; return how many ``Received:`` lines it has, at most 101.
 
     ``Return-Path:`` (RFC 5321 section 4.4) and ``X-Envelope-To:`` are only ever written here, on top; one that arrived
-    would be read as ours.  *content* is sealed and nobody else's yet.
+    would be read as ours.  *content* is sealed and nobody else's yet.  Raises HeaderTooLong.
     """
     chunks = content.chunks
     count = 1
     start = chunks[0] if chunks else b""
     # Joining twice as many chunks each time keeps this linear, and one chunk is nearly always enough.
-    while (end := _end_of_header(start)) < 0 and count < len(chunks):
+    while (end := _end_of_header(start)) < 0 and count < len(chunks) and len(start) <= MAXIMUM_HEADER + 2:
         count *= 2
         start = b"".join(chunks[:count])
-    header = b"\n" + (start if end < 0 else start[:end])
+    size = len(start) if end < 0 else end
+    if size > MAXIMUM_HEADER:
+        raise HeaderTooLong
+    header = b"\n" + start[:size]
     hops = 0
     for _ in _RECEIVED.finditer(header):
         hops += 1
@@ -63,8 +74,7 @@ def strip_envelope(content: MessageContent) -> int:
             return hops
     clean = _ENVELOPE.sub(b"", header)
     if len(clean) != len(header):
-        rest = b"" if end < 0 else start[end:]
-        chunks[:count] = [chunk for chunk in (clean[1:], rest) if chunk]
+        chunks[:count] = [chunk for chunk in (clean[1:], start[size:]) if chunk]
         content.size -= len(header) - len(clean)
     return hops
 
