@@ -75,7 +75,7 @@ PLANNED: Final = frozenset(
 
 VOCABULARY: Final = frozenset({"Command", "Notice", "Payload", "Question"})
 
-ADAPTERS: Final = frozenset({"on_asyncio", "on_trio", "_adapter", "_listener", "_stream", "_tls"})
+ADAPTERS: Final = frozenset({"on_asyncio", "on_trio", "_adapter", "_client_hello", "_listener", "_stream", "_tls"})
 FROM_A_PROTOCOL: Final = frozenset(
     {f"{any_}{name}" for any_ in ("", "Any") for name in ("ServerConnection", "ServerSettings", "ServerEvent")}
     | {"ClientConnection", "ClientEvent"}

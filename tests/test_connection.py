@@ -27,7 +27,7 @@ from tests.smtp.drive import ENTROPY, IN_CLEAR, LEFT_OPEN, TLS, greeted, ready, 
 def test_need_data_paused_and_closed_repeat() -> None:
     """DESIGN.md section 2: pulling again tells the same and changes nothing."""
     session = ready()
-    assert session.machine.next_event() == session.machine.next_event() == NeedData(patience=300.0)
+    assert session.machine.next_event() == session.machine.next_event() == NeedData(patience=300.0, until=600.0)
     session = ready(b"MAIL FROM:<>\r\n", answers={smtp.Mail: LEFT_OPEN})
     assert session.machine.next_event() == session.machine.next_event() == Paused()
     session = ready(b"QUIT\r\n")

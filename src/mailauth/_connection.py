@@ -22,9 +22,6 @@ MAXIMUM_UNWRITTEN: Final = 32_768
 """Octets of replies that may wait for the rest of their group: half of what a connection keeps besides the chunk in
 hand, since they weigh more than they count."""
 
-MAXIMUM_AUTH_LINE: Final = 12_288 + 4
-"""Octets of a line of a login, with CRLF and POP3's ``+ `` (RFC 4954 section 4; RFC 5034 section 4 names no number)."""
-
 
 _new: Final = object.__new__
 _set_octets: Final = vars(Send)["octets"].__set__

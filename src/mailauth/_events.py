@@ -51,7 +51,7 @@ class Why(enum.Enum):
     QUIT = "the client said QUIT"
     PEER = "the peer closed the connection"
     SHUT_DOWN = "this side was asked to shut down"
-    TIMED_OUT = "the peer kept silent for too long"
+    TIMED_OUT = "the peer took too long"
     TOO_MANY_ERRORS = "the client spent its budget of errors"
     ABORTED = "something begun could not be finished"
 
@@ -90,9 +90,21 @@ class Send:
 
 @attrs.frozen(kw_only=True)
 class NeedData:
-    """Read, then ``receive_data()``; when *patience* seconds bring nothing, ``shut_down(Why.TIMED_OUT)``."""
+    """Read, then ``receive_data()``; when the wait has lasted too long, ``shut_down(Why.TIMED_OUT)``.
+
+    A wait goes on over every NeedData that follows another one directly: octets that make nothing whole renew nothing.
+    """
 
     patience: float
+    """Seconds that the wait may last."""
+
+    minimum_rate: float | None = None
+    """For content, whose waits are all one however many events come between: octets a second that it has to bring in
+    the long run.  Waiting spends the patience; each octet earns the time it may take, and there are never more than
+    *patience* seconds in hand.  None: octets earn nothing."""
+
+    until: float = float("inf")
+    """Seconds since the beginning of the connection at which the wait ends, too: the time before a login."""
 
 
 @attrs.frozen(kw_only=True)

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from typing import ClassVar, TypeAlias, TypeVar, cast
 
 from . import sasl
-from ._connection import MAXIMUM_AUTH_LINE, Machine
+from ._connection import Machine
 from ._errors import LocalProtocolError
 from ._events import Action, NeedData, Question, Send, Tls, TlsStarted, Why
 from ._lines import LineTooLong
@@ -100,7 +100,7 @@ class ServerMachine(Machine[E]):
     def _take_response(self, exchange: sasl.ServerExchange, need: NeedData) -> Action | None:
         """The next line of an AUTH exchange."""
         try:
-            line = self._input.take_line(MAXIMUM_AUTH_LINE)
+            line = self._input.take_line(sasl.MAXIMUM_LINE)
         except LineTooLong:
             self._proceed(exchange, sasl.Fault.TOO_LONG)
             return None

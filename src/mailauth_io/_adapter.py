@@ -6,8 +6,7 @@ Knows no verb, no reply and no loop: whatever waits is done by a Stream.
 from __future__ import annotations
 
 import contextlib
-import logging
-import ssl
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -33,6 +32,7 @@ from mailauth.sasl import ClientMechanism
 
 from . import _tls
 from ._stream import READ_SIZE, Peer, Stream
+from .limits import logger
 
 A = TypeVar("A")
 E = TypeVar("E")
@@ -41,10 +41,9 @@ LINGER_SECONDS: Final = 2.0
 """After the last word: how long to wait for each sign that the peer has closed, too."""
 LINGER_OCTETS: Final = 1_048_576
 """After the last word: how much more to take and throw away, so that a reset does not overtake it."""
+_ENDLESS: Final = math.inf
 _CANCELLED: Final = "an earlier call was cancelled while it wrote: octets may be missing"
 _ACTIONS: Final = (Send, NeedData, BeginTls, Paused, Closed)
-
-logger: Final = logging.getLogger("mailauth_io")
 
 
 class _Connection(Generic[E]):
@@ -54,14 +53,15 @@ class _Connection(Generic[E]):
         "_broken",
         "_cause",
         "_closed",
-        "_context",
         "_events",
-        "_hostname",
         "_layer",
+        "_left",
         "_machine",
         "_mute",
         "_read",
+        "_retiring",
         "_stream",
+        "_terms",
         "_write",
         "peer",
     )
@@ -71,16 +71,15 @@ class _Connection(Generic[E]):
         machine: Machine[E],
         stream: Stream,
         peer: Peer,
-        context: ssl.SSLContext | None,
+        terms: _tls.Terms | None,
         layer: _tls.Layer | None,
-        hostname: str | None = None,
     ) -> None:
         self.peer = peer
         self._machine = machine
         self._stream = stream
-        self._context = context
-        self._hostname = hostname
+        self._terms = terms
         self._layer: _tls.Layer | None = None
+        self._left = _ENDLESS  # of the patience with content that comes in, in seconds
         self._read: Callable[[float], Awaitable[bytes | None]] = stream.read
         self._write: Callable[[bytes], Awaitable[None] | None] = stream.write
         if layer is not None:
@@ -88,6 +87,7 @@ class _Connection(Generic[E]):
         self._events: deque[E] | None = None  # what flush() met on its way
         self._mute = False
         self._closed = False
+        self._retiring = False
         self._broken = ""
         self._cause: OSError | None = None  # why a client's handshake failed
 
@@ -108,22 +108,44 @@ class _Connection(Generic[E]):
         if self._broken:
             raise ConnectionAbortedError(self._broken)
         machine = self._machine
+        stream = self._stream
+        due = 0.0  # when the wait has lasted too long; 0 before one has begun
         while True:
             if self._events:
                 return self._events.popleft()
             event = machine.next_event()
             if isinstance(event, NeedData):
+                now = stream.now()
+                rate = event.minimum_rate
+                if rate is not None:
+                    if self._left > event.patience:
+                        self._left = event.patience
+                    due = now + self._left
+                elif not due:
+                    if self._retiring:
+                        machine.shut_down()
+                        continue
+                    self._left = _ENDLESS
+                    due = now + event.patience
+                    if stream.began + event.until < due:
+                        due = stream.began + event.until
                 try:
-                    if self._layer is not None:
-                        octets = await self._read(event.patience)
-                    elif (octets := self._stream.take()) is None:
-                        await self._stream.arrival(event.patience)
-                        octets = self._stream.take()
+                    if now >= due:
+                        raise TimeoutError
+                    if self._layer is None:
+                        await stream.arrival(due)
+                        octets = stream.take()
+                    else:
+                        octets = await self._read(due)
                 except TimeoutError:
                     machine.shut_down(Why.TIMED_OUT)
-                else:
-                    if octets is not None:
-                        machine.receive_data(octets)
+                    continue
+                if rate is not None:
+                    self._left -= stream.now() - now - len(octets or b"") / rate
+                if octets is not None:
+                    machine.receive_data(octets)
+                elif self._retiring:
+                    due = 0.0
             elif isinstance(event, Send):
                 try:
                     waiting = self._write(event.octets)
@@ -135,10 +157,12 @@ class _Connection(Generic[E]):
                 except BaseException:
                     self._broken = _CANCELLED
                     raise
+                due = 0.0
             elif not isinstance(event, (BeginTls, Closed, Paused)):
                 return event
             elif isinstance(event, BeginTls):
                 await self._upgrade(event.octets)
+                due = 0.0
             elif isinstance(event, Closed):
                 await self._say_goodbye()
                 if self._cause is not None:
@@ -150,6 +174,11 @@ class _Connection(Generic[E]):
     def shut_down(self, why: Why = Why.SHUT_DOWN) -> None:
         """End the session politely, from any task: a read that is under way wakes, and iteration goes on to its end."""
         self._machine.shut_down(why)
+        self._stream.wake()
+
+    def retire(self) -> None:
+        """``shut_down()``, but not before message content, or a reply, that is under way has come to its end."""
+        self._retiring = True
         self._stream.wake()
 
     def abort(self) -> None:
@@ -199,12 +228,12 @@ class _Connection(Generic[E]):
         self._read = self._read_inside_tls
         self._write = self._write_inside_tls
 
-    async def _read_inside_tls(self, patience: float) -> bytes | None:
+    async def _read_inside_tls(self, due: float) -> bytes | None:
         """As ``Stream.read``; None also when what came makes no whole record yet."""
         layer = self._layer
         if layer is None or layer.ended:
             return b""
-        octets = await self._stream.read(patience)
+        octets = await self._stream.read(due)
         if octets is None:
             return None
         layer.feed(octets)
@@ -226,7 +255,7 @@ class _Connection(Generic[E]):
         """Nothing can be said any more: take what the peer had still to say, and no more after that."""
         last = bytearray()
         try:
-            while len(last) < READ_SIZE and (octets := await self._read(LINGER_SECONDS)):
+            while len(last) < READ_SIZE and (octets := await self._read(self._stream.now() + LINGER_SECONDS)):
                 last += octets
         except TimeoutError:
             pass
@@ -236,7 +265,7 @@ class _Connection(Generic[E]):
         self._machine.receive_data(b"")
 
     async def _upgrade(self, octets: bytes) -> None:
-        if self._context is None:
+        if self._terms is None:
             raise RuntimeError("TLS was agreed on, but this connection has no ssl_context")
         # What was read by now came in clear, before the peer could know that TLS begins: no octet of the handshake.
         if dropped := self._stream.drop_unread():
@@ -245,9 +274,7 @@ class _Connection(Generic[E]):
         try:
             if octets:
                 await self._stream.write_all(octets)
-            layer = await _tls.start(
-                self._stream, self._context, server_side=self._server_side, server_hostname=self._hostname
-            )
+            layer = await _tls.start(self._stream, self._terms, server_side=self._server_side)
         except OSError as error:
             if not self._server_side:
                 self._cause = error  # a client has to learn that it is not the server it wanted
@@ -282,7 +309,7 @@ class _Connection(Generic[E]):
             return
         left = LINGER_OCTETS
         with contextlib.suppress(TimeoutError):
-            while left > 0 and (octets := await self._stream.read(LINGER_SECONDS)) != b"":
+            while left > 0 and (octets := await self._stream.read(self._stream.now() + LINGER_SECONDS)) != b"":
                 left -= len(octets or b"")
 
 
@@ -296,10 +323,10 @@ class ServerConnection(_Connection[E]):
         machine: ServerMachine[E],
         stream: Stream,
         peer: Peer,
-        context: ssl.SSLContext | None,
+        terms: _tls.Terms | None,
         layer: _tls.Layer | None,
     ) -> None:
-        super().__init__(machine, stream, peer, context, layer)
+        super().__init__(machine, stream, peer, terms, layer)
         self.machine = machine
 
     @property
@@ -327,11 +354,10 @@ class Client(_Connection[E]):
         machine: ClientMachine[E],
         stream: Stream,
         peer: Peer,
-        context: ssl.SSLContext | None,
+        terms: _tls.Terms | None,
         layer: _tls.Layer | None,
-        hostname: str | None,
     ) -> None:
-        super().__init__(machine, stream, peer, context, layer, hostname)
+        super().__init__(machine, stream, peer, terms, layer)
         self.machine = machine
 
     @property

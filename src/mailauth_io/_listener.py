@@ -14,17 +14,21 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Final, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
-from mailauth import ClientMachine, ServerMachine, Tls, pop3, smtp
+from mailauth import ClientMachine, Closed, Question, Send, ServerMachine, Tls, pop3, smtp
 
 from . import _tls
-from ._adapter import Client, ServerConnection, logger
+from ._adapter import Client, ServerConnection
 from ._proxied import Network, is_within, proxied_peer
 from ._stream import Peer, Stream
+from .limits import Crowd, Limits, logger
 
 E = TypeVar("E")
 
 GRACE: Final = 5.0
 """Seconds that sessions have to come to their end when a listener closes."""
+
+SERVER_LIMITS: Final = Limits()
+CLIENT_LIMITS: Final = Limits()
 
 Session: TypeAlias = Callable[[ServerConnection[E]], Awaitable[None]]
 """What a server does with a connection: iterates it to its end."""
@@ -45,6 +49,17 @@ class ConnectOptions(TypedDict, total=False):
     local_address: str | None
 
 
+class ListenerOptions(TypedDict):
+    """What a Listener is told beside its context."""
+
+    implicit_tls: bool
+    grace: float
+    proxy_from: Collection[Network]
+    limits: Limits
+    crowd: Crowd | None
+    alpn: str | None
+
+
 class Options(TypedDict, total=False):
     """The keyword arguments of ``serve``, for what is built on it."""
 
@@ -55,6 +70,9 @@ class Options(TypedDict, total=False):
     grace: float
     proxy_from: Collection[Network]
     reuse_port: bool
+    limits: Limits
+    crowd: Crowd | None
+    alpn: str | None
 
 
 class Serve(Protocol):
@@ -96,19 +114,22 @@ class ServePop3(Protocol):
 class Listener(ABC):
     """A server that accepts; leaving the context that gave it closes it."""
 
-    def __init__(
-        self, context: ssl.SSLContext | None, *, implicit_tls: bool, grace: float, proxy_from: Collection[Network]
-    ) -> None:
-        if implicit_tls and context is None:
+    def __init__(self, context: ssl.SSLContext | None, **options: Unpack[ListenerOptions]) -> None:
+        self._implicit_tls = options["implicit_tls"]
+        if self._implicit_tls and context is None:
             raise ValueError("implicit TLS needs an ssl_context")
         self.address: str = ""
         """The address it listens on (the first, if its host has several)."""
         self.port: int = 0
         """The port it listens on, chosen by the system if 0 was asked for."""
-        self._context = context
-        self._implicit_tls = implicit_tls
-        self._grace = grace
-        self._proxy_from = tuple(proxy_from)
+        self._limits = limits = options["limits"]
+        crowd = options["crowd"]
+        self._crowd = Crowd(limits) if crowd is None else crowd
+        self._terms: _tls.Terms | None = None
+        if context is not None:
+            self._terms = _tls.Terms(context=context, patience=limits.handshake_patience, alpn=options["alpn"])
+        self._grace = options["grace"]
+        self._proxy_from = tuple(options["proxy_from"])
         self._closing = False
         self._connections: dict[Stream, Callable[[], None]] = {}  # each with what asks it to end
 
@@ -117,10 +138,13 @@ class Listener(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Stop accepting, shut every session down, wait for them up to ``grace`` seconds, then abort what is left."""
+        """``shut_down()``, wait for the sessions up to ``grace`` seconds after it, then abort what is left."""
 
     def shut_down(self) -> None:
-        """Stop accepting and ask every session to end; does not wait."""
+        """Stop accepting and ask every session to end, one in the middle of message content behind that; do not wait.
+
+        The first call begins the time of grace.
+        """
         self._closing = True
         self._stop_accepting()
         for end in list(self._connections.values()):
@@ -128,26 +152,32 @@ class Listener(ABC):
 
     async def _run(self, stream: Stream, peer: Peer, session: Session[E], build: Build[E]) -> None:
         """One connection from its first octet to its last.  Raises nothing but the cancellation of its task."""
+        counted: Peer | None = None
         try:
             if self._closing:
                 return
             self._connections[stream] = stream.wake
             if self._proxy_from and is_within(peer, self._proxy_from):
                 try:
-                    peer = await proxied_peer(stream, peer)
+                    peer = await proxied_peer(stream, peer, self._limits.header_patience)
                 except OSError as error:
                     logger.info("dropped the proxy %s: %s", peer, str(error) or type(error).__name__)
                     return
+            if not self._crowd.enter(peer.address):
+                if not self._implicit_tls:
+                    await stream.write_all(_refusal(build(secrets.token_bytes(32), None)))
+                return
+            counted = peer
             layer = None
-            if self._implicit_tls and self._context is not None:
+            if self._implicit_tls and self._terms is not None:
                 try:
-                    layer = await _tls.start(stream, self._context, server_side=True)
+                    layer = await _tls.start(stream, self._terms, server_side=True)
                 except OSError as error:
                     logger.info("the TLS handshake with %s failed: %s", peer, type(error).__name__)
                     return
             machine = build(secrets.token_bytes(32), layer.tls if layer is not None else None)
-            connection = ServerConnection(machine, stream, peer, self._context, layer)
-            self._connections[stream] = connection.shut_down
+            connection = ServerConnection(machine, stream, peer, self._terms, layer)
+            self._connections[stream] = connection.retire
             connection.take_early_octets()
             await session(connection)
             await connection.aclose()
@@ -157,7 +187,22 @@ class Listener(ABC):
             logger.error("the session with %s failed: %s\n%s", peer, type(error).__name__, place)
         finally:
             self._connections.pop(stream, None)
+            if counted is not None:
+                self._crowd.leave(counted.address)
             stream.abort()
+
+
+def _refusal(machine: ServerMachine[E]) -> bytes:
+    """What *machine* says to a client for whom there is no room."""
+    octets = b""
+    while not isinstance(event := machine.next_event(), Closed):
+        if isinstance(event, Send):
+            octets += event.octets
+        elif isinstance(event, Question):
+            machine.answer(event, event.unavailable)
+        else:
+            machine.shut_down()
+    return octets
 
 
 def smtp_server(serve: Serve) -> ServeSmtp:
@@ -172,6 +217,7 @@ def smtp_server(serve: Serve) -> ServeSmtp:
         """
         if settings.starttls and options.get("ssl_context") is None:
             raise ValueError("settings with starttls need an ssl_context")
+        options.setdefault("alpn", _tls.SMTP)
         if isinstance(settings, smtp.ServerSettings):
             return serve(session, partial(_smtp_machine, settings), **options)
         return serve(session, partial(_any_smtp_machine, settings), **options)
@@ -199,6 +245,7 @@ def pop3_server(serve: Serve) -> ServePop3:
         """
         if settings.stls and options.get("ssl_context") is None:
             raise ValueError("settings with stls need an ssl_context")
+        options.setdefault("alpn", _tls.POP3)
         if isinstance(settings, pop3.ServerSettings):
             return serve(session, partial(_pop3_machine, settings), **options)
         return serve(session, partial(_any_pop3_machine, settings), **options)
@@ -225,14 +272,17 @@ async def start_client(
 ) -> Client[E]:
     """The Client on a stream that is connected; on failure the stream is closed."""
     try:
+        terms = None
+        if context is not None:
+            terms = _tls.Terms(context=context, patience=CLIENT_LIMITS.handshake_patience, hostname=hostname)
         layer = None
         if implicit_tls:
-            if context is None:
+            if terms is None:
                 raise ValueError("implicit TLS needs an ssl_context")
-            layer = await _tls.start(stream, context, server_side=False, server_hostname=hostname)
+            layer = await _tls.start(stream, terms, server_side=False)
         if not isinstance(machine, ClientMachine):
             machine = machine(layer.tls if layer is not None else None)
-        client = Client(machine, stream, peer, context, layer, hostname)
+        client = Client(machine, stream, peer, terms, layer)
         client.take_early_octets()
         return client
     except BaseException:

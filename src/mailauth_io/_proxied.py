@@ -6,18 +6,14 @@ Knows no loop; what a header may hold is told by ``mailauth.proxy``.
 from __future__ import annotations
 
 import ipaddress
-import time
 from collections.abc import Iterable
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from mailauth.proxy import HeaderReader, Invalid, Proxied
 
 from ._stream import Peer, Stream
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-HEADER_PATIENCE: Final = 10.0
-"""Seconds for a whole header; three at least, for a segment that has to be sent again (PROXY protocol section 2)."""
 
 
 def is_within(peer: Peer, networks: Iterable[Network]) -> bool:
@@ -28,15 +24,15 @@ def is_within(peer: Peer, networks: Iterable[Network]) -> bool:
     return any(address in network for network in networks)
 
 
-async def proxied_peer(stream: Stream, peer: Peer) -> Peer:
+async def proxied_peer(stream: Stream, peer: Peer, patience: float) -> Peer:
     """The client that the proxy *peer* names, or *peer* itself when its header names none; octets behind it stay.
 
-    Raises OSError when there is no valid header in time.
+    Raises OSError when there is no valid header in *patience* seconds.
     """
     reader = HeaderReader()
-    end = time.monotonic() + HEADER_PATIENCE
+    due = stream.now() + patience
     while reader.header is None:
-        octets = await stream.read(max(end - time.monotonic(), 0.0))
+        octets = await stream.read(due)
         if octets is None:
             raise ConnectionAbortedError("shut down while its PROXY header was due")
         while True:

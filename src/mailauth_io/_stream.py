@@ -6,16 +6,13 @@ Knows no protocol and no TLS; ``on_asyncio`` and ``on_trio`` each implement it o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import attrs
 
 READ_SIZE: Final = 65_536
 """Octets that one read brings at most: with what the machine holds, all that a connection keeps (house rule 4)."""
-
-WRITE_PATIENCE: Final = 300.0
-"""Seconds that a peer may take to read one Send (RFC 5321 section 4.5.3.2 gives no block less than three minutes)."""
 
 
 @attrs.frozen
@@ -32,30 +29,34 @@ class Stream(ABC):
 
     __slots__ = ()
 
+    began: float
+    """When the connection began, as ``now()`` tells it."""
+
+    now: Callable[[], float]
+    """Seconds on the clock of the loop, which never steps back."""
+
     @abstractmethod
     def take(self) -> bytes | None:
         """The octets at hand; ``b""`` at the end of the stream (or of the connection), None for none yet."""
 
     @abstractmethod
-    def arrival(self, patience: float) -> Awaitable[None]:
-        """When ``take()`` gave None: wait until it may give more, or until ``wake()`` comes.
+    def arrival(self, due: float) -> Awaitable[None]:
+        """Wait until ``take()`` has something to give, or until ``wake()`` comes.
 
-        Raises TimeoutError when *patience* seconds bring nothing.  Cancelled, it loses no octet.
+        Raises TimeoutError when nothing came by *due*, which is a time as ``now()`` tells it.  Cancelled, it loses no
+        octet.
         """
 
-    async def read(self, patience: float) -> bytes | None:
+    async def read(self, due: float) -> bytes | None:
         """``take()``, waited for; None when ``wake()`` came instead."""
-        octets = self.take()
-        if octets is None:
-            await self.arrival(patience)
-            octets = self.take()
-        return octets
+        await self.arrival(due)
+        return self.take()
 
     @abstractmethod
     def write(self, octets: bytes) -> Awaitable[None] | None:
         """Hand all *octets* to the system: None when it has taken them, else what to await until it has.
 
-        Raises OSError, now or when awaited, when the connection is gone, or stuck for WRITE_PATIENCE.
+        Raises OSError, now or when awaited, when the connection is gone, or the peer reads too slowly (``Limits``).
         """
 
     async def write_all(self, octets: bytes) -> None:

@@ -7,16 +7,42 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-import time
 from typing import Final
+
+import attrs
 
 from mailauth import Tls
 
+from ._client_hello import ClientHello
 from ._stream import READ_SIZE, Stream
 from .channel_binding import BindingContext, channel_bindings
 
-HANDSHAKE_PATIENCE: Final = 30.0
-"""Seconds for a whole handshake, however many octets it takes to come to nothing."""
+SMTP: Final = "smtp"
+POP3: Final = "pop3"
+"""The names of the two in ALPN: of POP3 as registered, of SMTP as Exim and Postfix have it."""
+
+_NO_APPLICATION_PROTOCOL: Final = bytes.fromhex("15 0303 0002 02 78")
+"""A fatal alert in a record of its own (RFC 7301 section 3.2, RFC 8446 section 6)."""
+
+
+class NoApplicationProtocol(ConnectionAbortedError):
+    """The client means to speak another protocol inside TLS (RFC 7301)."""
+
+
+@attrs.frozen(kw_only=True)
+class Terms:
+    """How handshakes are done: the same for all connections of a listener."""
+
+    context: ssl.SSLContext
+
+    patience: float
+    """Seconds for a whole handshake."""
+
+    hostname: str | None = None
+    """What the certificate of a server must be good for; None on the server's side."""
+
+    alpn: str | None = None
+    """A server's protocol: a client that offers any by ALPN must offer this one.  None: nobody looks."""
 
 
 class Layer:
@@ -40,6 +66,12 @@ class Layer:
         except ssl.SSLWantReadError:
             return False
         return True
+
+    def check_protocol(self, alpn: str | None) -> None:
+        """Raise NoApplicationProtocol when the context chose another than *alpn*: a client offered both."""
+        chosen = self._object.selected_alpn_protocol()
+        if None not in (alpn, chosen) and alpn != chosen:
+            raise NoApplicationProtocol(f"{chosen} was chosen, not {alpn}")
 
     def feed(self, octets: bytes) -> None:
         """Octets from the wire; ``b""`` is the end of the stream."""
@@ -95,24 +127,32 @@ class Layer:
         return context.channel_bindings if isinstance(context, BindingContext) else {}
 
 
-async def start(
-    stream: Stream, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None
-) -> Layer:
+async def start(stream: Stream, terms: Terms, *, server_side: bool) -> Layer:
     """Do a handshake on *stream*.  Raises OSError (ssl.SSLError and TimeoutError are such) when it fails."""
-    layer = Layer(context, server_side=server_side, server_hostname=server_hostname)
-    end = time.monotonic() + HANDSHAKE_PATIENCE
+    layer = Layer(terms.context, server_side=server_side, server_hostname=terms.hostname)
+    due = stream.now() + terms.patience
+    hello = ClientHello() if server_side and terms.alpn is not None else None
     while True:
-        try:
-            done = layer.shake_hands()
-        finally:
-            octets = layer.take()  # a failure has an alert to send
-            if octets:
-                await stream.write_all(octets)
-        if done:
-            return layer
-        received = await stream.read(max(end - time.monotonic(), 0.0))
+        if hello is None:
+            try:
+                done = layer.shake_hands()
+            finally:
+                octets = layer.take()  # a failure has an alert to send
+                if octets:
+                    await stream.write_all(octets)
+            if done:
+                layer.check_protocol(terms.alpn)
+                return layer
+        received = await stream.read(due)
         if received is None:
             raise ConnectionAbortedError("shut down during the TLS handshake")
         if not received:
             raise ConnectionResetError("the peer closed the connection during the TLS handshake")
         layer.feed(received)
+        if hello is not None:
+            hello.receive_data(received)
+            if hello.protocols is not None:
+                if hello.protocols and terms.alpn not in hello.protocols:
+                    await stream.write_all(_NO_APPLICATION_PROTOCOL)
+                    raise NoApplicationProtocol(f"offered {hello.protocols}, not {terms.alpn}")
+                hello = None

@@ -12,6 +12,7 @@ from typing import Final
 
 import attrs
 
+from ._tls import POP3, SMTP
 from .channel_binding import BindingContext
 
 NAMES: Final = ("localhost", "127.0.0.1", "::1")
@@ -40,8 +41,12 @@ class ThrowAway:
 
 
 def server_context() -> BindingContext:
-    """An empty server context with the least version that is allowed (RFC 8996)."""
+    """An empty server context with the least version that is allowed (RFC 8996), for either protocol.
+
+    Of the names that a client offers by ALPN it chooses one of ours; whether it is that of the port is judged there.
+    """
     context = BindingContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols([SMTP, POP3])
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 

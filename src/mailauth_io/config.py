@@ -22,6 +22,7 @@ from . import certificates, grants_setting, relay_to, server, stores
 from .certificate_validity import validity
 from .channel_binding import BindingContext
 from .complaint import Complaint
+from .limits import Limits
 from .renewing import RenewingContext
 from .settings import Settings
 
@@ -65,6 +66,17 @@ def read(settings: Settings) -> Serving:
             grant_ipv6_prefix=settings.grant_ipv6_prefix,
             no_grants_from=settings.no_grants_from,
             proxy_from=settings.proxy_from,
+            limits=Limits(
+                connections=settings.connections,
+                connections_per_address=settings.connections_per_address,
+                handshake_patience=settings.handshake_patience,
+                write_patience=settings.write_patience,
+                minimum_rate=settings.minimum_rate,
+            ),
+            smtp_patience=settings.smtp_patience,
+            pop3_patience=settings.pop3_patience,
+            time_before_login=settings.time_before_login,
+            grace=settings.grace,
         ),
         stores=server.Stores(
             accounts=accounts,

@@ -9,16 +9,29 @@ import asyncio
 import contextlib
 import math
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from typing import TypeVar, cast
+from typing import TypeVar, Unpack, cast
 
 from mailauth import ClientMachine
 
 from . import _listener
 from ._adapter import Client as Client, ServerConnection as ServerConnection
-from ._listener import GRACE, Build, BuildClient, Session, pop3_server, smtp_server, start_client
+from ._listener import (
+    CLIENT_LIMITS,
+    GRACE,
+    SERVER_LIMITS,
+    Build,
+    BuildClient,
+    ListenerOptions,
+    Session,
+    pop3_server,
+    smtp_server,
+    start_client,
+)
 from ._proxied import Network
-from ._stream import READ_SIZE, WRITE_PATIENCE, Peer as Peer, Stream, to_peer
+from ._stream import READ_SIZE, Peer as Peer, Stream, to_peer
+from .limits import Crowd, Limits
 
 E = TypeVar("E")
 
@@ -30,6 +43,7 @@ class _Stream(asyncio.Protocol, Stream):
         "_due",
         "_ended",
         "_gone",
+        "_limits",
         "_looks_at",
         "_loop",
         "_made",
@@ -38,14 +52,26 @@ class _Stream(asyncio.Protocol, Stream):
         "_timer",
         "_transport",
         "_unread",
+        "_unwritten",
         "_woken",
         "_writer",
+        "began",
+        "now",
     )
 
     _transport: asyncio.Transport
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, made: Callable[[_Stream], None] | None = None) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        now: Callable[[], float],
+        limits: Limits,
+        made: Callable[[_Stream], None] | None = None,
+    ) -> None:
+        self.now = now  # the loop's: one bound method for all of them
+        self.began = now()
         self._loop = loop
+        self._limits = limits
         self._made = made
         self._unread = b""
         self._ended = False  # nothing more will come
@@ -54,8 +80,9 @@ class _Stream(asyncio.Protocol, Stream):
         self._paused = False  # the transport does not read
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
-        self._due = math.inf  # when the read that is under way has lasted too long
-        self._timer: asyncio.TimerHandle | None = None  # one for all reads: it looks at _due when it fires
+        self._unwritten = 0  # octets of the write that is under way, when it was last looked at
+        self._due = math.inf  # when the read or write that is under way has lasted too long
+        self._timer: asyncio.TimerHandle | None = None  # one for all of them: it looks at _due when it fires
         self._looks_at = math.inf  # when that will be
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -73,8 +100,18 @@ class _Stream(asyncio.Protocol, Stream):
         if reader is None or reader.done():
             self._paused = True
             self._transport.pause_reading()
-        else:
-            _end_now(reader)
+            return
+        # End the wait of the task before this returns.  set_result() alone would have the loop do so in its next turn:
+        # handle, turn and all a twentieth of a small message.  Where the future does not show who waits for it, it is
+        # left at that.
+        waiting = getattr(reader, "_callbacks", None)
+        if not waiting or len(waiting) != 1:
+            reader.set_result(None)
+            return
+        go_on, context = waiting[0]
+        reader.remove_done_callback(go_on)
+        reader.set_result(None)
+        context.run(go_on, reader)
 
     def eof_received(self) -> bool:
         self._end()
@@ -113,14 +150,14 @@ class _Stream(asyncio.Protocol, Stream):
             return octets
         return b"" if self._ended else None
 
-    def arrival(self, patience: float) -> Awaitable[None]:
-        loop = self._loop
-        self._reader = reader = loop.create_future()
-        if self._woken or self._ended:
+    def arrival(self, due: float) -> Awaitable[None]:
+        reader: asyncio.Future[None] = asyncio.Future(loop=self._loop)  # what create_future() does, for less
+        self._reader = reader
+        if self._unread or self._woken or self._ended:
             self._woken = False
             reader.set_result(None)
             return reader
-        self._due = due = loop.time() + patience
+        self._due = due
         if due < self._looks_at:
             self._set_timer(due)
         if self._paused:
@@ -135,13 +172,23 @@ class _Stream(asyncio.Protocol, Stream):
         self._looks_at = due
 
     def _look(self) -> None:
-        """Has the read that is under way lasted too long?"""
+        """Has the read or write that is under way lasted too long?"""
         self._timer = None
         self._looks_at = math.inf
-        if self._reader is None or self._reader.done():
-            return  # the next read sets the timer
-        if self._loop.time() >= self._due:
-            self._reader.set_exception(TimeoutError())
+        waiting = self._writer
+        if waiting is None or waiting.done():
+            waiting = self._reader
+        if waiting is None or waiting.done():
+            return  # the next wait sets the timer
+        now = self.now()
+        if waiting is self._writer:
+            limits = self._limits
+            unwritten = self._transport.get_write_buffer_size()
+            earned = (self._unwritten - unwritten) / limits.minimum_rate
+            self._due = min(now + limits.write_patience, self._due + earned)
+            self._unwritten = unwritten
+        if now >= self._due:
+            waiting.set_exception(TimeoutError())
         else:
             self._set_timer(self._due)
 
@@ -155,8 +202,11 @@ class _Stream(asyncio.Protocol, Stream):
         return None
 
     async def _written(self, writer: asyncio.Future[None]) -> None:
-        async with asyncio.timeout(WRITE_PATIENCE):
-            await writer
+        self._unwritten = self._transport.get_write_buffer_size()
+        self._due = due = self.now() + self._limits.write_patience
+        if due < self._looks_at:
+            self._set_timer(due)
+        await writer
         if self._transport.is_closing():
             raise BrokenPipeError("the connection is gone")
 
@@ -183,35 +233,20 @@ class _Stream(asyncio.Protocol, Stream):
         self._end()
 
 
-def _end_now(reader: asyncio.Future[None]) -> None:
-    """End the wait of a task before this returns; for the loop alone, where no task runs.
-
-    ``set_result()`` would have the loop do so in its next turn: handle, turn and all a twentieth of a small message.
-    Where the future does not show who waits for it, it is left at that.
-    """
-    waiting = getattr(reader, "_callbacks", None)
-    if not waiting or len(waiting) != 1:
-        reader.set_result(None)
-        return
-    go_on, context = waiting[0]
-    reader.remove_done_callback(go_on)
-    reader.set_result(None)
-    context.run(go_on, reader)
-
-
 class Listener(_listener.Listener):
     """What ``serve`` gives: where it listens, and how to end it."""
 
     _server: asyncio.Server
 
-    def __init__(
-        self, context: ssl.SSLContext | None, *, implicit_tls: bool, grace: float, proxy_from: Collection[Network]
-    ) -> None:
-        super().__init__(context, implicit_tls=implicit_tls, grace=grace, proxy_from=proxy_from)
+    def __init__(self, context: ssl.SSLContext | None, **options: Unpack[ListenerOptions]) -> None:
+        super().__init__(context, **options)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._deadline = math.inf
 
     async def _listen(self, session: Session[E], build: Build[E], host: str, port: int, reuse_port: bool) -> None:
         loop = asyncio.get_running_loop()
+        # One bound method for all streams; and asyncio's own does no more than to call this.
+        now = time.monotonic if type(loop).time is asyncio.BaseEventLoop.time else loop.time
 
         def made(stream: _Stream) -> None:
             if self._closing:
@@ -224,17 +259,21 @@ class Listener(_listener.Listener):
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-        self._server = await loop.create_server(lambda: _Stream(loop, made), host, port, reuse_port=reuse_port)
+        self._server = await loop.create_server(
+            lambda: _Stream(loop, now, self._limits, made), host, port, reuse_port=reuse_port
+        )
         self.address, self.port = self._server.sockets[0].getsockname()[:2]
 
     def _stop_accepting(self) -> None:
         self._server.close()
+        self._deadline = min(self._deadline, asyncio.get_running_loop().time() + self._grace)
 
     async def aclose(self) -> None:
         self.shut_down()
         try:
             if self._tasks:
-                await asyncio.wait(self._tasks, timeout=self._grace)
+                left = self._deadline - asyncio.get_running_loop().time()
+                await asyncio.wait(self._tasks, timeout=max(left, 0.0))
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -254,16 +293,30 @@ async def serve(
     grace: float = GRACE,
     proxy_from: Collection[Network] = (),
     reuse_port: bool = False,
+    limits: Limits = SERVER_LIMITS,
+    crowd: Crowd | None = None,
+    alpn: str | None = None,
 ) -> AsyncIterator[Listener]:
     """Listen, and run *session* on a machine from *build* for each connection, until the context is left.
 
     *ssl_context* is for BeginTls, or with *implicit_tls* for a handshake first.  Peers in the networks of *proxy_from*
     are proxies: each must begin with a valid PROXY header (``mailauth.proxy``) or is dropped, and the connection's peer
-    is the client that it names.  With *reuse_port* other processes of the same user may listen there, too.
+    is the client that it names.  How many peers there may be, and how slow, is said by *limits*; listeners that share a
+    *crowd* share the bound on connections, and whoever comes beyond it gets the machine's refusal.  With *alpn* a TLS
+    client that offers any protocol by ALPN must offer that one; ``serve_smtp`` and ``serve_pop3`` set it.  With
+    *reuse_port* other processes of the same user may listen there, too.
     Raises OSError when it cannot listen, ValueError where no port can be shared.
     An exception from a session is logged and drops that connection alone.
     """
-    listener = Listener(ssl_context, implicit_tls=implicit_tls, grace=grace, proxy_from=proxy_from)
+    listener = Listener(
+        ssl_context,
+        implicit_tls=implicit_tls,
+        grace=grace,
+        proxy_from=proxy_from,
+        limits=limits,
+        crowd=crowd,
+        alpn=alpn,
+    )
     await listener._listen(session, build, host, port, reuse_port)
     try:
         yield listener
@@ -292,7 +345,10 @@ async def connect(
     """
     loop = asyncio.get_running_loop()
     transport, stream = await loop.create_connection(
-        lambda: _Stream(loop), host, port, local_addr=(local_address, 0) if local_address else None
+        lambda: _Stream(loop, loop.time, CLIENT_LIMITS),
+        host,
+        port,
+        local_addr=(local_address, 0) if local_address else None,
     )
     peer = to_peer(transport.get_extra_info("peername"))
     return await start_client(

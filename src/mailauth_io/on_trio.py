@@ -10,7 +10,7 @@ import math
 import socket
 import ssl
 from collections.abc import AsyncIterator, Collection
-from typing import Final, TypeVar
+from typing import Final, TypeVar, Unpack
 
 import trio
 
@@ -18,9 +18,21 @@ from mailauth import ClientMachine
 
 from . import _listener
 from ._adapter import Client as Client, ServerConnection as ServerConnection
-from ._listener import GRACE, Build, BuildClient, Session, pop3_server, smtp_server, start_client
+from ._listener import (
+    CLIENT_LIMITS,
+    GRACE,
+    SERVER_LIMITS,
+    Build,
+    BuildClient,
+    ListenerOptions,
+    Session,
+    pop3_server,
+    smtp_server,
+    start_client,
+)
 from ._proxied import Network
-from ._stream import READ_SIZE, WRITE_PATIENCE, Peer as Peer, Stream, to_peer
+from ._stream import READ_SIZE, Peer as Peer, Stream, to_peer
+from .limits import Crowd, Limits
 
 E = TypeVar("E")
 
@@ -74,11 +86,25 @@ class _Stream(Stream):
     What one call can do goes to its socket directly: the stream's own bookkeeping costs a sixth of a message.
     """
 
-    __slots__ = ("_aborted", "_expired", "_reading", "_socket", "_stream", "_timekeeper", "_unread", "_woken", "due")
+    __slots__ = (
+        "_aborted",
+        "_expired",
+        "_limits",
+        "_reading",
+        "_socket",
+        "_timekeeper",
+        "_unread",
+        "_woken",
+        "began",
+        "due",
+    )
 
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
+    now = staticmethod(trio.current_time)
+
+    def __init__(self, stream: trio.SocketStream, limits: Limits) -> None:
+        self.began = trio.current_time()
         self._socket = stream.socket
+        self._limits = limits
         self._reading = False
         self._unread: bytes | None = None
         self._woken = False
@@ -92,12 +118,12 @@ class _Stream(Stream):
         octets, self._unread = self._unread, None
         return octets
 
-    async def arrival(self, patience: float) -> None:
-        if self._woken:
+    async def arrival(self, due: float) -> None:
+        if self._woken or self._unread is not None:
             self._woken = False
             return
         self._expired = False
-        self.due = due = trio.current_time() + patience
+        self.due = due
         self._timekeeper.wake_by(due)
         self._reading = True
         try:
@@ -116,16 +142,24 @@ class _Stream(Stream):
             self.due = math.inf
 
     async def write(self, octets: bytes) -> None:
-        due, self.due = self.due, trio.current_time() + WRITE_PATIENCE
-        self._timekeeper.wake_by(self.due)
+        self.due = due = trio.current_time() + self._limits.write_patience
+        self._timekeeper.wake_by(due)
         try:
             sent = await self._socket.send(octets)
             if sent < len(octets):
-                await self._stream.send_all(memoryview(octets)[sent:])
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                await self._write_on(memoryview(octets)[sent:])
+        except trio.ClosedResourceError as error:
             raise BrokenPipeError("the connection is gone") from error
         finally:
-            self.due = due
+            self.due = math.inf
+
+    async def _write_on(self, octets: memoryview) -> None:
+        """What one call could not take: the time to do it is renewed as far as it goes on."""
+        limits = self._limits
+        while octets:
+            sent = await self._socket.send(octets)
+            octets = octets[sent:]
+            self.due = min(trio.current_time() + limits.write_patience, self.due + sent / limits.minimum_rate)
 
     def expire(self) -> None:
         """The wait that is under way has lasted too long."""
@@ -163,10 +197,8 @@ class _Stream(Stream):
 class Listener(_listener.Listener):
     """What ``serve`` gives: where it listens, and how to end it."""
 
-    def __init__(
-        self, context: ssl.SSLContext | None, *, implicit_tls: bool, grace: float, proxy_from: Collection[Network]
-    ) -> None:
-        super().__init__(context, implicit_tls=implicit_tls, grace=grace, proxy_from=proxy_from)
+    def __init__(self, context: ssl.SSLContext | None, **options: Unpack[ListenerOptions]) -> None:
+        super().__init__(context, **options)
         self._accepting = trio.CancelScope()
         self._sessions = trio.CancelScope(shield=True)  # a cancelled server ends its sessions orderly, too
         self._ended = trio.Event()
@@ -177,7 +209,7 @@ class Listener(_listener.Listener):
                 peer = to_peer(stream.socket.getpeername())
             except OSError:
                 return stream.socket.close()
-            await self._run(_Stream(stream), peer, session, build)
+            await self._run(_Stream(stream, self._limits), peer, session, build)
 
         try:
             with self._sessions:
@@ -222,16 +254,30 @@ async def serve(
     grace: float = GRACE,
     proxy_from: Collection[Network] = (),
     reuse_port: bool = False,
+    limits: Limits = SERVER_LIMITS,
+    crowd: Crowd | None = None,
+    alpn: str | None = None,
 ) -> AsyncIterator[Listener]:
     """Listen, and run *session* on a machine from *build* for each connection, until the context is left.
 
     *ssl_context* is for BeginTls, or with *implicit_tls* for a handshake first.  Peers in the networks of *proxy_from*
     are proxies: each must begin with a valid PROXY header (``mailauth.proxy``) or is dropped, and the connection's peer
-    is the client that it names.  With *reuse_port* other processes of the same user may listen there, too.
+    is the client that it names.  How many peers there may be, and how slow, is said by *limits*; listeners that share a
+    *crowd* share the bound on connections, and whoever comes beyond it gets the machine's refusal.  With *alpn* a TLS
+    client that offers any protocol by ALPN must offer that one; ``serve_smtp`` and ``serve_pop3`` set it.  With
+    *reuse_port* other processes of the same user may listen there, too.
     Raises OSError when it cannot listen, ValueError where no port can be shared.
     An exception from a session is logged and drops that connection alone.
     """
-    listener = Listener(ssl_context, implicit_tls=implicit_tls, grace=grace, proxy_from=proxy_from)
+    listener = Listener(
+        ssl_context,
+        implicit_tls=implicit_tls,
+        grace=grace,
+        proxy_from=proxy_from,
+        limits=limits,
+        crowd=crowd,
+        alpn=alpn,
+    )
     sockets = await (_shared_listeners if reuse_port else trio.open_tcp_listeners)(port, host=host)
     listener.address, listener.port = sockets[0].socket.getsockname()[:2]
     failure: Exception | None = None
@@ -269,5 +315,10 @@ async def connect(
     stream = await trio.open_tcp_stream(host, port, local_address=local_address)
     peer = to_peer(stream.socket.getpeername())
     return await start_client(
-        machine, _Stream(stream), peer, ssl_context, implicit_tls=implicit_tls, hostname=server_hostname or host
+        machine,
+        _Stream(stream, CLIENT_LIMITS),
+        peer,
+        ssl_context,
+        implicit_tls=implicit_tls,
+        hostname=server_hostname or host,
     )

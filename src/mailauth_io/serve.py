@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
-from . import _loops, config, grants_setting, logs, server
+from . import _loops, config, descriptors, grants_setting, logs, server
 from .complaint import Complaint
 from .logs import Event
 from .settings import Settings
@@ -35,6 +35,8 @@ def serve(settings: Settings) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # all is read now, and there is nothing to reload yet
     serving = config.read(settings)
     logs.start(settings.log_format, settings.log_level)
+    descriptors.raise_limit()
+    descriptors.say_little()
     try:
         loop = _loops.named(serving.loop)
     except ImportError as error:

@@ -159,6 +159,44 @@ class Settings:
         "grants", "redis_password_file", "--redis-password-file", metavar="FILE", help="holds the password for Redis"
     )
 
+    connections: int = row.one(
+        "limits", "connections", None, words.number(1, 10**6, "number of connections"), default=5_000,
+        kind=int, metavar="N",
+        help="connections at a time, on all ports together",
+    )  # fmt: skip
+    connections_per_address: int = row.one(
+        "limits", "connections_per_address", None, words.number(1, 10**6, "number of connections"), default=256,
+        kind=int, metavar="N", help="of those from one address",
+    )  # fmt: skip
+    smtp_patience: float = row.one(
+        "limits", "smtp_patience", None, words.positive, default=300.0, kind=float, metavar="N",
+        help="how long an SMTP client may take for a command, or pause inside content",
+    )  # fmt: skip
+    pop3_patience: float = row.one(
+        "limits", "pop3_patience", None, words.positive, default=600.0, kind=float, metavar="N",
+        help="how long a POP3 client may take for a command",
+    )  # fmt: skip
+    time_before_login: float = row.one(
+        "limits", "time_before_login", None, words.positive, default=600.0, kind=float, metavar="N",
+        help="from the beginning of a connection to a login or to the first message that is taken",
+    )  # fmt: skip
+    handshake_patience: float = row.one(
+        "limits", "handshake_patience", None, words.positive, default=30.0, kind=float, metavar="N",
+        help="how long a TLS handshake may take",
+    )  # fmt: skip
+    write_patience: float = row.one(
+        "limits", "write_patience", None, words.positive, default=300.0, kind=float, metavar="N",
+        help="how long a client may pause in reading what it asked for",
+    )  # fmt: skip
+    minimum_rate: float = row.one(
+        "limits", "minimum_rate", None, words.positive, default=500.0, kind=float, metavar="N",
+        help="octets a second that content, and the reading of replies, must bring in the long run",
+    )  # fmt: skip
+    grace: float = row.one(
+        "limits", "grace", None, words.seconds, default=10.0, kind=float, metavar="N",
+        help="how long content that is under way may still take when the server ends",
+    )  # fmt: skip
+
     log_format: str = row.one(
         "log", "format", "--log-format", words.one_of(*logs.FORMATS), default="text", metavar="FORMAT",
         help="how the log is written to standard error: text, or json, an object a line",

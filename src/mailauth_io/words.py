@@ -87,6 +87,17 @@ def seconds_up_to(most: float) -> Callable[[str], float]:
     return read
 
 
+def positive(text: str) -> float:
+    """More than 0: seconds, or whatever else can be had in parts."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < math.inf:
+        raise Wrong(f"{text!r} is no number above 0")
+    return found
+
+
 def one_of(*names: str) -> Callable[[str], str]:
     """What reads one of *names*."""
 

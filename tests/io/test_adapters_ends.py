@@ -10,8 +10,9 @@ import threading
 import pytest
 
 from mailauth import RemoteProtocolError, Why
-from mailauth_io import _adapter, _loops, on_asyncio, on_trio
+from mailauth_io import _adapter, _loops
 from mailauth_io._adapter import ServerConnection
+from mailauth_io.limits import Limits
 from tests.io.line_echo import (
     EchoEvent,
     Ended,
@@ -304,11 +305,8 @@ async def test_a_peer_that_does_not_read_is_not_waited_for_for_ever(loop: _loops
                 over.set()
 
     over = threading.Event()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(on_asyncio, "WRITE_PATIENCE", 0.01)
-        patch.setattr(on_trio, "WRITE_PATIENCE", 0.01)
-        async with serving(loop, session) as listener:
-            with await loop.in_thread(dial, listener.port) as connection:
-                connection.sendall(b"x\r\n")
-                assert await loop.in_thread(over.wait, 20)
+    async with serving(loop, session, limits=Limits(write_patience=0.01)) as listener:
+        with await loop.in_thread(dial, listener.port) as connection:
+            connection.sendall(b"x\r\n")
+            assert await loop.in_thread(over.wait, 20)
     assert ends == [Why.PEER]

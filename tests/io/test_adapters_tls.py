@@ -10,6 +10,7 @@ import pytest
 from mailauth import Tls, TlsStarted, Why
 from mailauth_io import _loops, _tls
 from mailauth_io._adapter import Client, ServerConnection
+from mailauth_io.limits import Limits
 from tests.io.line_echo import (
     ClientEvent,
     EchoEvent,
@@ -273,11 +274,10 @@ async def test_a_handshake_is_bounded_in_time(loop: _loops.Loop) -> None:
     async def session(connection: ServerConnection[EchoEvent]) -> None:
         raise AssertionError("a session without a handshake")
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_tls, "HANDSHAKE_PATIENCE", 0.01)
-        async with serving(loop, session, ssl_context=server_context(), implicit_tls=True) as listener:
-            with await loop.in_thread(dial, listener.port) as connection:
-                assert await loop.in_thread(read_all, connection) == b""
+    limits = Limits(handshake_patience=0.01)
+    async with serving(loop, session, ssl_context=server_context(), implicit_tls=True, limits=limits) as listener:
+        with await loop.in_thread(dial, listener.port) as connection:
+            assert await loop.in_thread(read_all, connection) == b""
 
 
 @on_both_loops

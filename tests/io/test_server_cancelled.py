@@ -34,11 +34,15 @@ class MemoryStream(Stream):
         self.said = list(said)
         self.heard = b""
         self.silent = False
+        self.began = 0.0
+        self.now = lambda: 0.0
 
     def take(self) -> bytes | None:
         return self.said.pop(0) if self.said else None
 
-    async def arrival(self, patience: float) -> None:
+    async def arrival(self, due: float) -> None:
+        if self.said:
+            return
         self.silent = True
         await _loops.current().sleep_forever()
 

@@ -495,7 +495,7 @@ def test_no_secret_is_in_any_repr() -> None:
 def test_a_server_waits_ten_minutes() -> None:
     """RFC 1939 section 3: the autologout timer."""
     connection, _, _ = greeted()
-    assert connection.next_event() == NeedData(patience=600.0)
+    assert connection.next_event() == NeedData(patience=600.0, until=600.0)
 
 
 def test_an_answer_that_is_none_leaves_the_question_open() -> None:

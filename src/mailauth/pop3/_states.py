@@ -36,18 +36,17 @@ class State(enum.IntEnum):
 
 _STAYING: Final = ("CAPA", "STAT", "LIST", "UIDL", "RETR", "TOP", "DELE", "RSET", "NOOP")
 
+_BEFORE: Final = (State.AUTHORIZATION, State.NAMED)
+
 TRANSITIONS: Final[Mapping[tuple[State, str], State]] = {
-    (State.AUTHORIZATION, "CAPA"): State.AUTHORIZATION,
+    **{(state, "CAPA"): state for state in _BEFORE},
     (State.AUTHORIZATION, "STLS"): State.TLS,  # in no other state (RFC 2595 section 4)
     (State.AUTHORIZATION, "UTF8"): State.AUTHORIZATION,  # before the login alone (RFC 6856 section 2.1)
-    (State.AUTHORIZATION, "USER"): State.NAMED,
+    **{(state, "USER"): State.NAMED for state in _BEFORE},  # from NAMED: the client has thought better of the name
+    **{(state, "QUIT"): State.CLOSED for state in _BEFORE},
     (State.AUTHORIZATION, "APOP"): State.TRANSACTION,
     (State.AUTHORIZATION, "AUTH"): State.AUTH,
-    (State.AUTHORIZATION, "QUIT"): State.CLOSED,
-    (State.NAMED, "CAPA"): State.NAMED,
-    (State.NAMED, "USER"): State.NAMED,  # the client has thought better of the name
     (State.NAMED, "PASS"): State.TRANSACTION,
-    (State.NAMED, "QUIT"): State.CLOSED,
     **{(State.TRANSACTION, verb): State.TRANSACTION for verb in _STAYING},
     (State.TRANSACTION, "QUIT"): State.UPDATE,
 }
@@ -58,8 +57,8 @@ NEXT: Final[tuple[Mapping[str, State], ...]] = tuple(
 )
 """TRANSITIONS by state, for the hot path."""
 
-SERVER_PATIENCE: Final[tuple[NeedData, ...]] = (NeedData(patience=600.0),) * len(State)
-"""Seconds a server waits in each state: an autologout timer has ten minutes at least (RFC 1939 section 3)."""
-
 CLIENT_PATIENCE: Final = NeedData(patience=600.0)
 """Seconds a client waits for a reply: as long as a server waits for a command, since RFC 1939 names no other number."""
+
+ANSWER_PATIENCE: Final = NeedData(patience=600.0, minimum_rate=500.0)
+"""The same for an answer of many lines, which may be a long message over a slow line."""

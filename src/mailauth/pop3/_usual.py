@@ -16,7 +16,7 @@ from .._events import PAUSED, Action, Question, Tls, Why
 from .._server import ServerMachine
 from . import _fixed
 from ._command_lines import COMMON, COMMON_LIST, COMMON_QUIT, COMMON_RETR, COMMON_STAT, QUIT, STAT, from_common
-from ._states import SERVER_PATIENCE, State
+from ._states import State
 from .commands import LineCommand, Retrieve, checked_list, checked_retrieve
 from .events import ServerEvent
 from .maildrop import Maildrop, MarkedMaildrop
@@ -28,7 +28,6 @@ Q = TypeVar("Q")
 
 _match_common: Final = COMMON.match
 _TRANSACTION: Final = State.TRANSACTION
-_PATIENCE: Final = SERVER_PATIENCE[State.TRANSACTION]
 _MESSAGE_FOLLOWS: Final = _fixed.MESSAGE_FOLLOWS.to_wire()
 _GOODBYE: Final = _fixed.GOODBYE.to_wire()
 
@@ -36,12 +35,13 @@ _GOODBYE: Final = _fixed.GOODBYE.to_wire()
 class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
     """What a retrieval needs to know, and its shortest way."""
 
-    __slots__ = ("_maildrop", "_settings", "_state", "_then", "_utf8")
+    __slots__ = ("_maildrop", "_settings", "_state", "_then", "_utf8", "_wait")
 
     def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
         super().__init__(entropy=entropy, tls=tls)
         self._settings = settings
         self._state = State.GREETING
+        self._wait = settings.waits[0]
         # What comes before the next line is read.
         self._then: Callable[[], ServerEvent | None] | None = None
         self._maildrop = MarkedMaildrop(Maildrop())
@@ -69,7 +69,7 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
                 received = self._input
                 octets, offset = received.octets, received.offset
                 if offset == len(octets) and not (self._output or received.later or received.ended):
-                    return _PATIENCE
+                    return self._wait
                 found = _match_common(octets, offset)
                 if found is None or received.dropping:
                     event = self._advance()

@@ -10,12 +10,11 @@ from collections.abc import Mapping
 
 from .. import sasl
 from .._client import ClientMachine
-from .._connection import MAXIMUM_AUTH_LINE
 from .._dots import Unstuffer
 from .._errors import LocalProtocolError, Malformed, RemoteProtocolError
 from .._events import Action, Command, MessageChunk, Tls, Why
 from ._grammar import find_timestamp
-from ._states import CLIENT_PATIENCE, NEXT, State
+from ._states import ANSWER_PATIENCE, CLIENT_PATIENCE, NEXT, State
 from .commands import SENDABLE, Apop, Auth, Capa, Dele, List, Pass, Quit, Retrieve, Rset, Stls, Uidl, User, Utf8
 from .events import AuthenticationFailed, ClientEvent, Replied
 from .replies import Reply, parse_status, printable
@@ -143,9 +142,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _advance(self) -> ClientEvent | Action | None:
         if self._unstuffer is not None:
             return self._take_content(self._unstuffer)
-        line = self._take_reply_line(self._settings.maximum_reply_line if self._exchange is None else MAXIMUM_AUTH_LINE)
+        line = self._take_reply_line(self._settings.maximum_reply_line if self._exchange is None else sasl.MAXIMUM_LINE)
         if line is None:
-            return self._starve(CLIENT_PATIENCE)
+            return self._starve(CLIENT_PATIENCE if self._lines is None else ANSWER_PATIENCE)
         if self._lines is not None:
             return self._take_line(line, self._lines)
         if self._exchange is not None and (line.startswith(b"+ ") or line == b"+"):
@@ -191,7 +190,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if not unstuffer.ended:
             content = unstuffer.take(self._input)
             if content is None:
-                return self._starve(CLIENT_PATIENCE)
+                return self._starve(ANSWER_PATIENCE)
             if content:
                 return MessageChunk(octets=content)
         self._unstuffer = None

@@ -18,7 +18,7 @@ from .._lines import LineTooLong
 from .._server import login_failed
 from . import _fixed
 from ._command_lines import PARSERS
-from ._states import NEXT, SERVER_PATIENCE, State
+from ._states import NEXT, State
 from ._usual import UsualCourse
 from .commands import (
     Apop,
@@ -80,13 +80,13 @@ class _Connection(UsualCourse[Q], Generic[Q]):
             return then()
         state = self._state
         if state is _AUTH and self._exchange is not None:
-            return self._take_response(self._exchange, SERVER_PATIENCE[_AUTH])
+            return self._take_response(self._exchange, self._wait)
         try:
             line = self._input.take_line(self._settings.maximum_command_line)
         except LineTooLong:
             return self._refuse("", b"", _fixed.LINE_TOO_LONG)
         if line is None:
-            return self._starve(SERVER_PATIENCE[state])
+            return self._starve(self._wait)
         return self._read(line)
 
     def _read(self, line: bytes) -> ServerEvent | None:
@@ -261,6 +261,7 @@ class _Connection(UsualCourse[Q], Generic[Q]):
         if isinstance(answer, Maildrop):
             self._maildrop = MarkedMaildrop(answer)
             self._state = _TRANSACTION
+            self._wait = self._settings.waits[1]
             self._say_contents()
         elif isinstance(answer, Unavailable):
             self._identity = None

@@ -6,13 +6,14 @@ Each limit is a field, and its comment says where the number comes from.
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import Final, Literal
 
 import attrs
 
 from .. import sasl
 from .._errors import LocalProtocolError
-from .._events import Tls
+from .._events import NeedData, Tls
 
 MAXIMUM_COMMAND_LINE: Final = 255
 """Octets of a command with its CRLF (RFC 2449 section 4); what a client keeps to, and a server takes at least."""
@@ -99,6 +100,14 @@ class AnyServerSettings:
     maximum_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
     """Failed logins, the last of which ends the session; not before three (RFC 4954 section 9 says so for SMTP)."""
 
+    patience: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
+    """Seconds for a command or a line of a login, from the reply before it on; then the session ends, and no deletion
+    is committed.  An autologout timer has ten minutes at least (RFC 1939 section 3)."""
+
+    time_before_login: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
+    """Seconds from the beginning of the connection to a login, whatever is said in between.  Infinite: no such end.  No
+    RFC names a number; it is that of *patience*."""
+
     def __attrs_post_init__(self) -> None:
         timestamp = self.context("0" * 32, None).message_id
         if not _HOST_NAME.fullmatch(self.host_name) or not sasl.is_message_id(timestamp):
@@ -106,6 +115,11 @@ class AnyServerSettings:
         if not self.implementation.isascii() or not f"x{self.implementation}".isprintable():
             raise LocalProtocolError("implementation may hold printable ASCII only")
         sasl.check_offer(self.mechanisms, self.scram_decoy)
+
+    @cached_property
+    def waits(self) -> tuple[NeedData, NeedData]:
+        """For a command before the login, and for one after it."""
+        return NeedData(patience=self.patience, until=self.time_before_login), NeedData(patience=self.patience)
 
     def offers(self, mechanism: str, tls: Tls | None) -> bool:
         """Whether that way to log in is open in that state."""

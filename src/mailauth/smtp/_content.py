@@ -12,7 +12,7 @@ from .._errors import LocalProtocolError
 from .._events import Accept, Action, MessageChunk, Tls, Why
 from .._lines import CRLF
 from . import _fixed
-from ._states import NEXT, SERVER_PATIENCE, State
+from ._states import NEXT, State
 from ._text import Chunks
 from ._usual import UsualCourse
 from .commands import Bdat, Data, MessageComplete
@@ -55,7 +55,7 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
             return self._end_content(clean=unstuffer.clean)
         content = unstuffer.take(self._input)
         if content is None:
-            return self._starve(SERVER_PATIENCE[State.DATA])
+            return self._starve(self._settings.waits[2])
         return self._hand_on(content) if content else None
 
     # BDAT
@@ -128,7 +128,7 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
         if chunks.missing:
             octets = chunks.take(self._input)
             if not octets:
-                return self._starve(SERVER_PATIENCE[State.DATA])
+                return self._starve(self._settings.waits[2])
             self._size += len(octets)
             return MessageChunk(octets=octets) if chunks.refusal is None else None
         if chunks.last and chunks.tail != CRLF and chunks.refusal is None and not self._as_it_came:
@@ -189,6 +189,8 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
         if len(verdicts) != len(question.recipients):
             raise LocalProtocolError(f"{len(question.recipients)} recipients were accepted, not {len(verdicts)}")
         replies = [checked(verdict) or _fixed.ACCEPTED[MessageComplete] for verdict in verdicts]
+        if any(reply.positive for reply in replies):
+            self._wait = self._settings.waits[1]
         self._end_transaction()
         for reply in replies:
             self._say(reply)

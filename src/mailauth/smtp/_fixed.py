@@ -47,7 +47,7 @@ TOO_MANY_LOGINS: Final = Reply(421, "4.7.0", "too many failed logins")
 SHUTTING_DOWN: Final = Reply(421, "4.3.2", "service shutting down, closing the connection")
 ENDLESS_CONTENT: Final = Reply(421, "4.7.0", "far more content than SIZE allows, closing the connection")
 BINARY_NEEDS_BDAT: Final = Reply(503, "5.5.1", "BODY=BINARYMIME goes by BDAT, not by DATA")
-TIMED_OUT: Final = Reply(421, "4.4.2", "silent for too long, closing the connection")
+TIMED_OUT: Final = Reply(421, "4.4.2", "that took too long, closing the connection")
 
 CONTENT_FAULTS: Final[Mapping[ContentFault, Reply]] = {
     ContentFault.TOO_LARGE: Reply(552, "5.3.4", "message larger than SIZE allows"),

@@ -47,21 +47,15 @@ TRANSITIONS: Final[Mapping[tuple[State, str], State]] = {
     **{(state, "EHLO"): State.READY for state in _TALKING},  # and HELO: one class, one row
     **{(state, "QUIT"): State.CLOSED for state in _TALKING},
     (State.CONNECTED, "RSET"): State.CONNECTED,
-    (State.READY, "RSET"): State.READY,
-    (State.MAIL, "RSET"): State.READY,
-    (State.RCPT, "RSET"): State.READY,
-    (State.READY, "STARTTLS"): State.TLS,
-    (State.CONNECTED, "STARTTLS"): State.TLS,  # before EHLO, too: gsasl does so
+    **{(state, "RSET"): State.READY for state in _TALKING if state is not State.CONNECTED},
+    **{(state, "STARTTLS"): State.TLS for state in (State.READY, State.CONNECTED)},  # before EHLO, too: gsasl does so
     (State.READY, "AUTH"): State.AUTH,  # inside a transaction: 503 (RFC 4954 section 4)
     (State.READY, "MAIL"): State.MAIL,
-    (State.MAIL, "RCPT"): State.RCPT,
-    (State.RCPT, "RCPT"): State.RCPT,
+    **{(state, "RCPT"): State.RCPT for state in (State.MAIL, State.RCPT)},
     (State.RCPT, "DATA"): State.DATA,
-    (State.DATA, "."): State.READY,
-    (State.RCPT, "BDAT"): State.CHUNKS,  # DATA behind it, or BDAT behind DATA: 503 (RFC 3030 section 2)
-    (State.CHUNKS, "BDAT"): State.CHUNKS,
-    (State.CHUNKS, "."): State.READY,
-    (State.CHUNKS, "RSET"): State.READY,
+    # DATA behind BDAT, or BDAT behind DATA: 503 (RFC 3030 section 2)
+    **{(state, "BDAT"): State.CHUNKS for state in (State.RCPT, State.CHUNKS)},
+    **{(state, "."): State.READY for state in (State.DATA, State.CHUNKS)},
 }
 """(state, verb) to the state that a positive reply leads to."""
 
@@ -73,13 +67,7 @@ NEXT: Final[tuple[Mapping[str, State], ...]] = tuple(
 GROUPABLE: Final = frozenset({"MAIL", "RCPT", "RSET"})
 """Only the replies to these may wait for others (RFC 2920 section 3.2)."""
 
-SERVER_PATIENCE: Final[tuple[NeedData, ...]] = (NeedData(patience=300.0),) * len(State)
-"""Seconds a server waits in each state: at least five minutes (RFC 5321 section 4.5.3.2.7)."""
-
-_CLIENT_SECONDS: Final[Mapping[str, int]] = {"GREETING": 300, "MAIL": 300, "RCPT": 300, "DATA": 120, ".": 600}
-CLIENT_PATIENCE: Final[Mapping[str, NeedData]] = {
-    verb: NeedData(patience=float(seconds)) for verb, seconds in _CLIENT_SECONDS.items()
-}
-"""Seconds a client waits for the reply to each verb (RFC 5321 section 4.5.3.2); OTHERWISE where the RFC names none."""
+CLIENT_PATIENCE: Final[Mapping[str, NeedData]] = {".": NeedData(patience=600.0), "DATA": NeedData(patience=120.0)}
+"""Seconds a client waits for the reply to these two (RFC 5321 section 4.5.3.2); OTHERWISE for all the rest."""
 
 OTHERWISE: Final = NeedData(patience=300.0)

@@ -15,7 +15,7 @@ from .._server import ServerMachine
 from . import _fixed
 from ._command_lines import COMMON, COMMON_DATA, COMMON_MAIL, COMMON_RCPT, checked_mail, checked_rcpt, common_mailbox
 from ._grammar import Mailbox
-from ._states import NEXT, SERVER_PATIENCE, State
+from ._states import NEXT, State
 from ._text import LimitedUnstuffer, LineLengths
 from .commands import Data, Mail, MessageComplete, Rcpt
 from .events import ServerEvent
@@ -58,13 +58,14 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
 
     __slots__ = (
         "_accepted", "_lengths", "_plain_mail", "_recipients", "_settings", "_size", "_state", "_transactions",
-        "_unstuffer",
+        "_unstuffer", "_wait",
     )  # fmt: skip
 
     def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
         super().__init__(entropy=entropy, tls=tls)
         self._settings = settings
         self._state = State.GREETING
+        self._wait = settings.waits[0]
         self._recipients: list[Mailbox] = []
         self._transactions = 0
         self._unstuffer: Unstuffer | None = None  # made with the first content: most connections idle
@@ -101,7 +102,7 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         if offset == len(octets):
             if self._output or received.later or received.ended:
                 return super().next_event()
-            return SERVER_PATIENCE[state]
+            return self._wait
         found = _match_common(octets, offset)
         if found is None or received.dropping:
             return super().next_event()
@@ -153,7 +154,7 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
             return complete
         received = self._input
         if received.offset == len(received.octets) and not (received.later or received.ended or self._output):
-            return SERVER_PATIENCE[_DATA]
+            return self._settings.waits[2]
         content = unstuffer.take(received)
         # Without a chunk it starves, ends, or goes on beyond the limit.
         return (self._hand_on(content) if content else None) or super().next_event()
@@ -188,6 +189,7 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
             self._begin_content()
         else:
             self._recipients = []
+            self._wait = self._settings.waits[1]
         if due and not self._output:
             self._ready = send
         else:

@@ -12,9 +12,8 @@ from typing import Final
 
 from .. import sasl
 from .._client import ClientMachine
-from .._connection import MAXIMUM_AUTH_LINE
 from .._errors import LocalProtocolError, Malformed, RemoteProtocolError
-from .._events import Action, Command, MessageChunk, NeedData, Tls, Why
+from .._events import Action, Command, MessageChunk, Tls, Why
 from ._client_content import Content
 from ._parameters import PARAMETERS, Body
 from ._states import CLIENT_PATIENCE, GROUPABLE, NEXT, OTHERWISE, State
@@ -233,17 +232,12 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     def _advance(self) -> ClientEvent | Action | None:
         limit = self._settings.maximum_reply_line
-        line = self._take_reply_line(limit if self._exchange is None else max(limit, MAXIMUM_AUTH_LINE))
+        line = self._take_reply_line(limit if self._exchange is None else max(limit, sasl.MAXIMUM_LINE))
         if line is None:
-            return self._starve(self._patience())
+            verb = getattr(self._unanswered[0], "verb", "") if self._unanswered else ""
+            return self._starve(CLIENT_PATIENCE.get(verb, OTHERWISE))
         reply = self._read(line)
         return None if reply is None else self._take(reply)
-
-    def _patience(self) -> NeedData:
-        if self._state is State.GREETING:
-            return CLIENT_PATIENCE["GREETING"]
-        first = self._unanswered[0] if self._unanswered else None
-        return OTHERWISE if first is None else CLIENT_PATIENCE.get(getattr(first, "verb", ""), OTHERWISE)
 
     def _read(self, line: bytes) -> Reply | None:
         """One line more; the Reply when it was the last of one."""

@@ -17,7 +17,7 @@ from . import _fixed
 from ._command_lines import COMMON, PARSERS, from_common, split_line
 from ._content import ContentCourse, checked
 from ._parameters import Body
-from ._states import GROUPABLE, NEXT, SERVER_PATIENCE, State
+from ._states import GROUPABLE, NEXT, State
 from .commands import (
     Auth,
     Bdat,
@@ -75,13 +75,13 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         if state is _DATA and self._unstuffer is not None:
             return self._take_content(self._unstuffer)
         if state is _AUTH and self._exchange is not None:
-            return self._take_response(self._exchange, SERVER_PATIENCE[_AUTH])
+            return self._take_response(self._exchange, self._wait)
         if state is _GREETING:
             self._question = connected = Connected()
             return connected
         received = self._input
         if received.offset == len(received.octets):
-            return self._starve(SERVER_PATIENCE[state])
+            return self._starve(self._wait)
         found = _match_common(received.octets, received.offset)
         if found is not None and not received.dropping:
             command = from_common(found)
@@ -95,7 +95,7 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         except LineTooLong:
             return self._refuse("", b"", _fixed.LINE_TOO_LONG)
         if line is None:
-            return self._starve(SERVER_PATIENCE[state])
+            return self._starve(self._wait)
         return self._read(line)
 
     def _read(self, line: bytes) -> ServerEvent | None:
@@ -339,6 +339,7 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         elif isinstance(question, Mail):
             self._transactions += 1
         elif isinstance(question, MessageComplete):
+            self._wait = self._settings.waits[1]
             self._reset()
         else:
             self._expect_tls()
@@ -351,6 +352,7 @@ class _Connection(ContentCourse[Q], Generic[Q]):
 
     def _admit(self, success: sasl.Success) -> None:
         self._state = State.READY
+        self._wait = self._settings.waits[1]
         self._say(_fixed.LOGGED_IN)
 
     def _deny(self, why: sasl.Refusal | sasl.Fault) -> None:

@@ -15,7 +15,7 @@ import attrs
 
 from .. import sasl
 from .._errors import LocalProtocolError, Malformed
-from .._events import Tls
+from .._events import NeedData, Tls
 from ._command_lines import PARSERS
 from ._grammar import check_domain
 from ._parameters import PARAMETERS, Parameter
@@ -136,6 +136,19 @@ class AnyServerSettings:
     maximum_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
     """Failed logins, then 421; not before three (RFC 4954 section 9)."""
 
+    patience: float = attrs.field(default=300.0, validator=attrs.validators.gt(0))
+    """Seconds for a command or a line of a login, from the reply before it on, and for content that does not come: five
+    minutes at least, says RFC 5321 section 4.5.3.2.7, and three for a block of content (4.5.3.2.5)."""
+
+    minimum_rate: float = attrs.field(default=500.0, validator=attrs.validators.gt(0))
+    """Octets a second that content has to bring in the long run: see ``NeedData``.  No RFC names a number; Postfix has
+    the same one."""
+
+    time_before_login: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
+    """Seconds from the beginning of the connection to a login or to the first message that is taken, whatever is said
+    in between; content in transit does not end by it.  Infinite: no such end.  No RFC names a number; it is twice
+    *patience*."""
+
     def __attrs_post_init__(self) -> None:
         try:
             check_domain(self.host_name)
@@ -225,6 +238,15 @@ class AnyServerSettings:
     def _encode_hello(self, tls: Tls | None) -> bytes:
         lines = [f"{keyword} {parameters}".rstrip() for keyword, parameters in self.extensions(tls).items()]
         return Reply(250, "", "\n".join([self.host_name, *lines, *self.further_extensions])).to_wire()
+
+    @cached_property
+    def waits(self) -> tuple[NeedData, NeedData, NeedData]:
+        """For a command before a login or a message that was taken, for one after it, and for content.
+
+        Content is judged by its rate alone: the first message of an MTA may be long, and no login comes before it.
+        """
+        first = NeedData(patience=self.patience, until=self.time_before_login)
+        return first, NeedData(patience=self.patience), NeedData(patience=self.patience, minimum_rate=self.minimum_rate)
 
     @cached_property
     def verbs(self) -> frozenset[str]:

@@ -18,6 +18,7 @@ from mailauth.policy import RelayPolicy
 from .. import _loops
 from .._adapter import ServerConnection
 from ..certificate_names import certificate_names
+from ..limits import Crowd
 from ..logs import Event
 from ..stores import Accounts, MemoryGrants, Proof, mailbox_name
 from ._failures import FailedLogins
@@ -46,6 +47,8 @@ class House:
     sleep: Callable[[float], Awaitable[None]]
     """Let others run for so many seconds."""
     failures: FailedLogins
+    crowd: Crowd
+    """All that are connected, to whichever port."""
     _smtp_settings: dict[frozenset[Proof], smtp.AnyServerSettings] = attrs.field(factory=dict, init=False)
     _pop3_settings: dict[frozenset[Proof], pop3.AnyServerSettings] = attrs.field(factory=dict, init=False)
     _to_revoke: dict[str, float] = attrs.field(factory=dict, init=False)
@@ -78,6 +81,7 @@ class House:
             granting=granting,
             clock=clock,
             sleep=_sleep if sleep is None else sleep,
+            crowd=Crowd(config.limits),
             failures=FailedLogins(longest=config.failure_delay),
         )
 

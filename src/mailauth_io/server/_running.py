@@ -15,7 +15,8 @@ from typing import Final
 from mailauth import pop3, smtp
 
 from .. import _loops
-from .._listener import Listener
+from .._listener import Listener, Options
+from .._tls import POP3, SMTP
 from ._house import House
 from .config import Config, Pair, Stores
 from .pop3_session import Pop3Session
@@ -86,18 +87,21 @@ async def _listen(stack: contextlib.AsyncExitStack, house: House, name: str, wan
 
 def _serve(house: House, name: str, host: str, port: int) -> contextlib.AbstractAsyncContextManager[Listener]:
     adapter = _loops.current().adapter
-    context = house.config.ssl_context
-    implicit = name.endswith("s")
+    config = house.config
+    options: Options = {
+        "host": host, "port": port, "ssl_context": config.ssl_context, "implicit_tls": name.endswith("s"),
+        "reuse_port": config.reuse_port, "limits": config.limits, "crowd": house.crowd, "grace": config.grace,
+        "proxy_from": config.proxy_from,
+        "alpn": SMTP if name.startswith("smtp") else POP3,
+    }  # fmt: skip
     if name.startswith("smtp"):
         return adapter.serve(
             functools.partial(SmtpSession.serve, house),
             lambda entropy, tls: smtp.AnyServerConnection(house.smtp_settings(), entropy=entropy, tls=tls),
-            host=host, port=port, ssl_context=context, implicit_tls=implicit, reuse_port=house.config.reuse_port,
-            proxy_from=house.config.proxy_from,
-        )  # fmt: skip
+            **options,
+        )
     return adapter.serve(
         functools.partial(Pop3Session.serve, house),
         lambda entropy, tls: pop3.AnyServerConnection(house.pop3_settings(), entropy=entropy, tls=tls),
-        host=host, port=port, ssl_context=context, implicit_tls=implicit, reuse_port=house.config.reuse_port,
-            proxy_from=house.config.proxy_from,
-    )  # fmt: skip
+        **options,
+    )

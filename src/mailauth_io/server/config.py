@@ -17,6 +17,7 @@ from mailauth.pop3 import ALL_MECHANISMS as ALL_POP3_MECHANISMS, AnyServerSettin
 from mailauth.smtp import AnyServerSettings as SmtpSettings, Mailbox
 
 from .._proxied import Network
+from ..limits import Limits
 from ..stores import Accounts, Budget, Grants, Maildrops, Outbox, Proof, mailbox_name
 from ._failures import LONGEST_DELAY
 from ._offer import CLEAR, EVERY_PROOF, offered
@@ -75,6 +76,23 @@ class Config:
 
     grant_ipv6_prefix: int = 128
 
+    limits: Limits = attrs.field(factory=Limits)
+    """How many connections all ports together take, and how slow a peer may be."""
+
+    smtp_patience: float = attrs.field(default=300.0, validator=attrs.validators.gt(0))
+    """Seconds for a command of an SMTP client; see ``smtp.AnyServerSettings.patience``."""
+
+    pop3_patience: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
+    """Seconds for a command of a POP3 client; see ``pop3.AnyServerSettings.patience``."""
+
+    time_before_login: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
+    """Seconds from the beginning of a connection to a login, or to the first message that is taken; infinite: no end
+    of it."""
+
+    grace: float = attrs.field(default=10.0, validator=attrs.validators.ge(0))
+    """Seconds in which message content that is under way may come to its end when the server ends; all other sessions
+    are told to end at once."""
+
     no_grants_from: tuple[Network, ...] = ()
     """Proxies and gateways of containers: many clients have their addresses, so a login from there makes no grant."""
 
@@ -93,6 +111,8 @@ class Config:
             raise ValueError("a port that processes share has a number")
         if self.ssl_context is None and not (self.smtps is None and self.pop3s is None):
             raise ValueError("the ports smtps and pop3s need an ssl_context")
+        if self.ssl_context is not None and self.ssl_context.minimum_version < ssl.TLSVersion.TLSv1_2:
+            raise ValueError("the ssl_context allows TLS below 1.2, which nobody should speak any more (RFC 8996)")
         if self.postmaster is not None and mailbox_name(self.postmaster, frozenset(self.domains)) is None:
             raise ValueError("the postmaster must be the name of an account")
         self.smtp_settings()
@@ -109,6 +129,9 @@ class Config:
             trailing_blanks=True,
             starttls=self.ssl_context is not None,
             maximum_message_size=self.maximum_message_size,
+            patience=self.smtp_patience,
+            minimum_rate=self.limits.minimum_rate,
+            time_before_login=self.time_before_login,
         )
 
     def pop3_settings(self, proofs: Set[Proof] = EVERY_PROOF) -> Pop3Settings:
@@ -119,6 +142,8 @@ class Config:
             scram_decoy=_NEVER_SHOWN,
             mechanisms_without_tls=CLEAR if self.legacy else frozenset(),
             stls=self.ssl_context is not None,
+            patience=self.pop3_patience,
+            time_before_login=self.time_before_login,
         )
 
 

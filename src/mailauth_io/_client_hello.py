@@ -1,0 +1,86 @@
+"""What a TLS client offers by ALPN, read from its first octets: the ssl module tells a server only what was chosen.
+
+Pure: octets in, names out.  Judges nothing else; what is no ClientHello is left to the TLS library to refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+_HANDSHAKE: Final = 22  # the type of a record (RFC 8446 section 5.1)
+_CLIENT_HELLO: Final = 1  # the type of a message in it (section 4)
+_ALPN: Final = 16  # the type of an extension (RFC 7301 section 3.1)
+
+_LONGEST: Final = 65_536
+"""Octets of a ClientHello that are kept; OpenSSL takes twice as many, and real ones have under 2,000."""
+
+
+class ClientHello:
+    """Hand it what the client sends until *protocols* are known: in pieces, and in as many records, as they come."""
+
+    __slots__ = ("_message", "_received", "protocols")
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+        self._message = bytearray()
+        self.protocols: frozenset[str] | None = None
+        """The names that are offered; empty when there are none, or no ClientHello either; None while octets miss."""
+
+    def receive_data(self, octets: bytes) -> None:
+        """Take octets from the client; does nothing once *protocols* are known."""
+        received, message = self._received, self._message
+        received += octets
+        while self.protocols is None and len(received) >= 5:
+            size = int.from_bytes(received[3:5], "big")
+            if received[0] != _HANDSHAKE or size == 0 or len(message) > _LONGEST:
+                self.protocols = frozenset()
+            elif len(received) < 5 + size:
+                return
+            else:
+                message += received[5 : 5 + size]
+                del received[: 5 + size]
+                self._look()
+
+    def _look(self) -> None:
+        message = self._message
+        if message[0] != _CLIENT_HELLO:
+            self.protocols = frozenset()
+        elif len(message) >= 4 and len(message) >= 4 + int.from_bytes(message[1:4], "big"):
+            self.protocols = frozenset(_offered(bytes(message)))
+
+
+class _Reader:
+    """Fields with their lengths before them.  Whatever leads beyond the end gives what there is: nothing is refused."""
+
+    __slots__ = ("_at", "_octets")
+
+    def __init__(self, octets: bytes) -> None:
+        self._octets = octets
+        self._at = 0
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._octets)
+
+    def take(self, size: int) -> bytes:
+        start, self._at = self._at, self._at + size
+        return self._octets[start : self._at]
+
+    def vector(self, size_of_length: int) -> bytes:
+        return self.take(int.from_bytes(self.take(size_of_length), "big"))
+
+
+def _offered(message: bytes) -> Iterator[str]:
+    """The names in the ALPN extension of a whole ClientHello (RFC 8446 section 4.1.2)."""
+    reader = _Reader(message)
+    reader.take(1)
+    hello = _Reader(reader.vector(3))
+    hello.take(2 + 32)  # version and random
+    for size_of_length in (1, 2, 1):  # session id, cipher suites, compression methods
+        hello.vector(size_of_length)
+    extensions = _Reader(hello.vector(2))
+    while extensions:
+        kind = int.from_bytes(extensions.take(2), "big")
+        names = _Reader(_Reader(extensions.vector(2)).vector(2) if kind == _ALPN else b"")
+        while names:
+            yield names.vector(1).decode("ascii", "backslashreplace")

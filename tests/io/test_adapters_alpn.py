@@ -1,0 +1,208 @@
+"""ALPN (RFC 7301): a client that offers another protocol than the port speaks was lured there (CVE-2021-3618)."""
+
+from __future__ import annotations
+
+import ssl
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from mailauth_io import _loops, _tls, certificates, server, stores
+from mailauth_io._client_hello import ClientHello
+from tests.io.line_echo import (
+    authority,
+    client_context,
+    connecting,
+    dial,
+    echo,
+    on_both_loops,
+    read_all,
+    read_line,
+    server_context,
+    serving,
+)
+from tests.io.server_support import accounts
+
+names = st.text(st.characters(codec="ascii", exclude_categories=["C"]), min_size=1, max_size=255)
+few_numbers = st.lists(st.integers(1, 400), max_size=4)
+
+
+def a_client(*protocols: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority().configure_trust(context)
+    if protocols:
+        context.set_alpn_protocols(protocols)
+    return context
+
+
+def hello(*protocols: str, host: str = "localhost") -> bytes:
+    """What a client of the ssl module sends first."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        a_client(*protocols).wrap_bio(incoming, outgoing, server_hostname=host).do_handshake()
+    return outgoing.read()
+
+
+def records(message: bytes, *sizes: int) -> bytes:
+    """A handshake message in records of these sizes, and one for the rest."""
+    cut = b""
+    for size in (*sizes, len(message)):
+        if piece := message[:size]:
+            cut += b"\x16\x03\x01" + len(piece).to_bytes(2, "big") + piece
+        message = message[size:]
+    return cut
+
+
+def read(*pieces: bytes) -> frozenset[str] | None:
+    reader = ClientHello()
+    for piece in pieces:
+        reader.receive_data(piece)
+    return reader.protocols
+
+
+@given(
+    st.lists(names, max_size=5), st.lists(st.integers(1, 400), max_size=4), st.lists(st.integers(0, 800), max_size=4)
+)
+def test_what_the_ssl_module_offers_is_read_however_it_is_cut(
+    offered: list[str], sizes: list[int], cuts: list[int]
+) -> None:
+    """RFC 8446 section 5.1: a message may span records, and a record any number of reads."""
+    octets = records(hello(*offered)[5:], *sizes)
+    places = [0, *sorted(min(cut, len(octets)) for cut in cuts), len(octets)]
+    pieces = [octets[start:end] for start, end in pairwise(places)]
+    assert read(*pieces) == frozenset(offered)
+    assert read(octets[:-1]) is None
+
+
+@given(st.binary(max_size=300), st.booleans(), st.integers(0, 300))
+def test_any_octets_are_read_without_an_error(octets: bytes, framed: bool, at: int) -> None:
+    """Those of an attacker, and a ClientHello that was damaged anywhere: what cannot be read offers nothing."""
+    read(records(b"\x01\x00" + len(octets).to_bytes(2, "big") + octets) if framed else octets)
+    damaged = bytearray(hello("smtp", "pop3"))
+    damaged[min(at, len(damaged) - 1)] ^= 0x55
+    read(bytes(damaged))
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"EHLO client.example\r\n",
+        b"\x80\x2e\x01\x03\x01",
+        b"\x16\x03\x01\x00\x00",
+        b"\x16\x03\x01\x00\x01\x02",
+    ],
+)
+def test_what_is_no_client_hello_is_left_to_the_tls_library(octets: bytes) -> None:
+    assert read(octets) == frozenset()
+
+
+def test_an_endless_client_hello_is_not_kept() -> None:
+    """Nor looked at again with each record: a message of 16 MiB in records of one octet."""
+    reader = ClientHello()
+    reader.receive_data(records(b"\x01\xff\xff\xff"))
+    for _ in range(3):
+        reader.receive_data(b"\x16\x03\x01\x00\x01x" * 30_000)
+    assert reader.protocols == frozenset()
+    assert len(reader._message) <= 65_540
+
+
+def handshake(port: int, context: ssl.SSLContext) -> str | None:
+    with context.wrap_socket(dial(port), server_hostname="localhost") as connection:
+        return connection.selected_alpn_protocol()
+
+
+@on_both_loops
+async def test_who_offers_another_protocol_gets_the_alert_of_rfc_7301(loop: _loops.Loop) -> None:
+    """Implicit TLS: no session, the fatal alert no_application_protocol; in TLS 1.2 and 1.3 alike."""
+    async with serving(loop, never, ssl_context=server_context(), implicit_tls=True, alpn="smtp") as listener:
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            for offered in (["http/1.1", "h2"], ["pop3"], ["SMTP"], ["smtps"]):
+                context = a_client(*offered)
+                context.maximum_version = version
+                with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
+                    await loop.in_thread(handshake, listener.port, context)
+
+
+async def never(connection: Any) -> None:
+    raise AssertionError("a session for who speaks another protocol")
+
+
+def of_this_authority() -> ssl.SSLContext:
+    context = certificates.server_context()
+    authority().issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    return context
+
+
+@on_both_loops
+async def test_who_offers_the_protocol_of_the_port_or_none_is_served(loop: _loops.Loop) -> None:
+    """The choice is told where the context knows our names, as that of ``certificates.server_context()`` does."""
+    for tls, chosen in ((of_this_authority(), "smtp"), (server_context(), None)):
+        async with serving(loop, echo, ssl_context=tls, implicit_tls=True, alpn="smtp") as listener:
+            assert await loop.in_thread(handshake, listener.port, a_client("h2", "smtp")) == chosen
+            assert await loop.in_thread(handshake, listener.port, a_client()) is None
+    async with serving(loop, echo, ssl_context=server_context(), implicit_tls=True) as listener:
+        assert await loop.in_thread(handshake, listener.port, a_client("h2")) is None
+
+
+@on_both_loops
+async def test_a_choice_of_the_context_for_another_port_ends_the_connection(loop: _loops.Loop) -> None:
+    """A client that offers both names was told the first: nobody means both."""
+    async with serving(loop, never, ssl_context=of_this_authority(), implicit_tls=True, alpn="pop3") as listener:
+
+        def client() -> bytes:
+            with a_client("smtp", "pop3").wrap_socket(dial(listener.port), server_hostname="localhost") as connection:
+                return read_all(connection)
+
+        assert await loop.in_thread(client) == b""
+
+
+@on_both_loops
+async def test_an_upgrade_is_judged_as_well(loop: _loops.Loop) -> None:
+    """STARTTLS and STLS: a browser that was lured to them, or a client of ours that offers nothing."""
+    async with serving(loop, echo, ssl_context=server_context(), alpn="smtp") as listener:
+
+        def client(context: ssl.SSLContext) -> bytes:
+            with dial(listener.port) as connection:
+                read_line(connection)
+                connection.sendall(b"STARTTLS\r\n")
+                assert read_line(connection) == b"go\r\n"
+                with context.wrap_socket(connection, server_hostname="localhost") as inside:
+                    inside.sendall(b"x\r\nQUIT\r\n")
+                    return read_all(inside)
+
+        with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
+            await loop.in_thread(client, a_client("http/1.1"))
+        assert await loop.in_thread(client, a_client("smtp")) == b"x\r\nbye\r\n"
+        async with await connecting(loop, listener.port, ssl_context=client_context()) as ours:
+            await anext(ours)
+
+
+@on_both_loops
+async def test_each_port_of_a_pair_has_its_own_name(loop: _loops.Loop) -> None:
+    """From one context for all of them."""
+    config = server.Config(smtps=0, pop3s=0, ssl_context=of_this_authority())
+    kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox())
+    async with server.running(config, kept) as pair:
+        for port, name, other in ((pair.smtps, "smtp", "pop3"), (pair.pop3s, "pop3", "smtp")):
+            assert port is not None
+            assert await loop.in_thread(handshake, port, a_client(name)) == name
+            with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
+                await loop.in_thread(handshake, port, a_client(other))
+
+
+def test_the_contexts_that_we_make_begin_at_tls_1_2() -> None:
+    """RFC 8996: no TLS 1.0 and 1.1, whatever the library would do."""
+    assert certificates.server_context().minimum_version == ssl.TLSVersion.TLSv1_2
+    old = a_client()
+    old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
+    old.set_ciphers("DEFAULT:@SECLEVEL=0")
+    client = _tls.Layer(old, server_side=False, server_hostname="localhost")
+    made = _tls.Layer(of_this_authority(), server_side=True, server_hostname=None)
+    assert not client.shake_hands()
+    made.feed(client.take())
+    with pytest.raises(ssl.SSLError, match=r"(?i)unsupported.protocol"):
+        made.shake_hands()

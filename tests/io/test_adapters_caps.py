@@ -1,0 +1,250 @@
+"""How many connections there may be, in all and from one address; who comes beyond is told in the protocol's words."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import resource
+import socket
+import ssl
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from mailauth import ACCEPT, pop3, smtp
+from mailauth_io import _loops, descriptors, server, stores
+from mailauth_io._adapter import ServerConnection
+from mailauth_io._proxied import Network
+from mailauth_io.limits import QUIET_SECONDS, Crowd, Limits
+from tests.io.line_echo import (
+    client_context as tls_client,
+    dial,
+    echo,
+    on_both_loops,
+    read_all,
+    read_line,
+    server_context,
+    serving,
+)
+from tests.io.server_support import Clock, accounts, server_tls
+
+FULL = Limits(connections=2)
+
+
+async def greet(connection: ServerConnection[Any]) -> None:
+    async for event in connection:
+        match event:
+            case smtp.Connected():
+                connection.answer(event, ACCEPT)
+            case pop3.Connected():
+                connection.answer(event, ACCEPT)
+
+
+def test_a_crowd_has_a_bound_in_all_and_for_each_address() -> None:
+    """Neighbours are not added up; whoever leaves makes room."""
+    crowd = Crowd(Limits(connections=4, connections_per_address=2))
+    assert [crowd.enter("192.0.2.1") for _ in range(3)] == [True, True, False]
+    assert [crowd.enter("192.0.2.2") for _ in range(3)] == [True, True, False]
+    assert not crowd.enter("192.0.2.3")
+    crowd.leave("192.0.2.1")
+    assert crowd.enter("192.0.2.3")
+    assert len(crowd) == 4
+
+
+def test_an_ipv4_mapped_address_is_the_ipv4_one() -> None:
+    crowd = Crowd(Limits(connections_per_address=1))
+    assert crowd.enter("::ffff:192.0.2.1")
+    assert not crowd.enter("192.0.2.1")
+    assert not crowd.enter("::ffff:c000:201")
+    assert crowd.enter("::ffff:192.0.2.2")
+    assert crowd.enter("2001:db8::1")
+    crowd.leave("::ffff:192.0.2.1")
+    assert crowd.enter("192.0.2.1")
+
+
+def test_a_crowd_keeps_nothing_of_those_who_left() -> None:
+    crowd = Crowd(Limits(connections_per_address=1))
+    for number in range(1_000):
+        address = f"192.0.2.{number}"
+        assert crowd.enter(address)
+        assert not crowd.enter(address)
+        crowd.leave(address)
+    assert not crowd._by_address
+    assert len(crowd) == 0
+
+
+def test_a_flood_of_refused_connections_is_one_line_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """And the next line says how many there were."""
+    clock = Clock()
+    crowd = Crowd(Limits(connections=1), clock=clock)
+    assert crowd.enter("192.0.2.1")
+    for _ in range(100):
+        assert not crowd.enter("192.0.2.2")
+    assert [record.getMessage() for record in caplog.records] == [
+        "refused a connection from 192.0.2.2: there are 1 connections"
+    ]
+    clock.now += QUIET_SECONDS
+    assert not crowd.enter("192.0.2.1")
+    assert caplog.records[-1].getMessage().endswith("; 99 more were refused since the last such line")
+
+
+@pytest.mark.parametrize("limits", [{"connections": 0}, {"connections_per_address": 0}, {"minimum_rate": 0}])
+def test_limits_that_would_serve_nobody_are_refused(limits: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(limits))):
+        Limits(**limits)
+
+
+@on_both_loops
+async def test_who_comes_beyond_the_bound_hears_the_protocols_own_refusal(loop: _loops.Loop) -> None:
+    """RFC 5321 section 3.1: 421, which in a greeting has no enhanced code; RFC 3206: ``[SYS/TEMP]``; no session."""
+    adapter = loop.adapter
+    async with (
+        adapter.serve_smtp(greet, smtp.ServerSettings(), limits=FULL) as smtp_listener,
+        adapter.serve_pop3(greet, pop3.ServerSettings(), limits=FULL) as pop3_listener,
+    ):
+
+        def client(port: int) -> bytes:
+            with ExitStack() as stack:
+                for _ in range(2):
+                    assert read_line(stack.enter_context(dial(port)))[:3] in (b"220", b"+OK")
+                with dial(port) as connection:
+                    return read_all(connection)
+
+        assert (await loop.in_thread(client, smtp_listener.port)).startswith(b"421 service not available")
+        assert (await loop.in_thread(client, pop3_listener.port)).startswith(b"-ERR [SYS/TEMP] ")
+
+
+@on_both_loops
+async def test_there_is_room_again_when_a_session_has_ended(loop: _loops.Loop) -> None:
+    crowd = Crowd(Limits(connections=1))
+    async with serving(loop, echo, crowd=crowd) as listener:
+
+        def client() -> bytes:
+            with dial(listener.port) as connection:
+                connection.sendall(b"QUIT\r\n")
+                return read_all(connection)
+
+        for _ in range(3):
+            assert await loop.in_thread(client) == b"hello\r\nbye\r\n"
+            while len(crowd):
+                await loop.sleep(0)
+
+
+@on_both_loops
+async def test_on_a_port_of_implicit_tls_nothing_is_said(loop: _loops.Loop) -> None:
+    """A handshake is dearer than all the rest of a connection."""
+    tls = server_context()
+    async with serving(loop, echo, ssl_context=tls, implicit_tls=True, limits=Limits(connections=1)) as listener:
+
+        def client() -> bytes:
+            with tls_client().wrap_socket(dial(listener.port), server_hostname="localhost") as inside:
+                assert read_line(inside) == b"hello in TLS\r\n"
+                with dial(listener.port) as second:
+                    return read_all(second)
+
+        assert await loop.in_thread(client) == b""
+
+
+@on_both_loops
+async def test_behind_a_proxy_it_is_the_client_that_is_counted(loop: _loops.Loop) -> None:
+    """By the address in its header; the proxy itself may have as many as it likes."""
+    networks: list[Network] = [ipaddress.ip_network("127.0.0.0/8")]
+    limits = Limits(connections_per_address=1)
+    async with serving(loop, echo, proxy_from=networks, limits=limits) as listener:
+
+        def client() -> list[bytes]:
+            with ExitStack() as stack:
+                said = []
+                for last in (1, 2, 1):
+                    connection = stack.enter_context(dial(listener.port))
+                    connection.sendall(b"PROXY TCP4 192.0.2.%d 192.0.2.9 1 2\r\n" % last)
+                    said.append(read_line(connection))
+                said.append(read_all(connection))
+                return said
+
+        assert await loop.in_thread(client) == [b"hello\r\n", b"hello\r\n", b"hello\r\n", b"closing: SHUT_DOWN\r\n"]
+
+
+@on_both_loops
+async def test_all_ports_of_a_pair_are_counted_together(loop: _loops.Loop) -> None:
+    config = server.Config(smtp=0, pop3=0, limits=Limits(connections=1))
+    kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox())
+    async with server.running(config, kept) as pair:
+
+        def client() -> bytes:
+            assert pair.smtp is not None
+            assert pair.pop3 is not None
+            with dial(pair.smtp) as first:
+                assert read_line(first).startswith(b"220 ")
+                with dial(pair.pop3) as second:
+                    return read_line(second)
+
+        assert (await loop.in_thread(client)).startswith(b"-ERR [SYS/TEMP]")
+
+
+def test_a_pair_takes_no_context_that_allows_tls_below_1_2() -> None:
+    """RFC 8996."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    with pytest.raises(ValueError, match=r"below 1\.2"):
+        server.Config(smtp=0, ssl_context=context)
+    server.Config(smtp=0, ssl_context=server_tls())
+
+
+def test_the_limit_of_descriptors_is_raised_as_far_as_it_goes() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[0], 512), before[1]))
+        descriptors.raise_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_running_out_of_descriptors_is_told_in_one_line_a_minute() -> None:
+    """The loops log every try, and with a traceback."""
+    clock = Clock()
+    few = descriptors.FewWords(clock)
+
+    def record(error: OSError) -> logging.LogRecord:
+        return logging.LogRecord("asyncio", logging.ERROR, "", 0, "accept %s", ("failed",), (OSError, error, None))
+
+    first = record(OSError(errno.EMFILE, "Too many open files"))
+    assert few.filter(first)
+    assert first.getMessage() == "cannot accept connections, and will when some have ended: Too many open files"
+    assert first.exc_info is None
+    assert not few.filter(record(OSError(errno.EMFILE, "Too many open files")))
+    other = record(OSError(errno.EIO, "Input/output error"))
+    assert few.filter(other)
+    assert other.getMessage() == "accept failed"
+    clock.now += QUIET_SECONDS
+    assert few.filter(record(OSError(errno.ENFILE, "Too many open files in system")))
+
+
+@on_both_loops
+async def test_running_out_of_descriptors_pauses_accepting(loop: _loops.Loop) -> None:
+    """What is open goes on; who came meanwhile is served when there is room again."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = descriptors.FewWords()
+    loggers = [logging.getLogger(name) for name in ("asyncio", "trio.serve_listeners")]
+    for logger in loggers:
+        logger.addFilter(few)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("asyncio.constants.ACCEPT_RETRY_DELAY", 0.01)
+            async with serving(loop, echo) as listener:
+                with dial(listener.port) as first, socket.socket() as late:
+                    late.settimeout(20)
+                    assert await loop.in_thread(read_line, first) == b"hello\r\n"
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (first.fileno() // 2, before[1]))
+                    late.connect(("127.0.0.1", listener.port))
+                    first.sendall(b"x\r\n")
+                    assert await loop.in_thread(read_line, first) == b"x\r\n"
+                    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+                    assert await loop.in_thread(read_line, late) == b"hello\r\n"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for logger in loggers:
+            logger.removeFilter(few)

@@ -1,0 +1,300 @@
+"""How long a peer may take: a command, message content, the time before a login, the reading of a reply."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mailauth import ACCEPT, BeginTls, MessageChunk, NeedData, Question, Tls, Why, pop3, sasl, smtp
+from mailauth_io import _loops, _tls
+from mailauth_io._adapter import ServerConnection
+from mailauth_io._stream import Peer
+from mailauth_io.limits import Limits
+from tests.io.line_echo import client_context, server_context
+from tests.io.time_machine import SlowClient, beside, connected, run_in_no_time
+
+on_each_loop = pytest.mark.parametrize("name", ["asyncio", "trio"])
+
+IN_CLEAR = frozenset({"PLAIN", "LOGIN", "USER"})
+TRANSACTION = b"MAIL FROM:<a@b.test>\r\nRCPT TO:<b@b.test>\r\nDATA\r\n"
+LOGIN = b"AUTH PLAIN " + base64.b64encode(b"\0alice\0secret") + b"\r\n"
+END = b"421 4.4.2 that took too long, closing the connection\r\n"
+PEER = Peer("192.0.2.1", 1)
+
+
+async def accept(connection: ServerConnection[Any], events: list[Any], pause: Callable[[], None]) -> None:
+    async for event in connection:
+        events.append(event)
+        match event:
+            case pop3.OpenMaildrop():
+                maildrop = pop3.Maildrop(messages=(pop3.Message(size=10, unique_id="x"),))
+                connection.answer(event, maildrop)
+            case Question():
+                connection.answer(event, ACCEPT)
+            case MessageChunk():
+                pause()
+
+
+def serve(
+    machine: smtp.ServerConnection | pop3.ServerConnection,
+    client: SlowClient,
+    *,
+    pause: float = 0.0,
+    layer: _tls.Layer | None = None,
+) -> list[Any]:
+    """Serve *client* to its end by an application that says yes to all, and takes *pause* seconds for each chunk."""
+    events: list[Any] = []
+
+    def wait() -> None:
+        client.seconds += pause
+
+    connection: ServerConnection[Any] = ServerConnection(machine, client, PEER, None, layer)
+    asyncio.run(accept(connection, events, wait))
+    return events
+
+
+def smtp_server(**settings: Any) -> smtp.ServerConnection:
+    return smtp.ServerConnection(
+        smtp.ServerSettings(mechanisms_without_tls=IN_CLEAR, **settings), entropy=bytes(range(32))
+    )
+
+
+def pop3_server(**settings: Any) -> pop3.ServerConnection:
+    return pop3.ServerConnection(
+        pop3.ServerSettings(mechanisms_without_tls=IN_CLEAR, **settings), entropy=bytes(range(32))
+    )
+
+
+def each_octet(after: float, octets: bytes) -> list[tuple[float, bytes]]:
+    return [(after, bytes([octet])) for octet in octets]
+
+
+def test_the_octets_of_a_command_do_not_renew_its_deadline() -> None:
+    """RFC 5321 section 4.5.3.2.7: five minutes for a command; one octet a minute makes six of them, and no more."""
+    client = SlowClient((0.0, b"EHLO c\r\n"), *each_octet(59.0, b"MAIL FROM:<a@b>\r\n"))
+    serve(smtp_server(), client)
+    assert client.seconds == 300.0
+    assert client.heard.endswith(END)
+
+
+def test_a_command_begins_a_deadline_of_its_own() -> None:
+    client = SlowClient((0.0, b"EHLO c\r\n"), *[(299.0, b"NOOP\r\n")] * 10)
+    serve(smtp_server(time_before_login=math.inf), client)
+    assert client.seconds == 10 * 299.0 + 300.0
+
+
+def test_a_line_of_a_login_has_one_deadline() -> None:
+    """As a command has; the client that stops in the middle of AUTH has failed to log in."""
+    client = SlowClient((0.0, b"EHLO c\r\nAUTH LOGIN\r\n"), *each_octet(59.0, b"YWxpY2U=\r\n"))
+    events = serve(smtp_server(), client)
+    assert client.seconds == 300.0
+    assert isinstance(events[-1], sasl.AuthenticationFailed)
+    assert client.heard.endswith(END)
+
+
+def test_an_endless_line_that_never_pauses_has_the_deadline_of_a_command() -> None:
+    """Octets that are always at hand are no reason not to look at the clock."""
+
+    class Flood(SlowClient):
+        def take(self) -> bytes | None:
+            self.seconds += 1.0
+            return b"x" * 1_000
+
+        async def arrival(self, due: float) -> None:
+            pass
+
+    client = Flood()
+    serve(smtp_server(time_before_login=math.inf), client)
+    assert client.seconds == pytest.approx(300.0, abs=2.0)
+
+
+@pytest.mark.parametrize("before", [b"EHLO c\r\n", b"EHLO c\r\n" + TRANSACTION])
+def test_octets_of_a_record_that_is_not_whole_renew_nothing(before: bytes) -> None:
+    """Inside TLS, where octets arrive that are none for the machine yet."""
+    server = _tls.Layer(server_context(), server_side=True, server_hostname=None)
+    client = _tls.Layer(client_context(), server_side=False, server_hostname="127.0.0.1")
+    done = [False, False]
+    while not all(done):
+        done[1] = client.shake_hands()
+        if octets := client.take():
+            server.feed(octets)
+        done[0] = server.shake_hands()
+        if octets := server.take():
+            client.feed(octets)
+    slow = SlowClient((0.0, client.encrypt(before)), *each_octet(59.0, client.encrypt(b"x" * 9)))
+    machine = smtp.ServerConnection(smtp.ServerSettings(), entropy=bytes(32), tls=server.tls)
+    serve(machine, slow, layer=server)
+    assert slow.seconds == 300.0
+
+
+def test_content_at_a_trickle_ends() -> None:
+    """An octet a minute is no progress: each earns two thousandths of a second."""
+    client = SlowClient((0.0, b"EHLO c\r\n" + TRANSACTION), *[(59.0, b"x")] * 10_000)
+    events = serve(smtp_server(), client)
+    assert client.seconds == pytest.approx(300.0, abs=0.1)
+    assert events[-1] == smtp.MessageAborted(why=Why.TIMED_OUT)
+    assert client.heard.endswith(END)
+
+
+def test_content_at_the_minimum_rate_may_take_hours() -> None:
+    """RFC 5321 section 4.5.3.2.5: what is measured is progress, not the message."""
+    lines = b"x" * 58 + b"\r\n"
+    pieces = [(119.9, lines * 1_000)] * 100
+    client = SlowClient((0.0, b"EHLO c\r\n" + TRANSACTION), *pieces, (0.0, b".\r\nQUIT\r\n"))
+    events = serve(smtp_server(), client)
+    assert client.seconds == pytest.approx(11_990.0)
+    assert isinstance(events[-2], smtp.MessageComplete)
+    assert isinstance(events[-1], smtp.Quit)
+
+
+@pytest.mark.parametrize(("pause", "ends"), [(299.0, False), (301.0, True)])
+def test_content_may_pause_for_the_patience_but_earns_no_more_than_that(pause: float, ends: bool) -> None:
+    """However much came before: five minutes of silence are the end."""
+    client = SlowClient((0.0, b"EHLO c\r\n" + TRANSACTION), (1.0, b"x" * 9_000_000), (pause, b"\r\n.\r\nQUIT\r\n"))
+    events = serve(smtp_server(), client)
+    assert (events[-1] == smtp.MessageAborted(why=Why.TIMED_OUT)) is ends
+
+
+def test_the_time_that_the_application_takes_is_not_the_clients() -> None:
+    pieces = [(1.0, b"x" * 98 + b"\r\n")] * 100
+    client = SlowClient((0.0, b"EHLO c\r\n" + TRANSACTION), *pieces, (0.0, b".\r\nQUIT\r\n"))
+    events = serve(smtp_server(), client, pause=1_000.0)
+    assert isinstance(events[-1], smtp.Quit)
+
+
+def test_each_message_has_the_whole_patience() -> None:
+    message = (290.0, b"x\r\n.\r\n")
+    client = SlowClient((0.0, b"EHLO c\r\n" + TRANSACTION), message, (0.0, TRANSACTION), message, (0.0, b"QUIT\r\n"))
+    assert isinstance(serve(smtp_server(), client)[-1], smtp.Quit)
+
+
+@pytest.mark.parametrize(
+    ("machine", "says"),
+    [
+        (smtp_server, [(50.0, b"NOOP\r\n")] * 100),
+        (smtp_server, [(50.0, b"EHLO c\r\n"), *[(50.0, b"AUTH LOGIN\r\n"), (50.0, b"*\r\n")] * 9]),
+        (pop3_server, [(50.0, b"CAPA\r\n")] * 100),
+        (pop3_server, [(50.0, b"USER alice\r\n")] * 100),
+    ],
+)
+def test_the_time_before_a_login_ends_whatever_is_said(machine: Any, says: list[tuple[float, bytes]]) -> None:
+    """Ten minutes from the beginning of the connection."""
+    client = SlowClient(*says)
+    serve(machine(), client)
+    assert client.seconds == 600.0
+
+
+def test_the_time_before_a_login_ends_for_who_never_pauses_too() -> None:
+    class Flood(SlowClient):
+        def take(self) -> bytes | None:
+            self.seconds += 1.0
+            return b"CAPA\r\n"
+
+        async def arrival(self, due: float) -> None:
+            pass
+
+    client = Flood()
+    serve(pop3_server(), client)
+    assert client.seconds == pytest.approx(600.0, abs=2.0)
+
+
+def test_the_time_before_a_login_runs_from_the_beginning_of_the_connection() -> None:
+    """The TLS handshake and the PROXY header are part of it, and an upgrade to TLS begins it no second time."""
+    client = SlowClient()
+    client.seconds, client.began = 1_000.0, 960.0
+    serve(smtp_server(time_before_login=100.0), client)
+    assert client.seconds == 1_060.0
+    for machine, upgrade in ((smtp_server(starttls=True), b"STARTTLS\r\n"), (pop3_server(stls=True), b"STLS\r\n")):
+        assert last_wait(machine, upgrade).until == 600.0
+        assert machine.tls is not None
+
+
+def last_wait(machine: Any, octets: bytes) -> NeedData:
+    """What *machine* waits for when it has taken *octets* and was answered yes to all."""
+    machine.receive_data(octets)
+    while not isinstance(event := machine.next_event(), NeedData):
+        if isinstance(event, BeginTls):
+            machine.tls_started(Tls(version="TLSv1.3"))
+        elif isinstance(event, Question):
+            machine.answer(event, ACCEPT)
+    return event
+
+
+@pytest.mark.parametrize("login", [LOGIN, TRANSACTION + b"x\r\n.\r\n"])
+def test_a_login_or_a_message_that_was_taken_ends_the_time_before_a_login(login: bytes) -> None:
+    """An MTA that delivers never logs in."""
+    client = SlowClient((0.0, b"EHLO c\r\n" + login), *[(250.0, b"NOOP\r\n")] * 9, (0.0, b"QUIT\r\n"))
+    assert isinstance(serve(smtp_server(), client)[-1], smtp.Quit)
+
+
+def test_a_long_first_message_is_not_cut_off_by_the_time_before_a_login() -> None:
+    pieces = [(100.0, (b"x" * 98 + b"\r\n") * 1_000)] * 20
+    client = SlowClient((0.0, b"EHLO c\r\n" + TRANSACTION), *pieces, (0.0, b".\r\nQUIT\r\n"))
+    assert isinstance(serve(smtp_server(), client)[-1], smtp.Quit)
+    assert client.seconds == 2_000.0
+
+
+def test_an_idle_pop3_session_ends_after_ten_minutes_and_commits_nothing() -> None:
+    """RFC 1939 section 3: the autologout timer; no UPDATE by it."""
+    client = SlowClient((0.0, b"USER alice\r\nPASS secret\r\nDELE 1\r\n"), (599.0, b"NOOP\r\n"))
+    events = serve(pop3_server(), client)
+    assert client.seconds == 1_199.0
+    assert isinstance(events[-1], pop3.Noop)
+    assert not any(isinstance(event, pop3.Update) for event in events)
+    assert client.heard.endswith(b"+OK message 1 deleted\r\n+OK still here\r\n")
+
+
+async def write_to_a_reader(name: str, size: int, every: float) -> tuple[float, OSError | None]:
+    """Seconds that a Send of 10 MB takes to a client that reads *size* octets *every* seconds, and how it failed."""
+    stream, client = await connected(name, Limits())
+    loop = _loops.current()
+
+    async def read() -> None:
+        while True:
+            await loop.sleep(every)
+            with contextlib.suppress(BlockingIOError):
+                client.recv(size)
+
+    async def write() -> tuple[float, OSError | None]:
+        begun = stream.now()
+        try:
+            await stream.write_all(bytes(10_000_000))
+        except OSError as error:
+            return stream.now() - begun, error
+        return stream.now() - begun, None
+
+    with client:
+        try:
+            return await beside(read, write)
+        finally:
+            stream.abort()
+
+
+@on_each_loop
+def test_who_reads_a_reply_at_a_trickle_is_not_waited_for(name: str) -> None:
+    """An octet a minute earns nothing; five minutes, and the connection counts as broken."""
+    seconds, error = run_in_no_time(name, lambda: write_to_a_reader(name, 1, 60.0))
+    assert 300.0 <= seconds <= 301.0
+    assert isinstance(error, OSError)
+
+
+@on_each_loop
+def test_who_reads_a_reply_at_the_minimum_rate_may_take_hours(name: str) -> None:
+    """Progress renews the patience with a Send, however long the whole of it takes."""
+    seconds, error = run_in_no_time(name, lambda: write_to_a_reader(name, 65_536, 60.0))
+    assert error is None
+    assert seconds > 3_000.0
+
+
+@on_each_loop
+def test_who_stops_reading_after_much_is_waited_for_no_longer_than_the_patience(name: str) -> None:
+    """What was read before is no credit for hours of silence."""
+    seconds, error = run_in_no_time(name, lambda: write_to_a_reader(name, 5_000_000, 1_000.0))
+    assert 300.0 <= seconds <= 301.0
+    assert isinstance(error, OSError)

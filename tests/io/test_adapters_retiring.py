@@ -1,0 +1,164 @@
+"""The end of a server: message content that is under way may come to its end, all other sessions are told at once."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from mailauth import ACCEPT, Question, pop3, smtp
+from mailauth_io import _adapter, _loops, server, stores
+from mailauth_io._adapter import ServerConnection
+from tests.io.line_echo import dial, on_both_loops, read_all, read_line
+from tests.io.server_support import accounts
+
+GOODBYE = b"421 4.3.2 service shutting down, closing the connection\r\n"
+CONTENT = b"MAIL FROM:<>\r\nRCPT TO:<alice@example.test>\r\nDATA\r\n"
+
+
+@pytest.fixture(autouse=True)
+def no_linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For clients that do not close though the server has said goodbye: do not wait for them."""
+    monkeypatch.setattr(_adapter, "LINGER_SECONDS", 0.01)
+
+
+async def accept(connection: ServerConnection[Any]) -> None:
+    async for event in connection:
+        match event:
+            case pop3.OpenMaildrop():
+                connection.answer(event, pop3.Maildrop(messages=(pop3.Message(size=10, unique_id="x"),)))
+            case Question():
+                connection.answer(event, ACCEPT)
+
+
+@on_both_loops
+async def test_content_under_way_is_taken_and_answered_and_421_follows(loop: _loops.Loop) -> None:
+    """RFC 5321 section 3.8: the client learns that its message is stored, and sends it no second time."""
+    async with loop.adapter.serve_smtp(accept, smtp.ServerSettings(), grace=3_600.0) as listener:
+        connection = await loop.in_thread(dial, listener.port)
+        connection.sendall(b"EHLO c\r\n" + CONTENT + b"first line\r\n")
+
+        def until_354() -> None:
+            while read_line(connection)[:4] != b"354 ":
+                pass
+
+        await loop.in_thread(until_354)
+        listener.shut_down()
+        connection.sendall(b"second line\r\n")
+        connection.sendall(b".\r\n")
+        with connection:
+            assert await loop.in_thread(read_line, connection) == b"250 2.0.0 message taken\r\n"
+            assert await loop.in_thread(read_all, connection) == GOODBYE
+
+
+@on_both_loops
+async def test_all_but_content_is_told_at_once(loop: _loops.Loop) -> None:
+    """Idle, inside a transaction without content, and in half a command."""
+    clients = []
+    async with loop.adapter.serve_smtp(accept, smtp.ServerSettings(), grace=3_600.0) as listener:
+        for said in (b"", b"EHLO c\r\n", b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@b.test>\r\n", b"EHLO c\r\nNOO"):
+            connection = await loop.in_thread(dial, listener.port)
+            connection.sendall(said)
+            clients.append(connection)
+            for _ in range(1 + 5 * (b"EHLO" in said) + 2 * (b"RCPT" in said)):
+                await loop.in_thread(read_line, connection)
+    while clients:
+        with clients.pop() as connection:
+            assert await loop.in_thread(read_all, connection) == GOODBYE
+
+
+@on_both_loops
+async def test_a_pop3_session_ends_without_committing(loop: _loops.Loop) -> None:
+    """RFC 1939 section 6: UPDATE comes by QUIT alone."""
+    events: list[Any] = []
+
+    async def session(connection: ServerConnection[Any]) -> None:
+        async for event in connection:
+            events.append(event)
+            if isinstance(event, pop3.OpenMaildrop):
+                connection.answer(event, pop3.Maildrop(messages=(pop3.Message(size=10, unique_id="x"),)))
+            elif isinstance(event, Question):
+                connection.answer(event, ACCEPT)
+
+    settings = pop3.ServerSettings(mechanisms_without_tls=frozenset({"USER"}))
+    async with loop.adapter.serve_pop3(session, settings, grace=3_600.0) as listener:
+        connection = await loop.in_thread(dial, listener.port)
+        connection.sendall(b"USER a\r\nPASS b\r\nDELE 1\r\n")
+        for _ in range(4):
+            await loop.in_thread(read_line, connection)
+    with connection:
+        assert await loop.in_thread(read_all, connection) == b""
+    assert isinstance(events[-1], pop3.Dele)
+
+
+@on_both_loops
+async def test_content_that_does_not_end_is_cut_off_when_the_grace_is_over(loop: _loops.Loop) -> None:
+    """Then it is not acknowledged, and comes again."""
+    aborted: list[Any] = []
+
+    async def session(connection: ServerConnection[Any]) -> None:
+        try:
+            await accept(connection)
+        finally:
+            aborted.append(connection)
+
+    async with loop.adapter.serve_smtp(session, smtp.ServerSettings(), grace=0.05) as listener:
+        connection = await loop.in_thread(dial, listener.port)
+        connection.sendall(b"HELO c\r\n" + CONTENT + b"x\r\n")
+        for _ in range(5):
+            await loop.in_thread(read_line, connection)
+    assert len(aborted) == 1
+    with connection:
+        assert await loop.in_thread(read_all, connection) == b""
+
+
+@on_both_loops
+async def test_the_ready_server_takes_what_is_on_its_way(loop: _loops.Loop) -> None:
+    """The message is in the maildrop when the server has ended."""
+    maildrops = stores.MemoryMaildrops()
+    kept = server.Stores(accounts=accounts(), maildrops=maildrops, outbox=stores.MemoryOutbox())
+    ready = threading.Event()
+
+    async with server.running(server.Config(smtp=0, grace=3_600.0), kept) as pair:
+        assert pair.smtp is not None
+        port = pair.smtp
+
+        def client() -> bytes:
+            with dial(port) as connection, dial(port) as idle:
+                read_line(idle)
+                connection.sendall(b"HELO c\r\n" + CONTENT + b"half a")
+                for _ in range(5):
+                    read_line(connection)
+                ready.set()
+                assert read_all(idle) == GOODBYE
+                connection.sendall(b" message\r\n.\r\n")
+                return read_all(connection)
+
+        said: list[bytes] = []
+        thread = threading.Thread(target=lambda: said.append(client()))
+        thread.start()
+        await loop.in_thread(ready.wait, 20)
+    thread.join(20)
+    assert said[0].startswith(b"250 2.0.0 ")
+    assert said[0].endswith(GOODBYE)
+    opened = await maildrops.open("alice")
+    assert not isinstance(opened, pop3.Unavailable)
+    assert len(opened.messages) == 1
+
+
+@on_both_loops
+async def test_a_connection_can_be_retired_by_itself(loop: _loops.Loop) -> None:
+    """From any task; twice is once."""
+    connections: list[ServerConnection[Any]] = []
+
+    async def session(connection: ServerConnection[Any]) -> None:
+        connections.append(connection)
+        await accept(connection)
+
+    async with loop.adapter.serve_smtp(session, smtp.ServerSettings()) as listener:
+        with await loop.in_thread(dial, listener.port) as connection:
+            await loop.in_thread(read_line, connection)
+            connections[0].retire()
+            connections[0].retire()
+            assert await loop.in_thread(read_all, connection) == GOODBYE

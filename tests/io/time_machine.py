@@ -1,0 +1,135 @@
+"""Clients and loops on clocks of their own, so that hours of patience are tested in no time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import selectors
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import trio
+import trio.testing
+
+from mailauth_io import _loops, on_asyncio, on_trio
+from mailauth_io._stream import Stream
+from mailauth_io.limits import Limits
+
+T = TypeVar("T")
+
+
+class SlowClient(Stream):
+    """A client that says each piece some seconds after the server began to wait for it, and then keeps silent.
+
+    Waiting is all that takes time here; ``seconds`` is moved on by hand for what an application takes.
+    """
+
+    def __init__(self, *says: tuple[float, bytes]) -> None:
+        self.seconds = 0.0
+        self.began = 0.0
+        self.now = lambda: self.seconds
+        self.heard = b""
+        self._says = deque(says)
+        self._here: bytes | None = None
+
+    def take(self) -> bytes | None:
+        if self._here is None and self._says and not self._says[0][0]:
+            return self._says.popleft()[1]
+        octets, self._here = self._here, None
+        return octets
+
+    async def arrival(self, due: float) -> None:
+        after, octets = self._says[0] if self._says else (float("inf"), b"")
+        if self.seconds + after > due:
+            self.seconds = max(self.seconds, due)
+            raise TimeoutError
+        self._says.popleft()
+        self.seconds += after
+        self._here = octets
+
+    def write(self, octets: bytes) -> None:
+        self.heard += octets
+
+    def put_back(self, octets: bytes) -> None:
+        raise NotImplementedError
+
+    def drop_unread(self) -> int:
+        return 0
+
+    def wake(self) -> None:
+        pass
+
+    def half_close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+
+class _Selector(selectors.DefaultSelector):
+    """Where a real one would sleep, the clock jumps."""
+
+    seconds = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0 if timeout else timeout)
+        if not ready and timeout:
+            self.seconds += timeout
+        return ready
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._jumping = _Selector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.seconds
+
+
+def run_in_no_time(name: str, main: Callable[[], Awaitable[T]]) -> T:
+    """Run *main* on the loop *name*, whose clock jumps to the next deadline when all wait."""
+
+    async def whole() -> T:
+        return await main()
+
+    if name == "trio":
+        return trio.run(whole, clock=trio.testing.MockClock(autojump_threshold=0))
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        return runner.run(whole())
+
+
+async def connected(name: str, limits: Limits) -> tuple[Stream, socket.socket]:
+    """A stream of the loop *name*, and the other end of it, which does not block."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    ours.setblocking(False)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32_768)
+    if name == "trio":
+        return on_trio._Stream(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), limits), theirs
+    loop = asyncio.get_running_loop()
+    _, stream = await loop.create_connection(lambda: on_asyncio._Stream(loop, loop.time, limits), sock=ours)
+    return stream, theirs
+
+
+async def beside(background: Callable[[], Awaitable[object]], main: Callable[[], Awaitable[T]]) -> T:
+    """The result of *main*, and until then *background* in a task of its own."""
+    if _loops.current().name == "trio":
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(background)
+            result = await main()
+            nursery.cancel_scope.cancel()
+        return result
+
+    async def run() -> None:
+        await background()
+
+    task = asyncio.create_task(run())
+    try:
+        return await main()
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
