@@ -128,9 +128,9 @@ class Served:
             raise
         return client
 
-    def mail_of(self, name: str) -> list[bytes]:
+    def mail_of(self, name: str, password: str = PASSWORD) -> list[bytes]:
         """The messages in a maildrop, read by POP3."""
-        client = self.log_in(name=name)
+        client = self.log_in(name=name, password=password)
         texts = [b"\r\n".join(client.retr(number + 1)[1]) + b"\r\n" for number in range(client.stat()[0])]
         client.quit()
         return texts

@@ -1,0 +1,73 @@
+"""Clients that would keep others from being served: by not reading, or by coming and going."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import poplib
+import socket
+
+import pytest
+
+from mailauth_io import server, stores
+from tests.io.gone_clients import LOGIN, hear, reset
+from tests.io.line_echo import read_all
+from tests.io.server_support import PATIENCE, Run, Served, accounts, meet, on_both_loops
+
+pytestmark = on_both_loops
+
+TEXT = b"Subject: x\r\n\r\n" + b"a line of it\r\n" * 20_000
+
+
+def test_a_reader_who_does_not_read_holds_up_nobody_else(run: Run) -> None:
+    """RFC 1939 section 4: the maildrop is his until he is gone; mail for it, and all others, go on meanwhile."""
+
+    def client(served: Served) -> None:
+        assert served.pair.pop3 is not None
+        with served.smtp() as smtp:
+            for _ in range(2):
+                smtp.sendmail("far@far.test", ["alice@example.test", "bob@example.test"], TEXT)
+        with socket.create_connection(("127.0.0.1", served.pair.pop3), PATIENCE) as reader:
+            hear(reader)
+            for line in LOGIN:
+                reader.sendall(line + b"\r\n")
+                hear(reader)
+            reader.sendall(b"RETR 1\r\nRETR 2\r\n" * 20)  # 12 MB, more than lies between the two
+            assert hear(reader).startswith(b"+OK")
+            for _ in range(3):
+                with pytest.raises(poplib.error_proto, match=r"-ERR \[IN-USE\]"):
+                    served.log_in()
+            assert len(served.mail_of("bob", "other")) == 2
+            with served.smtp() as smtp:
+                assert smtp.sendmail("far@far.test", ["alice@example.test"], b"x") == {}
+            # Once he reads, he gets all of it, and of the messages that were there when he came.
+            reader.sendall(b"STAT\r\nQUIT\r\n")
+            heard = read_all(reader)
+        assert heard.count(b"\r\n.\r\n") == 40
+        assert heard.splitlines()[-2].startswith(b"+OK 2 ")
+        assert len(served.mail_of("alice")) == 3
+
+    kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox())
+    meet(run, client, kept=kept, legacy=True)
+
+
+def test_a_storm_of_connections_and_resets_is_no_error(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """A connection may be gone before it is accepted, before it is greeted, and in the middle of a handshake."""
+    caplog.set_level(logging.INFO)
+
+    def client(served: Served) -> None:
+        with contextlib.ExitStack() as staying:
+            for number in range(400):
+                port = (served.pair.smtp, served.pair.pop3, served.pair.smtps, served.pair.pop3s)[number % 4]
+                connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
+                if number % 8 >= 4:
+                    connection.sendall(b"\x16\x03\x01" if number % 4 >= 2 else b"NOOP\r\n")
+                if number % 20 == 0:
+                    staying.enter_context(connection)
+                else:
+                    reset(connection)
+            served.log_in().quit()
+            assert served.may_relay()
+
+    meet(run, client)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
