@@ -29,7 +29,7 @@ _LACKING: Final = {
     Proof.SECRET: "No CRAM-MD5, APOP or SCRAM-SHA-1: they need the password itself ({PLAIN}) of every account.",
     Proof.SCRAM_SHA_256: "No SCRAM-SHA-256: it needs {SCRAM-SHA-256} or {PLAIN} of every account.",
 }
-"""What is said of a proof that not every account has.  There is no scheme for stored keys of SHA-1."""
+"""What is said of a proof that not every account has.  Keys of SHA-1 are derived of passwords alone."""
 
 
 @attrs.frozen(kw_only=True)
