@@ -439,6 +439,17 @@ def test_remarks_tell_what_the_accounts_cannot_answer_and_what_tells_them_apart(
     assert not any("No CRAM-MD5" in remark or "No SCRAM" in remark for remark in read(*USER).remarks)
 
 
+@pytest.mark.parametrize("password", ["\U0001f511", "\u00ad", os.fsdecode(b"caf\xe9")])
+def test_a_password_that_scram_does_not_take_keeps_it_from_the_offer(password: str) -> None:
+    """RFC 4013 section 2.5: Unicode 3.2 does not know it, nothing is left of it, or it is no UTF-8."""
+    serving_ = read(*USER, "--user", f"bob:{password}")
+    proofs = serving_.stores.accounts.proofs
+    assert not proofs & {stores.Proof.SCRAM_SHA_1, stores.Proof.SCRAM_SHA_256}
+    assert proofs >= {stores.Proof.PASSWORD, stores.Proof.SECRET}
+    assert [remark for remark in serving_.remarks if "RFC 4013" in remark]
+    assert "SCRAM-SHA-256" not in serving_.config.smtp_settings(proofs).mechanisms
+
+
 def test_remarks_tell_that_stored_keys_are_of_one_hash_alone(tmp_path: Path) -> None:
     path = accounts_file(tmp_path, f"alice:{stores.write_credential('SCRAM-SHA-256', b'open sesame')}\n")
     remarks = " ".join(read("--accounts", path).remarks)

@@ -69,10 +69,15 @@ def prepared(password: bytes) -> bytes:
 class Credential(ABC):
     """One stored password."""
 
-    proofs: ClassVar[frozenset[Proof]]
-    """What can be proved against it."""
+    PROOFS: ClassVar[frozenset[Proof]]
+    """What can be proved against one of its scheme."""
     slow: ClassVar[bool] = True
     """Whether checking it is work for a thread."""
+
+    @property
+    def proofs(self) -> frozenset[Proof]:
+        """What can be proved against it."""
+        return self.PROOFS
 
     @property
     @abstractmethod
@@ -92,13 +97,17 @@ class Credential(ABC):
 class Plain(Credential):
     """The password as it is.  Its SCRAM keys are derived once and kept; their salts last as long as the process."""
 
-    proofs: ClassVar[frozenset[Proof]] = frozenset(
+    PROOFS: ClassVar[frozenset[Proof]] = frozenset(
         {Proof.PASSWORD, Proof.SECRET, Proof.SCRAM_SHA_1, Proof.SCRAM_SHA_256}
     )
     slow: ClassVar[bool] = False
 
     password: bytes = attrs.field(repr=False)
     _derived: dict[str, sasl.ScramKeys | None] = attrs.field(factory=dict, init=False, repr=False, eq=False)
+
+    @property
+    def proofs(self) -> frozenset[Proof]:
+        return self.PROOFS if _storable(self.password) else self.PROOFS - {Proof.SCRAM_SHA_1, Proof.SCRAM_SHA_256}
 
     @property
     def kind(self) -> str:
@@ -116,6 +125,14 @@ class Plain(Credential):
         return self._derived[hash_name]
 
 
+def _storable(password: bytes) -> bool:
+    """Whether SCRAM has a form for *password*: not for one in Latin-1, nor for a character younger than Unicode 3.2."""
+    try:
+        return sasl.saslprep(password.decode("utf-8")) != ""
+    except (Malformed, UnicodeDecodeError):
+        return False
+
+
 def _derive(password: bytes, hash_name: str, iterations: int) -> sasl.ScramKeys | None:
     try:
         return sasl.scram_keys(password, secrets.token_bytes(SALT_SIZE), iterations, hash_name)
@@ -127,7 +144,7 @@ def _derive(password: bytes, hash_name: str, iterations: int) -> sasl.ScramKeys 
 class Scram(Credential):
     """``{SCRAM-SHA-256}``: the keys of RFC 7677, against which a password can be checked, too."""
 
-    proofs: ClassVar[frozenset[Proof]] = frozenset({Proof.PASSWORD, Proof.SCRAM_SHA_256})
+    PROOFS: ClassVar[frozenset[Proof]] = frozenset({Proof.PASSWORD, Proof.SCRAM_SHA_256})
     _HASH: ClassVar[str] = "sha256"
 
     keys: sasl.ScramKeys = attrs.field(repr=False)
@@ -151,7 +168,7 @@ class Scram(Credential):
 class Hashed(Credential):
     """A hash that passlib knows."""
 
-    proofs: ClassVar[frozenset[Proof]] = frozenset({Proof.PASSWORD})
+    PROOFS: ClassVar[frozenset[Proof]] = frozenset({Proof.PASSWORD})
 
     scheme: str
     kind: str

@@ -25,11 +25,9 @@ from .names import NAME_RULE, mailbox_name
 REMEMBERED: Final = 4096
 """Unknown names that have once cost what deriving SCRAM keys costs, as a known name does; the oldest are forgotten."""
 
-_LACKING: Final = {
-    Proof.SECRET: "No CRAM-MD5, APOP or SCRAM-SHA-1: they need the password itself ({PLAIN}) of every account.",
-    Proof.SCRAM_SHA_256: "No SCRAM-SHA-256: it needs {SCRAM-SHA-256} or {PLAIN} of every account.",
-}
-"""What is said of a proof that not every account has.  Keys of SHA-1 are derived of passwords alone."""
+_NO_SECRETS: Final = "No CRAM-MD5, APOP or SCRAM-SHA-1: they need the password itself ({PLAIN}) of every account."
+_NO_KEYS: Final = "No SCRAM-SHA-256: it needs {SCRAM-SHA-256} or {PLAIN} of every account."
+_NOT_PREPARED: Final = "No SCRAM: some account's password has characters that it does not take (RFC 4013)."
 
 
 @attrs.frozen(kw_only=True)
@@ -137,7 +135,7 @@ class MemoryAccounts:
             (credential for credential in credentials if credential.kind == self._kinds[0]), Plain(self._nobody)
         )
         self._proofs = frozenset(
-            proof for proof in Plain.proofs if all(proof in credential.proofs for credential in credentials)
+            proof for proof in Plain.PROOFS if all(proof in credential.proofs for credential in credentials)
         )
         self._scram_decoy = self._make_scram_decoy(credentials)
 
@@ -175,7 +173,14 @@ class MemoryAccounts:
     @property
     def lacking(self) -> tuple[str, ...]:
         """Sentences: which mechanisms are offered to nobody, since not every account has what they need."""
-        return tuple(remark for proof, remark in _LACKING.items() if proof not in self._proofs)
+        lacking = []
+        if Proof.SECRET not in self._proofs:
+            lacking.append(_NO_SECRETS)
+            if Proof.SCRAM_SHA_256 not in self._proofs:
+                lacking.append(_NO_KEYS)
+        elif Proof.SCRAM_SHA_1 not in self._proofs:
+            lacking.append(_NOT_PREPARED)
+        return tuple(lacking)
 
     async def refresh(self, *, at_once: bool = False) -> Changes | None:
         if self._file is None:
