@@ -81,6 +81,7 @@ def _offered(message: bytes) -> Iterator[str]:
     extensions = _Reader(hello.vector(2))
     while extensions:
         kind = int.from_bytes(extensions.take(2), "big")
-        names = _Reader(_Reader(extensions.vector(2)).vector(2) if kind == _ALPN else b"")
+        body = _Reader(extensions.vector(2))
+        names = _Reader(body.vector(2) if kind == _ALPN else b"")
         while names:
             yield names.vector(1).decode("ascii", "backslashreplace")

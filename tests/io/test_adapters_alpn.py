@@ -98,6 +98,17 @@ def test_what_is_no_client_hello_is_left_to_the_tls_library(octets: bytes) -> No
     assert read(octets) == frozenset()
 
 
+def test_the_octets_of_another_extension_are_not_looked_through() -> None:
+    """Those of a key share are random: one client in a few thousand would be refused for what it never offered."""
+    offer = b"\x00\x10\x00\x05\x00\x03\x02h2"
+    for kind, offered in ((0x0033, frozenset[str]()), (0x0010, frozenset({"h2"}))):
+        body = offer if kind != 0x0010 else offer[4:]
+        extension = kind.to_bytes(2, "big") + len(body).to_bytes(2, "big") + body
+        fields = b"\x03\x03" + bytes(32) + b"\x00" + b"\x00\x02\x13\x01" + b"\x01\x00"
+        message = fields + len(extension).to_bytes(2, "big") + extension
+        assert read(records(b"\x01" + len(message).to_bytes(3, "big") + message)) == offered
+
+
 def test_an_endless_client_hello_is_not_kept() -> None:
     """Nor looked at again with each record: a message of 16 MiB in records of one octet."""
     reader = ClientHello()
