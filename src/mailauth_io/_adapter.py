@@ -33,6 +33,7 @@ from mailauth.sasl import ClientMechanism
 from . import _tls
 from ._stream import READ_SIZE, Peer, Stream
 from .limits import logger
+from .logs import Event
 
 A = TypeVar("A")
 E = TypeVar("E")
@@ -269,7 +270,8 @@ class _Connection(Generic[E]):
             raise RuntimeError("TLS was agreed on, but this connection has no ssl_context")
         # What was read by now came in clear, before the peer could know that TLS begins: no octet of the handshake.
         if dropped := self._stream.drop_unread():
-            logger.warning("%s sent %d octets in clear ahead of its TLS handshake: dropped", self.peer, dropped)
+            peer = self.peer
+            logger.warning(Event("clear octets dropped", {"peer": peer.address, "port": peer.port, "octets": dropped}))
         layer = None
         try:
             if octets:
@@ -278,7 +280,7 @@ class _Connection(Generic[E]):
         except OSError as error:
             if not self._server_side:
                 self._cause = error  # a client has to learn that it is not the server it wanted
-            logger.info("the TLS handshake with %s failed: %s", self.peer, type(error).__name__)
+            _tls.log_failure(self.peer, error)
             self._machine.receive_data(b"")
             return
         except BaseException:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import secrets
 import ssl
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
@@ -21,6 +20,7 @@ from ._adapter import Client, ServerConnection
 from ._proxied import Network, is_within, proxied_peer
 from ._stream import Peer, Stream
 from .limits import Crowd, Limits, logger
+from .logs import Event, place
 
 E = TypeVar("E")
 
@@ -161,7 +161,8 @@ class Listener(ABC):
                 try:
                     peer = await proxied_peer(stream, peer, self._limits.header_patience)
                 except OSError as error:
-                    logger.info("dropped the proxy %s: %s", peer, str(error) or type(error).__name__)
+                    why = str(error) or type(error).__name__
+                    logger.info(Event("proxy dropped", {"peer": peer.address, "port": peer.port, "why": why}))
                     return
             if not self._crowd.enter(peer.address):
                 if not self._implicit_tls:
@@ -173,7 +174,7 @@ class Listener(ABC):
                 try:
                     layer = await _tls.start(stream, self._terms, server_side=True)
                 except OSError as error:
-                    logger.info("the TLS handshake with %s failed: %s", peer, type(error).__name__)
+                    _tls.log_failure(peer, error)
                     return
             machine = build(secrets.token_bytes(32), layer.tls if layer is not None else None)
             connection = ServerConnection(machine, stream, peer, self._terms, layer)
@@ -182,9 +183,10 @@ class Listener(ABC):
             await session(connection)
             await connection.aclose()
         except Exception as error:
-            # The text of an exception may quote a secret that the session handled; its class and its place never do.
-            place = "".join(traceback.format_tb(error.__traceback__))
-            logger.error("the session with %s failed: %s\n%s", peer, type(error).__name__, place)
+            why = type(error).__name__
+            logger.error(
+                Event("session failed", {"peer": peer.address, "port": peer.port, "why": why, "at": place(error)})
+            )
         finally:
             self._connections.pop(stream, None)
             if counted is not None:

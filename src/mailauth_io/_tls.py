@@ -14,8 +14,10 @@ import attrs
 from mailauth import Tls
 
 from ._client_hello import ClientHello
-from ._stream import READ_SIZE, Stream
+from ._stream import READ_SIZE, Peer, Stream
 from .channel_binding import BindingContext, channel_bindings
+from .limits import logger
+from .logs import Event
 
 SMTP: Final = "smtp"
 POP3: Final = "pop3"
@@ -156,3 +158,9 @@ async def start(stream: Stream, terms: Terms, *, server_side: bool) -> Layer:
                     await stream.write_all(_NO_APPLICATION_PROTOCOL)
                     raise NoApplicationProtocol(f"offered {hello.protocols}, not {terms.alpn}")
                 hello = None
+
+
+def log_failure(peer: Peer, error: OSError) -> None:
+    """A handshake with *peer* came to nothing: one line."""
+    why = error.reason if isinstance(error, ssl.SSLError) and error.reason else type(error).__name__
+    logger.info(Event("TLS failed", {"peer": peer.address, "port": peer.port, "why": why}))

@@ -14,6 +14,8 @@ from typing import Final
 
 import attrs
 
+from .logs import Event
+
 QUIET_SECONDS: Final = 60.0
 """Between two lines of the log about refused connections: a flood of them shall not become one of lines."""
 
@@ -91,8 +93,7 @@ class Crowd:
         if now < self._quiet_until:
             self._unsaid += 1
             return
-        before = f"; {self._unsaid} more were refused since the last such line" if self._unsaid else ""
-        logger.warning("refused a connection from %s: %s%s", address or "a proxy", why, before)
+        logger.warning(Event("connection refused", {"peer": address, "why": why, "unsaid": self._unsaid or None}))
         self._quiet_until = now + QUIET_SECONDS
         self._unsaid = 0
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import traceback
 from datetime import UTC, datetime
 from typing import Final, overload
 
@@ -87,6 +88,12 @@ class Event:
 
 def _printable(text: str) -> str:
     return text[:MAXIMUM_TEXT] if text.isascii() and text.isprintable() else _escaped(text)
+
+
+def place(error: BaseException) -> str:
+    """Where *error* was raised, innermost first, in one line: its own words may be a secret, these never are."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return ", ".join(f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in reversed(frames))
 
 
 class _Formatter(logging.Formatter):

@@ -83,11 +83,11 @@ def test_a_flood_of_refused_connections_is_one_line_a_minute(caplog: pytest.LogC
     for _ in range(100):
         assert not crowd.enter("192.0.2.2")
     assert [record.getMessage() for record in caplog.records] == [
-        "refused a connection from 192.0.2.2: there are 1 connections"
+        'connection refused peer=192.0.2.2 why="there are 1 connections"'
     ]
     clock.now += QUIET_SECONDS
     assert not crowd.enter("192.0.2.1")
-    assert caplog.records[-1].getMessage().endswith("; 99 more were refused since the last such line")
+    assert caplog.records[-1].getMessage().endswith(" unsaid=99")
 
 
 @pytest.mark.parametrize("limits", [{"connections": 0}, {"connections_per_address": 0}, {"minimum_rate": 0}])

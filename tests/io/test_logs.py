@@ -237,7 +237,7 @@ def test_every_event_is_in_the_documentation() -> None:
     told = {
         name
         for path in source.rglob("*.py")
-        for name in re.findall(r'(?:self\._?log\(\s*logging\.[A-Z]+,\s*|Event\()"([a-z ]+)"', path.read_text())
+        for name in re.findall(r'(?:self\._?log\(\s*logging\.[A-Z]+,\s*|Event\(\s*)"([a-zA-Z ]+)"', path.read_text())
     }
     assert {"login failed", "message", "store failed", "accounts"} <= told
     documented = DOCUMENTATION.read_text()
