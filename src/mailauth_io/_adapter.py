@@ -40,6 +40,8 @@ E = TypeVar("E")
 
 LINGER_SECONDS: Final = 2.0
 """After the last word: how long to wait for each sign that the peer has closed, too."""
+LINGER_IN_ALL: Final = 10.0
+"""After the last word: how long to wait whatever comes.  An octet a second would make days of the bound on octets."""
 LINGER_OCTETS: Final = 1_048_576
 """After the last word: how much more to take and throw away, so that a reset does not overtake it."""
 _ENDLESS: Final = math.inf
@@ -255,8 +257,9 @@ class _Connection(Generic[E]):
     async def _read_to_end(self) -> None:
         """Nothing can be said any more: take what the peer had still to say, and no more after that."""
         last = bytearray()
+        due = self._stream.now() + LINGER_SECONDS
         try:
-            while len(last) < READ_SIZE and (octets := await self._read(self._stream.now() + LINGER_SECONDS)):
+            while len(last) < READ_SIZE and self._stream.now() < due and (octets := await self._read(due)):
                 last += octets
         except TimeoutError:
             pass
@@ -309,9 +312,13 @@ class _Connection(Generic[E]):
     async def _linger(self) -> None:
         if self._broken or self._mute:
             return
-        left = LINGER_OCTETS
+        stream, left = self._stream, LINGER_OCTETS
+        end = stream.now() + LINGER_IN_ALL
         with contextlib.suppress(TimeoutError):
-            while left > 0 and (octets := await self._stream.read(self._stream.now() + LINGER_SECONDS)) != b"":
+            while left > 0 and (now := stream.now()) < end:
+                octets = await stream.read(min(now + LINGER_SECONDS, end))
+                if octets == b"":
+                    break
                 left -= len(octets or b"")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mailauth import ACCEPT, BeginTls, MessageChunk, NeedData, Question, Tls, Why, pop3, sasl, smtp
-from mailauth_io import _loops, _tls
+from mailauth_io import _adapter, _loops, _tls
 from mailauth_io._adapter import ServerConnection
 from mailauth_io._stream import Peer
 from mailauth_io.limits import Limits
@@ -298,3 +298,29 @@ def test_who_stops_reading_after_much_is_waited_for_no_longer_than_the_patience(
     seconds, error = run_in_no_time(name, lambda: write_to_a_reader(name, 5_000_000, 1_000.0))
     assert 300.0 <= seconds <= 301.0
     assert isinstance(error, OSError)
+
+
+def test_who_goes_on_at_a_trickle_after_the_last_word_is_not_waited_for() -> None:
+    """Else the connection would be held for days, past every deadline, at the cost of an octet every two seconds."""
+    client = SlowClient((0.0, b"QUIT\r\n"), *each_octet(1.9, bytes(1_000)))
+
+    async def whole() -> None:
+        connection: ServerConnection[Any] = ServerConnection(smtp_server(), client, PEER, None, None)
+        await accept(connection, [], lambda: None)
+        await connection.aclose()
+
+    asyncio.run(whole())
+    assert client.heard.endswith(b"\r\n221 2.0.0 goodbye\r\n")
+    assert client.seconds == _adapter.LINGER_IN_ALL
+
+
+def test_nor_is_who_can_be_told_nothing_any_more() -> None:
+    """A write has failed; what the client still had to say is taken for a moment."""
+
+    class Gone(SlowClient):
+        def write(self, octets: bytes) -> None:
+            raise BrokenPipeError
+
+    client = Gone(*each_octet(1.9, bytes(1_000)))
+    assert serve(smtp_server(), client)[:1] == [smtp.Connected()]
+    assert client.seconds == _adapter.LINGER_SECONDS
