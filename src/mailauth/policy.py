@@ -88,12 +88,7 @@ class RelayPolicy:
         return _without_case(forward_path.domain) in self.domains and not _ROUTED.search(forward_path.local_part)
 
     def decide(
-        self,
-        forward_path: Mailbox,
-        *,
-        identity: str | None,
-        grant: Lookup,
-        reverse_path: Mailbox | None = None,
+        self, forward_path: Mailbox, *, identity: str | None, grant: Lookup, reverse_path: Mailbox | None = None
     ) -> Decision:
         """The verdict on one recipient.
 

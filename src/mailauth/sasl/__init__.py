@@ -2,11 +2,7 @@
 
 from ._base64 import decode_base64 as decode_base64, encode_base64 as encode_base64
 from ._by_password import by_password as by_password
-from ._exchange import (
-    MAXIMUM_LINE as MAXIMUM_LINE,
-    ClientExchange as ClientExchange,
-    ServerExchange as ServerExchange,
-)
+from ._exchange import MAXIMUM_LINE as MAXIMUM_LINE, ClientExchange as ClientExchange, ServerExchange as ServerExchange
 from ._fields import is_message_id as is_message_id
 from ._md5 import MD5_AVAILABLE as MD5_AVAILABLE
 from ._messages import (

@@ -12,10 +12,11 @@ from .._errors import LocalProtocolError
 from .._events import Accept, Action, MessageChunk, Tls, Why
 from .._lines import CRLF
 from . import _fixed
+from ._parameters import Body
 from ._states import NEXT, State
 from ._text import Chunks
 from ._usual import UsualCourse
-from .commands import Bdat, Data, MessageComplete
+from .commands import Bdat, Data, Mail, MessageComplete
 from .events import ContentFault, MessageAborted, Refused, ServerEvent
 from .replies import PerRecipient, Reply
 from .settings import AnyServerSettings
@@ -23,6 +24,7 @@ from .settings import AnyServerSettings
 Q = TypeVar("Q")
 
 _TRANSACTION: Final = frozenset({State.MAIL, State.RCPT, State.CHUNKS})
+_USUAL_MAIL: Final = Mail(reverse_path=None)
 _MANY: Final = 256  # replies that wait for the rest of a group: each as an object of its own weighs thrice its octets
 _LEAST_DROPPED: Final = 4_096  # octets that a dropped chunk counts for at least, or endless small ones would be free
 
@@ -30,13 +32,12 @@ _LEAST_DROPPED: Final = 4_096  # octets that a dropped chunk counts for at least
 class ContentCourse(UsualCourse[Q], Generic[Q]):
     """A session as far as message content goes."""
 
-    __slots__ = ("_binary", "_chunks", "_dropped", "_errors", "_smtputf8")
+    __slots__ = ("_chunks", "_dropped", "_errors", "_mail")
 
     def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
         super().__init__(settings, entropy=entropy, tls=tls)
         self._errors = 0
-        self._binary = False  # BODY=BINARYMIME was said
-        self._smtputf8 = False  # and SMTPUTF8
+        self._mail = _USUAL_MAIL  # or the one that opened this transaction with BODY=BINARYMIME or SMTPUTF8
         self._chunks: Chunks | None = None
         self._dropped = 0  # octets of chunks that were refused, while the last one of their message has not come
 
@@ -168,7 +169,7 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
     @property
     def _as_it_came(self) -> bool:
         """Content is no text, or nobody shall look at it."""
-        return self._binary or self._settings.any_octets
+        return self._mail.body is Body.BINARY_MIME or self._settings.any_octets
 
     def _refuse_content(self, fault: ContentFault) -> MessageAborted:
         for _ in range(self._final_replies):
@@ -211,7 +212,7 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
             self._recipients = []
         if not self._accepted:
             self._accepted = self._short_answers()
-            self._binary = self._smtputf8 = False
+            self._mail = _USUAL_MAIL
             self._chunks = None
 
     def _end_transaction(self) -> None:

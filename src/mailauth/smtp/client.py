@@ -33,8 +33,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
     """
 
     __slots__ = (
-        "_accepted_recipients", "_binary", "_code", "_content", "_extensions", "_given_up", "_lines", "_lmtp",
-        "_lone_dot", "_projected", "_refusal", "_replies_due", "_reply_size", "_settings", "_smtputf8", "_state",
+        "_accepted_recipients", "_code", "_content", "_extensions", "_given_up", "_lines", "_lmtp", "_lone_dot",
+        "_mail", "_projected", "_refusal", "_replies_due", "_reply_size", "_settings", "_state",
     )  # fmt: skip
 
     def __init__(self, settings: ClientSettings | None = None, *, tls: Tls | None = None) -> None:
@@ -50,8 +50,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._code = 0  # of the reply that is being received, and its lines
         self._lines: list[str] = []
         self._reply_size = 0
-        self._binary = False  # the last MAIL said BODY=BINARYMIME
-        self._smtputf8 = False  # and SMTPUTF8
+        self._mail = Mail(reverse_path=None)  # the last that was sent
         self._refusal: Reply | None = None  # of a chunk of the message that is being answered
         self._given_up = False  # of that message RSET was sent for its end
         self._content: Content | None = None  # of the message that is being sent by BDAT or was asked for by 354
@@ -94,14 +93,13 @@ class ClientConnection(ClientMachine[ClientEvent]):
             raise LocalProtocolError("MAIL needs TLS here: tls_required is set")
         if isinstance(command, (Mail, Rcpt)):
             self._check_parameters(command)
-        elif isinstance(command, Data) and self._binary:
+        elif isinstance(command, Data) and self._mail.body is Body.BINARY_MIME:
             raise LocalProtocolError("BODY=BINARYMIME needs BDAT: send the content without Data")
         octets = command.to_wire()  # what cannot be encoded is refused here
         if not octets.isascii() or (isinstance(command, Vrfy) and command.smtputf8):
             self._check_smtputf8(command)
         if isinstance(command, Mail):
-            self._binary = command.body is Body.BINARY_MIME
-            self._smtputf8 = command.smtputf8
+            self._mail = command
         self._projected = after
         self._queue(command, octets)
 
@@ -125,7 +123,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         """Raise LocalProtocolError when what lies beyond ASCII cannot be sent (RFC 6531 section 3.2)."""
         if "SMTPUTF8" not in self._extensions:
             raise LocalProtocolError("beyond ASCII nothing can be sent: the server does not offer SMTPUTF8")
-        if isinstance(command, Rcpt) and not self._smtputf8:
+        if isinstance(command, Rcpt) and not self._mail.smtputf8:
             raise LocalProtocolError("a recipient beyond ASCII needs smtputf8=True in Mail (SMTPUTF8, RFC 6531)")
 
     # Content
@@ -175,7 +173,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._content = None
 
     def _new_content(self) -> Content:
-        return Content(lf_to_crlf=self._settings.lf_to_crlf, binary=self._binary)
+        return Content(lf_to_crlf=self._settings.lf_to_crlf, binary=self._mail.body is Body.BINARY_MIME)
 
     def _send_what_may(self) -> None:
         """As the base says; of a message that was refused not an octet more (RFC 3030 section 2): RSET for its end."""

@@ -9,20 +9,7 @@ import attrs
 
 from .. import sasl
 from .._events import LoginRefusedBy, MessageChunk, Payload, RefusedBy, RepliedBy, TlsStarted, Why
-from .commands import (
-    Data,
-    Hello,
-    Help,
-    Mail,
-    MessageComplete,
-    Noop,
-    Quit,
-    Rcpt,
-    Rset,
-    StartTls,
-    VerdictQuestion,
-    Vrfy,
-)
+from .commands import Data, Hello, Help, Mail, MessageComplete, Noop, Quit, Rcpt, Rset, StartTls, VerdictQuestion, Vrfy
 from .replies import Reply
 
 

@@ -143,7 +143,7 @@ class _Connection(ContentCourse[Q], Generic[Q]):
             case Auth():
                 refusal = self._check_auth(command)
             case Data():
-                refusal = _fixed.BINARY_NEEDS_BDAT if self._binary else None
+                refusal = _fixed.BINARY_NEEDS_BDAT if self._mail.body is Body.BINARY_MIME else None
             case Bdat():
                 refusal = self._check_bdat(command)
             case Vrfy(smtputf8=True) if not self._settings.smtputf8:
@@ -254,8 +254,7 @@ class _Connection(ContentCourse[Q], Generic[Q]):
             self._close(Why.TOO_MANY_ERRORS)
             return _fixed.TOO_MANY_TRANSACTIONS
         if command.body is Body.BINARY_MIME or command.smtputf8:
-            self._binary = command.body is Body.BINARY_MIME
-            self._smtputf8 = command.smtputf8
+            self._mail = command
             self._accepted = {}  # not to be answered in haste: who answers slowly resets these, too
         return None
 
@@ -263,7 +262,7 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         unknown = self._settings.not_offered(command)
         if unknown is not None:
             return _not_offered(unknown)
-        if not self._smtputf8 and _beyond_ascii(line):
+        if not self._mail.smtputf8 and _beyond_ascii(line):
             return _fixed.ASCII_FORWARD_PATH
         if len(self._recipients) >= self._settings.maximum_recipients:
             return _fixed.TOO_MANY_RECIPIENTS

@@ -166,11 +166,7 @@ class AnyServerSettings:
     def context(self, nonce: str, tls: Tls | None) -> sasl.Context:
         """What a mechanism needs to begin."""
         return sasl.Context.of(
-            tls,
-            nonce=nonce,
-            host_name=self.host_name,
-            offered=self.offered(tls),
-            scram_decoy=self.scram_decoy,
+            tls, nonce=nonce, host_name=self.host_name, offered=self.offered(tls), scram_decoy=self.scram_decoy
         )
 
     def offered(self, tls: Tls | None) -> tuple[str, ...]:
