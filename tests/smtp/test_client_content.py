@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from mailauth import LocalProtocolError, MessageChunk, smtp
-from tests.smtp.drive import Session, each_cut, greeted
+from tests.smtp.drive import TLS, Session, each_cut, greeted
 
 MAIL = smtp.Mail(reverse_path=None)
 RCPT = smtp.Rcpt(forward_path=smtp.Mailbox("c", "d"))
@@ -73,6 +73,16 @@ def test_a_parameter_that_is_not_offered_is_a_local_error_that_says_so(
         session.client.send(mail)
     assert session.pull().octets == b""
     assert session.send(MAIL).octets == b"MAIL FROM:<>\r\n"
+
+
+def test_requiretls_never_leaves_in_clear_text() -> None:
+    """RFC 8689 section 2: it is offered inside TLS alone, so who offers it outside may not be believed."""
+    mail = smtp.Mail(reverse_path=None, require_tls=True)
+    session = greeted("REQUIRETLS")
+    with pytest.raises(LocalProtocolError, match="REQUIRETLS"):
+        session.client.send(mail)
+    assert session.pull().octets == b""
+    assert greeted("REQUIRETLS", tls=TLS).send(mail).octets == b"MAIL FROM:<> REQUIRETLS\r\n"
 
 
 def test_parameters_that_are_offered_are_sent() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Final
@@ -173,6 +174,50 @@ def whole_replies(octets: bytes) -> int:
     assert octets == b"" or octets.endswith(b"\r\n")
     rows = [parse_line(row) for row in octets.split(b"\r\n")[:-1]]
     return sum(last for _, last, _ in rows)
+
+
+BARE: Final = {b"220 localhost ESMTP", b"250 localhost", b"250-localhost"}
+"""What carries no enhanced status code, beside the extensions, 334 and 354 (RFC 2034 section 4)."""
+
+
+@given(sessions, fates)
+def test_every_line_of_every_reply_keeps_to_its_form(octets: bytes, fate: list[int]) -> None:
+    """RFC 5321 sections 4.2 and 4.5.3.1.5, RFC 2034 section 4: printable, at most 512 octets, each with its code."""
+    session = under(fate, SMALL).receive(octets, b"")
+    bare = BARE | set(SMALL.hello_reply(None).split(b"\r\n"))
+    for row in session.octets.split(b"\r\n")[:-1]:
+        assert len(row) <= 510
+        assert re.fullmatch(rb"[2-5][0-9]{2}[ -][\t -~]*", row)
+        if row not in bare and row[:1] != b"3":
+            assert re.match(rb"([245])[0-9]{2}[ -]\1\.[0-9]\.[0-9]{1,2} [ -~]", row)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"%b",
+        b"EHLO %b",
+        b"MAIL FROM:<%b>",
+        b"MAIL FROM:<a@b> SIZE=%b",
+        b"MAIL FROM:<a@b> %b",
+        b"MAIL FROM:<a@b> X=%b",
+        b"MAIL FROM:<%b",
+        b"RCPT TO:<%b>",
+        b"AUTH %b",
+        b"AUTH PLAIN %b",
+        b"BDAT %b",
+        b"VRFY %b",
+        b"HELP %b",
+        b"NOOP %b",
+        b"GET %b",
+    ],
+)
+@pytest.mark.parametrize("said", [b"<script>alert(1)</script>", b"\x1b[31mred", b"250 2.0.0 fine", b"z" * 1_500])
+def test_nothing_that_a_client_said_comes_back_raw(line: bytes, said: bytes) -> None:
+    """A reply ends up in logs and on screens: of the client's words at most a keyword in capitals is in it."""
+    session = under([0], SMALL).receive(b"EHLO c\r\n" + line % said + b"\r\n")
+    assert said not in session.octets
+    assert not re.search(rb"script|\x1b|fine|z{20}|Z{41}", session.octets)
 
 
 @given(sessions, fates, st.booleans(), st.data())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import attrs
 import pytest
 
-from mailauth import LocalProtocolError, Why, smtp
-from tests.smtp.drive import ready, serve
+from mailauth import LocalProtocolError, Why, sasl, smtp
+from tests.smtp.drive import IN_CLEAR, ready, serve
 
 TRANSACTION = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n"
 
@@ -368,6 +371,66 @@ def test_commands_that_lead_nowhere_have_a_budget(line: bytes) -> None:
     assert session.closed.why is Why.TOO_MANY_ERRORS
     mail = b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n.\r\n" + (line + b"\r\n") * 2
     assert 421 not in ready(mail * 20 + b"QUIT\r\n", settings=settings).codes
+
+
+@pytest.mark.parametrize(
+    ("before", "line", "kind", "code"),
+    [
+        (b"", b"MAIL FROM:<a@b>", smtp.Mail, 450),
+        (b"MAIL FROM:<>\r\n", b"RCPT TO:<a@b>", smtp.Rcpt, 550),
+        (b"", b"STARTTLS", smtp.StartTls, 454),
+        (b"", b"AUTH PLAIN AGEAYg==", sasl.CheckPassword, 454),
+    ],
+)
+def test_commands_that_the_application_refuses_have_a_budget(
+    before: bytes, line: bytes, kind: type[object], code: int
+) -> None:
+    """Whoever tries names, or a store that cannot tell, would have no end: the 421 behind the last says so."""
+    settings = attrs.evolve(IN_CLEAR, maximum_noops=20)
+    refusal = sasl.Refusal.TEMPORARY if kind is sasl.CheckPassword else smtp.Reply(code, "", "no")
+    session = ready(before + (line + b"\r\n") * 50, settings=settings, answers={kind: lambda _: refusal})
+    refused = 22 if before else 20  # a transaction gives two
+    assert session.codes[len(before) > 0 :] == [*[code] * refused, 421]
+    assert session.closed is not None
+    assert session.closed.why is Why.TOO_MANY_ERRORS
+
+
+def test_recipients_over_the_limit_have_a_budget_too() -> None:
+    """RFC 5321 section 4.5.3.1.10: 452 is no error of the client, but not for ever."""
+    settings = smtp.ServerSettings(maximum_recipients=100, maximum_noops=20)
+    session = ready(b"MAIL FROM:<>\r\n" + b"RCPT TO:<a@b>\r\n" * 200, settings=settings)
+    assert session.codes == [*[250] * 101, *[452] * 22, 421]
+
+
+@pytest.mark.parametrize(
+    "least",
+    [
+        {"maximum_recipients": 99},  # RFC 5321 section 4.5.3.1.8
+        {"maximum_message_size": 65_535},  # section 4.5.3.1.7
+        {"maximum_command_line": 1_023},  # section 4.5.3.1.4, and extensions
+        {"maximum_text_line": 999},  # section 4.5.3.1.6
+        {"maximum_failed_logins": 2},  # RFC 4954 section 9
+    ],
+)
+def test_no_limit_is_under_what_must_be_taken(least: dict[str, Any]) -> None:
+    """RFC 5321 section 4.5.3.1."""
+    with pytest.raises(ValueError, match=next(iter(least))):
+        smtp.ServerSettings(**least)
+
+
+def test_limits_that_are_announced_are_kept_like_any() -> None:
+    """RFC 9422 section 4: what the client read may be old; beyond it is still 452, and 421 for transactions."""
+    settings = smtp.ServerSettings(limits=True, maximum_recipients=100, maximum_transactions=1)
+    session = ready(b"MAIL FROM:<>\r\n" + b"RCPT TO:<a@b>\r\n" * 101 + b"RSET\r\nMAIL FROM:<>\r\n", settings=settings)
+    assert session.codes == [*[250] * 101, 452, 250, 421]
+
+
+@pytest.mark.parametrize("name", [b"[127.0.0.1]", b"[IPv6:::1]", b"client.example", b"under_score.example", b"x"])
+def test_a_client_names_itself_by_a_domain_or_a_literal(name: bytes) -> None:
+    """RFC 5321 section 4.1.1.1, and CLIENTS.md for literals and underscores."""
+    session = serve(b"ehlo " + name + b"\r\n")
+    assert session.of(smtp.Hello) == [smtp.Hello(domain=name.decode("ascii"))]
+    assert session.codes == [220, 250]
 
 
 def test_a_blank_after_the_colon_is_a_switch() -> None:

@@ -187,7 +187,7 @@ def decode_parameters(text: str, table: tuple[Parameter, ...]) -> dict[str, Any]
         keyword, value = found[1].upper(), found[2]
         row = next((row for row in table if row.keyword == keyword), None)
         if (keyword if row is None else row.field) in (unknown if row is None else fields):
-            raise Malformed(f"{keyword} is given twice")
+            raise Malformed(f"{keyword[:40]} is given twice")
         if row is None:
             unknown[keyword] = value
         elif (value is None) != (row.decode is None):

@@ -118,6 +118,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
                 raise LocalProtocolError(f"the server takes messages of up to {limit} octets")
         if isinstance(command, Mail) and command.body is Body.BINARY_MIME and "CHUNKING" not in offered:
             raise LocalProtocolError("BINARYMIME cannot be sent: the server does not offer CHUNKING")
+        if isinstance(command, Mail) and command.require_tls and self._tls is None:
+            raise LocalProtocolError("REQUIRETLS cannot be sent in clear text, whatever the server offers there")
 
     def _check_smtputf8(self, command: Command) -> None:
         """Raise LocalProtocolError when what lies beyond ASCII cannot be sent (RFC 6531 section 3.2)."""

@@ -203,6 +203,8 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         if reply.code >= 500:
             self._errors += 1
             self._check_errors()
+        elif reply.code != 421 and self._leads_nowhere():
+            self._say(_fixed.TOO_MANY_NOOPS)
         return Refused(verb=verb, line=line, reply=reply)
 
     def _turn_away(self, line: bytes) -> Refused:
@@ -215,12 +217,16 @@ class _Connection(ContentCourse[Q], Generic[Q]):
     # What stands against a command: the Reply that refuses it, None when nothing does
 
     def _check_noops(self, command: LineCommand) -> Reply | None:
+        return None if isinstance(command, Quit) or not self._leads_nowhere() else _fixed.TOO_MANY_NOOPS
+
+    def _leads_nowhere(self) -> bool:
+        """Count a command that brings the session no further.  True when there were too many: it is over."""
         self._noops += 1
-        if isinstance(command, Quit) or self._noops - 2 * self._transactions <= self._settings.maximum_noops:
-            return None
+        if self._noops - 2 * self._transactions <= self._settings.maximum_noops:
+            return False
         self._abandon(Why.TOO_MANY_ERRORS)
         self._close(Why.TOO_MANY_ERRORS)
-        return _fixed.TOO_MANY_NOOPS
+        return True
 
     def _check_start_tls(self) -> Reply | None:
         if self._tls is not None:
@@ -313,6 +319,8 @@ class _Connection(ContentCourse[Q], Generic[Q]):
                     self._end_transaction()
                 if reply.code == 421:
                     self._close(Why.SHUT_DOWN)
+                elif self._leads_nowhere():
+                    self._say(_fixed.TOO_MANY_NOOPS)
                 return
             self._enter(question)
 
@@ -360,7 +368,10 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         if isinstance(why, sasl.Fault):
             self._errors += 1
             self._check_errors()
-        elif why is not sasl.Refusal.TEMPORARY:
+        elif why is sasl.Refusal.TEMPORARY:
+            if self._leads_nowhere():
+                self._say(_fixed.TOO_MANY_NOOPS)
+        else:
             self._failed_logins += 1
             if self._failed_logins >= self._settings.maximum_failed_logins:
                 self._say(_fixed.TOO_MANY_LOGINS)
@@ -383,7 +394,7 @@ class _Connection(ContentCourse[Q], Generic[Q]):
 
 
 def _not_offered(parameter: str) -> Reply:
-    return Reply(555, "5.5.4", f"parameter {parameter} is not offered here")
+    return Reply(555, "5.5.4", f"parameter {parameter[:40]} is not offered here")
 
 
 def _beyond_ascii(line: bytes | re.Match[bytes]) -> bool:

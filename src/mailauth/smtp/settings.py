@@ -130,8 +130,9 @@ class AnyServerSettings:
     """Commands refused for syntax or order, then 421; no RFC names a number, Postfix's hard limit is 20."""
 
     maximum_noops: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
-    """Commands that lead nowhere (NOOP, RSET, VRFY, HELP, EHLO, HELO), beside two for each transaction, then 421.  No
-    RFC names a number; Postfix begins to count them as errors at 100."""
+    """Commands that lead nowhere (NOOP, RSET, VRFY, HELP, EHLO, HELO, and those that the application refused or put
+    off), beside two for each transaction, then 421.  No RFC names a number; Postfix begins to count such as do nothing
+    as errors at 100."""
 
     maximum_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
     """Failed logins, then 421; not before three (RFC 4954 section 9)."""
