@@ -1,4 +1,4 @@
-"""Clients that half-close or reset at every moment of a session: 250 alone means stored, and the next one is served."""
+"""Clients that half-close, reset or vanish at every moment of a session: 250 alone means stored; the next is served."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ from collections.abc import Callable
 
 import pytest
 
-from mailauth_io import server, stores
+from mailauth import pop3, smtp
+from mailauth_io import _tls, server, stores
+from mailauth_io._adapter import ServerConnection
+from mailauth_io._stream import Peer
+from mailauth_io.server._house import House
+from mailauth_io.server.pop3_session import Pop3Session
+from mailauth_io.server.smtp_session import SmtpSession
 from tests.io.gone_clients import POP3, SMTP, TEXT, Moment, at_every_moment, come, ends_of_sessions, reset
 from tests.io.line_echo import read_all
-from tests.io.server_support import PATIENCE, Run, Served, accounts, meet, on_both_loops
+from tests.io.server_support import PATIENCE, Run, Served, accounts, meet, on_both_loops, server_tls
+from tests.io.time_machine import SlowClient
+
+PEER = Peer("192.0.2.1", 1)
+HANDSHAKE = 30.0
 
 
 def bear(run: Run, moment: Moment, client: Callable[[Served], None], stored: set[int]) -> None:
@@ -82,3 +92,40 @@ def test_of_a_client_that_is_gone_nothing_is_kept_but_what_it_finished(
         way(come(served, moment, tls=tls))
 
     bear(run, moment, client, {moment.stored, 1 if moment.protocol == "pop3" else 0})
+
+
+@on_both_loops
+@at_every_moment(smtp=SMTP, pop3=POP3)
+def test_a_client_that_vanishes_is_given_up_when_its_time_is_over(run: Run, moment: Moment) -> None:
+    """No FIN comes, as from behind a proxy that forwards nothing any more (RFC 5321 section 4.5.3.2.7, RFC 1939
+    section 3).  What it finished stays done, and without QUIT nothing is deleted.
+    """
+    budget = stores.Budget()
+    maildrops = stores.MemoryMaildrops()
+    kept = server.Stores(accounts=accounts(), maildrops=maildrops, outbox=stores.MemoryOutbox(), budget=budget)
+    house = House.of(server.Config(legacy=True, ssl_context=server_tls()), kept, lambda: 0.0)
+    client = SlowClient(*((0.0, line + b"\r\n") for line in moment.asked), (0.0, moment.last or b"\r"))
+    terms = _tls.Terms(context=server_tls(), patience=HANDSHAKE)
+
+    async def main() -> int:
+        if moment.protocol == "smtp":
+            machine = smtp.AnyServerConnection(house.smtp_settings(), entropy=bytes(32))
+            await SmtpSession.serve(house, ServerConnection(machine, client, PEER, terms, None))
+        else:
+            content = stores.MessageContent.of(TEXT, budget)
+            await (await maildrops.stage("alice", b"", content)).reveal()
+            content.release()
+            reader = pop3.AnyServerConnection(house.pop3_settings(), entropy=bytes(32))
+            await Pop3Session.serve(house, ServerConnection(reader, client, PEER, terms, None))
+        opened = await maildrops.open("alice")
+        assert not isinstance(opened, pop3.Unavailable)
+        await opened.update(frozenset(range(1, len(opened.messages) + 1)))
+        return len(opened.messages)
+
+    assert run(main) == moment.stored
+    assert budget.free == budget.octets
+    if moment.last in (b"STARTTLS\r\n", b"STLS\r\n"):
+        assert client.seconds == HANDSHAKE
+    elif not moment.last.endswith(b"QUIT\r\n"):
+        assert client.seconds == (300.0 if moment.protocol == "smtp" else 600.0)
+        assert (b"\r\n421 4.4.2 " in client.heard) == (moment.protocol == "smtp")

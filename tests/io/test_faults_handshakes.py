@@ -10,6 +10,7 @@ from typing import Final
 
 import pytest
 
+from mailauth_io.limits import Limits
 from tests.io.gone_clients import EHLO, hear, reset
 from tests.io.line_echo import read_all_or_reset
 from tests.io.server_support import PATIENCE, Run, Served, meet, on_both_loops
@@ -126,3 +127,28 @@ def test_a_handshake_that_fails_is_one_line_in_the_log(
     assert "\n" not in failures[0].getMessage()
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert capfd.readouterr() == ("", "")
+
+
+@on_both_loops
+@pytest.mark.parametrize("port", WAYS)
+def test_a_client_that_falls_silent_in_its_handshake_is_given_up(
+    run: Run, port: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the middle of its ClientHello; it need not close for that."""
+    caplog.set_level(logging.INFO)
+
+    def client(served: Served) -> None:
+        with socket.create_connection(("127.0.0.1", getattr(served.pair, port)), PATIENCE) as connection:
+            if WAYS[port]:
+                hear(connection)
+            for line in WAYS[port]:
+                connection.sendall(line + b"\r\n")
+                hear(connection)
+            connection.sendall(b"\x16\x03\x01\x02\x00\x01")
+            assert read_all_or_reset(connection) == b""
+        served.smtp().quit()
+
+    meet(run, client, limits=Limits(handshake_patience=0.01))
+    (line,) = [record.getMessage() for record in caplog.records if "TLS failed" in record.getMessage()]
+    assert "why=" in line
+    assert "\n" not in line
