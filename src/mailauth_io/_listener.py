@@ -5,6 +5,7 @@ Knows the two protocols by the names of their machines alone, and no loop.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import ssl
 from abc import ABC, abstractmethod
@@ -166,7 +167,8 @@ class Listener(ABC):
                     return
             if not self._crowd.enter(peer.address):
                 if not self._implicit_tls:
-                    await stream.write_all(_refusal(build(secrets.token_bytes(32), None)))
+                    with contextlib.suppress(OSError):  # gone already
+                        await stream.write_all(_refusal(build(secrets.token_bytes(32), None)))
                 return
             counted = peer
             layer = None

@@ -9,14 +9,18 @@ import resource
 import socket
 import ssl
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
 from mailauth import ACCEPT, pop3, smtp
 from mailauth_io import _loops, descriptors, server, stores
 from mailauth_io._adapter import ServerConnection
+from mailauth_io._listener import _smtp_machine
 from mailauth_io._proxied import Network
+from mailauth_io._stream import Peer, Stream
 from mailauth_io.limits import QUIET_SECONDS, Crowd, Limits
 from tests.io.line_echo import (
     client_context as tls_client,
@@ -114,6 +118,22 @@ async def test_who_comes_beyond_the_bound_hears_the_protocols_own_refusal(loop: 
 
         assert (await loop.in_thread(client, smtp_listener.port)).startswith(b"421 service not available")
         assert (await loop.in_thread(client, pop3_listener.port)).startswith(b"-ERR [SYS/TEMP] ")
+
+
+@pytest.mark.parametrize("name", ["asyncio", "trio"])
+def test_who_is_refused_and_gone_is_no_failed_session(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    loop, crowd = _loops.named(name), Crowd(Limits(connections=1))
+    assert crowd.enter("192.0.2.1")
+    gone = create_autospec(Stream, instance=True)
+    gone.write_all.side_effect = ConnectionResetError
+
+    async def main() -> None:
+        async with loop.adapter.serve_smtp(greet, smtp.ServerSettings(), crowd=crowd) as listener:
+            await listener._run(gone, Peer("192.0.2.2", 25), greet, partial(_smtp_machine, smtp.ServerSettings()))
+
+    loop.run(main)
+    assert gone.abort.called
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 @on_both_loops
