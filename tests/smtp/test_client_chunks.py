@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+
 import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from mailauth import Command, LocalProtocolError, MessageChunk, RemoteProtocolError, smtp
+from mailauth import ACCEPT, Accept, Command, LocalProtocolError, MessageChunk, RemoteProtocolError, smtp
 from tests.smtp.drive import ENTROPY, IN_CLEAR, Session, converse, greeted
 
 MAIL = smtp.Mail(reverse_path=smtp.Mailbox("a", "b"))
@@ -93,6 +96,14 @@ def test_behind_a_refused_chunk_only_rset_leads_on() -> None:
     assert session.octets.endswith(b"BDAT 3\r\nz\r\nBDAT 6\r\nlast\r\n")
     refused = in_transaction("PIPELINING").send(chunk(b"x\r\n"), COMPLETE).receive(b"452 full\r\n503 order\r\n")
     assert refused.forget().send(MAIL).octets == b"MAIL FROM:<a@b>\r\n"
+
+
+def test_a_message_for_nobody_ends_its_transaction_on_either_side() -> None:
+    """RFC 3030 section 2: whether the server kept the transaction, its reply to the next MAIL will tell."""
+    for reply in (b"250 ok\r\n", b"503 order\r\n"):
+        session = greeted("CHUNKING", "PIPELINING").send(MAIL, RCPT, chunk(b"x\r\n"), COMPLETE, MAIL)
+        session.receive(b"250 ok\r\n550 no\r\n503 order\r\n503 order\r\n", reply)
+        assert [event.reply.code for event in session.of(smtp.Replied)] == [250, 550, 503, 503, int(reply[:3])]
 
 
 def test_of_a_refused_message_no_further_chunk_is_sent() -> None:
@@ -232,3 +243,77 @@ def test_our_client_and_our_server_agree_on_chunks(
     assert server.content == content + ending + b".second\r\n"
     assert len(server.of(smtp.MessageComplete)) == 2
     assert [event.reply.code for event in client.of(smtp.Replied) if event.reply.code not in (220, 250)] == [354]
+
+
+STEPS = (
+    MAIL,
+    RCPT,
+    RCPT,
+    smtp.Data(),
+    chunk(b"x\r\n"),
+    chunk(b".y"),
+    chunk(b"y\r\n"),
+    COMPLETE,
+    smtp.Rset(),
+    smtp.Noop(),
+)
+YES_OR_NO = (ACCEPT, ACCEPT, ACCEPT, smtp.Reply(450, "4.2.0", "no"), smtp.Reply(550, "5.7.1", "no"))
+
+
+@given(
+    st.lists(st.lists(st.sampled_from((*STEPS, *STEPS[4:8])), max_size=14), max_size=4),
+    st.lists(st.sampled_from(YES_OR_NO), min_size=1, max_size=9),
+    st.booleans(),
+    st.booleans(),
+)
+def test_our_client_and_our_server_agree_whatever_is_refused(
+    groups: list[list[Command]], verdicts: list[Accept | smtp.Reply], pipelining: bool, lmtp: bool
+) -> None:
+    """STYLE.md: by DATA and by BDAT, every command has its replies in order, and both sides mean the same messages."""
+    asked = itertools.cycle(verdicts)
+    server = Session(
+        smtp.ServerConnection(attrs.evolve(SERVER, pipelining=pipelining or lmtp, lmtp=lmtp), entropy=ENTROPY),
+        answers={kind: lambda _: next(asked) for kind in (smtp.Mail, smtp.Rcpt, smtp.Data)},
+    ).pull()
+    client = Session(smtp.ClientConnection()).pull().receive(server.octets)
+    sent: list[Command] = []
+    content: dict[int, bytes] = {}
+    said = b""
+    beginning: list[list[Command]] = [[smtp.Hello(domain="c", lmtp=lmtp)], [MAIL, RCPT]]
+    for group in (*beginning, *groups):
+        for step in group:
+            command = copy.copy(step)  # the same again is another
+            try:
+                client.client.send(command)
+            except LocalProtocolError:
+                continue
+            if isinstance(command, MessageChunk):
+                said += command.octets
+            else:
+                sent.append(command)
+                content[id(command)] = said
+                said = b"" if isinstance(command, smtp.MessageComplete | smtp.Mail) else said
+        converse(client, server)
+
+    replied = [event for event in client.of(smtp.Replied) if not isinstance(event.command, smtp.Bdat | None)]
+    in_order = [command for command, _ in itertools.groupby(id(event.command) for event in replied)]
+    assert in_order == [id(command) for command in sent[: len(in_order)]]
+    assert len(in_order) == len(sent) or client.client._state is smtp.State.DATA
+    taken = {id(event.command): content[id(event.command)] for event in replied
+             if isinstance(event.command, smtp.MessageComplete) and event.reply.positive}  # fmt: skip
+    assert [text if not text or text.endswith(b"\r\n") else text + b"\r\n" for text in taken.values()] == messages(
+        server
+    )
+
+
+def messages(server: Session) -> list[bytes]:
+    """The content of each message that a server was asked to store."""
+    found = [b""]
+    for event in server.events:
+        if isinstance(event, smtp.Data):
+            found[-1] = b""
+        elif isinstance(event, MessageChunk):
+            found[-1] += event.octets
+        elif isinstance(event, smtp.MessageComplete):
+            found.append(b"")
+    return found[:-1]

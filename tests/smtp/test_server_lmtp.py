@@ -97,3 +97,10 @@ def test_lmtp_without_what_it_must_offer_is_no_setting(pipelining: bool, enhance
     """RFC 2033 section 5."""
     with pytest.raises(LocalProtocolError):
         smtp.ServerSettings(lmtp=True, pipelining=pipelining, enhanced_status_codes=enhanced)
+
+
+@pytest.mark.parametrize("end", [b"BDAT 0 LAST\r\n", b"BDAT 3\r\nabc" + b"BDAT 1 LAST\r\nx"])
+def test_the_end_of_a_refused_message_is_answered_for_each_recipient_too(end: bytes) -> None:
+    """RFC 2033 section 4.2: a client that pipelines counts on one reply for each RCPT that was taken."""
+    session = lmtp(BEGIN + b"BDAT 2\r\nxy" + end + b"NOOP\r\n", answers={smtp.Data: [FULL]})
+    assert session.codes == [250, 250, 250, 250, 452, *[503] * (2 + end.count(b"BDAT")), 250]

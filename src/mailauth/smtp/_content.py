@@ -32,7 +32,7 @@ _LEAST_DROPPED: Final = 4_096  # octets that a dropped chunk counts for at least
 class ContentCourse(UsualCourse[Q], Generic[Q]):
     """A session as far as message content goes."""
 
-    __slots__ = ("_chunks", "_dropped", "_errors", "_mail")
+    __slots__ = ("_chunks", "_dropped", "_errors", "_mail", "_owed")
 
     def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
         super().__init__(settings, entropy=entropy, tls=tls)
@@ -40,6 +40,7 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
         self._mail = _USUAL_MAIL  # or the one that opened this transaction with BODY=BINARYMIME or SMTPUTF8
         self._chunks: Chunks | None = None
         self._dropped = 0  # octets of chunks that were refused, while the last one of their message has not come
+        self._owed = 1  # replies to that last one
 
     def shut_down(self, why: Why = Why.SHUT_DOWN) -> None:
         if self._instead == self._take_chunk:
@@ -115,8 +116,10 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
 
     def _skip(self, chunks: Chunks, reply: Reply) -> None:
         """Read over the octets of a chunk, then say *reply*."""
+        if self._state in _TRANSACTION or not self._dropped:
+            self._owed = self._final_replies
         if chunks.last:
-            chunks.replies = self._final_replies
+            chunks.replies = self._owed
         if self._state in _TRANSACTION:
             self._end_transaction()
         self._dropped = 0 if chunks.last else self._dropped + max(chunks.size, _LEAST_DROPPED)

@@ -375,8 +375,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
             return
         if accepted and self._refusal is not None:
             raise RemoteProtocolError("a message was accepted of which a chunk was refused")
-        if state is State.CHUNKS:
-            self._state = State.READY
+        self._state = State.READY  # whatever was said to it, also where a server kept the transaction: it says 503
 
     def _project(self) -> None:
         """Anew where the session will stand: a refusal has changed what the commands under way will find."""
