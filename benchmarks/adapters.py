@@ -36,10 +36,11 @@ class Server:
         )
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
+        self.pid = self._process.pid
 
     def cpu(self) -> float:
         """Microseconds on a processor so far, of all threads, in user and kernel mode."""
-        tasks = Path(f"/proc/{self._process.pid}/task").glob("*/schedstat")
+        tasks = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
         nanoseconds = [int(task.read_text().split()[0]) for task in tasks]
         return sum(nanoseconds) / 1_000
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
@@ -61,11 +61,10 @@ class _Connection(Generic[E]):
         "_left",
         "_machine",
         "_mute",
-        "_read",
         "_retiring",
+        "_roundabout",
         "_stream",
         "_terms",
-        "_write",
         "peer",
     )
 
@@ -81,14 +80,11 @@ class _Connection(Generic[E]):
         self._machine = machine
         self._stream = stream
         self._terms = terms
-        self._layer: _tls.Layer | None = None
+        self._layer = layer
         self._left = _ENDLESS  # of the patience with content that comes in, in seconds
-        self._read: Callable[[float], Awaitable[bytes | None]] = stream.read
-        self._write: Callable[[bytes], Awaitable[None] | None] = stream.write
-        if layer is not None:
-            self._go_inside(layer)
         self._events: deque[E] | None = None  # what flush() met on its way
         self._mute = False
+        self._roundabout = layer is not None  # what is written takes a longer way than that of the stream
         self._closed = False
         self._retiring = False
         self._broken = ""
@@ -151,7 +147,7 @@ class _Connection(Generic[E]):
                     due = 0.0
             elif isinstance(event, Send):
                 try:
-                    waiting = self._write(event.octets)
+                    waiting = self._write(event.octets) if self._roundabout else stream.write(event.octets)
                     if waiting is not None:
                         await waiting
                 except OSError:
@@ -226,15 +222,12 @@ class _Connection(Generic[E]):
                     self._events = deque()
                 self._events.append(event)
 
-    def _go_inside(self, layer: _tls.Layer) -> None:
-        self._layer = layer
-        self._read = self._read_inside_tls
-        self._write = self._write_inside_tls
-
-    async def _read_inside_tls(self, due: float) -> bytes | None:
+    async def _read(self, due: float) -> bytes | None:
         """As ``Stream.read``; None also when what came makes no whole record yet."""
         layer = self._layer
-        if layer is None or layer.ended:
+        if layer is None:
+            return await self._stream.read(due)
+        if layer.ended:
             return b""
         octets = await self._stream.read(due)
         if octets is None:
@@ -242,17 +235,15 @@ class _Connection(Generic[E]):
         layer.feed(octets)
         return layer.decrypt()
 
-    async def _write_inside_tls(self, octets: bytes) -> None:
-        if self._layer is not None:
-            await self._stream.write_all(self._layer.encrypt(octets))
-
-    def _write_nothing(self, octets: bytes) -> None:
-        pass
+    def _write(self, octets: bytes) -> Awaitable[None] | None:
+        """As ``Stream.write``, inside TLS too; nothing, when nothing can be said any more."""
+        if self._mute:
+            return None
+        return self._stream.write(octets if self._layer is None else self._layer.encrypt(octets))
 
     def _fall_silent(self) -> None:
         """A write has failed: nothing more can be said, but the peer's last words may wait to be read."""
-        self._mute = True
-        self._write = self._write_nothing
+        self._mute = self._roundabout = True
 
     async def _read_to_end(self) -> None:
         """Nothing can be said any more: take what the peer had still to say, and no more after that."""
@@ -289,7 +280,8 @@ class _Connection(Generic[E]):
         except BaseException:
             self._broken = "an earlier call was cancelled in the TLS handshake"
             raise
-        self._go_inside(layer)
+        self._layer = layer
+        self._roundabout = True
         with contextlib.suppress(LocalProtocolError):  # shut down in the last moment
             self._machine.tls_started(layer.tls)
         self.take_early_octets()

@@ -132,7 +132,7 @@ class Listener(ABC):
         self._grace = options["grace"]
         self._proxy_from = tuple(options["proxy_from"])
         self._closing = False
-        self._connections: dict[Stream, Callable[[], None]] = {}  # each with what asks it to end
+        self._connections: dict[Stream, ServerConnection[Any] | None] = {}  # None: there is no session yet
 
     @abstractmethod
     def _stop_accepting(self) -> None: ...
@@ -148,8 +148,15 @@ class Listener(ABC):
         """
         self._closing = True
         self._stop_accepting()
-        for end in list(self._connections.values()):
-            end()
+        for stream, connection in list(self._connections.items()):
+            if connection is None:
+                stream.wake()
+            else:
+                connection.retire()
+
+    def _forget(self, stream: Stream) -> None:
+        """The task that runs this is done with *stream*."""
+        self._connections.pop(stream, None)
 
     async def _run(self, stream: Stream, peer: Peer, session: Session[E], build: Build[E]) -> None:
         """One connection from its first octet to its last.  Raises nothing but the cancellation of its task."""
@@ -157,7 +164,7 @@ class Listener(ABC):
         try:
             if self._closing:
                 return
-            self._connections[stream] = stream.wake
+            self._connections[stream] = None
             if self._proxy_from and is_within(peer, self._proxy_from):
                 try:
                     peer = await proxied_peer(stream, peer, self._limits.header_patience)
@@ -180,7 +187,7 @@ class Listener(ABC):
                     return
             machine = build(secrets.token_bytes(32), layer.tls if layer is not None else None)
             connection = ServerConnection(machine, stream, peer, self._terms, layer)
-            self._connections[stream] = connection.retire
+            self._connections[stream] = connection
             connection.take_early_octets()
             await session(connection)
             await connection.aclose()
@@ -190,7 +197,7 @@ class Listener(ABC):
                 Event("session failed", {"peer": peer.address, "port": peer.port, "why": why, "at": place(error)})
             )
         finally:
-            self._connections.pop(stream, None)
+            self._forget(stream)
             if counted is not None:
                 self._crowd.leave(counted.address)
             stream.abort()

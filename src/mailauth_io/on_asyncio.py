@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import math
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from typing import TypeVar, Unpack, cast
+from typing import Final, TypeVar, Unpack, cast
 
 from mailauth import ClientMachine
 
@@ -34,6 +35,8 @@ from ._stream import READ_SIZE, Peer as Peer, Stream, to_peer
 from .limits import Crowd, Limits
 
 E = TypeVar("E")
+
+_EMPTY: Final = contextvars.Context()
 
 
 class _Stream(asyncio.Protocol, Stream):
@@ -168,7 +171,7 @@ class _Stream(asyncio.Protocol, Stream):
     def _set_timer(self, due: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(due, self._look)
+        self._timer = self._loop.call_at(due, self._look, context=_EMPTY)  # else it would copy that of the task
         self._looks_at = due
 
     def _look(self) -> None:
@@ -255,14 +258,17 @@ class Listener(_listener.Listener):
                 peer = to_peer(stream._transport.get_extra_info("peername"))
             except OSError:
                 return stream.abort()
-            task = loop.create_task(self._run(stream, peer, session, build))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.add(loop.create_task(self._run(stream, peer, session, build)))
 
         self._server = await loop.create_server(
             lambda: _Stream(loop, now, self._limits, made), host, port, reuse_port=reuse_port
         )
         self.address, self.port = self._server.sockets[0].getsockname()[:2]
+
+    def _forget(self, stream: Stream) -> None:
+        super()._forget(stream)
+        # A callback of the task would do it, and weigh as much as the stream.
+        self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _stop_accepting(self) -> None:
         self._server.close()

@@ -9,7 +9,7 @@ import contextlib
 import math
 import socket
 import ssl
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Collection
 from typing import Final, TypeVar, Unpack
 
 import trio
@@ -204,12 +204,12 @@ class Listener(_listener.Listener):
         self._ended = trio.Event()
 
     async def _listen(self, sockets: list[trio.SocketListener], session: Session[E], build: Build[E]) -> None:
-        async def one(stream: trio.SocketStream) -> None:
+        def one(stream: trio.SocketStream) -> Awaitable[None]:
             try:
                 peer = to_peer(stream.socket.getpeername())
             except OSError:
-                return stream.socket.close()
-            await self._run(_Stream(stream, self._limits), peer, session, build)
+                return trio.aclose_forcefully(stream)
+            return self._run(_Stream(stream, self._limits), peer, session, build)
 
         try:
             with self._sessions:

@@ -13,6 +13,7 @@ from mailauth_io import _loops
 from mailauth_io._adapter import ServerConnection
 from mailauth_io._proxied import Network, is_within
 from mailauth_io._stream import Peer
+from mailauth_io.limits import Limits
 from tests.io.line_echo import (
     EchoEvent,
     client_context,
@@ -123,6 +124,21 @@ async def test_a_listed_peer_without_a_valid_header_is_dropped(loop: _loops.Loop
 
         for octets in (b"", b"one\r\n", HEADER[:-1], HEADER.replace(b"TCP4", b"TCP6"), BINARY[:20]):
             assert await loop.in_thread(client, octets) == b""
+    assert session.peers == []
+
+
+@on_both_loops
+async def test_a_header_that_does_not_come_is_not_waited_for(loop: _loops.Loop) -> None:
+    """PROXY protocol section 2: some seconds for the whole of it; a piece of it renews nothing."""
+    session = Seen()
+    async with serving(loop, session, proxy_from=LOOPBACK, limits=Limits(header_patience=0.01)) as listener:
+
+        def client() -> bytes:
+            with dial(listener.port) as connection:
+                connection.sendall(HEADER[:9])
+                return read_all_or_reset(connection)
+
+        assert await loop.in_thread(client) == b""
     assert session.peers == []
 
 

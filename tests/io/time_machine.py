@@ -106,7 +106,8 @@ async def connected(name: str, limits: Limits) -> tuple[Stream, socket.socket]:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     ours.setblocking(False)
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32_768)
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32_768)
     if name == "trio":
         return on_trio._Stream(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), limits), theirs
     loop = asyncio.get_running_loop()

@@ -1,0 +1,162 @@
+"""A client that does not read its replies is not read from; whatever comes in, and however, memory stays flat."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tracemalloc
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+
+from mailauth import ACCEPT, Question, ServerMachine, pop3, smtp
+from mailauth_io import _loops
+from mailauth_io._adapter import ServerConnection
+from mailauth_io._stream import READ_SIZE, Peer
+from mailauth_io.limits import Limits
+from tests.io.time_machine import beside, connected, run_in_no_time
+
+on_each_loop = pytest.mark.parametrize("name", ["asyncio", "trio"])
+
+LOG_IN = b"USER alice\r\nPASS secret\r\n"
+TRANSACTION = b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@b.test>\r\nDATA\r\n"
+MESSAGE = b"a line of text that is as long as some lines are\r\n" * 200
+FLAT = 1_500_000
+"""Octets that a connection may take at its peak, in whatever form: a few times what it may hold of each kind."""
+
+
+def smtp_server() -> ServerMachine[Any]:
+    settings = smtp.ServerSettings(
+        maximum_noops=10**6, maximum_errors=10**6, maximum_message_size=65_536, maximum_excess=1_000_000
+    )
+    return smtp.ServerConnection(settings, entropy=bytes(32))
+
+
+def pop3_server() -> ServerMachine[Any]:
+    settings = pop3.ServerSettings(mechanisms_without_tls=frozenset({"USER"}), maximum_errors=10**6)
+    return pop3.ServerConnection(settings, entropy=bytes(32))
+
+
+async def serve(connection: ServerConnection[Any], asked: list[str]) -> None:
+    async for event in connection:
+        match event:
+            case pop3.OpenMaildrop():
+                message = pop3.Message(size=len(MESSAGE), unique_id="x")
+                connection.answer(event, pop3.Maildrop(messages=(message,)))
+            case pop3.Retrieve():
+                asked.append("RETR")
+                connection.answer(event, pop3.Content(octets=MESSAGE))
+            case Question():
+                connection.answer(event, ACCEPT)
+            case smtp.Noop() | pop3.Noop():
+                asked.append("NOOP")
+    connection.abort()
+
+
+@contextlib.contextmanager
+def flat_memory() -> Iterator[None]:
+    """What is allocated inside stays under FLAT at its peak."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        yield
+        assert tracemalloc.get_traced_memory()[1] - before < FLAT
+    finally:
+        tracemalloc.stop()
+
+
+def meet(
+    name: str, machine: ServerMachine[Any], says: Iterable[bytes], *, reads: bool, pause: float = 0.0
+) -> tuple[int, list[str], float]:
+    """Let a client say it piece by piece, *pause* seconds apart, and read its replies or never.
+
+    How much it could say before nothing moved any more or the session ended, what was asked, and the seconds it took.
+    """
+    asked: list[str] = []
+
+    async def main() -> tuple[int, list[str], float]:
+        stream, client = await connected(name, Limits())
+        connection: ServerConnection[Any] = ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None)
+        begun = stream.now()
+        with client:
+            try:
+                said = await beside(lambda: serve(connection, asked), lambda: talk(client, says, reads, pause))
+                return said, asked, stream.now() - begun
+            finally:
+                connection.abort()
+
+    with flat_memory():
+        return run_in_no_time(name, main)
+
+
+async def talk(client: socket.socket, says: Iterable[bytes], reads: bool, pause: float) -> int:
+    loop = _loops.current()
+    said = 0
+    for piece in says:
+        vain = 0
+        while piece and vain < 3:
+            try:
+                while reads and client.recv(65_536):
+                    pass
+            except BlockingIOError:
+                pass
+            except OSError:
+                return said
+            try:
+                sent = client.send(piece)
+            except BlockingIOError:
+                sent = 0
+            except OSError:  # the server has ended the session
+                return said
+            vain = 0 if sent else vain + 1
+            said += sent
+            piece = piece[sent:]
+            await loop.sleep(pause or (0.0 if sent else 1.0))
+        if piece:
+            return said
+    return said
+
+
+@on_each_loop
+@pytest.mark.parametrize(
+    ("machine", "before", "command"),
+    [
+        (smtp_server, b"HELO c\r\n", b"NOOP\r\n"),
+        (pop3_server, LOG_IN, b"NOOP\r\n"),
+        (pop3_server, LOG_IN, b"RETR 1\r\n"),
+    ],
+    ids=["smtp-noop", "pop3-noop", "pop3-retr"],
+)
+def test_who_does_not_read_is_not_read_from(
+    name: str, machine: Callable[[], ServerMachine[Any]], before: bytes, command: bytes
+) -> None:
+    """50,000 commands at once: some fit into what the kernel and one read hold, and no more are taken."""
+    everything = before + command * 50_000
+    said, asked, _ = meet(name, machine(), [everything], reads=False)
+    assert 0 < len(asked) * len(command) <= said <= 4 * READ_SIZE < len(everything)
+
+
+@on_each_loop
+@pytest.mark.parametrize("machine", [smtp_server, pop3_server])
+def test_an_endless_line_takes_no_memory(name: str, machine: Callable[[], ServerMachine[Any]]) -> None:
+    """It is dropped as it comes, and its deadline is that of any command; RFC 5321 section 4.5.3.1.4."""
+    said, _, _ = meet(name, machine(), [b"x" * 65_536] * 300, reads=True)
+    assert said == 300 * 65_536
+
+
+@on_each_loop
+def test_an_endless_message_takes_no_memory_and_ends(name: str) -> None:
+    """What is beyond SIZE is read over, as far as ``maximum_excess`` goes; then 421."""
+    pieces = [TRANSACTION, *[b"x" * 65_534 + b"\r\n"] * 300]
+    said, _, _ = meet(name, smtp_server(), pieces, reads=True)
+    assert 10 * 65_536 <= said < 200 * 65_536
+
+
+@on_each_loop
+def test_one_octet_a_second_takes_no_memory_and_ends(name: str) -> None:
+    """As a command; as content it earns less than it spends."""
+    for before, longest in ((b"HELO c\r\n", 302.0), (TRANSACTION, 305.0)):
+        _, _, seconds = meet(name, smtp_server(), [before, *[b"x"] * 1_000], reads=True, pause=1.0)
+        assert 299.0 <= seconds <= longest
