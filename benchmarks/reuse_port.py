@@ -29,7 +29,7 @@ import trustme
 from _load import DATA, KILOBYTE, MAIL
 
 ENVELOPE: Final = MAIL + b"RCPT TO:<alice@example.test>\r\n" + DATA
-"""At once, as any client sends it that has read PIPELINING: three lines come back."""
+"""At once, and behind the message before it, as PIPELINING allows (RFC 2920 section 3.1); three lines come back."""
 
 SESSIONS: Final = 40
 SHARED: Final = Path("/dev/shm")
@@ -93,28 +93,34 @@ class Servers:
 
 @attrs.define
 class Session:
-    """A connection, and how many lines the server owes it."""
+    """A connection; what it says next it says when the server owes it nothing."""
 
     connection: socket.socket
-    owed: int = 0
-    next: bytes = b""
-    """What is sent when they are here; nothing behind a message."""
+    begun: int = 0
+    """Messages whose envelope was sent."""
+    taken: int = 0
+    _sent: int = 0
+    _owed: int = 0
 
     def begin(self) -> None:
-        self.connection.sendall(ENVELOPE)
-        self.owed, self.next = 3, KILOBYTE
+        self._say(b"", more=True)
 
-    def go_on(self) -> bool:
-        """Take what the server says, and send what comes next; True when a message was taken."""
+    def go_on(self, *, more: bool) -> None:
+        """Take what the server says, then send the message that is due, and with *more* another envelope behind it."""
         said = self.connection.recv(4096)
         if said[:1] not in b"23":
             raise RuntimeError(f"the server said {said!r}")
-        self.owed -= said.count(b"\n")
-        if self.owed or not self.next:
-            return not self.owed
-        self.connection.sendall(self.next)
-        self.owed, self.next = 1, b""
-        return False
+        self._owed -= said.count(b"\n")
+        if not self._owed:
+            self.taken = self._sent
+            if self._sent < self.begun:
+                self._sent += 1
+                self._say(KILOBYTE, more=more)
+
+    def _say(self, message: bytes, *, more: bool) -> None:
+        self.connection.sendall(message + ENVELOPE if more else message)
+        self._owed = bool(message) + 3 * more
+        self.begun += more
 
 
 @contextlib.contextmanager
@@ -142,11 +148,11 @@ def send(opened: list[Session], messages: int) -> None:
         begun, taken = len(opened), 0
         while taken < messages:
             for number, _ in poll.poll():
-                if by_number[number].go_on():
-                    taken += 1
-                    if begun < messages:
-                        begun += 1
-                        by_number[number].begin()
+                session = by_number[number]
+                before = session.begun, session.taken
+                session.go_on(more=begun < messages)
+                begun += session.begun - before[0]
+                taken += session.taken - before[1]
 
 
 def main() -> None:
