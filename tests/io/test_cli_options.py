@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import ssl
@@ -41,12 +42,14 @@ def complaint(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _as_before() -> object:
-    """``serve`` sets umask and signals for its process, which here is that of the tests."""
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> object:
+    """``serve`` sets umask, signals and log for its process, which here is that of the tests."""
     import signal
 
+    for name in ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing"):
+        monkeypatch.setattr(logging, name, getattr(logging, name))
     mask = os.umask(0o077)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield
     os.umask(mask)
     for number, handler in handlers.items():

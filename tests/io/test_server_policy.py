@@ -9,7 +9,7 @@ import pytest
 
 from mailauth.grants import Lookup
 from mailauth_io import server, stores
-from tests.io.server_support import PASSWORD, Run, Served, accounts, meet, on_both_loops
+from tests.io.server_support import PASSWORD, Run, Served, accounts, authenticate, meet, on_both_loops
 
 pytestmark = on_both_loops
 
@@ -271,3 +271,29 @@ def test_nobody_may_act_as_somebody_else(run: Run) -> None:
                 assert smtp.docmd("AUTH", f"PLAIN {response}")[0] == code
 
     meet(run, client)
+
+
+def test_the_log_tells_whose_grant_or_identity_opened_the_relay(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mailauth.server")
+
+    def client(served: Served) -> None:
+        served.log_in(name="bob", password="other").quit()
+        for logged_in in (False, True):
+            with served.smtp("smtps") as smtp:
+                if logged_in:
+                    authenticate(smtp, "PLAIN")
+                smtp.sendmail("someone@far.test", ["alice@example.test", "b@far.test"], "x")
+        served.clock.now += 10_000
+        with served.smtp() as smtp:
+            smtp.mail("someone@far.test")
+            assert smtp.rcpt("b@far.test")[0] == 550
+
+    meet(run, client)
+    told = [record.getMessage() for record in caplog.records]
+    by_grant, by_identity = [line for line in told if line.startswith("message ")]
+    assert " reason=GRANT by=bob reply=" in by_grant
+    assert " mechanism=" not in by_grant
+    assert " mechanism=PLAIN " in by_identity
+    assert " reason=IDENTITY by=alice reply=" in by_identity
+    (refused,) = [line for line in told if line.startswith("recipient refused ")]
+    assert ' recipient=b@far.test reason=NO_GRANT reply="550 5.7.1 ' in refused
