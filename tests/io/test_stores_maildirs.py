@@ -9,6 +9,7 @@ import re
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,15 @@ import pytest
 
 from mailauth import pop3
 from mailauth_io import server
-from mailauth_io.stores import Budget, MaildirMaildrops, MemoryOutbox, MessageContent
+from mailauth_io.stores import (
+    Budget,
+    Envelope,
+    MaildirMaildrops,
+    MaildirOutbox,
+    MemoryOutbox,
+    MessageContent,
+    _maildir,
+)
 from tests.io.server_support import Run, Served, accounts, meet, on_both_loops
 from tests.io.test_stores_maildrops import opened, put, whole
 
@@ -288,3 +297,38 @@ def test_deletions_are_on_disk_when_they_are_acknowledged(
 
     run(main)
     assert synced == ["new", "cur"]
+
+
+@pytest.mark.parametrize("kind", ["maildrop", "outbox"])
+def test_what_crashes_left_in_tmp_is_swept_after_36_hours(run: Run, kind: str, tmp_path: Path) -> None:
+    """maildir(5).  What is no file of a delivery stays, and hinders nobody."""
+    maildir = tmp_path / "alice"
+    _maildir.make_maildir(maildir)
+    for name, hours in (("old", 37), ("young", 35)):
+        path = maildir / "tmp" / name
+        path.write_bytes(b"half a mess")
+        os.utime(path, (time.time() - hours * 3600,) * 2)
+    folder = maildir / "tmp" / "folder"
+    folder.mkdir()
+    os.utime(folder, (0, 0))
+
+    async def main() -> None:
+        if kind == "maildrop":
+            (await opened(MaildirMaildrops(tmp_path), "alice")).close()
+        else:
+            envelope = Envelope(queue_id="q", reverse_path="", recipients=("a@far.test",))
+            await (await MaildirOutbox(maildir).stage(envelope, b"", MessageContent.of(b"x", Budget()))).reveal()
+
+    run(main)
+    assert sorted(path.name for path in (maildir / "tmp").iterdir()) == ["folder", "young"]
+
+
+def test_an_outbox_that_cannot_be_swept_is_used_all_the_same(run: Run, tmp_path: Path) -> None:
+    """It is not there yet."""
+
+    async def main() -> None:
+        envelope = Envelope(queue_id="q", reverse_path="", recipients=("a@far.test",))
+        await (await MaildirOutbox(tmp_path / "new").stage(envelope, b"", MessageContent.of(b"x", Budget()))).reveal()
+
+    run(main)
+    assert len(list((tmp_path / "new" / "new").iterdir())) == 1

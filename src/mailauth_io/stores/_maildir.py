@@ -19,6 +19,9 @@ from typing import Final
 
 from .content import PIECE, with_lf
 
+LEFT_BEHIND: Final = 36 * 3600
+"""Seconds after which a file in ``tmp`` that nobody looks at is what a crash left there (maildir(5))."""
+
 _counter = itertools.count(1)
 _HOST: Final = socket.gethostname().replace("/", "\\057").replace(":", "\\072").replace(",", "\\054")
 _OURS: Final = re.compile(
@@ -69,6 +72,16 @@ def listing(maildir: Path) -> dict[str, Path]:
                 if not entry.name.startswith(".") and entry.is_file(follow_symlinks=False):
                     found[entry.name.partition(":")[0]] = Path(entry.path)
     return found
+
+
+def sweep(maildir: Path) -> None:
+    """Remove what crashes left in ``tmp``; what cannot be removed hinders nobody."""
+    before = time.time() - LEFT_BEHIND
+    with contextlib.suppress(OSError), os.scandir(maildir / "tmp") as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_atime < before:
+                    os.unlink(entry.path)
 
 
 def octets_of(path: Path) -> Iterator[bytes]:

@@ -11,7 +11,6 @@ import errno
 import fcntl
 import functools
 import hashlib
-import mailbox
 import os
 import threading
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from typing import TypeVar
 from mailauth import pop3
 
 from .. import _loops
-from ._maildir import StagedFile, listing, make_maildir, octets_of, sync_folder
+from ._maildir import StagedFile, listing, make_maildir, octets_of, sweep, sync_folder
 from ._wire_sizes import WireSizes
 from .content import ContentReader, MessageContent, with_crlf
 from .names import mailbox_name
@@ -161,8 +160,7 @@ class _Opened:
     def __init__(self, path: Path, lock: _Lock) -> None:
         self._path = path
         self._lock = lock
-        with contextlib.suppress(FileNotFoundError):  # a delivery going on may move its file away meanwhile
-            mailbox.Maildir(path, create=False).clean()  # what a crash left in tmp, once it is 36 hours old
+        sweep(path)
         self._files = listing(path)
         self._names: list[str] = []
         self._reader = ContentReader(iter(()))

@@ -5,8 +5,11 @@ Knows how the envelope is written down: ``Return-Path:``, one ``X-Envelope-To:``
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+from .. import _loops
+from ._maildir import LEFT_BEHIND, sweep
 from .content import Envelope, MessageContent
 from .maildir_maildrops import MaildirStaged, stage_in
 
@@ -16,8 +19,12 @@ class MaildirOutbox:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._sweep_due = 0.0
 
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> MaildirStaged:
+        if (now := time.monotonic()) >= self._sweep_due:
+            self._sweep_due = now + LEFT_BEHIND
+            await _loops.current().in_thread(sweep, self._directory)
         lines = [f"Return-Path: <{envelope.reverse_path}>", *(f"X-Envelope-To: {path}" for path in envelope.recipients)]
         written = "".join(f"{line}\r\n" for line in lines).encode("utf-8")
         return await stage_in(self._directory, (written, head, *content.chunks))
