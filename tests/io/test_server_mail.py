@@ -332,3 +332,19 @@ def test_blanks_behind_a_command_are_tolerated(run: Run) -> None:
             assert smtp.docmd("MAIL FROM: <a@far.test>")[0] == 501
 
     meet(run, client)
+
+
+@pytest.mark.parametrize("port", ["smtp", "smtps"])
+def test_what_the_server_advertises_it_honours_to_the_end(run: Run, port: str) -> None:
+    """RFC 5321 section 2.2: what a maildrop and a next hop cannot promise is not offered, nor taken."""
+
+    def client(served: Served) -> None:
+        with served.smtp(port) as smtp:
+            smtp.ehlo()
+            offered = {"size", "8bitmime", "pipelining", "enhancedstatuscodes", "chunking"}
+            assert set(smtp.esmtp_features) == offered | ({"starttls"} if port == "smtp" else {"auth"})
+            for parameter in ("SMTPUTF8", "RET=FULL", "REQUIRETLS", "BODY=BINARYMIME", "MT-PRIORITY=1"):
+                assert smtp.docmd(f"MAIL FROM:<a@far.test> {parameter}")[0] == 555
+            assert smtp.docmd("MAIL FROM:<a@far.test> BODY=8BITMIME SIZE=10 AUTH=<>")[0] == 250
+
+    meet(run, client)
