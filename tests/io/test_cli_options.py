@@ -80,6 +80,8 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> object:
         (("serve", "--user", "alice"), "NAME:PASSWORD"),
         (("serve", "--token", "t0ken"), "NAME:TOKEN"),
         (("serve", "--token", "alice:t0 ken"), "NAME:TOKEN"),
+        (("serve", "--failure-delay", "2.5"), "no number of seconds from 0 to 2"),
+        (("serve", "--failure-delay", "nan"), "no number of seconds"),
         (("serve", "--client-name", "a@x=alice"), "KIND:NAME=ACCOUNT"),
         (("serve", "--client-name", "email:a@x"), "KIND:NAME=ACCOUNT"),
         (("serve", "--client-name", "IP:192.0.2.1=alice"), "email, DNS, CN"),
