@@ -87,7 +87,7 @@ def test_a_next_hop_that_stops_reading_is_451(run: Run) -> None:
 
     def client(served: Served) -> None:
         with logged_in(served) as smtp:
-            content = (b"x" * 998 + b"\r\n") * 16_384  # more than two sockets hold
+            content = b"\r\n" + (b"x" * 998 + b"\r\n") * 16_384  # more than two sockets hold, and no header section
             assert send(smtp, LOCAL, FAR, content=content)[-1].startswith("451 4.4.1")
         assert served.mail_of("alice") == []
 
