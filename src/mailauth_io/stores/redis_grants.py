@@ -28,7 +28,7 @@ _MICRO: Final = 1_000_000
 _LONGEST: Final = 1e9
 """Seconds; scores are doubles, and count microseconds exactly up to the year 2255."""
 
-SILENCE: Final = 0.9 * PATIENCE
+SILENCE: Final = 0.75 * PATIENCE
 """Seconds for one answer of Redis; less than the patience, so that its thread ends before it is given up."""
 
 _KEEPALIVE: Final = {

@@ -24,7 +24,7 @@ from .. import _loops
 from ._asking import Asking
 from ._grants import PATIENCE, SWEPT_AT_ONCE, GrantsError, LivingGrant
 
-BUSY: Final = 0.75 * PATIENCE
+BUSY: Final = 0.5 * PATIENCE
 """Seconds that a login waits while another process writes; less than the patience, so that lookups are asked on."""
 
 _APPLICATION: Final = 0x6D616772  # "magr": whose file it is (PRAGMA application_id)
