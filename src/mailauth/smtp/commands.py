@@ -77,7 +77,10 @@ class VerbAndText(Command):
 
     @classmethod
     def parse(cls, argument: str) -> Self:
-        return cls(argument=argument)
+        try:
+            return cls(argument=argument)
+        except LocalProtocolError as error:
+            raise Malformed(str(error)) from None
 
     def to_wire(self) -> bytes:
         return f"{self.verb} {self.argument}".rstrip(" ").encode("ascii") + b"\r\n"
