@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Concatenate, ParamSpec
 import pytest
 
 from mailauth_io import _loops, stores
-from mailauth_io.redis_address import RedisAddress
+from mailauth_io.stores.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import RedisGrants
 from tests.io.server_support import Clock
 from tests.redis_server import PASSWORD, RedisServer

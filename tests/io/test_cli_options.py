@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from mailauth_io import cli, config, stores
+from mailauth_io import stores
+from mailauth_io.command import cli, config
 from tests import serving
 
 USER = ("--user", "alice:open sesame")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mailauth_io import cli, methods
+from mailauth_io.command import cli, methods
 from tests import certificate_files
 from tests.serving import LOOPS, messages, run, served
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mailauth_io import cli, config, grants_setting, settings_file, stores
-from mailauth_io.redis_address import RedisAddress
+from mailauth_io import stores
+from mailauth_io.command import cli, config, grants_setting, settings_file
+from mailauth_io.stores.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import RedisGrants
 from tests.redis_server import PASSWORD, RedisServer, redis_server
 from tests.serving import run

@@ -15,15 +15,16 @@ from pathlib import Path
 import attrs
 import pytest
 
-import mailauth_io.methods
+import mailauth_io.command.methods
 from mailauth.grants import Grant, Lookup
-from mailauth_io import cli, methods, server, stores
+from mailauth_io import server, stores
 from mailauth_io.certificates import throw_away
-from mailauth_io.methods.measure import Bench, Clock
-from mailauth_io.methods.outcome import Columns, Outcome
-from mailauth_io.methods.report import table
-from mailauth_io.methods.rows import ROWS, Login, Row, Way
-from mailauth_io.methods.visit import HOST, Clients, Visit
+from mailauth_io.command import cli, methods
+from mailauth_io.command.methods.measure import Bench, Clock
+from mailauth_io.command.methods.outcome import Columns, Outcome
+from mailauth_io.command.methods.report import table
+from mailauth_io.command.methods.rows import ROWS, Login, Row, Way
+from mailauth_io.command.methods.visit import HOST, Clients, Visit
 from mailauth_io.stores import MemoryGrants
 from tests.serving import LOOPS, run
 
@@ -327,7 +328,7 @@ def test_the_table_is_aligned_and_names_what_failed() -> None:
 def test_what_measures_never_reads_what_is_expected() -> None:
     """The two meet in the judge alone."""
     readers = set()
-    for path in Path(mailauth_io.methods.__file__).parent.glob("*.py"):
+    for path in Path(mailauth_io.command.methods.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mailauth_io import cli, config, stores
+from mailauth_io import stores
+from mailauth_io.command import cli, config
 from mailauth_io.server._house import House
 from tests.io.server_support import Clock, Run, on_both_loops
 from tests.test_any_secrets import SECRET, showing

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mailauth_io import _loops, cli
+from mailauth_io import _loops
+from mailauth_io.command import cli
 from mailauth_io.stores import AccountsFile, MemoryAccounts
 
 

@@ -11,9 +11,10 @@ import attrs
 import pytest
 import trustme
 
-from mailauth_io import cli, relay_to, server
-from mailauth_io.complaint import Complaint
-from mailauth_io.words import Wrong, next_hop
+from mailauth_io import server
+from mailauth_io.command import cli, relay_to
+from mailauth_io.command.complaint import Complaint
+from mailauth_io.command.words import Wrong, next_hop
 from tests.serving import LOOPS, messages, run, served
 
 USER = ("--user", "alice:open sesame")

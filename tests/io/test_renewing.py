@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mailauth_io import cli, config, renewing
 from mailauth_io.certificate_validity import Validity, validity
 from mailauth_io.channel_binding import channel_bindings
-from mailauth_io.complaint import Complaint
-from mailauth_io.renewing import RenewingContext
+from mailauth_io.command import cli, config, renewing
+from mailauth_io.command.complaint import Complaint
+from mailauth_io.command.renewing import RenewingContext
 from tests.certificate_files import DAY, write
 from tests.io.server_support import Clock
 

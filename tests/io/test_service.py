@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mailauth_io import cli, settings_file
+from mailauth_io.command import cli, settings_file
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "docs" / "mailauth.service"

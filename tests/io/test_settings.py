@@ -11,11 +11,11 @@ from typing import Any
 import attrs
 import pytest
 
-from mailauth_io import cli, config, settings_file
-from mailauth_io.complaint import Complaint
-from mailauth_io.row import Row
-from mailauth_io.settings import ROWS, Settings
-from mailauth_io.words import GrantsPlace
+from mailauth_io.command import cli, config, settings_file
+from mailauth_io.command.complaint import Complaint
+from mailauth_io.command.row import Row
+from mailauth_io.command.settings import ROWS, Settings
+from mailauth_io.command.words import GrantsPlace
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "example.toml"
 KEY = re.compile(r"#([a-z0-9_]+ = )")

@@ -258,7 +258,7 @@ FIND = """
 import asyncio, sys
 from pathlib import Path
 from mailauth_io.stores import SqliteGrants
-from mailauth_io.redis_address import RedisAddress
+from mailauth_io.stores.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import RedisGrants
 
 if sys.argv[1] == "sqlite":

@@ -14,8 +14,8 @@ import trustme
 
 from mailauth.grants import Grant
 from mailauth_io import _loops
-from mailauth_io.redis_address import RedisAddress
 from mailauth_io.stores._asking import Silent
+from mailauth_io.stores.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import RedisGrants
 from tests.io.grants_keepers import LIFETIME, on_both_loops
 from tests.redis_server import PASSWORD, RedisServer, redis_server

@@ -16,7 +16,7 @@ hashlib.new = lambda name, *rest, **more: refused() if name.lower() == "md5" els
 hmac.digest = lambda key, octets, name: refused() if name == "md5" else real_digest(key, octets, name)
 
 from mailauth import ACCEPT, NeedData, Question, Send, pop3, smtp
-from mailauth_io import cli, config
+from mailauth_io.command import cli, config
 
 serving = config.read(cli.settings_of(cli.build_parser().parse_args(["serve", "--legacy", "--user", "alice:secret"])))
 print(*(remark for remark in serving.remarks if "MD5" in remark or "Legacy" in remark), sep="\\n")

@@ -18,9 +18,9 @@ from redis.retry import Retry
 from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAXIMUM_GRANTS, Grant, GrantTable, Lookup, fold
 
 from .. import _loops
-from ..redis_address import RedisAddress
 from ._asking import THREADS, Asking
 from ._grants import PATIENCE, SWEPT_AT_ONCE, GrantsError, LivingGrant
+from .redis_address import RedisAddress
 
 Script = Callable[..., Any]
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from .. import _loops
-from ..certificates import throw_away
+from ... import _loops
+from ...certificates import throw_away
 from ..complaint import Complaint
 from .judge import judge
 from .measure import Bench, measure

@@ -12,9 +12,9 @@ from typing import Final, TypeVar
 
 from mailauth import Command, LocalProtocolError, MessageChunk, RemoteProtocolError, pop3, sasl, smtp
 
-from .._adapter import Client
-from .._listener import BuildClient
-from .._loops import current
+from ..._adapter import Client
+from ..._listener import BuildClient
+from ..._loops import current
 from .rows import Login, Way
 from .visit import CLIENT_NAME, HOST, SENDER, ClientFailed, LoginRefused, ServerNotProved, Visit
 

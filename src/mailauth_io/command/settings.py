@@ -19,8 +19,9 @@ from typing import Any, Final
 
 import attrs
 
-from . import logs, row, words
-from ._proxied import Network
+from .. import logs
+from .._proxied import Network
+from . import row, words
 from .complaint import Complaint
 
 LOOPS: Final = ("asyncio", "trio")

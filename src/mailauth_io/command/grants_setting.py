@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from . import stores
+from .. import stores
+from ..stores.sqlite_grants import check_file
 from .settings import ROWS, Settings
-from .stores.sqlite_grants import check_file
 
 NO_PACKAGE = "grants in Redis need the package redis: pip install 'mailauth[redis]'"
 
@@ -25,7 +25,7 @@ def shared(settings: Settings) -> stores.Grants | None:
         if place.sqlite is not None:
             return stores.SqliteGrants(place.sqlite, **options)
         if place.redis is not None:
-            from .stores.redis_grants import RedisGrants
+            from ..stores.redis_grants import RedisGrants
 
             return RedisGrants(place.redis, password=_password(settings), **options)
     except stores.GrantsError as error:

@@ -18,11 +18,12 @@ import attrs
 
 from mailauth import sasl
 
-from . import certificates, grants_setting, relay_to, server, stores
-from .certificate_validity import validity
-from .channel_binding import BindingContext
+from .. import certificates, server, stores
+from ..certificate_validity import validity
+from ..channel_binding import BindingContext
+from ..limits import Limits
+from . import grants_setting, relay_to
 from .complaint import Complaint
-from .limits import Limits
 from .renewing import RenewingContext
 from .settings import Settings
 

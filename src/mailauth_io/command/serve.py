@@ -17,9 +17,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
-from . import _loops, config, descriptors, grants_setting, logs, server
+from .. import _loops, logs, server
+from ..logs import Event
+from . import config, descriptors, grants_setting
 from .complaint import Complaint
-from .logs import Event
 from .settings import Settings
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)

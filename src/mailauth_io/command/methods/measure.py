@@ -14,9 +14,9 @@ import attrs
 
 from mailauth import pop3
 
-from .. import server, stores
-from .._loops import current
-from ..certificates import ThrowAway
+from ... import server, stores
+from ..._loops import current
+from ...certificates import ThrowAway
 from .letters import below_trace, letter, submitted_authenticated
 from .our_machines import OurMachines
 from .outcome import Columns, StepFailed

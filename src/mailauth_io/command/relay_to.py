@@ -10,7 +10,7 @@ from typing import Final
 
 from mailauth import LocalProtocolError
 
-from . import server, stores
+from .. import server, stores
 from .settings import REQUIRED, Settings
 from .words import NextHopUrl
 

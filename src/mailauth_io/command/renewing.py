@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Self
 
-from .certificate_validity import day, validity
-from .channel_binding import BindingContext
+from ..certificate_validity import day, validity
+from ..channel_binding import BindingContext
+from ..logs import Event
 from .complaint import Complaint
-from .logs import Event
 
 INTERVAL: Final = 5.0
 """Seconds between two looks at the files, which a handshake takes if it is time."""

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Iterator
 from typing import Final
 
-from .._loops import current
+from ..._loops import current
 from .rows import Login, Way
 from .visit import CLIENT_NAME, HOST, PATIENCE, SENDER, ClientFailed, LoginRefused, ServerNotProved, Visit
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from .limits import QUIET_SECONDS
+from ..limits import QUIET_SECONDS
 
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _LOGGERS: Final = ("asyncio", "trio.serve_listeners")

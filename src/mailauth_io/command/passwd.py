@@ -11,7 +11,7 @@ import sys
 
 from mailauth import LocalProtocolError, smtp
 
-from . import stores
+from .. import stores
 from .complaint import Complaint
 
 

@@ -17,9 +17,9 @@ import attrs
 
 from mailauth import LocalProtocolError, smtp
 
-from ._proxied import Network
-from .certificate_names import KINDS, certificate_name
-from .redis_address import RedisAddress
+from .._proxied import Network
+from ..certificate_names import KINDS, certificate_name
+from ..stores.redis_address import RedisAddress
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _NEXT_HOP = re.compile(r"(smtps?)://(?:([^:/?#\s]+)@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?/?")

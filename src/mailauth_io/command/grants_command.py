@@ -8,7 +8,8 @@ from __future__ import annotations
 from mailauth import LocalProtocolError
 from mailauth.grants import fold
 
-from . import _loops, grants_setting, stores
+from .. import _loops, stores
+from . import grants_setting
 from .complaint import Complaint
 from .settings import Settings
 
