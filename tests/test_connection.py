@@ -19,7 +19,8 @@ from mailauth import (
     smtp,
 )
 from mailauth._client import ClientMachine
-from mailauth._connection import MAXIMUM_UNREAD, Machine
+from mailauth._connection import Machine
+from mailauth._lines import MAXIMUM_UNREAD
 from mailauth._server import ServerMachine
 from tests.smtp.drive import ENTROPY, IN_CLEAR, LEFT_OPEN, TLS, greeted, ready, serve
 

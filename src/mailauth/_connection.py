@@ -15,13 +15,9 @@ from ._lines import LineBuffer
 
 E = TypeVar("E")
 
-MAXIMUM_UNREAD: Final = 65_536
-"""Octets that may wait to be pulled when more are handed in; an adapter reads no more at once."""
-
 MAXIMUM_UNWRITTEN: Final = 32_768
 """Octets of replies that may wait for the rest of their group: half of what a connection keeps besides the chunk in
 hand, since they weigh more than they count."""
-
 
 _new: Final = object.__new__
 _set_octets: Final = vars(Send)["octets"].__set__
@@ -57,21 +53,16 @@ class Machine(Generic[E]):
         Raises LocalProtocolError between BeginTls and ``tls_started()``, after the end of the stream, and when 64 KiB
         wait to be pulled already.
         """
-        received = self._input
-        if self._instead is not None:
-            if self._instead == self._say_closed:
+        instead = self._instead
+        if instead is not None:
+            if instead == self._say_closed:
                 return
-            if self._instead == self._wait_for_tls:
+            if instead == self._wait_for_tls:
                 if octets:
                     raise LocalProtocolError("octets from before the handshake may not be handed in after it")
                 self._close(Why.PEER)
                 return
-        if octets:
-            if received.ended:
-                raise LocalProtocolError("the stream has ended already")
-            if (received.offset < len(received.octets) or received.later) and len(received) > MAXIMUM_UNREAD:
-                raise LocalProtocolError("pull the events that are due before handing in more octets")
-        received.feed(octets)
+        self._input.feed(octets)
 
     def next_event(self) -> E | Action:
         """What comes next; NeedData, Paused and Closed repeat until something changes."""

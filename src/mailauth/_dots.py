@@ -48,7 +48,8 @@ class Unstuffer:
         """
         if self.ended:
             return b""
-        buffer.gather()
+        if buffer.later:
+            buffer.gather()
         octets = buffer.octets
         start = buffer.offset
         if self._at_start:

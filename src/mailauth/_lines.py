@@ -9,7 +9,13 @@ from __future__ import annotations
 import io
 from typing import Final
 
+from ._errors import LocalProtocolError
+
 CRLF: Final = b"\r\n"
+
+MAXIMUM_UNREAD: Final = 65_536
+"""Octets that may wait to be used when more come in; an adapter reads no more at once."""
+
 _CLEAN: Final = (None, "\r\n")
 
 
@@ -45,12 +51,19 @@ class LineBuffer:
         return self.offset == len(self.octets) and not self.later
 
     def feed(self, octets: bytes) -> None:
-        """Take what was received; ``b""`` is the end of the stream."""
+        """Take what was received; ``b""`` is the end of the stream.
+
+        Raises LocalProtocolError for octets behind the end, and when 64 KiB wait to be used already.
+        """
         if not octets:
             self.ended = True
+        elif self.ended:
+            raise LocalProtocolError("the stream has ended already")
         elif self.offset == len(self.octets) and not self.later:
             self.octets = octets
             self.offset = self._searched = 0
+        elif len(self) > MAXIMUM_UNREAD:
+            raise LocalProtocolError("pull the events that are due before handing in more octets")
         else:
             self._forget_used()
             self.later.append(octets)
@@ -123,7 +136,7 @@ class LineEnds:
 
     def watch(self, octets: bytes) -> bool:
         """Whether everything up to the end of *octets* is clean; a CR at the very end is judged by what follows it."""
-        self._decode(str(octets, "latin-1"))
+        self._decode(octets.decode("latin-1"))
         if 0 in octets:
             self._nul = True
         return self._decoder.newlines in _CLEAN and not self._nul

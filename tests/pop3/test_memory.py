@@ -19,7 +19,7 @@ from mailauth import (
     Send,
     pop3,
 )
-from mailauth._connection import MAXIMUM_UNREAD
+from mailauth._lines import MAXIMUM_UNREAD
 from tests.pop3.drive import OPEN, Application, client, maildrop, server
 from tests.pop3.test_any_octets import act, answers, plans, streams
 from tests.pop3.test_client import logged_in

@@ -27,7 +27,7 @@ from mailauth import (
     sasl,
     smtp,
 )
-from mailauth._connection import MAXIMUM_UNREAD
+from mailauth._lines import MAXIMUM_UNREAD
 from tests.smtp.drive import ENTROPY, IN_CLEAR, Session, greeted
 from tests.smtp.test_properties import REPLY_LINES, cuts, fates, sessions, under
 from tests.weight import Scales

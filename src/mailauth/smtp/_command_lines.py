@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from .._errors import Malformed
 from ._grammar import DOMAIN, DOT_STRING, MAXIMUM_LOCAL_PART, Mailbox, is_text
 from .commands import Auth, Bdat, Data, Hello, Help, LineCommand, Mail, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
+
+C = TypeVar("C")
 
 # Only the keywords ignore case: a pattern that ignores it as a whole takes twice as long.
 COMMON: Final = re.compile(
@@ -53,58 +55,40 @@ def from_common(found: re.Match[bytes]) -> LineCommand | None:
     """The command that COMMON matched; None when the complete path must look at it."""
     kind = found.lastindex  # the outermost group closes last
     if kind == COMMON_RCPT:
-        mailbox = common_mailbox(found, 6)
-        return None if mailbox is None else checked_rcpt(mailbox)
+        return common_rcpt(found)
     if kind == COMMON_MAIL:
-        mailbox = common_mailbox(found, 2)
         size = None if found[4] is None else int(found[4])
-        if mailbox is None:
-            return Mail(reverse_path=None, size=size) if found[2] is None else None
-        return Mail(reverse_path=mailbox, size=size)
+        if found[2] is None:
+            return Mail(reverse_path=None, size=size)
+        mail = common_mail(found)
+        return mail if mail is None or size is None else Mail(reverse_path=mail.reverse_path, size=size)
     return _WITHOUT_ARGUMENT[kind or 0]()
 
 
-def common_mailbox(found: re.Match[bytes], group: int) -> Mailbox | None:
-    """The mailbox in *group* and the next; None for none, and for one that may be too long."""
-    local_part: bytes | None = found[group]
+def common_mail(found: re.Match[bytes]) -> Mail | None:
+    """MAIL with nothing but its path, which is not the null one; None for a path that may be too long."""
+    return _with_path(found, 2, Mail, "reverse_path")
+
+
+def common_rcpt(found: re.Match[bytes]) -> Rcpt | None:
+    """As common_mail."""
+    return _with_path(found, 6, Rcpt, "forward_path")
+
+
+def _with_path(found: re.Match[bytes], group: int, kind: type[C], field: str) -> C | None:
+    """A frozen class sets its fields one by one through object.__setattr__: what a server makes of nearly each line it
+    reads is made at half that price."""
+    local_part: bytes = found[group]
     domain: bytes = found[group + 1]
-    if local_part is None or len(local_part) > MAXIMUM_LOCAL_PART or len(domain) > _COMMON_DOMAIN:
+    if len(local_part) > MAXIMUM_LOCAL_PART or len(domain) > _COMMON_DOMAIN:
         return None
     mailbox = _new(Mailbox)
     fields = mailbox.__dict__
     fields["local_part"] = local_part.decode()  # ASCII, as COMMON says; to name it would cost as much again
     fields["domain"] = domain.decode()
-    return mailbox
-
-
-# A frozen class sets its fields one by one through object.__setattr__: what a server makes of nearly each line it reads
-# is made at half that price.
-
-
-def checked_rcpt(mailbox: Mailbox) -> Rcpt:
-    """RCPT with nothing but its path."""
-    rcpt = _new(Rcpt)
-    fields = rcpt.__dict__
-    fields.update(_BARE_RCPT)
-    fields["forward_path"] = mailbox
-    return rcpt
-
-
-def checked_mail(mailbox: Mailbox) -> Mail:
-    """MAIL with nothing but its path."""
-    mail = _new(Mail)
-    fields = mail.__dict__
-    fields.update(_BARE_MAIL)
-    fields["reverse_path"] = mailbox
-    return mail
-
-
-def _bare(command: Mail | Rcpt) -> Mapping[str, object]:
-    return dict(command.__dict__)
-
-
-_BARE_MAIL: Final = _bare(Mail(reverse_path=None))
-_BARE_RCPT: Final = _bare(Rcpt(forward_path=Mailbox("postmaster", "")))
+    command = _new(kind)
+    command.__dict__[field] = mailbox
+    return command
 
 
 def split_line(line: bytes, *, smtputf8: bool = False) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from .._dots import Unstuffer
 from .._events import ACCEPT, Action, MessageChunk, Question, Send, Tls
 from .._server import ServerMachine
 from . import _fixed
-from ._command_lines import COMMON, COMMON_DATA, COMMON_MAIL, COMMON_RCPT, checked_mail, checked_rcpt, common_mailbox
+from ._command_lines import COMMON, COMMON_DATA, COMMON_MAIL, COMMON_RCPT, common_mail, common_rcpt
 from ._grammar import Mailbox
 from ._states import NEXT, State
 from ._text import LimitedUnstuffer, LineLengths
@@ -107,38 +107,28 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         if found is None or received.dropping:
             return super().next_event()
         kind = found.lastindex
+        settings = self._settings
+        question: Mail | Rcpt | Data | None = None
         if kind == COMMON_RCPT:
-            mailbox = common_mailbox(found, 6)
-            if (
-                mailbox is None
-                or (state is not _MAIL and state is not _RCPT)
-                or len(self._recipients) >= self._settings.maximum_recipients
-            ):
-                return super().next_event()
-            self._question = rcpt = checked_rcpt(mailbox)
-            received.offset = found.end()
-            return rcpt
-        if kind == COMMON_DATA:
-            if state is not _RCPT or not self._accepted:
-                return super().next_event()
-            self._question = data = _new(Data)
-            received.offset = found.end()
-            return data
-        if kind == COMMON_MAIL:
-            mailbox = common_mailbox(found, 2)
-            settings = self._settings
-            if (
-                mailbox is None
-                or found[4] is not None
-                or state is not _READY
-                or not self._plain_mail
-                or self._transactions >= settings.maximum_transactions
-            ):
-                return super().next_event()
-            self._question = mail = checked_mail(mailbox)
-            received.offset = found.end()
-            return mail
-        return super().next_event()
+            if (state is _RCPT or state is _MAIL) and len(self._recipients) < settings.maximum_recipients:
+                question = common_rcpt(found)
+        elif kind == COMMON_DATA:
+            if state is _RCPT and self._accepted:
+                question = _new(Data)
+        elif (
+            kind == COMMON_MAIL
+            and state is _READY
+            and self._plain_mail
+            and found[2] is not None
+            and found[4] is None
+            and self._transactions < settings.maximum_transactions
+        ):
+            question = common_mail(found)
+        if question is None:
+            return super().next_event()
+        self._question = question
+        received.offset = found.end()
+        return question
 
     def _next_of_content(self) -> ServerEvent | Q | Action:
         unstuffer = self._unstuffer
@@ -156,6 +146,11 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         if received.offset == len(received.octets) and not (received.later or received.ended or self._output):
             return self._settings.waits[2]
         content = unstuffer.take(received)
+        if content and self._size + len(content) <= limit:
+            self._size += len(content)
+            chunk = _new(MessageChunk)
+            _set_octets(chunk, content)
+            return chunk
         # Without a chunk it starves, ends, or goes on beyond the limit.
         return (self._hand_on(content) if content else None) or super().next_event()
 
@@ -163,11 +158,9 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         """*content* as far as SIZE allows; what is beyond is counted and dropped."""
         self._size += len(content)
         excess = self._size - self._settings.maximum_message_size
-        if excess <= 0:
-            chunk = _new(MessageChunk)
-            _set_octets(chunk, content)
-            return chunk
-        return MessageChunk(octets=content[:-excess]) if excess < len(content) else None
+        if excess >= len(content):
+            return None
+        return MessageChunk(octets=content[:-excess] if excess > 0 else content)
 
     def answer(self, question: Question[A], answer: A) -> None:
         usual = self._accepted.get(type(question))
@@ -175,21 +168,21 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
             super().answer(question, answer)
             return
         self._question = None
-        send, self._state = usual
+        send, after = usual
+        self._state = after
         due = True
-        if isinstance(question, Rcpt):
-            self._recipients.append(question.forward_path)
-            received = self._input
-            due = received.offset == len(received.octets)
-        elif isinstance(question, Mail):
-            self._transactions += 1
-            received = self._input
-            due = received.offset == len(received.octets)
-        elif isinstance(question, Data):
+        if after is _DATA:
             self._begin_content()
-        else:
+        elif after is _READY:
             self._recipients = []
             self._wait = self._settings.waits[1]
+        else:
+            received = self._input
+            due = received.offset == len(received.octets)
+            if after is _MAIL:
+                self._transactions += 1
+            elif isinstance(question, Rcpt):
+                self._recipients.append(question.forward_path)
         if due and not self._output:
             self._ready = send
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import ClassVar, Final, Self, TypeAlias
+from typing import ClassVar, Final, Self, TypeAlias, TypeVar
 
 import attrs
 
@@ -28,6 +28,8 @@ from ._parameters import (
     encode_parameters,
 )
 from .replies import PerRecipient, Reply, Verdict
+
+C = TypeVar("C", bound=attrs.AttrsInstance)
 
 TRY_AGAIN: Final = Reply(451, "4.3.0", "temporary failure, try again later")
 
@@ -153,6 +155,15 @@ class Auth(Command):
         return b"AUTH " + self.mechanism.encode("ascii") + response + b"\r\n"
 
 
+def _defaults_in_class(kind: type[C]) -> type[C]:
+    """Let an instance be made of what differs alone (``_command_lines``): the rest is then read from its class."""
+    for field in attrs.fields(kind):
+        if field.default is not attrs.NOTHING:
+            setattr(kind, field.name, field.default)
+    return kind
+
+
+@_defaults_in_class
 @attrs.frozen(kw_only=True, slots=False)  # a server makes one for each line: without slots at a third less
 class Mail(Command, VerdictQuestion):
     """``MAIL FROM``: a transaction, which opens only on a positive answer (RFC 5321 section 3.3)."""
@@ -207,6 +218,7 @@ class Mail(Command, VerdictQuestion):
         return line.encode()
 
 
+@_defaults_in_class
 @attrs.frozen(kw_only=True, slots=False)  # a server makes one for each line: without slots at a third less
 class Rcpt(Command, VerdictQuestion):
     """``RCPT TO``: one recipient more; it counts only when the answer is positive (RFC 5321 section 3.3)."""
