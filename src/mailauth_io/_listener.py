@@ -18,7 +18,8 @@ from mailauth import ClientMachine, Closed, Question, Send, ServerMachine, Tls, 
 
 from . import _tls
 from ._adapter import Client, ServerConnection
-from ._proxied import Network, is_within, proxied_peer
+from ._addresses import Network, is_within
+from ._proxied import proxied_peer
 from ._stream import Peer, Stream
 from .limits import Crowd, Limits, logger
 from .logs import Event, place
@@ -165,7 +166,7 @@ class Listener(ABC):
             if self._closing:
                 return
             self._connections[stream] = None
-            if self._proxy_from and is_within(peer, self._proxy_from):
+            if self._proxy_from and is_within(peer.address, self._proxy_from):
                 try:
                     peer = await proxied_peer(stream, peer, self._limits.header_patience)
                 except OSError as error:

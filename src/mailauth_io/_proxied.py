@@ -5,23 +5,9 @@ Knows no loop; what a header may hold is told by ``mailauth.proxy``.
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterable
-from typing import TypeAlias
-
 from mailauth.proxy import HeaderReader, Invalid, Proxied
 
 from ._stream import Peer, Stream
-
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def is_within(peer: Peer, networks: Iterable[Network]) -> bool:
-    """Whether *peer* comes from one of *networks*; an IPv4 address in IPv6 clothes counts as IPv4."""
-    address = ipaddress.ip_address(peer.address.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return any(address in network for network in networks)
 
 
 async def proxied_peer(stream: Stream, peer: Peer, patience: float) -> Peer:

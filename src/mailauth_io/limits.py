@@ -9,11 +9,11 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from ipaddress import IPv6Address
 from typing import Final
 
 import attrs
 
+from ._addresses import key
 from .logs import Event
 
 QUIET_SECONDS: Final = 60.0
@@ -54,7 +54,7 @@ class Crowd:
         self._limits = limits or Limits()
         self._clock = clock
         self._total = 0
-        self._by_address: Counter[str] = Counter()
+        self._by_address: Counter[object] = Counter()
         self._quiet_until = float("-inf")
         self._unsaid = 0
 
@@ -71,11 +71,11 @@ class Crowd:
             self._tell(address, f"there are {self._total} connections")
             return False
         if address is not None:
-            key = _folded(address)
-            if self._by_address[key] >= limits.connections_per_address:
-                self._tell(address, f"it has {self._by_address[key]} connections")
+            who = key(address)
+            if self._by_address[who] >= limits.connections_per_address:
+                self._tell(address, f"it has {self._by_address[who]} connections")
                 return False
-            self._by_address[key] += 1
+            self._by_address[who] += 1
         self._total += 1
         return True
 
@@ -83,10 +83,10 @@ class Crowd:
         """That connection is over."""
         self._total -= 1
         if address is not None:
-            key = _folded(address)
-            self._by_address[key] -= 1
-            if not self._by_address[key]:
-                del self._by_address[key]
+            who = key(address)
+            self._by_address[who] -= 1
+            if not self._by_address[who]:
+                del self._by_address[who]
 
     def _tell(self, address: str | None, why: str) -> None:
         now = self._clock()
@@ -96,11 +96,3 @@ class Crowd:
         logger.warning(Event("connection refused", {"peer": address, "why": why, "unsaid": self._unsaid or None}))
         self._quiet_until = now + QUIET_SECONDS
         self._unsaid = 0
-
-
-def _folded(address: str) -> str:
-    """IPv4-mapped to IPv4."""
-    if not address.startswith("::ffff:"):
-        return address
-    mapped = IPv6Address(address.partition("%")[0]).ipv4_mapped
-    return address if mapped is None else str(mapped)

@@ -18,6 +18,7 @@ from mailauth import ClientMachine
 
 from . import _listener
 from ._adapter import Client as Client, ServerConnection as ServerConnection
+from ._addresses import Network
 from ._listener import (
     CLIENT_LIMITS,
     GRACE,
@@ -30,7 +31,6 @@ from ._listener import (
     smtp_server,
     start_client,
 )
-from ._proxied import Network
 from ._stream import READ_SIZE, Peer as Peer, Stream, to_peer
 from .limits import Crowd, Limits
 

@@ -18,8 +18,8 @@ import pytest
 from mailauth import ACCEPT, pop3, smtp
 from mailauth_io import _loops, server, stores
 from mailauth_io._adapter import ServerConnection
+from mailauth_io._addresses import Network
 from mailauth_io._listener import _smtp_machine
-from mailauth_io._proxied import Network
 from mailauth_io._stream import Peer, Stream
 from mailauth_io.command import descriptors
 from mailauth_io.limits import QUIET_SECONDS, Crowd, Limits

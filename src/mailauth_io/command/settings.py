@@ -20,7 +20,7 @@ from typing import Any, Final
 import attrs
 
 from .. import logs
-from .._proxied import Network
+from .._addresses import Network
 from . import row, words
 from .complaint import Complaint
 

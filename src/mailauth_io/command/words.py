@@ -17,7 +17,7 @@ import attrs
 
 from mailauth import LocalProtocolError, smtp
 
-from .._proxied import Network
+from .._addresses import Network
 from ..certificate_names import KINDS, certificate_name
 from ..stores.redis_address import RedisAddress
 

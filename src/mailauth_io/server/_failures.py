@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from mailauth import LocalProtocolError
-from mailauth.grants import fold
+from .._addresses import key
 
 LONGEST_DELAY: Final = 2.0
 """Seconds.  Clients wait for minutes (RFC 5321 section 4.5.3.2), the person in front of one does not."""
@@ -51,9 +50,9 @@ class FailedLogins:
         if not self._longest:
             return 0.0
         self._forget(now)
-        key = _key(address)
-        failures = self._failed.pop(key, (0, now))[0] + 1
-        self._failed[key] = failures, now
+        who = key(address, NETWORK)
+        failures = self._failed.pop(who, (0, now))[0] + 1
+        self._failed[who] = failures, now
         if len(self._failed) > self._maximum:
             self._failed.popitem(last=False)
         return self._longest * _SHARES[min(failures, len(_SHARES)) - 1]
@@ -61,10 +60,3 @@ class FailedLogins:
     def _forget(self, now: float) -> None:
         while self._failed and next(iter(self._failed.values()))[1] + MEMORY <= now:
             self._failed.popitem(last=False)
-
-
-def _key(address: str) -> object:
-    try:
-        return fold(address, NETWORK)
-    except LocalProtocolError:
-        return address  # of a transport that has none: all of those are one

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from mailauth.grants import Lookup, fold
+from mailauth.grants import Lookup
 
-from .._proxied import Network
+from .._addresses import Network, is_within
 from ..logs import Event
 from ..stores import Grants
 from ._log import LOGGER
@@ -51,7 +51,4 @@ class Granting:
         await self._grants.revoke_identity(identity, older_than)
 
     def _gets_none(self, address: str) -> bool:
-        if not self._never:
-            return False
-        folded = fold(address)
-        return any(folded in network for network in self._never)
+        return bool(self._never) and is_within(address, self._never)

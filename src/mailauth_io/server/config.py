@@ -16,7 +16,7 @@ from mailauth.grants import LIFETIME
 from mailauth.pop3 import ALL_MECHANISMS as ALL_POP3_MECHANISMS, AnyServerSettings as Pop3Settings
 from mailauth.smtp import AnyServerSettings as SmtpSettings, Mailbox
 
-from .._proxied import Network
+from .._addresses import Network
 from ..limits import Limits
 from ..stores import Accounts, Budget, Grants, Maildrops, Outbox, Proof, mailbox_name
 from ._failures import LONGEST_DELAY

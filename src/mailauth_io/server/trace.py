@@ -6,11 +6,12 @@ Knows RFC 5321 section 4.4 and header lines; looks at nothing behind the header 
 from __future__ import annotations
 
 import functools
-import ipaddress
 import re
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Final
+
+from mailauth.grants import fold
 
 from ..stores.content import MessageContent
 
@@ -90,11 +91,8 @@ def _end_of_header(octets: bytes) -> int:
 @functools.lru_cache(maxsize=1024)
 def _literal(peer: str) -> str:
     """An address literal (RFC 5321 section 4.1.3), without the zone, which means nothing elsewhere."""
-    address = ipaddress.ip_address(peer.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        mapped = address.ipv4_mapped
-        return f"[IPv6:{address}]" if mapped is None else f"[{mapped}]"
-    return f"[{address}]"
+    address = fold(peer)
+    return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"
 
 
 @functools.lru_cache(maxsize=1)

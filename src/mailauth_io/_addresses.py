@@ -1,0 +1,29 @@
+"""The addresses of peers: which spellings mean one peer, and which networks it is in.
+
+Knows IP addresses by how grants fold them, so that all counts and lists go by the same address; knows no connection.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from mailauth import LocalProtocolError
+from mailauth.grants import fold
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def key(address: str, ipv6_prefix: int = 128) -> object:
+    """What *address* is counted under: as folded (``mailauth.grants.fold``), or itself where a transport has no IP."""
+    try:
+        return fold(address, ipv6_prefix)
+    except LocalProtocolError:
+        return address
+
+
+def is_within(address: str, networks: Iterable[Network]) -> bool:
+    """Whether *address*, as folded, is in one of *networks*.  Raises LocalProtocolError for what is no IP address."""
+    folded = fold(address)
+    return any(folded in network for network in networks)
