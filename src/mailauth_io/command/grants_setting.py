@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import stores
 from ..stores.sqlite_grants import check_file
+from . import secret_file
 from .settings import ROWS, Settings
 
 NO_PACKAGE = "grants in Redis need the package redis: pip install 'mailauth[redis]'"
@@ -69,14 +70,12 @@ def _check_file(settings: Settings, path: Path) -> None:
 
 
 def _password(settings: Settings) -> str | None:
-    """The password for Redis from its file, without the end of its line."""
+    """The password for Redis from its file."""
     path = settings.redis_password
     if path is None:
         return None
     try:
-        text = stores.read_private(path).decode().removesuffix("\n")
-    except stores.AccountsError as error:
-        raise settings.complaint("redis_password", str(error)) from error
+        text = secret_file.read(settings, "redis_password", path).decode()
     except UnicodeDecodeError as error:
         raise settings.complaint("redis_password", f"{path} is not text in UTF-8") from error
     if not text:

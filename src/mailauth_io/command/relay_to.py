@@ -10,7 +10,8 @@ from typing import Final
 
 from mailauth import LocalProtocolError
 
-from .. import server, stores
+from .. import server
+from . import secret_file
 from .settings import REQUIRED, Settings
 from .words import NextHopUrl
 
@@ -59,12 +60,9 @@ def _login(settings: Settings, url: NextHopUrl) -> server.Login | None:
         )
     if url.user is None or path is None:
         return None
+    password = secret_file.read(settings, "relay_password_file", path)
     try:
-        octets = stores.read_private(path)
-    except stores.AccountsError as error:
-        raise settings.complaint("relay_password_file", str(error)) from error
-    try:
-        return server.Login(name=url.user, password=octets.removesuffix(b"\n").removesuffix(b"\r"))
+        return server.Login(name=url.user, password=password)
     except LocalProtocolError as error:
         raise settings.complaint("relay_password_file", f"{path}: {error}") from error
 
