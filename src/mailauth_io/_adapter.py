@@ -32,7 +32,7 @@ from mailauth.sasl import ClientMechanism
 
 from . import _tls
 from ._stream import READ_SIZE, Peer, Stream
-from .limits import logger
+from .limits import LOGGER
 from .logs import Event
 
 A = TypeVar("A")
@@ -265,7 +265,7 @@ class _Connection(Generic[E]):
         # What was read by now came in clear, before the peer could know that TLS begins: no octet of the handshake.
         if dropped := self._stream.drop_unread():
             peer = self.peer
-            logger.warning(Event("clear octets dropped", {"peer": peer.address, "port": peer.port, "octets": dropped}))
+            LOGGER.warning(Event("clear octets dropped", {"peer": peer.address, "port": peer.port, "octets": dropped}))
         layer = None
         try:
             if octets:

@@ -21,7 +21,7 @@ from ._adapter import Client, ServerConnection
 from ._addresses import Network, is_within
 from ._proxied import proxied_peer
 from ._stream import Peer, Stream
-from .limits import Crowd, Limits, logger
+from .limits import LOGGER, Crowd, Limits
 from .logs import Event, place
 
 E = TypeVar("E")
@@ -171,7 +171,7 @@ class Listener(ABC):
                     peer = await proxied_peer(stream, peer, self._limits.header_patience)
                 except OSError as error:
                     why = str(error) or type(error).__name__
-                    logger.info(Event("proxy dropped", {"peer": peer.address, "port": peer.port, "why": why}))
+                    LOGGER.info(Event("proxy dropped", {"peer": peer.address, "port": peer.port, "why": why}))
                     return
             if not self._crowd.enter(peer.address):
                 if not self._implicit_tls:
@@ -194,7 +194,7 @@ class Listener(ABC):
             await connection.aclose()
         except Exception as error:
             why = type(error).__name__
-            logger.error(
+            LOGGER.error(
                 Event("session failed", {"peer": peer.address, "port": peer.port, "why": why, "at": place(error)})
             )
         finally:

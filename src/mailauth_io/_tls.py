@@ -16,7 +16,7 @@ from mailauth import Tls
 from ._client_hello import ClientHello
 from ._stream import READ_SIZE, Peer, Stream
 from .channel_binding import BindingContext, channel_bindings
-from .limits import logger
+from .limits import LOGGER
 from .logs import Event
 
 SMTP: Final = "smtp"
@@ -163,4 +163,4 @@ async def start(stream: Stream, terms: Terms, *, server_side: bool) -> Layer:
 def log_failure(peer: Peer, error: OSError) -> None:
     """A handshake with *peer* came to nothing: one line."""
     why = error.reason if isinstance(error, ssl.SSLError) and error.reason else type(error).__name__
-    logger.info(Event("TLS failed", {"peer": peer.address, "port": peer.port, "why": why}))
+    LOGGER.info(Event("TLS failed", {"peer": peer.address, "port": peer.port, "why": why}))

@@ -19,7 +19,7 @@ from .logs import Event
 QUIET_SECONDS: Final = 60.0
 """Between two lines of the log about refused connections: a flood of them shall not become one of lines."""
 
-logger: Final = logging.getLogger("mailauth_io")
+LOGGER: Final = logging.getLogger("mailauth_io")
 
 
 @attrs.frozen(kw_only=True)
@@ -93,6 +93,6 @@ class Crowd:
         if now < self._quiet_until:
             self._unsaid += 1
             return
-        logger.warning(Event("connection refused", {"peer": address, "why": why, "unsaid": self._unsaid or None}))
+        LOGGER.warning(Event("connection refused", {"peer": address, "why": why, "unsaid": self._unsaid or None}))
         self._quiet_until = now + QUIET_SECONDS
         self._unsaid = 0

@@ -48,7 +48,7 @@ def read(settings: Settings) -> Serving:
     postmaster = _postmaster(settings, accounts)
     for check in (_check_ready_file, _check_ca_out, _check_reuse_port):
         check(settings)
-    ports = {name: getattr(settings, name) for name in ("smtp", "smtps", "pop3", "pop3s")}
+    ports = {name: getattr(settings, name) for name in server.PORTS}
     if not any(port is not None for port in ports.values()):
         ports = dict.fromkeys(ports, 0)
     certificate = _own_certificate(settings)
@@ -287,7 +287,7 @@ def _check_reuse_port(settings: Settings) -> None:
     """Several processes share nothing that one of them has for itself."""
     if not settings.reuse_port:
         return
-    ports = {name: getattr(settings, name) for name in ("smtp", "smtps", "pop3", "pop3s")}
+    ports = {name: getattr(settings, name) for name in server.PORTS}
     if not any(ports.values()) or 0 in ports.values():
         raise settings.complaint("reuse_port", "name the ports, and none of them by 0")
     if in_memory := _in_memory(settings):

@@ -5,7 +5,6 @@ Knows files by when they were changed, and what makes a context of them; what su
 
 from __future__ import annotations
 
-import logging
 import os
 import ssl
 import time
@@ -16,6 +15,7 @@ from typing import Final, Self
 from ..certificate_validity import day, validity
 from ..channel_binding import BindingContext
 from ..logs import Event
+from ..server import LOGGER
 from .complaint import Complaint
 
 INTERVAL: Final = 5.0
@@ -28,8 +28,6 @@ WARNING_DAYS: Final = 14
 """Days before its end that a certificate is warned of, once a day."""
 
 _DAY: Final = 86_400.0
-
-logger: Final = logging.getLogger("mailauth.server")
 
 
 class RenewingContext(ssl.SSLContext):
@@ -93,10 +91,10 @@ class RenewingContext(ssl.SSLContext):
             try:
                 self._current = self._make()
             except Complaint as complaint:
-                logger.error(Event("certificate", {"remark": f"the one before stays: {complaint}"}))
+                LOGGER.error(Event("certificate", {"remark": f"the one before stays: {complaint}"}))
             else:
                 self._warned = now - _DAY
-                logger.info(Event("certificate", {"remark": f"{self._files[0]} has changed and was taken up"}))
+                LOGGER.info(Event("certificate", {"remark": f"{self._files[0]} has changed and was taken up"}))
         self._warn()
 
     def _warn(self) -> None:
@@ -106,7 +104,7 @@ class RenewingContext(ssl.SSLContext):
             return
         self._warned = now
         when = f"expires on {day(found.ends)}" if now <= found.ends else f"expired on {day(found.ends)}"
-        logger.warning(Event("certificate", {"remark": f"{self._files[0]} {when}"}))
+        LOGGER.warning(Event("certificate", {"remark": f"{self._files[0]} {when}"}))
 
     def _signature(self) -> tuple[object, ...]:
         return tuple(

@@ -6,7 +6,6 @@ Knows loops, signals and what to tell whoever started it; what it serves was set
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import sys
@@ -25,8 +24,6 @@ from .settings import Settings
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 """What ends the server; SIGHUP makes it look at its accounts and its certificate."""
-LOGGER: Final = logging.getLogger("mailauth.server")
-PORTS: Final = ("smtp", "smtps", "pop3", "pop3s")
 
 
 def serve(settings: Settings) -> None:
@@ -130,14 +127,14 @@ async def _ahead(serving: config.Serving) -> list[str]:
 
 async def _reload(serving: config.Serving, pair: server.Pair) -> None:
     """Take up at once what else is looked at from time to time; settings stay as they are."""
-    LOGGER.info(Event("reload", {}))
+    server.LOGGER.info(Event("reload", {}))
     if serving.certificate is not None:
         serving.certificate.look(at_once=True)
     await pair.reload()
 
 
 def _announce(serving: config.Serving, pair: server.Pair, further: list[str]) -> None:
-    ports = {name: getattr(pair, name) for name in PORTS}
+    ports = {name: getattr(pair, name) for name in server.PORTS}
     if serving.ready_file is not None:
         try:
             _write_in_one_piece(serving.ready_file, json.dumps({**ports, "pid": os.getpid()}) + "\n")

@@ -3,8 +3,9 @@
 ``async with running(config, stores) as pair`` embeds it.  Knows no options and no signals; those belong to the command.
 """
 
+from ._log import LOGGER as LOGGER
 from ._offer import in_clear as in_clear
 from ._relaying import look as look
 from ._running import running as running
-from .config import Config as Config, Pair as Pair, Stores as Stores
+from .config import PORTS as PORTS, Config as Config, Pair as Pair, Stores as Stores
 from .next_hop import Login as Login, NextHop as NextHop, Patience as Patience

@@ -18,7 +18,7 @@ from .. import _loops
 from .._listener import Listener, Options
 from .._tls import POP3, SMTP
 from ._house import House
-from .config import Config, Pair, Stores
+from .config import PORTS, Config, Pair, Stores
 from .pop3_session import Pop3Session
 from .smtp_session import SmtpSession
 
@@ -46,7 +46,7 @@ async def running(
     async with contextlib.AsyncExitStack() as stack:
         ports: dict[str, int | None] = {}
         listeners: list[Listener] = []
-        for name in ("smtp", "smtps", "pop3", "pop3s"):
+        for name in PORTS:
             wanted: int | None = getattr(config, name)
             ports[name] = wanted
             if wanted is not None:

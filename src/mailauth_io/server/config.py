@@ -23,6 +23,9 @@ from ._failures import LONGEST_DELAY
 from ._offer import CLEAR, EVERY_PROOF, offered
 from .next_hop import NextHop
 
+PORTS: Final = ("smtp", "smtps", "pop3", "pop3s")
+"""The fields of Config and Pair that are ports."""
+
 _NEVER_SHOWN: Final = sasl.ScramDecoy(key=bytes(32))
 """The core wants one where SCRAM is offered; here the accounts give keys to everybody, to an unknown name as well."""
 
