@@ -15,7 +15,7 @@ import pytest
 import trio
 import trustme
 
-from mailauth_io import _loops, server, stores
+from mailauth_io import _loops, certificates, server, stores
 from mailauth_io.stores import MemoryOutbox
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ def authority() -> trustme.CA:
 
 @functools.cache
 def server_tls() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = certificates.server_context()
     authority().issue_cert("localhost", "127.0.0.1").configure_cert(context)
     return context
 

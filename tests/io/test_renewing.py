@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from mailauth_io.certificate_validity import Validity, validity
-from mailauth_io.channel_binding import channel_bindings
+from mailauth_io.certificates import server_context
+from mailauth_io.channel_binding import BindingContext, channel_bindings
 from mailauth_io.command import cli, config, renewing
 from mailauth_io.command.complaint import Complaint
 from mailauth_io.command.renewing import RenewingContext
@@ -47,6 +48,17 @@ def test_from_when_until_when_a_certificate_is_good(begins: str, ends: str, tmp_
 @pytest.mark.parametrize("octets", [b"", b"\x30", b"\x30\x80", b"\x30\x03\x30\x01\x02", bytes(8)])
 def test_what_is_no_certificate_has_no_validity(octets: bytes) -> None:
     assert validity(octets) is None
+
+
+def test_the_least_version_of_tls_is_that_of_the_context_that_is_renewed() -> None:
+    """RFC 8996; what a context allows that is told nothing differs from system to system."""
+
+    def make() -> BindingContext:
+        made = server_context()
+        made.minimum_version = ssl.TLSVersion.TLSv1_3
+        return made
+
+    assert RenewingContext.of(make, ()).minimum_version is ssl.TLSVersion.TLSv1_3
 
 
 def options(cert: Path, key: Path) -> list[str]:

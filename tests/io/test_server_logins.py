@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from mailauth import RemoteProtocolError, sasl
-from mailauth_io import server, stores
+from mailauth_io import certificates, server, stores
 from mailauth_io.stores import Account, MemoryAccounts, write_credential
 from mailauth_io.stores.credentials import read_credential
 from tests.io.logins import Login, by_both_protocols, on_both_ports, refused
@@ -37,7 +37,7 @@ def context(*identities: str, issuer: trustme.CA | None = None, common_name: str
 
 def server_context() -> ssl.SSLContext:
     """As ``--client-ca`` makes it."""
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made = certificates.server_context()
     authority().issue_cert("localhost", "127.0.0.1").configure_cert(made)
     client_authority().configure_trust(made)
     made.verify_mode = ssl.CERT_OPTIONAL

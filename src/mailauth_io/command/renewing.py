@@ -56,6 +56,7 @@ class RenewingContext(ssl.SSLContext):
         context._make, context._files, context._clock = make, tuple(files), clock
         context._seen = context._signature()
         context._current = make()
+        context.minimum_version = context._current.minimum_version  # some systems allow less unless told otherwise
         context._looked = clock()
         context._warned = -_DAY
         return context

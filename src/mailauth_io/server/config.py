@@ -115,7 +115,7 @@ class Config:
         if self.ssl_context is None and not (self.smtps is None and self.pop3s is None):
             raise ValueError("the ports smtps and pop3s need an ssl_context")
         if self.ssl_context is not None and self.ssl_context.minimum_version < ssl.TLSVersion.TLSv1_2:
-            raise ValueError("the ssl_context allows TLS below 1.2, which nobody should speak any more (RFC 8996)")
+            raise ValueError("the ssl_context allows TLS below 1.2: set its minimum_version (RFC 8996)")
         if self.postmaster is not None and mailbox_name(self.postmaster, frozenset(self.domains)) is None:
             raise ValueError("the postmaster must be the name of an account")
         self.smtp_settings()
