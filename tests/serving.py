@@ -85,9 +85,12 @@ class Served:
 
 
 @contextmanager
-def served(directory: Path, *options: str, end: signal.Signals = signal.SIGTERM) -> Iterator[Served]:
-    """Start the server, wait until it listens, end it by the signal *end* and see that it went cleanly."""
-    ready, log = directory / "ready.json", directory / "log"
+def started(directory: Path, *options: str, log: Path | None = None) -> Iterator[Served]:
+    """Start the server and wait until it listens; it is killed in the end, if it still runs.
+
+    Its log is the file *log*, or one of that name in *directory*.
+    """
+    ready, log = directory / "ready.json", log or directory / "log"
     with (
         log.open("w") as errors,
         subprocess.Popen(
@@ -102,12 +105,20 @@ def served(directory: Path, *options: str, end: signal.Signals = signal.SIGTERM)
     ):
         try:
             said = _first_words(process)
-            assert said, log.read_text()
+            assert said, log.read_text() if log.is_file() else log
             yield Served(process=process, ports=json.loads(ready.read_text()), said=said, log=log)
-            process.send_signal(end)
-            assert process.wait(30) == 0, log.read_text()
         finally:
             process.kill()
+
+
+@contextmanager
+def served(directory: Path, *options: str, end: signal.Signals = signal.SIGTERM) -> Iterator[Served]:
+    """Start the server, wait until it listens, end it by the signal *end* and see that it went cleanly."""
+    log = directory / "log"
+    with started(directory, *options) as server:
+        yield server
+        server.process.send_signal(end)
+        assert server.process.wait(30) == 0, log.read_text()
     assert "Traceback" not in log.read_text(), log.read_text()
 
 

@@ -17,7 +17,8 @@ from mailauth_io import _loops
 from mailauth_io._adapter import ServerConnection
 from tests.interop.foreign import curl_collect, curl_submit
 from tests.interop.visit import NAME, TOKEN, Refused, Visit
-from tests.io.server_support import Run, authority, on_both_loops, server_tls
+from tests.io.server_support import Run, on_both_loops
+from tests.io.tls import authority, server_context
 
 LETTER = b"From: bob@example.test\r\nSubject: waiting\r\n\r\nA letter\r\n.\r\n.dot\r\n"
 MECHANISMS = sasl.ALL_MECHANISMS.only("XOAUTH2")
@@ -85,10 +86,12 @@ def visited(run: Run, house: House, protocol: str, way: str, visit: Callable[[in
         adapter, implicit = _loops.current().adapter, way == "implicit"
         if protocol == "smtp":
             settings = smtp.AnyServerSettings(mechanisms=MECHANISMS, starttls=True)
-            serving = adapter.serve_smtp(house.submission, settings, ssl_context=server_tls(), implicit_tls=implicit)
+            serving = adapter.serve_smtp(
+                house.submission, settings, ssl_context=server_context(), implicit_tls=implicit
+            )
         else:
             of_pop3 = pop3.AnyServerSettings(mechanisms=MECHANISMS, stls=True)
-            serving = adapter.serve_pop3(house.maildrop, of_pop3, ssl_context=server_tls(), implicit_tls=implicit)
+            serving = adapter.serve_pop3(house.maildrop, of_pop3, ssl_context=server_context(), implicit_tls=implicit)
         async with serving as listener:
             return await _loops.current().in_thread(visit, listener.port)
 

@@ -17,7 +17,9 @@ import attrs
 import pytest
 
 from mailauth_io.server._log import LOGGER
-from tests.io.server_support import PASSWORD, PATIENCE, Served, client_tls
+from tests.io.by_hand import hear
+from tests.io.server_support import PASSWORD, PATIENCE, Served
+from tests.io.tls import client_context
 
 
 @attrs.frozen
@@ -112,26 +114,13 @@ def come(served: Served, moment: Moment, *, tls: bool = False) -> socket.socket:
     port = getattr(served.pair, moment.protocol + ("s" if tls else ""))
     client = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
     if tls:
-        client = client_tls().wrap_socket(client, server_hostname="127.0.0.1", suppress_ragged_eofs=True)
+        client = client_context().wrap_socket(client, server_hostname="127.0.0.1", suppress_ragged_eofs=True)
     hear(client)
     for line in moment.asked:
         client.sendall(line + b"\r\n")
         assert hear(client)[:1] in b"+23", (line, moment)
     client.sendall(moment.last)
     return client
-
-
-def hear(client: socket.socket) -> bytes:
-    """The last line of a reply, read octet by octet."""
-    while True:
-        line = b""
-        while not line.endswith(b"\r\n"):
-            octet = client.recv(1)
-            if not octet:
-                raise EOFError(line)
-            line += octet
-        if line[3:4] != b"-" or not line[:3].isdigit():
-            return line
 
 
 def reset(client: socket.socket) -> None:

@@ -8,17 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from functools import cache
 from typing import TypeAlias, Unpack
 
 import attrs
 import pytest
 import trio
 import trio.testing
-import trustme
 
 from mailauth import Action, Command, LocalProtocolError, NeedData, Notice, Question, Tls, TlsStarted, Why, sasl
 from mailauth._client import ClientMachine
@@ -142,26 +139,6 @@ class EchoClient(ClientMachine[ClientEvent]):
         raise NotImplementedError
 
 
-@cache
-def authority() -> trustme.CA:
-    """One for all tests of a process: keys are dear."""
-    return trustme.CA()
-
-
-@cache
-def server_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority().issue_cert("127.0.0.1", "localhost").configure_cert(context)
-    return context
-
-
-@cache
-def client_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    authority().configure_trust(context)
-    return context
-
-
 def on_both_loops(test: Callable[[_loops.Loop], Awaitable[None]]) -> Callable[[str], None]:
     """Run an async test once on each loop; it gets the Loop that runs it."""
 
@@ -243,17 +220,6 @@ def read_all_or_reset(connection: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return octets
-
-
-def read_line(connection: socket.socket) -> bytes:
-    """One line, read octet by octet, so that nothing behind it is taken."""
-    line = b""
-    while not line.endswith(b"\r\n"):
-        octet = connection.recv(1)
-        if not octet:
-            raise EOFError(line)
-        line += octet
-    return line
 
 
 async def cancel_when_blocked(function: Callable[[], Awaitable[object]]) -> None:

@@ -13,7 +13,8 @@ import attrs
 from mailauth import ACCEPT, Accept, MessageChunk, Question, sasl, smtp
 from mailauth_io import _loops, server, stores
 from mailauth_io._adapter import ServerConnection
-from tests.io.server_support import PASSWORD, Clock, Run, Served, accounts, client_tls, server_tls
+from tests.io.server_support import PASSWORD, Clock, Run, Served, accounts
+from tests.io.tls import client_context, server_context
 
 T = TypeVar("T")
 
@@ -21,8 +22,8 @@ LOCAL, FAR = "alice@example.test", "dinah@far.test"
 CONTENT: Final = b"Subject: x\r\n\r\nbody\r\n.\r\n..dots\r\nend\r\n"
 CLOSE: Final = smtp.Reply(421, "4.3.2", "going down")
 IN_CLEAR: Final[dict[str, Any]] = {"tls_required": False}
-BY_STARTTLS: Final[dict[str, Any]] = {"ssl_context": client_tls()}
-INSIDE_TLS: Final[dict[str, Any]] = {"ssl_context": client_tls(), "implicit_tls": True}
+BY_STARTTLS: Final[dict[str, Any]] = {"ssl_context": client_context()}
+INSIDE_TLS: Final[dict[str, Any]] = {"ssl_context": client_context(), "implicit_tls": True}
 OFFERS_STARTTLS: Final = smtp.ServerSettings(
     host_name="far.test", starttls=True, mechanisms=sasl.DEFAULT_MECHANISMS.only("PLAIN")
 )
@@ -121,7 +122,7 @@ async def relay_to(
         maildrops=maildrops or stores.MemoryMaildrops(),
         outbox=server.NextHop(**{"host": "127.0.0.1", "port": port, **hop}),
     )
-    config = server.Config(smtp=0, smtps=0, pop3=0, pop3s=0, ssl_context=server_tls(), legacy=True)
+    config = server.Config(smtp=0, smtps=0, pop3=0, pop3s=0, ssl_context=server_context(), legacy=True)
     async with server.running(config, kept, clock=clock) as pair:
         served = Served(pair=pair, stores=kept, outbox=stores.MemoryOutbox(), clock=clock)
         return await _loops.current().in_thread(client, served)
@@ -133,7 +134,7 @@ def relaying(run: Run, double: Double, client: Callable[[Served], T], **options:
     async def main() -> T:
         adapter = _loops.current().adapter
         async with adapter.serve_smtp(
-            double.session, double.settings, ssl_context=server_tls(),
+            double.session, double.settings, ssl_context=server_context(),
             implicit_tls=options.get("implicit_tls", False), grace=0.1,
         ) as listener:  # fmt: skip
             return await relay_to(listener.port, client, **options)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import poplib
 import smtplib
-import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 import attrs
 import pytest
 import trio
-import trustme
 
-from mailauth_io import _loops, certificates, server, stores
+from mailauth_io import _loops, server, stores
 from mailauth_io.stores import MemoryOutbox
+from tests.io.tls import client_context, server_context
 
 T = TypeVar("T")
 
@@ -44,25 +42,6 @@ def run_on_trio(main: Callable[[], Awaitable[T]]) -> T:
 
 
 on_both_loops = pytest.mark.parametrize("run", [run_on_asyncio, run_on_trio], ids=["asyncio", "trio"])
-
-
-@functools.cache
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@functools.cache
-def server_tls() -> ssl.SSLContext:
-    context = certificates.server_context()
-    authority().issue_cert("localhost", "127.0.0.1").configure_cert(context)
-    return context
-
-
-@functools.cache
-def client_tls() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority().configure_trust(context)
-    return context
 
 
 @attrs.define
@@ -94,7 +73,7 @@ class Served:
                 self.pair.smtps,
                 "client.test",
                 timeout=PATIENCE,
-                context=client_tls(),
+                context=client_context(),
                 source_address=address,
             )
         else:
@@ -102,7 +81,7 @@ class Served:
             client = smtplib.SMTP("127.0.0.1", self.pair.smtp, "client.test", timeout=PATIENCE, source_address=address)
         client.ehlo()
         if port == "starttls":
-            client.starttls(context=client_tls())
+            client.starttls(context=client_context())
             client.ehlo()
         return client
 
@@ -110,11 +89,11 @@ class Served:
         """A client of ``pop3``, of ``pop3s``, or of ``pop3`` after STLS (``stls``)."""
         if port == "pop3s":
             assert self.pair.pop3s is not None
-            return poplib.POP3_SSL("127.0.0.1", self.pair.pop3s, timeout=PATIENCE, context=client_tls())
+            return poplib.POP3_SSL("127.0.0.1", self.pair.pop3s, timeout=PATIENCE, context=client_context())
         assert self.pair.pop3 is not None
         client = poplib.POP3("127.0.0.1", self.pair.pop3, timeout=PATIENCE)
         if port == "stls":
-            client.stls(context=client_tls())
+            client.stls(context=client_context())
         return client
 
     def log_in(self, port: str = "pop3s", name: str = "alice", password: str = PASSWORD) -> poplib.POP3:
@@ -178,7 +157,7 @@ def meet(
     if kept is None:
         kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=outbox)
     settings: dict[str, Any] = {
-        "smtp": 0, "smtps": 0, "pop3": 0, "pop3s": 0, "ssl_context": server_tls(), "postmaster": "bob",
+        "smtp": 0, "smtps": 0, "pop3": 0, "pop3s": 0, "ssl_context": server_context(), "postmaster": "bob",
         "domains": ("example.test", "example.org"), **options,
     }  # fmt: skip
     clock = Clock()

@@ -11,19 +11,10 @@ from hypothesis import given, strategies as st
 
 from mailauth_io import _loops, _tls, certificates, server, stores
 from mailauth_io._client_hello import ClientHello
-from tests.io.line_echo import (
-    authority,
-    client_context,
-    connecting,
-    dial,
-    echo,
-    on_both_loops,
-    read_all,
-    read_line,
-    server_context,
-    serving,
-)
+from tests.io.by_hand import read_line
+from tests.io.line_echo import connecting, dial, echo, on_both_loops, read_all, serving
 from tests.io.server_support import accounts
+from tests.io.tls import authority, client_context, server_context
 
 names = st.text(st.characters(codec="ascii", exclude_categories=["C"]), min_size=1, max_size=255)
 few_numbers = st.lists(st.integers(1, 400), max_size=4)

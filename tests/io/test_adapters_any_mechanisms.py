@@ -7,7 +7,8 @@ import attrs
 from mailauth import ACCEPT, Question, pop3, sasl, smtp
 from mailauth_io import _loops
 from mailauth_io._adapter import ServerConnection
-from tests.io.line_echo import client_context, on_both_loops, server_context
+from tests.io.line_echo import on_both_loops
+from tests.io.tls import client_context, server_context
 
 DECOY = sasl.ScramDecoy(key=b"a key that nobody knows")
 KEYS = sasl.scram_keys(b"wonderland", b"salt", 4096)

@@ -23,17 +23,10 @@ from mailauth_io._listener import _smtp_machine
 from mailauth_io._stream import Peer, Stream
 from mailauth_io.command import descriptors
 from mailauth_io.limits import QUIET_SECONDS, Crowd, Limits
-from tests.io.line_echo import (
-    client_context as tls_client,
-    dial,
-    echo,
-    on_both_loops,
-    read_all,
-    read_line,
-    server_context,
-    serving,
-)
-from tests.io.server_support import Clock, accounts, server_tls
+from tests.io.by_hand import read_line
+from tests.io.line_echo import dial, echo, on_both_loops, read_all, serving
+from tests.io.server_support import Clock, accounts
+from tests.io.tls import client_context as tls_client, server_context
 
 FULL = Limits(connections=2)
 
@@ -211,7 +204,7 @@ def test_a_pair_takes_no_context_that_allows_tls_below_1_2() -> None:
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
     with pytest.raises(ValueError, match=r"below 1\.2"):
         server.Config(smtp=0, ssl_context=context)
-    server.Config(smtp=0, ssl_context=server_tls())
+    server.Config(smtp=0, ssl_context=server_context())
 
 
 def test_the_limit_of_descriptors_is_raised_as_far_as_it_goes() -> None:

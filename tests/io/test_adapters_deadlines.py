@@ -16,8 +16,8 @@ from mailauth_io import _adapter, _loops, _tls
 from mailauth_io._adapter import ServerConnection
 from mailauth_io._stream import Peer
 from mailauth_io.limits import Limits
-from tests.io.line_echo import client_context, server_context
 from tests.io.time_machine import SlowClient, beside, connected, run_in_no_time
+from tests.io.tls import layers
 
 on_each_loop = pytest.mark.parametrize("name", ["asyncio", "trio"])
 
@@ -117,16 +117,7 @@ def test_an_endless_line_that_never_pauses_has_the_deadline_of_a_command() -> No
 @pytest.mark.parametrize("before", [b"EHLO c\r\n", b"EHLO c\r\n" + TRANSACTION])
 def test_octets_of_a_record_that_is_not_whole_renew_nothing(before: bytes) -> None:
     """Inside TLS, where octets arrive that are none for the machine yet."""
-    server = _tls.Layer(server_context(), server_side=True, server_hostname=None)
-    client = _tls.Layer(client_context(), server_side=False, server_hostname="127.0.0.1")
-    done = [False, False]
-    while not all(done):
-        done[1] = client.shake_hands()
-        if octets := client.take():
-            server.feed(octets)
-        done[0] = server.shake_hands()
-        if octets := server.take():
-            client.feed(octets)
+    server, client = layers()
     slow = SlowClient((0.0, client.encrypt(before)), *each_octet(59.0, client.encrypt(b"x" * 9)))
     machine = smtp.ServerConnection(smtp.ServerSettings(), entropy=bytes(32), tls=server.tls)
     serve(machine, slow, layer=server)

@@ -13,6 +13,7 @@ from mailauth import RemoteProtocolError, Why
 from mailauth_io import _adapter, _loops
 from mailauth_io._adapter import ServerConnection
 from mailauth_io.limits import Limits
+from tests.io.by_hand import read_line
 from tests.io.line_echo import (
     EchoEvent,
     Ended,
@@ -23,7 +24,6 @@ from tests.io.line_echo import (
     on_both_loops,
     read_all,
     read_all_or_reset,
-    read_line,
     serving,
     talk,
 )

@@ -10,7 +10,8 @@ import pytest
 from mailauth import ACCEPT, MessageChunk, pop3, sasl, smtp
 from mailauth_io import _loops
 from mailauth_io._adapter import Client, ServerConnection
-from tests.io.line_echo import client_context, on_both_loops, server_context
+from tests.io.line_echo import on_both_loops
+from tests.io.tls import client_context, server_context
 
 SMTP = smtp.ServerSettings(host_name="localhost", starttls=True)
 POP3 = pop3.ServerSettings(host_name="localhost", stls=True)

@@ -14,19 +14,9 @@ from mailauth_io._adapter import ServerConnection
 from mailauth_io._addresses import Network, is_within
 from mailauth_io._stream import Peer
 from mailauth_io.limits import Limits
-from tests.io.line_echo import (
-    EchoEvent,
-    client_context,
-    dial,
-    echo,
-    on_both_loops,
-    read_all,
-    read_all_or_reset,
-    read_line,
-    server_context,
-    serving,
-    talk,
-)
+from tests.io.by_hand import read_line
+from tests.io.line_echo import EchoEvent, dial, echo, on_both_loops, read_all, read_all_or_reset, serving, talk
+from tests.io.tls import client_context, server_context
 
 LOOPBACK: Final = (ipaddress.ip_network("127.0.0.1/32"),)
 ELSEWHERE: Final = (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("::1/128"))

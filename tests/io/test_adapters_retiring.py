@@ -10,7 +10,8 @@ import pytest
 from mailauth import ACCEPT, Question, pop3, smtp
 from mailauth_io import _adapter, _loops, server, stores
 from mailauth_io._adapter import ServerConnection
-from tests.io.line_echo import dial, on_both_loops, read_all, read_line
+from tests.io.by_hand import read_line
+from tests.io.line_echo import dial, on_both_loops, read_all
 from tests.io.server_support import accounts
 
 GOODBYE = b"421 4.3.2 service shutting down, closing the connection\r\n"

@@ -10,6 +10,7 @@ import pytest
 from mailauth import Tls, Why
 from mailauth_io import _loops, on_asyncio, on_trio
 from mailauth_io._adapter import ServerConnection
+from tests.io.by_hand import read_line
 from tests.io.line_echo import (
     Echo,
     EchoEvent,
@@ -23,7 +24,6 @@ from tests.io.line_echo import (
     on_both_loops,
     read_all,
     read_all_or_reset,
-    read_line,
     serving,
     talk,
 )

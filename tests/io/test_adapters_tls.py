@@ -8,26 +8,25 @@ import threading
 import pytest
 
 from mailauth import Tls, TlsStarted, Why
-from mailauth_io import _loops, _tls
+from mailauth_io import _loops
 from mailauth_io._adapter import Client, ServerConnection
 from mailauth_io.limits import Limits
+from tests.io.by_hand import read_line
 from tests.io.line_echo import (
     ClientEvent,
     EchoEvent,
     Ended,
     Line,
     cancel_when_blocked,
-    client_context,
     connecting,
     dial,
     echo,
     on_both_loops,
     read_all,
     read_all_or_reset,
-    read_line,
-    server_context,
     serving,
 )
+from tests.io.tls import client_context, layers, server_context
 
 
 def stranger() -> ssl.SSLContext:
@@ -356,19 +355,7 @@ async def test_a_context_must_be_there_when_tls_is_wanted(loop: _loops.Loop) -> 
 
 def test_a_forged_record_ends_the_stream() -> None:
     """What was read before it is good; after it comes nothing."""
-    layers = [
-        _tls.Layer(server_context(), server_side=True, server_hostname=None),
-        _tls.Layer(client_context(), server_side=False, server_hostname="127.0.0.1"),
-    ]
-    server, client = layers
-    done = [False, False]
-    while not all(done):
-        done[1] = client.shake_hands()
-        if octets := client.take():
-            server.feed(octets)
-        done[0] = server.shake_hands()
-        if octets := server.take():
-            client.feed(octets)
+    server, client = layers()
     good, forged = client.encrypt(b"good"), bytearray(client.encrypt(b"forged"))
     forged[-1] ^= 1
     server.feed(good + bytes(forged))

@@ -18,10 +18,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, strategies
 
 from mailauth import ACCEPT, Question, Tls, pop3, sasl, smtp
-from mailauth_io import _loops, _tls
+from mailauth_io import _loops
 from mailauth_io._adapter import Client, ServerConnection
 from mailauth_io.channel_binding import NAME, BindingContext, channel_bindings, server_end_point
 from tests.io.server_support import Run, on_both_loops
+from tests.io.tls import authority, client_context, layers
 
 DECOY = sasl.ScramDecoy(key=b"a key that nobody knows")
 KEYS = {name: sasl.scram_keys(b"wonderland", b"salt", 4096, name) for name in ("sha1", "sha256")}
@@ -125,34 +126,15 @@ def test_whatever_is_no_certificate_binds_nothing(octets: bytes) -> None:
     assert server_end_point(octets) is None
 
 
-@functools.cache
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
 def binding_context() -> BindingContext:
     made = BindingContext(ssl.PROTOCOL_TLS_SERVER)
     authority().issue_cert("localhost", "127.0.0.1").configure_cert(made)
     return made
 
 
-def client_context() -> ssl.SSLContext:
-    made = ssl.create_default_context()
-    authority().configure_trust(made)
-    return made
-
-
 def shaken(server: ssl.SSLContext) -> tuple[Tls, Tls]:
     """What both sides know of a TLS session: the server's, the client's."""
-    sides = (
-        _tls.Layer(server, server_side=True, server_hostname=None),
-        _tls.Layer(client_context(), server_side=False, server_hostname="localhost"),
-    )
-    here, there = sides
-    while not (there.shake_hands() and here.shake_hands()):
-        here.feed(there.take())
-        here.shake_hands()
-        there.feed(here.take())
+    here, there = layers(server)
     return here.tls, there.tls
 
 

@@ -14,6 +14,7 @@ import trustme
 from mailauth_io import stores
 from mailauth_io.command import cli, config
 from tests import serving
+from tests.io.complaints import complaint
 
 USER = ("--user", "alice:open sesame")
 
@@ -26,20 +27,6 @@ def authority() -> trustme.CA:
 def read(*options: str) -> config.Serving:
     """What the options of ``mailauth serve`` come to, without a process."""
     return config.read(cli.settings_of(cli.build_parser().parse_args(["serve", *options])))
-
-
-def complaint(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run the command with *arguments* that are wrong; the one sentence that it says."""
-    status: object
-    try:
-        status = cli.main(arguments)
-    except SystemExit as end:
-        status = end.code
-    said = capfd.readouterr()
-    assert (status, said.out) == (2, "")
-    assert said.err.count("\n") == 1, said.err
-    assert said.err.startswith("mailauth")
-    return said.err
 
 
 @pytest.fixture(autouse=True)

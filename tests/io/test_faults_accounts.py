@@ -18,21 +18,13 @@ from mailauth import sasl
 from mailauth_io import server, stores
 from mailauth_io.stores import Account, Hashing, MemoryAccounts, Proof
 from mailauth_io.stores.credentials import Credential
-from tests.io.gone_clients import ends_of_sessions, hear, reset
+from tests.io.by_hand import hear
+from tests.io.gone_clients import ends_of_sessions, reset
 from tests.io.logins import Login, by_both_protocols, smtp_login
-from tests.io.server_support import (
-    PASSWORD,
-    PATIENCE,
-    Run,
-    Served,
-    authenticate,
-    client_tls,
-    meet,
-    on_both_loops,
-    server_tls,
-)
+from tests.io.server_support import PASSWORD, PATIENCE, Run, Served, authenticate, meet, on_both_loops
 from tests.io.test_server_failures import Accounts, Broken
 from tests.io.test_server_logins import scram
+from tests.io.tls import client_context, server_context
 
 MECHANISMS: dict[str, Callable[[], sasl.ClientMechanism]] = {
     "check_password": lambda: sasl.PlainClient(authentication_identity="alice", password=PASSWORD.encode()),
@@ -59,12 +51,12 @@ def test_whatever_is_asked_of_accounts_that_fail_the_login_is_put_off(
     )
 
     async def main() -> None:
-        config = server.Config(smtp=0, pop3=0, smtps=0, pop3s=0, ssl_context=server_tls())
+        config = server.Config(smtp=0, pop3=0, smtps=0, pop3s=0, ssl_context=server_context())
         async with server.running(config, kept) as pair:
             put_off = "454" if login is smtp_login else "SYS/TEMP"
-            assert await login(pair, client_tls(), MECHANISMS[method](), False) == put_off
+            assert await login(pair, client_context(), MECHANISMS[method](), False) == put_off
             broken.methods.clear()
-            assert await login(pair, client_tls(), MECHANISMS[method](), False) == "ok"
+            assert await login(pair, client_context(), MECHANISMS[method](), False) == "ok"
 
     run(main)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
@@ -100,7 +92,7 @@ def login_of_alice(served: Served) -> socket.socket:
     """A client whose password is on its way to be hashed."""
     assert served.pair.smtps is not None
     plain = socket.create_connection(("127.0.0.1", served.pair.smtps), PATIENCE)
-    client = client_tls().wrap_socket(plain, server_hostname="127.0.0.1")
+    client = client_context().wrap_socket(plain, server_hostname="127.0.0.1")
     hear(client)
     response = base64.b64encode(f"\0alice\0{PASSWORD}".encode())
     client.sendall(b"EHLO client.test\r\n")

@@ -16,8 +16,9 @@ from mailauth_io.server.pop3_session import Pop3Session
 from mailauth_io.server.smtp_session import SmtpSession
 from tests.io.gone_clients import POP3, SMTP, TEXT, Moment, at_every_moment, come, ends_of_sessions, reset
 from tests.io.line_echo import read_all
-from tests.io.server_support import PATIENCE, Run, Served, accounts, meet, on_both_loops, server_tls
+from tests.io.server_support import PATIENCE, Run, Served, accounts, meet, on_both_loops
 from tests.io.time_machine import SlowClient
+from tests.io.tls import server_context
 
 PEER = Peer("192.0.2.1", 1)
 HANDSHAKE = 30.0
@@ -103,9 +104,9 @@ def test_a_client_that_vanishes_is_given_up_when_its_time_is_over(run: Run, mome
     budget = stores.Budget()
     maildrops = stores.MemoryMaildrops()
     kept = server.Stores(accounts=accounts(), maildrops=maildrops, outbox=stores.MemoryOutbox(), budget=budget)
-    house = House.of(server.Config(legacy=True, ssl_context=server_tls()), kept, lambda: 0.0)
+    house = House.of(server.Config(legacy=True, ssl_context=server_context()), kept, lambda: 0.0)
     client = SlowClient(*((0.0, line + b"\r\n") for line in moment.asked), (0.0, moment.last or b"\r"))
-    terms = _tls.Terms(context=server_tls(), patience=HANDSHAKE)
+    terms = _tls.Terms(context=server_context(), patience=HANDSHAKE)
 
     async def main() -> int:
         if moment.protocol == "smtp":

@@ -11,7 +11,8 @@ import pytest
 
 from mailauth_io import server, stores
 from mailauth_io.limits import Limits
-from tests.io.gone_clients import LOGIN, hear, reset
+from tests.io.by_hand import hear
+from tests.io.gone_clients import LOGIN, reset
 from tests.io.line_echo import read_all
 from tests.io.server_support import PATIENCE, Run, Served, accounts, meet, on_both_loops
 

@@ -10,7 +10,6 @@ import resource
 import shutil
 import signal
 import smtplib
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +20,7 @@ import pytest
 from mailauth_io import server, stores
 from tests.io.server_support import PATIENCE, Run, Served, accounts, authenticate, meet, on_both_loops
 from tests.io.test_stores_maildir_deliveries import RECIPIENTS, STEPS, Disk
-from tests.serving import LOOPS, command, environment, messages, served
+from tests.serving import LOOPS, messages, served, started
 
 TEXT: Final = b"Subject: x\r\n\r\n" + b"body\r\n" * 30_000
 
@@ -269,23 +268,11 @@ def test_a_disk_that_is_full_in_truth(loop: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_log_that_cannot_be_written_keeps_nobody_from_being_served(loop: str, tmp_path: Path) -> None:
     """The disk of the log is full from the beginning (/dev/full)."""
-    ready = tmp_path / "ready.json"
-    words = ("--loop", loop, "--user", "alice:open sesame", "--maildir", str(tmp_path), "--ready-file", str(ready))
-    with (
-        open("/dev/full", "w") as full,
-        subprocess.Popen(
-            command("serve", *words), env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=full
-        ) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            said = b"".join(iter(process.stdout.readline, b"Ready.\n"))
-            port = int(said.partition(b"SMTP ")[2].partition(b",")[0])
-            for _ in range(3):
-                with smtplib.SMTP("127.0.0.1", port, "client.test", timeout=PATIENCE) as client:
-                    assert client.sendmail("far@far.test", ["alice@example.test"], b"x") == {}
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
-        finally:
-            process.kill()
+    words = ("--loop", loop, "--user", "alice:open sesame", "--maildir", str(tmp_path))
+    with started(tmp_path, *words, log=Path("/dev/full")) as server:
+        for _ in range(3):
+            with smtplib.SMTP("127.0.0.1", server.port("smtp"), "client.test", timeout=PATIENCE) as client:
+                assert client.sendmail("far@far.test", ["alice@example.test"], b"x") == {}
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
     assert len(messages(tmp_path / "alice")) == 3

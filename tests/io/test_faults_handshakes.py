@@ -11,7 +11,8 @@ from typing import Final
 import pytest
 
 from mailauth_io.limits import Limits
-from tests.io.gone_clients import EHLO, hear, reset
+from tests.io.by_hand import hear
+from tests.io.gone_clients import EHLO, reset
 from tests.io.line_echo import read_all_or_reset
 from tests.io.server_support import PATIENCE, Run, Served, meet, on_both_loops
 
@@ -22,6 +23,17 @@ WAYS: Final = {
     "pop3": (b"STLS",),
 }
 """The ports, and what leads to a handshake there."""
+
+
+def before_handshake(served: Served, port: str) -> socket.socket:
+    """A connection to *port* on which nothing but a handshake is due."""
+    connection = socket.create_connection(("127.0.0.1", getattr(served.pair, port)), PATIENCE)
+    if WAYS[port]:
+        hear(connection)
+    for line in WAYS[port]:
+        connection.sendall(line + b"\r\n")
+        hear(connection)
+    return connection
 
 
 def client_hello(version: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED) -> bytes:
@@ -104,12 +116,7 @@ def test_a_handshake_that_fails_is_one_line_in_the_log(
     caplog.set_level(logging.INFO)
 
     def client(served: Served) -> None:
-        with socket.create_connection(("127.0.0.1", getattr(served.pair, port)), PATIENCE) as connection:
-            if WAYS[port]:
-                hear(connection)
-            for line in WAYS[port]:
-                connection.sendall(line + b"\r\n")
-                hear(connection)
+        with before_handshake(served, port) as connection:
             fault(connection)
             if connection.fileno() >= 0:
                 said = read_all_or_reset(connection)
@@ -138,12 +145,7 @@ def test_a_client_that_falls_silent_in_its_handshake_is_given_up(
     caplog.set_level(logging.INFO)
 
     def client(served: Served) -> None:
-        with socket.create_connection(("127.0.0.1", getattr(served.pair, port)), PATIENCE) as connection:
-            if WAYS[port]:
-                hear(connection)
-            for line in WAYS[port]:
-                connection.sendall(line + b"\r\n")
-                hear(connection)
+        with before_handshake(served, port) as connection:
             connection.sendall(b"\x16\x03\x01\x02\x00\x01")
             assert read_all_or_reset(connection) == b""
         served.smtp().quit()

@@ -13,6 +13,7 @@ from mailauth_io import stores
 from mailauth_io.command import cli, config, grants_setting, settings_file
 from mailauth_io.stores.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import RedisGrants
+from tests.io.complaints import complaint
 from tests.redis_server import PASSWORD, RedisServer, redis_server
 from tests.serving import run
 
@@ -32,18 +33,6 @@ def command(capfd: pytest.CaptureFixture[str], *words: str) -> str:
     said = capfd.readouterr()
     assert said.err == ""
     return said.out
-
-
-def complaint(capfd: pytest.CaptureFixture[str], *words: str) -> str:
-    """The one sentence that the command says when it cannot do what it is told."""
-    status: object
-    try:
-        status = cli.main(words)
-    except SystemExit as end:
-        status = end.code
-    said = capfd.readouterr()
-    assert (status, said.out, said.err.count("\n")) == (2, "", 1), said
-    return said.err
 
 
 def fill(grants: stores.Grants, *logins: tuple[str, str]) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from mailauth import smtp
 from mailauth_io import logs
+from tests.io.by_hand import converse
 from tests.serving import served
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "logging.md"
@@ -146,19 +147,6 @@ def test_a_time_is_right_in_the_next_second_too() -> None:
     ]  # fmt: skip
 
 
-def exchange(connection: socket.socket, *commands: str) -> list[str]:
-    """Say *commands* one by one; the last line of each answer, the greeting first."""
-    with connection.makefile("rb") as file:
-        answers = []
-        for command in ("", *commands):
-            if command:
-                connection.sendall(command.encode() + b"\r\n")
-            while (line := file.readline())[3:4] == b"-":
-                pass
-            answers.append(line.decode().rstrip())
-        return answers
-
-
 def plain(name: str, password: str = "wrong") -> tuple[str, str]:
     return "AUTH PLAIN", base64.b64encode(f"\0{name}\0{password}".encode()).decode()
 
@@ -173,13 +161,13 @@ def speak(smtp_port: int, pop3_port: int) -> None:
     for forgery in FORGERIES:
         with socket.create_connection(("127.0.0.1", smtp_port), 10) as connection:
             # What is behind a line end in EHLO is a command of its own.
-            exchange(connection, "EHLO " + forgery.replace("\r\n", " "), "EHLO [127.0.0.1]", *plain(forgery))
+            converse(connection, "EHLO " + forgery.replace("\r\n", " "), "EHLO [127.0.0.1]", *plain(forgery))
         with socket.create_connection(("127.0.0.1", pop3_port), 10) as connection:
-            exchange(connection, *plain(forgery))
+            converse(connection, *plain(forgery))
     paths = ('MAIL FROM:<"a peer=192.0.2.1"@far.test>', 'RCPT TO:<"b peer=192.0.2.1\\\\\\""@far.test>')
     local = ("RCPT TO:<alice@example.test>", "DATA", "S: x\r\n\r\nx\r\n.")
     with socket.create_connection(("127.0.0.1", smtp_port), 10) as connection:
-        answers = exchange(connection, "EHLO client.test", *paths, *local, "QUIT")
+        answers = converse(connection, "EHLO client.test", *paths, *local, "QUIT")
         assert [answer[:3] for answer in answers] == ["220", "250", "250", "550", "250", "354", "250", "221"]
 
 
@@ -223,7 +211,7 @@ def test_a_failed_login_is_the_line_that_the_filter_of_the_documentation_finds(t
     with served(tmp_path, *USER) as server:
         for port in (server.port("smtp"), server.port("pop3")):
             with socket.create_connection(("127.0.0.1", port), 10) as connection:
-                exchange(
+                converse(
                     connection, "EHLO client.test", *plain("alice"), *plain(NAMES[0]), *plain("alice", "open sesame")
                 )
     lines = [line.partition("Z ")[2] for line in server.log.read_text().splitlines()]

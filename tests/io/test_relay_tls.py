@@ -22,7 +22,8 @@ from tests.io.next_hops import (
     relaying,
     send,
 )
-from tests.io.server_support import PASSWORD, PATIENCE, Run, Served, accounts, client_tls, on_both_loops, server_tls
+from tests.io.server_support import PASSWORD, PATIENCE, Run, Served, accounts, on_both_loops
+from tests.io.tls import client_context, server_context
 
 pytestmark = on_both_loops
 
@@ -86,7 +87,7 @@ def test_a_certificate_that_proves_nothing_is_451(
 def test_where_tls_is_not_required_it_is_used_if_it_is_offered(run: Run, settings: smtp.ServerSettings) -> None:
     """RFC 7435: better than nothing."""
     double = Double(settings=settings)
-    assert first_reply(run, double, ssl_context=client_tls(), **IN_CLEAR).startswith("250")
+    assert first_reply(run, double, ssl_context=client_context(), **IN_CLEAR).startswith("250")
     assert ("Mail" in double.in_clear) == (settings is not OFFERS_STARTTLS)
 
 
@@ -117,19 +118,19 @@ def test_two_ready_servers_pass_a_message_on(run: Run, implicit_tls: bool, caplo
 
     def pair(name: str, outbox: stores.Outbox | server.NextHop) -> Any:
         kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=outbox)
-        return server.running(server.Config(smtp=0, smtps=0, ssl_context=server_tls(), domains=(name,)), kept)
+        return server.running(server.Config(smtp=0, smtps=0, ssl_context=server_context(), domains=(name,)), kept)
 
     async def main() -> None:
         async with pair("second.test", outbox) as second:
             hop = server.NextHop(
                 host="127.0.0.1", port=second.smtps if implicit_tls else second.smtp, implicit_tls=implicit_tls,
-                ssl_context=client_tls(), login=server.Login(name="bob", password=b"other"),
+                ssl_context=client_context(), login=server.Login(name="bob", password=b"other"),
             )  # fmt: skip
             async with pair("first.test", hop) as first:
                 await _loops.current().in_thread(client, first)
 
     def client(first: server.Pair) -> None:
-        with smtplib.SMTP_SSL("127.0.0.1", first.smtps or 0, timeout=PATIENCE, context=client_tls()) as smtp:
+        with smtplib.SMTP_SSL("127.0.0.1", first.smtps or 0, timeout=PATIENCE, context=client_context()) as smtp:
             smtp.login("alice", PASSWORD)
             assert send(smtp, FAR)[-1].startswith("250")
 

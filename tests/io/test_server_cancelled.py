@@ -16,25 +16,25 @@ import trio
 from mailauth import pop3, smtp
 from mailauth_io import _loops, server, stores
 from mailauth_io._adapter import ServerConnection
-from mailauth_io._stream import Peer, Stream
+from mailauth_io._stream import Peer
 from mailauth_io.server._house import House
 from mailauth_io.server.pop3_session import Pop3Session
 from mailauth_io.server.smtp_session import SmtpSession
 from mailauth_io.stores import _maildir, maildir_maildrops
 from tests.io.next_hops import Double, Fault
 from tests.io.server_support import PASSWORD, Run, accounts, on_both_loops
+from tests.io.time_machine import MemoryStream
 
 pytestmark = on_both_loops
 
 
-class MemoryStream(Stream):
-    """A connection to a client that says *said* and then neither speaks nor closes."""
+class SilentClient(MemoryStream):
+    """A client that says *said* and then neither speaks nor closes."""
 
     def __init__(self, *said: bytes) -> None:
+        super().__init__()
         self.said = list(said)
-        self.heard = b""
         self.silent = False
-        self.began = 0.0
         self.now = lambda: 0.0
 
     def take(self) -> bytes | None:
@@ -46,23 +46,8 @@ class MemoryStream(Stream):
         self.silent = True
         await _loops.current().sleep_forever()
 
-    async def write(self, octets: bytes) -> None:
-        self.heard += octets
-
     def put_back(self, octets: bytes) -> None:
         self.said.insert(0, octets)
-
-    def drop_unread(self) -> int:
-        return 0
-
-    def wake(self) -> None:
-        pass
-
-    def half_close(self) -> None:
-        pass
-
-    def abort(self) -> None:
-        pass
 
 
 async def cancel(
@@ -102,7 +87,7 @@ def house(
     return House.of(server.Config(legacy=True), kept, lambda: 0.0)
 
 
-def smtp_work(shared: House, stream: MemoryStream) -> Callable[[], Awaitable[None]]:
+def smtp_work(shared: House, stream: SilentClient) -> Callable[[], Awaitable[None]]:
     async def work() -> None:
         machine = smtp.AnyServerConnection(shared.config.smtp_settings(), entropy=bytes(32))
         await SmtpSession.serve(shared, ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
@@ -110,7 +95,7 @@ def smtp_work(shared: House, stream: MemoryStream) -> Callable[[], Awaitable[Non
     return work
 
 
-def pop3_work(shared: House, stream: MemoryStream) -> Callable[[], Awaitable[None]]:
+def pop3_work(shared: House, stream: SilentClient) -> Callable[[], Awaitable[None]]:
     async def work() -> None:
         machine = pop3.AnyServerConnection(shared.config.pop3_settings(), entropy=bytes(32))
         await Pop3Session.serve(shared, ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
@@ -124,7 +109,7 @@ LOGIN = b"AUTH PLAIN " + base64.b64encode(f"\0alice\0{PASSWORD}".encode()) + b"\
 
 def test_inside_a_message(run: Run) -> None:
     budget = stores.Budget()
-    stream = MemoryStream(MESSAGE, b"half a message\r\n")
+    stream = SilentClient(MESSAGE, b"half a message\r\n")
 
     async def main() -> None:
         await cancel(smtp_work(house(stores.MemoryMaildrops(), budget), stream), lambda: stream.silent)
@@ -158,7 +143,7 @@ class Stuck:
 def test_inside_a_delivery(run: Run, kind: str, tmp_path: Path) -> None:
     budget = stores.Budget()
     stuck = Stuck(stores.MemoryMaildrops() if kind == "memory" else stores.MaildirMaildrops(tmp_path))
-    stream = MemoryStream(MESSAGE, b"whole\r\n.\r\n")
+    stream = SilentClient(MESSAGE, b"whole\r\n.\r\n")
 
     async def main() -> None:
         await cancel(smtp_work(house(stuck, budget), stream), lambda: stuck.stuck)
@@ -178,7 +163,7 @@ def test_while_the_next_hop_has_not_spoken(run: Run, tmp_path: Path) -> None:
     budget = stores.Budget()
     double = Double(deeds={smtp.MessageComplete: [Fault.FALL_SILENT]})
     commands = MESSAGE.replace(b"<bob@example.test>", b"<bob@far.test>").replace(b"MAIL", LOGIN + b"MAIL")
-    stream = MemoryStream(commands, b"whole\r\n.\r\n")
+    stream = SilentClient(commands, b"whole\r\n.\r\n")
 
     async def main() -> None:
         async with _loops.current().adapter.serve_smtp(double.session, smtp.ServerSettings(), grace=0.1) as listener:
@@ -195,7 +180,7 @@ def test_while_the_next_hop_has_not_spoken(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["memory", "maildir"])
 def test_with_a_maildrop_open(run: Run, kind: str, tmp_path: Path) -> None:
     maildrops: stores.Maildrops = stores.MemoryMaildrops() if kind == "memory" else stores.MaildirMaildrops(tmp_path)
-    stream = MemoryStream(LOGIN)
+    stream = SilentClient(LOGIN)
 
     async def main() -> None:
         await cancel(pop3_work(house(maildrops, stores.Budget()), stream), lambda: stream.silent)
@@ -216,7 +201,7 @@ def test_while_a_thread_opens_the_maildrop(run: Run, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(maildir_maildrops, "make_maildir", slow)
     maildrops = stores.MaildirMaildrops(tmp_path)
-    stream = MemoryStream(LOGIN)
+    stream = SilentClient(LOGIN)
 
     async def first() -> None:
         await cancel(pop3_work(house(maildrops, stores.Budget()), stream), entered.is_set, go_on.set)
@@ -239,7 +224,7 @@ def test_while_a_thread_writes_the_message(run: Run, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(_maildir, "make_maildir", slow)
     budget = stores.Budget()
-    stream = MemoryStream(MESSAGE, b"whole\r\n.\r\n")
+    stream = SilentClient(MESSAGE, b"whole\r\n.\r\n")
 
     async def main() -> None:
         shared = house(stores.MaildirMaildrops(tmp_path), budget)
@@ -261,7 +246,7 @@ def test_while_a_thread_deletes(run: Run, tmp_path: Path, monkeypatch: pytest.Mo
         unlink(path)
 
     maildrops = stores.MaildirMaildrops(tmp_path)
-    stream = MemoryStream(LOGIN, b"DELE 1\r\nDELE 2\r\nQUIT\r\n")
+    stream = SilentClient(LOGIN, b"DELE 1\r\nDELE 2\r\nQUIT\r\n")
 
     async def first() -> None:
         for _ in range(2):

@@ -16,18 +16,8 @@ from mailauth import sasl
 from mailauth_io import _loops, server, stores
 from mailauth_io.server._failures import MEMORY
 from mailauth_io.server._house import House
-from tests.io.server_support import (
-    PASSWORD,
-    PATIENCE,
-    Clock,
-    Run,
-    Served,
-    accounts,
-    authenticate,
-    client_tls,
-    meet,
-    on_both_loops,
-)
+from tests.io.server_support import PASSWORD, PATIENCE, Clock, Run, Served, accounts, authenticate, meet, on_both_loops
+from tests.io.tls import client_context
 
 Guess = Callable[[Served, str, str], None]
 """Log in with a name and a password, in clear, and hear that it is refused or granted."""
@@ -258,7 +248,7 @@ def test_a_wrong_token_waits_before_it_is_told_in_json_and_once(run: Run, port: 
         for _ in range(3):
             with (
                 socket.create_connection(("127.0.0.1", getattr(served.pair, port)), PATIENCE) as plain,
-                client_tls().wrap_socket(plain, server_hostname="localhost") as connection,
+                client_context().wrap_socket(plain, server_hostname="localhost") as connection,
                 connection.makefile("rb") as lines,
             ):
                 greet(port, connection, lines)

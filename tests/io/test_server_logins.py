@@ -15,7 +15,8 @@ from mailauth_io import certificates, server, stores
 from mailauth_io.stores import Account, MemoryAccounts, write_credential
 from mailauth_io.stores.credentials import read_credential
 from tests.io.logins import Login, by_both_protocols, on_both_ports, refused
-from tests.io.server_support import PASSWORD, Run, at_once, authority, on_both_loops, run_on_asyncio
+from tests.io.server_support import PASSWORD, Run, at_once, on_both_loops, run_on_asyncio
+from tests.io.tls import authority
 
 TOKEN = "t0ken"
 TOKENS = [("alice", TOKEN.encode())]

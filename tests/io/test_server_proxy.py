@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-import ssl
 from typing import Any
 
 import pytest
 
-from tests.io.server_support import PASSWORD, PATIENCE, Run, Served, client_tls, meet, on_both_loops
+from tests.io.by_hand import converse
+from tests.io.server_support import PASSWORD, PATIENCE, Run, Served, meet, on_both_loops
+from tests.io.tls import client_context
 
 LOCAL = bytes.fromhex("0D0A0D0A000D0A515549540A 20 00 0000")
 """Version 2, command LOCAL: the proxy itself, for a look at the server's health."""
@@ -24,20 +25,12 @@ def connect(port: int | None, first: bytes, *, tls: bool = False) -> Any:
     """A connection as a proxy makes it, and what reads its lines."""
     connection = socket.create_connection(("127.0.0.1", port or 0), PATIENCE)
     connection.sendall(first)
-    return client_tls().wrap_socket(connection, server_hostname="localhost") if tls else connection
+    return client_context().wrap_socket(connection, server_hostname="localhost") if tls else connection
 
 
-def say(connection: socket.socket | ssl.SSLSocket, *commands: str) -> list[str]:
-    """The last line of each answer, the greeting first."""
-    with connection, connection.makefile("rb") as file:
-        answers = []
-        for command in ("", *commands):
-            if command:
-                connection.sendall(command.encode() + b"\r\n")
-            while (line := file.readline())[3:4] == b"-":
-                pass
-            answers.append(line.decode())
-        return answers
+def say(connection: socket.socket, *commands: str) -> list[str]:
+    with connection:
+        return converse(connection, *commands)
 
 
 def log_in(served: Served, first: bytes) -> None:

@@ -14,7 +14,8 @@ from mailauth import LocalProtocolError
 from mailauth_io import _loops, server, stores
 from mailauth_io._listener import Listener
 from mailauth_io.server import _running
-from tests.io.server_support import PATIENCE, Run, Served, accounts, meet, on_both_loops, server_tls
+from tests.io.server_support import PATIENCE, Run, Served, accounts, meet, on_both_loops
+from tests.io.tls import server_context
 
 
 def kept() -> server.Stores:
@@ -42,7 +43,7 @@ def test_what_cannot_be_served_is_refused_when_it_is_said(options: dict[str, Any
 
 
 def test_no_private_key_is_shown() -> None:
-    assert "ssl" not in repr(server.Config(ssl_context=server_tls())).lower()
+    assert "ssl" not in repr(server.Config(ssl_context=server_context())).lower()
 
 
 @on_both_loops

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Awaitable, Callable
 
 import pytest
-import trio
 
 from mailauth_io import _loops, _threads
 from mailauth_io.stores._asking import THREADS, Asking, Silent
 from tests.io.line_echo import on_both_loops
 from tests.io.server_support import Clock
+from tests.io.time_machine import together
 
 
 class Sleeper:
@@ -28,16 +26,6 @@ class Sleeper:
         self.waiting.release()
         assert self.woken.wait(20)
         return "awake"
-
-
-async def together(loop: _loops.Loop, *functions: Callable[[], Awaitable[None]]) -> None:
-    """Run all of them side by side, to their end."""
-    if loop.name == "trio":
-        async with trio.open_nursery() as nursery:
-            for function in functions:
-                nursery.start_soon(function)
-    else:
-        await asyncio.gather(*(function() for function in functions))
 
 
 @on_both_loops
@@ -58,7 +46,7 @@ async def test_nobody_waits_longer_than_the_patience_and_no_thread_is_added(loop
         with pytest.raises(Silent):
             await asking.run(sleeper)
 
-    await together(loop, *(3 * THREADS * [ask]))
+    await together(*(3 * THREADS * [ask]))
     assert sleeper.asked <= THREADS
     sleeper.woken.set()
 
@@ -89,7 +77,7 @@ async def test_after_a_silence_it_is_left_alone_then_one_question_tries_it(loop:
             await asking.run(silent)
         sleeper.woken.set()
 
-    await together(loop, first, others)
+    await together(first, others)
     assert asked == 1
     assert await asking.run(len, "x") == 1
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable
 
 import pytest
-import trio
 
 from mailauth_io import _loops
 from mailauth_io.stores import Hashing, HashingBusy
 from tests.io.line_echo import cancel_when_blocked, on_both_loops
+from tests.io.time_machine import together
 
 
 @on_both_loops
@@ -24,16 +22,6 @@ async def test_hashing_runs_in_a_thread(loop: _loops.Loop) -> None:
     assert thread != threading.get_ident()
     with pytest.raises(ZeroDivisionError):
         await hashing.run(divmod, 1, 0)
-
-
-async def together(loop: _loops.Loop, *functions: Callable[[], Awaitable[None]]) -> None:
-    """Run all of them side by side, to their end."""
-    if loop.name == "trio":
-        async with trio.open_nursery() as nursery:
-            for function in functions:
-                nursery.start_soon(function)
-    else:
-        await asyncio.gather(*(function() for function in functions))
 
 
 class Slow:
@@ -67,7 +55,7 @@ async def test_who_finds_no_thread_in_time_is_turned_away(loop: _loops.Loop) -> 
             slow.end.set()
 
     assert await hashing.run(len, "x") == 1
-    await together(loop, first, second)
+    await together(first, second)
     assert await hashing.run(len, "x") == 1
 
 
@@ -86,7 +74,7 @@ async def test_who_waits_gets_the_thread_that_is_free_next(loop: _loops.Loop) ->
         assert not slow.begun.acquire(blocking=False)  # the third waits
         slow.end.set()
 
-    await together(loop, one, one, one, release)
+    await together(one, one, one, release)
     assert done == ["done"] * 3
 
 

@@ -28,6 +28,7 @@ from mailauth_io.stores import (
 )
 from tests.io.server_support import Run, Served, accounts, meet, on_both_loops
 from tests.io.test_stores_maildrops import opened, put, whole
+from tests.serving import environment
 
 pytestmark = on_both_loops
 
@@ -122,9 +123,11 @@ def child(directory: Path) -> subprocess.Popen[bytes]:
         "    sys.stdin.read()\n"
         "asyncio.run(main())\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.Popen(
-        [sys.executable, "-c", script, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        [sys.executable, "-c", script, str(directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(),
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+
+from tests.serving import environment
 
 SCRIPT = """
 import hashlib, hmac
@@ -38,8 +39,7 @@ for machine, said in (
 
 def test_a_server_starts_and_offers_what_needs_no_md5() -> None:
     """RFC 1939 section 7: without a timestamp in the greeting there is no APOP."""
-    environment = {**os.environ, "PYTHONPATH": ":".join(path for path in sys.path if path)}
-    ran = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, timeout=60)
+    ran = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment(), timeout=60)
     assert ran.stderr == ""
     lines = ran.stdout.splitlines()
     assert lines[:3] == [

@@ -20,34 +20,12 @@ from mailauth_io.limits import Limits
 T = TypeVar("T")
 
 
-class SlowClient(Stream):
-    """A client that says each piece some seconds after the server began to wait for it, and then keeps silent.
+class MemoryStream(Stream):
+    """The server's end of a connection with nothing behind it; what becomes of its octets is for a subclass to say."""
 
-    Waiting is all that takes time here; ``seconds`` is moved on by hand for what an application takes.
-    """
-
-    def __init__(self, *says: tuple[float, bytes]) -> None:
-        self.seconds = 0.0
-        self.began = 0.0
-        self.now = lambda: self.seconds
+    def __init__(self) -> None:
         self.heard = b""
-        self._says = deque(says)
-        self._here: bytes | None = None
-
-    def take(self) -> bytes | None:
-        if self._here is None and self._says and not self._says[0][0]:
-            return self._says.popleft()[1]
-        octets, self._here = self._here, None
-        return octets
-
-    async def arrival(self, due: float) -> None:
-        after, octets = self._says[0] if self._says else (float("inf"), b"")
-        if self.seconds + after > due:
-            self.seconds = max(self.seconds, due)
-            raise TimeoutError
-        self._says.popleft()
-        self.seconds += after
-        self._here = octets
+        self.began = 0.0
 
     def write(self, octets: bytes) -> None:
         self.heard += octets
@@ -66,6 +44,35 @@ class SlowClient(Stream):
 
     def abort(self) -> None:
         pass
+
+
+class SlowClient(MemoryStream):
+    """A client that says each piece some seconds after the server began to wait for it, and then keeps silent.
+
+    Waiting is all that takes time here; ``seconds`` is moved on by hand for what an application takes.
+    """
+
+    def __init__(self, *says: tuple[float, bytes]) -> None:
+        super().__init__()
+        self.seconds = 0.0
+        self.now = lambda: self.seconds
+        self._says = deque(says)
+        self._here: bytes | None = None
+
+    def take(self) -> bytes | None:
+        if self._here is None and self._says and not self._says[0][0]:
+            return self._says.popleft()[1]
+        octets, self._here = self._here, None
+        return octets
+
+    async def arrival(self, due: float) -> None:
+        after, octets = self._says[0] if self._says else (float("inf"), b"")
+        if self.seconds + after > due:
+            self.seconds = max(self.seconds, due)
+            raise TimeoutError
+        self._says.popleft()
+        self.seconds += after
+        self._here = octets
 
 
 class _Selector(selectors.DefaultSelector):
@@ -113,6 +120,16 @@ async def connected(name: str, limits: Limits) -> tuple[Stream, socket.socket]:
     loop = asyncio.get_running_loop()
     _, stream = await loop.create_connection(lambda: on_asyncio._Stream(loop, loop.time, limits), sock=ours)
     return stream, theirs
+
+
+async def together(*functions: Callable[[], Awaitable[None]]) -> None:
+    """Run all of them side by side, to their end."""
+    if _loops.current().name == "trio":
+        async with trio.open_nursery() as nursery:
+            for function in functions:
+                nursery.start_soon(function)
+    else:
+        await asyncio.gather(*(function() for function in functions))
 
 
 async def beside(background: Callable[[], Awaitable[object]], main: Callable[[], Awaitable[T]]) -> T:

@@ -1,0 +1,46 @@
+"""TLS for tests: an authority of their own, a context for either side, and two layers with no wire between them."""
+
+from __future__ import annotations
+
+import ssl
+from functools import cache
+
+import trustme
+
+from mailauth_io import _tls
+
+
+@cache
+def authority() -> trustme.CA:
+    """One for all tests of a process: keys are dear."""
+    return trustme.CA()
+
+
+@cache
+def server_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996; the ready server takes none without
+    authority().issue_cert("127.0.0.1", "localhost").configure_cert(context)
+    return context
+
+
+@cache
+def client_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority().configure_trust(context)
+    return context
+
+
+def layers(context: ssl.SSLContext | None = None) -> tuple[_tls.Layer, _tls.Layer]:
+    """A server's, by *context* if it is given, and a client's, after their handshake."""
+    server = _tls.Layer(context or server_context(), server_side=True, server_hostname=None)
+    client = _tls.Layer(client_context(), server_side=False, server_hostname="localhost")
+    done = [False, False]
+    while not all(done):
+        done[1] = client.shake_hands()
+        if octets := client.take():
+            server.feed(octets)
+        done[0] = server.shake_hands()
+        if octets := server.take():
+            client.feed(octets)
+    return server, client
