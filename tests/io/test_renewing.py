@@ -181,6 +181,24 @@ def test_a_bad_one_changes_nothing_and_is_told_once(
     assert shake_hands(files.context)[0] == files.written
 
 
+def test_files_that_vanish_while_they_are_read_change_nothing(
+    files: Files, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever renews moves files about just then; the server must not end by it."""
+    before = files.written
+
+    def gone(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    files.write(days=90)
+    with monkeypatch.context() as patched:
+        patched.setattr(BindingContext, "load_cert_chain", gone)
+        files.context.look(at_once=True)
+    assert shake_hands(files.context)[0] == before
+    (told,) = remarks(caplog)
+    assert "cannot be read: No such file" in told
+
+
 def test_a_certificate_waits_for_its_key(files: Files, caplog: pytest.LogCaptureFixture) -> None:
     """Between two new files the one does not belong to the other."""
     before, key = files.written, files.key.read_bytes()

@@ -163,6 +163,35 @@ def test_a_file_that_is_no_text_is_a_complaint_with_its_line(tmp_path: Path) -> 
     assert [str(each) for each in settings_file.read(path).complaints] == [f"{path}:2: is not text in UTF-8"]
 
 
+@pytest.mark.parametrize(
+    "text", ["a = " + "[" * 20_000, "a = " + "{a=" * 20_000, "[mail]\nmax_message = " + "9" * 5_000]
+)
+def test_a_file_beyond_what_the_reader_bears_is_a_complaint(text: str, tmp_path: Path) -> None:
+    assert complaints(tmp_path, text) == [": is nested too deep, or has a number of thousands of digits"]
+
+
+def test_a_number_of_thousands_of_digits_is_a_complaint(tmp_path: Path) -> None:
+    """Hexadecimal is read at any length, and is beyond what can be written in decimal."""
+    text = "[mail]\nmax_message = 0x" + "f" * 5_000
+    assert complaints(tmp_path, text) == [":2: [mail] max_message: must be a whole number"]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:192.0.2.1", "192.0.2.1/32"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("2001:db8::/32", "2001:db8::/32"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_a_network_of_ipv4_mapped_addresses_is_one_of_ipv4(written: str, meant: str) -> None:
+    """Clients in it count as IPv4, so as IPv6 it would hold nobody, and a login there would make a grant."""
+    told = settings("--no-grants-from", written, "--proxy-from", written)
+    assert told.no_grants_from == told.proxy_from == (ipaddress.ip_network(meant),)
+
+
 def test_a_file_that_cannot_be_read_is_a_complaint(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         (complaint,) = settings_file.read(path).complaints

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from mailauth import sasl
-from mailauth_io.stores import Account, MemoryAccounts, Proof, from_password
+from mailauth_io.stores import Account, MemoryAccounts, Proof, from_password, memory_accounts
 from mailauth_io.stores.credentials import Credential, Scram
 from tests.io.server_support import Run, on_both_loops
 
@@ -105,6 +105,34 @@ def test_deriving_keys_for_a_name_costs_once_whether_it_exists_or_not(
         assert len(derived) == 2
         await accounts.scram_keys("nobody", "sha1")
         assert len(derived) == 3
+
+    run(main)
+
+
+@on_both_loops
+def test_a_flood_of_unknown_names_does_not_make_the_known_ones_cheaper(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are forgotten then, and both take the time of deriving keys once more; the salts stay."""
+    derived: list[bytes] = []
+    real = sasl.scram_keys
+
+    def counted(password: bytes, salt: bytes, iterations: int, hash_name: str = "sha256") -> sasl.ScramKeys:
+        derived.append(password)
+        return real(password, salt, iterations, hash_name)
+
+    monkeypatch.setattr(sasl, "scram_keys", counted)
+    monkeypatch.setattr(memory_accounts, "REMEMBERED", 1)
+
+    async def main() -> None:
+        accounts = MemoryAccounts({"alice": b"one"})
+        before = {name: await accounts.scram_keys(name, "sha256") for name in ("alice", "nobody")}
+        for name in ("alice", "nobody"):
+            for flood in ("x", "y"):
+                await accounts.scram_keys(flood, "sha256")
+            derived.clear()
+            assert await accounts.scram_keys(name, "sha256") == before[name]
+            assert len(derived) == 1
 
     run(main)
 

@@ -179,6 +179,8 @@ def _context(settings: Settings) -> BindingContext:
         raise settings.complaint(
             "cert", f"{cert} and {key} are not a certificate and its key without passphrase, in PEM"
         ) from error
+    except OSError as error:  # gone since it was looked at
+        raise settings.complaint("cert", f"{cert} or {key} cannot be read: {error.strerror}") from error
     found = None if context.certificate is None else validity(context.certificate)
     flaw = None if found is None else found.flaw(time.time())
     if flaw is not None:

@@ -76,6 +76,8 @@ def read(path: Path) -> Written:
         found = _AT_LINE.search(why)
         number = int(found[1]) if found else text.rstrip("\n").count("\n") + 1
         return _nothing(f"{path}:{number}: is no TOML: {_AT_LINE.sub('', why).removesuffix(_AT_END)}")
+    except (RecursionError, ValueError):
+        return _nothing(f"{path}: is nested too deep, or has a number of thousands of digits")
     return _Reading(path, text, private=not mode & 0o066).read(document)
 
 
@@ -151,7 +153,10 @@ class _Reading:
         fits = isinstance(value, (int, float) if row.kind is float else row.kind)
         if not fits or (isinstance(value, bool) and row.kind is not bool):
             raise Wrong(expected)
-        text = str(value).lower() if row.kind is bool else str(value)
+        try:
+            text = str(value).lower() if row.kind is bool else str(value)
+        except ValueError:  # thousands of digits, written as hexadecimal
+            raise Wrong(expected) from None
         found = row.read(text)
         return found if row.below is None else row.below(found, self._path.parent)
 

@@ -110,11 +110,16 @@ def one_of(*names: str) -> Callable[[str], str]:
 
 
 def network(text: str) -> Network:
-    """An IP network, or a single address."""
+    """An IP network, or a single address; one of IPv4-mapped addresses is that of IPv4, as these are everywhere."""
     try:
-        return ipaddress.ip_network(text)
+        found = ipaddress.ip_network(text)
     except ValueError:
         raise Wrong(f"{text!r} is no network; write its first address and its bits, as in 192.0.2.0/24") from None
+    if isinstance(found, ipaddress.IPv6Network) and found.prefixlen >= 96:
+        mapped = found.network_address.ipv4_mapped
+        if mapped is not None:
+            return ipaddress.IPv4Network((mapped, found.prefixlen - 96))
+    return found
 
 
 @attrs.frozen(kw_only=True)

@@ -72,8 +72,10 @@ def read_passwd_file(path: Path) -> list[Account]:
     """The accounts in *path*, in order; blank lines and lines beginning with ``#`` say nothing.
 
     A line that is broken is an account with a flaw, which says what to write there and never what is written.  Raises
-    AccountsError as ``read_private`` does.
+    AccountsError as ``read_private`` does, and for a pipe: it is not there to be read again, and may never end.
     """
+    if path.is_fifo():
+        raise AccountsError(f"{path} is a pipe, which cannot be read again; write the accounts into a file")
     return [
         _account(line, f"line {number} of {path}")
         for number, line in enumerate(read_private(path).splitlines(), start=1)

@@ -118,6 +118,10 @@ class Plain(Credential):
         expected = hashlib.sha256(prepared(self.password)).digest()
         return hmac.compare_digest(hashlib.sha256(password).digest(), expected)
 
+    def has_derived(self, hash_name: str) -> bool:
+        """Whether its keys for SCRAM are there already, so that they cost nothing."""
+        return hash_name in self._derived
+
     def scram_keys(self, hash_name: str) -> sasl.ScramKeys | None:
         if hash_name not in self._derived:
             keys = _derive(self.password, hash_name, ITERATIONS)

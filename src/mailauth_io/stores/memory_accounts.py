@@ -235,7 +235,9 @@ class MemoryAccounts:
         login = (name, hash_name)
         if isinstance(known or self._decoy, Plain) and login not in self._derived:
             # Keys are derived at the first login of a name: an unknown one takes as long the first time, and not again.
-            await self._hashing.run((known or Plain(self._nobody)).scram_keys, hash_name)
+            # Whoever was forgotten takes as long once more, though the keys of a known name are still there.
+            due = known if isinstance(known, Plain) and not known.has_derived(hash_name) else Plain(self._nobody)
+            await self._hashing.run(due.scram_keys, hash_name)
             self._derived[login] = None
             if len(self._derived) > REMEMBERED + len(self._accounts):
                 self._derived.popitem(last=False)
