@@ -1,4 +1,4 @@
-# The two commands of the README: `make demo` and `make test`.  Each makes .venv when it is missing or out of date.
+# The commands of the README: `make demo`, `make test` and `make bench`.  Each makes .venv when it is missing or out of date.
 #
 # PYTHON: a Python 3.11 or newer; the first one found here unless you name another (make demo PYTHON=/path/to/python3.13).
 

@@ -79,8 +79,7 @@ def test_the_example_client_submits_to_the_example_server() -> None:
         )
         server.terminate()
         printed, _ = server.communicate(timeout=PATIENCE)
-    assert "Authenticated(mechanism='PLAIN'" in client.stdout
-    assert client.stdout.rstrip().endswith("enhanced_status_code='2.0.0', text='printed'))")
+    assert f"$ python examples/client.py 36917\n{client.stdout}```\n" in README
     assert "Subject: a trial" in printed
     assert "Down the rabbit-hole." in printed
 
