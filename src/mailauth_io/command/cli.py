@@ -91,7 +91,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_check_config(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Say all that is wrong with a configuration file (serve --config FILE); opens no port."
+    parser.description = "Say what is wrong with a configuration file (serve --config FILE); opens no port."
     parser.add_argument("file", type=Path, metavar="FILE", help="the file, and those that it names, are read")
     parser.set_defaults(run=_check_config)
 
