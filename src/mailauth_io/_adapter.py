@@ -236,9 +236,12 @@ class _Connection(Generic[E]):
         return layer.decrypt()
 
     def _write(self, octets: bytes) -> Awaitable[None] | None:
-        """As ``Stream.write``, inside TLS too; nothing, when nothing can be said any more."""
+        """As ``Stream.write``, inside TLS too.  When nothing can be said any more others have their turn, no more.
+
+        64 KiB of what a peer asked for before it went can be minutes of answers to nobody.
+        """
         if self._mute:
-            return None
+            return self._stream.turn()
         return self._stream.write(octets if self._layer is None else self._layer.encrypt(octets))
 
     def _fall_silent(self) -> None:

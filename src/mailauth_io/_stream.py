@@ -66,6 +66,10 @@ class Stream(ABC):
             await waiting
 
     @abstractmethod
+    def turn(self) -> Awaitable[None]:
+        """Wait for nothing, and let others run."""
+
+    @abstractmethod
     def put_back(self, octets: bytes) -> None:
         """Octets that were taken and are for somebody else: the next ``take()`` gives them first."""
 

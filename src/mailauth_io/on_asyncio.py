@@ -38,6 +38,10 @@ E = TypeVar("E")
 
 _EMPTY: Final = contextvars.Context()
 
+_LARGE: Final = 16_384
+"""Octets of a Send after which others have their turn, though the system took all of it at once: a peer that asks for
+much and reads fast would have the loop for itself."""
+
 
 class _Stream(asyncio.Protocol, Stream):
     """A transport pulled by one task.  Octets that come while nobody reads stop the reading."""
@@ -202,6 +206,8 @@ class _Stream(asyncio.Protocol, Stream):
             return self._written(self._writer)
         if transport.is_closing():
             raise BrokenPipeError("the connection is gone")
+        if len(octets) >= _LARGE:
+            return self.turn()
         return None
 
     async def _written(self, writer: asyncio.Future[None]) -> None:
@@ -212,6 +218,9 @@ class _Stream(asyncio.Protocol, Stream):
         await writer
         if self._transport.is_closing():
             raise BrokenPipeError("the connection is gone")
+
+    def turn(self) -> Awaitable[None]:
+        return asyncio.sleep(0)
 
     def put_back(self, octets: bytes) -> None:
         self._unread = octets + self._unread

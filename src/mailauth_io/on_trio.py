@@ -171,6 +171,9 @@ class _Stream(Stream):
         # This closes nothing: whoever waits for the socket gets a ClosedResourceError.
         trio.lowlevel.notify_closing(self._socket)
 
+    def turn(self) -> Awaitable[None]:
+        return trio.lowlevel.checkpoint()
+
     def put_back(self, octets: bytes) -> None:
         if octets:
             self._unread = octets + (self._unread or b"")

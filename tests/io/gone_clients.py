@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import attrs
 import pytest
 
+from mailauth_io.logs import Event
 from mailauth_io.server._log import LOGGER
 from tests.io.by_hand import hear
 from tests.io.server_support import PASSWORD, PATIENCE, Served
@@ -90,13 +91,18 @@ def at_every_moment(**moments: dict[str, Moment]) -> pytest.MarkDecorator:
 
 
 @contextlib.contextmanager
-def ends_of_sessions() -> Iterator[threading.Semaphore]:
-    """What is released whenever a session has come to its end, and nothing of it is kept any more."""
+def ends_of_sessions(protocol: str) -> Iterator[threading.Semaphore]:
+    """What is released whenever a session of *protocol* has come to its end, and nothing of it is kept any more."""
     ends = threading.Semaphore(0)
+    wanted = protocol.upper()
 
     class Watch(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if getattr(record.msg, "name", "") == "closed":
+            if (
+                isinstance(record.msg, Event)
+                and record.msg.name == "closed"
+                and record.msg.fields["protocol"] == wanted
+            ):
                 ends.release()
 
     watch, level = Watch(), LOGGER.level

@@ -15,7 +15,7 @@ from mailauth_io import _loops
 from mailauth_io._adapter import ServerConnection
 from mailauth_io._stream import READ_SIZE, Peer
 from mailauth_io.limits import Limits
-from tests.io.time_machine import beside, connected, run_in_no_time
+from tests.io.time_machine import MemoryStream, beside, connected, run_in_no_time
 
 on_each_loop = pytest.mark.parametrize("name", ["asyncio", "trio"])
 
@@ -160,3 +160,57 @@ def test_one_octet_a_second_takes_no_memory_and_ends(name: str) -> None:
     for before, longest in ((b"HELO c\r\n", 302.0), (TRANSACTION, 305.0)):
         _, _, seconds = meet(name, smtp_server(), [before, *[b"x"] * 1_000], reads=True, pause=1.0)
         assert 299.0 <= seconds <= longest
+
+
+class GoneClient(MemoryStream):
+    """A client that asked for much, and went without hearing a word."""
+
+    def __init__(self, *says: bytes) -> None:
+        super().__init__()
+        self.now = lambda: 0.0
+        self._says = [*says, b""]
+
+    def write(self, octets: bytes) -> None:
+        raise BrokenPipeError
+
+    def take(self) -> bytes:
+        return self._says.pop(0)
+
+    async def arrival(self, due: float) -> None:
+        pass
+
+
+@on_each_loop
+def test_answers_to_nobody_leave_the_others_their_turn(name: str) -> None:
+    """64 KiB of RETR or UIDL are many megabytes; while a session goes through them for a client that is gone, nothing
+    waits by itself.
+    """
+    asked: list[str] = []
+    client = GoneClient(LOG_IN + b"RETR 1\r\n" * 100)
+    connection: ServerConnection[Any] = ServerConnection(pop3_server(), client, Peer("192.0.2.1", 1), None, None)
+    run_in_no_time(name, lambda: serve(connection, asked))
+    assert len(asked) == 100
+    assert client.turns >= len(MESSAGE) * 100 // READ_SIZE
+
+
+@on_each_loop
+def test_who_reads_fast_has_the_loop_not_for_itself(name: str) -> None:
+    """Where the system takes each Send at once, nothing waits by itself either."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await _loops.current().sleep(0)
+
+    async def main() -> None:
+        stream, client = await connected(name, Limits())
+        with client:
+            for _ in range(10):
+                await stream.write_all(bytes(16_384))
+                assert len(client.recv(READ_SIZE)) == 16_384
+        stream.abort()
+        assert turns >= 9  # of two tasks that take turns either may be the first
+
+    run_in_no_time(name, lambda: beside(others, main))

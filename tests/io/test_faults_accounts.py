@@ -142,7 +142,7 @@ def test_clients_that_leave_while_their_passwords_wait_leave_nothing(run: Run) -
     held = Held()
 
     def client(served: Served) -> None:
-        with ends_of_sessions() as ends:
+        with ends_of_sessions("smtp") as ends:
             for _ in range(20):
                 reset(login_of_alice(served))
             assert held.begun.acquire(timeout=PATIENCE)

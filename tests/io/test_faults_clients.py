@@ -38,7 +38,7 @@ def bear(run: Run, moment: Moment, client: Callable[[Served], None], stored: set
         if moment.protocol == "pop3":
             with served.smtp() as smtp:
                 smtp.sendmail("far@far.test", ["alice@example.test"], TEXT)
-        with ends_of_sessions() as ends:
+        with ends_of_sessions(moment.protocol) as ends:
             client(served)
             assert ends.acquire(timeout=PATIENCE)
         session = served.log_in()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from redis import ResponseError
 
 from mailauth_io import stores
 from mailauth_io.command import cli, config, grants_setting, settings_file
@@ -126,6 +127,12 @@ def test_whom_a_revocation_is_for_must_be_somebody(tmp_path: Path, capfd: pytest
     for whose in ("a b", "alice@elsewhere.test", "192.0.2.1/24"):
         said = complaint(capfd, "grants", "revoke", whose, "--grants", f"sqlite:{tmp_path / 'g'}")
         assert f"{whose!r} is no address and no identity: write letters" in said
+
+
+def test_what_redis_quotes_of_a_command_is_not_told() -> None:
+    """Where ``rename-command`` has taken AUTH away, its arguments come back in the error."""
+    error = ResponseError("unknown command `AUTH`, with args beginning with: `mail`, `hunter2`, ")
+    assert grants_setting.words_of(error) == "unknown command `AUTH`"
 
 
 def test_a_wrong_password_is_told_without_it(

@@ -26,9 +26,13 @@ class MemoryStream(Stream):
     def __init__(self) -> None:
         self.heard = b""
         self.began = 0.0
+        self.turns = 0
 
     def write(self, octets: bytes) -> None:
         self.heard += octets
+
+    async def turn(self) -> None:
+        self.turns += 1
 
     def put_back(self, octets: bytes) -> None:
         raise NotImplementedError

@@ -35,8 +35,11 @@ def shared(settings: Settings) -> stores.Grants | None:
 
 
 def words_of(error: Exception) -> str:
-    """What Redis or SQLite say of *error*, which knows no secret, for a sentence."""
-    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+    """What Redis or SQLite say of *error*, for a sentence, without the arguments of a command that Redis did not know.
+
+    One that was told to know no AUTH quotes the password among them.
+    """
+    return str(error).partition("\n")[0].partition(", with args")[0].rstrip(".") or type(error).__name__
 
 
 def _options(settings: Settings) -> dict[str, Any]:
