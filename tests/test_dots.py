@@ -101,10 +101,3 @@ def test_dots_at_the_beginning_of_lines_are_doubled(content: bytes, wire: bytes)
 
 def test_empty_chunks_change_nothing() -> None:
     assert stuff([b"", b"a\r\n", b"", b".", b""]) == b"a\r\n..\r\n.\r\n"
-
-
-@pytest.mark.parametrize(("content", "open_line_end"), [(b"a", b""), (b"a\r", b"\r"), (b"a\r\n", b""), (b"\r", b"\r")])
-def test_a_cr_that_waits_for_its_lf_can_be_seen(content: bytes, open_line_end: bytes) -> None:
-    stuffer = Stuffer()
-    stuffer.stuff(content)
-    assert stuffer.open_line_end == open_line_end

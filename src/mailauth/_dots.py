@@ -112,11 +112,6 @@ class Stuffer:
         self._tail = octets[-2:] if len(octets) > 1 else self._tail[-1:] + octets
         return stuffed
 
-    @property
-    def open_line_end(self) -> bytes:
-        """A CR at the end of the content so far, which waits for its LF; else nothing."""
-        return b"\r" if self._tail.endswith(b"\r") else b""
-
     def end(self) -> bytes:
         """The lone dot, with the CRLF that the content should have ended in when it did not."""
         return b".\r\n" if self._tail == CRLF else b"\r\n.\r\n"
