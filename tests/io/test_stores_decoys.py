@@ -85,19 +85,22 @@ def test_an_unknown_name_has_a_salt_of_its_own_that_outlasts_the_process(run: Ru
     run(main)
 
 
-@on_both_loops
-def test_deriving_keys_for_a_name_costs_once_whether_it_exists_or_not(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    derived: list[bytes] = []
+@pytest.fixture
+def derived(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The password of each derivation of keys, as it happens."""
+    passwords: list[bytes] = []
     real = sasl.scram_keys
 
     def counted(password: bytes, salt: bytes, iterations: int, hash_name: str = "sha256") -> sasl.ScramKeys:
-        derived.append(password)
+        passwords.append(password)
         return real(password, salt, iterations, hash_name)
 
     monkeypatch.setattr(sasl, "scram_keys", counted)
+    return passwords
 
+
+@on_both_loops
+def test_deriving_keys_for_a_name_costs_once_whether_it_exists_or_not(run: Run, derived: list[bytes]) -> None:
     async def main() -> None:
         accounts = MemoryAccounts({"alice": b"one"})
         for name in ("alice", "nobody", "alice", "nobody"):
@@ -111,17 +114,9 @@ def test_deriving_keys_for_a_name_costs_once_whether_it_exists_or_not(
 
 @on_both_loops
 def test_a_flood_of_unknown_names_does_not_make_the_known_ones_cheaper(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    run: Run, derived: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both are forgotten then, and both take the time of deriving keys once more; the salts stay."""
-    derived: list[bytes] = []
-    real = sasl.scram_keys
-
-    def counted(password: bytes, salt: bytes, iterations: int, hash_name: str = "sha256") -> sasl.ScramKeys:
-        derived.append(password)
-        return real(password, salt, iterations, hash_name)
-
-    monkeypatch.setattr(sasl, "scram_keys", counted)
     monkeypatch.setattr(memory_accounts, "REMEMBERED", 1)
 
     async def main() -> None:

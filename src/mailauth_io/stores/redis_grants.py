@@ -153,12 +153,13 @@ class RedisGrants:
         identities_per_address: int = IDENTITIES_PER_ADDRESS,
         maximum_grants: int = MAXIMUM_GRANTS,
     ) -> None:
+        # GrantTable knows which settings are right.
         GrantTable(
             lifetime=lifetime,
             ipv6_prefix=ipv6_prefix,
             identities_per_address=identities_per_address,
             maximum_grants=maximum_grants,
-        )  # it knows which settings are right
+        )
         if lifetime > _LONGEST:
             raise GrantsError("Redis cannot keep a grant for thirty years")
         self._lifetime = round(lifetime * _MICRO)

@@ -65,12 +65,13 @@ class SqliteGrants:
         maximum_grants: int = MAXIMUM_GRANTS,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        # GrantTable knows which settings are right.
         GrantTable(
             lifetime=lifetime,
             ipv6_prefix=ipv6_prefix,
             identities_per_address=identities_per_address,
             maximum_grants=maximum_grants,
-        )  # it knows which settings are right
+        )
         self._path = path
         self._lifetime = lifetime
         self._prefix = ipv6_prefix
