@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -12,7 +13,7 @@ import pytest
 import trustme
 
 from mailauth_io import stores
-from mailauth_io.command import cli, config
+from mailauth_io.command import cli, config, serve
 from tests import serving
 from tests.io.complaints import complaint
 
@@ -263,6 +264,22 @@ def test_a_place_that_cannot_be_written_is_refused(
 ) -> None:
     (tmp_path / "file").touch()
     assert option in complaint(capfd, "serve", *USER, option, str(tmp_path / "file" / "below"))
+
+
+def test_a_ready_file_that_there_is_no_room_for_is_named_as_it_was_written(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a file, that is its line and key and no flag."""
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(serve, "_write_in_one_piece", full)
+    file = tmp_path / "mailauth.toml"
+    file.write_text('[process]\nready_file = "ready"\n')
+    why = f"{tmp_path / 'ready'} cannot be written: No space left on device"
+    said = complaint(capfd, "serve", *USER, "--smtp", "0", "--config", str(file))
+    assert said == f"mailauth serve: {file}:2: [process] ready_file: {why}\n"
 
 
 def test_a_maildir_that_is_a_file_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -47,7 +47,7 @@ def serve(settings: Settings) -> None:
     async def main() -> None:
         async with signals() as signalled:
             if not noted:
-                await _serve(serving, signalled)
+                await _serve(settings, serving, signalled)
 
     loop.run(main)
     _handle(signal.SIG_IGN)  # the interpreter, on its own way out, would let any other handler go
@@ -87,7 +87,7 @@ async def _trio_signals() -> AsyncIterator[Callable[[], Awaitable[int]]]:
         yield signals.__anext__
 
 
-async def _serve(serving: config.Serving, signalled: Callable[[], Awaitable[int]]) -> None:
+async def _serve(settings: Settings, serving: config.Serving, signalled: Callable[[], Awaitable[int]]) -> None:
     if serving.ready_file is not None:
         serving.ready_file.unlink(missing_ok=True)  # of an earlier run: it would tell the wrong ports
     if serving.certificate is not None:
@@ -96,7 +96,7 @@ async def _serve(serving: config.Serving, signalled: Callable[[], Awaitable[int]
     try:
         async with server.running(serving.config, serving.stores) as pair:
             listening = True
-            _announce(serving, pair, await _ahead(serving))
+            _announce(settings, serving, pair, await _ahead(serving))
             while await signalled() == signal.SIGHUP:
                 await _reload(serving, pair)
     except OSError as error:
@@ -133,13 +133,14 @@ async def _reload(serving: config.Serving, pair: server.Pair) -> None:
     await pair.reload()
 
 
-def _announce(serving: config.Serving, pair: server.Pair, further: list[str]) -> None:
+def _announce(settings: Settings, serving: config.Serving, pair: server.Pair, further: list[str]) -> None:
     ports = {name: getattr(pair, name) for name in server.PORTS}
     if serving.ready_file is not None:
         try:
             _write_in_one_piece(serving.ready_file, json.dumps({**ports, "pid": os.getpid()}) + "\n")
         except OSError as error:
-            raise Complaint(f"--ready-file {serving.ready_file} cannot be written: {error.strerror}") from error
+            text = f"{serving.ready_file} cannot be written: {error.strerror}"
+            raise settings.complaint("ready_file", text) from error
     listening = ", ".join(f"{name.upper()} {port}" for name, port in ports.items() if port is not None)
     print(f"Serving {', '.join(serving.config.domains)} on {', '.join(serving.config.hosts)}: {listening}.")
     for remark in (*serving.remarks, *further):
