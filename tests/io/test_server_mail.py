@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import smtplib
 
 import pytest
 
@@ -269,6 +270,35 @@ def test_what_does_not_fit_into_memory_is_put_off_and_leaves_nothing(run: Run, a
         assert budget.free == budget.octets
 
     meet(run, client, kept=kept)
+
+
+def test_nobody_fills_alone_the_memory_that_all_messages_share(run: Run) -> None:
+    """House rule 4: whoever begins messages and ends none is put off, 452, and others deliver."""
+    kept = server.Stores(
+        accounts=accounts(),
+        maildrops=stores.MemoryMaildrops(),
+        outbox=stores.MemoryOutbox(),
+        budget=stores.Budget(400_000),
+    )
+    chunk = b"x" * 70 + b"\r\n" * 35_000
+
+    def begin(smtp: smtplib.SMTP, *, last: bool) -> int:
+        smtp.mail("sender@far.test")
+        smtp.rcpt("alice@example.test")
+        smtp.send(b"BDAT %d%s\r\n" % (len(chunk), b" LAST" if last else b"") + chunk)
+        return smtp.getreply()[0]
+
+    def client(served: Served) -> None:
+        with served.smtp() as first, served.smtp() as second:
+            assert begin(first, last=False) == 250
+            assert begin(second, last=True) == 452
+            with smtplib.SMTP("127.0.0.1", served.pair.smtp or 0, source_address=("127.0.0.2", 0)) as other:
+                other.ehlo()
+                assert begin(other, last=True) == 250
+            assert first.docmd("BDAT", "0 LAST")[0] == 250
+            assert begin(second, last=True) == 250
+
+    meet(run, client, kept=kept, maximum_message_size=100_000)
 
 
 def test_a_full_memory_takes_no_content_at_all(run: Run) -> None:

@@ -21,6 +21,7 @@ from ..certificate_names import certificate_names
 from ..limits import Crowd
 from ..logs import Event
 from ..stores import Accounts, MemoryGrants, Proof, mailbox_name
+from ._arriving import SHARE, Arriving
 from ._failures import FailedLogins
 from ._granting import Granting
 from ._log import LOGGER, log_failure
@@ -49,6 +50,8 @@ class House:
     failures: FailedLogins
     crowd: Crowd
     """All that are connected, to whichever port."""
+    arriving: Arriving
+    """The content of messages that are not whole yet."""
     _smtp_settings: dict[frozenset[Proof], smtp.AnyServerSettings] = attrs.field(factory=dict, init=False)
     _pop3_settings: dict[frozenset[Proof], pop3.AnyServerSettings] = attrs.field(factory=dict, init=False)
     _to_revoke: dict[str, float] = attrs.field(factory=dict, init=False)
@@ -82,6 +85,7 @@ class House:
             clock=clock,
             sleep=_sleep if sleep is None else sleep,
             crowd=Crowd(config.limits),
+            arriving=Arriving(max(stores.budget.octets // SHARE, config.maximum_message_size)),
             failures=FailedLogins(longest=config.failure_delay),
         )
 

@@ -29,6 +29,7 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
     """It keeps one mail transaction, and its content while that comes in."""
 
     __slots__ = (
+        "_arrived",
         "_content",
         "_decision",
         "_hello",
@@ -47,6 +48,7 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
         self._hello = smtp.Hello(domain="unknown", extended=False)  # the core takes no MAIL before a better one
         self._taken = 0
         self._content: MessageContent | None = None
+        self._arrived = 0  # octets of it
         outbox = house.stores.outbox
         self._hop: Relaying | None = None
         if isinstance(outbox, NextHop):
@@ -191,6 +193,8 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
         if self._content is None:
             return  # there was no room for an earlier chunk: the message is refused when it is complete
         try:
+            self.house.arriving.take(self.connection.peer.address, len(octets))
+            self._arrived += len(octets)
             self._content.append(octets)
         except Full:
             self.let_go()
@@ -247,3 +251,5 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
         content, self._content = self._content, None
         if content is not None:
             content.release()
+            self.house.arriving.give_back(self.connection.peer.address, self._arrived)
+            self._arrived = 0
