@@ -61,8 +61,8 @@ class Crowd:
     def __len__(self) -> int:
         return self._total
 
-    def enter(self, address: str | None) -> bool:
-        """Count a connection from *address*, None while a proxy has not named it; False if there is no room for it.
+    def enter(self, address: str) -> bool:
+        """Count a connection from *address*; False if there is no room for it.
 
         Whoever was let in must ``leave()`` by the same address.
         """
@@ -70,25 +70,23 @@ class Crowd:
         if self._total >= limits.connections:
             self._tell(address, f"there are {self._total} connections")
             return False
-        if address is not None:
-            who = key(address)
-            if self._by_address[who] >= limits.connections_per_address:
-                self._tell(address, f"it has {self._by_address[who]} connections")
-                return False
-            self._by_address[who] += 1
+        who = key(address)
+        if self._by_address[who] >= limits.connections_per_address:
+            self._tell(address, f"it has {self._by_address[who]} connections")
+            return False
+        self._by_address[who] += 1
         self._total += 1
         return True
 
-    def leave(self, address: str | None) -> None:
+    def leave(self, address: str) -> None:
         """That connection is over."""
         self._total -= 1
-        if address is not None:
-            who = key(address)
-            self._by_address[who] -= 1
-            if not self._by_address[who]:
-                del self._by_address[who]
+        who = key(address)
+        self._by_address[who] -= 1
+        if not self._by_address[who]:
+            del self._by_address[who]
 
-    def _tell(self, address: str | None, why: str) -> None:
+    def _tell(self, address: str, why: str) -> None:
         now = self._clock()
         if now < self._quiet_until:
             self._unsaid += 1
