@@ -1,0 +1,114 @@
+"""SCRAM, client side: which servers it believes, and what it will not send (RFC 5802, 7677)."""
+
+from __future__ import annotations
+
+import pytest
+
+from mailauth import LocalProtocolError
+from mailauth._errors import Malformed
+from mailauth.sasl import (
+    ScramSha256Client,
+    Success,
+    scram_keys,
+)
+from tests.sasl.driver import log_in
+from tests.sasl.scram_parties import (
+    ENTROPY,
+    SALT,
+    client,
+    server,
+)
+
+
+def challenged(challenge: bytes) -> ScramSha256Client:
+    """A client that has sent ``r=NONCE``; *challenge* says NONCE where that nonce goes."""
+    ours = client()
+    nonce = ours.respond(None).rpartition(b"r=")[2]
+    ours.respond(challenge.replace(b"NONCE", nonce))
+    return ours
+
+
+@pytest.mark.parametrize(
+    "challenge",
+    [
+        b"",
+        b"r=NONCE,s=c2FsdA==,i=4096",
+        b"r=other,s=c2FsdA==,i=4096",
+        b"r=xNONCEserver,s=c2FsdA==,i=4096",
+        b"r=NONCEserver,s=c2FsdA==,i=4095",
+        b"r=NONCEserver,s=c2FsdA==,i=1",
+        b"r=NONCEserver,s=c2FsdA==,i=0",
+        b"r=NONCEserver,s=c2FsdA==,i=-4096",
+        b"r=NONCEserver,s=c2FsdA==,i=600001",
+        b"r=NONCEserver,s=c2FsdA==,i=99999999999999999999",
+        b"r=NONCEserver,s=c2FsdA==,i=",
+        b"r=NONCEserver,s=,i=4096",
+        b"r=NONCEserver,s=c2FsdA,i=4096",
+        b"m=x,r=NONCEserver,s=c2FsdA==,i=4096",
+        b"r=NONCEserver,s=c2FsdA==,i=4096,m=x",
+        b"e=unknown-user",
+        b"v=rmF9pqV8S7suAoZWja4dJRkFsKQ=",
+    ],
+)
+def test_a_client_refuses_a_challenge_that_is_not_safe(challenge: bytes) -> None:
+    """RFC 5802 section 5.1: the nonce must extend ours, ``m`` must fail; the cost has a floor and a ceiling."""
+    with pytest.raises(Malformed):
+        challenged(challenge)
+
+
+def test_a_client_computes_as_much_as_it_was_told_to() -> None:
+    ours = ScramSha256Client(
+        authentication_identity="user", password=b"pencil", entropy=ENTROPY, maximum_iterations=4096
+    )
+    nonce = ours.respond(None).rpartition(b"r=")[2]
+    with pytest.raises(Malformed):
+        ours.respond(b"r=%bx,s=c2FsdA==,i=4097" % nonce)
+    assert ours.respond(b"r=%bx,s=c2FsdA==,i=4096,x=passed-over" % nonce).startswith(b"c=biws,r=")
+
+
+@pytest.mark.parametrize(
+    "final",
+    [
+        b"",
+        b"v=",
+        b"v=AAAA",
+        b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=",
+        b"e=invalid-proof",
+        b"r=abc",
+        b"m=x,v=AAAA",
+    ],
+)
+def test_a_client_believes_no_server_that_does_not_know_the_password(final: bytes) -> None:
+    """RFC 5802 section 5: the client must verify the signature."""
+    ours = challenged(b"r=NONCEserver,s=c2FsdA==,i=4096")
+    with pytest.raises(Malformed):
+        ours.respond(final)
+    assert not ours.satisfied
+
+
+def test_a_client_starts_anew_and_says_no_more_than_three_things() -> None:
+    ours = client()
+    for _ in range(2):
+        assert log_in(ours, server(), {"user": b"pencil"}) == Success(
+            authentication_identity="user", authorization_identity="user"
+        )
+        assert ours.satisfied
+        with pytest.raises(Malformed):
+            ours.respond(b"v=AAAA")
+    with pytest.raises(Malformed):
+        client().respond(b"r=abc,s=c2FsdA==,i=4096")
+
+
+@pytest.mark.parametrize(("name", "password"), [("\u00ad", b"pencil"), ("user", "\u0221".encode()), ("user", b"\xff")])
+def test_what_cannot_be_prepared_is_refused_before_it_is_sent(name: str, password: bytes) -> None:
+    """RFC 5802 sections 2.2 and 5.1."""
+    with pytest.raises(LocalProtocolError):
+        client(name, password)
+    if name == "user":
+        with pytest.raises(LocalProtocolError):
+            scram_keys(password, SALT, 4096)
+
+
+def test_little_entropy_is_refused() -> None:
+    with pytest.raises(LocalProtocolError):
+        ScramSha256Client(authentication_identity="user", password=b"pencil", entropy=b"little")
