@@ -170,6 +170,14 @@ class _Connection(Generic[E]):
             else:
                 raise RuntimeError("the last question was not answered")
 
+    @property
+    def peer_closed(self) -> bool:
+        """Whether the peer has closed its side of the connection, as far as that can be told without reading.
+
+        It may still read: a client that pipes a session into a socket and closes its side waits for the replies.
+        """
+        return self._stream.peer_closed()
+
     def shut_down(self, why: Why = Why.SHUT_DOWN) -> None:
         """End the session politely, from any task: a read that is under way wakes, and iteration goes on to its end."""
         self._machine.shut_down(why)

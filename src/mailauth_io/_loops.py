@@ -40,6 +40,14 @@ class Adapter(Protocol):
     ) -> Client[E]: ...
 
 
+class Event(Protocol):
+    """What ``asyncio.Event`` and ``trio.Event`` have in common."""
+
+    def set(self) -> object: ...
+
+    async def wait(self) -> object: ...
+
+
 class Loop(ABC):
     """The loop that runs, as far as code that is neutral to it may know."""
 
@@ -75,6 +83,10 @@ class Loop(ABC):
     def lock(self) -> AbstractAsyncContextManager[object]:
         """A new lock, taken by ``async with``: one task at a time, in order of arrival."""
 
+    @abstractmethod
+    def event(self) -> Event:
+        """A new event, to be set once."""
+
 
 class _Asyncio(Loop):
     name = "asyncio"
@@ -105,6 +117,9 @@ class _Asyncio(Loop):
 
     def lock(self) -> AbstractAsyncContextManager[object]:
         return asyncio.Lock()
+
+    def event(self) -> Event:
+        return asyncio.Event()
 
 
 class _Trio(Loop):
@@ -144,6 +159,9 @@ class _Trio(Loop):
 
     def lock(self) -> AbstractAsyncContextManager[object]:
         return self._trio.Lock()
+
+    def event(self) -> Event:
+        return self._trio.Event()
 
 
 def named(name: str) -> Loop:

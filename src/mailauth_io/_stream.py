@@ -5,6 +5,7 @@ Knows no protocol and no TLS; ``on_asyncio`` and ``on_trio`` each implement it o
 
 from __future__ import annotations
 
+import select
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -13,6 +14,8 @@ import attrs
 
 READ_SIZE: Final = 65_536
 """Octets that one read brings at most: with what the machine holds, all that a connection keeps (house rule 4)."""
+
+_CLOSED_BY_PEER: Final = getattr(select, "POLLRDHUP", 0)  # Linux; errors and hang-ups of both sides are told as well
 
 
 @attrs.frozen
@@ -80,6 +83,24 @@ class Stream(ABC):
     @abstractmethod
     def wake(self) -> None:
         """End the wait that is under way, or else the next one."""
+
+    @abstractmethod
+    def fileno(self) -> int:
+        """The descriptor of the socket, negative when it is closed."""
+
+    def peer_closed(self) -> bool:
+        """Whether the peer has closed its side, even while bytes from it are still unread.
+
+        Where the system cannot tell without reading them, False.
+        """
+        descriptor = self.fileno()
+        if descriptor < 0:
+            return True
+        if not _CLOSED_BY_PEER:
+            return False
+        poll = select.poll()
+        poll.register(descriptor, _CLOSED_BY_PEER)
+        return bool(poll.poll(0))
 
     @abstractmethod
     def half_close(self) -> None:

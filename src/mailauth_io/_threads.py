@@ -27,17 +27,19 @@ class Threads(ABC):
         """Whether the loop that runs now is theirs."""
 
     @abstractmethod
-    async def run(self, patience: float, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        """``function(*args)`` in one of them.  Raises TimeoutError when none gets free within *patience* seconds.
+    async def run(self, ended: Callable[[T | None], None], function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """``function(*args)`` in one of them.
 
-        It runs to its end even when the waiting is cancelled, and its thread is taken until then.
+        It runs to its end even when the waiting is cancelled.  When it has ended, and its thread is free, *ended* is
+        called in the loop with the result, or with None if *function* raised or its result is not awaited any more.
         """
 
     @abstractmethod
     async def within(self, seconds: float, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        """As ``run``, but the work counts too: TimeoutError when it has not ended within *seconds*.
+        """``function(*args)`` in one of them.  Raises TimeoutError when it has not ended within *seconds*.
 
-        Nobody waits for it any longer then, nor when the waiting is cancelled.
+        The wait for a free thread counts.  The work goes on after that, and after the waiting is cancelled; its thread
+        is taken until it has ended.
         """
 
 
@@ -51,24 +53,27 @@ class _AsyncioThreads(Threads):
     def at_home(self) -> bool:
         return _loops.current().name == "asyncio" and asyncio.get_running_loop() is self._loop
 
-    async def run(self, patience: float, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        if self._free.locked():
-            async with asyncio.timeout(patience):
-                await self._free.acquire()
-        else:
-            await self._free.acquire()
+    async def run(self, ended: Callable[[T | None], None], function: Callable[[*Ts], T], *args: *Ts) -> T:
+        result = None
         work = self._executor.submit(function, *args)
-        work.add_done_callback(lambda _: self._let_go())
-        return await asyncio.wrap_future(work)
+        try:
+            result = await asyncio.wrap_future(work)
+            return result
+        finally:
+            if work.done():
+                ended(result)
+            else:
+                work.add_done_callback(lambda _: self._call(ended, None))
 
     async def within(self, seconds: float, function: Callable[[*Ts], T], *args: *Ts) -> T:
         async with asyncio.timeout(seconds):
-            return await self.run(seconds, function, *args)
+            await self._free.acquire()
+            return await self.run(lambda _: self._free.release(), function, *args)
 
-    def _let_go(self) -> None:
-        """In the thread: another may begin.  When the loop is gone nobody waits any more."""
+    def _call(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
+        """Call *function* in the loop, from a thread; when the loop has ended this is not needed any more."""
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._free.release)
+            self._loop.call_soon_threadsafe(function, *args)
 
 
 class _TrioThreads(Threads):
@@ -77,25 +82,19 @@ class _TrioThreads(Threads):
 
         self._trio = trio
         self._token = trio.lowlevel.current_trio_token()
-        self._free = trio.Semaphore(most)
-        self._limiter = trio.CapacityLimiter(most)  # never waited for: the semaphore has let in no more
+        self._limiter = trio.CapacityLimiter(most)
 
     @property
     def at_home(self) -> bool:
         return _loops.current().name == "trio" and self._trio.lowlevel.current_trio_token() is self._token
 
-    async def run(self, patience: float, function: Callable[[*Ts], T], *args: *Ts) -> T:
+    async def run(self, ended: Callable[[T | None], None], function: Callable[[*Ts], T], *args: *Ts) -> T:
+        result = None
         try:
-            self._free.acquire_nowait()
-        except self._trio.WouldBlock:
-            with self._trio.move_on_after(patience) as waiting:
-                await self._free.acquire()
-            if waiting.cancelled_caught:
-                raise TimeoutError from None
-        try:
-            return await self._trio.to_thread.run_sync(function, *args, limiter=self._limiter)
+            result = await self._trio.to_thread.run_sync(function, *args, limiter=self._limiter)
+            return result
         finally:
-            self._free.release()
+            ended(result)
 
     async def within(self, seconds: float, function: Callable[[*Ts], T], *args: *Ts) -> T:
         with self._trio.move_on_after(seconds) as waiting:

@@ -234,6 +234,10 @@ class _Stream(asyncio.Protocol, Stream):
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 
+    def fileno(self) -> int:
+        found = self._transport.get_extra_info("socket")
+        return -1 if found is None else int(found.fileno())
+
     def half_close(self) -> None:
         if not self._gone and not self._transport.is_closing():
             with contextlib.suppress(OSError):

@@ -187,6 +187,9 @@ class _Stream(Stream):
         if self._reading and not self._aborted:
             self._interrupt()
 
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
     def half_close(self) -> None:
         with contextlib.suppress(OSError):
             self._socket.shutdown(trio.socket.SHUT_WR)

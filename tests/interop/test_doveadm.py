@@ -35,15 +35,22 @@ def doveadm(configuration: Path, *words: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
 
 
+def typed(password: str) -> bytes:
+    """*password* as a login brings it."""
+    octets = prepared(password.encode())
+    assert octets is not None
+    return octets
+
+
 @pytest.mark.parametrize("password", PASSWORDS)
 @pytest.mark.parametrize("scheme", SCHEMES + MORE)
 def test_what_doveadm_writes_is_read_here(configuration: Path, scheme: str, password: str) -> None:
     """It hashes the octets as they are; a login brings them in the form of RFC 4013 where that differs."""
-    written = doveadm(configuration, "-s", scheme, "-p", prepared(password.encode()).decode())
+    written = doveadm(configuration, "-s", scheme, "-p", typed(password).decode())
     assert written.returncode == 0, written.stderr
     credential = read_credential(written.stdout.strip().encode())
     assert written.stdout.startswith(f"{{{scheme}}}")
-    assert credential.check(prepared(password.encode()))
+    assert credential.check(typed(password))
     assert not credential.check(b"open poppy")
 
 
@@ -51,7 +58,7 @@ def test_what_doveadm_writes_is_read_here(configuration: Path, scheme: str, pass
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_what_is_written_here_doveadm_verifies(configuration: Path, scheme: str, password: str) -> None:
     field = write_credential(scheme, password.encode())
-    right = doveadm(configuration, "-t", field, "-p", prepared(password.encode()).decode())
+    right = doveadm(configuration, "-t", field, "-p", typed(password).decode())
     assert right.returncode == 0, right.stderr
     assert "verified" in right.stdout
     assert doveadm(configuration, "-t", field, "-p", "open poppy").returncode != 0

@@ -16,10 +16,32 @@ def test_a_refusal_waits_the_longer_the_more_have_failed() -> None:
     assert [shorter.delay("192.0.2.1", 0.0) for _ in range(5)] == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.8])
 
 
-def test_zero_is_off() -> None:
+def test_without_a_delay_failures_are_remembered() -> None:
+    """The queue for hashing asks for them."""
     table = FailedLogins(longest=0)
     assert {table.delay("192.0.2.1", 0.0) for _ in range(7)} == {0.0}
-    assert len(table) == 0
+    assert table.failed_lately("192.0.2.1", 0.0)
+
+
+def test_a_failure_is_recent_for_ten_minutes() -> None:
+    """Of one address, or of one IPv6 network; one that is noted as well as one that is delayed."""
+    table = FailedLogins()
+    assert not table.failed_lately("192.0.2.1", 0.0)
+    table.delay("192.0.2.1", 0.0)
+    table.note("2001:db8::1", 100.0)
+    assert table.failed_lately("192.0.2.1", 599.0)
+    assert table.failed_lately("::ffff:192.0.2.1", 599.0)
+    assert not table.failed_lately("192.0.2.1", 600.0)
+    assert not table.failed_lately("192.0.2.2", 0.0)
+    assert table.failed_lately("2001:db8::ffff", 699.0)
+    assert not table.failed_lately("2001:db8::ffff", 700.0)
+
+
+def test_what_is_noted_delays_nothing() -> None:
+    table = FailedLogins(longest=2.0)
+    for _ in range(5):
+        table.note("192.0.2.1", 0.0)
+    assert [table.delay("192.0.2.1", 0.0) for _ in range(3)] == [0.0, 0.25, 0.5]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import poplib
 import smtplib
@@ -88,13 +89,13 @@ class Held(Credential):
         return None
 
 
-def login_of_alice(served: Served) -> socket.socket:
+def login_of_alice(served: Served, password: bytes = PASSWORD.encode(), source: str = "127.0.0.1") -> socket.socket:
     """A client whose password is on its way to be hashed."""
     assert served.pair.smtps is not None
-    plain = socket.create_connection(("127.0.0.1", served.pair.smtps), PATIENCE)
+    plain = socket.create_connection(("127.0.0.1", served.pair.smtps), PATIENCE, (source, 0))
     client = client_context().wrap_socket(plain, server_hostname="127.0.0.1")
     hear(client)
-    response = base64.b64encode(f"\0alice\0{PASSWORD}".encode())
+    response = base64.b64encode(b"\0alice\0" + password)
     client.sendall(b"EHLO client.test\r\n")
     hear(client)
     client.sendall(b"AUTH PLAIN " + response + b"\r\n")
@@ -130,25 +131,93 @@ def test_who_finds_hashing_busy_is_put_off_and_nobody_else_waits(run: Run, caplo
             assert hear(first).startswith(b"235 ")
         assert len(served.mail_of("alice")) == 1
 
-    meet(run, client, kept=behind(held, Hashing(most=1, patience=0.0)))
+    meet(run, client, kept=behind(held, Hashing(threads=1, timeout=0.0)))
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert [line.partition("part=")[2] for line in lines] == ["accounts why=HashingBusy"] * 2
     assert PASSWORD not in caplog.text
 
 
 @on_both_loops
-def test_clients_that_leave_while_their_passwords_wait_leave_nothing(run: Run) -> None:
-    """Each of them costs its place in the queue, and the next login is served behind them."""
+def test_clients_that_leave_while_their_passwords_wait_get_no_hash(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor is a store said to have failed; the next login is served after them."""
     held = Held()
 
     def client(served: Served) -> None:
         with ends_of_sessions("smtp") as ends:
+            first = login_of_alice(served)
+            assert held.begun.acquire(timeout=PATIENCE)
             for _ in range(20):
                 reset(login_of_alice(served))
-            assert held.begun.acquire(timeout=PATIENCE)
+            reset(first)
             held.go_on.set()
-            for _ in range(20):
+            for _ in range(21):
                 assert ends.acquire(timeout=PATIENCE)
+        assert not held.begun.acquire(blocking=False)
         served.log_in().quit()
 
-    meet(run, client, kept=behind(held, Hashing(most=1)))
+    meet(run, client, kept=behind(held, Hashing(threads=1)))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@attrs.frozen
+class Counted(Held):
+    """Held, and it tells in which order passwords are checked."""
+
+    checked: list[bytes] = attrs.field(factory=list, eq=False)
+
+    def check(self, password: bytes) -> bool:
+        self.checked.append(password)
+        self.begun.release()
+        assert self.one_more.acquire(timeout=PATIENCE)
+        return password == PASSWORD.encode()
+
+    one_more: threading.Semaphore = attrs.field(factory=lambda: threading.Semaphore(0), eq=False)
+
+
+class Announced(MemoryAccounts):
+    """Accounts that tell when a login is about to be queued."""
+
+    queued: threading.Semaphore
+
+    async def check_password(self, name: str, password: bytes, source: stores.LoginSource = stores.LOCAL) -> bool:
+        self.queued.release()
+        return await super().check_password(name, password, source)
+
+
+@on_both_loops
+@pytest.mark.parametrize("attackers", [1, 10])
+def test_attacking_addresses_do_not_hold_up_a_login(run: Run, attackers: int) -> None:
+    """Each of them has ten passwords waiting; between an honest login and its own hash at most two others start."""
+    counted = Counted()
+    hashing = Hashing(threads=1, timeout=10 * PATIENCE)
+    accounts = Announced([Account(name="alice", credential=counted)], hashing=hashing)
+    accounts.queued = threading.Semaphore(0)
+    kept = attrs.evolve(behind(counted, hashing), accounts=accounts)
+
+    def one_more() -> None:
+        counted.one_more.release()
+        assert counted.begun.acquire(timeout=PATIENCE)
+
+    def client(served: Served) -> None:
+        with contextlib.ExitStack() as connected:
+            for address in range(attackers):
+                for number in range(10):
+                    guess = f"guess {number} of {address}".encode()
+                    source = f"127.0.1.{address + 1}"
+                    connected.enter_context(login_of_alice(served, guess, source))
+                    assert accounts.queued.acquire(timeout=PATIENCE)
+            assert counted.begun.acquire(timeout=PATIENCE)
+            for _ in range(2 * attackers):  # by then a login has failed from each address
+                one_more()
+            for user in range(3):
+                before = len(counted.checked)
+                with login_of_alice(served, source=f"127.0.2.{user + 1}") as honest:
+                    assert accounts.queued.acquire(timeout=PATIENCE)
+                    while PASSWORD.encode() not in counted.checked[before:]:
+                        one_more()
+                    assert counted.checked.index(PASSWORD.encode(), before) - before <= 2
+                    one_more()
+                    assert hear(honest).startswith(b"235 ")
+            counted.one_more.release(1000)
+
+    meet(run, client, kept=kept, postmaster=None)

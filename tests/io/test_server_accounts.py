@@ -17,7 +17,7 @@ from mailauth import pop3
 from mailauth.grants import Grant
 from mailauth_io import server, stores
 from mailauth_io.server._house import House
-from mailauth_io.stores import Account, AccountsFile, Hashing, MemoryAccounts, write_credential
+from mailauth_io.stores import Account, AccountsFile, Hashing, LoginSource, MemoryAccounts, write_credential
 from mailauth_io.stores.credentials import read_credential
 from tests.io.server_support import PASSWORD, Clock, Run, Served, authenticate, meet, on_both_loops
 
@@ -88,7 +88,7 @@ def test_a_hash_that_finds_no_thread_in_time_is_a_temporary_failure(run: Run) ->
     """RFC 4954 section 6: 454; RFC 3206: [SYS/TEMP].  The password was not looked at."""
 
     class Busy(Hashing):
-        async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        async def run(self, source: LoginSource, function: Callable[[*Ts], T], *args: *Ts) -> T:
             raise stores.HashingBusy
 
     def client(served: Served) -> None:

@@ -52,17 +52,17 @@ class Accounts:
         self.broken.check("exists")
         return await self.real.exists(name)
 
-    async def check_password(self, name: str, password: bytes) -> bool:
+    async def check_password(self, name: str, password: bytes, source: stores.LoginSource = stores.LOCAL) -> bool:
         self.broken.check("check_password")
-        return await self.real.check_password(name, password)
+        return await self.real.check_password(name, password, source)
 
     async def secret(self, name: str) -> bytes | None:
         self.broken.check("secret")
         return await self.real.secret(name)
 
-    async def scram_keys(self, name: str, hash_name: str) -> sasl.ScramKeys:
+    async def scram_keys(self, name: str, hash_name: str, source: stores.LoginSource = stores.LOCAL) -> sasl.ScramKeys:
         self.broken.check("scram_keys")
-        return await self.real.scram_keys(name, hash_name)
+        return await self.real.scram_keys(name, hash_name, source)
 
     async def token_owner(self, token: bytes) -> str | None:
         self.broken.check("token_owner")

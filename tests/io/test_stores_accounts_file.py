@@ -10,7 +10,15 @@ from typing import TypeVar, TypeVarTuple
 import attrs
 import pytest
 
-from mailauth_io.stores import AccountsFile, Changes, Hashing, MemoryAccounts, from_password, write_credential
+from mailauth_io.stores import (
+    AccountsFile,
+    Changes,
+    Hashing,
+    LoginSource,
+    MemoryAccounts,
+    from_password,
+    write_credential,
+)
 from tests.io.server_support import Clock, Run, on_both_loops
 
 T = TypeVar("T")
@@ -242,8 +250,8 @@ def test_a_password_that_changes_while_it_is_hashed_is_right_no_more(run: Run, t
     class Meanwhile(Hashing):
         """Somebody writes the file while the hash is computed."""
 
-        async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
-            result = await super().run(function, *args)
+        async def run(self, source: LoginSource, function: Callable[[*Ts], T], *args: *Ts) -> T:
+            result = await super().run(source, function, *args)
             if change:
                 house.write(change)
                 await house.later(5)

@@ -107,7 +107,9 @@ def test_what_is_written_is_read(scheme: str) -> None:
     field = write_credential(scheme, "o\ufb03ce".encode())
     assert field.startswith(f"{{{scheme}}}")
     credential = read(field)
-    assert credential.check(prepared("o\ufb03ce".encode()))
+    typed = prepared("o\ufb03ce".encode())
+    assert typed is not None
+    assert credential.check(typed)
     assert credential.check(b"office")
     assert not credential.check(b"offices")
 
@@ -158,3 +160,19 @@ def test_any_field_is_a_credential_or_an_error(scheme: str, rest: bytes) -> None
     except CredentialError as error:
         said, kind = str(error), ""
     assert kind.startswith(f"{{{scheme}}}") or (said and (len(rest) < 4 or repr(rest)[2:-1] not in said))
+
+
+def test_a_password_is_bounded_as_it_is_hashed() -> None:
+    """SASLprep makes 18 characters of U+FDFA: what fits on the wire may not fit afterwards, and the other way round."""
+    assert prepared(b"x" * 1024) == b"x" * 1024
+    assert prepared(b"x" * 1025) is None
+    assert prepared(b"\xff" * 1024) == b"\xff" * 1024
+    assert (
+        prepared("\ufdfa".encode() * 31)
+        == "\u0635\u0644\u0649 \u0627\u0644\u0644\u0647 \u0639\u0644\u064a\u0647 \u0648\u0633\u0644\u0645".encode() * 31
+    )
+    assert prepared("\ufdfa".encode() * 32) is None
+    for nothing in (b"", "\u00ad".encode(), b"a\0b"):
+        assert prepared(nothing) is None
+    with pytest.raises(CredentialError, match="1 to 1024"):
+        write_credential("PLAIN", "\ufdfa".encode() * 32)

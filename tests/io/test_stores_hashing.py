@@ -1,14 +1,16 @@
-"""Hashing is bounded, out of the loop, and gives up in time: on both loops, without waiting."""
+"""Hashing is bounded, out of the loop, fair to each address, and gives up in time: on both loops, without waiting."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from mailauth_io import _loops
-from mailauth_io.stores import Hashing, HashingBusy
+from mailauth_io.stores import LOCAL, ClientLeft, Hashing, HashingBusy, LoginSource
 from tests.io.line_echo import cancel_when_blocked, on_both_loops
 from tests.io.time_machine import together
 
@@ -17,11 +19,13 @@ from tests.io.time_machine import together
 async def test_hashing_runs_in_a_thread(loop: _loops.Loop) -> None:
     """With its arguments and its result; an exception comes back as it is."""
     hashing = Hashing()
-    result, thread = await hashing.run(lambda one, other: (one + other, threading.get_ident()), 1, 2)
+    result, thread = await hashing.run(LOCAL, lambda one, other: (one + other, threading.get_ident()), 1, 2)
     assert result == 3
     assert thread != threading.get_ident()
-    with pytest.raises(ZeroDivisionError):
-        await hashing.run(divmod, 1, 0)
+    for _ in range(os.cpu_count() or 1):
+        with pytest.raises(ZeroDivisionError):
+            await hashing.run(LOCAL, divmod, 1, 0)
+    assert await hashing.run(LOCAL, len, "x") == 1
 
 
 class Slow:
@@ -38,35 +42,38 @@ class Slow:
 
 
 @on_both_loops
-async def test_who_finds_no_thread_in_time_is_turned_away(loop: _loops.Loop) -> None:
-    """454 and [SYS/TEMP] come of it; with a free thread even no patience is enough."""
-    hashing = Hashing(most=1, patience=0.0)
+async def test_a_login_that_gets_no_thread_in_time_is_refused(loop: _loops.Loop) -> None:
+    """454 and [SYS/TEMP] are the replies; with a free thread even a timeout of 0 is enough."""
+    hashing = Hashing(threads=1, timeout=0.0)
     slow = Slow()
 
     async def first() -> None:
-        await hashing.run(slow)
+        await hashing.run(LOCAL, slow)
 
     async def second() -> None:
         await loop.in_thread(slow.begun.acquire)
         try:
             with pytest.raises(HashingBusy):
-                await hashing.run(len, "x")
+                await hashing.run(LOCAL, len, "x")
         finally:
             slow.end.set()
 
-    assert await hashing.run(len, "x") == 1
+    assert await hashing.run(LOCAL, len, "x") == 1
     await together(first, second)
-    assert await hashing.run(len, "x") == 1
+    assert await hashing.run(LOCAL, len, "x") == 1
 
 
 @on_both_loops
-async def test_who_waits_gets_the_thread_that_is_free_next(loop: _loops.Loop) -> None:
-    hashing = Hashing(most=2)
+async def test_a_login_that_waits_gets_the_next_free_thread(loop: _loops.Loop) -> None:
+    hashing = Hashing(threads=2)
     slow = Slow()
     done: list[str] = []
 
-    async def one() -> None:
-        done.append(await hashing.run(slow))
+    def login(address: str) -> Callable[[], Awaitable[None]]:
+        async def run() -> None:
+            done.append(await hashing.run(LoginSource(address=address), slow))
+
+        return run
 
     async def release() -> None:
         await loop.in_thread(slow.begun.acquire)
@@ -74,26 +81,26 @@ async def test_who_waits_gets_the_thread_that_is_free_next(loop: _loops.Loop) ->
         assert not slow.begun.acquire(blocking=False)  # the third waits
         slow.end.set()
 
-    await together(one, one, one, release)
+    await together(login("a"), login("b"), login("c"), release)
     assert done == ["done"] * 3
 
 
-def test_a_hash_goes_on_when_nobody_waits_for_it_and_its_thread_is_taken_until_then() -> None:
+def test_a_cancelled_hash_keeps_its_thread_until_it_ends() -> None:
     """A client that hangs up again and again gets no more threads than the others.
 
     Only asyncio cancels a task that waits for a thread; trio lets the thread end first.
     """
 
     async def main() -> None:
-        hashing, patient = Hashing(most=1, patience=0.0), Hashing(most=1)
+        hashing = Hashing(threads=1, timeout=0.0)
         slow = Slow()
-        await cancel_when_blocked(lambda: hashing.run(slow))
+        await cancel_when_blocked(lambda: hashing.run(LOCAL, slow))
         await _loops.current().in_thread(slow.begun.acquire)
         with pytest.raises(HashingBusy):
-            await hashing.run(len, "x")
-        patient._threads = hashing._threads
+            await hashing.run(LOCAL, len, "x")
+        hashing._timeout = 20.0
         slow.end.set()
-        assert await patient.run(len, "x") == 1
+        assert await hashing.run(LOCAL, len, "x") == 1
 
     _loops.named("asyncio").run(main)
 
@@ -104,27 +111,230 @@ def test_one_hashing_serves_one_loop_after_another() -> None:
     for name in ("asyncio", "trio", "asyncio"):
 
         async def main() -> int:
-            return await hashing.run(len, "xx")
+            return await hashing.run(LOCAL, len, "xx")
 
         assert _loops.named(name).run(main) == 2
 
 
-def test_two_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
-
-    class Made(Exception):
-        pass
-
-    def threads(most: int) -> None:
-        made.append(most)
-        raise Made
-
-    monkeypatch.setattr("mailauth_io._threads.threads", threads)
+def test_one_thread_for_each_core_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 4}, raising=False)
+    assert Hashing()._most == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert Hashing()._most == 3
 
-    async def main() -> None:
-        with pytest.raises(Made):
-            await Hashing().run(len, "x")
 
-    _loops.named("asyncio").run(main)
-    assert made == [6]
+# Which login is next.
+
+
+class Hashes:
+    """Hash functions that are started by the queue and ended one at a time by the test; each finds a wrong password."""
+
+    def __init__(self, loop: _loops.Loop, hashing: Hashing) -> None:
+        self.started: list[str] = []
+        self.failed: Counter[str] = Counter()
+        self.gone: set[str] = set()
+        self._loop = loop
+        self._hashing = hashing
+        self._begun = threading.Semaphore(0)
+        self._go_on = threading.Semaphore(0)
+
+    def source(self, login: str) -> LoginSource:
+        """*login* is an address, and after a slash whatever tells its logins apart."""
+        address = login.partition("/")[0]
+        return LoginSource(
+            address=address,
+            failed_lately=lambda: self.failed[address] > 0,
+            connected=lambda: login not in self.gone,
+            note_failure=lambda: self.failed.update([address]),
+        )
+
+    def login(self, login: str, right: bool = False) -> Callable[[], Awaitable[None]]:
+        def hash_it() -> bool:
+            self.started.append(login)
+            self._begun.release()
+            assert self._go_on.acquire(timeout=20)
+            return right
+
+        async def run() -> None:
+            try:
+                await self._hashing.run(self.source(login), hash_it)
+            except HashingBusy as error:
+                self.started.append(f"{login} {type(error).__name__}")
+
+        return run
+
+    async def begun(self, number: int) -> None:
+        """Wait until so many more have started."""
+        for _ in range(number):
+            assert await self._loop.in_thread(lambda: self._begun.acquire(timeout=20))
+
+    async def end(self, number: int) -> None:
+        """End one hash after the other, each of which lets another one start."""
+        for _ in range(number):
+            self._go_on.release()
+            await self.begun(1)
+
+    def end_all(self) -> None:
+        self._go_on.release(1000)
+
+
+@on_both_loops
+async def test_a_login_overtakes_the_queue_of_attacking_addresses(loop: _loops.Loop) -> None:
+    """At most threads + 1 hashes start between an honest login and its own, however many others wait."""
+    for threads in (1, 2, 4):
+        for attackers in (1, 10):
+            await overtake(Hashes(loop, Hashing(threads=threads)), threads, attackers)
+
+
+async def overtake(hashes: Hashes, threads: int, attackers: int) -> None:
+    async def attacked() -> None:
+        await hashes.begun(min(threads, attackers * max(1, threads // 2)))
+        await hashes.end(2 * attackers)  # by now each of the addresses has failed
+        await log_in(1)
+        hashes.end_all()
+
+    async def log_in(number: int) -> None:
+        """One user after the other, each when the one before has got a thread."""
+        user, before = f"user {number}", len(hashes.started)
+
+        async def until_started() -> None:
+            while user not in hashes.started:
+                await hashes.end(1)
+            assert hashes.started.index(user) - before <= threads + 1, hashes.started[before:]
+            if number < 5:
+                await log_in(number + 1)
+            hashes.end_all()
+
+        await together(hashes.login(user, right=True), until_started)
+
+    attack = [hashes.login(f"attacker {address}/{number}") for number in range(30) for address in range(attackers)]
+    await together(*attack, attacked)
+
+
+@on_both_loops
+async def test_an_address_holds_at_most_half_of_the_threads(loop: _loops.Loop) -> None:
+    """A login from elsewhere then starts at once, without any hash ending first."""
+    hashes = Hashes(loop, Hashing(threads=4))
+
+    async def other() -> None:
+        await hashes.begun(2)
+        await together(hashes.login("b"), look)
+
+    async def look() -> None:
+        await hashes.begun(1)
+        assert [login[0] for login in sorted(hashes.started)] == ["a", "a", "b"]
+        hashes.end_all()
+
+    await together(*(hashes.login(f"a/{number}") for number in range(9)), other)
+    assert len(hashes.started) == 10
+
+
+@on_both_loops
+async def test_addresses_take_turns(loop: _loops.Loop) -> None:
+    """Not the logins: an address with many of them has one turn, as the others."""
+    hashes = Hashes(loop, Hashing(threads=1))
+    logins = [hashes.login(name, right=True) for name in ("a/0", "a/1", "a/2", "a/3", "b/0", "b/1", "c/0")]
+
+    async def end() -> None:
+        await hashes.begun(1)
+        await hashes.end(6)
+        hashes.end_all()
+
+    await together(*logins, end)
+    first, others = hashes.started[0][0], [login[0] for login in hashes.started[1:]]
+    assert sorted(hashes.started) == ["a/0", "a/1", "a/2", "a/3", "b/0", "b/1", "c/0"]
+    assert set(others[:3]) | {first} == {"a", "b", "c"}  # trio starts tasks in any order
+    assert others[-1] == "a"
+
+
+@on_both_loops
+async def test_an_address_with_a_failed_login_gets_every_fourth_turn(loop: _loops.Loop) -> None:
+    """A user who mistyped a password is not locked out by a rush of others."""
+    hashes = Hashes(loop, Hashing(threads=1))
+    hashes.failed["mistyped"] = 1
+
+    async def rush() -> None:
+        await hashes.begun(1)
+        await together(*(hashes.login(f"user {n}", right=True) for n in range(20)), hashes.login("mistyped", True), end)
+
+    async def end() -> None:
+        await hashes.end(5)
+        hashes.end_all()
+
+    await together(hashes.login("first", True), rush)
+    assert hashes.started.index("mistyped") <= 4
+
+
+@on_both_loops
+async def test_a_client_that_leaves_the_queue_gets_no_thread(loop: _loops.Loop) -> None:
+    """It counts as a failure: to ask for hashes and to leave would cost nothing otherwise."""
+    hashes = Hashes(loop, Hashing(threads=1))
+
+    async def leave() -> None:
+        await hashes.begun(1)
+        await together(hashes.login("b/0"), hashes.login("b/1"), end)
+
+    async def end() -> None:
+        hashes.gone.add("b/0")
+        await hashes.end(1)
+        hashes.end_all()
+
+    await together(hashes.login("a", right=True), leave)
+    assert sorted(hashes.started) == ["a", "b/0 ClientLeft", "b/1"]
+    assert hashes.failed == {"b": 2}
+
+
+@on_both_loops
+async def test_a_client_that_leaves_while_its_password_is_hashed_has_failed(loop: _loops.Loop) -> None:
+    """Whether or not the password was right."""
+    hashes = Hashes(loop, Hashing(threads=1))
+
+    async def leave() -> None:
+        await hashes.begun(1)
+        hashes.gone.add("a")
+        hashes.end_all()
+
+    await together(hashes.login("a", right=True), leave)
+    assert hashes.failed == {"a": 1}
+
+
+@on_both_loops
+async def test_a_client_that_leaves_before_its_time_in_the_queue_is_over_has_failed(loop: _loops.Loop) -> None:
+    """A busy server refuses it all the same, and one that stays is not at fault."""
+    hashes = Hashes(loop, Hashing(threads=1, timeout=0.0))
+
+    async def late() -> None:
+        await hashes.begun(1)
+        hashes.gone.add("b")
+        await together(hashes.login("b"), hashes.login("c"))
+        hashes.end_all()
+
+    await together(hashes.login("a", right=True), late)
+    assert sorted(hashes.started) == ["a", "b HashingBusy", "c HashingBusy"]
+    assert hashes.failed == {"b": 1}
+
+
+def test_a_client_that_left_is_a_busy_server_to_its_login() -> None:
+    """So whatever handles the one handles the other."""
+    assert issubclass(ClientLeft, HashingBusy)
+
+
+@on_both_loops
+async def test_a_failure_counts_before_the_next_turn_is_given(loop: _loops.Loop) -> None:
+    """Else the address that has just failed would have one more turn, ahead of a user who waits."""
+    hashes = Hashes(loop, Hashing(threads=1))
+
+    async def next_of_a() -> None:
+        await hashes.begun(1)
+        await together(hashes.login("a/1"), user)
+
+    async def user() -> None:
+        await together(hashes.login("b", right=True), end)
+
+    async def end() -> None:
+        await hashes.end(2)
+        hashes.end_all()
+
+    await together(hashes.login("a/0"), next_of_a)
+    assert hashes.started == ["a/0", "b", "a/1"]

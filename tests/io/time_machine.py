@@ -43,6 +43,9 @@ class MemoryStream(Stream):
     def wake(self) -> None:
         pass
 
+    def fileno(self) -> int:
+        return -1
+
     def half_close(self) -> None:
         pass
 

@@ -22,6 +22,9 @@ MAXIMUM_ADDRESSES: Final = 16_384
 NETWORK: Final = 64
 """Bits of an IPv6 address that count: whoever has one of that network has them all (RFC 4291 section 2.5.4)."""
 
+RECENT: Final = 600.0
+"""Seconds after a failed login in which logins from its address give way to others (``stores.Hashing``)."""
+
 _SHARES: Final = (0.0, 0.125, 0.25, 0.5, 1.0)
 """Of the longest delay, from the first failure on: a slip of the finger costs nothing."""
 
@@ -47,15 +50,26 @@ class FailedLogins:
         *now* is seconds on any clock that never steps back.  No success takes anything back: who has one password
         would try others between two logins of his own.
         """
-        if not self._longest:
-            return 0.0
+        failures = self._note(address, now, 1)
+        return self._longest * _SHARES[min(failures, len(_SHARES)) - 1]
+
+    def note(self, address: str, now: float) -> None:
+        """A login from *address* fails at *now*, and ``delay`` counts it later, if at all: its client may have left."""
+        self._note(address, now, 0)
+
+    def failed_lately(self, address: str, now: float) -> bool:
+        """Whether a login from *address* has failed in the last RECENT seconds."""
+        _, when = self._failed.get(key(address, NETWORK), (0, now - RECENT))
+        return now - when < RECENT
+
+    def _note(self, address: str, now: float, more: int) -> int:
         self._forget(now)
         who = key(address, NETWORK)
-        failures = self._failed.pop(who, (0, now))[0] + 1
+        failures = self._failed.pop(who, (0, now))[0] + more
         self._failed[who] = failures, now
         if len(self._failed) > self._maximum:
             self._failed.popitem(last=False)
-        return self._longest * _SHARES[min(failures, len(_SHARES)) - 1]
+        return failures
 
     def _forget(self, now: float) -> None:
         while self._failed and next(iter(self._failed.values()))[1] + MEMORY <= now:

@@ -17,12 +17,13 @@ from mailauth.policy import RelayPolicy
 
 from .. import _loops
 from .._adapter import ServerConnection
+from .._addresses import key
 from ..certificate_names import certificate_names
 from ..limits import Crowd
 from ..logs import Event
-from ..stores import Accounts, MemoryGrants, Proof, mailbox_name
+from ..stores import Accounts, ClientLeft, LoginSource, MemoryGrants, Proof, mailbox_name
 from ._arriving import SHARE, Arriving
-from ._failures import FailedLogins
+from ._failures import NETWORK, FailedLogins
 from ._granting import Granting
 from ._log import LOGGER, log_failure
 from .config import Config, Stores
@@ -177,11 +178,11 @@ class House:
         """Answer what a login asks; *session* is the connection id for the log."""
         match question:
             case sasl.CheckPassword():
-                connection.answer(question, await self.check_password(session, question))
+                connection.answer(question, await self.check_password(connection, session, question))
             case sasl.FetchSecret():
                 connection.answer(question, await self.fetch_secret(session, question))
             case sasl.FetchScramKeys():
-                connection.answer(question, await self.fetch_scram_keys(session, question))
+                connection.answer(question, await self.fetch_scram_keys(connection, session, question))
             case sasl.CheckToken():
                 owner = await self.check_token(session, question)
                 if owner is sasl.Refusal.BAD_CREDENTIALS:
@@ -194,16 +195,32 @@ class House:
 
     async def hold_back(self, address: str) -> None:
         """A login from *address* has failed: wait before it is told so, the longer the more of them have failed."""
-        seconds = self.failures.delay(address, self.clock())
+        seconds = self.count_failure(address)
         if seconds:
             await self.sleep(seconds)
 
-    async def check_password(self, session: str, question: sasl.CheckPassword) -> Accept | sasl.Refusal:
+    def count_failure(self, address: str) -> float:
+        """A login from *address* has failed.  Returns the seconds that its refusal has to wait."""
+        return self.failures.delay(address, self.clock())
+
+    def _source(self, connection: ServerConnection[Any]) -> LoginSource:
+        address = connection.peer.address
+        return LoginSource(
+            address=key(address, NETWORK),
+            failed_lately=lambda: self.failures.failed_lately(address, self.clock()),
+            connected=lambda: not connection.peer_closed,
+            note_failure=lambda: self.failures.note(address, self.clock()),
+        )
+
+    async def check_password(
+        self, connection: ServerConnection[Any], session: str, question: sasl.CheckPassword
+    ) -> Accept | sasl.Refusal:
         """The answer to *question*."""
 
         async def answer() -> Accept | sasl.Refusal:
             name = self.name(question.authentication_identity)
-            right = await (await self.accounts(session)).check_password(name, question.password)
+            accounts = await self.accounts(session)
+            right = await accounts.check_password(name, question.password, self._source(connection))
             return ACCEPT if right else sasl.Refusal.BAD_CREDENTIALS
 
         return await ask(session, "accounts", question, answer())
@@ -217,13 +234,13 @@ class House:
         return await ask(session, "accounts", question, answer())
 
     async def fetch_scram_keys(
-        self, session: str, question: sasl.FetchScramKeys
+        self, connection: ServerConnection[Any], session: str, question: sasl.FetchScramKeys
     ) -> sasl.ScramKeys | sasl.Refusal | None:
         """The answer to *question*; a name that is nobody's gets keys as well, which no password has."""
 
         async def answer() -> sasl.ScramKeys:
             name = self.name(question.authentication_identity)
-            return await (await self.accounts(session)).scram_keys(name, question.hash_name)
+            return await (await self.accounts(session)).scram_keys(name, question.hash_name, self._source(connection))
 
         return await ask(session, "accounts", question, answer())
 
@@ -287,6 +304,8 @@ async def ask(session: str, part: str, question: Question[A], answer: Awaitable[
     """What a store answers; a failure becomes the question's own temporary one, and the log names the failed *part*."""
     try:
         return await answer
+    except ClientLeft:
+        return question.unavailable  # no failure of the store, and a client can do it at will: nothing for the log
     except Exception as error:
         log_failure(session, part, error)
         return question.unavailable

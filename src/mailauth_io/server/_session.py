@@ -25,7 +25,7 @@ E = TypeVar("E")
 class Session(ABC, Generic[E]):
     """A connection with what it needs of the house; *id* stands in all of its lines in the log."""
 
-    __slots__ = ("_entered", "begun", "connection", "house", "id", "mechanism")
+    __slots__ = ("_asked", "_entered", "begun", "connection", "house", "id", "mechanism")
 
     protocol: ClassVar[str]
 
@@ -37,6 +37,7 @@ class Session(ABC, Generic[E]):
         """The moment at which the last login began."""
         self.mechanism: str | None = None
         """By which the identity was proved; None before a login."""
+        self._asked = False  # the login under way has cost more than reading it
         self._entered: str | None = None  # the identity that the house has this connection under
 
     @classmethod
@@ -87,13 +88,33 @@ class Session(ABC, Generic[E]):
         if identity is not None:
             self.house.enter(self.connection, identity, self.begun)
 
+    def start_login(self) -> None:
+        """The client has chosen a mechanism."""
+        self.begun = self.house.moment()
+        self._asked = False
+
+    async def answer_login(self, question: sasl.ServerQuestion) -> None:
+        """Answer what the login under way asks."""
+        self._asked = True
+        await self.house.answer_login(self.connection, self.id, question)
+
     async def refuse_login(self, event: sasl.AuthenticationFailed) -> None:
-        """Write it down; then wait, for the reply leaves after this.  What the exchange itself lacked is no guess."""
+        """Write it down, count it for its address, and wait: the reply leaves after this.
+
+        What counts is a login for which there was work to do: one that was refused, one that had to be prepared to be
+        found malformed, and one that ends after it was told a salt.
+        """
         self.note_login(event)
-        token = NEEDS.get(event.mechanism) is Proof.TOKEN and event.why is sasl.Refusal.BAD_CREDENTIALS
-        # A wrong token has waited before: its refusal was told in JSON.
-        if isinstance(event.why, sasl.Refusal) and event.why is not sasl.Refusal.TEMPORARY and not token:
-            await self.house.hold_back(self.connection.peer.address)
+        why = event.why
+        if why is sasl.Refusal.TEMPORARY:
+            return
+        if NEEDS.get(event.mechanism) is Proof.TOKEN and self._asked and why is not sasl.Refusal.NOT_AUTHORIZED:
+            return  # counted before, and it has waited: a wrong token is told in JSON, ahead of this refusal
+        if self._asked or isinstance(why, sasl.Refusal) or why is sasl.Fault.MALFORMED:
+            if why is None:
+                self.house.count_failure(self.connection.peer.address)  # the client has gone: nothing to hold back
+            else:
+                await self.house.hold_back(self.connection.peer.address)
 
     @abstractmethod
     async def run(self) -> None:

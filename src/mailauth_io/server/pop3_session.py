@@ -49,11 +49,11 @@ class Pop3Session(Session[pop3.AnyServerEvent]):
                     | sasl.CheckExternal()
                     | sasl.Authorize()
                 ) as question:
-                    await house.answer_login(connection, self.id, question)
+                    await self.answer_login(question)
                 case pop3.Connected() | pop3.Stls() as question:
                     connection.answer(question, ACCEPT)
                 case sasl.AuthenticationStarted():
-                    self.begun = house.moment()
+                    self.start_login()
                 case sasl.Authenticated(identity=identity):
                     await house.grant(self.id, connection.peer.address, identity or "", self.begun)
                     self.note_login(event)

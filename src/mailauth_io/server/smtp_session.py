@@ -76,7 +76,7 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
                 await self._answer_all()
 
     async def _answer_all(self) -> None:
-        house, connection = self.house, self.connection
+        connection = self.connection
         async for event in connection:
             match event:
                 case smtp.Mail() as question:
@@ -100,13 +100,13 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
                     | sasl.CheckExternal()
                     | sasl.Authorize()
                 ) as question:
-                    await house.answer_login(connection, self.id, question)
+                    await self.answer_login(question)
                 case smtp.Connected() | smtp.StartTls() as question:
                     connection.answer(question, ACCEPT)
                 case smtp.Hello():
                     self._hello = event
                 case sasl.AuthenticationStarted():
-                    self.begun = house.moment()
+                    self.start_login()
                 case sasl.Authenticated():
                     self.note_login(event)
                 case sasl.AuthenticationFailed():

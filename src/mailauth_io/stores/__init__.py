@@ -32,7 +32,13 @@ from .credentials import (
     Proof as Proof,
     write_credential as write_credential,
 )
-from .hashing import Hashing as Hashing, HashingBusy as HashingBusy
+from .hashing import (
+    LOCAL as LOCAL,
+    ClientLeft as ClientLeft,
+    Hashing as Hashing,
+    HashingBusy as HashingBusy,
+    LoginSource as LoginSource,
+)
 from .maildir_maildrops import MaildirMaildrops as MaildirMaildrops
 from .maildir_outbox import MaildirOutbox as MaildirOutbox
 from .memory_accounts import (
@@ -63,16 +69,20 @@ class Accounts(Protocol):
     async def exists(self, name: str) -> bool:
         """Whether *name* has a mailbox here."""
 
-    async def check_password(self, name: str, password: bytes) -> bool:
-        """Whether this is the password of *name*; an unknown name must cost what a wrong password costs."""
+    async def check_password(self, name: str, password: bytes, source: LoginSource = LOCAL) -> bool:
+        """Whether this is the password of *name*; an unknown name must cost what a wrong password costs.
+
+        *source* decides when a slow check gets its turn: see ``Hashing.run``.
+        """
 
     async def secret(self, name: str) -> bytes | None:
         """The secret shared with *name*, for CRAM-MD5 and APOP; None when there is no such name or no such secret."""
 
-    async def scram_keys(self, name: str, hash_name: str) -> sasl.ScramKeys:
+    async def scram_keys(self, name: str, hash_name: str, source: LoginSource = LOCAL) -> sasl.ScramKeys:
         """The keys of *name* for SCRAM (``sha1``, ``sha256``); of an unknown one keys that no password has.
 
-        Those are always the same and look like the others, and asking for them takes as long.
+        Those are always the same and look like the others, and asking for them takes as long.  *source* as for
+        ``check_password``.
         """
 
     async def token_owner(self, token: bytes) -> str | None:

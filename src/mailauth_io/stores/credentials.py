@@ -7,6 +7,7 @@ compute the hashes.  Whatever is asked may block for as long as a hash takes; no
 from __future__ import annotations
 
 import binascii
+import contextlib
 import enum
 import hashlib
 import hmac
@@ -55,15 +56,18 @@ class HashesMissing(CredentialError):
     """The package that knows this scheme is not installed; the text says how to get it."""
 
 
-def prepared(password: bytes) -> bytes:
-    """*password* in the form in which passwords are compared (RFC 4013), whichever mechanism brought it.
+def prepared(password: bytes) -> bytes | None:
+    """*password* in the form in which passwords are compared and hashed (RFC 4013), whichever mechanism brought it.
 
-    One that has no such form stays as it is.
+    One that has no such form stays as it is.  None for what no password can be: it is empty, it holds a NUL, or it has
+    more than MAXIMUM_PASSWORD octets.  This is checked here, on what is hashed, because SASLprep can make 18 characters
+    of one.
     """
-    try:
-        return sasl.saslprep(password.decode("utf-8"), query=True).encode("utf-8")
-    except (Malformed, UnicodeDecodeError):
-        return password
+    if len(password) > MAXIMUM_PASSWORD:
+        return None  # not prepared: that would be work without a bound
+    with contextlib.suppress(Malformed, UnicodeDecodeError):
+        password = sasl.saslprep(password.decode("utf-8"), query=True).encode("utf-8")
+    return password if 0 < len(password) <= MAXIMUM_PASSWORD and b"\0" not in password else None
 
 
 class Credential(ABC):
@@ -104,6 +108,11 @@ class Plain(Credential):
 
     password: bytes = attrs.field(repr=False)
     _derived: dict[str, sasl.ScramKeys | None] = attrs.field(factory=dict, init=False, repr=False, eq=False)
+    _digest: bytes = attrs.field(init=False, repr=False, eq=False)
+
+    @_digest.default
+    def _digest_of_prepared(self) -> bytes:
+        return hashlib.sha256(prepared(self.password) or self.password).digest()
 
     @property
     def proofs(self) -> frozenset[Proof]:
@@ -115,16 +124,19 @@ class Plain(Credential):
 
     def check(self, password: bytes) -> bool:
         # Digests first: compare_digest tells the lengths of what it compares.
-        expected = hashlib.sha256(prepared(self.password)).digest()
-        return hmac.compare_digest(hashlib.sha256(password).digest(), expected)
+        return hmac.compare_digest(hashlib.sha256(password).digest(), self._digest)
 
     def has_derived(self, hash_name: str) -> bool:
         """Whether its keys for SCRAM are there already, so that they cost nothing."""
         return hash_name in self._derived
 
+    def derive(self, hash_name: str) -> sasl.ScramKeys | None:
+        """Keys with a new salt; None for a password that has no form in SCRAM, at no cost."""
+        return _derive(self.password, hash_name, ITERATIONS)
+
     def scram_keys(self, hash_name: str) -> sasl.ScramKeys | None:
         if hash_name not in self._derived:
-            keys = _derive(self.password, hash_name, ITERATIONS)
+            keys = self.derive(hash_name)
             self._derived.setdefault(hash_name, keys)  # two threads at once: the salts of the first one stay
         return self._derived[hash_name]
 
@@ -288,9 +300,10 @@ def write_credential(scheme: str, password: bytes) -> str:
 
     Raises CredentialError for one that it cannot take, and HashesMissing as ``read_credential`` does.
     """
-    password = prepared(password)
-    if not password or b"\0" in password or b"\n" in password or len(password) > MAXIMUM_PASSWORD:
+    prepared_password = prepared(password)
+    if prepared_password is None or b"\n" in prepared_password:
         raise CredentialError(f"must have 1 to {MAXIMUM_PASSWORD} octets, none of them NUL or a line end")
+    password = prepared_password
     try:
         password.decode("utf-8")
     except UnicodeDecodeError:

@@ -19,7 +19,7 @@ from mailauth import sasl
 
 from .accounts_file import Account, AccountsError, AccountsFile
 from .credentials import Credential, Plain, Proof, Scram, prepared
-from .hashing import Hashing
+from .hashing import LOCAL, Hashing, LoginSource
 from .names import NAME_RULE, mailbox_name
 
 REMEMBERED: Final = 4096
@@ -114,7 +114,8 @@ class MemoryAccounts:
         self._tokens = [(hashlib.sha256(token).digest(), self._owner(name)) for name, token in tokens]
         self._certificate_names = [(written, self._owner(name)) for written, name in certificate_names]
         self._hashing = hashing or Hashing()
-        self._nobody = secrets.token_bytes(32)
+        self._decoy_key = secrets.token_bytes(32)
+        self._decoy_password = Plain(secrets.token_hex(32).encode())  # text, so that SCRAM keys can be derived from it
         self._derived: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._begin()
 
@@ -132,7 +133,7 @@ class MemoryAccounts:
         # An unknown name is checked against a stored password of the commonest kind, whoever's it is: this costs
         # exactly what it has to, and what comes out of it is not looked at.
         self._decoy: Credential = next(
-            (credential for credential in credentials if credential.kind == self._kinds[0]), Plain(self._nobody)
+            (credential for credential in credentials if credential.kind == self._kinds[0]), self._decoy_password
         )
         self._proofs = frozenset(
             proof for proof in Plain.PROOFS if all(proof in credential.proofs for credential in credentials)
@@ -143,7 +144,7 @@ class MemoryAccounts:
         """Salts for names that are nobody's.  Where salts are stored they outlast the process, so these must, too."""
         stored = [credential.keys for credential in credentials if isinstance(credential, Scram)]
         if not stored:
-            return sasl.ScramDecoy(key=self._nobody)
+            return sasl.ScramDecoy(key=self._decoy_key)
         key = hashlib.sha256(b"salts for names that are nobody's" + min(keys.server_key for keys in stored)).digest()
         costs = Counter((keys.iterations, min(len(keys.salt), 32)) for keys in stored)
         (iterations, salt_size), _ = costs.most_common(1)[0]
@@ -215,34 +216,44 @@ class MemoryAccounts:
         account = self._accounts.get(name)
         return None if account is None else account.credential
 
-    async def check_password(self, name: str, password: bytes) -> bool:
+    async def check_password(self, name: str, password: bytes, source: LoginSource = LOCAL) -> bool:
         known = self._credential(name)
         credential = self._decoy if known is None else known
-        password = prepared(password)
+        to_check = prepared(password)
+        if to_check is None:
+            return False  # whatever the name is: this tells nothing about it
         if credential.slow:
-            right = await self._hashing.run(credential.check, password)
+            right = await self._hashing.run(source, self._is_right, credential, known, to_check)
         else:
-            right = credential.check(password)
+            right = self._is_right(credential, known, to_check)
         # Meanwhile the accounts may have been read again: a password that was changed is right no more.
-        return right and known is not None and self._credential(name) is known
+        return right and self._credential(name) is known
+
+    @staticmethod
+    def _is_right(credential: Credential, known: Credential | None, password: bytes) -> bool:
+        """Check *password* against *credential*, a decoy or not; right only for a *known* name."""
+        return credential.check(password) and known is not None
 
     async def secret(self, name: str) -> bytes | None:
         credential = self._credential(name)
         return credential.password if isinstance(credential, Plain) else None
 
-    async def scram_keys(self, name: str, hash_name: str) -> sasl.ScramKeys:
+    async def scram_keys(self, name: str, hash_name: str, source: LoginSource = LOCAL) -> sasl.ScramKeys:
         known = self._credential(name)
         login = (name, hash_name)
         if isinstance(known or self._decoy, Plain) and login not in self._derived:
             # Keys are derived at the first login of a name: an unknown one takes as long the first time, and not again.
-            # Whoever was forgotten takes as long once more, though the keys of a known name are still there.
-            due = known if isinstance(known, Plain) and not known.has_derived(hash_name) else Plain(self._nobody)
-            await self._hashing.run(due.scram_keys, hash_name)
+            # A name that was forgotten takes as long once more, though the keys of a known one are still there.
+            if isinstance(known, Plain) and not known.has_derived(hash_name):
+                await self._hashing.run(source, known.scram_keys, hash_name)
+            else:
+                await self._hashing.run(source, self._decoy_password.derive, hash_name)
             self._derived[login] = None
             if len(self._derived) > REMEMBERED + len(self._accounts):
                 self._derived.popitem(last=False)
+        of_nobody = self._scram_decoy.keys(name, hash_name)  # made for a known name as well, so that both take as long
         keys = None if known is None else known.scram_keys(hash_name)
-        return self._scram_decoy.keys(name, hash_name) if keys is None else keys
+        return of_nobody if keys is None else keys
 
     async def token_owner(self, token: bytes) -> str | None:
         digest = hashlib.sha256(token).digest()
