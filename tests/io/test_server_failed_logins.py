@@ -8,7 +8,7 @@ import select
 import smtplib
 import socket
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar, TypeVarTuple
 
 import pytest
 
@@ -16,8 +16,14 @@ from mailauth import sasl
 from mailauth_io import _loops, server, stores
 from mailauth_io.server._failures import MEMORY
 from mailauth_io.server._house import House
+from mailauth_io.stores import Hashing, write_credential
+from mailauth_io.stores.credentials import read_credential
+from tests.io.gone_clients import ends_of_sessions
 from tests.io.server_support import PASSWORD, PATIENCE, Clock, Run, Served, accounts, authenticate, meet, on_both_loops
 from tests.io.tls import client_context
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 Guess = Callable[[Served, str, str], None]
 """Log in with a name and a password, in clear, and hear that it is refused or granted."""
@@ -170,7 +176,7 @@ def greet(port: str, connection: socket.socket, lines: BinaryIO) -> None:
 class Unavailable(stores.MemoryAccounts):
     """Accounts that cannot tell."""
 
-    async def check_password(self, name: str, password: bytes) -> bool:
+    async def check_password(self, name: str, password: bytes, source: stores.LoginSource = stores.LOCAL) -> bool:
         raise OSError("no such server")
 
 
@@ -262,6 +268,106 @@ def test_a_wrong_token_waits_before_it_is_told_in_json_and_once(run: Run, port: 
     asked, refused = (b"334", b"535") if port == "smtps" else (b"+", b"-ERR")
     told = [asked] if hangs_up else [asked, refused]
     assert happened == [*told, 0.25, *told, 0.5, *told]
+
+
+SCRAM_FIRST = sasl.encode_base64(b"n,,n=alice,r=fyko+d2lbbFgONRv9qkxdawL").decode()
+TOO_LONG = "\ufdfa" * 40
+"""120 octets, of which SASLprep makes 1,320: more than the 1,024 that are hashed at most."""
+
+
+class NeverHashes(Hashing):
+    async def run(self, source: stores.LoginSource, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        raise AssertionError("this password is hashed")
+
+
+@on_both_loops
+@pytest.mark.parametrize("port", ["smtp", "pop3"])
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "USER"])
+def test_a_password_that_grows_too_long_is_a_failed_login_that_costs_no_hash(
+    run: Run, port: str, mechanism: str
+) -> None:
+    """The bound is on what is hashed, whichever mechanism brought it, and whether or not the name is known."""
+    if (port, mechanism) == ("smtp", "USER"):
+        return
+    sleeps = Sleeps()
+    credential = read_credential(write_credential("SCRAM-SHA-256", PASSWORD.encode()).encode())
+    kept = server.Stores(
+        accounts=stores.MemoryAccounts(
+            [stores.Account(name=name, credential=credential) for name in ("alice", "bob")], hashing=NeverHashes()
+        ),
+        maildrops=stores.MemoryMaildrops(),
+        outbox=stores.MemoryOutbox(),
+    )
+
+    def client(served: Served) -> None:
+        for name in ("alice", "nobody", "alice"):
+            says = {
+                "PLAIN": [b"AUTH PLAIN " + sasl.encode_base64(f"\0{name}\0{TOO_LONG}".encode())],
+                "LOGIN": [b"AUTH LOGIN " + sasl.encode_base64(name.encode()), sasl.encode_base64(TOO_LONG.encode())],
+                "USER": [f"USER {name}".encode(), f"PASS {TOO_LONG}".encode()],
+            }[mechanism]
+            with (
+                socket.create_connection(("127.0.0.1", getattr(served.pair, port)), PATIENCE) as connection,
+                connection.makefile("rb") as lines,
+            ):
+                greet(port, connection, lines)
+                for line in says:
+                    connection.sendall(line + b"\r\n")
+                    reply = lines.readline()
+                assert reply.startswith((b"501 ", b"535 ", b"-ERR"))
+
+    meet(run, client, kept=kept, sleep=sleeps, legacy=True)
+    assert sleeps == [0.25, 0.5]
+
+
+@on_both_loops
+@pytest.mark.parametrize("port", ["smtp", "pop3"])
+@pytest.mark.parametrize("end", ["hangs up", "cancels", "is malformed"])
+def test_a_login_that_ends_after_it_was_told_a_salt_has_failed(run: Run, port: str, end: str) -> None:
+    """The keys behind it had to be derived; who asks for them again and again is slowed down as one who guesses."""
+    sleeps = Sleeps()
+
+    def ask_for_salt(served: Served) -> None:
+        with (
+            socket.create_connection(("127.0.0.1", getattr(served.pair, port)), PATIENCE) as connection,
+            connection.makefile("rb") as lines,
+        ):
+            greet(port, connection, lines)
+            connection.sendall(b"AUTH SCRAM-SHA-256\r\n")
+            assert lines.readline().startswith((b"334 ", b"+ "))
+            connection.sendall(SCRAM_FIRST.encode() + b"\r\n")
+            assert lines.readline().startswith((b"334 ", b"+ "))
+            if end != "hangs up":
+                connection.sendall(b"*\r\n" if end == "cancels" else b"AAAA\r\n")
+                assert lines.readline().startswith((b"501 ", b"535 ", b"-ERR"))
+
+    def client(served: Served) -> None:
+        with ends_of_sessions("smtp") if port == "smtp" else ends_of_sessions("pop3") as ends:
+            for _ in range(3):
+                ask_for_salt(served)
+                assert ends.acquire(timeout=PATIENCE)
+        by_user(served, "alice", "wrong")
+
+    meet(run, client, sleep=sleeps, legacy=True)
+    assert sleeps == ([1.0] if end == "hangs up" else [0.25, 0.5, 1.0])
+
+
+@on_both_loops
+@pytest.mark.parametrize("line", ["AUTH PLAIN", "AUTH SCRAM-SHA-256", "AUTH LOGIN"])
+def test_a_login_that_ends_before_there_was_work_to_do_has_not_failed(run: Run, line: str) -> None:
+    """A client that asks for a mechanism and cancels wants another one."""
+    sleeps = Sleeps()
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            for _ in range(2):
+                assert smtp.docmd(line)[0] == 334
+                assert smtp.docmd("*")[0] == 501
+        by_user(served, "alice", "wrong")
+        by_user(served, "alice", "wrong")
+
+    meet(run, client, sleep=sleeps, legacy=True)
+    assert sleeps == [0.25]
 
 
 @on_both_loops
