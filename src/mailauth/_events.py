@@ -101,7 +101,8 @@ class NeedData:
     minimum_rate: float | None = None
     """For content, whose waits are all one however many events come between: octets a second that it has to bring in
     the long run.  Waiting spends the patience; each octet earns the time it may take, and there are never more than
-    *patience* seconds in hand.  None: octets earn nothing."""
+    *patience* seconds in hand.  The wait for a command between two chunks of one message (BDAT) is one of these waits.
+    None: octets earn nothing."""
 
     until: float = float("inf")
     """Seconds since the beginning of the connection at which the wait ends, too: the time before a login."""

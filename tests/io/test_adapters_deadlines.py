@@ -47,6 +47,7 @@ def serve(
     *,
     pause: float = 0.0,
     layer: _tls.Layer | None = None,
+    name: str = "asyncio",
 ) -> list[Any]:
     """Serve *client* to its end by an application that says yes to all, and takes *pause* seconds for each chunk."""
     events: list[Any] = []
@@ -55,7 +56,7 @@ def serve(
         client.seconds += pause
 
     connection: ServerConnection[Any] = ServerConnection(machine, client, PEER, None, layer)
-    asyncio.run(accept(connection, events, wait))
+    run_in_no_time(name, lambda: accept(connection, events, wait))
     return events
 
 
@@ -163,6 +164,59 @@ def test_each_message_has_the_whole_patience() -> None:
     message = (290.0, b"x\r\n.\r\n")
     client = SlowClient((0.0, b"EHLO c\r\n" + TRANSACTION), message, (0.0, TRANSACTION), message, (0.0, b"QUIT\r\n"))
     assert isinstance(serve(smtp_server(), client)[-1], smtp.Quit)
+
+
+def bdat(octets: bytes, *, last: bool = False) -> bytes:
+    return b"BDAT %d%b\r\n" % (len(octets), b" LAST" if last else b"") + octets
+
+
+BEGIN_CHUNKS = b"EHLO c\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<b@b.test>\r\n" + bdat(b"x" * 1_000)
+
+
+@on_each_loop
+@pytest.mark.parametrize(
+    ("says", "seconds"),
+    [
+        ([(299.0, b"BDAT 0\r\n")] * 99, 300.0),
+        ([(100.0, bdat(b"x"))] * 99, 300.0),
+        ([(100.0, b"NOOP\r\n")] * 99, 300.0),
+        ([(100.0, b"DATA\r\n")] * 19, 300.0),
+        ([(100.0, b"N" + b"O" * 2_000 + b"\r\n")] * 19, 300.0 + 3 * 2_003 / 500),
+        (each_octet(59.0, b"N" + b"O" * 99), 300.0),
+        ([(0.0, b"BDAT 9999\r\n"), (299.0, b"xx"), *[(299.0, bdat(b"x"))] * 99], 300.0),
+        ([(150.0, bdat(b"x" * 50_000))] * 3 + [(299.0, b"NOOP\r\n")] * 9, 600.0),
+    ],
+)
+def test_between_two_chunks_the_rate_of_content_goes_on(
+    name: str, says: list[tuple[float, bytes]], seconds: float
+) -> None:
+    """The deadline is that of the message which the server holds, whatever commands are read meanwhile (RFC 3030)."""
+    client = SlowClient((0.0, BEGIN_CHUNKS), *says)
+    events = serve(smtp_server(chunking=True), client, name=name)
+    assert client.seconds == pytest.approx(seconds, abs=0.5)
+    assert events[-1] == smtp.MessageAborted(why=Why.TIMED_OUT)
+    assert client.heard.endswith(END)
+
+
+@on_each_loop
+@pytest.mark.parametrize("size", [150_000, 1_000_000])
+def test_a_client_may_pause_between_two_large_chunks(name: str, size: int) -> None:
+    """Chunks earn their time as any content does, and the pause is bounded as any pause inside content is."""
+    pauses = [(299.0, bdat(b"x" * size))] * 20
+    client = SlowClient((0.0, BEGIN_CHUNKS), *pauses, (299.0, bdat(b"\r\n", last=True)), (0.0, b"QUIT\r\n"))
+    events = serve(smtp_server(chunking=True), client, name=name)
+    assert client.seconds == 299.0 * 21
+    assert isinstance(events[-1], smtp.Quit)
+
+
+@pytest.mark.parametrize("end", [b"RSET\r\n", b"EHLO c\r\n", bdat(b"\r\n", last=True), bdat(b"x" * 70_000)])
+def test_after_the_end_of_a_message_in_chunks_a_command_has_its_own_deadline_again(end: bytes) -> None:
+    """Also when it was given up, and after a chunk beyond SIZE: nothing is held then."""
+    machine = smtp_server(chunking=True, maximum_message_size=65_536)
+    content = NeedData(patience=300.0, minimum_rate=500.0)
+    assert last_wait(machine, BEGIN_CHUNKS) == last_wait(machine, b"NOOP\r\nBDAT") == content
+    machine.receive_data(b" 0\r\n")
+    assert last_wait(machine, end).minimum_rate is None
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,16 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
+from mailauth import smtp
+from mailauth_io import server, stores
+from mailauth_io._adapter import ServerConnection
+from mailauth_io._stream import Peer
 from mailauth_io.server._arriving import Arriving
+from mailauth_io.server._house import House
+from mailauth_io.server.smtp_session import SmtpSession
 from mailauth_io.stores import Full
+from tests.io.server_support import accounts
+from tests.io.time_machine import SlowClient, run_in_no_time
 
 ADDRESSES = ("192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1")
 
@@ -38,3 +46,31 @@ def test_nothing_is_kept_of_an_address_that_holds_nothing(messages: list[tuple[s
     for address, octets in taken:
         arriving.give_back(address, octets)
     assert len(arriving) == 0
+
+
+@pytest.mark.parametrize("name", ["asyncio", "trio"])
+@pytest.mark.parametrize("says", [(299.0, b"BDAT 0\r\n"), (100.0, b"NOOP\r\n"), (50.0, b"BDAT 1\r\nx")])
+def test_a_message_that_no_longer_comes_gives_its_memory_back(name: str, says: tuple[float, bytes]) -> None:
+    """Commands between two chunks of a message do not extend the time for which the server holds its 20 MB."""
+    budget = stores.Budget(40_000_000)
+    kept = server.Stores(
+        accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox(), budget=budget
+    )
+    chunk = b"x" * 1_000_000
+    client = SlowClient(
+        (0.0, b"EHLO c\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<alice@example.test>\r\n"),
+        *[(0.0, b"BDAT 1000000\r\n" + chunk)] * 20,
+        *[says] * 999,
+    )
+    house = House.of(server.Config(smtp=0, domains=("example.test",)), kept, client.now)
+
+    async def main() -> None:
+        machine = smtp.AnyServerConnection(house.smtp_settings(), entropy=bytes(32))
+        await SmtpSession.serve(house, ServerConnection(machine, client, Peer("192.0.2.1", 1), None, None))
+
+    run_in_no_time(name, main)
+    assert client.heard.endswith(b"421 4.4.2 that took too long, closing the connection\r\n")
+    assert client.seconds == pytest.approx(300.0, abs=1.0)
+    assert client.heard.count(b"1000000 octets taken") == 20
+    assert budget.free == 40_000_000
+    assert len(house.arriving) == 0

@@ -17,6 +17,7 @@ SMALL = attrs.evolve(SETTINGS, maximum_message_size=65_536, maximum_excess=1_000
 BEGIN = b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\n"
 COMPLETE = smtp.MessageComplete(recipients=(smtp.Mailbox("a", "b"),))
 NO = smtp.Reply(550, "5.7.1", "no")
+TOO_MANY = "too many commands that lead nowhere"
 BAD = smtp.MessageAborted(why=smtp.ContentFault.BARE_LINE_END)
 
 
@@ -185,6 +186,46 @@ def test_shut_down_while_data_is_open_takes_the_answer_first(answer: object) -> 
     session.answer(answer)
     assert session.codes == [421]
     assert len(session.of(smtp.MessageAborted)) == (answer is ACCEPT)
+
+
+@pytest.mark.parametrize("size", [0, 1, 63])
+def test_tiny_chunks_count_as_commands_that_lead_nowhere(size: int) -> None:
+    """They cost as much as NOOP does, and bring as little."""
+    settings = attrs.evolve(SETTINGS, maximum_noops=5)
+    session = chunks(chunk(b"x" * size) * 9, settings=settings)
+    assert session.codes == [*[250] * 6, 421]  # two more for the transaction, and one was spent by EHLO
+    assert session.events[-2:] == [
+        smtp.Refused(verb="BDAT", line=b"BDAT %d" % size, reply=smtp.Reply(421, "4.7.0", TOO_MANY)),
+        smtp.MessageAborted(why=Why.TOO_MANY_ERRORS),
+    ]
+    assert session.closed is not None
+
+
+@pytest.mark.parametrize("answer", [NO, smtp.Reply(451, "4.3.0", "later")])
+def test_tiny_chunks_that_are_dropped_count_too(answer: smtp.Reply) -> None:
+    session = chunks(chunk(b"x") * 9, settings=attrs.evolve(SETTINGS, maximum_noops=5), answers={smtp.Data: [answer]})
+    assert session.codes == [answer.code, *[503] * 5, 421]
+    assert session.of(smtp.MessageAborted) == []
+    assert session.closed is not None
+
+
+def test_other_chunks_and_the_last_one_lead_somewhere() -> None:
+    settings = attrs.evolve(SETTINGS, maximum_noops=1)
+    assert chunks(chunk(b"x" * 64) * 500 + chunk(b"", last=True), settings=settings).codes == [250] * 501
+    assert ready((BEGIN + chunk(b"x", last=True)) * 500, settings=settings).codes == [250] * 1_500
+
+
+@pytest.mark.parametrize("line", [b"N" * 3_000 + b"\r\n", b"N" * 3_000, b"N" * 2_049])
+def test_a_line_too_long_between_chunks_ends_the_session(line: bytes) -> None:
+    """It may have been BDAT, so the start of the next command is unknown; its end is not waited for."""
+    for size in (1, 1_000, len(line)):
+        session = chunks(chunk(b"x"), *[line[n : n + size] for n in range(0, len(line), size)])
+        assert session.codes == [250, 500]
+        assert session.events[-2:] == [
+            smtp.Refused(verb="", line=b"", reply=smtp.Reply(500, "5.5.2", "line too long")),
+            smtp.MessageAborted(why=Why.TOO_MANY_ERRORS),
+        ]
+        assert session.closed is not None
 
 
 def test_too_many_errors_between_chunks_abort_the_message() -> None:

@@ -28,6 +28,10 @@ _USUAL_MAIL: Final = Mail(reverse_path=None)
 _MANY: Final = 256  # replies that wait for the rest of a group: each as an object of its own weighs thrice its octets
 _LEAST_DROPPED: Final = 4_096  # octets that a dropped chunk counts for at least, or endless small ones would be free
 
+MINIMUM_CHUNK: Final = 64
+"""Octets of a chunk; a shorter one that is not the last of its message counts as a command that leads nowhere.  No RFC
+names a number; clients send chunks of 8 KiB and more, and short ones only at the end."""
+
 
 class ContentCourse(UsualCourse[Q], Generic[Q]):
     """A session as far as message content goes."""
@@ -108,11 +112,14 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
         return refused
 
     def _lose_count(self, line: bytes, reply: Reply) -> ServerEvent:
-        """A BDAT that does not say how many octets come: where the next command begins, nobody knows."""
+        """The number of octets of a chunk is unknown, so the start of the next command is unknown: close.
+
+        BDAT had a malformed size, or a line between two chunks, which may have been BDAT, was too long.
+        """
         self._say(reply)
         self._abandon(Why.TOO_MANY_ERRORS)
         self._close(Why.TOO_MANY_ERRORS)
-        return Refused(verb="BDAT", line=line, reply=reply)
+        return Refused(verb="BDAT" if line else "", line=line, reply=reply)
 
     def _skip(self, chunks: Chunks, reply: Reply) -> None:
         """Read over the octets of a chunk, then say *reply*."""
@@ -232,6 +239,11 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
         self._write(reply.to_wire(enhanced=self._settings.enhanced_status_codes), due=due)
         if len(self._output) > _MANY:
             self._output[:] = (b"".join(self._output),)
+
+
+def is_tiny(command: Bdat) -> bool:
+    """Whether *command* announces so short a chunk that it counts against ``maximum_noops``."""
+    return command.size < MINIMUM_CHUNK and not command.last
 
 
 def checked(answer: object) -> Reply | None:

@@ -28,7 +28,8 @@ _new: Final = object.__new__
 _set_octets: Final = vars(MessageChunk)["octets"].__set__
 _set_recipients: Final = vars(MessageComplete)["recipients"].__set__
 _match_common: Final = COMMON.match
-_READY, _MAIL, _RCPT, _DATA, _GREETING = State.READY, State.MAIL, State.RCPT, State.DATA, State.GREETING
+_READY, _MAIL, _RCPT, _DATA, _CHUNKS = State.READY, State.MAIL, State.RCPT, State.DATA, State.CHUNKS
+_GREETING = State.GREETING
 
 _AFTER: Final[Mapping[type[object], State]] = {
     Mail: NEXT[_READY]["MAIL"],
@@ -102,7 +103,7 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         if offset == len(octets):
             if self._output or received.later or received.ended:
                 return super().next_event()
-            return self._wait
+            return self._wait if state is not _CHUNKS else self._settings.waits[2]
         found = _match_common(octets, offset)
         if found is None or received.dropping:
             return super().next_event()

@@ -15,7 +15,7 @@ from .._events import Action, Question, Tls, Why
 from .._lines import LineTooLong
 from . import _fixed
 from ._command_lines import COMMON, PARSERS, from_common, split_line
-from ._content import ContentCourse, checked
+from ._content import ContentCourse, checked, is_tiny
 from ._parameters import Body
 from ._states import GROUPABLE, NEXT, State
 from .commands import (
@@ -42,7 +42,7 @@ A = TypeVar("A")
 Q = TypeVar("Q")
 
 _match_common: Final = COMMON.match
-_GREETING, _DATA, _AUTH = State.GREETING, State.DATA, State.AUTH
+_GREETING, _DATA, _AUTH, _CHUNKS = State.GREETING, State.DATA, State.AUTH, State.CHUNKS
 
 _NOT_IMPLEMENTED: Final = frozenset({"EXPN", "TURN", "ETRN", "SEND", "SOML", "SAML", "BDAT"})
 
@@ -80,8 +80,10 @@ class _Connection(ContentCourse[Q], Generic[Q]):
             self._question = connected = Connected()
             return connected
         received = self._input
+        # Between two chunks of a message the server still holds it, so the rate of content goes on to apply there.
+        wait = self._settings.waits[2] if state is _CHUNKS else self._wait
         if received.offset == len(received.octets):
-            return self._starve(self._wait)
+            return self._starve(wait)
         found = _match_common(received.octets, received.offset)
         if found is not None and not received.dropping:
             command = from_common(found)
@@ -93,9 +95,14 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         try:
             line = received.take_line(self._settings.maximum_command_line)
         except LineTooLong:
+            if state is _CHUNKS:
+                return self._lose_count(b"", _fixed.LINE_TOO_LONG)
             return self._refuse("", b"", _fixed.LINE_TOO_LONG)
         if line is None:
-            return self._starve(self._wait)
+            if received.dropping and state is _CHUNKS:
+                # Its bytes would earn time like content does, and a line without an end would earn it without an end.
+                return self._lose_count(b"", _fixed.LINE_TOO_LONG)
+            return self._starve(wait)
         return self._read(line)
 
     def _read(self, line: bytes) -> ServerEvent | None:
@@ -124,6 +131,9 @@ class _Connection(ContentCourse[Q], Generic[Q]):
             if verb == "BDAT" and self._state is not State.REFUSING:
                 return self._lose_count(line, reply)
             return self._refuse(verb, line, reply)
+        if isinstance(command, Bdat) and is_tiny(command) and self._leads_nowhere():
+            self._say(_fixed.TOO_MANY_NOOPS)
+            return Refused(verb=verb, line=line, reply=_fixed.TOO_MANY_NOOPS)
         return self._obey(command, line)
 
     def _obey(self, command: LineCommand, line: bytes | re.Match[bytes]) -> ServerEvent | None:

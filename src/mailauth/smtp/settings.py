@@ -130,9 +130,9 @@ class AnyServerSettings:
     """Commands refused for syntax or order, then 421; no RFC names a number, Postfix's hard limit is 20."""
 
     maximum_noops: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
-    """Commands that lead nowhere (NOOP, RSET, VRFY, HELP, EHLO, HELO, and those that the application refused or put
-    off), beside two for each transaction, then 421.  No RFC names a number; Postfix begins to count such as do nothing
-    as errors at 100."""
+    """Commands that lead nowhere (NOOP, RSET, VRFY, HELP, EHLO, HELO, a BDAT of less than 64 octets that is not the
+    last, and those that the application refused or put off), beside two for each transaction, then 421.  No RFC names a
+    number; Postfix begins to count such as do nothing as errors at 100."""
 
     maximum_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
     """Failed logins, then 421; not before three (RFC 4954 section 9)."""
@@ -142,8 +142,8 @@ class AnyServerSettings:
     minutes at least, says RFC 5321 section 4.5.3.2.7, and three for a block of content (4.5.3.2.5)."""
 
     minimum_rate: float = attrs.field(default=500.0, validator=attrs.validators.gt(0))
-    """Octets a second that content has to bring in the long run: see ``NeedData``.  No RFC names a number; Postfix has
-    the same one."""
+    """Octets a second that content has to bring in the long run, the time between two chunks of BDAT included: see
+    ``NeedData``.  No RFC names a number; Postfix has the same one."""
 
     time_before_login: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
     """Seconds from the beginning of the connection to a login or to the first message that is taken, whatever is said
