@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -16,6 +18,8 @@ from mailauth_io.stores import Full
 from tests.io.server_support import accounts
 from tests.io.time_machine import SlowClient, run_in_no_time
 
+BUDGET = 40_000_000
+on_each_loop = pytest.mark.parametrize("name", ["asyncio", "trio"])
 ADDRESSES = ("192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1")
 
 
@@ -48,29 +52,66 @@ def test_nothing_is_kept_of_an_address_that_holds_nothing(messages: list[tuple[s
     assert len(arriving) == 0
 
 
-@pytest.mark.parametrize("name", ["asyncio", "trio"])
+def served(name: str, client: SlowClient) -> House:
+    """The state of a ready server that has served *client* to its end on the loop *name*."""
+    kept = server.Stores(
+        accounts=accounts(),
+        maildrops=stores.MemoryMaildrops(),
+        outbox=stores.MemoryOutbox(),
+        budget=stores.Budget(BUDGET),
+    )
+    house = House.of(server.Config(smtp=0, domains=("example.test",)), kept, client.now)
+
+    async def main() -> None:
+        machine = smtp.AnyServerConnection(house.smtp_settings(), entropy=bytes(32))
+        connection = ServerConnection(machine, client, Peer("192.0.2.1", 1), None, None)
+        await SmtpSession.serve(house, connection)
+
+    run_in_no_time(name, main)
+    return house
+
+
+@on_each_loop
 @pytest.mark.parametrize("says", [(299.0, b"BDAT 0\r\n"), (100.0, b"NOOP\r\n"), (50.0, b"BDAT 1\r\nx")])
 def test_a_message_that_no_longer_comes_gives_its_memory_back(name: str, says: tuple[float, bytes]) -> None:
     """Commands between two chunks of a message do not extend the time for which the server holds its 20 MB."""
-    budget = stores.Budget(40_000_000)
-    kept = server.Stores(
-        accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox(), budget=budget
-    )
     chunk = b"x" * 1_000_000
     client = SlowClient(
         (0.0, b"EHLO c\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<alice@example.test>\r\n"),
         *[(0.0, b"BDAT 1000000\r\n" + chunk)] * 20,
         *[says] * 999,
     )
-    house = House.of(server.Config(smtp=0, domains=("example.test",)), kept, client.now)
-
-    async def main() -> None:
-        machine = smtp.AnyServerConnection(house.smtp_settings(), entropy=bytes(32))
-        await SmtpSession.serve(house, ServerConnection(machine, client, Peer("192.0.2.1", 1), None, None))
-
-    run_in_no_time(name, main)
+    house = served(name, client)
     assert client.heard.endswith(b"421 4.4.2 that took too long, closing the connection\r\n")
     assert client.seconds == pytest.approx(300.0, abs=1.0)
     assert client.heard.count(b"1000000 octets taken") == 20
-    assert budget.free == 40_000_000
+    assert house.stores.budget.free == BUDGET
+    assert len(house.arriving) == 0
+
+
+@on_each_loop
+def test_content_beyond_size_is_not_held_while_the_rest_of_it_is_read(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log tells when it is given up: before the client, which has more to send, goes on."""
+    caplog.set_level(logging.INFO)
+    given_up: list[float] = []
+
+    class Client(SlowClient):
+        async def arrival(self, due: float) -> None:
+            await super().arrival(due)
+            if not given_up and "message aborted" in caplog.text:
+                given_up.append(self.seconds)
+
+    piece = b"x" * 998 + b"\r\n"
+    client = Client(
+        (0.0, b"EHLO c\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<alice@example.test>\r\nDATA\r\n"),
+        *[(0.0, piece * 100)] * 263,
+        *[(100.0, piece * 100)] * 10,
+        (0.0, b".\r\nQUIT\r\n"),
+    )
+    house = served(name, client)
+    assert given_up == [100.0]
+    assert b"\r\n552 5.3.4 " in client.heard
+    assert house.stores.budget.free == BUDGET
     assert len(house.arriving) == 0

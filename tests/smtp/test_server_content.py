@@ -101,6 +101,30 @@ def test_content_over_the_limit_is_counted_not_handed_on_and_refused_at_its_end(
     assert session.codes == [552, 250]
 
 
+@pytest.mark.parametrize("before", [65_535, 65_536])
+@pytest.mark.parametrize("end", ["dot", "peer", "shut down", "endless"])
+def test_content_over_the_limit_is_aborted_at_its_first_octet_and_once(before: int, end: str) -> None:
+    """The application need not hold what can only be refused while the rest is read; the reply waits for the end."""
+    settings = smtp.ServerSettings(maximum_message_size=65_536, maximum_excess=1_000)
+    session = content(b"x" * before, settings=settings)
+    assert session.of(smtp.MessageAborted) == []
+    session.receive(b"x" * (65_537 - before))
+    aborted = smtp.MessageAborted(why=smtp.ContentFault.TOO_LARGE)
+    assert session.events[-1] == aborted
+    assert session.content == b"x" * 65_536
+    assert session.codes == []
+    session.receive(b"x" * 100)
+    if end == "shut down":
+        session.machine.shut_down()
+        session.pull()
+    else:
+        session.receive({"dot": END, "peer": b"", "endless": b"x" * 1_000}[end])
+    assert session.of(smtp.MessageAborted) == [aborted]
+    assert session.content == b"x" * 65_536
+    assert session.codes == {"dot": [552], "peer": [], "shut down": [421], "endless": [421]}[end]
+    assert (session.closed is None) is (end == "dot")
+
+
 def test_the_next_message_begins_anew() -> None:
     """A refused message leaves nothing behind: neither size, nor line ends, nor recipients."""
     session = content(b"a\nb" + END + BEGIN + b"good" + END)

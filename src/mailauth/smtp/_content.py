@@ -56,7 +56,8 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
     def _take_content(self, unstuffer: Unstuffer) -> ServerEvent | Action | None:
         settings = self._settings
         if self._size - settings.maximum_message_size > settings.maximum_excess:
-            return self._cut_off()
+            self._cut_off()
+            return None
         if unstuffer.ended:
             return self._end_content(clean=unstuffer.clean)
         content = unstuffer.take(self._input)
@@ -165,10 +166,15 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
 
     # The end
 
-    def _end_content(self, *, clean: bool) -> ServerEvent:
-        settings = self._settings
-        if self._size > settings.maximum_message_size:
-            return self._refuse_content(ContentFault.TOO_LARGE)
+    @property
+    def _too_large(self) -> bool:
+        """Whether the content went beyond SIZE: MessageAborted was told then."""
+        return self._size > self._settings.maximum_message_size
+
+    def _end_content(self, *, clean: bool) -> ServerEvent | None:
+        if self._too_large:
+            self._refuse_content(ContentFault.TOO_LARGE)
+            return None
         if self._lengths is not None and not self._lengths.within:
             return self._refuse_content(ContentFault.LONG_LINE)
         if not (clean or self._as_it_came):
@@ -209,11 +215,10 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
                 self._close(Why.SHUT_DOWN)
                 return
 
-    def _cut_off(self) -> MessageAborted:
+    def _cut_off(self) -> None:
         """There is no end to it."""
         self._say(_fixed.ENDLESS_CONTENT)
         self._close(Why.TOO_MANY_ERRORS)
-        return MessageAborted(why=ContentFault.TOO_LARGE)
 
     def _reset(self) -> None:
         """No transaction is open (RFC 5321 section 4.1.1.5)."""

@@ -18,7 +18,7 @@ from ._grammar import Mailbox
 from ._states import NEXT, State
 from ._text import LimitedUnstuffer, LineLengths
 from .commands import Data, Mail, MessageComplete, Rcpt
-from .events import ServerEvent
+from .events import ContentFault, MessageAborted, ServerEvent
 from .settings import AnyServerSettings
 
 A = TypeVar("A")
@@ -156,12 +156,19 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         return (self._hand_on(content) if content else None) or super().next_event()
 
     def _hand_on(self, content: bytes) -> MessageChunk | None:
-        """*content* as far as SIZE allows; what is beyond is counted and dropped."""
+        """*content* as far as SIZE allows; what is beyond is counted and dropped.
+
+        The message is aborted at its first octet beyond SIZE, so that the application holds it no longer; the reply
+        follows at the end of the content.
+        """
         self._size += len(content)
         excess = self._size - self._settings.maximum_message_size
-        if excess >= len(content):
-            return None
-        return MessageChunk(octets=content[:-excess] if excess > 0 else content)
+        if excess <= 0:
+            return MessageChunk(octets=content)
+        fits = len(content) - excess
+        if fits >= 0:
+            self._events.append(MessageAborted(why=ContentFault.TOO_LARGE))
+        return MessageChunk(octets=content[:fits]) if fits > 0 else None
 
     def answer(self, question: Question[A], answer: A) -> None:
         usual = self._accepted.get(type(question))

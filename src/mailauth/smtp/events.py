@@ -38,7 +38,10 @@ class Connected(VerdictQuestion):
 
 @attrs.frozen(kw_only=True)
 class MessageAborted(Payload):
-    """The content that was begun will not be completed: throw the application's part of it away."""
+    """The content that was begun will not be completed: throw the application's part of it away.
+
+    Of content beyond SIZE it is told at the first octet that is too many; the client may go on to send for a while.
+    """
 
     why: Why | ContentFault
 
