@@ -22,7 +22,7 @@ from ._addresses import Network, is_within
 from ._proxied import proxied_peer
 from ._stream import Peer, Stream
 from .limits import LOGGER, Crowd, Limits
-from .logs import Event, place
+from .logs import Event, described, place
 
 E = TypeVar("E")
 
@@ -192,16 +192,42 @@ class Listener(ABC):
             connection.take_early_octets()
             await session(connection)
             await connection.aclose()
-        except Exception as error:
-            why = type(error).__name__
-            LOGGER.error(
-                Event("session failed", {"peer": peer.address, "port": peer.port, "why": why, "at": place(error)})
-            )
+        except BaseException as error:
+            failure, rest = _failure_in(error)
+            if failure is not None:
+                _log_failure(peer, failure)
+            if rest is error:
+                raise
+            if rest is not None:
+                raise rest from None
         finally:
             self._forget(stream)
             if counted is not None:
                 self._crowd.leave(counted.address)
             stream.abort()
+
+
+def _failure_in(error: BaseException) -> tuple[Exception | None, BaseException | None]:
+    """What of *error* is a failure of the session, and what has to go on: a cancellation, or the end of the program.
+
+    A nursery that is cancelled while one of its tasks fails raises both in one group.
+    """
+    if isinstance(error, Exception):
+        return error, None
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(Exception)
+    return None, error
+
+
+def _log_failure(peer: Peer, error: Exception) -> None:
+    """The session with *peer* failed: with a traceback, unless it was the system or a peer that failed."""
+    bug: Exception | None = error
+    if isinstance(error, ExceptionGroup):
+        bug = error.split(OSError)[1]
+    elif isinstance(error, OSError):
+        bug = None
+    fields = {"peer": peer.address, "port": peer.port, "why": described(error), "at": place(error)}
+    LOGGER.error(Event("session failed", fields), exc_info=bug)
 
 
 def _refusal(machine: ServerMachine[E]) -> bytes:

@@ -19,6 +19,11 @@ from typing import Final, overload
 MAXIMUM_TEXT: Final = 256
 """Characters of client text, and of any other text that is not ours, in one field."""
 
+MAXIMUM_TRACEBACK: Final = 200
+"""Lines of a traceback that are written: of a longer one its first and its last lines."""
+_LONGEST_LINE: Final = 1_000
+"""Characters of each."""
+
 FORMATS: Final = ("text", "json")
 LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -74,8 +79,7 @@ class Event:
                 elif not isinstance(value, int):
                     value = _quoted(str(value))
                 parts.append(f"{key}={value}")
-        line = " ".join(parts)
-        return line if line.isascii() and line.isprintable() else line.encode("unicode_escape").decode("ascii")
+        return _one_line(" ".join(parts))
 
     def values(self) -> dict[str, str | int]:
         """The fields as they are written into JSON."""
@@ -96,6 +100,15 @@ def place(error: BaseException) -> str:
     return ", ".join(f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in reversed(frames))
 
 
+def described(error: BaseException) -> str:
+    """The class of *error* and its message, for a field.  The message may hold what a peer sent, or a secret."""
+    try:
+        message = str(error)
+    except Exception:
+        message = "(the message cannot be read)"
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
 class _Formatter(logging.Formatter):
     """What both forms have in front: the time, in UTC.  Most lines share their second with the one before."""
 
@@ -111,29 +124,54 @@ class _Formatter(logging.Formatter):
 
 
 class TextFormatter(_Formatter):
-    """``2026-01-31T12:00:00.000Z INFO login failed connection=... peer=...``, in one line; a traceback is indented."""
+    """``2026-01-31T12:00:00.000Z INFO login failed connection=... peer=...``, in one line.
+
+    A traceback follows in lines of its own.  Each further line of a record begins with ``    | ``: a message may hold
+    what a peer sent, and no line end in it can begin what looks like another record.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        text = str(record.msg) if isinstance(record.msg, Event) else _told(record).replace("\n", "\n    ")
+        lines = [str(record.msg)] if isinstance(record.msg, Event) else _message(record).split("\n")
+        lines += _traceback(record)
+        text = "\n    | ".join(map(_one_line, lines))
         return f"{self.time(record)} {record.levelname} {text}"
 
 
 class JsonFormatter(_Formatter):
-    """One object a line: ``time``, ``level``, ``event``, and the fields of the event; in ASCII."""
+    """One object a line: ``time``, ``level``, ``event``, the fields of the event, and ``traceback``; in ASCII."""
 
     def format(self, record: logging.LogRecord) -> str:
-        head = {"time": self.time(record), "level": record.levelname}
+        values: dict[str, str | int] = {"time": self.time(record), "level": record.levelname}
         if isinstance(record.msg, Event):
-            return json.dumps({**head, "event": record.msg.name, **record.msg.values()})
-        return json.dumps({**head, "event": record.name, "message": _told(record)})
+            values |= {"event": record.msg.name, **record.msg.values()}
+        else:
+            values |= {"event": record.name, "message": _message(record)}
+        traceback = _traceback(record)
+        if traceback:
+            values["traceback"] = "\n".join(traceback)
+        return json.dumps(values)
 
 
-def _told(record: logging.LogRecord) -> str:
-    """The text of a record that is no event of ours, with its traceback where it has one."""
-    text = record.getMessage().rstrip("\n")
-    if record.exc_info:
-        text += "\n" + logging.Formatter().formatException(record.exc_info)
-    return text
+def _message(record: logging.LogRecord) -> str:
+    """The text of a record that is no event of ours."""
+    return record.getMessage().rstrip("\n")
+
+
+def _traceback(record: logging.LogRecord) -> list[str]:
+    """The lines of the traceback of *record*, none when it has no exception."""
+    if not record.exc_info:
+        return []
+    lines = logging.Formatter().formatException(record.exc_info).split("\n")
+    left_out = len(lines) - MAXIMUM_TRACEBACK
+    if left_out > 0:
+        half = MAXIMUM_TRACEBACK // 2
+        lines[half:-half] = [f"... {left_out} lines left out ..."]
+    return [line[:_LONGEST_LINE] for line in lines]
+
+
+def _one_line(text: str) -> str:
+    """*text* with all escaped that is not printable ASCII, since a reader of logs may take it for a line end."""
+    return text if text.isascii() and text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 class _Lines(logging.Handler):

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,9 +32,8 @@ def fields(text: str) -> dict[str, str]:
     return {key: value.strip('"') for key, value in re.findall(r' ([a-z_]+)=("[^"]*"|\S*)', text)}
 
 
-def record(message: object, *args: object, error: bool = False) -> logging.LogRecord:
-    information = sys.exc_info() if error else None
-    made = logging.LogRecord("mailauth.server", logging.INFO, "", 0, message, args, information)
+def record(message: object) -> logging.LogRecord:
+    made = logging.LogRecord("mailauth.server", logging.INFO, "", 0, message, (), None)
     made.created, made.msecs = 1_769_860_800.25, 250.0
     return made
 
@@ -88,17 +86,86 @@ def test_text_in_quotes_ends_where_the_quotes_end(text: str) -> None:
     assert re.fullmatch(r'accounts remark="[^"]{1,256}(?<!\\)" octets=7', written)
 
 
-def test_a_record_of_others_is_told_with_its_traceback_and_begins_no_line_of_its_own() -> None:
+def failed(message: object, error: BaseException) -> logging.LogRecord:
+    """A record with the traceback of *error*."""
     try:
-        raise KeyError("x")
-    except KeyError:
-        told = record("two\nlines of %s", "text", error=True)
-    text = logs.TextFormatter().format(told)
-    assert text.startswith("2026-01-31T12:00:00.250Z INFO two\n    lines of text\n    Traceback")
-    assert all(line.startswith("    ") for line in text.split("\n")[1:])
+        raise error
+    except BaseException as raised:
+        made = record(message)
+        made.exc_info = (type(raised), raised, raised.__traceback__)
+    return made
+
+
+def test_a_record_of_others_is_told_with_its_traceback_and_begins_no_line_of_its_own() -> None:
+    told = failed("two\nlines of text\n", KeyError("x"))
+    first, *others = logs.TextFormatter().format(told).split("\n")
+    assert first == "2026-01-31T12:00:00.250Z INFO two"
+    assert others[:2] == ["    | lines of text", "    | Traceback (most recent call last):"]
+    assert others[-1] == "    | KeyError: 'x'"
+    assert all(line.startswith("    | ") for line in others)
     read = json.loads(logs.JsonFormatter().format(told))
     assert read["event"] == "mailauth.server"
-    assert read["message"].startswith("two\nlines of text\nTraceback")
+    assert read["message"] == "two\nlines of text"
+    assert read["traceback"].startswith("Traceback (most recent call last):\n  File ")
+
+
+BREAKS = ["\n", "\r\n", "\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
+"""All that some reader takes for the end of a line."""
+
+
+@pytest.mark.parametrize("form", logs.FORMATS)
+@pytest.mark.parametrize("line_end", BREAKS)
+def test_a_traceback_with_the_words_of_a_peer_forges_no_line(form: str, line_end: str) -> None:
+    """Nor what the filter of the documentation would find, for fail2ban also looks at lines without a time."""
+    forged = "INFO login failed connection=00 peer=192.0.2.1 protocol=SMTP mechanism=PLAIN why=BAD_CREDENTIALS"
+    (written,) = re.findall(r"^failregex = (.+)$", DOCUMENTATION.read_text(), re.MULTILINE)
+    wanted = re.compile(written.replace("%%", "%").replace("<HOST>", r"(?P<host>[0-9a-f.:]+)"))
+    assert wanted.search("  " + forged)
+    words = f"{line_end}{forged}{line_end}\x1b[2J\0caf\xe9 \udc80"
+    formatter = logs.JsonFormatter() if form == "json" else logs.TextFormatter()
+    for message in (EVENT, f"told: {words}"):
+        written = formatter.format(failed(message, ValueError(words)))
+        assert written.isascii()
+        lines = written.split("\n")
+        assert all(line.isprintable() for line in lines)
+        assert not any(wanted.search(line) for line in lines)
+        if form == "json":
+            assert len(lines) == 1
+            assert json.loads(written)["traceback"].startswith("Traceback")
+        else:
+            assert all(line.startswith("    | ") for line in lines[1:])
+
+
+def test_the_message_and_the_place_of_an_exception_are_read_in_both_forms() -> None:
+    told = failed(EVENT, KeyError("x"))
+    text = logs.TextFormatter().format(told)
+    assert text.startswith(logs.TextFormatter().format(record(EVENT)) + "\n    | Traceback")
+    assert ", in failed\n    |     raise error\n    | KeyError: 'x'" in text
+    read = json.loads(logs.JsonFormatter().format(told))
+    assert read["reply"].startswith("535 ")
+    assert read["traceback"].endswith(", in failed\n    raise error\nKeyError: 'x'")
+
+
+@pytest.mark.parametrize("form", logs.FORMATS)
+def test_a_traceback_is_bounded(form: str) -> None:
+    """Its beginning and its end are written: where it began, and what the exception says."""
+    formatter = logs.JsonFormatter() if form == "json" else logs.TextFormatter()
+    many = formatter.format(failed(EVENT, ValueError("\n".join(f"line {n}" for n in range(5_000)))))
+    assert "Traceback" in many
+    assert "line 4999" in many
+    assert "4803 lines left out" in many
+    assert len(many) < 10_000
+    assert len(formatter.format(failed(EVENT, ValueError("x" * 1_000_000)))) < 3_000
+
+
+def test_an_exception_that_cannot_say_its_message_is_told_by_its_class() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    assert logs.described(Mute()) == "Mute: (the message cannot be read)"
+    assert logs.described(ValueError()) == "ValueError"
+    assert "Mute" in logs.TextFormatter().format(failed(EVENT, Mute()))
 
 
 @pytest.fixture

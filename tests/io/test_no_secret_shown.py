@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
-from mailauth_io import stores
-from mailauth_io.command import cli, config
+import pytest
+
+from mailauth import LocalProtocolError, sasl
+from mailauth_io import logs, server, stores
+from mailauth_io.command import cli, config, words
 from mailauth_io.server._house import House
+from mailauth_io.stores.credentials import read_credential
+from mailauth_io.stores.redis_address import RedisAddress
 from tests.io.server_support import Clock, Run, on_both_loops
 from tests.test_any_secrets import SECRET, showing
 
@@ -37,3 +44,57 @@ def test_neither_settings_nor_accounts_show_a_secret(run: Run, tmp_path: Path) -
     run(main)
     hashed = lines[1].partition("}")[2].split(",")[-1].strip()
     assert not showing(settings, serving, house, secrets=[hashed])
+
+
+SECRETS = [
+    SECRET + b"\0",
+    SECRET + b"\r\n",
+    SECRET + b"\xff",
+    SECRET + "\ufffd".encode(),
+    SECRET + "\u05d0".encode(),
+    SECRET * 60,
+]
+"""None of them can be sent or kept everywhere: NUL, a line end, no UTF-8, two that SASLprep prohibits, too long."""
+
+TAKERS: dict[str, Callable[[bytes], object]] = {
+    "PLAIN": lambda secret: sasl.PlainClient(authentication_identity="alice", password=secret).respond(None),
+    "LOGIN": lambda secret: sasl.LoginClient(authentication_identity="alice", password=secret),
+    "USER": lambda secret: sasl.UserPassClient(authentication_identity="alice", password=secret),
+    "CRAM-MD5": lambda secret: sasl.CramMd5Client(authentication_identity="alice", secret=secret),
+    "APOP": lambda secret: sasl.ApopClient(authentication_identity="alice", secret=secret),
+    "SCRAM": lambda secret: sasl.ScramSha256Client(
+        authentication_identity="alice", password=secret, entropy=bytes(32), could_bind=False
+    ),
+    "keys of SCRAM": lambda secret: sasl.scram_keys(secret, b"salt", 4096),
+    "OAUTHBEARER": lambda secret: sasl.OauthBearerClient(token=secret),
+    "XOAUTH2": lambda secret: sasl.Xoauth2Client(token=secret, authorization_identity="alice"),
+    "every mechanism": lambda secret: sasl.by_password("alice", secret, entropy=bytes(32), tls=None, clear_text=True),
+    "next hop": lambda secret: server.Login(name="alice", password=secret),
+    "a hash": lambda secret: stores.write_credential("PLAIN", secret),
+    "keys of a file": lambda secret: stores.write_credential("SCRAM-SHA-256", secret),
+    "a field of a file": lambda secret: read_credential(b"{PLAIN:" + secret),
+    "a scheme of a file": lambda secret: read_credential(b"{SCRAM-SHA-256}" + secret),
+    "an account": lambda secret: stores.MemoryAccounts({"": secret}),
+    "a word": lambda secret: words.user(secret.decode("latin-1")),
+    "a token": lambda secret: words.token("alice:" + secret.decode("latin-1")),
+    "a URL": lambda secret: words.next_hop(f"smtp://alice:{secret.decode('latin-1')}@host:25"),
+    "Redis": lambda secret: RedisAddress.read(f"redis://host:{secret.decode('latin-1')}"),
+    "Redis by a word": lambda secret: words.grants_place(f"redis://host:{secret.decode('latin-1')}"),
+}
+"""What takes a secret, and may raise an exception of ours about it."""
+
+
+@pytest.mark.parametrize("taker", TAKERS.values(), ids=TAKERS)
+def test_no_exception_of_ours_shows_a_secret_in_its_traceback(taker: Callable[[bytes], object]) -> None:
+    """A session that fails is logged with its message and traceback, and with those of what led to it."""
+    raised = 0
+    for secret in SECRETS:
+        try:
+            taker(secret)
+        except (LocalProtocolError, ValueError, stores.AccountsError) as error:
+            record = logging.LogRecord("x", logging.ERROR, "", 0, logs.Event("session failed", {}), (), None)
+            record.exc_info = (type(error), error, error.__traceback__)
+            text = logs.JsonFormatter().format(record) + logs.described(error)
+            assert "Kitten" not in text
+            raised += 1
+    assert raised

@@ -208,7 +208,8 @@ def test_a_message_that_cannot_be_stored_is_put_off(run: Run, caplog: pytest.Log
             assert smtp.sendmail("sender@far.test", ["alice@example.test"], "x") == {}
 
     behind.meet(run, client)
-    assert "part=maildrops why=RuntimeError" in caplog.text
+    assert 'part=maildrops why="RuntimeError: no row for ' in caplog.text
+    assert ", in check\n    raise RuntimeError(" in caplog.text
 
 
 def test_a_maildrop_that_cannot_be_opened_is_temporary(run: Run) -> None:

@@ -1,0 +1,233 @@
+"""What the log tells of an exception in a session: its message, its traceback and the peer, on both loops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import traceback
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+import trio
+
+from mailauth import ACCEPT, pop3, smtp
+from mailauth_io import _loops, logs
+from mailauth_io._adapter import ServerConnection
+from mailauth_io._listener import Listener, Session
+from tests.io.line_echo import dial, on_both_loops, read_all_or_reset
+
+WORDS = "a mistake in a program"
+
+
+def serve(protocol: str, session: Session[Any], **options: Any) -> AbstractAsyncContextManager[Listener]:
+    adapter = _loops.current().adapter
+    if protocol == "SMTP":
+        return adapter.serve_smtp(session, smtp.ServerSettings(), **options)
+    return adapter.serve_pop3(session, pop3.ServerSettings(), **options)
+
+
+def greet(connection: ServerConnection[Any], event: object) -> None:
+    match event:
+        case smtp.Connected() as question:
+            connection.answer(question, ACCEPT)
+        case pop3.Connected() as question:
+            connection.answer(question, ACCEPT)
+
+
+async def raises(connection: ServerConnection[Any]) -> None:
+    raise ZeroDivisionError(WORDS)
+
+
+async def raises_at_an_event(connection: ServerConnection[Any]) -> None:
+    async for event in connection:
+        if isinstance(event, smtp.Noop | pop3.Capa):
+            raise ZeroDivisionError(WORDS)
+        greet(connection, event)
+
+
+async def raises_at_the_end(connection: ServerConnection[Any]) -> None:
+    try:
+        await until_closed(connection)
+    finally:
+        raise ZeroDivisionError(WORDS)
+
+
+async def until_closed(connection: ServerConnection[Any]) -> None:
+    async for event in connection:
+        greet(connection, event)
+
+
+async def raises_beside(connection: ServerConnection[Any]) -> None:
+    """In a task of its own: the exception comes in a group."""
+    if _loops.current().name == "trio":
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(raises, connection)
+    else:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(raises(connection))
+
+
+SESSIONS = [raises, raises_at_an_event, raises_at_the_end, raises_beside]
+
+
+@contextlib.asynccontextmanager
+async def visited(protocol: str, session: Session[Any], **options: Any) -> AsyncIterator[tuple[Listener, Any]]:
+    async with serve(protocol, session, **options) as listener:
+        with await _loops.current().in_thread(dial, listener.port) as client:
+            yield listener, client
+
+
+def the_failure(caplog: pytest.LogCaptureFixture) -> tuple[logging.LogRecord, str]:
+    """The one error in the log, and its traceback, empty when it has none."""
+    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    caplog.clear()
+    shown = "".join(traceback.format_exception(record.exc_info[1])) if record.exc_info else ""
+    return record, shown
+
+
+@pytest.mark.parametrize("name", ["asyncio", "trio"])
+@pytest.mark.parametrize("protocol", ["SMTP", "POP3"])
+@pytest.mark.parametrize("session", SESSIONS)
+def test_an_exception_is_logged_with_message_traceback_and_peer(
+    name: str, protocol: str, session: Session[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before the first event, at an event, in cleanup, and from a task of the session's own."""
+
+    async def main() -> int:
+        async with visited(protocol, session) as (_, client):
+            port: int = client.getsockname()[1]
+            client.sendall(b"NOOP\r\nCAPA\r\nQUIT\r\n")
+            await _loops.current().in_thread(read_all_or_reset, client)
+            return port
+
+    port = _loops.named(name).run(main)
+    record, shown = the_failure(caplog)
+    assert isinstance(record.msg, logs.Event)
+    assert record.msg.name == "session failed"
+    assert (record.msg.fields["peer"], record.msg.fields["port"]) == ("127.0.0.1", port)
+    where = raises if session is raises_beside else session
+    assert f", in {where.__name__}\n" in shown
+    assert f"ZeroDivisionError: {WORDS}\n" in shown
+    if session is raises_beside:
+        assert "ExceptionGroup" in shown
+    else:
+        assert record.getMessage().startswith(
+            f'session failed peer=127.0.0.1 port={port} why="ZeroDivisionError: {WORDS}"'
+        )
+
+
+@pytest.mark.parametrize("name", ["asyncio", "trio"])
+@pytest.mark.parametrize("protocol", ["SMTP", "POP3"])
+@pytest.mark.parametrize("grace", [20.0, 0.0])
+def test_an_exception_while_the_server_ends_is_logged_and_ends_it_orderly(
+    name: str, protocol: str, grace: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The session ends by itself, or is cancelled when its time of grace is over."""
+    caplog.set_level(logging.ERROR)
+
+    async def main() -> None:
+        begun = asyncio.Event() if name == "asyncio" else trio.Event()
+
+        async def session(connection: ServerConnection[Any]) -> None:
+            begun.set()
+            try:
+                if grace:
+                    await until_closed(connection)
+                else:
+                    await _loops.current().sleep_forever()
+            finally:
+                raise ZeroDivisionError(WORDS)
+
+        async with visited(protocol, session, grace=grace):
+            await begun.wait()
+
+    _loops.named(name).run(main)
+    record, shown = the_failure(caplog)
+    assert record.getMessage().startswith("session failed peer=127.0.0.1 ")
+    assert ", in session\n" in shown
+    assert f"ZeroDivisionError: {WORDS}\n" in shown
+
+
+def test_a_group_of_an_exception_and_a_cancellation_ends_one_session_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """A nursery that is cancelled while one of its tasks fails raises both; the exception must not end the server."""
+
+    async def main() -> None:
+        begun = trio.Event()
+
+        async def session(connection: ServerConnection[Any]) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(raises_when_cancelled)
+                begun.set()
+                await trio.sleep_forever()
+
+        async def raises_when_cancelled() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ZeroDivisionError(WORDS)
+
+        async with visited("SMTP", session, grace=0.0):
+            await begun.wait()
+
+    trio.run(main)
+    record, shown = the_failure(caplog)
+    assert record.getMessage().startswith("session failed peer=127.0.0.1 ")
+    assert ", in raises_when_cancelled\n" in shown
+    assert "Cancelled" not in shown.partition("During handling")[2]
+
+
+@pytest.mark.parametrize("name", ["asyncio", "trio"])
+@pytest.mark.parametrize("protocol", ["SMTP", "POP3"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_what_the_system_or_a_peer_did_has_no_traceback(
+    name: str, protocol: str, grouped: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client could have it written as often as it connects."""
+
+    async def session(connection: ServerConnection[Any]) -> None:
+        error = ConnectionResetError(104, "Connection reset by peer")
+        raise ExceptionGroup("tasks failed", [error]) if grouped else error
+
+    async def main() -> None:
+        async with visited(protocol, session) as (_, client):
+            await _loops.current().in_thread(read_all_or_reset, client)
+
+    _loops.named(name).run(main)
+    record, shown = the_failure(caplog)
+    assert shown == ""
+    assert ('why="ExceptionGroup: tasks failed (1 ' if grouped else 'why="ConnectionResetError: [Errno 104] C') in (
+        record.getMessage()
+    )
+    assert "test_session_failures.py:" in record.getMessage()
+
+
+@on_both_loops
+async def test_a_machine_that_cannot_be_built_is_a_failed_session_too(loop: _loops.Loop) -> None:
+    """The server goes on."""
+
+    def build(entropy: bytes, tls: object) -> smtp.ServerConnection:
+        raise ZeroDivisionError(WORDS)
+
+    handler = _Kept()
+    logging.getLogger("mailauth_io").addHandler(handler)
+    try:
+        async with loop.adapter.serve(raises, build) as listener:
+            for _ in range(2):
+                with await loop.in_thread(dial, listener.port) as client:
+                    assert await loop.in_thread(read_all_or_reset, client) == b""
+    finally:
+        logging.getLogger("mailauth_io").removeHandler(handler)
+    assert [", in build\n" in text for text in handler.texts] == [True, True]
+
+
+class _Kept(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        assert record.exc_info
+        self.texts.append("".join(traceback.format_exception(record.exc_info[1])))
