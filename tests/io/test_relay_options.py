@@ -90,7 +90,9 @@ def test_tls_is_required_unless_nothing_secret_goes_there(password: Path, author
     weak = hop("--relay-to", "smtp://hop.test")
     assert weak.ssl_context is not None
     assert (weak.tls_required, weak.ssl_context.verify_mode) == (False, ssl.CERT_NONE)
-    assert not hop("--relay-to", "smtp://u@hop.test", *login, "--relay-tls", "opportunistic").tls_required
+    assert not weak.needs_tls
+    named = hop("--relay-to", "smtp://u@hop.test", *login, "--relay-tls", "opportunistic")
+    assert (named.tls_required, named.needs_tls) == (False, True)
     for words in (
         ("--relay-to", "smtps://hop.test"),
         ("--relay-to", "smtp://u@hop.test", *login),
@@ -107,6 +109,43 @@ def test_tls_is_required_unless_nothing_secret_goes_there(password: Path, author
     private = hop("--relay-to", "smtp://hop.test", "--relay-ca", authority).ssl_context
     assert private is not None
     assert private.get_ca_certs() == [trusted]
+
+
+def test_a_password_goes_in_clear_text_by_two_options_alone(password: Path) -> None:
+    login = ("--relay-to", "smtp://u@hop.test", "--relay-password-file", password)
+    for words in ((), ("--relay-tls", "required"), ("--relay-tls", "opportunistic")):
+        found = hop(*login, *words)
+        assert (found.needs_tls, found.clear_text_login) == (True, False)
+        assert "goes with a user name and --relay-tls none alone" in complaint(
+            *login, *words, "--relay-clear-text-login"
+        )
+    none = hop(*login, "--relay-tls", "none")
+    assert (none.ssl_context, none.needs_tls, none.clear_text_login) == (None, False, False)
+    both = hop(*login, "--relay-tls", "none", "--relay-clear-text-login")
+    assert (both.ssl_context, both.needs_tls, both.clear_text_login) == (None, False, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("smtp://u@hop.test",), "Mail for elsewhere goes to smtp://hop.test:25 at once."),
+        (("smtp://hop.test",), "It goes there in clear text if no TLS can be had, and to whoever answers."),
+        (("smtp://hop.test", "--relay-tls", "none"), "It goes there in clear text."),
+        (("smtp://u@hop.test", "--relay-tls", "none"), "The login there goes by SCRAM alone, without TLS."),
+        (
+            ("smtp://u@hop.test", "--relay-tls", "none", "--relay-clear-text-login"),
+            "The login there goes in clear text.",
+        ),
+        (
+            ("smtp://u@hop.test", "--relay-tls", "opportunistic"),
+            "It and the password for it go inside TLS to whoever answers: no certificate is asked for.",
+        ),
+    ],
+)
+def test_what_is_not_safe_is_said_at_the_start(words: tuple[str, ...], says: str, password: Path) -> None:
+    more = ("--relay-password-file", str(password)) if "@" in words[0] else ()
+    told = relay_to.remarks(cli.settings_of(cli.build_parser().parse_args(["serve", "--relay-to", *words, *more])))
+    assert told[-1] == says
 
 
 def test_the_password_is_the_file_without_its_line_end(password: Path) -> None:
@@ -151,6 +190,11 @@ def test_a_password_file_that_is_none_is_one_sentence(
         (("--relay-ca", "CA"), "goes with --relay-to alone"),
         (("--relay-tls", "required"), "goes with --relay-to alone"),
         (("--relay-to", "smtps://hop.test", "--relay-tls", "opportunistic"), "smtps:// is TLS always"),
+        (("--relay-to", "smtps://hop.test", "--relay-tls", "none"), "smtps:// is TLS always"),
+        (("--relay-to", "smtp://hop.test", "--relay-ca", "CA", "--relay-tls", "none"), "can only be required"),
+        (("--relay-clear-text-login",), "goes with --relay-to alone"),
+        (("--relay-to", "smtp://hop.test", "--relay-tls", "none", "--relay-clear-text-login"), "with a user name and"),
+        (("--relay-to", "smtps://u@hop.test", "--relay-clear-text-login"), "with a user name and --relay-tls none"),
         (("--relay-to", "smtp://hop.test", "--relay-ca", "CA", "--relay-tls", "opportunistic"), "can only be required"),
         (("--relay-to", "smtp://hop.test", "--relay-ca", "MISSING"), "No such file"),
         (("--relay-to", "smtp://hop.test", "--relay-ca", "PASSWORD"), "no certificates in PEM"),

@@ -12,10 +12,10 @@ from mailauth import LocalProtocolError
 
 from .. import server
 from . import secret_file
-from .settings import REQUIRED, Settings
+from .settings import NO_TLS, OPPORTUNISTIC, REQUIRED, Settings
 from .words import NextHopUrl
 
-_NEEDS_URL: Final = ("relay_password_file", "relay_ca", "relay_tls")
+_NEEDS_URL: Final = ("relay_password_file", "relay_ca", "relay_tls", "relay_clear_text_login")
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _ALSO: Final = {"127.0.0.1": ("localhost",), "::1": ("localhost",), "0.0.0.0": _LOOPBACK, "::": _LOOPBACK}
 """What else an address that one listens on can be called."""
@@ -26,7 +26,7 @@ def next_hop(settings: Settings) -> server.NextHop | None:
     url = settings.relay_to
     if url is None:
         for name in _NEEDS_URL:
-            if getattr(settings, name) is not None:
+            if getattr(settings, name):
                 raise settings.complaint(name, f"goes with {settings.names('relay_to')} alone")
         return None
     if settings.outbox is not None:
@@ -40,14 +40,20 @@ def next_hop(settings: Settings) -> server.NextHop | None:
     if proved and settings.relay_tls not in (None, REQUIRED):
         why = "smtps:// is TLS always" if url.implicit_tls else f"{settings.names('relay_ca')} asks for a certificate"
         raise settings.complaint("relay_tls", f"can only be {REQUIRED} here: {why}")
-    required = proved or settings.relay_tls == REQUIRED or (settings.relay_tls is None and url.user is not None)
+    secret = proved or url.user is not None
+    how = settings.relay_tls or (REQUIRED if secret else OPPORTUNISTIC)
+    if settings.relay_clear_text_login and (how != NO_TLS or url.user is None):
+        raise settings.complaint(
+            "relay_clear_text_login", f"goes with a user name and {settings.names('relay_tls')} {NO_TLS} alone"
+        )
     return server.NextHop(
         host=url.host,
         port=url.port,
         implicit_tls=url.implicit_tls,
-        tls_required=required,
-        ssl_context=_context(settings, required=required),
+        tls_required=how == REQUIRED,
+        ssl_context=None if how == NO_TLS else _context(settings, proving=how == REQUIRED),
         login=_login(settings, url),
+        clear_text_login=settings.relay_clear_text_login,
     )
 
 
@@ -67,7 +73,7 @@ def _login(settings: Settings, url: NextHopUrl) -> server.Login | None:
         raise settings.complaint("relay_password_file", f"{path}: {error}") from error
 
 
-def _context(settings: Settings, *, required: bool) -> ssl.SSLContext:
+def _context(settings: Settings, *, proving: bool) -> ssl.SSLContext:
     path = settings.relay_ca
     try:
         context = ssl.create_default_context(cafile=path)
@@ -76,7 +82,7 @@ def _context(settings: Settings, *, required: bool) -> ssl.SSLContext:
     except OSError as error:
         raise settings.complaint("relay_ca", f"{path} cannot be read: {error.strerror}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996
-    if not required:
+    if not proving:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
@@ -89,7 +95,14 @@ def remarks(settings: Settings) -> list[str]:
     if url is None or hop is None:
         return []
     told = [f"Mail for elsewhere goes to {hop} at once."]
-    if not hop.tls_required:
-        what = "It and the password for it go" if url.user is not None else "It goes"
-        told.append(f"{what} there in clear if no TLS is offered, and to whoever answers.")
+    if hop.ssl_context is None:
+        told.append("It goes there in clear text.")
+        if hop.login is not None:
+            how = "in clear text" if hop.clear_text_login else "by SCRAM alone, without TLS"
+            told.append(f"The login there goes {how}.")
+    elif not hop.tls_required:
+        if hop.login is None:
+            told.append("It goes there in clear text if no TLS can be had, and to whoever answers.")
+        else:
+            told.append("It and the password for it go inside TLS to whoever answers: no certificate is asked for.")
     return told

@@ -25,7 +25,8 @@ from . import row, words
 from .complaint import Complaint
 
 LOOPS: Final = ("asyncio", "trio")
-REQUIRED: Final = "required"
+REQUIRED, OPPORTUNISTIC, NO_TLS = RELAY_TLS = ("required", "opportunistic", "none")
+"""What TLS to the next hop can be."""
 
 
 @attrs.frozen(kw_only=True)
@@ -96,8 +97,12 @@ class Settings:
         help="who certifies the next hop, in PEM (whoever this system trusts)",
     )  # fmt: skip
     relay_tls: str | None = row.one(
-        "relay", "tls", "--relay-tls", words.one_of(REQUIRED, "opportunistic"), default=None, metavar="HOW",
-        help="required or opportunistic (required with USER, with --relay-ca and with smtps, else opportunistic)",
+        "relay", "tls", "--relay-tls", words.one_of(*RELAY_TLS), default=None, metavar="HOW",
+        help="required, opportunistic or none (required with USER, with --relay-ca and with smtps, else opportunistic)",
+    )  # fmt: skip
+    relay_clear_text_login: bool = row.switch(
+        "relay", "clear_text_login", "--relay-clear-text-login",
+        help="with --relay-tls none: send the password of USER in clear text",
     )  # fmt: skip
 
     accounts: Path | None = row.place(

@@ -186,17 +186,17 @@ class Relaying:
         if client.tls is None and hop.ssl_context is not None and "STARTTLS" in self._offered:
             if (await self._ask(smtp.StartTls())).positive:
                 await self._say_hello()
-        if client.tls is None and hop.tls_required:
+        if client.tls is None and hop.needs_tls:
             raise _Lost("no TLS to be had, and it is required")
         if hop.login is not None:
-            client.authenticate(*hop.login.mechanisms(client.tls))
+            client.authenticate(*hop.login.mechanisms(client.tls, clear_text=hop.clear_text_login))
             event = await self._event()
             if not isinstance(event, sasl.Authenticated):
                 # Its text stays out of the log: it may repeat what it was told.
                 raise _Lost(f"our login was refused with {event.reply.code} {event.reply.enhanced_status_code}")
 
     def _build(self, tls: Tls | None) -> smtp.ClientConnection:
-        settings = smtp.ClientSettings(tls_required=self._hop.tls_required)
+        settings = smtp.ClientSettings(tls_required=self._hop.needs_tls)
         self._machine = smtp.ClientConnection(settings, tls=tls)
         return self._machine
 

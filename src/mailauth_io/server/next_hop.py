@@ -52,12 +52,19 @@ class Login:
     password: bytes = attrs.field(repr=False)
 
     def __attrs_post_init__(self) -> None:
-        self.mechanisms(None)
+        self.mechanisms(None, clear_text=True)  # every one of them, for their checks of name and password
 
-    def mechanisms(self, tls: Tls | None) -> tuple[sasl.ClientMechanism, ...]:
-        """New ones for each login, the strongest first; whether any may go in clear was settled before."""
+    def mechanisms(self, tls: Tls | None, *, clear_text: bool = False) -> tuple[sasl.ClientMechanism, ...]:
+        """New ones for each login, the strongest first.
+
+        Outside TLS they are those of SCRAM alone, unless *clear_text* allows what shows the password, or an MD5 digest
+        of it, to whoever listens.
+        """
         entropy = secrets.token_bytes(32)
-        return sasl.by_password(self.name, self.password, entropy=entropy, tls=tls, clear_text=True)
+        found = sasl.by_password(self.name, self.password, entropy=entropy, tls=tls, clear_text=clear_text)
+        if tls is None and not clear_text:
+            found = tuple(mechanism for mechanism in found if mechanism.name.startswith("SCRAM-"))
+        return found
 
 
 @attrs.frozen(kw_only=True)
@@ -68,22 +75,35 @@ class NextHop:
     port: int
 
     ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False)
-    """For implicit TLS, or for STARTTLS where it is offered; whom to trust is said in it.  None: no TLS."""
+    """For implicit TLS, or for STARTTLS where it is offered; whom to trust is said in it.  None: no TLS, and
+    *tls_required* must be false."""
 
     implicit_tls: bool = False
     """TLS comes first, as on port 465."""
 
     tls_required: bool = True
-    """No login and no mail outside TLS: a next hop that offers no STARTTLS, or is made to look so, gets nothing."""
+    """No mail outside TLS: a next hop that offers no STARTTLS, or is made to look so, gets nothing."""
 
     login: Login | None = None
-    """What we log in with.  Nothing that our own clients log in with is ever passed on."""
+    """What we log in with.  Nothing that our own clients log in with is ever passed on.  With a login and an
+    *ssl_context* nothing goes outside TLS, whatever *tls_required* says."""
+
+    clear_text_login: bool = False
+    """Without an *ssl_context*: log in by PLAIN, LOGIN or CRAM-MD5, too, and not by SCRAM alone.  Whoever can read the
+    connection then has the password."""
 
     patience: Patience = attrs.field(factory=Patience)
 
     def __attrs_post_init__(self) -> None:
         if self.ssl_context is None and (self.implicit_tls or self.tls_required):
             raise ValueError("TLS to the next hop needs an ssl_context")
+        if self.clear_text_login and (self.ssl_context is not None or self.login is None):
+            raise ValueError("clear_text_login goes with a login and without an ssl_context")
+
+    @property
+    def needs_tls(self) -> bool:
+        """Whether nothing may be said outside TLS but what leads there."""
+        return self.tls_required or (self.login is not None and self.ssl_context is not None)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -1,0 +1,123 @@
+"""What goes to a next hop in clear text: never a login without both options, whatever becomes of STARTTLS."""
+
+from __future__ import annotations
+
+import base64
+import ssl
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import pytest
+
+from mailauth import sasl
+from mailauth_io import server
+from tests.io.next_hops import FAR, LOCAL, logged_in, relay_to, send
+from tests.io.scripted_hop import Break, ScriptedHop
+from tests.io.server_support import Run, Served, on_both_loops
+from tests.io.tls import client_context
+
+pytestmark = on_both_loops
+
+T = TypeVar("T")
+
+PASSWORD: Final = b"hop secret"
+LOGIN: Final = server.Login(name="house@far.test", password=PASSWORD)
+REQUIRED: Final[dict[str, Any]] = {"ssl_context": client_context()}
+
+
+def opportunistic() -> dict[str, Any]:
+    """As ``--relay-tls opportunistic`` makes it: any certificate will do."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return {"ssl_context": context, "tls_required": False}
+
+
+def relayed(run: Run, hop: ScriptedHop, client: Callable[[Served], T], **options: Any) -> T:
+    """Let *client* meet a server that relays to *hop*."""
+    with hop.listening():
+        return run(lambda: relay_to(hop.port, client, **options))
+
+
+def one_message(served: Served) -> list[str]:
+    with logged_in(served) as smtp:
+        return send(smtp, FAR)
+
+
+def shows(octets: bytes) -> bool:
+    """Whether the password can be read from *octets*, wherever in base64 it begins."""
+    forms = [base64.b64encode(b"\0" * begins + PASSWORD)[4:-4] for begins in range(3)]
+    return any(form in octets for form in (PASSWORD, *forms))
+
+
+BREAKS = [each for each in Break if each is not Break.WRONG_CERTIFICATE]
+
+
+@pytest.mark.parametrize(
+    ("breaks", "mode"),
+    [(each, mode) for each in BREAKS for mode in ("required", "opportunistic")]
+    + [(Break.WRONG_CERTIFICATE, "required")],
+)
+def test_with_a_login_nothing_goes_when_tls_is_missing_or_breaks(
+    run: Run, breaks: Break, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RFC 3207 section 6: no AUTH, no password, no MAIL; our client hears 451 and keeps its message."""
+    hop = ScriptedHop(breaks)
+    how = REQUIRED if mode == "required" else opportunistic()
+    recipient, end = relayed(run, hop, one_message, login=LOGIN, **how)
+    assert recipient.startswith("451 4.")
+    assert not end.startswith("2")
+    assert len(hop.clear) == 1
+    (verbs,) = hop.commands()
+    assert set(verbs) <= {"EHLO", "STARTTLS", "QUIT"}
+    assert not shows(b"".join(hop.clear + hop.inside))
+    assert b"".join(hop.inside) == b""
+    assert "next hop failed" in caplog.text
+    assert PASSWORD.decode() not in caplog.text
+
+
+def test_a_local_copy_waits_for_no_next_hop_that_breaks_tls(run: Run) -> None:
+    """A message for both places: the recipient elsewhere is refused, and the one here served."""
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            assert [reply[:3] for reply in send(smtp, FAR, LOCAL)] == ["451", "250", "250"]
+
+    relayed(run, ScriptedHop(Break.CLOSED), client, login=LOGIN, **REQUIRED)
+
+
+@pytest.mark.parametrize("auth", ["AUTH PLAIN LOGIN CRAM-MD5", "AUTH PLAIN"])
+@pytest.mark.parametrize("breaks", [None, Break.NOT_OFFERED])
+def test_without_tls_a_password_or_its_md5_digest_needs_an_option_of_its_own(
+    run: Run, auth: str, breaks: Break | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``--relay-tls none`` alone allows SCRAM, and is never a reason to show the password."""
+    hop = ScriptedHop(breaks, auth)
+    recipient, _ = relayed(run, hop, one_message, login=LOGIN, tls_required=False)
+    assert recipient.startswith("451 4.4.1")
+    assert set(hop.commands()[0]) <= {"EHLO", "QUIT"}
+    assert "does not offer SCRAM-SHA-256, SCRAM-SHA-1" in caplog.text
+
+
+def test_without_tls_scram_is_chosen(run: Run) -> None:
+    hop = ScriptedHop(Break.NOT_OFFERED)
+    relayed(run, hop, one_message, login=LOGIN, tls_required=False)
+    assert b"AUTH SCRAM-SHA-256 " in hop.clear[0]
+    assert not shows(hop.clear[0])
+
+
+def test_with_both_options_the_password_goes_in_clear_text(run: Run) -> None:
+    hop = ScriptedHop(Break.NOT_OFFERED, "AUTH PLAIN")
+    replies = relayed(run, hop, one_message, login=LOGIN, tls_required=False, clear_text_login=True)
+    assert [reply[:3] for reply in replies] == ["250", "250"]
+    assert shows(hop.clear[0])
+
+
+def test_a_login_in_clear_text_is_no_fallback(run: Run) -> None:
+    with pytest.raises(ValueError, match="without an ssl_context"):
+        server.NextHop(host="h", port=25, login=LOGIN, clear_text_login=True, **REQUIRED)
+    with pytest.raises(ValueError, match="goes with a login"):
+        server.NextHop(host="h", port=25, tls_required=False, clear_text_login=True)
+    names = {mechanism.name for mechanism in LOGIN.mechanisms(None)}
+    assert names == {"SCRAM-SHA-256", "SCRAM-SHA-1"}
+    assert isinstance(LOGIN.mechanisms(None, clear_text=True)[-2], sasl.LoginClient)
