@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import re
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -121,3 +123,105 @@ def test_a_login_in_clear_text_is_no_fallback(run: Run) -> None:
     names = {mechanism.name for mechanism in LOGIN.mechanisms(None)}
     assert names == {"SCRAM-SHA-256", "SCRAM-SHA-1"}
     assert isinstance(LOGIN.mechanisms(None, clear_text=True)[-2], sasl.LoginClient)
+
+
+BROKEN = [
+    Break.CLOSED_AT_ONCE, Break.CLOSED, Break.GARBAGE, Break.ALERT, Break.INJECTED, Break.WRONG_CERTIFICATE,
+]  # fmt: skip
+"""What leaves no connection to go on with."""
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "next hop in clear" in record.getMessage()]
+
+
+@pytest.mark.parametrize("breaks", BROKEN)
+def test_without_a_login_opportunistic_tls_that_breaks_is_replaced_by_clear_text(
+    run: Run, breaks: Break, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RFC 7435 section 3: over a new connection, once for each transaction, and not a word of mail was said before."""
+    hop = ScriptedHop(breaks)
+    how = {**REQUIRED, "tls_required": False}  # checks the certificate, so that it breaks
+    assert [reply[:3] for reply in relayed(run, hop, one_message, **how)] == ["250", "250"]
+    assert hop.commands() == [["EHLO", "STARTTLS"], ["EHLO", "MAIL", "RCPT", "DATA", "QUIT"]]
+    (line,) = warnings(caplog)
+    assert re.search(r"next_hop=smtp://127\.0\.0\.1:\d+ why=\S", line)
+    assert [record.levelname for record in caplog.records if "next hop" in record.getMessage()] == ["WARNING"]
+
+
+@pytest.mark.parametrize("breaks", [Break.REFUSED, Break.UNKNOWN, Break.NOT_OFFERED])
+def test_what_leaves_a_connection_is_gone_on_with(run: Run, breaks: Break, caplog: pytest.LogCaptureFixture) -> None:
+    hop = ScriptedHop(breaks)
+    assert [reply[:3] for reply in relayed(run, hop, one_message, **opportunistic())] == ["250", "250"]
+    assert len(hop.clear) == 1
+    assert warnings(caplog) == []
+
+
+def test_broken_tls_is_remembered_for_ten_minutes(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """By all sessions of the server; then TLS is tried again, and a next hop that was repaired has it again."""
+    hop = ScriptedHop(Break.CLOSED)
+
+    def client(served: Served) -> None:
+        for seconds in (0.0, 599.0, 1.0, 599.0, 1.0):
+            served.clock.now += seconds
+            one_message(served)
+
+    relayed(run, hop, client, **opportunistic())
+    clear, tls = ["EHLO", "MAIL", "RCPT", "DATA", "QUIT"], ["EHLO", "STARTTLS"]
+    assert hop.commands() == [tls, clear, clear, tls, clear, clear, tls, clear]
+    assert len(warnings(caplog)) == 3
+
+
+@pytest.mark.parametrize("breaks", [*BROKEN, Break.GOING_DOWN])
+def test_tls_that_is_required_is_not_replaced(run: Run, breaks: Break, caplog: pytest.LogCaptureFixture) -> None:
+    hop = ScriptedHop(breaks)
+    recipient, end = relayed(run, hop, one_message, **REQUIRED)
+    assert recipient.startswith("451 4.")
+    assert not end.startswith("2")
+    assert len(hop.clear) == 1
+    assert set(hop.commands()[0]) <= {"EHLO", "STARTTLS"}
+    assert warnings(caplog) == []
+
+
+def test_a_next_hop_that_goes_down_at_starttls_is_451(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """421 is no broken TLS: the next transaction will find it, inside TLS perhaps."""
+    hop = ScriptedHop(Break.GOING_DOWN)
+    assert relayed(run, hop, one_message, **opportunistic())[0].startswith("451 4.3.2")
+    assert len(hop.clear) == 1
+    assert warnings(caplog) == []
+
+
+def test_there_is_one_retry_for_a_transaction(run: Run) -> None:
+    """A next hop that dies in clear text, too, is 451."""
+
+    class Dying(ScriptedHop):
+        def _serve(self, connection: socket.socket, number: int) -> None:
+            if number == 0:
+                super()._serve(connection, number)
+
+    hop = Dying(Break.CLOSED)
+    assert relayed(run, hop, one_message, **opportunistic())[0].startswith("451 4.4.1")
+    assert len(hop.clear) == 2
+
+
+def test_a_next_hop_that_takes_no_mail_in_clear_text_has_tls_tried_again(run: Run) -> None:
+    """RFC 3207 section 4: 530, which bounces no mail and is not asked for over ten minutes."""
+    hop = ScriptedHop(Break.CLOSED, mail=b"530 5.7.0 must issue a STARTTLS command first\r\n")
+
+    def client(served: Served) -> None:
+        for _ in range(2):
+            assert one_message(served)[0].startswith("451 4.4.1")
+
+    relayed(run, hop, client, **opportunistic())
+    assert hop.commands() == [["EHLO", "STARTTLS"], ["EHLO", "MAIL"]] * 2
+
+
+def test_the_look_at_the_start_goes_the_same_way(run: Run) -> None:
+    hop = ScriptedHop(Break.CLOSED)
+
+    async def main() -> str | None:
+        return await server.look(server.NextHop(host="127.0.0.1", port=hop.port, **opportunistic()), "example.test")
+
+    with hop.listening():
+        assert run(main) is None
+    assert hop.commands() == [["EHLO", "STARTTLS"], ["EHLO", "QUIT"]]

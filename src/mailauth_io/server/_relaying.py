@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Final, Self
@@ -40,6 +41,14 @@ class _Lost(Exception):
     def __init__(self, why: str, reply: smtp.Reply = UNREACHABLE) -> None:
         super().__init__(why)
         self.reply = reply
+
+
+class _BrokenTls(Exception):
+    """STARTTLS was offered, and the connection broke in it."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__()
+        self.cause = cause
 
 
 _FAILURES: Final = (_Lost, OSError, LocalProtocolError, RemoteProtocolError)
@@ -173,7 +182,24 @@ class Relaying:
         return None
 
     async def connect(self) -> None:
-        """Connect, go inside TLS, log in.  Raises what ``why()`` explains, and leaves a half-made connection then."""
+        """Connect, go inside TLS, log in.  Raises what ``why()`` explains, and leaves a half-made connection then.
+
+        Where no TLS is needed and STARTTLS breaks, connect once more and stay in clear text (RFC 7435 section 3).  No
+        mail and no login has been said by then.
+        """
+        hop = self._hop
+        in_clear = not hop.needs_tls and hop.broken_tls.known(self._clock())
+        try:
+            await self._connect(in_clear=in_clear)
+        except _BrokenTls as error:
+            if hop.needs_tls:
+                raise error.cause from None
+            self._abort()
+            hop.broken_tls.found(self._clock())
+            self._log(logging.WARNING, "next hop in clear", why=why(error.cause))
+            await self._connect(in_clear=True)
+
+    async def _connect(self, *, in_clear: bool) -> None:
         hop = self._hop
         self._open = None
         self._client = client = await _loops.current().adapter.connect(
@@ -183,8 +209,8 @@ class Relaying:
         if not greeting.positive:
             raise _Lost(f"greeted with {greeting}")
         await self._say_hello()
-        if client.tls is None and hop.ssl_context is not None and "STARTTLS" in self._offered:
-            if (await self._ask(smtp.StartTls())).positive:
+        if client.tls is None and hop.ssl_context is not None and "STARTTLS" in self._offered and not in_clear:
+            if await self._start_tls():
                 await self._say_hello()
         if client.tls is None and hop.needs_tls:
             raise _Lost("no TLS to be had, and it is required")
@@ -194,6 +220,15 @@ class Relaying:
             if not isinstance(event, sasl.Authenticated):
                 # Its text stays out of the log: it may repeat what it was told.
                 raise _Lost(f"our login was refused with {event.reply.code} {event.reply.enhanced_status_code}")
+
+    async def _start_tls(self) -> bool:
+        """Whether the next hop took STARTTLS.  Raises _BrokenTls when the connection did not survive it."""
+        self._connected.send(smtp.StartTls())
+        try:
+            event = await self._event()
+        except (_Lost, OSError, RemoteProtocolError) as error:
+            raise _BrokenTls(error) from error
+        return self._reply_in(event).positive
 
     def _build(self, tls: Tls | None) -> smtp.ClientConnection:
         settings = smtp.ClientSettings(tls_required=self._hop.needs_tls)
@@ -217,12 +252,16 @@ class Relaying:
 
     async def _ask_about_mail(self, command: smtp.Mail | smtp.Rcpt | smtp.Data) -> smtp.Reply:
         reply = await self._ask(command)
+        if reply.code == 530:
+            self._hop.broken_tls.forget()  # it may want TLS, which is tried by the next transaction
         if reply.code in _ABOUT_US:
             raise _Lost(f"will not do with us: {reply}")
         return reply
 
     async def _reply(self) -> smtp.Reply:
-        event = await self._event()
+        return self._reply_in(await self._event())
+
+    def _reply_in(self, event: smtp.ClientEvent) -> smtp.Reply:
         if isinstance(event, sasl.Authenticated):
             raise _Lost("a login that was not begun has ended")
         reply = event.reply
@@ -283,7 +322,7 @@ async def look(hop: NextHop, host_name: str) -> str | None:
     try:
         async with (
             _loops.current().within(hop.patience.look),
-            Relaying(hop, host_name=host_name, session="-", clock=lambda: 0.0) as relaying,
+            Relaying(hop, host_name=host_name, session="-", clock=time.monotonic) as relaying,
         ):
             await relaying.connect()
     except _FAILURES as error:

@@ -5,8 +5,10 @@ Knows where it is, what must be proved on the way, and how long it may take; wha
 
 from __future__ import annotations
 
+import math
 import secrets
 import ssl
+from typing import Final
 
 import attrs
 
@@ -67,6 +69,30 @@ class Login:
         return found
 
 
+CLEAR_TEXT_SECONDS: Final = 600.0
+"""How long mail goes to a next hop in clear text, where that is allowed, after its STARTTLS broke.  No RFC names a
+number: each new try costs a connection, and a server is not repaired sooner."""
+
+
+@attrs.define
+class BrokenTls:
+    """Until when STARTTLS is not tried at a next hop again; all sessions share it."""
+
+    _until: float = -math.inf
+
+    def found(self, now: float) -> None:
+        """It broke at *now*, which is seconds on the clock of the server."""
+        self._until = now + CLEAR_TEXT_SECONDS
+
+    def forget(self) -> None:
+        """Try it again at once."""
+        self._until = -math.inf
+
+    def known(self, now: float) -> bool:
+        """Whether it broke a short time ago."""
+        return now < self._until
+
+
 @attrs.frozen(kw_only=True)
 class NextHop:
     """Where mail for elsewhere goes at once.  Raises ValueError for what cannot be."""
@@ -82,7 +108,8 @@ class NextHop:
     """TLS comes first, as on port 465."""
 
     tls_required: bool = True
-    """No mail outside TLS: a next hop that offers no STARTTLS, or is made to look so, gets nothing."""
+    """No mail outside TLS: a next hop that offers no STARTTLS, or is made to look so, gets nothing.  False: without a
+    login mail goes in clear text where STARTTLS is not offered, is refused, or breaks."""
 
     login: Login | None = None
     """What we log in with.  Nothing that our own clients log in with is ever passed on.  With a login and an
@@ -93,6 +120,8 @@ class NextHop:
     connection then has the password."""
 
     patience: Patience = attrs.field(factory=Patience)
+
+    broken_tls: BrokenTls = attrs.field(factory=BrokenTls, init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if self.ssl_context is None and (self.implicit_tls or self.tls_required):
