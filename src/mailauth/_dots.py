@@ -25,7 +25,7 @@ _unstuff: Final = _LINE_WITH_DOT.sub
 class Unstuffer:
     """Takes dot-stuffed content out of a LineBuffer up to its end, and judges its line ends."""
 
-    __slots__ = ("_at_start", "_line_ends", "_watch", "clean", "ended")
+    __slots__ = ("_at_start", "_cr", "_line_ends", "_watch", "after_cr", "clean", "ended")
 
     def __init__(self) -> None:
         self._line_ends = LineEnds()
@@ -38,6 +38,8 @@ class Unstuffer:
         """The line with the lone dot was read; what the buffer still holds is not content."""
         self.clean = True
         """No bare CR, bare LF or NUL so far."""
+        self.after_cr = self._cr = False
+        """Whether a CR came right before the content that was taken last."""
         self._at_start = True
         self._line_ends.begin()
 
@@ -67,6 +69,7 @@ class Unstuffer:
         found = _search_dot(octets, start)
         stuffed = len(octets) if found is None else found.start()
         end = -1 if found is None else octets.find(_END, stuffed)
+        cr = False
         if end >= 0:
             self.ended = True
             buffer.offset = end + 5
@@ -77,6 +80,7 @@ class Unstuffer:
                 for undecided in _UNDECIDED:
                     if octets.endswith(undecided, start):
                         end -= len(undecided)
+                        cr = octets.endswith(b"\r", start, end)
                         break
             buffer.offset = end
             if start == end:
@@ -85,6 +89,8 @@ class Unstuffer:
         if stuffed < end - 2:
             content = _unstuff(CRLF, content)
         if self.clean and content:
+            self.after_cr = self._cr
+            self._cr = cr
             self.clean = self._watch(content)
         return content
 

@@ -40,7 +40,7 @@ def test_nothing_but_crlf_dot_crlf_ends_content(cr: bytes, lf: bytes) -> None:
 
 @pytest.mark.parametrize("bad", [b"a\rb", b"a\nb", b"a\0b", b"\nb", b"\n.\n", b"\r.\r", b"\r\r\n", b".\n", b"\n\r\n"])
 def test_bare_cr_lf_and_nul_in_content_are_refused_at_its_end(bad: bytes) -> None:
-    """RFC 5321 section 2.3.8; the octets are handed out as they came, then thrown away by MessageAborted."""
+    """RFC 5321 section 2.3.8; the octets up to there are handed out, then thrown away by MessageAborted."""
     session = content(bad + END + b"NOOP\r\n")
     assert session.lines == ["554 5.6.0 bare CR, bare LF or NUL in the message content", "250 2.0.0 ok"]
     assert session.of(smtp.MessageAborted) == [smtp.MessageAborted(why=smtp.ContentFault.BARE_LINE_END)]
@@ -123,6 +123,61 @@ def test_content_over_the_limit_is_aborted_at_its_first_octet_and_once(before: i
     assert session.content == b"x" * 65_536
     assert session.codes == {"dot": [552], "peer": [], "shut down": [421], "endless": [421]}[end]
     assert (session.closed is None) is (end == "dot")
+
+
+FAULTS = [
+    (b"a\r", b"b", smtp.ContentFault.BARE_LINE_END),
+    (b"a", b"\n", smtp.ContentFault.BARE_LINE_END),
+    (b"a", b"\0", smtp.ContentFault.BARE_LINE_END),
+    (b"x" * 1_000, b"x", smtp.ContentFault.LONG_LINE),
+    (b"\r\nab\r\n" + b"x" * 999 + b"\r", b"\ny", smtp.ContentFault.LONG_LINE),
+    (b"x" * 1_000, b"\n", smtp.ContentFault.LONG_LINE),
+    (b"x" * 998 + b"\r\n", b"\n" + b"x" * 1_001, smtp.ContentFault.BARE_LINE_END),
+]
+
+
+@pytest.mark.parametrize("by_bdat", [False, True])
+@pytest.mark.parametrize(("good", "bad", "fault"), FAULTS)
+def test_a_message_is_aborted_at_its_first_fault_wherever_it_is_cut(
+    good: bytes, bad: bytes, fault: smtp.ContentFault, by_bdat: bool
+) -> None:
+    """What is before it is handed out, what follows is not; the reply waits for the end of the content or chunk."""
+    settings = smtp.ServerSettings(maximum_text_line=1_000, chunking=True)
+    aborted = [smtp.MessageAborted(why=fault)]
+    rest = b"y\r\n" * 9_000 + b"\r\n"
+    size = len(good + bad + rest) - (0 if by_bdat else 2)
+    for at in {0, 1, 2, len(good) - 1, len(good), len(good) + 1}:
+        octets = good + bad
+        session = ready(BEGIN[:-6] + (b"BDAT %d\r\n" % size if by_bdat else b"DATA\r\n"), settings=settings)
+        session.forget().receive(*filter(None, (octets[:at], octets[at:])))
+        assert session.of(smtp.MessageAborted) == aborted
+        assert session.content == good
+        assert session.codes == []
+        session.receive(rest + (b"NOOP\r\n" if by_bdat else b".\r\nNOOP\r\n"))
+        assert session.of(smtp.MessageAborted, smtp.MessageComplete) == aborted
+        assert session.content == good
+        assert session.codes == [554, 250]
+
+
+@pytest.mark.parametrize("end", ["peer", "shut down"])
+@pytest.mark.parametrize("command", [b"DATA\r\n", b"BDAT 100\r\n"])
+def test_a_message_that_was_aborted_is_not_aborted_again(command: bytes, end: str) -> None:
+    session = ready(BEGIN[:-6] + command + b"a\nb", settings=smtp.ServerSettings(chunking=True))
+    if end == "peer":
+        session.receive(b"")
+    else:
+        session.machine.shut_down()
+        session.pull()
+    assert session.of(smtp.MessageAborted) == [smtp.MessageAborted(why=smtp.ContentFault.BARE_LINE_END)]
+    assert session.closed is not None
+
+
+def test_chunks_behind_a_faulty_one_are_refused_and_spend_no_errors() -> None:
+    """RFC 3030 section 2: as behind one that is too large."""
+    settings = smtp.ServerSettings(chunking=True, maximum_errors=3)
+    octets = b"BDAT 3\r\na\nb" + b"BDAT 64\r\n" + b"x" * 64 + b"BDAT 1\r\nx" * 9 + b"BDAT 1 LAST\r\nx" + BEGIN
+    session = ready(BEGIN[:-6], settings=settings).forget().receive(octets)
+    assert session.codes == [554, *[503] * 11, 250, 250, 354]
 
 
 def test_the_next_message_begins_anew() -> None:

@@ -14,7 +14,7 @@ from .._lines import CRLF
 from . import _fixed
 from ._parameters import Body
 from ._states import NEXT, State
-from ._text import Chunks
+from ._text import Chunks, find_bare
 from ._usual import UsualCourse
 from .commands import Bdat, Data, Mail, MessageComplete
 from .events import ContentFault, MessageAborted, Refused, ServerEvent
@@ -65,6 +65,40 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
             return self._starve(self._settings.waits[2])
         return self._hand_on(content) if content else None
 
+    def _hand_on(self, content: bytes) -> MessageChunk | None:
+        """*content* up to its first fault; what follows that is counted and dropped.
+
+        The message is aborted there, so that the application holds it no longer; the reply waits for its end.
+        """
+        self._size += len(content)
+        if self._fault is not None:
+            return None
+        unstuffer = self._unstuffer
+        assert unstuffer is not None
+        at, fault = self._find_fault(content, clean=unstuffer.clean, after_cr=unstuffer.after_cr)
+        if fault is not None:
+            self._fault = fault
+            self._events.append(MessageAborted(why=fault))
+        return MessageChunk(octets=content[:at]) if at else None
+
+    def _find_fault(self, content: bytes, *, clean: bool, after_cr: bool) -> tuple[int, ContentFault | None]:
+        """How many octets of *content* may be handed on, and the first fault, if there is one.
+
+        *content* is counted in the size already.  *clean*: it has no bare CR, bare LF or NUL; *after_cr* as for
+        ``find_bare()``.
+        """
+        found: list[tuple[int, ContentFault | None]] = [(len(content), None)]
+        excess = self._size - self._settings.maximum_message_size
+        if excess > 0:
+            found.append((len(content) - excess, ContentFault.TOO_LARGE))
+        if self._lengths is not None and not self._lengths.within:
+            found.append((self._lengths.beyond, ContentFault.LONG_LINE))
+        if not (clean or self._as_it_came):
+            bare = find_bare(content, after_cr=after_cr)
+            if bare is not None:
+                found.append((bare, ContentFault.BARE_LINE_END))
+        return min(found, key=lambda each: each[0])
+
     # BDAT
 
     def _take_bdat(self, command: Bdat) -> ServerEvent | None:
@@ -85,6 +119,7 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
         if reply is None or reply.positive:
             self._state = NEXT[State.RCPT]["BDAT"]
             self._size = self._dropped = 0
+            self._fault = None
         else:
             self._skip(chunks, reply)
 
@@ -142,7 +177,7 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
             if not octets:
                 return self._starve(self._settings.waits[2])
             self._size += len(octets)
-            return MessageChunk(octets=octets) if chunks.refusal is None else None
+            return self._hand_on_chunk(chunks, octets) if chunks.refusal is None else None
         if chunks.last and chunks.tail != CRLF and chunks.refusal is None and not self._as_it_came:
             chunks.tail = CRLF
             return MessageChunk(octets=CRLF)  # as DATA would have brought it: text ends in a line end
@@ -156,7 +191,15 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
         if not chunks.last:
             self._say(Reply(250, "2.0.0", f"{chunks.size} octets taken"))
             return None
-        return self._end_content(clean=chunks.clean)
+        return self._end_content(clean=chunks.ends_clean)
+
+    def _hand_on_chunk(self, chunks: Chunks, octets: bytes) -> MessageChunk | None:
+        """As ``_hand_on``; the chunk is refused at its end, and so are those behind it."""
+        at, fault = self._find_fault(octets, clean=chunks.clean, after_cr=chunks.after_cr)
+        if fault is not None:
+            self._events.append(MessageAborted(why=fault))
+            self._skip(chunks, _fixed.CONTENT_FAULTS[fault])
+        return MessageChunk(octets=octets[:at]) if at else None
 
     def _check_bdat(self, command: Bdat) -> Reply | None:
         already = self._size if self._state is State.CHUNKS else 0
@@ -166,19 +209,13 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
 
     # The end
 
-    @property
-    def _too_large(self) -> bool:
-        """Whether the content went beyond SIZE: MessageAborted was told then."""
-        return self._size > self._settings.maximum_message_size
-
     def _end_content(self, *, clean: bool) -> ServerEvent | None:
-        if self._too_large:
-            self._refuse_content(ContentFault.TOO_LARGE)
+        if self._fault is not None:
+            self._refuse_content(self._fault)
             return None
-        if self._lengths is not None and not self._lengths.within:
-            return self._refuse_content(ContentFault.LONG_LINE)
-        if not (clean or self._as_it_came):
-            return self._refuse_content(ContentFault.BARE_LINE_END)
+        if not (clean or self._as_it_came):  # a CR at the very end of the last chunk
+            self._refuse_content(ContentFault.BARE_LINE_END)
+            return MessageAborted(why=ContentFault.BARE_LINE_END)
         self._question = complete = MessageComplete(recipients=tuple(self._recipients))
         return complete
 
@@ -187,11 +224,10 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
         """Content is no text, or nobody shall look at it."""
         return self._mail.body is Body.BINARY_MIME or self._settings.any_octets
 
-    def _refuse_content(self, fault: ContentFault) -> MessageAborted:
+    def _refuse_content(self, fault: ContentFault) -> None:
         for _ in range(self._final_replies):
             self._say(_fixed.CONTENT_FAULTS[fault])
         self._end_transaction()
-        return MessageAborted(why=fault)
 
     @property
     def _final_replies(self) -> int:

@@ -5,15 +5,30 @@ Knows no command, and a reply only to hold it.
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from .._dots import Unstuffer
 from .._lines import CRLF, LineBuffer, LineEnds
 from .replies import Reply
+
+_FAULT: Final = re.compile(rb"\r[^\n]|(?<!\r)\n|\0")
+
+
+def find_bare(octets: bytes, *, after_cr: bool) -> int | None:
+    """Where in *octets* it shows that content has a bare CR, bare LF or NUL; None where it does not.
+
+    A bare CR shows in the octet that follows it, so that the answer is the same however content is cut.  *after_cr*: a
+    CR came right before *octets*.
+    """
+    found = _FAULT.search(b"\r" + octets if after_cr else octets)
+    return None if found is None else found.end() - 1 - after_cr
 
 
 class LineLengths:
     """Watches the lines of content, cut anywhere, for one that is too long."""
 
-    __slots__ = ("_limit", "_open", "within")
+    __slots__ = ("_limit", "_open", "beyond", "within")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -23,6 +38,8 @@ class LineLengths:
         """Other content begins."""
         self.within = True
         """No line so far was too long."""
+        self.beyond = 0
+        """Where the first octet too many was, in what was watched last then."""
         self._open = 0  # octets of the line that has no end yet
 
     def watch(self, octets: bytes) -> bool:
@@ -33,6 +50,7 @@ class LineLengths:
                 end = octets.rfind(b"\n", start, start + self._limit - already)
                 if end < 0:
                     self.within = False
+                    self.beyond = start + self._limit - already
                     return False
                 start, already = end + 1, 0
             end = octets.rfind(b"\n", start)
@@ -63,11 +81,12 @@ class LimitedUnstuffer(Unstuffer):
 class Chunks:
     """The chunks of one message by BDAT, one after another; their line ends are judged as one text (RFC 3030)."""
 
-    __slots__ = ("_clean", "_lengths", "_line_ends", "last", "missing", "refusal", "replies", "size", "tail")
+    __slots__ = ("_lengths", "_line_ends", "after_cr", "clean", "last", "missing", "refusal", "replies", "size", "tail")
 
     def __init__(self, lengths: LineLengths | None) -> None:
         self._line_ends = LineEnds()
-        self._clean = True
+        self.clean = True
+        """No bare CR, bare LF or NUL so far; a CR at the very end is judged by what follows it."""
         self._lengths = lengths
         if lengths is not None:
             lengths.begin()
@@ -80,6 +99,8 @@ class Chunks:
         self.last = False
         self.tail = CRLF
         """The last two octets of the message so far, a line end when there are none."""
+        self.after_cr = False
+        """Whether a CR came right before what was taken last."""
 
     def begin(self, size: int, *, last: bool) -> None:
         """A chunk comes."""
@@ -93,13 +114,14 @@ class Chunks:
         buffer.offset += len(octets)
         self.missing -= len(octets)
         if octets and self.refusal is None:
+            self.after_cr = self.tail.endswith(b"\r")
             self.tail = (self.tail + octets[-2:])[-2:]
-            self._clean = self._clean and self._line_ends.watch(octets)
+            self.clean = self.clean and self._line_ends.watch(octets)
             if self._lengths is not None:
                 self._lengths.watch(octets)
         return octets
 
     @property
-    def clean(self) -> bool:
+    def ends_clean(self) -> bool:
         """Whether the message, whose last chunk is whole, holds no bare CR, bare LF or NUL."""
-        return self._clean and self._line_ends.watch(b"x")  # any octet but LF judges a CR at the end
+        return self.clean and self._line_ends.watch(b"x")  # any octet but LF judges a CR at the end

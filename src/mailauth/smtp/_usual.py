@@ -6,6 +6,7 @@ to the complete path; a test holds the two together.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Final, Generic, TypeAlias, TypeVar
 
@@ -18,7 +19,7 @@ from ._grammar import Mailbox
 from ._states import NEXT, State
 from ._text import LimitedUnstuffer, LineLengths
 from .commands import Data, Mail, MessageComplete, Rcpt
-from .events import ContentFault, MessageAborted, ServerEvent
+from .events import ContentFault, ServerEvent
 from .settings import AnyServerSettings
 
 A = TypeVar("A")
@@ -58,8 +59,8 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
     """What a mail transaction consists of, and its shortest way."""
 
     __slots__ = (
-        "_accepted", "_lengths", "_plain_mail", "_recipients", "_settings", "_size", "_state", "_transactions",
-        "_unstuffer", "_wait",
+        "_accepted", "_fault", "_lengths", "_plain_mail", "_recipients", "_settings", "_size", "_state",
+        "_transactions", "_unstuffer", "_wait",
     )  # fmt: skip
 
     def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
@@ -71,6 +72,7 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         self._transactions = 0
         self._unstuffer: Unstuffer | None = None  # made with the first content: most connections idle
         self._size = 0  # octets of the content so far
+        self._fault: ContentFault | None = None  # the first one in the content by DATA
         limit = settings.maximum_text_line
         self._lengths = None if limit is None else LineLengths(limit)
         self._accepted = self._short_answers()
@@ -147,28 +149,17 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         if received.offset == len(received.octets) and not (received.later or received.ended or self._output):
             return self._settings.waits[2]
         content = unstuffer.take(received)
-        if content and self._size + len(content) <= limit:
+        if content and unstuffer.clean and self._size + len(content) <= limit:
             self._size += len(content)
             chunk = _new(MessageChunk)
             _set_octets(chunk, content)
             return chunk
-        # Without a chunk it starves, ends, or goes on beyond the limit.
+        # Without a chunk it starves, ends, or holds what is to be refused.
         return (self._hand_on(content) if content else None) or super().next_event()
 
+    @abstractmethod
     def _hand_on(self, content: bytes) -> MessageChunk | None:
-        """*content* as far as SIZE allows; what is beyond is counted and dropped.
-
-        The message is aborted at its first octet beyond SIZE, so that the application holds it no longer; the reply
-        follows at the end of the content.
-        """
-        self._size += len(content)
-        excess = self._size - self._settings.maximum_message_size
-        if excess <= 0:
-            return MessageChunk(octets=content)
-        fits = len(content) - excess
-        if fits >= 0:
-            self._events.append(MessageAborted(why=ContentFault.TOO_LARGE))
-        return MessageChunk(octets=content[:fits]) if fits > 0 else None
+        """*content* as far as it may be handed on; what is in the way of the rest is told as well."""
 
     def answer(self, question: Question[A], answer: A) -> None:
         usual = self._accepted.get(type(question))
@@ -198,6 +189,7 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
 
     def _begin_content(self) -> None:
         self._size = 0
+        self._fault = None
         if self._unstuffer is None:
             self._unstuffer = Unstuffer() if self._lengths is None else LimitedUnstuffer(self._lengths)
         else:

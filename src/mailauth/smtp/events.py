@@ -40,7 +40,8 @@ class Connected(VerdictQuestion):
 class MessageAborted(Payload):
     """The content that was begun will not be completed: throw the application's part of it away.
 
-    Of content beyond SIZE it is told at the first octet that is too many; the client may go on to send for a while.
+    Content that can only be refused (see ContentFault) is aborted at its first fault; the client may go on to send for
+    a while, and hears the reply at the end.
     """
 
     why: Why | ContentFault

@@ -398,7 +398,7 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         self._say(_fixed.TIMED_OUT if self._why is Why.TIMED_OUT else _fixed.SHUTTING_DOWN)
 
     def _abandon(self, why: Why) -> None:
-        if self._state in _CONTENT and not self._too_large:
+        if self._state in _CONTENT and self._fault is None:
             self._events.append(MessageAborted(why=why))
         super()._abandon(why)
 
