@@ -7,6 +7,7 @@ import logging
 import poplib
 import re
 import smtplib
+import sqlite3
 import threading
 from collections.abc import Callable, Set
 from typing import TypeVar
@@ -14,9 +15,10 @@ from typing import TypeVar
 import attrs
 import pytest
 
-from mailauth import pop3, sasl
+from mailauth import LocalProtocolError, pop3, sasl
 from mailauth_io import server, stores
 from mailauth_io.logs import shown
+from mailauth_io.server._log import log_failure
 from tests.io.server_support import PASSWORD, PATIENCE, Run, Served, accounts, authenticate, meet, on_both_loops
 
 pytestmark = on_both_loops
@@ -369,3 +371,34 @@ def test_client_text_in_the_log_is_short_printable_and_one_word(run: Run, text: 
         assert " " not in escaped
 
     run(main)
+
+
+@pytest.mark.parametrize(
+    ("part", "error", "why", "with_traceback"),
+    [
+        ("maildrops", OSError(28, "No space left on device"), '"OSError: No space left on device"', False),
+        ("maildrops", RuntimeError("a mistake"), '"RuntimeError: a mistake"', True),
+        ("maildrops", LocalProtocolError("no unique-id"), '"LocalProtocolError: no unique-id"', True),
+        ("grants", stores.GrantsError("no write-ahead log"), '"GrantsError: no write-ahead log"', False),
+        ("grants", sqlite3.OperationalError("database is locked"), "OperationalError", False),
+        ("accounts", RuntimeError("open sesame"), "RuntimeError", False),
+        ("accounts", TimeoutError(), "TimeoutError", False),
+    ],
+)
+def test_a_failure_of_a_store_is_told_by_its_kind(
+    run: Run, part: str, error: Exception, why: str, with_traceback: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A traceback is for errors in a program; what a client can have written at will, or may be a secret, has none."""
+
+    async def main() -> None:
+        try:
+            raise error
+        except Exception as raised:
+            log_failure("0a1b", part, raised)
+
+    run(main)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"store failed connection=0a1b part={part} why={why}")
+    assert (record.exc_info is not None) is with_traceback
+    assert ("at=" in record.getMessage()) is isinstance(error, (RuntimeError, LocalProtocolError))
+    assert "open sesame" not in caplog.text

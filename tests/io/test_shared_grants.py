@@ -144,4 +144,4 @@ def test_while_redis_is_silent_relaying_is_put_off_and_mail_is_read(tmp_path: Pa
         assert revoke("alice", redis, tmp_path) == "1 of alice revoked\n"
         assert (one.relay(), other.relay()) == (550, 550)
     for server in (one, other):
-        assert " part=grants why=Silent" in server.house.log.read_text()
+        assert ' part=grants why="Silent: no answer in time"' in server.house.log.read_text()

@@ -13,25 +13,24 @@ from ..logs import Event, described, place
 LOGGER: Final = logging.getLogger("mailauth.server")
 
 
-_OF_THE_WORLD: Final = frozenset({"mailauth", "mailauth_io", "redis", "sqlite3"})
-"""Packages whose exceptions tell that a store is busy, silent or broken; others are mistakes in a program."""
+_OPERATIONAL: Final = frozenset({"mailauth_io", "redis", "sqlite3"})
+"""Packages whose exceptions say that a store is busy, silent or broken; those of others are errors in a program."""
 
 
 def log_failure(session: str, part: str, error: Exception) -> None:
-    """A store failed: its *part* and the class of *error*, and for a mistake in its program message and traceback, too.
+    """A store failed: log its *part* and the class of *error*, for an error in a program with message and traceback.
 
-    There are no tracebacks for what clients can bring about at will, as long as a disk or a database is down.  What
-    accounts raise is told by its class and its place alone: they are asked about passwords, and may quote them.
-    *session* is a connection id, or a queue id, which begins with one.
+    While a disk or a database is down clients can cause failures at will, so these have no traceback.  Of what accounts
+    raise only class and place are logged: they are asked about passwords, and their messages may quote them, as those
+    of Redis may.  *session* is a connection id, or a queue id, which begins with one.
     """
     why = type(error).__name__
-    bug = False
+    package = type(error).__module__.partition(".")[0]
+    bug = not isinstance(error, OSError) and package not in _OPERATIONAL
     if isinstance(error, OSError):
         why = f"{why}: {error.strerror}" if error.strerror else why
-    elif type(error).__module__.partition(".")[0] not in _OF_THE_WORLD:
-        bug = True
-        if part != "accounts":
-            why = described(error)
+    elif package == "mailauth_io" or (bug and part != "accounts"):
+        why = described(error)
     connection, dash, _ = session.partition("-")
     fields: dict[str, object] = {
         "connection": connection,

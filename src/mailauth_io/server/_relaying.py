@@ -43,7 +43,7 @@ class _Lost(Exception):
         self.reply = reply
 
 
-class _BrokenTls(Exception):
+class _StartTlsFailed(Exception):
     """STARTTLS was offered, and the connection broke in it."""
 
     def __init__(self, cause: Exception) -> None:
@@ -188,14 +188,14 @@ class Relaying:
         mail and no login has been said by then.
         """
         hop = self._hop
-        in_clear = not hop.needs_tls and hop.broken_tls.known(self._clock())
+        in_clear = not hop.needs_tls and hop.tls_failure.is_recent(self._clock())
         try:
             await self._connect(in_clear=in_clear)
-        except _BrokenTls as error:
+        except _StartTlsFailed as error:
             if hop.needs_tls:
                 raise error.cause from None
             self._abort()
-            hop.broken_tls.found(self._clock())
+            hop.tls_failure.record(self._clock())
             self._log(logging.WARNING, "next hop in clear", why=why(error.cause))
             await self._connect(in_clear=True)
 
@@ -222,12 +222,12 @@ class Relaying:
                 raise _Lost(f"our login was refused with {event.reply.code} {event.reply.enhanced_status_code}")
 
     async def _start_tls(self) -> bool:
-        """Whether the next hop took STARTTLS.  Raises _BrokenTls when the connection did not survive it."""
+        """Whether the next hop took STARTTLS.  Raises _StartTlsFailed when the connection did not survive it."""
         self._connected.send(smtp.StartTls())
         try:
             event = await self._event()
         except (_Lost, OSError, RemoteProtocolError) as error:
-            raise _BrokenTls(error) from error
+            raise _StartTlsFailed(error) from error
         return self._reply_in(event).positive
 
     def _build(self, tls: Tls | None) -> smtp.ClientConnection:
@@ -253,7 +253,7 @@ class Relaying:
     async def _ask_about_mail(self, command: smtp.Mail | smtp.Rcpt | smtp.Data) -> smtp.Reply:
         reply = await self._ask(command)
         if reply.code == 530:
-            self._hop.broken_tls.forget()  # it may want TLS, which is tried by the next transaction
+            self._hop.tls_failure.clear()  # it may want TLS, which is tried by the next transaction
         if reply.code in _ABOUT_US:
             raise _Lost(f"will not do with us: {reply}")
         return reply

@@ -75,20 +75,20 @@ number: each new try costs a connection, and a server is not repaired sooner."""
 
 
 @attrs.define
-class BrokenTls:
+class TlsFailure:
     """Until when STARTTLS is not tried at a next hop again; all sessions share it."""
 
     _until: float = -math.inf
 
-    def found(self, now: float) -> None:
+    def record(self, now: float) -> None:
         """It broke at *now*, which is seconds on the clock of the server."""
         self._until = now + CLEAR_TEXT_SECONDS
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Try it again at once."""
         self._until = -math.inf
 
-    def known(self, now: float) -> bool:
+    def is_recent(self, now: float) -> bool:
         """Whether it broke a short time ago."""
         return now < self._until
 
@@ -121,7 +121,7 @@ class NextHop:
 
     patience: Patience = attrs.field(factory=Patience)
 
-    broken_tls: BrokenTls = attrs.field(factory=BrokenTls, init=False, eq=False, repr=False)
+    tls_failure: TlsFailure = attrs.field(factory=TlsFailure, init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if self.ssl_context is None and (self.implicit_tls or self.tls_required):
