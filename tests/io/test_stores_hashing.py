@@ -15,6 +15,10 @@ from tests.io.line_echo import cancel_when_blocked, on_both_loops
 from tests.io.time_machine import together
 
 
+PATIENCE = 120.0
+"""Seconds after which a test fails rather than hang."""
+
+
 @on_both_loops
 async def test_hashing_runs_in_a_thread(loop: _loops.Loop) -> None:
     """With its arguments and its result; an exception comes back as it is."""
@@ -37,7 +41,7 @@ class Slow:
 
     def __call__(self) -> str:
         self.begun.release()
-        assert self.end.wait(20)
+        assert self.end.wait(PATIENCE)
         return "done"
 
 
@@ -65,7 +69,7 @@ async def test_a_login_that_gets_no_thread_in_time_is_refused(loop: _loops.Loop)
 
 @on_both_loops
 async def test_a_login_that_waits_gets_the_next_free_thread(loop: _loops.Loop) -> None:
-    hashing = Hashing(threads=2)
+    hashing = Hashing(threads=2, timeout=PATIENCE)
     slow = Slow()
     done: list[str] = []
 
@@ -98,7 +102,7 @@ def test_a_cancelled_hash_keeps_its_thread_until_it_ends() -> None:
         await _loops.current().in_thread(slow.begun.acquire)
         with pytest.raises(HashingBusy):
             await hashing.run(LOCAL, len, "x")
-        hashing._timeout = 20.0
+        hashing._timeout = PATIENCE
         slow.end.set()
         assert await hashing.run(LOCAL, len, "x") == 1
 
@@ -153,7 +157,7 @@ class Hashes:
         def hash_it() -> bool:
             self.started.append(login)
             self._begun.release()
-            assert self._go_on.acquire(timeout=20)
+            assert self._go_on.acquire(timeout=PATIENCE)
             return right
 
         async def run() -> None:
@@ -167,7 +171,7 @@ class Hashes:
     async def begun(self, number: int) -> None:
         """Wait until so many more have started."""
         for _ in range(number):
-            assert await self._loop.in_thread(lambda: self._begun.acquire(timeout=20))
+            assert await self._loop.in_thread(lambda: self._begun.acquire(timeout=PATIENCE))
 
     async def end(self, number: int) -> None:
         """End one hash after the other, each of which lets another one start."""
@@ -184,7 +188,7 @@ async def test_a_login_overtakes_the_queue_of_attacking_addresses(loop: _loops.L
     """At most threads + 1 hashes start between an honest login and its own, however many others wait."""
     for threads in (1, 2, 4):
         for attackers in (1, 10):
-            await overtake(Hashes(loop, Hashing(threads=threads)), threads, attackers)
+            await overtake(Hashes(loop, Hashing(threads=threads, timeout=PATIENCE)), threads, attackers)
 
 
 async def overtake(hashes: Hashes, threads: int, attackers: int) -> None:
@@ -208,14 +212,15 @@ async def overtake(hashes: Hashes, threads: int, attackers: int) -> None:
 
         await together(hashes.login(user, right=True), until_started)
 
-    attack = [hashes.login(f"attacker {address}/{number}") for number in range(30) for address in range(attackers)]
+    each = 40 if attackers == 1 else 8
+    attack = [hashes.login(f"attacker {address}/{number}") for number in range(each) for address in range(attackers)]
     await together(*attack, attacked)
 
 
 @on_both_loops
 async def test_an_address_holds_at_most_half_of_the_threads(loop: _loops.Loop) -> None:
     """A login from elsewhere then starts at once, without any hash ending first."""
-    hashes = Hashes(loop, Hashing(threads=4))
+    hashes = Hashes(loop, Hashing(threads=4, timeout=PATIENCE))
 
     async def other() -> None:
         await hashes.begun(2)
@@ -233,7 +238,7 @@ async def test_an_address_holds_at_most_half_of_the_threads(loop: _loops.Loop) -
 @on_both_loops
 async def test_addresses_take_turns(loop: _loops.Loop) -> None:
     """Not the logins: an address with many of them has one turn, as the others."""
-    hashes = Hashes(loop, Hashing(threads=1))
+    hashes = Hashes(loop, Hashing(threads=1, timeout=PATIENCE))
     logins = [hashes.login(name, right=True) for name in ("a/0", "a/1", "a/2", "a/3", "b/0", "b/1", "c/0")]
 
     async def end() -> None:
@@ -251,7 +256,7 @@ async def test_addresses_take_turns(loop: _loops.Loop) -> None:
 @on_both_loops
 async def test_an_address_with_a_failed_login_gets_every_fourth_turn(loop: _loops.Loop) -> None:
     """A user who mistyped a password is not locked out by a rush of others."""
-    hashes = Hashes(loop, Hashing(threads=1))
+    hashes = Hashes(loop, Hashing(threads=1, timeout=PATIENCE))
     hashes.failed["mistyped"] = 1
 
     async def rush() -> None:
@@ -269,7 +274,7 @@ async def test_an_address_with_a_failed_login_gets_every_fourth_turn(loop: _loop
 @on_both_loops
 async def test_a_client_that_leaves_the_queue_gets_no_thread(loop: _loops.Loop) -> None:
     """It counts as a failure: to ask for hashes and to leave would cost nothing otherwise."""
-    hashes = Hashes(loop, Hashing(threads=1))
+    hashes = Hashes(loop, Hashing(threads=1, timeout=PATIENCE))
 
     async def leave() -> None:
         await hashes.begun(1)
@@ -288,7 +293,7 @@ async def test_a_client_that_leaves_the_queue_gets_no_thread(loop: _loops.Loop) 
 @on_both_loops
 async def test_a_client_that_leaves_while_its_password_is_hashed_has_failed(loop: _loops.Loop) -> None:
     """Whether or not the password was right."""
-    hashes = Hashes(loop, Hashing(threads=1))
+    hashes = Hashes(loop, Hashing(threads=1, timeout=PATIENCE))
 
     async def leave() -> None:
         await hashes.begun(1)
@@ -323,7 +328,7 @@ def test_a_client_that_left_is_a_busy_server_to_its_login() -> None:
 @on_both_loops
 async def test_a_failure_counts_before_the_next_turn_is_given(loop: _loops.Loop) -> None:
     """Else the address that has just failed would have one more turn, ahead of a user who waits."""
-    hashes = Hashes(loop, Hashing(threads=1))
+    hashes = Hashes(loop, Hashing(threads=1, timeout=PATIENCE))
 
     async def next_of_a() -> None:
         await hashes.begun(1)
