@@ -14,7 +14,6 @@ from mailauth_io.stores import LOCAL, ClientLeft, Hashing, HashingBusy, LoginSou
 from tests.io.line_echo import cancel_when_blocked, on_both_loops
 from tests.io.time_machine import together
 
-
 PATIENCE = 120.0
 """Seconds after which a test fails rather than hang."""
 
