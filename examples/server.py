@@ -20,7 +20,7 @@ async def session(connection: ServerConnection[smtp.ServerEvent]) -> None:
             case smtp.Connected() | smtp.Mail() | smtp.Data() as q:
                 connection.answer(q, ACCEPT)
             case smtp.MessageChunk(octets=octets):
-                print(octets.decode(errors="replace"), end="")
+                print(octets.decode(errors="replace"), end="", flush=True)
             case smtp.MessageAborted(why=why):
                 print(f"(no more of it: {why.value})")
             case smtp.MessageComplete() as q:
@@ -31,7 +31,7 @@ async def session(connection: ServerConnection[smtp.ServerEvent]) -> None:
 
 async def main() -> None:
     async with serve_smtp(session, SETTINGS) as listener:
-        print(f"listening on {listener.address}, port {listener.port}")
+        print(f"listening on {listener.address}, port {listener.port}", flush=True)
         await asyncio.Event().wait()
 
 

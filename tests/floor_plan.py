@@ -349,7 +349,7 @@ def undeclared(modules: Iterable[Module], declared: frozenset[str]) -> list[str]
     """Nothing is imported that is neither ours, nor Python's, nor in pyproject.toml."""
     listed = list(modules)
     beside = {module.name.rpartition(".")[2] for module in listed}  # a program finds what lies in its own folder
-    known = {"mailauth", "mailauth_io", "tests"} | beside | sys.stdlib_module_names | declared
+    known = {"mailauth", "mailauth_io", "tests", "examples"} | beside | sys.stdlib_module_names | declared
     return [
         f"{module.name}:{line} imports {target}"
         for module in listed

@@ -1,7 +1,7 @@
 """Programs that users write type-check under ``mypy --strict``, and their mistakes do not.
 
-``accepted/`` must pass without a word.  In ``refused/`` the lines marked ``# error: [code]`` must be errors of that
-code, and no other line may be.
+``accepted/`` and ``examples/`` must pass without a word.  In ``refused/`` the lines marked ``# error: [code]`` must be
+errors of that code, and no other line may be.
 """
 
 from __future__ import annotations
@@ -11,18 +11,14 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
-from hypothesis import given, strategies as st
-
-from tests.typing.accepted import fuzz
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-ACCEPTED = sorted(HERE.glob("accepted/*.py"))
+ACCEPTED = sorted([*HERE.glob("accepted/*.py"), *ROOT.glob("examples/*.py")])
 REFUSED = sorted(HERE.glob("refused/*.py"))
 
 _MARK = re.compile(r"# error: \[([a-z-]+)\]$")
@@ -82,30 +78,3 @@ def test_a_wrong_program_is_an_error_just_where_it_is_wrong(path: Path, mypy_say
     """A wrong answer type and a forgotten question are found before the program runs."""
     assert marked(path)
     assert errors(mypy_says, [path]) == marked(path)
-
-
-LINES = st.sampled_from(
-    [
-        b"EHLO c\r\n",
-        b"STARTTLS\r\n",
-        b"AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\n",
-        b"MAIL FROM:<a@b>\r\n",
-        b"RCPT TO:<c@d>\r\n",
-        b"DATA\r\n",
-        b"..\r\n.\r\n",
-        b"STLS\r\n",
-        b"USER alice\r\n",
-        b"PASS secret\r\n",
-        b"RETR 1\r\n",
-        b"DELE 1\r\n",
-        b"QUIT\r\n",
-        b"220 ready\r\n",
-        b"250-b\r\n250 AUTH PLAIN\r\n",
-    ]
-)
-
-
-@pytest.mark.parametrize("target", [fuzz.smtp_server, fuzz.pop3_server, fuzz.smtp_client])
-@given(octets=st.lists(LINES | st.binary(max_size=20), max_size=12).map(b"".join))
-def test_the_fuzz_targets_run_and_end(target: Callable[[bytes], int], octets: bytes) -> None:
-    assert target(octets) > 0

@@ -1,0 +1,163 @@
+"""Collect mail by POP3 into a Maildir, and delete from the server what is stored.
+
+    python examples/collect.py --user alice mail.example.org 995 ~/Maildir
+
+The password is read from the environment variable MAIL_PASSWORD, or asked for.  A message is deleted from the server
+only after it has arrived whole and is safe on disk: a failure can make this program store a message twice, not lose it.
+The exit status is 0 only if every message was stored, and deleted unless --keep was given.
+"""
+
+import argparse
+import asyncio
+import getpass
+import mailbox
+import os
+import secrets
+import ssl
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mailauth import Command, MessageChunk, ProtocolError, pop3, sasl
+from mailauth_io.on_asyncio import Client, connect
+
+
+class Failed(Exception):
+    """The session cannot go on; the text says why."""
+
+
+async def answer(client: Client[pop3.ClientEvent]) -> tuple[pop3.Reply, bytes]:
+    """The reply to the oldest command that has none yet, and the message if the command asked for one."""
+    content = bytearray()
+    async for event in client:
+        match event:
+            case MessageChunk(octets=octets):
+                content += octets
+            case pop3.Replied(command=None, reply=reply) if not reply.positive:
+                raise Failed(f"the server ended the session: {reply}")
+            case pop3.Replied(reply=reply) | pop3.AuthenticationFailed(reply=reply):
+                return reply, bytes(content)
+            case sasl.Authenticated():
+                return pop3.Reply(True), b""
+    raise Failed("the connection ended before the server replied")
+
+
+async def ask(client: Client[pop3.ClientEvent], command: Command) -> tuple[pop3.Reply, bytes]:
+    client.send(command)
+    return await answer(client)
+
+
+async def expect_success(client: Client[pop3.ClientEvent], step: str) -> pop3.Reply:
+    reply, _ = await answer(client)
+    if not reply.positive:
+        raise Failed(f"{step}: {reply}")
+    return reply
+
+
+def store(maildir: Path, content: bytes) -> None:
+    """Add a message to the Maildir.  When this returns, a power failure cannot undo it.  Raises OSError."""
+    mailbox.Maildir(maildir).add(content.replace(b"\r\n", b"\n"))  # written to tmp, synchronized, moved to new
+    for folder in (maildir / "new", maildir, maildir.parent):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def number_and_size(line: str) -> tuple[int, int]:
+    """A line of the reply to LIST."""
+    try:
+        number, size = map(int, line.split()[:2])
+    except ValueError:
+        raise Failed(f"LIST: not a message number and a size: {line}") from None
+    return number, size
+
+
+async def collect(client: Client[pop3.ClientEvent], maildir: Path, *, keep: bool) -> bool:
+    """Store and delete every message.  True if that worked for all of them."""
+    client.send(pop3.List())
+    listing = await expect_success(client, "LIST")
+    complete = True
+    for number, size in map(number_and_size, listing.lines or ()):
+        reply, content = await ask(client, pop3.Retrieve(number=number))
+        if not reply.positive:
+            result = f"not stored, left on the server: {reply}"
+        elif len(content) < size:
+            result = f"not stored, left on the server: only {len(content)} of {size} bytes arrived"
+        else:
+            store(maildir, content)
+            result = "stored"
+            if not keep:
+                reply, _ = await ask(client, pop3.Dele(number=number))
+                if not reply.positive:
+                    result = f"stored, but left on the server: {reply}"
+        print(f"Message {number}: {result}")
+        complete = complete and result == "stored"
+    client.send(pop3.Quit())  # only now does the server delete anything
+    await expect_success(client, "QUIT")
+    return complete
+
+
+async def run(args: argparse.Namespace, password: bytes) -> bool:
+    """Connect, log in and collect.  Only with ``--tls none`` does anything but the greetings travel outside TLS."""
+    settings = pop3.ClientSettings(tls_required=args.tls != "none")
+    async with await connect(
+        lambda tls: pop3.ClientConnection(settings, tls=tls),
+        args.host,
+        args.port,
+        ssl_context=None if args.tls == "none" else ssl.create_default_context(cafile=args.ca),
+        implicit_tls=args.tls == "implicit",
+    ) as client:
+        await expect_success(client, "greeting")
+        if args.tls == "starttls":
+            client.send(pop3.Stls())
+            await expect_success(client, "STLS")
+        capabilities, _ = await ask(client, pop3.Capa())
+        if any(line.split()[:1] == ["UTF8"] for line in capabilities.lines or ()):
+            await ask(client, pop3.Utf8())  # else messages with UTF-8 in their header cannot be retrieved
+        entropy = secrets.token_bytes(32)
+        client.authenticate(*sasl.by_password(args.user, password, entropy=entropy, tls=client.tls, clear_text=True))
+        await expect_success(client, "login")
+        return await collect(client, args.maildir, keep=args.keep)
+
+
+def read_password() -> bytes:
+    try:
+        return os.fsencode(os.environ.get("MAIL_PASSWORD") or getpass.getpass())
+    except EOFError:
+        sys.exit("There is no terminal to ask for the password, and MAIL_PASSWORD is not set.")
+
+
+def port(text: str) -> int:
+    if not 0 < int(text) < 65_536:
+        raise ValueError
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Collect mail by POP3.")
+    parser.add_argument("host", help="name of the mail server")
+    parser.add_argument("port", type=port, help="usually 995, or 110 with --tls starttls")
+    parser.add_argument("maildir", type=Path, help="where the messages go; made if it is missing")
+    parser.add_argument("--user", required=True, help="name to log in by")
+    parser.add_argument("--keep", action="store_true", help="leave the messages on the server, too")
+    parser.add_argument(
+        "--tls",
+        choices=["implicit", "starttls", "none"],
+        default="implicit",
+        help="TLS from the start (the default), by STLS, or none: for a trial on one machine",
+    )
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="trust this certificate authority (the system's)")
+    args = parser.parse_args(arguments)
+    password = read_password()
+    try:
+        complete = asyncio.run(run(args, password))
+    except (Failed, ProtocolError, OSError, UnicodeError) as error:
+        print(f"Stopped, no message is lost: {str(error) or type(error).__name__}", file=sys.stderr)
+        return 1
+    return 0 if complete else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

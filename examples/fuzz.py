@@ -1,0 +1,242 @@
+"""Fuzz targets for the protocol machines, and a small fuzzer that runs them.
+
+    python examples/fuzz.py --runs 10000 --seed 1
+
+A target takes any bytes as what the peer says.  It raises an exception if the machine does, if the machine does not end
+with its input, or if it says something else when the same bytes arrive one by one.  The fuzzer here makes sessions that
+are half right; a better one can call the same targets.  If a target fails, its input is printed; the exit status is 1.
+"""
+
+import argparse
+import contextlib
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from mailauth import (
+    ACCEPT,
+    ClientMachine,
+    Closed,
+    Command,
+    LocalProtocolError,
+    Machine,
+    MessageChunk,
+    NeedData,
+    Question,
+    RemoteProtocolError,
+    Send,
+    pop3,
+    sasl,
+    smtp,
+)
+
+SMTP = smtp.ServerSettings(mechanisms_without_tls=frozenset(sasl.DEFAULT_MECHANISMS.names))
+POP3 = pop3.ServerSettings(mechanisms_without_tls=frozenset(pop3.DEFAULT_MECHANISMS.names))
+
+
+class Misbehaved(Exception):
+    """A machine did what it never may; the text says what."""
+
+
+def drive(machine: Machine[Any], handle: Callable[[Any], None], pieces: Iterable[bytes]) -> bytes:
+    """All that the machine says when *pieces* arrive, and then the connection ends."""
+    output = b""
+    for piece in (*pieces, b""):
+        machine.receive_data(piece)
+        while True:
+            try:
+                event = machine.next_event()
+            except RemoteProtocolError:
+                if isinstance(machine, ClientMachine):  # the only exception, and for clients only
+                    return output
+                raise
+            match event:
+                case Send(octets=octets):
+                    output += octets
+                case NeedData():
+                    break
+                case Closed():
+                    return output
+                case _:
+                    handle(event)
+    raise Misbehaved("the machine waits for more after the end of its input")
+
+
+def compare(run: Callable[[Iterable[bytes]], bytes], data: bytes) -> None:
+    """Run a new machine twice: with *data* in large pieces, and byte by byte."""
+    large = run(data[start : start + 4_096] for start in range(0, len(data), 4_096))
+    small = run(data[start : start + 1] for start in range(len(data)))
+    if large != small:
+        raise Misbehaved(f"the machine said {large!r}, and {small!r} when the bytes came one by one")
+
+
+def smtp_server(data: bytes) -> None:
+    def run(pieces: Iterable[bytes]) -> bytes:
+        machine = smtp.ServerConnection(SMTP, entropy=bytes(32))
+
+        def handle(event: smtp.ServerEvent) -> None:
+            match event:
+                case smtp.Connected() | smtp.Mail() | smtp.Rcpt() | smtp.Data() as question:
+                    machine.answer(question, ACCEPT)
+                case Question() as question:
+                    machine.answer(question, question.unavailable)
+
+        return drive(machine, handle, pieces)
+
+    compare(run, data)
+
+
+def pop3_server(data: bytes) -> None:
+    message = pop3.Content(octets=b"Subject: a\r\n\r\n.b\r\n")
+    maildrop = pop3.Maildrop(messages=(pop3.Message(size=len(message.octets), unique_id="1"),))
+
+    def run(pieces: Iterable[bytes]) -> bytes:
+        machine = pop3.ServerConnection(POP3, entropy=bytes(32))
+
+        def handle(event: pop3.ServerEvent) -> None:
+            match event:
+                case pop3.Connected() as question:
+                    machine.answer(question, ACCEPT)
+                case sasl.CheckPassword() as question:
+                    machine.answer(question, ACCEPT)
+                case pop3.OpenMaildrop() as question:
+                    machine.answer(question, maildrop)
+                case pop3.Retrieve() as question:
+                    machine.answer(question, message)
+                case Question() as question:
+                    machine.answer(question, question.unavailable)
+
+        return drive(machine, handle, pieces)
+
+    compare(run, data)
+
+
+def smtp_client(data: bytes) -> None:
+    def run(pieces: Iterable[bytes]) -> bytes:
+        machine = smtp.ClientConnection()
+        bob = smtp.Mailbox("bob", "example.org")
+        commands: Iterator[Command] = iter(
+            [
+                smtp.Hello(domain="localhost"),
+                smtp.Mail(reverse_path=None),
+                smtp.Rcpt(forward_path=bob),
+                smtp.Data(),
+                MessageChunk(octets=b".\r\n"),
+                smtp.MessageComplete(),
+                smtp.Quit(),
+            ]
+        )
+
+        def handle(event: smtp.ClientEvent) -> None:
+            send_next(machine, commands)
+            if isinstance(event, smtp.Replied) and isinstance(event.command, smtp.Data):
+                send_next(machine, commands)  # nothing answers a chunk
+
+        return drive(machine, handle, pieces)
+
+    compare(run, data)
+
+
+def pop3_client(data: bytes) -> None:
+    def run(pieces: Iterable[bytes]) -> bytes:
+        machine = pop3.ClientConnection()
+        commands: Iterator[Command] = iter(
+            [
+                pop3.Capa(),
+                pop3.List(),
+                pop3.Retrieve(number=1),
+                pop3.Retrieve(number=2, lines=0),
+                pop3.Dele(number=1),
+                pop3.Quit(),
+            ]
+        )
+
+        def handle(event: pop3.ClientEvent) -> None:
+            match event:
+                case pop3.Replied(command=pop3.Capa()):
+                    with contextlib.suppress(LocalProtocolError):  # the server may not offer it
+                        machine.authenticate(sasl.UserPassClient(authentication_identity="alice", password=b"secret"))
+                case pop3.Replied() | sasl.Authenticated():
+                    send_next(machine, commands)
+                case MessageChunk() | pop3.AuthenticationFailed():
+                    pass
+
+        return drive(machine, handle, pieces)
+
+    compare(run, data)
+
+
+def send_next(machine: ClientMachine[Any], commands: Iterator[Command]) -> None:
+    """Send the next command, if there is one and it is allowed now."""
+    with contextlib.suppress(StopIteration, LocalProtocolError):
+        machine.send(next(commands))
+
+
+TARGETS: dict[Callable[[bytes], None], list[bytes]] = {
+    smtp_server: [
+        b"EHLO localhost\r\n",
+        b"AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\n",
+        b"MAIL FROM:<alice@example.org>\r\n",
+        b"RCPT TO:<bob@example.org>\r\n",
+        b"DATA\r\n",
+        b"..\r\n.\r\n",
+        b"RSET\r\n",
+        b"QUIT\r\n",
+    ],
+    pop3_server: [
+        b"CAPA\r\n",
+        b"USER alice\r\n",
+        b"PASS secret\r\n",
+        b"LIST\r\n",
+        b"RETR 1\r\n",
+        b"TOP 1 0\r\n",
+        b"DELE 1\r\n",
+        b"QUIT\r\n",
+    ],
+    smtp_client: [
+        b"220 ready\r\n",
+        b"250-localhost\r\n250 PIPELINING\r\n",
+        b"250 ok\r\n",
+        b"354 go ahead\r\n",
+        b"421 closing\r\n",
+        b"550-no\r\n550 such user\r\n",
+    ],
+    pop3_client: [
+        b"+OK ready\r\n",
+        b"+OK\r\nUSER\r\nPIPELINING\r\n.\r\n",
+        b"+OK\r\n1 5\r\n2 7\r\n.\r\n",
+        b"+OK\r\nSubject: a\r\n\r\n..b\r\n.\r\n",
+        b"-ERR no\r\n",
+    ],
+}
+"""Each target, and lines that its machine understands."""
+
+
+def session(lines: Sequence[bytes], rng: random.Random) -> bytes:
+    """A session that is half right: mostly lines that are understood, in any order, and some noise."""
+    return b"".join(
+        rng.choice(lines) if rng.random() < 0.8 else rng.randbytes(rng.randrange(20)) for _ in range(rng.randrange(12))
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Fuzz the protocol machines of mailauth.")
+    parser.add_argument("--runs", type=int, default=1_000, help="inputs for each target (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="another one makes other inputs (%(default)s)")
+    args = parser.parse_args(arguments)
+    rng = random.Random(args.seed)
+    for _ in range(args.runs):
+        for target, lines in TARGETS.items():
+            data = session(lines, rng)
+            try:
+                target(data)
+            except Exception as error:
+                print(f"{target.__name__} failed on {data!r}: {type(error).__name__}: {error}")
+                return 1
+    print(f"{args.runs} inputs for each of {len(TARGETS)} targets, and none failed.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

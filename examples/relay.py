@@ -1,0 +1,191 @@
+"""A relay: hands each message on to another server while the client waits, and answers what that server answers.
+
+    python examples/relay.py --port 2525 mail.example.org 25
+
+Nothing is stored and nothing is queued: a recipient or a message is accepted only after the next hop has accepted it.
+The relay listens on 127.0.0.1, for the programs on this machine, and asks nobody to log in.
+"""
+
+import argparse
+import asyncio
+import email.utils
+import ssl
+import sys
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
+from typing import assert_never
+
+from mailauth import ACCEPT, Command, MessageChunk, Notice, ProtocolError, Question, smtp
+from mailauth_io.on_asyncio import Client, ServerConnection, connect, serve_smtp
+
+HELLO = smtp.Hello(domain="localhost")
+
+
+class Lost(Exception):
+    """The next hop can do nothing for this message; the text says why."""
+
+
+class NextHop:
+    """The connection to the next hop, a new one for each message.
+
+    ``begin()`` and ``ask()`` give what it replies.  They raise Lost, OSError or ProtocolError if it does not.
+    """
+
+    def __init__(self, args: argparse.Namespace, context: ssl.SSLContext | None) -> None:
+        self.args = args
+        self.context = context
+        self.client: Client[smtp.ClientEvent] | None = None
+
+    async def connect(self) -> None:
+        await self.leave()
+        settings = smtp.ClientSettings(tls_required=self.args.tls != "none")
+        self.client = await connect(
+            lambda tls: smtp.ClientConnection(settings, tls=tls),
+            self.args.next_hop,
+            self.args.next_port,
+            ssl_context=self.context,
+            implicit_tls=self.args.tls == "implicit",
+        )
+        steps: list[Command | None] = [None, HELLO]  # None: the greeting comes unasked
+        if self.args.tls == "starttls":
+            steps += [smtp.StartTls(), HELLO]
+        for command in steps:
+            reply = await self.ask(command)
+            if not reply.positive:
+                raise Lost(str(reply))  # refuses the relay, not the message
+
+    async def begin(self, sender: smtp.Mailbox | None) -> smtp.Reply:
+        await self.connect()
+        return await self.ask(smtp.Mail(reverse_path=sender))
+
+    async def ask(self, command: Command | None) -> smtp.Reply:
+        """What the next hop says to *command*, or to the connection."""
+        if self.client is None:
+            raise Lost("the connection was lost before")
+        if command is not None:
+            self.client.send(command)
+        event = await anext(self.client, None)
+        if not isinstance(event, smtp.Replied):
+            raise Lost("the connection ended")
+        if event.reply.code == 421:
+            raise Lost(str(event.reply))
+        return event.reply
+
+    async def send(self, octets: bytes) -> None:
+        """Hand on message content.  If that fails, the next ``ask()`` says so."""
+        if self.client is not None:
+            try:
+                self.client.send(MessageChunk(octets=octets))
+                await self.client.flush()
+            except (OSError, ProtocolError):
+                self.abort()
+
+    async def leave(self) -> None:
+        """Say QUIT."""
+        client, self.client = self.client, None
+        if client is not None:
+            await client.aclose()
+
+    def abort(self) -> None:
+        """Break off, so that the next hop throws away what it has of a message."""
+        client, self.client = self.client, None
+        if client is not None:
+            client.abort()
+
+
+class Relay:
+    def __init__(self, args: argparse.Namespace, context: ssl.SSLContext | None) -> None:
+        self.args = args
+        self.context = context
+
+    async def session(self, connection: ServerConnection[smtp.ServerEvent]) -> None:
+        hop = NextHop(self.args, self.context)
+        try:
+            async for event in connection:
+                match event:
+                    case smtp.Mail(reverse_path=sender) as question:
+                        connection.answer(question, await verdict(hop, hop.begin(sender)))
+                    case smtp.Rcpt(forward_path=recipient) as question:
+                        connection.answer(question, await verdict(hop, hop.ask(smtp.Rcpt(forward_path=recipient))))
+                    case smtp.Data() as question:
+                        answer = await verdict(hop, hop.ask(smtp.Data()))
+                        connection.answer(question, answer)
+                        if answer is ACCEPT:
+                            await hop.send(received_line(connection.peer.address))
+                    case MessageChunk(octets=octets):
+                        await hop.send(octets)
+                    case smtp.MessageComplete() as question:
+                        connection.answer(question, await verdict(hop, hop.ask(smtp.MessageComplete())))
+                    case smtp.MessageAborted():
+                        hop.abort()
+                    case smtp.Connected() as question:
+                        connection.answer(question, ACCEPT)
+                    case Question() as question:  # logins and TLS, which the settings do not offer
+                        connection.answer(question, question.unavailable)
+                    case Notice():
+                        pass
+                    case unreachable:
+                        assert_never(unreachable)
+            await hop.leave()
+        finally:
+            hop.abort()
+
+
+async def verdict(hop: NextHop, step: Awaitable[smtp.Reply]) -> smtp.Verdict:
+    """The answer to our client: the next hop's own words, or a temporary failure."""
+    try:
+        reply = await step
+    except (Lost, OSError, ProtocolError, UnicodeError) as error:
+        hop.abort()
+        print(f"The next hop failed: {str(error) or type(error).__name__}", file=sys.stderr)
+        text = str(error) if isinstance(error, Lost) else "cannot be reached"
+        return smtp.Reply(451, "4.4.1", f"next hop: {text}")
+    return ACCEPT if reply.code == 354 else reply
+
+
+def received_line(address: str) -> bytes:
+    """The trace that every relay must leave (RFC 5321 section 4.4)."""
+    literal = f"IPv6:{address}" if ":" in address else address
+    return f"Received: from [{literal}] by localhost with ESMTP; {email.utils.formatdate(localtime=True)}\r\n".encode()
+
+
+async def run(args: argparse.Namespace) -> None:
+    context = None if args.tls == "none" else ssl.create_default_context(cafile=args.ca)
+    relay = Relay(args, context)
+    settings = smtp.ServerSettings(eight_bit_mime=False)  # the next hop may not offer it
+    async with serve_smtp(relay.session, settings, port=args.port) as listener:
+        print(f"listening on {listener.address}, port {listener.port}", flush=True)
+        await asyncio.Event().wait()
+
+
+def port(text: str) -> int:
+    if not 0 <= int(text) < 65_536:
+        raise ValueError
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Accept mail by SMTP and hand it on to another server at once.")
+    parser.add_argument("next_hop", help="name of the server that gets the mail")
+    parser.add_argument("next_port", type=port, help="usually 25, or 465 with --tls implicit")
+    parser.add_argument("--port", type=port, default=0, help="where to listen (a free port)")
+    parser.add_argument(
+        "--tls",
+        choices=["implicit", "starttls", "none"],
+        default="starttls",
+        help="how to talk to the next hop: TLS by STARTTLS (the default), TLS from the start, or no TLS: for a trial",
+    )
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="trust this certificate authority (the system's)")
+    args = parser.parse_args(arguments)
+    try:
+        asyncio.run(run(args))
+    except OSError as error:
+        print(f"Cannot serve: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

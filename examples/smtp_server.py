@@ -1,0 +1,136 @@
+"""A mail server that stores what it accepts in a Maildir.
+
+    MAIL_PASSWORD=secret python examples/smtp_server.py --user alice --domain example.org ~/Maildir
+
+It accepts mail for its domain from anybody, and mail for any domain from the user who logs in.  With --certificate it
+offers STARTTLS and accepts the password only inside TLS; without, it is for a trial.  It listens on 127.0.0.1.
+
+Every question that the library can ask has a case of its own.  Delete one, and mypy names it at assert_never.
+"""
+
+import argparse
+import asyncio
+import getpass
+import hmac
+import mailbox
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import assert_never
+
+from mailauth import ACCEPT, MessageChunk, Notice, ProtocolError, sasl, smtp
+from mailauth.policy import RelayPolicy
+from mailauth_io.certificates import server_context
+from mailauth_io.on_asyncio import ServerConnection, serve_smtp
+
+TRY_AGAIN = smtp.Reply(451, "4.3.0", "the message could not be stored, try again later")
+
+
+class MailServer:
+    def __init__(self, maildir: Path, user: str, password: bytes, domain: str) -> None:
+        self.maildir = maildir
+        self.user = user
+        self.password = password
+        self.policy = RelayPolicy(domains=[domain])
+
+    async def session(self, connection: ServerConnection[smtp.ServerEvent]) -> None:
+        sender: smtp.Mailbox | None = None
+        content = bytearray()
+        async for event in connection:
+            match event:
+                case sasl.CheckPassword(authentication_identity=name, password=password) as question:
+                    right = hmac.compare_digest(password, self.password) and name == self.user
+                    connection.answer(question, ACCEPT if right else sasl.Refusal.BAD_CREDENTIALS)
+                case sasl.FetchSecret(authentication_identity=name) as question:  # for CRAM-MD5
+                    connection.answer(question, self.password if name == self.user else None)
+                case sasl.Authorize() as question:  # alice asks to act as somebody else
+                    connection.answer(question, sasl.Refusal.NOT_AUTHORIZED)
+                case smtp.Mail(reverse_path=reverse_path) as question:
+                    sender = reverse_path
+                    connection.answer(question, ACCEPT)
+                case smtp.Rcpt(forward_path=recipient) as question:
+                    decision = self.policy.decide(recipient, identity=connection.identity, grant=None)
+                    connection.answer(question, decision.verdict)
+                case smtp.Data() as question:
+                    content.clear()
+                    connection.answer(question, ACCEPT)
+                case MessageChunk(octets=octets):
+                    content += octets
+                case smtp.MessageAborted():
+                    content.clear()
+                case smtp.MessageComplete(recipients=recipients) as question:
+                    try:
+                        await asyncio.to_thread(self.store, sender, recipients, bytes(content))
+                    except OSError as error:
+                        print(f"A message could not be stored: {error}", file=sys.stderr)
+                        connection.answer(question, TRY_AGAIN)
+                    else:
+                        connection.answer(question, ACCEPT)
+                case smtp.Connected() | smtp.StartTls() as question:
+                    connection.answer(question, ACCEPT)
+                case Notice():
+                    pass
+                case unreachable:
+                    assert_never(unreachable)
+
+    def store(self, sender: smtp.Mailbox | None, recipients: Sequence[smtp.Mailbox], content: bytes) -> None:
+        """Add a message to the Maildir.  When this returns, a power failure cannot undo it.  Raises OSError."""
+        envelope = [f"Return-Path: <{sender or ''}>\n", *(f"Delivered-To: {recipient}\n" for recipient in recipients)]
+        message = "".join(envelope).encode() + content.replace(b"\r\n", b"\n")
+        mailbox.Maildir(self.maildir).add(message)  # written to tmp, synchronized, moved to new
+        descriptor = os.open(self.maildir / "new", os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+async def run(args: argparse.Namespace, server: MailServer) -> None:
+    context = None
+    settings = smtp.ServerSettings(mechanisms_without_tls=frozenset(sasl.DEFAULT_MECHANISMS.names))
+    if args.certificate:
+        context = server_context()
+        context.load_cert_chain(args.certificate, args.key)
+        settings = smtp.ServerSettings(starttls=True)
+    async with serve_smtp(server.session, settings, port=args.port, ssl_context=context) as listener:
+        print(f"listening on {listener.address}, port {listener.port}", flush=True)
+        await asyncio.Event().wait()
+
+
+def read_password() -> bytes:
+    try:
+        return os.fsencode(os.environ.get("MAIL_PASSWORD") or getpass.getpass())
+    except EOFError:
+        sys.exit("There is no terminal to ask for the password, and MAIL_PASSWORD is not set.")
+
+
+def port(text: str) -> int:
+    if not 0 <= int(text) < 65_536:
+        raise ValueError
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Accept mail by SMTP and store it in a Maildir.")
+    parser.add_argument("maildir", type=Path, help="where the messages go; made if it is missing")
+    parser.add_argument("--user", required=True, help="who may log in; the password is taken from MAIL_PASSWORD")
+    parser.add_argument("--domain", required=True, help="accept mail for this domain from anybody")
+    parser.add_argument("--port", type=port, default=0, help="where to listen (a free port)")
+    parser.add_argument("--certificate", type=Path, metavar="FILE", help="in PEM, for STARTTLS")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="in PEM, if the certificate's file does not hold it")
+    args = parser.parse_args(arguments)
+    password = read_password()
+    try:
+        mailbox.Maildir(args.maildir)
+        asyncio.run(run(args, MailServer(args.maildir, args.user, password, args.domain)))
+    except (OSError, ProtocolError) as error:
+        print(f"Cannot serve: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

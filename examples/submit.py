@@ -1,0 +1,151 @@
+"""Submit a message, and print for each recipient whether the server accepted it.
+
+    python examples/submit.py --user alice mail.example.org 465 letter.eml alice@example.org bob@example.org
+
+The password is read from the environment variable MAIL_PASSWORD, or asked for.  The exit status is 0 only if the server
+accepted the message for every recipient.
+"""
+
+import argparse
+import asyncio
+import getpass
+import os
+import secrets
+import ssl
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from mailauth import Command, MessageChunk, ProtocolError, sasl, smtp
+from mailauth_io.on_asyncio import Client, connect
+
+HELLO = smtp.Hello(domain="localhost")
+CHUNK = 65_536
+
+
+class NotDelivered(Exception):
+    """The server accepted the message for nobody; the text says why."""
+
+
+async def reply(client: Client[smtp.ClientEvent]) -> smtp.Reply:
+    """The reply to the oldest command that has none yet."""
+    event = await anext(client, None)
+    if event is None:
+        raise NotDelivered("the connection ended before the server replied")
+    if isinstance(event, sasl.Authenticated):
+        return smtp.Reply(235)
+    if event.reply.code == 421:
+        raise NotDelivered(f"the server closes the connection: {in_one_line(event.reply)}")
+    return event.reply
+
+
+async def expect_success(client: Client[smtp.ClientEvent], step: str) -> None:
+    said = await reply(client)
+    if not said.positive:
+        raise NotDelivered(f"{step}: {in_one_line(said)}")
+
+
+async def ask(client: Client[smtp.ClientEvent], command: Command) -> None:
+    """Send a command without which nothing can be delivered."""
+    client.send(command)
+    await expect_success(client, type(command).__name__)
+
+
+async def submit(
+    client: Client[smtp.ClientEvent], sender: smtp.Mailbox, recipients: Sequence[smtp.Mailbox], message: BinaryIO
+) -> dict[smtp.Mailbox, smtp.Reply]:
+    """The server's last word on each recipient; it has accepted the message for those with a positive reply."""
+    client.send(smtp.Mail(reverse_path=sender))
+    for recipient in recipients:
+        client.send(smtp.Rcpt(forward_path=recipient))
+    client.send(smtp.Data())  # all of these leave together if the server offers PIPELINING
+    await expect_success(client, f"sender {sender}")
+    results = {recipient: await reply(client) for recipient in recipients}
+    verdict = await reply(client)
+    if verdict.code == 354:  # go ahead
+        while chunk := message.read(CHUNK):
+            client.send(MessageChunk(octets=chunk))
+            await client.flush()
+        client.send(smtp.MessageComplete())
+        verdict = await reply(client)
+    return {recipient: verdict if said.positive else said for recipient, said in results.items()}
+
+
+async def run(args: argparse.Namespace, password: bytes) -> dict[smtp.Mailbox, smtp.Reply]:
+    """Connect, log in and submit.  Only with ``--tls none`` does anything but the greetings travel outside TLS."""
+    settings = smtp.ClientSettings(tls_required=args.tls != "none", lf_to_crlf=True)
+    with args.message.open("rb") as message:
+        async with await connect(
+            lambda tls: smtp.ClientConnection(settings, tls=tls),
+            args.host,
+            args.port,
+            ssl_context=None if args.tls == "none" else ssl.create_default_context(cafile=args.ca),
+            implicit_tls=args.tls == "implicit",
+        ) as client:
+            await expect_success(client, "greeting")
+            await ask(client, HELLO)
+            if args.tls == "starttls":
+                await ask(client, smtp.StartTls())
+                await ask(client, HELLO)
+            if args.user:
+                entropy = secrets.token_bytes(32)
+                client.authenticate(
+                    *sasl.by_password(args.user, password, entropy=entropy, tls=client.tls, clear_text=True)
+                )
+                await expect_success(client, "login")
+            return await submit(client, args.sender, list(dict.fromkeys(args.recipients)), message)
+
+
+def in_one_line(reply: smtp.Reply) -> str:
+    return " ".join(str(reply).split())
+
+
+def read_password() -> bytes:
+    try:
+        return os.fsencode(os.environ.get("MAIL_PASSWORD") or getpass.getpass())
+    except EOFError:
+        sys.exit("There is no terminal to ask for the password, and MAIL_PASSWORD is not set.")
+
+
+def port(text: str) -> int:
+    if not 0 < int(text) < 65_536:
+        raise ValueError
+    return int(text)
+
+
+def address(text: str) -> smtp.Mailbox:
+    return smtp.Mailbox.parse(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Submit a message by SMTP.")
+    parser.add_argument("host", help="name of the mail server")
+    parser.add_argument("port", type=port, help="usually 465, or 587 with --tls starttls")
+    parser.add_argument("message", type=Path, help="file with the message, its header first")
+    parser.add_argument("sender", type=address)
+    parser.add_argument("recipients", type=address, nargs="+", metavar="recipient")
+    parser.add_argument("--user", help="log in by this name")
+    parser.add_argument(
+        "--tls",
+        choices=["implicit", "starttls", "none"],
+        default="implicit",
+        help="TLS from the start (the default), by STARTTLS, or none: for a trial on one machine",
+    )
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="trust this certificate authority (the system's)")
+    args = parser.parse_args(arguments)
+    password = read_password() if args.user else b""
+    try:
+        results = asyncio.run(run(args, password))
+    except (NotDelivered, ProtocolError, OSError, UnicodeError) as error:
+        print(f"Not delivered: {str(error) or type(error).__name__}", file=sys.stderr)
+        return 1
+    for recipient, said in results.items():
+        print(f"{recipient}: {'accepted' if said.positive else 'refused'}: {in_one_line(said)}")
+    accepted = sum(said.positive for said in results.values())
+    print(f"Accepted for {accepted} of {len(results)} recipients.")
+    return 0 if accepted == len(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

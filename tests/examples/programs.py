@@ -1,0 +1,63 @@
+"""The examples as a shell runs them: in a process of their own, or, where that would be slow, in this one."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+
+ROOT = Path(__file__).parent.parent.parent
+TIMEOUT = 60.0
+"""Seconds after which a program that hangs is ended; no test waits for them."""
+
+
+@attrs.frozen
+class Result:
+    status: int
+    out: str
+    err: str
+
+
+def environment(**variables: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "error", **variables}
+
+
+def run(name: str, *arguments: object, **variables: str) -> Result:
+    """Run an example to its end, in a process of its own."""
+    program = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)],
+        env=environment(**variables),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        start_new_session=True,  # no terminal, so a program that asks for a password fails instead of waiting
+    )
+    return Result(program.returncode, program.stdout, program.stderr)
+
+
+@contextmanager
+def listening(name: str, *arguments: object, errors: Path, **variables: str) -> Iterator[int]:
+    """Run an example that serves: the port on which it listens.  What it writes to stderr goes to *errors*."""
+    command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
+    with (
+        errors.open("w") as err,
+        subprocess.Popen(
+            command, env=environment(**variables), stdout=subprocess.PIPE, stderr=err, text=True
+        ) as program,
+    ):
+        try:
+            assert program.stdout is not None
+            line = program.stdout.readline()
+            found = re.fullmatch(r"listening on 127\.0\.0\.1, port (\d+)\n", line)
+            assert found is not None, line + errors.read_text()
+            yield int(found[1])
+        finally:
+            program.terminate()
+    assert "Traceback" not in errors.read_text(), errors.read_text()
