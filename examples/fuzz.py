@@ -79,6 +79,8 @@ def smtp_server(data: bytes) -> None:
             match event:
                 case smtp.Connected() | smtp.Mail() | smtp.Rcpt() | smtp.Data() as question:
                     machine.answer(question, ACCEPT)
+                case sasl.CheckPassword() as question:
+                    machine.answer(question, ACCEPT)
                 case Question() as question:
                     machine.answer(question, question.unavailable)
 
@@ -198,26 +200,40 @@ TARGETS: dict[Callable[[bytes], None], list[bytes]] = {
         b"220 ready\r\n",
         b"250-localhost\r\n250 PIPELINING\r\n",
         b"250 ok\r\n",
+        b"250 ok\r\n",
         b"354 go ahead\r\n",
-        b"421 closing\r\n",
+        b"250 ok\r\n",
         b"550-no\r\n550 such user\r\n",
+        b"421 closing\r\n",
     ],
     pop3_client: [
         b"+OK ready\r\n",
         b"+OK\r\nUSER\r\nPIPELINING\r\n.\r\n",
+        b"+OK\r\n",
+        b"+OK\r\n",
         b"+OK\r\n1 5\r\n2 7\r\n.\r\n",
         b"+OK\r\nSubject: a\r\n\r\n..b\r\n.\r\n",
+        b"+OK\r\nSubject: a\r\n\r\n.\r\n",
+        b"+OK\r\n",
         b"-ERR no\r\n",
     ],
 }
-"""Each target, and lines that its machine understands."""
+"""Each target, and lines that its machine understands, in an order that leads somewhere."""
 
 
 def session(lines: Sequence[bytes], rng: random.Random) -> bytes:
-    """A session that is half right: mostly lines that are understood, in any order, and some noise."""
-    return b"".join(
-        rng.choice(lines) if rng.random() < 0.8 else rng.randbytes(rng.randrange(20)) for _ in range(rng.randrange(12))
-    )
+    """A session that is half right: lines in their order, with jumps and noise."""
+    data = b""
+    position = 0
+    for _ in range(rng.randrange(20)):
+        match rng.randrange(10):
+            case 0:
+                data += rng.randbytes(rng.randrange(20))
+            case 1:
+                position = rng.randrange(len(lines))
+        data += lines[position % len(lines)]
+        position += 1
+    return data
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

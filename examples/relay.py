@@ -19,6 +19,7 @@ from mailauth import ACCEPT, Command, MessageChunk, Notice, ProtocolError, Quest
 from mailauth_io.on_asyncio import Client, ServerConnection, connect, serve_smtp
 
 HELLO = smtp.Hello(domain="localhost")
+SETTINGS = smtp.ServerSettings(eight_bit_mime=False)  # the next hop may not offer it
 
 
 class Lost(Exception):
@@ -151,9 +152,7 @@ def received_line(address: str) -> bytes:
 
 async def run(args: argparse.Namespace) -> None:
     context = None if args.tls == "none" else ssl.create_default_context(cafile=args.ca)
-    relay = Relay(args, context)
-    settings = smtp.ServerSettings(eight_bit_mime=False)  # the next hop may not offer it
-    async with serve_smtp(relay.session, settings, port=args.port) as listener:
+    async with serve_smtp(Relay(args, context).session, SETTINGS, port=args.port) as listener:
         print(f"listening on {listener.address}, port {listener.port}", flush=True)
         await asyncio.Event().wait()
 

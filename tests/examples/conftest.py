@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
+import attrs
 import pytest
+
+from tests.io.tls import authority
 
 
 @pytest.fixture
@@ -12,3 +16,20 @@ def free_port() -> Iterator[int]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
+
+
+@attrs.frozen
+class CertificateFiles:
+    certificate: Path
+    """With its key, for 127.0.0.1."""
+    ca: Path
+    """What a client must trust."""
+
+
+@pytest.fixture(scope="session")
+def tls_files(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
+    directory = tmp_path_factory.mktemp("tls")
+    files = CertificateFiles(directory / "certificate.pem", directory / "ca.pem")
+    authority().issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(files.certificate)
+    authority().cert_pem.write_to_path(files.ca)
+    return files

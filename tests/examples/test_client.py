@@ -1,0 +1,36 @@
+"""examples/client.py, which the README shows: its exit status is 0 only when the message was accepted."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.examples import programs
+from tests.examples.scripted import End, Script, Server, smtp_server
+
+
+def submit(script: Script) -> tuple[programs.Result, Server]:
+    with smtp_server(script) as server:
+        result = programs.run("client.py", server.port)
+    return result, server
+
+
+def test_a_message_that_is_accepted() -> None:
+    result, server = submit({})
+    assert (result.status, result.err) == (0, "")
+    assert result.out.count("\n") == 7
+    assert server.messages == [b"From: alice@example.test\r\nSubject: a trial\r\n\r\nDown the rabbit-hole.\r\n"]
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ("AUTH", b"535 5.7.8 wrong\r\n"),
+        ("RCPT", b"550 5.1.1 no such user\r\n"),
+        ("MESSAGE", b"554 5.6.0 not this\r\n"),
+        ("MESSAGE", End()),
+    ],
+)
+def test_what_is_refused_or_not_confirmed_is_no_success(step: str, said: bytes | End) -> None:
+    result, _ = submit({step: said})
+    assert result.status == 1
+    assert result.err.startswith("not delivered: ") or "RemoteProtocolError" in result.err

@@ -1,0 +1,77 @@
+"""examples/faults.py fails where it is told to, once, and smtplib gets its message through afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import smtplib
+
+import pytest
+
+from examples import faults
+from mailauth import smtp
+from mailauth_io.on_asyncio import serve_smtp
+from tests.examples import programs
+
+
+@pytest.mark.parametrize("step", faults.STEPS)
+@pytest.mark.parametrize("what", ["451", "550", "421", "close"])
+def test_each_fault_happens_once(step: str, what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert faults.main([f"{step}={what}"]) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith("Attempt 1 failed: SMTP")
+    assert what in first or what == "close"
+    assert rest == ["Attempt 2 succeeded.", "Messages that arrived: 1"]
+
+
+def test_faults_of_one_step_happen_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:
+    assert faults.main(["RCPT=451", "RCPT=550", "MESSAGE=452"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [code in line for code, line in zip(("451", "550", "452"), lines, strict=False)] == [True, True, True]
+    assert lines[3:] == ["Attempt 4 succeeded.", "Messages that arrived: 1"]
+
+
+def test_the_double_in_a_test_of_a_client() -> None:
+    """As the example says: a client of one's own, and what it makes of a fault."""
+
+    def client(port: int) -> bool:
+        """One that gives up at the first failure."""
+        try:
+            faults.send(port)
+        except smtplib.SMTPException:
+            return False
+        return True
+
+    async def whole() -> tuple[bool, list[bytes]]:
+        double = faults.Double([faults.Fault(smtp.MessageComplete, smtp.Reply(452, "4.3.1", "disk full"))])
+        async with serve_smtp(double.session, smtp.ServerSettings()) as listener:
+            return await asyncio.to_thread(client, listener.port), double.messages
+
+    assert asyncio.run(whole()) == (False, [])
+
+
+def test_a_message_that_arrives_twice_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    once = faults.send
+
+    def twice(port: int) -> None:
+        once(port)
+        once(port)
+
+    monkeypatch.setattr(faults, "send", twice)
+    assert faults.main([]) == 1
+    assert capsys.readouterr().out.endswith("Messages that arrived: 2\n")
+
+
+@pytest.mark.parametrize("fault", ["RCPT", "RCPT=", "RCPT=250", "RCPT=999", "RCPT=4.5", "NOOP=451", "rcpt=never"])
+def test_a_fault_that_there_is_not_is_told_in_plain_words(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        faults.main([fault])
+    assert caught.value.code == 2
+    assert f"{fault!r} is not one of GREETING, MAIL, RCPT, DATA, MESSAGE" in capsys.readouterr().err
+
+
+def test_it_runs_from_a_shell() -> None:
+    result = programs.run("faults.py", "DATA=close")
+    assert (result.status, result.err) == (0, "")
+    assert result.out.endswith("Attempt 2 succeeded.\nMessages that arrived: 1\n")

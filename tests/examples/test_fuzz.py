@@ -1,0 +1,97 @@
+"""examples/fuzz.py: its targets hold for any bytes, and see a machine that misbehaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from examples import fuzz
+from mailauth import Machine, NeedData, pop3, smtp
+from tests.examples import programs
+
+LINES = st.sampled_from([line for lines in fuzz.TARGETS.values() for line in lines])
+
+
+@pytest.mark.parametrize("target", fuzz.TARGETS)
+@given(data=st.lists(LINES | st.binary(max_size=20), max_size=12).map(b"".join))
+def test_the_targets_hold_for_any_bytes(target: Callable[[bytes], None], data: bytes) -> None:
+    target(data)
+
+
+def test_they_get_far_into_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mail is accepted and retrieved, on both sides, in the sessions that are half right."""
+    said: list[bytes] = []
+    drive = fuzz.drive
+
+    def recorded(machine: Machine[Any], handle: Callable[[Any], None], pieces: Iterable[bytes]) -> bytes:
+        said.append(drive(machine, handle, pieces))
+        return said[-1]
+
+    monkeypatch.setattr(fuzz, "drive", recorded)
+    assert fuzz.main(["--runs", "300"]) == 0
+    for sign in (
+        b"\r\n354 ",
+        b"\r\n235 ",
+        b"Subject: a\r\n\r\n..b\r\n.\r\n",
+        b"\r\nDATA\r\n..\r\n.\r\n",
+        b"\r\nRETR 1\r\nTOP 2 0\r\nDELE 1\r\n",
+    ):
+        assert any(sign in each for each in said), sign
+
+
+def failure(target: Callable[[bytes], None], capsys: pytest.CaptureFixture[str]) -> str:
+    """What the fuzzer prints of *target*, which fails."""
+    assert fuzz.main(["--runs", "300"]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    name, _, rest = line.partition(" failed on ")
+    assert name == target.__name__
+    return rest.rpartition(": ")[2]
+
+
+def test_an_exception_is_seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = smtp.ServerConnection.next_event
+
+    def planted(self: smtp.ServerConnection) -> object:
+        event = whole(self)
+        if isinstance(event, smtp.Rcpt):
+            raise ValueError("planted")
+        return event
+
+    monkeypatch.setattr(smtp.ServerConnection, "next_event", planted)
+    assert failure(fuzz.smtp_server, capsys) == "planted"
+
+
+def test_a_machine_that_does_not_end_is_seen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pop3.ServerConnection, "next_event", lambda self: NeedData(patience=1.0))
+    assert failure(fuzz.pop3_server, capsys) == "the machine waits for more after the end of its input"
+
+
+def test_a_machine_that_minds_how_its_input_is_split_is_seen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = pop3.ClientConnection.receive_data
+
+    def planted(self: pop3.ClientConnection, octets: bytes) -> None:
+        whole(self, octets.replace(b"+OK ready\r\n", b"-ERR closed\r\n"))
+
+    monkeypatch.setattr(pop3.ClientConnection, "receive_data", planted)
+    assert "when the bytes came one by one" in failure(fuzz.pop3_client, capsys)
+
+
+def test_one_seed_makes_the_same_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs: list[bytes] = []
+    monkeypatch.setattr(fuzz, "TARGETS", {inputs.append: [b"a", b"b"]})
+    for seed in ("1", "1", "2"):
+        assert fuzz.main(["--runs", "20", "--seed", seed]) == 0
+    assert inputs[:20] == inputs[20:40] != inputs[40:]
+
+
+def test_it_runs_from_a_shell() -> None:
+    result = programs.run("fuzz.py", "--runs", 50, "--seed", 7)
+    assert (result.status, result.err) == (0, "")
+    assert result.out == "50 inputs for each of 4 targets, and none failed.\n"

@@ -1,0 +1,179 @@
+"""examples/smtp_server.py, met by smtplib and by curl: what it accepts is in the Maildir, and nothing else is."""
+
+from __future__ import annotations
+
+import shutil
+import smtplib
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from examples import smtp_server
+from tests.examples import programs
+from tests.examples.conftest import CertificateFiles
+from tests.io.tls import client_context
+
+ALICE, BOB, CAROL = "alice@example.org", "bob@example.org", "carol@far.test"
+LETTER = b"Subject: a trial\r\n\r\nDown the rabbit-hole.\r\n.\r\n..dots\r\n"
+STORED = LETTER.replace(b"\r\n", b"\n")
+
+
+@attrs.frozen
+class Served:
+    port: int
+    maildir: Path
+
+    def client(self) -> smtplib.SMTP:
+        return smtplib.SMTP("127.0.0.1", self.port, timeout=programs.TIMEOUT)
+
+    def log_in(self) -> smtplib.SMTP:
+        client = self.client()
+        client.login("alice", "secret")
+        return client
+
+    def messages(self) -> list[bytes]:
+        assert not list(self.maildir.glob("tmp/*"))
+        return sorted(path.read_bytes() for path in self.maildir.glob("new/*"))
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    directory = tmp_path_factory.mktemp("smtp")
+    maildir = directory / "Maildir"
+    with programs.listening(
+        "smtp_server.py", "--user", "alice", "--domain", "example.org", maildir,
+        errors=directory / "errors", MAIL_PASSWORD="secret",
+    ) as port:  # fmt: skip
+        yield Served(port, maildir)
+
+
+@pytest.fixture
+def served(process: Served) -> Served:
+    """The one process, and an empty Maildir."""
+    for path in process.maildir.glob("*/*"):
+        path.unlink()
+    return process
+
+
+def envelope(sender: str, *recipients: str) -> bytes:
+    return "".join([f"Return-Path: <{sender}>\n", *(f"Delivered-To: {each}\n" for each in recipients)]).encode()
+
+
+def test_mail_for_its_domain_is_accepted_from_anybody(served: Served) -> None:
+    with served.client() as client:
+        assert client.sendmail("eve@far.test", [BOB, ALICE], LETTER) == {}
+        assert served.messages() == [envelope("eve@far.test", BOB, ALICE) + STORED]
+        client.sendmail("", ["postmaster"], LETTER)
+    assert served.messages() == [envelope("", "postmaster") + STORED, envelope("eve@far.test", BOB, ALICE) + STORED]
+
+
+def test_mail_for_elsewhere_is_accepted_after_a_login_only(served: Served) -> None:
+    with served.client() as client:
+        refused = client.sendmail(ALICE, [BOB, CAROL], LETTER)
+        assert {name: code for name, (code, _) in refused.items()} == {CAROL: 550}
+        assert served.messages() == [envelope(ALICE, BOB) + STORED]
+        client.login("alice", "secret")
+        client.sendmail(ALICE, [CAROL], LETTER)
+    assert served.messages() == [envelope(ALICE, BOB) + STORED, envelope(ALICE, CAROL) + STORED]
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5"])
+def test_who_may_log_in(mechanism: str, served: Served) -> None:
+    for password, code in (("secret", 235), ("wrong", 535)):
+        with served.client() as client:
+            client.ehlo()
+            client.user, client.password = "alice", password
+            method = getattr(client, "auth_" + mechanism.lower().replace("-", "_"))
+            try:
+                assert client.auth(mechanism, method)[0] == code
+            except smtplib.SMTPAuthenticationError as error:
+                if error.smtp_code != code:
+                    raise
+
+
+def test_several_messages_in_one_session_do_not_mix(served: Served) -> None:
+    with served.client() as client:
+        client.sendmail(ALICE, [BOB], b"Subject: 1\r\n\r\nfirst\r\n")
+        client.mail(ALICE)
+        client.rcpt(ALICE)
+        client.rset()
+        with pytest.raises(smtplib.SMTPDataError):
+            client.sendmail(ALICE, [BOB], b"Subject: 2\r\n\r\nNUL \0 here\r\n")
+        client.sendmail("", [ALICE], b"Subject: 3\r\n\r\nthird\r\n")
+    assert served.messages() == [
+        envelope("", ALICE) + b"Subject: 3\n\nthird\n",
+        envelope(ALICE, BOB) + b"Subject: 1\n\nfirst\n",
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"Subject: half\r\n", b"Subject: half\r\n\r\nbody\r\n.", b"x" * 100_000])
+def test_half_a_message_is_not_stored(content: bytes, served: Served) -> None:
+    with (
+        socket.create_connection(("127.0.0.1", served.port), timeout=programs.TIMEOUT) as connection,
+        connection.makefile("rb") as reader,
+    ):
+        connection.sendall(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\n" + content)
+        connection.shutdown(socket.SHUT_WR)
+        assert b"\r\n354 " in reader.read()
+    assert served.messages() == []
+
+
+def test_what_cannot_be_stored_is_put_off(served: Served) -> None:
+    hidden = served.maildir.with_name("hidden")
+    with served.client() as client:
+        served.maildir.rename(hidden)
+        try:
+            served.maildir.write_bytes(b"a file in its place")
+            with pytest.raises(smtplib.SMTPDataError) as caught:
+                client.sendmail(ALICE, [BOB], LETTER)
+        finally:
+            served.maildir.unlink()
+            hidden.rename(served.maildir)
+        assert caught.value.smtp_code == 451
+        assert served.messages() == []
+        client.sendmail(ALICE, [BOB], LETTER)
+    assert len(served.messages()) == 1
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_curl_submits_a_message(served: Served, tmp_path: Path) -> None:
+    letter = tmp_path / "letter"
+    letter.write_bytes(LETTER)
+    command = ["curl", "--silent", "--show-error", "--user", "alice:secret", "--mail-from", ALICE, "--mail-rcpt", CAROL]
+    command += ["--upload-file", str(letter), f"smtp://127.0.0.1:{served.port}"]
+    subprocess.run(command, timeout=programs.TIMEOUT, check=True)
+    assert served.messages() == [envelope(ALICE, CAROL) + STORED]
+
+
+def test_with_a_certificate_the_password_is_taken_inside_tls_only(tmp_path: Path, tls_files: CertificateFiles) -> None:
+    with programs.listening(
+        "smtp_server.py", "--user", "alice", "--domain", "example.org", "--certificate", tls_files.certificate,
+        tmp_path / "Maildir", errors=tmp_path / "errors", MAIL_PASSWORD="secret",
+    ) as port, smtplib.SMTP("127.0.0.1", port, timeout=programs.TIMEOUT) as client:  # fmt: skip
+        client.ehlo()
+        assert not client.has_extn("auth")
+        client.starttls(context=client_context())
+        client.login("alice", "secret")
+        client.sendmail(ALICE, [CAROL], LETTER)
+        assert Served(port, tmp_path / "Maildir").messages() == [envelope(ALICE, CAROL) + STORED]
+
+
+def test_a_mistake_of_the_user_is_told_in_one_line(
+    tmp_path: Path, free_port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAIL_PASSWORD", "secret")
+    usual = ["--user", "alice", "--domain", "example.org", str(tmp_path / "Maildir")]
+    for options in (
+        [*usual, "--port", str(free_port)],  # somebody else has it
+        [*usual, "--certificate", "missing.pem"],
+        [*usual, "--domain", "not a domain"],
+        [*usual[:-1], str(tmp_path / "missing" / "Maildir")],
+    ):
+        assert smtp_server.main(options) == 1
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert err.startswith("Cannot serve: ")
