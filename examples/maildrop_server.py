@@ -2,8 +2,8 @@
 
     MAIL_PASSWORD=secret python examples/maildrop_server.py --user alice ~/Maildir
 
-With --certificate it offers STLS and accepts the password only inside TLS; without, it is for a trial.  It listens on
-127.0.0.1.
+It listens on 127.0.0.1.  With --certificate it offers STLS and accepts the password only inside TLS; without a
+certificate it accepts the password in clear text, which is good enough for a trial on one machine.
 
 The library answers STAT, LIST and UIDL, cuts messages for TOP, and remembers what DELE marked.  This program opens the
 maildrop, reads messages, and deletes the marked ones when the client says QUIT, never before.
@@ -63,7 +63,7 @@ def unique_id(path: Path) -> str:
 
 
 async def from_disk(action: Callable[[], A]) -> A | pop3.Unavailable:
-    """The result of *action*, which runs in a thread; the client may try again later if it fails."""
+    """The result of *action*, which runs in a thread.  If it fails, the client is told to try again later."""
     try:
         return await asyncio.to_thread(action)
     except OSError as error:
@@ -76,7 +76,7 @@ class MaildropServer:
         self.maildir = maildir
         self.user = user
         self.password = password
-        self.opened: Maildrop | None = None  # one session at a time may have it (RFC 1939 section 4)
+        self.opened: Maildrop | None = None  # by one session at a time (RFC 1939 section 4)
 
     async def session(self, connection: ServerConnection[pop3.ServerEvent]) -> None:
         maildrop = Maildrop(self.maildir)
@@ -90,7 +90,7 @@ class MaildropServer:
                         connection.answer(question, self.password if name == self.user else None)
                     case sasl.Authorize() as question:  # alice asks to act as somebody else
                         connection.answer(question, sasl.Refusal.NOT_AUTHORIZED)
-                    case pop3.OpenMaildrop() as question if self.opened is not None:
+                    case pop3.OpenMaildrop() as question if self.opened not in (None, maildrop):
                         connection.answer(question, pop3.Unavailable.IN_USE)
                     case pop3.OpenMaildrop() as question:
                         self.opened = maildrop

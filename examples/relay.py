@@ -1,9 +1,9 @@
-"""A relay: hands each message on to another server while the client waits, and answers what that server answers.
+"""A relay: passes each message on to another server while the client waits, and answers what that server answers.
 
     python examples/relay.py --port 2525 mail.example.org 25
 
 Nothing is stored and nothing is queued: a recipient or a message is accepted only after the next hop has accepted it.
-The relay listens on 127.0.0.1, for the programs on this machine, and asks nobody to log in.
+The relay listens on 127.0.0.1, for the programs on this machine, and needs no login.
 """
 
 import argparse
@@ -29,7 +29,7 @@ class Lost(Exception):
 class NextHop:
     """The connection to the next hop, a new one for each message.
 
-    ``begin()`` and ``ask()`` give what it replies.  They raise Lost, OSError or ProtocolError if it does not.
+    ``begin()`` and ``ask()`` return its reply.  They raise Lost, OSError or ProtocolError if there is none.
     """
 
     def __init__(self, args: argparse.Namespace, context: ssl.SSLContext | None) -> None:
@@ -47,20 +47,20 @@ class NextHop:
             ssl_context=self.context,
             implicit_tls=self.args.tls == "implicit",
         )
-        steps: list[Command | None] = [None, HELLO]  # None: the greeting comes unasked
+        steps: list[Command | None] = [None, HELLO]
         if self.args.tls == "starttls":
             steps += [smtp.StartTls(), HELLO]
         for command in steps:
             reply = await self.ask(command)
             if not reply.positive:
-                raise Lost(str(reply))  # refuses the relay, not the message
+                raise Lost(str(reply))  # the next hop refuses the relay, not the message
 
     async def begin(self, sender: smtp.Mailbox | None) -> smtp.Reply:
         await self.connect()
         return await self.ask(smtp.Mail(reverse_path=sender))
 
     async def ask(self, command: Command | None) -> smtp.Reply:
-        """What the next hop says to *command*, or to the connection."""
+        """The reply to *command*; None stands for the connection, which the greeting replies to."""
         if self.client is None:
             raise Lost("the connection was lost before")
         if command is not None:
@@ -73,7 +73,7 @@ class NextHop:
         return event.reply
 
     async def send(self, octets: bytes) -> None:
-        """Hand on message content.  If that fails, the next ``ask()`` says so."""
+        """Pass on message content.  If that fails, the next ``ask()`` raises Lost."""
         if self.client is not None:
             try:
                 self.client.send(MessageChunk(octets=octets))
@@ -88,7 +88,7 @@ class NextHop:
             await client.aclose()
 
     def abort(self) -> None:
-        """Break off, so that the next hop throws away what it has of a message."""
+        """Close at once, so that the next hop discards an unfinished message."""
         client, self.client = self.client, None
         if client is not None:
             client.abort()
@@ -164,7 +164,7 @@ def port(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Accept mail by SMTP and hand it on to another server at once.")
+    parser = argparse.ArgumentParser(description="Accept mail by SMTP and pass it on to another server at once.")
     parser.add_argument("next_hop", help="name of the server that gets the mail")
     parser.add_argument("next_port", type=port, help="usually 25, or 465 with --tls implicit")
     parser.add_argument("--port", type=port, default=0, help="where to listen (a free port)")

@@ -2,8 +2,9 @@
 
     MAIL_PASSWORD=secret python examples/smtp_server.py --user alice --domain example.org ~/Maildir
 
-It accepts mail for its domain from anybody, and mail for any domain from the user who logs in.  With --certificate it
-offers STARTTLS and accepts the password only inside TLS; without, it is for a trial.  It listens on 127.0.0.1.
+It accepts mail for its domain from anyone, and mail for any domain from the user who logs in.  It listens on 127.0.0.1.
+With --certificate it offers STARTTLS and accepts the password only inside TLS; without a certificate it accepts the
+password in clear text, which is good enough for a trial on one machine.
 
 Every question that the library can ask has a case of its own.  Delete one, and mypy names it at assert_never.
 """
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Accept mail by SMTP and store it in a Maildir.")
     parser.add_argument("maildir", type=Path, help="where the messages go; made if it is missing")
     parser.add_argument("--user", required=True, help="who may log in; the password is taken from MAIL_PASSWORD")
-    parser.add_argument("--domain", required=True, help="accept mail for this domain from anybody")
+    parser.add_argument("--domain", required=True, help="accept mail for this domain from anyone")
     parser.add_argument("--port", type=port, default=0, help="where to listen (a free port)")
     parser.add_argument("--certificate", type=Path, metavar="FILE", help="in PEM, for STARTTLS")
     parser.add_argument("--key", type=Path, metavar="FILE", help="in PEM, if the certificate's file does not hold it")

@@ -25,7 +25,7 @@ CHUNK = 65_536
 
 
 class NotDelivered(Exception):
-    """The server accepted the message for nobody; the text says why."""
+    """The server accepted the message for no recipient; the text says why."""
 
 
 async def reply(client: Client[smtp.ClientEvent]) -> smtp.Reply:

@@ -12,7 +12,7 @@ from tests.io.tls import authority
 
 @pytest.fixture
 def free_port() -> Iterator[int]:
-    """A port on which nothing listens: it is bound, so that nobody else gets it meanwhile."""
+    """A port on which nothing listens; it stays bound, so that no other program gets it."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]

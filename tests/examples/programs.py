@@ -25,7 +25,9 @@ class Result:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "error", **variables}
+    """That of a child process; output is buffered as usual, so that a missing flush shows."""
+    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "MAIL_PASSWORD")}
+    return {**inherited, "PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "error", **variables}
 
 
 def run(name: str, *arguments: object, **variables: str) -> Result:
@@ -43,8 +45,10 @@ def run(name: str, *arguments: object, **variables: str) -> Result:
 
 
 @contextmanager
-def listening(name: str, *arguments: object, errors: Path, **variables: str) -> Iterator[int]:
-    """Run an example that serves: the port on which it listens.  What it writes to stderr goes to *errors*."""
+def started(
+    name: str, *arguments: object, errors: Path, **variables: str
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run an example that serves: (the process, the port on which it listens).  Its stderr goes to *errors*."""
     command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
     with (
         errors.open("w") as err,
@@ -57,7 +61,14 @@ def listening(name: str, *arguments: object, errors: Path, **variables: str) -> 
             line = program.stdout.readline()
             found = re.fullmatch(r"listening on 127\.0\.0\.1, port (\d+)\n", line)
             assert found is not None, line + errors.read_text()
-            yield int(found[1])
+            yield program, int(found[1])
         finally:
             program.terminate()
     assert "Traceback" not in errors.read_text(), errors.read_text()
+
+
+@contextmanager
+def listening(name: str, *arguments: object, errors: Path, **variables: str) -> Iterator[int]:
+    """As ``started()``, for the port alone."""
+    with started(name, *arguments, errors=errors, **variables) as (_, port):
+        yield port

@@ -1,7 +1,7 @@
 """Servers that follow a script: they say what a test tells them to at each step, and record what they hear.
 
-A script maps a step to bytes, which are sent as they are, or to an End.  Steps that it does not name are answered as a
-server that works would answer them.
+A script maps a step to bytes, which are sent as they are (none: the server stays silent), or to an End.  Steps that it
+does not name are answered as a server that works would answer them.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _Session:
             self.connection.sendall(said.last)
             raise _Over
         self.connection.sendall(said)
-        return said[:1] in b"23+"
+        return said[:1] in (b"2", b"3", b"+")
 
     def line(self) -> bytes:
         line = self.reader.readline()

@@ -151,7 +151,7 @@ def test_a_message_that_ends_with_the_connection_is_stored_and_not_deleted(
     assert (outcome.status, outcome.stored, outcome.server.deleted) == (1, [ONE, TWO], [])
 
 
-def test_what_the_server_will_not_delete_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_server_will_not_delete_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = collect_from({"DELE 2": b"-ERR locked\r\n"}, tmp_path, capsys)
     assert outcome.status == 1
     assert "Message 2: stored, but left on the server: -ERR locked\n" in outcome.out
@@ -221,7 +221,7 @@ def test_no_password_is_sent_in_clear_unless_it_was_asked_for(
         (["--user", "alice", "--ca", "missing.pem", "127.0.0.1", "995", "m"], 1, "Stopped, no message is lost: "),
     ],
 )
-def test_a_mistake_of_the_user_is_told_in_one_line(
+def test_a_mistake_of_the_user_is_reported_in_one_line(
     arguments: list[str], status: int, words: str, free_port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:

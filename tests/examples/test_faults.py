@@ -64,7 +64,7 @@ def test_a_message_that_arrives_twice_is_a_failure(
 
 
 @pytest.mark.parametrize("fault", ["RCPT", "RCPT=", "RCPT=250", "RCPT=999", "RCPT=4.5", "NOOP=451", "rcpt=never"])
-def test_a_fault_that_there_is_not_is_told_in_plain_words(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_fault_is_reported_in_plain_words(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         faults.main([fault])
     assert caught.value.code == 2

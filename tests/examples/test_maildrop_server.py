@@ -1,4 +1,4 @@
-"""examples/maildrop_server.py, met by poplib, by curl and by hand."""
+"""examples/maildrop_server.py, driven by poplib, by curl and by hand."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_marks_that_were_taken_back_delete_nothing(served: Served) -> None:
     assert served.files() == set(FILES)
 
 
-def test_what_cannot_be_deleted_is_told(served: Served) -> None:
+def test_what_cannot_be_deleted_is_reported(served: Served) -> None:
     client = served.log_in()
     client.dele(1)
     (served.maildir / "new/1.a.host").unlink()
@@ -183,6 +183,22 @@ def test_a_message_that_has_gone_is_refused_and_the_others_are_not(served: Serve
     with pytest.raises(poplib.error_proto, match="SYS/TEMP"):
         client.retr(1)
     assert retrieved(client, 2) == MESSAGES[1]
+    client.quit()
+
+
+def test_a_login_may_be_tried_again_when_the_maildir_failed(served: Served) -> None:
+    unreadable = served.maildir / "new" / "0.broken"
+    unreadable.mkdir()
+    client = poplib.POP3("127.0.0.1", served.port, timeout=programs.TIMEOUT)
+    try:
+        client.user("alice")
+        with pytest.raises(poplib.error_proto, match="SYS/TEMP"):
+            client.pass_("secret")
+    finally:
+        unreadable.rmdir()
+    client.user("alice")
+    client.pass_("secret")
+    assert client.stat()[0] == len(FILES)
     client.quit()
 
 
@@ -246,7 +262,7 @@ def test_with_a_certificate_the_password_is_taken_inside_tls_only(tmp_path: Path
         client.quit()
 
 
-def test_a_mistake_of_the_user_is_told_in_one_line(
+def test_a_mistake_of_the_user_is_reported_in_one_line(
     tmp_path: Path, free_port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAIL_PASSWORD", "secret")

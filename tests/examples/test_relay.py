@@ -1,4 +1,4 @@
-"""examples/relay.py says to its client what the next hop says, and never that it has a message that the hop has not."""
+"""examples/relay.py answers what the next hop answers, and accepts no message that the next hop has not accepted."""
 
 from __future__ import annotations
 
@@ -142,6 +142,12 @@ def test_where_the_hop_refuses_the_relay_the_message_is_put_off(step: str, said:
     replies, hop = relayed({step: said}, BOB)
     assert replies[0].startswith("451 4.4.1 next hop: ")
     assert hop.messages == []
+    assert not any(line.startswith("MAIL") for line in hop.heard)
+
+
+def test_the_words_in_which_the_hop_refuses_the_relay_are_passed_on() -> None:
+    replies, _ = relayed({"EHLO": b"554 5.7.1 not you\r\n"}, BOB)
+    assert replies[0] == "451 4.4.1 next hop: 554 5.7.1 not you"
 
 
 def test_where_there_is_no_hop_the_message_is_put_off(free_port: int) -> None:
@@ -221,7 +227,7 @@ def test_it_runs_from_a_shell(tmp_path: Path) -> None:
     assert [content(message) for message in hop.messages] == [ON_THE_WIRE]
 
 
-def test_a_mistake_of_the_user_is_told_in_one_line(free_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_of_the_user_is_reported_in_one_line(free_port: int, capsys: pytest.CaptureFixture[str]) -> None:
     for options in (
         ["--tls", "none", "--port", str(free_port), "127.0.0.1", "25"],  # somebody else has it
         ["--ca", "missing.pem", "127.0.0.1", "25"],

@@ -1,7 +1,8 @@
-"""examples/smtp_server.py, met by smtplib and by curl: what it accepts is in the Maildir, and nothing else is."""
+"""examples/smtp_server.py, driven by smtplib and by curl: what it accepts is in the Maildir, and nothing else is."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import smtplib
 import socket
@@ -63,7 +64,7 @@ def envelope(sender: str, *recipients: str) -> bytes:
     return "".join([f"Return-Path: <{sender}>\n", *(f"Delivered-To: {each}\n" for each in recipients)]).encode()
 
 
-def test_mail_for_its_domain_is_accepted_from_anybody(served: Served) -> None:
+def test_mail_for_its_domain_is_accepted_from_anyone(served: Served) -> None:
     with served.client() as client:
         assert client.sendmail("eve@far.test", [BOB, ALICE], LETTER) == {}
         assert served.messages() == [envelope("eve@far.test", BOB, ALICE) + STORED]
@@ -139,6 +140,24 @@ def test_what_cannot_be_stored_is_put_off(served: Served) -> None:
     assert len(served.messages()) == 1
 
 
+def test_a_message_is_acknowledged_only_after_it_is_safe_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file, then its folder; if either fails, ``session`` says 451."""
+    synchronized: list[str] = []
+
+    def fsync(file: int) -> None:
+        synchronized.append(os.readlink(f"/proc/self/fd/{file}").removeprefix(f"{tmp_path}/"))
+        if synchronized[-1] == "Maildir/new":
+            raise OSError("planted")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    server = smtp_server.MailServer(tmp_path / "Maildir", "alice", b"secret", "example.org")
+    with pytest.raises(OSError, match="planted"):
+        server.store(None, [], LETTER)
+    assert synchronized[0].startswith("Maildir/tmp/")
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_curl_submits_a_message(served: Served, tmp_path: Path) -> None:
     letter = tmp_path / "letter"
@@ -162,7 +181,7 @@ def test_with_a_certificate_the_password_is_taken_inside_tls_only(tmp_path: Path
         assert Served(port, tmp_path / "Maildir").messages() == [envelope(ALICE, CAROL) + STORED]
 
 
-def test_a_mistake_of_the_user_is_told_in_one_line(
+def test_a_mistake_of_the_user_is_reported_in_one_line(
     tmp_path: Path, free_port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAIL_PASSWORD", "secret")

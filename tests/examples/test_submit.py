@@ -192,7 +192,7 @@ def test_no_password_is_sent_in_clear_unless_it_was_asked_for(
         (["--ca", "missing.pem", "127.0.0.1", "25", "LETTER", ALICE, BOB], 1, "Not delivered: "),
     ],
 )
-def test_a_mistake_of_the_user_is_told_in_one_line(
+def test_a_mistake_of_the_user_is_reported_in_one_line(
     arguments: list[str],
     status: int,
     words: str,
@@ -217,7 +217,7 @@ def test_it_runs_from_a_shell(letter: Path) -> None:
     assert (half.status, half.err) == (1, "")
     assert half.out.endswith("Accepted for 1 of 2 recipients.\n")
     assert server.messages == [ON_THE_WIRE]
-    # getpass warns that it cannot hide the password, then finds nobody to ask.
+    # getpass warns that it cannot hide the password, then reads the end of stdin.
     no_password = programs.run("submit.py", *arguments, server.port, letter, ALICE, BOB, PYTHONWARNINGS="")
     assert no_password.status == 1
     assert no_password.err.endswith("MAIL_PASSWORD is not set.\n")

@@ -53,7 +53,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ready]:
     ca = directory / "ca.pem"
     options = ["--user", "alice:secret", "--user", "bob:secret", "--ca-out", str(ca)]
     options += ["--maildir", str(directory / "maildrops"), "--outbox", str(directory / "outbox")]
-    options += ["--no-grants-from", "127.0.0.0/8"]  # or whoever has collected mail might send it elsewhere
+    options += ["--no-grants-from", "127.0.0.0/8"]  # a POP3 login shall not allow relaying here
     with serving.started(directory, *options) as server:
         yield Ready(server, directory, ca)
 

@@ -1,6 +1,11 @@
-"""examples/client.py, which the README shows: its exit status is 0 only when the message was accepted."""
+"""The programs that the README shows: client.py succeeds only if the message was accepted, and server.py has printed
+what it accepts.
+"""
 
 from __future__ import annotations
+
+import smtplib
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +39,13 @@ def test_what_is_refused_or_not_confirmed_is_no_success(step: str, said: bytes |
     result, _ = submit({step: said})
     assert result.status == 1
     assert result.err.startswith("not delivered: ") or "RemoteProtocolError" in result.err
+
+
+def test_the_server_has_printed_what_it_accepts(tmp_path: Path) -> None:
+    with programs.started("server.py", errors=tmp_path / "errors") as (server, port):
+        with smtplib.SMTP("127.0.0.1", port, timeout=programs.TIMEOUT) as client:
+            client.login("alice", "wonderland")
+            client.sendmail("alice@example.test", ["dinah@example.org"], "Subject: a trial\n\nDown the rabbit-hole.\n")
+        server.kill()
+        assert server.stdout is not None
+        assert "Down the rabbit-hole." in server.stdout.read()

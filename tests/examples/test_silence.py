@@ -1,0 +1,65 @@
+"""A server that says nothing more: the clients give up, and that is no success."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from examples import collect, submit
+from mailauth import NeedData, pop3, smtp
+from tests.examples.programs import ROOT
+from tests.examples.scripted import pop3_server, smtp_server
+from tests.examples.test_relay import relayed
+
+SILENCE = b""
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients wait for a moment instead of minutes.  On a slow machine they may give up earlier: no success, either."""
+    for machine in (smtp.ClientConnection, pop3.ClientConnection):
+
+        def next_event(self: Any, usual: Any = machine.next_event) -> Any:
+            event = usual(self)
+            return attrs.evolve(event, patience=0.1) if isinstance(event, NeedData) else event
+
+        monkeypatch.setattr(machine, "next_event", next_event)
+    monkeypatch.setenv("MAIL_PASSWORD", "secret")
+
+
+@pytest.mark.parametrize("step", ["GREETING", "EHLO", "MESSAGE"])
+def test_submit(step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    letter = tmp_path / "letter.eml"
+    letter.write_bytes(b"Subject: a trial\n")
+    with smtp_server({step: SILENCE}) as server:
+        arguments = ["--tls", "none", "127.0.0.1", str(server.port), str(letter), "alice@example.org"]
+        assert submit.main([*arguments, "bob@example.org"]) == 1
+    assert capsys.readouterr().err == "Not delivered: the connection ended before the server replied\n"
+
+
+@pytest.mark.parametrize("step", ["GREETING", "PASS", "RETR 2"])
+def test_collect(step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pop3_server({step: SILENCE}) as server:
+        arguments = ["--tls", "none", "--user", "alice", "127.0.0.1", str(server.port), str(tmp_path / "Maildir")]
+        assert collect.main(arguments) == 1
+    assert capsys.readouterr().err == "Stopped, no message is lost: the connection ended before the server replied\n"
+    assert server.deleted == []
+
+
+@pytest.mark.parametrize("step", ["MAIL", "MESSAGE"])
+def test_relay(step: str) -> None:
+    replies, _ = relayed({step: SILENCE}, "bob@far.test")
+    assert replies[-1].startswith(("451 4.4.1 next hop: ", "503 "))
+
+
+@pytest.mark.parametrize("step", ["GREETING", "MESSAGE"])
+def test_client(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with smtp_server({step: SILENCE}) as server:
+        monkeypatch.setattr(sys, "argv", ["client.py", str(server.port)])
+        with pytest.raises(SystemExit, match="not delivered: None"):
+            runpy.run_path(str(ROOT / "examples" / "client.py"))
