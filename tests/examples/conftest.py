@@ -1,12 +1,13 @@
+"""What several tests of the examples need."""
+
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
-import attrs
 import pytest
 
+from tests.examples.programs import CertificateFiles
 from tests.io.tls import authority
 
 
@@ -16,14 +17,6 @@ def free_port() -> Iterator[int]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
-
-
-@attrs.frozen
-class CertificateFiles:
-    certificate: Path
-    """With its key, for 127.0.0.1."""
-    ca: Path
-    """What a client must trust."""
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,14 @@ class Result:
     err: str
 
 
+@attrs.frozen
+class CertificateFiles:
+    certificate: Path
+    """With its key, for 127.0.0.1."""
+    ca: Path
+    """What a client must trust."""
+
+
 def environment(**variables: str) -> dict[str, str]:
     """That of a child process; output is buffered as usual, so that a missing flush shows."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "MAIL_PASSWORD")}

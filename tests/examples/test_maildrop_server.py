@@ -15,7 +15,6 @@ import pytest
 
 from examples import maildrop_server
 from tests.examples import programs
-from tests.examples.conftest import CertificateFiles
 from tests.io.tls import client_context
 
 FILES = {
@@ -247,7 +246,9 @@ def test_curl_retrieves_a_message(served: Served) -> None:
     assert result.stdout == MESSAGES[0]
 
 
-def test_with_a_certificate_the_password_is_taken_inside_tls_only(tmp_path: Path, tls_files: CertificateFiles) -> None:
+def test_with_a_certificate_the_password_is_taken_inside_tls_only(
+    tmp_path: Path, tls_files: programs.CertificateFiles
+) -> None:
     with programs.listening(
         "maildrop_server.py", "--user", "alice", "--certificate", tls_files.certificate, tmp_path / "Maildir",
         errors=tmp_path / "errors", MAIL_PASSWORD="secret",

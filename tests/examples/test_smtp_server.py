@@ -15,7 +15,6 @@ import pytest
 
 from examples import smtp_server
 from tests.examples import programs
-from tests.examples.conftest import CertificateFiles
 from tests.io.tls import client_context
 
 ALICE, BOB, CAROL = "alice@example.org", "bob@example.org", "carol@far.test"
@@ -168,7 +167,9 @@ def test_curl_submits_a_message(served: Served, tmp_path: Path) -> None:
     assert served.messages() == [envelope(ALICE, CAROL) + STORED]
 
 
-def test_with_a_certificate_the_password_is_taken_inside_tls_only(tmp_path: Path, tls_files: CertificateFiles) -> None:
+def test_with_a_certificate_the_password_is_taken_inside_tls_only(
+    tmp_path: Path, tls_files: programs.CertificateFiles
+) -> None:
     with programs.listening(
         "smtp_server.py", "--user", "alice", "--domain", "example.org", "--certificate", tls_files.certificate,
         tmp_path / "Maildir", errors=tmp_path / "errors", MAIL_PASSWORD="secret",
