@@ -220,14 +220,12 @@ def _failure_in(error: BaseException) -> tuple[Exception | None, BaseException |
 
 
 def _log_failure(peer: Peer, error: Exception) -> None:
-    """The session with *peer* failed: with a traceback, unless it was the system or a peer that failed."""
-    bug: Exception | None = error
-    if isinstance(error, ExceptionGroup):
-        bug = error.split(OSError)[1]
-    elif isinstance(error, OSError):
-        bug = None
+    """The session with *peer* has raised *error*: log it with its traceback, whatever it is.
+
+    A peer that disconnects raises nothing in a session, so an OSError comes from the session's own files and sockets.
+    """
     fields = {"peer": peer.address, "port": peer.port, "why": described(error), "at": place(error)}
-    LOGGER.error(Event("session failed", fields), exc_info=bug)
+    LOGGER.error(Event("session failed", fields), exc_info=error)
 
 
 def _refusal(machine: ServerMachine[E]) -> bytes:

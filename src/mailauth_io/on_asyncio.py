@@ -325,8 +325,8 @@ async def serve(
     client that offers any protocol by ALPN must offer that one; ``serve_smtp`` and ``serve_pop3`` set it.  With
     *reuse_port* other processes of the same user may listen there, too.
     Raises OSError when it cannot listen, ValueError where no port can be shared.
-    An exception from a session drops that connection alone.  It is logged with its message and, unless it is an
-    OSError, its traceback: ``exc_info`` of a record of the logger ``mailauth_io``.
+    An exception from a session drops that connection alone.  It is logged with its message and traceback, as
+    ``exc_info`` of a record of the logger ``mailauth_io``.
     """
     listener = Listener(
         ssl_context,

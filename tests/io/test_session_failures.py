@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
+import struct
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
@@ -182,13 +184,13 @@ def test_a_group_of_an_exception_and_a_cancellation_ends_one_session_alone(caplo
 @pytest.mark.parametrize("name", ["asyncio", "trio"])
 @pytest.mark.parametrize("protocol", ["SMTP", "POP3"])
 @pytest.mark.parametrize("grouped", [False, True])
-def test_what_the_system_or_a_peer_did_has_no_traceback(
+def test_an_error_of_the_system_has_a_traceback_too(
     name: str, protocol: str, grouped: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A client could have it written as often as it connects."""
+    """It comes from the session's own files and sockets."""
 
     async def session(connection: ServerConnection[Any]) -> None:
-        error = ConnectionResetError(104, "Connection reset by peer")
+        error = FileNotFoundError(2, "No such file or directory", "settings")
         raise ExceptionGroup("tasks failed", [error]) if grouped else error
 
     async def main() -> None:
@@ -197,11 +199,34 @@ def test_what_the_system_or_a_peer_did_has_no_traceback(
 
     _loops.named(name).run(main)
     record, shown = the_failure(caplog)
-    assert shown == ""
-    assert ('why="ExceptionGroup: tasks failed (1 ' if grouped else 'why="ConnectionResetError: [Errno 104] C') in (
+    assert ", in session\n" in shown
+    assert "No such file or directory: 'settings'" in shown
+    assert ('why="ExceptionGroup: tasks failed (1 ' if grouped else 'why="FileNotFoundError: [Errno 2] N') in (
         record.getMessage()
     )
     assert "test_session_failures.py:" in record.getMessage()
+
+
+@pytest.mark.parametrize("name", ["asyncio", "trio"])
+@pytest.mark.parametrize("protocol", ["SMTP", "POP3"])
+def test_a_client_that_resets_the_connection_raises_nothing_in_its_session(
+    name: str, protocol: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So a client cannot have tracebacks written."""
+    ended: list[bool] = []
+
+    async def session(connection: ServerConnection[Any]) -> None:
+        await until_closed(connection)
+        ended.append(True)
+
+    async def main() -> None:
+        async with visited(protocol, session) as (_, client):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+
+    _loops.named(name).run(main)
+    assert ended == [True]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @on_both_loops
