@@ -124,8 +124,9 @@ def read(package: str) -> list[Module]:
 
 
 def read_tools() -> list[Module]:
-    """Every program that is not installed: tests, benchmarks, examples."""
-    return [module for folder in ("tests", "benchmarks", "examples") for module in _read(SOURCE.parent, folder)]
+    """Every program that is not installed: tests, benchmarks, examples, tools."""
+    folders = ("tests", "benchmarks", "examples", "tools")
+    return [module for folder in folders for module in _read(SOURCE.parent, folder)]
 
 
 def _read(root: Path, folder: str) -> list[Module]:
@@ -349,7 +350,7 @@ def undeclared(modules: Iterable[Module], declared: frozenset[str]) -> list[str]
     """Nothing is imported that is neither ours, nor Python's, nor in pyproject.toml."""
     listed = list(modules)
     beside = {module.name.rpartition(".")[2] for module in listed}  # a program finds what lies in its own folder
-    known = {"mailauth", "mailauth_io", "tests", "examples"} | beside | sys.stdlib_module_names | declared
+    known = {"mailauth", "mailauth_io", "tests", "examples", "tools"} | beside | sys.stdlib_module_names | declared
     return [
         f"{module.name}:{line} imports {target}"
         for module in listed

@@ -37,6 +37,9 @@ from tests.floor_plan import (
 CORE = read("mailauth")
 IO = read("mailauth_io")
 
+GENERATED = frozenset({"mailauth.sasl._saslprep_tables"})
+"""Data that a tool writes; it has no bound on its size."""
+
 KNOWS_ITS_LOOP = frozenset({"on_asyncio", "on_trio", "_loops"})
 
 
@@ -97,7 +100,8 @@ def test_a_pure_import_is_no_offence(statement: str) -> None:
 
 
 def test_no_file_is_too_long_and_the_core_is_small() -> None:
-    assert too_long(CORE, each=450, together=6_500) == []
+    written = [module for module in CORE if module.name not in GENERATED]
+    assert too_long(written, each=450, together=6_500) == []
     assert too_long(IO, each=450) == []
 
 

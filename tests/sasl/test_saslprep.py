@@ -40,6 +40,12 @@ def test_every_blank_is_a_space(blank: str) -> None:
     assert saslprep(f"a{blank}b") == "a b"
 
 
+def test_the_zero_width_space_is_a_space() -> None:
+    """Section 2.1 lists it in both tables, C.1.2 first; libidn, PostgreSQL and others read it so."""
+    assert saslprep("a\u200bb") == "a b"
+    assert saslprep("\u200b") == " "
+
+
 @pytest.mark.parametrize("nothing", ["\u00ad", "\u034f", "\u180b", "\u200c", "\u200d", "\u2060", "\ufe0f", "\ufeff"])
 def test_what_is_commonly_mapped_to_nothing_vanishes(nothing: str) -> None:
     """Section 2.1: stringprep table B.1; nothing may be left."""
@@ -79,6 +85,43 @@ def test_code_points_that_unicode_3_2_did_not_know_are_for_queries_only() -> Non
     assert saslprep("\u0221", query=True) == "\u0221"
     with pytest.raises(Malformed):
         saslprep("\u0221")
+
+
+def test_a_code_point_that_unicode_3_2_did_not_know_changes_nothing_around_it() -> None:
+    """RFC 3454 section 7: in Unicode 3.2 it is no combining mark, whatever a later version made of it."""
+    later_mark = "\ua66f"  # of class 230 since Unicode 5.1
+    assert saslprep(f"a{later_mark}\u0323", query=True) == f"a{later_mark}\u0323"
+    assert saslprep(f"a\u0301\u0323{later_mark}e\u0301", query=True) == f"\u1ea1\u0301{later_mark}\xe9"
+
+
+LIGATURE = "\ufdfa"
+"""Three octets of UTF-8, of which NFKC makes 33: the character that grows most."""
+
+
+@pytest.mark.parametrize("text", ["x" * 1024, "\xe4" * 512, LIGATURE * 15 + " " + LIGATURE * 16])
+def test_text_has_1024_octets_and_no_more(text: str) -> None:
+    """Of UTF-8, before and after the preparation."""
+    saslprep(text, query=True)
+    with pytest.raises(Malformed, match="1024 octets"):
+        saslprep(text + "x", query=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("\u00ad" * 200, 255),  # nothing would be left
+        ("\u00c5" * 128, 255),
+        (LIGATURE * 8, 255),
+        (LIGATURE * 341, 1024),
+        (LIGATURE * 50 + "\u0007", 1024),
+        ("x" * 9 + "\u0007", 9),
+        ("\ud800" * 4, 9),
+    ],
+)
+def test_the_length_is_checked_before_anything_else(text: str, limit: int) -> None:
+    """The first length bounds the work of NFKC, the second all work after it."""
+    with pytest.raises(Malformed, match=f"{limit} octets"):
+        saslprep(text, query=True, limit=limit)
 
 
 def test_the_tables_are_those_of_unicode_3_2() -> None:

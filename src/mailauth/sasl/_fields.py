@@ -66,10 +66,13 @@ def check_password(octets: bytes) -> None:
 
 
 def prepare_identity(octets: bytes) -> str:
-    """As decode_identity(), and prepared for comparison (RFC 4013).  Raises Malformed also when nothing is left."""
-    identity = saslprep(decode_identity(octets), query=True)
-    if not 0 < len(identity.encode("utf-8")) <= MAXIMUM_IDENTITY:
-        raise Malformed("a prepared identity has 1 to 255 octets")
+    """As decode_identity(), and prepared for comparison (RFC 4013).
+
+    Raises Malformed also when nothing is left, and when the result is too long.
+    """
+    identity = saslprep(decode_identity(octets), query=True, limit=MAXIMUM_IDENTITY)
+    if not identity:
+        raise Malformed("nothing is left of an identity")
     return identity
 
 
@@ -80,7 +83,7 @@ def prepare_password(octets: bytes, *, query: bool) -> bytes:
     """
     check_password(octets)
     try:
-        password = saslprep(octets.decode("utf-8"), query=query).encode("utf-8")
+        password = saslprep(octets.decode("utf-8"), query=query, limit=MAXIMUM_PASSWORD).encode("utf-8")
     except UnicodeDecodeError:
         raise Malformed("a password is UTF-8") from None
     check_password(password)
