@@ -155,6 +155,42 @@ def test_capa_in_transaction_has_no_stls() -> None:
     assert "USER" in capabilities(connection, application)
 
 
+BINDING = {"tls-server-end-point": b"x"}
+CERTIFICATE = {"serialNumber": "01"}
+
+
+@pytest.mark.parametrize(
+    ("tls", "offered"),
+    [
+        (None, "PLAIN"),
+        (Tls(version="TLSv1.3"), "PLAIN"),
+        (Tls(version="TLSv1.3", channel_bindings=BINDING), "SCRAM-SHA-256-PLUS PLAIN"),
+        (Tls(version="TLSv1.3", peer_certificate=CERTIFICATE), "EXTERNAL PLAIN"),
+        (
+            Tls(version="TLSv1.3", channel_bindings=BINDING, peer_certificate=CERTIFICATE),
+            "SCRAM-SHA-256-PLUS EXTERNAL PLAIN",
+        ),
+    ],
+)
+def test_the_answer_to_capa_is_made_once_for_each_kind_of_connection(tls: Tls | None, offered: str) -> None:
+    """A client may ask as often as it likes; connections of the same settings that differ are told so."""
+    settings = pop3.AnyServerSettings(
+        mechanisms=pop3.ALL_MECHANISMS.only("SCRAM-SHA-256-PLUS", "EXTERNAL", "PLAIN"),
+        mechanisms_without_tls=frozenset({"PLAIN"}),
+        scram_decoy=sasl.ScramDecoy(key=bytes(16)),
+        stls=True,
+    )
+    others = [None, Tls(version="TLSv1.3", channel_bindings=BINDING, peer_certificate=CERTIFICATE)]
+    for other in (*others, tls):
+        settings.capa_reply(other, logged_in=False)
+    first = settings.capa_reply(tls, logged_in=False)
+    assert f"\r\nSASL {offered}\r\n".encode() in first
+    assert (b"\r\nSTLS\r\n" in first) == (tls is None)
+    assert b"STLS" not in settings.capa_reply(tls, logged_in=True)
+    assert settings.capa_reply(tls, logged_in=False) is first
+    assert settings.offered(tls) == tuple(offered.split(" "))
+
+
 def test_capa_of_a_server_that_offers_less() -> None:
     settings = pop3.ServerSettings(
         mechanisms=pop3.DEFAULT_MECHANISMS.only("PLAIN"),

@@ -132,8 +132,7 @@ class _Connection(UsualCourse[Q], Generic[Q]):
     # The commands: each gives the event, or the Reply that refuses it
 
     def _capa(self, command: Capa) -> ServerEvent | Reply:
-        lines = self._settings.capabilities(self._tls, logged_in=self._state is _TRANSACTION)
-        self._say(Reply(True, "", "capability list follows", lines))
+        self._write(self._settings.capa_reply(self._tls, logged_in=self._state is _TRANSACTION), due=False)
         return command
 
     def _utf8_mode(self, command: Utf8) -> ServerEvent | Reply:

@@ -14,6 +14,7 @@ import attrs
 from .. import sasl
 from .._errors import LocalProtocolError
 from .._events import NeedData, Tls
+from .replies import Reply
 
 MAXIMUM_COMMAND_LINE: Final = 255
 """Octets of a command with its CRLF (RFC 2449 section 4); what a client keeps to, and a server takes at least."""
@@ -135,7 +136,29 @@ class AnyServerSettings:
 
     def offered(self, tls: Tls | None) -> tuple[str, ...]:
         """The SASL mechanisms on offer in that state, in their order."""
-        return tuple(name for name in self.mechanisms.names if name not in _NOT_SASL and self.offers(name, tls))
+        offered = self._offered.get(kind := sasl.kind_of_connection(tls))
+        if offered is None:
+            names = [name for name in self.mechanisms.names if name not in _NOT_SASL and self.offers(name, tls)]
+            offered = self._offered[kind] = tuple(names)
+        return offered
+
+    def capa_reply(self, tls: Tls | None, *, logged_in: bool) -> bytes:
+        """The whole answer to CAPA in that state, as on the wire."""
+        reply = self._capa_replies.get(kind := (logged_in, *sasl.kind_of_connection(tls)))
+        if reply is None:
+            lines = self.capabilities(tls, logged_in=logged_in)
+            reply = self._capa_replies[kind] = Reply(True, "", "capability list follows", lines).to_wire()
+        return reply
+
+    # Both are made once for each kind of connection: a client may ask for them as often as it likes before a login.
+
+    @cached_property
+    def _offered(self) -> dict[tuple[bool, ...], tuple[str, ...]]:
+        return {}
+
+    @cached_property
+    def _capa_replies(self) -> dict[tuple[bool, ...], bytes]:
+        return {}
 
     def capabilities(self, tls: Tls | None, *, logged_in: bool) -> tuple[str, ...]:
         """The lines of the CAPA answer in that state (RFC 2449 section 6, RFC 3206, 2595 and 6856)."""

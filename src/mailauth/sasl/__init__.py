@@ -39,6 +39,7 @@ from ._offer import (
     ServerFactory as ServerFactory,
     binds_nothing as binds_nothing,
     check_offer as check_offer,
+    kind_of_connection as kind_of_connection,
     possible as possible,
 )
 from .apop import ApopClient as ApopClient, ApopServer as ApopServer

@@ -111,6 +111,11 @@ def possible(name: str, tls: Tls | None) -> bool:
     return True
 
 
+def kind_of_connection(tls: Tls | None) -> tuple[bool, bool, bool]:
+    """All that decides what is ``possible()``: whether there is TLS, something to bind to, a certificate."""
+    return (False, False, False) if tls is None else (True, bool(tls.channel_bindings), bool(tls.peer_certificate))
+
+
 def _frozen(factories: Mapping[str, F]) -> Mapping[str, F]:
     return MappingProxyType(dict(factories))
 
