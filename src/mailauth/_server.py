@@ -84,8 +84,8 @@ class ServerMachine(Machine[E]):
         """The identity is proved."""
 
     @abstractmethod
-    def _deny(self, why: sasl.Refusal | sasl.Fault) -> None:
-        """The login failed: say so."""
+    def _deny(self, why: sasl.Refusal | sasl.Fault, *, counts: bool) -> None:
+        """The login failed: say so.  *counts*: against the number of failed logins, not of errors."""
 
     def _nonce(self) -> str:
         """32 hexadecimal digits, never the same twice: a counter under the entropy of this connection (HMAC-SHA256)."""
@@ -121,7 +121,7 @@ class ServerMachine(Machine[E]):
                 self._announce(sasl.Authenticated(mechanism=exchange.mechanism, identity=identity))
             case sasl.Refusal() | sasl.Fault():
                 self._exchange = None
-                self._deny(step)
+                self._deny(step, counts=_is_failed_login(exchange, step))
                 self._announce(login_failed(exchange, step))
             case question:
                 self._question = question
@@ -166,6 +166,18 @@ class ServerMachine(Machine[E]):
         """Forget what came before the handshake: octets, identity."""
         self._identity = None
         return TlsStarted(tls=tls, dropped=self._input.clear())
+
+
+def _is_failed_login(exchange: sasl.ServerExchange, why: sasl.Refusal | sasl.Fault) -> bool:
+    """Whether an exchange that ended so is a failed login (RFC 4954 section 9), rather than an error.
+
+    It is if the server has done the work of a login: it read a name and a password or a proof, even if it could not
+    prepare them, or it asked the application.  Otherwise a client could cancel to have more tries, or to cause that
+    work more often.
+    """
+    if isinstance(why, sasl.Refusal):
+        return why is not sasl.Refusal.TEMPORARY
+    return why is sasl.Fault.MALFORMED or exchange.examined
 
 
 def login_failed(exchange: sasl.ServerExchange, why: sasl.Refusal | sasl.Fault | None) -> sasl.AuthenticationFailed:

@@ -91,7 +91,7 @@ class Echo(ServerMachine[EchoEvent]):
     def _admit(self, success: sasl.Success) -> None:
         raise NotImplementedError
 
-    def _deny(self, why: sasl.Refusal | sasl.Fault) -> None:
+    def _deny(self, why: sasl.Refusal | sasl.Fault, *, counts: bool) -> None:
         raise NotImplementedError
 
 

@@ -465,7 +465,7 @@ def test_fewer_than_three_tries_cannot_be_set() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"XYZZY", b"STAT", b"STLS x", b"AUTH NONE", b"x" * 300, b"\xff\0\xfe", b"AUTH PLAIN =", b""]
+    "line", [b"XYZZY", b"STAT", b"STLS x", b"AUTH NONE", b"x" * 300, b"\xff\0\xfe", b"AUTH PLAIN !", b""]
 )
 def test_errors_have_a_budget(line: bytes) -> None:
     connection, application = (

@@ -266,6 +266,8 @@ class _Connection(UsualCourse[Q], Generic[Q]):
             self._identity = None
             self._state = State.AUTHORIZATION
             self._say(_fixed.MAILDROP_UNAVAILABLE[answer])
+            self._errors += 1  # the password was checked: that may not be had without bound either
+            self._check_budgets()
         else:
             raise LocalProtocolError(f"the answer is a Maildrop or an Unavailable here, not {type(answer).__name__}")
 
@@ -297,6 +299,10 @@ class _Connection(UsualCourse[Q], Generic[Q]):
         if not self._offers("USER"):
             return _fixed.NO_MECHANISM  # so that PASS is never sent
         renamed = self._exchange
+        if renamed is not None:
+            self._errors += 1
+            if self._errors >= self._settings.maximum_errors:
+                return _fixed.TOO_MANY_ERRORS
         exchange = self._begin("USER", State.NAMED)
         started = sasl.AuthenticationStarted(mechanism="USER")
         if renamed is not None:
@@ -354,13 +360,16 @@ class _Connection(UsualCourse[Q], Generic[Q]):
         self._state = State.OPENING
         self._then = partial(self._ask, OpenMaildrop(identity=success.authorization_identity))
 
-    def _deny(self, why: sasl.Refusal | sasl.Fault) -> None:
+    def _deny(self, why: sasl.Refusal | sasl.Fault, *, counts: bool) -> None:
         self._state = State.AUTHORIZATION
         self._say(_fixed.LOGIN_FAILURES[why])
-        if isinstance(why, sasl.Fault):
-            self._errors += 1
-        elif why is not sasl.Refusal.TEMPORARY:
+        if counts:
             self._failed_logins += 1
+        else:
+            self._errors += 1
+        self._check_budgets()
+
+    def _check_budgets(self) -> None:
         settings = self._settings
         if self._errors >= settings.maximum_errors or self._failed_logins >= settings.maximum_failed_logins:
             self._close(Why.TOO_MANY_ERRORS)

@@ -96,10 +96,13 @@ class AnyServerSettings:
     """Octets of a command with CRLF (RFC 2449 section 4); lines of an AUTH exchange may have 12,288."""
 
     maximum_errors: int = attrs.field(default=20, validator=attrs.validators.ge(3))
-    """Commands refused for syntax or order, before the login for anything; then the end.  No RFC names a number."""
+    """Commands refused for syntax or order, before the login for anything; then the end.  So counts a login that is
+    cancelled or malformed before it has cost anything, that USER begins anew, or that ends in a temporary failure.  No
+    RFC names a number."""
 
     maximum_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
-    """Failed logins, the last of which ends the session; not before three (RFC 4954 section 9 says so for SMTP)."""
+    """Failed logins, the last of which ends the session; not before three (RFC 4954 section 9 says so for SMTP).  One
+    whose name or password cannot be prepared counts, as does one that is broken off after the application was asked."""
 
     patience: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
     """Seconds for a command or a line of a login, from the reply before it on; then the session ends, and no deletion

@@ -76,13 +76,15 @@ class ServerExchange:
     A call out of turn raises LocalProtocolError and changes nothing.
     """
 
-    __slots__ = ("_mechanism", "_proved", "_question", "_turn")
+    __slots__ = ("_mechanism", "_proved", "_question", "_turn", "examined")
 
     def __init__(self, mechanism: ServerMechanism) -> None:
         self._mechanism = mechanism
         self._turn = _Turn.NOBODY_YET
         self._question: ServerQuestion | None = None
         self._proved: Success | None = None
+        self.examined = False
+        """Whether the application was asked about this login."""
 
     @property
     def mechanism(self) -> str:
@@ -165,6 +167,7 @@ class ServerExchange:
             case Success() | Refusal() | Fault():
                 self._turn = _Turn.OVER
             case question:
+                self.examined = True
                 self._question = question
                 self._turn = _Turn.APPLICATION
         return step

@@ -372,20 +372,19 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         self._wait = self._settings.waits[1]
         self._say(_fixed.LOGGED_IN)
 
-    def _deny(self, why: sasl.Refusal | sasl.Fault) -> None:
+    def _deny(self, why: sasl.Refusal | sasl.Fault, *, counts: bool) -> None:
         self._state = State.READY
         self._say(_fixed.LOGIN_FAILURES[why])
-        if isinstance(why, sasl.Fault):
-            self._errors += 1
-            self._check_errors()
-        elif why is sasl.Refusal.TEMPORARY:
-            if self._leads_nowhere():
-                self._say(_fixed.TOO_MANY_NOOPS)
-        else:
+        if counts:
             self._failed_logins += 1
             if self._failed_logins >= self._settings.maximum_failed_logins:
                 self._say(_fixed.TOO_MANY_LOGINS)
                 self._close(Why.TOO_MANY_ERRORS)
+        elif isinstance(why, sasl.Fault):
+            self._errors += 1
+            self._check_errors()
+        elif self._leads_nowhere():
+            self._say(_fixed.TOO_MANY_NOOPS)
 
     # TLS and the end
 

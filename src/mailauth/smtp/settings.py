@@ -135,7 +135,8 @@ class AnyServerSettings:
     number; Postfix begins to count such as do nothing as errors at 100."""
 
     maximum_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
-    """Failed logins, then 421; not before three (RFC 4954 section 9)."""
+    """Failed logins, then 421; not before three (RFC 4954 section 9).  One whose name or password cannot be prepared
+    counts, as does one that is broken off after the application was asked."""
 
     patience: float = attrs.field(default=300.0, validator=attrs.validators.gt(0))
     """Seconds for a command or a line of a login, from the reply before it on, and for content that does not come: five
