@@ -28,7 +28,7 @@ from mailauth import (
     Tls,
     Why,
 )
-from mailauth.sasl import ClientMechanism
+from mailauth.sasl import AuthenticationStarted, ClientMechanism
 
 from . import _tls
 from ._stream import READ_SIZE, Peer, Stream
@@ -44,6 +44,10 @@ LINGER_IN_ALL: Final = 10.0
 """After the last word: how long to wait whatever comes.  An octet a second would make days of the bound on octets."""
 LINGER_OCTETS: Final = 1_048_576
 """After the last word: how much more to take and throw away, so that a reset does not overtake it."""
+EVENTS_A_TURN: Final = 64
+"""Events without a wait after which other tasks run: a client may send 64 KiB of commands at once, and the system may
+take each reply at once.  A login counts as all of these events, since it may cost as much (SASLprep, SCRAM).  A usual
+group of commands is shorter, so it costs no more than the counting."""
 _ENDLESS: Final = math.inf
 _CANCELLED: Final = "an earlier call was cancelled while it wrote: octets may be missing"
 _ACTIONS: Final = (Send, NeedData, BeginTls, Paused, Closed)
@@ -57,6 +61,7 @@ class _Connection(Generic[E]):
         "_cause",
         "_closed",
         "_events",
+        "_events_left",
         "_layer",
         "_left",
         "_machine",
@@ -83,6 +88,7 @@ class _Connection(Generic[E]):
         self._layer = layer
         self._left = _ENDLESS  # of the patience with content that comes in, in seconds
         self._events: deque[E] | None = None  # what flush() met on its way
+        self._events_left = EVENTS_A_TURN
         self._mute = False
         self._roundabout = layer is not None  # what is written takes a longer way than that of the stream
         self._closed = False
@@ -108,12 +114,17 @@ class _Connection(Generic[E]):
             raise ConnectionAbortedError(self._broken)
         machine = self._machine
         stream = self._stream
+        if self._events_left <= 0:
+            self._events_left = EVENTS_A_TURN
+            await stream.turn()  # here, where no event is lost if it is cancelled
+        self._events_left -= 1
         due = 0.0  # when the wait has lasted too long; 0 before one has begun
         while True:
             if self._events:
                 return self._events.popleft()
             event = machine.next_event()
             if isinstance(event, NeedData):
+                self._events_left = EVENTS_A_TURN
                 now = stream.now()
                 rate = event.minimum_rate
                 if rate is not None:
@@ -158,6 +169,8 @@ class _Connection(Generic[E]):
                     raise
                 due = 0.0
             elif not isinstance(event, (BeginTls, Closed, Paused)):
+                if type(event) is AuthenticationStarted:
+                    self._events_left = 0
                 return event
             elif isinstance(event, BeginTls):
                 await self._upgrade(event.octets)
