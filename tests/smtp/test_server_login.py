@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mailauth import ACCEPT, Why, sasl, smtp
+from mailauth import ACCEPT, Tls, Why, sasl, smtp
 from tests.smtp.drive import IN_CLEAR, LEFT_OPEN, TLS, ready, serve
 
 PLAIN = b"AUTH PLAIN " + sasl.encode_base64(b"\0test\0001234") + b"\r\n"
@@ -72,6 +72,40 @@ def test_inside_tls_all_mechanisms_are_offered() -> None:
     assert "250 AUTH PLAIN LOGIN CRAM-MD5" in session.lines
     assert session.codes == [220, 250, 235]
     assert session.of(sasl.CheckPassword)[0].tls
+
+
+BINDING = {"tls-server-end-point": b"x"}
+CERTIFICATE = {"serialNumber": "01"}
+
+
+@pytest.mark.parametrize(
+    ("tls", "offered"),
+    [
+        (None, "PLAIN"),
+        (Tls(version="TLSv1.3"), "PLAIN LOGIN"),
+        (Tls(version="TLSv1.3", channel_bindings=BINDING), "SCRAM-SHA-256-PLUS PLAIN LOGIN"),
+        (Tls(version="TLSv1.3", peer_certificate=CERTIFICATE), "EXTERNAL PLAIN LOGIN"),
+        (
+            Tls(version="TLSv1.3", channel_bindings=BINDING, peer_certificate=CERTIFICATE),
+            "SCRAM-SHA-256-PLUS EXTERNAL PLAIN LOGIN",
+        ),
+    ],
+)
+def test_the_reply_to_ehlo_is_made_once_for_each_kind_of_connection(tls: Tls | None, offered: str) -> None:
+    """A client may ask again and again; connections of the same settings that differ are told so."""
+    settings = smtp.AnyServerSettings(
+        mechanisms=sasl.ALL_MECHANISMS.only("SCRAM-SHA-256-PLUS", "EXTERNAL", "PLAIN", "LOGIN"),
+        mechanisms_without_tls=frozenset({"PLAIN"}),
+        scram_decoy=sasl.ScramDecoy(key=bytes(16)),
+        starttls=True,
+    )
+    for other in (None, Tls(version="TLSv1.3", channel_bindings=BINDING, peer_certificate=CERTIFICATE), tls):
+        settings.hello_reply(other)
+    reply = settings.hello_reply(tls)
+    assert f"AUTH {offered}\r\n".encode() in reply
+    assert (b"STARTTLS\r\n" in reply) == (tls is None)
+    assert settings.hello_reply(tls) is reply
+    assert settings.offered(tls) == tuple(offered.split(" "))
 
 
 @pytest.mark.parametrize(

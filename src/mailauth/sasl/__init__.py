@@ -37,7 +37,6 @@ from ._offer import (
     Context as Context,
     Mechanisms as Mechanisms,
     ServerFactory as ServerFactory,
-    binds_nothing as binds_nothing,
     check_offer as check_offer,
     kind_of_connection as kind_of_connection,
     possible as possible,

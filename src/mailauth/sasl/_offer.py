@@ -94,11 +94,6 @@ AnyServerFactory: TypeAlias = Callable[[Context], ServerMechanism]
 """Makes the server side of one mechanism, whatever it asks, for one exchange."""
 
 
-def binds_nothing(tls: Tls) -> bool:
-    """Whether that TLS layer brings nothing that a mechanism could use."""
-    return not tls.channel_bindings and not tls.peer_certificate
-
-
 def possible(name: str, tls: Tls | None) -> bool:
     """Whether the mechanism *name* can work on a connection with that TLS layer at all.
 

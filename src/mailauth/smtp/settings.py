@@ -25,7 +25,6 @@ from .replies import Reply
 _VERBS_OF_EXTENSIONS: Final = MappingProxyType({"CHUNKING": "BDAT"})
 _EHLO_LINE: Final = re.compile(r"[A-Z0-9][A-Z0-9-]*(?: [!-~]+)*")
 _MAXIMUM_EHLO_LINE: Final = 506  # of the 512 octets of a reply line, without code and CRLF (RFC 5321 section 4.5.3.1.5)
-_BARE_TLS: Final = Tls(version="")  # nothing to bind to and no certificate, as nearly all connections have it
 
 
 @attrs.frozen(kw_only=True)
@@ -173,19 +172,13 @@ class AnyServerSettings:
 
     def offered(self, tls: Tls | None) -> tuple[str, ...]:
         """The mechanisms on offer in that state, in their order."""
-        if tls is None:
-            return self._offered_in_clear
-        if sasl.binds_nothing(tls):
-            return self._offered_inside_tls
-        return tuple(name for name in self.mechanisms.names if sasl.possible(name, tls))
-
-    @cached_property
-    def _offered_inside_tls(self) -> tuple[str, ...]:
-        return tuple(name for name in self.mechanisms.names if sasl.possible(name, None))
-
-    @cached_property
-    def _offered_in_clear(self) -> tuple[str, ...]:
-        return tuple(name for name in self._offered_inside_tls if name in self.mechanisms_without_tls)
+        offered = self._offered.get(kind := sasl.kind_of_connection(tls))
+        if offered is None:
+            names = [name for name in self.mechanisms.names if sasl.possible(name, tls)]
+            if tls is None:
+                names = [name for name in names if name in self.mechanisms_without_tls]
+            offered = self._offered[kind] = tuple(names)
+        return offered
 
     def _check_further_extensions(self) -> None:
         taken = {keyword for keyword, _, _ in self._extension_rows(None)}
@@ -221,21 +214,22 @@ class AnyServerSettings:
 
     def hello_reply(self, tls: Tls | None) -> bytes:
         """The whole reply to EHLO, as on the wire."""
-        if tls is None:
-            return self._hello_in_clear
-        return self._hello_inside_tls if sasl.binds_nothing(tls) else self._encode_hello(tls)
+        reply = self._hello_replies.get(kind := sasl.kind_of_connection(tls))
+        if reply is None:
+            lines = [f"{keyword} {parameters}".rstrip() for keyword, parameters in self.extensions(tls).items()]
+            text = "\n".join([self.host_name, *lines, *self.further_extensions])
+            reply = self._hello_replies[kind] = Reply(250, "", text).to_wire()
+        return reply
+
+    # Both are made once for each kind of connection, for the clients that ask again and again.
 
     @cached_property
-    def _hello_inside_tls(self) -> bytes:
-        return self._encode_hello(_BARE_TLS)
+    def _offered(self) -> dict[tuple[bool, ...], tuple[str, ...]]:
+        return {}
 
     @cached_property
-    def _hello_in_clear(self) -> bytes:
-        return self._encode_hello(None)
-
-    def _encode_hello(self, tls: Tls | None) -> bytes:
-        lines = [f"{keyword} {parameters}".rstrip() for keyword, parameters in self.extensions(tls).items()]
-        return Reply(250, "", "\n".join([self.host_name, *lines, *self.further_extensions])).to_wire()
+    def _hello_replies(self) -> dict[tuple[bool, ...], bytes]:
+        return {}
 
     @cached_property
     def waits(self) -> tuple[NeedData, NeedData, NeedData]:
@@ -269,7 +263,7 @@ class AnyServerSettings:
     @cached_property
     def _rows_not_offered(self) -> dict[str, list[Parameter]]:
         # AUTH must be understood once it is announced anywhere, in clear text too (RFC 4954 section 5).
-        keywords = {*self.extensions(_BARE_TLS), *(["AUTH"] if self.mechanisms.names else [])}
+        keywords = {*self.extensions(Tls(version="")), *(["AUTH"] if self.mechanisms.names else [])}
         return {verb: [row for row in rows if row.extension not in keywords] for verb, rows in PARAMETERS.items()}
 
 
