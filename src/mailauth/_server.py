@@ -169,15 +169,15 @@ class ServerMachine(Machine[E]):
 
 
 def _is_failed_login(exchange: sasl.ServerExchange, why: sasl.Refusal | sasl.Fault) -> bool:
-    """Whether an exchange that ended so is a failed login (RFC 4954 section 9), rather than an error.
+    """Whether an exchange that ended this way is a failed login (RFC 4954 section 9) and not only an error.
 
-    It is if the server has done the work of a login: it read a name and a password or a proof, even if it could not
-    prepare them, or it asked the application.  Otherwise a client could cancel to have more tries, or to cause that
-    work more often.
+    It is if the server has done the work of a login: it examined a name, a password or a proof, even one that it could
+    not prepare, or it asked the application.  Otherwise a client could cancel to have more tries, or to cause that work
+    more often.
     """
     if isinstance(why, sasl.Refusal):
         return why is not sasl.Refusal.TEMPORARY
-    return why is sasl.Fault.MALFORMED or exchange.examined
+    return why is sasl.Fault.MALFORMED or exchange.was_asked
 
 
 def login_failed(exchange: sasl.ServerExchange, why: sasl.Refusal | sasl.Fault | None) -> sasl.AuthenticationFailed:

@@ -266,7 +266,7 @@ class _Connection(UsualCourse[Q], Generic[Q]):
             self._identity = None
             self._state = State.AUTHORIZATION
             self._say(_fixed.MAILDROP_UNAVAILABLE[answer])
-            self._errors += 1  # the password was checked: that may not be had without bound either
+            self._errors += 1  # the password was checked, and that work must be bounded too
             self._check_budgets()
         else:
             raise LocalProtocolError(f"the answer is a Maildrop or an Unavailable here, not {type(answer).__name__}")
@@ -302,7 +302,7 @@ class _Connection(UsualCourse[Q], Generic[Q]):
         if renamed is not None:
             self._errors += 1
             if self._errors >= self._settings.maximum_errors:
-                return _fixed.TOO_MANY_ERRORS
+                return _fixed.TOO_MANY_ERRORS  # which ends the session
         exchange = self._begin("USER", State.NAMED)
         started = sasl.AuthenticationStarted(mechanism="USER")
         if renamed is not None:

@@ -76,15 +76,14 @@ class ServerExchange:
     A call out of turn raises LocalProtocolError and changes nothing.
     """
 
-    __slots__ = ("_mechanism", "_proved", "_question", "_turn", "examined")
+    __slots__ = ("_mechanism", "_proved", "_question", "_turn", "_was_asked")
 
     def __init__(self, mechanism: ServerMechanism) -> None:
         self._mechanism = mechanism
         self._turn = _Turn.NOBODY_YET
         self._question: ServerQuestion | None = None
         self._proved: Success | None = None
-        self.examined = False
-        """Whether the application was asked about this login."""
+        self._was_asked = False
 
     @property
     def mechanism(self) -> str:
@@ -100,6 +99,11 @@ class ServerExchange:
     def question(self) -> ServerQuestion | None:
         """The open question, the very object that was returned."""
         return self._question
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether a question was returned since the exchange began, open or answered."""
+        return self._was_asked
 
     def begin(self, initial_response: bytes | None) -> Step:
         """The AUTH command with its initial response as on the wire: base64, ``=`` for an empty one, None for none."""
@@ -167,7 +171,7 @@ class ServerExchange:
             case Success() | Refusal() | Fault():
                 self._turn = _Turn.OVER
             case question:
-                self.examined = True
+                self._was_asked = True
                 self._question = question
                 self._turn = _Turn.APPLICATION
         return step

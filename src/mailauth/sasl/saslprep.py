@@ -72,4 +72,4 @@ def saslprep(text: str, *, query: bool = False, limit: int = DEFAULT_LIMIT) -> s
 def _check_length(text: str, limit: int) -> None:
     # A lone surrogate is prohibited, but only after this: it must not stop the counting.
     if len(text) > limit or len(text.encode("utf-8", "surrogatepass")) > limit:
-        raise Malformed(f"it may have {limit} octets")
+        raise Malformed(f"it has more than {limit} octets")
