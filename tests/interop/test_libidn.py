@@ -1,4 +1,4 @@
-"""SASLprep against libidn, the library that Cyrus SASL, GNU SASL and curl prepare names and passwords with.
+"""SASLprep against libidn, the library that GNU SASL prepares names and passwords with.
 
 Skips where it is not installed; with MAILAUTH_INTEROP=require it fails.
 """

@@ -41,7 +41,7 @@ def test_every_blank_is_a_space(blank: str) -> None:
 
 
 def test_the_zero_width_space_is_a_space() -> None:
-    """Section 2.1 lists it in both tables, C.1.2 first; libidn, PostgreSQL and others read it so."""
+    """Section 2.1 lists it in both tables, C.1.2 first; libidn reads it so."""
     assert saslprep("a\u200bb") == "a b"
     assert saslprep("\u200b") == " "
 

@@ -49,7 +49,7 @@ def saslprep(text: str, *, query: bool = False, limit: int = DEFAULT_LIMIT) -> s
     _check_length(text, limit)
     if text.isascii() and text.isprintable():
         return text  # nothing in it is mapped, composed or prohibited
-    # U+200B is in both tables; mapped to SPACE first, it has the same result here as in other implementations.
+    # U+200B is in both tables; mapped to SPACE first, it has the same result here as in libidn.
     mapped = _DELETED.compiled.sub("", _SPACES.compiled.sub(" ", text))
     # A code point that Unicode 3.2 does not assign changes nothing around it.  Python would give it the combining class
     # that it has in a later version, so the result would depend on the version of Python.
