@@ -60,13 +60,14 @@ def prepared(password: bytes) -> bytes | None:
     """*password* in the form in which passwords are compared and hashed (RFC 4013), whichever mechanism brought it.
 
     One that has no such form stays as it is.  None for what no password can be: it is empty, it holds a NUL, or it has
-    more than MAXIMUM_PASSWORD octets.  This is checked here, on what is hashed, because SASLprep can make 18 characters
-    of one.
+    more than MAXIMUM_PASSWORD octets.  This is checked here, on what is hashed, because SASLprep can make 33 octets of
+    three.
     """
     if len(password) > MAXIMUM_PASSWORD:
         return None  # not prepared: that would be work without a bound
     with contextlib.suppress(Malformed, UnicodeDecodeError):
-        password = sasl.saslprep(password.decode("utf-8"), query=True).encode("utf-8")
+        longest = 11 * MAXIMUM_PASSWORD  # so that one that grows too long is not taken for one without a form
+        password = sasl.saslprep(password.decode("utf-8"), query=True, limit=longest).encode("utf-8")
     return password if 0 < len(password) <= MAXIMUM_PASSWORD and b"\0" not in password else None
 
 
