@@ -161,6 +161,32 @@ def test_clients_that_leave_while_their_passwords_wait_get_no_hash(run: Run, cap
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@on_both_loops
+def test_a_client_that_sends_many_logins_and_leaves_costs_one_line_of_the_log(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the first one that finds it gone its session ends, and the rest of what it sent is not read."""
+    caplog.set_level(logging.INFO)
+    held = Held()
+
+    def client(served: Served) -> None:
+        with ends_of_sessions("smtp") as ends:
+            first = login_of_alice(served)
+            assert held.begun.acquire(timeout=PATIENCE)
+            caplog.clear()
+            second = login_of_alice(served)
+            second.sendall((b"AUTH PLAIN " + base64.b64encode(b"\0alice\0wrong") + b"\r\n") * 100)
+            second.close()
+            reset(first)
+            held.go_on.set()
+            assert ends.acquire(timeout=PATIENCE)
+            assert ends.acquire(timeout=PATIENCE)
+
+    meet(run, client, kept=behind(held, Hashing(threads=1)))
+    failed = [record for record in caplog.records if record.getMessage().startswith("login failed")]
+    assert len(failed) <= 2
+
+
 @attrs.frozen
 class Counted(Held):
     """Held, and it tells in which order passwords are checked."""

@@ -223,7 +223,7 @@ class House:
             right = await accounts.check_password(name, question.password, self._source(connection))
             return ACCEPT if right else sasl.Refusal.BAD_CREDENTIALS
 
-        return await ask(session, "accounts", question, answer())
+        return await self._ask_for(connection, session, question, answer())
 
     async def fetch_secret(self, session: str, question: sasl.FetchSecret) -> bytes | sasl.Refusal | None:
         """The answer to *question*."""
@@ -242,7 +242,21 @@ class House:
             name = self.name(question.authentication_identity)
             return await (await self.accounts(session)).scram_keys(name, question.hash_name, self._source(connection))
 
-        return await ask(session, "accounts", question, answer())
+        return await self._ask_for(connection, session, question, answer())
+
+    @staticmethod
+    async def _ask_for(
+        connection: ServerConnection[Any], session: str, question: Question[A], answer: Awaitable[A]
+    ) -> A:
+        """As ``ask``; the session ends when its client has left the queue for hashing.
+
+        The client may have sent many more logins before it left: none of them is worth a reply, or a line of the log.
+        """
+        try:
+            return await ask(session, "accounts", question, answer)
+        except ClientLeft:
+            connection.shut_down()
+            return question.unavailable
 
     async def check_token(self, session: str, question: sasl.CheckToken) -> str | sasl.Refusal:
         """The answer to *question*: the account that the token was issued to."""
@@ -301,11 +315,14 @@ class House:
 
 
 async def ask(session: str, part: str, question: Question[A], answer: Awaitable[A]) -> A:
-    """What a store answers; a failure becomes the question's own temporary one, and the log names the failed *part*."""
+    """What a store answers; a failure becomes the question's own temporary one, and the log names the failed *part*.
+
+    Raises ClientLeft, which is no failure of a store.
+    """
     try:
         return await answer
     except ClientLeft:
-        return question.unavailable  # no failure of the store, and a client can do it at will: nothing for the log
+        raise
     except Exception as error:
         log_failure(session, part, error)
         return question.unavailable
