@@ -31,6 +31,7 @@ IMPURE_NAMES: Final = frozenset({"__import__", "breakpoint", "eval", "exec", "in
 
 LAYERS: Final = (
     {"_errors"},
+    {"_validators"},
     {"_events"},
     {"_lines", "_dots", "sasl"},
     {"_connection"},

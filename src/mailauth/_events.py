@@ -12,6 +12,8 @@ from typing import Final, Generic, TypeAlias, TypeVar
 
 import attrs
 
+from ._validators import value_of
+
 A = TypeVar("A")
 R = TypeVar("R")
 
@@ -151,7 +153,7 @@ class TlsStarted(Notice):
 class MessageChunk(Command, Payload):
     """Some octets of message content, dots unstuffed; chunks have no meaning of their own, only their sequence has."""
 
-    octets: bytes = attrs.field(repr=lambda octets: f"<{len(octets)} octets>")
+    octets: bytes = attrs.field(repr=lambda octets: f"<{len(octets)} octets>", validator=value_of(bytes))
 
 
 @attrs.frozen(kw_only=True)

@@ -17,7 +17,7 @@ from mailauth.pop3.replies import parse_status
 
 numbers = st.integers(1, 9_999_999_999)
 counts = st.integers(0, 9_999_999_999)
-octets = st.binary(min_size=1, max_size=60).filter(lambda found: not set(b"\r\n") & set(found))
+octets = st.binary(min_size=1, max_size=60).filter(lambda found: not set(b"\r\n\0") & set(found))
 commands: st.SearchStrategy[LineCommand] = st.one_of(
     st.sampled_from([pop3.Capa(), pop3.Stls(), pop3.Utf8(), pop3.Stat(), pop3.Noop(), pop3.Rset(), pop3.Quit()]),
     st.builds(pop3.List, number=st.none() | numbers),
@@ -104,11 +104,13 @@ def test_a_client_cannot_ask_for_less_than_no_lines() -> None:
         pop3.Retrieve(number=1, lines=-1)
 
 
-@pytest.mark.parametrize("octets", [b"", b"a\r\nDELE 1", b"a\n", b"\r"])
+@pytest.mark.parametrize("octets", [b"", b"a\r\nDELE 1", b"a\n", b"\r", b"a\0b"])
 def test_no_line_end_gets_into_a_command(octets: bytes) -> None:
-    for command in (User(argument=octets), Pass(argument=octets), Apop(argument=octets)):
-        with pytest.raises(LocalProtocolError):
-            command.to_wire()
+    for kind in (User, Pass, Apop):
+        with pytest.raises(LocalProtocolError, match="argument"):
+            kind(argument=octets)
+        with pytest.raises(Malformed):
+            kind.parse(octets)
 
 
 def test_secrets_are_in_no_repr() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -212,20 +213,35 @@ def test_cr_lf_nul_in_any_argument_is_a_local_error(bad: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "mail",
+    "fields",
     [
-        smtp.Mail(reverse_path=smtp.Mailbox("Postmaster", "")),
-        smtp.Mail(reverse_path=None, size=-1),
-        smtp.Mail(reverse_path=None, size=10**20),
-        smtp.Mail(reverse_path=None, auth=""),
-        smtp.Mail(reverse_path=None, parameters={"": None}),
-        smtp.Mail(reverse_path=None, parameters={"X": ""}),
-        smtp.Mail(reverse_path=None, parameters={"X Y": None}),
+        {"reverse_path": smtp.Mailbox("Postmaster", "")},
+        {"size": -1},
+        {"size": 10**20},
+        {"size": True},
+        {"auth": ""},
+        {"parameters": {"": None}},
+        {"parameters": {"X": ""}},
+        {"parameters": {"X Y": None}},
+        {"parameters": {"X=1": None}},
+        {"parameters": {"x-lower": None}},
+        {"parameters": {"SIZE": "1"}},
+        {"parameters": {"SMTPUTF8": None}},
     ],
 )
-def test_what_no_server_could_read_is_a_local_error(mail: smtp.Mail) -> None:
-    """RFC 5321 section 4.1.2, RFC 1870 section 4, RFC 4954 section 5."""
-    refuses(greeted("PIPELINING"), mail)
+def test_what_no_server_could_read_back_cannot_be_built(fields: Any) -> None:
+    """RFC 5321 section 4.1.2, RFC 1870 section 4, RFC 4954 section 5: the error names the field."""
+    with pytest.raises(LocalProtocolError, match=next(iter(fields))):
+        smtp.Mail(**{"reverse_path": None, **fields})
+
+
+def test_a_parameter_that_was_changed_after_it_was_checked_is_not_sent() -> None:
+    parameters: dict[str, str | None] = {"X": "1"}
+    mail = smtp.Mail(reverse_path=None, parameters=parameters)
+    parameters["X"] = "1\r\nRCPT TO:<a@b>"
+    session = greeted("PIPELINING")
+    refuses(session, mail)
+    assert session.send(MAIL).octets == b"MAIL FROM:<a@b>\r\n"
 
 
 def test_tls_required_holds_back_mail_and_auth() -> None:

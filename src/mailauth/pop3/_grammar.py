@@ -9,11 +9,21 @@ import re
 from typing import Final
 
 from .. import sasl
-from .._errors import LocalProtocolError, Malformed
+from .._errors import Malformed
+from .._validators import between, matches
 
 _NUMBER: Final = re.compile(rb"[0-9]{1,10}")
 _UNIQUE_ID: Final = re.compile(r"[!-~]{1,70}")
 _IN_BRACKETS: Final = re.compile(rb"<[^<>]*>")
+
+check_number: Final = between(1, 9_999_999_999)
+"""Raises Malformed for a number that no message has (RFC 1939 section 5)."""
+
+check_count: Final = between(0, 9_999_999_999)
+"""Raises Malformed for a number of lines that TOP cannot ask for."""
+
+check_unique_id: Final = matches(_UNIQUE_ID, "a unique-id has 1 to 70 characters 0x21 to 0x7E")
+"""Raises Malformed (RFC 1939 section 7, UIDL)."""
 
 
 def parse_number(argument: bytes) -> int:
@@ -29,17 +39,6 @@ def parse_count(argument: bytes) -> int:
     if not _NUMBER.fullmatch(argument):
         raise Malformed("a number is 1 to 10 digits")
     return int(argument)
-
-
-def check_number(number: int | None) -> None:
-    """Raise LocalProtocolError for what is no message number; None is none at all."""
-    if number is not None and not 0 < number < 10_000_000_000:
-        raise LocalProtocolError(f"{number} is no message number")
-
-
-def is_unique_id(text: str) -> bool:
-    """1 to 70 characters of 0x21 to 0x7E (RFC 1939 section 7, UIDL)."""
-    return _UNIQUE_ID.fullmatch(text) is not None
 
 
 def find_timestamp(greeting: bytes) -> bytes | None:

@@ -30,6 +30,7 @@ _match_common: Final = COMMON.match
 _TRANSACTION: Final = State.TRANSACTION
 _MESSAGE_FOLLOWS: Final = _fixed.MESSAGE_FOLLOWS.to_wire()
 _GOODBYE: Final = _fixed.GOODBYE.to_wire()
+_NO_MESSAGES: Final = Maildrop()
 
 
 class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
@@ -44,7 +45,7 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         self._wait = settings.waits[0]
         # What comes before the next line is read.
         self._then: Callable[[], ServerEvent | None] | None = None
-        self._maildrop = MarkedMaildrop(Maildrop())
+        self._maildrop = MarkedMaildrop(_NO_MESSAGES)
         self._utf8 = not settings.utf8  # text outside ASCII may be sent as it is
 
     @abstractmethod

@@ -13,10 +13,13 @@ import attrs
 
 from .._errors import LocalProtocolError, Malformed
 from .._events import Accept, Command, Notice
-from ._grammar import check_number, parse_count, parse_number
+from .._validators import matches, value_of
+from ._grammar import check_count, check_number, parse_count, parse_number
 from .replies import Content, OrUnavailable
 
 _MECHANISM: Final = re.compile(r"[A-Z0-9_-]{1,20}")  # RFC 4422 section 3.1
+_RESPONSE: Final = re.compile(rb"[ -~]*[!-~]")
+_ARGUMENT: Final = re.compile(rb"[^\r\n\0]+")
 
 
 class Bare(Command):
@@ -91,11 +94,8 @@ class OptionalNumber(Command):
 
     verb: ClassVar[str]
 
-    number: int | None = None
+    number: int | None = attrs.field(default=None, validator=value_of(int, check_number, optional=True))
     """None: all messages that are not deleted, in a multi-line answer."""
-
-    def __attrs_post_init__(self) -> None:
-        check_number(self.number)
 
     @classmethod
     def parse(cls, argument: bytes) -> Self:
@@ -126,10 +126,7 @@ class Dele(Command, Notice):
 
     verb: ClassVar[str] = "DELE"
 
-    number: int
-
-    def __attrs_post_init__(self) -> None:
-        check_number(self.number)
+    number: int = attrs.field(validator=value_of(int, check_number))
 
     @classmethod
     def parse(cls, argument: bytes) -> Self:
@@ -148,14 +145,9 @@ class Retrieve(Command, OrUnavailable[Content]):
     the header in the first Content is UTF-8 beyond ASCII and the client has not said UTF8 (RFC 6856 section 2.1).
     """
 
-    number: int
-    lines: int | None = None
+    number: int = attrs.field(validator=value_of(int, check_number))
+    lines: int | None = attrs.field(default=None, validator=value_of(int, check_count, optional=True))
     """TOP: how many lines of the body to send behind the header; None is RETR, the whole message."""
-
-    def __attrs_post_init__(self) -> None:
-        check_number(self.number)
-        if self.lines is not None and not 0 <= self.lines < 10_000_000_000:
-            raise LocalProtocolError(f"{self.lines} is no number of lines")
 
     @property
     def verb(self) -> str:
@@ -202,22 +194,27 @@ def checked_list(number: int) -> List:
 
 @attrs.frozen(kw_only=True)
 class Opaque(Command):
-    """A verb whose argument is the mechanism's affair: any octets, blanks included."""
+    """A verb whose argument is the mechanism's affair: any octets but CR, LF and NUL, blanks included."""
 
     verb: ClassVar[str]
 
-    argument: bytes = attrs.field(repr=False)
+    argument: bytes = attrs.field(
+        repr=False, validator=value_of(bytes, matches(_ARGUMENT, "1 or more octets without CR, LF and NUL"))
+    )
 
     @classmethod
     def parse(cls, argument: bytes) -> Self:
-        if not argument:
-            raise Malformed(f"{cls.verb} takes an argument")
-        return cls(argument=argument)
+        if not _ARGUMENT.fullmatch(argument):
+            raise Malformed(f"{cls.verb} takes an argument without CR, LF and NUL")
+        command = _new(cls)
+        _set_argument(command, argument)
+        return command
 
     def to_wire(self) -> bytes:
-        if not self.argument or b"\r" in self.argument or b"\n" in self.argument:
-            raise LocalProtocolError(f"{self.verb} takes an argument without CR and LF")
         return self.verb.encode("ascii") + b" " + self.argument + b"\r\n"
+
+
+_set_argument: Final = vars(Opaque)["argument"].__set__
 
 
 class User(Opaque):
@@ -247,19 +244,31 @@ class Auth(Command):
 
     verb: ClassVar[str] = "AUTH"
 
-    mechanism: str | None
-    initial_response: bytes | None = attrs.field(default=None, repr=False)
+    mechanism: str | None = attrs.field(
+        validator=value_of(
+            str, matches(_MECHANISM, "a mechanism is named by 1 to 20 of A-Z, 0-9, - and _"), optional=True
+        )
+    )
+    initial_response: bytes | None = attrs.field(
+        default=None,
+        repr=False,
+        validator=value_of(bytes, matches(_RESPONSE, "printable ASCII, and no blank at its end"), optional=True),
+    )
     """As on the wire, in base64 or ``=``; None when there is none."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.mechanism is None and self.initial_response is not None:
+            raise LocalProtocolError("initial_response needs a mechanism")
 
     @classmethod
     def parse(cls, argument: bytes) -> Self:
         if not argument.strip(b" "):
             return cls(mechanism=None)
         name, blank, response = argument.partition(b" ")
-        mechanism = name.decode("latin-1").upper()
-        if not _MECHANISM.fullmatch(mechanism) or (blank and not response):
-            raise Malformed("AUTH takes a mechanism and at most one initial response")
-        return cls(mechanism=mechanism, initial_response=response if blank else None)
+        try:
+            return cls(mechanism=name.decode("latin-1").upper(), initial_response=response if blank else None)
+        except LocalProtocolError:
+            raise Malformed("AUTH takes a mechanism and at most one initial response") from None
 
     def to_wire(self) -> bytes:
         words = (b"AUTH", (self.mechanism or "").encode("ascii"), self.initial_response)

@@ -15,7 +15,8 @@ import attrs
 from .._dots import Stuffer
 from .._errors import LocalProtocolError
 from .._lines import CRLF
-from ._grammar import is_unique_id
+from .._validators import between, tuple_of, value_of
+from ._grammar import check_unique_id
 from .replies import Reply
 
 
@@ -23,30 +24,24 @@ from .replies import Reply
 class Message:
     """What LIST and UIDL tell of a message.  Raises LocalProtocolError for what no reply can carry."""
 
-    size: int
+    size: int = attrs.field(validator=value_of(int, between(0, 10**20 - 1)))
     """Octets with CRLF line ends, dots not stuffed: exactly what RETR will send (RFC 1939 section 11)."""
 
-    unique_id: str
+    unique_id: str = attrs.field(validator=value_of(str, check_unique_id))
     """1 to 70 characters 0x21 to 0x7E, never given to another message of this maildrop (RFC 1939 section 7)."""
-
-    def __attrs_post_init__(self) -> None:
-        if self.size < 0:
-            raise LocalProtocolError("a message has 0 octets or more")
-        if not is_unique_id(self.unique_id):
-            raise LocalProtocolError(f"{self.unique_id!r} is no unique-id: 1 to 70 characters 0x21 to 0x7E")
 
 
 @attrs.frozen(kw_only=True)
 class Maildrop:
     """The messages of a maildrop at the moment of the login.  Raises LocalProtocolError when two share a unique-id."""
 
-    messages: tuple[Message, ...] = ()
+    messages: tuple[Message, ...] = attrs.field(default=(), validator=tuple_of(Message))
     size: int = attrs.field(init=False)
     """Octets of all messages."""
 
     def __attrs_post_init__(self) -> None:
         if len({message.unique_id for message in self.messages}) != len(self.messages):
-            raise LocalProtocolError("two messages share a unique-id")
+            raise LocalProtocolError("messages: two of them share a unique-id")
         object.__setattr__(self, "size", sum(message.size for message in self.messages))
 
 
@@ -55,11 +50,18 @@ _LINES_AT_ONCE: Final = 256
 
 
 class MarkedMaildrop:
-    """A maildrop with the marks that DELE sets and RSET takes away."""
+    """A maildrop with the marks that DELE sets and RSET takes away.
+
+    Raises LocalProtocolError for a unique-id that would end a line: messages are checked when they are built; this
+    holds for subclasses too, and for fields that were changed afterwards.
+    """
 
     __slots__ = ("_messages", "_size", "deleted", "last", "size")
 
     def __init__(self, maildrop: Maildrop) -> None:
+        unique_ids = "".join([message.unique_id for message in maildrop.messages])
+        if "\r" in unique_ids or "\n" in unique_ids or "\0" in unique_ids:
+            raise LocalProtocolError("the maildrop holds a unique-id with CR, LF or NUL in it")
         self._messages = maildrop.messages
         self.last = len(maildrop.messages)
         """The highest message number."""

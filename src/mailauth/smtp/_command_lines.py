@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from .._errors import Malformed
 from ._grammar import DOMAIN, DOT_STRING, MAXIMUM_LOCAL_PART, Mailbox, is_text
-from .commands import Auth, Bdat, Data, Hello, Help, LineCommand, Mail, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
+from .commands import Auth, Bdat, Data, Hello, Help, LineCommand, Mail, Noop, Quit, Rcpt, Rset, StartTls, Vrfy, of_read
 
 C = TypeVar("C")
 
@@ -59,9 +59,9 @@ def from_common(found: re.Match[bytes]) -> LineCommand | None:
     if kind == COMMON_MAIL:
         size = None if found[4] is None else int(found[4])
         if found[2] is None:
-            return Mail(reverse_path=None, size=size)
+            return of_read(Mail, reverse_path=None, size=size)
         mail = common_mail(found)
-        return mail if mail is None or size is None else Mail(reverse_path=mail.reverse_path, size=size)
+        return mail if mail is None or size is None else of_read(Mail, reverse_path=mail.reverse_path, size=size)
     return _WITHOUT_ARGUMENT[kind or 0]()
 
 

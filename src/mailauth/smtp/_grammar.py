@@ -13,6 +13,7 @@ from typing import Final
 import attrs
 
 from .._errors import LocalProtocolError, Malformed
+from .._validators import value_of
 
 MAXIMUM_LOCAL_PART: Final = 64  # RFC 5321 section 4.5.3.1.1
 MAXIMUM_DOMAIN: Final = 255  # section 4.5.3.1.2
@@ -62,10 +63,10 @@ class Mailbox:
     Raises LocalProtocolError when built from parts that no path could carry.
     """
 
-    local_part: str
+    local_part: str = attrs.field(validator=value_of(str))
     """Its meaning, unquoted; it keeps its case (section 2.4)."""
 
-    domain: str
+    domain: str = attrs.field(validator=value_of(str))
     """A domain name or an address literal with its brackets, as written; empty only for the bare ``Postmaster``."""
 
     def __attrs_post_init__(self) -> None:
@@ -73,16 +74,24 @@ class Mailbox:
             return
         try:
             if not is_text(self.local_part):
-                raise Malformed("a local part may hold no control characters")
+                raise Malformed("local_part may hold no control characters")
             _check_lengths(self.local_part, self.domain)
             check_domain(self.domain, beyond_ascii=True)
             _check_path(str(self))
         except Malformed as error:
-            raise LocalProtocolError(f"not a mailbox: {error}") from None
+            raise LocalProtocolError(
+                f"not a mailbox: {error}; pass local_part without quotes, and domain as client.example or [192.0.2.1]"
+            ) from None
 
     @classmethod
     def parse(cls, text: str) -> Mailbox:
-        """``alice@example.test`` or ``"a b"@[192.0.2.1]``, without angle brackets.  Raises Malformed."""
+        """``alice@example.test`` or ``"a b"@[192.0.2.1]``, without angle brackets.
+
+        Raises ValueError for other text, and LocalProtocolError for what is not a str.
+        """
+        if not isinstance(text, str):
+            raise LocalProtocolError(f"Mailbox.parse() takes a str, not {type(text).__name__}")
+        _check_path(text)
         found = _MAILBOX.fullmatch(text)
         if found is None:
             raise Malformed("not a mailbox of the form local-part@domain")
@@ -184,7 +193,6 @@ def parse_path(path: str) -> tuple[Mailbox, tuple[str, ...]]:
     if found is not None:
         route = tuple(hop[1:] for hop in found.group()[:-1].split(","))
         inside = inside[found.end() :]
-    _check_path(inside)  # what is left once the route is stripped
     return Mailbox.parse(inside), route
 
 

@@ -17,12 +17,15 @@ import attrs
 
 from .._errors import LocalProtocolError, Malformed
 from .._events import Command
+from .._validators import value_of
 from ._grammar import BEYOND_ASCII, decode_unitext, decode_xtext, encode_unitext, encode_xtext
 
 W = TypeVar("W", bound=enum.Enum)
 
 _ADDRESS_TYPE: Final = re.compile(r"[A-Za-z0-9!#$%&'*/?^_`{|}~-]+")
-_PARAMETER: Final = re.compile(rf"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~{BEYOND_ASCII}]+))?")
+_KEYWORD: Final = re.compile(r"[A-Z0-9][A-Z0-9-]*")
+_VALUE: Final = re.compile(rf"[!-<>-~{BEYOND_ASCII}]+")
+_PARAMETER: Final = re.compile(rf"([A-Za-z0-9][A-Za-z0-9-]*)(?:=({_VALUE.pattern}))?")
 _UTF_8: Final = "utf-8"  # the address type of RFC 6533
 
 
@@ -55,16 +58,16 @@ class Notify(enum.Enum):
 class OriginalRecipient:
     """The recipient as the sender first wrote it (RFC 3461 section 4.2).  Raises LocalProtocolError unless sendable."""
 
-    address_type: str
+    address_type: str = attrs.field(validator=value_of(str))
     """``rfc822`` for an Internet mail address, ``utf-8`` for one beyond ASCII (RFC 6533); an atom."""
-    address: str
+    address: str = attrs.field(validator=value_of(str))
     """Decoded; ASCII but for the type ``utf-8``, which travels in ASCII all the same."""
 
     def __attrs_post_init__(self) -> None:
         try:
             _encode_orcpt(self)
         except Malformed as error:
-            raise LocalProtocolError(str(error)) from None
+            raise LocalProtocolError(f"address_type and address cannot be sent: {error}") from None
 
 
 @attrs.frozen
@@ -93,7 +96,7 @@ def _decode_size(value: str) -> int:
     return int(value)
 
 
-def _encode_size(size: int) -> str:
+def encode_size(size: int) -> str:
     if not 0 <= size < 10**20:
         raise Malformed("SIZE takes up to 20 digits")
     return f"{size:d}"
@@ -111,12 +114,18 @@ def _encode_word(word: enum.Enum) -> str:
 
 
 def _decode_envid(value: str) -> str:
-    if len(value) > 100:  # RFC 3461 section 4.4
-        raise Malformed("ENVID takes up to 100 characters")
+    if not 0 < len(value) <= 100:  # RFC 3461 section 4.4
+        raise Malformed("ENVID takes 1 to 100 characters")
     return decode_xtext(value)
 
 
-def _encode_envid(envelope_id: str) -> str:
+def encode_auth(mailbox: str) -> str:
+    if not mailbox:
+        raise Malformed("AUTH takes a mailbox or <>")
+    return encode_xtext(mailbox)
+
+
+def encode_envid(envelope_id: str) -> str:
     value = encode_xtext(envelope_id)
     _decode_envid(value)
     return value
@@ -128,12 +137,12 @@ def _decode_notify(value: str) -> frozenset[Notify]:
         notify = frozenset(Notify(word) for word in words)
     except ValueError:
         raise Malformed("NOTIFY takes NEVER, or some of SUCCESS,FAILURE,DELAY") from None
-    _encode_notify(notify)
+    encode_notify(notify)
     return notify
 
 
-def _encode_notify(notify: frozenset[Notify]) -> str:
-    if not notify or (Notify.NEVER in notify and len(notify) > 1):
+def encode_notify(notify: frozenset[Notify]) -> str:
+    if not notify or not notify <= frozenset(Notify) or (Notify.NEVER in notify and len(notify) > 1):
         raise Malformed("NOTIFY takes NEVER, or some of SUCCESS,FAILURE,DELAY")
     return ",".join(word.value for word in Notify if word in notify)
 
@@ -160,20 +169,32 @@ def _encode_orcpt(recipient: OriginalRecipient) -> str:
 
 
 MAIL_PARAMETERS: Final = (
-    Parameter("SIZE", "size", "SIZE", _decode_size, _encode_size),
+    Parameter("SIZE", "size", "SIZE", _decode_size, encode_size),
     Parameter("BODY", "body", "8BITMIME", partial(_decode_word, Body), _encode_word),
-    Parameter("AUTH", "auth", "AUTH", decode_xtext, encode_xtext),
+    Parameter("AUTH", "auth", "AUTH", decode_xtext, encode_auth),
     Parameter("RET", "ret", "DSN", partial(_decode_word, Ret), _encode_word),
-    Parameter("ENVID", "envelope_id", "DSN", _decode_envid, _encode_envid),
+    Parameter("ENVID", "envelope_id", "DSN", _decode_envid, encode_envid),
     Parameter("REQUIRETLS", "require_tls", "REQUIRETLS"),
     Parameter("SMTPUTF8", "smtputf8", "SMTPUTF8"),
 )
 NO_PARAMETERS: Final[Mapping[str, str | None]] = MappingProxyType({})
 RCPT_PARAMETERS: Final = (
-    Parameter("NOTIFY", "notify", "DSN", _decode_notify, _encode_notify),
+    Parameter("NOTIFY", "notify", "DSN", _decode_notify, encode_notify),
     Parameter("ORCPT", "original_recipient", "DSN", _decode_orcpt, _encode_orcpt, beyond_ascii=True),
 )
 PARAMETERS: Final[Mapping[str, tuple[Parameter, ...]]] = {"MAIL": MAIL_PARAMETERS, "RCPT": RCPT_PARAMETERS}
+
+
+def check_others(table: tuple[Parameter, ...], parameters: Mapping[object, object]) -> None:
+    """Raise Malformed unless *parameters* are some that no row of *table* stands for, and can be sent."""
+    for keyword, value in parameters.items():
+        if not isinstance(keyword, str) or not _KEYWORD.fullmatch(keyword):
+            raise Malformed("a keyword is a str of A-Z, 0-9 and -")
+        if value is not None and not (isinstance(value, str) and _VALUE.fullmatch(value)):
+            raise Malformed("a value is None or a str without blanks, controls and =")
+        row = next((row for row in table if row.keyword == keyword), None)
+        if row is not None:
+            raise Malformed(f"{keyword} has a field of its own: use {row.field}=")
 
 
 def decode_parameters(text: str, table: tuple[Parameter, ...]) -> dict[str, Any]:

@@ -8,13 +8,15 @@ Malformed, ``to_wire`` cannot emit CR or LF inside a line.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import ClassVar, Final, Self, TypeAlias, TypeVar
 
 import attrs
 
 from .._errors import LocalProtocolError, Malformed
 from .._events import Command, Notice, Question
+from .._validators import between, matches, tuple_of, value_of
 from ._grammar import Mailbox, check_domain, checked_mailbox, is_text, parse_path, split_path
 from ._parameters import (
     MAIL_PARAMETERS,
@@ -24,18 +26,35 @@ from ._parameters import (
     Notify,
     OriginalRecipient,
     Ret,
+    check_others,
     decode_parameters,
+    encode_auth,
+    encode_envid,
+    encode_notify,
     encode_parameters,
+    encode_size,
 )
 from .replies import PerRecipient, Reply, Verdict
 
 C = TypeVar("C", bound=attrs.AttrsInstance)
+P = TypeVar("P")
 
 TRY_AGAIN: Final = Reply(451, "4.3.0", "temporary failure, try again later")
 
 _SMTPUTF8: Final = re.compile(r" (?i:SMTPUTF8)\Z")
 _CHUNK: Final = re.compile(r"([0-9]{1,20})( (?i:LAST))?")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
+_ARGUMENT: Final = re.compile(r"(?:[ -~]*[!-~])?")
+_MECHANISM: Final = re.compile(r"[A-Z0-9_-]{1,20}")  # RFC 4422 section 3.1
+_RESPONSE: Final = re.compile(rb"[ -~]*[!-~]")
+
+
+def _read_as(kind: Callable[..., P], **fields: object) -> P:
+    """What a line says as a value, for ``parse``.  Raises Malformed where the value cannot be built."""
+    try:
+        return kind(**fields)
+    except LocalProtocolError as error:
+        raise Malformed(str(error)) from None
 
 
 class VerdictQuestion(Question[Verdict]):
@@ -71,21 +90,24 @@ class VerbAndText(Command):
 
     verb: ClassVar[str]
 
-    argument: str = ""
-
-    def __attrs_post_init__(self) -> None:
-        if not (self.argument.isascii() and is_text(self.argument)) or self.argument.endswith(" "):
-            raise LocalProtocolError("the argument may hold printable ASCII only, and no blank at its end")
+    argument: str = attrs.field(
+        default="", validator=value_of(str, matches(_ARGUMENT, "printable ASCII only, and no blank at its end"))
+    )
 
     @classmethod
     def parse(cls, argument: str) -> Self:
-        try:
-            return cls(argument=argument)
-        except LocalProtocolError as error:
-            raise Malformed(str(error)) from None
+        return _read_as(cls, argument=argument)
 
     def to_wire(self) -> bytes:
         return f"{self.verb} {self.argument}".rstrip(" ").encode("ascii") + b"\r\n"
+
+
+def _check_hello_domain(domain: str) -> None:
+    if not (len(domain) <= 255 and _HOST_NAME.fullmatch(domain)):
+        try:
+            check_domain(domain)
+        except Malformed as error:
+            raise Malformed(f"{error}; use a name such as client.example or a literal such as [192.0.2.1]") from None
 
 
 @attrs.frozen(kw_only=True)
@@ -97,23 +119,18 @@ class Hello(Command, Notice):
 
     verb: ClassVar[str] = "EHLO"
 
-    domain: str
+    domain: str = attrs.field(validator=value_of(str, _check_hello_domain))
     """A domain or an address literal, as the client gave it: printable, but no proof of anything."""
 
-    extended: bool = True
+    extended: bool = attrs.field(default=True, validator=value_of(bool))
     """False for HELO."""
 
-    lmtp: bool = False
+    lmtp: bool = attrs.field(default=False, validator=value_of(bool))
     """True for LHLO (RFC 2033 section 4.1), which is EHLO in another word."""
 
     def __attrs_post_init__(self) -> None:
         if self.lmtp and not self.extended:
-            raise LocalProtocolError("LHLO has no form without extensions")
-        try:
-            if not (len(self.domain) <= 255 and _HOST_NAME.fullmatch(self.domain)):
-                check_domain(self.domain)
-        except Malformed as error:
-            raise LocalProtocolError(str(error)) from None
+            raise LocalProtocolError("lmtp=True needs extended=True: LHLO has no form without extensions")
 
     @classmethod
     def parse(cls, argument: str, *, extended: bool = True, lmtp: bool = False) -> Self:
@@ -139,8 +156,14 @@ class Auth(Command):
 
     verb: ClassVar[str] = "AUTH"
 
-    mechanism: str
-    initial_response: bytes | None = attrs.field(default=None, repr=False)
+    mechanism: str = attrs.field(
+        validator=value_of(str, matches(_MECHANISM, "a mechanism is named by 1 to 20 of A-Z, 0-9, - and _"))
+    )
+    initial_response: bytes | None = attrs.field(
+        default=None,
+        repr=False,
+        validator=value_of(bytes, matches(_RESPONSE, "printable ASCII, and no blank at its end"), optional=True),
+    )
     """As on the wire, in base64 or ``=``; None when there is none."""
 
     @classmethod
@@ -148,7 +171,8 @@ class Auth(Command):
         mechanism, blank, response = argument.partition(" ")
         if not mechanism or (blank and not response):
             raise Malformed("AUTH takes a mechanism and at most one initial response")
-        return cls(mechanism=mechanism.upper(), initial_response=response.encode("ascii") if blank else None)
+        initial_response = response.encode("ascii") if blank else None
+        return _read_as(cls, mechanism=mechanism.upper(), initial_response=initial_response)
 
     def to_wire(self) -> bytes:
         response = b"" if self.initial_response is None else b" " + self.initial_response
@@ -163,6 +187,25 @@ def _defaults_in_class(kind: type[C]) -> type[C]:
     return kind
 
 
+def of_read(kind: type[C], **fields: object) -> C:
+    """A *kind*, prepared by _defaults_in_class, from fields that a grammar has just matched: none is checked again."""
+    command = object.__new__(kind)
+    command.__dict__.update(fields)
+    return command
+
+
+def _check_reverse_path(mailbox: Mailbox) -> None:
+    if not mailbox.domain:
+        raise Malformed("a reverse-path has a domain; only a recipient may be the bare Postmaster")
+
+
+def _check_host(host: str) -> None:
+    check_domain(host, beyond_ascii=True)
+
+
+_SOURCE_ROUTE: Final = tuple_of(str, _check_host)
+
+
 @_defaults_in_class
 @attrs.frozen(kw_only=True, slots=False)  # a server makes one for each line: without slots at a third less
 class Mail(Command, VerdictQuestion):
@@ -170,35 +213,44 @@ class Mail(Command, VerdictQuestion):
 
     verb: ClassVar[str] = "MAIL"
 
-    reverse_path: Mailbox | None
+    reverse_path: Mailbox | None = attrs.field(validator=value_of(Mailbox, _check_reverse_path, optional=True))
     """Where bounces go; None is the null reverse-path ``<>``."""
 
-    source_route: tuple[str, ...] = ()
+    source_route: tuple[str, ...] = attrs.field(default=(), validator=_SOURCE_ROUTE)
     """Hosts of a source route, which is read and ignored (RFC 5321 appendix C); never sent."""
 
-    size: int | None = None
+    size: int | None = attrs.field(default=None, validator=value_of(int, encode_size, optional=True))
     """Octets the client means to send (RFC 1870); None when it did not say."""
 
-    body: Body | None = None
-    auth: str | None = None
+    body: Body | None = attrs.field(default=None, validator=value_of(Body, optional=True))
+    auth: str | None = attrs.field(default=None, validator=value_of(str, encode_auth, optional=True))
     """Who handed the message in first, as a mailbox, or ``<>`` (RFC 4954 section 5): a claim, not a proof."""
 
-    ret: Ret | None = None
+    ret: Ret | None = attrs.field(default=None, validator=value_of(Ret, optional=True))
     """How much of the message a report of failure shall bring back (RFC 3461 section 4.3)."""
 
-    envelope_id: str | None = None
+    envelope_id: str | None = attrs.field(default=None, validator=value_of(str, encode_envid, optional=True))
     """What a report shall call this transaction, ENVID, decoded (RFC 3461 section 4.4)."""
 
-    require_tls: bool = False
+    require_tls: bool = attrs.field(default=False, validator=value_of(bool))
     """The message may travel over authenticated TLS alone, on every hop to come (RFC 8689)."""
 
-    smtputf8: bool = False
+    smtputf8: bool = attrs.field(default=False, validator=value_of(bool))
     """The transaction may hold mailboxes, and the message headers, beyond ASCII (RFC 6531).  A client says so itself:
     only it knows of the headers and of the recipients to come."""
 
-    parameters: Mapping[str, str | None] = attrs.field(default=NO_PARAMETERS, hash=False)
-    """Parameters of extensions that this library does not know, by keyword, as written.  A server refuses
+    parameters: Mapping[str, str | None] = attrs.field(
+        default=NO_PARAMETERS, hash=False, validator=value_of(Mapping, partial(check_others, MAIL_PARAMETERS))
+    )
+    """Parameters of extensions that this library does not know, by keyword in capitals, as written.  A server refuses
     with 555 what its settings do not name."""
+
+    def __attrs_post_init__(self) -> None:
+        texts = (str(self.reverse_path or ""), *(value or "" for value in self.parameters.values()))
+        if not (self.smtputf8 or all(text.isascii() for text in texts)):
+            raise LocalProtocolError(
+                "reverse_path or parameters beyond ASCII need smtputf8=True, and a server with SMTPUTF8"
+            )
 
     @classmethod
     def parse(cls, argument: str) -> Self:
@@ -206,16 +258,11 @@ class Mail(Command, VerdictQuestion):
             raise Malformed("MAIL takes FROM:<reverse-path>")
         path, rest = split_path(argument[5:])
         reverse_path, route = (None, ()) if path == "<>" else parse_path(path)
-        return cls(reverse_path=reverse_path, source_route=route, **decode_parameters(rest, MAIL_PARAMETERS))
+        return of_read(cls, reverse_path=reverse_path, source_route=route, **decode_parameters(rest, MAIL_PARAMETERS))
 
     def to_wire(self) -> bytes:
         path = "" if self.reverse_path is None else str(self.reverse_path)
-        if self.reverse_path is not None and not self.reverse_path.domain:
-            raise LocalProtocolError("a reverse-path has a domain; only a recipient may be the bare Postmaster")
-        line = f"MAIL FROM:<{path}>{encode_parameters(self, MAIL_PARAMETERS, self.parameters)}\r\n"
-        if not (self.smtputf8 or line.isascii()):
-            raise LocalProtocolError("a reverse-path beyond ASCII needs smtputf8=True, and a server with SMTPUTF8")
-        return line.encode()
+        return f"MAIL FROM:<{path}>{encode_parameters(self, MAIL_PARAMETERS, self.parameters)}\r\n".encode()
 
 
 @_defaults_in_class
@@ -225,18 +272,24 @@ class Rcpt(Command, VerdictQuestion):
 
     verb: ClassVar[str] = "RCPT"
 
-    forward_path: Mailbox
+    forward_path: Mailbox = attrs.field(validator=value_of(Mailbox))
     """The bare ``<Postmaster>`` is ``Mailbox("Postmaster", "")`` (RFC 5321 section 4.5.1)."""
 
-    source_route: tuple[str, ...] = ()
+    source_route: tuple[str, ...] = attrs.field(default=(), validator=_SOURCE_ROUTE)
 
-    notify: frozenset[Notify] | None = None
+    notify: frozenset[Notify] | None = attrs.field(
+        default=None, validator=value_of(frozenset, encode_notify, optional=True)
+    )
     """What the sender wants to be told; None leaves it to the server (RFC 3461 section 4.1)."""
 
-    original_recipient: OriginalRecipient | None = None
+    original_recipient: OriginalRecipient | None = attrs.field(
+        default=None, validator=value_of(OriginalRecipient, optional=True)
+    )
     """ORCPT (RFC 3461 section 4.2)."""
 
-    parameters: Mapping[str, str | None] = attrs.field(default=NO_PARAMETERS, hash=False)
+    parameters: Mapping[str, str | None] = attrs.field(
+        default=NO_PARAMETERS, hash=False, validator=value_of(Mapping, partial(check_others, RCPT_PARAMETERS))
+    )
 
     @classmethod
     def parse(cls, argument: str) -> Self:
@@ -244,9 +297,10 @@ class Rcpt(Command, VerdictQuestion):
             raise Malformed("RCPT takes TO:<forward-path>")
         path, rest = split_path(argument[3:])
         if path[1:-1].lower() == "postmaster":
-            return cls(forward_path=checked_mailbox(path[1:-1], ""), **decode_parameters(rest, RCPT_PARAMETERS))
+            postmaster = checked_mailbox(path[1:-1], "")
+            return of_read(cls, forward_path=postmaster, **decode_parameters(rest, RCPT_PARAMETERS))
         forward_path, route = parse_path(path)
-        return cls(forward_path=forward_path, source_route=route, **decode_parameters(rest, RCPT_PARAMETERS))
+        return of_read(cls, forward_path=forward_path, source_route=route, **decode_parameters(rest, RCPT_PARAMETERS))
 
     def to_wire(self) -> bytes:
         return f"RCPT TO:<{self.forward_path}>{encode_parameters(self, RCPT_PARAMETERS, self.parameters)}\r\n".encode()
@@ -272,12 +326,8 @@ class Bdat(Command):
 
     verb: ClassVar[str] = "BDAT"
 
-    size: int
-    last: bool = False
-
-    def __attrs_post_init__(self) -> None:
-        if not 0 <= self.size < 10**20:
-            raise LocalProtocolError("BDAT takes up to 20 digits")
+    size: int = attrs.field(validator=value_of(int, between(0, 10**20 - 1)))
+    last: bool = attrs.field(default=False, validator=value_of(bool))
 
     @classmethod
     def parse(cls, argument: str) -> Self:
@@ -296,7 +346,7 @@ class MessageComplete(Command, Question[Verdict | PerRecipient]):
 
     verb: ClassVar[str] = "."
 
-    recipients: tuple[Mailbox, ...] = ()
+    recipients: tuple[Mailbox, ...] = attrs.field(default=(), validator=tuple_of(Mailbox))
     """The accepted recipients in their order; a client leaves it empty."""
 
     @property
@@ -318,31 +368,31 @@ class Noop(VerbAndText, Notice):
     verb: ClassVar[str] = "NOOP"
 
 
+def _check_vrfy_argument(argument: str) -> None:
+    if not argument.strip() or not is_text(argument) or argument.endswith(" "):
+        raise Malformed("VRFY takes a name without control characters, and no blank at its end")
+
+
 @attrs.frozen(kw_only=True)
 class Vrfy(Command, Notice):
     """``VRFY``: answered 252, which tells nobody which mailboxes there are (RFC 5321 sections 3.5.3 and 7.3)."""
 
     verb: ClassVar[str] = "VRFY"
 
-    argument: str
+    argument: str = attrs.field(validator=value_of(str, _check_vrfy_argument))
     """A name or a mailbox, as it is written; beyond ASCII for a server with SMTPUTF8 (RFC 6531 section 3.7.4.2)."""
 
-    smtputf8: bool = False
+    smtputf8: bool = attrs.field(default=False, validator=value_of(bool))
     """The reply may hold UTF-8; a server of this library never makes use of it."""
 
     def __attrs_post_init__(self) -> None:
-        if not self.argument.strip() or not is_text(self.argument) or self.argument.endswith(" "):
-            raise LocalProtocolError("VRFY takes a name without control characters, and no blank at its end")
         if not self.smtputf8 and _SMTPUTF8.search(self.argument):
-            raise LocalProtocolError("VRFY takes SMTPUTF8 by its field")
+            raise LocalProtocolError("argument may not end in SMTPUTF8: use smtputf8=True")
 
     @classmethod
     def parse(cls, argument: str) -> Self:
         name = _SMTPUTF8.sub("", argument)
-        try:
-            return cls(argument=name, smtputf8=name != argument)
-        except LocalProtocolError as error:
-            raise Malformed(str(error)) from None
+        return _read_as(cls, argument=name, smtputf8=name != argument)
 
     def to_wire(self) -> bytes:
         return f"VRFY {self.argument}{' SMTPUTF8' if self.smtputf8 else ''}\r\n".encode()

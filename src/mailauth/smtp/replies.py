@@ -12,12 +12,21 @@ import attrs
 
 from .._errors import LocalProtocolError, Malformed
 from .._events import Accept
+from .._validators import matches, tuple_of, value_of
 
 MAXIMUM_REPLY_LINE: Final = 512  # with its CRLF (RFC 5321 section 4.5.3.1.5)
 
-_ENHANCED: Final = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
+_STATUS: Final = r"[245]\.[0-9]{1,3}\.[0-9]{1,3}"
+_ENHANCED: Final = re.compile(_STATUS)
+_ENHANCED_OR_NONE: Final = re.compile(f"(?:{_STATUS})?")
 _TEXT: Final = re.compile(r"[\t\n -~]*")
+_ON_THE_WIRE: Final = re.compile(rb"(?:[2-5][0-5][0-9]-[\t -~]*\r\n)*[2-5][0-5][0-9] [\t -~]*\r\n")
 _LINE: Final = re.compile(rb"([2-5][0-5][0-9])(?:([ -])([\t -~\x80-\xff]*))?")
+
+
+def _check_code(code: int) -> None:
+    if not (200 <= code <= 599 and code // 10 % 10 <= 5):
+        raise Malformed("a reply code is 200 to 559, with 0 to 5 in its middle (RFC 5321 section 4.2.1)")
 
 
 @attrs.frozen
@@ -29,18 +38,14 @@ class Reply:
     printable ASCII.
     """
 
-    code: int
-    enhanced_status_code: str = ""
+    code: int = attrs.field(validator=value_of(int, _check_code))
+    enhanced_status_code: str = attrs.field(
+        default="", validator=value_of(str, matches(_ENHANCED_OR_NONE, "a status such as 5.7.1, or nothing"))
+    )
     """``5.7.1`` (RFC 3463); empty when there is none to give."""
-    text: str = ""
-
-    def __attrs_post_init__(self) -> None:
-        if not (200 <= self.code <= 599 and self.code // 10 % 10 <= 5):
-            raise LocalProtocolError(f"{self.code} is no reply code")
-        if self.enhanced_status_code and not _ENHANCED.fullmatch(self.enhanced_status_code):
-            raise LocalProtocolError(f"{self.enhanced_status_code!r} is no enhanced status code")
-        if not _TEXT.fullmatch(self.text):
-            raise LocalProtocolError("the text of a reply may hold printable ASCII only")
+    text: str = attrs.field(
+        default="", validator=value_of(str, matches(_TEXT, "printable ASCII and tabs only, with \\n between lines"))
+    )
 
     @property
     def positive(self) -> bool:
@@ -72,11 +77,22 @@ Verdict: TypeAlias = Accept | Reply
 """ACCEPT, or a Reply that says yes or no in the application's own words."""
 
 
+def _check_verdict(verdict: object) -> None:
+    if not isinstance(verdict, Accept | Reply):
+        raise Malformed(f"each is ACCEPT or a Reply, not {type(verdict).__name__}")
+
+
 @attrs.frozen
 class PerRecipient:
     """LMTP alone: one verdict for each accepted recipient, in their order (RFC 2033 section 4.2)."""
 
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[Verdict, ...] = attrs.field(validator=tuple_of(object, _check_verdict))
+
+
+def check_sendable(reply: Reply) -> None:
+    """Raise LocalProtocolError unless *reply* is one reply on the wire: a subclass, too, and whatever was changed."""
+    if _ON_THE_WIRE.fullmatch(reply.to_wire()) is None:
+        raise LocalProtocolError("a reply that is sent must be lines of printable ASCII, each with its code")
 
 
 def parse_line(line: bytes) -> tuple[int, bool, str]:
