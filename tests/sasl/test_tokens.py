@@ -249,7 +249,7 @@ def test_what_else_a_client_cannot_send_is_refused() -> None:
         OauthBearerClient(token=TOKEN, host="a\x01b")
     with pytest.raises(LocalProtocolError):
         OauthBearerClient(token=TOKEN, authorization_identity="a\x01b")
-    with pytest.raises(ValueError, match="port"):
+    with pytest.raises(LocalProtocolError, match="port"):
         OauthBearerClient(token=TOKEN, port=65_536)
 
 

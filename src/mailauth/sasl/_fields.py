@@ -6,9 +6,12 @@ Knows no mechanism.  An identity is text, a password or secret is octets.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
+
+import attrs
 
 from .._errors import LocalProtocolError, Malformed
+from .._validators import value_of
 from .saslprep import saslprep
 
 MAXIMUM_IDENTITY: Final = 255
@@ -104,26 +107,32 @@ def is_message_id(octets: bytes) -> bool:
     return len(octets) <= MAXIMUM_MESSAGE_ID and _MESSAGE_ID.fullmatch(octets) is not None
 
 
-def check_own_identity(instance: object, attribute: object, identity: str) -> None:
+_check_str: Final = value_of(str)
+_check_bytes: Final = value_of(bytes)
+
+
+def check_own_identity(instance: object, attribute: attrs.Attribute[Any], identity: Any) -> None:
     """attrs validator of a client's identity: LocalProtocolError for one that a server would have to refuse."""
+    _check_str(instance, attribute, identity)
     try:
         decode_identity(identity.encode("utf-8"))
     except (Malformed, UnicodeEncodeError) as error:
         reason = error if isinstance(error, Malformed) else "an identity is UTF-8"
-        raise LocalProtocolError(f"this identity cannot be sent: {reason}") from None
+        raise LocalProtocolError(f"{attribute.alias} cannot be sent: {reason}") from None
 
 
-def check_acting_as(instance: object, attribute: object, identity: str) -> None:
+def check_acting_as(instance: object, attribute: attrs.Attribute[Any], identity: Any) -> None:
     """attrs validator of a client's authorization identity, which may be empty."""
-    if identity:
+    if identity != "":
         check_own_identity(instance, attribute, identity)
 
 
-def check_own_password(instance: object, attribute: object, password: bytes) -> None:
+def check_own_password(instance: object, attribute: attrs.Attribute[Any], password: Any) -> None:
     """attrs validator of a client's password or secret; the message never holds it."""
+    _check_bytes(instance, attribute, password)
     try:
         check_password(password)
     except Malformed as error:
-        raise LocalProtocolError(f"this password cannot be sent: {error}") from None
+        raise LocalProtocolError(f"{attribute.alias} cannot be sent: {error}") from None
     if b"\r" in password or b"\n" in password:
-        raise LocalProtocolError("this password cannot be sent: a password holds no CR or LF")
+        raise LocalProtocolError(f"{attribute.alias} cannot be sent: a password holds no CR or LF")

@@ -13,6 +13,7 @@ from typing import ClassVar, Final
 import attrs
 
 from .._errors import LocalProtocolError, Malformed
+from .._validators import value_of
 from ._fields import check_acting_as
 from ._messages import Challenge, CheckToken, Fault, Refusal, Step, Success
 
@@ -102,9 +103,9 @@ class TokenServer(ABC):
         return Challenge(self.refused)
 
 
-def _check_token(instance: object, attribute: object, token: bytes) -> None:
+def _check_token(token: bytes) -> None:
     if not _TOKEN.fullmatch(token) or len(token) > MAXIMUM_TOKEN:
-        raise LocalProtocolError("this token cannot be sent: a bearer token is ASCII without blanks")
+        raise Malformed(f"a bearer token is up to {MAXIMUM_TOKEN} octets of ASCII without blanks")
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -116,7 +117,7 @@ class TokenClient(ABC):
     dummy: ClassVar[bytes]
     """The answer to the JSON; the refusal comes only after it."""
 
-    _token: bytes = attrs.field(repr=False, validator=_check_token)
+    _token: bytes = attrs.field(repr=False, validator=value_of(bytes, _check_token))
     authorization_identity: str = attrs.field(default="", validator=check_acting_as)
     """Whose mail it is; empty: whoever the token belongs to."""
 

@@ -81,7 +81,7 @@ class ApopClient:
                 self._secret = prepare_password(self._secret, query=False)
             self._name = prepare_identity(self.authentication_identity.encode("utf-8"))
         except Malformed as error:
-            raise LocalProtocolError(f"this name or secret cannot be used: {error}") from None
+            raise LocalProtocolError(f"authentication_identity or secret cannot be used: {error}") from None
 
     def respond(self, challenge: bytes | None) -> bytes:
         """None begins and says nothing; then, to the timestamp, ``name digest``.

@@ -7,7 +7,8 @@ from typing import ClassVar, Final
 
 import attrs
 
-from .._errors import LocalProtocolError, Malformed
+from .._errors import Malformed
+from .._validators import between, value_of
 from ._fields import escape_name, unescape_name
 from ._messages import CheckToken
 from ._token import TokenClient, TokenServer, parse_authorization, parse_pairs
@@ -51,9 +52,9 @@ class OauthBearerServer(TokenServer):
         )
 
 
-def _check_host(instance: object, attribute: object, host: str) -> None:
+def _check_host(host: str) -> None:
     if host and not _HOST.fullmatch(host):
-        raise LocalProtocolError("a host is 1 to 255 characters without blanks")
+        raise Malformed("a host is 1 to 255 characters of ASCII without blanks")
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -63,11 +64,9 @@ class OauthBearerClient(TokenClient):
     name: ClassVar[str] = "OAUTHBEARER"
     dummy: ClassVar[bytes] = b"\x01"
 
-    host: str = attrs.field(default="", validator=_check_host)
+    host: str = attrs.field(default="", validator=value_of(str, _check_host))
     """The server that the token is for, and its *port*: a server may compare; empty and None are not sent."""
-    port: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional([attrs.validators.ge(1), attrs.validators.le(65_535)])
-    )
+    port: int | None = attrs.field(default=None, validator=value_of(int, between(1, 65_535), optional=True))
 
     def _first(self) -> bytes:
         acting_as = escape_name(self.authorization_identity)

@@ -53,7 +53,7 @@ def _check_utf_8(instance: object, attribute: object, password: bytes) -> None:
     try:
         password.decode("utf-8")
     except UnicodeDecodeError:
-        raise LocalProtocolError("PLAIN carries a password as UTF-8") from None
+        raise LocalProtocolError("password cannot be sent: PLAIN carries it as UTF-8") from None
 
 
 @attrs.define(kw_only=True, eq=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from typing import ClassVar, Final
 import attrs
 
 from .._errors import LocalProtocolError, Malformed
+from .._validators import between, matches, value_of
 from ._base64 import encode_base64
 from ._fields import (
     check_acting_as,
@@ -38,6 +40,7 @@ from ._scram_messages import (
 MAXIMUM_ITERATIONS: Final = 600_000
 """What a client computes by default, a third of a second or so: a server that asks for more is out to stop it."""
 
+_BINDING: Final = re.compile(r"[A-Za-z0-9.-]+")  # RFC 5802 section 7, cb-name
 _NO_BINDINGS: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 
@@ -242,9 +245,9 @@ class ScramSha256PlusServer(ScramSha256Server):
     plus = True
 
 
-def _check_entropy(instance: object, attribute: object, entropy: bytes) -> None:
+def _check_entropy(entropy: bytes) -> None:
     if len(entropy) < 16:
-        raise LocalProtocolError("entropy must be 16 octets or more, fresh for each client")
+        raise Malformed("16 octets or more, new for each client")
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -261,11 +264,13 @@ class ScramClient(ABC):
 
     authentication_identity: str = attrs.field(validator=check_own_identity)
     _password: bytes = attrs.field(repr=False, validator=check_own_password)
-    _entropy: bytes = attrs.field(repr=False, validator=_check_entropy)
+    _entropy: bytes = attrs.field(repr=False, validator=value_of(bytes, _check_entropy))
     authorization_identity: str = attrs.field(default="", validator=check_acting_as)
     """Whom to act as; empty: whoever the server derives from the authentication identity."""
 
-    maximum_iterations: int = attrs.field(default=MAXIMUM_ITERATIONS, validator=attrs.validators.ge(MINIMUM_ITERATIONS))
+    maximum_iterations: int = attrs.field(
+        default=MAXIMUM_ITERATIONS, validator=value_of(int, between(MINIMUM_ITERATIONS, 2**31 - 1))
+    )
     """More than that are not computed: the server alone chooses how long the client works."""
 
     _exchanges: int = attrs.field(init=False, default=0, repr=False)
@@ -279,7 +284,9 @@ class ScramClient(ABC):
             self._names()
             prepare_password(self._password, query=False)
         except Malformed as error:
-            raise LocalProtocolError(f"this name or password cannot be sent: {error}") from None
+            raise LocalProtocolError(
+                f"authentication_identity, authorization_identity or password cannot be sent: {error}"
+            ) from None
 
     def _names(self) -> tuple[bytes, bytes]:
         """The two identities as the first message has them."""
@@ -345,7 +352,7 @@ class ScramClient(ABC):
 
 @attrs.define(kw_only=True, eq=False)
 class _UnboundClient(ScramClient):
-    could_bind: bool = False
+    could_bind: bool = attrs.field(default=False, validator=value_of(bool))
     """True: the -PLUS form would have been used, had the server offered it.  A server that did offer it then knows that
     somebody in between has taken it out, and refuses."""
 
@@ -355,9 +362,9 @@ class _UnboundClient(ScramClient):
 
 @attrs.define(kw_only=True, eq=False)
 class _BoundClient(ScramClient):
-    channel_binding: str
+    channel_binding: str = attrs.field(validator=value_of(str, matches(_BINDING, "letters, digits, '.' and '-'")))
     """The binding's registered name: ``tls-exporter`` (RFC 9266), ``tls-server-end-point`` (RFC 5929)."""
-    binding_data: bytes = attrs.field(repr=False)
+    binding_data: bytes = attrs.field(repr=False, validator=value_of(bytes))
     """What this connection has for it, as in ``Tls.channel_bindings``."""
 
     def _binding(self) -> tuple[bytes, bytes]:

@@ -51,7 +51,7 @@ class Xoauth2Client(TokenClient):
 
     def __attrs_post_init__(self) -> None:
         if not self.authorization_identity:
-            raise LocalProtocolError("XOAUTH2 names whose mail it is")
+            raise LocalProtocolError("XOAUTH2 needs authorization_identity: whose mail it is")
 
     def _first(self) -> bytes:
         return b"user=%b\x01auth=Bearer %b\x01\x01" % (self.authorization_identity.encode("utf-8"), self._token)
