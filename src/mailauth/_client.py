@@ -13,7 +13,7 @@ from . import sasl
 from ._connection import Machine
 from ._errors import LocalProtocolError, Malformed, RemoteProtocolError
 from ._events import Action, BeginTls, Closed, Command, Send, Tls, Why
-from ._lines import LineTooLong
+from ._lines import LineTooLong, check_line
 
 E = TypeVar("E")
 
@@ -137,6 +137,12 @@ class ClientMachine(Machine[E]):
     def _start_login(self, exchange: sasl.ClientExchange) -> None:
         """Write the command that opens the exchange."""
 
+    def _say(self, command: Command, line: bytes) -> None:
+        """Write *command* of the login, which is *line*, at once."""
+        check_line(line)
+        self._unanswered.append(command)
+        self._write(line, due=True)
+
     def _take_challenge(self, challenge: bytes) -> None:
         """Answer *challenge*, which is in base64; one that cannot be taken cancels the login (RFC 4954 section 4)."""
         if self._exchange is None or self._cancelled:
@@ -146,7 +152,7 @@ class ClientMachine(Machine[E]):
         except Malformed:
             response = b"*"
             self._cancelled = True
-        self._write(response + b"\r\n", due=True)
+        self._write(check_line(response + b"\r\n"), due=True)
 
     def _end_login(self) -> sasl.ClientExchange:
         """The server has given its verdict."""

@@ -7,6 +7,7 @@ line of the cap's length besides what was just received, and looks at no octet t
 from __future__ import annotations
 
 import io
+import re
 from typing import Final
 
 from ._errors import LocalProtocolError
@@ -17,6 +18,18 @@ MAXIMUM_UNREAD: Final = 65_536
 """Octets that may wait to be used when more come in; an adapter reads no more at once."""
 
 _CLEAN: Final = (None, "\r\n")
+_LINE: Final = re.compile(rb"[^\r\n\0]*\r\n")
+
+
+def check_line(line: object) -> bytes:
+    """*line*, which is about to be written.
+
+    Raises LocalProtocolError unless it ends in CRLF and holds no other CR, LF or NUL.  Values are checked when they
+    are built; this holds for subclasses too, and for fields that were changed afterwards.
+    """
+    if not isinstance(line, bytes) or _LINE.fullmatch(line) is None:
+        raise LocalProtocolError("a line that is sent must be bytes that end in CRLF, with no other CR, LF or NUL")
+    return line
 
 
 class LineTooLong(Exception):

@@ -13,6 +13,7 @@ from .._client import ClientMachine
 from .._dots import Unstuffer
 from .._errors import LocalProtocolError, Malformed, RemoteProtocolError
 from .._events import Action, Command, MessageChunk, Tls, Why
+from .._lines import check_line
 from ._grammar import find_timestamp
 from ._states import ANSWER_PATIENCE, CLIENT_PATIENCE, NEXT, State
 from .commands import SENDABLE, Apop, Auth, Capa, Dele, List, Pass, Quit, Retrieve, Rset, Stls, Uidl, User, Utf8
@@ -75,7 +76,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
             raise LocalProtocolError("TLS is active already")
         if isinstance(command, Stls) and self._utf8:
             raise LocalProtocolError("STLS may not follow UTF8 (RFC 6856 section 2.1)")
-        octets = command.to_wire()
+        octets = check_line(command.to_wire())
         self._utf8 = self._utf8 or isinstance(command, Utf8)
         self._state = after
         self._queue(command, octets)
@@ -114,24 +115,27 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _start_login(self, exchange: sasl.ClientExchange) -> None:
         name = exchange.mechanism
         if name == "USER":
-            self._say(User(argument=exchange.say(None)))
+            self._log_in(User(argument=exchange.say(None)))
         elif name == "APOP":
             exchange.say(None)
-            self._say(Apop(argument=exchange.say(self._timestamp)))
+            self._log_in(Apop(argument=exchange.say(self._timestamp)))
         else:
             room = MAXIMUM_COMMAND_LINE - len(f"AUTH {name} \r\n")  # RFC 5034 section 4
-            self._say(Auth(mechanism=name, initial_response=exchange.begin(room)))
+            self._log_in(Auth(mechanism=name, initial_response=exchange.begin(room)))
 
-    def _say(self, command: User | Pass | Apop | Auth) -> None:
-        self._unanswered.append(command)
-        self._write(command.to_wire(), due=True)
+    def _log_in(self, command: User | Pass | Apop | Auth) -> None:
+        self._say(command, command.to_wire())
 
     def _continue_login(self, reply: Reply) -> ClientEvent | None:
         command = self._unanswered.popleft()
         if not reply.positive:
             return AuthenticationFailed(mechanism=self._end_login().mechanism, reply=reply)
         if isinstance(command, User) and self._exchange is not None:
-            self._say(Pass(argument=self._exchange.say(b"")))
+            try:
+                self._log_in(Pass(argument=self._exchange.say(b"")))
+            except LocalProtocolError:
+                self._end_login()
+                raise
             return None
         succeeded = self._succeed()
         self._state = State.TRANSACTION

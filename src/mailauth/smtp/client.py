@@ -14,6 +14,7 @@ from .. import sasl
 from .._client import ClientMachine
 from .._errors import LocalProtocolError, Malformed, RemoteProtocolError
 from .._events import Action, Command, MessageChunk, Tls, Why
+from .._lines import check_line
 from ._client_content import Content
 from ._parameters import PARAMETERS, Body
 from ._states import CLIENT_PATIENCE, GROUPABLE, NEXT, OTHERWISE, State
@@ -95,7 +96,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
             self._check_parameters(command)
         elif isinstance(command, Data) and self._mail.body is Body.BINARY_MIME:
             raise LocalProtocolError("BODY=BINARYMIME needs BDAT: send the content without Data")
-        octets = command.to_wire()  # what cannot be encoded is refused here
+        octets = check_line(command.to_wire())
         if not octets.isascii() or (isinstance(command, Vrfy) and command.smtputf8):
             self._check_smtputf8(command)
         if isinstance(command, Mail):
@@ -214,8 +215,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _start_login(self, exchange: sasl.ClientExchange) -> None:
         room = _MAXIMUM_COMMAND - len(f"AUTH {exchange.mechanism} \r\n")
         command = Auth(mechanism=exchange.mechanism, initial_response=exchange.begin(room))
-        self._unanswered.append(command)
-        self._write(command.to_wire(), due=True)
+        self._say(command, command.to_wire())
 
     def _continue_login(self, reply: Reply) -> ClientEvent | None:
         if reply.code == 334:
