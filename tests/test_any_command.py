@@ -1,0 +1,554 @@
+"""Any value in any field of any command: it is refused when the command is built, or it is one line on the wire that
+the other side reads back as an equal command.
+
+The classes and their fields are found by looking, so a command that is added later is tested without a change here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, get_args, get_origin, get_type_hints
+
+import attrs
+import pytest
+from hypothesis import given, strategies as st
+
+from mailauth import ACCEPT, Command, LocalProtocolError, MessageChunk, NeedData, Question, Send, Tls, pop3, sasl, smtp
+from mailauth._errors import Malformed
+from mailauth.pop3._command_lines import PARSERS as POP3_PARSERS
+from mailauth.smtp._command_lines import PARSERS as SMTP_PARSERS, split_line
+from mailauth.smtp.replies import join_lines, parse_line
+from tests.pop3.drive import Application, client as pop3_client, pull, said, settle
+from tests.smtp.drive import LEFT_OPEN, converse, greeted, serve
+
+TLS: Final = Tls(version="TLSv1.3")
+CONTENT: Final = (MessageChunk, smtp.MessageComplete)
+"""The commands that are no line: what they put on the wire is message content."""
+
+
+def leaves(kind: type[Any]) -> Iterator[type[Any]]:
+    """The classes of this package below *kind* that have none below themselves."""
+    below = [
+        found for found in kind.__subclasses__() if vars(sys.modules[found.__module__]).get(found.__name__) is found
+    ]
+    below = [found for found in below if found.__module__.startswith("mailauth.")]
+    if not below:
+        yield kind
+    for found in below:
+        yield from leaves(found)
+
+
+COMMANDS: Final = sorted(set(leaves(Command)), key=lambda kind: f"{kind.__module__}.{kind.__qualname__}")
+LINES: Final = [kind for kind in COMMANDS if kind not in CONTENT]
+CLIENTS: Final = [kind for name, kind in sorted(vars(sasl).items()) if name.endswith("Client")]
+VALUES: Final = [
+    *(smtp.Mailbox, smtp.OriginalRecipient, smtp.Reply, smtp.PerRecipient),
+    *(pop3.Reply, pop3.Message, pop3.Maildrop, pop3.Content),
+]
+
+SOME: Final = (
+    *(smtp.Mailbox("a", "b.example"), "client.example", "rfc822", "PLAIN", 250, True),
+    *(b"sixteen.octets.and.more", (ACCEPT,), None),
+)
+"""Something for each field that has no default."""
+
+
+def fields(kind: type[Any]) -> dict[str, attrs.Attribute[Any]]:
+    """The fields that a caller gives, by the name of the argument."""
+    return {str(field.alias): field for field in attrs.fields(kind) if field.init}
+
+
+def refusal(kind: type[Any], arguments: dict[str, Any]) -> LocalProtocolError | None:
+    try:
+        kind(**arguments)
+    except LocalProtocolError as error:
+        return error
+    return None
+
+
+def example(kind: type[Any]) -> dict[str, Any]:
+    """Arguments that a *kind* can be built of: as few as possible."""
+    needed = tuple(name for name, field in fields(kind).items() if field.default is attrs.NOTHING)
+    for names in (needed, *((*needed, name) for name in fields(kind) if name not in needed)):
+        for values in itertools.product(SOME, repeat=len(names)):
+            arguments = dict(zip(names, values, strict=True))
+            if refusal(kind, arguments) is None:
+                return arguments
+    raise AssertionError(f"nothing in SOME fits into {kind.__name__}: add a value")
+
+
+EXAMPLES: Final = {kind: example(kind) for kind in (*COMMANDS, *CLIENTS, *VALUES)}
+
+PIECES: Final = (
+    *("a", "b.example", "@", "<", ">", " ", "=", "+", ",", ";", ".", '"', "\\", "[192.0.2.1]", "1", "-", "x" * 70),
+    *("\r\n", "\r", "\n", "\0", "\t", "\x7f", "\x85", "\u2028", "é", "\udc80", "例え"),
+    *(
+        "PLAIN",
+        "XPLAINX",
+        "SIZE=1",
+        "SMTPUTF8",
+        "X-KEY",
+        "RCPT TO:<c@d>",
+        "NEVER",
+        "8BITMIME",
+        "250",
+        "5.7.1",
+        "[AUTH]",
+    ),
+)
+texts = st.sampled_from(PIECES) | st.lists(st.sampled_from(PIECES), max_size=4).map("".join) | st.text(max_size=9)
+octets = texts.map(lambda text: text.encode("utf-8", "surrogatepass")) | st.binary(max_size=20)
+numbers = st.sampled_from([-1, 0, 1, 200, 559, 600, 10**10 - 1, 10**10, 10**20 - 1, 10**20]) | st.integers()
+mailboxes = st.sampled_from(
+    [
+        *(smtp.Mailbox("a", "b"), smtp.Mailbox("Postmaster", ""), smtp.Mailbox("a> SIZE=1 <b", "c.example")),
+        *(smtp.Mailbox('"\\', "[192.0.2.1]"), smtp.Mailbox("pelé", "例え.example")),
+    ]
+)
+addresses = st.builds(smtp.OriginalRecipient, st.sampled_from(["rfc822", "UTF-8"]), st.sampled_from(["a b+=", "@"]))
+GOOD: Final[dict[Any, st.SearchStrategy[Any]]] = {
+    str: texts,
+    bytes: octets,
+    int: numbers,
+    bool: st.booleans(),
+    type(None): st.none(),
+    type(ACCEPT): st.just(ACCEPT),
+    smtp.Mailbox: mailboxes,
+    smtp.OriginalRecipient: addresses,
+    smtp.Reply: st.just(smtp.Reply(451)),
+    pop3.Message: st.builds(pop3.Message, size=st.just(1), unique_id=st.sampled_from("ab")),
+    **{kind: st.sampled_from(kind) for kind in (smtp.Body, smtp.Ret, smtp.Notify)},
+}
+"""By type, what a field of that type may be given."""
+
+bad = st.one_of(*GOOD.values(), st.floats(allow_nan=False), st.just(object()), st.lists(texts, max_size=2))
+
+
+def of_type(hint: Any) -> st.SearchStrategy[Any]:
+    """Values of the type that a field is declared with."""
+    parts = [of_type(part) for part in get_args(hint) if part is not ...]
+    if get_origin(hint) is tuple:
+        return st.lists(parts[0], max_size=3).map(tuple)
+    if get_origin(hint) is frozenset:
+        return st.frozensets(parts[0], max_size=3)
+    if get_origin(hint) is Mapping:
+        return st.dictionaries(st.sampled_from(["X-KEY", "Y", "SIZE", "x", "X=1"]) | texts, parts[1], max_size=2)
+    return st.one_of(parts) if parts else GOOD[hint]
+
+
+@st.composite
+def any_arguments(draw: st.DrawFn, kind: type[Any], name: str) -> dict[str, Any]:
+    """Anything in the field *name*, mostly of its type; the others are good, but each switch may be on or off."""
+    switches = {name: draw(st.booleans()) for name, field in fields(kind).items() if field.type in (bool, "bool")}
+    value = of_type(get_type_hints(kind)[fields(kind)[name].name])
+    return {**EXAMPLES[kind], **switches, name: draw(draw(st.sampled_from([value, value, bad, st.tuples(bad)])))}
+
+
+def build(kind: type[Any], arguments: dict[str, Any]) -> Any:
+    """A *kind*; None when it is refused by an error that names a field."""
+    error = refusal(kind, arguments)
+    if error is not None:
+        assert any(name in str(error) for name in arguments)
+        return None
+    return kind(**arguments)
+
+
+def each_field(*kinds: type[Any]) -> pytest.MarkDecorator:
+    rows = [
+        pytest.param(kind, name, id=f"{kind.__module__.split('.')[1]}.{kind.__name__}.{name}")
+        for kind in kinds
+        for name in fields(kind)
+    ]
+    return pytest.mark.parametrize(("kind", "name"), rows)
+
+
+def each(*kinds: type[Any]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("kind", kinds, ids=lambda kind: f"{kind.__module__.split('.')[1]}.{kind.__name__}")
+
+
+# -- clients in every state --------------------------------------------------------------------------------------------
+
+EVERY_EXTENSION: Final = (
+    *("PIPELINING", "SIZE 0", "8BITMIME", "BINARYMIME", "CHUNKING", "SMTPUTF8", "DSN", "REQUIRETLS", "STARTTLS"),
+    "AUTH PLAIN",
+)
+MAIL: Final = smtp.Mail(reverse_path=None, smtputf8=True)
+RCPT: Final = smtp.Rcpt(forward_path=smtp.Mailbox("a", "b"))
+
+
+def smtp_client(*sent: Command, tls: Tls | None = TLS) -> Callable[[], smtp.ClientConnection]:
+    return lambda: greeted(*EVERY_EXTENSION, tls=tls).send(*sent).forget().client
+
+
+def logged_in() -> pop3.ClientConnection:
+    connection = pop3_client(tls=TLS)
+    connection.authenticate(sasl.UserPassClient(authentication_identity="alice", password=b"secret"))
+    for _ in range(2):
+        pull(connection)
+        connection.receive_data(b"+OK\r\n")
+    pull(connection)
+    return connection
+
+
+STATES: Final[dict[str, list[Callable[[], Any]]]] = {
+    "smtp": [smtp_client(), smtp_client(MAIL), smtp_client(MAIL, RCPT), smtp_client(tls=None)],
+    "pop3": [pop3_client, logged_in],
+}
+"""By protocol, clients in states of which one allows each command that can be sent."""
+
+
+def written(connection: Any) -> bytes:
+    """What leaves *connection* now."""
+    sent = b""
+    while not isinstance(event := connection.next_event(), NeedData):
+        sent += event.octets if isinstance(event, Send) else b""
+    return sent
+
+
+def client_for(command: Command) -> Any:
+    """A client that has just queued *command*; None when no client takes it in any state."""
+    for make in STATES[type(command).__module__.split(".")[1]]:
+        connection = make()
+        try:
+            connection.send(command)
+        except LocalProtocolError:
+            assert written(connection) == b""
+            continue
+        return connection
+    return None
+
+
+SENDABLE: Final = [kind for kind in LINES if client_for(kind(**EXAMPLES[kind])) is not None]
+
+
+def test_the_commands_are_found() -> None:
+    """Or the tests below would say nothing."""
+    assert {smtp.Mail, smtp.Rcpt, smtp.Hello, pop3.Retrieve, pop3.Uidl, *CONTENT} <= set(COMMANDS)
+    assert {kind.__name__ for kind in set(LINES) - set(SENDABLE)} == {"Auth", "Bdat", "User", "Pass", "Apop"}
+    assert {sasl.PlainClient, sasl.ScramSha256PlusClient, sasl.Xoauth2Client} <= set(CLIENTS)
+
+
+# -- when a value is built ---------------------------------------------------------------------------------------------
+
+
+@each_field(*COMMANDS, *CLIENTS, *VALUES)
+def test_every_field_refuses_what_is_not_of_its_type(kind: type[Any], name: str) -> None:
+    assert name in str(refusal(kind, {**EXAMPLES[kind], name: object()}))
+
+
+def read_back(kind: type[Any], line: bytes) -> object:
+    """What the other side makes of *line*."""
+    if ".smtp." in kind.__module__:
+        assert not line.endswith(b" ")
+        name, argument = split_line(line, smtputf8=True)
+        return SMTP_PARSERS[name](argument)
+    verb, _, rest = line.partition(b" ")
+    return POP3_PARSERS[verb](rest)
+
+
+@each_field(*LINES)
+@given(data=st.data())
+def test_a_command_is_refused_or_one_line_that_reads_back(kind: type[Any], name: str, data: st.DataObject) -> None:
+    """RFC 5321 section 4.1, RFC 1939 section 3."""
+    command = build(kind, data.draw(any_arguments(kind, name)))
+    if command is None:
+        return
+    line = command.to_wire()
+    assert re.fullmatch(rb"[^\r\n\0]+\r\n", line)
+    if kind in SENDABLE:
+        connection = client_for(command)
+        assert connection is not None
+        assert written(connection) == line
+    expected = attrs.evolve(command, source_route=()) if hasattr(command, "source_route") else command
+    assert read_back(kind, line[:-2]) == expected
+
+
+@each_field(*CONTENT, *VALUES)
+@given(data=st.data())
+def test_a_value_is_refused_by_the_name_of_its_field(kind: type[Any], name: str, data: st.DataObject) -> None:
+    build(kind, data.draw(any_arguments(kind, name)))
+
+
+@each_field(*CLIENTS)
+@given(data=st.data())
+def test_a_login_is_refused_or_says_lines(kind: type[Any], name: str, data: st.DataObject) -> None:
+    """RFC 4954 section 4, RFC 5034 section 4; USER, PASS and APOP have no base64 around them."""
+    mechanism = build(kind, data.draw(any_arguments(kind, name)))
+    if mechanism is None:
+        return
+    exchange = sasl.ClientExchange(mechanism)
+    if kind in (sasl.UserPassClient, sasl.ApopClient):
+        said = [exchange.say(None), exchange.say(b"<a@b>")]
+    else:
+        said = [exchange.begin() or b""]
+        with contextlib.suppress(Malformed):  # a challenge that the mechanism does not take
+            said += [exchange.respond(sasl.encode_base64(challenge)) for challenge in (b"a", b"b")]
+    assert not {*b"\r\n\0"} & {*b"".join(said)}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: smtp.Rcpt(forward_path="a@b>\r\nRCPT TO:<c@d"),  # type: ignore[arg-type]  # what is tested
+            "forward_path must be a Mailbox, not str; use Mailbox.parse(...)",
+        ),
+        (
+            lambda: smtp.Mail(reverse_path="a@b"),  # type: ignore[arg-type]  # what is tested
+            "reverse_path must be a Mailbox or None, not str; use Mailbox.parse(...)",
+        ),
+        (
+            lambda: smtp.Reply("250", "", ""),  # type: ignore[arg-type]  # what is tested
+            "code must be an int, not str; use int(...)",
+        ),
+        (
+            lambda: sasl.PlainClient(authentication_identity="alice", password="x"),  # type: ignore[arg-type]  # tested
+            "password must be bytes, not str; use .encode()",
+        ),
+        (
+            lambda: smtp.MessageComplete(recipients=["a@b"]),  # type: ignore[arg-type]  # what is tested
+            "recipients must be a tuple, not list; use tuple(...)",
+        ),
+        (
+            lambda: smtp.Mail(reverse_path=None, body="8BITMIME"),  # type: ignore[arg-type]  # what is tested
+            "body must be a Body or None, not str; use Body(...)",
+        ),
+        (lambda: smtp.Mail(reverse_path=None, size=True), "size must be an int or None, not bool; use int(...)"),
+        (
+            lambda: smtp.Mail(reverse_path=None, parameters={"SIZE": "1"}),
+            "parameters: SIZE has a field of its own: use size=",
+        ),
+        (lambda: smtp.Reply(10**5000), "code: a reply code is 200 to 559, with 0 to 5 in its middle"),
+    ],
+)
+def test_an_error_says_what_to_pass_instead(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(LocalProtocolError, match=re.escape(message)):
+        make()
+
+
+@each_field(*COMMANDS, *CLIENTS)
+def test_no_error_shows_a_secret(kind: type[Any], name: str) -> None:
+    for secret in (b"Ferocious-Kitten-42\r\n", "Ferocious-Kitten-42\r\n", ("Ferocious-Kitten-42",)):
+        assert "Kitten" not in str(refusal(kind, {**EXAMPLES[kind], name: secret}))
+
+
+# -- the last look before a line is queued -----------------------------------------------------------------------------
+
+NO_LINE: Final = (
+    b"NOOP\r\nQUIT\r\n",
+    b"NOOP\nQUIT\r\n",
+    b"NOOP\rQUIT\r\n",
+    b"NO\0OP\r\n",
+    b"NOOP",
+    b"",
+    "NOOP\r\n",
+    None,
+)
+
+
+@each(*SENDABLE)
+@pytest.mark.parametrize("line", NO_LINE)
+def test_no_subclass_sends_more_than_a_line(kind: type[Any], line: object) -> None:
+    """Nothing is queued, and the client goes on as if nothing had been asked of it."""
+    tampered = type("Tampered", (kind,), {"__module__": kind.__module__, "to_wire": lambda self: line})
+    good = kind(**EXAMPLES[kind])
+    used = 0
+    for make in STATES[kind.__module__.split(".")[1]]:
+        connection, fresh = make(), make()
+        try:
+            fresh.send(good)
+        except LocalProtocolError:
+            continue
+        used += 1
+        with pytest.raises(LocalProtocolError, match="CRLF"):
+            connection.send(tampered(**EXAMPLES[kind]))
+        assert written(connection) == b""
+        connection.send(good)
+        assert written(connection) == written(fresh) == good.to_wire()
+    assert used
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "value"),
+    [
+        (smtp.Hello(domain="c"), "domain", "c\r\nMAIL FROM:<>"),
+        (smtp.Noop(), "argument", "\r\nQUIT"),
+        (smtp.Vrfy(argument="a"), "argument", "a\nQUIT"),
+        (smtp.Rcpt(forward_path=smtp.Mailbox("a", "b")), "forward_path", "a@b>\r\nRCPT TO:<c@d"),
+        (smtp.Rcpt(forward_path=smtp.Mailbox("a", "b")), "parameters", {"X": "\r\nDATA"}),
+        (smtp.Mail(reverse_path=None), "size", "1\r\nDATA"),
+        (smtp.Mail(reverse_path=None), "auth", "a\r\nDATA"),
+        (pop3.Dele(number=1), "number", "1\r\nDELE 2"),
+        (pop3.Uidl(number=1), "number", "1\0"),
+        (pop3.Retrieve(number=1, lines=0), "lines", "0\r\nDELE 1"),
+    ],
+)
+def test_no_field_that_was_changed_afterwards_is_sent(command: Any, name: str, value: object) -> None:
+    tampered = attrs.evolve(command)
+    object.__setattr__(tampered, name, value)
+    for make in STATES[type(command).__module__.split(".")[1]]:
+        connection, fresh = make(), make()
+        with pytest.raises((LocalProtocolError, ValueError, TypeError)):
+            connection.send(tampered)
+        assert written(connection) == b""
+        if client_takes(fresh, command):
+            connection.send(command)
+            assert written(connection) == written(fresh)
+
+
+def client_takes(connection: Any, command: Command) -> bool:
+    try:
+        connection.send(command)
+    except LocalProtocolError:
+        return False
+    return True
+
+
+class Talkative:
+    """A mechanism from outside, which says what it is told to."""
+
+    client_first = True
+    satisfied = True
+
+    def __init__(self, name: str, *responses: bytes) -> None:
+        self.name = name
+        self._responses = list(responses)
+
+    def respond(self, challenge: bytes | None) -> bytes:
+        return self._responses.pop(0)
+
+
+ALICE: Final = sasl.UserPassClient(authentication_identity="alice", password=b"secret")
+
+
+@pytest.mark.parametrize("name", [b"alice\r\nDELE 1", b"a\nb", b"a\0b", b""])
+def test_no_name_puts_two_commands_on_the_wire(name: bytes) -> None:
+    connection = pop3_client()
+    with pytest.raises(LocalProtocolError, match="argument"):
+        connection.authenticate(Talkative("USER", name))
+    assert written(connection) == b""
+    connection.authenticate(ALICE)
+    assert written(connection) == b"USER alice\r\n"
+
+
+def test_no_password_puts_two_commands_on_the_wire() -> None:
+    """The login is over then, and another may begin."""
+    connection = pop3_client()
+    connection.authenticate(Talkative("USER", b"alice", b"s3cret\r\nDELE 1"))
+    assert written(connection) == b"USER alice\r\n"
+    connection.receive_data(b"+OK\r\n")
+    with pytest.raises(LocalProtocolError, match="argument") as raised:
+        connection.next_event()
+    assert "s3cret" not in str(raised.value)
+    assert written(connection) == b""
+    connection.authenticate(ALICE)
+    assert written(connection) == b"USER alice\r\n"
+
+
+def test_no_mechanism_name_puts_two_commands_on_the_wire() -> None:
+    session = greeted("AUTH XPLAINX plain")
+    for name in ("plain", "XPLAINX\r\nMAIL"):
+        with pytest.raises(LocalProtocolError):
+            session.client.authenticate(Talkative(name, b"x"))
+    assert session.pull().sends == []
+    session.client.authenticate(Talkative("XPLAINX", b"x\r\ny"))
+    assert session.pull().octets == b"AUTH XPLAINX eA0KeQ==\r\n"
+
+
+# -- what a server says ------------------------------------------------------------------------------------------------
+
+
+@each_field(smtp.Reply)
+@given(data=st.data())
+def test_an_smtp_reply_is_refused_or_one_reply(kind: type[Any], name: str, data: st.DataObject) -> None:
+    """RFC 5321 section 4.2."""
+    reply = build(smtp.Reply, data.draw(any_arguments(smtp.Reply, name)))
+    if reply is not None:
+        rows = reply.to_wire().split(b"\r\n")
+        assert rows.pop() == b""
+        read = [parse_line(row) for row in rows]
+        assert [last for _, last, _ in read] == [False] * (len(rows) - 1) + [True]
+        assert join_lines(reply.code, [text for _, _, text in read]).code == reply.code
+
+
+@each_field(pop3.Reply)
+@given(data=st.data())
+def test_a_pop3_reply_is_refused_or_one_reply(kind: type[Any], name: str, data: st.DataObject) -> None:
+    """RFC 1939 section 3."""
+    reply = build(pop3.Reply, data.draw(any_arguments(pop3.Reply, name)))
+    if reply is not None:
+        rows = reply.to_wire().split(b"\r\n")
+        assert rows.pop() == b""
+        assert not {*b"\r\n\0"} & {*b"".join(rows)}
+        assert (b"." in rows[1:]) is (reply.lines is not None)
+        assert len(rows) == 1 + (0 if reply.lines is None else len(reply.lines) + 1)
+
+
+class TwoReplies(smtp.Reply):
+    def to_wire(self, *, enhanced: bool = True) -> bytes:
+        return b"250 ok\r\n250 ok\r\n"
+
+
+def changed(text: str) -> smtp.Reply:
+    reply = smtp.Reply(250, "", "ok")
+    object.__setattr__(reply, "text", text)
+    return reply
+
+
+CLIENT_SAYS: Final = (b"EHLO c\r\n", b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<a@b>\r\n", b"DATA\r\n", b"x\r\n.\r\n")
+
+
+@pytest.mark.parametrize("reply", [TwoReplies(250), changed("ok\r\n250 ok"), changed("a\rb"), changed("a\0b")])
+@pytest.mark.parametrize("asked", [smtp.Connected, smtp.Mail, smtp.Rcpt, smtp.Data, smtp.MessageComplete])
+@pytest.mark.parametrize("lmtp", [False, True])
+def test_no_answer_puts_two_replies_on_the_wire(asked: type[Question[Any]], reply: smtp.Reply, lmtp: bool) -> None:
+    """The question stays open, and can be answered by something else."""
+    lines = (b"LHLO c\r\n", *CLIENT_SAYS[1:]) if lmtp else CLIENT_SAYS
+    session = serve(*lines, settings=smtp.ServerSettings(lmtp=lmtp), answers={asked: LEFT_OPEN})
+    before = session.octets
+    assert session.question is not None
+    with pytest.raises(LocalProtocolError, match="reply"):
+        session.server.answer(session.question, reply)
+    assert session.pull().octets == before
+    assert session.answer(ACCEPT).octets != before
+
+
+@pytest.mark.parametrize("unique_id", ["a\r\n2 b", "a\rb", "a\nb", "a\0b"])
+def test_no_unique_id_puts_two_lines_on_the_wire(unique_id: str) -> None:
+    """RFC 1939 section 7; the question stays open."""
+    message = pop3.Message(size=1, unique_id="a")
+    object.__setattr__(message, "unique_id", unique_id)
+    connection = pop3.ServerConnection(pop3.ServerSettings(), entropy=bytes(32), tls=TLS)
+    connection.receive_data(b"USER alice\r\nPASS wonderland\r\n")
+    events = settle(connection, Application(), pause_at=pop3.OpenMaildrop)
+    opening = events[-1]
+    assert isinstance(opening, pop3.OpenMaildrop)
+    with pytest.raises(LocalProtocolError, match="unique-id"):
+        connection.answer(opening, pop3.Maildrop(messages=(message,)))
+    connection.answer(opening, pop3.Maildrop())
+    connection.receive_data(b"UIDL\r\n")
+    assert said(settle(connection, Application())).endswith(b"+OK unique-ids follow\r\n.\r\n")
+
+
+@given(st.lists(st.sampled_from([b"a", b".", b"\r\n", b"\r", b"\n", b"\0", b".\r\n", b"QUIT\r\n"]), max_size=9))
+def test_content_is_refused_or_arrives_as_it_is(pieces: list[bytes]) -> None:
+    """RFC 5321 section 4.5.2: none of it is taken for a command."""
+    server = serve(settings=smtp.ServerSettings())
+    client = greeted("PIPELINING")
+    server.receive(b"EHLO client.example\r\n").forget()
+    for command in (smtp.Mail(reverse_path=None), RCPT, smtp.Data()):
+        client.send(command)
+    converse(client, server)
+    content = b"".join(pieces)
+    try:
+        client.send(MessageChunk(octets=content), smtp.MessageComplete())
+    except LocalProtocolError:
+        return
+    converse(client, server)
+    assert server.content == content if content.endswith(b"\r\n") or not content else content + b"\r\n"
+    assert len(server.of(smtp.MessageComplete)) == 1
+    assert not server.of(smtp.Quit)
