@@ -435,6 +435,16 @@ def test_no_name_puts_two_commands_on_the_wire(name: bytes) -> None:
     assert written(connection) == b"USER alice\r\n"
 
 
+def test_no_login_puts_two_commands_on_the_wire_where_validators_are_off() -> None:
+    """The last look does not depend on them."""
+    connection = pop3_client()
+    with attrs.validators.disabled(), pytest.raises(LocalProtocolError, match="CRLF"):
+        connection.authenticate(Talkative("USER", b"alice\r\nDELE 1"))
+    assert written(connection) == b""
+    connection.authenticate(ALICE)
+    assert written(connection) == b"USER alice\r\n"
+
+
 def test_no_password_puts_two_commands_on_the_wire() -> None:
     """The login is over then, and another may begin."""
     connection = pop3_client()
