@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench format clean
+.PHONY: demo test bench bench-guard format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -21,6 +21,9 @@ test: $(VENV)/.tools
 
 bench: $(VENV)/.tools
 	$(BIN)/python benchmarks/adapters.py
+
+bench-guard: $(VENV)/.installed
+	$(BIN)/python benchmarks/guard.py
 
 format: $(VENV)/.tools
 	$(BIN)/ruff check --fix .
