@@ -1,0 +1,539 @@
+"""What a client that has not logged in costs a server, and what another client notices of it.
+
+First the CPU time of the server for each byte received: for each mechanism that is offered before a login, with inputs
+that are likely to cost more than they look, beside ordinary commands.  Then the delay of a NOOP of one client, quiet
+and next to two connections that send the worst of these inputs as fast as they can, on both loops.
+
+Each server is ``mailauth serve`` in a process of its own, with accounts from a file.  CPU time is that of the event
+loop's thread and that of all other threads, in which passwords are hashed; kernel included.
+
+``python benchmarks/before_login.py [--quick]`` (Linux)
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import random
+import select
+import socket
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from base64 import b64encode
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from multiprocessing.sharedctypes import SynchronizedArray
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import attrs
+import trustme
+
+from mailauth_io.stores import write_credential
+
+HOST: Final = "127.0.0.1"
+LOOPS: Final = ("asyncio", "trio")
+PLAIN: Final = "PLAIN"
+HASHED: Final = ("ARGON2ID", "SHA512-CRYPT")
+"""How the password of the account is stored."""
+TARGET_RATIO: Final = 10.0
+TARGET_MILLISECONDS: Final = 10.0
+ATTACKERS: Final = 2
+TIMEOUT: Final = 60.0
+
+IDENTITY_SIZE: Final = 255
+PASSWORD_SIZE: Final = 1024
+"""Bytes; the longest that the server takes."""
+
+
+# What is sent
+
+
+def fill(text: str, size: int) -> bytes:
+    """*text* in UTF-8, repeated as often as *size* bytes hold it."""
+    encoded = text.encode("utf-8")
+    return encoded * (size // len(encoded))
+
+
+def both(text: str) -> tuple[bytes, bytes]:
+    return fill(text, IDENTITY_SIZE), fill(text, PASSWORD_SIZE)
+
+
+INPUTS: Final[dict[str, tuple[bytes, bytes]]] = {
+    "ordinary": (b"alice", b"wrong"),
+    "U+FDFA name": (fill("\ufdfa", IDENTITY_SIZE), b"wrong"),
+    "U+FDFA pass": (b"alice", fill("\ufdfa", PASSWORD_SIZE)),
+    "U+3316": both("\u3316"),
+    "U+1D160": both("\U0001d160"),
+    "U+00A0": both("\u00a0"),
+    "marks": both("a\u0301\u0316\u0301\u0316"),
+    "long marks": both("\u0301\u0316" * 60),
+    "long ASCII": both("a"),
+    "too long": (b"a" * 4_000, b"a" * 4_000),
+    "controls": both("\x01"),
+    "NULs": (bytes(IDENTITY_SIZE), bytes(PASSWORD_SIZE)),
+}
+"""A name and a password, by what is unusual in them.
+
+NFKC makes 18 characters of U+FDFA, 6 of U+3316, 3 of U+1D160 and another one of U+00A0; combining marks it sorts.
+"""
+BROKEN: Final = "bad base64"
+BROKEN_LINE: Final = b"A" * 12_000 + b"!"
+
+DIGEST: Final = b"0" * 32
+
+
+@attrs.frozen(kw_only=True)
+class Extent:
+    """How much is measured."""
+
+    inputs: Collection[str]
+    hashed: Sequence[str]
+    """Schemes."""
+    rounds: int
+    """How often each input is measured, after a first time that does not count."""
+    quiet: float
+    """Seconds in which NOOPs are sent without attackers."""
+    attacked: float
+    """Seconds in which they are sent beside attackers."""
+    head_start: float
+    """Seconds for which attackers send before."""
+    worst: int
+    """The number of inputs that attackers send besides some that are always sent."""
+
+
+NORMAL: Final = Extent(
+    inputs=[*INPUTS, BROKEN], hashed=HASHED, rounds=3, quiet=1.5, attacked=2.0, head_start=0.3, worst=7
+)
+QUICK: Final = Extent(
+    inputs=["ordinary", BROKEN], hashed=HASHED[:1], rounds=0, quiet=0.1, attacked=0.1, head_start=0.1, worst=1
+)
+
+
+def base64_lines(*messages: bytes) -> bytes:
+    return b"".join(b64encode(message) + b"\r\n" for message in messages)
+
+
+def scram(name: bytes, password: bytes) -> bytes:
+    final = b"c=biws,r=" + password.replace(b",", b"") + b",p=AAAA"
+    return base64_lines(b"n,,n=" + name.replace(b",", b"") + b",r=nonce", final)
+
+
+RESPONSES: Final[dict[str, Callable[[bytes, bytes], bytes]]] = {
+    "PLAIN": lambda name, password: base64_lines(b"\0" + name + b"\0" + password),
+    "LOGIN": base64_lines,
+    "CRAM-MD5": lambda name, password: base64_lines(name + b" " + DIGEST),
+    "SCRAM-SHA-1": scram,
+    "SCRAM-SHA-256": scram,
+    "OAUTHBEARER": lambda name, password: base64_lines(
+        b"n,a=%b,\x01auth=Bearer %b\x01\x01" % (name, b64encode(password)), b"\x01"
+    ),
+    "XOAUTH2": lambda name, password: base64_lines(
+        b"user=%b\x01auth=Bearer %b\x01\x01" % (name, b64encode(password)), b"\x01"
+    ),
+    "EXTERNAL": lambda name, password: base64_lines(name),
+}
+"""The lines of a client after its AUTH command, all of them sent at once."""
+ONLY_IN_TLS: Final = frozenset({"OAUTHBEARER", "XOAUTH2", "EXTERNAL"})
+
+
+@attrs.frozen(kw_only=True)
+class Case:
+    """Something that a client sends, and may send several times in one session."""
+
+    protocol: str
+    """``smtp`` or ``pop3``."""
+    row: str
+    column: str
+    data: bytes = attrs.field(repr=False)
+    times: int = 2
+    """A server ends the session after three failed logins."""
+    tls: bool = False
+
+    @property
+    def port(self) -> str:
+        return f"{self.protocol}s" if self.tls else self.protocol
+
+    def __str__(self) -> str:
+        return f"{self.protocol.upper()} {self.row}, {self.column}".replace(" ,", ":")
+
+
+def commands() -> list[Case]:
+    """Ordinary commands, and some that are long or no command at all."""
+    mail = (
+        b"MAIL FROM:<alice@example.org> SIZE=1000000 BODY=8BITMIME AUTH=<> SMTPUTF8 RET=HDRS ENVID=QQ314159\r\nRSET\r\n"
+    )
+    smtp = {
+        "NOOP": (b"NOOP\r\n", 200),
+        "EHLO": (b"EHLO client.example.test\r\n", 50),
+        "EHLO, long": (b"EHLO " + b"a." * 120 + b"test\r\n", 50),
+        "MAIL, many parameters": (mail, 50),
+        "unknown command": (b"XYZZY\r\n", 15),
+        "line too long": (b"a" * 8_000 + b"\r\n", 15),
+    }
+    pop3 = {"CAPA": (b"CAPA\r\n", 15), "unknown command": (b"XYZZY\r\n", 15), "NULs": (bytes(200) + b"\r\n", 15)}
+    return [
+        *(Case(protocol="smtp", row="", column=name, data=data, times=times) for name, (data, times) in smtp.items()),
+        *(Case(protocol="pop3", row="", column=name, data=data, times=times) for name, (data, times) in pop3.items()),
+    ]
+
+
+def logins() -> list[Case]:
+    """Every mechanism with every input."""
+    cases = []
+    for protocol in ("smtp", "pop3"):
+        for mechanism, responses in RESPONSES.items():
+            start = b"AUTH %b\r\n" % mechanism.encode("ascii")
+            sent = {title: start + responses(name, password) for title, (name, password) in INPUTS.items()}
+            sent[BROKEN] = start + BROKEN_LINE + b"\r\n"
+            tls = mechanism in ONLY_IN_TLS
+            cases += [
+                Case(protocol=protocol, row=mechanism, column=title, data=data, tls=tls) for title, data in sent.items()
+            ]
+    for title, (name, password) in INPUTS.items():
+        short = password[: len(password) * 2 // 9]  # a POP3 command has 255 bytes
+        sent = {
+            "USER": b"USER %b\r\nPASS %b\r\n" % (name[:240], short),
+            "APOP": b"APOP %b %b\r\n" % (name[:210], DIGEST),
+        }
+        cases += [Case(protocol="pop3", row=row, column=title, data=data) for row, data in sent.items()]
+    return cases
+
+
+NOOP: Final = Case(protocol="smtp", row="", column="NOOP", data=b"NOOP\r\n", times=200)
+
+
+# The server
+
+
+@attrs.frozen(kw_only=True)
+class Server:
+    """``mailauth serve`` while it runs."""
+
+    pid: int
+    ports: dict[str, int]
+    context: ssl.SSLContext
+    """Of a client that has a certificate."""
+
+    def cpu(self) -> tuple[int, int]:
+        """Nanoseconds on a processor so far: of the event loop's thread, and of all threads, ended ones included."""
+        loop = Path(f"/proc/{self.pid}/task/{self.pid}/schedstat").read_text().split()[0]
+        return int(loop), time.clock_gettime_ns((~self.pid << 3) | 2)  # as clock_getcpuclockid(3) makes it on Linux
+
+    def settled_cpu(self) -> tuple[int, int]:
+        """As ``cpu``, when the server has nothing more to do."""
+        before, now = None, self.cpu()
+        while before != now:
+            time.sleep(0.001)
+            before, now = now, self.cpu()
+        return now
+
+    def connect(self, port: str, address: str = HOST) -> socket.socket:
+        """A connection that was greeted; by SMTP EHLO was said, too."""
+        connection = socket.create_connection((HOST, self.ports[port]), TIMEOUT, source_address=(address, 0))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if port.endswith("s"):
+            connection = self.context.wrap_socket(connection)
+        read_reply(connection)
+        if port.startswith("smtp"):
+            connection.sendall(b"EHLO client.example.test\r\n")
+            read_reply(connection)
+        return connection
+
+
+def read_reply(connection: socket.socket) -> None:
+    """Read one reply of SMTP, or one line of POP3."""
+    received = b""
+    while not received.endswith(b"\r\n") or received.split(b"\r\n")[-2][3:4] == b"-":
+        data = connection.recv(65_536)
+        if not data:
+            raise EOFError("the server closed the connection")
+        received += data
+
+
+@contextlib.contextmanager
+def serve(loop: str, scheme: str, *options: str) -> Iterator[Server]:
+    """Run a server with an account of *scheme* until the context is left."""
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        accounts, ready, clients = directory / "accounts", directory / "ready.json", directory / "clients.pem"
+        accounts.touch(0o600)
+        accounts.write_text(f"alice:{write_credential(scheme, b'secret')}\n")
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(clients))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        authority.issue_cert("alice@example.test").configure_cert(context)
+        command = [
+            *(sys.executable, "-m", "mailauth_io", "serve", "--loop", loop, "--legacy", "--ready-file", str(ready)),
+            *("--accounts", str(accounts), "--token", "alice:a-token", "--client-ca", str(clients)),
+            *("--client-name", "email:alice@example.test=alice", *options),
+        ]
+        with (
+            (directory / "log").open("w") as log,
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log) as process,
+        ):
+            try:
+                assert process.stdout is not None
+                if b"Ready.\n" not in iter(process.stdout.readline, b""):
+                    sys.exit(f"the server did not start:\n{(directory / 'log').read_text()}")
+                ports = json.loads(ready.read_text())
+                yield Server(pid=process.pid, ports=ports, context=context)
+            finally:
+                process.kill()
+
+
+# CPU time for each byte
+
+
+def spend(server: Server, port: str, data: bytes) -> tuple[int, int]:
+    """Nanoseconds, as ``Server.cpu``, that the server takes for *data*, sent at once, and to end the session."""
+    with server.connect(port) as connection:
+        before = server.settled_cpu()
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            connection.sendall(data + b"QUIT\r\n")
+            while connection.recv(65_536):
+                pass
+        after = server.settled_cpu()
+    return after[0] - before[0], after[1] - before[1]
+
+
+@attrs.frozen(kw_only=True)
+class Cost:
+    """Nanoseconds that *case* costs, once: of the event loop, and of all threads."""
+
+    case: Case
+    loop: float
+    threads: float
+
+    @property
+    def loop_per_byte(self) -> float:
+        return self.loop / len(self.case.data)
+
+    @property
+    def threads_per_byte(self) -> float:
+        return self.threads / len(self.case.data)
+
+
+def measure(server: Server, cases: Sequence[Case], rounds: int) -> list[Cost]:
+    """What each of *cases* costs beyond a session of nothing but QUIT; medians of interleaved rounds."""
+    spent: dict[Case, list[tuple[int, int]]] = {case: [] for case in cases}
+    empty: dict[str, list[tuple[int, int]]] = {case.port: [] for case in cases}
+    for number in range(rounds + 1):
+        if number == 1:  # what came before was the warm-up
+            for measured in (*spent.values(), *empty.values()):
+                measured.clear()
+        for port, measured in empty.items():
+            measured += (spend(server, port, b"") for _ in range(3))
+        for case, measured in spent.items():
+            measured.append(spend(server, case.port, case.data * case.times))
+    costs = []
+    for case in cases:
+        loop, threads = (
+            statistics.median(one[which] for one in spent[case])
+            - statistics.median(one[which] for one in empty[case.port])
+            for which in (0, 1)
+        )
+        costs.append(Cost(case=case, loop=max(loop / case.times, 0.0), threads=max(threads / case.times, 0.0)))
+    return costs
+
+
+def show_costs(title: str, costs: Iterable[Cost], noop: float) -> None:
+    """One row for each, and how many times a byte of *noop* its bytes cost."""
+    print(f"{title:36}{'bytes':>8}{'loop, us':>10}{'threads, us':>13}{'loop, ns/byte':>15}{'/ NOOP':>8}")
+    for cost in costs:
+        print(
+            f"{cost.case!s:36}{len(cost.case.data):8,}{cost.loop / 1e3:10,.0f}{(cost.threads - cost.loop) / 1e3:13,.0f}"
+            f"{cost.loop_per_byte:15,.0f}{cost.loop_per_byte / noop:8.1f}"
+        )
+    print()
+
+
+def show_matrix(protocol: str, costs: Sequence[Cost], noop: float) -> None:
+    """The event loop's costs by input and mechanism."""
+    cells = {(cost.case.column, cost.case.row): cost for cost in costs if cost.case.protocol == protocol}
+    mechanisms = list(dict.fromkeys(row for _, row in cells))
+    print(f"{protocol.upper() + ', loop, ns/byte':20}", *(f"{mechanism:>15}" for mechanism in mechanisms), sep="")
+    for column in dict.fromkeys(column for column, _ in cells):
+        texts = []
+        for mechanism in mechanisms:
+            cost = cells.get((column, mechanism))
+            texts.append("-" if cost is None else f"{cost.loop_per_byte:,.0f} ({cost.loop_per_byte / noop:.1f})")
+        print(f"{column:20}", *(f"{text:>15}" for text in texts), sep="")
+    print()
+
+
+def costs_before_login(extent: Extent) -> list[Case]:
+    """Print what each input costs; for each way to log in without TLS, the one that holds the event loop longest.
+
+    The worst of them come first.
+    """
+    print(
+        "Server CPU time on asyncio, beyond that of a session that says nothing; in brackets: a byte's cost / NOOP's\n"
+    )
+    with serve("asyncio", PLAIN, "--failure-delay", "0") as server:
+        ordinary = measure(server, commands(), extent.rounds)
+        noop = max(next(cost.loop_per_byte for cost in ordinary if cost.case == NOOP), 1.0)
+        show_costs("ordinary commands, and junk", ordinary, noop)
+        costs = measure(server, [case for case in logins() if case.column in extent.inputs], extent.rounds)
+    for protocol in ("smtp", "pop3"):
+        show_matrix(protocol, costs, noop)
+    show_costs("the most for a byte", sorted(costs, key=lambda cost: -cost.loop_per_byte)[:5], noop)
+    longest = sorted(costs, key=lambda cost: -cost.loop)
+    show_costs("the longest on the event loop", longest[:10], noop)
+    for scheme in extent.hashed:
+        with serve("asyncio", scheme, "--failure-delay", "0") as server:
+            show_costs(f"accounts of {scheme}", measure(server, hashed(extent.inputs), 0), noop)
+    worst: dict[str, Case] = {}
+    for cost in longest:
+        if not cost.case.tls:
+            worst.setdefault(cost.case.row, cost.case)
+    return list(worst.values())[: extent.worst]
+
+
+def login(protocol: str, mechanism: str, title: str) -> Case:
+    return next(case for case in logins() if (case.protocol, case.row, case.column) == (protocol, mechanism, title))
+
+
+def hashed(inputs: Collection[str]) -> list[Case]:
+    """Logins that end in a hash, or nearly."""
+    ways = (("smtp", "PLAIN"), ("pop3", "USER"))
+    titles = [title for title in ("ordinary", "long ASCII", "U+FDFA pass") if title in inputs]
+    return [attrs.evolve(login(*way, title), times=1) for way in ways for title in titles]
+
+
+# What another client notices
+
+
+@attrs.frozen(kw_only=True)
+class Delays:
+    """How long NOOPs waited for their replies, in milliseconds, and what the server did meanwhile."""
+
+    median: float
+    p95: float
+    longest: float
+    loop: float
+    """Share of a processor that the event loop had; of all threads below."""
+    threads: float
+
+
+def send_noops(server: Server, seconds: float) -> Delays:
+    """Send a NOOP every few milliseconds, on a new connection from time to time."""
+    delays: list[float] = []
+    began, before = time.monotonic(), server.cpu()
+    while time.monotonic() < began + seconds or not delays:
+        with server.connect("smtp") as connection:
+            for _ in range(200):
+                sent = time.perf_counter()
+                connection.sendall(b"NOOP\r\n")
+                read_reply(connection)
+                delays.append((time.perf_counter() - sent) * 1_000)
+                if time.monotonic() >= began + seconds:
+                    break
+                time.sleep(random.uniform(0.001, 0.009))
+    took, after = (time.monotonic() - began) * 1e9, server.cpu()
+    delays.sort()
+    return Delays(
+        median=statistics.median(delays),
+        p95=delays[int(len(delays) * 0.95)],
+        longest=delays[-1],
+        loop=(after[0] - before[0]) / took,
+        threads=(after[1] - before[1]) / took,
+    )
+
+
+Counts: TypeAlias = "SynchronizedArray[int]"
+
+
+def attack(address: str, port: int, data: bytes, until: float, replies: Counts, place: int) -> None:
+    """Send *data* from *address* again and again, as fast as the server takes it, and read what comes back.
+
+    Connects again when dropped.  Counts the lines of replies in ``replies[place]``.
+    """
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError), socket.create_connection((HOST, port), 5.0, (address, 0)) as connection:
+            connection.setblocking(False)
+            left = memoryview(data)
+            while time.monotonic() < until:
+                readable, writable, _ = select.select([connection], [connection], [], 0.1)
+                if readable:
+                    received = connection.recv(65_536)
+                    if not received:
+                        break
+                    replies[place] += received.count(b"\n")
+                if writable:
+                    left = left[connection.send(left) :] or memoryview(data)
+
+
+def send_noops_beside(server: Server, address: str, case: Case, extent: Extent) -> tuple[Delays, float]:
+    """As ``send_noops``, while attackers send *case* from *address*; and how many lines a second they got back."""
+    fork = multiprocessing.get_context("fork")
+    replies: Counts = fork.Array("q", ATTACKERS)
+    data = (b"EHLO client.example.test\r\n" if case.protocol == "smtp" else b"") + case.data * 20
+    until = time.monotonic() + extent.head_start + extent.attacked + TIMEOUT
+    attackers = [
+        fork.Process(target=attack, args=(address, server.ports[case.port], data, until, replies, place), daemon=True)
+        for place in range(ATTACKERS)
+    ]
+    for process in attackers:
+        process.start()
+    try:
+        time.sleep(extent.head_start)
+        began, before = time.monotonic(), sum(replies[:])
+        delays = send_noops(server, extent.attacked)
+        return delays, (sum(replies[:]) - before) / (time.monotonic() - began)
+    finally:
+        for process in attackers:
+            process.kill()
+            process.join()
+
+
+def show_delays(name: str, delays: Delays, quiet: Delays, rate: float | None) -> bool:
+    """Print one row; whether it keeps to the target."""
+    within = delays.median <= max(TARGET_RATIO * quiet.median, TARGET_MILLISECONDS)
+    print(
+        f"{name:44}{delays.median:9.2f}{delays.p95:9.2f}{delays.longest:9.2f}{delays.median / quiet.median:8.1f}"
+        f"{'-' if rate is None else f'{rate:,.0f}':>11}{delays.loop:8.0%}{delays.threads:9.0%}"
+        f"{'' if within else '  MISSED'}"
+    )
+    return within
+
+
+def delays_of_others(worst: list[Case], extent: Extent) -> bool:
+    """Print what another client notices of attackers; whether each attack keeps to the target."""
+    guess, long_guess = login("smtp", "PLAIN", "ordinary"), login("smtp", "PLAIN", "long ASCII")
+    attacks = {PLAIN: [NOOP, guess, login("smtp", "PLAIN", BROKEN), *worst]}
+    attacks |= {scheme: [guess, long_guess] for scheme in extent.hashed}
+    within = []
+    print(f"NOOP of another client beside {ATTACKERS} connections that send the following; milliseconds\n")
+    print(f"{'':44}{'median':>9}{'p95':>9}{'longest':>9}{'/ quiet':>8}{'replies/s':>11}{'loop':>8}{'all':>9}")
+    for loop in LOOPS:
+        for scheme, cases in attacks.items():
+            with serve(loop, scheme) as server:
+                send_noops(server, extent.quiet / 4)  # warms the server up
+                quiet = send_noops(server, extent.quiet)
+                show_delays(f"{loop}, accounts of {scheme}: quiet", quiet, quiet, None)
+                for number, case in enumerate(cases, 2):  # each from an address without failed logins
+                    delays, rate = send_noops_beside(server, f"127.0.0.{number}", case, extent)
+                    within.append(show_delays(f"  {case}", delays, quiet, rate))
+    return all(within)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help="one short round: shows that it works, measures nothing")
+    extent = QUICK if parser.parse_args().quick else NORMAL
+    within = delays_of_others(costs_before_login(extent), extent)
+    print(
+        f"\nTarget: a median of at most {TARGET_RATIO:.0f} times the quiet one or {TARGET_MILLISECONDS:.0f} ms: "
+        f"{'met' if within else 'MISSED'}."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""benchmarks/before_login.py runs to its end and prints what it promises; no figure is judged."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import before_login
+from tests.serving import environment
+
+PROGRAM = Path(before_login.__file__)
+
+
+def test_an_attempt_is_what_a_client_sends() -> None:
+    assert before_login.login("smtp", "PLAIN", "ordinary").data == b"AUTH PLAIN\r\nAGFsaWNlAHdyb25n\r\n"
+    assert before_login.login("pop3", "USER", "ordinary").data == b"USER alice\r\nPASS w\r\n"
+
+
+def test_every_mechanism_is_measured_with_every_input_on_both_protocols() -> None:
+    cases = {(case.protocol, case.row, case.column) for case in before_login.logins()}
+    inputs = [*before_login.INPUTS, before_login.BROKEN]
+    expected = {
+        (protocol, mechanism, title)
+        for protocol in ("smtp", "pop3")
+        for mechanism in before_login.RESPONSES
+        for title in inputs
+    }
+    assert expected <= cases
+
+
+@pytest.mark.parametrize(("name", "size"), [("U+FDFA name", 255), ("U+3316", 255), ("long ASCII", 255)])
+def test_a_name_is_as_long_as_a_server_takes_it(name: str, size: int) -> None:
+    assert size - 3 < len(before_login.INPUTS[name][0]) <= size
+
+
+def test_it_prints_costs_and_delays_on_both_loops() -> None:
+    run = subprocess.run(
+        [sys.executable, str(PROGRAM), "--quick"], env=environment(), capture_output=True, text=True, timeout=110
+    )
+    assert run.returncode == 0, run.stderr
+    for mechanism in (*before_login.RESPONSES, "USER", "APOP"):
+        assert mechanism in run.stdout
+    for loop in before_login.LOOPS:
+        for scheme in (before_login.PLAIN, *before_login.QUICK.hashed):
+            assert f"{loop}, accounts of {scheme}: quiet" in run.stdout
+    assert re.search(r"^Target: .*: (met|MISSED)\.$", run.stdout, re.MULTILINE)
