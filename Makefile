@@ -20,7 +20,11 @@ test: $(VENV)/.tools
 	$(BIN)/pytest -n auto --quiet
 
 bench: $(VENV)/.tools
-	$(BIN)/python benchmarks/adapters.py
+	@$(BIN)/python benchmarks/adapters.py
+	@echo
+	@$(BIN)/python benchmarks/smtp_core.py
+	@echo
+	@$(BIN)/python benchmarks/pop3_core.py
 
 bench-guard: $(VENV)/.installed
 	$(BIN)/python benchmarks/guard.py

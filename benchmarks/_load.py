@@ -1,73 +1,176 @@
-"""The generator of the SMTP benchmarks: plain sockets that send canned octets and count the lines that come back.
+"""Starts the measured servers, replays recordings to them, and counts the processor time that they take.
 
-Knows the shape of a session, and reads no reply.
+The generator never sleeps while it waits for a reply, so that no server pays for waking it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
+import itertools
+import re
 import socket
-from collections.abc import Sequence
-from typing import Final
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
 
-ASYNCIO: Final = "mailauth, asyncio"
-TRIO: Final = "mailauth, trio"
-READY: Final = "mailauth, the ready server on asyncio"
-FLOOR: Final = "asyncio streams, nothing parsed"
+from _messages import PASSWORD
+from _traffic import DIGEST, Reply, Step
+
+ASYNCIO: Final = "mailauth on asyncio"
+TRIO: Final = "mailauth on trio"
+READY: Final = "ready server, nothing stored"
+SERVE: Final = "`mailauth serve`, Maildir in memory"
 AIOSMTPD: Final = "aiosmtpd"
+TWISTED: Final = "Twisted"
+STREAMS: Final = "floor: asyncio streams, nothing parsed"
+PROTOCOL: Final = "floor: asyncio.Protocol, nothing parsed"
 
-MAIL: Final = b"MAIL FROM:<alice@example.test>\r\n"
-RCPT: Final = b"RCPT TO:<bob@example.test>\r\n"
-DATA: Final = b"DATA\r\n"
-LINE: Final = b"sixty-two octets of text, and no dot at the start of any line\r\n"
-KILOBYTE: Final = b"Subject: a message\r\n\r\n" + LINE * 16 + b".\r\n"
-MEGABYTE: Final = b"Subject: a message\r\n\r\n" + LINE * 16_640 + b".\r\n"
-
-Step = tuple[bytes, int]
-"""What is sent at once, and how many lines answer it."""
-
-COLUMNS: Final[dict[str, tuple[Step, ...]]] = {
-    "lock step": ((MAIL, 1), (RCPT, 1), (DATA, 1), (KILOBYTE, 1)),
-    "pipelined group": ((MAIL + RCPT + DATA, 3), (KILOBYTE, 1)),
-    "1 MB bodies": ((MAIL + RCPT + DATA, 3), (MEGABYTE, 1)),
-}
+_SMTP_REPLY: Final = re.compile(rb"(?:[23]\d\d-[^\n]*\n)*[23]\d\d(?: [^\n]*)?\r\n")
+_TIMESTAMP: Final = re.compile(rb"<[^<>]+>")
 
 
-def read_lines(connection: socket.socket, lines: int) -> None:
-    """Read that many lines, and not one octet more, without ever sleeping: no server shall pay for waking us."""
-    while lines > 0:
-        try:
-            octets = connection.recv(65_536, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            continue
-        if not octets:
-            raise EOFError("the server closed the connection")
-        lines -= octets.count(b"\n")
-    if lines < 0:
-        raise ValueError("the server said more than it was asked")
+class Server:
+    """One server process, and the processor time that it has used."""
+
+    def __init__(self, protocol: str, name: str, core: int, *, tls: bool = False) -> None:
+        program = Path(__file__).with_name("_servers.py")
+        words = [sys.executable, str(program), protocol, name, str(core), *(["tls"] if tls else [])]
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.pop3 = protocol == "pop3"
+        self.pid = self._process.pid
+
+    @functools.cached_property
+    def port(self) -> int:
+        """Where it listens; waits until it does."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a server did not start: {self._process.args!r}")
+        return int(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.communicate()
+
+    def used(self) -> float:
+        """Microseconds on a processor so far, of all threads, in user and kernel mode, once nothing is left to do."""
+        before = -1
+        while (now := self._nanoseconds()) != before:
+            before = now
+            time.sleep(0.003)
+        return now / 1_000
+
+    def _nanoseconds(self) -> int:
+        tasks = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
+        return sum(int(task.read_text().split()[0]) for task in tasks)
 
 
-class Sessions:
-    """Some sessions with one server, greeted and ready for MAIL."""
+class Client:
+    """One connection, over which steps are replayed."""
 
-    def __init__(self, port: int, number: int) -> None:
-        self._sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(number)]
-        for connection in self._sockets:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            read_lines(connection, 1)
-            connection.sendall(b"HELO client.example.test\r\n")
-            read_lines(connection, 1)
+    def __init__(self, server: Server, *, source: str = "") -> None:
+        self._pop3 = server.pop3
+        self._buffer = bytearray()
+        self._timestamp = b""
+        self.socket = socket.create_connection(
+            ("127.0.0.1", server.port), source_address=(source, 0) if source else None
+        )
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def send(self, steps: Sequence[Step], messages: int) -> int:
-        """Send at least *messages* messages, step by step on all sessions at once; how many they were."""
-        rounds = -(-messages // len(self._sockets))
-        for _ in range(rounds):
-            for octets, lines in steps:
-                for connection in self._sockets:
-                    connection.sendall(octets)
-                for connection in self._sockets:
-                    read_lines(connection, lines)
-        return rounds * len(self._sockets)
+    def send(self, step: Step) -> None:
+        sent = step.sent
+        if sent:
+            if self._pop3 and DIGEST in sent:
+                digest = hashlib.md5(self._timestamp + PASSWORD, usedforsecurity=False).hexdigest()
+                sent = sent.replace(DIGEST, digest.encode("ascii"))
+            self.socket.sendall(sent)
+
+    def read(self, step: Step) -> None:
+        """Read the replies to a step.  Raises ValueError when one is a refusal, or when there are more."""
+        for reply in step.replies:
+            if self._pop3:
+                self._read_pop3_reply(reply)
+            else:
+                self._read_smtp_reply()
+        if step.replies and self._buffer:
+            raise ValueError(f"the server sent more than the replies to {step.sent[:80]!r}: {self._buffer[:80]!r}")
+
+    def _read_smtp_reply(self) -> None:
+        while (found := _SMTP_REPLY.match(self._buffer)) is None:
+            if self._buffer.startswith((b"4", b"5")) and self._buffer.endswith(b"\r\n"):
+                raise ValueError(f"the server refused: {bytes(self._buffer)!r}")
+            self._receive()
+        end = found.end()
+        found = None  # it locks the buffer
+        del self._buffer[:end]
+
+    def _read_pop3_reply(self, reply: Reply) -> None:
+        buffer = self._buffer
+        while (end := buffer.find(b"\r\n")) < 0:
+            self._receive()
+        if reply is not Reply.ANY and not buffer.startswith(b"+"):
+            raise ValueError(f"the server refused: {bytes(buffer[:end])!r}")
+        if not self._timestamp and (found := _TIMESTAMP.search(bytes(buffer[:end]))):
+            self._timestamp = found[0]
+        if reply is not Reply.MULTILINE:
+            del buffer[: end + 2]
+            return
+        start = end
+        while (dot := buffer.find(b"\r\n.\r\n", start)) < 0:
+            start = max(end, len(buffer) - 4)
+            self._receive()
+        del buffer[: dot + 5]
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                received = self.socket.recv(262_144, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            if not received:
+                raise EOFError(f"the server closed the connection; it had sent {bytes(self._buffer)!r}")
+            self._buffer += received
+            return
+
+    def await_end(self) -> None:
+        """Wait until the server has closed its side, as it does after QUIT."""
+        self.socket.settimeout(30)
+        if self.socket.recv(1):
+            raise ValueError("the server sent more after the reply to QUIT")
 
     def close(self) -> None:
-        for connection in self._sockets:
-            connection.close()
+        self.socket.close()
+
+
+def play(clients: Sequence[Client], steps: Iterable[Step]) -> None:
+    """Replay the same steps on all connections: each step on all of them, before the next one on any."""
+    for step in steps:
+        for client in clients:
+            client.send(step)
+        for client in clients:
+            client.read(step)
+
+
+def play_sessions(server: Server, sessions: Sequence[Sequence[Step]]) -> None:
+    """Connect once for each of *sessions*, replay all of them side by side, and let the server close them."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(contextlib.closing(Client(server))) for _ in sessions]
+        for steps in itertools.zip_longest(*sessions):
+            for client, step in zip(clients, steps, strict=True):
+                if step is not None:
+                    client.send(step)
+            for client, step in zip(clients, steps, strict=True):
+                if step is not None:
+                    client.read(step)
+        for client in clients:
+            client.await_end()

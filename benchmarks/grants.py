@@ -1,14 +1,16 @@
-"""How long a lookup takes and how much a grant weighs, at a million grants: ``python benchmarks/grants.py [grants]``.
+"""How long a lookup takes and how much a grant weighs, at a million grants.
 
 The targets: under 1 us a lookup, under 250 octets a grant, identities and keys included.
+
+  python benchmarks/grants.py [GRANTS]
 """
 
 from __future__ import annotations
 
+import argparse
 import ipaddress
 import random
 import statistics
-import sys
 import time
 import tracemalloc
 
@@ -59,7 +61,9 @@ def median_lookup(table: GrantTable, addresses: list[Address]) -> float:
 
 
 def main() -> None:
-    grants = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("grants", nargs="?", type=int, default=1_000_000, metavar="GRANTS", help="how many (1,000,000)")
+    grants: int = parser.parse_args().grants
     print(f"{grants:,} grants")
     print(f"  {octets_a_grant(grants, grants):6.0f} octets a grant, each of an identity of its own")
     table = fill(grants, 1000)

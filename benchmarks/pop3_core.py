@@ -1,163 +1,148 @@
-"""POP3 in memory, no sockets: a RETR of 1 KB, sessions, a long listing, and content, beside h11's own benchmark.
+"""POP3 in memory, without sockets: whole sessions as clients were recorded, single commands, and content, beside h11.
 
-A *session* here is from the machine's making to Closed: greeting, login by USER and PASS, STAT, RETR, DELE, QUIT with
-its commit.  A *TRANSACTION* is the part of it behind the login, STAT, LIST 1, RETR 1 and QUIT in one piece, on machines
-that were made and logged in before the clock started.  Every application builds its answers anew, as a store would.
+A session runs from the making of the machine to Closed, its login included.  The application answers from memory, and
+makes the snapshot of the maildrop anew for each login, as a store does.  h11, which handles one HTTP request and its
+response, runs in the same rounds: only ratios carry over from one machine to another.
 
-Only ratios carry over from one machine to another; h11 runs in the same rounds.  ``python benchmarks/pop3_core.py``
+  python benchmarks/pop3_core.py [--quick]
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import attrs
 
 import _h11
-from mailauth import ACCEPT, Closed, NeedData, Notice, Send, Tls, pop3, sasl
+from _messages import DOTTED_MEGABYTE, MAILDROPS, MEGABYTE, PASSWORD
+from _traffic import DIGEST, read
+from _workloads import POP3, Repeated
+from mailauth import ACCEPT, Closed, NeedData, Notice, Send, pop3, sasl
 
-ROUNDS = 15
-ENTROPY = bytes(32)
-TLS = Tls(version="TLSv1.3")
-SETTINGS = pop3.ServerSettings(host_name="pop.example.test")
-WITHOUT_APOP = pop3.ServerSettings(mechanisms=pop3.DEFAULT_MECHANISMS.only("USER", "PLAIN"))
-
-TEXT = (b"Subject: a message\r\n\r\n" + b"sixty-two octets of text, and no dot at the start of any line\r\n" * 16)[
-    :1024
-]
-TEXT = TEXT[:-2] + b"\r\n"
-MAILDROP = pop3.Maildrop(messages=(pop3.Message(size=len(TEXT), unique_id="1"),))
-
-PREPARATIONS: dict[Callable[[], None], Callable[[int], None]] = {}
-"""What has to be done, outside the time that counts, before a number of calls."""
-
-MEGABYTE = b"sixty-two octets of text, and no dot at the start of any line\r\n" * 16_384
-DOTTED = (b"x" * 62 + b"\r\n") * 9 + b"." + b"x" * 61 + b"\r\n"
-DOTTED_MEGABYTE = DOTTED * (len(MEGABYTE) // len(DOTTED))
+ENTROPY: Final = bytes(32)
+SETTINGS: Final = pop3.ServerSettings(host_name="mail.example.test", mechanisms_without_tls=frozenset({"USER", "APOP"}))
+PIECE: Final = 65_536
 
 
-def settle(connection: pop3.ServerConnection, maildrop: pop3.Maildrop = MAILDROP) -> None:
-    """Pull, and answer everything, until the machine wants octets or is closed."""
-    while True:
-        event = connection.next_event()
-        match event:
-            case Send() | Notice():
-                pass
-            case NeedData() | Closed():
-                return
-            case pop3.Retrieve() as q:
-                connection.answer(q, pop3.Content(octets=TEXT))
-            case pop3.OpenMaildrop() as q:
-                connection.answer(q, maildrop)
-            case sasl.CheckPassword() as q:
-                connection.answer(q, ACCEPT)
-            case pop3.Connected() | pop3.Update() as q:
-                connection.answer(q, ACCEPT)
-            case _:
-                raise AssertionError(event)
+@attrs.frozen
+class Texts:
+    """The maildrop of one name: its messages, and the text of each."""
+
+    messages: tuple[pop3.Message, ...]
+    contents: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, contents: tuple[bytes, ...]) -> Texts:
+        numbered = enumerate(contents, 1)
+        return cls(
+            tuple(pop3.Message(size=len(text), unique_id=f"{number:032x}") for number, text in numbered), contents
+        )
 
 
-def logged_in(maildrop: pop3.Maildrop = MAILDROP) -> pop3.ServerConnection:
-    connection = pop3.ServerConnection(WITHOUT_APOP, entropy=ENTROPY, tls=TLS)
-    settle(connection)
-    connection.receive_data(b"USER alice\r\nPASS secret\r\n")
-    settle(connection, maildrop)
-    return connection
+TEXTS: Final = {name: Texts.of(contents) for name, contents in MAILDROPS.items()}
 
 
-def retr() -> Callable[[], None]:
-    connection = logged_in()
+class Session:
+    """A machine and the application that answers it."""
 
-    def once() -> None:
-        connection.receive_data(b"RETR 1\r\n")
-        event = connection.next_event()
-        assert isinstance(event, pop3.Retrieve)
-        connection.answer(event, pop3.Content(octets=TEXT))
-        assert isinstance(connection.next_event(), Send)
-        assert isinstance(connection.next_event(), NeedData)
+    def __init__(self, texts: Texts | None = None) -> None:
+        self._texts = texts or TEXTS["bob"]
+        self._fixed = texts is not None
+        self.connection = pop3.ServerConnection(SETTINGS, entropy=ENTROPY)
+        self.greeting = self.settle()
 
-    return once
+    def say(self, data: bytes) -> bytes:
+        self.connection.receive_data(data)
+        return self.settle()
 
-
-def session(settings: pop3.ServerSettings, *, lock_step: bool) -> Callable[[], None]:
-    lines = (b"USER alice\r\n", b"PASS secret\r\n", b"STAT\r\n", b"RETR 1\r\n", b"DELE 1\r\n", b"QUIT\r\n")
-    pieces = lines if lock_step else (b"".join(lines),)
-
-    def once() -> None:
-        connection = pop3.ServerConnection(settings, entropy=ENTROPY, tls=TLS)
-        settle(connection)
-        for piece in pieces:
-            connection.receive_data(piece)
-            settle(connection)
-
-    return once
-
-
-def transaction() -> Callable[[], None]:
-    """Each call uses up one of the sessions that were made ready for it."""
-    ready: list[pop3.ServerConnection] = []
-
-    def once() -> None:
-        connection = ready.pop()
-        connection.receive_data(b"STAT\r\nLIST 1\r\nRETR 1\r\nQUIT\r\n")
-        settle(connection)
-
-    def prepare(times: int) -> None:
-        ready.extend(logged_in() for _ in range(times))
-
-    PREPARATIONS[once] = prepare
-    return once
-
-
-def login() -> Callable[[], None]:
-    def once() -> None:
-        logged_in()
-
-    return once
-
-
-def five() -> Callable[[], None]:
-    connection = logged_in()
-
-    def once() -> None:
-        connection.receive_data(b"STAT\r\nRETR 1\r\nDELE 1\r\nRSET\r\nNOOP\r\n")
-        settle(connection)
-
-    return once
-
-
-def content(octets: bytes) -> Callable[[], None]:
-    connection = logged_in()
-    chunks = [octets[start : start + 65_536] for start in range(0, len(octets), 65_536)]
-
-    def once() -> None:
-        connection.receive_data(b"RETR 1\r\n")
-        at = 0
+    def settle(self) -> bytes:
+        """Pull, and answer everything, until the machine wants data or is closed; what it sent first."""
+        connection = self.connection
+        sent = b""
         while True:
-            match connection.next_event():
-                case pop3.Retrieve() | pop3.RetrieveMore() as q:
-                    connection.answer(q, pop3.Content(octets=chunks[at], last=at == len(chunks) - 1))
-                    at += 1
-                case NeedData():
-                    return
+            event = connection.next_event()
+            match event:
+                case Send():
+                    sent = sent or event.octets
+                case NeedData() | Closed():
+                    return sent
+                case pop3.Refused():
+                    if event.verb:
+                        raise AssertionError(event)
+                case Notice():
+                    pass
+                case pop3.Retrieve() as q:
+                    connection.answer(q, self._piece(q.number, 0))
+                case pop3.RetrieveMore() as q:
+                    connection.answer(q, self._piece(q.number, q.offset))
+                case pop3.OpenMaildrop() as q:
+                    if not self._fixed:
+                        self._texts = TEXTS[q.identity]
+                    connection.answer(q, pop3.Maildrop(messages=self._texts.messages))
+                case sasl.CheckPassword() as q:
+                    connection.answer(q, ACCEPT)
+                case sasl.FetchSecret() as q:
+                    connection.answer(q, PASSWORD)
+                case pop3.Connected() | pop3.Update() as q:
+                    connection.answer(q, ACCEPT)
+                case _:
+                    raise AssertionError(event)
 
-    return once
+    def _piece(self, number: int, offset: int) -> pop3.Content:
+        text = self._texts.contents[number - 1]
+        return pop3.Content(octets=text[offset : offset + PIECE], last=offset + PIECE >= len(text))
 
 
-def listing() -> Callable[[], None]:
-    messages = tuple(pop3.Message(size=number, unique_id=f"{number:032x}") for number in range(10_000))
-    connection = logged_in(pop3.Maildrop(messages=messages))
+def session(name: str) -> Callable[[], None]:
+    """A recorded session, segment by segment."""
+    timestamp = re.search(rb"<.*>", Session().greeting)
+    assert timestamp is not None
+    digest = hashlib.md5(timestamp[0] + PASSWORD, usedforsecurity=False).hexdigest().encode("ascii")
+    segments = [step.sent.replace(DIGEST, digest) for step in read(name).steps if step.sent]
 
     def once() -> None:
-        connection.receive_data(b"UIDL\r\n")
-        settle(connection)
+        session = Session()
+        for segment in segments:
+            if not session.say(segment).startswith(b"+OK") and segment != b"LAST\r\n":
+                raise AssertionError(segment)
 
     return once
+
+
+def repeated(column: str) -> Callable[[], None]:
+    """What a column of ``adapters.py`` repeats, in a session that was opened before."""
+    workload = POP3[column]
+    assert isinstance(workload, Repeated)
+    session = Session()
+    for step in workload.before[1:]:  # the first one awaits the greeting
+        session.say(step.sent)
+    return said(session, [step.sent for step in workload.repeated])
+
+
+def said(session: Session, segments: Sequence[bytes]) -> Callable[[], None]:
+    def once() -> None:
+        for segment in segments:
+            if not session.say(segment).startswith(b"+OK"):
+                raise AssertionError(segment)
+
+    return once
+
+
+def logged_in(command: bytes, texts: Texts) -> Callable[[], None]:
+    """One command in a session of which *texts* is the maildrop."""
+    session = Session(texts)
+    session.say(b"USER alice\r\n")
+    session.say(b"PASS wonderland\r\n")
+    return said(session, [command])
 
 
 def seconds(once: Callable[[], None], times: int) -> float:
-    if once in PREPARATIONS:
-        PREPARATIONS[once](times)
     start = time.process_time()
     for _ in range(times):
         once()
@@ -165,29 +150,33 @@ def seconds(once: Callable[[], None], times: int) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one short round")
+    quick: bool = parser.parse_args().quick
+    ten_thousand = Texts(
+        tuple(pop3.Message(size=number, unique_id=f"{number:032x}") for number in range(10_000)), (b"",) * 10_000
+    )
     rows: dict[str, tuple[Callable[[], None], int]] = {
-        "RETR of 1 KB": (retr(), 4_000),
-        "five commands, pipelined": (five(), 1_000),
-        "TRANSACTION: STAT LIST RETR QUIT": (transaction(), 200),  # as many machines as the caches hold
-        "greeting and login alone": (login(), 400),
-        "session, lock step": (session(WITHOUT_APOP, lock_step=True), 300),
-        "session, pipelined": (session(WITHOUT_APOP, lock_step=False), 300),
-        "session, lock step, APOP offered": (session(SETTINGS, lock_step=True), 300),
-        "UIDL of 10,000": (listing(), 2),
-        "1 MB, no dots": (content(MEGABYTE), 20),
-        "1 MB, every tenth line stuffed": (content(DOTTED_MEGABYTE), 20),
+        "RETR of 1 KB": (repeated("RETR, lock step"), 2_000),
+        "ten RETR of 1 KB, pipelined (mpop)": (repeated("RETR, ten in flight"), 200),
+        "session with USER and one message (poplib)": (session("pop3-poplib"), 200),
+        "session with APOP and one message (poplib)": (session("pop3-poplib-apop"), 200),
+        "session with one message (fetchmail)": (session("pop3-fetchmail"), 200),
+        "poll of an empty maildrop (fetchmail)": (session("pop3-fetchmail-empty"), 200),
+        "session with a maildrop of 1,000 (getmail)": (session("pop3-getmail"), 10),
+        "UIDL of 10,000": (logged_in(b"UIDL\r\n", ten_thousand), 2),
+        "RETR of 1 MB, no dots": (logged_in(b"RETR 1\r\n", Texts.of((MEGABYTE,))), 20),
+        "RETR of 1 MB, dots in a tenth of the lines": (logged_in(b"RETR 1\r\n", Texts.of((DOTTED_MEGABYTE,))), 20),
     }
     took: dict[str, list[float]] = {name: [] for name in rows}
     of_h11: dict[str, list[float]] = {name: [] for name in rows}
-    for _ in range(ROUNDS):
+    for _ in range(1 if quick else 15):
         for name, (once, times) in rows.items():
-            took[name].append(seconds(once, times))
-            of_h11[name].append(took[name][-1] / seconds(_h11.cycle, 100))
-    print(f"{'':36}{'us':>10}{'of h11':>10}{'GB/s':>8}")
+            took[name].append(seconds(once, 1 if quick else times))
+            of_h11[name].append(took[name][-1] / seconds(_h11.cycle, 5 if quick else 100))
+    print("| POP3 in memory | microseconds | / h11's request and response |\n| --- | --: | --: |")
     for name in rows:
-        median = statistics.median(took[name])
-        rate = f"{len(MEGABYTE) / median / 1e9:8.2f}" if name.startswith("1 MB") else ""
-        print(f"{name:36}{median * 1e6:10.2f}{statistics.median(of_h11[name]):10.3f}{rate}")
+        print(f"| {name} | {statistics.median(took[name]) * 1e6:,.0f} | {statistics.median(of_h11[name]):.2f} |")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""Whether time tells an unknown identity from a wrong password: ``python benchmarks/sasl_timing.py [rounds]``.
+"""Whether time tells an unknown identity from a wrong password.
 
 For each mechanism whose server compares by itself, both kinds of login are run in turn, and the times of the server's
 own steps are compared; then the same for passwords that the accounts of the ready server check, thread and all.  The
 last line says what comes of it; the exit status is 1 when time tells.
+
+  python benchmarks/sasl_timing.py [ROUNDS]
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import itertools
 import math
@@ -139,7 +142,9 @@ def tells(name: str, wrong: Measured, unknown: Measured, again: Measured, rounds
 
 def main() -> int:
     """Print the table and the verdict; 1 when some difference tells, else 0."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 400
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rounds", nargs="?", type=int, default=400, metavar="ROUNDS", help="two or more (400)")
+    rounds: int = parser.parse_args().rounds
     telling: list[str] = []
     print("microseconds per login      wrong  unknown  difference   noise")
     for name, kind in KINDS.items():

@@ -1,49 +1,73 @@
-"""SMTP in memory, no sockets: one transaction in lock step with all checks on, and content, beside h11's own benchmark.
+"""SMTP in memory, without sockets: a message of 1 KB with all checks on, and content alone, beside h11's own benchmark.
 
-Only ratios carry over from one machine to another; h11 runs in the same rounds.  ``python benchmarks/smtp_core.py``
+The lines are those that clients were recorded with (benchmarks/traffic/), and the application answers with a queue id.
+h11, which handles one HTTP request and its response, runs in the same rounds: only ratios carry over from one machine
+to another.
+
+  python benchmarks/smtp_core.py [--quick]
 """
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import _h11
-from mailauth import ACCEPT, MessageChunk, NeedData, Send, smtp
+from _messages import KILOBYTE, stuffed
+from _workloads import RELAY, transaction
+from mailauth import ACCEPT, Accept, MessageChunk, NeedData, Send, smtp
 from mailauth._dots import Stuffer, Unstuffer
 from mailauth._lines import LineBuffer
 
-ROUNDS = 15
-SETTINGS = smtp.ServerSettings(maximum_transactions=10**9)
-
-LINE = b"sixty-two octets of text, and no dot at the start of any line.\r\n"
-LOCK_STEP = (
+SETTINGS: Final = smtp.ServerSettings(maximum_transactions=10**9)
+BARE: Final = (
     b"MAIL FROM:<alice@example.test>\r\n",
     b"RCPT TO:<bob@example.test>\r\n",
     b"DATA\r\n",
-    LINE * 16 + b".\r\n",
+    stuffed(KILOBYTE),
 )
+LINE: Final = b"sixty-two octets of text, and no dot at the start of any line.\r\n"
+PLAIN: Final = LINE * 1_024
+DOTTED: Final = (LINE * 9 + b"." + LINE) * 102
 
-PLAIN = LINE * 1_024
-DOTTED = (LINE * 9 + b"." + LINE) * 102
+FinalReply = Callable[[], Accept | smtp.Reply]
 
 
-def transaction() -> Callable[[], None]:
-    """MAIL, RCPT, DATA, 1 KB and its end: five events, each reply read before the next command is sent."""
+def recorded(name: str) -> tuple[bytes, ...]:
+    """The segments in which a client sent a message on a connection that it had sent others on."""
+    return tuple(step.sent for step in transaction(name)[1])
+
+
+def body_first(segments: Sequence[bytes]) -> tuple[bytes, ...]:
+    """The same with the two parameters of MAIL in the other order, as some clients send them."""
+    return tuple(segment.replace(b" SIZE=1208 BODY=8BITMIME", b" BODY=8BITMIME SIZE=1208") for segment in segments)
+
+
+def queue_ids() -> FinalReply:
+    """A final reply with another queue id each time."""
+    numbers = itertools.count(0xABC123)
+    return lambda: smtp.Reply(250, "2.0.0", f"queued as {next(numbers):X}")
+
+
+def messages(segments: Sequence[bytes], final_reply: FinalReply) -> Callable[[], None]:
+    """One message after another in one session; each segment is sent when the replies to the one before were read."""
     connection = smtp.ServerConnection(SETTINGS, entropy=bytes(32))
-    pump(connection, b"EHLO client.example.test\r\n")
+    pump(connection, b"EHLO client.example.test\r\n", final_reply)
 
     def once() -> None:
-        for octets in LOCK_STEP:
-            pump(connection, octets)
+        for segment in segments:
+            pump(connection, segment, final_reply)
 
     return once
 
 
-def pump(connection: smtp.ServerConnection, octets: bytes) -> None:
+def pump(connection: smtp.ServerConnection, data: bytes, final_reply: FinalReply) -> None:
     """An application's loop, without what an application does."""
-    connection.receive_data(octets)
+    connection.receive_data(data)
     while True:
         event = connection.next_event()
         match event:
@@ -54,18 +78,18 @@ def pump(connection: smtp.ServerConnection, octets: bytes) -> None:
             case smtp.Mail() | smtp.Rcpt() | smtp.Data() | smtp.Connected() as question:
                 connection.answer(question, ACCEPT)
             case smtp.MessageComplete() as complete:
-                connection.answer(complete, ACCEPT)
+                connection.answer(complete, final_reply())
             case smtp.MessageAborted() | smtp.Refused():
-                raise AssertionError(f"this is not the usual course: {event}")
+                raise AssertionError(f"the server refused: {event}")
             case _:
                 pass
 
 
 def seconds(once: Callable[[], None], times: int) -> float:
-    begin = time.perf_counter()
+    begin = time.process_time()
     for _ in range(times):
         once()
-    return (time.perf_counter() - begin) / times
+    return (time.process_time() - begin) / times
 
 
 def unstuff(chunk: bytes) -> Callable[[], None]:
@@ -83,27 +107,38 @@ def stuff(chunk: bytes) -> Callable[[], None]:
     return lambda: _ignore(stuffer.stuff(chunk))
 
 
-def _ignore(octets: bytes) -> None:
+def _ignore(data: bytes) -> None:
     pass
 
 
 def main() -> None:
-    ours, theirs = [], []
-    once = transaction()
-    for _ in range(ROUNDS):
-        ours.append(seconds(once, 1_000))
-        theirs.append(seconds(_h11.cycle, 300))
-    microseconds = statistics.median(ours) * 1e6
-    ratio = statistics.median(our / their for our, their in zip(ours, theirs, strict=True))
-    print(f"transaction of 1 KB, lock step  {microseconds:6.1f} us   {ratio:.2f} of h11's request and response")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one short round")
+    rounds, times = (1, 20) if parser.parse_args().quick else (15, 500)
+    rows: dict[str, Callable[[], None]] = {
+        "smtplib: SIZE, one command at a time": messages(recorded("smtp-smtplib-many"), queue_ids()),
+        "Postfix: SIZE and BODY, pipelined, RSET": messages(recorded(RELAY), queue_ids()),
+        "the same, BODY before SIZE": messages(body_first(recorded(RELAY)), queue_ids()),
+        "bare MAIL, and ACCEPT instead of a queue id (no server says this)": messages(BARE, lambda: ACCEPT),
+    }
+    took: dict[str, list[float]] = {name: [] for name in rows}
+    of_h11: dict[str, list[float]] = {name: [] for name in rows}
+    for _ in range(rounds):
+        for name, once in rows.items():
+            took[name].append(seconds(once, times))
+            of_h11[name].append(took[name][-1] / seconds(_h11.cycle, times // 2))
+    print("| SMTP in memory: a message of 1 KB | microseconds | / h11's request and response |\n| --- | --: | --: |")
+    for name in rows:
+        print(f"| {name} | {statistics.median(took[name]) * 1e6:.0f} | {statistics.median(of_h11[name]):.2f} |")
+    print("\n| content in chunks of 64 KiB | GB/s |\n| --- | --: |")
     for name, once, chunk in (
-        ("content in, no dots", unstuff(PLAIN), PLAIN),
-        ("content in, dots in a tenth of the lines", unstuff(DOTTED), DOTTED),
-        ("content out, no dots", stuff(PLAIN), PLAIN),
-        ("content out, dots in a tenth of the lines", stuff(DOTTED), DOTTED),
+        ("received, no dots", unstuff(PLAIN), PLAIN),
+        ("received, dots in a tenth of the lines", unstuff(DOTTED), DOTTED),
+        ("sent, no dots", stuff(PLAIN), PLAIN),
+        ("sent, dots in a tenth of the lines", stuff(DOTTED), DOTTED),
     ):
-        speed = statistics.median(len(chunk) / seconds(once, 100) for _ in range(ROUNDS)) / 1e9
-        print(f"{name:42} {speed:5.2f} GB/s in chunks of 64 KiB")
+        speed = statistics.median(len(chunk) / seconds(once, max(10, times // 5)) for _ in range(rounds)) / 1e9
+        print(f"| {name} | {speed:.2f} |")
 
 
 if __name__ == "__main__":

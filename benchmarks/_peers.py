@@ -1,0 +1,229 @@
+"""The asyncio servers that ours are measured beside: aiosmtpd, and the least that any server on asyncio has to do.
+
+The two floors split their input at line ends, look for DATA and the final dot, or for the verbs whose replies have
+several lines, and send canned replies.  They check nothing, so no server can be faster and useful.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable
+from hmac import compare_digest
+from typing import Final
+
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+
+from _messages import MAILDROPS, PASSWORD
+
+HOST: Final = "127.0.0.1"
+QUEUE_IDS: Final = itertools.count(0xABC123)
+
+
+def run(factory: Callable[[], asyncio.BaseProtocol], announce: Callable[[int], None]) -> None:
+    async def serve() -> None:
+        server = await asyncio.get_running_loop().create_server(factory, HOST, 0)
+        announce(server.sockets[0].getsockname()[1])
+        await asyncio.Event().wait()
+
+    asyncio.run(serve())
+
+
+# aiosmtpd
+
+
+class Queue:
+    """A handler for aiosmtpd that accepts every sender and recipient and answers with a queue id."""
+
+    async def handle_MAIL(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        envelope.mail_from = address
+        envelope.mail_options.extend(options)
+        return "250 2.1.0 sender ok"
+
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        envelope.rcpt_tos.append(address)
+        envelope.rcpt_options.extend(options)
+        return "250 2.1.5 recipient ok"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        return f"250 2.0.0 queued as {next(QUEUE_IDS):X}"
+
+
+def authenticate(server: SMTP, session: Session, envelope: Envelope, mechanism: str, auth_data: object) -> AuthResult:
+    assert isinstance(auth_data, LoginPassword)
+    known = auth_data.login.decode() in MAILDROPS
+    return AuthResult(success=known and compare_digest(auth_data.password, PASSWORD))
+
+
+def run_aiosmtpd(announce: Callable[[int], None]) -> None:
+    logging.getLogger("mail.log").setLevel(logging.ERROR)  # at each login it warns of its own deprecated names
+    queue = Queue()
+    run(
+        lambda: SMTP(queue, hostname="mail.example.test", authenticator=authenticate, auth_require_tls=False),
+        announce,
+    )
+
+
+# SMTP without a parser
+
+_GREETING: Final = b"220 mail.example.test ESMTP\r\n"
+_OK: Final = b"250 2.0.0 queued as ABC123\r\n"
+_GO_ON: Final = b"354 go on\r\n"
+_GOODBYE: Final = b"221 2.0.0 goodbye\r\n"
+
+
+class SmtpFloor(asyncio.Protocol):
+    """asyncio.Protocol: counts lines, and looks for the end of content."""
+
+    _transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self._unread = b""
+        self._content = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(_GREETING)
+
+    def data_received(self, data: bytes) -> None:
+        if self._unread:
+            data = self._unread + data
+            self._unread = b""
+        replies = []
+        while data:
+            if self._content:
+                end = data.find(b"\r\n.\r\n")
+                if end < 0:
+                    self._unread = data[-4:]
+                    break
+                replies.append(_OK)
+                self._content = False
+                data = data[end + 5 :]
+                continue
+            line, found, data = data.partition(b"\r\n")
+            if not found:
+                self._unread = line
+                break
+            verb = line[:4].upper()
+            if verb == b"DATA":
+                self._content = True
+                replies.append(_GO_ON)
+            elif verb == b"QUIT":
+                self._transport.write(b"".join(replies) + _GOODBYE)
+                self._transport.close()
+                return
+            else:
+                replies.append(_OK)
+        if replies:
+            self._transport.write(b"".join(replies))
+
+
+async def smtp_streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """asyncio streams: every line, that of content too, is read by ``readline()``."""
+    writer.write(_GREETING)
+    while line := await reader.readline():
+        verb = line[:4].upper()
+        if verb == b"DATA":
+            writer.write(_GO_ON)
+            while await reader.readline() != b".\r\n":
+                pass
+        writer.write(_GOODBYE if verb == b"QUIT" else _OK)
+        await writer.drain()
+        if verb == b"QUIT":
+            break
+    writer.close()
+
+
+# POP3 without a parser
+
+
+def _several_lines(lines: list[bytes]) -> bytes:
+    return b"+OK\r\n" + b"".join(lines) + b".\r\n"
+
+
+def _canned() -> dict[str, dict[bytes, bytes]]:
+    """By name of the maildrop: the replies of several lines, by verb."""
+    canned = {}
+    for name, contents in MAILDROPS.items():
+        numbered = list(enumerate(contents, 1))
+        canned[name] = {
+            b"LIST": _several_lines([b"%d %d\r\n" % (number, len(text)) for number, text in numbered]),
+            b"UIDL": _several_lines([b"%d %032x\r\n" % (number, number) for number, _ in numbered]),
+            b"CAPA": _several_lines([b"TOP\r\n", b"UIDL\r\n", b"PIPELINING\r\n", b"USER\r\n"]),
+            b"RETR": _several_lines([contents[0]] if contents else []),
+        }
+        canned[name][b"TOP "] = canned[name][b"RETR"]
+    return canned
+
+
+_CANNED: Final = _canned()
+_PLUS: Final = b"+OK\r\n"
+_POP3_GREETING: Final = b"+OK <1@mail.example.test>\r\n"
+
+
+def _canned_reply(line: bytes, name: str) -> tuple[bytes, str]:
+    """The reply to a line, and whose maildrop it is from now on."""
+    verb = line[:4].upper()
+    if verb in (b"USER", b"APOP"):
+        return _PLUS, line.split()[1].decode()
+    reply = _CANNED[name].get(verb, _PLUS)
+    if verb in (b"LIST", b"UIDL") and len(line.split()) == 2:
+        reply = _PLUS
+    return reply, name
+
+
+class Pop3Floor(asyncio.Protocol):
+    """asyncio.Protocol: one canned reply for each line, all those of a segment in one write."""
+
+    _transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self._unread = b""
+        self._name = "bob"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(_POP3_GREETING)
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._unread = (self._unread + data).split(b"\r\n")
+        replies = []
+        for line in lines:
+            reply, self._name = _canned_reply(line, self._name)
+            replies.append(reply)
+        self._transport.write(b"".join(replies))
+        if lines and lines[-1][:4].upper() == b"QUIT":
+            self._transport.close()
+
+
+async def pop3_streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """asyncio streams: each line is read by ``readline()`` and answered with a canned reply."""
+    writer.write(_POP3_GREETING)
+    name = "bob"
+    while line := await reader.readline():
+        reply, name = _canned_reply(line, name)
+        writer.write(reply)
+        await writer.drain()
+        if line[:4].upper() == b"QUIT":
+            break
+    writer.close()
+
+
+def run_protocol(protocol: str, announce: Callable[[int], None]) -> None:
+    run(SmtpFloor if protocol == "smtp" else Pop3Floor, announce)
+
+
+def run_streams(protocol: str, announce: Callable[[int], None]) -> None:
+    session = smtp_streams if protocol == "smtp" else pop3_streams
+
+    def factory() -> asyncio.BaseProtocol:
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(), session)
+
+    run(factory, announce)

@@ -1,0 +1,137 @@
+"""Twisted's SMTP and POP3 servers, with applications that do what ours do.
+
+Twisted's ``ESMTP`` accepts the parameters of MAIL and RCPT without reading them, and sends a fixed final reply: it
+gives an application no way to send a queue id.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
+from twisted.cred.portal import Portal
+from twisted.internet import defer, reactor
+from twisted.internet.protocol import Factory
+from twisted.mail import pop3, smtp
+from twisted.mail.imap4 import PLAINCredentials
+
+from _messages import MAILDROPS, PASSWORD
+
+HOST: Final = "127.0.0.1"
+
+
+class Message:
+    """Collects the lines of one message."""
+
+    def __init__(self) -> None:
+        self._lines: list[bytes] = []
+
+    def lineReceived(self, line: bytes) -> None:
+        self._lines.append(line)
+
+    def eomReceived(self) -> defer.Deferred[None]:
+        self._lines.clear()
+        return defer.succeed(None)
+
+    def connectionLost(self) -> None:
+        self._lines.clear()
+
+
+class Delivery:
+    """Accepts every sender and every recipient."""
+
+    def receivedHeader(self, helo: object, origin: object, recipients: object) -> bytes:
+        return b""
+
+    def validateFrom(self, helo: object, origin: object) -> defer.Deferred[object]:
+        return defer.succeed(origin)
+
+    def validateTo(self, user: object) -> defer.Deferred[Callable[[], Message]]:
+        return defer.succeed(Message)
+
+
+class Submission(smtp.ESMTP):
+    """ESMTP with the extensions that the recorded clients use."""
+
+    noisy = False
+
+    def extensions(self) -> dict[bytes, list[bytes] | None]:
+        return {b"PIPELINING": None, b"SIZE": [b"26214400"], b"8BITMIME": None, **super().extensions()}
+
+
+class Mailbox(pop3.Mailbox):
+    """A maildrop whose deletions are not carried out.  Twisted wants messages with bare LF line ends."""
+
+    def __init__(self, contents: tuple[bytes, ...]) -> None:
+        self._sizes = [len(text) for text in contents]
+        unix = {id(text): text.replace(b"\r\n", b"\n") for text in contents}
+        self._contents = [unix[id(text)] for text in contents]
+        self._uids = [b"%032x" % number for number in range(1, len(contents) + 1)]
+
+    def listMessages(self, i: int | None = None) -> Any:
+        return self._sizes if i is None else self._sizes[i]
+
+    def getMessage(self, i: int) -> Any:
+        return io.BytesIO(self._contents[i])
+
+    def getUidl(self, i: int) -> bytes:
+        return self._uids[i]
+
+    def deleteMessage(self, i: int) -> None:
+        pass
+
+
+class Reader(pop3.POP3):
+    """POP3 whose APOP works: Twisted compares the digest, which it has as bytes, with a str."""
+
+    def authenticateUserAPOP(self, user: bytes, digest: bytes) -> Any:
+        return super().authenticateUserAPOP(user, digest.decode("ascii"))
+
+
+class Realm:
+    """Gives whoever has logged in the maildrop of that name, or the delivery."""
+
+    def __init__(self) -> None:
+        self._mailboxes = {name.encode(): Mailbox(contents) for name, contents in MAILDROPS.items()}
+
+    def requestAvatar(self, name: bytes, mind: object, *interfaces: Any) -> tuple[Any, object, Callable[[], None]]:
+        if pop3.IMailbox in interfaces:
+            return pop3.IMailbox, self._mailboxes[name], lambda: None
+        return smtp.IMessageDelivery, Delivery(), lambda: None
+
+
+class Server(Factory):
+    """Makes the protocol of one connection."""
+
+    noisy = False
+
+    def __init__(self, protocol: str) -> None:
+        passwords = InMemoryUsernamePasswordDatabaseDontUse()
+        for name in MAILDROPS:
+            passwords.addUser(name.encode(), PASSWORD)
+        realm: Any = Realm()  # zope.interface tells mypy nothing of what implements what
+        checker: Any = passwords
+        self._portal = Portal(realm, [checker])
+        self._smtp = protocol == "smtp"
+
+    def buildProtocol(self, address: object) -> Any:
+        if self._smtp:
+            submission: Any = Submission({b"PLAIN": PLAINCredentials})
+            submission.delivery = Delivery()
+            submission.portal = self._portal
+            submission.host = b"mail.example.test"
+            submission.factory = self
+            return submission
+        reader: Any = Reader()
+        reader.portal = self._portal
+        reader.factory = self
+        return reader
+
+
+def run(protocol: str, announce: Callable[[int], None]) -> None:
+    running: Any = reactor  # a module that stands for the reactor that was installed
+    port = running.listenTCP(0, Server(protocol), interface=HOST)
+    announce(port.getHost().port)
+    running.run()

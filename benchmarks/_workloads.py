@@ -1,0 +1,135 @@
+"""The columns of the tables: which recording is replayed, how often, on how many connections at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Final
+
+import attrs
+
+from _load import Client, Server, play, play_sessions
+from _messages import DOTTED_MEGABYTE, HUNDRED_KILOBYTES, MEGABYTE, stuffed
+from _traffic import Step, commands, read, split, with_content
+
+Steps = tuple[Step, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Sessions:
+    """Whole sessions, each on a connection of its own, from the greeting to the reply to QUIT."""
+
+    recordings: tuple[str, ...]
+    """Replayed in turn."""
+    at_once: int
+    rounds: int
+
+    def measure(self, server: Server, scale: float) -> float:
+        """Microseconds for each session."""
+        steps = [read(name).steps for name in self.recordings]
+        batch = [steps[number % len(steps)] for number in range(max(len(steps), round(self.at_once * min(1, scale))))]
+        rounds = max(1, round(self.rounds * scale))
+        play_sessions(server, batch)
+        before = server.used()
+        for _ in range(rounds):
+            play_sessions(server, batch)
+        return (server.used() - before) / (rounds * len(batch))
+
+
+@attrs.frozen(kw_only=True)
+class Repeated:
+    """The same steps again and again, on connections that were opened before and are closed after the measurement."""
+
+    before: Steps
+    repeated: Steps
+    after: Steps = ()
+    messages: int = 1
+    """In *repeated*."""
+    at_once: int
+    rounds: int
+
+    def measure(self, server: Server, scale: float) -> float:
+        """Microseconds for each message."""
+        number = max(1, round(self.at_once * min(1, scale)))
+        rounds = max(1, round(self.rounds * scale))
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(contextlib.closing(Client(server))) for _ in range(number)]
+            play(clients, self.before)
+            play(clients, self.repeated)
+            before = server.used()
+            for _ in range(rounds):
+                play(clients, self.repeated)
+            cost = (server.used() - before) / (rounds * number * self.messages)
+            play(clients, self.after)
+        return cost
+
+
+Workload = Sessions | Repeated
+
+
+def transaction(name: str, *, rset: bool = True) -> tuple[Steps, Steps]:
+    """What an SMTP client sends before its first message, and what it sends for each of those that follow.
+
+    A relay sends RSET before each of these; *rset* False leaves it out.
+    """
+    before, transactions, _ = split(read(name))
+    repeated = transactions[-1]
+    if not rset:
+        repeated = tuple(step for step in repeated if commands(step) != [b"RSET"])
+    return before, repeated
+
+
+def repeated(name: str, rounds: int, *, at_once: int = 20, text: bytes | None = None) -> Repeated:
+    """The messages of one connection; with *text*, that is their content instead of the recorded one."""
+    before, steps = transaction(name)
+    if text is not None:
+        steps = with_content(steps, text)
+    return Repeated(before=before, repeated=steps, at_once=at_once, rounds=rounds)
+
+
+def all_pipelined(name: str, rounds: int) -> Repeated:
+    """The lines of a client that waits only where RFC 2920 section 3.1 says it must: each content is followed in the
+    same segment by the envelope of the next message.  Nothing between two messages resets the session."""
+    before, (envelope, content) = transaction(name, rset=False)
+    both = Step(content.sent + envelope.sent, content.replies + envelope.replies)
+    return Repeated(before=(*before, envelope), repeated=(both,), after=(content,), at_once=20, rounds=rounds)
+
+
+def retrieved(name: str, rounds: int, *, at_once: int = 20) -> Repeated:
+    """A session as recorded up to its first RETR, which is then repeated."""
+    steps = read(name).steps
+    first = next(number for number, step in enumerate(steps) if commands(step)[:1] == [b"RETR"])
+    return Repeated(before=steps[:first], repeated=(steps[first],), at_once=at_once, rounds=rounds)
+
+
+def retrieved_in_flight(name: str, rounds: int) -> Repeated:
+    """All RETR of a client that does not wait for replies, in the segments in which it sent them."""
+    steps = read(name).steps
+    retrieving = [number for number, step in enumerate(steps) if commands(step)[:1] == [b"RETR"]]
+    repeated = steps[retrieving[0] : retrieving[-1] + 1]
+    messages = sum(len(step.replies) for step in repeated)
+    return Repeated(before=steps[: retrieving[0]], repeated=repeated, messages=messages, at_once=10, rounds=rounds)
+
+
+RELAY: Final = "smtp-postfix-many"
+
+SMTP: Final[dict[str, Workload]] = {
+    "one per session": Sessions(recordings=("smtp-smtplib-device",), at_once=20, rounds=10),
+    "AUTH PLAIN + one": Sessions(recordings=("smtp-smtplib-auth", "smtp-curl-auth"), at_once=20, rounds=10),
+    "lock step": repeated("smtp-smtplib-many", 25),
+    "pipelined group": repeated(RELAY, 25),
+    "all pipelined": all_pipelined(RELAY, 25),
+    "20 recipients": repeated("smtp-postfix-list", 8, at_once=10),
+    "100 KB": repeated(RELAY, 8, at_once=10, text=stuffed(HUNDRED_KILOBYTES)),
+    "1 MB": repeated(RELAY, 3, at_once=4, text=stuffed(MEGABYTE)),
+    "1 MB, stuffed": repeated(RELAY, 3, at_once=4, text=stuffed(DOTTED_MEGABYTE)),
+}
+POP3: Final[dict[str, Workload]] = {
+    "USER session": Sessions(recordings=("pop3-poplib",), at_once=20, rounds=10),
+    "APOP session": Sessions(recordings=("pop3-poplib-apop",), at_once=20, rounds=10),
+    "fetchmail session": Sessions(recordings=("pop3-fetchmail",), at_once=20, rounds=10),
+    "empty poll": Sessions(recordings=("pop3-fetchmail-empty",), at_once=20, rounds=10),
+    "RETR, lock step": retrieved("pop3-poplib", 60),
+    "RETR, ten in flight": retrieved_in_flight("pop3-mpop", 20),
+    "maildrop of 1,000": Sessions(recordings=("pop3-getmail",), at_once=4, rounds=4),
+    "RETR of 10 MB": retrieved("pop3-poplib-large", 4, at_once=2),
+}

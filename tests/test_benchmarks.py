@@ -1,0 +1,224 @@
+"""The benchmarks run, and send what real clients send.  No test here looks at a time."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import _traffic
+from _load import ASYNCIO, Server, play_sessions
+from _traffic import FOLDER, Reply, Step
+from _workloads import POP3, SMTP, Repeated, Sessions, Workload
+from adapters import COLUMNS, SERVERS
+
+ROOT = Path(__file__).parent.parent
+PROGRAMS = ROOT / "benchmarks"
+RECORDINGS = sorted(path.stem for path in FOLDER.glob("*.txt"))
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/schedstat").exists(), reason="the benchmarks need Linux and its scheduler statistics"
+)
+
+
+def sent(workload: Workload) -> bytes:
+    """All that a column sends."""
+    match workload:
+        case Sessions():
+            steps = [step for name in workload.recordings for step in _traffic.read(name).steps]
+        case Repeated():
+            steps = [*workload.before, *workload.repeated, *workload.after]
+    return b"".join(step.sent for step in steps)
+
+
+# The recordings
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[dict[str, Server]]:
+    core = min(os.sched_getaffinity(0))
+    with Server("smtp", ASYNCIO, core) as smtp, Server("pop3", ASYNCIO, core) as pop3:
+        yield {"smtp": smtp, "pop3": pop3}
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_our_server_accepts_all_that_a_client_sent(servers: dict[str, Server], name: str) -> None:
+    """``Client.read`` raises for a refusal, and for a reply that is not in the recording."""
+    recording = _traffic.read(name)
+    before, *_, last = recording.steps
+    assert before == Step(b"", (Reply.SUCCESS,))
+    steps = recording.steps
+    if not last.sent.endswith(b"QUIT\r\n"):
+        steps = (*steps, Step(b"QUIT\r\n", (Reply.SUCCESS,)))
+    play_sessions(servers[name.partition("-")[0]], [steps])
+
+
+def test_a_refusal_is_seen(servers: dict[str, Server]) -> None:
+    greeting = Step(b"", (Reply.SUCCESS,))
+    with pytest.raises(ValueError, match="refused"):
+        play_sessions(servers["smtp"], [(greeting, Step(b"RCPT TO:<bob@example.test>\r\n", (Reply.SUCCESS,)))])
+    with pytest.raises(ValueError, match="refused"):
+        play_sessions(servers["pop3"], [(greeting, Step(b"STAT\r\n", (Reply.SUCCESS,)))])
+
+
+def test_a_reply_too_many_is_seen(servers: dict[str, Server]) -> None:
+    noops = Step(b"NOOP\r\nNOOP\r\n", (Reply.SUCCESS,))
+    with pytest.raises(ValueError, match="more"):
+        play_sessions(servers["smtp"], [(Step(b"", (Reply.SUCCESS,)), noops)])
+
+
+def test_the_only_refusal_that_was_recorded_is_that_of_an_obsolete_command() -> None:
+    """LAST was in RFC 1460, and is not in RFC 1939; fetchmail goes on without it."""
+    refused = {
+        (name, step.sent) for name in RECORDINGS for step in _traffic.read(name).steps if Reply.ANY in step.replies
+    }
+    assert refused == {("pop3-fetchmail", b"LAST\r\n")}
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_a_recording_names_its_client_and_no_real_host(name: str) -> None:
+    recording = _traffic.read(name)
+    assert re.match(r"\S+ (of Python )?\d+(\.\d+)+: ", recording.about)
+    text = (FOLDER / f"{name}.txt").read_text()
+    assert {host for host in re.findall(r"@([\w.-]+)", text) if not host.endswith("example.test")} == set()
+
+
+def test_a_recording_is_read_as_it_was_written() -> None:
+    segments = [
+        (False, b"220 hello\r\n"),
+        (True, b"AUTH PLAIN"),
+        (True, b"\r\n"),
+        (False, b"334 \r\n"),
+        (True, b"one\r\n\r\n.\r\nQUIT\r\n"),
+        (False, b"250-two\r\n"),
+        (False, b"250 lines\r\n421 no\r\n"),
+    ]
+    text = _traffic.write("a client 1.0", segments, pop3=False)
+    assert text.splitlines() == [
+        *("# a client 1.0", "< 220 hello", "~ AUTH PLAIN", "--", ">", "< 334"),
+        *("> one", ">", "> .", "> QUIT", "< 250-two", "< 250 lines", "< 421 no"),
+    ]
+    assert _traffic.parse(text, pop3=False) == _traffic.Recording(
+        "a client 1.0",
+        (
+            Step(b"", (Reply.SUCCESS,)),
+            Step(b"AUTH PLAIN"),
+            Step(b"\r\n", (Reply.SUCCESS,)),
+            Step(b"one\r\n\r\n.\r\nQUIT\r\n", (Reply.SUCCESS, Reply.ANY)),
+        ),
+    )
+
+
+def test_the_lines_of_a_long_pop3_reply_are_left_out() -> None:
+    segments = [
+        (False, b"+OK\r\n"),
+        (True, b"LIST\r\nUIDL\r\nSTAT\r\n"),
+        (False, b"+OK 1\r\n1 1024\r\n.\r\n+OK\r\n.\r\n+OK 1 1024\r\n"),
+    ]
+    text = _traffic.write("a client 1.0", segments, pop3=True)
+    assert [line for line in text.splitlines() if line.startswith("<")] == [
+        *("< +OK", "< +OK 1", "< ...", "< .", "< +OK", "< .", "< +OK 1 1024")
+    ]
+    replies = (Reply.MULTILINE, Reply.MULTILINE, Reply.SUCCESS)
+    assert _traffic.parse(text, pop3=True).steps[1:] == (Step(b"LIST\r\nUIDL\r\nSTAT\r\n", replies),)
+
+
+def test_a_line_that_belongs_to_no_recording_is_refused() -> None:
+    with pytest.raises(ValueError, match="line 2"):
+        _traffic.parse("# a client\nEHLO example.test\n", pop3=False)
+
+
+# What the columns send
+
+
+@pytest.mark.parametrize("column", SMTP)
+def test_every_mail_command_declares_a_size(column: str) -> None:
+    """As smtplib, curl and Postfix do: a server's shortest path must not be all that is measured."""
+    mails = re.findall(rb"(?im)^MAIL FROM:<[^>]*>(.*)\r$", sent(SMTP[column]))
+    assert mails
+    for parameters in mails:
+        assert re.match(rb"(?i) SIZE=\d+", parameters)
+
+
+def test_a_relay_declares_8bitmime_and_resets_between_two_messages() -> None:
+    said = sent(SMTP["pipelined group"])
+    assert b" BODY=8BITMIME\r\nRCPT TO:" in said
+    assert b"RSET\r\n" in said
+
+
+def test_a_size_that_is_declared_is_that_of_the_content() -> None:
+    for column in ("100 KB", "1 MB", "1 MB, stuffed"):
+        workload = SMTP[column]
+        assert isinstance(workload, Repeated)
+        envelope, content = workload.repeated[-2:]
+        assert b" SIZE=%d " % len(content.sent) in envelope.sent
+
+
+def test_dots_are_stuffed() -> None:
+    workload = SMTP["1 MB, stuffed"]
+    assert isinstance(workload, Repeated)
+    content = workload.repeated[-1].sent
+    assert content.count(b"\r\n.") == content.count(b"\r\n..") + 1 > 1_000
+    assert content.endswith(b"\r\n.\r\n")
+
+
+def test_ten_commands_are_in_flight() -> None:
+    workload = POP3["RETR, ten in flight"]
+    assert isinstance(workload, Repeated)
+    assert b"".join(step.sent for step in workload.repeated).count(b"RETR ") == workload.messages == 10
+    assert [len(step.replies) for step in workload.repeated][:-1].count(0) == len(workload.repeated) - 1
+
+
+# The programs
+
+
+def run(program: str, *arguments: str, accepted: tuple[int, ...] = (0,)) -> str:
+    """Run a benchmark to its end; what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, str(PROGRAMS / program), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
+    assert done.returncode in accepted, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("protocol", COLUMNS)
+def test_the_tables_of_the_readme_are_those_that_the_program_prints(protocol: str) -> None:
+    """But for the figures."""
+    printed = run("adapters.py", protocol, "--quick")
+    head, _, *rows = [row.strip("|\n").split("|") for row in printed.splitlines() if row.startswith("|")]
+    assert [column.strip() for column in head[1:]] == list(COLUMNS[protocol])
+    assert {row[0].strip(" *").removesuffix(", in microseconds") for row in rows} == set(SERVERS[protocol])
+    assert all(len(row) == len(head) and all(re.search(r"\d", cell) for cell in row[1:]) for row in rows)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"|{'|'.join(head)}|\n" in readme
+    for row in rows:
+        assert f"\n|{row[0]}|" in readme
+
+
+@pytest.mark.parametrize("name", ["smtp-smtplib-many", "pop3-poplib-apop"])
+def test_a_client_that_is_recorded_anew_sends_the_same(name: str, tmp_path: Path) -> None:
+    """The two that are always there: those of the standard library."""
+    run("record_clients.py", name, "--into", str(tmp_path))
+    recorded = (tmp_path / f"{name}.txt").read_text().splitlines()
+    assert recorded[1:] == (FOLDER / f"{name}.txt").read_text().splitlines()[1:]
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "says"),
+    [
+        ("smtp_core.py", ("--quick",), "h11"),
+        ("pop3_core.py", ("--quick",), "h11"),
+        ("idle.py", ("--connections", "10"), "TLS"),
+        ("reuse_port.py", ("--quick",), "two processes"),
+        ("grants.py", ("2000",), "a lookup"),
+        ("sasl_timing.py", ("4",), "Time"),
+        ("sasl_timing.py", ("--help",), "usage"),
+    ],
+)
+def test_a_benchmark_runs(program: str, arguments: tuple[str, ...], says: str) -> None:
+    assert says in run(program, *arguments, accepted=(0, 1) if program == "sasl_timing.py" else (0,))
