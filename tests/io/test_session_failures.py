@@ -215,12 +215,16 @@ def test_a_client_that_resets_the_connection_raises_nothing_in_its_session(
     """So a client cannot have tracebacks written."""
     ended: list[bool] = []
 
-    async def session(connection: ServerConnection[Any]) -> None:
-        await until_closed(connection)
-        ended.append(True)
-
     async def main() -> None:
+        begun = _loops.current().event()
+
+        async def session(connection: ServerConnection[Any]) -> None:
+            begun.set()
+            await until_closed(connection)
+            ended.append(True)
+
         async with visited(protocol, session) as (_, client):
+            await begun.wait()
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
 
