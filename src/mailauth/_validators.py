@@ -63,6 +63,15 @@ def matches(pattern: re.Pattern[AnyStr], wanted: str) -> Check:
     return check
 
 
+check_mechanism_name: Final = matches(
+    re.compile(r"[A-Z0-9_-]{1,20}"), "a mechanism is named by 1 to 20 of A-Z, 0-9, - and _"
+)
+"""Raises Malformed (RFC 4422 section 3.1)."""
+
+check_initial_response: Final = matches(re.compile(rb"[ -~]*[!-~]"), "printable ASCII, and no blank at its end")
+"""Raises Malformed for what cannot stand in an AUTH command: it is base64 or ``=`` there."""
+
+
 def between(lowest: int, highest: int) -> Check:
     """A check that a number is one of *lowest* to *highest*."""
 

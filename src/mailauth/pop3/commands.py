@@ -13,12 +13,10 @@ import attrs
 
 from .._errors import LocalProtocolError, Malformed
 from .._events import Accept, Command, Notice
-from .._validators import matches, value_of
+from .._validators import check_initial_response, check_mechanism_name, matches, value_of
 from ._grammar import check_count, check_number, parse_count, parse_number
 from .replies import Content, OrUnavailable
 
-_MECHANISM: Final = re.compile(r"[A-Z0-9_-]{1,20}")  # RFC 4422 section 3.1
-_RESPONSE: Final = re.compile(rb"[ -~]*[!-~]")
 _ARGUMENT: Final = re.compile(rb"[^\r\n\0]+")
 
 
@@ -244,15 +242,9 @@ class Auth(Command):
 
     verb: ClassVar[str] = "AUTH"
 
-    mechanism: str | None = attrs.field(
-        validator=value_of(
-            str, matches(_MECHANISM, "a mechanism is named by 1 to 20 of A-Z, 0-9, - and _"), optional=True
-        )
-    )
+    mechanism: str | None = attrs.field(validator=value_of(str, check_mechanism_name, optional=True))
     initial_response: bytes | None = attrs.field(
-        default=None,
-        repr=False,
-        validator=value_of(bytes, matches(_RESPONSE, "printable ASCII, and no blank at its end"), optional=True),
+        default=None, repr=False, validator=value_of(bytes, check_initial_response, optional=True)
     )
     """As on the wire, in base64 or ``=``; None when there is none."""
 

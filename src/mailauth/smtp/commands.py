@@ -16,7 +16,7 @@ import attrs
 
 from .._errors import LocalProtocolError, Malformed
 from .._events import Command, Notice, Question
-from .._validators import between, matches, tuple_of, value_of
+from .._validators import between, check_initial_response, check_mechanism_name, matches, tuple_of, value_of
 from ._grammar import Mailbox, check_domain, checked_mailbox, is_text, parse_path, split_path
 from ._parameters import (
     MAIL_PARAMETERS,
@@ -45,8 +45,6 @@ _SMTPUTF8: Final = re.compile(r" (?i:SMTPUTF8)\Z")
 _CHUNK: Final = re.compile(r"([0-9]{1,20})( (?i:LAST))?")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
 _ARGUMENT: Final = re.compile(r"(?:[ -~]*[!-~])?")
-_MECHANISM: Final = re.compile(r"[A-Z0-9_-]{1,20}")  # RFC 4422 section 3.1
-_RESPONSE: Final = re.compile(rb"[ -~]*[!-~]")
 
 
 def _read_as(kind: Callable[..., P], **fields: object) -> P:
@@ -156,13 +154,9 @@ class Auth(Command):
 
     verb: ClassVar[str] = "AUTH"
 
-    mechanism: str = attrs.field(
-        validator=value_of(str, matches(_MECHANISM, "a mechanism is named by 1 to 20 of A-Z, 0-9, - and _"))
-    )
+    mechanism: str = attrs.field(validator=value_of(str, check_mechanism_name))
     initial_response: bytes | None = attrs.field(
-        default=None,
-        repr=False,
-        validator=value_of(bytes, matches(_RESPONSE, "printable ASCII, and no blank at its end"), optional=True),
+        default=None, repr=False, validator=value_of(bytes, check_initial_response, optional=True)
     )
     """As on the wire, in base64 or ``=``; None when there is none."""
 
