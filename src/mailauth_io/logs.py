@@ -170,7 +170,7 @@ def _traceback(record: logging.LogRecord) -> list[str]:
 
 
 def _one_line(text: str) -> str:
-    """*text* with all escaped that is not printable ASCII, since a reader of logs may take it for a line end."""
+    """*text* if it is printable ASCII, else escaped: a reader of logs may take other characters for a line end."""
     return text if text.isascii() and text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 

@@ -96,9 +96,9 @@ class AnyServerSettings:
     """Octets of a command with CRLF (RFC 2449 section 4); lines of an AUTH exchange may have 12,288."""
 
     maximum_errors: int = attrs.field(default=20, validator=attrs.validators.ge(3))
-    """Commands refused for syntax or order, before the login for anything; then the end.  So counts a login that is
-    cancelled or malformed before it has cost anything, that USER begins anew, or that ends in a temporary failure.  No
-    RFC names a number."""
+    """Commands refused for syntax or order, before the login for anything; then the end.  A login counts as one of them
+    if it is cancelled or badly encoded before the application was asked, if another USER replaces it, or if it ends in
+    a temporary failure.  No RFC names a number."""
 
     maximum_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
     """Failed logins, the last of which ends the session; not before three (RFC 4954 section 9 says so for SMTP).  One

@@ -54,7 +54,7 @@ class FailedLogins:
         return self._longest * _SHARES[min(failures, len(_SHARES)) - 1]
 
     def note(self, address: str, now: float) -> None:
-        """A login from *address* fails at *now*, and ``delay`` counts it later, if at all: its client may have left."""
+        """A login from *address* has failed at *now*; it is counted by ``delay``, if its refusal is sent at all."""
         self._note(address, now, 0)
 
     def failed_lately(self, address: str, now: float) -> bool:

@@ -223,7 +223,7 @@ class House:
             right = await accounts.check_password(name, question.password, self._source(connection))
             return ACCEPT if right else sasl.Refusal.BAD_CREDENTIALS
 
-        return await self._ask_for(connection, session, question, answer())
+        return await self._ask_accounts(connection, session, question, answer())
 
     async def fetch_secret(self, session: str, question: sasl.FetchSecret) -> bytes | sasl.Refusal | None:
         """The answer to *question*."""
@@ -242,10 +242,10 @@ class House:
             name = self.name(question.authentication_identity)
             return await (await self.accounts(session)).scram_keys(name, question.hash_name, self._source(connection))
 
-        return await self._ask_for(connection, session, question, answer())
+        return await self._ask_accounts(connection, session, question, answer())
 
     @staticmethod
-    async def _ask_for(
+    async def _ask_accounts(
         connection: ServerConnection[Any], session: str, question: Question[A], answer: Awaitable[A]
     ) -> A:
         """As ``ask``; the session ends when its client has left the queue for hashing.

@@ -40,7 +40,7 @@ class LoginSource:
     """Where a login comes from, as far as its place in the queue depends on that."""
 
     address: object = None
-    """Logins with an equal *address* share one place: what ``limit`` tables count a client under."""
+    """Logins with an equal *address* share one place in the queue: an IPv4 address, or an IPv6 network."""
     failed_lately: Callable[[], bool] = lambda: False
     """Whether a login from there has failed in the last minutes."""
     connected: Callable[[], bool] = lambda: True
@@ -82,10 +82,12 @@ class _Queue:
     def enter(self, waiter: _Waiter) -> None:
         """Queue *waiter*, and start it if a thread is free for it."""
         address = waiter.source.address
-        if address not in self._clean and waiter.source.failed_lately():
+        if address in self._clean:
+            addresses = self._clean
+        elif address in self._failed or waiter.source.failed_lately():
             addresses = self._failed
         else:
-            addresses = self._failed if address in self._failed else self._clean
+            addresses = self._clean
         addresses.setdefault(address, deque()).append(waiter)
         self._start()
 
@@ -122,7 +124,7 @@ class _Queue:
         """The login whose turn it is, taken out of the queue; None when none may start."""
         order: tuple[_Waiting, ...] = (self._clean, self._failed)
         if self._turns_since_failed >= FAILED_TURN - 1:
-            order = (self._failed, *order)  # and again: an address may change sides on the way
+            order = (self._failed, *order)  # twice: looking at the clean ones may move some to the failed ones
         for addresses in order:
             waiter = self._take(addresses)
             if waiter is not None:
@@ -133,8 +135,9 @@ class _Queue:
     def _take(self, addresses: _Waiting) -> _Waiter | None:
         """The first login of the first address that has one and may use another thread.
 
-        What is passed over on the way is looked at once, so a long queue costs no more for each login: an address with
-        a failure goes to the others of that kind, and a client that has left is told so.
+        What is passed over on the way is removed, so a login costs no more in a long queue: an address with a failure
+        moves to the failed ones, and a client that has left is told so.  Only an address that holds its share of the
+        threads stays where it is.
         """
         found: object = None
         taken: _Waiter | None = None
