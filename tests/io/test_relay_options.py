@@ -129,7 +129,7 @@ def test_a_password_goes_in_clear_text_by_two_options_alone(password: Path) -> N
     ("words", "says"),
     [
         (("smtp://u@hop.test",), "Mail for elsewhere goes to smtp://hop.test:25 at once."),
-        (("smtp://hop.test",), "It goes there in clear text if no TLS can be had, and to whoever answers."),
+        (("smtp://hop.test",), "It goes there in clear text if no TLS can be had; inside TLS any certificate will do."),
         (("smtp://hop.test", "--relay-tls", "none"), "It goes there in clear text."),
         (("smtp://u@hop.test", "--relay-tls", "none"), "The login there goes by SCRAM alone, without TLS."),
         (
@@ -138,7 +138,7 @@ def test_a_password_goes_in_clear_text_by_two_options_alone(password: Path) -> N
         ),
         (
             ("smtp://u@hop.test", "--relay-tls", "opportunistic"),
-            "It and the password for it go inside TLS to whoever answers: no certificate is asked for.",
+            "It and the password for it go there inside TLS, where any certificate will do.",
         ),
     ],
 )

@@ -102,7 +102,7 @@ def remarks(settings: Settings) -> list[str]:
             told.append(f"The login there goes {how}.")
     elif not hop.tls_required:
         if hop.login is None:
-            told.append("It goes there in clear text if no TLS can be had, and to whoever answers.")
+            told.append("It goes there in clear text if no TLS can be had; inside TLS any certificate will do.")
         else:
-            told.append("It and the password for it go inside TLS to whoever answers: no certificate is asked for.")
+            told.append("It and the password for it go there inside TLS, where any certificate will do.")
     return told
