@@ -162,6 +162,31 @@ def test_clients_that_leave_while_their_passwords_wait_get_no_hash(run: Run, cap
 
 
 @on_both_loops
+@pytest.mark.parametrize("port", ["smtp", "pop3"])
+def test_a_client_that_sends_its_session_at_once_and_closes_its_side_logs_in(run: Run, port: str) -> None:
+    """As ``nc`` does with what is piped into it: it waits for the replies."""
+    held = Held()
+    held.go_on.set()
+    plain = base64.b64encode(f"\0alice\0{PASSWORD}".encode())
+    says = {
+        "smtp": b"EHLO client.test\r\nAUTH PLAIN " + plain + b"\r\nQUIT\r\n",
+        "pop3": f"USER alice\r\nPASS {PASSWORD}\r\nQUIT\r\n".encode(),
+    }
+
+    def client(served: Served) -> None:
+        with socket.create_connection(("127.0.0.1", getattr(served.pair, port)), PATIENCE) as connection:
+            connection.sendall(says[port])
+            connection.shutdown(socket.SHUT_WR)
+            replies = connection.makefile("rb").readlines()
+        if port == "smtp":
+            assert [reply[:4] for reply in replies if reply[3:4] == b" "] == [b"220 ", b"250 ", b"235 ", b"221 "]
+        else:
+            assert [reply[:3] for reply in replies] == [b"+OK"] * 4
+
+    meet(run, client, kept=behind(held, Hashing(threads=1)), legacy=True)
+
+
+@on_both_loops
 def test_a_client_that_sends_many_logins_and_leaves_costs_one_line_of_the_log(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -319,6 +319,16 @@ async def test_a_client_that_leaves_before_its_time_in_the_queue_is_over_has_fai
     assert hashes.failed == {"b": 1}
 
 
+@on_both_loops
+async def test_a_client_that_closed_its_side_is_served_if_it_need_not_wait(loop: _loops.Loop) -> None:
+    """It may still read: who pipes a session into a socket closes its side at once."""
+    hashes = Hashes(loop, Hashing(threads=1, timeout=PATIENCE))
+    hashes.gone.add("a")
+    hashes.end_all()
+    await hashes.login("a", right=True)()
+    assert hashes.started == ["a"]
+
+
 def test_a_client_that_left_is_a_busy_server_to_its_login() -> None:
     """So whatever handles the one handles the other."""
     assert issubclass(ClientLeft, HashingBusy)

@@ -60,6 +60,9 @@ class _Waiter:
     """Set when *started* or *left* is."""
     started: bool = False
     left: bool = False
+    had_to_wait: bool = False
+    """False while it is looked at for the first time.  A client may close its side and wait for the replies: it is
+    served when it need not wait, and taken for one that has left otherwise."""
 
 
 _Waiting: TypeAlias = OrderedDict[object, deque[_Waiter]]
@@ -90,6 +93,7 @@ class _Queue:
             addresses = self._clean
         addresses.setdefault(address, deque()).append(waiter)
         self._start()
+        waiter.had_to_wait = not waiter.started
 
     def leave(self, waiter: _Waiter) -> None:
         """*waiter* waits no longer; the thread that it was given meanwhile, if any, goes to the next one."""
@@ -144,7 +148,7 @@ class _Queue:
         empty: list[object] = []
         failed: list[object] = []
         for address, waiting in addresses.items():
-            while waiting and not waiting[0].source.connected():
+            while waiting and waiting[0].had_to_wait and not waiting[0].source.connected():
                 waiter = waiting.popleft()
                 waiter.source.note_failure()
                 waiter.left = True
