@@ -139,17 +139,39 @@ def test_who_finds_hashing_busy_is_put_off_and_nobody_else_waits(run: Run, caplo
     assert PASSWORD not in caplog.text
 
 
+class Announced(MemoryAccounts):
+    """Accounts that tell when a login is about to be queued."""
+
+    queued: threading.Semaphore
+
+    async def check_password(self, name: str, password: bytes, source: stores.LoginSource = stores.LOCAL) -> bool:
+        self.queued.release()
+        return await super().check_password(name, password, source)
+
+
+def announcing(credential: Credential, hashing: Hashing) -> Announced:
+    """Accounts with alice's alone."""
+    accounts = Announced([Account(name="alice", credential=credential)], hashing=hashing)
+    accounts.queued = threading.Semaphore(0)
+    return accounts
+
+
 @on_both_loops
 def test_clients_that_leave_while_their_passwords_wait_get_no_hash(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     """Nor is a store said to have failed; the next login is served after them."""
     held = Held()
+    hashing = Hashing(threads=1)
+    accounts = announcing(held, hashing)
 
     def client(served: Served) -> None:
         with ends_of_sessions("smtp") as ends:
             first = login_of_alice(served)
             assert held.begun.acquire(timeout=PATIENCE)
             for _ in range(20):
-                reset(login_of_alice(served))
+                gone = login_of_alice(served)
+                assert accounts.queued.acquire(timeout=PATIENCE)
+                reset(gone)
+            assert accounts.queued.acquire(timeout=PATIENCE)
             reset(first)
             held.go_on.set()
             for _ in range(21):
@@ -157,7 +179,7 @@ def test_clients_that_leave_while_their_passwords_wait_get_no_hash(run: Run, cap
         assert not held.begun.acquire(blocking=False)
         served.log_in().quit()
 
-    meet(run, client, kept=behind(held, Hashing(threads=1)))
+    meet(run, client, kept=attrs.evolve(behind(held, hashing), accounts=accounts), postmaster=None)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -193,13 +215,17 @@ def test_a_client_that_sends_many_logins_and_leaves_costs_one_line_of_the_log(
     """After the first one that finds it gone its session ends, and the rest of what it sent is not read."""
     caplog.set_level(logging.INFO)
     held = Held()
+    hashing = Hashing(threads=1)
+    accounts = announcing(held, hashing)
 
     def client(served: Served) -> None:
         with ends_of_sessions("smtp") as ends:
             first = login_of_alice(served)
             assert held.begun.acquire(timeout=PATIENCE)
+            assert accounts.queued.acquire(timeout=PATIENCE)
             caplog.clear()
             second = login_of_alice(served)
+            assert accounts.queued.acquire(timeout=PATIENCE)
             second.sendall((b"AUTH PLAIN " + base64.b64encode(b"\0alice\0wrong") + b"\r\n") * 100)
             second.close()
             reset(first)
@@ -207,7 +233,7 @@ def test_a_client_that_sends_many_logins_and_leaves_costs_one_line_of_the_log(
             assert ends.acquire(timeout=PATIENCE)
             assert ends.acquire(timeout=PATIENCE)
 
-    meet(run, client, kept=behind(held, Hashing(threads=1)))
+    meet(run, client, kept=attrs.evolve(behind(held, hashing), accounts=accounts), postmaster=None)
     failed = [record for record in caplog.records if record.getMessage().startswith("login failed")]
     assert len(failed) <= 2
 
@@ -227,24 +253,13 @@ class Counted(Held):
     one_more: threading.Semaphore = attrs.field(factory=lambda: threading.Semaphore(0), eq=False)
 
 
-class Announced(MemoryAccounts):
-    """Accounts that tell when a login is about to be queued."""
-
-    queued: threading.Semaphore
-
-    async def check_password(self, name: str, password: bytes, source: stores.LoginSource = stores.LOCAL) -> bool:
-        self.queued.release()
-        return await super().check_password(name, password, source)
-
-
 @on_both_loops
 @pytest.mark.parametrize("attackers", [1, 10])
 def test_attacking_addresses_do_not_hold_up_a_login(run: Run, attackers: int) -> None:
     """Each of them has ten passwords waiting; between an honest login and its own hash at most two others start."""
     counted = Counted()
     hashing = Hashing(threads=1, timeout=10 * PATIENCE)
-    accounts = Announced([Account(name="alice", credential=counted)], hashing=hashing)
-    accounts.queued = threading.Semaphore(0)
+    accounts = announcing(counted, hashing)
     kept = attrs.evolve(behind(counted, hashing), accounts=accounts)
 
     def one_more() -> None:
