@@ -23,13 +23,17 @@ _INSTEAD: Final[Mapping[type, str]] = {bool: "True or False", Mapping: "a dict"}
 
 
 def value_of(kind: type, check: Check | None = None, *, optional: bool = False) -> Validator:
-    """The field holds a *kind* that passes *check*, or None where it is *optional*.  A bool is not an int."""
+    """The field holds a *kind* that passes *check*, or None where it is *optional*.
+
+    A bool is not an int here, and a subclass of bytes is not bytes.
+    """
 
     def validate(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         if type(value) is not kind:
             if optional and value is None:
                 return
-            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            # A subclass of bytes may give another length than it has; and a bool is an int.
+            if not isinstance(value, kind) or kind is bytes or (kind is int and isinstance(value, bool)):
                 raise wrong_type(str(attribute.alias), kind, value, optional=optional)
         if check is not None:
             try:

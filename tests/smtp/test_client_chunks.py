@@ -317,3 +317,14 @@ def messages(server: Session) -> list[bytes]:
         elif isinstance(event, smtp.MessageComplete):
             found.append(b"")
     return found[:-1]
+
+
+def test_a_chunk_is_bytes_and_no_subclass_of_it() -> None:
+    """One could give another length than it has: what follows the chunk of BDAT would be commands."""
+
+    class Short(bytes):
+        def __len__(self) -> int:
+            return 1
+
+    with pytest.raises(LocalProtocolError, match="octets must be bytes"):
+        MessageChunk(octets=Short(b"a\r\nQUIT\r\n"))
