@@ -23,6 +23,14 @@ def key(address: str, ipv6_prefix: int = 128) -> object:
         return address
 
 
+def network_of(address: str) -> object:
+    """The network that one owner usually has whole: /24 of IPv4, /48 of IPv6; *address* itself where it is no IP."""
+    folded = key(address, 48)
+    if isinstance(folded, ipaddress.IPv4Address):
+        return ipaddress.IPv4Network((folded, 24), strict=False)
+    return folded
+
+
 def is_within(address: str, networks: Iterable[Network]) -> bool:
     """Whether *address*, as folded, is in one of *networks*.  Raises LocalProtocolError for what is no IP address."""
     folded = fold(address)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mailauth_io._addresses import network_of
 from mailauth_io.server._failures import MEMORY, FailedLogins
 
 
@@ -82,3 +83,21 @@ def test_the_table_is_bounded_and_forgets_whose_failures_are_oldest() -> None:
         assert len(table) <= 3
     assert table.delay("192.0.2.1", 0.0) == 2.0
     assert table.delay("198.51.100.1", 0.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "192.0.2.254", True),
+        ("192.0.2.1", "::ffff:192.0.2.7", True),
+        ("192.0.2.1", "192.0.3.1", False),
+        ("2001:db8:1:1::1", "2001:db8:1:ffff::2", True),
+        ("2001:db8:1::1", "2001:db8:2::1", False),
+        ("fe80::1%eth0", "fe80::2", True),
+        ("a pipe", "a pipe", True),
+        ("a pipe", "another", False),
+    ],
+)
+def test_a_network_takes_turns_as_one(one: str, other: str, same: bool) -> None:
+    """What one owner usually has whole: /24 of IPv4, /48 of IPv6."""
+    assert (network_of(one) == network_of(other)) == same

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 
 import attrs
 import pytest
 
 from mailauth import sasl
-from mailauth_io.stores import Account, MemoryAccounts, Proof, from_password, memory_accounts
+from mailauth_io.stores import Account, AccountsFile, MemoryAccounts, Proof, from_password, write_credential
 from mailauth_io.stores.credentials import Credential, Scram
 from tests.io.server_support import Run, on_both_loops
 
@@ -100,34 +101,45 @@ def derived(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 @on_both_loops
-def test_deriving_keys_for_a_name_costs_once_whether_it_exists_or_not(run: Run, derived: list[bytes]) -> None:
+def test_each_login_derives_keys_once_whatever_was_before(run: Run, derived: list[bytes]) -> None:
+    """Else the time of one login tells the names that have logged in by SCRAM from all others."""
+
     async def main() -> None:
-        accounts = MemoryAccounts({"alice": b"one"})
-        for name in ("alice", "nobody", "alice", "nobody"):
-            await accounts.scram_keys(name, "sha256")
-        assert len(derived) == 2
-        await accounts.scram_keys("nobody", "sha1")
-        assert len(derived) == 3
+        accounts = MemoryAccounts({"alice": b"one", "bob": b"two"})
+        before = await accounts.scram_keys("alice", "sha256")
+        for name in ("alice", "nobody", "bob", "alice", "nobody"):
+            for hash_name in ("sha256", "sha1"):
+                derived.clear()
+                await accounts.scram_keys(name, hash_name)
+                assert len(derived) == 1
+        assert await accounts.scram_keys("alice", "sha256") == before
 
     run(main)
 
 
 @on_both_loops
-def test_a_flood_of_unknown_names_does_not_make_the_known_ones_cheaper(
-    run: Run, derived: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Both are forgotten then, and both take the time of deriving keys once more; the salts stay."""
-    monkeypatch.setattr(memory_accounts, "REMEMBERED", 1)
+def test_accounts_that_are_added_leave_the_salts_of_unknown_names(run: Run, tmp_path: Path) -> None:
+    """A salt that changes would tell that its name is unknown."""
+    path = tmp_path / "users"
+    path.touch(mode=0o600)
+
+    def line(name: str) -> str:
+        return f"{name}:{write_credential('SCRAM-SHA-256', b'secret')}\n"
 
     async def main() -> None:
-        accounts = MemoryAccounts({"alice": b"one"})
-        before = {name: await accounts.scram_keys(name, "sha256") for name in ("alice", "nobody")}
-        for name in ("alice", "nobody"):
-            for flood in ("x", "y"):
-                await accounts.scram_keys(flood, "sha256")
-            derived.clear()
-            assert await accounts.scram_keys(name, "sha256") == before[name]
-            assert len(derived) == 1
+        path.write_text(line("alice"))
+        accounts = MemoryAccounts(file=AccountsFile(path))
+        before = await accounts.scram_keys("nobody", "sha256")
+        for number in range(8):
+            with path.open("a") as file:
+                file.write(line(f"user{number}"))
+            assert await accounts.refresh(at_once=True) is not None
+            assert await accounts.scram_keys("nobody", "sha256") == before
+        anew = MemoryAccounts(file=AccountsFile(path))
+        assert await anew.scram_keys("nobody", "sha256") == before
+        path.write_text(line("carol"))
+        assert await accounts.refresh(at_once=True) is not None
+        assert await accounts.scram_keys("nobody", "sha256") == before
 
     run(main)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 
@@ -143,10 +145,11 @@ class Hashes:
         self._go_on = threading.Semaphore(0)
 
     def source(self, login: str) -> LoginSource:
-        """*login* is an address, and after a slash whatever tells its logins apart."""
+        """*login* is an address, and after a slash whatever tells its logins apart; a colon ends its network."""
         address = login.partition("/")[0]
         return LoginSource(
             address=address,
+            network=address.partition(":")[0],
             failed_lately=lambda: self.failed[address] > 0,
             connected=lambda: login not in self.gone,
             note_failure=lambda: self.failed.update([address]),
@@ -290,17 +293,54 @@ async def test_a_client_that_leaves_the_queue_gets_no_thread(loop: _loops.Loop) 
 
 
 @on_both_loops
-async def test_a_client_that_leaves_while_its_password_is_hashed_has_failed(loop: _loops.Loop) -> None:
-    """Whether or not the password was right."""
-    hashes = Hashes(loop, Hashing(threads=1, timeout=PATIENCE))
+async def test_a_client_that_leaves_while_a_wrong_password_is_hashed_has_failed_before_it_leaves(
+    loop: _loops.Loop,
+) -> None:
+    """With the right one it has not: who pipes a session into a socket has closed its side by then."""
+    for right in (False, True):
+        hashes = Hashes(loop, Hashing(threads=1, timeout=PATIENCE))
 
-    async def leave() -> None:
+        async def leave(hashes: Hashes = hashes) -> None:
+            await hashes.begun(1)
+            hashes.gone.add("a")
+            hashes.end_all()
+
+        await together(hashes.login("a", right=right), leave)
+        assert hashes.failed == ({} if right else {"a": 1})
+
+
+@on_both_loops
+async def test_a_client_that_asks_for_keys_and_leaves_has_failed(loop: _loops.Loop) -> None:
+    """SCRAM's keys are neither right nor wrong when they are derived."""
+    hashing = Hashing(threads=1, timeout=PATIENCE)
+    failed: list[bool] = []
+    for leaves in ([], ["left"]):
+        source = LoginSource(connected=partial(operator.not_, leaves), note_failure=lambda: failed.append(True))
+        assert await hashing.run(source, bytes, 3) == b"\0\0\0"
+    assert failed == [True]
+
+
+@on_both_loops
+async def test_networks_take_turns_and_in_each_its_addresses(loop: _loops.Loop) -> None:
+    """A network has as many addresses as its owner likes, none of which needs to have failed before."""
+    hashes = Hashes(loop, Hashing(threads=1, timeout=PATIENCE))
+    attack = [hashes.login(f"attacker:{number}", right=True) for number in range(50)]
+
+    async def attacked() -> None:
         await hashes.begun(1)
-        hashes.gone.add("a")
+        await hashes.end(3)
+        before = len(hashes.started)
+        await together(hashes.login("user:1", right=True), hashes.login("user:2", right=True), until_started)
+        for user in ("user:1", "user:2"):
+            assert hashes.started.index(user) - before <= 4
+
+    async def until_started() -> None:
+        while not {"user:1", "user:2"} <= set(hashes.started):
+            await hashes.end(1)
         hashes.end_all()
 
-    await together(hashes.login("a", right=True), leave)
-    assert hashes.failed == {"a": 1}
+    await together(*attack, attacked)
+    assert len(hashes.started) == 52
 
 
 @on_both_loops

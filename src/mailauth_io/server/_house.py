@@ -17,7 +17,7 @@ from mailauth.policy import RelayPolicy
 
 from .. import _loops
 from .._adapter import ServerConnection
-from .._addresses import key
+from .._addresses import key, network_of
 from ..certificate_names import certificate_names
 from ..limits import Crowd
 from ..logs import Event
@@ -207,6 +207,7 @@ class House:
         address = connection.peer.address
         return LoginSource(
             address=key(address, NETWORK),
+            network=network_of(address),
             failed_lately=lambda: self.failures.failed_lately(address, self.clock()),
             connected=lambda: not connection.peer_closed,
             note_failure=lambda: self.failures.note(address, self.clock()),

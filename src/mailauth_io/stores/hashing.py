@@ -1,16 +1,16 @@
 """Where passwords are hashed: in one thread for each core, shared fairly between the addresses that log in.
 
 Hashing is the costly part of a login, and an attacker needs no password to ask for it.  So the queue is not first come,
-first served: an address holds at most half of the threads, addresses take turns, and while others wait, addresses from
-which a login has failed lately get every fourth turn.
+first served: an address holds at most half of the threads; networks take turns, and in each its addresses; and while
+others wait, addresses from which a login has failed lately get every fourth turn.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
-from typing import Final, TypeAlias, TypeVar, TypeVarTuple
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar, TypeVarTuple
 
 import attrs
 
@@ -24,7 +24,7 @@ TIMEOUT: Final = 10.0
 
 FAILED_TURN: Final = 4
 """Every fourth turn at least belongs to the addresses with a failed login, if any of them waits: a user who mistyped a
-password still gets in."""
+password is one of them for a while, and waits with them for a turn."""
 
 
 class HashingBusy(Exception):
@@ -41,6 +41,8 @@ class LoginSource:
 
     address: object = None
     """Logins with an equal *address* share one place in the queue: an IPv4 address, or an IPv6 network."""
+    network: object = None
+    """Addresses with an equal *network* share the turns of one: the owner of a network has all of its addresses."""
     failed_lately: Callable[[], bool] = lambda: False
     """Whether a login from there has failed in the last minutes."""
     connected: Callable[[], bool] = lambda: True
@@ -65,8 +67,43 @@ class _Waiter:
     served when it need not wait, and taken for one that has left otherwise."""
 
 
-_Waiting: TypeAlias = OrderedDict[object, deque[_Waiter]]
-"""The logins that wait, by the address that they come from."""
+class _Turns:
+    """Logins that wait.  Networks take turns, and so do the addresses of each, and the logins of each address."""
+
+    def __init__(self) -> None:
+        self._networks: OrderedDict[object, OrderedDict[object, deque[_Waiter]]] = OrderedDict()
+
+    def of(self, source: LoginSource) -> deque[_Waiter]:
+        """Those from the address of *source*."""
+        addresses = self._networks.get(source.network)
+        return deque() if addresses is None else addresses.get(source.address, deque())
+
+    def add(self, waiter: _Waiter) -> None:
+        addresses = self._networks.setdefault(waiter.source.network, OrderedDict())
+        addresses.setdefault(waiter.source.address, deque()).append(waiter)
+
+    def remove(self, waiter: _Waiter) -> None:
+        """Take *waiter* out of its place."""
+        source = waiter.source
+        addresses = self._networks[source.network]
+        addresses[source.address].remove(waiter)
+        if not addresses[source.address]:
+            del addresses[source.address]
+        if not addresses:
+            del self._networks[source.network]
+
+    def take(self, waiter: _Waiter) -> None:
+        """Take *waiter* out for its turn: its address and its network have their next ones after the others."""
+        source = waiter.source
+        self._networks[source.network].move_to_end(source.address)
+        self._networks.move_to_end(source.network)
+        self.remove(waiter)
+
+    def heads(self) -> Iterator[_Waiter]:
+        """The first login of each address, those of the network whose turn it is first."""
+        for addresses in list(self._networks.values()):
+            for waiting in list(addresses.values()):
+                yield waiting[0]
 
 
 class _Queue:
@@ -77,36 +114,27 @@ class _Queue:
         self._most = most
         self._share = max(1, most // 2)  # of the threads, for one address
         self._running: Counter[object] = Counter()
-        # An address is in one of the two, in the order in which the addresses of each take turns.
-        self._clean: _Waiting = OrderedDict()
-        self._failed: _Waiting = OrderedDict()
+        # All logins of an address are in one of the two.
+        self._clean = _Turns()
+        self._failed = _Turns()
         self._turns_since_failed = 0
 
     def enter(self, waiter: _Waiter) -> None:
         """Queue *waiter*, and start it if a thread is free for it."""
-        address = waiter.source.address
-        if address in self._clean:
-            addresses = self._clean
-        elif address in self._failed or waiter.source.failed_lately():
-            addresses = self._failed
-        else:
-            addresses = self._clean
-        addresses.setdefault(address, deque()).append(waiter)
+        source = waiter.source
+        failed = self._failed.of(source) or (not self._clean.of(source) and source.failed_lately())
+        (self._failed if failed else self._clean).add(waiter)
         self._start()
         waiter.had_to_wait = not waiter.started
 
     def leave(self, waiter: _Waiter) -> None:
         """*waiter* waits no longer; the thread that it was given meanwhile, if any, goes to the next one."""
-        address = waiter.source.address
         if waiter.started:
-            self.release(address)
+            self.release(waiter.source.address)
             return
-        for addresses in (self._clean, self._failed):
-            waiting = addresses.get(address, ())
-            if waiter in waiting:
-                addresses[address].remove(waiter)
-                if not waiting:
-                    del addresses[address]
+        for line in (self._clean, self._failed):
+            if waiter in line.of(waiter.source):
+                line.remove(waiter)
 
     def release(self, address: object) -> None:
         """A hash for *address* has ended."""
@@ -126,50 +154,41 @@ class _Queue:
 
     def _next(self) -> _Waiter | None:
         """The login whose turn it is, taken out of the queue; None when none may start."""
-        order: tuple[_Waiting, ...] = (self._clean, self._failed)
+        order = [self._clean, self._failed]
         if self._turns_since_failed >= FAILED_TURN - 1:
-            order = (self._failed, *order)  # twice: looking at the clean ones may move some to the failed ones
-        for addresses in order:
-            waiter = self._take(addresses)
+            order.insert(0, self._failed)  # twice: looking at the clean ones may move some to the failed ones
+        for line in order:
+            waiter = self._take(line)
             if waiter is not None:
-                self._turns_since_failed = 0 if addresses is self._failed else self._turns_since_failed + 1
+                self._turns_since_failed = 0 if line is self._failed else self._turns_since_failed + 1
                 return waiter
         return None
 
-    def _take(self, addresses: _Waiting) -> _Waiter | None:
-        """The first login of the first address that has one and may use another thread.
+    def _take(self, waiting: _Turns) -> _Waiter | None:
+        """The first login of *waiting* whose address may use another thread, taken out of it.
 
         What is passed over on the way is removed, so a login costs no more in a long queue: an address with a failure
         moves to the failed ones, and a client that has left is told so.  Only an address that holds its share of the
         threads stays where it is.
         """
-        found: object = None
-        taken: _Waiter | None = None
-        empty: list[object] = []
-        failed: list[object] = []
-        for address, waiting in addresses.items():
-            while waiting and waiting[0].had_to_wait and not waiting[0].source.connected():
-                waiter = waiting.popleft()
+        for first in waiting.heads():
+            waiter: _Waiter | None = first
+            while waiter is not None and waiter.had_to_wait and not waiter.source.connected():
+                waiting.remove(waiter)
                 waiter.source.note_failure()
                 waiter.left = True
                 waiter.event.set()
-            if not waiting:
-                empty.append(address)
-            elif addresses is self._clean and waiting[0].source.failed_lately():
-                failed.append(address)
-            elif self._running[address] < self._share:
-                found, taken = address, waiting.popleft()
-                break
-        if taken is not None:
-            if addresses[found]:
-                addresses.move_to_end(found)
-            else:
-                empty.append(found)
-        for address in empty:
-            del addresses[address]
-        for address in failed:
-            self._failed[address] = addresses.pop(address)
-        return taken
+                waiter = next(iter(waiting.of(first.source)), None)
+            if waiter is None:
+                continue
+            if waiting is self._clean and waiter.source.failed_lately():
+                for other in tuple(waiting.of(waiter.source)):
+                    waiting.remove(other)
+                    self._failed.add(other)
+            elif self._running[waiter.source.address] < self._share:
+                waiting.take(waiter)
+                return waiter
+        return None
 
 
 def _cores() -> int:
@@ -192,8 +211,9 @@ class Hashing:
     async def run(self, source: LoginSource, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """``function(*args)`` in a thread, when it is the turn of *source*.
 
-        A *function* that returns False has met a wrong password; this, and a client that leaves before the end, is
-        noted as a failure.  Raises HashingBusy when no thread is free in time, ClientLeft when *source* did not wait.
+        A *function* that returns False has met a wrong password.  This is noted as a failure, and so is a client that
+        leaves before the end, unless *function* returns True.  Raises HashingBusy when no thread is free in time,
+        ClientLeft when *source* did not wait.
         """
         queue = self._queue
         if queue is None or not queue.threads.at_home:
@@ -216,7 +236,7 @@ class Hashing:
             raise ClientLeft
 
         def ended(result: T | None) -> None:
-            if result is False or not source.connected():
+            if result is False or (result is not True and not source.connected()):
                 source.note_failure()  # before the next turn is given: it may depend on this
             queue.release(source.address)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from typing import Final
 
@@ -21,9 +21,6 @@ from .accounts_file import Account, AccountsError, AccountsFile
 from .credentials import Credential, Plain, Proof, Scram, prepared
 from .hashing import LOCAL, Hashing, LoginSource
 from .names import NAME_RULE, mailbox_name
-
-REMEMBERED: Final = 4096
-"""Unknown names that have once cost what deriving SCRAM keys costs, as a known name does; the oldest are forgotten."""
 
 _NO_SECRETS: Final = "No CRAM-MD5, APOP or SCRAM-SHA-1: they need the password itself ({PLAIN}) of every account."
 _NO_KEYS: Final = "No SCRAM-SHA-256: it needs {SCRAM-SHA-256} or {PLAIN} of every account."
@@ -116,7 +113,7 @@ class MemoryAccounts:
         self._hashing = hashing or Hashing()
         self._decoy_key = secrets.token_bytes(32)
         self._decoy_password = Plain(secrets.token_hex(32).encode())  # text, so that SCRAM keys can be derived from it
-        self._derived: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._salt_key: bytes | None = None
         self._begin()
 
     def _owner(self, text: str) -> str:
@@ -141,14 +138,19 @@ class MemoryAccounts:
         self._scram_decoy = self._make_scram_decoy(credentials)
 
     def _make_scram_decoy(self, credentials: list[Credential]) -> sasl.ScramDecoy:
-        """Salts for names that are nobody's.  Where salts are stored they outlast the process, so these must, too."""
+        """Salts for unknown names.  Where salts are stored they outlast the process, so these must, too.
+
+        They are made from the first account that has some, so accounts that are added later leave them as they are, and
+        while the process runs nothing changes them.
+        """
         stored = [credential.keys for credential in credentials if isinstance(credential, Scram)]
         if not stored:
             return sasl.ScramDecoy(key=self._decoy_key)
-        key = hashlib.sha256(b"salts for names that are nobody's" + min(keys.server_key for keys in stored)).digest()
+        if self._salt_key is None:
+            self._salt_key = hashlib.sha256(b"salts of unknown names" + stored[0].server_key).digest()
         costs = Counter((keys.iterations, min(len(keys.salt), 32)) for keys in stored)
         (iterations, salt_size), _ = costs.most_common(1)[0]
-        return sasl.ScramDecoy(key=key, iterations=iterations, salt_size=salt_size)
+        return sasl.ScramDecoy(key=self._salt_key, iterations=iterations, salt_size=salt_size)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -240,17 +242,13 @@ class MemoryAccounts:
 
     async def scram_keys(self, name: str, hash_name: str, source: LoginSource = LOCAL) -> sasl.ScramKeys:
         known = self._credential(name)
-        login = (name, hash_name)
-        if isinstance(known or self._decoy, Plain) and login not in self._derived:
-            # Keys are derived at the first login of a name: an unknown one takes as long the first time, and not again.
-            # A name that was forgotten takes as long once more, though the keys of a known one are still there.
+        if isinstance(known or self._decoy, Plain):
+            # Keys are derived once in each login, whether the name exists and whether they are there already: the time
+            # of a login must not tell which names have logged in before.
             if isinstance(known, Plain) and not known.has_derived(hash_name):
                 await self._hashing.run(source, known.scram_keys, hash_name)
             else:
                 await self._hashing.run(source, self._decoy_password.derive, hash_name)
-            self._derived[login] = None
-            if len(self._derived) > REMEMBERED + len(self._accounts):
-                self._derived.popitem(last=False)
         of_nobody = self._scram_decoy.keys(name, hash_name)  # made for a known name as well, so that both take as long
         keys = None if known is None else known.scram_keys(hash_name)
         return of_nobody if keys is None else keys
