@@ -4,13 +4,16 @@ import sys
 
 import trio
 
-from mailauth import sasl, smtp
+from mailauth import Command, ProtocolError, sasl, smtp
 from mailauth_io.on_trio import Client, connect
 
+ALICE, DINAH = smtp.Mailbox("alice", "example.test"), smtp.Mailbox("dinah", "example.org")
 MESSAGE = b"From: alice@example.test\r\nSubject: a trial\r\n\r\nDown the rabbit-hole.\r\n"
 
 
-async def succeed(client: Client[smtp.ClientEvent], events: int = 1) -> None:
+async def succeed(client: Client[smtp.ClientEvent], *commands: Command, events: int = 1) -> None:
+    for command in commands:
+        client.send(command)
     for _ in range(events):
         event = await anext(client, None)
         if event is None or not (isinstance(event, sasl.Authenticated) or event.reply.code < 400):
@@ -21,17 +24,14 @@ async def succeed(client: Client[smtp.ClientEvent], events: int = 1) -> None:
 async def main(port: int) -> None:
     async with await connect(smtp.ClientConnection(), "127.0.0.1", port) as client:
         await succeed(client)  # the greeting
-        client.send(smtp.Hello(domain="localhost"))
-        await succeed(client)
+        await succeed(client, smtp.Hello(domain="localhost"))
         client.authenticate(sasl.PlainClient(authentication_identity="alice", password=b"wonderland"))
         await succeed(client)
-        client.send(smtp.Mail(reverse_path=smtp.Mailbox("alice", "example.test")))
-        client.send(smtp.Rcpt(forward_path=smtp.Mailbox("dinah", "example.org")))
-        client.send(smtp.Data())
-        await succeed(client, events=3)
-        client.send(smtp.MessageChunk(octets=MESSAGE))
-        client.send(smtp.MessageComplete())
-        await succeed(client)
+        await succeed(client, smtp.Mail(reverse_path=ALICE), smtp.Rcpt(forward_path=DINAH), smtp.Data(), events=3)
+        await succeed(client, smtp.MessageChunk(octets=MESSAGE), smtp.MessageComplete())
 
 
-trio.run(main, int(sys.argv[1]))
+try:
+    trio.run(main, int(sys.argv[1]))
+except (IndexError, ValueError, OSError, ProtocolError, KeyboardInterrupt) as error:
+    sys.exit(f"not delivered: {error!r}" if sys.argv[1:] else __doc__)

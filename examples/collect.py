@@ -54,6 +54,18 @@ async def expect_success(client: Client[pop3.ClientEvent], step: str) -> pop3.Re
     return reply
 
 
+def make_maildir(maildir: Path) -> None:
+    """Create the Maildir, or what an empty directory lacks to be one.  Raises OSError if the path is something else."""
+    if not maildir.exists():
+        maildir.mkdir(0o700)
+    folders = {maildir / name for name in ("tmp", "new", "cur")}
+    found = set(maildir.iterdir())
+    if not (found <= folders or found >= folders):
+        raise OSError(f"{maildir} is neither a Maildir nor empty")
+    for folder in folders:
+        folder.mkdir(0o700, exist_ok=True)
+
+
 def store(maildir: Path, content: bytes) -> None:
     """Add a message to the Maildir.  When this returns, a power failure cannot undo it.  Raises OSError."""
     mailbox.Maildir(maildir).add(content.replace(b"\r\n", b"\n"))  # written to tmp, synchronized, moved to new
@@ -99,6 +111,13 @@ async def collect(client: Client[pop3.ClientEvent], maildir: Path, *, keep: bool
     return complete
 
 
+def client_context(ca: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise OSError(f"{ca}: {error}") from None  # else it does not name the file
+
+
 async def run(args: argparse.Namespace, password: bytes) -> bool:
     """Connect, log in and collect.  Only with ``--tls none`` does anything but the greetings travel outside TLS."""
     settings = pop3.ClientSettings(tls_required=args.tls != "none")
@@ -106,7 +125,7 @@ async def run(args: argparse.Namespace, password: bytes) -> bool:
         lambda tls: pop3.ClientConnection(settings, tls=tls),
         args.host,
         args.port,
-        ssl_context=None if args.tls == "none" else ssl.create_default_context(cafile=args.ca),
+        ssl_context=None if args.tls == "none" else client_context(args.ca),
         implicit_tls=args.tls == "implicit",
     ) as client:
         await expect_success(client, "greeting")
@@ -150,12 +169,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--ca", type=Path, metavar="FILE", help="trust this certificate authority (the system's)")
     args = parser.parse_args(arguments)
-    password = read_password()
     try:
+        make_maildir(args.maildir)
+        password = read_password()
         complete = asyncio.run(run(args, password))
     except (Failed, ProtocolError, OSError, UnicodeError) as error:
         print(f"Stopped, no message is lost: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0 if complete else 1
 
 

@@ -11,6 +11,7 @@ In your own tests, use ``Double`` as ``run`` does, with your client in the place
 
 import argparse
 import asyncio
+import re
 import smtplib
 import sys
 from collections.abc import Iterable, Sequence
@@ -95,15 +96,21 @@ def fault(text: str) -> Fault:
     step, _, what = text.partition("=")
     if step in STEPS and what == "close":
         return Fault(STEPS[step], None)
-    if step in STEPS and what.isdecimal() and 400 <= int(what) < 560:
+    if step in STEPS and re.fullmatch("[45][0-5][0-9]", what):
         return Fault(STEPS[step], smtp.Reply(int(what), text="as planted"))
-    raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(STEPS)}, then = and a code from 400, or close")
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is not one of {', '.join(STEPS)}, then =, then close or a code: 4 or 5, a digit up to 5, any digit"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Show what smtplib does when a server fails.")
     parser.add_argument("faults", type=fault, nargs="*", metavar="STEP=FAULT", help="such as RCPT=451 or DATA=close")
-    return asyncio.run(run(parser.parse_args(arguments).faults))
+    args = parser.parse_args(arguments)
+    try:
+        return asyncio.run(run(args.faults))
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -236,13 +236,9 @@ def session(lines: Sequence[bytes], rng: random.Random) -> bytes:
     return data
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Fuzz the protocol machines of mailauth.")
-    parser.add_argument("--runs", type=int, default=1_000, help="inputs for each target (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="another one makes other inputs (%(default)s)")
-    args = parser.parse_args(arguments)
-    rng = random.Random(args.seed)
-    for _ in range(args.runs):
+def run_targets(runs: int, seed: int) -> int:
+    rng = random.Random(seed)
+    for _ in range(runs):
         for target, lines in TARGETS.items():
             data = session(lines, rng)
             try:
@@ -250,8 +246,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except Exception as error:
                 print(f"{target.__name__} failed on {data!r}: {type(error).__name__}: {error}")
                 return 1
-    print(f"{args.runs} inputs for each of {len(TARGETS)} targets, and none failed.")
+    print(f"{runs} inputs for each of {len(TARGETS)} targets, and none failed.")
     return 0
+
+
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Fuzz the protocol machines of mailauth.")
+    parser.add_argument("--runs", type=positive, default=1_000, help="inputs for each target (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="another one makes other inputs (%(default)s)")
+    args = parser.parse_args(arguments)
+    try:
+        return run_targets(args.runs, args.seed)
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ import asyncio
 import getpass
 import hashlib
 import hmac
-import mailbox
 import os
+import ssl
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -94,7 +94,10 @@ class MaildropServer:
                         connection.answer(question, pop3.Unavailable.IN_USE)
                     case pop3.OpenMaildrop() as question:
                         self.opened = maildrop
-                        connection.answer(question, await from_disk(maildrop.open))
+                        answer = await from_disk(maildrop.open)
+                        if answer is pop3.Unavailable.TEMPORARY:
+                            self.opened = None
+                        connection.answer(question, answer)
                     case pop3.Retrieve(number=number) as question:
                         connection.answer(question, await from_disk(partial(maildrop.read, number)))
                     case pop3.RetrieveMore() as question:  # asked only after a Content that says last=False
@@ -112,12 +115,33 @@ class MaildropServer:
                 self.opened = None
 
 
+def make_maildir(maildir: Path) -> None:
+    """Create the Maildir, or what an empty directory lacks to be one.  Raises OSError if the path is something else."""
+    if not maildir.exists():
+        maildir.mkdir(0o700)
+    folders = {maildir / name for name in ("tmp", "new", "cur")}
+    found = set(maildir.iterdir())
+    if not (found <= folders or found >= folders):
+        raise OSError(f"{maildir} is neither a Maildir nor empty")
+    for folder in folders:
+        folder.mkdir(0o700, exist_ok=True)
+
+
+def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
+    context = server_context()
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as error:
+        files = certificate if key is None else f"{certificate} or {key}"
+        raise OSError(f"{files}: {error}") from None  # else it does not name the file
+    return context
+
+
 async def run(args: argparse.Namespace, server: MaildropServer) -> None:
     context = None
     settings = pop3.ServerSettings(mechanisms_without_tls=frozenset(pop3.DEFAULT_MECHANISMS.names))
     if args.certificate:
-        context = server_context()
-        context.load_cert_chain(args.certificate, args.key)
+        context = tls_context(args.certificate, args.key)
         settings = pop3.ServerSettings(stls=True)
     async with serve_pop3(server.session, settings, port=args.port, ssl_context=context) as listener:
         print(f"listening on {listener.address}, port {listener.port}", flush=True)
@@ -129,6 +153,8 @@ def read_password() -> bytes:
         return os.fsencode(os.environ.get("MAIL_PASSWORD") or getpass.getpass())
     except EOFError:
         sys.exit("There is no terminal to ask for the password, and MAIL_PASSWORD is not set.")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def port(text: str) -> int:
@@ -145,9 +171,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--certificate", type=Path, metavar="FILE", help="in PEM, for STLS")
     parser.add_argument("--key", type=Path, metavar="FILE", help="in PEM, if the certificate's file does not hold it")
     args = parser.parse_args(arguments)
+    if args.key and not args.certificate:
+        parser.error("--key needs --certificate")
     password = read_password()
     try:
-        mailbox.Maildir(args.maildir)
+        make_maildir(args.maildir)
         asyncio.run(run(args, MaildropServer(args.maildir, args.user, password)))
     except (OSError, ProtocolError) as error:
         print(f"Cannot serve: {error}", file=sys.stderr)

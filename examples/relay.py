@@ -15,11 +15,24 @@ from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import assert_never
 
-from mailauth import ACCEPT, Command, MessageChunk, Notice, ProtocolError, Question, smtp
+from mailauth import (
+    ACCEPT,
+    Command,
+    LocalProtocolError,
+    MessageChunk,
+    Notice,
+    ProtocolError,
+    Question,
+    RemoteProtocolError,
+    smtp,
+)
 from mailauth_io.on_asyncio import Client, ServerConnection, connect, serve_smtp
 
 HELLO = smtp.Hello(domain="localhost")
 SETTINGS = smtp.ServerSettings(eight_bit_mime=False)  # the next hop may not offer it
+
+ABOUT_THE_RELAY = {421, 503, 530, 534, 535, 538}
+"""Replies of the next hop that refuse the relay (it must log in, say) and not the message, which must not bounce."""
 
 
 class Lost(Exception):
@@ -68,7 +81,7 @@ class NextHop:
         event = await anext(self.client, None)
         if not isinstance(event, smtp.Replied):
             raise Lost("the connection ended")
-        if event.reply.code == 421:
+        if event.reply.code in ABOUT_THE_RELAY:
             raise Lost(str(event.reply))
         return event.reply
 
@@ -139,9 +152,21 @@ async def verdict(hop: NextHop, step: Awaitable[smtp.Reply]) -> smtp.Verdict:
     except (Lost, OSError, ProtocolError, UnicodeError) as error:
         hop.abort()
         print(f"The next hop failed: {str(error) or type(error).__name__}", file=sys.stderr)
-        text = str(error) if isinstance(error, Lost) else "cannot be reached"
-        return smtp.Reply(451, "4.4.1", f"next hop: {text}")
+        return smtp.Reply(451, "4.4.1", f"next hop: {explain(error)}")
     return ACCEPT if reply.code == 354 else reply
+
+
+def explain(error: Exception) -> str:
+    """What our client may know of a failure."""
+    match error:
+        case Lost() | LocalProtocolError():  # such as no STARTTLS
+            return str(error)
+        case RemoteProtocolError():
+            return "broke the protocol"
+        case ssl.SSLError():
+            return "TLS failed"
+        case _:
+            return "cannot be reached"
 
 
 def received_line(address: str) -> bytes:
@@ -150,8 +175,15 @@ def received_line(address: str) -> bytes:
     return f"Received: from [{literal}] by localhost with ESMTP; {email.utils.formatdate(localtime=True)}\r\n".encode()
 
 
+def client_context(ca: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise OSError(f"{ca}: {error}") from None  # else it does not name the file
+
+
 async def run(args: argparse.Namespace) -> None:
-    context = None if args.tls == "none" else ssl.create_default_context(cafile=args.ca)
+    context = None if args.tls == "none" else client_context(args.ca)
     async with serve_smtp(Relay(args, context).session, SETTINGS, port=args.port) as listener:
         print(f"listening on {listener.address}, port {listener.port}", flush=True)
         await asyncio.Event().wait()
@@ -163,10 +195,16 @@ def port(text: str) -> int:
     return int(text)
 
 
+def next_port(text: str) -> int:
+    if port(text) == 0:
+        raise ValueError
+    return port(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Accept mail by SMTP and pass it on to another server at once.")
     parser.add_argument("next_hop", help="name of the server that gets the mail")
-    parser.add_argument("next_port", type=port, help="usually 25, or 465 with --tls implicit")
+    parser.add_argument("next_port", type=next_port, help="usually 25, or 465 with --tls implicit")
     parser.add_argument("--port", type=port, default=0, help="where to listen (a free port)")
     parser.add_argument(
         "--tls",

@@ -1,6 +1,7 @@
 """An SMTP server that prints what alice submits.  A trial for one machine: it takes her password in clear text."""
 
 import asyncio
+import contextlib
 from hmac import compare_digest
 
 from mailauth import ACCEPT, Question, sasl, smtp
@@ -35,4 +36,5 @@ async def main() -> None:
         await asyncio.Event().wait()
 
 
-asyncio.run(main())
+with contextlib.suppress(KeyboardInterrupt):
+    asyncio.run(main())

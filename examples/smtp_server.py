@@ -15,6 +15,7 @@ import getpass
 import hmac
 import mailbox
 import os
+import ssl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,12 +88,33 @@ class MailServer:
             os.close(descriptor)
 
 
+def make_maildir(maildir: Path) -> None:
+    """Create the Maildir, or what an empty directory lacks to be one.  Raises OSError if the path is something else."""
+    if not maildir.exists():
+        maildir.mkdir(0o700)
+    folders = {maildir / name for name in ("tmp", "new", "cur")}
+    found = set(maildir.iterdir())
+    if not (found <= folders or found >= folders):
+        raise OSError(f"{maildir} is neither a Maildir nor empty")
+    for folder in folders:
+        folder.mkdir(0o700, exist_ok=True)
+
+
+def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
+    context = server_context()
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as error:
+        files = certificate if key is None else f"{certificate} or {key}"
+        raise OSError(f"{files}: {error}") from None  # else it does not name the file
+    return context
+
+
 async def run(args: argparse.Namespace, server: MailServer) -> None:
     context = None
     settings = smtp.ServerSettings(mechanisms_without_tls=frozenset(sasl.DEFAULT_MECHANISMS.names))
     if args.certificate:
-        context = server_context()
-        context.load_cert_chain(args.certificate, args.key)
+        context = tls_context(args.certificate, args.key)
         settings = smtp.ServerSettings(starttls=True)
     async with serve_smtp(server.session, settings, port=args.port, ssl_context=context) as listener:
         print(f"listening on {listener.address}, port {listener.port}", flush=True)
@@ -104,6 +126,8 @@ def read_password() -> bytes:
         return os.fsencode(os.environ.get("MAIL_PASSWORD") or getpass.getpass())
     except EOFError:
         sys.exit("There is no terminal to ask for the password, and MAIL_PASSWORD is not set.")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def port(text: str) -> int:
@@ -121,9 +145,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--certificate", type=Path, metavar="FILE", help="in PEM, for STARTTLS")
     parser.add_argument("--key", type=Path, metavar="FILE", help="in PEM, if the certificate's file does not hold it")
     args = parser.parse_args(arguments)
+    if args.key and not args.certificate:
+        parser.error("--key needs --certificate")
     password = read_password()
     try:
-        mailbox.Maildir(args.maildir)
+        make_maildir(args.maildir)
         asyncio.run(run(args, MailServer(args.maildir, args.user, password, args.domain)))
     except (OSError, ProtocolError) as error:
         print(f"Cannot serve: {error}", file=sys.stderr)

@@ -56,7 +56,8 @@ async def submit(
     client: Client[smtp.ClientEvent], sender: smtp.Mailbox, recipients: Sequence[smtp.Mailbox], message: BinaryIO
 ) -> dict[smtp.Mailbox, smtp.Reply]:
     """The server's last word on each recipient; it has accepted the message for those with a positive reply."""
-    client.send(smtp.Mail(reverse_path=sender))
+    ascii_only = all(str(mailbox).isascii() for mailbox in (sender, *recipients))
+    client.send(smtp.Mail(reverse_path=sender, smtputf8=not ascii_only))
     for recipient in recipients:
         client.send(smtp.Rcpt(forward_path=recipient))
     client.send(smtp.Data())  # all of these leave together if the server offers PIPELINING
@@ -72,6 +73,13 @@ async def submit(
     return {recipient: verdict if said.positive else said for recipient, said in results.items()}
 
 
+def client_context(ca: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise OSError(f"{ca}: {error}") from None  # else it does not name the file
+
+
 async def run(args: argparse.Namespace, password: bytes) -> dict[smtp.Mailbox, smtp.Reply]:
     """Connect, log in and submit.  Only with ``--tls none`` does anything but the greetings travel outside TLS."""
     settings = smtp.ClientSettings(tls_required=args.tls != "none", lf_to_crlf=True)
@@ -80,7 +88,7 @@ async def run(args: argparse.Namespace, password: bytes) -> dict[smtp.Mailbox, s
             lambda tls: smtp.ClientConnection(settings, tls=tls),
             args.host,
             args.port,
-            ssl_context=None if args.tls == "none" else ssl.create_default_context(cafile=args.ca),
+            ssl_context=None if args.tls == "none" else client_context(args.ca),
             implicit_tls=args.tls == "implicit",
         ) as client:
             await expect_success(client, "greeting")
@@ -88,7 +96,7 @@ async def run(args: argparse.Namespace, password: bytes) -> dict[smtp.Mailbox, s
             if args.tls == "starttls":
                 await ask(client, smtp.StartTls())
                 await ask(client, HELLO)
-            if args.user:
+            if args.user is not None:
                 entropy = secrets.token_bytes(32)
                 client.authenticate(
                     *sasl.by_password(args.user, password, entropy=entropy, tls=client.tls, clear_text=True)
@@ -134,12 +142,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--ca", type=Path, metavar="FILE", help="trust this certificate authority (the system's)")
     args = parser.parse_args(arguments)
-    password = read_password() if args.user else b""
     try:
+        password = b"" if args.user is None else read_password()
         results = asyncio.run(run(args, password))
     except (NotDelivered, ProtocolError, OSError, UnicodeError) as error:
         print(f"Not delivered: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     for recipient, said in results.items():
         print(f"{recipient}: {'accepted' if said.positive else 'refused'}: {in_one_line(said)}")
     accepted = sum(said.positive for said in results.values())

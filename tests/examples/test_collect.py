@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mailbox
 import os
 from pathlib import Path
 
@@ -167,8 +168,13 @@ def test_deletions_that_are_not_confirmed_are_no_success(
     assert outcome.stored == [ONE, THREE, TWO]
 
 
-def test_what_cannot_be_stored_is_not_deleted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "Maildir").mkdir()  # without tmp, new and cur
+def test_what_cannot_be_stored_is_not_deleted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: mailbox.Maildir, message: bytes) -> str:
+        raise OSError("planted")
+
+    monkeypatch.setattr(mailbox.Maildir, "add", full)
     outcome = collect_from({}, tmp_path, capsys)
     assert (outcome.status, outcome.stored, outcome.server.deleted) == (1, [], [])
     assert outcome.err.startswith("Stopped, no message is lost: ")
@@ -220,12 +226,19 @@ def test_no_password_is_sent_in_clear_unless_it_was_asked_for(
         (["--user", "alice", "127.0.0.1", "0", "m"], 2, "invalid port value: '0'"),
         (["--user", "alice", "127.0.0.1", "CLOSED", "m"], 1, "Stopped, no message is lost: "),
         (["--user", "alice", "name..test", "995", "m"], 1, "Stopped, no message is lost: "),
-        (["--user", "alice", "--ca", "missing.pem", "127.0.0.1", "995", "m"], 1, "Stopped, no message is lost: "),
+        (["--user", "alice", "--ca", "missing.pem", "127.0.0.1", "995", "m"], 1, "is lost: missing.pem: "),
     ],
 )
 def test_a_mistake_of_the_user_is_reported_in_one_line(
-    arguments: list[str], status: int, words: str, free_port: int, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    status: int,
+    words: str,
+    free_port: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     try:
         result = collect.main([str(free_port) if argument == "CLOSED" else argument for argument in arguments])
     except SystemExit as error:  # argparse
@@ -243,3 +256,33 @@ def test_it_runs_from_a_shell(tmp_path: Path) -> None:
     assert (result.status, result.err) == (1, "")
     assert result.out.splitlines()[1] == "Message 2: not stored, left on the server: -ERR disk error"
     assert (stored(maildir), server.deleted) == ([ONE, THREE], [1, 3])
+
+
+def test_the_maildir_is_checked_before_anything_is_retrieved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    maildir = tmp_path / "Maildir"
+    maildir.write_bytes(b"")
+    with pop3_server({}) as server:
+        arguments = ["--tls", "none", "--user", "alice", "127.0.0.1", str(server.port), str(maildir)]
+        assert collect.main(arguments) == 1
+        assert str(maildir) in capsys.readouterr().err
+        assert server.heard == []
+        maildir.unlink()
+        maildir.mkdir()
+        (maildir / "letter").write_bytes(b"")
+        assert collect.main(arguments) == 1
+        assert capsys.readouterr().err.endswith(f"{maildir} is neither a Maildir nor empty\n")
+        (maildir / "letter").unlink()
+        assert collect.main(arguments) == 0
+    assert stored(maildir) == [ONE, THREE, TWO]
+
+
+def test_an_interrupt_at_the_password_prompt_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MAIL_PASSWORD")
+
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("getpass.getpass", interrupted)
+    assert collect.main(["--user", "alice", "127.0.0.1", "995", str(tmp_path / "Maildir")]) == 130

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import smtplib
+from collections.abc import Coroutine
 
 import pytest
 
@@ -63,7 +64,9 @@ def test_a_message_that_arrives_twice_is_a_failure(
     assert capsys.readouterr().out.endswith("Messages that arrived: 2\n")
 
 
-@pytest.mark.parametrize("fault", ["RCPT", "RCPT=", "RCPT=250", "RCPT=999", "RCPT=4.5", "NOOP=451", "rcpt=never"])
+@pytest.mark.parametrize(
+    "fault", ["RCPT", "RCPT=", "RCPT=250", "RCPT=999", "RCPT=4.5", "RCPT=460", "RCPT=499", "RCPT=560", "NOOP=451"]
+)
 def test_an_unknown_fault_is_reported_in_plain_words(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         faults.main([fault])
@@ -75,3 +78,12 @@ def test_it_runs_from_a_shell() -> None:
     result = programs.run("faults.py", "DATA=close")
     assert (result.status, result.err) == (0, "")
     assert result.out.endswith("Attempt 2 succeeded.\nMessages that arrived: 1\n")
+
+
+def test_an_interrupt_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(main: Coroutine[None, None, int]) -> int:
+        main.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asyncio, "run", interrupted)
+    assert faults.main([]) == 130

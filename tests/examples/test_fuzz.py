@@ -95,3 +95,19 @@ def test_it_runs_from_a_shell() -> None:
     result = programs.run("fuzz.py", "--runs", 50, "--seed", 7)
     assert (result.status, result.err) == (0, "")
     assert result.out == "50 inputs for each of 4 targets, and none failed.\n"
+
+
+@pytest.mark.parametrize("runs", ["-1", "0", "x"])
+def test_a_number_of_runs_that_tests_nothing_is_an_error(runs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        fuzz.main(["--runs", runs])
+    assert caught.value.code == 2
+    assert f"invalid positive value: '{runs}'" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(data: bytes) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fuzz, "TARGETS", {interrupted: [b"a"]})
+    assert fuzz.main([]) == 130

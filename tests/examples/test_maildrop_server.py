@@ -195,6 +195,7 @@ def test_a_login_may_be_tried_again_when_the_maildir_failed(served: Served) -> N
             client.pass_("secret")
     finally:
         unreadable.rmdir()
+    served.log_in().quit()  # another session may open it, while this one lives
     client.user("alice")
     client.pass_("secret")
     assert client.stat()[0] == len(FILES)
@@ -277,3 +278,50 @@ def test_a_mistake_of_the_user_is_reported_in_one_line(
         out, err = capsys.readouterr()
         assert (out, err.count("\n")) == ("", 1)
         assert err.startswith("Cannot serve: ")
+
+
+def test_the_maildir_is_checked_at_the_start(
+    tmp_path: Path, free_port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAIL_PASSWORD", "secret")
+    usual = ["--user", "alice", "--port", str(free_port)]  # so that a start fails after the check
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter").write_bytes(b"")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "new").write_bytes(b"")
+    for wrong in ("file", "other", "broken"):
+        assert maildrop_server.main([*usual, str(tmp_path / wrong)]) == 1
+        err = capsys.readouterr().err
+        assert err.startswith("Cannot serve: ")
+        assert str(tmp_path / wrong) in err
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["letter"]
+    (tmp_path / "empty").mkdir()
+    for right in ("missing", "empty", "empty"):
+        assert maildrop_server.main([*usual, str(tmp_path / right)]) == 1
+        assert str(free_port) in capsys.readouterr().err
+        assert sorted(path.name for path in (tmp_path / right).iterdir()) == ["cur", "new", "tmp"]
+
+
+def test_an_error_names_the_file_and_a_key_needs_a_certificate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAIL_PASSWORD", "secret")
+    usual = ["--user", "alice", str(tmp_path / "Maildir")]
+    assert maildrop_server.main([*usual, "--certificate", "missing.pem"]) == 1
+    assert capsys.readouterr().err.startswith("Cannot serve: missing.pem: ")
+    with pytest.raises(SystemExit) as caught:
+        maildrop_server.main([*usual, "--key", "key.pem"])
+    assert caught.value.code == 2
+
+
+def test_an_interrupt_at_the_password_prompt_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MAIL_PASSWORD", raising=False)
+
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("getpass.getpass", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        maildrop_server.main(["--user", "alice", str(tmp_path / "Maildir")])
+    assert caught.value.code == 130

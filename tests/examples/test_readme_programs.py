@@ -4,7 +4,10 @@ what it accepts.
 
 from __future__ import annotations
 
+import asyncio
+import runpy
 import smtplib
+from collections.abc import Coroutine
 from pathlib import Path
 
 import pytest
@@ -38,7 +41,26 @@ def test_a_message_that_is_accepted() -> None:
 def test_what_is_refused_or_not_confirmed_is_no_success(step: str, said: bytes | End) -> None:
     result, _ = submit({step: said})
     assert result.status == 1
-    assert result.err.startswith("not delivered: ") or "RemoteProtocolError" in result.err
+    assert result.err.startswith("not delivered: ")
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["abc"], ["0"], ["CLOSED"], ["99999"]])
+def test_a_mistake_of_the_user_is_reported_in_one_line(arguments: list[str], free_port: int) -> None:
+    result = programs.run("client.py", *(str(free_port) if each == "CLOSED" else each for each in arguments))
+    assert (result.status, result.out) == (1, "")
+    assert result.err.strip().count("\n") == 0
+    assert "client.py PORT" in result.err or result.err.startswith("not delivered: ")
+
+
+@pytest.mark.parametrize(
+    "script", [{"GREETING": b"+OK a POP3 server\r\n"}, {"EHLO": b"250 script.test\r\n"}], ids=["POP3", "no PLAIN"]
+)
+def test_a_server_that_does_not_suit_is_reported_in_one_line(script: Script) -> None:
+    result, server = submit(script)
+    assert (result.status, server.messages) == (1, [])
+    assert result.err.startswith("not delivered: ")
+    assert result.err.count("\n") == 1
 
 
 def test_the_server_has_printed_what_it_accepts(tmp_path: Path) -> None:
@@ -49,3 +71,12 @@ def test_the_server_has_printed_what_it_accepts(tmp_path: Path) -> None:
         server.kill()
         assert server.stdout is not None
         assert "Down the rabbit-hole." in server.stdout.read()
+
+
+def test_an_interrupt_ends_the_server_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(main: Coroutine[None, None, None]) -> None:
+        main.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asyncio, "run", interrupted)
+    runpy.run_path(str(programs.ROOT / "examples" / "server.py"))

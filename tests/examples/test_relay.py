@@ -155,6 +155,18 @@ def test_where_there_is_no_hop_the_message_is_put_off(free_port: int) -> None:
         assert submit(client, BOB)[0] == "451 4.4.1 next hop: cannot be reached"
 
 
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("said", ["530 5.7.0 log in", "535 5.7.8 wrong password", "503 5.5.1 EHLO first"])
+def test_a_refusal_of_the_relay_is_no_refusal_of_the_message(step: str, said: str) -> None:
+    replies, _ = relayed({step: f"{said}\r\n".encode()}, BOB)
+    assert replies[STEPS[step]] == f"451 4.4.1 next hop: {said}"
+
+
+def test_a_hop_that_breaks_the_protocol_can_be_reached() -> None:
+    replies, _ = relayed({"GREETING": b"+OK a POP3 server\r\n"}, BOB)
+    assert replies[0] == "451 4.4.1 next hop: broke the protocol"
+
+
 def test_one_recipient_that_the_hop_refuses() -> None:
     replies, hop = relayed({f"RCPT {BOB}": b"550 5.1.1 no such user\r\n"}, BOB, CAROL)
     assert replies[1:3] == ["550 5.1.1 no such user", "250 2.1.5 recipient ok"]
@@ -236,3 +248,12 @@ def test_a_mistake_of_the_user_is_reported_in_one_line(free_port: int, capsys: p
         out, err = capsys.readouterr()
         assert (out, err.count("\n")) == ("", 1)
         assert err.startswith("Cannot serve: ")
+
+
+def test_the_next_hop_has_a_port_and_an_error_names_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        relay.main(["127.0.0.1", "0"])
+    assert caught.value.code == 2
+    assert "invalid next_port value: '0'" in capsys.readouterr().err
+    assert relay.main(["--ca", "missing.pem", "127.0.0.1", "25"]) == 1
+    assert capsys.readouterr().err.startswith("Cannot serve: missing.pem: ")

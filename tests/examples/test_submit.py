@@ -191,7 +191,7 @@ def test_no_password_is_sent_in_clear_unless_it_was_asked_for(
         (["127.0.0.1", "25", "missing.eml", ALICE, BOB], 1, "missing.eml"),
         (["127.0.0.1", "CLOSED", "LETTER", ALICE, BOB], 1, "Not delivered: "),
         (["name..test", "25", "LETTER", ALICE, BOB], 1, "Not delivered: "),
-        (["--ca", "missing.pem", "127.0.0.1", "25", "LETTER", ALICE, BOB], 1, "Not delivered: "),
+        (["--ca", "missing.pem", "127.0.0.1", "25", "LETTER", ALICE, BOB], 1, "Not delivered: missing.pem: "),
     ],
 )
 def test_a_mistake_of_the_user_is_reported_in_one_line(
@@ -223,3 +223,29 @@ def test_it_runs_from_a_shell(letter: Path) -> None:
     no_password = programs.run("submit.py", *arguments, server.port, letter, ALICE, BOB, PYTHONWARNINGS="")
     assert no_password.status == 1
     assert no_password.err.endswith("MAIL_PASSWORD is not set.\n")
+
+
+@pytest.mark.parametrize("addresses", [("\u00e4lice@example.org", BOB), (ALICE, "b\u00f6b@example.org")])
+def test_addresses_beyond_ascii_are_sent_where_the_server_takes_them(
+    addresses: tuple[str, str], letter: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with smtp_server({"EHLO": b"250-script.test\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n"}) as server:
+        arguments = ["--tls", "none", "127.0.0.1", str(server.port), str(letter), *addresses]
+        assert submit.main(arguments) == 0
+    assert any(line.startswith("MAIL ") and "SMTPUTF8" in line.split() for line in server.heard)
+    capsys.readouterr()
+    with smtp_server({}) as server:
+        assert submit.main([*arguments[:3], str(server.port), *arguments[4:]]) == 1
+    err = capsys.readouterr().err
+    assert "does not offer SMTPUTF8" in err
+    assert "smtputf8=" not in err
+
+
+def test_an_interrupt_at_the_password_prompt_ends_it(letter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MAIL_PASSWORD", raising=False)
+
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("getpass.getpass", interrupted)
+    assert submit.main(["--user", "alice", "127.0.0.1", "465", str(letter), ALICE, BOB]) == 130
