@@ -47,4 +47,13 @@ def test_it_prints_costs_and_delays_on_both_loops() -> None:
     for loop in before_login.LOOPS:
         for scheme in (before_login.PLAIN, *before_login.QUICK.hashed):
             assert f"{loop}, accounts of {scheme}: quiet" in run.stdout
-    assert re.search(r"^Target: .*: (met|MISSED)\.$", run.stdout, re.MULTILINE)
+    assert re.search(r"^Target: .*: not judged: --quick measures nothing\.$", run.stdout, re.MULTILINE)
+    assert "MISSED" not in run.stdout
+
+
+def test_a_row_is_judged_only_if_it_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    quiet = before_login.Delays(median=1, p95=1, longest=1, loop=0, threads=0, waited=0)
+    slow = before_login.Delays(median=50, p95=50, longest=50, loop=1, threads=1, waited=0)
+    for judge in (True, False):
+        assert not before_login.show_delays("slow", slow, quiet, None, judge=judge)
+        assert ("MISSED" in capsys.readouterr().out) == judge
