@@ -250,9 +250,11 @@ def test_a_mistake_of_the_user_is_reported_in_one_line(free_port: int, capsys: p
         assert err.startswith("Cannot serve: ")
 
 
-def test_the_next_hop_has_a_port_and_an_error_names_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_next_hop_has_a_port_and_an_error_names_the_file(
+    free_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
-        relay.main(["127.0.0.1", "0"])
+        relay.main(["--port", str(free_port), "127.0.0.1", "0"])
     assert caught.value.code == 2
     assert "invalid next_port value: '0'" in capsys.readouterr().err
     assert relay.main(["--ca", "missing.pem", "127.0.0.1", "25"]) == 1

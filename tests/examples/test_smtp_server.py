@@ -230,10 +230,10 @@ def test_the_maildir_is_checked_at_the_start(
 
 
 def test_an_error_names_the_file_and_a_key_needs_a_certificate(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, free_port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAIL_PASSWORD", "secret")
-    usual = ["--user", "alice", "--domain", "example.org", str(tmp_path / "Maildir")]
+    usual = ["--port", str(free_port), "--user", "alice", "--domain", "example.org", str(tmp_path / "Maildir")]
     assert smtp_server.main([*usual, "--certificate", "missing.pem"]) == 1
     assert capsys.readouterr().err.startswith("Cannot serve: missing.pem: ")
     with pytest.raises(SystemExit) as caught:
