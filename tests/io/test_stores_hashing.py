@@ -176,10 +176,14 @@ class Hashes:
             assert await self._loop.in_thread(lambda: self._begun.acquire(timeout=PATIENCE))
 
     async def end(self, number: int) -> None:
-        """End one hash after the other, each of which lets another one start."""
+        """End hashes until so many others have started; the end of one may start none."""
         for _ in range(number):
-            self._go_on.release()
-            await self.begun(1)
+            for _ in range(1000):
+                self._go_on.release()
+                if await self._loop.in_thread(lambda: self._begun.acquire(timeout=0.05)):
+                    break
+            else:
+                raise AssertionError("no hash starts any more")
 
     def end_all(self) -> None:
         self._go_on.release(1000)
@@ -318,6 +322,25 @@ async def test_a_client_that_asks_for_keys_and_leaves_has_failed(loop: _loops.Lo
         source = LoginSource(connected=partial(operator.not_, leaves), note_failure=lambda: failed.append(True))
         assert await hashing.run(source, bytes, 3) == b"\0\0\0"
     assert failed == [True]
+
+
+@on_both_loops
+async def test_addresses_with_a_failed_login_hold_at_most_half_of_the_threads_together(loop: _loops.Loop) -> None:
+    """However many they are: another login then starts at once, and waits for none of theirs to end."""
+    hashes = Hashes(loop, Hashing(threads=4, timeout=PATIENCE))
+    hashes.failed.update(f"attacker {address}" for address in range(10))
+
+    async def user() -> None:
+        await hashes.begun(2)
+        await together(hashes.login("user 1", right=True), hashes.login("user 2", right=True), look)
+
+    async def look() -> None:
+        await hashes.begun(2)
+        assert sorted(hashes.started[2:]) == ["user 1", "user 2"]
+        hashes.end_all()
+
+    await together(*(hashes.login(f"attacker {address}/{n}") for n in range(3) for address in range(10)), user)
+    assert len(hashes.started) == 32
 
 
 @on_both_loops

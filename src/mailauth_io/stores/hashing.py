@@ -1,8 +1,8 @@
 """Where passwords are hashed: in one thread for each core, shared fairly between the addresses that log in.
 
 Hashing is the costly part of a login, and an attacker needs no password to ask for it.  So the queue is not first come,
-first served: an address holds at most half of the threads; networks take turns, and in each its addresses; and while
-others wait, addresses from which a login has failed lately get every fourth turn.
+first served: an address holds at most half of the threads; networks take turns, and in each its addresses; addresses
+from which a login has failed lately hold half of the threads together, and get every fourth turn while others wait.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class _Waiter:
     """Set when *started* or *left* is."""
     started: bool = False
     left: bool = False
+    failed: bool = False
+    """Whether it was started as one of a failed address."""
     had_to_wait: bool = False
     """False while it is looked at for the first time.  A client may close its side and wait for the replies: it is
     served when it need not wait, and taken for one that has left otherwise."""
@@ -112,8 +114,9 @@ class _Queue:
     def __init__(self, most: int) -> None:
         self.threads = _threads.threads(most)
         self._most = most
-        self._share = max(1, most // 2)  # of the threads, for one address
+        self._share = max(1, most // 2)  # of the threads: for one address, and for all failed addresses together
         self._running: Counter[object] = Counter()
+        self._running_failed = 0
         # All logins of an address are in one of the two.
         self._clean = _Turns()
         self._failed = _Turns()
@@ -130,17 +133,19 @@ class _Queue:
     def leave(self, waiter: _Waiter) -> None:
         """*waiter* waits no longer; the thread that it was given meanwhile, if any, goes to the next one."""
         if waiter.started:
-            self.release(waiter.source.address)
+            self.release(waiter)
             return
         for line in (self._clean, self._failed):
             if waiter in line.of(waiter.source):
                 line.remove(waiter)
 
-    def release(self, address: object) -> None:
-        """A hash for *address* has ended."""
+    def release(self, waiter: _Waiter) -> None:
+        """The hash for *waiter* has ended."""
+        address = waiter.source.address
         self._running[address] -= 1
         if not self._running[address]:
             del self._running[address]
+        self._running_failed -= waiter.failed
         self._start()
 
     def _start(self) -> None:
@@ -149,6 +154,7 @@ class _Queue:
             if waiter is None:
                 return
             self._running[waiter.source.address] += 1
+            self._running_failed += waiter.failed
             waiter.started = True
             waiter.event.set()
 
@@ -171,6 +177,9 @@ class _Queue:
         moves to the failed ones, and a client that has left is told so.  Only an address that holds its share of the
         threads stays where it is.
         """
+        failed = waiting is self._failed
+        if failed and self._running_failed >= self._share:
+            return None
         for first in waiting.heads():
             waiter: _Waiter | None = first
             while waiter is not None and waiter.had_to_wait and not waiter.source.connected():
@@ -181,12 +190,13 @@ class _Queue:
                 waiter = next(iter(waiting.of(first.source)), None)
             if waiter is None:
                 continue
-            if waiting is self._clean and waiter.source.failed_lately():
+            if not failed and waiter.source.failed_lately():
                 for other in tuple(waiting.of(waiter.source)):
                     waiting.remove(other)
                     self._failed.add(other)
             elif self._running[waiter.source.address] < self._share:
                 waiting.take(waiter)
+                waiter.failed = failed
                 return waiter
         return None
 
@@ -238,6 +248,6 @@ class Hashing:
         def ended(result: T | None) -> None:
             if result is False or (result is not True and not source.connected()):
                 source.note_failure()  # before the next turn is given: it may depend on this
-            queue.release(source.address)
+            queue.release(waiter)
 
         return await queue.threads.run(ended, function, *args)
