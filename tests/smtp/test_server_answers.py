@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from mailauth import ACCEPT, Accept, LocalProtocolError, Question, Tls, Why, sasl, smtp
 from mailauth._events import PAUSED
-from tests.smtp.drive import LEFT_OPEN, ready, serve
+from tests.smtp.drive import IN_CLEAR, LEFT_OPEN, ready, serve
 
 MESSAGE = b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n.\r\n"
 QUESTIONS = [
@@ -203,3 +204,35 @@ def test_tls_started_without_a_handshake_is_refused() -> None:
     session = ready()
     with pytest.raises(LocalProtocolError):
         session.machine.tls_started(Tls(version="TLSv1.3"))
+
+
+class ForgedText(str):
+    """Text that is written otherwise than it is."""
+
+    def __format__(self, specification: str) -> str:
+        return "ok\r\n250 forged"
+
+    def split(self, *arguments: object) -> list[str]:
+        return ["ok\r\n250 forged"]
+
+
+class ForgedReply(smtp.Reply):
+    """A reply that writes itself as it likes when it has no enhanced status code."""
+
+    def to_wire(self, *, enhanced: bool = True) -> bytes:
+        return super().to_wire() if enhanced else b"250 ok\r\n250 forged\r\n"
+
+
+@pytest.mark.parametrize("enhanced", [True, False])
+@pytest.mark.parametrize(
+    "answer", [ForgedReply(250, "2.0.0", "taken"), smtp.Reply(250, "2.0.0", ForgedText("taken"))], ids=type
+)
+@pytest.mark.parametrize(("kind", "octets", "code"), QUESTIONS)
+def test_a_reply_is_what_it_holds_whatever_its_class_does(
+    kind: type[object], octets: bytes, code: int, answer: smtp.Reply, enhanced: bool
+) -> None:
+    """One line for each reply: a client would take a second one for the reply to its next command."""
+    settings = attrs.evolve(IN_CLEAR, enhanced_status_codes=enhanced)
+    session = ready(octets, answers={kind: answer}, settings=settings)
+    assert b"forged" not in session.octets
+    assert session.octets.endswith(b"taken\r\n")

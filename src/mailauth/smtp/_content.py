@@ -18,7 +18,7 @@ from ._text import Chunks, find_bare
 from ._usual import UsualCourse
 from .commands import Bdat, Data, Mail, MessageComplete
 from .events import ContentFault, MessageAborted, Refused, ServerEvent
-from .replies import PerRecipient, Reply, check_sendable
+from .replies import PerRecipient, Reply, sendable
 from .settings import AnyServerSettings
 
 Q = TypeVar("Q")
@@ -297,5 +297,4 @@ def checked(answer: object) -> Reply | None:
         raise LocalProtocolError(f"{answer.code} answers no question: say yes with 2yz, no with 4yz or 5yz")
     if answer.enhanced_status_code and int(answer.enhanced_status_code[0]) != answer.code // 100:
         raise LocalProtocolError(f"{answer.enhanced_status_code} is of another class than {answer.code}")
-    check_sendable(answer)
-    return answer
+    return sendable(answer)

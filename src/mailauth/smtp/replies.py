@@ -6,7 +6,7 @@ Codec only: knows no verb and no state.
 from __future__ import annotations
 
 import re
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import attrs
 
@@ -89,10 +89,27 @@ class PerRecipient:
     verdicts: tuple[Verdict, ...] = attrs.field(validator=tuple_of(object, _check_verdict))
 
 
-def check_sendable(reply: Reply) -> None:
-    """Raise LocalProtocolError unless *reply* is one reply on the wire: a subclass, too, and whatever was changed."""
+def sendable(reply: Reply) -> Reply:
+    """*reply*, which is about to be sent, as one reply on the wire.
+
+    Raises LocalProtocolError for one that was changed after it was built.  Of a subclass, and of texts that are one of
+    str, only what they hold is taken: their own ways to write themselves could differ from one time to the next.
+    """
+    if type(reply) is not Reply or (type(reply.code), type(reply.enhanced_status_code), type(reply.text)) != _PARTS:
+        return Reply(_plain(reply.code), _plain(reply.enhanced_status_code), _plain(reply.text))
     if _ON_THE_WIRE.fullmatch(reply.to_wire()) is None:
         raise LocalProtocolError("a reply that is sent must be lines of printable ASCII, each with its code")
+    return reply
+
+
+_PARTS: Final = (int, str, str)
+
+
+def _plain(value: Any) -> Any:
+    """*value* without what a subclass of str or int adds to it."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    return int.__int__(value) if isinstance(value, int) else value
 
 
 def parse_line(line: bytes) -> tuple[int, bool, str]:
