@@ -159,6 +159,10 @@ class Listener(ABC):
         """The task that runs this is done with *stream*."""
         self._connections.pop(stream, None)
 
+    def _stray_cancellation(self, error: BaseException) -> bool:
+        """Whether *error* is the cancellation of another task, which the session has awaited."""
+        return False
+
     async def _run(self, stream: Stream, peer: Peer, session: Session[E], build: Build[E]) -> None:
         """One connection from its first octet to its last.  Raises nothing but the cancellation of its task."""
         counted: Peer | None = None
@@ -196,6 +200,9 @@ class Listener(ABC):
             failure, rest = _failure_in(error)
             if failure is not None:
                 _log_failure(peer, failure)
+            if rest is not None and self._stray_cancellation(rest):
+                _log_failure(peer, rest)
+                return
             if rest is error:
                 raise
             if rest is not None:
@@ -219,7 +226,7 @@ def _failure_in(error: BaseException) -> tuple[Exception | None, BaseException |
     return None, error
 
 
-def _log_failure(peer: Peer, error: Exception) -> None:
+def _log_failure(peer: Peer, error: BaseException) -> None:
     """The session with *peer* has raised *error*: log it with its traceback, whatever it is.
 
     A peer that disconnects raises nothing in a session, so an OSError comes from the session's own files and sockets.

@@ -283,6 +283,10 @@ class Listener(_listener.Listener):
         # A callback of the task would do it, and weigh as much as the stream.
         self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
+    def _stray_cancellation(self, error: BaseException) -> bool:
+        task = asyncio.current_task()
+        return isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling()
+
     def _stop_accepting(self) -> None:
         self._server.close()
         self._deadline = min(self._deadline, asyncio.get_running_loop().time() + self._grace)

@@ -207,6 +207,28 @@ def test_an_error_of_the_system_has_a_traceback_too(
     assert "test_session_failures.py:" in record.getMessage()
 
 
+@pytest.mark.parametrize("protocol", ["SMTP", "POP3"])
+def test_the_cancellation_of_another_task_is_a_failure_of_the_session(
+    protocol: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On asyncio, a session that awaits a cancelled task ends by its CancelledError, though nobody has cancelled it."""
+
+    async def session(connection: ServerConnection[Any]) -> None:
+        other = asyncio.create_task(asyncio.sleep(60))
+        other.cancel()
+        await other
+
+    async def main() -> None:
+        async with visited(protocol, session) as (_, client):
+            await _loops.current().in_thread(read_all_or_reset, client)
+
+    asyncio.run(main())
+    record, shown = the_failure(caplog)
+    assert record.getMessage().startswith("session failed peer=127.0.0.1 ")
+    assert ", in session\n" in shown
+    assert "CancelledError" in shown
+
+
 @pytest.mark.parametrize("name", ["asyncio", "trio"])
 @pytest.mark.parametrize("protocol", ["SMTP", "POP3"])
 def test_a_client_that_resets_the_connection_raises_nothing_in_its_session(
