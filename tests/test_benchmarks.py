@@ -202,10 +202,10 @@ def test_the_tables_of_the_readme_are_those_that_the_program_prints(protocol: st
 
 @pytest.mark.parametrize("name", ["smtp-smtplib-many", "pop3-poplib-apop"])
 def test_a_client_that_is_recorded_anew_sends_the_same(name: str, tmp_path: Path) -> None:
-    """The two that are always there: those of the standard library."""
+    """The two that are always there: those of the standard library.  Its versions differ in case (``mail FROM:``)."""
     run("record_clients.py", name, "--into", str(tmp_path))
-    recorded = (tmp_path / f"{name}.txt").read_text().splitlines()
-    assert recorded[1:] == (FOLDER / f"{name}.txt").read_text().splitlines()[1:]
+    recorded, stored = ((folder / f"{name}.txt").read_text().lower() for folder in (tmp_path, FOLDER))
+    assert recorded.splitlines()[1:] == stored.splitlines()[1:]
 
 
 @pytest.mark.parametrize(
