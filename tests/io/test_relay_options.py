@@ -116,9 +116,7 @@ def test_a_password_goes_in_clear_text_by_two_options_alone(password: Path) -> N
     for words in ((), ("--relay-tls", "required"), ("--relay-tls", "opportunistic")):
         found = hop(*login, *words)
         assert (found.needs_tls, found.clear_text_login) == (True, False)
-        assert "goes with a user name and --relay-tls none alone" in complaint(
-            *login, *words, "--relay-clear-text-login"
-        )
+        assert "needs a user name and --relay-tls none" in complaint(*login, *words, "--relay-clear-text-login")
     none = hop(*login, "--relay-tls", "none")
     assert (none.ssl_context, none.needs_tls, none.clear_text_login) == (None, False, False)
     both = hop(*login, "--relay-tls", "none", "--relay-clear-text-login")
@@ -193,8 +191,8 @@ def test_a_password_file_that_is_none_is_one_sentence(
         (("--relay-to", "smtps://hop.test", "--relay-tls", "none"), "smtps:// is TLS always"),
         (("--relay-to", "smtp://hop.test", "--relay-ca", "CA", "--relay-tls", "none"), "can only be required"),
         (("--relay-clear-text-login",), "goes with --relay-to alone"),
-        (("--relay-to", "smtp://hop.test", "--relay-tls", "none", "--relay-clear-text-login"), "with a user name and"),
-        (("--relay-to", "smtps://u@hop.test", "--relay-clear-text-login"), "with a user name and --relay-tls none"),
+        (("--relay-to", "smtp://hop.test", "--relay-tls", "none", "--relay-clear-text-login"), "needs a user name and"),
+        (("--relay-to", "smtps://u@hop.test", "--relay-clear-text-login"), "needs a user name and --relay-tls none"),
         (("--relay-to", "smtp://hop.test", "--relay-ca", "CA", "--relay-tls", "opportunistic"), "can only be required"),
         (("--relay-to", "smtp://hop.test", "--relay-ca", "MISSING"), "No such file"),
         (("--relay-to", "smtp://hop.test", "--relay-ca", "PASSWORD"), "no certificates in PEM"),

@@ -44,7 +44,7 @@ def next_hop(settings: Settings) -> server.NextHop | None:
     how = settings.relay_tls or (REQUIRED if secret else OPPORTUNISTIC)
     if settings.relay_clear_text_login and (how != NO_TLS or url.user is None):
         raise settings.complaint(
-            "relay_clear_text_login", f"goes with a user name and {settings.names('relay_tls')} {NO_TLS} alone"
+            "relay_clear_text_login", f"needs a user name and {settings.names('relay_tls')} {NO_TLS}"
         )
     return server.NextHop(
         host=url.host,
