@@ -15,8 +15,8 @@ PIECES = st.lists(st.sampled_from([b"\r\n", b".", b"\r", b"\n", b"a", b"..", b"\
 CLEAN_PIECES = st.lists(st.sampled_from([b"\r\n", b".", b"a", b"..", b"\r\n.", b"\r\n.\r\n", b"text"]), max_size=12)
 
 
-def cut(octets: bytes, data: st.DataObject) -> list[bytes]:
-    places = sorted(data.draw(st.sets(st.integers(0, len(octets)), max_size=6)) | {0, len(octets)})
+def cut(octets: bytes, choices: st.DataObject) -> list[bytes]:
+    places = sorted(choices.draw(st.sets(st.integers(0, len(octets)), max_size=6)) | {0, len(octets)})
     return [octets[start:end] for start, end in itertools.pairwise(places)]
 
 
@@ -49,21 +49,23 @@ def content_of(octets: bytes) -> tuple[bytes, bytes] | None:
 
 
 @given(PIECES, PIECES, st.data())
-def test_content_ends_at_crlf_dot_crlf_over_any_cut(head: list[bytes], tail: list[bytes], data: st.DataObject) -> None:
+def test_content_ends_at_crlf_dot_crlf_over_any_cut(
+    head: list[bytes], tail: list[bytes], choices: st.DataObject
+) -> None:
     """RFC 5321 section 4.1.1.4: and nowhere else."""
     octets = b"".join(head) + b"\r\n.\r\n" + b"".join(tail)
-    content, ended, clean, rest = unstuff(cut(octets, data))
+    content, ended, clean, rest = unstuff(cut(octets, choices))
     assert ended
     assert (content, rest) == content_of(octets)
     assert clean == (re.search(rb"\r(?!\n)|(?<!\r)\n|\0", content) is None)
 
 
 @given(PIECES, st.data())
-def test_without_its_end_content_is_handed_out_but_for_four_octets(pieces: list[bytes], data: st.DataObject) -> None:
+def test_without_its_end_content_is_handed_out_but_for_four_octets(pieces: list[bytes], choices: st.DataObject) -> None:
     octets = b"".join(pieces).replace(b"\r\n.\r\n", b"")
     if content_of(octets) is not None:
         return
-    content, ended, _, rest = unstuff(cut(octets, data))
+    content, ended, _, rest = unstuff(cut(octets, choices))
     assert not ended
     whole = content_of(octets + b"\r\n.\r\n")
     assert whole is not None
@@ -72,12 +74,12 @@ def test_without_its_end_content_is_handed_out_but_for_four_octets(pieces: list[
 
 
 @given(CLEAN_PIECES, st.data())
-def test_what_was_stuffed_comes_out_as_it_went_in(pieces: list[bytes], data: st.DataObject) -> None:
+def test_what_was_stuffed_comes_out_as_it_went_in(pieces: list[bytes], choices: st.DataObject) -> None:
     """RFC 5321 section 4.5.2, with the last CRLF added when it is missing (section 4.1.1.4)."""
     octets = b"".join(pieces)
-    wire = stuff(cut(octets, data))
+    wire = stuff(cut(octets, choices))
     assert wire == stuff([octets])
-    content, ended, clean, rest = unstuff(cut(wire, data))
+    content, ended, clean, rest = unstuff(cut(wire, choices))
     assert (ended, clean, rest) == (True, True, b"")
     assert content == (octets if octets.endswith(b"\r\n") or not octets else octets + b"\r\n")
 

@@ -33,15 +33,15 @@ def model(octets: bytes) -> list[bytes | str]:
 
 
 @given(OCTETS, st.data())
-def test_lines_are_those_that_a_split_at_crlf_gives(octets: bytes, data: st.DataObject) -> None:
+def test_lines_are_those_that_a_split_at_crlf_gives(octets: bytes, choices: st.DataObject) -> None:
     """RFC 5321 section 2.3.8: only CRLF ends a line, wherever the input is cut."""
     buffer = LineBuffer()
     taken: list[bytes | str] = []
     start = 0
     while start < len(octets):
-        end = data.draw(st.integers(start + 1, len(octets)))
+        end = choices.draw(st.integers(start + 1, len(octets)))
         buffer.feed(octets[start:end])
-        if data.draw(st.booleans()):
+        if choices.draw(st.booleans()):
             taken += take_all(buffer)
             assert len(buffer) <= LIMIT
         start = end
@@ -106,14 +106,14 @@ def test_the_end_of_the_stream_is_remembered() -> None:
 
 
 @given(OCTETS, st.data())
-def test_bare_cr_lf_and_nul_are_seen_over_any_cut(octets: bytes, data: st.DataObject) -> None:
+def test_bare_cr_lf_and_nul_are_seen_over_any_cut(octets: bytes, choices: st.DataObject) -> None:
     """RFC 5321 section 2.3.8: CR and LF must not be sent but together."""
-    octets += data.draw(st.sampled_from([b"", b"\0", b"\xff\x85"])) + b"."
+    octets += choices.draw(st.sampled_from([b"", b"\0", b"\xff\x85"])) + b"."
     ends = LineEnds()
     clean = True
     start = 0
     while start < len(octets):
-        end = data.draw(st.integers(start + 1, len(octets)))
+        end = choices.draw(st.integers(start + 1, len(octets)))
         clean = ends.watch(octets[start:end])
         start = end
     assert clean == (re.search(rb"\r(?!\n)|(?<!\r)\n|\0", octets) is None)

@@ -289,7 +289,7 @@ class _Connection(Generic[E]):
         # What was read by now came in clear, before the peer could know that TLS begins: no octet of the handshake.
         if dropped := self._stream.drop_unread():
             peer = self.peer
-            LOGGER.warning(Event("clear octets dropped", {"peer": peer.address, "port": peer.port, "octets": dropped}))
+            LOGGER.warning(Event("clear text dropped", {"peer": peer.address, "port": peer.port, "bytes": dropped}))
         layer = None
         try:
             if octets:

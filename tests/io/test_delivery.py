@@ -206,7 +206,7 @@ def test_a_message_reaches_every_store_or_none(
             opened.close()
 
     run(main)
-    assert budget.free == budget.octets
+    assert budget.free == budget.size
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {"mailauth.lock"}
     if isinstance(error, (OSError, RuntimeError)):
         part = "outbox" if fails in ("stage 2", "reveal 5") else "maildrops"

@@ -47,7 +47,7 @@ def bear(run: Run, moment: Moment, client: Callable[[Served], None], stored: set
         for number in range(count):
             session.dele(number + 1)
         session.quit()
-        assert budget.free == budget.octets
+        assert budget.free == budget.size
 
     meet(run, whole, kept=kept, legacy=True)
 
@@ -124,7 +124,7 @@ def test_a_client_that_vanishes_is_given_up_when_its_time_is_over(run: Run, mome
         return len(opened.messages)
 
     assert run(main) == moment.stored
-    assert budget.free == budget.octets
+    assert budget.free == budget.size
     if moment.last in (b"STARTTLS\r\n", b"STLS\r\n"):
         assert client.seconds == HANDSHAKE
     elif not moment.last.endswith(b"QUIT\r\n"):

@@ -117,7 +117,7 @@ def test_inside_a_message(run: Run) -> None:
     run(main)
     assert stream.heard.endswith(b"\r\n")
     assert b"354 " in stream.heard
-    assert budget.free == budget.octets
+    assert budget.free == budget.size
 
 
 @attrs.define
@@ -154,7 +154,7 @@ def test_inside_a_delivery(run: Run, kind: str, tmp_path: Path) -> None:
 
     run(main)
     assert b"queued" not in stream.heard
-    assert budget.free == budget.octets
+    assert budget.free == budget.size
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {"mailauth.lock"}
 
 
@@ -173,7 +173,7 @@ def test_while_the_next_hop_has_not_spoken(run: Run, tmp_path: Path) -> None:
 
     run(main)
     assert b"queued" not in stream.heard
-    assert budget.free == budget.octets
+    assert budget.free == budget.size
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -231,7 +231,7 @@ def test_while_a_thread_writes_the_message(run: Run, tmp_path: Path, monkeypatch
         await cancel(smtp_work(shared, stream), entered.is_set, go_on.set)
 
     run(main)
-    assert budget.free == budget.octets
+    assert budget.free == budget.size
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 

@@ -122,9 +122,9 @@ class Budget(stores.Budget):
         super().__init__()
         self.whole = threading.Event()
 
-    def give_back(self, octets: int) -> None:
-        super().give_back(octets)
-        if self.free == self.octets:
+    def give_back(self, size: int) -> None:
+        super().give_back(size)
+        if self.free == self.size:
             self.whole.set()
 
 
@@ -205,7 +205,7 @@ def test_a_message_that_cannot_be_stored_is_put_off(run: Run, caplog: pytest.Log
             smtp.mail("sender@far.test")
             smtp.rcpt("alice@example.test")
             assert smtp.data("x")[0] == 451
-            assert behind.budget.free == behind.budget.octets
+            assert behind.budget.free == behind.budget.size
             behind.broken.methods = set()
             assert smtp.sendmail("sender@far.test", ["alice@example.test"], "x") == {}
 

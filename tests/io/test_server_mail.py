@@ -260,14 +260,14 @@ def test_what_does_not_fit_into_memory_is_put_off_and_leaves_nothing(run: Run, a
                 smtp.rcpt("alice@example.test")
                 code, text = smtp.data(b"x" * 70 + b"\r\n" * 100_000)
             assert (code, text[:5]) == (452, b"4.3.1")
-            assert budget.free == budget.octets
+            assert budget.free == budget.size
             assert smtp.sendmail("sender@far.test", ["alice@example.test"], "small") == {}
-        assert budget.free < budget.octets
+        assert budget.free < budget.size
         pop3 = served.log_in()
         assert pop3.stat()[0] == 1
         pop3.dele(1)
         pop3.quit()
-        assert budget.free == budget.octets
+        assert budget.free == budget.size
 
     meet(run, client, kept=kept)
 
@@ -323,7 +323,7 @@ def test_a_message_too_large_is_refused_and_gives_its_memory_back(run: Run) -> N
             smtp.rcpt("alice@example.test")
             assert smtp.data(b"x" * 70 + b"\r\n" * 40_000)[0] == 552
         budget = served.stores.budget
-        assert budget.free == budget.octets
+        assert budget.free == budget.size
 
     meet(run, client, maximum_message_size=65536)
 

@@ -65,10 +65,10 @@ def test_what_does_not_fit_is_refused_and_what_came_before_is_given_back() -> No
     with pytest.raises(Full):
         MessageContent(budget)
     content.release()
-    assert budget.free == budget.octets
+    assert budget.free == budget.size
     with pytest.raises(Full):
         MessageContent.of(b"x" * 11, budget)
-    assert budget.free == budget.octets
+    assert budget.free == budget.size
 
 
 def test_a_reader_knows_which_piece_is_the_last() -> None:

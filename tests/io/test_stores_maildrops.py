@@ -85,7 +85,7 @@ def test_a_discarded_message_was_never_there(run: Run, maildrops: Maildrops, rev
         assert (await opened(maildrops, "alice")).messages == ()
 
     run(main)
-    assert budget.free == budget.octets
+    assert budget.free == budget.size
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] in ([], ["mailauth.lock"])
 
 
@@ -231,7 +231,7 @@ def test_messages_are_deleted_by_update_alone(run: Run, maildrops: Maildrops) ->
         third = await opened(maildrops, "alice")
         assert [await whole(third, number) for number in (1, 2)] == [b"two\r\n", b"four\r\n"]
         await third.update(frozenset({1, 2}))
-        assert budget.free == budget.octets
+        assert budget.free == budget.size
 
     run(main)
 
@@ -259,7 +259,7 @@ def test_recipients_share_the_memory_of_one_message(run: Run) -> None:
         for name in ("alice", "bob", "carol"):
             assert budget.free < 40_000
             await (await opened(maildrops, name)).update(frozenset({1}))
-        assert budget.free == budget.octets
+        assert budget.free == budget.size
 
     run(main)
 
@@ -274,4 +274,4 @@ def test_memory_maildrops_are_bounded(run: Run) -> None:
         content.release()
 
     run(main)
-    assert budget.free == budget.octets
+    assert budget.free == budget.size

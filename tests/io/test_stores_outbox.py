@@ -62,7 +62,7 @@ def test_a_discarded_message_was_never_there(run: Run, outbox: tuple[Outbox, Hel
     run(main)
     content.release()
     assert held() == []
-    assert budget.free == budget.octets
+    assert budget.free == budget.size
 
 
 @on_both_loops
@@ -77,10 +77,10 @@ def test_the_memory_outbox_keeps_the_envelope_and_gives_its_memory_back(run: Run
     run(main)
     content.release()
     assert [message.envelope for message in box.messages] == [ENVELOPE]
-    assert budget.free < budget.octets
+    assert budget.free < budget.size
     box.clear()
     assert box.messages == ()
-    assert budget.free == budget.octets
+    assert budget.free == budget.size
 
 
 @on_both_loops
@@ -95,7 +95,7 @@ def test_the_memory_outbox_is_bounded(run: Run) -> None:
 
     run(main)
     content.release()
-    assert budget.free == budget.octets
+    assert budget.free == budget.size
 
 
 @on_both_loops

@@ -39,7 +39,7 @@ def keys(mechanism: str, password: str) -> ScramKeys:
 def our_client(
     mechanism: str, password: str
 ) -> ScramSha1Client | ScramSha256Client | ScramSha1PlusClient | ScramSha256PlusClient:
-    octets, entropy, (binding, data) = password.encode(), b"e" * 32, BINDING
+    octets, entropy, (binding, binding_data) = password.encode(), b"e" * 32, BINDING
     match mechanism:
         case "SCRAM-SHA-1":
             return ScramSha1Client(authentication_identity="user", password=octets, entropy=entropy)
@@ -51,7 +51,7 @@ def our_client(
         password=octets,
         entropy=entropy,
         channel_binding=binding,
-        binding_data=data,
+        binding_data=binding_data,
     )
 
 

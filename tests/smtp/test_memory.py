@@ -187,11 +187,11 @@ def test_recipients_weigh_what_their_setting_allows() -> None:
 
 
 @given(sessions | st.binary(max_size=300), fates, st.data())
-def test_any_octets_leave_a_server_light(octets: bytes, fate: list[int], data: st.DataObject) -> None:
+def test_any_octets_leave_a_server_light(octets: bytes, fate: list[int], choices: st.DataObject) -> None:
     """Whatever the application answers."""
     session = under(fate, SETTINGS).pull()
     scales = Scales(session.server, SETTINGS)
-    for piece in data.draw(cuts(octets)):
+    for piece in choices.draw(cuts(octets)):
         session.receive(piece)
         assert scales.weigh() - sys.getsizeof(piece) < 16_384
 
@@ -276,8 +276,8 @@ def test_no_server_makes_a_client_heavy(caller: str) -> None:
     st.lists(REPLY_LINES, max_size=12).map(b"".join) | st.binary(max_size=200),
     st.data(),
 )
-def test_any_octets_leave_a_client_light(caller: str, octets: bytes, data: st.DataObject) -> None:
-    pieces: list[Any] = data.draw(cuts(octets))
+def test_any_octets_leave_a_client_light(caller: str, octets: bytes, choices: st.DataObject) -> None:
+    pieces: list[Any] = choices.draw(cuts(octets))
     assert heaviest_client(CALLERS[caller](), pieces) < 16_384
 
 

@@ -221,13 +221,13 @@ def test_nothing_that_a_client_said_comes_back_raw(line: bytes, said: bytes) -> 
 
 
 @given(sessions, fates, st.booleans(), st.data())
-def test_the_cut_never_matters(octets: bytes, fate: list[int], lmtp: bool, data: st.DataObject) -> None:
+def test_the_cut_never_matters(octets: bytes, fate: list[int], lmtp: bool, choices: st.DataObject) -> None:
     """DESIGN.md section 4 rule 8: the same events but for the cut of chunks, and the same octets."""
     whole, cut, single = (under(fate, attrs.evolve(SMALL, lmtp=lmtp)) for _ in range(3))
     if lmtp:
         octets = octets.replace(b"EHLO", b"LHLO")
     whole.receive(octets, b"")
-    cut.receive(*data.draw(cuts(octets)), b"")
+    cut.receive(*choices.draw(cuts(octets)), b"")
     single.receive(*(octets[n : n + 1] for n in range(min(len(octets), 600))), *filter(None, [octets[600:]]), b"")
     for other in (cut, single):
         assert without_cuts(other.events) == without_cuts(whole.events)
@@ -237,12 +237,12 @@ def test_the_cut_never_matters(octets: bytes, fate: list[int], lmtp: bool, data:
 
 @given(sessions | st.binary(max_size=300), fates, st.sampled_from([None, *Why]), st.data())
 def test_any_octets_end_in_events_replies_and_closed(
-    octets: bytes, fate: list[int], why: Why | None, data: st.DataObject
+    octets: bytes, fate: list[int], why: Why | None, choices: st.DataObject
 ) -> None:
     """DESIGN.md section 4 rule 7, and rule 2 of section 2: each Data that was accepted has one end."""
     accepted: list[Any] = []
     session = under(fate, WITH_TLS, accepted)
-    for piece in data.draw(cuts(octets)):
+    for piece in choices.draw(cuts(octets)):
         session.receive(piece)
         assert len(session.machine._input) <= 12_290
     if why is None:
@@ -340,11 +340,11 @@ def attempt(session: Session, step: Command | sasl.ClientMechanism) -> bool:
 
 @given(programs, st.booleans(), st.lists(REPLY_LINES, max_size=12).map(b"".join) | st.binary(max_size=60), st.data())
 def test_any_octets_from_a_server_give_events_or_one_error(
-    steps: list[Any], pipelining: bool, octets: bytes, data: st.DataObject
+    steps: list[Any], pipelining: bool, octets: bytes, choices: st.DataObject
 ) -> None:
     """DESIGN.md section 4 rules 7 and 8: and the cut changes nothing."""
     outcomes = []
-    for pieces in ([octets] if octets else [], data.draw(cuts(octets))):
+    for pieces in ([octets] if octets else [], choices.draw(cuts(octets))):
         session = greeted("AUTH PLAIN LOGIN CRAM-MD5", "SIZE", "CHUNKING", *(["PIPELINING"] if pipelining else []))
         for step in steps:
             attempt(session, step)

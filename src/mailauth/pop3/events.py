@@ -6,8 +6,8 @@ from typing import TypeAlias
 
 import attrs
 
-from .. import sasl
-from .._events import Accept, LoginRefusedBy, MessageChunk, RefusedBy, RepliedBy, TlsStarted
+from .. import _events, sasl
+from .._events import Accept, MessageChunk, TlsStarted
 from .commands import Capa, Dele, List, Noop, Quit, Retrieve, Rset, Stat, Stls, Uidl, Utf8
 from .maildrop import Maildrop
 from .replies import Content, OrUnavailable, Reply
@@ -60,19 +60,19 @@ class Update(OrUnavailable[Accept]):
     """Message numbers."""
 
 
-class Refused(RefusedBy[Reply]):
+class Refused(_events.RefusedBy[Reply]):
     __slots__ = ()
-    __doc__ = RefusedBy.__doc__
+    __doc__ = _events.RefusedBy.__doc__
 
 
-class Replied(RepliedBy[Reply]):
+class Replied(_events.RepliedBy[Reply]):
     __slots__ = ()
-    __doc__ = RepliedBy.__doc__
+    __doc__ = _events.RepliedBy.__doc__
 
 
-class AuthenticationFailed(LoginRefusedBy[Reply]):
+class AuthenticationFailed(_events.LoginRefusedBy[Reply]):
     __slots__ = ()
-    __doc__ = LoginRefusedBy.__doc__
+    __doc__ = _events.LoginRefusedBy.__doc__
 
 
 PosedQuestion: TypeAlias = Connected | OpenMaildrop | Retrieve | RetrieveMore | Update | Stls

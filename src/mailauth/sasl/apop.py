@@ -29,9 +29,9 @@ def _even_md5(secret: bytes, timestamp: bytes) -> bytes:
     return plain_md5(secret, timestamp)
 
 
-def _steps(octets: int) -> int:
+def _steps(size: int) -> int:
     """With the nine octets at least that MD5 adds (RFC 1321 section 3.1 and 3.2)."""
-    return (octets + 9 + _BLOCK - 1) // _BLOCK
+    return (size + 9 + _BLOCK - 1) // _BLOCK
 
 
 class ApopServer(DigestServer):

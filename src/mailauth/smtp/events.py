@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 import attrs
 
-from .. import sasl
-from .._events import LoginRefusedBy, MessageChunk, Payload, RefusedBy, RepliedBy, TlsStarted, Why
+from .. import _events, sasl
+from .._events import MessageChunk, Payload, TlsStarted, Why
 from .commands import Data, Hello, Help, Mail, MessageComplete, Noop, Quit, Rcpt, Rset, StartTls, VerdictQuestion, Vrfy
 from .replies import Reply
 
@@ -47,14 +47,14 @@ class MessageAborted(Payload):
     why: Why | ContentFault
 
 
-class Refused(RefusedBy[Reply]):
+class Refused(_events.RefusedBy[Reply]):
     __slots__ = ()
-    __doc__ = RefusedBy.__doc__
+    __doc__ = _events.RefusedBy.__doc__
 
 
-class Replied(RepliedBy[Reply]):
+class Replied(_events.RepliedBy[Reply]):
     __slots__ = ()
-    __doc__ = RepliedBy.__doc__
+    __doc__ = _events.RepliedBy.__doc__
 
     @property
     def temporary(self) -> bool:
@@ -65,9 +65,9 @@ class Replied(RepliedBy[Reply]):
         return 400 <= code < 500 or (code == 552 and isinstance(self.command, Rcpt))
 
 
-class AuthenticationFailed(LoginRefusedBy[Reply]):
+class AuthenticationFailed(_events.LoginRefusedBy[Reply]):
     __slots__ = ()
-    __doc__ = LoginRefusedBy.__doc__
+    __doc__ = _events.LoginRefusedBy.__doc__
 
 
 ServerEvent: TypeAlias = (

@@ -27,16 +27,16 @@ class Arriving:
         """Addresses that hold some."""
         return len(self._held)
 
-    def take(self, address: str, octets: int) -> None:
+    def take(self, address: str, size: int) -> None:
         """Raises Full when that is more than *address* may hold, and takes none then."""
         who = key(address, NETWORK)
-        held = self._held.get(who, 0) + octets
+        held = self._held.get(who, 0) + size
         if held > self._most:
             raise Full
         self._held[who] = held
 
-    def give_back(self, address: str, octets: int) -> None:
+    def give_back(self, address: str, size: int) -> None:
         who = key(address, NETWORK)
-        held = self._held.pop(who, 0) - octets
+        held = self._held.pop(who, 0) - size
         if held > 0:
             self._held[who] = held

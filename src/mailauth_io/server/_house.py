@@ -86,7 +86,7 @@ class House:
             clock=clock,
             sleep=_sleep if sleep is None else sleep,
             crowd=Crowd(config.limits),
-            arriving=Arriving(max(stores.budget.octets // SHARE, config.maximum_message_size)),
+            arriving=Arriving(max(stores.budget.size // SHARE, config.maximum_message_size)),
             failures=FailedLogins(longest=config.failure_delay),
         )
 

@@ -61,7 +61,7 @@ class Pop3Session(Session[pop3.AnyServerEvent]):
                     await self.refuse_login(event)
                 case TlsStarted(dropped=dropped):
                     if dropped:
-                        self.log(logging.WARNING, "clear octets dropped", octets=dropped)
+                        self.log(logging.WARNING, "clear text dropped", bytes=dropped)
                 case pop3.Dele():
                     self._deleting = True
                 case pop3.Rset():

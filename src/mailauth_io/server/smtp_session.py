@@ -114,7 +114,7 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
                 case TlsStarted(dropped=dropped):
                     self.mechanism = None
                     if dropped:
-                        self.log(logging.WARNING, "clear octets dropped", octets=dropped)
+                        self.log(logging.WARNING, "clear text dropped", bytes=dropped)
                 case smtp.Refused(verb=verb, reply=reply):
                     self.log(logging.DEBUG, "command refused", verb=verb, reply=reply)
                 case Notice():
@@ -225,7 +225,7 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
         self.log(
             logging.INFO, "message",
             queue_id=queue_id, mechanism=self.mechanism, hello=shown(self._hello.domain),
-            sender=shown(message.reverse_path), octets=size, maildrops=len(message.maildrops),
+            sender=shown(message.reverse_path), size=size, maildrops=len(message.maildrops),
             elsewhere=len(message.relayed), reason=None if decision is None else decision.reason.name,
             by=None if decision is None else shown(decision.identity), reply=reply,
         )  # fmt: skip

@@ -96,13 +96,13 @@ def octets_of(path: Path) -> Iterator[bytes]:
     return pieces()
 
 
-def told_size(unique_name: str, octets: int) -> int | None:
-    """The octets with CRLF line ends that the name tells of a file of *octets*; None unless this server gave the name.
+def told_size(unique_name: str, size: int) -> int | None:
+    """The size with CRLF line ends, from the name of a file of *size* bytes; None unless this server gave the name.
 
     Others write ``W=`` too, and some count otherwise: they are not believed.
     """
     told = _OURS.fullmatch(unique_name)
-    return int(told[2]) if told and int(told[1]) == octets else None
+    return int(told[2]) if told and int(told[1]) == size else None
 
 
 class StagedFile:
@@ -119,7 +119,7 @@ class StagedFile:
         self._path = maildir / "tmp" / self._unique
         self._discarded = False
         self._lock = threading.Lock()
-        self._octets = 0
+        self._size = 0
         self._lines = 0
 
     def write(self, pieces: Iterable[bytes]) -> None:
@@ -138,7 +138,7 @@ class StagedFile:
         number = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         try:
             for piece in with_lf(pieces):
-                self._octets += len(piece)
+                self._size += len(piece)
                 self._lines += piece.count(b"\n")
                 left = memoryview(piece)
                 while left:
@@ -149,7 +149,7 @@ class StagedFile:
 
     def reveal(self) -> None:
         """Make it visible under a name that also tells its sizes, with LF and CRLF line ends, as Dovecot's do."""
-        seen = self._maildir / "new" / f"{self._unique},S={self._octets},W={self._octets + self._lines}"
+        seen = self._maildir / "new" / f"{self._unique},S={self._size},W={self._size + self._lines}"
         with self._lock:
             if self._discarded:
                 return

@@ -53,18 +53,18 @@ class Full(Exception):
 class Budget:
     """Octets that may still be kept in memory, shared by every message in flight and every in-memory store."""
 
-    def __init__(self, octets: int = BUDGET_IN_ALL) -> None:
-        self.octets = octets
-        self.free = octets
+    def __init__(self, size: int = BUDGET_IN_ALL) -> None:
+        self.size = size
+        self.free = size
 
-    def take(self, octets: int) -> None:
-        """Raises Full when fewer than *octets* are free, and takes none then."""
-        if octets > self.free:
+    def take(self, size: int) -> None:
+        """Raises Full when fewer than *size* bytes are free, and takes none then."""
+        if size > self.free:
             raise Full
-        self.free -= octets
+        self.free -= size
 
-    def give_back(self, octets: int) -> None:
-        self.free += octets
+    def give_back(self, size: int) -> None:
+        self.free += size
 
 
 class MessageContent:
