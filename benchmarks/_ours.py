@@ -33,7 +33,7 @@ Announce = Callable[[int], None]
 """Is given the port once the server listens."""
 
 SMTP_SETTINGS: Final = smtp.ServerSettings(
-    host_name="mail.example.test", mechanisms_without_tls=frozenset({"PLAIN"}), maximum_transactions=1_000_000_000
+    host_name="mail.example.test", mechanisms_without_tls=frozenset({"PLAIN"}), max_transactions=1_000_000_000
 )
 POP3_SETTINGS: Final = pop3.ServerSettings(
     host_name="mail.example.test", mechanisms_without_tls=frozenset({"USER", "APOP"})
@@ -75,7 +75,7 @@ async def smtp_session(connection: ServerConnection[smtp.ServerEvent]) -> None:
             case smtp.Mail() as question:
                 connection.answer(question, await check_sender(question))
             case MessageChunk():
-                content.append(event.octets)
+                content.append(event.data)
             case smtp.Data() | smtp.Connected() as question:
                 connection.answer(question, ACCEPT)
             case smtp.MessageComplete() as complete:
@@ -112,7 +112,7 @@ class Maildrop:
     async def read(self, number: int, offset: int = 0) -> pop3.Content:
         text = self.contents[number - 1]
         piece = text[offset : offset + PIECE]
-        return pop3.Content(octets=piece, last=offset + len(piece) == len(text))
+        return pop3.Content(data=piece, last=offset + len(piece) == len(text))
 
     async def update(self, deleted: frozenset[int]) -> None:
         pass

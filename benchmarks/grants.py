@@ -30,7 +30,7 @@ def ipv6(number: int) -> str:
 
 
 def fill(grants: int, identities: int) -> GrantTable:
-    table = GrantTable(maximum_grants=grants)
+    table = GrantTable(max_grants=grants)
     for number in range(grants):
         table.grant(ipv4(number), f"user{number % identities}", now=float(number) / 1000)
     return table

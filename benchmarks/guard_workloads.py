@@ -56,10 +56,10 @@ class SmtpServer:
         while True:
             event = connection.next_event()
             match event:
-                case Send(octets=octets):
-                    self.sent.append(octets)
-                case MessageChunk(octets=octets):
-                    self.received += len(octets)
+                case Send(data=data):
+                    self.sent.append(data)
+                case MessageChunk(data=data):
+                    self.received += len(data)
                 case NeedData():
                     return
                 case smtp.Mail() | smtp.Rcpt() | smtp.Data() | smtp.Connected() as question:
@@ -173,12 +173,12 @@ def pull_pop3(connection: pop3.ServerConnection, maildrop: pop3.Maildrop) -> lis
     while True:
         event = connection.next_event()
         match event:
-            case Send(octets=octets):
-                sent.append(octets)
+            case Send(data=data):
+                sent.append(data)
             case NeedData() | Closed():
                 return sent
             case pop3.Retrieve() as question:
-                connection.answer(question, pop3.Content(octets=KILOBYTE))
+                connection.answer(question, pop3.Content(data=KILOBYTE))
             case pop3.OpenMaildrop() as question:
                 connection.answer(question, maildrop)
             case sasl.CheckPassword(password=b"secret") as question:
@@ -187,7 +187,7 @@ def pull_pop3(connection: pop3.ServerConnection, maildrop: pop3.Maildrop) -> lis
                 connection.answer(question, ACCEPT)
             case pop3.Connected() as question:
                 connection.answer(question, ACCEPT)
-            case pop3.Refused() | sasl.AuthenticationFailed():
+            case pop3.CommandRejected() | sasl.AuthenticationFailed():
                 raise AssertionError(f"not expected here: {event}")
             case Notice():
                 pass
@@ -211,7 +211,7 @@ def relay(times: int) -> list[bytes]:
         client.send(smtp.Data())
         exchange(client, server)
         for piece in pieces:
-            client.send(MessageChunk(octets=piece))
+            client.send(MessageChunk(data=piece))
             exchange(client, server)
         client.send(smtp.MessageComplete())
         exchange(client, server)
@@ -228,13 +228,13 @@ def exchange(client: smtp.ClientConnection, server: SmtpServer) -> None:
     while True:
         event = client.next_event()
         match event:
-            case Send(octets=octets):
-                for start in range(0, len(octets), PIECE):
-                    for reply in server.receive(octets[start : start + PIECE]):
+            case Send(data=data):
+                for start in range(0, len(data), PIECE):
+                    for reply in server.receive(data[start : start + PIECE]):
                         client.receive_data(reply)
             case NeedData() | Closed():
                 return
-            case smtp.Replied(reply=smtp.Reply(code=code)) if code < 400:
+            case smtp.ReplyReceived(reply=smtp.Reply(code=code)) if code < 400:
                 pass
             case _:
                 raise AssertionError(f"not expected here: {event}")

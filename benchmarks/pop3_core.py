@@ -69,10 +69,10 @@ class Session:
             event = connection.next_event()
             match event:
                 case Send():
-                    sent = sent or event.octets
+                    sent = sent or event.data
                 case NeedData() | Closed():
                     return sent
-                case pop3.Refused():
+                case pop3.CommandRejected():
                     if event.verb:
                         raise AssertionError(event)
                 case Notice():
@@ -96,7 +96,7 @@ class Session:
 
     def _piece(self, number: int, offset: int) -> pop3.Content:
         text = self._texts.contents[number - 1]
-        return pop3.Content(octets=text[offset : offset + PIECE], last=offset + PIECE >= len(text))
+        return pop3.Content(data=text[offset : offset + PIECE], last=offset + PIECE >= len(text))
 
 
 def session(name: str) -> Callable[[], None]:

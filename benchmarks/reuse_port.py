@@ -105,7 +105,7 @@ class Session:
     """Messages whose envelope was sent."""
     taken: int = 0
     _sent: int = 0
-    _owed: int = 0
+    _chunk_reply: int = 0
 
     def begin(self) -> None:
         self._say(b"", more=True)
@@ -115,8 +115,8 @@ class Session:
         said = self.connection.recv(4096)
         if said[:1] not in b"23":
             raise RuntimeError(f"the server said {said!r}")
-        self._owed -= said.count(b"\n")
-        if not self._owed:
+        self._chunk_reply -= said.count(b"\n")
+        if not self._chunk_reply:
             self.taken = self._sent
             if self._sent < self.begun:
                 self._sent += 1
@@ -124,7 +124,7 @@ class Session:
 
     def _say(self, message: bytes, *, more: bool) -> None:
         self.connection.sendall(message + ENVELOPE if more else message)
-        self._owed = bool(message) + 3 * more
+        self._chunk_reply = bool(message) + 3 * more
         self.begun += more
 
 

@@ -80,7 +80,7 @@ def prepare(kind: Kind, answer: Answer) -> list[bytes | None]:
     step = server.respond(said[0])
     while not isinstance(step, sasl.Success | sasl.Refusal | sasl.Fault):
         if isinstance(step, sasl.Challenge):
-            said.append(client.respond(step.octets))
+            said.append(client.respond(step.data))
             step = server.respond(said[-1])
         else:
             step = server.resolve(answer)

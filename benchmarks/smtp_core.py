@@ -23,7 +23,7 @@ from mailauth import ACCEPT, Accept, MessageChunk, NeedData, Send, smtp
 from mailauth._dots import Stuffer, Unstuffer
 from mailauth._lines import LineBuffer
 
-SETTINGS: Final = smtp.ServerSettings(maximum_transactions=10**9)
+SETTINGS: Final = smtp.ServerSettings(max_transactions=10**9)
 BARE: Final = (
     b"MAIL FROM:<alice@example.test>\r\n",
     b"RCPT TO:<bob@example.test>\r\n",
@@ -79,7 +79,7 @@ def pump(connection: smtp.ServerConnection, data: bytes, final_reply: FinalReply
                 connection.answer(question, ACCEPT)
             case smtp.MessageComplete() as complete:
                 connection.answer(complete, final_reply())
-            case smtp.MessageAborted() | smtp.Refused():
+            case smtp.MessageAborted() | smtp.CommandRejected():
                 raise AssertionError(f"the server refused: {event}")
             case _:
                 pass

@@ -28,7 +28,7 @@ async def main(port: int) -> None:
         client.authenticate(sasl.PlainClient(authentication_identity="alice", password=b"wonderland"))
         await succeed(client)
         await succeed(client, smtp.Mail(reverse_path=ALICE), smtp.Rcpt(forward_path=DINAH), smtp.Data(), events=3)
-        await succeed(client, smtp.MessageChunk(octets=MESSAGE), smtp.MessageComplete())
+        await succeed(client, smtp.MessageChunk(data=MESSAGE), smtp.MessageComplete())
 
 
 try:

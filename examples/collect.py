@@ -31,11 +31,11 @@ async def answer(client: Client[pop3.ClientEvent]) -> tuple[pop3.Reply, bytes]:
     content = bytearray()
     async for event in client:
         match event:
-            case MessageChunk(octets=octets):
-                content += octets
-            case pop3.Replied(command=None, reply=reply) if not reply.positive:
+            case MessageChunk(data=data):
+                content += data
+            case pop3.ReplyReceived(command=None, reply=reply) if not reply.positive:
                 raise Failed(f"the server ended the session: {reply}")
-            case pop3.Replied(reply=reply) | pop3.AuthenticationFailed(reply=reply):
+            case pop3.ReplyReceived(reply=reply) | pop3.AuthenticationRejected(reply=reply):
                 return reply, bytes(content)
             case sasl.Authenticated():
                 return pop3.Reply(True), b""
@@ -136,7 +136,9 @@ async def run(args: argparse.Namespace, password: bytes) -> bool:
         if any(line.split()[:1] == ["UTF8"] for line in capabilities.lines or ()):
             await ask(client, pop3.Utf8())  # else messages with UTF-8 in their header cannot be retrieved
         entropy = secrets.token_bytes(32)
-        client.authenticate(*sasl.by_password(args.user, password, entropy=entropy, tls=client.tls, clear_text=True))
+        client.authenticate(
+            *sasl.password_mechanisms(args.user, password, entropy=entropy, tls=client.tls, clear_text=True)
+        )
         await expect_success(client, "login")
         return await collect(client, args.maildir, keep=args.keep)
 

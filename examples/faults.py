@@ -61,8 +61,8 @@ class Double:
                 case smtp.Connected() | smtp.Mail() | smtp.Rcpt() | smtp.Data() as question:
                     content.clear()
                     connection.answer(question, answer)
-                case MessageChunk(octets=octets):
-                    content += octets
+                case MessageChunk(data=data):
+                    content += data
                 case smtp.MessageComplete() as question:
                     if answer is ACCEPT:
                         self.messages.append(bytes(content))

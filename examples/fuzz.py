@@ -52,8 +52,8 @@ def drive(machine: Machine[Any], handle: Callable[[Any], None], pieces: Iterable
                     return output
                 raise
             match event:
-                case Send(octets=octets):
-                    output += octets
+                case Send(data=data):
+                    output += data
                 case NeedData():
                     break
                 case Closed():
@@ -90,8 +90,8 @@ def smtp_server(data: bytes) -> None:
 
 
 def pop3_server(data: bytes) -> None:
-    message = pop3.Content(octets=b"Subject: a\r\n\r\n.b\r\n")
-    maildrop = pop3.Maildrop(messages=(pop3.Message(size=len(message.octets), unique_id="1"),))
+    message = pop3.Content(data=b"Subject: a\r\n\r\n.b\r\n")
+    maildrop = pop3.Maildrop(messages=(pop3.Message(size=len(message.data), unique_id="1"),))
 
     def run(pieces: Iterable[bytes]) -> bytes:
         machine = pop3.ServerConnection(POP3, entropy=bytes(32))
@@ -124,7 +124,7 @@ def smtp_client(data: bytes) -> None:
                 smtp.Mail(reverse_path=None),
                 smtp.Rcpt(forward_path=bob),
                 smtp.Data(),
-                MessageChunk(octets=b".\r\n"),
+                MessageChunk(data=b".\r\n"),
                 smtp.MessageComplete(),
                 smtp.Quit(),
             ]
@@ -132,7 +132,7 @@ def smtp_client(data: bytes) -> None:
 
         def handle(event: smtp.ClientEvent) -> None:
             send_next(machine, commands)
-            if isinstance(event, smtp.Replied) and isinstance(event.command, smtp.Data):
+            if isinstance(event, smtp.ReplyReceived) and isinstance(event.command, smtp.Data):
                 send_next(machine, commands)  # nothing answers a chunk
 
         return drive(machine, handle, pieces)
@@ -156,12 +156,12 @@ def pop3_client(data: bytes) -> None:
 
         def handle(event: pop3.ClientEvent) -> None:
             match event:
-                case pop3.Replied(command=pop3.Capa()):
+                case pop3.ReplyReceived(command=pop3.Capa()):
                     with contextlib.suppress(LocalProtocolError):  # the server may not offer it
                         machine.authenticate(sasl.UserPassClient(authentication_identity="alice", password=b"secret"))
-                case pop3.Replied() | sasl.Authenticated():
+                case pop3.ReplyReceived() | sasl.Authenticated():
                     send_next(machine, commands)
-                case MessageChunk() | pop3.AuthenticationFailed():
+                case MessageChunk() | pop3.AuthenticationRejected():
                     pass
 
         return drive(machine, handle, pieces)

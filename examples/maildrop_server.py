@@ -41,7 +41,7 @@ class Maildrop:
         found = [*self.maildir.glob("new/[!.]*"), *self.maildir.glob("cur/[!.]*")]
         self.paths = sorted(found, key=lambda path: path.name)  # a name begins with the time: the oldest is first
         messages = [
-            pop3.Message(size=len(self.read(number).octets), unique_id=unique_id(path))
+            pop3.Message(size=len(self.read(number).data), unique_id=unique_id(path))
             for number, path in enumerate(self.paths, start=1)
         ]
         return pop3.Maildrop(messages=tuple(messages))
@@ -49,7 +49,7 @@ class Maildrop:
     def read(self, number: int) -> pop3.Content:
         """A message whole, for TOP as well.  In POP3 every line ends in CRLF, the last one, too."""
         lines = self.paths[number - 1].read_bytes().splitlines()
-        return pop3.Content(octets=b"".join(line + b"\r\n" for line in lines))
+        return pop3.Content(data=b"".join(line + b"\r\n" for line in lines))
 
     def delete(self, numbers: Iterable[int]) -> Accept:
         for number in numbers:

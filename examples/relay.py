@@ -79,17 +79,17 @@ class NextHop:
         if command is not None:
             self.client.send(command)
         event = await anext(self.client, None)
-        if not isinstance(event, smtp.Replied):
+        if not isinstance(event, smtp.ReplyReceived):
             raise Lost("the connection ended")
         if event.reply.code in ABOUT_THE_RELAY:
             raise Lost(str(event.reply))
         return event.reply
 
-    async def send(self, octets: bytes) -> None:
+    async def send(self, data: bytes) -> None:
         """Pass on message content.  If that fails, the next ``ask()`` raises Lost."""
         if self.client is not None:
             try:
-                self.client.send(MessageChunk(octets=octets))
+                self.client.send(MessageChunk(data=data))
                 await self.client.flush()
             except (OSError, ProtocolError):
                 self.abort()
@@ -126,8 +126,8 @@ class Relay:
                         connection.answer(question, answer)
                         if answer is ACCEPT:
                             await hop.send(received_line(connection.peer.address))
-                    case MessageChunk(octets=octets):
-                        await hop.send(octets)
+                    case MessageChunk(data=data):
+                        await hop.send(data)
                     case smtp.MessageComplete() as question:
                         connection.answer(question, await verdict(hop, hop.ask(smtp.MessageComplete())))
                     case smtp.MessageAborted():

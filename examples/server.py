@@ -20,10 +20,10 @@ async def session(connection: ServerConnection[smtp.ServerEvent]) -> None:
                 connection.answer(q, ACCEPT if connection.identity else smtp.Reply(550, "5.7.1", "log in first"))
             case smtp.Connected() | smtp.Mail() | smtp.Data() as q:
                 connection.answer(q, ACCEPT)
-            case smtp.MessageChunk(octets=octets):
-                print(octets.decode(errors="replace"), end="", flush=True)
-            case smtp.MessageAborted(why=why):
-                print(f"(no more of it: {why.value})")
+            case smtp.MessageChunk(data=data):
+                print(data.decode(errors="replace"), end="", flush=True)
+            case smtp.MessageAborted(reason=reason):
+                print(f"(no more of it: {reason.value})")
             case smtp.MessageComplete() as q:
                 connection.answer(q, smtp.Reply(250, "2.0.0", "printed"))
             case Question() as q:

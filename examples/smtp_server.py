@@ -57,8 +57,8 @@ class MailServer:
                 case smtp.Data() as question:
                     content.clear()
                     connection.answer(question, ACCEPT)
-                case MessageChunk(octets=octets):
-                    content += octets
+                case MessageChunk(data=data):
+                    content += data
                 case smtp.MessageAborted():
                     content.clear()
                 case smtp.MessageComplete(recipients=recipients) as question:

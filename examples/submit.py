@@ -66,7 +66,7 @@ async def submit(
     verdict = await reply(client)
     if verdict.code == 354:  # go ahead
         while chunk := message.read(CHUNK):
-            client.send(MessageChunk(octets=chunk))
+            client.send(MessageChunk(data=chunk))
             await client.flush()
         client.send(smtp.MessageComplete())
         verdict = await reply(client)
@@ -99,7 +99,7 @@ async def run(args: argparse.Namespace, password: bytes) -> dict[smtp.Mailbox, s
             if args.user is not None:
                 entropy = secrets.token_bytes(32)
                 client.authenticate(
-                    *sasl.by_password(args.user, password, entropy=entropy, tls=client.tls, clear_text=True)
+                    *sasl.password_mechanisms(args.user, password, entropy=entropy, tls=client.tls, clear_text=True)
                 )
                 await expect_success(client, "login")
             return await submit(client, args.sender, list(dict.fromkeys(args.recipients)), message)

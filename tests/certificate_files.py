@@ -41,9 +41,9 @@ def write(directory: Path, *, begins: float, ends: float, name: str = "localhost
     return cert_path, key_path
 
 
-def _replace(path: Path, octets: bytes) -> None:
+def _replace(path: Path, data: bytes) -> None:
     """As who renews certificates does: a new file takes the name of the old one."""
     fresh = path.with_suffix(".new")
     fresh.touch(0o600)
-    fresh.write_bytes(octets)
+    fresh.write_bytes(data)
     os.replace(fresh, path)

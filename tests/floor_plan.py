@@ -34,7 +34,7 @@ LAYERS: Final = (
     {"_validators"},
     {"_events"},
     {"_lines", "_dots", "sasl"},
-    {"_connection"},
+    {"_machine"},
     {"_server", "_client"},
     {"smtp", "pop3"},
 )
@@ -44,7 +44,7 @@ NEIGHBOURS: Final = frozenset({("_dots", "_lines")})
 """The exceptions: dots stand in content, and the search for bare CR and LF in content is that of lines."""
 
 ASIDE: Final[Mapping[str, frozenset[str]]] = {
-    "": frozenset({"_errors", "_events", "_connection", "_server", "_client"}),
+    "": frozenset({"_errors", "_events", "_machine", "_server", "_client"}),
     "grants": frozenset({"_errors"}),
     "policy": frozenset({"_errors", "_events", "grants", "smtp.replies", "smtp._grammar"}),
     "proxy": frozenset({"_errors", "_events"}),
@@ -58,8 +58,8 @@ INSIDE_A_PROTOCOL: Final = (
     {"_command_lines"},
     {"_states"},
     {"events", "settings"},
-    {"_fixed"},
-    {"_usual"},
+    {"_standard_replies"},
+    {"_fast_path"},
     {"_content"},
     {"server", "client"},
     {""},
@@ -78,7 +78,7 @@ VOCABULARY: Final = frozenset({"Command", "Notice", "Payload", "Question"})
 
 ADAPTERS: Final = frozenset({"on_asyncio", "on_trio", "_adapter", "_client_hello", "_listener", "_stream", "_tls"})
 FROM_A_PROTOCOL: Final = frozenset(
-    {f"{any_}{name}" for any_ in ("", "Any") for name in ("ServerConnection", "ServerSettings", "ServerEvent")}
+    {f"{prefix}{name}" for prefix in ("", "Extended") for name in ("ServerConnection", "ServerSettings", "ServerEvent")}
     | {"ClientConnection", "ClientEvent"}
 )
 """All that an adapter may know of smtp and pop3; ``ServerMachine`` and its kin come from below them."""
@@ -231,9 +231,9 @@ def _may_inside_sasl(part: str, wanted: str) -> bool:
     """
     if part == "":
         return True
-    if part == "_messages" or wanted in {"", "_exchange", "_offer", "_by_password"}:
+    if part == "_messages" or wanted in {"", "_exchange", "_offer", "_password_mechanisms"}:
         return False
-    return wanted.startswith("_") or wanted == "saslprep" or part in {"_offer", "_by_password"}
+    return wanted.startswith("_") or wanted == "saslprep" or part in {"_offer", "_password_mechanisms"}
 
 
 def too_long(modules: Iterable[Module], *, each: int, together: int | None = None) -> list[str]:

@@ -110,7 +110,7 @@ def test_groups_answers_each_group_at_once() -> None:
 def test_collection_fetches_and_deletes_two_messages() -> None:
     sent = guard_workloads.collection(1)
     assert len(sent) == 12
-    assert all(octets.startswith(b"+OK") for octets in sent)
+    assert all(data.startswith(b"+OK") for data in sent)
     for retrieved in (sent[7], sent[9]):
         assert retrieved.endswith(guard_workloads.STUFFED_KILOBYTE + b".\r\n")
 

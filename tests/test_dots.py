@@ -15,9 +15,9 @@ PIECES = st.lists(st.sampled_from([b"\r\n", b".", b"\r", b"\n", b"a", b"..", b"\
 CLEAN_PIECES = st.lists(st.sampled_from([b"\r\n", b".", b"a", b"..", b"\r\n.", b"\r\n.\r\n", b"text"]), max_size=12)
 
 
-def cut(octets: bytes, choices: st.DataObject) -> list[bytes]:
-    places = sorted(choices.draw(st.sets(st.integers(0, len(octets)), max_size=6)) | {0, len(octets)})
-    return [octets[start:end] for start, end in itertools.pairwise(places)]
+def cut(data: bytes, choices: st.DataObject) -> list[bytes]:
+    places = sorted(choices.draw(st.sets(st.integers(0, len(data)), max_size=6)) | {0, len(data)})
+    return [data[start:end] for start, end in itertools.pairwise(places)]
 
 
 def stuff(pieces: list[bytes]) -> bytes:
@@ -36,16 +36,16 @@ def unstuff(pieces: list[bytes]) -> tuple[bytes, bool, bool, bytes]:
         if not unstuffer.ended:
             assert len(buffer) <= 4
     buffer.gather()
-    return content, unstuffer.ended, unstuffer.clean, buffer.octets[buffer.offset :]
+    return content, unstuffer.ended, unstuffer.clean, buffer.data[buffer.offset :]
 
 
-def content_of(octets: bytes) -> tuple[bytes, bytes] | None:
+def content_of(data: bytes) -> tuple[bytes, bytes] | None:
     """The reference: (content, the rest); None when the end is not there."""
-    found = re.search(rb"(?:^|\r\n)\.\r\n", octets, re.DOTALL)
+    found = re.search(rb"(?:^|\r\n)\.\r\n", data, re.DOTALL)
     if found is None:
         return None
-    stuffed = octets[: found.start()] + (b"" if found.start() == 0 and octets.startswith(b".\r\n") else b"\r\n")
-    return re.sub(rb"(^|\r\n)\.", rb"\1", stuffed), octets[found.end() :]
+    stuffed = data[: found.start()] + (b"" if found.start() == 0 and data.startswith(b".\r\n") else b"\r\n")
+    return re.sub(rb"(^|\r\n)\.", rb"\1", stuffed), data[found.end() :]
 
 
 @given(PIECES, PIECES, st.data())
@@ -53,21 +53,21 @@ def test_content_ends_at_crlf_dot_crlf_over_any_cut(
     head: list[bytes], tail: list[bytes], choices: st.DataObject
 ) -> None:
     """RFC 5321 section 4.1.1.4: and nowhere else."""
-    octets = b"".join(head) + b"\r\n.\r\n" + b"".join(tail)
-    content, ended, clean, rest = unstuff(cut(octets, choices))
+    data = b"".join(head) + b"\r\n.\r\n" + b"".join(tail)
+    content, ended, clean, rest = unstuff(cut(data, choices))
     assert ended
-    assert (content, rest) == content_of(octets)
+    assert (content, rest) == content_of(data)
     assert clean == (re.search(rb"\r(?!\n)|(?<!\r)\n|\0", content) is None)
 
 
 @given(PIECES, st.data())
-def test_without_its_end_content_is_handed_out_but_for_four_octets(pieces: list[bytes], choices: st.DataObject) -> None:
-    octets = b"".join(pieces).replace(b"\r\n.\r\n", b"")
-    if content_of(octets) is not None:
+def test_without_its_end_content_is_handed_out_but_for_four_bytes(pieces: list[bytes], choices: st.DataObject) -> None:
+    data = b"".join(pieces).replace(b"\r\n.\r\n", b"")
+    if content_of(data) is not None:
         return
-    content, ended, _, rest = unstuff(cut(octets, choices))
+    content, ended, _, rest = unstuff(cut(data, choices))
     assert not ended
-    whole = content_of(octets + b"\r\n.\r\n")
+    whole = content_of(data + b"\r\n.\r\n")
     assert whole is not None
     assert whole[0].startswith(content)
     assert len(rest) <= 4
@@ -76,12 +76,12 @@ def test_without_its_end_content_is_handed_out_but_for_four_octets(pieces: list[
 @given(CLEAN_PIECES, st.data())
 def test_what_was_stuffed_comes_out_as_it_went_in(pieces: list[bytes], choices: st.DataObject) -> None:
     """RFC 5321 section 4.5.2, with the last CRLF added when it is missing (section 4.1.1.4)."""
-    octets = b"".join(pieces)
-    wire = stuff(cut(octets, choices))
-    assert wire == stuff([octets])
+    data = b"".join(pieces)
+    wire = stuff(cut(data, choices))
+    assert wire == stuff([data])
     content, ended, clean, rest = unstuff(cut(wire, choices))
     assert (ended, clean, rest) == (True, True, b"")
-    assert content == (octets if octets.endswith(b"\r\n") or not octets else octets + b"\r\n")
+    assert content == (data if data.endswith(b"\r\n") or not data else data + b"\r\n")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mailauth import LocalProtocolError
-from mailauth.grants import UNAVAILABLE, Grant, GrantTable, Unavailable, fold
+from mailauth.grants import UNAVAILABLE, Grant, GrantTable, Unavailable, normalize_address
 
 HERE = "192.0.2.1"
 ELSEWHERE = "192.0.2.2"
@@ -102,7 +102,7 @@ def test_one_identity_may_be_all_that_an_address_holds() -> None:
 
 
 def test_grants_in_all_are_bounded_and_the_oldest_leaves_first() -> None:
-    grants = table(maximum_grants=3)
+    grants = table(max_grants=3)
     grants.grant("192.0.2.1", "alice", now=0)
     grants.grant("192.0.2.2", "bob", now=1)
     grants.grant("192.0.2.3", "carol", now=2)
@@ -131,7 +131,7 @@ def test_a_lifetime_is_finite_and_not_negative(lifetime: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"ipv6_prefix": 0}, {"ipv6_prefix": 129}, {"identities_per_address": 0}, {"maximum_grants": 0}]
+    "settings", [{"ipv6_prefix": 0}, {"ipv6_prefix": 129}, {"identities_per_address": 0}, {"max_grants": 0}]
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(LocalProtocolError):
@@ -206,7 +206,7 @@ def test_text_and_value_are_the_same_address(text: str) -> None:
 def test_what_is_no_address_is_refused(text: str) -> None:
     grants = table()
     for call in (
-        fold,
+        normalize_address,
         grants.revoke_address,
         lambda address: grants.find(address, 0),
         lambda address: Grant(address, "a", 0),
@@ -223,11 +223,11 @@ def test_what_is_no_address_is_refused(text: str) -> None:
     [("::ffff:192.0.2.1", 8, HERE), ("fe80::1%eth0", 128, "fe80::1"), ("2001:db8:0:1:2::3", 64, "2001:db8:0:1::")],
 )
 def test_another_store_can_fold_as_the_table_does(address: str, prefix: int, folded: str) -> None:
-    assert fold(address, prefix) == ipaddress.ip_address(folded)
-    assert table(ipv6_prefix=prefix).grant(address, "alice", now=0).address == fold(address, prefix)
+    assert normalize_address(address, prefix) == ipaddress.ip_address(folded)
+    assert table(ipv6_prefix=prefix).grant(address, "alice", now=0).address == normalize_address(address, prefix)
     for wrong in (0, 129):
         with pytest.raises(LocalProtocolError):
-            fold(address, wrong)
+            normalize_address(address, wrong)
 
 
 def test_a_grant_belongs_to_somebody() -> None:
@@ -347,7 +347,7 @@ class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.table = GrantTable(lifetime=10, ipv6_prefix=64, identities_per_address=3, maximum_grants=5)
+        self.table = GrantTable(lifetime=10, ipv6_prefix=64, identities_per_address=3, max_grants=5)
         self.logins: list[tuple[str, str, float]] = []
 
     @rule(seconds=st.integers(1, 12))
@@ -394,14 +394,14 @@ class Model(RuleBasedStateMachine):
     def agrees(self) -> None:
         assert len(self.table) == len(self.logins)
         for address, place in FOLDED.items():
-            living = [login for login in self.logins if login[0] == place and login[2] > self.now]
+            active = [login for login in self.logins if login[0] == place and login[2] > self.now]
             found = self.table.find(address, self.now)
-            assert (found and (found.identity, found.expires)) == (living[-1][1:] if living else None)
-            assert self.table.permits(address, self.now) is bool(living)
-            assert [(each.identity, each.expires) for each in self.table.living(self.now, address)] == [
-                login[1:] for login in living
+            assert (found and (found.identity, found.expires)) == (active[-1][1:] if active else None)
+            assert self.table.permits(address, self.now) is bool(active)
+            assert [(each.identity, each.expires) for each in self.table.active(self.now, address)] == [
+                login[1:] for login in active
             ]
-        assert [(each.identity, each.expires) for each in self.table.living(self.now)] == [
+        assert [(each.identity, each.expires) for each in self.table.active(self.now)] == [
             login[1:] for login in self.logins if login[2] > self.now
         ]
 

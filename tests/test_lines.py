@@ -27,25 +27,25 @@ def take_all(buffer: LineBuffer) -> list[bytes | str]:
         taken.append(line)
 
 
-def model(octets: bytes) -> list[bytes | str]:
-    whole = octets.split(b"\r\n")[:-1]
+def model(data: bytes) -> list[bytes | str]:
+    whole = data.split(b"\r\n")[:-1]
     return [line if len(line) + 2 <= LIMIT else TOO_LONG for line in whole]
 
 
 @given(OCTETS, st.data())
-def test_lines_are_those_that_a_split_at_crlf_gives(octets: bytes, choices: st.DataObject) -> None:
+def test_lines_are_those_that_a_split_at_crlf_gives(data: bytes, choices: st.DataObject) -> None:
     """RFC 5321 section 2.3.8: only CRLF ends a line, wherever the input is cut."""
     buffer = LineBuffer()
     taken: list[bytes | str] = []
     start = 0
-    while start < len(octets):
-        end = choices.draw(st.integers(start + 1, len(octets)))
-        buffer.feed(octets[start:end])
+    while start < len(data):
+        end = choices.draw(st.integers(start + 1, len(data)))
+        buffer.feed(data[start:end])
         if choices.draw(st.booleans()):
             taken += take_all(buffer)
             assert len(buffer) <= LIMIT
         start = end
-    assert taken + take_all(buffer) == model(octets)
+    assert taken + take_all(buffer) == model(data)
 
 
 def test_a_line_of_just_the_limit_is_taken_and_one_octet_more_is_not() -> None:
@@ -106,21 +106,21 @@ def test_the_end_of_the_stream_is_remembered() -> None:
 
 
 @given(OCTETS, st.data())
-def test_bare_cr_lf_and_nul_are_seen_over_any_cut(octets: bytes, choices: st.DataObject) -> None:
+def test_bare_cr_lf_and_nul_are_seen_over_any_cut(data: bytes, choices: st.DataObject) -> None:
     """RFC 5321 section 2.3.8: CR and LF must not be sent but together."""
-    octets += choices.draw(st.sampled_from([b"", b"\0", b"\xff\x85"])) + b"."
+    data += choices.draw(st.sampled_from([b"", b"\0", b"\xff\x85"])) + b"."
     ends = LineEnds()
     clean = True
     start = 0
-    while start < len(octets):
-        end = choices.draw(st.integers(start + 1, len(octets)))
-        clean = ends.watch(octets[start:end])
+    while start < len(data):
+        end = choices.draw(st.integers(start + 1, len(data)))
+        clean = ends.watch(data[start:end])
         start = end
-    assert clean == (re.search(rb"\r(?!\n)|(?<!\r)\n|\0", octets) is None)
+    assert clean == (re.search(rb"\r(?!\n)|(?<!\r)\n|\0", data) is None)
 
 
-@pytest.mark.parametrize("octets", [b"a\rb", b"a\nb", b"a\0b"])
-def test_what_was_seen_once_is_not_forgotten(octets: bytes) -> None:
+@pytest.mark.parametrize("data", [b"a\rb", b"a\nb", b"a\0b"])
+def test_what_was_seen_once_is_not_forgotten(data: bytes) -> None:
     ends = LineEnds()
-    ends.watch(octets)
+    ends.watch(data)
     assert not ends.watch(b"clean\r\n")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mailauth import ACCEPT, Closed, NeedData, Question, Send, ServerMachine, Tls, Why, pop3, sasl, smtp
+from mailauth import ACCEPT, Closed, CloseReason, NeedData, Question, Send, ServerMachine, Tls, pop3, sasl, smtp
 
 TLS = Tls(version="TLSv1.3", peer_certificate={"serialNumber": "01"})
 DECOY = sasl.ScramDecoy(key=bytes(16))
@@ -17,8 +17,8 @@ TOKEN = b"\x01auth=Bearer t\x01\x01"
 SCRAM_FIRST = b"n,,n=alice,r=x"
 
 
-def b64(octets: bytes) -> bytes:
-    return sasl.encode_base64(octets)
+def b64(data: bytes) -> bytes:
+    return sasl.encode_base64(data)
 
 
 GOOD = (b"AUTH PLAIN", b64(b"\0alice\0wonderland"))
@@ -82,13 +82,13 @@ class Session:
     def __init__(self, protocol: str, *, errors: int = 20) -> None:
         self.machine: ServerMachine[Any]
         if protocol == "smtp":
-            self.machine = smtp.AnyServerConnection(
-                smtp.AnyServerSettings(mechanisms=sasl.ALL_MECHANISMS, scram_decoy=DECOY, maximum_errors=errors),
+            self.machine = smtp.ExtendedServerConnection(
+                smtp.ExtendedServerSettings(mechanisms=sasl.ALL_MECHANISMS, scram_decoy=DECOY, max_errors=errors),
                 entropy=bytes(32), tls=TLS,
             )  # fmt: skip
         else:
-            self.machine = pop3.AnyServerConnection(
-                pop3.AnyServerSettings(mechanisms=pop3.ALL_MECHANISMS, scram_decoy=DECOY, maximum_errors=errors),
+            self.machine = pop3.ExtendedServerConnection(
+                pop3.ExtendedServerSettings(mechanisms=pop3.ALL_MECHANISMS, scram_decoy=DECOY, max_errors=errors),
                 entropy=bytes(32), tls=TLS,
             )  # fmt: skip
         self.instead: dict[type[object], object] = {}
@@ -108,8 +108,8 @@ class Session:
         replies = b""
         while True:
             match self.machine.next_event():
-                case Send(octets=octets):
-                    replies += octets
+                case Send(data=data):
+                    replies += data
                 case NeedData():
                     return replies
                 case Closed() as closed:
@@ -153,7 +153,7 @@ def test_the_third_failed_login_ends_the_session(protocol: str, lines: tuple[byt
     session.say(*lines)
     assert session.closed is None
     session.say(*lines)
-    assert session.closed == Closed(why=Why.TOO_MANY_ERRORS)
+    assert session.closed == Closed(reason=CloseReason.TOO_MANY_ERRORS)
 
 
 @pytest.mark.parametrize(("protocol", "lines"), FAILED)
@@ -181,7 +181,7 @@ def test_an_exchange_that_has_cost_nothing_is_an_error(protocol: str, lines: tup
         session.say(*lines)
     assert session.closed is None
     session.say(*lines)
-    assert session.closed == Closed(why=Why.TOO_MANY_ERRORS)
+    assert session.closed == Closed(reason=CloseReason.TOO_MANY_ERRORS)
 
 
 def test_user_again_and_again_is_an_error() -> None:
@@ -191,7 +191,7 @@ def test_user_again_and_again_is_an_error() -> None:
         assert session.say(b"USER " + LIGATURE * 80).startswith(b"+OK ")
     assert session.closed is None
     assert session.say(b"USER alice") == b"-ERR too many errors, closing the connection\r\n"
-    assert session.closed == Closed(why=Why.TOO_MANY_ERRORS)
+    assert session.closed == Closed(reason=CloseReason.TOO_MANY_ERRORS)
 
 
 @pytest.mark.parametrize(
@@ -210,13 +210,13 @@ def test_a_login_that_leads_nowhere_has_a_budget_on_pop3(question: type[object],
         assert b"-ERR [" in session.say(*GOOD)
     assert session.closed is None
     session.say(*GOOD)
-    assert session.closed == Closed(why=Why.TOO_MANY_ERRORS)
+    assert session.closed == Closed(reason=CloseReason.TOO_MANY_ERRORS)
 
 
 def test_a_login_that_leads_nowhere_has_a_budget_on_smtp() -> None:
     """That of the commands that lead nowhere."""
     session = Session("smtp")
     session.instead[sasl.CheckPassword] = sasl.Refusal.TEMPORARY
-    for _ in range(smtp.ServerSettings().maximum_noops):
+    for _ in range(smtp.ServerSettings().max_junk_commands):
         session.say(*GOOD)
-    assert session.closed == Closed(why=Why.TOO_MANY_ERRORS)
+    assert session.closed == Closed(reason=CloseReason.TOO_MANY_ERRORS)

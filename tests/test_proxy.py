@@ -10,8 +10,8 @@ from hypothesis import given, strategies as st
 
 from mailauth import LocalProtocolError
 from mailauth.proxy import (
-    MAXIMUM_BINARY,
-    MAXIMUM_TEXT,
+    MAX_BINARY,
+    MAX_TEXT,
     Address,
     Endpoint,
     Header,
@@ -49,17 +49,17 @@ def written(header: Proxied, version: int) -> bytes:
     return binary(0x21, 0x11 if source.address.version == 4 else 0x21, block)
 
 
-def read(octets: bytes, at_most: int = 1 << 30) -> tuple[Header | None, bytes]:
+def read(data: bytes, at_most: int = 1 << 30) -> tuple[Header | None, bytes]:
     """What the header says, and the octets that were not taken, reading *at_most* so many at a time."""
     reader = HeaderReader()
-    while reader.header is None and octets:
+    while reader.header is None and data:
         size = min(reader.wanted, at_most)
         assert size > 0
-        reader.receive_data(octets[:size])
-        octets = octets[size:]
+        reader.receive_data(data[:size])
+        data = data[size:]
     if reader.header is not None:
         assert reader.wanted == 0
-    return reader.header, octets
+    return reader.header, data
 
 
 VALID: Final[tuple[tuple[bytes, Header], ...]] = (
@@ -93,23 +93,23 @@ VALID: Final[tuple[tuple[bytes, Header], ...]] = (
 )
 
 
-@pytest.mark.parametrize(("octets", "header"), VALID)
-def test_a_valid_header_is_read_to_its_end_and_no_further(octets: bytes, header: Header) -> None:
+@pytest.mark.parametrize(("data", "header"), VALID)
+def test_a_valid_header_is_read_to_its_end_and_no_further(data: bytes, header: Header) -> None:
     """Sections 2.1 and 2.2, over reads of any size: what follows is the client's."""
     for at_most in (1, 2, 3, 7, 1 << 30):
-        assert read(octets + BEHIND, at_most) == (header, BEHIND)
+        assert read(data + BEHIND, at_most) == (header, BEHIND)
 
 
 def test_the_longest_lines_are_those_of_the_specification() -> None:
     """Section 2.1: 56, 104, 15 and 107 octets."""
-    assert {len(octets) for octets, _ in VALID if octets.startswith(b"PROXY")} >= {56, 15, 107}
-    octets = b"PROXY TCP6 " + b"ffff:" * 7 + b"ffff " + b"ffff:" * 7 + b"ffff 65535 65535\r\n"
-    assert len(octets) == 104
-    assert isinstance(read(octets)[0], Proxied)
+    assert {len(data) for data, _ in VALID if data.startswith(b"PROXY")} >= {56, 15, 107}
+    data = b"PROXY TCP6 " + b"ffff:" * 7 + b"ffff " + b"ffff:" * 7 + b"ffff 65535 65535\r\n"
+    assert len(data) == 104
+    assert isinstance(read(data)[0], Proxied)
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "data",
     [
         b"EHLO client.example\r\n",
         BEHIND,
@@ -150,18 +150,18 @@ def test_the_longest_lines_are_those_of_the_specification() -> None:
         binary(0x21, 0x11, ONE + TWO + PORTS + b"\x04"),
         binary(0x21, 0x11, ONE + TWO + PORTS + b"\x04\0\x01"),
         binary(0x21, 0x11, ONE + TWO + PORTS + b"\x03\0\x03abc"),
-        binary(0x21, 0x11, bytes(MAXIMUM_BINARY)),
+        binary(0x21, 0x11, bytes(MAX_BINARY)),
     ],
 )
-def test_what_is_no_header_is_invalid(octets: bytes) -> None:
+def test_what_is_no_header_is_invalid(data: bytes) -> None:
     """Sections 2.1 and 2.2: the connection is to be dropped."""
     for at_most in (1, 1 << 30):
-        header, _ = read(octets, at_most)
+        header, _ = read(data, at_most)
         assert isinstance(header, Invalid)
         assert header.reason
 
 
-@pytest.mark.parametrize("whole", [octets for octets, _ in VALID])
+@pytest.mark.parametrize("whole", [data for data, _ in VALID])
 def test_a_stream_that_ends_inside_the_header_is_invalid(whole: bytes) -> None:
     """Section 2.2: no address is believed before the header is whole."""
     for size in range(len(whole)):
@@ -175,8 +175,8 @@ def test_a_stream_that_ends_inside_the_header_is_invalid(whole: bytes) -> None:
 
 def test_a_mistake_is_seen_at_once() -> None:
     """Section 2.1: the sooner the connection is dropped, the sooner its sender notices."""
-    for octets in (b"E", b"PROXX", b"PROXY X", b"\r\n\r\n\r", SIGNATURE + b"\x31"):
-        assert isinstance(read(octets)[0], Invalid)
+    for data in (b"E", b"PROXX", b"PROXY X", b"\r\n\r\n\r", SIGNATURE + b"\x31"):
+        assert isinstance(read(data)[0], Invalid)
 
 
 def test_the_checksum_is_that_of_the_rfc() -> None:
@@ -191,12 +191,12 @@ def test_a_checksum_that_is_there_must_be_right(flipped: int | None) -> None:
     """Section 2.2.3: over the whole header, its own octets being zero."""
     fields = b"\x04\0\x03abc" + b"\x03\0\x04"
     blank = binary(0x21, 0x11, ONE + TWO + PORTS + fields + bytes(4))
-    octets = bytearray(blank[:-4] + crc32c(blank).to_bytes(4, "big"))
+    data = bytearray(blank[:-4] + crc32c(blank).to_bytes(4, "big"))
     if flipped is None:
-        assert read(bytes(octets))[0] == EXAMPLE
+        assert read(bytes(data))[0] == EXAMPLE
     else:
-        octets[flipped] ^= 0x10
-        assert isinstance(read(bytes(octets))[0], Invalid)
+        data[flipped] ^= 0x10
+        assert isinstance(read(bytes(data))[0], Invalid)
 
 
 def test_a_second_checksum_is_invalid() -> None:
@@ -212,9 +212,9 @@ def test_more_than_is_wanted_is_a_local_error() -> None:
         reader.receive_data(b"PROXY UNKNOWN\r\nE")
     reader.receive_data(b"PROXY UNKNOWN\r\n")
     assert reader.header is Unproxied.UNKNOWN
-    for octets in (b"x", b""):
+    for data in (b"x", b""):
         with pytest.raises(LocalProtocolError):
-            reader.receive_data(octets)
+            reader.receive_data(data)
 
 
 addresses4: Final[st.SearchStrategy[Address]] = st.ip_addresses(v=4)
@@ -239,14 +239,14 @@ pieces = st.sampled_from([b"192.0.2.1 ", b"::1 ", b"25 ", b"\r\n", b"\r", b" ", 
 
 
 @given(beginnings, st.lists(pieces, max_size=12).map(b"".join), st.integers(1, 120))
-def test_any_octets_end_in_a_header_or_an_error_value(beginning: bytes, rest: bytes, at_most: int) -> None:
+def test_any_data_ends_in_a_header_or_an_error_value(beginning: bytes, rest: bytes, at_most: int) -> None:
     """Whatever comes, nothing is raised, little is kept, and the size of the reads changes nothing."""
-    octets = beginning + rest
-    header, left = read(octets, at_most)
+    data = beginning + rest
+    header, left = read(data, at_most)
     if header is None:
         assert left == b""
-        assert len(octets) < (MAXIMUM_TEXT if octets.startswith(b"P") else MAXIMUM_BINARY)
+        assert len(data) < (MAX_TEXT if data.startswith(b"P") else MAX_BINARY)
     elif not isinstance(header, Invalid):
-        assert read(octets) == (header, left)
+        assert read(data) == (header, left)
     else:
-        assert isinstance(read(octets)[0], Invalid)
+        assert isinstance(read(data)[0], Invalid)

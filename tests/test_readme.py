@@ -20,7 +20,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds after which a program that hangs is ended; no test waits for them."""
 
 
@@ -57,7 +57,7 @@ def test_the_two_commands_come_first() -> None:
 
 def test_the_table_in_the_readme_is_what_the_command_prints() -> None:
     command = [sys.executable, "-m", "mailauth_io", "methods"]
-    run = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=True)
+    run = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT, check=True)
     assert blocks("text")[0] == run.stdout
 
 
@@ -75,10 +75,10 @@ def test_the_example_client_submits_to_the_example_server() -> None:
     with example_server() as (server, port):
         command = [sys.executable, str(EXAMPLES / "client.py"), str(port)]
         client = subprocess.run(
-            command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=True
+            command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT, check=True
         )
         server.terminate()
-        printed, _ = server.communicate(timeout=PATIENCE)
+        printed, _ = server.communicate(timeout=TIMEOUT)
     assert f"$ python examples/client.py 36917\n{client.stdout}```\n" in README
     assert "Subject: a trial" in printed
     assert "Down the rabbit-hole." in printed
@@ -101,7 +101,7 @@ with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=60) as client:
     with example_server() as (_, port):
         command = [sys.executable, "-c", program, str(port)]
         client = subprocess.run(
-            command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=True
+            command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT, check=True
         )
     assert client.stdout.split() == ["535", "550"]
 

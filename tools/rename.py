@@ -29,7 +29,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 TABLE: Final = ROOT / "tools" / "rename.tsv"
 FOLDERS: Final = ("src", "tests", "examples", "benchmarks", "tools", "docs")
 TEXTS: Final = (".md", ".toml", ".json")
-BACKQUOTED: Final = re.compile(r"``[^`\n]+``|`[^`\n]+`|(?<!\*)\*\w+\*(?!\*)")
+MARKED: Final = re.compile(r"^```python\n.*?^```$|``[^`\n]+``|`[^`\n]+`|(?<!\*)\*\w+\*(?!\*)", re.MULTILINE | re.DOTALL)
+"""Code in a text: a block of Python, what stands in backquotes, the *name* of a parameter."""
 
 
 class Row(NamedTuple):
@@ -87,7 +88,7 @@ class Names(NamedTuple):
 
     def in_prose(self, text: str) -> str:
         """*text* is English in which code is marked, or cannot be taken for anything else."""
-        text = BACKQUOTED.sub(lambda found: self.in_code(found[0]), text)
+        text = MARKED.sub(lambda found: self.in_code(found[0]), text)
         text = self._dotted(text)
         either = {**self.bare, **self.anywhere}
 

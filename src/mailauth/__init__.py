@@ -5,7 +5,6 @@ This module is the vocabulary that all of them speak; the protocols are ``mailau
 """
 
 from ._client import ClientMachine as ClientMachine
-from ._connection import Machine as Machine
 from ._errors import (
     LocalProtocolError as LocalProtocolError,
     ProtocolError as ProtocolError,
@@ -18,6 +17,7 @@ from ._events import (
     Action as Action,
     BeginTls as BeginTls,
     Closed as Closed,
+    CloseReason as CloseReason,
     Command as Command,
     MessageChunk as MessageChunk,
     NeedData as NeedData,
@@ -28,6 +28,6 @@ from ._events import (
     Send as Send,
     Tls as Tls,
     TlsStarted as TlsStarted,
-    Why as Why,
 )
+from ._machine import Machine as Machine
 from ._server import ServerMachine as ServerMachine

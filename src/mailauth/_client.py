@@ -10,10 +10,10 @@ from collections import deque
 from typing import TypeVar
 
 from . import sasl
-from ._connection import Machine
 from ._errors import LocalProtocolError, Malformed, RemoteProtocolError
-from ._events import Action, BeginTls, Closed, Command, Send, Tls, Why
+from ._events import Action, BeginTls, Closed, CloseReason, Command, Send, Tls
 from ._lines import LineTooLong, check_line
+from ._machine import Machine
 
 E = TypeVar("E")
 
@@ -22,19 +22,26 @@ class ClientMachine(Machine[E]):
     """A client: sends commands, and tells its application what was answered."""
 
     __slots__ = (
-        "_cancelled", "_error", "_exchange", "_greeted", "_last_words", "_maximum_unanswered", "_unanswered",
-        "_unsent", "_upgraded",
+        "_cancelled",
+        "_error",
+        "_exchange",
+        "_greeted",
+        "_max_unanswered",
+        "_shutdown_reply",
+        "_unanswered",
+        "_unsent",
+        "_upgraded",
     )  # fmt: skip
 
-    def __init__(self, *, tls: Tls | None, maximum_unanswered: int) -> None:
+    def __init__(self, *, tls: Tls | None, max_unanswered: int) -> None:
         super().__init__(tls)
-        self._maximum_unanswered = maximum_unanswered
+        self._max_unanswered = max_unanswered
         self._unanswered: deque[Command] = deque()
         self._unsent: deque[tuple[Command, bytes]] = deque()  # waiting for the replies to earlier ones
         self._exchange: sasl.ClientExchange | None = None
         self._cancelled = False  # the login under way: its challenge could not be answered
         self._greeted = False
-        self._last_words = False  # the server will close: whatever is unanswered stays so
+        self._shutdown_reply = False  # the server will close: whatever is unanswered stays so
         self._upgraded: E | None = None  # the reply to the TLS command, to be told inside TLS
         self._error: RemoteProtocolError | None = None
 
@@ -46,7 +53,7 @@ class ClientMachine(Machine[E]):
             return super().next_event()
         except RemoteProtocolError as error:
             self._error = error
-            self._close(Why.ABORTED)  # what still comes is nobody's
+            self._close(CloseReason.ABORTED)  # what still comes is nobody's
             raise
 
     # Commands
@@ -56,42 +63,42 @@ class ClientMachine(Machine[E]):
         """Queue *command*.  Raises LocalProtocolError, the connection being as it was, when it is not allowed now."""
 
     def _check_open(self) -> None:
-        if self._instead is not None or self._error is not None or self._last_words:
+        if self._phase is not None or self._error is not None or self._shutdown_reply:
             raise LocalProtocolError("the connection is closed, closing, or waiting for TLS")
 
-    def _check_may_ask(self) -> None:
+    def _check_command_allowed(self) -> None:
         """Raise LocalProtocolError when no command may be added to those that are unanswered."""
         self._check_open()
         if self._exchange is not None:
             raise LocalProtocolError("a login is under way")
-        if len(self._unanswered) + len(self._unsent) >= self._maximum_unanswered:
+        if len(self._unanswered) + len(self._unsent) >= self._max_unanswered:
             raise LocalProtocolError("too many commands are unanswered: read replies before sending more")
 
     @abstractmethod
     def _may_follow(self) -> bool:
         """Whether the next command may leave before the unanswered ones are answered."""
 
-    def _queue(self, command: Command, octets: bytes) -> None:
-        self._unsent.append((command, octets))
-        self._send_what_may()
+    def _queue(self, command: Command, data: bytes) -> None:
+        self._unsent.append((command, data))
+        self._send_permitted()
 
-    def _send_what_may(self) -> None:
+    def _send_permitted(self) -> None:
         unsent = self._unsent
         while unsent and (not self._unanswered or self._may_follow()):
-            command, octets = unsent.popleft()
+            command, data = unsent.popleft()
             self._unanswered.append(command)
-            self._write(octets, due=not unsent)
+            self._write(data, due=not unsent)
 
     @property
     def _idle(self) -> bool:
         """Nothing is under way, and nothing stands in the way of a command."""
-        return not (self._unanswered or self._unsent or self._exchange or self._last_words)
+        return not (self._unanswered or self._unsent or self._exchange or self._shutdown_reply)
 
     # Replies
 
     def _take_reply_line(self, limit: int) -> bytes | None:
         """A line of at most *limit* octets, CRLF counted; None while it is not whole, and behind the last words."""
-        if self._last_words:
+        if self._shutdown_reply:
             self._input.clear()  # nothing that follows them answers anything
             return None
         try:
@@ -102,7 +109,7 @@ class ClientMachine(Machine[E]):
             raise RemoteProtocolError(f"a reply line of over {limit} octets")
         return line
 
-    def _no_reply(self, line: bytes) -> RemoteProtocolError:
+    def _malformed_reply(self, line: bytes) -> RemoteProtocolError:
         """*line* is none; during a login it is not quoted, since it may echo a password."""
         return RemoteProtocolError("not a reply" if self._exchange is not None else f"not a reply: {line[:80]!r}")
 
@@ -114,7 +121,7 @@ class ClientMachine(Machine[E]):
         Raises LocalProtocolError when it offers none of them, or when no login is possible now.
         """
         self._check_open()
-        self._check_may_log_in()
+        self._check_login_allowed()
         for mechanism in mechanisms:
             if self._offers(mechanism.name):
                 exchange = sasl.ClientExchange(mechanism)
@@ -126,7 +133,7 @@ class ClientMachine(Machine[E]):
         raise LocalProtocolError(f"the server does not offer {names or 'a mechanism that was never named'}")
 
     @abstractmethod
-    def _check_may_log_in(self) -> None:
+    def _check_login_allowed(self) -> None:
         """Raise LocalProtocolError when no login is possible in this state."""
 
     @abstractmethod
@@ -137,7 +144,7 @@ class ClientMachine(Machine[E]):
     def _start_login(self, exchange: sasl.ClientExchange) -> None:
         """Write the command that opens the exchange."""
 
-    def _say(self, command: Command, line: bytes) -> None:
+    def _write_login_line(self, command: Command, line: bytes) -> None:
         """Write *command* of the login, which is *line*, at once."""
         check_line(line)
         self._unanswered.append(command)
@@ -173,7 +180,7 @@ class ClientMachine(Machine[E]):
     def _upgrade(self, told: E) -> None:
         """The server agreed to TLS; *told* is reported when it has started, so that who waits for it is inside."""
         self._upgraded = told
-        self._instead = self._begin_tls
+        self._phase = self._begin_tls
 
     def _begin_tls(self) -> BeginTls:
         # Octets behind the reply to the TLS command came in clear and would pose as the first inside TLS
@@ -190,14 +197,14 @@ class ClientMachine(Machine[E]):
     # The end
 
     def _at_end_of_stream(self) -> None:
-        if not self._last_words:
+        if not self._shutdown_reply:
             if not self._greeted:
                 raise RemoteProtocolError("the server closed the connection before its greeting")
             if self._unanswered:
                 raise RemoteProtocolError("the server closed the connection with replies due")
-        self._close(Why.PEER)
+        self._close(CloseReason.PEER_CLOSED)
 
-    def _say_closed(self) -> Send | Closed:
+    def _flush_then_close(self) -> Send | Closed:
         if self._output:
             return self._flush()
-        return Closed(why=self._why, unanswered=(*self._unanswered, *(command for command, _ in self._unsent)))
+        return Closed(reason=self._why, unanswered=(*self._unanswered, *(command for command, _ in self._unsent)))

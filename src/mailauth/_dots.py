@@ -52,40 +52,40 @@ class Unstuffer:
             return b""
         if buffer.later:
             buffer.gather()
-        octets = buffer.octets
+        data = buffer.data
         start = buffer.offset
         if self._at_start:
-            if octets[start : start + 1] == b".":
-                if octets.startswith(b".\r\n", start):
+            if data[start : start + 1] == b".":
+                if data.startswith(b".\r\n", start):
                     buffer.offset += 3
                     self.ended = True
                     return b""
-                if len(octets) - start < 3 and b".\r\n".startswith(octets[start:]):
+                if len(data) - start < 3 and b".\r\n".startswith(data[start:]):
                     return None
                 start += 1
-            elif start == len(octets):
+            elif start == len(data):
                 return None
             self._at_start = False
-        found = _search_dot(octets, start)
-        stuffed = len(octets) if found is None else found.start()
-        end = -1 if found is None else octets.find(_END, stuffed)
+        found = _search_dot(data, start)
+        stuffed = len(data) if found is None else found.start()
+        end = -1 if found is None else data.find(_END, stuffed)
         cr = False
         if end >= 0:
             self.ended = True
             buffer.offset = end + 5
             end += 2  # the CRLF before the dot belongs to the content
         else:
-            end = len(octets)
-            if octets.endswith(_OPEN):
+            end = len(data)
+            if data.endswith(_OPEN):
                 for undecided in _UNDECIDED:
-                    if octets.endswith(undecided, start):
+                    if data.endswith(undecided, start):
                         end -= len(undecided)
-                        cr = octets.endswith(b"\r", start, end)
+                        cr = data.endswith(b"\r", start, end)
                         break
             buffer.offset = end
             if start == end:
                 return None
-        content = octets[start:end]
+        content = data[start:end]
         if stuffed < end - 2:
             content = _unstuff(CRLF, content)
         if self.clean and content:
@@ -106,16 +106,16 @@ class Stuffer:
     def __init__(self) -> None:
         self._tail = CRLF
 
-    def stuff(self, octets: bytes) -> bytes:
+    def stuff(self, data: bytes) -> bytes:
         """The next chunk, stuffed; it may be cut anywhere, also inside a CRLF."""
-        if not octets:
-            return octets
-        stuffed = octets
-        if _search_dot_after_lf(octets) is not None:
-            stuffed = _stuff(_STUFFED, octets)
-        if octets[0] == 0x2E and self._tail.endswith(b"\n"):
+        if not data:
+            return data
+        stuffed = data
+        if _search_dot_after_lf(data) is not None:
+            stuffed = _stuff(_STUFFED, data)
+        if data[0] == 0x2E and self._tail.endswith(b"\n"):
             stuffed = b"." + stuffed
-        self._tail = octets[-2:] if len(octets) > 1 else self._tail[-1:] + octets
+        self._tail = data[-2:] if len(data) > 1 else self._tail[-1:] + data
         return stuffed
 
     def end(self) -> bytes:
@@ -123,11 +123,11 @@ class Stuffer:
         return b".\r\n" if self._tail == CRLF else b"\r\n.\r\n"
 
 
-def stuff_whole(status: bytes, octets: bytes) -> bytes:
+def stuff_whole(status: bytes, data: bytes) -> bytes:
     """A status line, and content that is there in one piece with its end: what a Stuffer makes of it, for less."""
-    if octets[-2:] != CRLF and octets:
-        octets += CRLF
-    if _search_dot_after_lf(octets) is None and octets[:1] != b".":
-        return b"".join((status, octets, b".\r\n"))
+    if data[-2:] != CRLF and data:
+        data += CRLF
+    if _search_dot_after_lf(data) is None and data[:1] != b".":
+        return b"".join((status, data, b".\r\n"))
     # The line end of the status makes the start of the content like any other line's.
-    return _stuff(_STUFFED, status + octets) + b".\r\n"
+    return _stuff(_STUFFED, status + data) + b".\r\n"

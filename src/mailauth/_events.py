@@ -47,11 +47,11 @@ class Question(Generic[A]):
         """The temporary failure that answers this question: for a store that failed, for doubles and for fuzzers."""
 
 
-class Why(enum.Enum):
+class CloseReason(enum.Enum):
     """Why a session ended, or why something that was begun came to no end of its own."""
 
     QUIT = "the client said QUIT"
-    PEER = "the peer closed the connection"
+    PEER_CLOSED = "the peer closed the connection"
     SHUT_DOWN = "this side was asked to shut down"
     TIMED_OUT = "the peer took too long"
     TOO_MANY_ERRORS = "the client spent its budget of errors"
@@ -84,26 +84,26 @@ class Tls:
 
 @attrs.frozen(kw_only=True)
 class Send:
-    """Write *octets*, all of them, before the next ``next_event()``."""
+    """Write *data*, all of them, before the next ``next_event()``."""
 
-    octets: bytes = attrs.field(repr=lambda octets: f"<{len(octets)} octets>")
+    data: bytes = attrs.field(repr=lambda data: f"<{len(data)} octets>")
     """A client's may hold a password; to see them, ask for them."""
 
 
 @attrs.frozen(kw_only=True)
 class NeedData:
-    """Read, then ``receive_data()``; when the wait has lasted too long, ``shut_down(Why.TIMED_OUT)``.
+    """Read, then ``receive_data()``; when the wait has lasted too long, ``shut_down(CloseReason.TIMED_OUT)``.
 
     A wait goes on over every NeedData that follows another one directly: octets that make nothing whole renew nothing.
     """
 
-    patience: float
+    timeout: float
     """Seconds that the wait may last."""
 
-    minimum_rate: float | None = None
+    min_rate: float | None = None
     """For content, whose waits are all one however many events come between: octets a second that it has to bring in
     the long run.  Waiting spends the patience; each octet earns the time it may take, and there are never more than
-    *patience* seconds in hand.  The wait for a command between two chunks of one message (BDAT) is one of these waits.
+    *timeout* seconds in hand.  The wait for a command between two chunks of one message (BDAT) is one of these waits.
     None: octets earn nothing."""
 
     until: float = float("inf")
@@ -112,12 +112,12 @@ class NeedData:
 
 @attrs.frozen(kw_only=True)
 class BeginTls:
-    """Stop reading, write *octets* in clear, do the handshake, then ``tls_started()``.
+    """Stop reading, write *data* in clear, do the handshake, then ``tls_started()``.
 
     A handshake that fails is told as ``receive_data(b"")``.  What was read before it may not be handed in after it.
     """
 
-    octets: bytes = attrs.field(repr=lambda octets: f"<{len(octets)} octets>")
+    data: bytes = attrs.field(repr=lambda data: f"<{len(data)} octets>")
 
 
 @attrs.frozen
@@ -132,7 +132,7 @@ PAUSED: Final = Paused()
 class Closed:
     """The session is over: close the connection.  Every further ``next_event()`` says so again."""
 
-    why: Why
+    reason: CloseReason
     unanswered: tuple[Command, ...] = ()
     """Commands of a client that the server, saying 421, will not answer any more."""
 
@@ -153,11 +153,11 @@ class TlsStarted(Notice):
 class MessageChunk(Command, Payload):
     """Some octets of message content, dots unstuffed; chunks have no meaning of their own, only their sequence has."""
 
-    octets: bytes = attrs.field(repr=lambda octets: f"<{len(octets)} octets>", validator=value_of(bytes))
+    data: bytes = attrs.field(repr=lambda data: f"<{len(data)} octets>", validator=value_of(bytes))
 
 
 @attrs.frozen(kw_only=True)
-class RefusedBy(Notice, Generic[R]):
+class CommandRejected(Notice, Generic[R]):
     """A command was refused by the rules alone; the reply is on its way."""
 
     verb: str
@@ -173,7 +173,7 @@ class RefusedBy(Notice, Generic[R]):
 
 
 @attrs.frozen(kw_only=True)
-class RepliedBy(Generic[R]):
+class ReplyReceived(Generic[R]):
     """The reply to *command*, the very object that was sent.  None: the greeting, or a last word nobody asked for."""
 
     command: Command | None
@@ -181,7 +181,7 @@ class RepliedBy(Generic[R]):
 
 
 @attrs.frozen(kw_only=True)
-class LoginRefusedBy(Notice, Generic[R]):
+class AuthenticationRejected(Notice, Generic[R]):
     """The server refused a client's login; the connection may try again."""
 
     mechanism: str

@@ -14,7 +14,7 @@ from ._errors import LocalProtocolError
 
 CRLF: Final = b"\r\n"
 
-MAXIMUM_UNREAD: Final = 65_536
+MAX_UNREAD: Final = 65_536
 """Octets that may wait to be used when more come in; an adapter reads no more at once."""
 
 _CLEAN: Final = (None, "\r\n")
@@ -37,59 +37,59 @@ class LineTooLong(Exception):
 
 
 class LineBuffer:
-    """Received octets that nobody has used yet: ``octets[offset:]``.
+    """Received octets that nobody has used yet: ``data[offset:]``.
 
     A hot path may match at *offset* and move it on, unless *dropping* says that this is the inside of a line too long.
     """
 
-    __slots__ = ("_later_size", "_searched", "dropping", "ended", "later", "octets", "offset")
+    __slots__ = ("_later_size", "_searched", "data", "dropping", "ended", "later", "offset")
 
     def __init__(self) -> None:
-        self.octets = b""
+        self.data = b""
         self.offset = 0
         self.ended = False
         """The peer has closed its side: nothing more will come."""
         self.dropping = False
         self.later: list[bytes] = []
-        """What came behind *octets*; ``gather()`` joins it."""
+        """What came behind *data*; ``gather()`` joins it."""
         self._later_size = 0
         self._searched = 0
 
     def __len__(self) -> int:
-        return len(self.octets) - self.offset + self._later_size
+        return len(self.data) - self.offset + self._later_size
 
     @property
     def used_up(self) -> bool:
         """Every octet received so far was used."""
-        return self.offset == len(self.octets) and not self.later
+        return self.offset == len(self.data) and not self.later
 
-    def feed(self, octets: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         """Take what was received; ``b""`` is the end of the stream.
 
         Raises LocalProtocolError for octets behind the end, and when 64 KiB wait to be used already.
         """
-        if not octets:
+        if not data:
             self.ended = True
         elif self.ended:
             raise LocalProtocolError("the stream has ended already")
-        elif self.offset == len(self.octets) and not self.later:
-            self.octets = octets
+        elif self.offset == len(self.data) and not self.later:
+            self.data = data
             self.offset = self._searched = 0
-        elif len(self) > MAXIMUM_UNREAD:
+        elif len(self) > MAX_UNREAD:
             raise LocalProtocolError("pull the events that are due before handing in more octets")
         else:
             self._forget_used()
-            self.later.append(octets)
-            self._later_size += len(octets)
+            self.later.append(data)
+            self._later_size += len(data)
 
     def gather(self) -> bool:
-        """Make ``octets[offset:]`` all there is; False when it was already.
+        """Make ``data[offset:]`` all there is; False when it was already.
 
         Pieces are joined once, when they are needed, not at every arrival.
         """
         if self.later:
             self._forget_used()
-            self.octets = b"".join((self.octets, *self.later))
+            self.data = b"".join((self.data, *self.later))
             self._later_size = 0
             self.later.clear()
             return True
@@ -99,13 +99,13 @@ class LineBuffer:
         """Keep nothing of a piece that is used up to *offset* but the rest: a few octets would keep it all alive."""
         if self.offset:
             self._searched = max(self._searched - self.offset, 0)
-            self.octets = self.octets[self.offset :]
+            self.data = self.data[self.offset :]
             self.offset = 0
 
     def clear(self) -> int:
         """Forget every octet, and say how many they were."""
         dropped = len(self)
-        self.octets = b""
+        self.data = b""
         self.offset = self._searched = self._later_size = 0
         self.dropping = False
         self.later.clear()
@@ -118,20 +118,20 @@ class LineBuffer:
         """
         self.gather()
         start = self.offset
-        end = self.octets.find(CRLF, max(self._searched, start))
+        end = self.data.find(CRLF, max(self._searched, start))
         if end < 0:
-            if len(self.octets) - start > limit:
+            if len(self.data) - start > limit:
                 self.dropping = True
             if self.dropping:
-                self.octets = b"\r" if self.octets.endswith(b"\r") else b""
+                self.data = b"\r" if self.data.endswith(b"\r") else b""
                 self.offset = start = 0
-            self._searched = max(len(self.octets) - 1, start)  # the last octet may be the CR of a CRLF
+            self._searched = max(len(self.data) - 1, start)  # the last octet may be the CR of a CRLF
             return None
         self.offset = end + 2
         if self.dropping or self.offset - start > limit:
             self.dropping = False
             raise LineTooLong
-        return self.octets[start:end]
+        return self.data[start:end]
 
 
 class LineEnds:
@@ -147,10 +147,10 @@ class LineEnds:
         self._decode = self._decoder.decode
         self._nul = False
 
-    def watch(self, octets: bytes) -> bool:
-        """Whether everything up to the end of *octets* is clean; a CR at the very end is judged by what follows it."""
-        self._decode(octets.decode("latin-1"))
-        if 0 in octets:
+    def watch(self, data: bytes) -> bool:
+        """Whether everything up to the end of *data* is clean; a CR at the very end is judged by what follows it."""
+        self._decode(data.decode("latin-1"))
+        if 0 in data:
             self._nul = True
         return self._decoder.newlines in _CLEAN and not self._nul
 

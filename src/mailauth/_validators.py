@@ -92,9 +92,9 @@ def wrong_type(field: str, kind: type, value: object, *, optional: bool = False)
     article = "" if kind is bytes else "an " if name[0] in "AEIOUaeiou" else "a "
     found = "None" if value is None else type(value).__name__
     if kind is bytes and isinstance(value, str):
-        instead = ".encode()"
+        phase = ".encode()"
     elif kind is str and isinstance(value, bytes):
-        instead = ".decode()"
+        phase = ".decode()"
     else:
-        instead = _INSTEAD.get(kind, f"{kind.__name__}{'.parse' if hasattr(kind, 'parse') else ''}(...)")
-    return LocalProtocolError(f"{field} must be {article}{name}, not {found}; use {instead}")
+        phase = _INSTEAD.get(kind, f"{kind.__name__}{'.parse' if hasattr(kind, 'parse') else ''}(...)")
+    return LocalProtocolError(f"{field} must be {article}{name}, not {found}; use {phase}")

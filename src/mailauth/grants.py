@@ -23,7 +23,7 @@ LIFETIME: Final = 1800.0
 IDENTITIES_PER_ADDRESS: Final = 16
 """People behind one NAT whose grants are kept apart (house rule 4); one more costs the oldest of them theirs."""
 
-MAXIMUM_GRANTS: Final = 1_000_000
+MAX_GRANTS: Final = 1_000_000
 """Grants in all (house rule 4), about 250 MB; one more costs the oldest of all."""
 
 Address: TypeAlias = str | IPv4Address | IPv6Address
@@ -71,7 +71,7 @@ def _mask(ipv6_prefix: int) -> int:
     return _ALL >> 128 - ipv6_prefix << 128 - ipv6_prefix
 
 
-def fold(address: Address, ipv6_prefix: int = 128) -> IPv4Address | IPv6Address:
+def normalize_address(address: Address, ipv6_prefix: int = 128) -> IPv4Address | IPv6Address:
     """The address that stands for *address* in every store of grants, whatever its spelling.
 
     An IPv4-mapped IPv6 address becomes the IPv4 one, a zone is dropped, and of an IPv6 address (never of an IPv4 one)
@@ -134,16 +134,16 @@ class GrantTable:
         lifetime: float = LIFETIME,
         ipv6_prefix: int = 128,
         identities_per_address: int = IDENTITIES_PER_ADDRESS,
-        maximum_grants: int = MAXIMUM_GRANTS,
+        max_grants: int = MAX_GRANTS,
     ) -> None:
         if not (lifetime >= 0 and math.isfinite(lifetime)):
             raise LocalProtocolError("a lifetime is a finite number of seconds, 0 or more")
-        if identities_per_address < 1 or maximum_grants < 1:
+        if identities_per_address < 1 or max_grants < 1:
             raise LocalProtocolError("a table of grants has room for one at least")
         self._lifetime = lifetime
         self._mask = _mask(ipv6_prefix)
         self._identities = identities_per_address
-        self._maximum = maximum_grants
+        self._maximum = max_grants
         # Most addresses have one identity, and a tuple around its grant would be a quarter of its weight.
         self._at: dict[int, Grant | tuple[Grant, ...]] = {}  # a tuple has the oldest first
         self._count = 0
@@ -173,7 +173,7 @@ class GrantTable:
         self._order.append(grant)
         while self._count > self._maximum:
             self._drop(self._order.popleft())
-        self._forget_the_replaced()
+        self._drop_replaced()
         return grant
 
     def find(self, address: Address, now: float) -> Grant | None:
@@ -193,7 +193,7 @@ class GrantTable:
         """True if somebody logged in from *address* less than ``lifetime`` seconds before *now* and was not revoked."""
         return self.find(address, now) is not None
 
-    def living(self, now: float, address: Address | None = None) -> list[Grant]:
+    def active(self, now: float, address: Address | None = None) -> list[Grant]:
         """The grants that live at *address*, or everywhere; the oldest login first."""
         grants = self._order if address is None else self._all_at(_to_number(address, self._mask))
         return [grant for grant in grants if now < grant.expires and self._is_current(grant)]
@@ -208,7 +208,7 @@ class GrantTable:
         """
         gone = frozenset(identities)
         revoked = sum(self._drop(grant) for grant in self._order if grant.identity in gone and grant.expires <= until)
-        self._forget_the_replaced()
+        self._drop_replaced()
         return revoked
 
     def revoke_address(self, address: Address) -> int:
@@ -216,7 +216,7 @@ class GrantTable:
         number = _to_number(address, self._mask)
         revoked = len(self._all_at(number))
         self._put(number, ())
-        self._forget_the_replaced()
+        self._drop_replaced()
         return revoked
 
     def expire(self, now: float) -> int:
@@ -247,7 +247,7 @@ class GrantTable:
         self._put(grant._number, kept)
         return len(kept) < len(before)
 
-    def _forget_the_replaced(self) -> None:
+    def _drop_replaced(self) -> None:
         """Keep the order within twice the grants, at O(1) a login: it is made anew only when it grows beyond."""
         if len(self._order) > 2 * self._count + 64:
             self._order = deque(grant for grant in self._order if self._is_current(grant))

@@ -24,7 +24,7 @@ _ROUTED: Final = re.compile("[%!@]")  # what older mailers read as "deliver it t
 _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 RELAYING_DENIED: Final = Reply(550, "5.7.1", "no relaying for you: log in first")
-CANNOT_TELL: Final = Reply(451, "4.7.1", "cannot tell now whether you may relay, try again later")
+LOOKUP_FAILED: Final = Reply(451, "4.7.1", "cannot tell now whether you may relay, try again later")
 
 
 class Reason(enum.Enum):
@@ -49,18 +49,18 @@ class Decision:
     """Who answers for the message: the session's identity, else that of the grant that decided, else None."""
 
 
-def _without_case(domain: str) -> str:
+def _lower(domain: str) -> str:
     """Folds ASCII alone: what lies beyond it would fold into other names, ASCII ones among them."""
     return domain.lower() if domain.isascii() else domain.translate(_LOWER)
 
 
-def _fold(domains: Iterable[str]) -> frozenset[str]:
+def _normalize_domains(domains: Iterable[str]) -> frozenset[str]:
     if isinstance(domains, str):
         raise LocalProtocolError("domains are several texts, not one")
-    folded = frozenset(map(_without_case, domains))
+    folded = frozenset(map(_lower, domains))
     for domain in folded:
         try:
-            check_domain(domain, beyond_ascii=True)
+            check_domain(domain, non_ascii=True)
         except Malformed as error:
             raise LocalProtocolError(f"{domain!r} cannot be local: {error}") from None
     return folded
@@ -75,7 +75,7 @@ class RelayPolicy:
     Raises LocalProtocolError for one that is neither.
     """
 
-    domains: frozenset[str] = attrs.field(converter=_fold)
+    domains: frozenset[str] = attrs.field(converter=_normalize_domains)
 
     def is_local(self, forward_path: Mailbox) -> bool:
         """True for a recipient in one of ``domains`` and for the bare Postmaster (RFC 5321 section 4.5.1).
@@ -85,7 +85,7 @@ class RelayPolicy:
         """
         if not forward_path.domain:
             return True
-        return _without_case(forward_path.domain) in self.domains and not _ROUTED.search(forward_path.local_part)
+        return _lower(forward_path.domain) in self.domains and not _ROUTED.search(forward_path.local_part)
 
     def decide(
         self, forward_path: Mailbox, *, identity: str | None, grant: Lookup, reverse_path: Mailbox | None = None
@@ -105,5 +105,5 @@ class RelayPolicy:
         if isinstance(grant, Grant):
             return Decision(verdict=ACCEPT, reason=Reason.GRANT, identity=grant.identity)
         if isinstance(grant, Unavailable):
-            return Decision(verdict=CANNOT_TELL, reason=Reason.UNAVAILABLE, identity=None)
+            return Decision(verdict=LOOKUP_FAILED, reason=Reason.UNAVAILABLE, identity=None)
         return Decision(verdict=RELAYING_DENIED, reason=Reason.NO_GRANT, identity=None)

@@ -16,10 +16,10 @@ import attrs
 
 from ._errors import LocalProtocolError
 
-MAXIMUM_TEXT: Final = 107
+MAX_TEXT: Final = 107
 """Octets of a version 1 header with its CRLF (section 2.1)."""
 
-MAXIMUM_BINARY: Final = 16_384
+MAX_BINARY: Final = 16_384
 """Octets of a version 2 header: section 2.2 allows 65,551 but has it fit a TCP segment; this leaves room for a client's
 certificate."""
 
@@ -27,7 +27,7 @@ _CRLF: Final = b"\r\n"
 _UNKNOWN: Final = b"PROXY UNKNOWN"
 _BEGINNINGS: Final = (b"PROXY TCP4 ", b"PROXY TCP6 ", _UNKNOWN)
 _SHORTEST_TEXT: Final = 15
-_BLANKS: Final = 5  # of a version 1 header with addresses
+_SPACES: Final = 5  # of a version 1 header with addresses
 _PORT: Final = rb"(0|[1-9][0-9]{0,4})"
 _ADDRESS: Final = rb"([0-9A-Fa-f:.]{2,39})"
 _TEXT: Final = re.compile(rb"PROXY TCP([46]) %b %b %b %b\r\n" % (_ADDRESS, _ADDRESS, _PORT, _PORT))
@@ -84,29 +84,29 @@ class HeaderReader:
     Read at most ``wanted`` octets, give them to ``receive_data()``, and go on until there is a ``header``.
     """
 
-    __slots__ = ("_octets", "header", "wanted")
+    __slots__ = ("_data", "header", "wanted")
 
     def __init__(self) -> None:
-        self._octets = bytearray()
+        self._data = bytearray()
         self.header: Header | None = None
         """What the header says, once it is whole; an Invalid as soon as it cannot become one."""
         self.wanted = _SHORTEST_TEXT
         """How many octets may be read next: never past the end of a valid header.  0 when there is a ``header``."""
 
-    def receive_data(self, octets: bytes) -> None:
+    def receive_data(self, data: bytes) -> None:
         """Take what was read; ``b""`` is the end of the stream.
 
         Raises LocalProtocolError for more than ``wanted`` octets, and for any when the header is there.
         """
         if self.header is not None:
             raise LocalProtocolError("the header is whole: what follows is not for it")
-        if len(octets) > self.wanted:
-            raise LocalProtocolError(f"{len(octets)} octets may reach past the header's end: {self.wanted} are wanted")
-        if not octets:
+        if len(data) > self.wanted:
+            raise LocalProtocolError(f"{len(data)} octets may reach past the header's end: {self.wanted} are wanted")
+        if not data:
             self._end(Invalid("the stream ended inside the header"))
             return
-        self._octets += octets
-        if _SIGNATURE.startswith(bytes(self._octets[: len(_SIGNATURE)])):
+        self._data += data
+        if _SIGNATURE.startswith(bytes(self._data[: len(_SIGNATURE)])):
             self._take_binary()
         else:
             self._take_text()
@@ -118,53 +118,53 @@ class HeaderReader:
     # Version 1, section 2.1
 
     def _take_text(self) -> None:
-        octets = bytes(self._octets)
-        size = len(octets)
-        if not any(octets.startswith(words[:size]) for words in _BEGINNINGS):
+        data = bytes(self._data)
+        size = len(data)
+        if not any(data.startswith(words[:size]) for words in _BEGINNINGS):
             return self._end(Invalid("neither version 1 nor version 2"))
-        if _CRLF in octets:
-            return self._end(_read_text(octets))
-        unknown = octets.startswith(_UNKNOWN)
-        if unknown and octets[len(_UNKNOWN) : size].strip(b"\r")[:1] not in (b"", b" "):
+        if _CRLF in data:
+            return self._end(_read_text(data))
+        unknown = data.startswith(_UNKNOWN)
+        if unknown and data[len(_UNKNOWN) : size].strip(b"\r")[:1] not in (b"", b" "):
             return self._end(Invalid("something follows UNKNOWN without a blank"))
-        blanks = octets.count(b" ")
-        if not unknown and (blanks > _BLANKS or b"\r" in octets[:-1] or b"\n" in octets):
+        blanks = data.count(b" ")
+        if not unknown and (blanks > _SPACES or b"\r" in data[:-1] or b"\n" in data):
             return self._end(Invalid("not a version 1 header"))
-        if size >= MAXIMUM_TEXT:
-            return self._end(Invalid(f"a version 1 header of over {MAXIMUM_TEXT} octets"))
+        if size >= MAX_TEXT:
+            return self._end(Invalid(f"a version 1 header of over {MAX_TEXT} octets"))
         if size < _SHORTEST_TEXT:
             self.wanted = _SHORTEST_TEXT - size
             return
         # Nothing may be read behind the CRLF: it needs one octet or two, and each blank that lacks brings two more.
-        least = 1 if octets.endswith(b"\r") else 2
+        least = 1 if data.endswith(b"\r") else 2
         if not unknown:
-            least += 2 * (_BLANKS - blanks)
-        self.wanted = min(least, MAXIMUM_TEXT - size)
+            least += 2 * (_SPACES - blanks)
+        self.wanted = min(least, MAX_TEXT - size)
 
     # Version 2, section 2.2
 
     def _take_binary(self) -> None:
-        octets = self._octets
-        if len(octets) > 12 and octets[12] not in (_LOCAL, _PROXY):
+        data = self._data
+        if len(data) > 12 and data[12] not in (_LOCAL, _PROXY):
             return self._end(Invalid("neither LOCAL nor PROXY of version 2"))
-        if len(octets) < _PREFIX:
-            self.wanted = _PREFIX - len(octets)
+        if len(data) < _PREFIX:
+            self.wanted = _PREFIX - len(data)
             return
-        size = _PREFIX + int.from_bytes(octets[14:16], "big")
-        if size > MAXIMUM_BINARY:
-            return self._end(Invalid(f"a version 2 header of over {MAXIMUM_BINARY} octets"))
-        self.wanted = size - len(octets)
+        size = _PREFIX + int.from_bytes(data[14:16], "big")
+        if size > MAX_BINARY:
+            return self._end(Invalid(f"a version 2 header of over {MAX_BINARY} octets"))
+        self.wanted = size - len(data)
         if self.wanted == 0:
-            self._end(_read_binary(bytes(octets)))
+            self._end(_read_binary(bytes(data)))
 
 
-def _read_text(octets: bytes) -> Header:
-    if octets.startswith(_UNKNOWN):
-        rest = octets[len(_UNKNOWN) :]
-        if octets.endswith(_CRLF) and rest.startswith((b" ", _CRLF)):
+def _read_text(data: bytes) -> Header:
+    if data.startswith(_UNKNOWN):
+        rest = data[len(_UNKNOWN) :]
+        if data.endswith(_CRLF) and rest.startswith((b" ", _CRLF)):
             return Unproxied.UNKNOWN  # whatever stands before the CRLF is to be ignored
         return Invalid("something follows UNKNOWN without a blank")
-    found = _TEXT.fullmatch(octets)
+    found = _TEXT.fullmatch(data)
     if found is None:
         return Invalid("not a version 1 header")
     family, *words = (word.decode("ascii") for word in found.groups())
@@ -180,18 +180,18 @@ def _read_text(octets: bytes) -> Header:
     return Proxied(source=Endpoint(source, ports[0]), destination=Endpoint(destination, ports[1]))
 
 
-def _read_binary(octets: bytes) -> Header:
-    if octets[12] == _LOCAL:
+def _read_binary(data: bytes) -> Header:
+    if data[12] == _LOCAL:
         return Unproxied.LOCAL  # its family and its addresses are to be discarded
-    family, transport = octets[13] >> 4, octets[13] & 0xF
+    family, transport = data[13] >> 4, data[13] & 0xF
     if family > 3 or transport > 2:
         return Invalid("an address family or a transport that is none")
     if family == 0 or transport == 0:
         return Unproxied.UNKNOWN  # its addresses are to be ignored
     end = _PREFIX + _ADDRESSES[family]
-    if len(octets) < end:
+    if len(data) < end:
         return Invalid("too short for its addresses")
-    fault = _fault_in_fields(octets, end)
+    fault = _fault_in_fields(data, end)
     if fault:
         return Invalid(fault)
     if family == 3 or transport != _STREAM:
@@ -201,24 +201,24 @@ def _read_binary(octets: bytes) -> Header:
     middle = _PREFIX + size
     ports = middle + size
     return Proxied(
-        source=Endpoint(address(octets[_PREFIX:middle]), int.from_bytes(octets[ports : ports + 2], "big")),
-        destination=Endpoint(address(octets[middle:ports]), int.from_bytes(octets[ports + 2 : end], "big")),
+        source=Endpoint(address(data[_PREFIX:middle]), int.from_bytes(data[ports : ports + 2], "big")),
+        destination=Endpoint(address(data[middle:ports]), int.from_bytes(data[ports + 2 : end], "big")),
     )
 
 
-def _fault_in_fields(octets: bytes, start: int) -> str:
+def _fault_in_fields(data: bytes, start: int) -> str:
     """What is wrong with the type-length-value fields behind the addresses; all but the checksum are passed over."""
     checked = False
-    while start < len(octets):
+    while start < len(data):
         value = start + 3
-        end = value + int.from_bytes(octets[start + 1 : value], "big")
-        if value > len(octets) or end > len(octets):
+        end = value + int.from_bytes(data[start + 1 : value], "big")
+        if value > len(data) or end > len(data):
             return "a field reaches past the end"
-        if octets[start] == _CRC32C:
+        if data[start] == _CRC32C:
             if checked or end - value != 4:  # many of them would make the work grow with the square of the size
                 return "a header has one checksum, of four octets"
             checked = True
-            if crc32c(octets[:value] + bytes(4) + octets[end:]) != int.from_bytes(octets[value:end], "big"):
+            if crc32c(data[:value] + bytes(4) + data[end:]) != int.from_bytes(data[value:end], "big"):
                 return "the checksum is wrong"
         start = end
     return ""
@@ -236,9 +236,9 @@ def _crc32c_table() -> tuple[int, ...]:
 _CRC32C_TABLE: Final = _crc32c_table()
 
 
-def crc32c(octets: bytes) -> int:
+def crc32c(data: bytes) -> int:
     """The checksum of a version 2 header (section 2.2.3, RFC 9260 appendix A)."""
     remainder = 0xFFFFFFFF
-    for octet in octets:
+    for octet in data:
         remainder = remainder >> 8 ^ _CRC32C_TABLE[(remainder ^ octet) & 0xFF]
     return remainder ^ 0xFFFFFFFF

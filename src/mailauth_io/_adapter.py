@@ -16,6 +16,7 @@ from mailauth import (
     BeginTls,
     ClientMachine,
     Closed,
+    CloseReason,
     Command,
     LocalProtocolError,
     Machine,
@@ -26,7 +27,6 @@ from mailauth import (
     Send,
     ServerMachine,
     Tls,
-    Why,
 )
 from mailauth.sasl import AuthenticationStarted, ClientMechanism
 
@@ -126,17 +126,17 @@ class _Connection(Generic[E]):
             if isinstance(event, NeedData):
                 self._events_left = EVENTS_A_TURN
                 now = stream.now()
-                rate = event.minimum_rate
+                rate = event.min_rate
                 if rate is not None:
-                    if self._left > event.patience:
-                        self._left = event.patience
+                    if self._left > event.timeout:
+                        self._left = event.timeout
                     due = now + self._left
                 elif not due:
                     if self._retiring:
                         machine.shut_down()
                         continue
                     self._left = _ENDLESS
-                    due = now + event.patience
+                    due = now + event.timeout
                     if stream.began + event.until < due:
                         due = stream.began + event.until
                 try:
@@ -144,21 +144,21 @@ class _Connection(Generic[E]):
                         raise TimeoutError
                     if self._layer is None:
                         await stream.arrival(due)
-                        octets = stream.take()
+                        data = stream.take()
                     else:
-                        octets = await self._read(due)
+                        data = await self._read(due)
                 except TimeoutError:
-                    machine.shut_down(Why.TIMED_OUT)
+                    machine.shut_down(CloseReason.TIMED_OUT)
                     continue
                 if rate is not None:
-                    self._left -= stream.now() - now - len(octets or b"") / rate
-                if octets is not None:
-                    machine.receive_data(octets)
+                    self._left -= stream.now() - now - len(data or b"") / rate
+                if data is not None:
+                    machine.receive_data(data)
                 elif self._retiring:
                     due = 0.0
             elif isinstance(event, Send):
                 try:
-                    waiting = self._write(event.octets) if self._roundabout else stream.write(event.octets)
+                    waiting = self._write(event.data) if self._roundabout else stream.write(event.data)
                     if waiting is not None:
                         await waiting
                 except OSError:
@@ -173,7 +173,7 @@ class _Connection(Generic[E]):
                     self._events_left = 0
                 return event
             elif isinstance(event, BeginTls):
-                await self._upgrade(event.octets)
+                await self._upgrade(event.data)
                 due = 0.0
             elif isinstance(event, Closed):
                 await self._say_goodbye()
@@ -191,9 +191,9 @@ class _Connection(Generic[E]):
         """
         return self._stream.peer_closed()
 
-    def shut_down(self, why: Why = Why.SHUT_DOWN) -> None:
+    def shut_down(self, reason: CloseReason = CloseReason.SHUT_DOWN) -> None:
         """End the session politely, from any task: a read that is under way wakes, and iteration goes on to its end."""
-        self._machine.shut_down(why)
+        self._machine.shut_down(reason)
         self._stream.wake()
 
     def retire(self) -> None:
@@ -226,7 +226,7 @@ class _Connection(Generic[E]):
             event = self._machine.next_event()
             if isinstance(event, Send):
                 try:
-                    waiting = self._write(event.octets)
+                    waiting = self._write(event.data)
                     if waiting is not None:
                         await waiting
                 except OSError:
@@ -235,7 +235,7 @@ class _Connection(Generic[E]):
                     self._broken = _CANCELLED
                     raise
             elif isinstance(event, BeginTls):
-                await self._upgrade(event.octets)
+                await self._upgrade(event.data)
             elif isinstance(event, _ACTIONS):
                 return
             else:
@@ -250,20 +250,20 @@ class _Connection(Generic[E]):
             return await self._stream.read(due)
         if layer.ended:
             return b""
-        octets = await self._stream.read(due)
-        if octets is None:
+        data = await self._stream.read(due)
+        if data is None:
             return None
-        layer.feed(octets)
+        layer.feed(data)
         return layer.decrypt()
 
-    def _write(self, octets: bytes) -> Awaitable[None] | None:
+    def _write(self, data: bytes) -> Awaitable[None] | None:
         """As ``Stream.write``, inside TLS too.  When nothing can be said any more others have their turn, no more.
 
         64 KiB of what a peer asked for before it went can be minutes of answers to nobody.
         """
         if self._mute:
             return self._stream.turn()
-        return self._stream.write(octets if self._layer is None else self._layer.encrypt(octets))
+        return self._stream.write(data if self._layer is None else self._layer.encrypt(data))
 
     def _fall_silent(self) -> None:
         """A write has failed: nothing more can be said, but the peer's last words may wait to be read."""
@@ -274,8 +274,8 @@ class _Connection(Generic[E]):
         last = bytearray()
         due = self._stream.now() + LINGER_SECONDS
         try:
-            while len(last) < READ_SIZE and self._stream.now() < due and (octets := await self._read(due)):
-                last += octets
+            while len(last) < READ_SIZE and self._stream.now() < due and (data := await self._read(due)):
+                last += data
         except TimeoutError:
             pass
         if last:
@@ -283,7 +283,7 @@ class _Connection(Generic[E]):
                 self._machine.receive_data(bytes(last))
         self._machine.receive_data(b"")
 
-    async def _upgrade(self, octets: bytes) -> None:
+    async def _upgrade(self, data: bytes) -> None:
         if self._terms is None:
             raise RuntimeError("TLS was agreed on, but this connection has no ssl_context")
         # What was read by now came in clear, before the peer could know that TLS begins: no octet of the handshake.
@@ -292,8 +292,8 @@ class _Connection(Generic[E]):
             LOGGER.warning(Event("clear text dropped", {"peer": peer.address, "port": peer.port, "bytes": dropped}))
         layer = None
         try:
-            if octets:
-                await self._stream.write_all(octets)
+            if data:
+                await self._stream.write_all(data)
             layer = await _tls.start(self._stream, self._terms, server_side=self._server_side)
         except OSError as error:
             if not self._server_side:
@@ -312,8 +312,8 @@ class _Connection(Generic[E]):
 
     def take_early_octets(self) -> None:
         """The octets of the application that came in one piece with the end of the handshake."""
-        if self._layer is not None and (octets := self._layer.decrypt()):
-            self._machine.receive_data(octets)
+        if self._layer is not None and (data := self._layer.decrypt()):
+            self._machine.receive_data(data)
 
     async def _say_goodbye(self) -> None:
         """The end of this side: close_notify inside TLS, then the half-close of TCP."""
@@ -332,10 +332,10 @@ class _Connection(Generic[E]):
         end = stream.now() + LINGER_IN_ALL
         with contextlib.suppress(TimeoutError):
             while left > 0 and (now := stream.now()) < end:
-                octets = await stream.read(min(now + LINGER_SECONDS, end))
-                if octets == b"":
+                data = await stream.read(min(now + LINGER_SECONDS, end))
+                if data == b"":
                     break
-                left -= len(octets or b"")
+                left -= len(data or b"")
 
 
 class ServerConnection(_Connection[E]):

@@ -10,15 +10,15 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 from mailauth import LocalProtocolError
-from mailauth.grants import fold
+from mailauth.grants import normalize_address
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def key(address: str, ipv6_prefix: int = 128) -> object:
-    """What *address* is counted under: as folded (``mailauth.grants.fold``), or itself where a transport has no IP."""
+    """The key that *address* is counted under: ``normalize_address()``, or the text itself if it is not an IP."""
     try:
-        return fold(address, ipv6_prefix)
+        return normalize_address(address, ipv6_prefix)
     except LocalProtocolError:
         return address
 
@@ -33,5 +33,5 @@ def network_of(address: str) -> object:
 
 def is_within(address: str, networks: Iterable[Network]) -> bool:
     """Whether *address*, as folded, is in one of *networks*.  Raises LocalProtocolError for what is no IP address."""
-    folded = fold(address)
+    folded = normalize_address(address)
     return any(folded in network for network in networks)

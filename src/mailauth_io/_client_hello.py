@@ -27,10 +27,10 @@ class ClientHello:
         self.protocols: frozenset[str] | None = None
         """The names that are offered; empty when there are none, or no ClientHello either; None while octets miss."""
 
-    def receive_data(self, octets: bytes) -> None:
+    def receive_data(self, data: bytes) -> None:
         """Take octets from the client; does nothing once *protocols* are known."""
         received, message = self._received, self._message
-        received += octets
+        received += data
         while self.protocols is None and len(received) >= 5:
             size = int.from_bytes(received[3:5], "big")
             if received[0] != _HANDSHAKE or size == 0 or len(message) > _LONGEST:
@@ -55,8 +55,8 @@ class _Reader:
 
     __slots__ = ("_at", "_octets")
 
-    def __init__(self, octets: bytes) -> None:
-        self._octets = octets
+    def __init__(self, data: bytes) -> None:
+        self._octets = data
         self._at = 0
 
     def __bool__(self) -> bool:

@@ -6,17 +6,17 @@ Knows no certificate; checks nothing but tags and lengths.
 from __future__ import annotations
 
 
-def element(octets: bytes, at: int, *tags: int) -> tuple[int, int]:
+def element(data: bytes, at: int, *tags: int) -> tuple[int, int]:
     """Where the content of the element at *at* begins and ends.
 
     Raises ValueError or IndexError when it has none of *tags*, or is cut off.
     """
-    if octets[at] not in tags:
+    if data[at] not in tags:
         raise ValueError("not the element that belongs here")
-    length, start = octets[at + 1], at + 2
+    length, start = data[at + 1], at + 2
     if length & 0x80:
         size = length & 0x7F
-        length, start = int.from_bytes(octets[start : start + size], "big"), start + size
-    if start + length > len(octets):
+        length, start = int.from_bytes(data[start : start + size], "big"), start + size
+    if start + length > len(data):
         raise ValueError("cut off")
     return start, start + length

@@ -95,7 +95,10 @@ class ServeSmtp(Protocol):
 
     @overload
     def __call__(
-        self, session: Session[smtp.AnyServerEvent], settings: smtp.AnyServerSettings, **options: Unpack[Options]
+        self,
+        session: Session[smtp.ExtendedServerEvent],
+        settings: smtp.ExtendedServerSettings,
+        **options: Unpack[Options],
     ) -> AbstractAsyncContextManager[Listener]: ...
 
 
@@ -109,7 +112,10 @@ class ServePop3(Protocol):
 
     @overload
     def __call__(
-        self, session: Session[pop3.AnyServerEvent], settings: pop3.AnyServerSettings, **options: Unpack[Options]
+        self,
+        session: Session[pop3.ExtendedServerEvent],
+        settings: pop3.ExtendedServerSettings,
+        **options: Unpack[Options],
     ) -> AbstractAsyncContextManager[Listener]: ...
 
 
@@ -129,7 +135,7 @@ class Listener(ABC):
         self._crowd = Crowd(limits) if crowd is None else crowd
         self._terms: _tls.Terms | None = None
         if context is not None:
-            self._terms = _tls.Terms(context=context, patience=limits.handshake_patience, alpn=options["alpn"])
+            self._terms = _tls.Terms(context=context, timeout=limits.handshake_patience, alpn=options["alpn"])
         self._grace = options["grace"]
         self._proxy_from = tuple(options["proxy_from"])
         self._closing = False
@@ -174,8 +180,8 @@ class Listener(ABC):
                 try:
                     peer = await proxied_peer(stream, peer, self._limits.header_patience)
                 except OSError as error:
-                    why = str(error) or type(error).__name__
-                    LOGGER.info(Event("proxy dropped", {"peer": peer.address, "port": peer.port, "why": why}))
+                    reason = str(error) or type(error).__name__
+                    LOGGER.info(Event("proxy dropped", {"peer": peer.address, "port": peer.port, "reason": reason}))
                     return
             if not self._crowd.enter(peer.address):
                 if not self._implicit_tls:
@@ -231,28 +237,28 @@ def _log_failure(peer: Peer, error: BaseException) -> None:
 
     A peer that disconnects raises nothing in a session, so an OSError comes from the session's own files and sockets.
     """
-    fields = {"peer": peer.address, "port": peer.port, "why": described(error), "at": place(error)}
+    fields = {"peer": peer.address, "port": peer.port, "reason": described(error), "at": place(error)}
     LOGGER.error(Event("session failed", fields), exc_info=error)
 
 
 def _refusal(machine: ServerMachine[E]) -> bytes:
     """What *machine* says to a client for whom there is no room."""
-    octets = b""
+    data = b""
     while not isinstance(event := machine.next_event(), Closed):
         if isinstance(event, Send):
-            octets += event.octets
+            data += event.data
         elif isinstance(event, Question):
             machine.answer(event, event.unavailable)
         else:
             machine.shut_down()
-    return octets
+    return data
 
 
 def smtp_server(serve: Serve) -> ServeSmtp:
     """``serve_smtp`` of the adapter whose *serve* this is."""
 
     def serve_smtp(
-        session: Session[Any], settings: smtp.AnyServerSettings, **options: Unpack[Options]
+        session: Session[Any], settings: smtp.ExtendedServerSettings, **options: Unpack[Options]
     ) -> AbstractAsyncContextManager[Listener]:
         """``serve`` for SMTP, with the same options: the type of *settings* says what *session* is asked.
 
@@ -272,15 +278,17 @@ def _smtp_machine(settings: smtp.ServerSettings, entropy: bytes, tls: Tls | None
     return smtp.ServerConnection(settings, entropy=entropy, tls=tls)
 
 
-def _any_smtp_machine(settings: smtp.AnyServerSettings, entropy: bytes, tls: Tls | None) -> smtp.AnyServerConnection:
-    return smtp.AnyServerConnection(settings, entropy=entropy, tls=tls)
+def _any_smtp_machine(
+    settings: smtp.ExtendedServerSettings, entropy: bytes, tls: Tls | None
+) -> smtp.ExtendedServerConnection:
+    return smtp.ExtendedServerConnection(settings, entropy=entropy, tls=tls)
 
 
 def pop3_server(serve: Serve) -> ServePop3:
     """``serve_pop3`` of the adapter whose *serve* this is."""
 
     def serve_pop3(
-        session: Session[Any], settings: pop3.AnyServerSettings, **options: Unpack[Options]
+        session: Session[Any], settings: pop3.ExtendedServerSettings, **options: Unpack[Options]
     ) -> AbstractAsyncContextManager[Listener]:
         """``serve`` for POP3, with the same options: the type of *settings* says what *session* is asked.
 
@@ -300,8 +308,10 @@ def _pop3_machine(settings: pop3.ServerSettings, entropy: bytes, tls: Tls | None
     return pop3.ServerConnection(settings, entropy=entropy, tls=tls)
 
 
-def _any_pop3_machine(settings: pop3.AnyServerSettings, entropy: bytes, tls: Tls | None) -> pop3.AnyServerConnection:
-    return pop3.AnyServerConnection(settings, entropy=entropy, tls=tls)
+def _any_pop3_machine(
+    settings: pop3.ExtendedServerSettings, entropy: bytes, tls: Tls | None
+) -> pop3.ExtendedServerConnection:
+    return pop3.ExtendedServerConnection(settings, entropy=entropy, tls=tls)
 
 
 async def start_client(
@@ -317,7 +327,7 @@ async def start_client(
     try:
         terms = None
         if context is not None:
-            terms = _tls.Terms(context=context, patience=CLIENT_LIMITS.handshake_patience, hostname=hostname)
+            terms = _tls.Terms(context=context, timeout=CLIENT_LIMITS.handshake_patience, hostname=hostname)
         layer = None
         if implicit_tls:
             if terms is None:

@@ -10,24 +10,24 @@ from mailauth.proxy import HeaderReader, Invalid, Proxied
 from ._stream import Peer, Stream
 
 
-async def proxied_peer(stream: Stream, peer: Peer, patience: float) -> Peer:
+async def proxied_peer(stream: Stream, peer: Peer, timeout: float) -> Peer:
     """The client that the proxy *peer* names, or *peer* itself when its header names none; octets behind it stay.
 
-    Raises OSError when there is no valid header in *patience* seconds.
+    Raises OSError when there is no valid header in *timeout* seconds.
     """
     reader = HeaderReader()
-    due = stream.now() + patience
+    due = stream.now() + timeout
     while reader.header is None:
-        octets = await stream.read(due)
-        if octets is None:
+        data = await stream.read(due)
+        if data is None:
             raise ConnectionAbortedError("shut down while its PROXY header was due")
         while True:
             size = reader.wanted
-            reader.receive_data(octets[:size])
-            octets = octets[size:]
-            if not octets or reader.header is not None:
+            reader.receive_data(data[:size])
+            data = data[size:]
+            if not data or reader.header is not None:
                 break
-        stream.put_back(octets)
+        stream.put_back(data)
     header = reader.header
     if isinstance(header, Invalid):
         raise ConnectionAbortedError(f"no valid PROXY header: {header.reason}")

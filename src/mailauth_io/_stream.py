@@ -56,15 +56,15 @@ class Stream(ABC):
         return self.take()
 
     @abstractmethod
-    def write(self, octets: bytes) -> Awaitable[None] | None:
-        """Hand all *octets* to the system: None when it has taken them, else what to await until it has.
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        """Hand all *data* to the system: None when it has taken them, else what to await until it has.
 
         Raises OSError, now or when awaited, when the connection is gone, or the peer reads too slowly (``Limits``).
         """
 
-    async def write_all(self, octets: bytes) -> None:
+    async def write_all(self, data: bytes) -> None:
         """``write()``, waited for."""
-        waiting = self.write(octets)
+        waiting = self.write(data)
         if waiting is not None:
             await waiting
 
@@ -73,7 +73,7 @@ class Stream(ABC):
         """Wait for nothing, and let others run."""
 
     @abstractmethod
-    def put_back(self, octets: bytes) -> None:
+    def put_back(self, data: bytes) -> None:
         """Octets that were taken and are for somebody else: the next ``take()`` gives them first."""
 
     @abstractmethod

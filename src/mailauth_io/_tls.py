@@ -37,7 +37,7 @@ class Terms:
 
     context: ssl.SSLContext
 
-    patience: float
+    timeout: float
     """Seconds for a whole handshake."""
 
     hostname: str | None = None
@@ -75,10 +75,10 @@ class Layer:
         if None not in (alpn, chosen) and alpn != chosen:
             raise NoApplicationProtocol(f"{chosen} was chosen, not {alpn}")
 
-    def feed(self, octets: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         """Octets from the wire; ``b""`` is the end of the stream."""
-        if octets:
-            self._incoming.write(octets)
+        if data:
+            self._incoming.write(data)
         else:
             self._incoming.write_eof()
 
@@ -99,9 +99,9 @@ class Layer:
             self.ended = True
         return b"".join(parts) if parts or self.ended else None
 
-    def encrypt(self, octets: bytes) -> bytes:
-        """*octets* for the wire.  Raises ssl.SSLError when the layer is broken."""
-        self._object.write(octets)
+    def encrypt(self, data: bytes) -> bytes:
+        """*data* for the wire.  Raises ssl.SSLError when the layer is broken."""
+        self._object.write(data)
         return self.take()
 
     def close_notify(self) -> bytes:
@@ -132,16 +132,16 @@ class Layer:
 async def start(stream: Stream, terms: Terms, *, server_side: bool) -> Layer:
     """Do a handshake on *stream*.  Raises OSError (ssl.SSLError and TimeoutError are such) when it fails."""
     layer = Layer(terms.context, server_side=server_side, server_hostname=terms.hostname)
-    due = stream.now() + terms.patience
+    due = stream.now() + terms.timeout
     hello = ClientHello() if server_side and terms.alpn is not None else None
     while True:
         if hello is None:
             try:
                 done = layer.shake_hands()
             finally:
-                octets = layer.take()  # a failure has an alert to send
-                if octets:
-                    await stream.write_all(octets)
+                data = layer.take()  # a failure has an alert to send
+                if data:
+                    await stream.write_all(data)
             if done:
                 layer.check_protocol(terms.alpn)
                 return layer
@@ -162,5 +162,5 @@ async def start(stream: Stream, terms: Terms, *, server_side: bool) -> Layer:
 
 def log_failure(peer: Peer, error: OSError) -> None:
     """A handshake with *peer* came to nothing: one line."""
-    why = error.reason if isinstance(error, ssl.SSLError) and error.reason else type(error).__name__
-    LOGGER.info(Event("TLS failed", {"peer": peer.address, "port": peer.port, "why": why}))
+    reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else type(error).__name__
+    LOGGER.info(Event("TLS failed", {"peer": peer.address, "port": peer.port, "reason": reason}))

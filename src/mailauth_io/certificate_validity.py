@@ -57,10 +57,10 @@ def day(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
 
 
-def _moment(octets: bytes, at: int) -> tuple[float, int]:
+def _moment(data: bytes, at: int) -> tuple[float, int]:
     """A UTCTime, whose year has two digits, or a GeneralizedTime; and where it ends."""
-    start, end = element(octets, at, _UTC_TIME, _GENERALIZED_TIME)
-    text = octets[start:end].decode("ascii")
-    if octets[at] == _UTC_TIME:
+    start, end = element(data, at, _UTC_TIME, _GENERALIZED_TIME)
+    text = data[start:end].decode("ascii")
+    if data[at] == _UTC_TIME:
         text = ("19" if text[0] >= "5" else "20") + text
     return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).timestamp(), end

@@ -129,8 +129,8 @@ def _signature_hash(certificate: bytes) -> str | None:
     return _HASHES.get(_algorithm(certificate, inside)[0])
 
 
-def _algorithm(octets: bytes, at: int) -> tuple[str, int, int]:
+def _algorithm(data: bytes, at: int) -> tuple[str, int, int]:
     """An AlgorithmIdentifier: its identifier in hexadecimal, where its parameters begin, and where it ends."""
-    start, end = element(octets, at, _SEQUENCE)
-    name, behind = element(octets, start, _OBJECT_IDENTIFIER)
-    return octets[name:behind].hex(), behind, end
+    start, end = element(data, at, _SEQUENCE)
+    name, behind = element(data, start, _OBJECT_IDENTIFIER)
+    return data[name:behind].hex(), behind, end

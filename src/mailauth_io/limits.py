@@ -42,7 +42,7 @@ class Limits:
     """Seconds that a peer may keep a Send from getting on; RFC 5321 section 4.5.3.2.5 gives no block less than three
     minutes."""
 
-    minimum_rate: float = attrs.field(default=500.0, validator=attrs.validators.gt(0))
+    min_rate: float = attrs.field(default=500.0, validator=attrs.validators.gt(0))
     """Octets a second at which a peer has to read in the long run; each earns its time, up to *write_patience*.  No RFC
     names a number; it is the rate at which Postfix wants content to come in."""
 
@@ -86,11 +86,11 @@ class Crowd:
         if not self._by_address[who]:
             del self._by_address[who]
 
-    def _tell(self, address: str, why: str) -> None:
+    def _tell(self, address: str, reason: str) -> None:
         now = self._clock()
         if now < self._quiet_until:
             self._unsaid += 1
             return
-        LOGGER.warning(Event("connection refused", {"peer": address, "why": why, "unsaid": self._unsaid or None}))
+        LOGGER.warning(Event("connection refused", {"peer": address, "reason": reason, "unsaid": self._unsaid or None}))
         self._quiet_until = now + QUIET_SECONDS
         self._unsaid = 0

@@ -16,7 +16,7 @@ import traceback
 from datetime import UTC, datetime
 from typing import Final, overload
 
-MAXIMUM_TEXT: Final = 256
+MAX_TEXT: Final = 256
 """Characters of client text, and of any other text that is not ours, in one field."""
 
 MAXIMUM_TRACEBACK: Final = 200
@@ -27,8 +27,8 @@ _LONGEST_LINE: Final = 1_000
 FORMATS: Final = ("text", "json")
 LEVELS: Final = ("debug", "info", "warning", "error")
 
-_HARMLESS: Final = re.compile(rf"[!#-\[\]-~]{{1,{MAXIMUM_TEXT}}}")  # it would be escaped to itself
-_QUOTABLE: Final = re.compile(rf"[ !#-\[\]-~]{{1,{MAXIMUM_TEXT}}}")  # likewise, inside quotes
+_HARMLESS: Final = re.compile(rf"[!#-\[\]-~]{{1,{MAX_TEXT}}}")  # it would be escaped to itself
+_QUOTABLE: Final = re.compile(rf"[ !#-\[\]-~]{{1,{MAX_TEXT}}}")  # likewise, inside quotes
 
 
 @overload
@@ -43,11 +43,11 @@ def shown(text: str | None) -> str | None:
     """Client text for a field: printable ASCII, no blank and no quote to forge a field by, 256 characters at most."""
     if text is None or _HARMLESS.fullmatch(text):
         return text
-    return _escaped(text).replace(" ", "\\x20").replace('"', "\\x22")[:MAXIMUM_TEXT] or '""'
+    return _escaped(text).replace(" ", "\\x20").replace('"', "\\x22")[:MAX_TEXT] or '""'
 
 
 def _escaped(text: str) -> str:
-    return text[:MAXIMUM_TEXT].encode("unicode_escape").decode("ascii")[:MAXIMUM_TEXT]
+    return text[:MAX_TEXT].encode("unicode_escape").decode("ascii")[:MAX_TEXT]
 
 
 def _quoted(text: str) -> str:
@@ -91,7 +91,7 @@ class Event:
 
 
 def _printable(text: str) -> str:
-    return text[:MAXIMUM_TEXT] if text.isascii() and text.isprintable() else _escaped(text)
+    return text[:MAX_TEXT] if text.isascii() and text.isprintable() else _escaped(text)
 
 
 def place(error: BaseException) -> str:

@@ -152,9 +152,9 @@ class _Stream(asyncio.Protocol, Stream):
             self._reader.set_result(None)
 
     def take(self) -> bytes | None:
-        if octets := self._unread:
+        if data := self._unread:
             self._unread = b""
-            return octets
+            return data
         return b"" if self._ended else None
 
     def arrival(self, due: float) -> Awaitable[None]:
@@ -191,7 +191,7 @@ class _Stream(asyncio.Protocol, Stream):
         if waiting is self._writer:
             limits = self._limits
             unwritten = self._transport.get_write_buffer_size()
-            earned = (self._unwritten - unwritten) / limits.minimum_rate
+            earned = (self._unwritten - unwritten) / limits.min_rate
             self._due = min(now + limits.write_patience, self._due + earned)
             self._unwritten = unwritten
         if now >= self._due:
@@ -199,14 +199,14 @@ class _Stream(asyncio.Protocol, Stream):
         else:
             self._set_timer(self._due)
 
-    def write(self, octets: bytes) -> Awaitable[None] | None:
+    def write(self, data: bytes) -> Awaitable[None] | None:
         transport = self._transport
-        transport.write(octets)
+        transport.write(data)
         if self._writer is not None:
             return self._written(self._writer)
         if transport.is_closing():
             raise BrokenPipeError("the connection is gone")
-        if len(octets) >= _LARGE:
+        if len(data) >= _LARGE:
             return self.turn()
         return None
 
@@ -222,8 +222,8 @@ class _Stream(asyncio.Protocol, Stream):
     def turn(self) -> Awaitable[None]:
         return asyncio.sleep(0)
 
-    def put_back(self, octets: bytes) -> None:
-        self._unread = octets + self._unread
+    def put_back(self, data: bytes) -> None:
+        self._unread = data + self._unread
 
     def drop_unread(self) -> int:
         dropped, self._unread = len(self._unread), b""

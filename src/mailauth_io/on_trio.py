@@ -115,8 +115,8 @@ class _Stream(Stream):
         self._timekeeper.streams.add(self)
 
     def take(self) -> bytes | None:
-        octets, self._unread = self._unread, None
-        return octets
+        data, self._unread = self._unread, None
+        return data
 
     async def arrival(self, due: float) -> None:
         if self._woken or self._unread is not None:
@@ -141,25 +141,25 @@ class _Stream(Stream):
             self._reading = False
             self.due = math.inf
 
-    async def write(self, octets: bytes) -> None:
+    async def write(self, data: bytes) -> None:
         self.due = due = trio.current_time() + self._limits.write_patience
         self._timekeeper.wake_by(due)
         try:
-            sent = await self._socket.send(octets)
-            if sent < len(octets):
-                await self._write_on(memoryview(octets)[sent:])
+            sent = await self._socket.send(data)
+            if sent < len(data):
+                await self._write_on(memoryview(data)[sent:])
         except trio.ClosedResourceError as error:
             raise BrokenPipeError("the connection is gone") from error
         finally:
             self.due = math.inf
 
-    async def _write_on(self, octets: memoryview) -> None:
+    async def _write_on(self, data: memoryview) -> None:
         """What one call could not take: the time to do it is renewed as far as it goes on."""
         limits = self._limits
-        while octets:
-            sent = await self._socket.send(octets)
-            octets = octets[sent:]
-            self.due = min(trio.current_time() + limits.write_patience, self.due + sent / limits.minimum_rate)
+        while data:
+            sent = await self._socket.send(data)
+            data = data[sent:]
+            self.due = min(trio.current_time() + limits.write_patience, self.due + sent / limits.min_rate)
 
     def expire(self) -> None:
         """The wait that is under way has lasted too long."""
@@ -174,9 +174,9 @@ class _Stream(Stream):
     def turn(self) -> Awaitable[None]:
         return trio.lowlevel.checkpoint()
 
-    def put_back(self, octets: bytes) -> None:
-        if octets:
-            self._unread = octets + (self._unread or b"")
+    def put_back(self, data: bytes) -> None:
+        if data:
+            self._unread = data + (self._unread or b"")
 
     def drop_unread(self) -> int:
         dropped, self._unread = len(self._unread or b""), None

@@ -104,7 +104,7 @@ def test_a_listing_that_makes_no_sense_ends_the_session(
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("said", "reason"),
     [
         (b"-ERR [SYS/TEMP] disk error\r\n", "-ERR [SYS/TEMP] disk error"),
         (b"+OK\r\nSubject: two\r\n\r\n.\r\n", "only 16 of 24 bytes arrived"),
@@ -113,11 +113,11 @@ def test_a_listing_that_makes_no_sense_ends_the_session(
     ids=["refused", "short", "empty"],
 )
 def test_a_message_that_did_not_arrive_whole_stays_on_the_server(
-    said: bytes, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    said: bytes, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = collect_from({"RETR 2": said}, tmp_path, capsys)
     assert outcome.status == 1
-    assert outcome.out == f"Message 1: stored\nMessage 2: not stored, left on the server: {why}\nMessage 3: stored\n"
+    assert outcome.out == f"Message 1: stored\nMessage 2: not stored, left on the server: {reason}\nMessage 3: stored\n"
     assert (outcome.stored, outcome.server.deleted) == ([ONE, THREE], [1, 3])
 
 

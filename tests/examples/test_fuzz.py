@@ -67,7 +67,7 @@ def test_an_exception_is_seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def test_a_machine_that_does_not_end_is_seen(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pop3.ServerConnection, "next_event", lambda self: NeedData(patience=1.0))
+    monkeypatch.setattr(pop3.ServerConnection, "next_event", lambda self: NeedData(timeout=1.0))
     assert failure(fuzz.pop3_server, capsys) == "the machine waits for more after the end of its input"
 
 
@@ -76,8 +76,8 @@ def test_a_machine_that_minds_how_its_input_is_split_is_seen(
 ) -> None:
     whole = pop3.ClientConnection.receive_data
 
-    def planted(self: pop3.ClientConnection, octets: bytes) -> None:
-        whole(self, octets.replace(b"+OK ready\r\n", b"-ERR closed\r\n"))
+    def planted(self: pop3.ClientConnection, data: bytes) -> None:
+        whole(self, data.replace(b"+OK ready\r\n", b"-ERR closed\r\n"))
 
     monkeypatch.setattr(pop3.ClientConnection, "receive_data", planted)
     assert "when the bytes came one by one" in failure(fuzz.pop3_client, capsys)

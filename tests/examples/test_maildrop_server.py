@@ -127,13 +127,13 @@ def test_commands_may_arrive_together(served: Served) -> None:
     assert served.files() == set(FILES)
 
 
-def by_hand(served: Served, octets: bytes) -> bytes:
-    """All that the server says to *octets*, which end with QUIT."""
+def by_hand(served: Served, data: bytes) -> bytes:
+    """All that the server says to *data*, which end with QUIT."""
     with (
         socket.create_connection(("127.0.0.1", served.port), timeout=programs.TIMEOUT) as connection,
         connection.makefile("rb") as reader,
     ):
-        connection.sendall(octets)
+        connection.sendall(data)
         return reader.read()
 
 

@@ -26,7 +26,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def next_event(self: Any, usual: Any = machine.next_event) -> Any:
             event = usual(self)
-            return attrs.evolve(event, patience=0.1) if isinstance(event, NeedData) else event
+            return attrs.evolve(event, timeout=0.1) if isinstance(event, NeedData) else event
 
         monkeypatch.setattr(machine, "next_event", next_event)
     monkeypatch.setenv("MAIL_PASSWORD", "secret")

@@ -71,7 +71,7 @@ def test_mail_for_its_domain_is_accepted_from_anyone(served: Served) -> None:
     assert served.messages() == [envelope("", "postmaster") + STORED, envelope("eve@far.test", BOB, ALICE) + STORED]
 
 
-def test_mail_for_elsewhere_is_accepted_after_a_login_only(served: Served) -> None:
+def test_mail_for_remote_domains_is_accepted_after_a_login_only(served: Served) -> None:
     with served.client() as client:
         refused = client.sendmail(ALICE, [BOB, CAROL], LETTER)
         assert {name: code for name, (code, _) in refused.items()} == {CAROL: 550}

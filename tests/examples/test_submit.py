@@ -226,7 +226,7 @@ def test_it_runs_from_a_shell(letter: Path) -> None:
 
 
 @pytest.mark.parametrize("addresses", [("\u00e4lice@example.org", BOB), (ALICE, "b\u00f6b@example.org")])
-def test_addresses_beyond_ascii_are_sent_where_the_server_takes_them(
+def test_addresses_outside_ascii_are_sent_where_the_server_takes_them(
     addresses: tuple[str, str], letter: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with smtp_server({"EHLO": b"250-script.test\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n"}) as server:

@@ -165,8 +165,8 @@ def token(name: str, key: bytes = _KEY) -> bytes:
     return signed + b"." + _url_safe(hmac.digest(key, signed, "sha256"))
 
 
-def _url_safe(octets: bytes) -> bytes:
-    return base64.urlsafe_b64encode(octets).rstrip(b"=")
+def _url_safe(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
 @contextmanager

@@ -18,12 +18,12 @@ import attrs
 from tests.interop.fetchers import fetchmail_collect, getmail_collect
 from tests.interop.mailers import mutt_collect, mutt_submit, s_nail_collect, s_nail_submit
 from tests.interop.senders import git_submit
-from tests.interop.visit import BY_TOKEN, FRIEND, HOST, SENDER, WAYS, Refused, Visit, missing, run
+from tests.interop.visit import BY_TOKEN, FRIEND, HOST, SENDER, WAYS, CommandRejected, Visit, missing, run
 
 # curl
 
 
-def _curl(visit: Visit, protocol: str, path: str, *arguments: str, octets: bytes = b"") -> bytes:
+def _curl(visit: Visit, protocol: str, path: str, *arguments: str, data: bytes = b"") -> bytes:
     words = ["--silent", "--show-error", "--max-time", "30", "--interface", visit.source]
     if visit.way != "clear":
         words += ["--cacert", str(visit.trusted)]
@@ -39,12 +39,12 @@ def _curl(visit: Visit, protocol: str, path: str, *arguments: str, octets: bytes
         else:
             words += ["--user", f"{visit.name}:{visit.password}"]
     scheme = protocol + ("s" if visit.way == "implicit" else "")
-    return run("curl", [*words, *arguments, f"{scheme}://{HOST}:{visit.port}/{path}"], octets, home=visit.scratch)
+    return run("curl", [*words, *arguments, f"{scheme}://{HOST}:{visit.port}/{path}"], data, home=visit.scratch)
 
 
 def curl_submit(visit: Visit, message: bytes) -> None:
     _curl(
-        visit, "smtp", "client.test", "--mail-from", SENDER, "--mail-rcpt", FRIEND, "--upload-file", "-", octets=message
+        visit, "smtp", "client.test", "--mail-from", SENDER, "--mail-rcpt", FRIEND, "--upload-file", "-", data=message
     )
 
 
@@ -138,7 +138,7 @@ def smtplib_submit(visit: Visit, message: bytes) -> None:
                         raise ValueError(other)
             client.sendmail(SENDER, [FRIEND], message)
     except smtplib.SMTPException as error:
-        raise Refused(str(error)) from error
+        raise CommandRejected(str(error)) from error
 
 
 def poplib_collect(visit: Visit) -> bytes:
@@ -165,7 +165,7 @@ def poplib_collect(visit: Visit) -> bytes:
             client.dele(1)
         return text
     except poplib.error_proto as error:
-        raise Refused(str(error)) from error
+        raise CommandRejected(str(error)) from error
     finally:
         client.quit()
 

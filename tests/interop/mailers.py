@@ -11,7 +11,7 @@ import select
 import subprocess
 import urllib.parse
 
-from tests.interop.visit import BY_TOKEN, FRIEND, HOST, SENDER, Refused, Visit, environment, program, run
+from tests.interop.visit import BY_TOKEN, FRIEND, HOST, SENDER, CommandRejected, Visit, environment, program, run
 
 _PATIENCE = 20  # seconds in which a program at a terminal says something or ends
 
@@ -40,7 +40,7 @@ def s_nail_collect(visit: Visit) -> bytes:
     path = visit.scratch / "mbox"
     _s_nail_read(visit, f"copy 1 {path}", "delete 1" if visit.delete else "", "quit")
     if not path.exists():
-        raise Refused("s-nail collected nothing")
+        raise CommandRejected("s-nail collected nothing")
     # An mbox has a line on top, one blank line below, and what the reader did as a field.
     return path.read_bytes().partition(b"\n")[2].replace(b"Status: RO\n", b"", 1).removesuffix(b"\n")
 
@@ -92,7 +92,7 @@ def mutt_collect(visit: Visit) -> bytes:
     )
     said = _on_terminal("mutt", words, visit, failure=b"failed")
     if not path.exists():
-        raise Refused(f"mutt collected nothing: {said!r}")
+        raise CommandRejected(f"mutt collected nothing: {said!r}")
     return path.read_bytes()
 
 
@@ -125,11 +125,11 @@ def _on_terminal(name: str, words: list[str], visit: Visit, *, failure: bytes) -
                 while piece := _read(ours):
                     shown += piece
                     if failure in shown:
-                        raise Refused(f"{name} says: {shown!r}")
+                        raise CommandRejected(f"{name} says: {shown!r}")
                 if process.wait(_PATIENCE) != 0:
-                    raise Refused(f"{name} ended with {process.returncode}: {shown!r}")
+                    raise CommandRejected(f"{name} ended with {process.returncode}: {shown!r}")
             except TimeoutError as error:
-                raise Refused(f"{name} waits for an answer: {shown!r}") from error
+                raise CommandRejected(f"{name} waits for an answer: {shown!r}") from error
             finally:
                 process.kill()
             return shown

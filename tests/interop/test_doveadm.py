@@ -37,9 +37,9 @@ def doveadm(configuration: Path, *words: str) -> subprocess.CompletedProcess[str
 
 def typed(password: str) -> bytes:
     """*password* as a login brings it."""
-    octets = prepared(password.encode())
-    assert octets is not None
-    return octets
+    data = prepared(password.encode())
+    assert data is not None
+    return data
 
 
 @pytest.mark.parametrize("password", PASSWORDS)

@@ -60,8 +60,8 @@ POP3_ONLY: dict[str, Make] = {
     "APOP": lambda secret: sasl.ApopClient(authentication_identity="ascii", secret=secret.encode()),
 }
 BY_TOKEN: dict[str, Callable[[bytes], sasl.ClientMechanism]] = {
-    "OAUTHBEARER": lambda octets: sasl.OauthBearerClient(token=octets, authorization_identity="plain"),
-    "XOAUTH2": lambda octets: sasl.Xoauth2Client(token=octets, authorization_identity="plain"),
+    "OAUTHBEARER": lambda data: sasl.OauthBearerClient(token=data, authorization_identity="plain"),
+    "XOAUTH2": lambda data: sasl.Xoauth2Client(token=data, authorization_identity="plain"),
 }
 
 

@@ -16,11 +16,11 @@ import pytest
 import trustme
 
 from mailauth import sasl
-from tests.interop.visit import HOST, NAME, PASSWORD, Refused, environment, program, run
+from tests.interop.visit import HOST, NAME, PASSWORD, CommandRejected, environment, program, run
 from tests.serving import LOOPS, Login, Served, served
 
 LOGINS = ("PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256")
-PATIENCE = 30
+TIMEOUT = 30
 
 
 @pytest.fixture(scope="module", params=LOOPS)
@@ -62,7 +62,7 @@ def certificate(house: Served, name: str) -> list[str]:
     return [f"--x509-cert-file={path}", f"--x509-key-file={path}"]
 
 
-def test_it_logs_in_behind_starttls(house: Served, tmp_path: Path) -> None:
+def test_it_logs_in_after_starttls(house: Served, tmp_path: Path) -> None:
     """RFC 3207."""
     said = inside_tls(house, "PLAIN", tmp_path, "-a", NAME, "-p", PASSWORD)
     assert b"\n235 2.7.0 " in said
@@ -78,13 +78,13 @@ def test_it_logs_in_by_certificate(house: Served, tmp_path: Path, acting_as: lis
 
 
 def test_a_certificate_that_is_nobodys_is_refused(house: Served, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="535"):
+    with pytest.raises(CommandRejected, match="535"):
         inside_tls(house, "EXTERNAL", tmp_path, *certificate(house, "stranger"))
 
 
 @pytest.mark.parametrize("login", LOGINS)
 def test_a_wrong_password_is_refused(house: Served, login: str, tmp_path: Path) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(CommandRejected):
         gsasl(house, login, "open poppy", tmp_path)
     assert house.logins()[-1] == Login(NAME, login, inside_tls=False, accepted=False)
 
@@ -145,7 +145,7 @@ def trusted(ours: sasl.ClientMechanism, home: Path, channel: bytes = CHANNEL) ->
                 break  # what follows would be application data
             response = b""
         process.stdin.close()
-        return process.wait(PATIENCE) == 0
+        return process.wait(TIMEOUT) == 0
 
 
 @pytest.mark.parametrize("login", OURS)
@@ -190,8 +190,8 @@ def test_it_logs_in_to_our_mechanism_and_binds_the_channel(
         assert said is not None
         assert heard is not None
 
-        def say(octets: bytes) -> None:
-            said.write(sasl.encode_base64(octets) + b"\n")
+        def say(data: bytes) -> None:
+            said.write(sasl.encode_base64(data) + b"\n")
             said.flush()
 
         def hear() -> bytes:
@@ -204,14 +204,14 @@ def test_it_logs_in_to_our_mechanism_and_binds_the_channel(
         assert question.authentication_identity == NAME
         challenge = ours.resolve(keys)
         assert isinstance(challenge, sasl.Challenge)
-        say(challenge.octets)
+        say(challenge.data)
         verdict = ours.respond(hear())
         if channel == CHANNEL:
             assert isinstance(verdict, sasl.Success)
-            say(verdict.octets)
+            say(verdict.data)
             assert hear() == b""
             said.write(b"\n")  # the protocol's own success
         else:
             assert verdict is sasl.Refusal.BAD_CREDENTIALS
         said.close()
-        assert (process.wait(PATIENCE) == 0) == (channel == CHANNEL)
+        assert (process.wait(TIMEOUT) == 0) == (channel == CHANNEL)

@@ -21,9 +21,9 @@ from aiosmtpd.handlers import Message as Handler
 from aiosmtpd.smtp import SMTP
 
 from tests.interop.senders import smtp_source
-from tests.interop.visit import HOST, Refused, Visit, program
+from tests.interop.visit import HOST, CommandRejected, Visit, program
 from tests.io.next_hops import FAR, IN_CLEAR, LOCAL, logged_in, relay_to, send
-from tests.io.server_support import PATIENCE, Run, Served, on_both_loops
+from tests.io.server_support import TIMEOUT, Run, Served, on_both_loops
 
 pytestmark = on_both_loops
 
@@ -106,7 +106,7 @@ def test_pop_before_smtp_opens_the_way_through(run: Run, tmp_path: Path) -> None
     def client(served: Served) -> None:
         assert served.pair.smtp is not None
         visit = Visit(port=served.pair.smtp, way="clear", login="", trusted=home, scratch=home)
-        with pytest.raises(Refused):
+        with pytest.raises(CommandRejected):
             smtp_source(visit, FAR, sessions=1, messages=1)
         served.log_in().quit()
         smtp_source(visit, FAR, sessions=4, messages=40)
@@ -141,7 +141,7 @@ def aiosmtpd(handler: Kept) -> Iterator[int]:
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    port, stop = begun.get(timeout=PATIENCE)
+    port, stop = begun.get(timeout=TIMEOUT)
     try:
         yield port
     finally:

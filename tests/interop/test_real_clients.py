@@ -20,7 +20,7 @@ from tests.interop.fetchers import fetchmail
 from tests.interop.foreign import COLLECTORS, MODERN, SUBMITTERS, collections, submissions
 from tests.interop.mailers import s_nail_exits
 from tests.interop.senders import smtp_source
-from tests.interop.visit import HOST, NAME, PASSWORD, TOKEN, WAYS, Refused, Visit
+from tests.interop.visit import HOST, NAME, PASSWORD, TOKEN, WAYS, CommandRejected, Visit
 from tests.serving import LOOPS, Login, Served, messages, served
 
 _addresses = itertools.count(2)
@@ -200,11 +200,11 @@ def test_pop_before_smtp(house: House, reader: str, sender: str, login: str, way
     collect, submit = COLLECTORS[reader].collect, SUBMITTERS[sender].submit
     here, elsewhere = fresh_address(), fresh_address()
     message, refused = letter(), letter()
-    with pytest.raises(Refused):
+    with pytest.raises(CommandRejected):
         submit(house.visit("smtp", way, "", tmp_path, source=here), refused)
     collect(house.visit("pop3", way, login, tmp_path, source=here))
     submit(house.visit("smtp", way, "", tmp_path, source=here), message)
-    with pytest.raises(Refused):
+    with pytest.raises(CommandRejected):
         submit(house.visit("smtp", way, "", tmp_path, source=elsewhere), refused)
     assert house.sent_on(message)
     assert not house.sent_on(refused)
@@ -220,7 +220,7 @@ def test_pop_before_smtp(house: House, reader: str, sender: str, login: str, way
 )
 def test_a_wrong_password_opens_nothing(house: House, client: str, login: str, way: str, tmp_path: Path) -> None:
     """A login that fails is no login: the client hears so.  The same for a token and a certificate."""
-    with pytest.raises(Refused):
+    with pytest.raises(CommandRejected):
         COLLECTORS[client].collect(
             house.visit("pop3", way, login, tmp_path, password="open poppy", token="wr0ng", certificate="stranger.pem")
         )

@@ -16,7 +16,7 @@ from mailauth import ACCEPT, MessageChunk, Notice, pop3, sasl, smtp
 from mailauth_io import _loops
 from mailauth_io._adapter import ServerConnection
 from tests.interop.foreign import curl_collect, curl_submit
-from tests.interop.visit import NAME, TOKEN, Refused, Visit
+from tests.interop.visit import NAME, TOKEN, CommandRejected, Visit
 from tests.io.server_support import Run, on_both_loops
 from tests.io.tls import authority, server_context
 
@@ -39,7 +39,7 @@ class House:
     def relayed(identity: str | None) -> smtp.Verdict:
         return ACCEPT if identity else smtp.Reply(550, "5.7.1", "log in first")
 
-    async def submission(self, connection: ServerConnection[smtp.AnyServerEvent]) -> None:
+    async def submission(self, connection: ServerConnection[smtp.ExtendedServerEvent]) -> None:
         async for event in connection:
             match event:
                 case sasl.CheckToken():
@@ -48,8 +48,8 @@ class House:
                     self.logins.append(f"{identity} by {mechanism}")
                 case smtp.Rcpt():
                     connection.answer(event, self.relayed(connection.identity))
-                case MessageChunk(octets=octets):
-                    self.content += octets
+                case MessageChunk(data=data):
+                    self.content += data
                 case smtp.Connected() | smtp.Mail() | smtp.Data() | smtp.StartTls():
                     connection.answer(event, ACCEPT)
                 case smtp.MessageComplete():
@@ -59,7 +59,7 @@ class House:
                 case _:
                     raise AssertionError(f"{event!r} is not expected")
 
-    async def maildrop(self, connection: ServerConnection[pop3.AnyServerEvent]) -> None:
+    async def maildrop(self, connection: ServerConnection[pop3.ExtendedServerEvent]) -> None:
         async for event in connection:
             match event:
                 case sasl.CheckToken():
@@ -70,7 +70,7 @@ class House:
                     messages = (pop3.Message(size=len(LETTER), unique_id="1"),)
                     connection.answer(event, pop3.Maildrop(messages=messages))
                 case pop3.Retrieve():
-                    connection.answer(event, pop3.Content(octets=LETTER))
+                    connection.answer(event, pop3.Content(data=LETTER))
                 case pop3.Connected() | pop3.Stls():
                     connection.answer(event, ACCEPT)
                 case Notice():
@@ -85,12 +85,12 @@ def visited(run: Run, house: House, protocol: str, way: str, visit: Callable[[in
     async def main() -> bytes:
         adapter, implicit = _loops.current().adapter, way == "implicit"
         if protocol == "smtp":
-            settings = smtp.AnyServerSettings(mechanisms=MECHANISMS, starttls=True)
+            settings = smtp.ExtendedServerSettings(mechanisms=MECHANISMS, starttls=True)
             serving = adapter.serve_smtp(
                 house.submission, settings, ssl_context=server_context(), implicit_tls=implicit
             )
         else:
-            of_pop3 = pop3.AnyServerSettings(mechanisms=MECHANISMS, stls=True)
+            of_pop3 = pop3.ExtendedServerSettings(mechanisms=MECHANISMS, stls=True)
             serving = adapter.serve_pop3(house.maildrop, of_pop3, ssl_context=server_context(), implicit_tls=implicit)
         async with serving as listener:
             return await _loops.current().in_thread(visit, listener.port)
@@ -136,7 +136,7 @@ def test_a_wrong_token_is_told_in_json_and_opens_nothing(run: Run, protocol: str
 
     def visit(port: int) -> bytes:
         going = asked(tmp_path, "implicit", "wr0ng", port)
-        with pytest.raises(Refused):
+        with pytest.raises(CommandRejected):
             curl_collect(going) if protocol == "pop3" else curl_submit(going, b"\r\n")
         return b""
 

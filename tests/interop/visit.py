@@ -63,7 +63,7 @@ class Visit:
         return path
 
 
-class Refused(Exception):
+class CommandRejected(Exception):
     """The client did not get through; the text is what it said."""
 
 
@@ -91,11 +91,11 @@ def environment(home: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
-def run(name: str, arguments: list[str], octets: bytes = b"", *, home: Path) -> bytes:
+def run(name: str, arguments: list[str], data: bytes = b"", *, home: Path) -> bytes:
     """Run a client to its end; what it printed.  Raises Refused unless it was content."""
     done = subprocess.run(
-        [program(name), *arguments], input=octets, capture_output=True, timeout=60, env=environment(home), cwd=home
+        [program(name), *arguments], input=data, capture_output=True, timeout=60, env=environment(home), cwd=home
     )
     if done.returncode != 0:
-        raise Refused(f"{name} ended with {done.returncode}: {done.stdout!r} {done.stderr!r}")
+        raise CommandRejected(f"{name} ended with {done.returncode}: {done.stdout!r} {done.stderr!r}")
     return done.stdout

@@ -17,7 +17,7 @@ import pytest
 import trio
 import trio.testing
 
-from mailauth import Action, Command, LocalProtocolError, NeedData, Notice, Question, Tls, TlsStarted, Why, sasl
+from mailauth import Action, CloseReason, Command, LocalProtocolError, NeedData, Notice, Question, Tls, TlsStarted, sasl
 from mailauth._client import ClientMachine
 from mailauth._server import ServerMachine
 from mailauth_io import _loops
@@ -40,7 +40,7 @@ class Line(Command, Question[bytes]):
 class Ended(Notice):
     """The session is about to be closed."""
 
-    why: Why
+    reason: CloseReason
 
 
 EchoEvent: TypeAlias = Line | Ended | TlsStarted
@@ -50,19 +50,19 @@ ClientEvent: TypeAlias = Line | TlsStarted
 class Echo(ServerMachine[EchoEvent]):
     """The server: greets, asks every line, says ``bye`` at the end."""
 
-    def __init__(self, *, entropy: bytes, tls: Tls | None = None, patience: float = 300.0) -> None:
+    def __init__(self, *, entropy: bytes, tls: Tls | None = None, timeout: float = 300.0) -> None:
         super().__init__(entropy=entropy, tls=tls)
-        self.patience = patience
+        self.timeout = timeout
         self._write(b"hello in TLS\r\n" if tls else b"hello\r\n", due=True)
 
     def _advance(self) -> EchoEvent | Action | None:
         line = self._input.take_line(1_000)
         if line is None:
-            return self._starve(NeedData(patience=self.patience))
+            return self._need_more_data(NeedData(timeout=self.timeout))
         if line == b"QUIT":
             self._write(b"bye\r\n", due=True)
-            self._close(Why.QUIT)
-            return Ended(why=Why.QUIT)
+            self._close(CloseReason.QUIT)
+            return Ended(reason=CloseReason.QUIT)
         self._question = question = Line(text=line)
         return question
 
@@ -75,32 +75,32 @@ class Echo(ServerMachine[EchoEvent]):
         else:
             self._write(answer + b"\r\n", due=True)
 
-    def _take_leave(self) -> None:
+    def _send_shutdown_reply(self) -> None:
         self._write(b"closing: %s\r\n" % self._why.name.encode(), due=True)
 
     def _secured(self, tls: Tls) -> None:
         self._events.append(self._drop_clear_text(tls))
 
     def _at_end_of_stream(self) -> None:
-        self._close(Why.PEER)
-        self._events.append(Ended(why=Why.PEER))
+        self._close(CloseReason.PEER_CLOSED)
+        self._events.append(Ended(reason=CloseReason.PEER_CLOSED))
 
-    def _challenge(self, octets: bytes) -> None:
+    def _challenge(self, data: bytes) -> None:
         raise NotImplementedError
 
-    def _admit(self, success: sasl.Success) -> None:
+    def _accept_login(self, success: sasl.Success) -> None:
         raise NotImplementedError
 
-    def _deny(self, why: sasl.Refusal | sasl.Fault, *, counts: bool) -> None:
+    def _reject_login(self, reason: sasl.Refusal | sasl.Fault, *, counts: bool) -> None:
         raise NotImplementedError
 
 
 class EchoClient(ClientMachine[ClientEvent]):
     """The client: its events are the lines of the server."""
 
-    def __init__(self, *, tls: Tls | None = None, patience: float = 300.0) -> None:
-        super().__init__(tls=tls, maximum_unanswered=1_000)
-        self.patience = patience
+    def __init__(self, *, tls: Tls | None = None, timeout: float = 300.0) -> None:
+        super().__init__(tls=tls, max_unanswered=1_000)
+        self.timeout = timeout
 
     def send(self, command: Command) -> None:
         self._check_open()
@@ -112,14 +112,14 @@ class EchoClient(ClientMachine[ClientEvent]):
     def _advance(self) -> ClientEvent | Action | None:
         text = self._input.take_line(2_000_000)
         if text is None:
-            return self._starve(NeedData(patience=self.patience))
+            return self._need_more_data(NeedData(timeout=self.timeout))
         answered = self._unanswered.popleft() if self._unanswered else None
         if answered == Line(text=b"STARTTLS"):
-            self._instead = self._begin_tls
+            self._phase = self._begin_tls
         self._greeted = True
         return Line(text=text)
 
-    def _wind_up(self) -> None:
+    def _begin_shutdown(self) -> None:
         self._write(b"QUIT\r\n", due=True)
         self._close(self._why)
 
@@ -129,7 +129,7 @@ class EchoClient(ClientMachine[ClientEvent]):
     def _may_follow(self) -> bool:
         return True
 
-    def _check_may_log_in(self) -> None:
+    def _check_login_allowed(self) -> None:
         raise NotImplementedError
 
     def _offers(self, mechanism: str) -> bool:
@@ -166,7 +166,7 @@ def serving(
 
 def impatient(entropy: bytes, tls: Tls | None) -> Echo:
     """An Echo that waits for nobody."""
-    return Echo(entropy=entropy, tls=tls, patience=0.01)
+    return Echo(entropy=entropy, tls=tls, timeout=0.01)
 
 
 async def echo(connection: ServerConnection[EchoEvent]) -> None:
@@ -177,12 +177,12 @@ async def echo(connection: ServerConnection[EchoEvent]) -> None:
 
 
 async def connecting(
-    loop: _loops.Loop, port: int, *, patience: float = 300.0, **options: Unpack[ConnectOptions]
+    loop: _loops.Loop, port: int, *, timeout: float = 300.0, **options: Unpack[ConnectOptions]
 ) -> Client[ClientEvent]:
     """An EchoClient, connected."""
 
     def build(tls: Tls | None) -> EchoClient:
-        return EchoClient(tls=tls, patience=patience)
+        return EchoClient(tls=tls, timeout=timeout)
 
     return await loop.adapter.connect(build, "127.0.0.1", port, **options)
 
@@ -192,10 +192,10 @@ def dial(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=20)
 
 
-def talk(port: int, octets: bytes) -> bytes:
+def talk(port: int, data: bytes) -> bytes:
     """Say it all, close this half, and hear everything."""
     with dial(port) as connection:
-        connection.sendall(octets)
+        connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
         return read_all(connection)
 
@@ -213,13 +213,13 @@ def read_all(connection: socket.socket) -> bytes:
 
 def read_all_or_reset(connection: socket.socket) -> bytes:
     """Everything up to the end of the stream, however rude."""
-    octets = b""
+    data = b""
     try:
         while piece := connection.recv(1_000_000):
-            octets += piece
+            data += piece
     except ConnectionResetError:
         pass
-    return octets
+    return data
 
 
 async def cancel_when_blocked(function: Callable[[], Awaitable[object]]) -> None:

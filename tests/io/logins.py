@@ -45,7 +45,7 @@ async def pop3_login(pair: server.Pair, tls: ssl.SSLContext, mechanism: sasl.Cli
 
 async def replied(client: Client[smtp.ClientEvent] | Client[pop3.ClientEvent]) -> None:
     async for event in client:
-        assert isinstance(event, smtp.Replied | pop3.Replied)
+        assert isinstance(event, smtp.ReplyReceived | pop3.ReplyReceived)
         return
 
 
@@ -58,9 +58,9 @@ async def outcome(client: Client[smtp.ClientEvent] | Client[pop3.ClientEvent], m
         match event:
             case sasl.Authenticated():
                 return "ok"
-            case smtp.AuthenticationFailed(reply=reply):
+            case smtp.AuthenticationRejected(reply=reply):
                 return str(reply.code)
-            case pop3.AuthenticationFailed(reply=reply):
+            case pop3.AuthenticationRejected(reply=reply):
                 return reply.response_code
     return "closed"
 

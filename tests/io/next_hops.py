@@ -49,7 +49,7 @@ class Taken:
 
     mail: smtp.Mail
     recipients: tuple[str, ...]
-    octets: bytes
+    data: bytes
 
 
 @attrs.define(kw_only=True)
@@ -88,8 +88,8 @@ class Double:
             if isinstance(deed, Fault):
                 return connection.abort()
             match event:
-                case MessageChunk(octets=octets):
-                    content += octets
+                case MessageChunk(data=data):
+                    content += data
                 case sasl.CheckPassword(authentication_identity=who, password=password) as question:
                     self.logins.append((who, password))
                     connection.answer(question, ACCEPT if deed is ACCEPT else sasl.Refusal.BAD_CREDENTIALS)

@@ -19,7 +19,7 @@ from tests.io.tls import client_context, server_context
 T = TypeVar("T")
 
 PASSWORD = "correct horse"
-PATIENCE = 20.0
+TIMEOUT = 20.0
 """Seconds after which a client that waits for nothing fails its test; none of them ever waits so long."""
 
 
@@ -72,13 +72,13 @@ class Served:
                 "127.0.0.1",
                 self.pair.smtps,
                 "client.test",
-                timeout=PATIENCE,
+                timeout=TIMEOUT,
                 context=client_context(),
                 source_address=address,
             )
         else:
             assert self.pair.smtp is not None
-            client = smtplib.SMTP("127.0.0.1", self.pair.smtp, "client.test", timeout=PATIENCE, source_address=address)
+            client = smtplib.SMTP("127.0.0.1", self.pair.smtp, "client.test", timeout=TIMEOUT, source_address=address)
         client.ehlo()
         if port == "starttls":
             client.starttls(context=client_context())
@@ -89,9 +89,9 @@ class Served:
         """A client of ``pop3``, of ``pop3s``, or of ``pop3`` after STLS (``stls``)."""
         if port == "pop3s":
             assert self.pair.pop3s is not None
-            return poplib.POP3_SSL("127.0.0.1", self.pair.pop3s, timeout=PATIENCE, context=client_context())
+            return poplib.POP3_SSL("127.0.0.1", self.pair.pop3s, timeout=TIMEOUT, context=client_context())
         assert self.pair.pop3 is not None
-        client = poplib.POP3("127.0.0.1", self.pair.pop3, timeout=PATIENCE)
+        client = poplib.POP3("127.0.0.1", self.pair.pop3, timeout=TIMEOUT)
         if port == "stls":
             client.stls(context=client_context())
         return client

@@ -60,24 +60,24 @@ def test_what_the_ssl_module_offers_is_read_however_it_is_cut(
     offered: list[str], sizes: list[int], cuts: list[int]
 ) -> None:
     """RFC 8446 section 5.1: a message may span records, and a record any number of reads."""
-    octets = records(hello(*offered)[5:], *sizes)
-    places = [0, *sorted(min(cut, len(octets)) for cut in cuts), len(octets)]
-    pieces = [octets[start:end] for start, end in pairwise(places)]
+    data = records(hello(*offered)[5:], *sizes)
+    places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    pieces = [data[start:end] for start, end in pairwise(places)]
     assert read(*pieces) == frozenset(offered)
-    assert read(octets[:-1]) is None
+    assert read(data[:-1]) is None
 
 
 @given(st.binary(max_size=300), st.booleans(), st.integers(0, 300))
-def test_any_octets_are_read_without_an_error(octets: bytes, framed: bool, at: int) -> None:
+def test_any_data_is_read_without_an_error(data: bytes, framed: bool, at: int) -> None:
     """Those of an attacker, and a ClientHello that was damaged anywhere: what cannot be read offers nothing."""
-    read(records(b"\x01\x00" + len(octets).to_bytes(2, "big") + octets) if framed else octets)
+    read(records(b"\x01\x00" + len(data).to_bytes(2, "big") + data) if framed else data)
     damaged = bytearray(hello("smtp", "pop3"))
     damaged[min(at, len(damaged) - 1)] ^= 0x55
     read(bytes(damaged))
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "data",
     [
         b"EHLO client.example\r\n",
         b"\x80\x2e\x01\x03\x01",
@@ -85,11 +85,11 @@ def test_any_octets_are_read_without_an_error(octets: bytes, framed: bool, at: i
         b"\x16\x03\x01\x00\x01\x02",
     ],
 )
-def test_what_is_no_client_hello_is_left_to_the_tls_library(octets: bytes) -> None:
-    assert read(octets) == frozenset()
+def test_what_is_no_client_hello_is_left_to_the_tls_library(data: bytes) -> None:
+    assert read(data) == frozenset()
 
 
-def test_the_octets_of_another_extension_are_not_looked_through() -> None:
+def test_the_bytes_of_another_extension_are_not_looked_through() -> None:
     """Those of a key share are random: one client in a few thousand would be refused for what it never offered."""
     offer = b"\x00\x10\x00\x05\x00\x03\x02h2"
     for kind, offered in ((0x0033, frozenset[str]()), (0x0010, frozenset({"h2"}))):

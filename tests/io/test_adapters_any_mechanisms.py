@@ -16,7 +16,7 @@ SCRAM = sasl.ALL_MECHANISMS.only("SCRAM-SHA-256")
 ALICE = sasl.ScramSha256Client(authentication_identity="alice", password=b"wonderland", entropy=bytes(range(32)))
 
 
-async def submission(connection: ServerConnection[smtp.AnyServerEvent]) -> None:
+async def submission(connection: ServerConnection[smtp.ExtendedServerEvent]) -> None:
     async for event in connection:
         match event:
             case sasl.FetchScramKeys(authentication_identity=who) as question:
@@ -29,7 +29,7 @@ async def submission(connection: ServerConnection[smtp.AnyServerEvent]) -> None:
                 pass
 
 
-async def maildrop(connection: ServerConnection[pop3.AnyServerEvent]) -> None:
+async def maildrop(connection: ServerConnection[pop3.ExtendedServerEvent]) -> None:
     async for event in connection:
         match event:
             case sasl.FetchScramKeys(authentication_identity=who) as question:
@@ -47,12 +47,12 @@ async def maildrop(connection: ServerConnection[pop3.AnyServerEvent]) -> None:
 @on_both_loops
 async def test_scram_over_smtp(loop: _loops.Loop) -> None:
     """RFC 7677 inside implicit TLS; a wrong password fails."""
-    settings = smtp.AnyServerSettings(mechanisms=SCRAM, scram_decoy=DECOY)
+    settings = smtp.ExtendedServerSettings(mechanisms=SCRAM, scram_decoy=DECOY)
     async with loop.adapter.serve_smtp(
         submission, settings, ssl_context=server_context(), implicit_tls=True
     ) as listener:
         for client, end in (
-            (attrs.evolve(ALICE, password=b"looking-glass"), smtp.AuthenticationFailed),
+            (attrs.evolve(ALICE, password=b"looking-glass"), smtp.AuthenticationRejected),
             (ALICE, sasl.Authenticated),
         ):
             async with await loop.adapter.connect(
@@ -72,7 +72,7 @@ async def test_scram_over_smtp(loop: _loops.Loop) -> None:
 @on_both_loops
 async def test_scram_over_pop3(loop: _loops.Loop) -> None:
     """RFC 5034 with RFC 7677, in clear where that is named."""
-    settings = pop3.AnyServerSettings(
+    settings = pop3.ExtendedServerSettings(
         mechanisms=SCRAM, mechanisms_without_tls=frozenset(SCRAM.names), scram_decoy=DECOY
     )
     async with (

@@ -28,13 +28,13 @@ FLAT = 1_500_000
 
 def smtp_server() -> ServerMachine[Any]:
     settings = smtp.ServerSettings(
-        maximum_noops=10**6, maximum_errors=10**6, maximum_message_size=65_536, maximum_excess=1_000_000
+        max_junk_commands=10**6, max_errors=10**6, max_message_size=65_536, discard_limit=1_000_000
     )
     return smtp.ServerConnection(settings, entropy=bytes(32))
 
 
 def pop3_server() -> ServerMachine[Any]:
-    settings = pop3.ServerSettings(mechanisms_without_tls=frozenset({"USER"}), maximum_errors=10**6)
+    settings = pop3.ServerSettings(mechanisms_without_tls=frozenset({"USER"}), max_errors=10**6)
     return pop3.ServerConnection(settings, entropy=bytes(32))
 
 
@@ -46,7 +46,7 @@ async def serve(connection: ServerConnection[Any], asked: list[str]) -> None:
                 connection.answer(event, pop3.Maildrop(messages=(message,)))
             case pop3.Retrieve():
                 asked.append("RETR")
-                connection.answer(event, pop3.Content(octets=MESSAGE))
+                connection.answer(event, pop3.Content(data=MESSAGE))
             case Question():
                 connection.answer(event, ACCEPT)
             case smtp.Noop() | pop3.Noop():
@@ -148,7 +148,7 @@ def test_an_endless_line_takes_no_memory(name: str, machine: Callable[[], Server
 
 @on_each_loop
 def test_an_endless_message_takes_no_memory_and_ends(name: str) -> None:
-    """What is beyond SIZE is read over, as far as ``maximum_excess`` goes; then 421."""
+    """What is beyond SIZE is read over, as far as ``discard_limit`` goes; then 421."""
     pieces = [TRANSACTION, *[b"x" * 65_534 + b"\r\n"] * 300]
     said, _, _ = meet(name, smtp_server(), pieces, reads=True)
     assert 10 * 65_536 <= said < 200 * 65_536
@@ -170,7 +170,7 @@ class GoneClient(MemoryStream):
         self.now = lambda: 0.0
         self._says = [*says, b""]
 
-    def write(self, octets: bytes) -> None:
+    def write(self, data: bytes) -> None:
         raise BrokenPipeError
 
     def take(self) -> bytes:

@@ -40,7 +40,7 @@ async def greet(connection: ServerConnection[Any]) -> None:
                 connection.answer(event, ACCEPT)
 
 
-def test_a_crowd_has_a_bound_in_all_and_for_each_address() -> None:
+def test_a_limiter_has_a_bound_in_all_and_for_each_address() -> None:
     """Neighbours are not added up; whoever leaves makes room."""
     crowd = Crowd(Limits(connections=4, connections_per_address=2))
     assert [crowd.enter("192.0.2.1") for _ in range(3)] == [True, True, False]
@@ -62,7 +62,7 @@ def test_an_ipv4_mapped_address_is_the_ipv4_one() -> None:
     assert crowd.enter("192.0.2.1")
 
 
-def test_a_crowd_keeps_nothing_of_those_who_left() -> None:
+def test_a_limiter_keeps_nothing_of_those_who_left() -> None:
     crowd = Crowd(Limits(connections_per_address=1))
     for number in range(1_000):
         address = f"192.0.2.{number}"
@@ -81,14 +81,14 @@ def test_a_flood_of_refused_connections_is_one_line_a_minute(caplog: pytest.LogC
     for _ in range(100):
         assert not crowd.enter("192.0.2.2")
     assert [record.getMessage() for record in caplog.records] == [
-        'connection refused peer=192.0.2.2 why="there are 1 connections"'
+        'connection refused peer=192.0.2.2 reason="there are 1 connections"'
     ]
     clock.now += QUIET_SECONDS
     assert not crowd.enter("192.0.2.1")
     assert caplog.records[-1].getMessage().endswith(" unsaid=99")
 
 
-@pytest.mark.parametrize("limits", [{"connections": 0}, {"connections_per_address": 0}, {"minimum_rate": 0}])
+@pytest.mark.parametrize("limits", [{"connections": 0}, {"connections_per_address": 0}, {"min_rate": 0}])
 def test_limits_that_would_serve_nobody_are_refused(limits: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(limits))):
         Limits(**limits)
@@ -162,7 +162,7 @@ async def test_on_a_port_of_implicit_tls_nothing_is_said(loop: _loops.Loop) -> N
 
 
 @on_both_loops
-async def test_behind_a_proxy_it_is_the_client_that_is_counted(loop: _loops.Loop) -> None:
+async def test_through_a_proxy_it_is_the_client_that_is_counted(loop: _loops.Loop) -> None:
     """By the address in its header; the proxy itself may have as many as it likes."""
     networks: list[Network] = [ipaddress.ip_network("127.0.0.0/8")]
     limits = Limits(connections_per_address=1)

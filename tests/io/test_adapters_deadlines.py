@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mailauth import ACCEPT, BeginTls, MessageChunk, NeedData, Question, Tls, Why, pop3, sasl, smtp
+from mailauth import ACCEPT, BeginTls, CloseReason, MessageChunk, NeedData, Question, Tls, pop3, sasl, smtp
 from mailauth_io import _adapter, _loops, _tls
 from mailauth_io._adapter import ServerConnection
 from mailauth_io._stream import Peer
@@ -25,7 +25,7 @@ IN_CLEAR = frozenset({"PLAIN", "LOGIN", "USER"})
 TRANSACTION = b"MAIL FROM:<a@b.test>\r\nRCPT TO:<b@b.test>\r\nDATA\r\n"
 LOGIN = b"AUTH PLAIN " + base64.b64encode(b"\0alice\0secret") + b"\r\n"
 END = b"421 4.4.2 that took too long, closing the connection\r\n"
-PEER = Peer("192.0.2.1", 1)
+PEER_CLOSED = Peer("192.0.2.1", 1)
 
 
 async def accept(connection: ServerConnection[Any], events: list[Any], pause: Callable[[], None]) -> None:
@@ -55,7 +55,7 @@ def serve(
     def wait() -> None:
         client.seconds += pause
 
-    connection: ServerConnection[Any] = ServerConnection(machine, client, PEER, None, layer)
+    connection: ServerConnection[Any] = ServerConnection(machine, client, PEER_CLOSED, None, layer)
     run_in_no_time(name, lambda: accept(connection, events, wait))
     return events
 
@@ -72,11 +72,11 @@ def pop3_server(**settings: Any) -> pop3.ServerConnection:
     )
 
 
-def each_octet(after: float, octets: bytes) -> list[tuple[float, bytes]]:
-    return [(after, bytes([octet])) for octet in octets]
+def each_octet(after: float, data: bytes) -> list[tuple[float, bytes]]:
+    return [(after, bytes([octet])) for octet in data]
 
 
-def test_the_octets_of_a_command_do_not_renew_its_deadline() -> None:
+def test_the_bytes_of_a_command_do_not_renew_its_deadline() -> None:
     """RFC 5321 section 4.5.3.2.7: five minutes for a command; one octet a minute makes six of them, and no more."""
     client = SlowClient((0.0, b"EHLO c\r\n"), *each_octet(59.0, b"MAIL FROM:<a@b>\r\n"))
     serve(smtp_server(), client)
@@ -86,7 +86,7 @@ def test_the_octets_of_a_command_do_not_renew_its_deadline() -> None:
 
 def test_a_command_begins_a_deadline_of_its_own() -> None:
     client = SlowClient((0.0, b"EHLO c\r\n"), *[(299.0, b"NOOP\r\n")] * 10)
-    serve(smtp_server(time_before_login=math.inf), client)
+    serve(smtp_server(login_timeout=math.inf), client)
     assert client.seconds == 10 * 299.0 + 300.0
 
 
@@ -111,12 +111,12 @@ def test_an_endless_line_that_never_pauses_has_the_deadline_of_a_command() -> No
             pass
 
     client = Flood()
-    serve(smtp_server(time_before_login=math.inf), client)
+    serve(smtp_server(login_timeout=math.inf), client)
     assert client.seconds == pytest.approx(300.0, abs=2.0)
 
 
 @pytest.mark.parametrize("before", [b"EHLO c\r\n", b"EHLO c\r\n" + TRANSACTION])
-def test_octets_of_a_record_that_is_not_whole_renew_nothing(before: bytes) -> None:
+def test_bytes_of_a_record_that_is_not_whole_renew_nothing(before: bytes) -> None:
     """Inside TLS, where octets arrive that are none for the machine yet."""
     server, client = layers()
     slow = SlowClient((0.0, client.encrypt(before)), *each_octet(59.0, client.encrypt(b"x" * 9)))
@@ -130,7 +130,7 @@ def test_content_at_a_trickle_ends() -> None:
     client = SlowClient((0.0, b"EHLO c\r\n" + TRANSACTION), *[(59.0, b"x")] * 10_000)
     events = serve(smtp_server(), client)
     assert client.seconds == pytest.approx(300.0, abs=0.1)
-    assert events[-1] == smtp.MessageAborted(why=Why.TIMED_OUT)
+    assert events[-1] == smtp.MessageAborted(reason=CloseReason.TIMED_OUT)
     assert client.heard.endswith(END)
 
 
@@ -146,11 +146,11 @@ def test_content_at_the_minimum_rate_may_take_hours() -> None:
 
 
 @pytest.mark.parametrize(("pause", "ends"), [(299.0, False), (301.0, True)])
-def test_content_may_pause_for_the_patience_but_earns_no_more_than_that(pause: float, ends: bool) -> None:
+def test_content_may_pause_for_the_timeout_but_earns_no_more_than_that(pause: float, ends: bool) -> None:
     """However much came before: five minutes of silence are the end."""
     client = SlowClient((0.0, b"EHLO c\r\n" + TRANSACTION), (1.0, b"x" * 9_000_000), (pause, b"\r\n.\r\nQUIT\r\n"))
     events = serve(smtp_server(), client)
-    assert (events[-1] == smtp.MessageAborted(why=Why.TIMED_OUT)) is ends
+    assert (events[-1] == smtp.MessageAborted(reason=CloseReason.TIMED_OUT)) is ends
 
 
 def test_the_time_that_the_application_takes_is_not_the_clients() -> None:
@@ -160,14 +160,14 @@ def test_the_time_that_the_application_takes_is_not_the_clients() -> None:
     assert isinstance(events[-1], smtp.Quit)
 
 
-def test_each_message_has_the_whole_patience() -> None:
+def test_each_message_has_the_whole_timeout() -> None:
     message = (290.0, b"x\r\n.\r\n")
     client = SlowClient((0.0, b"EHLO c\r\n" + TRANSACTION), message, (0.0, TRANSACTION), message, (0.0, b"QUIT\r\n"))
     assert isinstance(serve(smtp_server(), client)[-1], smtp.Quit)
 
 
-def bdat(octets: bytes, *, last: bool = False) -> bytes:
-    return b"BDAT %d%b\r\n" % (len(octets), b" LAST" if last else b"") + octets
+def bdat(data: bytes, *, last: bool = False) -> bytes:
+    return b"BDAT %d%b\r\n" % (len(data), b" LAST" if last else b"") + data
 
 
 BEGIN_CHUNKS = b"EHLO c\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<b@b.test>\r\n" + bdat(b"x" * 1_000)
@@ -194,7 +194,7 @@ def test_between_two_chunks_the_rate_of_content_goes_on(
     client = SlowClient((0.0, BEGIN_CHUNKS), *says)
     events = serve(smtp_server(chunking=True), client, name=name)
     assert client.seconds == pytest.approx(seconds, abs=0.5)
-    assert events[-1] == smtp.MessageAborted(why=Why.TIMED_OUT)
+    assert events[-1] == smtp.MessageAborted(reason=CloseReason.TIMED_OUT)
     assert client.heard.endswith(END)
 
 
@@ -212,11 +212,11 @@ def test_a_client_may_pause_between_two_large_chunks(name: str, size: int) -> No
 @pytest.mark.parametrize("end", [b"RSET\r\n", b"EHLO c\r\n", bdat(b"\r\n", last=True), bdat(b"x" * 70_000)])
 def test_after_the_end_of_a_message_in_chunks_a_command_has_its_own_deadline_again(end: bytes) -> None:
     """Also when it was given up, and after a chunk beyond SIZE: nothing is held then."""
-    machine = smtp_server(chunking=True, maximum_message_size=65_536)
-    content = NeedData(patience=300.0, minimum_rate=500.0)
+    machine = smtp_server(chunking=True, max_message_size=65_536)
+    content = NeedData(timeout=300.0, min_rate=500.0)
     assert last_wait(machine, BEGIN_CHUNKS) == last_wait(machine, b"NOOP\r\nBDAT") == content
     machine.receive_data(b" 0\r\n")
-    assert last_wait(machine, end).minimum_rate is None
+    assert last_wait(machine, end).min_rate is None
 
 
 @pytest.mark.parametrize(
@@ -253,16 +253,16 @@ def test_the_time_before_a_login_runs_from_the_beginning_of_the_connection() -> 
     """The TLS handshake and the PROXY header are part of it, and an upgrade to TLS begins it no second time."""
     client = SlowClient()
     client.seconds, client.began = 1_000.0, 960.0
-    serve(smtp_server(time_before_login=100.0), client)
+    serve(smtp_server(login_timeout=100.0), client)
     assert client.seconds == 1_060.0
     for machine, upgrade in ((smtp_server(starttls=True), b"STARTTLS\r\n"), (pop3_server(stls=True), b"STLS\r\n")):
         assert last_wait(machine, upgrade).until == 600.0
         assert machine.tls is not None
 
 
-def last_wait(machine: Any, octets: bytes) -> NeedData:
-    """What *machine* waits for when it has taken *octets* and was answered yes to all."""
-    machine.receive_data(octets)
+def last_wait(machine: Any, data: bytes) -> NeedData:
+    """What *machine* waits for when it has taken *data* and was answered yes to all."""
+    machine.receive_data(data)
     while not isinstance(event := machine.next_event(), NeedData):
         if isinstance(event, BeginTls):
             machine.tls_started(Tls(version="TLSv1.3"))
@@ -338,7 +338,7 @@ def test_who_reads_a_reply_at_the_minimum_rate_may_take_hours(name: str) -> None
 
 
 @on_each_loop
-def test_who_stops_reading_after_much_is_waited_for_no_longer_than_the_patience(name: str) -> None:
+def test_who_stops_reading_after_much_is_waited_for_no_longer_than_the_timeout(name: str) -> None:
     """What was read before is no credit for hours of silence."""
     seconds, error = run_in_no_time(name, lambda: write_to_a_reader(name, 5_000_000, 1_000.0))
     assert 300.0 <= seconds <= 301.0
@@ -350,7 +350,7 @@ def test_who_goes_on_at_a_trickle_after_the_last_word_is_not_waited_for() -> Non
     client = SlowClient((0.0, b"QUIT\r\n"), *each_octet(1.9, bytes(1_000)))
 
     async def whole() -> None:
-        connection: ServerConnection[Any] = ServerConnection(smtp_server(), client, PEER, None, None)
+        connection: ServerConnection[Any] = ServerConnection(smtp_server(), client, PEER_CLOSED, None, None)
         await accept(connection, [], lambda: None)
         await connection.aclose()
 
@@ -363,7 +363,7 @@ def test_nor_is_who_can_be_told_nothing_any_more() -> None:
     """A write has failed; what the client still had to say is taken for a moment."""
 
     class Gone(SlowClient):
-        def write(self, octets: bytes) -> None:
+        def write(self, data: bytes) -> None:
             raise BrokenPipeError
 
     client = Gone(*each_octet(1.9, bytes(1_000)))

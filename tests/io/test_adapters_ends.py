@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from mailauth import RemoteProtocolError, Why
+from mailauth import CloseReason, RemoteProtocolError
 from mailauth_io import _adapter, _loops
 from mailauth_io._adapter import ServerConnection
 from mailauth_io.limits import Limits
@@ -105,14 +105,14 @@ async def test_a_send_that_fails_leaves_the_last_reply_to_be_read(loop: _loops.L
 @on_both_loops
 async def test_a_session_whose_client_reset_ends(loop: _loops.Loop) -> None:
     """The answers of a server go nowhere: its application is told that the peer has gone, and the server lives on."""
-    ends: list[Why] = []
+    ends: list[CloseReason] = []
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
         async for event in connection:
             if isinstance(event, Line):
                 connection.answer(event, bytes(1_000_000))
             elif isinstance(event, Ended):
-                ends.append(event.why)
+                ends.append(event.reason)
                 over.set()
 
     over = threading.Event()
@@ -126,7 +126,7 @@ async def test_a_session_whose_client_reset_ends(loop: _loops.Loop) -> None:
 
         await loop.in_thread(client)
         assert await loop.in_thread(over.wait, 20)
-        assert ends == [Why.PEER]
+        assert ends == [CloseReason.PEER_CLOSED]
         assert await loop.in_thread(talk, listener.port, b"") == b"hello\r\n"
 
 
@@ -164,7 +164,7 @@ async def test_abort_drops_without_a_word(loop: _loops.Loop) -> None:
                 return read_all_or_reset(connection)
 
         assert await loop.in_thread(client) == b""
-    assert ends == [Line(text=b"x"), Ended(why=Why.PEER)]
+    assert ends == [Line(text=b"x"), Ended(reason=CloseReason.PEER_CLOSED)]
 
 
 @on_both_loops
@@ -183,7 +183,7 @@ async def test_abort_from_another_task_ends_the_iteration(loop: _loops.Loop) -> 
             connections[0].abort()
             connections[0].abort()
             assert await loop.in_thread(read_all_or_reset, connection) == b""
-    assert ends == [Ended(why=Why.PEER)]
+    assert ends == [Ended(reason=CloseReason.PEER_CLOSED)]
 
 
 def test_an_exception_of_a_session_ends_that_connection_alone(caplog: pytest.LogCaptureFixture) -> None:
@@ -276,31 +276,31 @@ async def test_a_listener_can_be_closed_before_its_context_is_left(loop: _loops.
 @on_both_loops
 async def test_leaving_a_client_says_its_goodbye(loop: _loops.Loop) -> None:
     """``aclose()`` shuts the machine down and writes what it has to say."""
-    ends: list[Why] = []
+    ends: list[CloseReason] = []
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
-        ends.extend([event.why async for event in connection if isinstance(event, Ended)])
+        ends.extend([event.reason async for event in connection if isinstance(event, Ended)])
 
     async with serving(loop, session) as listener:
         async with await connecting(loop, listener.port) as client:
             assert await anext(client) == Line(text=b"hello")
         with pytest.raises(StopAsyncIteration):
             await anext(client)
-    assert ends == [Why.QUIT]
+    assert ends == [CloseReason.QUIT]
 
 
 @pytest.mark.usefixtures("no_linger")
 @on_both_loops
 async def test_a_peer_that_does_not_read_is_not_waited_for_for_ever(loop: _loops.Loop) -> None:
     """A Send that finds no reader within its patience counts as failed: the session ends."""
-    ends: list[Why] = []
+    ends: list[CloseReason] = []
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
         async for event in connection:
             if isinstance(event, Line):
                 connection.answer(event, bytes(50_000_000))
             elif isinstance(event, Ended):
-                ends.append(event.why)
+                ends.append(event.reason)
                 over.set()
 
     over = threading.Event()
@@ -308,4 +308,4 @@ async def test_a_peer_that_does_not_read_is_not_waited_for_for_ever(loop: _loops
         with await loop.in_thread(dial, listener.port) as connection:
             connection.sendall(b"x\r\n")
             assert await loop.in_thread(over.wait, 20)
-    assert ends == [Why.PEER]
+    assert ends == [CloseReason.PEER_CLOSED]

@@ -33,7 +33,7 @@ class Spool:
                     good = question.authentication_identity == "alice" and question.password == b"secret"
                     connection.answer(question, ACCEPT if good else sasl.Refusal.BAD_CREDENTIALS)
                 case MessageChunk():
-                    content += event.octets
+                    content += event.data
                 case smtp.MessageComplete() as complete:
                     self.messages.append(content)
                     self.identities.append(connection.identity)
@@ -61,10 +61,10 @@ async def maildrop(connection: ServerConnection[pop3.ServerEvent]) -> None:
                 message = pop3.Message(size=len(CONTENT), unique_id="1")
                 connection.answer(question, pop3.Maildrop(messages=(message,)))
             case pop3.Retrieve() as question:
-                connection.answer(question, pop3.Content(octets=CONTENT[:50_000], last=False))
+                connection.answer(question, pop3.Content(data=CONTENT[:50_000], last=False))
             case pop3.RetrieveMore(offset=offset) as question:
                 last = offset + 50_000 >= len(CONTENT)
-                connection.answer(question, pop3.Content(octets=CONTENT[offset : offset + 50_000], last=last))
+                connection.answer(question, pop3.Content(data=CONTENT[offset : offset + 50_000], last=last))
             case sasl.FetchSecret() as question:
                 connection.answer(question, None)
             case _:
@@ -74,7 +74,7 @@ async def maildrop(connection: ServerConnection[pop3.ServerEvent]) -> None:
 async def reply(client: Client[smtp.ClientEvent]) -> smtp.Reply:
     """The reply that comes next."""
     event = await anext(client)
-    assert isinstance(event, smtp.Replied)
+    assert isinstance(event, smtp.ReplyReceived)
     return event.reply
 
 
@@ -103,7 +103,7 @@ async def test_a_message_submitted_by_our_client_arrives_whole(loop: _loops.Loop
         client.send(smtp.Data())
         assert [(await reply(client)).code for _ in range(3)] == [250, 250, 354]
         for start in range(0, len(CONTENT), 30_000):
-            client.send(MessageChunk(octets=CONTENT[start : start + 30_000]))
+            client.send(MessageChunk(data=CONTENT[start : start + 30_000]))
             await client.flush()
         client.send(smtp.MessageComplete())
         assert (await reply(client)).code == 250
@@ -184,14 +184,14 @@ async def test_our_client_retrieves_what_the_server_hands_over_in_pieces(loop: _
         ) as client,
     ):
         greeting = await anext(client)
-        assert isinstance(greeting, pop3.Replied)
+        assert isinstance(greeting, pop3.ReplyReceived)
         client.authenticate(sasl.UserPassClient(authentication_identity="alice", password=b"secret"))
         assert isinstance(await anext(client), sasl.Authenticated)
         client.send(pop3.Retrieve(number=1))
         content = b""
         async for event in client:
             if isinstance(event, MessageChunk):
-                content += event.octets
+                content += event.data
             else:
                 break
         assert content == CONTENT

@@ -106,14 +106,14 @@ async def test_a_listed_peer_without_a_valid_header_is_dropped(loop: _loops.Loop
     session = Seen()
     async with serving(loop, session, proxy_from=LOOPBACK) as listener:
 
-        def client(octets: bytes) -> bytes:
+        def client(data: bytes) -> bytes:
             with dial(listener.port) as connection:
-                connection.sendall(octets)
+                connection.sendall(data)
                 connection.shutdown(socket.SHUT_WR)
                 return read_all_or_reset(connection)
 
-        for octets in (b"", b"one\r\n", HEADER[:-1], HEADER.replace(b"TCP4", b"TCP6"), BINARY[:20]):
-            assert await loop.in_thread(client, octets) == b""
+        for data in (b"", b"one\r\n", HEADER[:-1], HEADER.replace(b"TCP4", b"TCP6"), BINARY[:20]):
+            assert await loop.in_thread(client, data) == b""
     assert session.peers == []
 
 

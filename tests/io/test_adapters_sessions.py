@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from mailauth import Tls, Why
+from mailauth import CloseReason, Tls
 from mailauth_io import _loops, on_asyncio, on_trio
 from mailauth_io._adapter import ServerConnection
 from tests.io.by_hand import read_line
@@ -83,20 +83,20 @@ async def test_shut_down_from_another_task_wakes_the_read(loop: _loops.Loop) -> 
 
     async with serving(loop, session) as listener, await connecting(loop, listener.port) as client:
         assert await anext(client) == Line(text=b"hello")
-        connections[0].shut_down(Why.SHUT_DOWN)
-        connections[0].shut_down(Why.TIMED_OUT)  # twice is once
+        connections[0].shut_down(CloseReason.SHUT_DOWN)
+        connections[0].shut_down(CloseReason.TIMED_OUT)  # twice is once
         assert [event async for event in client] == [Line(text=b"closing: SHUT_DOWN")]
 
 
 @on_both_loops
-async def test_patience_over_means_timed_out(loop: _loops.Loop) -> None:
+async def test_timeout_means_timed_out(loop: _loops.Loop) -> None:
     """NeedData names the seconds; when they bring nothing, the machine is told TIMED_OUT."""
     async with serving(loop, echo, build=impatient) as listener:
         assert await loop.in_thread(listen_only, listener.port) == b"hello\r\nclosing: TIMED_OUT\r\n"
 
 
 @on_both_loops
-async def test_patience_that_shrinks_is_obeyed(loop: _loops.Loop) -> None:
+async def test_a_shorter_timeout_is_obeyed(loop: _loops.Loop) -> None:
     """The timer of a connection was set for five minutes; a state with less patience is timed out all the same."""
     machines: list[Echo] = []
 
@@ -107,7 +107,7 @@ async def test_patience_that_shrinks_is_obeyed(loop: _loops.Loop) -> None:
     async def session(connection: ServerConnection[EchoEvent]) -> None:
         async for event in connection:
             if isinstance(event, Line):
-                machines[0].patience = 0.01
+                machines[0].timeout = 0.01
                 connection.answer(event, event.text)
 
     async with serving(loop, session, build=build) as listener:
@@ -122,9 +122,9 @@ async def test_patience_that_shrinks_is_obeyed(loop: _loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_a_client_has_patience_too(loop: _loops.Loop) -> None:
+async def test_a_client_has_a_timeout_too(loop: _loops.Loop) -> None:
     """A server that says nothing for too long: the client's machine is told, and the iteration ends."""
-    async with serving(loop, echo) as listener, await connecting(loop, listener.port, patience=0.01) as client:
+    async with serving(loop, echo) as listener, await connecting(loop, listener.port, timeout=0.01) as client:
         assert [event async for event in client] == [Line(text=b"hello")]
 
 
@@ -223,7 +223,7 @@ async def test_flush_writes_what_is_queued_and_keeps_what_it_meets(loop: _loops.
     assert received == [900] * 20_000
 
 
-def test_octets_that_come_while_a_question_is_open_stop_the_reading() -> None:
+def test_bytes_that_come_while_a_question_is_open_stop_the_reading() -> None:
     """A connection keeps a bounded amount: on asyncio, where octets come by themselves, the transport is paused."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -254,7 +254,7 @@ def test_octets_that_come_while_a_question_is_open_stop_the_reading() -> None:
     asyncio.run(main())
 
 
-def test_octets_that_arrive_with_the_cancellation_are_kept() -> None:
+def test_bytes_that_arrive_with_the_cancellation_are_kept() -> None:
     """On asyncio octets can come for a read that was cancelled in the same turn; they wait for the next call."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from mailauth import Tls, TlsStarted, Why
+from mailauth import CloseReason, Tls, TlsStarted
 from mailauth_io import _loops
 from mailauth_io._adapter import Client, ServerConnection
 from mailauth_io.limits import Limits
@@ -102,7 +102,7 @@ async def test_tls_carries_more_than_one_record(loop: _loops.Loop) -> None:
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("name", ["asyncio", "trio"])
-def test_octets_in_one_piece_with_the_end_of_the_handshake_are_read(name: str, version: ssl.TLSVersion) -> None:
+def test_bytes_in_one_piece_with_the_end_of_the_handshake_are_read(name: str, version: ssl.TLSVersion) -> None:
     """A client may send its first command together with its Finished."""
 
     def client(port: int) -> bytes:
@@ -154,14 +154,14 @@ async def test_the_last_word_inside_tls_is_close_notify(loop: _loops.Loop) -> No
 @on_both_loops
 async def test_close_notify_of_the_client_still_lets_it_hear_the_answer(loop: _loops.Loop) -> None:
     """A TLS client that has closed its side is a half-closed client."""
-    ends: list[Why] = []
+    ends: list[CloseReason] = []
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
         async for event in connection:
             if isinstance(event, Line):
                 connection.answer(event, event.text)
             elif isinstance(event, Ended):
-                ends.append(event.why)
+                ends.append(event.reason)
 
     async with serving(loop, session, ssl_context=server_context(), implicit_tls=True) as listener:
 
@@ -174,11 +174,11 @@ async def test_close_notify_of_the_client_still_lets_it_hear_the_answer(loop: _l
                 return b"closed"
 
         assert await loop.in_thread(client) == b"closed"
-    assert ends == [Why.PEER]
+    assert ends == [CloseReason.PEER_CLOSED]
 
 
 @on_both_loops
-async def test_clear_octets_ahead_of_the_handshake_never_get_inside(loop: _loops.Loop) -> None:
+async def test_clear_bytes_ahead_of_the_handshake_never_get_inside(loop: _loops.Loop) -> None:
     """CVE-2011-0411: octets between STARTTLS and TLS are never asked: they are dropped, or fatal to the handshake."""
     asked: list[bytes] = []
     injected = threading.Event()

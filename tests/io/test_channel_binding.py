@@ -122,8 +122,8 @@ def some_certificate() -> bytes:
     strategies.binary(max_size=40)
     | strategies.floats(0, 0.999).map(lambda part: some_certificate()[: int(part * len(some_certificate()))])
 )
-def test_whatever_is_no_certificate_binds_nothing(octets: bytes) -> None:
-    assert server_end_point(octets) is None
+def test_whatever_is_no_certificate_binds_nothing(data: bytes) -> None:
+    assert server_end_point(data) is None
 
 
 def binding_context() -> BindingContext:
@@ -183,7 +183,7 @@ def test_a_chain_begins_with_the_certificate_that_counts(tmp_path: Path) -> None
     assert made.channel_bindings == {NAME: leaf.fingerprint(hashes.SHA256())}
 
 
-async def submission(connection: ServerConnection[smtp.AnyServerEvent]) -> None:
+async def submission(connection: ServerConnection[smtp.ExtendedServerEvent]) -> None:
     async for event in connection:
         match event:
             case sasl.FetchScramKeys(authentication_identity=who, hash_name=hash_name) as question:
@@ -196,7 +196,7 @@ async def submission(connection: ServerConnection[smtp.AnyServerEvent]) -> None:
                 pass
 
 
-async def maildrop(connection: ServerConnection[pop3.AnyServerEvent]) -> None:
+async def maildrop(connection: ServerConnection[pop3.ExtendedServerEvent]) -> None:
     async for event in connection:
         match event:
             case sasl.FetchScramKeys(authentication_identity=who, hash_name=hash_name) as question:
@@ -237,7 +237,7 @@ async def login(client: Somewhere, mechanism: sasl.ClientMechanism) -> bool:
 @on_both_ports
 def test_scram_plus_over_smtp(run: Run, name: str, upgrade: bool) -> None:
     """RFC 5802 section 6: the right binding logs in; another one and a -PLUS form that was taken out do not."""
-    settings = smtp.AnyServerSettings(mechanisms=PLUS, scram_decoy=DECOY, starttls=True)
+    settings = smtp.ExtendedServerSettings(mechanisms=PLUS, scram_decoy=DECOY, starttls=True)
 
     async def main() -> None:
         adapter = _loops.current().adapter
@@ -266,7 +266,7 @@ def test_scram_plus_over_smtp(run: Run, name: str, upgrade: bool) -> None:
 @on_both_ports
 def test_scram_plus_over_pop3(run: Run, name: str, upgrade: bool) -> None:
     """The same by RFC 5034."""
-    settings = pop3.AnyServerSettings(mechanisms=PLUS, scram_decoy=DECOY, stls=True)
+    settings = pop3.ExtendedServerSettings(mechanisms=PLUS, scram_decoy=DECOY, stls=True)
 
     async def main() -> None:
         adapter = _loops.current().adapter

@@ -142,7 +142,7 @@ def test_what_is_not_said_is_as_documented() -> None:
     serving_ = read(*USER)
     settings = serving_.config
     assert (settings.hosts, settings.domains) == (("127.0.0.1",), ("example.test",))
-    assert (settings.maximum_message_size, settings.legacy) == (26_214_400, False)
+    assert (settings.max_message_size, settings.legacy) == (26_214_400, False)
     assert (settings.grant_lifetime, settings.grant_ipv6_prefix) == (1800, 128)
     assert serving_.loop == "asyncio"
 
@@ -153,7 +153,7 @@ def test_hosts_domains_and_limits_reach_the_server() -> None:
     )
     settings = read(*USER, *options.split()).config
     assert (settings.hosts, settings.domains) == (("127.0.0.1", "::1"), ("a.test", "b.test"))
-    assert (settings.maximum_message_size, settings.grant_lifetime, settings.legacy) == (70_000, 0, True)
+    assert (settings.max_message_size, settings.grant_lifetime, settings.legacy) == (70_000, 0, True)
 
 
 def accounts_file(directory: Path, text: str = "alice:{PLAIN}open sesame\n", mode: int = 0o600) -> str:
@@ -277,9 +277,9 @@ def test_a_ready_file_that_there_is_no_room_for_is_named_as_it_was_written(
     monkeypatch.setattr(serve, "_write_in_one_piece", full)
     file = tmp_path / "mailauth.toml"
     file.write_text('[process]\nready_file = "ready"\n')
-    why = f"{tmp_path / 'ready'} cannot be written: No space left on device"
+    reason = f"{tmp_path / 'ready'} cannot be written: No space left on device"
     said = complaint(capfd, "serve", *USER, "--smtp", "0", "--config", str(file))
-    assert said == f"mailauth serve: {file}:2: [process] ready_file: {why}\n"
+    assert said == f"mailauth serve: {file}:2: [process] ready_file: {reason}\n"
 
 
 def test_a_maildir_that_is_a_file_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -324,7 +324,7 @@ def test_without_trio_the_command_says_which_extra_to_install(
     assert "mailauth[trio]" in complaint(capfd, "methods")
 
 
-def test_remarks_tell_what_vanishes_and_what_is_weak(tmp_path: Path) -> None:
+def test_warnings_tell_what_vanishes_and_what_is_weak(tmp_path: Path) -> None:
     everything = " ".join(read(*USER).remarks)
     assert "maildrops, the outbox, grants" in everything
     assert "off" in everything
@@ -436,7 +436,7 @@ def test_a_client_ca_that_is_none_is_refused(
     assert f"--client-ca: {path} {says}" in said
 
 
-def test_remarks_tell_what_the_accounts_cannot_answer_and_what_tells_them_apart(tmp_path: Path) -> None:
+def test_warnings_tell_what_the_accounts_cannot_answer_and_what_tells_them_apart(tmp_path: Path) -> None:
     crypt = "bob:{BLF-CRYPT}$2y$05$wQy/3Oy/wVrzX/bYBv.m8.KNe8n9cH7lPzt.EqwsaAUEDrvC5O3Ei\n"
     plain = "alice:{PLAIN}open sesame\n"
     hashed = " ".join(read("--accounts", accounts_file(tmp_path, crypt)).remarks)
@@ -460,7 +460,7 @@ def test_a_password_that_scram_does_not_take_keeps_it_from_the_offer(password: s
     assert "SCRAM-SHA-256" not in serving_.config.smtp_settings(proofs).mechanisms
 
 
-def test_remarks_tell_that_stored_keys_are_of_one_hash_alone(tmp_path: Path) -> None:
+def test_warnings_tell_that_stored_keys_are_of_one_hash_alone(tmp_path: Path) -> None:
     path = accounts_file(tmp_path, f"alice:{stores.write_credential('SCRAM-SHA-256', b'open sesame')}\n")
     remarks = " ".join(read("--accounts", path).remarks)
     assert "No CRAM-MD5, APOP or SCRAM-SHA-1: " in remarks

@@ -94,7 +94,9 @@ def test_after_a_handshake_that_failed_a_client_logs_in_nowhere(
                 await client.flush()
             with pytest.raises((OSError, RemoteProtocolError)):
                 await anext(client)
-            for mechanism in sasl.by_password("alice", PASSWORD, entropy=bytes(32), tls=client.tls, clear_text=True):
+            for mechanism in sasl.password_mechanisms(
+                "alice", PASSWORD, entropy=bytes(32), tls=client.tls, clear_text=True
+            ):
                 with pytest.raises(LocalProtocolError, match="closed"):
                     client.authenticate(mechanism)
             with pytest.raises(LocalProtocolError):

@@ -210,7 +210,7 @@ def test_a_message_reaches_every_store_or_none(
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {"mailauth.lock"}
     if isinstance(error, (OSError, RuntimeError)):
         part = "outbox" if fails in ("stage 2", "reveal 5") else "maildrops"
-        told = f"store failed connection=q queue_id=q-1 part={part} why="
+        told = f"store failed connection=q queue_id=q-1 part={part} reason="
         assert told in caplog.text
         assert type(error).__name__ in caplog.text.partition(told)[2]
         # A full disk is no mistake in a program, and clients can have it told as often as they like.
@@ -234,7 +234,7 @@ def test_each_store_gets_its_own_first_lines(run: Run, tmp_path: Path) -> None:
         opened = await maildrops.open("alice")
         assert not isinstance(opened, pop3.Unavailable)
         piece = await opened.read(1)
-        assert piece.octets == b"Return-Path: <a@b.test>\r\n" + RECEIVED + b"\r\nbody\r\n"
+        assert piece.data == b"Return-Path: <a@b.test>\r\n" + RECEIVED + b"\r\nbody\r\n"
 
     run(main)
-    assert [message.octets for message in outbox.messages] == [RECEIVED + b"\r\nbody\r\n"]
+    assert [message.data for message in outbox.messages] == [RECEIVED + b"\r\nbody\r\n"]

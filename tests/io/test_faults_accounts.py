@@ -23,7 +23,7 @@ from mailauth_io.stores.credentials import Credential
 from tests.io.by_hand import hear
 from tests.io.gone_clients import ends_of_sessions, reset
 from tests.io.logins import Login, by_both_protocols, smtp_login
-from tests.io.server_support import PASSWORD, PATIENCE, Run, Served, authenticate, meet, on_both_loops
+from tests.io.server_support import PASSWORD, TIMEOUT, Run, Served, authenticate, meet, on_both_loops
 from tests.io.test_server_failures import Accounts, Broken
 from tests.io.test_server_logins import scram
 from tests.io.tls import client_context, server_context
@@ -62,7 +62,7 @@ def test_whatever_is_asked_of_accounts_that_fail_the_login_is_put_off(
 
     run(main)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert re.search(r'part=accounts why=RuntimeError at="test_server_failures.py:[0-9]+ check, ', line)
+    assert re.search(r'part=accounts reason=RuntimeError at="test_server_failures.py:[0-9]+ check, ', line)
     assert not any(record.exc_info for record in caplog.records)
     assert PASSWORD not in caplog.text
     assert "a-token" not in caplog.text
@@ -84,7 +84,7 @@ class Held(Credential):
 
     def check(self, password: bytes) -> bool:
         self.begun.release()
-        assert self.go_on.wait(PATIENCE)
+        assert self.go_on.wait(TIMEOUT)
         return password == PASSWORD.encode()
 
     def scram_keys(self, hash_name: str) -> None:
@@ -94,7 +94,7 @@ class Held(Credential):
 def login_of_alice(served: Served, password: bytes = PASSWORD.encode(), source: str = "127.0.0.1") -> socket.socket:
     """A client whose password is on its way to be hashed."""
     assert served.pair.smtps is not None
-    plain = socket.create_connection(("127.0.0.1", served.pair.smtps), PATIENCE, (source, 0))
+    plain = socket.create_connection(("127.0.0.1", served.pair.smtps), TIMEOUT, (source, 0))
     client = client_context().wrap_socket(plain, server_hostname="127.0.0.1")
     hear(client)
     response = base64.b64encode(b"\0alice\0" + password)
@@ -120,7 +120,7 @@ def test_who_finds_hashing_busy_is_put_off_and_nobody_else_waits(run: Run, caplo
 
     def client(served: Served) -> None:
         with login_of_alice(served) as first:
-            assert held.begun.acquire(timeout=PATIENCE)
+            assert held.begun.acquire(timeout=TIMEOUT)
             with served.smtp("smtps") as smtp:
                 with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
                     authenticate(smtp, "PLAIN")
@@ -135,7 +135,7 @@ def test_who_finds_hashing_busy_is_put_off_and_nobody_else_waits(run: Run, caplo
 
     meet(run, client, kept=behind(held, Hashing(threads=1, timeout=0.0)))
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert [line.partition("part=")[2] for line in lines] == ["accounts why=HashingBusy"] * 2
+    assert [line.partition("part=")[2] for line in lines] == ["accounts reason=HashingBusy"] * 2
     assert PASSWORD not in caplog.text
 
 
@@ -166,16 +166,16 @@ def test_clients_that_leave_while_their_passwords_wait_get_no_hash(run: Run, cap
     def client(served: Served) -> None:
         with ends_of_sessions("smtp") as ends:
             first = login_of_alice(served)
-            assert held.begun.acquire(timeout=PATIENCE)
+            assert held.begun.acquire(timeout=TIMEOUT)
             for _ in range(20):
                 gone = login_of_alice(served)
-                assert accounts.queued.acquire(timeout=PATIENCE)
+                assert accounts.queued.acquire(timeout=TIMEOUT)
                 reset(gone)
-            assert accounts.queued.acquire(timeout=PATIENCE)
+            assert accounts.queued.acquire(timeout=TIMEOUT)
             reset(first)
             held.go_on.set()
             for _ in range(21):
-                assert ends.acquire(timeout=PATIENCE)
+                assert ends.acquire(timeout=TIMEOUT)
         assert not held.begun.acquire(blocking=False)
         served.log_in().quit()
 
@@ -196,7 +196,7 @@ def test_a_client_that_sends_its_session_at_once_and_closes_its_side_logs_in(run
     }
 
     def client(served: Served) -> None:
-        with socket.create_connection(("127.0.0.1", getattr(served.pair, port)), PATIENCE) as connection:
+        with socket.create_connection(("127.0.0.1", getattr(served.pair, port)), TIMEOUT) as connection:
             connection.sendall(says[port])
             connection.shutdown(socket.SHUT_WR)
             replies = connection.makefile("rb").readlines()
@@ -221,17 +221,17 @@ def test_a_client_that_sends_many_logins_and_leaves_costs_one_line_of_the_log(
     def client(served: Served) -> None:
         with ends_of_sessions("smtp") as ends:
             first = login_of_alice(served)
-            assert held.begun.acquire(timeout=PATIENCE)
-            assert accounts.queued.acquire(timeout=PATIENCE)
+            assert held.begun.acquire(timeout=TIMEOUT)
+            assert accounts.queued.acquire(timeout=TIMEOUT)
             caplog.clear()
             second = login_of_alice(served)
-            assert accounts.queued.acquire(timeout=PATIENCE)
+            assert accounts.queued.acquire(timeout=TIMEOUT)
             second.sendall((b"AUTH PLAIN " + base64.b64encode(b"\0alice\0wrong") + b"\r\n") * 100)
             second.close()
             reset(first)
             held.go_on.set()
-            assert ends.acquire(timeout=PATIENCE)
-            assert ends.acquire(timeout=PATIENCE)
+            assert ends.acquire(timeout=TIMEOUT)
+            assert ends.acquire(timeout=TIMEOUT)
 
     meet(run, client, kept=attrs.evolve(behind(held, hashing), accounts=accounts), postmaster=None)
     failed = [record for record in caplog.records if record.getMessage().startswith("login failed")]
@@ -247,7 +247,7 @@ class Counted(Held):
     def check(self, password: bytes) -> bool:
         self.checked.append(password)
         self.begun.release()
-        assert self.one_more.acquire(timeout=PATIENCE)
+        assert self.one_more.acquire(timeout=TIMEOUT)
         return password == PASSWORD.encode()
 
     one_more: threading.Semaphore = attrs.field(factory=lambda: threading.Semaphore(0), eq=False)
@@ -258,13 +258,13 @@ class Counted(Held):
 def test_attacking_addresses_do_not_hold_up_a_login(run: Run, attackers: int) -> None:
     """Each of them has ten passwords waiting; between an honest login and its own hash at most two others start."""
     counted = Counted()
-    hashing = Hashing(threads=1, timeout=10 * PATIENCE)
+    hashing = Hashing(threads=1, timeout=10 * TIMEOUT)
     accounts = announcing(counted, hashing)
     kept = attrs.evolve(behind(counted, hashing), accounts=accounts)
 
     def one_more() -> None:
         counted.one_more.release()
-        assert counted.begun.acquire(timeout=PATIENCE)
+        assert counted.begun.acquire(timeout=TIMEOUT)
 
     def client(served: Served) -> None:
         with contextlib.ExitStack() as connected:
@@ -273,14 +273,14 @@ def test_attacking_addresses_do_not_hold_up_a_login(run: Run, attackers: int) ->
                     guess = f"guess {number} of {address}".encode()
                     source = f"127.0.1.{address + 1}"
                     connected.enter_context(login_of_alice(served, guess, source))
-                    assert accounts.queued.acquire(timeout=PATIENCE)
-            assert counted.begun.acquire(timeout=PATIENCE)
+                    assert accounts.queued.acquire(timeout=TIMEOUT)
+            assert counted.begun.acquire(timeout=TIMEOUT)
             for _ in range(2 * attackers):  # by then a login has failed from each address
                 one_more()
             for user in range(3):
                 before = len(counted.checked)
                 with login_of_alice(served, source=f"127.0.2.{user + 1}") as honest:
-                    assert accounts.queued.acquire(timeout=PATIENCE)
+                    assert accounts.queued.acquire(timeout=TIMEOUT)
                     while PASSWORD.encode() not in counted.checked[before:]:
                         one_more()
                     assert counted.checked.index(PASSWORD.encode(), before) - before <= 2

@@ -16,11 +16,11 @@ from mailauth_io.server.pop3_session import Pop3Session
 from mailauth_io.server.smtp_session import SmtpSession
 from tests.io.gone_clients import POP3, SMTP, TEXT, Moment, at_every_moment, come, ends_of_sessions, reset
 from tests.io.line_echo import read_all
-from tests.io.server_support import PATIENCE, Run, Served, accounts, meet, on_both_loops
+from tests.io.server_support import TIMEOUT, Run, Served, accounts, meet, on_both_loops
 from tests.io.time_machine import SlowClient
 from tests.io.tls import server_context
 
-PEER = Peer("192.0.2.1", 1)
+PEER_CLOSED = Peer("192.0.2.1", 1)
 HANDSHAKE = 30.0
 
 
@@ -40,7 +40,7 @@ def bear(run: Run, moment: Moment, client: Callable[[Served], None], stored: set
                 smtp.sendmail("far@far.test", ["alice@example.test"], TEXT)
         with ends_of_sessions(moment.protocol) as ends:
             client(served)
-            assert ends.acquire(timeout=PATIENCE)
+            assert ends.acquire(timeout=TIMEOUT)
         session = served.log_in()
         count = session.stat()[0]
         assert count in stored
@@ -106,18 +106,18 @@ def test_a_client_that_vanishes_is_given_up_when_its_time_is_over(run: Run, mome
     kept = server.Stores(accounts=accounts(), maildrops=maildrops, outbox=stores.MemoryOutbox(), budget=budget)
     house = House.of(server.Config(legacy=True, ssl_context=server_context()), kept, lambda: 0.0)
     client = SlowClient(*((0.0, line + b"\r\n") for line in moment.asked), (0.0, moment.last or b"\r"))
-    terms = _tls.Terms(context=server_context(), patience=HANDSHAKE)
+    terms = _tls.Terms(context=server_context(), timeout=HANDSHAKE)
 
     async def main() -> int:
         if moment.protocol == "smtp":
-            machine = smtp.AnyServerConnection(house.smtp_settings(), entropy=bytes(32))
-            await SmtpSession.serve(house, ServerConnection(machine, client, PEER, terms, None))
+            machine = smtp.ExtendedServerConnection(house.smtp_settings(), entropy=bytes(32))
+            await SmtpSession.serve(house, ServerConnection(machine, client, PEER_CLOSED, terms, None))
         else:
             content = stores.MessageContent.of(TEXT, budget)
             await (await maildrops.stage("alice", b"", content)).reveal()
             content.release()
-            reader = pop3.AnyServerConnection(house.pop3_settings(), entropy=bytes(32))
-            await Pop3Session.serve(house, ServerConnection(reader, client, PEER, terms, None))
+            reader = pop3.ExtendedServerConnection(house.pop3_settings(), entropy=bytes(32))
+            await Pop3Session.serve(house, ServerConnection(reader, client, PEER_CLOSED, terms, None))
         opened = await maildrops.open("alice")
         assert not isinstance(opened, pop3.Unavailable)
         await opened.update(frozenset(range(1, len(opened.messages) + 1)))

@@ -14,7 +14,7 @@ from mailauth_io.limits import Limits
 from tests.io.by_hand import hear
 from tests.io.gone_clients import LOGIN, reset
 from tests.io.line_echo import read_all
-from tests.io.server_support import PATIENCE, Run, Served, accounts, meet, on_both_loops
+from tests.io.server_support import TIMEOUT, Run, Served, accounts, meet, on_both_loops
 
 pytestmark = on_both_loops
 
@@ -29,7 +29,7 @@ def test_a_reader_who_does_not_read_holds_up_nobody_else(run: Run) -> None:
         with served.smtp() as smtp:
             for _ in range(2):
                 smtp.sendmail("far@far.test", ["alice@example.test", "bob@example.test"], TEXT)
-        with socket.create_connection(("127.0.0.1", served.pair.pop3), PATIENCE) as reader:
+        with socket.create_connection(("127.0.0.1", served.pair.pop3), TIMEOUT) as reader:
             hear(reader)
             for line in LOGIN:
                 reader.sendall(line + b"\r\n")
@@ -61,7 +61,7 @@ def test_a_storm_of_connections_and_resets_is_no_error(run: Run, caplog: pytest.
         with contextlib.ExitStack() as staying:
             for number in range(400):
                 port = (served.pair.smtp, served.pair.pop3, served.pair.smtps, served.pair.pop3s)[number % 4]
-                connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
+                connection = socket.create_connection(("127.0.0.1", port), TIMEOUT)
                 if number % 8 >= 4:
                     connection.sendall(b"\x16\x03\x01" if number % 4 >= 2 else b"NOOP\r\n")
                 if number % 20 == 0:

@@ -18,7 +18,7 @@ import attrs
 import pytest
 
 from mailauth_io import server, stores
-from tests.io.server_support import PATIENCE, Run, Served, accounts, authenticate, meet, on_both_loops
+from tests.io.server_support import TIMEOUT, Run, Served, accounts, authenticate, meet, on_both_loops
 from tests.io.test_stores_maildir_deliveries import RECIPIENTS, STEPS, Disk
 from tests.serving import LOOPS, messages, served, started
 
@@ -248,7 +248,7 @@ def test_a_disk_that_is_full_in_truth(loop: str, tmp_path: Path) -> None:
     words = ("--legacy", "--user", "alice:open sesame", "--maildir", str(maildrops), "--outbox", str(outbox))
     with served(tmp_path, "--loop", loop, *words) as house:
         pid = house.process.pid
-        with smtplib.SMTP("127.0.0.1", house.port("smtp"), "client.test", timeout=PATIENCE) as client:
+        with smtplib.SMTP("127.0.0.1", house.port("smtp"), "client.test", timeout=TIMEOUT) as client:
             client.login("alice", "open sesame")
             before = resource.prlimit(pid, resource.RLIMIT_FSIZE, (65_536, resource.RLIM_INFINITY))
             for recipient in ("alice@example.test", "bob@far.test"):
@@ -262,7 +262,7 @@ def test_a_disk_that_is_full_in_truth(loop: str, tmp_path: Path) -> None:
         log = house.log.read_text()
         assert log.count("store failed") == 2
         for part in ("maildrops", "outbox"):
-            assert f'part={part} why="OSError: {os.strerror(errno.EFBIG)}"' in log
+            assert f'part={part} reason="OSError: {os.strerror(errno.EFBIG)}"' in log
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -271,7 +271,7 @@ def test_a_log_that_cannot_be_written_keeps_nobody_from_being_served(loop: str, 
     words = ("--loop", loop, "--user", "alice:open sesame", "--maildir", str(tmp_path))
     with started(tmp_path, *words, log=Path("/dev/full")) as server:
         for _ in range(3):
-            with smtplib.SMTP("127.0.0.1", server.port("smtp"), "client.test", timeout=PATIENCE) as client:
+            with smtplib.SMTP("127.0.0.1", server.port("smtp"), "client.test", timeout=TIMEOUT) as client:
                 assert client.sendmail("far@far.test", ["alice@example.test"], b"x") == {}
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0

@@ -14,7 +14,7 @@ from mailauth_io.limits import Limits
 from tests.io.by_hand import hear
 from tests.io.gone_clients import EHLO, reset
 from tests.io.line_echo import read_all_or_reset
-from tests.io.server_support import PATIENCE, Run, Served, meet, on_both_loops
+from tests.io.server_support import TIMEOUT, Run, Served, meet, on_both_loops
 
 WAYS: Final = {
     "smtps": (),
@@ -27,7 +27,7 @@ WAYS: Final = {
 
 def before_handshake(served: Served, port: str) -> socket.socket:
     """A connection to *port* on which nothing but a handshake is due."""
-    connection = socket.create_connection(("127.0.0.1", getattr(served.pair, port)), PATIENCE)
+    connection = socket.create_connection(("127.0.0.1", getattr(served.pair, port)), TIMEOUT)
     if WAYS[port]:
         hear(connection)
     for line in WAYS[port]:
@@ -152,5 +152,5 @@ def test_a_client_that_falls_silent_in_its_handshake_is_given_up(
 
     meet(run, client, limits=Limits(handshake_patience=0.01))
     (line,) = [record.getMessage() for record in caplog.records if "TLS failed" in record.getMessage()]
-    assert "why=" in line
+    assert "reason=" in line
     assert "\n" not in line

@@ -45,7 +45,7 @@ EVENT = logs.Event(
         "peer": "192.0.2.7",
         "tls": None,
         "identity": logs.shown('a "b\n'),
-        "octets": 7,
+        "data": 7,
         "reply": smtp.Reply(535, "5.7.8", 'no "way"\nat all'),
     },
 )
@@ -54,7 +54,7 @@ EVENT = logs.Event(
 def test_an_event_is_one_line_of_text() -> None:
     assert logs.TextFormatter().format(record(EVENT)) == (
         r"2026-01-31T12:00:00.250Z INFO login failed connection=0a peer=192.0.2.7 "
-        r"""identity=a\x20\x22b\n octets=7 reply="535 5.7.8 no 'way'\nat all" """.rstrip()
+        r"""identity=a\x20\x22b\n data=7 reply="535 5.7.8 no 'way'\nat all" """.rstrip()
     )
 
 
@@ -64,13 +64,13 @@ def test_an_event_is_one_object_of_json() -> None:
     assert "\n" not in written
     assert json.loads(written) == {
         "time": "2026-01-31T12:00:00.250Z", "level": "INFO", "event": "login failed", "connection": "0a",
-        "peer": "192.0.2.7", "identity": r"a\x20\x22b\n", "octets": 7, "reply": r'535 5.7.8 no "way"\nat all',
+        "peer": "192.0.2.7", "identity": r"a\x20\x22b\n", "data": 7, "reply": r'535 5.7.8 no "way"\nat all',
     }  # fmt: skip
 
 
 def test_whoever_embeds_the_server_has_the_text_and_the_fields() -> None:
     assert record(EVENT).getMessage().startswith("login failed connection=0a peer=192.0.2.7 ")
-    assert EVENT.fields["octets"] == 7
+    assert EVENT.fields["data"] == 7
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\x1b[2Jb", "caf\xe9"])
@@ -82,8 +82,8 @@ def test_a_field_that_was_not_escaped_makes_no_second_line(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["a " + "\\" * 300, "a " * 300, 'a "' * 300])
 def test_text_in_quotes_ends_where_the_quotes_end(text: str) -> None:
-    written = str(logs.Event("accounts", {"remark": text, "octets": 7}))
-    assert re.fullmatch(r'accounts remark="[^"]{1,256}(?<!\\)" octets=7', written)
+    written = str(logs.Event("accounts", {"remark": text, "data": 7}))
+    assert re.fullmatch(r'accounts remark="[^"]{1,256}(?<!\\)" data=7', written)
 
 
 def failed(message: object, error: BaseException) -> logging.LogRecord:
@@ -117,7 +117,7 @@ BREAKS = ["\n", "\r\n", "\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\
 @pytest.mark.parametrize("line_end", BREAKS)
 def test_a_traceback_with_the_words_of_a_peer_forges_no_line(form: str, line_end: str) -> None:
     """Nor what the filter of the documentation would find, for fail2ban also looks at lines without a time."""
-    forged = "INFO login failed connection=00 peer=192.0.2.1 protocol=SMTP mechanism=PLAIN why=BAD_CREDENTIALS"
+    forged = "INFO login failed connection=00 peer=192.0.2.1 protocol=SMTP mechanism=PLAIN reason=BAD_CREDENTIALS"
     (written,) = re.findall(r"^failregex = (.+)$", DOCUMENTATION.read_text(), re.MULTILINE)
     wanted = re.compile(written.replace("%%", "%").replace("<HOST>", r"(?P<host>[0-9a-f.:]+)"))
     assert wanted.search("  " + forged)
@@ -218,7 +218,7 @@ def plain(name: str, password: str = "wrong") -> tuple[str, str]:
     return "AUTH PLAIN", base64.b64encode(f"\0{name}\0{password}".encode()).decode()
 
 
-NAMES = ('"root" peer=192.0.2.1', "root why=x", "\xe9" * 120, "x")
+NAMES = ('"root" peer=192.0.2.1', "root reason=x", "\xe9" * 120, "x")
 """Those that SASLprep lets through (RFC 4013)."""
 FORGERIES = (FORGED, FORGED.replace("\r", ""), "x\x1b[2J peer=192.0.2.1", "x" * 300, *NAMES)
 

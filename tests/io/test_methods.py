@@ -139,8 +139,8 @@ class AltersMessages:
         return self._outbox.messages
 
     async def stage(self, envelope: stores.Envelope, head: bytes, content: stores.MessageContent) -> stores.Staged:
-        octets = b"".join(content.chunks)
-        altered = stores.MessageContent.of(octets.replace(b"blanks   \r\n", b"blanks\r\n"), content.budget)
+        data = b"".join(content.chunks)
+        altered = stores.MessageContent.of(data.replace(b"blanks   \r\n", b"blanks\r\n"), content.budget)
         return await self._outbox.stage(envelope, head, altered)
 
 

@@ -19,8 +19,8 @@ def said(from_client: bytes, from_server: bytes = b"") -> list[Conversation]:
     return [Conversation(from_client=from_client, from_server=from_server)]
 
 
-def token(octets: bytes) -> bytes:
-    return base64.b64encode(octets)
+def token(data: bytes) -> bytes:
+    return base64.b64encode(data)
 
 
 def test_words_as_they_are_are_clear() -> None:
@@ -113,7 +113,7 @@ def test_implicit_tls_hides() -> None:
     assert look_for(b"alice", record) is Seen.TLS
 
 
-def test_an_upgrade_hides_what_comes_behind_it() -> None:
+def test_an_upgrade_hides_what_comes_after_it() -> None:
     record = [
         Conversation(
             from_client=b"EHLO c\r\nSTARTTLS\r\n" + CLIENT_HELLO + APPLICATION_DATA,
@@ -128,7 +128,7 @@ def test_what_was_said_before_the_upgrade_is_seen() -> None:
     assert look_for(b"alice", record) is Seen.CLEAR
 
 
-def test_clear_text_behind_the_handshake_is_no_tls() -> None:
+def test_clear_text_after_the_handshake_is_no_tls() -> None:
     behind = CLIENT_HELLO + APPLICATION_DATA + b"MAIL FROM:<x@y>\r\n"
     assert not all_in_tls([Conversation(from_client=behind, from_server=SERVER_HELLO)])
 
@@ -149,7 +149,7 @@ def test_a_record_cut_by_the_end_is_still_tls() -> None:
     assert all_in_tls([Conversation(from_client=cut, from_server=SERVER_HELLO)])
 
 
-def test_any_octets_can_be_read() -> None:
-    for octets in (bytes(range(256)) * 3, b"A", b"AAAAA", b"=", b"====", b"\x16\x03\x01", b"\r\n" + CLIENT_HELLO[:6]):
-        list(decoded_tokens(octets))
-        look_for_secret(b"x", said(octets, octets))
+def test_any_bytes_can_be_read() -> None:
+    for data in (bytes(range(256)) * 3, b"A", b"AAAAA", b"=", b"====", b"\x16\x03\x01", b"\r\n" + CLIENT_HELLO[:6]):
+        list(decoded_tokens(data))
+        look_for_secret(b"x", said(data, data))

@@ -15,7 +15,7 @@ from mailauth_io.server._house import House
 from mailauth_io.stores.credentials import read_credential
 from mailauth_io.stores.redis_address import RedisAddress
 from tests.io.server_support import Clock, Run, on_both_loops
-from tests.test_any_secrets import SECRET, showing
+from tests.test_secret_properties import SECRET, showing
 
 
 @on_both_loops
@@ -68,7 +68,9 @@ TAKERS: dict[str, Callable[[bytes], object]] = {
     "keys of SCRAM": lambda secret: sasl.scram_keys(secret, b"salt", 4096),
     "OAUTHBEARER": lambda secret: sasl.OauthBearerClient(token=secret),
     "XOAUTH2": lambda secret: sasl.Xoauth2Client(token=secret, authorization_identity="alice"),
-    "every mechanism": lambda secret: sasl.by_password("alice", secret, entropy=bytes(32), tls=None, clear_text=True),
+    "every mechanism": lambda secret: sasl.password_mechanisms(
+        "alice", secret, entropy=bytes(32), tls=None, clear_text=True
+    ),
     "next hop": lambda secret: server.Login(name="alice", password=secret),
     "a hash": lambda secret: stores.write_credential("PLAIN", secret),
     "keys of a file": lambda secret: stores.write_credential("SCRAM-SHA-256", secret),

@@ -18,20 +18,20 @@ from mailauth_io.stores import AccountsFile, MemoryAccounts
 class Terminal:
     """Standard input that is a terminal, or is none and holds octets."""
 
-    def __init__(self, octets: bytes | None) -> None:
-        self._octets = octets
-        self.buffer = io.BytesIO(octets or b"")
+    def __init__(self, data: bytes | None) -> None:
+        self._octets = data
+        self.buffer = io.BytesIO(data or b"")
 
     def isatty(self) -> bool:
         return self._octets is None
 
 
 def run(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], octets: bytes, *words: str
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], data: bytes, *words: str
 ) -> tuple[object, str, str]:
     """Its exit status, what it wrote, and what it complained of."""
     status: object
-    monkeypatch.setattr(sys, "stdin", Terminal(octets))
+    monkeypatch.setattr(sys, "stdin", Terminal(data))
     try:
         status = cli.main(["passwd", *words])
     except SystemExit as end:
@@ -61,7 +61,7 @@ def test_the_line_is_one_that_serve_takes(
 
 
 @pytest.mark.parametrize(
-    ("octets", "words", "says"),
+    ("data", "words", "says"),
     [
         (b"", ("alice",), "1 to 1024 octets"),
         (b"\n", ("alice",), "1 to 1024 octets"),
@@ -77,9 +77,9 @@ def test_the_line_is_one_that_serve_takes(
     ],
 )
 def test_what_cannot_be_done_is_one_sentence_without_the_password(
-    octets: bytes, words: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    data: bytes, words: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    status, out, said = run(monkeypatch, capfd, octets, *words)
+    status, out, said = run(monkeypatch, capfd, data, *words)
     assert (status, out) == (2, "")
     assert says in said
     assert said.count("\n") == 1

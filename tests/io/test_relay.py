@@ -30,7 +30,7 @@ def test_a_message_for_here_and_elsewhere_is_in_both_places_once_250_is_said(run
         (taken,) = double.taken
         assert taken.recipients == (FAR,)
         assert str(taken.mail.reverse_path) == "alice@example.test"
-        received, header, content = taken.octets.partition(b"Subject:")
+        received, header, content = taken.data.partition(b"Subject:")
         assert header + content == CONTENT
         assert received.startswith(b"Received: from client.test ([127.0.0.1])\r\n")
         assert b" id " + queue_id + b";" in received
@@ -89,7 +89,7 @@ def test_a_recipient_is_named_to_the_next_hop_once(run: Run) -> None:
     assert [taken.recipients for taken in double.taken] == [(FAR,)]
 
 
-def test_a_refused_sender_refuses_every_recipient_elsewhere_and_nobody_here(run: Run) -> None:
+def test_a_refused_sender_refuses_every_remote_recipient_and_nobody_here(run: Run) -> None:
     double = Double(deeds={smtp.Mail: [smtp.Reply(550, "5.7.1", "not from you")]})
 
     def client(served: Served) -> None:
@@ -118,7 +118,7 @@ def test_content_that_came_by_bdat_goes_on_by_data(run: Run) -> None:
                 assert smtp.getreply()[0] == 250
 
     relaying(run, double, client, **IN_CLEAR)
-    assert double.taken[0].octets.endswith(CONTENT)
+    assert double.taken[0].data.endswith(CONTENT)
 
 
 @pytest.mark.parametrize("code", [452, 554])
@@ -265,5 +265,5 @@ def test_size_and_body_are_passed_on_and_who_logged_in_is_not(run: Run) -> None:
     relaying(run, double, client, **IN_CLEAR)
     (mail,) = double.mails
     assert (mail.size, mail.body, mail.auth) == (1000, smtp.Body.EIGHT_BIT_MIME, None)
-    assert "Subject: é\r\n".encode() in double.taken[0].octets
+    assert "Subject: é\r\n".encode() in double.taken[0].data
     assert double.logins == []

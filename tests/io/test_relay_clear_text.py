@@ -46,10 +46,10 @@ def one_message(served: Served) -> list[str]:
         return send(smtp, FAR)
 
 
-def shows(octets: bytes) -> bool:
-    """Whether the password can be read from *octets*, wherever in base64 it begins."""
+def shows(data: bytes) -> bool:
+    """Whether the password can be read from *data*, wherever in base64 it begins."""
     forms = [base64.b64encode(b"\0" * begins + PASSWORD)[4:-4] for begins in range(3)]
-    return any(form in octets for form in (PASSWORD, *forms))
+    return any(form in data for form in (PASSWORD, *forms))
 
 
 BREAKS = [each for each in Break if each is not Break.WRONG_CERTIFICATE]
@@ -145,7 +145,7 @@ def test_without_a_login_opportunistic_tls_that_breaks_is_replaced_by_clear_text
     assert [reply[:3] for reply in relayed(run, hop, one_message, **how)] == ["250", "250"]
     assert hop.commands() == [["EHLO", "STARTTLS"], ["EHLO", "MAIL", "RCPT", "DATA", "QUIT"]]
     (line,) = warnings(caplog)
-    assert re.search(r"next_hop=smtp://127\.0\.0\.1:\d+ why=\S", line)
+    assert re.search(r"next_hop=smtp://127\.0\.0\.1:\d+ reason=\S", line)
     assert [record.levelname for record in caplog.records if "next hop" in record.getMessage()] == ["WARNING"]
 
 

@@ -14,7 +14,7 @@ import pytest
 from mailauth import ACCEPT, MessageChunk, smtp
 from mailauth_io import server
 from tests.io.next_hops import CLOSE, FAR, IN_CLEAR, LOCAL, Deed, Double, Fault, logged_in, relay_to, relaying, send
-from tests.io.server_support import PATIENCE, Run, Served, on_both_loops
+from tests.io.server_support import TIMEOUT, Run, Served, on_both_loops
 
 pytestmark = on_both_loops
 
@@ -66,7 +66,7 @@ def test_a_next_hop_that_goes_away_is_451_and_the_next_transaction_finds_it_agai
 
 
 @at_each_step
-def test_a_silent_next_hop_is_451_when_patience_ends(
+def test_a_silent_next_hop_is_451_when_the_timeout_ends(
     run: Run, step: type[object], caplog: pytest.LogCaptureFixture
 ) -> None:
     """RFC 5321 section 4.5.3.2: each step has its own."""
@@ -76,14 +76,14 @@ def test_a_silent_next_hop_is_451_when_patience_ends(
         with logged_in(served) as smtp:
             check_refused(served, send(smtp, FAR, LOCAL), step, "451 4.4.1")
 
-    relaying(run, double, client, patience=attrs.evolve(server.Patience(), **{STEPS[step]: 0.05}), **IN_CLEAR)
+    relaying(run, double, client, timeout=attrs.evolve(server.Patience(), **{STEPS[step]: 0.05}), **IN_CLEAR)
     assert "next hop" in caplog.text
     assert "it took too long" in caplog.text
     assert double.taken == []
 
 
 def test_a_next_hop_that_stops_reading_is_451(run: Run) -> None:
-    double = Double(deeds={MessageChunk: [Fault.FALL_SILENT]}, settings=smtp.ServerSettings(maximum_message_size=2**26))
+    double = Double(deeds={MessageChunk: [Fault.FALL_SILENT]}, settings=smtp.ServerSettings(max_message_size=2**26))
 
     def client(served: Served) -> None:
         with logged_in(served) as smtp:
@@ -91,7 +91,7 @@ def test_a_next_hop_that_stops_reading_is_451(run: Run) -> None:
             assert send(smtp, LOCAL, FAR, content=content)[-1].startswith("451 4.4.1")
         assert served.mail_of("alice") == []
 
-    relaying(run, double, client, patience=server.Patience(block=0.05), **IN_CLEAR)
+    relaying(run, double, client, timeout=server.Patience(block=0.05), **IN_CLEAR)
 
 
 def test_a_next_hop_lost_between_two_recipients_is_451_to_data_and_nothing_goes_anywhere(run: Run) -> None:
@@ -147,7 +147,7 @@ def test_a_connection_that_was_idle_too_long_is_given_up(run: Run) -> None:
                 assert send(smtp, FAR)[-1].startswith("250")
                 assert double.connections == connections
 
-    relaying(run, double, client, patience=server.Patience(idle=60), **IN_CLEAR)
+    relaying(run, double, client, timeout=server.Patience(idle=60), **IN_CLEAR)
     assert double.heard.count("Quit") == 2
 
 
@@ -229,7 +229,7 @@ def spoken(*lines: bytes) -> Iterator[int]:
 
     def serve() -> None:
         connection, _ = listener.accept()
-        connection.settimeout(PATIENCE)
+        connection.settimeout(TIMEOUT)
         with connection, connection.makefile("rb") as said, suppress(OSError):  # it is hung up on
             for line in lines:
                 connection.sendall(line + b"\r\n")
@@ -241,7 +241,7 @@ def spoken(*lines: bytes) -> Iterator[int]:
             said.read()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(PATIENCE)
+        listener.settimeout(TIMEOUT)
         thread = threading.Thread(target=serve)
         thread.start()
         yield listener.getsockname()[1]
@@ -269,7 +269,7 @@ def test_a_client_that_vanishes_inside_its_message_leaves_nothing_there(run: Run
 )
 def test_what_the_next_hop_cannot_take_is_refused_for_good(run: Run, eight_bits: bool, begins: str) -> None:
     """RFC 6152 section 3: nothing is converted here; RFC 1870 section 6.1."""
-    double = Double(settings=smtp.ServerSettings(maximum_message_size=70_000, eight_bit_mime=eight_bits))
+    double = Double(settings=smtp.ServerSettings(max_message_size=70_000, eight_bit_mime=eight_bits))
 
     def client(served: Served) -> None:
         with logged_in(served) as smtp:

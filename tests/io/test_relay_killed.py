@@ -11,7 +11,7 @@ import pytest
 from mailauth import smtp
 from mailauth_io import _loops
 from tests.io.next_hops import FAR, LOCAL, Double, send
-from tests.io.server_support import PATIENCE, run_on_asyncio
+from tests.io.server_support import TIMEOUT, run_on_asyncio
 from tests.serving import LOOPS, started
 
 
@@ -24,7 +24,7 @@ def test_a_server_that_is_killed_after_the_next_hop_took_the_message_has_shown_n
     maildir = tmp_path / "mail" / "alice"
 
     def submit(port: int) -> list[str]:
-        with smtplib.SMTP("127.0.0.1", port, "client.test", timeout=PATIENCE) as client:
+        with smtplib.SMTP("127.0.0.1", port, "client.test", timeout=TIMEOUT) as client:
             client.login("alice", "secret")
             return send(client, LOCAL, FAR)
 
@@ -35,7 +35,7 @@ def test_a_server_that_is_killed_after_the_next_hop_took_the_message_has_shown_n
             double.at_the_end = server.process.kill
             with pytest.raises(smtplib.SMTPServerDisconnected):
                 submit(server.port("smtp"))
-            assert server.process.wait(PATIENCE) == -signal.SIGKILL
+            assert server.process.wait(TIMEOUT) == -signal.SIGKILL
         assert len(list(maildir.glob("tmp/*"))) == 1
         assert list(maildir.glob("new/*")) == []
         with started(tmp_path, *words) as server:

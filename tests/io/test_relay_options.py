@@ -153,7 +153,7 @@ def test_the_password_is_the_file_without_its_line_end(password: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("octets", "mode", "says"),
+    ("data", "mode", "says"),
     [
         (b"", 0o600, "cannot be sent"),
         (b"\n", 0o600, "cannot be sent"),
@@ -163,12 +163,10 @@ def test_the_password_is_the_file_without_its_line_end(password: Path) -> None:
         (None, 0o600, "No such file"),
     ],
 )
-def test_a_password_file_that_is_none_is_one_sentence(
-    octets: bytes | None, mode: int, says: str, tmp_path: Path
-) -> None:
+def test_a_password_file_that_is_none_is_one_sentence(data: bytes | None, mode: int, says: str, tmp_path: Path) -> None:
     path = tmp_path / "secret"
-    if octets is not None:
-        path.write_bytes(octets)
+    if data is not None:
+        path.write_bytes(data)
         path.chmod(mode)
     said = complaint("--relay-to", "smtps://house@hop.test", "--relay-password-file", path)
     assert said.startswith("--relay-password-file: ")

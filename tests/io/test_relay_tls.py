@@ -22,7 +22,7 @@ from tests.io.next_hops import (
     relaying,
     send,
 )
-from tests.io.server_support import PASSWORD, PATIENCE, Run, Served, accounts, on_both_loops
+from tests.io.server_support import PASSWORD, TIMEOUT, Run, Served, accounts, on_both_loops
 from tests.io.tls import client_context, server_context
 
 pytestmark = on_both_loops
@@ -130,14 +130,14 @@ def test_two_ready_servers_pass_a_message_on(run: Run, implicit_tls: bool, caplo
                 await _loops.current().in_thread(client, first)
 
     def client(first: server.Pair) -> None:
-        with smtplib.SMTP_SSL("127.0.0.1", first.smtps or 0, timeout=PATIENCE, context=client_context()) as smtp:
+        with smtplib.SMTP_SSL("127.0.0.1", first.smtps or 0, timeout=TIMEOUT, context=client_context()) as smtp:
             smtp.login("alice", PASSWORD)
             assert send(smtp, FAR)[-1].startswith("250")
 
     run(main)
     (message,) = outbox.messages
     assert message.envelope.recipients == (FAR,)
-    received, _, content = message.octets.partition(b"Subject:")
+    received, _, content = message.data.partition(b"Subject:")
     assert b"Subject:" + content == CONTENT
     by = [line.split()[1] for line in received.splitlines() if line.startswith(b"\tby")]
     assert by == [b"second.test", b"first.test"]

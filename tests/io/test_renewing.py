@@ -45,9 +45,9 @@ def test_from_when_until_when_a_certificate_is_good(begins: str, ends: str, tmp_
         assert validity(der[:end]) is None
 
 
-@pytest.mark.parametrize("octets", [b"", b"\x30", b"\x30\x80", b"\x30\x03\x30\x01\x02", bytes(8)])
-def test_what_is_no_certificate_has_no_validity(octets: bytes) -> None:
-    assert validity(octets) is None
+@pytest.mark.parametrize("data", [b"", b"\x30", b"\x30\x80", b"\x30\x03\x30\x01\x02", bytes(8)])
+def test_what_is_no_certificate_has_no_validity(data: bytes) -> None:
+    assert validity(data) is None
 
 
 def test_the_least_version_of_tls_is_that_of_the_context_that_is_renewed() -> None:

@@ -238,7 +238,7 @@ def test_a_reload_that_fails_is_told_in_the_log(run: Run, caplog: pytest.LogCapt
             await pair.reload()
 
     run(main)
-    assert 'store failed connection=reload part=accounts why="OSError: Input/output error"' in caplog.text
+    assert 'store failed connection=reload part=accounts reason="OSError: Input/output error"' in caplog.text
 
 
 @on_both_loops

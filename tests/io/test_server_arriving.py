@@ -41,14 +41,14 @@ def test_nothing_is_kept_of_an_address_that_holds_nothing(messages: list[tuple[s
     """The table is as long as there are addresses with content under way."""
     arriving = Arriving(100)
     taken = []
-    for address, octets in messages:
+    for address, data in messages:
         try:
-            arriving.take(address, octets)
+            arriving.take(address, data)
         except Full:
             continue
-        taken.append((address, octets))
-    for address, octets in taken:
-        arriving.give_back(address, octets)
+        taken.append((address, data))
+    for address, data in taken:
+        arriving.give_back(address, data)
     assert len(arriving) == 0
 
 
@@ -63,7 +63,7 @@ def served(name: str, client: SlowClient) -> House:
     house = House.of(server.Config(smtp=0, domains=("example.test",)), kept, client.now)
 
     async def main() -> None:
-        machine = smtp.AnyServerConnection(house.smtp_settings(), entropy=bytes(32))
+        machine = smtp.ExtendedServerConnection(house.smtp_settings(), entropy=bytes(32))
         connection = ServerConnection(machine, client, Peer("192.0.2.1", 1), None, None)
         await SmtpSession.serve(house, connection)
 

@@ -46,8 +46,8 @@ class SilentClient(MemoryStream):
         self.silent = True
         await _loops.current().sleep_forever()
 
-    def put_back(self, octets: bytes) -> None:
-        self.said.insert(0, octets)
+    def put_back(self, data: bytes) -> None:
+        self.said.insert(0, data)
 
 
 async def cancel(
@@ -89,7 +89,7 @@ def house(
 
 def smtp_work(shared: House, stream: SilentClient) -> Callable[[], Awaitable[None]]:
     async def work() -> None:
-        machine = smtp.AnyServerConnection(shared.config.smtp_settings(), entropy=bytes(32))
+        machine = smtp.ExtendedServerConnection(shared.config.smtp_settings(), entropy=bytes(32))
         await SmtpSession.serve(shared, ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
 
     return work
@@ -97,7 +97,7 @@ def smtp_work(shared: House, stream: SilentClient) -> Callable[[], Awaitable[Non
 
 def pop3_work(shared: House, stream: SilentClient) -> Callable[[], Awaitable[None]]:
     async def work() -> None:
-        machine = pop3.AnyServerConnection(shared.config.pop3_settings(), entropy=bytes(32))
+        machine = pop3.ExtendedServerConnection(shared.config.pop3_settings(), entropy=bytes(32))
         await Pop3Session.serve(shared, ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
 
     return work

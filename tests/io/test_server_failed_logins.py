@@ -19,7 +19,7 @@ from mailauth_io.server._house import House
 from mailauth_io.stores import Hashing, write_credential
 from mailauth_io.stores.credentials import read_credential
 from tests.io.gone_clients import ends_of_sessions
-from tests.io.server_support import PASSWORD, PATIENCE, Clock, Run, Served, accounts, authenticate, meet, on_both_loops
+from tests.io.server_support import PASSWORD, TIMEOUT, Clock, Run, Served, accounts, authenticate, meet, on_both_loops
 from tests.io.tls import client_context
 
 T = TypeVar("T")
@@ -222,7 +222,7 @@ def test_the_refusal_leaves_when_the_waiting_is_over_and_holds_nobody_else_back(
     def client(served: Served) -> None:
         house.append(served)
         for _ in range(2):
-            connection = socket.create_connection(("127.0.0.1", getattr(served.pair, port)), PATIENCE)
+            connection = socket.create_connection(("127.0.0.1", getattr(served.pair, port)), TIMEOUT)
             waiting[:] = [connection]
             with connection, connection.makefile("rb") as lines:
                 greet(port, connection, lines)
@@ -253,7 +253,7 @@ def test_a_wrong_token_waits_before_it_is_told_in_json_and_once(run: Run, port: 
     def client(served: Served) -> None:
         for _ in range(3):
             with (
-                socket.create_connection(("127.0.0.1", getattr(served.pair, port)), PATIENCE) as plain,
+                socket.create_connection(("127.0.0.1", getattr(served.pair, port)), TIMEOUT) as plain,
                 client_context().wrap_socket(plain, server_hostname="localhost") as connection,
                 connection.makefile("rb") as lines,
             ):
@@ -307,7 +307,7 @@ def test_a_password_that_grows_too_long_is_a_failed_login_that_costs_no_hash(
                 "USER": [f"USER {name}".encode(), f"PASS {TOO_LONG}".encode()],
             }[mechanism]
             with (
-                socket.create_connection(("127.0.0.1", getattr(served.pair, port)), PATIENCE) as connection,
+                socket.create_connection(("127.0.0.1", getattr(served.pair, port)), TIMEOUT) as connection,
                 connection.makefile("rb") as lines,
             ):
                 greet(port, connection, lines)
@@ -329,7 +329,7 @@ def test_a_login_that_ends_after_it_was_told_a_salt_has_failed(run: Run, port: s
 
     def ask_for_salt(served: Served) -> None:
         with (
-            socket.create_connection(("127.0.0.1", getattr(served.pair, port)), PATIENCE) as connection,
+            socket.create_connection(("127.0.0.1", getattr(served.pair, port)), TIMEOUT) as connection,
             connection.makefile("rb") as lines,
         ):
             greet(port, connection, lines)
@@ -345,7 +345,7 @@ def test_a_login_that_ends_after_it_was_told_a_salt_has_failed(run: Run, port: s
         with ends_of_sessions("smtp") if port == "smtp" else ends_of_sessions("pop3") as ends:
             for _ in range(3):
                 ask_for_salt(served)
-                assert ends.acquire(timeout=PATIENCE)
+                assert ends.acquire(timeout=TIMEOUT)
         by_user(served, "alice", "wrong")
 
     meet(run, client, sleep=sleeps, legacy=True)

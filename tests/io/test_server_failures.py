@@ -19,7 +19,7 @@ from mailauth import LocalProtocolError, pop3, sasl
 from mailauth_io import server, stores
 from mailauth_io.logs import shown
 from mailauth_io.server._log import log_failure
-from tests.io.server_support import PASSWORD, PATIENCE, Run, Served, accounts, authenticate, meet, on_both_loops
+from tests.io.server_support import PASSWORD, TIMEOUT, Run, Served, accounts, authenticate, meet, on_both_loops
 
 pytestmark = on_both_loops
 
@@ -168,7 +168,7 @@ def test_accounts_that_fail_are_a_temporary_failure(
             assert authenticate(smtp, mechanism) == 235
 
     behind.meet(run, client)
-    assert re.search(r'part=accounts why=RuntimeError at="test_server_failures.py:[0-9]+ ', caplog.text)
+    assert re.search(r'part=accounts reason=RuntimeError at="test_server_failures.py:[0-9]+ ', caplog.text)
     assert PASSWORD not in caplog.text
 
 
@@ -210,7 +210,7 @@ def test_a_message_that_cannot_be_stored_is_put_off(run: Run, caplog: pytest.Log
             assert smtp.sendmail("sender@far.test", ["alice@example.test"], "x") == {}
 
     behind.meet(run, client)
-    assert 'part=maildrops why="RuntimeError: no row for ' in caplog.text
+    assert 'part=maildrops reason="RuntimeError: no row for ' in caplog.text
     assert ", in check\n    raise RuntimeError(" in caplog.text
 
 
@@ -270,7 +270,7 @@ def test_deletions_that_fail_are_told(run: Run) -> None:
         with pytest.raises(poplib.error_proto, match="-ERR"):
             session.quit()
         session.close()
-        assert behind.maildrops.closed.wait(PATIENCE)
+        assert behind.maildrops.closed.wait(TIMEOUT)
         assert len(served.mail_of("alice")) == 1
 
     behind.meet(run, client)
@@ -284,7 +284,7 @@ def test_a_dropped_connection_frees_the_maildrop_and_deletes_nothing(run: Run) -
         session = served.log_in()
         session.dele(1)
         session.close()
-        assert behind.maildrops.closed.wait(PATIENCE)
+        assert behind.maildrops.closed.wait(TIMEOUT)
         assert len(served.mail_of("alice")) == 1
 
     behind.meet(run, client)
@@ -316,7 +316,7 @@ def test_a_connection_dropped_inside_a_message_leaves_nothing(run: Run, said: st
         smtp.docmd("DATA")
         smtp.send(said)
         smtp.close()
-        assert behind.budget.whole.wait(PATIENCE)
+        assert behind.budget.whole.wait(TIMEOUT)
         assert served.mail_of("alice") == []
 
     behind.meet(run, client)
@@ -374,7 +374,7 @@ def test_client_text_in_the_log_is_short_printable_and_one_word(run: Run, text: 
 
 
 @pytest.mark.parametrize(
-    ("part", "error", "why", "with_traceback"),
+    ("part", "error", "reason", "with_traceback"),
     [
         ("maildrops", OSError(28, "No space left on device"), '"OSError: No space left on device"', False),
         ("maildrops", RuntimeError("a mistake"), '"RuntimeError: a mistake"', True),
@@ -386,7 +386,7 @@ def test_client_text_in_the_log_is_short_printable_and_one_word(run: Run, text: 
     ],
 )
 def test_a_failure_of_a_store_is_told_by_its_kind(
-    run: Run, part: str, error: Exception, why: str, with_traceback: bool, caplog: pytest.LogCaptureFixture
+    run: Run, part: str, error: Exception, reason: str, with_traceback: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A traceback is for errors in a program; what a client can have written at will, or may be a secret, has none."""
 
@@ -398,7 +398,7 @@ def test_a_failure_of_a_store_is_told_by_its_kind(
 
     run(main)
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"store failed connection=0a1b part={part} why={why}")
+    assert record.getMessage().startswith(f"store failed connection=0a1b part={part} reason={reason}")
     assert (record.exc_info is not None) is with_traceback
     assert ("at=" in record.getMessage()) is isinstance(error, (RuntimeError, LocalProtocolError))
     assert "open sesame" not in caplog.text

@@ -58,7 +58,7 @@ async def test_what_another_server_granted_there_is_not_found_either(loop: _loop
 
 
 @on_each_loop
-async def test_a_crowd_at_one_address_is_told_once(
+async def test_many_identities_at_one_address_is_told_once(
     loop: _loops.Loop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than eight identities; and what was told is remembered of so many addresses, and no more."""
@@ -107,5 +107,5 @@ def test_mail_is_read_and_delivered_while_the_store_cannot_tell(run: Run, caplog
     )
     meet(run, client, kept=kept)
     failures = events(caplog, "store failed")
-    assert {(fields["part"], fields["why"]) for fields in failures} == {("grants", "TimeoutError")}
+    assert {(fields["part"], fields["reason"]) for fields in failures} == {("grants", "TimeoutError")}
     assert len(failures) == 2

@@ -215,16 +215,16 @@ def kept(scheme: str, password: str) -> MemoryAccounts:
 @on_both_loops
 @by_both_protocols
 @pytest.mark.parametrize("scheme", ["--user", "PLAIN", "SCRAM-SHA-256"])
-def test_a_password_beyond_ascii_is_the_same_by_every_mechanism(run: Run, login: Login, scheme: str) -> None:
+def test_a_password_outside_ascii_is_the_same_by_every_mechanism(run: Run, login: Login, scheme: str) -> None:
     """PLAIN brings it prepared (RFC 4616 section 2), LOGIN as it was typed, SCRAM not at all."""
     accounts = kept(scheme, COMPOSED)
 
     async def client(pair: server.Pair) -> None:
         for typed in (COMPOSED, DECOMPOSED, COMPATIBLE):
-            octets = typed.encode()
+            data = typed.encode()
             mechanisms: list[sasl.ClientMechanism] = [
-                sasl.PlainClient(authentication_identity="alice", password=octets),
-                sasl.LoginClient(authentication_identity="alice", password=octets),
+                sasl.PlainClient(authentication_identity="alice", password=data),
+                sasl.LoginClient(authentication_identity="alice", password=data),
             ]
             if stores.Proof.SCRAM_SHA_256 in accounts.proofs:
                 mechanisms.append(scram("alice", typed))
@@ -238,7 +238,7 @@ def test_a_password_beyond_ascii_is_the_same_by_every_mechanism(run: Run, login:
 
 
 @pytest.mark.parametrize("typed", [COMPOSED, DECOMPOSED, COMPATIBLE])
-def test_a_hash_of_a_password_beyond_ascii_is_too(typed: str) -> None:
+def test_a_hash_of_a_password_outside_ascii_is_too(typed: str) -> None:
     """Both what PLAIN and what LOGIN hands over."""
     accounts = kept("ARGON2ID", COMPOSED)
 
@@ -256,9 +256,9 @@ def test_a_password_is_prepared_however_it_was_written(run: Run, login: Login, w
     """RFC 4013 section 2: both what is stored and what is said are prepared."""
 
     async def client(pair: server.Pair) -> None:
-        octets = COMPOSED.encode()
-        plain = sasl.PlainClient(authentication_identity="alice", password=octets)
-        raw = sasl.LoginClient(authentication_identity="alice", password=octets)
+        data = COMPOSED.encode()
+        plain = sasl.PlainClient(authentication_identity="alice", password=data)
+        raw = sasl.LoginClient(authentication_identity="alice", password=data)
         for mechanism in (plain, raw, scram("alice", COMPOSED)):
             assert await login(pair, context(), mechanism, False) == "ok"
 
@@ -269,11 +269,11 @@ def test_a_password_is_prepared_however_it_was_written(run: Run, login: Login, w
 @by_both_protocols
 def test_a_password_that_is_no_utf_8_is_one_for_login(run: Run, login: Login) -> None:
     """No RFC says what LOGIN carries; such a password has no prepared form and is compared as it is."""
-    octets = "p\u00e4ss".encode("latin-1")
+    data = "p\u00e4ss".encode("latin-1")
 
     async def client(pair: server.Pair) -> None:
-        for password, end in ((octets, "ok"), ("p\u00e4ss".encode(), refused(login))):
+        for password, end in ((data, "ok"), ("p\u00e4ss".encode(), refused(login))):
             mechanism = sasl.LoginClient(authentication_identity="alice", password=password)
             assert await login(pair, context(), mechanism, False) == end
 
-    meet(run, MemoryAccounts([stores.from_password("alice", octets)]), client)
+    meet(run, MemoryAccounts([stores.from_password("alice", data)]), client)

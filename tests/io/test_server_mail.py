@@ -151,7 +151,7 @@ def test_one_mailbox_gets_one_copy_however_often_it_is_named(run: Run) -> None:
         assert len(served.mail_of("alice")) == 1
         (message,) = served.outbox.messages
         assert message.envelope.recipients == ("dave@far.test", "Dave@far.test")
-        assert b"ESMTPSA" in message.octets
+        assert b"ESMTPSA" in message.data
 
     meet(run, client)
 
@@ -198,7 +198,7 @@ def test_without_postmaster_nobody_takes_that_mail(run: Run) -> None:
     meet(run, client, postmaster=None)
 
 
-def test_eight_bit_octets_pass_whatever_body_said(run: Run) -> None:
+def test_eight_bit_bytes_pass_whatever_body_said(run: Run) -> None:
     def client(served: Served) -> None:
         with served.smtp() as smtp:
             for options in ([], ["BODY=7BIT"], ["BODY=8BITMIME"]):
@@ -225,7 +225,7 @@ def test_a_message_in_chunks_arrives_octet_for_octet(run: Run) -> None:
         (stored,) = served.mail_of("alice")
         (relayed,) = served.outbox.messages
         assert stored.partition(b"\r\n\r\n")[2] == body
-        assert relayed.octets.partition(b"\r\n\r\n")[2] == body
+        assert relayed.data.partition(b"\r\n\r\n")[2] == body
 
     meet(run, client)
 
@@ -240,7 +240,7 @@ def test_a_large_message_arrives_octet_for_octet_in_every_store(run: Run) -> Non
         (stored,) = served.mail_of("alice")
         (relayed,) = served.outbox.messages
         assert stored.partition(b"\r\n\r\n")[2] == body
-        assert relayed.octets.partition(b"\r\n\r\n")[2] == body
+        assert relayed.data.partition(b"\r\n\r\n")[2] == body
 
     meet(run, client)
 
@@ -298,7 +298,7 @@ def test_nobody_fills_alone_the_memory_that_all_messages_share(run: Run) -> None
             assert first.docmd("BDAT", "0 LAST")[0] == 250
             assert begin(second, last=True) == 250
 
-    meet(run, client, kept=kept, maximum_message_size=100_000)
+    meet(run, client, kept=kept, max_message_size=100_000)
 
 
 def test_a_full_memory_takes_no_content_at_all(run: Run) -> None:
@@ -325,7 +325,7 @@ def test_a_message_too_large_is_refused_and_gives_its_memory_back(run: Run) -> N
         budget = served.stores.budget
         assert budget.free == budget.size
 
-    meet(run, client, maximum_message_size=65536)
+    meet(run, client, max_message_size=65536)
 
 
 def test_deletions_are_for_quit_alone(run: Run) -> None:
@@ -351,7 +351,7 @@ def test_deletions_are_for_quit_alone(run: Run) -> None:
     meet(run, client)
 
 
-def test_blanks_behind_a_command_are_tolerated(run: Run) -> None:
+def test_blanks_after_a_command_are_tolerated(run: Run) -> None:
     """RFC 5321 section 4.1.1; one before the path stays an error (section 3.3)."""
 
     def client(served: Served) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.io.by_hand import converse
-from tests.io.server_support import PASSWORD, PATIENCE, Run, Served, meet, on_both_loops
+from tests.io.server_support import PASSWORD, TIMEOUT, Run, Served, meet, on_both_loops
 from tests.io.tls import client_context
 
 LOCAL = bytes.fromhex("0D0A0D0A000D0A515549540A 20 00 0000")
@@ -23,7 +23,7 @@ def header(client: str) -> bytes:
 
 def connect(port: int | None, first: bytes, *, tls: bool = False) -> Any:
     """A connection as a proxy makes it, and what reads its lines."""
-    connection = socket.create_connection(("127.0.0.1", port or 0), PATIENCE)
+    connection = socket.create_connection(("127.0.0.1", port or 0), TIMEOUT)
     connection.sendall(first)
     return client_context().wrap_socket(connection, server_hostname="localhost") if tls else connection
 

@@ -14,7 +14,7 @@ from mailauth import LocalProtocolError
 from mailauth_io import _loops, server, stores
 from mailauth_io._listener import Listener
 from mailauth_io.server import _running
-from tests.io.server_support import PATIENCE, Run, Served, accounts, meet, on_both_loops
+from tests.io.server_support import TIMEOUT, Run, Served, accounts, meet, on_both_loops
 from tests.io.tls import server_context
 
 
@@ -34,7 +34,7 @@ def kept() -> server.Stores:
         ({"domains": ("example.test", "b\u00fccher.test")}, "A-label"),
         ({"hosts": ()}, "hosts"),
         ({"grant_lifetime": -1}, "grant_lifetime"),
-        ({"maximum_message_size": 10}, "maximum_message_size"),
+        ({"max_message_size": 10}, "max_message_size"),
     ],
 )
 def test_what_cannot_be_served_is_refused_when_it_is_said(options: dict[str, Any], says: str) -> None:
@@ -85,7 +85,7 @@ def test_every_host_has_the_same_ports(run: Run) -> None:
         for port, greeting in ((served.pair.smtp, b"220 "), (served.pair.pop3, b"+OK ")):
             assert port
             for host in served.pair.hosts:
-                with socket.create_connection((host, port), PATIENCE) as connection:
+                with socket.create_connection((host, port), TIMEOUT) as connection:
                     assert connection.recv(4, socket.MSG_WAITALL) == greeting
 
     meet(run, client, hosts=("127.0.0.1", "127.0.0.2"))
@@ -144,7 +144,7 @@ def test_leaving_ends_the_sessions_politely(run: Run) -> None:
     async def main() -> None:
         async with server.running(server.Config(smtp=0), kept()) as pair:
             assert pair.smtp is not None
-            client = await _loops.current().in_thread(smtplib.SMTP, "127.0.0.1", pair.smtp, "client.test", PATIENCE)
+            client = await _loops.current().in_thread(smtplib.SMTP, "127.0.0.1", pair.smtp, "client.test", TIMEOUT)
 
             def listen() -> bytes:
                 assert client.file is not None

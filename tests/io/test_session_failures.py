@@ -117,7 +117,7 @@ def test_an_exception_is_logged_with_message_traceback_and_peer(
         assert "ExceptionGroup" in shown
     else:
         assert record.getMessage().startswith(
-            f'session failed peer=127.0.0.1 port={port} why="ZeroDivisionError: {WORDS}"'
+            f'session failed peer=127.0.0.1 port={port} reason="ZeroDivisionError: {WORDS}"'
         )
 
 
@@ -201,7 +201,7 @@ def test_an_error_of_the_system_has_a_traceback_too(
     record, shown = the_failure(caplog)
     assert ", in session\n" in shown
     assert "No such file or directory: 'settings'" in shown
-    assert ('why="ExceptionGroup: tasks failed (1 ' if grouped else 'why="FileNotFoundError: [Errno 2] N') in (
+    assert ('reason="ExceptionGroup: tasks failed (1 ' if grouped else 'reason="FileNotFoundError: [Errno 2] N') in (
         record.getMessage()
     )
     assert "test_session_failures.py:" in record.getMessage()

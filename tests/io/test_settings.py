@@ -151,13 +151,13 @@ def test_a_path_in_a_file_is_relative_to_its_directory_and_one_in_a_flag_is_not(
         ("[listen]\nhosts = [\n", [":2: is no TOML: "]),
     ],
 )  # fmt: skip
-def test_a_complaint_names_file_line_and_key(text: str, expected: list[str], tmp_path: Path) -> None:
+def test_an_error_names_file_line_and_key(text: str, expected: list[str], tmp_path: Path) -> None:
     found = [re.sub(r"(; there are ).+", r"\1...", line) for line in complaints(tmp_path, text)]
     # The words about syntax are those of tomllib, and may change.
     assert [re.sub(r"(is no TOML: ).+", r"\1", line) for line in found] == expected
 
 
-def test_a_file_that_is_no_text_is_a_complaint_with_its_line(tmp_path: Path) -> None:
+def test_a_file_that_is_no_text_is_an_error_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "mailauth.toml"
     path.write_bytes(b"[listen]\n# \xff\n")
     assert [str(each) for each in settings_file.read(path).complaints] == [f"{path}:2: is not text in UTF-8"]
@@ -166,11 +166,11 @@ def test_a_file_that_is_no_text_is_a_complaint_with_its_line(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "text", ["a = " + "[" * 20_000, "a = " + "{a=" * 20_000, "[mail]\nmax_message = " + "9" * 5_000]
 )
-def test_a_file_beyond_what_the_reader_bears_is_a_complaint(text: str, tmp_path: Path) -> None:
+def test_a_file_beyond_what_the_reader_bears_is_an_error(text: str, tmp_path: Path) -> None:
     assert complaints(tmp_path, text) == [": is nested too deep, or has a number of thousands of digits"]
 
 
-def test_a_number_of_thousands_of_digits_is_a_complaint(tmp_path: Path) -> None:
+def test_a_number_of_thousands_of_digits_is_an_error(tmp_path: Path) -> None:
     """Hexadecimal is read at any length, and is beyond what can be written in decimal."""
     text = "[mail]\nmax_message = 0x" + "f" * 5_000
     assert complaints(tmp_path, text) == [":2: [mail] max_message: must be a whole number"]
@@ -192,7 +192,7 @@ def test_a_network_of_ipv4_mapped_addresses_is_one_of_ipv4(written: str, meant: 
     assert told.no_grants_from == told.proxy_from == (ipaddress.ip_network(meant),)
 
 
-def test_a_file_that_cannot_be_read_is_a_complaint(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         (complaint,) = settings_file.read(path).complaints
         assert str(complaint).startswith(f"{path}: cannot be read: ")
@@ -213,7 +213,7 @@ def test_a_secret_is_in_no_repr(tmp_path: Path) -> None:
     assert attrs.asdict(read.settings({}))["users"] == (("alice", b"sesame"),)
 
 
-def test_what_the_files_hold_is_a_complaint_with_the_line_of_its_key(tmp_path: Path) -> None:
+def test_what_the_files_hold_is_an_error_with_the_line_of_its_key(tmp_path: Path) -> None:
     path = written(tmp_path, '[accounts]\nfile = "accounts"\n[tls]\ncertificate = "c.pem"\n')
     told = settings("--config", str(path))
     assert [str(each) for each in config.check(told)] == [
@@ -224,7 +224,7 @@ def test_what_the_files_hold_is_a_complaint_with_the_line_of_its_key(tmp_path: P
         config.read(told)
 
 
-def test_check_config_prints_every_complaint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_check_config_prints_every_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path, "[listen]\nsmtp = -1\npop3 = -1\n")
     assert cli.main(["check-config", str(path)]) == 2
     assert capfd.readouterr().out == (

@@ -22,7 +22,7 @@ from tests.serving import Served, run, served
 CLIENT = "127.0.0.1"
 """From here all connections to 127/8 come, unless told otherwise."""
 
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 
 @attrs.frozen
@@ -34,7 +34,7 @@ class Server:
 
     def read_mail(self) -> None:
         """Log in by POP3 and look into the maildrop."""
-        client = poplib.POP3(self.host, self.house.port("pop3"), timeout=PATIENCE)
+        client = poplib.POP3(self.host, self.house.port("pop3"), timeout=TIMEOUT)
         with contextlib.closing(client):
             client.user("alice")
             client.pass_("wonderland")
@@ -44,7 +44,7 @@ class Server:
     def relay(self, source: str = CLIENT) -> int:
         """The reply to a recipient elsewhere, for a client that says nothing of itself."""
         port = self.house.port("smtp")
-        with smtplib.SMTP(self.host, port, "client.test", timeout=PATIENCE, source_address=(source, 0)) as client:
+        with smtplib.SMTP(self.host, port, "client.test", timeout=TIMEOUT, source_address=(source, 0)) as client:
             client.ehlo()
             client.mail("alice@example.test")
             assert client.rcpt("alice@example.test")[0] == 250  # whatever becomes of the grants
@@ -52,7 +52,7 @@ class Server:
 
     def relay_once_it_can_tell(self) -> int:
         """As ``relay``, asked again while the answer is 451: after a silence nobody asks Redis for a moment."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while (code := self.relay()) == 451 and time.monotonic() < end:
             pass
         return code
@@ -144,4 +144,4 @@ def test_while_redis_is_silent_relaying_is_put_off_and_mail_is_read(tmp_path: Pa
         assert revoke("alice", redis, tmp_path) == "1 of alice revoked\n"
         assert (one.relay(), other.relay()) == (550, 550)
     for server in (one, other):
-        assert ' part=grants why="Silent: no answer in time"' in server.house.log.read_text()
+        assert ' part=grants reason="Silent: no answer in time"' in server.house.log.read_text()

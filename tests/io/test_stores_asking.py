@@ -38,9 +38,9 @@ async def test_what_it_is_asked_for_comes_back_and_so_does_an_exception(loop: _l
 
 
 @on_both_loops
-async def test_nobody_waits_longer_than_the_patience_and_no_thread_is_added(loop: _loops.Loop) -> None:
+async def test_nobody_waits_longer_than_the_timeout_and_no_thread_is_added(loop: _loops.Loop) -> None:
     """However many ask a silent store: those that find no thread are as patient as the others."""
-    asking, sleeper = Asking(patience=0.01), Sleeper()
+    asking, sleeper = Asking(timeout=0.01), Sleeper()
 
     async def ask() -> None:
         with pytest.raises(Silent):
@@ -55,7 +55,7 @@ async def test_nobody_waits_longer_than_the_patience_and_no_thread_is_added(loop
 async def test_after_a_silence_it_is_left_alone_then_one_question_tries_it(loop: _loops.Loop) -> None:
     """While that one waits, and for a while after every silence, the others are told at once."""
     clock, asked = Clock(), 0
-    asking, sleeper = Asking(patience=20.0, pause=5.0, clock=clock), Sleeper()
+    asking, sleeper = Asking(timeout=20.0, pause=5.0, clock=clock), Sleeper()
 
     def silent() -> None:
         nonlocal asked
@@ -86,7 +86,7 @@ async def test_after_a_silence_it_is_left_alone_then_one_question_tries_it(loop:
 async def test_a_store_that_is_down_is_asked_again_at_once(loop: _loops.Loop) -> None:
     """A refused connection takes no time; and as soon as the store is back it is used."""
     clock = Clock()
-    asking = Asking(patience=20.0, clock=clock)
+    asking = Asking(timeout=20.0, clock=clock)
 
     def down() -> None:
         raise ConnectionRefusedError

@@ -12,14 +12,14 @@ from mailauth_io.stores.content import OVERHEAD, PIECE, ContentReader
 @given(st.lists(st.binary(max_size=9) | st.integers(4090, 70_000).map(bytes), max_size=20))
 def test_chunks_say_what_was_appended(appended: list[bytes]) -> None:
     content = MessageContent(Budget())
-    for octets in [*appended, b"\r\n"]:
-        content.append(octets)
+    for data in [*appended, b"\r\n"]:
+        content.append(data)
     content.seal()
     assert b"".join(content.chunks) == b"".join(appended) + b"\r\n"
     assert content.size == sum(map(len, appended)) + 2
 
 
-def test_single_octets_do_not_cost_an_object_each() -> None:
+def test_single_bytes_do_not_cost_an_object_each() -> None:
     content = MessageContent(Budget())
     for _ in range(2 * PIECE):
         content.append(b"x")
@@ -27,11 +27,11 @@ def test_single_octets_do_not_cost_an_object_each() -> None:
     assert len(content.chunks) <= 3
 
 
-@pytest.mark.parametrize("octets", [b"x", b"x\r", b"x\n", b"x" * 5000])
-def test_a_last_line_without_crlf_gets_one(octets: bytes) -> None:
-    content = MessageContent.of(octets, Budget())
-    assert b"".join(content.chunks) == octets + b"\r\n"
-    assert content.size == len(octets) + 2
+@pytest.mark.parametrize("data", [b"x", b"x\r", b"x\n", b"x" * 5000])
+def test_a_last_line_without_crlf_gets_one(data: bytes) -> None:
+    content = MessageContent.of(data, Budget())
+    assert b"".join(content.chunks) == data + b"\r\n"
+    assert content.size == len(data) + 2
 
 
 def test_crlf_cut_between_two_chunks_is_one_line_end() -> None:
@@ -74,10 +74,10 @@ def test_what_does_not_fit_is_refused_and_what_came_before_is_given_back() -> No
 def test_a_reader_knows_which_piece_is_the_last() -> None:
     reader = ContentReader(iter([b"one", b"two"]))
     pieces = [reader.read(), reader.read()]
-    assert [(piece.octets, piece.last) for piece in pieces] == [(b"one", False), (b"two", True)]
+    assert [(piece.data, piece.last) for piece in pieces] == [(b"one", False), (b"two", True)]
     assert reader.offset == 6
 
 
-def test_a_message_of_no_octets_is_one_empty_last_piece() -> None:
+def test_a_message_of_no_bytes_is_one_empty_last_piece() -> None:
     piece = ContentReader(iter(())).read()
-    assert (piece.octets, piece.last) == (b"", True)
+    assert (piece.data, piece.last) == (b"", True)

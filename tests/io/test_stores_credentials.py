@@ -71,12 +71,12 @@ def test_what_can_be_proved_follows_from_the_scheme() -> None:
 
 @pytest.mark.parametrize("scheme", DOVEADM)
 @pytest.mark.parametrize("password", [b"a\0b", b"\xff\xfe", b"x" * 5000])
-def test_any_octets_are_a_wrong_password(scheme: str, password: bytes) -> None:
+def test_any_data_is_a_wrong_password(scheme: str, password: bytes) -> None:
     """Never an exception."""
     assert read(DOVEADM[scheme]).check(password) is False
 
 
-def test_bcrypt_looks_at_72_octets_as_crypt_does() -> None:
+def test_bcrypt_looks_at_72_bytes_as_crypt_does() -> None:
     """Who logged in to Dovecot by a longer password logs in here."""
     credential = read(write_credential("BLF-CRYPT", b"x" * 72))
     assert credential.check(b"x" * 80)

@@ -63,7 +63,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[object, ...]]:
 
     count(hashlib, "pbkdf2_hmac", lambda hash_name, password, salt, iterations: (hash_name, iterations))
     count(hmac, "digest", lambda key, message, hash_name: (hash_name,))
-    count(hashlib, "md5", lambda octets: ())
+    count(hashlib, "md5", lambda data: ())
     for each, hash_ in HASHES.items():
         hash_.get_backend()  # else the first verify() replaces itself
         count(hash_, "verify", lambda password, text, each=each: (each,))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mailauth import LocalProtocolError
-from mailauth.grants import Grant, fold
+from mailauth.grants import Grant, normalize_address
 from mailauth_io import _loops, stores
 from tests.io.grants_keepers import LIFETIME, InRedis, Keeper, Memory, Sqlite, on_both_loops
 from tests.io.server_support import run_on_asyncio
@@ -91,7 +91,7 @@ async def test_a_new_login_replaces_the_grant_and_nothing_else_extends_it(loop: 
     assert await grants.grant(HERE, "alice") == 1
     keeper.move(LIFETIME - 100)
     assert await who(grants, HERE) == "alice"
-    assert len(await grants.living()) == 1
+    assert len(await grants.active()) == 1
     keeper.move(100)
     assert await grants.find(HERE) is None
 
@@ -137,8 +137,8 @@ async def test_an_ipv6_prefix_opens_its_whole_network_and_no_more(loop: _loops.L
     await grants.grant("2001:db8::1", "alice")
     assert await who(grants, "2001:db8::ffff:1") == "alice"
     assert await grants.find("2001:db8:0:1::1") is None
-    (shown,) = await grants.living()
-    assert shown.address == fold("2001:db8::")
+    (shown,) = await grants.active()
+    assert shown.address == normalize_address("2001:db8::")
     assert await grants.revoke_address("2001:db8::2") == 1
 
 
@@ -156,7 +156,7 @@ async def test_what_is_no_address_is_refused(loop: _loops.Loop, keeper: Keeper) 
 
 @on_both_loops
 async def test_settings_out_of_range_are_refused(loop: _loops.Loop, keeper: Keeper) -> None:
-    for settings in ({"lifetime": -1.0}, {"ipv6_prefix": 0}, {"identities_per_address": 0}, {"maximum_grants": 0}):
+    for settings in ({"lifetime": -1.0}, {"ipv6_prefix": 0}, {"identities_per_address": 0}, {"max_grants": 0}):
         with pytest.raises(LocalProtocolError):
             keeper.open(**settings)
 
@@ -212,13 +212,13 @@ async def test_what_is_over_is_neither_shown_nor_counted(loop: _loops.Loop, keep
     keeper.move(LIFETIME / 2)
     await grants.grant(HERE, "bob")
     await grants.grant(ELSEWHERE, "alice")
-    assert [(str(each.address), each.identity) for each in await grants.living()] == [
+    assert [(str(each.address), each.identity) for each in await grants.active()] == [
         (HERE, "alice"),
         (HERE, "bob"),
         (ELSEWHERE, "alice"),
     ]
     keeper.move(LIFETIME / 2)
-    shown = await grants.living()
+    shown = await grants.active()
     assert [(str(each.address), each.identity) for each in shown] == [(HERE, "bob"), (ELSEWHERE, "alice")]
     assert all(LIFETIME / 2 - 100 < each.remaining <= LIFETIME / 2 for each in shown)
     assert await grants.revoke_identity("alice") == 1
@@ -237,17 +237,17 @@ async def test_identities_at_an_address_are_bounded_and_the_oldest_leaves_first(
         assert await grants.grant(HERE, identity) == min(number, 3)
         keeper.move(1)
     await grants.grant(ELSEWHERE, "bob")
-    assert {each.identity for each in await grants.living() if str(each.address) == HERE} == {"carol", "alice", "dave"}
+    assert {each.identity for each in await grants.active() if str(each.address) == HERE} == {"carol", "alice", "dave"}
     assert await grants.revoke_identity("bob") == 1  # nothing of the one that left is kept
 
 
 @on_both_loops
 async def test_grants_in_all_are_bounded_and_the_oldest_leaves_first(loop: _loops.Loop, keeper: Keeper) -> None:
-    grants = keeper.open(maximum_grants=3)
+    grants = keeper.open(max_grants=3)
     for number in range(6):
         await grants.grant(f"192.0.2.{number}", "alice" if number % 2 else "bob")
         keeper.move(1)
-    assert [str(each.address) for each in await grants.living()] == ["192.0.2.3", "192.0.2.4", "192.0.2.5"]
+    assert [str(each.address) for each in await grants.active()] == ["192.0.2.3", "192.0.2.4", "192.0.2.5"]
     assert await grants.find("192.0.2.2") is None
     assert await grants.revoke_identity("alice") == 2
 
@@ -326,7 +326,7 @@ async def test_a_clock_that_steps_back_ends_grants_for_good(loop: _loops.Loop, s
     await grants.grant(ELSEWHERE, "bob")
     shared.move(-3600)
     assert await grants.find(HERE) is None
-    assert await grants.living() == []
+    assert await grants.active() == []
     shared.move(3600)
     for address in (HERE, ELSEWHERE):
         assert await grants.find(address) is None

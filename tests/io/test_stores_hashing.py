@@ -16,7 +16,7 @@ from mailauth_io.stores import LOCAL, ClientLeft, Hashing, HashingBusy, LoginSou
 from tests.io.line_echo import cancel_when_blocked, on_both_loops
 from tests.io.time_machine import together
 
-PATIENCE = 120.0
+TIMEOUT = 120.0
 """Seconds after which a test fails rather than hang."""
 
 
@@ -42,7 +42,7 @@ class Slow:
 
     def __call__(self) -> str:
         self.begun.release()
-        assert self.end.wait(PATIENCE)
+        assert self.end.wait(TIMEOUT)
         return "done"
 
 
@@ -70,7 +70,7 @@ async def test_a_login_that_gets_no_thread_in_time_is_refused(loop: _loops.Loop)
 
 @on_both_loops
 async def test_a_login_that_waits_gets_the_next_free_thread(loop: _loops.Loop) -> None:
-    hashing = Hashing(threads=2, timeout=PATIENCE)
+    hashing = Hashing(threads=2, timeout=TIMEOUT)
     slow = Slow()
     done: list[str] = []
 
@@ -103,7 +103,7 @@ def test_a_cancelled_hash_keeps_its_thread_until_it_ends() -> None:
         await _loops.current().in_thread(slow.begun.acquire)
         with pytest.raises(HashingBusy):
             await hashing.run(LOCAL, len, "x")
-        hashing._timeout = PATIENCE
+        hashing._timeout = TIMEOUT
         slow.end.set()
         assert await hashing.run(LOCAL, len, "x") == 1
 
@@ -159,7 +159,7 @@ class Hashes:
         def hash_it() -> bool:
             self.started.append(login)
             self._begun.release()
-            assert self._go_on.acquire(timeout=PATIENCE)
+            assert self._go_on.acquire(timeout=TIMEOUT)
             return right
 
         async def run() -> None:
@@ -173,7 +173,7 @@ class Hashes:
     async def begun(self, number: int) -> None:
         """Wait until so many more have started."""
         for _ in range(number):
-            assert await self._loop.in_thread(lambda: self._begun.acquire(timeout=PATIENCE))
+            assert await self._loop.in_thread(lambda: self._begun.acquire(timeout=TIMEOUT))
 
     async def end(self, number: int) -> None:
         """End hashes until so many others have started; the end of one may start none."""
@@ -194,7 +194,7 @@ async def test_a_login_overtakes_the_queue_of_attacking_addresses(loop: _loops.L
     """At most threads + 1 hashes start between an honest login and its own, however many others wait."""
     for threads in (1, 2, 4):
         for attackers in (1, 10):
-            await overtake(Hashes(loop, Hashing(threads=threads, timeout=PATIENCE)), threads, attackers)
+            await overtake(Hashes(loop, Hashing(threads=threads, timeout=TIMEOUT)), threads, attackers)
 
 
 async def overtake(hashes: Hashes, threads: int, attackers: int) -> None:
@@ -226,7 +226,7 @@ async def overtake(hashes: Hashes, threads: int, attackers: int) -> None:
 @on_both_loops
 async def test_an_address_holds_at_most_half_of_the_threads(loop: _loops.Loop) -> None:
     """A login from elsewhere then starts at once, without any hash ending first."""
-    hashes = Hashes(loop, Hashing(threads=4, timeout=PATIENCE))
+    hashes = Hashes(loop, Hashing(threads=4, timeout=TIMEOUT))
 
     async def other() -> None:
         await hashes.begun(2)
@@ -244,7 +244,7 @@ async def test_an_address_holds_at_most_half_of_the_threads(loop: _loops.Loop) -
 @on_both_loops
 async def test_addresses_take_turns(loop: _loops.Loop) -> None:
     """Not the logins: an address with many of them has one turn, as the others."""
-    hashes = Hashes(loop, Hashing(threads=1, timeout=PATIENCE))
+    hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
     logins = [hashes.login(name, right=True) for name in ("a/0", "a/1", "a/2", "a/3", "b/0", "b/1", "c/0")]
 
     async def end() -> None:
@@ -262,7 +262,7 @@ async def test_addresses_take_turns(loop: _loops.Loop) -> None:
 @on_both_loops
 async def test_an_address_with_a_failed_login_gets_every_fourth_turn(loop: _loops.Loop) -> None:
     """A user who mistyped a password is not locked out by a rush of others."""
-    hashes = Hashes(loop, Hashing(threads=1, timeout=PATIENCE))
+    hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
     hashes.failed["mistyped"] = 1
 
     async def rush() -> None:
@@ -280,7 +280,7 @@ async def test_an_address_with_a_failed_login_gets_every_fourth_turn(loop: _loop
 @on_both_loops
 async def test_a_client_that_leaves_the_queue_gets_no_thread(loop: _loops.Loop) -> None:
     """It counts as a failure: to ask for hashes and to leave would cost nothing otherwise."""
-    hashes = Hashes(loop, Hashing(threads=1, timeout=PATIENCE))
+    hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
 
     async def leave() -> None:
         await hashes.begun(1)
@@ -302,7 +302,7 @@ async def test_a_client_that_leaves_while_a_wrong_password_is_hashed_has_failed_
 ) -> None:
     """With the right one it has not: who pipes a session into a socket has closed its side by then."""
     for right in (False, True):
-        hashes = Hashes(loop, Hashing(threads=1, timeout=PATIENCE))
+        hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
 
         async def leave(hashes: Hashes = hashes) -> None:
             await hashes.begun(1)
@@ -316,7 +316,7 @@ async def test_a_client_that_leaves_while_a_wrong_password_is_hashed_has_failed_
 @on_both_loops
 async def test_a_client_that_asks_for_keys_and_leaves_has_failed(loop: _loops.Loop) -> None:
     """SCRAM's keys are neither right nor wrong when they are derived."""
-    hashing = Hashing(threads=1, timeout=PATIENCE)
+    hashing = Hashing(threads=1, timeout=TIMEOUT)
     failed: list[bool] = []
     for leaves in ([], ["left"]):
         source = LoginSource(connected=partial(operator.not_, leaves), note_failure=lambda: failed.append(True))
@@ -327,7 +327,7 @@ async def test_a_client_that_asks_for_keys_and_leaves_has_failed(loop: _loops.Lo
 @on_both_loops
 async def test_addresses_with_a_failed_login_hold_at_most_half_of_the_threads_together(loop: _loops.Loop) -> None:
     """However many they are: another login then starts at once, and waits for none of theirs to end."""
-    hashes = Hashes(loop, Hashing(threads=4, timeout=PATIENCE))
+    hashes = Hashes(loop, Hashing(threads=4, timeout=TIMEOUT))
     hashes.failed.update(f"attacker {address}" for address in range(10))
 
     async def user() -> None:
@@ -346,7 +346,7 @@ async def test_addresses_with_a_failed_login_hold_at_most_half_of_the_threads_to
 @on_both_loops
 async def test_networks_take_turns_and_in_each_its_addresses(loop: _loops.Loop) -> None:
     """A network has as many addresses as its owner likes, none of which needs to have failed before."""
-    hashes = Hashes(loop, Hashing(threads=1, timeout=PATIENCE))
+    hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
     attack = [hashes.login(f"attacker:{number}", right=True) for number in range(50)]
 
     async def attacked() -> None:
@@ -385,7 +385,7 @@ async def test_a_client_that_leaves_before_its_time_in_the_queue_is_over_has_fai
 @on_both_loops
 async def test_a_client_that_closed_its_side_is_served_if_it_need_not_wait(loop: _loops.Loop) -> None:
     """It may still read: who pipes a session into a socket closes its side at once."""
-    hashes = Hashes(loop, Hashing(threads=1, timeout=PATIENCE))
+    hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
     hashes.gone.add("a")
     hashes.end_all()
     await hashes.login("a", right=True)()
@@ -400,7 +400,7 @@ def test_a_client_that_left_is_a_busy_server_to_its_login() -> None:
 @on_both_loops
 async def test_a_failure_counts_before_the_next_turn_is_given(loop: _loops.Loop) -> None:
     """Else the address that has just failed would have one more turn, ahead of a user who waits."""
-    hashes = Hashes(loop, Hashing(threads=1, timeout=PATIENCE))
+    hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
 
     async def next_of_a() -> None:
         await hashes.begun(1)

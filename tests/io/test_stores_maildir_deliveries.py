@@ -38,7 +38,7 @@ class Disk:
     steps: list[str] = attrs.field(factory=list)
 
     def __attrs_post_init__(self) -> None:
-        self._watch("write", lambda number, octets: "write", lambda number, octets: len(octets))
+        self._watch("write", lambda number, data: "write", lambda number, data: len(data))
         self._watch("fsync", lambda number: f"sync of the {'folder' if _is_folder(number) else 'file'}")
         self._watch("rename", lambda source, target: "rename")
         self._watch("mkdir", lambda path, *mode: "making a folder")
@@ -169,7 +169,7 @@ def test_a_message_discarded_while_it_is_written_leaves_nothing(tmp_path: Path) 
 def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``write`` may take less than it is given."""
     write = os.write
-    monkeypatch.setattr(os, "write", lambda number, octets: write(number, octets[:1000]))
+    monkeypatch.setattr(os, "write", lambda number, data: write(number, data[:1000]))
 
     async def main() -> None:
         await put(MaildirMaildrops(tmp_path), "alice", b"line\r\n" * 1_000)

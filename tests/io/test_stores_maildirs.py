@@ -33,10 +33,10 @@ from tests.serving import environment
 pytestmark = on_both_loops
 
 
-def foreign(maildir: Path, name: str, octets: bytes, folder: str = "new") -> Path:
+def foreign(maildir: Path, name: str, data: bytes, folder: str = "new") -> Path:
     for each in ("tmp", "new", "cur"):
         (maildir / each).mkdir(parents=True, exist_ok=True)
-    (maildir / folder / name).write_bytes(octets)
+    (maildir / folder / name).write_bytes(data)
     return maildir / folder / name
 
 
@@ -70,12 +70,12 @@ def test_a_message_lies_in_new_with_lf_line_ends(run: Run, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "data",
     [b"a\nb\n", b"a\r\nb\r\n", b"a\r\nb\n", b"a\nb", b"a\nb\r", b"a\rb\n", b"\n" * 70_000, b"x" * 65_535 + b"\r\ny\n"],
 )
-def test_what_others_delivered_is_read_with_crlf_line_ends(run: Run, tmp_path: Path, octets: bytes) -> None:
-    foreign(tmp_path / "alice", "1.x.host", octets, "cur")
-    expected = re.sub(rb"\r\n|\r|\n|(?<![\r\n])\Z", b"\r\n", octets)
+def test_what_others_delivered_is_read_with_crlf_line_ends(run: Run, tmp_path: Path, data: bytes) -> None:
+    foreign(tmp_path / "alice", "1.x.host", data, "cur")
+    expected = re.sub(rb"\r\n|\r|\n|(?<![\r\n])\Z", b"\r\n", data)
 
     async def main() -> None:
         maildrop = await opened(MaildirMaildrops(tmp_path), "alice")

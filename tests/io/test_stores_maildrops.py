@@ -45,8 +45,8 @@ async def opened(maildrops: Maildrops, name: str) -> OpenedMaildrop:
 async def whole(maildrop: OpenedMaildrop, number: int) -> bytes:
     pieces = [await maildrop.read(number)]
     while not pieces[-1].last:
-        pieces.append(await maildrop.read(number, sum(len(piece.octets) for piece in pieces)))
-    return b"".join(piece.octets for piece in pieces)
+        pieces.append(await maildrop.read(number, sum(len(piece.data) for piece in pieces)))
+    return b"".join(piece.data for piece in pieces)
 
 
 def test_every_name_has_an_empty_maildrop(run: Run, maildrops: Maildrops) -> None:

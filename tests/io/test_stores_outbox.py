@@ -23,7 +23,7 @@ def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Outbox, Held
     """An outbox, and a look at the messages that are visible in it, without envelope."""
     if request.param == "memory":
         memory = MemoryOutbox()
-        return memory, lambda: [message.octets for message in memory.messages]
+        return memory, lambda: [message.data for message in memory.messages]
     path = tmp_path / "outbox"
 
     def held() -> list[bytes]:

@@ -67,9 +67,9 @@ def test_sizes_are_counted_once(run: Run, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_message_that_another_program_changed_is_counted_again(run: Run, tmp_path: Path) -> None:
     async def main() -> None:
-        for octets, size in ((b"a\nb\n", 6), (b"\n\n\n\n", 8), (b"a\n", 3)):
-            file = foreign(tmp_path / "alice", "1.x.host", octets)
-            os.utime(file, ns=(0, len(octets) + size))
+        for data, size in ((b"a\nb\n", 6), (b"\n\n\n\n", 8), (b"a\n", 3)):
+            file = foreign(tmp_path / "alice", "1.x.host", data)
+            os.utime(file, ns=(0, len(data) + size))
             assert await sizes(tmp_path) == [size]
 
     run(main)
@@ -136,7 +136,7 @@ def test_a_message_is_never_whole_in_memory(run: Run, tmp_path: Path) -> None:
             count, last = 0, False
             while not last:
                 content = await maildrop.read(1, count)
-                count, last = count + len(content.octets), content.last
+                count, last = count + len(content.data), content.last
             assert count == 16_000_077
             assert tracemalloc.get_traced_memory()[1] < 1_500_000
         finally:

@@ -23,15 +23,15 @@ serving = config.read(cli.settings_of(cli.build_parser().parse_args(["serve", "-
 print(*(remark for remark in serving.remarks if "MD5" in remark or "Legacy" in remark), sep="\\n")
 proofs = serving.stores.accounts.proofs
 for machine, said in (
-    (smtp.AnyServerConnection(serving.config.smtp_settings(proofs), entropy=bytes(32)),
+    (smtp.ExtendedServerConnection(serving.config.smtp_settings(proofs), entropy=bytes(32)),
         b"EHLO c\\r\\nAUTH CRAM-MD5\\r\\n"),
-    (pop3.AnyServerConnection(serving.config.pop3_settings(proofs), entropy=bytes(32)),
+    (pop3.ExtendedServerConnection(serving.config.pop3_settings(proofs), entropy=bytes(32)),
         b"CAPA\\r\\nAUTH CRAM-MD5\\r\\nAPOP alice c4c9334bac560ecc979e58001b3e22fb\\r\\n"),
 ):
     machine.receive_data(said)
     while not isinstance(event := machine.next_event(), NeedData):
         if isinstance(event, Send):
-            print(event.octets.decode(), end="")
+            print(event.data.decode(), end="")
         elif isinstance(event, Question):
             machine.answer(event, ACCEPT)
 """

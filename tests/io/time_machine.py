@@ -28,13 +28,13 @@ class MemoryStream(Stream):
         self.began = 0.0
         self.turns = 0
 
-    def write(self, octets: bytes) -> None:
-        self.heard += octets
+    def write(self, data: bytes) -> None:
+        self.heard += data
 
     async def turn(self) -> None:
         self.turns += 1
 
-    def put_back(self, octets: bytes) -> None:
+    def put_back(self, data: bytes) -> None:
         raise NotImplementedError
 
     def drop_unread(self) -> int:
@@ -69,17 +69,17 @@ class SlowClient(MemoryStream):
     def take(self) -> bytes | None:
         if self._here is None and self._says and not self._says[0][0]:
             return self._says.popleft()[1]
-        octets, self._here = self._here, None
-        return octets
+        data, self._here = self._here, None
+        return data
 
     async def arrival(self, due: float) -> None:
-        after, octets = self._says[0] if self._says else (float("inf"), b"")
+        after, data = self._says[0] if self._says else (float("inf"), b"")
         if self.seconds + after > due:
             self.seconds = max(self.seconds, due)
             raise TimeoutError
         self._says.popleft()
         self.seconds += after
-        self._here = octets
+        self._here = data
 
 
 class _Selector(selectors.DefaultSelector):

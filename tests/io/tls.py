@@ -38,9 +38,9 @@ def layers(context: ssl.SSLContext | None = None) -> tuple[_tls.Layer, _tls.Laye
     done = [False, False]
     while not all(done):
         done[1] = client.shake_hands()
-        if octets := client.take():
-            server.feed(octets)
+        if data := client.take():
+            server.feed(data)
         done[0] = server.shake_hands()
-        if octets := server.take():
-            client.feed(octets)
+        if data := server.take():
+            client.feed(data)
     return server, client

@@ -71,8 +71,8 @@ class Application:
                 return ACCEPT
 
     def _content(self, number: int, offset: int) -> pop3.Content:
-        octets = self.texts[number - 1][offset : offset + self.piece]
-        return pop3.Content(octets=octets, last=offset + len(octets) == len(self.texts[number - 1]))
+        data = self.texts[number - 1][offset : offset + self.piece]
+        return pop3.Content(data=data, last=offset + len(data) == len(self.texts[number - 1]))
 
     def answer(self, connection: pop3.ServerConnection, question: Question[Any]) -> None:
         answer = self.instead.get(type(question))
@@ -111,7 +111,7 @@ def talk(connection: pop3.ServerConnection, application: Application, *chunks: b
 
 def said(events: Iterable[object]) -> bytes:
     """Everything that was written."""
-    return b"".join(event.octets for event in events if isinstance(event, Send | BeginTls))
+    return b"".join(event.data for event in events if isinstance(event, Send | BeginTls))
 
 
 def in_transaction(
@@ -131,7 +131,7 @@ def ask(connection: pop3.ServerConnection, application: Application, *lines: byt
 def client(settings: pop3.ClientSettings | None = None, tls: Tls | None = None) -> pop3.ClientConnection:
     connection = pop3.ClientConnection(settings, tls=tls)
     connection.receive_data(b"+OK hello\r\n")
-    assert connection.next_event() == pop3.Replied(command=None, reply=pop3.Reply(True, "", "hello"))
+    assert connection.next_event() == pop3.ReplyReceived(command=None, reply=pop3.Reply(True, "", "hello"))
     return connection
 
 
@@ -147,12 +147,12 @@ def pull(connection: pop3.ClientConnection) -> list[pop3.ClientEvent | Action]:
             return events
 
 
-def exchange(connection: pop3.ClientConnection, command: Command, octets: bytes) -> list[pop3.ClientEvent | Action]:
-    """Send *command*, see it leave, and hand in *octets*."""
+def exchange(connection: pop3.ClientConnection, command: Command, data: bytes) -> list[pop3.ClientEvent | Action]:
+    """Send *command*, see it leave, and hand in *data*."""
     connection.send(command)
     sent = pull(connection)
     assert said(sent)
-    connection.receive_data(octets)
+    connection.receive_data(data)
     return pull(connection)
 
 

@@ -14,6 +14,7 @@ from mailauth import (
     ACCEPT,
     BeginTls,
     Closed,
+    CloseReason,
     LocalProtocolError,
     NeedData,
     Paused,
@@ -21,7 +22,6 @@ from mailauth import (
     Send,
     Tls,
     TlsStarted,
-    Why,
     pop3,
     sasl,
 )
@@ -66,7 +66,7 @@ def test_a_client_that_may_not_talk_is_told_why_and_closed() -> None:
     application.instead[pop3.Connected] = pop3.Unavailable.TEMPORARY
     events = settle(connection, application)
     assert said(events).startswith(b"-ERR [SYS/TEMP] ")
-    assert events[-1] == Closed(why=Why.SHUT_DOWN)
+    assert events[-1] == Closed(reason=CloseReason.SHUT_DOWN)
 
 
 def test_the_timestamp_is_the_last_word_and_the_only_one_in_brackets() -> None:
@@ -174,7 +174,7 @@ CERTIFICATE = {"serialNumber": "01"}
 )
 def test_the_answer_to_capa_is_made_once_for_each_kind_of_connection(tls: Tls | None, offered: str) -> None:
     """A client may ask as often as it likes; connections of the same settings that differ are told so."""
-    settings = pop3.AnyServerSettings(
+    settings = pop3.ExtendedServerSettings(
         mechanisms=pop3.ALL_MECHANISMS.only("SCRAM-SHA-256-PLUS", "EXTERNAL", "PLAIN"),
         mechanisms_without_tls=frozenset({"PLAIN"}),
         scram_decoy=sasl.ScramDecoy(key=bytes(16)),
@@ -230,7 +230,7 @@ def test_user_is_refused_where_no_password_may_be_sent() -> None:
     connection, application, _ = greeted(STRICT)
     events = talk(connection, application, b"USER alice\r\n")
     assert said(events).startswith(b"-ERR ")
-    assert [type(event) for event in events] == [pop3.Refused, Send]
+    assert [type(event) for event in events] == [pop3.CommandRejected, Send]
     assert ask(connection, application, b"PASS wonderland").startswith(b"-ERR ")
 
 
@@ -262,7 +262,7 @@ def test_a_second_user_replaces_the_first() -> None:
     connection, application, _ = greeted()
     events = talk(connection, application, b"USER bob\r\nUSER alice\r\nPASS wonderland\r\n")
     failed = [event for event in events if isinstance(event, sasl.AuthenticationFailed)]
-    assert [(event.authentication_identity, event.why) for event in failed] == [("bob", sasl.Fault.CANCELLED)]
+    assert [(event.authentication_identity, event.reason) for event in failed] == [("bob", sasl.Fault.CANCELLED)]
     assert connection.identity == "alice"
 
 
@@ -284,14 +284,14 @@ def test_a_store_that_cannot_tell_is_sys_temp() -> None:
         assert answer.splitlines()[-1].startswith(b"-ERR [SYS/TEMP] ")
 
 
-@pytest.mark.parametrize("why", pop3.Unavailable)
-def test_a_maildrop_that_cannot_be_opened_leads_back_to_authorization(why: pop3.Unavailable) -> None:
+@pytest.mark.parametrize("reason", pop3.Unavailable)
+def test_a_maildrop_that_cannot_be_opened_leads_back_to_authorization(reason: pop3.Unavailable) -> None:
     """RFC 2449 section 8.1.2, RFC 3206 section 4; the identity was proved all the same, and a grant was made."""
     connection, application, _ = greeted()
-    application.instead[pop3.OpenMaildrop] = why
+    application.instead[pop3.OpenMaildrop] = reason
     events = talk(connection, application, b"AUTH PLAIN " + PLAIN + b"\r\n")
     assert any(isinstance(event, sasl.Authenticated) for event in events)
-    assert said(events).startswith(f"-ERR [{why.value}] ".encode())
+    assert said(events).startswith(f"-ERR [{reason.value}] ".encode())
     assert connection.identity is None
     application.instead.clear()
     assert ask(connection, application, b"AUTH PLAIN " + PLAIN).startswith(b"+OK ")
@@ -373,7 +373,7 @@ def test_auth_cram_md5() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "why"),
+    ("lines", "reason"),
     [
         ([b"AUTH PLAIN", b"*"], sasl.Fault.CANCELLED),
         ([b"AUTH PLAIN", b"not base64!"], sasl.Fault.UNDECODABLE),
@@ -387,14 +387,14 @@ def test_auth_cram_md5() -> None:
     ],
 )
 def test_a_login_that_fails_says_so_once_and_leaves_authorization(
-    lines: list[bytes], why: sasl.Refusal | sasl.Fault
+    lines: list[bytes], reason: sasl.Refusal | sasl.Fault
 ) -> None:
     """RFC 5034 section 4."""
     connection, application, _ = greeted()
     for line in lines[:-1]:
         ask(connection, application, line)
     events = talk(connection, application, lines[-1] + b"\r\n")
-    assert [event.why for event in events if isinstance(event, sasl.AuthenticationFailed)] == [why]
+    assert [event.reason for event in events if isinstance(event, sasl.AuthenticationFailed)] == [reason]
     assert said(events).startswith(b"-ERR ")
     assert said(events).count(b"\r\n") == 1
     assert ask(connection, application, b"AUTH PLAIN " + PLAIN).startswith(b"+OK ")
@@ -456,12 +456,12 @@ def test_the_third_failed_login_ends_the_session() -> None:
     assert ask(connection, application, apop(line, b"x")).endswith(b"-ERR [AUTH] authentication failed\r\n")
     events = talk(connection, application, b"AUTH PLAIN " + WRONG + b"\r\nCAPA\r\n")
     assert said(events) == b"-ERR [AUTH] authentication failed\r\n"
-    assert events[-1] == Closed(why=Why.TOO_MANY_ERRORS)
+    assert events[-1] == Closed(reason=CloseReason.TOO_MANY_ERRORS)
 
 
 def test_fewer_than_three_tries_cannot_be_set() -> None:
-    with pytest.raises(ValueError, match="maximum_failed_logins"):
-        pop3.ServerSettings(maximum_failed_logins=2)
+    with pytest.raises(ValueError, match="max_failed_logins"):
+        pop3.ServerSettings(max_failed_logins=2)
 
 
 @pytest.mark.parametrize(
@@ -469,7 +469,7 @@ def test_fewer_than_three_tries_cannot_be_set() -> None:
 )
 def test_errors_have_a_budget(line: bytes) -> None:
     connection, application = (
-        server(pop3.ServerSettings(maximum_errors=5, mechanisms_without_tls=EVERYTHING)),
+        server(pop3.ServerSettings(max_errors=5, mechanisms_without_tls=EVERYTHING)),
         Application(),
     )
     settle(connection, application)
@@ -480,7 +480,7 @@ def test_errors_have_a_budget(line: bytes) -> None:
     events = talk(connection, application, line + b"\r\nCAPA\r\n")
     assert said(events).startswith(b"-ERR ")
     assert said(events).count(b"\r\n") == 1
-    assert events[-1] == Closed(why=Why.TOO_MANY_ERRORS)
+    assert events[-1] == Closed(reason=CloseReason.TOO_MANY_ERRORS)
 
 
 def test_a_browser_gets_no_second_line() -> None:
@@ -488,7 +488,7 @@ def test_a_browser_gets_no_second_line() -> None:
     connection, application, _ = greeted()
     events = talk(connection, application, b"GET / HTTP/1.1\r\nHost: x\r\n\r\nCAPA\r\n")
     assert said(events).count(b"\r\n") == 1
-    assert events[-1] == Closed(why=Why.TOO_MANY_ERRORS)
+    assert events[-1] == Closed(reason=CloseReason.TOO_MANY_ERRORS)
 
 
 def test_a_line_too_long_is_dropped_and_answered_once() -> None:
@@ -522,7 +522,7 @@ def test_no_secret_is_in_any_repr() -> None:
         connection.receive_data(each + b"\r\n")
         for event in settle(connection, application):
             shown += repr(event)
-            if isinstance(event, pop3.Refused) and event.verb:
+            if isinstance(event, pop3.CommandRejected) and event.verb:
                 shown += repr(event.line)
     for hidden in (secret, base64.b64encode(secret), base64.b64encode(b"\0a\0" + secret), apop(line, secret)[-32:]):
         assert hidden.decode() not in shown
@@ -531,7 +531,7 @@ def test_no_secret_is_in_any_repr() -> None:
 def test_a_server_waits_ten_minutes() -> None:
     """RFC 1939 section 3: the autologout timer."""
     connection, _, _ = greeted()
-    assert connection.next_event() == NeedData(patience=600.0, until=600.0)
+    assert connection.next_event() == NeedData(timeout=600.0, until=600.0)
 
 
 def test_an_answer_that_is_none_leaves_the_question_open() -> None:
@@ -539,7 +539,7 @@ def test_an_answer_that_is_none_leaves_the_question_open() -> None:
     question = connection.next_event()
     assert isinstance(question, pop3.Connected)
     wrong: Question[Any] = question
-    for answer in (None, True, "yes", pop3.Content(octets=b"")):
+    for answer in (None, True, "yes", pop3.Content(data=b"")):
         with pytest.raises(LocalProtocolError):
             connection.answer(wrong, answer)
     connection.answer(question, ACCEPT)

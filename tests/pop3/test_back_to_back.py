@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, strategies as st
 
-from mailauth import BeginTls, Closed, Command, MessageChunk, NeedData, Paused, Question, Send, Why, pop3, sasl
+from mailauth import BeginTls, Closed, CloseReason, Command, MessageChunk, NeedData, Paused, Question, Send, pop3, sasl
 from tests.pop3.drive import OPEN, TLS, Application, server
 
 LOGINS: dict[str, Callable[[], sasl.ClientMechanism]] = {
@@ -28,7 +28,7 @@ class Wire:
         self.client = pop3.ClientConnection()
         self.server = server(OPEN)
         self.told: list[pop3.ClientEvent] = []
-        self.closed: list[Why] = []
+        self.closed: list[CloseReason] = []
         self.tls_awaited = False
 
     def run(self) -> list[pop3.ClientEvent]:
@@ -42,11 +42,11 @@ class Wire:
         busy = False
         while not isinstance(event := self.server.next_event(), NeedData):
             if isinstance(event, Closed):
-                self.closed.append(event.why)
+                self.closed.append(event.reason)
                 return busy
             busy = True
             if isinstance(event, Send | BeginTls):
-                self._carry(event.octets)
+                self._carry(event.data)
             if isinstance(event, BeginTls):
                 assert self.tls_awaited
                 self.client.tls_started(TLS)
@@ -55,9 +55,9 @@ class Wire:
                 self.application.answer(self.server, event)
         return busy
 
-    def _carry(self, octets: bytes) -> None:
-        for start in range(0, len(octets), self.cut):
-            self.client.receive_data(octets[start : start + self.cut])
+    def _carry(self, data: bytes) -> None:
+        for start in range(0, len(data), self.cut):
+            self.client.receive_data(data[start : start + self.cut])
             self._run_client()
 
     def _run_client(self) -> bool:
@@ -70,10 +70,12 @@ class Wire:
                 return busy
             busy = True
             if isinstance(event, Send):
-                for start in range(0, len(event.octets), self.cut):
-                    self.server.receive_data(event.octets[start : start + self.cut])
+                for start in range(0, len(event.data), self.cut):
+                    self.server.receive_data(event.data[start : start + self.cut])
             else:
-                assert isinstance(event, pop3.Replied | MessageChunk | sasl.Authenticated | pop3.AuthenticationFailed)
+                assert isinstance(
+                    event, pop3.ReplyReceived | MessageChunk | sasl.Authenticated | pop3.AuthenticationRejected
+                )
                 self.told.append(event)
 
     def say(self, *commands: Command) -> list[pop3.ClientEvent]:
@@ -90,7 +92,7 @@ def test_every_mechanism_logs_in(name: str, cut: int, secure: bool) -> None:
     wire.run()
     if secure:
         (replied,) = wire.say(pop3.Stls())
-        assert isinstance(replied, pop3.Replied)
+        assert isinstance(replied, pop3.ReplyReceived)
         assert (wire.client.tls, wire.server.tls) == (TLS, TLS)
     wire.say(pop3.Capa())
     wire.client.authenticate(LOGINS[name]())
@@ -128,9 +130,9 @@ def test_generated_conversations_agree(
     answered: list[Command | None] = []
     for event in wire.say(*wanted):
         if isinstance(event, MessageChunk):
-            chunks.append(event.octets)
+            chunks.append(event.data)
             continue
-        assert isinstance(event, pop3.Replied)
+        assert isinstance(event, pop3.ReplyReceived)
         command, reply = event.command, event.reply
         answered.append(command)
         match command:
@@ -152,7 +154,7 @@ def test_generated_conversations_agree(
     assert answered == wanted
     wire.say(pop3.Quit())
     assert application.committed == ([frozenset(deleted)] if deleted else [])
-    assert wire.closed[-1] is Why.QUIT
+    assert wire.closed[-1] is CloseReason.QUIT
 
 
 def test_a_wrong_password_then_the_right_one() -> None:
@@ -160,7 +162,7 @@ def test_a_wrong_password_then_the_right_one() -> None:
     wire.run()
     wire.client.authenticate(sasl.UserPassClient(authentication_identity="alice", password=b"x"))
     (failed,) = wire.run()
-    assert isinstance(failed, pop3.AuthenticationFailed)
+    assert isinstance(failed, pop3.AuthenticationRejected)
     assert failed.reply.response_code == "AUTH"
     wire.client.authenticate(LOGINS["USER"]())
     assert wire.run() == [sasl.Authenticated(mechanism="USER")]

@@ -9,12 +9,12 @@ import pytest
 from mailauth import (
     BeginTls,
     Closed,
+    CloseReason,
     Command,
     LocalProtocolError,
     MessageChunk,
     NeedData,
     RemoteProtocolError,
-    Why,
     pop3,
     sasl,
 )
@@ -31,7 +31,7 @@ CRAM = sasl.CramMd5Client(authentication_identity="alice", secret=b"wonderland")
 def greeted(line: bytes = b"+OK hello", *, tls: bool = False, tls_required: bool = False) -> pop3.ClientConnection:
     connection = pop3.ClientConnection(pop3.ClientSettings(tls_required=tls_required), tls=TLS if tls else None)
     connection.receive_data(line + b"\r\n")
-    assert isinstance(connection.next_event(), pop3.Replied)
+    assert isinstance(connection.next_event(), pop3.ReplyReceived)
     return connection
 
 
@@ -50,9 +50,11 @@ def logged_in(*, pipelining: bool = False) -> pop3.ClientConnection:
 
 def test_the_greeting_is_the_first_event_and_keeps_its_timestamp() -> None:
     connection = pop3.ClientConnection()
-    assert connection.next_event() == NeedData(patience=600.0)
+    assert connection.next_event() == NeedData(timeout=600.0)
     connection.receive_data(b"+OK POP3 ready <1@host>\r\n")
-    assert connection.next_event() == pop3.Replied(command=None, reply=pop3.Reply(True, "", "POP3 ready <1@host>"))
+    assert connection.next_event() == pop3.ReplyReceived(
+        command=None, reply=pop3.Reply(True, "", "POP3 ready <1@host>")
+    )
     assert connection.timestamp == b"<1@host>"
 
 
@@ -67,7 +69,7 @@ def test_a_greeting_that_says_no_is_the_end() -> None:
     connection = greeted(b"-ERR [SYS/TEMP] busy")
     assert refused_locally(connection, pop3.Capa())
     connection.receive_data(b"")
-    assert pull(connection) == [Closed(why=Why.PEER)]
+    assert pull(connection) == [Closed(reason=CloseReason.PEER_CLOSED)]
 
 
 def test_capa_fills_the_capabilities() -> None:
@@ -76,7 +78,7 @@ def test_capa_fills_the_capabilities() -> None:
     assert dict(connection.capabilities) == {}
     capa = pop3.Capa()
     (replied,) = exchange(connection, capa, CAPABILITIES)
-    assert isinstance(replied, pop3.Replied)
+    assert isinstance(replied, pop3.ReplyReceived)
     assert replied.command is capa
     assert connection.capabilities["SASL"] == "PLAIN cram-md5"
     assert connection.capabilities["IMPLEMENTATION"] == "a b c"
@@ -94,7 +96,7 @@ def test_commands_wait_for_each_other_unless_pipelining_is_offered() -> None:
     connection.receive_data(b"+OK 0 0\r\n")
     events = pull(connection)
     assert said(events) == b"NOOP\r\n"
-    assert [event.command for event in events if isinstance(event, pop3.Replied)] == [stat]
+    assert [event.command for event in events if isinstance(event, pop3.ReplyReceived)] == [stat]
     connection.receive_data(b"+OK\r\n")
     pull(connection)
 
@@ -111,7 +113,7 @@ def test_replies_come_in_order_with_the_very_object_that_was_sent() -> None:
         connection.send(command)
     pull(connection)
     connection.receive_data(b"+OK\r\n+OK 1 2\r\n-ERR\r\n+OK\r\n")
-    answered = [event.command for event in pull(connection) if isinstance(event, pop3.Replied)]
+    answered = [event.command for event in pull(connection) if isinstance(event, pop3.ReplyReceived)]
     assert [id(command) for command in answered] == [id(command) for command in sent]
 
 
@@ -126,32 +128,35 @@ def test_multi_line_answers_are_unstuffed_lines() -> None:
     """RFC 1939 section 3."""
     connection = logged_in()
     (replied,) = exchange(connection, pop3.Uidl(), b"+OK here\r\n1 a\r\n..2 b\r\n.\r\n")
-    assert replied == pop3.Replied(command=pop3.Uidl(), reply=pop3.Reply(True, "", "here", ("1 a", ".2 b")))
+    assert replied == pop3.ReplyReceived(command=pop3.Uidl(), reply=pop3.Reply(True, "", "here", ("1 a", ".2 b")))
     (replied,) = exchange(connection, pop3.Uidl(number=1), b"+OK 1 a\r\n")
-    assert replied == pop3.Replied(command=pop3.Uidl(number=1), reply=pop3.Reply(True, "", "1 a"))
+    assert replied == pop3.ReplyReceived(command=pop3.Uidl(number=1), reply=pop3.Reply(True, "", "1 a"))
     (replied,) = exchange(connection, pop3.List(), b"-ERR [SYS/TEMP] later\r\n")
-    assert replied == pop3.Replied(command=pop3.List(), reply=pop3.Reply(False, "SYS/TEMP", "later"))
+    assert replied == pop3.ReplyReceived(command=pop3.List(), reply=pop3.Reply(False, "SYS/TEMP", "later"))
 
 
 @pytest.mark.parametrize("command", [pop3.Retrieve(number=1), pop3.Retrieve(number=1, lines=3)])
 def test_the_text_of_a_message_comes_before_its_reply_unstuffed(command: pop3.Retrieve) -> None:
     connection = logged_in()
     events = exchange(connection, command, b"+OK follows\r\nSubject: x\r\n\r\n..dot\r\n...\r\n.\r\n")
-    text = b"".join(event.octets for event in events if isinstance(event, MessageChunk))
+    text = b"".join(event.data for event in events if isinstance(event, MessageChunk))
     assert text == b"Subject: x\r\n\r\n.dot\r\n..\r\n"
-    assert events[-1] == pop3.Replied(command=command, reply=pop3.Reply(True, "", "follows"))
+    assert events[-1] == pop3.ReplyReceived(command=command, reply=pop3.Reply(True, "", "follows"))
 
 
 def test_a_message_that_is_refused_has_no_text() -> None:
     connection = logged_in()
     (replied,) = exchange(connection, pop3.Retrieve(number=1), b"-ERR gone\r\n")
-    assert replied == pop3.Replied(command=pop3.Retrieve(number=1), reply=pop3.Reply(False, "", "gone"))
+    assert replied == pop3.ReplyReceived(command=pop3.Retrieve(number=1), reply=pop3.Reply(False, "", "gone"))
 
 
 def test_quit_closes() -> None:
     connection = logged_in()
     events = exchange(connection, pop3.Quit(), b"+OK bye\r\n")
-    assert events == [pop3.Replied(command=pop3.Quit(), reply=pop3.Reply(True, "", "bye")), Closed(why=Why.QUIT)]
+    assert events == [
+        pop3.ReplyReceived(command=pop3.Quit(), reply=pop3.Reply(True, "", "bye")),
+        Closed(reason=CloseReason.QUIT),
+    ]
     assert refused_locally(connection, pop3.Noop())
 
 
@@ -168,7 +173,7 @@ def test_what_belongs_to_transaction_is_refused_before_it(command: Command) -> N
     assert refused_locally(client(), command)
 
 
-@pytest.mark.parametrize("command", [User(argument=b"a"), Pass(argument=b"a"), MessageChunk(octets=b"a"), Command()])
+@pytest.mark.parametrize("command", [User(argument=b"a"), Pass(argument=b"a"), MessageChunk(data=b"a"), Command()])
 def test_only_commands_of_the_protocol_are_sent_by_hand(command: Command) -> None:
     assert refused_locally(client(), command)
 
@@ -196,7 +201,7 @@ def test_user_and_pass_refused(refused_at: int) -> None:
         connection.receive_data(b"+OK\r\n")
         sent += said(pull(connection))
     connection.receive_data(b"-ERR [AUTH] no\r\n")
-    assert pull(connection) == [pop3.AuthenticationFailed(mechanism="USER", reply=pop3.Reply(False, "AUTH", "no"))]
+    assert pull(connection) == [pop3.AuthenticationRejected(mechanism="USER", reply=pop3.Reply(False, "AUTH", "no"))]
     assert sent.count(b"wonder") == refused_at - 1
     connection.authenticate(USER)
 
@@ -270,7 +275,7 @@ def test_a_challenge_that_cannot_be_taken_is_cancelled() -> None:
     assert said(pull(connection)) == b"*\r\n"
     connection.receive_data(b"-ERR cancelled\r\n")
     (failed,) = pull(connection)
-    assert isinstance(failed, pop3.AuthenticationFailed)
+    assert isinstance(failed, pop3.AuthenticationRejected)
 
 
 def test_a_challenge_is_a_plus_and_a_blank() -> None:
@@ -325,16 +330,16 @@ def test_the_reply_to_stls_is_told_inside_tls_and_capabilities_are_forgotten() -
     connection = client()
     exchange(connection, pop3.Capa(), CAPABILITIES)
     stls = pop3.Stls()
-    assert exchange(connection, stls, b"+OK go\r\n") == [BeginTls(octets=b"")]
+    assert exchange(connection, stls, b"+OK go\r\n") == [BeginTls(data=b"")]
     assert refused_locally(connection, pop3.Capa())
     connection.tls_started(TLS)
-    assert pull(connection) == [pop3.Replied(command=stls, reply=pop3.Reply(True, "", "go"))]
+    assert pull(connection) == [pop3.ReplyReceived(command=stls, reply=pop3.Reply(True, "", "go"))]
     assert dict(connection.capabilities) == {}
     assert refused_locally(connection, pop3.Stls())
 
 
 @pytest.mark.parametrize("cut", [False, True])
-def test_octets_behind_the_reply_to_stls_are_an_attack(cut: bool) -> None:
+def test_bytes_after_the_reply_to_stls_are_an_attack(cut: bool) -> None:
     """CVE-2021-23993 and its kin."""
     connection = client()
     connection.send(pop3.Stls())
@@ -353,7 +358,7 @@ def test_octets_behind_the_reply_to_stls_are_an_attack(cut: bool) -> None:
 def test_stls_refused_leaves_the_session_in_clear_text() -> None:
     connection = client()
     (replied,) = exchange(connection, pop3.Stls(), b"-ERR no\r\n")
-    assert replied == pop3.Replied(command=pop3.Stls(), reply=pop3.Reply(False, "", "no"))
+    assert replied == pop3.ReplyReceived(command=pop3.Stls(), reply=pop3.Reply(False, "", "no"))
     assert not refused_locally(connection, pop3.Capa())
 
 
@@ -361,17 +366,17 @@ def test_stls_refused_leaves_the_session_in_clear_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "data",
     [
         *(b"OK\r\n", b"+ok\r\n", b"\r\n", b"+OKAY\r\n", b"+ \r\n", b"+ abc\r\n", b"* OK IMAP\r\n", b"220 smtp\r\n"),
         *(b"+OK\n\r\n\r\n", b"x" * 2_049),
     ],
 )
-def test_what_is_no_reply_is_the_servers_fault(octets: bytes) -> None:
+def test_what_is_no_reply_is_the_servers_fault(data: bytes) -> None:
     connection = logged_in()
     connection.send(pop3.Noop())
     pull(connection)
-    connection.receive_data(octets + b"\r\n")
+    connection.receive_data(data + b"\r\n")
     with pytest.raises(RemoteProtocolError):
         pull(connection)
 
@@ -393,7 +398,7 @@ def test_a_challenge_to_user_is_the_servers_fault() -> None:
 
 
 def test_multi_line_answers_are_bounded() -> None:
-    connection = pop3.ClientConnection(pop3.ClientSettings(maximum_answer=65_536))
+    connection = pop3.ClientConnection(pop3.ClientSettings(max_response=65_536))
     connection.receive_data(b"+OK\r\n")
     pull(connection)
     connection.send(pop3.Capa())

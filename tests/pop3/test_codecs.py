@@ -17,16 +17,16 @@ from mailauth.pop3.replies import parse_status
 
 numbers = st.integers(1, 9_999_999_999)
 counts = st.integers(0, 9_999_999_999)
-octets = st.binary(min_size=1, max_size=60).filter(lambda found: not set(b"\r\n\0") & set(found))
+data = st.binary(min_size=1, max_size=60).filter(lambda found: not set(b"\r\n\0") & set(found))
 commands: st.SearchStrategy[LineCommand] = st.one_of(
     st.sampled_from([pop3.Capa(), pop3.Stls(), pop3.Utf8(), pop3.Stat(), pop3.Noop(), pop3.Rset(), pop3.Quit()]),
     st.builds(pop3.List, number=st.none() | numbers),
     st.builds(pop3.Uidl, number=st.none() | numbers),
     st.builds(pop3.Dele, number=numbers),
     st.builds(pop3.Retrieve, number=numbers, lines=st.none() | counts),
-    st.builds(User, argument=octets),
-    st.builds(Pass, argument=octets),
-    st.builds(Apop, argument=st.builds(lambda name: name + b" " + b"0" * 32, octets)),
+    st.builds(User, argument=data),
+    st.builds(Pass, argument=data),
+    st.builds(Apop, argument=st.builds(lambda name: name + b" " + b"0" * 32, data)),
     st.builds(
         Auth,
         mechanism=st.from_regex(r"[A-Z0-9_-]{1,20}", fullmatch=True),
@@ -104,13 +104,13 @@ def test_a_client_cannot_ask_for_less_than_no_lines() -> None:
         pop3.Retrieve(number=1, lines=-1)
 
 
-@pytest.mark.parametrize("octets", [b"", b"a\r\nDELE 1", b"a\n", b"\r", b"a\0b"])
-def test_no_line_end_gets_into_a_command(octets: bytes) -> None:
+@pytest.mark.parametrize("data", [b"", b"a\r\nDELE 1", b"a\n", b"\r", b"a\0b"])
+def test_no_line_end_gets_into_a_command(data: bytes) -> None:
     for kind in (User, Pass, Apop):
         with pytest.raises(LocalProtocolError, match="argument"):
-            kind(argument=octets)
+            kind(argument=data)
         with pytest.raises(Malformed):
-            kind.parse(octets)
+            kind.parse(data)
 
 
 def test_secrets_are_in_no_repr() -> None:
@@ -120,8 +120,8 @@ def test_secrets_are_in_no_repr() -> None:
         Auth(mechanism="PLAIN", initial_response=b"s3cret"),
     ):
         assert "s3cret" not in repr(command)
-    assert "s3cret" not in repr(pop3.Content(octets=b"s3cret"))
-    refused = pop3.Refused(verb="", line=b"s3cret", reply=pop3.Reply(False))
+    assert "s3cret" not in repr(pop3.Content(data=b"s3cret"))
+    refused = pop3.CommandRejected(verb="", line=b"s3cret", reply=pop3.Reply(False))
     assert "s3cret" not in repr(refused)
 
 
@@ -148,7 +148,7 @@ def test_every_reply_comes_back_from_the_wire(reply: pop3.Reply) -> None:
     assert parse_status(reply.to_wire()[:-2]) == reply
 
 
-def test_a_reply_line_has_512_octets_at_most() -> None:
+def test_a_reply_line_has_512_bytes_at_most() -> None:
     """RFC 1939 section 3."""
     wire = pop3.Reply(True, "", "x" * 600, ("y" * 600, "." * 600)).to_wire()
     assert [len(line) for line in wire.split(b"\r\n")] == [510, 510, 510, 1, 0]
@@ -181,11 +181,11 @@ def test_a_text_cannot_pose_as_a_response_code() -> None:
 
 @given(st.binary(max_size=60))
 def test_any_status_line_is_read_or_malformed(line: bytes) -> None:
-    for octets in (line, b"+OK " + line, b"-ERR [" + line):
+    for data in (line, b"+OK " + line, b"-ERR [" + line):
         try:
-            reply = parse_status(octets)
+            reply = parse_status(data)
         except Malformed:
-            assert not octets.startswith((b"+OK ", b"-ERR "))
+            assert not data.startswith((b"+OK ", b"-ERR "))
         else:
             reply.to_wire()
 

@@ -72,15 +72,15 @@ def test_a_client_reads_what_was_announced_and_why_it_was_refused() -> None:
     pull(connection)
     connection.receive_data(b"-ERR [LOGIN-DELAY] wait\r\n")
     (failed,) = pull(connection)
-    assert isinstance(failed, pop3.AuthenticationFailed)
+    assert isinstance(failed, pop3.AuthenticationRejected)
     assert failed.reply.response_code == "LOGIN-DELAY"
 
 
-@pytest.mark.parametrize("why", pop3.Unavailable)
-def test_every_response_code_can_be_said_of_a_maildrop_and_is_read_by_the_client(why: pop3.Unavailable) -> None:
+@pytest.mark.parametrize("reason", pop3.Unavailable)
+def test_every_response_code_can_be_said_of_a_maildrop_and_is_read_by_the_client(reason: pop3.Unavailable) -> None:
     """RFC 2449 section 8, RFC 3206 section 4, RFC 6856 section 5."""
     connection, application = server(OPEN, TLS), Application()
-    application.instead[pop3.OpenMaildrop] = why
+    application.instead[pop3.OpenMaildrop] = reason
     settle(connection, application)
     refusal = ask(connection, application, b"USER alice", b"PASS wonderland").splitlines(keepends=True)[1]
     reader = client(tls=TLS)
@@ -90,8 +90,8 @@ def test_every_response_code_can_be_said_of_a_maildrop_and_is_read_by_the_client
     pull(reader)
     reader.receive_data(refusal)
     (failed,) = pull(reader)
-    assert isinstance(failed, pop3.AuthenticationFailed)
-    assert failed.reply.response_code == why.value
+    assert isinstance(failed, pop3.AuthenticationRejected)
+    assert failed.reply.response_code == reason.value
 
 
 # -- a server that does not end ----------------------------------------------------------------------------------------
@@ -132,7 +132,9 @@ def conversation(lines: list[bytes], application: Application, *, usual: bool, c
     wire = b"".join(line + (b"\r\n" if usual else b" \r\n") for line in lines)
     pieces = [wire[start : start + 5] for start in range(0, len(wire), 5)] if cut else [wire]
     events += talk(connection, application, *filter(None, pieces), b"")
-    return [event for event in events if not isinstance(event, Action | pop3.RetrieveMore | pop3.Refused)], said(events)
+    return [
+        event for event in events if not isinstance(event, Action | pop3.RetrieveMore | pop3.CommandRejected)
+    ], said(events)
 
 
 TEXTS = (b"Subject: a\r\n\r\n.b\r\n", "Subject: \xe9\r\n\r\n".encode(), b"c")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mailauth import Closed, Why
+from mailauth import Closed, CloseReason
 from tests.pop3.drive import ask, in_transaction, said, talk
 
 LINES = st.sampled_from([b"a", b".", b"..", b"Subject: b", b"", b"\xc3\xa9"])
@@ -132,23 +132,23 @@ class Session(RuleBasedStateMachine):
     def quit(self, blank: bytes) -> None:
         events = talk(self.connection, self.application, b"QUIT" + blank + b"\r\n")
         assert said(events).startswith(b"+OK")
-        assert events[-1] == Closed(why=Why.QUIT)
+        assert events[-1] == Closed(reason=CloseReason.QUIT)
         self.over = True
 
     @precondition(lambda self: not self.over)
-    @rule(why=st.sampled_from([Why.SHUT_DOWN, Why.TIMED_OUT]))
-    def time_out(self, why: Why) -> None:
-        self.connection.shut_down(why)
-        self.vanish(why)
+    @rule(reason=st.sampled_from([CloseReason.SHUT_DOWN, CloseReason.TIMED_OUT]))
+    def time_out(self, reason: CloseReason) -> None:
+        self.connection.shut_down(reason)
+        self.vanish(reason)
 
     @precondition(lambda self: not self.over)
     @rule()
     def hang_up(self) -> None:
         self.connection.receive_data(b"")
-        self.vanish(Why.PEER)
+        self.vanish(CloseReason.PEER_CLOSED)
 
-    def vanish(self, why: Why) -> None:
-        assert self.connection.next_event() == Closed(why=why)
+    def vanish(self, reason: CloseReason) -> None:
+        assert self.connection.next_event() == Closed(reason=reason)
         self.deleted.clear()
         self.over = True
 

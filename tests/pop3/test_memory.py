@@ -19,13 +19,13 @@ from mailauth import (
     Send,
     pop3,
 )
-from mailauth._lines import MAXIMUM_UNREAD
+from mailauth._lines import MAX_UNREAD
 from tests.pop3.drive import OPEN, Application, client, maildrop, server
-from tests.pop3.test_any_octets import act, answers, plans, streams
 from tests.pop3.test_client import logged_in
+from tests.pop3.test_properties import act, answers, plans, streams
 from tests.weight import Scales
 
-ROOM = MAXIMUM_UNREAD
+ROOM = MAX_UNREAD
 """Octets that a connection may keep besides the chunk in hand."""
 CHUNK = 65_536
 """Octets that an adapter reads at once."""
@@ -83,9 +83,9 @@ def test_no_flood_makes_a_server_heavy(flood: str, answering: bool) -> None:
 
 
 @given(streams | st.binary(max_size=2_000), st.integers(1, 4_000), st.booleans())
-def test_any_octets_leave_a_server_light(octets: bytes, size: int, answering: bool) -> None:
+def test_any_data_leaves_a_server_light(data: bytes, size: int, answering: bool) -> None:
     """House rule 4."""
-    chunks = [octets[start : start + size] for start in range(0, len(octets), size)]
+    chunks = [data[start : start + size] for start in range(0, len(data), size)]
     application = Application(TEXT * 3, TEXT, piece=50)
     assert heaviest(chunks, application, answering=answering) < ROOM
 
@@ -101,14 +101,14 @@ ANSWERS = {
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_no_server_makes_a_client_heavy(answer: str) -> None:
-    """House rule 4.  The lines of LIST and UIDL it keeps for whoever asked: ``maximum_answer`` bounds these."""
-    command, octets = ANSWERS[answer]
+    """House rule 4.  The lines of LIST and UIDL it keeps for whoever asked: ``max_response`` bounds these."""
+    command, data = ANSWERS[answer]
     connection = logged_in()
     scales = Scales(connection)
     connection.send(command)
     most = 0
     try:
-        for chunk in (octets, octets[5:], octets[5:]):
+        for chunk in (data, data[5:], data[5:]):
             connection.receive_data(chunk)
             while not isinstance(event := connection.next_event(), NeedData | Closed):
                 most = max(most, 0 if isinstance(event, Send) else scales.weigh())
@@ -119,15 +119,15 @@ def test_no_server_makes_a_client_heavy(answer: str) -> None:
 
 
 @given(answers | st.binary(max_size=2_000), plans, st.integers(1, 4_000))
-def test_any_octets_leave_a_client_light(octets: bytes, plan: list[Command | str], size: int) -> None:
+def test_any_data_leaves_a_client_light(data: bytes, plan: list[Command | str], size: int) -> None:
     """House rule 4."""
     connection = client()
     scales = Scales(connection)
     for step in plan:
         act(connection, step)
     try:
-        for start in range(0, len(octets), size):
-            connection.receive_data(octets[start : start + size])
+        for start in range(0, len(data), size):
+            connection.receive_data(data[start : start + size])
             while not isinstance(connection.next_event(), NeedData | Paused | BeginTls | Closed):
                 assert scales.weigh() < ROOM
     except (RemoteProtocolError, LocalProtocolError):  # it is at fault; nobody reads on before the handshake

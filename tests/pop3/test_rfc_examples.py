@@ -13,8 +13,8 @@ A_120 = b"Subject: one\r\n\r\n" + b"x" * 102 + b"\r\n"
 A_200 = b"Subject: two\r\n\r\n" + b"y" * 182 + b"\r\n"
 
 
-def first_lines(octets: bytes) -> list[bytes]:
-    return octets.split(b"\r\n")
+def first_lines(data: bytes) -> list[bytes]:
+    return data.split(b"\r\n")
 
 
 def test_the_messages_of_the_example_have_its_sizes() -> None:

@@ -10,12 +10,12 @@ from mailauth import (
     ACCEPT,
     BeginTls,
     Closed,
+    CloseReason,
     LocalProtocolError,
     MessageChunk,
     Paused,
     RemoteProtocolError,
     Send,
-    Why,
     pop3,
     sasl,
 )
@@ -33,7 +33,7 @@ def test_between_commands_whole_lines_are_obeyed_and_half_a_line_is_dropped() ->
     connection.receive_data(b"")
     events = settle(connection, application)
     assert said(events) == b"+OK message 1 deleted\r\n+OK message 2 deleted\r\n"
-    assert events[-1] == Closed(why=Why.PEER)
+    assert events[-1] == Closed(reason=CloseReason.PEER_CLOSED)
     assert application.committed == []
 
 
@@ -47,7 +47,7 @@ def test_a_question_that_is_open_when_the_peer_closes_is_still_answered() -> Non
     connection.answer(question, ACCEPT)
     events = settle(connection, application)
     assert said(events).startswith(b"+OK")
-    assert events[-1] == Closed(why=Why.QUIT)
+    assert events[-1] == Closed(reason=CloseReason.QUIT)
 
 
 @pytest.mark.parametrize("line", [b"USER alice\r\n", b"AUTH PLAIN\r\n", b"AUTH LOGIN\r\n"])
@@ -55,8 +55,8 @@ def test_a_login_under_way_fails_when_the_peer_closes(line: bytes) -> None:
     connection, application = server(), Application()
     talk(connection, application, line)
     events = talk(connection, application, b"")
-    assert [event.why for event in events if isinstance(event, sasl.AuthenticationFailed)] == [None]
-    assert events[-1] == Closed(why=Why.PEER)
+    assert [event.reason for event in events if isinstance(event, sasl.AuthenticationFailed)] == [None]
+    assert events[-1] == Closed(reason=CloseReason.PEER_CLOSED)
 
 
 def test_a_handshake_that_failed_is_closed_and_nothing_is_sent() -> None:
@@ -65,7 +65,7 @@ def test_a_handshake_that_failed_is_closed_and_nothing_is_sent() -> None:
     connection.receive_data(b"STLS\r\n")
     assert isinstance(settle(connection, application)[-1], BeginTls)
     connection.receive_data(b"")
-    assert settle(connection, application) == [Closed(why=Why.PEER)]
+    assert settle(connection, application) == [Closed(reason=CloseReason.PEER_CLOSED)]
 
 
 def test_a_retrieval_under_way_goes_on_when_the_peer_has_said_all() -> None:
@@ -74,21 +74,21 @@ def test_a_retrieval_under_way_goes_on_when_the_peer_has_said_all() -> None:
     connection.receive_data(b"")
     events = settle(connection, application)
     assert said(events).endswith(b"ab\r\n.\r\n")
-    assert events[-1] == Closed(why=Why.PEER)
+    assert events[-1] == Closed(reason=CloseReason.PEER_CLOSED)
 
 
 # -- a server, shut_down() ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("why", [Why.SHUT_DOWN, Why.TIMED_OUT])
-def test_between_commands_nothing_is_said_and_nothing_is_committed(why: Why) -> None:
+@pytest.mark.parametrize("reason", [CloseReason.SHUT_DOWN, CloseReason.TIMED_OUT])
+def test_between_commands_nothing_is_said_and_nothing_is_committed(reason: CloseReason) -> None:
     """RFC 1939 section 3: no UPDATE on timeout."""
     connection, application = in_transaction(b"a")
     talk(connection, application, b"DELE 1\r\n")
-    connection.shut_down(why)
-    connection.shut_down(Why.ABORTED)
-    assert settle(connection, application) == [Closed(why=why)]
-    assert settle(connection, application) == [Closed(why=why)]
+    connection.shut_down(reason)
+    connection.shut_down(CloseReason.ABORTED)
+    assert settle(connection, application) == [Closed(reason=reason)]
+    assert settle(connection, application) == [Closed(reason=reason)]
     assert application.committed == []
 
 
@@ -99,7 +99,7 @@ def test_replies_that_wait_are_still_written() -> None:
     connection.shut_down()
     events = settle(connection, application)
     assert said(events).startswith(b"+OK")
-    assert events[-1] == Closed(why=Why.SHUT_DOWN)
+    assert events[-1] == Closed(reason=CloseReason.SHUT_DOWN)
 
 
 def test_an_open_retrieval_is_answered_whole_then_closed() -> None:
@@ -109,10 +109,10 @@ def test_an_open_retrieval_is_answered_whole_then_closed() -> None:
     assert isinstance(question, pop3.Retrieve)
     connection.shut_down()
     assert isinstance(connection.next_event(), Paused)
-    connection.answer(question, pop3.Content(octets=b"a\r\n"))
+    connection.answer(question, pop3.Content(data=b"a\r\n"))
     events = settle(connection, application)
     assert said(events) == b"+OK message follows\r\na\r\n.\r\n"
-    assert events[-1] == Closed(why=Why.SHUT_DOWN)
+    assert events[-1] == Closed(reason=CloseReason.SHUT_DOWN)
 
 
 def test_inside_content_the_connection_closes_without_the_dot() -> None:
@@ -120,11 +120,11 @@ def test_inside_content_the_connection_closes_without_the_dot() -> None:
     connection.receive_data(b"RETR 1\r\n")
     question = settle(connection, application, pause_at=pop3.Retrieve)[-1]
     assert isinstance(question, pop3.Retrieve)
-    connection.answer(question, pop3.Content(octets=b"a", last=False))
+    connection.answer(question, pop3.Content(data=b"a", last=False))
     connection.shut_down()
     events = settle(connection, application)
     assert said(events).endswith(b"\r\na")
-    assert events[-1] == Closed(why=Why.SHUT_DOWN)
+    assert events[-1] == Closed(reason=CloseReason.SHUT_DOWN)
 
 
 def test_inside_a_listing_the_connection_closes_without_the_dot() -> None:
@@ -134,7 +134,7 @@ def test_inside_a_listing_the_connection_closes_without_the_dot() -> None:
     connection.shut_down()
     events = settle(connection, application)
     assert not said(events).endswith(b".\r\n")
-    assert events[-1] == Closed(why=Why.SHUT_DOWN)
+    assert events[-1] == Closed(reason=CloseReason.SHUT_DOWN)
 
 
 def test_an_open_commit_is_answered_then_closed() -> None:
@@ -155,7 +155,7 @@ def test_a_commit_that_was_not_asked_yet_is_not_made() -> None:
     settle(connection, application, pause_at=pop3.Quit)
     connection.shut_down()
     events = settle(connection, application)
-    assert events[-1] == Closed(why=Why.SHUT_DOWN)
+    assert events[-1] == Closed(reason=CloseReason.SHUT_DOWN)
     assert b"goodbye" not in said(events)
     assert application.committed == []
 
@@ -181,7 +181,7 @@ def test_a_login_that_is_being_judged_is_told_its_verdict(
     events = settle(connection, application)
     assert [type(event) for event in events] == [kind, Send, Closed]
     assert said(events).startswith(reply)
-    assert events[-1] == Closed(why=Why.SHUT_DOWN)
+    assert events[-1] == Closed(reason=CloseReason.SHUT_DOWN)
 
 
 def test_a_login_that_waits_for_the_client_is_abandoned() -> None:
@@ -202,7 +202,7 @@ def test_stls_that_is_being_decided_is_refused() -> None:
     connection.answer(question, ACCEPT)
     events = settle(connection, application)
     assert said(events).startswith(b"-ERR [SYS/TEMP] ")
-    assert events[-1] == Closed(why=Why.SHUT_DOWN)
+    assert events[-1] == Closed(reason=CloseReason.SHUT_DOWN)
 
 
 def test_while_tls_is_awaited_nothing_is_sent() -> None:
@@ -211,7 +211,7 @@ def test_while_tls_is_awaited_nothing_is_sent() -> None:
     connection.receive_data(b"STLS\r\n")
     settle(connection, application)
     connection.shut_down()
-    assert settle(connection, application) == [Closed(why=Why.SHUT_DOWN)]
+    assert settle(connection, application) == [Closed(reason=CloseReason.SHUT_DOWN)]
     with pytest.raises(LocalProtocolError):
         connection.tls_started(TLS)
 
@@ -224,15 +224,15 @@ def test_before_the_greeting_its_answer_is_still_said() -> None:
     connection.answer(question, ACCEPT)
     events = settle(connection, application)
     assert said(events).startswith(b"+OK ")
-    assert events[-1] == Closed(why=Why.SHUT_DOWN)
+    assert events[-1] == Closed(reason=CloseReason.SHUT_DOWN)
 
 
-def test_after_the_end_octets_are_ignored() -> None:
+def test_after_the_end_data_is_ignored() -> None:
     connection, application = in_transaction()
     talk(connection, application, b"QUIT\r\n")
     connection.receive_data(b"NOOP\r\n")
     connection.receive_data(b"")
-    assert settle(connection, application) == [Closed(why=Why.QUIT)]
+    assert settle(connection, application) == [Closed(reason=CloseReason.QUIT)]
 
 
 # -- a client ----------------------------------------------------------------------------------------------------------
@@ -279,17 +279,17 @@ def test_a_server_that_closes_inside_a_login_is_at_fault() -> None:
 def test_a_server_that_closes_between_commands_is_only_closed() -> None:
     connection = logged_in_client()
     connection.receive_data(b"")
-    assert pull(connection) == [Closed(why=Why.PEER)]
+    assert pull(connection) == [Closed(reason=CloseReason.PEER_CLOSED)]
 
 
 def test_an_err_that_nobody_asked_for_is_the_servers_last_word() -> None:
     connection = logged_in_client()
     connection.receive_data(b"-ERR autologout\r\n")
-    assert pull(connection) == [pop3.Replied(command=None, reply=pop3.Reply(False, "", "autologout"))]
+    assert pull(connection) == [pop3.ReplyReceived(command=None, reply=pop3.Reply(False, "", "autologout"))]
     with pytest.raises(LocalProtocolError):
         connection.send(pop3.Noop())
     connection.receive_data(b"")
-    assert pull(connection) == [Closed(why=Why.PEER)]
+    assert pull(connection) == [Closed(reason=CloseReason.PEER_CLOSED)]
 
 
 def test_a_client_between_commands_says_quit() -> None:
@@ -297,7 +297,7 @@ def test_a_client_between_commands_says_quit() -> None:
     connection.shut_down()
     events = pull(connection)
     assert said(events) == b"QUIT\r\n"
-    assert events[-1] == Closed(why=Why.SHUT_DOWN)
+    assert events[-1] == Closed(reason=CloseReason.SHUT_DOWN)
 
 
 def test_a_client_that_is_shut_down_commits_no_deletion() -> None:
@@ -305,12 +305,12 @@ def test_a_client_that_is_shut_down_commits_no_deletion() -> None:
     connection = logged_in_client()
     exchange(connection, pop3.Dele(number=1), b"+OK\r\n")
     connection.shut_down()
-    assert pull(connection) == [Closed(why=Why.SHUT_DOWN)]
+    assert pull(connection) == [Closed(reason=CloseReason.SHUT_DOWN)]
 
 
 def test_a_client_inside_content_just_closes() -> None:
     connection = logged_in_client()
     retrieve = pop3.Retrieve(number=1)
-    assert exchange(connection, retrieve, b"+OK\r\nhalf\r\n") == [MessageChunk(octets=b"half")]
+    assert exchange(connection, retrieve, b"+OK\r\nhalf\r\n") == [MessageChunk(data=b"half")]
     connection.shut_down()
-    assert pull(connection) == [Closed(why=Why.SHUT_DOWN, unanswered=(retrieve,))]
+    assert pull(connection) == [Closed(reason=CloseReason.SHUT_DOWN, unanswered=(retrieve,))]

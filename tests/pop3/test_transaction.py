@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from mailauth import Closed, LocalProtocolError, Question, Send, Why, pop3
+from mailauth import Closed, CloseReason, LocalProtocolError, Question, Send, pop3
 from mailauth._dots import Stuffer, stuff_whole
-from mailauth.pop3.maildrop import Cut
+from mailauth.pop3.maildrop import TopLimiter
 from tests.pop3.drive import OPEN, TLS, Application, ask, in_transaction, maildrop, said, server, settle, talk
 
 HEADER = b"Subject: tea\r\nFrom: hatter@example.test\r\n"
@@ -80,14 +80,14 @@ def naive_top(text: bytes, lines: int) -> bytes:
 
 @given(st.text("\r\n.a", max_size=30), st.integers(0, 6), st.lists(st.integers(0, 30), max_size=6))
 def test_the_cut_of_top_is_the_same_in_any_pieces(text: str, lines: int, cuts: list[int]) -> None:
-    octets = text.encode()
-    cut = Cut(lines)
+    data = text.encode()
+    cut = TopLimiter(lines)
     taken = b""
-    edges = [0, *sorted(cuts), len(octets)]
+    edges = [0, *sorted(cuts), len(data)]
     for start, end in pairwise(edges):
         if not cut.done:
-            taken += cut.take(octets[start:end])
-    assert taken == naive_top(octets, lines)
+            taken += cut.take(data[start:end])
+    assert taken == naive_top(data, lines)
 
 
 @given(st.text("\r\n.a", max_size=30))
@@ -123,11 +123,11 @@ def test_content_is_asked_for_piece_by_piece_once_the_last_one_is_written() -> N
     assert [event.offset for event in events if isinstance(event, pop3.RetrieveMore)] == [4, 8]
 
 
-@pytest.mark.parametrize("why", pop3.Unavailable)
-def test_a_message_that_cannot_be_read_is_err_with_its_code(why: pop3.Unavailable) -> None:
+@pytest.mark.parametrize("reason", pop3.Unavailable)
+def test_a_message_that_cannot_be_read_is_err_with_its_code(reason: pop3.Unavailable) -> None:
     connection, application = in_transaction(TEXT)
-    application.instead[pop3.Retrieve] = why
-    assert ask(connection, application, b"RETR 1").startswith(f"-ERR [{why.value}] ".encode())
+    application.instead[pop3.Retrieve] = reason
+    assert ask(connection, application, b"RETR 1").startswith(f"-ERR [{reason.value}] ".encode())
     assert ask(connection, application, b"NOOP").startswith(b"+OK")
 
 
@@ -137,7 +137,7 @@ def test_a_message_that_breaks_off_is_never_ended_with_a_dot() -> None:
     application.instead[pop3.RetrieveMore] = pop3.Unavailable.TEMPORARY
     events = talk(connection, application, b"RETR 1\r\nNOOP\r\n")
     assert said(events).endswith(b"half\r\n")
-    assert events[-1] == Closed(why=Why.ABORTED)
+    assert events[-1] == Closed(reason=CloseReason.ABORTED)
 
 
 def test_pipelined_retrievals_are_answered_in_order_with_bounded_memory() -> None:
@@ -147,7 +147,7 @@ def test_pipelined_retrievals_are_answered_in_order_with_bounded_memory() -> Non
     events = talk(connection, application, b"".join(b"RETR %d\r\n" % number for number in range(1, 6)))
     assert [event.number for event in events if isinstance(event, pop3.Retrieve)] == [1, 2, 3, 4, 5]
     assert said(events).count(b"+OK") == 5
-    assert max(len(event.octets) for event in events if isinstance(event, Send)) <= 65_536 + 30_100
+    assert max(len(event.data) for event in events if isinstance(event, Send)) <= 65_536 + 30_100
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_deleted_and_unknown_messages_are_refused(line: bytes) -> None:
     ask(connection, application, b"DELE 2")
     events = talk(connection, application, line + b"\r\n")
     assert said(events).startswith(b"-ERR ")
-    assert [type(event) for event in events] == [pop3.Refused, Send]
+    assert [type(event) for event in events] == [pop3.CommandRejected, Send]
 
 
 def test_to_ask_for_a_message_that_is_gone_spends_no_budget() -> None:
@@ -177,7 +177,7 @@ def test_content_that_is_none_leaves_the_question_open() -> None:
     wrong: Question[Any] = question
     with pytest.raises(LocalProtocolError):
         connection.answer(wrong, maildrop())
-    connection.answer(question, pop3.Content(octets=TEXT))
+    connection.answer(question, pop3.Content(data=TEXT))
     assert content(said(settle(connection, application))) == TEXT
 
 
@@ -189,7 +189,7 @@ def test_a_maildrop_that_is_none_leaves_the_question_open() -> None:
     assert isinstance(question, pop3.OpenMaildrop)
     wrong: Question[Any] = question
     with pytest.raises(LocalProtocolError):
-        connection.answer(wrong, pop3.Content(octets=b""))
+        connection.answer(wrong, pop3.Content(data=b""))
     connection.answer(question, maildrop(b"a"))
     assert said(settle(connection, application)).endswith(b"1 messages (1 octets)\r\n")
 
@@ -204,7 +204,7 @@ def test_a_long_listing_is_made_piece_by_piece() -> None:
     talk(connection, application, b"USER alice\r\nPASS wonderland\r\nDELE 1000\r\n")
     connection.receive_data(b"UIDL\r\nLIST\r\n")
     events = settle(connection, application)
-    sends = [event.octets for event in events if isinstance(event, Send)]
+    sends = [event.data for event in events if isinstance(event, Send)]
     assert max(map(len, sends)) < 65_536 + 256 * 90
     uidl, list_ = said(events).split(b".\r\n+OK")
     assert uidl.split(b"\r\n")[1:-1] == [b"%d %070d" % (n, n) for n in range(1, 5_001) if n != 1_000]
@@ -214,14 +214,14 @@ def test_a_long_listing_is_made_piece_by_piece() -> None:
 # -- UPDATE ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("why", pop3.Unavailable)
-def test_a_commit_that_failed_is_err_and_the_session_ends_all_the_same(why: pop3.Unavailable) -> None:
+@pytest.mark.parametrize("reason", pop3.Unavailable)
+def test_a_commit_that_failed_is_err_and_the_session_ends_all_the_same(reason: pop3.Unavailable) -> None:
     """RFC 1939 section 6."""
     connection, application = in_transaction(b"a", b"b")
-    application.instead[pop3.Update] = why
+    application.instead[pop3.Update] = reason
     events = talk(connection, application, b"DELE 1\r\nQUIT\r\n")
-    assert said(events).splitlines()[-1].startswith(f"-ERR [{why.value}] ".encode())
-    assert events[-1] == Closed(why=Why.QUIT)
+    assert said(events).splitlines()[-1].startswith(f"-ERR [{reason.value}] ".encode())
+    assert events[-1] == Closed(reason=CloseReason.QUIT)
 
 
 def test_the_commit_comes_before_its_ok() -> None:
@@ -235,7 +235,7 @@ def test_the_commit_comes_before_its_ok() -> None:
 def test_quit_without_deletions_commits_nothing() -> None:
     connection, application = in_transaction(b"a")
     events = talk(connection, application, b"DELE 1\r\nRSET\r\nQUIT\r\n")
-    assert events[-1] == Closed(why=Why.QUIT)
+    assert events[-1] == Closed(reason=CloseReason.QUIT)
     assert application.committed == []
 
 
@@ -244,7 +244,7 @@ def test_quit_from_authorization_commits_nothing() -> None:
     connection, application = server(), Application(b"a")
     events = talk(connection, application, b"USER alice\r\nQUIT\r\n")
     assert said(events).splitlines()[-1].startswith(b"+OK")
-    assert events[-1] == Closed(why=Why.QUIT)
+    assert events[-1] == Closed(reason=CloseReason.QUIT)
 
 
 def test_what_follows_quit_is_not_obeyed() -> None:

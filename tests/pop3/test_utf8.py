@@ -88,7 +88,7 @@ def test_the_argument_user_stands_where_names_are_sent_in_the_clear_commands(
 
 @pytest.mark.parametrize("line", [b"RETR 1", b"TOP 1 0", b"TOP 1 9"])
 @pytest.mark.parametrize("piece", [12, 13, 20, 1000])
-def test_a_header_beyond_ascii_is_refused_to_a_client_that_did_not_say_utf8(line: bytes, piece: int) -> None:
+def test_a_header_outside_ascii_is_refused_to_a_client_that_did_not_say_utf8(line: bytes, piece: int) -> None:
     """RFC 6856 sections 2.1 and 5; the session goes on, and no budget is spent."""
     connection, application = server(OPEN, TLS), Application(INTERNATIONAL, piece=piece)
     talk(connection, application, LOGIN)
@@ -106,7 +106,7 @@ def test_in_utf8_mode_a_message_is_sent_as_it_is(piece: int) -> None:
 
 
 @pytest.mark.parametrize("text", [BODY_ONLY, b"\r\n" + INTERNATIONAL, b"Subject: gr\xfcn\r\n\r\n", b"Subject: \xff"])
-def test_a_body_beyond_ascii_and_older_encodings_are_for_everybody(text: bytes) -> None:
+def test_a_body_outside_ascii_and_older_encodings_are_for_everybody(text: bytes) -> None:
     """8-bit MIME was there before (RFC 6856 section 2.1); a message that begins with a blank line has no header.
 
     A header in another encoding than UTF-8 is no international one; clients have been given such all along.
@@ -136,18 +136,18 @@ def test_user_and_pass_are_utf8_and_prepared() -> None:
     assert (question.authentication_identity, question.password) == (NAME, "gr\u00fc\u00dfe dich".encode())
 
 
-@pytest.mark.parametrize("octets", [b"\xff", b"\xc3", "\u0378\u200e".encode(), "a\u0085".encode()])
-def test_what_is_no_utf8_or_prohibited_is_refused(octets: bytes) -> None:
+@pytest.mark.parametrize("data", [b"\xff", b"\xc3", "\u0378\u200e".encode(), "a\u0085".encode()])
+def test_what_is_no_utf8_or_prohibited_is_refused(data: bytes) -> None:
     """RFC 6856 section 2.2; at USER nothing shows, since +OK is for every name."""
     connection, application = server(OPEN, TLS), Jorg(b"")
     settle(connection, application)
-    assert ask(connection, application, b"USER " + octets).startswith(b"+OK")
+    assert ask(connection, application, b"USER " + data).startswith(b"+OK")
     assert ask(connection, application, b"PASS x").startswith(b"-ERR")
-    assert ask(connection, application, b"USER alice", b"PASS " + octets).splitlines()[-1].startswith(b"-ERR")
+    assert ask(connection, application, b"USER alice", b"PASS " + data).splitlines()[-1].startswith(b"-ERR")
     assert application.asked == []
 
 
-def test_a_server_without_utf8_hands_over_the_octets_as_they_came() -> None:
+def test_a_server_without_utf8_hands_over_the_bytes_as_they_came() -> None:
     connection, application = server(WITHOUT, TLS), Jorg(b"")
     talk(connection, application, b"USER alice\r\nPASS gr\xfcn\r\n")
     (question,) = application.asked
@@ -188,7 +188,7 @@ def test_a_secret_that_may_not_be_stored_is_refused_at_construction() -> None:
 def test_a_client_says_utf8_before_the_login_alone() -> None:
     connection = client(tls=TLS)
     command = pop3.Utf8()
-    assert exchange(connection, command, b"+OK\r\n") == [pop3.Replied(command=command, reply=pop3.Reply(True))]
+    assert exchange(connection, command, b"+OK\r\n") == [pop3.ReplyReceived(command=command, reply=pop3.Reply(True))]
     connection.authenticate(sasl.UserPassClient(authentication_identity="a", password=b"b"))
     pull(connection)
     for _ in range(2):
@@ -214,7 +214,7 @@ def test_a_client_never_says_stls_after_utf8() -> None:
         sasl.ApopClient(authentication_identity=NAME, secret=b"b"),
     ],
 )
-def test_names_beyond_ascii_are_sent_only_where_capa_says_utf8_user(mechanism: sasl.ClientMechanism) -> None:
+def test_names_outside_ascii_are_sent_only_where_capa_says_utf8_user(mechanism: sasl.ClientMechanism) -> None:
     """RFC 6856 section 2.2; another mechanism is taken in their place."""
     for utf8, allowed in ((b"", False), (b"UTF8\r\n", False), (b"UTF8 USER\r\n", True)):
         connection = pop3.ClientConnection(tls=TLS)
@@ -228,7 +228,7 @@ def test_names_beyond_ascii_are_sent_only_where_capa_says_utf8_user(mechanism: s
         connection.authenticate(mechanism) if allowed else connection.authenticate(mechanism, plain)
         (sent,) = pull(connection)
         assert isinstance(sent, Send)
-        assert sent.octets.startswith((b"USER ", b"APOP ") if allowed else b"AUTH PLAIN ")
+        assert sent.data.startswith((b"USER ", b"APOP ") if allowed else b"AUTH PLAIN ")
 
 
 def test_a_client_reads_the_response_code() -> None:
@@ -240,5 +240,5 @@ def test_a_client_reads_the_response_code() -> None:
         connection.receive_data(b"+OK\r\n")
         pull(connection)
     (replied,) = exchange(connection, pop3.Retrieve(number=1), b"-ERR [UTF8] no\r\n")
-    assert isinstance(replied, pop3.Replied)
+    assert isinstance(replied, pop3.ReplyReceived)
     assert replied.reply == pop3.Reply(False, "UTF8", "no")

@@ -59,8 +59,8 @@ def log_in(client: ClientMechanism, server: ServerMechanism, secrets: Mapping[st
     step = theirs.begin(ours.begin())
     while not isinstance(step, Success | Refusal | Fault):
         if isinstance(step, Challenge):
-            assert not ours.satisfied or step.octets.startswith(b"{")
-            step = theirs.receive(ours.respond(encode_base64(step.octets)))
+            assert not ours.satisfied or step.data.startswith(b"{")
+            step = theirs.receive(ours.respond(encode_base64(step.data)))
         else:
             step = theirs.answer(reply(step, secrets))
     assert ours.satisfied or not isinstance(step, Success)
@@ -77,7 +77,7 @@ def log_in_raw(
     while not isinstance(step, Success | Refusal | Fault):
         if isinstance(step, Challenge):
             assert not client.satisfied
-            step = theirs.respond(client.respond(step.octets))
+            step = theirs.respond(client.respond(step.data))
         else:
             step = theirs.answer(reply(step, secrets))
     assert client.satisfied

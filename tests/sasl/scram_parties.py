@@ -65,11 +65,11 @@ def plus_client(
     )
 
 
-def octets(step: Step) -> bytes:
+def data(step: Step) -> bytes:
     assert isinstance(step, Challenge)
-    return step.octets
+    return step.data
 
 
 def proof_for(theirs: ScramSha256Server, ours: ScramSha256Client | ScramSha256PlusClient) -> bytes:
     assert isinstance(theirs.respond(ours.respond(None)), FetchScramKeys)
-    return ours.respond(octets(theirs.resolve(KEYS)))
+    return ours.respond(data(theirs.resolve(KEYS)))

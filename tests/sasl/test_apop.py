@@ -115,6 +115,6 @@ def test_every_secret_costs_as_many_steps_of_md5(monkeypatch: pytest.MonkeyPatch
         server = ServerExchange(ApopServer(timestamp=b"<a@" + b"b" * (size - 4) + b">", tls=False))
         server.respond(RESPONSE)
         assert server.answer(secret) is Refusal.BAD_CREDENTIALS
-        costs.add(sum(octets // 64 + (2 if octets % 64 > 55 else 1) for octets in hashed))
+        costs.add(sum(data // 64 + (2 if data % 64 > 55 else 1) for data in hashed))
         hashed.clear()
     assert len(costs) == 1

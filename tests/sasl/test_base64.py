@@ -12,9 +12,9 @@ from mailauth.sasl import decode_base64, encode_base64
 
 
 @given(st.binary(max_size=100))
-def test_what_was_encoded_is_decoded(octets: bytes) -> None:
-    assert encode_base64(octets) == base64.b64encode(octets)
-    assert decode_base64(encode_base64(octets)) == octets
+def test_what_was_encoded_is_decoded(data: bytes) -> None:
+    assert encode_base64(data) == base64.b64encode(data)
+    assert decode_base64(encode_base64(data)) == data
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_everything_else_is_refused(line: bytes) -> None:
 @given(st.binary(max_size=12) | st.text("dGlt+/=", max_size=12).map(str.encode))
 def test_two_lines_never_mean_the_same(line: bytes) -> None:
     try:
-        octets = decode_base64(line)
+        data = decode_base64(line)
     except Malformed:
         return
-    assert encode_base64(octets) == line
+    assert encode_base64(data) == line

@@ -20,7 +20,7 @@ from mailauth.sasl import (
     Success,
     encode_base64,
 )
-from mailauth.sasl._digest import _NOBODYS_SECRET
+from mailauth.sasl._digest import _DECOY_SECRET
 from mailauth.sasl._md5 import keyed_md5
 
 CHALLENGE = b"<1896.697170952@postoffice.reston.mci.net>"
@@ -43,7 +43,7 @@ def test_the_example_of_the_rfc() -> None:
     assert client.begin() is None
     challenge = server.begin(None)
     assert isinstance(challenge, Challenge)
-    assert encode_base64(challenge.octets) == line
+    assert encode_base64(challenge.data) == line
     assert client.respond(line) == response
     assert server.receive(response) == FetchSecret(authentication_identity="tim", mechanism="CRAM-MD5", tls=False)
     assert server.answer(SECRET) == Success(authentication_identity="tim", authorization_identity="tim")
@@ -68,7 +68,7 @@ def test_the_secret_of_nobody_logs_nobody_in() -> None:
     """The secret that stands in for a missing one is no secret; knowing it must not help."""
     for missing in (None, b""):
         server = challenged()
-        server.respond(b"tim " + keyed_md5(_NOBODYS_SECRET, CHALLENGE))
+        server.respond(b"tim " + keyed_md5(_DECOY_SECRET, CHALLENGE))
         assert server.resolve(missing) is Refusal.BAD_CREDENTIALS
 
 

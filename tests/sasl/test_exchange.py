@@ -235,13 +235,13 @@ class LastWord:
     authentication_identity = "tim"
 
     def respond(self, response: bytes | None) -> Step:
-        return Success(authentication_identity="tim", authorization_identity="bob", octets=b"v=proof")
+        return Success(authentication_identity="tim", authorization_identity="bob", data=b"v=proof")
 
     def resolve(self, answer: object) -> Step:
         raise AssertionError("nothing was asked")
 
 
-def test_octets_that_come_with_success_travel_as_a_challenge_of_their_own() -> None:
+def test_bytes_that_come_with_success_travel_as_a_challenge_of_their_own() -> None:
     """RFC 4954 section 4: 235 carries none, so the client answers them with an empty response."""
     exchange = ServerExchange(LastWord())
     assert isinstance(exchange.begin(None), Authorize)
@@ -287,7 +287,7 @@ OCTETS = st.one_of(
 @given(
     st.sampled_from(SERVERS), st.booleans(), st.none() | OCTETS, st.lists(OCTETS, max_size=4), st.sampled_from(ANSWERS)
 )
-def test_any_octets_at_any_step_give_a_step(
+def test_any_data_at_any_step_gives_a_step(
     make: Callable[[], ServerMechanism], raw: bool, first: bytes | None, rest: list[bytes], answer: object
 ) -> None:
     """House rule 7: nothing that the client sends raises."""

@@ -25,7 +25,7 @@ from mailauth.sasl import (
     ScramDecoy,
     check_offer,
     is_message_id,
-    possible,
+    is_possible,
 )
 
 CONTEXT = Context(nonce="1896.697170952", host_name="mx.example.test", tls=True)
@@ -166,7 +166,7 @@ def test_scram_is_not_offered_without_a_decoy() -> None:
 )
 def test_what_the_connection_cannot_carry_is_not_possible(tls: Tls | None, impossible: set[str]) -> None:
     """-PLUS needs binding data, EXTERNAL a certificate."""
-    assert {name for name in ALL_MECHANISMS.names if not possible(name, tls)} == impossible
+    assert {name for name in ALL_MECHANISMS.names if not is_possible(name, tls)} == impossible
 
 
 def test_mechanisms_that_ask_about_passwords_stay_such_when_some_are_chosen() -> None:

@@ -54,7 +54,7 @@ def test_names_are_told_apart_by_case() -> None:
     assert server.resolve(ACCEPT) == Success(authentication_identity="Tim", authorization_identity="tim")
 
 
-def test_identities_of_255_octets_and_passwords_of_255_are_taken() -> None:
+def test_identities_of_255_bytes_and_passwords_of_255_are_taken() -> None:
     """RFC 4616 section 2: each production up to and including 255 octets."""
     name = "é" * 127 + "x"
     question = asked(b"y" * 255 + b"\0" + name.encode() + b"\0" + b"z" * 255)

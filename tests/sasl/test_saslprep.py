@@ -99,7 +99,7 @@ LIGATURE = "\ufdfa"
 
 
 @pytest.mark.parametrize("text", ["x" * 1024, "\xe4" * 512, LIGATURE * 15 + " " + LIGATURE * 16])
-def test_text_has_1024_octets_and_no_more(text: str) -> None:
+def test_text_has_1024_bytes_and_no_more(text: str) -> None:
     """Of UTF-8, before and after the preparation."""
     saslprep(text, query=True)
     with pytest.raises(Malformed, match="1024 octets"):

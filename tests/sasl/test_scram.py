@@ -37,7 +37,7 @@ from tests.sasl.scram_parties import (
     Rfc5802Client,
     Rfc7677Client,
     client,
-    octets,
+    data,
     plus_client,
     plus_server,
     server,
@@ -56,10 +56,10 @@ def test_the_example_of_rfc_5802() -> None:
         authentication_identity="user", hash_name="sha1", mechanism="SCRAM-SHA-1", tls=True
     )
     challenge = theirs.resolve(scram_keys(b"pencil", base64.b64decode("QSXCR+Q6sek8bf92"), 4096, "sha1"))
-    assert octets(challenge) == b"r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,s=QSXCR+Q6sek8bf92,i=4096"
-    final = ours.respond(octets(challenge))
+    assert data(challenge) == b"r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,s=QSXCR+Q6sek8bf92,i=4096"
+    final = ours.respond(data(challenge))
     assert final == b"c=biws,r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,p=v0X8v3Bz2T0CJGbJQyF0X+HI4Ts="
-    assert theirs.respond(final) == Success(authentication_identity="user", octets=b"v=rmF9pqV8S7suAoZWja4dJRkFsKQ=")
+    assert theirs.respond(final) == Success(authentication_identity="user", data=b"v=rmF9pqV8S7suAoZWja4dJRkFsKQ=")
     assert ours.respond(b"v=rmF9pqV8S7suAoZWja4dJRkFsKQ=") == b""
     assert ours.satisfied
 
@@ -72,15 +72,15 @@ def test_the_example_of_rfc_7677() -> None:
     assert first == b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO"
     assert isinstance(theirs.respond(first), FetchScramKeys)
     challenge = theirs.resolve(KEYS)
-    assert octets(challenge) == (
+    assert data(challenge) == (
         b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
     )
-    final = ours.respond(octets(challenge))
+    final = ours.respond(data(challenge))
     assert final == (
         b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
     )
     signature = b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
-    assert theirs.respond(final) == Success(authentication_identity="user", octets=signature)
+    assert theirs.respond(final) == Success(authentication_identity="user", data=signature)
     assert ours.respond(signature) == b""
     assert ours.satisfied
 
@@ -124,8 +124,8 @@ def test_the_proof_of_the_server_is_a_challenge_and_the_answer_to_it_is_empty() 
     """RFC 4954 section 4: 235 carries no octets."""
     ours, theirs = ClientExchange(client()), ServerExchange(server())
     assert isinstance(theirs.begin(ours.begin()), FetchScramKeys)
-    challenge = octets(theirs.answer(KEYS))
-    proof = octets(theirs.receive(ours.respond(base64.b64encode(challenge))))
+    challenge = data(theirs.answer(KEYS))
+    proof = data(theirs.receive(ours.respond(base64.b64encode(challenge))))
     assert proof.startswith(b"v=")
     before = ours.satisfied
     assert ours.respond(base64.b64encode(proof)) == b""
@@ -146,7 +146,7 @@ def test_acting_as_another_is_asked_before_the_server_proves_itself() -> None:
     """RFC 4422 section 3.4.1."""
     ours, theirs = ClientExchange(client(acting_as="bob")), ServerExchange(server())
     theirs.begin(ours.begin())
-    question = theirs.receive(ours.respond(base64.b64encode(octets(theirs.answer(KEYS)))))
+    question = theirs.receive(ours.respond(base64.b64encode(data(theirs.answer(KEYS)))))
     assert question == Authorize(
         authentication_identity="user", authorization_identity="bob", mechanism="SCRAM-SHA-256", tls=True
     )

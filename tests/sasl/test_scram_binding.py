@@ -15,7 +15,7 @@ from tests.sasl.scram_parties import (
     ENTROPY,
     KEYS,
     client,
-    octets,
+    data,
     plus_client,
     plus_server,
     server,
@@ -65,5 +65,5 @@ def test_a_flag_that_was_changed_on_the_way_is_no_login() -> None:
     ours = ScramSha256Client(authentication_identity="user", password=b"pencil", entropy=ENTROPY, could_bind=True)
     theirs = server(plus_offered=True)
     theirs.respond(b"n" + ours.respond(None)[1:])
-    final = ours.respond(octets(theirs.resolve(KEYS)))
+    final = ours.respond(data(theirs.resolve(KEYS)))
     assert theirs.respond(final) is Refusal.BAD_CREDENTIALS

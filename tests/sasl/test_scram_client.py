@@ -57,9 +57,7 @@ def test_a_client_refuses_a_challenge_that_is_not_safe(challenge: bytes) -> None
 
 
 def test_a_client_computes_as_much_as_it_was_told_to() -> None:
-    ours = ScramSha256Client(
-        authentication_identity="user", password=b"pencil", entropy=ENTROPY, maximum_iterations=4096
-    )
+    ours = ScramSha256Client(authentication_identity="user", password=b"pencil", entropy=ENTROPY, max_iterations=4096)
     nonce = ours.respond(None).rpartition(b"r=")[2]
     with pytest.raises(Malformed):
         ours.respond(b"r=%bx,s=c2FsdA==,i=4097" % nonce)

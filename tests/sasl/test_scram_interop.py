@@ -39,16 +39,16 @@ def keys(mechanism: str, password: str) -> ScramKeys:
 def our_client(
     mechanism: str, password: str
 ) -> ScramSha1Client | ScramSha256Client | ScramSha1PlusClient | ScramSha256PlusClient:
-    octets, entropy, (binding, binding_data) = password.encode(), b"e" * 32, BINDING
+    data, entropy, (binding, binding_data) = password.encode(), b"e" * 32, BINDING
     match mechanism:
         case "SCRAM-SHA-1":
-            return ScramSha1Client(authentication_identity="user", password=octets, entropy=entropy)
+            return ScramSha1Client(authentication_identity="user", password=data, entropy=entropy)
         case "SCRAM-SHA-256":
-            return ScramSha256Client(authentication_identity="user", password=octets, entropy=entropy)
+            return ScramSha256Client(authentication_identity="user", password=data, entropy=entropy)
     make = ScramSha1PlusClient if mechanism == "SCRAM-SHA-1-PLUS" else ScramSha256PlusClient
     return make(
         authentication_identity="user",
-        password=octets,
+        password=data,
         entropy=entropy,
         channel_binding=binding,
         binding_data=binding_data,
@@ -74,10 +74,10 @@ def test_their_client_logs_in_to_our_server(mechanism: str, password: str) -> No
     assert isinstance(question, FetchScramKeys)
     challenge = ours.resolve(keys(mechanism, password))
     assert isinstance(challenge, Challenge)
-    theirs.set_server_first(challenge.octets.decode())
+    theirs.set_server_first(challenge.data.decode())
     success = ours.respond(theirs.get_client_final().encode())
     assert isinstance(success, Success)
-    theirs.set_server_final(success.octets.decode())
+    theirs.set_server_final(success.data.decode())
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
@@ -87,7 +87,7 @@ def test_their_client_with_a_wrong_password_does_not(mechanism: str) -> None:
     ours.respond(theirs.get_client_first().encode())
     challenge = ours.resolve(keys(mechanism, "pen"))
     assert isinstance(challenge, Challenge)
-    theirs.set_server_first(challenge.octets.decode())
+    theirs.set_server_first(challenge.data.decode())
     assert ours.respond(theirs.get_client_final().encode()) is Refusal.BAD_CREDENTIALS
 
 

@@ -26,7 +26,7 @@ from tests.sasl.scram_parties import (
     KEYS,
     SALT,
     client,
-    octets,
+    data,
     proof_for,
     server,
 )
@@ -69,7 +69,7 @@ def test_an_unknown_extension_is_passed_over() -> None:
     """RFC 5802 section 5.1; it is part of what is signed all the same."""
     theirs = server()
     assert isinstance(theirs.respond(b"n,,n=user,r=abc,x=more"), FetchScramKeys)
-    assert octets(theirs.resolve(KEYS)).startswith(b"r=abcserver,")
+    assert data(theirs.resolve(KEYS)).startswith(b"r=abcserver,")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_an_unknown_identity_shows_the_same_salt_each_time_and_one_of_its_own() 
     def salt(name: str, decoy: ScramDecoy) -> bytes:
         theirs = ScramSha256Server(nonce="server", tls=True, decoy=decoy)
         theirs.respond(b"n,,n=%b,r=abc" % name.encode())
-        return octets(theirs.resolve(None)).split(b",")[1]
+        return data(theirs.resolve(None)).split(b",")[1]
 
     assert salt("nobody", DECOY) == salt("nobody", DECOY)
     assert len({salt("nobody", DECOY), salt("noone", DECOY), salt("nobody", ScramDecoy(key=b"x" * 16))}) == 3
@@ -126,7 +126,7 @@ def test_the_decoy_looks_as_the_settings_say() -> None:
     decoy = ScramDecoy(key=b"k" * 16, iterations=10_000, salt_size=8)
     theirs = ScramSha1Server(nonce="server", tls=True, decoy=decoy)
     theirs.respond(b"n,,n=nobody,r=abc")
-    _, salt, iterations = octets(theirs.resolve(None)).split(b",")
+    _, salt, iterations = data(theirs.resolve(None)).split(b",")
     assert (len(base64.b64decode(salt[2:])), iterations) == (8, b"i=10000")
 
 
@@ -147,7 +147,7 @@ def test_an_unknown_identity_costs_the_same_computations(monkeypatch: pytest.Mon
     for answer in (KEYS, None):
         theirs, ours = server(), client("user", b"wrong")
         theirs.respond(ours.respond(None))
-        final = ours.respond(octets(theirs.resolve(answer)))
+        final = ours.respond(data(theirs.resolve(answer)))
         theirs = server()
         theirs.respond(client("user", b"wrong").respond(None))
         with monkeypatch.context() as patched:
@@ -165,7 +165,7 @@ def test_the_keys_of_the_decoy_log_nobody_in() -> None:
     """Even who knows them, as only the server does, is refused."""
     theirs = server()
     theirs.respond(b"n,,n=nobody,r=abc")
-    first = octets(theirs.resolve(None))
+    first = data(theirs.resolve(None))
     keys = DECOY.keys("nobody", "sha256")
     unproved = b"c=biws,r=abcserver"
     signature = hmac.digest(keys.stored_key, b"n=nobody,r=abc," + first + b"," + unproved, "sha256")

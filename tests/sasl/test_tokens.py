@@ -85,7 +85,7 @@ def test_a_refused_token_is_told_in_json_and_refused_after_the_dummy(
     exchange.begin(base64.b64encode(first))
     step = exchange.answer(refusal)
     assert isinstance(step, Challenge)
-    assert json.loads(step.octets)["schemes"] == "bearer"
+    assert json.loads(step.data)["schemes"] == "bearer"
     assert exchange.receive(dummy) is refusal
 
 
@@ -115,7 +115,7 @@ def test_a_client_without_a_token_hears_how_it_fails_and_nobody_is_asked() -> No
     for response in (b"n,,\x01auth=\x01\x01", b"n,,\x01\x01", b"n,,\x01host=h\x01\x01"):
         step = bearer().respond(response)
         assert isinstance(step, Challenge)
-        assert json.loads(step.octets)["status"] == "invalid_token"
+        assert json.loads(step.data)["status"] == "invalid_token"
 
 
 def test_whose_token_it_is_decides_who_logs_in() -> None:

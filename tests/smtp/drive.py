@@ -17,7 +17,7 @@ TLS: Final = Tls(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384")
 CRAM: Final = "<1896.697170952@postoffice.reston.mci.net>"
 
 IN_CLEAR: Final = smtp.ServerSettings(
-    mechanisms_without_tls=frozenset({"PLAIN", "LOGIN", "CRAM-MD5"}), starttls=True, maximum_noops=100_000
+    mechanisms_without_tls=frozenset({"PLAIN", "LOGIN", "CRAM-MD5"}), starttls=True, max_junk_commands=100_000
 )
 """A server that offers all it has without TLS too, and has the patience that some tests need."""
 
@@ -58,12 +58,12 @@ class Session:
     starts_tls: bool = True
 
     @property
-    def octets(self) -> bytes:
+    def data(self) -> bytes:
         return b"".join(self.sends)
 
     @property
     def lines(self) -> list[str]:
-        return self.octets.decode("ascii").split("\r\n")[:-1]
+        return self.data.decode("ascii").split("\r\n")[:-1]
 
     @property
     def codes(self) -> list[int]:
@@ -79,7 +79,7 @@ class Session:
 
     @property
     def content(self) -> bytes:
-        return b"".join(chunk.octets for chunk in self.of(MessageChunk))
+        return b"".join(chunk.data for chunk in self.of(MessageChunk))
 
     def receive(self, *pieces: bytes) -> Session:
         """Hand in one piece after another, pulling all that each brings."""
@@ -96,10 +96,10 @@ class Session:
             event = self.machine.next_event()
             self.log.append(event)
             match event:
-                case Send(octets=octets):
-                    self.sends.append(octets)
-                case BeginTls(octets=octets):
-                    self.sends.append(octets)
+                case Send(data=data):
+                    self.sends.append(data)
+                case BeginTls(data=data):
+                    self.sends.append(data)
                     self.begun_tls.append(event)
                     if not self.starts_tls:
                         self.last = event
@@ -190,12 +190,12 @@ def greeted(*extensions: str, settings: smtp.ClientSettings | None = None, tls: 
     return session.receive(hello.encode("ascii")).forget()
 
 
-def each_cut(octets: bytes) -> Iterable[Sequence[bytes]]:
-    """*octets* whole, octet by octet, and in two at each place."""
-    yield (octets,)
-    yield [octets[n : n + 1] for n in range(len(octets))]
-    for n in range(1, len(octets)):
-        yield (octets[:n], octets[n:])
+def each_cut(data: bytes) -> Iterable[Sequence[bytes]]:
+    """*data* whole, octet by octet, and in two at each place."""
+    yield (data,)
+    yield [data[n : n + 1] for n in range(len(data))]
+    for n in range(1, len(data)):
+        yield (data[:n], data[n:])
 
 
 def without_cuts(events: Iterable[Any]) -> list[Any]:
@@ -203,7 +203,7 @@ def without_cuts(events: Iterable[Any]) -> list[Any]:
     joined: list[Any] = []
     for event in events:
         if isinstance(event, MessageChunk) and joined and isinstance(joined[-1], MessageChunk):
-            joined[-1] = MessageChunk(octets=joined[-1].octets + event.octets)
+            joined[-1] = MessageChunk(data=joined[-1].data + event.data)
         else:
             joined.append(event)
     return joined
@@ -216,7 +216,7 @@ def converse(client: Session, server: Session) -> None:
     server.pull()
     while len(client.sends) > said[0] or len(server.sends) > said[1]:
         for n, (source, target) in enumerate(((client, server), (server, client))):
-            octets = b"".join(source.sends[said[n] :])
+            data = b"".join(source.sends[said[n] :])
             said[n] = len(source.sends)
-            if octets and target.closed is None:
-                target.receive(octets)
+            if data and target.closed is None:
+                target.receive(data)

@@ -44,7 +44,7 @@ def writing() -> Session:
 
 
 def codes(session: Session) -> list[tuple[type[object], int]]:
-    return [(type(event.command), event.reply.code) for event in session.of(smtp.Replied)]
+    return [(type(event.command), event.reply.code) for event in session.of(smtp.ReplyReceived)]
 
 
 # What leaves, and when
@@ -68,21 +68,21 @@ def test_commands_wait_for_each_reply_where_it_is_not() -> None:
 def test_only_the_last_of_a_group_may_be_of_any_kind(last: Command) -> None:
     """RFC 2920 section 3.1."""
     session = greeted("PIPELINING").send(smtp.Rset(), last, MAIL)
-    assert b"MAIL" not in session.octets
+    assert b"MAIL" not in session.data
     session.receive(b"250 ok\r\n")
-    assert b"MAIL" not in session.octets
+    assert b"MAIL" not in session.data
     session.receive(b"250 ok\r\n")
-    assert session.octets.endswith(b"MAIL FROM:<a@b>\r\n")
+    assert session.data.endswith(b"MAIL FROM:<a@b>\r\n")
 
 
 def test_a_group_may_begin_with_the_end_of_content() -> None:
     """RFC 2920 section 4: the next message need not wait for the reply to the last."""
-    session = writing().send(MessageChunk(octets=b"x\r\n"), smtp.MessageComplete(), MAIL, RCPT, DATA)
-    assert session.octets == b"x\r\n.\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n"
+    session = writing().send(MessageChunk(data=b"x\r\n"), smtp.MessageComplete(), MAIL, RCPT, DATA)
+    assert session.data == b"x\r\n.\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n"
     session.receive(b"452 full\r\n250 ok\r\n250 ok\r\n354 go\r\n")
     assert [code for _, code in codes(session)] == [452, 250, 250, 354]
-    session.forget().send(MessageChunk(octets=b".y"), smtp.MessageComplete())
-    assert session.octets == b"..y\r\n.\r\n"
+    session.forget().send(MessageChunk(data=b".y"), smtp.MessageComplete())
+    assert session.data == b"..y\r\n.\r\n"
 
 
 def test_replies_carry_the_very_object_that_was_sent() -> None:
@@ -98,7 +98,7 @@ def test_replies_carry_the_very_object_that_was_sent() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [RCPT, DATA, smtp.MessageComplete(), MessageChunk(octets=b"x"), pop3.Noop(), smtp.MessageChunk(octets=b"")],
+    [RCPT, DATA, smtp.MessageComplete(), MessageChunk(data=b"x"), pop3.Noop(), smtp.MessageChunk(data=b"")],
 )
 def test_a_command_out_of_order_is_a_local_error(command: Command) -> None:
     """RFC 5321 section 4.1.4: nothing is sent."""
@@ -112,7 +112,7 @@ def test_order_is_judged_by_what_is_under_way() -> None:
     refuses(session, MAIL)
     refuses(session, smtp.StartTls())
     session.send(RCPT, DATA)
-    for command in (RCPT, smtp.Rset(), smtp.Quit(), MessageChunk(octets=b"x")):
+    for command in (RCPT, smtp.Rset(), smtp.Quit(), MessageChunk(data=b"x")):
         refuses(session, command)
 
 
@@ -121,10 +121,10 @@ def test_before_the_greeting_and_before_ehlo_nothing_is_allowed_that_needs_it() 
     refuses(call(), smtp.Hello(domain="c"))
     refuses(call(b"220 hi\r\n"), MAIL)
     refuses(call(b"554 no\r\n"), smtp.Hello(domain="c"))
-    assert call(b"554 no\r\n").send(smtp.Quit()).octets == b"QUIT\r\n"
+    assert call(b"554 no\r\n").send(smtp.Quit()).data == b"QUIT\r\n"
 
 
-def test_nothing_is_sent_behind_quit_or_while_a_login_is_under_way() -> None:
+def test_nothing_is_sent_after_quit_or_while_a_login_is_under_way() -> None:
     session = greeted().send(smtp.Quit())
     refuses(session, smtp.Noop())
     session = greeted("AUTH PLAIN")
@@ -138,7 +138,7 @@ def test_a_refused_mail_with_rcpt_and_data_in_flight() -> None:
     session.receive(b"503 order\r\n503 order\r\n")
     assert codes(session) == [(smtp.Mail, 550), (smtp.Rcpt, 503), (smtp.Data, 503)]
     session.forget().send(MAIL, RCPT, DATA)
-    assert session.octets.endswith(b"DATA\r\n")
+    assert session.data.endswith(b"DATA\r\n")
 
 
 def test_a_server_that_accepts_out_of_order_breaks_the_protocol() -> None:
@@ -154,14 +154,14 @@ def test_354_without_a_recipient_is_answered_by_the_lone_dot() -> None:
     session = greeted("PIPELINING").send(MAIL, RCPT, OTHER, DATA).forget()
     session.receive(b"250 ok\r\n550 no\r\n550 no\r\n354 go\r\n")
     assert session.sends == [b".\r\n"]
-    refuses(session, MessageChunk(octets=b"x"))
+    refuses(session, MessageChunk(data=b"x"))
     refuses(session, smtp.MessageComplete())
     session.receive(b"554 no valid recipients\r\n")
     assert codes(session) == [(smtp.Mail, 250), (smtp.Rcpt, 550), (smtp.Rcpt, 550), (smtp.Data, 554)]
-    assert session.forget().send(MAIL).octets == b"MAIL FROM:<a@b>\r\n"
+    assert session.forget().send(MAIL).data == b"MAIL FROM:<a@b>\r\n"
 
 
-def test_a_second_354_behind_the_lone_dot_breaks_the_protocol() -> None:
+def test_a_second_354_after_the_lone_dot_breaks_the_protocol() -> None:
     """RFC 5321 section 4.3.2."""
     session = greeted("PIPELINING").send(MAIL, RCPT, DATA)
     session.machine.receive_data(b"250 ok\r\n550 no\r\n354 go\r\n354 go on\r\n")
@@ -179,7 +179,7 @@ def test_a_recipient_of_an_earlier_transaction_does_not_count() -> None:
 def test_a_refused_data_leaves_the_transaction_open() -> None:
     """RFC 5321 section 4.1.1.4."""
     session = greeted("PIPELINING").send(MAIL, RCPT, DATA).receive(b"250 ok\r\n250 ok\r\n451 wait\r\n")
-    assert session.forget().send(DATA).octets == b"DATA\r\n"
+    assert session.forget().send(DATA).data == b"DATA\r\n"
 
 
 # What cannot be sent
@@ -209,7 +209,7 @@ def test_cr_lf_nul_in_any_argument_is_a_local_error(bad: str) -> None:
         with pytest.raises(LocalProtocolError):
             session.client.send(make())
     assert session.pull().sends == []
-    assert session.send(MAIL).octets == b"MAIL FROM:<a@b>\r\n"
+    assert session.send(MAIL).data == b"MAIL FROM:<a@b>\r\n"
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_parameter_that_was_changed_after_it_was_checked_is_not_sent() -> None
     parameters["X"] = "1\r\nRCPT TO:<a@b>"
     session = greeted("PIPELINING")
     refuses(session, mail)
-    assert session.send(MAIL).octets == b"MAIL FROM:<a@b>\r\n"
+    assert session.send(MAIL).data == b"MAIL FROM:<a@b>\r\n"
 
 
 def test_tls_required_holds_back_mail_and_auth() -> None:
@@ -253,12 +253,12 @@ def test_tls_required_holds_back_mail_and_auth() -> None:
         session.client.authenticate(ALICE)
     assert session.pull().sends == []
     session = greeted("AUTH PLAIN", settings=settings, tls=TLS)
-    assert session.send(MAIL).octets == b"MAIL FROM:<a@b>\r\n"
+    assert session.send(MAIL).data == b"MAIL FROM:<a@b>\r\n"
 
 
 def test_unanswered_commands_are_bounded() -> None:
     """DESIGN.md section 2."""
-    session = greeted("PIPELINING", settings=smtp.ClientSettings(maximum_unanswered=2))
+    session = greeted("PIPELINING", settings=smtp.ClientSettings(max_unanswered=2))
     session.client.send(MAIL)
     session.client.send(RCPT)
     refuses(session, OTHER)
@@ -266,17 +266,17 @@ def test_unanswered_commands_are_bounded() -> None:
     session.send(OTHER)
 
 
-def test_queued_octets_are_bounded() -> None:
+def test_queued_data_is_bounded() -> None:
     """DESIGN.md section 4 rule 4: flush, then go on."""
     session = writing()
-    piece = MessageChunk(octets=b"x" * 998 + b"\r\n")
+    piece = MessageChunk(data=b"x" * 998 + b"\r\n")
     for _ in range(1_049):
         session.client.send(piece)
     with pytest.raises(LocalProtocolError):
         session.client.send(piece)
     session.pull()
     session.send(piece, smtp.MessageComplete())
-    assert session.octets == piece.octets * 1_050 + b".\r\n"
+    assert session.data == piece.data * 1_050 + b".\r\n"
 
 
 # Content
@@ -285,18 +285,18 @@ def test_queued_octets_are_bounded() -> None:
 @pytest.mark.parametrize("bad", [b"a\rb", b"a\nb", b"a\0b", b"\n", b"a\n\r\n"])
 def test_a_chunk_with_a_bare_line_end_is_refused_and_forgotten(bad: bytes) -> None:
     """RFC 5321 section 2.3.8: the connection is as it was, so good content may still follow."""
-    session = writing().send(MessageChunk(octets=b"good\r\n"))
-    refuses(session, MessageChunk(octets=bad))
-    session.send(MessageChunk(octets=b".more\r"))
-    refuses(session, MessageChunk(octets=b"x"))
+    session = writing().send(MessageChunk(data=b"good\r\n"))
+    refuses(session, MessageChunk(data=bad))
+    session.send(MessageChunk(data=b".more\r"))
+    refuses(session, MessageChunk(data=b"x"))
     refuses(session, smtp.MessageComplete())
-    session.send(MessageChunk(octets=b"\n"), smtp.MessageComplete())
-    assert session.octets == b"good\r\n..more\r\n.\r\n"
+    session.send(MessageChunk(data=b"\n"), smtp.MessageComplete())
+    assert session.data == b"good\r\n..more\r\n.\r\n"
 
 
 def test_content_that_ends_in_a_cr_cannot_be_completed() -> None:
     """RFC 5321 section 2.3.8: the CRLF that is added would leave a bare CR on the wire."""
-    session = writing().send(MessageChunk(octets=b"text\r"))
+    session = writing().send(MessageChunk(data=b"text\r"))
     refuses(session, smtp.MessageComplete())
 
 
@@ -304,19 +304,19 @@ def test_dots_are_stuffed_over_any_cut_and_the_last_crlf_is_added() -> None:
     """RFC 5321 section 4.5.2."""
     content = b".a\r\n..\r\n.\r\nb.\r\n.c"
     for pieces in each_cut(content):
-        session = writing().send(*(MessageChunk(octets=piece) for piece in pieces), smtp.MessageComplete())
-        assert session.octets == b"..a\r\n...\r\n..\r\nb.\r\n..c\r\n.\r\n"
+        session = writing().send(*(MessageChunk(data=piece) for piece in pieces), smtp.MessageComplete())
+        assert session.data == b"..a\r\n...\r\n..\r\nb.\r\n..c\r\n.\r\n"
 
 
 def test_an_empty_message_is_a_lone_dot() -> None:
-    assert writing().send(MessageChunk(octets=b""), smtp.MessageComplete()).octets == b".\r\n"
+    assert writing().send(MessageChunk(data=b""), smtp.MessageComplete()).data == b".\r\n"
 
 
 def test_the_next_content_begins_anew() -> None:
-    session = writing().send(MessageChunk(octets=b"x"), smtp.MessageComplete()).receive(b"250 ok\r\n")
-    refuses(session, MessageChunk(octets=b"x"))
+    session = writing().send(MessageChunk(data=b"x"), smtp.MessageComplete()).receive(b"250 ok\r\n")
+    refuses(session, MessageChunk(data=b"x"))
     session.send(MAIL, RCPT, DATA).receive(b"250 ok\r\n250 ok\r\n354 go\r\n").forget()
-    assert session.send(MessageChunk(octets=b"."), smtp.MessageComplete()).octets == b"..\r\n.\r\n"
+    assert session.send(MessageChunk(data=b"."), smtp.MessageComplete()).data == b"..\r\n.\r\n"
 
 
 # EHLO and STARTTLS
@@ -340,29 +340,29 @@ def test_helo_and_a_refused_ehlo_bring_no_extensions() -> None:
     assert session.client.extensions == {}
 
 
-def test_the_reply_to_starttls_is_told_behind_the_handshake() -> None:
+def test_the_reply_to_starttls_is_told_after_the_handshake() -> None:
     """RFC 3207 section 4.2: whoever waited for it is inside TLS, and knows nothing any more."""
     session = greeted("STARTTLS", "PIPELINING")
     session.starts_tls = False
     command = smtp.StartTls()
     session.send(command).receive(b"220 go\r\n")
-    assert session.last == BeginTls(octets=b"")
+    assert session.last == BeginTls(data=b"")
     assert session.events == []
     refuses_now = smtp.Noop()
     with pytest.raises(LocalProtocolError):
         session.client.send(refuses_now)
     session.machine.tls_started(TLS)
     session.pull()
-    assert session.events == [smtp.Replied(command=command, reply=smtp.Reply(220, "", "go"))]
+    assert session.events == [smtp.ReplyReceived(command=command, reply=smtp.Reply(220, "", "go"))]
     assert session.client.extensions == {}
     refuses(session, MAIL)
     refuses(session, smtp.StartTls())
     session.forget().send(smtp.Hello(domain="c"))
-    assert session.log[0] == Send(octets=b"EHLO c\r\n")
+    assert session.log[0] == Send(data=b"EHLO c\r\n")
 
 
 @pytest.mark.parametrize("behind", [b"2", b"250 evil\r\n", b"\r\n"])
-def test_octets_behind_the_220_of_starttls_break_the_protocol(behind: bytes) -> None:
+def test_bytes_after_the_220_of_starttls_break_the_protocol(behind: bytes) -> None:
     """RFC 3207 section 4.2, CVE-2021-23993."""
     session = greeted("STARTTLS").send(smtp.StartTls())
     session.machine.receive_data(b"220 go\r\n" + behind)
@@ -376,14 +376,14 @@ def test_a_refused_starttls_changes_nothing() -> None:
     session = greeted("STARTTLS", "SIZE").send(smtp.StartTls()).receive(b"454 later\r\n")
     assert codes(session) == [(smtp.StartTls, 454)]
     assert session.client.extensions == {"STARTTLS": "", "SIZE": ""}
-    assert session.send(MAIL).octets.endswith(b"MAIL FROM:<a@b>\r\n")
+    assert session.send(MAIL).data.endswith(b"MAIL FROM:<a@b>\r\n")
 
 
 # Replies
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "data",
     [
         b"hello\r\n",
         b"\r\n",
@@ -406,10 +406,10 @@ def test_a_refused_starttls_changes_nothing() -> None:
         (b"250-" + b"x" * 4_000 + b"\r\n") * 17,
     ],
 )
-def test_what_is_no_reply_breaks_the_protocol_for_good(octets: bytes) -> None:
+def test_what_is_no_reply_breaks_the_protocol_for_good(data: bytes) -> None:
     """RFC 5321 section 4.2: malformed, inconsistent, over-long and endless replies."""
     session = greeted().send(smtp.Noop())
-    session.machine.receive_data(octets)
+    session.machine.receive_data(data)
     with pytest.raises(RemoteProtocolError):
         session.pull()
     with pytest.raises(RemoteProtocolError):
@@ -435,11 +435,11 @@ def test_a_reply_to_nothing_breaks_the_protocol() -> None:
         session.machine.next_event()
 
 
-@pytest.mark.parametrize("octets", [b"250 ok\r\n", b"334 go\r\n", b"350 go\r\n", b"235 ok\r\n"])
-def test_data_is_answered_by_354_or_a_refusal(octets: bytes) -> None:
+@pytest.mark.parametrize("data", [b"250 ok\r\n", b"334 go\r\n", b"350 go\r\n", b"235 ok\r\n"])
+def test_data_is_answered_by_354_or_a_refusal(data: bytes) -> None:
     """RFC 5321 section 4.3.2."""
     session = greeted("PIPELINING").send(MAIL, RCPT, DATA)
-    session.machine.receive_data(b"250 ok\r\n250 ok\r\n" + octets)
+    session.machine.receive_data(b"250 ok\r\n250 ok\r\n" + data)
     with pytest.raises(RemoteProtocolError):
         session.pull()
 
@@ -469,7 +469,7 @@ def test_421_may_come_at_any_time() -> None:
     """RFC 5321 section 3.8: it answers the oldest command, or nothing, and nothing may be sent any more."""
     for session in (call(), greeted(), writing()):
         session.forget().receive(b"421 bye\r\n")
-        assert session.events == [smtp.Replied(command=None, reply=smtp.Reply(421, "", "bye"))]
+        assert session.events == [smtp.ReplyReceived(command=None, reply=smtp.Reply(421, "", "bye"))]
         refuses(session, smtp.Noop())
     session = greeted("PIPELINING").send(MAIL, RCPT, DATA).receive(b"250 ok\r\n421 bye\r\n")
     assert codes(session) == [(smtp.Mail, 250), (smtp.Rcpt, 421)]
@@ -489,4 +489,4 @@ def test_421_may_come_at_any_time() -> None:
 )
 def test_552_to_rcpt_is_read_as_452(command: Command | None, code: int, temporary: bool) -> None:
     """RFC 5321 section 4.5.3.1.10: older servers say so of too many recipients, and the rest may be sent later."""
-    assert smtp.Replied(command=command, reply=smtp.Reply(code)).temporary is temporary
+    assert smtp.ReplyReceived(command=command, reply=smtp.Reply(code)).temporary is temporary

@@ -19,8 +19,8 @@ COMPLETE = smtp.MessageComplete()
 SERVER = attrs.evolve(IN_CLEAR, chunking=True, binary_mime=True)
 
 
-def chunk(octets: bytes) -> MessageChunk:
-    return MessageChunk(octets=octets)
+def chunk(data: bytes) -> MessageChunk:
+    return MessageChunk(data=data)
 
 
 def in_transaction(*extensions: str, mail: smtp.Mail = MAIL, settings: smtp.ClientSettings | None = None) -> Session:
@@ -30,39 +30,39 @@ def in_transaction(*extensions: str, mail: smtp.Mail = MAIL, settings: smtp.Clie
 
 def refuses(session: Session, command: Command) -> None:
     """LocalProtocolError, and nothing is sent."""
-    before = session.octets
+    before = session.data
     with pytest.raises(LocalProtocolError):
         session.client.send(command)
-    assert session.pull().octets == before
+    assert session.pull().data == before
 
 
 def test_content_without_data_goes_by_bdat() -> None:
     """RFC 3030 section 2: dots as they are, the CRLF that lacks added, and the end is said by LAST."""
     session = in_transaction("PIPELINING").send(chunk(b".one\r\n"), chunk(b""), chunk(b".\r\ntwo"), COMPLETE)
-    assert session.octets == b"BDAT 6\r\n.one\r\nBDAT 0\r\nBDAT 6\r\n.\r\ntwoBDAT 2 LAST\r\n\r\n"
+    assert session.data == b"BDAT 6\r\n.one\r\nBDAT 0\r\nBDAT 6\r\n.\r\ntwoBDAT 2 LAST\r\n\r\n"
     session.receive(b"250 1\r\n250 2\r\n250 3\r\n250 4\r\n")
     sizes = [smtp.Bdat(size=size) for size in (6, 0, 6)]
-    assert [event.command for event in session.of(smtp.Replied)] == [*sizes, COMPLETE]
-    assert session.forget().send(MAIL).octets == b"MAIL FROM:<a@b>\r\n"
+    assert [event.command for event in session.of(smtp.ReplyReceived)] == [*sizes, COMPLETE]
+    assert session.forget().send(MAIL).data == b"MAIL FROM:<a@b>\r\n"
 
 
 def test_chunks_wait_for_each_reply_where_nothing_is_pipelined() -> None:
     """RFC 2920 section 3.1; the octets of a chunk leave with its command."""
     session = in_transaction().send(chunk(b"one\r\n"), chunk(b"two\r\n"), COMPLETE)
-    assert session.octets == b"BDAT 5\r\none\r\n"
+    assert session.data == b"BDAT 5\r\none\r\n"
     session.receive(b"250 ok\r\n")
-    assert session.octets.endswith(b"BDAT 5\r\ntwo\r\n")
+    assert session.data.endswith(b"BDAT 5\r\ntwo\r\n")
     session.receive(b"250 ok\r\n")
-    assert session.octets.endswith(b"BDAT 0 LAST\r\n")
+    assert session.data.endswith(b"BDAT 0 LAST\r\n")
 
 
 def test_chunks_may_follow_their_recipients_and_lead_a_group() -> None:
     """RFC 3030 section 4.2: nobody waits for a 354."""
     session = greeted("CHUNKING", "PIPELINING").send(MAIL, RCPT, chunk(b"x\r\n"), COMPLETE, MAIL, RCPT, smtp.Data())
     head = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n"
-    assert session.octets == head + b"BDAT 3\r\nx\r\nBDAT 0 LAST\r\n" + head + b"DATA\r\n"
+    assert session.data == head + b"BDAT 3\r\nx\r\nBDAT 0 LAST\r\n" + head + b"DATA\r\n"
     session.receive(b"250 ok\r\n" * 6 + b"354 go\r\n")
-    assert session.forget().send(chunk(b".y\r\n"), COMPLETE).octets == b"..y\r\n.\r\n"
+    assert session.forget().send(chunk(b".y\r\n"), COMPLETE).data == b"..y\r\n.\r\n"
 
 
 def test_without_chunking_content_needs_data() -> None:
@@ -78,24 +78,24 @@ def test_bdat_and_data_do_not_mix() -> None:
     for command in (smtp.Data(), MAIL, RCPT, smtp.Bdat(size=3), smtp.StartTls()):
         refuses(session, command)
     session.send(smtp.Rset())
-    assert session.octets == b"BDAT 3\r\nx\r\nRSET\r\n"
+    assert session.data == b"BDAT 3\r\nx\r\nRSET\r\n"
     refuses(session, chunk(b"x\r\n"))
     session.receive(b"250 ok\r\n250 ok\r\n").forget()
-    assert session.send(MAIL).octets == b"MAIL FROM:<a@b>\r\n"
+    assert session.send(MAIL).data == b"MAIL FROM:<a@b>\r\n"
 
 
-def test_behind_a_refused_chunk_only_rset_leads_on() -> None:
+def test_after_a_refused_chunk_only_rset_leads_on() -> None:
     """RFC 3030 section 2: what the server holds then is not known."""
     session = in_transaction("PIPELINING").send(chunk(b"x\r\n")).receive(b"452 full\r\n")
-    assert [event.reply.code for event in session.of(smtp.Replied)] == [452]
+    assert [event.reply.code for event in session.of(smtp.ReplyReceived)] == [452]
     for command in (chunk(b"y\r\n"), COMPLETE, MAIL, smtp.Data()):
         refuses(session, command)
     session.forget().send(smtp.Rset(), MAIL, RCPT, chunk(b"z\r\n"))
     session.send(chunk(b"last\r\n"))
-    assert session.octets.startswith(b"RSET\r\nMAIL")
-    assert session.octets.endswith(b"BDAT 3\r\nz\r\nBDAT 6\r\nlast\r\n")
+    assert session.data.startswith(b"RSET\r\nMAIL")
+    assert session.data.endswith(b"BDAT 3\r\nz\r\nBDAT 6\r\nlast\r\n")
     refused = in_transaction("PIPELINING").send(chunk(b"x\r\n"), COMPLETE).receive(b"452 full\r\n503 order\r\n")
-    assert refused.forget().send(MAIL).octets == b"MAIL FROM:<a@b>\r\n"
+    assert refused.forget().send(MAIL).data == b"MAIL FROM:<a@b>\r\n"
 
 
 def test_a_message_for_nobody_ends_its_transaction_on_either_side() -> None:
@@ -103,31 +103,31 @@ def test_a_message_for_nobody_ends_its_transaction_on_either_side() -> None:
     for reply in (b"250 ok\r\n", b"503 order\r\n"):
         session = greeted("CHUNKING", "PIPELINING").send(MAIL, RCPT, chunk(b"x\r\n"), COMPLETE, MAIL)
         session.receive(b"250 ok\r\n550 no\r\n503 order\r\n503 order\r\n", reply)
-        assert [event.reply.code for event in session.of(smtp.Replied)] == [250, 550, 503, 503, int(reply[:3])]
+        assert [event.reply.code for event in session.of(smtp.ReplyReceived)] == [250, 550, 503, 503, int(reply[:3])]
 
 
 def test_of_a_refused_message_no_further_chunk_is_sent() -> None:
     """RFC 3030 section 2: what had not left is answered by the same reply, and RSET goes for the end of the message."""
     chunks = [chunk(b"one\r\n"), chunk(b"two\r\n"), chunk(b"three\r\n")]
     session = in_transaction().send(*chunks, COMPLETE, MAIL, RCPT)
-    assert session.octets == b"BDAT 5\r\none\r\n"
+    assert session.data == b"BDAT 5\r\none\r\n"
     refusal = smtp.Reply(452, "", "full")
     session.forget().receive(b"452 full\r\n")
-    assert session.octets == b"RSET\r\n"
-    assert session.events == [smtp.Replied(command=smtp.Bdat(size=size), reply=refusal) for size in (5, 5, 7)]
+    assert session.data == b"RSET\r\n"
+    assert session.events == [smtp.ReplyReceived(command=smtp.Bdat(size=size), reply=refusal) for size in (5, 5, 7)]
     session.forget().receive(b"250 forgotten\r\n")
-    assert session.events == [smtp.Replied(command=COMPLETE, reply=refusal)]
-    assert session.octets == b"MAIL FROM:<a@b>\r\n"
+    assert session.events == [smtp.ReplyReceived(command=COMPLETE, reply=refusal)]
+    assert session.data == b"MAIL FROM:<a@b>\r\n"
     session.receive(b"250 ok\r\n", b"250 ok\r\n").forget().send(chunk(b"next\r\n"))
-    assert session.octets == b"BDAT 6\r\nnext\r\n"
+    assert session.data == b"BDAT 6\r\nnext\r\n"
 
 
 def test_what_stands_between_the_chunks_of_a_refused_message_keeps_its_place() -> None:
     """DESIGN.md section 2: replies come in the order of the commands."""
     session = in_transaction().send(chunk(b"one\r\n"), smtp.Noop(), chunk(b"two\r\n"), smtp.Rset())
     session.receive(b"552 full\r\n", b"250 noop\r\n", b"250 forgotten\r\n")
-    assert session.octets == b"BDAT 5\r\none\r\nNOOP\r\nRSET\r\n"
-    assert [(type(event.command), event.reply.code) for event in session.of(smtp.Replied)] == [
+    assert session.data == b"BDAT 5\r\none\r\nNOOP\r\nRSET\r\n"
+    assert [(type(event.command), event.reply.code) for event in session.of(smtp.ReplyReceived)] == [
         (smtp.Bdat, 552), (smtp.Noop, 250), (smtp.Bdat, 552), (smtp.Rset, 250),
     ]  # fmt: skip
 
@@ -171,15 +171,15 @@ def test_line_ends_are_judged_over_chunks() -> None:
     refuses(session, chunk(b"y"))
     refuses(session, COMPLETE)
     session.send(chunk(b"\n"), COMPLETE)
-    assert session.octets == b"BDAT 2\r\nx\rBDAT 1\r\n\nBDAT 0 LAST\r\n"
+    assert session.data == b"BDAT 2\r\nx\rBDAT 1\r\n\nBDAT 0 LAST\r\n"
 
 
-def test_binarymime_carries_any_octets_by_bdat_alone() -> None:
+def test_binarymime_carries_any_bytes_by_bdat_alone() -> None:
     """RFC 3030 section 3: not a line end is added."""
     session = in_transaction("PIPELINING", mail=BINARY)
     refuses(session, smtp.Data())
     session.send(chunk(b"\0\r\n.\r\n\n\r"), COMPLETE)
-    assert session.octets == b"BDAT 8\r\n\0\r\n.\r\n\n\rBDAT 0 LAST\r\n"
+    assert session.data == b"BDAT 8\r\n\0\r\n.\r\n\n\rBDAT 0 LAST\r\n"
     session.receive(b"250 ok\r\n250 ok\r\n").send(MAIL, RCPT)
     refuses(session, chunk(b"\0"))
 
@@ -197,10 +197,10 @@ def test_chunks_that_wait_are_bounded() -> None:
 @pytest.mark.parametrize("pipelining", [True, False])
 def test_a_message_that_our_server_refuses_costs_no_session(pipelining: bool) -> None:
     """RFC 3030 section 2: however many chunks were on their way, the next message goes through."""
-    settings = attrs.evolve(SERVER, pipelining=pipelining, maximum_errors=3)
+    settings = attrs.evolve(SERVER, pipelining=pipelining, max_errors=3)
     no = smtp.Reply(550, "5.7.1", "no")
     server = Session(smtp.ServerConnection(settings, entropy=ENTROPY), answers={smtp.Data: [no]}).pull()
-    client = Session(smtp.ClientConnection()).pull().receive(server.octets)
+    client = Session(smtp.ClientConnection()).pull().receive(server.data)
 
     def say(*commands: Command) -> None:
         for command in commands:
@@ -211,9 +211,9 @@ def test_a_message_that_our_server_refuses_costs_no_session(pipelining: bool) ->
     say(MAIL, RCPT, *[chunk(b"x\r\n")] * 50, COMPLETE, MAIL, RCPT)
     client.forget()
     say(chunk(b"second\r\n"), COMPLETE)
-    assert [event.reply.code for event in client.of(smtp.Replied)] == [250, 250]
+    assert [event.reply.code for event in client.of(smtp.ReplyReceived)] == [250, 250]
     assert server.content == b"second\r\n"
-    assert len(server.of(smtp.Refused)) == (50 if pipelining else 0)
+    assert len(server.of(smtp.CommandRejected)) == (50 if pipelining else 0)
 
 
 contents = st.lists(st.sampled_from([b"a", b"\r\n", b".", b"\r\n.\r\n", b"BDAT 3\r\n", b"b" * 50]), max_size=9)
@@ -228,7 +228,7 @@ def test_our_client_and_our_server_agree_on_chunks(
     cuts = sorted({0, *(place for place in places if place < len(content)), len(content)})
     settings = attrs.evolve(SERVER, pipelining=pipelining)
     server = Session(smtp.ServerConnection(settings, entropy=ENTROPY)).pull()
-    client = Session(smtp.ClientConnection()).pull().receive(server.octets)
+    client = Session(smtp.ClientConnection()).pull().receive(server.data)
 
     def say(*commands: Command) -> None:
         for command in commands:
@@ -242,7 +242,7 @@ def test_our_client_and_our_server_agree_on_chunks(
     ending = b"" if binary or content.endswith(b"\r\n") or not content else b"\r\n"
     assert server.content == content + ending + b".second\r\n"
     assert len(server.of(smtp.MessageComplete)) == 2
-    assert [event.reply.code for event in client.of(smtp.Replied) if event.reply.code not in (220, 250)] == [354]
+    assert [event.reply.code for event in client.of(smtp.ReplyReceived) if event.reply.code not in (220, 250)] == [354]
 
 
 STEPS = (
@@ -275,7 +275,7 @@ def test_our_client_and_our_server_agree_whatever_is_refused(
         smtp.ServerConnection(attrs.evolve(SERVER, pipelining=pipelining or lmtp, lmtp=lmtp), entropy=ENTROPY),
         answers={kind: lambda _: next(asked) for kind in (smtp.Mail, smtp.Rcpt, smtp.Data)},
     ).pull()
-    client = Session(smtp.ClientConnection()).pull().receive(server.octets)
+    client = Session(smtp.ClientConnection()).pull().receive(server.data)
     sent: list[Command] = []
     content: dict[int, bytes] = {}
     said = b""
@@ -288,14 +288,14 @@ def test_our_client_and_our_server_agree_whatever_is_refused(
             except LocalProtocolError:
                 continue
             if isinstance(command, MessageChunk):
-                said += command.octets
+                said += command.data
             else:
                 sent.append(command)
                 content[id(command)] = said
                 said = b"" if isinstance(command, smtp.MessageComplete | smtp.Mail) else said
         converse(client, server)
 
-    replied = [event for event in client.of(smtp.Replied) if not isinstance(event.command, smtp.Bdat | None)]
+    replied = [event for event in client.of(smtp.ReplyReceived) if not isinstance(event.command, smtp.Bdat | None)]
     in_order = [command for command, _ in itertools.groupby(id(event.command) for event in replied)]
     assert in_order == [id(command) for command in sent[: len(in_order)]]
     assert len(in_order) == len(sent) or client.client._state is smtp.State.DATA
@@ -313,7 +313,7 @@ def messages(server: Session) -> list[bytes]:
         if isinstance(event, smtp.Data):
             found[-1] = b""
         elif isinstance(event, MessageChunk):
-            found[-1] += event.octets
+            found[-1] += event.data
         elif isinstance(event, smtp.MessageComplete):
             found.append(b"")
     return found[:-1]
@@ -326,5 +326,5 @@ def test_a_chunk_is_bytes_and_no_subclass_of_it() -> None:
         def __len__(self) -> int:
             return 1
 
-    with pytest.raises(LocalProtocolError, match="octets must be bytes"):
-        MessageChunk(octets=Short(b"a\r\nQUIT\r\n"))
+    with pytest.raises(LocalProtocolError, match="data must be bytes"):
+        MessageChunk(data=Short(b"a\r\nQUIT\r\n"))

@@ -22,20 +22,20 @@ def test_a_bare_lf_is_sent_as_crlf_only_where_the_option_says_so() -> None:
     """RFC 5321 section 2.3.8, over any cut: CRLF stays CRLF, and the dot behind an LF is stuffed."""
     content = b"\none\n.two\r\n\n.\r\nthree"
     for pieces in each_cut(content):
-        session = writing().send(*(MessageChunk(octets=piece) for piece in pieces), smtp.MessageComplete())
-        assert session.octets == b"\r\none\r\n..two\r\n\r\n..\r\nthree\r\n.\r\n"
+        session = writing().send(*(MessageChunk(data=piece) for piece in pieces), smtp.MessageComplete())
+        assert session.data == b"\r\none\r\n..two\r\n\r\n..\r\nthree\r\n.\r\n"
     with pytest.raises(LocalProtocolError):
-        writing(None).client.send(MessageChunk(octets=content))
+        writing(None).client.send(MessageChunk(data=content))
 
 
 @pytest.mark.parametrize("bad", [b"a\rb", b"a\0b", b"\r\r\n", b"a\n\rb"])
 def test_a_bare_cr_and_a_nul_are_refused_all_the_same(bad: bytes) -> None:
     """RFC 5321 section 2.3.8: and the content may go on with good octets."""
-    session = writing().send(MessageChunk(octets=b"good\n"))
+    session = writing().send(MessageChunk(data=b"good\n"))
     with pytest.raises(LocalProtocolError):
-        session.client.send(MessageChunk(octets=bad))
-    session.send(MessageChunk(octets=b"more\n"), smtp.MessageComplete())
-    assert session.octets == b"good\r\nmore\r\n.\r\n"
+        session.client.send(MessageChunk(data=bad))
+    session.send(MessageChunk(data=b"more\n"), smtp.MessageComplete())
+    assert session.data == b"good\r\nmore\r\n.\r\n"
 
 
 @given(
@@ -47,10 +47,10 @@ def test_the_cut_of_lf_content_never_matters(words: list[bytes], places: list[in
     cuts = sorted({0, *(place for place in places if place < len(content))})
     session = writing()
     for start, end in zip(cuts, [*cuts[1:], len(content)], strict=True):
-        session.send(MessageChunk(octets=content[start:end]))
-    whole = writing().send(MessageChunk(octets=content))
-    assert session.octets == whole.octets
-    assert b"\n" not in whole.octets.replace(b"\r\n", b"")
+        session.send(MessageChunk(data=content[start:end]))
+    whole = writing().send(MessageChunk(data=content))
+    assert session.data == whole.data
+    assert b"\n" not in whole.data.replace(b"\r\n", b"")
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_a_parameter_that_is_not_offered_is_a_local_error_that_says_so(
     session = greeted("PIPELINING", *offer)
     with pytest.raises(LocalProtocolError, match=f"does not offer {word}"):
         session.client.send(mail)
-    assert session.pull().octets == b""
-    assert session.send(MAIL).octets == b"MAIL FROM:<>\r\n"
+    assert session.pull().data == b""
+    assert session.send(MAIL).data == b"MAIL FROM:<>\r\n"
 
 
 def test_requiretls_never_leaves_in_clear_text() -> None:
@@ -81,15 +81,15 @@ def test_requiretls_never_leaves_in_clear_text() -> None:
     session = greeted("REQUIRETLS")
     with pytest.raises(LocalProtocolError, match="REQUIRETLS"):
         session.client.send(mail)
-    assert session.pull().octets == b""
-    assert greeted("REQUIRETLS", tls=TLS).send(mail).octets == b"MAIL FROM:<> REQUIRETLS\r\n"
+    assert session.pull().data == b""
+    assert greeted("REQUIRETLS", tls=TLS).send(mail).data == b"MAIL FROM:<> REQUIRETLS\r\n"
 
 
 def test_parameters_that_are_offered_are_sent() -> None:
     """RFC 5321 section 4.1.1.11."""
     session = greeted("SIZE 1000", "8BITMIME", "AUTH PLAIN", "CHUNKING", "BINARYMIME")
     session.send(smtp.Mail(reverse_path=None, size=1_000, body=smtp.Body.BINARY_MIME, auth="<>"))
-    assert session.octets == b"MAIL FROM:<> SIZE=1000 BODY=BINARYMIME AUTH=<>\r\n"
+    assert session.data == b"MAIL FROM:<> SIZE=1000 BODY=BINARYMIME AUTH=<>\r\n"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_message_over_the_size_that_is_offered_is_a_local_error(offer: str, al
     session = greeted(offer)
     mail = smtp.Mail(reverse_path=None, size=1_001)
     if allowed:
-        assert session.send(mail).octets == b"MAIL FROM:<> SIZE=1001\r\n"
+        assert session.send(mail).data == b"MAIL FROM:<> SIZE=1001\r\n"
     else:
         with pytest.raises(LocalProtocolError, match="up to 1000 octets"):
             session.client.send(mail)

@@ -11,17 +11,17 @@ from tests.smtp.drive import ENTROPY, IN_CLEAR, Session, call, converse
 MAIL = smtp.Mail(reverse_path=None)
 ONE, TWO, THREE = (smtp.Rcpt(forward_path=smtp.Mailbox(name, "d")) for name in ("one", "two", "three"))
 COMPLETE = smtp.MessageComplete()
-CONTENT = MessageChunk(octets=b"x\r\n")
+CONTENT = MessageChunk(data=b"x\r\n")
 
 
 def greeted() -> Session:
     session = call(b"220 hi\r\n").send(smtp.Hello(domain="c", lmtp=True))
-    assert session.octets == b"LHLO c\r\n"
+    assert session.data == b"LHLO c\r\n"
     return session.receive(b"250-hi\r\n250-CHUNKING\r\n250 PIPELINING\r\n").forget()
 
 
 def codes(session: Session) -> list[tuple[type[object], int]]:
-    return [(type(event.command), event.reply.code) for event in session.of(smtp.Replied)]
+    return [(type(event.command), event.reply.code) for event in session.of(smtp.ReplyReceived)]
 
 
 def test_a_message_is_answered_once_for_each_accepted_recipient() -> None:
@@ -38,7 +38,7 @@ def test_chunks_are_answered_once_and_the_last_for_each_recipient() -> None:
     session = greeted().send(MAIL, ONE, TWO, CONTENT, COMPLETE)
     session.receive(b"250 a\r\n250 b\r\n250 c\r\n").forget().receive(b"250 chunk\r\n550 one\r\n250 two\r\n")
     assert codes(session) == [(smtp.Bdat, 250), (smtp.MessageComplete, 550), (smtp.MessageComplete, 250)]
-    assert session.forget().send(MAIL).octets == b"MAIL FROM:<>\r\n"
+    assert session.forget().send(MAIL).data == b"MAIL FROM:<>\r\n"
 
 
 def test_a_reply_more_than_recipients_breaks_the_protocol() -> None:
@@ -57,7 +57,7 @@ def test_our_client_and_our_server_agree_on_lmtp(by_bdat: bool) -> None:
     settings = attrs.evolve(IN_CLEAR, lmtp=True, chunking=True)
     machine = smtp.ServerConnection(settings, entropy=ENTROPY)
     server = Session(machine, answers={smtp.MessageComplete: verdicts}).pull()
-    client = Session(smtp.ClientConnection()).pull().receive(server.octets)
+    client = Session(smtp.ClientConnection()).pull().receive(server.data)
 
     def say(*commands: Command) -> None:
         for command in commands:
@@ -71,5 +71,5 @@ def test_our_client_and_our_server_agree_on_lmtp(by_bdat: bool) -> None:
         server.forget()
         say(CONTENT, COMPLETE)
         assert server.content == b"x\r\n"
-        replies = [event.reply.code for event in client.of(smtp.Replied) if event.command is COMPLETE]
+        replies = [event.reply.code for event in client.of(smtp.ReplyReceived) if event.command is COMPLETE]
         assert replies == [250, 452]

@@ -18,8 +18,8 @@ def log_in(*mechanisms: sasl.ClientMechanism, offer: str = "AUTH PLAIN LOGIN CRA
     return session.pull()
 
 
-def breaks(session: Session, octets: bytes) -> None:
-    session.machine.receive_data(octets)
+def breaks(session: Session, data: bytes) -> None:
+    session.machine.receive_data(data)
     for _ in range(2):
         with pytest.raises(RemoteProtocolError):
             session.pull()
@@ -27,9 +27,9 @@ def breaks(session: Session, octets: bytes) -> None:
 
 def test_the_first_mechanism_that_is_offered_is_taken() -> None:
     """DESIGN.md section 2: in the order of the caller, without case."""
-    assert log_in(CRAM_MD5, PLAIN).octets == b"AUTH CRAM-MD5\r\n"
-    assert log_in(CRAM_MD5, PLAIN, offer="AUTH plain").octets == b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
-    assert log_in(PLAIN, offer="AUTH=PLAIN").octets == b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
+    assert log_in(CRAM_MD5, PLAIN).data == b"AUTH CRAM-MD5\r\n"
+    assert log_in(CRAM_MD5, PLAIN, offer="AUTH plain").data == b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
+    assert log_in(PLAIN, offer="AUTH=PLAIN").data == b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
 
 
 @pytest.mark.parametrize("offer", ["SIZE", "AUTH", "AUTH PLAINER", "AUTHPLAIN PLAIN"])
@@ -62,12 +62,12 @@ def test_an_initial_response_that_would_not_fit_is_sent_apart() -> None:
     """RFC 4954 section 4: an AUTH command has 512 octets with its CRLF."""
     room = 512 - len("AUTH PLAIN \r\n")
     fits = sasl.PlainClient(authentication_identity="a", password=b"x" * (room // 4 * 3 - 3))
-    assert len(log_in(fits).octets) <= 512
+    assert len(log_in(fits).data) <= 512
     longer = sasl.PlainClient(authentication_identity="a", password=b"x" * (room // 4 * 3))
     session = log_in(longer)
-    assert session.octets == b"AUTH PLAIN\r\n"
+    assert session.data == b"AUTH PLAIN\r\n"
     session.forget().receive(b"334 \r\n")
-    assert session.octets == sasl.encode_base64(b"\0a\0" + b"x" * (room // 4 * 3)) + b"\r\n"
+    assert session.data == sasl.encode_base64(b"\0a\0" + b"x" * (room // 4 * 3)) + b"\r\n"
     session.receive(b"235 ok\r\n")
     assert session.events == [sasl.Authenticated(mechanism="PLAIN")]
 
@@ -90,13 +90,13 @@ def test_a_mechanism_that_cannot_begin_leaves_no_login_open() -> None:
         session.client.authenticate(Broken())
     assert session.pull().sends == []
     session.client.authenticate(PLAIN)
-    assert session.pull().octets == b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
+    assert session.pull().data == b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
 
 
 def test_login_ignores_the_words_of_the_prompts() -> None:
     """draft-murchison-sasl-login."""
     session = log_in(LOGIN).receive(b"334 AAAA\r\n", b"334 \r\n", b"235 2.7.0 ok\r\n")
-    assert session.octets == b"AUTH LOGIN\r\ndGVzdA==\r\nMTIzNA==\r\n"
+    assert session.data == b"AUTH LOGIN\r\ndGVzdA==\r\nMTIzNA==\r\n"
     assert session.events == [sasl.Authenticated(mechanism="LOGIN")]
 
 
@@ -104,20 +104,20 @@ def test_login_ignores_the_words_of_the_prompts() -> None:
 def test_a_refusal_fails_the_login_and_another_may_follow(code: int) -> None:
     """RFC 4954 section 6."""
     session = log_in(PLAIN).receive(f"{code} no\r\n".encode("ascii"))
-    assert session.events == [smtp.AuthenticationFailed(mechanism="PLAIN", reply=smtp.Reply(code, "", "no"))]
+    assert session.events == [smtp.AuthenticationRejected(mechanism="PLAIN", reply=smtp.Reply(code, "", "no"))]
     session.forget()
     session.client.authenticate(LOGIN)
-    assert session.pull().octets == b"AUTH LOGIN\r\n"
+    assert session.pull().data == b"AUTH LOGIN\r\n"
 
 
-def test_a_challenge_has_12288_octets_and_no_more() -> None:
+def test_a_challenge_has_12288_bytes_and_no_more() -> None:
     """RFC 4954 section 4: a line of it with its CRLF; outside a login a reply keeps to its own limit."""
     for size, accepted in ((9_210, True), (9_216, False)):
         session = log_in(LOGIN).forget()
         line = b"334 " + sasl.encode_base64(b"x" * size) + b"\r\n"
         assert (len(line) <= 12_292) == accepted
         if accepted:
-            assert session.receive(line).octets == b"dGVzdA==\r\n"
+            assert session.receive(line).data == b"dGVzdA==\r\n"
         else:
             breaks(session, line)
     breaks(greeted().send(smtp.Noop()), b"250 " + b"x" * 4_100 + b"\r\n")
@@ -127,10 +127,10 @@ def test_a_challenge_has_12288_octets_and_no_more() -> None:
 def test_a_challenge_that_cannot_be_decoded_cancels(challenge: bytes) -> None:
     """RFC 4954 section 4: ``*``, and the server answers 501."""
     session = log_in(CRAM_MD5).forget().receive(challenge)
-    assert session.octets == b"*\r\n"
+    assert session.data == b"*\r\n"
     session.receive(b"501 cancelled\r\n")
-    assert session.events == [smtp.AuthenticationFailed(mechanism="CRAM-MD5", reply=smtp.Reply(501, "", "cancelled"))]
-    assert session.send(smtp.Noop()).octets == b"*\r\nNOOP\r\n"
+    assert session.events == [smtp.AuthenticationRejected(mechanism="CRAM-MD5", reply=smtp.Reply(501, "", "cancelled"))]
+    assert session.send(smtp.Noop()).data == b"*\r\nNOOP\r\n"
 
 
 @pytest.mark.parametrize("mechanism", [PLAIN, CRAM_MD5])
@@ -138,15 +138,15 @@ def test_one_challenge_too_many_cancels(mechanism: sasl.ClientMechanism) -> None
     """RFC 4954 section 4."""
     session = log_in(mechanism)
     session.receive(*[b"334 YWJj\r\n"] * (2 if mechanism is CRAM_MD5 else 1))
-    assert session.octets.endswith(b"\r\n*\r\n")
+    assert session.data.endswith(b"\r\n*\r\n")
 
 
-@pytest.mark.parametrize("octets", [b"334 YWJj\r\n", b"235 welcome\r\n", b"250 ok\r\n"])
-def test_a_server_that_goes_on_after_a_cancel_breaks_the_protocol(octets: bytes) -> None:
+@pytest.mark.parametrize("data", [b"334 YWJj\r\n", b"235 welcome\r\n", b"250 ok\r\n"])
+def test_a_server_that_goes_on_after_a_cancel_breaks_the_protocol(data: bytes) -> None:
     """RFC 4954 section 4: it must refuse; no digest is given to it after all."""
     session = log_in(CRAM_MD5).receive(b"334 !!!\r\n")
-    breaks(session, octets)
-    assert session.octets == b"AUTH CRAM-MD5\r\n*\r\n"
+    breaks(session, data)
+    assert session.data == b"AUTH CRAM-MD5\r\n*\r\n"
 
 
 @pytest.mark.parametrize("mechanism", [LOGIN, CRAM_MD5])
@@ -169,7 +169,7 @@ def test_a_yes_that_is_no_235_breaks_the_protocol(code: int) -> None:
 def test_421_in_a_login_fails_it() -> None:
     """RFC 5321 section 3.8."""
     session = log_in(CRAM_MD5).receive(b"421 bye\r\n")
-    assert session.events == [smtp.AuthenticationFailed(mechanism="CRAM-MD5", reply=smtp.Reply(421, "", "bye"))]
+    assert session.events == [smtp.AuthenticationRejected(mechanism="CRAM-MD5", reply=smtp.Reply(421, "", "bye"))]
     with pytest.raises(LocalProtocolError):
         session.client.authenticate(PLAIN)
 

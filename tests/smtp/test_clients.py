@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from mailauth import Send, Why, sasl, smtp
+from mailauth import CloseReason, Send, sasl, smtp
 from tests.smtp.drive import IN_CLEAR, TLS, each_cut, ready, serve
 
 EVERYTHING = attrs.evolve(
@@ -16,7 +16,7 @@ EVERYTHING = attrs.evolve(
     dsn=True,
     requiretls=True,
     limits=True,
-    further_extensions=("XFLAG",),
+    extra_extensions=("XFLAG",),
 )
 
 
@@ -30,9 +30,9 @@ def test_keywords_and_mechanisms_are_in_capitals() -> None:
 
 def test_an_empty_challenge_keeps_its_blank() -> None:
     """CLIENTS.md, continuations: s-nail and mutt fail without; only base64 stands behind it (RFC 4954 section 4)."""
-    assert ready(b"AUTH PLAIN\r\n").octets == b"334 \r\n"
+    assert ready(b"AUTH PLAIN\r\n").data == b"334 \r\n"
     for line in (b"AUTH LOGIN\r\ndGVzdA==\r\n", b"AUTH CRAM-MD5\r\n"):
-        for challenge in ready(line).octets.split(b"\r\n")[:-1]:
+        for challenge in ready(line).data.split(b"\r\n")[:-1]:
             assert challenge.startswith(b"334 ")
             assert sasl.decode_base64(challenge[4:])
 
@@ -43,13 +43,13 @@ def test_an_empty_challenge_keeps_its_blank() -> None:
 def test_no_reply_is_bare_whatever_the_application_says(reply: smtp.Reply) -> None:
     """CLIENTS.md, replies: swaks hangs on a bare 250, msmtp and s-nail fail."""
     session = ready(b"MAIL FROM:<a@b>\r\n", answers={smtp.Mail: reply})
-    assert session.octets[3:4] == b" "
-    assert session.octets.strip()[4:].decode("ascii").removeprefix(reply.enhanced_status_code).strip()
+    assert session.data[3:4] == b" "
+    assert session.data.strip()[4:].decode("ascii").removeprefix(reply.enhanced_status_code).strip()
     assert ready(b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n").lines == ["235 2.7.0 authentication succeeded"]
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "data",
     [
         b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n",
         b"AUTH PLAIN\r\nAHRlc3QAMTIzNA==\r\n",
@@ -60,9 +60,9 @@ def test_no_reply_is_bare_whatever_the_application_says(reply: smtp.Reply) -> No
         b"Auth Plain AHRlc3QAMTIzNA==\r\n",
     ],
 )
-def test_every_way_to_say_a_password_is_taken_wherever_it_is_cut(octets: bytes) -> None:
+def test_every_way_to_say_a_password_is_taken_wherever_it_is_cut(data: bytes) -> None:
     """CLIENTS.md, AUTH and lines: AUTH PLAIN and its CRLF come in two writes."""
-    for pieces in each_cut(octets):
+    for pieces in each_cut(data):
         session = ready(*pieces)
         assert session.codes[-1] == 235
         assert session.server.identity == "test"
@@ -83,7 +83,7 @@ def test_a_client_that_leaves_without_quit_has_sent_its_message() -> None:
     assert len(session.of(smtp.MessageComplete)) == 1
     assert session.of(smtp.MessageAborted) == []
     assert session.closed is not None
-    assert session.closed.why is Why.PEER
+    assert session.closed.reason is CloseReason.PEER_CLOSED
 
 
 @pytest.mark.parametrize(

@@ -18,15 +18,15 @@ domains = st.one_of(
     st.from_regex(r"[a-z0-9]{1,5}(-[a-z0-9]{1,3})?(\.[A-Za-z0-9]{1,60}){0,4}", fullmatch=True),
     st.sampled_from(["[192.0.2.1]", "[IPv6:2001:db8::1]", "[x-tag:a=b]", "d" * 252, "d" * 255]),
 )
-beyond_ascii = st.text(st.characters(min_codepoint=0xA0, codec="utf-8"), min_size=1, max_size=9)
-u_domains = st.one_of(domains, beyond_ascii, beyond_ascii.map(lambda label: f"a-{label}.b"))
+non_ascii = st.text(st.characters(min_codepoint=0xA0, codec="utf-8"), min_size=1, max_size=9)
+u_domains = st.one_of(domains, non_ascii, non_ascii.map(lambda label: f"a-{label}.b"))
 
 locals_ = st.one_of(
     st.from_regex(r"[a-z!#$%&'*+/=?^_`{|}~-]{1,20}(\.[A-Z0-9]{1,9})?", fullmatch=True),
     printable.map(lambda text: text[:64]),
     st.sampled_from(["", '"', "\\", "a@b", "a>b", "a" * 64, '"' * 64, ".", "a..b"]),
-    beyond_ascii,
-    st.builds("{}{}".format, beyond_ascii, printable),
+    non_ascii,
+    st.builds("{}{}".format, non_ascii, printable),
 )
 
 
@@ -178,12 +178,12 @@ fragments = st.sampled_from([*WORDS.split(), *ODDITIES, *STARTS])
 @given(st.lists(fragments, max_size=7).map("".join))
 def test_the_fast_path_equals_the_complete_path(line: str) -> None:
     """SPEED.md point 2: one look may be quicker, never different."""
-    octets = line.encode()
-    found = COMMON.match(octets + b"\r\n")
+    data = line.encode()
+    found = COMMON.match(data + b"\r\n")
     command = None if found is None else from_common(found)
     if found is not None and command is not None:
-        assert found.end() == len(octets) + 2
-        assert read(octets) == command
+        assert found.end() == len(data) + 2
+        assert read(data) == command
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_every_reply_reads_back_as_it_was_written(code: int, enhanced: bool, lin
 
 
 @given(st.integers(200, 559).filter(lambda code: code // 10 % 10 <= 5), st.text("a b", max_size=2_000))
-def test_no_reply_line_is_over_512_octets_or_bare(code: int, text: str) -> None:
+def test_no_reply_line_is_over_512_bytes_or_bare(code: int, text: str) -> None:
     """RFC 5321 section 4.5.3.1.5; some clients hang on a code alone."""
     rows = smtp.Reply(code, "", text).to_wire().split(b"\r\n")[:-1]
     assert all(4 < len(row) <= 510 for row in rows)

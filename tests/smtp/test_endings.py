@@ -8,11 +8,11 @@ from mailauth import (
     ACCEPT,
     BeginTls,
     Closed,
+    CloseReason,
     LocalProtocolError,
     MessageChunk,
     RemoteProtocolError,
     Send,
-    Why,
     sasl,
     smtp,
 )
@@ -26,15 +26,15 @@ PLAIN = b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
 ALICE = sasl.PlainClient(authentication_identity="alice", password=b"correct horse")
 
 
-def shut_down(session: Session, why: Why = Why.SHUT_DOWN) -> Session:
-    session.machine.shut_down(why)
-    session.machine.shut_down(Why.ABORTED)  # twice is once
+def shut_down(session: Session, reason: CloseReason = CloseReason.SHUT_DOWN) -> Session:
+    session.machine.shut_down(reason)
+    session.machine.shut_down(CloseReason.ABORTED)  # twice is once
     return session.pull()
 
 
-def ends(session: Session, why: Why, *unanswered: smtp.Mail | smtp.Rcpt | smtp.Data | smtp.Noop) -> None:
+def ends(session: Session, reason: CloseReason, *unanswered: smtp.Mail | smtp.Rcpt | smtp.Data | smtp.Noop) -> None:
     """Closed, and for good: whatever comes changes nothing."""
-    assert session.last == Closed(why=why, unanswered=unanswered)
+    assert session.last == Closed(reason=reason, unanswered=unanswered)
     session.machine.receive_data(b"NOOP\r\n")
     session.machine.receive_data(b"")
     session.machine.shut_down()
@@ -53,7 +53,7 @@ def test_at_the_end_of_stream_whole_lines_are_obeyed_and_half_a_line_is_dropped(
     session.machine.receive_data(b"")
     session.pull()
     assert session.codes == [250, 252]
-    ends(session, Why.PEER)
+    ends(session, CloseReason.PEER_CLOSED)
 
 
 def test_at_the_end_of_stream_an_open_question_is_still_answered() -> None:
@@ -64,25 +64,25 @@ def test_at_the_end_of_stream_an_open_question_is_still_answered() -> None:
     session.answer(ACCEPT)
     assert session.codes[-1] == 250
     assert session.of(smtp.MessageAborted) == []
-    ends(session, Why.PEER)
+    ends(session, CloseReason.PEER_CLOSED)
 
 
-def test_at_the_end_of_stream_lines_behind_the_open_question_are_obeyed() -> None:
+def test_at_the_end_of_stream_lines_after_the_open_question_are_obeyed() -> None:
     """Rows 1 and 2, column 1."""
     session = ready(b"MAIL FROM:<>\r\nNOOP\r\nQUIT\r\n", answers={smtp.Mail: LEFT_OPEN})
     session.machine.receive_data(b"")
     session.answer(ACCEPT)
     assert session.codes == [250, 250, 221]
-    ends(session, Why.QUIT)
+    ends(session, CloseReason.QUIT)
 
 
 @pytest.mark.parametrize("content", [b"", b"half", b"line\r\n", b"line\r\n.", b"line\r\n.\r", b"."])
 def test_at_the_end_of_stream_content_is_aborted(content: bytes) -> None:
     """Row 3, column 1: what was received so far is no message."""
     session = ready(DATA + content).forget().receive(b"")
-    assert session.events == [smtp.MessageAborted(why=Why.PEER)]
-    assert session.octets == b""
-    ends(session, Why.PEER)
+    assert session.events == [smtp.MessageAborted(reason=CloseReason.PEER_CLOSED)]
+    assert session.data == b""
+    ends(session, CloseReason.PEER_CLOSED)
 
 
 def test_at_the_end_of_stream_data_that_is_accepted_afterwards_is_aborted() -> None:
@@ -90,18 +90,18 @@ def test_at_the_end_of_stream_data_that_is_accepted_afterwards_is_aborted() -> N
     session = ready(DATA, answers={smtp.Data: LEFT_OPEN})
     session.machine.receive_data(b"")
     session.answer(ACCEPT)
-    assert session.events[-1] == smtp.MessageAborted(why=Why.PEER)
-    ends(session, Why.PEER)
+    assert session.events[-1] == smtp.MessageAborted(reason=CloseReason.PEER_CLOSED)
+    ends(session, CloseReason.PEER_CLOSED)
 
 
-@pytest.mark.parametrize("octets", [b"AUTH PLAIN\r\n", b"AUTH LOGIN\r\ndGVzdA==\r\n", b"AUTH CRAM-MD5\r\nhalf a lin"])
-def test_at_the_end_of_stream_a_login_has_failed(octets: bytes) -> None:
+@pytest.mark.parametrize("data", [b"AUTH PLAIN\r\n", b"AUTH LOGIN\r\ndGVzdA==\r\n", b"AUTH CRAM-MD5\r\nhalf a lin"])
+def test_at_the_end_of_stream_a_login_has_failed(data: bytes) -> None:
     """Row 3, column 1."""
-    session = ready(octets).forget().receive(b"")
-    assert [event.why for event in session.events] == [None]
+    session = ready(data).forget().receive(b"")
+    assert [event.reason for event in session.events] == [None]
     assert isinstance(session.events[0], sasl.AuthenticationFailed)
-    assert session.octets == b""
-    ends(session, Why.PEER)
+    assert session.data == b""
+    ends(session, CloseReason.PEER_CLOSED)
 
 
 def test_at_the_end_of_stream_an_open_login_is_still_answered() -> None:
@@ -111,7 +111,7 @@ def test_at_the_end_of_stream_an_open_login_is_still_answered() -> None:
     session.answer(ACCEPT)
     assert session.codes == [235]
     assert len(session.of(sasl.Authenticated)) == 1
-    ends(session, Why.PEER)
+    ends(session, CloseReason.PEER_CLOSED)
 
 
 def test_at_the_end_of_stream_a_handshake_has_failed() -> None:
@@ -119,8 +119,8 @@ def test_at_the_end_of_stream_a_handshake_has_failed() -> None:
     session = ready()
     session.starts_tls = False
     session.receive(b"STARTTLS\r\n").forget().receive(b"")
-    assert session.log == [Closed(why=Why.PEER)]
-    ends(session, Why.PEER)
+    assert session.log == [Closed(reason=CloseReason.PEER_CLOSED)]
+    ends(session, CloseReason.PEER_CLOSED)
 
 
 def test_the_end_of_stream_before_the_first_word() -> None:
@@ -129,10 +129,10 @@ def test_the_end_of_stream_before_the_first_word() -> None:
     session.machine.receive_data(b"")
     session.pull()
     assert session.codes == [220]
-    ends(session, Why.PEER)
+    ends(session, CloseReason.PEER_CLOSED)
 
 
-def test_octets_behind_the_end_of_stream_are_refused() -> None:
+def test_bytes_after_the_end_of_stream_are_refused() -> None:
     session = ready(b"MAIL FROM:<>\r\n", answers={smtp.Mail: LEFT_OPEN})
     session.machine.receive_data(b"")
     session.machine.receive_data(b"")
@@ -144,31 +144,31 @@ def test_octets_behind_the_end_of_stream_are_refused() -> None:
 
 
 @pytest.mark.parametrize("before", [b"NOOP\r\n", b"EHLO c\r\n", b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nNO"])
-@pytest.mark.parametrize(("why", "line"), [(Why.SHUT_DOWN, GOODBYE), (Why.TIMED_OUT, SILENT)])
-def test_shut_down_between_commands_says_421(before: bytes, why: Why, line: str) -> None:
+@pytest.mark.parametrize(("reason", "line"), [(CloseReason.SHUT_DOWN, GOODBYE), (CloseReason.TIMED_OUT, SILENT)])
+def test_shut_down_between_commands_says_421(before: bytes, reason: CloseReason, line: str) -> None:
     """Row 1, column 2 (RFC 5321 section 3.8)."""
-    session = shut_down(serve(before).forget(), why)
+    session = shut_down(serve(before).forget(), reason)
     assert session.lines == [line]
     assert session.events == []
-    ends(session, why)
+    ends(session, reason)
 
 
 def test_shut_down_before_the_greeting_says_421() -> None:
     """Row 1, column 2: instead of it."""
     session = shut_down(Session(smtp.ServerConnection(smtp.ServerSettings(), entropy=bytes(32))))
-    assert session.log[:-1] == [Send(octets=GOODBYE.encode("ascii") + b"\r\n")]
-    ends(session, Why.SHUT_DOWN)
+    assert session.log[:-1] == [Send(data=GOODBYE.encode("ascii") + b"\r\n")]
+    ends(session, CloseReason.SHUT_DOWN)
 
 
 def test_shut_down_after_a_554_greeting_says_421() -> None:
     """Row 1, column 2."""
     session = shut_down(serve(answers={smtp.Connected: smtp.Reply(554)}))
     assert session.codes == [554, 421]
-    ends(session, Why.SHUT_DOWN)
+    ends(session, CloseReason.SHUT_DOWN)
 
 
 @pytest.mark.parametrize(
-    ("kind", "octets", "code"),
+    ("kind", "data", "code"),
     [
         (smtp.Mail, b"MAIL FROM:<>\r\nNOOP\r\n", 250),
         (smtp.Rcpt, b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nNOOP\r\n", 250),
@@ -176,46 +176,46 @@ def test_shut_down_after_a_554_greeting_says_421() -> None:
         (sasl.CheckPassword, PLAIN + b"NOOP\r\n", 235),
     ],
 )
-def test_shut_down_waits_for_the_open_answer(kind: type[object], octets: bytes, code: int) -> None:
+def test_shut_down_waits_for_the_open_answer(kind: type[object], data: bytes, code: int) -> None:
     """Row 2, column 2: that reply goes first, then 421; nothing more is read."""
-    session = ready(octets, answers={kind: LEFT_OPEN})
+    session = ready(data, answers={kind: LEFT_OPEN})
     shut_down(session)
     assert session.last == PAUSED
     before = len(session.codes)
     session.answer(ACCEPT)
     assert session.codes[before:][-2:] == [code, 421]
     assert session.of(smtp.Noop, smtp.MessageAborted) == []
-    ends(session, Why.SHUT_DOWN)
+    ends(session, CloseReason.SHUT_DOWN)
 
 
 def test_shut_down_waits_for_the_answer_that_greets() -> None:
     """Row 2, column 2."""
     session = shut_down(serve(answers={smtp.Connected: LEFT_OPEN})).answer(ACCEPT)
     assert session.codes == [220, 421]
-    ends(session, Why.SHUT_DOWN)
+    ends(session, CloseReason.SHUT_DOWN)
 
 
 def test_shut_down_aborts_content_that_is_accepted_afterwards() -> None:
     """Rows 2 and 3, column 2."""
     session = shut_down(ready(DATA, answers={smtp.Data: LEFT_OPEN})).answer(ACCEPT)
     assert session.codes == [250, 250, 354, 421]
-    assert session.events[-1] == smtp.MessageAborted(why=Why.SHUT_DOWN)
-    ends(session, Why.SHUT_DOWN)
+    assert session.events[-1] == smtp.MessageAborted(reason=CloseReason.SHUT_DOWN)
+    ends(session, CloseReason.SHUT_DOWN)
 
 
-def test_shut_down_is_not_lost_behind_starttls() -> None:
+def test_shut_down_is_not_lost_after_starttls() -> None:
     """Rows 2 and 4, column 2: no handshake begins, and 421 is the reply to STARTTLS."""
     session = shut_down(ready(b"STARTTLS\r\n", answers={smtp.StartTls: LEFT_OPEN})).answer(ACCEPT)
     assert session.lines == [GOODBYE]
     assert session.begun_tls == []
-    ends(session, Why.SHUT_DOWN)
+    ends(session, CloseReason.SHUT_DOWN)
 
 
 def test_shut_down_with_a_refusal_of_starttls_says_both() -> None:
     """Row 2, column 2."""
     session = shut_down(ready(b"STARTTLS\r\n", answers={smtp.StartTls: LEFT_OPEN})).answer(smtp.Reply(454))
     assert session.codes == [454, 421]
-    ends(session, Why.SHUT_DOWN)
+    ends(session, CloseReason.SHUT_DOWN)
 
 
 def test_shut_down_with_421_as_the_open_answer_says_it_once() -> None:
@@ -223,48 +223,48 @@ def test_shut_down_with_421_as_the_open_answer_says_it_once() -> None:
     session = ready(b"MAIL FROM:<>\r\n", answers={smtp.Mail: LEFT_OPEN})
     shut_down(session).answer(smtp.Reply(421, "4.3.2", "later"))
     assert session.lines == ["421 4.3.2 later"]
-    ends(session, Why.SHUT_DOWN)
+    ends(session, CloseReason.SHUT_DOWN)
 
 
 @pytest.mark.parametrize("content", [b"", b"half a line", b"line\r\n."])
 def test_shut_down_inside_content_aborts_it_and_says_421(content: bytes) -> None:
     """Row 3, column 2: the notice comes first."""
-    session = shut_down(ready(DATA + content).forget(), Why.TIMED_OUT)
+    session = shut_down(ready(DATA + content).forget(), CloseReason.TIMED_OUT)
     assert session.log == [
-        smtp.MessageAborted(why=Why.TIMED_OUT),
-        Send(octets=SILENT.encode("ascii") + b"\r\n"),
-        Closed(why=Why.TIMED_OUT),
+        smtp.MessageAborted(reason=CloseReason.TIMED_OUT),
+        Send(data=SILENT.encode("ascii") + b"\r\n"),
+        Closed(reason=CloseReason.TIMED_OUT),
     ]
-    ends(session, Why.TIMED_OUT)
+    ends(session, CloseReason.TIMED_OUT)
 
 
 def test_shut_down_between_the_last_chunk_and_the_question_aborts() -> None:
     """Row 3, column 2: not stored, so not acknowledged."""
     session = ready(DATA)
     session.machine.receive_data(b"text\r\n.\r\n")
-    assert session.machine.next_event() == MessageChunk(octets=b"text\r\n")
+    assert session.machine.next_event() == MessageChunk(data=b"text\r\n")
     shut_down(session)
-    assert session.events[-1] == smtp.MessageAborted(why=Why.SHUT_DOWN)
+    assert session.events[-1] == smtp.MessageAborted(reason=CloseReason.SHUT_DOWN)
     assert session.codes[-1] == 421
-    ends(session, Why.SHUT_DOWN)
+    ends(session, CloseReason.SHUT_DOWN)
 
 
-@pytest.mark.parametrize("octets", [b"AUTH PLAIN\r\n", b"AUTH LOGIN\r\ndGVzdA==\r\n"])
-def test_shut_down_inside_a_login_fails_it_and_says_421(octets: bytes) -> None:
+@pytest.mark.parametrize("data", [b"AUTH PLAIN\r\n", b"AUTH LOGIN\r\ndGVzdA==\r\n"])
+def test_shut_down_inside_a_login_fails_it_and_says_421(data: bytes) -> None:
     """Row 3, column 2."""
-    session = shut_down(ready(octets).forget())
-    assert [event.why for event in session.of(sasl.AuthenticationFailed)] == [None]
+    session = shut_down(ready(data).forget())
+    assert [event.reason for event in session.of(sasl.AuthenticationFailed)] == [None]
     assert session.lines == [GOODBYE]
-    ends(session, Why.SHUT_DOWN)
+    ends(session, CloseReason.SHUT_DOWN)
 
 
 def test_shut_down_with_a_mechanism_that_goes_on_fails_it() -> None:
     """Rows 2 and 3, column 2: a second question of the same login is still asked, and its answer counts."""
-    octets = b"AUTH PLAIN " + sasl.encode_base64(b"bob\0test\0001234") + b"\r\n"
-    session = shut_down(ready(octets, answers={sasl.CheckPassword: LEFT_OPEN, sasl.Authorize: ACCEPT}))
+    data = b"AUTH PLAIN " + sasl.encode_base64(b"bob\0test\0001234") + b"\r\n"
+    session = shut_down(ready(data, answers={sasl.CheckPassword: LEFT_OPEN, sasl.Authorize: ACCEPT}))
     session.answer(ACCEPT)
     assert session.codes == [235, 421]
-    ends(session, Why.SHUT_DOWN)
+    ends(session, CloseReason.SHUT_DOWN)
 
 
 @pytest.mark.parametrize("pulled", [True, False])
@@ -278,8 +278,8 @@ def test_shut_down_while_tls_is_awaited_sends_nothing(pulled: bool) -> None:
         assert isinstance(session.machine.next_event(), BeginTls)
     session.forget()
     shut_down(session)
-    assert session.log == [Closed(why=Why.SHUT_DOWN)]
-    ends(session, Why.SHUT_DOWN)
+    assert session.log == [Closed(reason=CloseReason.SHUT_DOWN)]
+    ends(session, CloseReason.SHUT_DOWN)
 
 
 # The client
@@ -287,15 +287,15 @@ def test_shut_down_while_tls_is_awaited_sends_nothing(pulled: bool) -> None:
 
 def test_an_end_of_stream_between_commands_closes_a_client() -> None:
     """Row 1, column 1; half a reply is dropped."""
-    ends(greeted().receive(b""), Why.PEER)
+    ends(greeted().receive(b""), CloseReason.PEER_CLOSED)
 
 
-@pytest.mark.parametrize("octets", [b"", b"25", b"250-a\r\n"])
-def test_an_end_of_stream_with_replies_due_is_an_error(octets: bytes) -> None:
+@pytest.mark.parametrize("data", [b"", b"25", b"250-a\r\n"])
+def test_an_end_of_stream_with_replies_due_is_an_error(data: bytes) -> None:
     """Row 5, column 1."""
     session = greeted().send(smtp.Noop())
-    if octets:
-        session.receive(octets)
+    if data:
+        session.receive(data)
     session.machine.receive_data(b"")
     for _ in range(3):
         with pytest.raises(RemoteProtocolError):
@@ -310,7 +310,7 @@ def test_an_end_of_stream_before_the_greeting_is_an_error() -> None:
         session.machine.next_event()
 
 
-def test_an_end_of_stream_behind_421_tells_what_stays_unanswered() -> None:
+def test_an_end_of_stream_after_421_tells_what_stays_unanswered() -> None:
     """Row 5, column 1: sent or not, in their order."""
     commands = (
         smtp.Mail(reverse_path=None),
@@ -319,28 +319,28 @@ def test_an_end_of_stream_behind_421_tells_what_stays_unanswered() -> None:
     )
     for extension in ("PIPELINING", "SIZE"):
         session = greeted(extension).send(*commands).receive(b"421 4.3.2 bye\r\n")
-        assert session.events == [smtp.Replied(command=commands[0], reply=smtp.Reply(421, "4.3.2", "bye"))]
+        assert session.events == [smtp.ReplyReceived(command=commands[0], reply=smtp.Reply(421, "4.3.2", "bye"))]
         session.receive(b"")
-        ends(session, Why.PEER, *commands[1:])
+        ends(session, CloseReason.PEER_CLOSED, *commands[1:])
 
 
 @pytest.mark.parametrize("rest", [b"250 ok\r\n", b"garbage\r\n", b"421 again\r\n", b"x" * 10_000])
-def test_nothing_behind_a_421_answers_anything(rest: bytes) -> None:
+def test_nothing_after_a_421_answers_anything(rest: bytes) -> None:
     """RFC 5321 section 3.8: the server closes; what it still says is for nobody."""
     session = greeted("SIZE").send(smtp.Mail(reverse_path=None), smtp.Noop()).receive(b"421 bye\r\n" + rest)
     assert len(session.events) == 1
     assert len(session.machine._input) == 0
     session.receive(b"")
-    ends(session, Why.PEER, smtp.Noop())
+    ends(session, CloseReason.PEER_CLOSED, smtp.Noop())
 
 
 def test_a_client_that_is_shut_down_between_commands_says_quit() -> None:
     """Row 5, column 2."""
     session = shut_down(greeted())
-    assert session.octets == b"QUIT\r\n"
-    ends(session, Why.SHUT_DOWN)
+    assert session.data == b"QUIT\r\n"
+    ends(session, CloseReason.SHUT_DOWN)
     session = shut_down(call(b"554 no\r\n"))
-    assert session.octets == b"QUIT\r\n"
+    assert session.data == b"QUIT\r\n"
 
 
 def test_a_client_that_is_shut_down_with_replies_due_says_nothing_more() -> None:
@@ -348,34 +348,34 @@ def test_a_client_that_is_shut_down_with_replies_due_says_nothing_more() -> None
     noop, mail = smtp.Noop(), smtp.Mail(reverse_path=None)
     session = greeted().send(noop, mail).forget()
     shut_down(session)
-    assert session.octets == b""
-    ends(session, Why.SHUT_DOWN, noop, mail)
+    assert session.data == b""
+    ends(session, CloseReason.SHUT_DOWN, noop, mail)
 
 
 def test_a_client_that_is_shut_down_inside_content_sends_no_dot() -> None:
     """Row 5, column 2: or half a message would be taken for a whole one."""
     session = greeted().send(smtp.Mail(reverse_path=None), smtp.Rcpt(forward_path=smtp.Mailbox("a", "b")), smtp.Data())
     session.receive(b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n").forget()
-    session.client.send(MessageChunk(octets=b"half a mess"))
+    session.client.send(MessageChunk(data=b"half a mess"))
     shut_down(session)
-    assert session.octets == b"half a mess"
-    ends(session, Why.SHUT_DOWN)
+    assert session.data == b"half a mess"
+    ends(session, CloseReason.SHUT_DOWN)
 
 
 def test_a_client_that_is_shut_down_before_the_greeting_or_in_a_login_says_nothing() -> None:
     """Row 5, column 2."""
-    assert shut_down(call()).octets == b""
+    assert shut_down(call()).data == b""
     session = greeted("AUTH PLAIN")
     session.client.authenticate(ALICE)
     session.pull().forget()
-    assert shut_down(session).octets == b""
+    assert shut_down(session).data == b""
 
 
-def test_a_client_that_is_shut_down_behind_a_421_says_nothing() -> None:
+def test_a_client_that_is_shut_down_after_a_421_says_nothing() -> None:
     """Row 5, column 2: nobody listens."""
     session = shut_down(greeted().receive(b"421 bye\r\n"))
-    assert session.octets == b""
-    ends(session, Why.SHUT_DOWN)
+    assert session.data == b""
+    ends(session, CloseReason.SHUT_DOWN)
 
 
 @pytest.mark.parametrize("how", ["end of stream", "shut_down"])
@@ -389,18 +389,18 @@ def test_a_client_whose_handshake_fails_is_closed(how: str) -> None:
     else:
         session.receive(b"")
     assert session.log == [session.last]
-    ends(session, Why.SHUT_DOWN if how == "shut_down" else Why.PEER)
+    ends(session, CloseReason.SHUT_DOWN if how == "shut_down" else CloseReason.PEER_CLOSED)
 
 
-def test_quit_closes_a_client_behind_its_reply() -> None:
+def test_quit_closes_a_client_after_its_reply() -> None:
     """RFC 5321 section 4.1.1.10: whatever the reply says."""
     for reply in (b"221 bye\r\n", b"500 what\r\n"):
         session = greeted().send(smtp.Quit()).receive(reply)
-        ends(session, Why.QUIT)
+        ends(session, CloseReason.QUIT)
         with pytest.raises(LocalProtocolError):
             session.client.send(smtp.Noop())
 
 
-def test_octets_in_tls_start_where_the_wall_was() -> None:
+def test_bytes_in_tls_start_where_the_barrier_was() -> None:
     session = greeted("STARTTLS").send(smtp.StartTls()).receive(b"220 go\r\n")
     assert session.client.tls == TLS

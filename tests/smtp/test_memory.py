@@ -27,12 +27,12 @@ from mailauth import (
     sasl,
     smtp,
 )
-from mailauth._lines import MAXIMUM_UNREAD
+from mailauth._lines import MAX_UNREAD
 from tests.smtp.drive import ENTROPY, IN_CLEAR, Session, greeted
 from tests.smtp.test_properties import REPLY_LINES, cuts, fates, sessions, under
 from tests.weight import Scales
 
-ROOM: Final = MAXIMUM_UNREAD
+ROOM: Final = MAX_UNREAD
 CHUNK: Final = 65_536
 """Octets that an adapter reads at once."""
 ENDLESS: Final = 10**9
@@ -43,12 +43,12 @@ SETTINGS: Final = attrs.evolve(
     chunking=True,
     smtputf8=True,
     dsn=True,
-    maximum_errors=ENDLESS,
-    maximum_noops=ENDLESS,
-    maximum_transactions=ENDLESS,
-    maximum_failed_logins=ENDLESS,
-    maximum_recipients=100,
-    maximum_message_size=100_000,
+    max_errors=ENDLESS,
+    max_junk_commands=ENDLESS,
+    max_transactions=ENDLESS,
+    max_failed_logins=ENDLESS,
+    max_recipients=100,
+    max_message_size=100_000,
 )
 BEGIN: Final = b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\n"
 STATES: Final[Mapping[str, bytes]] = {
@@ -68,9 +68,9 @@ STATES: Final[Mapping[str, bytes]] = {
 }
 
 
-def filled(octets: bytes, size: int = CHUNK) -> bytes:
+def filled(data: bytes, size: int = CHUNK) -> bytes:
     """It over and over: as much as an adapter reads at once, or less where each line costs a test time."""
-    return (octets * (size // len(octets) + 1))[:size]
+    return (data * (size // len(data) + 1))[:size]
 
 
 LONG_PATH: Final = b"a" * 64 + b"@" + b"d" * 189
@@ -123,8 +123,8 @@ def heaviest(session: Session, pieces: Iterable[bytes], *, answering: bool = Tru
 
 def in_state(name: str) -> Session:
     session = Session(smtp.ServerConnection(SETTINGS, entropy=ENTROPY), starts_tls=False).pull()
-    octets = STATES[name]
-    return session.receive(*(octets[n : n + CHUNK] for n in range(0, len(octets), CHUNK))).forget()
+    data = STATES[name]
+    return session.receive(*(data[n : n + CHUNK] for n in range(0, len(data), CHUNK))).forget()
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -144,7 +144,7 @@ def test_no_flood_beside_an_open_question_makes_a_server_heavy(state: str) -> No
         assert heaviest(in_state(state), [flood] * 9, answering=False) < ROOM + 8_192, name
 
 
-def test_what_comes_behind_a_question_is_refused_whatever_was_used_before_it() -> None:
+def test_what_comes_after_a_question_is_refused_whatever_was_used_before_it() -> None:
     """The octets before it being used up to the last, those behind it were once taken without an end."""
     session = in_state("ready")
     machine = session.server
@@ -175,7 +175,7 @@ def test_no_flood_makes_a_server_heavy_that_nobody_may_use(before: str) -> None:
 def test_recipients_weigh_what_their_setting_allows() -> None:
     """RFC 5321 section 4.5.3.1.8 has a server take 100, which fit; for more than these a setting has to be raised."""
     for number in (100, 1_000):
-        settings = attrs.evolve(SETTINGS, maximum_recipients=number)
+        settings = attrs.evolve(SETTINGS, max_recipients=number)
         session = (
             Session(smtp.ServerConnection(settings, entropy=ENTROPY)).pull().receive(b"EHLO c\r\nMAIL FROM:<>\r\n")
         )
@@ -187,11 +187,11 @@ def test_recipients_weigh_what_their_setting_allows() -> None:
 
 
 @given(sessions | st.binary(max_size=300), fates, st.data())
-def test_any_octets_leave_a_server_light(octets: bytes, fate: list[int], choices: st.DataObject) -> None:
+def test_any_data_leaves_a_server_light(data: bytes, fate: list[int], choices: st.DataObject) -> None:
     """Whatever the application answers."""
     session = under(fate, SETTINGS).pull()
     scales = Scales(session.server, SETTINGS)
-    for piece in choices.draw(cuts(octets)):
+    for piece in choices.draw(cuts(data)):
         session.receive(piece)
         assert scales.weigh() - sys.getsizeof(piece) < 16_384
 
@@ -235,7 +235,7 @@ CALLERS: Final[Mapping[str, Callable[[], Session]]] = {
     "behind DATA": writing,
     "in content": lambda: writing().receive(b"354 go\r\n"),
     "behind content": lambda: writing().receive(b"354 go\r\n").send(smtp.MessageComplete()),
-    "behind chunks": lambda: greeted("PIPELINING", "CHUNKING").send(MAIL, RCPT, *[MessageChunk(octets=b"x\r\n")] * 9),
+    "behind chunks": lambda: greeted("PIPELINING", "CHUNKING").send(MAIL, RCPT, *[MessageChunk(data=b"x\r\n")] * 9),
     "in a login": logging_in,
     "behind STARTTLS": lambda: greeted("STARTTLS").send(smtp.StartTls()),
     "behind QUIT": lambda: greeted().send(smtp.Quit()),
@@ -251,7 +251,7 @@ def heaviest_client(session: Session, pieces: Iterable[bytes]) -> int:
             machine.receive_data(piece)
             most = max(most, scales.weigh() - sys.getsizeof(piece))
             while not isinstance(event := machine.next_event(), NeedData | Closed | BeginTls | Paused):
-                if isinstance(event, smtp.Replied):
+                if isinstance(event, smtp.ReplyReceived):
                     most = max(most, scales.weigh() - sys.getsizeof(piece))
         except LocalProtocolError:  # a handshake is due
             return most
@@ -264,10 +264,10 @@ def heaviest_client(session: Session, pieces: Iterable[bytes]) -> int:
 @pytest.mark.parametrize("caller", CALLERS)
 def test_no_server_makes_a_client_heavy(caller: str) -> None:
     """Replies are bounded in lines and in octets, and behind an error or a 421 nothing is kept."""
-    for name, octets in REPLIES.items():
+    for name, data in REPLIES.items():
         session = CALLERS[caller]()
-        assert heaviest_client(session, [octets, octets[:-3], octets, b"2"]) < ROOM, name
-        small = [octets[n : n + 900] for n in range(0, len(octets), 900)]
+        assert heaviest_client(session, [data, data[:-3], data, b"2"]) < ROOM, name
+        small = [data[n : n + 900] for n in range(0, len(data), 900)]
         assert heaviest_client(CALLERS[caller](), small) < ROOM, name
 
 
@@ -276,8 +276,8 @@ def test_no_server_makes_a_client_heavy(caller: str) -> None:
     st.lists(REPLY_LINES, max_size=12).map(b"".join) | st.binary(max_size=200),
     st.data(),
 )
-def test_any_octets_leave_a_client_light(caller: str, octets: bytes, choices: st.DataObject) -> None:
-    pieces: list[Any] = choices.draw(cuts(octets))
+def test_any_data_leaves_a_client_light(caller: str, data: bytes, choices: st.DataObject) -> None:
+    pieces: list[Any] = choices.draw(cuts(data))
     assert heaviest_client(CALLERS[caller](), pieces) < 16_384
 
 

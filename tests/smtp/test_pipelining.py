@@ -10,26 +10,26 @@ from tests.smtp.drive import ready, serve
 GROUP = b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nRCPT TO:<c@d>\r\n"
 
 
-def replies(octets: bytes) -> list[int]:
-    return [int(line[:3]) for line in octets.decode("ascii").split("\r\n")[:-1] if line[3] == " "]
+def replies(data: bytes) -> list[int]:
+    return [int(line[:3]) for line in data.decode("ascii").split("\r\n")[:-1] if line[3] == " "]
 
 
 def test_a_whole_group_is_answered_in_one_send() -> None:
     """RFC 2920 section 3.2: MAIL, RCPT and RSET wait for the last command of the group."""
     session = ready(b"RSET\r\n" + GROUP + b"DATA\r\n")
-    assert [replies(octets) for octets in session.sends] == [[250, 250, 250, 250, 354]]
+    assert [replies(data) for data in session.sends] == [[250, 250, 250, 250, 354]]
     session.forget().receive(b"text\r\n.\r\n" + GROUP + b"DATA\r\n")
-    assert [replies(octets) for octets in session.sends] == [[250], [250, 250, 250, 354]]
+    assert [replies(data) for data in session.sends] == [[250], [250, 250, 250, 354]]
 
 
 def test_replies_leave_when_the_input_is_used_up() -> None:
     """RFC 2920 section 3.2: nobody waits for a reply that waits for him."""
     session = ready(GROUP)
-    assert [replies(octets) for octets in session.sends] == [[250, 250, 250]]
+    assert [replies(data) for data in session.sends] == [[250, 250, 250]]
     session = ready(GROUP + b"DAT")
-    assert [replies(octets) for octets in session.sends] == [[250, 250, 250]]
+    assert [replies(data) for data in session.sends] == [[250, 250, 250]]
     lock_step = ready(b"MAIL FROM:<>\r\n", b"RCPT TO:<a@b>\r\n", b"RSET\r\n")
-    assert [replies(octets) for octets in lock_step.sends] == [[250], [250], [250]]
+    assert [replies(data) for data in lock_step.sends] == [[250], [250], [250]]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_the_reply_to_any_other_command_leaves_at_once(command: bytes, code: int
 def test_a_refusal_leaves_with_what_waits_before_it() -> None:
     """RFC 2920 section 3.2."""
     session = ready(GROUP, b"RCPT TO:nonsense\r\nRSET\r\n")
-    assert [replies(octets) for octets in session.sends] == [[250, 250, 250], [501], [250]]
+    assert [replies(data) for data in session.sends] == [[250, 250, 250], [501], [250]]
 
 
 def test_at_32_kib_replies_leave_though_more_could_wait() -> None:
@@ -56,11 +56,11 @@ def test_at_32_kib_replies_leave_though_more_could_wait() -> None:
     assert session.codes == [250] * 10_000
 
 
-def test_a_session_in_one_piece_gives_the_same_octets_as_line_by_line() -> None:
+def test_a_session_in_one_piece_gives_the_same_bytes_as_line_by_line() -> None:
     """RFC 2920 section 3.1."""
-    octets = b"EHLO c\r\n" + GROUP + b"DATA\r\n..text\r\n.\r\nVRFY x\r\n" + GROUP + b"RSET\r\nQUIT\r\n"
-    lines = [line + b"\r\n" for line in octets.split(b"\r\n")[:-1]]
-    whole, single = serve(octets), serve(*lines)
-    assert whole.octets == single.octets
+    data = b"EHLO c\r\n" + GROUP + b"DATA\r\n..text\r\n.\r\nVRFY x\r\n" + GROUP + b"RSET\r\nQUIT\r\n"
+    lines = [line + b"\r\n" for line in data.split(b"\r\n")[:-1]]
+    whole, single = serve(data), serve(*lines)
+    assert whole.data == single.data
     assert whole.of(smtp.MessageComplete) == single.of(smtp.MessageComplete)
     assert len(whole.sends) < len(single.sends)

@@ -14,6 +14,7 @@ from hypothesis import given, strategies as st
 from mailauth import (
     ACCEPT,
     Accept,
+    CloseReason,
     Command,
     LocalProtocolError,
     MessageChunk,
@@ -21,7 +22,6 @@ from mailauth import (
     RemoteProtocolError,
     Send,
     TlsStarted,
-    Why,
     sasl,
     smtp,
 )
@@ -121,17 +121,17 @@ VERDICTS: Final = (
 REFUSALS: Final = (ACCEPT, ACCEPT, ACCEPT, *sasl.Refusal)
 SMALL: Final = smtp.ServerSettings(
     mechanisms_without_tls=IN_CLEAR.mechanisms_without_tls,
-    maximum_errors=6,
-    maximum_message_size=65_536,
-    maximum_excess=1_000,
-    maximum_text_line=1_000,
+    max_errors=6,
+    max_message_size=65_536,
+    discard_limit=1_000,
+    max_text_line=1_000,
     chunking=True,
     binary_mime=True,
     dsn=True,
     smtputf8=True,
-    maximum_noops=5,
+    max_junk_commands=5,
 )
-BETWEEN_CHUNKS: Final = (smtp.Noop, smtp.Vrfy, smtp.Help, smtp.Refused)
+BETWEEN_CHUNKS: Final = (smtp.Noop, smtp.Vrfy, smtp.Help, smtp.CommandRejected)
 WITH_TLS: Final = smtp.ServerSettings(
     mechanisms_without_tls=IN_CLEAR.mechanisms_without_tls, starttls=True, chunking=True
 )
@@ -164,15 +164,15 @@ def under(fate: Sequence[int], settings: smtp.ServerSettings, accepted: list[Any
 
 
 @st.composite
-def cuts(draw: st.DrawFn, octets: bytes) -> list[bytes]:
-    places = draw(st.lists(st.integers(0, len(octets)), max_size=8))
-    return [octets[a:b] for a, b in pairwise(sorted({0, len(octets), *places})) if a < b]
+def cuts(draw: st.DrawFn, data: bytes) -> list[bytes]:
+    places = draw(st.lists(st.integers(0, len(data)), max_size=8))
+    return [data[a:b] for a, b in pairwise(sorted({0, len(data), *places})) if a < b]
 
 
-def whole_replies(octets: bytes) -> int:
+def whole_replies(data: bytes) -> int:
     """How many; every line must be one of a reply."""
-    assert octets == b"" or octets.endswith(b"\r\n")
-    rows = [parse_line(row) for row in octets.split(b"\r\n")[:-1]]
+    assert data == b"" or data.endswith(b"\r\n")
+    rows = [parse_line(row) for row in data.split(b"\r\n")[:-1]]
     return sum(last for _, last, _ in rows)
 
 
@@ -181,11 +181,11 @@ BARE: Final = {b"220 localhost ESMTP", b"250 localhost", b"250-localhost"}
 
 
 @given(sessions, fates)
-def test_every_line_of_every_reply_keeps_to_its_form(octets: bytes, fate: list[int]) -> None:
+def test_every_line_of_every_reply_keeps_to_its_form(data: bytes, fate: list[int]) -> None:
     """RFC 5321 sections 4.2 and 4.5.3.1.5, RFC 2034 section 4: printable, at most 512 octets, each with its code."""
-    session = under(fate, SMALL).receive(octets, b"")
+    session = under(fate, SMALL).receive(data, b"")
     bare = BARE | set(SMALL.hello_reply(None).split(b"\r\n"))
-    for row in session.octets.split(b"\r\n")[:-1]:
+    for row in session.data.split(b"\r\n")[:-1]:
         assert len(row) <= 510
         assert re.fullmatch(rb"[2-5][0-9]{2}[ -][\t -~]*", row)
         if row not in bare and row[:1] != b"3":
@@ -216,43 +216,43 @@ def test_every_line_of_every_reply_keeps_to_its_form(octets: bytes, fate: list[i
 def test_nothing_that_a_client_said_comes_back_raw(line: bytes, said: bytes) -> None:
     """A reply ends up in logs and on screens: of the client's words at most a keyword in capitals is in it."""
     session = under([0], SMALL).receive(b"EHLO c\r\n" + line % said + b"\r\n")
-    assert said not in session.octets
-    assert not re.search(rb"script|\x1b|fine|z{20}|Z{41}", session.octets)
+    assert said not in session.data
+    assert not re.search(rb"script|\x1b|fine|z{20}|Z{41}", session.data)
 
 
 @given(sessions, fates, st.booleans(), st.data())
-def test_the_cut_never_matters(octets: bytes, fate: list[int], lmtp: bool, choices: st.DataObject) -> None:
+def test_the_cut_never_matters(data: bytes, fate: list[int], lmtp: bool, choices: st.DataObject) -> None:
     """DESIGN.md section 4 rule 8: the same events but for the cut of chunks, and the same octets."""
     whole, cut, single = (under(fate, attrs.evolve(SMALL, lmtp=lmtp)) for _ in range(3))
     if lmtp:
-        octets = octets.replace(b"EHLO", b"LHLO")
-    whole.receive(octets, b"")
-    cut.receive(*choices.draw(cuts(octets)), b"")
-    single.receive(*(octets[n : n + 1] for n in range(min(len(octets), 600))), *filter(None, [octets[600:]]), b"")
+        data = data.replace(b"EHLO", b"LHLO")
+    whole.receive(data, b"")
+    cut.receive(*choices.draw(cuts(data)), b"")
+    single.receive(*(data[n : n + 1] for n in range(min(len(data), 600))), *filter(None, [data[600:]]), b"")
     for other in (cut, single):
         assert without_cuts(other.events) == without_cuts(whole.events)
-        assert other.octets == whole.octets
+        assert other.data == whole.data
         assert other.last == whole.last
 
 
-@given(sessions | st.binary(max_size=300), fates, st.sampled_from([None, *Why]), st.data())
-def test_any_octets_end_in_events_replies_and_closed(
-    octets: bytes, fate: list[int], why: Why | None, choices: st.DataObject
+@given(sessions | st.binary(max_size=300), fates, st.sampled_from([None, *CloseReason]), st.data())
+def test_any_data_ends_in_events_replies_and_closed(
+    data: bytes, fate: list[int], reason: CloseReason | None, choices: st.DataObject
 ) -> None:
     """DESIGN.md section 4 rule 7, and rule 2 of section 2: each Data that was accepted has one end."""
     accepted: list[Any] = []
     session = under(fate, WITH_TLS, accepted)
-    for piece in choices.draw(cuts(octets)):
+    for piece in choices.draw(cuts(data)):
         session.receive(piece)
         assert len(session.machine._input) <= 12_290
-    if why is None:
+    if reason is None:
         session.receive(b"")
     else:
-        session.machine.shut_down(why)
+        session.machine.shut_down(reason)
         session.pull()
     assert session.closed is not None
-    assert whole_replies(session.octets) >= 1
-    assert all(event.octets for event in session.log if isinstance(event, Send))
+    assert whole_replies(session.data) >= 1
+    assert all(event.data for event in session.log if isinstance(event, Send))
     content = False
     for event in session.events:
         if isinstance(event, MessageChunk):
@@ -270,9 +270,9 @@ def test_any_octets_end_in_events_replies_and_closed(
 
 
 @given(sessions, fates)
-def test_a_session_replays_exactly(octets: bytes, fate: list[int]) -> None:
+def test_a_session_replays_exactly(data: bytes, fate: list[int]) -> None:
     """DESIGN.md section 2: the same entropy, the same octets."""
-    first, again = (under(fate, WITH_TLS).receive(octets, b"") for _ in range(2))
+    first, again = (under(fate, WITH_TLS).receive(data, b"") for _ in range(2))
     assert first.log == again.log
 
 
@@ -305,9 +305,9 @@ COMMANDS: Final = (
     smtp.Rcpt(forward_path=A),
     smtp.Rcpt(forward_path=smtp.Mailbox("c", "d")),
     smtp.Data(),
-    MessageChunk(octets=b".dots\r\n.\r"),
-    MessageChunk(octets=b"\n.\r\n"),
-    MessageChunk(octets=b"plain"),
+    MessageChunk(data=b".dots\r\n.\r"),
+    MessageChunk(data=b"\n.\r\n"),
+    MessageChunk(data=b"plain"),
     smtp.MessageComplete(),
     smtp.Rset(),
     smtp.Noop(argument="x"),
@@ -339,12 +339,12 @@ def attempt(session: Session, step: Command | sasl.ClientMechanism) -> bool:
 
 
 @given(programs, st.booleans(), st.lists(REPLY_LINES, max_size=12).map(b"".join) | st.binary(max_size=60), st.data())
-def test_any_octets_from_a_server_give_events_or_one_error(
-    steps: list[Any], pipelining: bool, octets: bytes, choices: st.DataObject
+def test_any_data_from_a_server_gives_events_or_one_error(
+    steps: list[Any], pipelining: bool, data: bytes, choices: st.DataObject
 ) -> None:
     """DESIGN.md section 4 rules 7 and 8: and the cut changes nothing."""
     outcomes = []
-    for pieces in ([octets] if octets else [], choices.draw(cuts(octets))):
+    for pieces in ([data] if data else [], choices.draw(cuts(data))):
         session = greeted("AUTH PLAIN LOGIN CRAM-MD5", "SIZE", "CHUNKING", *(["PIPELINING"] if pipelining else []))
         for step in steps:
             attempt(session, step)
@@ -357,7 +357,7 @@ def test_any_octets_from_a_server_give_events_or_one_error(
                 session.machine.next_event()
         else:
             assert session.closed is not None
-        outcomes.append((session.events, session.octets, error))
+        outcomes.append((session.events, session.data, error))
     (events, said, error), (other_events, other_said, other_error) = outcomes
     assert (events, error) == (other_events, other_error)
     # An error comes before what was still to be written.
@@ -383,7 +383,7 @@ def test_our_client_and_our_server_agree(
     )
     server = under(fate, settings).pull()
     client = Session(smtp.ClientConnection()).pull()
-    client.receive(server.octets)
+    client.receive(server.data)
     sent: list[Command] = []
     for group in ([smtp.Hello(domain="c")], *groups):
         for step in group:
@@ -394,7 +394,7 @@ def test_our_client_and_our_server_agree(
     converse(client, server)
 
     assert client.closed is not None
-    replied = [event.command for event in client.of(smtp.Replied) if event.command is not None]
+    replied = [event.command for event in client.of(smtp.ReplyReceived) if event.command is not None]
     assert replied == [command for command in sent if not isinstance(command, MessageChunk)][: len(replied)]
     # Every command arrived as it was sent, or was refused by its verb, in the same order.
     commands = [command for command in sent if isinstance(command, LineCommand)]
@@ -402,18 +402,18 @@ def test_our_client_and_our_server_agree(
         event
         for event in server.events
         if (isinstance(event, LineCommand) and not isinstance(event, smtp.Quit))
-        or (isinstance(event, smtp.Refused) and event.verb != "AUTH")
+        or (isinstance(event, smtp.CommandRejected) and event.verb != "AUTH")
     ]
     assert len(heard) == len(commands) or 421 in server.codes
     for command, event in zip(commands, heard, strict=False):
-        assert event == command or (isinstance(event, smtp.Refused) and event.verb == command.verb)
+        assert event == command or (isinstance(event, smtp.CommandRejected) and event.verb == command.verb)
     passed = [command for command in sent if isinstance(command, MessageChunk | smtp.MessageComplete)]
     assert whole_messages(passed) == whole_messages(
         [event for event in server.events if isinstance(event, MessageChunk | smtp.MessageComplete)]
     )
-    assert [event.reply.code for event in client.of(smtp.Replied, smtp.AuthenticationFailed)] == [
+    assert [event.reply.code for event in client.of(smtp.ReplyReceived, smtp.AuthenticationRejected)] == [
         code for code in server.codes if code not in (334, 235)
-    ][: len(client.of(smtp.Replied, smtp.AuthenticationFailed))]
+    ][: len(client.of(smtp.ReplyReceived, smtp.AuthenticationRejected))]
     assert client.of(sasl.Authenticated) == [
         sasl.Authenticated(mechanism=event.mechanism) for event in server.of(sasl.Authenticated)
     ]
@@ -425,18 +425,18 @@ def whole_messages(events: Sequence[Command]) -> list[bytes]:
     content = b""
     for event in events:
         if isinstance(event, MessageChunk):
-            content += event.octets
+            content += event.data
         else:
             messages.append(content if content.endswith(b"\r\n") or not content else content + b"\r\n")
             content = b""
     return messages
 
 
-def test_patience_is_named_in_each_state() -> None:
+def test_a_timeout_is_given_in_each_state() -> None:
     """RFC 5321 section 4.5.3.2: minutes, and an adapter needs no table of its own."""
     session = greeted("PIPELINING")
-    assert session.last == NeedData(patience=300.0)
+    assert session.last == NeedData(timeout=300.0)
     session.send(smtp.Mail(reverse_path=A), smtp.Rcpt(forward_path=A), smtp.Data()).receive(b"250 ok\r\n250 ok\r\n")
-    assert session.last == NeedData(patience=120.0)
+    assert session.last == NeedData(timeout=120.0)
     session.receive(b"354 go\r\n").send(smtp.MessageComplete())
-    assert session.last == NeedData(patience=600.0)
+    assert session.last == NeedData(timeout=600.0)

@@ -42,9 +42,9 @@ def of(session: Session) -> str:
 def log_in(client: sasl.ClientMechanism, **answers: object) -> tuple[Session, Session]:
     kinds: dict[str, type[object]] = {"check": sasl.CheckPassword, "fetch": sasl.FetchSecret}
     server = serve(answers={kinds[name]: answer for name, answer in answers.items()})
-    mine = call(server.octets).send(smtp.Hello(domain="c"))
-    server.receive(mine.octets)
-    mine.receive(server.octets.partition(b"\r\n")[2])
+    mine = call(server.data).send(smtp.Hello(domain="c"))
+    server.receive(mine.data)
+    mine.receive(server.data.partition(b"\r\n")[2])
     mine.client.authenticate(client)
     converse(mine, server)
     return mine, server
@@ -69,7 +69,7 @@ def test_a_login_shows_its_secret_to_nobody(client: sasl.ClientMechanism, right:
 def test_the_right_places_do_hold_it() -> None:
     """Or the searches above would prove nothing."""
     mine, server = log_in(CLIENTS[0])
-    assert TOKENS[2].encode("ascii") in mine.octets
+    assert TOKENS[2].encode("ascii") in mine.data
     assert server.of(sasl.CheckPassword)[0].password == SECRET.encode()
 
 
@@ -80,7 +80,7 @@ def test_the_right_places_do_hold_it() -> None:
 def test_a_secret_at_the_wrong_moment_is_not_shown_either(line: str) -> None:
     """A client that is out of step sends its password as a command: Refused.line holds it, its repr does not."""
     session = ready(line.encode("ascii") + b"\r\n")
-    assert len(session.of(smtp.Refused)) == 1
+    assert len(session.of(smtp.CommandRejected)) == 1
     assert hidden(of(session))
     assert hidden("\n".join(session.lines))
 
@@ -109,22 +109,22 @@ def test_a_server_that_echoes_the_login_is_not_quoted() -> None:
     """The exception about the echo would carry the password into a log."""
     session = greeted("AUTH PLAIN")
     session.client.authenticate(CLIENTS[0])
-    echo = session.pull().octets
+    echo = session.pull().data
     session.machine.receive_data(echo)
     with pytest.raises(RemoteProtocolError) as caught:
         session.pull()
     assert hidden(shown(caught.value, caught.value.__cause__))
 
 
-@pytest.mark.parametrize("why", ["421", "shut_down", "end"])
-def test_a_login_that_is_broken_off_shows_nothing(why: str) -> None:
+@pytest.mark.parametrize("reason", ["421", "shut_down", "end"])
+def test_a_login_that_is_broken_off_shows_nothing(reason: str) -> None:
     session = greeted("AUTH PLAIN")
     session.client.authenticate(CLIENTS[0])
     session.pull()
     text = ""
-    if why == "421":
+    if reason == "421":
         session.receive(b"421 bye\r\n", b"")
-    elif why == "shut_down":
+    elif reason == "shut_down":
         session.machine.shut_down()
         session.pull()
         assert session.closed is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from mailauth import ACCEPT, Accept, LocalProtocolError, Question, Tls, Why, sasl, smtp
+from mailauth import ACCEPT, Accept, CloseReason, LocalProtocolError, Question, Tls, sasl, smtp
 from mailauth._events import PAUSED
 from tests.smtp.drive import IN_CLEAR, LEFT_OPEN, ready, serve
 
@@ -19,7 +19,7 @@ QUESTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "octets", "code"), QUESTIONS)
+@pytest.mark.parametrize(("kind", "data", "code"), QUESTIONS)
 @pytest.mark.parametrize(
     "answer",
     [
@@ -37,46 +37,46 @@ QUESTIONS = [
     ],
 )
 def test_what_cannot_answer_leaves_the_question_open(
-    kind: type[object], octets: bytes, code: int, answer: object
+    kind: type[object], data: bytes, code: int, answer: object
 ) -> None:
     """DESIGN.md section 2: a LocalProtocolError, and the right answer is still taken."""
-    session = ready(octets, answers={kind: LEFT_OPEN})
-    before = session.octets
+    session = ready(data, answers={kind: LEFT_OPEN})
+    before = session.data
     with pytest.raises(LocalProtocolError):
         session.answer(answer)
     assert session.machine.next_event() == PAUSED
-    assert session.octets == before
+    assert session.data == before
     session.answer(ACCEPT)
     assert session.codes[-1] == code
 
 
-@pytest.mark.parametrize(("kind", "octets", "code"), QUESTIONS)
-def test_own_words_are_sent(kind: type[object], octets: bytes, code: int) -> None:
+@pytest.mark.parametrize(("kind", "data", "code"), QUESTIONS)
+def test_own_words_are_sent(kind: type[object], data: bytes, code: int) -> None:
     """DESIGN.md section 2; the code of DATA and STARTTLS is the protocol's, their enhanced code too."""
-    session = ready(octets, answers={kind: smtp.Reply(250, "2.0.0", "queued as 7F3A\nthank you")})
+    session = ready(data, answers={kind: smtp.Reply(250, "2.0.0", "queued as 7F3A\nthank you")})
     status = "2.0.0 " if code == 250 else ""
     assert session.lines[-2:] == [f"{code}-{status}queued as 7F3A", f"{code} {status}thank you"]
 
 
-@pytest.mark.parametrize(("kind", "octets", "code"), QUESTIONS)
-def test_a_refusal_is_sent_and_nothing_opens(kind: type[object], octets: bytes, code: int) -> None:
+@pytest.mark.parametrize(("kind", "data", "code"), QUESTIONS)
+def test_a_refusal_is_sent_and_nothing_opens(kind: type[object], data: bytes, code: int) -> None:
     """RFC 5321 section 4.2.1; a transaction goes on without the recipient or the DATA, and not without MAIL."""
-    session = ready(octets, answers={kind: smtp.Reply(550, "5.7.1", "no")}).forget()
+    session = ready(data, answers={kind: smtp.Reply(550, "5.7.1", "no")}).forget()
     session.receive(b"MAIL FROM:<>\r\n")
     inside = kind in (smtp.Rcpt, smtp.Data)
     assert session.codes == [503 if inside else 550 if kind is smtp.Mail else 250]
-    session = ready(octets, answers={kind: smtp.Reply(550, "5.7.1", "no")})
+    session = ready(data, answers={kind: smtp.Reply(550, "5.7.1", "no")})
     assert session.lines[-1] == "550 5.7.1 no"
     assert session.begun_tls == []
 
 
-@pytest.mark.parametrize(("kind", "octets", "code"), QUESTIONS)
-def test_421_is_sent_and_ends_the_session(kind: type[object], octets: bytes, code: int) -> None:
+@pytest.mark.parametrize(("kind", "data", "code"), QUESTIONS)
+def test_421_is_sent_and_ends_the_session(kind: type[object], data: bytes, code: int) -> None:
     """RFC 5321 section 3.8; what the client had pipelined is not read."""
-    session = ready(octets + b"NOOP\r\n", answers={kind: smtp.Reply(421, "4.3.2", "enough")})
+    session = ready(data + b"NOOP\r\n", answers={kind: smtp.Reply(421, "4.3.2", "enough")})
     assert session.lines[-1] == "421 4.3.2 enough"
     assert session.closed is not None
-    assert session.closed.why is Why.SHUT_DOWN
+    assert session.closed.reason is CloseReason.SHUT_DOWN
     assert session.of(smtp.Noop, smtp.MessageAborted) == []
 
 
@@ -92,14 +92,14 @@ def test_the_temporary_failure_of_each_question_is_an_answer() -> None:
         return question.unavailable
 
     assert serve(answers={smtp.Connected: unavailable}).codes == [421]
-    for kind, octets, _ in QUESTIONS:
-        assert ready(octets, answers={kind: unavailable}).codes[-1] == 451
-    for kind, octets in (
+    for kind, data, _ in QUESTIONS:
+        assert ready(data, answers={kind: unavailable}).codes[-1] == 451
+    for kind, data in (
         (sasl.CheckPassword, b"AUTH PLAIN AGEAYg==\r\n"),
         (sasl.FetchSecret, b"AUTH CRAM-MD5\r\n" + sasl.encode_base64(b"a " + b"0" * 32) + b"\r\n"),
         (sasl.Authorize, b"AUTH PLAIN " + sasl.encode_base64(b"bob\0test\0001234") + b"\r\n"),
     ):
-        assert ready(octets, answers={kind: unavailable}).codes[-1] == 454
+        assert ready(data, answers={kind: unavailable}).codes[-1] == 454
 
 
 def test_late_repeated_and_foreign_answers_are_refused() -> None:
@@ -153,7 +153,7 @@ def test_a_554_greeting_leaves_only_quit() -> None:
     )
     assert session.codes == [554, 503, 503, 503, 221]
     assert session.closed is not None
-    assert session.closed.why is Why.QUIT
+    assert session.closed.reason is CloseReason.QUIT
 
 
 @pytest.mark.parametrize(
@@ -176,12 +176,12 @@ def test_nothing_advances_while_a_question_is_open() -> None:
     assert session.events == [smtp.Mail(reverse_path=None)]
     session.receive(b"NOOP\r\n")
     assert session.last == PAUSED
-    assert session.octets == b""
+    assert session.data == b""
     session.answer(ACCEPT)
     assert session.codes == [250, 250, 221]
 
 
-def test_input_beyond_64_kib_is_refused_until_events_are_pulled() -> None:
+def test_input_over_64_kib_is_refused_until_events_are_pulled() -> None:
     """DESIGN.md section 4 rule 4."""
     session = ready(b"MAIL FROM:<>\r\n", answers={smtp.Mail: LEFT_OPEN})
     piece = b"NOOP\r\n" * 2_000
@@ -227,12 +227,12 @@ class ForgedReply(smtp.Reply):
 @pytest.mark.parametrize(
     "answer", [ForgedReply(250, "2.0.0", "taken"), smtp.Reply(250, "2.0.0", ForgedText("taken"))], ids=type
 )
-@pytest.mark.parametrize(("kind", "octets", "code"), QUESTIONS)
+@pytest.mark.parametrize(("kind", "data", "code"), QUESTIONS)
 def test_a_reply_is_what_it_holds_whatever_its_class_does(
-    kind: type[object], octets: bytes, code: int, answer: smtp.Reply, enhanced: bool
+    kind: type[object], data: bytes, code: int, answer: smtp.Reply, enhanced: bool
 ) -> None:
     """One line for each reply: a client would take a second one for the reply to its next command."""
     settings = attrs.evolve(IN_CLEAR, enhanced_status_codes=enhanced)
-    session = ready(octets, answers={kind: answer}, settings=settings)
-    assert b"forged" not in session.octets
-    assert session.octets.endswith(b"taken\r\n")
+    session = ready(data, answers={kind: answer}, settings=settings)
+    assert b"forged" not in session.data
+    assert session.data.endswith(b"taken\r\n")

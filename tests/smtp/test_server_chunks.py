@@ -8,21 +8,21 @@ from typing import Any
 import attrs
 import pytest
 
-from mailauth import ACCEPT, LocalProtocolError, MessageChunk, Why, smtp
+from mailauth import ACCEPT, CloseReason, LocalProtocolError, MessageChunk, smtp
 from tests.smtp.drive import IN_CLEAR, LEFT_OPEN, Session, each_cut, ready, serve, without_cuts
 
 SETTINGS = attrs.evolve(IN_CLEAR, chunking=True)
 BINARY = attrs.evolve(SETTINGS, binary_mime=True)
-SMALL = attrs.evolve(SETTINGS, maximum_message_size=65_536, maximum_excess=1_000)
+SMALL = attrs.evolve(SETTINGS, max_message_size=65_536, discard_limit=1_000)
 BEGIN = b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\n"
 COMPLETE = smtp.MessageComplete(recipients=(smtp.Mailbox("a", "b"),))
 NO = smtp.Reply(550, "5.7.1", "no")
 TOO_MANY = "too many commands that lead nowhere"
-BAD = smtp.MessageAborted(why=smtp.ContentFault.BARE_LINE_END)
+BAD = smtp.MessageAborted(reason=smtp.ContentFault.BARE_LINE_END)
 
 
-def chunk(octets: bytes, *, last: bool = False) -> bytes:
-    return b"BDAT %d%b\r\n" % (len(octets), b" LAST" if last else b"") + octets
+def chunk(data: bytes, *, last: bool = False) -> bytes:
+    return b"BDAT %d%b\r\n" % (len(data), b" LAST" if last else b"") + data
 
 
 def chunks(*pieces: bytes, settings: smtp.ServerSettings = SETTINGS, **rest: Any) -> Session:
@@ -46,14 +46,14 @@ def test_binarymime_without_chunking_is_no_setting() -> None:
 
 def test_a_message_in_chunks_asks_the_same_questions_wherever_it_is_cut() -> None:
     """RFC 3030 section 2: each chunk is answered behind its octets; the dot means nothing."""
-    octets = chunk(b"first\r\n.\r\n") + chunk(b"") + b"NOOP\r\n" + chunk(b"..last\r\n", last=True) + b"NOOP\r\n"
-    for pieces in each_cut(octets):
+    data = chunk(b"first\r\n.\r\n") + chunk(b"") + b"NOOP\r\n" + chunk(b"..last\r\n", last=True) + b"NOOP\r\n"
+    for pieces in each_cut(data):
         session = chunks(*pieces)
         assert without_cuts(session.events) == [
             smtp.Data(),
-            MessageChunk(octets=b"first\r\n.\r\n"),
+            MessageChunk(data=b"first\r\n.\r\n"),
             smtp.Noop(),
-            MessageChunk(octets=b"..last\r\n"),
+            MessageChunk(data=b"..last\r\n"),
             COMPLETE,
             smtp.Noop(),
         ]
@@ -72,14 +72,14 @@ def test_the_last_chunk_may_be_empty_and_the_only_one() -> None:
     assert chunks(b"BDAT 0 LAST\r\n").events == [smtp.Data(), COMPLETE]
 
 
-def test_a_chunk_pipelined_behind_its_recipients_needs_no_wait() -> None:
+def test_a_chunk_pipelined_after_its_recipients_needs_no_wait() -> None:
     """RFC 3030 section 4.2."""
     session = ready(BEGIN + chunk(b"x\r\n", last=True) + BEGIN + b"DATA\r\n.\r\n", settings=SETTINGS)
     assert session.codes == [250] * 5 + [354, 250]
 
 
 @pytest.mark.parametrize("answer", [NO, smtp.Reply(451, "4.3.0", "later")])
-def test_the_octets_come_whatever_the_answer_to_data_was(answer: smtp.Reply) -> None:
+def test_the_bytes_come_whatever_the_answer_to_data_was(answer: smtp.Reply) -> None:
     """RFC 3030 section 2: accepted, discarded, and only then refused; later chunks too, for their start is missing."""
     session = chunks(
         chunk(b"QUIT\r\n") + chunk(b"QUIT\r\n", last=True) + BEGIN + b"DATA\r\n", answers={smtp.Data: [answer, ACCEPT]}
@@ -89,11 +89,11 @@ def test_the_octets_come_whatever_the_answer_to_data_was(answer: smtp.Reply) -> 
 
 
 @pytest.mark.parametrize("before", [BEGIN, b"MAIL FROM:<>\r\n"])
-def test_chunks_in_the_pipeline_behind_a_refused_one_spend_no_errors(before: bytes) -> None:
+def test_chunks_in_the_pipeline_after_a_refused_one_spend_no_errors(before: bytes) -> None:
     """RFC 3030 section 2: a server must be prepared to drop them; another message begins to count anew."""
-    settings = attrs.evolve(SETTINGS, maximum_errors=3)
-    octets = before + chunk(b"x") * 50 + chunk(b"y", last=True) + b"NOOP\r\n"
-    session = ready(octets, settings=settings, answers={smtp.Data: [NO, NO]})
+    settings = attrs.evolve(SETTINGS, max_errors=3)
+    data = before + chunk(b"x") * 50 + chunk(b"y", last=True) + b"NOOP\r\n"
+    session = ready(data, settings=settings, answers={smtp.Data: [NO, NO]})
     assert session.codes[-51:] == [*[503] * 50, 250]
     assert session.closed is None
     again = session.forget().receive(chunk(b"x", last=True) * 3)
@@ -101,7 +101,7 @@ def test_chunks_in_the_pipeline_behind_a_refused_one_spend_no_errors(before: byt
     assert again.closed is not None
 
 
-def test_chunks_behind_a_refused_one_are_dropped_up_to_the_limit_of_a_message() -> None:
+def test_chunks_after_a_refused_one_are_dropped_up_to_the_limit_of_a_message() -> None:
     """Small ones count for 4 KiB, or they would be free."""
     refused = chunks(chunk(b"x") * 16, settings=SMALL, answers={smtp.Data: [NO]})
     assert refused.codes == [550, *[503] * 15]
@@ -119,7 +119,7 @@ def test_421_to_data_ends_the_session_at_once() -> None:
     assert session.closed is not None
 
 
-def test_the_octets_come_behind_refused_recipients_too() -> None:
+def test_the_bytes_come_after_refused_recipients_too() -> None:
     """RFC 3030 section 2: and no part of a message is taken for the whole because a later recipient was good."""
     session = ready(
         b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\n" + chunk(b"QUIT\r\n") + b"RCPT TO:<c@d>\r\n" + chunk(b"x", last=True),
@@ -131,7 +131,7 @@ def test_the_octets_come_behind_refused_recipients_too() -> None:
 
 
 @pytest.mark.parametrize("before", [b"", b"EHLO c\r\n", b"EHLO c\r\nMAIL FROM:<>\r\n"])
-def test_bdat_out_of_order_eats_its_octets(before: bytes) -> None:
+def test_bdat_out_of_order_eats_its_bytes(before: bytes) -> None:
     """RFC 3030 section 2."""
     for pieces in each_cut(before + chunk(b"QUIT\r\n") + b"NOOP\r\n"):
         session = serve(*pieces, settings=SETTINGS)
@@ -150,31 +150,31 @@ def test_bdat_and_data_do_not_mix() -> None:
 def test_rset_between_chunks_aborts_the_message(line: bytes, event: object) -> None:
     """RFC 3030 section 2."""
     session = chunks(chunk(b"x") + line + b"\r\n" + BEGIN + b"DATA\r\n.\r\n")
-    assert session.events[2:4] == [smtp.MessageAborted(why=smtp.ContentFault.GIVEN_UP), event]
+    assert session.events[2:4] == [smtp.MessageAborted(reason=smtp.ContentFault.ABANDONED), event]
     assert session.codes == [250, 250, 250, 250, 354, 250]
     assert session.of(smtp.MessageComplete) == [COMPLETE]
 
 
 def test_quit_between_chunks_aborts_the_message() -> None:
     session = chunks(chunk(b"x") + b"QUIT\r\n")
-    assert session.events[2:] == [smtp.MessageAborted(why=smtp.ContentFault.GIVEN_UP), smtp.Quit()]
+    assert session.events[2:] == [smtp.MessageAborted(reason=smtp.ContentFault.ABANDONED), smtp.Quit()]
     assert session.codes == [250, 221]
 
 
-@pytest.mark.parametrize("octets", [chunk(b"abc"), chunk(b"abc")[:-1], b"BDAT 3\r\n", chunk(b"abc") + b"NOO"])
-def test_a_disconnect_aborts_the_message(octets: bytes) -> None:
+@pytest.mark.parametrize("data", [chunk(b"abc"), chunk(b"abc")[:-1], b"BDAT 3\r\n", chunk(b"abc") + b"NOO"])
+def test_a_disconnect_aborts_the_message(data: bytes) -> None:
     """DESIGN.md section 2: each message that was begun has an end."""
-    session = chunks(octets, b"")
-    assert session.events[-1] == smtp.MessageAborted(why=Why.PEER)
+    session = chunks(data, b"")
+    assert session.events[-1] == smtp.MessageAborted(reason=CloseReason.PEER_CLOSED)
     assert session.closed is not None
 
 
-@pytest.mark.parametrize("octets", [chunk(b"abc"), chunk(b"abc")[:-1]])
-def test_shut_down_inside_a_chunk_aborts_the_message(octets: bytes) -> None:
-    session = chunks(octets)
-    session.machine.shut_down(Why.TIMED_OUT)
+@pytest.mark.parametrize("data", [chunk(b"abc"), chunk(b"abc")[:-1]])
+def test_shut_down_inside_a_chunk_aborts_the_message(data: bytes) -> None:
+    session = chunks(data)
+    session.machine.shut_down(CloseReason.TIMED_OUT)
     session.pull()
-    assert session.events[-1] == smtp.MessageAborted(why=Why.TIMED_OUT)
+    assert session.events[-1] == smtp.MessageAborted(reason=CloseReason.TIMED_OUT)
     assert session.codes[-1] == 421
     assert session.closed is not None
 
@@ -191,26 +191,28 @@ def test_shut_down_while_data_is_open_takes_the_answer_first(answer: object) -> 
 @pytest.mark.parametrize("size", [0, 1, 63])
 def test_tiny_chunks_count_as_commands_that_lead_nowhere(size: int) -> None:
     """They cost as much as NOOP does, and bring as little."""
-    settings = attrs.evolve(SETTINGS, maximum_noops=5)
+    settings = attrs.evolve(SETTINGS, max_junk_commands=5)
     session = chunks(chunk(b"x" * size) * 9, settings=settings)
     assert session.codes == [*[250] * 6, 421]  # two more for the transaction, and one was spent by EHLO
     assert session.events[-2:] == [
-        smtp.Refused(verb="BDAT", line=b"BDAT %d" % size, reply=smtp.Reply(421, "4.7.0", TOO_MANY)),
-        smtp.MessageAborted(why=Why.TOO_MANY_ERRORS),
+        smtp.CommandRejected(verb="BDAT", line=b"BDAT %d" % size, reply=smtp.Reply(421, "4.7.0", TOO_MANY)),
+        smtp.MessageAborted(reason=CloseReason.TOO_MANY_ERRORS),
     ]
     assert session.closed is not None
 
 
 @pytest.mark.parametrize("answer", [NO, smtp.Reply(451, "4.3.0", "later")])
 def test_tiny_chunks_that_are_dropped_count_too(answer: smtp.Reply) -> None:
-    session = chunks(chunk(b"x") * 9, settings=attrs.evolve(SETTINGS, maximum_noops=5), answers={smtp.Data: [answer]})
+    session = chunks(
+        chunk(b"x") * 9, settings=attrs.evolve(SETTINGS, max_junk_commands=5), answers={smtp.Data: [answer]}
+    )
     assert session.codes == [answer.code, *[503] * 5, 421]
     assert session.of(smtp.MessageAborted) == []
     assert session.closed is not None
 
 
 def test_other_chunks_and_the_last_one_lead_somewhere() -> None:
-    settings = attrs.evolve(SETTINGS, maximum_noops=1)
+    settings = attrs.evolve(SETTINGS, max_junk_commands=1)
     assert chunks(chunk(b"x" * 64) * 500 + chunk(b"", last=True), settings=settings).codes == [250] * 501
     assert ready((BEGIN + chunk(b"x", last=True)) * 500, settings=settings).codes == [250] * 1_500
 
@@ -222,16 +224,16 @@ def test_a_line_too_long_between_chunks_ends_the_session(line: bytes) -> None:
         session = chunks(chunk(b"x"), *[line[n : n + size] for n in range(0, len(line), size)])
         assert session.codes == [250, 500]
         assert session.events[-2:] == [
-            smtp.Refused(verb="", line=b"", reply=smtp.Reply(500, "5.5.2", "line too long")),
-            smtp.MessageAborted(why=Why.TOO_MANY_ERRORS),
+            smtp.CommandRejected(verb="", line=b"", reply=smtp.Reply(500, "5.5.2", "line too long")),
+            smtp.MessageAborted(reason=CloseReason.TOO_MANY_ERRORS),
         ]
         assert session.closed is not None
 
 
 def test_too_many_errors_between_chunks_abort_the_message() -> None:
-    session = chunks(chunk(b"x") + b"FOO\r\n" * 3, settings=attrs.evolve(SETTINGS, maximum_errors=3))
+    session = chunks(chunk(b"x") + b"FOO\r\n" * 3, settings=attrs.evolve(SETTINGS, max_errors=3))
     assert session.codes == [250, 500, 500, 500, 421]
-    assert session.events[-1] == smtp.MessageAborted(why=Why.TOO_MANY_ERRORS)
+    assert session.events[-1] == smtp.MessageAborted(reason=CloseReason.TOO_MANY_ERRORS)
 
 
 @pytest.mark.parametrize("argument", [b"", b" x", b" -1", b" 1 FIRST", b" 1 LAST x", b" 1" * 2, b" " + b"9" * 21])
@@ -269,12 +271,14 @@ def test_bare_cr_lf_and_nul_are_refused_across_chunks(pieces: tuple[bytes, ...])
 
 @pytest.mark.parametrize("content", [b"a", b"a\r\nb", b"."])
 def test_a_last_line_without_its_end_gets_one(content: bytes) -> None:
-    """RFC 5321 section 4.1.1.4: as by DATA, which cannot say otherwise; BINARYMIME and *any_octets* get none."""
+    """RFC 5321 section 4.1.1.4: as by DATA; BINARYMIME and *allow_bare_line_ends* get none."""
     for pieces in each_cut(chunk(content[:1]) + chunk(content[1:], last=True)):
         session = chunks(*pieces)
         assert session.content == content + b"\r\n"
         assert session.codes == [250, 250]
-    assert chunks(chunk(content, last=True), settings=attrs.evolve(SETTINGS, any_octets=True)).content == content
+    assert (
+        chunks(chunk(content, last=True), settings=attrs.evolve(SETTINGS, allow_bare_line_ends=True)).content == content
+    )
 
 
 def test_a_crlf_cut_by_two_chunks_is_a_crlf() -> None:
@@ -283,13 +287,13 @@ def test_a_crlf_cut_by_two_chunks_is_a_crlf() -> None:
     assert session.codes == [250, 250]
 
 
-def test_binarymime_may_carry_any_octets_by_bdat_alone() -> None:
+def test_binarymime_may_carry_any_bytes_by_bdat_alone() -> None:
     """RFC 3030 section 3."""
-    octets = bytes(range(256)) + b"\r"
+    data = bytes(range(256)) + b"\r"
     mail = b"MAIL FROM:<> BODY=BINARYMIME\r\nRCPT TO:<a@b>\r\n"
-    session = ready(mail + b"DATA\r\n" + chunk(octets, last=True), settings=BINARY)
+    session = ready(mail + b"DATA\r\n" + chunk(data, last=True), settings=BINARY)
     assert session.codes == [250, 250, 503, 250]
-    assert session.content == octets
+    assert session.content == data
     assert session.of(smtp.Mail) == [smtp.Mail(reverse_path=None, body=smtp.Body.BINARY_MIME)]
     assert ready(mail[:30], settings=SETTINGS).codes == [555]
 
@@ -314,11 +318,11 @@ def test_chunks_over_the_limit_are_552_and_eaten() -> None:
     first = chunks(chunk(b"x" * 65_537, last=True) + b"NOOP\r\n", settings=SMALL)
     assert first.of(smtp.Data) == []
     assert first.codes == [552, 250]
-    octets = chunk(b"x" * 65_536) + chunk(b"y", last=True) + b"NOOP\r\n"
-    for pieces in ([octets], [octets[:70_000], octets[70_000:]]):
+    data = chunk(b"x" * 65_536) + chunk(b"y", last=True) + b"NOOP\r\n"
+    for pieces in ([data], [data[:70_000], data[70_000:]]):
         later = chunks(*pieces, settings=SMALL)
         assert later.content == b"x" * 65_536
-        assert later.of(smtp.MessageAborted) == [smtp.MessageAborted(why=smtp.ContentFault.TOO_LARGE)]
+        assert later.of(smtp.MessageAborted) == [smtp.MessageAborted(reason=smtp.ContentFault.TOO_LARGE)]
         assert later.codes == [250, 552, 250]
     assert chunks(chunk(b"x" * 65_534) + chunk(b"\r\n", last=True), settings=SMALL).codes == [250, 250]
 
@@ -335,15 +339,15 @@ def test_a_chunk_far_over_the_limit_ends_the_session(before: bytes) -> None:
 
 def test_content_far_over_the_limit_ends_the_session() -> None:
     """DATA, too: content that has no end is not read for ever; 552 is for what has one."""
-    settings = attrs.evolve(SMALL, maximum_excess=100_000)
+    settings = attrs.evolve(SMALL, discard_limit=100_000)
     begin = BEGIN + b"DATA\r\n"
     over = ready(begin + (b"x" * 998 + b"\r\n") * 165 + b".\r\n", settings=settings)
     assert over.codes == [250, 250, 354, 552]
     for size in (1_000, 7_000, 300_000):
-        octets = begin + (b"x" * 998 + b"\r\n") * 166 + b".\r\n"
-        session = ready(*[octets[n : n + size] for n in range(0, len(octets), size)], settings=settings)
+        data = begin + (b"x" * 998 + b"\r\n") * 166 + b".\r\n"
+        session = ready(*[data[n : n + size] for n in range(0, len(data), size)], settings=settings)
         assert session.codes == [250, 250, 354, 421]
-        assert session.events[-1] == smtp.MessageAborted(why=smtp.ContentFault.TOO_LARGE)
+        assert session.events[-1] == smtp.MessageAborted(reason=smtp.ContentFault.TOO_LARGE)
         assert session.closed is not None
 
 
@@ -359,26 +363,26 @@ def test_content_far_over_the_limit_ends_the_session() -> None:
         (b"." * 998 + b"\r\n", 250),
     ],
 )
-def test_lines_over_1000_octets_are_refused_where_a_setting_says_so(content: bytes, code: int, by_bdat: bool) -> None:
+def test_lines_over_1000_bytes_are_refused_where_a_setting_says_so(content: bytes, code: int, by_bdat: bool) -> None:
     """RFC 5321 section 4.5.3.1.6: the CRLF counts, the dot of transparency does not."""
-    settings = attrs.evolve(SETTINGS, maximum_text_line=1_000)
+    settings = attrs.evolve(SETTINGS, max_text_line=1_000)
     end = b".\r\n" if content.endswith(b"\r\n") else b"\r\n.\r\n"
-    octets = chunk(content, last=True) if by_bdat else b"DATA\r\n" + b"." * content.startswith(b".") + content + end
-    for size in (1, 7, len(octets)):
-        if size == 1 and len(octets) > 3_100:
+    data = chunk(content, last=True) if by_bdat else b"DATA\r\n" + b"." * content.startswith(b".") + content + end
+    for size in (1, 7, len(data)):
+        if size == 1 and len(data) > 3_100:
             continue
-        session = chunks(*[octets[n : n + size] for n in range(0, len(octets), size)], settings=settings)
+        session = chunks(*[data[n : n + size] for n in range(0, len(data), size)], settings=settings)
         assert session.codes[-1] == code
         if code == 554:
-            assert session.events[-1] == smtp.MessageAborted(why=smtp.ContentFault.LONG_LINE)
+            assert session.events[-1] == smtp.MessageAborted(reason=smtp.ContentFault.LONG_LINE)
     after = session.forget().receive(BEGIN + b"DATA\r\n.\r\n")
     assert after.codes == [250, 250, 354, 250]
 
 
-@pytest.mark.parametrize("octets", [chunk(b"a\rb\nc\0d\r", last=True), b"DATA\r\na\rb\nc\0d\r\r\n.\r\n"])
-def test_content_passes_unchanged_where_a_setting_says_so(octets: bytes) -> None:
+@pytest.mark.parametrize("data", [chunk(b"a\rb\nc\0d\r", last=True), b"DATA\r\na\rb\nc\0d\r\r\n.\r\n"])
+def test_content_passes_unchanged_where_a_setting_says_so(data: bytes) -> None:
     """DESIGN.md section 4 rule 1 is the default; whoever passes such content on answers for it."""
-    session = chunks(octets, settings=attrs.evolve(SETTINGS, any_octets=True))
+    session = chunks(data, settings=attrs.evolve(SETTINGS, allow_bare_line_ends=True))
     assert re.fullmatch(rb"a\rb\nc\0d\r(\r\n)?", session.content)
     assert session.codes[-1] == 250
 

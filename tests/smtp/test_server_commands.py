@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import pytest
 
-from mailauth import LocalProtocolError, Why, sasl, smtp
+from mailauth import CloseReason, LocalProtocolError, sasl, smtp
 from tests.smtp.drive import IN_CLEAR, ready, serve
 
 TRANSACTION = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n"
@@ -36,7 +36,7 @@ def test_a_command_out_of_order_is_503_and_changes_nothing(before: bytes, comman
     assert session.lines == ["503 5.5.1 bad sequence of commands"]
     refused = session.events
     assert refused == [
-        smtp.Refused(
+        smtp.CommandRejected(
             verb=command.split()[0].decode("ascii"),
             line=command,
             reply=smtp.Reply(503, "5.5.1", "bad sequence of commands"),
@@ -128,13 +128,13 @@ def test_forms_of_a_forward_path(path: bytes, command: smtp.Rcpt) -> None:
     assert ready(b"MAIL FROM:<>\r\nRCPT TO:" + path + b"\r\n").events[1:] == [command]
 
 
-def test_a_local_part_has_64_octets_and_no_more() -> None:
+def test_a_local_part_has_64_bytes_and_no_more() -> None:
     """RFC 5321 section 4.5.3.1.1."""
     assert ready(b"MAIL FROM:<%b@b>\r\n" % (b"a" * 64)).codes == [250]
     assert ready(b"MAIL FROM:<%b@b>\r\n" % (b"a" * 65)).codes == [501]
 
 
-def test_a_path_has_256_octets_and_no_more() -> None:
+def test_a_path_has_256_bytes_and_no_more() -> None:
     """RFC 5321 section 4.5.3.1.3: its brackets count, a source route that is stripped does not."""
     domain = ".".join(["d" * 50] * 5)[:252].encode("ascii")
     domain += b"d" * (252 - len(domain))
@@ -143,7 +143,7 @@ def test_a_path_has_256_octets_and_no_more() -> None:
     assert ready(b"MAIL FROM:<aa@%b>\r\n" % domain).codes == [501]
 
 
-def test_a_domain_has_255_octets_and_no_more() -> None:
+def test_a_domain_has_255_bytes_and_no_more() -> None:
     """RFC 5321 section 4.5.3.1.2."""
     assert serve(b"EHLO %b\r\n" % (b"d" * 255)).codes == [220, 250]
     assert serve(b"EHLO %b\r\n" % (b"d" * 256)).codes == [220, 501]
@@ -233,7 +233,7 @@ def test_mail_auth_is_understood_in_clear_where_auth_comes_with_tls() -> None:
 
 def test_a_declared_size_over_the_limit_is_552() -> None:
     """RFC 1870 section 6.1."""
-    settings = smtp.ServerSettings(maximum_message_size=70_000)
+    settings = smtp.ServerSettings(max_message_size=70_000)
     assert ready(b"MAIL FROM:<> SIZE=70000\r\n", settings=settings).lines == ["250 2.1.0 sender ok"]
     session = ready(b"MAIL FROM:<> SIZE=70001\r\nRCPT TO:<a@b>\r\n", settings=settings)
     assert session.codes == [552, 503]
@@ -251,18 +251,18 @@ def test_an_unknown_command_is_500(line: bytes) -> None:
     session = ready(line + b"\r\n")
     assert session.codes == [500]
     assert session.events == [
-        smtp.Refused(verb="", line=line, reply=smtp.Reply(500, "5.5.1", "command not recognized"))
+        smtp.CommandRejected(verb="", line=line, reply=smtp.Reply(500, "5.5.1", "command not recognized"))
     ]
 
 
 @pytest.mark.parametrize(
     "line", [b"NO\rOP", b"NOOP\nNOOP", b"NOOP a\0", b"NOOP \xc3\xa9", b"NOOP\x7f", b"NOOP\r", b"\nNOOP"]
 )
-def test_bare_cr_lf_nul_and_other_octets_are_500_and_no_line_end(line: bytes) -> None:
+def test_bare_cr_lf_nul_and_other_bytes_are_500_and_no_line_end(line: bytes) -> None:
     """RFC 5321 sections 2.3.8 and 2.4."""
     session = ready(line + b"\r\nNOOP\r\n")
     assert session.codes == [500, 250]
-    assert session.of(smtp.Refused)[0].line == line
+    assert session.of(smtp.CommandRejected)[0].line == line
 
 
 @pytest.mark.parametrize("line", [b"RSET ", b"NOOP  ", b"NOOP x ", b"MAIL FROM:<a@b> ", b"VRFY x "])
@@ -270,7 +270,7 @@ def test_blanks_before_crlf_are_a_switch(line: bytes) -> None:
     """RFC 5321 section 4.1.1 would have them tolerated, its grammar has none; a command is what it says or refused."""
     session = ready(line + b"\r\nNOOP\r\n")
     assert session.codes == [501, 250]
-    assert session.of(smtp.Refused)[0].line == line
+    assert session.of(smtp.CommandRejected)[0].line == line
     assert ready(line[:-1] + b"\t\r\n").codes == [500]
 
 
@@ -278,10 +278,10 @@ def test_white_space_before_crlf_is_tolerated_where_a_setting_says_so() -> None:
     """RFC 5321 section 4.1.1."""
     session = ready(
         b"MAIL FROM:<a@b>  \r\nRCPT TO:<c@d> \r\nDATA \t\r\n.\r\nRSET  \r\nFOO \r\nQUIT  \r\n",
-        settings=smtp.ServerSettings(trailing_blanks=True),
+        settings=smtp.ServerSettings(allow_trailing_space=True),
     )
     assert session.codes == [250, 250, 354, 250, 250, 500, 221]
-    assert session.of(smtp.Refused)[0].line == b"FOO "
+    assert session.of(smtp.CommandRejected)[0].line == b"FOO "
 
 
 def test_a_line_too_long_is_answered_once_and_in_its_place() -> None:
@@ -290,8 +290,8 @@ def test_a_line_too_long_is_answered_once_and_in_its_place() -> None:
     assert len(fits) == 2_048
     session = ready(fits + b"NOOP " + b"x" * 2_042 + b"\r\nVRFY x\r\n")
     assert session.codes == [250, 500, 252]
-    assert session.of(smtp.Refused) == [
-        smtp.Refused(verb="", line=b"", reply=smtp.Reply(500, "5.5.2", "line too long"))
+    assert session.of(smtp.CommandRejected) == [
+        smtp.CommandRejected(verb="", line=b"", reply=smtp.Reply(500, "5.5.2", "line too long"))
     ]
     inside = ready(b"x" * 3_000, b"NOOP\r\n", b"VRFY x\r\n")  # the tail of the line is no command
     assert inside.codes == [500, 252]
@@ -310,7 +310,7 @@ def test_an_endless_line_keeps_no_memory() -> None:
 
 def test_recipients_over_the_limit_are_452() -> None:
     """RFC 5321 section 4.5.3.1.10: refused ones do not count, and the others stay."""
-    settings = smtp.ServerSettings(maximum_recipients=100)
+    settings = smtp.ServerSettings(max_recipients=100)
     verdicts: list[object] = [smtp.Reply(550, "5.1.1", "no")]
     session = ready(
         b"MAIL FROM:<>\r\n" + b"RCPT TO:<a@b>\r\n" * 102 + b"DATA\r\n.\r\n",
@@ -323,20 +323,20 @@ def test_recipients_over_the_limit_are_452() -> None:
 
 def test_errors_over_the_budget_end_the_session_with_421() -> None:
     """RULES.md: few errors, then close."""
-    settings = smtp.ServerSettings(maximum_errors=3)
+    settings = smtp.ServerSettings(max_errors=3)
     session = ready(b"FOO\r\nDATA\r\nNOOP\r\nMAIL\r\nNOOP\r\n", settings=settings)
     assert session.codes == [500, 503, 250, 501, 421]
     assert session.closed is not None
-    assert session.closed.why is Why.TOO_MANY_ERRORS
+    assert session.closed.reason is CloseReason.TOO_MANY_ERRORS
     assert len(session.of(smtp.Noop)) == 1
 
 
 def test_transactions_over_the_limit_end_the_session_with_421() -> None:
-    settings = smtp.ServerSettings(maximum_transactions=1)
+    settings = smtp.ServerSettings(max_transactions=1)
     session = ready(b"MAIL FROM:<>\r\nRSET\r\nMAIL FROM:<x@y>\r\nNOOP\r\n", settings=settings)
     assert session.codes == [250, 250, 421]
     assert session.closed is not None
-    assert session.of(smtp.Refused)[0].line == b"MAIL FROM:<x@y>"
+    assert session.of(smtp.CommandRejected)[0].line == b"MAIL FROM:<x@y>"
 
 
 @pytest.mark.parametrize("first", [b"GET / HTTP/1.1", b"post / http/1.0", b"CONNECT a:25 HTTP/1.1", b"PRI * HTTP/2.0"])
@@ -345,10 +345,10 @@ def test_http_ends_the_session_whatever_smtp_it_carries(first: bytes) -> None:
     for pieces in ([first + b"\r\nEHLO c\r\n"], [first[:2], first[2:] + b"\r\nEHLO c\r\n"]):
         session = serve(*pieces)
         assert session.lines[1:] == ["421 4.7.0 this is SMTP"]
-        assert [event.line for event in session.of(smtp.Refused)] == [first]
+        assert [event.line for event in session.of(smtp.CommandRejected)] == [first]
         assert session.of(smtp.Hello) == []
         assert session.closed is not None
-        assert session.closed.why is Why.TOO_MANY_ERRORS
+        assert session.closed.reason is CloseReason.TOO_MANY_ERRORS
 
 
 def test_a_client_hello_in_clear_ends_the_session_at_its_first_octet() -> None:
@@ -357,18 +357,18 @@ def test_a_client_hello_in_clear_ends_the_session_at_its_first_octet() -> None:
         session = serve(*pieces)
         assert session.codes == [220, 421]
         assert session.closed is not None
-        assert session.closed.why is Why.TOO_MANY_ERRORS
+        assert session.closed.reason is CloseReason.TOO_MANY_ERRORS
     assert ready(b"\x16\r\nNOOP\r\n").codes == [500, 250]
 
 
 @pytest.mark.parametrize("line", [b"NOOP", b"RSET", b"VRFY x", b"HELP", b"EHLO c", b"HELO c"])
 def test_commands_that_lead_nowhere_have_a_budget(line: bytes) -> None:
     """Two for each transaction come on top: RSET and EHLO between messages are no abuse."""
-    settings = smtp.ServerSettings(maximum_noops=3)
+    settings = smtp.ServerSettings(max_junk_commands=3)
     session = ready((line + b"\r\n") * 3, settings=settings)  # the first was EHLO
     assert session.codes[2] == 421
     assert session.closed is not None
-    assert session.closed.why is Why.TOO_MANY_ERRORS
+    assert session.closed.reason is CloseReason.TOO_MANY_ERRORS
     mail = b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n.\r\n" + (line + b"\r\n") * 2
     assert 421 not in ready(mail * 20 + b"QUIT\r\n", settings=settings).codes
 
@@ -386,18 +386,18 @@ def test_commands_that_the_application_refuses_have_a_budget(
     before: bytes, line: bytes, kind: type[object], code: int
 ) -> None:
     """Whoever tries names, or a store that cannot tell, would have no end: the 421 behind the last says so."""
-    settings = attrs.evolve(IN_CLEAR, maximum_noops=20)
+    settings = attrs.evolve(IN_CLEAR, max_junk_commands=20)
     refusal = sasl.Refusal.TEMPORARY if kind is sasl.CheckPassword else smtp.Reply(code, "", "no")
     session = ready(before + (line + b"\r\n") * 50, settings=settings, answers={kind: lambda _: refusal})
     refused = 22 if before else 20  # a transaction gives two
     assert session.codes[len(before) > 0 :] == [*[code] * refused, 421]
     assert session.closed is not None
-    assert session.closed.why is Why.TOO_MANY_ERRORS
+    assert session.closed.reason is CloseReason.TOO_MANY_ERRORS
 
 
 def test_recipients_over_the_limit_have_a_budget_too() -> None:
     """RFC 5321 section 4.5.3.1.10: 452 is no error of the client, but not for ever."""
-    settings = smtp.ServerSettings(maximum_recipients=100, maximum_noops=20)
+    settings = smtp.ServerSettings(max_recipients=100, max_junk_commands=20)
     session = ready(b"MAIL FROM:<>\r\n" + b"RCPT TO:<a@b>\r\n" * 200, settings=settings)
     assert session.codes == [*[250] * 101, *[452] * 22, 421]
 
@@ -405,11 +405,11 @@ def test_recipients_over_the_limit_have_a_budget_too() -> None:
 @pytest.mark.parametrize(
     "least",
     [
-        {"maximum_recipients": 99},  # RFC 5321 section 4.5.3.1.8
-        {"maximum_message_size": 65_535},  # section 4.5.3.1.7
-        {"maximum_command_line": 1_023},  # section 4.5.3.1.4, and extensions
-        {"maximum_text_line": 999},  # section 4.5.3.1.6
-        {"maximum_failed_logins": 2},  # RFC 4954 section 9
+        {"max_recipients": 99},  # RFC 5321 section 4.5.3.1.8
+        {"max_message_size": 65_535},  # section 4.5.3.1.7
+        {"max_command_line": 1_023},  # section 4.5.3.1.4, and extensions
+        {"max_text_line": 999},  # section 4.5.3.1.6
+        {"max_failed_logins": 2},  # RFC 4954 section 9
     ],
 )
 def test_no_limit_is_under_what_must_be_taken(least: dict[str, Any]) -> None:
@@ -420,7 +420,7 @@ def test_no_limit_is_under_what_must_be_taken(least: dict[str, Any]) -> None:
 
 def test_limits_that_are_announced_are_kept_like_any() -> None:
     """RFC 9422 section 4: what the client read may be old; beyond it is still 452, and 421 for transactions."""
-    settings = smtp.ServerSettings(limits=True, maximum_recipients=100, maximum_transactions=1)
+    settings = smtp.ServerSettings(limits=True, max_recipients=100, max_transactions=1)
     session = ready(b"MAIL FROM:<>\r\n" + b"RCPT TO:<a@b>\r\n" * 101 + b"RSET\r\nMAIL FROM:<>\r\n", settings=settings)
     assert session.codes == [*[250] * 101, 452, 250, 421]
 
@@ -437,7 +437,7 @@ def test_a_blank_after_the_colon_is_a_switch() -> None:
     """RFC 5321 section 3.3 has none there."""
     lines = b"MAIL FROM: <a@b> SIZE=3\r\nRCPT to:  <c@d>\r\n"
     assert ready(lines).codes == [501, 501]
-    session = ready(lines, settings=smtp.ServerSettings(blank_after_colon=True))
+    session = ready(lines, settings=smtp.ServerSettings(allow_space_after_colon=True))
     assert session.events == [
         smtp.Mail(reverse_path=smtp.Mailbox("a", "b"), size=3),
         smtp.Rcpt(forward_path=smtp.Mailbox("c", "d")),
@@ -450,7 +450,7 @@ def test_quit_ends_the_session_and_what_follows_is_not_read() -> None:
     assert session.codes == [221]
     assert session.events == [smtp.Quit()]
     assert session.closed is not None
-    assert session.closed.why is Why.QUIT
+    assert session.closed.reason is CloseReason.QUIT
     assert len(session.machine._input) == 0
     session.machine.receive_data(b"NOOP\r\n")
     assert session.machine.next_event() == session.closed
@@ -461,7 +461,7 @@ def test_quit_ends_the_session_and_what_follows_is_not_read() -> None:
 def test_a_refused_line_is_shown_as_it_came_wherever_it_was_cut(line: bytes) -> None:
     """DESIGN.md section 4 rule 8."""
     whole = serve(line + b"\r\n")
-    assert whole.of(smtp.Refused)[0].line == line
+    assert whole.of(smtp.CommandRejected)[0].line == line
     assert serve(line[:3], line[3:] + b"\r\n").events == whole.events
 
 

@@ -23,19 +23,19 @@ def content(*pieces: bytes, settings: smtp.ServerSettings | None = None) -> Sess
 def test_nothing_but_crlf_dot_crlf_ends_content(cr: bytes, lf: bytes) -> None:
     """RFC 5321 section 4.1.1.4: SMTP smuggling (CVE-2023-51764), at every cut."""
     smuggled = b"MAIL FROM:<evil@x>\r\nRCPT TO:<you@y>\r\nDATA\r\nsecond"
-    octets = b"first" + cr + b"." + lf + smuggled
-    sessions = [content(*pieces) for pieces in each_cut(octets + END + b"NOOP\r\n")]
+    data = b"first" + cr + b"." + lf + smuggled
+    sessions = [content(*pieces) for pieces in each_cut(data + END + b"NOOP\r\n")]
     whole = sessions[0]
     if cr.endswith(b"\r\n") and lf.startswith(b"\r\n"):
         assert len(whole.of(smtp.MessageComplete, smtp.MessageAborted)) == (2 if lf == b"\r\n" else 1)
     else:
-        dirty = re.search(rb"\r(?!\n)|(?<!\r)\n|\0", octets) is not None
+        dirty = re.search(rb"\r(?!\n)|(?<!\r)\n|\0", data) is not None
         assert whole.of(smtp.Mail) == []
         assert whole.codes == [554 if dirty else 250, 250]
         assert len(whole.of(smtp.MessageAborted)) == dirty
     for session in sessions:
         assert without_cuts(session.events) == without_cuts(whole.events)
-        assert session.octets == whole.octets
+        assert session.data == whole.data
 
 
 @pytest.mark.parametrize("bad", [b"a\rb", b"a\nb", b"a\0b", b"\nb", b"\n.\n", b"\r.\r", b"\r\r\n", b".\n", b"\n\r\n"])
@@ -43,20 +43,20 @@ def test_bare_cr_lf_and_nul_in_content_are_refused_at_its_end(bad: bytes) -> Non
     """RFC 5321 section 2.3.8; the octets up to there are handed out, then thrown away by MessageAborted."""
     session = content(bad + END + b"NOOP\r\n")
     assert session.lines == ["554 5.6.0 bare CR, bare LF or NUL in the message content", "250 2.0.0 ok"]
-    assert session.of(smtp.MessageAborted) == [smtp.MessageAborted(why=smtp.ContentFault.BARE_LINE_END)]
+    assert session.of(smtp.MessageAborted) == [smtp.MessageAborted(reason=smtp.ContentFault.BARE_LINE_END)]
     assert session.of(smtp.MessageComplete) == []
 
 
 def test_eight_bit_content_is_taken_as_it_is() -> None:
     """RFC 6152 section 3; whatever BODY said."""
-    octets = bytes(range(128, 256)) + b"\x85\x0b\x0c\x1c\r\n"
-    session = content(octets + b".\r\n")
-    assert session.content == octets
+    data = bytes(range(128, 256)) + b"\x85\x0b\x0c\x1c\r\n"
+    session = content(data + b".\r\n")
+    assert session.content == data
     assert session.codes == [250]
 
 
 @pytest.mark.parametrize(
-    ("wire", "octets"),
+    ("wire", "data"),
     [
         (b".\r\n", b""),
         (b"\r\n.\r\n", b"\r\n"),
@@ -68,22 +68,22 @@ def test_eight_bit_content_is_taken_as_it_is() -> None:
         (b"\r\n\r\n.\r\n", b"\r\n\r\n"),
     ],
 )
-def test_dots_are_unstuffed_over_any_cut(wire: bytes, octets: bytes) -> None:
+def test_dots_are_unstuffed_over_any_cut(wire: bytes, data: bytes) -> None:
     """RFC 5321 section 4.5.2."""
     for pieces in each_cut(wire + b"RSET\r\n"):
         session = content(*pieces)
-        assert session.content == octets
+        assert session.content == data
         assert session.codes == [250, 250]
-        assert all(chunk.octets for chunk in session.of(MessageChunk))
+        assert all(chunk.data for chunk in session.of(MessageChunk))
 
 
 def test_content_of_just_the_limit_is_taken() -> None:
     """RFC 1870 section 6.1: SIZE counts the octets without the dots of transparency."""
-    settings = smtp.ServerSettings(maximum_message_size=65_536)
-    octets = b"..234567890\r\n" * 5_461 + b"1234\r\n"
-    assert len(octets) - 5_461 == 65_538
-    octets = octets[: -2 - 4] + b"12\r\n"
-    session = content(octets + b".\r\n", settings=settings)
+    settings = smtp.ServerSettings(max_message_size=65_536)
+    data = b"..234567890\r\n" * 5_461 + b"1234\r\n"
+    assert len(data) - 5_461 == 65_538
+    data = data[: -2 - 4] + b"12\r\n"
+    session = content(data + b".\r\n", settings=settings)
     assert len(session.content) == 65_536
     assert session.codes == [250]
 
@@ -91,13 +91,13 @@ def test_content_of_just_the_limit_is_taken() -> None:
 @pytest.mark.parametrize("size", [1, 7, 4_096, 100_000])
 def test_content_over_the_limit_is_counted_not_handed_on_and_refused_at_its_end(size: int) -> None:
     """RFC 1870 section 6.1: 552, and the session goes on."""
-    settings = smtp.ServerSettings(maximum_message_size=65_536)
-    octets = b"x" * 998 + b"\r\n"
-    wire = octets * 66 + b".\r\nNOOP\r\n"
+    settings = smtp.ServerSettings(max_message_size=65_536)
+    data = b"x" * 998 + b"\r\n"
+    wire = data * 66 + b".\r\nNOOP\r\n"
     head, tail = wire[:65_000], wire[65_000:]
     session = content(head, *[tail[n : n + size] for n in range(0, len(tail), size)], settings=settings)
-    assert session.content == (octets * 66)[:65_536]
-    assert session.of(smtp.MessageAborted) == [smtp.MessageAborted(why=smtp.ContentFault.TOO_LARGE)]
+    assert session.content == (data * 66)[:65_536]
+    assert session.of(smtp.MessageAborted) == [smtp.MessageAborted(reason=smtp.ContentFault.TOO_LARGE)]
     assert session.codes == [552, 250]
 
 
@@ -105,11 +105,11 @@ def test_content_over_the_limit_is_counted_not_handed_on_and_refused_at_its_end(
 @pytest.mark.parametrize("end", ["dot", "peer", "shut down", "endless"])
 def test_content_over_the_limit_is_aborted_at_its_first_octet_and_once(before: int, end: str) -> None:
     """The application need not hold what can only be refused while the rest is read; the reply waits for the end."""
-    settings = smtp.ServerSettings(maximum_message_size=65_536, maximum_excess=1_000)
+    settings = smtp.ServerSettings(max_message_size=65_536, discard_limit=1_000)
     session = content(b"x" * before, settings=settings)
     assert session.of(smtp.MessageAborted) == []
     session.receive(b"x" * (65_537 - before))
-    aborted = smtp.MessageAborted(why=smtp.ContentFault.TOO_LARGE)
+    aborted = smtp.MessageAborted(reason=smtp.ContentFault.TOO_LARGE)
     assert session.events[-1] == aborted
     assert session.content == b"x" * 65_536
     assert session.codes == []
@@ -142,14 +142,14 @@ def test_a_message_is_aborted_at_its_first_fault_wherever_it_is_cut(
     good: bytes, bad: bytes, fault: smtp.ContentFault, by_bdat: bool
 ) -> None:
     """What is before it is handed out, what follows is not; the reply waits for the end of the content or chunk."""
-    settings = smtp.ServerSettings(maximum_text_line=1_000, chunking=True)
-    aborted = [smtp.MessageAborted(why=fault)]
+    settings = smtp.ServerSettings(max_text_line=1_000, chunking=True)
+    aborted = [smtp.MessageAborted(reason=fault)]
     rest = b"y\r\n" * 9_000 + b"\r\n"
     size = len(good + bad + rest) - (0 if by_bdat else 2)
     for at in {0, 1, 2, len(good) - 1, len(good), len(good) + 1}:
-        octets = good + bad
+        data = good + bad
         session = ready(BEGIN[:-6] + (b"BDAT %d\r\n" % size if by_bdat else b"DATA\r\n"), settings=settings)
-        session.forget().receive(*filter(None, (octets[:at], octets[at:])))
+        session.forget().receive(*filter(None, (data[:at], data[at:])))
         assert session.of(smtp.MessageAborted) == aborted
         assert session.content == good
         assert session.codes == []
@@ -168,15 +168,15 @@ def test_a_message_that_was_aborted_is_not_aborted_again(command: bytes, end: st
     else:
         session.machine.shut_down()
         session.pull()
-    assert session.of(smtp.MessageAborted) == [smtp.MessageAborted(why=smtp.ContentFault.BARE_LINE_END)]
+    assert session.of(smtp.MessageAborted) == [smtp.MessageAborted(reason=smtp.ContentFault.BARE_LINE_END)]
     assert session.closed is not None
 
 
-def test_chunks_behind_a_faulty_one_are_refused_and_spend_no_errors() -> None:
+def test_chunks_after_a_faulty_one_are_refused_and_spend_no_errors() -> None:
     """RFC 3030 section 2: as behind one that is too large."""
-    settings = smtp.ServerSettings(chunking=True, maximum_errors=3)
-    octets = b"BDAT 3\r\na\nb" + b"BDAT 64\r\n" + b"x" * 64 + b"BDAT 1\r\nx" * 9 + b"BDAT 1 LAST\r\nx" + BEGIN
-    session = ready(BEGIN[:-6], settings=settings).forget().receive(octets)
+    settings = smtp.ServerSettings(chunking=True, max_errors=3)
+    data = b"BDAT 3\r\na\nb" + b"BDAT 64\r\n" + b"x" * 64 + b"BDAT 1\r\nx" * 9 + b"BDAT 1 LAST\r\nx" + BEGIN
+    session = ready(BEGIN[:-6], settings=settings).forget().receive(data)
     assert session.codes == [554, *[503] * 11, 250, 250, 354]
 
 
@@ -189,7 +189,7 @@ def test_the_next_message_begins_anew() -> None:
 
 def test_the_size_is_that_of_one_message() -> None:
     """RFC 1870 section 6.1."""
-    settings = smtp.ServerSettings(maximum_message_size=65_536)
+    settings = smtp.ServerSettings(max_message_size=65_536)
     message = b"x" * 40_000 + END
     assert content(message + (BEGIN + message) * 2, settings=settings).codes == [250, *[250, 250, 354, 250] * 2]
 

@@ -7,10 +7,10 @@ from typing import Any
 import attrs
 import pytest
 
-from mailauth import ACCEPT, LocalProtocolError, Why, smtp
+from mailauth import ACCEPT, CloseReason, LocalProtocolError, smtp
 from tests.smtp.drive import IN_CLEAR, LEFT_OPEN, Session, serve
 
-LMTP = attrs.evolve(IN_CLEAR, lmtp=True, chunking=True, maximum_message_size=65_536)
+LMTP = attrs.evolve(IN_CLEAR, lmtp=True, chunking=True, max_message_size=65_536)
 BEGIN = b"MAIL FROM:<>\r\nRCPT TO:<a@x>\r\nRCPT TO:<b@x>\r\nRCPT TO:<c@x>\r\n"
 NO = smtp.Reply(550, "5.1.1", "no")
 FULL = smtp.Reply(452, "4.2.2", "full")
@@ -89,7 +89,7 @@ def test_421_ends_the_session_though_replies_are_due() -> None:
     session = lmtp(BEGIN + b"DATA\r\n.\r\n", answers={smtp.MessageComplete: smtp.Reply(421, "4.3.2", "enough")})
     assert session.codes[4:] == [354, 421]
     assert session.closed is not None
-    assert session.closed.why is Why.SHUT_DOWN
+    assert session.closed.reason is CloseReason.SHUT_DOWN
 
 
 @pytest.mark.parametrize(("pipelining", "enhanced"), [(False, True), (True, False)])

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from mailauth import ACCEPT, Tls, Why, sasl, smtp
+from mailauth import ACCEPT, CloseReason, Tls, sasl, smtp
 from tests.smtp.drive import IN_CLEAR, LEFT_OPEN, TLS, ready, serve
 
 PLAIN = b"AUTH PLAIN " + sasl.encode_base64(b"\0test\0001234") + b"\r\n"
 WRONG = b"AUTH PLAIN " + sasl.encode_base64(b"\0test\0wrong") + b"\r\n"
 
 
-def b64(octets: bytes) -> bytes:
-    return sasl.encode_base64(octets) + b"\r\n"
+def b64(data: bytes) -> bytes:
+    return sasl.encode_base64(data) + b"\r\n"
 
 
 def test_a_login_is_told_before_its_reply_leaves() -> None:
@@ -24,7 +24,7 @@ def test_a_login_is_told_before_its_reply_leaves() -> None:
         sasl.Authenticated(mechanism="PLAIN", identity="test"),
     ]
     told = session.log.index(sasl.Authenticated(mechanism="PLAIN", identity="test"))
-    assert session.log[told + 1].octets.startswith(b"235 ")
+    assert session.log[told + 1].data.startswith(b"235 ")
     assert session.server.identity == "test"
 
 
@@ -93,7 +93,7 @@ CERTIFICATE = {"serialNumber": "01"}
 )
 def test_the_reply_to_ehlo_is_made_once_for_each_kind_of_connection(tls: Tls | None, offered: str) -> None:
     """A client may ask again and again; connections of the same settings that differ are told so."""
-    settings = smtp.AnyServerSettings(
+    settings = smtp.ExtendedServerSettings(
         mechanisms=sasl.ALL_MECHANISMS.only("SCRAM-SHA-256-PLUS", "EXTERNAL", "PLAIN", "LOGIN"),
         mechanisms_without_tls=frozenset({"PLAIN"}),
         scram_decoy=sasl.ScramDecoy(key=bytes(16)),
@@ -109,7 +109,7 @@ def test_the_reply_to_ehlo_is_made_once_for_each_kind_of_connection(tls: Tls | N
 
 
 @pytest.mark.parametrize(
-    ("octets", "reply"),
+    ("data", "reply"),
     [
         (b"AUTH PLAIN =\r\n", "501 5.5.2 the response is not what the mechanism asks for"),
         (b"AUTH LOGIN =\r\n", "501 5.5.2 the response is not what the mechanism asks for"),
@@ -127,23 +127,23 @@ def test_the_reply_to_ehlo_is_made_once_for_each_kind_of_connection(tls: Tls | N
         (b"AUTH PLAIN\r\n\r\n", "501 5.5.2 the response is not what the mechanism asks for"),
     ],
 )
-def test_a_faulty_exchange_is_501_and_over(octets: bytes, reply: str) -> None:
+def test_a_faulty_exchange_is_501_and_over(data: bytes, reply: str) -> None:
     """RFC 4954 section 4: base64 and nothing else."""
-    session = ready(octets + b"NOOP\r\n")
+    session = ready(data + b"NOOP\r\n")
     assert session.lines[-2:] == [reply, "250 2.0.0 ok"]
     failed = session.of(sasl.AuthenticationFailed)
     assert len(failed) == 1
-    assert isinstance(failed[0].why, sasl.Fault)
+    assert isinstance(failed[0].reason, sasl.Fault)
     assert session.of(sasl.CheckPassword) == []
 
 
-def test_a_response_has_12288_octets_and_no_more() -> None:
+def test_a_response_has_12288_bytes_and_no_more() -> None:
     """RFC 4954 section 4: longer is 500 5.5.6."""
     most = ready(b"AUTH PLAIN\r\n", b"x" * 12_288 + b"\r\n")
     assert most.codes == [334, 501]
     more = ready(b"AUTH PLAIN\r\n", *[b"x" * 1_000] * 14, b"\r\nNOOP\r\n")
     assert more.lines[1:] == ["500 5.5.6 authentication exchange line is too long", "250 2.0.0 ok"]
-    assert more.of(sasl.AuthenticationFailed)[0].why is sasl.Fault.TOO_LONG
+    assert more.of(sasl.AuthenticationFailed)[0].reason is sasl.Fault.TOO_LONG
 
 
 def test_every_cause_of_535_says_the_same() -> None:
@@ -152,7 +152,7 @@ def test_every_cause_of_535_says_the_same() -> None:
     digest = b"AUTH CRAM-MD5\r\n" + b64(b"nobody " + b"0" * 32)
     wrong_digest = b"AUTH CRAM-MD5\r\n" + b64(b"tim " + b"0" * 32)
     unknown = b"AUTH PLAIN " + b64(b"\0nobody\0001234")
-    causes = {ready(octets).lines[-1] for octets in (WRONG, unknown, acting, digest, wrong_digest)}
+    causes = {ready(data).lines[-1] for data in (WRONG, unknown, acting, digest, wrong_digest)}
     assert causes == {"535 5.7.8 authentication credentials invalid"}
 
 
@@ -174,7 +174,7 @@ def test_failed_logins_over_the_budget_end_the_session_with_421() -> None:
     session = ready(WRONG * 3 + PLAIN)
     assert session.codes == [535, 535, 535, 421]
     assert session.closed is not None
-    assert session.closed.why is Why.TOO_MANY_ERRORS
+    assert session.closed.reason is CloseReason.TOO_MANY_ERRORS
     assert ready(WRONG * 2 + PLAIN).codes == [535, 535, 235]
 
 
@@ -185,7 +185,7 @@ def test_a_store_that_cannot_tell_does_not_spend_the_budget() -> None:
 
 
 def test_faulty_exchanges_spend_the_budget_of_errors() -> None:
-    settings = smtp.ServerSettings(mechanisms_without_tls=IN_CLEAR.mechanisms_without_tls, maximum_errors=3)
+    settings = smtp.ServerSettings(mechanisms_without_tls=IN_CLEAR.mechanisms_without_tls, max_errors=3)
     session = ready(b"AUTH PLAIN\r\n*\r\n" * 3, settings=settings)
     assert session.codes == [334, 501, 334, 501, 334, 501, 421]
 
@@ -197,10 +197,10 @@ def test_acting_as_another_is_asked() -> None:
     assert len(session.of(sasl.Authorize)) == 1
 
 
-def test_pipelined_octets_behind_auth_are_not_read_while_the_question_is_open() -> None:
+def test_pipelined_bytes_after_auth_are_not_read_while_the_question_is_open() -> None:
     """RFC 4954 section 4: they are the response, if one is due, and the next command, if not."""
     session = ready(PLAIN + b"NOOP\r\n", answers={sasl.CheckPassword: LEFT_OPEN})
-    assert session.octets == b""
+    assert session.data == b""
     session.answer(ACCEPT)
     assert session.codes == [235, 250]
 
@@ -225,4 +225,4 @@ def test_a_login_outlives_hello_rset_and_transactions() -> None:
 def test_a_line_of_auth_is_shown_without_its_response() -> None:
     """DESIGN.md section 4 rule 5."""
     session = ready(b"MAIL FROM:<>\r\n" + PLAIN + b"AUTH FOO c2VjcmV0\r\nAUTH  PLAIN c2VjcmV0\r\n")
-    assert [event.line for event in session.of(smtp.Refused)] == [b"AUTH PLAIN", b"AUTH FOO", b"AUTH"]
+    assert [event.line for event in session.of(smtp.CommandRejected)] == [b"AUTH PLAIN", b"AUTH FOO", b"AUTH"]

@@ -95,7 +95,7 @@ def test_a_notify_that_cannot_be_sent_cannot_be_built(notify: frozenset[Any]) ->
 
 def test_dsn_and_limits_are_said_in_the_hello_reply_where_they_are_on() -> None:
     """RFC 3461 section 3; RFC 9422 section 2."""
-    settings = smtp.ServerSettings(dsn=True, limits=True, maximum_transactions=20, maximum_recipients=100)
+    settings = smtp.ServerSettings(dsn=True, limits=True, max_transactions=20, max_recipients=100)
     lines = serve(b"EHLO c\r\n", settings=settings).lines
     assert lines[-2:] == ["250-DSN", "250 LIMITS MAILMAX=20 RCPTMAX=100"]
 
@@ -116,7 +116,7 @@ def test_requiretls_is_offered_and_taken_inside_tls_alone() -> None:
 
 def test_parameters_that_a_setting_names_are_kept_as_written() -> None:
     """RFC 5321 section 2.2.1: for an application that knows more extensions than this library."""
-    settings = smtp.ServerSettings(further_parameters=frozenset({"MT-PRIORITY", "X-FLAG"}))
+    settings = smtp.ServerSettings(extra_parameters=frozenset({"MT-PRIORITY", "X-FLAG"}))
     session = ready(
         b"MAIL FROM:<a@b> mt-priority=-3 X-FLAG\r\nRCPT TO:<a@b> X-FLAG=Yes\r\nRCPT TO:<a@b> X-OTHER\r\n",
         settings=settings,
@@ -131,7 +131,7 @@ def test_parameters_that_a_setting_names_are_kept_as_written() -> None:
 def test_an_application_may_offer_extensions_of_its_own() -> None:
     """RFC 5321 section 4.1.1.1: with the parameters they bring, in clear and inside TLS, to EHLO alone."""
     settings = smtp.ServerSettings(
-        further_extensions=("MT-PRIORITY MIXER", "XFLAG"), further_parameters=frozenset({"MT-PRIORITY"})
+        extra_extensions=("MT-PRIORITY MIXER", "XFLAG"), extra_parameters=frozenset({"MT-PRIORITY"})
     )
     line = b"MAIL FROM:<a@b> MT-PRIORITY=3\r\n"
     for tls in (None, TLS):
@@ -163,4 +163,4 @@ def test_an_application_may_offer_extensions_of_its_own() -> None:
 def test_an_extension_line_that_is_none_or_taken_is_no_setting(lines: tuple[str, ...]) -> None:
     """RFC 5321 section 4.1.1.1: what has a setting is offered by that alone."""
     with pytest.raises(LocalProtocolError):
-        smtp.ServerSettings(further_extensions=lines)
+        smtp.ServerSettings(extra_extensions=lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mailauth import BeginTls, Closed, LocalProtocolError, TlsStarted, Why, sasl, smtp
+from mailauth import BeginTls, Closed, CloseReason, LocalProtocolError, TlsStarted, sasl, smtp
 from mailauth._events import PAUSED
 from tests.smtp.drive import IN_CLEAR, TLS, Session, ready, serve
 
@@ -23,7 +23,7 @@ def at_the_wall(*pieces: bytes) -> Session:
 def test_nothing_said_before_tls_survives_it(cut: int) -> None:
     """RFC 3207 section 4.2, CVE-2011-0411: dropped, and counted as the sign of an attack."""
     session = at_the_wall(b"STARTTLS\r\n" + EVIL[cut:])
-    assert session.last == BeginTls(octets=b"220 2.0.0 ready for the TLS handshake\r\n")
+    assert session.last == BeginTls(data=b"220 2.0.0 ready for the TLS handshake\r\n")
     session.machine.tls_started(TLS)
     session.pull()
     assert session.of(TlsStarted) == [TlsStarted(tls=TLS, dropped=len(EVIL) - cut)]
@@ -36,10 +36,10 @@ def test_starttls_may_come_before_ehlo() -> None:
     session = serve()
     session.starts_tls = False
     session.forget().receive(b"STARTTLS\r\n")
-    assert session.last == BeginTls(octets=b"220 2.0.0 ready for the TLS handshake\r\n")
+    assert session.last == BeginTls(data=b"220 2.0.0 ready for the TLS handshake\r\n")
 
 
-def test_octets_between_begin_tls_and_tls_started_are_refused() -> None:
+def test_bytes_between_begin_tls_and_tls_started_are_refused() -> None:
     """RFC 3207 section 4.2: nothing crosses the wall."""
     session = at_the_wall(b"STARTTLS\r\n")
     with pytest.raises(LocalProtocolError):
@@ -50,7 +50,7 @@ def test_octets_between_begin_tls_and_tls_started_are_refused() -> None:
     assert session.of(TlsStarted) == [TlsStarted(tls=TLS)]
 
 
-def test_the_session_begins_anew_behind_tls() -> None:
+def test_the_session_begins_anew_after_tls() -> None:
     """RFC 3207 section 4.2: EHLO, identity and transaction are forgotten; STARTTLS is not offered again."""
     session = ready(PLAIN + b"STARTTLS\r\n")
     assert session.server.tls == TLS
@@ -64,10 +64,10 @@ def test_the_session_begins_anew_behind_tls() -> None:
 def test_a_handshake_that_fails_ends_the_session_without_a_word() -> None:
     """RFC 3207 section 4.1; DESIGN.md section 2."""
     session = at_the_wall(b"STARTTLS\r\n")
-    before = session.octets
+    before = session.data
     session.receive(b"")
-    assert session.last == Closed(why=Why.PEER)
-    assert session.octets == before
+    assert session.last == Closed(reason=CloseReason.PEER_CLOSED)
+    assert session.data == before
     with pytest.raises(LocalProtocolError):
         session.machine.tls_started(TLS)
 
@@ -88,7 +88,7 @@ def test_starttls_that_is_not_offered_is_502() -> None:
 def test_replies_that_wait_leave_with_begin_tls() -> None:
     """RFC 2920 section 3.2: writing and handshake are one act, and no earlier reply comes behind the wall."""
     session = at_the_wall(b"RSET\r\nSTARTTLS\r\n")
-    assert session.last == BeginTls(octets=b"250 2.0.0 forgotten\r\n220 2.0.0 ready for the TLS handshake\r\n")
+    assert session.last == BeginTls(data=b"250 2.0.0 forgotten\r\n220 2.0.0 ready for the TLS handshake\r\n")
 
 
 def test_the_220_never_leaves_before_begin_tls() -> None:
@@ -97,8 +97,8 @@ def test_the_220_never_leaves_before_begin_tls() -> None:
     session = at_the_wall()
     session.receive(b"RSET\r\n" * ((32_768 - 1) // reply) + b"STARTTLS\r\n")
     assert isinstance(session.last, BeginTls)
-    assert session.last.octets.endswith(b"220 2.0.0 ready for the TLS handshake\r\n")
-    assert len(session.last.octets) > 32_768
+    assert session.last.data.endswith(b"220 2.0.0 ready for the TLS handshake\r\n")
+    assert len(session.last.data) > 32_768
 
 
 def test_tls_required_refuses_all_but_the_way_to_tls() -> None:

@@ -14,11 +14,11 @@ END = b"\r\n.\r\n"
 REST = b"MAIL FROM:<evil@x>" + END + b"NOOP\r\n"
 
 
-@pytest.mark.parametrize("first", list(product(b"\r\n.\0", repeat=2)), ids=lambda octets: bytes(octets).hex())
-def test_of_all_octets_around_a_dot_only_crlf_dot_crlf_ends_content(first: tuple[int, int]) -> None:
+@pytest.mark.parametrize("first", list(product(b"\r\n.\0", repeat=2)), ids=lambda data: bytes(data).hex())
+def test_of_all_bytes_around_a_dot_only_crlf_dot_crlf_ends_content(first: tuple[int, int]) -> None:
     """RFC 5321 section 4.1.1.4: CVE-2023-51764 and its kin, with dot-stuffing (section 4.5.2) and refusal (2.3.8)."""
-    for octets in product(b"\r\n.\0", repeat=3):
-        middle = bytes((*first, *octets))
+    for data in product(b"\r\n.\0", repeat=3):
+        middle = bytes((*first, *data))
         cuts = [(middle,), tuple(bytes([octet]) for octet in middle)]
         cuts += [(middle[:place], middle[place:]) for place in range(1, len(middle))]
         told = []

@@ -31,7 +31,7 @@ def run_client(session: Session, transcript: str, *commands: object) -> Session:
             session.receive(as_octets(lines))
             continue
         expected = as_octets(lines)
-        while len(session.octets) < len(expected) and queue:
+        while len(session.data) < len(expected) and queue:
             command = queue.pop(0)
             if isinstance(command, list):
                 for one in command:
@@ -43,7 +43,7 @@ def run_client(session: Session, transcript: str, *commands: object) -> Session:
                 assert isinstance(command, sasl.PlainClient | sasl.CramMd5Client)
                 session.client.authenticate(command)
                 session.pull()
-        assert session.octets == expected
+        assert session.data == expected
         session.sends.clear()
     assert not queue
     return session
@@ -103,11 +103,21 @@ def test_a_typical_transaction_from_the_client() -> None:
         smtp.Rcpt(forward_path=box("Green@foo.com")),
         smtp.Rcpt(forward_path=box("Brown@foo.com")),
         smtp.Data(),
-        MessageChunk(octets=CONTENT),
+        MessageChunk(data=CONTENT),
         smtp.MessageComplete(),
         smtp.Quit(),
     )
-    assert [event.reply.code for event in session.of(smtp.Replied)] == [220, 250, 250, 250, 550, 250, 354, 250, 221]
+    assert [event.reply.code for event in session.of(smtp.ReplyReceived)] == [
+        220,
+        250,
+        250,
+        250,
+        550,
+        250,
+        354,
+        250,
+        221,
+    ]
     assert session.client.extensions == {"8BITMIME": "", "SIZE": "", "DSN": "", "HELP": ""}
     assert session.closed is not None
 
@@ -189,7 +199,7 @@ def test_a_pipelined_transaction() -> None:
         *(smtp.Rcpt(forward_path=box(name)) for name in names),
         smtp.Data(),
     ]
-    end = [MessageChunk(octets=b"text\r\n"), smtp.MessageComplete(), smtp.Quit()]
+    end = [MessageChunk(data=b"text\r\n"), smtp.MessageComplete(), smtp.Quit()]
     session = run_client(call(), PIPELINED, smtp.Hello(domain="dbc.mtview.ca.us"), group, end)
     assert session.closed is not None
     run_server(serve(), PIPELINED)
@@ -281,7 +291,7 @@ def test_plain_without_an_initial_response() -> None:
     """RFC 4954 section 4.1, the third example: one blank follows the 334."""
     session = serve(b"EHLO client.example.com\r\n").forget()
     session.receive(b"AUTH PLAIN\r\n")
-    assert session.octets == b"334 \r\n"
+    assert session.data == b"334 \r\n"
     session.receive(b"dGVzdAB0ZXN0ADEyMzQ=\r\n")
     assert session.codes == [334, 235]
 
@@ -290,7 +300,7 @@ def test_a_login_that_is_cancelled() -> None:
     """RFC 4954 section 4: ``*`` is answered by 501."""
     session = serve(b"EHLO client.example.com\r\n").forget()
     run_server(session, "C: AUTH PLAIN\nS: 334 \nC: *\nS: 501 Authentication aborted\nC: NOOP\nS: 250 OK")
-    assert session.of(sasl.AuthenticationFailed)[0].why is sasl.Fault.CANCELLED
+    assert session.of(sasl.AuthenticationFailed)[0].reason is sasl.Fault.CANCELLED
 
 
 CRAM_MD5 = """

@@ -50,7 +50,7 @@ def pair(state: State) -> tuple[Session, Session]:
     greeting = smtp.Reply(554, "", "no") if state is State.REFUSING else ACCEPT
     client, server = call(), serve(answers={smtp.Connected: greeting})
     converse(client, server)
-    client.receive(server.octets)
+    client.receive(server.data)
     for verb in PATHS[state]:
         client.client.send(COMMANDS[verb])
         converse(client, server)

@@ -67,8 +67,8 @@ class Wire:
         self._reader = reader
         self._writer = writer
 
-    def say(self, octets: bytes) -> None:
-        self._writer.write(octets)
+    def say(self, data: bytes) -> None:
+        self._writer.write(data)
 
     async def hear(self) -> bytes:
         """A line, without its end."""
@@ -178,8 +178,8 @@ async def send(wire: Wire, target: Target, recipient: str, *, lines: int | None 
     await wire.ask(f"RCPT TO:<{recipient}>".encode(), b"250 ")
     await wire.ask(b"DATA", b"354 ")
     place = Place.MAILDROP if recipient.endswith("@example.test") else Place.OUTBOX
-    token, octets = target.ledger.begin(place, lines=lines)
-    wire.say(octets)
+    token, data = target.ledger.begin(place, lines=lines)
+    wire.say(data)
     await wire.ask(b".", b"250 ")
     target.ledger.acknowledged.add(token)
 

@@ -29,7 +29,7 @@ IDLE = 2_000
 DESCRIPTORS = IDLE + 1_000
 """What this process needs; the server needs no more."""
 
-PATIENCE = 100.0
+TIMEOUT = 100.0
 """Seconds for all that the clients of one test do: a server that is stuck fails it, and does not hang it."""
 
 ROUNDS = 4
@@ -82,7 +82,7 @@ def meet(loop: str, directory: Path, clients: Callable[[Served, Target], Awaitab
         target = Target(ports=server.ports, tls=ssl.create_default_context(cafile=authority))
 
         async def main() -> None:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 await clients(server, target)
 
         asyncio.run(main())

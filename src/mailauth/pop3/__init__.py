@@ -17,24 +17,24 @@ from .commands import (
     Utf8 as Utf8,
 )
 from .events import (
-    AnyServerEvent as AnyServerEvent,
-    AuthenticationFailed as AuthenticationFailed,
+    AuthenticationRejected as AuthenticationRejected,
     ClientEvent as ClientEvent,
+    CommandRejected as CommandRejected,
     Connected as Connected,
+    ExtendedServerEvent as ExtendedServerEvent,
     OpenMaildrop as OpenMaildrop,
-    Refused as Refused,
-    Replied as Replied,
+    ReplyReceived as ReplyReceived,
     RetrieveMore as RetrieveMore,
     ServerEvent as ServerEvent,
     Update as Update,
 )
 from .maildrop import Maildrop as Maildrop, Message as Message
 from .replies import Content as Content, Reply as Reply, Unavailable as Unavailable
-from .server import AnyServerConnection as AnyServerConnection, ServerConnection as ServerConnection
+from .server import ExtendedServerConnection as ExtendedServerConnection, ServerConnection as ServerConnection
 from .settings import (
     ALL_MECHANISMS as ALL_MECHANISMS,
     DEFAULT_MECHANISMS as DEFAULT_MECHANISMS,
-    AnyServerSettings as AnyServerSettings,
     ClientSettings as ClientSettings,
+    ExtendedServerSettings as ExtendedServerSettings,
     ServerSettings as ServerSettings,
 )

@@ -34,7 +34,7 @@ class State(enum.IntEnum):
     CLOSED = 8
 
 
-_STAYING: Final = ("CAPA", "STAT", "LIST", "UIDL", "RETR", "TOP", "DELE", "RSET", "NOOP")
+_UNCHANGED: Final = ("CAPA", "STAT", "LIST", "UIDL", "RETR", "TOP", "DELE", "RSET", "NOOP")
 
 _BEFORE: Final = (State.AUTHORIZATION, State.NAMED)
 
@@ -47,7 +47,7 @@ TRANSITIONS: Final[Mapping[tuple[State, str], State]] = {
     (State.AUTHORIZATION, "APOP"): State.TRANSACTION,
     (State.AUTHORIZATION, "AUTH"): State.AUTH,
     (State.NAMED, "PASS"): State.TRANSACTION,
-    **{(State.TRANSACTION, verb): State.TRANSACTION for verb in _STAYING},
+    **{(State.TRANSACTION, verb): State.TRANSACTION for verb in _UNCHANGED},
     (State.TRANSACTION, "QUIT"): State.UPDATE,
 }
 """(state, verb) to the state that a positive reply leads to."""
@@ -57,8 +57,8 @@ NEXT: Final[tuple[Mapping[str, State], ...]] = tuple(
 )
 """TRANSITIONS by state, for the hot path."""
 
-CLIENT_PATIENCE: Final = NeedData(patience=600.0)
+CLIENT_TIMEOUTS: Final = NeedData(timeout=600.0)
 """Seconds a client waits for a reply: as long as a server waits for a command, since RFC 1939 names no other number."""
 
-ANSWER_PATIENCE: Final = NeedData(patience=600.0, minimum_rate=500.0)
+ANSWER_TIMEOUT: Final = NeedData(timeout=600.0, min_rate=500.0)
 """The same for an answer of many lines, which may be a long message over a slow line."""

@@ -12,18 +12,18 @@ from .. import sasl
 from .._client import ClientMachine
 from .._dots import Unstuffer
 from .._errors import LocalProtocolError, Malformed, RemoteProtocolError
-from .._events import Action, Command, MessageChunk, Tls, Why
+from .._events import Action, CloseReason, Command, MessageChunk, Tls
 from .._lines import check_line
 from ._grammar import find_timestamp
-from ._states import ANSWER_PATIENCE, CLIENT_PATIENCE, NEXT, State
+from ._states import ANSWER_TIMEOUT, CLIENT_TIMEOUTS, NEXT, State
 from .commands import SENDABLE, Apop, Auth, Capa, Dele, List, Pass, Quit, Retrieve, Rset, Stls, Uidl, User, Utf8
-from .events import AuthenticationFailed, ClientEvent, Replied
+from .events import AuthenticationRejected, ClientEvent, ReplyReceived
 from .replies import Reply, parse_status, printable
-from .settings import MAXIMUM_COMMAND_LINE, ClientSettings
+from .settings import MAX_COMMAND_LINE, ClientSettings
 
 
 class ClientConnection(ClientMachine[ClientEvent]):
-    """One POP3 session.  The first event is ``Replied(command=None)``: the greeting.
+    """One POP3 session.  The first event is ``ReplyReceived(command=None)``: the greeting.
 
     *tls* is given when TLS came first (port 995).
     """
@@ -35,7 +35,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     def __init__(self, settings: ClientSettings | None = None, *, tls: Tls | None = None) -> None:
         self._settings = settings or ClientSettings()
-        super().__init__(tls=tls, maximum_unanswered=self._settings.maximum_unanswered)
+        super().__init__(tls=tls, max_unanswered=self._settings.max_unanswered)
         self._state = State.GREETING
         self._capabilities: Mapping[str, str] = {}
         self._timestamp: bytes | None = None
@@ -64,7 +64,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         one before.  Raises LocalProtocolError, nothing having been sent, when the command is not allowed now or too
         many are unanswered.
         """
-        self._check_may_ask()
+        self._check_command_allowed()
         if not isinstance(command, SENDABLE):
             raise LocalProtocolError(f"{type(command).__name__} is no POP3 command to send")
         if self._state is State.GREETING:
@@ -76,10 +76,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
             raise LocalProtocolError("TLS is active already")
         if isinstance(command, Stls) and self._utf8:
             raise LocalProtocolError("STLS may not follow UTF8 (RFC 6856 section 2.1)")
-        octets = check_line(command.to_wire())
+        data = check_line(command.to_wire())
         self._utf8 = self._utf8 or isinstance(command, Utf8)
         self._state = after
-        self._queue(command, octets)
+        self._queue(command, data)
 
     def _may_follow(self) -> bool:
         return "PIPELINING" in self._capabilities
@@ -98,7 +98,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
             mechanisms = tuple(sorted(mechanisms, key=lambda mechanism: mechanism.name == "APOP"))
         super().authenticate(*mechanisms)
 
-    def _check_may_log_in(self) -> None:
+    def _check_login_allowed(self) -> None:
         if not self._idle or self._state is not State.AUTHORIZATION:
             raise LocalProtocolError("a login is allowed once, behind the greeting, with no reply due")
         if self._tls is None and self._settings.tls_required:
@@ -120,16 +120,16 @@ class ClientConnection(ClientMachine[ClientEvent]):
             exchange.say(None)
             self._log_in(Apop(argument=exchange.say(self._timestamp)))
         else:
-            room = MAXIMUM_COMMAND_LINE - len(f"AUTH {name} \r\n")  # RFC 5034 section 4
+            room = MAX_COMMAND_LINE - len(f"AUTH {name} \r\n")  # RFC 5034 section 4
             self._log_in(Auth(mechanism=name, initial_response=exchange.begin(room)))
 
     def _log_in(self, command: User | Pass | Apop | Auth) -> None:
-        self._say(command, command.to_wire())
+        self._write_login_line(command, command.to_wire())
 
     def _continue_login(self, reply: Reply) -> ClientEvent | None:
         command = self._unanswered.popleft()
         if not reply.positive:
-            return AuthenticationFailed(mechanism=self._end_login().mechanism, reply=reply)
+            return AuthenticationRejected(mechanism=self._end_login().mechanism, reply=reply)
         if isinstance(command, User) and self._exchange is not None:
             try:
                 self._log_in(Pass(argument=self._exchange.say(b"")))
@@ -146,9 +146,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _advance(self) -> ClientEvent | Action | None:
         if self._unstuffer is not None:
             return self._take_content(self._unstuffer)
-        line = self._take_reply_line(self._settings.maximum_reply_line if self._exchange is None else sasl.MAXIMUM_LINE)
+        line = self._take_reply_line(self._settings.max_reply_line if self._exchange is None else sasl.MAX_LINE)
         if line is None:
-            return self._starve(CLIENT_PATIENCE if self._lines is None else ANSWER_PATIENCE)
+            return self._need_more_data(CLIENT_TIMEOUTS if self._lines is None else ANSWER_TIMEOUT)
         if self._lines is not None:
             return self._take_line(line, self._lines)
         if self._exchange is not None and (line.startswith(b"+ ") or line == b"+"):
@@ -159,7 +159,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         try:
             reply = parse_status(line)
         except Malformed:
-            raise self._no_reply(line) from None
+            raise self._malformed_reply(line) from None
         return self._take(reply, line)
 
     def _take(self, reply: Reply, line: bytes) -> ClientEvent | None:
@@ -168,13 +168,13 @@ class ClientConnection(ClientMachine[ClientEvent]):
             self._greeted = True
             self._state = State.AUTHORIZATION
             self._timestamp = find_timestamp(line)
-            self._last_words = not reply.positive
-            return Replied(command=None, reply=reply)
+            self._shutdown_reply = not reply.positive
+            return ReplyReceived(command=None, reply=reply)
         if not self._unanswered:
             if reply.positive:
                 raise RemoteProtocolError("a reply to nothing")
-            self._last_words = True  # an autologout, most likely
-            return Replied(command=None, reply=reply)
+            self._shutdown_reply = True  # an autologout, most likely
+            return ReplyReceived(command=None, reply=reply)
         if self._exchange is not None:
             return self._continue_login(reply)
         command = self._unanswered[0]
@@ -194,9 +194,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if not unstuffer.ended:
             content = unstuffer.take(self._input)
             if content is None:
-                return self._starve(ANSWER_PATIENCE)
+                return self._need_more_data(ANSWER_TIMEOUT)
             if content:
-                return MessageChunk(octets=content)
+                return MessageChunk(data=content)
         self._unstuffer = None
         return self._finish(self._status)
 
@@ -207,8 +207,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
             status = self._status
             return self._finish(Reply(True, status.response_code, status.text, tuple(lines)))
         self._answer_size += len(line) + 2
-        if self._answer_size > self._settings.maximum_answer:
-            raise RemoteProtocolError(f"an answer of over {self._settings.maximum_answer} octets")
+        if self._answer_size > self._settings.max_response:
+            raise RemoteProtocolError(f"an answer of over {self._settings.max_response} octets")
         lines.append(printable(line[1:] if line.startswith(b".") else line))
         return None
 
@@ -216,10 +216,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
         """The answer to the oldest command is whole: what does it change?"""
         command = self._unanswered.popleft()
         if isinstance(command, Stls) and reply.positive:
-            self._upgrade(Replied(command=command, reply=reply))
+            self._upgrade(ReplyReceived(command=command, reply=reply))
             return None
         if isinstance(command, Quit):
-            self._close(Why.QUIT)
+            self._close(CloseReason.QUIT)
         elif isinstance(command, Stls):
             self._state = State.AUTHORIZATION
         elif isinstance(command, Capa):
@@ -228,8 +228,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
             self._marked = self._marked or reply.positive
         elif isinstance(command, Rset) and reply.positive:
             self._marked = False
-        self._send_what_may()
-        return Replied(command=command, reply=reply)
+        self._send_permitted()
+        return ReplyReceived(command=command, reply=reply)
 
     # TLS and the end
 
@@ -238,7 +238,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._state = State.AUTHORIZATION
         self._capabilities = {}
 
-    def _wind_up(self) -> None:
+    def _begin_shutdown(self) -> None:
         """QUIT when nothing is due, and nothing is marked: to commit deletions is for ``send()`` alone (section 6)."""
         if self._idle and not self._marked and self._state in (State.AUTHORIZATION, State.TRANSACTION):
             self._write(Quit().to_wire(), due=True)

@@ -15,12 +15,12 @@ from .._errors import LocalProtocolError, Malformed
 from .._events import Accept, Command, Notice
 from .._validators import check_initial_response, check_mechanism_name, matches, value_of
 from ._grammar import check_count, check_number, parse_count, parse_number
-from .replies import Content, OrUnavailable
+from .replies import Content, FallibleQuestion
 
 _ARGUMENT: Final = re.compile(rb"[^\r\n\0]+")
 
 
-class Bare(Command):
+class NoArgumentCommand(Command):
     """A verb without arguments; blanks behind it are overlooked."""
 
     __slots__ = ()
@@ -38,49 +38,49 @@ class Bare(Command):
 
 
 @attrs.frozen(kw_only=True)
-class Capa(Bare, Notice):
+class Capa(NoArgumentCommand, Notice):
     """``CAPA``: what can this server do, in this state (RFC 2449 section 5)?"""
 
     verb: ClassVar[str] = "CAPA"
 
 
 @attrs.frozen(kw_only=True)
-class Stls(Bare, OrUnavailable[Accept]):
+class Stls(NoArgumentCommand, FallibleQuestion[Accept]):
     """``STLS`` (RFC 2595 section 4).  ACCEPT begins the handshake."""
 
     verb: ClassVar[str] = "STLS"
 
 
 @attrs.frozen(kw_only=True)
-class Utf8(Bare, Notice):
+class Utf8(NoArgumentCommand, Notice):
     """``UTF8``: messages whose header holds UTF-8 may be sent as they are (RFC 6856 section 2.1)."""
 
     verb: ClassVar[str] = "UTF8"
 
 
 @attrs.frozen(kw_only=True)
-class Stat(Bare, Notice):
+class Stat(NoArgumentCommand, Notice):
     """``STAT``: how many messages, how many octets (RFC 1939 section 5)?  Deleted messages do not count."""
 
     verb: ClassVar[str] = "STAT"
 
 
 @attrs.frozen(kw_only=True)
-class Noop(Bare, Notice):
+class Noop(NoArgumentCommand, Notice):
     """``NOOP``: nothing but an answer."""
 
     verb: ClassVar[str] = "NOOP"
 
 
 @attrs.frozen(kw_only=True)
-class Rset(Bare, Notice):
+class Rset(NoArgumentCommand, Notice):
     """``RSET``: no message is marked as deleted any more."""
 
     verb: ClassVar[str] = "RSET"
 
 
 @attrs.frozen(kw_only=True)
-class Quit(Bare, Notice):
+class Quit(NoArgumentCommand, Notice):
     """``QUIT``: the client ends the session; out of TRANSACTION it commits the deletions (RFC 1939 section 6)."""
 
     verb: ClassVar[str] = "QUIT"
@@ -135,7 +135,7 @@ class Dele(Command, Notice):
 
 
 @attrs.frozen(kw_only=True)
-class Retrieve(Command, OrUnavailable[Content]):
+class Retrieve(Command, FallibleQuestion[Content]):
     """``RETR``, and ``TOP`` when *lines* is a number (RFC 1939 sections 5 and 7): the text of a message.
 
     Answer with the message from its start, for TOP as well: the core cuts it, and asks no further once it has enough.
@@ -191,7 +191,7 @@ def checked_list(number: int) -> List:
 
 
 @attrs.frozen(kw_only=True)
-class Opaque(Command):
+class ArgumentCommand(Command):
     """A verb whose argument is the mechanism's affair: any octets but CR, LF and NUL, blanks included."""
 
     verb: ClassVar[str]
@@ -212,24 +212,24 @@ class Opaque(Command):
         return self.verb.encode("ascii") + b" " + self.argument + b"\r\n"
 
 
-_set_argument: Final = vars(Opaque)["argument"].__set__
+_set_argument: Final = vars(ArgumentCommand)["argument"].__set__
 
 
-class User(Opaque):
+class User(ArgumentCommand):
     """``USER``: a name (RFC 1939 section 7)."""
 
     __slots__ = ()
     verb: ClassVar[str] = "USER"
 
 
-class Pass(Opaque):
+class Pass(ArgumentCommand):
     """``PASS``: everything behind the one blank is the password, further blanks too (RFC 1939 section 7)."""
 
     __slots__ = ()
     verb: ClassVar[str] = "PASS"
 
 
-class Apop(Opaque):
+class Apop(ArgumentCommand):
     """``APOP``: a name and a digest over the greeting's timestamp (RFC 1939 section 7)."""
 
     __slots__ = ()

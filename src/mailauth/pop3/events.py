@@ -10,11 +10,11 @@ from .. import _events, sasl
 from .._events import Accept, MessageChunk, TlsStarted
 from .commands import Capa, Dele, List, Noop, Quit, Retrieve, Rset, Stat, Stls, Uidl, Utf8
 from .maildrop import Maildrop
-from .replies import Content, OrUnavailable, Reply
+from .replies import Content, FallibleQuestion, Reply
 
 
 @attrs.frozen(kw_only=True)
-class Connected(OrUnavailable[Accept]):
+class Connected(FallibleQuestion[Accept]):
     """A client has connected: may it talk?  Asked before the greeting.
 
     Unavailable is said in the greeting's place, and ends the session.
@@ -22,7 +22,7 @@ class Connected(OrUnavailable[Accept]):
 
 
 @attrs.frozen(kw_only=True)
-class OpenMaildrop(OrUnavailable[Maildrop]):
+class OpenMaildrop(FallibleQuestion[Maildrop]):
     """Lock the maildrop of *identity* and take its snapshot (RFC 1939 section 4).  Authenticated has come just before.
 
     Unavailable.LOGIN_DELAY says that this login comes too soon after the last.  The core has no clock: what
@@ -37,7 +37,7 @@ class OpenMaildrop(OrUnavailable[Maildrop]):
 
 
 @attrs.frozen(kw_only=True)
-class RetrieveMore(OrUnavailable[Content]):
+class RetrieveMore(FallibleQuestion[Content]):
     """The next piece of the message whose Retrieve was answered with ``Content(last=False)``.
 
     Unavailable closes the connection without the final dot: no other way is left to say that the message is not whole.
@@ -49,7 +49,7 @@ class RetrieveMore(OrUnavailable[Content]):
 
 
 @attrs.frozen(kw_only=True)
-class Update(OrUnavailable[Accept]):
+class Update(FallibleQuestion[Accept]):
     """Remove the *deleted* messages for good (RFC 1939 section 6).  Asked once, at QUIT, and only when there are any.
 
     ACCEPT: all of them are gone.  Unavailable: some are not, and the client is told with -ERR.  A session that ends in
@@ -60,34 +60,34 @@ class Update(OrUnavailable[Accept]):
     """Message numbers."""
 
 
-class Refused(_events.RefusedBy[Reply]):
+class CommandRejected(_events.CommandRejected[Reply]):
     __slots__ = ()
-    __doc__ = _events.RefusedBy.__doc__
+    __doc__ = _events.CommandRejected.__doc__
 
 
-class Replied(_events.RepliedBy[Reply]):
+class ReplyReceived(_events.ReplyReceived[Reply]):
     __slots__ = ()
-    __doc__ = _events.RepliedBy.__doc__
+    __doc__ = _events.ReplyReceived.__doc__
 
 
-class AuthenticationFailed(_events.LoginRefusedBy[Reply]):
+class AuthenticationRejected(_events.AuthenticationRejected[Reply]):
     __slots__ = ()
-    __doc__ = _events.LoginRefusedBy.__doc__
+    __doc__ = _events.AuthenticationRejected.__doc__
 
 
-PosedQuestion: TypeAlias = Connected | OpenMaildrop | Retrieve | RetrieveMore | Update | Stls
+ProtocolQuestion: TypeAlias = Connected | OpenMaildrop | Retrieve | RetrieveMore | Update | Stls
 """POP3's own questions."""
 
 ServerEvent: TypeAlias = (
-    PosedQuestion
+    ProtocolQuestion
     | sasl.CheckPassword | sasl.FetchSecret | sasl.Authorize
-    | Capa | Utf8 | Stat | List | Uidl | Dele | Rset | Noop | Quit | Refused | TlsStarted
+    | Capa | Utf8 | Stat | List | Uidl | Dele | Rset | Noop | Quit | CommandRejected | TlsStarted
     | sasl.AuthenticationStarted | sasl.Authenticated | sasl.AuthenticationFailed
 )  # fmt: skip
 """Everything that ``pop3.ServerConnection`` hands to the application."""
 
-AnyServerEvent: TypeAlias = ServerEvent | sasl.FurtherQuestion
-"""Everything that ``pop3.AnyServerConnection`` hands to the application: SCRAM, tokens and certificates, too."""
+ExtendedServerEvent: TypeAlias = ServerEvent | sasl.ExtendedQuestion
+"""Everything that ``pop3.ExtendedServerConnection`` hands to the application: SCRAM, tokens and certificates, too."""
 
-ClientEvent: TypeAlias = Replied | MessageChunk | sasl.Authenticated | AuthenticationFailed
+ClientEvent: TypeAlias = ReplyReceived | MessageChunk | sasl.Authenticated | AuthenticationRejected
 """Everything that ``pop3.ClientConnection`` hands to the application."""

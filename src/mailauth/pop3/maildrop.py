@@ -49,7 +49,7 @@ _LINES_AT_ONCE: Final = 256
 """Lines of a LIST or UIDL in one piece: some 20 KiB at most."""
 
 
-class MarkedMaildrop:
+class MaildropSession:
     """A maildrop with the marks that DELE sets and RSET takes away.
 
     Raises LocalProtocolError for a unique-id that would end a line: messages are checked when they are built; this
@@ -108,15 +108,15 @@ class MarkedMaildrop:
         yield b".\r\n"
 
 
-def needs_utf8(octets: bytes) -> bool:
-    """Whether the header at the start of *octets*, as far as it goes, is UTF-8 beyond ASCII (RFC 6856 section 2.1).
+def needs_utf8(data: bytes) -> bool:
+    """Whether the header at the start of *data*, as far as it goes, is UTF-8 beyond ASCII (RFC 6856 section 2.1).
 
     Octets of another encoding make no international header: such a message was never one for UTF8 mode alone.
     """
-    if octets.isascii() or octets.startswith(CRLF):
+    if data.isascii() or data.startswith(CRLF):
         return False
-    blank = octets.find(b"\r\n\r\n")
-    header = octets if blank < 0 else octets[:blank]
+    blank = data.find(b"\r\n\r\n")
+    header = data if blank < 0 else data[:blank]
     try:
         codecs.utf_8_decode(header, "strict", blank >= 0)  # a character may go on in the next piece
     except UnicodeDecodeError:
@@ -124,7 +124,7 @@ def needs_utf8(octets: bytes) -> bool:
     return not header.isascii()
 
 
-class Outgoing:
+class OutgoingMessage:
     """The text of a message on its way out, piece by piece: stuffed, for TOP cut, and ended with the lone dot."""
 
     __slots__ = ("_cut", "_stuffer", "ended", "number", "offset")
@@ -136,20 +136,20 @@ class Outgoing:
         self.ended = False
         """The lone dot is behind the last octets; no more are wanted."""
         self._stuffer = Stuffer()
-        self._cut = None if lines is None else Cut(lines)
+        self._cut = None if lines is None else TopLimiter(lines)
 
-    def take(self, octets: bytes, *, last: bool) -> bytes:
+    def take(self, data: bytes, *, last: bool) -> bytes:
         """The next piece as on the wire."""
-        self.offset += len(octets)
+        self.offset += len(data)
         if self._cut is not None:
-            octets = self._cut.take(octets)
+            data = self._cut.take(data)
             last = last or self._cut.done
-        stuffed = self._stuffer.stuff(octets)
+        stuffed = self._stuffer.stuff(data)
         self.ended = last
         return stuffed + self._stuffer.end() if last else stuffed
 
 
-class Cut:
+class TopLimiter:
     """TOP: the header, the blank line, and the first *lines* lines of the body (RFC 1939 section 7).
 
     Takes the message in pieces, cut anywhere, and looks at no octet twice.
@@ -164,36 +164,36 @@ class Cut:
         self.done = False
         """All that was asked for went by: the rest of the message is not wanted."""
 
-    def take(self, octets: bytes) -> bytes:
-        """As much of *octets* as belongs to the answer."""
+    def take(self, data: bytes) -> bytes:
+        """As much of *data* as belongs to the answer."""
         start = 0
         if not self._in_body:
-            joined = self._tail + octets
+            joined = self._tail + data
             blank = joined.find(b"\r\n\r\n")
             if blank < 0:
                 self._tail = joined[-3:]
-                return octets
+                return data
             self._in_body = True
             start = blank + 4 - len(self._tail)
             self._tail = b""
-        end = self._end_of_lines(octets, start)
+        end = self._end_of_lines(data, start)
         if end is None:
-            self._tail = octets[-1:] or self._tail
-            return octets
+            self._tail = data[-1:] or self._tail
+            return data
         self.done = True
-        return octets[:end]
+        return data[:end]
 
-    def _end_of_lines(self, octets: bytes, start: int) -> int | None:
-        """Where the last line that is wanted ends; None when it is not in *octets*."""
+    def _end_of_lines(self, data: bytes, start: int) -> int | None:
+        """Where the last line that is wanted ends; None when it is not in *data*."""
         if self._lines == 0:
             return start
-        if start == 0 and self._tail == b"\r" and octets.startswith(b"\n"):
+        if start == 0 and self._tail == b"\r" and data.startswith(b"\n"):
             start = 1
             self._lines -= 1
-        ends = octets.count(CRLF, start)
+        ends = data.count(CRLF, start)
         if ends < self._lines:
             self._lines -= ends
             return None
         for _ in range(self._lines):
-            start = octets.find(CRLF, start) + 2
+            start = data.find(CRLF, start) + 2
         return start

@@ -17,7 +17,7 @@ from .._validators import matches, tuple_of, value_of, wrong_type
 
 A = TypeVar("A")
 
-MAXIMUM_REPLY_LINE: Final = 512  # with its CRLF (RFC 1939 section 3; RFC 2449 section 4 leaves it so)
+MAX_REPLY_LINE: Final = 512  # with its CRLF (RFC 1939 section 3; RFC 2449 section 4 leaves it so)
 
 _TEXT: Final = re.compile(r"[\t -~]*")
 _CODE: Final = re.compile(r"[!-.0-\\^-~]+(?:/[!-.0-\\^-~]+)*")
@@ -42,7 +42,7 @@ class Unavailable(enum.Enum):
     """The text can be had after UTF8 alone (RFC 6856 section 5): for Retrieve, where the core cannot see it."""
 
 
-class OrUnavailable(Question[A | Unavailable], Generic[A]):
+class FallibleQuestion(Question[A | Unavailable], Generic[A]):
     """A question that is answered by an *A* or an Unavailable: every one of POP3's own."""
 
     __slots__ = ()
@@ -56,7 +56,7 @@ class OrUnavailable(Question[A | Unavailable], Generic[A]):
 class Content:
     """A piece of a message, or all of it: an application's answer to Retrieve and RetrieveMore."""
 
-    octets: bytes = attrs.field(repr=lambda octets: f"<{len(octets)} octets>")
+    data: bytes = attrs.field(repr=lambda data: f"<{len(data)} octets>")
     """With CRLF line ends, dots not stuffed; pieces may be cut anywhere.
 
     A bare LF goes out as it is, and a dot behind it gets another one: a client that takes LF for a line end (poplib
@@ -68,8 +68,8 @@ class Content:
 
     def __attrs_post_init__(self) -> None:
         # A third of what two validators cost: one is built for each message that is sent.
-        if not isinstance(self.octets, bytes):
-            raise wrong_type("octets", bytes, self.octets)
+        if not isinstance(self.data, bytes):
+            raise wrong_type("data", bytes, self.data)
         if not isinstance(self.last, bool):
             raise wrong_type("last", bool, self.last)
 
@@ -103,7 +103,7 @@ class Reply:
 
     def to_wire(self) -> bytes:
         """The reply as on the wire: lines stuffed and cut to 512 octets with CRLF, the lone dot behind several."""
-        room = MAXIMUM_REPLY_LINE - 2
+        room = MAX_REPLY_LINE - 2
         out = [str(self)[:room]]
         if self.lines is not None:
             out += [f".{line}"[:room] if line.startswith(".") else line[:room] for line in self.lines]
@@ -116,14 +116,14 @@ def parse_status(line: bytes) -> Reply:
     found = _STATUS.fullmatch(line)
     if found is None:
         raise Malformed("a reply begins with +OK or -ERR")
-    status, octets = found.groups()
-    text = printable(octets or b"")
+    status, data = found.groups()
+    text = printable(data or b"")
     code = ""
     if (coded := _CODED.fullmatch(text)) is not None:
         code, text = coded.groups()
     return Reply(status == b"+OK", code, text)
 
 
-def printable(octets: bytes) -> str:
-    """*octets* as text that a Reply may hold."""
-    return _NOT_TEXT.sub("?", octets.decode("latin-1"))
+def printable(data: bytes) -> str:
+    """*data* as text that a Reply may hold."""
+    return _NOT_TEXT.sub("?", data.decode("latin-1"))

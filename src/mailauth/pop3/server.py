@@ -13,13 +13,13 @@ from typing import Any, Final, Generic, Never, TypeVar
 
 from .. import sasl
 from .._errors import LocalProtocolError, Malformed
-from .._events import Accept, Action, Question, Tls, Why
+from .._events import Accept, Action, CloseReason, Question, Tls
 from .._lines import LineTooLong
 from .._server import login_failed
-from . import _fixed
+from . import _standard_replies
 from ._command_lines import PARSERS
+from ._fast_path import FastPath
 from ._states import NEXT, State
-from ._usual import UsualCourse
 from .commands import (
     Apop,
     Auth,
@@ -38,36 +38,36 @@ from .commands import (
     User,
     Utf8,
 )
-from .events import Connected, OpenMaildrop, PosedQuestion, Refused, RetrieveMore, ServerEvent, Update
-from .maildrop import Maildrop, MarkedMaildrop, Outgoing, needs_utf8
+from .events import CommandRejected, Connected, OpenMaildrop, ProtocolQuestion, RetrieveMore, ServerEvent, Update
+from .maildrop import Maildrop, MaildropSession, OutgoingMessage, needs_utf8
 from .replies import Content, Reply, Unavailable
-from .settings import AnyServerSettings, ServerSettings
+from .settings import ExtendedServerSettings, ServerSettings
 
 A = TypeVar("A")
 Q = TypeVar("Q")
 
 _AUTH, _TRANSACTION = State.AUTH, State.TRANSACTION
-_MESSAGE_FOLLOWS: Final = _fixed.MESSAGE_FOLLOWS.to_wire()
-_SEND_PASSWORD: Final = _fixed.SEND_PASSWORD.to_wire()
-_NOOP: Final = _fixed.NOOP.to_wire()
-_GOODBYE: Final = _fixed.GOODBYE.to_wire()
+_MESSAGE_FOLLOWS: Final = _standard_replies.MESSAGE_FOLLOWS.to_wire()
+_SEND_PASSWORD: Final = _standard_replies.SEND_PASSWORD.to_wire()
+_NOOP: Final = _standard_replies.NOOP.to_wire()
+_GOODBYE: Final = _standard_replies.GOODBYE.to_wire()
 
 _SECRET: Final = frozenset({"PASS", "APOP", "AUTH"})
 _FROM_A_BROWSER: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE"})
 
 
-class _Connection(UsualCourse[Q], Generic[Q]):
+class _Connection(FastPath[Q], Generic[Q]):
     """One POP3 session, whose login may ask *Q* beside what every server's may."""
 
-    __slots__ = ("_errors", "_failed_logins", "_outgoing", "_pieces", "_said_utf8", "_timestamp")
+    __slots__ = ("_errors", "_failed_logins", "_outgoing", "_pieces", "_timestamp", "_utf8_announced")
 
-    def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
+    def __init__(self, settings: ExtendedServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
         super().__init__(settings, entropy=entropy, tls=tls)
         self._then = partial(self._ask, Connected())
         self._timestamp: str | None = None  # the nonce in the greeting's
-        self._said_utf8 = False
+        self._utf8_announced = False
         self._pieces: Iterator[bytes] = iter(())  # of a LIST or UIDL
-        self._outgoing = Outgoing(0, None)  # of a RETR or TOP
+        self._outgoing = OutgoingMessage(0, None)  # of a RETR or TOP
         self._errors = 0
         self._failed_logins = 0
 
@@ -82,11 +82,11 @@ class _Connection(UsualCourse[Q], Generic[Q]):
         if state is _AUTH and self._exchange is not None:
             return self._take_response(self._exchange, self._wait)
         try:
-            line = self._input.take_line(self._settings.maximum_command_line)
+            line = self._input.take_line(self._settings.max_command_line)
         except LineTooLong:
-            return self._refuse("", b"", _fixed.LINE_TOO_LONG)
+            return self._refuse("", b"", _standard_replies.LINE_TOO_LONG)
         if line is None:
-            return self._starve(self._wait)
+            return self._need_more_data(self._wait)
         return self._read(line)
 
     def _read(self, line: bytes) -> ServerEvent | None:
@@ -97,37 +97,37 @@ class _Connection(UsualCourse[Q], Generic[Q]):
         if parse is None:
             if verb in _FROM_A_BROWSER and self._state is State.AUTHORIZATION:
                 # A page makes a browser talk to us (CVE-2021-3618): no second try.
-                self._errors = self._settings.maximum_errors
-            return self._refuse("", line, _fixed.UNKNOWN_COMMAND)
+                self._errors = self._settings.max_errors
+            return self._refuse("", line, _standard_replies.UNKNOWN_COMMAND)
         name = verb.decode("ascii")
         if name not in NEXT[self._state]:
-            return self._refuse(name, line, _fixed.BAD_SEQUENCE)
+            return self._refuse(name, line, _standard_replies.BAD_SEQUENCE)
         try:
             command = parse(argument)
         except Malformed as error:
             return self._refuse(name, line, Reply(False, "", str(error)))
-        return self._obey(command, line)
+        return self._handle_command(command, line)
 
-    def _obey(self, command: LineCommand, line: bytes | None) -> ServerEvent | None:
-        answered = _OBEY[type(command)](self, command)
+    def _handle_command(self, command: LineCommand, line: bytes | None) -> ServerEvent | None:
+        answered = _HANDLERS[type(command)](self, command)
         if isinstance(answered, Reply):
             # Who asks for a message that is not there breaks no rule.
             breach = self._state is not _TRANSACTION
             return self._refuse(command.verb, command.to_wire()[:-2] if line is None else line, answered, breach=breach)
         return answered
 
-    def _refuse(self, verb: str, line: bytes, reply: Reply, *, breach: bool = True) -> Refused:
+    def _refuse(self, verb: str, line: bytes, reply: Reply, *, breach: bool = True) -> CommandRejected:
         """The rules alone say no; the last breach that the budget allows is told so, and ends the session."""
         if verb in _SECRET:
             line = verb.encode("ascii")
         if breach:
             self._errors += 1
-            if self._errors >= self._settings.maximum_errors:
-                reply = _fixed.TOO_MANY_ERRORS
-                self._abandon(self._why)
-                self._close(Why.TOO_MANY_ERRORS)
-        self._say(reply)
-        return Refused(verb=verb, line=line, reply=reply)
+            if self._errors >= self._settings.max_errors:
+                reply = _standard_replies.TOO_MANY_ERRORS
+                self._end_unfinished(self._why)
+                self._close(CloseReason.TOO_MANY_ERRORS)
+        self._write_reply(reply)
+        return CommandRejected(verb=verb, line=line, reply=reply)
 
     # The commands: each gives the event, or the Reply that refuses it
 
@@ -137,18 +137,18 @@ class _Connection(UsualCourse[Q], Generic[Q]):
 
     def _utf8_mode(self, command: Utf8) -> ServerEvent | Reply:
         if not self._settings.utf8:
-            return _fixed.NO_UTF8
-        self._utf8 = self._said_utf8 = True
-        self._say(_fixed.UTF8_MODE)
+            return _standard_replies.NO_UTF8
+        self._utf8 = self._utf8_announced = True
+        self._write_reply(_standard_replies.UTF8_MODE)
         return command
 
     def _stls(self, command: Stls) -> ServerEvent | Reply:
         if self._tls is not None:
-            return _fixed.TLS_ACTIVE
-        if self._said_utf8:
-            return _fixed.NO_TLS_AFTER_UTF8
+            return _standard_replies.TLS_ACTIVE
+        if self._utf8_announced:
+            return _standard_replies.NO_TLS_AFTER_UTF8
         if not self._settings.stls:
-            return _fixed.NO_TLS
+            return _standard_replies.NO_TLS
         return self._ask(command)
 
     def _stat(self, command: Stat) -> ServerEvent | Reply:
@@ -157,18 +157,20 @@ class _Connection(UsualCourse[Q], Generic[Q]):
 
     def _list(self, command: List) -> ServerEvent | Reply:
         maildrop = self._maildrop
-        return self._tell(command, f"{maildrop.count} messages ({maildrop.size} octets)", maildrop.scan_listing)
+        return self._write_listing(
+            command, f"{maildrop.count} messages ({maildrop.size} octets)", maildrop.scan_listing
+        )
 
     def _uidl(self, command: Uidl) -> ServerEvent | Reply:
-        return self._tell(command, "unique-ids follow", self._maildrop.unique_id_listing)
+        return self._write_listing(command, "unique-ids follow", self._maildrop.unique_id_listing)
 
-    def _tell(self, command: List | Uidl, head: str, line: Callable[[int], bytes]) -> ServerEvent | Reply:
+    def _write_listing(self, command: List | Uidl, head: str, line: Callable[[int], bytes]) -> ServerEvent | Reply:
         """What there is to say of one message, or of all: then made piece by piece as the pieces leave."""
         number = command.number
         if number is None:
-            self._say_ok(head)
+            self._write_ok(head)
             self._pieces = self._maildrop.listing(line)
-            self._then = self._tell_on
+            self._then = self._write_more_listing
             return command
         missing = self._maildrop.missing(number)
         if missing is not None:
@@ -176,11 +178,11 @@ class _Connection(UsualCourse[Q], Generic[Q]):
         self._write(b"+OK " + line(number), due=False)
         return command
 
-    def _tell_on(self) -> None:
+    def _write_more_listing(self) -> None:
         piece = next(self._pieces, None)
         if piece is not None:
             self._write(piece, due=False)
-            self._then = self._tell_on
+            self._then = self._write_more_listing
 
     def _retrieve(self, command: Retrieve) -> ServerEvent | Reply:
         return self._maildrop.missing(command.number) or self._ask(command)
@@ -190,12 +192,12 @@ class _Connection(UsualCourse[Q], Generic[Q]):
         if missing is not None:
             return missing
         self._maildrop.delete(command.number)
-        self._say_ok(f"message {command.number} deleted")
+        self._write_ok(f"message {command.number} deleted")
         return command
 
     def _rset(self, command: Rset) -> ServerEvent | Reply:
         self._maildrop.reset()
-        self._say_contents()
+        self._write_content()
         return command
 
     def _noop(self, command: Noop) -> ServerEvent | Reply:
@@ -207,14 +209,14 @@ class _Connection(UsualCourse[Q], Generic[Q]):
             self._state = State.UPDATE
             self._then = partial(self._ask, Update(deleted=frozenset(self._maildrop.deleted)))
             return command
-        self._abandon(self._why)
+        self._end_unfinished(self._why)
         self._write(_GOODBYE, due=False)
-        self._close(Why.QUIT)
+        self._close(CloseReason.QUIT)
         return command
 
     # The questions
 
-    def _ask(self, question: PosedQuestion) -> PosedQuestion:
+    def _ask(self, question: ProtocolQuestion) -> ProtocolQuestion:
         self._question = question
         return question
 
@@ -226,56 +228,58 @@ class _Connection(UsualCourse[Q], Generic[Q]):
         else:
             if not isinstance(answer, Accept | Unavailable):
                 raise LocalProtocolError(f"the answer is ACCEPT or an Unavailable here, not {type(answer).__name__}")
-            why = None if isinstance(answer, Accept) else answer
+            reason = None if isinstance(answer, Accept) else answer
             if isinstance(question, Connected):
-                self._greet(why)
+                self._greet(reason)
             elif isinstance(question, Stls):
-                self._go_secure(why)
+                self._start_tls(reason)
             else:  # in UPDATE: the connection ends either way (RFC 1939 section 6)
-                self._say(_fixed.GOODBYE if why is None else _fixed.UPDATE_FAILED[why])
-                self._close(Why.QUIT)
+                self._write_reply(
+                    _standard_replies.GOODBYE if reason is None else _standard_replies.UPDATE_FAILED[reason]
+                )
+                self._close(CloseReason.QUIT)
 
     def _take_content(self, question: Retrieve | RetrieveMore, answer: object) -> None:
         if isinstance(answer, Content):
             if isinstance(question, Retrieve):
-                if not self._utf8 and needs_utf8(answer.octets):
-                    self._say(_fixed.NEEDS_UTF8)
+                if not self._utf8 and needs_utf8(answer.data):
+                    self._write_reply(_standard_replies.NEEDS_UTF8)
                     return
-                self._outgoing = Outgoing(question.number, question.lines)
+                self._outgoing = OutgoingMessage(question.number, question.lines)
                 self._write(_MESSAGE_FOLLOWS, due=False)
             outgoing = self._outgoing
-            octets = outgoing.take(answer.octets, last=answer.last)
-            if octets:
-                self._write(octets, due=not outgoing.ended or self._input.used_up)
+            data = outgoing.take(answer.data, last=answer.last)
+            if data:
+                self._write(data, due=not outgoing.ended or self._input.used_up)
             if not outgoing.ended:
                 self._then = partial(self._ask, RetrieveMore(number=outgoing.number, offset=outgoing.offset))
         elif not isinstance(answer, Unavailable):
             raise LocalProtocolError(f"the answer is Content or an Unavailable here, not {type(answer).__name__}")
         elif isinstance(question, Retrieve):
-            self._say(_fixed.MESSAGE_UNAVAILABLE[answer])
+            self._write_reply(_standard_replies.MESSAGE_UNAVAILABLE[answer])
         else:
-            self._close(Why.ABORTED)  # with the final dot the client would take the half for the whole
+            self._close(CloseReason.ABORTED)  # with the final dot the client would take the half for the whole
 
     def _open(self, answer: object) -> None:
         if isinstance(answer, Maildrop):
-            self._maildrop = MarkedMaildrop(answer)
+            self._maildrop = MaildropSession(answer)
             self._state = _TRANSACTION
             self._wait = self._settings.waits[1]
-            self._say_contents()
+            self._write_content()
         elif isinstance(answer, Unavailable):
             self._identity = None
             self._state = State.AUTHORIZATION
-            self._say(_fixed.MAILDROP_UNAVAILABLE[answer])
+            self._write_reply(_standard_replies.MAILDROP_UNAVAILABLE[answer])
             self._errors += 1  # the password was checked, and that work must be bounded too
             self._check_budgets()
         else:
             raise LocalProtocolError(f"the answer is a Maildrop or an Unavailable here, not {type(answer).__name__}")
 
-    def _greet(self, why: Unavailable | None) -> None:
+    def _greet(self, reason: Unavailable | None) -> None:
         """A timestamp is an offer of APOP: the last word on the line, and the only one in angle brackets."""
-        if why is not None:
-            self._say(_fixed.CONNECTION_REFUSED[why])
-            self._close(Why.SHUT_DOWN)
+        if reason is not None:
+            self._write_reply(_standard_replies.CONNECTION_REFUSED[reason])
+            self._close(CloseReason.SHUT_DOWN)
             return
         text = "POP3 server ready"
         if self._offers("APOP"):
@@ -283,26 +287,26 @@ class _Connection(UsualCourse[Q], Generic[Q]):
             context = self._settings.context(self._timestamp, self._tls)
             text = f"{text} {context.message_id.decode('ascii')}"
         self._state = State.AUTHORIZATION
-        self._say_ok(text)
+        self._write_ok(text)
 
-    def _go_secure(self, why: Unavailable | None) -> None:
-        if why is None and self._instead is None:
+    def _start_tls(self, reason: Unavailable | None) -> None:
+        if reason is None and self._phase is None:
             self._state = State.TLS
-            self._say(_fixed.BEGIN_TLS)
+            self._write_reply(_standard_replies.BEGIN_TLS)
             self._expect_tls()
         else:  # also when ``shut_down()`` came while the question was open
-            self._say(_fixed.TLS_UNAVAILABLE[why or Unavailable.TEMPORARY])
+            self._write_reply(_standard_replies.TLS_UNAVAILABLE[reason or Unavailable.TEMPORARY])
 
     # The login
 
     def _user(self, command: User) -> ServerEvent | Reply:
         if not self._offers("USER"):
-            return _fixed.NO_MECHANISM  # so that PASS is never sent
+            return _standard_replies.NO_MECHANISM  # so that PASS is never sent
         renamed = self._exchange
         if renamed is not None:
             self._errors += 1
-            if self._errors >= self._settings.maximum_errors:
-                return _fixed.TOO_MANY_ERRORS  # which ends the session
+            if self._errors >= self._settings.max_errors:
+                return _standard_replies.TOO_MANY_ERRORS  # which ends the session
         exchange = self._begin("USER", State.NAMED)
         started = sasl.AuthenticationStarted(mechanism="USER")
         if renamed is not None:
@@ -316,7 +320,7 @@ class _Connection(UsualCourse[Q], Generic[Q]):
 
     def _apop(self, command: Apop) -> ServerEvent | Reply:
         if self._timestamp is None or not self._offers("APOP"):
-            return _fixed.NO_MECHANISM
+            return _standard_replies.NO_MECHANISM
         exchange = self._begin("APOP", State.AUTH, self._timestamp)
         name, blank, digest = command.argument.rpartition(b" ")
         self._proceed(exchange, exchange.respond(self._prepared(name) + blank + digest))
@@ -325,10 +329,10 @@ class _Connection(UsualCourse[Q], Generic[Q]):
     def _auth(self, command: Auth) -> ServerEvent | Reply:
         offered = self._settings.offered(self._tls)
         if command.mechanism is None:
-            self._say(Reply(True, "", "mechanisms follow", offered))
+            self._write_reply(Reply(True, "", "mechanisms follow", offered))
             return Capa()  # the question of old clients that CAPA has replaced
         if command.mechanism not in offered:
-            return _fixed.NO_MECHANISM
+            return _standard_replies.NO_MECHANISM
         exchange = self._begin(command.mechanism, State.AUTH)
         self._proceed(exchange, exchange.begin(command.initial_response))
         return sasl.AuthenticationStarted(mechanism=command.mechanism)
@@ -350,19 +354,19 @@ class _Connection(UsualCourse[Q], Generic[Q]):
         context = self._settings.context(nonce or self._nonce(), self._tls)
         return self._start_login(self._settings.mechanisms.create(mechanism, context))
 
-    def _challenge(self, octets: bytes) -> None:
+    def _challenge(self, data: bytes) -> None:
         if self._state is State.NAMED:
             self._write(_SEND_PASSWORD, due=False)
         else:  # the blank stays when the challenge is empty: clients hang without it
-            self._write(b"+ " + sasl.encode_base64(octets) + b"\r\n", due=False)
+            self._write(b"+ " + sasl.encode_base64(data) + b"\r\n", due=False)
 
-    def _admit(self, success: sasl.Success) -> None:
+    def _accept_login(self, success: sasl.Success) -> None:
         self._state = State.OPENING
         self._then = partial(self._ask, OpenMaildrop(identity=success.authorization_identity))
 
-    def _deny(self, why: sasl.Refusal | sasl.Fault, *, counts: bool) -> None:
+    def _reject_login(self, reason: sasl.Refusal | sasl.Fault, *, counts: bool) -> None:
         self._state = State.AUTHORIZATION
-        self._say(_fixed.LOGIN_FAILURES[why])
+        self._write_reply(_standard_replies.LOGIN_FAILURES[reason])
         if counts:
             self._failed_logins += 1
         else:
@@ -371,8 +375,8 @@ class _Connection(UsualCourse[Q], Generic[Q]):
 
     def _check_budgets(self) -> None:
         settings = self._settings
-        if self._errors >= settings.maximum_errors or self._failed_logins >= settings.maximum_failed_logins:
-            self._close(Why.TOO_MANY_ERRORS)
+        if self._errors >= settings.max_errors or self._failed_logins >= settings.max_failed_logins:
+            self._close(CloseReason.TOO_MANY_ERRORS)
 
     # TLS and the end
 
@@ -380,19 +384,19 @@ class _Connection(UsualCourse[Q], Generic[Q]):
         self._state = State.AUTHORIZATION
         self._events.append(self._drop_clear_text(tls))
 
-    def _take_leave(self) -> None:
+    def _send_shutdown_reply(self) -> None:
         """Only what was asked is answered: an unasked -ERR would be taken for the reply to the next command."""
         if self._state is State.OPENING:
-            self._say(_fixed.SHUTTING_DOWN)
+            self._write_reply(_standard_replies.SHUTTING_DOWN)
 
-    def _say_contents(self) -> None:
-        self._say_ok(f"maildrop has {self._maildrop.count} messages ({self._maildrop.size} octets)")
+    def _write_content(self) -> None:
+        self._write_ok(f"maildrop has {self._maildrop.count} messages ({self._maildrop.size} octets)")
 
-    def _say(self, reply: Reply) -> None:
+    def _write_reply(self, reply: Reply) -> None:
         # Replies wait for each other (RFC 2449 section 6.6): they leave when no further command is there.
         self._write(reply.to_wire(), due=False)
 
-    def _say_ok(self, text: str) -> None:
+    def _write_ok(self, text: str) -> None:
         """A positive reply whose text is our own: what Reply checks is known to be right."""
         self._write(f"+OK {text}\r\n".encode("ascii"), due=False)
 
@@ -409,15 +413,15 @@ class ServerConnection(_Connection[Never]):
         super().__init__(settings, entropy=entropy, tls=tls)
 
 
-class AnyServerConnection(_Connection[sasl.FurtherQuestion]):
+class ExtendedServerConnection(_Connection[sasl.ExtendedQuestion]):
     """One POP3 session whose client may log in by SCRAM, a token or a certificate, too."""
 
     __slots__ = ()
 
-    _asks_further = True
+    _asks_extended = True
 
 
-_OBEY: Final[Mapping[type[object], Callable[[_Connection[Any], Any], ServerEvent | Reply | None]]] = {
+_HANDLERS: Final[Mapping[type[object], Callable[[_Connection[Any], Any], ServerEvent | Reply | None]]] = {
     Capa: _Connection._capa,
     Utf8: _Connection._utf8_mode,
     Stls: _Connection._stls,

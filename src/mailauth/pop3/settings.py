@@ -16,7 +16,7 @@ from .._errors import LocalProtocolError
 from .._events import NeedData, Tls
 from .replies import Reply
 
-MAXIMUM_COMMAND_LINE: Final = 255
+MAX_COMMAND_LINE: Final = 255
 """Octets of a command with its CRLF (RFC 2449 section 4); what a client keeps to, and a server takes at least."""
 
 _HOST_NAME: Final = re.compile(r"[!-;=?-~]{1,255}")
@@ -32,7 +32,7 @@ def _own() -> dict[str, sasl.ServerFactory]:
 DEFAULT_MECHANISMS: Final = sasl.Mechanisms({**_own(), **sasl.DEFAULT_MECHANISMS.factories})
 """POP3's own two, USER and APOP, before those of ``sasl.DEFAULT_MECHANISMS``."""
 
-ALL_MECHANISMS: Final = sasl.AnyMechanisms({**_own(), **sasl.ALL_MECHANISMS.factories})
+ALL_MECHANISMS: Final = sasl.ExtendedMechanisms({**_own(), **sasl.ALL_MECHANISMS.factories})
 """POP3's own two, USER and APOP, before those of ``sasl.ALL_MECHANISMS``."""
 
 
@@ -51,8 +51,8 @@ _NOT_SASL: Final = frozenset({"USER", "APOP"})  # they have verbs of their own, 
 
 
 @attrs.frozen(kw_only=True)
-class AnyServerSettings:
-    """How a POP3 server behaves whose application is asked whatever a mechanism may ask (``pop3.AnyServerEvent``).
+class ExtendedServerSettings:
+    """How a POP3 server behaves whose application is asked whatever a mechanism may ask (``pop3.ExtendedServerEvent``).
 
     Raises LocalProtocolError or ValueError for what no server may be told.
     """
@@ -60,9 +60,9 @@ class AnyServerSettings:
     host_name: str = "localhost"
     """How the server names itself in greeting and challenges."""
 
-    mechanisms: sasl.AnyMechanisms = DEFAULT_MECHANISMS
+    mechanisms: sasl.ExtendedMechanisms = DEFAULT_MECHANISMS
     """The ways to log in inside TLS; ``USER`` (USER and PASS) and ``APOP`` are names like the others.  Offered as far
-    as the connection can carry them: see ``sasl.possible()``."""
+    as the connection can carry them: see ``sasl.is_possible()``."""
 
     scram_decoy: sasl.ScramDecoy | None = None
     """What SCRAM shows of an identity without keys; needed where SCRAM is among the mechanisms."""
@@ -90,27 +90,25 @@ class AnyServerSettings:
     implementation: str = "mailauth"
     """What CAPA tells of the make (RFC 2449 section 6.9); empty: nothing."""
 
-    maximum_command_line: int = attrs.field(
-        default=MAXIMUM_COMMAND_LINE, validator=attrs.validators.ge(MAXIMUM_COMMAND_LINE)
-    )
+    max_command_line: int = attrs.field(default=MAX_COMMAND_LINE, validator=attrs.validators.ge(MAX_COMMAND_LINE))
     """Octets of a command with CRLF (RFC 2449 section 4); lines of an AUTH exchange may have 12,288."""
 
-    maximum_errors: int = attrs.field(default=20, validator=attrs.validators.ge(3))
+    max_errors: int = attrs.field(default=20, validator=attrs.validators.ge(3))
     """Commands refused for syntax or order, before the login for anything; then the end.  A login counts as one of them
     if it is cancelled or badly encoded before the application was asked, if another USER replaces it, or if it ends in
     a temporary failure.  No RFC names a number."""
 
-    maximum_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
+    max_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
     """Failed logins, the last of which ends the session; not before three (RFC 4954 section 9 says so for SMTP).  One
     whose name or password cannot be prepared counts, as does one that is broken off after the application was asked."""
 
-    patience: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
+    timeout: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
     """Seconds for a command or a line of a login, from the reply before it on; then the session ends, and no deletion
     is committed.  An autologout timer has ten minutes at least (RFC 1939 section 3)."""
 
-    time_before_login: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
+    login_timeout: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
     """Seconds from the beginning of the connection to a login, whatever is said in between.  Infinite: no such end.  No
-    RFC names a number; it is that of *patience*."""
+    RFC names a number; it is that of *timeout*."""
 
     def __attrs_post_init__(self) -> None:
         timestamp = self.context("0" * 32, None).message_id
@@ -123,11 +121,11 @@ class AnyServerSettings:
     @cached_property
     def waits(self) -> tuple[NeedData, NeedData]:
         """For a command before the login, and for one after it."""
-        return NeedData(patience=self.patience, until=self.time_before_login), NeedData(patience=self.patience)
+        return NeedData(timeout=self.timeout, until=self.login_timeout), NeedData(timeout=self.timeout)
 
     def offers(self, mechanism: str, tls: Tls | None) -> bool:
         """Whether that way to log in is open in that state."""
-        if mechanism not in self.mechanisms or not sasl.possible(mechanism, tls):
+        if mechanism not in self.mechanisms or not sasl.is_possible(mechanism, tls):
             return False
         return tls is not None or mechanism in self.mechanisms_without_tls
 
@@ -185,7 +183,7 @@ class AnyServerSettings:
 
 
 @attrs.frozen(kw_only=True)
-class ServerSettings(AnyServerSettings):
+class ServerSettings(ExtendedServerSettings):
     """How a POP3 server behaves whose application is asked about passwords alone (``pop3.ServerEvent``).
 
     Raises LocalProtocolError or ValueError for what no server may be told.
@@ -204,11 +202,11 @@ class ClientSettings:
     tls_required: bool = False
     """Outside TLS no login can begin: a stripped STLS ends in an error, not in clear text (RFC 2595 section 2.1)."""
 
-    maximum_reply_line: int = attrs.field(default=2_048, validator=attrs.validators.ge(512))
+    max_reply_line: int = attrs.field(default=2_048, validator=attrs.validators.ge(512))
     """Octets of one line of an answer, with CRLF: 512 by RFC 1939 section 3; the standard library takes 2,048."""
 
-    maximum_answer: int = attrs.field(default=8_388_608, validator=attrs.validators.ge(65_536))
+    max_response: int = attrs.field(default=8_388_608, validator=attrs.validators.ge(65_536))
     """Octets of a multi-line answer to CAPA, LIST or UIDL: a hundred thousand unique-ids of 70 characters."""
 
-    maximum_unanswered: int = attrs.field(default=200, validator=attrs.validators.ge(1))
+    max_unanswered: int = attrs.field(default=200, validator=attrs.validators.ge(1))
     """Commands sent and not answered yet: so few that their lines never fill a TCP window (RFC 2449 section 6.6)."""

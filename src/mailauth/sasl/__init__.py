@@ -1,8 +1,7 @@
 """SASL mechanisms, client and server side, as pure values (RFC 4422).  Knows nothing of SMTP or POP3."""
 
 from ._base64 import decode_base64 as decode_base64, encode_base64 as encode_base64
-from ._by_password import by_password as by_password
-from ._exchange import MAXIMUM_LINE as MAXIMUM_LINE, ClientExchange as ClientExchange, ServerExchange as ServerExchange
+from ._exchange import MAX_LINE as MAX_LINE, ClientExchange as ClientExchange, ServerExchange as ServerExchange
 from ._fields import is_message_id as is_message_id
 from ._md5 import MD5_AVAILABLE as MD5_AVAILABLE
 from ._messages import (
@@ -15,10 +14,10 @@ from ._messages import (
     CheckPassword as CheckPassword,
     CheckToken as CheckToken,
     ClientMechanism as ClientMechanism,
+    ExtendedQuestion as ExtendedQuestion,
     Fault as Fault,
     FetchScramKeys as FetchScramKeys,
     FetchSecret as FetchSecret,
-    FurtherQuestion as FurtherQuestion,
     PasswordMechanism as PasswordMechanism,
     PasswordQuestion as PasswordQuestion,
     PasswordStep as PasswordStep,
@@ -32,15 +31,16 @@ from ._messages import (
 from ._offer import (
     ALL_MECHANISMS as ALL_MECHANISMS,
     DEFAULT_MECHANISMS as DEFAULT_MECHANISMS,
-    AnyMechanisms as AnyMechanisms,
-    AnyServerFactory as AnyServerFactory,
     Context as Context,
+    ExtendedMechanisms as ExtendedMechanisms,
+    ExtendedServerFactory as ExtendedServerFactory,
     Mechanisms as Mechanisms,
     ServerFactory as ServerFactory,
     check_offer as check_offer,
+    is_possible as is_possible,
     kind_of_connection as kind_of_connection,
-    possible as possible,
 )
+from ._password_mechanisms import password_mechanisms as password_mechanisms
 from .apop import ApopClient as ApopClient, ApopServer as ApopServer
 from .cram_md5 import CramMd5Client as CramMd5Client, CramMd5Server as CramMd5Server
 from .external import ExternalClient as ExternalClient, ExternalServer as ExternalServer
@@ -49,7 +49,7 @@ from .oauthbearer import OauthBearerClient as OauthBearerClient, OauthBearerServ
 from .plain import PlainClient as PlainClient, PlainServer as PlainServer
 from .saslprep import saslprep as saslprep
 from .scram import (
-    MAXIMUM_ITERATIONS as MAXIMUM_ITERATIONS,
+    MAX_ITERATIONS as MAX_ITERATIONS,
     ScramDecoy as ScramDecoy,
     ScramSha1Client as ScramSha1Client,
     ScramSha1PlusClient as ScramSha1PlusClient,

@@ -10,9 +10,9 @@ import binascii
 from .._errors import Malformed
 
 
-def encode_base64(octets: bytes) -> bytes:
-    """*octets* as one line of base64, without a line end; nothing for nothing."""
-    return binascii.b2a_base64(octets, newline=False)
+def encode_base64(data: bytes) -> bytes:
+    """*data* as one line of base64, without a line end; nothing for nothing."""
+    return binascii.b2a_base64(data, newline=False)
 
 
 def decode_base64(line: bytes) -> bytes:
@@ -22,9 +22,9 @@ def decode_base64(line: bytes) -> bytes:
     refused: what a lenient decoder skips is a place to hide octets in.
     """
     try:
-        octets = binascii.a2b_base64(line)
+        data = binascii.a2b_base64(line)
     except binascii.Error:
         raise Malformed("not base64") from None
-    if encode_base64(octets) != line:
+    if encode_base64(data) != line:
         raise Malformed("not base64")
-    return octets
+    return data

@@ -19,7 +19,7 @@ Digest: TypeAlias = Callable[[bytes, bytes], bytes]
 """(secret, challenge) -> 32 lower-case hexadecimal digits."""
 
 _DIGEST: Final = re.compile(rb"[0-9a-f]{32}")
-_NOBODYS_SECRET: Final = b"no identity has this secret"
+_DECOY_SECRET: Final = b"no identity has this secret"
 
 
 class DigestServer:
@@ -66,6 +66,6 @@ class DigestServer:
         if not (answer is None or isinstance(answer, bytes)):
             raise LocalProtocolError("FetchSecret is answered with bytes, None or a Refusal")
         known = bool(answer)  # an empty secret is no secret: anybody could compute with it
-        expected = self._digest(answer or _NOBODYS_SECRET, self._challenge)
+        expected = self._digest(answer or _DECOY_SECRET, self._challenge)
         equal = hmac.compare_digest(expected, claimed)
         return Success(authentication_identity=who) if equal and known else Refusal.BAD_CREDENTIALS

@@ -32,12 +32,12 @@ from ._messages import (
     Success,
 )
 
-MAXIMUM_LINE: Final = 12_288 + 4
+MAX_LINE: Final = 12_288 + 4
 """Octets of a line of an exchange, with CRLF and POP3's ``+ `` (RFC 4954 section 4; RFC 5034 section 4 names none)."""
 
 
 class _Turn(enum.Enum):
-    NOBODY_YET = "the exchange has not begun"
+    NOT_STARTED = "the exchange has not begun"
     CLIENT = "the client's response is awaited"
     APPLICATION = "a question is open"
     OVER = "the exchange is over"
@@ -71,7 +71,7 @@ class ServerExchange:
 
     The final Success always names who counts: ``authorization_identity`` is never empty and is the identity to act as,
     ``authentication_identity`` is who proved it.  They differ only if Authorize was answered with ACCEPT.  Its
-    ``octets`` are empty, since they were sent before.
+    ``data`` are empty, since they were sent before.
 
     A call out of turn raises LocalProtocolError and changes nothing.
     """
@@ -80,7 +80,7 @@ class ServerExchange:
 
     def __init__(self, mechanism: ServerMechanism) -> None:
         self._mechanism = mechanism
-        self._turn = _Turn.NOBODY_YET
+        self._turn = _Turn.NOT_STARTED
         self._question: ServerQuestion | None = None
         self._proved: Success | None = None
         self._was_asked = False
@@ -107,7 +107,7 @@ class ServerExchange:
 
     def begin(self, initial_response: bytes | None) -> Step:
         """The AUTH command with its initial response as on the wire: base64, ``=`` for an empty one, None for none."""
-        self._expect(_Turn.NOBODY_YET)
+        self._expect(_Turn.NOT_STARTED)
         if initial_response is None:
             return self._take(self._mechanism.respond(None))
         if not self._mechanism.client_first:
@@ -127,7 +127,7 @@ class ServerExchange:
 
     def respond(self, response: bytes | None) -> Step:
         """A response as it is, for the forms without base64: what follows USER, PASS or APOP on its line."""
-        self._expect(_Turn.NOBODY_YET, _Turn.CLIENT)
+        self._expect(_Turn.NOT_STARTED, _Turn.CLIENT)
         return self._take(self._respond(response))
 
     def answer(self, answer: object) -> Step:
@@ -158,7 +158,7 @@ class ServerExchange:
         if self._proved is None:
             return self._mechanism.respond(response)
         # The mechanism's last word travelled as a challenge; all that is left for the client to say is nothing.
-        return Fault.MALFORMED if response else attrs.evolve(self._proved, octets=b"")
+        return Fault.MALFORMED if response else attrs.evolve(self._proved, data=b"")
 
     def _take(self, step: Step) -> Step:
         """Note whose turn *step* makes it; a mechanism's Success is settled first."""
@@ -181,9 +181,7 @@ class ServerExchange:
         who = success.authentication_identity
         acting_as = success.authorization_identity
         # Not evolve(): most logins come by here, and it costs as much as all the rest.
-        self._proved = Success(
-            authentication_identity=who, authorization_identity=acting_as or who, octets=success.octets
-        )
+        self._proved = Success(authentication_identity=who, authorization_identity=acting_as or who, data=success.data)
         if acting_as in ("", who):
             return self._conclude()
         return Authorize(
@@ -197,7 +195,7 @@ class ServerExchange:
         """Success; or first the mechanism's last octets, which 235 and +OK cannot carry (RFC 4954 section 4)."""
         proved = self._proved
         assert proved is not None
-        return Challenge(proved.octets) if proved.octets else proved
+        return Challenge(proved.data) if proved.data else proved
 
 
 class ClientExchange:

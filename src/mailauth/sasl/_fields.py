@@ -14,13 +14,13 @@ from .._errors import LocalProtocolError, Malformed
 from .._validators import value_of
 from .saslprep import saslprep
 
-MAXIMUM_IDENTITY: Final = 255
+MAX_IDENTITY: Final = 255
 """Octets of UTF-8.  A server must take up to 255 (RFC 4616 section 2), and few addresses get near it."""
 
-MAXIMUM_PASSWORD: Final = 1024
+MAX_PASSWORD: Final = 1024
 """Octets.  RFC 4616 section 2 asks for 255; the rest is for pass phrases; the end bounds what a store has to hash."""
 
-MAXIMUM_MESSAGE_ID: Final = 400
+MAX_MESSAGE_ID: Final = 400
 """Octets: a domain of 255 and a nonce, and still room in a greeting of 512 (RFC 1939 section 3)."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -29,15 +29,15 @@ _ATOMS: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|
 _MESSAGE_ID: Final = re.compile(rf"<{_ATOMS}@(?:{_ATOMS}|\[[!-Z^-~]+\])>".encode("ascii"))
 
 
-def decode_identity(octets: bytes) -> str:
-    """The identity in *octets*.  Raises Malformed when it is empty, too long, no UTF-8, or holds control characters.
+def decode_identity(data: bytes) -> str:
+    """The identity in *data*.  Raises Malformed when it is empty, too long, no UTF-8, or holds control characters.
 
     SASLprep forbids control characters in names too (RFC 4013 section 2.3); let in, they end up in logs and queries.
     """
-    if not 0 < len(octets) <= MAXIMUM_IDENTITY:
+    if not 0 < len(data) <= MAX_IDENTITY:
         raise Malformed("an identity has 1 to 255 octets")
     try:
-        identity = octets.decode("utf-8")
+        identity = data.decode("utf-8")
     except UnicodeDecodeError:
         raise Malformed("an identity is UTF-8") from None
     if _CONTROL.search(identity):
@@ -50,61 +50,61 @@ def escape_name(identity: str) -> bytes:
     return identity.replace("=", "=3D").replace(",", "=2C").encode("utf-8")
 
 
-def unescape_name(octets: bytes) -> str:
+def unescape_name(data: bytes) -> str:
     """The identity that was written so, prepared.  Raises Malformed for a stray ``=``, and as prepare_identity()."""
-    if _STRAY_ESCAPE.search(octets):
+    if _STRAY_ESCAPE.search(data):
         raise Malformed("a stray '=' in a name")
-    return prepare_identity(octets.replace(b"=2C", b",").replace(b"=3D", b"="))
+    return prepare_identity(data.replace(b"=2C", b",").replace(b"=3D", b"="))
 
 
-def check_password(octets: bytes) -> None:
+def check_password(data: bytes) -> None:
     """Raise Malformed for a password that is empty, too long, or holds a NUL.
 
     The empty one stops here because some stores take it for "no password asked" (RFC 4513 section 5.1.2, LDAP).
     """
-    if not 0 < len(octets) <= MAXIMUM_PASSWORD:
+    if not 0 < len(data) <= MAX_PASSWORD:
         raise Malformed("a password has 1 to 1024 octets")
-    if b"\0" in octets:
+    if b"\0" in data:
         raise Malformed("a password holds no NUL")
 
 
-def prepare_identity(octets: bytes) -> str:
+def prepare_identity(data: bytes) -> str:
     """As decode_identity(), and prepared for comparison (RFC 4013).
 
     Raises Malformed also when nothing is left, and when the result is too long.
     """
-    identity = saslprep(decode_identity(octets), query=True, limit=MAXIMUM_IDENTITY)
+    identity = saslprep(decode_identity(data), query=True, limit=MAX_IDENTITY)
     if not identity:
         raise Malformed("nothing is left of an identity")
     return identity
 
 
-def prepare_password(octets: bytes, *, query: bool) -> bytes:
+def prepare_password(data: bytes, *, query: bool) -> bytes:
     """The password in UTF-8, prepared for comparison (RFC 4013); *query* as in ``saslprep()``.
 
     Raises Malformed for what check_password() does not take, what is no UTF-8, and what cannot be prepared.
     """
-    check_password(octets)
+    check_password(data)
     try:
-        password = saslprep(octets.decode("utf-8"), query=query, limit=MAXIMUM_PASSWORD).encode("utf-8")
+        password = saslprep(data.decode("utf-8"), query=query, limit=MAX_PASSWORD).encode("utf-8")
     except UnicodeDecodeError:
         raise Malformed("a password is UTF-8") from None
     check_password(password)
     return password
 
 
-def is_utf_8(octets: bytes) -> bool:
+def is_utf_8(data: bytes) -> bool:
     """True for text in UTF-8."""
     try:
-        octets.decode("utf-8")
+        data.decode("utf-8")
     except UnicodeDecodeError:
         return False
     return True
 
 
-def is_message_id(octets: bytes) -> bool:
+def is_message_id(data: bytes) -> bool:
     """True for a msg-id of RFC 5322 section 3.6.4 without its obsolete forms: ASCII, in angle brackets, one ``@``."""
-    return len(octets) <= MAXIMUM_MESSAGE_ID and _MESSAGE_ID.fullmatch(octets) is not None
+    return len(data) <= MAX_MESSAGE_ID and _MESSAGE_ID.fullmatch(data) is not None
 
 
 _check_str: Final = value_of(str)

@@ -14,7 +14,7 @@ import attrs
 from .._errors import LocalProtocolError
 from .._events import Accept, Notice, Question
 
-MINIMUM_ITERATIONS: Final = 4096
+MIN_ITERATIONS: Final = 4096
 """The least work a SCRAM password may cost whoever tries passwords (RFC 5802 section 5.1, RFC 7677 section 4)."""
 
 
@@ -44,9 +44,9 @@ class Fault(enum.Enum):
 
 @attrs.frozen
 class Challenge:
-    """The server's turn: *octets* go to the client (base64 or not is the protocol's affair)."""
+    """The server's turn: *data* go to the client (base64 or not is the protocol's affair)."""
 
-    octets: bytes = b""
+    data: bytes = b""
 
 
 @attrs.frozen(kw_only=True)
@@ -55,7 +55,7 @@ class Success:
 
     authentication_identity: str
     authorization_identity: str = ""
-    octets: bytes = b""
+    data: bytes = b""
     """What the mechanism still has to say with its success (SCRAM's ``v=``); empty for most."""
 
 
@@ -121,8 +121,8 @@ class ScramKeys:
     """What the server proves itself with."""
 
     def __attrs_post_init__(self) -> None:
-        if not self.salt or self.iterations < MINIMUM_ITERATIONS:
-            raise LocalProtocolError(f"SCRAM needs a salt and {MINIMUM_ITERATIONS} iterations")
+        if not self.salt or self.iterations < MIN_ITERATIONS:
+            raise LocalProtocolError(f"SCRAM needs a salt and {MIN_ITERATIONS} iterations")
         if len(self.stored_key) != len(self.server_key) or len(self.stored_key) not in (20, 32):
             raise LocalProtocolError("the keys of SCRAM are digests of SHA-1 or SHA-256")
 
@@ -192,10 +192,10 @@ class CheckExternal(Question[str | Refusal]):
 PasswordQuestion: TypeAlias = CheckPassword | FetchSecret | Authorize
 """All that is asked where identities are proved by passwords alone: what PLAIN, LOGIN, CRAM-MD5, USER and APOP ask."""
 
-FurtherQuestion: TypeAlias = FetchScramKeys | CheckToken | CheckExternal
+ExtendedQuestion: TypeAlias = FetchScramKeys | CheckToken | CheckExternal
 """What SCRAM, tokens and certificates ask beside Authorize."""
 
-ServerQuestion: TypeAlias = PasswordQuestion | FurtherQuestion
+ServerQuestion: TypeAlias = PasswordQuestion | ExtendedQuestion
 """Everything a mechanism or the exchange can ask; closed, so that an application's ``match`` can be complete."""
 
 PasswordStep: TypeAlias = Challenge | PasswordQuestion | Success | Refusal | Fault
@@ -283,5 +283,5 @@ class AuthenticationFailed(Notice):
     authentication_identity: str | None
     """Who tried, when the exchange got as far as a name.  It is the client's word: escape it in a log."""
 
-    why: Refusal | Fault | None
+    reason: Refusal | Fault | None
     """None: the session ended in the middle of the exchange."""

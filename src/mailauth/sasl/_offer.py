@@ -90,11 +90,11 @@ class Context:
 ServerFactory: TypeAlias = Callable[[Context], PasswordMechanism]
 """Makes the server side of one mechanism, which asks a PasswordQuestion at most, for one exchange."""
 
-AnyServerFactory: TypeAlias = Callable[[Context], ServerMechanism]
+ExtendedServerFactory: TypeAlias = Callable[[Context], ServerMechanism]
 """Makes the server side of one mechanism, whatever it asks, for one exchange."""
 
 
-def possible(name: str, tls: Tls | None) -> bool:
+def is_possible(name: str, tls: Tls | None) -> bool:
     """Whether the mechanism *name* can work on a connection with that TLS layer at all.
 
     The -PLUS forms need something to bind to, EXTERNAL a certificate.  What is wise is another question.
@@ -107,7 +107,7 @@ def possible(name: str, tls: Tls | None) -> bool:
 
 
 def kind_of_connection(tls: Tls | None) -> tuple[bool, bool, bool]:
-    """All that decides what is ``possible()``: whether there is TLS, something to bind to, a certificate."""
+    """All that decides what is ``is_possible()``: whether there is TLS, something to bind to, a certificate."""
     return (False, False, False) if tls is None else (True, bool(tls.channel_bindings), bool(tls.peer_certificate))
 
 
@@ -115,7 +115,7 @@ def _frozen(factories: Mapping[str, F]) -> Mapping[str, F]:
     return MappingProxyType(dict(factories))
 
 
-def _frozen_any(factories: Mapping[str, AnyServerFactory]) -> Mapping[str, AnyServerFactory]:
+def _frozen_any(factories: Mapping[str, ExtendedServerFactory]) -> Mapping[str, ExtendedServerFactory]:
     return _frozen(factories)
 
 
@@ -124,14 +124,14 @@ def _frozen_password(factories: Mapping[str, ServerFactory]) -> Mapping[str, Ser
 
 
 @attrs.frozen(eq=False)
-class AnyMechanisms:
+class ExtendedMechanisms:
     """The mechanisms of a server by their registered names, in the order in which they are announced.
 
     They may ask any ServerQuestion.  Raises LocalProtocolError for a name that is not 1 to 20 of ``A-Z 0-9 - _``
     (RFC 4422 section 3.1).  Capitals, because clients in use overlook a mechanism that is announced in any other way.
     """
 
-    factories: Mapping[str, AnyServerFactory] = attrs.field(converter=_frozen_any)
+    factories: Mapping[str, ExtendedServerFactory] = attrs.field(converter=_frozen_any)
 
     def __attrs_post_init__(self) -> None:
         for name in self.factories:
@@ -160,7 +160,7 @@ class AnyMechanisms:
 
 
 @attrs.frozen(eq=False)
-class Mechanisms(AnyMechanisms):
+class Mechanisms(ExtendedMechanisms):
     """Mechanisms that ask about passwords alone: a PasswordQuestion, and nothing else."""
 
     factories: Mapping[str, ServerFactory] = attrs.field(converter=_frozen_password)
@@ -180,7 +180,7 @@ DEFAULT_MECHANISMS: Final = Mechanisms(_defaults())
 """PLAIN, LOGIN and, where the system has MD5, CRAM-MD5."""
 
 
-def _scram(make: type[ScramServer]) -> AnyServerFactory:
+def _scram(make: type[ScramServer]) -> ExtendedServerFactory:
     def create(context: Context) -> ServerMechanism:
         if context.scram_decoy is None:
             raise LocalProtocolError("SCRAM needs a decoy for identities without keys")
@@ -195,7 +195,7 @@ def _scram(make: type[ScramServer]) -> AnyServerFactory:
     return create
 
 
-def _all() -> dict[str, AnyServerFactory]:
+def _all() -> dict[str, ExtendedServerFactory]:
     scrams = (ScramSha256PlusServer, ScramSha1PlusServer, ScramSha256Server, ScramSha1Server)
     return {
         **{make.name: _scram(make) for make in scrams},
@@ -206,14 +206,14 @@ def _all() -> dict[str, AnyServerFactory]:
     }
 
 
-ALL_MECHANISMS: Final = AnyMechanisms(_all())
+ALL_MECHANISMS: Final = ExtendedMechanisms(_all())
 """Every mechanism that a mail server meets, the strongest first: offer of them what the accounts can answer.
 
 An offer that holds SCRAM needs a ScramDecoy in the settings.  Where the system has no MD5, CRAM-MD5 is left out.
 """
 
 
-def check_offer(mechanisms: AnyMechanisms, scram_decoy: ScramDecoy | None) -> None:
+def check_offer(mechanisms: ExtendedMechanisms, scram_decoy: ScramDecoy | None) -> None:
     """Raise LocalProtocolError for an offer of SCRAM without a decoy: it would tell who has an account."""
     if scram_decoy is None and any(name.startswith("SCRAM-") for name in mechanisms.names):
         raise LocalProtocolError("to offer SCRAM, the settings need a scram_decoy")

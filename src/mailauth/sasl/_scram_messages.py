@@ -76,9 +76,9 @@ class ClientFinal:
     """The message without its proof, for the AuthMessage."""
 
 
-def parse_client_first(octets: bytes) -> ClientFirst:
+def parse_client_first(data: bytes) -> ClientFirst:
     """Raises Malformed for another form, a mandatory extension, and names that cannot be prepared."""
-    found = _CLIENT_FIRST.fullmatch(octets)
+    found = _CLIENT_FIRST.fullmatch(data)
     if found is None:
         raise Malformed("not the first message of a SCRAM client")
     acting_as, who = found["acting_as"], found["who"]
@@ -93,17 +93,17 @@ def parse_client_first(octets: bytes) -> ClientFirst:
     )
 
 
-def parse_server_first(octets: bytes) -> ServerFirst:
+def parse_server_first(data: bytes) -> ServerFirst:
     """Raises Malformed for another form, and for a mandatory extension."""
-    found = _SERVER_FIRST.fullmatch(octets)
+    found = _SERVER_FIRST.fullmatch(data)
     if found is None:
         raise Malformed("not the first message of a SCRAM server")
     return ServerFirst(nonce=found["nonce"], salt=decode_base64(found["salt"]), iterations=int(found["iterations"]))
 
 
-def parse_client_final(octets: bytes) -> ClientFinal:
+def parse_client_final(data: bytes) -> ClientFinal:
     """Raises Malformed for another form, and for a mandatory extension."""
-    found = _CLIENT_FINAL.fullmatch(octets)
+    found = _CLIENT_FINAL.fullmatch(data)
     if found is None:
         raise Malformed("not the final message of a SCRAM client")
     return ClientFinal(
@@ -114,12 +114,12 @@ def parse_client_final(octets: bytes) -> ClientFinal:
     )
 
 
-def parse_server_final(octets: bytes) -> bytes:
+def parse_server_final(data: bytes) -> bytes:
     """The server's signature.  Raises Malformed for another form, and for an error, whose name is then the message."""
-    found = _SERVER_FINAL.fullmatch(octets)
+    found = _SERVER_FINAL.fullmatch(data)
     if found is not None:
         return decode_base64(found["signature"])
-    error = _SERVER_ERROR.fullmatch(octets)
+    error = _SERVER_ERROR.fullmatch(data)
     if error is not None:
         raise Malformed(f"the server says {error['error'][:40].decode('ascii')}")
     raise Malformed("not the final message of a SCRAM server")

@@ -17,7 +17,7 @@ from .._validators import value_of
 from ._fields import check_acting_as
 from ._messages import Challenge, CheckToken, Fault, Refusal, Step, Success
 
-MAXIMUM_TOKEN: Final = 8192
+MAX_TOKEN: Final = 8192
 """Octets; what fits into a line of 12,288 in base64 (RFC 4954 section 4) beside the rest."""
 
 _TOKEN: Final = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
@@ -25,11 +25,11 @@ _AUTHORIZATION: Final = re.compile(rb"(?i:bearer) +(?P<token>[A-Za-z0-9._~+/-]+=
 _PAIRS: Final = re.compile(rb"(?:[A-Za-z]+=[\t\n\r -~]*\x01)*")
 
 
-def parse_pairs(octets: bytes) -> Mapping[bytes, bytes]:
+def parse_pairs(data: bytes) -> Mapping[bytes, bytes]:
     """``key=value^A`` again and again.  Raises Malformed for another form, and for a key that comes twice."""
-    if not _PAIRS.fullmatch(octets):
+    if not _PAIRS.fullmatch(data):
         raise Malformed("not pairs of keys and values")
-    pairs = [pair.split(b"=", 1) for pair in octets.split(b"\x01")[:-1]]
+    pairs = [pair.split(b"=", 1) for pair in data.split(b"\x01")[:-1]]
     found = {key.lower(): value for key, value in pairs}
     if len(found) != len(pairs):
         raise Malformed("a key comes twice")
@@ -41,7 +41,7 @@ def parse_authorization(value: bytes) -> bytes:
     if not value:
         return b""
     found = _AUTHORIZATION.fullmatch(value)
-    if found is None or len(found["token"]) > MAXIMUM_TOKEN:
+    if found is None or len(found["token"]) > MAX_TOKEN:
         raise Malformed("no bearer token")
     return found["token"]
 
@@ -104,8 +104,8 @@ class TokenServer(ABC):
 
 
 def _check_token(token: bytes) -> None:
-    if not _TOKEN.fullmatch(token) or len(token) > MAXIMUM_TOKEN:
-        raise Malformed(f"a bearer token is up to {MAXIMUM_TOKEN} octets of ASCII without blanks")
+    if not _TOKEN.fullmatch(token) or len(token) > MAX_TOKEN:
+        raise Malformed(f"a bearer token is up to {MAX_TOKEN} octets of ASCII without blanks")
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -124,7 +124,7 @@ class TokenClient(ABC):
     failure: bytes | None = attrs.field(init=False, default=None)
     """What the server said of its refusal, in JSON (RFC 7628 section 3.2.2); None when it did not."""
 
-    _spoken: bool = attrs.field(init=False, default=False, repr=False)
+    _responded: bool = attrs.field(init=False, default=False, repr=False)
 
     @abstractmethod
     def _first(self) -> bytes:
@@ -133,10 +133,10 @@ class TokenClient(ABC):
     def respond(self, challenge: bytes | None) -> bytes:
         """None: the token.  A challenge says that it was refused: the dummy.  Raises Malformed on a second one."""
         if challenge is None:
-            self._spoken = True
+            self._responded = True
             self.failure = None
             return self._first()
-        if not self._spoken or self.failure is not None:
+        if not self._responded or self.failure is not None:
             raise Malformed(f"{self.name} has one challenge")
         self.failure = challenge
         return self.dummy
@@ -144,4 +144,4 @@ class TokenClient(ABC):
     @property
     def satisfied(self) -> bool:
         """True once the token was sent and not refused; nothing is proved about the server."""
-        return self._spoken and self.failure is None
+        return self._responded and self.failure is None

@@ -65,7 +65,7 @@ class ApopClient:
     _secret: bytes = attrs.field(repr=False, validator=check_own_password)
 
     _name: str = attrs.field(init=False, default="", repr=False)
-    _spoken: bool = attrs.field(init=False, default=False, repr=False)
+    _responded: bool = attrs.field(init=False, default=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         require_md5()
@@ -90,11 +90,11 @@ class ApopClient:
         password (CVE-2007-1558) fit into no msg-id.
         """
         if challenge is None:
-            self._spoken = False
+            self._responded = False
             return b""
-        if self._spoken or not is_message_id(challenge):
+        if self._responded or not is_message_id(challenge):
             raise Malformed("the APOP timestamp is not a msg-id")
-        self._spoken = True
+        self._responded = True
         return self._name.encode() + b" " + plain_md5(self._secret, challenge)
 
     @property
@@ -105,4 +105,4 @@ class ApopClient:
     @property
     def satisfied(self) -> bool:
         """True once the digest was given; APOP proves nothing about the server."""
-        return self._spoken
+        return self._responded

@@ -52,7 +52,7 @@ class CramMd5Client:
     authentication_identity: str = attrs.field(validator=check_own_identity)
     _secret: bytes = attrs.field(repr=False, validator=check_own_password)
 
-    _spoken: bool = attrs.field(init=False, default=False, repr=False)
+    _responded: bool = attrs.field(init=False, default=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         require_md5()
@@ -60,14 +60,14 @@ class CramMd5Client:
     def respond(self, challenge: bytes | None) -> bytes:
         """None begins and says nothing; then ``name digest``.  Raises Malformed on an empty or a second challenge."""
         if challenge is None:
-            self._spoken = False
+            self._responded = False
             return b""
-        if self._spoken or not challenge:
+        if self._responded or not challenge:
             raise Malformed("CRAM-MD5 has one challenge, and not an empty one")
-        self._spoken = True
+        self._responded = True
         return self.authentication_identity.encode() + b" " + keyed_md5(self._secret, challenge)
 
     @property
     def satisfied(self) -> bool:
         """True once the digest was given; CRAM-MD5 proves nothing about the server."""
-        return self._spoken
+        return self._responded

@@ -68,16 +68,16 @@ class ExternalClient:
     authorization_identity: str = attrs.field(default="", validator=check_acting_as)
     """Whom to act as; empty: whoever the server derives from the certificate."""
 
-    _spoken: bool = attrs.field(init=False, default=False, repr=False)
+    _responded: bool = attrs.field(init=False, default=False, repr=False)
 
     def respond(self, challenge: bytes | None) -> bytes:
         """The one response, first to None.  Raises Malformed when the server asks for more."""
         if challenge is not None:
             raise Malformed("EXTERNAL has one response")
-        self._spoken = True
+        self._responded = True
         return self.authorization_identity.encode("utf-8")
 
     @property
     def satisfied(self) -> bool:
         """True once the response was given; what proves the server is TLS."""
-        return self._spoken
+        return self._responded

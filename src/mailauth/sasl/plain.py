@@ -71,17 +71,17 @@ class PlainClient:
     authorization_identity: str = attrs.field(default="", validator=check_acting_as)
     """Whom to act as; empty: whoever the server derives from the authentication identity."""
 
-    _spoken: bool = attrs.field(init=False, default=False, repr=False)
+    _responded: bool = attrs.field(init=False, default=False, repr=False)
 
     def respond(self, challenge: bytes | None) -> bytes:
         """The one response, first to None.  Raises Malformed when the server asks for more."""
         if challenge is not None:
             raise Malformed("PLAIN has one response")
-        self._spoken = True
+        self._responded = True
         acting_as, who = self.authorization_identity.encode(), self.authentication_identity.encode()
         return b"\0".join((acting_as, who, self._password))
 
     @property
     def satisfied(self) -> bool:
         """True once the response was given; PLAIN proves nothing about the server."""
-        return self._spoken
+        return self._responded

@@ -27,7 +27,7 @@ from ._fields import (
     prepare_identity,
     prepare_password,
 )
-from ._messages import MINIMUM_ITERATIONS, Challenge, Fault, FetchScramKeys, Refusal, ScramKeys, Step, Success
+from ._messages import MIN_ITERATIONS, Challenge, Fault, FetchScramKeys, Refusal, ScramKeys, Step, Success
 from ._scram_messages import (
     ClientFirst,
     ServerFirst,
@@ -37,7 +37,7 @@ from ._scram_messages import (
     parse_server_first,
 )
 
-MAXIMUM_ITERATIONS: Final = 600_000
+MAX_ITERATIONS: Final = 600_000
 """What a client computes by default, a third of a second or so: a server that asks for more is out to stop it."""
 
 _BINDING: Final = re.compile(r"[A-Za-z0-9.-]+")  # RFC 5802 section 7, cb-name
@@ -50,8 +50,8 @@ def scram_keys(password: bytes, salt: bytes, iterations: int, hash_name: str = "
     *salt* is 16 octets or so, random, of this password alone; *hash_name* is ``sha1`` or ``sha256``.  Raises
     LocalProtocolError for a password that SASLprep does not take as a stored string, and as ScramKeys does.
     """
-    if iterations < MINIMUM_ITERATIONS or hash_name not in ("sha1", "sha256"):
-        raise LocalProtocolError(f"SCRAM here has {MINIMUM_ITERATIONS} iterations or more of sha1 or sha256")
+    if iterations < MIN_ITERATIONS or hash_name not in ("sha1", "sha256"):
+        raise LocalProtocolError(f"SCRAM here has {MIN_ITERATIONS} iterations or more of sha1 or sha256")
     try:
         prepared = prepare_password(password, query=False)
     except Malformed as error:
@@ -66,8 +66,8 @@ def _derive(hash_name: str, salted: bytes) -> tuple[bytes, bytes]:
     return hmac.digest(salted, b"Client Key", hash_name), hmac.digest(salted, b"Server Key", hash_name)
 
 
-def _hash(hash_name: str, octets: bytes) -> bytes:
-    return hashlib.new(hash_name, octets).digest()
+def _hash(hash_name: str, data: bytes) -> bytes:
+    return hashlib.new(hash_name, data).digest()
 
 
 def _xor(one: bytes, other: bytes) -> bytes:
@@ -83,13 +83,13 @@ class ScramDecoy:
 
     key: bytes = attrs.field(repr=False)
     """16 octets or more that nobody else knows; to be kept as long as the accounts, for the salts change with it."""
-    iterations: int = MINIMUM_ITERATIONS
+    iterations: int = MIN_ITERATIONS
     """What most accounts have."""
     salt_size: int = 16
     """Octets, up to 32: what most accounts have."""
 
     def __attrs_post_init__(self) -> None:
-        if len(self.key) < 16 or self.iterations < MINIMUM_ITERATIONS or not 0 < self.salt_size <= 32:
+        if len(self.key) < 16 or self.iterations < MIN_ITERATIONS or not 0 < self.salt_size <= 32:
             raise LocalProtocolError("a decoy needs a key of 16 octets, 4096 iterations, and 1 to 32 octets of salt")
 
     def keys(self, identity: str, hash_name: str) -> ScramKeys:
@@ -205,7 +205,7 @@ class ScramServer:
         return Success(
             authentication_identity=who,
             authorization_identity="" if acting_as == who else acting_as,  # mutt names itself twice
-            octets=b"v=" + encode_base64(signature),
+            data=b"v=" + encode_base64(signature),
         )
 
 
@@ -268,8 +268,8 @@ class ScramClient(ABC):
     authorization_identity: str = attrs.field(default="", validator=check_acting_as)
     """Whom to act as; empty: whoever the server derives from the authentication identity."""
 
-    maximum_iterations: int = attrs.field(
-        default=MAXIMUM_ITERATIONS, validator=value_of(int, between(MINIMUM_ITERATIONS, 2**31 - 1))
+    max_iterations: int = attrs.field(
+        default=MAX_ITERATIONS, validator=value_of(int, between(MIN_ITERATIONS, 2**31 - 1))
     )
     """More than that are not computed: the server alone chooses how long the client works."""
 
@@ -333,7 +333,7 @@ class ScramClient(ABC):
         server = parse_server_first(challenge)
         if not server.nonce.startswith(self._nonce) or len(server.nonce) == len(self._nonce):
             raise Malformed("the server's nonce does not extend ours")
-        if not MINIMUM_ITERATIONS <= server.iterations <= self.maximum_iterations:
+        if not MIN_ITERATIONS <= server.iterations <= self.max_iterations:
             raise Malformed(f"{server.iterations} iterations are too few or too many")
         password = prepare_password(self._password, query=False)
         salted = hashlib.pbkdf2_hmac(self.hash_name, password, server.salt, server.iterations)

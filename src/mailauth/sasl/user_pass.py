@@ -18,13 +18,13 @@ from ._password import PasswordServer
 class UserPassServer(PasswordServer):
     """USER and PASS, server side."""
 
-    __slots__ = ("_named",)
+    __slots__ = ("_username",)
 
     name: ClassVar[str] = "USER"
 
     def __init__(self, *, tls: bool) -> None:
         super().__init__(tls=tls)
-        self._named = False
+        self._username = False
 
     def respond(self, response: bytes | None) -> PasswordStep:
         """The name: an empty Challenge, whatever the name is.  The password: CheckPassword.
@@ -34,8 +34,8 @@ class UserPassServer(PasswordServer):
         """
         if response is None:
             return Challenge()
-        if not self._named:
-            self._named = True
+        if not self._username:
+            self._username = True
             try:
                 self.authentication_identity = decode_identity(response)
             except Malformed:

@@ -20,20 +20,20 @@ from .commands import (
     Vrfy as Vrfy,
 )
 from .events import (
-    AnyServerEvent as AnyServerEvent,
-    AuthenticationFailed as AuthenticationFailed,
+    AuthenticationRejected as AuthenticationRejected,
     ClientEvent as ClientEvent,
+    CommandRejected as CommandRejected,
     Connected as Connected,
     ContentFault as ContentFault,
+    ExtendedServerEvent as ExtendedServerEvent,
     MessageAborted as MessageAborted,
-    Refused as Refused,
-    Replied as Replied,
+    ReplyReceived as ReplyReceived,
     ServerEvent as ServerEvent,
 )
 from .replies import PerRecipient as PerRecipient, Reply as Reply, Verdict as Verdict
-from .server import AnyServerConnection as AnyServerConnection, ServerConnection as ServerConnection
+from .server import ExtendedServerConnection as ExtendedServerConnection, ServerConnection as ServerConnection
 from .settings import (
-    AnyServerSettings as AnyServerSettings,
     ClientSettings as ClientSettings,
+    ExtendedServerSettings as ExtendedServerSettings,
     ServerSettings as ServerSettings,
 )

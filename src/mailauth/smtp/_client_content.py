@@ -26,18 +26,18 @@ class Content:
         self._stuffer = Stuffer()
         self._tail = CRLF
 
-    def take(self, octets: bytes) -> bytes:
-        """*octets* as content.  Raises LocalProtocolError, forgetting them, for bare CR, bare LF and NUL."""
-        if self._lf_to_crlf and b"\n" in octets:
-            head = b"\n" if octets.startswith(b"\n") and self._tail.endswith(b"\r") else b""
-            octets = head + octets[len(head) :].replace(CRLF, b"\n").replace(b"\n", CRLF)
-        self._watch(octets)
-        self._tail = (self._tail + octets[-2:])[-2:]
-        return octets
+    def take(self, data: bytes) -> bytes:
+        """*data* as content.  Raises LocalProtocolError, forgetting them, for bare CR, bare LF and NUL."""
+        if self._lf_to_crlf and b"\n" in data:
+            head = b"\n" if data.startswith(b"\n") and self._tail.endswith(b"\r") else b""
+            data = head + data[len(head) :].replace(CRLF, b"\n").replace(b"\n", CRLF)
+        self._watch(data)
+        self._tail = (self._tail + data[-2:])[-2:]
+        return data
 
-    def stuff(self, octets: bytes) -> bytes:
-        """*octets* for DATA."""
-        return self._stuffer.stuff(self.take(octets))
+    def stuff(self, data: bytes) -> bytes:
+        """*data* for DATA."""
+        return self._stuffer.stuff(self.take(data))
 
     def end(self) -> bytes:
         """The CRLF that the content lacks, if it lacks one.  Raises LocalProtocolError when it ends inside one."""
@@ -46,8 +46,8 @@ class Content:
         self._watch(CRLF)
         return CRLF
 
-    def _watch(self, octets: bytes) -> None:
-        if not self._binary and not self._line_ends.watch(octets):
+    def _watch(self, data: bytes) -> None:
+        if not self._binary and not self._line_ends.watch(data):
             self._line_ends = LineEnds()
             self._line_ends.watch(b"\r" if self._tail.endswith(b"\r") else b"")
             raise LocalProtocolError("message content holds a bare CR, a bare LF or a NUL; lines end in CRLF")

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from .._errors import Malformed
-from ._grammar import DOMAIN, DOT_STRING, MAXIMUM_LOCAL_PART, Mailbox, is_text
+from ._grammar import DOMAIN, DOT_STRING, MAX_LOCAL_PART, Mailbox, is_text
 from .commands import Auth, Bdat, Data, Hello, Help, LineCommand, Mail, Noop, Quit, Rcpt, Rset, StartTls, Vrfy, of_read
 
 C = TypeVar("C")
@@ -80,7 +80,7 @@ def _with_path(found: re.Match[bytes], group: int, kind: type[C], field: str) ->
     reads is made at half that price."""
     local_part: bytes = found[group]
     domain: bytes = found[group + 1]
-    if len(local_part) > MAXIMUM_LOCAL_PART or len(domain) > _COMMON_DOMAIN:
+    if len(local_part) > MAX_LOCAL_PART or len(domain) > _COMMON_DOMAIN:
         return None
     mailbox = _new(Mailbox)
     fields = mailbox.__dict__

@@ -9,63 +9,63 @@ from typing import Final, Generic, TypeVar
 
 from .._dots import Unstuffer
 from .._errors import LocalProtocolError
-from .._events import Accept, Action, MessageChunk, Tls, Why
+from .._events import Accept, Action, CloseReason, MessageChunk, Tls
 from .._lines import CRLF
-from . import _fixed
+from . import _standard_replies
+from ._fast_path import FastPath
 from ._parameters import Body
 from ._states import NEXT, State
 from ._text import Chunks, find_bare
-from ._usual import UsualCourse
 from .commands import Bdat, Data, Mail, MessageComplete
-from .events import ContentFault, MessageAborted, Refused, ServerEvent
+from .events import CommandRejected, ContentFault, MessageAborted, ServerEvent
 from .replies import PerRecipient, Reply, sendable
-from .settings import AnyServerSettings
+from .settings import ExtendedServerSettings
 
 Q = TypeVar("Q")
 
 _TRANSACTION: Final = frozenset({State.MAIL, State.RCPT, State.CHUNKS})
-_USUAL_MAIL: Final = Mail(reverse_path=None)
+_FAST_MAIL: Final = Mail(reverse_path=None)
 _MANY: Final = 256  # replies that wait for the rest of a group: each as an object of its own weighs thrice its octets
-_LEAST_DROPPED: Final = 4_096  # octets that a dropped chunk counts for at least, or endless small ones would be free
+_MIN_DISCARD: Final = 4_096  # octets that a dropped chunk counts for at least, or endless small ones would be free
 
-MINIMUM_CHUNK: Final = 64
+MIN_CHUNK: Final = 64
 """Octets of a chunk; a shorter one that is not the last of its message counts as a command that leads nowhere.  No RFC
 names a number; clients send chunks of 8 KiB and more, and short ones only at the end."""
 
 
-class ContentCourse(UsualCourse[Q], Generic[Q]):
+class ContentReceiver(FastPath[Q], Generic[Q]):
     """A session as far as message content goes."""
 
-    __slots__ = ("_chunks", "_dropped", "_errors", "_mail", "_owed")
+    __slots__ = ("_chunk_reply", "_chunks", "_dropped", "_errors", "_mail")
 
-    def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
+    def __init__(self, settings: ExtendedServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
         super().__init__(settings, entropy=entropy, tls=tls)
         self._errors = 0
-        self._mail = _USUAL_MAIL  # or the one that opened this transaction with BODY=BINARYMIME or SMTPUTF8
+        self._mail = _FAST_MAIL  # or the one that opened this transaction with BODY=BINARYMIME or SMTPUTF8
         self._chunks: Chunks | None = None
         self._dropped = 0  # octets of chunks that were refused, while the last one of their message has not come
-        self._owed = 1  # replies to that last one
+        self._chunk_reply = 1  # replies to that last one
 
-    def shut_down(self, why: Why = Why.SHUT_DOWN) -> None:
-        if self._instead == self._take_chunk:
-            self._instead = None
-        super().shut_down(why)
+    def shut_down(self, reason: CloseReason = CloseReason.SHUT_DOWN) -> None:
+        if self._phase == self._take_chunk:
+            self._phase = None
+        super().shut_down(reason)
 
     # DATA
 
     def _take_content(self, unstuffer: Unstuffer) -> ServerEvent | Action | None:
         settings = self._settings
-        if self._size - settings.maximum_message_size > settings.maximum_excess:
-            self._cut_off()
+        if self._size - settings.max_message_size > settings.discard_limit:
+            self._abort_content()
             return None
         if unstuffer.ended:
             return self._end_content(clean=unstuffer.clean)
         content = unstuffer.take(self._input)
         if content is None:
-            return self._starve(self._settings.waits[2])
-        return self._hand_on(content) if content else None
+            return self._need_more_data(self._settings.waits[2])
+        return self._emit_content(content) if content else None
 
-    def _hand_on(self, content: bytes) -> MessageChunk | None:
+    def _emit_content(self, content: bytes) -> MessageChunk | None:
         """*content* up to its first fault; what follows that is counted and dropped.
 
         The message is aborted there, so that the application holds it no longer; the reply waits for its end.
@@ -78,8 +78,8 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
         at, fault = self._find_fault(content, clean=unstuffer.clean, after_cr=unstuffer.after_cr)
         if fault is not None:
             self._fault = fault
-            self._events.append(MessageAborted(why=fault))
-        return MessageChunk(octets=content[:at]) if at else None
+            self._events.append(MessageAborted(reason=fault))
+        return MessageChunk(data=content[:at]) if at else None
 
     def _find_fault(self, content: bytes, *, clean: bool, after_cr: bool) -> tuple[int, ContentFault | None]:
         """How many octets of *content* may be handed on, and the first fault, if there is one.
@@ -88,12 +88,12 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
         ``find_bare()``.
         """
         found: list[tuple[int, ContentFault | None]] = [(len(content), None)]
-        excess = self._size - self._settings.maximum_message_size
+        excess = self._size - self._settings.max_message_size
         if excess > 0:
             found.append((len(content) - excess, ContentFault.TOO_LARGE))
         if self._lengths is not None and not self._lengths.within:
             found.append((self._lengths.beyond, ContentFault.LONG_LINE))
-        if not (clean or self._as_it_came):
+        if not (clean or self._content_event):
             bare = find_bare(content, after_cr=after_cr)
             if bare is not None:
                 found.append((bare, ContentFault.BARE_LINE_END))
@@ -109,7 +109,7 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
             self._accepted = {}  # ACCEPT says no 354 now
             self._question = Data()
         chunks.begin(command.size, last=command.last)
-        self._instead = self._take_chunk
+        self._phase = self._take_chunk
         return self._question if isinstance(self._question, Data) else None
 
     def _begin_chunks(self, reply: Reply | None) -> None:
@@ -129,43 +129,43 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
         A client that pipelines cannot call back the chunks behind one that was refused: they are refused too, but spend
         no budget of errors.
         """
-        refused = Refused(verb="BDAT", line=line, reply=reply)
+        refused = CommandRejected(verb="BDAT", line=line, reply=reply)
         aborted = self._state is State.CHUNKS
         settings = self._settings
-        if self._dropped + command.size - settings.maximum_message_size > settings.maximum_excess:
-            self._cut_off()
-            refused = Refused(verb="BDAT", line=line, reply=_fixed.ENDLESS_CONTENT)
+        if self._dropped + command.size - settings.max_message_size > settings.discard_limit:
+            self._abort_content()
+            refused = CommandRejected(verb="BDAT", line=line, reply=_standard_replies.ENDLESS_CONTENT)
         else:
             if reply.code >= 500 and not self._dropped:
                 self._errors += 1
             chunks = Chunks(None)
             chunks.begin(command.size, last=command.last)
             self._skip(chunks, reply)
-            self._instead = self._take_chunk
+            self._phase = self._take_chunk
         if aborted:
             self._events.append(refused)
-            return MessageAborted(why=ContentFault.TOO_LARGE)
+            return MessageAborted(reason=ContentFault.TOO_LARGE)
         return refused
 
-    def _lose_count(self, line: bytes, reply: Reply) -> ServerEvent:
+    def _close_endless_chunk(self, line: bytes, reply: Reply) -> ServerEvent:
         """The number of octets of a chunk is unknown, so the start of the next command is unknown: close.
 
         BDAT had a malformed size, or a line between two chunks, which may have been BDAT, was too long.
         """
-        self._say(reply)
-        self._abandon(Why.TOO_MANY_ERRORS)
-        self._close(Why.TOO_MANY_ERRORS)
-        return Refused(verb="BDAT" if line else "", line=line, reply=reply)
+        self._write_reply(reply)
+        self._end_unfinished(CloseReason.TOO_MANY_ERRORS)
+        self._close(CloseReason.TOO_MANY_ERRORS)
+        return CommandRejected(verb="BDAT" if line else "", line=line, reply=reply)
 
     def _skip(self, chunks: Chunks, reply: Reply) -> None:
         """Read over the octets of a chunk, then say *reply*."""
         if self._state in _TRANSACTION or not self._dropped:
-            self._owed = self._final_replies
+            self._chunk_reply = self._final_replies
         if chunks.last:
-            chunks.replies = self._owed
+            chunks.replies = self._chunk_reply
         if self._state in _TRANSACTION:
             self._end_transaction()
-        self._dropped = 0 if chunks.last else self._dropped + max(chunks.size, _LEAST_DROPPED)
+        self._dropped = 0 if chunks.last else self._dropped + max(chunks.size, _MIN_DISCARD)
         chunks.refusal = reply
         self._chunks = chunks
 
@@ -173,38 +173,38 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
         chunks = self._chunks
         assert chunks is not None
         if chunks.missing:
-            octets = chunks.take(self._input)
-            if not octets:
-                return self._starve(self._settings.waits[2])
-            self._size += len(octets)
-            return self._hand_on_chunk(chunks, octets) if chunks.refusal is None else None
-        if chunks.last and chunks.tail != CRLF and chunks.refusal is None and not self._as_it_came:
+            data = chunks.take(self._input)
+            if not data:
+                return self._need_more_data(self._settings.waits[2])
+            self._size += len(data)
+            return self._emit_chunk(chunks, data) if chunks.refusal is None else None
+        if chunks.last and chunks.tail != CRLF and chunks.refusal is None and not self._content_event:
             chunks.tail = CRLF
-            return MessageChunk(octets=CRLF)  # as DATA would have brought it: text ends in a line end
-        self._instead = None
+            return MessageChunk(data=CRLF)  # as DATA would have brought it: text ends in a line end
+        self._phase = None
         if chunks.refusal is not None:
             self._chunks = None
             for _ in range(chunks.replies):
-                self._say(chunks.refusal)
+                self._write_reply(chunks.refusal)
             self._check_errors()
             return None
         if not chunks.last:
-            self._say(Reply(250, "2.0.0", f"{chunks.size} octets taken"))
+            self._write_reply(Reply(250, "2.0.0", f"{chunks.size} octets taken"))
             return None
         return self._end_content(clean=chunks.ends_clean)
 
-    def _hand_on_chunk(self, chunks: Chunks, octets: bytes) -> MessageChunk | None:
-        """As ``_hand_on``; the chunk is refused at its end, and so are those behind it."""
-        at, fault = self._find_fault(octets, clean=chunks.clean, after_cr=chunks.after_cr)
+    def _emit_chunk(self, chunks: Chunks, data: bytes) -> MessageChunk | None:
+        """As ``_emit_content``; the chunk is refused at its end, and so are those behind it."""
+        at, fault = self._find_fault(data, clean=chunks.clean, after_cr=chunks.after_cr)
         if fault is not None:
-            self._events.append(MessageAborted(why=fault))
-            self._skip(chunks, _fixed.CONTENT_FAULTS[fault])
-        return MessageChunk(octets=octets[:at]) if at else None
+            self._events.append(MessageAborted(reason=fault))
+            self._skip(chunks, _standard_replies.CONTENT_FAULTS[fault])
+        return MessageChunk(data=data[:at]) if at else None
 
     def _check_bdat(self, command: Bdat) -> Reply | None:
         already = self._size if self._state is State.CHUNKS else 0
-        if already + command.size > self._settings.maximum_message_size:
-            return _fixed.CONTENT_FAULTS[ContentFault.TOO_LARGE]
+        if already + command.size > self._settings.max_message_size:
+            return _standard_replies.CONTENT_FAULTS[ContentFault.TOO_LARGE]
         return None
 
     # The end
@@ -213,20 +213,20 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
         if self._fault is not None:
             self._refuse_content(self._fault)
             return None
-        if not (clean or self._as_it_came):  # a CR at the very end of the last chunk
+        if not (clean or self._content_event):  # a CR at the very end of the last chunk
             self._refuse_content(ContentFault.BARE_LINE_END)
-            return MessageAborted(why=ContentFault.BARE_LINE_END)
+            return MessageAborted(reason=ContentFault.BARE_LINE_END)
         self._question = complete = MessageComplete(recipients=tuple(self._recipients))
         return complete
 
     @property
-    def _as_it_came(self) -> bool:
+    def _content_event(self) -> bool:
         """Content is no text, or nobody shall look at it."""
-        return self._mail.body is Body.BINARY_MIME or self._settings.any_octets
+        return self._mail.body is Body.BINARY_MIME or self._settings.allow_bare_line_ends
 
     def _refuse_content(self, fault: ContentFault) -> None:
         for _ in range(self._final_replies):
-            self._say(_fixed.CONTENT_FAULTS[fault])
+            self._write_reply(_standard_replies.CONTENT_FAULTS[fault])
         self._end_transaction()
 
     @property
@@ -241,20 +241,20 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
             verdicts = answer.verdicts
         if len(verdicts) != len(question.recipients):
             raise LocalProtocolError(f"{len(question.recipients)} recipients were accepted, not {len(verdicts)}")
-        replies = [checked(verdict) or _fixed.ACCEPTED[MessageComplete] for verdict in verdicts]
+        replies = [checked(verdict) or _standard_replies.ACCEPTED[MessageComplete] for verdict in verdicts]
         if any(reply.positive for reply in replies):
             self._wait = self._settings.waits[1]
         self._end_transaction()
         for reply in replies:
-            self._say(reply)
+            self._write_reply(reply)
             if reply.code == 421:
-                self._close(Why.SHUT_DOWN)
+                self._close(CloseReason.SHUT_DOWN)
                 return
 
-    def _cut_off(self) -> None:
+    def _abort_content(self) -> None:
         """There is no end to it."""
-        self._say(_fixed.ENDLESS_CONTENT)
-        self._close(Why.TOO_MANY_ERRORS)
+        self._write_reply(_standard_replies.ENDLESS_CONTENT)
+        self._close(CloseReason.TOO_MANY_ERRORS)
 
     def _reset(self) -> None:
         """No transaction is open (RFC 5321 section 4.1.1.5)."""
@@ -263,7 +263,7 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
             self._recipients = []
         if not self._accepted:
             self._accepted = self._short_answers()
-            self._mail = _USUAL_MAIL
+            self._mail = _FAST_MAIL
             self._chunks = None
 
     def _end_transaction(self) -> None:
@@ -271,20 +271,20 @@ class ContentCourse(UsualCourse[Q], Generic[Q]):
         self._reset()
 
     def _check_errors(self) -> None:
-        if self._errors >= self._settings.maximum_errors:
-            self._say(_fixed.TOO_MANY_ERRORS)
-            self._abandon(Why.TOO_MANY_ERRORS)
-            self._close(Why.TOO_MANY_ERRORS)
+        if self._errors >= self._settings.max_errors:
+            self._write_reply(_standard_replies.TOO_MANY_ERRORS)
+            self._end_unfinished(CloseReason.TOO_MANY_ERRORS)
+            self._close(CloseReason.TOO_MANY_ERRORS)
 
-    def _say(self, reply: Reply, *, due: bool = True) -> None:
+    def _write_reply(self, reply: Reply, *, due: bool = True) -> None:
         self._write(reply.to_wire(enhanced=self._settings.enhanced_status_codes), due=due)
         if len(self._output) > _MANY:
             self._output[:] = (b"".join(self._output),)
 
 
 def is_tiny(command: Bdat) -> bool:
-    """Whether *command* announces so short a chunk that it counts against ``maximum_noops``."""
-    return command.size < MINIMUM_CHUNK and not command.last
+    """Whether *command* announces so short a chunk that it counts against ``max_junk_commands``."""
+    return command.size < MIN_CHUNK and not command.last
 
 
 def checked(answer: object) -> Reply | None:

@@ -15,9 +15,9 @@ import attrs
 from .._errors import LocalProtocolError, Malformed
 from .._validators import value_of
 
-MAXIMUM_LOCAL_PART: Final = 64  # RFC 5321 section 4.5.3.1.1
-MAXIMUM_DOMAIN: Final = 255  # section 4.5.3.1.2
-MAXIMUM_PATH: Final = 256  # section 4.5.3.1.3, with its angle brackets
+MAX_LOCAL_PART: Final = 64  # RFC 5321 section 4.5.3.1.1
+MAX_DOMAIN: Final = 255  # section 4.5.3.1.2
+MAX_PATH: Final = 256  # section 4.5.3.1.3, with its angle brackets
 
 # Possessive all through: where one of these fails there is nothing to try again.
 ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]++"
@@ -27,14 +27,14 @@ DOMAIN: Final = rf"{_LABEL}(?:\.{_LABEL})*+"
 _LITERAL: Final = r"\[[!-Z^-~]+\]"
 
 # UTF8-non-ascii (RFC 6532 section 3.1) less the controls C1, U+2028 and U+2029, which end a line for some.
-BEYOND_ASCII: Final = r"\xa0-\u2027\u202a-\ud7ff\ue000-\U0010ffff"
+NON_ASCII: Final = r"\xa0-\u2027\u202a-\ud7ff\ue000-\U0010ffff"
 # In a label not the three more dots of RFC 3490 section 3.1: what was read as one label would be looked up as two.
 _IN_LABEL: Final = r"\xa0-\u2027\u202a-\u3001\u3003-\ud7ff\ue000-\uff0d\uff0f-\uff60\uff62-\U0010ffff"
-_U_ATOM: Final = rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~{BEYOND_ASCII}-]++"
+_U_ATOM: Final = rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~{NON_ASCII}-]++"
 _U_DOT_STRING: Final = rf"{_U_ATOM}(?:\.{_U_ATOM})*+"
 _U_LABEL: Final = rf"[A-Za-z0-9{_IN_LABEL}]++(?:-++[A-Za-z0-9{_IN_LABEL}]++)*+"
 _U_DOMAIN: Final = rf"{_U_LABEL}(?:\.{_U_LABEL})*+"
-_U_QUOTED: Final = rf'"(?:[ !#-\[\]-~{BEYOND_ASCII}]|\\[ -~])*"'
+_U_QUOTED: Final = rf'"(?:[ !#-\[\]-~{NON_ASCII}]|\\[ -~])*"'
 
 _DOT_STRING: Final = re.compile(_U_DOT_STRING)
 _DOMAIN: Final = re.compile(_U_DOMAIN)
@@ -44,11 +44,11 @@ _GENERAL_LITERAL: Final = re.compile(r"[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+")
 _QUOTED_PAIR: Final = re.compile(r"\\(.)")
 _TO_QUOTE: Final = re.compile(r'(["\\])')
 _PRINTABLE: Final = re.compile(r"[ -~]*")
-_TEXT: Final = re.compile(rf"[ -~{BEYOND_ASCII}]*")
+_TEXT: Final = re.compile(rf"[ -~{NON_ASCII}]*")
 _XTEXT: Final = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
 _XTEXT_PAIR: Final = re.compile(r"\+([0-9A-F]{2})")
 _NOT_XCHAR: Final = re.compile(r"[^!-*,-<>-~]")
-_UNITEXT: Final = re.compile(rf"(?:[!-*,-<>-\[\]-~{BEYOND_ASCII}]|\\x\{{[0-9A-F]{{2,6}}\}})*")
+_UNITEXT: Final = re.compile(rf"(?:[!-*,-<>-\[\]-~{NON_ASCII}]|\\x\{{[0-9A-F]{{2,6}}\}})*")
 _EMBEDDED: Final = re.compile(r"\\x\{([0-9A-F]+)\}")
 _NOT_QCHAR: Final = re.compile(r"[^!-*,-<>-\[\]-~]")
 _EMBEDDED_ASCII: Final = frozenset(" +=\\")
@@ -76,7 +76,7 @@ class Mailbox:
             if not is_text(self.local_part):
                 raise Malformed("local_part may hold no control characters")
             _check_lengths(self.local_part, self.domain)
-            check_domain(self.domain, beyond_ascii=True)
+            check_domain(self.domain, non_ascii=True)
             _check_path(str(self))
         except Malformed as error:
             raise LocalProtocolError(
@@ -124,34 +124,34 @@ def is_text(text: str) -> bool:
     return _TEXT.fullmatch(text) is not None
 
 
-def _octets(text: str) -> int:
+def _data(text: str) -> int:
     """How many *text* has in UTF-8: what a limit counts (RFC 6531 section 3.3)."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _check_lengths(local_part: str, domain: str) -> None:
-    if _octets(local_part) > MAXIMUM_LOCAL_PART:
-        raise Malformed(f"a local part may have {MAXIMUM_LOCAL_PART} octets")
-    if _octets(domain) > MAXIMUM_DOMAIN:
-        raise Malformed(f"a domain may have {MAXIMUM_DOMAIN} octets")
+    if _data(local_part) > MAX_LOCAL_PART:
+        raise Malformed(f"a local part may have {MAX_LOCAL_PART} octets")
+    if _data(domain) > MAX_DOMAIN:
+        raise Malformed(f"a domain may have {MAX_DOMAIN} octets")
 
 
 def _check_path(inside: str) -> None:
-    if _octets(inside) + 2 > MAXIMUM_PATH:
-        raise Malformed(f"a path may have {MAXIMUM_PATH} octets")
+    if _data(inside) + 2 > MAX_PATH:
+        raise Malformed(f"a path may have {MAX_PATH} octets")
 
 
-def check_domain(text: str, *, beyond_ascii: bool = False) -> None:
+def check_domain(text: str, *, non_ascii: bool = False) -> None:
     """Raise Malformed unless *text* is a domain name or an address literal (RFC 5321 sections 4.1.2 and 4.1.3).
 
-    *beyond_ascii*: with U-labels, too, whose letters are not held against IDNA (RFC 6531 section 3.3).
+    *non_ascii*: with U-labels, too, whose letters are not held against IDNA (RFC 6531 section 3.3).
     """
     if not text.startswith("["):
-        if not _DOMAIN.fullmatch(text) or not (beyond_ascii or text.isascii()) or _octets(text) > MAXIMUM_DOMAIN:
+        if not _DOMAIN.fullmatch(text) or not (non_ascii or text.isascii()) or _data(text) > MAX_DOMAIN:
             raise Malformed("not a domain")
         return
     literal = text[1:-1]
-    if not text.endswith("]") or len(text) > MAXIMUM_DOMAIN:
+    if not text.endswith("]") or len(text) > MAX_DOMAIN:
         raise Malformed("not an address literal")
     try:
         if literal[:5].lower() == "ipv6:":

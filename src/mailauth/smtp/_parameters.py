@@ -18,13 +18,13 @@ import attrs
 from .._errors import LocalProtocolError, Malformed
 from .._events import Command
 from .._validators import value_of
-from ._grammar import BEYOND_ASCII, decode_unitext, decode_xtext, encode_unitext, encode_xtext
+from ._grammar import NON_ASCII, decode_unitext, decode_xtext, encode_unitext, encode_xtext
 
 W = TypeVar("W", bound=enum.Enum)
 
 _ADDRESS_TYPE: Final = re.compile(r"[A-Za-z0-9!#$%&'*/?^_`{|}~-]+")
 _KEYWORD: Final = re.compile(r"[A-Z0-9][A-Z0-9-]*")
-_VALUE: Final = re.compile(rf"[!-<>-~{BEYOND_ASCII}]+")
+_VALUE: Final = re.compile(rf"[!-<>-~{NON_ASCII}]+")
 _PARAMETER: Final = re.compile(rf"([A-Za-z0-9][A-Za-z0-9-]*)(?:=({_VALUE.pattern}))?")
 _UTF_8: Final = "utf-8"  # the address type of RFC 6533
 
@@ -74,7 +74,7 @@ class OriginalRecipient:
 class Parameter:
     """One parameter of MAIL or RCPT: keyword, the field that holds it, the extension that brings it, codec.
 
-    One without a codec takes no value: its field is True or False.  *beyond_ascii*: its value may be so (RFC 6531).
+    One without a codec takes no value: its field is True or False.  *non_ascii*: its value may be so (RFC 6531).
     """
 
     keyword: str
@@ -82,7 +82,7 @@ class Parameter:
     extension: str
     decode: Callable[[str], object] | None = None
     encode: Callable[[Any], str] | None = None
-    beyond_ascii: bool = False
+    non_ascii: bool = False
 
     def is_in(self, command: Command) -> bool:
         """Whether *command* carries it."""
@@ -180,7 +180,7 @@ MAIL_PARAMETERS: Final = (
 NO_PARAMETERS: Final[Mapping[str, str | None]] = MappingProxyType({})
 RCPT_PARAMETERS: Final = (
     Parameter("NOTIFY", "notify", "DSN", _decode_notify, encode_notify),
-    Parameter("ORCPT", "original_recipient", "DSN", _decode_orcpt, _encode_orcpt, beyond_ascii=True),
+    Parameter("ORCPT", "original_recipient", "DSN", _decode_orcpt, _encode_orcpt, non_ascii=True),
 )
 PARAMETERS: Final[Mapping[str, tuple[Parameter, ...]]] = {"MAIL": MAIL_PARAMETERS, "RCPT": RCPT_PARAMETERS}
 
@@ -215,7 +215,7 @@ def decode_parameters(text: str, table: tuple[Parameter, ...]) -> dict[str, Any]
             raise Malformed(f"{keyword} {'takes no' if row.decode is None else 'needs a'} value")
         elif row.decode is None or value is None:
             fields[row.field] = True
-        elif value.isascii() or row.beyond_ascii:
+        elif value.isascii() or row.non_ascii:
             fields[row.field] = row.decode(value)
         else:
             raise Malformed(f"{keyword} takes ASCII only")

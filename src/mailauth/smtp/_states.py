@@ -67,7 +67,7 @@ NEXT: Final[tuple[Mapping[str, State], ...]] = tuple(
 GROUPABLE: Final = frozenset({"MAIL", "RCPT", "RSET"})
 """Only the replies to these may wait for others (RFC 2920 section 3.2)."""
 
-CLIENT_PATIENCE: Final[Mapping[str, NeedData]] = {".": NeedData(patience=600.0), "DATA": NeedData(patience=120.0)}
-"""Seconds a client waits for the reply to these two (RFC 5321 section 4.5.3.2); OTHERWISE for all the rest."""
+CLIENT_TIMEOUTS: Final[Mapping[str, NeedData]] = {".": NeedData(timeout=600.0), "DATA": NeedData(timeout=120.0)}
+"""Seconds a client waits for the reply to these two (RFC 5321 section 4.5.3.2); DEFAULT_TIMEOUT for all the rest."""
 
-OTHERWISE: Final = NeedData(patience=300.0)
+DEFAULT_TIMEOUT: Final = NeedData(timeout=300.0)

@@ -15,13 +15,13 @@ from .replies import Reply
 _FAULT: Final = re.compile(rb"\r[^\n]|(?<!\r)\n|\0")
 
 
-def find_bare(octets: bytes, *, after_cr: bool) -> int | None:
-    """Where in *octets* it shows that content has a bare CR, bare LF or NUL; None where it does not.
+def find_bare(data: bytes, *, after_cr: bool) -> int | None:
+    """Where in *data* it shows that content has a bare CR, bare LF or NUL; None where it does not.
 
     A bare CR shows in the octet that follows it, so that the answer is the same however content is cut.  *after_cr*: a
-    CR came right before *octets*.
+    CR came right before *data*.
     """
-    found = _FAULT.search(b"\r" + octets if after_cr else octets)
+    found = _FAULT.search(b"\r" + data if after_cr else data)
     return None if found is None else found.end() - 1 - after_cr
 
 
@@ -42,19 +42,19 @@ class LineLengths:
         """Where the first octet too many was, in what was watched last then."""
         self._open = 0  # octets of the line that has no end yet
 
-    def watch(self, octets: bytes) -> bool:
-        """Whether no line up to the end of *octets* has more octets than the limit, its CRLF counted."""
+    def watch(self, data: bytes) -> bool:
+        """Whether no line up to the end of *data* has more octets than the limit, its CRLF counted."""
         if self.within:
             start, already = 0, self._open
-            while already + len(octets) - start > self._limit:
-                end = octets.rfind(b"\n", start, start + self._limit - already)
+            while already + len(data) - start > self._limit:
+                end = data.rfind(b"\n", start, start + self._limit - already)
                 if end < 0:
                     self.within = False
                     self.beyond = start + self._limit - already
                     return False
                 start, already = end + 1, 0
-            end = octets.rfind(b"\n", start)
-            self._open = already + len(octets) - start if end < 0 else len(octets) - end - 1
+            end = data.rfind(b"\n", start)
+            self._open = already + len(data) - start if end < 0 else len(data) - end - 1
         return self.within
 
 
@@ -110,16 +110,16 @@ class Chunks:
     def take(self, buffer: LineBuffer) -> bytes:
         """What has come of this chunk; nothing when none has."""
         buffer.gather()
-        octets = buffer.octets[buffer.offset : buffer.offset + self.missing]
-        buffer.offset += len(octets)
-        self.missing -= len(octets)
-        if octets and self.refusal is None:
+        data = buffer.data[buffer.offset : buffer.offset + self.missing]
+        buffer.offset += len(data)
+        self.missing -= len(data)
+        if data and self.refusal is None:
             self.after_cr = self.tail.endswith(b"\r")
-            self.tail = (self.tail + octets[-2:])[-2:]
-            self.clean = self.clean and self._line_ends.watch(octets)
+            self.tail = (self.tail + data[-2:])[-2:]
+            self.clean = self.clean and self._line_ends.watch(data)
             if self._lengths is not None:
-                self._lengths.watch(octets)
-        return octets
+                self._lengths.watch(data)
+        return data
 
     @property
     def ends_clean(self) -> bool:

@@ -13,22 +13,22 @@ from typing import Final
 from .. import sasl
 from .._client import ClientMachine
 from .._errors import LocalProtocolError, Malformed, RemoteProtocolError
-from .._events import Action, Command, MessageChunk, Tls, Why
+from .._events import Action, CloseReason, Command, MessageChunk, Tls
 from .._lines import check_line
 from ._client_content import Content
 from ._parameters import PARAMETERS, Body
-from ._states import CLIENT_PATIENCE, GROUPABLE, NEXT, OTHERWISE, State
+from ._states import CLIENT_TIMEOUTS, DEFAULT_TIMEOUT, GROUPABLE, NEXT, State
 from .commands import Auth, Bdat, Data, Hello, Help, Mail, MessageComplete, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
-from .events import AuthenticationFailed, ClientEvent, Replied
+from .events import AuthenticationRejected, ClientEvent, ReplyReceived
 from .replies import Reply, join_lines, parse_extensions, parse_line
 from .settings import ClientSettings
 
 _LINE_COMMANDS: Final = (Hello, StartTls, Mail, Rcpt, Data, Rset, Noop, Vrfy, Help, Quit)
-_MAXIMUM_COMMAND: Final = 512  # octets with CRLF (RFC 5321 section 4.5.3.1.4): what an AUTH command must fit into
+_MAX_COMMAND: Final = 512  # octets with CRLF (RFC 5321 section 4.5.3.1.4): what an AUTH command must fit into
 
 
 class ClientConnection(ClientMachine[ClientEvent]):
-    """One SMTP session.  The first event is ``Replied(command=None)``: the greeting.
+    """One SMTP session.  The first event is ``ReplyReceived(command=None)``: the greeting.
 
     *tls* is given when TLS came first (port 465).
     """
@@ -40,7 +40,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     def __init__(self, settings: ClientSettings | None = None, *, tls: Tls | None = None) -> None:
         self._settings = settings or ClientSettings()
-        super().__init__(tls=tls, maximum_unanswered=self._settings.maximum_unanswered)
+        super().__init__(tls=tls, max_unanswered=self._settings.max_unanswered)
         self._state = State.GREETING
         self._projected = State.GREETING  # where the session will stand if every unanswered command is accepted
         self._extensions: Mapping[str, str] = {}
@@ -73,12 +73,12 @@ class ClientConnection(ClientMachine[ClientEvent]):
         Raises LocalProtocolError, nothing having been sent, when the command is not allowed now or too much is queued.
         """
         self._check_open()
-        if self._output_size > self._settings.maximum_unwritten:
+        if self._output_size > self._settings.max_unwritten:
             raise LocalProtocolError("too much is queued: flush before sending more")
         if isinstance(command, MessageChunk):
-            self._send_content(command.octets)
+            self._send_content(command.data)
             return
-        self._check_may_ask()
+        self._check_command_allowed()
         if isinstance(command, MessageComplete):
             self._complete(command)
             return
@@ -96,13 +96,13 @@ class ClientConnection(ClientMachine[ClientEvent]):
             self._check_parameters(command)
         elif isinstance(command, Data) and self._mail.body is Body.BINARY_MIME:
             raise LocalProtocolError("BODY=BINARYMIME needs BDAT: send the content without Data")
-        octets = check_line(command.to_wire())
-        if not octets.isascii() or (isinstance(command, Vrfy) and command.smtputf8):
+        data = check_line(command.to_wire())
+        if not data.isascii() or (isinstance(command, Vrfy) and command.smtputf8):
             self._check_smtputf8(command)
         if isinstance(command, Mail):
             self._mail = command
         self._projected = after
-        self._queue(command, octets)
+        self._queue(command, data)
 
     def _check_parameters(self, command: Mail | Rcpt) -> None:
         """Raise LocalProtocolError for a parameter whose extension the server does not offer (RFC 5321 section
@@ -131,26 +131,26 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     # Content
 
-    def _send_content(self, octets: bytes) -> None:
+    def _send_content(self, data: bytes) -> None:
         if self._state is State.DATA and not self._lone_dot and self._content is not None:
-            stuffed = self._content.stuff(octets)
+            stuffed = self._content.stuff(data)
             if stuffed:
                 self._write(stuffed, due=True)
             return
         if "BDAT" not in NEXT[self._projected] or "CHUNKING" not in self._extensions:
             raise LocalProtocolError("content is sent after Data was answered by 354, or by BDAT where it is offered")
-        self._check_may_ask()
+        self._check_command_allowed()
         self._check_chunk_may_follow()
         if self._projected is State.RCPT:
             self._content = self._new_content()
         if self._content is None:
             raise LocalProtocolError("no message content is being sent")
-        self._send_chunk(self._content.take(octets))
+        self._send_chunk(self._content.take(data))
 
-    def _send_chunk(self, octets: bytes, last: MessageComplete | None = None) -> None:
-        line = Bdat(size=len(octets), last=last is not None)
+    def _send_chunk(self, data: bytes, last: MessageComplete | None = None) -> None:
+        line = Bdat(size=len(data), last=last is not None)
         self._projected = State.CHUNKS if last is None else State.READY
-        self._queue(line if last is None else last, line.to_wire() + octets)
+        self._queue(line if last is None else last, line.to_wire() + data)
 
     def _check_chunk_may_follow(self) -> None:
         under_way = (*self._unanswered, *(command for command, _ in self._unsent))
@@ -158,7 +158,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
             isinstance(command, (Rset, Hello, MessageComplete)) for command in under_way
         ):
             raise LocalProtocolError("a chunk was refused: only Rset leads on")
-        if sum(len(octets) for _, octets in self._unsent) > self._settings.maximum_unwritten:
+        if sum(len(data) for _, data in self._unsent) > self._settings.max_unwritten:
             raise LocalProtocolError("too much is queued: read replies before sending more")
 
     def _complete(self, command: MessageComplete) -> None:
@@ -178,7 +178,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _new_content(self) -> Content:
         return Content(lf_to_crlf=self._settings.lf_to_crlf, binary=self._mail.body is Body.BINARY_MIME)
 
-    def _send_what_may(self) -> None:
+    def _send_permitted(self) -> None:
         """As the base says; of a message that was refused not an octet more (RFC 3030 section 2): RSET for its end."""
         unsent = self._unsent
         while self._refusal is not None and unsent and not self._unanswered:
@@ -189,8 +189,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
             if not isinstance(command, Bdat):
                 break
             unsent.popleft()
-            self._events.append(Replied(command=command, reply=self._refusal))
-        super()._send_what_may()
+            self._events.append(ReplyReceived(command=command, reply=self._refusal))
+        super()._send_permitted()
 
     def _may_follow(self) -> bool:
         """RFC 2920 section 3.1: only the last of a group may be of any kind; the end of content may begin one (4)."""
@@ -203,7 +203,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     # The login
 
-    def _check_may_log_in(self) -> None:
+    def _check_login_allowed(self) -> None:
         if not self._idle or self._state is not State.READY:
             raise LocalProtocolError("AUTH is allowed after EHLO, outside a transaction, with no reply due")
         if self._tls is None and self._settings.tls_required:
@@ -213,9 +213,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
         return mechanism.upper() in self._extensions.get("AUTH", "").upper().split()
 
     def _start_login(self, exchange: sasl.ClientExchange) -> None:
-        room = _MAXIMUM_COMMAND - len(f"AUTH {exchange.mechanism} \r\n")
+        room = _MAX_COMMAND - len(f"AUTH {exchange.mechanism} \r\n")
         command = Auth(mechanism=exchange.mechanism, initial_response=exchange.begin(room))
-        self._say(command, command.to_wire())
+        self._write_login_line(command, command.to_wire())
 
     def _continue_login(self, reply: Reply) -> ClientEvent | None:
         if reply.code == 334:
@@ -226,16 +226,16 @@ class ClientConnection(ClientMachine[ClientEvent]):
             return self._succeed()
         if reply.code < 400:
             raise RemoteProtocolError(f"AUTH was answered by {reply.code}")
-        return AuthenticationFailed(mechanism=self._end_login().mechanism, reply=reply)
+        return AuthenticationRejected(mechanism=self._end_login().mechanism, reply=reply)
 
     # What comes in
 
     def _advance(self) -> ClientEvent | Action | None:
-        limit = self._settings.maximum_reply_line
-        line = self._take_reply_line(limit if self._exchange is None else max(limit, sasl.MAXIMUM_LINE))
+        limit = self._settings.max_reply_line
+        line = self._take_reply_line(limit if self._exchange is None else max(limit, sasl.MAX_LINE))
         if line is None:
             verb = getattr(self._unanswered[0], "verb", "") if self._unanswered else ""
-            return self._starve(CLIENT_PATIENCE.get(verb, OTHERWISE))
+            return self._need_more_data(CLIENT_TIMEOUTS.get(verb, DEFAULT_TIMEOUT))
         reply = self._read(line)
         return None if reply is None else self._take(reply)
 
@@ -244,7 +244,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         try:
             code, last, text = parse_line(line)
         except Malformed:
-            raise self._no_reply(line) from None
+            raise self._malformed_reply(line) from None
         lines = self._lines
         if lines and code != self._code:
             raise RemoteProtocolError("the lines of one reply carry different codes")
@@ -252,9 +252,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
         lines.append(text)
         self._reply_size += len(line)
         settings = self._settings
-        if len(lines) > settings.maximum_reply_lines or self._reply_size > settings.maximum_reply:
+        if len(lines) > settings.max_reply_lines or self._reply_size > settings.max_reply:
             raise RemoteProtocolError(
-                f"a reply of over {settings.maximum_reply_lines} lines or {settings.maximum_reply} octets"
+                f"a reply of over {settings.max_reply_lines} lines or {settings.max_reply} octets"
             )
         if not last:
             return None
@@ -265,13 +265,13 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _take(self, reply: Reply) -> ClientEvent | None:
         """A whole reply: whose is it, and what does it change?"""
         if reply.code == 421:
-            return self._take_last_words(reply)
+            return self._take_shutdown_reply(reply)
         if self._state is State.GREETING:
             if 300 <= reply.code < 400:
                 raise RemoteProtocolError(f"the greeting is {reply.code}")
             self._greeted = True
             self._state = self._projected = State.CONNECTED if reply.positive else State.REFUSING
-            return Replied(command=None, reply=reply)
+            return ReplyReceived(command=None, reply=reply)
         if not self._unanswered:
             raise RemoteProtocolError(f"a reply to nothing: {reply.code}")
         command = self._unanswered[0]
@@ -290,13 +290,13 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if self._given_up and isinstance(command, MessageComplete):
             return self._give_up(command, reply)
         if isinstance(command, MessageComplete) and self._take_verdict(reply):
-            return Replied(command=command, reply=reply)
+            return ReplyReceived(command=command, reply=reply)
         self._unanswered.popleft()
         self._apply(command, reply)
         if isinstance(command, StartTls) and reply.positive:
-            self._upgrade(Replied(command=command, reply=reply))
+            self._upgrade(ReplyReceived(command=command, reply=reply))
             return None
-        return Replied(command=command, reply=reply)
+        return ReplyReceived(command=command, reply=reply)
 
     def _give_up(self, command: MessageComplete, reply: Reply) -> ClientEvent:
         """The reply to the RSET that went for the end of a refused message: that end is answered as its chunk was."""
@@ -305,12 +305,12 @@ class ClientConnection(ClientMachine[ClientEvent]):
             raise RemoteProtocolError(f"RSET was answered by {reply.code}")
         self._given_up = False
         self._unanswered.popleft()
-        replied = Replied(command=command, reply=refusal)
+        replied = ReplyReceived(command=command, reply=refusal)
         if self._lmtp:
             self._events.extend([replied] * (self._accepted_recipients - 1))
         self._state = State.READY
         self._project()
-        self._send_what_may()
+        self._send_permitted()
         return replied
 
     def _take_verdict(self, reply: Reply) -> bool:
@@ -322,16 +322,16 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._replies_due = (self._replies_due or self._accepted_recipients or 1) - 1
         return self._replies_due > 0
 
-    def _take_last_words(self, reply: Reply) -> ClientEvent:
+    def _take_shutdown_reply(self, reply: Reply) -> ClientEvent:
         """421: the server will close; what is still unanswered stays so (RFC 5321 section 3.8)."""
-        self._last_words = True
+        self._shutdown_reply = True
         if self._unanswered:
             command: Command | None = self._unanswered.popleft()
         else:
             command = None
         if self._exchange is not None:
-            return AuthenticationFailed(mechanism=self._end_login().mechanism, reply=reply)
-        return Replied(command=command, reply=reply)
+            return AuthenticationRejected(mechanism=self._end_login().mechanism, reply=reply)
+        return ReplyReceived(command=command, reply=reply)
 
     def _apply(self, command: Command, reply: Reply) -> None:
         """What a command that was answered leaves behind."""
@@ -357,10 +357,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
         elif isinstance(command, Data):
             self._content = self._new_content() if accepted and self._state is State.DATA else None
         elif isinstance(command, Quit):
-            self._close(Why.QUIT)
+            self._close(CloseReason.QUIT)
             return
         self._project()
-        self._send_what_may()
+        self._send_permitted()
 
     def _apply_content(self, command: Command, reply: Reply) -> None:
         state = self._state
@@ -392,7 +392,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._state = self._projected = State.CONNECTED
         self._extensions = {}
 
-    def _wind_up(self) -> None:
+    def _begin_shutdown(self) -> None:
         if self._idle and self._state not in (State.GREETING, State.DATA):
             self._write(Quit().to_wire(), due=True)
         self._close(self._why)

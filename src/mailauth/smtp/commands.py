@@ -65,7 +65,7 @@ class VerdictQuestion(Question[Verdict]):
         return TRY_AGAIN
 
 
-class VerbAlone(Command):
+class NoArgumentCommand(Command):
     """A command that is nothing but its verb."""
 
     __slots__ = ()
@@ -83,7 +83,7 @@ class VerbAlone(Command):
 
 
 @attrs.frozen(kw_only=True)
-class VerbAndText(Command):
+class TextCommand(Command):
     """A command with any text or none behind its verb."""
 
     verb: ClassVar[str]
@@ -142,7 +142,7 @@ class Hello(Command, Notice):
 
 
 @attrs.frozen(kw_only=True)
-class StartTls(VerbAlone, VerdictQuestion):
+class StartTls(NoArgumentCommand, VerdictQuestion):
     """``STARTTLS`` (RFC 3207).  ACCEPT (220) begins the handshake; 454 when TLS cannot be had just now."""
 
     verb: ClassVar[str] = "STARTTLS"
@@ -194,7 +194,7 @@ def _check_reverse_path(mailbox: Mailbox) -> None:
 
 
 def _check_host(host: str) -> None:
-    check_domain(host, beyond_ascii=True)
+    check_domain(host, non_ascii=True)
 
 
 _SOURCE_ROUTE: Final = tuple_of(str, _check_host)
@@ -301,7 +301,7 @@ class Rcpt(Command, VerdictQuestion):
 
 
 @attrs.frozen(kw_only=True)
-class Data(VerbAlone, VerdictQuestion):
+class Data(NoArgumentCommand, VerdictQuestion):
     """``DATA``, or the first ``BDAT``: may the content come?
 
     On yes it follows, up to MessageComplete or MessageAborted.
@@ -349,14 +349,14 @@ class MessageComplete(Command, Question[Verdict | PerRecipient]):
 
 
 @attrs.frozen(kw_only=True)
-class Rset(VerbAlone, Notice):
+class Rset(NoArgumentCommand, Notice):
     """``RSET``: the transaction, if one is open, is forgotten."""
 
     verb: ClassVar[str] = "RSET"
 
 
 @attrs.frozen(kw_only=True)
-class Noop(VerbAndText, Notice):
+class Noop(TextCommand, Notice):
     """``NOOP``: nothing; its argument is ignored (RFC 5321 section 4.1.1.9)."""
 
     verb: ClassVar[str] = "NOOP"
@@ -393,14 +393,14 @@ class Vrfy(Command, Notice):
 
 
 @attrs.frozen(kw_only=True)
-class Help(VerbAndText, Notice):
+class Help(TextCommand, Notice):
     """``HELP``: answered with the list of verbs."""
 
     verb: ClassVar[str] = "HELP"
 
 
 @attrs.frozen(kw_only=True)
-class Quit(VerbAlone, Notice):
+class Quit(NoArgumentCommand, Notice):
     """``QUIT``: the client ends the session."""
 
     verb: ClassVar[str] = "QUIT"

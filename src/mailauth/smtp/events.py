@@ -8,7 +8,7 @@ from typing import TypeAlias
 import attrs
 
 from .. import _events, sasl
-from .._events import MessageChunk, Payload, TlsStarted, Why
+from .._events import CloseReason, MessageChunk, Payload, TlsStarted
 from .commands import Data, Hello, Help, Mail, MessageComplete, Noop, Quit, Rcpt, Rset, StartTls, VerdictQuestion, Vrfy
 from .replies import Reply
 
@@ -20,7 +20,7 @@ class ContentFault(enum.Enum):
     BARE_LINE_END = "the content holds a bare CR, a bare LF or a NUL"
     """What SMTP smuggling is made of (CVE-2023-51764, CVE-2024-27305)."""
     LONG_LINE = "a line of the content is longer than it may be"
-    GIVEN_UP = "the client gave it up between two chunks"
+    ABANDONED = "the client gave it up between two chunks"
     """By RSET, EHLO or QUIT behind BDAT (RFC 3030 section 2)."""
 
 
@@ -44,17 +44,17 @@ class MessageAborted(Payload):
     a while, and hears the reply at the end.
     """
 
-    why: Why | ContentFault
+    reason: CloseReason | ContentFault
 
 
-class Refused(_events.RefusedBy[Reply]):
+class CommandRejected(_events.CommandRejected[Reply]):
     __slots__ = ()
-    __doc__ = _events.RefusedBy.__doc__
+    __doc__ = _events.CommandRejected.__doc__
 
 
-class Replied(_events.RepliedBy[Reply]):
+class ReplyReceived(_events.ReplyReceived[Reply]):
     __slots__ = ()
-    __doc__ = _events.RepliedBy.__doc__
+    __doc__ = _events.ReplyReceived.__doc__
 
     @property
     def temporary(self) -> bool:
@@ -65,22 +65,22 @@ class Replied(_events.RepliedBy[Reply]):
         return 400 <= code < 500 or (code == 552 and isinstance(self.command, Rcpt))
 
 
-class AuthenticationFailed(_events.LoginRefusedBy[Reply]):
+class AuthenticationRejected(_events.AuthenticationRejected[Reply]):
     __slots__ = ()
-    __doc__ = _events.LoginRefusedBy.__doc__
+    __doc__ = _events.AuthenticationRejected.__doc__
 
 
 ServerEvent: TypeAlias = (
     Connected | Mail | Rcpt | Data | MessageComplete | StartTls
     | sasl.CheckPassword | sasl.FetchSecret | sasl.Authorize
     | MessageChunk | MessageAborted
-    | Hello | Rset | Noop | Vrfy | Help | Quit | Refused | TlsStarted
+    | Hello | Rset | Noop | Vrfy | Help | Quit | CommandRejected | TlsStarted
     | sasl.AuthenticationStarted | sasl.Authenticated | sasl.AuthenticationFailed
 )  # fmt: skip
 """Everything that ``smtp.ServerConnection`` hands to the application."""
 
-AnyServerEvent: TypeAlias = ServerEvent | sasl.FurtherQuestion
-"""Everything that ``smtp.AnyServerConnection`` hands to the application: SCRAM, tokens and certificates, too."""
+ExtendedServerEvent: TypeAlias = ServerEvent | sasl.ExtendedQuestion
+"""Everything that ``smtp.ExtendedServerConnection`` hands to the application: SCRAM, tokens and certificates, too."""
 
-ClientEvent: TypeAlias = Replied | sasl.Authenticated | AuthenticationFailed
+ClientEvent: TypeAlias = ReplyReceived | sasl.Authenticated | AuthenticationRejected
 """Everything that ``smtp.ClientConnection`` hands to the application."""

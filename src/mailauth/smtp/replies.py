@@ -14,7 +14,7 @@ from .._errors import LocalProtocolError, Malformed
 from .._events import Accept
 from .._validators import matches, tuple_of, value_of
 
-MAXIMUM_REPLY_LINE: Final = 512  # with its CRLF (RFC 5321 section 4.5.3.1.5)
+MAX_REPLY_LINE: Final = 512  # with its CRLF (RFC 5321 section 4.5.3.1.5)
 
 _STATUS: Final = r"[245]\.[0-9]{1,3}\.[0-9]{1,3}"
 _ENHANCED: Final = re.compile(_STATUS)
@@ -62,7 +62,7 @@ class Reply:
         Never bare: an empty text becomes ``OK`` or ``refused``, since some clients hang on a code alone.
         """
         status = f"{self.enhanced_status_code} " if enhanced and self.enhanced_status_code else ""
-        room = MAXIMUM_REPLY_LINE - len(status) - 6  # the code, its separator and CRLF
+        room = MAX_REPLY_LINE - len(status) - 6  # the code, its separator and CRLF
         lines = [
             line[start : start + room]
             for line in (self.text or ("OK" if self.code < 400 else "refused")).split("\n")

@@ -11,11 +11,11 @@ from typing import Final, Generic, Never, TypeVar
 
 from .. import sasl
 from .._errors import Malformed
-from .._events import Action, Question, Tls, Why
+from .._events import Action, CloseReason, Question, Tls
 from .._lines import LineTooLong
-from . import _fixed
+from . import _standard_replies
 from ._command_lines import COMMON, PARSERS, from_common, split_line
-from ._content import ContentCourse, checked, is_tiny
+from ._content import ContentReceiver, checked, is_tiny
 from ._parameters import Body
 from ._states import GROUPABLE, NEXT, State
 from .commands import (
@@ -34,9 +34,9 @@ from .commands import (
     StartTls,
     Vrfy,
 )
-from .events import Connected, ContentFault, MessageAborted, Refused, ServerEvent
+from .events import CommandRejected, Connected, ContentFault, MessageAborted, ServerEvent
 from .replies import Reply
-from .settings import AnyServerSettings, ServerSettings
+from .settings import ExtendedServerSettings, ServerSettings
 
 A = TypeVar("A")
 Q = TypeVar("Q")
@@ -48,7 +48,7 @@ _NOT_IMPLEMENTED: Final = frozenset({"EXPN", "TURN", "ETRN", "SEND", "SOML", "SA
 
 _HTTP: Final = frozenset({"GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PATCH", "PRI"})
 _TLS_HANDSHAKE: Final = 0x16  # the first octet of a ClientHello (RFC 8446 section 5.1), and no beginning of a command
-_BLANK_AFTER_COLON: Final = re.compile(r"\A((?i:FROM|TO):) +<")
+_SPACE_AFTER_COLON: Final = re.compile(r"\A((?i:FROM|TO):) +<")
 
 _CONTENT: Final = frozenset({State.DATA, State.CHUNKS})
 
@@ -58,15 +58,15 @@ _IN_CLEAR: Final = frozenset({"EHLO", "NOOP", "RSET", "HELP", "STARTTLS", "QUIT"
 """What a client may say before TLS where TLS is required (RFC 3207 section 4)."""
 
 
-class _Connection(ContentCourse[Q], Generic[Q]):
+class _Connection(ContentReceiver[Q], Generic[Q]):
     """One SMTP session, whose login may ask *Q* beside what every server's may."""
 
-    __slots__ = ("_failed_logins", "_noops")
+    __slots__ = ("_failed_logins", "_junk_commands")
 
-    def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
+    def __init__(self, settings: ExtendedServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
         super().__init__(settings, entropy=entropy, tls=tls)
         self._failed_logins = 0
-        self._noops = 0
+        self._junk_commands = 0
 
     # What comes in
 
@@ -82,46 +82,46 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         received = self._input
         # Between two chunks of a message the server still holds it, so the rate of content goes on to apply there.
         wait = self._settings.waits[2] if state is _CHUNKS else self._wait
-        if received.offset == len(received.octets):
-            return self._starve(wait)
-        found = _match_common(received.octets, received.offset)
+        if received.offset == len(received.data):
+            return self._need_more_data(wait)
+        found = _match_common(received.data, received.offset)
         if found is not None and not received.dropping:
             command = from_common(found)
             if command is not None:
                 received.offset = found.end()
-                return self._obey(command, found)
-        if state is State.CONNECTED and received.octets[received.offset] == _TLS_HANDSHAKE and not received.dropping:
-            return self._turn_away(b"")
+                return self._handle_command(command, found)
+        if state is State.CONNECTED and received.data[received.offset] == _TLS_HANDSHAKE and not received.dropping:
+            return self._reject_foreign_protocol(b"")
         try:
-            line = received.take_line(self._settings.maximum_command_line)
+            line = received.take_line(self._settings.max_command_line)
         except LineTooLong:
             if state is _CHUNKS:
-                return self._lose_count(b"", _fixed.LINE_TOO_LONG)
-            return self._refuse("", b"", _fixed.LINE_TOO_LONG)
+                return self._close_endless_chunk(b"", _standard_replies.LINE_TOO_LONG)
+            return self._refuse("", b"", _standard_replies.LINE_TOO_LONG)
         if line is None:
             if received.dropping and state is _CHUNKS:
                 # Its bytes would earn time like content does, and a line without an end would earn it without an end.
-                return self._lose_count(b"", _fixed.LINE_TOO_LONG)
-            return self._starve(wait)
+                return self._close_endless_chunk(b"", _standard_replies.LINE_TOO_LONG)
+            return self._need_more_data(wait)
         return self._read(line)
 
     def _read(self, line: bytes) -> ServerEvent | None:
         """A line that is not one of the common ones."""
         settings = self._settings
-        said = line.rstrip(b" \t") if settings.trailing_blanks else line
+        said = line.rstrip(b" \t") if settings.allow_trailing_space else line
         try:
             verb, argument = split_line(said, smtputf8=settings.smtputf8)
         except Malformed:
-            return self._refuse("", line, _fixed.BAD_LINE)
+            return self._refuse("", line, _standard_replies.BAD_LINE)
         parse = PARSERS.get(verb)
         if parse is None or verb not in settings.verbs:
             if verb in _NOT_IMPLEMENTED:
-                return self._refuse(verb, line, _fixed.NOT_IMPLEMENTED)
+                return self._refuse(verb, line, _standard_replies.NOT_IMPLEMENTED)
             if verb in _HTTP:
-                return self._turn_away(line)
-            return self._refuse("", line, _fixed.UNKNOWN_COMMAND)
-        if settings.blank_after_colon and verb in {"MAIL", "RCPT"}:
-            argument = _BLANK_AFTER_COLON.sub(r"\1<", argument)
+                return self._reject_foreign_protocol(line)
+            return self._refuse("", line, _standard_replies.UNKNOWN_COMMAND)
+        if settings.allow_space_after_colon and verb in {"MAIL", "RCPT"}:
+            argument = _SPACE_AFTER_COLON.sub(r"\1<", argument)
         try:
             if said.endswith(b" "):
                 raise Malformed("a blank at the end of the line")
@@ -129,19 +129,19 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         except Malformed as error:
             reply = Reply(501, "5.5.4", str(error))
             if verb == "BDAT" and self._state is not State.REFUSING:
-                return self._lose_count(line, reply)
+                return self._close_endless_chunk(line, reply)
             return self._refuse(verb, line, reply)
-        if isinstance(command, Bdat) and is_tiny(command) and self._leads_nowhere():
-            self._say(_fixed.TOO_MANY_NOOPS)
-            return Refused(verb=verb, line=line, reply=_fixed.TOO_MANY_NOOPS)
-        return self._obey(command, line)
+        if isinstance(command, Bdat) and is_tiny(command) and self._count_junk_command():
+            self._write_reply(_standard_replies.TOO_MANY_JUNK_COMMANDS)
+            return CommandRejected(verb=verb, line=line, reply=_standard_replies.TOO_MANY_JUNK_COMMANDS)
+        return self._handle_command(command, line)
 
-    def _obey(self, command: LineCommand, line: bytes | re.Match[bytes]) -> ServerEvent | None:
+    def _handle_command(self, command: LineCommand, line: bytes | re.Match[bytes]) -> ServerEvent | None:
         verb = command.verb
         if verb not in NEXT[self._state]:
-            return self._refuse(verb, line, _fixed.BAD_SEQUENCE, command)
+            return self._refuse(verb, line, _standard_replies.BAD_SEQUENCE, command)
         if self._settings.tls_required and self._tls is None and verb not in _IN_CLEAR:
-            return self._refuse(verb, line, _fixed.TLS_REQUIRED, command)
+            return self._refuse(verb, line, _standard_replies.TLS_REQUIRED, command)
         refusal: Reply | None = None
         match command:
             case Rcpt():
@@ -153,15 +153,15 @@ class _Connection(ContentCourse[Q], Generic[Q]):
             case Auth():
                 refusal = self._check_auth(command)
             case Data():
-                refusal = _fixed.BINARY_NEEDS_BDAT if self._mail.body is Body.BINARY_MIME else None
+                refusal = _standard_replies.BINARY_NEEDS_BDAT if self._mail.body is Body.BINARY_MIME else None
             case Bdat():
                 refusal = self._check_bdat(command)
             case Vrfy(smtputf8=True) if not self._settings.smtputf8:
                 refusal = _not_offered("SMTPUTF8")
             case _:
-                refusal = self._check_noops(command)
+                refusal = self._check_junk_commands(command)
                 if refusal is None:
-                    return self._carry_out(command)
+                    return self._execute(command)
         if refusal is not None:
             return self._refuse(verb, line, refusal, command)
         if isinstance(command, Auth):
@@ -171,7 +171,7 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         self._question = command
         return command
 
-    def _carry_out(self, command: Hello | Rset | Noop | Vrfy | Help | Quit) -> ServerEvent:
+    def _execute(self, command: Hello | Rset | Noop | Vrfy | Help | Quit) -> ServerEvent:
         """What the RFC settles alone."""
         between_chunks = self._state is State.CHUNKS
         match command:
@@ -180,19 +180,19 @@ class _Connection(ContentCourse[Q], Generic[Q]):
             case Rset():
                 self._state = NEXT[self._state]["RSET"]
                 self._reset()
-                self._say(_fixed.RESET, due=False)
+                self._write_reply(_standard_replies.RESET, due=False)
             case Noop():
-                self._say(_fixed.NOOP)
+                self._write_reply(_standard_replies.NOOP)
             case Vrfy():
-                self._say(_fixed.VRFY)
+                self._write_reply(_standard_replies.VRFY)
             case Help():
-                self._say(self._settings.help_reply)
+                self._write_reply(self._settings.help_reply)
             case Quit():
-                self._say(_fixed.GOODBYE)
-                self._close(Why.QUIT)
+                self._write_reply(_standard_replies.GOODBYE)
+                self._close(CloseReason.QUIT)
         if between_chunks and isinstance(command, (Hello, Rset, Quit)):
             self._events.append(command)
-            return MessageAborted(why=ContentFault.GIVEN_UP)
+            return MessageAborted(reason=ContentFault.ABANDONED)
         return command
 
     def _refuse(
@@ -200,7 +200,7 @@ class _Connection(ContentCourse[Q], Generic[Q]):
     ) -> ServerEvent:
         """The rules alone say no; each refusal counts against the budget of errors."""
         if self._state is State.REFUSING:
-            reply = _fixed.NO_SERVICE  # to whatever is not QUIT (RFC 5321 section 3.1)
+            reply = _standard_replies.NO_SERVICE  # to whatever is not QUIT (RFC 5321 section 3.1)
         if isinstance(command, Auth):
             line = f"AUTH {command.mechanism}".encode("ascii")
         elif verb == "AUTH":
@@ -209,52 +209,56 @@ class _Connection(ContentCourse[Q], Generic[Q]):
             line = line.group()[:-2]
         if isinstance(command, Bdat):
             return self._refuse_bdat(command, line, reply)
-        self._say(reply)
+        self._write_reply(reply)
         if reply.code >= 500:
             self._errors += 1
             self._check_errors()
-        elif reply.code != 421 and self._leads_nowhere():
-            self._say(_fixed.TOO_MANY_NOOPS)
-        return Refused(verb=verb, line=line, reply=reply)
+        elif reply.code != 421 and self._count_junk_command():
+            self._write_reply(_standard_replies.TOO_MANY_JUNK_COMMANDS)
+        return CommandRejected(verb=verb, line=line, reply=reply)
 
-    def _turn_away(self, line: bytes) -> Refused:
+    def _reject_foreign_protocol(self, line: bytes) -> CommandRejected:
         """Another protocol, which may carry SMTP inside: a browser that was lured here, TLS where none is."""
-        self._say(_fixed.NOT_SMTP)
-        self._abandon(Why.TOO_MANY_ERRORS)
-        self._close(Why.TOO_MANY_ERRORS)
-        return Refused(verb="", line=line, reply=_fixed.NOT_SMTP)
+        self._write_reply(_standard_replies.NOT_SMTP)
+        self._end_unfinished(CloseReason.TOO_MANY_ERRORS)
+        self._close(CloseReason.TOO_MANY_ERRORS)
+        return CommandRejected(verb="", line=line, reply=_standard_replies.NOT_SMTP)
 
     # What stands against a command: the Reply that refuses it, None when nothing does
 
-    def _check_noops(self, command: LineCommand) -> Reply | None:
-        return None if isinstance(command, Quit) or not self._leads_nowhere() else _fixed.TOO_MANY_NOOPS
+    def _check_junk_commands(self, command: LineCommand) -> Reply | None:
+        return (
+            None
+            if isinstance(command, Quit) or not self._count_junk_command()
+            else _standard_replies.TOO_MANY_JUNK_COMMANDS
+        )
 
-    def _leads_nowhere(self) -> bool:
+    def _count_junk_command(self) -> bool:
         """Count a command that brings the session no further.  True when there were too many: it is over."""
-        self._noops += 1
-        if self._noops - 2 * self._transactions <= self._settings.maximum_noops:
+        self._junk_commands += 1
+        if self._junk_commands - 2 * self._transactions <= self._settings.max_junk_commands:
             return False
-        self._abandon(Why.TOO_MANY_ERRORS)
-        self._close(Why.TOO_MANY_ERRORS)
+        self._end_unfinished(CloseReason.TOO_MANY_ERRORS)
+        self._close(CloseReason.TOO_MANY_ERRORS)
         return True
 
     def _check_start_tls(self) -> Reply | None:
         if self._tls is not None:
-            return _fixed.TLS_ACTIVE
-        return None if self._settings.starttls else _fixed.NOT_IMPLEMENTED
+            return _standard_replies.TLS_ACTIVE
+        return None if self._settings.starttls else _standard_replies.NOT_IMPLEMENTED
 
     def _check_auth(self, command: Auth) -> Reply | None:
         if self._identity is not None:
-            return _fixed.ALREADY_LOGGED_IN
+            return _standard_replies.ALREADY_LOGGED_IN
         offered = self._settings.offered(self._tls)
         if command.mechanism in offered:
             return None
-        return _fixed.NO_MECHANISM if offered else _fixed.NOT_IMPLEMENTED
+        return _standard_replies.NO_MECHANISM if offered else _standard_replies.NOT_IMPLEMENTED
 
     def _check_mail(self, command: Mail, line: bytes | re.Match[bytes]) -> Reply | None:
         settings = self._settings
         if settings.authentication_required and self._identity is None:
-            return _fixed.LOGIN_REQUIRED
+            return _standard_replies.LOGIN_REQUIRED
         unknown = settings.not_offered(command)
         if unknown is None and command.body is Body.BINARY_MIME and not settings.binary_mime:
             unknown = "BODY=BINARYMIME"
@@ -262,13 +266,13 @@ class _Connection(ContentCourse[Q], Generic[Q]):
             unknown = "REQUIRETLS"
         if unknown is not None:
             return _not_offered(unknown)
-        if not command.smtputf8 and _beyond_ascii(line):
-            return _fixed.ASCII_REVERSE_PATH
-        if command.size is not None and command.size > settings.maximum_message_size:
-            return _fixed.CONTENT_FAULTS[ContentFault.TOO_LARGE]
-        if self._transactions >= settings.maximum_transactions:
-            self._close(Why.TOO_MANY_ERRORS)
-            return _fixed.TOO_MANY_TRANSACTIONS
+        if not command.smtputf8 and _non_ascii(line):
+            return _standard_replies.ASCII_REVERSE_PATH
+        if command.size is not None and command.size > settings.max_message_size:
+            return _standard_replies.CONTENT_FAULTS[ContentFault.TOO_LARGE]
+        if self._transactions >= settings.max_transactions:
+            self._close(CloseReason.TOO_MANY_ERRORS)
+            return _standard_replies.TOO_MANY_TRANSACTIONS
         if command.body is Body.BINARY_MIME or command.smtputf8:
             self._mail = command
             self._accepted = {}  # not to be answered in haste: who answers slowly resets these, too
@@ -278,10 +282,10 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         unknown = self._settings.not_offered(command)
         if unknown is not None:
             return _not_offered(unknown)
-        if not self._mail.smtputf8 and _beyond_ascii(line):
-            return _fixed.ASCII_FORWARD_PATH
-        if len(self._recipients) >= self._settings.maximum_recipients:
-            return _fixed.TOO_MANY_RECIPIENTS
+        if not self._mail.smtputf8 and _non_ascii(line):
+            return _standard_replies.ASCII_FORWARD_PATH
+        if len(self._recipients) >= self._settings.max_recipients:
+            return _standard_replies.TOO_MANY_RECIPIENTS
         return None
 
     # Greeting and login
@@ -313,24 +317,24 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         elif isinstance(question, (Mail, Rcpt, Data, MessageComplete, StartTls)):
             verb = question.verb
             due = verb not in _MAY_WAIT
-            if verb == "STARTTLS" and self._instead is not None and (reply is None or reply.positive):
+            if verb == "STARTTLS" and self._phase is not None and (reply is None or reply.positive):
                 return  # shut_down() came between: the 421 that is due answers it, and no handshake begins
             if verb == "DATA" and self._chunks is not None and (reply is None or reply.code != 421):
                 self._begin_chunks(reply)
                 return
             if reply is None:
-                self._say(_fixed.ACCEPTED[type(question)], due=due)
+                self._write_reply(_standard_replies.ACCEPTED[type(question)], due=due)
             elif reply.positive:
-                code = _fixed.ACCEPTED[type(question)].code
-                self._say(reply if code == 250 else Reply(code, "", reply.text), due=due)
+                code = _standard_replies.ACCEPTED[type(question)].code
+                self._write_reply(reply if code == 250 else Reply(code, "", reply.text), due=due)
             else:
-                self._say(reply, due=due)
+                self._write_reply(reply, due=due)
                 if verb in {".", "MAIL"}:
                     self._end_transaction()
                 if reply.code == 421:
-                    self._close(Why.SHUT_DOWN)
-                elif self._leads_nowhere():
-                    self._say(_fixed.TOO_MANY_NOOPS)
+                    self._close(CloseReason.SHUT_DOWN)
+                elif self._count_junk_command():
+                    self._write_reply(_standard_replies.TOO_MANY_JUNK_COMMANDS)
                 return
             self._enter(question)
 
@@ -344,7 +348,7 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         self._write(reply.to_wire(enhanced=False), due=True)
         self._state = State.REFUSING
         if reply.code == 421:
-            self._close(Why.SHUT_DOWN)
+            self._close(CloseReason.SHUT_DOWN)
 
     def _enter(self, question: Mail | Rcpt | Data | MessageComplete | StartTls) -> None:
         """A positive reply is written: go where TRANSITIONS leads."""
@@ -363,28 +367,28 @@ class _Connection(ContentCourse[Q], Generic[Q]):
 
     # The login
 
-    def _challenge(self, octets: bytes) -> None:
+    def _challenge(self, data: bytes) -> None:
         # The blank stays when the challenge is empty (RFC 4954 section 4): clients hang without it.
-        self._write(b"334 " + sasl.encode_base64(octets) + b"\r\n", due=True)
+        self._write(b"334 " + sasl.encode_base64(data) + b"\r\n", due=True)
 
-    def _admit(self, success: sasl.Success) -> None:
+    def _accept_login(self, success: sasl.Success) -> None:
         self._state = State.READY
         self._wait = self._settings.waits[1]
-        self._say(_fixed.LOGGED_IN)
+        self._write_reply(_standard_replies.LOGGED_IN)
 
-    def _deny(self, why: sasl.Refusal | sasl.Fault, *, counts: bool) -> None:
+    def _reject_login(self, reason: sasl.Refusal | sasl.Fault, *, counts: bool) -> None:
         self._state = State.READY
-        self._say(_fixed.LOGIN_FAILURES[why])
+        self._write_reply(_standard_replies.LOGIN_FAILURES[reason])
         if counts:
             self._failed_logins += 1
-            if self._failed_logins >= self._settings.maximum_failed_logins:
-                self._say(_fixed.TOO_MANY_LOGINS)
-                self._close(Why.TOO_MANY_ERRORS)
-        elif isinstance(why, sasl.Fault):
+            if self._failed_logins >= self._settings.max_failed_logins:
+                self._write_reply(_standard_replies.TOO_MANY_LOGINS)
+                self._close(CloseReason.TOO_MANY_ERRORS)
+        elif isinstance(reason, sasl.Fault):
             self._errors += 1
             self._check_errors()
-        elif self._leads_nowhere():
-            self._say(_fixed.TOO_MANY_NOOPS)
+        elif self._count_junk_command():
+            self._write_reply(_standard_replies.TOO_MANY_JUNK_COMMANDS)
 
     # TLS and the end
 
@@ -393,20 +397,22 @@ class _Connection(ContentCourse[Q], Generic[Q]):
         self._reset()
         self._events.append(self._drop_clear_text(tls))
 
-    def _take_leave(self) -> None:
-        self._say(_fixed.TIMED_OUT if self._why is Why.TIMED_OUT else _fixed.SHUTTING_DOWN)
+    def _send_shutdown_reply(self) -> None:
+        self._write_reply(
+            _standard_replies.TIMED_OUT if self._why is CloseReason.TIMED_OUT else _standard_replies.SHUTTING_DOWN
+        )
 
-    def _abandon(self, why: Why) -> None:
+    def _end_unfinished(self, reason: CloseReason) -> None:
         if self._state in _CONTENT and self._fault is None:
-            self._events.append(MessageAborted(why=why))
-        super()._abandon(why)
+            self._events.append(MessageAborted(reason=reason))
+        super()._end_unfinished(reason)
 
 
 def _not_offered(parameter: str) -> Reply:
     return Reply(555, "5.5.4", f"parameter {parameter[:40]} is not offered here")
 
 
-def _beyond_ascii(line: bytes | re.Match[bytes]) -> bool:
+def _non_ascii(line: bytes | re.Match[bytes]) -> bool:
     return isinstance(line, bytes) and not line.isascii()  # COMMON matches ASCII alone
 
 
@@ -422,9 +428,9 @@ class ServerConnection(_Connection[Never]):
         super().__init__(settings, entropy=entropy, tls=tls)
 
 
-class AnyServerConnection(_Connection[sasl.FurtherQuestion]):
+class ExtendedServerConnection(_Connection[sasl.ExtendedQuestion]):
     """One SMTP session whose client may log in by SCRAM, a token or a certificate, too."""
 
     __slots__ = ()
 
-    _asks_further = True
+    _asks_extended = True

@@ -24,12 +24,12 @@ from .replies import Reply
 
 _VERBS_OF_EXTENSIONS: Final = MappingProxyType({"CHUNKING": "BDAT"})
 _EHLO_LINE: Final = re.compile(r"[A-Z0-9][A-Z0-9-]*(?: [!-~]+)*")
-_MAXIMUM_EHLO_LINE: Final = 506  # of the 512 octets of a reply line, without code and CRLF (RFC 5321 section 4.5.3.1.5)
+_MAX_EHLO_LINE: Final = 506  # of the 512 octets of a reply line, without code and CRLF (RFC 5321 section 4.5.3.1.5)
 
 
 @attrs.frozen(kw_only=True)
-class AnyServerSettings:
-    """How an SMTP server behaves whose application is asked whatever a mechanism may ask (``smtp.AnyServerEvent``).
+class ExtendedServerSettings:
+    """The settings of a server whose application handles ``smtp.ExtendedServerEvent``.
 
     Raises LocalProtocolError or ValueError for what no server may be told.
     """
@@ -37,8 +37,8 @@ class AnyServerSettings:
     host_name: str = "localhost"
     """How the server names itself in greeting, EHLO and challenges: a domain or an address literal."""
 
-    mechanisms: sasl.AnyMechanisms = sasl.DEFAULT_MECHANISMS
-    """The SASL mechanisms offered inside TLS, as far as the connection can carry them: see ``sasl.possible()``."""
+    mechanisms: sasl.ExtendedMechanisms = sasl.DEFAULT_MECHANISMS
+    """The SASL mechanisms offered inside TLS, as far as the connection can carry them: see ``sasl.is_possible()``."""
 
     scram_decoy: sasl.ScramDecoy | None = None
     """What SCRAM shows of an identity without keys; needed where SCRAM is among the mechanisms."""
@@ -79,76 +79,76 @@ class AnyServerSettings:
     """REQUIRETLS inside TLS (RFC 8689): an application that turns it on passes such a message on over TLS or not at
     all."""
     limits: bool = False
-    """Say *maximum_transactions* and *maximum_recipients* in EHLO (RFC 9422)."""
+    """Say *max_transactions* and *max_recipients* in EHLO (RFC 9422)."""
 
-    further_parameters: frozenset[str] = frozenset()
+    extra_parameters: frozenset[str] = frozenset()
     """Keywords, in capitals, of parameters of MAIL and RCPT that this library does not know and the application does:
     they are in ``parameters`` as written.  Any other is 555."""
 
-    further_extensions: tuple[str, ...] = attrs.field(default=(), validator=attrs.validators.instance_of(tuple))
+    extra_extensions: tuple[str, ...] = attrs.field(default=(), validator=attrs.validators.instance_of(tuple))
     """Lines of the EHLO reply for extensions that the application brings: a keyword in capitals (some clients know no
     others) and its parameters, as ``MT-PRIORITY MIXER`` (RFC 5321 section 4.1.1.1).  What has a setting here is offered
     by that alone."""
 
-    blank_after_colon: bool = False
+    allow_space_after_colon: bool = False
     """Take ``MAIL FROM: <a@b>``, which RFC 5321 section 3.3 forbids and some devices say all the same; else 501."""
 
-    trailing_blanks: bool = False
+    allow_trailing_space: bool = False
     """Take a command with blanks or tabs before its CRLF, as RFC 5321 section 4.1.1 would have servers do; else 501 for
     a blank and 500 for a tab."""
 
-    any_octets: bool = False
+    allow_bare_line_ends: bool = False
     """Hand on content with bare CR, bare LF or NUL as it came, not only where BINARYMIME says so: whoever passes it on
     then answers for what others take for its end."""
 
-    maximum_message_size: int = attrs.field(default=26_214_400, validator=attrs.validators.ge(65_536))
+    max_message_size: int = attrs.field(default=26_214_400, validator=attrs.validators.ge(65_536))
     """Octets of one message, shown as SIZE; 64 KiB at least (RFC 5321 section 4.5.3.1.7)."""
 
-    maximum_excess: int = attrs.field(default=268_435_456, validator=attrs.validators.ge(0))
+    discard_limit: int = attrs.field(default=268_435_456, validator=attrs.validators.ge(0))
     """Octets beyond that, which are read and dropped so that 552 can be said at their end; then 421.  No RFC names a
     number."""
 
-    maximum_text_line: int | None = attrs.field(
+    max_text_line: int | None = attrs.field(
         default=None, validator=attrs.validators.optional(attrs.validators.ge(1_000))
     )
     """Octets of a line of content with CRLF: a longer one has the message refused.  None takes any, as real mail asks;
     1,000 is what must be taken (RFC 5321 section 4.5.3.1.6)."""
 
-    maximum_command_line: int = attrs.field(default=2_048, validator=attrs.validators.ge(1_024))
+    max_command_line: int = attrs.field(default=2_048, validator=attrs.validators.ge(1_024))
     """Octets with CRLF: 512 (RFC 5321 section 4.5.3.1.4), 26 more for SIZE (RFC 1870), 17 for BODY (RFC 6152), 500 for
     AUTH (RFC 4954), some 600 for DSN (RFC 3461), 12 for REQUIRETLS (RFC 8689), 10 for SMTPUTF8 (RFC 6531), and room
     for clients that send a long initial response with AUTH all the same."""
 
-    maximum_recipients: int = attrs.field(default=1_000, validator=attrs.validators.ge(100))
+    max_recipients: int = attrs.field(default=1_000, validator=attrs.validators.ge(100))
     """Recipients of one transaction, 452 beyond; 100 at least (RFC 5321 section 4.5.3.1.8)."""
 
-    maximum_transactions: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
+    max_transactions: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
     """Transactions of one session, 421 beyond; no RFC names a number."""
 
-    maximum_errors: int = attrs.field(default=20, validator=attrs.validators.ge(3))
+    max_errors: int = attrs.field(default=20, validator=attrs.validators.ge(3))
     """Commands refused for syntax or order, then 421; no RFC names a number, Postfix's hard limit is 20."""
 
-    maximum_noops: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
+    max_junk_commands: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
     """Commands that lead nowhere (NOOP, RSET, VRFY, HELP, EHLO, HELO, a BDAT of less than 64 octets that is not the
     last, and those that the application refused or put off), beside two for each transaction, then 421.  No RFC names a
     number; Postfix begins to count such as do nothing as errors at 100."""
 
-    maximum_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
+    max_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
     """Failed logins, then 421; not before three (RFC 4954 section 9).  One whose name or password cannot be prepared
     counts, as does one that is broken off after the application was asked."""
 
-    patience: float = attrs.field(default=300.0, validator=attrs.validators.gt(0))
+    timeout: float = attrs.field(default=300.0, validator=attrs.validators.gt(0))
     """Seconds for a command or a line of a login, from the reply before it on, and for content that does not come: five
     minutes at least, says RFC 5321 section 4.5.3.2.7, and three for a block of content (4.5.3.2.5)."""
 
-    minimum_rate: float = attrs.field(default=500.0, validator=attrs.validators.gt(0))
+    min_rate: float = attrs.field(default=500.0, validator=attrs.validators.gt(0))
     """Octets a second that content has to bring in the long run, the time between two chunks of BDAT included: see
     ``NeedData``.  No RFC names a number; Postfix has the same one."""
 
-    time_before_login: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
+    login_timeout: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
     """Seconds from the beginning of the connection to a login or to the first message that is taken, whatever is said
     in between; content in transit does not end by it.  Infinite: no such end.  No RFC names a number; it is twice
-    *patience*."""
+    *timeout*."""
 
     def __attrs_post_init__(self) -> None:
         try:
@@ -162,7 +162,7 @@ class AnyServerSettings:
         if self.smtputf8 and not self.eight_bit_mime:
             raise LocalProtocolError("smtputf8 needs eight_bit_mime (RFC 6531 section 3.1)")
         sasl.check_offer(self.mechanisms, self.scram_decoy)
-        self._check_further_extensions()
+        self._check_extra_extensions()
 
     def context(self, nonce: str, tls: Tls | None) -> sasl.Context:
         """What a mechanism needs to begin."""
@@ -174,20 +174,20 @@ class AnyServerSettings:
         """The mechanisms on offer in that state, in their order."""
         offered = self._offered.get(kind := sasl.kind_of_connection(tls))
         if offered is None:
-            names = [name for name in self.mechanisms.names if sasl.possible(name, tls)]
+            names = [name for name in self.mechanisms.names if sasl.is_possible(name, tls)]
             if tls is None:
                 names = [name for name in names if name in self.mechanisms_without_tls]
             offered = self._offered[kind] = tuple(names)
         return offered
 
-    def _check_further_extensions(self) -> None:
+    def _check_extra_extensions(self) -> None:
         taken = {keyword for keyword, _, _ in self._extension_rows(None)}
-        for line in self.further_extensions:
+        for line in self.extra_extensions:
             keyword = line.partition(" ")[0]
-            if not _EHLO_LINE.fullmatch(line) or len(line) > _MAXIMUM_EHLO_LINE:
-                raise LocalProtocolError(f"further_extensions: {line!r} is no KEYWORD with parameters")
+            if not _EHLO_LINE.fullmatch(line) or len(line) > _MAX_EHLO_LINE:
+                raise LocalProtocolError(f"extra_extensions: {line!r} is no KEYWORD with parameters")
             if keyword in taken:
-                raise LocalProtocolError(f"further_extensions: {keyword} is there already, or has a setting of its own")
+                raise LocalProtocolError(f"extra_extensions: {keyword} is there already, or has a setting of its own")
             taken.add(keyword)
 
     def extensions(self, tls: Tls | None) -> dict[str, str]:
@@ -199,7 +199,7 @@ class AnyServerSettings:
         offered = self.offered(tls)
         return (
             ("PIPELINING", "", self.pipelining),
-            ("SIZE", str(self.maximum_message_size), True),
+            ("SIZE", str(self.max_message_size), True),
             ("8BITMIME", "", self.eight_bit_mime),
             ("ENHANCEDSTATUSCODES", "", self.enhanced_status_codes),
             ("CHUNKING", "", self.chunking),
@@ -207,7 +207,7 @@ class AnyServerSettings:
             ("SMTPUTF8", "", self.smtputf8),
             ("DSN", "", self.dsn),
             ("REQUIRETLS", "", self.requiretls and tls is not None),
-            ("LIMITS", f"MAILMAX={self.maximum_transactions} RCPTMAX={self.maximum_recipients}", self.limits),
+            ("LIMITS", f"MAILMAX={self.max_transactions} RCPTMAX={self.max_recipients}", self.limits),
             ("STARTTLS", "", self.starttls and tls is None),
             ("AUTH", " ".join(offered), bool(offered)),
         )
@@ -217,7 +217,7 @@ class AnyServerSettings:
         reply = self._hello_replies.get(kind := sasl.kind_of_connection(tls))
         if reply is None:
             lines = [f"{keyword} {parameters}".rstrip() for keyword, parameters in self.extensions(tls).items()]
-            text = "\n".join([self.host_name, *lines, *self.further_extensions])
+            text = "\n".join([self.host_name, *lines, *self.extra_extensions])
             reply = self._hello_replies[kind] = Reply(250, "", text).to_wire()
         return reply
 
@@ -237,8 +237,8 @@ class AnyServerSettings:
 
         Content is judged by its rate alone: the first message of an MTA may be long, and no login comes before it.
         """
-        first = NeedData(patience=self.patience, until=self.time_before_login)
-        return first, NeedData(patience=self.patience), NeedData(patience=self.patience, minimum_rate=self.minimum_rate)
+        first = NeedData(timeout=self.timeout, until=self.login_timeout)
+        return first, NeedData(timeout=self.timeout), NeedData(timeout=self.timeout, min_rate=self.min_rate)
 
     @cached_property
     def verbs(self) -> frozenset[str]:
@@ -255,7 +255,7 @@ class AnyServerSettings:
 
     def not_offered(self, command: Mail | Rcpt) -> str | None:
         """The keyword of a parameter that this server did not advertise, if the command has one (555)."""
-        unknown = (keyword for keyword in command.parameters if keyword.upper() not in self.further_parameters)
+        unknown = (keyword for keyword in command.parameters if keyword.upper() not in self.extra_parameters)
         return next(unknown, None) or next(
             (row.keyword for row in self._rows_not_offered[command.verb] if row.is_in(command)), None
         )
@@ -268,7 +268,7 @@ class AnyServerSettings:
 
 
 @attrs.frozen(kw_only=True)
-class ServerSettings(AnyServerSettings):
+class ServerSettings(ExtendedServerSettings):
     """How an SMTP server behaves whose application is asked about passwords alone (``smtp.ServerEvent``).
 
     Raises LocalProtocolError or ValueError for what no server may be told.
@@ -291,19 +291,19 @@ class ClientSettings:
     """Take a bare LF in message content for a line end and send CRLF, instead of refusing it (RFC 5321 section 2.3.8).
     A bare CR and a NUL are refused all the same."""
 
-    maximum_reply_line: int = attrs.field(default=4_096, validator=attrs.validators.ge(512))
+    max_reply_line: int = attrs.field(default=4_096, validator=attrs.validators.ge(512))
     """Octets of one line of a reply: 512 by RFC 5321 section 4.5.3.1.5, and room.  In a login it is 12,288, as the
     lines of challenges may have (RFC 4954 section 4)."""
 
-    maximum_reply_lines: int = attrs.field(default=100, validator=attrs.validators.ge(1))
+    max_reply_lines: int = attrs.field(default=100, validator=attrs.validators.ge(1))
     """Lines of one reply; no RFC names a number, and the longest EHLO replies have some thirty."""
 
-    maximum_reply: int = attrs.field(default=16_384, validator=attrs.validators.ge(512))
+    max_reply: int = attrs.field(default=16_384, validator=attrs.validators.ge(512))
     """Octets of one reply without its line ends; no RFC names a number.  That to EHLO is kept, and the next one comes
     beside it."""
 
-    maximum_unanswered: int = attrs.field(default=2_000, validator=attrs.validators.ge(1))
+    max_unanswered: int = attrs.field(default=2_000, validator=attrs.validators.ge(1))
     """Commands sent and not answered yet: a transaction of 1,000 recipients, and room."""
 
-    maximum_unwritten: int = attrs.field(default=1_048_576, validator=attrs.validators.ge(65_536))
+    max_unwritten: int = attrs.field(default=1_048_576, validator=attrs.validators.ge(65_536))
     """Octets queued by ``send()`` and not written yet; the adapter's ``flush()`` writes them."""

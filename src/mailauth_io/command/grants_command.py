@@ -6,7 +6,7 @@ Knows the store by its Protocol; which one it is was settled by the settings.
 from __future__ import annotations
 
 from mailauth import LocalProtocolError
-from mailauth.grants import fold
+from mailauth.grants import normalize_address
 
 from .. import _loops, stores
 from . import grants_setting
@@ -32,13 +32,13 @@ def run(settings: Settings, *, revoked: str | None) -> None:
         )
 
     async def main() -> str:
-        return _table(await grants.living()) if whose is None else await whose.revoke(grants)
+        return _table(await grants.active()) if whose is None else await whose.revoke(grants)
 
     try:
         said = _loops.named("asyncio").run(main)
     except Exception as error:
-        why = grants_setting.words_of(error)
-        raise Complaint(f"the grants in {settings.grants} cannot be asked: {why}") from error
+        reason = grants_setting.words_of(error)
+        raise Complaint(f"the grants in {settings.grants} cannot be asked: {reason}") from error
     finally:
         grants.close()
     print(said)
@@ -50,7 +50,7 @@ class _Whose:
     def __init__(self, text: str, settings: Settings) -> None:
         self._name: str | None = None
         try:
-            self._shown = str(fold(text, settings.grant_ipv6_prefix))
+            self._shown = str(normalize_address(text, settings.grant_ipv6_prefix))
         except LocalProtocolError:
             self._name = stores.mailbox_name(text, frozenset(settings.domains))
             if self._name is None:
@@ -65,10 +65,10 @@ class _Whose:
         return f"{number} of {self._shown} revoked"
 
 
-def _table(living: list[stores.LivingGrant]) -> str:
-    if not living:
+def _table(active: list[stores.LivingGrant]) -> str:
+    if not active:
         return "no grants"
     rows = [("ADDRESS", "IDENTITY", "SECONDS LEFT")]
-    rows += [(str(each.address), each.identity, f"{each.remaining:.0f}") for each in living]
+    rows += [(str(each.address), each.identity, f"{each.remaining:.0f}") for each in active]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

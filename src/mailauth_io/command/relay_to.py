@@ -38,8 +38,10 @@ def next_hop(settings: Settings) -> server.NextHop | None:
         raise settings.complaint("relay_to", "is this server itself: mail for elsewhere would come back for ever")
     proved = url.implicit_tls or settings.relay_ca is not None
     if proved and settings.relay_tls not in (None, REQUIRED):
-        why = "smtps:// is TLS always" if url.implicit_tls else f"{settings.names('relay_ca')} asks for a certificate"
-        raise settings.complaint("relay_tls", f"can only be {REQUIRED} here: {why}")
+        reason = (
+            "smtps:// is TLS always" if url.implicit_tls else f"{settings.names('relay_ca')} asks for a certificate"
+        )
+        raise settings.complaint("relay_tls", f"can only be {REQUIRED} here: {reason}")
     secret = proved or url.user is not None
     how = settings.relay_tls or (REQUIRED if secret else OPPORTUNISTIC)
     if settings.relay_clear_text_login and (how != NO_TLS or url.user is None):

@@ -14,7 +14,7 @@ from .settings import Settings
 def read(settings: Settings, name: str, path: Path) -> bytes:
     """What is in the file at *path* of the setting *name*, without the end of its line.  Raises Complaint."""
     try:
-        octets = stores.read_private(path)
+        data = stores.read_private(path)
     except stores.AccountsError as error:
         raise settings.complaint(name, str(error)) from error
-    return octets.removesuffix(b"\n").removesuffix(b"\r")
+    return data.removesuffix(b"\n").removesuffix(b"\r")

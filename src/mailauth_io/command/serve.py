@@ -113,15 +113,17 @@ async def _ahead(serving: config.Serving) -> list[str]:
     remarks = []
     hop, grants = serving.stores.outbox, serving.stores.grants
     if isinstance(hop, server.NextHop):
-        why = await server.look(hop, serving.config.domains[0])
-        if why is not None:
-            remarks.append(f"The next hop {hop} takes no mail now, which is put off with 451 meanwhile: {why}.")
+        reason = await server.look(hop, serving.config.domains[0])
+        if reason is not None:
+            remarks.append(f"The next hop {hop} takes no mail now, which is put off with 451 meanwhile: {reason}.")
     if grants is not None:
         try:
             await grants.find("0.0.0.0")
         except Exception as error:
-            why = grants_setting.words_of(error)
-            remarks.append(f"Grants cannot be asked for now, and what needs one is put off with 451 meanwhile: {why}.")
+            reason = grants_setting.words_of(error)
+            remarks.append(
+                f"Grants cannot be asked for now, and what needs one is put off with 451 meanwhile: {reason}."
+            )
     return remarks
 
 

@@ -182,8 +182,8 @@ class Settings:
         "limits", "pop3_patience", None, words.positive, default=600.0, kind=float, metavar="N",
         help="how long a POP3 client may take for a command",
     )  # fmt: skip
-    time_before_login: float = row.one(
-        "limits", "time_before_login", None, words.positive, default=600.0, kind=float, metavar="N",
+    login_timeout: float = row.one(
+        "limits", "login_timeout", None, words.positive, default=600.0, kind=float, metavar="N",
         help="from the beginning of a connection to a login or to the first message that is taken",
     )  # fmt: skip
     handshake_patience: float = row.one(
@@ -194,8 +194,8 @@ class Settings:
         "limits", "write_patience", None, words.positive, default=300.0, kind=float, metavar="N",
         help="how long a client may pause in reading what it asked for",
     )  # fmt: skip
-    minimum_rate: float = row.one(
-        "limits", "minimum_rate", None, words.positive, default=500.0, kind=float, metavar="N",
+    min_rate: float = row.one(
+        "limits", "min_rate", None, words.positive, default=500.0, kind=float, metavar="N",
         help="octets a second that content, and the reading of replies, must bring in the long run",
     )  # fmt: skip
     grace: float = row.one(

@@ -61,21 +61,21 @@ def read(path: Path) -> Written:
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            octets = file.read()
+            data = file.read()
     except OSError as error:
         return _nothing(f"{path}: cannot be read: {error.strerror}")
     try:
-        text = octets.decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        number = octets.count(b"\n", 0, error.start) + 1
+        number = data.count(b"\n", 0, error.start) + 1
         return _nothing(f"{path}:{number}: is not text in UTF-8")
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        why = str(error)
-        found = _AT_LINE.search(why)
+        reason = str(error)
+        found = _AT_LINE.search(reason)
         number = int(found[1]) if found else text.rstrip("\n").count("\n") + 1
-        return _nothing(f"{path}:{number}: is no TOML: {_AT_LINE.sub('', why).removesuffix(_AT_END)}")
+        return _nothing(f"{path}:{number}: is no TOML: {_AT_LINE.sub('', reason).removesuffix(_AT_END)}")
     except (RecursionError, ValueError):
         return _nothing(f"{path}: is nested too deep, or has a number of thousands of digits")
     return _Reading(path, text, private=not mode & 0o066).read(document)

@@ -53,8 +53,8 @@ class House:
     """All that are connected, to whichever port."""
     arriving: Arriving
     """The content of messages that are not whole yet."""
-    _smtp_settings: dict[frozenset[Proof], smtp.AnyServerSettings] = attrs.field(factory=dict, init=False)
-    _pop3_settings: dict[frozenset[Proof], pop3.AnyServerSettings] = attrs.field(factory=dict, init=False)
+    _smtp_settings: dict[frozenset[Proof], smtp.ExtendedServerSettings] = attrs.field(factory=dict, init=False)
+    _pop3_settings: dict[frozenset[Proof], pop3.ExtendedServerSettings] = attrs.field(factory=dict, init=False)
     _to_revoke: dict[str, float] = attrs.field(factory=dict, init=False)
     """Names whose grants must end, and have not yet; those alone that were made before that time."""
     _changed: dict[str, int] = attrs.field(factory=dict, init=False)
@@ -86,18 +86,18 @@ class House:
             clock=clock,
             sleep=_sleep if sleep is None else sleep,
             crowd=Crowd(config.limits),
-            arriving=Arriving(max(stores.budget.size // SHARE, config.maximum_message_size)),
+            arriving=Arriving(max(stores.budget.size // SHARE, config.max_message_size)),
             failures=FailedLogins(longest=config.failure_delay),
         )
 
-    def smtp_settings(self) -> smtp.AnyServerSettings:
+    def smtp_settings(self) -> smtp.ExtendedServerSettings:
         """For a connection that begins now: what it is offered follows from the accounts as they are."""
         proofs = self.stores.accounts.proofs
         if proofs not in self._smtp_settings:
             self._smtp_settings[proofs] = self.config.smtp_settings(proofs)
         return self._smtp_settings[proofs]
 
-    def pop3_settings(self) -> pop3.AnyServerSettings:
+    def pop3_settings(self) -> pop3.ExtendedServerSettings:
         """As ``smtp_settings``."""
         proofs = self.stores.accounts.proofs
         if proofs not in self._pop3_settings:

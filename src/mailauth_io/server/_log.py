@@ -24,19 +24,19 @@ def log_failure(session: str, part: str, error: Exception) -> None:
     raise only class and place are logged: they are asked about passwords, and their messages may quote them, as those
     of Redis may.  *session* is a connection id, or a queue id, which begins with one.
     """
-    why = type(error).__name__
+    reason = type(error).__name__
     package = type(error).__module__.partition(".")[0]
     bug = not isinstance(error, OSError) and package not in _OPERATIONAL
     if isinstance(error, OSError):
-        why = f"{why}: {error.strerror}" if error.strerror else why
+        reason = f"{reason}: {error.strerror}" if error.strerror else reason
     elif package == "mailauth_io" or (bug and part != "accounts"):
-        why = described(error)
+        reason = described(error)
     connection, dash, _ = session.partition("-")
     fields: dict[str, object] = {
         "connection": connection,
         "queue_id": session if dash else None,
         "part": part,
-        "why": why,
+        "reason": reason,
         "at": place(error) if bug or LOGGER.isEnabledFor(logging.DEBUG) else None,
     }
     LOGGER.error(Event("store failed", fields), exc_info=error if bug and part != "accounts" else None)

@@ -39,7 +39,7 @@ A bearer token never goes in clear (RFC 6750 section 5.3).
 """
 
 
-def offered(mechanisms: sasl.AnyMechanisms, proofs: Set[Proof]) -> sasl.AnyMechanisms:
+def offered(mechanisms: sasl.ExtendedMechanisms, proofs: Set[Proof]) -> sasl.ExtendedMechanisms:
     """Those of *mechanisms* that accounts with *proofs* can answer."""
     return mechanisms.only(*(name for name, proof in NEEDS.items() if proof in proofs))
 

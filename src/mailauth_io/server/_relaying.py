@@ -28,7 +28,7 @@ UNREACHABLE: Final = smtp.Reply(451, "4.4.1", "the next hop cannot take mail now
 NO_EIGHT_BITS: Final = smtp.Reply(554, "5.6.3", "the next hop does not take 8BITMIME, and nothing is converted here")
 TOO_BIG: Final = smtp.Reply(554, "5.3.4", "the next hop does not take messages of this size")
 
-MAXIMUM_TEXT: Final = 400
+MAX_TEXT: Final = 400
 """Characters of a reply of the next hop that are passed on, so that it fits into one line; no RFC names a number."""
 
 _ABOUT_US: Final = frozenset({503, 530, 534, 535, 538})
@@ -38,8 +38,8 @@ _ABOUT_US: Final = frozenset({503, 530, 534, 535, 538})
 class _Lost(Exception):
     """The next hop can do nothing more for this transaction; the text says why, *reply* is what our client hears."""
 
-    def __init__(self, why: str, reply: smtp.Reply = UNREACHABLE) -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, reply: smtp.Reply = UNREACHABLE) -> None:
+        super().__init__(reason)
         self.reply = reply
 
 
@@ -111,7 +111,7 @@ class Relaying:
         if self.refusal is not None:
             return self.refusal
         try:
-            async with _loops.current().within(self._hop.patience.recipient):
+            async with _loops.current().within(self._hop.timeout.recipient):
                 if self._open is not mail:
                     self.refusal = await self._open_transaction(mail)
                     if self.refusal is not None:
@@ -123,20 +123,20 @@ class Relaying:
 
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> _Taken:
         """Hand the message on.  Returns only when the next hop has said 250; raises Declined with what to say else."""
-        patience, loop = self._hop.patience, _loops.current()
+        timeout, loop = self._hop.timeout, _loops.current()
         if self.refusal is not None:
             raise Declined(self.refusal)
         try:
-            async with loop.within(patience.data):
+            async with loop.within(timeout.data):
                 reply = await self._ask_about_mail(smtp.Data())
             if reply.code == 354:
                 for chunk in (head, *content.chunks):
                     for start in range(0, len(chunk), PIECE):
-                        async with loop.within(patience.block):
-                            self._connected.send(MessageChunk(octets=chunk[start : start + PIECE]))
+                        async with loop.within(timeout.block):
+                            self._connected.send(MessageChunk(data=chunk[start : start + PIECE]))
                             await self._connected.flush()
                 self._open = None
-                async with loop.within(patience.verdict):
+                async with loop.within(timeout.verdict):
                     reply = await self._ask(smtp.MessageComplete())
         except _FAILURES as error:
             raise Declined(self._lose(error)) from None
@@ -149,7 +149,7 @@ class Relaying:
 
     async def _open_transaction(self, mail: smtp.Mail) -> smtp.Reply | None:
         """Over the connection that there is, or a new one; what the next hop says if it will not."""
-        if self._client is not None and self._clock() - self._used > self._hop.patience.idle:
+        if self._client is not None and self._clock() - self._used > self._hop.timeout.idle:
             await self._leave()
         if self._client is not None:
             try:
@@ -182,7 +182,7 @@ class Relaying:
         return None
 
     async def connect(self) -> None:
-        """Connect, go inside TLS, log in.  Raises what ``why()`` explains, and leaves a half-made connection then.
+        """Connect, go inside TLS, log in.  Raises what ``reason()`` explains, and leaves a half-made connection then.
 
         Where no TLS is needed and STARTTLS breaks, connect once more and stay in clear text (RFC 7435 section 3).  No
         mail and no login has been said by then.
@@ -196,7 +196,7 @@ class Relaying:
                 raise error.cause from None
             self._abort()
             hop.tls_failure.record(self._clock())
-            self._log(logging.WARNING, "next hop in clear", why=why(error.cause))
+            self._log(logging.WARNING, "next hop in clear", reason=reason(error.cause))
             await self._connect(in_clear=True)
 
     async def _connect(self, *, in_clear: bool) -> None:
@@ -286,7 +286,7 @@ class Relaying:
     def _lose(self, error: Exception) -> smtp.Reply:
         """Nothing more comes of this transaction there; the next one gets a new connection."""
         self._abort()
-        self._log(logging.ERROR, "next hop failed", why=why(error))
+        self._log(logging.ERROR, "next hop failed", reason=reason(error))
         self.refusal = error.reply if isinstance(error, _Lost) else UNREACHABLE
         return self.refusal
 
@@ -303,7 +303,7 @@ class Relaying:
         client, self._client, self._open = self._client, None, None
         if client is not None:
             with contextlib.suppress(*_FAILURES):
-                async with _loops.current().within(self._hop.patience.farewell):
+                async with _loops.current().within(self._hop.timeout.farewell):
                     await client.aclose()
 
 
@@ -321,16 +321,16 @@ async def look(hop: NextHop, host_name: str) -> str | None:
     """Connect to *hop* and log in, once; why mail could not go there now, None when it could."""
     try:
         async with (
-            _loops.current().within(hop.patience.look),
+            _loops.current().within(hop.timeout.look),
             Relaying(hop, host_name=host_name, session="-", clock=time.monotonic) as relaying,
         ):
             await relaying.connect()
     except _FAILURES as error:
-        return why(error)
+        return reason(error)
     return None
 
 
-def why(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """What went wrong with the next hop, for the end of a log line; no word of it is from a login."""
     if isinstance(error, TimeoutError):
         return "it took too long"
@@ -346,4 +346,4 @@ def _passed_on(reply: smtp.Reply, *, code: int | None = None) -> smtp.Reply:
 
 def _one_line(text: str) -> str:
     """What a server said, printable and without an end of line that could forge another one in a log."""
-    return " ".join(text.split()).encode("ascii", "backslashreplace").decode("ascii")[:MAXIMUM_TEXT]
+    return " ".join(text.split()).encode("ascii", "backslashreplace").decode("ascii")[:MAX_TEXT]

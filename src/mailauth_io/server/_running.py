@@ -77,8 +77,8 @@ async def _listen(stack: contextlib.AsyncExitStack, house: House, name: str, wan
             except OSError as error:
                 if wanted != 0 or not found or attempt == _ATTEMPTS:
                     # The loops word it differently, and one of them does not say which port it was.
-                    why = os.strerror(error.errno) if error.errno else str(error)
-                    raise OSError(error.errno, f"cannot listen on {host} port {port}: {why}") from error
+                    reason = os.strerror(error.errno) if error.errno else str(error)
+                    raise OSError(error.errno, f"cannot listen on {host} port {port}: {reason}") from error
                 continue
             stack.push_async_exit(trial.pop_all())
             return found
@@ -97,11 +97,11 @@ def _serve(house: House, name: str, host: str, port: int) -> contextlib.Abstract
     if name.startswith("smtp"):
         return adapter.serve(
             functools.partial(SmtpSession.serve, house),
-            lambda entropy, tls: smtp.AnyServerConnection(house.smtp_settings(), entropy=entropy, tls=tls),
+            lambda entropy, tls: smtp.ExtendedServerConnection(house.smtp_settings(), entropy=entropy, tls=tls),
             **options,
         )
     return adapter.serve(
         functools.partial(Pop3Session.serve, house),
-        lambda entropy, tls: pop3.AnyServerConnection(house.pop3_settings(), entropy=entropy, tls=tls),
+        lambda entropy, tls: pop3.ExtendedServerConnection(house.pop3_settings(), entropy=entropy, tls=tls),
         **options,
     )

@@ -77,9 +77,9 @@ class Session(ABC, Generic[E]):
             self._enter(event.identity)
             self.log(logging.INFO, "login", mechanism=event.mechanism, identity=shown(event.identity))
         else:
-            why = "ENDED" if event.why is None else event.why.name
+            reason = "ENDED" if event.reason is None else event.reason.name
             identity = shown(event.authentication_identity)
-            self.log(logging.INFO, "login failed", mechanism=event.mechanism, identity=identity, why=why)
+            self.log(logging.INFO, "login failed", mechanism=event.mechanism, identity=identity, reason=reason)
 
     def _enter(self, identity: str | None) -> None:
         if self._entered is not None:
@@ -105,13 +105,13 @@ class Session(ABC, Generic[E]):
         found malformed, and one that ends after it was told a salt.
         """
         self.note_login(event)
-        why = event.why
-        if why is sasl.Refusal.TEMPORARY:
+        reason = event.reason
+        if reason is sasl.Refusal.TEMPORARY:
             return
-        if NEEDS.get(event.mechanism) is Proof.TOKEN and self._asked and why is not sasl.Refusal.NOT_AUTHORIZED:
+        if NEEDS.get(event.mechanism) is Proof.TOKEN and self._asked and reason is not sasl.Refusal.NOT_AUTHORIZED:
             return  # counted before, and it has waited: a wrong token is told in JSON, ahead of this refusal
-        if self._asked or isinstance(why, sasl.Refusal) or why is sasl.Fault.MALFORMED:
-            if why is None:
+        if self._asked or isinstance(reason, sasl.Refusal) or reason is sasl.Fault.MALFORMED:
+            if reason is None:
                 self.house.count_failure(self.connection.peer.address)  # the client has gone: nothing to hold back
             else:
                 await self.house.hold_back(self.connection.peer.address)

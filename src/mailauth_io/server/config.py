@@ -13,8 +13,8 @@ import attrs
 
 from mailauth import sasl
 from mailauth.grants import LIFETIME
-from mailauth.pop3 import ALL_MECHANISMS as ALL_POP3_MECHANISMS, AnyServerSettings as Pop3Settings
-from mailauth.smtp import AnyServerSettings as SmtpSettings, Mailbox
+from mailauth.pop3 import ALL_MECHANISMS as ALL_POP3_MECHANISMS, ExtendedServerSettings as Pop3Settings
+from mailauth.smtp import ExtendedServerSettings as SmtpSettings, Mailbox
 
 from .._addresses import Network
 from ..limits import Limits
@@ -60,7 +60,7 @@ class Config:
     postmaster: str | None = None
     """The account that takes the mail of ``postmaster``, bare and at every domain; None: nobody does."""
 
-    maximum_message_size: int = 26_214_400
+    max_message_size: int = 26_214_400
     """Octets, shown as SIZE."""
 
     ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False)
@@ -83,12 +83,12 @@ class Config:
     """How many connections all ports together take, and how slow a peer may be."""
 
     smtp_patience: float = attrs.field(default=300.0, validator=attrs.validators.gt(0))
-    """Seconds for a command of an SMTP client; see ``smtp.AnyServerSettings.patience``."""
+    """Seconds for a command of an SMTP client; see ``smtp.ExtendedServerSettings.timeout``."""
 
     pop3_patience: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
-    """Seconds for a command of a POP3 client; see ``pop3.AnyServerSettings.patience``."""
+    """Seconds for a command of a POP3 client; see ``pop3.ExtendedServerSettings.timeout``."""
 
-    time_before_login: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
+    login_timeout: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
     """Seconds from the beginning of a connection to a login, or to the first message that is taken; infinite: no end
     of it."""
 
@@ -129,12 +129,12 @@ class Config:
             scram_decoy=_NEVER_SHOWN,
             mechanisms_without_tls=CLEAR if self.legacy else frozenset(),
             chunking=True,
-            trailing_blanks=True,
+            allow_trailing_space=True,
             starttls=self.ssl_context is not None,
-            maximum_message_size=self.maximum_message_size,
-            patience=self.smtp_patience,
-            minimum_rate=self.limits.minimum_rate,
-            time_before_login=self.time_before_login,
+            max_message_size=self.max_message_size,
+            timeout=self.smtp_patience,
+            min_rate=self.limits.min_rate,
+            login_timeout=self.login_timeout,
         )
 
     def pop3_settings(self, proofs: Set[Proof] = EVERY_PROOF) -> Pop3Settings:
@@ -145,8 +145,8 @@ class Config:
             scram_decoy=_NEVER_SHOWN,
             mechanisms_without_tls=CLEAR if self.legacy else frozenset(),
             stls=self.ssl_context is not None,
-            patience=self.pop3_patience,
-            time_before_login=self.time_before_login,
+            timeout=self.pop3_patience,
+            login_timeout=self.login_timeout,
         )
 
 

@@ -63,7 +63,7 @@ class Login:
         of it, to whoever listens.
         """
         entropy = secrets.token_bytes(32)
-        found = sasl.by_password(self.name, self.password, entropy=entropy, tls=tls, clear_text=clear_text)
+        found = sasl.password_mechanisms(self.name, self.password, entropy=entropy, tls=tls, clear_text=clear_text)
         if tls is None and not clear_text:
             found = tuple(mechanism for mechanism in found if mechanism.name.startswith("SCRAM-"))
         return found
@@ -119,7 +119,7 @@ class NextHop:
     """Without an *ssl_context*: log in by PLAIN, LOGIN or CRAM-MD5, too, and not by SCRAM alone.  Whoever can read the
     connection then has the password."""
 
-    patience: Patience = attrs.field(factory=Patience)
+    timeout: Patience = attrs.field(factory=Patience)
 
     tls_failure: TlsFailure = attrs.field(factory=TlsFailure, init=False, eq=False, repr=False)
 

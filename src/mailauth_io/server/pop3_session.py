@@ -17,14 +17,14 @@ from ._house import House, ask
 from ._session import Session
 
 
-class Pop3Session(Session[pop3.AnyServerEvent]):
+class Pop3Session(Session[pop3.ExtendedServerEvent]):
     """It keeps the maildrop while it is open."""
 
     __slots__ = ("_deleting", "_maildrop")
 
     protocol: ClassVar[str] = "POP3"
 
-    def __init__(self, house: House, connection: ServerConnection[pop3.AnyServerEvent]) -> None:
+    def __init__(self, house: House, connection: ServerConnection[pop3.ExtendedServerEvent]) -> None:
         super().__init__(house, connection)
         self._maildrop: OpenedMaildrop | None = None
         self._deleting = False
@@ -69,7 +69,7 @@ class Pop3Session(Session[pop3.AnyServerEvent]):
                 case pop3.Quit():
                     if not self._deleting:  # else Update is asked next
                         self.let_go()
-                case pop3.Refused(reply=reply):
+                case pop3.CommandRejected(reply=reply):
                     self.log(logging.DEBUG, "command refused", reply=reply)
                 case Notice():
                     pass
@@ -79,7 +79,7 @@ class Pop3Session(Session[pop3.AnyServerEvent]):
     async def _open(self, identity: str) -> pop3.Maildrop | pop3.Unavailable:
         opened = await self.house.stores.maildrops.open(self.house.name(identity))
         if isinstance(opened, pop3.Unavailable):
-            self.log(logging.INFO, "maildrop not opened", identity=shown(identity), why=opened.name)
+            self.log(logging.INFO, "maildrop not opened", identity=shown(identity), reason=opened.name)
             return opened
         try:
             snapshot = pop3.Maildrop(messages=opened.messages)

@@ -25,7 +25,7 @@ from .next_hop import NextHop
 NO_MAILBOX = smtp.Reply(550, "5.1.1", "no such mailbox here")
 
 
-class SmtpSession(Session[smtp.AnyServerEvent]):
+class SmtpSession(Session[smtp.ExtendedServerEvent]):
     """It keeps one mail transaction, and its content while that comes in."""
 
     __slots__ = (
@@ -43,7 +43,7 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
 
     protocol: ClassVar[str] = "SMTP"
 
-    def __init__(self, house: House, connection: ServerConnection[smtp.AnyServerEvent]) -> None:
+    def __init__(self, house: House, connection: ServerConnection[smtp.ExtendedServerEvent]) -> None:
         super().__init__(house, connection)
         self._hello = smtp.Hello(domain="unknown", extended=False)  # the core takes no MAIL before a better one
         self._taken = 0
@@ -85,12 +85,12 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
                     connection.answer(question, await self._rcpt(question))
                 case smtp.Data() as question:
                     connection.answer(question, self._data())
-                case MessageChunk(octets=octets):
-                    self._take(octets)
+                case MessageChunk(data=data):
+                    self._take(data)
                 case smtp.MessageComplete() as question:
                     connection.answer(question, await self._complete())
-                case smtp.MessageAborted(why=why):
-                    self.log(logging.INFO, "message aborted", why=why.name)
+                case smtp.MessageAborted(reason=reason):
+                    self.log(logging.INFO, "message aborted", reason=reason.name)
                     self.let_go()
                 case (
                     sasl.CheckPassword()
@@ -115,7 +115,7 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
                     self.mechanism = None
                     if dropped:
                         self.log(logging.WARNING, "clear text dropped", bytes=dropped)
-                case smtp.Refused(verb=verb, reply=reply):
+                case smtp.CommandRejected(verb=verb, reply=reply):
                     self.log(logging.DEBUG, "command refused", verb=verb, reply=reply)
                 case Notice():
                     pass
@@ -189,13 +189,13 @@ class SmtpSession(Session[smtp.AnyServerEvent]):
             return delivery.NO_ROOM
         return ACCEPT
 
-    def _take(self, octets: bytes) -> None:
+    def _take(self, data: bytes) -> None:
         if self._content is None:
             return  # there was no room for an earlier chunk: the message is refused when it is complete
         try:
-            self.house.arriving.take(self.connection.peer.address, len(octets))
-            self._arrived += len(octets)
-            self._content.append(octets)
+            self.house.arriving.take(self.connection.peer.address, len(data))
+            self._arrived += len(data)
+            self._content.append(data)
         except Full:
             self.let_go()
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Final
 
-from mailauth.grants import fold
+from mailauth.grants import normalize_address
 
 from ..stores.content import MessageContent
 
@@ -80,18 +80,18 @@ def strip_envelope(content: MessageContent) -> int:
     return hops
 
 
-def _end_of_header(octets: bytes) -> int:
+def _end_of_header(data: bytes) -> int:
     """Where the empty line begins; -1 when there is none."""
-    if octets.startswith(b"\r\n"):
+    if data.startswith(b"\r\n"):
         return 0
-    end = octets.find(b"\r\n\r\n")
+    end = data.find(b"\r\n\r\n")
     return end if end < 0 else end + 2
 
 
 @functools.lru_cache(maxsize=1024)
 def _literal(peer: str) -> str:
     """An address literal (RFC 5321 section 4.1.3), without the zone, which means nothing elsewhere."""
-    address = fold(peer)
+    address = normalize_address(peer)
     return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"
 
 

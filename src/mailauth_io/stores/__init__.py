@@ -139,7 +139,7 @@ class Outbox(Protocol):
 class Grants(Protocol):
     """Which addresses logged in by POP lately.  A store of them has a clock of its own, and a lifetime.
 
-    Addresses are folded as ``mailauth.grants.fold`` does it.
+    Addresses are folded as ``mailauth.grants.normalize_address`` does it.
     """
 
     async def find(self, address: str) -> Lookup:
@@ -163,7 +163,7 @@ class Grants(Protocol):
     async def revoke_address(self, address: str) -> int:
         """Forget every grant of *address*.  Returns how many lived."""
 
-    async def living(self) -> list[LivingGrant]:
+    async def active(self) -> list[LivingGrant]:
         """All of them, the oldest login first."""
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar, TypeVarTuple
 
 from .. import _threads
-from ._grants import PATIENCE
+from ._grants import TIMEOUT
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -34,9 +34,9 @@ class Asking:
     """Runs what blocks in threads of its own, made when they are first needed."""
 
     def __init__(
-        self, *, patience: float = PATIENCE, pause: float = PAUSE, clock: Callable[[], float] = time.monotonic
+        self, *, timeout: float = TIMEOUT, pause: float = PAUSE, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._patience = patience
+        self._patience = timeout
         self._pause = pause
         self._clock = clock
         self._threads: _threads.Threads | None = None

@@ -10,7 +10,7 @@ from typing import Final
 
 import attrs
 
-PATIENCE: Final = 2.0
+TIMEOUT: Final = 2.0
 """Seconds that a store outside of this process has for an answer; then it counts as one that cannot tell."""
 
 SWEPT_AT_ONCE: Final = 100
@@ -26,7 +26,7 @@ class LivingGrant:
     """A grant as a store shows it."""
 
     address: IPv4Address | IPv6Address
-    """As folded (``mailauth.grants.fold``)."""
+    """As folded (``mailauth.grants.normalize_address``)."""
 
     identity: str
 

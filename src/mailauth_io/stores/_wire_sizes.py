@@ -26,9 +26,9 @@ class WireSizes:
         self._read: dict[bytes, tuple[bytes, int]] = {}
         self._asked: dict[bytes, tuple[bytes, int]] = {}
         with contextlib.suppress(OSError):
-            octets = self._path.read_bytes()
-            if octets.startswith(_HEAD):
-                self._read = {line[1]: (line[2], int(line[3])) for line in _LINE.finditer(octets)}
+            data = self._path.read_bytes()
+            if data.startswith(_HEAD):
+                self._read = {line[1]: (line[2], int(line[3])) for line in _LINE.finditer(data)}
 
     def of(self, unique_name: str, unique_id: str, path: Path) -> int:
         """The size of the message at *path*; its content is read only if nothing tells it.  Raises OSError."""

@@ -86,27 +86,27 @@ class MessageContent:
         self._holders = 1
 
     @classmethod
-    def of(cls, octets: bytes, budget: Budget) -> MessageContent:
+    def of(cls, data: bytes, budget: Budget) -> MessageContent:
         """A whole message with CRLF line ends, sealed.  Raises Full."""
         content = cls(budget)
         try:
-            content.append(octets)
+            content.append(data)
         except Full:
             content.release()
             raise
         content.seal()
         return content
 
-    def append(self, octets: bytes) -> None:
+    def append(self, data: bytes) -> None:
         """The next octets of the message.  Raises Full; what came before is still held then."""
-        self.budget.take(len(octets))
-        self._taken += len(octets)
-        self.size += len(octets)
-        if len(octets) >= _WORTH_KEEPING:
+        self.budget.take(len(data))
+        self._taken += len(data)
+        self.size += len(data)
+        if len(data) >= _WORTH_KEEPING:
             self._seal_tail()
-            self.chunks.append(octets)
+            self.chunks.append(data)
         else:
-            self._tail += octets
+            self._tail += data
             if len(self._tail) >= PIECE:
                 self._seal_tail()
 
@@ -155,7 +155,7 @@ class ContentReader:
         self._ahead = next(pieces, b"")
 
     def read(self) -> pop3.Content:
-        octets = self._ahead
+        data = self._ahead
         self._ahead = next(self._pieces, b"")
-        self.offset += len(octets)
-        return pop3.Content(octets=octets, last=not self._ahead)
+        self.offset += len(data)
+        return pop3.Content(data=data, last=not self._ahead)

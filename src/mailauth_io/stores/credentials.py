@@ -30,7 +30,7 @@ SALT_SIZE: Final = 16
 ITERATIONS: Final = 4096
 """Of the keys derived here, as ``doveadm pw`` has it: the least that RFC 7677 section 4 wants, paid by every client."""
 
-MAXIMUM_PASSWORD: Final = 1024
+MAX_PASSWORD: Final = 1024
 """Octets: no login brings more."""
 
 BCRYPT_OCTETS: Final = 72
@@ -60,15 +60,15 @@ def prepared(password: bytes) -> bytes | None:
     """*password* in the form in which passwords are compared and hashed (RFC 4013), whichever mechanism brought it.
 
     One that has no such form stays as it is.  None for what no password can be: it is empty, it holds a NUL, or it has
-    more than MAXIMUM_PASSWORD octets.  This is checked here, on what is hashed, because SASLprep can make 33 octets of
+    more than MAX_PASSWORD octets.  This is checked here, on what is hashed, because SASLprep can make 33 octets of
     three.
     """
-    if len(password) > MAXIMUM_PASSWORD:
+    if len(password) > MAX_PASSWORD:
         return None  # not prepared: that would be work without a bound
     with contextlib.suppress(Malformed, UnicodeDecodeError):
-        longest = 11 * MAXIMUM_PASSWORD  # so that one that grows too long is not taken for one without a form
+        longest = 11 * MAX_PASSWORD  # so that one that grows too long is not taken for one without a form
         password = sasl.saslprep(password.decode("utf-8"), query=True, limit=longest).encode("utf-8")
-    return password if 0 < len(password) <= MAXIMUM_PASSWORD and b"\0" not in password else None
+    return password if 0 < len(password) <= MAX_PASSWORD and b"\0" not in password else None
 
 
 class Credential(ABC):
@@ -303,7 +303,7 @@ def write_credential(scheme: str, password: bytes) -> str:
     """
     prepared_password = prepared(password)
     if prepared_password is None or b"\n" in prepared_password:
-        raise CredentialError(f"must have 1 to {MAXIMUM_PASSWORD} octets, none of them NUL or a line end")
+        raise CredentialError(f"must have 1 to {MAX_PASSWORD} octets, none of them NUL or a line end")
     password = prepared_password
     try:
         password.decode("utf-8")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAXIMUM_GRANTS, GrantTable, Lookup
+from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, GrantTable, Lookup
 
 from ._grants import LivingGrant
 
@@ -25,14 +25,14 @@ class MemoryGrants:
         lifetime: float = LIFETIME,
         ipv6_prefix: int = 128,
         identities_per_address: int = IDENTITIES_PER_ADDRESS,
-        maximum_grants: int = MAXIMUM_GRANTS,
+        max_grants: int = MAX_GRANTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._table = GrantTable(
             lifetime=lifetime,
             ipv6_prefix=ipv6_prefix,
             identities_per_address=identities_per_address,
-            maximum_grants=maximum_grants,
+            max_grants=max_grants,
         )
         self._clock = clock
 
@@ -42,7 +42,7 @@ class MemoryGrants:
     async def grant(self, address: str, identity: str) -> int:
         now = self._sweep()
         self._table.grant(address, identity, now)
-        return len(self._table.living(now, address))
+        return len(self._table.active(now, address))
 
     async def revoke_identity(self, identity: str, older_than: float = 0.0) -> int:
         now = self._sweep()
@@ -52,11 +52,11 @@ class MemoryGrants:
         self._sweep()
         return self._table.revoke_address(address)
 
-    async def living(self) -> list[LivingGrant]:
+    async def active(self) -> list[LivingGrant]:
         now = self._clock()
         return [
             LivingGrant(address=grant.address, identity=grant.identity, remaining=grant.expires - now)
-            for grant in self._table.living(now)
+            for grant in self._table.active(now)
         ]
 
     def close(self) -> None:

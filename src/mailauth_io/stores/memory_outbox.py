@@ -21,7 +21,7 @@ class RelayedMessage:
     cost: int
 
     @property
-    def octets(self) -> bytes:
+    def data(self) -> bytes:
         """The whole message, joined for this call."""
         return b"".join((self.head, *self.content.chunks))
 

@@ -15,11 +15,11 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAXIMUM_GRANTS, Grant, GrantTable, Lookup, fold
+from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, GrantTable, Lookup, normalize_address
 
 from .. import _loops
 from ._asking import THREADS, Asking
-from ._grants import PATIENCE, SWEPT_AT_ONCE, GrantsError, LivingGrant
+from ._grants import SWEPT_AT_ONCE, TIMEOUT, GrantsError, LivingGrant
 from .redis_address import RedisAddress
 
 Script = Callable[..., Any]
@@ -28,7 +28,7 @@ _MICRO: Final = 1_000_000
 _LONGEST: Final = 1e9
 """Seconds; scores are doubles, and count microseconds exactly up to the year 2255."""
 
-SILENCE: Final = 0.75 * PATIENCE
+SILENCE: Final = 0.75 * TIMEOUT
 """Seconds for one answer of Redis; less than the patience, so that its thread ends before it is given up."""
 
 _KEEPALIVE: Final = {
@@ -151,21 +151,21 @@ class RedisGrants:
         lifetime: float = LIFETIME,
         ipv6_prefix: int = 128,
         identities_per_address: int = IDENTITIES_PER_ADDRESS,
-        maximum_grants: int = MAXIMUM_GRANTS,
+        max_grants: int = MAX_GRANTS,
     ) -> None:
         # GrantTable knows which settings are right.
         GrantTable(
             lifetime=lifetime,
             ipv6_prefix=ipv6_prefix,
             identities_per_address=identities_per_address,
-            maximum_grants=maximum_grants,
+            max_grants=max_grants,
         )
         if lifetime > _LONGEST:
             raise GrantsError("Redis cannot keep a grant for thirty years")
         self._lifetime = round(lifetime * _MICRO)
         self._prefix = ipv6_prefix
         self._identities = identities_per_address
-        self._maximum = maximum_grants
+        self._maximum = max_grants
         self._asking = Asking()
         self._redis = redis.Redis(connection_pool=_pool(address, password))
         self._find_script, self._grant_script, self._revoke_identity_script, self._revoke_address_script = (
@@ -189,14 +189,14 @@ class RedisGrants:
     async def revoke_address(self, address: str) -> int:
         return int(await self._asking.run(self._run, self._revoke_address_script, self._key(address)))
 
-    async def living(self) -> list[LivingGrant]:
+    async def active(self) -> list[LivingGrant]:
         return await _loops.current().in_thread(self._living)  # a million take longer than the patience
 
     def close(self) -> None:
         self._redis.connection_pool.disconnect()
 
     def _key(self, address: str) -> str:
-        return str(fold(address, self._prefix))
+        return str(normalize_address(address, self._prefix))
 
     def _run(self, script: Script, *args: str | int) -> Any:
         try:
@@ -219,8 +219,8 @@ class RedisGrants:
     def _grant(self, address: str, identity: str) -> int:
         """The time goes along, so that Redis, should it have slept meanwhile, does not obey what nobody waits for."""
         asked = self._time()
-        patience = round(PATIENCE * _MICRO)
-        identities = self._run(self._grant_script, address, identity, self._identities, self._maximum, asked, patience)
+        timeout = round(TIMEOUT * _MICRO)
+        identities = self._run(self._grant_script, address, identity, self._identities, self._maximum, asked, timeout)
         if identities is None:
             raise TimeoutError
         return int(identities)
@@ -233,7 +233,7 @@ class RedisGrants:
             address, _, identity = member.decode().partition(" ")
             if now < expires <= now + self._lifetime:
                 remaining = (expires - now) / _MICRO
-                grants.append(LivingGrant(address=fold(address), identity=identity, remaining=remaining))
+                grants.append(LivingGrant(address=normalize_address(address), identity=identity, remaining=remaining))
         return grants
 
 

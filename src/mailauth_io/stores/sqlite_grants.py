@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAXIMUM_GRANTS, Grant, GrantTable, Lookup, fold
+from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, GrantTable, Lookup, normalize_address
 
 from .. import _loops
 from ._asking import Asking
-from ._grants import PATIENCE, SWEPT_AT_ONCE, GrantsError, LivingGrant
+from ._grants import SWEPT_AT_ONCE, TIMEOUT, GrantsError, LivingGrant
 
-BUSY: Final = 0.5 * PATIENCE
+BUSY: Final = 0.5 * TIMEOUT
 """Seconds that a login waits while another process writes; less than the patience, so that lookups are asked on."""
 
 _APPLICATION: Final = 0x6D616772  # "magr": whose file it is (PRAGMA application_id)
@@ -62,7 +62,7 @@ class SqliteGrants:
         lifetime: float = LIFETIME,
         ipv6_prefix: int = 128,
         identities_per_address: int = IDENTITIES_PER_ADDRESS,
-        maximum_grants: int = MAXIMUM_GRANTS,
+        max_grants: int = MAX_GRANTS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         # GrantTable knows which settings are right.
@@ -70,13 +70,13 @@ class SqliteGrants:
             lifetime=lifetime,
             ipv6_prefix=ipv6_prefix,
             identities_per_address=identities_per_address,
-            maximum_grants=maximum_grants,
+            max_grants=max_grants,
         )
         self._path = path
         self._lifetime = lifetime
         self._prefix = ipv6_prefix
         self._identities = identities_per_address
-        self._maximum = maximum_grants
+        self._maximum = max_grants
         self._clock = clock
         self._asking = Asking()
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()  # at most one for each thread
@@ -103,7 +103,7 @@ class SqliteGrants:
     async def revoke_address(self, address: str) -> int:
         return await self._asking.run(self._revoke, "address", self._key(address), 0.0)
 
-    async def living(self) -> list[LivingGrant]:
+    async def active(self) -> list[LivingGrant]:
         return await _loops.current().in_thread(self._living)  # a million take longer than the patience
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ class SqliteGrants:
                 self._idle.get_nowait().close()
 
     def _key(self, address: str) -> str:
-        return str(fold(address, self._prefix))
+        return str(normalize_address(address, self._prefix))
 
     def _find(self, address: str) -> Lookup:
         with self._connection() as connection:
@@ -134,7 +134,7 @@ class SqliteGrants:
     def _grant(self, address: str, identity: str, asked: float) -> int:
         with self._connection() as connection, _writing(connection):
             now = self._clock()  # nobody else can write any more
-            if time.monotonic() - asked > PATIENCE:
+            if time.monotonic() - asked > TIMEOUT:
                 raise TimeoutError  # whoever logged in was told so, and the login is no longer a recent one
             self._sweep(connection, now)
             connection.execute("DELETE FROM grants WHERE address = ? AND identity = ?", (address, identity))
@@ -183,7 +183,7 @@ class SqliteGrants:
             rows = connection.execute("SELECT address, identity, expires FROM grants ORDER BY number").fetchall()
         now = self._clock()
         return [
-            LivingGrant(address=fold(address), identity=identity, remaining=expires - now)
+            LivingGrant(address=normalize_address(address), identity=identity, remaining=expires - now)
             for address, identity, expires in rows
             if now < expires <= now + self._lifetime
         ]

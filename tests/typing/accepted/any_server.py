@@ -8,7 +8,9 @@ from typing import Protocol, TypeAlias, assert_never
 from mailauth import ACCEPT, Notice, Payload, Tls, sasl, smtp
 from mailauth_io import on_asyncio, on_trio
 
-Connection: TypeAlias = on_asyncio.ServerConnection[smtp.AnyServerEvent] | on_trio.ServerConnection[smtp.AnyServerEvent]
+Connection: TypeAlias = (
+    on_asyncio.ServerConnection[smtp.ExtendedServerEvent] | on_trio.ServerConnection[smtp.ExtendedServerEvent]
+)
 
 
 class Users(Protocol):
@@ -46,7 +48,7 @@ async def session(connection: Connection, users: Users) -> None:
                 assert_never(unreachable)
 
 
-SETTINGS = smtp.AnyServerSettings(
+SETTINGS = smtp.ExtendedServerSettings(
     mechanisms=sasl.ALL_MECHANISMS.only("SCRAM-SHA-256", "OAUTHBEARER", "EXTERNAL", "PLAIN"),
     scram_decoy=sasl.ScramDecoy(key=b"from a file that nobody else can read"),
 )
@@ -61,8 +63,8 @@ async def serve(one: Callable[[Connection], Awaitable[None]]) -> int:
         return listener.port + other.port + careful.port
 
 
-def build(entropy: bytes, tls: Tls | None) -> smtp.AnyServerConnection:
-    return smtp.AnyServerConnection(SETTINGS, entropy=entropy, tls=tls)
+def build(entropy: bytes, tls: Tls | None) -> smtp.ExtendedServerConnection:
+    return smtp.ExtendedServerConnection(SETTINGS, entropy=entropy, tls=tls)
 
 
 async def serve_by_hand(one: Callable[[Connection], Awaitable[None]]) -> int:

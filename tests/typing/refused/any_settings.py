@@ -9,9 +9,9 @@ from mailauth_io import on_asyncio, on_trio
 
 smtp.ServerSettings(mechanisms=sasl.ALL_MECHANISMS)  # error: [arg-type]
 pop3.ServerSettings(mechanisms=pop3.ALL_MECHANISMS)  # error: [arg-type]
-smtp.AnyServerSettings(mechanisms=sasl.ALL_MECHANISMS)
-pop3.AnyServerSettings(mechanisms=pop3.DEFAULT_MECHANISMS)
-sasl.AnyMechanisms({"XOAUTH2": lambda context: sasl.Xoauth2Server(tls=context.tls)})
+smtp.ExtendedServerSettings(mechanisms=sasl.ALL_MECHANISMS)
+pop3.ExtendedServerSettings(mechanisms=pop3.DEFAULT_MECHANISMS)
+sasl.ExtendedMechanisms({"XOAUTH2": lambda context: sasl.Xoauth2Server(tls=context.tls)})
 sasl.Mechanisms({"PLAIN": lambda context: sasl.PlainServer(tls=context.tls)})
 
 
@@ -22,13 +22,13 @@ def scram(context: sasl.Context) -> sasl.ScramSha256Server:
 sasl.Mechanisms({"SCRAM-SHA-256": scram})  # error: [dict-item]
 
 
-def connect(settings: smtp.AnyServerSettings, entropy: bytes) -> smtp.ServerConnection:
-    smtp.AnyServerConnection(settings, entropy=entropy)
+def connect(settings: smtp.ExtendedServerSettings, entropy: bytes) -> smtp.ServerConnection:
+    smtp.ExtendedServerConnection(settings, entropy=entropy)
     return smtp.ServerConnection(settings, entropy=entropy)  # error: [arg-type]
 
 
 def answer(
-    machine: smtp.AnyServerConnection, keys: sasl.FetchScramKeys, token: sasl.CheckToken, owner: sasl.CheckExternal
+    machine: smtp.ExtendedServerConnection, keys: sasl.FetchScramKeys, token: sasl.CheckToken, owner: sasl.CheckExternal
 ) -> None:
     machine.answer(keys, b"secret")  # error: [misc]
     machine.answer(keys, None)
@@ -42,9 +42,9 @@ async def serve(
     session: Callable[[on_asyncio.ServerConnection[smtp.ServerEvent]], Awaitable[None]],
     maildrop: Callable[[on_trio.ServerConnection[pop3.ServerEvent]], Awaitable[None]],
 ) -> None:
-    async with on_asyncio.serve_smtp(session, smtp.AnyServerSettings()):  # error: [arg-type]
+    async with on_asyncio.serve_smtp(session, smtp.ExtendedServerSettings()):  # error: [arg-type]
         pass
-    async with on_trio.serve_pop3(maildrop, pop3.AnyServerSettings()):  # error: [arg-type]
+    async with on_trio.serve_pop3(maildrop, pop3.ExtendedServerSettings()):  # error: [arg-type]
         pass
     async with on_trio.serve_pop3(maildrop, pop3.ServerSettings()):
         pass

@@ -32,19 +32,19 @@ def letter(subject: str, passage: str) -> bytes:
     return "".join(f"{line}\r\n" for line in lines).encode("utf-8")
 
 
-def below_trace(octets: bytes) -> bytes:
+def below_trace(data: bytes) -> bytes:
     """A stored message without the trace fields on top of it (RFC 5321 section 4.4)."""
-    return octets[_length_of_trace(octets) :]
+    return data[_length_of_trace(data) :]
 
 
-def submitted_authenticated(octets: bytes) -> bool:
+def submitted_authenticated(data: bytes) -> bool:
     """Whether the trace on top of a stored message says that its client was authenticated by SMTP."""
-    keyword = _WITH.search(octets[: _length_of_trace(octets)])
+    keyword = _WITH.search(data[: _length_of_trace(data)])
     return keyword is not None and keyword[1].upper() in _AUTHENTICATED
 
 
-def _length_of_trace(octets: bytes) -> int:
+def _length_of_trace(data: bytes) -> int:
     position = 0
-    while field := _TRACE.match(octets, position):
+    while field := _TRACE.match(data, position):
         position = field.end()
     return position

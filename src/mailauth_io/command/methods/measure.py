@@ -187,12 +187,12 @@ class _Trial:
         if isinstance(opened, pop3.Unavailable) or not opened.messages:
             return b""
         try:
-            octets = b""
+            data = b""
             while True:
-                piece = await opened.read(len(opened.messages), len(octets))
-                octets += piece.octets
+                piece = await opened.read(len(opened.messages), len(data))
+                data += piece.data
                 if piece.last:
-                    return octets
+                    return data
         finally:
             opened.close()
 
@@ -240,11 +240,11 @@ class _Trial:
         return await _gives_up(self._clients.collect(visit)) if self._row.login.by_pop3 else True
 
     def _check_outbox(self) -> None:
-        arrived = [message.octets for message in self._outbox.messages]
+        arrived = [message.data for message in self._outbox.messages]
         if len(arrived) != len(self._letters):
             raise StepFailed("the outbox", f"holds {len(arrived)} messages where {len(self._letters)} were submitted")
-        for octets, written in zip(arrived, self._letters, strict=True):
-            if below_trace(octets) != written:
+        for data, written in zip(arrived, self._letters, strict=True):
+            if below_trace(data) != written:
                 raise StepFailed("the outbox", "a message did not arrive as it was submitted")
 
     def _letter(self, step: str) -> bytes:
@@ -252,7 +252,7 @@ class _Trial:
 
     def columns(self) -> Columns:
         """What the record and the trace header of the mail in the outbox show."""
-        authenticated = submitted_authenticated(self._outbox.messages[0].octets)
+        authenticated = submitted_authenticated(self._outbox.messages[0].data)
         return Columns(
             credentials_checked_by="SMTP server" if authenticated else "POP3 server",
             name_on_the_wire=look_for(self._name.encode(), self._record).value,

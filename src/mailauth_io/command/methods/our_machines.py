@@ -90,7 +90,7 @@ async def _submit(
             break
     else:
         for start in range(0, len(content), 1000):  # in pieces, as from a file
-            client.send(MessageChunk(octets=content[start : start + 1000]))
+            client.send(MessageChunk(data=content[start : start + 1000]))
             await client.flush()
         code = (await _smtp_reply(client, smtp.MessageComplete())).code
     await _smtp_reply(client, smtp.Quit())
@@ -102,7 +102,7 @@ async def _smtp_reply(client: Client[smtp.ClientEvent], command: Command | None)
     if command is not None:
         client.send(command)
     async for event in client:
-        if isinstance(event, smtp.Replied):
+        if isinstance(event, smtp.ReplyReceived):
             if event.command is not command:
                 raise ClientFailed(f"answered out of turn: {event.reply}")
             return event.reply
@@ -114,7 +114,7 @@ async def _log_in(client: Client[E], visit: Visit) -> None:
     async for event in client:
         if isinstance(event, sasl.Authenticated):
             return
-        if isinstance(event, smtp.AuthenticationFailed | pop3.AuthenticationFailed):
+        if isinstance(event, smtp.AuthenticationRejected | pop3.AuthenticationRejected):
             raise LoginRefused(str(event.reply))
     raise ClientFailed("the server closed the connection during the login")
 
@@ -154,8 +154,8 @@ async def _pop3_reply(
         client.send(command)
     async for event in client:
         if isinstance(event, MessageChunk) and chunks is not None:
-            chunks.append(event.octets)
-        elif isinstance(event, pop3.Replied):
+            chunks.append(event.data)
+        elif isinstance(event, pop3.ReplyReceived):
             if event.command is not command or not event.reply.positive:
                 raise ClientFailed(f"answered: {event.reply}")
             return event.reply

@@ -24,8 +24,8 @@ class Columns:
 class StepFailed(Exception):
     """A step of a row did not come out as it must; the text says which and why."""
 
-    def __init__(self, step: str, why: str) -> None:
-        super().__init__(f"{step}: {why}")
+    def __init__(self, step: str, reason: str) -> None:
+        super().__init__(f"{step}: {reason}")
 
 
 @attrs.frozen(kw_only=True)

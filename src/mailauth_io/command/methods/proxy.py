@@ -14,7 +14,7 @@ from typing import Final, Self
 
 from .wire import Conversation
 
-PATIENCE: Final = 10.0
+TIMEOUT: Final = 10.0
 """Seconds that closing waits for conversations to come to their end before it cuts them."""
 
 
@@ -34,15 +34,15 @@ class _Passage:
     @staticmethod
     def _pass_on(source: socket.socket, target: socket.socket, copy: bytearray) -> None:
         with contextlib.suppress(OSError):
-            while octets := source.recv(65536):
-                copy += octets
-                target.sendall(octets)
+            while data := source.recv(65536):
+                copy += data
+                target.sendall(data)
         with contextlib.suppress(OSError):  # whatever ended this way, the other side must see an end too
             target.shutdown(socket.SHUT_WR)
 
     def finish(self) -> None:
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT)
         for end in (self._client, self._server):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -95,7 +95,7 @@ class RecordingProxy:
         if self._closing:
             return
         self._closing = True
-        socket.create_connection(self._listener.getsockname()[:2], PATIENCE).close()  # wakes accept() on every system
+        socket.create_connection(self._listener.getsockname()[:2], TIMEOUT).close()  # wakes accept() on every system
         self._accepting.join()
         self._listener.close()
         for passage in self._passages:
@@ -108,7 +108,7 @@ class RecordingProxy:
                 client.close()
                 return
             try:
-                server = socket.create_connection(self._target, PATIENCE, source_address=(address, 0))
+                server = socket.create_connection(self._target, TIMEOUT, source_address=(address, 0))
             except OSError:
                 client.close()
                 continue

@@ -14,7 +14,7 @@ from typing import Final
 
 from ..._loops import current
 from .rows import Login, Way
-from .visit import CLIENT_NAME, HOST, PATIENCE, SENDER, ClientFailed, LoginRefused, ServerNotProved, Visit
+from .visit import CLIENT_NAME, HOST, SENDER, TIMEOUT, ClientFailed, LoginRefused, ServerNotProved, Visit
 
 
 class StandardLibrary:
@@ -72,9 +72,9 @@ def _submit(visit: Visit, recipient: str, content: bytes, authenticate: bool, so
 def _smtp(visit: Visit, source: str) -> smtplib.SMTP:
     if visit.way is Way.IMPLICIT:
         return smtplib.SMTP_SSL(
-            HOST, visit.smtp, CLIENT_NAME, timeout=PATIENCE, source_address=(source, 0), context=visit.trusted
+            HOST, visit.smtp, CLIENT_NAME, timeout=TIMEOUT, source_address=(source, 0), context=visit.trusted
         )
-    return smtplib.SMTP(HOST, visit.smtp, CLIENT_NAME, timeout=PATIENCE, source_address=(source, 0))
+    return smtplib.SMTP(HOST, visit.smtp, CLIENT_NAME, timeout=TIMEOUT, source_address=(source, 0))
 
 
 def _authenticate(client: smtplib.SMTP, visit: Visit) -> None:
@@ -118,9 +118,9 @@ def _log_in(client: poplib.POP3, visit: Visit) -> None:
 @contextlib.contextmanager
 def _pop3(visit: Visit) -> Iterator[poplib.POP3]:
     if visit.way is Way.IMPLICIT:
-        client: poplib.POP3 = poplib.POP3_SSL(HOST, visit.pop3, timeout=PATIENCE, context=visit.trusted)
+        client: poplib.POP3 = poplib.POP3_SSL(HOST, visit.pop3, timeout=TIMEOUT, context=visit.trusted)
     else:
-        client = poplib.POP3(HOST, visit.pop3, timeout=PATIENCE)
+        client = poplib.POP3(HOST, visit.pop3, timeout=TIMEOUT)
     try:
         yield client
     finally:

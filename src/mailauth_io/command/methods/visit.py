@@ -19,7 +19,7 @@ HOST: Final = "127.0.0.1"
 CLIENT_NAME: Final = "client.test"
 SENDER: Final = "sender@elsewhere.test"
 
-PATIENCE: Final = 10.0
+TIMEOUT: Final = 10.0
 """Seconds that a client waits for a reply before its step counts as failed."""
 
 

@@ -48,10 +48,10 @@ class Conversation:
 def look_for(words: bytes, record: Sequence[Conversation]) -> Seen:
     """How *words* appear in the record, in the most readable form of all its places.  Letters count without case."""
     wanted = words.lower()
-    streams = [octets for conversation in record for octets in (conversation.from_client, conversation.from_server)]
-    if any(wanted in octets.lower() for octets in streams):
+    streams = [data for conversation in record for data in (conversation.from_client, conversation.from_server)]
+    if any(wanted in data.lower() for data in streams):
         return Seen.CLEAR
-    if any(wanted in token.lower() for octets in streams for token in decoded_tokens(octets)):
+    if any(wanted in token.lower() for data in streams for token in decoded_tokens(data)):
         return Seen.BASE64
     return Seen.TLS if all_in_tls(record) else Seen.NOT_SEEN
 
@@ -64,12 +64,12 @@ def look_for_secret(secret: bytes, record: Sequence[Conversation]) -> Seen:
     return seen
 
 
-def decoded_tokens(octets: bytes) -> Iterator[bytes]:
-    """Everything that base64 could hide in *octets*: each run of its alphabet, decoded from each of four offsets.
+def decoded_tokens(data: bytes) -> Iterator[bytes]:
+    """Everything that base64 could hide in *data*: each run of its alphabet, decoded from each of four offsets.
 
     A token may stand anywhere in a run, so that a letter glued to its front hides nothing.
     """
-    for run in _BASE64_RUN.findall(octets):
+    for run in _BASE64_RUN.findall(data):
         for offset in range(4):
             token = run[offset:]
             token = token[: len(token) - (len(token) % 4 == 1)]  # one letter over carries no octet
@@ -80,10 +80,10 @@ def decoded_tokens(octets: bytes) -> Iterator[bytes]:
 def _holds_digest(secret: bytes, conversation: Conversation) -> bool:
     said = [conversation.from_server, *decoded_tokens(conversation.from_server)]
     heard = [conversation.from_client, *decoded_tokens(conversation.from_client)]
-    for challenge in {found for octets in said for found in _TIMESTAMP.findall(octets)}:
+    for challenge in {found for data in said for found in _TIMESTAMP.findall(data)}:
         apop = hashlib.md5(challenge + secret, usedforsecurity=False).hexdigest().encode()
         cram = hmac.new(secret, challenge, "md5").hexdigest().encode()
-        if any(apop in octets or cram in octets for octets in heard):
+        if any(apop in data or cram in data for data in heard):
             return True
     return False
 
@@ -96,18 +96,18 @@ def all_in_tls(record: Sequence[Conversation]) -> bool:
     return any(client and server and _APPLICATION_DATA in client for client, server in ways)
 
 
-def _tls_records(octets: bytes) -> list[int] | None:
-    """The content types of the TLS records that *octets* end in.  None: no TLS, or something else behind it.
+def _tls_records(data: bytes) -> list[int] | None:
+    """The content types of the TLS records that *data* end in.  None: no TLS, or something else behind it.
 
     What stands before the first record is the clear part of STARTTLS or STLS.
     """
-    begins = (found.start() for found in _HELLO.finditer(octets))
-    position = next((begin for begin in begins if begin == 0 or octets[begin - 2 : begin] == b"\r\n"), None)
+    begins = (found.start() for found in _HELLO.finditer(data))
+    position = next((begin for begin in begins if begin == 0 or data[begin - 2 : begin] == b"\r\n"), None)
     if position is None:
         return None
     types: list[int] = []
-    while position < len(octets):
-        header = octets[position : position + 5]
+    while position < len(data):
+        header = data[position : position + 5]
         if header[0] not in _CONTENT_TYPES or header[1:2] not in (b"", b"\x03"):
             return None
         length = int.from_bytes(header[3:5], "big")

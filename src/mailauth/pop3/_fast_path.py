@@ -10,46 +10,46 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from .._connection import MAXIMUM_UNWRITTEN
 from .._dots import stuff_whole
-from .._events import PAUSED, Action, Question, Tls, Why
+from .._events import PAUSED, Action, CloseReason, Question, Tls
+from .._machine import MAX_UNWRITTEN
 from .._server import ServerMachine
-from . import _fixed
+from . import _standard_replies
 from ._command_lines import COMMON, COMMON_LIST, COMMON_QUIT, COMMON_RETR, COMMON_STAT, QUIT, STAT, from_common
 from ._states import State
 from .commands import LineCommand, Retrieve, checked_list, checked_retrieve
 from .events import ServerEvent
-from .maildrop import Maildrop, MarkedMaildrop
+from .maildrop import Maildrop, MaildropSession
 from .replies import Content
-from .settings import AnyServerSettings
+from .settings import ExtendedServerSettings
 
 A = TypeVar("A")
 Q = TypeVar("Q")
 
 _match_common: Final = COMMON.match
 _TRANSACTION: Final = State.TRANSACTION
-_MESSAGE_FOLLOWS: Final = _fixed.MESSAGE_FOLLOWS.to_wire()
-_GOODBYE: Final = _fixed.GOODBYE.to_wire()
+_MESSAGE_FOLLOWS: Final = _standard_replies.MESSAGE_FOLLOWS.to_wire()
+_GOODBYE: Final = _standard_replies.GOODBYE.to_wire()
 _NO_MESSAGES: Final = Maildrop()
 
 
-class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
+class FastPath(ServerMachine[ServerEvent | Q], Generic[Q]):
     """What a retrieval needs to know, and its shortest way."""
 
     __slots__ = ("_maildrop", "_settings", "_state", "_then", "_utf8", "_wait")
 
-    def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
+    def __init__(self, settings: ExtendedServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
         super().__init__(entropy=entropy, tls=tls)
         self._settings = settings
         self._state = State.GREETING
         self._wait = settings.waits[0]
         # What comes before the next line is read.
         self._then: Callable[[], ServerEvent | None] | None = None
-        self._maildrop = MarkedMaildrop(_NO_MESSAGES)
+        self._maildrop = MaildropSession(_NO_MESSAGES)
         self._utf8 = not settings.utf8  # text outside ASCII may be sent as it is
 
     @abstractmethod
-    def _obey(self, command: LineCommand, line: bytes | None) -> ServerEvent | None:
+    def _handle_command(self, command: LineCommand, line: bytes | None) -> ServerEvent | None:
         """Carry out *command*, which stood on *line*; None for a line that is what ``to_wire()`` gives."""
 
     def next_event(self) -> ServerEvent | Q | Action:
@@ -62,16 +62,16 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
             if self._output_due:
                 return self._flush()
             event: ServerEvent | Q | Action | None
-            if self._instead is not None:
-                event = self._instead()
+            if self._phase is not None:
+                event = self._phase()
             elif self._state is not _TRANSACTION or self._then is not None:
                 event = self._advance()
             else:
                 received = self._input
-                octets, offset = received.octets, received.offset
-                if offset == len(octets) and not (self._output or received.later or received.ended):
+                data, offset = received.data, received.offset
+                if offset == len(data) and not (self._output or received.later or received.ended):
                     return self._wait
-                found = _match_common(octets, offset)
+                found = _match_common(data, offset)
                 if found is None or received.dropping:
                     event = self._advance()
                 else:
@@ -93,9 +93,9 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
                             return checked_list(number)
                     elif kind == COMMON_QUIT and not maildrop.deleted:
                         self._write(_GOODBYE, due=False)
-                        self._close(Why.QUIT)
+                        self._close(CloseReason.QUIT)
                         return QUIT
-                    event = self._obey(from_common(found), None)
+                    event = self._handle_command(from_common(found), None)
             if event is not None:
                 return event
 
@@ -106,14 +106,14 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
             or question is not self._question
             or question.lines is not None
             or not answer.last
-            or not (self._utf8 or answer.octets.isascii())
+            or not (self._utf8 or answer.data.isascii())
         ):
             super().answer(question, answer)
             return
-        octets = stuff_whole(_MESSAGE_FOLLOWS, answer.octets)
+        data = stuff_whole(_MESSAGE_FOLLOWS, answer.data)
         self._question = None
-        self._output.append(octets)
-        self._output_size += len(octets)
+        self._output.append(data)
+        self._output_size += len(data)
         received = self._input
-        if self._output_size >= MAXIMUM_UNWRITTEN or (received.offset == len(received.octets) and not received.later):
+        if self._output_size >= MAX_UNWRITTEN or (received.offset == len(received.data) and not received.later):
             self._output_due = True

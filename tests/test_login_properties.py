@@ -31,7 +31,9 @@ CERTIFIED: Final = Tls(version="TLSv1.3", peer_certificate=CERTIFICATE)
 DECOY: Final = sasl.ScramDecoy(key=b"a key that nobody knows")
 PASSWORD: Final = b"wonderland"
 
-Server: TypeAlias = smtp.AnyServerConnection | pop3.AnyServerConnection | smtp.ServerConnection | pop3.ServerConnection
+Server: TypeAlias = (
+    smtp.ExtendedServerConnection | pop3.ExtendedServerConnection | smtp.ServerConnection | pop3.ServerConnection
+)
 Client: TypeAlias = smtp.ClientConnection | pop3.ClientConnection
 
 
@@ -52,8 +54,8 @@ class Protocol:
 
 SMTP: Final = Protocol(
     "smtp",
-    lambda tls: smtp.AnyServerConnection(
-        smtp.AnyServerSettings(
+    lambda tls: smtp.ExtendedServerConnection(
+        smtp.ExtendedServerSettings(
             mechanisms=sasl.ALL_MECHANISMS,
             mechanisms_without_tls=frozenset(sasl.ALL_MECHANISMS.names),
             scram_decoy=DECOY,
@@ -66,8 +68,8 @@ SMTP: Final = Protocol(
 )
 POP3: Final = Protocol(
     "pop3",
-    lambda tls: pop3.AnyServerConnection(
-        pop3.AnyServerSettings(
+    lambda tls: pop3.ExtendedServerConnection(
+        pop3.ExtendedServerSettings(
             mechanisms=pop3.ALL_MECHANISMS,
             mechanisms_without_tls=frozenset(pop3.ALL_MECHANISMS.names),
             scram_decoy=DECOY,
@@ -130,8 +132,8 @@ class Wire:
         while not isinstance(event := self.server.next_event(), NeedData):
             busy = True
             if isinstance(event, Send):
-                self.from_server.append(event.octets)
-                self.client.receive_data(event.octets)
+                self.from_server.append(event.data)
+                self.client.receive_data(event.data)
             elif isinstance(event, Question):
                 self.asked.append(event)
                 question: Question[Any] = event
@@ -145,8 +147,8 @@ class Wire:
         while not isinstance(event := self.client.next_event(), NeedData):
             busy = True
             if isinstance(event, Send):
-                self.from_client.append(event.octets)
-                self.server.receive_data(event.octets)
+                self.from_client.append(event.data)
+                self.server.receive_data(event.data)
             else:
                 self.told.append(event)
         return busy
@@ -167,7 +169,7 @@ def pulled(machine: Server | Client) -> bytes:
     """All that *machine* says before it wants to hear something."""
     said = b""
     while not isinstance(event := machine.next_event(), NeedData):
-        said += event.octets if isinstance(event, Send) else b""
+        said += event.data if isinstance(event, Send) else b""
     return said
 
 
@@ -362,7 +364,7 @@ def test_an_unknown_identity_sees_the_same_salt_in_every_session(protocol: Proto
     def challenge() -> bytes:
         wire = Wire(protocol).log_in(scram_256(who="nobody"))
         assert not wire.succeeded
-        line = next(octets for octets in wire.from_server if octets.startswith((b"334 cj", b"+ cj")))
+        line = next(data for data in wire.from_server if data.startswith((b"334 cj", b"+ cj")))
         return sasl.decode_base64(line.split(b" ")[1].strip()).split(b",", 1)[1]
 
     assert challenge() == challenge()
@@ -380,9 +382,9 @@ def test_settings_of_passwords_alone_take_no_other_mechanisms(
         settings(mechanisms=sasl.ALL_MECHANISMS)
 
 
-@pytest.mark.parametrize("settings", [smtp.AnyServerSettings, pop3.AnyServerSettings])
+@pytest.mark.parametrize("settings", [smtp.ExtendedServerSettings, pop3.ExtendedServerSettings])
 def test_settings_with_scram_need_a_decoy(
-    settings: type[smtp.AnyServerSettings] | type[pop3.AnyServerSettings],
+    settings: type[smtp.ExtendedServerSettings] | type[pop3.ExtendedServerSettings],
 ) -> None:
     """Else the salt would tell who has an account."""
     with pytest.raises(LocalProtocolError):

@@ -13,20 +13,20 @@ from typing import Final, Generic, TypeAlias, TypeVar
 from .._dots import Unstuffer
 from .._events import ACCEPT, Action, MessageChunk, Question, Send, Tls
 from .._server import ServerMachine
-from . import _fixed
+from . import _standard_replies
 from ._command_lines import COMMON, COMMON_DATA, COMMON_MAIL, COMMON_RCPT, common_mail, common_rcpt
 from ._grammar import Mailbox
 from ._states import NEXT, State
 from ._text import LimitedUnstuffer, LineLengths
 from .commands import Data, Mail, MessageComplete, Rcpt
 from .events import ContentFault, ServerEvent
-from .settings import AnyServerSettings
+from .settings import ExtendedServerSettings
 
 A = TypeVar("A")
 Q = TypeVar("Q")
 
 _new: Final = object.__new__
-_set_octets: Final = vars(MessageChunk)["octets"].__set__
+_set_data: Final = vars(MessageChunk)["data"].__set__
 _set_recipients: Final = vars(MessageComplete)["recipients"].__set__
 _match_common: Final = COMMON.match
 _READY, _MAIL, _RCPT, _DATA, _CHUNKS = State.READY, State.MAIL, State.RCPT, State.DATA, State.CHUNKS
@@ -42,20 +42,20 @@ _AFTER: Final[Mapping[type[object], State]] = {
 
 _Step: TypeAlias = tuple[Send, State]
 
-_USUAL: Final[Mapping[bool, Mapping[type[object], _Step]]] = {
+_FAST_TRANSITIONS: Final[Mapping[bool, Mapping[type[object], _Step]]] = {
     enhanced: {
-        question: (Send(octets=_fixed.ACCEPTED[question].to_wire(enhanced=enhanced)), after)
+        question: (Send(data=_standard_replies.ACCEPTED[question].to_wire(enhanced=enhanced)), after)
         for question, after in _AFTER.items()
     }
     for enhanced in (True, False)
 }
-_USUAL_LMTP: Final[Mapping[type[object], _Step]] = {
-    question: usual for question, usual in _USUAL[True].items() if question is not MessageComplete
+_FAST_TRANSITIONS_LMTP: Final[Mapping[type[object], _Step]] = {
+    question: usual for question, usual in _FAST_TRANSITIONS[True].items() if question is not MessageComplete
 }
 """Its content is answered once for each recipient."""
 
 
-class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
+class FastPath(ServerMachine[ServerEvent | Q], Generic[Q]):
     """What a mail transaction consists of, and its shortest way."""
 
     __slots__ = (
@@ -63,7 +63,7 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         "_transactions", "_unstuffer", "_wait",
     )  # fmt: skip
 
-    def __init__(self, settings: AnyServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
+    def __init__(self, settings: ExtendedServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
         super().__init__(entropy=entropy, tls=tls)
         self._settings = settings
         self._state = State.GREETING
@@ -73,7 +73,7 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         self._unstuffer: Unstuffer | None = None  # made with the first content: most connections idle
         self._size = 0  # octets of the content so far
         self._fault: ContentFault | None = None  # the first one in the content by DATA
-        limit = settings.maximum_text_line
+        limit = settings.max_text_line
         self._lengths = None if limit is None else LineLengths(limit)
         self._accepted = self._short_answers()
         # MAIL without parameters is refused by nothing but its place and the number of transactions.
@@ -82,7 +82,7 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
     def _short_answers(self) -> Mapping[type[object], _Step]:
         """The questions to which ACCEPT has no consequence but its reply and a step of the state."""
         settings = self._settings
-        return _USUAL_LMTP if settings.lmtp else _USUAL[settings.enhanced_status_codes]
+        return _FAST_TRANSITIONS_LMTP if settings.lmtp else _FAST_TRANSITIONS[settings.enhanced_status_codes]
 
     def next_event(self) -> ServerEvent | Q | Action:
         ready = self._ready
@@ -94,26 +94,26 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
             self._events
             or self._question is not None
             or self._output_due
-            or self._instead is not None
+            or self._phase is not None
             or state is _GREETING
         ):
             return super().next_event()
         if state is _DATA:
             return self._next_of_content()
         received = self._input
-        octets, offset = received.octets, received.offset
-        if offset == len(octets):
+        data, offset = received.data, received.offset
+        if offset == len(data):
             if self._output or received.later or received.ended:
                 return super().next_event()
             return self._wait if state is not _CHUNKS else self._settings.waits[2]
-        found = _match_common(octets, offset)
+        found = _match_common(data, offset)
         if found is None or received.dropping:
             return super().next_event()
         kind = found.lastindex
         settings = self._settings
         question: Mail | Rcpt | Data | None = None
         if kind == COMMON_RCPT:
-            if (state is _RCPT or state is _MAIL) and len(self._recipients) < settings.maximum_recipients:
+            if (state is _RCPT or state is _MAIL) and len(self._recipients) < settings.max_recipients:
                 question = common_rcpt(found)
         elif kind == COMMON_DATA:
             if state is _RCPT and self._accepted:
@@ -124,7 +124,7 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
             and self._plain_mail
             and found[2] is not None
             and found[4] is None
-            and self._transactions < settings.maximum_transactions
+            and self._transactions < settings.max_transactions
         ):
             question = common_mail(found)
         if question is None:
@@ -137,7 +137,7 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         unstuffer = self._unstuffer
         if unstuffer is None:
             return super().next_event()
-        limit = self._settings.maximum_message_size
+        limit = self._settings.max_message_size
         if unstuffer.ended:
             if self._size > limit or not unstuffer.clean:
                 return super().next_event()
@@ -146,19 +146,19 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
             self._question = complete
             return complete
         received = self._input
-        if received.offset == len(received.octets) and not (received.later or received.ended or self._output):
+        if received.offset == len(received.data) and not (received.later or received.ended or self._output):
             return self._settings.waits[2]
         content = unstuffer.take(received)
         if content and unstuffer.clean and self._size + len(content) <= limit:
             self._size += len(content)
             chunk = _new(MessageChunk)
-            _set_octets(chunk, content)
+            _set_data(chunk, content)
             return chunk
         # Without a chunk it starves, ends, or holds what is to be refused.
-        return (self._hand_on(content) if content else None) or super().next_event()
+        return (self._emit_content(content) if content else None) or super().next_event()
 
     @abstractmethod
-    def _hand_on(self, content: bytes) -> MessageChunk | None:
+    def _emit_content(self, content: bytes) -> MessageChunk | None:
         """*content* as far as it may be handed on; what is in the way of the rest is told as well."""
 
     def answer(self, question: Question[A], answer: A) -> None:
@@ -177,7 +177,7 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
             self._wait = self._settings.waits[1]
         else:
             received = self._input
-            due = received.offset == len(received.octets)
+            due = received.offset == len(received.data)
             if after is _MAIL:
                 self._transactions += 1
             elif isinstance(question, Rcpt):
@@ -185,7 +185,7 @@ class UsualCourse(ServerMachine[ServerEvent | Q], Generic[Q]):
         if due and not self._output:
             self._ready = send
         else:
-            self._write(send.octets, due=due)
+            self._write(send.data, due=due)
 
     def _begin_content(self) -> None:
         self._size = 0

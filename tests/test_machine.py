@@ -8,19 +8,19 @@ from mailauth import (
     ACCEPT,
     BeginTls,
     Closed,
+    CloseReason,
     LocalProtocolError,
     NeedData,
     Paused,
     RemoteProtocolError,
     Send,
     Tls,
-    Why,
     sasl,
     smtp,
 )
 from mailauth._client import ClientMachine
-from mailauth._connection import Machine
-from mailauth._lines import MAXIMUM_UNREAD
+from mailauth._lines import MAX_UNREAD
+from mailauth._machine import Machine
 from mailauth._server import ServerMachine
 from tests.smtp.drive import ENTROPY, IN_CLEAR, LEFT_OPEN, TLS, greeted, ready, serve
 
@@ -28,11 +28,11 @@ from tests.smtp.drive import ENTROPY, IN_CLEAR, LEFT_OPEN, TLS, greeted, ready, 
 def test_need_data_paused_and_closed_repeat() -> None:
     """DESIGN.md section 2: pulling again tells the same and changes nothing."""
     session = ready()
-    assert session.machine.next_event() == session.machine.next_event() == NeedData(patience=300.0, until=600.0)
+    assert session.machine.next_event() == session.machine.next_event() == NeedData(timeout=300.0, until=600.0)
     session = ready(b"MAIL FROM:<>\r\n", answers={smtp.Mail: LEFT_OPEN})
     assert session.machine.next_event() == session.machine.next_event() == Paused()
     session = ready(b"QUIT\r\n")
-    assert session.machine.next_event() == session.machine.next_event() == Closed(why=Why.QUIT)
+    assert session.machine.next_event() == session.machine.next_event() == Closed(reason=CloseReason.QUIT)
 
 
 def test_begin_tls_is_told_once_and_then_paused() -> None:
@@ -49,7 +49,7 @@ def test_a_notice_comes_before_the_send_that_answers_it() -> None:
     assert [type(event) for event in session.log[:4]] == [smtp.Noop, Send, smtp.Vrfy, Send]
 
 
-def test_octets_are_taken_up_to_64_kib_beyond_what_is_used() -> None:
+def test_data_is_taken_up_to_64_kib_beyond_what_is_used() -> None:
     """DESIGN.md section 4 rule 4; one piece may be of any size."""
     session = ready()
     session.machine.receive_data(b"NOOP\r\n" * 20_000)
@@ -58,10 +58,10 @@ def test_octets_are_taken_up_to_64_kib_beyond_what_is_used() -> None:
     session.pull()
     assert len(session.codes) == 20_000
     session.receive(b"NOOP\r\n")
-    assert MAXIMUM_UNREAD == 65_536
+    assert MAX_UNREAD == 65_536
 
 
-def test_after_closed_octets_are_ignored() -> None:
+def test_after_closed_data_is_ignored() -> None:
     session = ready(b"QUIT\r\n")
     for _ in range(100):
         session.machine.receive_data(b"x" * 10_000)
@@ -76,7 +76,7 @@ def test_tls_is_a_fact_of_construction_or_of_the_upgrade() -> None:
 
 
 @pytest.mark.parametrize("entropy", [b"", bytes(31), bytes(33)])
-def test_entropy_has_32_octets(entropy: bytes) -> None:
+def test_entropy_has_32_bytes(entropy: bytes) -> None:
     with pytest.raises(LocalProtocolError):
         smtp.ServerConnection(IN_CLEAR, entropy=entropy)
 
@@ -137,8 +137,8 @@ def test_the_connections_inherit_the_machine_by_name() -> None:
     assert not hasattr(smtp.ClientConnection(), "__dict__")
 
 
-def test_an_answer_is_taken_at_once_and_its_octets_come_with_the_next_event() -> None:
+def test_an_answer_is_taken_at_once_and_its_bytes_come_with_the_next_event() -> None:
     session = serve(answers={smtp.Connected: LEFT_OPEN})
     assert session.question is not None
     session.server.answer(session.question, ACCEPT)
-    assert session.machine.next_event() == Send(octets=b"220 localhost ESMTP\r\n")
+    assert session.machine.next_event() == Send(data=b"220 localhost ESMTP\r\n")

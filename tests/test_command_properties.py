@@ -101,7 +101,7 @@ PIECES: Final = (
     ),
 )
 texts = st.sampled_from(PIECES) | st.lists(st.sampled_from(PIECES), max_size=4).map("".join) | st.text(max_size=9)
-octets = texts.map(lambda text: text.encode("utf-8", "surrogatepass")) | st.binary(max_size=20)
+data = texts.map(lambda text: text.encode("utf-8", "surrogatepass")) | st.binary(max_size=20)
 numbers = st.sampled_from([-1, 0, 1, 200, 559, 600, 10**10 - 1, 10**10, 10**20 - 1, 10**20]) | st.integers()
 mailboxes = st.sampled_from(
     [
@@ -112,7 +112,7 @@ mailboxes = st.sampled_from(
 addresses = st.builds(smtp.OriginalRecipient, st.sampled_from(["rfc822", "UTF-8"]), st.sampled_from(["a b+=", "@"]))
 GOOD: Final[dict[Any, st.SearchStrategy[Any]]] = {
     str: texts,
-    bytes: octets,
+    bytes: data,
     int: numbers,
     bool: st.booleans(),
     type(None): st.none(),
@@ -205,7 +205,7 @@ def written(connection: Any) -> bytes:
     """What leaves *connection* now."""
     sent = b""
     while not isinstance(event := connection.next_event(), NeedData):
-        sent += event.octets if isinstance(event, Send) else b""
+        sent += event.data if isinstance(event, Send) else b""
     return sent
 
 
@@ -466,7 +466,7 @@ def test_no_mechanism_name_puts_two_commands_on_the_wire() -> None:
             session.client.authenticate(Talkative(name, b"x"))
     assert session.pull().sends == []
     session.client.authenticate(Talkative("XPLAINX", b"x\r\ny"))
-    assert session.pull().octets == b"AUTH XPLAINX eA0KeQ==\r\n"
+    assert session.pull().data == b"AUTH XPLAINX eA0KeQ==\r\n"
 
 
 # -- what a server says ------------------------------------------------------------------------------------------------
@@ -514,12 +514,12 @@ def test_no_answer_puts_two_replies_on_the_wire(asked: type[Question[Any]], repl
     """The question stays open, and can be answered by something else."""
     lines = (b"LHLO c\r\n", *CLIENT_SAYS[1:]) if lmtp else CLIENT_SAYS
     session = serve(*lines, settings=smtp.ServerSettings(lmtp=lmtp), answers={asked: LEFT_OPEN})
-    before = session.octets
+    before = session.data
     assert session.question is not None
     with pytest.raises(LocalProtocolError, match="reply"):
         session.server.answer(session.question, reply)
-    assert session.pull().octets == before
-    assert session.answer(ACCEPT).octets != before
+    assert session.pull().data == before
+    assert session.answer(ACCEPT).data != before
 
 
 @pytest.mark.parametrize("unique_id", ["a\r\n2 b", "a\rb", "a\nb", "a\0b"])
@@ -550,7 +550,7 @@ def test_content_is_refused_or_arrives_as_it_is(pieces: list[bytes]) -> None:
     converse(client, server)
     content = b"".join(pieces)
     try:
-        client.send(MessageChunk(octets=content), smtp.MessageComplete())
+        client.send(MessageChunk(data=content), smtp.MessageComplete())
     except LocalProtocolError:
         return
     converse(client, server)

@@ -13,6 +13,7 @@ from mailauth import (
     Action,
     BeginTls,
     Closed,
+    CloseReason,
     Command,
     LocalProtocolError,
     MessageChunk,
@@ -21,7 +22,6 @@ from mailauth import (
     Question,
     RemoteProtocolError,
     Send,
-    Why,
     pop3,
     sasl,
 )
@@ -71,9 +71,9 @@ streams = st.builds(
 )
 
 
-def cut(octets: bytes, places: list[int]) -> list[bytes]:
-    edges = sorted({0, len(octets), *(place % (len(octets) + 1) for place in places)})
-    return [octets[start:end] for start, end in pairwise(edges)]
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    edges = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
+    return [data[start:end] for start, end in pairwise(edges)]
 
 
 def converse(chunks: list[bytes], application: Application) -> list[Event]:
@@ -98,27 +98,27 @@ def unsent(events: list[Event]) -> list[Event]:
 @given(streams | st.binary(max_size=400), st.lists(st.integers(0, 20_000), max_size=8), st.integers(1, 9))
 @example(b"STLS\r\nUSER alice\r\n", [3], 4)
 @example(b"USER alice\r\nPASS wonderland\r\nRETR 1\r\nQUIT\r\n", [13, 40], 2)
-def test_how_the_stream_is_cut_never_matters(octets: bytes, places: list[int], piece: int) -> None:
+def test_how_the_stream_is_cut_never_matters(data: bytes, places: list[int], piece: int) -> None:
     """House rules 7 and 8: any octets end in Closed; events and octets are the same for each cut.
 
     Replies to a burst wait for each other, so where the Sends stand among the events is not compared.
     """
     texts = (b"a\r\n\r\n.b\r\nc", b".\r\n")
-    whole = converse([octets], Application(*texts, piece=piece))
-    pieces = converse(cut(octets, places), Application(*texts, piece=piece))
+    whole = converse([data], Application(*texts, piece=piece))
+    pieces = converse(cut(data, places), Application(*texts, piece=piece))
     assert (unsent(whole), said(whole)) == (unsent(pieces), said(pieces))
     assert isinstance(whole[-1], Closed)
     for line in said(whole).split(b"\r\n"):
         assert len(line) <= 510
-    octet_by_octet = [octets[at : at + 1] for at in range(min(len(octets), 200))]
-    single = converse([*octet_by_octet, octets[200:]], Application(*texts, piece=piece))
+    octet_by_octet = [data[at : at + 1] for at in range(min(len(data), 200))]
+    single = converse([*octet_by_octet, data[200:]], Application(*texts, piece=piece))
     assert (unsent(whole), said(whole)) == (unsent(single), said(single))
 
 
 @given(streams)
-def test_every_login_that_was_started_ends_once(octets: bytes) -> None:
+def test_every_login_that_was_started_ends_once(data: bytes) -> None:
     open_logins = 0
-    for event in converse([octets], Application(b"a")):
+    for event in converse([data], Application(b"a")):
         if isinstance(event, sasl.AuthenticationStarted):
             open_logins += 1
         elif isinstance(event, sasl.Authenticated | sasl.AuthenticationFailed):
@@ -132,9 +132,9 @@ def unavailable(connection: pop3.ServerConnection, question: Question[Any]) -> N
 
 
 @given(streams)
-def test_every_question_can_be_answered_with_its_temporary_failure(octets: bytes) -> None:
+def test_every_question_can_be_answered_with_its_temporary_failure(data: bytes) -> None:
     connection = server()
-    connection.receive_data(octets)
+    connection.receive_data(data)
     connection.receive_data(b"")
     while not isinstance(event := connection.next_event(), Closed):
         assert not isinstance(event, NeedData | Paused)
@@ -144,15 +144,15 @@ def test_every_question_can_be_answered_with_its_temporary_failure(octets: bytes
             unavailable(connection, event)
 
 
-@given(streams, st.integers(0, 40), st.sampled_from([Why.SHUT_DOWN, Why.TIMED_OUT]))
-def test_shut_down_may_come_at_any_time(octets: bytes, when: int, why: Why) -> None:
+@given(streams, st.integers(0, 40), st.sampled_from([CloseReason.SHUT_DOWN, CloseReason.TIMED_OUT]))
+def test_shut_down_may_come_at_any_time(data: bytes, when: int, reason: CloseReason) -> None:
     application = Application(b"a\r\n", b"b\r\n", piece=1)
     connection = server()
-    connection.receive_data(octets)
+    connection.receive_data(data)
     committed_after = False
     for turn in range(100_000):
         if turn == when:
-            connection.shut_down(why)
+            connection.shut_down(reason)
             committed_after = True
         event = connection.next_event()
         if isinstance(event, Closed) or (isinstance(event, NeedData | BeginTls) and turn > when):
@@ -193,7 +193,7 @@ def test_every_pair_of_the_table_is_obeyed_and_no_other(state: State, verb: str)
         settle(connection, application)
     connection.receive_data(verb.encode() + ARGUMENTS.get(verb, b"") + b"\r\n")
     events = settle(connection, application)
-    refused = [event for event in events if isinstance(event, pop3.Refused)]
+    refused = [event for event in events if isinstance(event, pop3.CommandRejected)]
     after = TRANSITIONS.get((state, verb))
     assert bool(refused) == (after is None)
     if after is None:
@@ -296,7 +296,7 @@ def plain(events: list[pop3.ClientEvent | Action | str]) -> list[object]:
     found: list[object] = []
     for event in events:
         if isinstance(event, MessageChunk) and found and isinstance(found[-1], MessageChunk):
-            found[-1] = MessageChunk(octets=found[-1].octets + event.octets)
+            found[-1] = MessageChunk(data=found[-1].data + event.data)
         elif not isinstance(event, Send):
             found.append(event)
     return found
@@ -304,13 +304,13 @@ def plain(events: list[pop3.ClientEvent | Action | str]) -> list[object]:
 
 @given(answers | st.binary(max_size=200), plans, st.lists(st.integers(0, 4_000), max_size=6))
 def test_whatever_a_server_says_ends_in_events_or_its_fault(
-    octets: bytes, plan: list[Command | str], places: list[int]
+    data: bytes, plan: list[Command | str], places: list[int]
 ) -> None:
     """House rules 7 and 8 for the client; the octets around STLS excepted."""
-    whole = meet([octets], plan)
+    whole = meet([data], plan)
     assert isinstance(whole[-1], Closed | str)
     if pop3.Stls() not in plan:
-        assert plain(whole) == plain(meet(cut(octets, places), plan))
+        assert plain(whole) == plain(meet(cut(data, places), plan))
 
 
 def test_settings_are_shared_and_hold_nothing_of_a_session() -> None:

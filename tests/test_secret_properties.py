@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from mailauth import ACCEPT, BeginTls, Question, Send, Tls, sasl
-from tests.test_any_logins import BARE, LOGINS, POP3, SMTP, Protocol, Wire
+from tests.test_login_properties import BARE, LOGINS, POP3, SMTP, Protocol, Wire
 
 SECRET = b"Ferocious-Kitten-42"
 SHOWN = [
@@ -109,5 +109,5 @@ def test_the_search_finds_what_is_shown() -> None:
 @pytest.mark.parametrize("action", [Send, BeginTls])
 def test_what_a_client_writes_is_not_shown(action: type[Send] | type[BeginTls]) -> None:
     """``Send`` carries the password of whoever logs in."""
-    assert not showing(action(octets=b"PASS " + SECRET + b"\r\n"))
-    assert "<26 octets>" in repr(action(octets=b"PASS " + SECRET + b"\r\n"))
+    assert not showing(action(data=b"PASS " + SECRET + b"\r\n"))
+    assert "<26 octets>" in repr(action(data=b"PASS " + SECRET + b"\r\n"))

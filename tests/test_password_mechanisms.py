@@ -1,4 +1,4 @@
-"""``sasl.by_password``: of what the server offers, the strongest way to prove a name and a password is taken."""
+"""``sasl.password_mechanisms``: the strongest of the mechanisms that the server offers for a name and password."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 import pytest
 
 from mailauth import LocalProtocolError, Tls, pop3, sasl, smtp
-from tests.test_any_logins import BARE, BOUND, DECOY, ENTROPY, PASSWORD, Protocol, Wire
+from tests.test_login_properties import BARE, BOUND, DECOY, ENTROPY, PASSWORD, Protocol, Wire
 
 STRONGEST_FIRST: Final = (
     "SCRAM-SHA-256-PLUS",
@@ -26,39 +26,39 @@ Offering: TypeAlias = Callable[[tuple[str, ...]], Protocol]
 
 
 def smtp_offering(names: tuple[str, ...]) -> Protocol:
-    settings = smtp.AnyServerSettings(
+    settings = smtp.ExtendedServerSettings(
         mechanisms=sasl.ALL_MECHANISMS.only(*names),
         mechanisms_without_tls=frozenset(names),
         scram_decoy=DECOY,
     )
     return Protocol(
         "smtp",
-        lambda tls: smtp.AnyServerConnection(settings, entropy=ENTROPY, tls=tls),
+        lambda tls: smtp.ExtendedServerConnection(settings, entropy=ENTROPY, tls=tls),
         lambda tls: smtp.ClientConnection(tls=tls),
         smtp.Hello(domain="client.example"),
     )
 
 
 def pop3_offering(names: tuple[str, ...]) -> Protocol:
-    settings = pop3.AnyServerSettings(
+    settings = pop3.ExtendedServerSettings(
         mechanisms=pop3.ALL_MECHANISMS.only(*names),
         mechanisms_without_tls=frozenset(names),
         scram_decoy=DECOY,
     )
     return Protocol(
         "pop3",
-        lambda tls: pop3.AnyServerConnection(settings, entropy=ENTROPY, tls=tls),
+        lambda tls: pop3.ExtendedServerConnection(settings, entropy=ENTROPY, tls=tls),
         lambda tls: pop3.ClientConnection(tls=tls),
         pop3.Capa(),
     )
 
 
 def log_in(protocol: Protocol, tls: Tls | None) -> Wire:
-    return Wire(protocol, tls, {sasl.FetchSecret: PASSWORD}).log_in(*by_password(tls))
+    return Wire(protocol, tls, {sasl.FetchSecret: PASSWORD}).log_in(*password_mechanisms(tls))
 
 
-def by_password(tls: Tls | None, *, clear_text: bool = False) -> tuple[sasl.ClientMechanism, ...]:
-    return sasl.by_password("alice", PASSWORD, entropy=ENTROPY, tls=tls, clear_text=clear_text)
+def password_mechanisms(tls: Tls | None, *, clear_text: bool = False) -> tuple[sasl.ClientMechanism, ...]:
+    return sasl.password_mechanisms("alice", PASSWORD, entropy=ENTROPY, tls=tls, clear_text=clear_text)
 
 
 SHRINKING: Final = [
@@ -96,9 +96,9 @@ def test_in_clear_a_password_is_shown_only_where_that_is_wanted(offering: Offeri
     """Design rule 3: nothing goes out when the server offers nothing better."""
     wire = Wire(offering(("PLAIN",)), None)
     with pytest.raises(LocalProtocolError, match="does not offer"):
-        wire.log_in(*by_password(None))
+        wire.log_in(*password_mechanisms(None))
     assert len(wire.from_client) == 1
-    wire.client.authenticate(*by_password(None, clear_text=True))
+    wire.client.authenticate(*password_mechanisms(None, clear_text=True))
     assert wire.run().succeeded
 
 
@@ -112,11 +112,11 @@ def test_a_client_that_could_bind_says_so() -> None:
 
 def test_without_md5_what_needs_it_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A system in FIPS mode."""
-    monkeypatch.setattr("mailauth.sasl._by_password.MD5_AVAILABLE", False)
-    chosen = [mechanism.name for mechanism in by_password(BOUND)]
+    monkeypatch.setattr("mailauth.sasl._password_mechanisms.MD5_AVAILABLE", False)
+    chosen = [mechanism.name for mechanism in password_mechanisms(BOUND)]
     assert chosen == [name for name in STRONGEST_FIRST if name not in {"CRAM-MD5", "APOP"}]
 
 
 def test_no_secret_is_shown() -> None:
     """Design rule 5."""
-    assert PASSWORD.decode() not in repr(by_password(BOUND))
+    assert PASSWORD.decode() not in repr(password_mechanisms(BOUND))

@@ -10,24 +10,24 @@ from collections.abc import Callable, Mapping
 from typing import Final, Generic, TypeVar
 
 from ._errors import LocalProtocolError
-from ._events import PAUSED, Action, BeginTls, Closed, NeedData, Paused, Send, Tls, Why
+from ._events import PAUSED, Action, BeginTls, Closed, CloseReason, NeedData, Paused, Send, Tls
 from ._lines import LineBuffer
 
 E = TypeVar("E")
 
-MAXIMUM_UNWRITTEN: Final = 32_768
+MAX_UNWRITTEN: Final = 32_768
 """Octets of replies that may wait for the rest of their group: half of what a connection keeps besides the chunk in
 hand, since they weigh more than they count."""
 
 _new: Final = object.__new__
-_set_octets: Final = vars(Send)["octets"].__set__
-_CLOSED: Final[Mapping[Why, Closed]] = {why: Closed(why=why) for why in Why}
+_set_data: Final = vars(Send)["data"].__set__
+_CLOSED: Final[Mapping[CloseReason, Closed]] = {reason: Closed(reason=reason) for reason in CloseReason}
 
 
 class Machine(Generic[E]):
     """A pure state machine that is pulled: ``next_event()`` gives one value at a time, in causal order."""
 
-    __slots__ = ("_events", "_input", "_instead", "_output", "_output_due", "_output_size", "_question", "_tls", "_why")
+    __slots__ = ("_events", "_input", "_output", "_output_due", "_output_size", "_phase", "_question", "_tls", "_why")
 
     def __init__(self, tls: Tls | None) -> None:
         self._tls = tls
@@ -39,30 +39,30 @@ class Machine(Generic[E]):
         self._output: list[bytes] = []
         self._output_size = 0
         self._output_due = False
-        self._instead: Callable[[], E | Action | None] | None = None  # what happens instead of reading on: TLS, the end
-        self._why = Why.PEER
+        self._phase: Callable[[], E | Action | None] | None = None  # what happens instead of reading on: TLS, the end
+        self._why = CloseReason.PEER_CLOSED
 
     @property
     def tls(self) -> Tls | None:
         """The TLS layer under this connection; None in clear text."""
         return self._tls
 
-    def receive_data(self, octets: bytes) -> None:
+    def receive_data(self, data: bytes) -> None:
         """Take octets from the peer; ``b""`` is the end of the stream.  After Closed they are ignored.
 
         Raises LocalProtocolError between BeginTls and ``tls_started()``, after the end of the stream, and when 64 KiB
         wait to be pulled already.
         """
-        instead = self._instead
-        if instead is not None:
-            if instead == self._say_closed:
+        phase = self._phase
+        if phase is not None:
+            if phase == self._flush_then_close:
                 return
-            if instead == self._wait_for_tls:
-                if octets:
+            if phase == self._wait_for_tls:
+                if data:
                     raise LocalProtocolError("octets from before the handshake may not be handed in after it")
-                self._close(Why.PEER)
+                self._close(CloseReason.PEER_CLOSED)
                 return
-        self._input.feed(octets)
+        self._input.feed(data)
 
     def next_event(self) -> E | Action:
         """What comes next; NeedData, Paused and Closed repeat until something changes."""
@@ -73,34 +73,34 @@ class Machine(Generic[E]):
                 return PAUSED
             if self._output_due:
                 return self._flush()
-            instead = self._instead
-            event = self._advance() if instead is None else instead()
+            phase = self._phase
+            event = self._advance() if phase is None else phase()
             if event is not None:
                 return event
 
     def tls_started(self, tls: Tls) -> None:
         """The handshake that BeginTls asked for is done.  Raises LocalProtocolError when none was asked for."""
-        if self._instead != self._wait_for_tls:
+        if self._phase != self._wait_for_tls:
             raise LocalProtocolError("no TLS handshake was asked for")
-        self._instead = None
+        self._phase = None
         self._tls = tls
         self._secured(tls)
 
-    def shut_down(self, why: Why = Why.SHUT_DOWN) -> None:
+    def shut_down(self, reason: CloseReason = CloseReason.SHUT_DOWN) -> None:
         """End the session as soon and as politely as the protocol allows; a second call changes nothing."""
-        if self._instead is None:
-            self._why = why
-            self._instead = self._wind_up
-        elif self._instead in (self._begin_tls, self._wait_for_tls):
+        if self._phase is None:
+            self._why = reason
+            self._phase = self._begin_shutdown
+        elif self._phase in (self._begin_tls, self._wait_for_tls):
             self._output.clear()
-            self._close(why)
+            self._close(reason)
 
     @abstractmethod
     def _advance(self) -> E | Action | None:
         """Use some input; None when something changed and the caller shall look again."""
 
     @abstractmethod
-    def _wind_up(self) -> None:
+    def _begin_shutdown(self) -> None:
         """Say what is still to be said after ``shut_down()``, then ``_close()``."""
 
     @abstractmethod
@@ -109,26 +109,26 @@ class Machine(Generic[E]):
 
     def _at_end_of_stream(self) -> None:
         """Nothing more will come and all that came is used up: ``_close()``, or raise RemoteProtocolError."""
-        self._close(Why.PEER)
+        self._close(CloseReason.PEER_CLOSED)
 
-    def _write(self, octets: bytes, *, due: bool) -> None:
+    def _write(self, data: bytes, *, due: bool) -> None:
         """Queue output; it leaves when it is *due*, at 32 KiB, or when more input is needed (RFC 2920 section 3.2)."""
-        self._output.append(octets)
-        self._output_size += len(octets)
-        if due or self._output_size >= MAXIMUM_UNWRITTEN:
+        self._output.append(data)
+        self._output_size += len(data)
+        if due or self._output_size >= MAX_UNWRITTEN:
             self._output_due = True
 
     def _flush(self) -> Send:
         output = self._output
-        octets = output[0] if len(output) == 1 else b"".join(output)
+        data = output[0] if len(output) == 1 else b"".join(output)
         output.clear()
         self._output_size = 0
         self._output_due = False
         send = _new(Send)  # what __init__ does, for a third
-        _set_octets(send, octets)
+        _set_data(send, data)
         return send
 
-    def _starve(self, need: NeedData) -> Action | None:
+    def _need_more_data(self, need: NeedData) -> Action | None:
         """What came in is used up: look at what came later, write what waits, end with the stream, or ask for more."""
         if self._input.gather():
             return None
@@ -139,18 +139,18 @@ class Machine(Generic[E]):
             return None
         return need
 
-    def _close(self, why: Why) -> None:
-        self._why = why
-        self._instead = self._say_closed
+    def _close(self, reason: CloseReason) -> None:
+        self._why = reason
+        self._phase = self._flush_then_close
         self._input.clear()
 
-    def _say_closed(self) -> Send | Closed:
+    def _flush_then_close(self) -> Send | Closed:
         return self._flush() if self._output else _CLOSED[self._why]
 
     def _begin_tls(self) -> BeginTls:
-        octets = self._flush().octets
-        self._instead = self._wait_for_tls
-        return BeginTls(octets=octets)
+        data = self._flush().data
+        self._phase = self._wait_for_tls
+        return BeginTls(data=data)
 
     def _wait_for_tls(self) -> Paused:
         return PAUSED

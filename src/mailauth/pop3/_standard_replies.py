@@ -28,10 +28,10 @@ TOO_MANY_ERRORS: Final = Reply(False, "", "too many errors, closing the connecti
 SHUTTING_DOWN: Final = Reply(False, "SYS/TEMP", "service shutting down, try again later")
 
 CONNECTION_REFUSED: Final[Mapping[Unavailable, Reply]] = {
-    why: Reply(False, why.value, "service not available") for why in Unavailable
+    reason: Reply(False, reason.value, "service not available") for reason in Unavailable
 }
 TLS_UNAVAILABLE: Final[Mapping[Unavailable, Reply]] = {
-    why: Reply(False, why.value, "TLS is not available now") for why in Unavailable
+    reason: Reply(False, reason.value, "TLS is not available now") for reason in Unavailable
 }
 MAILDROP_UNAVAILABLE: Final[Mapping[Unavailable, Reply]] = {
     Unavailable.IN_USE: Reply(False, "IN-USE", "maildrop is in use by another session"),
@@ -41,10 +41,10 @@ MAILDROP_UNAVAILABLE: Final[Mapping[Unavailable, Reply]] = {
     Unavailable.UTF8: Reply(False, "UTF8", "maildrop needs UTF8"),
 }
 MESSAGE_UNAVAILABLE: Final[Mapping[Unavailable, Reply]] = {
-    why: Reply(False, why.value, "message cannot be read") for why in Unavailable
+    reason: Reply(False, reason.value, "message cannot be read") for reason in Unavailable
 }
 UPDATE_FAILED: Final[Mapping[Unavailable, Reply]] = {
-    why: Reply(False, why.value, "some deleted messages were not removed") for why in Unavailable
+    reason: Reply(False, reason.value, "some deleted messages were not removed") for reason in Unavailable
 }
 """RFC 1939 section 6."""
 

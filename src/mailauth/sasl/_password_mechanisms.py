@@ -21,7 +21,7 @@ from .user_pass import UserPassClient
 _BINDINGS: Final = ("tls-exporter", "tls-server-end-point")  # RFC 9266 section 2 prefers the first
 
 
-def by_password(
+def password_mechanisms(
     authentication_identity: str,
     password: bytes,
     *,
