@@ -192,7 +192,7 @@ class Nowhere:
 class Discarded:
     """A message that goes nowhere."""
 
-    async def reveal(self) -> None:
+    async def commit(self) -> None:
         pass
 
     def discard(self) -> None:
@@ -216,7 +216,7 @@ def run_ready(protocol: str, announce: Announce) -> None:
     async def serve() -> None:
         accounts = stores.MemoryAccounts(dict.fromkeys(NAMES, PASSWORD))
         kept = server.Stores(accounts=accounts, maildrops=Nowhere(), outbox=NoOutbox())
-        async with server.running(server.Config(smtp=0, pop3=0, legacy=True), kept) as running:
+        async with server.serve(server.Config(smtp=0, pop3=0, legacy=True), kept) as running:
             port = running.smtp if protocol == "smtp" else running.pop3
             assert port is not None
             announce(port)

@@ -440,18 +440,18 @@ class Delays:
 def send_noops(server: Server, seconds: float) -> Delays:
     """Send a NOOP every few milliseconds, on a new connection from time to time."""
     delays: list[float] = []
-    began, before, waited = time.monotonic(), server.cpu(), server.waited()
-    while time.monotonic() < began + seconds or not delays:
+    started_at, before, waited = time.monotonic(), server.cpu(), server.waited()
+    while time.monotonic() < started_at + seconds or not delays:
         with server.connect("smtp") as connection:
             for _ in range(200):
                 sent = time.perf_counter()
                 connection.sendall(b"NOOP\r\n")
                 read_reply(connection)
                 delays.append((time.perf_counter() - sent) * 1_000)
-                if time.monotonic() >= began + seconds:
+                if time.monotonic() >= started_at + seconds:
                     break
                 time.sleep(random.uniform(0.001, 0.009))
-    took, after = (time.monotonic() - began) * 1e9, server.cpu()
+    took, after = (time.monotonic() - started_at) * 1e9, server.cpu()
     delays.sort()
     return Delays(
         median=statistics.median(delays),
@@ -501,9 +501,9 @@ def send_noops_beside(server: Server, address: str, case: Case, extent: Extent) 
         process.start()
     try:
         time.sleep(extent.head_start)
-        began, before = time.monotonic(), sum(replies[:])
+        started_at, before = time.monotonic(), sum(replies[:])
         delays = send_noops(server, extent.attacked)
-        return delays, (sum(replies[:]) - before) / (time.monotonic() - began)
+        return delays, (sum(replies[:]) - before) / (time.monotonic() - started_at)
     finally:
         for process in attackers:
             process.kill()

@@ -36,7 +36,7 @@ def fill(grants: int, identities: int) -> GrantTable:
     return table
 
 
-def octets_a_grant(grants: int, identities: int) -> float:
+def bytes_per_grant(grants: int, identities: int) -> float:
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     table = fill(grants, identities)
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("grants", nargs="?", type=int, default=1_000_000, metavar="GRANTS", help="how many (1,000,000)")
     grants: int = parser.parse_args().grants
     print(f"{grants:,} grants")
-    print(f"  {octets_a_grant(grants, grants):6.0f} octets a grant, each of an identity of its own")
+    print(f"  {bytes_per_grant(grants, grants):6.0f} octets a grant, each of an identity of its own")
     table = fill(grants, 1000)
     for number in range(grants // 10):
         table.grant(ipv6(number), f"user{number % 1000}", now=float(grants) / 1000)

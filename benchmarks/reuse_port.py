@@ -50,13 +50,13 @@ class Servers:
         self._reserved.bind(("127.0.0.1", 0))
         self.port = int(self._reserved.getsockname()[1])
         self._maildir = directory / "maildrops"
-        pair = directory / "pair.pem"
-        pair.touch(mode=0o600)
-        trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(pair)
+        ports = directory / "pair.pem"
+        ports.touch(mode=0o600)
+        trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(ports)
         words = [
             sys.executable, "-m", "mailauth_io", "serve", "--reuse-port", "--smtp", str(self.port), "--loop", loop,
             "--user", "alice:wonderland", "--maildir", str(self._maildir), "--outbox", str(directory / "outbox"),
-            "--grants", f"sqlite:{directory / 'grants.db'}", "--cert", str(pair), "--key", str(pair),
+            "--grants", f"sqlite:{directory / 'grants.db'}", "--cert", str(ports), "--key", str(ports),
         ]  # fmt: skip
         cores = sorted(os.sched_getaffinity(0))
         self._processes = []

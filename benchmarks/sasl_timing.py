@@ -94,12 +94,12 @@ def of_steps(kind: Kind, answer: Answer) -> Measured:
 
     def measured() -> float:
         servers = [kind.server() for _ in range(BATCH)]
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         for server in servers:
             for response in said:
                 if not isinstance(server.respond(response), sasl.Challenge | sasl.Refusal):
                     server.resolve(answer)
-        return (time.perf_counter() - began) / BATCH
+        return (time.perf_counter() - started_at) / BATCH
 
     return measured
 
@@ -111,10 +111,10 @@ def of_accounts(runner: asyncio.Runner, scheme: str, name: str) -> Measured:
     batch = 1 if credential.slow else BATCH
 
     async def several() -> float:
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         for _ in range(batch):
             await accounts.check_password(name, b"wrong")
-        return (time.perf_counter() - began) / batch
+        return (time.perf_counter() - started_at) / batch
 
     return lambda: runner.run(several())
 

@@ -15,8 +15,8 @@ from cryptography.x509.oid import NameOID
 DAY = 86_400.0
 
 
-def write(directory: Path, *, begins: float, ends: float, name: str = "localhost") -> tuple[Path, Path]:
-    """A self-signed certificate for *name* and 127.0.0.1, good from *begins* to *ends* (seconds since 1970)."""
+def write(directory: Path, *, not_before: float, not_after: float, name: str = "localhost") -> tuple[Path, Path]:
+    """A self-signed certificate for *name* and 127.0.0.1, valid from *not_before* to *not_after* (Unix time)."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
@@ -26,8 +26,8 @@ def write(directory: Path, *, begins: float, ends: float, name: str = "localhost
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime.fromtimestamp(0, UTC) + timedelta(seconds=begins))
-        .not_valid_after(datetime.fromtimestamp(0, UTC) + timedelta(seconds=ends))
+        .not_valid_before(datetime.fromtimestamp(0, UTC) + timedelta(seconds=not_before))
+        .not_valid_after(datetime.fromtimestamp(0, UTC) + timedelta(seconds=not_after))
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())

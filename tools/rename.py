@@ -75,7 +75,8 @@ class Names(NamedTuple):
         """Modules, their files, and members."""
         for old, new in self.modules.items():
             text = re.sub(rf"(?<![\w.]){re.escape(old)}(?![\w-])", new, text)
-            text = re.sub(rf"\b{old.replace('.', '/')}\.py\b", f"{new.replace('.', '/')}.py", text)
+            old_file, new_file = (dotted.partition(".")[2].replace(".", "/") + ".py" for dotted in (old, new))
+            text = re.sub(rf"(?<!\w){re.escape(old_file)}\b", new_file, text)
         for (owner, old), new in self.members.items():
             text = re.sub(rf"\b{owner}\.{old}\b", f"{owner}.{new}", text)
         return text
@@ -101,6 +102,18 @@ class Names(NamedTuple):
 
 def is_english(word: str) -> bool:
     return "_" not in word and not any(letter.isupper() for letter in word[1:])
+
+
+def imported_modules(code: str, package: str, names: Names) -> dict[str, str]:
+    """The modules of ``from package import module`` that get another name, unless *code* uses that for something."""
+    used = set(re.findall(r"\b\w+\b", code))
+    last = {tuple(old.split(".")[-2:]): new.rsplit(".", 1)[-1] for old, new in names.modules.items()}
+    found: dict[str, str] = {}
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom):
+            folder = (node.module or package).rsplit(".", 1)[-1]
+            found |= {a.name: last[folder, a.name] for a in node.names if not a.asname and (folder, a.name) in last}
+    return {old: new for old, new in found.items() if new not in used}
 
 
 class Renamer(cst.CSTTransformer):
@@ -175,6 +188,8 @@ class Renamer(cst.CSTTransformer):
                 member = self.names.members.get((whole.rsplit(".", 1)[-1], before.name.value))
                 if full in self.names.modules:
                     alias = alias.with_changes(name=cst.Name(self.names.modules[full].rsplit(".", 1)[-1]))
+                    if before.asname is None and before.name.value not in self.names.bare:
+                        alias = alias.with_changes(asname=cst.AsName(cst.Name(before.name.value)))
                 elif member:
                     alias = alias.with_changes(name=cst.Name(member))
                 aliases.append(alias)
@@ -195,9 +210,12 @@ class Renamer(cst.CSTTransformer):
 
 
 def read_rows() -> list[Row]:
-    rows = []
+    """The rows of the table that are still to be applied: those after the last line that says ``# applied``."""
+    rows: list[Row] = []
     for line in TABLE.read_text().splitlines():
-        if line and not line.startswith("#"):
+        if line == "# applied":
+            rows.clear()
+        elif line and not line.startswith("#"):
             old, new, kind, *under = line.split("\t")
             rows.append(Row(old, new, kind, tuple(under[0].split(",")) if under else ()))
     return rows
@@ -270,6 +288,7 @@ def main() -> None:
                 print(f"{relative}:{line}: {scope} uses {old} and {new}")
             continue
         else:
+            names = names._replace(bare={**imported_modules(before, package_of(path), names), **names.bare})
             after = cst.parse_module(before).visit(Renamer(names, package_of(path))).code
         if after != before and not check:
             path.write_text(after)

@@ -40,11 +40,11 @@ E = TypeVar("E")
 
 LINGER_SECONDS: Final = 2.0
 """After the last word: how long to wait for each sign that the peer has closed, too."""
-LINGER_IN_ALL: Final = 10.0
+LINGER_TOTAL: Final = 10.0
 """After the last word: how long to wait whatever comes.  An octet a second would make days of the bound on octets."""
-LINGER_OCTETS: Final = 1_048_576
+LINGER_BYTES: Final = 1_048_576
 """After the last word: how much more to take and throw away, so that a reset does not overtake it."""
-EVENTS_A_TURN: Final = 64
+EVENTS_PER_CHECKPOINT: Final = 64
 """Events without a wait after which other tasks run: a client may send 64 KiB of commands at once, and the system may
 take each reply at once.  A login counts as all of these events, since it may cost as much (SASLprep, SCRAM).  A usual
 group of commands is shorter, so it costs no more than the counting."""
@@ -58,18 +58,18 @@ class _Connection(Generic[E]):
 
     __slots__ = (
         "_broken",
+        "_cannot_write",
         "_cause",
         "_closed",
+        "_closing_when_idle",
         "_events",
         "_events_left",
+        "_indirect_write",
         "_layer",
-        "_left",
         "_machine",
-        "_mute",
-        "_retiring",
-        "_roundabout",
         "_stream",
-        "_terms",
+        "_time_left",
+        "_tls_options",
         "peer",
     )
 
@@ -78,21 +78,21 @@ class _Connection(Generic[E]):
         machine: Machine[E],
         stream: Stream,
         peer: Peer,
-        terms: _tls.Terms | None,
-        layer: _tls.Layer | None,
+        tls_options: _tls.TlsOptions | None,
+        layer: _tls.TlsLayer | None,
     ) -> None:
         self.peer = peer
         self._machine = machine
         self._stream = stream
-        self._terms = terms
+        self._tls_options = tls_options
         self._layer = layer
-        self._left = _ENDLESS  # of the patience with content that comes in, in seconds
+        self._time_left = _ENDLESS  # of the patience with content that comes in, in seconds
         self._events: deque[E] | None = None  # what flush() met on its way
-        self._events_left = EVENTS_A_TURN
-        self._mute = False
-        self._roundabout = layer is not None  # what is written takes a longer way than that of the stream
+        self._events_left = EVENTS_PER_CHECKPOINT
+        self._cannot_write = False
+        self._indirect_write = layer is not None  # what is written takes a longer way than that of the stream
         self._closed = False
-        self._retiring = False
+        self._closing_when_idle = False
         self._broken = ""
         self._cause: OSError | None = None  # why a client's handshake failed
 
@@ -115,8 +115,8 @@ class _Connection(Generic[E]):
         machine = self._machine
         stream = self._stream
         if self._events_left <= 0:
-            self._events_left = EVENTS_A_TURN
-            await stream.turn()  # here, where no event is lost if it is cancelled
+            self._events_left = EVENTS_PER_CHECKPOINT
+            await stream.checkpoint()  # here, where no event is lost if it is cancelled
         self._events_left -= 1
         due = 0.0  # when the wait has lasted too long; 0 before one has begun
         while True:
@@ -124,26 +124,26 @@ class _Connection(Generic[E]):
                 return self._events.popleft()
             event = machine.next_event()
             if isinstance(event, NeedData):
-                self._events_left = EVENTS_A_TURN
+                self._events_left = EVENTS_PER_CHECKPOINT
                 now = stream.now()
                 rate = event.min_rate
                 if rate is not None:
-                    if self._left > event.timeout:
-                        self._left = event.timeout
-                    due = now + self._left
+                    if self._time_left > event.timeout:
+                        self._time_left = event.timeout
+                    due = now + self._time_left
                 elif not due:
-                    if self._retiring:
+                    if self._closing_when_idle:
                         machine.shut_down()
                         continue
-                    self._left = _ENDLESS
+                    self._time_left = _ENDLESS
                     due = now + event.timeout
-                    if stream.began + event.until < due:
-                        due = stream.began + event.until
+                    if stream.started_at + event.until < due:
+                        due = stream.started_at + event.until
                 try:
                     if now >= due:
                         raise TimeoutError
                     if self._layer is None:
-                        await stream.arrival(due)
+                        await stream.wait_readable(due)
                         data = stream.take()
                     else:
                         data = await self._read(due)
@@ -151,18 +151,18 @@ class _Connection(Generic[E]):
                     machine.shut_down(CloseReason.TIMED_OUT)
                     continue
                 if rate is not None:
-                    self._left -= stream.now() - now - len(data or b"") / rate
+                    self._time_left -= stream.now() - now - len(data or b"") / rate
                 if data is not None:
                     machine.receive_data(data)
-                elif self._retiring:
+                elif self._closing_when_idle:
                     due = 0.0
             elif isinstance(event, Send):
                 try:
-                    waiting = self._write(event.data) if self._roundabout else stream.write(event.data)
+                    waiting = self._write(event.data) if self._indirect_write else stream.write(event.data)
                     if waiting is not None:
                         await waiting
                 except OSError:
-                    self._fall_silent()
+                    self._stop_writing()
                     await self._read_to_end()
                 except BaseException:
                     self._broken = _CANCELLED
@@ -176,7 +176,7 @@ class _Connection(Generic[E]):
                 await self._upgrade(event.data)
                 due = 0.0
             elif isinstance(event, Closed):
-                await self._say_goodbye()
+                await self._close_write_side()
                 if self._cause is not None:
                     raise self._cause
                 raise StopAsyncIteration
@@ -196,24 +196,24 @@ class _Connection(Generic[E]):
         self._machine.shut_down(reason)
         self._stream.wake()
 
-    def retire(self) -> None:
+    def close_when_idle(self) -> None:
         """``shut_down()``, but not before message content, or a reply, that is under way has come to its end."""
-        self._retiring = True
+        self._closing_when_idle = True
         self._stream.wake()
 
     def abort(self) -> None:
         """Drop the connection without a word, from any task; iteration then ends as if the peer had gone."""
-        self._fall_silent()
+        self._stop_writing()
         self._stream.abort()
 
     async def aclose(self) -> None:
         """Close: say what is still to be said, let the peer close too (for a bounded time), and free the socket."""
         try:
-            if not (self._broken or self._closed or self._mute):
+            if not (self._broken or self._closed or self._cannot_write):
                 self._machine.shut_down()
                 with contextlib.suppress(RemoteProtocolError):
                     await self._flush()
-                await self._say_goodbye()
+                await self._close_write_side()
             await self._linger()
         finally:
             self.abort()
@@ -230,7 +230,7 @@ class _Connection(Generic[E]):
                     if waiting is not None:
                         await waiting
                 except OSError:
-                    self._fall_silent()
+                    self._stop_writing()
                 except BaseException:
                     self._broken = _CANCELLED
                     raise
@@ -261,13 +261,13 @@ class _Connection(Generic[E]):
 
         64 KiB of what a peer asked for before it went can be minutes of answers to nobody.
         """
-        if self._mute:
-            return self._stream.turn()
+        if self._cannot_write:
+            return self._stream.checkpoint()
         return self._stream.write(data if self._layer is None else self._layer.encrypt(data))
 
-    def _fall_silent(self) -> None:
+    def _stop_writing(self) -> None:
         """A write has failed: nothing more can be said, but the peer's last words may wait to be read."""
-        self._mute = self._roundabout = True
+        self._cannot_write = self._indirect_write = True
 
     async def _read_to_end(self) -> None:
         """Nothing can be said any more: take what the peer had still to say, and no more after that."""
@@ -284,7 +284,7 @@ class _Connection(Generic[E]):
         self._machine.receive_data(b"")
 
     async def _upgrade(self, data: bytes) -> None:
-        if self._terms is None:
+        if self._tls_options is None:
             raise RuntimeError("TLS was agreed on, but this connection has no ssl_context")
         # What was read by now came in clear, before the peer could know that TLS begins: no octet of the handshake.
         if dropped := self._stream.drop_unread():
@@ -294,7 +294,7 @@ class _Connection(Generic[E]):
         try:
             if data:
                 await self._stream.write_all(data)
-            layer = await _tls.start(self._stream, self._terms, server_side=self._server_side)
+            layer = await _tls.start(self._stream, self._tls_options, server_side=self._server_side)
         except OSError as error:
             if not self._server_side:
                 self._cause = error  # a client has to learn that it is not the server it wanted
@@ -305,31 +305,31 @@ class _Connection(Generic[E]):
             self._broken = "an earlier call was cancelled in the TLS handshake"
             raise
         self._layer = layer
-        self._roundabout = True
+        self._indirect_write = True
         with contextlib.suppress(LocalProtocolError):  # shut down in the last moment
             self._machine.tls_started(layer.tls)
-        self.take_early_octets()
+        self.take_early_data()
 
-    def take_early_octets(self) -> None:
+    def take_early_data(self) -> None:
         """The octets of the application that came in one piece with the end of the handshake."""
         if self._layer is not None and (data := self._layer.decrypt()):
             self._machine.receive_data(data)
 
-    async def _say_goodbye(self) -> None:
+    async def _close_write_side(self) -> None:
         """The end of this side: close_notify inside TLS, then the half-close of TCP."""
         if self._closed:
             return
         self._closed = True
-        if self._layer is not None and not self._mute:
+        if self._layer is not None and not self._cannot_write:
             with contextlib.suppress(OSError):
                 await self._stream.write_all(self._layer.close_notify())
         self._stream.half_close()
 
     async def _linger(self) -> None:
-        if self._broken or self._mute:
+        if self._broken or self._cannot_write:
             return
-        stream, left = self._stream, LINGER_OCTETS
-        end = stream.now() + LINGER_IN_ALL
+        stream, left = self._stream, LINGER_BYTES
+        end = stream.now() + LINGER_TOTAL
         with contextlib.suppress(TimeoutError):
             while left > 0 and (now := stream.now()) < end:
                 data = await stream.read(min(now + LINGER_SECONDS, end))
@@ -348,10 +348,10 @@ class ServerConnection(_Connection[E]):
         machine: ServerMachine[E],
         stream: Stream,
         peer: Peer,
-        terms: _tls.Terms | None,
-        layer: _tls.Layer | None,
+        tls_options: _tls.TlsOptions | None,
+        layer: _tls.TlsLayer | None,
     ) -> None:
-        super().__init__(machine, stream, peer, terms, layer)
+        super().__init__(machine, stream, peer, tls_options, layer)
         self.machine = machine
 
     @property
@@ -379,10 +379,10 @@ class Client(_Connection[E]):
         machine: ClientMachine[E],
         stream: Stream,
         peer: Peer,
-        terms: _tls.Terms | None,
-        layer: _tls.Layer | None,
+        tls_options: _tls.TlsOptions | None,
+        layer: _tls.TlsLayer | None,
     ) -> None:
-        super().__init__(machine, stream, peer, terms, layer)
+        super().__init__(machine, stream, peer, tls_options, layer)
         self.machine = machine
 
     @property

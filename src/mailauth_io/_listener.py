@@ -19,9 +19,9 @@ from mailauth import ClientMachine, Closed, Question, Send, ServerMachine, Tls, 
 from . import _tls
 from ._adapter import Client, ServerConnection
 from ._addresses import Network, is_within
-from ._proxied import proxied_peer
+from ._proxy_header import proxied_peer
 from ._stream import Peer, Stream
-from .limits import LOGGER, Crowd, Limits
+from .limits import LOGGER, ConnectionLimiter, Limits
 from .logs import Event, described, place
 
 E = TypeVar("E")
@@ -35,10 +35,10 @@ CLIENT_LIMITS: Final = Limits()
 Session: TypeAlias = Callable[[ServerConnection[E]], Awaitable[None]]
 """What a server does with a connection: iterates it to its end."""
 
-Build: TypeAlias = Callable[[bytes, Tls | None], ServerMachine[E]]
+MachineFactory: TypeAlias = Callable[[bytes, Tls | None], ServerMachine[E]]
 """Makes the machine of one connection from its 32 octets of entropy and the TLS it starts in."""
 
-BuildClient: TypeAlias = Callable[[Tls | None], ClientMachine[E]]
+ClientFactory: TypeAlias = Callable[[Tls | None], ClientMachine[E]]
 """Makes a client's machine when the TLS it starts in is known."""
 
 
@@ -58,11 +58,11 @@ class ListenerOptions(TypedDict):
     grace: float
     proxy_from: Collection[Network]
     limits: Limits
-    crowd: Crowd | None
+    limiter: ConnectionLimiter | None
     alpn: str | None
 
 
-class Options(TypedDict, total=False):
+class ServeOptions(TypedDict, total=False):
     """The keyword arguments of ``serve``, for what is built on it."""
 
     host: str
@@ -73,7 +73,7 @@ class Options(TypedDict, total=False):
     proxy_from: Collection[Network]
     reuse_port: bool
     limits: Limits
-    crowd: Crowd | None
+    limiter: ConnectionLimiter | None
     alpn: str | None
 
 
@@ -81,7 +81,7 @@ class Serve(Protocol):
     """``serve`` of either adapter."""
 
     def __call__(
-        self, session: Session[E], build: Build[E], **options: Unpack[Options]
+        self, session: Session[E], build: MachineFactory[E], **options: Unpack[ServeOptions]
     ) -> AbstractAsyncContextManager[Listener]: ...
 
 
@@ -90,7 +90,7 @@ class ServeSmtp(Protocol):
 
     @overload
     def __call__(
-        self, session: Session[smtp.ServerEvent], settings: smtp.ServerSettings, **options: Unpack[Options]
+        self, session: Session[smtp.ServerEvent], settings: smtp.ServerSettings, **options: Unpack[ServeOptions]
     ) -> AbstractAsyncContextManager[Listener]: ...
 
     @overload
@@ -98,7 +98,7 @@ class ServeSmtp(Protocol):
         self,
         session: Session[smtp.ExtendedServerEvent],
         settings: smtp.ExtendedServerSettings,
-        **options: Unpack[Options],
+        **options: Unpack[ServeOptions],
     ) -> AbstractAsyncContextManager[Listener]: ...
 
 
@@ -107,7 +107,7 @@ class ServePop3(Protocol):
 
     @overload
     def __call__(
-        self, session: Session[pop3.ServerEvent], settings: pop3.ServerSettings, **options: Unpack[Options]
+        self, session: Session[pop3.ServerEvent], settings: pop3.ServerSettings, **options: Unpack[ServeOptions]
     ) -> AbstractAsyncContextManager[Listener]: ...
 
     @overload
@@ -115,7 +115,7 @@ class ServePop3(Protocol):
         self,
         session: Session[pop3.ExtendedServerEvent],
         settings: pop3.ExtendedServerSettings,
-        **options: Unpack[Options],
+        **options: Unpack[ServeOptions],
     ) -> AbstractAsyncContextManager[Listener]: ...
 
 
@@ -131,11 +131,11 @@ class Listener(ABC):
         self.port: int = 0
         """The port it listens on, chosen by the system if 0 was asked for."""
         self._limits = limits = options["limits"]
-        crowd = options["crowd"]
-        self._crowd = Crowd(limits) if crowd is None else crowd
-        self._terms: _tls.Terms | None = None
+        limiter = options["limiter"]
+        self._limiter = ConnectionLimiter(limits) if limiter is None else limiter
+        self._tls_options: _tls.TlsOptions | None = None
         if context is not None:
-            self._terms = _tls.Terms(context=context, timeout=limits.handshake_patience, alpn=options["alpn"])
+            self._tls_options = _tls.TlsOptions(context=context, timeout=limits.handshake_timeout, alpn=options["alpn"])
         self._grace = options["grace"]
         self._proxy_from = tuple(options["proxy_from"])
         self._closing = False
@@ -159,7 +159,7 @@ class Listener(ABC):
             if connection is None:
                 stream.wake()
             else:
-                connection.retire()
+                connection.close_when_idle()
 
     def _forget(self, stream: Stream) -> None:
         """The task that runs this is done with *stream*."""
@@ -169,7 +169,7 @@ class Listener(ABC):
         """Whether *error* is the cancellation of another task, which the session has awaited."""
         return False
 
-    async def _run(self, stream: Stream, peer: Peer, session: Session[E], build: Build[E]) -> None:
+    async def _run(self, stream: Stream, peer: Peer, session: Session[E], build: MachineFactory[E]) -> None:
         """One connection from its first octet to its last.  Raises nothing but the cancellation of its task."""
         counted: Peer | None = None
         try:
@@ -178,28 +178,28 @@ class Listener(ABC):
             self._connections[stream] = None
             if self._proxy_from and is_within(peer.address, self._proxy_from):
                 try:
-                    peer = await proxied_peer(stream, peer, self._limits.header_patience)
+                    peer = await proxied_peer(stream, peer, self._limits.proxy_header_timeout)
                 except OSError as error:
                     reason = str(error) or type(error).__name__
                     LOGGER.info(Event("proxy dropped", {"peer": peer.address, "port": peer.port, "reason": reason}))
                     return
-            if not self._crowd.enter(peer.address):
+            if not self._limiter.acquire(peer.address):
                 if not self._implicit_tls:
                     with contextlib.suppress(OSError):  # gone already
                         await stream.write_all(_refusal(build(secrets.token_bytes(32), None)))
                 return
             counted = peer
             layer = None
-            if self._implicit_tls and self._terms is not None:
+            if self._implicit_tls and self._tls_options is not None:
                 try:
-                    layer = await _tls.start(stream, self._terms, server_side=True)
+                    layer = await _tls.start(stream, self._tls_options, server_side=True)
                 except OSError as error:
                     _tls.log_failure(peer, error)
                     return
             machine = build(secrets.token_bytes(32), layer.tls if layer is not None else None)
-            connection = ServerConnection(machine, stream, peer, self._terms, layer)
+            connection = ServerConnection(machine, stream, peer, self._tls_options, layer)
             self._connections[stream] = connection
-            connection.take_early_octets()
+            connection.take_early_data()
             await session(connection)
             await connection.aclose()
         except BaseException as error:
@@ -216,7 +216,7 @@ class Listener(ABC):
         finally:
             self._forget(stream)
             if counted is not None:
-                self._crowd.leave(counted.address)
+                self._limiter.release(counted.address)
             stream.abort()
 
 
@@ -258,7 +258,7 @@ def smtp_server(serve: Serve) -> ServeSmtp:
     """``serve_smtp`` of the adapter whose *serve* this is."""
 
     def serve_smtp(
-        session: Session[Any], settings: smtp.ExtendedServerSettings, **options: Unpack[Options]
+        session: Session[Any], settings: smtp.ExtendedServerSettings, **options: Unpack[ServeOptions]
     ) -> AbstractAsyncContextManager[Listener]:
         """``serve`` for SMTP, with the same options: the type of *settings* says what *session* is asked.
 
@@ -288,7 +288,7 @@ def pop3_server(serve: Serve) -> ServePop3:
     """``serve_pop3`` of the adapter whose *serve* this is."""
 
     def serve_pop3(
-        session: Session[Any], settings: pop3.ExtendedServerSettings, **options: Unpack[Options]
+        session: Session[Any], settings: pop3.ExtendedServerSettings, **options: Unpack[ServeOptions]
     ) -> AbstractAsyncContextManager[Listener]:
         """``serve`` for POP3, with the same options: the type of *settings* says what *session* is asked.
 
@@ -315,7 +315,7 @@ def _any_pop3_machine(
 
 
 async def start_client(
-    machine: ClientMachine[E] | BuildClient[E],
+    machine: ClientMachine[E] | ClientFactory[E],
     stream: Stream,
     peer: Peer,
     context: ssl.SSLContext | None,
@@ -325,18 +325,18 @@ async def start_client(
 ) -> Client[E]:
     """The Client on a stream that is connected; on failure the stream is closed."""
     try:
-        terms = None
+        tls_options = None
         if context is not None:
-            terms = _tls.Terms(context=context, timeout=CLIENT_LIMITS.handshake_patience, hostname=hostname)
+            tls_options = _tls.TlsOptions(context=context, timeout=CLIENT_LIMITS.handshake_timeout, hostname=hostname)
         layer = None
         if implicit_tls:
-            if terms is None:
+            if tls_options is None:
                 raise ValueError("implicit TLS needs an ssl_context")
-            layer = await _tls.start(stream, terms, server_side=False)
+            layer = await _tls.start(stream, tls_options, server_side=False)
         if not isinstance(machine, ClientMachine):
             machine = machine(layer.tls if layer is not None else None)
-        client = Client(machine, stream, peer, terms, layer)
-        client.take_early_octets()
+        client = Client(machine, stream, peer, tls_options, layer)
+        client.take_early_data()
         return client
     except BaseException:
         stream.abort()

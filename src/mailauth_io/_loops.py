@@ -15,7 +15,16 @@ from typing import ClassVar, Protocol, TypeVar, TypeVarTuple, Unpack
 from mailauth import ClientMachine
 
 from ._adapter import Client
-from ._listener import Build, BuildClient, ConnectOptions, Listener, Options, ServePop3, ServeSmtp, Session
+from ._listener import (
+    ClientFactory,
+    ConnectOptions,
+    Listener,
+    MachineFactory,
+    ServeOptions,
+    ServePop3,
+    ServeSmtp,
+    Session,
+)
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -26,7 +35,7 @@ class Adapter(Protocol):
     """What ``on_asyncio`` and ``on_trio`` both have; their docstrings say what it does."""
 
     def serve(
-        self, session: Session[E], build: Build[E], **options: Unpack[Options]
+        self, session: Session[E], build: MachineFactory[E], **options: Unpack[ServeOptions]
     ) -> AbstractAsyncContextManager[Listener]: ...
 
     @property
@@ -36,7 +45,7 @@ class Adapter(Protocol):
     def serve_pop3(self) -> ServePop3: ...
 
     async def connect(
-        self, machine: ClientMachine[E] | BuildClient[E], host: str, port: int, **options: Unpack[ConnectOptions]
+        self, machine: ClientMachine[E] | ClientFactory[E], host: str, port: int, **options: Unpack[ConnectOptions]
     ) -> Client[E]: ...
 
 

@@ -32,7 +32,7 @@ class Stream(ABC):
 
     __slots__ = ()
 
-    began: float
+    started_at: float
     """When the connection began, as ``now()`` tells it."""
 
     now: Callable[[], float]
@@ -43,7 +43,7 @@ class Stream(ABC):
         """The octets at hand; ``b""`` at the end of the stream (or of the connection), None for none yet."""
 
     @abstractmethod
-    def arrival(self, due: float) -> Awaitable[None]:
+    def wait_readable(self, due: float) -> Awaitable[None]:
         """Wait until ``take()`` has something to give, or until ``wake()`` comes.
 
         Raises TimeoutError when nothing came by *due*, which is a time as ``now()`` tells it.  Cancelled, it loses no
@@ -52,7 +52,7 @@ class Stream(ABC):
 
     async def read(self, due: float) -> bytes | None:
         """``take()``, waited for; None when ``wake()`` came instead."""
-        await self.arrival(due)
+        await self.wait_readable(due)
         return self.take()
 
     @abstractmethod
@@ -69,7 +69,7 @@ class Stream(ABC):
             await waiting
 
     @abstractmethod
-    def turn(self) -> Awaitable[None]:
+    def checkpoint(self) -> Awaitable[None]:
         """Wait for nothing, and let others run."""
 
     @abstractmethod

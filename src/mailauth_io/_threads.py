@@ -23,7 +23,7 @@ class Threads(ABC):
 
     @property
     @abstractmethod
-    def at_home(self) -> bool:
+    def in_own_loop(self) -> bool:
         """Whether the loop that runs now is theirs."""
 
     @abstractmethod
@@ -50,7 +50,7 @@ class _AsyncioThreads(Threads):
         self._executor = ThreadPoolExecutor(most, "mailauth")
 
     @property
-    def at_home(self) -> bool:
+    def in_own_loop(self) -> bool:
         return _loops.current().name == "asyncio" and asyncio.get_running_loop() is self._loop
 
     async def run(self, ended: Callable[[T | None], None], function: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -85,7 +85,7 @@ class _TrioThreads(Threads):
         self._limiter = trio.CapacityLimiter(most)
 
     @property
-    def at_home(self) -> bool:
+    def in_own_loop(self) -> bool:
         return _loops.current().name == "trio" and self._trio.lowlevel.current_trio_token() is self._token
 
     async def run(self, ended: Callable[[T | None], None], function: Callable[[*Ts], T], *args: *Ts) -> T:

@@ -32,7 +32,7 @@ class NoApplicationProtocol(ConnectionAbortedError):
 
 
 @attrs.frozen(kw_only=True)
-class Terms:
+class TlsOptions:
     """How handshakes are done: the same for all connections of a listener."""
 
     context: ssl.SSLContext
@@ -47,7 +47,7 @@ class Terms:
     """A server's protocol: a client that offers any by ALPN must offer this one.  None: nobody looks."""
 
 
-class Layer:
+class TlsLayer:
     """One TLS session: octets of the wire on one side, octets of the application on the other."""
 
     __slots__ = ("_incoming", "_object", "_outgoing", "ended")
@@ -61,7 +61,7 @@ class Layer:
         self.ended = False
         """The peer has said its last word inside TLS, or broke the layer."""
 
-    def shake_hands(self) -> bool:
+    def step_handshake(self) -> bool:
         """One step of the handshake; True when it is done.  Raises ssl.SSLError."""
         try:
             self._object.do_handshake()
@@ -129,21 +129,21 @@ class Layer:
         return context.channel_bindings if isinstance(context, BindingContext) else {}
 
 
-async def start(stream: Stream, terms: Terms, *, server_side: bool) -> Layer:
+async def start(stream: Stream, tls_options: TlsOptions, *, server_side: bool) -> TlsLayer:
     """Do a handshake on *stream*.  Raises OSError (ssl.SSLError and TimeoutError are such) when it fails."""
-    layer = Layer(terms.context, server_side=server_side, server_hostname=terms.hostname)
-    due = stream.now() + terms.timeout
-    hello = ClientHello() if server_side and terms.alpn is not None else None
+    layer = TlsLayer(tls_options.context, server_side=server_side, server_hostname=tls_options.hostname)
+    due = stream.now() + tls_options.timeout
+    hello = ClientHello() if server_side and tls_options.alpn is not None else None
     while True:
         if hello is None:
             try:
-                done = layer.shake_hands()
+                done = layer.step_handshake()
             finally:
                 data = layer.take()  # a failure has an alert to send
                 if data:
                     await stream.write_all(data)
             if done:
-                layer.check_protocol(terms.alpn)
+                layer.check_protocol(tls_options.alpn)
                 return layer
         received = await stream.read(due)
         if received is None:
@@ -154,9 +154,9 @@ async def start(stream: Stream, terms: Terms, *, server_side: bool) -> Layer:
         if hello is not None:
             hello.receive_data(received)
             if hello.protocols is not None:
-                if hello.protocols and terms.alpn not in hello.protocols:
+                if hello.protocols and tls_options.alpn not in hello.protocols:
                     await stream.write_all(_NO_APPLICATION_PROTOCOL)
-                    raise NoApplicationProtocol(f"offered {hello.protocols}, not {terms.alpn}")
+                    raise NoApplicationProtocol(f"offered {hello.protocols}, not {tls_options.alpn}")
                 hello = None
 
 

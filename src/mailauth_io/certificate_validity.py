@@ -23,15 +23,15 @@ _EXPLICIT_0: Final = 0xA0
 class Validity:
     """Seconds since 1970, both moments included."""
 
-    begins: float
-    ends: float
+    not_before: float
+    not_after: float
 
-    def flaw(self, now: float) -> str | None:
+    def problem(self, now: float) -> str | None:
         """What is wrong with it at the moment *now*, as the end of a sentence about the certificate; None: nothing."""
-        if now < self.begins:
-            return f"is not valid before {day(self.begins)}; wait until then, or set the clock"
-        if now > self.ends:
-            return f"expired on {day(self.ends)}; get a new one"
+        if now < self.not_before:
+            return f"is not valid before {day(self.not_before)}; wait until then, or set the clock"
+        if now > self.not_after:
+            return f"expired on {day(self.not_after)}; get a new one"
         return None
 
 
@@ -45,11 +45,11 @@ def validity(certificate: bytes) -> Validity | None:
         for tag in (_INTEGER, _SEQUENCE, _SEQUENCE):  # serial number, signature algorithm, issuer
             _, at = element(certificate, at, tag)
         start, _ = element(certificate, at, _SEQUENCE)
-        begins, behind = _moment(certificate, start)
-        ends, _ = _moment(certificate, behind)
+        not_before, behind = _moment(certificate, start)
+        not_after, _ = _moment(certificate, behind)
     except (IndexError, ValueError):
         return None
-    return Validity(begins=begins, ends=ends)
+    return Validity(not_before=not_before, not_after=not_after)
 
 
 def day(seconds: float) -> str:

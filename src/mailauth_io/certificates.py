@@ -19,12 +19,12 @@ NAMES: Final = ("localhost", "127.0.0.1", "::1")
 """What a throw-away certificate is always good for."""
 
 
-class TrialMissing(ImportError):
+class TrustmeMissing(ImportError):
     """The package that makes throw-away certificates is not installed; the text says how to get it."""
 
 
 @attrs.frozen(kw_only=True)
-class ThrowAway:
+class TemporaryCertificate:
     """A certificate that its own, unknown authority has signed."""
 
     server: ssl.SSLContext
@@ -51,19 +51,19 @@ def server_context() -> BindingContext:
     return context
 
 
-def throw_away(addresses: Iterable[str] = ()) -> ThrowAway:
+def temporary_certificate(addresses: Iterable[str] = ()) -> TemporaryCertificate:
     """A new authority and a certificate for ``NAMES`` and for *addresses* (IP addresses that a server listens on).
 
-    Raises TrialMissing without the extra ``trial``.
+    Raises TrustmeMissing without the extra ``trial``.
     """
     try:
         import trustme
     except ImportError:
-        raise TrialMissing(
+        raise TrustmeMissing(
             "a throw-away certificate needs the package trustme: pip install 'mailauth[trial]'"
         ) from None
     names = dict.fromkeys([*NAMES, *(str(ipaddress.ip_address(address.partition("%")[0])) for address in addresses)])
     authority = trustme.CA()
     context = server_context()
     authority.issue_cert(*names, common_name=NAMES[0]).configure_cert(context)  # fetchmail takes none without
-    return ThrowAway(server=context, authority=authority.cert_pem.bytes())
+    return TemporaryCertificate(server=context, authority=authority.cert_pem.bytes())

@@ -32,22 +32,22 @@ class Limits:
     connections_per_address: int = attrs.field(default=256, validator=attrs.validators.ge(1))
     """Of those from one address, exactly: neighbours are not added up, an IPv4-mapped address counts as IPv4."""
 
-    header_patience: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
+    proxy_header_timeout: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
     """Seconds for a whole PROXY header; three at least, for a segment that has to be sent again (section 2)."""
 
-    handshake_patience: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
+    handshake_timeout: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
     """Seconds for a whole TLS handshake, however many octets it takes to come to nothing."""
 
-    write_patience: float = attrs.field(default=300.0, validator=attrs.validators.gt(0))
+    write_timeout: float = attrs.field(default=300.0, validator=attrs.validators.gt(0))
     """Seconds that a peer may keep a Send from getting on; RFC 5321 section 4.5.3.2.5 gives no block less than three
     minutes."""
 
     min_rate: float = attrs.field(default=500.0, validator=attrs.validators.gt(0))
-    """Octets a second at which a peer has to read in the long run; each earns its time, up to *write_patience*.  No RFC
+    """Octets a second at which a peer has to read in the long run; each earns its time, up to *write_timeout*.  No RFC
     names a number; it is the rate at which Postfix wants content to come in."""
 
 
-class Crowd:
+class ConnectionLimiter:
     """Who is connected now.  Listeners that share one are limited together."""
 
     def __init__(self, limits: Limits | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -56,29 +56,29 @@ class Crowd:
         self._total = 0
         self._by_address: Counter[object] = Counter()
         self._quiet_until = float("-inf")
-        self._unsaid = 0
+        self._suppressed = 0
 
     def __len__(self) -> int:
         return self._total
 
-    def enter(self, address: str) -> bool:
+    def acquire(self, address: str) -> bool:
         """Count a connection from *address*; False if there is no room for it.
 
-        Whoever was let in must ``leave()`` by the same address.
+        Whoever was let in must ``release()`` by the same address.
         """
         limits = self._limits
         if self._total >= limits.connections:
-            self._tell(address, f"there are {self._total} connections")
+            self._log_refusal(address, f"there are {self._total} connections")
             return False
         who = key(address)
         if self._by_address[who] >= limits.connections_per_address:
-            self._tell(address, f"it has {self._by_address[who]} connections")
+            self._log_refusal(address, f"it has {self._by_address[who]} connections")
             return False
         self._by_address[who] += 1
         self._total += 1
         return True
 
-    def leave(self, address: str) -> None:
+    def release(self, address: str) -> None:
         """That connection is over."""
         self._total -= 1
         who = key(address)
@@ -86,11 +86,13 @@ class Crowd:
         if not self._by_address[who]:
             del self._by_address[who]
 
-    def _tell(self, address: str, reason: str) -> None:
+    def _log_refusal(self, address: str, reason: str) -> None:
         now = self._clock()
         if now < self._quiet_until:
-            self._unsaid += 1
+            self._suppressed += 1
             return
-        LOGGER.warning(Event("connection refused", {"peer": address, "reason": reason, "unsaid": self._unsaid or None}))
+        LOGGER.warning(
+            Event("connection refused", {"peer": address, "reason": reason, "suppressed": self._suppressed or None})
+        )
         self._quiet_until = now + QUIET_SECONDS
-        self._unsaid = 0
+        self._suppressed = 0

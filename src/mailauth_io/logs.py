@@ -19,7 +19,7 @@ from typing import Final, overload
 MAX_TEXT: Final = 256
 """Characters of client text, and of any other text that is not ours, in one field."""
 
-MAXIMUM_TRACEBACK: Final = 200
+MAX_TRACEBACK: Final = 200
 """Lines of a traceback that are written: of a longer one its first and its last lines."""
 _LONGEST_LINE: Final = 1_000
 """Characters of each."""
@@ -162,9 +162,9 @@ def _traceback(record: logging.LogRecord) -> list[str]:
     if not record.exc_info:
         return []
     lines = logging.Formatter().formatException(record.exc_info).split("\n")
-    left_out = len(lines) - MAXIMUM_TRACEBACK
+    left_out = len(lines) - MAX_TRACEBACK
     if left_out > 0:
-        half = MAXIMUM_TRACEBACK // 2
+        half = MAX_TRACEBACK // 2
         lines[half:-half] = [f"... {left_out} lines left out ..."]
     return [line[:_LONGEST_LINE] for line in lines]
 

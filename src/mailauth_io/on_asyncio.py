@@ -23,16 +23,16 @@ from ._listener import (
     CLIENT_LIMITS,
     GRACE,
     SERVER_LIMITS,
-    Build,
-    BuildClient,
+    ClientFactory,
     ListenerOptions,
+    MachineFactory,
     Session,
     pop3_server,
     smtp_server,
     start_client,
 )
 from ._stream import READ_SIZE, Peer as Peer, Stream, to_peer
-from .limits import Crowd, Limits
+from .limits import ConnectionLimiter, Limits
 
 E = TypeVar("E")
 
@@ -62,8 +62,8 @@ class _Stream(asyncio.Protocol, Stream):
         "_unwritten",
         "_woken",
         "_writer",
-        "began",
         "now",
+        "started_at",
     )
 
     _transport: asyncio.Transport
@@ -76,7 +76,7 @@ class _Stream(asyncio.Protocol, Stream):
         made: Callable[[_Stream], None] | None = None,
     ) -> None:
         self.now = now  # the loop's: one bound method for all of them
-        self.began = now()
+        self.started_at = now()
         self._loop = loop
         self._limits = limits
         self._made = made
@@ -157,7 +157,7 @@ class _Stream(asyncio.Protocol, Stream):
             return data
         return b"" if self._ended else None
 
-    def arrival(self, due: float) -> Awaitable[None]:
+    def wait_readable(self, due: float) -> Awaitable[None]:
         reader: asyncio.Future[None] = asyncio.Future(loop=self._loop)  # what create_future() does, for less
         self._reader = reader
         if self._unread or self._woken or self._ended:
@@ -192,7 +192,7 @@ class _Stream(asyncio.Protocol, Stream):
             limits = self._limits
             unwritten = self._transport.get_write_buffer_size()
             earned = (self._unwritten - unwritten) / limits.min_rate
-            self._due = min(now + limits.write_patience, self._due + earned)
+            self._due = min(now + limits.write_timeout, self._due + earned)
             self._unwritten = unwritten
         if now >= self._due:
             waiting.set_exception(TimeoutError())
@@ -207,19 +207,19 @@ class _Stream(asyncio.Protocol, Stream):
         if transport.is_closing():
             raise BrokenPipeError("the connection is gone")
         if len(data) >= _LARGE:
-            return self.turn()
+            return self.checkpoint()
         return None
 
     async def _written(self, writer: asyncio.Future[None]) -> None:
         self._unwritten = self._transport.get_write_buffer_size()
-        self._due = due = self.now() + self._limits.write_patience
+        self._due = due = self.now() + self._limits.write_timeout
         if due < self._looks_at:
             self._set_timer(due)
         await writer
         if self._transport.is_closing():
             raise BrokenPipeError("the connection is gone")
 
-    def turn(self) -> Awaitable[None]:
+    def checkpoint(self) -> Awaitable[None]:
         return asyncio.sleep(0)
 
     def put_back(self, data: bytes) -> None:
@@ -259,7 +259,9 @@ class Listener(_listener.Listener):
         self._tasks: set[asyncio.Task[None]] = set()
         self._deadline = math.inf
 
-    async def _listen(self, session: Session[E], build: Build[E], host: str, port: int, reuse_port: bool) -> None:
+    async def _listen(
+        self, session: Session[E], build: MachineFactory[E], host: str, port: int, reuse_port: bool
+    ) -> None:
         loop = asyncio.get_running_loop()
         # One bound method for all streams; and asyncio's own does no more than to call this.
         now = time.monotonic if type(loop).time is asyncio.BaseEventLoop.time else loop.time
@@ -307,7 +309,7 @@ class Listener(_listener.Listener):
 @contextlib.asynccontextmanager
 async def serve(
     session: Session[E],
-    build: Build[E],
+    build: MachineFactory[E],
     *,
     host: str = "127.0.0.1",
     port: int = 0,
@@ -317,7 +319,7 @@ async def serve(
     proxy_from: Collection[Network] = (),
     reuse_port: bool = False,
     limits: Limits = SERVER_LIMITS,
-    crowd: Crowd | None = None,
+    limiter: ConnectionLimiter | None = None,
     alpn: str | None = None,
 ) -> AsyncIterator[Listener]:
     """Listen, and run *session* on a machine from *build* for each connection, until the context is left.
@@ -325,7 +327,7 @@ async def serve(
     *ssl_context* is for BeginTls, or with *implicit_tls* for a handshake first.  Peers in the networks of *proxy_from*
     are proxies: each must begin with a valid PROXY header (``mailauth.proxy``) or is dropped, and the connection's peer
     is the client that it names.  How many peers there may be, and how slow, is said by *limits*; listeners that share a
-    *crowd* share the bound on connections, and whoever comes beyond it gets the machine's refusal.  With *alpn* a TLS
+    *limiter* share the bound on connections, and whoever comes beyond it gets the machine's refusal.  With *alpn* a TLS
     client that offers any protocol by ALPN must offer that one; ``serve_smtp`` and ``serve_pop3`` set it.  With
     *reuse_port* other processes of the same user may listen there, too.
     Raises OSError when it cannot listen, ValueError where no port can be shared.
@@ -338,7 +340,7 @@ async def serve(
         grace=grace,
         proxy_from=proxy_from,
         limits=limits,
-        crowd=crowd,
+        limiter=limiter,
         alpn=alpn,
     )
     await listener._listen(session, build, host, port, reuse_port)
@@ -353,7 +355,7 @@ serve_pop3 = pop3_server(serve)
 
 
 async def connect(
-    machine: ClientMachine[E] | BuildClient[E],
+    machine: ClientMachine[E] | ClientFactory[E],
     host: str,
     port: int,
     *,

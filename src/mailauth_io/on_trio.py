@@ -23,16 +23,16 @@ from ._listener import (
     CLIENT_LIMITS,
     GRACE,
     SERVER_LIMITS,
-    Build,
-    BuildClient,
+    ClientFactory,
     ListenerOptions,
+    MachineFactory,
     Session,
     pop3_server,
     smtp_server,
     start_client,
 )
 from ._stream import READ_SIZE, Peer as Peer, Stream, to_peer
-from .limits import Crowd, Limits
+from .limits import ConnectionLimiter, Limits
 
 E = TypeVar("E")
 
@@ -95,14 +95,14 @@ class _Stream(Stream):
         "_timekeeper",
         "_unread",
         "_woken",
-        "began",
         "due",
+        "started_at",
     )
 
     now = staticmethod(trio.current_time)
 
     def __init__(self, stream: trio.SocketStream, limits: Limits) -> None:
-        self.began = trio.current_time()
+        self.started_at = trio.current_time()
         self._socket = stream.socket
         self._limits = limits
         self._reading = False
@@ -118,7 +118,7 @@ class _Stream(Stream):
         data, self._unread = self._unread, None
         return data
 
-    async def arrival(self, due: float) -> None:
+    async def wait_readable(self, due: float) -> None:
         if self._woken or self._unread is not None:
             self._woken = False
             return
@@ -142,7 +142,7 @@ class _Stream(Stream):
             self.due = math.inf
 
     async def write(self, data: bytes) -> None:
-        self.due = due = trio.current_time() + self._limits.write_patience
+        self.due = due = trio.current_time() + self._limits.write_timeout
         self._timekeeper.wake_by(due)
         try:
             sent = await self._socket.send(data)
@@ -159,7 +159,7 @@ class _Stream(Stream):
         while data:
             sent = await self._socket.send(data)
             data = data[sent:]
-            self.due = min(trio.current_time() + limits.write_patience, self.due + sent / limits.min_rate)
+            self.due = min(trio.current_time() + limits.write_timeout, self.due + sent / limits.min_rate)
 
     def expire(self) -> None:
         """The wait that is under way has lasted too long."""
@@ -171,7 +171,7 @@ class _Stream(Stream):
         # This closes nothing: whoever waits for the socket gets a ClosedResourceError.
         trio.lowlevel.notify_closing(self._socket)
 
-    def turn(self) -> Awaitable[None]:
+    def checkpoint(self) -> Awaitable[None]:
         return trio.lowlevel.checkpoint()
 
     def put_back(self, data: bytes) -> None:
@@ -209,7 +209,7 @@ class Listener(_listener.Listener):
         self._sessions = trio.CancelScope(shield=True)  # a cancelled server ends its sessions orderly, too
         self._ended = trio.Event()
 
-    async def _listen(self, sockets: list[trio.SocketListener], session: Session[E], build: Build[E]) -> None:
+    async def _listen(self, sockets: list[trio.SocketListener], session: Session[E], build: MachineFactory[E]) -> None:
         def one(stream: trio.SocketStream) -> Awaitable[None]:
             try:
                 peer = to_peer(stream.socket.getpeername())
@@ -251,7 +251,7 @@ async def _shared_listeners(port: int, *, host: str) -> list[trio.SocketListener
 @contextlib.asynccontextmanager
 async def serve(
     session: Session[E],
-    build: Build[E],
+    build: MachineFactory[E],
     *,
     host: str = "127.0.0.1",
     port: int = 0,
@@ -261,7 +261,7 @@ async def serve(
     proxy_from: Collection[Network] = (),
     reuse_port: bool = False,
     limits: Limits = SERVER_LIMITS,
-    crowd: Crowd | None = None,
+    limiter: ConnectionLimiter | None = None,
     alpn: str | None = None,
 ) -> AsyncIterator[Listener]:
     """Listen, and run *session* on a machine from *build* for each connection, until the context is left.
@@ -269,7 +269,7 @@ async def serve(
     *ssl_context* is for BeginTls, or with *implicit_tls* for a handshake first.  Peers in the networks of *proxy_from*
     are proxies: each must begin with a valid PROXY header (``mailauth.proxy``) or is dropped, and the connection's peer
     is the client that it names.  How many peers there may be, and how slow, is said by *limits*; listeners that share a
-    *crowd* share the bound on connections, and whoever comes beyond it gets the machine's refusal.  With *alpn* a TLS
+    *limiter* share the bound on connections, and whoever comes beyond it gets the machine's refusal.  With *alpn* a TLS
     client that offers any protocol by ALPN must offer that one; ``serve_smtp`` and ``serve_pop3`` set it.  With
     *reuse_port* other processes of the same user may listen there, too.
     Raises OSError when it cannot listen, ValueError where no port can be shared.
@@ -282,7 +282,7 @@ async def serve(
         grace=grace,
         proxy_from=proxy_from,
         limits=limits,
-        crowd=crowd,
+        limiter=limiter,
         alpn=alpn,
     )
     sockets = await (_shared_listeners if reuse_port else trio.open_tcp_listeners)(port, host=host)
@@ -305,7 +305,7 @@ serve_pop3 = pop3_server(serve)
 
 
 async def connect(
-    machine: ClientMachine[E] | BuildClient[E],
+    machine: ClientMachine[E] | ClientFactory[E],
     host: str,
     port: int,
     *,

@@ -121,7 +121,7 @@ class NotStarted(Exception):
 class Dovecot:
     """One that listens."""
 
-    pair: server.Pair
+    ports: server.RunningServer
     """Its ports: those of submission as ``smtp`` and ``smtps``."""
     authority: trustme.CA
     """Who certifies it, and clients."""
@@ -226,13 +226,13 @@ def _furnish(home: Path, authority: trustme.CA, accounts: str) -> None:
 
 @contextmanager
 def _running(path: str, home: Path, who: pwd.struct_passwd, authority: trustme.CA, settings: str) -> Iterator[Dovecot]:
-    ports = _free_ports("smtp", "smtps", "pop3", "pop3s")
+    numbers = _free_ports("smtp", "smtps", "pop3", "pop3s")
     with socket.socket() as nowhere:  # bound and not listening: whoever connects is refused
         nowhere.bind((HOST, 0))
         (home / "dovecot.conf").write_text(
             _CONFIGURATION.format(
                 home=home, user=who.pw_name, group=grp.getgrgid(who.pw_gid).gr_name,
-                nowhere=nowhere.getsockname()[1], **ports,
+                nowhere=nowhere.getsockname()[1], **numbers,
             ) + settings
         )  # fmt: skip
         if os.geteuid() == 0:
@@ -253,10 +253,14 @@ def _running(path: str, home: Path, who: pwd.struct_passwd, authority: trustme.C
                     raise NotStarted("".join(said))
                 reader = threading.Thread(target=said.extend, args=(process.stderr,))
                 reader.start()
-                pair = server.Pair(
-                    hosts=(HOST,), smtp=ports["smtp"], smtps=ports["smtps"], pop3=ports["pop3"], pop3s=ports["pop3s"]
+                ports = server.RunningServer(
+                    hosts=(HOST,),
+                    smtp=numbers["smtp"],
+                    smtps=numbers["smtps"],
+                    pop3=numbers["pop3"],
+                    pop3s=numbers["pop3s"],
                 )
-                yield Dovecot(pair=pair, authority=authority, home=home, log=said, who=who)
+                yield Dovecot(ports=ports, authority=authority, home=home, log=said, who=who)
             finally:
                 process.terminate()
                 process.wait(30)

@@ -80,7 +80,7 @@ def context(server: Dovecot, common_name: str | None = None) -> ssl.SSLContext:
 @pytest.mark.parametrize("name", MAKE)
 def test_our_clients_log_in_by_password(server: Dovecot, run: Run, login: Login, upgrade: bool, name: str) -> None:
     async def main() -> None:
-        assert await login(server.pair, context(server), MAKE[name](PASSWORD), upgrade) == "ok"
+        assert await login(server.ports, context(server), MAKE[name](PASSWORD), upgrade) == "ok"
 
     run(main)
 
@@ -92,7 +92,7 @@ def test_our_client_logs_in_as_only_pop3_does(server: Dovecot, run: Run, upgrade
     """RFC 1939 section 7.  Beyond ASCII our client would want UTF8 first (RFC 6856 section 2.2), which is not there."""
 
     async def main() -> None:
-        assert await pop3_login(server.pair, context(server), POP3_ONLY[name](ASCII), upgrade) == "ok"
+        assert await pop3_login(server.ports, context(server), POP3_ONLY[name](ASCII), upgrade) == "ok"
 
     run(main)
 
@@ -105,7 +105,7 @@ def test_our_clients_log_in_by_token(server: Dovecot, run: Run, login: Login, up
     """RFC 7628."""
 
     async def main() -> None:
-        assert await login(server.pair, context(server), BY_TOKEN[name](token("plain")), upgrade) == "ok"
+        assert await login(server.ports, context(server), BY_TOKEN[name](token("plain")), upgrade) == "ok"
 
     run(main)
 
@@ -117,7 +117,7 @@ def test_our_clients_log_in_by_certificate(server: Dovecot, run: Run, login: Log
     """RFC 4422 appendix A."""
 
     async def main() -> None:
-        assert await login(server.pair, context(server, "plain"), sasl.ExternalClient(), upgrade) == "ok"
+        assert await login(server.ports, context(server, "plain"), sasl.ExternalClient(), upgrade) == "ok"
 
     run(main)
 
@@ -131,7 +131,7 @@ def test_a_wrong_password_is_refused(server: Dovecot, login: Login, name: str) -
     """The machine reads it off Dovecot's reply."""
 
     async def main() -> None:
-        assert await login(server.pair, context(server), MAKE[name](WRONG), False) == refused(login)
+        assert await login(server.ports, context(server), MAKE[name](WRONG), False) == refused(login)
 
     run_on_asyncio(main)
 
@@ -143,7 +143,7 @@ def test_a_forged_token_is_refused_in_json(server: Dovecot, login: Login, name: 
     forged = BY_TOKEN[name](token("plain", key=b"another key"))
 
     async def main() -> None:
-        assert await login(server.pair, context(server), forged, False) == refused(login)
+        assert await login(server.ports, context(server), forged, False) == refused(login)
 
     run_on_asyncio(main)
     assert isinstance(forged, sasl.OauthBearerClient | sasl.Xoauth2Client)
@@ -155,7 +155,7 @@ def test_without_a_certificate_external_is_refused(server: Dovecot, login: Login
     """Dovecot offers it to everybody."""
 
     async def main() -> None:
-        assert await login(server.pair, context(server), sasl.ExternalClient(), False) == refused(login)
+        assert await login(server.ports, context(server), sasl.ExternalClient(), False) == refused(login)
 
     run_on_asyncio(main)
 
@@ -170,7 +170,7 @@ def test_scram_by_the_keys_that_we_wrote(server: Dovecot, run: Run, login: Login
     )
 
     async def main() -> None:
-        assert await login(server.pair, context(server), scram, False) == "ok"
+        assert await login(server.ports, context(server), scram, False) == "ok"
 
     run(main)
 
@@ -192,6 +192,6 @@ def test_what_dovecot_does_not_offer_is_not_tried(server: Dovecot, run: Run) -> 
 
     async def main() -> None:
         for login in (smtp_login, pop3_login):
-            assert await login(server.pair, context(server), bound, False) == "not offered"
+            assert await login(server.ports, context(server), bound, False) == "not offered"
 
     run(main)

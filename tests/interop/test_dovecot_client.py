@@ -23,7 +23,7 @@ RELAY_SSL = {"clear": "no", "upgrade": "starttls", "implicit": "smtps"}
 
 
 @attrs.frozen(kw_only=True)
-class House:
+class OurServer:
     """Our server, and what belongs to it."""
 
     server: Served
@@ -34,8 +34,8 @@ class House:
 
 
 @pytest.fixture(scope="module", params=LOOPS)
-def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    directory = tmp_path_factory.mktemp("house")
+def our_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OurServer]:
+    directory = tmp_path_factory.mktemp("our_server")
     for folder in ("tmp", "new", "cur"):
         (directory / "maildrops" / NAME / folder).mkdir(parents=True)
     (directory / "maildrops" / NAME / "new" / "1.letter").write_bytes(LETTER)
@@ -45,13 +45,13 @@ def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         *("--maildir", str(directory / "maildrops"), "--outbox", str(directory / "outbox")),
         *("--ca-out", str(directory / "authority.pem")),
     ) as server:
-        yield House(server=server, directory=directory)
+        yield OurServer(server=server, directory=directory)
 
 
-def relaying(house: House, way: str, password: str) -> str:
-    """Settings of a Dovecot that sends on to *house*, as alice."""
+def relaying(our_server: OurServer, way: str, password: str) -> str:
+    """Settings of a Dovecot that sends on to *our_server*, as alice."""
     return f"""
-submission_relay_port = {house.port("smtp", way)}
+submission_relay_port = {our_server.port("smtp", way)}
 submission_relay_ssl = {RELAY_SSL[way]}
 submission_relay_user = {NAME}
 submission_relay_password = "{password}"
@@ -60,45 +60,45 @@ submission_relay_password = "{password}"
 
 def submit(running: Dovecot, message: bytes) -> None:
     """To Dovecot, as an account of its own.  Raises SMTPException when our server did not take it."""
-    assert running.pair.smtp is not None
-    with smtplib.SMTP(HOST, running.pair.smtp, "client.test", timeout=30) as client:
+    assert running.ports.smtp is not None
+    with smtplib.SMTP(HOST, running.ports.smtp, "client.test", timeout=30) as client:
         client.starttls()
         client.login("somebody", "there")
         client.sendmail("alice@example.test", ["friend@elsewhere.test"], message)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_it_sends_on_through_our_server(house: House, way: str) -> None:
+def test_it_sends_on_through_our_server(our_server: OurServer, way: str) -> None:
     """RFC 4954: it logs in by PLAIN; the message is told apart by its subject."""
     subject = secrets.token_hex(8)
     message = f"From: alice@example.test\r\nSubject: {subject}\r\n\r\nHello\r\n.\r\n..dot\r\nBye\r\n".encode()
-    settings = relaying(house, way, PASSWORD)
-    with dovecot("somebody:{PLAIN}there\n", settings, trusts=house.directory / "authority.pem") as running:
+    settings = relaying(our_server, way, PASSWORD)
+    with dovecot("somebody:{PLAIN}there\n", settings, trusts=our_server.directory / "authority.pem") as running:
         submit(running, message)
-    assert house.server.logins()[-1] == Login(NAME, "PLAIN", way != "clear")
-    (found,) = (one for one in messages(house.directory / "outbox") if subject.encode() in one)
+    assert our_server.server.logins()[-1] == Login(NAME, "PLAIN", way != "clear")
+    (found,) = (one for one in messages(our_server.directory / "outbox") if subject.encode() in one)
     assert found.endswith(b"\n\nHello\n.\n..dot\nBye\n")
 
 
-def test_it_sends_nothing_on_with_a_wrong_password(house: House) -> None:
-    settings = relaying(house, "implicit", "open poppy")
+def test_it_sends_nothing_on_with_a_wrong_password(our_server: OurServer) -> None:
+    settings = relaying(our_server, "implicit", "open poppy")
     with (
-        dovecot("somebody:{PLAIN}there\n", settings, trusts=house.directory / "authority.pem") as running,
+        dovecot("somebody:{PLAIN}there\n", settings, trusts=our_server.directory / "authority.pem") as running,
         pytest.raises(smtplib.SMTPException),
     ):
         submit(running, b"Subject: refused\r\n\r\n")
-    assert not house.server.logins()[-1].accepted
-    assert not any(b"Subject: refused" in one for one in messages(house.directory / "outbox"))
+    assert not our_server.server.logins()[-1].accepted
+    assert not any(b"Subject: refused" in one for one in messages(our_server.directory / "outbox"))
 
 
 @pytest.fixture(scope="module")
-def reader(house: House) -> Iterator[Dovecot]:
+def reader(our_server: OurServer) -> Iterator[Dovecot]:
     """One that reads by POP3."""
-    with dovecot("", trusts=house.directory / "authority.pem") as running:
+    with dovecot("", trusts=our_server.directory / "authority.pem") as running:
         yield running
 
 
-def read(house: House, reader: Dovecot, password: str) -> subprocess.CompletedProcess[str]:
+def read(our_server: OurServer, reader: Dovecot, password: str) -> subprocess.CompletedProcess[str]:
     """Fetch all that is in alice's maildrop by Dovecot's pop3c.
 
     In clear: behind STLS that of 2.3 says nothing more to anybody, and with implicit TLS it overlooks an answer that is
@@ -106,23 +106,23 @@ def read(house: House, reader: Dovecot, password: str) -> subprocess.CompletedPr
     """
     settings = {
         "mail_location": f"pop3c:{reader.home}/read/{secrets.token_hex(4)}",
-        "pop3c_host": HOST, "pop3c_port": house.server.port("pop3"),
+        "pop3c_host": HOST, "pop3c_port": our_server.server.port("pop3"),
         "pop3c_user": NAME, "pop3c_password": password,
     }  # fmt: skip
     options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
     return reader.doveadm(*options, "fetch", "text", "mailbox", "INBOX", "all")
 
 
-def test_it_reads_a_maildrop_of_ours(house: House, reader: Dovecot) -> None:
+def test_it_reads_a_maildrop_of_ours(our_server: OurServer, reader: Dovecot) -> None:
     """RFC 1939: USER and PASS, CAPA, UIDL, RETR; and the message comes out as it is."""
-    done = read(house, reader, PASSWORD)
+    done = read(our_server, reader, PASSWORD)
     assert done.returncode == 0, done.stderr
     assert LETTER.decode() in done.stdout.replace("\r\n", "\n")
-    assert house.server.logins()[-1] == Login(NAME, "USER", inside_tls=False)
-    assert messages(house.directory / "maildrops" / NAME) == [LETTER]
+    assert our_server.server.logins()[-1] == Login(NAME, "USER", inside_tls=False)
+    assert messages(our_server.directory / "maildrops" / NAME) == [LETTER]
 
 
-def test_it_reads_nothing_with_a_wrong_password(house: House, reader: Dovecot) -> None:
-    done = read(house, reader, "open poppy")
+def test_it_reads_nothing_with_a_wrong_password(our_server: OurServer, reader: Dovecot) -> None:
+    done = read(our_server, reader, "open poppy")
     assert done.returncode != 0
-    assert not house.server.logins()[-1].accepted
+    assert not our_server.server.logins()[-1].accepted

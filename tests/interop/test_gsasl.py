@@ -24,7 +24,7 @@ TIMEOUT = 30
 
 
 @pytest.fixture(scope="module", params=LOOPS)
-def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def our_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     directory, authority = tmp_path_factory.mktemp("gsasl"), trustme.CA()
     authority.cert_pem.write_to_path(str(directory / "clients"))
     for name in ("alice", "stranger"):
@@ -38,55 +38,55 @@ def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield server
 
 
-def gsasl(house: Served, login: str, password: str, home: Path) -> bytes:
-    words = ["--smtp", f"--connect={HOST}:{house.port('smtp')}", "--no-starttls", "--quiet"]
+def gsasl(our_server: Served, login: str, password: str, home: Path) -> bytes:
+    words = ["--smtp", f"--connect={HOST}:{our_server.port('smtp')}", "--no-starttls", "--quiet"]
     return run("gsasl", [*words, "-m", login, "-a", NAME, "-p", password], home=home)
 
 
 @pytest.mark.parametrize("login", LOGINS)
-def test_it_logs_in_to_our_server(house: Served, login: str, tmp_path: Path) -> None:
+def test_it_logs_in_to_our_server(our_server: Served, login: str, tmp_path: Path) -> None:
     """RFC 4954; in SCRAM it verifies that the server knows the password, too."""
-    said = gsasl(house, login, PASSWORD, tmp_path)
+    said = gsasl(our_server, login, PASSWORD, tmp_path)
     assert b"\n235 2.7.0 " in said
-    assert house.logins()[-1] == Login(NAME, login, inside_tls=False)
+    assert our_server.logins()[-1] == Login(NAME, login, inside_tls=False)
 
 
-def inside_tls(house: Served, login: str, home: Path, *words: str) -> bytes:
-    directory = house.log.parent
+def inside_tls(our_server: Served, login: str, home: Path, *words: str) -> bytes:
+    directory = our_server.log.parent
     words = ("--starttls", f"--x509-ca-file={directory / 'ca'}", "--quiet", "-m", login, *words)
-    return run("gsasl", ["--smtp", f"--connect=localhost:{house.port('smtp')}", *words], home=home)
+    return run("gsasl", ["--smtp", f"--connect=localhost:{our_server.port('smtp')}", *words], home=home)
 
 
-def certificate(house: Served, name: str) -> list[str]:
-    path = house.log.parent / name
+def certificate(our_server: Served, name: str) -> list[str]:
+    path = our_server.log.parent / name
     return [f"--x509-cert-file={path}", f"--x509-key-file={path}"]
 
 
-def test_it_logs_in_after_starttls(house: Served, tmp_path: Path) -> None:
+def test_it_logs_in_after_starttls(our_server: Served, tmp_path: Path) -> None:
     """RFC 3207."""
-    said = inside_tls(house, "PLAIN", tmp_path, "-a", NAME, "-p", PASSWORD)
+    said = inside_tls(our_server, "PLAIN", tmp_path, "-a", NAME, "-p", PASSWORD)
     assert b"\n235 2.7.0 " in said
-    assert house.logins()[-1] == Login(NAME, "PLAIN", inside_tls=True)
+    assert our_server.logins()[-1] == Login(NAME, "PLAIN", inside_tls=True)
 
 
 @pytest.mark.parametrize("acting_as", [[], ["-z", NAME]], ids=["nobody", "itself"])
-def test_it_logs_in_by_certificate(house: Served, tmp_path: Path, acting_as: list[str]) -> None:
+def test_it_logs_in_by_certificate(our_server: Served, tmp_path: Path, acting_as: list[str]) -> None:
     """RFC 4422 appendix A: by the certificate alone, or saying whom it acts as."""
-    said = inside_tls(house, "EXTERNAL", tmp_path, *certificate(house, "alice"), *acting_as)
+    said = inside_tls(our_server, "EXTERNAL", tmp_path, *certificate(our_server, "alice"), *acting_as)
     assert b"\n235 2.7.0 " in said
-    assert house.logins()[-1] == Login(NAME, "EXTERNAL", inside_tls=True)
+    assert our_server.logins()[-1] == Login(NAME, "EXTERNAL", inside_tls=True)
 
 
-def test_a_certificate_that_is_nobodys_is_refused(house: Served, tmp_path: Path) -> None:
+def test_a_certificate_that_is_nobodys_is_refused(our_server: Served, tmp_path: Path) -> None:
     with pytest.raises(CommandRejected, match="535"):
-        inside_tls(house, "EXTERNAL", tmp_path, *certificate(house, "stranger"))
+        inside_tls(our_server, "EXTERNAL", tmp_path, *certificate(our_server, "stranger"))
 
 
 @pytest.mark.parametrize("login", LOGINS)
-def test_a_wrong_password_is_refused(house: Served, login: str, tmp_path: Path) -> None:
+def test_a_wrong_password_is_refused(our_server: Served, login: str, tmp_path: Path) -> None:
     with pytest.raises(CommandRejected):
-        gsasl(house, login, "open poppy", tmp_path)
-    assert house.logins()[-1] == Login(NAME, login, inside_tls=False, accepted=False)
+        gsasl(our_server, login, "open poppy", tmp_path)
+    assert our_server.logins()[-1] == Login(NAME, login, inside_tls=False, accepted=False)
 
 
 def _scram(make: type[sasl.ScramSha1Client | sasl.ScramSha256Client]) -> Callable[[bytes], sasl.ClientMechanism]:

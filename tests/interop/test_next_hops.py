@@ -104,8 +104,8 @@ def test_pop_before_smtp_opens_the_way_through(run: Run, tmp_path: Path) -> None
     home.mkdir()
 
     def client(served: Served) -> None:
-        assert served.pair.smtp is not None
-        visit = Visit(port=served.pair.smtp, way="clear", login="", trusted=home, scratch=home)
+        assert served.ports.smtp is not None
+        visit = Visit(port=served.ports.smtp, way="clear", login="", trusted=home, scratch=home)
         with pytest.raises(CommandRejected):
             smtp_source(visit, FAR, sessions=1, messages=1)
         served.log_in().quit()

@@ -34,7 +34,7 @@ LETTER = (
 
 
 @attrs.frozen(kw_only=True)
-class House:
+class OurServer:
     """A server with one letter in each maildrop."""
 
     server: Served
@@ -73,8 +73,8 @@ def _subject_and_body(message: bytes) -> tuple[str, bytes]:
 
 
 @pytest.fixture(scope="module", params=LOOPS)
-def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    directory = tmp_path_factory.mktemp("house")
+def our_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OurServer]:
+    directory = tmp_path_factory.mktemp("our_server")
     names = [NAME, *(f"reader{number}" for number in range(60))]
     for name in names:
         maildir = directory / "maildrops" / name
@@ -95,7 +95,7 @@ def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         *("--maildir", str(directory / "maildrops"), "--outbox", str(directory / "outbox")),
         *("--ca-out", str(directory / "authority.pem")),
     ) as server:
-        yield House(server=server, directory=directory, readers=iter(names[1:]))
+        yield OurServer(server=server, directory=directory, readers=iter(names[1:]))
 
 
 def letter() -> bytes:
@@ -113,22 +113,22 @@ def fresh_address() -> str:
 
 
 @pytest.mark.parametrize(("client", "login", "way"), submissions())
-def test_submitted_with_auth(house: House, client: str, login: str, way: str, tmp_path: Path) -> None:
+def test_submitted_with_auth(our_server: OurServer, client: str, login: str, way: str, tmp_path: Path) -> None:
     """RFC 4954: whoever proved an identity may send mail elsewhere, and it arrives whole."""
     message = letter()
     submitter = SUBMITTERS[client]
-    submitter.submit(house.visit("smtp", way, login, tmp_path, source=fresh_address()), message)
-    assert house.server.logins()[-1] == Login(NAME, login, way != "clear")
-    assert house.sent_on(message, composed=submitter.composes)
+    submitter.submit(our_server.visit("smtp", way, login, tmp_path, source=fresh_address()), message)
+    assert our_server.server.logins()[-1] == Login(NAME, login, way != "clear")
+    assert our_server.sent_on(message, composed=submitter.composes)
 
 
 @pytest.mark.parametrize(("client", "login", "way"), collections())
-def test_collected(house: House, client: str, login: str, way: str, tmp_path: Path) -> None:
+def test_collected(our_server: OurServer, client: str, login: str, way: str, tmp_path: Path) -> None:
     """RFC 1939: every login opens the maildrop, and the message comes out as it is and stays."""
-    text = COLLECTORS[client].collect(house.visit("pop3", way, login, tmp_path)).replace(b"\r\n", b"\n")
-    assert house.server.logins()[-1] == Login(NAME, login, way != "clear")
+    text = COLLECTORS[client].collect(our_server.visit("pop3", way, login, tmp_path)).replace(b"\r\n", b"\n")
+    assert our_server.server.logins()[-1] == Login(NAME, login, way != "clear")
     assert text == LETTER
-    assert house.maildrop(NAME) == [LETTER]
+    assert our_server.maildrop(NAME) == [LETTER]
 
 
 @pytest.mark.parametrize(
@@ -139,37 +139,37 @@ def test_collected(house: House, client: str, login: str, way: str, tmp_path: Pa
         if COLLECTORS[client].deletes and login == COLLECTORS[client].logins[0]
     ],
 )
-def test_collected_and_deleted(house: House, client: str, login: str, way: str, tmp_path: Path) -> None:
+def test_collected_and_deleted(our_server: OurServer, client: str, login: str, way: str, tmp_path: Path) -> None:
     """RFC 1939 section 6: what was marked is gone after QUIT."""
-    name = next(house.readers)
-    visit = house.visit("pop3", way, login, tmp_path, name=name, delete=True)
+    name = next(our_server.readers)
+    visit = our_server.visit("pop3", way, login, tmp_path, name=name, delete=True)
     assert COLLECTORS[client].collect(visit).replace(b"\r\n", b"\n") == LETTER
-    assert house.maildrop(name) == []
+    assert our_server.maildrop(name) == []
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_fetchmail_keeps_by_reading_with_top(house: House, way: str, tmp_path: Path) -> None:
+def test_fetchmail_keeps_by_reading_with_top(our_server: OurServer, way: str, tmp_path: Path) -> None:
     """It asks for more lines than any message has, and never says RETR."""
-    said = fetchmail(house.visit("pop3", way, "USER", tmp_path))
+    said = fetchmail(our_server.visit("pop3", way, "USER", tmp_path))
     assert b"POP3> TOP 1 99999999" in said
     assert b"POP3> RETR" not in said
     assert (tmp_path / "message").read_bytes() == LETTER
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_s_nail_leaves_by_exit_and_nothing_is_deleted(house: House, way: str, tmp_path: Path) -> None:
+def test_s_nail_leaves_by_exit_and_nothing_is_deleted(our_server: OurServer, way: str, tmp_path: Path) -> None:
     """RFC 1939 section 6: a connection that ends without QUIT must not remove messages."""
-    name = next(house.readers)
-    s_nail_exits(house.visit("pop3", way, "USER", tmp_path, name=name))
-    assert house.server.logins()[-1] == Login(name, "USER", way != "clear")
-    assert len(_messages_once_free(house, name)) == 1
-    assert house.maildrop(name) == [LETTER]
+    name = next(our_server.readers)
+    s_nail_exits(our_server.visit("pop3", way, "USER", tmp_path, name=name))
+    assert our_server.server.logins()[-1] == Login(name, "USER", way != "clear")
+    assert len(_messages_once_free(our_server, name)) == 1
+    assert our_server.maildrop(name) == [LETTER]
 
 
-def _messages_once_free(house: House, name: str) -> list[bytes]:
+def _messages_once_free(our_server: OurServer, name: str) -> list[bytes]:
     """The listing of a maildrop, as soon as the session before has let it go."""
     for _ in range(1000):
-        client = poplib.POP3(HOST, house.server.port("pop3"), timeout=30)
+        client = poplib.POP3(HOST, our_server.server.port("pop3"), timeout=30)
         try:
             client.user(name)
             client.pass_(PASSWORD)
@@ -182,11 +182,11 @@ def _messages_once_free(house: House, name: str) -> list[bytes]:
     raise AssertionError("the maildrop stays in use")
 
 
-def test_postfix_sends_in_many_sessions_at_once(house: House, tmp_path: Path) -> None:
+def test_postfix_sends_in_many_sessions_at_once(our_server: OurServer, tmp_path: Path) -> None:
     """``smtp-source``, which Postfix is measured with: every message that it saw acknowledged is there."""
-    name = next(house.readers)
-    smtp_source(house.visit("smtp", "clear", "", tmp_path), f"{name}@example.test", sessions=10, messages=200)
-    assert len(house.maildrop(name)) == 201
+    name = next(our_server.readers)
+    smtp_source(our_server.visit("smtp", "clear", "", tmp_path), f"{name}@example.test", sessions=10, messages=200)
+    assert len(our_server.maildrop(name)) == 201
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -195,19 +195,19 @@ def test_postfix_sends_in_many_sessions_at_once(house: House, tmp_path: Path) ->
     ("reader", "sender"),
     [("mpop", "msmtp"), ("poplib", "smtplib"), ("poplib", "swaks"), ("mpop", "curl")],
 )
-def test_pop_before_smtp(house: House, reader: str, sender: str, login: str, way: str, tmp_path: Path) -> None:
+def test_pop_before_smtp(our_server: OurServer, reader: str, sender: str, login: str, way: str, tmp_path: Path) -> None:
     """A login by POP3 opens SMTP for its address and for no other."""
     collect, submit = COLLECTORS[reader].collect, SUBMITTERS[sender].submit
     here, elsewhere = fresh_address(), fresh_address()
     message, refused = letter(), letter()
     with pytest.raises(CommandRejected):
-        submit(house.visit("smtp", way, "", tmp_path, source=here), refused)
-    collect(house.visit("pop3", way, login, tmp_path, source=here))
-    submit(house.visit("smtp", way, "", tmp_path, source=here), message)
+        submit(our_server.visit("smtp", way, "", tmp_path, source=here), refused)
+    collect(our_server.visit("pop3", way, login, tmp_path, source=here))
+    submit(our_server.visit("smtp", way, "", tmp_path, source=here), message)
     with pytest.raises(CommandRejected):
-        submit(house.visit("smtp", way, "", tmp_path, source=elsewhere), refused)
-    assert house.sent_on(message)
-    assert not house.sent_on(refused)
+        submit(our_server.visit("smtp", way, "", tmp_path, source=elsewhere), refused)
+    assert our_server.sent_on(message)
+    assert not our_server.sent_on(refused)
 
 
 @pytest.mark.parametrize(
@@ -218,10 +218,14 @@ def test_pop_before_smtp(house: House, reader: str, sender: str, login: str, way
         if login == COLLECTORS[client].logins[0] or (login in MODERN and way == "implicit")
     ],
 )
-def test_a_wrong_password_opens_nothing(house: House, client: str, login: str, way: str, tmp_path: Path) -> None:
+def test_a_wrong_password_opens_nothing(
+    our_server: OurServer, client: str, login: str, way: str, tmp_path: Path
+) -> None:
     """A login that fails is no login: the client hears so.  The same for a token and a certificate."""
     with pytest.raises(CommandRejected):
         COLLECTORS[client].collect(
-            house.visit("pop3", way, login, tmp_path, password="open poppy", token="wr0ng", certificate="stranger.pem")
+            our_server.visit(
+                "pop3", way, login, tmp_path, password="open poppy", token="wr0ng", certificate="stranger.pem"
+            )
         )
-    assert not house.server.logins()[-1].accepted
+    assert not our_server.server.logins()[-1].accepted

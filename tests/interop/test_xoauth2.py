@@ -29,7 +29,7 @@ def owner(question: sasl.CheckToken) -> str | sasl.Refusal:
 
 
 @attrs.define
-class House:
+class OurServer:
     """What two servers heard, and from whom."""
 
     content: bytes = b""
@@ -79,7 +79,7 @@ class House:
                     raise AssertionError(f"{event!r} is not expected")
 
 
-def visited(run: Run, house: House, protocol: str, way: str, visit: Callable[[int], bytes]) -> bytes:
+def visited(run: Run, our_server: OurServer, protocol: str, way: str, visit: Callable[[int], bytes]) -> bytes:
     """What a client brings home, in a thread, from a port of *protocol*."""
 
     async def main() -> bytes:
@@ -87,11 +87,13 @@ def visited(run: Run, house: House, protocol: str, way: str, visit: Callable[[in
         if protocol == "smtp":
             settings = smtp.ExtendedServerSettings(mechanisms=MECHANISMS, starttls=True)
             serving = adapter.serve_smtp(
-                house.submission, settings, ssl_context=server_context(), implicit_tls=implicit
+                our_server.submission, settings, ssl_context=server_context(), implicit_tls=implicit
             )
         else:
             of_pop3 = pop3.ExtendedServerSettings(mechanisms=MECHANISMS, stls=True)
-            serving = adapter.serve_pop3(house.maildrop, of_pop3, ssl_context=server_context(), implicit_tls=implicit)
+            serving = adapter.serve_pop3(
+                our_server.maildrop, of_pop3, ssl_context=server_context(), implicit_tls=implicit
+            )
         async with serving as listener:
             return await _loops.current().in_thread(visit, listener.port)
 
@@ -107,23 +109,23 @@ def asked(scratch: Path, way: str, token: str, port: int) -> Visit:
 @on_both_loops
 @pytest.mark.parametrize("way", ["upgrade", "implicit"])
 def test_submitted_by_token(run: Run, way: str, tmp_path: Path) -> None:
-    house, message = House(), b"Subject: sent\r\n\r\nHello\r\n.\r\nBye\r\n"
+    our_server, message = OurServer(), b"Subject: sent\r\n\r\nHello\r\n.\r\nBye\r\n"
 
     def visit(port: int) -> bytes:
         curl_submit(asked(tmp_path, way, TOKEN, port), message)
         return b""
 
-    visited(run, house, "smtp", way, visit)
-    assert house.logins == [f"{NAME} by XOAUTH2"]
-    assert house.content == message
+    visited(run, our_server, "smtp", way, visit)
+    assert our_server.logins == [f"{NAME} by XOAUTH2"]
+    assert our_server.content == message
 
 
 @on_both_loops
 @pytest.mark.parametrize("way", ["upgrade", "implicit"])
 def test_collected_by_token(run: Run, way: str, tmp_path: Path) -> None:
-    house = House()
-    text = visited(run, house, "pop3", way, lambda port: curl_collect(asked(tmp_path, way, TOKEN, port)))
-    assert house.logins == [f"{NAME} by XOAUTH2"]
+    our_server = OurServer()
+    text = visited(run, our_server, "pop3", way, lambda port: curl_collect(asked(tmp_path, way, TOKEN, port)))
+    assert our_server.logins == [f"{NAME} by XOAUTH2"]
     assert email.message_from_bytes(text)["Subject"] == "waiting"
     assert text == LETTER
 
@@ -132,7 +134,7 @@ def test_collected_by_token(run: Run, way: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("protocol", ["smtp", "pop3"])
 def test_a_wrong_token_is_told_in_json_and_opens_nothing(run: Run, protocol: str, tmp_path: Path) -> None:
     """curl answers the JSON, and then hears the refusal."""
-    house = House()
+    our_server = OurServer()
 
     def visit(port: int) -> bytes:
         going = asked(tmp_path, "implicit", "wr0ng", port)
@@ -140,6 +142,6 @@ def test_a_wrong_token_is_told_in_json_and_opens_nothing(run: Run, protocol: str
             curl_collect(going) if protocol == "pop3" else curl_submit(going, b"\r\n")
         return b""
 
-    visited(run, house, protocol, "implicit", visit)
-    assert house.logins == []
-    assert house.content == b""
+    visited(run, our_server, protocol, "implicit", visit)
+    assert our_server.logins == []
+    assert our_server.content == b""

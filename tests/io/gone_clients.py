@@ -117,7 +117,7 @@ def ends_of_sessions(protocol: str) -> Iterator[threading.Semaphore]:
 
 def come(served: Served, moment: Moment, *, tls: bool = False) -> socket.socket:
     """A client that has come as far as *moment*, and has heard each reply but those to its last octets."""
-    port = getattr(served.pair, moment.protocol + ("s" if tls else ""))
+    port = getattr(served.ports, moment.protocol + ("s" if tls else ""))
     client = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
     if tls:
         client = client_context().wrap_socket(client, server_hostname="127.0.0.1", suppress_ragged_eofs=True)

@@ -22,7 +22,7 @@ from mailauth._client import ClientMachine
 from mailauth._server import ServerMachine
 from mailauth_io import _loops
 from mailauth_io._adapter import Client, ServerConnection
-from mailauth_io._listener import ConnectOptions, Listener, Options, Session
+from mailauth_io._listener import ConnectOptions, Listener, ServeOptions, Session
 
 
 @attrs.frozen(kw_only=True)
@@ -158,7 +158,7 @@ def serving(
     session: Session[EchoEvent],
     *,
     build: Callable[[bytes, Tls | None], Echo] = lambda entropy, tls: Echo(entropy=entropy, tls=tls),
-    **options: Unpack[Options],
+    **options: Unpack[ServeOptions],
 ) -> AbstractAsyncContextManager[Listener]:
     """An Echo server."""
     return loop.adapter.serve(session, build, **options)

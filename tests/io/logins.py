@@ -13,12 +13,14 @@ from mailauth_io import _loops, server
 from mailauth_io._adapter import Client
 
 
-async def smtp_login(pair: server.Pair, tls: ssl.SSLContext, mechanism: sasl.ClientMechanism, upgrade: bool) -> str:
+async def smtp_login(
+    ports: server.RunningServer, tls: ssl.SSLContext, mechanism: sasl.ClientMechanism, upgrade: bool
+) -> str:
     """How a login by SMTP ends: ``ok``, the reply's code, or ``not offered``."""
-    assert pair.smtp is not None
-    assert pair.smtps is not None
+    assert ports.smtp is not None
+    assert ports.smtps is not None
     async with await _loops.current().adapter.connect(
-        lambda tls: smtp.ClientConnection(tls=tls), "127.0.0.1", pair.smtp if upgrade else pair.smtps,
+        lambda tls: smtp.ClientConnection(tls=tls), "127.0.0.1", ports.smtp if upgrade else ports.smtps,
         ssl_context=tls, implicit_tls=not upgrade,
     ) as client:  # fmt: skip
         await replied(client)
@@ -28,12 +30,14 @@ async def smtp_login(pair: server.Pair, tls: ssl.SSLContext, mechanism: sasl.Cli
         return await outcome(client, mechanism)
 
 
-async def pop3_login(pair: server.Pair, tls: ssl.SSLContext, mechanism: sasl.ClientMechanism, upgrade: bool) -> str:
+async def pop3_login(
+    ports: server.RunningServer, tls: ssl.SSLContext, mechanism: sasl.ClientMechanism, upgrade: bool
+) -> str:
     """As ``smtp_login``; the reply's response code in capitals."""
-    assert pair.pop3 is not None
-    assert pair.pop3s is not None
+    assert ports.pop3 is not None
+    assert ports.pop3s is not None
     async with await _loops.current().adapter.connect(
-        lambda tls: pop3.ClientConnection(tls=tls), "127.0.0.1", pair.pop3 if upgrade else pair.pop3s,
+        lambda tls: pop3.ClientConnection(tls=tls), "127.0.0.1", ports.pop3 if upgrade else ports.pop3s,
         ssl_context=tls, implicit_tls=not upgrade,
     ) as client:  # fmt: skip
         await replied(client)
@@ -65,7 +69,7 @@ async def outcome(client: Client[smtp.ClientEvent] | Client[pop3.ClientEvent], m
     return "closed"
 
 
-Login: TypeAlias = Callable[[server.Pair, ssl.SSLContext, sasl.ClientMechanism, bool], Awaitable[str]]
+Login: TypeAlias = Callable[[server.RunningServer, ssl.SSLContext, sasl.ClientMechanism, bool], Awaitable[str]]
 
 
 def refused(login: Login) -> str:

@@ -123,8 +123,8 @@ async def relay_to(
         outbox=server.NextHop(**{"host": "127.0.0.1", "port": port, **hop}),
     )
     config = server.Config(smtp=0, smtps=0, pop3=0, pop3s=0, ssl_context=server_context(), legacy=True)
-    async with server.running(config, kept, clock=clock) as pair:
-        served = Served(pair=pair, stores=kept, outbox=stores.MemoryOutbox(), clock=clock)
+    async with server.serve(config, kept, clock=clock) as ports:
+        served = Served(ports=ports, stores=kept, outbox=stores.MemoryOutbox(), clock=clock)
         return await _loops.current().in_thread(client, served)
 
 

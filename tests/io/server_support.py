@@ -58,7 +58,7 @@ class Clock:
 class Served:
     """An embedded pair, what is behind it, and clients to meet it."""
 
-    pair: server.Pair
+    ports: server.RunningServer
     stores: server.Stores
     outbox: MemoryOutbox
     clock: Clock
@@ -67,18 +67,18 @@ class Served:
         """A client of ``smtp``, of ``smtps``, or of ``smtp`` after STARTTLS (``starttls``), that has said EHLO."""
         address = (source, 0)
         if port == "smtps":
-            assert self.pair.smtps is not None
+            assert self.ports.smtps is not None
             client: smtplib.SMTP = smtplib.SMTP_SSL(
                 "127.0.0.1",
-                self.pair.smtps,
+                self.ports.smtps,
                 "client.test",
                 timeout=TIMEOUT,
                 context=client_context(),
                 source_address=address,
             )
         else:
-            assert self.pair.smtp is not None
-            client = smtplib.SMTP("127.0.0.1", self.pair.smtp, "client.test", timeout=TIMEOUT, source_address=address)
+            assert self.ports.smtp is not None
+            client = smtplib.SMTP("127.0.0.1", self.ports.smtp, "client.test", timeout=TIMEOUT, source_address=address)
         client.ehlo()
         if port == "starttls":
             client.starttls(context=client_context())
@@ -88,10 +88,10 @@ class Served:
     def pop3(self, port: str = "pop3") -> poplib.POP3:
         """A client of ``pop3``, of ``pop3s``, or of ``pop3`` after STLS (``stls``)."""
         if port == "pop3s":
-            assert self.pair.pop3s is not None
-            return poplib.POP3_SSL("127.0.0.1", self.pair.pop3s, timeout=TIMEOUT, context=client_context())
-        assert self.pair.pop3 is not None
-        client = poplib.POP3("127.0.0.1", self.pair.pop3, timeout=TIMEOUT)
+            assert self.ports.pop3s is not None
+            return poplib.POP3_SSL("127.0.0.1", self.ports.pop3s, timeout=TIMEOUT, context=client_context())
+        assert self.ports.pop3 is not None
+        client = poplib.POP3("127.0.0.1", self.ports.pop3, timeout=TIMEOUT)
         if port == "stls":
             client.stls(context=client_context())
         return client
@@ -163,8 +163,8 @@ def meet(
     clock = Clock()
 
     async def main() -> T:
-        async with server.running(config or server.Config(**settings), kept, clock=clock, sleep=sleep) as pair:
-            served = Served(pair=pair, stores=kept, outbox=outbox, clock=clock)
+        async with server.serve(config or server.Config(**settings), kept, clock=clock, sleep=sleep) as ports:
+            served = Served(ports=ports, stores=kept, outbox=outbox, clock=clock)
             return await _loops.current().in_thread(client, served)
 
     return run(main)

@@ -186,8 +186,8 @@ async def test_each_port_of_a_pair_has_its_own_name(loop: _loops.Loop) -> None:
     """From one context for all of them."""
     config = server.Config(smtps=0, pop3s=0, ssl_context=of_this_authority())
     kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox())
-    async with server.running(config, kept) as pair:
-        for port, name, other in ((pair.smtps, "smtp", "pop3"), (pair.pop3s, "pop3", "smtp")):
+    async with server.serve(config, kept) as ports:
+        for port, name, other in ((ports.smtps, "smtp", "pop3"), (ports.pop3s, "pop3", "smtp")):
             assert port is not None
             assert await loop.in_thread(handshake, port, a_client(name)) == name
             with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
@@ -202,9 +202,9 @@ def test_the_contexts_that_we_make_begin_at_tls_1_2() -> None:
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         old.maximum_version = ssl.TLSVersion.TLSv1_1
     old.set_ciphers("DEFAULT:@SECLEVEL=0")
-    client = _tls.Layer(old, server_side=False, server_hostname="localhost")
-    made = _tls.Layer(of_this_authority(), server_side=True, server_hostname=None)
-    assert not client.shake_hands()
+    client = _tls.TlsLayer(old, server_side=False, server_hostname="localhost")
+    made = _tls.TlsLayer(of_this_authority(), server_side=True, server_hostname=None)
+    assert not client.step_handshake()
     made.feed(client.take())
     with pytest.raises(ssl.SSLError, match=r"(?i)unsupported.protocol"):
-        made.shake_hands()
+        made.step_handshake()

@@ -176,7 +176,7 @@ class GoneClient(MemoryStream):
     def take(self) -> bytes:
         return self._says.pop(0)
 
-    async def arrival(self, due: float) -> None:
+    async def wait_readable(self, due: float) -> None:
         pass
 
 

@@ -46,7 +46,7 @@ def serve(
     client: SlowClient,
     *,
     pause: float = 0.0,
-    layer: _tls.Layer | None = None,
+    layer: _tls.TlsLayer | None = None,
     name: str = "asyncio",
 ) -> list[Any]:
     """Serve *client* to its end by an application that says yes to all, and takes *pause* seconds for each chunk."""
@@ -107,7 +107,7 @@ def test_an_endless_line_that_never_pauses_has_the_deadline_of_a_command() -> No
             self.seconds += 1.0
             return b"x" * 1_000
 
-        async def arrival(self, due: float) -> None:
+        async def wait_readable(self, due: float) -> None:
             pass
 
     client = Flood()
@@ -241,7 +241,7 @@ def test_the_time_before_a_login_ends_for_who_never_pauses_too() -> None:
             self.seconds += 1.0
             return b"CAPA\r\n"
 
-        async def arrival(self, due: float) -> None:
+        async def wait_readable(self, due: float) -> None:
             pass
 
     client = Flood()
@@ -252,7 +252,7 @@ def test_the_time_before_a_login_ends_for_who_never_pauses_too() -> None:
 def test_the_time_before_a_login_runs_from_the_beginning_of_the_connection() -> None:
     """The TLS handshake and the PROXY header are part of it, and an upgrade to TLS begins it no second time."""
     client = SlowClient()
-    client.seconds, client.began = 1_000.0, 960.0
+    client.seconds, client.started_at = 1_000.0, 960.0
     serve(smtp_server(login_timeout=100.0), client)
     assert client.seconds == 1_060.0
     for machine, upgrade in ((smtp_server(starttls=True), b"STARTTLS\r\n"), (pop3_server(stls=True), b"STLS\r\n")):
@@ -356,7 +356,7 @@ def test_who_goes_on_at_a_trickle_after_the_last_word_is_not_waited_for() -> Non
 
     asyncio.run(whole())
     assert client.heard.endswith(b"\r\n221 2.0.0 goodbye\r\n")
-    assert client.seconds == _adapter.LINGER_IN_ALL
+    assert client.seconds == _adapter.LINGER_TOTAL
 
 
 def test_nor_is_who_can_be_told_nothing_any_more() -> None:

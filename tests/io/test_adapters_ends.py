@@ -304,7 +304,7 @@ async def test_a_peer_that_does_not_read_is_not_waited_for_for_ever(loop: _loops
                 over.set()
 
     over = threading.Event()
-    async with serving(loop, session, limits=Limits(write_patience=0.01)) as listener:
+    async with serving(loop, session, limits=Limits(write_timeout=0.01)) as listener:
         with await loop.in_thread(dial, listener.port) as connection:
             connection.sendall(b"x\r\n")
             assert await loop.in_thread(over.wait, 20)

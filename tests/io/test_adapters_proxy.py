@@ -19,7 +19,7 @@ from tests.io.line_echo import EchoEvent, dial, echo, on_both_loops, read_all, r
 from tests.io.tls import client_context, server_context
 
 LOOPBACK: Final = (ipaddress.ip_network("127.0.0.1/32"),)
-ELSEWHERE: Final = (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("::1/128"))
+REMOTE_ADDRESS: Final = (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("::1/128"))
 HEADER: Final = b"PROXY TCP4 198.51.100.7 192.0.2.1 4711 25\r\n"
 BINARY: Final = (
     bytes.fromhex("0D0A0D0A000D0A515549540A 21 21 0024")
@@ -121,7 +121,7 @@ async def test_a_listed_peer_without_a_valid_header_is_dropped(loop: _loops.Loop
 async def test_a_header_that_does_not_come_is_not_waited_for(loop: _loops.Loop) -> None:
     """PROXY protocol section 2: some seconds for the whole of it; a piece of it renews nothing."""
     session = Seen()
-    async with serving(loop, session, proxy_from=LOOPBACK, limits=Limits(header_patience=0.01)) as listener:
+    async with serving(loop, session, proxy_from=LOOPBACK, limits=Limits(proxy_header_timeout=0.01)) as listener:
 
         def client() -> bytes:
             with dial(listener.port) as connection:
@@ -136,7 +136,7 @@ async def test_a_header_that_does_not_come_is_not_waited_for(loop: _loops.Loop) 
 async def test_the_header_of_a_peer_that_is_not_listed_is_what_it_says(loop: _loops.Loop) -> None:
     """PROXY protocol section 2: anybody could send one; it is a line like any other."""
     session = Seen()
-    for networks in ((), ELSEWHERE):
+    for networks in ((), REMOTE_ADDRESS):
         async with serving(loop, session, proxy_from=networks) as listener:
             assert await loop.in_thread(talk, listener.port, HEADER) == b"hello\r\n" + HEADER
     assert [peer.address for peer in session.peers] == ["127.0.0.1"] * 2

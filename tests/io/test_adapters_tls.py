@@ -273,7 +273,7 @@ async def test_a_handshake_is_bounded_in_time(loop: _loops.Loop) -> None:
     async def session(connection: ServerConnection[EchoEvent]) -> None:
         raise AssertionError("a session without a handshake")
 
-    limits = Limits(handshake_patience=0.01)
+    limits = Limits(handshake_timeout=0.01)
     async with serving(loop, session, ssl_context=server_context(), implicit_tls=True, limits=limits) as listener:
         with await loop.in_thread(dial, listener.port) as connection:
             assert await loop.in_thread(read_all, connection) == b""

@@ -15,7 +15,7 @@ import trustme
 from mailauth_io import stores
 from mailauth_io.command import cli, config, serve
 from tests import serving
-from tests.io.complaints import complaint
+from tests.io.config_errors import complaint
 
 USER = ("--user", "alice:open sesame")
 
@@ -325,17 +325,17 @@ def test_without_trio_the_command_says_which_extra_to_install(
 
 
 def test_warnings_tell_what_vanishes_and_what_is_weak(tmp_path: Path) -> None:
-    everything = " ".join(read(*USER).remarks)
+    everything = " ".join(read(*USER).warnings)
     assert "maildrops, the outbox, grants" in everything
     assert "off" in everything
-    kept = " ".join(read(*USER, "--legacy", "--maildir", str(tmp_path / "m"), "--outbox", str(tmp_path / "o")).remarks)
+    kept = " ".join(read(*USER, "--legacy", "--maildir", str(tmp_path / "m"), "--outbox", str(tmp_path / "o")).warnings)
     assert "gone with this process: grants." in kept
     for method in ("USER", "APOP", "PLAIN", "LOGIN", "CRAM-MD5"):
         assert method in kept
-    off = " ".join(read(*USER, "--grant-lifetime", "0").remarks)
+    off = " ".join(read(*USER, "--grant-lifetime", "0").warnings)
     assert "No grants" in off
     assert "maildrops, the outbox." in off
-    assert "No accounts" in " ".join(read().remarks)
+    assert "No accounts" in " ".join(read().warnings)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_where_no_port_can_be_shared_it_is_refused(
     words = (*USER, "--smtp", "2525", *kept, "--cert", str(tmp_path / "cert"), "--key", str(tmp_path / "key"))
     serving = read(*words, "--reuse-port")
     assert serving.config.reuse_port
-    assert not any("in memory" in remark for remark in serving.remarks)
+    assert not any("in memory" in warning for warning in serving.warnings)
     assert serving.stores.grants is not None
     serving.stores.grants.close()
     monkeypatch.delattr(socket, "SO_REUSEPORT")
@@ -383,7 +383,7 @@ def test_where_no_port_can_be_shared_it_is_refused(
 @pytest.mark.parametrize(("user", "warned"), [(0, True), (1000, False)])
 def test_a_remark_tells_that_it_runs_as_root(user: int, warned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: user)
-    assert ("Running as root" in " ".join(read(*USER).remarks)) is warned
+    assert ("Running as root" in " ".join(read(*USER).warnings)) is warned
 
 
 def test_a_token_is_not_quoted(capfd: pytest.CaptureFixture[str]) -> None:
@@ -439,14 +439,14 @@ def test_a_client_ca_that_is_none_is_refused(
 def test_warnings_tell_what_the_accounts_cannot_answer_and_what_tells_them_apart(tmp_path: Path) -> None:
     crypt = "bob:{BLF-CRYPT}$2y$05$wQy/3Oy/wVrzX/bYBv.m8.KNe8n9cH7lPzt.EqwsaAUEDrvC5O3Ei\n"
     plain = "alice:{PLAIN}open sesame\n"
-    hashed = " ".join(read("--accounts", accounts_file(tmp_path, crypt)).remarks)
-    mixed = " ".join(read("--accounts", accounts_file(tmp_path, plain + crypt)).remarks)
-    for remarks in (hashed, mixed):
-        assert "No CRAM-MD5, APOP or SCRAM-SHA-1: " in remarks
-        assert "No SCRAM-SHA-256: " in remarks
+    hashed = " ".join(read("--accounts", accounts_file(tmp_path, crypt)).warnings)
+    mixed = " ".join(read("--accounts", accounts_file(tmp_path, plain + crypt)).warnings)
+    for warnings in (hashed, mixed):
+        assert "No CRAM-MD5, APOP or SCRAM-SHA-1: " in warnings
+        assert "No SCRAM-SHA-256: " in warnings
     assert "different ways" in mixed
     assert "different ways" not in hashed
-    assert not any("No CRAM-MD5" in remark or "No SCRAM" in remark for remark in read(*USER).remarks)
+    assert not any("No CRAM-MD5" in warning or "No SCRAM" in warning for warning in read(*USER).warnings)
 
 
 @pytest.mark.parametrize("password", ["\U0001f511", "\u00ad", os.fsdecode(b"caf\xe9")])
@@ -456,12 +456,12 @@ def test_a_password_that_scram_does_not_take_keeps_it_from_the_offer(password: s
     proofs = serving_.stores.accounts.proofs
     assert not proofs & {stores.Proof.SCRAM_SHA_1, stores.Proof.SCRAM_SHA_256}
     assert proofs >= {stores.Proof.PASSWORD, stores.Proof.SECRET}
-    assert [remark for remark in serving_.remarks if "RFC 4013" in remark]
+    assert [warning for warning in serving_.warnings if "RFC 4013" in warning]
     assert "SCRAM-SHA-256" not in serving_.config.smtp_settings(proofs).mechanisms
 
 
 def test_warnings_tell_that_stored_keys_are_of_one_hash_alone(tmp_path: Path) -> None:
     path = accounts_file(tmp_path, f"alice:{stores.write_credential('SCRAM-SHA-256', b'open sesame')}\n")
-    remarks = " ".join(read("--accounts", path).remarks)
-    assert "No CRAM-MD5, APOP or SCRAM-SHA-1: " in remarks
-    assert "No SCRAM-SHA-256" not in remarks
+    warnings = " ".join(read("--accounts", path).warnings)
+    assert "No CRAM-MD5, APOP or SCRAM-SHA-1: " in warnings
+    assert "No SCRAM-SHA-256" not in warnings

@@ -44,13 +44,13 @@ def test_it_listens_and_ends_cleanly_by_a_signal(loop: str, end: signal.Signals,
 @pytest.mark.parametrize("loop", LOOPS)
 def test_sighup_takes_up_accounts_and_certificate_and_drops_no_session(loop: str, tmp_path: Path) -> None:
     now = time.time()
-    cert, key = certificate_files.write(tmp_path, begins=now - 3600, ends=now + 86400)
+    cert, key = certificate_files.write(tmp_path, not_before=now - 3600, not_after=now + 86400)
     accounts = tmp_path / "accounts"
     accounts.touch(0o600)
     accounts.write_text("alice:{PLAIN}one\nbob:{PLAIN}two\n")
     words = ("--loop", loop, "--accounts", str(accounts), "--cert", str(cert), "--key", str(key))
     with served(tmp_path, *words) as server:
-        server.wait_for("WARNING certificate remark=")  # a day is not long
+        server.wait_for("WARNING certificate warning=")  # a day is not long
         shown = cert.read_bytes()
         context = ssl.create_default_context(cadata=shown.decode())
         with (
@@ -60,7 +60,7 @@ def test_sighup_takes_up_accounts_and_certificate_and_drops_no_session(loop: str
             hers.login("alice", "one")
             his.login("bob", "two")
             accounts.write_text("alice:{PLAIN}one\ncarol:{PLAIN}three\n")
-            certificate_files.write(tmp_path, begins=now - 3600, ends=now + 100 * 86400)
+            certificate_files.write(tmp_path, not_before=now - 3600, not_after=now + 100 * 86400)
             assert hers.noop()[0] == 250
             server.process.send_signal(signal.SIGHUP)
             assert his.getreply()[0] == 421

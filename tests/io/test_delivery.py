@@ -99,7 +99,7 @@ def test_received_lines_are_counted_in_the_header_alone(lines: list[bytes]) -> N
 @pytest.mark.parametrize("line", [b"Subject: x\r\n", b" folded\r\n", b"X-Envelope-To: x\r\n"])
 def test_a_header_section_that_is_too_long_is_not_looked_through(line: bytes, body: bytes) -> None:
     """However it is cut: nobody who waits for the loop shall wait for a header of 25 MB."""
-    number, rest = divmod(trace.MAXIMUM_HEADER, len(line))
+    number, rest = divmod(trace.MAX_HEADER, len(line))
     for more, too_long in ((b"x" * (rest - 2) + b"\r\n", False), (b"x" * (rest - 1) + b"\r\n", True)):
         whole = line * number + more + body
         for size in (len(whole), 65_536, 100_000):
@@ -121,7 +121,7 @@ def test_a_message_without_envelope_lines_is_not_copied() -> None:
 
 
 class Failing:
-    """A store of maildrops and an outbox in front of real ones, which fails at one call of stage or reveal."""
+    """A store of maildrops and an outbox in front of real ones, which fails at one call of stage or commit."""
 
     def __init__(self, maildrops: stores.Maildrops, outbox: stores.Outbox, fails: str, error: BaseException) -> None:
         self._maildrops, self._outbox = maildrops, outbox
@@ -154,15 +154,15 @@ class _Staged:
     def __init__(self, failing: Failing, staged: stores.Staged) -> None:
         self._failing, self._staged = failing, staged
 
-    async def reveal(self) -> None:
-        self._failing.step("reveal")
-        await self._staged.reveal()
+    async def commit(self) -> None:
+        self._failing.step("commit")
+        await self._staged.commit()
 
     def discard(self) -> None:
         self._staged.discard()
 
 
-STEPS = ["stage 0", "stage 1", "stage 2", "reveal 3", "reveal 4", "reveal 5"]
+STEPS = ["stage 0", "stage 1", "stage 2", "commit 3", "commit 4", "commit 5"]
 
 
 class Cancelled(BaseException):
@@ -172,7 +172,9 @@ class Cancelled(BaseException):
 @on_both_loops
 @pytest.mark.parametrize("kind", ["memory", "maildir"])
 @pytest.mark.parametrize("fails", STEPS)
-@pytest.mark.parametrize("error", [OSError(28, "No space left"), stores.Full(), RuntimeError("a mistake"), Cancelled()])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left"), stores.BudgetExceeded(), RuntimeError("a mistake"), Cancelled()]
+)
 def test_a_message_reaches_every_store_or_none(
     run: Run, kind: str, fails: str, error: BaseException, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -195,7 +197,7 @@ def test_a_message_reaches_every_store_or_none(
             assert isinstance(error, Cancelled)
         else:
             assert (reply.code, reply.enhanced_status_code) == (
-                (452, "4.3.1") if isinstance(error, stores.Full) else (451, "4.3.0")
+                (452, "4.3.1") if isinstance(error, stores.BudgetExceeded) else (451, "4.3.0")
             )
             assert "q-1" not in reply.text
         message.content.release()
@@ -209,7 +211,7 @@ def test_a_message_reaches_every_store_or_none(
     assert budget.free == budget.size
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {"mailauth.lock"}
     if isinstance(error, (OSError, RuntimeError)):
-        part = "outbox" if fails in ("stage 2", "reveal 5") else "maildrops"
+        part = "outbox" if fails in ("stage 2", "commit 5") else "maildrops"
         told = f"store failed connection=q queue_id=q-1 part={part} reason="
         assert told in caplog.text
         assert type(error).__name__ in caplog.text.partition(told)[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mailauth_io._addresses import network_of
-from mailauth_io.server._failures import MEMORY, FailedLogins
+from mailauth_io.server._failed_logins import MEMORY, FailedLogins
 
 
 def test_a_refusal_waits_the_longer_the_more_have_failed() -> None:
@@ -76,7 +76,7 @@ def test_failures_are_forgotten_when_none_has_come_for_a_while() -> None:
 
 def test_the_table_is_bounded_and_forgets_whose_failures_are_oldest() -> None:
     """House rule 4.  An address that goes on failing is not pushed out by those that fail once."""
-    table = FailedLogins(maximum_addresses=3)
+    table = FailedLogins(max_addresses=3)
     for number in range(100):
         table.delay("192.0.2.1", 0.0)
         table.delay(f"198.51.100.{number}", 0.0)

@@ -54,11 +54,11 @@ def test_whatever_is_asked_of_accounts_that_fail_the_login_is_put_off(
 
     async def main() -> None:
         config = server.Config(smtp=0, pop3=0, smtps=0, pop3s=0, ssl_context=server_context())
-        async with server.running(config, kept) as pair:
+        async with server.serve(config, kept) as ports:
             put_off = "454" if login is smtp_login else "SYS/TEMP"
-            assert await login(pair, client_context(), MECHANISMS[method](), False) == put_off
+            assert await login(ports, client_context(), MECHANISMS[method](), False) == put_off
             broken.methods.clear()
-            assert await login(pair, client_context(), MECHANISMS[method](), False) == "ok"
+            assert await login(ports, client_context(), MECHANISMS[method](), False) == "ok"
 
     run(main)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
@@ -93,8 +93,8 @@ class Held(Credential):
 
 def login_of_alice(served: Served, password: bytes = PASSWORD.encode(), source: str = "127.0.0.1") -> socket.socket:
     """A client whose password is on its way to be hashed."""
-    assert served.pair.smtps is not None
-    plain = socket.create_connection(("127.0.0.1", served.pair.smtps), TIMEOUT, (source, 0))
+    assert served.ports.smtps is not None
+    plain = socket.create_connection(("127.0.0.1", served.ports.smtps), TIMEOUT, (source, 0))
     client = client_context().wrap_socket(plain, server_hostname="127.0.0.1")
     hear(client)
     response = base64.b64encode(b"\0alice\0" + password)
@@ -196,7 +196,7 @@ def test_a_client_that_sends_its_session_at_once_and_closes_its_side_logs_in(run
     }
 
     def client(served: Served) -> None:
-        with socket.create_connection(("127.0.0.1", getattr(served.pair, port)), TIMEOUT) as connection:
+        with socket.create_connection(("127.0.0.1", getattr(served.ports, port)), TIMEOUT) as connection:
             connection.sendall(says[port])
             connection.shutdown(socket.SHUT_WR)
             replies = connection.makefile("rb").readlines()

@@ -11,7 +11,7 @@ from mailauth import pop3, smtp
 from mailauth_io import _tls, server, stores
 from mailauth_io._adapter import ServerConnection
 from mailauth_io._stream import Peer
-from mailauth_io.server._house import House
+from mailauth_io.server._state import ServerState
 from mailauth_io.server.pop3_session import Pop3Session
 from mailauth_io.server.smtp_session import SmtpSession
 from tests.io.gone_clients import POP3, SMTP, TEXT, Moment, at_every_moment, come, ends_of_sessions, reset
@@ -104,20 +104,20 @@ def test_a_client_that_vanishes_is_given_up_when_its_time_is_over(run: Run, mome
     budget = stores.Budget()
     maildrops = stores.MemoryMaildrops()
     kept = server.Stores(accounts=accounts(), maildrops=maildrops, outbox=stores.MemoryOutbox(), budget=budget)
-    house = House.of(server.Config(legacy=True, ssl_context=server_context()), kept, lambda: 0.0)
+    server_state = ServerState.of(server.Config(legacy=True, ssl_context=server_context()), kept, lambda: 0.0)
     client = SlowClient(*((0.0, line + b"\r\n") for line in moment.asked), (0.0, moment.last or b"\r"))
-    terms = _tls.Terms(context=server_context(), timeout=HANDSHAKE)
+    tls_options = _tls.TlsOptions(context=server_context(), timeout=HANDSHAKE)
 
     async def main() -> int:
         if moment.protocol == "smtp":
-            machine = smtp.ExtendedServerConnection(house.smtp_settings(), entropy=bytes(32))
-            await SmtpSession.serve(house, ServerConnection(machine, client, PEER_CLOSED, terms, None))
+            machine = smtp.ExtendedServerConnection(server_state.smtp_settings(), entropy=bytes(32))
+            await SmtpSession.serve(server_state, ServerConnection(machine, client, PEER_CLOSED, tls_options, None))
         else:
             content = stores.MessageContent.of(TEXT, budget)
-            await (await maildrops.stage("alice", b"", content)).reveal()
+            await (await maildrops.stage("alice", b"", content)).commit()
             content.release()
-            reader = pop3.ExtendedServerConnection(house.pop3_settings(), entropy=bytes(32))
-            await Pop3Session.serve(house, ServerConnection(reader, client, PEER_CLOSED, terms, None))
+            reader = pop3.ExtendedServerConnection(server_state.pop3_settings(), entropy=bytes(32))
+            await Pop3Session.serve(server_state, ServerConnection(reader, client, PEER_CLOSED, tls_options, None))
         opened = await maildrops.open("alice")
         assert not isinstance(opened, pop3.Unavailable)
         await opened.update(frozenset(range(1, len(opened.messages) + 1)))

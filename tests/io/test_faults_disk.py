@@ -246,9 +246,9 @@ def test_a_disk_that_is_full_in_truth(loop: str, tmp_path: Path) -> None:
     """A process that may write no file over 64 KiB (RLIMIT_FSIZE): one write is cut short, the next is refused."""
     maildrops, outbox = tmp_path / "maildrops", tmp_path / "outbox"
     words = ("--legacy", "--user", "alice:open sesame", "--maildir", str(maildrops), "--outbox", str(outbox))
-    with served(tmp_path, "--loop", loop, *words) as house:
-        pid = house.process.pid
-        with smtplib.SMTP("127.0.0.1", house.port("smtp"), "client.test", timeout=TIMEOUT) as client:
+    with served(tmp_path, "--loop", loop, *words) as server_process:
+        pid = server_process.process.pid
+        with smtplib.SMTP("127.0.0.1", server_process.port("smtp"), "client.test", timeout=TIMEOUT) as client:
             client.login("alice", "open sesame")
             before = resource.prlimit(pid, resource.RLIMIT_FSIZE, (65_536, resource.RLIM_INFINITY))
             for recipient in ("alice@example.test", "bob@far.test"):
@@ -259,7 +259,7 @@ def test_a_disk_that_is_full_in_truth(loop: str, tmp_path: Path) -> None:
             assert [path for path in files(tmp_path) if path.parent.name == "tmp"] == []
             resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
             assert client.sendmail("alice@example.test", ["alice@example.test"], TEXT) == {}
-        log = house.log.read_text()
+        log = server_process.log.read_text()
         assert log.count("store failed") == 2
         for part in ("maildrops", "outbox"):
             assert f'part={part} reason="OSError: {os.strerror(errno.EFBIG)}"' in log

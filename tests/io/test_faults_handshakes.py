@@ -27,7 +27,7 @@ WAYS: Final = {
 
 def before_handshake(served: Served, port: str) -> socket.socket:
     """A connection to *port* on which nothing but a handshake is due."""
-    connection = socket.create_connection(("127.0.0.1", getattr(served.pair, port)), TIMEOUT)
+    connection = socket.create_connection(("127.0.0.1", getattr(served.ports, port)), TIMEOUT)
     if WAYS[port]:
         hear(connection)
     for line in WAYS[port]:
@@ -150,7 +150,7 @@ def test_a_client_that_falls_silent_in_its_handshake_is_given_up(
             assert read_all_or_reset(connection) == b""
         served.smtp().quit()
 
-    meet(run, client, limits=Limits(handshake_patience=0.01))
+    meet(run, client, limits=Limits(handshake_timeout=0.01))
     (line,) = [record.getMessage() for record in caplog.records if "TLS failed" in record.getMessage()]
     assert "reason=" in line
     assert "\n" not in line

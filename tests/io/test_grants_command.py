@@ -14,7 +14,7 @@ from mailauth_io import stores
 from mailauth_io.command import cli, config, grants_setting, settings_file
 from mailauth_io.stores.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import RedisGrants
-from tests.io.complaints import complaint
+from tests.io.config_errors import complaint
 from tests.redis_server import PASSWORD, RedisServer, redis_server
 from tests.serving import run
 
@@ -200,7 +200,7 @@ def test_a_password_for_redis_stands_in_a_file_of_its_own(tmp_path: Path) -> Non
     told = cli.settings_of(cli.build_parser().parse_args(["serve", *USER, "--grants", "redis://:hunter2@127.0.0.1"]))
     assert "hunter2" not in repr(told)
     serving = config.read(told)
-    assert any("A password for Redis on the command line" in remark for remark in serving.remarks)
+    assert any("A password for Redis on the command line" in warning for warning in serving.warnings)
     assert "hunter2" not in repr(serving)
 
 

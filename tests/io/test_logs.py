@@ -75,15 +75,15 @@ def test_whoever_embeds_the_server_has_the_text_and_the_fields() -> None:
 
 @pytest.mark.parametrize("text", ["a\nb", "a\x1b[2Jb", "caf\xe9"])
 def test_a_field_that_was_not_escaped_makes_no_second_line(text: str) -> None:
-    written = str(logs.Event("accounts", {"remark": text}))
+    written = str(logs.Event("accounts", {"warning": text}))
     assert written.isascii()
     assert written.isprintable()
 
 
 @pytest.mark.parametrize("text", ["a " + "\\" * 300, "a " * 300, 'a "' * 300])
 def test_text_in_quotes_ends_where_the_quotes_end(text: str) -> None:
-    written = str(logs.Event("accounts", {"remark": text, "data": 7}))
-    assert re.fullmatch(r'accounts remark="[^"]{1,256}(?<!\\)" data=7', written)
+    written = str(logs.Event("accounts", {"warning": text, "data": 7}))
+    assert re.fullmatch(r'accounts warning="[^"]{1,256}(?<!\\)" data=7', written)
 
 
 def failed(message: object, error: BaseException) -> logging.LogRecord:

@@ -18,7 +18,7 @@ import pytest
 import mailauth_io.command.methods
 from mailauth.grants import Grant, Lookup
 from mailauth_io import server, stores
-from mailauth_io.certificates import throw_away
+from mailauth_io.certificates import temporary_certificate
 from mailauth_io.command import cli, methods
 from mailauth_io.command.methods.measure import Bench, Clock
 from mailauth_io.command.methods.outcome import Columns, Outcome
@@ -41,7 +41,7 @@ ALL_IN_DESIGN = """
 
 @pytest.fixture(scope="module")
 def bench() -> Bench:
-    return Bench(certificate=throw_away(), another=throw_away())
+    return Bench(certificate=temporary_certificate(), another=temporary_certificate())
 
 
 def row(number: int, way: Way) -> Row:
@@ -177,11 +177,13 @@ def all_otherwise(bench: Bench, change: Callable[[Visit], Visit]) -> tuple[Clien
 
 
 @asynccontextmanager
-async def running_without_tls(config: server.Config, kept: server.Stores, clock: Clock) -> AsyncIterator[server.Pair]:
+async def running_without_tls(
+    config: server.Config, kept: server.Stores, clock: Clock
+) -> AsyncIterator[server.RunningServer]:
     """Clear text on the ports for implicit TLS too, and no STARTTLS anywhere."""
     clear = attrs.evolve(config, smtp=0, smtps=None, pop3=0, pop3s=None, ssl_context=None, legacy=True)
-    async with server.running(clear, kept, clock=clock) as pair:
-        yield attrs.evolve(pair, smtps=pair.smtp, pop3s=pair.pop3)
+    async with server.serve(clear, kept, clock=clock) as ports:
+        yield attrs.evolve(ports, smtps=ports.smtp, pop3s=ports.pop3)
 
 
 @pytest.mark.parametrize("loop", LOOPS)

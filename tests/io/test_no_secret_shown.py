@@ -11,7 +11,7 @@ import pytest
 from mailauth import LocalProtocolError, sasl
 from mailauth_io import logs, server, stores
 from mailauth_io.command import cli, config, words
-from mailauth_io.server._house import House
+from mailauth_io.server._state import ServerState
 from mailauth_io.stores.credentials import read_credential
 from mailauth_io.stores.redis_address import RedisAddress
 from tests.io.server_support import Clock, Run, on_both_loops
@@ -30,7 +30,7 @@ def test_neither_settings_nor_accounts_show_a_secret(run: Run, tmp_path: Path) -
     settings = cli.settings_of(cli.build_parser().parse_args(words))
     serving = config.read(settings)
     accounts = serving.stores.accounts
-    house = House.of(serving.config, serving.stores, Clock())
+    server_state = ServerState.of(serving.config, serving.stores, Clock())
 
     async def main() -> None:
         for name in ("alice", "plain", "scram-sha-256"):
@@ -39,11 +39,11 @@ def test_neither_settings_nor_accounts_show_a_secret(run: Run, tmp_path: Path) -
             assert repr(keys.stored_key) not in repr(keys)
             assert repr(keys.server_key) not in repr(keys)
         assert await accounts.token_owner(SECRET) == "alice"
-        assert not showing(settings, serving, house)
+        assert not showing(settings, serving, server_state)
 
     run(main)
     hashed = lines[1].partition("}")[2].split(",")[-1].strip()
-    assert not showing(settings, serving, house, secrets=[hashed])
+    assert not showing(settings, serving, server_state, secrets=[hashed])
 
 
 SECRETS = [

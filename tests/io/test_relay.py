@@ -214,11 +214,11 @@ class Unseen:
         maildrops: Unseen
         real: stores.Staged
 
-        async def reveal(self) -> None:
+        async def commit(self) -> None:
             if self.maildrops.failures:
                 self.maildrops.failures -= 1
                 raise OSError(5, "Input/output error")
-            await self.real.reveal()
+            await self.real.commit()
 
         def discard(self) -> None:
             self.real.discard()

@@ -220,7 +220,9 @@ def test_the_look_at_the_start_goes_the_same_way(run: Run) -> None:
     hop = ScriptedHop(Break.CLOSED)
 
     async def main() -> str | None:
-        return await server.look(server.NextHop(host="127.0.0.1", port=hop.port, **opportunistic()), "example.test")
+        return await server.check_next_hop(
+            server.NextHop(host="127.0.0.1", port=hop.port, **opportunistic()), "example.test"
+        )
 
     with hop.listening():
         assert run(main) is None

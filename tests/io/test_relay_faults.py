@@ -24,7 +24,7 @@ STEPS: dict[type[object], str] = {
     smtp.Mail: "recipient",
     smtp.Rcpt: "recipient",
     smtp.Data: "data",
-    smtp.MessageComplete: "verdict",
+    smtp.MessageComplete: "final_reply",
 }
 """Where it goes wrong, and whose patience ends there."""
 
@@ -76,7 +76,7 @@ def test_a_silent_next_hop_is_451_when_the_timeout_ends(
         with logged_in(served) as smtp:
             check_refused(served, send(smtp, FAR, LOCAL), step, "451 4.4.1")
 
-    relaying(run, double, client, timeout=attrs.evolve(server.Patience(), **{STEPS[step]: 0.05}), **IN_CLEAR)
+    relaying(run, double, client, timeouts=attrs.evolve(server.Timeouts(), **{STEPS[step]: 0.05}), **IN_CLEAR)
     assert "next hop" in caplog.text
     assert "it took too long" in caplog.text
     assert double.taken == []
@@ -91,7 +91,7 @@ def test_a_next_hop_that_stops_reading_is_451(run: Run) -> None:
             assert send(smtp, LOCAL, FAR, content=content)[-1].startswith("451 4.4.1")
         assert served.mail_of("alice") == []
 
-    relaying(run, double, client, timeout=server.Patience(block=0.05), **IN_CLEAR)
+    relaying(run, double, client, timeouts=server.Timeouts(block=0.05), **IN_CLEAR)
 
 
 def test_a_next_hop_lost_between_two_recipients_is_451_to_data_and_nothing_goes_anywhere(run: Run) -> None:
@@ -147,7 +147,7 @@ def test_a_connection_that_was_idle_too_long_is_given_up(run: Run) -> None:
                 assert send(smtp, FAR)[-1].startswith("250")
                 assert double.connections == connections
 
-    relaying(run, double, client, timeout=server.Patience(idle=60), **IN_CLEAR)
+    relaying(run, double, client, timeouts=server.Timeouts(idle=60), **IN_CLEAR)
     assert double.heard.count("Quit") == 2
 
 

@@ -142,7 +142,7 @@ def test_a_password_goes_in_clear_text_by_two_options_alone(password: Path) -> N
 )
 def test_what_is_not_safe_is_said_at_the_start(words: tuple[str, ...], says: str, password: Path) -> None:
     more = ("--relay-password-file", str(password)) if "@" in words[0] else ()
-    told = relay_to.remarks(cli.settings_of(cli.build_parser().parse_args(["serve", "--relay-to", *words, *more])))
+    told = relay_to.warnings(cli.settings_of(cli.build_parser().parse_args(["serve", "--relay-to", *words, *more])))
     assert told[-1] == says
 
 

@@ -116,20 +116,20 @@ def test_two_ready_servers_pass_a_message_on(run: Run, implicit_tls: bool, caplo
     caplog.set_level("INFO", "mailauth.server")
     outbox = stores.MemoryOutbox()
 
-    def pair(name: str, outbox: stores.Outbox | server.NextHop) -> Any:
+    def ports(name: str, outbox: stores.Outbox | server.NextHop) -> Any:
         kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=outbox)
-        return server.running(server.Config(smtp=0, smtps=0, ssl_context=server_context(), domains=(name,)), kept)
+        return server.serve(server.Config(smtp=0, smtps=0, ssl_context=server_context(), domains=(name,)), kept)
 
     async def main() -> None:
-        async with pair("second.test", outbox) as second:
+        async with ports("second.test", outbox) as second:
             hop = server.NextHop(
                 host="127.0.0.1", port=second.smtps if implicit_tls else second.smtp, implicit_tls=implicit_tls,
                 ssl_context=client_context(), login=server.Login(name="bob", password=b"other"),
             )  # fmt: skip
-            async with pair("first.test", hop) as first:
+            async with ports("first.test", hop) as first:
                 await _loops.current().in_thread(client, first)
 
-    def client(first: server.Pair) -> None:
+    def client(first: server.RunningServer) -> None:
         with smtplib.SMTP_SSL("127.0.0.1", first.smtps or 0, timeout=TIMEOUT, context=client_context()) as smtp:
             smtp.login("alice", PASSWORD)
             assert send(smtp, FAR)[-1].startswith("250")

@@ -15,7 +15,7 @@ import trustme
 
 from mailauth_io import _loops, server
 from mailauth_io._adapter import ServerConnection
-from tests.io.grants_keepers import on_both_loops
+from tests.io.grant_stores import on_both_loops
 from tests.io.line_echo import Echo, EchoEvent
 from tests.serving import LOOPS, Served, messages, run, served
 
@@ -78,8 +78,8 @@ def two_processes(loop: str, directory: Path) -> Iterator[tuple[Served, Served]]
         yield servers[0], servers[1]
 
 
-def log_in(house: Served) -> poplib.POP3:
-    client = poplib.POP3("127.0.0.1", house.port("pop3"), timeout=20)
+def log_in(server_process: Served) -> poplib.POP3:
+    client = poplib.POP3("127.0.0.1", server_process.port("pop3"), timeout=20)
     try:
         client.user("alice")
         client.pass_("wonderland")
@@ -89,8 +89,8 @@ def log_in(house: Served) -> poplib.POP3:
     return client
 
 
-def may_relay(house: Served) -> bool:
-    with smtplib.SMTP("127.0.0.1", house.port("smtp"), "client.test", timeout=20) as client:
+def may_relay(server_process: Served) -> bool:
+    with smtplib.SMTP("127.0.0.1", server_process.port("smtp"), "client.test", timeout=20) as client:
         client.ehlo()
         client.mail("alice@example.test")
         code, text = client.rcpt("bob@far.test")
@@ -130,8 +130,8 @@ def test_processes_on_one_port_share_maildrops_and_grants(loop: str, tmp_path: P
         done = run("grants", "revoke", "alice", "--grants", f"sqlite:{tmp_path / 'grants.db'}")
         assert done.stdout == "1 of alice revoked\n", done.stderr
         assert not any(may_relay(one) for _ in range(ROUNDS))
-        for house in (one, other):
-            log = house.log.read_text()
+        for server_process in (one, other):
+            log = server_process.log.read_text()
             assert "INFO message " in log
             assert "INFO login " in log
             assert "INFO recipient refused " in log

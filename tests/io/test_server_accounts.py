@@ -16,7 +16,7 @@ import pytest
 from mailauth import pop3
 from mailauth.grants import Grant
 from mailauth_io import server, stores
-from mailauth_io.server._house import House
+from mailauth_io.server._state import ServerState
 from mailauth_io.stores import Account, AccountsFile, Hashing, LoginSource, MemoryAccounts, write_credential
 from mailauth_io.stores.credentials import read_credential
 from tests.io.server_support import PASSWORD, Clock, Run, Served, authenticate, meet, on_both_loops
@@ -215,12 +215,12 @@ def test_a_reload_takes_a_change_up_that_has_not_rested_yet(run: Run, tmp_path: 
     kept = behind(MemoryAccounts(file=AccountsFile(file.path, clock=file.clock)))
 
     async def main() -> None:
-        async with server.running(server.Config(smtp=0), kept) as pair:
+        async with server.serve(server.Config(smtp=0), kept) as ports:
             file.path.write_text("bob:{PLAIN}other\ndave:{PLAIN}fourth\n")
             os.utime(file.path, (file.clock.now, file.clock.now))
             await kept.accounts.refresh()
             assert await kept.accounts.exists("alice")
-            await pair.reload()
+            await ports.reload()
             assert await kept.accounts.exists("dave")
             assert not await kept.accounts.exists("alice")
 
@@ -234,8 +234,8 @@ def test_a_reload_that_fails_is_told_in_the_log(run: Run, caplog: pytest.LogCapt
             raise OSError(5, "Input/output error")
 
     async def main() -> None:
-        async with server.running(server.Config(smtp=0), behind(Broken({"alice": b"x"}))) as pair:
-            await pair.reload()
+        async with server.serve(server.Config(smtp=0), behind(Broken({"alice": b"x"}))) as ports:
+            await ports.reload()
 
     run(main)
     assert 'store failed connection=reload part=accounts reason="OSError: Input/output error"' in caplog.text
@@ -299,16 +299,16 @@ def test_who_notices_a_new_password_late_spares_the_grant_made_by_it(run: Run, t
     path.write_text(WRITTEN)
     grants = stores.MemoryGrants(clock=clock)
     one, other = (
-        House.of(server.Config(), behind(MemoryAccounts(file=AccountsFile(path, clock=clock)), grants), clock)
+        ServerState.of(server.Config(), behind(MemoryAccounts(file=AccountsFile(path, clock=clock)), grants), clock)
         for _ in range(2)
     )
 
     async def main() -> None:
-        await one.grant("s", "192.0.2.1", "alice", one.moment())
+        await one.grant("s", "192.0.2.1", "alice", one.next_sequence())
         path.write_text(WRITTEN.replace(PASSWORD, "another"))
         clock.now += 60
         assert await other.find_grant("s", "192.0.2.1") is None
-        await other.grant("s", "192.0.2.1", "alice", other.moment())
+        await other.grant("s", "192.0.2.1", "alice", other.next_sequence())
         clock.now += 60
         assert isinstance(await one.find_grant("s", "192.0.2.1"), Grant)
 

@@ -17,7 +17,7 @@ from mailauth import pop3, smtp
 from mailauth_io import _loops, server, stores
 from mailauth_io._adapter import ServerConnection
 from mailauth_io._stream import Peer
-from mailauth_io.server._house import House
+from mailauth_io.server._state import ServerState
 from mailauth_io.server.pop3_session import Pop3Session
 from mailauth_io.server.smtp_session import SmtpSession
 from mailauth_io.stores import _maildir, maildir_maildrops
@@ -40,7 +40,7 @@ class SilentClient(MemoryStream):
     def take(self) -> bytes | None:
         return self.said.pop(0) if self.said else None
 
-    async def arrival(self, due: float) -> None:
+    async def wait_readable(self, due: float) -> None:
         if self.said:
             return
         self.silent = True
@@ -78,16 +78,16 @@ async def cancel(
         await task
 
 
-def house(
+def server_state(
     maildrops: stores.Maildrops, budget: stores.Budget, outbox: stores.Outbox | server.NextHop | None = None
-) -> House:
+) -> ServerState:
     kept = server.Stores(
         accounts=accounts(), maildrops=maildrops, outbox=outbox or stores.MemoryOutbox(), budget=budget
     )
-    return House.of(server.Config(legacy=True), kept, lambda: 0.0)
+    return ServerState.of(server.Config(legacy=True), kept, lambda: 0.0)
 
 
-def smtp_work(shared: House, stream: SilentClient) -> Callable[[], Awaitable[None]]:
+def smtp_work(shared: ServerState, stream: SilentClient) -> Callable[[], Awaitable[None]]:
     async def work() -> None:
         machine = smtp.ExtendedServerConnection(shared.config.smtp_settings(), entropy=bytes(32))
         await SmtpSession.serve(shared, ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
@@ -95,7 +95,7 @@ def smtp_work(shared: House, stream: SilentClient) -> Callable[[], Awaitable[Non
     return work
 
 
-def pop3_work(shared: House, stream: SilentClient) -> Callable[[], Awaitable[None]]:
+def pop3_work(shared: ServerState, stream: SilentClient) -> Callable[[], Awaitable[None]]:
     async def work() -> None:
         machine = pop3.ExtendedServerConnection(shared.config.pop3_settings(), entropy=bytes(32))
         await Pop3Session.serve(shared, ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
@@ -112,7 +112,7 @@ def test_inside_a_message(run: Run) -> None:
     stream = SilentClient(MESSAGE, b"half a message\r\n")
 
     async def main() -> None:
-        await cancel(smtp_work(house(stores.MemoryMaildrops(), budget), stream), lambda: stream.silent)
+        await cancel(smtp_work(server_state(stores.MemoryMaildrops(), budget), stream), lambda: stream.silent)
 
     run(main)
     assert stream.heard.endswith(b"\r\n")
@@ -146,7 +146,7 @@ def test_inside_a_delivery(run: Run, kind: str, tmp_path: Path) -> None:
     stream = SilentClient(MESSAGE, b"whole\r\n.\r\n")
 
     async def main() -> None:
-        await cancel(smtp_work(house(stuck, budget), stream), lambda: stuck.stuck)
+        await cancel(smtp_work(server_state(stuck, budget), stream), lambda: stuck.stuck)
         opened = await stuck.open("alice")
         assert not isinstance(opened, pop3.Unavailable)
         assert opened.messages == ()
@@ -168,7 +168,7 @@ def test_while_the_next_hop_has_not_spoken(run: Run, tmp_path: Path) -> None:
     async def main() -> None:
         async with _loops.current().adapter.serve_smtp(double.session, smtp.ServerSettings(), grace=0.1) as listener:
             hop = server.NextHop(host="127.0.0.1", port=listener.port, tls_required=False)
-            work = smtp_work(house(stores.MaildirMaildrops(tmp_path), budget, hop), stream)
+            work = smtp_work(server_state(stores.MaildirMaildrops(tmp_path), budget, hop), stream)
             await cancel(work, lambda: double.heard[-1:] == ["MessageComplete"])
 
     run(main)
@@ -183,7 +183,7 @@ def test_with_a_maildrop_open(run: Run, kind: str, tmp_path: Path) -> None:
     stream = SilentClient(LOGIN)
 
     async def main() -> None:
-        await cancel(pop3_work(house(maildrops, stores.Budget()), stream), lambda: stream.silent)
+        await cancel(pop3_work(server_state(maildrops, stores.Budget()), stream), lambda: stream.silent)
         assert b"+OK maildrop has 0 messages" in stream.heard
         assert not isinstance(await maildrops.open("alice"), pop3.Unavailable)
 
@@ -204,7 +204,7 @@ def test_while_a_thread_opens_the_maildrop(run: Run, tmp_path: Path, monkeypatch
     stream = SilentClient(LOGIN)
 
     async def first() -> None:
-        await cancel(pop3_work(house(maildrops, stores.Budget()), stream), entered.is_set, go_on.set)
+        await cancel(pop3_work(server_state(maildrops, stores.Budget()), stream), entered.is_set, go_on.set)
 
     async def second() -> None:
         assert not isinstance(await maildrops.open("alice"), pop3.Unavailable)
@@ -227,7 +227,7 @@ def test_while_a_thread_writes_the_message(run: Run, tmp_path: Path, monkeypatch
     stream = SilentClient(MESSAGE, b"whole\r\n.\r\n")
 
     async def main() -> None:
-        shared = house(stores.MaildirMaildrops(tmp_path), budget)
+        shared = server_state(stores.MaildirMaildrops(tmp_path), budget)
         await cancel(smtp_work(shared, stream), entered.is_set, go_on.set)
 
     run(main)
@@ -251,9 +251,9 @@ def test_while_a_thread_deletes(run: Run, tmp_path: Path, monkeypatch: pytest.Mo
     async def first() -> None:
         for _ in range(2):
             content = stores.MessageContent.of(b"x\r\n", stores.Budget())
-            await (await maildrops.stage("alice", b"", content)).reveal()
+            await (await maildrops.stage("alice", b"", content)).commit()
         monkeypatch.setattr(os, "unlink", slow)
-        work = pop3_work(house(maildrops, stores.Budget()), stream)
+        work = pop3_work(server_state(maildrops, stores.Budget()), stream)
         if _loops.current().name == "trio":  # the task itself waits for its thread
             await cancel(work, entered.is_set, go_on.set)
         else:

@@ -14,8 +14,8 @@ import pytest
 
 from mailauth import sasl
 from mailauth_io import _loops, server, stores
-from mailauth_io.server._failures import MEMORY
-from mailauth_io.server._house import House
+from mailauth_io.server._failed_logins import MEMORY
+from mailauth_io.server._state import ServerState
 from mailauth_io.stores import Hashing, write_credential
 from mailauth_io.stores.credentials import read_credential
 from tests.io.gone_clients import ends_of_sessions
@@ -214,15 +214,15 @@ def test_the_refusal_leaves_when_the_waiting_is_over_and_holds_nobody_else_back(
         assert select.select(waiting, [], [], 0)[0] == []
         seen.append(b"waited")
 
-    house: list[Served] = []
+    server_state: list[Served] = []
 
     async def sleep(seconds: float) -> None:
-        await _loops.current().in_thread(meanwhile, house[0])
+        await _loops.current().in_thread(meanwhile, server_state[0])
 
     def client(served: Served) -> None:
-        house.append(served)
+        server_state.append(served)
         for _ in range(2):
-            connection = socket.create_connection(("127.0.0.1", getattr(served.pair, port)), TIMEOUT)
+            connection = socket.create_connection(("127.0.0.1", getattr(served.ports, port)), TIMEOUT)
             waiting[:] = [connection]
             with connection, connection.makefile("rb") as lines:
                 greet(port, connection, lines)
@@ -253,7 +253,7 @@ def test_a_wrong_token_waits_before_it_is_told_in_json_and_once(run: Run, port: 
     def client(served: Served) -> None:
         for _ in range(3):
             with (
-                socket.create_connection(("127.0.0.1", getattr(served.pair, port)), TIMEOUT) as plain,
+                socket.create_connection(("127.0.0.1", getattr(served.ports, port)), TIMEOUT) as plain,
                 client_context().wrap_socket(plain, server_hostname="localhost") as connection,
                 connection.makefile("rb") as lines,
             ):
@@ -307,7 +307,7 @@ def test_a_password_that_grows_too_long_is_a_failed_login_that_costs_no_hash(
                 "USER": [f"USER {name}".encode(), f"PASS {TOO_LONG}".encode()],
             }[mechanism]
             with (
-                socket.create_connection(("127.0.0.1", getattr(served.pair, port)), TIMEOUT) as connection,
+                socket.create_connection(("127.0.0.1", getattr(served.ports, port)), TIMEOUT) as connection,
                 connection.makefile("rb") as lines,
             ):
                 greet(port, connection, lines)
@@ -329,7 +329,7 @@ def test_a_login_that_ends_after_it_was_told_a_salt_has_failed(run: Run, port: s
 
     def ask_for_salt(served: Served) -> None:
         with (
-            socket.create_connection(("127.0.0.1", getattr(served.pair, port)), TIMEOUT) as connection,
+            socket.create_connection(("127.0.0.1", getattr(served.ports, port)), TIMEOUT) as connection,
             connection.makefile("rb") as lines,
         ):
             greet(port, connection, lines)
@@ -392,9 +392,9 @@ def test_a_delay_out_of_range_is_refused(seconds: float) -> None:
 @on_both_loops
 def test_unless_told_otherwise_the_sleep_is_that_of_the_loop(run: Run) -> None:
     async def main() -> None:
-        house = House.of(server.Config(), server.Stores(
+        server_state = ServerState.of(server.Config(), server.Stores(
             accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox()
         ), Clock())  # fmt: skip
-        await house.sleep(0.0)
+        await server_state.sleep(0.0)
 
     run(main)

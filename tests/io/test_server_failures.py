@@ -122,8 +122,8 @@ class Budget(stores.Budget):
         super().__init__()
         self.whole = threading.Event()
 
-    def give_back(self, size: int) -> None:
-        super().give_back(size)
+    def release(self, size: int) -> None:
+        super().release(size)
         if self.free == self.size:
             self.whole.set()
 

@@ -10,9 +10,9 @@ import pytest
 from mailauth.grants import Grant
 from mailauth_io import _loops, server, stores
 from mailauth_io.logs import Event
-from mailauth_io.server import _granting
-from mailauth_io.server._granting import CROWD, Granting
-from tests.io.grants_keepers import on_both_loops as on_each_loop
+from mailauth_io.server import _grant_service
+from mailauth_io.server._grant_service import MANY_IDENTITIES, GrantService
+from tests.io.grant_stores import on_both_loops as on_each_loop
 from tests.io.server_support import PASSWORD, Run, Served, accounts, meet, on_both_loops
 
 
@@ -48,13 +48,13 @@ def test_other_addresses_are_granted_as_ever(run: Run) -> None:
 async def test_what_another_server_granted_there_is_not_found_either(loop: _loops.Loop) -> None:
     """In whatever spelling the address comes."""
     shared = stores.MemoryGrants()
-    granting = Granting(shared, (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("fe80::/64")))
+    grant_service = GrantService(shared, (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("fe80::/64")))
     for address in ("192.0.2.1", "::ffff:192.0.2.1", "fe80::1%eth0"):
         await shared.grant(address, "alice")
-        assert await granting.find(address) is None
+        assert await grant_service.find(address) is None
         assert isinstance(await shared.find(address), Grant)
-    await granting.grant("s", "198.51.100.1", "alice")
-    assert isinstance(await granting.find("198.51.100.1"), Grant)
+    await grant_service.grant("s", "198.51.100.1", "alice")
+    assert isinstance(await grant_service.find("198.51.100.1"), Grant)
 
 
 @on_each_loop
@@ -62,22 +62,24 @@ async def test_many_identities_at_one_address_is_told_once(
     loop: _loops.Loop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than eight identities; and what was told is remembered of so many addresses, and no more."""
-    monkeypatch.setattr(_granting, "REMEMBERED", 2)
-    granting = Granting(stores.MemoryGrants(), ())
-    for number in range(CROWD):
-        await granting.grant("s", "192.0.2.1", f"user{number}")
+    monkeypatch.setattr(_grant_service, "REMEMBERED", 2)
+    grant_service = GrantService(stores.MemoryGrants(), ())
+    for number in range(MANY_IDENTITIES):
+        await grant_service.grant("s", "192.0.2.1", f"user{number}")
     assert events(caplog, "crowded address") == []
-    for number in range(CROWD, CROWD + 3):
-        await granting.grant("s", "192.0.2.1", f"user{number}")
-    assert events(caplog, "crowded address") == [{"connection": "s", "peer": "192.0.2.1", "identities": CROWD + 1}]
+    for number in range(MANY_IDENTITIES, MANY_IDENTITIES + 3):
+        await grant_service.grant("s", "192.0.2.1", f"user{number}")
+    assert events(caplog, "crowded address") == [
+        {"connection": "s", "peer": "192.0.2.1", "identities": MANY_IDENTITIES + 1}
+    ]
     for last in range(2, 5):
-        for number in range(CROWD + 1):
-            await granting.grant("s", f"192.0.2.{last}", f"user{number}")
+        for number in range(MANY_IDENTITIES + 1):
+            await grant_service.grant("s", f"192.0.2.{last}", f"user{number}")
     assert len(events(caplog, "crowded address")) == 4
-    assert len(granting._told) <= 2
+    assert len(grant_service._warned) <= 2
 
 
-class Silent(stores.MemoryGrants):
+class StoreTimeout(stores.MemoryGrants):
     """A store that cannot tell."""
 
     async def grant(self, address: str, identity: str) -> int:
@@ -103,7 +105,7 @@ def test_mail_is_read_and_delivered_while_the_store_cannot_tell(run: Run, caplog
             assert smtp.rcpt("bob@far.test")[0] == 250
 
     kept = server.Stores(
-        accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox(), grants=Silent()
+        accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox(), grants=StoreTimeout()
     )
     meet(run, client, kept=kept)
     failures = events(caplog, "store failed")

@@ -45,13 +45,13 @@ def server_context() -> ssl.SSLContext:
     return made
 
 
-def meet(run: Run, accounts: MemoryAccounts, client: Callable[[server.Pair], Awaitable[None]]) -> None:
+def meet(run: Run, accounts: MemoryAccounts, client: Callable[[server.RunningServer], Awaitable[None]]) -> None:
     config = server.Config(smtp=0, smtps=0, pop3=0, pop3s=0, ssl_context=server_context())
     kept = server.Stores(accounts=accounts, maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox())
 
     async def main() -> None:
-        async with server.running(config, kept, sleep=at_once) as pair:
-            await client(pair)
+        async with server.serve(config, kept, sleep=at_once) as ports:
+            await client(ports)
 
     run(main)
 
@@ -80,13 +80,13 @@ def test_scram_from_stored_keys_and_from_a_password(run: Run, login: Login, upgr
         [stored, stores.from_password("alice", PASSWORD.encode())], domains=frozenset({"example.test"})
     )
 
-    async def client(pair: server.Pair) -> None:
+    async def client(ports: server.RunningServer) -> None:
         for name in ("alice", "bob", "Bob@example.test"):
-            assert await login(pair, context(), scram(name), upgrade) == "ok"
+            assert await login(ports, context(), scram(name), upgrade) == "ok"
         for name in ("nobody", "alice@far.test"):
-            assert await login(pair, context(), scram(name), upgrade) == refused(login)
-        assert await login(pair, context(), scram("bob", "wrong"), upgrade) == refused(login)
-        assert await login(pair, context(), scram_sha_1("alice"), upgrade) == "not offered"  # bob has no such keys
+            assert await login(ports, context(), scram(name), upgrade) == refused(login)
+        assert await login(ports, context(), scram("bob", "wrong"), upgrade) == refused(login)
+        assert await login(ports, context(), scram_sha_1("alice"), upgrade) == "not offered"  # bob has no such keys
 
     meet(run, accounts, client)
 
@@ -96,14 +96,14 @@ def test_scram_from_stored_keys_and_from_a_password(run: Run, login: Login, upgr
 def test_scram_sha_1_where_passwords_are_as_they_are(run: Run, login: Login) -> None:
     """RFC 5802.  The -PLUS forms are never offered: Python cannot compute what clients bind to."""
 
-    async def client(pair: server.Pair) -> None:
-        assert await login(pair, context(), scram_sha_1("alice"), False) == "ok"
+    async def client(ports: server.RunningServer) -> None:
+        assert await login(ports, context(), scram_sha_1("alice"), False) == "ok"
         for plus in (sasl.ScramSha1PlusClient, sasl.ScramSha256PlusClient):
             bound = plus(
                 authentication_identity="alice", password=b"x", entropy=bytes(16),
                 channel_binding="tls-exporter", binding_data=b"x",
             )  # fmt: skip
-            assert await login(pair, context(), bound, False) == "not offered"
+            assert await login(ports, context(), bound, False) == "not offered"
 
     meet(run, MemoryAccounts({"alice": PASSWORD.encode()}), client)
 
@@ -115,14 +115,14 @@ def test_tokens_open_the_account_they_were_issued_to(run: Run, login: Login, upg
     """RFC 7628: the identity asked for must be the token's own; a refusal comes behind the JSON."""
     accounts = MemoryAccounts({"alice": b"one", "bob": b"two"}, tokens=TOKENS, domains=frozenset({"example.test"}))
 
-    async def client(pair: server.Pair) -> None:
+    async def client(ports: server.RunningServer) -> None:
         async def oauthbearer(token: str, identity: str = "") -> str:
             mechanism = sasl.OauthBearerClient(token=token.encode(), authorization_identity=identity)
-            return await login(pair, context(), mechanism, upgrade)
+            return await login(ports, context(), mechanism, upgrade)
 
         async def xoauth2(token: str, identity: str) -> str:
             mechanism = sasl.Xoauth2Client(token=token.encode(), authorization_identity=identity)
-            return await login(pair, context(), mechanism, upgrade)
+            return await login(ports, context(), mechanism, upgrade)
 
         assert await oauthbearer(TOKEN) == "ok"
         for ask in (oauthbearer, xoauth2):
@@ -136,12 +136,12 @@ def test_tokens_open_the_account_they_were_issued_to(run: Run, login: Login, upg
 @on_both_loops
 @by_both_protocols
 def test_without_tokens_none_is_asked_for(run: Run, login: Login) -> None:
-    async def client(pair: server.Pair) -> None:
+    async def client(ports: server.RunningServer) -> None:
         for mechanism in (
             sasl.OauthBearerClient(token=TOKEN.encode()),
             sasl.Xoauth2Client(token=TOKEN.encode(), authorization_identity="alice"),
         ):
-            assert await login(pair, context(), mechanism, False) == "not offered"
+            assert await login(ports, context(), mechanism, False) == "not offered"
 
     meet(run, MemoryAccounts({"alice": b"one"}), client)
 
@@ -156,9 +156,9 @@ def test_a_certificate_opens_the_accounts_that_its_names_stand_for(run: Run, log
     """RFC 4422 appendix A.  EXTERNAL is offered to whoever has shown a certificate, and to nobody else."""
     accounts = MemoryAccounts({"alice": b"one", "bob": b"two"}, certificate_names=CERTIFICATE_NAMES)
 
-    async def client(pair: server.Pair) -> None:
+    async def client(ports: server.RunningServer) -> None:
         async def external(tls: ssl.SSLContext, identity: str = "") -> str:
-            return await login(pair, tls, sasl.ExternalClient(authorization_identity=identity), upgrade)
+            return await login(ports, tls, sasl.ExternalClient(authorization_identity=identity), upgrade)
 
         alice, both = context("a@example.test"), context("x@example.test", common_name="Both")
         assert await external(context()) == "not offered"
@@ -180,10 +180,10 @@ def test_a_certificate_that_others_issued_gets_no_session(run: Run, login: Login
     """Who shows a certificate that cannot be verified is turned away in the handshake."""
     accounts = MemoryAccounts({"alice": b"one"}, certificate_names=CERTIFICATE_NAMES[:1])
 
-    async def client(pair: server.Pair) -> None:
+    async def client(ports: server.RunningServer) -> None:
         forged = context("a@example.test", issuer=trustme.CA())
         try:
-            ended = await login(pair, forged, sasl.ExternalClient(), False)
+            ended = await login(ports, forged, sasl.ExternalClient(), False)
         except (OSError, RemoteProtocolError, AssertionError):
             ended = "no session"
         assert ended != "ok"
@@ -194,8 +194,8 @@ def test_a_certificate_that_others_issued_gets_no_session(run: Run, login: Login
 @on_both_loops
 @by_both_protocols
 def test_without_a_map_of_names_a_certificate_opens_nothing(run: Run, login: Login) -> None:
-    async def client(pair: server.Pair) -> None:
-        assert await login(pair, context("a@example.test"), sasl.ExternalClient(), False) == "not offered"
+    async def client(ports: server.RunningServer) -> None:
+        assert await login(ports, context("a@example.test"), sasl.ExternalClient(), False) == "not offered"
 
     meet(run, MemoryAccounts({"alice": b"one"}), client)
 
@@ -219,7 +219,7 @@ def test_a_password_outside_ascii_is_the_same_by_every_mechanism(run: Run, login
     """PLAIN brings it prepared (RFC 4616 section 2), LOGIN as it was typed, SCRAM not at all."""
     accounts = kept(scheme, COMPOSED)
 
-    async def client(pair: server.Pair) -> None:
+    async def client(ports: server.RunningServer) -> None:
         for typed in (COMPOSED, DECOMPOSED, COMPATIBLE):
             data = typed.encode()
             mechanisms: list[sasl.ClientMechanism] = [
@@ -229,10 +229,10 @@ def test_a_password_outside_ascii_is_the_same_by_every_mechanism(run: Run, login
             if stores.Proof.SCRAM_SHA_256 in accounts.proofs:
                 mechanisms.append(scram("alice", typed))
             for mechanism in mechanisms:
-                assert await login(pair, context(), mechanism, False) == "ok", (typed, mechanism)
+                assert await login(ports, context(), mechanism, False) == "ok", (typed, mechanism)
         for wrong in ("pass office", "p\u00e4ss Office"):
             other = sasl.LoginClient(authentication_identity="alice", password=wrong.encode())
-            assert await login(pair, context(), other, False) == refused(login)
+            assert await login(ports, context(), other, False) == refused(login)
 
     meet(run, accounts, client)
 
@@ -255,12 +255,12 @@ def test_a_hash_of_a_password_outside_ascii_is_too(typed: str) -> None:
 def test_a_password_is_prepared_however_it_was_written(run: Run, login: Login, written: str) -> None:
     """RFC 4013 section 2: both what is stored and what is said are prepared."""
 
-    async def client(pair: server.Pair) -> None:
+    async def client(ports: server.RunningServer) -> None:
         data = COMPOSED.encode()
         plain = sasl.PlainClient(authentication_identity="alice", password=data)
         raw = sasl.LoginClient(authentication_identity="alice", password=data)
         for mechanism in (plain, raw, scram("alice", COMPOSED)):
-            assert await login(pair, context(), mechanism, False) == "ok"
+            assert await login(ports, context(), mechanism, False) == "ok"
 
     meet(run, kept("--user", written), client)
 
@@ -271,9 +271,9 @@ def test_a_password_that_is_no_utf_8_is_one_for_login(run: Run, login: Login) ->
     """No RFC says what LOGIN carries; such a password has no prepared form and is compared as it is."""
     data = "p\u00e4ss".encode("latin-1")
 
-    async def client(pair: server.Pair) -> None:
+    async def client(ports: server.RunningServer) -> None:
         for password, end in ((data, "ok"), ("p\u00e4ss".encode(), refused(login))):
             mechanism = sasl.LoginClient(authentication_identity="alice", password=password)
-            assert await login(pair, context(), mechanism, False) == end
+            assert await login(ports, context(), mechanism, False) == end
 
     meet(run, MemoryAccounts([stores.from_password("alice", data)]), client)

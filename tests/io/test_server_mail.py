@@ -292,7 +292,7 @@ def test_nobody_fills_alone_the_memory_that_all_messages_share(run: Run) -> None
         with served.smtp() as first, served.smtp() as second:
             assert begin(first, last=False) == 250
             assert begin(second, last=True) == 452
-            with smtplib.SMTP("127.0.0.1", served.pair.smtp or 0, source_address=("127.0.0.2", 0)) as other:
+            with smtplib.SMTP("127.0.0.1", served.ports.smtp or 0, source_address=("127.0.0.2", 0)) as other:
                 other.ehlo()
                 assert begin(other, last=True) == 250
             assert first.docmd("BDAT", "0 LAST")[0] == 250

@@ -34,12 +34,12 @@ def say(connection: socket.socket, *commands: str) -> list[str]:
 
 
 def log_in(served: Served, first: bytes) -> None:
-    answers = say(connect(served.pair.pop3s, first, tls=True), "USER alice", f"PASS {PASSWORD}", "QUIT")
+    answers = say(connect(served.ports.pop3s, first, tls=True), "USER alice", f"PASS {PASSWORD}", "QUIT")
     assert [answer[:3] for answer in answers] == ["+OK"] * 4
 
 
 def relays(served: Served, first: bytes) -> bool:
-    answers = say(connect(served.pair.smtp, first), "EHLO c.test", "MAIL FROM:<a@far.test>", "RCPT TO:<b@far.test>")
+    answers = say(connect(served.ports.smtp, first), "EHLO c.test", "MAIL FROM:<a@far.test>", "RCPT TO:<b@far.test>")
     return answers[-1].startswith("250")
 
 
@@ -69,7 +69,7 @@ def test_the_address_of_a_proxy_makes_no_grant_and_finds_none(run: Run, first: b
 @on_both_loops
 def test_a_header_from_anywhere_else_is_a_command_that_nobody_knows(run: Run) -> None:
     def client(served: Served) -> None:
-        answers = say(connect(served.pair.smtp, b""), header("198.51.100.7").decode().strip(), "NOOP")
+        answers = say(connect(served.ports.smtp, b""), header("198.51.100.7").decode().strip(), "NOOP")
         assert [answer[:3] for answer in answers] == ["220", "500", "250"]
 
     meet(run, client, proxy_from=(ipaddress.ip_network("192.0.2.0/24"),))

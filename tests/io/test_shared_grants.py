@@ -30,11 +30,11 @@ class Server:
     """One of the two."""
 
     host: str
-    house: Served
+    server_process: Served
 
     def read_mail(self) -> None:
         """Log in by POP3 and look into the maildrop."""
-        client = poplib.POP3(self.host, self.house.port("pop3"), timeout=TIMEOUT)
+        client = poplib.POP3(self.host, self.server_process.port("pop3"), timeout=TIMEOUT)
         with contextlib.closing(client):
             client.user("alice")
             client.pass_("wonderland")
@@ -43,7 +43,7 @@ class Server:
 
     def relay(self, source: str = CLIENT) -> int:
         """The reply to a recipient elsewhere, for a client that says nothing of itself."""
-        port = self.house.port("smtp")
+        port = self.server_process.port("smtp")
         with smtplib.SMTP(self.host, port, "client.test", timeout=TIMEOUT, source_address=(source, 0)) as client:
             client.ehlo()
             client.mail("alice@example.test")
@@ -61,13 +61,13 @@ class Server:
 def test_a_server_starts_without_redis_and_says_what_is_wrong(tmp_path: Path) -> None:
     """It may come up later; until then nobody relays by a grant, and nobody is refused for good."""
     words = ("--smtp", "0", "--pop3", "0", "--legacy", "--user", "alice:wonderland")
-    with served(tmp_path, *words, "--grants", "redis://:hunter2@127.0.0.1:1") as house:
-        (remark,) = (line for line in house.said if line.startswith("Grants cannot be asked for now, "))
-        assert "451 meanwhile: Error 111 connecting to 127.0.0.1:1" in remark
-        server = Server("127.0.0.1", house)
+    with served(tmp_path, *words, "--grants", "redis://:hunter2@127.0.0.1:1") as server_process:
+        (warning,) = (line for line in server_process.said if line.startswith("Grants cannot be asked for now, "))
+        assert "451 meanwhile: Error 111 connecting to 127.0.0.1:1" in warning
+        server = Server("127.0.0.1", server_process)
         assert server.relay() == 451
         server.read_mail()
-    assert "hunter2" not in house.log.read_text() + "".join(house.said)
+    assert "hunter2" not in server_process.log.read_text() + "".join(server_process.said)
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def test_a_login_at_one_server_opens_the_other_until_it_is_revoked(tmp_path: Pat
         assert revoke(CLIENT, redis, tmp_path) == f"1 of {CLIENT} revoked\n"
         assert (one.relay(), other.relay()) == (550, 550)
     for server in (one, other):
-        assert PASSWORD not in server.house.log.read_text() + "".join(server.house.said)
+        assert PASSWORD not in server.server_process.log.read_text() + "".join(server.server_process.said)
 
 
 def test_while_redis_is_down_relaying_is_put_off_and_mail_is_read(tmp_path: Path) -> None:
@@ -126,8 +126,8 @@ def test_while_redis_is_down_relaying_is_put_off_and_mail_is_read(tmp_path: Path
         one.read_mail()
         assert (one.relay(), other.relay()) == (250, 250)
     for server in (one, other):
-        assert "ERROR store failed " in server.house.log.read_text()
-        assert " part=grants " in server.house.log.read_text()
+        assert "ERROR store failed " in server.server_process.log.read_text()
+        assert " part=grants " in server.server_process.log.read_text()
 
 
 def test_while_redis_is_silent_relaying_is_put_off_and_mail_is_read(tmp_path: Path) -> None:
@@ -144,4 +144,4 @@ def test_while_redis_is_silent_relaying_is_put_off_and_mail_is_read(tmp_path: Pa
         assert revoke("alice", redis, tmp_path) == "1 of alice revoked\n"
         assert (one.relay(), other.relay()) == (550, 550)
     for server in (one, other):
-        assert ' part=grants reason="Silent: no answer in time"' in server.house.log.read_text()
+        assert ' part=grants reason="StoreTimeout: no answer in time"' in server.server_process.log.read_text()

@@ -28,7 +28,7 @@ NOW = 1_700_000_000.0
 
 
 @attrs.define
-class House:
+class ServerState:
     """An accounts file, the time, and what is made of both."""
 
     path: Path
@@ -46,96 +46,96 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
+def server_state(tmp_path: Path) -> ServerState:
     path = tmp_path / "users"
     path.touch(mode=0o600)
     path.write_text("alice:{PLAIN}one\nbob:{PLAIN}two\n")
     clock = Clock(NOW)
     accounts = MemoryAccounts([from_password("root", b"zero")], file=AccountsFile(path, clock=clock))
-    return House(path, clock, accounts)
+    return ServerState(path, clock, accounts)
 
 
 @on_both_loops
-def test_a_change_counts_within_two_seconds(run: Run, house: House) -> None:
+def test_a_change_counts_within_two_seconds(run: Run, server_state: ServerState) -> None:
     """A changed password, a new account, one that is gone; the grants end of whoever lost the same password."""
 
     async def main() -> None:
-        assert await house.later(1) is None
-        house.write("alice:{PLAIN}new\ncarol:{PLAIN}three\n")
-        assert await house.later(0.5) is None
-        assert await house.accounts.check_password("alice", b"one")
-        changes = await house.later(1)
+        assert await server_state.later(1) is None
+        server_state.write("alice:{PLAIN}new\ncarol:{PLAIN}three\n")
+        assert await server_state.later(0.5) is None
+        assert await server_state.accounts.check_password("alice", b"one")
+        changes = await server_state.later(1)
         assert changes is not None
         assert changes.revoked == {"alice", "bob"}
-        assert changes.remarks == (f"{house.path} has changed and was read again: 3 accounts now",)
-        assert house.accounts.names == ("root", "alice", "carol")
-        assert await house.accounts.check_password("alice", b"new")
-        assert not await house.accounts.check_password("alice", b"one")
-        assert not await house.accounts.exists("bob")
-        assert await house.accounts.check_password("root", b"zero")
-        assert await house.later(5) is None
+        assert changes.warnings == (f"{server_state.path} has changed and was read again: 3 accounts now",)
+        assert server_state.accounts.names == ("root", "alice", "carol")
+        assert await server_state.accounts.check_password("alice", b"new")
+        assert not await server_state.accounts.check_password("alice", b"one")
+        assert not await server_state.accounts.exists("bob")
+        assert await server_state.accounts.check_password("root", b"zero")
+        assert await server_state.later(5) is None
 
     run(main)
 
 
 @on_both_loops
-def test_what_is_offered_no_longer_is_told(run: Run, house: House) -> None:
+def test_what_is_offered_no_longer_is_told(run: Run, server_state: ServerState) -> None:
     """One account with a hash takes SCRAM and CRAM-MD5 from everybody, so whoever reads the log hears of it."""
 
     async def main() -> None:
-        house.clock.now += 1
-        house.write(f"alice:{write_credential('SCRAM-SHA-256', b'new')}\nbob:{{PLAIN}}two\n")
-        changes = await house.later(2)
+        server_state.clock.now += 1
+        server_state.write(f"alice:{write_credential('SCRAM-SHA-256', b'new')}\nbob:{{PLAIN}}two\n")
+        changes = await server_state.later(2)
         assert changes is not None
-        assert any("No CRAM-MD5, APOP or SCRAM-SHA-1" in remark for remark in changes.remarks)
-        assert not any("No SCRAM-SHA-256" in remark for remark in changes.remarks)
-        house.write(f"alice:{write_credential('SHA512-CRYPT', b'new')}\nbob:{{PLAIN}}two\n")
-        changes = await house.later(2)
+        assert any("No CRAM-MD5, APOP or SCRAM-SHA-1" in warning for warning in changes.warnings)
+        assert not any("No SCRAM-SHA-256" in warning for warning in changes.warnings)
+        server_state.write(f"alice:{write_credential('SHA512-CRYPT', b'new')}\nbob:{{PLAIN}}two\n")
+        changes = await server_state.later(2)
         assert changes is not None
-        assert any("No SCRAM-SHA-256" in remark for remark in changes.remarks)
-        assert not any("No CRAM-MD5" in remark for remark in changes.remarks)
+        assert any("No SCRAM-SHA-256" in warning for warning in changes.warnings)
+        assert not any("No CRAM-MD5" in warning for warning in changes.warnings)
 
     run(main)
 
 
 @on_both_loops
-def test_a_file_that_is_being_written_is_left_to_rest(run: Run, house: House) -> None:
+def test_a_file_that_is_being_written_is_left_to_rest(run: Run, server_state: ServerState) -> None:
     """An editor that truncates and writes must not throw everybody out for a moment."""
 
     async def main() -> None:
-        house.clock.now += 5
-        house.write("")
-        assert await house.accounts.refresh() is None
-        house.clock.now += 0.5
-        house.write("alice:{PLAIN}one\nbob:{PLAIN}two\n")
-        changes = await house.later(1)
+        server_state.clock.now += 5
+        server_state.write("")
+        assert await server_state.accounts.refresh() is None
+        server_state.clock.now += 0.5
+        server_state.write("alice:{PLAIN}one\nbob:{PLAIN}two\n")
+        changes = await server_state.later(1)
         assert changes is not None
         assert changes.revoked == frozenset()
-        assert await house.accounts.exists("bob")
+        assert await server_state.accounts.exists("bob")
 
     run(main)
 
 
 @on_both_loops
 def test_a_file_that_changes_while_it_is_read_is_read_again(
-    run: Run, house: House, monkeypatch: pytest.MonkeyPatch
+    run: Run, server_state: ServerState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
-        house.write("alice:{PLAIN}half\n")
-        house.clock.now += 5
+        server_state.write("alice:{PLAIN}half\n")
+        server_state.clock.now += 5
         text = Path.open
 
         def and_then_changed(path: Path, mode: str) -> object:
             file = text(path, mode)
-            os.utime(house.path, (NOW + 1, NOW + 1))
+            os.utime(server_state.path, (NOW + 1, NOW + 1))
             return file
 
         with monkeypatch.context() as patch:
             patch.setattr(Path, "open", and_then_changed)
-            assert await house.accounts.refresh() is None
-        assert await house.accounts.check_password("alice", b"one")
-        assert await house.later(1) is not None
-        assert await house.accounts.check_password("alice", b"half")
+            assert await server_state.accounts.refresh() is None
+        assert await server_state.accounts.check_password("alice", b"one")
+        assert await server_state.later(1) is not None
+        assert await server_state.accounts.check_password("alice", b"half")
 
     run(main)
 
@@ -165,76 +165,80 @@ def test_the_file_is_looked_at_once_a_second(run: Run, tmp_path: Path) -> None:
 
 
 @on_both_loops
-def test_a_broken_line_is_named_and_takes_no_other_down(run: Run, house: House) -> None:
+def test_a_broken_line_is_named_and_takes_no_other_down(run: Run, server_state: ServerState) -> None:
     """Its own account keeps its mailbox, as far as there is a name, and lets nobody in."""
 
     async def main() -> None:
-        house.write("alice:{MD4}hunter2\nbob:{PLAIN}two\nhunter2\nBOB:{PLAIN}hunter2\n.x:{PLAIN}hunter2\n")
-        changes = await house.later(5)
+        server_state.write("alice:{MD4}hunter2\nbob:{PLAIN}two\nhunter2\nBOB:{PLAIN}hunter2\n.x:{PLAIN}hunter2\n")
+        changes = await server_state.later(5)
         assert changes is not None
         assert changes.revoked == {"alice"}
-        named = [line for line in changes.remarks if "line " in line]
+        named = [line for line in changes.warnings if "line " in line]
         assert [line.partition("line ")[2][0] for line in named] == ["1", "3", "2", "5"]
         assert "hunter2" not in str(changes)
-        assert await house.accounts.exists("alice")
-        assert not await house.accounts.check_password("alice", b"hunter2")
-        assert not await house.accounts.check_password("alice", b"one")
-        assert await house.accounts.secret("alice") is None
-        assert await house.accounts.check_password("bob", b"two")
-        assert house.accounts.names == ("root", "alice", "bob")
+        assert await server_state.accounts.exists("alice")
+        assert not await server_state.accounts.check_password("alice", b"hunter2")
+        assert not await server_state.accounts.check_password("alice", b"one")
+        assert await server_state.accounts.secret("alice") is None
+        assert await server_state.accounts.check_password("bob", b"two")
+        assert server_state.accounts.names == ("root", "alice", "bob")
 
     run(main)
 
 
 @on_both_loops
 @pytest.mark.parametrize("how", ["gone", "open to others", "a pipe"])
-def test_a_file_that_cannot_be_read_changes_nothing_and_is_named_once(run: Run, house: House, how: str) -> None:
+def test_a_file_that_cannot_be_read_changes_nothing_and_is_named_once(
+    run: Run, server_state: ServerState, how: str
+) -> None:
     async def main() -> None:
         if how == "open to others":
-            house.path.chmod(0o644)
+            server_state.path.chmod(0o644)
         else:
-            house.path.unlink()
+            server_state.path.unlink()
         if how == "a pipe":  # without a writer: who reads it waits for ever
-            os.mkfifo(house.path, 0o600)
-        changes = await house.later(5)
+            os.mkfifo(server_state.path, 0o600)
+        changes = await server_state.later(5)
         assert changes is not None
         assert changes.revoked == frozenset()
-        (remark,) = changes.remarks
-        assert str(house.path) in remark
-        assert remark.endswith("; the accounts stay as they were")
-        assert await house.later(5) is None
-        assert await house.accounts.check_password("alice", b"one")
-        house.path.unlink(missing_ok=True)
-        house.path.touch(mode=0o600)
-        house.write("alice:{PLAIN}new\n")
-        assert await house.later(5) is not None
-        assert await house.accounts.check_password("alice", b"new")
+        (warning,) = changes.warnings
+        assert str(server_state.path) in warning
+        assert warning.endswith("; the accounts stay as they were")
+        assert await server_state.later(5) is None
+        assert await server_state.accounts.check_password("alice", b"one")
+        server_state.path.unlink(missing_ok=True)
+        server_state.path.touch(mode=0o600)
+        server_state.write("alice:{PLAIN}new\n")
+        assert await server_state.later(5) is not None
+        assert await server_state.accounts.check_password("alice", b"new")
 
     run(main)
 
 
 @on_both_loops
-def test_a_mixture_that_comes_later_is_warned_about(run: Run, house: House) -> None:
+def test_a_mixture_that_comes_later_is_warned_about(run: Run, server_state: ServerState) -> None:
     async def main() -> None:
-        house.write("alice:{PLAIN}one\nbob:{BLF-CRYPT}$2y$05$wQy/3Oy/wVrzX/bYBv.m8.KNe8n9cH7lPzt.EqwsaAUEDrvC5O3Ei\n")
-        changes = await house.later(5)
+        server_state.write(
+            "alice:{PLAIN}one\nbob:{BLF-CRYPT}$2y$05$wQy/3Oy/wVrzX/bYBv.m8.KNe8n9cH7lPzt.EqwsaAUEDrvC5O3Ei\n"
+        )
+        changes = await server_state.later(5)
         assert changes is not None
-        assert "{PLAIN}; {BLF-CRYPT} of rounds=5" in changes.remarks[-1]
+        assert "{PLAIN}; {BLF-CRYPT} of rounds=5" in changes.warnings[-1]
 
     run(main)
 
 
 @on_both_loops
-def test_what_has_not_changed_keeps_the_keys_derived_from_it(run: Run, house: House) -> None:
+def test_what_has_not_changed_keeps_the_keys_derived_from_it(run: Run, server_state: ServerState) -> None:
     """Their salts are what a client has seen, and may have kept."""
 
     async def main() -> None:
-        before = await house.accounts.scram_keys("alice", "sha256")
-        unknown = await house.accounts.scram_keys("nobody", "sha256")
-        house.write("alice:{PLAIN}one\n")
-        assert await house.later(5) is not None
-        assert await house.accounts.scram_keys("alice", "sha256") == before
-        assert await house.accounts.scram_keys("nobody", "sha256") == unknown
+        before = await server_state.accounts.scram_keys("alice", "sha256")
+        unknown = await server_state.accounts.scram_keys("nobody", "sha256")
+        server_state.write("alice:{PLAIN}one\n")
+        assert await server_state.later(5) is not None
+        assert await server_state.accounts.scram_keys("alice", "sha256") == before
+        assert await server_state.accounts.scram_keys("nobody", "sha256") == unknown
 
     run(main)
 
@@ -253,17 +257,17 @@ def test_a_password_that_changes_while_it_is_hashed_is_right_no_more(run: Run, t
         async def run(self, source: LoginSource, function: Callable[[*Ts], T], *args: *Ts) -> T:
             result = await super().run(source, function, *args)
             if change:
-                house.write(change)
-                await house.later(5)
+                server_state.write(change)
+                await server_state.later(5)
             return result
 
-    house = House(path, clock, MemoryAccounts(file=AccountsFile(path, clock=clock), hashing=Meanwhile()))
+    server_state = ServerState(path, clock, MemoryAccounts(file=AccountsFile(path, clock=clock), hashing=Meanwhile()))
     change = ""
 
     async def main() -> None:
         nonlocal change
-        assert await house.accounts.check_password("alice", b"one")
+        assert await server_state.accounts.check_password("alice", b"one")
         change = text
-        assert not await house.accounts.check_password("alice", b"one")
+        assert not await server_state.accounts.check_password("alice", b"one")
 
     run(main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from mailauth_io.stores import Budget, Full, MessageContent
+from mailauth_io.stores import Budget, BudgetExceeded, MessageContent
 from mailauth_io.stores.content import OVERHEAD, PIECE, ContentReader
 
 
@@ -60,13 +60,13 @@ def test_what_does_not_fit_is_refused_and_what_came_before_is_given_back() -> No
     budget = Budget(OVERHEAD + 10)
     content = MessageContent(budget)
     content.append(b"x" * 10)
-    with pytest.raises(Full):
+    with pytest.raises(BudgetExceeded):
         content.append(b"x")
-    with pytest.raises(Full):
+    with pytest.raises(BudgetExceeded):
         MessageContent(budget)
     content.release()
     assert budget.free == budget.size
-    with pytest.raises(Full):
+    with pytest.raises(BudgetExceeded):
         MessageContent.of(b"x" * 11, budget)
     assert budget.free == budget.size
 

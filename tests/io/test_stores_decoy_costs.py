@@ -98,11 +98,13 @@ def apop(name: str) -> sasl.ClientMechanism:
     return sasl.ApopClient(authentication_identity=name, secret=b"wrong")
 
 
-async def without_sasl(pair: server.Pair, tls: ssl.SSLContext, mechanism: sasl.ClientMechanism, _: bool) -> str:
+async def without_sasl(
+    ports: server.RunningServer, tls: ssl.SSLContext, mechanism: sasl.ClientMechanism, _: bool
+) -> str:
     """By USER and PASS, or APOP."""
-    assert pair.pop3s is not None
+    assert ports.pop3s is not None
     async with await _loops.current().adapter.connect(
-        lambda tls: pop3.ClientConnection(tls=tls), "127.0.0.1", pair.pop3s, ssl_context=tls, implicit_tls=True
+        lambda tls: pop3.ClientConnection(tls=tls), "127.0.0.1", ports.pop3s, ssl_context=tls, implicit_tls=True
     ) as client:
         await replied(client)
         return await outcome(client, mechanism)
@@ -133,10 +135,10 @@ def test_an_unknown_name_costs_what_a_wrong_password_costs(
     costs: dict[str, list[Counter[tuple[object, ...]]]] = {"alice": [], "nobody": []}
 
     async def main() -> None:
-        async with server.running(config, kept, sleep=at_once) as pair:
+        async with server.serve(config, kept, sleep=at_once) as ports:
             for name in ("alice", "nobody", "alice", "nobody"):
                 done.clear()
-                result = await log_in(pair, client_context(), mechanism(name), False)
+                result = await log_in(ports, client_context(), mechanism(name), False)
                 if result == "not offered":
                     return
                 assert result == refused(smtp_login if log_in is smtp_login else pop3_login)

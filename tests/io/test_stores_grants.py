@@ -13,13 +13,13 @@ import pytest
 from mailauth import LocalProtocolError
 from mailauth.grants import Grant, normalize_address
 from mailauth_io import _loops, stores
-from tests.io.grants_keepers import LIFETIME, InRedis, Keeper, Memory, Sqlite, on_both_loops
+from tests.io.grant_stores import LIFETIME, InRedis, Keeper, Memory, Sqlite, on_both_loops
 from tests.io.server_support import run_on_asyncio
 from tests.redis_server import PASSWORD, RedisServer, redis_server
 from tests.serving import environment
 
 HERE = "192.0.2.1"
-ELSEWHERE = "192.0.2.2"
+REMOTE_ADDRESS = "192.0.2.2"
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +69,7 @@ async def test_a_login_opens_its_address_alone(loop: _loops.Loop, keeper: Keeper
     found = await grants.find(HERE)
     assert isinstance(found, Grant)
     assert (str(found.address), found.identity) == (HERE, "alice")
-    for address in (ELSEWHERE, "127.0.0.1", "::1"):
+    for address in (REMOTE_ADDRESS, "127.0.0.1", "::1"):
         assert await grants.find(address) is None
 
 
@@ -117,7 +117,7 @@ async def test_an_ipv4_mapped_address_is_the_ipv4_one(loop: _loops.Loop, keeper:
     grants = keeper.open(ipv6_prefix=64)
     await grants.grant(spelling, "alice")
     assert await who(grants, HERE) == "alice"
-    assert await grants.find(ELSEWHERE) is None
+    assert await grants.find(REMOTE_ADDRESS) is None
     assert await grants.revoke_address(HERE) == 1
     await grants.grant(HERE, "alice")
     assert await who(grants, spelling) == "alice"
@@ -167,13 +167,13 @@ async def test_settings_out_of_range_are_refused(loop: _loops.Loop, keeper: Keep
 @on_both_loops
 async def test_revoking_an_identity_leaves_the_others_at_its_addresses(loop: _loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open()
-    for address in (HERE, ELSEWHERE):
+    for address in (HERE, REMOTE_ADDRESS):
         await grants.grant(address, "bob")
         await grants.grant(address, "alice")
     await grants.grant("2001:db8::1", "alice")
     assert await grants.revoke_identity("alice") == 3
     assert await grants.revoke_identity("alice") == 0
-    assert await who(grants, HERE) == await who(grants, ELSEWHERE) == "bob"
+    assert await who(grants, HERE) == await who(grants, REMOTE_ADDRESS) == "bob"
     assert await grants.find("2001:db8::1") is None
     await grants.grant(HERE, "alice")
     assert await who(grants, HERE) == "alice"
@@ -184,12 +184,12 @@ async def test_revoking_an_address_leaves_its_people_elsewhere(loop: _loops.Loop
     grants = keeper.open()
     for identity in ("alice", "bob"):
         await grants.grant(HERE, identity)
-        await grants.grant(ELSEWHERE, identity)
+        await grants.grant(REMOTE_ADDRESS, identity)
     assert await grants.revoke_address(HERE) == 2
     assert await grants.revoke_address(HERE) == 0
     assert await grants.find(HERE) is None
     assert await grants.revoke_identity("bob") == 1
-    assert await who(grants, ELSEWHERE) == "alice"
+    assert await who(grants, REMOTE_ADDRESS) == "alice"
 
 
 @on_both_loops
@@ -198,11 +198,11 @@ async def test_a_late_revocation_spares_later_logins(loop: _loops.Loop, keeper: 
     grants = keeper.open()
     await grants.grant(HERE, "alice")
     keeper.move(1000)
-    await grants.grant(ELSEWHERE, "alice")
+    await grants.grant(REMOTE_ADDRESS, "alice")
     keeper.move(1000)
     assert await grants.revoke_identity("alice", 1500) == 1
     assert await grants.find(HERE) is None
-    assert await who(grants, ELSEWHERE) == "alice"
+    assert await who(grants, REMOTE_ADDRESS) == "alice"
 
 
 @on_both_loops
@@ -211,15 +211,15 @@ async def test_what_is_over_is_neither_shown_nor_counted(loop: _loops.Loop, keep
     await grants.grant(HERE, "alice")
     keeper.move(LIFETIME / 2)
     await grants.grant(HERE, "bob")
-    await grants.grant(ELSEWHERE, "alice")
+    await grants.grant(REMOTE_ADDRESS, "alice")
     assert [(str(each.address), each.identity) for each in await grants.active()] == [
         (HERE, "alice"),
         (HERE, "bob"),
-        (ELSEWHERE, "alice"),
+        (REMOTE_ADDRESS, "alice"),
     ]
     keeper.move(LIFETIME / 2)
     shown = await grants.active()
-    assert [(str(each.address), each.identity) for each in shown] == [(HERE, "bob"), (ELSEWHERE, "alice")]
+    assert [(str(each.address), each.identity) for each in shown] == [(HERE, "bob"), (REMOTE_ADDRESS, "alice")]
     assert all(LIFETIME / 2 - 100 < each.remaining <= LIFETIME / 2 for each in shown)
     assert await grants.revoke_identity("alice") == 1
     assert await grants.grant(HERE, "carol") == 2
@@ -236,7 +236,7 @@ async def test_identities_at_an_address_are_bounded_and_the_oldest_leaves_first(
     for number, identity in enumerate(("alice", "bob", "carol", "alice", "dave"), start=1):
         assert await grants.grant(HERE, identity) == min(number, 3)
         keeper.move(1)
-    await grants.grant(ELSEWHERE, "bob")
+    await grants.grant(REMOTE_ADDRESS, "bob")
     assert {each.identity for each in await grants.active() if str(each.address) == HERE} == {"carol", "alice", "dave"}
     assert await grants.revoke_identity("bob") == 1  # nothing of the one that left is kept
 
@@ -296,13 +296,13 @@ async def test_a_grant_is_visible_to_another_process_once_it_is_made(
 async def test_a_grant_outlasts_a_restart_and_so_does_its_end(loop: _loops.Loop, shared: Keeper) -> None:
     grants = shared.open()
     await grants.grant(HERE, "alice")
-    await grants.grant(ELSEWHERE, "bob")
+    await grants.grant(REMOTE_ADDRESS, "bob")
     await grants.revoke_identity("bob")
     shared.move(LIFETIME - 100)
     grants.close()
     again = shared.open()
     assert await who(again, HERE) == "alice"
-    assert await again.find(ELSEWHERE) is None
+    assert await again.find(REMOTE_ADDRESS) is None
     shared.move(100)
     assert await again.find(HERE) is None
 
@@ -323,12 +323,12 @@ async def test_a_clock_that_steps_back_ends_grants_for_good(loop: _loops.Loop, s
     """A remaining life beyond the lifetime counts as expired, also when the clock is there once more."""
     grants = shared.open()
     await grants.grant(HERE, "alice")
-    await grants.grant(ELSEWHERE, "bob")
+    await grants.grant(REMOTE_ADDRESS, "bob")
     shared.move(-3600)
     assert await grants.find(HERE) is None
     assert await grants.active() == []
     shared.move(3600)
-    for address in (HERE, ELSEWHERE):
+    for address in (HERE, REMOTE_ADDRESS):
         assert await grants.find(address) is None
     await grants.grant(HERE, "alice")
     assert await who(grants, HERE) == "alice"
@@ -360,7 +360,7 @@ async def test_a_sweep_never_takes_a_renewal_along(loop: _loops.Loop, shared: Ke
     for number in range(20):
         await renewing.grant(HERE, "alice")
         shared.move(LIFETIME)
-        sweep = threading.Thread(target=run_on_asyncio, args=(lambda: sweeping.grant(ELSEWHERE, "bob"),))
+        sweep = threading.Thread(target=run_on_asyncio, args=(lambda: sweeping.grant(REMOTE_ADDRESS, "bob"),))
         sweep.start()
         await renewing.grant(HERE, "alice")
         await loop.in_thread(sweep.join)

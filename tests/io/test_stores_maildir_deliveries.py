@@ -162,7 +162,7 @@ def test_a_message_discarded_while_it_is_written_leaves_nothing(tmp_path: Path) 
         yield b"the rest"
 
     file.write(pieces())
-    file.reveal()
+    file.commit()
     assert [path for path in (tmp_path / "alice").rglob("*") if path.is_file()] == []
 
 
@@ -197,7 +197,7 @@ def test_crlf_cut_between_two_chunks_is_one_line_end(tmp_path: Path, cut: int) -
     async def main() -> None:
         content = MessageContent(Budget())
         content.chunks = [chunk for chunk in (text[:cut], text[cut:]) if chunk]
-        await (await MaildirMaildrops(tmp_path).stage("alice", b"", content)).reveal()
+        await (await MaildirMaildrops(tmp_path).stage("alice", b"", content)).commit()
 
     run_on_asyncio(main)
     (file,) = (tmp_path / "alice" / "new").iterdir()

@@ -320,7 +320,7 @@ def test_what_crashes_left_in_tmp_is_swept_after_36_hours(run: Run, kind: str, t
             (await opened(MaildirMaildrops(tmp_path), "alice")).close()
         else:
             envelope = Envelope(queue_id="q", reverse_path="", recipients=("a@far.test",))
-            await (await MaildirOutbox(maildir).stage(envelope, b"", MessageContent.of(b"x", Budget()))).reveal()
+            await (await MaildirOutbox(maildir).stage(envelope, b"", MessageContent.of(b"x", Budget()))).commit()
 
     run(main)
     assert sorted(path.name for path in (maildir / "tmp").iterdir()) == ["folder", "young"]
@@ -331,7 +331,7 @@ def test_an_outbox_that_cannot_be_swept_is_used_all_the_same(run: Run, tmp_path:
 
     async def main() -> None:
         envelope = Envelope(queue_id="q", reverse_path="", recipients=("a@far.test",))
-        await (await MaildirOutbox(tmp_path / "new").stage(envelope, b"", MessageContent.of(b"x", Budget()))).reveal()
+        await (await MaildirOutbox(tmp_path / "new").stage(envelope, b"", MessageContent.of(b"x", Budget()))).commit()
 
     run(main)
     assert len(list((tmp_path / "new" / "new").iterdir())) == 1

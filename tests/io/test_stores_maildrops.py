@@ -11,7 +11,7 @@ import pytest
 from mailauth import pop3
 from mailauth_io.stores import (
     Budget,
-    Full,
+    BudgetExceeded,
     MaildirMaildrops,
     Maildrops,
     MemoryMaildrops,
@@ -32,7 +32,7 @@ def maildrops(request: pytest.FixtureRequest, tmp_path: Path) -> Maildrops:
 
 async def put(maildrops: Maildrops, name: str, text: bytes, head: bytes = b"", budget: Budget | None = None) -> None:
     content = MessageContent.of(text, budget or Budget())
-    await (await maildrops.stage(name, head, content)).reveal()
+    await (await maildrops.stage(name, head, content)).commit()
     content.release()
 
 
@@ -56,13 +56,13 @@ def test_every_name_has_an_empty_maildrop(run: Run, maildrops: Maildrops) -> Non
     run(main)
 
 
-def test_a_staged_message_is_not_seen_before_it_is_revealed(run: Run, maildrops: Maildrops) -> None:
+def test_a_staged_message_is_not_seen_before_it_is_committed(run: Run, maildrops: Maildrops) -> None:
     async def main() -> None:
         staged = await maildrops.stage("alice", b"H: 1\r\n", MessageContent.of(b"\r\nbody\r\n", Budget()))
         first = await opened(maildrops, "alice")
         assert first.messages == ()
         first.close()
-        await staged.reveal()
+        await staged.commit()
         assert first.messages == ()
         second = await opened(maildrops, "alice")
         assert [message.size for message in second.messages] == [14]
@@ -71,15 +71,15 @@ def test_a_staged_message_is_not_seen_before_it_is_revealed(run: Run, maildrops:
     run(main)
 
 
-@pytest.mark.parametrize("revealed", [False, True])
-def test_a_discarded_message_was_never_there(run: Run, maildrops: Maildrops, revealed: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_discarded_message_was_never_there(run: Run, maildrops: Maildrops, committed: bool, tmp_path: Path) -> None:
     budget = Budget()
 
     async def main() -> None:
         content = MessageContent.of(b"body\r\n", budget)
         staged = await maildrops.stage("alice", b"", content)
-        if revealed:
-            await staged.reveal()
+        if committed:
+            await staged.commit()
         staged.discard()
         content.release()
         assert (await opened(maildrops, "alice")).messages == ()
@@ -254,7 +254,7 @@ def test_recipients_share_the_memory_of_one_message(run: Run) -> None:
     async def main() -> None:
         content = MessageContent.of(b"x" * 60_000 + b"\r\n", budget)
         for name in ("alice", "bob", "carol"):
-            await (await maildrops.stage(name, b"", content)).reveal()
+            await (await maildrops.stage(name, b"", content)).commit()
         content.release()
         for name in ("alice", "bob", "carol"):
             assert budget.free < 40_000
@@ -269,7 +269,7 @@ def test_memory_maildrops_are_bounded(run: Run) -> None:
 
     async def main() -> None:
         content = MessageContent.of(b"body\r\n", budget)
-        with pytest.raises(Full):
+        with pytest.raises(BudgetExceeded):
             await MemoryMaildrops().stage("alice", b"x" * 1_500, content)
         content.release()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mailauth_io.stores import Budget, Envelope, Full, MaildirOutbox, MemoryOutbox, MessageContent, Outbox
+from mailauth_io.stores import Budget, BudgetExceeded, Envelope, MaildirOutbox, MemoryOutbox, MessageContent, Outbox
 from tests.io.server_support import Run, on_both_loops
 
 ENVELOPE = Envelope(queue_id="q-1", reverse_path="alice@example.test", recipients=("bob@far.test", '"a b"@far.test'))
@@ -34,29 +34,29 @@ def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Outbox, Held
 
 
 @on_both_loops
-def test_a_message_is_seen_once_it_is_revealed(run: Run, outbox: tuple[Outbox, Held]) -> None:
+def test_a_message_is_seen_once_it_is_committed(run: Run, outbox: tuple[Outbox, Held]) -> None:
     box, held = outbox
 
     async def main() -> None:
         staged = await box.stage(ENVELOPE, HEAD, MessageContent.of(TEXT, Budget()))
         assert held() == []
-        await staged.reveal()
+        await staged.commit()
         assert held() == [HEAD + TEXT]
 
     run(main)
 
 
 @on_both_loops
-@pytest.mark.parametrize("revealed", [False, True])
-def test_a_discarded_message_was_never_there(run: Run, outbox: tuple[Outbox, Held], revealed: bool) -> None:
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_discarded_message_was_never_there(run: Run, outbox: tuple[Outbox, Held], committed: bool) -> None:
     box, held = outbox
     budget = Budget()
     content = MessageContent.of(TEXT, budget)
 
     async def main() -> None:
         staged = await box.stage(ENVELOPE, HEAD, content)
-        if revealed:
-            await staged.reveal()
+        if committed:
+            await staged.commit()
         staged.discard()
 
     run(main)
@@ -72,7 +72,7 @@ def test_the_memory_outbox_keeps_the_envelope_and_gives_its_memory_back(run: Run
     content = MessageContent.of(TEXT, budget)
 
     async def main() -> None:
-        await (await box.stage(ENVELOPE, HEAD, content)).reveal()
+        await (await box.stage(ENVELOPE, HEAD, content)).commit()
 
     run(main)
     content.release()
@@ -90,7 +90,7 @@ def test_the_memory_outbox_is_bounded(run: Run) -> None:
     content = MessageContent.of(TEXT, budget)
 
     async def main() -> None:
-        with pytest.raises(Full):
+        with pytest.raises(BudgetExceeded):
             await box.stage(ENVELOPE, HEAD, content)
 
     run(main)
@@ -105,7 +105,7 @@ def test_the_maildir_outbox_writes_the_envelope_on_top(run: Run, tmp_path: Path,
 
     async def main() -> None:
         staged = await MaildirOutbox(tmp_path / "out").stage(envelope, HEAD, MessageContent.of(TEXT, Budget()))
-        await staged.reveal()
+        await staged.commit()
 
     run(main)
     (file,) = (tmp_path / "out" / "new").iterdir()

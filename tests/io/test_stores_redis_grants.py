@@ -14,14 +14,14 @@ import trustme
 
 from mailauth.grants import Grant
 from mailauth_io import _loops
-from mailauth_io.stores._asking import Silent
+from mailauth_io.stores._bounded_executor import StoreTimeout
 from mailauth_io.stores.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import RedisGrants
-from tests.io.grants_keepers import LIFETIME, on_both_loops
+from tests.io.grant_stores import LIFETIME, on_both_loops
 from tests.redis_server import PASSWORD, RedisServer, redis_server
 
 HERE = "192.0.2.1"
-ELSEWHERE = "192.0.2.2"
+REMOTE_ADDRESS = "192.0.2.2"
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +116,10 @@ async def test_inside_tls_the_certificate_must_be_that_of_the_host(
     loop: _loops.Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By what this system trusts; else the password would go to whoever answers."""
-    authority, pair = trustme.CA(), tmp_path / "pair.pem"
-    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(pair)
+    authority, ports = trustme.CA(), tmp_path / "pair.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(ports)
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
-    with redis_server(tmp_path, pair) as server:
+    with redis_server(tmp_path, ports) as server:
 
         async def ask(host: str) -> None:
             grants = RedisGrants(RedisAddress(host=host, port=server.port, tls=True), password=PASSWORD)
@@ -139,7 +139,7 @@ async def test_inside_tls_the_certificate_must_be_that_of_the_host(
 async def test_all_that_is_kept_ends_by_itself(loop: _loops.Loop, grants: RedisGrants, server: RedisServer) -> None:
     """With the last grant in it, even if no server is there any more to sweep."""
     await grants.grant(HERE, "alice")
-    await grants.grant(ELSEWHERE, "alice")
+    await grants.grant(REMOTE_ADDRESS, "alice")
     with server.client as client:
         keys = list(client.scan_iter("*"))
         assert len(keys) == 4
@@ -156,10 +156,10 @@ async def test_a_grant_that_could_not_be_revoked_is_none(
     with server.client as client:
         assert client.delete(forgotten) == 1
     assert await grants.find(HERE) is None
-    await grants.grant(ELSEWHERE, "alice")
+    await grants.grant(REMOTE_ADDRESS, "alice")
     assert await grants.find(HERE) is None
     await grants.revoke_identity("alice")
-    assert await grants.find(ELSEWHERE) is None
+    assert await grants.find(REMOTE_ADDRESS) is None
 
 
 class Late(RedisGrants):
@@ -175,7 +175,7 @@ async def test_a_login_that_redis_hears_of_too_late_makes_no_grant(
 ) -> None:
     """The lifetime begins at the login, not when a Redis wakes up that was stopped for hours."""
     late = Late(RedisAddress(path=str(server.socket)), password=PASSWORD, lifetime=LIFETIME)
-    with pytest.raises(Silent):
+    with pytest.raises(StoreTimeout):
         await late.grant(HERE, "alice")
     late.close()
     assert await grants.find(HERE) is None
@@ -230,13 +230,13 @@ async def test_silence_is_an_exception_and_makes_nobody_wait_long(loop: _loops.L
         grants = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port), password=PASSWORD)
         await grants.grant(HERE, "alice")
         server.signal(signal.SIGSTOP)
-        with pytest.raises(Silent):
+        with pytest.raises(StoreTimeout):
             async with loop.within(20):
                 await grants.find(HERE)
-        with pytest.raises(Silent):
-            await grants.grant(ELSEWHERE, "bob")
+        with pytest.raises(StoreTimeout):
+            await grants.grant(REMOTE_ADDRESS, "bob")
         server.signal(signal.SIGCONT)
-        grants._asking._silent_until = None  # the pause is over
+        grants._executor._silent_until = None  # the pause is over
         assert isinstance(await grants.find(HERE), Grant)
-        assert await grants.find(ELSEWHERE) is None
+        assert await grants.find(REMOTE_ADDRESS) is None
         grants.close()

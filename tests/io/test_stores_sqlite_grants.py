@@ -14,11 +14,11 @@ import pytest
 
 from mailauth_io import _loops
 from mailauth_io.stores import GrantsError, SqliteGrants
-from tests.io.grants_keepers import on_both_loops
+from tests.io.grant_stores import on_both_loops
 from tests.io.server_support import run_on_asyncio
 
 HERE = "192.0.2.1"
-ELSEWHERE = "192.0.2.2"
+REMOTE_ADDRESS = "192.0.2.2"
 NOW = 1_700_000_000.0
 
 
@@ -160,10 +160,10 @@ async def test_a_lookup_never_waits_for_a_login(loop: _loops.Loop, opening: Open
         found = await grants.find(HERE)
         assert found is not None
         with pytest.raises(sqlite3.OperationalError, match="locked"):
-            await grants.grant(ELSEWHERE, "bob")
+            await grants.grant(REMOTE_ADDRESS, "bob")
         assert await grants.find(HERE) is not None
         other.execute("ROLLBACK")
-    assert await grants.find(ELSEWHERE) is None
+    assert await grants.find(REMOTE_ADDRESS) is None
 
 
 @on_both_loops
@@ -175,10 +175,10 @@ async def test_a_full_disk_costs_grants_and_no_lookup(loop: _loops.Loop, opening
     connection.execute(f"PRAGMA max_page_count = {pages}")
     grants._idle.put(connection)
     with pytest.raises(sqlite3.OperationalError, match="full"):
-        await grants.grant(ELSEWHERE, "bob" * 10_000)
+        await grants.grant(REMOTE_ADDRESS, "bob" * 10_000)
     assert await grants.find(HERE) is not None
-    assert await grants.find(ELSEWHERE) is None
-    assert await grants.grant(ELSEWHERE, "bob") == 1
+    assert await grants.find(REMOTE_ADDRESS) is None
+    assert await grants.grant(REMOTE_ADDRESS, "bob") == 1
 
 
 @on_both_loops

@@ -59,7 +59,7 @@ def test_sizes_are_counted_once(run: Run, tmp_path: Path, monkeypatch: pytest.Mo
         await put(MaildirMaildrops(tmp_path), "alice", b"mine\r\n")
         assert await sizes(tmp_path) == [6, 6, 3]
         moved.rename(tmp_path / "alice" / "cur" / "2.x.host:2,S")
-        monkeypatch.setattr(_wire_sizes, "octets_of", uncounted)
+        monkeypatch.setattr(_wire_sizes, "read_data", uncounted)
         assert await sizes(tmp_path) == [6, 6, 3]
 
     run(main)

@@ -20,7 +20,7 @@ from mailauth import ACCEPT, NeedData, Question, Send, pop3, smtp
 from mailauth_io.command import cli, config
 
 serving = config.read(cli.settings_of(cli.build_parser().parse_args(["serve", "--legacy", "--user", "alice:secret"])))
-print(*(remark for remark in serving.remarks if "MD5" in remark or "Legacy" in remark), sep="\\n")
+print(*(warning for warning in serving.warnings if "MD5" in warning or "Legacy" in warning), sep="\\n")
 proofs = serving.stores.accounts.proofs
 for machine, said in (
     (smtp.ExtendedServerConnection(serving.config.smtp_settings(proofs), entropy=bytes(32)),

@@ -25,13 +25,13 @@ class MemoryStream(Stream):
 
     def __init__(self) -> None:
         self.heard = b""
-        self.began = 0.0
+        self.started_at = 0.0
         self.turns = 0
 
     def write(self, data: bytes) -> None:
         self.heard += data
 
-    async def turn(self) -> None:
+    async def checkpoint(self) -> None:
         self.turns += 1
 
     def put_back(self, data: bytes) -> None:
@@ -72,7 +72,7 @@ class SlowClient(MemoryStream):
         data, self._here = self._here, None
         return data
 
-    async def arrival(self, due: float) -> None:
+    async def wait_readable(self, due: float) -> None:
         after, data = self._says[0] if self._says else (float("inf"), b"")
         if self.seconds + after > due:
             self.seconds = max(self.seconds, due)

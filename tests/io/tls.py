@@ -31,16 +31,16 @@ def client_context() -> ssl.SSLContext:
     return context
 
 
-def layers(context: ssl.SSLContext | None = None) -> tuple[_tls.Layer, _tls.Layer]:
+def layers(context: ssl.SSLContext | None = None) -> tuple[_tls.TlsLayer, _tls.TlsLayer]:
     """A server's, by *context* if it is given, and a client's, after their handshake."""
-    server = _tls.Layer(context or server_context(), server_side=True, server_hostname=None)
-    client = _tls.Layer(client_context(), server_side=False, server_hostname="localhost")
+    server = _tls.TlsLayer(context or server_context(), server_side=True, server_hostname=None)
+    client = _tls.TlsLayer(client_context(), server_side=False, server_hostname="localhost")
     done = [False, False]
     while not all(done):
-        done[1] = client.shake_hands()
+        done[1] = client.step_handshake()
         if data := client.take():
             server.feed(data)
-        done[0] = server.shake_hands()
+        done[0] = server.step_handshake()
         if data := server.take():
             client.feed(data)
     return server, client

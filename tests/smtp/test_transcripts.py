@@ -19,7 +19,7 @@ def blocks(transcript: str) -> list[tuple[str, list[str]]]:
     return runs
 
 
-def as_octets(lines: list[str]) -> bytes:
+def as_data(lines: list[str]) -> bytes:
     return "".join(f"{line}\r\n" for line in lines).encode("ascii")
 
 
@@ -28,9 +28,9 @@ def run_client(session: Session, transcript: str, *commands: object) -> Session:
     queue = list(commands)
     for speaker, lines in blocks(transcript):
         if speaker == "S":
-            session.receive(as_octets(lines))
+            session.receive(as_data(lines))
             continue
-        expected = as_octets(lines)
+        expected = as_data(lines)
         while len(session.data) < len(expected) and queue:
             command = queue.pop(0)
             if isinstance(command, list):
@@ -53,7 +53,7 @@ def run_server(session: Session, transcript: str) -> Session:
     """Say what the client says, and compare the codes of the replies."""
     for speaker, lines in blocks(transcript):
         if speaker == "C":
-            session.receive(as_octets(lines))
+            session.receive(as_data(lines))
             continue
         assert session.codes == [int(line[:3]) for line in lines if line[3:4] != "-"]
         session.sends.clear()

@@ -38,7 +38,7 @@ class Serving:
     """The context of ``config``, when its files can be taken up anew."""
     loop: str
     ready_file: Path | None
-    remarks: tuple[str, ...]
+    warnings: tuple[str, ...]
     """Sentences for whoever starts the server: what vanishes with it, and what is weak about it."""
 
 
@@ -60,7 +60,7 @@ def read(settings: Settings) -> Serving:
             domains=settings.domains,
             postmaster=postmaster,
             max_message_size=settings.max_message,
-            ssl_context=certificate or _throw_away(settings),
+            ssl_context=certificate or _temporary_certificate(settings),
             failure_delay=settings.failure_delay,
             legacy=settings.legacy,
             grant_lifetime=settings.grant_lifetime,
@@ -70,12 +70,12 @@ def read(settings: Settings) -> Serving:
             limits=Limits(
                 connections=settings.connections,
                 connections_per_address=settings.connections_per_address,
-                handshake_patience=settings.handshake_patience,
-                write_patience=settings.write_patience,
+                handshake_timeout=settings.handshake_timeout,
+                write_timeout=settings.write_timeout,
                 min_rate=settings.min_rate,
             ),
-            smtp_patience=settings.smtp_patience,
-            pop3_patience=settings.pop3_patience,
+            smtp_timeout=settings.smtp_timeout,
+            pop3_timeout=settings.pop3_timeout,
             login_timeout=settings.login_timeout,
             grace=settings.grace,
         ),
@@ -90,7 +90,7 @@ def read(settings: Settings) -> Serving:
         certificate=certificate,
         loop=settings.loop,
         ready_file=settings.ready_file,
-        remarks=_remarks(settings, accounts),
+        warnings=_warnings(settings, accounts),
     )
 
 
@@ -182,17 +182,17 @@ def _context(settings: Settings) -> BindingContext:
     except OSError as error:  # gone since it was looked at
         raise settings.complaint("cert", f"{cert} or {key} cannot be read: {error.strerror}") from error
     found = None if context.certificate is None else validity(context.certificate)
-    flaw = None if found is None else found.flaw(time.time())
-    if flaw is not None:
-        raise settings.complaint("cert", f"the certificate in {cert} {flaw}")
+    problem = None if found is None else found.problem(time.time())
+    if problem is not None:
+        raise settings.complaint("cert", f"the certificate in {cert} {problem}")
     _trust_clients(settings, context)
     return context
 
 
-def _throw_away(settings: Settings) -> ssl.SSLContext:
+def _temporary_certificate(settings: Settings) -> ssl.SSLContext:
     try:
-        made = certificates.throw_away(settings.hosts)
-    except certificates.TrialMissing as error:
+        made = certificates.temporary_certificate(settings.hosts)
+    except certificates.TrustmeMissing as error:
         raise Complaint(f"{error}, or give {settings.names('cert', 'key')}") from error
     if settings.ca_out is not None:
         try:
@@ -327,28 +327,28 @@ def _in_memory(settings: Settings) -> list[str]:
     return [name for name, place in kept.items() if place is None]
 
 
-def _remarks(settings: Settings, accounts: stores.MemoryAccounts) -> tuple[str, ...]:
+def _warnings(settings: Settings, accounts: stores.MemoryAccounts) -> tuple[str, ...]:
     vanishing = _in_memory(settings)
-    remarks = [f"Kept in memory, gone with this process: {', '.join(vanishing)}."] if vanishing else []
-    remarks += relay_to.remarks(settings)
+    warnings = [f"Kept in memory, gone with this process: {', '.join(vanishing)}."] if vanishing else []
+    warnings += relay_to.warnings(settings)
     if settings.legacy:
-        remarks.append(f"Legacy methods are on, outside TLS too: {', '.join(server.in_clear(accounts.proofs))}.")
+        warnings.append(f"Legacy methods are on, outside TLS too: {', '.join(server.without_tls(accounts.proofs))}.")
     else:
-        remarks.append("Legacy methods are off: no login outside TLS.")
+        warnings.append("Legacy methods are off: no login outside TLS.")
     if settings.grant_lifetime == 0:
-        remarks.append("No grants: a login by POP3 opens nothing.")
+        warnings.append("No grants: a login by POP3 opens nothing.")
     if settings.grants.redis is not None and settings.grants.redis.password is not None:
-        remarks.append("A password for Redis on the command line, which others here may see: for trials only.")
+        warnings.append("A password for Redis on the command line, which others here may see: for trials only.")
     if accounts.mixed is not None:
-        remarks.append(accounts.mixed)
-    remarks += accounts.lacking
+        warnings.append(accounts.mixed)
+    warnings += accounts.lacking
     if not sasl.MD5_AVAILABLE:
-        remarks.append("No CRAM-MD5 and no APOP: this system allows no MD5.")
+        warnings.append("No CRAM-MD5 and no APOP: this system allows no MD5.")
     if settings.tokens and "tokens" not in settings.places:
-        remarks.append("Tokens from the command line, which others on this machine may see: for trials only.")
+        warnings.append("Tokens from the command line, which others on this machine may see: for trials only.")
     if os.geteuid() == 0:
-        remarks.append("Running as root: give it a user of its own, as docs/mailauth.service does.")
+        warnings.append("Running as root: give it a user of its own, as docs/mailauth.service does.")
     if not accounts.names:
         users = settings.names("users", "accounts").replace(" and ", " or ")
-        remarks.append(f"No accounts, so nobody can log in and no mail is taken: give {users}.")
-    return tuple(remarks)
+        warnings.append(f"No accounts, so nobody can log in and no mail is taken: give {users}.")
+    return tuple(warnings)

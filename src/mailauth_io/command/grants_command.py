@@ -65,7 +65,7 @@ class _Whose:
         return f"{number} of {self._shown} revoked"
 
 
-def _table(active: list[stores.LivingGrant]) -> str:
+def _table(active: list[stores.ActiveGrant]) -> str:
     if not active:
         return "no grants"
     rows = [("ADDRESS", "IDENTITY", "SECONDS LEFT")]

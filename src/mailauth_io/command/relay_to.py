@@ -90,7 +90,7 @@ def _context(settings: Settings, *, proving: bool) -> ssl.SSLContext:
     return context
 
 
-def remarks(settings: Settings) -> list[str]:
+def warnings(settings: Settings) -> list[str]:
     """What to say about the next hop at the start."""
     url = settings.relay_to
     hop = next_hop(settings)

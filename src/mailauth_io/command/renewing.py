@@ -92,20 +92,20 @@ class RenewingContext(ssl.SSLContext):
             try:
                 self._current = self._make()
             except Complaint as complaint:
-                LOGGER.error(Event("certificate", {"remark": f"the one before stays: {complaint}"}))
+                LOGGER.error(Event("certificate", {"warning": f"the one before stays: {complaint}"}))
             else:
                 self._warned = now - _DAY
-                LOGGER.info(Event("certificate", {"remark": f"{self._files[0]} has changed and was taken up"}))
+                LOGGER.info(Event("certificate", {"warning": f"{self._files[0]} has changed and was taken up"}))
         self._warn()
 
     def _warn(self) -> None:
         now = self._clock()
         found = None if self.certificate is None else validity(self.certificate)
-        if found is None or found.ends - now > WARNING_DAYS * _DAY or now - self._warned < _DAY:
+        if found is None or found.not_after - now > WARNING_DAYS * _DAY or now - self._warned < _DAY:
             return
         self._warned = now
-        when = f"expires on {day(found.ends)}" if now <= found.ends else f"expired on {day(found.ends)}"
-        LOGGER.warning(Event("certificate", {"remark": f"{self._files[0]} {when}"}))
+        when = f"expires on {day(found.not_after)}" if now <= found.not_after else f"expired on {day(found.not_after)}"
+        LOGGER.warning(Event("certificate", {"warning": f"{self._files[0]} {when}"}))
 
     def _signature(self) -> tuple[object, ...]:
         return tuple(

@@ -94,11 +94,11 @@ async def _serve(settings: Settings, serving: config.Serving, signalled: Callabl
         serving.certificate.look()  # it may be near its end
     listening = False
     try:
-        async with server.running(serving.config, serving.stores) as pair:
+        async with server.serve(serving.config, serving.stores) as running:
             listening = True
-            _announce(settings, serving, pair, await _ahead(serving))
+            _announce(settings, serving, running, await _ahead(serving))
             while await signalled() == signal.SIGHUP:
-                await _reload(serving, pair)
+                await _reload(serving, running)
     except OSError as error:
         if listening:
             raise
@@ -110,33 +110,33 @@ async def _serve(settings: Settings, serving: config.Serving, signalled: Callabl
 
 async def _ahead(serving: config.Serving) -> list[str]:
     """What is wrong with the next hop and with Redis just now: remarks alone, since they may come up later."""
-    remarks = []
+    warnings = []
     hop, grants = serving.stores.outbox, serving.stores.grants
     if isinstance(hop, server.NextHop):
-        reason = await server.look(hop, serving.config.domains[0])
+        reason = await server.check_next_hop(hop, serving.config.domains[0])
         if reason is not None:
-            remarks.append(f"The next hop {hop} takes no mail now, which is put off with 451 meanwhile: {reason}.")
+            warnings.append(f"The next hop {hop} takes no mail now, which is put off with 451 meanwhile: {reason}.")
     if grants is not None:
         try:
             await grants.find("0.0.0.0")
         except Exception as error:
             reason = grants_setting.words_of(error)
-            remarks.append(
+            warnings.append(
                 f"Grants cannot be asked for now, and what needs one is put off with 451 meanwhile: {reason}."
             )
-    return remarks
+    return warnings
 
 
-async def _reload(serving: config.Serving, pair: server.Pair) -> None:
+async def _reload(serving: config.Serving, running: server.RunningServer) -> None:
     """Take up at once what else is looked at from time to time; settings stay as they are."""
     server.LOGGER.info(Event("reload", {}))
     if serving.certificate is not None:
         serving.certificate.look(at_once=True)
-    await pair.reload()
+    await running.reload()
 
 
-def _announce(settings: Settings, serving: config.Serving, pair: server.Pair, further: list[str]) -> None:
-    ports = {name: getattr(pair, name) for name in server.PORTS}
+def _announce(settings: Settings, serving: config.Serving, running: server.RunningServer, further: list[str]) -> None:
+    ports = {name: getattr(running, name) for name in server.PORTS}
     if serving.ready_file is not None:
         try:
             _write_in_one_piece(serving.ready_file, json.dumps({**ports, "pid": os.getpid()}) + "\n")
@@ -145,8 +145,8 @@ def _announce(settings: Settings, serving: config.Serving, pair: server.Pair, fu
             raise settings.complaint("ready_file", text) from error
     listening = ", ".join(f"{name.upper()} {port}" for name, port in ports.items() if port is not None)
     print(f"Serving {', '.join(serving.config.domains)} on {', '.join(serving.config.hosts)}: {listening}.")
-    for remark in (*serving.remarks, *further):
-        print(remark)
+    for warning in (*serving.warnings, *further):
+        print(warning)
     print("Ready.", flush=True)
 
 

@@ -174,24 +174,24 @@ class Settings:
         "limits", "connections_per_address", None, words.number(1, 10**6, "number of connections"), default=256,
         kind=int, metavar="N", help="of those from one address",
     )  # fmt: skip
-    smtp_patience: float = row.one(
-        "limits", "smtp_patience", None, words.positive, default=300.0, kind=float, metavar="N",
+    smtp_timeout: float = row.one(
+        "limits", "smtp_timeout", None, words.positive, default=300.0, kind=float, metavar="N",
         help="how long an SMTP client may take for a command, or pause inside content",
     )  # fmt: skip
-    pop3_patience: float = row.one(
-        "limits", "pop3_patience", None, words.positive, default=600.0, kind=float, metavar="N",
+    pop3_timeout: float = row.one(
+        "limits", "pop3_timeout", None, words.positive, default=600.0, kind=float, metavar="N",
         help="how long a POP3 client may take for a command",
     )  # fmt: skip
     login_timeout: float = row.one(
         "limits", "login_timeout", None, words.positive, default=600.0, kind=float, metavar="N",
         help="from the beginning of a connection to a login or to the first message that is taken",
     )  # fmt: skip
-    handshake_patience: float = row.one(
-        "limits", "handshake_patience", None, words.positive, default=30.0, kind=float, metavar="N",
+    handshake_timeout: float = row.one(
+        "limits", "handshake_timeout", None, words.positive, default=30.0, kind=float, metavar="N",
         help="how long a TLS handshake may take",
     )  # fmt: skip
-    write_patience: float = row.one(
-        "limits", "write_patience", None, words.positive, default=300.0, kind=float, metavar="N",
+    write_timeout: float = row.one(
+        "limits", "write_timeout", None, words.positive, default=300.0, kind=float, metavar="N",
         help="how long a client may pause in reading what it asked for",
     )  # fmt: skip
     min_rate: float = row.one(

@@ -1,11 +1,11 @@
 """The ready server: SMTP and POP3 sessions that answer the core's questions from stores, neutral to the loop.
 
-``async with running(config, stores) as pair`` embeds it.  Knows no options and no signals; those belong to the command.
+``async with serve(config, stores) as running`` embeds it.  Options and signals belong to the command.
 """
 
 from ._log import LOGGER as LOGGER
-from ._offer import in_clear as in_clear
-from ._relaying import look as look
-from ._running import running as running
-from .config import PORTS as PORTS, Config as Config, Pair as Pair, Stores as Stores
-from .next_hop import Login as Login, NextHop as NextHop, Patience as Patience
+from ._offer import without_tls as without_tls
+from ._relay import check_next_hop as check_next_hop
+from ._serve import serve as serve
+from .config import PORTS as PORTS, Config as Config, RunningServer as RunningServer, Stores as Stores
+from .next_hop import Login as Login, NextHop as NextHop, Timeouts as Timeouts

@@ -44,6 +44,6 @@ def offered(mechanisms: sasl.ExtendedMechanisms, proofs: Set[Proof]) -> sasl.Ext
     return mechanisms.only(*(name for name, proof in NEEDS.items() if proof in proofs))
 
 
-def in_clear(proofs: Set[Proof]) -> tuple[str, ...]:
+def without_tls(proofs: Set[Proof]) -> tuple[str, ...]:
     """What a legacy server whose accounts have *proofs* takes outside TLS; USER and APOP by POP3 alone."""
     return tuple(name for name in offered(pop3.ALL_MECHANISMS, proofs).names if name in CLEAR)

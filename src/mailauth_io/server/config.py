@@ -19,7 +19,7 @@ from mailauth.smtp import ExtendedServerSettings as SmtpSettings, Mailbox
 from .._addresses import Network
 from ..limits import Limits
 from ..stores import Accounts, Budget, Grants, Maildrops, Outbox, Proof, mailbox_name
-from ._failures import LONGEST_DELAY
+from ._failed_logins import MAX_DELAY
 from ._offer import CLEAR, EVERY_PROOF, offered
 from .next_hop import NextHop
 
@@ -67,7 +67,7 @@ class Config:
     """None: no TLS at all, neither on the ports for it nor by STARTTLS and STLS."""
 
     failure_delay: float = attrs.field(
-        default=LONGEST_DELAY, validator=[attrs.validators.ge(0), attrs.validators.le(LONGEST_DELAY)]
+        default=MAX_DELAY, validator=[attrs.validators.ge(0), attrs.validators.le(MAX_DELAY)]
     )
     """Seconds that the refusal of a login waits at most, after several from one address; 0: none ever waits."""
 
@@ -82,10 +82,10 @@ class Config:
     limits: Limits = attrs.field(factory=Limits)
     """How many connections all ports together take, and how slow a peer may be."""
 
-    smtp_patience: float = attrs.field(default=300.0, validator=attrs.validators.gt(0))
+    smtp_timeout: float = attrs.field(default=300.0, validator=attrs.validators.gt(0))
     """Seconds for a command of an SMTP client; see ``smtp.ExtendedServerSettings.timeout``."""
 
-    pop3_patience: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
+    pop3_timeout: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
     """Seconds for a command of a POP3 client; see ``pop3.ExtendedServerSettings.timeout``."""
 
     login_timeout: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
@@ -132,7 +132,7 @@ class Config:
             allow_trailing_space=True,
             starttls=self.ssl_context is not None,
             max_message_size=self.max_message_size,
-            timeout=self.smtp_patience,
+            timeout=self.smtp_timeout,
             min_rate=self.limits.min_rate,
             login_timeout=self.login_timeout,
         )
@@ -145,7 +145,7 @@ class Config:
             scram_decoy=_NEVER_SHOWN,
             mechanisms_without_tls=CLEAR if self.legacy else frozenset(),
             stls=self.ssl_context is not None,
-            timeout=self.pop3_patience,
+            timeout=self.pop3_timeout,
             login_timeout=self.login_timeout,
         )
 
@@ -170,7 +170,7 @@ async def _nothing_to_reload() -> None:
 
 
 @attrs.frozen(kw_only=True)
-class Pair:
+class RunningServer:
     """An SMTP and a POP3 server that listen: the ports they got, None for one that is off."""
 
     hosts: tuple[str, ...]

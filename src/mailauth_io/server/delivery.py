@@ -9,17 +9,17 @@ import attrs
 
 from mailauth import smtp
 
-from ..stores import Envelope, Full, Maildrops, MessageContent, Outbox, Staged
+from ..stores import BudgetExceeded, Envelope, Maildrops, MessageContent, Outbox, Staged
 from . import trace
 from ._log import log_failure
 
 NO_ROOM = smtp.Reply(452, "4.3.1", "no room for this message now, try again later")
 NOT_STORED = smtp.Reply(451, "4.3.0", "the message could not be stored, try again later")
-HEADER_TOO_LONG = smtp.Reply(552, "5.3.4", f"the header section has more than {trace.MAXIMUM_HEADER} octets")
+HEADER_TOO_LONG = smtp.Reply(552, "5.3.4", f"the header section has more than {trace.MAX_HEADER} octets")
 LOOP = smtp.Reply(554, "5.4.6", "too many Received lines: this message runs in circles")
 
 
-class Declined(Exception):
+class DeliveryRejected(Exception):
     """Raised by an outbox that will not take a message, with what our client shall hear."""
 
     def __init__(self, reply: smtp.Reply) -> None:
@@ -53,7 +53,7 @@ async def deliver(message: Message, maildrops: Maildrops, outbox: Outbox) -> smt
     outbox said.
     """
     try:
-        if trace.strip_envelope(message.content) > trace.MAXIMUM_RECEIVED:
+        if trace.strip_envelope(message.content) > trace.MAX_RECEIVED:
             return LOOP
     except trace.HeaderTooLong:
         return HEADER_TOO_LONG
@@ -71,13 +71,13 @@ async def deliver(message: Message, maildrops: Maildrops, outbox: Outbox) -> smt
             staged.append((part, await outbox.stage(envelope, message.received, message.content)))
         for store, copy in staged:
             part = store
-            await copy.reveal()
+            await copy.commit()
     except BaseException as error:
         for _, copy in staged:
             copy.discard()
-        if isinstance(error, Full):
+        if isinstance(error, BudgetExceeded):
             return NO_ROOM
-        if isinstance(error, Declined):
+        if isinstance(error, DeliveryRejected):
             return error.reply
         if not isinstance(error, Exception):
             raise

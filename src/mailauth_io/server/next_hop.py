@@ -16,7 +16,7 @@ from mailauth import Tls, sasl
 
 
 @attrs.frozen(kw_only=True)
-class Patience:
+class Timeouts:
     """Seconds that the next hop may take; all of them are counted in whole, whatever trickles in meanwhile."""
 
     recipient: float = 270.0
@@ -29,17 +29,17 @@ class Patience:
     block: float = 180.0
     """For taking 64 KiB of content (RFC 5321 section 4.5.3.2.5)."""
 
-    verdict: float = 600.0
+    final_reply: float = 600.0
     """For the reply to the message (RFC 5321 section 4.5.3.2.6); more changes nothing, for the client machine waits no
     longer.  Our client began to wait for it before: see docs/relay.md."""
 
     idle: float = 60.0
     """How long ago a connection was last used that is used again: an older one may be gone without a word."""
 
-    farewell: float = 5.0
+    quit: float = 5.0
     """For QUIT, which nobody waits for."""
 
-    look: float = 5.0
+    check: float = 5.0
     """For the look at the next hop before the server begins, which decides nothing."""
 
 
@@ -119,7 +119,7 @@ class NextHop:
     """Without an *ssl_context*: log in by PLAIN, LOGIN or CRAM-MD5, too, and not by SCRAM alone.  Whoever can read the
     connection then has the password."""
 
-    timeout: Patience = attrs.field(factory=Patience)
+    timeouts: Timeouts = attrs.field(factory=Timeouts)
 
     tls_failure: TlsFailure = attrs.field(factory=TlsFailure, init=False, eq=False, repr=False)
 

@@ -13,8 +13,8 @@ from mailauth import ACCEPT, Accept, Notice, TlsStarted, pop3, sasl
 from .._adapter import ServerConnection
 from ..logs import shown
 from ..stores import OpenedMaildrop
-from ._house import House, ask
 from ._session import Session
+from ._state import ServerState, ask_store
 
 
 class Pop3Session(Session[pop3.ExtendedServerEvent]):
@@ -24,23 +24,25 @@ class Pop3Session(Session[pop3.ExtendedServerEvent]):
 
     protocol: ClassVar[str] = "POP3"
 
-    def __init__(self, house: House, connection: ServerConnection[pop3.ExtendedServerEvent]) -> None:
-        super().__init__(house, connection)
+    def __init__(self, server_state: ServerState, connection: ServerConnection[pop3.ExtendedServerEvent]) -> None:
+        super().__init__(server_state, connection)
         self._maildrop: OpenedMaildrop | None = None
         self._deleting = False
 
     async def run(self) -> None:
-        house, connection = self.house, self.connection
+        server_state, connection = self.server_state, self.connection
         async for event in connection:
             match event:
                 case pop3.Retrieve(number=number) as question:
-                    connection.answer(question, await ask(self.id, "maildrops", question, self._read(number, 0)))
+                    connection.answer(question, await ask_store(self.id, "maildrops", question, self._read(number, 0)))
                 case pop3.RetrieveMore(number=number, offset=offset) as question:
-                    connection.answer(question, await ask(self.id, "maildrops", question, self._read(number, offset)))
+                    connection.answer(
+                        question, await ask_store(self.id, "maildrops", question, self._read(number, offset))
+                    )
                 case pop3.OpenMaildrop(identity=identity) as question:
-                    connection.answer(question, await ask(self.id, "maildrops", question, self._open(identity)))
+                    connection.answer(question, await ask_store(self.id, "maildrops", question, self._open(identity)))
                 case pop3.Update(deleted=deleted) as question:
-                    connection.answer(question, await ask(self.id, "maildrops", question, self._update(deleted)))
+                    connection.answer(question, await ask_store(self.id, "maildrops", question, self._update(deleted)))
                 case (
                     sasl.CheckPassword()
                     | sasl.FetchSecret()
@@ -55,7 +57,7 @@ class Pop3Session(Session[pop3.ExtendedServerEvent]):
                 case sasl.AuthenticationStarted():
                     self.start_login()
                 case sasl.Authenticated(identity=identity):
-                    await house.grant(self.id, connection.peer.address, identity or "", self.begun)
+                    await server_state.grant(self.id, connection.peer.address, identity or "", self.begun)
                     self.note_login(event)
                 case sasl.AuthenticationFailed():
                     await self.refuse_login(event)
@@ -68,7 +70,7 @@ class Pop3Session(Session[pop3.ExtendedServerEvent]):
                     self._deleting = False
                 case pop3.Quit():
                     if not self._deleting:  # else Update is asked next
-                        self.let_go()
+                        self.release_resources()
                 case pop3.CommandRejected(reply=reply):
                     self.log(logging.DEBUG, "command refused", reply=reply)
                 case Notice():
@@ -77,7 +79,7 @@ class Pop3Session(Session[pop3.ExtendedServerEvent]):
                     assert_never(unreachable)
 
     async def _open(self, identity: str) -> pop3.Maildrop | pop3.Unavailable:
-        opened = await self.house.stores.maildrops.open(self.house.name(identity))
+        opened = await self.server_state.stores.maildrops.open(self.server_state.name(identity))
         if isinstance(opened, pop3.Unavailable):
             self.log(logging.INFO, "maildrop not opened", identity=shown(identity), reason=opened.name)
             return opened
@@ -99,10 +101,10 @@ class Pop3Session(Session[pop3.ExtendedServerEvent]):
             return pop3.Unavailable.TEMPORARY
         await self._maildrop.update(deleted)
         self.log(logging.INFO, "messages deleted", identity=shown(self.connection.identity), number=len(deleted))
-        self.let_go()
+        self.release_resources()
         return ACCEPT
 
-    def let_go(self) -> None:
+    def release_resources(self) -> None:
         """Let the next session in; at QUIT before the +OK leaves, since whoever reads it may log in again at once."""
         maildrop, self._maildrop = self._maildrop, None
         if maildrop is not None:

@@ -14,12 +14,12 @@ from mailauth.policy import Decision, Reason
 
 from .._adapter import ServerConnection
 from ..logs import shown
-from ..stores import Full, MessageContent, Outbox
+from ..stores import BudgetExceeded, MessageContent, Outbox
 from . import delivery, trace
-from ._house import House
 from ._log import log_failure
-from ._relaying import Relaying
+from ._relay import RelayConnection
 from ._session import Session
+from ._state import ServerState
 from .next_hop import NextHop
 
 NO_MAILBOX = smtp.Reply(550, "5.1.1", "no such mailbox here")
@@ -43,16 +43,18 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
 
     protocol: ClassVar[str] = "SMTP"
 
-    def __init__(self, house: House, connection: ServerConnection[smtp.ExtendedServerEvent]) -> None:
-        super().__init__(house, connection)
+    def __init__(self, server_state: ServerState, connection: ServerConnection[smtp.ExtendedServerEvent]) -> None:
+        super().__init__(server_state, connection)
         self._hello = smtp.Hello(domain="unknown", extended=False)  # the core takes no MAIL before a better one
         self._taken = 0
         self._content: MessageContent | None = None
         self._arrived = 0  # octets of it
-        outbox = house.stores.outbox
-        self._hop: Relaying | None = None
+        outbox = server_state.stores.outbox
+        self._hop: RelayConnection | None = None
         if isinstance(outbox, NextHop):
-            outbox = self._hop = Relaying(outbox, host_name=house.config.domains[0], session=self.id, clock=house.clock)
+            outbox = self._hop = RelayConnection(
+                outbox, host_name=server_state.config.domains[0], session=self.id, clock=server_state.clock
+            )
         self._outbox: Outbox = outbox
         self._begin(smtp.Mail(reverse_path=None))
 
@@ -91,7 +93,7 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
                     connection.answer(question, await self._complete())
                 case smtp.MessageAborted(reason=reason):
                     self.log(logging.INFO, "message aborted", reason=reason.name)
-                    self.let_go()
+                    self.release_resources()
                 case (
                     sasl.CheckPassword()
                     | sasl.FetchSecret()
@@ -123,23 +125,23 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
                     assert_never(unreachable)
 
     def _open(self, question: smtp.Mail) -> smtp.Verdict:
-        if question.size is not None and question.size > self.house.stores.budget.free:
+        if question.size is not None and question.size > self.server_state.stores.budget.free:
             return delivery.NO_ROOM
         self._begin(question)
         return ACCEPT
 
     async def _rcpt(self, question: smtp.Rcpt) -> smtp.Verdict:
-        house, path = self.house, question.forward_path
+        server_state, path = self.server_state, question.forward_path
         identity = self.connection.identity
-        decision = house.policy.decide(path, identity=identity, grant=None)
+        decision = server_state.policy.decide(path, identity=identity, grant=None)
         if decision.reason is Reason.NO_GRANT:
-            grant = await house.find_grant(self.id, self.connection.peer.address)
-            decision = house.policy.decide(path, identity=identity, grant=grant)
+            grant = await server_state.find_grant(self.id, self.connection.peer.address)
+            decision = server_state.policy.decide(path, identity=identity, grant=grant)
         verdict = decision.verdict
         if decision.reason is Reason.LOCAL:
             verdict = await self._local(question)
         elif verdict is ACCEPT:
-            verdict = await self._elsewhere(path)
+            verdict = await self._remote(path)
         if verdict is not ACCEPT:
             self.log(
                 logging.INFO, "recipient refused",
@@ -150,7 +152,7 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
             self._decision = decision  # what the log gives as the reason: of two kinds the one that had to be earned
         return verdict
 
-    async def _elsewhere(self, path: smtp.Mailbox) -> smtp.Verdict:
+    async def _remote(self, path: smtp.Mailbox) -> smtp.Verdict:
         """Mail may go there; the next hop, where there is one, says whether it will."""
         local_part, at, domain = str(path).rpartition("@")
         name = local_part + at + domain.lower()
@@ -165,7 +167,7 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
         """Whether there is such a mailbox here."""
         name = self._local_name(question.forward_path)
         try:
-            known = await (await self.house.accounts(self.id)).exists(name)
+            known = await (await self.server_state.accounts(self.id)).exists(name)
         except Exception as error:
             log_failure(self.id, "accounts", error)
             return question.unavailable
@@ -177,15 +179,15 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
     def _local_name(self, path: smtp.Mailbox) -> str:
         """The canonical name of the mailbox for a local *path*; for the postmaster see RFC 5321 section 4.5.1."""
         if path.local_part.lower() == "postmaster":
-            return self.house.postmaster
-        return self.house.name(str(path))
+            return self.server_state.postmaster
+        return self.server_state.name(str(path))
 
     def _data(self) -> smtp.Verdict:
         if self._relayed and self._hop is not None and self._hop.refusal is not None:
             return self._hop.refusal  # it took recipients, and was lost since then
         try:
-            self._content = MessageContent(self.house.stores.budget)
-        except Full:
+            self._content = MessageContent(self.server_state.stores.budget)
+        except BudgetExceeded:
             return delivery.NO_ROOM
         return ACCEPT
 
@@ -193,11 +195,11 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
         if self._content is None:
             return  # there was no room for an earlier chunk: the message is refused when it is complete
         try:
-            self.house.arriving.take(self.connection.peer.address, len(data))
+            self.server_state.inbound_quota.take(self.connection.peer.address, len(data))
             self._arrived += len(data)
             self._content.append(data)
-        except Full:
-            self.let_go()
+        except BudgetExceeded:
+            self.release_resources()
 
     async def _complete(self) -> smtp.Verdict:
         content = self._content
@@ -218,15 +220,15 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
         )
         size = content.size
         try:
-            reply = await delivery.deliver(message, self.house.stores.maildrops, self._outbox)
+            reply = await delivery.deliver(message, self.server_state.stores.maildrops, self._outbox)
         finally:
-            self.let_go()
+            self.release_resources()
         decision = self._decision
         self.log(
             logging.INFO, "message",
             queue_id=queue_id, mechanism=self.mechanism, hello=shown(self._hello.domain),
             sender=shown(message.reverse_path), size=size, maildrops=len(message.maildrops),
-            elsewhere=len(message.relayed), reason=None if decision is None else decision.reason.name,
+            remote=len(message.relayed), reason=None if decision is None else decision.reason.name,
             by=None if decision is None else shown(decision.identity), reply=reply,
         )  # fmt: skip
         return reply
@@ -236,7 +238,7 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
         return trace.received(
             hello=hello.domain,
             peer=connection.peer.address,
-            host_name=self.house.config.domains[0],
+            host_name=self.server_state.config.domains[0],
             protocol=trace.protocol_keyword(
                 extended=hello.extended,
                 tls=connection.tls is not None,
@@ -246,10 +248,10 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
             when=time.time(),
         )
 
-    def let_go(self) -> None:
+    def release_resources(self) -> None:
         """Give back what the message under way takes."""
         content, self._content = self._content, None
         if content is not None:
             content.release()
-            self.house.arriving.give_back(self.connection.peer.address, self._arrived)
+            self.server_state.inbound_quota.release(self.connection.peer.address, self._arrived)
             self._arrived = 0

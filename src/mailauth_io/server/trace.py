@@ -15,10 +15,10 @@ from mailauth.grants import normalize_address
 
 from ..stores.content import MessageContent
 
-MAXIMUM_RECEIVED: Final = 100
+MAX_RECEIVED: Final = 100
 """``Received:`` lines above which a message is taken to run in circles (RFC 5321 section 6.3)."""
 
-MAXIMUM_HEADER: Final = 1_048_576
+MAX_HEADER: Final = 1_048_576
 """Octets of a header section.  It is looked through in one go, and everybody waits meanwhile.  No RFC names a number;
 Exim has the same one."""
 
@@ -29,7 +29,7 @@ _ENVELOPE: Final = re.compile(rb"\n(?i:return-path|x-envelope-to)[ \t]*+:[^\n]*+
 
 
 class HeaderTooLong(Exception):
-    """The header section has more than MAXIMUM_HEADER octets."""
+    """The header section has more than MAX_HEADER octets."""
 
 
 def received(*, hello: str, peer: str, host_name: str, protocol: str, queue_id: str, when: float) -> bytes:
@@ -61,17 +61,17 @@ def strip_envelope(content: MessageContent) -> int:
     count = 1
     start = chunks[0] if chunks else b""
     # Joining twice as many chunks each time keeps this linear, and one chunk is nearly always enough.
-    while (end := _end_of_header(start)) < 0 and count < len(chunks) and len(start) <= MAXIMUM_HEADER + 2:
+    while (end := _end_of_header(start)) < 0 and count < len(chunks) and len(start) <= MAX_HEADER + 2:
         count *= 2
         start = b"".join(chunks[:count])
     size = len(start) if end < 0 else end
-    if size > MAXIMUM_HEADER:
+    if size > MAX_HEADER:
         raise HeaderTooLong
     header = b"\n" + start[:size]
     hops = 0
     for _ in _RECEIVED.finditer(header):
         hops += 1
-        if hops > MAXIMUM_RECEIVED:
+        if hops > MAX_RECEIVED:
             return hops
     clean = _ENVELOPE.sub(b"", header)
     if len(clean) != len(header):

@@ -12,7 +12,7 @@ from typing import Protocol
 from mailauth import pop3, sasl
 from mailauth.grants import Lookup
 
-from ._grants import GrantsError as GrantsError, LivingGrant as LivingGrant
+from ._grants import ActiveGrant as ActiveGrant, GrantsError as GrantsError
 from .accounts_file import (
     Account as Account,
     AccountsError as AccountsError,
@@ -21,10 +21,10 @@ from .accounts_file import (
     read_private as read_private,
 )
 from .content import (
-    BUDGET_IN_ALL as BUDGET_IN_ALL,
+    TOTAL_BUDGET as TOTAL_BUDGET,
     Budget as Budget,
+    BudgetExceeded as BudgetExceeded,
     Envelope as Envelope,
-    Full as Full,
     MessageContent as MessageContent,
 )
 from .credentials import (
@@ -95,7 +95,7 @@ class Accounts(Protocol):
 class Staged(Protocol):
     """A copy of a message, stored but not visible yet."""
 
-    async def reveal(self) -> None:
+    async def commit(self) -> None:
         """Make it visible, and make that last."""
 
     def discard(self) -> None:
@@ -163,7 +163,7 @@ class Grants(Protocol):
     async def revoke_address(self, address: str) -> int:
         """Forget every grant of *address*.  Returns how many lived."""
 
-    async def active(self) -> list[LivingGrant]:
+    async def active(self) -> list[ActiveGrant]:
         """All of them, the oldest login first."""
 
     def close(self) -> None:

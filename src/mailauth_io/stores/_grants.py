@@ -22,7 +22,7 @@ class GrantsError(Exception):
 
 
 @attrs.frozen(kw_only=True)
-class LivingGrant:
+class ActiveGrant:
     """A grant as a store shows it."""
 
     address: IPv4Address | IPv6Address

@@ -19,7 +19,7 @@ from typing import Final
 
 from .content import PIECE, with_lf
 
-LEFT_BEHIND: Final = 36 * 3600
+STALE_AFTER: Final = 36 * 3600
 """Seconds after which a file in ``tmp`` that nobody looks at is what a crash left there (maildir(5))."""
 
 _counter = itertools.count(1)
@@ -76,7 +76,7 @@ def listing(maildir: Path) -> dict[str, Path]:
 
 def sweep(maildir: Path) -> None:
     """Remove what crashes left in ``tmp``; what cannot be removed hinders nobody."""
-    before = time.time() - LEFT_BEHIND
+    before = time.time() - STALE_AFTER
     with contextlib.suppress(OSError), os.scandir(maildir / "tmp") as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
@@ -84,7 +84,7 @@ def sweep(maildir: Path) -> None:
                     os.unlink(entry.path)
 
 
-def octets_of(path: Path) -> Iterator[bytes]:
+def read_data(path: Path) -> Iterator[bytes]:
     """The file as it is, piece by piece; it is opened by this call and closed with the iterator.  Raises OSError."""
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0)
 
@@ -96,7 +96,7 @@ def octets_of(path: Path) -> Iterator[bytes]:
     return pieces()
 
 
-def told_size(unique_name: str, size: int) -> int | None:
+def size_from_name(unique_name: str, size: int) -> int | None:
     """The size with CRLF line ends, from the name of a file of *size* bytes; None unless this server gave the name.
 
     Others write ``W=`` too, and some count otherwise: they are not believed.
@@ -106,7 +106,7 @@ def told_size(unique_name: str, size: int) -> int | None:
 
 
 class StagedFile:
-    """A message in ``tmp``, moved to ``new`` by ``reveal()``; ``discard()`` removes it from wherever it is.
+    """A message in ``tmp``, moved to ``new`` by ``commit()``; ``discard()`` removes it from wherever it is.
 
     ``discard()`` may come while ``write()`` still runs in its thread: whichever of the two ends last removes the file.
     """
@@ -147,7 +147,7 @@ class StagedFile:
         finally:
             os.close(number)
 
-    def reveal(self) -> None:
+    def commit(self) -> None:
         """Make it visible under a name that also tells its sizes, with LF and CRLF line ends, as Dovecot's do."""
         seen = self._maildir / "new" / f"{self._unique},S={self._size},W={self._size + self._lines}"
         with self._lock:

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from ._maildir import octets_of, told_size
+from ._maildir import read_data, size_from_name
 from .content import with_crlf
 
 _HEAD: Final = b"mailauth sizes 1\n"  # another number when another way of counting comes
@@ -33,13 +33,13 @@ class WireSizes:
     def of(self, unique_name: str, unique_id: str, path: Path) -> int:
         """The size of the message at *path*; its content is read only if nothing tells it.  Raises OSError."""
         status = os.lstat(path)
-        told = told_size(unique_name, status.st_size)
+        told = size_from_name(unique_name, status.st_size)
         if told is not None:
             return told
         key, stamp = unique_id.encode(), b"%d %d" % (status.st_size, status.st_mtime_ns)
         known = self._read.get(key)
         if known is None or known[0] != stamp:
-            known = (stamp, sum(map(len, with_crlf(octets_of(path)))))
+            known = (stamp, sum(map(len, with_crlf(read_data(path)))))
         self._asked[key] = known
         return known[1]
 

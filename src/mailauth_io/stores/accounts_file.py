@@ -49,7 +49,7 @@ class Account:
     """None: it has a mailbox, and nobody can log in."""
     where: str = ""
     """Where it was written, for an error to point at: ``line 3 of users``."""
-    flaw: str = ""
+    problem: str = ""
     """What is wrong with it, behind *where*; empty for nothing."""
 
 
@@ -88,11 +88,11 @@ def _account(line: bytes, where: str) -> Account:
     text = name.decode("ascii", "replace")
     if not colon:
         # What stands there may be anything, a password too: it is no name.
-        return Account(name="", credential=None, where=where, flaw="lacks a colon; write name:{SCHEME}password")
+        return Account(name="", credential=None, where=where, problem="lacks a colon; write name:{SCHEME}password")
     try:
         credential = read_credential(rest.partition(b":")[0])
     except CredentialError as error:
-        return Account(name=text, credential=None, where=where, flaw=str(error))
+        return Account(name=text, credential=None, where=where, problem=str(error))
     return Account(name=text, credential=credential, where=where)
 
 

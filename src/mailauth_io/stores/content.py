@@ -13,7 +13,7 @@ import attrs
 
 from mailauth import pop3
 
-BUDGET_IN_ALL: Final = 256 * 1024 * 1024
+TOTAL_BUDGET: Final = 256 * 1024 * 1024
 """Octets that messages in flight and in-memory stores may take together before mail is answered 452 4.3.1."""
 
 PIECE: Final = 65536
@@ -46,24 +46,24 @@ def with_crlf(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield piece.replace(b"\n", b"\r\n")
 
 
-class Full(Exception):
+class BudgetExceeded(Exception):
     """The memory that messages may take is spent; nothing was kept."""
 
 
 class Budget:
     """Octets that may still be kept in memory, shared by every message in flight and every in-memory store."""
 
-    def __init__(self, size: int = BUDGET_IN_ALL) -> None:
+    def __init__(self, size: int = TOTAL_BUDGET) -> None:
         self.size = size
         self.free = size
 
     def take(self, size: int) -> None:
         """Raises Full when fewer than *size* bytes are free, and takes none then."""
         if size > self.free:
-            raise Full
+            raise BudgetExceeded
         self.free -= size
 
-    def give_back(self, size: int) -> None:
+    def release(self, size: int) -> None:
         self.free += size
 
 
@@ -91,7 +91,7 @@ class MessageContent:
         content = cls(budget)
         try:
             content.append(data)
-        except Full:
+        except BudgetExceeded:
             content.release()
             raise
         content.seal()
@@ -132,7 +132,7 @@ class MessageContent:
         """One holder less; with the last one the memory is free for others."""
         self._holders -= 1
         if self._holders == 0:
-            self.budget.give_back(self._taken)
+            self.budget.release(self._taken)
 
 
 @attrs.frozen(kw_only=True)

@@ -33,7 +33,7 @@ ITERATIONS: Final = 4096
 MAX_PASSWORD: Final = 1024
 """Octets: no login brings more."""
 
-BCRYPT_OCTETS: Final = 72
+BCRYPT_BYTES: Final = 72
 """All that bcrypt looks at of a password."""
 
 
@@ -204,7 +204,7 @@ class Hashed(Credential):
 
 def _as_hashed(name: str, password: bytes) -> bytes:
     """crypt(3) leaves away what bcrypt does not look at, and so hashes in use were made; the library refuses it."""
-    return password[:BCRYPT_OCTETS] if name == "bcrypt" else password
+    return password[:BCRYPT_BYTES] if name == "bcrypt" else password
 
 
 _FIELD: Final = re.compile(rb"\{([A-Za-z0-9.-]{1,32})\}")
@@ -319,8 +319,8 @@ def write_credential(scheme: str, password: bytes) -> str:
             raise CredentialError("holds characters that SCRAM does not take (RFC 4013); take another")
         parts = (b64encode(part).decode("ascii") for part in (keys.salt, keys.stored_key, keys.server_key))
         return f"{{SCRAM-SHA-256}}{keys.iterations},{','.join(parts)}"
-    if scheme == "BLF-CRYPT" and len(password) > BCRYPT_OCTETS:
-        raise CredentialError(f"has over {BCRYPT_OCTETS} octets, all that BLF-CRYPT looks at; take another scheme")
+    if scheme == "BLF-CRYPT" and len(password) > BCRYPT_BYTES:
+        raise CredentialError(f"has over {BCRYPT_BYTES} octets, all that BLF-CRYPT looks at; take another scheme")
     hash_: Any = getattr(_passlib(scheme), _HASHES[scheme][0])
     try:
         return f"{{{scheme}}}{hash_.using(**_SETTINGS.get(scheme, {})).hash(password)}"

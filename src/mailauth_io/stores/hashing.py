@@ -226,7 +226,7 @@ class Hashing:
         ClientLeft when *source* did not wait.
         """
         queue = self._queue
-        if queue is None or not queue.threads.at_home:
+        if queue is None or not queue.threads.in_own_loop:
             queue = self._queue = _Queue(self._most)
         loop = _loops.current()
         waiter = _Waiter(source, loop.event())

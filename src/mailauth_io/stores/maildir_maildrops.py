@@ -20,7 +20,7 @@ from typing import TypeVar
 from mailauth import pop3
 
 from .. import _loops
-from ._maildir import StagedFile, listing, make_maildir, octets_of, sweep, sync_folder
+from ._maildir import StagedFile, listing, make_maildir, read_data, sweep, sync_folder
 from ._wire_sizes import WireSizes
 from .content import ContentReader, MessageContent, with_crlf
 from .names import mailbox_name
@@ -69,8 +69,8 @@ class MaildirStaged:
     def __init__(self, file: StagedFile) -> None:
         self._file = file
 
-    async def reveal(self) -> None:
-        await _loops.current().in_thread(self._file.reveal)
+    async def commit(self) -> None:
+        await _loops.current().in_thread(self._file.commit)
 
     def discard(self) -> None:
         self._file.discard()
@@ -196,7 +196,7 @@ class _Opened:
     def _read(self, name: str, offset: int) -> pop3.Content:
         with self._lock:
             if offset == 0:
-                self._reader = ContentReader(with_crlf(self._at(name, octets_of)))
+                self._reader = ContentReader(with_crlf(self._at(name, read_data)))
             return self._reader.read()
 
     async def update(self, deleted: frozenset[int]) -> None:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from .. import _loops
-from ._maildir import LEFT_BEHIND, sweep
+from ._maildir import STALE_AFTER, sweep
 from .content import Envelope, MessageContent
 from .maildir_maildrops import MaildirStaged, stage_in
 
@@ -23,7 +23,7 @@ class MaildirOutbox:
 
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> MaildirStaged:
         if (now := time.monotonic()) >= self._sweep_due:
-            self._sweep_due = now + LEFT_BEHIND
+            self._sweep_due = now + STALE_AFTER
             await _loops.current().in_thread(sweep, self._directory)
         lines = [f"Return-Path: <{envelope.reverse_path}>", *(f"X-Envelope-To: {path}" for path in envelope.recipients)]
         written = "".join(f"{line}\r\n" for line in lines).encode("utf-8")

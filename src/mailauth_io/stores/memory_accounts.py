@@ -33,7 +33,7 @@ class Changes:
 
     revoked: frozenset[str] = frozenset()
     """Canonical names whose grants must end: the account is gone, or its password is another."""
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     """Sentences for the log."""
     in_force: float = 0.0
     """Seconds: logins within them were by the accounts as they are now, whichever process they came to."""
@@ -48,7 +48,7 @@ def from_password(name: str, password: bytes, where: str = "") -> Account:
         name=name,
         credential=None,
         where=f"{shown} ({where})" if where else shown,
-        flaw="has no password; write one",
+        problem="has no password; write one",
     )
 
 
@@ -60,11 +60,11 @@ def collect(accounts: Iterable[Account], domains: Set[str]) -> tuple[dict[str, A
     found: dict[str, Account] = {}
     complaints: list[str] = []
     for account in accounts:
-        if account.flaw:
-            complaints.append(f"{account.where} {account.flaw}")
+        if account.problem:
+            complaints.append(f"{account.where} {account.problem}")
         name = mailbox_name(account.name, domains)
         if name is None:
-            if not account.flaw:
+            if not account.problem:
                 complaints.append(f"{_shown(account)} is no mailbox name: {NAME_RULE}")
         elif name in found:
             complaints.append(f"{_shown(found[name])} and {_shown(account)} are the same mailbox; take one of them out")
@@ -191,7 +191,7 @@ class MemoryAccounts:
         try:
             written = await self._file.changed(at_once=at_once)
         except AccountsError as error:
-            return Changes(remarks=(f"{error}; the accounts stay as they were",))
+            return Changes(warnings=(f"{error}; the accounts stay as they were",))
         if written is None:
             return None
         before, lacking = self._accounts, self.lacking
@@ -201,13 +201,16 @@ class MemoryAccounts:
                 self._accounts[name] = before[name]  # what was derived from it is still good, and its salts stay
         self._begin()
         revoked = {name for name, account in before.items() if self._credential(name) is not account.credential}
-        remarks = [*complaints, f"{self._file.path} has changed and was read again: {len(self._accounts)} accounts now"]
-        remarks += (remark for remark in self.lacking if remark not in lacking)
+        warnings = [
+            *complaints,
+            f"{self._file.path} has changed and was read again: {len(self._accounts)} accounts now",
+        ]
+        warnings += (warning for warning in self.lacking if warning not in lacking)
         if self.mixed is not None:
-            remarks.append(self.mixed)
+            warnings.append(self.mixed)
         return Changes(
             revoked=frozenset(revoked | (before.keys() - self._accounts.keys())),
-            remarks=tuple(remarks),
+            warnings=tuple(warnings),
             in_force=self._file.in_force,
         )
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, GrantTable, Lookup
 
-from ._grants import LivingGrant
+from ._grants import ActiveGrant
 
 
 class MemoryGrants:
@@ -52,10 +52,10 @@ class MemoryGrants:
         self._sweep()
         return self._table.revoke_address(address)
 
-    async def active(self) -> list[LivingGrant]:
+    async def active(self) -> list[ActiveGrant]:
         now = self._clock()
         return [
-            LivingGrant(address=grant.address, identity=grant.identity, remaining=grant.expires - now)
+            ActiveGrant(address=grant.address, identity=grant.identity, remaining=grant.expires - now)
             for grant in self._table.active(now)
         ]
 

@@ -55,7 +55,7 @@ class _Copy:
             yield held
 
     def release(self) -> None:
-        self._content.budget.give_back(self._cost)
+        self._content.budget.release(self._cost)
         self._content.release()
 
 
@@ -86,7 +86,7 @@ class _Staged:
         self._maildrop = maildrop
         self._copy = copy
 
-    async def reveal(self) -> None:
+    async def commit(self) -> None:
         self._maildrop.append(self._copy)
 
     def discard(self) -> None:

@@ -26,7 +26,7 @@ class RelayedMessage:
         return b"".join((self.head, *self.content.chunks))
 
     def release(self) -> None:
-        self.content.budget.give_back(self.cost)
+        self.content.budget.release(self.cost)
         self.content.release()
 
 
@@ -59,7 +59,7 @@ class _Staged:
         self._messages = messages
         self._message = message
 
-    async def reveal(self) -> None:
+    async def commit(self) -> None:
         self._messages.append(self._message)
 
     def discard(self) -> None:

@@ -18,8 +18,8 @@ from redis.retry import Retry
 from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, GrantTable, Lookup, normalize_address
 
 from .. import _loops
-from ._asking import THREADS, Asking
-from ._grants import SWEPT_AT_ONCE, TIMEOUT, GrantsError, LivingGrant
+from ._bounded_executor import THREADS, BoundedExecutor
+from ._grants import SWEPT_AT_ONCE, TIMEOUT, ActiveGrant, GrantsError
 from .redis_address import RedisAddress
 
 Script = Callable[..., Any]
@@ -166,7 +166,7 @@ class RedisGrants:
         self._prefix = ipv6_prefix
         self._identities = identities_per_address
         self._maximum = max_grants
-        self._asking = Asking()
+        self._executor = BoundedExecutor()
         self._redis = redis.Redis(connection_pool=_pool(address, password))
         self._find_script, self._grant_script, self._revoke_identity_script, self._revoke_address_script = (
             self._redis.register_script(_BEGIN + script)
@@ -175,21 +175,21 @@ class RedisGrants:
 
     async def find(self, address: str) -> Lookup:
         key = self._key(address)
-        found = await self._asking.run(self._run, self._find_script, key)
+        found = await self._executor.run(self._run, self._find_script, key)
         return None if found is None else Grant(key, found[0].decode(), int(found[1]) / _MICRO)
 
     async def grant(self, address: str, identity: str) -> int:
         grant = Grant(self._key(address), identity, 0.0)  # which refuses an identity that is none
-        return await self._asking.run(self._grant, str(grant.address), grant.identity)
+        return await self._executor.run(self._grant, str(grant.address), grant.identity)
 
     async def revoke_identity(self, identity: str, older_than: float = 0.0) -> int:
         age = round(older_than * _MICRO)
-        return int(await self._asking.run(self._run, self._revoke_identity_script, identity, age))
+        return int(await self._executor.run(self._run, self._revoke_identity_script, identity, age))
 
     async def revoke_address(self, address: str) -> int:
-        return int(await self._asking.run(self._run, self._revoke_address_script, self._key(address)))
+        return int(await self._executor.run(self._run, self._revoke_address_script, self._key(address)))
 
-    async def active(self) -> list[LivingGrant]:
+    async def active(self) -> list[ActiveGrant]:
         return await _loops.current().in_thread(self._living)  # a million take longer than the patience
 
     def close(self) -> None:
@@ -225,7 +225,7 @@ class RedisGrants:
             raise TimeoutError
         return int(identities)
 
-    def _living(self) -> list[LivingGrant]:
+    def _living(self) -> list[ActiveGrant]:
         members = dict(self._redis.zscan_iter(_ALL, count=1000, score_cast_func=int))
         now = self._time()
         grants = []
@@ -233,7 +233,7 @@ class RedisGrants:
             address, _, identity = member.decode().partition(" ")
             if now < expires <= now + self._lifetime:
                 remaining = (expires - now) / _MICRO
-                grants.append(LivingGrant(address=normalize_address(address), identity=identity, remaining=remaining))
+                grants.append(ActiveGrant(address=normalize_address(address), identity=identity, remaining=remaining))
         return grants
 
 

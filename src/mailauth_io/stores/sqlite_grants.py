@@ -21,8 +21,8 @@ from typing import Final
 from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, GrantTable, Lookup, normalize_address
 
 from .. import _loops
-from ._asking import Asking
-from ._grants import SWEPT_AT_ONCE, TIMEOUT, GrantsError, LivingGrant
+from ._bounded_executor import BoundedExecutor
+from ._grants import SWEPT_AT_ONCE, TIMEOUT, ActiveGrant, GrantsError
 
 BUSY: Final = 0.5 * TIMEOUT
 """Seconds that a login waits while another process writes; less than the patience, so that lookups are asked on."""
@@ -78,7 +78,7 @@ class SqliteGrants:
         self._identities = identities_per_address
         self._maximum = max_grants
         self._clock = clock
-        self._asking = Asking()
+        self._executor = BoundedExecutor()
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()  # at most one for each thread
         self._closed = False
         try:
@@ -91,19 +91,19 @@ class SqliteGrants:
             raise GrantsError(f"{path} cannot keep grants: {error}") from error
 
     async def find(self, address: str) -> Lookup:
-        return await self._asking.run(self._find, self._key(address))
+        return await self._executor.run(self._find, self._key(address))
 
     async def grant(self, address: str, identity: str) -> int:
         grant = Grant(self._key(address), identity, 0.0)  # which refuses an identity that is none
-        return await self._asking.run(self._grant, str(grant.address), grant.identity, time.monotonic())
+        return await self._executor.run(self._grant, str(grant.address), grant.identity, time.monotonic())
 
     async def revoke_identity(self, identity: str, older_than: float = 0.0) -> int:
-        return await self._asking.run(self._revoke, "identity", identity, older_than)
+        return await self._executor.run(self._revoke, "identity", identity, older_than)
 
     async def revoke_address(self, address: str) -> int:
-        return await self._asking.run(self._revoke, "address", self._key(address), 0.0)
+        return await self._executor.run(self._revoke, "address", self._key(address), 0.0)
 
-    async def active(self) -> list[LivingGrant]:
+    async def active(self) -> list[ActiveGrant]:
         return await _loops.current().in_thread(self._living)  # a million take longer than the patience
 
     def close(self) -> None:
@@ -178,12 +178,12 @@ class SqliteGrants:
                 connection.execute("PRAGMA synchronous = NORMAL")
         return int(lived)
 
-    def _living(self) -> list[LivingGrant]:
+    def _living(self) -> list[ActiveGrant]:
         with self._connection() as connection:
             rows = connection.execute("SELECT address, identity, expires FROM grants ORDER BY number").fetchall()
         now = self._clock()
         return [
-            LivingGrant(address=normalize_address(address), identity=identity, remaining=expires - now)
+            ActiveGrant(address=normalize_address(address), identity=identity, remaining=expires - now)
             for address, identity, expires in rows
             if now < expires <= now + self._lifetime
         ]

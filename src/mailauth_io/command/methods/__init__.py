@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from ... import _loops
-from ...certificates import throw_away
+from ...certificates import temporary_certificate
 from ..complaint import Complaint
 from .judge import judge
 from .measure import Bench, measure
@@ -31,7 +31,7 @@ def main(loops: Sequence[str], *, as_json: bool, bench: Bench | None = None) -> 
     try:
         for name in loops:
             _loops.named(name)
-        bench = bench or Bench(certificate=throw_away(), another=throw_away())
+        bench = bench or Bench(certificate=temporary_certificate(), another=temporary_certificate())
     except ImportError as error:
         raise Complaint(str(error)) from error
     outcomes = prove(bench, loops)

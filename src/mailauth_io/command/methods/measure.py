@@ -16,7 +16,7 @@ from mailauth import pop3
 
 from ... import server, stores
 from ..._loops import current
-from ...certificates import ThrowAway
+from ...certificates import TemporaryCertificate
 from .letters import below_trace, letter, submitted_authenticated
 from .our_machines import OurMachines
 from .outcome import Columns, StepFailed
@@ -30,7 +30,7 @@ LIFETIME: Final = 1800.0
 OTHER_HOST: Final = "127.0.0.2"
 DOMAIN: Final = "example.test"
 LOCAL: Final = f"postmaster@{DOMAIN}"  # an alias of the account, so that the path itself does not tell its name
-ELSEWHERE: Final = "friend@elsewhere.test"
+REMOTE_ADDRESS: Final = "friend@elsewhere.test"
 
 
 class Clock:
@@ -47,11 +47,13 @@ class Clock:
         self._now += seconds
 
 
-Running = Callable[[server.Config, server.Stores, Clock], AbstractAsyncContextManager[server.Pair]]
+Running = Callable[[server.Config, server.Stores, Clock], AbstractAsyncContextManager[server.RunningServer]]
 
 
-def _running(config: server.Config, kept: server.Stores, clock: Clock) -> AbstractAsyncContextManager[server.Pair]:
-    return server.running(config, kept, clock=clock)
+def _running(
+    config: server.Config, kept: server.Stores, clock: Clock
+) -> AbstractAsyncContextManager[server.RunningServer]:
+    return server.serve(config, kept, clock=clock)
 
 
 class ReadableOutbox(stores.Outbox, Protocol):
@@ -66,9 +68,9 @@ class ReadableOutbox(stores.Outbox, Protocol):
 class Bench:
     """Everything that the rows run with; a test puts a broken piece in and must see a row fail."""
 
-    certificate: ThrowAway
+    certificate: TemporaryCertificate
     """The server's."""
-    another: ThrowAway
+    another: TemporaryCertificate
     """Of an authority that has nothing to do with the server."""
     running: Running = _running
     accounts: Callable[[Mapping[str, bytes]], stores.Accounts] = stores.MemoryAccounts
@@ -83,7 +85,7 @@ class Bench:
 async def measure(row: Row, clients: Clients, bench: Bench) -> Columns:
     """Go through the steps of *row*.  Raises StepFailed at the first that does not come out."""
     trial = _Trial(row, clients, bench)
-    async with bench.running(trial.config, trial.stores, trial.clock) as pair, trial.recorded(pair):
+    async with bench.running(trial.config, trial.stores, trial.clock) as running, trial.recorded(running):
         await trial.go()
     return trial.columns()
 
@@ -122,9 +124,9 @@ class _Trial:
         )
 
     @asynccontextmanager
-    async def recorded(self, pair: server.Pair) -> AsyncIterator[None]:
+    async def recorded(self, running: server.RunningServer) -> AsyncIterator[None]:
         """All that clients say goes through recording proxies; behind it the record is whole."""
-        ports = (pair.smtps, pair.pop3s) if self._implicit else (pair.smtp, pair.pop3)
+        ports = (running.smtps, running.pop3s) if self._implicit else (running.smtp, running.pop3)
         proxies = [RecordingProxy(HOST, port) for port in ports if port is not None]
         self._visit = Visit(
             smtp=proxies[0].port,
@@ -164,7 +166,7 @@ class _Trial:
 
     async def _relay(self, step: str, *, taken: bool, authenticate: bool = False, source: str = HOST) -> None:
         written = self._letter(step)
-        code = await self._submit(step, ELSEWHERE, written, authenticate=authenticate, source=source)
+        code = await self._submit(step, REMOTE_ADDRESS, written, authenticate=authenticate, source=source)
         if taken:
             self._letters.append(written)
             if code != 250:
@@ -214,7 +216,7 @@ class _Trial:
                 await self._clients.collect(visit)
             else:
                 content = self._letter(step)
-                await self._clients.submit(visit, recipient=ELSEWHERE, content=content, authenticate=True)
+                await self._clients.submit(visit, recipient=REMOTE_ADDRESS, content=content, authenticate=True)
         except LoginRefused:
             return
         except ClientFailed as failed:

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from mailauth import Command, LocalProtocolError, MessageChunk, RemoteProtocolError, pop3, sasl, smtp
 
 from ..._adapter import Client
-from ..._listener import BuildClient
+from ..._listener import ClientFactory
 from ..._loops import current
 from .rows import Login, Way
 from .visit import CLIENT_NAME, HOST, SENDER, ClientFailed, LoginRefused, ServerNotProved, Visit
@@ -57,7 +57,7 @@ def _one_kind_of_error() -> Iterator[None]:
         raise ClientFailed(f"{type(error).__name__}: {error}") from error
 
 
-async def _connect(visit: Visit, port: int, build: BuildClient[E], source: str) -> Client[E]:
+async def _connect(visit: Visit, port: int, build: ClientFactory[E], source: str) -> Client[E]:
     return await current().adapter.connect(
         build,
         HOST,

@@ -121,9 +121,9 @@ async def test_the_ready_server_takes_what_is_on_its_way(loop: _loops.Loop) -> N
     kept = server.Stores(accounts=accounts(), maildrops=maildrops, outbox=stores.MemoryOutbox())
     ready = threading.Event()
 
-    async with server.running(server.Config(smtp=0, grace=3_600.0), kept) as pair:
-        assert pair.smtp is not None
-        port = pair.smtp
+    async with server.serve(server.Config(smtp=0, grace=3_600.0), kept) as ports:
+        assert ports.smtp is not None
+        port = ports.smtp
 
         def client() -> bytes:
             with dial(port) as connection, dial(port) as idle:
@@ -160,6 +160,6 @@ async def test_a_connection_can_be_retired_by_itself(loop: _loops.Loop) -> None:
     async with loop.adapter.serve_smtp(session, smtp.ServerSettings()) as listener:
         with await loop.in_thread(dial, listener.port) as connection:
             await loop.in_thread(read_line, connection)
-            connections[0].retire()
-            connections[0].retire()
+            connections[0].close_when_idle()
+            connections[0].close_when_idle()
             assert await loop.in_thread(read_all, connection) == GOODBYE

@@ -15,10 +15,10 @@ from typing import Final
 from mailauth import pop3, smtp
 
 from .. import _loops
-from .._listener import Listener, Options
+from .._listener import Listener, ServeOptions
 from .._tls import POP3, SMTP
-from ._house import House
-from .config import PORTS, Config, Pair, Stores
+from ._state import ServerState
+from .config import PORTS, Config, RunningServer, Stores
 from .pop3_session import Pop3Session
 from .smtp_session import SmtpSession
 
@@ -26,21 +26,21 @@ _ATTEMPTS: Final = 16  # to find one free port that is free on every host
 
 
 @contextlib.asynccontextmanager
-async def running(
+async def serve(
     config: Config,
     stores: Stores,
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] | None = None,
-) -> AsyncIterator[Pair]:
+) -> AsyncIterator[RunningServer]:
     """An SMTP and a POP3 server, until the context is left; works on asyncio and on trio.
 
     *clock* gives seconds that never step back; grants live and end by it, unless *stores* brings some.  *sleep*
     waits for so many seconds, that of the loop unless given; a refused login does.  Raises OSError when a port cannot
     be had, and ValueError when the postmaster is none of the accounts.
     """
-    house = House.of(config, stores, clock, sleep)
-    if config.postmaster is not None and not await stores.accounts.exists(house.postmaster):
+    server_state = ServerState.of(config, stores, clock, sleep)
+    if config.postmaster is not None and not await stores.accounts.exists(server_state.postmaster):
         raise ValueError(f"the postmaster {config.postmaster!r} is none of the accounts")
     failure: Exception | None = None
     async with contextlib.AsyncExitStack() as stack:
@@ -50,11 +50,11 @@ async def running(
             wanted: int | None = getattr(config, name)
             ports[name] = wanted
             if wanted is not None:
-                found = await _listen(stack, house, name, wanted)
+                found = await _listen(stack, server_state, name, wanted)
                 ports[name] = found[0].port
                 listeners += found
         try:
-            yield Pair(hosts=config.hosts, **ports, reload=house.reload)
+            yield RunningServer(hosts=config.hosts, **ports, reload=server_state.reload)
         except Exception as error:  # raised again outside, as itself: the nurseries of trio would wrap it into groups
             failure = error
         finally:
@@ -64,15 +64,17 @@ async def running(
         raise failure
 
 
-async def _listen(stack: contextlib.AsyncExitStack, house: House, name: str, wanted: int) -> list[Listener]:
+async def _listen(
+    stack: contextlib.AsyncExitStack, server_state: ServerState, name: str, wanted: int
+) -> list[Listener]:
     """Listen on every host at one and the same port."""
     for attempt in range(1, _ATTEMPTS + 1):
         port = wanted
         found: list[Listener] = []
         async with contextlib.AsyncExitStack() as trial:
             try:
-                for host in house.config.hosts:
-                    found.append(await trial.enter_async_context(_serve(house, name, host, port)))
+                for host in server_state.config.hosts:
+                    found.append(await trial.enter_async_context(_serve(server_state, name, host, port)))
                     port = found[0].port
             except OSError as error:
                 if wanted != 0 or not found or attempt == _ATTEMPTS:
@@ -85,23 +87,25 @@ async def _listen(stack: contextlib.AsyncExitStack, house: House, name: str, wan
     raise AssertionError("the last attempt returns or raises")
 
 
-def _serve(house: House, name: str, host: str, port: int) -> contextlib.AbstractAsyncContextManager[Listener]:
+def _serve(
+    server_state: ServerState, name: str, host: str, port: int
+) -> contextlib.AbstractAsyncContextManager[Listener]:
     adapter = _loops.current().adapter
-    config = house.config
-    options: Options = {
+    config = server_state.config
+    options: ServeOptions = {
         "host": host, "port": port, "ssl_context": config.ssl_context, "implicit_tls": name.endswith("s"),
-        "reuse_port": config.reuse_port, "limits": config.limits, "crowd": house.crowd, "grace": config.grace,
-        "proxy_from": config.proxy_from,
+        "reuse_port": config.reuse_port, "limits": config.limits, "limiter": server_state.limiter,
+        "grace": config.grace, "proxy_from": config.proxy_from,
         "alpn": SMTP if name.startswith("smtp") else POP3,
     }  # fmt: skip
     if name.startswith("smtp"):
         return adapter.serve(
-            functools.partial(SmtpSession.serve, house),
-            lambda entropy, tls: smtp.ExtendedServerConnection(house.smtp_settings(), entropy=entropy, tls=tls),
+            functools.partial(SmtpSession.serve, server_state),
+            lambda entropy, tls: smtp.ExtendedServerConnection(server_state.smtp_settings(), entropy=entropy, tls=tls),
             **options,
         )
     return adapter.serve(
-        functools.partial(Pop3Session.serve, house),
-        lambda entropy, tls: pop3.ExtendedServerConnection(house.pop3_settings(), entropy=entropy, tls=tls),
+        functools.partial(Pop3Session.serve, server_state),
+        lambda entropy, tls: pop3.ExtendedServerConnection(server_state.pop3_settings(), entropy=entropy, tls=tls),
         **options,
     )

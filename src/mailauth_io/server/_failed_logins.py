@@ -10,13 +10,13 @@ from typing import Final
 
 from .._addresses import key
 
-LONGEST_DELAY: Final = 2.0
+MAX_DELAY: Final = 2.0
 """Seconds.  Clients wait for minutes (RFC 5321 section 4.5.3.2), the person in front of one does not."""
 
 MEMORY: Final = 900.0
 """Seconds without a failed login after which those of an address are forgotten."""
 
-MAXIMUM_ADDRESSES: Final = 16_384
+MAX_ADDRESSES: Final = 16_384
 """Addresses that are remembered (house rule 4), some 4 MB of them; whichever failed longest ago leaves first."""
 
 NETWORK: Final = 64
@@ -35,9 +35,9 @@ class FailedLogins:
     *longest* is in seconds, 0 for no delay at all.
     """
 
-    def __init__(self, *, longest: float = LONGEST_DELAY, maximum_addresses: int = MAXIMUM_ADDRESSES) -> None:
+    def __init__(self, *, longest: float = MAX_DELAY, max_addresses: int = MAX_ADDRESSES) -> None:
         self._longest = longest
-        self._maximum = maximum_addresses
+        self._maximum = max_addresses
         self._failed: OrderedDict[object, tuple[int, float]] = OrderedDict()  # how often, and when last; oldest first
 
     def __len__(self) -> int:

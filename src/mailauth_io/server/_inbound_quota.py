@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import Final
 
 from .._addresses import key
-from ..stores import Full
-from ._failures import NETWORK
+from ..stores import BudgetExceeded
+from ._failed_logins import NETWORK
 
 SHARE: Final = 4
 """One address may hold a fourth of the budget, and one message of the greatest size at least: a client that begins
 messages and ends none is put off, and others deliver."""
 
 
-class Arriving:
+class InboundQuota:
     """Octets by address.  *most* are what one address may hold."""
 
     def __init__(self, most: int) -> None:
@@ -32,10 +32,10 @@ class Arriving:
         who = key(address, NETWORK)
         held = self._held.get(who, 0) + size
         if held > self._most:
-            raise Full
+            raise BudgetExceeded
         self._held[who] = held
 
-    def give_back(self, address: str, size: int) -> None:
+    def release(self, address: str, size: int) -> None:
         who = key(address, NETWORK)
         held = self._held.pop(who, 0) - size
         if held > 0:

@@ -22,7 +22,7 @@ from mailauth_io._addresses import Network
 from mailauth_io._listener import _smtp_machine
 from mailauth_io._stream import Peer, Stream
 from mailauth_io.command import descriptors
-from mailauth_io.limits import QUIET_SECONDS, Crowd, Limits
+from mailauth_io.limits import QUIET_SECONDS, ConnectionLimiter, Limits
 from tests.io.by_hand import read_line
 from tests.io.line_echo import dial, echo, on_both_loops, read_all, serving
 from tests.io.server_support import Clock, accounts
@@ -42,50 +42,50 @@ async def greet(connection: ServerConnection[Any]) -> None:
 
 def test_a_limiter_has_a_bound_in_all_and_for_each_address() -> None:
     """Neighbours are not added up; whoever leaves makes room."""
-    crowd = Crowd(Limits(connections=4, connections_per_address=2))
-    assert [crowd.enter("192.0.2.1") for _ in range(3)] == [True, True, False]
-    assert [crowd.enter("192.0.2.2") for _ in range(3)] == [True, True, False]
-    assert not crowd.enter("192.0.2.3")
-    crowd.leave("192.0.2.1")
-    assert crowd.enter("192.0.2.3")
-    assert len(crowd) == 4
+    limiter = ConnectionLimiter(Limits(connections=4, connections_per_address=2))
+    assert [limiter.acquire("192.0.2.1") for _ in range(3)] == [True, True, False]
+    assert [limiter.acquire("192.0.2.2") for _ in range(3)] == [True, True, False]
+    assert not limiter.acquire("192.0.2.3")
+    limiter.release("192.0.2.1")
+    assert limiter.acquire("192.0.2.3")
+    assert len(limiter) == 4
 
 
 def test_an_ipv4_mapped_address_is_the_ipv4_one() -> None:
-    crowd = Crowd(Limits(connections_per_address=1))
-    assert crowd.enter("::ffff:192.0.2.1")
-    assert not crowd.enter("192.0.2.1")
-    assert not crowd.enter("::ffff:c000:201")
-    assert crowd.enter("::ffff:192.0.2.2")
-    assert crowd.enter("2001:db8::1")
-    crowd.leave("::ffff:192.0.2.1")
-    assert crowd.enter("192.0.2.1")
+    limiter = ConnectionLimiter(Limits(connections_per_address=1))
+    assert limiter.acquire("::ffff:192.0.2.1")
+    assert not limiter.acquire("192.0.2.1")
+    assert not limiter.acquire("::ffff:c000:201")
+    assert limiter.acquire("::ffff:192.0.2.2")
+    assert limiter.acquire("2001:db8::1")
+    limiter.release("::ffff:192.0.2.1")
+    assert limiter.acquire("192.0.2.1")
 
 
 def test_a_limiter_keeps_nothing_of_those_who_left() -> None:
-    crowd = Crowd(Limits(connections_per_address=1))
+    limiter = ConnectionLimiter(Limits(connections_per_address=1))
     for number in range(1_000):
         address = f"192.0.2.{number}"
-        assert crowd.enter(address)
-        assert not crowd.enter(address)
-        crowd.leave(address)
-    assert not crowd._by_address
-    assert len(crowd) == 0
+        assert limiter.acquire(address)
+        assert not limiter.acquire(address)
+        limiter.release(address)
+    assert not limiter._by_address
+    assert len(limiter) == 0
 
 
 def test_a_flood_of_refused_connections_is_one_line_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     """And the next line says how many there were."""
     clock = Clock()
-    crowd = Crowd(Limits(connections=1), clock=clock)
-    assert crowd.enter("192.0.2.1")
+    limiter = ConnectionLimiter(Limits(connections=1), clock=clock)
+    assert limiter.acquire("192.0.2.1")
     for _ in range(100):
-        assert not crowd.enter("192.0.2.2")
+        assert not limiter.acquire("192.0.2.2")
     assert [record.getMessage() for record in caplog.records] == [
         'connection refused peer=192.0.2.2 reason="there are 1 connections"'
     ]
     clock.now += QUIET_SECONDS
-    assert not crowd.enter("192.0.2.1")
-    assert caplog.records[-1].getMessage().endswith(" unsaid=99")
+    assert not limiter.acquire("192.0.2.1")
+    assert caplog.records[-1].getMessage().endswith(" suppressed=99")
 
 
 @pytest.mark.parametrize("limits", [{"connections": 0}, {"connections_per_address": 0}, {"min_rate": 0}])
@@ -116,13 +116,13 @@ async def test_who_comes_beyond_the_bound_hears_the_protocols_own_refusal(loop: 
 
 @pytest.mark.parametrize("name", ["asyncio", "trio"])
 def test_who_is_refused_and_gone_is_no_failed_session(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    loop, crowd = _loops.named(name), Crowd(Limits(connections=1))
-    assert crowd.enter("192.0.2.1")
+    loop, limiter = _loops.named(name), ConnectionLimiter(Limits(connections=1))
+    assert limiter.acquire("192.0.2.1")
     gone = create_autospec(Stream, instance=True)
     gone.write_all.side_effect = ConnectionResetError
 
     async def main() -> None:
-        async with loop.adapter.serve_smtp(greet, smtp.ServerSettings(), crowd=crowd) as listener:
+        async with loop.adapter.serve_smtp(greet, smtp.ServerSettings(), limiter=limiter) as listener:
             await listener._run(gone, Peer("192.0.2.2", 25), greet, partial(_smtp_machine, smtp.ServerSettings()))
 
     loop.run(main)
@@ -132,8 +132,8 @@ def test_who_is_refused_and_gone_is_no_failed_session(name: str, caplog: pytest.
 
 @on_both_loops
 async def test_there_is_room_again_when_a_session_has_ended(loop: _loops.Loop) -> None:
-    crowd = Crowd(Limits(connections=1))
-    async with serving(loop, echo, crowd=crowd) as listener:
+    limiter = ConnectionLimiter(Limits(connections=1))
+    async with serving(loop, echo, limiter=limiter) as listener:
 
         def client() -> bytes:
             with dial(listener.port) as connection:
@@ -142,7 +142,7 @@ async def test_there_is_room_again_when_a_session_has_ended(loop: _loops.Loop) -
 
         for _ in range(3):
             assert await loop.in_thread(client) == b"hello\r\nbye\r\n"
-            while len(crowd):
+            while len(limiter):
                 await loop.sleep(0)
 
 
@@ -185,14 +185,14 @@ async def test_through_a_proxy_it_is_the_client_that_is_counted(loop: _loops.Loo
 async def test_all_ports_of_a_pair_are_counted_together(loop: _loops.Loop) -> None:
     config = server.Config(smtp=0, pop3=0, limits=Limits(connections=1))
     kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox())
-    async with server.running(config, kept) as pair:
+    async with server.serve(config, kept) as ports:
 
         def client() -> bytes:
-            assert pair.smtp is not None
-            assert pair.pop3 is not None
-            with dial(pair.smtp) as first:
+            assert ports.smtp is not None
+            assert ports.pop3 is not None
+            with dial(ports.smtp) as first:
                 assert read_line(first).startswith(b"220 ")
-                with dial(pair.pop3) as second:
+                with dial(ports.pop3) as second:
                     return read_line(second)
 
         assert (await loop.in_thread(client)).startswith(b"-ERR [SYS/TEMP]")

@@ -19,12 +19,12 @@ from .. import _loops
 from .._adapter import ServerConnection
 from .._addresses import key, network_of
 from ..certificate_names import certificate_names
-from ..limits import Crowd
+from ..limits import ConnectionLimiter
 from ..logs import Event
 from ..stores import Accounts, ClientLeft, LoginSource, MemoryGrants, Proof, mailbox_name
-from ._arriving import SHARE, Arriving
-from ._failures import NETWORK, FailedLogins
-from ._granting import Granting
+from ._failed_logins import NETWORK, FailedLogins
+from ._grant_service import GrantService
+from ._inbound_quota import SHARE, InboundQuota
 from ._log import LOGGER, log_failure
 from .config import Config, Stores
 
@@ -36,32 +36,32 @@ async def _sleep(seconds: float) -> None:
 
 
 @attrs.frozen(kw_only=True)
-class House:
+class ServerState:
     """Everything that lasts longer than a session."""
 
     config: Config
     stores: Stores
     policy: RelayPolicy
-    granting: Granting | None
+    grant_service: GrantService | None
     """None: a login by POP3 opens nothing."""
     clock: Callable[[], float]
     """Seconds that never step back."""
     sleep: Callable[[float], Awaitable[None]]
     """Let others run for so many seconds."""
     failures: FailedLogins
-    crowd: Crowd
+    limiter: ConnectionLimiter
     """All that are connected, to whichever port."""
-    arriving: Arriving
+    inbound_quota: InboundQuota
     """The content of messages that are not whole yet."""
     _smtp_settings: dict[frozenset[Proof], smtp.ExtendedServerSettings] = attrs.field(factory=dict, init=False)
     _pop3_settings: dict[frozenset[Proof], pop3.ExtendedServerSettings] = attrs.field(factory=dict, init=False)
     _to_revoke: dict[str, float] = attrs.field(factory=dict, init=False)
     """Names whose grants must end, and have not yet; those alone that were made before that time."""
     _changed: dict[str, int] = attrs.field(factory=dict, init=False)
-    """Names whose account went or got another password, and when, by ``_moments``."""
+    """Names whose account went or got another password, and when, by ``_sequence``."""
     _logged_in: dict[str, set[ServerConnection[Any]]] = attrs.field(factory=dict, init=False)
     """Connections by the canonical name of their identity."""
-    _moments: Iterator[int] = attrs.field(factory=lambda: itertools.count(1), init=False)
+    _sequence: Iterator[int] = attrs.field(factory=lambda: itertools.count(1), init=False)
 
     @classmethod
     def of(
@@ -70,23 +70,23 @@ class House:
         stores: Stores,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] | None = None,
-    ) -> House:
+    ) -> ServerState:
         """*sleep* is that of the loop that runs unless given."""
         grants = stores.grants
         if config.grant_lifetime == 0:
             grants = None
         elif grants is None:
             grants = MemoryGrants(lifetime=config.grant_lifetime, ipv6_prefix=config.grant_ipv6_prefix, clock=clock)
-        granting = None if grants is None else Granting(grants, config.no_grants_from + config.proxy_from)
+        grant_service = None if grants is None else GrantService(grants, config.no_grants_from + config.proxy_from)
         return cls(
             config=config,
             stores=stores,
             policy=RelayPolicy(domains=config.domains),
-            granting=granting,
+            grant_service=grant_service,
             clock=clock,
             sleep=_sleep if sleep is None else sleep,
-            crowd=Crowd(config.limits),
-            arriving=Arriving(max(stores.budget.size // SHARE, config.max_message_size)),
+            limiter=ConnectionLimiter(config.limits),
+            inbound_quota=InboundQuota(max(stores.budget.size // SHARE, config.max_message_size)),
             failures=FailedLogins(longest=config.failure_delay),
         )
 
@@ -120,10 +120,10 @@ class House:
         """
         changes = await self.stores.accounts.refresh(at_once=at_once)
         if changes is not None:
-            for remark in changes.remarks:
-                LOGGER.warning(Event("accounts", {"remark": remark}))
+            for warning in changes.warnings:
+                LOGGER.warning(Event("accounts", {"warning": warning}))
             self._to_revoke.update(dict.fromkeys(changes.revoked, self.clock() - changes.in_force))
-            self._changed.update((name, self.moment()) for name in changes.revoked)
+            self._changed.update((name, self.next_sequence()) for name in changes.revoked)
             for name in changes.revoked:
                 for connection in tuple(self._logged_in.get(name, ())):
                     connection.shut_down()
@@ -138,7 +138,7 @@ class House:
         except Exception as error:
             log_failure("reload", "accounts", error)
 
-    def enter(self, connection: ServerConnection[Any], identity: str, begun: int) -> None:
+    def add_session(self, connection: ServerConnection[Any], identity: str, begun: int) -> None:
         """*identity* has just proved itself, in a login that began at the moment *begun*.
 
         The connection ends when the account changes, and now if it has changed since then.
@@ -148,24 +148,24 @@ class House:
         if self._changed.get(name, 0) >= begun:
             connection.shut_down()
 
-    def leave(self, connection: ServerConnection[Any], identity: str) -> None:
-        """What ``enter`` began is over."""
+    def remove_session(self, connection: ServerConnection[Any], identity: str) -> None:
+        """What ``add_session`` began is over."""
         name = self.name(identity)
         there = self._logged_in.get(name, set())
         there.discard(connection)
         if not there:
             self._logged_in.pop(name, None)
 
-    def moment(self) -> int:
+    def next_sequence(self) -> int:
         """A number above every one before it."""
-        return next(self._moments)
+        return next(self._sequence)
 
     async def _revoke(self, session: str) -> None:
         """What fails is tried again at the next look, and until then no grant is found."""
         for name, since in tuple(self._to_revoke.items()):
             try:
-                if self.granting is not None:
-                    await self.granting.revoke_identity(name, self.clock() - since)
+                if self.grant_service is not None:
+                    await self.grant_service.revoke_identity(name, self.clock() - since)
             except Exception as error:
                 log_failure(session, "grants", error)
                 return
@@ -186,14 +186,14 @@ class House:
             case sasl.CheckToken():
                 owner = await self.check_token(session, question)
                 if owner is sasl.Refusal.BAD_CREDENTIALS:
-                    await self.hold_back(connection.peer.address)  # the JSON tells it, long before the reply
+                    await self.delay_refusal(connection.peer.address)  # the JSON tells it, long before the reply
                 connection.answer(question, owner)
             case sasl.CheckExternal():
                 connection.answer(question, await self.check_external(session, question))
             case sasl.Authorize():
                 connection.answer(question, self.authorize(question))
 
-    async def hold_back(self, address: str) -> None:
+    async def delay_refusal(self, address: str) -> None:
         """A login from *address* has failed: wait before it is told so, the longer the more of them have failed."""
         seconds = self.count_failure(address)
         if seconds:
@@ -232,7 +232,7 @@ class House:
         async def answer() -> bytes | None:
             return await (await self.accounts(session)).secret(self.name(question.authentication_identity))
 
-        return await ask(session, "accounts", question, answer())
+        return await ask_store(session, "accounts", question, answer())
 
     async def fetch_scram_keys(
         self, connection: ServerConnection[Any], session: str, question: sasl.FetchScramKeys
@@ -249,12 +249,12 @@ class House:
     async def _ask_accounts(
         connection: ServerConnection[Any], session: str, question: Question[A], answer: Awaitable[A]
     ) -> A:
-        """As ``ask``; the session ends when its client has left the queue for hashing.
+        """As ``ask_store``; the session ends when its client has left the queue for hashing.
 
         The client may have sent many more logins before it left: none of them is worth a reply, or a line of the log.
         """
         try:
-            return await ask(session, "accounts", question, answer)
+            return await ask_store(session, "accounts", question, answer)
         except ClientLeft:
             connection.shut_down()
             return question.unavailable
@@ -266,7 +266,7 @@ class House:
             owner = await (await self.accounts(session)).token_owner(question.token)
             return owner or sasl.Refusal.BAD_CREDENTIALS
 
-        return await ask(session, "accounts", question, answer())
+        return await ask_store(session, "accounts", question, answer())
 
     async def check_external(self, session: str, question: sasl.CheckExternal) -> str | sasl.Refusal:
         """The answer to *question*: of the accounts that the certificate proves the one asked for, or the only one."""
@@ -279,7 +279,7 @@ class House:
                 return wanted
             return next(iter(owners)) if len(owners) == 1 else sasl.Refusal.BAD_CREDENTIALS
 
-        return await ask(session, "accounts", question, answer())
+        return await ask_store(session, "accounts", question, answer())
 
     def authorize(self, question: sasl.Authorize) -> Accept | sasl.Refusal:
         """The answer to *question*: nobody acts as another, and two spellings of one mailbox are the same."""
@@ -293,29 +293,29 @@ class House:
         A failure costs the grant, not the login.  So does a change of the account since then: what was proved is a
         password that counts no more.
         """
-        if self.granting is None:
+        if self.grant_service is None:
             return
         name = self.name(identity)
         try:
             await self.accounts(session)
             if self._changed.get(name, 0) < begun:
-                await self.granting.grant(session, address, name)
+                await self.grant_service.grant(session, address, name)
         except Exception as error:
             log_failure(session, "grants", error)
 
     async def find_grant(self, session: str, address: str) -> Lookup:
         """What the grants say about *address* now; UNAVAILABLE when they fail."""
-        if self.granting is None:
+        if self.grant_service is None:
             return None
         try:
             await self.accounts(session)
-            return UNAVAILABLE if self._to_revoke else await self.granting.find(address)
+            return UNAVAILABLE if self._to_revoke else await self.grant_service.find(address)
         except Exception as error:
             log_failure(session, "grants", error)
             return UNAVAILABLE
 
 
-async def ask(session: str, part: str, question: Question[A], answer: Awaitable[A]) -> A:
+async def ask_store(session: str, part: str, question: Question[A], answer: Awaitable[A]) -> A:
     """What a store answers; a failure becomes the question's own temporary one, and the log names the failed *part*.
 
     Raises ClientLeft, which is no failure of a store.

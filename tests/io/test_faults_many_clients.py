@@ -25,11 +25,11 @@ def test_a_reader_who_does_not_read_holds_up_nobody_else(run: Run) -> None:
     """RFC 1939 section 4: the maildrop is his until he is gone; mail for it, and all others, go on meanwhile."""
 
     def client(served: Served) -> None:
-        assert served.pair.pop3 is not None
+        assert served.ports.pop3 is not None
         with served.smtp() as smtp:
             for _ in range(2):
                 smtp.sendmail("far@far.test", ["alice@example.test", "bob@example.test"], TEXT)
-        with socket.create_connection(("127.0.0.1", served.pair.pop3), TIMEOUT) as reader:
+        with socket.create_connection(("127.0.0.1", served.ports.pop3), TIMEOUT) as reader:
             hear(reader)
             for line in LOGIN:
                 reader.sendall(line + b"\r\n")
@@ -60,7 +60,7 @@ def test_a_storm_of_connections_and_resets_is_no_error(run: Run, caplog: pytest.
     def client(served: Served) -> None:
         with contextlib.ExitStack() as staying:
             for number in range(400):
-                port = (served.pair.smtp, served.pair.pop3, served.pair.smtps, served.pair.pop3s)[number % 4]
+                port = (served.ports.smtp, served.ports.pop3, served.ports.smtps, served.ports.pop3s)[number % 4]
                 connection = socket.create_connection(("127.0.0.1", port), TIMEOUT)
                 if number % 8 >= 4:
                     connection.sendall(b"\x16\x03\x01" if number % 4 >= 2 else b"NOOP\r\n")

@@ -28,7 +28,7 @@ def seconds(text: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("begins", "ends"),
+    ("not_before", "not_after"),
     [
         ("2026-01-31T12:00:00", "2049-12-31T23:59:59"),  # two digits of the year
         ("1950-01-01", "1999-12-31"),
@@ -36,11 +36,11 @@ def seconds(text: str) -> float:
         ("2050-01-01", "9999-12-31T23:59:59"),
     ],
 )
-def test_from_when_until_when_a_certificate_is_good(begins: str, ends: str, tmp_path: Path) -> None:
+def test_from_when_until_when_a_certificate_is_good(not_before: str, not_after: str, tmp_path: Path) -> None:
     """RFC 5280 section 4.1.2.5."""
-    certificate, _ = write(tmp_path, begins=seconds(begins), ends=seconds(ends))
+    certificate, _ = write(tmp_path, not_before=seconds(not_before), not_after=seconds(not_after))
     der = ssl.PEM_cert_to_DER_cert(certificate.read_text())
-    assert validity(der) == Validity(begins=seconds(begins), ends=seconds(ends))
+    assert validity(der) == Validity(not_before=seconds(not_before), not_after=seconds(not_after))
     for end in range(0, len(der), 7):
         assert validity(der[:end]) is None
 
@@ -65,11 +65,11 @@ def options(cert: Path, key: Path) -> list[str]:
     return ["--user", "alice:open sesame", "--cert", str(cert), "--key", str(key)]
 
 
-@pytest.mark.parametrize(("begins", "ends", "says"), [(-2, -1, "expired on "), (1, 2, "is not valid before ")])
+@pytest.mark.parametrize(("not_before", "not_after", "says"), [(-2, -1, "expired on "), (1, 2, "is not valid before ")])
 def test_a_certificate_that_is_not_good_now_is_one_sentence_at_the_start(
-    begins: int, ends: int, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    not_before: int, not_after: int, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    cert, key = write(tmp_path, begins=NOW + begins * DAY, ends=NOW + ends * DAY)
+    cert, key = write(tmp_path, not_before=NOW + not_before * DAY, not_after=NOW + not_after * DAY)
     settings = cli.settings_of(cli.build_parser().parse_args(["serve", *options(cert, key)]))
     with pytest.raises(Complaint, match=f"^--cert: the certificate in {cert} {says}"):
         config.read(settings)
@@ -91,7 +91,7 @@ class Files:
 
     def write(self, *, days: float) -> None:
         """New ones, which have rested."""
-        self.cert, self.key = write(self.directory, begins=NOW - 100 * DAY, ends=NOW + days * DAY)
+        self.cert, self.key = write(self.directory, not_before=NOW - 100 * DAY, not_after=NOW + days * DAY)
         self.rest()
 
     def rest(self) -> None:
@@ -108,7 +108,7 @@ def files(tmp_path: Path) -> Files:
     return Files(tmp_path)
 
 
-def shake_hands(context: ssl.SSLContext, between: Callable[[], None] = lambda: None) -> tuple[bytes, ssl.SSLObject]:
+def step_handshake(context: ssl.SSLContext, between: Callable[[], None] = lambda: None) -> tuple[bytes, ssl.SSLObject]:
     """A handshake in memory, *between* before the client's last word: the certificate shown, and the server's side."""
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
@@ -127,22 +127,22 @@ def shake_hands(context: ssl.SSLContext, between: Callable[[], None] = lambda: N
     return shown, server
 
 
-def remarks(caplog: pytest.LogCaptureFixture) -> list[str]:
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
 
 
 def test_the_next_handshake_shows_the_new_certificate(files: Files, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     before = files.written
-    assert shake_hands(files.context)[0] == before
+    assert step_handshake(files.context)[0] == before
     files.write(days=90)
-    assert shake_hands(files.context)[0] == before  # nobody looks more often than that
+    assert step_handshake(files.context)[0] == before  # nobody looks more often than that
     files.clock.now += renewing.INTERVAL
-    shown, server = shake_hands(files.context)
+    shown, server = step_handshake(files.context)
     assert shown == files.written != before
     assert isinstance(server.context, type(files.context._current))
     assert server.context.channel_bindings == channel_bindings(files.written) != {}
-    assert remarks(caplog) == [f'INFO certificate remark="{files.cert} has changed and was taken up"']
+    assert warnings(caplog) == [f'INFO certificate warning="{files.cert} has changed and was taken up"']
 
 
 def test_a_handshake_under_way_goes_on_by_the_certificate_that_it_began_by(files: Files) -> None:
@@ -152,8 +152,8 @@ def test_a_handshake_under_way_goes_on_by_the_certificate_that_it_began_by(files
         files.write(days=90)
         files.context.look(at_once=True)
 
-    assert shake_hands(files.context, renew)[0] == before
-    assert shake_hands(files.context)[0] == files.written
+    assert step_handshake(files.context, renew)[0] == before
+    assert step_handshake(files.context)[0] == files.written
 
 
 @pytest.mark.parametrize(
@@ -172,13 +172,13 @@ def test_a_bad_one_changes_nothing_and_is_told_once(
     spoil(files)
     for _ in range(3):
         files.context.look(at_once=True)
-    assert shake_hands(files.context)[0] == before
-    (told,) = remarks(caplog)
-    assert told.startswith('ERROR certificate remark="the one before stays: --')
+    assert step_handshake(files.context)[0] == before
+    (told,) = warnings(caplog)
+    assert told.startswith('ERROR certificate warning="the one before stays: --')
     assert says in told
     files.write(days=90)
     files.context.look(at_once=True)
-    assert shake_hands(files.context)[0] == files.written
+    assert step_handshake(files.context)[0] == files.written
 
 
 def test_files_that_vanish_while_they_are_read_change_nothing(
@@ -194,8 +194,8 @@ def test_files_that_vanish_while_they_are_read_change_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(BindingContext, "load_cert_chain", gone)
         files.context.look(at_once=True)
-    assert shake_hands(files.context)[0] == before
-    (told,) = remarks(caplog)
+    assert step_handshake(files.context)[0] == before
+    (told,) = warnings(caplog)
     assert "cannot be read: No such file" in told
 
 
@@ -207,11 +207,11 @@ def test_a_certificate_waits_for_its_key(files: Files, caplog: pytest.LogCapture
     files.key.write_bytes(key)
     files.rest()
     files.context.look()
-    assert shake_hands(files.context)[0] == before
+    assert step_handshake(files.context)[0] == before
     files.key.write_bytes(new_key)
     files.rest()
     files.context.look()
-    assert shake_hands(files.context)[0] == files.written
+    assert step_handshake(files.context)[0] == files.written
     assert "is not that of the certificate" in caplog.text
 
 
@@ -220,16 +220,16 @@ def test_a_file_that_has_just_been_written_is_left_for_later_unless_it_is_to_be_
     files.write(days=90)
     os.utime(files.cert, (files.clock.now, files.clock.now))
     files.context.look()
-    assert shake_hands(files.context)[0] == before
+    assert step_handshake(files.context)[0] == before
     files.context.look(at_once=True)
-    assert shake_hands(files.context)[0] == files.written
+    assert step_handshake(files.context)[0] == files.written
 
 
 def test_an_end_that_is_near_is_told_once_a_day(files: Files, caplog: pytest.LogCaptureFixture) -> None:
     for days in (90, 15, 13.5, 13.4, 12.9, 0.1, -0.9):
         files.clock.now = NOW + (90 - days) * DAY
         files.context.look()
-    told = remarks(caplog)
-    assert [line.split(" remark=")[0] for line in told] == ["WARNING certificate"] * 3
+    told = warnings(caplog)
+    assert [line.split(" warning=")[0] for line in told] == ["WARNING certificate"] * 3
     assert [" expires on " in line for line in told] == [True, True, False]
     assert " expired on " in told[2]

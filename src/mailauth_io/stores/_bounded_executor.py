@@ -23,14 +23,14 @@ PAUSE: Final = 2.0
 """Seconds after a silence in which nobody is made to wait for the next one; then one question tries it again."""
 
 
-class Silent(Exception):
+class StoreTimeout(Exception):
     """The store gave no answer in time, or did so a moment ago."""
 
     def __init__(self) -> None:
         super().__init__("no answer in time")
 
 
-class Asking:
+class BoundedExecutor:
     """Runs what blocks in threads of its own, made when they are first needed."""
 
     def __init__(
@@ -50,15 +50,15 @@ class Asking:
         if self._silent_until is not None:
             now = self._clock()
             if now < self._silent_until:
-                raise Silent
+                raise StoreTimeout
             self._silent_until = now + self._patience + self._pause  # this one tries it, the others wait no longer
-        if self._threads is None or not self._threads.at_home:
+        if self._threads is None or not self._threads.in_own_loop:
             self._threads = _threads.threads(THREADS)
         try:
             answer = await self._threads.within(self._patience, function, *args)
         except TimeoutError:
             self._silent_until = self._clock() + self._pause
-            raise Silent from None
+            raise StoreTimeout from None
         except BaseException:
             self._silent_until = None
             raise

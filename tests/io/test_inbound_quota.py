@@ -11,10 +11,10 @@ from mailauth import smtp
 from mailauth_io import server, stores
 from mailauth_io._adapter import ServerConnection
 from mailauth_io._stream import Peer
-from mailauth_io.server._arriving import Arriving
-from mailauth_io.server._house import House
+from mailauth_io.server._inbound_quota import InboundQuota
+from mailauth_io.server._state import ServerState
 from mailauth_io.server.smtp_session import SmtpSession
-from mailauth_io.stores import Full
+from mailauth_io.stores import BudgetExceeded
 from tests.io.server_support import accounts
 from tests.io.time_machine import SlowClient, run_in_no_time
 
@@ -25,34 +25,34 @@ ADDRESSES = ("192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "2001:db8::2", "200
 
 def test_an_address_holds_its_share_and_no_more() -> None:
     """House rule 4.  What is refused is not counted; spellings of one address, and neighbours in a /64, are one."""
-    arriving = Arriving(100)
-    arriving.take("192.0.2.1", 60)
-    with pytest.raises(Full):
-        arriving.take("::ffff:192.0.2.1", 41)
-    arriving.take("192.0.2.1", 40)
-    arriving.take("2001:db8::1", 100)
-    with pytest.raises(Full):
-        arriving.take("2001:db8::2", 1)
-    arriving.take("2001:db8:0:1::1", 1)
+    inbound_quota = InboundQuota(100)
+    inbound_quota.take("192.0.2.1", 60)
+    with pytest.raises(BudgetExceeded):
+        inbound_quota.take("::ffff:192.0.2.1", 41)
+    inbound_quota.take("192.0.2.1", 40)
+    inbound_quota.take("2001:db8::1", 100)
+    with pytest.raises(BudgetExceeded):
+        inbound_quota.take("2001:db8::2", 1)
+    inbound_quota.take("2001:db8:0:1::1", 1)
 
 
 @given(st.lists(st.tuples(st.sampled_from(ADDRESSES), st.integers(0, 60))))
 def test_nothing_is_kept_of_an_address_that_holds_nothing(messages: list[tuple[str, int]]) -> None:
     """The table is as long as there are addresses with content under way."""
-    arriving = Arriving(100)
+    inbound_quota = InboundQuota(100)
     taken = []
     for address, data in messages:
         try:
-            arriving.take(address, data)
-        except Full:
+            inbound_quota.take(address, data)
+        except BudgetExceeded:
             continue
         taken.append((address, data))
     for address, data in taken:
-        arriving.give_back(address, data)
-    assert len(arriving) == 0
+        inbound_quota.release(address, data)
+    assert len(inbound_quota) == 0
 
 
-def served(name: str, client: SlowClient) -> House:
+def served(name: str, client: SlowClient) -> ServerState:
     """The state of a ready server that has served *client* to its end on the loop *name*."""
     kept = server.Stores(
         accounts=accounts(),
@@ -60,15 +60,15 @@ def served(name: str, client: SlowClient) -> House:
         outbox=stores.MemoryOutbox(),
         budget=stores.Budget(BUDGET),
     )
-    house = House.of(server.Config(smtp=0, domains=("example.test",)), kept, client.now)
+    server_state = ServerState.of(server.Config(smtp=0, domains=("example.test",)), kept, client.now)
 
     async def main() -> None:
-        machine = smtp.ExtendedServerConnection(house.smtp_settings(), entropy=bytes(32))
+        machine = smtp.ExtendedServerConnection(server_state.smtp_settings(), entropy=bytes(32))
         connection = ServerConnection(machine, client, Peer("192.0.2.1", 1), None, None)
-        await SmtpSession.serve(house, connection)
+        await SmtpSession.serve(server_state, connection)
 
     run_in_no_time(name, main)
-    return house
+    return server_state
 
 
 @on_each_loop
@@ -81,12 +81,12 @@ def test_a_message_that_no_longer_comes_gives_its_memory_back(name: str, says: t
         *[(0.0, b"BDAT 1000000\r\n" + chunk)] * 20,
         *[says] * 999,
     )
-    house = served(name, client)
+    server_state = served(name, client)
     assert client.heard.endswith(b"421 4.4.2 that took too long, closing the connection\r\n")
     assert client.seconds == pytest.approx(300.0, abs=1.0)
     assert client.heard.count(b"1000000 octets taken") == 20
-    assert house.stores.budget.free == BUDGET
-    assert len(house.arriving) == 0
+    assert server_state.stores.budget.free == BUDGET
+    assert len(server_state.inbound_quota) == 0
 
 
 @on_each_loop
@@ -98,8 +98,8 @@ def test_content_beyond_size_is_not_held_while_the_rest_of_it_is_read(
     given_up: list[float] = []
 
     class Client(SlowClient):
-        async def arrival(self, due: float) -> None:
-            await super().arrival(due)
+        async def wait_readable(self, due: float) -> None:
+            await super().wait_readable(due)
             if not given_up and "message aborted" in caplog.text:
                 given_up.append(self.seconds)
 
@@ -110,8 +110,8 @@ def test_content_beyond_size_is_not_held_while_the_rest_of_it_is_read(
         *[(100.0, piece * 100)] * 10,
         (0.0, b".\r\nQUIT\r\n"),
     )
-    house = served(name, client)
+    server_state = served(name, client)
     assert given_up == [100.0]
     assert b"\r\n552 5.3.4 " in client.heard
-    assert house.stores.budget.free == BUDGET
-    assert len(house.arriving) == 0
+    assert server_state.stores.budget.free == BUDGET
+    assert len(server_state.inbound_quota) == 0

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from mailauth_io import _loops, _threads
-from mailauth_io.stores._asking import THREADS, Asking, Silent
+from mailauth_io.stores._bounded_executor import THREADS, BoundedExecutor, StoreTimeout
 from tests.io.line_echo import on_both_loops
 from tests.io.server_support import Clock
 from tests.io.time_machine import together
@@ -30,7 +30,7 @@ class Sleeper:
 
 @on_both_loops
 async def test_what_it_is_asked_for_comes_back_and_so_does_an_exception(loop: _loops.Loop) -> None:
-    asking = Asking()
+    asking = BoundedExecutor()
     assert await asking.run(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
         await asking.run(divmod, 1, 0)
@@ -40,10 +40,10 @@ async def test_what_it_is_asked_for_comes_back_and_so_does_an_exception(loop: _l
 @on_both_loops
 async def test_nobody_waits_longer_than_the_timeout_and_no_thread_is_added(loop: _loops.Loop) -> None:
     """However many ask a silent store: those that find no thread are as patient as the others."""
-    asking, sleeper = Asking(timeout=0.01), Sleeper()
+    asking, sleeper = BoundedExecutor(timeout=0.01), Sleeper()
 
     async def ask() -> None:
-        with pytest.raises(Silent):
+        with pytest.raises(StoreTimeout):
             await asking.run(sleeper)
 
     await together(*(3 * THREADS * [ask]))
@@ -55,7 +55,7 @@ async def test_nobody_waits_longer_than_the_timeout_and_no_thread_is_added(loop:
 async def test_after_a_silence_it_is_left_alone_then_one_question_tries_it(loop: _loops.Loop) -> None:
     """While that one waits, and for a while after every silence, the others are told at once."""
     clock, asked = Clock(), 0
-    asking, sleeper = Asking(timeout=20.0, pause=5.0, clock=clock), Sleeper()
+    asking, sleeper = BoundedExecutor(timeout=20.0, pause=5.0, clock=clock), Sleeper()
 
     def silent() -> None:
         nonlocal asked
@@ -63,7 +63,7 @@ async def test_after_a_silence_it_is_left_alone_then_one_question_tries_it(loop:
         raise TimeoutError
 
     for _ in range(3):
-        with pytest.raises(Silent):
+        with pytest.raises(StoreTimeout):
             await asking.run(silent)
     assert asked == 1
     clock.now += 5
@@ -73,7 +73,7 @@ async def test_after_a_silence_it_is_left_alone_then_one_question_tries_it(loop:
 
     async def others() -> None:
         await loop.in_thread(sleeper.waiting.acquire)
-        with pytest.raises(Silent):
+        with pytest.raises(StoreTimeout):
             await asking.run(silent)
         sleeper.woken.set()
 
@@ -86,7 +86,7 @@ async def test_after_a_silence_it_is_left_alone_then_one_question_tries_it(loop:
 async def test_a_store_that_is_down_is_asked_again_at_once(loop: _loops.Loop) -> None:
     """A refused connection takes no time; and as soon as the store is back it is used."""
     clock = Clock()
-    asking = Asking(timeout=20.0, clock=clock)
+    asking = BoundedExecutor(timeout=20.0, clock=clock)
 
     def down() -> None:
         raise ConnectionRefusedError
@@ -94,7 +94,7 @@ async def test_a_store_that_is_down_is_asked_again_at_once(loop: _loops.Loop) ->
     def silent() -> None:
         raise TimeoutError
 
-    with pytest.raises(Silent):
+    with pytest.raises(StoreTimeout):
         await asking.run(silent)
     clock.now += 5
     for _ in range(2):

@@ -9,7 +9,7 @@ import pytest
 
 from mailauth import ACCEPT, Question, ServerMachine, Tls, pop3, sasl, smtp
 from mailauth_io import _loops
-from mailauth_io._adapter import EVENTS_A_TURN, ServerConnection
+from mailauth_io._adapter import EVENTS_PER_CHECKPOINT, ServerConnection
 from mailauth_io._stream import Peer, Stream
 from mailauth_io.limits import Limits
 from tests.io.line_echo import cancel_when_blocked
@@ -43,7 +43,7 @@ class Client(MemoryStream):
     def take(self) -> bytes:
         return self._says.pop(0)
 
-    async def arrival(self, due: float) -> None:
+    async def wait_readable(self, due: float) -> None:
         pass
 
 
@@ -125,7 +125,7 @@ def test_another_task_runs_between_pipelined_logins(
 @on_each_loop
 def test_commands_without_a_login_leave_a_turn_from_time_to_time(name: str) -> None:
     """Nothing else would make this connection wait, since the system takes each reply at once."""
-    client = Client(b"EHLO c\r\n" + b"NOOP\r\n" * 5 * EVENTS_A_TURN)
+    client = Client(b"EHLO c\r\n" + b"NOOP\r\n" * 5 * EVENTS_PER_CHECKPOINT)
     run_in_no_time(name, lambda: serve(wrap(smtp_server(), client), lambda event: None))
     assert client.turns == 5
 
@@ -141,8 +141,8 @@ def test_a_message_needs_no_turn(name: str) -> None:
 class Waiting(Client):
     """Others take long over their first turn."""
 
-    async def turn(self) -> None:
-        await super().turn()
+    async def checkpoint(self) -> None:
+        await super().checkpoint()
         if self.turns == 1:
             await _loops.current().sleep_forever()
 

@@ -13,7 +13,7 @@ import pytest
 from mailauth import LocalProtocolError
 from mailauth_io import _loops, server, stores
 from mailauth_io._listener import Listener
-from mailauth_io.server import _running
+from mailauth_io.server import _serve
 from tests.io.server_support import TIMEOUT, Run, Served, accounts, meet, on_both_loops
 from tests.io.tls import server_context
 
@@ -50,7 +50,7 @@ def test_no_private_key_is_shown() -> None:
 def test_the_postmaster_must_be_an_account(run: Run) -> None:
     async def main() -> None:
         with pytest.raises(ValueError, match="'dave' is none of the accounts"):
-            async with server.running(server.Config(postmaster="dave"), kept()):
+            async with server.serve(server.Config(postmaster="dave"), kept()):
                 pass
 
     run(main)
@@ -59,9 +59,9 @@ def test_the_postmaster_must_be_an_account(run: Run) -> None:
 @on_both_loops
 def test_a_port_that_is_off_is_none(run: Run) -> None:
     async def main() -> None:
-        async with server.running(server.Config(pop3=0), kept()) as pair:
-            assert (pair.smtp, pair.smtps, pair.pop3s) == (None, None, None)
-            assert pair.pop3
+        async with server.serve(server.Config(pop3=0), kept()) as ports:
+            assert (ports.smtp, ports.smtps, ports.pop3s) == (None, None, None)
+            assert ports.pop3
 
     run(main)
 
@@ -81,10 +81,10 @@ def test_without_a_certificate_there_is_no_tls(run: Run) -> None:
 @on_both_loops
 def test_every_host_has_the_same_ports(run: Run) -> None:
     def client(served: Served) -> None:
-        assert served.pair.hosts == ("127.0.0.1", "127.0.0.2")
-        for port, greeting in ((served.pair.smtp, b"220 "), (served.pair.pop3, b"+OK ")):
+        assert served.ports.hosts == ("127.0.0.1", "127.0.0.2")
+        for port, greeting in ((served.ports.smtp, b"220 "), (served.ports.pop3, b"+OK ")):
             assert port
-            for host in served.pair.hosts:
+            for host in served.ports.hosts:
                 with socket.create_connection((host, port), TIMEOUT) as connection:
                     assert connection.recv(4, socket.MSG_WAITALL) == greeting
 
@@ -94,22 +94,22 @@ def test_every_host_has_the_same_ports(run: Run) -> None:
 @on_both_loops
 def test_a_free_port_is_one_that_is_free_on_every_host(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first choice is taken on the second host, so another is chosen."""
-    serve = _running._serve
+    serve = _serve._serve
     tried: list[tuple[str, int]] = []
 
     @contextlib.asynccontextmanager
-    async def taken_at_first(house: Any, name: str, host: str, port: int) -> AsyncIterator[Listener]:
+    async def taken_at_first(server_process: Any, name: str, host: str, port: int) -> AsyncIterator[Listener]:
         tried.append((host, port))
         if len(tried) == 2:
             raise OSError(98, "Address already in use")
-        async with serve(house, name, host, port) as listener:
+        async with serve(server_process, name, host, port) as listener:
             yield listener
 
-    monkeypatch.setattr(_running, "_serve", taken_at_first)
+    monkeypatch.setattr(_serve, "_serve", taken_at_first)
 
     async def main() -> None:
-        async with server.running(server.Config(hosts=("127.0.0.1", "127.0.0.2"), smtp=0), kept()) as pair:
-            assert tried == [("127.0.0.1", 0), tried[1], ("127.0.0.1", 0), ("127.0.0.2", pair.smtp)]
+        async with server.serve(server.Config(hosts=("127.0.0.1", "127.0.0.2"), smtp=0), kept()) as ports:
+            assert tried == [("127.0.0.1", 0), tried[1], ("127.0.0.1", 0), ("127.0.0.2", ports.smtp)]
 
     run(main)
 
@@ -121,7 +121,7 @@ def test_a_busy_port_is_an_oserror_and_nothing_stays_open(run: Run) -> None:
 
         async def main() -> None:
             with pytest.raises(OSError, match="in use"):
-                async with server.running(server.Config(smtp=0, pop3=port), kept()):
+                async with server.serve(server.Config(smtp=0, pop3=port), kept()):
                     pass
 
         run(main)
@@ -131,7 +131,7 @@ def test_a_busy_port_is_an_oserror_and_nothing_stays_open(run: Run) -> None:
 def test_an_error_of_the_embedding_program_comes_out_as_itself(run: Run) -> None:
     async def main() -> None:
         with pytest.raises(LookupError, match="mine"):
-            async with server.running(server.Config(smtp=0, pop3=0), kept()):
+            async with server.serve(server.Config(smtp=0, pop3=0), kept()):
                 raise LookupError("mine")
 
     run(main)
@@ -142,9 +142,9 @@ def test_leaving_ends_the_sessions_politely(run: Run) -> None:
     """421 to a client that was saying nothing."""
 
     async def main() -> None:
-        async with server.running(server.Config(smtp=0), kept()) as pair:
-            assert pair.smtp is not None
-            client = await _loops.current().in_thread(smtplib.SMTP, "127.0.0.1", pair.smtp, "client.test", TIMEOUT)
+        async with server.serve(server.Config(smtp=0), kept()) as ports:
+            assert ports.smtp is not None
+            client = await _loops.current().in_thread(smtplib.SMTP, "127.0.0.1", ports.smtp, "client.test", TIMEOUT)
 
             def listen() -> bytes:
                 assert client.file is not None

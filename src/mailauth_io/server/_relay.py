@@ -21,7 +21,7 @@ from ..logs import Event
 from ..stores import Envelope, MessageContent
 from ..stores.content import PIECE
 from ._log import LOGGER
-from .delivery import Declined
+from .delivery import DeliveryRejected
 from .next_hop import NextHop
 
 UNREACHABLE: Final = smtp.Reply(451, "4.4.1", "the next hop cannot take mail now, try again later")
@@ -35,7 +35,7 @@ _ABOUT_US: Final = frozenset({503, 530, 534, 535, 538})
 """Refusals of the way that we speak or log in, not of this mail: it must not bounce because of them."""
 
 
-class _Lost(Exception):
+class _ConnectionLost(Exception):
     """The next hop can do nothing more for this transaction; the text says why, *reply* is what our client hears."""
 
     def __init__(self, reason: str, reply: smtp.Reply = UNREACHABLE) -> None:
@@ -51,10 +51,10 @@ class _StartTlsFailed(Exception):
         self.cause = cause
 
 
-_FAILURES: Final = (_Lost, OSError, LocalProtocolError, RemoteProtocolError)
+_FAILURES: Final = (_ConnectionLost, OSError, LocalProtocolError, RemoteProtocolError)
 
 
-class Relaying:
+class RelayConnection:
     """A connection to the next hop, made when a recipient needs it, used for one transaction after another.
 
     It is an Outbox: what it stages, the next hop has.  Leave its context and the connection ends.
@@ -94,7 +94,7 @@ class Relaying:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            await self._leave()
+            await self._send_quit()
         else:
             self._abort()
 
@@ -111,7 +111,7 @@ class Relaying:
         if self.refusal is not None:
             return self.refusal
         try:
-            async with _loops.current().within(self._hop.timeout.recipient):
+            async with _loops.current().within(self._hop.timeouts.recipient):
                 if self._open is not mail:
                     self.refusal = await self._open_transaction(mail)
                     if self.refusal is not None:
@@ -121,47 +121,47 @@ class Relaying:
             return self._lose(error)
         return ACCEPT if reply.positive else _passed_on(reply)
 
-    async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> _Taken:
+    async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> _RelayedMessage:
         """Hand the message on.  Returns only when the next hop has said 250; raises Declined with what to say else."""
-        timeout, loop = self._hop.timeout, _loops.current()
+        timeouts, loop = self._hop.timeouts, _loops.current()
         if self.refusal is not None:
-            raise Declined(self.refusal)
+            raise DeliveryRejected(self.refusal)
         try:
-            async with loop.within(timeout.data):
+            async with loop.within(timeouts.data):
                 reply = await self._ask_about_mail(smtp.Data())
             if reply.code == 354:
                 for chunk in (head, *content.chunks):
                     for start in range(0, len(chunk), PIECE):
-                        async with loop.within(timeout.block):
+                        async with loop.within(timeouts.block):
                             self._connected.send(MessageChunk(data=chunk[start : start + PIECE]))
                             await self._connected.flush()
                 self._open = None
-                async with loop.within(timeout.verdict):
-                    reply = await self._ask(smtp.MessageComplete())
+                async with loop.within(timeouts.final_reply):
+                    reply = await self._ask_next_hop(smtp.MessageComplete())
         except _FAILURES as error:
-            raise Declined(self._lose(error)) from None
+            raise DeliveryRejected(self._lose(error)) from None
         if not reply.positive:
-            raise Declined(_passed_on(reply))
+            raise DeliveryRejected(_passed_on(reply))
         self._log(logging.INFO, "next hop took", queue_id=envelope.queue_id, reply=reply)
-        return _Taken()
+        return _RelayedMessage()
 
     # What is said to the next hop
 
     async def _open_transaction(self, mail: smtp.Mail) -> smtp.Reply | None:
         """Over the connection that there is, or a new one; what the next hop says if it will not."""
-        if self._client is not None and self._clock() - self._used > self._hop.timeout.idle:
-            await self._leave()
+        if self._client is not None and self._clock() - self._used > self._hop.timeouts.idle:
+            await self._send_quit()
         if self._client is not None:
             try:
-                if self._open is None or (await self._ask(smtp.Rset())).positive:
-                    return await self._say_mail(mail)
+                if self._open is None or (await self._ask_next_hop(smtp.Rset())).positive:
+                    return await self._send_mail(mail)
             except _FAILURES:
                 pass  # it had gone, or went, since it was last used: no word of this transaction is lost
             self._abort()
         await self.connect()
-        return await self._say_mail(mail)
+        return await self._send_mail(mail)
 
-    async def _say_mail(self, mail: smtp.Mail) -> smtp.Reply | None:
+    async def _send_mail(self, mail: smtp.Mail) -> smtp.Reply | None:
         offered = self._offered
         if mail.body is smtp.Body.EIGHT_BIT_MIME and "8BITMIME" not in offered:
             return NO_EIGHT_BITS
@@ -207,26 +207,28 @@ class Relaying:
         )
         greeting = await self._reply()
         if not greeting.positive:
-            raise _Lost(f"greeted with {greeting}")
-        await self._say_hello()
+            raise _ConnectionLost(f"greeted with {greeting}")
+        await self._send_hello()
         if client.tls is None and hop.ssl_context is not None and "STARTTLS" in self._offered and not in_clear:
             if await self._start_tls():
-                await self._say_hello()
+                await self._send_hello()
         if client.tls is None and hop.needs_tls:
-            raise _Lost("no TLS to be had, and it is required")
+            raise _ConnectionLost("no TLS to be had, and it is required")
         if hop.login is not None:
             client.authenticate(*hop.login.mechanisms(client.tls, clear_text=hop.clear_text_login))
             event = await self._event()
             if not isinstance(event, sasl.Authenticated):
                 # Its text stays out of the log: it may repeat what it was told.
-                raise _Lost(f"our login was refused with {event.reply.code} {event.reply.enhanced_status_code}")
+                raise _ConnectionLost(
+                    f"our login was refused with {event.reply.code} {event.reply.enhanced_status_code}"
+                )
 
     async def _start_tls(self) -> bool:
         """Whether the next hop took STARTTLS.  Raises _StartTlsFailed when the connection did not survive it."""
         self._connected.send(smtp.StartTls())
         try:
             event = await self._event()
-        except (_Lost, OSError, RemoteProtocolError) as error:
+        except (_ConnectionLost, OSError, RemoteProtocolError) as error:
             raise _StartTlsFailed(error) from error
         return self._reply_in(event).positive
 
@@ -235,27 +237,27 @@ class Relaying:
         self._machine = smtp.ClientConnection(settings, tls=tls)
         return self._machine
 
-    async def _say_hello(self) -> None:
+    async def _send_hello(self) -> None:
         for extended in (True, False):
-            reply = await self._ask(smtp.Hello(domain=self._host_name, extended=extended))
+            reply = await self._ask_next_hop(smtp.Hello(domain=self._host_name, extended=extended))
             if reply.positive:
                 return
-        raise _Lost(f"EHLO and HELO refused with {reply}")
+        raise _ConnectionLost(f"EHLO and HELO refused with {reply}")
 
     @property
     def _offered(self) -> Mapping[str, str]:
         return {} if self._machine is None else self._machine.extensions
 
-    async def _ask(self, command: Command) -> smtp.Reply:
+    async def _ask_next_hop(self, command: Command) -> smtp.Reply:
         self._connected.send(command)
         return await self._reply()
 
     async def _ask_about_mail(self, command: smtp.Mail | smtp.Rcpt | smtp.Data) -> smtp.Reply:
-        reply = await self._ask(command)
+        reply = await self._ask_next_hop(command)
         if reply.code == 530:
             self._hop.tls_failure.clear()  # it may want TLS, which is tried by the next transaction
         if reply.code in _ABOUT_US:
-            raise _Lost(f"will not do with us: {reply}")
+            raise _ConnectionLost(f"will not do with us: {reply}")
         return reply
 
     async def _reply(self) -> smtp.Reply:
@@ -263,22 +265,22 @@ class Relaying:
 
     def _reply_in(self, event: smtp.ClientEvent) -> smtp.Reply:
         if isinstance(event, sasl.Authenticated):
-            raise _Lost("a login that was not begun has ended")
+            raise _ConnectionLost("a login that was not begun has ended")
         reply = event.reply
         if reply.code == 421:
-            raise _Lost(f"closed with {reply}", _passed_on(reply, code=451))
+            raise _ConnectionLost(f"closed with {reply}", _passed_on(reply, code=451))
         return reply
 
     async def _event(self) -> smtp.ClientEvent:
         async for event in self._connected:
             self._used = self._clock()
             return event
-        raise _Lost("closed the connection")
+        raise _ConnectionLost("closed the connection")
 
     @property
     def _connected(self) -> Client[smtp.ClientEvent]:
         if self._client is None:
-            raise _Lost("no connection")
+            raise _ConnectionLost("no connection")
         return self._client
 
     # The end
@@ -287,7 +289,7 @@ class Relaying:
         """Nothing more comes of this transaction there; the next one gets a new connection."""
         self._abort()
         self._log(logging.ERROR, "next hop failed", reason=reason(error))
-        self.refusal = error.reply if isinstance(error, _Lost) else UNREACHABLE
+        self.refusal = error.reply if isinstance(error, _ConnectionLost) else UNREACHABLE
         return self.refusal
 
     def _log(self, level: int, event: str, **fields: object) -> None:
@@ -298,31 +300,31 @@ class Relaying:
         if client is not None:
             client.abort()
 
-    async def _leave(self) -> None:
+    async def _send_quit(self) -> None:
         """Say QUIT, within bounds."""
         client, self._client, self._open = self._client, None, None
         if client is not None:
             with contextlib.suppress(*_FAILURES):
-                async with _loops.current().within(self._hop.timeout.farewell):
+                async with _loops.current().within(self._hop.timeouts.quit):
                     await client.aclose()
 
 
-class _Taken:
+class _RelayedMessage:
     """The next hop has it, for good."""
 
-    async def reveal(self) -> None:
+    async def commit(self) -> None:
         """Nobody waits for that."""
 
     def discard(self) -> None:
         """It is too late."""
 
 
-async def look(hop: NextHop, host_name: str) -> str | None:
+async def check_next_hop(hop: NextHop, host_name: str) -> str | None:
     """Connect to *hop* and log in, once; why mail could not go there now, None when it could."""
     try:
         async with (
-            _loops.current().within(hop.timeout.look),
-            Relaying(hop, host_name=host_name, session="-", clock=time.monotonic) as relaying,
+            _loops.current().within(hop.timeouts.check),
+            RelayConnection(hop, host_name=host_name, session="-", clock=time.monotonic) as relaying,
         ):
             await relaying.connect()
     except _FAILURES as error:
@@ -334,7 +336,7 @@ def reason(error: Exception) -> str:
     """What went wrong with the next hop, for the end of a log line; no word of it is from a login."""
     if isinstance(error, TimeoutError):
         return "it took too long"
-    kind = "" if isinstance(error, _Lost) else f"{type(error).__name__}: "
+    kind = "" if isinstance(error, _ConnectionLost) else f"{type(error).__name__}: "
     return f"{kind}{_one_line(str(error))}"
 
 
