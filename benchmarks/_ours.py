@@ -26,7 +26,7 @@ import trio
 from _messages import MAILDROPS, PASSWORD
 from mailauth import ACCEPT, Accept, MessageChunk, Question, pop3, sasl, smtp
 from mailauth_io import limits, logs, on_asyncio, on_trio, server, stores
-from mailauth_io.command import cli
+from mailauth_io.cli import main as cli
 from mailauth_io.on_asyncio import ServerConnection
 
 Announce = Callable[[int], None]

@@ -326,12 +326,12 @@ def test_every_dependency_is_declared() -> None:
 
 
 def test_a_dependency_that_is_not_declared_is_seen() -> None:
-    assert len(undeclared([Module("mailauth_io.command.cli", "import click")], frozenset({"trio"}))) == 1
+    assert len(undeclared([Module("mailauth_io.cli.main", "import click")], frozenset({"trio"}))) == 1
 
 
 def test_asyncio_needs_no_trio() -> None:
     """trio is an extra: whoever serves on asyncio may not have it."""
-    assert "trio" not in loaded_by("import mailauth_io.on_asyncio, mailauth_io.server, mailauth_io.command.cli")
+    assert "trio" not in loaded_by("import mailauth_io.on_asyncio, mailauth_io.server, mailauth_io.cli.main")
 
 
 def test_the_ready_server_and_its_stores_are_neutral_to_the_loop() -> None:

@@ -162,12 +162,12 @@ class Renamer(cst.CSTTransformer):
         return updated.with_changes(value=self.names.in_prose(original.value))
 
     def leave_Import(self, original: cst.Import, updated: cst.Import) -> cst.Import:
-        return updated.with_changes(names=[
-            alias.with_changes(name=self._dotted(name))
-            if (name := self.names.modules.get(cst.Module([]).code_for_node(alias.name)))
-            else alias
-            for alias in updated.names
-        ])  # fmt: skip
+        written = [cst.Module([]).code_for_node(alias.name) for alias in updated.names]
+        aliases = [
+            alias.with_changes(name=self._dotted(self._module(name))) if self._module(name) != name else alias
+            for alias, name in zip(updated.names, written, strict=True)
+        ]
+        return updated.with_changes(names=aliases)
 
     def leave_ImportFrom(self, original: cst.ImportFrom, updated: cst.ImportFrom) -> cst.ImportFrom:
         dots = len(original.relative)

@@ -25,7 +25,7 @@ import pytest
 import trustme
 
 from mailauth_io import server
-from tests.interop.visit import HOST, environment, missing, program
+from tests.interop.client_config import HOST, environment, missing, program
 
 _KEY: Final = b"a key that signs tokens for tests"
 _LATE: Final = 4_102_444_800  # the year 2100

@@ -2,45 +2,63 @@
 
 from __future__ import annotations
 
-from tests.interop.visit import Visit, run
+from tests.interop.client_config import ClientConfig, run
 
 
-def fetchmail_collect(visit: Visit) -> bytes:
-    fetchmail(visit)
-    return (visit.scratch / "message").read_bytes()
+def fetchmail_collect(client_config: ClientConfig) -> bytes:
+    fetchmail(client_config)
+    return (client_config.scratch / "message").read_bytes()
 
 
-def fetchmail(visit: Visit) -> bytes:
+def fetchmail(client_config: ClientConfig) -> bytes:
     """Collect all messages; what it said and heard meanwhile."""
-    collected = visit.scratch / "message"
-    words = ["poll localhost", f"service {visit.port}", f"protocol {'APOP' if visit.login == 'APOP' else 'POP3'}"]
+    collected = client_config.scratch / "message"
+    words = [
+        "poll localhost",
+        f"service {client_config.port}",
+        f"protocol {'APOP' if client_config.login == 'APOP' else 'POP3'}",
+    ]
     words += ["uidl", "no dns", "timeout 30"]
-    if visit.login != "APOP":
-        words += [f"auth {'password' if visit.login == 'USER' else visit.login.lower()}"]
-    words += [f'user "{visit.name}"', f'password "{visit.password}"', "nokeep" if visit.delete else "keep"]
+    if client_config.login != "APOP":
+        words += [f"auth {'password' if client_config.login == 'USER' else client_config.login.lower()}"]
+    words += [
+        f'user "{client_config.name}"',
+        f'password "{client_config.password}"',
+        "nokeep" if client_config.delete else "keep",
+    ]
     words += ["no rewrite", "no mimedecode", f'mda "cat > {collected}"']
-    if visit.way == "clear":
+    if client_config.tls_mode == "clear":
         words += ['sslproto ""']
     else:
-        words += [f"sslcertck sslcertfile {visit.trusted}", 'sslproto "TLS1.2+"']
-        words += ["ssl"] if visit.way == "implicit" else []
-    configuration = visit.file("fetchmailrc", " ".join(words))
-    files = ["--pidfile", f"{visit.scratch}/pid", "--idfile", f"{visit.scratch}/ids"]
-    return run("fetchmail", ["-v", "--invisible", "--nosyslog", "-f", str(configuration), *files], home=visit.scratch)
+        words += [f"sslcertck sslcertfile {client_config.trusted}", 'sslproto "TLS1.2+"']
+        words += ["ssl"] if client_config.tls_mode == "implicit" else []
+    configuration = client_config.file("fetchmailrc", " ".join(words))
+    files = ["--pidfile", f"{client_config.scratch}/pid", "--idfile", f"{client_config.scratch}/ids"]
+    return run(
+        "fetchmail", ["-v", "--invisible", "--nosyslog", "-f", str(configuration), *files], home=client_config.scratch
+    )
 
 
-def getmail_collect(visit: Visit) -> bytes:
+def getmail_collect(client_config: ClientConfig) -> bytes:
     """It asks for LIST and UIDL and wants both; it knows no STLS."""
-    collected = visit.scratch / "message"
-    retriever = "SimplePOP3SSLRetriever" if visit.way == "implicit" else "SimplePOP3Retriever"
-    configuration = visit.file(
+    collected = client_config.scratch / "message"
+    retriever = "SimplePOP3SSLRetriever" if client_config.tls_mode == "implicit" else "SimplePOP3Retriever"
+    configuration = client_config.file(
         "getmailrc",
-        *("[retriever]", f"type = {retriever}", "server = localhost", f"port = {visit.port}"),
-        *(f"username = {visit.name}", f"password = {visit.password}", f"use_apop = {visit.login == 'APOP'}"),
-        *([f"ca_certs = {visit.trusted}"] if visit.way == "implicit" else []),
+        *("[retriever]", f"type = {retriever}", "server = localhost", f"port = {client_config.port}"),
+        *(
+            f"username = {client_config.name}",
+            f"password = {client_config.password}",
+            f"use_apop = {client_config.login == 'APOP'}",
+        ),
+        *([f"ca_certs = {client_config.trusted}"] if client_config.tls_mode == "implicit" else []),
         *("[destination]", "type = MDA_external", "path = /bin/sh", f"arguments = ('-c', 'cat > {collected}')"),
         "allow_root_commands = true",  # into a Maildir it would write as anyone but root
-        *("[options]", "delivered_to = false", "received = false", f"delete = {visit.delete}"),
+        *("[options]", "delivered_to = false", "received = false", f"delete = {client_config.delete}"),
     )
-    run("getmail", ["--getmaildir", str(visit.scratch), "--rcfile", str(configuration)], home=visit.scratch)
+    run(
+        "getmail",
+        ["--getmaildir", str(client_config.scratch), "--rcfile", str(configuration)],
+        home=client_config.scratch,
+    )
     return collected.read_bytes().removeprefix(b"Return-Path: <unknown>\n")  # it hands messages on with an envelope

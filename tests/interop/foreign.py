@@ -15,73 +15,104 @@ from pathlib import Path
 
 import attrs
 
+from tests.interop.client_config import (
+    BY_TOKEN,
+    FRIEND,
+    HOST,
+    SENDER,
+    WAYS,
+    ClientConfig,
+    CommandRejected,
+    missing,
+    run,
+)
 from tests.interop.fetchers import fetchmail_collect, getmail_collect
 from tests.interop.mailers import mutt_collect, mutt_submit, s_nail_collect, s_nail_submit
 from tests.interop.senders import git_submit
-from tests.interop.visit import BY_TOKEN, FRIEND, HOST, SENDER, WAYS, CommandRejected, Visit, missing, run
 
 # curl
 
 
-def _curl(visit: Visit, protocol: str, path: str, *arguments: str, data: bytes = b"") -> bytes:
-    words = ["--silent", "--show-error", "--max-time", "30", "--interface", visit.source]
-    if visit.way != "clear":
-        words += ["--cacert", str(visit.trusted)]
-    if visit.way == "upgrade":
+def _curl(client_config: ClientConfig, protocol: str, path: str, *arguments: str, data: bytes = b"") -> bytes:
+    words = ["--silent", "--show-error", "--max-time", "30", "--interface", client_config.source]
+    if client_config.tls_mode != "clear":
+        words += ["--cacert", str(client_config.trusted)]
+    if client_config.tls_mode == "upgrade":
         words += ["--ssl-reqd"]
-    if visit.login:
-        option = "AUTH=+APOP" if visit.login == "APOP" else f"AUTH={visit.login}"
+    if client_config.login:
+        option = "AUTH=+APOP" if client_config.login == "APOP" else f"AUTH={client_config.login}"
         words += ["--login-options", option]
-        if visit.login in BY_TOKEN:
-            words += ["--user", visit.name, "--oauth2-bearer", visit.token]
-        elif visit.login == "EXTERNAL":
-            words += ["--user", f"{visit.name}:", "--cert", str(visit.certificate)]
+        if client_config.login in BY_TOKEN:
+            words += ["--user", client_config.name, "--oauth2-bearer", client_config.token]
+        elif client_config.login == "EXTERNAL":
+            words += ["--user", f"{client_config.name}:", "--cert", str(client_config.certificate)]
         else:
-            words += ["--user", f"{visit.name}:{visit.password}"]
-    scheme = protocol + ("s" if visit.way == "implicit" else "")
-    return run("curl", [*words, *arguments, f"{scheme}://{HOST}:{visit.port}/{path}"], data, home=visit.scratch)
-
-
-def curl_submit(visit: Visit, message: bytes) -> None:
-    _curl(
-        visit, "smtp", "client.test", "--mail-from", SENDER, "--mail-rcpt", FRIEND, "--upload-file", "-", data=message
+            words += ["--user", f"{client_config.name}:{client_config.password}"]
+    scheme = protocol + ("s" if client_config.tls_mode == "implicit" else "")
+    return run(
+        "curl", [*words, *arguments, f"{scheme}://{HOST}:{client_config.port}/{path}"], data, home=client_config.scratch
     )
 
 
-def curl_collect(visit: Visit) -> bytes:
-    return _curl(visit, "pop3", "1")
+def curl_submit(client_config: ClientConfig, message: bytes) -> None:
+    _curl(
+        client_config,
+        "smtp",
+        "client.test",
+        "--mail-from",
+        SENDER,
+        "--mail-rcpt",
+        FRIEND,
+        "--upload-file",
+        "-",
+        data=message,
+    )
+
+
+def curl_collect(client_config: ClientConfig) -> bytes:
+    return _curl(client_config, "pop3", "1")
 
 
 # msmtp and mpop read a file of their own, which nobody else may read.
 
 
-def _configuration(visit: Visit, *more: str) -> Path:
-    lines = ["account default", f"host {HOST}", f"port {visit.port}", f"source_ip {visit.source}", *more]
-    if visit.login:
-        lines += [f"auth {visit.login.lower()}", f"user {visit.name}", f'password "{visit.secret}"']
-        if visit.login == "EXTERNAL":
-            lines += [f"tls_cert_file {visit.certificate}", f"tls_key_file {visit.certificate}"]
-    if visit.way == "clear":
+def _configuration(client_config: ClientConfig, *more: str) -> Path:
+    lines = [
+        "account default",
+        f"host {HOST}",
+        f"port {client_config.port}",
+        f"source_ip {client_config.source}",
+        *more,
+    ]
+    if client_config.login:
+        lines += [
+            f"auth {client_config.login.lower()}",
+            f"user {client_config.name}",
+            f'password "{client_config.secret}"',
+        ]
+        if client_config.login == "EXTERNAL":
+            lines += [f"tls_cert_file {client_config.certificate}", f"tls_key_file {client_config.certificate}"]
+    if client_config.tls_mode == "clear":
         lines += ["tls off"]
     else:
-        lines += ["tls on", f"tls_trust_file {visit.trusted}"]
-        lines += [f"tls_starttls {'on' if visit.way == 'upgrade' else 'off'}"]
-    return visit.file("configuration", *lines)
+        lines += ["tls on", f"tls_trust_file {client_config.trusted}"]
+        lines += [f"tls_starttls {'on' if client_config.tls_mode == 'upgrade' else 'off'}"]
+    return client_config.file("configuration", *lines)
 
 
-def msmtp_submit(visit: Visit, message: bytes) -> None:
-    configuration = _configuration(visit, "domain client.test", f"from {SENDER}")
-    run("msmtp", ["-C", str(configuration), "--", FRIEND], message, home=visit.scratch)
+def msmtp_submit(client_config: ClientConfig, message: bytes) -> None:
+    configuration = _configuration(client_config, "domain client.test", f"from {SENDER}")
+    run("msmtp", ["-C", str(configuration), "--", FRIEND], message, home=client_config.scratch)
 
 
-def mpop_collect(visit: Visit) -> bytes:
-    maildir = visit.maildir()
+def mpop_collect(client_config: ClientConfig) -> bytes:
+    maildir = client_config.maildir()
     configuration = _configuration(
-        visit,
-        *(f"keep {'off' if visit.delete else 'on'}", "received_header off"),
-        *(f"delivery maildir {maildir}", f"uidls_file {visit.scratch}/uidls"),
+        client_config,
+        *(f"keep {'off' if client_config.delete else 'on'}", "received_header off"),
+        *(f"delivery maildir {maildir}", f"uidls_file {client_config.scratch}/uidls"),
     )
-    run("mpop", ["-C", str(configuration)], home=visit.scratch)
+    run("mpop", ["-C", str(configuration)], home=client_config.scratch)
     (path,) = maildir.glob("new/*")
     return path.read_bytes()
 
@@ -94,40 +125,58 @@ def _swaks_knows_tls() -> bool:
     return b"TLS supported" in run("swaks", ["--support"], home=Path.cwd())
 
 
-def swaks_submit(visit: Visit, message: bytes) -> None:
-    if visit.way != "clear" and not _swaks_knows_tls():
+def swaks_submit(client_config: ClientConfig, message: bytes) -> None:
+    if client_config.tls_mode != "clear" and not _swaks_knows_tls():
         missing("Net::SSLeay, which swaks needs for TLS,")
-    path = visit.scratch / "message"
+    path = client_config.scratch / "message"
     path.write_bytes(message.replace(b"\r\n", b"\n").removesuffix(b"\n"))  # it adds a line end of its own
-    words = ["--server", HOST, "--port", str(visit.port), "--local-interface", visit.source, "--helo", "client.test"]
+    words = [
+        "--server",
+        HOST,
+        "--port",
+        str(client_config.port),
+        "--local-interface",
+        client_config.source,
+        "--helo",
+        "client.test",
+    ]
     words += ["--from", SENDER, "--to", FRIEND, "--data", f"@{path}", "--timeout", "30"]
-    if visit.way != "clear":
-        words += ["--tls-verify", "--tls-ca-path", str(visit.trusted)]
-        words += ["--tls" if visit.way == "upgrade" else "--tls-on-connect"]
-    if visit.login:
-        words += ["--auth", visit.login, "--auth-user", visit.name, "--auth-password", visit.password]
-    run("swaks", words, home=visit.scratch)
+    if client_config.tls_mode != "clear":
+        words += ["--tls-verify", "--tls-ca-path", str(client_config.trusted)]
+        words += ["--tls" if client_config.tls_mode == "upgrade" else "--tls-on-connect"]
+    if client_config.login:
+        words += [
+            "--auth",
+            client_config.login,
+            "--auth-user",
+            client_config.name,
+            "--auth-password",
+            client_config.password,
+        ]
+    run("swaks", words, home=client_config.scratch)
 
 
 # The standard library
 
 
-def smtplib_submit(visit: Visit, message: bytes) -> None:
-    context = ssl.create_default_context(cafile=str(visit.trusted))
-    source = (visit.source, 0)
+def smtplib_submit(client_config: ClientConfig, message: bytes) -> None:
+    context = ssl.create_default_context(cafile=str(client_config.trusted))
+    source = (client_config.source, 0)
     try:
         with (
-            smtplib.SMTP_SSL(HOST, visit.port, "client.test", timeout=30, source_address=source, context=context)
-            if visit.way == "implicit"
-            else smtplib.SMTP(HOST, visit.port, "client.test", timeout=30, source_address=source)
+            smtplib.SMTP_SSL(
+                HOST, client_config.port, "client.test", timeout=30, source_address=source, context=context
+            )
+            if client_config.tls_mode == "implicit"
+            else smtplib.SMTP(HOST, client_config.port, "client.test", timeout=30, source_address=source)
         ) as client:
             client.ehlo()
-            if visit.way == "upgrade":
+            if client_config.tls_mode == "upgrade":
                 client.starttls(context=context)
                 client.ehlo()
-            if visit.login:
-                client.user, client.password = visit.name, visit.password
-                match visit.login:
+            if client_config.login:
+                client.user, client.password = client_config.name, client_config.password
+                match client_config.login:
                     case "PLAIN":
                         client.auth("PLAIN", client.auth_plain)
                     case "LOGIN":
@@ -141,27 +190,29 @@ def smtplib_submit(visit: Visit, message: bytes) -> None:
         raise CommandRejected(str(error)) from error
 
 
-def poplib_collect(visit: Visit) -> bytes:
-    context = ssl.create_default_context(cafile=str(visit.trusted))
+def poplib_collect(client_config: ClientConfig) -> bytes:
+    context = ssl.create_default_context(cafile=str(client_config.trusted))
 
     class FromSource(poplib.POP3):
         """poplib has no option for the address to come from."""
 
         def _create_socket(self, timeout: float) -> socket.socket:
-            plain = socket.create_connection((HOST, visit.port), timeout, source_address=(visit.source, 0))
-            return context.wrap_socket(plain, server_hostname=HOST) if visit.way == "implicit" else plain
+            plain = socket.create_connection(
+                (HOST, client_config.port), timeout, source_address=(client_config.source, 0)
+            )
+            return context.wrap_socket(plain, server_hostname=HOST) if client_config.tls_mode == "implicit" else plain
 
-    client = FromSource(HOST, visit.port, timeout=30)
+    client = FromSource(HOST, client_config.port, timeout=30)
     try:
-        if visit.way == "upgrade":
+        if client_config.tls_mode == "upgrade":
             client.stls(context=context)
-        if visit.login == "APOP":
-            client.apop(visit.name, visit.password)
+        if client_config.login == "APOP":
+            client.apop(client_config.name, client_config.password)
         else:
-            client.user(visit.name)
-            client.pass_(visit.password)
+            client.user(client_config.name)
+            client.pass_(client_config.password)
         text = b"".join(line + b"\r\n" for line in client.retr(1)[1])
-        if visit.delete:
+        if client_config.delete:
             client.dele(1)
         return text
     except poplib.error_proto as error:
@@ -180,7 +231,7 @@ ONLY_INSIDE_TLS = (*BY_TOKEN, "EXTERNAL")
 class Submitter:
     """A client that sends."""
 
-    submit: Callable[[Visit, bytes], None]
+    submit: Callable[[ClientConfig, bytes], None]
     logins: tuple[str, ...] = PASSWORDS
     composes: bool = False
     """It writes header fields of its own; only Subject and body are those that it was given."""
@@ -190,7 +241,7 @@ class Submitter:
 class Collector:
     """A client that reads."""
 
-    collect: Callable[[Visit], bytes]
+    collect: Callable[[ClientConfig], bytes]
     logins: tuple[str, ...]
     impossible: tuple[tuple[str, str], ...] = ()
     """What it cannot do, as login and way."""
@@ -230,20 +281,20 @@ COLLECTORS: dict[str, Collector] = {
 def submissions() -> list[tuple[str, str, str]]:
     """Every client that sends, with every login and way that it knows."""
     return [
-        (name, login, way)
+        (name, login, tls_mode)
         for name, client in SUBMITTERS.items()
         for login in client.logins
-        for way in WAYS
-        if not (way == "clear" and login in ONLY_INSIDE_TLS)
+        for tls_mode in WAYS
+        if not (tls_mode == "clear" and login in ONLY_INSIDE_TLS)
     ]
 
 
 def collections() -> list[tuple[str, str, str]]:
     """Every client that reads, with every login and way that it knows."""
     return [
-        (name, login, way)
+        (name, login, tls_mode)
         for name, client in COLLECTORS.items()
         for login in client.logins
-        for way in WAYS
-        if (login, way) not in client.impossible and not (way == "clear" and login in ONLY_INSIDE_TLS)
+        for tls_mode in WAYS
+        if (login, tls_mode) not in client.impossible and not (tls_mode == "clear" and login in ONLY_INSIDE_TLS)
     ]

@@ -12,8 +12,8 @@ import pytest
 
 from mailauth_io.stores import write_credential
 from mailauth_io.stores.credentials import prepared, read_credential
+from tests.interop.client_config import program
 from tests.interop.dovecot import version
-from tests.interop.visit import program
 
 PASSWORDS = ("open sesame", "caf\u00e9 o\ufb03ce", "a$b,c{d}e")
 SCHEMES = ("PLAIN", "SHA512-CRYPT", "BLF-CRYPT", "ARGON2ID", "SCRAM-SHA-256")

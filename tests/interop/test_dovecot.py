@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from mailauth import sasl
-from mailauth_io.command.cli import SCHEMES
+from mailauth_io.cli.main import SCHEMES
 from tests.interop.dovecot import Dovecot, dovecot, token
 from tests.io.logins import Login, by_both_protocols, on_both_ports, pop3_login, refused, smtp_login
 from tests.io.server_support import Run, on_both_loops, run_on_asyncio

@@ -14,11 +14,11 @@ from pathlib import Path
 import attrs
 import pytest
 
+from tests.interop.client_config import HOST, NAME, PASSWORD, WAYS
 from tests.interop.dovecot import Dovecot, dovecot
-from tests.interop.visit import HOST, NAME, PASSWORD, WAYS
 from tests.serving import LOOPS, Login, Served, messages, served
 
-LETTER = b"From: bob@example.test\nTo: alice@example.test\nSubject: waiting\n\nA letter\n.\n..\n.dot\n\nBye\n"
+MESSAGE = b"From: bob@example.test\nTo: alice@example.test\nSubject: waiting\n\nA letter\n.\n..\n.dot\n\nBye\n"
 RELAY_SSL = {"clear": "no", "upgrade": "starttls", "implicit": "smtps"}
 
 
@@ -29,8 +29,8 @@ class OurServer:
     server: Served
     directory: Path
 
-    def port(self, protocol: str, way: str) -> int:
-        return self.server.port(protocol + ("s" if way == "implicit" else ""))
+    def port(self, protocol: str, tls_mode: str) -> int:
+        return self.server.port(protocol + ("s" if tls_mode == "implicit" else ""))
 
 
 @pytest.fixture(scope="module", params=LOOPS)
@@ -38,7 +38,7 @@ def our_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     directory = tmp_path_factory.mktemp("our_server")
     for folder in ("tmp", "new", "cur"):
         (directory / "maildrops" / NAME / folder).mkdir(parents=True)
-    (directory / "maildrops" / NAME / "new" / "1.letter").write_bytes(LETTER)
+    (directory / "maildrops" / NAME / "new" / "1.letter").write_bytes(MESSAGE)
     with served(
         directory,
         *("--loop", request.param, "--legacy", "--user", f"{NAME}:{PASSWORD}"),
@@ -48,11 +48,11 @@ def our_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         yield OurServer(server=server, directory=directory)
 
 
-def relaying(our_server: OurServer, way: str, password: str) -> str:
+def relaying(our_server: OurServer, tls_mode: str, password: str) -> str:
     """Settings of a Dovecot that sends on to *our_server*, as alice."""
     return f"""
-submission_relay_port = {our_server.port("smtp", way)}
-submission_relay_ssl = {RELAY_SSL[way]}
+submission_relay_port = {our_server.port("smtp", tls_mode)}
+submission_relay_ssl = {RELAY_SSL[tls_mode]}
 submission_relay_user = {NAME}
 submission_relay_password = "{password}"
 """
@@ -67,15 +67,15 @@ def submit(running: Dovecot, message: bytes) -> None:
         client.sendmail("alice@example.test", ["friend@elsewhere.test"], message)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_it_sends_on_through_our_server(our_server: OurServer, way: str) -> None:
+@pytest.mark.parametrize("tls_mode", WAYS)
+def test_it_sends_on_through_our_server(our_server: OurServer, tls_mode: str) -> None:
     """RFC 4954: it logs in by PLAIN; the message is told apart by its subject."""
     subject = secrets.token_hex(8)
     message = f"From: alice@example.test\r\nSubject: {subject}\r\n\r\nHello\r\n.\r\n..dot\r\nBye\r\n".encode()
-    settings = relaying(our_server, way, PASSWORD)
+    settings = relaying(our_server, tls_mode, PASSWORD)
     with dovecot("somebody:{PLAIN}there\n", settings, trusts=our_server.directory / "authority.pem") as running:
         submit(running, message)
-    assert our_server.server.logins()[-1] == Login(NAME, "PLAIN", way != "clear")
+    assert our_server.server.logins()[-1] == Login(NAME, "PLAIN", tls_mode != "clear")
     (found,) = (one for one in messages(our_server.directory / "outbox") if subject.encode() in one)
     assert found.endswith(b"\n\nHello\n.\n..dot\nBye\n")
 
@@ -117,9 +117,9 @@ def test_it_reads_a_maildrop_of_ours(our_server: OurServer, reader: Dovecot) -> 
     """RFC 1939: USER and PASS, CAPA, UIDL, RETR; and the message comes out as it is."""
     done = read(our_server, reader, PASSWORD)
     assert done.returncode == 0, done.stderr
-    assert LETTER.decode() in done.stdout.replace("\r\n", "\n")
+    assert MESSAGE.decode() in done.stdout.replace("\r\n", "\n")
     assert our_server.server.logins()[-1] == Login(NAME, "USER", inside_tls=False)
-    assert messages(our_server.directory / "maildrops" / NAME) == [LETTER]
+    assert messages(our_server.directory / "maildrops" / NAME) == [MESSAGE]
 
 
 def test_it_reads_nothing_with_a_wrong_password(our_server: OurServer, reader: Dovecot) -> None:

@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from mailauth import sasl
-from tests.interop.visit import HOST, NAME, PASSWORD, CommandRejected, environment, program, run
+from tests.interop.client_config import HOST, NAME, PASSWORD, CommandRejected, environment, program, run
 from tests.serving import LOOPS, Login, Served, served
 
 LOGINS = ("PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256")

@@ -14,7 +14,7 @@ import pytest
 
 from mailauth._errors import Malformed
 from mailauth.sasl import saslprep
-from tests.interop.visit import missing
+from tests.interop.client_config import missing
 
 Prepare = Callable[[str, bool], str | None]
 

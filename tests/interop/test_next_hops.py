@@ -20,8 +20,8 @@ import pytest
 from aiosmtpd.handlers import Message as Handler
 from aiosmtpd.smtp import SMTP
 
+from tests.interop.client_config import HOST, ClientConfig, CommandRejected, program
 from tests.interop.senders import smtp_source
-from tests.interop.visit import HOST, CommandRejected, Visit, program
 from tests.io.next_hops import FAR, IN_CLEAR, LOCAL, logged_in, relay_to, send
 from tests.io.server_support import TIMEOUT, Run, Served, on_both_loops
 
@@ -30,7 +30,7 @@ pytestmark = on_both_loops
 _ATTEMPTS = 5
 """A port that was free may be taken by somebody else before smtp-sink has it."""
 
-LETTER = b"Subject: far\r\n\r\n.\r\n..dots\r\nbody\r\n"
+MESSAGE = b"Subject: far\r\n\r\n.\r\n..dots\r\nbody\r\n"
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def test_mail_goes_to_smtp_sink(run: Run, case: str, tmp_path: Path) -> None:
     def client(served: Served) -> None:
         with logged_in(served) as smtp:
             for number in range(2):
-                replies = send(smtp, FAR, LOCAL, content=LETTER)
+                replies = send(smtp, FAR, LOCAL, content=MESSAGE)
                 assert replies[0].startswith(rcpt)
                 assert replies[-1].startswith(dot)
                 assert len(served.mail_of("alice")) == (number + 1) * dot.startswith("250")
@@ -94,7 +94,7 @@ def test_mail_goes_to_smtp_sink(run: Run, case: str, tmp_path: Path) -> None:
     if rcpt == dot == "250":
         there = [path.read_bytes() for path in tmp_path.iterdir()]
         assert len(there) == 2
-        assert all(LETTER.replace(b"\r\n", b"\n") in letter for letter in there)
+        assert all(MESSAGE.replace(b"\r\n", b"\n") in make_message for make_message in there)
 
 
 def test_pop_before_smtp_opens_the_way_through(run: Run, tmp_path: Path) -> None:
@@ -105,11 +105,11 @@ def test_pop_before_smtp_opens_the_way_through(run: Run, tmp_path: Path) -> None
 
     def client(served: Served) -> None:
         assert served.ports.smtp is not None
-        visit = Visit(port=served.ports.smtp, way="clear", login="", trusted=home, scratch=home)
+        client_config = ClientConfig(port=served.ports.smtp, tls_mode="clear", login="", trusted=home, scratch=home)
         with pytest.raises(CommandRejected):
-            smtp_source(visit, FAR, sessions=1, messages=1)
+            smtp_source(client_config, FAR, sessions=1, messages=1)
         served.log_in().quit()
-        smtp_source(visit, FAR, sessions=4, messages=40)
+        smtp_source(client_config, FAR, sessions=4, messages=40)
 
     with smtp_sink(there) as port:
         run(lambda: relay_to(port, client, **IN_CLEAR))
@@ -154,7 +154,7 @@ def test_mail_goes_to_aiosmtpd(run: Run) -> None:
         with logged_in(served) as smtp:
             for _ in range(2):
                 options = ("SIZE=100", "BODY=8BITMIME")
-                assert send(smtp, FAR, LOCAL, options=options, content=LETTER)[-1].startswith("250")
+                assert send(smtp, FAR, LOCAL, options=options, content=MESSAGE)[-1].startswith("250")
 
     handler = Kept()
     with aiosmtpd(handler) as port:

@@ -16,17 +16,17 @@ import attrs
 import pytest
 import trustme
 
+from tests.interop.client_config import HOST, NAME, PASSWORD, TOKEN, WAYS, ClientConfig, CommandRejected
 from tests.interop.fetchers import fetchmail
 from tests.interop.foreign import COLLECTORS, MODERN, SUBMITTERS, collections, submissions
 from tests.interop.mailers import s_nail_exits
 from tests.interop.senders import smtp_source
-from tests.interop.visit import HOST, NAME, PASSWORD, TOKEN, WAYS, CommandRejected, Visit
 from tests.serving import LOOPS, Login, Served, messages, served
 
 _addresses = itertools.count(2)
 """A grant is for an address, so a test that needs one without any takes a new one of 127.1.0.0/16."""
 
-LETTER = (
+MESSAGE = (
     b"From: bob@example.test\nTo: alice@example.test\nSubject: waiting\n"
     b"Date: Tue, 24 Nov 2026 08:00:00 +0000\nMessage-ID: <1@example.test>\n"
     b"\nA letter\n.\n..\n.dot\n\nBye\n"
@@ -42,13 +42,13 @@ class OurServer:
     readers: Iterator[str]
     """Names whose maildrops no other test touches."""
 
-    def visit(
-        self, protocol: str, way: str, login: str, scratch: Path, *,
+    def client_config(
+        self, protocol: str, tls_mode: str, login: str, scratch: Path, *,
         source: str = HOST, name: str = NAME, password: str = PASSWORD, token: str = TOKEN, delete: bool = False,
         certificate: str = "alice.pem",
-    ) -> Visit:  # fmt: skip
-        return Visit(
-            port=self.server.port(protocol + ("s" if way == "implicit" else "")), way=way, login=login,
+    ) -> ClientConfig:  # fmt: skip
+        return ClientConfig(
+            port=self.server.port(protocol + ("s" if tls_mode == "implicit" else "")), tls_mode=tls_mode, login=login,
             trusted=self.directory / "authority.pem", scratch=scratch, source=source,
             name=name, password=password, token=token, certificate=self.directory / certificate, delete=delete,
         )  # fmt: skip
@@ -80,7 +80,7 @@ def our_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         maildir = directory / "maildrops" / name
         for folder in ("tmp", "new", "cur"):
             (maildir / folder).mkdir(parents=True)
-        (maildir / "new" / "1.letter").write_bytes(LETTER)
+        (maildir / "new" / "1.letter").write_bytes(MESSAGE)
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(directory / "clients.pem"))
     for name in ("alice", "stranger"):
@@ -98,7 +98,7 @@ def our_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         yield OurServer(server=server, directory=directory, readers=iter(names[1:]))
 
 
-def letter() -> bytes:
+def make_message() -> bytes:
     """A message like no other, with lines that a client has to stuff."""
     return (
         f"From: alice@example.test\r\nTo: friend@elsewhere.test\r\nSubject: {secrets.token_hex(8)}\r\n"
@@ -112,58 +112,60 @@ def fresh_address() -> str:
     return f"127.1.{number // 250}.{number % 250 + 1}"
 
 
-@pytest.mark.parametrize(("client", "login", "way"), submissions())
-def test_submitted_with_auth(our_server: OurServer, client: str, login: str, way: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("client", "login", "tls_mode"), submissions())
+def test_submitted_with_auth(our_server: OurServer, client: str, login: str, tls_mode: str, tmp_path: Path) -> None:
     """RFC 4954: whoever proved an identity may send mail elsewhere, and it arrives whole."""
-    message = letter()
+    message = make_message()
     submitter = SUBMITTERS[client]
-    submitter.submit(our_server.visit("smtp", way, login, tmp_path, source=fresh_address()), message)
-    assert our_server.server.logins()[-1] == Login(NAME, login, way != "clear")
+    submitter.submit(our_server.client_config("smtp", tls_mode, login, tmp_path, source=fresh_address()), message)
+    assert our_server.server.logins()[-1] == Login(NAME, login, tls_mode != "clear")
     assert our_server.sent_on(message, composed=submitter.composes)
 
 
-@pytest.mark.parametrize(("client", "login", "way"), collections())
-def test_collected(our_server: OurServer, client: str, login: str, way: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("client", "login", "tls_mode"), collections())
+def test_collected(our_server: OurServer, client: str, login: str, tls_mode: str, tmp_path: Path) -> None:
     """RFC 1939: every login opens the maildrop, and the message comes out as it is and stays."""
-    text = COLLECTORS[client].collect(our_server.visit("pop3", way, login, tmp_path)).replace(b"\r\n", b"\n")
-    assert our_server.server.logins()[-1] == Login(NAME, login, way != "clear")
-    assert text == LETTER
-    assert our_server.maildrop(NAME) == [LETTER]
+    text = (
+        COLLECTORS[client].collect(our_server.client_config("pop3", tls_mode, login, tmp_path)).replace(b"\r\n", b"\n")
+    )
+    assert our_server.server.logins()[-1] == Login(NAME, login, tls_mode != "clear")
+    assert text == MESSAGE
+    assert our_server.maildrop(NAME) == [MESSAGE]
 
 
 @pytest.mark.parametrize(
-    ("client", "login", "way"),
+    ("client", "login", "tls_mode"),
     [
-        (client, login, way)
-        for client, login, way in collections()
+        (client, login, tls_mode)
+        for client, login, tls_mode in collections()
         if COLLECTORS[client].deletes and login == COLLECTORS[client].logins[0]
     ],
 )
-def test_collected_and_deleted(our_server: OurServer, client: str, login: str, way: str, tmp_path: Path) -> None:
+def test_collected_and_deleted(our_server: OurServer, client: str, login: str, tls_mode: str, tmp_path: Path) -> None:
     """RFC 1939 section 6: what was marked is gone after QUIT."""
     name = next(our_server.readers)
-    visit = our_server.visit("pop3", way, login, tmp_path, name=name, delete=True)
-    assert COLLECTORS[client].collect(visit).replace(b"\r\n", b"\n") == LETTER
+    client_config = our_server.client_config("pop3", tls_mode, login, tmp_path, name=name, delete=True)
+    assert COLLECTORS[client].collect(client_config).replace(b"\r\n", b"\n") == MESSAGE
     assert our_server.maildrop(name) == []
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_fetchmail_keeps_by_reading_with_top(our_server: OurServer, way: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tls_mode", WAYS)
+def test_fetchmail_keeps_by_reading_with_top(our_server: OurServer, tls_mode: str, tmp_path: Path) -> None:
     """It asks for more lines than any message has, and never says RETR."""
-    said = fetchmail(our_server.visit("pop3", way, "USER", tmp_path))
+    said = fetchmail(our_server.client_config("pop3", tls_mode, "USER", tmp_path))
     assert b"POP3> TOP 1 99999999" in said
     assert b"POP3> RETR" not in said
-    assert (tmp_path / "message").read_bytes() == LETTER
+    assert (tmp_path / "message").read_bytes() == MESSAGE
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_s_nail_leaves_by_exit_and_nothing_is_deleted(our_server: OurServer, way: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tls_mode", WAYS)
+def test_s_nail_leaves_by_exit_and_nothing_is_deleted(our_server: OurServer, tls_mode: str, tmp_path: Path) -> None:
     """RFC 1939 section 6: a connection that ends without QUIT must not remove messages."""
     name = next(our_server.readers)
-    s_nail_exits(our_server.visit("pop3", way, "USER", tmp_path, name=name))
-    assert our_server.server.logins()[-1] == Login(name, "USER", way != "clear")
+    s_nail_exits(our_server.client_config("pop3", tls_mode, "USER", tmp_path, name=name))
+    assert our_server.server.logins()[-1] == Login(name, "USER", tls_mode != "clear")
     assert len(_messages_once_free(our_server, name)) == 1
-    assert our_server.maildrop(name) == [LETTER]
+    assert our_server.maildrop(name) == [MESSAGE]
 
 
 def _messages_once_free(our_server: OurServer, name: str) -> list[bytes]:
@@ -185,47 +187,51 @@ def _messages_once_free(our_server: OurServer, name: str) -> list[bytes]:
 def test_postfix_sends_in_many_sessions_at_once(our_server: OurServer, tmp_path: Path) -> None:
     """``smtp-source``, which Postfix is measured with: every message that it saw acknowledged is there."""
     name = next(our_server.readers)
-    smtp_source(our_server.visit("smtp", "clear", "", tmp_path), f"{name}@example.test", sessions=10, messages=200)
+    smtp_source(
+        our_server.client_config("smtp", "clear", "", tmp_path), f"{name}@example.test", sessions=10, messages=200
+    )
     assert len(our_server.maildrop(name)) == 201
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("tls_mode", WAYS)
 @pytest.mark.parametrize("login", ["USER", "APOP"])
 @pytest.mark.parametrize(
     ("reader", "sender"),
     [("mpop", "msmtp"), ("poplib", "smtplib"), ("poplib", "swaks"), ("mpop", "curl")],
 )
-def test_pop_before_smtp(our_server: OurServer, reader: str, sender: str, login: str, way: str, tmp_path: Path) -> None:
+def test_pop_before_smtp(
+    our_server: OurServer, reader: str, sender: str, login: str, tls_mode: str, tmp_path: Path
+) -> None:
     """A login by POP3 opens SMTP for its address and for no other."""
     collect, submit = COLLECTORS[reader].collect, SUBMITTERS[sender].submit
     here, elsewhere = fresh_address(), fresh_address()
-    message, refused = letter(), letter()
+    message, refused = make_message(), make_message()
     with pytest.raises(CommandRejected):
-        submit(our_server.visit("smtp", way, "", tmp_path, source=here), refused)
-    collect(our_server.visit("pop3", way, login, tmp_path, source=here))
-    submit(our_server.visit("smtp", way, "", tmp_path, source=here), message)
+        submit(our_server.client_config("smtp", tls_mode, "", tmp_path, source=here), refused)
+    collect(our_server.client_config("pop3", tls_mode, login, tmp_path, source=here))
+    submit(our_server.client_config("smtp", tls_mode, "", tmp_path, source=here), message)
     with pytest.raises(CommandRejected):
-        submit(our_server.visit("smtp", way, "", tmp_path, source=elsewhere), refused)
+        submit(our_server.client_config("smtp", tls_mode, "", tmp_path, source=elsewhere), refused)
     assert our_server.sent_on(message)
     assert not our_server.sent_on(refused)
 
 
 @pytest.mark.parametrize(
-    ("client", "login", "way"),
+    ("client", "login", "tls_mode"),
     [
-        (client, login, way)
-        for client, login, way in collections()
-        if login == COLLECTORS[client].logins[0] or (login in MODERN and way == "implicit")
+        (client, login, tls_mode)
+        for client, login, tls_mode in collections()
+        if login == COLLECTORS[client].logins[0] or (login in MODERN and tls_mode == "implicit")
     ],
 )
 def test_a_wrong_password_opens_nothing(
-    our_server: OurServer, client: str, login: str, way: str, tmp_path: Path
+    our_server: OurServer, client: str, login: str, tls_mode: str, tmp_path: Path
 ) -> None:
     """A login that fails is no login: the client hears so.  The same for a token and a certificate."""
     with pytest.raises(CommandRejected):
         COLLECTORS[client].collect(
-            our_server.visit(
-                "pop3", way, login, tmp_path, password="open poppy", token="wr0ng", certificate="stranger.pem"
+            our_server.client_config(
+                "pop3", tls_mode, login, tmp_path, password="open poppy", token="wr0ng", certificate="stranger.pem"
             )
         )
     assert not our_server.server.logins()[-1].accepted

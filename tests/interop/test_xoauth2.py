@@ -15,12 +15,12 @@ import pytest
 from mailauth import ACCEPT, MessageChunk, Notice, pop3, sasl, smtp
 from mailauth_io import _loops
 from mailauth_io._adapter import ServerConnection
+from tests.interop.client_config import NAME, TOKEN, ClientConfig, CommandRejected
 from tests.interop.foreign import curl_collect, curl_submit
-from tests.interop.visit import NAME, TOKEN, CommandRejected, Visit
 from tests.io.server_support import Run, on_both_loops
 from tests.io.tls import authority, server_context
 
-LETTER = b"From: bob@example.test\r\nSubject: waiting\r\n\r\nA letter\r\n.\r\n.dot\r\n"
+MESSAGE = b"From: bob@example.test\r\nSubject: waiting\r\n\r\nA letter\r\n.\r\n.dot\r\n"
 MECHANISMS = sasl.ALL_MECHANISMS.only("XOAUTH2")
 
 
@@ -67,10 +67,10 @@ class OurServer:
                 case sasl.Authenticated(mechanism=mechanism, identity=identity):
                     self.logins.append(f"{identity} by {mechanism}")
                 case pop3.OpenMaildrop():
-                    messages = (pop3.Message(size=len(LETTER), unique_id="1"),)
+                    messages = (pop3.Message(size=len(MESSAGE), unique_id="1"),)
                     connection.answer(event, pop3.Maildrop(messages=messages))
                 case pop3.Retrieve():
-                    connection.answer(event, pop3.Content(data=LETTER))
+                    connection.answer(event, pop3.Content(data=MESSAGE))
                 case pop3.Connected() | pop3.Stls():
                     connection.answer(event, ACCEPT)
                 case Notice():
@@ -79,11 +79,13 @@ class OurServer:
                     raise AssertionError(f"{event!r} is not expected")
 
 
-def visited(run: Run, our_server: OurServer, protocol: str, way: str, visit: Callable[[int], bytes]) -> bytes:
+def visited(
+    run: Run, our_server: OurServer, protocol: str, tls_mode: str, client_config: Callable[[int], bytes]
+) -> bytes:
     """What a client brings home, in a thread, from a port of *protocol*."""
 
     async def main() -> bytes:
-        adapter, implicit = _loops.current().adapter, way == "implicit"
+        adapter, implicit = _loops.current().adapter, tls_mode == "implicit"
         if protocol == "smtp":
             settings = smtp.ExtendedServerSettings(mechanisms=MECHANISMS, starttls=True)
             serving = adapter.serve_smtp(
@@ -95,39 +97,39 @@ def visited(run: Run, our_server: OurServer, protocol: str, way: str, visit: Cal
                 our_server.maildrop, of_pop3, ssl_context=server_context(), implicit_tls=implicit
             )
         async with serving as listener:
-            return await _loops.current().in_thread(visit, listener.port)
+            return await _loops.current().in_thread(client_config, listener.port)
 
     return run(main)
 
 
-def asked(scratch: Path, way: str, token: str, port: int) -> Visit:
+def asked(scratch: Path, tls_mode: str, token: str, port: int) -> ClientConfig:
     trusted = scratch / "authority.pem"
     authority().cert_pem.write_to_path(str(trusted))
-    return Visit(port=port, way=way, login="XOAUTH2", trusted=trusted, scratch=scratch, token=token)
+    return ClientConfig(port=port, tls_mode=tls_mode, login="XOAUTH2", trusted=trusted, scratch=scratch, token=token)
 
 
 @on_both_loops
-@pytest.mark.parametrize("way", ["upgrade", "implicit"])
-def test_submitted_by_token(run: Run, way: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tls_mode", ["upgrade", "implicit"])
+def test_submitted_by_token(run: Run, tls_mode: str, tmp_path: Path) -> None:
     our_server, message = OurServer(), b"Subject: sent\r\n\r\nHello\r\n.\r\nBye\r\n"
 
-    def visit(port: int) -> bytes:
-        curl_submit(asked(tmp_path, way, TOKEN, port), message)
+    def client_config(port: int) -> bytes:
+        curl_submit(asked(tmp_path, tls_mode, TOKEN, port), message)
         return b""
 
-    visited(run, our_server, "smtp", way, visit)
+    visited(run, our_server, "smtp", tls_mode, client_config)
     assert our_server.logins == [f"{NAME} by XOAUTH2"]
     assert our_server.content == message
 
 
 @on_both_loops
-@pytest.mark.parametrize("way", ["upgrade", "implicit"])
-def test_collected_by_token(run: Run, way: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tls_mode", ["upgrade", "implicit"])
+def test_collected_by_token(run: Run, tls_mode: str, tmp_path: Path) -> None:
     our_server = OurServer()
-    text = visited(run, our_server, "pop3", way, lambda port: curl_collect(asked(tmp_path, way, TOKEN, port)))
+    text = visited(run, our_server, "pop3", tls_mode, lambda port: curl_collect(asked(tmp_path, tls_mode, TOKEN, port)))
     assert our_server.logins == [f"{NAME} by XOAUTH2"]
     assert email.message_from_bytes(text)["Subject"] == "waiting"
-    assert text == LETTER
+    assert text == MESSAGE
 
 
 @on_both_loops
@@ -136,12 +138,12 @@ def test_a_wrong_token_is_told_in_json_and_opens_nothing(run: Run, protocol: str
     """curl answers the JSON, and then hears the refusal."""
     our_server = OurServer()
 
-    def visit(port: int) -> bytes:
+    def client_config(port: int) -> bytes:
         going = asked(tmp_path, "implicit", "wr0ng", port)
         with pytest.raises(CommandRejected):
             curl_collect(going) if protocol == "pop3" else curl_submit(going, b"\r\n")
         return b""
 
-    visited(run, our_server, protocol, "implicit", visit)
+    visited(run, our_server, protocol, "implicit", client_config)
     assert our_server.logins == []
     assert our_server.content == b""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mailauth_io.command import cli
+from mailauth_io.cli import main as cli
 
 
-def complaint(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
+def config_error(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Run the command with *arguments* that are wrong; the one sentence that it says."""
     status: object
     try:

@@ -21,7 +21,7 @@ from mailauth_io._adapter import ServerConnection
 from mailauth_io._addresses import Network
 from mailauth_io._listener import _smtp_machine
 from mailauth_io._stream import Peer, Stream
-from mailauth_io.command import descriptors
+from mailauth_io.cli import descriptors
 from mailauth_io.limits import QUIET_SECONDS, ConnectionLimiter, Limits
 from tests.io.by_hand import read_line
 from tests.io.line_echo import dial, echo, on_both_loops, read_all, serving
@@ -220,7 +220,7 @@ def test_the_limit_of_descriptors_is_raised_as_far_as_it_goes() -> None:
 def test_running_out_of_descriptors_is_told_in_one_line_a_minute() -> None:
     """The loops log every try, and with a traceback."""
     clock = Clock()
-    few = descriptors.FewWords(clock)
+    few = descriptors.AcceptErrorFilter(clock)
 
     def record(error: OSError) -> logging.LogRecord:
         return logging.LogRecord("asyncio", logging.ERROR, "", 0, "accept %s", ("failed",), (OSError, error, None))
@@ -241,7 +241,7 @@ def test_running_out_of_descriptors_is_told_in_one_line_a_minute() -> None:
 async def test_running_out_of_descriptors_pauses_accepting(loop: _loops.Loop) -> None:
     """What is open goes on; who came meanwhile is served when there is room again."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    few = descriptors.FewWords()
+    few = descriptors.AcceptErrorFilter()
     loggers = [logging.getLogger(name) for name in ("asyncio", "trio.serve_listeners")]
     for logger in loggers:
         logger.addFilter(few)

@@ -13,9 +13,9 @@ import pytest
 import trustme
 
 from mailauth_io import stores
-from mailauth_io.command import cli, config, serve
+from mailauth_io.cli import config, main, serve
 from tests import serving
-from tests.io.config_errors import complaint
+from tests.io.config_errors import config_error
 
 USER = ("--user", "alice:open sesame")
 
@@ -25,9 +25,9 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
-def read(*options: str) -> config.Serving:
+def read(*options: str) -> config.ServerSetup:
     """What the options of ``mailauth serve`` come to, without a process."""
-    return config.read(cli.settings_of(cli.build_parser().parse_args(["serve", *options])))
+    return config.read(main.settings_of(main.build_parser().parse_args(["serve", *options])))
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +88,7 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> object:
     ],
 )
 def test_a_wrong_word_is_one_sentence(arguments: tuple[str, ...], says: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert says in complaint(capfd, *arguments)
+    assert says in config_error(capfd, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -107,23 +107,23 @@ def test_a_wrong_word_is_one_sentence(arguments: tuple[str, ...], says: str, cap
 def test_an_account_that_cannot_be_is_one_sentence(
     users: tuple[str, ...], says: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    said = complaint(capfd, "serve", *(word for user in users for word in ("--user", user)))
+    said = config_error(capfd, "serve", *(word for user in users for word in ("--user", user)))
     assert says in said
     assert "secret" not in said
     assert "two" not in said
 
 
 def test_a_user_without_colon_is_not_quoted_since_it_may_be_a_password(capfd: pytest.CaptureFixture[str]) -> None:
-    assert "sesame" not in complaint(capfd, "serve", "--user", "sesame")
+    assert "sesame" not in config_error(capfd, "serve", "--user", "sesame")
 
 
 def test_user_splits_at_the_first_colon_and_keeps_blanks() -> None:
-    options = cli.build_parser().parse_args(["serve", "--user", "alice: open:sesame "])
-    assert cli.settings_of(options).users == (("alice", b" open:sesame "),)
+    options = main.build_parser().parse_args(["serve", "--user", "alice: open:sesame "])
+    assert main.settings_of(options).users == (("alice", b" open:sesame "),)
 
 
 def test_postmaster_must_be_an_account(capfd: pytest.CaptureFixture[str]) -> None:
-    assert "none of the accounts" in complaint(capfd, "serve", *USER, "--postmaster", "bob")
+    assert "none of the accounts" in config_error(capfd, "serve", *USER, "--postmaster", "bob")
 
 
 def test_postmaster_is_the_first_account_unless_named() -> None:
@@ -172,22 +172,22 @@ def test_accounts_come_from_a_file_and_from_options_together(tmp_path: Path) -> 
 def test_an_accounts_file_that_others_can_use_is_refused(
     mode: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert "others" in complaint(capfd, "serve", "--accounts", accounts_file(tmp_path, mode=mode))
+    assert "others" in config_error(capfd, "serve", "--accounts", accounts_file(tmp_path, mode=mode))
 
 
 def test_an_accounts_file_that_is_missing_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert "No such file" in complaint(capfd, "serve", "--accounts", str(tmp_path / "none"))
+    assert "No such file" in config_error(capfd, "serve", "--accounts", str(tmp_path / "none"))
 
 
 def test_a_directory_is_no_accounts_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert str(tmp_path) in complaint(capfd, "serve", "--accounts", str(tmp_path))
+    assert str(tmp_path) in config_error(capfd, "serve", "--accounts", str(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["alice\n", "alice:open sesame\n", "alice:{SSHA}c2VzYW1l\n", "alice:{PLAIN}\n"])
 def test_an_accounts_file_that_cannot_be_understood_is_refused_without_its_secrets(
     text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    said = complaint(capfd, "serve", "--accounts", accounts_file(tmp_path, text))
+    said = config_error(capfd, "serve", "--accounts", accounts_file(tmp_path, text))
     assert "accounts" in said
     assert "sesame" not in said
 
@@ -195,7 +195,7 @@ def test_an_accounts_file_that_cannot_be_understood_is_refused_without_its_secre
 def test_an_account_in_the_file_and_in_an_option_is_a_collision(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert "same mailbox" in complaint(capfd, "serve", *USER, "--accounts", accounts_file(tmp_path))
+    assert "same mailbox" in config_error(capfd, "serve", *USER, "--accounts", accounts_file(tmp_path))
 
 
 @pytest.fixture
@@ -219,13 +219,13 @@ def test_a_certificate_with_its_key_is_taken(pair: tuple[Path, Path]) -> None:
 def test_a_certificate_and_its_key_go_together(
     option: str, pair: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert "together" in complaint(capfd, "serve", *USER, option, str(pair[0]))
+    assert "together" in config_error(capfd, "serve", *USER, option, str(pair[0]))
 
 
 def test_a_key_that_others_can_read_is_refused(pair: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
     certificate, key = pair
     key.chmod(0o644)
-    assert "others" in complaint(capfd, "serve", *USER, "--cert", str(certificate), "--key", str(key))
+    assert "others" in config_error(capfd, "serve", *USER, "--cert", str(certificate), "--key", str(key))
 
 
 @pytest.mark.parametrize("missing", [0, 1])
@@ -233,7 +233,7 @@ def test_a_certificate_or_key_that_is_missing_is_refused(
     missing: int, pair: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     pair[missing].unlink()
-    said = complaint(capfd, "serve", *USER, "--cert", str(pair[0]), "--key", str(pair[1]))
+    said = config_error(capfd, "serve", *USER, "--cert", str(pair[0]), "--key", str(pair[1]))
     assert str(pair[missing]) in said
 
 
@@ -242,20 +242,20 @@ def test_a_key_of_another_certificate_is_refused(
 ) -> None:
     certificate, key = pair
     key.write_bytes(authority.issue_cert("localhost").private_key_pem.bytes())
-    assert "not that of" in complaint(capfd, "serve", *USER, "--cert", str(certificate), "--key", str(key))
+    assert "not that of" in config_error(capfd, "serve", *USER, "--cert", str(certificate), "--key", str(key))
 
 
 def test_a_certificate_that_is_none_is_refused(pair: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
     certificate, key = pair
     certificate.write_text("certificate")
-    assert "PEM" in complaint(capfd, "serve", *USER, "--cert", str(certificate), "--key", str(key))
+    assert "PEM" in config_error(capfd, "serve", *USER, "--cert", str(certificate), "--key", str(key))
 
 
 def test_ca_out_is_for_the_throw_away_certificate(
     pair: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--cert", str(pair[0]), "--key", str(pair[1]), "--ca-out", str(tmp_path / "authority"))
-    assert "--ca-out" in complaint(capfd, "serve", *USER, *words)
+    assert "--ca-out" in config_error(capfd, "serve", *USER, *words)
 
 
 @pytest.mark.parametrize("option", ["--ca-out", "--ready-file", "--maildir", "--outbox"])
@@ -263,7 +263,7 @@ def test_a_place_that_cannot_be_written_is_refused(
     option: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    assert option in complaint(capfd, "serve", *USER, option, str(tmp_path / "file" / "below"))
+    assert option in config_error(capfd, "serve", *USER, option, str(tmp_path / "file" / "below"))
 
 
 def test_a_ready_file_that_there_is_no_room_for_is_named_as_it_was_written(
@@ -278,13 +278,13 @@ def test_a_ready_file_that_there_is_no_room_for_is_named_as_it_was_written(
     file = tmp_path / "mailauth.toml"
     file.write_text('[process]\nready_file = "ready"\n')
     reason = f"{tmp_path / 'ready'} cannot be written: No space left on device"
-    said = complaint(capfd, "serve", *USER, "--smtp", "0", "--config", str(file))
+    said = config_error(capfd, "serve", *USER, "--smtp", "0", "--config", str(file))
     assert said == f"mailauth serve: {file}:2: [process] ready_file: {reason}\n"
 
 
 def test_a_maildir_that_is_a_file_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
-    assert "--maildir" in complaint(capfd, "serve", *USER, "--maildir", str(tmp_path / "file"))
+    assert "--maildir" in config_error(capfd, "serve", *USER, "--maildir", str(tmp_path / "file"))
 
 
 @pytest.mark.parametrize("loop", serving.LOOPS)
@@ -293,14 +293,14 @@ def test_a_busy_port_is_refused(loop: str, name: str, capfd: pytest.CaptureFixtu
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         free = [word for port_name in ("smtp", "pop3") if port_name != name for word in (f"--{port_name}", "0")]
-        said = complaint(capfd, "serve", *USER, "--loop", loop, *free, f"--{name}", str(port))
+        said = config_error(capfd, "serve", *USER, "--loop", loop, *free, f"--{name}", str(port))
     assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in said
 
 
 @pytest.mark.parametrize("loop", serving.LOOPS)
 def test_an_address_of_another_machine_is_refused(loop: str, capfd: pytest.CaptureFixture[str]) -> None:
     """RFC 5737: 192.0.2.0/24 is nobody's."""
-    said = complaint(capfd, "serve", *USER, "--loop", loop, "--host", "192.0.2.1", "--smtp", "0")
+    said = config_error(capfd, "serve", *USER, "--loop", loop, "--host", "192.0.2.1", "--smtp", "0")
     assert "cannot listen on 192.0.2.1 port 0: " in said
 
 
@@ -310,8 +310,8 @@ def test_without_trustme_the_command_says_which_extra_to_install(
     import sys
 
     monkeypatch.setitem(sys.modules, "trustme", None)
-    assert "mailauth[trial]" in complaint(capfd, "serve", *USER)
-    assert "mailauth[trial]" in complaint(capfd, "methods", "--loop", "asyncio")
+    assert "mailauth[trial]" in config_error(capfd, "serve", *USER)
+    assert "mailauth[trial]" in config_error(capfd, "methods", "--loop", "asyncio")
 
 
 def test_without_trio_the_command_says_which_extra_to_install(
@@ -320,8 +320,8 @@ def test_without_trio_the_command_says_which_extra_to_install(
     import sys
 
     monkeypatch.setitem(sys.modules, "trio", None)
-    assert "mailauth[trio]" in complaint(capfd, "serve", *USER, "--loop", "trio")
-    assert "mailauth[trio]" in complaint(capfd, "methods")
+    assert "mailauth[trio]" in config_error(capfd, "serve", *USER, "--loop", "trio")
+    assert "mailauth[trio]" in config_error(capfd, "methods")
 
 
 def test_warnings_tell_what_vanishes_and_what_is_weak(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_warnings_tell_what_vanishes_and_what_is_weak(tmp_path: Path) -> None:
 def test_processes_share_a_port_only_when_they_share_all_else(
     words: tuple[str, ...], says: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert says in complaint(capfd, "serve", *USER, "--reuse-port", *words)
+    assert says in config_error(capfd, "serve", *USER, "--reuse-port", *words)
 
 
 def test_where_no_port_can_be_shared_it_is_refused(
@@ -377,7 +377,7 @@ def test_where_no_port_can_be_shared_it_is_refused(
     assert serving.stores.grants is not None
     serving.stores.grants.close()
     monkeypatch.delattr(socket, "SO_REUSEPORT")
-    assert "this system lets no two processes" in complaint(capfd, "serve", *words, "--reuse-port")
+    assert "this system lets no two processes" in config_error(capfd, "serve", *words, "--reuse-port")
 
 
 @pytest.mark.parametrize(("user", "warned"), [(0, True), (1000, False)])
@@ -387,7 +387,7 @@ def test_a_remark_tells_that_it_runs_as_root(user: int, warned: bool, monkeypatc
 
 
 def test_a_token_is_not_quoted(capfd: pytest.CaptureFixture[str]) -> None:
-    assert "sesame" not in complaint(capfd, "serve", "--token", "sesame")
+    assert "sesame" not in config_error(capfd, "serve", "--token", "sesame")
 
 
 @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ def test_a_token_is_not_quoted(capfd: pytest.CaptureFixture[str]) -> None:
 def test_a_token_or_a_certificate_for_nobody_is_refused(
     words: tuple[str, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    said = complaint(capfd, "serve", *USER, *words)
+    said = config_error(capfd, "serve", *USER, *words)
     assert "none of the accounts" in said
     assert "t0ken" not in said
 
@@ -421,8 +421,8 @@ def test_certified_clients_are_asked_for_their_certificates(authority: trustme.C
 
 
 def test_who_certifies_clients_and_what_their_names_open_go_together(capfd: pytest.CaptureFixture[str]) -> None:
-    assert "go together" in complaint(capfd, "serve", *USER, "--client-ca", "x")
-    assert "go together" in complaint(capfd, "serve", *USER, "--client-name", "CN:x=alice")
+    assert "go together" in config_error(capfd, "serve", *USER, "--client-ca", "x")
+    assert "go together" in config_error(capfd, "serve", *USER, "--client-name", "CN:x=alice")
 
 
 @pytest.mark.parametrize(("text", "says"), [(None, "cannot be read"), ("certificate", "holds no certificates in PEM")])
@@ -432,7 +432,7 @@ def test_a_client_ca_that_is_none_is_refused(
     path = tmp_path / "clients.pem"
     if text is not None:
         path.write_text(text)
-    said = complaint(capfd, "serve", *USER, "--client-ca", str(path), "--client-name", "CN:x=alice")
+    said = config_error(capfd, "serve", *USER, "--client-ca", str(path), "--client-name", "CN:x=alice")
     assert f"--client-ca: {path} {says}" in said
 
 

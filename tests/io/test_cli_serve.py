@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mailauth_io.command import cli, methods
+from mailauth_io.cli import main as cli, methods
 from tests import certificate_files
 from tests.serving import LOOPS, messages, run, served
 
@@ -196,7 +196,7 @@ def test_output_that_goes_nowhere_makes_no_traceback(
 
     given_up: list[bool] = []
     monkeypatch.setattr(methods, "main", gone)
-    monkeypatch.setattr(cli, "_give_up_output", lambda: given_up.append(True))
+    monkeypatch.setattr(cli, "_drop_output", lambda: given_up.append(True))
     assert cli.main(["methods"]) == 2
     assert capfd.readouterr().err == (f"mailauth methods: {says}\n" if says else "")
     assert given_up

@@ -82,15 +82,15 @@ def said_by_pop3(heard: bytes) -> list[bytes]:
 
 @on_both_loops
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "TLS"])
-@pytest.mark.parametrize("way", [socket.socket.close, reset])
+@pytest.mark.parametrize("tls_mode", [socket.socket.close, reset])
 @at_every_moment(smtp=SMTP, pop3=POP3)
 def test_of_a_client_that_is_gone_nothing_is_kept_but_what_it_finished(
-    run: Run, moment: Moment, way: Callable[[socket.socket], None], tls: bool
+    run: Run, moment: Moment, tls_mode: Callable[[socket.socket], None], tls: bool
 ) -> None:
     """What it finished may be lost with it, by a reset, or not: it was told nothing."""
 
     def client(served: Served) -> None:
-        way(come(served, moment, tls=tls))
+        tls_mode(come(served, moment, tls=tls))
 
     bear(run, moment, client, {moment.stored, 1 if moment.protocol == "pop3" else 0})
 

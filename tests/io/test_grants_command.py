@@ -11,10 +11,10 @@ import pytest
 from redis import ResponseError
 
 from mailauth_io import stores
-from mailauth_io.command import cli, config, grants_setting, settings_file
+from mailauth_io.cli import config, grants_option, main as cli, settings_file
 from mailauth_io.stores.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import RedisGrants
-from tests.io.config_errors import complaint
+from tests.io.config_errors import config_error
 from tests.redis_server import PASSWORD, RedisServer, redis_server
 from tests.serving import run
 
@@ -97,10 +97,10 @@ def test_an_address_means_its_whole_prefix(tmp_path: Path, capfd: pytest.Capture
 
 
 def test_grants_in_memory_are_nobody_elses(capfd: pytest.CaptureFixture[str]) -> None:
-    assert "known to their server alone; name the store that servers share: --grants" in complaint(
+    assert "known to their server alone; name the store that servers share: --grants" in config_error(
         capfd, "grants", "list"
     )
-    assert "list|revoke" in complaint(capfd, "grants")
+    assert "list|revoke" in config_error(capfd, "grants")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_grants_in_memory_are_nobody_elses(capfd: pytest.CaptureFixture[str]) ->
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_sentence(words: tuple[str, ...], says: str, capfd: pytest.CaptureFixture[str]) -> None:
-    said = complaint(capfd, "grants", "list", *words)
+    said = config_error(capfd, "grants", "list", *words)
     assert says in said
     assert "hunter2" not in said
 
@@ -125,22 +125,22 @@ def test_what_is_wrong_is_one_sentence(words: tuple[str, ...], says: str, capfd:
 def test_whom_a_revocation_is_for_must_be_somebody(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     stores.SqliteGrants(tmp_path / "g").close()
     for whose in ("a b", "alice@elsewhere.test", "192.0.2.1/24"):
-        said = complaint(capfd, "grants", "revoke", whose, "--grants", f"sqlite:{tmp_path / 'g'}")
+        said = config_error(capfd, "grants", "revoke", whose, "--grants", f"sqlite:{tmp_path / 'g'}")
         assert f"{whose!r} is no address and no identity: write letters" in said
 
 
 def test_what_redis_quotes_of_a_command_is_not_told() -> None:
     """Where ``rename-command`` has taken AUTH away, its arguments come back in the error."""
     error = ResponseError("unknown command `AUTH`, with args beginning with: `mail`, `hunter2`, ")
-    assert grants_setting.words_of(error) == "unknown command `AUTH`"
+    assert grants_option.describe_error(error) == "unknown command `AUTH`"
 
 
 def test_a_wrong_password_is_told_without_it(
     redis: RedisServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = ("grants", "list", "--grants", f"redis://127.0.0.1:{redis.port}")
-    assert "cannot be asked: Authentication required" in complaint(capfd, *words)
-    said = complaint(capfd, *words, "--redis-password-file", str(private(tmp_path / "p", "hunter2")))
+    assert "cannot be asked: Authentication required" in config_error(capfd, *words)
+    said = config_error(capfd, *words, "--redis-password-file", str(private(tmp_path / "p", "hunter2")))
     assert "cannot be asked: invalid username-password pair" in said
     assert "hunter2" not in said
 
@@ -155,7 +155,7 @@ def test_a_file_of_another_program_is_no_traceback(tmp_path: Path) -> None:
 
 
 def settings_complaint(capfd: pytest.CaptureFixture[str], *words: str) -> str:
-    return complaint(capfd, "serve", *USER, *words)
+    return config_error(capfd, "serve", *USER, *words)
 
 
 def test_serve_refuses_a_store_that_it_cannot_have(
@@ -183,7 +183,7 @@ def test_check_config_looks_at_the_store_and_makes_nothing(tmp_path: Path) -> No
     told = settings_file.read(path).settings({})
     assert config.check(told) == ()
     assert not (tmp_path / "g").exists()
-    shared = grants_setting.shared(told)
+    shared = grants_option.shared(told)
     assert isinstance(shared, stores.SqliteGrants)
     shared.close()
     assert (tmp_path / "g").exists()
@@ -213,7 +213,7 @@ def test_a_password_file_has_one_line(tmp_path: Path) -> None:
     (found,) = config.check(settings_file.read(path).settings({}))
     assert str(found).endswith("is not text in UTF-8")
     file.write_text("hunter2\n")
-    shared = grants_setting.shared(settings_file.read(path).settings({}))
+    shared = grants_option.shared(settings_file.read(path).settings({}))
     assert isinstance(shared, RedisGrants)
     assert shared._redis.connection_pool.connection_kwargs["password"] == "hunter2"
     shared.close()

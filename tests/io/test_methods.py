@@ -15,16 +15,16 @@ from pathlib import Path
 import attrs
 import pytest
 
-import mailauth_io.command.methods
+import mailauth_io.cli.methods
 from mailauth.grants import Grant, Lookup
 from mailauth_io import server, stores
 from mailauth_io.certificates import temporary_certificate
-from mailauth_io.command import cli, methods
-from mailauth_io.command.methods.measure import Bench, Clock
-from mailauth_io.command.methods.outcome import Columns, Outcome
-from mailauth_io.command.methods.report import table
-from mailauth_io.command.methods.rows import ROWS, Login, Row, Way
-from mailauth_io.command.methods.visit import HOST, Clients, Visit
+from mailauth_io.cli import main as cli, methods
+from mailauth_io.cli.methods.client_config import HOST, ClientConfig, Clients
+from mailauth_io.cli.methods.measure import Bench, Clock
+from mailauth_io.cli.methods.outcome import Columns, Outcome
+from mailauth_io.cli.methods.report import table
+from mailauth_io.cli.methods.rows import ROWS, Login, Row, TlsMode
 from mailauth_io.stores import MemoryGrants
 from tests.serving import LOOPS, run
 
@@ -44,9 +44,9 @@ def bench() -> Bench:
     return Bench(certificate=temporary_certificate(), another=temporary_certificate())
 
 
-def row(number: int, way: Way) -> Row:
+def row(number: int, tls_mode: TlsMode) -> Row:
     """The first row of a method that goes that way."""
-    return next(row for row in ROWS if row.number == number and row.way is way)
+    return next(row for row in ROWS if row.number == number and row.tls_mode is tls_mode)
 
 
 def verdicts(bench: Bench, rows: tuple[Row, ...], loop: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -62,19 +62,19 @@ def verdicts(bench: Bench, rows: tuple[Row, ...], loop: str, capsys: pytest.Capt
 
 
 def test_the_rows_are_the_seven_methods_in_every_way() -> None:
-    rows = {(row.number, row.login, row.way) for row in ROWS}
+    rows = {(row.number, row.login, row.tls_mode) for row in ROWS}
     assert rows == {
-        (1, Login.USER, Way.CLEAR),
-        (2, Login.APOP, Way.CLEAR),
-        (3, Login.USER, Way.IMPLICIT),
-        (3, Login.USER, Way.UPGRADE),
-        (4, Login.PLAIN, Way.CLEAR),
-        (5, Login.LOGIN, Way.CLEAR),
-        (6, Login.CRAM_MD5, Way.CLEAR),
+        (1, Login.USER, TlsMode.CLEAR),
+        (2, Login.APOP, TlsMode.CLEAR),
+        (3, Login.USER, TlsMode.IMPLICIT),
+        (3, Login.USER, TlsMode.UPGRADE),
+        (4, Login.PLAIN, TlsMode.CLEAR),
+        (5, Login.LOGIN, TlsMode.CLEAR),
+        (6, Login.CRAM_MD5, TlsMode.CLEAR),
         *(
-            (7, login, way)
+            (7, login, tls_mode)
             for login in (Login.PLAIN, Login.LOGIN, Login.CRAM_MD5)
-            for way in (Way.IMPLICIT, Way.UPGRADE)
+            for tls_mode in (TlsMode.IMPLICIT, TlsMode.UPGRADE)
         ),
     }
     assert len(ROWS) == len(rows)
@@ -155,24 +155,24 @@ class Otherwise:
     """Clients that do something else than the row says."""
 
     clients: Clients
-    change: Callable[[Visit], Visit]
+    change: Callable[[ClientConfig], ClientConfig]
 
     @property
     def name(self) -> str:
         return self.clients.name
 
     async def submit(
-        self, visit: Visit, *, recipient: str, content: bytes, authenticate: bool, source: str = HOST
+        self, client_config: ClientConfig, *, recipient: str, content: bytes, authenticate: bool, source: str = HOST
     ) -> int:
         return await self.clients.submit(
-            self.change(visit), recipient=recipient, content=content, authenticate=authenticate, source=source
+            self.change(client_config), recipient=recipient, content=content, authenticate=authenticate, source=source
         )
 
-    async def collect(self, visit: Visit) -> bytes:
-        return await self.clients.collect(self.change(visit))
+    async def collect(self, client_config: ClientConfig) -> bytes:
+        return await self.clients.collect(self.change(client_config))
 
 
-def all_otherwise(bench: Bench, change: Callable[[Visit], Visit]) -> tuple[Clients, ...]:
+def all_otherwise(bench: Bench, change: Callable[[ClientConfig], ClientConfig]) -> tuple[Clients, ...]:
     return tuple(Otherwise(clients, change) for clients in bench.clients)
 
 
@@ -189,7 +189,7 @@ async def running_without_tls(
 @pytest.mark.parametrize("loop", LOOPS)
 def test_an_open_relay_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
     broken = attrs.evolve(bench, grants=lambda lifetime, clock: EverybodyMayRelay(lifetime=lifetime))
-    rows = (row(1, Way.CLEAR), row(3, Way.UPGRADE), row(4, Way.CLEAR), row(7, Way.IMPLICIT))
+    rows = (row(1, TlsMode.CLEAR), row(3, TlsMode.UPGRADE), row(4, TlsMode.CLEAR), row(7, TlsMode.IMPLICIT))
     for trouble in verdicts(broken, rows, loop, capsys):
         assert "relaying before authentication: not refused but answered 250" in trouble
 
@@ -197,7 +197,7 @@ def test_an_open_relay_is_found(bench: Bench, loop: str, capsys: pytest.CaptureF
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_grant_without_expiry_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
     broken = attrs.evolve(bench, grants=lambda lifetime, clock: MemoryGrants(lifetime=lifetime * 1e6, clock=clock))
-    rows = (row(1, Way.CLEAR), row(2, Way.CLEAR), row(3, Way.IMPLICIT))
+    rows = (row(1, TlsMode.CLEAR), row(2, TlsMode.CLEAR), row(3, TlsMode.IMPLICIT))
     for trouble in verdicts(broken, rows, loop, capsys):
         assert "submission when the grant is over: not refused" in trouble
 
@@ -205,14 +205,14 @@ def test_a_grant_without_expiry_is_found(bench: Bench, loop: str, capsys: pytest
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_grant_that_ends_too_soon_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
     broken = attrs.evolve(bench, grants=lambda lifetime, clock: MemoryGrants(lifetime=lifetime / 2, clock=clock))
-    (trouble,) = verdicts(broken, (row(1, Way.CLEAR),), loop, capsys)
+    (trouble,) = verdicts(broken, (row(1, TlsMode.CLEAR),), loop, capsys)
     assert "in the last second of the grant: refused with 550" in trouble
 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_grant_for_every_address_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
     broken = attrs.evolve(bench, grants=lambda lifetime, clock: WhoeverLoggedInOpensAll(lifetime=lifetime, clock=clock))
-    rows = (row(1, Way.CLEAR), row(2, Way.CLEAR), row(3, Way.UPGRADE))
+    rows = (row(1, TlsMode.CLEAR), row(2, TlsMode.CLEAR), row(3, TlsMode.UPGRADE))
     for trouble in verdicts(broken, rows, loop, capsys):
         assert "submission from 127.0.0.2: not refused" in trouble
 
@@ -220,7 +220,7 @@ def test_a_grant_for_every_address_is_found(bench: Bench, loop: str, capsys: pyt
 @pytest.mark.parametrize("loop", LOOPS)
 def test_any_password_taken_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
     broken = attrs.evolve(bench, accounts=AnyPasswordWillDo)
-    rows = (row(1, Way.CLEAR), row(4, Way.CLEAR), row(5, Way.CLEAR), row(7, Way.UPGRADE))
+    rows = (row(1, TlsMode.CLEAR), row(4, TlsMode.CLEAR), row(5, TlsMode.CLEAR), row(7, TlsMode.UPGRADE))
     for trouble in verdicts(broken, rows, loop, capsys):
         assert "login with a wrong password: not refused" in trouble
 
@@ -230,9 +230,9 @@ def test_tls_left_out_on_both_sides_is_found_on_the_wire(
     bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Everything works, and nothing complains but the record."""
-    clients = all_otherwise(bench, lambda visit: attrs.evolve(visit, way=Way.CLEAR))
+    clients = all_otherwise(bench, lambda client_config: attrs.evolve(client_config, tls_mode=TlsMode.CLEAR))
     broken = attrs.evolve(bench, running=running_without_tls, clients=clients)
-    rows = tuple(row(number, way) for number in (3, 7) for way in (Way.IMPLICIT, Way.UPGRADE))
+    rows = tuple(row(number, tls_mode) for number in (3, 7) for tls_mode in (TlsMode.IMPLICIT, TlsMode.UPGRADE))
     for trouble in verdicts(broken, rows, loop, capsys):
         assert "message on the wire is 'clear' with our machines, where the table says 'TLS'" in trouble
         assert "password on the wire is 'clear" in trouble
@@ -245,7 +245,7 @@ def test_tls_left_out_of_the_server_is_found_by_the_clients(
     bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = attrs.evolve(bench, running=running_without_tls)
-    for trouble in verdicts(broken, (row(3, Way.UPGRADE), row(7, Way.UPGRADE)), loop, capsys):
+    for trouble in verdicts(broken, (row(3, TlsMode.UPGRADE), row(7, TlsMode.UPGRADE)), loop, capsys):
         assert "with the standard library, mail for a local recipient without authentication" in trouble
         assert "with our machines, mail for a local recipient without authentication" in trouble
 
@@ -255,7 +255,7 @@ def test_a_certificate_that_proves_nothing_is_found(
     bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = attrs.evolve(bench, another=bench.certificate)
-    for trouble in verdicts(broken, (row(3, Way.IMPLICIT), row(7, Way.UPGRADE)), loop, capsys):
+    for trouble in verdicts(broken, (row(3, TlsMode.IMPLICIT), row(7, TlsMode.UPGRADE)), loop, capsys):
         assert "server proved by is 'nothing' with the standard library, where the table says 'certificate'" in trouble
 
 
@@ -264,8 +264,10 @@ def test_a_certificate_that_proves_nothing_is_found(
 def test_a_digest_replaced_by_the_password_is_found(
     number: int, instead: Login, seen: str, bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = attrs.evolve(bench, clients=all_otherwise(bench, lambda visit: attrs.evolve(visit, login=instead)))
-    (trouble,) = verdicts(broken, (row(number, Way.CLEAR),), loop, capsys)
+    broken = attrs.evolve(
+        bench, clients=all_otherwise(bench, lambda client_config: attrs.evolve(client_config, login=instead))
+    )
+    (trouble,) = verdicts(broken, (row(number, TlsMode.CLEAR),), loop, capsys)
     for clients in ("the standard library", "our machines"):
         assert f"password on the wire is {seen!r} with {clients}, where the table says 'digest'" in trouble
 
@@ -277,29 +279,31 @@ def test_a_login_at_the_wrong_server_is_found(bench: Bench, loop: str, capsys: p
     @attrs.frozen
     class ByAuth(Otherwise):
         async def submit(
-            self, visit: Visit, *, recipient: str, content: bytes, authenticate: bool, source: str = HOST
+            self, client_config: ClientConfig, *, recipient: str, content: bytes, authenticate: bool, source: str = HOST
         ) -> int:
             own = source == HOST and content.startswith((b"Subject: submission after", b"Subject: submission in"))
-            changed = attrs.evolve(visit, login=Login.PLAIN) if own else visit
+            changed = attrs.evolve(client_config, login=Login.PLAIN) if own else client_config
             return await self.clients.submit(
                 changed, recipient=recipient, content=content, authenticate=own, source=source
             )
 
-    broken = attrs.evolve(bench, clients=tuple(ByAuth(clients, lambda visit: visit) for clients in bench.clients))
-    (trouble,) = verdicts(broken, (row(1, Way.CLEAR),), loop, capsys)
+    broken = attrs.evolve(
+        bench, clients=tuple(ByAuth(clients, lambda client_config: client_config) for clients in bench.clients)
+    )
+    (trouble,) = verdicts(broken, (row(1, TlsMode.CLEAR),), loop, capsys)
     assert "credentials checked by is 'SMTP server'" in trouble
 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_an_altered_message_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = (row(1, Way.CLEAR), row(4, Way.CLEAR), row(7, Way.IMPLICIT))
+    rows = (row(1, TlsMode.CLEAR), row(4, TlsMode.CLEAR), row(7, TlsMode.IMPLICIT))
     for trouble in verdicts(attrs.evolve(bench, outbox=AltersMessages), rows, loop, capsys):
         assert "the outbox: a message did not arrive as it was submitted" in trouble
 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_lost_message_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (trouble,) = verdicts(attrs.evolve(bench, outbox=LosesMessages), (row(6, Way.CLEAR),), loop, capsys)
+    (trouble,) = verdicts(attrs.evolve(bench, outbox=LosesMessages), (row(6, TlsMode.CLEAR),), loop, capsys)
     assert "the outbox: holds 0 messages where 1 were submitted" in trouble
 
 
@@ -309,7 +313,7 @@ def test_a_row_that_breaks_off_is_a_row_that_failed(bench: Bench, capsys: pytest
     def accounts(known: Mapping[str, bytes]) -> stores.Accounts:
         raise ValueError("no accounts today")
 
-    (trouble,) = verdicts(attrs.evolve(bench, accounts=accounts), (row(4, Way.CLEAR),), "asyncio", capsys)
+    (trouble,) = verdicts(attrs.evolve(bench, accounts=accounts), (row(4, TlsMode.CLEAR),), "asyncio", capsys)
     assert "no accounts today" in trouble
 
 
@@ -330,7 +334,7 @@ def test_the_table_is_aligned_and_names_what_failed() -> None:
 def test_what_measures_never_reads_what_is_expected() -> None:
     """The two meet in the judge alone."""
     readers = set()
-    for path in Path(mailauth_io.command.methods.__file__).parent.glob("*.py"):
+    for path in Path(mailauth_io.cli.methods.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]

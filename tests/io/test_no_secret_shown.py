@@ -10,7 +10,7 @@ import pytest
 
 from mailauth import LocalProtocolError, sasl
 from mailauth_io import logs, server, stores
-from mailauth_io.command import cli, config, words
+from mailauth_io.cli import config, main as cli, parsers
 from mailauth_io.server._state import ServerState
 from mailauth_io.stores.credentials import read_credential
 from mailauth_io.stores.redis_address import RedisAddress
@@ -26,8 +26,8 @@ def test_neither_settings_nor_accounts_show_a_secret(run: Run, tmp_path: Path) -
     lines = [f"{scheme.lower()}:{stores.write_credential(scheme, SECRET)}\n" for scheme in ("PLAIN", "SCRAM-SHA-256")]
     path.write_text("".join(lines))
     text = SECRET.decode()
-    words = ["serve", "--user", f"alice:{text}", "--token", f"alice:{text}", "--accounts", str(path)]
-    settings = cli.settings_of(cli.build_parser().parse_args(words))
+    parsers = ["serve", "--user", f"alice:{text}", "--token", f"alice:{text}", "--accounts", str(path)]
+    settings = cli.settings_of(cli.build_parser().parse_args(parsers))
     serving = config.read(settings)
     accounts = serving.stores.accounts
     server_state = ServerState.of(serving.config, serving.stores, Clock())
@@ -77,11 +77,11 @@ TAKERS: dict[str, Callable[[bytes], object]] = {
     "a field of a file": lambda secret: read_credential(b"{PLAIN:" + secret),
     "a scheme of a file": lambda secret: read_credential(b"{SCRAM-SHA-256}" + secret),
     "an account": lambda secret: stores.MemoryAccounts({"": secret}),
-    "a word": lambda secret: words.user(secret.decode("latin-1")),
-    "a token": lambda secret: words.token("alice:" + secret.decode("latin-1")),
-    "a URL": lambda secret: words.next_hop(f"smtp://alice:{secret.decode('latin-1')}@host:25"),
+    "a word": lambda secret: parsers.user(secret.decode("latin-1")),
+    "a token": lambda secret: parsers.token("alice:" + secret.decode("latin-1")),
+    "a URL": lambda secret: parsers.next_hop(f"smtp://alice:{secret.decode('latin-1')}@host:25"),
     "Redis": lambda secret: RedisAddress.read(f"redis://host:{secret.decode('latin-1')}"),
-    "Redis by a word": lambda secret: words.grants_place(f"redis://host:{secret.decode('latin-1')}"),
+    "Redis by a word": lambda secret: parsers.grants_place(f"redis://host:{secret.decode('latin-1')}"),
 }
 """What takes a secret, and may raise an exception of ours about it."""
 

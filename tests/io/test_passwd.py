@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mailauth_io import _loops
-from mailauth_io.command import cli
+from mailauth_io.cli import main as cli
 from mailauth_io.stores import AccountsFile, MemoryAccounts
 
 

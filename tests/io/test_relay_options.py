@@ -12,9 +12,9 @@ import pytest
 import trustme
 
 from mailauth_io import server
-from mailauth_io.command import cli, relay_to
-from mailauth_io.command.complaint import Complaint
-from mailauth_io.command.words import Wrong, next_hop
+from mailauth_io.cli import main, relay_option
+from mailauth_io.cli.errors import ConfigError
+from mailauth_io.cli.parsers import ValueParseError, next_hop
 from tests.serving import LOOPS, messages, run, served
 
 USER = ("--user", "alice:open sesame")
@@ -37,13 +37,13 @@ def authority(tmp_path: Path) -> Path:
 
 def hop(*words: str | Path) -> server.NextHop:
     """The next hop that these words come to."""
-    found = relay_to.next_hop(cli.settings_of(cli.build_parser().parse_args(["serve", *map(str, words)])))
+    found = relay_option.next_hop(main.settings_of(main.build_parser().parse_args(["serve", *map(str, words)])))
     assert found is not None
     return found
 
 
-def complaint(*words: str | Path) -> str:
-    with pytest.raises(Complaint) as refused:
+def config_error(*words: str | Path) -> str:
+    with pytest.raises(ConfigError) as refused:
         hop(*words)
     return str(refused.value)
 
@@ -73,7 +73,7 @@ def test_a_url_names_host_port_tls_and_user(text: str, fields: tuple[object, ...
 )
 def test_what_is_no_such_url_is_not_quoted(text: str) -> None:
     with pytest.raises(
-        Wrong, match=r"^write smtp://HOST:PORT or smtps://USER@HOST:PORT, and the password into a file$"
+        ValueParseError, match=r"^write smtp://HOST:PORT or smtps://USER@HOST:PORT, and the password into a file$"
     ):
         next_hop(text)
 
@@ -116,7 +116,7 @@ def test_a_password_goes_in_clear_text_by_two_options_alone(password: Path) -> N
     for words in ((), ("--relay-tls", "required"), ("--relay-tls", "opportunistic")):
         found = hop(*login, *words)
         assert (found.needs_tls, found.clear_text_login) == (True, False)
-        assert "needs a user name and --relay-tls none" in complaint(*login, *words, "--relay-clear-text-login")
+        assert "needs a user name and --relay-tls none" in config_error(*login, *words, "--relay-clear-text-login")
     none = hop(*login, "--relay-tls", "none")
     assert (none.ssl_context, none.needs_tls, none.clear_text_login) == (None, False, False)
     both = hop(*login, "--relay-tls", "none", "--relay-clear-text-login")
@@ -142,7 +142,9 @@ def test_a_password_goes_in_clear_text_by_two_options_alone(password: Path) -> N
 )
 def test_what_is_not_safe_is_said_at_the_start(words: tuple[str, ...], says: str, password: Path) -> None:
     more = ("--relay-password-file", str(password)) if "@" in words[0] else ()
-    told = relay_to.warnings(cli.settings_of(cli.build_parser().parse_args(["serve", "--relay-to", *words, *more])))
+    told = relay_option.warnings(
+        main.settings_of(main.build_parser().parse_args(["serve", "--relay-to", *words, *more]))
+    )
     assert told[-1] == says
 
 
@@ -168,7 +170,7 @@ def test_a_password_file_that_is_none_is_one_sentence(data: bytes | None, mode: 
     if data is not None:
         path.write_bytes(data)
         path.chmod(mode)
-    said = complaint("--relay-to", "smtps://house@hop.test", "--relay-password-file", path)
+    said = config_error("--relay-to", "smtps://house@hop.test", "--relay-password-file", path)
     assert said.startswith("--relay-password-file: ")
     assert says in said
     assert "hop secret" not in said
@@ -200,7 +202,7 @@ def test_what_does_not_go_together_is_one_sentence(
     words: tuple[str, ...], says: str, tmp_path: Path, password: Path, authority: Path
 ) -> None:
     places = {"OUT": tmp_path / "out", "PASSWORD": password, "CA": authority, "MISSING": tmp_path / "missing"}
-    assert says in complaint(*(places.get(word, word) for word in words))
+    assert says in config_error(*(places.get(word, word) for word in words))
     assert not (tmp_path / "out").exists()
 
 

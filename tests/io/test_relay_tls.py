@@ -40,11 +40,11 @@ def first_reply(run: Run, double: Double, **hop: Any) -> str:
     return relaying(run, double, client, **hop)
 
 
-@pytest.mark.parametrize("way", [BY_STARTTLS, INSIDE_TLS], ids=["STARTTLS", "implicit"])
-def test_mail_and_login_go_inside_tls(run: Run, way: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("tls_mode", [BY_STARTTLS, INSIDE_TLS], ids=["STARTTLS", "implicit"])
+def test_mail_and_login_go_inside_tls(run: Run, tls_mode: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     double = Double()
-    assert first_reply(run, double, login=LOGIN, **way).startswith("250")
+    assert first_reply(run, double, login=LOGIN, **tls_mode).startswith("250")
     assert double.logins == [("house@far.test", b"hop secret")]
     assert set(double.in_clear) <= {"Connected", "Hello", "StartTls"}
     assert len(double.taken) == 1
@@ -71,13 +71,13 @@ def test_a_starttls_that_is_refused_is_none(run: Run) -> None:
     assert double.mails == []
 
 
-@pytest.mark.parametrize("way", [BY_STARTTLS, INSIDE_TLS], ids=["STARTTLS", "implicit"])
+@pytest.mark.parametrize("tls_mode", [BY_STARTTLS, INSIDE_TLS], ids=["STARTTLS", "implicit"])
 def test_a_certificate_that_proves_nothing_is_451(
-    run: Run, way: dict[str, Any], caplog: pytest.LogCaptureFixture
+    run: Run, tls_mode: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """RFC 8314 section 4.1: whoever has no certificate that we trust may be anybody."""
     double = Double()
-    hop = {**way, "ssl_context": ssl.create_default_context()}
+    hop = {**tls_mode, "ssl_context": ssl.create_default_context()}
     assert first_reply(run, double, login=LOGIN, **hop).startswith("451 4.4.1")
     assert (double.logins, double.mails) == ([], [])
     assert "SSLCertVerificationError" in caplog.text

@@ -14,9 +14,9 @@ import pytest
 from mailauth_io.certificate_validity import Validity, validity
 from mailauth_io.certificates import server_context
 from mailauth_io.channel_binding import BindingContext, channel_bindings
-from mailauth_io.command import cli, config, renewing
-from mailauth_io.command.complaint import Complaint
-from mailauth_io.command.renewing import RenewingContext
+from mailauth_io.cli import config, main as cli, renewal
+from mailauth_io.cli.errors import ConfigError
+from mailauth_io.cli.renewal import RenewingContext
 from tests.certificate_files import DAY, write
 from tests.io.server_support import Clock
 
@@ -71,7 +71,7 @@ def test_a_certificate_that_is_not_good_now_is_one_sentence_at_the_start(
 ) -> None:
     cert, key = write(tmp_path, not_before=NOW + not_before * DAY, not_after=NOW + not_after * DAY)
     settings = cli.settings_of(cli.build_parser().parse_args(["serve", *options(cert, key)]))
-    with pytest.raises(Complaint, match=f"^--cert: the certificate in {cert} {says}"):
+    with pytest.raises(ConfigError, match=f"^--cert: the certificate in {cert} {says}"):
         config.read(settings)
     path = tmp_path / "mailauth.toml"
     path.write_text('[tls]\ncertificate = "certificate.pem"\nkey = "key.pem"\n')
@@ -137,7 +137,7 @@ def test_the_next_handshake_shows_the_new_certificate(files: Files, caplog: pyte
     assert step_handshake(files.context)[0] == before
     files.write(days=90)
     assert step_handshake(files.context)[0] == before  # nobody looks more often than that
-    files.clock.now += renewing.INTERVAL
+    files.clock.now += renewal.INTERVAL
     shown, server = step_handshake(files.context)
     assert shown == files.written != before
     assert isinstance(server.context, type(files.context._current))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mailauth_io.command import cli, settings_file
+from mailauth_io.cli import main, settings_file
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "docs" / "mailauth.service"
@@ -32,7 +32,7 @@ def test_the_command_of_the_unit_is_one_that_we_understand() -> None:
     assert Path(program).name == "mailauth"
     assert [word for word in words if word.endswith(".toml")] == ["/etc/mailauth/mailauth.toml"]
     words = [str(EXAMPLE) if word.endswith(".toml") else word for word in words]
-    assert cli.settings_of(cli.build_parser().parse_args(words)).places == {}
+    assert main.settings_of(main.build_parser().parse_args(words)).places == {}
 
 
 def test_the_unit_has_one_capability_its_own_user_and_a_system_that_it_cannot_write_to() -> None:
@@ -61,5 +61,5 @@ def test_the_configuration_in_the_readme_is_one(tmp_path: Path) -> None:
     path = tmp_path / "mailauth.toml"
     path.write_text(text)
     read = settings_file.read(path)
-    assert read.complaints == ()
+    assert read.errors == ()
     assert read.settings({}).accounts == tmp_path / "accounts"

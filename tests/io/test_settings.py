@@ -11,11 +11,11 @@ from typing import Any
 import attrs
 import pytest
 
-from mailauth_io.command import cli, config, settings_file
-from mailauth_io.command.complaint import Complaint
-from mailauth_io.command.row import Row
-from mailauth_io.command.settings import ROWS, Settings
-from mailauth_io.command.words import GrantsPlace
+from mailauth_io.cli import config, main as cli, settings_file
+from mailauth_io.cli.errors import ConfigError
+from mailauth_io.cli.options import Option
+from mailauth_io.cli.parsers import GrantsPlace
+from mailauth_io.cli.settings import OPTIONS, Settings
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "example.toml"
 KEY = re.compile(r"#([a-z0-9_]+ = )")
@@ -33,15 +33,15 @@ def settings(*words: str) -> Settings:
     return cli.settings_of(cli.build_parser().parse_args(["serve", *words]))
 
 
-def complaints(directory: Path, text: str, mode: int = 0o600) -> list[str]:
+def errors(directory: Path, text: str, mode: int = 0o600) -> list[str]:
     """What is wrong with *text*, without the name of its file."""
     path = written(directory, text, mode)
-    return [str(each).removeprefix(f"{path}") for each in settings_file.read(path).complaints]
+    return [str(each).removeprefix(f"{path}") for each in settings_file.read(path).errors]
 
 
 def test_the_example_as_it_stands_says_nothing_but_what_is_so_anyway(tmp_path: Path) -> None:
     read = settings_file.read(EXAMPLE)
-    assert read.complaints == ()
+    assert read.errors == ()
     assert read.settings({}) == Settings()
 
 
@@ -49,23 +49,23 @@ def test_the_example_has_every_setting_with_its_default_and_in_the_order_of_the_
     path = written(tmp_path, KEY.sub(r"\1", EXAMPLE.read_text()))
     document = tomllib.loads(path.read_text())
     assert [(table, key) for table, keys in document.items() for key in keys] == [
-        (row.table, row.key) for row in ROWS.values()
+        (row.table, row.key) for row in OPTIONS.values()
     ]
     read = settings_file.read(path)
-    assert read.complaints == ()
-    defaults = {name: row.default for name, row in ROWS.items() if row.default is not None}
+    assert read.errors == ()
+    defaults = {name: row.default for name, row in OPTIONS.items() if row.default is not None}
     assert {name: getattr(read.settings({}), name) for name in defaults} == defaults
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_the_example_names_every_flag(name: str) -> None:
-    flag = ROWS[name].flag
+    flag = OPTIONS[name].flag
     assert flag is None or re.search(rf"{flag}\b", EXAMPLE.read_text())
 
 
 def test_no_two_settings_share_a_key_or_a_flag() -> None:
-    flags = [row.flag for row in ROWS.values() if row.flag]
-    assert len({row.title for row in ROWS.values()}) == len(ROWS)
+    flags = [row.flag for row in OPTIONS.values() if row.flag]
+    assert len({row.title for row in OPTIONS.values()}) == len(OPTIONS)
     assert len(set(flags)) == len(flags)
 
 
@@ -82,14 +82,14 @@ WORDS: dict[str, tuple[str, Any]] = {
 }
 
 
-def in_toml(row: Row, word: str) -> str:
+def in_toml(row: Option, word: str) -> str:
     value = f'"{word}"' if row.kind is str else word
     return f"[{row.table}]\n{row.key} = {f'[{value}]' if row.repeatable else value}\n"
 
 
 @pytest.mark.parametrize("name", WORDS)
 def test_a_flag_and_a_key_mean_the_same(name: str, tmp_path: Path) -> None:
-    row, (word, value) = ROWS[name], WORDS[name]
+    row, (word, value) = OPTIONS[name], WORDS[name]
     assert row.flag is not None
     by_flag = settings(row.flag, word)
     by_file = settings("--config", str(written(tmp_path, in_toml(row, word))))
@@ -152,7 +152,7 @@ def test_a_path_in_a_file_is_relative_to_its_directory_and_one_in_a_flag_is_not(
     ],
 )  # fmt: skip
 def test_an_error_names_file_line_and_key(text: str, expected: list[str], tmp_path: Path) -> None:
-    found = [re.sub(r"(; there are ).+", r"\1...", line) for line in complaints(tmp_path, text)]
+    found = [re.sub(r"(; there are ).+", r"\1...", line) for line in errors(tmp_path, text)]
     # The words about syntax are those of tomllib, and may change.
     assert [re.sub(r"(is no TOML: ).+", r"\1", line) for line in found] == expected
 
@@ -160,20 +160,20 @@ def test_an_error_names_file_line_and_key(text: str, expected: list[str], tmp_pa
 def test_a_file_that_is_no_text_is_an_error_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "mailauth.toml"
     path.write_bytes(b"[listen]\n# \xff\n")
-    assert [str(each) for each in settings_file.read(path).complaints] == [f"{path}:2: is not text in UTF-8"]
+    assert [str(each) for each in settings_file.read(path).errors] == [f"{path}:2: is not text in UTF-8"]
 
 
 @pytest.mark.parametrize(
     "text", ["a = " + "[" * 20_000, "a = " + "{a=" * 20_000, "[mail]\nmax_message = " + "9" * 5_000]
 )
 def test_a_file_beyond_what_the_reader_bears_is_an_error(text: str, tmp_path: Path) -> None:
-    assert complaints(tmp_path, text) == [": is nested too deep, or has a number of thousands of digits"]
+    assert errors(tmp_path, text) == [": is nested too deep, or has a number of thousands of digits"]
 
 
 def test_a_number_of_thousands_of_digits_is_an_error(tmp_path: Path) -> None:
     """Hexadecimal is read at any length, and is beyond what can be written in decimal."""
     text = "[mail]\nmax_message = 0x" + "f" * 5_000
-    assert complaints(tmp_path, text) == [":2: [mail] max_message: must be a whole number"]
+    assert errors(tmp_path, text) == [":2: [mail] max_message: must be a whole number"]
 
 
 @pytest.mark.parametrize(
@@ -194,16 +194,16 @@ def test_a_network_of_ipv4_mapped_addresses_is_one_of_ipv4(written: str, meant: 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
-        (complaint,) = settings_file.read(path).complaints
-        assert str(complaint).startswith(f"{path}: cannot be read: ")
+        (config_error,) = settings_file.read(path).errors
+        assert str(config_error).startswith(f"{path}: cannot be read: ")
 
 
 @pytest.mark.parametrize("key", ["users", "tokens"])
 def test_a_secret_stands_in_a_file_that_nobody_else_can_read(key: str, tmp_path: Path) -> None:
     text = f'[accounts]\n{key} = ["alice:sesame"]\n'
-    assert complaints(tmp_path, text) == []
-    (complaint,) = complaints(tmp_path, text, mode=0o640)
-    assert complaint.startswith(f":2: [accounts] {key}: is a secret, and others can read or change this file; say: ")
+    assert errors(tmp_path, text) == []
+    (config_error,) = errors(tmp_path, text, mode=0o640)
+    assert config_error.startswith(f":2: [accounts] {key}: is a secret, and others can read or change this file; say: ")
 
 
 def test_a_secret_is_in_no_repr(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_what_the_files_hold_is_an_error_with_the_line_of_its_key(tmp_path: Path
         f"{path}:2: [accounts] file: {tmp_path / 'accounts'} cannot be read: No such file or directory",
         f"{path}:4: [tls] certificate: [tls] certificate and [tls] key go together: give both or none",
     ]
-    with pytest.raises(Complaint, match=re.escape(f"{path}:2: [accounts] file: ")):
+    with pytest.raises(ConfigError, match=re.escape(f"{path}:2: [accounts] file: ")):
         config.read(told)
 
 
@@ -272,7 +272,7 @@ def test_check_config_tells_what_the_files_hold_beside_what_is_written_wrong(
 
 
 def test_each_check_goes_by_tables_that_there_are() -> None:
-    assert set().union(*config.CHECKS.values()) <= {row.table for row in ROWS.values()}
+    assert set().union(*config.CHECKS.values()) <= {row.table for row in OPTIONS.values()}
 
 
 def test_serve_refuses_a_file_with_a_mistake_in_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -17,9 +17,9 @@ hashlib.new = lambda name, *rest, **more: refused() if name.lower() == "md5" els
 hmac.digest = lambda key, octets, name: refused() if name == "md5" else real_digest(key, octets, name)
 
 from mailauth import ACCEPT, NeedData, Question, Send, pop3, smtp
-from mailauth_io.command import cli, config
+from mailauth_io.cli import config, main
 
-serving = config.read(cli.settings_of(cli.build_parser().parse_args(["serve", "--legacy", "--user", "alice:secret"])))
+serving = config.read(main.settings_of(main.build_parser().parse_args(["serve", "--legacy", "--user", "alice:secret"])))
 print(*(warning for warning in serving.warnings if "MD5" in warning or "Legacy" in warning), sep="\\n")
 proofs = serving.stores.accounts.proofs
 for machine, said in (

@@ -58,19 +58,19 @@ def collect(accounts: Iterable[Account], domains: Set[str]) -> tuple[dict[str, A
     A flawed one keeps its mailbox as long as its name is one.  Of two that mean one mailbox the first counts.
     """
     found: dict[str, Account] = {}
-    complaints: list[str] = []
+    errors: list[str] = []
     for account in accounts:
         if account.problem:
-            complaints.append(f"{account.where} {account.problem}")
+            errors.append(f"{account.where} {account.problem}")
         name = mailbox_name(account.name, domains)
         if name is None:
             if not account.problem:
-                complaints.append(f"{_shown(account)} is no mailbox name: {NAME_RULE}")
+                errors.append(f"{_shown(account)} is no mailbox name: {NAME_RULE}")
         elif name in found:
-            complaints.append(f"{_shown(found[name])} and {_shown(account)} are the same mailbox; take one of them out")
+            errors.append(f"{_shown(found[name])} and {_shown(account)} are the same mailbox; take one of them out")
         else:
             found[name] = account
-    return found, complaints
+    return found, errors
 
 
 def _shown(account: Account) -> str:
@@ -105,9 +105,9 @@ class MemoryAccounts:
         self._fixed = tuple(accounts)
         self._domains = domains
         self._file = file
-        self._accounts, complaints = collect([*self._fixed, *(() if file is None else file.read())], domains)
-        if complaints:
-            raise AccountsError(complaints[0], complaints[1:])
+        self._accounts, errors = collect([*self._fixed, *(() if file is None else file.read())], domains)
+        if errors:
+            raise AccountsError(errors[0], errors[1:])
         self._tokens = [(hashlib.sha256(token).digest(), self._owner(name)) for name, token in tokens]
         self._certificate_names = [(written, self._owner(name)) for written, name in certificate_names]
         self._hashing = hashing or Hashing()
@@ -195,14 +195,14 @@ class MemoryAccounts:
         if written is None:
             return None
         before, lacking = self._accounts, self.lacking
-        self._accounts, complaints = collect([*self._fixed, *written], self._domains)
+        self._accounts, errors = collect([*self._fixed, *written], self._domains)
         for name, account in self._accounts.items():
             if name in before and account.credential == before[name].credential:
                 self._accounts[name] = before[name]  # what was derived from it is still good, and its salts stay
         self._begin()
         revoked = {name for name, account in before.items() if self._credential(name) is not account.credential}
         warnings = [
-            *complaints,
+            *errors,
             f"{self._file.path} has changed and was read again: {len(self._accounts)} accounts now",
         ]
         warnings += (warning for warning in self.lacking if warning not in lacking)

@@ -17,13 +17,13 @@ from mailauth import pop3
 from ... import server, stores
 from ..._loops import current
 from ...certificates import TemporaryCertificate
-from .letters import below_trace, letter, submitted_authenticated
+from .client_config import HOST, AuthenticationRejected, ClientConfig, ClientFailed, Clients, ServerNotProved
+from .messages import below_trace, make_message, submitted_authenticated
 from .our_machines import OurMachines
 from .outcome import Columns, StepFailed
 from .proxy import RecordingProxy
-from .rows import ROWS, Row, Way
+from .rows import ROWS, Row, TlsMode
 from .standard_library import StandardLibrary
-from .visit import HOST, ClientFailed, Clients, LoginRefused, ServerNotProved, Visit
 from .wire import Conversation, look_for, look_for_secret
 
 LIFETIME: Final = 1800.0
@@ -51,9 +51,9 @@ Running = Callable[[server.Config, server.Stores, Clock], AbstractAsyncContextMa
 
 
 def _running(
-    config: server.Config, kept: server.Stores, clock: Clock
+    config: server.Config, recorded: server.Stores, clock: Clock
 ) -> AbstractAsyncContextManager[server.RunningServer]:
-    return server.serve(config, kept, clock=clock)
+    return server.serve(config, recorded, clock=clock)
 
 
 class ReadableOutbox(stores.Outbox, Protocol):
@@ -97,8 +97,8 @@ class _Trial:
         self._password = f"open sesame {secrets.token_hex(6)}"
         self._passage = f"Meet me where the chestnut tree stood, {secrets.token_hex(6)}."
         self._row, self._clients, self._bench = row, clients, bench
-        self._implicit = row.way is Way.IMPLICIT
-        self._letters: list[bytes] = []  # what was taken for sending on
+        self._implicit = row.tls_mode is TlsMode.IMPLICIT
+        self._messages: list[bytes] = []  # what was taken for sending on
         self._record: list[Conversation] = []
         self._proved = False
         self.clock = Clock()
@@ -113,7 +113,7 @@ class _Trial:
             domains=(DOMAIN,),
             postmaster=self._name,
             ssl_context=bench.certificate.server,
-            legacy=row.way is Way.CLEAR,
+            legacy=row.tls_mode is TlsMode.CLEAR,
             grant_lifetime=LIFETIME,
         )
         self.stores = server.Stores(
@@ -128,10 +128,10 @@ class _Trial:
         """All that clients say goes through recording proxies; behind it the record is whole."""
         ports = (running.smtps, running.pop3s) if self._implicit else (running.smtp, running.pop3)
         proxies = [RecordingProxy(HOST, port) for port in ports if port is not None]
-        self._visit = Visit(
+        self._client_config = ClientConfig(
             smtp=proxies[0].port,
             pop3=proxies[1].port,
-            way=self._row.way,
+            tls_mode=self._row.tls_mode,
             login=self._row.login,
             name=self._name,
             password=self._password,
@@ -165,10 +165,10 @@ class _Trial:
         self._check_outbox()
 
     async def _relay(self, step: str, *, taken: bool, authenticate: bool = False, source: str = HOST) -> None:
-        written = self._letter(step)
+        written = self._make_message(step)
         code = await self._submit(step, REMOTE_ADDRESS, written, authenticate=authenticate, source=source)
         if taken:
-            self._letters.append(written)
+            self._messages.append(written)
             if code != 250:
                 raise StepFailed(step, f"refused with {code}")
         elif not 500 <= code <= 599:
@@ -176,11 +176,11 @@ class _Trial:
 
     async def _deliver(self) -> None:
         step = "mail for a local recipient without authentication"
-        self._local_letter = self._letter(step)
-        code = await self._submit(step, LOCAL, self._local_letter)
+        self._local_message = self._make_message(step)
+        code = await self._submit(step, LOCAL, self._local_message)
         if code != 250:
             raise StepFailed(step, f"refused with {code}")
-        if below_trace(await self._newest()) != self._local_letter:
+        if below_trace(await self._newest()) != self._local_message:
             raise StepFailed(step, "it was taken, but did not arrive in the maildrop as it was")
 
     async def _newest(self) -> bytes:
@@ -203,21 +203,21 @@ class _Trial:
     ) -> int:
         try:
             return await self._clients.submit(
-                self._visit, recipient=recipient, content=written, authenticate=authenticate, source=source
+                self._client_config, recipient=recipient, content=written, authenticate=authenticate, source=source
             )
         except ClientFailed as failed:
             raise StepFailed(step, str(failed)) from failed
 
     async def _try_wrong_password(self) -> None:
         step = "login with a wrong password"
-        visit = attrs.evolve(self._visit, password=f"open poppy {secrets.token_hex(6)}")
+        client_config = attrs.evolve(self._client_config, password=f"open poppy {secrets.token_hex(6)}")
         try:
             if self._row.login.by_pop3:
-                await self._clients.collect(visit)
+                await self._clients.collect(client_config)
             else:
-                content = self._letter(step)
-                await self._clients.submit(visit, recipient=REMOTE_ADDRESS, content=content, authenticate=True)
-        except LoginRefused:
+                content = self._make_message(step)
+                await self._clients.submit(client_config, recipient=REMOTE_ADDRESS, content=content, authenticate=True)
+        except AuthenticationRejected:
             return
         except ClientFailed as failed:
             raise StepFailed(step, str(failed)) from failed
@@ -225,32 +225,34 @@ class _Trial:
 
     async def _log_in(self, step: str) -> None:
         try:
-            found = await self._clients.collect(self._visit)
+            found = await self._clients.collect(self._client_config)
         except ClientFailed as failed:
             raise StepFailed(step, str(failed)) from failed
-        if below_trace(found) != self._local_letter:
+        if below_trace(found) != self._local_message:
             raise StepFailed(step, "the message that was retrieved is not the one that was delivered")
 
     async def _stranger_gives_up(self) -> bool:
         """Whether clients that trust another authority give up, by POP3 as well where the login goes there."""
-        if self._row.way is Way.CLEAR:
+        if self._row.tls_mode is TlsMode.CLEAR:
             return False
-        visit = attrs.evolve(self._visit, trusted=self._bench.another.client())
-        submission = self._clients.submit(visit, recipient=LOCAL, content=self._local_letter, authenticate=False)
+        client_config = attrs.evolve(self._client_config, trusted=self._bench.another.client())
+        submission = self._clients.submit(
+            client_config, recipient=LOCAL, content=self._local_message, authenticate=False
+        )
         if not await _gives_up(submission):
             return False
-        return await _gives_up(self._clients.collect(visit)) if self._row.login.by_pop3 else True
+        return await _gives_up(self._clients.collect(client_config)) if self._row.login.by_pop3 else True
 
     def _check_outbox(self) -> None:
         arrived = [message.data for message in self._outbox.messages]
-        if len(arrived) != len(self._letters):
-            raise StepFailed("the outbox", f"holds {len(arrived)} messages where {len(self._letters)} were submitted")
-        for data, written in zip(arrived, self._letters, strict=True):
+        if len(arrived) != len(self._messages):
+            raise StepFailed("the outbox", f"holds {len(arrived)} messages where {len(self._messages)} were submitted")
+        for data, written in zip(arrived, self._messages, strict=True):
             if below_trace(data) != written:
                 raise StepFailed("the outbox", "a message did not arrive as it was submitted")
 
-    def _letter(self, step: str) -> bytes:
-        return letter(f"{step}, {secrets.token_hex(4)}", self._passage)
+    def _make_message(self, step: str) -> bytes:
+        return make_message(f"{step}, {secrets.token_hex(4)}", self._passage)
 
     def columns(self) -> Columns:
         """What the record and the trace header of the mail in the outbox show."""
@@ -264,9 +266,9 @@ class _Trial:
         )
 
 
-async def _gives_up(visit: Awaitable[object]) -> bool:
+async def _gives_up(client_config: Awaitable[object]) -> bool:
     try:
-        await visit
+        await client_config
     except ServerNotProved:
         return True
     except ClientFailed as failed:

@@ -22,14 +22,14 @@ from .. import certificates, server, stores
 from ..certificate_validity import validity
 from ..channel_binding import BindingContext
 from ..limits import Limits
-from . import grants_setting, relay_to
-from .complaint import Complaint
-from .renewing import RenewingContext
+from . import grants_option, relay_option
+from .errors import ConfigError
+from .renewal import RenewingContext
 from .settings import Settings
 
 
 @attrs.frozen(kw_only=True)
-class Serving:
+class ServerSetup:
     """What to serve, and what to say about it."""
 
     config: server.Config
@@ -42,7 +42,7 @@ class Serving:
     """Sentences for whoever starts the server: what vanishes with it, and what is weak about it."""
 
 
-def read(settings: Settings) -> Serving:
+def read(settings: Settings) -> ServerSetup:
     """Check *settings*, read the files they name, make the directories they name.  Raises Complaint."""
     accounts = _accounts(settings)
     postmaster = _postmaster(settings, accounts)
@@ -52,7 +52,7 @@ def read(settings: Settings) -> Serving:
     if not any(port is not None for port in ports.values()):
         ports = dict.fromkeys(ports, 0)
     certificate = _own_certificate(settings)
-    return Serving(
+    return ServerSetup(
         config=server.Config(
             hosts=settings.hosts,
             **ports,
@@ -81,11 +81,11 @@ def read(settings: Settings) -> Serving:
         ),
         stores=server.Stores(
             accounts=accounts,
-            maildrops=stores.MaildirMaildrops(_made(settings, "maildir", settings.maildir))
+            maildrops=stores.MaildirMaildrops(_make_directory(settings, "maildir", settings.maildir))
             if settings.maildir
             else stores.MemoryMaildrops(),
             outbox=_outbox(settings),
-            grants=grants_setting.shared(settings) if settings.grant_lifetime else None,
+            grants=grants_option.shared(settings) if settings.grant_lifetime else None,
         ),
         certificate=certificate,
         loop=settings.loop,
@@ -95,27 +95,29 @@ def read(settings: Settings) -> Serving:
 
 
 def _outbox(settings: Settings) -> stores.Outbox | server.NextHop:
-    hop = relay_to.next_hop(settings)
+    hop = relay_option.next_hop(settings)
     if hop is not None:
         return hop
     return (
-        stores.MaildirOutbox(_made(settings, "outbox", settings.outbox)) if settings.outbox else stores.MemoryOutbox()
+        stores.MaildirOutbox(_make_directory(settings, "outbox", settings.outbox))
+        if settings.outbox
+        else stores.MemoryOutbox()
     )
 
 
-def check(settings: Settings, broken: Set[str] = frozenset()) -> tuple[Complaint, ...]:
+def check(settings: Settings, broken: Set[str] = frozenset()) -> tuple[ConfigError, ...]:
     """All that ``read`` would complain about, and a directory that it could not make; nothing is written.
 
     What goes by one of the *broken* tables of the file is left alone: more complaints would follow from that alone.
     """
-    complaints: list[Complaint] = []
+    errors: list[ConfigError] = []
     for step, tables in CHECKS.items():
         if broken.isdisjoint(tables):
             try:
                 step(settings)
-            except Complaint as complaint:
-                complaints += [complaint, *complaint.further]
-    return tuple(complaints)
+            except ConfigError as config_error:
+                errors += [config_error, *config_error.further]
+    return tuple(errors)
 
 
 def _check_accounts(settings: Settings) -> None:
@@ -133,9 +135,9 @@ def _accounts(settings: Settings) -> stores.MemoryAccounts:
         )
     except stores.AccountsError as error:
         field = "accounts" if settings.accounts is not None else "users"
-        complaint = settings.complaint(field, str(error))
-        complaint.further = tuple(settings.complaint(field, text) for text in error.further)
-        raise complaint from error
+        config_error = settings.config_error(field, str(error))
+        config_error.further = tuple(settings.config_error(field, text) for text in error.further)
+        raise config_error from error
 
 
 def _postmaster(settings: Settings, accounts: stores.MemoryAccounts) -> str | None:
@@ -143,7 +145,7 @@ def _postmaster(settings: Settings, accounts: stores.MemoryAccounts) -> str | No
         return next(iter(accounts.names), None)
     name = stores.mailbox_name(settings.postmaster, frozenset(settings.domains))
     if name not in accounts.names:
-        raise settings.complaint("postmaster", f"{settings.postmaster!r} is none of the accounts")
+        raise settings.config_error("postmaster", f"{settings.postmaster!r} is none of the accounts")
     return name
 
 
@@ -159,32 +161,32 @@ def _context(settings: Settings) -> BindingContext:
     """A context of the certificate, the key and the authorities as they are in their files now."""
     cert, key = settings.cert, settings.key
     if cert is None or key is None:
-        raise settings.complaint(
+        raise settings.config_error(
             "key" if cert is None else "cert", f"{settings.names('cert', 'key')} go together: give both or none"
         )
     try:
         stores.read_private(key)
     except stores.AccountsError as error:
-        raise settings.complaint("key", str(error)) from error
+        raise settings.config_error("key", str(error)) from error
     try:
         cert.read_bytes()
     except OSError as error:
-        raise settings.complaint("cert", f"{cert} cannot be read: {error.strerror}") from error
+        raise settings.config_error("cert", f"{cert} cannot be read: {error.strerror}") from error
     context = certificates.server_context()
     try:
         context.load_cert_chain(cert, key, password="")  # so that a key under a passphrase fails and asks no terminal
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise settings.complaint("key", f"the key in {key} is not that of the certificate in {cert}") from error
-        raise settings.complaint(
+            raise settings.config_error("key", f"the key in {key} is not that of the certificate in {cert}") from error
+        raise settings.config_error(
             "cert", f"{cert} and {key} are not a certificate and its key without passphrase, in PEM"
         ) from error
     except OSError as error:  # gone since it was looked at
-        raise settings.complaint("cert", f"{cert} or {key} cannot be read: {error.strerror}") from error
+        raise settings.config_error("cert", f"{cert} or {key} cannot be read: {error.strerror}") from error
     found = None if context.certificate is None else validity(context.certificate)
     problem = None if found is None else found.problem(time.time())
     if problem is not None:
-        raise settings.complaint("cert", f"the certificate in {cert} {problem}")
+        raise settings.config_error("cert", f"the certificate in {cert} {problem}")
     _trust_clients(settings, context)
     return context
 
@@ -193,12 +195,12 @@ def _temporary_certificate(settings: Settings) -> ssl.SSLContext:
     try:
         made = certificates.temporary_certificate(settings.hosts)
     except certificates.TrustmeMissing as error:
-        raise Complaint(f"{error}, or give {settings.names('cert', 'key')}") from error
+        raise ConfigError(f"{error}, or give {settings.names('cert', 'key')}") from error
     if settings.ca_out is not None:
         try:
             settings.ca_out.write_bytes(made.authority)
         except OSError as error:
-            raise settings.complaint("ca_out", f"{settings.ca_out} cannot be written: {error.strerror}") from error
+            raise settings.config_error("ca_out", f"{settings.ca_out} cannot be written: {error.strerror}") from error
     _trust_clients(settings, made.server)
     return made.server
 
@@ -212,7 +214,7 @@ def _trust_clients(settings: Settings, context: ssl.SSLContext) -> None:
     """A client may show a certificate; one that cannot be verified ends its handshake."""
     path = settings.client_ca
     if (path is None) != (not settings.client_names):
-        raise settings.complaint(
+        raise settings.config_error(
             "client_names" if path is None else "client_ca",
             f"{settings.names('client_ca', 'client_names')} go together: who certifies clients, and what their names "
             "open",
@@ -222,25 +224,25 @@ def _trust_clients(settings: Settings, context: ssl.SSLContext) -> None:
     try:
         context.load_verify_locations(cafile=path)
     except ssl.SSLError as error:
-        raise settings.complaint("client_ca", f"{path} holds no certificates in PEM") from error
+        raise settings.config_error("client_ca", f"{path} holds no certificates in PEM") from error
     except OSError as error:
-        raise settings.complaint("client_ca", f"{path} cannot be read: {error.strerror}") from error
+        raise settings.config_error("client_ca", f"{path} cannot be read: {error.strerror}") from error
     context.verify_mode = ssl.CERT_OPTIONAL
 
 
-def _made(settings: Settings, name: str, path: Path) -> Path:
+def _make_directory(settings: Settings, name: str, path: Path) -> Path:
     """The directory *path* of the setting *name*, which is there from now on."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise settings.complaint(name, f"{path} cannot be made: {error.strerror}") from error
+        raise settings.config_error(name, f"{path} cannot be made: {error.strerror}") from error
     _check_directory(settings, name, path)
     return path
 
 
 def _check_directory(settings: Settings, name: str, path: Path) -> None:
     if not path.is_dir() or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        raise settings.complaint(name, f"{path} cannot be written")
+        raise settings.config_error(name, f"{path} cannot be written")
 
 
 def _check_maildir(settings: Settings) -> None:
@@ -252,7 +254,7 @@ def _check_outbox(settings: Settings) -> None:
 
 
 def _check_relay(settings: Settings) -> None:
-    relay_to.next_hop(settings)
+    relay_option.next_hop(settings)
 
 
 def _check_would_be(name: str, path: Path | None, settings: Settings) -> None:
@@ -267,7 +269,7 @@ def _check_ca_out(settings: Settings) -> None:
     if settings.ca_out is None:
         return
     if settings.cert is not None:
-        raise settings.complaint(
+        raise settings.config_error(
             "ca_out", f"is for the throw-away certificate; leave it out, or {settings.names('cert', 'key')}"
         )
     _check_writable(settings, "ca_out", settings.ca_out)
@@ -280,9 +282,9 @@ def _check_ready_file(settings: Settings) -> None:
 
 def _check_writable(settings: Settings, name: str, path: Path) -> None:
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
-        raise settings.complaint(name, f"{path} cannot be written: {path.parent} is no directory that can be")
+        raise settings.config_error(name, f"{path} cannot be written: {path.parent} is no directory that can be")
     if path.is_dir():
-        raise settings.complaint(name, f"{path} cannot be written: it is a directory")
+        raise settings.config_error(name, f"{path} cannot be written: it is a directory")
 
 
 def _check_reuse_port(settings: Settings) -> None:
@@ -291,15 +293,15 @@ def _check_reuse_port(settings: Settings) -> None:
         return
     ports = {name: getattr(settings, name) for name in server.PORTS}
     if not any(ports.values()) or 0 in ports.values():
-        raise settings.complaint("reuse_port", "name the ports, and none of them by 0")
+        raise settings.config_error("reuse_port", "name the ports, and none of them by 0")
     if in_memory := _in_memory(settings):
-        raise settings.complaint("reuse_port", f"processes cannot share what is in memory: {', '.join(in_memory)}")
+        raise settings.config_error("reuse_port", f"processes cannot share what is in memory: {', '.join(in_memory)}")
     if settings.cert is None:
-        raise settings.complaint(
+        raise settings.config_error(
             "reuse_port", f"every process would make up a certificate of its own: give {settings.names('cert', 'key')}"
         )
     if not hasattr(socket, "SO_REUSEPORT"):
-        raise settings.complaint("reuse_port", "this system lets no two processes listen on one port")
+        raise settings.config_error("reuse_port", "this system lets no two processes listen on one port")
 
 
 CHECKS: Final[Mapping[Callable[[Settings], None], Set[str]]] = {
@@ -309,7 +311,7 @@ CHECKS: Final[Mapping[Callable[[Settings], None], Set[str]]] = {
     _check_ready_file: {"process"},
     _check_maildir: {"mail"},
     _check_outbox: {"mail"},
-    grants_setting.check: {"grants"},
+    grants_option.check: {"grants"},
     _check_relay: {"listen", "mail", "relay"},
     _check_reuse_port: {"accounts", "grants", "listen", "mail", "process", "relay"},
 }
@@ -330,7 +332,7 @@ def _in_memory(settings: Settings) -> list[str]:
 def _warnings(settings: Settings, accounts: stores.MemoryAccounts) -> tuple[str, ...]:
     vanishing = _in_memory(settings)
     warnings = [f"Kept in memory, gone with this process: {', '.join(vanishing)}."] if vanishing else []
-    warnings += relay_to.warnings(settings)
+    warnings += relay_option.warnings(settings)
     if settings.legacy:
         warnings.append(f"Legacy methods are on, outside TLS too: {', '.join(server.without_tls(accounts.proofs))}.")
     else:

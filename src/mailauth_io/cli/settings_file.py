@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import attrs
 
-from .complaint import Complaint
-from .row import Kind, Row
-from .settings import ROWS, Settings
-from .words import Wrong
+from .errors import ConfigError
+from .options import Kind, Option
+from .parsers import ValueParseError
+from .settings import OPTIONS, Settings
 
 _AT_LINE: Final = re.compile(r" \(at line ([0-9]+), column [0-9]+\)\Z")
 _AT_END: Final = " (at end of document)"
@@ -28,61 +28,61 @@ _KINDS: Final[Mapping[Kind, str]] = {
     float: "a number",
     bool: "true or false",
 }
-_BY_PLACE: Final[Mapping[tuple[str, str], str]] = {(row.table, row.key): name for name, row in ROWS.items()}
-_TABLES: Final = tuple(dict.fromkeys(row.table for row in ROWS.values()))
+_BY_PLACE: Final[Mapping[tuple[str, str], str]] = {(row.table, row.key): name for name, row in OPTIONS.items()}
+_TABLES: Final = tuple(dict.fromkeys(row.table for row in OPTIONS.values()))
 
 
 @attrs.frozen(kw_only=True)
-class Written:
+class FileSettings:
     """What a file says."""
 
     values: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
     """By the names of the fields of Settings; without those that there is a complaint about."""
     places: Mapping[str, str] = attrs.field(factory=dict)
-    complaints: tuple[Complaint, ...] = ()
+    errors: tuple[ConfigError, ...] = ()
     """``FILE:LINE: [table] key: what is wrong``, in the order of the lines."""
     broken: frozenset[str] = frozenset()
     """The tables that there are complaints about."""
 
     def settings(self, flags: Mapping[str, Any]) -> Settings:
         """These values under those of *flags*, which come first.  Raises the first complaint, if there is one."""
-        if self.complaints:
-            raise self.complaints[0]
-        return self.as_far_as_good(flags)
+        if self.errors:
+            raise self.errors[0]
+        return self.valid_settings(flags)
 
-    def as_far_as_good(self, flags: Mapping[str, Any]) -> Settings:
+    def valid_settings(self, flags: Mapping[str, Any]) -> Settings:
         """As ``settings()``, without what there are complaints about."""
         places = {name: where for name, where in self.places.items() if name not in flags}
         return Settings(**{**self.values, **flags}, places=places)
 
 
-def read(path: Path) -> Written:
+def read(path: Path) -> FileSettings:
     """The settings in *path*.  Whatever is wrong is among the complaints; nothing is raised."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             data = file.read()
     except OSError as error:
-        return _nothing(f"{path}: cannot be read: {error.strerror}")
+        return _only_error(f"{path}: cannot be read: {error.strerror}")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
-        return _nothing(f"{path}:{number}: is not text in UTF-8")
+        return _only_error(f"{path}:{number}: is not text in UTF-8")
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         reason = str(error)
         found = _AT_LINE.search(reason)
         number = int(found[1]) if found else text.rstrip("\n").count("\n") + 1
-        return _nothing(f"{path}:{number}: is no TOML: {_AT_LINE.sub('', reason).removesuffix(_AT_END)}")
+        return _only_error(f"{path}:{number}: is no TOML: {_AT_LINE.sub('', reason).removesuffix(_AT_END)}")
     except (RecursionError, ValueError):
-        return _nothing(f"{path}: is nested too deep, or has a number of thousands of digits")
+        return _only_error(f"{path}: is nested too deep, or has a number of thousands of digits")
     return _Reading(path, text, private=not mode & 0o066).read(document)
 
 
-def _nothing(complaint: str) -> Written:
-    return Written(complaints=(Complaint(complaint),), broken=frozenset(_TABLES))
+def _only_error(config_error: str) -> FileSettings:
+    return FileSettings(errors=(ConfigError(config_error),), broken=frozenset(_TABLES))
 
 
 class _Reading:
@@ -94,21 +94,21 @@ class _Reading:
         self._private = private
         self._values: dict[str, Any] = {}
         self._places: dict[str, str] = {}
-        self._complaints: list[tuple[int, Complaint]] = []
+        self._errors: list[tuple[int, ConfigError]] = []
         self._broken: set[str] = set()
 
-    def read(self, document: Mapping[str, Any]) -> Written:
+    def read(self, document: Mapping[str, Any]) -> FileSettings:
         for table, keys in document.items():
             if table in _TABLES and isinstance(keys, Mapping):
                 for key, value in keys.items():
                     self._take(table, key, value)
             else:
-                self._complain(_TABLES, self._lines.of(table), *self._misplaced(table, keys))
-        self._complaints.sort(key=lambda found: found[0])
-        return Written(
+                self._add_error(_TABLES, self._lines.of(table), *self._misplaced(table, keys))
+        self._errors.sort(key=lambda found: found[0])
+        return FileSettings(
             values=self._values,
             places=self._places,
-            complaints=tuple(complaint for _, complaint in self._complaints),
+            errors=tuple(config_error for _, config_error in self._errors),
             broken=frozenset(self._broken),
         )
 
@@ -128,41 +128,43 @@ class _Reading:
         name = _BY_PLACE.get((table, key))
         try:
             if name is None:
-                keys = [row.key for row in ROWS.values() if row.table == table]
-                raise Wrong(f"there is no such key here; {_nearest(key, keys)}")
-            row = ROWS[name]
+                keys = [row.key for row in OPTIONS.values() if row.table == table]
+                raise ValueParseError(f"there is no such key here; {_nearest(key, keys)}")
+            row = OPTIONS[name]
             if row.secret and not self._private:
-                raise Wrong(f"is a secret, and others can read or change this file; say: chmod 600 {self._path}")
+                raise ValueParseError(
+                    f"is a secret, and others can read or change this file; say: chmod 600 {self._path}"
+                )
             self._values[name] = self._value(row, value)
-        except Wrong as error:
-            self._complain([table], line, title, str(error))
+        except ValueParseError as error:
+            self._add_error([table], line, title, str(error))
         else:
             self._places[name] = f"{self._path}:{line}: {title}"
 
-    def _value(self, row: Row, value: Any) -> Any:
+    def _value(self, row: Option, value: Any) -> Any:
         if not row.repeatable:
             return self._element(row, value, f"must be {_KINDS[row.kind]}")
         expected = f"must be a list, each element {_KINDS[row.kind]}"
         if not isinstance(value, list):
-            raise Wrong(expected)
+            raise ValueParseError(expected)
         if row.default and not value:
-            raise Wrong("must not be empty; leave it out for what is usual")
+            raise ValueParseError("must not be empty; leave it out for what is usual")
         return tuple(self._element(row, element, expected) for element in value)
 
-    def _element(self, row: Row, value: Any, expected: str) -> Any:
+    def _element(self, row: Option, value: Any, expected: str) -> Any:
         fits = isinstance(value, (int, float) if row.kind is float else row.kind)
         if not fits or (isinstance(value, bool) and row.kind is not bool):
-            raise Wrong(expected)
+            raise ValueParseError(expected)
         try:
             text = str(value).lower() if row.kind is bool else str(value)
         except ValueError:  # thousands of digits, written as hexadecimal
-            raise Wrong(expected) from None
+            raise ValueParseError(expected) from None
         found = row.read(text)
         return found if row.below is None else row.below(found, self._path.parent)
 
-    def _complain(self, tables: Iterable[str], line: int, title: str, text: str) -> None:
+    def _add_error(self, tables: Iterable[str], line: int, title: str, text: str) -> None:
         self._broken.update(tables)
-        self._complaints.append((line, Complaint(f"{self._path}:{line}: {title}: {text}")))
+        self._errors.append((line, ConfigError(f"{self._path}:{line}: {title}: {text}")))
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from ..certificate_validity import day, validity
 from ..channel_binding import BindingContext
 from ..logs import Event
 from ..server import LOGGER
-from .complaint import Complaint
+from .errors import ConfigError
 
 INTERVAL: Final = 5.0
 """Seconds between two looks at the files, which a handshake takes if it is time."""
@@ -91,8 +91,8 @@ class RenewingContext(ssl.SSLContext):
             self._seen = seen
             try:
                 self._current = self._make()
-            except Complaint as complaint:
-                LOGGER.error(Event("certificate", {"warning": f"the one before stays: {complaint}"}))
+            except ConfigError as config_error:
+                LOGGER.error(Event("certificate", {"warning": f"the one before stays: {config_error}"}))
             else:
                 self._warned = now - _DAY
                 LOGGER.info(Event("certificate", {"warning": f"{self._files[0]} has changed and was taken up"}))

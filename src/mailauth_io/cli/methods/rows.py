@@ -26,7 +26,7 @@ class Login(enum.Enum):
         return self in (Login.USER, Login.APOP)
 
 
-class Way(enum.Enum):
+class TlsMode(enum.Enum):
     """How the client connects."""
 
     CLEAR = "clear text"
@@ -43,24 +43,24 @@ class Row:
     """The method's number in the table of the design, 1 to 7."""
     name: str
     login: Login
-    way: Way
+    tls_mode: TlsMode
 
     def __str__(self) -> str:
         return f"{self.number} {self.name}"
 
 
 ROWS: Final = (
-    Row(1, "POP before SMTP", Login.USER, Way.CLEAR),
-    Row(2, "APOP before SMTP", Login.APOP, Way.CLEAR),
-    Row(3, "POPS before SMTPS", Login.USER, Way.IMPLICIT),
-    Row(3, "POP before SMTP, STLS and STARTTLS", Login.USER, Way.UPGRADE),
-    Row(4, "SMTP AUTH PLAIN", Login.PLAIN, Way.CLEAR),
-    Row(5, "SMTP AUTH LOGIN", Login.LOGIN, Way.CLEAR),
-    Row(6, "SMTP AUTH CRAM-MD5", Login.CRAM_MD5, Way.CLEAR),
-    Row(7, "SMTPS AUTH PLAIN", Login.PLAIN, Way.IMPLICIT),
-    Row(7, "SMTPS AUTH LOGIN", Login.LOGIN, Way.IMPLICIT),
-    Row(7, "SMTPS AUTH CRAM-MD5", Login.CRAM_MD5, Way.IMPLICIT),
-    Row(7, "SMTP AUTH PLAIN, STARTTLS", Login.PLAIN, Way.UPGRADE),
-    Row(7, "SMTP AUTH LOGIN, STARTTLS", Login.LOGIN, Way.UPGRADE),
-    Row(7, "SMTP AUTH CRAM-MD5, STARTTLS", Login.CRAM_MD5, Way.UPGRADE),
+    Row(1, "POP before SMTP", Login.USER, TlsMode.CLEAR),
+    Row(2, "APOP before SMTP", Login.APOP, TlsMode.CLEAR),
+    Row(3, "POPS before SMTPS", Login.USER, TlsMode.IMPLICIT),
+    Row(3, "POP before SMTP, STLS and STARTTLS", Login.USER, TlsMode.UPGRADE),
+    Row(4, "SMTP AUTH PLAIN", Login.PLAIN, TlsMode.CLEAR),
+    Row(5, "SMTP AUTH LOGIN", Login.LOGIN, TlsMode.CLEAR),
+    Row(6, "SMTP AUTH CRAM-MD5", Login.CRAM_MD5, TlsMode.CLEAR),
+    Row(7, "SMTPS AUTH PLAIN", Login.PLAIN, TlsMode.IMPLICIT),
+    Row(7, "SMTPS AUTH LOGIN", Login.LOGIN, TlsMode.IMPLICIT),
+    Row(7, "SMTPS AUTH CRAM-MD5", Login.CRAM_MD5, TlsMode.IMPLICIT),
+    Row(7, "SMTP AUTH PLAIN, STARTTLS", Login.PLAIN, TlsMode.UPGRADE),
+    Row(7, "SMTP AUTH LOGIN, STARTTLS", Login.LOGIN, TlsMode.UPGRADE),
+    Row(7, "SMTP AUTH CRAM-MD5, STARTTLS", Login.CRAM_MD5, TlsMode.UPGRADE),
 )

@@ -18,8 +18,8 @@ from typing import Final, NoReturn
 
 from .. import _loops, logs, server
 from ..logs import Event
-from . import config, descriptors, grants_setting
-from .complaint import Complaint
+from . import config, descriptors, grants_option
+from .errors import ConfigError
 from .settings import Settings
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -29,16 +29,16 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 def serve(settings: Settings) -> None:
     """Serve by *settings* until SIGTERM or SIGINT comes.  Raises Complaint when it cannot begin."""
     os.umask(0o077)  # before anything is written
-    _handle(_leave)
+    _handle(_handle_signal)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # all is read now, and there is nothing to reload yet
     serving = config.read(settings)
     logs.start(settings.log_format, settings.log_level)
     descriptors.raise_limit()
-    descriptors.say_little()
+    descriptors.install_accept_error_filter()
     try:
         loop = _loops.named(serving.loop)
     except ImportError as error:
-        raise Complaint(str(error)) from error
+        raise ConfigError(str(error)) from error
     signals = {"asyncio": _asyncio_signals, "trio": _trio_signals}[loop.name]
 
     noted: list[int] = []
@@ -58,7 +58,7 @@ def _handle(handler: Callable[[int, FrameType | None], object] | signal.Handlers
         signal.signal(number, handler)
 
 
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
+def _handle_signal(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(0)
 
 
@@ -87,7 +87,7 @@ async def _trio_signals() -> AsyncIterator[Callable[[], Awaitable[int]]]:
         yield signals.__anext__
 
 
-async def _serve(settings: Settings, serving: config.Serving, signalled: Callable[[], Awaitable[int]]) -> None:
+async def _serve(settings: Settings, serving: config.ServerSetup, signalled: Callable[[], Awaitable[int]]) -> None:
     if serving.ready_file is not None:
         serving.ready_file.unlink(missing_ok=True)  # of an earlier run: it would tell the wrong ports
     if serving.certificate is not None:
@@ -96,19 +96,19 @@ async def _serve(settings: Settings, serving: config.Serving, signalled: Callabl
     try:
         async with server.serve(serving.config, serving.stores) as running:
             listening = True
-            _announce(settings, serving, running, await _ahead(serving))
+            _announce(settings, serving, running, await _warn_before_start(serving))
             while await signalled() == signal.SIGHUP:
                 await _reload(serving, running)
     except OSError as error:
         if listening:
             raise
-        raise Complaint(error.strerror or str(error)) from error
+        raise ConfigError(error.strerror or str(error)) from error
     finally:
         if serving.stores.grants is not None:
             serving.stores.grants.close()
 
 
-async def _ahead(serving: config.Serving) -> list[str]:
+async def _warn_before_start(serving: config.ServerSetup) -> list[str]:
     """What is wrong with the next hop and with Redis just now: remarks alone, since they may come up later."""
     warnings = []
     hop, grants = serving.stores.outbox, serving.stores.grants
@@ -120,14 +120,14 @@ async def _ahead(serving: config.Serving) -> list[str]:
         try:
             await grants.find("0.0.0.0")
         except Exception as error:
-            reason = grants_setting.words_of(error)
+            reason = grants_option.describe_error(error)
             warnings.append(
                 f"Grants cannot be asked for now, and what needs one is put off with 451 meanwhile: {reason}."
             )
     return warnings
 
 
-async def _reload(serving: config.Serving, running: server.RunningServer) -> None:
+async def _reload(serving: config.ServerSetup, running: server.RunningServer) -> None:
     """Take up at once what else is looked at from time to time; settings stay as they are."""
     server.LOGGER.info(Event("reload", {}))
     if serving.certificate is not None:
@@ -135,14 +135,16 @@ async def _reload(serving: config.Serving, running: server.RunningServer) -> Non
     await running.reload()
 
 
-def _announce(settings: Settings, serving: config.Serving, running: server.RunningServer, further: list[str]) -> None:
+def _announce(
+    settings: Settings, serving: config.ServerSetup, running: server.RunningServer, further: list[str]
+) -> None:
     ports = {name: getattr(running, name) for name in server.PORTS}
     if serving.ready_file is not None:
         try:
             _write_in_one_piece(serving.ready_file, json.dumps({**ports, "pid": os.getpid()}) + "\n")
         except OSError as error:
             text = f"{serving.ready_file} cannot be written: {error.strerror}"
-            raise settings.complaint("ready_file", text) from error
+            raise settings.config_error("ready_file", text) from error
     listening = ", ".join(f"{name.upper()} {port}" for name, port in ports.items() if port is not None)
     print(f"Serving {', '.join(serving.config.domains)} on {', '.join(serving.config.hosts)}: {listening}.")
     for warning in (*serving.warnings, *further):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import settings
-from .complaint import Complaint
+from .errors import ConfigError
 
 SCHEMES = ("ARGON2ID", "SCRAM-SHA-256", "BLF-CRYPT", "SHA512-CRYPT", "PLAIN")
 """Of ``mailauth passwd``; ARGON2ID holds out longest when the file is stolen, SCRAM-SHA-256 allows SCRAM as well."""
@@ -39,19 +39,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = run(options)
         sys.stdout.flush()
         return status
-    except Complaint as complaint:
-        print(f"mailauth {options.command}: {complaint}", file=sys.stderr)
+    except ConfigError as config_error:
+        print(f"mailauth {options.command}: {config_error}", file=sys.stderr)
         return 2
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # whoever reads no further wants to hear nothing
             print(f"mailauth {options.command}: {error.strerror or error}", file=sys.stderr)
-        _give_up_output()
+        _drop_output()
         return 2
     except KeyboardInterrupt:
         return 130
 
 
-def _give_up_output() -> None:
+def _drop_output() -> None:
     """Python writes what is left in its buffers once more at exit: it must not fail again there."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
@@ -131,7 +131,7 @@ def settings_of(options: argparse.Namespace) -> settings.Settings:
     """What ``mailauth serve`` was told, by its flags and by the file they name.  Raises Complaint."""
     from . import settings_file
 
-    written = settings_file.Written() if options.config is None else settings_file.read(options.config)
+    written = settings_file.FileSettings() if options.config is None else settings_file.read(options.config)
     return written.settings(settings.given(options))
 
 
@@ -146,10 +146,10 @@ def _check_config(options: argparse.Namespace) -> int:
     from . import config, settings_file
 
     written = settings_file.read(options.file)
-    complaints = written.complaints + config.check(written.as_far_as_good({}), written.broken)
-    for complaint in complaints:
-        print(complaint)
-    if complaints:
+    errors = written.errors + config.check(written.valid_settings({}), written.broken)
+    for config_error in errors:
+        print(config_error)
+    if errors:
         return 2
     print(f"{options.file}: fine")
     return 0

@@ -12,19 +12,19 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import attrs
 
-from . import words
+from . import parsers
 
 T = TypeVar("T")
 D = TypeVar("D")
 
 Kind: TypeAlias = type[str] | type[int] | type[float] | type[bool]
 
-ROW: Final = "row"
+OPTION: Final = "row"
 """Under which a field of Settings keeps its Row, in its metadata."""
 
 
 @attrs.frozen(kw_only=True)
-class Row:
+class Option:
     """How one setting is written."""
 
     table: str
@@ -81,11 +81,11 @@ class Row:
     def _read_flag(self, text: str) -> Any:
         try:
             return self.read(text)
-        except words.Wrong as error:
+        except parsers.ValueParseError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def one(
+def value(
     table: str,
     key: str,
     flag: str | None,
@@ -99,14 +99,14 @@ def one(
     below: Callable[[T, Path], T] | None = None,
 ) -> T | D:
     """A setting with one value."""
-    row = Row(
+    row = Option(
         table=table, key=key, flag=flag, kind=kind, read=read, repeatable=False, default=default, metavar=metavar,
         help=help, secret=secret, below=below,
     )  # fmt: skip
-    return attrs.field(default=default, repr=not secret, metadata={ROW: row})
+    return attrs.field(default=default, repr=not secret, metadata={OPTION: row})
 
 
-def several(
+def values(
     table: str,
     key: str,
     flag: str | None,
@@ -119,29 +119,29 @@ def several(
     secret: bool = False,
 ) -> tuple[T, ...]:
     """A setting with a list of values.  Flags take the place of the whole list of a file."""
-    row = Row(
+    row = Option(
         table=table, key=key, flag=flag, kind=kind, read=read, repeatable=True, default=default, metavar=metavar,
         help=help, secret=secret, below=None,
     )  # fmt: skip
-    return attrs.field(default=default, repr=not secret, metadata={ROW: row})
+    return attrs.field(default=default, repr=not secret, metadata={OPTION: row})
 
 
-def place(table: str, key: str, flag: str | None, *, metavar: str, help: str) -> Path | None:
+def path(table: str, key: str, flag: str | None, *, metavar: str, help: str) -> Path | None:
     """A setting that names a file or a directory."""
 
     def below(path: Path, directory: Path) -> Path:
         return directory / path
 
-    return one(table, key, flag, words.path, default=None, metavar=metavar, help=help, below=below)
+    return value(table, key, flag, parsers.path, default=None, metavar=metavar, help=help, below=below)
 
 
 def switch(table: str, key: str, flag: str | None, *, help: str) -> bool:
     """A setting that is off unless it is turned on; ``--no-...`` turns off what a file turns on."""
-    row = Row(
+    row = Option(
         table=table, key=key, flag=flag, kind=bool, read=_true, repeatable=False, default=False, metavar=None,
         help=help, secret=False, below=None,
     )  # fmt: skip
-    return attrs.field(default=False, metadata={ROW: row})
+    return attrs.field(default=False, metadata={OPTION: row})
 
 
 def _true(text: str) -> bool:

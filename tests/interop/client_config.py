@@ -23,11 +23,11 @@ REQUIRED = os.environ.get("MAILAUTH_INTEROP") == "require"
 
 
 @attrs.frozen(kw_only=True)
-class Visit:
+class ClientConfig:
     """Where to go, how, and with what in hand."""
 
     port: int
-    way: str
+    tls_mode: str
     login: str
     """A mechanism's name, USER, APOP, or empty for none."""
     trusted: Path

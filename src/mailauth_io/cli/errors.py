@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 
-class Complaint(Exception):
+class ConfigError(Exception):
     """What was asked for cannot be done; the text is one sentence that says why and, where known, how to mend it."""
 
-    further: tuple[Complaint, ...] = ()
+    further: tuple[ConfigError, ...] = ()
     """More of the same kind, for whoever wants to hear all of them."""

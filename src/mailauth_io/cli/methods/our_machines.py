@@ -15,8 +15,16 @@ from mailauth import Command, LocalProtocolError, MessageChunk, RemoteProtocolEr
 from ..._adapter import Client
 from ..._listener import ClientFactory
 from ..._loops import current
-from .rows import Login, Way
-from .visit import CLIENT_NAME, HOST, SENDER, ClientFailed, LoginRefused, ServerNotProved, Visit
+from .client_config import (
+    CLIENT_NAME,
+    HOST,
+    SENDER,
+    AuthenticationRejected,
+    ClientConfig,
+    ClientFailed,
+    ServerNotProved,
+)
+from .rows import Login, TlsMode
 
 E = TypeVar("E")
 
@@ -27,24 +35,24 @@ class OurMachines:
     name: Final = "our machines"
 
     async def submit(
-        self, visit: Visit, *, recipient: str, content: bytes, authenticate: bool, source: str = HOST
+        self, client_config: ClientConfig, *, recipient: str, content: bytes, authenticate: bool, source: str = HOST
     ) -> int:
         """As ``Clients.submit`` says."""
-        settings = smtp.ClientSettings(tls_required=visit.way is not Way.CLEAR)
+        settings = smtp.ClientSettings(tls_required=client_config.tls_mode is not TlsMode.CLEAR)
         with _one_kind_of_error():
             async with await _connect(
-                visit, visit.smtp, lambda tls: smtp.ClientConnection(settings, tls=tls), source
+                client_config, client_config.smtp, lambda tls: smtp.ClientConnection(settings, tls=tls), source
             ) as client:
-                return await _submit(client, visit, recipient, content, authenticate)
+                return await _submit(client, client_config, recipient, content, authenticate)
 
-    async def collect(self, visit: Visit) -> bytes:
+    async def collect(self, client_config: ClientConfig) -> bytes:
         """As ``Clients.collect`` says."""
-        settings = pop3.ClientSettings(tls_required=visit.way is not Way.CLEAR)
+        settings = pop3.ClientSettings(tls_required=client_config.tls_mode is not TlsMode.CLEAR)
         with _one_kind_of_error():
             async with await _connect(
-                visit, visit.pop3, lambda tls: pop3.ClientConnection(settings, tls=tls), HOST
+                client_config, client_config.pop3, lambda tls: pop3.ClientConnection(settings, tls=tls), HOST
             ) as client:
-                return await _collect(client, visit)
+                return await _collect(client, client_config)
 
 
 @contextmanager
@@ -57,28 +65,28 @@ def _one_kind_of_error() -> Iterator[None]:
         raise ClientFailed(f"{type(error).__name__}: {error}") from error
 
 
-async def _connect(visit: Visit, port: int, build: ClientFactory[E], source: str) -> Client[E]:
+async def _connect(client_config: ClientConfig, port: int, build: ClientFactory[E], source: str) -> Client[E]:
     return await current().adapter.connect(
         build,
         HOST,
         port,
-        ssl_context=visit.trusted,
-        implicit_tls=visit.way is Way.IMPLICIT,
+        ssl_context=client_config.trusted,
+        implicit_tls=client_config.tls_mode is TlsMode.IMPLICIT,
         local_address=source,
     )
 
 
 async def _submit(
-    client: Client[smtp.ClientEvent], visit: Visit, recipient: str, content: bytes, authenticate: bool
+    client: Client[smtp.ClientEvent], client_config: ClientConfig, recipient: str, content: bytes, authenticate: bool
 ) -> int:
     hello = smtp.Hello(domain=CLIENT_NAME)
     await _smtp_reply(client, None)
     await _smtp_reply(client, hello)
-    if visit.way is Way.UPGRADE:
+    if client_config.tls_mode is TlsMode.UPGRADE:
         await _smtp_reply(client, smtp.StartTls())
         await _smtp_reply(client, hello)
     if authenticate:
-        await _log_in(client, visit)
+        await _log_in(client, client_config)
     code = 0
     for command in (
         smtp.Mail(reverse_path=smtp.Mailbox.parse(SENDER)),
@@ -109,19 +117,19 @@ async def _smtp_reply(client: Client[smtp.ClientEvent], command: Command | None)
     raise ClientFailed("the server closed the connection")
 
 
-async def _log_in(client: Client[E], visit: Visit) -> None:
-    client.authenticate(_mechanism(visit))
+async def _log_in(client: Client[E], client_config: ClientConfig) -> None:
+    client.authenticate(_mechanism(client_config))
     async for event in client:
         if isinstance(event, sasl.Authenticated):
             return
         if isinstance(event, smtp.AuthenticationRejected | pop3.AuthenticationRejected):
-            raise LoginRefused(str(event.reply))
+            raise AuthenticationRejected(str(event.reply))
     raise ClientFailed("the server closed the connection during the login")
 
 
-def _mechanism(visit: Visit) -> sasl.ClientMechanism:
-    name, password = visit.name, visit.password.encode()
-    match visit.login:
+def _mechanism(client_config: ClientConfig) -> sasl.ClientMechanism:
+    name, password = client_config.name, client_config.password.encode()
+    match client_config.login:
         case Login.USER:
             return sasl.UserPassClient(authentication_identity=name, password=password)
         case Login.APOP:
@@ -134,11 +142,11 @@ def _mechanism(visit: Visit) -> sasl.ClientMechanism:
             return sasl.CramMd5Client(authentication_identity=name, secret=password)
 
 
-async def _collect(client: Client[pop3.ClientEvent], visit: Visit) -> bytes:
+async def _collect(client: Client[pop3.ClientEvent], client_config: ClientConfig) -> bytes:
     await _pop3_reply(client, None)
-    if visit.way is Way.UPGRADE:
+    if client_config.tls_mode is TlsMode.UPGRADE:
         await _pop3_reply(client, pop3.Stls())
-    await _log_in(client, visit)
+    await _log_in(client, client_config)
     messages = int((await _pop3_reply(client, pop3.Stat())).text.split()[0])
     chunks: list[bytes] = []
     await _pop3_reply(client, pop3.Retrieve(number=messages), chunks)

@@ -13,7 +13,7 @@ from typing import Any
 from .. import stores
 from ..stores.sqlite_grants import check_file
 from . import secret_file
-from .settings import ROWS, Settings
+from .settings import OPTIONS, Settings
 
 NO_PACKAGE = "grants in Redis need the package redis: pip install 'mailauth[redis]'"
 
@@ -30,11 +30,11 @@ def shared(settings: Settings) -> stores.Grants | None:
 
             return RedisGrants(place.redis, password=_password(settings), **options)
     except stores.GrantsError as error:
-        raise settings.complaint("grants", str(error)) from error
+        raise settings.config_error("grants", str(error)) from error
     return None
 
 
-def words_of(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """What Redis or SQLite say of *error*, for a sentence, without the arguments of a command that Redis did not know.
 
     One that was told to know no AUTH quotes the password among them.
@@ -53,23 +53,23 @@ def check(settings: Settings) -> None:
         _check_file(settings, place.sqlite)
     if place.redis is None:
         if settings.redis_password is not None:
-            raise settings.complaint("redis_password", f"is of use only with a Redis in {settings.names('grants')}")
+            raise settings.config_error("redis_password", f"is of use only with a Redis in {settings.names('grants')}")
         return
     if place.redis.password is not None and "grants" in settings.places:
-        raise settings.complaint("grants", f"leave the password to {ROWS['redis_password'].title}")
+        raise settings.config_error("grants", f"leave the password to {OPTIONS['redis_password'].title}")
     if importlib.util.find_spec("redis") is None:
-        raise settings.complaint("grants", NO_PACKAGE)
+        raise settings.config_error("grants", NO_PACKAGE)
     _password(settings)
 
 
 def _check_file(settings: Settings, path: Path) -> None:
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
-        raise settings.complaint("grants", f"{path.parent} is no directory that can be written")
+        raise settings.config_error("grants", f"{path.parent} is no directory that can be written")
     if path.exists():
         try:
             check_file(path)
         except stores.GrantsError as error:
-            raise settings.complaint("grants", str(error)) from error
+            raise settings.config_error("grants", str(error)) from error
 
 
 def _password(settings: Settings) -> str | None:
@@ -80,7 +80,7 @@ def _password(settings: Settings) -> str | None:
     try:
         text = secret_file.read(settings, "redis_password", path).decode()
     except UnicodeDecodeError as error:
-        raise settings.complaint("redis_password", f"{path} is not text in UTF-8") from error
+        raise settings.config_error("redis_password", f"{path} is not text in UTF-8") from error
     if not text:
-        raise settings.complaint("redis_password", f"{path} is empty")
+        raise settings.config_error("redis_password", f"{path} is empty")
     return text

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 import attrs
 
-from .rows import Login, Way
+from .rows import Login, TlsMode
 
 HOST: Final = "127.0.0.1"
 """Where the servers listen, and where clients come from unless told otherwise."""
@@ -27,7 +27,7 @@ class ClientFailed(Exception):
     """The client got no further: refused where it must not be, the connection lost, an offer missing."""
 
 
-class LoginRefused(ClientFailed):
+class AuthenticationRejected(ClientFailed):
     """The server did not take the credentials."""
 
 
@@ -36,14 +36,14 @@ class ServerNotProved(ClientFailed):
 
 
 @attrs.frozen(kw_only=True)
-class Visit:
+class ClientConfig:
     """Whom to visit and how."""
 
     smtp: int
     """The port for SMTP on HOST."""
     pop3: int
     """The port for POP3 on HOST."""
-    way: Way
+    tls_mode: TlsMode
     login: Login
     name: str
     password: str = attrs.field(repr=False)
@@ -58,12 +58,12 @@ class Clients(Protocol):
         """What the report calls them."""
 
     def submit(
-        self, visit: Visit, *, recipient: str, content: bytes, authenticate: bool, source: str = HOST
+        self, client_config: ClientConfig, *, recipient: str, content: bytes, authenticate: bool, source: str = HOST
     ) -> Awaitable[int]:
         """Try to hand over one message by SMTP: the code of the reply that decided, 250 when it was taken.
 
         *authenticate*: log in by AUTH first.  *source* is the client's own address.  Raises ClientFailed.
         """
 
-    def collect(self, visit: Visit) -> Awaitable[bytes]:
+    def collect(self, client_config: ClientConfig) -> Awaitable[bytes]:
         """Log in by POP3, retrieve the newest message, quit; the message whole.  Raises ClientFailed."""

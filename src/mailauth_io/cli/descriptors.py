@@ -30,7 +30,7 @@ def raise_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-class FewWords(logging.Filter):
+class AcceptErrorFilter(logging.Filter):
     """Turns what a loop logs when it cannot accept into one sentence, and no more than one a minute."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -52,7 +52,7 @@ class FewWords(logging.Filter):
         return True
 
 
-def say_little() -> None:
+def install_accept_error_filter() -> None:
     """Have both loops say it in few words from now on: for a program whose log is its own."""
     for name in _LOGGERS:
-        logging.getLogger(name).addFilter(FewWords())
+        logging.getLogger(name).addFilter(AcceptErrorFilter())

@@ -16,5 +16,5 @@ def read(settings: Settings, name: str, path: Path) -> bytes:
     try:
         data = stores.read_private(path)
     except stores.AccountsError as error:
-        raise settings.complaint(name, str(error)) from error
+        raise settings.config_error(name, str(error)) from error
     return data.removesuffix(b"\n").removesuffix(b"\r")

@@ -12,7 +12,7 @@ import sys
 from mailauth import LocalProtocolError, smtp
 
 from .. import stores
-from .complaint import Complaint
+from .errors import ConfigError
 
 
 def write(name: str, scheme: str) -> None:
@@ -21,7 +21,7 @@ def write(name: str, scheme: str) -> None:
     try:
         field = stores.write_credential(scheme, _ask())
     except stores.CredentialError as error:
-        raise Complaint(f"the password {error}") from error
+        raise ConfigError(f"the password {error}") from error
     sys.stdout.buffer.write(f"{name}:{field}\n".encode())
 
 
@@ -31,9 +31,9 @@ def _check_name(name: str) -> None:
         try:
             smtp.Mailbox("somebody", domain)
         except LocalProtocolError:
-            raise Complaint(f"{name!r} is no mailbox name: there is no domain behind the '@'") from None
+            raise ConfigError(f"{name!r} is no mailbox name: there is no domain behind the '@'") from None
     if not domain.isascii() or stores.mailbox_name(local_part if at else name, frozenset()) is None:
-        raise Complaint(f"{name!r} is no mailbox name: {stores.NAME_RULE}")
+        raise ConfigError(f"{name!r} is no mailbox name: {stores.NAME_RULE}")
 
 
 def _ask() -> bytes:
@@ -44,7 +44,7 @@ def _ask() -> bytes:
     try:
         password = getpass.getpass("Password: ")
         if getpass.getpass("The same again: ") != password:
-            raise Complaint("the two passwords are not the same")
+            raise ConfigError("the two passwords are not the same")
     except EOFError:
-        raise Complaint("no password was given") from None
+        raise ConfigError("no password was given") from None
     return os.fsencode(password)

@@ -9,8 +9,8 @@ from mailauth import LocalProtocolError
 from mailauth.grants import normalize_address
 
 from .. import _loops, stores
-from . import grants_setting
-from .complaint import Complaint
+from . import grants_option
+from .errors import ConfigError
 from .settings import Settings
 
 
@@ -20,13 +20,13 @@ def run(settings: Settings, *, revoked: str | None) -> None:
     Raises Complaint when there is nothing to ask, or no answer.
     """
     if settings.grant_lifetime == 0:
-        raise settings.complaint("grant_lifetime", "is 0, so there are no grants")
+        raise settings.config_error("grant_lifetime", "is 0, so there are no grants")
     if settings.grants.sqlite is not None and not settings.grants.sqlite.exists():
-        raise settings.complaint("grants", f"{settings.grants.sqlite} is not there")  # and would be made
-    whose = None if revoked is None else _Whose(revoked, settings)
-    grants = grants_setting.shared(settings)
+        raise settings.config_error("grants", f"{settings.grants.sqlite} is not there")  # and would be made
+    whose = None if revoked is None else _RevokeTarget(revoked, settings)
+    grants = grants_option.shared(settings)
     if grants is None:
-        raise Complaint(
+        raise ConfigError(
             f"grants in memory are known to their server alone; name the store that servers share: "
             f"{settings.names('grants')}"
         )
@@ -37,14 +37,14 @@ def run(settings: Settings, *, revoked: str | None) -> None:
     try:
         said = _loops.named("asyncio").run(main)
     except Exception as error:
-        reason = grants_setting.words_of(error)
-        raise Complaint(f"the grants in {settings.grants} cannot be asked: {reason}") from error
+        reason = grants_option.describe_error(error)
+        raise ConfigError(f"the grants in {settings.grants} cannot be asked: {reason}") from error
     finally:
         grants.close()
     print(said)
 
 
-class _Whose:
+class _RevokeTarget:
     """Whom a revocation is for: an address, else an identity.  Raises Complaint for what is neither."""
 
     def __init__(self, text: str, settings: Settings) -> None:
@@ -54,7 +54,7 @@ class _Whose:
         except LocalProtocolError:
             self._name = stores.mailbox_name(text, frozenset(settings.domains))
             if self._name is None:
-                raise Complaint(f"{text!r} is no address and no identity: {stores.NAME_RULE}") from None
+                raise ConfigError(f"{text!r} is no address and no identity: {stores.NAME_RULE}") from None
             self._shown = self._name
 
     async def revoke(self, grants: stores.Grants) -> str:

@@ -12,8 +12,8 @@ from mailauth import LocalProtocolError
 
 from .. import server
 from . import secret_file
+from .parsers import NextHopUrl
 from .settings import NO_TLS, OPPORTUNISTIC, REQUIRED, Settings
-from .words import NextHopUrl
 
 _NEEDS_URL: Final = ("relay_password_file", "relay_ca", "relay_tls", "relay_clear_text_login")
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
@@ -27,25 +27,25 @@ def next_hop(settings: Settings) -> server.NextHop | None:
     if url is None:
         for name in _NEEDS_URL:
             if getattr(settings, name):
-                raise settings.complaint(name, f"goes with {settings.names('relay_to')} alone")
+                raise settings.config_error(name, f"goes with {settings.names('relay_to')} alone")
         return None
     if settings.outbox is not None:
-        raise settings.complaint(
+        raise settings.config_error(
             "relay_to", f"mail for elsewhere goes one way: leave out one of {settings.names('relay_to', 'outbox')}"
         )
     ourselves = {name for host in settings.hosts for name in (host, *_ALSO.get(host, ()))}
     if url.host in ourselves and url.port in (settings.smtp, settings.smtps):
-        raise settings.complaint("relay_to", "is this server itself: mail for elsewhere would come back for ever")
+        raise settings.config_error("relay_to", "is this server itself: mail for elsewhere would come back for ever")
     proved = url.implicit_tls or settings.relay_ca is not None
     if proved and settings.relay_tls not in (None, REQUIRED):
         reason = (
             "smtps:// is TLS always" if url.implicit_tls else f"{settings.names('relay_ca')} asks for a certificate"
         )
-        raise settings.complaint("relay_tls", f"can only be {REQUIRED} here: {reason}")
+        raise settings.config_error("relay_tls", f"can only be {REQUIRED} here: {reason}")
     secret = proved or url.user is not None
     how = settings.relay_tls or (REQUIRED if secret else OPPORTUNISTIC)
     if settings.relay_clear_text_login and (how != NO_TLS or url.user is None):
-        raise settings.complaint(
+        raise settings.config_error(
             "relay_clear_text_login", f"needs a user name and {settings.names('relay_tls')} {NO_TLS}"
         )
     return server.NextHop(
@@ -62,7 +62,7 @@ def next_hop(settings: Settings) -> server.NextHop | None:
 def _login(settings: Settings, url: NextHopUrl) -> server.Login | None:
     path = settings.relay_password_file
     if (url.user is None) != (path is None):
-        raise settings.complaint(
+        raise settings.config_error(
             "relay_to" if path is None else "relay_password_file",
             "a user name in the URL and a file with the password go together: give both or none",
         )
@@ -72,7 +72,7 @@ def _login(settings: Settings, url: NextHopUrl) -> server.Login | None:
     try:
         return server.Login(name=url.user, password=password)
     except LocalProtocolError as error:
-        raise settings.complaint("relay_password_file", f"{path}: {error}") from error
+        raise settings.config_error("relay_password_file", f"{path}: {error}") from error
 
 
 def _context(settings: Settings, *, proving: bool) -> ssl.SSLContext:
@@ -80,9 +80,9 @@ def _context(settings: Settings, *, proving: bool) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=path)
     except ssl.SSLError as error:
-        raise settings.complaint("relay_ca", f"{path} holds no certificates in PEM") from error
+        raise settings.config_error("relay_ca", f"{path} holds no certificates in PEM") from error
     except OSError as error:
-        raise settings.complaint("relay_ca", f"{path} cannot be read: {error.strerror}") from error
+        raise settings.config_error("relay_ca", f"{path} cannot be read: {error.strerror}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996
     if not proving:
         context.check_hostname = False

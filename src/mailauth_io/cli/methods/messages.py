@@ -14,7 +14,7 @@ _WITH: Final = re.compile(rb"\swith\s+([A-Za-z0-9]+)")
 _AUTHENTICATED: Final = frozenset({b"ESMTPA", b"ESMTPSA"})  # RFC 3848
 
 
-def letter(subject: str, passage: str) -> bytes:
+def make_message(subject: str, passage: str) -> bytes:
     """A message with *passage* in it that is hard to pass on: dots, blanks at line ends, 8-bit octets, a long line."""
     lines = [
         f"Subject: {subject}",

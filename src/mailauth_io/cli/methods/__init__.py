@@ -11,13 +11,13 @@ from typing import Final
 
 from ... import _loops
 from ...certificates import temporary_certificate
-from ..complaint import Complaint
+from ..errors import ConfigError
+from .client_config import Clients
 from .judge import judge
 from .measure import Bench, measure
 from .outcome import Columns, Outcome, StepFailed
 from .report import as_json as to_json, table
 from .rows import Row
-from .visit import Clients
 
 AT_ONCE: Final = 4
 """Loops that run side by side, each in a thread with a server pair of its own: what one waits for, another uses."""
@@ -33,7 +33,7 @@ def main(loops: Sequence[str], *, as_json: bool, bench: Bench | None = None) -> 
             _loops.named(name)
         bench = bench or Bench(certificate=temporary_certificate(), another=temporary_certificate())
     except ImportError as error:
-        raise Complaint(str(error)) from error
+        raise ConfigError(str(error)) from error
     outcomes = prove(bench, loops)
     print(to_json(outcomes) if as_json else table(outcomes))
     return 0 if outcomes and all(outcome.worked for outcome in outcomes) else 1

@@ -26,7 +26,7 @@ _NEXT_HOP = re.compile(r"(smtps?)://(?:([^:/?#\s]+)@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,4096}=*")
 
 
-class Wrong(ValueError):
+class ValueParseError(ValueError):
     """This text means nothing here; the message says what to write, and quotes nothing that may be a secret."""
 
 
@@ -35,7 +35,7 @@ def address(text: str) -> str:
     try:
         ipaddress.ip_address(text)
     except ValueError:
-        raise Wrong(f"{text!r} is no IP address") from None
+        raise ValueParseError(f"{text!r} is no IP address") from None
     return text
 
 
@@ -44,9 +44,9 @@ def domain(text: str) -> str:
     try:
         smtp.Mailbox("somebody", text)
     except LocalProtocolError:
-        raise Wrong(f"{text!r} is no domain") from None
+        raise ValueParseError(f"{text!r} is no domain") from None
     if not text.isascii():
-        raise Wrong(f"{text!r} is beyond ASCII: write it as its A-label, xn--...")
+        raise ValueParseError(f"{text!r} is beyond ASCII: write it as its A-label, xn--...")
     return text.lower()
 
 
@@ -55,7 +55,7 @@ def number(least: int, most: int, what: str) -> Callable[[str], int]:
 
     def read(text: str) -> int:
         if not _NUMBER.fullmatch(text) or not least <= int(text) <= most:
-            raise Wrong(f"{text!r} is no {what} from {least} to {most}")
+            raise ValueParseError(f"{text!r} is no {what} from {least} to {most}")
         return int(text)
 
     return read
@@ -71,7 +71,7 @@ def seconds(text: str) -> float:
     except ValueError:
         found = -1.0
     if not 0 <= found < math.inf:
-        raise Wrong(f"{text!r} is no number of seconds, 0 or more")
+        raise ValueParseError(f"{text!r} is no number of seconds, 0 or more")
     return found
 
 
@@ -81,7 +81,7 @@ def seconds_up_to(most: float) -> Callable[[str], float]:
     def read(text: str) -> float:
         found = seconds(text)
         if found > most:
-            raise Wrong(f"{text!r} is no number of seconds from 0 to {most:g}")
+            raise ValueParseError(f"{text!r} is no number of seconds from 0 to {most:g}")
         return found
 
     return read
@@ -94,7 +94,7 @@ def positive(text: str) -> float:
     except ValueError:
         found = 0.0
     if not 0 < found < math.inf:
-        raise Wrong(f"{text!r} is no number above 0")
+        raise ValueParseError(f"{text!r} is no number above 0")
     return found
 
 
@@ -103,7 +103,7 @@ def one_of(*names: str) -> Callable[[str], str]:
 
     def read(text: str) -> str:
         if text not in names:
-            raise Wrong(f"{text!r} is none of {', '.join(names)}")
+            raise ValueParseError(f"{text!r} is none of {', '.join(names)}")
         return text
 
     return read
@@ -114,7 +114,9 @@ def network(text: str) -> Network:
     try:
         found = ipaddress.ip_network(text)
     except ValueError:
-        raise Wrong(f"{text!r} is no network; write its first address and its bits, as in 192.0.2.0/24") from None
+        raise ValueParseError(
+            f"{text!r} is no network; write its first address and its bits, as in 192.0.2.0/24"
+        ) from None
     if isinstance(found, ipaddress.IPv6Network) and found.prefixlen >= 96:
         mapped = found.network_address.ipv4_mapped
         if mapped is not None:
@@ -148,13 +150,13 @@ def grants_place(text: str) -> GrantsPlace:
     try:
         return GrantsPlace(redis=RedisAddress.read(text))
     except ValueError as error:
-        raise Wrong(f"write memory or sqlite:FILE, or {str(error).removeprefix('write ')}") from None
+        raise ValueParseError(f"write memory or sqlite:FILE, or {str(error).removeprefix('write ')}") from None
 
 
 def path(text: str) -> Path:
     """The name of a file or of a directory."""
     if not text or "\0" in text:
-        raise Wrong("there is no file without a name")
+        raise ValueParseError("there is no file without a name")
     return Path(text)
 
 
@@ -163,7 +165,7 @@ def user(text: str) -> tuple[str, bytes]:
     name, colon, password = text.partition(":")
     if not colon:
         # Not quoted: what stands there may well be a password.
-        raise Wrong("write NAME:PASSWORD, with a colon between the two")
+        raise ValueParseError("write NAME:PASSWORD, with a colon between the two")
     return name, os.fsencode(password)
 
 
@@ -172,7 +174,7 @@ def token(text: str) -> tuple[str, bytes]:
     name, colon, found = text.partition(":")
     if not colon or not _TOKEN.fullmatch(found):
         # Not quoted, as above.
-        raise Wrong("write NAME:TOKEN, the token of letters, digits and -._~+/ (RFC 6750)")
+        raise ValueParseError("write NAME:TOKEN, the token of letters, digits and -._~+/ (RFC 6750)")
     return name, found.encode("ascii")
 
 
@@ -181,7 +183,7 @@ def client_name(text: str) -> tuple[str, str]:
     written, equals, account = text.rpartition("=")
     kind, colon, name = written.partition(":")
     if not (equals and colon and name and account) or kind not in KINDS:
-        raise Wrong(f"{text!r} is no KIND:NAME=ACCOUNT with a KIND of {', '.join(KINDS)}")
+        raise ValueParseError(f"{text!r} is no KIND:NAME=ACCOUNT with a KIND of {', '.join(KINDS)}")
     return certificate_name(kind, name), account
 
 
@@ -208,7 +210,9 @@ def next_hop(text: str) -> NextHopUrl:
             smtp.Hello(domain=host)
     except (ValueError, LocalProtocolError):
         # Not quoted: somebody may have written a password into it.
-        raise Wrong("write smtp://HOST:PORT or smtps://USER@HOST:PORT, and the password into a file") from None
+        raise ValueParseError(
+            "write smtp://HOST:PORT or smtps://USER@HOST:PORT, and the password into a file"
+        ) from None
     implicit = found[1] == "smtps"
     return NextHopUrl(
         host=host,
