@@ -170,7 +170,7 @@ def each(*kinds: type[Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("kind", kinds, ids=lambda kind: f"{kind.__module__.split('.')[1]}.{kind.__name__}")
 
 
-# -- clients in every state --------------------------------------------------------------------------------------------
+# Clients in every state
 
 EVERY_EXTENSION: Final = (
     *("PIPELINING", "SIZE 0", "8BITMIME", "BINARYMIME", "CHUNKING", "SMTPUTF8", "DSN", "REQUIRETLS", "STARTTLS"),
@@ -232,7 +232,7 @@ def test_the_commands_are_found() -> None:
     assert {sasl.PlainClient, sasl.ScramSha256PlusClient, sasl.Xoauth2Client} <= set(CLIENTS)
 
 
-# -- when a value is built ---------------------------------------------------------------------------------------------
+# When a value is built
 
 
 @each_field(*COMMANDS, *CLIENTS, *VALUES)
@@ -336,7 +336,7 @@ def test_no_error_shows_a_secret(kind: type[Any], name: str) -> None:
         assert "Kitten" not in str(refusal(kind, {**EXAMPLES[kind], name: secret}))
 
 
-# -- the last look before a line is queued -----------------------------------------------------------------------------
+# The last look before a line is queued
 
 NO_LINE: Final = (
     b"NOOP\r\nQUIT\r\n",
@@ -469,7 +469,7 @@ def test_no_mechanism_name_puts_two_commands_on_the_wire() -> None:
     assert session.pull().data == b"AUTH XPLAINX eA0KeQ==\r\n"
 
 
-# -- what a server says ------------------------------------------------------------------------------------------------
+# What a server says
 
 
 @each_field(smtp.Reply)

@@ -62,7 +62,7 @@ def test_the_checker_reads_the_real_files() -> None:
     assert {"mailauth._events.Question", "mailauth._events.Notice"} <= {target for _, target in imports(messages)}
 
 
-# -- purity ----------------------------------------------------------------------------------------------------------
+# Purity
 
 
 def test_the_core_is_pure() -> None:
@@ -96,7 +96,7 @@ def test_a_pure_import_is_no_offence(statement: str) -> None:
     assert impurities([Module("mailauth.smtp.server", statement)]) == []
 
 
-# -- size ------------------------------------------------------------------------------------------------------------
+# Size
 
 
 def test_no_file_is_too_long_and_the_core_is_small() -> None:
@@ -120,7 +120,7 @@ def test_an_explanation_is_no_line_of_code() -> None:
     assert lines_of_code(Module("mailauth.m", '"""What\nit is."""\n\n# why\nx = """\n1"""\n"""of x"""\n')) == 2
 
 
-# -- imports point one way -------------------------------------------------------------------------------------------
+# Imports point one way
 
 
 def test_imports_point_one_way() -> None:
@@ -199,7 +199,7 @@ def test_loading_a_protocol_is_seen() -> None:
     assert "mailauth.smtp" in loaded_by("import mailauth.sasl", "import mailauth.smtp")
 
 
-# -- the vocabulary --------------------------------------------------------------------------------------------------
+# The vocabulary
 
 
 def test_question_notice_payload_and_command_are_empty() -> None:
@@ -235,7 +235,7 @@ def test_no_event_has_a_dict_of_its_own(package: ModuleType) -> None:
     assert {kind for kind in events if kind.__dictoffset__} <= {smtp.Mail, smtp.Rcpt}
 
 
-# -- no state --------------------------------------------------------------------------------------------------------
+# No state
 
 
 def test_the_core_holds_no_mutable_state() -> None:
@@ -269,7 +269,7 @@ def test_a_constant_is_no_offence(text: str) -> None:
     assert mutable_state([Module("mailauth._lines", text)]) == []
 
 
-# -- the adapters ----------------------------------------------------------------------------------------------------
+# The adapters
 
 
 def test_the_adapters_hold_no_protocol() -> None:

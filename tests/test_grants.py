@@ -26,7 +26,7 @@ def who(grants: GrantTable, address: str, now: float = 0) -> str | None:
     return found.identity if found else None
 
 
-# -- what a grant is -------------------------------------------------------------------------------------------------
+# What a grant is
 
 
 def test_a_grant_is_a_pair_and_an_expiry_of_login_time_plus_lifetime() -> None:
@@ -81,7 +81,7 @@ def test_revoking_one_person_behind_a_nat_leaves_the_others() -> None:
     assert len(grants) == 1
 
 
-# -- bounds ----------------------------------------------------------------------------------------------------------
+# Bounds
 
 
 def test_sixteen_identities_share_an_address_and_the_oldest_leaves_first() -> None:
@@ -113,7 +113,7 @@ def test_grants_in_all_are_bounded_and_the_oldest_leaves_first() -> None:
 
 
 def test_a_login_repeated_for_ever_takes_no_more_room() -> None:
-    """House rule 4: what was replaced must not pile up behind the bound."""
+    """architecture.md, invariant 4: what was replaced must not pile up behind the bound."""
     grants = table()
     for now in range(1_000):
         grants.grant(HERE, "alice", now=now / 1000)
@@ -138,7 +138,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, int]) -> None:
         table(**settings)
 
 
-# -- keys ------------------------------------------------------------------------------------------------------------
+# Keys
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_a_grant_belongs_to_somebody() -> None:
         table().grant(HERE, "", now=0)
 
 
-# -- time ------------------------------------------------------------------------------------------------------------
+# Time
 
 
 def test_nothing_but_a_login_extends_a_grant() -> None:
@@ -275,7 +275,7 @@ def test_a_lifetime_of_nothing_grants_nothing() -> None:
     assert len(grants) == 0
 
 
-# -- revoking --------------------------------------------------------------------------------------------------------
+# Revoking
 
 
 def test_an_address_may_be_revoked_with_all_its_people() -> None:
@@ -326,7 +326,7 @@ def test_a_grant_cannot_be_changed() -> None:
         made.__setattr__("expires", 1e9)
 
 
-# -- the model -------------------------------------------------------------------------------------------------------
+# The model
 
 ADDRESSES = st.sampled_from(["10.0.0.1", "10.0.0.2", "::ffff:10.0.0.1", "fe80::1%a", "fe80::1", "fe80::2:1", "::"])
 NAMES = st.sampled_from(["alice", "bob", "carol", "dave"])

@@ -56,7 +56,7 @@ def test_a_line_of_just_the_limit_is_taken_and_one_octet_more_is_not() -> None:
 
 
 def test_an_endless_line_keeps_nothing_and_is_told_once_at_its_end() -> None:
-    """DESIGN.md section 4 rule 4: every buffer is bounded."""
+    """architecture.md, invariant 4: every buffer is bounded."""
     buffer = LineBuffer()
     for _ in range(100):
         buffer.feed(b"z" * 1_000)

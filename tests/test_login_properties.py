@@ -359,7 +359,7 @@ def test_somebody_between_who_takes_the_plus_form_out_is_found(protocol: Protoco
 
 @both
 def test_an_unknown_identity_sees_the_same_salt_in_every_session(protocol: Protocol) -> None:
-    """House rule 5; the nonces of the sessions differ, the decoy does not."""
+    """architecture.md, invariant 6; the nonces of the sessions differ, the decoy does not."""
 
     def challenge() -> bytes:
         wire = Wire(protocol).log_in(scram_256(who="nobody"))
@@ -370,7 +370,7 @@ def test_an_unknown_identity_sees_the_same_salt_in_every_session(protocol: Proto
     assert challenge() == challenge()
 
 
-# -- servers that ask about passwords alone ----------------------------------------------------------------------------
+# Servers that ask about passwords alone
 
 
 @pytest.mark.parametrize("settings", [smtp.ServerSettings, pop3.ServerSettings])

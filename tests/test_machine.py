@@ -1,4 +1,4 @@
-"""The skeleton that the four connections share, seen through SMTP: actions, bounds, order (DESIGN.md section 2)."""
+"""The base class of the four connections, tested with SMTP: actions, bounds, order (architecture.md, A connection)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.smtp.drive import ENTROPY, IN_CLEAR, LEFT_OPEN, TLS, greeted, ready, 
 
 
 def test_need_data_paused_and_closed_repeat() -> None:
-    """DESIGN.md section 2: pulling again tells the same and changes nothing."""
+    """architecture.md, A connection: pulling again tells the same and changes nothing."""
     session = ready()
     assert session.machine.next_event() == session.machine.next_event() == NeedData(timeout=300.0, until=600.0)
     session = ready(b"MAIL FROM:<>\r\n", answers={smtp.Mail: LEFT_OPEN})
@@ -50,7 +50,7 @@ def test_a_notice_comes_before_the_send_that_answers_it() -> None:
 
 
 def test_data_is_taken_up_to_64_kib_beyond_what_is_used() -> None:
-    """DESIGN.md section 4 rule 4; one piece may be of any size."""
+    """architecture.md, invariant 4; one piece may be of any size."""
     session = ready()
     session.machine.receive_data(b"NOOP\r\n" * 20_000)
     with pytest.raises(LocalProtocolError):
@@ -69,7 +69,7 @@ def test_after_closed_data_is_ignored() -> None:
 
 
 def test_tls_is_a_fact_of_construction_or_of_the_upgrade() -> None:
-    """DESIGN.md section 4 rule 3."""
+    """architecture.md, invariant 3."""
     assert serve().server.tls is None
     assert serve(tls=TLS).server.tls == TLS
     assert ready(b"STARTTLS\r\n").server.tls == TLS
@@ -82,7 +82,7 @@ def test_entropy_has_32_bytes(entropy: bytes) -> None:
 
 
 def test_challenges_differ_between_connections_and_within_one() -> None:
-    """DESIGN.md section 2: derived from the entropy and a counter."""
+    """architecture.md, A connection: derived from the entropy and a counter."""
     seen = set()
     for entropy in (ENTROPY, bytes(32)):
         server = smtp.ServerConnection(IN_CLEAR, entropy=entropy)
@@ -92,7 +92,7 @@ def test_challenges_differ_between_connections_and_within_one() -> None:
 
 
 def test_the_identity_is_that_of_the_login_until_starttls() -> None:
-    """DESIGN.md section 2."""
+    """architecture.md, A connection."""
     session = ready()
     identities = [session.server.identity]
     for line in (b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n", b"STARTTLS\r\n"):
@@ -102,7 +102,7 @@ def test_the_identity_is_that_of_the_login_until_starttls() -> None:
 
 
 def test_the_same_error_is_raised_again() -> None:
-    """DESIGN.md section 2: a client's connection is finished."""
+    """architecture.md, A connection: a client's connection is finished."""
     session = greeted()
     session.machine.receive_data(b"nonsense\r\n")
     caught = []
@@ -129,7 +129,7 @@ def test_tls_started_twice_is_refused() -> None:
 
 
 def test_the_connections_inherit_the_machine_by_name() -> None:
-    """DESIGN.md section 3: through a Protocol mypy would infer ``object``."""
+    """architecture.md, A connection: through a Protocol mypy would infer ``object``."""
     assert issubclass(smtp.ServerConnection, ServerMachine)
     assert issubclass(smtp.ClientConnection, ClientMachine)
     assert issubclass(ServerMachine, Machine)

@@ -1,6 +1,6 @@
 """No secret in the repr of anything: a search of all that two machines hold and hand out while somebody logs in.
 
-House rule 5.  Every value of ours that can be reached from the machines, their events and their errors is looked at.
+architecture.md, invariant 6.  Every value that can be reached from the machines, their events and errors is checked.
 """
 
 from __future__ import annotations

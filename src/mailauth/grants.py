@@ -21,10 +21,10 @@ LIFETIME: Final = 1800.0
 """Seconds.  Half an hour is what servers with POP before SMTP used to give: long enough to write a letter."""
 
 IDENTITIES_PER_ADDRESS: Final = 16
-"""People behind one NAT whose grants are kept apart (house rule 4); one more costs the oldest of them theirs."""
+"""Grants of different identities kept for one address; one more replaces the oldest (architecture.md, invariant 4)."""
 
 MAX_GRANTS: Final = 1_000_000
-"""Grants in all (house rule 4), about 250 MB; one more costs the oldest of all."""
+"""Grants in all (architecture.md, invariant 4), about 250 MB; one more costs the oldest of all."""
 
 Address: TypeAlias = str | IPv4Address | IPv6Address
 """An IP address as text, without brackets or port, or as a value; the value is looked up faster, an IPv6 one by far."""

@@ -13,7 +13,7 @@ from typing import Final
 import attrs
 
 READ_SIZE: Final = 65_536
-"""Octets that one read brings at most: with what the machine holds, all that a connection keeps (house rule 4)."""
+"""Maximum bytes of one read: that and the buffers of the machine are all that a connection keeps."""
 
 _CLOSED_BY_PEER: Final = getattr(select, "POLLRDHUP", 0)  # Linux; errors and hang-ups of both sides are told as well
 

@@ -111,7 +111,7 @@ def test_the_throw_away_certificate_is_good_for_whoever_trusts_ca_out(loop: str,
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_without_legacy_no_login_is_offered_in_clear(loop: str, tmp_path: Path) -> None:
-    """House rule 10: PASS is never sent, and there is no timestamp to answer by APOP."""
+    """architecture.md, invariant 3: PASS is never sent, and there is no timestamp to answer by APOP."""
     authority = tmp_path / "authority.pem"
     with served(tmp_path, "--loop", loop, *USER, "--ca-out", str(authority)) as server:
         assert any("Legacy methods are off" in line for line in server.said)

@@ -75,7 +75,7 @@ def test_failures_are_forgotten_when_none_has_come_for_a_while() -> None:
 
 
 def test_the_table_is_bounded_and_forgets_whose_failures_are_oldest() -> None:
-    """House rule 4.  An address that goes on failing is not pushed out by those that fail once."""
+    """architecture.md, invariant 4.  An address that goes on failing is not pushed out by those that fail once."""
     table = FailedLogins(max_addresses=3)
     for number in range(100):
         table.delay("192.0.2.1", 0.0)

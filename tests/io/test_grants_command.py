@@ -151,7 +151,7 @@ def test_a_file_of_another_program_is_no_traceback(tmp_path: Path) -> None:
     assert done.stderr.endswith(" cannot keep grants: file is not a database\n")
 
 
-# -- the settings of ``mailauth serve`` ------------------------------------------------------------------------------
+# The settings of ``mailauth serve``
 
 
 def settings_complaint(capfd: pytest.CaptureFixture[str], *words: str) -> str:

@@ -24,7 +24,7 @@ ADDRESSES = ("192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "2001:db8::2", "200
 
 
 def test_an_address_holds_its_share_and_no_more() -> None:
-    """House rule 4.  What is refused is not counted; spellings of one address, and neighbours in a /64, are one."""
+    """architecture.md, invariant 4.  A refused chunk is not counted; a /64, however it is spelled, is one address."""
     inbound_quota = InboundQuota(100)
     inbound_quota.take("192.0.2.1", 60)
     with pytest.raises(BudgetExceeded):

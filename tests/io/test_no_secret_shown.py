@@ -1,4 +1,4 @@
-"""No secret in the repr of anything that ``mailauth serve`` makes of its options and files (house rule 5)."""
+"""No secret in the repr of a value made from options and files of ``mailauth serve`` (architecture.md, invariant 6)."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_failures_of_an_address_count_together_by_whatever_way(run: Run) -> None
 @pytest.mark.parametrize("guess", GUESSES.values(), ids=GUESSES)
 @pytest.mark.parametrize("name", ["alice", "nobody"])
 def test_an_unknown_name_waits_as_long_as_a_wrong_password(run: Run, guess: Guess, name: str) -> None:
-    """House rule 5."""
+    """architecture.md, invariant 6."""
     sleeps = Sleeps()
 
     def client(served: Served) -> None:

@@ -39,7 +39,7 @@ def test_smtp_offers_every_mechanism_inside_tls_and_with_legacy_outside(
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_smtp_in_clear_neither_offers_nor_accepts_a_login(run: Run, mechanism: str) -> None:
-    """House rules 3 and 10: refused before any 334, with and without an initial response."""
+    """architecture.md, invariant 3: refused before any 334, with and without an initial response."""
 
     def client(served: Served) -> None:
         with served.smtp() as smtp:

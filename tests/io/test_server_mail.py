@@ -273,7 +273,7 @@ def test_what_does_not_fit_into_memory_is_put_off_and_leaves_nothing(run: Run, a
 
 
 def test_nobody_fills_alone_the_memory_that_all_messages_share(run: Run) -> None:
-    """House rule 4: whoever begins messages and ends none is put off, 452, and others deliver."""
+    """architecture.md, invariant 4: whoever begins messages and ends none is put off, 452, and others deliver."""
     kept = server.Stores(
         accounts=accounts(),
         maildrops=stores.MemoryMaildrops(),

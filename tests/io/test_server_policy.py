@@ -62,7 +62,7 @@ def test_an_unknown_local_recipient_is_refused(run: Run, path: str) -> None:
     "path", ["alice%far.test@example.test", '"bob@far.test"@example.test', "far.test!bob@example.test"]
 )
 def test_an_address_that_hides_another_is_never_local(run: Run, path: str) -> None:
-    """DESIGN.md section 4: left with ``%``, ``!`` or a second ``@`` it would be relayed by some other mailer."""
+    """Left with ``%``, ``!`` or a second ``@`` it would be relayed by some other mailer."""
 
     def client(served: Served) -> None:
         with served.smtp() as smtp:
@@ -175,7 +175,7 @@ def test_a_login_that_failed_opens_nothing(run: Run, name: str, password: str) -
 
 
 def test_a_login_opens_even_when_the_maildrop_is_in_use(run: Run) -> None:
-    """DESIGN.md section 4: the identity is proved all the same."""
+    """The identity is proved all the same."""
 
     def client(served: Served) -> None:
         first = served.log_in()

@@ -59,7 +59,7 @@ def test_the_right_password_alone_is_right(run: Run) -> None:
 
 @on_both_loops
 def test_an_unknown_name_costs_what_a_wrong_password_costs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """House rule 5: the same comparison of the same number of octets, whoever it is."""
+    """architecture.md, invariant 6: the same comparison of the same number of octets, whoever it is."""
     compared: list[tuple[int, int]] = []
 
     def compare_digest(one: bytes, other: bytes) -> bool:

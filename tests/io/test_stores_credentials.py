@@ -55,7 +55,7 @@ def test_what_doveadm_wrote_is_checked(scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", DOVEADM)
 def test_no_repr_shows_what_is_stored(scheme: str) -> None:
-    """House rule 5: neither a password nor a hash, not even in pieces."""
+    """architecture.md, invariant 6: neither a password nor a hash, not even in pieces."""
     shown = repr(read(DOVEADM[scheme]))
     stored = DOVEADM[scheme].partition("}")[2]
     for piece in ("sesame", stored, *stored.replace(",", "$").split("$")[-2:]):

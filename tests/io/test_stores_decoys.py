@@ -33,7 +33,7 @@ class Counted(Credential):
 
 @on_both_loops
 def test_an_unknown_name_is_checked_against_the_commonest_kind(run: Run) -> None:
-    """House rule 5; even the very password of that account opens nothing."""
+    """architecture.md, invariant 6; even the very password of that account opens nothing."""
     rare = Counted(b"one", "{X} of 1 round")
     common = [Counted(b"two", "{X} of 9 rounds"), Counted(b"two", "{X} of 9 rounds")]
     credentials = {"alice": rare, "bob": common[0], "carol": common[1]}

@@ -58,7 +58,7 @@ async def who(grants: stores.Grants, address: str) -> str | None:
     return None if found is None else found.identity
 
 
-# -- what a grant is: DESIGN.md section 4, "Grants" ------------------------------------------------------------------
+# What a grant is: docs/grants.md
 
 
 @on_both_loops
@@ -161,7 +161,7 @@ async def test_settings_out_of_range_are_refused(loop: _loops.Loop, keeper: Keep
             keeper.open(**settings)
 
 
-# -- revoking --------------------------------------------------------------------------------------------------------
+# Revoking
 
 
 @on_both_loops
@@ -225,7 +225,7 @@ async def test_what_is_over_is_neither_shown_nor_counted(loop: _loops.Loop, keep
     assert await grants.grant(HERE, "carol") == 2
 
 
-# -- bounds ----------------------------------------------------------------------------------------------------------
+# Bounds
 
 
 @on_both_loops
@@ -252,7 +252,7 @@ async def test_grants_in_all_are_bounded_and_the_oldest_leaves_first(loop: _loop
     assert await grants.revoke_identity("alice") == 2
 
 
-# -- shared stores: other processes, restarts, the wall clock --------------------------------------------------------
+# Shared stores: other processes, restarts, the wall clock
 
 FIND = """
 import asyncio, sys

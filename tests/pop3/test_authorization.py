@@ -49,7 +49,7 @@ def apop(line: bytes, secret: bytes = b"wonderland", name: bytes = b"alice") -> 
     return b"APOP " + name + b" " + hashlib.md5(found.group() + secret).hexdigest().encode()
 
 
-# -- the greeting ------------------------------------------------------------------------------------------------------
+# The greeting
 
 
 def test_nothing_is_said_before_the_application_let_the_client_in() -> None:
@@ -116,11 +116,11 @@ def test_a_timestamp_never_repeats_and_a_session_replays() -> None:
     ],
 )
 def test_a_timestamp_is_an_offer_of_apop(settings: pop3.ServerSettings, tls: Tls | None, offered: bool) -> None:
-    """DESIGN.md section 4 rule 10: only where APOP is on."""
+    """architecture.md, invariant 3: only where APOP is on."""
     assert (TIMESTAMP.search(greeting(settings, tls)) is not None) == offered
 
 
-# -- CAPA --------------------------------------------------------------------------------------------------------------
+# CAPA
 
 
 def capabilities(connection: pop3.ServerConnection, application: Application) -> list[str]:
@@ -202,7 +202,7 @@ def test_capa_of_a_server_that_offers_less() -> None:
     assert capabilities(connection, application) == [*ALWAYS, "SASL PLAIN"]
 
 
-# -- USER and PASS -----------------------------------------------------------------------------------------------------
+# USER and PASS
 
 
 def test_a_login_is_authenticated_then_the_maildrop_opens_then_ok() -> None:
@@ -226,7 +226,7 @@ def test_user_is_ok_for_every_name() -> None:
 
 
 def test_user_is_refused_where_no_password_may_be_sent() -> None:
-    """DESIGN.md section 4 rule 10: so PASS is never sent."""
+    """architecture.md, invariant 3: so PASS is never sent."""
     connection, application, _ = greeted(STRICT)
     events = talk(connection, application, b"USER alice\r\n")
     assert said(events).startswith(b"-ERR ")
@@ -304,7 +304,7 @@ def test_nobody_logs_in_twice() -> None:
         assert ask(connection, application, line).startswith(b"-ERR ")
 
 
-# -- APOP --------------------------------------------------------------------------------------------------------------
+# APOP
 
 
 def test_apop_with_the_digest_of_the_greeting() -> None:
@@ -339,7 +339,7 @@ def test_the_timestamp_stays_valid_after_stls() -> None:
     assert [question.tls for question in asked] == [True]
 
 
-# -- AUTH --------------------------------------------------------------------------------------------------------------
+# AUTH
 
 
 def test_bare_auth_lists_the_mechanisms() -> None:
@@ -409,7 +409,7 @@ def test_a_response_may_be_far_longer_than_a_command() -> None:
 
 
 def test_a_mechanism_that_is_not_offered_is_refused_before_any_challenge() -> None:
-    """DESIGN.md section 4 rule 10."""
+    """architecture.md, invariant 3."""
     connection, application, _ = greeted(STRICT)
     for line in (b"AUTH PLAIN", b"AUTH PLAIN " + PLAIN, b"AUTH LOGIN", b"AUTH CRAM-MD5", b"AUTH NONE"):
         events = talk(connection, application, line + b"\r\n")
@@ -417,7 +417,7 @@ def test_a_mechanism_that_is_not_offered_is_refused_before_any_challenge() -> No
         assert not any(isinstance(event, Question) for event in events)
 
 
-# -- STLS --------------------------------------------------------------------------------------------------------------
+# STLS
 
 
 def test_nothing_said_before_tls_survives_it() -> None:
@@ -447,7 +447,7 @@ def test_stls_that_is_not_offered() -> None:
     assert ask(connection, application, b"STLS").startswith(b"-ERR ")
 
 
-# -- budgets -----------------------------------------------------------------------------------------------------------
+# Budgets
 
 
 def test_the_third_failed_login_ends_the_session() -> None:

@@ -178,7 +178,7 @@ def test_only_commands_of_the_protocol_are_sent_by_hand(command: Command) -> Non
     assert refused_locally(client(), command)
 
 
-# -- the login ---------------------------------------------------------------------------------------------------------
+# The login
 
 
 def test_user_and_pass() -> None:
@@ -322,7 +322,7 @@ def test_no_login_while_replies_are_due_and_no_command_inside_a_login() -> None:
         connection.authenticate(USER)
 
 
-# -- STLS --------------------------------------------------------------------------------------------------------------
+# STLS
 
 
 def test_the_reply_to_stls_is_told_inside_tls_and_capabilities_are_forgotten() -> None:
@@ -362,7 +362,7 @@ def test_stls_refused_leaves_the_session_in_clear_text() -> None:
     assert not refused_locally(connection, pop3.Capa())
 
 
-# -- servers at fault --------------------------------------------------------------------------------------------------
+# Servers at fault
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_secrets_are_in_no_repr() -> None:
     assert "s3cret" not in repr(refused)
 
 
-# -- replies -----------------------------------------------------------------------------------------------------------
+# Replies
 
 texts = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=80)
 
@@ -190,7 +190,7 @@ def test_any_status_line_is_read_or_malformed(line: bytes) -> None:
             reply.to_wire()
 
 
-# -- words -------------------------------------------------------------------------------------------------------------
+# Words
 
 
 @pytest.mark.parametrize("unique_id", ["!", "~" * 70, "whqtswO00WBw418f9t5JxYwZ"])

@@ -13,7 +13,7 @@ from tests.pop3.drive import OPEN, TLS, Application, Event, ask, client, exchang
 POLICY = pop3.ServerSettings(login_delay=900, expire=60)
 
 
-# -- LOGIN-DELAY and EXPIRE --------------------------------------------------------------------------------------------
+# LOGIN-DELAY and EXPIRE
 
 
 def capabilities(settings: pop3.ServerSettings, logged_in: bool) -> list[bytes]:
@@ -94,7 +94,7 @@ def test_every_response_code_can_be_said_of_a_maildrop_and_is_read_by_the_client
     assert failed.reply.response_code == reason.value
 
 
-# -- a server that does not end ----------------------------------------------------------------------------------------
+# A server that does not end
 
 
 def test_what_a_server_says_inside_a_login_is_never_quoted() -> None:
@@ -122,7 +122,7 @@ def test_a_line_without_an_end_ends_the_session(piece: int) -> None:
         flood()
 
 
-# -- the usual course and the complete path ----------------------------------------------------------------------------
+# The usual course and the complete path
 
 
 def conversation(lines: list[bytes], application: Application, *, usual: bool, cut: bool) -> tuple[list[Event], bytes]:

@@ -1,4 +1,4 @@
-"""What a connection keeps stays small, whatever comes in (house rule 4): both sides of POP3."""
+"""What a connection keeps stays small, whatever comes in (architecture.md, invariant 4): both sides of POP3."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_no_flood_makes_a_server_heavy(flood: str, answering: bool) -> None:
 
 @given(streams | st.binary(max_size=2_000), st.integers(1, 4_000), st.booleans())
 def test_any_data_leaves_a_server_light(data: bytes, size: int, answering: bool) -> None:
-    """House rule 4."""
+    """architecture.md, invariant 4."""
     chunks = [data[start : start + size] for start in range(0, len(data), size)]
     application = Application(TEXT * 3, TEXT, piece=50)
     assert heaviest(chunks, application, answering=answering) < ROOM
@@ -101,7 +101,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_no_server_makes_a_client_heavy(answer: str) -> None:
-    """House rule 4.  The lines of LIST and UIDL it keeps for whoever asked: ``max_response`` bounds these."""
+    """architecture.md, invariant 4.  Lines of LIST and UIDL are kept; ``max_response`` bounds them."""
     command, data = ANSWERS[answer]
     connection = logged_in()
     scales = Scales(connection)
@@ -120,7 +120,7 @@ def test_no_server_makes_a_client_heavy(answer: str) -> None:
 
 @given(answers | st.binary(max_size=2_000), plans, st.integers(1, 4_000))
 def test_any_data_leaves_a_client_light(data: bytes, plan: list[Command | str], size: int) -> None:
-    """House rule 4."""
+    """architecture.md, invariant 4."""
     connection = client()
     scales = Scales(connection)
     for step in plan:

@@ -99,7 +99,7 @@ def unsent(events: list[Event]) -> list[Event]:
 @example(b"STLS\r\nUSER alice\r\n", [3], 4)
 @example(b"USER alice\r\nPASS wonderland\r\nRETR 1\r\nQUIT\r\n", [13, 40], 2)
 def test_how_the_stream_is_cut_never_matters(data: bytes, places: list[int], piece: int) -> None:
-    """House rules 7 and 8: any octets end in Closed; events and octets are the same for each cut.
+    """architecture.md, invariant 8: any octets end in Closed; events and octets are the same for each cut.
 
     Replies to a burst wait for each other, so where the Sends stand among the events is not compared.
     """
@@ -216,7 +216,7 @@ def reached(connection: pop3.ServerConnection, application: Application, events:
     return State.TRANSACTION if connection.identity else State.AUTHORIZATION
 
 
-# -- a client ----------------------------------------------------------------------------------------------------------
+# A client
 
 answers = st.lists(
     st.one_of(
@@ -306,7 +306,7 @@ def plain(events: list[pop3.ClientEvent | Action | str]) -> list[object]:
 def test_whatever_a_server_says_ends_in_events_or_its_fault(
     data: bytes, plan: list[Command | str], places: list[int]
 ) -> None:
-    """House rules 7 and 8 for the client; the octets around STLS excepted."""
+    """architecture.md, invariant 8 for the client; the octets around STLS excepted."""
     whole = meet([data], plan)
     assert isinstance(whole[-1], Closed | str)
     if pop3.Stls() not in plan:

@@ -1,4 +1,4 @@
-"""How a session ends: the table of DESIGN.md section 2, each cell that concerns POP3."""
+"""How a session ends: the table in architecture.md, each cell that concerns POP3."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.pop3.drive import TLS, Application, client, exchange, in_transaction,
 PLAIN = base64.b64encode(b"\0alice\0wonderland")
 
 
-# -- a server, the peer closes -----------------------------------------------------------------------------------------
+# A server, the peer closes
 
 
 def test_between_commands_whole_lines_are_obeyed_and_half_a_line_is_dropped() -> None:
@@ -77,7 +77,7 @@ def test_a_retrieval_under_way_goes_on_when_the_peer_has_said_all() -> None:
     assert events[-1] == Closed(reason=CloseReason.PEER_CLOSED)
 
 
-# -- a server, shut_down() ---------------------------------------------------------------------------------------------
+# A server, shut_down()
 
 
 @pytest.mark.parametrize("reason", [CloseReason.SHUT_DOWN, CloseReason.TIMED_OUT])
@@ -235,7 +235,7 @@ def test_after_the_end_data_is_ignored() -> None:
     assert settle(connection, application) == [Closed(reason=CloseReason.QUIT)]
 
 
-# -- a client ----------------------------------------------------------------------------------------------------------
+# A client
 
 
 def logged_in_client() -> pop3.ClientConnection:

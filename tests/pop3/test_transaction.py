@@ -27,7 +27,7 @@ def content(answer: bytes) -> bytes:
     return b"\r\n".join(line[1:] if line.startswith(b".") else line for line in lines)
 
 
-# -- messages ----------------------------------------------------------------------------------------------------------
+# Messages
 
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 5, 7, 1000])
@@ -194,7 +194,7 @@ def test_a_maildrop_that_is_none_leaves_the_question_open() -> None:
     assert said(settle(connection, application)).endswith(b"1 messages (1 octets)\r\n")
 
 
-# -- the listings ------------------------------------------------------------------------------------------------------
+# The listings
 
 
 def test_a_long_listing_is_made_piece_by_piece() -> None:
@@ -211,7 +211,7 @@ def test_a_long_listing_is_made_piece_by_piece() -> None:
     assert list_.split(b"\r\n")[1:-2] == [b"%d %d" % (n, n) for n in range(1, 5_001) if n != 1_000]
 
 
-# -- UPDATE ------------------------------------------------------------------------------------------------------------
+# UPDATE
 
 
 @pytest.mark.parametrize("reason", pop3.Unavailable)

@@ -33,7 +33,7 @@ class Jorg(Application):
         return super().usual(question)
 
 
-# -- the command -------------------------------------------------------------------------------------------------------
+# The command
 
 
 def test_utf8_is_said_before_the_login_and_takes_no_argument() -> None:
@@ -83,7 +83,7 @@ def test_the_argument_user_stands_where_names_are_sent_in_the_clear_commands(
     assert line in ask(connection, application, b"CAPA").split(b"\r\n")
 
 
-# -- messages ----------------------------------------------------------------------------------------------------------
+# Messages
 
 
 @pytest.mark.parametrize("line", [b"RETR 1", b"TOP 1 0", b"TOP 1 9"])
@@ -124,7 +124,7 @@ def test_an_application_that_knows_better_may_say_so() -> None:
     assert ask(connection, application, b"RETR 1").startswith(b"-ERR [UTF8] ")
 
 
-# -- names and passwords -----------------------------------------------------------------------------------------------
+# Names and passwords
 
 
 def test_user_and_pass_are_utf8_and_prepared() -> None:
@@ -182,7 +182,7 @@ def test_a_secret_that_may_not_be_stored_is_refused_at_construction() -> None:
     assert mechanism.respond(b"<1@x>") == b"a " + hashlib.md5(b"<1@x>gr\xfcn").hexdigest().encode()
 
 
-# -- the client --------------------------------------------------------------------------------------------------------
+# The client
 
 
 def test_a_client_says_utf8_before_the_login_alone() -> None:

@@ -86,7 +86,7 @@ def test_what_rfc_5322_allows_is_a_msg_id(timestamp: bytes) -> None:
 
 @pytest.mark.parametrize("secret", [None, b"", b"tanstaaf "])
 def test_a_wrong_and_a_missing_secret_are_told_alike(secret: bytes | None) -> None:
-    """House rule 5."""
+    """architecture.md, invariant 6."""
     server = ApopServer(timestamp=TIMESTAMP, tls=False)
     server.respond(RESPONSE)
     assert server.resolve(secret) is Refusal.BAD_CREDENTIALS
@@ -102,7 +102,7 @@ def test_a_response_of_another_form_is_malformed(response: bytes) -> None:
 
 @pytest.mark.parametrize("size", [29, 33, 50])
 def test_every_secret_costs_as_many_steps_of_md5(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """House rule 5: a missing one too, wherever the block of 64 octets ends (RFC 1321 section 3)."""
+    """architecture.md, invariant 6: a missing one too, wherever the block of 64 octets ends (RFC 1321 section 3)."""
     hashed: list[int] = []
 
     def plain_md5(secret: bytes, timestamp: bytes) -> bytes:

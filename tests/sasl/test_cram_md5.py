@@ -58,7 +58,7 @@ def test_the_name_ends_at_the_last_blank() -> None:
 
 @pytest.mark.parametrize("secret", [None, b"", b"tanstaaf", SECRET + b" "])
 def test_a_wrong_and_a_missing_secret_are_told_alike(secret: bytes | None) -> None:
-    """House rule 5."""
+    """architecture.md, invariant 6."""
     server = challenged()
     server.respond(b"tim " + DIGEST)
     assert server.resolve(secret) is Refusal.BAD_CREDENTIALS
@@ -73,7 +73,7 @@ def test_the_secret_of_nobody_logs_nobody_in() -> None:
 
 
 def test_a_missing_secret_costs_a_digest_and_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """House rule 5: the same calls, whether the identity exists or not."""
+    """architecture.md, invariant 6: the same calls, whether the identity exists or not."""
     calls: list[str] = []
     real_digest, real_compare = hmac.digest, hmac.compare_digest
 

@@ -75,7 +75,7 @@ def plain() -> ServerExchange:
     return ServerExchange(PlainServer(tls=True))
 
 
-# -- words of the exchange -------------------------------------------------------------------------------------------
+# Words of the exchange
 
 
 def test_an_initial_response_saves_the_empty_challenge() -> None:
@@ -126,7 +126,7 @@ def test_a_star_with_anything_around_it_is_bad_base64() -> None:
         assert exchange.receive(line) is Fault.UNDECODABLE
 
 
-# -- turns -----------------------------------------------------------------------------------------------------------
+# Turns
 
 
 def test_calls_out_of_turn_change_nothing() -> None:
@@ -147,7 +147,7 @@ def test_calls_out_of_turn_change_nothing() -> None:
 
 
 def test_an_answered_question_is_kept_no_longer() -> None:
-    """House rule 5: the password was in it."""
+    """architecture.md, invariant 6: the password was in it."""
     exchange = plain()
     exchange.begin(PLAIN)
     exchange.answer(ACCEPT)
@@ -182,7 +182,7 @@ def test_a_refusal_is_the_last_word(refusal: Refusal) -> None:
     assert exchange.answer(refusal) is refusal
 
 
-# -- who counts ------------------------------------------------------------------------------------------------------
+# Who counts
 
 
 @pytest.mark.parametrize("acting_as", [b"", b"tim"])
@@ -262,7 +262,7 @@ def test_the_last_word_is_kept_back_from_who_may_not_act_so() -> None:
     assert exchange.answer(Refusal.NOT_AUTHORIZED) is Refusal.NOT_AUTHORIZED
 
 
-# -- any octets ------------------------------------------------------------------------------------------------------
+# Any octets
 
 RESPONSES = [
     b"tim",
@@ -290,7 +290,7 @@ OCTETS = st.one_of(
 def test_any_data_at_any_step_gives_a_step(
     make: Callable[[], ServerMechanism], raw: bool, first: bytes | None, rest: list[bytes], answer: object
 ) -> None:
-    """House rule 7: nothing that the client sends raises."""
+    """architecture.md, invariant 8: nothing that the client sends raises."""
     exchange = ServerExchange(make())
     step = exchange.respond(first) if raw else exchange.begin(first)
     while True:
@@ -310,7 +310,7 @@ def test_any_data_at_any_step_gives_a_step(
             break
 
 
-# -- the client ------------------------------------------------------------------------------------------------------
+# The client
 
 
 def test_an_initial_response_without_room_waits_for_the_empty_challenge() -> None:
@@ -358,7 +358,7 @@ def test_one_challenge_too_many_is_refused_and_a_new_exchange_begins_anew(client
             client.respond(TIMESTAMP)
 
 
-# -- back to back ----------------------------------------------------------------------------------------------------
+# Back to back
 
 SECRETS = st.text(st.characters(blacklist_characters="\0\r\n", blacklist_categories=["Cs"]), min_size=1, max_size=20)
 NAMES = st.text(st.characters(blacklist_categories=["Cc", "Cs"]), min_size=1, max_size=20)

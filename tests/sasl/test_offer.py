@@ -145,7 +145,7 @@ def test_scram_knows_by_the_offer_whether_its_plus_form_was_taken_out(name: str)
 
 
 def test_scram_is_not_offered_without_a_decoy() -> None:
-    """It would tell who has an account (house rule 5)."""
+    """It would tell who has an account (architecture.md, invariant 6)."""
     check_offer(ALL_MECHANISMS, ScramDecoy(key=b"k" * 16))
     check_offer(DEFAULT_MECHANISMS, None)
     for name in ALL_MECHANISMS.names[:4]:

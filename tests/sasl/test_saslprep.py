@@ -150,7 +150,7 @@ def test_ascii_is_taken_as_it_is_or_not_at_all(text: str) -> None:
 
 
 def test_a_refusal_shows_nothing_of_the_text() -> None:
-    """House rule 5: it may be a password."""
+    """architecture.md, invariant 6: it may be a password."""
     with pytest.raises(Malformed) as caught:
         saslprep("hunter2\u0007")
     assert "hunter2" not in str(caught.value)

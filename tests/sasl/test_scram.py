@@ -43,7 +43,7 @@ from tests.sasl.scram_parties import (
     server,
 )
 
-# -- vectors ---------------------------------------------------------------------------------------------------------
+# Vectors
 
 
 def test_the_example_of_rfc_5802() -> None:
@@ -117,7 +117,7 @@ def test_keys_of_too_little_work_or_another_hash_are_not_made(iterations: int, h
         scram_keys(b"pencil", SALT, iterations, hash_name)
 
 
-# -- on the wire -----------------------------------------------------------------------------------------------------
+# On the wire
 
 
 def test_the_proof_of_the_server_is_a_challenge_and_the_answer_to_it_is_empty() -> None:
@@ -185,7 +185,7 @@ def test_each_exchange_has_a_nonce_of_its_own() -> None:
     assert len(firsts) == 6
 
 
-# -- both sides ------------------------------------------------------------------------------------------------------
+# Both sides
 
 
 PASSWORDS = st.text("ae\u00e9\u0301\u00ad\u00aa\u00a0 =,", min_size=1, max_size=3)

@@ -103,14 +103,14 @@ def test_whatever_is_changed_in_the_final_message_is_no_login() -> None:
 
 
 def test_an_unknown_identity_is_told_like_a_wrong_password() -> None:
-    """House rule 5."""
+    """architecture.md, invariant 6."""
     known = {"user": b"pencil"}
     assert log_in(client("user", b"pen"), server(), known) is Refusal.BAD_CREDENTIALS
     assert log_in(client("nobody"), server(), known) is Refusal.BAD_CREDENTIALS
 
 
 def test_an_unknown_identity_shows_the_same_salt_each_time_and_one_of_its_own() -> None:
-    """House rule 5: neither a changing nor a common salt may tell who has no account."""
+    """architecture.md, invariant 6: neither a changing nor a common salt may tell who has no account."""
 
     def salt(name: str, decoy: ScramDecoy) -> bytes:
         theirs = ScramSha256Server(nonce="server", tls=True, decoy=decoy)
@@ -131,7 +131,7 @@ def test_the_decoy_looks_as_the_settings_say() -> None:
 
 
 def test_an_unknown_identity_costs_the_same_computations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """House rule 5: the same calls, whether the identity exists or not."""
+    """architecture.md, invariant 6: the same calls, whether the identity exists or not."""
     calls: list[str] = []
     real_digest, real_compare = hmac.digest, hmac.compare_digest
 

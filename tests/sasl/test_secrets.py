@@ -1,4 +1,4 @@
-"""No secret is shown, and none is sent that a server would have to refuse (house rule 5)."""
+"""No secret is shown, and none is sent that a server would have to refuse (architecture.md, invariant 6)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from mailauth.sasl import (
 
 
 def test_no_repr_holds_a_secret() -> None:
-    """House rule 5."""
+    """architecture.md, invariant 6."""
     secret = b"tanstaaf"
     clients: list[ClientMechanism] = [
         PlainClient(authentication_identity="tim", password=secret),
@@ -64,7 +64,7 @@ def test_no_repr_holds_a_secret() -> None:
 
 
 def test_no_question_nor_key_shows_a_secret() -> None:
-    """House rule 5."""
+    """architecture.md, invariant 6."""
     secret, keys = b"tanstaaf", scram_keys(b"tanstaaf", b"salt", 4096)
     decoy = ScramDecoy(key=secret * 2)
     shown: list[object] = [
@@ -89,7 +89,7 @@ def test_no_question_nor_key_shows_a_secret() -> None:
 def test_a_password_that_cannot_be_sent_is_refused_without_being_shown(
     make: Callable[..., ClientMechanism], password: bytes
 ) -> None:
-    """House rule 5, and the injection of commands through an argument."""
+    """architecture.md, invariant 6, and the injection of commands through an argument."""
     with pytest.raises(LocalProtocolError) as caught:
         make(authentication_identity="tim", password=password)
     assert "hunter2" not in str(caught.value)

@@ -234,7 +234,7 @@ def test_a_refused_client_answers_and_keeps_what_it_was_told() -> None:
     "token", [b"", b"s3cret s3cret", b"s3cret\r\nRCPT", b"s3cret\x01", b"s3cret\xff", b"=", b"s3cret" * 1400]
 )
 def test_a_token_that_cannot_be_sent_is_refused_without_being_shown(token: bytes) -> None:
-    """House rule 5, and the injection of pairs through an argument."""
+    """architecture.md, invariant 6, and the injection of pairs through an argument."""
     with pytest.raises(LocalProtocolError) as caught:
         OauthBearerClient(token=token)
     assert "s3cret" not in str(caught.value)

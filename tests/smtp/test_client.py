@@ -86,7 +86,7 @@ def test_a_group_may_begin_with_the_end_of_content() -> None:
 
 
 def test_replies_carry_the_very_object_that_was_sent() -> None:
-    """DESIGN.md section 2: in order."""
+    """architecture.md, A connection: in order."""
     session = greeted("PIPELINING").send(RSET := smtp.Rset(), MAIL, RCPT).receive(b"250 1\r\n250 2\r\n550 5.1.1 3\r\n")
     assert [event.command for event in session.events] == [RSET, MAIL, RCPT]
     assert all(event.command is sent for event, sent in zip(session.events, (RSET, MAIL, RCPT), strict=True))
@@ -187,7 +187,7 @@ def test_a_refused_data_leaves_the_transaction_open() -> None:
 
 @pytest.mark.parametrize("bad", ["a\r\nRSET", "a\nb", "a\rb", "a\0b", "ä", "a\x7f", "a\x85b", "a\u2028b"])
 def test_cr_lf_nul_in_any_argument_is_a_local_error(bad: str) -> None:
-    """RULES.md, CRLF injection: before any octet leaves."""
+    """CRLF injection: before any octet leaves."""
     session = greeted("PIPELINING")
     a = smtp.Mailbox("a", "b")
     makers: tuple[Callable[[], Command], ...] = (
@@ -257,7 +257,7 @@ def test_tls_required_holds_back_mail_and_auth() -> None:
 
 
 def test_unanswered_commands_are_bounded() -> None:
-    """DESIGN.md section 2."""
+    """architecture.md, A connection."""
     session = greeted("PIPELINING", settings=smtp.ClientSettings(max_unanswered=2))
     session.client.send(MAIL)
     session.client.send(RCPT)
@@ -267,7 +267,7 @@ def test_unanswered_commands_are_bounded() -> None:
 
 
 def test_queued_data_is_bounded() -> None:
-    """DESIGN.md section 4 rule 4: flush, then go on."""
+    """architecture.md, invariant 4: flush, then go on."""
     session = writing()
     piece = MessageChunk(data=b"x" * 998 + b"\r\n")
     for _ in range(1_049):
@@ -419,7 +419,7 @@ def test_what_is_no_reply_breaks_the_protocol_for_good(data: bytes) -> None:
 
 
 def test_an_endless_line_is_an_error_and_not_waited_for() -> None:
-    """DESIGN.md section 4 rule 4."""
+    """architecture.md, invariant 4."""
     session = greeted().send(smtp.Noop())
     session.receive(*[b"x" * 1_000] * 4)
     session.machine.receive_data(b"x" * 1_000)

@@ -123,7 +123,7 @@ def test_of_a_refused_message_no_further_chunk_is_sent() -> None:
 
 
 def test_what_stands_between_the_chunks_of_a_refused_message_keeps_its_place() -> None:
-    """DESIGN.md section 2: replies come in the order of the commands."""
+    """architecture.md, A connection: replies come in the order of the commands."""
     session = in_transaction().send(chunk(b"one\r\n"), smtp.Noop(), chunk(b"two\r\n"), smtp.Rset())
     session.receive(b"552 full\r\n", b"250 noop\r\n", b"250 forgotten\r\n")
     assert session.data == b"BDAT 5\r\none\r\nNOOP\r\nRSET\r\n"
@@ -185,7 +185,7 @@ def test_binarymime_carries_any_bytes_by_bdat_alone() -> None:
 
 
 def test_chunks_that_wait_are_bounded() -> None:
-    """DESIGN.md section 4 rule 4: where nothing is pipelined, what is queued grows with each chunk."""
+    """architecture.md, invariant 4: where nothing is pipelined, what is queued grows with each chunk."""
     session = in_transaction()
     piece = chunk(b"x" * 99_998 + b"\r\n")
     for _ in range(12):
@@ -223,7 +223,7 @@ contents = st.lists(st.sampled_from([b"a", b"\r\n", b".", b"\r\n.\r\n", b"BDAT 3
 def test_our_client_and_our_server_agree_on_chunks(
     pieces: list[bytes], places: list[int], pipelining: bool, binary: bool
 ) -> None:
-    """STYLE.md: back to back, whatever the chunks; then another message by DATA."""
+    """Back to back, whatever the chunks; then another message by DATA."""
     content = b"".join(pieces)
     cuts = sorted({0, *(place for place in places if place < len(content)), len(content)})
     settings = attrs.evolve(SERVER, pipelining=pipelining)
@@ -269,7 +269,7 @@ YES_OR_NO = (ACCEPT, ACCEPT, ACCEPT, smtp.Reply(450, "4.2.0", "no"), smtp.Reply(
 def test_our_client_and_our_server_agree_whatever_is_refused(
     groups: list[list[Command]], verdicts: list[Accept | smtp.Reply], pipelining: bool, lmtp: bool
 ) -> None:
-    """STYLE.md: by DATA and by BDAT, every command has its replies in order, and both sides mean the same messages."""
+    """By DATA and by BDAT, every command has its replies in order, and both sides mean the same messages."""
     asked = itertools.cycle(verdicts)
     server = Session(
         smtp.ServerConnection(attrs.evolve(SERVER, pipelining=pipelining or lmtp, lmtp=lmtp), entropy=ENTROPY),

@@ -42,7 +42,7 @@ def test_a_bare_cr_and_a_nul_are_refused_all_the_same(bad: bytes) -> None:
     st.lists(st.sampled_from([b"\n", b"\r\n", b".", b"text"]), max_size=12), st.lists(st.integers(0, 40), max_size=4)
 )
 def test_the_cut_of_lf_content_never_matters(words: list[bytes], places: list[int]) -> None:
-    """DESIGN.md section 4 rule 8."""
+    """architecture.md, invariant 8."""
     content = b"".join(words)
     cuts = sorted({0, *(place for place in places if place < len(content))})
     session = writing()

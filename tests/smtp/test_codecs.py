@@ -116,7 +116,7 @@ def test_every_command_reads_back_as_it_was_written(command: LineCommand) -> Non
 
 @given(commands)
 def test_commands_are_values(command: LineCommand) -> None:
-    """DESIGN.md section 2: frozen, equal by value, and good as keys."""
+    """architecture.md, A connection: frozen, equal by value, and good as keys."""
     assert {command: 1}[command] == 1
 
 
@@ -130,7 +130,7 @@ def test_every_mailbox_reads_back_as_it_was_written(mailbox: smtp.Mailbox) -> No
 
 @given(st.text(max_size=8), st.text(max_size=8))
 def test_a_mailbox_that_can_be_built_can_be_sent(local_part: str, domain: str) -> None:
-    """RULES.md: whatever is built, no octet of it breaks a line."""
+    """Whatever is built, no octet of it breaks a line."""
     try:
         mailbox = smtp.Mailbox(local_part, domain)
     except LocalProtocolError:
@@ -151,7 +151,7 @@ def test_a_mailbox_that_fits_into_no_path_cannot_be_built() -> None:
     lambda verb: st.text(max_size=30).map(lambda rest: f"{verb} {rest}".encode())
 ))  # fmt: skip
 def test_any_line_is_read_or_malformed(line: bytes) -> None:
-    """STYLE.md: codecs raise Malformed and nothing else."""
+    """Codecs raise Malformed and nothing else."""
     try:
         command = read(line)
     except (Malformed, KeyError):
@@ -161,7 +161,7 @@ def test_any_line_is_read_or_malformed(line: bytes) -> None:
 
 @pytest.mark.parametrize("line", [b"NOOP  ", b"HELP x ", b"VRFY x ", b"VRFY ", b"RSET x", b"EHLO x ", b"AUTH PLAIN "])
 def test_a_line_that_a_command_could_not_write_is_malformed(line: bytes) -> None:
-    """STYLE.md: a constructor's error never gets out of a codec."""
+    """A constructor's error never gets out of a codec."""
     with pytest.raises(Malformed):
         read(line)
 
@@ -177,7 +177,7 @@ fragments = st.sampled_from([*WORDS.split(), *ODDITIES, *STARTS])
 
 @given(st.lists(fragments, max_size=7).map("".join))
 def test_the_fast_path_equals_the_complete_path(line: str) -> None:
-    """SPEED.md point 2: one look may be quicker, never different."""
+    """A fast path may be quicker, never different."""
     data = line.encode()
     found = COMMON.match(data + b"\r\n")
     command = None if found is None else from_common(found)
@@ -237,7 +237,7 @@ def test_an_enhanced_status_code_that_is_none_cannot_be_built(status: str) -> No
 
 @pytest.mark.parametrize("text", ["a\rb", "a\0b", "é", "a\x7f", "a\r\nb"])
 def test_a_text_that_no_line_can_carry_cannot_be_built(text: str) -> None:
-    """RULES.md, CRLF injection."""
+    """CRLF injection."""
     with pytest.raises(LocalProtocolError):
         smtp.Reply(250, "", text)
 

@@ -1,4 +1,4 @@
-"""How a session ends: each SMTP cell of the table in DESIGN.md section 2, server and client."""
+"""How a session ends: each SMTP cell of the table in architecture.md, server and client."""
 
 from __future__ import annotations
 

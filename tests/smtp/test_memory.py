@@ -1,6 +1,6 @@
 """A connection keeps under 64 KiB besides the chunk in hand, whatever comes in, in every state, on both sides.
 
-DESIGN.md section 4 rule 4; decision 14 says what is counted.
+architecture.md, invariant 4; decision 14 says what is counted.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ def test_any_data_leaves_a_client_light(caller: str, data: bytes, choices: st.Da
 
 
 def test_a_client_that_has_failed_keeps_nothing_that_comes() -> None:
-    """DESIGN.md section 2: the connection is finished."""
+    """architecture.md, A connection: the connection is finished."""
     session = greeted()
     session.machine.receive_data(b"nonsense\r\n" + bytes(CHUNK))
     with pytest.raises(RemoteProtocolError):

@@ -49,7 +49,7 @@ def test_a_refusal_leaves_with_what_waits_before_it() -> None:
 
 
 def test_at_32_kib_replies_leave_though_more_could_wait() -> None:
-    """DESIGN.md section 4 rule 4: output is bounded too."""
+    """architecture.md, invariant 4: output is bounded too."""
     session = ready(b"RSET\r\n" * 10_000)
     assert len(session.sends) > 1
     assert max(map(len, session.sends)) < 32_768 + 512

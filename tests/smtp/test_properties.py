@@ -222,7 +222,7 @@ def test_nothing_that_a_client_said_comes_back_raw(line: bytes, said: bytes) -> 
 
 @given(sessions, fates, st.booleans(), st.data())
 def test_the_cut_never_matters(data: bytes, fate: list[int], lmtp: bool, choices: st.DataObject) -> None:
-    """DESIGN.md section 4 rule 8: the same events but for the cut of chunks, and the same octets."""
+    """architecture.md, invariant 8: the same events but for the cut of chunks, and the same octets."""
     whole, cut, single = (under(fate, attrs.evolve(SMALL, lmtp=lmtp)) for _ in range(3))
     if lmtp:
         data = data.replace(b"EHLO", b"LHLO")
@@ -239,7 +239,7 @@ def test_the_cut_never_matters(data: bytes, fate: list[int], lmtp: bool, choices
 def test_any_data_ends_in_events_replies_and_closed(
     data: bytes, fate: list[int], reason: CloseReason | None, choices: st.DataObject
 ) -> None:
-    """DESIGN.md section 4 rule 7, and rule 2 of section 2: each Data that was accepted has one end."""
+    """architecture.md, invariant 8: each Data that was accepted has one end."""
     accepted: list[Any] = []
     session = under(fate, WITH_TLS, accepted)
     for piece in choices.draw(cuts(data)):
@@ -271,7 +271,7 @@ def test_any_data_ends_in_events_replies_and_closed(
 
 @given(sessions, fates)
 def test_a_session_replays_exactly(data: bytes, fate: list[int]) -> None:
-    """DESIGN.md section 2: the same entropy, the same octets."""
+    """architecture.md, A connection: the same entropy, the same octets."""
     first, again = (under(fate, WITH_TLS).receive(data, b"") for _ in range(2))
     assert first.log == again.log
 
@@ -342,7 +342,7 @@ def attempt(session: Session, step: Command | sasl.ClientMechanism) -> bool:
 def test_any_data_from_a_server_gives_events_or_one_error(
     steps: list[Any], pipelining: bool, data: bytes, choices: st.DataObject
 ) -> None:
-    """DESIGN.md section 4 rules 7 and 8: and the cut changes nothing."""
+    """architecture.md, invariant 8: and the cut changes nothing."""
     outcomes = []
     for pieces in ([data] if data else [], choices.draw(cuts(data))):
         session = greeted("AUTH PLAIN LOGIN CRAM-MD5", "SIZE", "CHUNKING", *(["PIPELINING"] if pipelining else []))
@@ -373,7 +373,7 @@ def test_any_data_from_a_server_gives_events_or_one_error(
 def test_our_client_and_our_server_agree(
     groups: list[list[Any]], pipelining: bool, smtputf8: bool, fate: list[int]
 ) -> None:
-    """STYLE.md: back to back, both see the same commands, replies and content, octet for octet."""
+    """Back to back, both see the same commands, replies and content, octet for octet."""
     settings = smtp.ServerSettings(
         pipelining=pipelining,
         mechanisms_without_tls=IN_CLEAR.mechanisms_without_tls,

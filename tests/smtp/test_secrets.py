@@ -1,4 +1,4 @@
-"""No secret in any repr of any event, notice, action or exception (DESIGN.md section 4 rule 5)."""
+"""No secret in any repr of any event, notice, action or exception (architecture.md, invariant 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an answer to a question means, and what cannot be one (DESIGN.md section 2)."""
+"""What an answer to a question means, and what cannot be one (architecture.md, A connection)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ QUESTIONS = [
 def test_what_cannot_answer_leaves_the_question_open(
     kind: type[object], data: bytes, code: int, answer: object
 ) -> None:
-    """DESIGN.md section 2: a LocalProtocolError, and the right answer is still taken."""
+    """architecture.md, A connection: a LocalProtocolError, and the right answer is still taken."""
     session = ready(data, answers={kind: LEFT_OPEN})
     before = session.data
     with pytest.raises(LocalProtocolError):
@@ -52,7 +52,7 @@ def test_what_cannot_answer_leaves_the_question_open(
 
 @pytest.mark.parametrize(("kind", "data", "code"), QUESTIONS)
 def test_own_words_are_sent(kind: type[object], data: bytes, code: int) -> None:
-    """DESIGN.md section 2; the code of DATA and STARTTLS is the protocol's, their enhanced code too."""
+    """architecture.md, A connection; the code of DATA and STARTTLS is the protocol's, their enhanced code too."""
     session = ready(data, answers={kind: smtp.Reply(250, "2.0.0", "queued as 7F3A\nthank you")})
     status = "2.0.0 " if code == 250 else ""
     assert session.lines[-2:] == [f"{code}-{status}queued as 7F3A", f"{code} {status}thank you"]
@@ -86,7 +86,7 @@ def test_any_accept_is_accept() -> None:
 
 
 def test_the_temporary_failure_of_each_question_is_an_answer() -> None:
-    """DESIGN.md section 2: for a store that failed, for doubles."""
+    """architecture.md, A connection: for a store that failed, for doubles."""
 
     def unavailable(question: Question[object]) -> object:
         return question.unavailable
@@ -103,7 +103,7 @@ def test_the_temporary_failure_of_each_question_is_an_answer() -> None:
 
 
 def test_late_repeated_and_foreign_answers_are_refused() -> None:
-    """DESIGN.md section 2: questions are matched by identity."""
+    """architecture.md, A connection: questions are matched by identity."""
     session = ready(b"MAIL FROM:<a@b>\r\n", answers={smtp.Mail: LEFT_OPEN})
     question = session.question
     assert isinstance(question, smtp.Mail)
@@ -171,7 +171,7 @@ def test_after_a_554_greeting_all_but_quit_is_503(line: bytes) -> None:
 
 
 def test_nothing_advances_while_a_question_is_open() -> None:
-    """DESIGN.md section 2: no octet behind it is looked at."""
+    """architecture.md, A connection: no octet behind it is looked at."""
     session = ready(b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nQUIT\r\n", answers={smtp.Mail: LEFT_OPEN})
     assert session.events == [smtp.Mail(reverse_path=None)]
     session.receive(b"NOOP\r\n")
@@ -182,7 +182,7 @@ def test_nothing_advances_while_a_question_is_open() -> None:
 
 
 def test_input_over_64_kib_is_refused_until_events_are_pulled() -> None:
-    """DESIGN.md section 4 rule 4."""
+    """architecture.md, invariant 4."""
     session = ready(b"MAIL FROM:<>\r\n", answers={smtp.Mail: LEFT_OPEN})
     piece = b"NOOP\r\n" * 2_000
     for _ in range(6):
@@ -195,7 +195,7 @@ def test_input_over_64_kib_is_refused_until_events_are_pulled() -> None:
 
 
 def test_an_entropy_of_the_wrong_length_is_refused() -> None:
-    """DESIGN.md section 2: 32 octets."""
+    """architecture.md, A connection: 32 octets."""
     with pytest.raises(LocalProtocolError):
         smtp.ServerConnection(smtp.ServerSettings(), entropy=b"short")
 

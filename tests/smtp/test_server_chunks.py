@@ -163,7 +163,7 @@ def test_quit_between_chunks_aborts_the_message() -> None:
 
 @pytest.mark.parametrize("data", [chunk(b"abc"), chunk(b"abc")[:-1], b"BDAT 3\r\n", chunk(b"abc") + b"NOO"])
 def test_a_disconnect_aborts_the_message(data: bytes) -> None:
-    """DESIGN.md section 2: each message that was begun has an end."""
+    """architecture.md, A connection: each message that was begun has an end."""
     session = chunks(data, b"")
     assert session.events[-1] == smtp.MessageAborted(reason=CloseReason.PEER_CLOSED)
     assert session.closed is not None
@@ -381,14 +381,14 @@ def test_lines_over_1000_bytes_are_refused_where_a_setting_says_so(content: byte
 
 @pytest.mark.parametrize("data", [chunk(b"a\rb\nc\0d\r", last=True), b"DATA\r\na\rb\nc\0d\r\r\n.\r\n"])
 def test_content_passes_unchanged_where_a_setting_says_so(data: bytes) -> None:
-    """DESIGN.md section 4 rule 1 is the default; whoever passes such content on answers for it."""
+    """architecture.md, invariant 1 is the default; whoever passes such content on answers for it."""
     session = chunks(data, settings=attrs.evolve(SETTINGS, allow_bare_line_ends=True))
     assert re.fullmatch(rb"a\rb\nc\0d\r(\r\n)?", session.content)
     assert session.codes[-1] == 250
 
 
 def test_a_chunk_is_not_gathered_in_memory() -> None:
-    """DESIGN.md section 4 rule 4: its octets are handed on as they come."""
+    """architecture.md, invariant 4: its octets are handed on as they come."""
     session = chunks(b"BDAT 10000000 LAST\r\n")
     for _ in range(100):
         session.receive(b"x" * 99_998 + b"\r\n")

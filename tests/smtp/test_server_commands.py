@@ -300,7 +300,7 @@ def test_a_line_too_long_is_answered_once_and_in_its_place() -> None:
 
 
 def test_an_endless_line_keeps_no_memory() -> None:
-    """DESIGN.md section 4 rule 4."""
+    """architecture.md, invariant 4."""
     session = ready()
     for _ in range(50):
         session.receive(b"x" * 4_000)
@@ -322,7 +322,7 @@ def test_recipients_over_the_limit_are_452() -> None:
 
 
 def test_errors_over_the_budget_end_the_session_with_421() -> None:
-    """RULES.md: few errors, then close."""
+    """Few errors, then close."""
     settings = smtp.ServerSettings(max_errors=3)
     session = ready(b"FOO\r\nDATA\r\nNOOP\r\nMAIL\r\nNOOP\r\n", settings=settings)
     assert session.codes == [500, 503, 250, 501, 421]
@@ -459,7 +459,7 @@ def test_quit_ends_the_session_and_what_follows_is_not_read() -> None:
 
 @pytest.mark.parametrize("line", [b"mail from:<A@B> size=007", b"data", b"rcpt to:<a@b>"])
 def test_a_refused_line_is_shown_as_it_came_wherever_it_was_cut(line: bytes) -> None:
-    """DESIGN.md section 4 rule 8."""
+    """architecture.md, invariant 8."""
     whole = serve(line + b"\r\n")
     assert whole.of(smtp.CommandRejected)[0].line == line
     assert serve(line[:3], line[3:] + b"\r\n").events == whole.events

@@ -195,7 +195,7 @@ def test_the_size_is_that_of_one_message() -> None:
 
 
 def test_what_is_undecided_stays_and_nothing_more() -> None:
-    """DESIGN.md section 4 rule 6: content passes through, at most four octets wait."""
+    """architecture.md, invariant 7: content passes through, at most four octets wait."""
     session = content(b"x" * 10_000 + b"\r\n.\r")
     assert len(session.content) == 10_000
     assert len(session.machine._input) == 4

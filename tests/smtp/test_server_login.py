@@ -147,7 +147,7 @@ def test_a_response_has_12288_bytes_and_no_more() -> None:
 
 
 def test_every_cause_of_535_says_the_same() -> None:
-    """RFC 4954 section 6, DESIGN.md section 4 rule 5."""
+    """RFC 4954 section 6, architecture.md, invariant 6."""
     acting = b"AUTH PLAIN " + b64(b"bob\0test\0001234")
     digest = b"AUTH CRAM-MD5\r\n" + b64(b"nobody " + b"0" * 32)
     wrong_digest = b"AUTH CRAM-MD5\r\n" + b64(b"tim " + b"0" * 32)
@@ -223,6 +223,6 @@ def test_a_login_outlives_hello_rset_and_transactions() -> None:
 
 
 def test_a_line_of_auth_is_shown_without_its_response() -> None:
-    """DESIGN.md section 4 rule 5."""
+    """architecture.md, invariant 6."""
     session = ready(b"MAIL FROM:<>\r\n" + PLAIN + b"AUTH FOO c2VjcmV0\r\nAUTH  PLAIN c2VjcmV0\r\n")
     assert [event.line for event in session.of(smtp.CommandRejected)] == [b"AUTH PLAIN", b"AUTH FOO", b"AUTH"]

@@ -62,7 +62,7 @@ def test_the_session_begins_anew_after_tls() -> None:
 
 
 def test_a_handshake_that_fails_ends_the_session_without_a_word() -> None:
-    """RFC 3207 section 4.1; DESIGN.md section 2."""
+    """RFC 3207 section 4.1; architecture.md, A connection."""
     session = at_the_wall(b"STARTTLS\r\n")
     before = session.data
     session.receive(b"")

@@ -172,7 +172,7 @@ def test_lengths_count_bytes() -> None:
 
 @pytest.mark.parametrize("part", ["\ud800", "a\x85b", "\u2028", "\x9f", "a\nb"])
 def test_no_mailbox_can_be_built_that_no_line_can_carry(part: str) -> None:
-    """RULES.md, CRLF injection."""
+    """CRLF injection."""
     for parts in ((part, "b"), ("a", part)):
         with pytest.raises(LocalProtocolError):
             smtp.Mailbox(*parts)
@@ -301,7 +301,7 @@ def test_vrfy_that_could_be_taken_for_its_parameter_cannot_be_built() -> None:
 
 @pytest.mark.parametrize("lmtp", [False, True])
 def test_our_client_and_our_server_agree_outside_ascii(lmtp: bool) -> None:
-    """STYLE.md: back to back; the messages, too, are the same octets."""
+    """Back to back; the messages, too, are the same octets."""
     server = Session(smtp.ServerConnection(attrs.evolve(UTF8, lmtp=lmtp), entropy=ENTROPY)).pull()
     client = Session(smtp.ClientConnection()).pull().receive(server.data)
 

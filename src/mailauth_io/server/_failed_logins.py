@@ -17,7 +17,7 @@ MEMORY: Final = 900.0
 """Seconds without a failed login after which those of an address are forgotten."""
 
 MAX_ADDRESSES: Final = 16_384
-"""Addresses that are remembered (house rule 4), some 4 MB of them; whichever failed longest ago leaves first."""
+"""Maximum number of addresses, about 4 MB; the one that failed longest ago is dropped."""
 
 NETWORK: Final = 64
 """Bits of an IPv6 address that count: whoever has one of that network has them all (RFC 4291 section 2.5.4)."""
