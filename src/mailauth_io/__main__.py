@@ -1,4 +1,4 @@
-"""``python -m mailauth_io`` is the ``mailauth`` command."""
+"""Runs the ``mailauth`` command: ``python -m mailauth_io``."""
 
 import sys
 

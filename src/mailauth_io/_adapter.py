@@ -1,6 +1,6 @@
-"""The connection that both adapters give: it carries out actions, hands on the rest, and ends in good order.
+"""The connection object of both adapters: it carries out actions, returns all other events, and closes in order.
 
-Knows no verb, no reply and no loop: whatever waits is done by a Stream.
+This module depends on no event loop and on no protocol: everything that waits is a method of Stream.
 """
 
 from __future__ import annotations
@@ -39,22 +39,25 @@ A = TypeVar("A")
 E = TypeVar("E")
 
 LINGER_SECONDS: Final = 2.0
-"""After the last word: how long to wait for each sign that the peer has closed, too."""
+"""Seconds to wait for each read after the last write, until the peer has closed its side too."""
 LINGER_TOTAL: Final = 10.0
-"""After the last word: how long to wait whatever comes.  An octet a second would make days of the bound on octets."""
+"""Seconds that these reads may take together: at one byte a second, LINGER_BYTES alone would allow days."""
 LINGER_BYTES: Final = 1_048_576
-"""After the last word: how much more to take and throw away, so that a reset does not overtake it."""
+"""Bytes to read and discard after the last write.  Closing a socket that has unread data sends a reset, which can
+destroy the last reply before the peer has read it."""
 EVENTS_PER_CHECKPOINT: Final = 64
-"""Events without a wait after which other tasks run: a client may send 64 KiB of commands at once, and the system may
-take each reply at once.  A login counts as all of these events, since it may cost as much (SASLprep, SCRAM).  A usual
-group of commands is shorter, so it costs no more than the counting."""
+"""Maximum number of events returned without a wait before other tasks run.
+
+A client may send 64 KiB of commands at once, and the system may accept each reply at once, so there may be no wait.  A
+login counts as this many events, since it may cost as much CPU time (SASLprep, SCRAM).  A usual group of pipelined
+commands is shorter, so it costs only the counting."""
 _ENDLESS: Final = math.inf
-_CANCELLED: Final = "an earlier call was cancelled while it wrote: octets may be missing"
+_CANCELLED: Final = "an earlier call was cancelled during a write, so data may be missing; close this connection"
 _ACTIONS: Final = (Send, NeedData, BeginTls, Paused, Closed)
 
 
 class _Connection(Generic[E]):
-    """A machine on a stream.  Iterate it in one task; it ends when the machine has closed."""
+    """A machine on a stream.  Iterate over it in one task; the iteration ends when the machine has closed."""
 
     __slots__ = (
         "_broken",
@@ -86,15 +89,15 @@ class _Connection(Generic[E]):
         self._stream = stream
         self._tls_options = tls_options
         self._layer = layer
-        self._time_left = _ENDLESS  # of the patience with content that comes in, in seconds
-        self._events: deque[E] | None = None  # what flush() met on its way
+        self._time_left = _ENDLESS  # seconds left to receive content; each byte received adds to it
+        self._events: deque[E] | None = None  # events that flush() met, kept for the iteration
         self._events_left = EVENTS_PER_CHECKPOINT
         self._cannot_write = False
-        self._indirect_write = layer is not None  # what is written takes a longer way than that of the stream
+        self._indirect_write = layer is not None  # writes need _write(): TLS is active, or writing has failed
         self._closed = False
         self._closing_when_idle = False
         self._broken = ""
-        self._cause: OSError | None = None  # why a client's handshake failed
+        self._cause: OSError | None = None  # the error of a client's TLS handshake
 
     @property
     def _server_side(self) -> bool:
@@ -104,11 +107,11 @@ class _Connection(Generic[E]):
         return self
 
     async def __anext__(self) -> E:
-        """The next question, notice or payload; the actions before it are carried out.
+        """Carry out actions, and return the next question, notice or payload.
 
-        Cancelled while it reads, nothing is lost.  Raises ConnectionAbortedError after it was cancelled inside a write
-        or a handshake, RuntimeError when the last question was not answered; a client also RemoteProtocolError, and the
-        OSError (ssl.SSLError is one) that its handshake failed with.
+        A call that is cancelled while it reads loses no data.  Raises ConnectionAbortedError if an earlier call was
+        cancelled during a write or a TLS handshake, and RuntimeError if the last question has not been answered.  A
+        client also raises RemoteProtocolError, and the OSError of a failed handshake (ssl.SSLError is an OSError).
         """
         if self._broken:
             raise ConnectionAbortedError(self._broken)
@@ -116,9 +119,9 @@ class _Connection(Generic[E]):
         stream = self._stream
         if self._events_left <= 0:
             self._events_left = EVENTS_PER_CHECKPOINT
-            await stream.checkpoint()  # here, where no event is lost if it is cancelled
+            await stream.checkpoint()  # before next_event(): a cancellation here loses no event
         self._events_left -= 1
-        due = 0.0  # when the wait has lasted too long; 0 before one has begun
+        due = 0.0  # the deadline of the current wait; 0 if there is none
         while True:
             if self._events:
                 return self._events.popleft()
@@ -181,33 +184,43 @@ class _Connection(Generic[E]):
                     raise self._cause
                 raise StopAsyncIteration
             else:
-                raise RuntimeError("the last question was not answered")
+                raise RuntimeError("the last question has not been answered: call answer() before the next iteration")
 
     @property
     def peer_closed(self) -> bool:
-        """Whether the peer has closed its side of the connection, as far as that can be told without reading.
+        """Whether the peer has closed its sending side, as far as this can be known without reading.
 
-        It may still read: a client that pipes a session into a socket and closes its side waits for the replies.
+        The peer may still read: a client that writes a whole session and then closes its sending side waits for the
+        replies.
         """
         return self._stream.peer_closed()
 
     def shut_down(self, reason: CloseReason = CloseReason.SHUT_DOWN) -> None:
-        """End the session politely, from any task: a read that is under way wakes, and iteration goes on to its end."""
+        """End the session in order; may be called from any task.
+
+        A pending read is woken, and the iteration continues until the machine has closed.
+        """
         self._machine.shut_down(reason)
         self._stream.wake()
 
     def close_when_idle(self) -> None:
-        """``shut_down()``, but not before message content, or a reply, that is under way has come to its end."""
+        """Call ``shut_down()`` now, or after the message or the reply that is in progress.
+
+        May be called from any task.
+        """
         self._closing_when_idle = True
         self._stream.wake()
 
     def abort(self) -> None:
-        """Drop the connection without a word, from any task; iteration then ends as if the peer had gone."""
+        """Close the connection at once, without a reply; may be called from any task.
+
+        The iteration then ends as if the peer had disconnected.
+        """
         self._stop_writing()
         self._stream.abort()
 
     async def aclose(self) -> None:
-        """Close: say what is still to be said, let the peer close too (for a bounded time), and free the socket."""
+        """Write the last replies, wait a bounded time until the peer closes too, and close the socket."""
         try:
             if not (self._broken or self._closed or self._cannot_write):
                 self._machine.shut_down()
@@ -219,7 +232,7 @@ class _Connection(Generic[E]):
             self.abort()
 
     async def _flush(self) -> None:
-        """Write all that is due without reading; what else happens is kept for the iteration."""
+        """Write all pending output without reading; other events are kept for the iteration."""
         if self._broken:
             raise ConnectionAbortedError(self._broken)
         while True:
@@ -244,7 +257,7 @@ class _Connection(Generic[E]):
                 self._events.append(event)
 
     async def _read(self, due: float) -> bytes | None:
-        """As ``Stream.read``; None also when what came makes no whole record yet."""
+        """Read and decrypt.  Returns as ``Stream.read``; None also while a TLS record is incomplete."""
         layer = self._layer
         if layer is None:
             return await self._stream.read(due)
@@ -257,20 +270,21 @@ class _Connection(Generic[E]):
         return layer.decrypt()
 
     def _write(self, data: bytes) -> Awaitable[None] | None:
-        """As ``Stream.write``, inside TLS too.  When nothing can be said any more others have their turn, no more.
+        """Encrypt *data* if TLS is active, and write it.  Returns as ``Stream.write``.
 
-        64 KiB of what a peer asked for before it went can be minutes of answers to nobody.
+        After a failed write this only lets other tasks run: 64 KiB of commands from a peer that has disconnected can
+        produce replies for minutes.
         """
         if self._cannot_write:
             return self._stream.checkpoint()
         return self._stream.write(data if self._layer is None else self._layer.encrypt(data))
 
     def _stop_writing(self) -> None:
-        """A write has failed: nothing more can be said, but the peer's last words may wait to be read."""
+        """Write no more, because a write has failed.  Data that the peer sent before can still be read."""
         self._cannot_write = self._indirect_write = True
 
     async def _read_to_end(self) -> None:
-        """Nothing can be said any more: take what the peer had still to say, and no more after that."""
+        """After a failed write: give the machine what the peer sent before it closed, then the end of the stream."""
         last = bytearray()
         due = self._stream.now() + LINGER_SECONDS
         try:
@@ -279,14 +293,15 @@ class _Connection(Generic[E]):
         except TimeoutError:
             pass
         if last:
-            with contextlib.suppress(LocalProtocolError):  # it has as much as it can hold, and the end is near
+            with contextlib.suppress(LocalProtocolError):  # its buffer is full, and the connection ends here anyway
                 self._machine.receive_data(bytes(last))
         self._machine.receive_data(b"")
 
     async def _upgrade(self, data: bytes) -> None:
         if self._tls_options is None:
-            raise RuntimeError("TLS was agreed on, but this connection has no ssl_context")
-        # What was read by now came in clear, before the peer could know that TLS begins: no octet of the handshake.
+            raise RuntimeError("TLS was negotiated without an ssl_context; pass one to serve() or connect()")
+        # What has been read so far arrived in clear text, before the peer could know that TLS begins, so it is not part
+        # of the handshake, and may have been injected (RFC 3207 section 4.2; architecture.md, invariant 2).
         if dropped := self._stream.drop_unread():
             peer = self.peer
             LOGGER.warning(Event("clear text dropped", {"peer": peer.address, "port": peer.port, "bytes": dropped}))
@@ -297,26 +312,26 @@ class _Connection(Generic[E]):
             layer = await _tls.start(self._stream, self._tls_options, server_side=self._server_side)
         except OSError as error:
             if not self._server_side:
-                self._cause = error  # a client has to learn that it is not the server it wanted
+                self._cause = error  # a client must report that it could not verify the server
             _tls.log_failure(self.peer, error)
             self._machine.receive_data(b"")
             return
         except BaseException:
-            self._broken = "an earlier call was cancelled in the TLS handshake"
+            self._broken = "an earlier call was cancelled during the TLS handshake; close this connection"
             raise
         self._layer = layer
         self._indirect_write = True
-        with contextlib.suppress(LocalProtocolError):  # shut down in the last moment
+        with contextlib.suppress(LocalProtocolError):  # shut_down() was called during the handshake
             self._machine.tls_started(layer.tls)
         self.take_early_data()
 
     def take_early_data(self) -> None:
-        """The octets of the application that came in one piece with the end of the handshake."""
+        """Give the machine the application data that arrived together with the end of the handshake."""
         if self._layer is not None and (data := self._layer.decrypt()):
             self._machine.receive_data(data)
 
     async def _close_write_side(self) -> None:
-        """The end of this side: close_notify inside TLS, then the half-close of TCP."""
+        """Close this side: send close_notify if TLS is active, then half-close the TCP connection."""
         if self._closed:
             return
         self._closed = True
@@ -339,7 +354,7 @@ class _Connection(Generic[E]):
 
 
 class ServerConnection(_Connection[E]):
-    """The server's side of one connection: iterate its events, answer its questions."""
+    """The server's side of one connection: iterate over its events, and answer its questions."""
 
     __slots__ = ("machine",)
 
@@ -361,16 +376,19 @@ class ServerConnection(_Connection[E]):
 
     @property
     def tls(self) -> Tls | None:
-        """The TLS layer, None in clear."""
+        """The TLS session; None without TLS."""
         return self.machine.tls
 
     def answer(self, question: Question[A], answer: A) -> None:
-        """Answer the open question.  Raises LocalProtocolError for another one, and for an answer that is none."""
+        """Answer the open *question*.  Raises LocalProtocolError if it is not the open one, or *answer* is invalid."""
         self.machine.answer(question, answer)
 
 
 class Client(_Connection[E]):
-    """The client's side of one connection: ``send()``, then iterate the events.  A context manager that closes."""
+    """The client's side of one connection: call ``send()``, then iterate over the events.
+
+    An asynchronous context manager: leaving it closes the connection, and aborts it after an exception.
+    """
 
     __slots__ = ("machine",)
 
@@ -387,23 +405,29 @@ class Client(_Connection[E]):
 
     @property
     def tls(self) -> Tls | None:
-        """The TLS layer, None in clear."""
+        """The TLS session; None without TLS."""
         return self.machine.tls
 
     def send(self, command: Command) -> None:
-        """Queue a command or a chunk of content; ``flush()`` or the iteration writes it.  Raises LocalProtocolError."""
+        """Queue *command*, which may be a chunk of message content; ``flush()`` or the iteration writes it.
+
+        Raises LocalProtocolError if *command* is not allowed now.
+        """
         self.machine.send(command)
 
     def authenticate(self, *mechanisms: ClientMechanism) -> None:
-        """Log in by the first of *mechanisms* that the server offers.  Raises LocalProtocolError if it offers none."""
+        """Log in by the first of *mechanisms* that the server offers.
+
+        Raises LocalProtocolError if it offers none of them.
+        """
         self.machine.authenticate(*mechanisms)
 
     async def flush(self) -> None:
-        """Write all that is queued, at the pace of the server.  Call it from the task that iterates.
+        """Write all that is queued, waiting while the server does not read.  Call it from the task that iterates.
 
-        A connection that turns out to be gone is no error here: go on to iterate, for the server's last reply is there.
+        A lost connection raises nothing here: continue to iterate, since the server's last reply may still be unread.
         """
-        with contextlib.suppress(RemoteProtocolError):  # the iteration raises it in its turn
+        with contextlib.suppress(RemoteProtocolError):  # the iteration raises it
             await self._flush()
 
     async def __aenter__(self) -> Self:

@@ -1,6 +1,6 @@
-"""The addresses of peers: which spellings mean one peer, and which networks it is in.
+"""IP addresses of peers: normalized keys for counters, and the networks that an address is in.
 
-Knows IP addresses by how grants fold them, so that all counts and lists go by the same address; knows no connection.
+Addresses are normalized as for grants, so that all counters and lists use the same key for the same peer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def key(address: str, ipv6_prefix: int = 128) -> object:
-    """The key that *address* is counted under: ``normalize_address()``, or the text itself if it is not an IP."""
+    """Return the key for counting *address*: normalized, or *address* itself if it is not an IP address."""
     try:
         return normalize_address(address, ipv6_prefix)
     except LocalProtocolError:
@@ -24,14 +24,20 @@ def key(address: str, ipv6_prefix: int = 128) -> object:
 
 
 def network_of(address: str) -> object:
-    """The network that one owner usually has whole: /24 of IPv4, /48 of IPv6; *address* itself where it is no IP."""
-    folded = key(address, 48)
-    if isinstance(folded, ipaddress.IPv4Address):
-        return ipaddress.IPv4Network((folded, 24), strict=False)
-    return folded
+    """Return the network of *address* that usually has one owner: /24 for IPv4, /48 for IPv6.
+
+    If *address* is not an IP address, it is returned unchanged.
+    """
+    network = key(address, 48)
+    if isinstance(network, ipaddress.IPv4Address):
+        return ipaddress.IPv4Network((network, 24), strict=False)
+    return network
 
 
 def is_within(address: str, networks: Iterable[Network]) -> bool:
-    """Whether *address*, as folded, is in one of *networks*.  Raises LocalProtocolError for what is no IP address."""
-    folded = normalize_address(address)
-    return any(folded in network for network in networks)
+    """Return whether *address*, normalized, is in one of *networks*.
+
+    Raises LocalProtocolError if *address* is not an IP address.
+    """
+    normalized = normalize_address(address)
+    return any(normalized in network for network in networks)

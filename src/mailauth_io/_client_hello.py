@@ -1,6 +1,6 @@
-"""What a TLS client offers by ALPN, read from its first octets: the ssl module tells a server only what was chosen.
+"""Reads the protocols that a TLS client offers by ALPN: the ssl module gives a server only the one that was chosen.
 
-Pure: octets in, names out.  Judges nothing else; what is no ClientHello is left to the TLS library to refuse.
+This module does no I/O and checks nothing else; data that is not a ClientHello is rejected by the TLS library.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ _CLIENT_HELLO: Final = 1  # the type of a message in it (section 4)
 _ALPN: Final = 16  # the type of an extension (RFC 7301 section 3.1)
 
 _LONGEST: Final = 65_536
-"""Octets of a ClientHello that are kept; OpenSSL takes twice as many, and real ones have under 2,000."""
+"""Maximum bytes of a ClientHello that are buffered.  OpenSSL accepts twice as many; real ones have fewer than 2,000."""
 
 
 class ClientHello:
-    """Hand it what the client sends until *protocols* are known: in pieces, and in as many records, as they come."""
+    """An incremental parser: pass it the client's data until *protocols* is not None.
+
+    The data may be split at any point, and the message over several TLS records.
+    """
 
     __slots__ = ("_message", "_received", "protocols")
 
@@ -25,10 +28,10 @@ class ClientHello:
         self._received = bytearray()
         self._message = bytearray()
         self.protocols: frozenset[str] | None = None
-        """The names that are offered; empty when there are none, or no ClientHello either; None while octets miss."""
+        """The offered names; empty if there are none or the data is not a ClientHello; None while data is missing."""
 
     def receive_data(self, data: bytes) -> None:
-        """Take octets from the client; does nothing once *protocols* are known."""
+        """Parse *data* from the client.  Does nothing once *protocols* is known."""
         received, message = self._received, self._message
         received += data
         while self.protocols is None and len(received) >= 5:
@@ -51,7 +54,7 @@ class ClientHello:
 
 
 class _Reader:
-    """Fields with their lengths before them.  Whatever leads beyond the end gives what there is: nothing is refused."""
+    """Reads fields with a length prefix.  A length past the end returns the bytes that are there, without an error."""
 
     __slots__ = ("_at", "_octets")
 
@@ -71,7 +74,7 @@ class _Reader:
 
 
 def _offered(message: bytes) -> Iterator[str]:
-    """The names in the ALPN extension of a whole ClientHello (RFC 8446 section 4.1.2)."""
+    """Yield the names in the ALPN extension of a complete ClientHello (RFC 8446 section 4.1.2)."""
     reader = _Reader(message)
     reader.take(1)
     hello = _Reader(reader.vector(3))

@@ -1,22 +1,22 @@
-"""Just enough of DER (X.690) to walk over a certificate: where the content of an element begins and ends.
+"""The part of DER (X.690) that is needed to find the fields of a certificate.
 
-Knows no certificate; checks nothing but tags and lengths.
+Only tags and lengths are checked.
 """
 
 from __future__ import annotations
 
 
 def element(data: bytes, at: int, *tags: int) -> tuple[int, int]:
-    """Where the content of the element at *at* begins and ends.
+    """Return the start and the end of the content of the element at offset *at*.
 
-    Raises ValueError or IndexError when it has none of *tags*, or is cut off.
+    Raises ValueError or IndexError if its tag is not in *tags*, or it is truncated.
     """
     if data[at] not in tags:
-        raise ValueError("not the element that belongs here")
+        raise ValueError("unexpected tag")
     length, start = data[at + 1], at + 2
     if length & 0x80:
         size = length & 0x7F
         length, start = int.from_bytes(data[start : start + size], "big"), start + size
     if start + length > len(data):
-        raise ValueError("cut off")
+        raise ValueError("truncated element")
     return start, start + length

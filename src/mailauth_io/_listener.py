@@ -1,7 +1,4 @@
-"""What both adapters share beside the connection itself: listening, and what starts a connection on either side.
-
-Knows the two protocols by the names of their machines alone, and no loop.
-"""
+"""The listener of both adapters, and the start of a connection on the server's and the client's side."""
 
 from __future__ import annotations
 
@@ -27,19 +24,19 @@ from .logs import Event, described, place
 E = TypeVar("E")
 
 GRACE: Final = 5.0
-"""Seconds that sessions have to come to their end when a listener closes."""
+"""Seconds that sessions have to end after their listener begins to close."""
 
 SERVER_LIMITS: Final = Limits()
 CLIENT_LIMITS: Final = Limits()
 
 Session: TypeAlias = Callable[[ServerConnection[E]], Awaitable[None]]
-"""What a server does with a connection: iterates it to its end."""
+"""The handler of one connection: it iterates over the connection until the iteration ends."""
 
 MachineFactory: TypeAlias = Callable[[bytes, Tls | None], ServerMachine[E]]
-"""Makes the machine of one connection from its 32 octets of entropy and the TLS it starts in."""
+"""Builds the machine of one connection from 32 bytes of entropy and its TLS session (None without TLS)."""
 
 ClientFactory: TypeAlias = Callable[[Tls | None], ClientMachine[E]]
-"""Makes a client's machine when the TLS it starts in is known."""
+"""Builds a client's machine from the TLS session of its connection (None without TLS)."""
 
 
 class ConnectOptions(TypedDict, total=False):
@@ -52,7 +49,7 @@ class ConnectOptions(TypedDict, total=False):
 
 
 class ListenerOptions(TypedDict):
-    """What a Listener is told beside its context."""
+    """The options of a Listener, besides its context."""
 
     implicit_tls: bool
     grace: float
@@ -63,7 +60,7 @@ class ListenerOptions(TypedDict):
 
 
 class ServeOptions(TypedDict, total=False):
-    """The keyword arguments of ``serve``, for what is built on it."""
+    """The keyword arguments of ``serve``, for functions that call it."""
 
     host: str
     port: int
@@ -120,16 +117,16 @@ class ServePop3(Protocol):
 
 
 class Listener(ABC):
-    """A server that accepts; leaving the context that gave it closes it."""
+    """A listening server.  Leaving the context of ``serve`` closes it."""
 
     def __init__(self, context: ssl.SSLContext | None, **options: Unpack[ListenerOptions]) -> None:
         self._implicit_tls = options["implicit_tls"]
         if self._implicit_tls and context is None:
             raise ValueError("implicit TLS needs an ssl_context")
         self.address: str = ""
-        """The address it listens on (the first, if its host has several)."""
+        """The address it listens on (the first one, if the host has several)."""
         self.port: int = 0
-        """The port it listens on, chosen by the system if 0 was asked for."""
+        """The port it listens on; chosen by the system if 0 was requested."""
         self._limits = limits = options["limits"]
         limiter = options["limiter"]
         self._limiter = ConnectionLimiter(limits) if limiter is None else limiter
@@ -139,19 +136,19 @@ class Listener(ABC):
         self._grace = options["grace"]
         self._proxy_from = tuple(options["proxy_from"])
         self._closing = False
-        self._connections: dict[Stream, ServerConnection[Any] | None] = {}  # None: there is no session yet
+        self._connections: dict[Stream, ServerConnection[Any] | None] = {}  # None: the session has not started
 
     @abstractmethod
     def _stop_accepting(self) -> None: ...
 
     @abstractmethod
     async def aclose(self) -> None:
-        """``shut_down()``, wait for the sessions up to ``grace`` seconds after it, then abort what is left."""
+        """Call ``shut_down()``, wait up to ``grace`` seconds for the sessions to end, then abort the rest."""
 
     def shut_down(self) -> None:
-        """Stop accepting and ask every session to end, one in the middle of message content behind that; do not wait.
+        """Stop accepting connections, and ask every session to end.  Does not wait.
 
-        The first call begins the time of grace.
+        A session that is receiving a message ends after the message.  The grace period starts at the first call.
         """
         self._closing = True
         self._stop_accepting()
@@ -162,15 +159,18 @@ class Listener(ABC):
                 connection.close_when_idle()
 
     def _forget(self, stream: Stream) -> None:
-        """The task that runs this is done with *stream*."""
+        """Forget *stream*; called by its own task, which is about to end."""
         self._connections.pop(stream, None)
 
     def _stray_cancellation(self, error: BaseException) -> bool:
-        """Whether *error* is the cancellation of another task, which the session has awaited."""
+        """Return whether *error* is the cancellation of another task that the session awaited."""
         return False
 
     async def _run(self, stream: Stream, peer: Peer, session: Session[E], build: MachineFactory[E]) -> None:
-        """One connection from its first octet to its last.  Raises nothing but the cancellation of its task."""
+        """Run one connection from start to end.
+
+        An Exception is logged.  Raises only what is not an Exception, such as the cancellation of the task.
+        """
         counted: Peer | None = None
         try:
             if self._closing:
@@ -185,7 +185,7 @@ class Listener(ABC):
                     return
             if not self._limiter.acquire(peer.address):
                 if not self._implicit_tls:
-                    with contextlib.suppress(OSError):  # gone already
+                    with contextlib.suppress(OSError):  # the peer has disconnected
                         await stream.write_all(_refusal(build(secrets.token_bytes(32), None)))
                 return
             counted = peer
@@ -221,9 +221,10 @@ class Listener(ABC):
 
 
 def _failure_in(error: BaseException) -> tuple[Exception | None, BaseException | None]:
-    """What of *error* is a failure of the session, and what has to go on: a cancellation, or the end of the program.
+    """Split *error* into the failure of the session and the rest, which is raised again.
 
-    A nursery that is cancelled while one of its tasks fails raises both in one group.
+    The rest is a cancellation or the end of the program (SystemExit, KeyboardInterrupt).  A nursery that is cancelled
+    while one of its tasks fails raises both in one group.
     """
     if isinstance(error, Exception):
         return error, None
@@ -233,16 +234,17 @@ def _failure_in(error: BaseException) -> tuple[Exception | None, BaseException |
 
 
 def _log_failure(peer: Peer, error: BaseException) -> None:
-    """The session with *peer* has raised *error*: log it with its traceback, whatever it is.
+    """Log *error*, raised by the session with *peer*, with its traceback.
 
-    A peer that disconnects raises nothing in a session, so an OSError comes from the session's own files and sockets.
+    An OSError is logged too: a peer that disconnects raises nothing in a session, so the error comes from the session's
+    own files or sockets.
     """
     fields = {"peer": peer.address, "port": peer.port, "reason": described(error), "at": place(error)}
     LOGGER.error(Event("session failed", fields), exc_info=error)
 
 
 def _refusal(machine: ServerMachine[E]) -> bytes:
-    """What *machine* says to a client for whom there is no room."""
+    """Return the reply of *machine* to a connection over the limit."""
     data = b""
     while not isinstance(event := machine.next_event(), Closed):
         if isinstance(event, Send):
@@ -255,14 +257,14 @@ def _refusal(machine: ServerMachine[E]) -> bytes:
 
 
 def smtp_server(serve: Serve) -> ServeSmtp:
-    """``serve_smtp`` of the adapter whose *serve* this is."""
+    """Return ``serve_smtp`` for the adapter that *serve* belongs to."""
 
     def serve_smtp(
         session: Session[Any], settings: smtp.ExtendedServerSettings, **options: Unpack[ServeOptions]
     ) -> AbstractAsyncContextManager[Listener]:
-        """``serve`` for SMTP, with the same options: the type of *settings* says what *session* is asked.
+        """Call ``serve`` for SMTP, with the same options.  The type of *settings* decides which events *session* gets.
 
-        Raises ValueError when STARTTLS is on and there is no ssl_context.
+        Raises ValueError if STARTTLS is enabled and there is no ssl_context.
         """
         if settings.starttls and options.get("ssl_context") is None:
             raise ValueError("settings with starttls need an ssl_context")
@@ -285,14 +287,14 @@ def _any_smtp_machine(
 
 
 def pop3_server(serve: Serve) -> ServePop3:
-    """``serve_pop3`` of the adapter whose *serve* this is."""
+    """Return ``serve_pop3`` for the adapter that *serve* belongs to."""
 
     def serve_pop3(
         session: Session[Any], settings: pop3.ExtendedServerSettings, **options: Unpack[ServeOptions]
     ) -> AbstractAsyncContextManager[Listener]:
-        """``serve`` for POP3, with the same options: the type of *settings* says what *session* is asked.
+        """Call ``serve`` for POP3, with the same options.  The type of *settings* decides which events *session* gets.
 
-        Raises ValueError when STLS is on and there is no ssl_context.
+        Raises ValueError if STLS is enabled and there is no ssl_context.
         """
         if settings.stls and options.get("ssl_context") is None:
             raise ValueError("settings with stls need an ssl_context")
@@ -323,7 +325,7 @@ async def start_client(
     implicit_tls: bool,
     hostname: str,
 ) -> Client[E]:
-    """The Client on a stream that is connected; on failure the stream is closed."""
+    """Return a Client on the connected *stream*.  On failure the stream is closed."""
     try:
         tls_options = None
         if context is not None:

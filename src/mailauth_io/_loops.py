@@ -1,6 +1,6 @@
-"""The few things that loop-neutral code needs from the loop it runs in, and the adapter for that loop.
+"""The operations that loop-independent code needs from the running event loop, and the adapter for that loop.
 
-Knows asyncio and trio by name; trio is imported only where it runs already, or where it is asked for.
+trio is imported only if it is already in use, or if its loop is requested by name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class Adapter(Protocol):
-    """What ``on_asyncio`` and ``on_trio`` both have; their docstrings say what it does."""
+    """The interface of ``on_asyncio`` and ``on_trio``; see their docstrings."""
 
     def serve(
         self, session: Session[E], build: MachineFactory[E], **options: Unpack[ServeOptions]
@@ -50,7 +50,7 @@ class Adapter(Protocol):
 
 
 class Event(Protocol):
-    """What ``asyncio.Event`` and ``trio.Event`` have in common."""
+    """The interface that ``asyncio.Event`` and ``trio.Event`` share."""
 
     def set(self) -> object: ...
 
@@ -58,7 +58,7 @@ class Event(Protocol):
 
 
 class Loop(ABC):
-    """The loop that runs, as far as code that is neutral to it may know."""
+    """The interface of an event loop for loop-independent code."""
 
     name: ClassVar[str]
     """``asyncio`` or ``trio``."""
@@ -70,15 +70,15 @@ class Loop(ABC):
 
     @abstractmethod
     def run(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Start the loop with *function* and run it to its end: for the outermost program alone."""
+        """Start the loop, run *function* in it, and return its result.  Only for the main program."""
 
     @abstractmethod
     async def in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        """``function(*args)`` in a thread, for what blocks.  It runs to its end even when the waiting is cancelled."""
+        """Run blocking ``function(*args)`` in a thread.  Cancelling the wait does not stop the function."""
 
     @abstractmethod
     async def sleep(self, seconds: float) -> None:
-        """Let others run for *seconds*."""
+        """Wait for *seconds*."""
 
     @abstractmethod
     async def sleep_forever(self) -> None:
@@ -86,15 +86,15 @@ class Loop(ABC):
 
     @abstractmethod
     def within(self, seconds: float) -> AbstractAsyncContextManager[object]:
-        """``async with`` it: what takes longer than *seconds* is cancelled, and TimeoutError is raised."""
+        """Return an asynchronous context manager that cancels its body after *seconds*, and raises TimeoutError."""
 
     @abstractmethod
     def lock(self) -> AbstractAsyncContextManager[object]:
-        """A new lock, taken by ``async with``: one task at a time, in order of arrival."""
+        """Return a new lock, acquired by ``async with``; waiting tasks get it in order of arrival."""
 
     @abstractmethod
     def event(self) -> Event:
-        """A new event, to be set once."""
+        """Return a new event, to be set once."""
 
 
 class _Asyncio(Loop):
@@ -174,16 +174,19 @@ class _Trio(Loop):
 
 
 def named(name: str) -> Loop:
-    """The loop ``asyncio`` or ``trio``, running or not.  Raises ImportError, saying what to install, without trio."""
+    """Return the loop *name* (``asyncio`` or ``trio``), running or not.
+
+    Raises ImportError, which names the package to install, if trio is missing; ValueError for another *name*.
+    """
     if name == "asyncio":
         return _Asyncio()
     if name == "trio":
         return _Trio()
-    raise ValueError(f"{name!r} is no loop: asyncio and trio are")
+    raise ValueError(f"unknown event loop {name!r}: use asyncio or trio")
 
 
 def current() -> Loop:
-    """The loop that runs this code.  Raises RuntimeError when none does."""
+    """Return the running loop.  Raises RuntimeError if there is none."""
     if "trio" in sys.modules:
         import trio
 

@@ -1,6 +1,6 @@
-"""Whom a proxy speaks for: its PROXY header, read before TLS and before any machine.
+"""Reads the PROXY header of a connection, before TLS and before the machine is built.
 
-Knows no loop; what a header may hold is told by ``mailauth.proxy``.
+The header itself is parsed by ``mailauth.proxy``.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from ._stream import Peer, Stream
 
 
 async def proxied_peer(stream: Stream, peer: Peer, timeout: float) -> Peer:
-    """The client that the proxy *peer* names, or *peer* itself when its header names none; octets behind it stay.
+    """Return the client that the proxy *peer* names in its header, or *peer* itself if the header names none.
 
-    Raises OSError when there is no valid header in *timeout* seconds.
+    Data after the header is put back into *stream*.  Raises OSError if no valid header arrives in *timeout* seconds.
     """
     reader = HeaderReader()
     due = stream.now() + timeout
     while reader.header is None:
         data = await stream.read(due)
         if data is None:
-            raise ConnectionAbortedError("shut down while its PROXY header was due")
+            raise ConnectionAbortedError("shut down while waiting for the PROXY header")
         while True:
             size = reader.wanted
             reader.receive_data(data[:size])
@@ -30,7 +30,7 @@ async def proxied_peer(stream: Stream, peer: Peer, timeout: float) -> Peer:
         stream.put_back(data)
     header = reader.header
     if isinstance(header, Invalid):
-        raise ConnectionAbortedError(f"no valid PROXY header: {header.reason}")
+        raise ConnectionAbortedError(f"invalid PROXY header: {header.reason}")
     if isinstance(header, Proxied):
         return Peer(str(header.source.address), header.source.port)
     return peer

@@ -1,6 +1,6 @@
-"""What an adapter asks of a loop: one stream of octets with four verbs, and the name of the peer at its other end.
+"""The interface between the adapters and an event loop: a byte stream, and the address of its peer.
 
-Knows no protocol and no TLS; ``on_asyncio`` and ``on_trio`` each implement it once.
+``on_asyncio`` and ``on_trio`` each implement it once.  TLS is added by ``_tls``.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Final
 import attrs
 
 READ_SIZE: Final = 65_536
-"""Maximum bytes of one read: that and the buffers of the machine are all that a connection keeps."""
+"""Maximum bytes of one read.  A connection buffers at most this much, besides the buffers of its machine."""
 
-_CLOSED_BY_PEER: Final = getattr(select, "POLLRDHUP", 0)  # Linux; errors and hang-ups of both sides are told as well
+_CLOSED_BY_PEER: Final = getattr(select, "POLLRDHUP", 0)  # Linux; poll() also reports POLLERR and POLLHUP
 
 
 @attrs.frozen
 class Peer:
-    """The other end as the socket names it, never as it names itself."""
+    """The address of the peer as the socket reports it, not as the peer claims it."""
 
     address: str
     """An IPv4 or IPv6 address in the usual notation, with its zone if it has one."""
@@ -28,70 +28,69 @@ class Peer:
 
 
 class Stream(ABC):
-    """A connected TCP stream.  One task reads and writes; ``wake()`` and ``abort()`` come from anywhere."""
+    """A connected TCP stream.  One task reads and writes; any task may call ``wake()`` and ``abort()``."""
 
     __slots__ = ()
 
     started_at: float
-    """When the connection began, as ``now()`` tells it."""
+    """The time when the connection started, on the clock of ``now()``."""
 
     now: Callable[[], float]
-    """Seconds on the clock of the loop, which never steps back."""
+    """Returns the time of the loop in seconds; the clock is monotonic."""
 
     @abstractmethod
     def take(self) -> bytes | None:
-        """The octets at hand; ``b""`` at the end of the stream (or of the connection), None for none yet."""
+        """Return the data received so far; ``b""`` at the end of the stream or connection, None if there is none."""
 
     @abstractmethod
     def wait_readable(self, due: float) -> Awaitable[None]:
-        """Wait until ``take()`` has something to give, or until ``wake()`` comes.
+        """Wait until ``take()`` has something to return, or ``wake()`` is called.
 
-        Raises TimeoutError when nothing came by *due*, which is a time as ``now()`` tells it.  Cancelled, it loses no
-        octet.
+        Raises TimeoutError if neither happens by *due*, a time on the clock of ``now()``.  Cancellation loses no data.
         """
 
     async def read(self, due: float) -> bytes | None:
-        """``take()``, waited for; None when ``wake()`` came instead."""
+        """Wait for data and ``take()`` it; None if ``wake()`` was called instead.  Raises TimeoutError at *due*."""
         await self.wait_readable(due)
         return self.take()
 
     @abstractmethod
     def write(self, data: bytes) -> Awaitable[None] | None:
-        """Hand all *data* to the system: None when it has taken them, else what to await until it has.
+        """Pass *data* to the system.  Returns None if it accepted all of it, else an awaitable that ends when it has.
 
-        Raises OSError, now or when awaited, when the connection is gone, or the peer reads too slowly (``Limits``).
+        Raises OSError, now or when awaited, if the connection is lost or the peer reads too slowly (``Limits``).
         """
 
     async def write_all(self, data: bytes) -> None:
-        """``write()``, waited for."""
+        """Write *data*, and wait until the system has accepted all of it.  Raises as ``write()``."""
         waiting = self.write(data)
         if waiting is not None:
             await waiting
 
     @abstractmethod
     def checkpoint(self) -> Awaitable[None]:
-        """Wait for nothing, and let others run."""
+        """Let other tasks run, without waiting for anything."""
 
     @abstractmethod
     def put_back(self, data: bytes) -> None:
-        """Octets that were taken and are for somebody else: the next ``take()`` gives them first."""
+        """Undo a ``take()``: the next one returns *data* first."""
 
     @abstractmethod
     def drop_unread(self) -> int:
-        """Forget what was read from the socket but not yet taken; how many octets that was."""
+        """Discard data that was read from the socket but not yet taken.  Returns the number of bytes."""
 
     @abstractmethod
     def wake(self) -> None:
-        """End the wait that is under way, or else the next one."""
+        """End the pending wait in ``wait_readable()``; if there is none, the next one."""
 
     @abstractmethod
     def fileno(self) -> int:
-        """The descriptor of the socket, negative when it is closed."""
+        """Return the descriptor of the socket; negative if it is closed."""
 
     def peer_closed(self) -> bool:
-        """Whether the peer has closed its side, even while bytes from it are still unread.
+        """Return whether the peer has closed its sending side, even if data from it is still unread.
 
-        Where the system cannot tell without reading them, False.
+        Always False on a system that cannot report this without reading (POLLRDHUP exists on Linux only).
         """
         descriptor = self.fileno()
         if descriptor < 0:
@@ -104,15 +103,15 @@ class Stream(ABC):
 
     @abstractmethod
     def half_close(self) -> None:
-        """No more will be written.  Does nothing on a connection that is gone."""
+        """Close the sending side.  Does nothing on a connection that is lost."""
 
     @abstractmethod
     def abort(self) -> None:
-        """Close now and drop what is unwritten.  Twice is once."""
+        """Close now, and discard data that is not yet written.  A second call does nothing."""
 
 
 def to_peer(name: Sequence[object] | None) -> Peer:
-    """The Peer in a socket's ``getpeername()``.  Raises OSError when there is none any more."""
+    """Return the Peer for *name*, a result of ``getpeername()``.  Raises OSError if there is none."""
     if not name:
-        raise OSError("the peer has gone already")
+        raise OSError("the peer has already disconnected")
     return Peer(str(name[0]), int(str(name[1])))

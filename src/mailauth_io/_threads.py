@@ -1,7 +1,4 @@
-"""A bounded number of threads apart from those that everything else shares, on either loop.
-
-Knows asyncio and trio by name, as ``_loops`` does; knows nothing of the work.
-"""
+"""A thread pool of its own for one kind of work, on asyncio or trio (architecture.md, invariant 12)."""
 
 from __future__ import annotations
 
@@ -19,27 +16,27 @@ Ts = TypeVarTuple("Ts")
 
 
 class Threads(ABC):
-    """Threads that belong to the loop in which they were made."""
+    """A bounded thread pool that belongs to the loop in which it was created."""
 
     @property
     @abstractmethod
     def in_own_loop(self) -> bool:
-        """Whether the loop that runs now is theirs."""
+        """Whether the running loop is the one that the pool belongs to."""
 
     @abstractmethod
     async def run(self, ended: Callable[[T | None], None], function: Callable[[*Ts], T], *args: *Ts) -> T:
-        """``function(*args)`` in one of them.
+        """Run ``function(*args)`` in a thread of the pool, and return its result.
 
-        It runs to its end even when the waiting is cancelled.  When it has ended, and its thread is free, *ended* is
-        called in the loop with the result, or with None if *function* raised or its result is not awaited any more.
+        Cancelling the wait does not stop the function.  When the function has ended and its thread is free, *ended* is
+        called in the loop, with the result, or with None if *function* raised or its result is no longer awaited.
         """
 
     @abstractmethod
     async def within(self, seconds: float, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        """``function(*args)`` in one of them.  Raises TimeoutError when it has not ended within *seconds*.
+        """Run ``function(*args)`` in a thread of the pool, and return its result.
 
-        The wait for a free thread counts.  The work goes on after that, and after the waiting is cancelled; its thread
-        is taken until it has ended.
+        Raises TimeoutError if it has not ended within *seconds*, including the wait for a free thread.  Neither a
+        timeout nor a cancellation stops the function: it keeps its thread until it ends.
         """
 
 
@@ -71,7 +68,7 @@ class _AsyncioThreads(Threads):
             return await self.run(lambda _: self._free.release(), function, *args)
 
     def _call(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
-        """Call *function* in the loop, from a thread; when the loop has ended this is not needed any more."""
+        """Call *function* in the loop, from a thread.  Does nothing if the loop has ended."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *args)
 
@@ -98,13 +95,13 @@ class _TrioThreads(Threads):
 
     async def within(self, seconds: float, function: Callable[[*Ts], T], *args: *Ts) -> T:
         with self._trio.move_on_after(seconds) as waiting:
-            # A thread that nobody waits for keeps its place in the limiter until it has ended.
+            # An abandoned thread keeps its place in the limiter until it ends.
             return await self._trio.to_thread.run_sync(function, *args, abandon_on_cancel=True, limiter=self._limiter)
         if waiting.cancelled_caught:
             raise TimeoutError
-        raise AssertionError("the work returns or raises")
+        raise AssertionError("unreachable: the function returned or raised")
 
 
 def threads(most: int) -> Threads:
-    """*most* threads for the loop that runs."""
+    """Return a pool of at most *most* threads for the running loop."""
     return _TrioThreads(most) if _loops.current().name == "trio" else _AsyncioThreads(most)

@@ -1,6 +1,6 @@
-"""TLS over any Stream, by the ssl module's memory BIOs: both loops share one handshake, one end, one set of rules.
+"""TLS over any Stream, with the memory BIOs of the ssl module: the same code for both loops.
 
-Knows no protocol and no loop.  The least TLS version and whom to trust are the affair of the context.
+The minimum TLS version and the trusted authorities are set in the context.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from .logs import Event
 
 SMTP: Final = "smtp"
 POP3: Final = "pop3"
-"""The names of the two in ALPN: of POP3 as registered, of SMTP as Exim and Postfix have it."""
+"""The ALPN names: that of POP3 is registered; that of SMTP is the one that Exim and Postfix use."""
 
 _NO_APPLICATION_PROTOCOL: Final = bytes.fromhex("15 0303 0002 02 78")
 """A fatal alert in a record of its own (RFC 7301 section 3.2, RFC 8446 section 6)."""
 
 
 class NoApplicationProtocol(ConnectionAbortedError):
-    """The client means to speak another protocol inside TLS (RFC 7301)."""
+    """The client offered only other protocols by ALPN (RFC 7301)."""
 
 
 @attrs.frozen(kw_only=True)
 class TlsOptions:
-    """How handshakes are done: the same for all connections of a listener."""
+    """The TLS options of all connections of a listener, or of one client."""
 
     context: ssl.SSLContext
 
@@ -41,14 +41,14 @@ class TlsOptions:
     """Seconds for a whole handshake."""
 
     hostname: str | None = None
-    """What the certificate of a server must be good for; None on the server's side."""
+    """The name that the server's certificate must be valid for; None on the server's side."""
 
     alpn: str | None = None
-    """A server's protocol: a client that offers any by ALPN must offer this one.  None: nobody looks."""
+    """The server's protocol: a client that offers any by ALPN must offer this one.  None: not checked."""
 
 
 class TlsLayer:
-    """One TLS session: octets of the wire on one side, octets of the application on the other."""
+    """One TLS session: translates between encrypted bytes and application data."""
 
     __slots__ = ("_incoming", "_object", "_outgoing", "ended")
 
@@ -59,10 +59,10 @@ class TlsLayer:
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
         self.ended = False
-        """The peer has said its last word inside TLS, or broke the layer."""
+        """Whether the peer has sent close_notify, or invalid data."""
 
     def step_handshake(self) -> bool:
-        """One step of the handshake; True when it is done.  Raises ssl.SSLError."""
+        """Do one step of the handshake.  Returns True when it is complete.  Raises ssl.SSLError if it fails."""
         try:
             self._object.do_handshake()
         except ssl.SSLWantReadError:
@@ -70,24 +70,24 @@ class TlsLayer:
         return True
 
     def check_protocol(self, alpn: str | None) -> None:
-        """Raise NoApplicationProtocol when the context chose another than *alpn*: a client offered both."""
+        """Raise NoApplicationProtocol if the context chose another of the offered protocols than *alpn*."""
         chosen = self._object.selected_alpn_protocol()
         if None not in (alpn, chosen) and alpn != chosen:
-            raise NoApplicationProtocol(f"{chosen} was chosen, not {alpn}")
+            raise NoApplicationProtocol(f"the ssl_context chose {chosen} by ALPN, not {alpn}")
 
     def feed(self, data: bytes) -> None:
-        """Octets from the wire; ``b""`` is the end of the stream."""
+        """Add encrypted *data* from the peer; ``b""`` is the end of the stream."""
         if data:
             self._incoming.write(data)
         else:
             self._incoming.write_eof()
 
     def take(self) -> bytes:
-        """Octets for the wire; ``b""`` when there are none."""
+        """Return encrypted data for the peer; ``b""`` if there is none."""
         return self._outgoing.read() if self._outgoing.pending else b""
 
     def decrypt(self) -> bytes | None:
-        """All that can be read by now; ``b""`` at the end, None for nothing yet."""
+        """Return all application data that can be decrypted so far; ``b""`` at the end, None if there is none yet."""
         parts: list[bytes] = []
         try:
             while part := self._object.read(READ_SIZE):
@@ -95,24 +95,24 @@ class TlsLayer:
             self.ended = True
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLError:  # cut off without close_notify, or forged: only what was read before is good
+        except ssl.SSLError:  # truncated (no close_notify) or forged: only earlier data is valid
             self.ended = True
         return b"".join(parts) if parts or self.ended else None
 
     def encrypt(self, data: bytes) -> bytes:
-        """*data* for the wire.  Raises ssl.SSLError when the layer is broken."""
+        """Encrypt *data* for the peer.  Raises ssl.SSLError if the TLS session has failed."""
         self._object.write(data)
         return self.take()
 
     def close_notify(self) -> bytes:
-        """The last word of this side, for the wire."""
-        with contextlib.suppress(ssl.SSLError):  # mostly it says that the peer's own close_notify is still to come
+        """Return the close_notify alert of this side, encrypted for the peer."""
+        with contextlib.suppress(ssl.SSLError):  # usually: the peer's own close_notify has not arrived yet
             self._object.unwrap()
         return self.take()
 
     @property
     def tls(self) -> Tls:
-        """The session as a fact for the core."""
+        """The properties of the session, for the core."""
         cipher = self._object.cipher()
         return Tls(
             version=self._object.version() or "",
@@ -122,15 +122,18 @@ class TlsLayer:
         )
 
     def _channel_bindings(self) -> dict[str, bytes]:
-        """By the server's certificate: a client was shown it, a server has it from a BindingContext or not at all."""
+        """Return the bindings of the server's certificate.
+
+        A client receives the certificate in the handshake.  A server knows it only if the context is a BindingContext.
+        """
         if not self._object.server_side:
             return channel_bindings(self._object.getpeercert(binary_form=True))
-        context = self._object.context  # the one that an sni_callback chose
+        context = self._object.context  # may have been set by an sni_callback
         return context.channel_bindings if isinstance(context, BindingContext) else {}
 
 
 async def start(stream: Stream, tls_options: TlsOptions, *, server_side: bool) -> TlsLayer:
-    """Do a handshake on *stream*.  Raises OSError (ssl.SSLError and TimeoutError are such) when it fails."""
+    """Do a TLS handshake on *stream*.  Raises OSError (ssl.SSLError and TimeoutError are OSErrors) if it fails."""
     layer = TlsLayer(tls_options.context, server_side=server_side, server_hostname=tls_options.hostname)
     due = stream.now() + tls_options.timeout
     hello = ClientHello() if server_side and tls_options.alpn is not None else None
@@ -139,7 +142,7 @@ async def start(stream: Stream, tls_options: TlsOptions, *, server_side: bool) -
             try:
                 done = layer.step_handshake()
             finally:
-                data = layer.take()  # a failure has an alert to send
+                data = layer.take()  # after a failure: the alert
                 if data:
                     await stream.write_all(data)
             if done:
@@ -156,11 +159,11 @@ async def start(stream: Stream, tls_options: TlsOptions, *, server_side: bool) -
             if hello.protocols is not None:
                 if hello.protocols and tls_options.alpn not in hello.protocols:
                     await stream.write_all(_NO_APPLICATION_PROTOCOL)
-                    raise NoApplicationProtocol(f"offered {hello.protocols}, not {tls_options.alpn}")
+                    raise NoApplicationProtocol(f"offered {sorted(hello.protocols)} by ALPN, not {tls_options.alpn}")
                 hello = None
 
 
 def log_failure(peer: Peer, error: OSError) -> None:
-    """A handshake with *peer* came to nothing: one line."""
+    """Log that the handshake with *peer* failed."""
     reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else type(error).__name__
     LOGGER.info(Event("TLS failed", {"peer": peer.address, "port": peer.port, "reason": reason}))

@@ -1,6 +1,7 @@
-"""The names that a client certificate is good for, as a map from names to accounts writes them.
+"""The names in a client certificate, in the form that is used to map them to accounts.
 
-Knows what ``ssl.SSLSocket.getpeercert()`` gives of a certificate that has been verified; trusts nobody by itself.
+The input is the result of ``ssl.SSLSocket.getpeercert()`` for a certificate that has been verified; nothing is verified
+here.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 KINDS: Final = ("email", "DNS", "CN")
-"""What stands in front of a name, so that nobody can pass off a name of one kind as one of another."""
+"""The prefixes of names, which keep a name of one kind from being taken for one of another kind."""
 
 
 def certificate_name(kind: str, name: str) -> str:
-    """``email:alice@example.test``, ``DNS:host.example.test`` or ``CN:Alice``; domains in lower case (RFC 5280
-    section 7.2 and 7.5 compare them so)."""
+    """Return ``email:alice@example.test``, ``DNS:host.example.test`` or ``CN:Alice``.
+
+    Domains are in lower case, since they are compared without case (RFC 5280 sections 7.2 and 7.5).
+    """
     local_part, at, domain = name.rpartition("@")
     match kind:
         case "email":
@@ -26,7 +29,10 @@ def certificate_name(kind: str, name: str) -> str:
 
 
 def certificate_names(certificate: Mapping[str, object]) -> frozenset[str]:
-    """The names of KINDS: of the subjectAltName, and the common names (RFC 5280 sections 4.2.1.6 and 4.1.2.6)."""
+    """Return the names of the KINDS in *certificate*.
+
+    They are in its subjectAltName (RFC 5280 section 4.2.1.6) and in the common names of its subject (section 4.1.2.6).
+    """
     return frozenset(_names(certificate))
 
 

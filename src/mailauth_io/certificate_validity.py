@@ -1,6 +1,6 @@
-"""From when until when a certificate is good (RFC 5280 section 4.1.2.5), which the ssl module tells of others' alone.
+"""The validity period of a certificate (RFC 5280 section 4.1.2.5); the ssl module reports only that of a peer.
 
-Knows the five fields of a certificate in front of that one; verifies nothing, and has no clock.
+Nothing is verified, and no clock is read.
 """
 
 from __future__ import annotations
@@ -21,22 +21,25 @@ _EXPLICIT_0: Final = 0xA0
 
 @attrs.frozen(kw_only=True)
 class Validity:
-    """Seconds since 1970, both moments included."""
+    """The validity period, in seconds since 1970-01-01 UTC; both limits are inclusive."""
 
     not_before: float
     not_after: float
 
     def problem(self, now: float) -> str | None:
-        """What is wrong with it at the moment *now*, as the end of a sentence about the certificate; None: nothing."""
+        """Return why the certificate is not valid at the time *now*, and the remedy; None if it is valid.
+
+        The text is a predicate, to be written after the name of the certificate.
+        """
         if now < self.not_before:
-            return f"is not valid before {day(self.not_before)}; wait until then, or set the clock"
+            return f"is not valid before {day(self.not_before)}; wait until then, or correct the clock"
         if now > self.not_after:
-            return f"expired on {day(self.not_after)}; get a new one"
+            return f"expired on {day(self.not_after)}; renew it"
         return None
 
 
 def validity(certificate: bytes) -> Validity | None:
-    """That of *certificate*, in DER; None when it is no certificate."""
+    """Return the validity period of *certificate* (DER); None if it cannot be parsed as a certificate."""
     try:
         start, _ = element(certificate, 0, _SEQUENCE)
         at, _ = element(certificate, start, _SEQUENCE)
@@ -45,20 +48,20 @@ def validity(certificate: bytes) -> Validity | None:
         for tag in (_INTEGER, _SEQUENCE, _SEQUENCE):  # serial number, signature algorithm, issuer
             _, at = element(certificate, at, tag)
         start, _ = element(certificate, at, _SEQUENCE)
-        not_before, behind = _moment(certificate, start)
-        not_after, _ = _moment(certificate, behind)
+        not_before, end = _moment(certificate, start)
+        not_after, _ = _moment(certificate, end)
     except (IndexError, ValueError):
         return None
     return Validity(not_before=not_before, not_after=not_after)
 
 
 def day(seconds: float) -> str:
-    """A moment as the day that it is in, in UTC: ``2026-01-31``."""
+    """Return the date of a time, in UTC: ``2026-01-31``."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
 
 
 def _moment(data: bytes, at: int) -> tuple[float, int]:
-    """A UTCTime, whose year has two digits, or a GeneralizedTime; and where it ends."""
+    """Parse a UTCTime (two-digit year) or a GeneralizedTime.  Returns the time and the end of the element."""
     start, end = element(data, at, _UTC_TIME, _GENERALIZED_TIME)
     text = data[start:end].decode("ascii")
     if data[at] == _UTC_TIME:

@@ -1,6 +1,6 @@
-"""Throw-away certificates, and the TLS contexts of a server and of its clients.
+"""Temporary certificates for tests and trials, and the TLS contexts of a server and its clients.
 
-Keys live as long as the process.  Knows no protocol and no port; certificates for use belong to other tools.
+The keys exist only in this process.  Certificates for production come from other tools.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from ._tls import POP3, SMTP
 from .channel_binding import BindingContext
 
 NAMES: Final = ("localhost", "127.0.0.1", "::1")
-"""What a throw-away certificate is always good for."""
+"""The names that every temporary certificate is valid for."""
 
 
 class TrustmeMissing(ImportError):
-    """The package that makes throw-away certificates is not installed; the text says how to get it."""
+    """The package that makes temporary certificates is not installed; the message says how to install it."""
 
 
 @attrs.frozen(kw_only=True)
 class TemporaryCertificate:
-    """A certificate that its own, unknown authority has signed."""
+    """A certificate signed by a new private authority."""
 
     server: ssl.SSLContext
-    """What a server shows its clients."""
+    """The server's context, with the certificate and its key."""
 
     authority: bytes
-    """What a client must trust, in PEM."""
+    """The CA certificate that clients must trust, in PEM."""
 
     def client(self) -> ssl.SSLContext:
-        """A client's context that trusts this authority alone."""
+        """Return a client's context that trusts only this authority."""
         context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cadata=self.authority.decode("ascii"))
         context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996
         return context
 
 
 def server_context() -> BindingContext:
-    """An empty server context with the least version that is allowed (RFC 8996), for either protocol.
+    """Return a server context without a certificate, for SMTP and POP3, with TLS 1.2 as the minimum (RFC 8996).
 
-    Of the names that a client offers by ALPN it chooses one of ours; whether it is that of the port is judged there.
+    By ALPN it chooses either protocol; the listener checks that it is the protocol of the port.
     """
     context = BindingContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols([SMTP, POP3])
@@ -52,18 +52,18 @@ def server_context() -> BindingContext:
 
 
 def temporary_certificate(addresses: Iterable[str] = ()) -> TemporaryCertificate:
-    """A new authority and a certificate for ``NAMES`` and for *addresses* (IP addresses that a server listens on).
+    """Create an authority, and a certificate for ``NAMES`` and *addresses* (the IP addresses that a server listens on).
 
-    Raises TrustmeMissing without the extra ``trial``.
+    Raises TrustmeMissing if the extra ``trial`` is not installed.
     """
     try:
         import trustme
     except ImportError:
         raise TrustmeMissing(
-            "a throw-away certificate needs the package trustme: pip install 'mailauth[trial]'"
+            "a temporary certificate needs the package trustme: pip install 'mailauth[trial]'"
         ) from None
     names = dict.fromkeys([*NAMES, *(str(ipaddress.ip_address(address.partition("%")[0])) for address in addresses)])
     authority = trustme.CA()
     context = server_context()
-    authority.issue_cert(*names, common_name=NAMES[0]).configure_cert(context)  # fetchmail takes none without
+    authority.issue_cert(*names, common_name=NAMES[0]).configure_cert(context)  # fetchmail requires a common name
     return TemporaryCertificate(server=context, authority=authority.cert_pem.bytes())

@@ -1,7 +1,7 @@
 """The channel binding ``tls-server-end-point``: a digest of the server's certificate (RFC 5929 section 4).
 
-Knows of a certificate only which hash signed it, from a walk over five fields of its DER; verifies nothing.  The other
-binding of today, ``tls-exporter`` (RFC 9266), cannot be had: Python's ssl has no exporter.
+Only the signature algorithm is read from the certificate; nothing is verified.  The other current binding,
+``tls-exporter`` (RFC 9266), is not available: Python's ssl module has no exporter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 from ._der import element
 
 NAME: Final = "tls-server-end-point"
-"""As registered, and as it stands in ``Tls.channel_bindings``."""
+"""The registered name, which is also the key in ``Tls.channel_bindings``."""
 
 _SEQUENCE: Final = 0x30
 _OBJECT_IDENTIFIER: Final = 0x06
@@ -39,10 +39,10 @@ _SIGNATURES: Final[Mapping[str, str]] = {
     "608648016503040301": "sha224",
     "608648016503040302": "sha256",
 }
-"""The hash in a signature algorithm, by the content of its object identifier."""
+"""The hash of each signature algorithm, by the content of its object identifier in hexadecimal."""
 
 _PSS: Final = "2a864886f70d01010a"
-"""RSASSA-PSS names its hash in parameters, SHA-1 unless they say otherwise (RFC 4055 section 3.1)."""
+"""RSASSA-PSS: its parameters name the hash; SHA-1 is the default (RFC 4055 section 3.1)."""
 
 _HASHES: Final[Mapping[str, str]] = {
     "2b0e03021a": "sha1",
@@ -58,11 +58,11 @@ _Password: TypeAlias = Callable[[], str | bytes | bytearray] | str | bytes | byt
 
 
 class BindingContext(ssl.SSLContext):
-    """A server's context that knows its certificate, so that SCRAM-...-PLUS can be offered on it.
+    """A server's context that keeps its certificate, so that the server can offer SCRAM-...-PLUS.
 
-    Make it as any context, ``BindingContext(ssl.PROTOCOL_TLS_SERVER)``, and load one chain.  With a second one the
-    handshake chooses, nobody is told which, and so there is no binding.  One that ``sni_callback`` puts in its place
-    counts instead of it.
+    Create it as any context, ``BindingContext(ssl.PROTOCOL_TLS_SERVER)``, and load one chain.  With several chains the
+    handshake chooses one, and the ssl module does not report which, so there is no binding.  If ``sni_callback``
+    replaces the context, the replacement counts.
     """
 
     _chains: int = 0
@@ -74,7 +74,7 @@ class BindingContext(ssl.SSLContext):
         keyfile: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None = None,
         password: _Password | None = None,
     ) -> None:
-        """As ``ssl.SSLContext`` does, and remember the first certificate in the file."""
+        """Load a chain as ``ssl.SSLContext`` does, and keep the first certificate in the file."""
         super().load_cert_chain(certfile, keyfile, password)
         self._chains += 1
         found = _PEM.search(Path(os.fsdecode(certfile)).read_bytes())
@@ -82,29 +82,29 @@ class BindingContext(ssl.SSLContext):
 
     @property
     def certificate(self) -> bytes | None:
-        """The certificate that this context shows, in DER; None when it has none, or several to choose from."""
+        """The certificate that this context sends, in DER; None if it has none, or has several to choose from."""
         return self._certificate if self._chains == 1 else None
 
     @property
     def channel_bindings(self) -> dict[str, bytes]:
-        """As ``channel_bindings()`` has them, of the certificate that this context shows."""
+        """``channel_bindings()`` of the certificate that this context sends."""
         return channel_bindings(self.certificate)
 
 
 def channel_bindings(certificate: bytes | None) -> dict[str, bytes]:
-    """What a connection to the server with that *certificate* (in DER) can be bound by, for ``Tls``.
+    """Return the channel bindings of a connection to the server with *certificate* (DER), for ``Tls``.
 
-    Empty when there is no certificate, and when the RFC defines no binding for its signature.
+    Empty if there is no certificate, or the RFC defines no binding for its signature algorithm.
     """
     digest = None if certificate is None else server_end_point(certificate)
     return {} if digest is None else {NAME: digest}
 
 
 def server_end_point(certificate: bytes) -> bytes | None:
-    """The binding data of *certificate*, in DER: its digest by the hash that signed it, SHA-256 for MD5 and SHA-1.
+    """Return the binding data of *certificate* (DER): its digest by the hash of its signature algorithm.
 
-    None where RFC 5929 section 4.1 leaves it undefined: for signatures without one hash, such as Ed25519, for those
-    that are not known here, and for what is no certificate.
+    SHA-256 replaces MD5 and SHA-1.  None where RFC 5929 section 4.1 defines no binding (algorithms without a single
+    hash, such as Ed25519), for unknown algorithms, and if *certificate* cannot be parsed.
     """
     try:
         name = _signature_hash(certificate)
@@ -116,10 +116,13 @@ def server_end_point(certificate: bytes) -> bytes | None:
 
 
 def _signature_hash(certificate: bytes) -> str | None:
-    """``Certificate ::= SEQUENCE { tbsCertificate, signatureAlgorithm, signatureValue }`` (RFC 5280 section 4.1)."""
+    """Return the name of the hash in the signature algorithm of *certificate*; None if it is unknown.
+
+    ``Certificate ::= SEQUENCE { tbsCertificate, signatureAlgorithm, signatureValue }`` (RFC 5280 section 4.1).
+    """
     start, _ = element(certificate, 0, _SEQUENCE)
-    _, behind_tbs = element(certificate, start, _SEQUENCE)
-    name, parameters, end = _algorithm(certificate, behind_tbs)
+    _, end_of_tbs = element(certificate, start, _SEQUENCE)
+    name, parameters, end = _algorithm(certificate, end_of_tbs)
     if name != _PSS:
         return _SIGNATURES.get(name)
     fields, _ = element(certificate, parameters, _SEQUENCE)
@@ -130,7 +133,7 @@ def _signature_hash(certificate: bytes) -> str | None:
 
 
 def _algorithm(data: bytes, at: int) -> tuple[str, int, int]:
-    """An AlgorithmIdentifier: its identifier in hexadecimal, where its parameters begin, and where it ends."""
+    """Parse an AlgorithmIdentifier.  Returns its OID in hexadecimal, the start of its parameters, and its end."""
     start, end = element(data, at, _SEQUENCE)
-    name, behind = element(data, start, _OBJECT_IDENTIFIER)
-    return data[name:behind].hex(), behind, end
+    name, parameters = element(data, start, _OBJECT_IDENTIFIER)
+    return data[name:parameters].hex(), parameters, end

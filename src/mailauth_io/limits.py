@@ -1,6 +1,6 @@
-"""How much an adapter bears of its peers: how many of them there may be, and how long each of them may take.
+"""The limits of an adapter: the number of connections, and the timeouts of a connection.
 
-Knows no protocol and no loop.  How long a command may take is said by the machines themselves, in ``NeedData``.
+The timeouts of commands and of message content are set by the machines (``NeedData``).
 """
 
 from __future__ import annotations
@@ -17,38 +17,40 @@ from ._addresses import key
 from .logs import Event
 
 QUIET_SECONDS: Final = 60.0
-"""Between two lines of the log about refused connections: a flood of them shall not become one of lines."""
+"""Minimum seconds between two log lines about refused connections, so that a flood of them does not flood the log."""
 
 LOGGER: Final = logging.getLogger("mailauth_io")
 
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """What ``serve`` takes from its peers.  Raises ValueError for numbers that would serve nobody."""
+    """The limits that ``serve`` applies to its peers.  Raises ValueError for a number that is zero or negative."""
 
     connections: int = attrs.field(default=5_000, validator=attrs.validators.ge(1))
-    """Connections at a time, of all listeners that share a Crowd."""
+    """Maximum number of open connections, over all listeners that share a ConnectionLimiter."""
 
     connections_per_address: int = attrs.field(default=256, validator=attrs.validators.ge(1))
-    """Of those from one address, exactly: neighbours are not added up, an IPv4-mapped address counts as IPv4."""
+    """Maximum number of open connections from one address.  Single addresses are counted, not networks; an IPv4-mapped
+    IPv6 address counts as IPv4."""
 
     proxy_header_timeout: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
-    """Seconds for a whole PROXY header; three at least, for a segment that has to be sent again (section 2)."""
+    """Seconds for a whole PROXY header.  Use at least three, so that a lost segment can be sent again (PROXY protocol
+    section 2)."""
 
     handshake_timeout: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
-    """Seconds for a whole TLS handshake, however many octets it takes to come to nothing."""
+    """Seconds for a whole TLS handshake; data received does not extend them."""
 
     write_timeout: float = attrs.field(default=300.0, validator=attrs.validators.gt(0))
-    """Seconds that a peer may keep a Send from getting on; RFC 5321 section 4.5.3.2.5 gives no block less than three
-    minutes."""
+    """Seconds that a write may wait for a peer that does not read; RFC 5321 section 4.5.3.2.5 requires at least
+    three minutes for each block."""
 
     min_rate: float = attrs.field(default=500.0, validator=attrs.validators.gt(0))
-    """Octets a second at which a peer has to read in the long run; each earns its time, up to *write_timeout*.  No RFC
-    names a number; it is the rate at which Postfix wants content to come in."""
+    """Bytes a second that a peer must read on average: the bytes read extend the time left, up to *write_timeout*.  No
+    RFC gives a number; this is the minimum rate that Postfix requires of incoming message content."""
 
 
 class ConnectionLimiter:
-    """Who is connected now.  Listeners that share one are limited together."""
+    """Counts the open connections.  Listeners that share a limiter share its limits."""
 
     def __init__(self, limits: Limits | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits or Limits()
@@ -62,29 +64,29 @@ class ConnectionLimiter:
         return self._total
 
     def acquire(self, address: str) -> bool:
-        """Count a connection from *address*; False if there is no room for it.
+        """Count a connection from *address*.  Returns False, and logs it, if it would exceed a limit.
 
-        Whoever was let in must ``release()`` by the same address.
+        After True the caller must call ``release()`` with the same address once the connection is closed.
         """
         limits = self._limits
         if self._total >= limits.connections:
-            self._log_refusal(address, f"there are {self._total} connections")
+            self._log_refusal(address, f"{self._total} connections are open")
             return False
-        who = key(address)
-        if self._by_address[who] >= limits.connections_per_address:
-            self._log_refusal(address, f"it has {self._by_address[who]} connections")
+        counted = key(address)
+        if self._by_address[counted] >= limits.connections_per_address:
+            self._log_refusal(address, f"{self._by_address[counted]} connections are open from this address")
             return False
-        self._by_address[who] += 1
+        self._by_address[counted] += 1
         self._total += 1
         return True
 
     def release(self, address: str) -> None:
-        """That connection is over."""
+        """Stop counting a connection from *address*."""
         self._total -= 1
-        who = key(address)
-        self._by_address[who] -= 1
-        if not self._by_address[who]:
-            del self._by_address[who]
+        counted = key(address)
+        self._by_address[counted] -= 1
+        if not self._by_address[counted]:
+            del self._by_address[counted]
 
     def _log_refusal(self, address: str, reason: str) -> None:
         now = self._clock()

@@ -1,8 +1,7 @@
-"""What stands in the log: events with fields, and the two ways to write them, a line of text or an object of JSON.
+"""Log events with fields, and their two formats: a line of text or a JSON object.
 
-An Event is the message of its log record (``record.msg``), so whoever embeds the server and handles its records has
-the fields at hand, and the text by ``record.getMessage()``.  Knows text only; which events are worth a line is the
-affair of whoever tells them.  docs/logging.md lists them.
+An Event is the message of its log record (``record.msg``), so a program that embeds the server can read the fields of a
+record, and ``record.getMessage()`` returns the text.  docs/logging.md lists the events.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from datetime import UTC, datetime
 from typing import Final, overload
 
 MAX_TEXT: Final = 256
-"""Characters of client text, and of any other text that is not ours, in one field."""
+"""Maximum characters of client text, or any other foreign text, in one field."""
 
 MAX_TRACEBACK: Final = 200
-"""Lines of a traceback that are written: of a longer one its first and its last lines."""
+"""Maximum lines of a traceback; of a longer one the first and the last lines are written."""
 _LONGEST_LINE: Final = 1_000
-"""Characters of each."""
+"""Maximum characters of each line of a traceback."""
 
 FORMATS: Final = ("text", "json")
 LEVELS: Final = ("debug", "info", "warning", "error")
 
-_HARMLESS: Final = re.compile(rf"[!#-\[\]-~]{{1,{MAX_TEXT}}}")  # it would be escaped to itself
-_QUOTABLE: Final = re.compile(rf"[ !#-\[\]-~]{{1,{MAX_TEXT}}}")  # likewise, inside quotes
+_HARMLESS: Final = re.compile(rf"[!#-\[\]-~]{{1,{MAX_TEXT}}}")  # fast path: escaping would not change it
+_QUOTABLE: Final = re.compile(rf"[ !#-\[\]-~]{{1,{MAX_TEXT}}}")  # the same inside quotes
 
 
 @overload
@@ -40,7 +39,10 @@ def shown(text: str | None) -> str | None: ...
 
 
 def shown(text: str | None) -> str | None:
-    """Client text for a field: printable ASCII, no blank and no quote to forge a field by, 256 characters at most."""
+    """Return client text for a field: printable ASCII, at most 256 characters.
+
+    Spaces and quotes are escaped, so that the text cannot forge another field.
+    """
     if text is None or _HARMLESS.fullmatch(text):
         return text
     return _escaped(text).replace(" ", "\\x20").replace('"', "\\x22")[:MAX_TEXT] or '""'
@@ -57,9 +59,10 @@ def _quoted(text: str) -> str:
 
 
 class Event:
-    """What happened, in one or two words, and what is known of it.
+    """A log event: a *name* of one or a few words, and *fields*.
 
-    A field is a number, client text as ``shown()`` gives it, other text, or a reply; None is left out.
+    The value of a field is a number, client text from ``shown()``, other text, or a reply.  A field that is None is
+    omitted.
     """
 
     __slots__ = ("fields", "name")
@@ -69,7 +72,7 @@ class Event:
         self.fields = fields
 
     def __str__(self) -> str:
-        """``name field=value ...``: a value with a blank in it stands in quotes, and is none of client text."""
+        """Return ``name field=value ...``.  A value that contains spaces is quoted; client text contains none."""
         parts = [self.name]
         for key, value in self.fields.items():
             if value is not None:
@@ -82,7 +85,7 @@ class Event:
         return _one_line(" ".join(parts))
 
     def values(self) -> dict[str, str | int]:
-        """The fields as they are written into JSON."""
+        """Return the fields for JSON."""
         return {
             key: value if isinstance(value, int) else _printable(str(value))
             for key, value in self.fields.items()
@@ -95,28 +98,31 @@ def _printable(text: str) -> str:
 
 
 def place(error: BaseException) -> str:
-    """Where *error* was raised, innermost first, in one line: its own words may be a secret, these never are."""
+    """Return where *error* was raised, innermost frame first, in one line.
+
+    Unlike the message of *error*, this never contains a secret.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     return ", ".join(f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in reversed(frames))
 
 
 def described(error: BaseException) -> str:
-    """The class of *error* and its message, for a field.  The message may hold what a peer sent, or a secret."""
+    """Return the class and the message of *error*.  The message may contain what a peer sent, or a secret."""
     try:
         message = str(error)
     except Exception:
-        message = "(the message cannot be read)"
+        message = "(message not available)"
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 class _Formatter(logging.Formatter):
-    """What both forms have in front: the time, in UTC.  Most lines share their second with the one before."""
+    """The common base: the time in UTC.  The second is cached, since most lines share it with the line before."""
 
     _second = -1
     _prefix = ""
 
     def time(self, record: logging.LogRecord) -> str:
-        """``2026-01-31T12:00:00.000Z``."""
+        """Return ``2026-01-31T12:00:00.000Z``."""
         second = int(record.created)
         if second != self._second:
             self._second, self._prefix = second, f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}."
@@ -124,10 +130,10 @@ class _Formatter(logging.Formatter):
 
 
 class TextFormatter(_Formatter):
-    """``2026-01-31T12:00:00.000Z INFO login failed connection=... peer=...``, in one line.
+    """Formats a record as one line: ``2026-01-31T12:00:00.000Z INFO login failed connection=... peer=...``.
 
-    A traceback follows in lines of its own.  Each further line of a record begins with ``    | ``: a message may hold
-    what a peer sent, and no line end in it can begin what looks like another record.
+    A traceback follows in separate lines.  Every further line of a record begins with ``    | ``, so that a line end in
+    a message, which may contain what a peer sent, cannot forge another record.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -138,7 +144,7 @@ class TextFormatter(_Formatter):
 
 
 class JsonFormatter(_Formatter):
-    """One object a line: ``time``, ``level``, ``event``, the fields of the event, and ``traceback``; in ASCII."""
+    """Formats a record as one JSON object in ASCII: ``time``, ``level``, ``event``, its fields, and ``traceback``."""
 
     def format(self, record: logging.LogRecord) -> str:
         values: dict[str, str | int] = {"time": self.time(record), "level": record.levelname}
@@ -153,29 +159,29 @@ class JsonFormatter(_Formatter):
 
 
 def _message(record: logging.LogRecord) -> str:
-    """The text of a record that is no event of ours."""
+    """Return the text of a record that is not an Event."""
     return record.getMessage().rstrip("\n")
 
 
 def _traceback(record: logging.LogRecord) -> list[str]:
-    """The lines of the traceback of *record*, none when it has no exception."""
+    """Return the lines of the traceback of *record*; an empty list if it has no exception."""
     if not record.exc_info:
         return []
     lines = logging.Formatter().formatException(record.exc_info).split("\n")
     left_out = len(lines) - MAX_TRACEBACK
     if left_out > 0:
         half = MAX_TRACEBACK // 2
-        lines[half:-half] = [f"... {left_out} lines left out ..."]
+        lines[half:-half] = [f"... {left_out} lines omitted ..."]
     return [line[:_LONGEST_LINE] for line in lines]
 
 
 def _one_line(text: str) -> str:
-    """*text* if it is printable ASCII, else escaped: a reader of logs may take other characters for a line end."""
+    """Return *text*, escaped unless it is printable ASCII: a log reader may treat other characters as line ends."""
     return text if text.isascii() and text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 class _Lines(logging.Handler):
-    """Each record a line, written at once and in one piece; where it cannot be written the server goes on."""
+    """Writes each record at once, in one system call.  An error in writing is ignored: the server continues."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
@@ -188,9 +194,10 @@ class _Lines(logging.Handler):
 
 
 def start(form: str, level: str, descriptor: int = 2) -> None:
-    """Write the log of this process to the file *descriptor*, in one of FORMATS, from one of LEVELS up.
+    """Write the log of this process to the file *descriptor*.
 
-    What no line shows is not asked for: the place in the program, the thread and the process of each record.
+    *form* is one of FORMATS; *level*, one of LEVELS, is the lowest level that is written.  Collection of the source
+    line, the thread and the process of each record is disabled, since no line shows them.
     """
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

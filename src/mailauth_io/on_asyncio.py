@@ -1,6 +1,6 @@
-"""The adapter for asyncio: a Protocol and one task per connection, woken by a future.
+"""The adapter for asyncio: a Protocol and one task for each connection.
 
-Knows the loop and its transports; the pump, TLS and the end of a connection are in ``_adapter``.  Contains no protocol.
+This module contains what depends on the loop and its transports; ``_adapter`` contains the rest.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ E = TypeVar("E")
 _EMPTY: Final = contextvars.Context()
 
 _LARGE: Final = 16_384
-"""Octets of a Send after which others have their turn, though the system took all of it at once: a peer that asks for
-much and reads fast would have the loop for itself."""
+"""Bytes of a Send after which other tasks run, even if the system accepted all of it at once.  Otherwise a peer that
+requests much data and reads fast could keep the loop from other tasks."""
 
 
 class _Stream(asyncio.Protocol, Stream):
-    """A transport pulled by one task.  Octets that come while nobody reads stop the reading."""
+    """A transport read by one task.  Data that arrives while the task does not read pauses the transport."""
 
     __slots__ = (
         "_due",
@@ -75,28 +75,28 @@ class _Stream(asyncio.Protocol, Stream):
         limits: Limits,
         made: Callable[[_Stream], None] | None = None,
     ) -> None:
-        self.now = now  # the loop's: one bound method for all of them
+        self.now = now  # the same bound method for all streams
         self.started_at = now()
         self._loop = loop
         self._limits = limits
         self._made = made
         self._unread = b""
-        self._ended = False  # nothing more will come
-        self._gone = False  # nothing more can go
+        self._ended = False  # no more data will arrive
+        self._gone = False  # no more data can be sent
         self._woken = False
         self._paused = False  # the transport does not read
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
-        self._unwritten = 0  # octets of the write that is under way, when it was last looked at
-        self._due = math.inf  # when the read or write that is under way has lasted too long
-        self._timer: asyncio.TimerHandle | None = None  # one for all of them: it looks at _due when it fires
-        self._looks_at = math.inf  # when that will be
+        self._unwritten = 0  # unwritten bytes of the pending write at the last check
+        self._due = math.inf  # the deadline of the pending read or write
+        self._timer: asyncio.TimerHandle | None = None  # one for all waits: it checks _due when it fires
+        self._looks_at = math.inf  # when the timer fires
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=0)  # a Send is carried out when the system has all of it
+        self._transport.set_write_buffer_limits(high=0)  # a Send is complete when the system has accepted all of it
         if hasattr(transport, "max_size"):
-            transport.max_size = READ_SIZE  # asyncio's own 256 KiB costs a mapping of memory per read
+            transport.max_size = READ_SIZE  # the default of 256 KiB costs a memory mapping per read
         if self._made is not None:
             self._made(self)
             self._made = None
@@ -108,29 +108,29 @@ class _Stream(asyncio.Protocol, Stream):
             self._paused = True
             self._transport.pause_reading()
             return
-        # End the wait of the task before this returns.  set_result() alone would have the loop do so in its next turn:
-        # handle, turn and all a twentieth of a small message.  Where the future does not show who waits for it, it is
-        # left at that.
+        # Resume the waiting task before this method returns.  set_result() alone would resume it in the next iteration
+        # of the loop, and the handle and the iteration cost a twentieth of a small message.  If the future does not
+        # expose its callbacks, set_result() alone is used.
         waiting = getattr(reader, "_callbacks", None)
         if not waiting or len(waiting) != 1:
             reader.set_result(None)
             return
-        go_on, context = waiting[0]
-        reader.remove_done_callback(go_on)
+        callback, context = waiting[0]
+        reader.remove_done_callback(callback)
         reader.set_result(None)
-        context.run(go_on, reader)
+        context.run(callback, reader)
 
     def eof_received(self) -> bool:
         self._end()
-        return True  # what was asked may still be answered
+        return True  # keep the transport open: replies may still be written
 
     def connection_lost(self, error: Exception | None) -> None:
         if error is not None and not self._ended:
-            # A write failed, and the transport reads no more; yet the peer's last words may be waiting.
+            # A write failed, and the transport does not read any more; the peer's last data may still be unread.
             socket = self._transport.get_extra_info("socket")
             if socket is not None:
-                with contextlib.suppress(OSError), socket.dup() as twin:
-                    self._unread += twin.recv(READ_SIZE)
+                with contextlib.suppress(OSError), socket.dup() as duplicate:
+                    self._unread += duplicate.recv(READ_SIZE)
         self._gone = True
         self._end()
         if self._timer is not None:
@@ -158,7 +158,7 @@ class _Stream(asyncio.Protocol, Stream):
         return b"" if self._ended else None
 
     def wait_readable(self, due: float) -> Awaitable[None]:
-        reader: asyncio.Future[None] = asyncio.Future(loop=self._loop)  # what create_future() does, for less
+        reader: asyncio.Future[None] = asyncio.Future(loop=self._loop)  # the same as create_future(), but faster
         self._reader = reader
         if self._unread or self._woken or self._ended:
             self._woken = False
@@ -175,11 +175,11 @@ class _Stream(asyncio.Protocol, Stream):
     def _set_timer(self, due: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(due, self._look, context=_EMPTY)  # else it would copy that of the task
+        self._timer = self._loop.call_at(due, self._look, context=_EMPTY)  # saves a copy of the context
         self._looks_at = due
 
     def _look(self) -> None:
-        """Has the read or write that is under way lasted too long?"""
+        """End the pending read or write with TimeoutError if its deadline has passed."""
         self._timer = None
         self._looks_at = math.inf
         waiting = self._writer
@@ -205,7 +205,7 @@ class _Stream(asyncio.Protocol, Stream):
         if self._writer is not None:
             return self._written(self._writer)
         if transport.is_closing():
-            raise BrokenPipeError("the connection is gone")
+            raise BrokenPipeError("the connection is lost")
         if len(data) >= _LARGE:
             return self.checkpoint()
         return None
@@ -217,7 +217,7 @@ class _Stream(asyncio.Protocol, Stream):
             self._set_timer(due)
         await writer
         if self._transport.is_closing():
-            raise BrokenPipeError("the connection is gone")
+            raise BrokenPipeError("the connection is lost")
 
     def checkpoint(self) -> Awaitable[None]:
         return asyncio.sleep(0)
@@ -250,7 +250,7 @@ class _Stream(asyncio.Protocol, Stream):
 
 
 class Listener(_listener.Listener):
-    """What ``serve`` gives: where it listens, and how to end it."""
+    """The value of the ``serve`` context: the address and port, and methods to close the listener."""
 
     _server: asyncio.Server
 
@@ -263,7 +263,7 @@ class Listener(_listener.Listener):
         self, session: Session[E], build: MachineFactory[E], host: str, port: int, reuse_port: bool
     ) -> None:
         loop = asyncio.get_running_loop()
-        # One bound method for all streams; and asyncio's own does no more than to call this.
+        # One bound method for all streams.  asyncio's own time() only calls time.monotonic(), so skip that call.
         now = time.monotonic if type(loop).time is asyncio.BaseEventLoop.time else loop.time
 
         def made(stream: _Stream) -> None:
@@ -282,7 +282,7 @@ class Listener(_listener.Listener):
 
     def _forget(self, stream: Stream) -> None:
         super()._forget(stream)
-        # A callback of the task would do it, and weigh as much as the stream.
+        # A done callback of the task could do this, but would use as much memory as the stream.
         self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _stray_cancellation(self, error: BaseException) -> bool:
@@ -324,15 +324,23 @@ async def serve(
 ) -> AsyncIterator[Listener]:
     """Listen, and run *session* on a machine from *build* for each connection, until the context is left.
 
-    *ssl_context* is for BeginTls, or with *implicit_tls* for a handshake first.  Peers in the networks of *proxy_from*
-    are proxies: each must begin with a valid PROXY header (``mailauth.proxy``) or is dropped, and the connection's peer
-    is the client that it names.  How many peers there may be, and how slow, is said by *limits*; listeners that share a
-    *limiter* share the bound on connections, and whoever comes beyond it gets the machine's refusal.  With *alpn* a TLS
-    client that offers any protocol by ALPN must offer that one; ``serve_smtp`` and ``serve_pop3`` set it.  With
-    *reuse_port* other processes of the same user may listen there, too.
-    Raises OSError when it cannot listen, ValueError where no port can be shared.
-    An exception from a session drops that connection alone.  It is logged with its message and traceback, as
-    ``exc_info`` of a record of the logger ``mailauth_io``.
+    *ssl_context* is used for BeginTls, or, with *implicit_tls*, for a handshake at the start of each connection.
+
+    *grace* is the number of seconds that sessions have to end after the context is left.
+
+    Peers in the networks *proxy_from* are proxies.  Each must first send a valid PROXY header (``mailauth.proxy``), or
+    its connection is closed.  The peer of the connection is then the client that the header names.
+
+    *limits* sets the maximum number of connections and the timeouts.  Listeners with the same *limiter* share the
+    limits on connections.  A connection over the limit gets a refusal from the machine; with *implicit_tls* it is
+    closed without one.
+
+    With *alpn*, a TLS client that offers protocols by ALPN must offer this one; ``serve_smtp`` and ``serve_pop3`` set
+    it.  With *reuse_port*, other processes of the same user may listen on the same port.
+
+    Raises OSError if it cannot listen, and ValueError if the system cannot share ports.  An exception in a session ends
+    only its own connection.  It is logged with its message and traceback, as ``exc_info`` of a record of the logger
+    ``mailauth_io``.
     """
     listener = Listener(
         ssl_context,
@@ -364,10 +372,13 @@ async def connect(
     server_hostname: str | None = None,
     local_address: str | None = None,
 ) -> Client[E]:
-    """Connect *machine*, or what it builds when it is a function of the TLS that the connection starts in.
+    """Connect to *host* and *port*, and return a Client that runs *machine*.
 
-    Raises OSError when the connection, or with *implicit_tls* its handshake, fails.  The certificate must be good for
-    *server_hostname*, which is *host* unless given; *local_address* is the address to come from.
+    *machine* may also be a function that builds the machine from the TLS session in which the connection starts (None
+    without TLS).  The server's certificate must be valid for *server_hostname*, by default *host*.  *local_address* is
+    the source address.
+
+    Raises OSError if the connection, or with *implicit_tls* the handshake, fails.
     """
     loop = asyncio.get_running_loop()
     transport, stream = await loop.create_connection(

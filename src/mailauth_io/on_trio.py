@@ -1,6 +1,6 @@
-"""The adapter for trio: a SocketStream and one task per connection, in a nursery per listener.
+"""The adapter for trio: a SocketStream and one task for each connection, in one nursery for each listener.
 
-Knows the loop and its sockets; the pump, TLS and the end of a connection are in ``_adapter``.  Contains no protocol.
+This module contains what depends on the loop and its sockets; ``_adapter`` contains the rest.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ E = TypeVar("E")
 
 
 class _Timekeeper:
-    """Ends the waits that last too long, for all streams of a run: a cancel scope for each wait would cost too much."""
+    """Enforces the deadlines of all streams in a run of the loop; a cancel scope for each wait would cost too much."""
 
     RESOLUTION: Final = 0.1
-    """Least seconds between two looks at all streams, unless a wait begins that is due sooner."""
+    """Minimum seconds between two checks of all streams, unless a wait with an earlier deadline begins."""
 
     def __init__(self) -> None:
         self.streams: set[_Stream] = set()
@@ -49,7 +49,7 @@ class _Timekeeper:
         self._next = math.inf
 
     def wake_by(self, due: float) -> None:
-        """A wait begins that has to end by *due*."""
+        """Check the streams at *due* at the latest."""
         if due < self._next:
             self._next = self._scope.deadline = due
 
@@ -81,9 +81,9 @@ def _current_timekeeper() -> _Timekeeper:
 
 
 class _Stream(Stream):
-    """A SocketStream whose waits end in time, or when somebody calls.
+    """A SocketStream whose waits have deadlines and can be woken.
 
-    What one call can do goes to its socket directly: the stream's own bookkeeping costs a sixth of a message.
+    Its socket is used directly, since the bookkeeping of SocketStream costs a sixth of the time of a message.
     """
 
     __slots__ = (
@@ -135,7 +135,7 @@ class _Stream(Stream):
                 self._expired = False
                 raise TimeoutError from None
             self._woken = False
-        except OSError:  # reset: nothing more will come
+        except OSError:  # reset: no more data will arrive
             self._unread = b""
         finally:
             self._reading = False
@@ -149,12 +149,12 @@ class _Stream(Stream):
             if sent < len(data):
                 await self._write_on(memoryview(data)[sent:])
         except trio.ClosedResourceError as error:
-            raise BrokenPipeError("the connection is gone") from error
+            raise BrokenPipeError("the connection is lost") from error
         finally:
             self.due = math.inf
 
     async def _write_on(self, data: memoryview) -> None:
-        """What one call could not take: the time to do it is renewed as far as it goes on."""
+        """Write the rest, after a first call that did not send all.  Progress extends the deadline (``Limits``)."""
         limits = self._limits
         while data:
             sent = await self._socket.send(data)
@@ -162,13 +162,13 @@ class _Stream(Stream):
             self.due = min(trio.current_time() + limits.write_timeout, self.due + sent / limits.min_rate)
 
     def expire(self) -> None:
-        """The wait that is under way has lasted too long."""
+        """End the pending wait: its deadline has passed."""
         self.due = math.inf
         self._expired = True
         self._interrupt()
 
     def _interrupt(self) -> None:
-        # This closes nothing: whoever waits for the socket gets a ClosedResourceError.
+        # This closes nothing: it raises ClosedResourceError in the task that waits for the socket.
         trio.lowlevel.notify_closing(self._socket)
 
     def checkpoint(self) -> Awaitable[None]:
@@ -201,12 +201,12 @@ class _Stream(Stream):
 
 
 class Listener(_listener.Listener):
-    """What ``serve`` gives: where it listens, and how to end it."""
+    """The value of the ``serve`` context: the address and port, and methods to close the listener."""
 
     def __init__(self, context: ssl.SSLContext | None, **options: Unpack[ListenerOptions]) -> None:
         super().__init__(context, **options)
         self._accepting = trio.CancelScope()
-        self._sessions = trio.CancelScope(shield=True)  # a cancelled server ends its sessions orderly, too
+        self._sessions = trio.CancelScope(shield=True)  # so that a cancelled server ends its sessions in order too
         self._ended = trio.Event()
 
     async def _listen(self, sockets: list[trio.SocketListener], session: Session[E], build: MachineFactory[E]) -> None:
@@ -235,7 +235,7 @@ class Listener(_listener.Listener):
 
 
 async def _shared_listeners(port: int, *, host: str) -> list[trio.SocketListener]:
-    """``trio.open_tcp_listeners`` for a port that other processes listen on, too."""
+    """Like ``trio.open_tcp_listeners``, with SO_REUSEPORT: other processes may listen on the same port."""
     found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM, flags=trio.socket.AI_PASSIVE)
     with contextlib.ExitStack() as opened:
         made = [
@@ -266,15 +266,23 @@ async def serve(
 ) -> AsyncIterator[Listener]:
     """Listen, and run *session* on a machine from *build* for each connection, until the context is left.
 
-    *ssl_context* is for BeginTls, or with *implicit_tls* for a handshake first.  Peers in the networks of *proxy_from*
-    are proxies: each must begin with a valid PROXY header (``mailauth.proxy``) or is dropped, and the connection's peer
-    is the client that it names.  How many peers there may be, and how slow, is said by *limits*; listeners that share a
-    *limiter* share the bound on connections, and whoever comes beyond it gets the machine's refusal.  With *alpn* a TLS
-    client that offers any protocol by ALPN must offer that one; ``serve_smtp`` and ``serve_pop3`` set it.  With
-    *reuse_port* other processes of the same user may listen there, too.
-    Raises OSError when it cannot listen, ValueError where no port can be shared.
-    An exception from a session drops that connection alone.  It is logged with its message and traceback, as
-    ``exc_info`` of a record of the logger ``mailauth_io``.
+    *ssl_context* is used for BeginTls, or, with *implicit_tls*, for a handshake at the start of each connection.
+
+    *grace* is the number of seconds that sessions have to end after the context is left.
+
+    Peers in the networks *proxy_from* are proxies.  Each must first send a valid PROXY header (``mailauth.proxy``), or
+    its connection is closed.  The peer of the connection is then the client that the header names.
+
+    *limits* sets the maximum number of connections and the timeouts.  Listeners with the same *limiter* share the
+    limits on connections.  A connection over the limit gets a refusal from the machine; with *implicit_tls* it is
+    closed without one.
+
+    With *alpn*, a TLS client that offers protocols by ALPN must offer this one; ``serve_smtp`` and ``serve_pop3`` set
+    it.  With *reuse_port*, other processes of the same user may listen on the same port.
+
+    Raises OSError if it cannot listen, and ValueError if the system cannot share ports.  An exception in a session ends
+    only its own connection.  It is logged with its message and traceback, as ``exc_info`` of a record of the logger
+    ``mailauth_io``.
     """
     listener = Listener(
         ssl_context,
@@ -293,7 +301,7 @@ async def serve(
         try:
             yield listener
         except Exception as error:
-            failure = error  # raised below, lest the nursery wrap it in a group
+            failure = error  # raised after the nursery, which would wrap it in a group
         finally:
             listener.shut_down()
     if failure is not None:
@@ -314,10 +322,13 @@ async def connect(
     server_hostname: str | None = None,
     local_address: str | None = None,
 ) -> Client[E]:
-    """Connect *machine*, or what it builds when it is a function of the TLS that the connection starts in.
+    """Connect to *host* and *port*, and return a Client that runs *machine*.
 
-    Raises OSError when the connection, or with *implicit_tls* its handshake, fails.  The certificate must be good for
-    *server_hostname*, which is *host* unless given; *local_address* is the address to come from.
+    *machine* may also be a function that builds the machine from the TLS session in which the connection starts (None
+    without TLS).  The server's certificate must be valid for *server_hostname*, by default *host*.  *local_address* is
+    the source address.
+
+    Raises OSError if the connection, or with *implicit_tls* the handshake, fails.
     """
     stream = await trio.open_tcp_stream(host, port, local_address=local_address)
     peer = to_peer(stream.socket.getpeername())

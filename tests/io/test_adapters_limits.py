@@ -81,7 +81,7 @@ def test_a_flood_of_refused_connections_is_one_line_a_minute(caplog: pytest.LogC
     for _ in range(100):
         assert not limiter.acquire("192.0.2.2")
     assert [record.getMessage() for record in caplog.records] == [
-        'connection refused peer=192.0.2.2 reason="there are 1 connections"'
+        'connection refused peer=192.0.2.2 reason="1 connections are open"'
     ]
     clock.now += QUIET_SECONDS
     assert not limiter.acquire("192.0.2.1")

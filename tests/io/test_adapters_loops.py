@@ -69,7 +69,7 @@ def test_without_a_loop_there_is_no_current_one() -> None:
 
 def test_a_name_that_is_no_loop_is_refused() -> None:
     """Two loops are known."""
-    with pytest.raises(ValueError, match="'twisted' is no loop"):
+    with pytest.raises(ValueError, match="unknown event loop 'twisted'"):
         _loops.named("twisted")
 
 

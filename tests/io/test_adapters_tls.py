@@ -349,7 +349,7 @@ async def test_a_context_must_be_there_when_tls_is_wanted(loop: _loops.Loop) -> 
             assert await anext(client) == Line(text=b"hello")
             client.send(Line(text=b"STARTTLS"))
             assert await anext(client) == Line(text=b"go")
-            with pytest.raises(RuntimeError, match="no ssl_context"):
+            with pytest.raises(RuntimeError, match="without an ssl_context"):
                 await anext(client)
 
 
