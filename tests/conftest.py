@@ -1,6 +1,6 @@
-"""What holds for every test: the same examples each time, and no test fails because the machine is slow.
+"""Hypothesis settings: every run uses the same examples, and no test fails because the machine is slow.
 
-``HYPOTHESIS_PROFILE=explore pytest ...`` looks for new examples instead, and many more of them.
+``HYPOTHESIS_PROFILE=explore pytest ...`` searches for new examples, and runs many more of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``mailauth serve`` as a process of its own, for tests that meet it from outside."""
+"""Runs ``mailauth serve`` in a subprocess, for tests that use it from outside."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _SOURCE = Path(mailauth_io.__file__).parent.parent
 
 
 def environment() -> dict[str, str]:
-    """The environment in which a child process finds this checkout."""
+    """Return an environment in which a child process imports this checkout."""
     return {**os.environ, "PYTHONPATH": str(_SOURCE), "PYTHONWARNINGS": "error"}
 
 
 def command(*arguments: str) -> list[str]:
-    """The ``mailauth`` command as words for a child process."""
+    """Return the argument list of the ``mailauth`` command for a child process."""
     return [sys.executable, "-m", "mailauth_io", *arguments]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
+    """Run the command until it exits."""
     return subprocess.run(
         command(*arguments), env=environment(), capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
     )
@@ -39,10 +39,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @attrs.frozen
 class Login:
-    """What the log tells of one."""
+    """A login, as reported in the log."""
 
     identity: str
-    """Empty where it was never named."""
+    """Empty if the client never sent it."""
     mechanism: str
     inside_tls: bool
     accepted: bool = True
@@ -50,24 +50,24 @@ class Login:
 
 @attrs.frozen(kw_only=True)
 class Served:
-    """A server that listens."""
+    """A running server."""
 
     process: subprocess.Popen[str]
     ports: dict[str, int | None]
-    """What the ready file said, its pid included."""
+    """The content of the ready file, including the pid."""
     said: tuple[str, ...]
-    """What it said at its start, line by line."""
+    """The lines that it printed at its start."""
     log: Path
 
     def wait_for(self, text: str) -> None:
-        """Wait until *text* stands in the log."""
+        """Wait until *text* is in the log."""
         deadline = time.monotonic() + 30
         while text not in self.log.read_text():
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
 
     def logins(self) -> list[Login]:
-        """What the log tells of logins, in their order; it is written as text."""
+        """Return the logins in the log, in order.  The log must be in text format."""
         found = []
         for line in self.log.read_text().splitlines():
             event, _, rest = line.partition(" connection=")
@@ -78,7 +78,7 @@ class Served:
         return found
 
     def port(self, name: str) -> int:
-        """The number of a port that is open."""
+        """Return the number of an open port."""
         port = self.ports[name]
         assert port is not None
         return port
@@ -86,15 +86,15 @@ class Served:
 
 @contextmanager
 def started(directory: Path, *options: str, log: Path | None = None) -> Iterator[Served]:
-    """Start the server and wait until it listens; it is killed in the end, if it still runs.
+    """Start the server, and wait until it listens.  It is killed at the end if it is still running.
 
-    Its log is the file *log*, or one of that name in *directory*.
+    Its log is the file *log*, by default ``log`` in *directory*.
     """
     ready, log = directory / "ready.json", log or directory / "log"
     with (
         log.open("w") as errors,
         subprocess.Popen(
-            # Tests fail many logins from one address, and wait for none of them.
+            # Tests fail many logins from one address, and must not be delayed.
             command("serve", "--failure-delay", "0", *options, "--ready-file", str(ready)),
             env=environment(),
             stdin=subprocess.DEVNULL,
@@ -113,7 +113,7 @@ def started(directory: Path, *options: str, log: Path | None = None) -> Iterator
 
 @contextmanager
 def served(directory: Path, *options: str, end: signal.Signals = signal.SIGTERM) -> Iterator[Served]:
-    """Start the server, wait until it listens, end it by the signal *end* and see that it went cleanly."""
+    """Start the server and wait until it listens; at the end send the signal *end*, and check that it exits cleanly."""
     log = directory / "log"
     with started(directory, *options) as server:
         yield server
@@ -123,7 +123,7 @@ def served(directory: Path, *options: str, end: signal.Signals = signal.SIGTERM)
 
 
 def _first_words(process: subprocess.Popen[str]) -> tuple[str, ...]:
-    """All that it says until it is ready."""
+    """Return the lines that it prints until it is ready."""
     assert process.stdout is not None
     lines: list[str] = []
     for line in process.stdout:
@@ -134,5 +134,5 @@ def _first_words(process: subprocess.Popen[str]) -> tuple[str, ...]:
 
 
 def messages(maildir: Path) -> list[bytes]:
-    """The messages in a Maildir, in the order of their names."""
+    """Return the messages in a Maildir, sorted by file name."""
     return [path.read_bytes() for path in sorted(maildir.glob("new/*"))] if maildir.is_dir() else []

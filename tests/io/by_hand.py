@@ -1,6 +1,6 @@
-"""Clients that say lines as they are and read the replies, for what no client of a library would say.
+"""Clients that send raw lines and read the replies, for input that no client library would send.
 
-Knows where a reply ends; refuses to know what it means.
+Replies are read but not interpreted.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import socket
 
 
 def read_line(connection: socket.socket) -> bytes:
-    """One line, read octet by octet, so that nothing behind it is taken."""
+    """Read one line, byte by byte, so that nothing after it is read."""
     line = b""
     while not line.endswith(b"\r\n"):
         octet = connection.recv(1)
@@ -20,7 +20,7 @@ def read_line(connection: socket.socket) -> bytes:
 
 
 def hear(connection: socket.socket) -> bytes:
-    """The last line of a reply."""
+    """Read a reply, and return its last line."""
     while True:
         line = read_line(connection)
         if line[3:4] != b"-" or not line[:3].isdigit():
@@ -28,7 +28,7 @@ def hear(connection: socket.socket) -> bytes:
 
 
 def converse(connection: socket.socket, *commands: str) -> list[str]:
-    """Say *commands* one by one; the last line of each reply, the greeting first."""
+    """Send *commands* one by one.  Return the last line of each reply, the greeting first."""
     heard = [hear(connection)]
     for command in commands:
         connection.sendall(command.encode() + b"\r\n")

@@ -1,6 +1,5 @@
-"""Clients that go away in the middle of a session of the ready server: where, how, and when the server has noticed.
-
-Knows what such a client says and what it may hear; whether the server bears it is the affair of the tests.
+"""Clients that disconnect in the middle of a session with ``mailauth_io.server``: the points at which they do, and a
+way to wait until the server has noticed.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ from tests.io.tls import client_context
 
 @attrs.frozen
 class Moment:
-    """A point in a session: these lines, each with its reply, and then the last octets of the client."""
+    """A point in a session: after these lines, each with its reply, and then the last bytes of the client."""
 
     protocol: str
     asked: tuple[bytes, ...] = ()
     last: bytes = b""
     hears: tuple[bytes, ...] = ()
-    """How each reply to the last octets begins, for a client that still listens."""
+    """The beginning of each reply to the last bytes, if the client still reads."""
     stored: int = 0
-    """Messages that are in alice's maildrop behind it: what was acknowledged, and no other."""
+    """The number of messages in alice's maildrop afterwards: only those that were acknowledged."""
 
 
 EHLO = b"EHLO client.test"
@@ -81,18 +80,18 @@ POP3 = {
     "DELE and QUIT": Moment("pop3", LOGIN, b"DELE 1\r\nQUIT\r\n", (b"+OK",) * 2, 0),
 }
 TEXT = b"Subject: the one that is there\r\n\r\n" + b"..a line of it\r\n" * 6_000
-"""The message that is in the maildrop before a session by POP3."""
+"""The message that is in the maildrop before a POP3 session."""
 
 
 def at_every_moment(**moments: dict[str, Moment]) -> pytest.MarkDecorator:
-    """Parametrize *moment* over all of these tables, each named by its protocol."""
+    """Parametrize *moment* over the rows of these tables; the keyword is the protocol."""
     named = [(f"{table}: {name}", moment) for table, rows in moments.items() for name, moment in rows.items()]
     return pytest.mark.parametrize("moment", [moment for _, moment in named], ids=[name for name, _ in named])
 
 
 @contextlib.contextmanager
 def ends_of_sessions(protocol: str) -> Iterator[threading.Semaphore]:
-    """What is released whenever a session of *protocol* has come to its end, and nothing of it is kept any more."""
+    """Yield a semaphore that is released at the end of each session of *protocol*, after the server has cleaned up."""
     ends = threading.Semaphore(0)
     wanted = protocol.upper()
 
@@ -116,7 +115,7 @@ def ends_of_sessions(protocol: str) -> Iterator[threading.Semaphore]:
 
 
 def come(served: Served, moment: Moment, *, tls: bool = False) -> socket.socket:
-    """A client that has come as far as *moment*, and has heard each reply but those to its last octets."""
+    """Return a client that has reached *moment*, and has read all replies except those to its last bytes."""
     port = getattr(served.ports, moment.protocol + ("s" if tls else ""))
     client = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
     if tls:
@@ -130,6 +129,6 @@ def come(served: Served, moment: Moment, *, tls: bool = False) -> socket.socket:
 
 
 def reset(client: socket.socket) -> None:
-    """Close by RST: what was not sent yet, and what was not read yet, is lost."""
+    """Close with a reset (RST): unsent and unread data is lost."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()

@@ -1,6 +1,6 @@
-"""The smallest protocol that needs every action: lines are questions, and their answers go back.
+"""A minimal protocol that uses every action: each line is a question, and its answer is sent back as a line.
 
-Patience and the size of an answer are the choice of each test, so none waits for the clock of a real protocol.
+Each test chooses the timeouts and the size of an answer, so none waits for the timeouts of a real protocol.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mailauth_io._listener import ConnectOptions, Listener, ServeOptions, Sessio
 
 @attrs.frozen(kw_only=True)
 class Line(Command, Question[bytes]):
-    """A line; the answer goes back as a line."""
+    """A line; the answer is sent back as a line."""
 
     text: bytes
 
@@ -48,7 +48,7 @@ ClientEvent: TypeAlias = Line | TlsStarted
 
 
 class Echo(ServerMachine[EchoEvent]):
-    """The server: greets, asks every line, says ``bye`` at the end."""
+    """The server: sends a greeting, asks about every line, and sends ``bye`` at the end."""
 
     def __init__(self, *, entropy: bytes, tls: Tls | None = None, timeout: float = 300.0) -> None:
         super().__init__(entropy=entropy, tls=tls)
@@ -68,7 +68,7 @@ class Echo(ServerMachine[EchoEvent]):
 
     def _resolve(self, question: object, answer: object) -> None:
         if not isinstance(question, Line) or not isinstance(answer, bytes):
-            raise LocalProtocolError("a line is answered with octets")
+            raise LocalProtocolError("the answer to a Line must be bytes")
         if question.text == b"STARTTLS":
             self._write(b"go\r\n", due=True)
             self._expect_tls()
@@ -105,7 +105,7 @@ class EchoClient(ClientMachine[ClientEvent]):
     def send(self, command: Command) -> None:
         self._check_open()
         if not isinstance(command, Line):
-            raise LocalProtocolError("only lines are sent here")
+            raise LocalProtocolError("command must be a Line")
         self._write(command.text + b"\r\n", due=False)
         self._unanswered.append(command)
 
@@ -140,7 +140,7 @@ class EchoClient(ClientMachine[ClientEvent]):
 
 
 def on_both_loops(test: Callable[[_loops.Loop], Awaitable[None]]) -> Callable[[str], None]:
-    """Run an async test once on each loop; it gets the Loop that runs it."""
+    """Run an async test once on each loop; its argument is the running Loop."""
 
     @pytest.mark.parametrize("name", ["asyncio", "trio"])
     def run(name: str) -> None:
@@ -160,17 +160,17 @@ def serving(
     build: Callable[[bytes, Tls | None], Echo] = lambda entropy, tls: Echo(entropy=entropy, tls=tls),
     **options: Unpack[ServeOptions],
 ) -> AbstractAsyncContextManager[Listener]:
-    """An Echo server."""
+    """Serve an Echo."""
     return loop.adapter.serve(session, build, **options)
 
 
 def impatient(entropy: bytes, tls: Tls | None) -> Echo:
-    """An Echo that waits for nobody."""
+    """Return an Echo with a very short timeout."""
     return Echo(entropy=entropy, tls=tls, timeout=0.01)
 
 
 async def echo(connection: ServerConnection[EchoEvent]) -> None:
-    """Says everything again."""
+    """Send every line back."""
     async for event in connection:
         if isinstance(event, Line):
             connection.answer(event, event.text)
@@ -179,7 +179,7 @@ async def echo(connection: ServerConnection[EchoEvent]) -> None:
 async def connecting(
     loop: _loops.Loop, port: int, *, timeout: float = 300.0, **options: Unpack[ConnectOptions]
 ) -> Client[ClientEvent]:
-    """An EchoClient, connected."""
+    """Return a connected EchoClient."""
 
     def build(tls: Tls | None) -> EchoClient:
         return EchoClient(tls=tls, timeout=timeout)
@@ -188,12 +188,12 @@ async def connecting(
 
 
 def dial(port: int) -> socket.socket:
-    """A plain blocking socket; no test waits for its timeout."""
+    """Return a blocking socket connected to *port*; no test waits for its timeout."""
     return socket.create_connection(("127.0.0.1", port), timeout=20)
 
 
 def talk(port: int, data: bytes) -> bytes:
-    """Say it all, close this half, and hear everything."""
+    """Send *data*, half-close, and return everything that is received."""
     with dial(port) as connection:
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
@@ -201,18 +201,18 @@ def talk(port: int, data: bytes) -> bytes:
 
 
 def listen_only(port: int) -> bytes:
-    """Say nothing and hear everything."""
+    """Send nothing, and return everything that is received."""
     with dial(port) as connection:
         return read_all(connection)
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Everything up to the end of the stream."""
+    """Return everything up to the end of the stream."""
     return b"".join(iter(lambda: connection.recv(65_536), b""))
 
 
 def read_all_or_reset(connection: socket.socket) -> bytes:
-    """Everything up to the end of the stream, however rude."""
+    """Return everything up to the end of the stream, or up to a reset."""
     data = b""
     try:
         while piece := connection.recv(1_000_000):
@@ -223,7 +223,7 @@ def read_all_or_reset(connection: socket.socket) -> bytes:
 
 
 async def cancel_when_blocked(function: Callable[[], Awaitable[object]]) -> None:
-    """Start *function* in a task of its own, wait until it waits, and cancel it there."""
+    """Start *function* in a new task, and cancel it when it is blocked."""
     if _loops.current().name == "trio":
         async with trio.open_nursery() as nursery:
             nursery.start_soon(function)

@@ -1,4 +1,4 @@
-"""ALPN (RFC 7301): a client that offers another protocol than the port speaks was lured there (CVE-2021-3618)."""
+"""ALPN (RFC 7301): a client that offers another protocol than that of the port may be under attack (CVE-2021-3618)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def a_client(*protocols: str) -> ssl.SSLContext:
 
 
 def hello(*protocols: str, host: str = "localhost") -> bytes:
-    """What a client of the ssl module sends first."""
+    """Return the ClientHello of the ssl module."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     with pytest.raises(ssl.SSLWantReadError):
         a_client(*protocols).wrap_bio(incoming, outgoing, server_hostname=host).do_handshake()
@@ -37,7 +37,7 @@ def hello(*protocols: str, host: str = "localhost") -> bytes:
 
 
 def records(message: bytes, *sizes: int) -> bytes:
-    """A handshake message in records of these sizes, and one for the rest."""
+    """Return a handshake message in records of these sizes, and one for the rest."""
     cut = b""
     for size in (*sizes, len(message)):
         if piece := message[:size]:
@@ -69,7 +69,7 @@ def test_what_the_ssl_module_offers_is_read_however_it_is_cut(
 
 @given(st.binary(max_size=300), st.booleans(), st.integers(0, 300))
 def test_any_data_is_read_without_an_error(data: bytes, framed: bool, at: int) -> None:
-    """Those of an attacker, and a ClientHello that was damaged anywhere: what cannot be read offers nothing."""
+    """Data of an attacker, or a ClientHello with a damaged byte."""
     read(records(b"\x01\x00" + len(data).to_bytes(2, "big") + data) if framed else data)
     damaged = bytearray(hello("smtp", "pop3"))
     damaged[min(at, len(damaged) - 1)] ^= 0x55
@@ -90,7 +90,7 @@ def test_what_is_no_client_hello_is_left_to_the_tls_library(data: bytes) -> None
 
 
 def test_the_bytes_of_another_extension_are_not_looked_through() -> None:
-    """Those of a key share are random: one client in a few thousand would be refused for what it never offered."""
+    """The bytes of a key share are random: a search in them would refuse one client in a few thousand."""
     offer = b"\x00\x10\x00\x05\x00\x03\x02h2"
     for kind, offered in ((0x0033, frozenset[str]()), (0x0010, frozenset({"h2"}))):
         body = offer if kind != 0x0010 else offer[4:]
@@ -101,7 +101,7 @@ def test_the_bytes_of_another_extension_are_not_looked_through() -> None:
 
 
 def test_an_endless_client_hello_is_not_kept() -> None:
-    """Nor looked at again with each record: a message of 16 MiB in records of one octet."""
+    """Nor is it scanned again with each record: a message of 16 MiB in records of one byte."""
     reader = ClientHello()
     reader.receive_data(records(b"\x01\xff\xff\xff"))
     for _ in range(3):
@@ -128,7 +128,7 @@ async def test_who_offers_another_protocol_gets_the_alert_of_rfc_7301(loop: _loo
 
 
 async def never(connection: Any) -> None:
-    raise AssertionError("a session for who speaks another protocol")
+    raise AssertionError("a session for a client of another protocol")
 
 
 def of_this_authority() -> ssl.SSLContext:
@@ -139,7 +139,7 @@ def of_this_authority() -> ssl.SSLContext:
 
 @on_both_loops
 async def test_who_offers_the_protocol_of_the_port_or_none_is_served(loop: _loops.Loop) -> None:
-    """The choice is told where the context knows our names, as that of ``certificates.server_context()`` does."""
+    """The server confirms the choice if its context has the names set, as ``certificates.server_context()`` does."""
     for tls, chosen in ((of_this_authority(), "smtp"), (server_context(), None)):
         async with serving(loop, echo, ssl_context=tls, implicit_tls=True, alpn="smtp") as listener:
             assert await loop.in_thread(handshake, listener.port, a_client("h2", "smtp")) == chosen
@@ -150,7 +150,7 @@ async def test_who_offers_the_protocol_of_the_port_or_none_is_served(loop: _loop
 
 @on_both_loops
 async def test_a_choice_of_the_context_for_another_port_ends_the_connection(loop: _loops.Loop) -> None:
-    """A client that offers both names was told the first: nobody means both."""
+    """The client offers both names, and the context chooses the first one, which is not that of the port."""
     async with serving(loop, never, ssl_context=of_this_authority(), implicit_tls=True, alpn="pop3") as listener:
 
         def client() -> bytes:
@@ -162,7 +162,7 @@ async def test_a_choice_of_the_context_for_another_port_ends_the_connection(loop
 
 @on_both_loops
 async def test_an_upgrade_is_judged_as_well(loop: _loops.Loop) -> None:
-    """STARTTLS and STLS: a browser that was lured to them, or a client of ours that offers nothing."""
+    """The check also applies to STARTTLS and STLS; a client that offers nothing is accepted."""
     async with serving(loop, echo, ssl_context=server_context(), alpn="smtp") as listener:
 
         def client(context: ssl.SSLContext) -> bytes:
@@ -183,7 +183,7 @@ async def test_an_upgrade_is_judged_as_well(loop: _loops.Loop) -> None:
 
 @on_both_loops
 async def test_each_port_of_a_pair_has_its_own_name(loop: _loops.Loop) -> None:
-    """From one context for all of them."""
+    """One context serves all ports."""
     config = server.Config(smtps=0, pop3s=0, ssl_context=of_this_authority())
     kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox())
     async with server.serve(config, kept) as ports:
@@ -195,7 +195,7 @@ async def test_each_port_of_a_pair_has_its_own_name(loop: _loops.Loop) -> None:
 
 
 def test_the_contexts_that_we_make_begin_at_tls_1_2() -> None:
-    """RFC 8996: no TLS 1.0 and 1.1, whatever the library would do."""
+    """RFC 8996: no TLS 1.0 and 1.1, whatever the default of the library is."""
     assert certificates.server_context().minimum_version == ssl.TLSVersion.TLSv1_2
     old = a_client()
     old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED

@@ -1,4 +1,4 @@
-"""Servers that offer SCRAM over real sockets, on both loops: the settings choose the machine."""
+"""Servers that offer SCRAM over sockets, on both loops: the settings select the machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mailauth_io._adapter import ServerConnection
 from tests.io.line_echo import on_both_loops
 from tests.io.tls import client_context, server_context
 
-DECOY = sasl.ScramDecoy(key=b"a key that nobody knows")
+DECOY = sasl.ScramDecoy(key=b"a key for decoys")
 KEYS = sasl.scram_keys(b"wonderland", b"salt", 4096)
 SCRAM = sasl.ALL_MECHANISMS.only("SCRAM-SHA-256")
 ALICE = sasl.ScramSha256Client(authentication_identity="alice", password=b"wonderland", entropy=bytes(range(32)))
@@ -19,8 +19,8 @@ ALICE = sasl.ScramSha256Client(authentication_identity="alice", password=b"wonde
 async def submission(connection: ServerConnection[smtp.ExtendedServerEvent]) -> None:
     async for event in connection:
         match event:
-            case sasl.FetchScramKeys(authentication_identity=who) as question:
-                connection.answer(question, KEYS if who == "alice" else None)
+            case sasl.FetchScramKeys(authentication_identity=name) as question:
+                connection.answer(question, KEYS if name == "alice" else None)
             case smtp.Connected() as connected:
                 connection.answer(connected, ACCEPT)
             case Question() as other:
@@ -32,8 +32,8 @@ async def submission(connection: ServerConnection[smtp.ExtendedServerEvent]) -> 
 async def maildrop(connection: ServerConnection[pop3.ExtendedServerEvent]) -> None:
     async for event in connection:
         match event:
-            case sasl.FetchScramKeys(authentication_identity=who) as question:
-                connection.answer(question, KEYS if who == "alice" else None)
+            case sasl.FetchScramKeys(authentication_identity=name) as question:
+                connection.answer(question, KEYS if name == "alice" else None)
             case pop3.OpenMaildrop() as opening:
                 connection.answer(opening, pop3.Maildrop())
             case pop3.Connected() as connected:
@@ -71,7 +71,7 @@ async def test_scram_over_smtp(loop: _loops.Loop) -> None:
 
 @on_both_loops
 async def test_scram_over_pop3(loop: _loops.Loop) -> None:
-    """RFC 5034 with RFC 7677, in clear where that is named."""
+    """RFC 5034 with RFC 7677; allowed without TLS if the settings name it."""
     settings = pop3.ExtendedServerSettings(
         mechanisms=SCRAM, mechanisms_without_tls=frozenset(SCRAM.names), scram_decoy=DECOY
     )

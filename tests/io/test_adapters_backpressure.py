@@ -1,4 +1,4 @@
-"""A client that does not read its replies is not read from; whatever comes in, and however, memory stays flat."""
+"""Backpressure: a client that does not read its replies is not read from, and memory stays bounded for any input."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOG_IN = b"USER alice\r\nPASS secret\r\n"
 TRANSACTION = b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@b.test>\r\nDATA\r\n"
 MESSAGE = b"a line of text that is as long as some lines are\r\n" * 200
 FLAT = 1_500_000
-"""Octets that a connection may take at its peak, in whatever form: a few times what it may hold of each kind."""
+"""Maximum bytes that a connection may allocate: a few times the sum of its buffers."""
 
 
 def smtp_server() -> ServerMachine[Any]:
@@ -56,7 +56,7 @@ async def serve(connection: ServerConnection[Any], asked: list[str]) -> None:
 
 @contextlib.contextmanager
 def flat_memory() -> Iterator[None]:
-    """What is allocated inside stays under FLAT at its peak."""
+    """Check that the peak of the memory allocated in the body stays below FLAT."""
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
@@ -70,9 +70,10 @@ def flat_memory() -> Iterator[None]:
 def meet(
     name: str, machine: ServerMachine[Any], says: Iterable[bytes], *, reads: bool, pause: float = 0.0
 ) -> tuple[int, list[str], float]:
-    """Let a client say it piece by piece, *pause* seconds apart, and read its replies or never.
+    """Run a client that sends *says* piece by piece, *pause* seconds apart, and reads its replies if *reads* is true.
 
-    How much it could say before nothing moved any more or the session ended, what was asked, and the seconds it took.
+    Returns the bytes that it could send before nothing moved any more or the session ended, the events, and the seconds
+    that it took.
     """
     asked: list[str] = []
 
@@ -132,7 +133,7 @@ async def talk(client: socket.socket, says: Iterable[bytes], reads: bool, pause:
 def test_who_does_not_read_is_not_read_from(
     name: str, machine: Callable[[], ServerMachine[Any]], before: bytes, command: bytes
 ) -> None:
-    """50,000 commands at once: some fit into what the kernel and one read hold, and no more are taken."""
+    """50,000 commands at once: only those are read that fit into the buffers of the kernel and one read."""
     everything = before + command * 50_000
     said, asked, _ = meet(name, machine(), [everything], reads=False)
     assert 0 < len(asked) * len(command) <= said <= 4 * READ_SIZE < len(everything)
@@ -141,14 +142,14 @@ def test_who_does_not_read_is_not_read_from(
 @on_each_loop
 @pytest.mark.parametrize("machine", [smtp_server, pop3_server])
 def test_an_endless_line_takes_no_memory(name: str, machine: Callable[[], ServerMachine[Any]]) -> None:
-    """It is dropped as it comes, and its deadline is that of any command; RFC 5321 section 4.5.3.1.4."""
+    """It is discarded as it arrives, and has the deadline of a command (RFC 5321 section 4.5.3.1.4)."""
     said, _, _ = meet(name, machine(), [b"x" * 65_536] * 300, reads=True)
     assert said == 300 * 65_536
 
 
 @on_each_loop
 def test_an_endless_message_takes_no_memory_and_ends(name: str) -> None:
-    """What is beyond SIZE is read over, as far as ``discard_limit`` goes; then 421."""
+    """Content over SIZE is discarded, up to ``discard_limit``; then 421."""
     pieces = [TRANSACTION, *[b"x" * 65_534 + b"\r\n"] * 300]
     said, _, _ = meet(name, smtp_server(), pieces, reads=True)
     assert 10 * 65_536 <= said < 200 * 65_536
@@ -156,14 +157,14 @@ def test_an_endless_message_takes_no_memory_and_ends(name: str) -> None:
 
 @on_each_loop
 def test_one_octet_a_second_takes_no_memory_and_ends(name: str) -> None:
-    """As a command; as content it earns less than it spends."""
+    """As a command, and as content, which is then below the minimum rate."""
     for before, longest in ((b"HELO c\r\n", 302.0), (TRANSACTION, 305.0)):
         _, _, seconds = meet(name, smtp_server(), [before, *[b"x"] * 1_000], reads=True, pause=1.0)
         assert 299.0 <= seconds <= longest
 
 
 class GoneClient(MemoryStream):
-    """A client that asked for much, and went without hearing a word."""
+    """A client that sent many commands, and disconnected without reading a reply."""
 
     def __init__(self, *says: bytes) -> None:
         super().__init__()
@@ -182,8 +183,8 @@ class GoneClient(MemoryStream):
 
 @on_each_loop
 def test_answers_to_nobody_leave_the_others_their_turn(name: str) -> None:
-    """64 KiB of RETR or UIDL are many megabytes; while a session goes through them for a client that is gone, nothing
-    waits by itself.
+    """The replies to 64 KiB of RETR or UIDL are many megabytes.  While a session produces them for a client that has
+    disconnected, no write waits, so other tasks must get their time by checkpoints.
     """
     asked: list[str] = []
     client = GoneClient(LOG_IN + b"RETR 1\r\n" * 100)
@@ -195,7 +196,7 @@ def test_answers_to_nobody_leave_the_others_their_turn(name: str) -> None:
 
 @on_each_loop
 def test_who_reads_fast_has_the_loop_not_for_itself(name: str) -> None:
-    """Where the system takes each Send at once, nothing waits by itself either."""
+    """If the system accepts each Send at once, no write waits either."""
     turns = 0
 
     async def others() -> None:
@@ -211,6 +212,6 @@ def test_who_reads_fast_has_the_loop_not_for_itself(name: str) -> None:
                 await stream.write_all(bytes(16_384))
                 assert len(client.recv(READ_SIZE)) == 16_384
         stream.abort()
-        assert turns >= 9  # of two tasks that take turns either may be the first
+        assert turns >= 9  # either of the two alternating tasks may run first
 
     run_in_no_time(name, lambda: beside(others, main))

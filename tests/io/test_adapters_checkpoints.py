@@ -1,4 +1,4 @@
-"""A connection that has much to do gives other tasks a turn: after each login, and from time to time without one."""
+"""A busy connection lets other tasks run: after each login, and regularly without one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pop3_server() -> ServerMachine[Any]:
 
 
 class Client(MemoryStream):
-    """A client that says all that it has to say at once."""
+    """A client that sends everything at once."""
 
     def __init__(self, says: bytes) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def wrap(machine: ServerMachine[Any], stream: Stream) -> ServerConnection[Any]:
 
 
 async def serve(connection: ServerConnection[Any], told: Callable[[object], None]) -> None:
-    """Refuse each login, accept all else, and tell of each event."""
+    """Reject each login, accept everything else, and call *told* with each event."""
     async for event in connection:
         told(event)
         if isinstance(event, sasl.CheckPassword):
@@ -95,7 +95,7 @@ def test_each_of_several_pipelined_logins_is_followed_by_a_turn_of_the_others(
 def test_another_task_runs_between_pipelined_logins(
     name: str, server: Callable[[], ServerMachine[Any]], before: bytes, login: bytes
 ) -> None:
-    """The same over a socket.  In trio either of two tasks may be first in each round, hence the three logins."""
+    """The same over a socket.  With trio, either task may run first in each round, hence three logins."""
     runs = 0
     seen: list[int] = []
 
@@ -124,7 +124,7 @@ def test_another_task_runs_between_pipelined_logins(
 
 @on_each_loop
 def test_commands_without_a_login_leave_a_turn_from_time_to_time(name: str) -> None:
-    """Nothing else would make this connection wait, since the system takes each reply at once."""
+    """Nothing else makes this connection wait, since the system accepts each reply at once."""
     client = Client(b"EHLO c\r\n" + b"NOOP\r\n" * 5 * EVENTS_PER_CHECKPOINT)
     run_in_no_time(name, lambda: serve(wrap(smtp_server(), client), lambda event: None))
     assert client.turns == 5
@@ -139,7 +139,7 @@ def test_a_message_needs_no_turn(name: str) -> None:
 
 
 class Waiting(Client):
-    """Others take long over their first turn."""
+    """The first checkpoint never returns, as if other tasks ran for long."""
 
     async def checkpoint(self) -> None:
         await super().checkpoint()

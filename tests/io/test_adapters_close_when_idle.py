@@ -1,4 +1,4 @@
-"""The end of a server: message content that is under way may come to its end, all other sessions are told at once."""
+"""Shutdown of a server: a message in progress may be completed; all other sessions end at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTENT = b"MAIL FROM:<>\r\nRCPT TO:<alice@example.test>\r\nDATA\r\n"
 
 @pytest.fixture(autouse=True)
 def no_linger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For clients that do not close though the server has said goodbye: do not wait for them."""
+    """Do not wait for clients that keep the connection open after the last reply."""
     monkeypatch.setattr(_adapter, "LINGER_SECONDS", 0.01)
 
 
@@ -35,7 +35,7 @@ async def accept(connection: ServerConnection[Any]) -> None:
 
 @on_both_loops
 async def test_content_under_way_is_taken_and_answered_and_421_follows(loop: _loops.Loop) -> None:
-    """RFC 5321 section 3.8: the client learns that its message is stored, and sends it no second time."""
+    """RFC 5321 section 3.8: the client learns that its message is stored, and does not send it again."""
     async with loop.adapter.serve_smtp(accept, smtp.ServerSettings(), grace=3_600.0) as listener:
         connection = await loop.in_thread(dial, listener.port)
         connection.sendall(b"EHLO c\r\n" + CONTENT + b"first line\r\n")
@@ -55,7 +55,7 @@ async def test_content_under_way_is_taken_and_answered_and_421_follows(loop: _lo
 
 @on_both_loops
 async def test_all_but_content_is_told_at_once(loop: _loops.Loop) -> None:
-    """Idle, inside a transaction without content, and in half a command."""
+    """Idle sessions, a transaction without content, and an incomplete command."""
     clients = []
     async with loop.adapter.serve_smtp(accept, smtp.ServerSettings(), grace=3_600.0) as listener:
         for said in (b"", b"EHLO c\r\n", b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@b.test>\r\n", b"EHLO c\r\nNOO"):
@@ -71,7 +71,7 @@ async def test_all_but_content_is_told_at_once(loop: _loops.Loop) -> None:
 
 @on_both_loops
 async def test_a_pop3_session_ends_without_committing(loop: _loops.Loop) -> None:
-    """RFC 1939 section 6: UPDATE comes by QUIT alone."""
+    """RFC 1939 section 6: only QUIT enters the UPDATE state."""
     events: list[Any] = []
 
     async def session(connection: ServerConnection[Any]) -> None:
@@ -95,7 +95,7 @@ async def test_a_pop3_session_ends_without_committing(loop: _loops.Loop) -> None
 
 @on_both_loops
 async def test_content_that_does_not_end_is_cut_off_when_the_grace_is_over(loop: _loops.Loop) -> None:
-    """Then it is not acknowledged, and comes again."""
+    """Then it is not acknowledged, and the client sends it again."""
     aborted: list[Any] = []
 
     async def session(connection: ServerConnection[Any]) -> None:
@@ -116,7 +116,7 @@ async def test_content_that_does_not_end_is_cut_off_when_the_grace_is_over(loop:
 
 @on_both_loops
 async def test_the_ready_server_takes_what_is_on_its_way(loop: _loops.Loop) -> None:
-    """The message is in the maildrop when the server has ended."""
+    """The message is in the maildrop after the server has stopped."""
     maildrops = stores.MemoryMaildrops()
     kept = server.Stores(accounts=accounts(), maildrops=maildrops, outbox=stores.MemoryOutbox())
     ready = threading.Event()
@@ -150,7 +150,7 @@ async def test_the_ready_server_takes_what_is_on_its_way(loop: _loops.Loop) -> N
 
 @on_both_loops
 async def test_a_connection_can_be_retired_by_itself(loop: _loops.Loop) -> None:
-    """From any task; twice is once."""
+    """From any task.  A second call does nothing."""
     connections: list[ServerConnection[Any]] = []
 
     async def session(connection: ServerConnection[Any]) -> None:

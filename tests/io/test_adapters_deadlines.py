@@ -1,4 +1,4 @@
-"""How long a peer may take: a command, message content, the time before a login, the reading of a reply."""
+"""Deadlines of a peer: for a command, message content, the time before a login, and reading a reply."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def serve(
     layer: _tls.TlsLayer | None = None,
     name: str = "asyncio",
 ) -> list[Any]:
-    """Serve *client* to its end by an application that says yes to all, and takes *pause* seconds for each chunk."""
+    """Serve *client* with an application that accepts everything, and takes *pause* seconds for each chunk."""
     events: list[Any] = []
 
     def wait() -> None:
@@ -77,7 +77,7 @@ def each_octet(after: float, data: bytes) -> list[tuple[float, bytes]]:
 
 
 def test_the_bytes_of_a_command_do_not_renew_its_deadline() -> None:
-    """RFC 5321 section 4.5.3.2.7: five minutes for a command; one octet a minute makes six of them, and no more."""
+    """RFC 5321 section 4.5.3.2.7: five minutes for a command, in which one byte a minute makes only six bytes."""
     client = SlowClient((0.0, b"EHLO c\r\n"), *each_octet(59.0, b"MAIL FROM:<a@b>\r\n"))
     serve(smtp_server(), client)
     assert client.seconds == 300.0
@@ -91,7 +91,7 @@ def test_a_command_begins_a_deadline_of_its_own() -> None:
 
 
 def test_a_line_of_a_login_has_one_deadline() -> None:
-    """As a command has; the client that stops in the middle of AUTH has failed to log in."""
+    """As a command has.  A client that stops in the middle of AUTH has failed to log in."""
     client = SlowClient((0.0, b"EHLO c\r\nAUTH LOGIN\r\n"), *each_octet(59.0, b"YWxpY2U=\r\n"))
     events = serve(smtp_server(), client)
     assert client.seconds == 300.0
@@ -100,7 +100,7 @@ def test_a_line_of_a_login_has_one_deadline() -> None:
 
 
 def test_an_endless_line_that_never_pauses_has_the_deadline_of_a_command() -> None:
-    """Octets that are always at hand are no reason not to look at the clock."""
+    """The clock is checked even if data is always available."""
 
     class Flood(SlowClient):
         def take(self) -> bytes | None:
@@ -117,7 +117,7 @@ def test_an_endless_line_that_never_pauses_has_the_deadline_of_a_command() -> No
 
 @pytest.mark.parametrize("before", [b"EHLO c\r\n", b"EHLO c\r\n" + TRANSACTION])
 def test_bytes_of_a_record_that_is_not_whole_renew_nothing(before: bytes) -> None:
-    """Inside TLS, where octets arrive that are none for the machine yet."""
+    """Inside TLS, an incomplete record does not restart the timeout."""
     server, client = layers()
     slow = SlowClient((0.0, client.encrypt(before)), *each_octet(59.0, client.encrypt(b"x" * 9)))
     machine = smtp.ServerConnection(smtp.ServerSettings(), entropy=bytes(32), tls=server.tls)
@@ -126,7 +126,7 @@ def test_bytes_of_a_record_that_is_not_whole_renew_nothing(before: bytes) -> Non
 
 
 def test_content_at_a_trickle_ends() -> None:
-    """An octet a minute is no progress: each earns two thousandths of a second."""
+    """A byte a minute is too slow: each extends the deadline by two thousandths of a second."""
     client = SlowClient((0.0, b"EHLO c\r\n" + TRANSACTION), *[(59.0, b"x")] * 10_000)
     events = serve(smtp_server(), client)
     assert client.seconds == pytest.approx(300.0, abs=0.1)
@@ -135,7 +135,7 @@ def test_content_at_a_trickle_ends() -> None:
 
 
 def test_content_at_the_minimum_rate_may_take_hours() -> None:
-    """RFC 5321 section 4.5.3.2.5: what is measured is progress, not the message."""
+    """RFC 5321 section 4.5.3.2.5: the timeout applies to progress, not to the whole message."""
     lines = b"x" * 58 + b"\r\n"
     pieces = [(119.9, lines * 1_000)] * 100
     client = SlowClient((0.0, b"EHLO c\r\n" + TRANSACTION), *pieces, (0.0, b".\r\nQUIT\r\n"))
@@ -147,7 +147,7 @@ def test_content_at_the_minimum_rate_may_take_hours() -> None:
 
 @pytest.mark.parametrize(("pause", "ends"), [(299.0, False), (301.0, True)])
 def test_content_may_pause_for_the_timeout_but_earns_no_more_than_that(pause: float, ends: bool) -> None:
-    """However much came before: five minutes of silence are the end."""
+    """A pause over five minutes ends the session, however much was received before."""
     client = SlowClient((0.0, b"EHLO c\r\n" + TRANSACTION), (1.0, b"x" * 9_000_000), (pause, b"\r\n.\r\nQUIT\r\n"))
     events = serve(smtp_server(), client)
     assert (events[-1] == smtp.MessageAborted(reason=CloseReason.TIMED_OUT)) is ends
@@ -190,7 +190,7 @@ BEGIN_CHUNKS = b"EHLO c\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<b@b.test>\r\n" + bda
 def test_between_two_chunks_the_rate_of_content_goes_on(
     name: str, says: list[tuple[float, bytes]], seconds: float
 ) -> None:
-    """The deadline is that of the message which the server holds, whatever commands are read meanwhile (RFC 3030)."""
+    """The deadline of the message that the server holds applies, whatever commands are read between (RFC 3030)."""
     client = SlowClient((0.0, BEGIN_CHUNKS), *says)
     events = serve(smtp_server(chunking=True), client, name=name)
     assert client.seconds == pytest.approx(seconds, abs=0.5)
@@ -201,7 +201,7 @@ def test_between_two_chunks_the_rate_of_content_goes_on(
 @on_each_loop
 @pytest.mark.parametrize("size", [150_000, 1_000_000])
 def test_a_client_may_pause_between_two_large_chunks(name: str, size: int) -> None:
-    """Chunks earn their time as any content does, and the pause is bounded as any pause inside content is."""
+    """Chunks extend the deadline as any content does, and a pause between them is limited as in any content."""
     pauses = [(299.0, bdat(b"x" * size))] * 20
     client = SlowClient((0.0, BEGIN_CHUNKS), *pauses, (299.0, bdat(b"\r\n", last=True)), (0.0, b"QUIT\r\n"))
     events = serve(smtp_server(chunking=True), client, name=name)
@@ -211,7 +211,7 @@ def test_a_client_may_pause_between_two_large_chunks(name: str, size: int) -> No
 
 @pytest.mark.parametrize("end", [b"RSET\r\n", b"EHLO c\r\n", bdat(b"\r\n", last=True), bdat(b"x" * 70_000)])
 def test_after_the_end_of_a_message_in_chunks_a_command_has_its_own_deadline_again(end: bytes) -> None:
-    """Also when it was given up, and after a chunk beyond SIZE: nothing is held then."""
+    """Also if it was aborted, and after a chunk that exceeds SIZE: then the server holds no message."""
     machine = smtp_server(chunking=True, max_message_size=65_536)
     content = NeedData(timeout=300.0, min_rate=500.0)
     assert last_wait(machine, BEGIN_CHUNKS) == last_wait(machine, b"NOOP\r\nBDAT") == content
@@ -229,7 +229,7 @@ def test_after_the_end_of_a_message_in_chunks_a_command_has_its_own_deadline_aga
     ],
 )
 def test_the_time_before_a_login_ends_whatever_is_said(machine: Any, says: list[tuple[float, bytes]]) -> None:
-    """Ten minutes from the beginning of the connection."""
+    """Ten minutes from the start of the connection."""
     client = SlowClient(*says)
     serve(machine(), client)
     assert client.seconds == 600.0
@@ -250,7 +250,7 @@ def test_the_time_before_a_login_ends_for_who_never_pauses_too() -> None:
 
 
 def test_the_time_before_a_login_runs_from_the_beginning_of_the_connection() -> None:
-    """The TLS handshake and the PROXY header are part of it, and an upgrade to TLS begins it no second time."""
+    """It includes the TLS handshake and the PROXY header, and an upgrade to TLS does not restart it."""
     client = SlowClient()
     client.seconds, client.started_at = 1_000.0, 960.0
     serve(smtp_server(login_timeout=100.0), client)
@@ -261,7 +261,7 @@ def test_the_time_before_a_login_runs_from_the_beginning_of_the_connection() -> 
 
 
 def last_wait(machine: Any, data: bytes) -> NeedData:
-    """What *machine* waits for when it has taken *data* and was answered yes to all."""
+    """Return what *machine* waits for after *data*, with every question accepted."""
     machine.receive_data(data)
     while not isinstance(event := machine.next_event(), NeedData):
         if isinstance(event, BeginTls):
@@ -273,7 +273,7 @@ def last_wait(machine: Any, data: bytes) -> NeedData:
 
 @pytest.mark.parametrize("login", [LOGIN, TRANSACTION + b"x\r\n.\r\n"])
 def test_a_login_or_a_message_that_was_taken_ends_the_time_before_a_login(login: bytes) -> None:
-    """An MTA that delivers never logs in."""
+    """An MTA that delivers mail never logs in."""
     client = SlowClient((0.0, b"EHLO c\r\n" + login), *[(250.0, b"NOOP\r\n")] * 9, (0.0, b"QUIT\r\n"))
     assert isinstance(serve(smtp_server(), client)[-1], smtp.Quit)
 
@@ -286,7 +286,7 @@ def test_a_long_first_message_is_not_cut_off_by_the_time_before_a_login() -> Non
 
 
 def test_an_idle_pop3_session_ends_after_ten_minutes_and_commits_nothing() -> None:
-    """RFC 1939 section 3: the autologout timer; no UPDATE by it."""
+    """RFC 1939 section 3: the autologout timer does not enter the UPDATE state."""
     client = SlowClient((0.0, b"USER alice\r\nPASS secret\r\nDELE 1\r\n"), (599.0, b"NOOP\r\n"))
     events = serve(pop3_server(), client)
     assert client.seconds == 1_199.0
@@ -296,7 +296,7 @@ def test_an_idle_pop3_session_ends_after_ten_minutes_and_commits_nothing() -> No
 
 
 async def write_to_a_reader(name: str, size: int, every: float) -> tuple[float, OSError | None]:
-    """Seconds that a Send of 10 MB takes to a client that reads *size* octets *every* seconds, and how it failed."""
+    """Send 10 MB to a client that reads *size* bytes *every* seconds.  Return the seconds taken and the error."""
     stream, client = await connected(name, Limits())
     loop = _loops.current()
 
@@ -323,7 +323,7 @@ async def write_to_a_reader(name: str, size: int, every: float) -> tuple[float, 
 
 @on_each_loop
 def test_who_reads_a_reply_at_a_trickle_is_not_waited_for(name: str) -> None:
-    """An octet a minute earns nothing; five minutes, and the connection counts as broken."""
+    """A byte a minute does not extend the deadline: after five minutes the connection counts as lost."""
     seconds, error = run_in_no_time(name, lambda: write_to_a_reader(name, 1, 60.0))
     assert 300.0 <= seconds <= 301.0
     assert isinstance(error, OSError)
@@ -331,7 +331,7 @@ def test_who_reads_a_reply_at_a_trickle_is_not_waited_for(name: str) -> None:
 
 @on_each_loop
 def test_who_reads_a_reply_at_the_minimum_rate_may_take_hours(name: str) -> None:
-    """Progress renews the patience with a Send, however long the whole of it takes."""
+    """Progress extends the deadline of a Send, however long all of it takes."""
     seconds, error = run_in_no_time(name, lambda: write_to_a_reader(name, 65_536, 60.0))
     assert error is None
     assert seconds > 3_000.0
@@ -339,14 +339,14 @@ def test_who_reads_a_reply_at_the_minimum_rate_may_take_hours(name: str) -> None
 
 @on_each_loop
 def test_who_stops_reading_after_much_is_waited_for_no_longer_than_the_timeout(name: str) -> None:
-    """What was read before is no credit for hours of silence."""
+    """Data that was read before does not allow a longer pause."""
     seconds, error = run_in_no_time(name, lambda: write_to_a_reader(name, 5_000_000, 1_000.0))
     assert 300.0 <= seconds <= 301.0
     assert isinstance(error, OSError)
 
 
 def test_who_goes_on_at_a_trickle_after_the_last_word_is_not_waited_for() -> None:
-    """Else the connection would be held for days, past every deadline, at the cost of an octet every two seconds."""
+    """Otherwise a byte every two seconds would keep the connection open for days, past every deadline."""
     client = SlowClient((0.0, b"QUIT\r\n"), *each_octet(1.9, bytes(1_000)))
 
     async def whole() -> None:
@@ -360,7 +360,7 @@ def test_who_goes_on_at_a_trickle_after_the_last_word_is_not_waited_for() -> Non
 
 
 def test_nor_is_who_can_be_told_nothing_any_more() -> None:
-    """A write has failed; what the client still had to say is taken for a moment."""
+    """After a failed write, the remaining data of the client is read for a short time only."""
 
     class Gone(SlowClient):
         def write(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The adapter contract on both loops: where a server listens, and how connections, sessions and servers end."""
+"""Both adapters: the addresses that a server listens on, and the end of connections, sessions and servers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.io.line_echo import (
 
 @pytest.fixture
 def no_linger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For clients that do not close though the server has said goodbye: do not wait for them."""
+    """Do not wait for clients that keep the connection open after the last reply."""
     monkeypatch.setattr(_adapter, "LINGER_SECONDS", 0.01)
 
 
@@ -62,7 +62,7 @@ async def test_ipv6_is_an_address_like_any_other(loop: _loops.Loop) -> None:
 
 @on_both_loops
 async def test_a_port_that_is_taken_is_an_oserror(loop: _loops.Loop) -> None:
-    """``serve`` raises OSError itself, in no group, when it cannot listen."""
+    """``serve`` raises OSError, not an exception group, when it cannot listen."""
     async with serving(loop, echo) as listener:
         with pytest.raises(OSError, match=r"(?i)in use"):
             async with serving(loop, echo, port=listener.port):
@@ -71,7 +71,7 @@ async def test_a_port_that_is_taken_is_an_oserror(loop: _loops.Loop) -> None:
 
 @on_both_loops
 async def test_an_exception_of_the_body_leaves_the_context_as_it_is(loop: _loops.Loop) -> None:
-    """What is raised beside a server comes out of the context, not a group around it."""
+    """The exception is not wrapped in an exception group."""
     with pytest.raises(KeyError, match="mine"):
         async with serving(loop, echo):
             raise KeyError("mine")
@@ -79,14 +79,14 @@ async def test_an_exception_of_the_body_leaves_the_context_as_it_is(loop: _loops
 
 @on_both_loops
 async def test_a_send_that_fails_leaves_the_last_reply_to_be_read(loop: _loops.Loop) -> None:
-    """The server says its last word and resets while the client still writes: the word is there, then the end."""
+    """The server sends a last reply and resets while the client writes: the client reads the reply, then the end."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def refuse() -> None:
             connection, _ = server.accept()
             with connection:
                 connection.recv(1)
-                connection.sendall(b"go away\r\n")  # and closed with octets unread: a reset follows
+                connection.sendall(b"go away\r\n")  # closed with unread data, so a reset follows
 
         async with await connecting(loop, server.getsockname()[1]) as client:
             client.send(Line(text=b"x"))
@@ -104,7 +104,7 @@ async def test_a_send_that_fails_leaves_the_last_reply_to_be_read(loop: _loops.L
 
 @on_both_loops
 async def test_a_session_whose_client_reset_ends(loop: _loops.Loop) -> None:
-    """The answers of a server go nowhere: its application is told that the peer has gone, and the server lives on."""
+    """The replies cannot be sent: the application learns that the peer has closed, and the server continues."""
     ends: list[CloseReason] = []
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -132,7 +132,7 @@ async def test_a_session_whose_client_reset_ends(loop: _loops.Loop) -> None:
 
 @on_both_loops
 async def test_the_last_reply_survives_input_that_nobody_reads(loop: _loops.Loop) -> None:
-    """Octets behind QUIT are thrown away for a while; closing on them would reset, and eat ``bye`` on its way."""
+    """Data after QUIT is read and discarded: closing with unread data sends a reset, which can destroy ``bye``."""
     async with serving(loop, echo) as listener:
 
         def client() -> bytes:
@@ -145,7 +145,7 @@ async def test_the_last_reply_survives_input_that_nobody_reads(loop: _loops.Loop
 
 @on_both_loops
 async def test_abort_drops_without_a_word(loop: _loops.Loop) -> None:
-    """No goodbye; the iteration of the session ends as if the peer had gone."""
+    """No reply is sent, and the iteration of the session ends as if the peer had disconnected."""
     ends: list[EchoEvent] = []
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -169,7 +169,7 @@ async def test_abort_drops_without_a_word(loop: _loops.Loop) -> None:
 
 @on_both_loops
 async def test_abort_from_another_task_ends_the_iteration(loop: _loops.Loop) -> None:
-    """``abort()`` wakes the read, too."""
+    """``abort()`` wakes the read too."""
     ends: list[EchoEvent] = []
     connections: list[ServerConnection[EchoEvent]] = []
 
@@ -212,7 +212,7 @@ def test_an_exception_of_a_session_ends_that_connection_alone(caplog: pytest.Log
 
 @on_both_loops
 async def test_a_session_that_returns_early_says_goodbye(loop: _loops.Loop) -> None:
-    """The application has had enough: the machine is shut down, and what it has to say goes out."""
+    """The machine is shut down, and its last reply is sent."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
         question = await anext(connection)
@@ -227,7 +227,7 @@ async def test_a_session_that_returns_early_says_goodbye(loop: _loops.Loop) -> N
 @pytest.mark.usefixtures("no_linger")
 @on_both_loops
 async def test_leaving_the_context_ends_sessions_orderly(loop: _loops.Loop) -> None:
-    """Each is told, says its goodbye, and is waited for; nobody is accepted any more."""
+    """Each session is shut down, sends its last reply, and is waited for; new connections are refused."""
     async with serving(loop, echo) as listener:
         connections = [await loop.in_thread(dial, listener.port) for _ in range(3)]
         for connection in connections:
@@ -241,7 +241,7 @@ async def test_leaving_the_context_ends_sessions_orderly(loop: _loops.Loop) -> N
 
 @on_both_loops
 async def test_a_session_that_does_not_end_is_cancelled_after_its_grace(loop: _loops.Loop) -> None:
-    """The application is stuck in something of its own: after ``grace`` seconds it is cancelled and dropped."""
+    """An application that is stuck is cancelled after ``grace`` seconds, and its connection is closed."""
     ended: list[str] = []
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -265,7 +265,7 @@ async def test_a_session_that_does_not_end_is_cancelled_after_its_grace(loop: _l
 @pytest.mark.usefixtures("no_linger")
 @on_both_loops
 async def test_a_listener_can_be_closed_before_its_context_is_left(loop: _loops.Loop) -> None:
-    """``aclose()`` does what leaving does, and twice is once."""
+    """``aclose()`` does the same as leaving the context.  A second call does nothing."""
     async with serving(loop, echo) as listener:
         with await loop.in_thread(dial, listener.port) as connection:
             assert await loop.in_thread(read_line, connection) == b"hello\r\n"
@@ -275,7 +275,7 @@ async def test_a_listener_can_be_closed_before_its_context_is_left(loop: _loops.
 
 @on_both_loops
 async def test_leaving_a_client_says_its_goodbye(loop: _loops.Loop) -> None:
-    """``aclose()`` shuts the machine down and writes what it has to say."""
+    """``aclose()`` shuts the machine down, and writes its last command."""
     ends: list[CloseReason] = []
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -292,7 +292,7 @@ async def test_leaving_a_client_says_its_goodbye(loop: _loops.Loop) -> None:
 @pytest.mark.usefixtures("no_linger")
 @on_both_loops
 async def test_a_peer_that_does_not_read_is_not_waited_for_for_ever(loop: _loops.Loop) -> None:
-    """A Send that finds no reader within its patience counts as failed: the session ends."""
+    """A Send that the peer does not read within the timeout fails, and the session ends."""
     ends: list[CloseReason] = []
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:

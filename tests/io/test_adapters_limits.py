@@ -1,4 +1,4 @@
-"""How many connections there may be, in all and from one address; who comes beyond is told in the protocol's words."""
+"""The limits on connections, in total and from one address, and the replies to connections over the limit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def greet(connection: ServerConnection[Any]) -> None:
 
 
 def test_a_limiter_has_a_bound_in_all_and_for_each_address() -> None:
-    """Neighbours are not added up; whoever leaves makes room."""
+    """Addresses of one network are counted separately; a closed connection makes room."""
     limiter = ConnectionLimiter(Limits(connections=4, connections_per_address=2))
     assert [limiter.acquire("192.0.2.1") for _ in range(3)] == [True, True, False]
     assert [limiter.acquire("192.0.2.2") for _ in range(3)] == [True, True, False]
@@ -74,7 +74,7 @@ def test_a_limiter_keeps_nothing_of_those_who_left() -> None:
 
 
 def test_a_flood_of_refused_connections_is_one_line_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    """And the next line says how many there were."""
+    """The next line has the number of refused connections."""
     clock = Clock()
     limiter = ConnectionLimiter(Limits(connections=1), clock=clock)
     assert limiter.acquire("192.0.2.1")
@@ -148,7 +148,7 @@ async def test_there_is_room_again_when_a_session_has_ended(loop: _loops.Loop) -
 
 @on_both_loops
 async def test_on_a_port_of_implicit_tls_nothing_is_said(loop: _loops.Loop) -> None:
-    """A handshake is dearer than all the rest of a connection."""
+    """A handshake costs more than all the rest of a connection, so the connection is closed without one."""
     tls = server_context()
     async with serving(loop, echo, ssl_context=tls, implicit_tls=True, limits=Limits(connections=1)) as listener:
 
@@ -163,7 +163,7 @@ async def test_on_a_port_of_implicit_tls_nothing_is_said(loop: _loops.Loop) -> N
 
 @on_both_loops
 async def test_through_a_proxy_it_is_the_client_that_is_counted(loop: _loops.Loop) -> None:
-    """By the address in its header; the proxy itself may have as many as it likes."""
+    """By the address in the header; the number of connections of the proxy is not limited."""
     networks: list[Network] = [ipaddress.ip_network("127.0.0.0/8")]
     limits = Limits(connections_per_address=1)
     async with serving(loop, echo, proxy_from=networks, limits=limits) as listener:
@@ -218,7 +218,7 @@ def test_the_limit_of_descriptors_is_raised_as_far_as_it_goes() -> None:
 
 
 def test_running_out_of_descriptors_is_told_in_one_line_a_minute() -> None:
-    """The loops log every try, and with a traceback."""
+    """The event loops log every attempt, with a traceback."""
     clock = Clock()
     few = descriptors.AcceptErrorFilter(clock)
 
@@ -239,7 +239,7 @@ def test_running_out_of_descriptors_is_told_in_one_line_a_minute() -> None:
 
 @on_both_loops
 async def test_running_out_of_descriptors_pauses_accepting(loop: _loops.Loop) -> None:
-    """What is open goes on; who came meanwhile is served when there is room again."""
+    """Open connections continue; new ones wait, and are served when there is room again."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = descriptors.AcceptErrorFilter()
     loggers = [logging.getLogger(name) for name in ("asyncio", "trio.serve_listeners")]

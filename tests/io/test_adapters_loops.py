@@ -1,4 +1,4 @@
-"""What loop-neutral code gets from the loop that runs, and what it is told when there is none."""
+"""The loop interface for loop-independent code, and the errors without a running loop."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.io.line_echo import cancel_when_blocked, on_both_loops
 
 @on_both_loops
 async def test_the_loop_that_runs_is_found_and_brings_its_adapter(loop: _loops.Loop) -> None:
-    """``current()`` looks, it is not told."""
+    """``current()`` detects the loop by itself."""
     expected = {"asyncio": on_asyncio, "trio": on_trio}
     assert loop.adapter is expected[loop.name]
 
 
 @on_both_loops
 async def test_what_blocks_runs_in_a_thread(loop: _loops.Loop) -> None:
-    """With its arguments and its result; an exception comes back as it is."""
+    """Arguments and results are passed on; an exception is raised unchanged."""
     assert await loop.in_thread(lambda a, b: (a + b, threading.get_ident()), 1, 2) != (3, threading.get_ident())
     with pytest.raises(ZeroDivisionError):
         await loop.in_thread(divmod, 1, 0)
@@ -28,7 +28,7 @@ async def test_what_blocks_runs_in_a_thread(loop: _loops.Loop) -> None:
 
 @on_both_loops
 async def test_a_lock_lets_one_in(loop: _loops.Loop) -> None:
-    """Whoever comes second waits, and may be cancelled while waiting."""
+    """A second task waits, and may be cancelled while waiting."""
     lock = loop.lock()
 
     async def second() -> None:
@@ -43,14 +43,14 @@ async def test_a_lock_lets_one_in(loop: _loops.Loop) -> None:
 
 @on_both_loops
 async def test_sleeping_ends_in_time_or_never(loop: _loops.Loop) -> None:
-    """``sleep`` comes back by itself, ``sleep_forever`` by cancellation alone."""
+    """``sleep`` returns by itself; ``sleep_forever`` ends only by cancellation."""
     await loop.sleep(0)
     await cancel_when_blocked(loop.sleep_forever)
 
 
 @on_both_loops
 async def test_what_lasts_too_long_is_cut_off(loop: _loops.Loop) -> None:
-    """TimeoutError out of ``within``, and of nothing else: what ends in time and what fails are left alone."""
+    """``within`` raises TimeoutError only at the deadline; other results and exceptions pass through."""
     with pytest.raises(TimeoutError):
         async with loop.within(0.0):
             await loop.sleep_forever()
@@ -62,19 +62,19 @@ async def test_what_lasts_too_long_is_cut_off(loop: _loops.Loop) -> None:
 
 
 def test_without_a_loop_there_is_no_current_one() -> None:
-    """RuntimeError, from plain code."""
+    """RuntimeError in code outside a loop."""
     with pytest.raises(RuntimeError, match="no running event loop"):
         _loops.current()
 
 
 def test_a_name_that_is_no_loop_is_refused() -> None:
-    """Two loops are known."""
+    """Only asyncio and trio are supported."""
     with pytest.raises(ValueError, match="unknown event loop 'twisted'"):
         _loops.named("twisted")
 
 
 def test_without_trio_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """trio is an extra."""
+    """trio is an optional dependency (extra)."""
     monkeypatch.setitem(sys.modules, "trio", None)
     with pytest.raises(ImportError, match=r"pip install 'mailauth\[trio\]'"):
         _loops.named("trio")

@@ -1,4 +1,4 @@
-"""The adapters under the real machines, on both loops: our clients against our servers, and the standard library's."""
+"""The adapters with the SMTP and POP3 machines, on both loops: with our clients, and those of the standard library."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTENT = b"Subject: dots\r\n\r\n" + b".a line that begins with a dot\r\n" * 20_
 
 
 class Spool:
-    """What an SMTP server took in."""
+    """An SMTP session that keeps the messages it accepts."""
 
     def __init__(self) -> None:
         self.messages: list[bytes] = []
@@ -50,7 +50,7 @@ class Spool:
 
 
 async def maildrop(connection: ServerConnection[pop3.ServerEvent]) -> None:
-    """A POP3 server with one message, for anybody, handed over in pieces."""
+    """A POP3 session that accepts every login, and has one message, which it returns in pieces."""
     async for event in connection:
         match event:
             case sasl.CheckPassword() | sasl.Authorize() as question:
@@ -72,7 +72,7 @@ async def maildrop(connection: ServerConnection[pop3.ServerEvent]) -> None:
 
 
 async def reply(client: Client[smtp.ClientEvent]) -> smtp.Reply:
-    """The reply that comes next."""
+    """Return the next reply."""
     event = await anext(client)
     assert isinstance(event, smtp.ReplyReceived)
     return event.reply
@@ -146,7 +146,7 @@ def test_smtplib_submits_inside_tls(name: str, implicit: bool) -> None:
 @pytest.mark.parametrize("implicit", [False, True])
 @pytest.mark.parametrize("name", ["asyncio", "trio"])
 def test_poplib_retrieves_inside_tls(name: str, implicit: bool) -> None:
-    """By STLS and on a TLS port; the message comes in pieces, and whole."""
+    """By STLS and on a TLS port; the message is sent in pieces, and arrives whole."""
 
     def retrieve(port: int) -> bytes:
         if implicit:
@@ -199,7 +199,7 @@ async def test_our_client_retrieves_what_the_server_hands_over_in_pieces(loop: _
 
 @on_both_loops
 async def test_an_upgrade_on_offer_needs_a_context(loop: _loops.Loop) -> None:
-    """Settings that promise STARTTLS or STLS without a certificate are refused at once."""
+    """Settings with STARTTLS or STLS, but without an ssl_context, are refused at once."""
     with pytest.raises(ValueError, match="starttls"):
         loop.adapter.serve_smtp(Spool().session, SMTP)
     with pytest.raises(ValueError, match="stls"):

@@ -1,4 +1,4 @@
-"""The PROXY header under the adapters, on both loops: from listed peers alone, before TLS, and not one octet more."""
+"""The PROXY header in both adapters: only from listed peers, before TLS, and not one byte after it is consumed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BINARY: Final = (
 
 
 class Seen:
-    """A session that says everything again, and remembers its peers."""
+    """A session that sends every line back, and records its peers."""
 
     def __init__(self) -> None:
         self.peers: list[Peer] = []
@@ -43,7 +43,7 @@ class Seen:
 
 @on_both_loops
 async def test_the_peer_of_a_listed_proxy_is_its_client(loop: _loops.Loop) -> None:
-    """PROXY protocol section 2: what follows the header in the same segment is the client's."""
+    """PROXY protocol section 2: data after the header in the same segment is from the client."""
     session = Seen()
     async with serving(loop, session, proxy_from=LOOPBACK) as listener:
         for header in (HEADER, BINARY):
@@ -53,7 +53,7 @@ async def test_the_peer_of_a_listed_proxy_is_its_client(loop: _loops.Loop) -> No
 
 @on_both_loops
 async def test_a_header_may_come_in_pieces(loop: _loops.Loop) -> None:
-    """PROXY protocol section 2: nothing is said before it is whole."""
+    """PROXY protocol section 2: the server sends nothing before the header is complete."""
     session = Seen()
     async with serving(loop, session, proxy_from=LOOPBACK) as listener:
 
@@ -72,7 +72,7 @@ async def test_a_header_may_come_in_pieces(loop: _loops.Loop) -> None:
 
 @on_both_loops
 async def test_the_header_comes_before_tls(loop: _loops.Loop) -> None:
-    """PROXY protocol section 2: the proxy passes the handshake through; here the two come in one segment."""
+    """PROXY protocol section 2: the proxy forwards the handshake; here both arrive in one segment."""
     session = Seen()
     async with serving(loop, session, proxy_from=LOOPBACK, ssl_context=server_context(), implicit_tls=True) as listener:
 
@@ -102,7 +102,7 @@ async def test_the_header_comes_before_tls(loop: _loops.Loop) -> None:
 
 @on_both_loops
 async def test_a_listed_peer_without_a_valid_header_is_dropped(loop: _loops.Loop) -> None:
-    """PROXY protocol section 2.1: not a word is said to it, and no session runs."""
+    """PROXY protocol section 2.1: nothing is sent to it, and no session runs."""
     session = Seen()
     async with serving(loop, session, proxy_from=LOOPBACK) as listener:
 
@@ -119,7 +119,7 @@ async def test_a_listed_peer_without_a_valid_header_is_dropped(loop: _loops.Loop
 
 @on_both_loops
 async def test_a_header_that_does_not_come_is_not_waited_for(loop: _loops.Loop) -> None:
-    """PROXY protocol section 2: some seconds for the whole of it; a piece of it renews nothing."""
+    """PROXY protocol section 2: a timeout for the whole header; an incomplete header does not restart it."""
     session = Seen()
     async with serving(loop, session, proxy_from=LOOPBACK, limits=Limits(proxy_header_timeout=0.01)) as listener:
 
@@ -134,7 +134,7 @@ async def test_a_header_that_does_not_come_is_not_waited_for(loop: _loops.Loop) 
 
 @on_both_loops
 async def test_the_header_of_a_peer_that_is_not_listed_is_what_it_says(loop: _loops.Loop) -> None:
-    """PROXY protocol section 2: anybody could send one; it is a line like any other."""
+    """PROXY protocol section 2: any client could send one, so it is read as an ordinary line."""
     session = Seen()
     for networks in ((), REMOTE_ADDRESS):
         async with serving(loop, session, proxy_from=networks) as listener:
@@ -144,7 +144,7 @@ async def test_the_header_of_a_peer_that_is_not_listed_is_what_it_says(loop: _lo
 
 @on_both_loops
 async def test_a_header_without_addresses_leaves_the_peer_as_it_is(loop: _loops.Loop) -> None:
-    """PROXY protocol sections 2.1 and 2.2: UNKNOWN and LOCAL; the addresses of the socket hold."""
+    """PROXY protocol sections 2.1 and 2.2: for UNKNOWN and LOCAL the address of the socket is used."""
     session = Seen()
     local = bytes.fromhex("0D0A0D0A000D0A515549540A 20 00 0000")
     async with serving(loop, session, proxy_from=LOOPBACK) as listener:
@@ -155,7 +155,7 @@ async def test_a_header_without_addresses_leaves_the_peer_as_it_is(loop: _loops.
 
 @on_both_loops
 async def test_closing_does_not_wait_for_a_header(loop: _loops.Loop) -> None:
-    """The listener is left while a proxy has said nothing yet."""
+    """The listener closes while a proxy has not sent anything yet."""
     session = Seen()
     async with serving(loop, session, proxy_from=LOOPBACK, grace=60.0) as listener:
         connection = await loop.in_thread(dial, listener.port)
@@ -178,6 +178,6 @@ async def test_closing_does_not_wait_for_a_header(loop: _loops.Loop) -> None:
     ],
 )
 def test_networks_are_of_one_family(address: str, networks: list[str], expected: bool) -> None:
-    """A peer on a socket for both families is IPv4 all the same; a zone is no part of an address."""
+    """An IPv4-mapped address counts as IPv4, and the zone of an address is ignored."""
     wanted: list[Network] = [ipaddress.ip_network(network) for network in networks]
     assert is_within(address, wanted) is expected

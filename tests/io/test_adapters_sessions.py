@@ -1,4 +1,4 @@
-"""The adapter contract on both loops: iterating, waking, patience, cancelling, and how much is read ahead."""
+"""Both adapters: iteration, waking, timeouts, cancellation, and the limit on data read ahead."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.io.line_echo import (
 
 @on_both_loops
 async def test_actions_are_carried_out_and_questions_are_passed_on(loop: _loops.Loop) -> None:
-    """Send and NeedData never reach the application; a line that came in pieces is one question."""
+    """The application never gets Send and NeedData; a line that arrives in pieces is one question."""
     async with serving(loop, echo) as listener:
 
         def client() -> bytes:
@@ -48,14 +48,14 @@ async def test_actions_are_carried_out_and_questions_are_passed_on(loop: _loops.
 
 @on_both_loops
 async def test_half_closed_client_still_gets_its_answers(loop: _loops.Loop) -> None:
-    """Whole lines that were received are obeyed, though the client has closed its side."""
+    """Complete lines are processed even if the client has closed its sending side."""
     async with serving(loop, echo) as listener:
         assert await loop.in_thread(talk, listener.port, b"one\r\ntwo\r\nhal") == b"hello\r\none\r\ntwo\r\n"
 
 
 @on_both_loops
 async def test_the_peer_is_who_the_socket_says(loop: _loops.Loop) -> None:
-    """The address of the peer comes from the socket; a client may choose the one it comes from."""
+    """The address of the peer is read from the socket; a client may choose its source address."""
     peers = []
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -74,7 +74,7 @@ async def test_the_peer_is_who_the_socket_says(loop: _loops.Loop) -> None:
 
 @on_both_loops
 async def test_shut_down_from_another_task_wakes_the_read(loop: _loops.Loop) -> None:
-    """The session waits for octets that never come; ``shut_down()`` elsewhere ends it politely."""
+    """The session waits for data that never arrives; ``shut_down()`` in another task ends it in order."""
     connections: list[ServerConnection[EchoEvent]] = []
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -84,20 +84,20 @@ async def test_shut_down_from_another_task_wakes_the_read(loop: _loops.Loop) -> 
     async with serving(loop, session) as listener, await connecting(loop, listener.port) as client:
         assert await anext(client) == Line(text=b"hello")
         connections[0].shut_down(CloseReason.SHUT_DOWN)
-        connections[0].shut_down(CloseReason.TIMED_OUT)  # twice is once
+        connections[0].shut_down(CloseReason.TIMED_OUT)  # a second call does nothing
         assert [event async for event in client] == [Line(text=b"closing: SHUT_DOWN")]
 
 
 @on_both_loops
 async def test_timeout_means_timed_out(loop: _loops.Loop) -> None:
-    """NeedData names the seconds; when they bring nothing, the machine is told TIMED_OUT."""
+    """After the seconds in NeedData without data, the machine is shut down with TIMED_OUT."""
     async with serving(loop, echo, build=impatient) as listener:
         assert await loop.in_thread(listen_only, listener.port) == b"hello\r\nclosing: TIMED_OUT\r\n"
 
 
 @on_both_loops
 async def test_a_shorter_timeout_is_obeyed(loop: _loops.Loop) -> None:
-    """The timer of a connection was set for five minutes; a state with less patience is timed out all the same."""
+    """The timer was set for five minutes; a later, shorter timeout still applies."""
     machines: list[Echo] = []
 
     def build(entropy: bytes, tls: Tls | None) -> Echo:
@@ -123,14 +123,14 @@ async def test_a_shorter_timeout_is_obeyed(loop: _loops.Loop) -> None:
 
 @on_both_loops
 async def test_a_client_has_a_timeout_too(loop: _loops.Loop) -> None:
-    """A server that says nothing for too long: the client's machine is told, and the iteration ends."""
+    """A server that sends nothing for too long: the client's machine is shut down, and the iteration ends."""
     async with serving(loop, echo) as listener, await connecting(loop, listener.port, timeout=0.01) as client:
         assert [event async for event in client] == [Line(text=b"hello")]
 
 
 @on_both_loops
 async def test_cancelled_while_reading_nothing_is_lost(loop: _loops.Loop) -> None:
-    """The read is cancelled with half a line received; the next call goes on where it was."""
+    """The read is cancelled after half a line; the next call continues there."""
     lines: list[bytes] = []
     cancelled = threading.Event()
 
@@ -160,7 +160,7 @@ async def test_cancelled_while_reading_nothing_is_lost(loop: _loops.Loop) -> Non
 
 @on_both_loops
 async def test_cancelled_inside_send_the_connection_is_broken(loop: _loops.Loop) -> None:
-    """Nobody knows how many octets left; each further call says so."""
+    """It is unknown how many bytes were sent; each further call raises."""
     told: list[str] = []
     over = threading.Event()
 
@@ -189,7 +189,7 @@ async def test_cancelled_inside_send_the_connection_is_broken(loop: _loops.Loop)
 
 @on_both_loops
 async def test_iterating_over_an_open_question_is_a_mistake(loop: _loops.Loop) -> None:
-    """Nothing can happen before the answer: RuntimeError, and the question is still open."""
+    """RuntimeError, and the question stays open."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
         question = await anext(connection)
@@ -205,7 +205,7 @@ async def test_iterating_over_an_open_question_is_a_mistake(loop: _loops.Loop) -
 
 @on_both_loops
 async def test_flush_writes_what_is_queued_and_keeps_what_it_meets(loop: _loops.Loop) -> None:
-    """More than any buffer holds is written at the server's pace; events wait for the iteration, in order."""
+    """More data than any buffer holds is written as fast as the server reads; events are kept in order."""
     received: list[int] = []
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -224,7 +224,7 @@ async def test_flush_writes_what_is_queued_and_keeps_what_it_meets(loop: _loops.
 
 
 def test_bytes_that_come_while_a_question_is_open_stop_the_reading() -> None:
-    """A connection keeps a bounded amount: on asyncio, where octets come by themselves, the transport is paused."""
+    """A connection buffers a bounded amount of data: on asyncio, which pushes data, the transport is paused."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
         question = await anext(connection)
@@ -255,7 +255,7 @@ def test_bytes_that_come_while_a_question_is_open_stop_the_reading() -> None:
 
 
 def test_bytes_that_arrive_with_the_cancellation_are_kept() -> None:
-    """On asyncio octets can come for a read that was cancelled in the same turn; they wait for the next call."""
+    """On asyncio, data can arrive for a read that was cancelled in the same iteration; the next call returns it."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
         stream = connection._stream

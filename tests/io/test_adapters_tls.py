@@ -1,4 +1,4 @@
-"""TLS under the adapters, on both loops: implicit, upgraded, failing, and its last word; the wall before it."""
+"""TLS in both adapters: implicit, by upgrade, failures, close_notify, and clear text injected before the handshake."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from tests.io.tls import client_context, layers, server_context
 
 
 def stranger() -> ssl.SSLContext:
-    """A client that trusts nobody whom we know."""
+    """Return a client's context that does not trust the test authority."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 async def upgrade(client: Client[ClientEvent]) -> Tls:
-    """STARTTLS, and the TLS of the notice that follows."""
+    """Do STARTTLS, and return the TLS session of the notice that follows."""
     assert await anext(client) == Line(text=b"hello")
     client.send(Line(text=b"STARTTLS"))
     assert await anext(client) == Line(text=b"go")
@@ -46,7 +46,7 @@ async def upgrade(client: Client[ClientEvent]) -> Tls:
 
 @on_both_loops
 async def test_implicit_tls_comes_before_the_machine(loop: _loops.Loop) -> None:
-    """Both machines are built with the facts of the handshake."""
+    """Both machines are built with the properties of the TLS session."""
     seen: list[Tls | None] = []
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -64,13 +64,13 @@ async def test_implicit_tls_comes_before_the_machine(loop: _loops.Loop) -> None:
         assert client.tls is not None
         assert seen[0].version == client.tls.version == "TLSv1.3"
         assert seen[0].cipher == client.tls.cipher != ""
-        assert seen[0].peer_certificate is None  # no certificate was asked of the client
+        assert seen[0].peer_certificate is None  # the server did not request a certificate
         assert client.tls.peer_certificate is not None
 
 
 @on_both_loops
 async def test_starttls_upgrades_the_live_stream(loop: _loops.Loop) -> None:
-    """The reply to the command goes in clear; everything after it inside TLS; the machine gets the facts."""
+    """The reply is sent in clear text, and everything after it inside TLS; both machines learn of the session."""
     async with (
         serving(loop, echo, ssl_context=server_context()) as listener,
         await connecting(loop, listener.port, ssl_context=client_context()) as client,
@@ -83,7 +83,7 @@ async def test_starttls_upgrades_the_live_stream(loop: _loops.Loop) -> None:
 
 @on_both_loops
 async def test_tls_carries_more_than_one_record(loop: _loops.Loop) -> None:
-    """A Send of many records arrives whole and in order, at the pace of the reader."""
+    """A Send of many records arrives whole and in order, as fast as the peer reads."""
     lines = [b"%d " % number * 100 for number in range(3_000)]
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -138,7 +138,7 @@ def test_bytes_in_one_piece_with_the_end_of_the_handshake_are_read(name: str, ve
 
 @on_both_loops
 async def test_the_last_word_inside_tls_is_close_notify(loop: _loops.Loop) -> None:
-    """The client can tell the end of the session from a cut line, even when it has sent more than is read."""
+    """The client can tell the end of the session from a truncation attack, even if it has sent more than is read."""
     async with serving(loop, echo, ssl_context=server_context(), implicit_tls=True) as listener:
 
         def client() -> bytes:
@@ -153,7 +153,7 @@ async def test_the_last_word_inside_tls_is_close_notify(loop: _loops.Loop) -> No
 
 @on_both_loops
 async def test_close_notify_of_the_client_still_lets_it_hear_the_answer(loop: _loops.Loop) -> None:
-    """A TLS client that has closed its side is a half-closed client."""
+    """A TLS client that has sent close_notify is a half-closed client."""
     ends: list[CloseReason] = []
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -179,7 +179,7 @@ async def test_close_notify_of_the_client_still_lets_it_hear_the_answer(loop: _l
 
 @on_both_loops
 async def test_clear_bytes_ahead_of_the_handshake_never_get_inside(loop: _loops.Loop) -> None:
-    """CVE-2011-0411: octets between STARTTLS and TLS are never asked: they are dropped, or fatal to the handshake."""
+    """CVE-2011-0411: data between STARTTLS and the handshake is discarded, or makes the handshake fail."""
     asked: list[bytes] = []
     injected = threading.Event()
 
@@ -206,7 +206,7 @@ async def test_clear_bytes_ahead_of_the_handshake_never_get_inside(loop: _loops.
                     with client_context().wrap_socket(connection, server_hostname="127.0.0.1") as inside:
                         inside.sendall(b"inside\r\nQUIT\r\n")
                         assert read_all(inside) == b"inside\r\nbye\r\n"
-                except OSError:  # the handshake met what the server had not read yet
+                except OSError:  # the server had not read the injected data before the handshake
                     pass
 
         await loop.in_thread(client)
@@ -215,7 +215,7 @@ async def test_clear_bytes_ahead_of_the_handshake_never_get_inside(loop: _loops.
 
 @on_both_loops
 async def test_a_handshake_that_fails_ends_the_session_and_nothing_else(loop: _loops.Loop) -> None:
-    """It is told to the machine as the end of the stream; the next client is served."""
+    """The machine sees the end of the stream; the next client is served."""
     ends: list[EchoEvent] = []
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -232,7 +232,7 @@ async def test_a_handshake_that_fails_ends_the_session_and_nothing_else(loop: _l
                 read_line(connection)
                 connection.sendall(b"STARTTLS\r\n")
                 read_line(connection)
-                connection.sendall(b"EHLO this is no ClientHello\r\n")
+                connection.sendall(b"EHLO not.a.ClientHello\r\n")
                 read_all(connection)
 
         await loop.in_thread(garbage)
@@ -268,7 +268,7 @@ async def test_a_server_that_is_not_proved_fails_the_client(loop: _loops.Loop) -
 
 @on_both_loops
 async def test_a_handshake_is_bounded_in_time(loop: _loops.Loop) -> None:
-    """A client that connects to a TLS port and keeps silent is dropped, without a session."""
+    """A client that connects to a TLS port and sends nothing is disconnected, without a session."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
         raise AssertionError("a session without a handshake")
@@ -281,7 +281,7 @@ async def test_a_handshake_is_bounded_in_time(loop: _loops.Loop) -> None:
 
 @on_both_loops
 async def test_leaving_the_context_ends_handshakes(loop: _loops.Loop) -> None:
-    """A handshake that is under way does not keep the server from ending at once, whatever its grace."""
+    """A handshake in progress does not delay the end of the server, whatever the grace period."""
     async with serving(loop, echo, ssl_context=server_context(), implicit_tls=True, grace=3600.0) as listener:
         connection = await loop.in_thread(dial, listener.port)
         connection.sendall(b"\x16")
@@ -293,7 +293,7 @@ async def test_leaving_the_context_ends_handshakes(loop: _loops.Loop) -> None:
 
 @on_both_loops
 async def test_cancelled_inside_the_handshake_the_connection_is_broken(loop: _loops.Loop) -> None:
-    """The next call says so."""
+    """The next call raises."""
     told = threading.Event()
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -320,7 +320,7 @@ async def test_cancelled_inside_the_handshake_the_connection_is_broken(loop: _lo
 
 @on_both_loops
 async def test_shut_down_during_the_handshake_ends_it(loop: _loops.Loop) -> None:
-    """Nothing can be said between clear and TLS: the connection is closed."""
+    """Nothing can be sent during the handshake, so the connection is closed."""
     connections: list[ServerConnection[EchoEvent]] = []
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -338,7 +338,7 @@ async def test_shut_down_during_the_handshake_ends_it(loop: _loops.Loop) -> None
 
 @on_both_loops
 async def test_a_context_must_be_there_when_tls_is_wanted(loop: _loops.Loop) -> None:
-    """Said before anything listens or connects in vain."""
+    """The error is raised before anything listens or connects."""
     with pytest.raises(ValueError, match="ssl_context"):
         async with serving(loop, echo, implicit_tls=True):
             raise AssertionError("TLS without a certificate")
@@ -354,7 +354,7 @@ async def test_a_context_must_be_there_when_tls_is_wanted(loop: _loops.Loop) -> 
 
 
 def test_a_forged_record_ends_the_stream() -> None:
-    """What was read before it is good; after it comes nothing."""
+    """Data before it is valid; nothing after it is returned."""
     server, client = layers()
     good, forged = client.encrypt(b"good"), bytearray(client.encrypt(b"forged"))
     forged[-1] ^= 1

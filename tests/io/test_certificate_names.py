@@ -1,4 +1,4 @@
-"""The names of a client certificate, as a map to accounts writes them."""
+"""The names in a client certificate, in the form that is used to map them to accounts."""
 
 from __future__ import annotations
 

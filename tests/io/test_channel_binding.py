@@ -1,4 +1,4 @@
-"""The channel binding ``tls-server-end-point`` (RFC 5929 section 4), and the -PLUS forms of SCRAM by it (RFC 5802)."""
+"""The channel binding ``tls-server-end-point`` (RFC 5929 section 4), and SCRAM-...-PLUS with it (RFC 5802)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mailauth_io.channel_binding import NAME, BindingContext, channel_bindings, 
 from tests.io.server_support import Run, on_both_loops
 from tests.io.tls import authority, client_context, layers
 
-DECOY = sasl.ScramDecoy(key=b"a key that nobody knows")
+DECOY = sasl.ScramDecoy(key=b"a key for decoys")
 KEYS = {name: sasl.scram_keys(b"wonderland", b"salt", 4096, name) for name in ("sha1", "sha256")}
 PLUS = sasl.ALL_MECHANISMS.only("SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1")
 
@@ -62,7 +62,7 @@ def by_ecdsa(algorithm: hashes.SHA224 | hashes.SHA256 | hashes.SHA384 | hashes.S
 def test_the_hash_is_that_of_the_signature(
     sign: Callable[[hashes.HashAlgorithm], x509.Certificate], algorithm: hashes.HashAlgorithm
 ) -> None:
-    """RFC 5929 section 4.1; another implementation names the hash and computes the digest."""
+    """RFC 5929 section 4.1; the expected digest is computed by another implementation."""
     certificate = sign(algorithm)
     assert server_end_point(certificate.public_bytes(Encoding.DER)) == certificate.fingerprint(algorithm)
 
@@ -80,7 +80,7 @@ def test_a_signature_by_pss_names_its_hash_in_parameters(algorithm: hashes.SHA25
     ids=["RSA with MD5", "RSA with SHA-1", "ECDSA with SHA-1", "DSA with SHA-1"],
 )
 def test_md5_and_sha_1_give_way_to_sha_256(old: str) -> None:
-    """RFC 5929 section 4.1.  Nobody signs by them any more, so only the fields that are read are there."""
+    """RFC 5929 section 4.1.  No tool signs with them any more, so the test builds only the fields that are read."""
     made = sequence(sequence(b"to be signed") + sequence(element(0x06, bytes.fromhex(old))) + element(0x03, b"\0"))
     digest = hashes.Hash(hashes.SHA256())
     digest.update(made)
@@ -105,7 +105,7 @@ def sequence(content: bytes) -> bytes:
 
 
 def test_a_signature_without_a_hash_binds_nothing() -> None:
-    """RFC 5929 section 4.1: then the binding is undefined."""
+    """RFC 5929 section 4.1: the binding is undefined."""
     key = ed25519.Ed25519PrivateKey.generate()
     certificate = builder(key).sign(key, None).public_bytes(Encoding.DER)
     assert server_end_point(certificate) is None
@@ -133,7 +133,7 @@ def binding_context() -> BindingContext:
 
 
 def shaken(server: ssl.SSLContext) -> tuple[Tls, Tls]:
-    """What both sides know of a TLS session: the server's, the client's."""
+    """Return the properties of a TLS session on the server's and on the client's side."""
     here, there = layers(server)
     return here.tls, there.tls
 
@@ -145,14 +145,14 @@ def test_both_sides_of_a_session_know_the_same_binding() -> None:
 
 
 def test_a_plain_context_binds_nothing_on_the_server() -> None:
-    """So ``mailauth serve`` offers no -PLUS form: a client that binds by ``tls-exporter`` would fail."""
+    """So ``mailauth serve`` offers no -PLUS mechanism: a client that uses ``tls-exporter`` would fail."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority().issue_cert("localhost").configure_cert(made)
     assert shaken(made)[0].channel_bindings == {}
 
 
 def test_the_context_that_the_name_chose_counts() -> None:
-    """SNI (RFC 6066 section 3) may show another certificate than the context that listens."""
+    """SNI (RFC 6066 section 3) may select another certificate than that of the listening context."""
     first, second = binding_context(), binding_context()
 
     def choose(session: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
@@ -172,7 +172,7 @@ def test_of_two_certificates_nobody_knows_which_is_shown() -> None:
 
 
 def test_a_chain_begins_with_the_certificate_that_counts(tmp_path: Path) -> None:
-    """Whatever text and key stand around it in the file; a path may be octets, too."""
+    """The file may also contain text and a key; its path may be bytes."""
     issued = authority().issue_cert("localhost")
     path = tmp_path / "chain.pem"
     text = b"A certificate\n" + issued.private_key_pem.bytes() + b"".join(pem.bytes() for pem in issued.cert_chain_pems)
@@ -186,8 +186,8 @@ def test_a_chain_begins_with_the_certificate_that_counts(tmp_path: Path) -> None
 async def submission(connection: ServerConnection[smtp.ExtendedServerEvent]) -> None:
     async for event in connection:
         match event:
-            case sasl.FetchScramKeys(authentication_identity=who, hash_name=hash_name) as question:
-                connection.answer(question, KEYS[hash_name] if who == "alice" else None)
+            case sasl.FetchScramKeys(authentication_identity=name, hash_name=hash_name) as question:
+                connection.answer(question, KEYS[hash_name] if name == "alice" else None)
             case smtp.Connected() | smtp.StartTls() as question:
                 connection.answer(question, ACCEPT)
             case Question() as other:
@@ -199,8 +199,8 @@ async def submission(connection: ServerConnection[smtp.ExtendedServerEvent]) -> 
 async def maildrop(connection: ServerConnection[pop3.ExtendedServerEvent]) -> None:
     async for event in connection:
         match event:
-            case sasl.FetchScramKeys(authentication_identity=who, hash_name=hash_name) as question:
-                connection.answer(question, KEYS[hash_name] if who == "alice" else None)
+            case sasl.FetchScramKeys(authentication_identity=name, hash_name=hash_name) as question:
+                connection.answer(question, KEYS[hash_name] if name == "alice" else None)
             case pop3.OpenMaildrop() as opening:
                 connection.answer(opening, pop3.Maildrop())
             case pop3.Connected() | pop3.Stls() as question:
@@ -212,7 +212,7 @@ async def maildrop(connection: ServerConnection[pop3.ExtendedServerEvent]) -> No
 
 
 def bound(name: str, tls: Tls | None, password: bytes = b"wonderland") -> sasl.ClientMechanism:
-    """The client of a -PLUS form, bound to the connection that *tls* describes."""
+    """Return a client of a -PLUS mechanism, bound to the TLS session *tls*."""
     assert tls is not None
     make = sasl.ScramSha256PlusClient if name == "SCRAM-SHA-256-PLUS" else sasl.ScramSha1PlusClient
     return make(
@@ -236,7 +236,7 @@ async def login(client: Somewhere, mechanism: sasl.ClientMechanism) -> bool:
 @by_both_hashes
 @on_both_ports
 def test_scram_plus_over_smtp(run: Run, name: str, upgrade: bool) -> None:
-    """RFC 5802 section 6: the right binding logs in; another one and a -PLUS form that was taken out do not."""
+    """RFC 5802 section 6: the correct binding logs in; a wrong one, and a downgrade from -PLUS, do not."""
     settings = smtp.ExtendedServerSettings(mechanisms=PLUS, scram_decoy=DECOY, starttls=True)
 
     async def main() -> None:
@@ -265,7 +265,7 @@ def test_scram_plus_over_smtp(run: Run, name: str, upgrade: bool) -> None:
 @by_both_hashes
 @on_both_ports
 def test_scram_plus_over_pop3(run: Run, name: str, upgrade: bool) -> None:
-    """The same by RFC 5034."""
+    """The same over POP3 (RFC 5034)."""
     settings = pop3.ExtendedServerSettings(mechanisms=PLUS, scram_decoy=DECOY, stls=True)
 
     async def main() -> None:
@@ -289,9 +289,9 @@ def test_scram_plus_over_pop3(run: Run, name: str, upgrade: bool) -> None:
 
 
 async def in_turn(client: Somewhere, name: str) -> None:
-    """Two logins that must fail, and the one that must not."""
-    elsewhere = attrs.evolve(client.tls or Tls(version=""), channel_bindings={NAME: bytes(32)})
-    assert not await login(client, bound(name, elsewhere))
+    """Try two logins that must fail, and one that must succeed."""
+    another = attrs.evolve(client.tls or Tls(version=""), channel_bindings={NAME: bytes(32)})
+    assert not await login(client, bound(name, another))
     downgraded = sasl.ScramSha256Client(
         authentication_identity="alice", password=b"wonderland", entropy=bytes(range(32)), could_bind=True
     )

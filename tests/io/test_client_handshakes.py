@@ -1,4 +1,4 @@
-"""A client whose STARTTLS or STLS breaks is closed: nothing it does then reaches the server in clear text."""
+"""A client whose STARTTLS or STLS fails is closed: it sends nothing more to the server in clear text."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ AFTER_STARTTLS = {
     "injected": b"250 far.test\r\n+OK\r\n",
     "alert": b"\x15\x03\x03\x00\x02\x02\x28",
 }
-"""What the server says after its positive reply, before it closes."""
+"""The bytes that the server sends after its positive reply, before it closes."""
 
 SMTP = {b"EHLO": b"250-far.test\r\n250-STARTTLS\r\n250 AUTH PLAIN LOGIN CRAM-MD5\r\n", b"STARTTLS": b"220 go\r\n"}
 POP3 = {b"CAPA": b"+OK\r\nSTLS\r\nUSER\r\nSASL PLAIN\r\n.\r\n", b"STLS": b"+OK go\r\n"}
 
 
 class Server:
-    """Serves one connection in a thread, and keeps all that came."""
+    """Serves one connection in a thread, and records all input."""
 
     def __init__(self, greeting: bytes, replies: dict[bytes, bytes], after: bytes) -> None:
         self.heard = b""
@@ -71,7 +71,7 @@ class Server:
 def test_after_a_handshake_that_failed_a_client_logs_in_nowhere(
     name: str, protocol: str, after: bytes, flushed: bool
 ) -> None:
-    """Whether its TLS was required or not: the iteration raises, and every command is refused here."""
+    """The iteration raises, and the machine refuses every command, whether TLS was required or not."""
     machine: ClientMachine[Any]
     commands: list[Command]
     if protocol == "SMTP":
@@ -110,6 +110,6 @@ def test_after_a_handshake_that_failed_a_client_logs_in_nowhere(
     verbs = [b"EHLO", b"STARTTLS"] if protocol == "SMTP" else [b"CAPA", b"STLS"]
     assert [line.split(b" ")[0] for line in lines[:2]] == verbs
     rest = b"\r\n".join(lines[2:])
-    assert rest == b"" or rest.startswith(b"\x16")  # the ClientHello, and an alert behind it
+    assert rest == b"" or rest.startswith(b"\x16")  # the ClientHello, followed by an alert
     assert PASSWORD not in rest
     assert b"AUTH" not in rest

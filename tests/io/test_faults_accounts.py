@@ -1,4 +1,4 @@
-"""Accounts that fail, by every mechanism, and hashing that cannot keep up: 454, [SYS/TEMP], one line, and no secret."""
+"""Account stores that fail, with every mechanism, and overloaded hashing: 454, [SYS/TEMP], one log line, no secret."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MECHANISMS: dict[str, Callable[[], sasl.ClientMechanism]] = {
     "token_owner": lambda: sasl.OauthBearerClient(token=b"a-token-of-alice", authorization_identity=""),
     "refresh": lambda: sasl.LoginClient(authentication_identity="alice", password=PASSWORD.encode()),
 }
-"""What is asked of the accounts, and a mechanism that makes the server ask it."""
+"""The methods of the accounts, each with a mechanism that makes the server call it."""
 
 
 @on_both_loops
@@ -44,7 +44,7 @@ MECHANISMS: dict[str, Callable[[], sasl.ClientMechanism]] = {
 def test_whatever_is_asked_of_accounts_that_fail_the_login_is_put_off(
     run: Run, login: Login, method: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """RFC 4954 section 6, RFC 3206 section 4: it is not told that the password is wrong."""
+    """RFC 4954 section 6, RFC 3206 section 4: the reply does not claim that the password is wrong."""
     caplog.set_level(logging.INFO)
     broken = Broken({method})
     real = MemoryAccounts({"alice": PASSWORD.encode()}, tokens=[("alice", b"a-token-of-alice")])
@@ -71,7 +71,7 @@ def test_whatever_is_asked_of_accounts_that_fail_the_login_is_put_off(
 
 @attrs.frozen
 class Held(Credential):
-    """A password whose check takes until it is let go."""
+    """A password whose check blocks until the test releases it."""
 
     proofs: ClassVar[frozenset[Proof]] = frozenset({Proof.PASSWORD})
 
@@ -92,7 +92,7 @@ class Held(Credential):
 
 
 def login_of_alice(served: Served, password: bytes = PASSWORD.encode(), source: str = "127.0.0.1") -> socket.socket:
-    """A client whose password is on its way to be hashed."""
+    """Return a client that has sent its password."""
     assert served.ports.smtps is not None
     plain = socket.create_connection(("127.0.0.1", served.ports.smtps), TIMEOUT, (source, 0))
     client = client_context().wrap_socket(plain, server_hostname="127.0.0.1")
@@ -115,7 +115,7 @@ def behind(held: Held, hashing: Hashing) -> server.Stores:
 
 @on_both_loops
 def test_who_finds_hashing_busy_is_put_off_and_nobody_else_waits(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    """A password that is never compared is not told wrong; mail is taken, and other logins and sessions go on."""
+    """An unchecked password is not reported as wrong; mail is accepted, and other logins and sessions continue."""
     held = Held()
 
     def client(served: Served) -> None:
@@ -140,7 +140,7 @@ def test_who_finds_hashing_busy_is_put_off_and_nobody_else_waits(run: Run, caplo
 
 
 class Announced(MemoryAccounts):
-    """Accounts that tell when a login is about to be queued."""
+    """Accounts that signal when a login is about to be queued."""
 
     queued: threading.Semaphore
 
@@ -150,7 +150,7 @@ class Announced(MemoryAccounts):
 
 
 def announcing(credential: Credential, hashing: Hashing) -> Announced:
-    """Accounts with alice's alone."""
+    """Return Accounts with the single account alice."""
     accounts = Announced([Account(name="alice", credential=credential)], hashing=hashing)
     accounts.queued = threading.Semaphore(0)
     return accounts
@@ -158,7 +158,7 @@ def announcing(credential: Credential, hashing: Hashing) -> Announced:
 
 @on_both_loops
 def test_clients_that_leave_while_their_passwords_wait_get_no_hash(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    """Nor is a store said to have failed; the next login is served after them."""
+    """The log reports no failed store, and the next login is served."""
     held = Held()
     hashing = Hashing(threads=1)
     accounts = announcing(held, hashing)
@@ -186,7 +186,7 @@ def test_clients_that_leave_while_their_passwords_wait_get_no_hash(run: Run, cap
 @on_both_loops
 @pytest.mark.parametrize("port", ["smtp", "pop3"])
 def test_a_client_that_sends_its_session_at_once_and_closes_its_side_logs_in(run: Run, port: str) -> None:
-    """As ``nc`` does with what is piped into it: it waits for the replies."""
+    """As ``nc`` does with piped input: it waits for the replies."""
     held = Held()
     held.go_on.set()
     plain = base64.b64encode(f"\0alice\0{PASSWORD}".encode())
@@ -212,7 +212,7 @@ def test_a_client_that_sends_its_session_at_once_and_closes_its_side_logs_in(run
 def test_a_client_that_sends_many_logins_and_leaves_costs_one_line_of_the_log(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After the first one that finds it gone its session ends, and the rest of what it sent is not read."""
+    """The session ends at the first login after the disconnection, and the rest of the input is not read."""
     caplog.set_level(logging.INFO)
     held = Held()
     hashing = Hashing(threads=1)
@@ -240,7 +240,7 @@ def test_a_client_that_sends_many_logins_and_leaves_costs_one_line_of_the_log(
 
 @attrs.frozen
 class Counted(Held):
-    """Held, and it tells in which order passwords are checked."""
+    """Like Held, and records the order in which passwords are checked."""
 
     checked: list[bytes] = attrs.field(factory=list, eq=False)
 
@@ -256,7 +256,7 @@ class Counted(Held):
 @on_both_loops
 @pytest.mark.parametrize("attackers", [1, 10])
 def test_attacking_addresses_do_not_hold_up_a_login(run: Run, attackers: int) -> None:
-    """Each of them has ten passwords waiting; between an honest login and its own hash at most two others start."""
+    """Each has ten passwords queued; between a legitimate login and its hash at most two others start."""
     counted = Counted()
     hashing = Hashing(threads=1, timeout=10 * TIMEOUT)
     accounts = announcing(counted, hashing)

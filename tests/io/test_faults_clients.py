@@ -1,4 +1,4 @@
-"""Clients that half-close, reset or vanish at every moment of a session: 250 alone means stored; the next is served."""
+"""Clients that half-close, reset or vanish at every point of a session: a message is stored only if 250 was sent."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ HANDSHAKE = 30.0
 
 
 def bear(run: Run, moment: Moment, client: Callable[[Served], None], stored: set[int]) -> None:
-    """Let *client* at a server and wait for the end of its session; then as many messages as *stored* are there.
+    """Run *client* against a server, and check, after its session, that the number of messages is in *stored*.
 
-    The next session is served, the maildrop is free, and the memory is given back.
+    The next session is served, the maildrop is unlocked, and the memory is released.
     """
     budget = stores.Budget()
     kept = server.Stores(
@@ -55,7 +55,7 @@ def bear(run: Run, moment: Moment, client: Callable[[Served], None], stored: set
 @on_both_loops
 @at_every_moment(smtp=SMTP, pop3=POP3)
 def test_a_client_that_half_closes_hears_what_it_asked_for(run: Run, moment: Moment) -> None:
-    """Whole lines are obeyed, half a line never is (RFC 5321 section 4.1.1.10, RFC 1939 section 3)."""
+    """Complete lines are processed, an incomplete line is not (RFC 5321 section 4.1.1.10, RFC 1939 section 3)."""
 
     def client(served: Served) -> None:
         with come(served, moment) as connection:
@@ -68,7 +68,7 @@ def test_a_client_that_half_closes_hears_what_it_asked_for(run: Run, moment: Mom
 
 
 def said_by_pop3(heard: bytes) -> list[bytes]:
-    """The replies; of a message that comes with one of them every line is there."""
+    """Return the replies, and check that each message in them is complete."""
     replies = []
     while heard:
         reply, _, heard = heard.partition(b"\r\n")
@@ -87,7 +87,7 @@ def said_by_pop3(heard: bytes) -> list[bytes]:
 def test_of_a_client_that_is_gone_nothing_is_kept_but_what_it_finished(
     run: Run, moment: Moment, tls_mode: Callable[[socket.socket], None], tls: bool
 ) -> None:
-    """What it finished may be lost with it, by a reset, or not: it was told nothing."""
+    """A completed command may be lost by a reset, since the client received no reply."""
 
     def client(served: Served) -> None:
         tls_mode(come(served, moment, tls=tls))
@@ -98,8 +98,8 @@ def test_of_a_client_that_is_gone_nothing_is_kept_but_what_it_finished(
 @on_both_loops
 @at_every_moment(smtp=SMTP, pop3=POP3)
 def test_a_client_that_vanishes_is_given_up_when_its_time_is_over(run: Run, moment: Moment) -> None:
-    """No FIN comes, as from behind a proxy that forwards nothing any more (RFC 5321 section 4.5.3.2.7, RFC 1939
-    section 3).  What it finished stays done, and without QUIT nothing is deleted.
+    """No FIN arrives, as from a proxy that has stopped forwarding (RFC 5321 section 4.5.3.2.7, RFC 1939 section 3).
+    Completed commands keep their effect, and without QUIT nothing is deleted.
     """
     budget = stores.Budget()
     maildrops = stores.MemoryMaildrops()

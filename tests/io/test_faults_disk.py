@@ -1,4 +1,4 @@
-"""Maildirs on a disk that is full, unwritable or gone: temporary failures on both ports, one line, and nothing lost."""
+"""Maildirs on a disk that is full, read-only or missing: temporary failures on both ports, one log line, no loss."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEXT: Final = b"Subject: x\r\n\r\n" + b"body\r\n" * 30_000
 
 
 def meet_maildirs(run: Run, directory: Path, client: Callable[[Served], None]) -> None:
-    """A pair with Maildirs below *directory*: a folder for each account, and ``outbox``."""
+    """Run *client* against a server with Maildirs in *directory*: one for each account, and ``outbox``."""
     kept = server.Stores(
         accounts=accounts(),
         maildrops=stores.MaildirMaildrops(directory),
@@ -36,7 +36,7 @@ def meet_maildirs(run: Run, directory: Path, client: Callable[[Served], None]) -
 
 
 def deliver(served: Served, recipient: str = "alice@example.test") -> int:
-    """The code of the reply to a message for *recipient*."""
+    """Send a message to *recipient*, and return the reply code."""
     with served.smtp("smtps") as smtp:
         authenticate(smtp, "PLAIN")
         smtp.mail("alice@example.test")
@@ -45,12 +45,12 @@ def deliver(served: Served, recipient: str = "alice@example.test") -> int:
 
 
 def files(directory: Path) -> list[Path]:
-    """The messages, whole or half."""
+    """Return the files of messages, complete or not."""
     return [path for path in directory.rglob("*") if path.parent.name in ("tmp", "new", "cur")]
 
 
 def told(caplog: pytest.LogCaptureFixture, part: str, error: int) -> None:
-    """One line says that *part* has failed, and why; it has no path and no traceback in it."""
+    """Check that one log line names the failed *part* and the reason, and contains no path and no traceback."""
     (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert f"part={part}" in line
     assert os.strerror(error) in line
@@ -73,7 +73,7 @@ def test_the_log_names_the_store_that_could_not_write(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """451 and nothing half; the next session finds the disk mended, and is served."""
+    """451, and no incomplete file.  In the next session the disk works again, and the message is stored."""
     caplog.set_level(logging.INFO)
 
     def client(served: Served) -> None:
@@ -91,12 +91,12 @@ def test_the_log_names_the_store_that_could_not_write(
 
 @attrs.frozen
 class Trouble:
-    """A call of the system that fails below a directory from now on."""
+    """A system call that fails in a directory."""
 
     call: str
     error: int
     about: str
-    """What the path must have in it."""
+    """A string that the path must contain."""
 
     def begin(self, directory: Path, patch: pytest.MonkeyPatch) -> None:
         real = getattr(os, self.call)
@@ -123,7 +123,7 @@ class Trouble:
 def test_a_maildrop_that_cannot_be_opened_is_a_temporary_failure(
     run: Run, trouble: Trouble, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """RFC 3206 section 4; mail goes on to be taken, and the same session may try again."""
+    """RFC 3206 section 4.  Mail is still accepted, and the same session may try again."""
 
     def client(served: Served) -> None:
         assert deliver(served) == 250
@@ -175,12 +175,12 @@ def test_deletions_that_the_disk_refuses_are_told(
 
 @on_both_loops
 def test_a_full_disk_does_not_keep_anybody_from_reading_and_deleting(run: Run, tmp_path: Path) -> None:
-    """Else it could never be emptied.  What is not remembered of sizes is counted again."""
+    """Otherwise it could never be emptied.  Sizes that cannot be cached are counted again."""
 
     def client(served: Served) -> None:
         assert deliver(served) == 250
         served.log_in().quit()
-        foreign = tmp_path / "alice" / "new" / "1.foreign"  # its name tells no size
+        foreign = tmp_path / "alice" / "new" / "1.foreign"  # its name contains no size
         foreign.write_bytes(TEXT)
         with pytest.MonkeyPatch.context() as patch:
             Disk(tmp_path, patch, failing="write")
@@ -200,7 +200,7 @@ def test_a_full_disk_does_not_keep_anybody_from_reading_and_deleting(run: Run, t
 def test_a_maildrop_that_vanishes_in_a_session_is_a_temporary_failure(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At RETR and at QUIT; whoever comes next finds a new one."""
+    """At RETR and at QUIT.  The next session finds a new maildrop."""
 
     def client(served: Served) -> None:
         assert deliver(served) == 250
@@ -226,7 +226,7 @@ def test_a_maildrop_that_vanishes_in_a_session_is_a_temporary_failure(
 def test_a_file_in_the_place_of_a_maildrop_is_a_temporary_failure(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On both ports, and for that account alone."""
+    """On both ports, and only for that account."""
 
     def client(served: Served) -> None:
         (tmp_path / "alice").write_bytes(b"precious")
@@ -243,7 +243,7 @@ def test_a_file_in_the_place_of_a_maildrop_is_a_temporary_failure(
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_disk_that_is_full_in_truth(loop: str, tmp_path: Path) -> None:
-    """A process that may write no file over 64 KiB (RLIMIT_FSIZE): one write is cut short, the next is refused."""
+    """A process that may not write files over 64 KiB (RLIMIT_FSIZE): one write is partial, the next one fails."""
     maildrops, outbox = tmp_path / "maildrops", tmp_path / "outbox"
     words = ("--legacy", "--user", "alice:open sesame", "--maildir", str(maildrops), "--outbox", str(outbox))
     with served(tmp_path, "--loop", loop, *words) as server_process:
@@ -267,7 +267,7 @@ def test_a_disk_that_is_full_in_truth(loop: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_log_that_cannot_be_written_keeps_nobody_from_being_served(loop: str, tmp_path: Path) -> None:
-    """The disk of the log is full from the beginning (/dev/full)."""
+    """The disk of the log is full from the start (/dev/full)."""
     words = ("--loop", loop, "--user", "alice:open sesame", "--maildir", str(tmp_path))
     with started(tmp_path, *words, log=Path("/dev/full")) as server:
         for _ in range(3):

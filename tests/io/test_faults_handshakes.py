@@ -1,4 +1,4 @@
-"""TLS handshakes with the ready server that come to nothing: one line in the log, and the next client is served."""
+"""Failed TLS handshakes with ``mailauth_io.server``: one line in the log, and the next client is served."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ WAYS: Final = {
     "smtp": (EHLO, b"STARTTLS"),
     "pop3": (b"STLS",),
 }
-"""The ports, and what leads to a handshake there."""
+"""The ports, and the commands that lead to a handshake there."""
 
 
 def before_handshake(served: Served, port: str) -> socket.socket:
-    """A connection to *port* on which nothing but a handshake is due."""
+    """Return a connection to *port* on which the handshake is next."""
     connection = socket.create_connection(("127.0.0.1", getattr(served.ports, port)), TIMEOUT)
     if WAYS[port]:
         hear(connection)
@@ -37,7 +37,7 @@ def before_handshake(served: Served, port: str) -> socket.socket:
 
 
 def client_hello(version: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED) -> bytes:
-    """What a client that knows *version* at most says first."""
+    """Return the ClientHello of a client that supports TLS up to *version*."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.maximum_version = version
     outgoing = ssl.MemoryBIO()
@@ -47,9 +47,9 @@ def client_hello(version: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED) -> 
 
 
 def too_old() -> bytes:
-    """The ClientHello of one that knows TLS 1.1 at most (RFC 8996): that of TLS 1.2 with another version in it.
+    """Return a ClientHello for TLS 1.1 (RFC 8996), made from one for TLS 1.2 by changing its version.
 
-    A record's head has 5 octets, the message's 4; the version follows (RFC 5246 section 7.4.1.2).
+    The header of the record has 5 bytes, that of the message 4; the version follows (RFC 5246 section 7.4.1.2).
     """
     hello = client_hello(ssl.TLSVersion.TLSv1_2)
     assert hello[9:11] == b"\x03\x03"
@@ -57,7 +57,7 @@ def too_old() -> bytes:
 
 
 def garbage(client: socket.socket) -> None:
-    client.sendall(b"EHLO this is no handshake\r\n")
+    client.sendall(b"EHLO not.a.handshake\r\n")
 
 
 def wrong_version(client: socket.socket) -> None:
@@ -79,7 +79,7 @@ def nothing(client: socket.socket) -> None:
 
 
 def half_a_handshake(client: socket.socket) -> None:
-    """The server has said its part, and the client does not go on."""
+    """The server has sent its messages, and the client does not continue."""
     client.sendall(client_hello())
     assert client.recv(1, socket.MSG_PEEK) == b"\x16"
     client.shutdown(socket.SHUT_WR)
@@ -92,7 +92,7 @@ def reset_in_the_middle(client: socket.socket) -> None:
 
 
 def distrust(client: socket.socket) -> None:
-    """The client knows nobody who vouches for the server, and says so by an alert."""
+    """The client does not trust the server's certificate, and sends an alert."""
     with pytest.raises(ssl.SSLCertVerificationError):
         ssl.create_default_context().wrap_socket(client.dup(), server_hostname="127.0.0.1")
 
@@ -112,7 +112,7 @@ def test_a_handshake_that_fails_is_one_line_in_the_log(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """RFC 3207 section 4: nothing is said in clear where TLS was agreed on; the server goes on with the next client."""
+    """RFC 3207 section 4: no clear text is sent once TLS was negotiated; the server continues with the next client."""
     caplog.set_level(logging.INFO)
 
     def client(served: Served) -> None:
@@ -141,7 +141,7 @@ def test_a_handshake_that_fails_is_one_line_in_the_log(
 def test_a_client_that_falls_silent_in_its_handshake_is_given_up(
     run: Run, port: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the middle of its ClientHello; it need not close for that."""
+    """In the middle of the ClientHello, with the connection left open."""
     caplog.set_level(logging.INFO)
 
     def client(served: Served) -> None:

@@ -1,4 +1,4 @@
-"""Clients that would keep others from being served: by not reading, or by coming and going."""
+"""Clients that could block others: by not reading, or by connecting and disconnecting."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEXT = b"Subject: x\r\n\r\n" + b"a line of it\r\n" * 20_000
 
 
 def test_a_reader_who_does_not_read_holds_up_nobody_else(run: Run) -> None:
-    """RFC 1939 section 4: the maildrop is his until he is gone; mail for it, and all others, go on meanwhile."""
+    """RFC 1939 section 4: the maildrop is locked until the client disconnects; delivery and other clients continue."""
 
     def client(served: Served) -> None:
         assert served.ports.pop3 is not None
@@ -34,7 +34,7 @@ def test_a_reader_who_does_not_read_holds_up_nobody_else(run: Run) -> None:
             for line in LOGIN:
                 reader.sendall(line + b"\r\n")
                 hear(reader)
-            reader.sendall(b"RETR 1\r\nRETR 2\r\n" * 20)  # 12 MB, more than lies between the two
+            reader.sendall(b"RETR 1\r\nRETR 2\r\n" * 20)  # 12 MB, more than the buffers between the two hold
             assert hear(reader).startswith(b"+OK")
             for _ in range(3):
                 with pytest.raises(poplib.error_proto, match=r"-ERR \[IN-USE\]"):
@@ -42,7 +42,7 @@ def test_a_reader_who_does_not_read_holds_up_nobody_else(run: Run) -> None:
             assert len(served.mail_of("bob", "other")) == 2
             with served.smtp() as smtp:
                 assert smtp.sendmail("far@far.test", ["alice@example.test"], b"x") == {}
-            # Once he reads, he gets all of it, and of the messages that were there when he came.
+            # Once the client reads, it gets all replies, for the messages that were there at its login.
             reader.sendall(b"STAT\r\nQUIT\r\n")
             heard = read_all(reader)
         assert heard.count(b"\r\n.\r\n") == 40
@@ -54,7 +54,7 @@ def test_a_reader_who_does_not_read_holds_up_nobody_else(run: Run) -> None:
 
 
 def test_a_storm_of_connections_and_resets_is_no_error(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    """A connection may be gone before it is accepted, before it is greeted, and in the middle of a handshake."""
+    """A connection may be reset before it is accepted, before the greeting, and during a handshake."""
     caplog.set_level(logging.INFO)
 
     def client(served: Served) -> None:
@@ -71,6 +71,6 @@ def test_a_storm_of_connections_and_resets_is_no_error(run: Run, caplog: pytest.
             served.log_in().quit()
             assert served.may_relay()
 
-    # Those that were reset count until the server has seen it.
+    # A connection that was reset counts until the server notices.
     meet(run, client, limits=Limits(connections_per_address=1_000))
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []

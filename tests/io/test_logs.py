@@ -1,4 +1,4 @@
-"""The log: one event one line, the same fields in both forms, and nothing that a client says can forge any of it."""
+"""The log: one line for each event, the same fields in both formats, and nothing that a client sends can forge it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LINE = re.compile(
 
 
 def fields(text: str) -> dict[str, str]:
-    """The fields of a line, by what docs/logging.md says about them."""
+    """Parse the fields of a line as described in docs/logging.md."""
     return {key: value.strip('"') for key, value in re.findall(r' ([a-z_]+)=("[^"]*"|\S*)', text)}
 
 
@@ -87,7 +87,7 @@ def test_text_in_quotes_ends_where_the_quotes_end(text: str) -> None:
 
 
 def failed(message: object, error: BaseException) -> logging.LogRecord:
-    """A record with the traceback of *error*."""
+    """Return a record with the traceback of *error*."""
     try:
         raise error
     except BaseException as raised:
@@ -110,13 +110,13 @@ def test_a_record_of_others_is_told_with_its_traceback_and_begins_no_line_of_its
 
 
 BREAKS = ["\n", "\r\n", "\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
-"""All that some reader takes for the end of a line."""
+"""All characters that some log reader treats as a line end."""
 
 
 @pytest.mark.parametrize("form", logs.FORMATS)
 @pytest.mark.parametrize("line_end", BREAKS)
 def test_a_traceback_with_the_words_of_a_peer_forges_no_line(form: str, line_end: str) -> None:
-    """Nor what the filter of the documentation would find, for fail2ban also looks at lines without a time."""
+    """Nor a line that matches the documented filter, since fail2ban also reads lines without a time."""
     forged = "INFO login failed connection=00 peer=192.0.2.1 protocol=SMTP mechanism=PLAIN reason=BAD_CREDENTIALS"
     (written,) = re.findall(r"^failregex = (.+)$", DOCUMENTATION.read_text(), re.MULTILINE)
     wanted = re.compile(written.replace("%%", "%").replace("<HOST>", r"(?P<host>[0-9a-f.:]+)"))
@@ -148,7 +148,7 @@ def test_the_message_and_the_place_of_an_exception_are_read_in_both_forms() -> N
 
 @pytest.mark.parametrize("form", logs.FORMATS)
 def test_a_traceback_is_bounded(form: str) -> None:
-    """Its beginning and its end are written: where it began, and what the exception says."""
+    """The beginning and the end are written: the outermost frame, and the message of the exception."""
     formatter = logs.JsonFormatter() if form == "json" else logs.TextFormatter()
     many = formatter.format(failed(EVENT, ValueError("\n".join(f"line {n}" for n in range(5_000)))))
     assert "Traceback" in many
@@ -170,7 +170,7 @@ def test_an_exception_that_cannot_say_its_message_is_told_by_its_class() -> None
 
 @pytest.fixture
 def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[logging.Logger]:
-    """The root of all loggers, which is as it was when the test is over."""
+    """Yield the root logger, and restore it after the test."""
     for name in ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing"):
         monkeypatch.setattr(logging, name, getattr(logging, name))
     found = logging.getLogger()
@@ -195,7 +195,7 @@ def test_the_log_begins_at_its_level(
 def test_a_log_that_cannot_be_written_disturbs_nobody(
     root: logging.Logger, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """As when whoever read it is gone, or the disk is full."""
+    """As after the reader of a pipe has exited, or on a full disk."""
     reading, writing = os.pipe()
     os.close(reading)
     monkeypatch.setattr(root, "handlers", [])
@@ -219,15 +219,15 @@ def plain(name: str, password: str = "wrong") -> tuple[str, str]:
 
 
 NAMES = ('"root" peer=192.0.2.1', "root reason=x", "\xe9" * 120, "x")
-"""Those that SASLprep lets through (RFC 4013)."""
+"""The names that SASLprep accepts (RFC 4013)."""
 FORGERIES = (FORGED, FORGED.replace("\r", ""), "x\x1b[2J peer=192.0.2.1", "x" * 300, *NAMES)
 
 
 def speak(smtp_port: int, pop3_port: int) -> None:
-    """Say all that a line could be forged by: in EHLO, as a user, in a path, in both protocols."""
+    """Send everything that could forge a line: in EHLO, as a user name, and in a path, in both protocols."""
     for forgery in FORGERIES:
         with socket.create_connection(("127.0.0.1", smtp_port), 10) as connection:
-            # What is behind a line end in EHLO is a command of its own.
+            # Text after a line end in EHLO is a separate command.
             converse(connection, "EHLO " + forgery.replace("\r\n", " "), "EHLO [127.0.0.1]", *plain(forgery))
         with socket.create_connection(("127.0.0.1", pop3_port), 10) as connection:
             converse(connection, *plain(forgery))
@@ -246,7 +246,7 @@ def test_nothing_that_a_client_says_forges_a_line_or_a_field(form: str, tmp_path
     assert told.isascii()
     events: list[tuple[str, dict[str, Any]]] = []
     for line in told.splitlines():
-        if "Using selector: " in line:  # asyncio, which says so at its start
+        if "Using selector: " in line:  # logged by asyncio at its start
             continue
         if form == "json":
             read = json.loads(line)
@@ -272,7 +272,7 @@ def test_nothing_that_a_client_says_forges_a_line_or_a_field(form: str, tmp_path
 
 
 def test_a_failed_login_is_the_line_that_the_filter_of_the_documentation_finds(tmp_path: Path) -> None:
-    """fail2ban puts a pattern for an address in the place of <HOST>, takes the time away, and doubles each ``%``."""
+    """fail2ban replaces <HOST> with a pattern for an address, and removes the time; ``%`` is doubled in its files."""
     (written,) = re.findall(r"^failregex = (.+)$", DOCUMENTATION.read_text(), re.MULTILINE)
     wanted = re.compile(written.replace("%%", "%").replace("<HOST>", r"(?P<host>[0-9a-f.:]+)"))
     with served(tmp_path, *USER) as server:

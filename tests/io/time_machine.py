@@ -1,4 +1,4 @@
-"""Clients and loops on clocks of their own, so that hours of patience are tested in no time."""
+"""Clients and event loops with simulated clocks, so that long timeouts are tested without waiting."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class MemoryStream(Stream):
-    """The server's end of a connection with nothing behind it; what becomes of its octets is for a subclass to say."""
+    """The server's end of a connection without a socket.  A subclass supplies the input."""
 
     def __init__(self) -> None:
         self.heard = b""
@@ -54,9 +54,9 @@ class MemoryStream(Stream):
 
 
 class SlowClient(MemoryStream):
-    """A client that says each piece some seconds after the server began to wait for it, and then keeps silent.
+    """A client that sends each piece some seconds after the server began to wait for it, and then nothing more.
 
-    Waiting is all that takes time here; ``seconds`` is moved on by hand for what an application takes.
+    Only waiting takes time.  A test adds the time of the application to ``seconds`` itself.
     """
 
     def __init__(self, *says: tuple[float, bytes]) -> None:
@@ -83,7 +83,7 @@ class SlowClient(MemoryStream):
 
 
 class _Selector(selectors.DefaultSelector):
-    """Where a real one would sleep, the clock jumps."""
+    """A selector that advances the clock instead of sleeping."""
 
     seconds = 0.0
 
@@ -104,7 +104,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def run_in_no_time(name: str, main: Callable[[], Awaitable[T]]) -> T:
-    """Run *main* on the loop *name*, whose clock jumps to the next deadline when all wait."""
+    """Run *main* on the loop *name*; its clock jumps to the next deadline when all tasks wait."""
 
     async def whole() -> T:
         return await main()
@@ -116,7 +116,7 @@ def run_in_no_time(name: str, main: Callable[[], Awaitable[T]]) -> T:
 
 
 async def connected(name: str, limits: Limits) -> tuple[Stream, socket.socket]:
-    """A stream of the loop *name*, and the other end of it, which does not block."""
+    """Return a stream of the loop *name*, and its peer, a non-blocking socket."""
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     ours.setblocking(False)
@@ -130,7 +130,7 @@ async def connected(name: str, limits: Limits) -> tuple[Stream, socket.socket]:
 
 
 async def together(*functions: Callable[[], Awaitable[None]]) -> None:
-    """Run all of them side by side, to their end."""
+    """Run all *functions* concurrently until all have ended."""
     if _loops.current().name == "trio":
         async with trio.open_nursery() as nursery:
             for function in functions:
@@ -140,7 +140,7 @@ async def together(*functions: Callable[[], Awaitable[None]]) -> None:
 
 
 async def beside(background: Callable[[], Awaitable[object]], main: Callable[[], Awaitable[T]]) -> T:
-    """The result of *main*, and until then *background* in a task of its own."""
+    """Run *main*, with *background* in another task, and return the result of *main*."""
     if _loops.current().name == "trio":
         async with trio.open_nursery() as nursery:
             nursery.start_soon(background)

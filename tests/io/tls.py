@@ -1,4 +1,4 @@
-"""TLS for tests: an authority of their own, a context for either side, and two layers with no wire between them."""
+"""TLS for tests: an authority, a context for each side, and a pair of connected TLS layers without sockets."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mailauth_io import _tls
 
 @cache
 def authority() -> trustme.CA:
-    """One for all tests of a process: keys are dear."""
+    """Return the authority of this process; it is cached, since generating keys is slow."""
     return trustme.CA()
 
 
 @cache
 def server_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996; the ready server takes none without
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996; mailauth_io.server requires it
     authority().issue_cert("127.0.0.1", "localhost").configure_cert(context)
     return context
 
@@ -32,7 +32,7 @@ def client_context() -> ssl.SSLContext:
 
 
 def layers(context: ssl.SSLContext | None = None) -> tuple[_tls.TlsLayer, _tls.TlsLayer]:
-    """A server's, by *context* if it is given, and a client's, after their handshake."""
+    """Return the TLS layers of a server (with *context*, if given) and a client, after the handshake."""
     server = _tls.TlsLayer(context or server_context(), server_side=True, server_hostname=None)
     client = _tls.TlsLayer(client_context(), server_side=False, server_hostname="localhost")
     done = [False, False]
