@@ -220,7 +220,7 @@ class _Connection(Generic[E]):
         self._stream.abort()
 
     async def aclose(self) -> None:
-        """Write the last replies, wait a bounded time until the peer closes too, and close the socket."""
+        """End the session if it is still open, wait a bounded time until the peer closes too, and close the socket."""
         try:
             if not (self._broken or self._closed or self._cannot_write):
                 self._machine.shut_down()

@@ -122,7 +122,7 @@ class Listener(ABC):
     def __init__(self, context: ssl.SSLContext | None, **options: Unpack[ListenerOptions]) -> None:
         self._implicit_tls = options["implicit_tls"]
         if self._implicit_tls and context is None:
-            raise ValueError("implicit TLS needs an ssl_context")
+            raise ValueError("implicit_tls=True needs an ssl_context; pass one")
         self.address: str = ""
         """The address it listens on (the first one, if the host has several)."""
         self.port: int = 0
@@ -143,7 +143,7 @@ class Listener(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Call ``shut_down()``, wait up to ``grace`` seconds for the sessions to end, then abort the rest."""
+        """Call ``shut_down()``, wait up to ``grace`` seconds for the sessions to end, then cancel the rest."""
 
     def shut_down(self) -> None:
         """Stop accepting connections, and ask every session to end.  Does not wait.
@@ -185,7 +185,7 @@ class Listener(ABC):
                     return
             if not self._limiter.acquire(peer.address):
                 if not self._implicit_tls:
-                    with contextlib.suppress(OSError):  # the peer has disconnected
+                    with contextlib.suppress(OSError):  # the peer may have disconnected
                         await stream.write_all(_refusal(build(secrets.token_bytes(32), None)))
                 return
             counted = peer
@@ -267,7 +267,7 @@ def smtp_server(serve: Serve) -> ServeSmtp:
         Raises ValueError if STARTTLS is enabled and there is no ssl_context.
         """
         if settings.starttls and options.get("ssl_context") is None:
-            raise ValueError("settings with starttls need an ssl_context")
+            raise ValueError("settings.starttls needs an ssl_context; pass one, or set starttls=False")
         options.setdefault("alpn", _tls.SMTP)
         if isinstance(settings, smtp.ServerSettings):
             return serve(session, partial(_smtp_machine, settings), **options)
@@ -297,7 +297,7 @@ def pop3_server(serve: Serve) -> ServePop3:
         Raises ValueError if STLS is enabled and there is no ssl_context.
         """
         if settings.stls and options.get("ssl_context") is None:
-            raise ValueError("settings with stls need an ssl_context")
+            raise ValueError("settings.stls needs an ssl_context; pass one, or set stls=False")
         options.setdefault("alpn", _tls.POP3)
         if isinstance(settings, pop3.ServerSettings):
             return serve(session, partial(_pop3_machine, settings), **options)
@@ -333,7 +333,7 @@ async def start_client(
         layer = None
         if implicit_tls:
             if tls_options is None:
-                raise ValueError("implicit TLS needs an ssl_context")
+                raise ValueError("implicit_tls=True needs an ssl_context; pass one")
             layer = await _tls.start(stream, tls_options, server_side=False)
         if not isinstance(machine, ClientMachine):
             machine = machine(layer.tls if layer is not None else None)
