@@ -42,7 +42,7 @@ def test_neither_is_refused_for_good() -> None:
     assert (decision.reason, decision.identity) == (Reason.NO_GRANT, None)
     assert isinstance(decision.verdict, Reply)
     assert (decision.verdict.code, decision.verdict.enhanced_status_code) == (550, "5.7.1")
-    assert "log in" in decision.verdict.text
+    assert "authentication required" in decision.verdict.text
 
 
 def test_a_store_that_cannot_tell_puts_the_recipient_off() -> None:

@@ -23,7 +23,7 @@ _ROUTED: Final = re.compile("[%!@]")  # what older mailers read as "deliver it t
 
 _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
-RELAYING_DENIED: Final = Reply(550, "5.7.1", "no relaying for you: log in first")
+RELAYING_DENIED: Final = Reply(550, "5.7.1", "relaying denied: authentication required")
 LOOKUP_FAILED: Final = Reply(451, "4.7.1", "cannot tell now whether you may relay, try again later")
 
 

@@ -1,4 +1,4 @@
-"""What goes to a next hop in clear text: never a login without both options, whatever becomes of STARTTLS."""
+"""Clear text to the next hop: never a login without both options, however STARTTLS fails."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ pytestmark = on_both_loops
 T = TypeVar("T")
 
 PASSWORD: Final = b"hop secret"
-LOGIN: Final = server.Login(name="house@far.test", password=PASSWORD)
+LOGIN: Final = server.Login(name="relayuser@far.test", password=PASSWORD)
 REQUIRED: Final[dict[str, Any]] = {"ssl_context": client_context()}
 
 
 def opportunistic() -> dict[str, Any]:
-    """As ``--relay-tls opportunistic`` makes it: any certificate will do."""
+    """Return the fields that ``--relay-tls opportunistic`` sets: any certificate is accepted."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -36,7 +36,7 @@ def opportunistic() -> dict[str, Any]:
 
 
 def relayed(run: Run, hop: ScriptedHop, client: Callable[[Served], T], **options: Any) -> T:
-    """Let *client* meet a server that relays to *hop*."""
+    """Run a server that relays to *hop*, and call *client*."""
     with hop.listening():
         return run(lambda: relay_to(hop.port, client, **options))
 
@@ -47,8 +47,8 @@ def one_message(served: Served) -> list[str]:
 
 
 def shows(data: bytes) -> bool:
-    """Whether the password can be read from *data*, wherever in base64 it begins."""
-    forms = [base64.b64encode(b"\0" * begins + PASSWORD)[4:-4] for begins in range(3)]
+    """Return whether *data* contains the password, also in base64 at any offset."""
+    forms = [base64.b64encode(b"\0" * offset + PASSWORD)[4:-4] for offset in range(3)]
     return any(form in data for form in (PASSWORD, *forms))
 
 
@@ -63,7 +63,7 @@ BREAKS = [each for each in Break if each is not Break.WRONG_CERTIFICATE]
 def test_with_a_login_nothing_goes_when_tls_is_missing_or_breaks(
     run: Run, breaks: Break, mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """RFC 3207 section 6: no AUTH, no password, no MAIL; our client hears 451 and keeps its message."""
+    """RFC 3207 section 6: no AUTH, no password and no MAIL is sent; the client gets 451."""
     hop = ScriptedHop(breaks)
     how = REQUIRED if mode == "required" else opportunistic()
     recipient, end = relayed(run, hop, one_message, login=LOGIN, **how)
@@ -79,7 +79,7 @@ def test_with_a_login_nothing_goes_when_tls_is_missing_or_breaks(
 
 
 def test_a_local_copy_waits_for_no_next_hop_that_breaks_tls(run: Run) -> None:
-    """A message for both places: the recipient elsewhere is refused, and the one here served."""
+    """The remote recipient is rejected, and the local one is accepted."""
 
     def client(served: Served) -> None:
         with logged_in(served) as smtp:
@@ -93,7 +93,7 @@ def test_a_local_copy_waits_for_no_next_hop_that_breaks_tls(run: Run) -> None:
 def test_without_tls_a_password_or_its_md5_digest_needs_an_option_of_its_own(
     run: Run, auth: str, breaks: Break | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """``--relay-tls none`` alone allows SCRAM, and is never a reason to show the password."""
+    """``--relay-tls none`` alone permits only SCRAM, which does not reveal the password."""
     hop = ScriptedHop(breaks, auth)
     recipient, _ = relayed(run, hop, one_message, login=LOGIN, tls_required=False)
     assert recipient.startswith("451 4.4.1")
@@ -118,7 +118,7 @@ def test_with_both_options_the_password_goes_in_clear_text(run: Run) -> None:
 def test_a_login_in_clear_text_is_no_fallback(run: Run) -> None:
     with pytest.raises(ValueError, match="without an ssl_context"):
         server.NextHop(host="h", port=25, login=LOGIN, clear_text_login=True, **REQUIRED)
-    with pytest.raises(ValueError, match="goes with a login"):
+    with pytest.raises(ValueError, match="needs a login"):
         server.NextHop(host="h", port=25, tls_required=False, clear_text_login=True)
     names = {mechanism.name for mechanism in LOGIN.mechanisms(None)}
     assert names == {"SCRAM-SHA-256", "SCRAM-SHA-1"}
@@ -128,18 +128,18 @@ def test_a_login_in_clear_text_is_no_fallback(run: Run) -> None:
 BROKEN = [
     Break.CLOSED_AT_ONCE, Break.CLOSED, Break.GARBAGE, Break.ALERT, Break.INJECTED, Break.WRONG_CERTIFICATE,
 ]  # fmt: skip
-"""What leaves no connection to go on with."""
+"""The failures after which the connection cannot be used."""
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if "next hop in clear" in record.getMessage()]
+    return [record.getMessage() for record in caplog.records if "next hop without TLS" in record.getMessage()]
 
 
 @pytest.mark.parametrize("breaks", BROKEN)
 def test_without_a_login_opportunistic_tls_that_breaks_is_replaced_by_clear_text(
     run: Run, breaks: Break, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """RFC 7435 section 3: over a new connection, once for each transaction, and not a word of mail was said before."""
+    """RFC 7435 section 3: over a new connection, once for each transaction, before any mail was sent."""
     hop = ScriptedHop(breaks)
     how = {**REQUIRED, "tls_required": False}  # checks the certificate, so that it breaks
     assert [reply[:3] for reply in relayed(run, hop, one_message, **how)] == ["250", "250"]
@@ -158,7 +158,7 @@ def test_what_leaves_a_connection_is_gone_on_with(run: Run, breaks: Break, caplo
 
 
 def test_broken_tls_is_remembered_for_ten_minutes(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    """By all sessions of the server; then TLS is tried again, and a next hop that was repaired has it again."""
+    """All sessions of the server share this; then TLS is tried again."""
     hop = ScriptedHop(Break.CLOSED)
 
     def client(served: Served) -> None:
@@ -184,7 +184,7 @@ def test_tls_that_is_required_is_not_replaced(run: Run, breaks: Break, caplog: p
 
 
 def test_a_next_hop_that_goes_down_at_starttls_is_451(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    """421 is no broken TLS: the next transaction will find it, inside TLS perhaps."""
+    """421 is not a TLS failure: the next transaction tries STARTTLS again."""
     hop = ScriptedHop(Break.GOING_DOWN)
     assert relayed(run, hop, one_message, **opportunistic())[0].startswith("451 4.3.2")
     assert len(hop.clear) == 1
@@ -192,7 +192,7 @@ def test_a_next_hop_that_goes_down_at_starttls_is_451(run: Run, caplog: pytest.L
 
 
 def test_there_is_one_retry_for_a_transaction(run: Run) -> None:
-    """A next hop that dies in clear text, too, is 451."""
+    """If the connection in clear text is lost as well, the reply is 451."""
 
     class Dying(ScriptedHop):
         def _serve(self, connection: socket.socket, number: int) -> None:
@@ -205,7 +205,7 @@ def test_there_is_one_retry_for_a_transaction(run: Run) -> None:
 
 
 def test_a_next_hop_that_takes_no_mail_in_clear_text_has_tls_tried_again(run: Run) -> None:
-    """RFC 3207 section 4: 530, which bounces no mail and is not asked for over ten minutes."""
+    """RFC 3207 section 4: a 530 bounces no mail, and ends the ten minutes without STARTTLS."""
     hop = ScriptedHop(Break.CLOSED, mail=b"530 5.7.0 must issue a STARTTLS command first\r\n")
 
     def client(served: Served) -> None:

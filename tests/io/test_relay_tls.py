@@ -1,4 +1,4 @@
-"""Nothing goes to a next hop outside TLS where TLS is required, and what we log in with goes to nobody else."""
+"""If TLS is required, nothing is sent to the next hop without it, and credentials only go to a verified next hop."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from tests.io.tls import client_context, server_context
 
 pytestmark = on_both_loops
 
-LOGIN = server.Login(name="house@far.test", password=b"hop secret")
+LOGIN = server.Login(name="relayuser@far.test", password=b"hop secret")
 
 
 def first_reply(run: Run, double: Double, **hop: Any) -> str:
-    """What our client hears at the RCPT for the next hop."""
+    """Return the reply to the client's RCPT for a remote recipient."""
 
     def client(served: Served) -> str:
         with logged_in(served) as smtp:
@@ -45,7 +45,7 @@ def test_mail_and_login_go_inside_tls(run: Run, tls_mode: dict[str, Any], caplog
     caplog.set_level("DEBUG")
     double = Double()
     assert first_reply(run, double, login=LOGIN, **tls_mode).startswith("250")
-    assert double.logins == [("house@far.test", b"hop secret")]
+    assert double.logins == [("relayuser@far.test", b"hop secret")]
     assert set(double.in_clear) <= {"Connected", "Hello", "StartTls"}
     assert len(double.taken) == 1
     for word in ("hop secret", PASSWORD):
@@ -62,7 +62,7 @@ def test_where_starttls_is_taken_out_nothing_goes(
     assert first_reply(run, double, login=login, **BY_STARTTLS).startswith("451 4.4.1")
     assert set(double.heard) == {"Connected", "Hello"} | ({"Quit"} & set(double.heard))
     assert double.logins == []
-    assert "no TLS to be had" in caplog.text
+    assert "TLS is required and not available" in caplog.text
 
 
 def test_a_starttls_that_is_refused_is_none(run: Run) -> None:
@@ -75,7 +75,7 @@ def test_a_starttls_that_is_refused_is_none(run: Run) -> None:
 def test_a_certificate_that_proves_nothing_is_451(
     run: Run, tls_mode: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """RFC 8314 section 4.1: whoever has no certificate that we trust may be anybody."""
+    """RFC 8314 section 4.1: a next hop without a trusted certificate may be an attacker."""
     double = Double()
     hop = {**tls_mode, "ssl_context": ssl.create_default_context()}
     assert first_reply(run, double, login=LOGIN, **hop).startswith("451 4.4.1")
@@ -85,17 +85,17 @@ def test_a_certificate_that_proves_nothing_is_451(
 
 @pytest.mark.parametrize("settings", [OFFERS_STARTTLS, smtp.ServerSettings()], ids=["offered", "not offered"])
 def test_where_tls_is_not_required_it_is_used_if_it_is_offered(run: Run, settings: smtp.ServerSettings) -> None:
-    """RFC 7435: better than nothing."""
+    """RFC 7435: TLS without authentication is better than clear text."""
     double = Double(settings=settings)
     assert first_reply(run, double, ssl_context=client_context(), **IN_CLEAR).startswith("250")
     assert ("Mail" in double.in_clear) == (settings is not OFFERS_STARTTLS)
 
 
-@pytest.mark.parametrize(("names", "logged"), [(("PLAIN",), "our login was refused with 535"), ((), "does not offer")])
+@pytest.mark.parametrize(("names", "logged"), [(("PLAIN",), "login rejected with 535"), ((), "does not offer")])
 def test_a_login_that_fails_is_451(
     run: Run, names: tuple[str, ...], logged: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Our client is not asked to log in better, and its mail does not bounce."""
+    """The client must not be asked to log in again, and its mail must not bounce."""
     settings = smtp.ServerSettings(starttls=True, mechanisms=sasl.DEFAULT_MECHANISMS.only(*names))
     double = Double(deeds={sasl.CheckPassword: [smtp.Reply(535)]}, settings=settings)
     assert first_reply(run, double, login=LOGIN, **BY_STARTTLS).startswith("451 4.4.1")
@@ -107,12 +107,12 @@ def test_a_login_that_fails_is_451(
 @pytest.mark.parametrize("password", [b"", b"two\nlines", b"\xff"], ids=["empty", "two lines", "no UTF-8"])
 def test_a_password_that_cannot_be_sent_is_found_at_once(run: Run, password: bytes) -> None:
     with pytest.raises(LocalProtocolError, match=r"cannot be sent|UTF-8"):
-        server.Login(name="house", password=password)
+        server.Login(name="relayuser", password=password)
 
 
 @pytest.mark.parametrize("implicit_tls", [False, True], ids=["STARTTLS", "implicit"])
 def test_two_ready_servers_pass_a_message_on(run: Run, implicit_tls: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """The second lets the first relay because of its login, which is not that of the first one's client."""
+    """The first server relays with its own login, not with that of its client."""
     caplog.set_level("INFO", "mailauth.server")
     outbox = stores.MemoryOutbox()
 

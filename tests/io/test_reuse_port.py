@@ -1,4 +1,4 @@
-"""Several processes on the same ports: connections go to any of them, and what one has done the others know."""
+"""Several processes on the same ports: any of them may get a connection, and they share their stores."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.io.line_echo import Echo, EchoEvent
 from tests.serving import LOOPS, Served, messages, run, served
 
 ROUNDS = 24
-"""Connections, each to a process by chance: that one gets none happens once in ten million times."""
+"""Number of connections.  Each goes to a random process; one process gets none once in ten million runs."""
 
 
 @contextmanager
 def free_port() -> Iterator[int]:
-    """A port that nobody else gets, but whoever shares it."""
+    """Reserve a port that can only be used with SO_REUSEPORT."""
     with socket.socket() as kept:
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         kept.bind(("127.0.0.1", 0))
@@ -34,7 +34,7 @@ def free_port() -> Iterator[int]:
 
 @on_both_loops
 async def test_two_listeners_share_a_port_when_both_want_to(loop: _loops.Loop) -> None:
-    """On IPv4 and on IPv6."""
+    """On IPv4 and IPv6."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
         async for _ in connection:
@@ -54,13 +54,13 @@ async def test_two_listeners_share_a_port_when_both_want_to(loop: _loops.Loop) -
 
 
 def test_a_config_with_any_free_port_shares_none() -> None:
-    with pytest.raises(ValueError, match="has a number"):
+    with pytest.raises(ValueError, match="port numbers other than 0"):
         server.Config(smtp=0, reuse_port=True)
 
 
 @contextmanager
 def two_processes(loop: str, directory: Path) -> Iterator[tuple[Served, Served]]:
-    """Two servers alike, which share their ports and all that they keep."""
+    """Run two servers with the same options, ports and stores."""
     authority = trustme.CA()
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(directory / "cert.pem")
     (directory / "cert.pem").chmod(0o600)
@@ -115,7 +115,7 @@ def test_processes_on_one_port_share_maildrops_and_grants(loop: str, tmp_path: P
         reader = log_in(one)
         listed, named = reader.list()[1], reader.uidl()[1]
         assert len(named) == len({line.split()[1] for line in named}) == ROUNDS
-        for _ in range(ROUNDS):  # whichever process has it: the others do not get in
+        for _ in range(ROUNDS):  # the lock works between processes
             with pytest.raises(poplib.error_proto, match=r"\[IN-USE\]"):
                 log_in(one)
         assert all(may_relay(one) for _ in range(ROUNDS))

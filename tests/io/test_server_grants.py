@@ -1,4 +1,4 @@
-"""What the ready server asks of a store of grants: none from some networks, a word about crowds, mail read anyway."""
+"""The server and the grant store: excluded networks, a warning about shared addresses, and a store that fails."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def events(caplog: pytest.LogCaptureFixture, name: str) -> list[dict[str, object
 
 @on_both_loops
 def test_a_login_from_a_network_that_gets_none_opens_nothing(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    """Behind a proxy or a gateway of containers are many; mail is read as ever, and the log says it."""
+    """Many clients may share the address of a proxy.  Mail can be read, and the missing grant is logged."""
     caplog.set_level(logging.INFO)
 
     def client(served: Served) -> None:
@@ -31,7 +31,7 @@ def test_a_login_from_a_network_that_gets_none_opens_nothing(run: Run, caplog: p
         assert not served.may_relay()
 
     meet(run, client, no_grants_from=(ipaddress.ip_network("127.0.0.0/8"),))
-    (fields,) = events(caplog, "no grant")
+    (fields,) = events(caplog, "grant not made")
     assert (fields["peer"], fields["identity"]) == ("127.0.0.1", "alice")
 
 
@@ -46,7 +46,7 @@ def test_other_addresses_are_granted_as_ever(run: Run) -> None:
 
 @on_each_loop
 async def test_what_another_server_granted_there_is_not_found_either(loop: _loops.Loop) -> None:
-    """In whatever spelling the address comes."""
+    """In every spelling of the address."""
     shared = stores.MemoryGrants()
     grant_service = GrantService(shared, (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("fe80::/64")))
     for address in ("192.0.2.1", "::ffff:192.0.2.1", "fe80::1%eth0"):
@@ -61,26 +61,26 @@ async def test_what_another_server_granted_there_is_not_found_either(loop: _loop
 async def test_many_identities_at_one_address_is_told_once(
     loop: _loops.Loop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More than eight identities; and what was told is remembered of so many addresses, and no more."""
+    """The warning is for more than eight identities.  The number of remembered addresses is limited."""
     monkeypatch.setattr(_grant_service, "REMEMBERED", 2)
     grant_service = GrantService(stores.MemoryGrants(), ())
     for number in range(MANY_IDENTITIES):
         await grant_service.grant("s", "192.0.2.1", f"user{number}")
-    assert events(caplog, "crowded address") == []
+    assert events(caplog, "many identities at one address") == []
     for number in range(MANY_IDENTITIES, MANY_IDENTITIES + 3):
         await grant_service.grant("s", "192.0.2.1", f"user{number}")
-    assert events(caplog, "crowded address") == [
+    assert events(caplog, "many identities at one address") == [
         {"connection": "s", "peer": "192.0.2.1", "identities": MANY_IDENTITIES + 1}
     ]
     for last in range(2, 5):
         for number in range(MANY_IDENTITIES + 1):
             await grant_service.grant("s", f"192.0.2.{last}", f"user{number}")
-    assert len(events(caplog, "crowded address")) == 4
+    assert len(events(caplog, "many identities at one address")) == 4
     assert len(grant_service._warned) <= 2
 
 
 class StoreTimeout(stores.MemoryGrants):
-    """A store that cannot tell."""
+    """A store that does not respond."""
 
     async def grant(self, address: str, identity: str) -> int:
         raise TimeoutError
@@ -91,7 +91,7 @@ class StoreTimeout(stores.MemoryGrants):
 
 @on_both_loops
 def test_mail_is_read_and_delivered_while_the_store_cannot_tell(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    """Only what needs a grant is put off: 451, not 550; who has logged in by SMTP needs none."""
+    """Only mail that needs a grant gets 451 (not 550); a client that has logged in by SMTP needs none."""
 
     def client(served: Served) -> None:
         with served.smtp() as smtp:

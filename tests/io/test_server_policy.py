@@ -1,4 +1,4 @@
-"""Who may send to whom: the rules that all four ports obey."""
+"""The relay policy, which is the same on all ports."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_relaying_is_refused_before_a_login_even_from_the_loopback_address(run: 
     def client(served: Served) -> None:
         with served.smtp(port) as smtp:
             smtp.mail("alice@example.test")
-            assert smtp.rcpt("bob@far.test") == (550, b"5.7.1 no relaying for you: log in first")
+            assert smtp.rcpt("bob@far.test") == (550, b"5.7.1 relaying denied: authentication required")
             assert smtp.rcpt("bob@example.test")[0] == 250
 
     meet(run, client)
@@ -62,7 +62,7 @@ def test_an_unknown_local_recipient_is_refused(run: Run, path: str) -> None:
     "path", ["alice%far.test@example.test", '"bob@far.test"@example.test', "far.test!bob@example.test"]
 )
 def test_an_address_that_hides_another_is_never_local(run: Run, path: str) -> None:
-    """Left with ``%``, ``!`` or a second ``@`` it would be relayed by some other mailer."""
+    """Another mailer might relay an address with ``%``, ``!`` or a second ``@``."""
 
     def client(served: Served) -> None:
         with served.smtp() as smtp:
@@ -87,7 +87,7 @@ def test_a_login_opens_relaying_for_its_session_alone(run: Run, port: str) -> No
 
 
 def test_starttls_takes_the_login_away(run: Run) -> None:
-    """RFC 3207 section 4.2: what was known before TLS is forgotten."""
+    """RFC 3207 section 4.2: knowledge obtained before TLS is discarded."""
 
     def client(served: Served) -> None:
         with served.smtp() as smtp:
@@ -126,7 +126,7 @@ def test_a_grant_is_over_after_its_lifetime_and_another_login_opens_again(run: R
 
 
 def test_a_grant_that_ends_within_a_session_ends_there_too(run: Run) -> None:
-    """Looked up at every RCPT that needs it."""
+    """The grant is looked up at every RCPT that needs it."""
 
     def client(served: Served) -> None:
         served.log_in().quit()
@@ -152,7 +152,7 @@ def test_sending_does_not_extend_a_grant(run: Run) -> None:
 
 
 def test_no_lifetime_means_no_grants(run: Run) -> None:
-    """Whatever store of grants there is: it is neither told nor asked."""
+    """A configured grant store is not used."""
     grants = Grants()
 
     def client(served: Served) -> None:
@@ -175,7 +175,7 @@ def test_a_login_that_failed_opens_nothing(run: Run, name: str, password: str) -
 
 
 def test_a_login_opens_even_when_the_maildrop_is_in_use(run: Run) -> None:
-    """The identity is proved all the same."""
+    """The login itself was successful."""
 
     def client(served: Served) -> None:
         first = served.log_in()
@@ -190,7 +190,7 @@ def test_a_login_opens_even_when_the_maildrop_is_in_use(run: Run) -> None:
 
 
 class Grants(stores.MemoryGrants):
-    """Writes down what it is told, and fails when it is asked to."""
+    """A grant store that records the grants made, and can be made to fail."""
 
     def __init__(self, *, failing: bool = False) -> None:
         super().__init__()
@@ -249,7 +249,7 @@ def test_a_revoked_identity_takes_its_grants_along(run: Run) -> None:
 
 
 def test_where_the_grants_cannot_tell_the_recipient_is_put_off(run: Run) -> None:
-    """Neither 550, which would bounce the mail, nor yes; and mail for here needs no grant."""
+    """451, because a 550 would bounce the mail.  Local mail needs no grant."""
 
     def client(served: Served) -> None:
         served.log_in().quit()
@@ -262,7 +262,7 @@ def test_where_the_grants_cannot_tell_the_recipient_is_put_off(run: Run) -> None
 
 
 def test_nobody_may_act_as_somebody_else(run: Run) -> None:
-    """Authorize is refused: one name is one person here."""
+    """A user may only act as himself."""
 
     def client(served: Served) -> None:
         with served.smtp("smtps") as smtp:
@@ -289,11 +289,11 @@ def test_the_log_tells_whose_grant_or_identity_opened_the_relay(run: Run, caplog
             assert smtp.rcpt("b@far.test")[0] == 550
 
     meet(run, client)
-    told = [record.getMessage() for record in caplog.records]
-    by_grant, by_identity = [line for line in told if line.startswith("message ")]
+    lines = [record.getMessage() for record in caplog.records]
+    by_grant, by_identity = [line for line in lines if line.startswith("message ")]
     assert " reason=GRANT by=bob reply=" in by_grant
     assert " mechanism=" not in by_grant
     assert " mechanism=PLAIN " in by_identity
     assert " reason=IDENTITY by=alice reply=" in by_identity
-    (refused,) = [line for line in told if line.startswith("recipient refused ")]
+    (refused,) = [line for line in lines if line.startswith("recipient refused ")]
     assert ' recipient=b@far.test reason=NO_GRANT reply="550 5.7.1 ' in refused

@@ -1,4 +1,4 @@
-"""Starting and ending the pair; what it may be told."""
+"""Starting and stopping the server, and the validation of its configuration."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_no_private_key_is_shown() -> None:
 @on_both_loops
 def test_the_postmaster_must_be_an_account(run: Run) -> None:
     async def main() -> None:
-        with pytest.raises(ValueError, match="'dave' is none of the accounts"):
+        with pytest.raises(ValueError, match="unknown account 'dave'"):
             async with server.serve(server.Config(postmaster="dave"), kept()):
                 pass
 
@@ -93,7 +93,7 @@ def test_every_host_has_the_same_ports(run: Run) -> None:
 
 @on_both_loops
 def test_a_free_port_is_one_that_is_free_on_every_host(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first choice is taken on the second host, so another is chosen."""
+    """The first port is in use on the second host, so another one is tried."""
     serve = _serve._serve
     tried: list[tuple[str, int]] = []
 
@@ -139,7 +139,7 @@ def test_an_error_of_the_embedding_program_comes_out_as_itself(run: Run) -> None
 
 @on_both_loops
 def test_leaving_ends_the_sessions_politely(run: Run) -> None:
-    """421 to a client that was saying nothing."""
+    """An idle client gets 421."""
 
     async def main() -> None:
         async with server.serve(server.Config(smtp=0), kept()) as ports:

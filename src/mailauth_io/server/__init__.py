@@ -1,6 +1,7 @@
-"""The ready server: SMTP and POP3 sessions that answer the core's questions from stores, neutral to the loop.
+"""The server: SMTP and POP3 sessions that answer the core's questions from stores, on asyncio or trio.
 
-``async with serve(config, stores) as running`` embeds it.  Options and signals belong to the command.
+Embed it with ``async with serve(config, stores) as running``.  Command-line options and signals are in
+``mailauth_io.cli``.
 """
 
 from ._log import LOGGER as LOGGER

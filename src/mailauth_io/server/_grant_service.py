@@ -1,7 +1,4 @@
-"""Which logins make a grant, and what is odd about them: between the sessions and the store of grants.
-
-Knows networks that get none, and the store; what a grant opens is told by the policy.
-"""
+"""The layer between the sessions and the grant store: excluded networks, and a warning about shared addresses."""
 
 from __future__ import annotations
 
@@ -16,14 +13,15 @@ from ..stores import Grants
 from ._log import LOGGER
 
 MANY_IDENTITIES: Final = 8
-"""Identities with grants at one address; beyond that it may well be a proxy, whose clients would all share them."""
+"""Maximum number of identities with grants at one address without a warning in the log.  An address with more may be a
+proxy, and all its clients share the grants."""
 
 REMEMBERED: Final = 1024
-"""Crowded addresses that were told already and are not told again."""
+"""Maximum number of addresses remembered so that the warning is logged once for each."""
 
 
 class GrantService:
-    """A store of grants, without those of the networks in *never*."""
+    """Makes and finds grants in the store *grants*, except for addresses in the networks *never*."""
 
     def __init__(self, grants: Grants, never: Collection[Network]) -> None:
         self._grants = grants
@@ -31,23 +29,24 @@ class GrantService:
         self._warned: set[str] = set()
 
     async def grant(self, session: str, address: str, identity: str) -> None:
-        """*identity* has logged in from *address*.  Raises what the store raises."""
+        """Make a grant for *identity*, which has logged in from *address*.  Exceptions of the store are passed on."""
         if self._is_excluded(address):
-            LOGGER.info(Event("no grant", {"connection": session, "peer": address, "identity": identity}))
+            LOGGER.info(Event("grant not made", {"connection": session, "peer": address, "identity": identity}))
             return
         identities = await self._grants.grant(address, identity)
         if identities > MANY_IDENTITIES and address not in self._warned:
             if len(self._warned) >= REMEMBERED:
                 self._warned.clear()
             self._warned.add(address)
-            LOGGER.warning(Event("crowded address", {"connection": session, "peer": address, "identities": identities}))
+            fields = {"connection": session, "peer": address, "identities": identities}
+            LOGGER.warning(Event("many identities at one address", fields))
 
     async def find(self, address: str) -> Lookup:
-        """The grant that lets *address* relay now.  Raises what the store raises."""
+        """Look up the active grant for *address*.  Exceptions of the store are passed on."""
         return None if self._is_excluded(address) else await self._grants.find(address)
 
     async def revoke_identity(self, identity: str, older_than: float) -> None:
-        """End the grants of *identity*, but for logins in the last *older_than* seconds."""
+        """Revoke the grants of *identity* that are older than *older_than* seconds."""
         await self._grants.revoke_identity(identity, older_than)
 
     def _is_excluded(self, address: str) -> bool:

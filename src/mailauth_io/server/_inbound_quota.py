@@ -1,6 +1,7 @@
-"""Content that is on its way in, by the address it comes from: nobody fills alone the memory that all messages share.
+"""A limit on incoming message content for each client address.
 
-Knows addresses and octets, and no session.  The memory in all is bounded by ``stores.Budget``.
+It prevents one address from using up the memory that all messages share (architecture.md, invariant 4).  The total is
+limited by ``stores.Budget``.
 """
 
 from __future__ import annotations
@@ -12,31 +13,32 @@ from ..stores import BudgetExceeded
 from ._failed_logins import NETWORK
 
 SHARE: Final = 4
-"""One address may hold a fourth of the budget, and one message of the greatest size at least: a client that begins
-messages and ends none is put off, and others deliver."""
+"""The divisor of the budget: one address may hold a quarter of it, or one message of the maximum size if that is more.
+A client that starts messages and never completes them gets 452, and other clients can still deliver."""
 
 
 class InboundQuota:
-    """Octets by address.  *most* are what one address may hold."""
+    """Bytes of incoming content by address.  *most* is the limit for one address."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._held: dict[object, int] = {}  # only those that hold some
+        self._held: dict[object, int] = {}  # no entries with 0 bytes
 
     def __len__(self) -> int:
-        """Addresses that hold some."""
+        """Return the number of addresses that hold content."""
         return len(self._held)
 
     def take(self, address: str, size: int) -> None:
-        """Raises Full when that is more than *address* may hold, and takes none then."""
-        who = key(address, NETWORK)
-        held = self._held.get(who, 0) + size
+        """Add *size* bytes for *address*.  Raises BudgetExceeded, and adds nothing, if the limit would be exceeded."""
+        address_key = key(address, NETWORK)
+        held = self._held.get(address_key, 0) + size
         if held > self._most:
             raise BudgetExceeded
-        self._held[who] = held
+        self._held[address_key] = held
 
     def release(self, address: str, size: int) -> None:
-        who = key(address, NETWORK)
-        held = self._held.pop(who, 0) - size
+        """Subtract *size* bytes for *address*."""
+        address_key = key(address, NETWORK)
+        held = self._held.pop(address_key, 0) - size
         if held > 0:
-            self._held[who] = held
+            self._held[address_key] = held

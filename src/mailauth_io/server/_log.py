@@ -1,7 +1,4 @@
-"""What the server tells its log, and how a failure is told: no secret has a way in.
-
-Knows no session; those tell what happens in them.
-"""
+"""The server's logger, and how a store failure is logged without revealing a secret."""
 
 from __future__ import annotations
 
@@ -14,15 +11,17 @@ LOGGER: Final = logging.getLogger("mailauth.server")
 
 
 _OPERATIONAL: Final = frozenset({"mailauth_io", "redis", "sqlite3"})
-"""Packages whose exceptions say that a store is busy, silent or broken; those of others are errors in a program."""
+"""Packages whose exceptions mean that a store is busy, does not respond or is damaged.  An exception from any other
+package, except an OSError, is a bug."""
 
 
 def log_failure(session: str, part: str, error: Exception) -> None:
-    """A store failed: log its *part* and the class of *error*, for an error in a program with message and traceback.
+    """Log that a store failed.
 
-    While a disk or a database is down clients can cause failures at will, so these have no traceback.  Of what accounts
-    raise only class and place are logged: they are asked about passwords, and their messages may quote them, as those
-    of Redis may.  *session* is a connection id, or a queue id, which begins with one.
+    *part* is the store: "accounts", "maildrops", "outbox" or "grants".  *session* is a connection id, or a queue id,
+    which starts with one.  The class of *error* is logged; for a bug, its message and traceback as well.  Operational
+    failures have no traceback, because while a disk or a database is down clients can cause them at will.  The message
+    of a bug in the accounts, or of an exception of SQLite or Redis, is not logged: it may quote a password.
     """
     reason = type(error).__name__
     package = type(error).__module__.partition(".")[0]

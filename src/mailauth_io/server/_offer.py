@@ -1,7 +1,4 @@
-"""Which ways to log in the ready server offers: those that its accounts can answer, for every account alike.
-
-Knows mechanisms by name and what each needs; what is strong enough outside TLS is settled here, too.
-"""
+"""Which login mechanisms the server offers: those that every account supports, and which of them without TLS."""
 
 from __future__ import annotations
 
@@ -24,26 +21,30 @@ NEEDS: Final[Mapping[str, Proof]] = {
     "XOAUTH2": Proof.TOKEN,
     "EXTERNAL": Proof.CERTIFICATE,
 }
-"""What the server must have of every account before it offers a mechanism.
+"""The proof that every account must have before the server offers a mechanism.
 
-The -PLUS forms of SCRAM are not among them: Python's ssl has no exporter, and a client that binds by ``tls-exporter``
-(RFC 9266), as it should inside TLS 1.3, would fail where it can log in now.
+The -PLUS variants of SCRAM are not offered.  Python's ssl module has no exporter, so a client that uses
+``tls-exporter`` (RFC 9266), as it should with TLS 1.3, would fail to log in.
 """
 
 EVERY_PROOF: Final = frozenset(Proof)
 
 CLEAR: Final = frozenset({"PLAIN", "LOGIN", "USER", "CRAM-MD5", "APOP", "SCRAM-SHA-1", "SCRAM-SHA-256"})
-"""What a legacy server offers outside TLS; each shows a password, or what one can be guessed from, to whoever listens.
+"""The mechanisms that a server with ``legacy`` offers without TLS.
 
-A bearer token never goes in clear (RFC 6750 section 5.3).
+An eavesdropper can read the password, or data from which it can be guessed.  Bearer tokens require TLS (RFC 6750
+section 5.3).
 """
 
 
 def offered(mechanisms: sasl.ExtendedMechanisms, proofs: Set[Proof]) -> sasl.ExtendedMechanisms:
-    """Those of *mechanisms* that accounts with *proofs* can answer."""
+    """Return the *mechanisms* that accounts with *proofs* support."""
     return mechanisms.only(*(name for name, proof in NEEDS.items() if proof in proofs))
 
 
 def without_tls(proofs: Set[Proof]) -> tuple[str, ...]:
-    """What a legacy server whose accounts have *proofs* takes outside TLS; USER and APOP by POP3 alone."""
+    """Return what a server with ``legacy`` accepts without TLS if its accounts have *proofs*.
+
+    USER and APOP exist in POP3 only.
+    """
     return tuple(name for name in offered(pop3.ALL_MECHANISMS, proofs).names if name in CLEAR)

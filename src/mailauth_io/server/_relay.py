@@ -1,7 +1,7 @@
-"""One session's way to the next hop: recipients are asked for there as they come, the message follows when it is whole.
+"""The connection of one session to the next hop.
 
-Knows what a reply of the next hop, or its absence, means for our client; refuses to know who may relay and where local
-copies stay.  docs/relay.md draws the states, and says what happens when the connection dies.
+Each RCPT for a remote recipient is passed on to the next hop at once; the message is sent when it is complete.
+docs/relay.md has the state diagram, and what happens when a connection is lost.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ from ._log import LOGGER
 from .delivery import DeliveryRejected
 from .next_hop import NextHop
 
-UNREACHABLE: Final = smtp.Reply(451, "4.4.1", "the next hop cannot take mail now, try again later")
-NO_EIGHT_BITS: Final = smtp.Reply(554, "5.6.3", "the next hop does not take 8BITMIME, and nothing is converted here")
-TOO_BIG: Final = smtp.Reply(554, "5.3.4", "the next hop does not take messages of this size")
+UNREACHABLE: Final = smtp.Reply(451, "4.4.1", "next hop unavailable, try again later")
+NO_EIGHT_BITS: Final = smtp.Reply(554, "5.6.3", "next hop does not support 8BITMIME, message not converted")
+TOO_BIG: Final = smtp.Reply(554, "5.3.4", "message size exceeds the limit of the next hop")
 
 MAX_TEXT: Final = 400
-"""Characters of a reply of the next hop that are passed on, so that it fits into one line; no RFC names a number."""
+"""Maximum number of characters of a next-hop reply that are passed on, so that it fits on one line.  No RFC gives a
+number."""
 
 _ABOUT_US: Final = frozenset({503, 530, 534, 535, 538})
-"""Refusals of the way that we speak or log in, not of this mail: it must not bounce because of them."""
+"""Reply codes about this server's protocol use or login, not about the mail.  The mail must not bounce because of
+them."""
 
 
 class _ConnectionLost(Exception):
-    """The next hop can do nothing more for this transaction; the text says why, *reply* is what our client hears."""
+    """The transaction at the next hop has failed.  The text is the reason; *reply* is sent to the client."""
 
     def __init__(self, reason: str, reply: smtp.Reply = UNREACHABLE) -> None:
         super().__init__(reason)
@@ -44,7 +46,7 @@ class _ConnectionLost(Exception):
 
 
 class _StartTlsFailed(Exception):
-    """STARTTLS was offered, and the connection broke in it."""
+    """STARTTLS was offered, and the connection or the handshake failed."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__()
@@ -55,9 +57,10 @@ _FAILURES: Final = (_ConnectionLost, OSError, LocalProtocolError, RemoteProtocol
 
 
 class RelayConnection:
-    """A connection to the next hop, made when a recipient needs it, used for one transaction after another.
+    """A connection to the next hop, opened for the first remote recipient and reused for later transactions.
 
-    It is an Outbox: what it stages, the next hop has.  Leave its context and the connection ends.
+    It is an Outbox: ``stage()`` returns after the next hop has accepted the message.  It is also a context manager,
+    which closes the connection at its end.
     """
 
     __slots__ = (
@@ -74,7 +77,7 @@ class RelayConnection:
     )
 
     def __init__(self, hop: NextHop, *, host_name: str, session: str, clock: Callable[[], float]) -> None:
-        """*host_name* is how we name ourselves, *session* the connection id for the log, *clock* gives seconds."""
+        """*host_name* is sent with EHLO, *session* is the connection id for the log, *clock* returns seconds."""
         self._hop = hop
         self._host_name = host_name
         self._session = session
@@ -82,10 +85,10 @@ class RelayConnection:
         self._client: Client[smtp.ClientEvent] | None = None
         self._machine: smtp.ClientConnection | None = None
         self._used = 0.0
-        self._mail: smtp.Mail | None = None  # the transaction that the last recipient belonged to
-        self._open: smtp.Mail | None = None  # the transaction that is open there: that one, or an earlier one
+        self._mail: smtp.Mail | None = None  # the transaction of the last recipient
+        self._open: smtp.Mail | None = None  # the transaction open at the next hop: that one or an earlier one
         self.refusal: smtp.Reply | None = None
-        """What the next hop, or its absence, says to that transaction as a whole."""
+        """The reply that rejects every remote recipient of that transaction, or None."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -98,12 +101,10 @@ class RelayConnection:
         else:
             self._abort()
 
-    # What our client asks for
-
     async def recipient(self, mail: smtp.Mail, path: smtp.Mailbox) -> smtp.Verdict:
-        """What the next hop says to this recipient of *mail*; 451 when it says nothing of use.
+        """Ask the next hop to accept *path*, a recipient of *mail*; return its verdict, or 451 if it gives none.
 
-        It hears of the transaction, which is known by the very object that *mail* is, with the first recipient.
+        The first recipient starts the transaction at the next hop.  A transaction is identified by the *mail* object.
         """
         if mail is not self._mail:
             self._mail = mail
@@ -122,7 +123,10 @@ class RelayConnection:
         return ACCEPT if reply.positive else _passed_on(reply)
 
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> _RelayedMessage:
-        """Hand the message on.  Returns only when the next hop has said 250; raises Declined with what to say else."""
+        """Send the message to the next hop; return when it has replied 250.
+
+        Raises DeliveryRejected with the reply for the client otherwise.
+        """
         timeouts, loop = self._hop.timeouts, _loops.current()
         if self.refusal is not None:
             raise DeliveryRejected(self.refusal)
@@ -142,13 +146,11 @@ class RelayConnection:
             raise DeliveryRejected(self._lose(error)) from None
         if not reply.positive:
             raise DeliveryRejected(_passed_on(reply))
-        self._log(logging.INFO, "next hop took", queue_id=envelope.queue_id, reply=reply)
+        self._log(logging.INFO, "message relayed", queue_id=envelope.queue_id, reply=reply)
         return _RelayedMessage()
 
-    # What is said to the next hop
-
     async def _open_transaction(self, mail: smtp.Mail) -> smtp.Reply | None:
-        """Over the connection that there is, or a new one; what the next hop says if it will not."""
+        """Send MAIL over the existing connection or a new one; return the reply that rejects it, or None."""
         if self._client is not None and self._clock() - self._used > self._hop.timeouts.idle:
             await self._send_quit()
         if self._client is not None:
@@ -156,7 +158,7 @@ class RelayConnection:
                 if self._open is None or (await self._ask_next_hop(smtp.Rset())).positive:
                     return await self._send_mail(mail)
             except _FAILURES:
-                pass  # it had gone, or went, since it was last used: no word of this transaction is lost
+                pass  # lost while idle or during this transaction's first command: a new connection loses nothing
             self._abort()
         await self.connect()
         return await self._send_mail(mail)
@@ -182,10 +184,11 @@ class RelayConnection:
         return None
 
     async def connect(self) -> None:
-        """Connect, go inside TLS, log in.  Raises what ``reason()`` explains, and leaves a half-made connection then.
+        """Connect, start TLS and log in.
 
-        Where no TLS is needed and STARTTLS breaks, connect once more and stay in clear text (RFC 7435 section 3).  No
-        mail and no login has been said by then.
+        Raises an exception that ``reason()`` describes; the caller must then abort the connection.  If TLS is optional
+        and STARTTLS fails, connect once more and stay in clear text (RFC 7435 section 3).  Neither mail nor a login
+        has been sent by then.
         """
         hop = self._hop
         in_clear = not hop.needs_tls and hop.tls_failure.is_recent(self._clock())
@@ -196,7 +199,7 @@ class RelayConnection:
                 raise error.cause from None
             self._abort()
             hop.tls_failure.record(self._clock())
-            self._log(logging.WARNING, "next hop in clear", reason=reason(error.cause))
+            self._log(logging.WARNING, "next hop without TLS", reason=reason(error.cause))
             await self._connect(in_clear=True)
 
     async def _connect(self, *, in_clear: bool) -> None:
@@ -207,24 +210,22 @@ class RelayConnection:
         )
         greeting = await self._reply()
         if not greeting.positive:
-            raise _ConnectionLost(f"greeted with {greeting}")
+            raise _ConnectionLost(f"the greeting was {greeting}")
         await self._send_hello()
         if client.tls is None and hop.ssl_context is not None and "STARTTLS" in self._offered and not in_clear:
             if await self._start_tls():
                 await self._send_hello()
         if client.tls is None and hop.needs_tls:
-            raise _ConnectionLost("no TLS to be had, and it is required")
+            raise _ConnectionLost("TLS is required and not available")
         if hop.login is not None:
             client.authenticate(*hop.login.mechanisms(client.tls, clear_text=hop.clear_text_login))
             event = await self._event()
             if not isinstance(event, sasl.Authenticated):
-                # Its text stays out of the log: it may repeat what it was told.
-                raise _ConnectionLost(
-                    f"our login was refused with {event.reply.code} {event.reply.enhanced_status_code}"
-                )
+                # The text of the reply is not logged: it may quote the credentials.
+                raise _ConnectionLost(f"login rejected with {event.reply.code} {event.reply.enhanced_status_code}")
 
     async def _start_tls(self) -> bool:
-        """Whether the next hop took STARTTLS.  Raises _StartTlsFailed when the connection did not survive it."""
+        """Send STARTTLS; return whether TLS is active now.  Raises _StartTlsFailed if the connection is lost."""
         self._connected.send(smtp.StartTls())
         try:
             event = await self._event()
@@ -242,7 +243,7 @@ class RelayConnection:
             reply = await self._ask_next_hop(smtp.Hello(domain=self._host_name, extended=extended))
             if reply.positive:
                 return
-        raise _ConnectionLost(f"EHLO and HELO refused with {reply}")
+        raise _ConnectionLost(f"EHLO and HELO rejected with {reply}")
 
     @property
     def _offered(self) -> Mapping[str, str]:
@@ -255,9 +256,9 @@ class RelayConnection:
     async def _ask_about_mail(self, command: smtp.Mail | smtp.Rcpt | smtp.Data) -> smtp.Reply:
         reply = await self._ask_next_hop(command)
         if reply.code == 530:
-            self._hop.tls_failure.clear()  # it may want TLS, which is tried by the next transaction
+            self._hop.tls_failure.clear()  # it may require TLS: the next transaction tries STARTTLS again
         if reply.code in _ABOUT_US:
-            raise _ConnectionLost(f"will not do with us: {reply}")
+            raise _ConnectionLost(f"rejected this server, not the mail: {reply}")
         return reply
 
     async def _reply(self) -> smtp.Reply:
@@ -265,10 +266,10 @@ class RelayConnection:
 
     def _reply_in(self, event: smtp.ClientEvent) -> smtp.Reply:
         if isinstance(event, sasl.Authenticated):
-            raise _ConnectionLost("a login that was not begun has ended")
+            raise _ConnectionLost("unexpected end of a login")
         reply = event.reply
         if reply.code == 421:
-            raise _ConnectionLost(f"closed with {reply}", _passed_on(reply, code=451))
+            raise _ConnectionLost(f"closed the connection with {reply}", _passed_on(reply, code=451))
         return reply
 
     async def _event(self) -> smtp.ClientEvent:
@@ -280,13 +281,14 @@ class RelayConnection:
     @property
     def _connected(self) -> Client[smtp.ClientEvent]:
         if self._client is None:
-            raise _ConnectionLost("no connection")
+            raise _ConnectionLost("not connected")
         return self._client
 
-    # The end
-
     def _lose(self, error: Exception) -> smtp.Reply:
-        """Nothing more comes of this transaction there; the next one gets a new connection."""
+        """Log the failure, drop the connection and return the reply that rejects the rest of the transaction.
+
+        The next transaction opens a new connection.
+        """
         self._abort()
         self._log(logging.ERROR, "next hop failed", reason=reason(error))
         self.refusal = error.reply if isinstance(error, _ConnectionLost) else UNREACHABLE
@@ -301,7 +303,7 @@ class RelayConnection:
             client.abort()
 
     async def _send_quit(self) -> None:
-        """Say QUIT, within bounds."""
+        """Send QUIT and close the connection, within the timeout for it."""
         client, self._client, self._open = self._client, None, None
         if client is not None:
             with contextlib.suppress(*_FAILURES):
@@ -310,17 +312,17 @@ class RelayConnection:
 
 
 class _RelayedMessage:
-    """The next hop has it, for good."""
+    """A message that the next hop has accepted."""
 
     async def commit(self) -> None:
-        """Nobody waits for that."""
+        """Do nothing: the next hop has the message already."""
 
     def discard(self) -> None:
-        """It is too late."""
+        """Do nothing: the message cannot be taken back."""
 
 
 async def check_next_hop(hop: NextHop, host_name: str) -> str | None:
-    """Connect to *hop* and log in, once; why mail could not go there now, None when it could."""
+    """Connect to *hop* and log in once.  Return None on success, else the reason of the failure as text."""
     try:
         async with (
             _loops.current().within(hop.timeouts.check),
@@ -333,19 +335,19 @@ async def check_next_hop(hop: NextHop, host_name: str) -> str | None:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong with the next hop, for the end of a log line; no word of it is from a login."""
+    """Return the reason of a next-hop failure for the log.  It contains no text from a login."""
     if isinstance(error, TimeoutError):
-        return "it took too long"
+        return "timed out"
     kind = "" if isinstance(error, _ConnectionLost) else f"{type(error).__name__}: "
     return f"{kind}{_one_line(str(error))}"
 
 
 def _passed_on(reply: smtp.Reply, *, code: int | None = None) -> smtp.Reply:
-    """*reply* as our client hears it: in one line, and never without an enhanced status code."""
+    """Return *reply* as it is sent to the client: on one line, always with an enhanced status code."""
     enhanced = reply.enhanced_status_code or f"{reply.code // 100}.0.0"
     return smtp.Reply(code or reply.code, enhanced, _one_line(reply.text))
 
 
 def _one_line(text: str) -> str:
-    """What a server said, printable and without an end of line that could forge another one in a log."""
+    """Return *text* in printable ASCII on one line, so that it cannot forge a line of the log."""
     return " ".join(text.split()).encode("ascii", "backslashreplace").decode("ascii")[:MAX_TEXT]

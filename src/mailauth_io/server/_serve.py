@@ -1,7 +1,4 @@
-"""Starting and ending the ready server, on whichever loop runs.
-
-Knows ports and hosts; what is said on them is the sessions' affair.  No globals, no signals, no options.
-"""
+"""Starting and stopping the server, on asyncio or trio."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from .config import PORTS, Config, RunningServer, Stores
 from .pop3_session import Pop3Session
 from .smtp_session import SmtpSession
 
-_ATTEMPTS: Final = 16  # to find one free port that is free on every host
+_ATTEMPTS: Final = 16  # attempts to find a port that is free on every host
 
 
 @contextlib.asynccontextmanager
@@ -33,15 +30,15 @@ async def serve(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] | None = None,
 ) -> AsyncIterator[RunningServer]:
-    """An SMTP and a POP3 server, until the context is left; works on asyncio and on trio.
+    """Run an SMTP and a POP3 server until the context exits, on asyncio or trio.
 
-    *clock* gives seconds that never step back; grants live and end by it, unless *stores* brings some.  *sleep*
-    waits for so many seconds, that of the loop unless given; a refused login does.  Raises OSError when a port cannot
-    be had, and ValueError when the postmaster is none of the accounts.
+    *clock* is a monotonic clock in seconds; the in-memory grant store uses it if *stores* has no grants.  *sleep*
+    is called with the seconds by which the reply to a failed login is delayed; the default is the loop's own sleep.
+    Raises OSError if it cannot listen on a port, and ValueError if the postmaster is an unknown account.
     """
     server_state = ServerState.of(config, stores, clock, sleep)
     if config.postmaster is not None and not await stores.accounts.exists(server_state.postmaster):
-        raise ValueError(f"the postmaster {config.postmaster!r} is none of the accounts")
+        raise ValueError(f"unknown account {config.postmaster!r}: postmaster must be one of the accounts")
     failure: Exception | None = None
     async with contextlib.AsyncExitStack() as stack:
         ports: dict[str, int | None] = {}
@@ -55,11 +52,11 @@ async def serve(
                 listeners += found
         try:
             yield RunningServer(hosts=config.hosts, **ports, reload=server_state.reload)
-        except Exception as error:  # raised again outside, as itself: the nurseries of trio would wrap it into groups
+        except Exception as error:  # raised again below: trio's nurseries would wrap it in exception groups
             failure = error
         finally:
             for listener in listeners:
-                listener.shut_down()  # all at once, so that their times of grace run side by side
+                listener.shut_down()  # all at once, so that their grace periods run in parallel
     if failure is not None:
         raise failure
 
@@ -67,7 +64,7 @@ async def serve(
 async def _listen(
     stack: contextlib.AsyncExitStack, server_state: ServerState, name: str, wanted: int
 ) -> list[Listener]:
-    """Listen on every host at one and the same port."""
+    """Listen on the same port of every host."""
     for attempt in range(1, _ATTEMPTS + 1):
         port = wanted
         found: list[Listener] = []
@@ -78,7 +75,7 @@ async def _listen(
                     port = found[0].port
             except OSError as error:
                 if wanted != 0 or not found or attempt == _ATTEMPTS:
-                    # The loops word it differently, and one of them does not say which port it was.
+                    # asyncio and trio have different messages, and one of them does not name the port.
                     reason = os.strerror(error.errno) if error.errno else str(error)
                     raise OSError(error.errno, f"cannot listen on {host} port {port}: {reason}") from error
                 continue

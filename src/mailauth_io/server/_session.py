@@ -1,7 +1,4 @@
-"""What a session of either protocol is: one connection served to its end, and nothing kept when it is over.
-
-Knows neither SMTP nor POP3; the two files of that name do.
-"""
+"""The base class of SMTP and POP3 sessions: logging, logins, and cleanup at the end of the connection."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ E = TypeVar("E")
 
 
 class Session(ABC, Generic[E]):
-    """A connection with what it needs of the house; *id* stands in all of its lines in the log."""
+    """One connection and the shared state of the server.  *id* is the connection id in all of its log lines."""
 
     __slots__ = ("_asked", "_registered_identity", "begun", "connection", "id", "mechanism", "server_state")
 
@@ -34,15 +31,15 @@ class Session(ABC, Generic[E]):
         self.server_state = server_state
         self.connection = connection
         self.begun = 0
-        """The moment at which the last login began."""
+        """The sequence number of the start of the last login."""
         self.mechanism: str | None = None
-        """By which the identity was proved; None before a login."""
-        self._asked = False  # the login under way has cost more than reading it
-        self._registered_identity: str | None = None  # the identity that the house has this connection under
+        """The mechanism of the successful login; None before a login."""
+        self._asked = False  # the current login has caused work beyond parsing
+        self._registered_identity: str | None = None  # the identity under which server_state lists this connection
 
     @classmethod
     async def serve(cls, server_state: ServerState, connection: ServerConnection[E]) -> None:
-        """Serve *connection* to its end; whatever ends it, cancellation too, nothing of it is kept."""
+        """Serve *connection* until it closes.  All resources are released, after cancellation too."""
         session = cls(server_state, connection)
         session.log(logging.DEBUG, "connected")
         try:
@@ -53,7 +50,10 @@ class Session(ABC, Generic[E]):
             session.log(logging.DEBUG, "closed")
 
     def log(self, level: int, event: str, **fields: object) -> None:
-        """One line: the connection, its peer and its TLS, and then *fields*, client text among them by ``shown()``."""
+        """Log *event* with the connection's id, peer, protocol and TLS version, then *fields*.
+
+        Text from the client must be escaped with ``shown()``.
+        """
         if LOGGER.isEnabledFor(level):
             tls = self.connection.tls
             LOGGER.log(
@@ -71,7 +71,7 @@ class Session(ABC, Generic[E]):
             )
 
     def note_login(self, event: sasl.Authenticated | sasl.AuthenticationFailed) -> None:
-        """One line for each login, good or bad.  docs/logging.md promises what the bad one looks like."""
+        """Log the result of a login.  The format of a failed login is documented in docs/logging.md (fail2ban)."""
         if isinstance(event, sasl.Authenticated):
             self.mechanism = event.mechanism
             self._set_identity(event.identity)
@@ -89,39 +89,38 @@ class Session(ABC, Generic[E]):
             self.server_state.add_session(self.connection, identity, self.begun)
 
     def start_login(self) -> None:
-        """The client has chosen a mechanism."""
+        """Record the start of a login: the client has chosen a mechanism."""
         self.begun = self.server_state.next_sequence()
         self._asked = False
 
     async def answer_login(self, question: sasl.ServerQuestion) -> None:
-        """Answer what the login under way asks."""
+        """Answer a question of the current login."""
         self._asked = True
         await self.server_state.answer_login(self.connection, self.id, question)
 
     async def refuse_login(self, event: sasl.AuthenticationFailed) -> None:
-        """Write it down, count it for its address, and wait: the reply leaves after this.
+        """Log a failed login, count it for the client's address, and delay: the reply is sent after this returns.
 
-        What counts is a login for which there was work to do: one that was refused, one that had to be prepared to be
-        found malformed, and one that ends after it was told a salt.
+        A login counts if it caused work: one with wrong credentials, one with a malformed response, which may be
+        detected only after preparation (SASLprep), and one that ended after the server had sent a salt.
         """
         self.note_login(event)
         reason = event.reason
         if reason is sasl.Refusal.TEMPORARY:
             return
         if NEEDS.get(event.mechanism) is Proof.TOKEN and self._asked and reason is not sasl.Refusal.NOT_AUTHORIZED:
-            return  # counted before, and it has waited: a wrong token is told in JSON, ahead of this refusal
+            return  # counted and delayed before: a wrong token is reported in JSON, which precedes this reply
         if self._asked or isinstance(reason, sasl.Refusal) or reason is sasl.Fault.MALFORMED:
             if reason is None:
-                self.server_state.count_failure(
-                    self.connection.peer.address
-                )  # the client has gone: nothing to hold back
+                # The client has disconnected, so there is no reply to delay.
+                self.server_state.count_failure(self.connection.peer.address)
             else:
                 await self.server_state.delay_refusal(self.connection.peer.address)
 
     @abstractmethod
     async def run(self) -> None:
-        """Answer every question until there are none."""
+        """Handle every event until the connection closes."""
 
     @abstractmethod
     def release_resources(self) -> None:
-        """Give back what is held: memory, a maildrop.  Twice is once."""
+        """Release memory and the maildrop.  A second call does nothing."""

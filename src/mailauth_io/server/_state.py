@@ -1,7 +1,4 @@
-"""What all sessions of one server share, and what both protocols do alike: logins, grants, asking stores that may fail.
-
-Knows stores and policy; of SMTP and POP3 it knows the settings alone.
-"""
+"""The state shared by all sessions of a server, and what SMTP and POP3 have in common: logins, grants, store access."""
 
 from __future__ import annotations
 
@@ -37,28 +34,28 @@ async def _sleep(seconds: float) -> None:
 
 @attrs.frozen(kw_only=True)
 class ServerState:
-    """Everything that lasts longer than a session."""
+    """The state of a server that outlives a session."""
 
     config: Config
     stores: Stores
     policy: RelayPolicy
     grant_service: GrantService | None
-    """None: a login by POP3 opens nothing."""
+    """None if POP3 logins make no grants."""
     clock: Callable[[], float]
-    """Seconds that never step back."""
+    """A monotonic clock in seconds."""
     sleep: Callable[[float], Awaitable[None]]
-    """Let others run for so many seconds."""
+    """Sleep for a number of seconds without blocking the event loop."""
     failures: FailedLogins
     limiter: ConnectionLimiter
-    """All that are connected, to whichever port."""
+    """Counts the connections to all ports."""
     inbound_quota: InboundQuota
-    """The content of messages that are not whole yet."""
+    """Counts the content of incomplete messages."""
     _smtp_settings: dict[frozenset[Proof], smtp.ExtendedServerSettings] = attrs.field(factory=dict, init=False)
     _pop3_settings: dict[frozenset[Proof], pop3.ExtendedServerSettings] = attrs.field(factory=dict, init=False)
     _to_revoke: dict[str, float] = attrs.field(factory=dict, init=False)
-    """Names whose grants must end, and have not yet; those alone that were made before that time."""
+    """Accounts whose grants are still to be revoked, with the time before which those grants were made."""
     _changed: dict[str, int] = attrs.field(factory=dict, init=False)
-    """Names whose account went or got another password, and when, by ``_sequence``."""
+    """Accounts that were removed or got a new password, with the sequence number of the change."""
     _logged_in: dict[str, set[ServerConnection[Any]]] = attrs.field(factory=dict, init=False)
     """Connections by the canonical name of their identity."""
     _sequence: Iterator[int] = attrs.field(factory=lambda: itertools.count(1), init=False)
@@ -71,7 +68,7 @@ class ServerState:
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] | None = None,
     ) -> ServerState:
-        """*sleep* is that of the loop that runs unless given."""
+        """Build the state.  *sleep* defaults to the sleep of the running loop."""
         grants = stores.grants
         if config.grant_lifetime == 0:
             grants = None
@@ -91,32 +88,33 @@ class ServerState:
         )
 
     def smtp_settings(self) -> smtp.ExtendedServerSettings:
-        """For a connection that begins now: what it is offered follows from the accounts as they are."""
+        """Return the SMTP settings for a new connection.  The mechanisms offered depend on the current accounts."""
         proofs = self.stores.accounts.proofs
         if proofs not in self._smtp_settings:
             self._smtp_settings[proofs] = self.config.smtp_settings(proofs)
         return self._smtp_settings[proofs]
 
     def pop3_settings(self) -> pop3.ExtendedServerSettings:
-        """As ``smtp_settings``."""
+        """Return the POP3 settings for a new connection; see ``smtp_settings``."""
         proofs = self.stores.accounts.proofs
         if proofs not in self._pop3_settings:
             self._pop3_settings[proofs] = self.config.pop3_settings(proofs)
         return self._pop3_settings[proofs]
 
     def name(self, text: str) -> str:
-        """The canonical name that *text* means, empty when it can be nobody's here."""
+        """Return the canonical account name for *text*, empty if *text* cannot name a local account."""
         return mailbox_name(text, self.policy.domains) or ""
 
     @property
     def postmaster(self) -> str:
-        """The canonical name of the mailbox that takes the postmaster's mail, empty when there is none."""
+        """The canonical name of the postmaster's mailbox, empty if there is none."""
         return self.name(self.config.postmaster or "")
 
     async def accounts(self, session: str, *, at_once: bool = False) -> Accounts:
-        """The accounts as they are written now.  What has changed is in the log; its grants and its sessions are over.
+        """Refresh the accounts and return them.
 
-        *at_once* as for ``Accounts.refresh``.
+        Warnings about the change are logged.  The grants of changed accounts are revoked and their sessions end.
+        *session* is the connection id for the log; *at_once* is explained at ``Accounts.refresh``.
         """
         changes = await self.stores.accounts.refresh(at_once=at_once)
         if changes is not None:
@@ -132,16 +130,16 @@ class ServerState:
         return self.stores.accounts
 
     async def reload(self) -> None:
-        """Take up at once what has changed in the accounts.  A failure is in the log."""
+        """Reload changed accounts now.  A failure is logged, not raised."""
         try:
             await self.accounts("reload", at_once=True)
         except Exception as error:
             log_failure("reload", "accounts", error)
 
     def add_session(self, connection: ServerConnection[Any], identity: str, begun: int) -> None:
-        """*identity* has just proved itself, in a login that began at the moment *begun*.
+        """Register *connection* as logged in as *identity*.  *begun* is the sequence number of the start of the login.
 
-        The connection ends when the account changes, and now if it has changed since then.
+        The connection is shut down when the account changes, and now if it has changed since *begun*.
         """
         name = self.name(identity)
         self._logged_in.setdefault(name, set()).add(connection)
@@ -149,19 +147,22 @@ class ServerState:
             connection.shut_down()
 
     def remove_session(self, connection: ServerConnection[Any], identity: str) -> None:
-        """What ``add_session`` began is over."""
+        """Undo ``add_session``."""
         name = self.name(identity)
-        there = self._logged_in.get(name, set())
-        there.discard(connection)
-        if not there:
+        connections = self._logged_in.get(name, set())
+        connections.discard(connection)
+        if not connections:
             self._logged_in.pop(name, None)
 
     def next_sequence(self) -> int:
-        """A number above every one before it."""
+        """Return the next sequence number.  Sequence numbers order logins and account changes."""
         return next(self._sequence)
 
     async def _revoke(self, session: str) -> None:
-        """What fails is tried again at the next look, and until then no grant is found."""
+        """Revoke the grants of changed accounts.
+
+        A failure is retried at the next refresh; until then ``find_grant`` returns UNAVAILABLE.
+        """
         for name, since in tuple(self._to_revoke.items()):
             try:
                 if self.grant_service is not None:
@@ -175,7 +176,7 @@ class ServerState:
     async def answer_login(
         self, connection: ServerConnection[Any], session: str, question: sasl.ServerQuestion
     ) -> None:
-        """Answer what a login asks; *session* is the connection id for the log."""
+        """Answer *question* of a login; *session* is the connection id for the log."""
         match question:
             case sasl.CheckPassword():
                 connection.answer(question, await self.check_password(connection, session, question))
@@ -186,7 +187,7 @@ class ServerState:
             case sasl.CheckToken():
                 owner = await self.check_token(session, question)
                 if owner is sasl.Refusal.BAD_CREDENTIALS:
-                    await self.delay_refusal(connection.peer.address)  # the JSON tells it, long before the reply
+                    await self.delay_refusal(connection.peer.address)  # the JSON reports it, before the reply
                 connection.answer(question, owner)
             case sasl.CheckExternal():
                 connection.answer(question, await self.check_external(session, question))
@@ -194,13 +195,13 @@ class ServerState:
                 connection.answer(question, self.authorize(question))
 
     async def delay_refusal(self, address: str) -> None:
-        """A login from *address* has failed: wait before it is told so, the longer the more of them have failed."""
+        """Count a failed login from *address* and sleep before it is answered, longer after each further failure."""
         seconds = self.count_failure(address)
         if seconds:
             await self.sleep(seconds)
 
     def count_failure(self, address: str) -> float:
-        """A login from *address* has failed.  Returns the seconds that its refusal has to wait."""
+        """Count a failed login from *address*; return the delay of its reply in seconds."""
         return self.failures.delay(address, self.clock())
 
     def _source(self, connection: ServerConnection[Any]) -> LoginSource:
@@ -216,18 +217,18 @@ class ServerState:
     async def check_password(
         self, connection: ServerConnection[Any], session: str, question: sasl.CheckPassword
     ) -> Accept | sasl.Refusal:
-        """The answer to *question*."""
+        """Return the answer to *question*."""
 
         async def answer() -> Accept | sasl.Refusal:
             name = self.name(question.authentication_identity)
             accounts = await self.accounts(session)
-            right = await accounts.check_password(name, question.password, self._source(connection))
-            return ACCEPT if right else sasl.Refusal.BAD_CREDENTIALS
+            correct = await accounts.check_password(name, question.password, self._source(connection))
+            return ACCEPT if correct else sasl.Refusal.BAD_CREDENTIALS
 
         return await self._ask_accounts(connection, session, question, answer())
 
     async def fetch_secret(self, session: str, question: sasl.FetchSecret) -> bytes | sasl.Refusal | None:
-        """The answer to *question*."""
+        """Return the answer to *question*."""
 
         async def answer() -> bytes | None:
             return await (await self.accounts(session)).secret(self.name(question.authentication_identity))
@@ -237,7 +238,7 @@ class ServerState:
     async def fetch_scram_keys(
         self, connection: ServerConnection[Any], session: str, question: sasl.FetchScramKeys
     ) -> sasl.ScramKeys | sasl.Refusal | None:
-        """The answer to *question*; a name that is nobody's gets keys as well, which no password has."""
+        """Return the answer to *question*.  An unknown name gets keys as well, which match no password."""
 
         async def answer() -> sasl.ScramKeys:
             name = self.name(question.authentication_identity)
@@ -249,9 +250,9 @@ class ServerState:
     async def _ask_accounts(
         connection: ServerConnection[Any], session: str, question: Question[A], answer: Awaitable[A]
     ) -> A:
-        """As ``ask_store``; the session ends when its client has left the queue for hashing.
+        """Call ``ask_store``; shut the connection down if the client disconnected while its login was queued.
 
-        The client may have sent many more logins before it left: none of them is worth a reply, or a line of the log.
+        The client may have pipelined many more logins.  They are neither answered nor logged.
         """
         try:
             return await ask_store(session, "accounts", question, answer)
@@ -260,7 +261,7 @@ class ServerState:
             return question.unavailable
 
     async def check_token(self, session: str, question: sasl.CheckToken) -> str | sasl.Refusal:
-        """The answer to *question*: the account that the token was issued to."""
+        """Return the answer to *question*: the account to which the token was issued."""
 
         async def answer() -> str | sasl.Refusal:
             owner = await (await self.accounts(session)).token_owner(question.token)
@@ -269,7 +270,10 @@ class ServerState:
         return await ask_store(session, "accounts", question, answer())
 
     async def check_external(self, session: str, question: sasl.CheckExternal) -> str | sasl.Refusal:
-        """The answer to *question*: of the accounts that the certificate proves the one asked for, or the only one."""
+        """Return the answer to *question*: one of the accounts that the certificate proves.
+
+        It is the requested account, or the only one that the certificate proves.
+        """
 
         async def answer() -> str | sasl.Refusal:
             names = certificate_names(question.peer_certificate)
@@ -282,16 +286,20 @@ class ServerState:
         return await ask_store(session, "accounts", question, answer())
 
     def authorize(self, question: sasl.Authorize) -> Accept | sasl.Refusal:
-        """The answer to *question*: nobody acts as another, and two spellings of one mailbox are the same."""
+        """Return the answer to *question*.
+
+        A user may only act as himself.  Two spellings of the same mailbox are the same user.
+        """
         name = self.name(question.authentication_identity)
         same = name != "" and name == self.name(question.authorization_identity)
         return ACCEPT if same else sasl.Refusal.NOT_AUTHORIZED
 
     async def grant(self, session: str, address: str, identity: str, begun: int) -> None:
-        """*identity* has just proved itself by POP3 from *address*, in a login that began at the moment *begun*.
+        """Make a grant for *identity*, which has logged in by POP3 from *address*.
 
-        A failure costs the grant, not the login.  So does a change of the account since then: what was proved is a
-        password that counts no more.
+        *begun* is the sequence number of the start of the login.  If the store fails, the failure is logged, and the
+        login succeeds without a grant.  If the account has changed since *begun*, no grant is made, because the login
+        may have used an old password.
         """
         if self.grant_service is None:
             return
@@ -304,7 +312,7 @@ class ServerState:
             log_failure(session, "grants", error)
 
     async def find_grant(self, session: str, address: str) -> Lookup:
-        """What the grants say about *address* now; UNAVAILABLE when they fail."""
+        """Look up the active grant for *address*; return UNAVAILABLE if the store fails."""
         if self.grant_service is None:
             return None
         try:
@@ -316,9 +324,10 @@ class ServerState:
 
 
 async def ask_store(session: str, part: str, question: Question[A], answer: Awaitable[A]) -> A:
-    """What a store answers; a failure becomes the question's own temporary one, and the log names the failed *part*.
+    """Await *answer*, the result of a store operation, and return it.
 
-    Raises ClientLeft, which is no failure of a store.
+    A failure is logged with the name of the store, *part*, and ``question.unavailable`` is returned.  ClientLeft is
+    passed on: it is not a failure of the store.
     """
     try:
         return await answer

@@ -1,7 +1,4 @@
-"""How the ready server is set up: frozen, checked when made, free of files and of options.
-
-Knows what may be said; who says it (a command line, a test) is no affair of this file.
-"""
+"""The configuration of the server: frozen values, validated when they are built."""
 
 from __future__ import annotations
 
@@ -24,10 +21,11 @@ from ._offer import CLEAR, EVERY_PROOF, offered
 from .next_hop import NextHop
 
 PORTS: Final = ("smtp", "smtps", "pop3", "pop3s")
-"""The fields of Config and Pair that are ports."""
+"""The fields of Config and RunningServer that are ports."""
 
 _NEVER_SHOWN: Final = sasl.ScramDecoy(key=bytes(32))
-"""The core wants one where SCRAM is offered; here the accounts give keys to everybody, to an unknown name as well."""
+"""The core requires a decoy where SCRAM is offered.  It is never used here: the accounts also return keys for unknown
+names."""
 
 
 def _lower(domains: tuple[str, ...]) -> tuple[str, ...]:
@@ -36,13 +34,14 @@ def _lower(domains: tuple[str, ...]) -> tuple[str, ...]:
 
 @attrs.frozen(kw_only=True)
 class Config:
-    """What to serve and where.
+    """The configuration of a server.
 
-    A port is None for off and 0 for any free one.  Raises ValueError or LocalProtocolError for what cannot be served.
+    A port is None if it is not used, and 0 for any free port.  Raises ValueError or LocalProtocolError for an invalid
+    value.
     """
 
     hosts: tuple[str, ...] = attrs.field(default=("127.0.0.1",), validator=attrs.validators.min_len(1))
-    """Addresses to listen on; each has all the ports."""
+    """The addresses to listen on, each with all ports."""
 
     smtp: int | None = None
     smtps: int | None = None
@@ -50,79 +49,82 @@ class Config:
     pop3s: int | None = None
 
     reuse_port: bool = False
-    """Listen beside other processes of the same user, which then share accounts, maildrops, outbox and grants."""
+    """Share the ports with other processes of the same user (SO_REUSEPORT).  The processes must also share accounts,
+    maildrops, outbox and grants."""
 
     domains: tuple[str, ...] = attrs.field(
         default=("example.test",), converter=_lower, validator=attrs.validators.min_len(1)
     )
-    """The domains of the mailboxes here; the first is also how the server names itself."""
+    """The local domains.  The first is also the host name of the server."""
 
     postmaster: str | None = None
-    """The account that takes the mail of ``postmaster``, bare and at every domain; None: nobody does."""
+    """The account that receives mail for ``postmaster``, with and without a domain.  None: that mail is rejected."""
 
     max_message_size: int = 26_214_400
-    """Octets, shown as SIZE."""
+    """Bytes, advertised with SIZE."""
 
     ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False)
-    """None: no TLS at all, neither on the ports for it nor by STARTTLS and STLS."""
+    """For the ports with implicit TLS, and for STARTTLS and STLS.  None: no TLS."""
 
     failure_delay: float = attrs.field(
         default=MAX_DELAY, validator=[attrs.validators.ge(0), attrs.validators.le(MAX_DELAY)]
     )
-    """Seconds that the refusal of a login waits at most, after several from one address; 0: none ever waits."""
+    """The maximum delay in seconds before a failed login is answered; 0 disables the delay.  The delay grows with the
+    number of failed logins from the same address."""
 
     legacy: bool = False
-    """Offer and accept clear-text passwords and MD5 digests outside TLS, too."""
+    """Offer and accept clear-text passwords and MD5 digests without TLS."""
 
     grant_lifetime: float = attrs.field(default=LIFETIME, validator=attrs.validators.ge(0))
-    """Seconds that a login by POP3 opens relaying for its address; 0: no grants."""
+    """Seconds for which a POP3 login permits its address to relay; 0: no grants."""
 
     grant_ipv6_prefix: int = 128
 
     limits: Limits = attrs.field(factory=Limits)
-    """How many connections all ports together take, and how slow a peer may be."""
+    """The limits on connections, for all ports together, and on slow peers."""
 
     smtp_timeout: float = attrs.field(default=300.0, validator=attrs.validators.gt(0))
-    """Seconds for a command of an SMTP client; see ``smtp.ExtendedServerSettings.timeout``."""
+    """Seconds to wait for an SMTP command; see ``smtp.ExtendedServerSettings.timeout``."""
 
     pop3_timeout: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
-    """Seconds for a command of a POP3 client; see ``pop3.ExtendedServerSettings.timeout``."""
+    """Seconds to wait for a POP3 command; see ``pop3.ExtendedServerSettings.timeout``."""
 
     login_timeout: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
-    """Seconds from the beginning of a connection to a login, or to the first message that is taken; infinite: no end
-    of it."""
+    """Seconds from the start of a connection to a login, or to the first accepted message; infinity: no limit."""
 
     grace: float = attrs.field(default=10.0, validator=attrs.validators.ge(0))
-    """Seconds in which message content that is under way may come to its end when the server ends; all other sessions
-    are told to end at once."""
+    """The grace period in seconds at shutdown: a message that is being received may be completed.  All other sessions
+    end at once."""
 
     no_grants_from: tuple[Network, ...] = ()
-    """Proxies and gateways of containers: many clients have their addresses, so a login from there makes no grant."""
+    """Networks in which a login makes no grant, such as proxies and container gateways: many clients share their
+    addresses."""
 
     proxy_from: tuple[Network, ...] = ()
-    """Where proxies are: a connection from there must begin with a PROXY header, which names the client.
+    """The networks of proxies.  A connection from there must start with a PROXY header, which names the client.
 
-    A header that names none leaves the proxy's address, which stands for all of its clients: no grants for these, too.
+    If a header names no client, the proxy's own address is used.  All clients of the proxy share it, so it gets no
+    grants.
     """
 
     def __attrs_post_init__(self) -> None:
         for domain in self.domains:
             Mailbox("postmaster", domain)
             if not domain.isascii():
-                raise ValueError(f"the domain {domain!r} is beyond ASCII: write it as its A-label, xn--...")
+                raise ValueError(f"invalid domain {domain!r}: use the A-label (xn--...) of a non-ASCII domain")
         if self.reuse_port and 0 in (self.smtp, self.smtps, self.pop3, self.pop3s):
-            raise ValueError("a port that processes share has a number")
+            raise ValueError("reuse_port needs port numbers other than 0")
         if self.ssl_context is None and not (self.smtps is None and self.pop3s is None):
             raise ValueError("the ports smtps and pop3s need an ssl_context")
         if self.ssl_context is not None and self.ssl_context.minimum_version < ssl.TLSVersion.TLSv1_2:
-            raise ValueError("the ssl_context allows TLS below 1.2: set its minimum_version (RFC 8996)")
+            raise ValueError("ssl_context allows TLS versions before 1.2: set minimum_version to TLSv1_2 (RFC 8996)")
         if self.postmaster is not None and mailbox_name(self.postmaster, frozenset(self.domains)) is None:
-            raise ValueError("the postmaster must be the name of an account")
+            raise ValueError(f"postmaster must be the name of an account, not {self.postmaster!r}")
         self.smtp_settings()
         self.pop3_settings()
 
     def smtp_settings(self, proofs: Set[Proof] = EVERY_PROOF) -> SmtpSettings:
-        """What the core needs to know of it, for both SMTP ports, when every account can be proved by *proofs*."""
+        """Return the core's settings for both SMTP ports.  *proofs* are those that every account supports."""
         return SmtpSettings(
             host_name=self.domains[0],
             mechanisms=offered(sasl.ALL_MECHANISMS, proofs),
@@ -138,7 +140,7 @@ class Config:
         )
 
     def pop3_settings(self, proofs: Set[Proof] = EVERY_PROOF) -> Pop3Settings:
-        """What the core needs to know of it, for both POP3 ports; *proofs* as for SMTP."""
+        """Return the core's settings for both POP3 ports; *proofs* as for ``smtp_settings``."""
         return Pop3Settings(
             host_name=self.domains[0],
             mechanisms=offered(ALL_POP3_MECHANISMS, proofs),
@@ -152,26 +154,26 @@ class Config:
 
 @attrs.frozen(kw_only=True)
 class Stores:
-    """What the server keeps and asks."""
+    """The stores of a server."""
 
     accounts: Accounts
     maildrops: Maildrops
     outbox: Outbox | NextHop
-    """Where mail for elsewhere waits to be sent on, or the server that it is handed on to at once."""
+    """Where remote mail is queued for another program, or the server to which it is relayed at once."""
     grants: Grants | None = None
-    """None: in memory, by the lifetime and prefix of the Config."""
+    """None: an in-memory store with the lifetime and prefix of the Config."""
 
     budget: Budget = attrs.field(factory=Budget)
-    """Memory for messages in flight, and for all that in-memory maildrops and outbox keep of them."""
+    """Memory for messages in transit, and for those that an in-memory maildrop or outbox holds."""
 
 
 async def _nothing_to_reload() -> None:
-    """What is fixed stays as it is."""
+    """Do nothing."""
 
 
 @attrs.frozen(kw_only=True)
 class RunningServer:
-    """An SMTP and a POP3 server that listen: the ports they got, None for one that is off."""
+    """A running SMTP and POP3 server: the hosts and ports it listens on.  A port is None if it is not used."""
 
     hosts: tuple[str, ...]
     smtp: int | None
@@ -179,4 +181,4 @@ class RunningServer:
     pop3: int | None
     pop3s: int | None
     reload: Callable[[], Awaitable[None]] = attrs.field(default=_nothing_to_reload, repr=False, eq=False)
-    """Take up at once what has changed in the accounts, instead of at the next look; the log tells what came of it."""
+    """Reload changed accounts now instead of at the next refresh.  The result is logged."""

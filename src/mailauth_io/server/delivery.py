@@ -1,7 +1,4 @@
-"""Delivery: one message into the store of every recipient, or into none.
-
-Knows stores and trace lines; refuses to know the connection, and decides nothing about who may send to whom.
-"""
+"""Delivery of a message to the stores of all its recipients, or to none of them."""
 
 from __future__ import annotations
 
@@ -13,14 +10,14 @@ from ..stores import BudgetExceeded, Envelope, Maildrops, MessageContent, Outbox
 from . import trace
 from ._log import log_failure
 
-NO_ROOM = smtp.Reply(452, "4.3.1", "no room for this message now, try again later")
-NOT_STORED = smtp.Reply(451, "4.3.0", "the message could not be stored, try again later")
-HEADER_TOO_LONG = smtp.Reply(552, "5.3.4", f"the header section has more than {trace.MAX_HEADER} octets")
-LOOP = smtp.Reply(554, "5.4.6", "too many Received lines: this message runs in circles")
+NO_ROOM = smtp.Reply(452, "4.3.1", "insufficient storage, try again later")
+NOT_STORED = smtp.Reply(451, "4.3.0", "message not stored, try again later")
+HEADER_TOO_LONG = smtp.Reply(552, "5.3.4", f"header section exceeds {trace.MAX_HEADER} bytes")
+LOOP = smtp.Reply(554, "5.4.6", "mail loop detected")
 
 
 class DeliveryRejected(Exception):
-    """Raised by an outbox that will not take a message, with what our client shall hear."""
+    """Raised by an outbox that rejects a message; *reply* is sent to the client."""
 
     def __init__(self, reply: smtp.Reply) -> None:
         super().__init__(str(reply))
@@ -29,28 +26,28 @@ class DeliveryRejected(Exception):
 
 @attrs.frozen(kw_only=True)
 class Message:
-    """A message that was taken in whole, and for whom."""
+    """A completely received message and its recipients."""
 
     queue_id: str
     reverse_path: str
     """Without brackets, empty for the null reverse-path."""
     maildrops: tuple[str, ...]
-    """Canonical names of local recipients, none twice."""
+    """Canonical names of the local recipients, without duplicates."""
     relayed: tuple[str, ...]
-    """Forward-paths that go to the outbox, none twice."""
+    """Forward-paths of the remote recipients, without duplicates."""
     received: bytes
-    """Our ``Received:`` line."""
+    """The ``Received:`` line of this server."""
     content: MessageContent
-    """Sealed; its holder releases it, whatever comes of the delivery."""
+    """Sealed.  The caller of ``deliver()`` releases it afterwards."""
 
 
 async def deliver(message: Message, maildrops: Maildrops, outbox: Outbox) -> smtp.Reply:
-    """Stage *message* for every recipient, then make all copies visible.  Never raises but to be cancelled.
+    """Stage *message* for every recipient, then make all copies visible; return the reply to the client.
 
-    The outbox comes last: where it hands the message on at once, local copies wait, safe and unseen, for its word.
-    250 with the queue id; 451 4.3.0 or 452 4.3.1 when a store failed or memory is spent, and then nothing is left
-    behind; 554 5.4.6 for a message that runs in circles, 552 5.3.4 for a header section that is too long; else what the
-    outbox said.
+    The outbox is staged last: if it relays at once, the local copies are on disk but not visible until the next hop has
+    replied.  The reply is 250 with the queue id; 451 4.3.0 if a store failed; 452 4.3.1 if the memory is used up;
+    554 5.4.6 for a mail loop; 552 5.3.4 for a header section that is too long; or the reply of the outbox.  Unless the
+    reply is 250, no copy is left in a store.  Raises nothing, but can be cancelled.
     """
     try:
         if trace.strip_envelope(message.content) > trace.MAX_RECEIVED:

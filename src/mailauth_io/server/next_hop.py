@@ -1,7 +1,4 @@
-"""The next hop: the one server that mail for elsewhere is handed on to, as values that are checked when made.
-
-Knows where it is, what must be proved on the way, and how long it may take; what is said to it is in ``_relaying``.
-"""
+"""The configuration of the next hop, the server to which remote mail is relayed.  The connection is in ``_relay``."""
 
 from __future__ import annotations
 
@@ -17,50 +14,52 @@ from mailauth import Tls, sasl
 
 @attrs.frozen(kw_only=True)
 class Timeouts:
-    """Seconds that the next hop may take; all of them are counted in whole, whatever trickles in meanwhile."""
+    """Timeouts for the next hop, in seconds.  Each is for a whole step: partial input does not restart it."""
 
     recipient: float = 270.0
-    """For all that one RCPT of our client can lead to: connection, TLS, login, MAIL and RCPT.  Our client waits for it,
-    five minutes at least if it does as it should (RFC 5321 section 4.5.3.2.3)."""
+    """For everything that one RCPT of the client can cause: connection, TLS, login, MAIL and RCPT.  The client waits
+    meanwhile, and should do so for at least five minutes (RFC 5321 section 4.5.3.2.3)."""
 
     data: float = 120.0
     """For the reply to DATA (RFC 5321 section 4.5.3.2.4)."""
 
     block: float = 180.0
-    """For taking 64 KiB of content (RFC 5321 section 4.5.3.2.5)."""
+    """For sending 64 KiB of content (RFC 5321 section 4.5.3.2.5)."""
 
     final_reply: float = 600.0
-    """For the reply to the message (RFC 5321 section 4.5.3.2.6); more changes nothing, for the client machine waits no
-    longer.  Our client began to wait for it before: see docs/relay.md."""
+    """For the reply to the end of the message (RFC 5321 section 4.5.3.2.6).  A larger value has no effect, because the
+    core's client connection has the same limit.  The client is already waiting when this timeout starts: see
+    docs/relay.md."""
 
     idle: float = 60.0
-    """How long ago a connection was last used that is used again: an older one may be gone without a word."""
+    """The time since the last use after which a connection is not reused: it may have been dropped without notice."""
 
     quit: float = 5.0
-    """For QUIT, which nobody waits for."""
+    """For QUIT, whose result does not matter."""
 
     check: float = 5.0
-    """For the look at the next hop before the server begins, which decides nothing."""
+    """For the connection test when the server starts.  Its result is only reported."""
 
 
 @attrs.frozen(kw_only=True)
 class Login:
-    """The account that this server itself has at the next hop.
+    """The account of this server at the next hop.
 
-    Raises LocalProtocolError for a name or a password that no mechanism can carry; the text does not hold it.
+    Raises LocalProtocolError for a name or a password that no mechanism can transmit; the error text does not contain
+    the value.
     """
 
     name: str
     password: bytes = attrs.field(repr=False)
 
     def __attrs_post_init__(self) -> None:
-        self.mechanisms(None, clear_text=True)  # every one of them, for their checks of name and password
+        self.mechanisms(None, clear_text=True)  # builds all mechanisms, which validate name and password
 
     def mechanisms(self, tls: Tls | None, *, clear_text: bool = False) -> tuple[sasl.ClientMechanism, ...]:
-        """New ones for each login, the strongest first.
+        """Return new client mechanisms for one login, the strongest first.
 
-        Outside TLS they are those of SCRAM alone, unless *clear_text* allows what shows the password, or an MD5 digest
-        of it, to whoever listens.
+        Without TLS they are the SCRAM mechanisms only, unless *clear_text* also allows those that reveal the password,
+        or an MD5 digest of it, to an eavesdropper.
         """
         entropy = secrets.token_bytes(32)
         found = sasl.password_mechanisms(self.name, self.password, entropy=entropy, tls=tls, clear_text=clear_text)
@@ -70,54 +69,54 @@ class Login:
 
 
 CLEAR_TEXT_SECONDS: Final = 600.0
-"""How long mail goes to a next hop in clear text, where that is allowed, after its STARTTLS broke.  No RFC names a
-number: each new try costs a connection, and a server is not repaired sooner."""
+"""Seconds for which mail is sent in clear text, where that is allowed, after STARTTLS has failed at a next hop.  No RFC
+gives a number: each new attempt costs a connection, and the next hop is rarely repaired sooner."""
 
 
 @attrs.define
 class TlsFailure:
-    """Until when STARTTLS is not tried at a next hop again; all sessions share it."""
+    """The time until which STARTTLS is not tried again at a next hop, shared by all sessions."""
 
     _until: float = -math.inf
 
     def record(self, now: float) -> None:
-        """It broke at *now*, which is seconds on the clock of the server."""
+        """Record that STARTTLS failed at *now*, in seconds on the server's clock."""
         self._until = now + CLEAR_TEXT_SECONDS
 
     def clear(self) -> None:
-        """Try it again at once."""
+        """Allow STARTTLS again at once."""
         self._until = -math.inf
 
     def is_recent(self, now: float) -> bool:
-        """Whether it broke a short time ago."""
+        """Return whether STARTTLS failed in the last CLEAR_TEXT_SECONDS."""
         return now < self._until
 
 
 @attrs.frozen(kw_only=True)
 class NextHop:
-    """Where mail for elsewhere goes at once.  Raises ValueError for what cannot be."""
+    """The server to which remote mail is relayed at once.  Raises ValueError for fields that exclude each other."""
 
     host: str
     port: int
 
     ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False)
-    """For implicit TLS, or for STARTTLS where it is offered; whom to trust is said in it.  None: no TLS, and
+    """For implicit TLS, or for STARTTLS where it is offered; it also has the trusted CAs.  None: no TLS, and
     *tls_required* must be false."""
 
     implicit_tls: bool = False
-    """TLS comes first, as on port 465."""
+    """Start TLS at once, as on port 465."""
 
     tls_required: bool = True
-    """No mail outside TLS: a next hop that offers no STARTTLS, or is made to look so, gets nothing.  False: without a
-    login mail goes in clear text where STARTTLS is not offered, is refused, or breaks."""
+    """Send no mail without TLS, even if STARTTLS is not offered or an attacker removes the offer.  False: mail is sent
+    in clear text if STARTTLS is not offered, is rejected or fails, unless there is a *login*."""
 
     login: Login | None = None
-    """What we log in with.  Nothing that our own clients log in with is ever passed on.  With a login and an
-    *ssl_context* nothing goes outside TLS, whatever *tls_required* says."""
+    """The login of this server.  The credentials of its clients are never passed on.  With a login and an
+    *ssl_context*, no mail is sent without TLS, even if *tls_required* is false."""
 
     clear_text_login: bool = False
-    """Without an *ssl_context*: log in by PLAIN, LOGIN or CRAM-MD5, too, and not by SCRAM alone.  Whoever can read the
-    connection then has the password."""
+    """Without an *ssl_context*: also log in with PLAIN, LOGIN or CRAM-MD5, not only with SCRAM.  An eavesdropper can
+    then learn the password."""
 
     timeouts: Timeouts = attrs.field(factory=Timeouts)
 
@@ -125,13 +124,13 @@ class NextHop:
 
     def __attrs_post_init__(self) -> None:
         if self.ssl_context is None and (self.implicit_tls or self.tls_required):
-            raise ValueError("TLS to the next hop needs an ssl_context")
+            raise ValueError("implicit_tls and tls_required need an ssl_context")
         if self.clear_text_login and (self.ssl_context is not None or self.login is None):
-            raise ValueError("clear_text_login goes with a login and without an ssl_context")
+            raise ValueError("clear_text_login needs a login and must be used without an ssl_context")
 
     @property
     def needs_tls(self) -> bool:
-        """Whether nothing may be said outside TLS but what leads there."""
+        """Whether neither mail nor a login may be sent without TLS."""
         return self.tls_required or (self.login is not None and self.ssl_context is not None)
 
     def __str__(self) -> str:

@@ -1,6 +1,6 @@
-"""One POP3 session of the ready server: it answers what the machine asks from the stores, and makes the grants.
+"""One POP3 session: answers the core's questions from the stores, and makes grants.
 
-Knows no loop and no octet of the protocol.  A grant is made as soon as the identity is proved, before +OK leaves.
+A grant is made after a successful login, before the +OK is sent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ._state import ServerState, ask_store
 
 
 class Pop3Session(Session[pop3.ExtendedServerEvent]):
-    """It keeps the maildrop while it is open."""
+    """A POP3 session.  It holds the open maildrop."""
 
     __slots__ = ("_deleting", "_maildrop")
 
@@ -69,7 +69,7 @@ class Pop3Session(Session[pop3.ExtendedServerEvent]):
                 case pop3.Rset():
                     self._deleting = False
                 case pop3.Quit():
-                    if not self._deleting:  # else Update is asked next
+                    if not self._deleting:  # otherwise the Update question follows
                         self.release_resources()
                 case pop3.CommandRejected(reply=reply):
                     self.log(logging.DEBUG, "command refused", reply=reply)
@@ -105,7 +105,10 @@ class Pop3Session(Session[pop3.ExtendedServerEvent]):
         return ACCEPT
 
     def release_resources(self) -> None:
-        """Let the next session in; at QUIT before the +OK leaves, since whoever reads it may log in again at once."""
+        """Close the maildrop so that another session can open it.
+
+        At QUIT this is done before the +OK is sent: a client that receives it may log in again at once.
+        """
         maildrop, self._maildrop = self._maildrop, None
         if maildrop is not None:
             maildrop.close()

@@ -1,6 +1,6 @@
-"""One SMTP session of the ready server: it answers what the machine asks, from policy and stores.
+"""One SMTP session: answers the core's questions from the relay policy and the stores.
 
-Knows no loop and no octet of the protocol.  RCPT alone decides who may send to whom; MAIL never asks for a login.
+Permission is checked at RCPT only; MAIL never requires a login.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NO_MAILBOX = smtp.Reply(550, "5.1.1", "no such mailbox here")
 
 
 class SmtpSession(Session[smtp.ExtendedServerEvent]):
-    """It keeps one mail transaction, and its content while that comes in."""
+    """An SMTP session.  It holds one mail transaction, and its content while it is received."""
 
     __slots__ = (
         "_arrived",
@@ -45,10 +45,10 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
 
     def __init__(self, server_state: ServerState, connection: ServerConnection[smtp.ExtendedServerEvent]) -> None:
         super().__init__(server_state, connection)
-        self._hello = smtp.Hello(domain="unknown", extended=False)  # the core takes no MAIL before a better one
+        self._hello = smtp.Hello(domain="unknown", extended=False)  # placeholder: the core accepts no MAIL before EHLO
         self._taken = 0
         self._content: MessageContent | None = None
-        self._arrived = 0  # octets of it
+        self._arrived = 0  # bytes of content received
         outbox = server_state.stores.outbox
         self._hop: RelayConnection | None = None
         if isinstance(outbox, NextHop):
@@ -59,7 +59,7 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
         self._begin(smtp.Mail(reverse_path=None))
 
     def _begin(self, mail: smtp.Mail) -> None:
-        """A mail transaction opens; dicts keep the order of the recipients and none of them twice."""
+        """Start a mail transaction.  The dicts keep the recipients in order and without duplicates."""
         self._mail = mail
         self._maildrops: dict[str, None] = {}
         self._relayed: dict[str, None] = {}
@@ -149,11 +149,11 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
                 reason=decision.reason.name, reply=verdict,
             )  # fmt: skip
         elif self._decision is None or decision.reason is not Reason.LOCAL:
-            self._decision = decision  # what the log gives as the reason: of two kinds the one that had to be earned
+            self._decision = decision  # for the log; a reason that permits relaying replaces LOCAL
         return verdict
 
     async def _remote(self, path: smtp.Mailbox) -> smtp.Verdict:
-        """Mail may go there; the next hop, where there is one, says whether it will."""
+        """Return the verdict on a permitted remote recipient: that of the next hop if there is one."""
         local_part, at, domain = str(path).rpartition("@")
         name = local_part + at + domain.lower()
         if self._hop is not None and name not in self._relayed:
@@ -164,7 +164,7 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
         return ACCEPT
 
     async def _local(self, question: smtp.Rcpt) -> smtp.Verdict:
-        """Whether there is such a mailbox here."""
+        """Return the verdict on a local recipient: whether the mailbox exists."""
         name = self._local_name(question.forward_path)
         try:
             known = await (await self.server_state.accounts(self.id)).exists(name)
@@ -177,14 +177,14 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
         return ACCEPT
 
     def _local_name(self, path: smtp.Mailbox) -> str:
-        """The canonical name of the mailbox for a local *path*; for the postmaster see RFC 5321 section 4.5.1."""
+        """Return the canonical mailbox name for a local *path*.  RFC 5321 section 4.5.1 is about the postmaster."""
         if path.local_part.lower() == "postmaster":
             return self.server_state.postmaster
         return self.server_state.name(str(path))
 
     def _data(self) -> smtp.Verdict:
         if self._relayed and self._hop is not None and self._hop.refusal is not None:
-            return self._hop.refusal  # it took recipients, and was lost since then
+            return self._hop.refusal  # the connection was lost after it had accepted recipients
         try:
             self._content = MessageContent(self.server_state.stores.budget)
         except BudgetExceeded:
@@ -193,7 +193,7 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
 
     def _take(self, data: bytes) -> None:
         if self._content is None:
-            return  # there was no room for an earlier chunk: the message is refused when it is complete
+            return  # an earlier chunk exceeded a limit: the message is rejected when it is complete
         try:
             self.server_state.inbound_quota.take(self.connection.peer.address, len(data))
             self._arrived += len(data)
@@ -249,7 +249,7 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
         )
 
     def release_resources(self) -> None:
-        """Give back what the message under way takes."""
+        """Release the memory of the current message."""
         content, self._content = self._content, None
         if content is not None:
             content.release()

@@ -1,6 +1,6 @@
-"""Trace information: the lines that a server puts on top of a message, and those of others that it reads or removes.
+"""Trace information (RFC 5321 section 4.4): the header lines that the server adds, counts and removes.
 
-Knows RFC 5321 section 4.4 and header lines; looks at nothing behind the header section, and writes only checked text.
+Only the header section of a message is read.
 """
 
 from __future__ import annotations
@@ -16,24 +16,28 @@ from mailauth.grants import normalize_address
 from ..stores.content import MessageContent
 
 MAX_RECEIVED: Final = 100
-"""``Received:`` lines above which a message is taken to run in circles (RFC 5321 section 6.3)."""
+"""The number of ``Received:`` lines above which a mail loop is assumed (RFC 5321 section 6.3)."""
 
 MAX_HEADER: Final = 1_048_576
-"""Octets of a header section.  It is looked through in one go, and everybody waits meanwhile.  No RFC names a number;
-Exim has the same one."""
+"""Maximum size of a header section in bytes.  It is searched without interruption, which blocks the event loop.  No RFC
+gives a number; Exim has the same default."""
 
-# A literal first octet lets the search skip from line to line.  Folded lines begin with a blank or a tab (RFC 5322
-# section 2.2.3).  Nothing is tried twice (``*+``): a header of a million folds costs what its octets cost.
+# The literal first byte lets the search skip from line to line.  Folded lines begin with a space or a tab (RFC 5322
+# section 2.2.3).  Possessive quantifiers (``*+``) prevent backtracking, so the search is linear in the size of the
+# header, even with a million folded lines.
 _RECEIVED: Final = re.compile(rb"\n(?i:received)[ \t]*:")
 _ENVELOPE: Final = re.compile(rb"\n(?i:return-path|x-envelope-to)[ \t]*+:[^\n]*+(?:\n[ \t][^\n]*+)*+(?=\n)")
 
 
 class HeaderTooLong(Exception):
-    """The header section has more than MAX_HEADER octets."""
+    """The header section is longer than MAX_HEADER bytes."""
 
 
 def received(*, hello: str, peer: str, host_name: str, protocol: str, queue_id: str, when: float) -> bytes:
-    """The ``Received:`` line with its line ends.  *hello* is a domain the core checked, *when* seconds since 1970."""
+    """Return the ``Received:`` line.
+
+    *hello* is the EHLO argument, validated by the core; *when* is in seconds since 1970 (UTC).
+    """
     return (
         f"Received: from {hello} ({_literal(peer)})\r\n"
         f"\tby {host_name} with {protocol} id {queue_id};\r\n"
@@ -42,25 +46,29 @@ def received(*, hello: str, peer: str, host_name: str, protocol: str, queue_id: 
 
 
 def protocol_keyword(*, extended: bool, tls: bool, authenticated: bool) -> str:
-    """The ``with`` keyword: SMTP, ESMTP, ESMTPS, ESMTPA or ESMTPSA (RFC 3848)."""
+    """Return the ``with`` keyword: SMTP, ESMTP, ESMTPS, ESMTPA or ESMTPSA (RFC 3848)."""
     return f"ESMTP{'S' if tls else ''}{'A' if authenticated else ''}" if extended else "SMTP"
 
 
 def return_path(reverse_path: str) -> bytes:
-    """The line that final delivery puts on top; *reverse_path* without brackets, empty for the null one."""
+    """Return the ``Return-Path:`` line, added at final delivery.
+
+    *reverse_path* is without brackets, and empty for the null reverse-path.
+    """
     return f"Return-Path: <{reverse_path}>\r\n".encode("ascii")
 
 
 def strip_envelope(content: MessageContent) -> int:
-    """Remove the envelope that a message claims to have; return how many ``Received:`` lines it has, at most 101.
+    """Remove envelope lines from the header of *content*; return the number of ``Received:`` lines, at most 101.
 
-    ``Return-Path:`` (RFC 5321 section 4.4) and ``X-Envelope-To:`` are only ever written here, on top; one that arrived
-    would be read as ours.  *content* is sealed and nobody else's yet.  Raises HeaderTooLong.
+    ``Return-Path:`` (RFC 5321 section 4.4) and ``X-Envelope-To:`` are only added by this server, at the top; received
+    ones would be mistaken for its own.  *content* is sealed and not in use yet.  Raises HeaderTooLong if the header
+    section is longer than MAX_HEADER bytes.
     """
     chunks = content.chunks
     count = 1
     start = chunks[0] if chunks else b""
-    # Joining twice as many chunks each time keeps this linear, and one chunk is nearly always enough.
+    # Doubling the number of joined chunks keeps this linear.  One chunk is nearly always enough.
     while (end := _end_of_header(start)) < 0 and count < len(chunks) and len(start) <= MAX_HEADER + 2:
         count *= 2
         start = b"".join(chunks[:count])
@@ -81,7 +89,7 @@ def strip_envelope(content: MessageContent) -> int:
 
 
 def _end_of_header(data: bytes) -> int:
-    """Where the empty line begins; -1 when there is none."""
+    """Return the offset of the empty line after the header section, or -1."""
     if data.startswith(b"\r\n"):
         return 0
     end = data.find(b"\r\n\r\n")
@@ -90,7 +98,7 @@ def _end_of_header(data: bytes) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def _literal(peer: str) -> str:
-    """An address literal (RFC 5321 section 4.1.3), without the zone, which means nothing elsewhere."""
+    """Return an address literal (RFC 5321 section 4.1.3), without the zone, which only has a local meaning."""
     address = normalize_address(peer)
     return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"
 
