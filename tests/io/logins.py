@@ -1,4 +1,4 @@
-"""One login by one of our own clients to whatever listens on four ports, and how it ends."""
+"""Logins by the library's own clients to a server on four ports, and their result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mailauth_io._adapter import Client
 async def smtp_login(
     ports: server.RunningServer, tls: ssl.SSLContext, mechanism: sasl.ClientMechanism, upgrade: bool
 ) -> str:
-    """How a login by SMTP ends: ``ok``, the reply's code, or ``not offered``."""
+    """Log in by SMTP; return ``ok``, the reply code, or ``not offered``."""
     assert ports.smtp is not None
     assert ports.smtps is not None
     async with await _loops.current().adapter.connect(
@@ -33,7 +33,7 @@ async def smtp_login(
 async def pop3_login(
     ports: server.RunningServer, tls: ssl.SSLContext, mechanism: sasl.ClientMechanism, upgrade: bool
 ) -> str:
-    """As ``smtp_login``; the reply's response code in capitals."""
+    """Log in by POP3; return ``ok``, the response code, or ``not offered``."""
     assert ports.pop3 is not None
     assert ports.pop3s is not None
     async with await _loops.current().adapter.connect(
@@ -73,7 +73,7 @@ Login: TypeAlias = Callable[[server.RunningServer, ssl.SSLContext, sasl.ClientMe
 
 
 def refused(login: Login) -> str:
-    """How bad credentials are answered (RFC 4954 section 6, RFC 3206 section 6)."""
+    """Return the result of a login with bad credentials (RFC 4954 section 6, RFC 3206 section 6)."""
     return "535" if login is smtp_login else "AUTH"
 
 

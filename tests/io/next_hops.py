@@ -1,4 +1,4 @@
-"""A next hop that does as it is told, written on the library, and a server that relays to it, on one loop."""
+"""A scripted next hop built on the library, and a server that relays to it, on the same loop."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ OFFERS_STARTTLS: Final = smtp.ServerSettings(
 
 
 class Fault(enum.Enum):
-    """What is no answer."""
+    """Ways to fail instead of answering."""
 
     DIE = enum.auto()
-    """Drop the connection without a word."""
+    """Drop the connection without a reply."""
     FALL_SILENT = enum.auto()
-    """Keep the connection, and neither read nor write any more."""
+    """Keep the connection open, but stop reading and writing."""
     TAKE_AND_DIE = enum.auto()
-    """Keep the message, and drop the connection before that can be said."""
+    """Accept the message, and drop the connection before the reply."""
 
 
 Deed: TypeAlias = Accept | smtp.Reply | Fault
@@ -45,7 +45,7 @@ Deed: TypeAlias = Accept | smtp.Reply | Fault
 
 @attrs.frozen
 class Taken:
-    """A message that the double has, whole."""
+    """A complete message that the double has accepted."""
 
     mail: smtp.Mail
     recipients: tuple[str, ...]
@@ -54,19 +54,19 @@ class Taken:
 
 @attrs.define(kw_only=True)
 class Double:
-    """A next hop that takes everything, but for what it is told to do at an event, each deed once and in its order."""
+    """A next hop that accepts everything, except for *deeds*: what to do at the next events of a type, in order."""
 
     deeds: dict[type[object], list[Deed]] = attrs.field(factory=dict)
     settings: smtp.ServerSettings = OFFERS_STARTTLS
     at_the_end: Callable[[], object] = lambda: None
-    """Called when a message is there, whole, and nothing has been said to it."""
+    """Called when a message is complete, before the reply."""
 
     heard: list[str] = attrs.field(factory=list)
-    """What came, by name and in its order, content aside."""
+    """The names of the events received, in order, without content."""
     mails: list[smtp.Mail] = attrs.field(factory=list)
     logins: list[tuple[str, bytes]] = attrs.field(factory=list)
     in_clear: list[str] = attrs.field(factory=list)
-    """What came outside TLS."""
+    """The names of the events received without TLS."""
     taken: list[Taken] = attrs.field(factory=list)
 
     async def session(self, connection: ServerConnection[smtp.ServerEvent]) -> None:
@@ -115,7 +115,7 @@ class Double:
 async def relay_to(
     port: int, client: Callable[[Served], T], *, maildrops: stores.Maildrops | None = None, **hop: Any
 ) -> T:
-    """Run a server that relays to *port*, as *hop* says, and let *client* meet it from a thread."""
+    """Run a server that relays to *port* with the NextHop fields *hop*; call *client* in a thread."""
     clock = Clock()
     kept = server.Stores(
         accounts=accounts(),
@@ -129,7 +129,7 @@ async def relay_to(
 
 
 def relaying(run: Run, double: Double, client: Callable[[Served], T], **options: Any) -> T:
-    """``relay_to`` that *double*, on the same loop."""
+    """Call ``relay_to`` with the port of *double*, which runs on the same loop."""
 
     async def main() -> T:
         adapter = _loops.current().adapter
@@ -143,19 +143,19 @@ def relaying(run: Run, double: Double, client: Callable[[Served], T], **options:
 
 
 def logged_in(served: Served, port: str = "smtp") -> smtplib.SMTP:
-    """A client that may relay."""
+    """Return a client that has logged in."""
     smtp = served.smtp(port)
     smtp.login("alice", PASSWORD)
     return smtp
 
 
 def said(reply: tuple[int, bytes]) -> str:
-    """A reply in one string."""
+    """Return a reply as one string."""
     return f"{reply[0]} {reply[1].decode()}"
 
 
 def send(client: smtplib.SMTP, *recipients: str, options: tuple[str, ...] = (), content: bytes = CONTENT) -> list[str]:
-    """A transaction up to where it stops: the replies to each RCPT, and to the end of the content or to DATA."""
+    """Run a transaction; return the reply to each RCPT, and the reply to the content or to a rejected DATA."""
     assert client.mail("alice@example.test", list(options))[0] == 250
     replies = [said(client.rcpt(recipient)) for recipient in recipients]
     reply = client.docmd("DATA")

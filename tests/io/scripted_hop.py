@@ -1,4 +1,4 @@
-"""A next hop that breaks STARTTLS in one of many ways, and keeps every octet that it was sent."""
+"""A next hop that fails STARTTLS in one of many ways, and records all bytes received."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ import trustme
 
 
 class Break(enum.Enum):
-    """What becomes of STARTTLS."""
+    """How STARTTLS fails."""
 
     NOT_OFFERED = enum.auto()
     REFUSED = enum.auto()
-    """454, and the session goes on in clear text."""
+    """454; the session continues in clear text."""
     UNKNOWN = enum.auto()
-    """502, likewise."""
+    """502; the session continues in clear text."""
     CLOSED_AT_ONCE = enum.auto()
-    """The connection is closed instead of a reply."""
+    """The connection is closed without a reply."""
     CLOSED = enum.auto()
-    """220, and the connection is closed."""
+    """220, then the connection is closed."""
     GARBAGE = enum.auto()
-    """220, and what is no TLS."""
+    """220, then data that is not TLS."""
     ALERT = enum.auto()
-    """220, and a fatal alert of TLS."""
+    """220, then a fatal TLS alert."""
     INJECTED = enum.auto()
-    """220, and behind it another reply in clear text (CVE-2021-23993)."""
+    """220, followed by another reply in clear text (CVE-2021-23993)."""
     WRONG_CERTIFICATE = enum.auto()
-    """A handshake with a certificate of an authority that nobody trusts."""
+    """A handshake with a certificate of an untrusted CA."""
     GOING_DOWN = enum.auto()
     """421."""
 
@@ -54,20 +54,20 @@ _REPLIES = {
 
 @attrs.define
 class ScriptedHop:
-    """Listens in a thread; *breaks* is what it does to STARTTLS, which None lets it take."""
+    """A server in a thread.  *breaks* is how STARTTLS fails; None accepts it."""
 
     breaks: Break | None
     auth: str = AUTH
     mail: bytes = b"250 2.1.0 ok\r\n"
-    """What it says to MAIL in clear text."""
+    """The reply to MAIL without TLS."""
     port: int = 0
     clear: list[bytes] = attrs.field(factory=list)
-    """What each connection sent in clear text; of a handshake nothing."""
+    """The clear text received on each connection, without TLS handshakes."""
     inside: list[bytes] = attrs.field(factory=list)
-    """What came inside TLS."""
+    """The data received inside TLS."""
 
     def commands(self) -> list[list[str]]:
-        """The verbs of each connection, in clear text."""
+        """Return the verbs received in clear text on each connection."""
         return [[line.split(b" ")[0].decode("latin-1") for line in said.split(b"\r\n")[:-1]] for said in self.clear]
 
     @contextlib.contextmanager
@@ -125,7 +125,7 @@ class ScriptedHop:
                     connection.sendall(self.mail if verb == b"MAIL" else b"250 2.0.0 ok\r\n")
 
     def _start_tls(self, connection: socket.socket) -> bool:
-        """Whether the session goes on in clear text."""
+        """Answer STARTTLS; return whether the session continues in clear text."""
         assert self.breaks is not None
         connection.sendall(_REPLIES[self.breaks])
         match self.breaks:
@@ -142,7 +142,7 @@ class ScriptedHop:
         return False
 
     def _secure(self, connection: socket.socket) -> None:
-        """Until the client has seen the certificate; what it says then is kept."""
+        """Do a TLS handshake and record what the client sends after it."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
         with context.wrap_socket(connection, server_side=True) as secured:

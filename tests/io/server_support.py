@@ -1,4 +1,4 @@
-"""What the tests of stores and server share: running on either loop, and meeting an embedded pair from a thread."""
+"""Shared by the tests of stores and server: run code on each loop, and run a client in a thread against a server."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ T = TypeVar("T")
 
 PASSWORD = "correct horse"
 TIMEOUT = 20.0
-"""Seconds after which a client that waits for nothing fails its test; none of them ever waits so long."""
+"""Seconds after which a client that waits in vain fails its test.  A passing test never waits so long."""
 
 
 class Run(Protocol):
-    """Run a coroutine function to its end on one loop and give its result."""
+    """Run a coroutine function on a loop and return its result."""
 
     def __call__(self, main: Callable[[], Awaitable[T]], /) -> T: ...
 
@@ -46,7 +46,7 @@ on_both_loops = pytest.mark.parametrize("run", [run_on_asyncio, run_on_trio], id
 
 @attrs.define
 class Clock:
-    """Time that stands still until it is moved."""
+    """A clock that stands still until a test moves it."""
 
     now: float = 1000.0
 
@@ -56,7 +56,7 @@ class Clock:
 
 @attrs.define(kw_only=True)
 class Served:
-    """An embedded pair, what is behind it, and clients to meet it."""
+    """An embedded server, its stores, and clients for it."""
 
     ports: server.RunningServer
     stores: server.Stores
@@ -64,7 +64,7 @@ class Served:
     clock: Clock
 
     def smtp(self, port: str = "smtp", source: str = "127.0.0.1") -> smtplib.SMTP:
-        """A client of ``smtp``, of ``smtps``, or of ``smtp`` after STARTTLS (``starttls``), that has said EHLO."""
+        """Return a client of ``smtp``, ``smtps``, or ``smtp`` after STARTTLS (``starttls``), that has sent EHLO."""
         address = (source, 0)
         if port == "smtps":
             assert self.ports.smtps is not None
@@ -86,7 +86,7 @@ class Served:
         return client
 
     def pop3(self, port: str = "pop3") -> poplib.POP3:
-        """A client of ``pop3``, of ``pop3s``, or of ``pop3`` after STLS (``stls``)."""
+        """Return a client of ``pop3``, ``pop3s``, or ``pop3`` after STLS (``stls``)."""
         if port == "pop3s":
             assert self.ports.pop3s is not None
             return poplib.POP3_SSL("127.0.0.1", self.ports.pop3s, timeout=TIMEOUT, context=client_context())
@@ -97,7 +97,7 @@ class Served:
         return client
 
     def log_in(self, port: str = "pop3s", name: str = "alice", password: str = PASSWORD) -> poplib.POP3:
-        """A POP3 client that has logged in by USER and PASS.  Raises poplib.error_proto."""
+        """Return a POP3 client that has logged in with USER and PASS.  Raises poplib.error_proto."""
         client = self.pop3(port)
         try:
             client.user(name)
@@ -108,14 +108,14 @@ class Served:
         return client
 
     def mail_of(self, name: str, password: str = PASSWORD) -> list[bytes]:
-        """The messages in a maildrop, read by POP3."""
+        """Return the messages in a maildrop, read by POP3."""
         client = self.log_in(name=name, password=password)
         texts = [b"\r\n".join(client.retr(number + 1)[1]) + b"\r\n" for number in range(client.stat()[0])]
         client.quit()
         return texts
 
     def may_relay(self, port: str = "smtp", source: str = "127.0.0.1") -> bool:
-        """Whether a client that says nothing of itself may send elsewhere."""
+        """Return whether a client without a login may send remote mail."""
         with self.smtp(port, source) as client:
             assert client.mail("someone@far.test")[0] == 250
             code, text = client.rcpt("bob@far.test")
@@ -124,7 +124,7 @@ class Served:
 
 
 def authenticate(smtp: smtplib.SMTP, mechanism: str, name: str = "alice") -> int:
-    """Log in by that one mechanism; the code of the reply.  Raises SMTPAuthenticationError."""
+    """Log in with *mechanism* only; return the reply code.  Raises SMTPAuthenticationError."""
     smtp.user, smtp.password = name, PASSWORD
     match mechanism:
         case "PLAIN":
@@ -140,7 +140,7 @@ def accounts() -> stores.MemoryAccounts:
 
 
 async def at_once(seconds: float) -> None:
-    """In the place of a sleep: no test waits for real."""
+    """A replacement for sleep that returns at once."""
 
 
 def meet(
@@ -152,7 +152,7 @@ def meet(
     sleep: Callable[[float], Awaitable[None]] = at_once,
     **options: Any,
 ) -> T:
-    """Start a pair on the loop, let *client* meet it from a thread, and end the pair."""
+    """Run a server, call *client* in a thread, stop the server, and return the client's result."""
     outbox = stores.MemoryOutbox()
     if kept is None:
         kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=outbox)

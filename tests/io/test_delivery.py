@@ -1,4 +1,4 @@
-"""Delivery and the lines on top of a message, without a connection."""
+"""Delivery and trace lines, without a connection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECEIVED = b"Received: from here\r\n"
 
 
 def content(*chunks: bytes) -> stores.MessageContent:
-    """Message content cut just like this."""
+    """Return message content that consists of *chunks*."""
     made = stores.MessageContent(stores.Budget())
     made.chunks = [chunk for chunk in chunks if chunk]
     made.size = sum(map(len, chunks))
@@ -98,7 +98,7 @@ def test_received_lines_are_counted_in_the_header_alone(lines: list[bytes]) -> N
 @pytest.mark.parametrize("body", [b"", b"\r\n", b"\r\nbody\r\n", b"\r\nbody\r\n" * 200_000])
 @pytest.mark.parametrize("line", [b"Subject: x\r\n", b" folded\r\n", b"X-Envelope-To: x\r\n"])
 def test_a_header_section_that_is_too_long_is_not_looked_through(line: bytes, body: bytes) -> None:
-    """However it is cut: nobody who waits for the loop shall wait for a header of 25 MB."""
+    """For every chunk size: a search through a 25 MB header would block the event loop."""
     number, rest = divmod(trace.MAX_HEADER, len(line))
     for more, too_long in ((b"x" * (rest - 2) + b"\r\n", False), (b"x" * (rest - 1) + b"\r\n", True)):
         whole = line * number + more + body
@@ -121,7 +121,7 @@ def test_a_message_without_envelope_lines_is_not_copied() -> None:
 
 
 class Failing:
-    """A store of maildrops and an outbox in front of real ones, which fails at one call of stage or commit."""
+    """A maildrop store in front of a real one; with FailingOutbox, it fails at one call of stage or commit."""
 
     def __init__(self, maildrops: stores.Maildrops, outbox: stores.Outbox, fails: str, error: BaseException) -> None:
         self._maildrops, self._outbox = maildrops, outbox
@@ -166,7 +166,7 @@ STEPS = ["stage 0", "stage 1", "stage 2", "commit 3", "commit 4", "commit 5"]
 
 
 class Cancelled(BaseException):
-    """Stands for what a loop throws into a task that it cancels."""
+    """Stands for the exception with which a loop cancels a task."""
 
 
 @on_both_loops
@@ -178,7 +178,7 @@ class Cancelled(BaseException):
 def test_a_message_reaches_every_store_or_none(
     run: Run, kind: str, fails: str, error: BaseException, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two maildrops and the outbox, each step of staging and revealing failing in each way."""
+    """Two maildrops and the outbox: each call of stage or commit fails in each way."""
     maildrops: stores.Maildrops = stores.MemoryMaildrops()
     outbox: stores.Outbox = stores.MemoryOutbox()
     if kind == "maildir":
@@ -212,10 +212,10 @@ def test_a_message_reaches_every_store_or_none(
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {"mailauth.lock"}
     if isinstance(error, (OSError, RuntimeError)):
         part = "outbox" if fails in ("stage 2", "commit 5") else "maildrops"
-        told = f"store failed connection=q queue_id=q-1 part={part} reason="
-        assert told in caplog.text
-        assert type(error).__name__ in caplog.text.partition(told)[2]
-        # A full disk is no mistake in a program, and clients can have it told as often as they like.
+        logged = f"store failed connection=q queue_id=q-1 part={part} reason="
+        assert logged in caplog.text
+        assert type(error).__name__ in caplog.text.partition(logged)[2]
+        # A full disk is not a bug, and clients can cause this log line as often as they like.
         assert ("Traceback" in caplog.text) is isinstance(error, RuntimeError)
 
 

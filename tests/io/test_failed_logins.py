@@ -1,4 +1,4 @@
-"""How long the refusal of a login waits: by the failures of its address, and nothing else."""
+"""The delay before a failed login is answered depends only on the failures from the same address."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mailauth_io.server._failed_logins import MEMORY, FailedLogins
 
 
 def test_a_refusal_waits_the_longer_the_more_have_failed() -> None:
-    """A slip of the finger costs nothing, and nobody waits longer than was said."""
+    """A single typing mistake causes no delay, and no delay exceeds the maximum."""
     table = FailedLogins(longest=2.0)
     assert [table.delay("192.0.2.1", 0.0) for _ in range(7)] == [0.0, 0.25, 0.5, 1.0, 2.0, 2.0, 2.0]
     assert table.delay("192.0.2.2", 0.0) == 0.0
@@ -18,14 +18,14 @@ def test_a_refusal_waits_the_longer_the_more_have_failed() -> None:
 
 
 def test_without_a_delay_failures_are_remembered() -> None:
-    """The queue for hashing asks for them."""
+    """The queue for password hashing uses them."""
     table = FailedLogins(longest=0)
     assert {table.delay("192.0.2.1", 0.0) for _ in range(7)} == {0.0}
     assert table.failed_lately("192.0.2.1", 0.0)
 
 
 def test_a_failure_is_recent_for_ten_minutes() -> None:
-    """Of one address, or of one IPv6 network; one that is noted as well as one that is delayed."""
+    """Counted by address, or by IPv6 network; both ``note()`` and ``delay()`` record it."""
     table = FailedLogins()
     assert not table.failed_lately("192.0.2.1", 0.0)
     table.delay("192.0.2.1", 0.0)
@@ -57,14 +57,14 @@ def test_what_is_noted_delays_nothing() -> None:
     ],
 )
 def test_one_network_is_one_address(one: str, other: str, same: bool) -> None:
-    """RFC 4291 section 2.5.4: whoever has one address of a /64 has them all."""
+    """RFC 4291 section 2.5.4: all addresses of a /64 usually belong to one client."""
     table = FailedLogins()
     table.delay(one, 0.0)
     assert (table.delay(other, 0.0) > 0) == same
 
 
 def test_failures_are_forgotten_when_none_has_come_for_a_while() -> None:
-    """Each failure keeps those before it in mind."""
+    """Each failure prolongs the memory of the earlier ones."""
     table = FailedLogins()
     for now in (0.0, MEMORY - 1, 2 * MEMORY - 3):
         table.delay("192.0.2.1", now)
@@ -75,7 +75,7 @@ def test_failures_are_forgotten_when_none_has_come_for_a_while() -> None:
 
 
 def test_the_table_is_bounded_and_forgets_whose_failures_are_oldest() -> None:
-    """architecture.md, invariant 4.  An address that goes on failing is not pushed out by those that fail once."""
+    """architecture.md, invariant 4.  Addresses that fail once do not displace one that keeps failing."""
     table = FailedLogins(max_addresses=3)
     for number in range(100):
         table.delay("192.0.2.1", 0.0)
@@ -99,5 +99,5 @@ def test_the_table_is_bounded_and_forgets_whose_failures_are_oldest() -> None:
     ],
 )
 def test_a_network_takes_turns_as_one(one: str, other: str, same: bool) -> None:
-    """What one owner usually has whole: /24 of IPv4, /48 of IPv6."""
+    """An IPv4 /24 or an IPv6 /48 usually belongs to one owner."""
     assert (network_of(one) == network_of(other)) == same

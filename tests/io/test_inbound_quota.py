@@ -1,4 +1,4 @@
-"""How much content one address may have on its way in, counted over all of its sessions."""
+"""The limit on incoming content for one address, over all its sessions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ADDRESSES = ("192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "2001:db8::2", "200
 
 
 def test_an_address_holds_its_share_and_no_more() -> None:
-    """architecture.md, invariant 4.  A refused chunk is not counted; a /64, however it is spelled, is one address."""
+    """architecture.md, invariant 4.  A rejected chunk is not counted; a /64 counts as one address in any spelling."""
     inbound_quota = InboundQuota(100)
     inbound_quota.take("192.0.2.1", 60)
     with pytest.raises(BudgetExceeded):
@@ -38,7 +38,7 @@ def test_an_address_holds_its_share_and_no_more() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(ADDRESSES), st.integers(0, 60))))
 def test_nothing_is_kept_of_an_address_that_holds_nothing(messages: list[tuple[str, int]]) -> None:
-    """The table is as long as there are addresses with content under way."""
+    """The table has one entry for each address with incoming content."""
     inbound_quota = InboundQuota(100)
     taken = []
     for address, data in messages:
@@ -53,7 +53,7 @@ def test_nothing_is_kept_of_an_address_that_holds_nothing(messages: list[tuple[s
 
 
 def served(name: str, client: SlowClient) -> ServerState:
-    """The state of a ready server that has served *client* to its end on the loop *name*."""
+    """Serve *client* on the loop *name* until it is done; return the state of the server."""
     kept = server.Stores(
         accounts=accounts(),
         maildrops=stores.MemoryMaildrops(),
@@ -74,7 +74,7 @@ def served(name: str, client: SlowClient) -> ServerState:
 @on_each_loop
 @pytest.mark.parametrize("says", [(299.0, b"BDAT 0\r\n"), (100.0, b"NOOP\r\n"), (50.0, b"BDAT 1\r\nx")])
 def test_a_message_that_no_longer_comes_gives_its_memory_back(name: str, says: tuple[float, bytes]) -> None:
-    """Commands between two chunks of a message do not extend the time for which the server holds its 20 MB."""
+    """Commands between two chunks do not extend the time for which the server holds the 20 MB of a message."""
     chunk = b"x" * 1_000_000
     client = SlowClient(
         (0.0, b"EHLO c\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<alice@example.test>\r\n"),
@@ -93,7 +93,7 @@ def test_a_message_that_no_longer_comes_gives_its_memory_back(name: str, says: t
 def test_content_beyond_size_is_not_held_while_the_rest_of_it_is_read(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log tells when it is given up: before the client, which has more to send, goes on."""
+    """The log shows that the content is released before the client sends the rest."""
     caplog.set_level(logging.INFO)
     given_up: list[float] = []
 

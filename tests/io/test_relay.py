@@ -1,4 +1,4 @@
-"""Mail for elsewhere goes to the next hop in lock step: what that says our client hears, and not before."""
+"""Remote mail is relayed to the next hop step by step, and its replies are passed on to the client."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_refused_sender_refuses_every_remote_recipient_and_nobody_here(run: Ru
 
 
 def test_content_that_came_by_bdat_goes_on_by_data(run: Run) -> None:
-    """RFC 3030: what it came by is no property of a message."""
+    """RFC 3030: BDAT is not a property of the message."""
     double = Double()
 
     def client(served: Served) -> None:
@@ -173,7 +173,7 @@ def test_local_copies_are_safe_and_unseen_while_the_next_hop_has_not_spoken(run:
 
 
 class FullDisk:
-    """Maildrops that keep nothing."""
+    """Maildrops that cannot store a message."""
 
     async def open(self, name: str) -> pop3.Unavailable:
         return pop3.Unavailable.TEMPORARY
@@ -198,7 +198,7 @@ def test_a_message_that_cannot_be_kept_here_does_not_go_there(run: Run) -> None:
 
 @attrs.define
 class Unseen:
-    """Maildrops that store the first message, and fail to show it."""
+    """Maildrops that stage the first message, and fail to make it visible."""
 
     real: stores.MemoryMaildrops = attrs.field(factory=stores.MemoryMaildrops)
     failures: int = 1
@@ -225,7 +225,7 @@ class Unseen:
 
 
 def test_a_message_that_cannot_be_shown_here_after_it_went_there_is_451_and_goes_twice(run: Run) -> None:
-    """docs/relay.md: of the two, a message twice is better than one that is lost."""
+    """docs/relay.md: a duplicate is better than a lost message."""
     double = Double()
 
     def client(served: Served) -> None:
@@ -254,7 +254,7 @@ def test_null_reverse_path_passes(run: Run) -> None:
 
 
 def test_size_and_body_are_passed_on_and_who_logged_in_is_not(run: Run) -> None:
-    """RFC 1870, RFC 6152; AUTH= of RFC 4954 section 5 stays here."""
+    """RFC 1870, RFC 6152.  The AUTH parameter (RFC 4954 section 5) is not passed on."""
     double = Double()
 
     def client(served: Served) -> None:

@@ -1,4 +1,4 @@
-"""A server that is killed between the next hop's 250 and its own: nobody was told that the message is anywhere."""
+"""A server that is killed between the next hop's 250 and its own: the client has no reply."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.serving import LOOPS, started
 def test_a_server_that_is_killed_after_the_next_hop_took_the_message_has_shown_nothing(
     loop: str, tmp_path: Path
 ) -> None:
-    """docs/relay.md: after the next try the message is twice there and once here."""
+    """docs/relay.md: after the next attempt there are two copies at the next hop and one here."""
     double = Double()
     maildir = tmp_path / "mail" / "alice"
 

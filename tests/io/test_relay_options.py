@@ -1,4 +1,4 @@
-"""``--relay-to`` and its kin: what they come to, what is wrong with them, and two servers as two processes."""
+"""``--relay-to`` and related options: their values, their errors, and relaying between two processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def authority(tmp_path: Path) -> Path:
 
 
 def hop(*words: str | Path) -> server.NextHop:
-    """The next hop that these words come to."""
+    """Return the next hop for these command-line arguments."""
     found = relay_option.next_hop(main.settings_of(main.build_parser().parse_args(["serve", *map(str, words)])))
     assert found is not None
     return found
@@ -56,9 +56,9 @@ def config_error(*words: str | Path) -> str:
         ("smtps://hop.test/", ("hop.test", 465, True, None)),
         ("smtp://192.0.2.1:2525", ("192.0.2.1", 2525, False, None)),
         ("smtp://[2001:db8::1]:587", ("2001:db8::1", 587, False, None)),
-        ("smtp://house@hop.test:587", ("hop.test", 587, False, "house")),
-        ("smtps://house%40far.test@hop.test", ("hop.test", 465, True, "house@far.test")),
-        ("smtps://house@far.test@hop.test", ("hop.test", 465, True, "house@far.test")),
+        ("smtp://relayuser@hop.test:587", ("hop.test", 587, False, "relayuser")),
+        ("smtps://relayuser%40far.test@hop.test", ("hop.test", 465, True, "relayuser@far.test")),
+        ("smtps://relayuser@far.test@hop.test", ("hop.test", 465, True, "relayuser@far.test")),
     ],
 )
 def test_a_url_names_host_port_tls_and_user(text: str, fields: tuple[object, ...]) -> None:
@@ -69,7 +69,7 @@ def test_a_url_names_host_port_tls_and_user(text: str, fields: tuple[object, ...
     "text",
     "hop.test hop.test:25 http://hop.test smtp:// smtp://:25 smtp://hop.test:0 smtp://hop.test:65536 smtp://hop.test:x"
     " smtp://hop..test smtp://[hop.test] smtp://[192.0.2.1] smtp://2001:db8::1 smtp://hop.test/path smtp://hop.test?x"
-    " smtp://@hop.test SMTP://hop.test smtp://hop.test\n smtp://h\u00f6p.test smtps://house:secret@hop.test".split(" "),
+    " smtp://@hop.test SMTP://hop.test smtp://hop.test\n smtp://h\u00f6p.test smtps://user:secret@hop.test".split(" "),
 )
 def test_what_is_no_such_url_is_not_quoted(text: str) -> None:
     with pytest.raises(
@@ -79,7 +79,7 @@ def test_what_is_no_such_url_is_not_quoted(text: str) -> None:
 
 
 def test_a_password_in_the_url_is_one_sentence_without_it() -> None:
-    done = run("serve", *USER, "--relay-to", "smtps://house:secret@hop.test")
+    done = run("serve", *USER, "--relay-to", "smtps://relayuser:secret@hop.test")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "secret" not in done.stdout + done.stderr
@@ -149,8 +149,8 @@ def test_what_is_not_safe_is_said_at_the_start(words: tuple[str, ...], says: str
 
 
 def test_the_password_is_the_file_without_its_line_end(password: Path) -> None:
-    assert hop("--relay-to", "smtps://house@hop.test", "--relay-password-file", password).login == server.Login(
-        name="house", password=b"hop secret"
+    assert hop("--relay-to", "smtps://relayuser@hop.test", "--relay-password-file", password).login == server.Login(
+        name="relayuser", password=b"hop secret"
     )
 
 
@@ -170,7 +170,7 @@ def test_a_password_file_that_is_none_is_one_sentence(data: bytes | None, mode: 
     if data is not None:
         path.write_bytes(data)
         path.chmod(mode)
-    said = config_error("--relay-to", "smtps://house@hop.test", "--relay-password-file", path)
+    said = config_error("--relay-to", "smtps://relayuser@hop.test", "--relay-password-file", path)
     assert said.startswith("--relay-password-file: ")
     assert says in said
     assert "hop secret" not in said
@@ -182,7 +182,7 @@ def test_a_password_file_that_is_none_is_one_sentence(data: bytes | None, mode: 
         (("--relay-to", "smtp://hop.test", "--outbox", "OUT"), "leave out one of --relay-to and --outbox"),
         (("--relay-to", "smtp://localhost:2525", "--smtp", "2525"), "this server itself"),
         (("--relay-to", "smtps://[::1]:465", "--host", "::", "--smtps", "465"), "this server itself"),
-        (("--relay-to", "smtps://house@hop.test"), "go together"),
+        (("--relay-to", "smtps://relayuser@hop.test"), "go together"),
         (("--relay-to", "smtps://hop.test", "--relay-password-file", "PASSWORD"), "go together"),
         (("--relay-password-file", "PASSWORD"), "goes with --relay-to alone"),
         (("--relay-ca", "CA"), "goes with --relay-to alone"),
@@ -208,10 +208,10 @@ def test_what_does_not_go_together_is_one_sentence(
 
 def test_a_file_says_it_with_line_and_key(tmp_path: Path, password: Path) -> None:
     path = tmp_path / "mailauth.toml"
-    path.write_text('[relay]\nto = "smtps://house@hop.test"\npassword_file = "password"\nca = "missing"\n')
+    path.write_text('[relay]\nto = "smtps://relayuser@hop.test"\npassword_file = "password"\nca = "missing"\n')
     assert f"{path}:4: [relay] ca:" in run("check-config", str(path)).stdout
-    path.write_text('[relay]\nto = "smtps://house@hop.test"\npassword_file = "password"\n')
-    assert hop("--config", path).login == server.Login(name="house", password=b"hop secret")
+    path.write_text('[relay]\nto = "smtps://relayuser@hop.test"\npassword_file = "password"\n')
+    assert hop("--config", path).login == server.Login(name="relayuser", password=b"hop secret")
 
 
 def test_another_server_on_this_machine_is_another() -> None:
@@ -230,7 +230,7 @@ def test_one_server_relays_to_another_and_says_when_it_cannot(loop: str, tmp_pat
     bound = socket.socket()
     bound.bind(("127.0.0.1", 0))
     port = bound.getsockname()[1]
-    words = ("--loop", loop, *USER, "--legacy", "--relay-to", f"smtps://house@localhost:{port}")
+    words = ("--loop", loop, *USER, "--legacy", "--relay-to", f"smtps://relayuser@localhost:{port}")
 
     def submit(smtp: int, *recipients: str) -> dict[str, tuple[int, bytes]]:
         with smtplib.SMTP("127.0.0.1", smtp, "client.test", timeout=20) as client:
@@ -246,9 +246,18 @@ def test_one_server_relays_to_another_and_says_when_it_cannot(loop: str, tmp_pat
             assert refused.value.recipients["dinah@far.test"][0] == 451
             assert "hop secret" not in near.log.read_text()
 
-    far_words = ("--domain", "far.test", "--user", "house:hop secret", "--user", "dinah:x", "--maildir", str(maildir))
+    far_words = (
+        "--domain",
+        "far.test",
+        "--user",
+        "relayuser:hop secret",
+        "--user",
+        "dinah:x",
+        "--maildir",
+        str(maildir),
+    )
     with served(second, "--loop", loop, *far_words, "--ca-out", str(ca)) as far:
-        to = f"smtps://house@localhost:{far.port('smtps')}"
+        to = f"smtps://relayuser@localhost:{far.port('smtps')}"
         more = ("--relay-to", to, "--relay-password-file", str(password), "--relay-ca", str(ca))
         with served(first, "--loop", loop, *USER, "--legacy", *more) as near:
             assert not any("takes no mail now" in line for line in near.said)

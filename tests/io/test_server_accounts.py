@@ -1,4 +1,4 @@
-"""The ready server and its accounts: what is offered, what a changed file ends, and logins that wait for a hash."""
+"""The server and its accounts: mechanisms offered, effects of a changed file, and logins that wait for hashing."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def capabilities(served: Served, port: str = "stls") -> dict[str, list[str]]:
 
 @on_both_loops
 def test_with_hashes_only_what_sends_a_password_is_offered(run: Run) -> None:
-    """And nothing that needs the password itself, whoever asks."""
+    """No mechanism that needs the stored password is offered or accepted."""
 
     def client(served: Served) -> None:
         assert mechanisms(served) == {"PLAIN", "LOGIN"}
@@ -85,7 +85,7 @@ def test_passwords_as_they_are_answer_everything(run: Run) -> None:
 
 @on_both_loops
 def test_a_hash_that_finds_no_thread_in_time_is_a_temporary_failure(run: Run) -> None:
-    """RFC 4954 section 6: 454; RFC 3206: [SYS/TEMP].  The password was not looked at."""
+    """RFC 4954 section 6: 454; RFC 3206: [SYS/TEMP].  The password was not checked."""
 
     class Busy(Hashing):
         async def run(self, source: LoginSource, function: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -102,7 +102,7 @@ def test_a_hash_that_finds_no_thread_in_time_is_a_temporary_failure(run: Run) ->
 
 
 class Fragile(stores.MemoryGrants):
-    """Grants that can fail to end."""
+    """Grants whose revocation can fail."""
 
     broken: bool = False
 
@@ -118,7 +118,7 @@ class File:
     clock: Clock = attrs.field(factory=lambda: Clock(NOW))
 
     def write(self, text: str) -> None:
-        """It changed, and has rested."""
+        """Write the file and advance the clock, so that the file counts as complete."""
         self.path.touch(mode=0o600)
         self.path.write_text(text)
         os.utime(self.path, (self.clock.now, self.clock.now))
@@ -126,7 +126,7 @@ class File:
 
 
 class After(MemoryAccounts):
-    """Accounts to which something happens behind each look at a secret."""
+    """Accounts that call *then* after each lookup of a secret."""
 
     then: Callable[[bytes], bytes] = bytes
 
@@ -152,7 +152,7 @@ WRITTEN = f"alice:{{PLAIN}}{PASSWORD}\nbob:{{PLAIN}}other\n"
 def test_a_changed_file_ends_the_grants_of_whoever_changed(
     run: Run, tmp_path: Path, text: str, open_after: bool
 ) -> None:
-    """A grant lasts no longer than the password that it was made by."""
+    """A grant does not outlive the password with which it was made."""
     file = File(tmp_path / "users")
     file.write(WRITTEN)
 
@@ -170,7 +170,7 @@ def test_a_changed_file_ends_the_grants_of_whoever_changed(
     "text", ["bob:{PLAIN}other\n", WRITTEN.replace(PASSWORD, "another")], ids=["removed", "another password"]
 )
 def test_a_changed_account_ends_its_sessions_and_no_others(run: Run, tmp_path: Path, text: str) -> None:
-    """RFC 5321 section 3.8: 421.  RFC 1939 section 6: nothing is deleted but by QUIT."""
+    """RFC 5321 section 3.8: 421.  RFC 1939 section 6: only QUIT deletes messages."""
     file = File(tmp_path / "users")
     file.write(WRITTEN)
     maildrops = stores.MemoryMaildrops()
@@ -192,7 +192,7 @@ def test_a_changed_account_ends_its_sessions_and_no_others(run: Run, tmp_path: P
             other.auth("PLAIN", other.auth_plain)
             file.write(text)
             assert other.noop()[0] == 250
-            served.may_relay()  # somebody has to ask
+            served.may_relay()  # the accounts are refreshed at the next lookup
             assert smtp.getreply()[0] == 421
             with pytest.raises((poplib.error_proto, OSError)):
                 hers.quit()
@@ -243,7 +243,7 @@ def test_a_reload_that_fails_is_told_in_the_log(run: Run, caplog: pytest.LogCapt
 
 @on_both_loops
 def test_a_login_that_began_before_the_change_makes_no_grant_and_ends(run: Run, tmp_path: Path) -> None:
-    """The timestamp of APOP was answered with a password that counts no more when the answer comes."""
+    """The APOP digest was computed with a password that was changed before it arrived."""
     file = File(tmp_path / "users")
     file.write(WRITTEN)
 
@@ -273,7 +273,7 @@ def test_a_login_that_began_before_the_change_makes_no_grant_and_ends(run: Run, 
 
 @on_both_loops
 def test_while_a_grant_cannot_be_ended_none_is_found(run: Run, tmp_path: Path) -> None:
-    """The store of grants fails: 451, never "granted"; as soon as it works again the grant ends."""
+    """If the grant store fails, the reply is 451; the grant is revoked when the store works again."""
     file, grants = File(tmp_path / "users"), Fragile()
     file.write(WRITTEN)
 
@@ -293,7 +293,7 @@ def test_while_a_grant_cannot_be_ended_none_is_found(run: Run, tmp_path: Path) -
 
 @on_both_loops
 def test_who_notices_a_new_password_late_spares_the_grant_made_by_it(run: Run, tmp_path: Path) -> None:
-    """Two processes share the grants, and each looks at the accounts for itself, when somebody asks it something."""
+    """Two processes share the grants.  Each refreshes its accounts only when it needs them."""
     path, clock = tmp_path / "users", Clock(time.time())
     path.touch(mode=0o600)
     path.write_text(WRITTEN)
@@ -337,14 +337,14 @@ def test_mail_finds_new_accounts_and_the_log_tells_what_is_broken(
 
 @on_both_loops
 def test_what_is_offered_follows_the_file(run: Run, tmp_path: Path) -> None:
-    """From the next connection on."""
+    """A change applies to new connections."""
     file = File(tmp_path / "users")
     file.write(WRITTEN)
 
     def client(served: Served) -> None:
         assert "CRAM-MD5" in mechanisms(served)
         file.write(WRITTEN + f"carol:{write_credential('BLF-CRYPT', b'third')}\n")
-        assert not served.may_relay()  # somebody asked, and so the file was looked at
+        assert not served.may_relay()  # a lookup, which refreshes the accounts
         assert "CRAM-MD5" not in mechanisms(served)
 
     meet(run, client, kept=behind(MemoryAccounts(file=AccountsFile(file.path, clock=file.clock))))
@@ -352,7 +352,7 @@ def test_what_is_offered_follows_the_file(run: Run, tmp_path: Path) -> None:
 
 @on_both_loops
 def test_another_spelling_of_the_same_mailbox_is_nobody_else(run: Run) -> None:
-    """RFC 4422 section 3.4.1: who asks to act as another is refused; alice@example.test is alice."""
+    """RFC 4422 section 3.4.1: acting as another user is rejected; alice@example.test is alice."""
 
     def client(served: Served) -> None:
         for acting_as, code in (("alice@EXAMPLE.test", 235), ("bob", 535), ("alice@far.test", 535)):

@@ -1,4 +1,4 @@
-"""A session whose task is cancelled: the maildrop is free, the memory is given back, nothing staged is left."""
+"""A session whose task is cancelled closes the maildrop, releases memory and leaves no staged message."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = on_both_loops
 
 
 class SilentClient(MemoryStream):
-    """A client that says *said* and then neither speaks nor closes."""
+    """A client that sends *said* and then neither sends more nor closes."""
 
     def __init__(self, *said: bytes) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class SilentClient(MemoryStream):
 async def cancel(
     work: Callable[[], Awaitable[None]], ready: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None
 ) -> None:
-    """Start *work* in a task, cancel it as soon as it is *ready*, do *meanwhile*, and wait for its end."""
+    """Start *work* in a task, cancel it as soon as it is *ready*, call *meanwhile*, and wait for the task."""
 
     async def wait() -> None:
         while not ready():
@@ -122,7 +122,7 @@ def test_inside_a_message(run: Run) -> None:
 
 @attrs.define
 class Stuck:
-    """Maildrops that store the first copy of a message and never come to an end with the second."""
+    """Maildrops that store the first copy of a message and hang at the second."""
 
     real: stores.Maildrops
     stuck: bool = False
@@ -159,7 +159,7 @@ def test_inside_a_delivery(run: Run, kind: str, tmp_path: Path) -> None:
 
 
 def test_while_the_next_hop_has_not_spoken(run: Run, tmp_path: Path) -> None:
-    """The local copy was staged, the next hop may have the message or not: nobody was told that it is anywhere."""
+    """The local copy is staged, and the next hop may have the message, but the client has no reply."""
     budget = stores.Budget()
     double = Double(deeds={smtp.MessageComplete: [Fault.FALL_SILENT]})
     commands = MESSAGE.replace(b"<bob@example.test>", b"<bob@far.test>").replace(b"MAIL", LOGIN + b"MAIL")
@@ -191,7 +191,7 @@ def test_with_a_maildrop_open(run: Run, kind: str, tmp_path: Path) -> None:
 
 
 def test_while_a_thread_opens_the_maildrop(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread goes on and takes the lock when nobody waits for it any more."""
+    """The thread continues and takes the lock after its task was cancelled."""
     entered, go_on = threading.Event(), threading.Event()
 
     def slow(path: Path) -> None:
@@ -209,7 +209,7 @@ def test_while_a_thread_opens_the_maildrop(run: Run, tmp_path: Path, monkeypatch
     async def second() -> None:
         assert not isinstance(await maildrops.open("alice"), pop3.Unavailable)
 
-    run(first)  # asyncio.run waits for the threads that are still at work
+    run(first)  # asyncio.run waits for running threads
     run(second)
 
 
@@ -236,7 +236,7 @@ def test_while_a_thread_writes_the_message(run: Run, tmp_path: Path, monkeypatch
 
 
 def test_while_a_thread_deletes(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The maildrop stays locked until the thread has done what QUIT asked for, though nobody waits for it any more."""
+    """The maildrop stays locked until the thread has finished the deletion, after its task was cancelled."""
     entered, go_on = threading.Event(), threading.Event()
     unlink = os.unlink
 
@@ -254,7 +254,7 @@ def test_while_a_thread_deletes(run: Run, tmp_path: Path, monkeypatch: pytest.Mo
             await (await maildrops.stage("alice", b"", content)).commit()
         monkeypatch.setattr(os, "unlink", slow)
         work = pop3_work(server_state(maildrops, stores.Budget()), stream)
-        if _loops.current().name == "trio":  # the task itself waits for its thread
+        if _loops.current().name == "trio":  # a trio task waits for its thread
             await cancel(work, entered.is_set, go_on.set)
         else:
             await cancel(work, entered.is_set)

@@ -1,4 +1,4 @@
-"""The ready server holds back the refusal of a login, by both protocols, and nothing else."""
+"""The server delays the reply to a failed login, in both protocols, and nothing else."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 Guess = Callable[[Served, str, str], None]
-"""Log in with a name and a password, in clear, and hear that it is refused or granted."""
+"""Log in with a name and a password, without TLS.  The result is ignored."""
 
 
 def by_smtp(mechanism: str) -> Guess:
     def guess(served: Served, name: str, password: str) -> None:
         with served.smtp() as client, contextlib.suppress(smtplib.SMTPAuthenticationError):
             client.user, client.password = name, password
-            ways: dict[str, Any] = {
+            callbacks: dict[str, Any] = {
                 "PLAIN": client.auth_plain,
                 "LOGIN": client.auth_login,
                 "CRAM-MD5": client.auth_cram_md5,
             }
-            client.auth(mechanism, ways[mechanism])
+            client.auth(mechanism, callbacks[mechanism])
 
     return guess
 
@@ -68,7 +68,7 @@ PLAIN_WRONG = sasl.encode_base64(b"\0alice\0wrong").decode()
 
 
 class Sleeps(list[float]):
-    """The sleeps that were asked for; none of them takes its time."""
+    """Records the requested sleeps and returns at once."""
 
     async def __call__(self, seconds: float) -> None:
         self.append(seconds)
@@ -76,7 +76,7 @@ class Sleeps(list[float]):
 
 @on_both_loops
 def test_failures_of_an_address_count_together_by_whatever_way(run: Run) -> None:
-    """Over connections and protocols; a wrong password and a name that is nobody's are the same."""
+    """Across connections and protocols; a wrong password and an unknown name count alike."""
     sleeps = Sleeps()
 
     def client(served: Served) -> None:
@@ -106,7 +106,7 @@ def test_an_unknown_name_waits_as_long_as_a_wrong_password(run: Run, guess: Gues
 @on_both_loops
 @pytest.mark.parametrize("guess", GUESSES.values(), ids=GUESSES)
 def test_a_success_never_waits_and_takes_nothing_back(run: Run, guess: Guess) -> None:
-    """Who has one password would try others between two logins of his own."""
+    """Otherwise an attacker with one valid account could log in between guesses."""
     sleeps = Sleeps()
 
     def client(served: Served) -> None:
@@ -145,8 +145,8 @@ def test_an_address_that_has_been_quiet_begins_anew(run: Run) -> None:
 
 @on_both_loops
 def test_what_is_no_guess_neither_waits_nor_counts(run: Run) -> None:
-    """RFC 4954 section 4, RFC 5034 section 4: a cancelled, a broken and an unknown exchange end no session as failed
-    logins do, which the core counts apart."""
+    """RFC 4954 section 4, RFC 5034 section 4: a cancelled or malformed exchange and an unknown mechanism are not
+    failed logins."""
     sleeps = Sleeps()
 
     def client(served: Served) -> None:
@@ -165,7 +165,7 @@ def test_what_is_no_guess_neither_waits_nor_counts(run: Run) -> None:
 
 
 def greet(port: str, connection: socket.socket, lines: BinaryIO) -> None:
-    """Read the greeting; by SMTP say EHLO, too."""
+    """Read the greeting; with SMTP, also send EHLO."""
     lines.readline()
     if port.startswith("smtp"):
         connection.sendall(b"EHLO c\r\n")
@@ -174,7 +174,7 @@ def greet(port: str, connection: socket.socket, lines: BinaryIO) -> None:
 
 
 class Unavailable(stores.MemoryAccounts):
-    """Accounts that cannot tell."""
+    """Accounts whose password check fails."""
 
     async def check_password(self, name: str, password: bytes, source: stores.LoginSource = stores.LOCAL) -> bool:
         raise OSError("no such server")
@@ -182,7 +182,7 @@ class Unavailable(stores.MemoryAccounts):
 
 @on_both_loops
 def test_a_temporary_failure_neither_waits_nor_counts(run: Run) -> None:
-    """Nobody was found wrong."""
+    """No password was found to be wrong."""
     sleeps = Sleeps()
     kept = server.Stores(
         accounts=Unavailable({"alice": b"x", "bob": b"y"}),
@@ -202,7 +202,7 @@ def test_a_temporary_failure_neither_waits_nor_counts(run: Run) -> None:
 @on_both_loops
 @pytest.mark.parametrize("port", ["smtp", "pop3"])
 def test_the_refusal_leaves_when_the_waiting_is_over_and_holds_nobody_else_back(run: Run, port: str) -> None:
-    """While one session waits, others log in."""
+    """Other sessions can log in during the delay."""
     waiting: list[socket.socket] = []
     seen: list[bytes] = []
 
@@ -238,7 +238,7 @@ def test_the_refusal_leaves_when_the_waiting_is_over_and_holds_nobody_else_back(
 @pytest.mark.parametrize("hangs_up", [False, True])
 @pytest.mark.parametrize("port", ["smtps", "pop3s"])
 def test_a_wrong_token_waits_before_it_is_told_in_json_and_once(run: Run, port: str, hangs_up: bool) -> None:
-    """RFC 7628 section 3.2.2: the JSON is the refusal, and who guesses need not stay for the reply."""
+    """RFC 7628 section 3.2.2: the JSON reports the failure, so an attacker need not wait for the reply."""
     kept = server.Stores(
         accounts=stores.MemoryAccounts({"alice": b"x", "bob": b"y"}, tokens=[("alice", b"t0ken")]),
         maildrops=stores.MemoryMaildrops(),
@@ -266,13 +266,13 @@ def test_a_wrong_token_waits_before_it_is_told_in_json_and_once(run: Run, port: 
 
     meet(run, client, kept=kept, sleep=sleep)
     asked, refused = (b"334", b"535") if port == "smtps" else (b"+", b"-ERR")
-    told = [asked] if hangs_up else [asked, refused]
-    assert happened == [*told, 0.25, *told, 0.5, *told]
+    replies = [asked] if hangs_up else [asked, refused]
+    assert happened == [*replies, 0.25, *replies, 0.5, *replies]
 
 
 SCRAM_FIRST = sasl.encode_base64(b"n,,n=alice,r=fyko+d2lbbFgONRv9qkxdawL").decode()
 TOO_LONG = "\ufdfa" * 40
-"""120 octets, of which SASLprep makes 1,320: more than the 1,024 that are hashed at most."""
+"""120 bytes, which SASLprep expands to 1,320, more than the limit of 1,024 for hashing."""
 
 
 class NeverHashes(Hashing):
@@ -286,7 +286,7 @@ class NeverHashes(Hashing):
 def test_a_password_that_grows_too_long_is_a_failed_login_that_costs_no_hash(
     run: Run, port: str, mechanism: str
 ) -> None:
-    """The bound is on what is hashed, whichever mechanism brought it, and whether or not the name is known."""
+    """The limit applies to the prepared password, for every mechanism, and for known and unknown names."""
     if (port, mechanism) == ("smtp", "USER"):
         return
     sleeps = Sleeps()
@@ -324,7 +324,7 @@ def test_a_password_that_grows_too_long_is_a_failed_login_that_costs_no_hash(
 @pytest.mark.parametrize("port", ["smtp", "pop3"])
 @pytest.mark.parametrize("end", ["hangs up", "cancels", "is malformed"])
 def test_a_login_that_ends_after_it_was_told_a_salt_has_failed(run: Run, port: str, end: str) -> None:
-    """The keys behind it had to be derived; who asks for them again and again is slowed down as one who guesses."""
+    """Its keys had to be derived, so a client that requests them repeatedly is delayed like one that guesses."""
     sleeps = Sleeps()
 
     def ask_for_salt(served: Served) -> None:
@@ -355,7 +355,7 @@ def test_a_login_that_ends_after_it_was_told_a_salt_has_failed(run: Run, port: s
 @on_both_loops
 @pytest.mark.parametrize("line", ["AUTH PLAIN", "AUTH SCRAM-SHA-256", "AUTH LOGIN"])
 def test_a_login_that_ends_before_there_was_work_to_do_has_not_failed(run: Run, line: str) -> None:
-    """A client that asks for a mechanism and cancels wants another one."""
+    """A client that cancels an exchange may want another mechanism."""
     sleeps = Sleeps()
 
     def client(served: Served) -> None:
@@ -384,7 +384,7 @@ def test_without_a_delay_nothing_waits(run: Run) -> None:
 
 @pytest.mark.parametrize("seconds", [-1.0, 2.1])
 def test_a_delay_out_of_range_is_refused(seconds: float) -> None:
-    """Two seconds are as long as a person in front of a client should wait."""
+    """A person should not have to wait longer than two seconds."""
     with pytest.raises(ValueError, match="failure_delay"):
         server.Config(failure_delay=seconds)
 

@@ -1,4 +1,4 @@
-"""What goes wrong behind the server or in the middle of a session: temporary failures, a telling log, nothing left."""
+"""Failures of stores and lost connections: temporary errors, log lines, and released resources."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @attrs.define
 class Broken:
-    """Raises, for the methods that it is told of; its words quote a secret."""
+    """Raises an exception in the given methods; the message quotes a secret."""
 
     methods: set[str] = attrs.field(factory=set)
 
@@ -116,7 +116,7 @@ class Maildrops:
 
 
 class Budget(stores.Budget):
-    """Tells when it is whole again."""
+    """A budget that signals when all memory is released."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class Budget(stores.Budget):
 
 @attrs.define
 class Behind:
-    """The stores of one server, all of which can break."""
+    """The stores of a server, all of which can fail."""
 
     broken: Broken = attrs.field(factory=Broken)
     budget: Budget = attrs.field(factory=Budget)
@@ -156,77 +156,77 @@ def test_accounts_that_fail_are_a_temporary_failure(
     run: Run, mechanism: str, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "mailauth.server")
-    behind = Behind()
+    backend = Behind()
 
     def client(served: Served) -> None:
-        behind.broken.methods = {method}
+        backend.broken.methods = {method}
         with served.smtp("smtps") as smtp:
             with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
                 authenticate(smtp, mechanism)
             assert refused.value.smtp_code == 454
-            behind.broken.methods = set()
+            backend.broken.methods = set()
             assert authenticate(smtp, mechanism) == 235
 
-    behind.meet(run, client)
+    backend.meet(run, client)
     assert re.search(r'part=accounts reason=RuntimeError at="test_server_failures.py:[0-9]+ ', caplog.text)
     assert PASSWORD not in caplog.text
 
 
 def test_a_pop3_login_that_the_accounts_cannot_judge_is_temporary(run: Run) -> None:
-    behind = Behind(broken=Broken({"check_password"}))
+    backend = Behind(broken=Broken({"check_password"}))
 
     def client(served: Served) -> None:
         with pytest.raises(poplib.error_proto, match=r"-ERR \[SYS/TEMP\]"):
             served.log_in()
         assert not served.may_relay()
 
-    behind.meet(run, client)
+    backend.meet(run, client)
 
 
 def test_a_recipient_that_the_accounts_cannot_tell_of_is_put_off(run: Run) -> None:
-    behind = Behind()
+    backend = Behind()
 
     def client(served: Served) -> None:
-        behind.broken.methods = {"exists"}
+        backend.broken.methods = {"exists"}
         with served.smtp() as smtp:
             smtp.mail("sender@far.test")
             code, text = smtp.rcpt("alice@example.test")
             assert (code, b"RuntimeError" in text) == (451, False)
 
-    behind.meet(run, client)
+    backend.meet(run, client)
 
 
 def test_a_message_that_cannot_be_stored_is_put_off(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    behind = Behind()
+    backend = Behind()
 
     def client(served: Served) -> None:
-        behind.broken.methods = {"stage"}
+        backend.broken.methods = {"stage"}
         with served.smtp() as smtp:
             smtp.mail("sender@far.test")
             smtp.rcpt("alice@example.test")
             assert smtp.data("x")[0] == 451
-            assert behind.budget.free == behind.budget.size
-            behind.broken.methods = set()
+            assert backend.budget.free == backend.budget.size
+            backend.broken.methods = set()
             assert smtp.sendmail("sender@far.test", ["alice@example.test"], "x") == {}
 
-    behind.meet(run, client)
+    backend.meet(run, client)
     assert 'part=maildrops reason="RuntimeError: no row for ' in caplog.text
     assert ", in check\n    raise RuntimeError(" in caplog.text
 
 
 def test_a_maildrop_that_cannot_be_opened_is_temporary(run: Run) -> None:
-    behind = Behind(broken=Broken({"open"}))
+    backend = Behind(broken=Broken({"open"}))
 
     def client(served: Served) -> None:
         with pytest.raises(poplib.error_proto, match=r"-ERR \[SYS/TEMP\]"):
             served.log_in()
-        assert served.may_relay()  # the identity was proved
+        assert served.may_relay()  # the login was successful
 
-    behind.meet(run, client)
+    backend.meet(run, client)
 
 
 def test_a_maildrop_without_a_snapshot_is_not_kept(run: Run) -> None:
-    behind = Behind(broken=Broken({"messages"}))
+    backend = Behind(broken=Broken({"messages"}))
 
     def client(served: Served) -> None:
         session = served.pop3("pop3s")
@@ -234,64 +234,64 @@ def test_a_maildrop_without_a_snapshot_is_not_kept(run: Run) -> None:
             session.user("alice")
             session.sock.sendall(f"PASS {PASSWORD}\r\n".encode())
             assert session.file.readline()[:15] == answer
-            behind.broken.methods = set()
+            backend.broken.methods = set()
         session.quit()
 
-    behind.meet(run, client)
+    backend.meet(run, client)
 
 
 def test_a_message_that_cannot_be_read_is_refused_or_cut_without_its_end(run: Run) -> None:
-    """Half a message must not pass for the whole: the connection closes without the final dot."""
-    behind = Behind()
+    """An incomplete message must not look complete: the connection closes without the final dot."""
+    backend = Behind()
 
     def client(served: Served) -> None:
         deliver(served, b"S: x\r\n\r\n" + b"line\r\n" * 50_000)
-        behind.broken.methods = {"read"}
+        backend.broken.methods = {"read"}
         session = served.log_in()
         with pytest.raises(poplib.error_proto, match="-ERR"):
             session.retr(1)
-        behind.broken.methods = {"read more"}
+        backend.broken.methods = {"read more"}
         with pytest.raises(poplib.error_proto, match="EOF"):
             session.retr(1)
         session.close()
 
-    behind.meet(run, client)
+    backend.meet(run, client)
 
 
 def test_deletions_that_fail_are_told(run: Run) -> None:
     """RFC 1939 section 6: -ERR at QUIT, some messages not removed."""
-    behind = Behind()
+    backend = Behind()
 
     def client(served: Served) -> None:
         deliver(served)
-        behind.broken.methods = {"update"}
+        backend.broken.methods = {"update"}
         session = served.log_in()
         session.dele(1)
         with pytest.raises(poplib.error_proto, match="-ERR"):
             session.quit()
         session.close()
-        assert behind.maildrops.closed.wait(TIMEOUT)
+        assert backend.maildrops.closed.wait(TIMEOUT)
         assert len(served.mail_of("alice")) == 1
 
-    behind.meet(run, client)
+    backend.meet(run, client)
 
 
 def test_a_dropped_connection_frees_the_maildrop_and_deletes_nothing(run: Run) -> None:
-    behind = Behind()
+    backend = Behind()
 
     def client(served: Served) -> None:
         deliver(served)
         session = served.log_in()
         session.dele(1)
         session.close()
-        assert behind.maildrops.closed.wait(TIMEOUT)
+        assert backend.maildrops.closed.wait(TIMEOUT)
         assert len(served.mail_of("alice")) == 1
 
-    behind.meet(run, client)
+    backend.meet(run, client)
 
 
 def test_after_quit_the_maildrop_is_free_at_once(run: Run) -> None:
-    """Whoever reads the +OK may log in again without being told IN-USE."""
+    """A client that receives the +OK may log in again without an IN-USE error."""
 
     def client(served: Served) -> None:
         deliver(served)
@@ -307,7 +307,7 @@ def test_after_quit_the_maildrop_is_free_at_once(run: Run) -> None:
 
 @pytest.mark.parametrize("said", ["half\r\n", "half\r\n" * 40_000, "whole\r\n.\r"])
 def test_a_connection_dropped_inside_a_message_leaves_nothing(run: Run, said: str) -> None:
-    behind = Behind()
+    backend = Behind()
 
     def client(served: Served) -> None:
         smtp = served.smtp()
@@ -316,10 +316,10 @@ def test_a_connection_dropped_inside_a_message_leaves_nothing(run: Run, said: st
         smtp.docmd("DATA")
         smtp.send(said)
         smtp.close()
-        assert behind.budget.whole.wait(TIMEOUT)
+        assert backend.budget.whole.wait(TIMEOUT)
         assert served.mail_of("alice") == []
 
-    behind.meet(run, client)
+    backend.meet(run, client)
 
 
 def test_a_message_acknowledged_is_kept_without_quit(run: Run) -> None:
@@ -388,7 +388,7 @@ def test_client_text_in_the_log_is_short_printable_and_one_word(run: Run, text: 
 def test_a_failure_of_a_store_is_told_by_its_kind(
     run: Run, part: str, error: Exception, reason: str, with_traceback: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A traceback is for errors in a program; what a client can have written at will, or may be a secret, has none."""
+    """Only bugs have a traceback.  Failures that clients can cause, or that may quote a secret, have none."""
 
     async def main() -> None:
         try:

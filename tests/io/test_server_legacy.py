@@ -1,4 +1,4 @@
-"""What may be said outside TLS: without ``legacy`` nothing that shows a password or a digest of one, with it all."""
+"""Logins without TLS: with ``legacy`` all mechanisms, otherwise none that reveals a password or its digest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAIN = base64.b64encode(f"\0alice\0{PASSWORD}".encode()).decode()
 
 
 def said(pop3: poplib.POP3, command: str) -> bytes:
-    """The first line of the answer to a command that poplib would not send."""
+    """Send a command that poplib does not support; return the first line of the response."""
     pop3.sock.sendall(command.encode() + b"\r\n")
     return pop3.file.readline()
 
@@ -66,7 +66,7 @@ def test_pop3_in_clear_neither_offers_nor_accepts_a_login(run: Run) -> None:
 
 
 def test_apop_exists_neither_before_nor_after_stls_without_legacy(run: Run) -> None:
-    """Its timestamp would have come in clear."""
+    """The timestamp in the greeting would have been sent without TLS."""
 
     def client(served: Served) -> None:
         pop3 = served.pop3("stls")

@@ -1,4 +1,4 @@
-"""Every way to log in to the ready server that is no plain password, by our own clients, on both loops."""
+"""Logins other than clear-text passwords, by the library's own clients, on both loops."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def client_authority() -> trustme.CA:
 
 
 def context(*identities: str, issuer: trustme.CA | None = None, common_name: str | None = None) -> ssl.SSLContext:
-    """A client's context, with a certificate for *identities* when there are any."""
+    """Return a client's context, with a certificate for *identities* if there are any."""
     made = ssl.create_default_context()
     authority().configure_trust(made)
     if identities:
@@ -37,7 +37,7 @@ def context(*identities: str, issuer: trustme.CA | None = None, common_name: str
 
 
 def server_context() -> ssl.SSLContext:
-    """As ``--client-ca`` makes it."""
+    """Return a context like that of ``--client-ca``."""
     made = certificates.server_context()
     authority().issue_cert("localhost", "127.0.0.1").configure_cert(made)
     client_authority().configure_trust(made)
@@ -72,7 +72,7 @@ def scram_sha_1(name: str) -> sasl.ScramSha1Client:
 @by_both_protocols
 @on_both_ports
 def test_scram_from_stored_keys_and_from_a_password(run: Run, login: Login, upgrade: bool) -> None:
-    """RFC 5802: both sides prove that they know the password; a name that is nobody's is refused like a wrong one."""
+    """RFC 5802: both sides prove that they know the password.  An unknown name fails like a wrong password."""
     stored = Account(
         name="bob", credential=read_credential(write_credential("SCRAM-SHA-256", PASSWORD.encode()).encode())
     )
@@ -94,7 +94,7 @@ def test_scram_from_stored_keys_and_from_a_password(run: Run, login: Login, upgr
 @on_both_loops
 @by_both_protocols
 def test_scram_sha_1_where_passwords_are_as_they_are(run: Run, login: Login) -> None:
-    """RFC 5802.  The -PLUS forms are never offered: Python cannot compute what clients bind to."""
+    """RFC 5802.  The -PLUS variants are never offered: Python has no ``tls-exporter``."""
 
     async def client(ports: server.RunningServer) -> None:
         assert await login(ports, context(), scram_sha_1("alice"), False) == "ok"
@@ -112,7 +112,7 @@ def test_scram_sha_1_where_passwords_are_as_they_are(run: Run, login: Login) -> 
 @by_both_protocols
 @on_both_ports
 def test_tokens_open_the_account_they_were_issued_to(run: Run, login: Login, upgrade: bool) -> None:
-    """RFC 7628: the identity asked for must be the token's own; a refusal comes behind the JSON."""
+    """RFC 7628: the requested identity must be that of the token.  A failure is reported after the JSON."""
     accounts = MemoryAccounts({"alice": b"one", "bob": b"two"}, tokens=TOKENS, domains=frozenset({"example.test"}))
 
     async def client(ports: server.RunningServer) -> None:
@@ -153,7 +153,7 @@ CERTIFICATE_NAMES = [("email:a@example.test", "alice"), ("CN:Both", "alice"), ("
 @by_both_protocols
 @on_both_ports
 def test_a_certificate_opens_the_accounts_that_its_names_stand_for(run: Run, login: Login, upgrade: bool) -> None:
-    """RFC 4422 appendix A.  EXTERNAL is offered to whoever has shown a certificate, and to nobody else."""
+    """RFC 4422 appendix A.  EXTERNAL is only offered to clients with a certificate."""
     accounts = MemoryAccounts({"alice": b"one", "bob": b"two"}, certificate_names=CERTIFICATE_NAMES)
 
     async def client(ports: server.RunningServer) -> None:
@@ -177,7 +177,7 @@ def test_a_certificate_opens_the_accounts_that_its_names_stand_for(run: Run, log
 @on_both_loops
 @by_both_protocols
 def test_a_certificate_that_others_issued_gets_no_session(run: Run, login: Login) -> None:
-    """Who shows a certificate that cannot be verified is turned away in the handshake."""
+    """The handshake fails if the client's certificate cannot be verified."""
     accounts = MemoryAccounts({"alice": b"one"}, certificate_names=CERTIFICATE_NAMES[:1])
 
     async def client(ports: server.RunningServer) -> None:
@@ -201,11 +201,11 @@ def test_without_a_map_of_names_a_certificate_opens_nothing(run: Run, login: Log
 
 
 COMPOSED, DECOMPOSED, COMPATIBLE = "p\u00e4ss o\ufb03ce", "pa\u0308ss office", "p\u00e4ss\u00a0of\u00ad\ufb01ce"
-"""One password as three keyboards may send it: SASLprep makes the same of them (RFC 4013 section 2)."""
+"""One password as three keyboards may send it.  SASLprep maps them to the same string (RFC 4013 section 2)."""
 
 
 def kept(scheme: str, password: str) -> MemoryAccounts:
-    """The account of alice with that password, written as ``mailauth passwd`` writes it, or given with ``--user``."""
+    """Return the account of alice with a credential of ``mailauth passwd``, or with a password given by ``--user``."""
     if scheme == "--user":
         return MemoryAccounts([stores.from_password("alice", password.encode())])
     credential = read_credential(write_credential(scheme, password.encode()).encode())
@@ -216,7 +216,7 @@ def kept(scheme: str, password: str) -> MemoryAccounts:
 @by_both_protocols
 @pytest.mark.parametrize("scheme", ["--user", "PLAIN", "SCRAM-SHA-256"])
 def test_a_password_outside_ascii_is_the_same_by_every_mechanism(run: Run, login: Login, scheme: str) -> None:
-    """PLAIN brings it prepared (RFC 4616 section 2), LOGIN as it was typed, SCRAM not at all."""
+    """PLAIN sends it prepared (RFC 4616 section 2), LOGIN as it was typed, and SCRAM does not send it."""
     accounts = kept(scheme, COMPOSED)
 
     async def client(ports: server.RunningServer) -> None:
@@ -239,7 +239,7 @@ def test_a_password_outside_ascii_is_the_same_by_every_mechanism(run: Run, login
 
 @pytest.mark.parametrize("typed", [COMPOSED, DECOMPOSED, COMPATIBLE])
 def test_a_hash_of_a_password_outside_ascii_is_too(typed: str) -> None:
-    """Both what PLAIN and what LOGIN hands over."""
+    """As sent by PLAIN and by LOGIN."""
     accounts = kept("ARGON2ID", COMPOSED)
 
     async def main() -> None:
@@ -253,7 +253,7 @@ def test_a_hash_of_a_password_outside_ascii_is_too(typed: str) -> None:
 @by_both_protocols
 @pytest.mark.parametrize("written", [DECOMPOSED, COMPATIBLE])
 def test_a_password_is_prepared_however_it_was_written(run: Run, login: Login, written: str) -> None:
-    """RFC 4013 section 2: both what is stored and what is said are prepared."""
+    """RFC 4013 section 2: the stored and the received password are both prepared."""
 
     async def client(ports: server.RunningServer) -> None:
         data = COMPOSED.encode()
@@ -268,7 +268,7 @@ def test_a_password_is_prepared_however_it_was_written(run: Run, login: Login, w
 @on_both_loops
 @by_both_protocols
 def test_a_password_that_is_no_utf_8_is_one_for_login(run: Run, login: Login) -> None:
-    """No RFC says what LOGIN carries; such a password has no prepared form and is compared as it is."""
+    """No RFC defines the encoding of LOGIN.  Such a password has no prepared form and is compared as it is."""
     data = "p\u00e4ss".encode("latin-1")
 
     async def client(ports: server.RunningServer) -> None:

@@ -1,4 +1,4 @@
-"""From the client that sends a message to the one that reads it: what is added, what is removed, what stays."""
+"""A message from its submission by SMTP to its retrieval by POP3: what is added, removed and kept."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_more_than_a_hundred_received_lines_are_a_loop(run: Run, lines: int, cod
 
 @pytest.mark.parametrize(("above", "code"), [(b"", 552), (b"\r\n", 250)], ids=["header", "body"])
 def test_a_header_section_that_is_too_long_is_refused(run: Run, above: bytes, code: int) -> None:
-    """552 5.3.4 (RFC 3463 section 3.4): it is too big for this system, and will be the next time."""
+    """552 5.3.4 (RFC 3463 section 3.4): a permanent error, because a retry would fail again."""
 
     def client(served: Served) -> None:
         with served.smtp() as smtp:
@@ -144,7 +144,7 @@ def test_a_header_section_that_is_too_long_is_refused(run: Run, above: bytes, co
 def test_one_mailbox_gets_one_copy_however_often_it_is_named(run: Run) -> None:
     def client(served: Served) -> None:
         paths = ["alice@example.test", "ALICE@EXAMPLE.TEST", "alice@example.org"]
-        relayed = ["dave@far.test", "dave@FAR.test", "Dave@far.test"]  # local parts elsewhere keep their case
+        relayed = ["dave@far.test", "dave@FAR.test", "Dave@far.test"]  # remote local parts are case-sensitive
         with served.smtp("smtps") as smtp:
             smtp.login("alice", PASSWORD)
             assert smtp.sendmail("sender@far.test", paths + relayed, "x") == {}
@@ -157,7 +157,7 @@ def test_one_mailbox_gets_one_copy_however_often_it_is_named(run: Run) -> None:
 
 
 def test_a_quoted_local_part_stays_quoted_in_the_envelope(run: Run) -> None:
-    """RFC 5321 section 4.1.2: unquoted it would be another address, or none."""
+    """RFC 5321 section 4.1.2: unquoted it would be a different or an invalid address."""
 
     def client(served: Served) -> None:
         with served.smtp("smtps") as smtp:
@@ -209,7 +209,7 @@ def test_eight_bit_bytes_pass_whatever_body_said(run: Run) -> None:
 
 
 def test_a_message_in_chunks_arrives_octet_for_octet(run: Run) -> None:
-    """RFC 3030: to the maildrop and to the outbox, with dots as they are and a last line that gets its end."""
+    """RFC 3030: to the maildrop and to the outbox, with dots unchanged; a missing final CRLF is added."""
     pieces = [b"S: x\r\n\r\n.\r\n..\r", b"\n" + b"line\r\n" * 30_000, b"end"]
 
     def client(served: Served) -> None:
@@ -247,7 +247,7 @@ def test_a_large_message_arrives_octet_for_octet_in_every_store(run: Run) -> Non
 
 @pytest.mark.parametrize("announced", [False, True])
 def test_what_does_not_fit_into_memory_is_put_off_and_leaves_nothing(run: Run, announced: bool) -> None:
-    """452 4.3.1: at MAIL when the client says the size, else when the message is complete."""
+    """452 4.3.1: at MAIL if the client declares the size, else when the message is complete."""
     budget = stores.Budget(100_000)
     kept = server.Stores(
         accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox(), budget=budget
@@ -273,7 +273,7 @@ def test_what_does_not_fit_into_memory_is_put_off_and_leaves_nothing(run: Run, a
 
 
 def test_nobody_fills_alone_the_memory_that_all_messages_share(run: Run) -> None:
-    """architecture.md, invariant 4: whoever begins messages and ends none is put off, 452, and others deliver."""
+    """architecture.md, invariant 4: an address with incomplete messages gets 452; other clients can deliver."""
     kept = server.Stores(
         accounts=accounts(),
         maildrops=stores.MemoryMaildrops(),
@@ -329,7 +329,7 @@ def test_a_message_too_large_is_refused_and_gives_its_memory_back(run: Run) -> N
 
 
 def test_deletions_are_for_quit_alone(run: Run) -> None:
-    """RFC 1939 section 6: a session that just ends deletes nothing."""
+    """RFC 1939 section 6: a session that ends without QUIT deletes nothing."""
 
     def client(served: Served) -> None:
         with served.smtp() as smtp:
@@ -352,7 +352,7 @@ def test_deletions_are_for_quit_alone(run: Run) -> None:
 
 
 def test_blanks_after_a_command_are_tolerated(run: Run) -> None:
-    """RFC 5321 section 4.1.1; one before the path stays an error (section 3.3)."""
+    """RFC 5321 section 4.1.1.  A space before the path is still an error (section 3.3)."""
 
     def client(served: Served) -> None:
         with served.smtp("smtp") as smtp:
@@ -366,7 +366,7 @@ def test_blanks_after_a_command_are_tolerated(run: Run) -> None:
 
 @pytest.mark.parametrize("port", ["smtp", "smtps"])
 def test_what_the_server_advertises_it_honours_to_the_end(run: Run, port: str) -> None:
-    """RFC 5321 section 2.2: what a maildrop and a next hop cannot promise is not offered, nor taken."""
+    """RFC 5321 section 2.2: what a maildrop or a next hop cannot support is neither offered nor accepted."""
 
     def client(served: Served) -> None:
         with served.smtp(port) as smtp:

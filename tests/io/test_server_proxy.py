@@ -1,4 +1,4 @@
-"""The ready server behind a proxy: grants belong to whom the PROXY header names, and to nobody when it names none."""
+"""The server behind a proxy: grants are for the client named in the PROXY header, and never for the proxy itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.io.server_support import PASSWORD, TIMEOUT, Run, Served, meet, on_bot
 from tests.io.tls import client_context
 
 LOCAL = bytes.fromhex("0D0A0D0A000D0A515549540A 20 00 0000")
-"""Version 2, command LOCAL: the proxy itself, for a look at the server's health."""
+"""Version 2, command LOCAL: a connection of the proxy itself, for a health check."""
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
 
 
@@ -22,7 +22,7 @@ def header(client: str) -> bytes:
 
 
 def connect(port: int | None, first: bytes, *, tls: bool = False) -> Any:
-    """A connection as a proxy makes it, and what reads its lines."""
+    """Connect as a proxy does: send *first*, then start TLS if *tls*."""
     connection = socket.create_connection(("127.0.0.1", port or 0), TIMEOUT)
     connection.sendall(first)
     return client_context().wrap_socket(connection, server_hostname="localhost") if tls else connection
@@ -57,7 +57,7 @@ def test_a_grant_is_for_whom_the_header_names(run: Run) -> None:
 @on_both_loops
 @pytest.mark.parametrize("first", [LOCAL, b"PROXY UNKNOWN\r\n", header("127.0.0.9")], ids=["LOCAL", "UNKNOWN", "chain"])
 def test_the_address_of_a_proxy_makes_no_grant_and_finds_none(run: Run, first: bytes) -> None:
-    """It stands for all of its clients, and would open relaying to each of them."""
+    """All clients of the proxy share its address, and would be permitted to relay."""
 
     def client(served: Served) -> None:
         log_in(served, first)

@@ -1,4 +1,4 @@
-"""What the log tells of an exception in a session: its message, its traceback and the peer, on both loops."""
+"""An exception in a session is logged with its message, its traceback and the peer, on both loops."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def until_closed(connection: ServerConnection[Any]) -> None:
 
 
 async def raises_beside(connection: ServerConnection[Any]) -> None:
-    """In a task of its own: the exception comes in a group."""
+    """Raise in a child task, so that the exception is in a group."""
     if _loops.current().name == "trio":
         async with trio.open_nursery() as nursery:
             nursery.start_soon(raises, connection)
@@ -83,7 +83,7 @@ async def visited(protocol: str, session: Session[Any], **options: Any) -> Async
 
 
 def the_failure(caplog: pytest.LogCaptureFixture) -> tuple[logging.LogRecord, str]:
-    """The one error in the log, and its traceback, empty when it has none."""
+    """Return the only error in the log and its traceback, empty if there is none."""
     (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     caplog.clear()
     shown = "".join(traceback.format_exception(record.exc_info[1])) if record.exc_info else ""
@@ -96,7 +96,7 @@ def the_failure(caplog: pytest.LogCaptureFixture) -> tuple[logging.LogRecord, st
 def test_an_exception_is_logged_with_message_traceback_and_peer(
     name: str, protocol: str, session: Session[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Before the first event, at an event, in cleanup, and from a task of the session's own."""
+    """Before the first event, at an event, during cleanup, and from a child task."""
 
     async def main() -> int:
         async with visited(protocol, session) as (_, client):
@@ -127,7 +127,7 @@ def test_an_exception_is_logged_with_message_traceback_and_peer(
 def test_an_exception_while_the_server_ends_is_logged_and_ends_it_orderly(
     name: str, protocol: str, grace: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The session ends by itself, or is cancelled when its time of grace is over."""
+    """The session ends by itself, or is cancelled at the end of the grace period."""
     caplog.set_level(logging.ERROR)
 
     async def main() -> None:
@@ -154,7 +154,7 @@ def test_an_exception_while_the_server_ends_is_logged_and_ends_it_orderly(
 
 
 def test_a_group_of_an_exception_and_a_cancellation_ends_one_session_alone(caplog: pytest.LogCaptureFixture) -> None:
-    """A nursery that is cancelled while one of its tasks fails raises both; the exception must not end the server."""
+    """A nursery that is cancelled while one of its tasks fails raises both.  The exception must not stop the server."""
 
     async def main() -> None:
         begun = trio.Event()
@@ -187,7 +187,7 @@ def test_a_group_of_an_exception_and_a_cancellation_ends_one_session_alone(caplo
 def test_an_error_of_the_system_has_a_traceback_too(
     name: str, protocol: str, grouped: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It comes from the session's own files and sockets."""
+    """An OSError comes from the session's own files and sockets."""
 
     async def session(connection: ServerConnection[Any]) -> None:
         error = FileNotFoundError(2, "No such file or directory", "settings")
@@ -211,7 +211,7 @@ def test_an_error_of_the_system_has_a_traceback_too(
 def test_the_cancellation_of_another_task_is_a_failure_of_the_session(
     protocol: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On asyncio, a session that awaits a cancelled task ends by its CancelledError, though nobody has cancelled it."""
+    """On asyncio, a session that awaits a cancelled task gets its CancelledError, but was not cancelled itself."""
 
     async def session(connection: ServerConnection[Any]) -> None:
         other = asyncio.create_task(asyncio.sleep(60))
@@ -234,7 +234,7 @@ def test_the_cancellation_of_another_task_is_a_failure_of_the_session(
 def test_a_client_that_resets_the_connection_raises_nothing_in_its_session(
     name: str, protocol: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """So a client cannot have tracebacks written."""
+    """So a client cannot cause tracebacks in the log."""
     ended: list[bool] = []
 
     async def main() -> None:
@@ -257,7 +257,7 @@ def test_a_client_that_resets_the_connection_raises_nothing_in_its_session(
 
 @on_both_loops
 async def test_a_machine_that_cannot_be_built_is_a_failed_session_too(loop: _loops.Loop) -> None:
-    """The server goes on."""
+    """The server continues."""
 
     def build(entropy: bytes, tls: object) -> smtp.ServerConnection:
         raise ZeroDivisionError(WORDS)
