@@ -94,21 +94,21 @@ class TlsFailure:
 
 @attrs.frozen(kw_only=True)
 class NextHop:
-    """The server to which remote mail is relayed at once.  Raises ValueError for fields that exclude each other."""
+    """The server to which remote mail is relayed at once.  Raises ValueError for an invalid combination of fields."""
 
     host: str
     port: int
 
     ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False)
-    """For implicit TLS, or for STARTTLS where it is offered; it also has the trusted CAs.  None: no TLS, and
+    """For implicit TLS, or for STARTTLS where it is offered; it also holds the trusted CAs.  None: no TLS, and
     *tls_required* must be false."""
 
     implicit_tls: bool = False
     """Start TLS at once, as on port 465."""
 
     tls_required: bool = True
-    """Send no mail without TLS, even if STARTTLS is not offered or an attacker removes the offer.  False: mail is sent
-    in clear text if STARTTLS is not offered, is rejected or fails, unless there is a *login*."""
+    """Send no mail without TLS, even if STARTTLS is not offered, which an attacker can cause.  False: without a
+    *login*, mail is sent in clear text if STARTTLS is not offered, is rejected or fails."""
 
     login: Login | None = None
     """The login of this server.  The credentials of its clients are never passed on.  With a login and an

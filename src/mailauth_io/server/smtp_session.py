@@ -177,7 +177,7 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
         return ACCEPT
 
     def _local_name(self, path: smtp.Mailbox) -> str:
-        """Return the canonical mailbox name for a local *path*.  RFC 5321 section 4.5.1 is about the postmaster."""
+        """Return the canonical mailbox name for a local *path*.  The postmaster: RFC 5321 section 4.5.1."""
         if path.local_part.lower() == "postmaster":
             return self.server_state.postmaster
         return self.server_state.name(str(path))
