@@ -1,4 +1,4 @@
-"""What the command says when it cannot do what it is told, in the process of the tests."""
+"""Run the command with invalid arguments, in the process of the tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mailauth_io.cli import main as cli
 
 
 def config_error(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run the command with *arguments* that are wrong; the one sentence that it says."""
+    """Run the command with invalid *arguments*, and return the one line that it prints to standard error."""
     status: object
     try:
         status = cli.main(arguments)

@@ -227,7 +227,7 @@ def test_running_out_of_descriptors_is_told_in_one_line_a_minute() -> None:
 
     first = record(OSError(errno.EMFILE, "Too many open files"))
     assert few.filter(first)
-    assert first.getMessage() == "cannot accept connections, and will when some have ended: Too many open files"
+    assert first.getMessage() == "cannot accept connections until some are closed: Too many open files"
     assert first.exc_info is None
     assert not few.filter(record(OSError(errno.EMFILE, "Too many open files")))
     other = record(OSError(errno.EIO, "Input/output error"))

@@ -1,4 +1,4 @@
-"""The words of the command: whatever is wrong with them ends in one sentence on standard error and exit status 2."""
+"""Invalid arguments end the command with one sentence on standard error and exit status 2."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def authority() -> trustme.CA:
 
 
 def read(*options: str) -> config.ServerSetup:
-    """What the options of ``mailauth serve`` come to, without a process."""
+    """Return the setup for these options of ``mailauth serve``, without starting a process."""
     return config.read(main.settings_of(main.build_parser().parse_args(["serve", *options])))
 
 
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> object:
-    """``serve`` sets umask, signals and log for its process, which here is that of the tests."""
+    """Restore umask, signal handlers and logging, which ``serve`` sets for the process, here that of the tests."""
     import signal
 
     for name in ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing"):
@@ -55,28 +55,28 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> object:
         (("serve", "extra"), "extra"),
         (("serve", "--smt", "25"), "--smt"),
         (("serve", "--smtp"), "--smtp"),
-        (("serve", "--smtp", "x"), "no port"),
-        (("serve", "--smtp", "-1"), "no port"),
-        (("serve", "--smtp", "\u0662\u0665"), "no port"),
-        (("serve", "--smtps", "65536"), "no port"),
-        (("serve", "--pop3", "1.5"), "no port"),
-        (("serve", "--pop3s", ""), "no port"),
-        (("serve", "--host", "mail.example.test"), "no IP address"),
-        (("serve", "--host", "127.0.0.1:25"), "no IP address"),
-        (("serve", "--domain", "example..test"), "no domain"),
-        (("serve", "--domain", ""), "no domain"),
+        (("serve", "--smtp", "x"), "invalid port"),
+        (("serve", "--smtp", "-1"), "invalid port"),
+        (("serve", "--smtp", "\u0662\u0665"), "invalid port"),
+        (("serve", "--smtps", "65536"), "invalid port"),
+        (("serve", "--pop3", "1.5"), "invalid port"),
+        (("serve", "--pop3s", ""), "invalid port"),
+        (("serve", "--host", "mail.example.test"), "invalid IP address"),
+        (("serve", "--host", "127.0.0.1:25"), "invalid IP address"),
+        (("serve", "--domain", "example..test"), "invalid domain"),
+        (("serve", "--domain", ""), "invalid domain"),
         (("serve", "--domain", "b\u00fccher.test"), "A-label"),
         (("serve", "--user", "alice"), "NAME:PASSWORD"),
         (("serve", "--token", "t0ken"), "NAME:TOKEN"),
         (("serve", "--token", "alice:t0 ken"), "NAME:TOKEN"),
-        (("serve", "--failure-delay", "2.5"), "no number of seconds from 0 to 2"),
-        (("serve", "--failure-delay", "nan"), "no number of seconds"),
+        (("serve", "--failure-delay", "2.5"), "use 0 to 2"),
+        (("serve", "--failure-delay", "nan"), "invalid number of seconds"),
         (("serve", "--client-name", "a@x=alice"), "KIND:NAME=ACCOUNT"),
         (("serve", "--client-name", "email:a@x"), "KIND:NAME=ACCOUNT"),
         (("serve", "--client-name", "IP:192.0.2.1=alice"), "email, DNS, CN"),
-        (("serve", "--max-message", "many"), "octets"),
-        (("serve", "--max-message", "0"), "octets"),
-        (("serve", "--max-message", "65535"), "octets"),
+        (("serve", "--max-message", "many"), "size in bytes"),
+        (("serve", "--max-message", "0"), "size in bytes"),
+        (("serve", "--max-message", "65535"), "size in bytes"),
         (("serve", "--grant-lifetime", "-1"), "seconds"),
         (("serve", "--grant-lifetime", "inf"), "seconds"),
         (("serve", "--grant-lifetime", "soon"), "seconds"),
@@ -123,7 +123,7 @@ def test_user_splits_at_the_first_colon_and_keeps_blanks() -> None:
 
 
 def test_postmaster_must_be_an_account(capfd: pytest.CaptureFixture[str]) -> None:
-    assert "none of the accounts" in config_error(capfd, "serve", *USER, "--postmaster", "bob")
+    assert "unknown account: 'bob'" in config_error(capfd, "serve", *USER, "--postmaster", "bob")
 
 
 def test_postmaster_is_the_first_account_unless_named() -> None:
@@ -242,7 +242,7 @@ def test_a_key_of_another_certificate_is_refused(
 ) -> None:
     certificate, key = pair
     key.write_bytes(authority.issue_cert("localhost").private_key_pem.bytes())
-    assert "not that of" in config_error(capfd, "serve", *USER, "--cert", str(certificate), "--key", str(key))
+    assert "does not match" in config_error(capfd, "serve", *USER, "--cert", str(certificate), "--key", str(key))
 
 
 def test_a_certificate_that_is_none_is_refused(pair: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
@@ -269,7 +269,7 @@ def test_a_place_that_cannot_be_written_is_refused(
 def test_a_ready_file_that_there_is_no_room_for_is_named_as_it_was_written(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a file, that is its line and key and no flag."""
+    """In a file, the error begins with line and key, not with the flag."""
 
     def full(path: Path, text: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -299,7 +299,7 @@ def test_a_busy_port_is_refused(loop: str, name: str, capfd: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("loop", serving.LOOPS)
 def test_an_address_of_another_machine_is_refused(loop: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """RFC 5737: 192.0.2.0/24 is nobody's."""
+    """RFC 5737: 192.0.2.0/24 is reserved for documentation."""
     said = config_error(capfd, "serve", *USER, "--loop", loop, "--host", "192.0.2.1", "--smtp", "0")
     assert "cannot listen on 192.0.2.1 port 0: " in said
 
@@ -326,33 +326,33 @@ def test_without_trio_the_command_says_which_extra_to_install(
 
 def test_warnings_tell_what_vanishes_and_what_is_weak(tmp_path: Path) -> None:
     everything = " ".join(read(*USER).warnings)
-    assert "maildrops, the outbox, grants" in everything
-    assert "off" in everything
+    assert "maildrops, outbox, grants" in everything
+    assert "Logins without TLS are not allowed." in everything
     kept = " ".join(read(*USER, "--legacy", "--maildir", str(tmp_path / "m"), "--outbox", str(tmp_path / "o")).warnings)
-    assert "gone with this process: grants." in kept
+    assert "Not persistent (in memory only): grants." in kept
     for method in ("USER", "APOP", "PLAIN", "LOGIN", "CRAM-MD5"):
         assert method in kept
     off = " ".join(read(*USER, "--grant-lifetime", "0").warnings)
-    assert "No grants" in off
-    assert "maildrops, the outbox." in off
+    assert "Grants are disabled" in off
+    assert "maildrops, outbox." in off
     assert "No accounts" in " ".join(read().warnings)
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ((), "--reuse-port: name the ports, and none of them by 0"),
-        (("--smtp", "2525", "--pop3", "0"), "--reuse-port: name the ports, and none of them by 0"),
+        ((), "--reuse-port: requires fixed ports; set at least one port, and none to 0"),
+        (("--smtp", "2525", "--pop3", "0"), "--reuse-port: requires fixed ports; set at least one port, and none to 0"),
         (
             ("--smtp", "2525"),
-            "--reuse-port: processes cannot share what is in memory: maildrops, the outbox, grants",
+            "--reuse-port: processes cannot share data in memory; set a place for maildrops, outbox, grants",
         ),
-        (("--smtp", "2525", "--outbox", "o", "--grants", "sqlite:g"), "what is in memory: maildrops\n"),
-        (("--smtp", "2525", "--maildir", "m", "--grants", "sqlite:g"), "what is in memory: the outbox\n"),
-        (("--smtp", "2525", "--maildir", "m", "--outbox", "o"), "what is in memory: grants\n"),
+        (("--smtp", "2525", "--outbox", "o", "--grants", "sqlite:g"), "set a place for maildrops\n"),
+        (("--smtp", "2525", "--maildir", "m", "--grants", "sqlite:g"), "set a place for outbox\n"),
+        (("--smtp", "2525", "--maildir", "m", "--outbox", "o"), "set a place for grants\n"),
         (
             ("--smtp", "2525", "--maildir", "m", "--outbox", "o", "--grant-lifetime", "0"),
-            "--reuse-port: every process would make up a certificate of its own: give --cert and --key",
+            "--reuse-port: each process would have its own temporary certificate; set --cert and --key",
         ),
     ],
 )
@@ -377,7 +377,7 @@ def test_where_no_port_can_be_shared_it_is_refused(
     assert serving.stores.grants is not None
     serving.stores.grants.close()
     monkeypatch.delattr(socket, "SO_REUSEPORT")
-    assert "this system lets no two processes" in config_error(capfd, "serve", *words, "--reuse-port")
+    assert "not supported on this system" in config_error(capfd, "serve", *words, "--reuse-port")
 
 
 @pytest.mark.parametrize(("user", "warned"), [(0, True), (1000, False)])
@@ -421,11 +421,13 @@ def test_certified_clients_are_asked_for_their_certificates(authority: trustme.C
 
 
 def test_who_certifies_clients_and_what_their_names_open_go_together(capfd: pytest.CaptureFixture[str]) -> None:
-    assert "go together" in config_error(capfd, "serve", *USER, "--client-ca", "x")
-    assert "go together" in config_error(capfd, "serve", *USER, "--client-name", "CN:x=alice")
+    assert "must be set together" in config_error(capfd, "serve", *USER, "--client-ca", "x")
+    assert "must be set together" in config_error(capfd, "serve", *USER, "--client-name", "CN:x=alice")
 
 
-@pytest.mark.parametrize(("text", "says"), [(None, "cannot be read"), ("certificate", "holds no certificates in PEM")])
+@pytest.mark.parametrize(
+    ("text", "says"), [(None, "cannot be read"), ("certificate", "contains no certificates in PEM")]
+)
 def test_a_client_ca_that_is_none_is_refused(
     text: str | None, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -451,7 +453,7 @@ def test_warnings_tell_what_the_accounts_cannot_answer_and_what_tells_them_apart
 
 @pytest.mark.parametrize("password", ["\U0001f511", "\u00ad", os.fsdecode(b"caf\xe9")])
 def test_a_password_that_scram_does_not_take_keeps_it_from_the_offer(password: str) -> None:
-    """RFC 4013 section 2.5: Unicode 3.2 does not know it, nothing is left of it, or it is no UTF-8."""
+    """RFC 4013 section 2.5: unassigned in Unicode 3.2, empty after mapping, or not valid UTF-8."""
     serving_ = read(*USER, "--user", f"bob:{password}")
     proofs = serving_.stores.accounts.proofs
     assert not proofs & {stores.Proof.SCRAM_SHA_1, stores.Proof.SCRAM_SHA_256}

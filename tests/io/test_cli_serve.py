@@ -1,4 +1,4 @@
-"""``mailauth serve`` as a process: it says what it does, listens where it was told, and ends cleanly by a signal."""
+"""``mailauth serve`` as a process: what it prints, where it listens, and a clean end on a signal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def trusted(path: Path) -> ssl.SSLContext:
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("loop", LOOPS)
 def test_it_listens_and_ends_cleanly_by_a_signal(loop: str, end: signal.Signals, tmp_path: Path) -> None:
-    """Even with a client in the middle of a session."""
+    """A client with an open session gets 421."""
     with served(tmp_path, "--loop", loop, *USER, end=end) as server, contextlib.ExitStack() as stack:
         assert server.ports["pid"] == server.process.pid
         for name in ("smtp", "smtps", "pop3", "pop3s"):
@@ -50,7 +50,7 @@ def test_sighup_takes_up_accounts_and_certificate_and_drops_no_session(loop: str
     accounts.write_text("alice:{PLAIN}one\nbob:{PLAIN}two\n")
     words = ("--loop", loop, "--accounts", str(accounts), "--cert", str(cert), "--key", str(key))
     with served(tmp_path, *words) as server:
-        server.wait_for("WARNING certificate warning=")  # a day is not long
+        server.wait_for("WARNING certificate warning=")  # it expires in one day
         shown = cert.read_bytes()
         context = ssl.create_default_context(cadata=shown.decode())
         with (
@@ -70,7 +70,7 @@ def test_sighup_takes_up_accounts_and_certificate_and_drops_no_session(loop: str
                 another.login("carol", "three")
             cert.write_text("none")
             server.process.send_signal(signal.SIGHUP)
-            server.wait_for("the one before stays: ")
+            server.wait_for("keeping the previous certificate: ")
             with smtplib.SMTP_SSL("127.0.0.1", server.port("smtps"), timeout=10, context=context) as another:
                 another.login("carol", "three")
             assert hers.noop()[0] == 250
@@ -111,10 +111,10 @@ def test_the_throw_away_certificate_is_good_for_whoever_trusts_ca_out(loop: str,
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_without_legacy_no_login_is_offered_in_clear(loop: str, tmp_path: Path) -> None:
-    """architecture.md, invariant 3: PASS is never sent, and there is no timestamp to answer by APOP."""
+    """architecture.md, invariant 3: USER is rejected, and the greeting has no timestamp for APOP."""
     authority = tmp_path / "authority.pem"
     with served(tmp_path, "--loop", loop, *USER, "--ca-out", str(authority)) as server:
-        assert any("Legacy methods are off" in line for line in server.said)
+        assert any("Logins without TLS are not allowed" in line for line in server.said)
         with smtplib.SMTP("127.0.0.1", server.port("smtp"), "client.test", timeout=10) as client:
             client.ehlo()
             assert not client.has_extn("auth")
@@ -189,7 +189,7 @@ def test_version_is_that_of_the_distribution() -> None:
 def test_output_that_goes_nowhere_makes_no_traceback(
     error: OSError, says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """As in ``mailauth methods | head -1``."""
+    """A closed pipe, as in ``mailauth methods | head -1``, or a full disk."""
 
     def gone(loops: object, *, as_json: bool) -> int:
         raise error

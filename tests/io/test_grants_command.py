@@ -1,4 +1,4 @@
-"""``--grants`` and ``mailauth grants``: which store it is, what lives there, and one sentence for whatever is wrong."""
+"""``--grants`` and ``mailauth grants``: list and revoke grants in each store, and errors in one sentence."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 def command(capfd: pytest.CaptureFixture[str], *words: str) -> str:
-    """What ``mailauth grants`` prints."""
+    """Run ``mailauth grants`` and return its output."""
     assert cli.main(("grants", *words)) == 0
     said = capfd.readouterr()
     assert said.err == ""
@@ -80,40 +80,39 @@ def test_what_lives_is_listed_and_revoked_by_identity_and_by_address(
     assert head == "ADDRESS      IDENTITY  SECONDS LEFT"
     assert [tuple(row.split()[:2]) for row in rows] == list(LOGINS)
     assert all(1700 < int(row.split()[2]) <= 1800 for row in rows)
-    assert command(capfd, "revoke", "::ffff:192.0.2.1", *words) == "2 of 192.0.2.1 revoked\n"
-    assert command(capfd, "revoke", "Alice@EXAMPLE.test", *words) == "2 of alice revoked\n"
-    assert command(capfd, "revoke", "alice", *words) == "0 of alice revoked\n"
+    assert command(capfd, "revoke", "::ffff:192.0.2.1", *words) == "revoked 2 grants of 192.0.2.1\n"
+    assert command(capfd, "revoke", "Alice@EXAMPLE.test", *words) == "revoked 2 grants of alice\n"
+    assert command(capfd, "revoke", "alice", *words) == "revoked 0 grants of alice\n"
     assert command(capfd, "list", *words) == "no grants\n"
 
 
 def test_an_address_means_its_whole_prefix(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """As the servers have it: by the same flag, or by their file."""
+    """The prefix length comes from the configuration file of the servers, or from the flag."""
     path = tmp_path / "grants.db"
     fill(stores.SqliteGrants(path, ipv6_prefix=64), ("2001:db8::1", "alice"))
     file = private(tmp_path / "mailauth.toml", '[grants]\nstore = "sqlite:grants.db"\nipv6_prefix = 64\n')
     words = ("revoke", "2001:db8::2")
-    assert command(capfd, *words, "--grants", f"sqlite:{path}") == "0 of 2001:db8::2 revoked\n"
-    assert command(capfd, *words, "--config", str(file)) == "1 of 2001:db8:: revoked\n"
+    assert command(capfd, *words, "--grants", f"sqlite:{path}") == "revoked 0 grants of 2001:db8::2\n"
+    assert command(capfd, *words, "--config", str(file)) == "revoked 1 grant of 2001:db8::\n"
 
 
 def test_grants_in_memory_are_nobody_elses(capfd: pytest.CaptureFixture[str]) -> None:
-    assert "known to their server alone; name the store that servers share: --grants" in config_error(
-        capfd, "grants", "list"
-    )
+    said = config_error(capfd, "grants", "list")
+    assert "only by their own server; set a SQLite file or a Redis URL with --grants" in said
     assert "list|revoke" in config_error(capfd, "grants")
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--grants", "sqlite:none/grants.db"), "--grants: none/grants.db is not there"),
-        (("--grants", "sqlite:"), "there is no file without a name"),
-        (("--grants", "elsewhere"), "write memory or sqlite:FILE, or redis://HOST:PORT/DATABASE, rediss://"),
-        (("--grants", "redis://:hunter2@127.0.0.1:x"), "write memory or sqlite:FILE, or redis://HOST:PORT/DATABASE"),
+        (("--grants", "sqlite:none/grants.db"), "--grants: none/grants.db does not exist"),
+        (("--grants", "sqlite:"), "invalid path: ''"),
+        (("--grants", "remote"), "use memory, sqlite:FILE, redis://HOST:PORT/DATABASE, rediss://"),
+        (("--grants", "redis://:hunter2@127.0.0.1:x"), "use memory, sqlite:FILE, redis://HOST:PORT/DATABASE"),
         (("--grants", "redis://127.0.0.1", "--redis-password-file", "none"), "none cannot be read: No such file"),
-        (("--redis-password-file", "none"), "--redis-password-file: is of use only with a Redis in --grants"),
-        (("--grant-lifetime", "0"), "--grant-lifetime: is 0, so there are no grants"),
-        (("--grants", "redis://:hunter2@127.0.0.1:1"), "in redis://127.0.0.1:1/0 cannot be asked: Error 111"),
+        (("--redis-password-file", "none"), "--redis-password-file: requires a Redis URL in --grants"),
+        (("--grant-lifetime", "0"), "--grant-lifetime: 0 disables grants"),
+        (("--grants", "redis://:hunter2@127.0.0.1:1"), "cannot access the grants in redis://127.0.0.1:1/0: Error 111"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_sentence(words: tuple[str, ...], says: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -126,11 +125,11 @@ def test_whom_a_revocation_is_for_must_be_somebody(tmp_path: Path, capfd: pytest
     stores.SqliteGrants(tmp_path / "g").close()
     for whose in ("a b", "alice@elsewhere.test", "192.0.2.1/24"):
         said = config_error(capfd, "grants", "revoke", whose, "--grants", f"sqlite:{tmp_path / 'g'}")
-        assert f"{whose!r} is no address and no identity: write letters" in said
+        assert f"invalid identity or address: {whose!r}; " in said
 
 
 def test_what_redis_quotes_of_a_command_is_not_told() -> None:
-    """Where ``rename-command`` has taken AUTH away, its arguments come back in the error."""
+    """If ``rename-command`` has removed AUTH, the error quotes its arguments, the password among them."""
     error = ResponseError("unknown command `AUTH`, with args beginning with: `mail`, `hunter2`, ")
     assert grants_option.describe_error(error) == "unknown command `AUTH`"
 
@@ -139,9 +138,9 @@ def test_a_wrong_password_is_told_without_it(
     redis: RedisServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = ("grants", "list", "--grants", f"redis://127.0.0.1:{redis.port}")
-    assert "cannot be asked: Authentication required" in config_error(capfd, *words)
+    assert "/0: Authentication required" in config_error(capfd, *words)
     said = config_error(capfd, *words, "--redis-password-file", str(private(tmp_path / "p", "hunter2")))
-    assert "cannot be asked: invalid username-password pair" in said
+    assert "/0: invalid username-password pair" in said
     assert "hunter2" not in said
 
 
@@ -151,7 +150,7 @@ def test_a_file_of_another_program_is_no_traceback(tmp_path: Path) -> None:
     assert done.stderr.endswith(" cannot keep grants: file is not a database\n")
 
 
-# The settings of ``mailauth serve``
+# The settings of ``mailauth serve``.
 
 
 def settings_complaint(capfd: pytest.CaptureFixture[str], *words: str) -> str:
@@ -164,7 +163,7 @@ def test_serve_refuses_a_store_that_it_cannot_have(
     monkeypatch.setattr("os.umask", lambda mask: 0o022)
     missing = tmp_path / "none"
     said = settings_complaint(capfd, "--grants", f"sqlite:{missing / 'g'}")
-    assert said == f"mailauth serve: --grants: {missing} is no directory that can be written\n"
+    assert said == f"mailauth serve: --grants: {missing} is not a writable directory\n"
     shared = private(tmp_path / "g", "")
     shared.chmod(0o644)
     said = settings_complaint(capfd, "--grants", f"sqlite:{shared}")
@@ -175,7 +174,7 @@ def test_serve_refuses_a_store_that_it_cannot_have(
     assert f"say: chmod 600 {password}" in said
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "mailauth[redis]" in settings_complaint(capfd, "--grants", "redis://127.0.0.1")
-    assert "'10.0.0.1/8' is no network" in settings_complaint(capfd, "--no-grants-from", "10.0.0.1/8")
+    assert "invalid network: '10.0.0.1/8'" in settings_complaint(capfd, "--no-grants-from", "10.0.0.1/8")
 
 
 def test_check_config_looks_at_the_store_and_makes_nothing(tmp_path: Path) -> None:
@@ -193,14 +192,16 @@ def test_check_config_looks_at_the_store_and_makes_nothing(tmp_path: Path) -> No
 
 
 def test_a_password_for_redis_stands_in_a_file_of_its_own(tmp_path: Path) -> None:
-    """In a configuration that others may read it would be no secret, and on a command line it is none."""
+    """Other users may be able to read the configuration file, and can see the command line."""
     path = private(tmp_path / "mailauth.toml", '[grants]\nstore = "redis://:hunter2@127.0.0.1"\n')
     (found,) = config.check(settings_file.read(path).settings({}))
-    assert str(found) == f"{path}:2: [grants] store: leave the password to [grants] redis_password_file"
+    assert (
+        str(found) == f"{path}:2: [grants] store: the URL must not contain a password; use [grants] redis_password_file"
+    )
     told = cli.settings_of(cli.build_parser().parse_args(["serve", *USER, "--grants", "redis://:hunter2@127.0.0.1"]))
     assert "hunter2" not in repr(told)
     serving = config.read(told)
-    assert any("A password for Redis on the command line" in warning for warning in serving.warnings)
+    assert any("The Redis password is on the command line" in warning for warning in serving.warnings)
     assert "hunter2" not in repr(serving)
 
 
@@ -208,10 +209,10 @@ def test_a_password_file_has_one_line(tmp_path: Path) -> None:
     file = private(tmp_path / "p", "")
     path = private(tmp_path / "mailauth.toml", '[grants]\nstore = "redis://127.0.0.1"\nredis_password_file = "p"\n')
     (found,) = config.check(settings_file.read(path).settings({}))
-    assert str(found) == f"{path}:3: [grants] redis_password_file: {file} is empty"
+    assert str(found) == f"{path}:3: [grants] redis_password_file: {file} is empty; write the password to it"
     file.write_bytes(b"\xff")
     (found,) = config.check(settings_file.read(path).settings({}))
-    assert str(found).endswith("is not text in UTF-8")
+    assert str(found).endswith("is not valid UTF-8")
     file.write_text("hunter2\n")
     shared = grants_option.shared(settings_file.read(path).settings({}))
     assert isinstance(shared, RedisGrants)

@@ -54,7 +54,7 @@ SECRETS = [
     SECRET + "\u05d0".encode(),
     SECRET * 60,
 ]
-"""None of them can be sent or kept everywhere: NUL, a line end, no UTF-8, two that SASLprep prohibits, too long."""
+"""Each is invalid somewhere: NUL, a line end, invalid UTF-8, two that SASLprep prohibits, and one that is too long."""
 
 TAKERS: dict[str, Callable[[bytes], object]] = {
     "PLAIN": lambda secret: sasl.PlainClient(authentication_identity="alice", password=secret).respond(None),
@@ -83,12 +83,12 @@ TAKERS: dict[str, Callable[[bytes], object]] = {
     "Redis": lambda secret: RedisAddress.read(f"redis://host:{secret.decode('latin-1')}"),
     "Redis by a word": lambda secret: parsers.grants_place(f"redis://host:{secret.decode('latin-1')}"),
 }
-"""What takes a secret, and may raise an exception of ours about it."""
+"""Functions that take a secret and may raise an exception about it."""
 
 
 @pytest.mark.parametrize("taker", TAKERS.values(), ids=TAKERS)
 def test_no_exception_of_ours_shows_a_secret_in_its_traceback(taker: Callable[[bytes], object]) -> None:
-    """A session that fails is logged with its message and traceback, and with those of what led to it."""
+    """A failed session is logged with the message and traceback of its exception and of the causes."""
     raised = 0
     for secret in SECRETS:
         try:

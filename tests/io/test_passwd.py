@@ -1,4 +1,4 @@
-"""``mailauth passwd``: a line that ``mailauth serve --accounts`` takes, from a password that is shown nowhere."""
+"""``mailauth passwd`` prints a line that ``mailauth serve --accounts`` accepts, and never shows the password."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mailauth_io.stores import AccountsFile, MemoryAccounts
 
 
 class Terminal:
-    """Standard input that is a terminal, or is none and holds octets."""
+    """Standard input: a terminal if *data* is None, otherwise a pipe that contains *data*."""
 
     def __init__(self, data: bytes | None) -> None:
         self._octets = data
@@ -29,7 +29,7 @@ class Terminal:
 def run(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], data: bytes, *words: str
 ) -> tuple[object, str, str]:
-    """Its exit status, what it wrote, and what it complained of."""
+    """Run ``mailauth passwd`` and return its exit status, standard output and standard error."""
     status: object
     monkeypatch.setattr(sys, "stdin", Terminal(data))
     try:
@@ -67,11 +67,11 @@ def test_the_line_is_one_that_serve_takes(
         (b"\n", ("alice",), "1 to 1024 octets"),
         (b"hunter:2", ("alice", "--scheme", "PLAIN"), "colon"),
         (b"hunter\xff", ("alice",), "UTF-8"),
-        (b"hunter2", ("al ice",), "no mailbox name"),
-        (b"hunter2", ("al:ice",), "no mailbox name"),
-        (b"hunter2", ("alice@",), "no mailbox name"),
-        (b"hunter2", ("alice@a:b",), "no mailbox name"),
-        (b"hunter2", ("alice@b\u00fccher.test",), "no mailbox name"),
+        (b"hunter2", ("al ice",), "invalid mailbox name"),
+        (b"hunter2", ("al:ice",), "invalid mailbox name"),
+        (b"hunter2", ("alice@",), "invalid mailbox name"),
+        (b"hunter2", ("alice@a:b",), "invalid mailbox name"),
+        (b"hunter2", ("alice@b\u00fccher.test",), "invalid mailbox name"),
         (b"hunter2", ("alice", "--scheme", "MD5"), "invalid choice"),
         (b"hunter2", (), "NAME"),
     ],
@@ -87,7 +87,7 @@ def test_what_cannot_be_done_is_one_sentence_without_the_password(
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, *passwords: str) -> None:
-    """A terminal at which somebody types."""
+    """Replace standard input by a terminal at which *passwords* are typed."""
     monkeypatch.setattr(sys, "stdin", Terminal(None))
     typed: Iterator[str] = iter(passwords)
 
@@ -109,7 +109,7 @@ def test_at_a_terminal_it_asks_twice_without_echo(
 
 
 @pytest.mark.parametrize(
-    ("typed", "says"), [(("one", "two"), "not the same"), ((), "no password"), (("one",), "no pass")]
+    ("typed", "says"), [(("one", "two"), "do not match"), ((), "no password"), (("one",), "no pass")]
 )
 def test_at_a_terminal_a_slip_of_the_finger_writes_nothing(
     typed: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

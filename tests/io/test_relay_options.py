@@ -73,7 +73,8 @@ def test_a_url_names_host_port_tls_and_user(text: str, fields: tuple[object, ...
 )
 def test_what_is_no_such_url_is_not_quoted(text: str) -> None:
     with pytest.raises(
-        ValueParseError, match=r"^write smtp://HOST:PORT or smtps://USER@HOST:PORT, and the password into a file$"
+        ValueParseError,
+        match=r"^invalid relay URL; use smtp://HOST:PORT or smtps://USER@HOST:PORT, and put the password in a file$",
     ):
         next_hop(text)
 
@@ -116,7 +117,9 @@ def test_a_password_goes_in_clear_text_by_two_options_alone(password: Path) -> N
     for words in ((), ("--relay-tls", "required"), ("--relay-tls", "opportunistic")):
         found = hop(*login, *words)
         assert (found.needs_tls, found.clear_text_login) == (True, False)
-        assert "needs a user name and --relay-tls none" in config_error(*login, *words, "--relay-clear-text-login")
+        assert "requires a user name in the URL and --relay-tls none" in config_error(
+            *login, *words, "--relay-clear-text-login"
+        )
     none = hop(*login, "--relay-tls", "none")
     assert (none.ssl_context, none.needs_tls, none.clear_text_login) == (None, False, False)
     both = hop(*login, "--relay-tls", "none", "--relay-clear-text-login")
@@ -126,17 +129,20 @@ def test_a_password_goes_in_clear_text_by_two_options_alone(password: Path) -> N
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("smtp://u@hop.test",), "Mail for elsewhere goes to smtp://hop.test:25 at once."),
-        (("smtp://hop.test",), "It goes there in clear text if no TLS can be had; inside TLS any certificate will do."),
-        (("smtp://hop.test", "--relay-tls", "none"), "It goes there in clear text."),
-        (("smtp://u@hop.test", "--relay-tls", "none"), "The login there goes by SCRAM alone, without TLS."),
+        (("smtp://u@hop.test",), "Remote mail is relayed to smtp://hop.test:25."),
+        (
+            ("smtp://hop.test",),
+            "Mail is relayed in clear text if TLS is not available; the certificate is not verified.",
+        ),
+        (("smtp://hop.test", "--relay-tls", "none"), "Remote mail is relayed in clear text, without TLS."),
+        (("smtp://u@hop.test", "--relay-tls", "none"), "The login to the relay uses SCRAM, without TLS."),
         (
             ("smtp://u@hop.test", "--relay-tls", "none", "--relay-clear-text-login"),
-            "The login there goes in clear text.",
+            "The login to the relay sends the password in clear text.",
         ),
         (
             ("smtp://u@hop.test", "--relay-tls", "opportunistic"),
-            "It and the password for it go there inside TLS, where any certificate will do.",
+            "Mail and password are sent to the relay over TLS, but its certificate is not verified.",
         ),
     ],
 )
@@ -179,21 +185,24 @@ def test_a_password_file_that_is_none_is_one_sentence(data: bytes | None, mode: 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--relay-to", "smtp://hop.test", "--outbox", "OUT"), "leave out one of --relay-to and --outbox"),
+        (("--relay-to", "smtp://hop.test", "--outbox", "OUT"), "remove one of --relay-to and --outbox"),
         (("--relay-to", "smtp://localhost:2525", "--smtp", "2525"), "this server itself"),
         (("--relay-to", "smtps://[::1]:465", "--host", "::", "--smtps", "465"), "this server itself"),
-        (("--relay-to", "smtps://relayuser@hop.test"), "go together"),
-        (("--relay-to", "smtps://hop.test", "--relay-password-file", "PASSWORD"), "go together"),
-        (("--relay-password-file", "PASSWORD"), "goes with --relay-to alone"),
-        (("--relay-ca", "CA"), "goes with --relay-to alone"),
-        (("--relay-tls", "required"), "goes with --relay-to alone"),
-        (("--relay-to", "smtps://hop.test", "--relay-tls", "opportunistic"), "smtps:// is TLS always"),
-        (("--relay-to", "smtps://hop.test", "--relay-tls", "none"), "smtps:// is TLS always"),
-        (("--relay-to", "smtp://hop.test", "--relay-ca", "CA", "--relay-tls", "none"), "can only be required"),
-        (("--relay-clear-text-login",), "goes with --relay-to alone"),
-        (("--relay-to", "smtp://hop.test", "--relay-tls", "none", "--relay-clear-text-login"), "needs a user name and"),
-        (("--relay-to", "smtps://u@hop.test", "--relay-clear-text-login"), "needs a user name and --relay-tls none"),
-        (("--relay-to", "smtp://hop.test", "--relay-ca", "CA", "--relay-tls", "opportunistic"), "can only be required"),
+        (("--relay-to", "smtps://relayuser@hop.test"), "must be set together"),
+        (("--relay-to", "smtps://hop.test", "--relay-password-file", "PASSWORD"), "must be set together"),
+        (("--relay-password-file", "PASSWORD"), "requires --relay-to"),
+        (("--relay-ca", "CA"), "requires --relay-to"),
+        (("--relay-tls", "required"), "requires --relay-to"),
+        (("--relay-to", "smtps://hop.test", "--relay-tls", "opportunistic"), "smtps:// always uses TLS"),
+        (("--relay-to", "smtps://hop.test", "--relay-tls", "none"), "smtps:// always uses TLS"),
+        (("--relay-to", "smtp://hop.test", "--relay-ca", "CA", "--relay-tls", "none"), "must be required"),
+        (("--relay-clear-text-login",), "requires --relay-to"),
+        (("--relay-to", "smtp://hop.test", "--relay-tls", "none", "--relay-clear-text-login"), "requires a user name"),
+        (
+            ("--relay-to", "smtps://u@hop.test", "--relay-clear-text-login"),
+            "requires a user name in the URL and --relay-tls none",
+        ),
+        (("--relay-to", "smtp://hop.test", "--relay-ca", "CA", "--relay-tls", "opportunistic"), "must be required"),
         (("--relay-to", "smtp://hop.test", "--relay-ca", "MISSING"), "No such file"),
         (("--relay-to", "smtp://hop.test", "--relay-ca", "PASSWORD"), "no certificates in PEM"),
     ],
@@ -240,7 +249,7 @@ def test_one_server_relays_to_another_and_says_when_it_cannot(loop: str, tmp_pat
     with bound:
         ca.write_bytes(trustme.CA().cert_pem.bytes())
         with served(first, *words, "--relay-password-file", str(password), "--relay-ca", str(ca)) as near:
-            assert any("takes no mail now" in line for line in near.said)
+            assert any("is not available" in line for line in near.said)
             with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
                 submit(near.port("smtp"), "dinah@far.test")
             assert refused.value.recipients["dinah@far.test"][0] == 451
@@ -260,10 +269,8 @@ def test_one_server_relays_to_another_and_says_when_it_cannot(loop: str, tmp_pat
         to = f"smtps://relayuser@localhost:{far.port('smtps')}"
         more = ("--relay-to", to, "--relay-password-file", str(password), "--relay-ca", str(ca))
         with served(first, "--loop", loop, *USER, "--legacy", *more) as near:
-            assert not any("takes no mail now" in line for line in near.said)
-            assert any(
-                f"Mail for elsewhere goes to smtps://localhost:{far.port('smtps')}" in line for line in near.said
-            )
+            assert not any("is not available" in line for line in near.said)
+            assert any(f"Remote mail is relayed to smtps://localhost:{far.port('smtps')}" in line for line in near.said)
             assert set(submit(near.port("smtp"), "dinah@far.test", "nobody@far.test")) == {"nobody@far.test"}
             assert "hop secret" not in near.log.read_text()
         assert len(messages(maildir / "dinah")) == 1

@@ -1,4 +1,4 @@
-"""A certificate that is renewed while the server runs: the next handshake shows it, and no bad one takes its place."""
+"""A certificate that is renewed while the server runs: the next handshake uses it, unless it is invalid."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_what_is_no_certificate_has_no_validity(data: bytes) -> None:
 
 
 def test_the_least_version_of_tls_is_that_of_the_context_that_is_renewed() -> None:
-    """RFC 8996; what a context allows that is told nothing differs from system to system."""
+    """RFC 8996.  The default minimum of a new context differs between systems."""
 
     def make() -> BindingContext:
         made = server_context()
@@ -80,7 +80,7 @@ def test_a_certificate_that_is_not_good_now_is_one_sentence_at_the_start(
 
 
 class Files:
-    """A certificate and a key that can be written anew, and a context of them, at a time that is told."""
+    """A certificate and a key that can be replaced, a context that loads them, and a clock."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -90,7 +90,7 @@ class Files:
         self.context = RenewingContext.of(lambda: config._context(settings), [self.cert, self.key], self.clock)
 
     def write(self, *, days: float) -> None:
-        """New ones, which have rested."""
+        """Write a new certificate and key, old enough to be loaded."""
         self.cert, self.key = write(self.directory, not_before=NOW - 100 * DAY, not_after=NOW + days * DAY)
         self.rest()
 
@@ -109,7 +109,10 @@ def files(tmp_path: Path) -> Files:
 
 
 def step_handshake(context: ssl.SSLContext, between: Callable[[], None] = lambda: None) -> tuple[bytes, ssl.SSLObject]:
-    """A handshake in memory, *between* before the client's last word: the certificate shown, and the server's side."""
+    """Make a handshake in memory, with *between* called before its last step.
+
+    Return the certificate that the client received, and the server's TLS object.
+    """
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -136,13 +139,13 @@ def test_the_next_handshake_shows_the_new_certificate(files: Files, caplog: pyte
     before = files.written
     assert step_handshake(files.context)[0] == before
     files.write(days=90)
-    assert step_handshake(files.context)[0] == before  # nobody looks more often than that
+    assert step_handshake(files.context)[0] == before  # the next check is not due yet
     files.clock.now += renewal.INTERVAL
     shown, server = step_handshake(files.context)
     assert shown == files.written != before
     assert isinstance(server.context, type(files.context._current))
     assert server.context.channel_bindings == channel_bindings(files.written) != {}
-    assert warnings(caplog) == [f'INFO certificate warning="{files.cert} has changed and was taken up"']
+    assert warnings(caplog) == [f'INFO certificate warning="reloaded {files.cert}"']
 
 
 def test_a_handshake_under_way_goes_on_by_the_certificate_that_it_began_by(files: Files) -> None:
@@ -159,7 +162,7 @@ def test_a_handshake_under_way_goes_on_by_the_certificate_that_it_began_by(files
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda files: files.cert.write_text("none"), "are not a certificate and its key"),
+        (lambda files: files.cert.write_text("none"), "must be a certificate and its private key"),
         (lambda files: files.cert.unlink(), "cannot be read: No such file"),
         (lambda files: files.key.chmod(0o644), "can be read or changed by others"),
         (lambda files: files.write(days=-1), "expired on"),
@@ -174,7 +177,7 @@ def test_a_bad_one_changes_nothing_and_is_told_once(
         files.context.look(at_once=True)
     assert step_handshake(files.context)[0] == before
     (told,) = warnings(caplog)
-    assert told.startswith('ERROR certificate warning="the one before stays: --')
+    assert told.startswith('ERROR certificate warning="keeping the previous certificate: --')
     assert says in told
     files.write(days=90)
     files.context.look(at_once=True)
@@ -184,7 +187,7 @@ def test_a_bad_one_changes_nothing_and_is_told_once(
 def test_files_that_vanish_while_they_are_read_change_nothing(
     files: Files, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever renews moves files about just then; the server must not end by it."""
+    """A renewal program may move the files at that moment.  The server must keep running."""
     before = files.written
 
     def gone(*_: object, **__: object) -> None:
@@ -200,7 +203,7 @@ def test_files_that_vanish_while_they_are_read_change_nothing(
 
 
 def test_a_certificate_waits_for_its_key(files: Files, caplog: pytest.LogCaptureFixture) -> None:
-    """Between two new files the one does not belong to the other."""
+    """While only one of the two files is new, they do not match."""
     before, key = files.written, files.key.read_bytes()
     files.write(days=90)
     new_key = files.key.read_bytes()
@@ -212,7 +215,7 @@ def test_a_certificate_waits_for_its_key(files: Files, caplog: pytest.LogCapture
     files.rest()
     files.context.look()
     assert step_handshake(files.context)[0] == files.written
-    assert "is not that of the certificate" in caplog.text
+    assert "does not match the certificate" in caplog.text
 
 
 def test_a_file_that_has_just_been_written_is_left_for_later_unless_it_is_to_be_at_once(files: Files) -> None:

@@ -128,7 +128,7 @@ def test_processes_on_one_port_share_maildrops_and_grants(loop: str, tmp_path: P
             reader.quit()
 
         done = run("grants", "revoke", "alice", "--grants", f"sqlite:{tmp_path / 'grants.db'}")
-        assert done.stdout == "1 of alice revoked\n", done.stderr
+        assert done.stdout == "revoked 1 grant of alice\n", done.stderr
         assert not any(may_relay(one) for _ in range(ROUNDS))
         for server_process in (one, other):
             log = server_process.log.read_text()

@@ -1,4 +1,4 @@
-"""The systemd unit of the documentation, and the configuration in the README: both say what the command understands."""
+"""The systemd unit in the documentation and the configuration in the README are valid."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXAMPLE = ROOT / "docs" / "example.toml"
 
 
 def unit() -> dict[str, list[str]]:
-    """What stands in the unit, by key; systemd takes a key as often as it comes."""
+    """Return the values of each key in the unit.  A key may occur more than once."""
     found: dict[str, list[str]] = {}
     for key, value in re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE):
         found.setdefault(key, []).append(value)
@@ -51,7 +51,9 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
         pytest.skip("systemd is not installed here")
     path = tmp_path / UNIT.name
     (program, *_) = shlex.split(unit()["ExecStart"][0])
-    path.write_text(UNIT.read_text().replace(program, sys.executable))  # it must be there
+    path.write_text(
+        UNIT.read_text().replace(program, sys.executable)
+    )  # systemd-analyze requires that the program exists
     done = subprocess.run([analyze, "verify", str(path)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -1,4 +1,4 @@
-"""Settings: one table for flags and file; each complaint names file, line and key, and a flag comes before the file."""
+"""Settings: one table for flags and file, errors with file, line and key, and flags that override the file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mailauth_io.cli.settings import OPTIONS, Settings
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "example.toml"
 KEY = re.compile(r"#([a-z0-9_]+ = )")
-"""A key of the example, commented out; its prose begins with ``# ``."""
+"""A key of the example, commented out.  Its prose begins with ``# ``."""
 
 
 def written(directory: Path, text: str, mode: int = 0o600) -> Path:
@@ -34,7 +34,7 @@ def settings(*words: str) -> Settings:
 
 
 def errors(directory: Path, text: str, mode: int = 0o600) -> list[str]:
-    """What is wrong with *text*, without the name of its file."""
+    """Return the errors of a file with *text*, without the name of the file."""
     path = written(directory, text, mode)
     return [str(each).removeprefix(f"{path}") for each in settings_file.read(path).errors]
 
@@ -117,63 +117,71 @@ def test_a_path_in_a_file_is_relative_to_its_directory_and_one_in_a_flag_is_not(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[listen]\nhost = []\n", [":2: [listen] host: there is no such key here; did you mean hosts?"]),
-        ("[grants]\nx = 1\n", [":2: [grants] x: there is no such key here; there are ..."]),
-        ("\n[listne]\nsmtp = 25\n", [":2: [listne]: there is no such table here; did you mean listen?"]),
-        ("smtp = 25\n", [":1: smtp: stands above all tables; put it below [listen]"]),
-        ("x = 25\n", [":1: x: there is no such table here; there are ..."]),
-        ("listen = 25\n", [":1: listen: must be a table, written as [listen]"]),
-        ("[[listen]]\nsmtp = 25\n", [":1: listen: must be a table, written as [listen]"]),
-        ('[listen]\nsmtp = "25"\n', [":2: [listen] smtp: must be a whole number"]),
-        ("[listen]\nsmtp = 25.0\n", [":2: [listen] smtp: must be a whole number"]),
-        ("[listen]\nsmtp = true\n", [":2: [listen] smtp: must be a whole number"]),
-        ("[listen]\nsmtp = 65536\n", [":2: [listen] smtp: '65536' is no port from 0 to 65535"]),
-        ("[listen]\nsmtp = -1\n", [":2: [listen] smtp: '-1' is no port from 0 to 65535"]),
-        ('[listen]\nhosts = "::1"\n', [":2: [listen] hosts: must be a list, each element text in quotes"]),
-        ("[listen]\nhosts = [1]\n", [":2: [listen] hosts: must be a list, each element text in quotes"]),
-        ('[listen]\nhosts = ["::1", "x"]\n', [":2: [listen] hosts: 'x' is no IP address"]),
-        ("[listen]\nhosts = []\n", [":2: [listen] hosts: must not be empty; leave it out for what is usual"]),
-        ("[accounts]\nlegacy = 1\n", [":2: [accounts] legacy: must be true or false"]),
-        ("[grants]\nlifetime = nan\n", [":2: [grants] lifetime: 'nan' is no number of seconds, 0 or more"]),
-        ("[grants]\nlifetime = true\n", [":2: [grants] lifetime: must be a number"]),
-        ('[tls]\nkey = ""\n', [":2: [tls] key: there is no file without a name"]),
-        ('[accounts]\nusers = ["x"]\n', [":2: [accounts] users: write NAME:PASSWORD, with a colon between the two"]),
-        ('# [listen]\n[ "listen" ] # here\n\n "smtp"= -1\n', [":4: [listen] smtp: '-1' is no port from 0 to 65535"]),
-        ("listen.smtp = -1\n", [":1: [listen] smtp: '-1' is no port from 0 to 65535"]),
-        ("\nlisten = { pop3 = -1 }\n", [":2: [listen] pop3: '-1' is no port from 0 to 65535"]),
-        ("[listen]\nsmtp = -1\n[mail]\nsmtp = 1\n[listen.pop3]\nx=1\n", [
-            ":2: [listen] smtp: '-1' is no port from 0 to 65535",
-            ":4: [mail] smtp: there is no such key here; there are ...",
-            ":5: [listen] pop3: must be a whole number",
+        ("[listen]\nhost = []\n", [":2: [listen] host: unknown key; did you mean hosts?"]),
+        ("[grants]\nx = 1\n", [":2: [grants] x: unknown key; use one of ..."]),
+        ("\n[listne]\nsmtp = 25\n", [":2: [listne]: unknown table; did you mean listen?"]),
+        ("smtp = 25\n", [":1: smtp: outside of any table; move it below [listen]"]),
+        ("x = 25\n", [":1: x: unknown table; use one of ..."]),
+        ("listen = 25\n", [":1: listen: must be a table; write [listen]"]),
+        ("[[listen]]\nsmtp = 25\n", [":1: listen: must be a table; write [listen]"]),
+        ('[listen]\nsmtp = "25"\n', [":2: [listen] smtp: must be an integer"]),
+        ("[listen]\nsmtp = 25.0\n", [":2: [listen] smtp: must be an integer"]),
+        ("[listen]\nsmtp = true\n", [":2: [listen] smtp: must be an integer"]),
+        ("[listen]\nsmtp = 65536\n", [":2: [listen] smtp: invalid port: '65536'; use 0 to 65535"]),
+        ("[listen]\nsmtp = -1\n", [":2: [listen] smtp: invalid port: '-1'; use 0 to 65535"]),
+        ('[listen]\nhosts = "::1"\n', [":2: [listen] hosts: must be a list; each element must be a string in quotes"]),
+        ("[listen]\nhosts = [1]\n", [":2: [listen] hosts: must be a list; each element must be a string in quotes"]),
+        ('[listen]\nhosts = ["::1", "x"]\n', [
+            ":2: [listen] hosts: invalid IP address: 'x'; use one such as 192.0.2.1 or 2001:db8::1"
         ]),
-        ("[listen]\nsmtp = \n", [":2: is no TOML: "]),
-        ("[listen]\nsmtp = 25\nsmtp = 26\n", [":3: is no TOML: "]),
-        ("[listen]\nhosts = [\n", [":2: is no TOML: "]),
+        ("[listen]\nhosts = []\n", [":2: [listen] hosts: must not be empty; remove it to use the default"]),
+        ("[accounts]\nlegacy = 1\n", [":2: [accounts] legacy: must be true or false"]),
+        ("[grants]\nlifetime = nan\n", [
+            ":2: [grants] lifetime: invalid number of seconds: 'nan'; use a finite number, 0 or more"
+        ]),
+        ("[grants]\nlifetime = true\n", [":2: [grants] lifetime: must be a number"]),
+        ('[tls]\nkey = ""\n', [":2: [tls] key: invalid path: ''; use the name of a file or directory"]),
+        ('[accounts]\nusers = ["x"]\n', [
+            ":2: [accounts] users: invalid account; use NAME:PASSWORD, with a colon between name and password"
+        ]),
+        ('# [listen]\n[ "listen" ] # here\n\n "smtp"= -1\n', [":4: [listen] smtp: invalid port: '-1'; use 0 to 65535"]),
+        ("listen.smtp = -1\n", [":1: [listen] smtp: invalid port: '-1'; use 0 to 65535"]),
+        ("\nlisten = { pop3 = -1 }\n", [":2: [listen] pop3: invalid port: '-1'; use 0 to 65535"]),
+        ("[listen]\nsmtp = -1\n[mail]\nsmtp = 1\n[listen.pop3]\nx=1\n", [
+            ":2: [listen] smtp: invalid port: '-1'; use 0 to 65535",
+            ":4: [mail] smtp: unknown key; use one of ...",
+            ":5: [listen] pop3: must be an integer",
+        ]),
+        ("[listen]\nsmtp = \n", [":2: invalid TOML: "]),
+        ("[listen]\nsmtp = 25\nsmtp = 26\n", [":3: invalid TOML: "]),
+        ("[listen]\nhosts = [\n", [":2: invalid TOML: "]),
     ],
 )  # fmt: skip
 def test_an_error_names_file_line_and_key(text: str, expected: list[str], tmp_path: Path) -> None:
-    found = [re.sub(r"(; there are ).+", r"\1...", line) for line in errors(tmp_path, text)]
-    # The words about syntax are those of tomllib, and may change.
-    assert [re.sub(r"(is no TOML: ).+", r"\1", line) for line in found] == expected
+    found = [re.sub(r"(; use one of ).+", r"\1...", line) for line in errors(tmp_path, text)]
+    # The description of a syntax error comes from tomllib and may change.
+    assert [re.sub(r"(invalid TOML: ).+", r"\1", line) for line in found] == expected
 
 
 def test_a_file_that_is_no_text_is_an_error_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "mailauth.toml"
     path.write_bytes(b"[listen]\n# \xff\n")
-    assert [str(each) for each in settings_file.read(path).errors] == [f"{path}:2: is not text in UTF-8"]
+    assert [str(each) for each in settings_file.read(path).errors] == [
+        f"{path}:2: not valid UTF-8; save the file as UTF-8"
+    ]
 
 
 @pytest.mark.parametrize(
     "text", ["a = " + "[" * 20_000, "a = " + "{a=" * 20_000, "[mail]\nmax_message = " + "9" * 5_000]
 )
 def test_a_file_beyond_what_the_reader_bears_is_an_error(text: str, tmp_path: Path) -> None:
-    assert errors(tmp_path, text) == [": is nested too deep, or has a number of thousands of digits"]
+    assert errors(tmp_path, text) == [": nested too deeply, or a number has too many digits; simplify the file"]
 
 
 def test_a_number_of_thousands_of_digits_is_an_error(tmp_path: Path) -> None:
-    """Hexadecimal is read at any length, and is beyond what can be written in decimal."""
+    """Hexadecimal numbers are parsed at any length, but Python limits the length of a decimal one."""
     text = "[mail]\nmax_message = 0x" + "f" * 5_000
-    assert errors(tmp_path, text) == [":2: [mail] max_message: must be a whole number"]
+    assert errors(tmp_path, text) == [":2: [mail] max_message: must be an integer"]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +195,7 @@ def test_a_number_of_thousands_of_digits_is_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_a_network_of_ipv4_mapped_addresses_is_one_of_ipv4(written: str, meant: str) -> None:
-    """Clients in it count as IPv4, so as IPv6 it would hold nobody, and a login there would make a grant."""
+    """IPv4-mapped clients count as IPv4, so an IPv6 network would match no client, and a login would make a grant."""
     told = settings("--no-grants-from", written, "--proxy-from", written)
     assert told.no_grants_from == told.proxy_from == (ipaddress.ip_network(meant),)
 
@@ -203,7 +211,9 @@ def test_a_secret_stands_in_a_file_that_nobody_else_can_read(key: str, tmp_path:
     text = f'[accounts]\n{key} = ["alice:sesame"]\n'
     assert errors(tmp_path, text) == []
     (config_error,) = errors(tmp_path, text, mode=0o640)
-    assert config_error.startswith(f":2: [accounts] {key}: is a secret, and others can read or change this file; say: ")
+    assert config_error.startswith(
+        f":2: [accounts] {key}: is a secret, but other users can read or change this file; run: "
+    )
 
 
 def test_a_secret_is_in_no_repr(tmp_path: Path) -> None:
@@ -218,7 +228,7 @@ def test_what_the_files_hold_is_an_error_with_the_line_of_its_key(tmp_path: Path
     told = settings("--config", str(path))
     assert [str(each) for each in config.check(told)] == [
         f"{path}:2: [accounts] file: {tmp_path / 'accounts'} cannot be read: No such file or directory",
-        f"{path}:4: [tls] certificate: [tls] certificate and [tls] key go together: give both or none",
+        f"{path}:4: [tls] certificate: [tls] certificate and [tls] key must be set together; set both or neither",
     ]
     with pytest.raises(ConfigError, match=re.escape(f"{path}:2: [accounts] file: ")):
         config.read(told)
@@ -228,8 +238,8 @@ def test_check_config_prints_every_error(tmp_path: Path, capfd: pytest.CaptureFi
     path = written(tmp_path, "[listen]\nsmtp = -1\npop3 = -1\n")
     assert cli.main(["check-config", str(path)]) == 2
     assert capfd.readouterr().out == (
-        f"{path}:2: [listen] smtp: '-1' is no port from 0 to 65535\n"
-        f"{path}:3: [listen] pop3: '-1' is no port from 0 to 65535\n"
+        f"{path}:2: [listen] smtp: invalid port: '-1'; use 0 to 65535\n"
+        f"{path}:3: [listen] pop3: invalid port: '-1'; use 0 to 65535\n"
     )
 
 
@@ -242,20 +252,20 @@ def test_check_config_looks_into_the_files_and_makes_nothing(tmp_path: Path, cap
         '[process]\nready_file = "ready"\n',
     )
     assert cli.main(["check-config", str(path)]) == 0
-    assert capfd.readouterr().out == f"{path}: fine\n"
+    assert capfd.readouterr().out == f"{path}: OK\n"
     (tmp_path / "accounts").write_text("alice:{SSHA}c2VzYW1l\n")
     (tmp_path / "out").touch()
     assert cli.main(["check-config", str(path)]) == 2
     said = capfd.readouterr().out
     assert said.startswith(f"{path}:2: [accounts] file: line 1 of {tmp_path / 'accounts'}")
-    assert f"\n{path}:5: [mail] outbox: {tmp_path / 'out'} cannot be written\n" in said
+    assert f"\n{path}:5: [mail] outbox: {tmp_path / 'out'} is not a writable directory\n" in said
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["accounts", "mailauth.toml", "out"]
 
 
 def test_check_config_tells_what_the_files_hold_beside_what_is_written_wrong(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """And nothing that only follows from what was told already: here, that the postmaster has no account."""
+    """Errors that only follow from others are left out: here, that the postmaster has no account."""
     (tmp_path / "accounts").touch(0o600)
     (tmp_path / "accounts").write_text("alice\nbob:{PLAIN}x\ncarol:{NONE}x\n")
     text = '[accounts]\n{}file = "accounts"\n[mail]\npostmaster = "x"\n[tls]\ncertificate = "c"\n[listen]\nx = 1\n'
@@ -278,4 +288,4 @@ def test_each_check_goes_by_tables_that_there_are() -> None:
 def test_serve_refuses_a_file_with_a_mistake_in_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path, "[listen]\nsmtp = -1\npop3 = -1\n")
     assert cli.main(["serve", "--config", str(path)]) == 2
-    assert capfd.readouterr().err == f"mailauth serve: {path}:2: [listen] smtp: '-1' is no port from 0 to 65535\n"
+    assert capfd.readouterr().err == f"mailauth serve: {path}:2: [listen] smtp: invalid port: '-1'; use 0 to 65535\n"

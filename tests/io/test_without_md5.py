@@ -1,4 +1,4 @@
-"""The ready server on a system that allows no MD5 (FIPS mode): CRAM-MD5 and APOP are not there, and all else is."""
+"""The server on a system without MD5 (FIPS mode): all mechanisms but CRAM-MD5 and APOP are available."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mailauth import ACCEPT, NeedData, Question, Send, pop3, smtp
 from mailauth_io.cli import config, main
 
 serving = config.read(main.settings_of(main.build_parser().parse_args(["serve", "--legacy", "--user", "alice:secret"])))
-print(*(warning for warning in serving.warnings if "MD5" in warning or "Legacy" in warning), sep="\\n")
+print(*(warning for warning in serving.warnings if "MD5" in warning or "Logins" in warning), sep="\\n")
 proofs = serving.stores.accounts.proofs
 for machine, said in (
     (smtp.ExtendedServerConnection(serving.config.smtp_settings(proofs), entropy=bytes(32)),
@@ -38,13 +38,13 @@ for machine, said in (
 
 
 def test_a_server_starts_and_offers_what_needs_no_md5() -> None:
-    """RFC 1939 section 7: without a timestamp in the greeting there is no APOP."""
+    """RFC 1939 section 7: a greeting without a timestamp means no APOP."""
     ran = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment(), timeout=60)
     assert ran.stderr == ""
     lines = ran.stdout.splitlines()
     assert lines[:3] == [
-        "Legacy methods are on, outside TLS too: USER, SCRAM-SHA-256, SCRAM-SHA-1, PLAIN, LOGIN.",
-        "No CRAM-MD5 and no APOP: this system allows no MD5.",
+        "Logins without TLS are allowed: USER, SCRAM-SHA-256, SCRAM-SHA-1, PLAIN, LOGIN.",
+        "CRAM-MD5 and APOP are not available: this system does not allow MD5.",
         "220 example.test ESMTP",
     ]
     assert "250 AUTH SCRAM-SHA-256 SCRAM-SHA-1 PLAIN LOGIN" in lines

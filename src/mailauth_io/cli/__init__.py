@@ -1,1 +1,1 @@
-"""The ``mailauth`` command: its words and options, its settings, and what each of its subcommands does."""
+"""The ``mailauth`` command: its options, its settings and its subcommands."""

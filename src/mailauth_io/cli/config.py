@@ -1,7 +1,7 @@
-"""The settings of ``mailauth serve`` as the values that the server takes; whatever is wrong with them is found here.
+"""Check the settings of ``mailauth serve`` and build the server's configuration and stores from them.
 
-Knows files, accounts and certificates; opens no port.  Each mistake is a Complaint, which names its setting as it was
-written: a flag, or a line of the configuration file.
+This module reads files and opens no port.  Invalid settings raise ConfigError, which names the flag, or the line of the
+configuration file.
 """
 
 from __future__ import annotations
@@ -30,20 +30,23 @@ from .settings import Settings
 
 @attrs.frozen(kw_only=True)
 class ServerSetup:
-    """What to serve, and what to say about it."""
+    """The configuration of a server, its stores, and how the command runs it."""
 
     config: server.Config
     stores: server.Stores
     certificate: RenewingContext | None
-    """The context of ``config``, when its files can be taken up anew."""
+    """The TLS context of ``config`` if its files can be reloaded, None for a temporary certificate."""
     loop: str
     ready_file: Path | None
     warnings: tuple[str, ...]
-    """Sentences for whoever starts the server: what vanishes with it, and what is weak about it."""
+    """Sentences for the operator: what is not persistent, and what is insecure."""
 
 
 def read(settings: Settings) -> ServerSetup:
-    """Check *settings*, read the files they name, make the directories they name.  Raises Complaint."""
+    """Check *settings*, read the files that they name, and create the directories that they name.
+
+    Raises ConfigError for the first invalid setting.
+    """
     accounts = _accounts(settings)
     postmaster = _postmaster(settings, accounts)
     for check in (_check_ready_file, _check_ca_out, _check_reuse_port):
@@ -106,9 +109,9 @@ def _outbox(settings: Settings) -> stores.Outbox | server.NextHop:
 
 
 def check(settings: Settings, broken: Set[str] = frozenset()) -> tuple[ConfigError, ...]:
-    """All that ``read`` would complain about, and a directory that it could not make; nothing is written.
+    """Return all errors that ``read`` would raise.  Nothing is written.
 
-    What goes by one of the *broken* tables of the file is left alone: more complaints would follow from that alone.
+    Checks that depend on one of the *broken* tables of the file are skipped: their errors would only be consequences.
     """
     errors: list[ConfigError] = []
     for step, tables in CHECKS.items():
@@ -145,12 +148,12 @@ def _postmaster(settings: Settings, accounts: stores.MemoryAccounts) -> str | No
         return next(iter(accounts.names), None)
     name = stores.mailbox_name(settings.postmaster, frozenset(settings.domains))
     if name not in accounts.names:
-        raise settings.config_error("postmaster", f"{settings.postmaster!r} is none of the accounts")
+        raise settings.config_error("postmaster", f"unknown account: {settings.postmaster!r}; use one of the accounts")
     return name
 
 
 def _own_certificate(settings: Settings) -> RenewingContext | None:
-    """A context that shows the certificate that was given, and the next one in its files; None when there is none."""
+    """Return a context for the configured certificate, which reloads its files, or None if none is configured."""
     if settings.cert is None and settings.key is None:
         return None
     files = [path for path in (settings.cert, settings.key, settings.client_ca) if path is not None]
@@ -158,11 +161,12 @@ def _own_certificate(settings: Settings) -> RenewingContext | None:
 
 
 def _context(settings: Settings) -> BindingContext:
-    """A context of the certificate, the key and the authorities as they are in their files now."""
+    """Load the certificate, the key and the client CAs from their files."""
     cert, key = settings.cert, settings.key
     if cert is None or key is None:
         raise settings.config_error(
-            "key" if cert is None else "cert", f"{settings.names('cert', 'key')} go together: give both or none"
+            "key" if cert is None else "cert",
+            f"{settings.names('cert', 'key')} must be set together; set both or neither",
         )
     try:
         stores.read_private(key)
@@ -174,14 +178,16 @@ def _context(settings: Settings) -> BindingContext:
         raise settings.config_error("cert", f"{cert} cannot be read: {error.strerror}") from error
     context = certificates.server_context()
     try:
-        context.load_cert_chain(cert, key, password="")  # so that a key under a passphrase fails and asks no terminal
+        context.load_cert_chain(cert, key, password="")  # fails for an encrypted key; without it, OpenSSL prompts
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise settings.config_error("key", f"the key in {key} is not that of the certificate in {cert}") from error
+            raise settings.config_error(
+                "key", f"{key} does not match the certificate in {cert}; use its private key"
+            ) from error
         raise settings.config_error(
-            "cert", f"{cert} and {key} are not a certificate and its key without passphrase, in PEM"
+            "cert", f"{cert} and {key} must be a certificate and its private key without passphrase, in PEM format"
         ) from error
-    except OSError as error:  # gone since it was looked at
+    except OSError as error:  # the file has been removed since it was read
         raise settings.config_error("cert", f"{cert} or {key} cannot be read: {error.strerror}") from error
     found = None if context.certificate is None else validity(context.certificate)
     problem = None if found is None else found.problem(time.time())
@@ -195,7 +201,7 @@ def _temporary_certificate(settings: Settings) -> ssl.SSLContext:
     try:
         made = certificates.temporary_certificate(settings.hosts)
     except certificates.TrustmeMissing as error:
-        raise ConfigError(f"{error}, or give {settings.names('cert', 'key')}") from error
+        raise ConfigError(f"{error}, or set {settings.names('cert', 'key')}") from error
     if settings.ca_out is not None:
         try:
             settings.ca_out.write_bytes(made.authority)
@@ -211,38 +217,37 @@ def _check_tls(settings: Settings) -> None:
 
 
 def _trust_clients(settings: Settings, context: ssl.SSLContext) -> None:
-    """A client may show a certificate; one that cannot be verified ends its handshake."""
+    """Request client certificates if they are configured.  One that cannot be verified fails the handshake."""
     path = settings.client_ca
     if (path is None) != (not settings.client_names):
         raise settings.config_error(
             "client_names" if path is None else "client_ca",
-            f"{settings.names('client_ca', 'client_names')} go together: who certifies clients, and what their names "
-            "open",
+            f"{settings.names('client_ca', 'client_names')} must be set together; set both or neither",
         )
     if path is None:
         return
     try:
         context.load_verify_locations(cafile=path)
     except ssl.SSLError as error:
-        raise settings.config_error("client_ca", f"{path} holds no certificates in PEM") from error
+        raise settings.config_error("client_ca", f"{path} contains no certificates in PEM format") from error
     except OSError as error:
         raise settings.config_error("client_ca", f"{path} cannot be read: {error.strerror}") from error
     context.verify_mode = ssl.CERT_OPTIONAL
 
 
 def _make_directory(settings: Settings, name: str, path: Path) -> Path:
-    """The directory *path* of the setting *name*, which is there from now on."""
+    """Create the directory *path* of the setting *name* if it does not exist, and return it."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise settings.config_error(name, f"{path} cannot be made: {error.strerror}") from error
+        raise settings.config_error(name, f"{path} cannot be created: {error.strerror}") from error
     _check_directory(settings, name, path)
     return path
 
 
 def _check_directory(settings: Settings, name: str, path: Path) -> None:
     if not path.is_dir() or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        raise settings.config_error(name, f"{path} cannot be written")
+        raise settings.config_error(name, f"{path} is not a writable directory")
 
 
 def _check_maildir(settings: Settings) -> None:
@@ -258,7 +263,7 @@ def _check_relay(settings: Settings) -> None:
 
 
 def _check_would_be(name: str, path: Path | None, settings: Settings) -> None:
-    """A directory that is not there yet must be one that could be made."""
+    """Check that the directory *path* exists or can be created."""
     if path is None:
         return
     there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
@@ -270,7 +275,7 @@ def _check_ca_out(settings: Settings) -> None:
         return
     if settings.cert is not None:
         raise settings.config_error(
-            "ca_out", f"is for the throw-away certificate; leave it out, or {settings.names('cert', 'key')}"
+            "ca_out", f"applies only to the temporary certificate; remove it, or remove {settings.names('cert', 'key')}"
         )
     _check_writable(settings, "ca_out", settings.ca_out)
 
@@ -282,26 +287,28 @@ def _check_ready_file(settings: Settings) -> None:
 
 def _check_writable(settings: Settings, name: str, path: Path) -> None:
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
-        raise settings.config_error(name, f"{path} cannot be written: {path.parent} is no directory that can be")
+        raise settings.config_error(name, f"{path} cannot be written: {path.parent} is not a writable directory")
     if path.is_dir():
         raise settings.config_error(name, f"{path} cannot be written: it is a directory")
 
 
 def _check_reuse_port(settings: Settings) -> None:
-    """Several processes share nothing that one of them has for itself."""
+    """Processes on one port need the same ports and the same certificate, and can share nothing in memory."""
     if not settings.reuse_port:
         return
     ports = {name: getattr(settings, name) for name in server.PORTS}
     if not any(ports.values()) or 0 in ports.values():
-        raise settings.config_error("reuse_port", "name the ports, and none of them by 0")
+        raise settings.config_error("reuse_port", "requires fixed ports; set at least one port, and none to 0")
     if in_memory := _in_memory(settings):
-        raise settings.config_error("reuse_port", f"processes cannot share what is in memory: {', '.join(in_memory)}")
+        raise settings.config_error(
+            "reuse_port", f"processes cannot share data in memory; set a place for {', '.join(in_memory)}"
+        )
     if settings.cert is None:
         raise settings.config_error(
-            "reuse_port", f"every process would make up a certificate of its own: give {settings.names('cert', 'key')}"
+            "reuse_port", f"each process would have its own temporary certificate; set {settings.names('cert', 'key')}"
         )
     if not hasattr(socket, "SO_REUSEPORT"):
-        raise settings.config_error("reuse_port", "this system lets no two processes listen on one port")
+        raise settings.config_error("reuse_port", "not supported on this system (no SO_REUSEPORT); remove it")
 
 
 CHECKS: Final[Mapping[Callable[[Settings], None], Set[str]]] = {
@@ -315,42 +322,42 @@ CHECKS: Final[Mapping[Callable[[Settings], None], Set[str]]] = {
     _check_relay: {"listen", "mail", "relay"},
     _check_reuse_port: {"accounts", "grants", "listen", "mail", "process", "relay"},
 }
-"""What ``mailauth check-config`` looks at, beside how the file is written, and the tables that each look goes by.
+"""The checks of ``mailauth check-config`` after the file is parsed, with the tables that each depends on.
 
 None of them writes anything.
 """
 
 
 def _in_memory(settings: Settings) -> list[str]:
-    """What ends with this process, and cannot be shared by several."""
-    kept: dict[str, object] = {"maildrops": settings.maildir, "the outbox": settings.outbox or settings.relay_to}
+    """Return what is kept in memory, so is lost at exit and cannot be shared by processes."""
+    kept: dict[str, object] = {"maildrops": settings.maildir, "outbox": settings.outbox or settings.relay_to}
     if settings.grant_lifetime:
         kept["grants"] = settings.grants.sqlite or settings.grants.redis
     return [name for name, place in kept.items() if place is None]
 
 
 def _warnings(settings: Settings, accounts: stores.MemoryAccounts) -> tuple[str, ...]:
-    vanishing = _in_memory(settings)
-    warnings = [f"Kept in memory, gone with this process: {', '.join(vanishing)}."] if vanishing else []
+    in_memory = _in_memory(settings)
+    warnings = [f"Not persistent (in memory only): {', '.join(in_memory)}."] if in_memory else []
     warnings += relay_option.warnings(settings)
     if settings.legacy:
-        warnings.append(f"Legacy methods are on, outside TLS too: {', '.join(server.without_tls(accounts.proofs))}.")
+        warnings.append(f"Logins without TLS are allowed: {', '.join(server.without_tls(accounts.proofs))}.")
     else:
-        warnings.append("Legacy methods are off: no login outside TLS.")
+        warnings.append("Logins without TLS are not allowed.")
     if settings.grant_lifetime == 0:
-        warnings.append("No grants: a login by POP3 opens nothing.")
+        warnings.append("Grants are disabled: a POP3 login does not allow relaying.")
     if settings.grants.redis is not None and settings.grants.redis.password is not None:
-        warnings.append("A password for Redis on the command line, which others here may see: for trials only.")
+        warnings.append("The Redis password is on the command line, where other users can see it: use a password file.")
     if accounts.mixed is not None:
         warnings.append(accounts.mixed)
     warnings += accounts.lacking
     if not sasl.MD5_AVAILABLE:
-        warnings.append("No CRAM-MD5 and no APOP: this system allows no MD5.")
+        warnings.append("CRAM-MD5 and APOP are not available: this system does not allow MD5.")
     if settings.tokens and "tokens" not in settings.places:
-        warnings.append("Tokens from the command line, which others on this machine may see: for trials only.")
+        warnings.append("Tokens are on the command line, where other users can see them: for testing only.")
     if os.geteuid() == 0:
-        warnings.append("Running as root: give it a user of its own, as docs/mailauth.service does.")
+        warnings.append("Running as root: use a dedicated user, as in docs/mailauth.service.")
     if not accounts.names:
         users = settings.names("users", "accounts").replace(" and ", " or ")
-        warnings.append(f"No accounts, so nobody can log in and no mail is taken: give {users}.")
+        warnings.append(f"No accounts, so no login is possible and no mail is accepted: set {users}.")
     return tuple(warnings)

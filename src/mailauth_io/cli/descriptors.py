@@ -1,6 +1,7 @@
-"""File descriptors, which every connection needs one of: as many as the system allows, and few words when they run out.
+"""File descriptors: raise the process limit, and shorten the log when descriptors run out.
 
-Both loops pause accepting when there are none left, and go on by themselves; they tell each try with a traceback.
+Each connection uses one descriptor.  When none are left, asyncio and trio pause accepting and retry later, but they log
+a traceback for each attempt.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ _LOGGERS: Final = ("asyncio", "trio.serve_listeners")
 
 
 def raise_limit() -> None:
-    """Raise this process's own limit as far as it may; where there is none, or it is refused, all stays as it is."""
+    """Raise the soft limit of open files to the hard limit.  Do nothing if the system has no limit or refuses."""
     try:
         import resource
-    except ImportError:  # not on every system
+    except ImportError:  # not available on every system
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -31,7 +32,7 @@ def raise_limit() -> None:
 
 
 class AcceptErrorFilter(logging.Filter):
-    """Turns what a loop logs when it cannot accept into one sentence, and no more than one a minute."""
+    """Replace what a loop logs when it cannot accept a connection by one line, at most once a minute."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -46,13 +47,13 @@ class AcceptErrorFilter(logging.Filter):
         if now < self._quiet_until:
             return False
         self._quiet_until = now + QUIET_SECONDS
-        record.msg = "cannot accept connections, and will when some have ended: %s"
+        record.msg = "cannot accept connections until some are closed: %s"
         record.args = (error.strerror,)
         record.exc_info = record.exc_text = None
         return True
 
 
 def install_accept_error_filter() -> None:
-    """Have both loops say it in few words from now on: for a program whose log is its own."""
+    """Install the filter for asyncio and trio.  For programs that own the logging configuration."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(AcceptErrorFilter())

@@ -1,10 +1,10 @@
-"""What the command says, in one sentence, before it gives up with exit status 2."""
+"""The error that the command reports in one sentence before it ends with exit status 2."""
 
 from __future__ import annotations
 
 
 class ConfigError(Exception):
-    """What was asked for cannot be done; the text is one sentence that says why and, where known, how to mend it."""
+    """The settings or arguments cannot be used.  The text is one sentence: what is wrong and what to use instead."""
 
     further: tuple[ConfigError, ...] = ()
-    """More of the same kind, for whoever wants to hear all of them."""
+    """Errors found together with this one, for ``mailauth check-config``, which reports all of them."""

@@ -1,7 +1,4 @@
-"""``mailauth grants``: what lives in a store of grants that servers share, and the end of some of it.
-
-Knows the store by its Protocol; which one it is was settled by the settings.
-"""
+"""``mailauth grants``: list or revoke the grants in a store that servers share."""
 
 from __future__ import annotations
 
@@ -15,37 +12,37 @@ from .settings import Settings
 
 
 def run(settings: Settings, *, revoked: str | None) -> None:
-    """Print the grants, or how many of the identity or at the address *revoked* were ended.
+    """Print the active grants, or revoke those of the identity or address *revoked* and print their number.
 
-    Raises Complaint when there is nothing to ask, or no answer.
+    Raises ConfigError if there is no shared store, if *revoked* is invalid, or if the store fails.
     """
     if settings.grant_lifetime == 0:
-        raise settings.config_error("grant_lifetime", "is 0, so there are no grants")
+        raise settings.config_error("grant_lifetime", "0 disables grants; use the lifetime that the servers use")
     if settings.grants.sqlite is not None and not settings.grants.sqlite.exists():
-        raise settings.config_error("grants", f"{settings.grants.sqlite} is not there")  # and would be made
+        raise settings.config_error("grants", f"{settings.grants.sqlite} does not exist")  # opening would create it
     whose = None if revoked is None else _RevokeTarget(revoked, settings)
     grants = grants_option.shared(settings)
     if grants is None:
         raise ConfigError(
-            f"grants in memory are known to their server alone; name the store that servers share: "
-            f"{settings.names('grants')}"
+            "grants in memory can be accessed only by their own server; "
+            f"set a SQLite file or a Redis URL with {settings.names('grants')}"
         )
 
     async def main() -> str:
         return _table(await grants.active()) if whose is None else await whose.revoke(grants)
 
     try:
-        said = _loops.named("asyncio").run(main)
+        output = _loops.named("asyncio").run(main)
     except Exception as error:
         reason = grants_option.describe_error(error)
-        raise ConfigError(f"the grants in {settings.grants} cannot be asked: {reason}") from error
+        raise ConfigError(f"cannot access the grants in {settings.grants}: {reason}") from error
     finally:
         grants.close()
-    print(said)
+    print(output)
 
 
 class _RevokeTarget:
-    """Whom a revocation is for: an address, else an identity.  Raises Complaint for what is neither."""
+    """The address or the identity whose grants are revoked.  Raises ConfigError if the text is neither."""
 
     def __init__(self, text: str, settings: Settings) -> None:
         self._name: str | None = None
@@ -54,7 +51,7 @@ class _RevokeTarget:
         except LocalProtocolError:
             self._name = stores.mailbox_name(text, frozenset(settings.domains))
             if self._name is None:
-                raise ConfigError(f"{text!r} is no address and no identity: {stores.NAME_RULE}") from None
+                raise ConfigError(f"invalid identity or address: {text!r}; {stores.NAME_RULE}") from None
             self._shown = self._name
 
     async def revoke(self, grants: stores.Grants) -> str:
@@ -62,7 +59,7 @@ class _RevokeTarget:
             number = await grants.revoke_address(self._shown)
         else:
             number = await grants.revoke_identity(self._name)
-        return f"{number} of {self._shown} revoked"
+        return f"revoked {number} {'grant' if number == 1 else 'grants'} of {self._shown}"
 
 
 def _table(active: list[stores.ActiveGrant]) -> str:

@@ -1,6 +1,6 @@
 """The store of grants that the settings name, for the server and for ``mailauth grants``.
 
-Knows files, the URL of a Redis, and whether the package for it is there; asks no store.  Each mistake is a Complaint.
+This module does not query the store.  Invalid settings raise ConfigError.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from ..stores.sqlite_grants import check_file
 from . import secret_file
 from .settings import OPTIONS, Settings
 
-NO_PACKAGE = "grants in Redis need the package redis: pip install 'mailauth[redis]'"
+NO_PACKAGE = "grants in Redis require the package redis; run: pip install 'mailauth[redis]'"
 
 
 def shared(settings: Settings) -> stores.Grants | None:
-    """The store that *settings* name, for whoever closes it; None for memory.  Raises Complaint."""
+    """Return the shared store that *settings* name, or None for memory.  The caller closes it.
+
+    Raises ConfigError if the settings are invalid or the store cannot be opened.
+    """
     check(settings)
     place, options = settings.grants, _options(settings)
     try:
@@ -35,9 +38,9 @@ def shared(settings: Settings) -> stores.Grants | None:
 
 
 def describe_error(error: Exception) -> str:
-    """What Redis or SQLite say of *error*, for a sentence, without the arguments of a command that Redis did not know.
+    """Return the first line of a Redis or SQLite error, without the arguments of a command unknown to Redis.
 
-    One that was told to know no AUTH quotes the password among them.
+    If ``rename-command`` has removed AUTH from Redis, these arguments contain the password.
     """
     return str(error).partition("\n")[0].partition(", with args")[0].rstrip(".") or type(error).__name__
 
@@ -47,16 +50,18 @@ def _options(settings: Settings) -> dict[str, Any]:
 
 
 def check(settings: Settings) -> None:
-    """All that can be told without making or asking the store.  Raises Complaint."""
+    """Check the settings without creating or querying the store.  Raises ConfigError."""
     place = settings.grants
     if place.sqlite is not None:
         _check_file(settings, place.sqlite)
     if place.redis is None:
         if settings.redis_password is not None:
-            raise settings.config_error("redis_password", f"is of use only with a Redis in {settings.names('grants')}")
+            raise settings.config_error("redis_password", f"requires a Redis URL in {settings.names('grants')}")
         return
     if place.redis.password is not None and "grants" in settings.places:
-        raise settings.config_error("grants", f"leave the password to {OPTIONS['redis_password'].title}")
+        raise settings.config_error(
+            "grants", f"the URL must not contain a password; use {OPTIONS['redis_password'].title}"
+        )
     if importlib.util.find_spec("redis") is None:
         raise settings.config_error("grants", NO_PACKAGE)
     _password(settings)
@@ -64,7 +69,7 @@ def check(settings: Settings) -> None:
 
 def _check_file(settings: Settings, path: Path) -> None:
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
-        raise settings.config_error("grants", f"{path.parent} is no directory that can be written")
+        raise settings.config_error("grants", f"{path.parent} is not a writable directory")
     if path.exists():
         try:
             check_file(path)
@@ -73,14 +78,14 @@ def _check_file(settings: Settings, path: Path) -> None:
 
 
 def _password(settings: Settings) -> str | None:
-    """The password for Redis from its file."""
+    """Return the Redis password from its file, or None if no file is set."""
     path = settings.redis_password
     if path is None:
         return None
     try:
         text = secret_file.read(settings, "redis_password", path).decode()
     except UnicodeDecodeError as error:
-        raise settings.config_error("redis_password", f"{path} is not text in UTF-8") from error
+        raise settings.config_error("redis_password", f"{path} is not valid UTF-8") from error
     if not text:
-        raise settings.config_error("redis_password", f"{path} is empty")
+        raise settings.config_error("redis_password", f"{path} is empty; write the password to it")
     return text

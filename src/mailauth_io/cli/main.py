@@ -1,7 +1,6 @@
-"""The ``mailauth`` command: its words, its options, and what it says when they are wrong.
+"""The ``mailauth`` command: its subcommands, its options and its exit status.
 
-Knows arguments and exit statuses: 0 done, 1 a row of ``methods`` failed, 2 it could not be done as it was asked for.
-The work is done elsewhere.
+The exit status is 0 for success, 1 if a row of ``mailauth methods`` failed, 2 for an error, and 130 after SIGINT.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ from . import settings
 from .errors import ConfigError
 
 SCHEMES = ("ARGON2ID", "SCRAM-SHA-256", "BLF-CRYPT", "SHA512-CRYPT", "PLAIN")
-"""Of ``mailauth passwd``; ARGON2ID holds out longest when the file is stolen, SCRAM-SHA-256 allows SCRAM as well."""
+"""The schemes of ``mailauth passwd``: ARGON2ID best resists guessing from a stolen file, SCRAM-SHA-256 allows SCRAM."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, without the usage in front of it."""
+    """Prints an error in one sentence, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; *arguments* are those of the process unless given.  Returns the exit status."""
+    """Run the command and return its exit status.  *arguments* defaults to those of the process."""
     parser = build_parser()
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] | None = getattr(options, "run", None)
     if run is None:
-        parser.error("say which: serve, check-config, grants, passwd or methods (mailauth --help tells more)")
+        parser.error("no command given; use serve, check-config, grants, passwd or methods (see mailauth --help)")
     try:
         status = run(options)
         sys.stdout.flush()
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mailauth {options.command}: {config_error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if not isinstance(error, BrokenPipeError):  # whoever reads no further wants to hear nothing
+        if not isinstance(error, BrokenPipeError):  # the reader has closed the pipe, as head does
             print(f"mailauth {options.command}: {error.strerror or error}", file=sys.stderr)
         _drop_output()
         return 2
@@ -52,24 +51,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _drop_output() -> None:
-    """Python writes what is left in its buffers once more at exit: it must not fail again there."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    """Redirect standard output to the null device: Python flushes its buffers at exit, which would fail again."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def build_parser() -> Parser:
-    """Every word and option of the command."""
-    parser = Parser(prog="mailauth", allow_abbrev=False, description="Mail servers and clients that prove who you are.")
+    """Return the parser of the command, with all subcommands."""
+    parser = Parser(
+        prog="mailauth",
+        allow_abbrev=False,
+        description="SMTP and POP3 servers with authenticated submission and POP before SMTP.",
+        epilog="Run 'mailauth COMMAND --help' for the options of a command.",
+    )
     parser.add_argument("--version", action="version", version=f"mailauth {_version()}")
     commands = parser.add_subparsers(dest="command", title="commands")
     _add_serve(commands.add_parser("serve", allow_abbrev=False, help="run an SMTP and a POP3 server"))
-    _add_check_config(
-        commands.add_parser("check-config", allow_abbrev=False, help="say what is wrong with a configuration file")
-    )
-    _add_grants(commands.add_parser("grants", allow_abbrev=False, help="list or revoke who may relay after a login"))
-    _add_passwd(commands.add_parser("passwd", allow_abbrev=False, help="write a line of an accounts file"))
-    _add_methods(commands.add_parser("methods", allow_abbrev=False, help="show the seven ways to submit mail at work"))
+    _add_check_config(commands.add_parser("check-config", allow_abbrev=False, help="check a configuration file"))
+    _add_grants(commands.add_parser("grants", allow_abbrev=False, help="list or revoke POP-before-SMTP grants"))
+    _add_passwd(commands.add_parser("passwd", allow_abbrev=False, help="print a line for an accounts file"))
+    _add_methods(commands.add_parser("methods", allow_abbrev=False, help="demonstrate seven ways to submit mail"))
     return parser
 
 
@@ -82,53 +84,86 @@ def _version() -> str:
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Run an SMTP and a POP3 server that share accounts, maildrops and grants.  A flag comes before the file, and "
-        "flags that can be repeated take the place of the file's whole list."
+        "Run an SMTP and a POP3 server that share accounts, maildrops and grants.  Settings come from flags and from a "
+        "configuration file.  A flag overrides the file; a flag that may be repeated replaces the whole list in the "
+        "file.  Timeouts and connection limits are set only in the file, in [limits]; docs/example.toml describes all "
+        "settings.  "
+        "SIGHUP reloads the accounts and the certificate; SIGTERM and SIGINT stop the server."
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML, for all that flags can say")
+    parser.epilog = "For a test on free ports, with all mail in memory: mailauth serve --user alice:wonderland --legacy"
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="configuration file in TOML; paths in it are relative to its directory (default: none)",
+    )
     settings.add_flags(parser)
     parser.set_defaults(run=_serve)
 
 
 def _add_check_config(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Say what is wrong with a configuration file (serve --config FILE); opens no port."
-    parser.add_argument("file", type=Path, metavar="FILE", help="the file, and those that it names, are read")
+    parser.description = (
+        "Check a configuration file for mailauth serve --config, and the files that it names.  Print OK, or one line "
+        "for each error, with exit status 2.  No port is opened and no file is written."
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="configuration file in TOML")
     parser.set_defaults(run=_check_config)
 
 
 def _add_grants(parser: argparse.ArgumentParser) -> None:
-    parser.description = "List or revoke grants that servers share; by their flags, or by the file of their settings."
-    acts = parser.add_subparsers(dest="act", title="acts", metavar="list|revoke", required=True)
-    shown = acts.add_parser("list", allow_abbrev=False, help="print every grant that lives")
-    ended = acts.add_parser("revoke", allow_abbrev=False, help="end the grants of an identity or of an address")
-    ended.add_argument("whose", metavar="IDENTITY|ADDRESS", help="the account, everywhere; or the address, everybody")
+    parser.description = (
+        "List or revoke grants in a store that servers share, a SQLite file or Redis.  A grant allows a client address "
+        "to relay for a time after a POP3 login.  Name the store with --grants or --config after list or revoke."
+    )
+    acts = parser.add_subparsers(dest="act", title="actions", metavar="list|revoke", required=True)
+    shown = acts.add_parser("list", allow_abbrev=False, help="print all active grants")
+    ended = acts.add_parser("revoke", allow_abbrev=False, help="revoke the grants of an account or of an address")
+    ended.add_argument(
+        "whose",
+        metavar="IDENTITY|ADDRESS",
+        help="account, at all addresses, or IP address, for all accounts",
+    )
     for act in (shown, ended):
-        act.add_argument("--config", type=Path, metavar="FILE", help="settings of the servers, in TOML")
+        act.add_argument(
+            "--config", type=Path, metavar="FILE", help="configuration file of the servers, in TOML (default: none)"
+        )
         settings.add_flags(act, ("domains", "grant_lifetime", "grant_ipv6_prefix", "grants", "redis_password"))
         act.set_defaults(run=_grants)
 
 
 def _add_passwd(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Ask for a password, and print the line for it of an accounts file (serve --accounts FILE)."
-    parser.add_argument("name", metavar="NAME", help="the account")
+    parser.description = (
+        "Ask for a password, and print a line for an accounts file (mailauth serve --accounts FILE).  If "
+        "standard input is not a terminal, its first line is the password."
+    )
+    parser.epilog = "Example: mailauth passwd alice >> accounts && chmod 600 accounts"
+    parser.add_argument("name", metavar="NAME", help="name of the account")
     parser.add_argument(
-        "--scheme", type=str.upper, choices=SCHEMES, default=SCHEMES[0], help=f"how it is stored ({SCHEMES[0]})"
+        "--scheme",
+        type=str.upper,
+        choices=SCHEMES,
+        default=SCHEMES[0],
+        help="how the password is stored; PLAIN, in clear text, allows all login methods, SCRAM-SHA-256 allows "
+        f"SCRAM-SHA-256 and clear-text passwords, the others clear-text passwords only (default: {SCHEMES[0]})",
     )
     parser.set_defaults(run=_passwd)
 
 
 def _add_methods(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Submit mail in seven ways on loopback, watch the wire, and print what could be read on it."
-    parser.add_argument("--loop", choices=settings.LOOPS, help="one loop only (both)")
+    parser.description = (
+        "Submit mail in seven ways on the loopback interface, record the traffic, and print what an eavesdropper could "
+        "read.  The exit status is 1 if a row of the table fails."
+    )
+    parser.add_argument("--loop", choices=settings.LOOPS, help="event loop to use (default: both)")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     parser.set_defaults(run=_methods)
 
 
-# What the words ask for is imported when it is asked for: `mailauth --version` needs no server.
+# Each command imports what it needs when it runs, so that `mailauth --version` is fast and needs no extras.
 
 
 def settings_of(options: argparse.Namespace) -> settings.Settings:
-    """What ``mailauth serve`` was told, by its flags and by the file they name.  Raises Complaint."""
+    """Return the settings from the flags and from the file of ``--config``.  Raises ConfigError."""
     from . import settings_file
 
     written = settings_file.FileSettings() if options.config is None else settings_file.read(options.config)
@@ -151,7 +186,7 @@ def _check_config(options: argparse.Namespace) -> int:
         print(config_error)
     if errors:
         return 2
-    print(f"{options.file}: fine")
+    print(f"{options.file}: OK")
     return 0
 
 

@@ -1,7 +1,4 @@
-"""How one setting of ``mailauth serve`` is written: as a flag, and as a key of the configuration file.
-
-Knows argparse and the shapes that a setting can have; which settings there are is told by ``settings``.
-"""
+"""One setting of ``mailauth serve``, as a flag and as a key of the configuration file."""
 
 from __future__ import annotations
 
@@ -20,37 +17,37 @@ D = TypeVar("D")
 Kind: TypeAlias = type[str] | type[int] | type[float] | type[bool]
 
 OPTION: Final = "row"
-"""Under which a field of Settings keeps its Row, in its metadata."""
+"""The metadata key under which a field of Settings keeps its Option."""
 
 
 @attrs.frozen(kw_only=True)
 class Option:
-    """How one setting is written."""
+    """How one setting is written on the command line and in the file."""
 
     table: str
     key: str
-    """Its place in the file: ``[table]``, then ``key = ...``."""
+    """The place in the file: ``[table]``, then ``key = ...``."""
     flag: str | None
-    """None: it can be set in the file alone."""
+    """None if the setting can only be made in the file."""
     kind: Kind
-    """What it is in TOML; of each element when it is repeatable."""
+    """The TOML type; of each element if the setting is repeatable."""
     read: Callable[[str], Any]
-    """Its value from its text; raises Wrong.  A value from TOML is taken as the text that one would write for it."""
+    """Returns the value for a text; raises ValueParseError.  A TOML value is converted to text first."""
     repeatable: bool
     default: Any
     metavar: str | None
     help: str
     secret: bool
     below: Callable[[Any, Path], Any] | None
-    """What a value from a file means, where it names something relative to the directory of that file."""
+    """Resolves a value from a file against the directory of that file, for settings that name a path."""
 
     @property
     def title(self) -> str:
-        """Its name in the file, as complaints have it."""
+        """The name in the file, as errors show it."""
         return f"[{self.table}] {self.key}"
 
     def add_to(self, parser: argparse.ArgumentParser, name: str) -> None:
-        """Give *parser* the flag, whose values go to *name*; a flag that is not given leaves nothing behind."""
+        """Add the flag to *parser*, with *name* as its attribute, which is absent if the flag is not given."""
         if self.flag is None:
             return
         if self.kind is bool:
@@ -73,10 +70,14 @@ class Option:
         )
 
     def _told(self) -> str:
-        told = f"{self.help}, repeatable" if self.repeatable else self.help
+        text = f"{self.help}; may be repeated" if self.repeatable else self.help
+        if "(default: " in text:
+            return text
+        if self.kind is bool:
+            return f"{text} (default: off)"
         defaults = self.default if self.repeatable else [self.default]
         shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in defaults if value is not None]
-        return f"{told} ({', '.join(shown)})" if shown and self.kind is not bool else told
+        return f"{text} (default: {', '.join(shown) or 'none'})"
 
     def _read_flag(self, text: str) -> Any:
         try:
@@ -98,7 +99,7 @@ def value(
     secret: bool = False,
     below: Callable[[T, Path], T] | None = None,
 ) -> T | D:
-    """A setting with one value."""
+    """Define a setting with one value."""
     row = Option(
         table=table, key=key, flag=flag, kind=kind, read=read, repeatable=False, default=default, metavar=metavar,
         help=help, secret=secret, below=below,
@@ -118,7 +119,7 @@ def values(
     kind: Kind = str,
     secret: bool = False,
 ) -> tuple[T, ...]:
-    """A setting with a list of values.  Flags take the place of the whole list of a file."""
+    """Define a setting with a list of values.  Flags replace the whole list of a file."""
     row = Option(
         table=table, key=key, flag=flag, kind=kind, read=read, repeatable=True, default=default, metavar=metavar,
         help=help, secret=secret, below=None,
@@ -127,7 +128,7 @@ def values(
 
 
 def path(table: str, key: str, flag: str | None, *, metavar: str, help: str) -> Path | None:
-    """A setting that names a file or a directory."""
+    """Define a setting that names a file or directory."""
 
     def below(path: Path, directory: Path) -> Path:
         return directory / path
@@ -136,7 +137,7 @@ def path(table: str, key: str, flag: str | None, *, metavar: str, help: str) -> 
 
 
 def switch(table: str, key: str, flag: str | None, *, help: str) -> bool:
-    """A setting that is off unless it is turned on; ``--no-...`` turns off what a file turns on."""
+    """Define a setting that is off by default.  ``--no-...`` overrides a file that turns it on."""
     row = Option(
         table=table, key=key, flag=flag, kind=bool, read=_true, repeatable=False, default=False, metavar=None,
         help=help, secret=False, below=None,

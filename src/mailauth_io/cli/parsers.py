@@ -1,6 +1,6 @@
-"""What one word of a command line or of a configuration file means: text in, a checked value out, or Wrong.
+"""Parsers of setting values, from the command line or a configuration file.
 
-Knows how a value is written; where it stands, and what it is for, is told by ``settings``.
+Each takes a text and returns the value, or raises ValueParseError.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,4096}=*")
 
 
 class ValueParseError(ValueError):
-    """This text means nothing here; the message says what to write, and quotes nothing that may be a secret."""
+    """The text is not a valid value.  The message says what to use instead, and never quotes a possible secret."""
 
 
 def address(text: str) -> str:
-    """An IP address."""
+    """Return *text* if it is an IP address."""
     try:
         ipaddress.ip_address(text)
     except ValueError:
-        raise ValueParseError(f"{text!r} is no IP address") from None
+        raise ValueParseError(f"invalid IP address: {text!r}; use one such as 192.0.2.1 or 2001:db8::1") from None
     return text
 
 
 def domain(text: str) -> str:
-    """A domain, in lower case; one beyond ASCII as its A-label, for the ready server offers no SMTPUTF8."""
+    """Return the domain *text* in lower case.  It must be ASCII, because the server does not offer SMTPUTF8."""
     try:
         smtp.Mailbox("somebody", text)
     except LocalProtocolError:
-        raise ValueParseError(f"{text!r} is no domain") from None
+        raise ValueParseError(f"invalid domain: {text!r}; use a name such as example.org") from None
     if not text.isascii():
-        raise ValueParseError(f"{text!r} is beyond ASCII: write it as its A-label, xn--...")
+        raise ValueParseError(f"invalid domain: {text!r} is not ASCII; use its A-label, xn--...")
     return text.lower()
 
 
 def number(least: int, most: int, what: str) -> Callable[[str], int]:
-    """What reads a whole number from *least* to *most*; *what* it counts is for the complaint."""
+    """Return a parser of integers from *least* to *most*.  *what* names the value in the error."""
 
     def read(text: str) -> int:
         if not _NUMBER.fullmatch(text) or not least <= int(text) <= most:
-            raise ValueParseError(f"{text!r} is no {what} from {least} to {most}")
+            raise ValueParseError(f"invalid {what}: {text!r}; use {least} to {most}")
         return int(text)
 
     return read
@@ -65,57 +65,60 @@ port = number(0, 65535, "port")
 
 
 def seconds(text: str) -> float:
-    """Seconds, 0 or more."""
+    """Return a finite number of seconds, 0 or more."""
     try:
         found = float(text)
     except ValueError:
         found = -1.0
     if not 0 <= found < math.inf:
-        raise ValueParseError(f"{text!r} is no number of seconds, 0 or more")
+        raise ValueParseError(f"invalid number of seconds: {text!r}; use a finite number, 0 or more")
     return found
 
 
 def seconds_up_to(most: float) -> Callable[[str], float]:
-    """What reads seconds, *most* of them at most."""
+    """Return a parser of seconds from 0 to *most*."""
 
     def read(text: str) -> float:
         found = seconds(text)
         if found > most:
-            raise ValueParseError(f"{text!r} is no number of seconds from 0 to {most:g}")
+            raise ValueParseError(f"invalid number of seconds: {text!r}; use 0 to {most:g}")
         return found
 
     return read
 
 
 def positive(text: str) -> float:
-    """More than 0: seconds, or whatever else can be had in parts."""
+    """Return a finite number above 0."""
     try:
         found = float(text)
     except ValueError:
         found = 0.0
     if not 0 < found < math.inf:
-        raise ValueParseError(f"{text!r} is no number above 0")
+        raise ValueParseError(f"invalid number: {text!r}; use a finite number above 0")
     return found
 
 
 def one_of(*names: str) -> Callable[[str], str]:
-    """What reads one of *names*."""
+    """Return a parser that accepts one of *names*."""
 
     def read(text: str) -> str:
         if text not in names:
-            raise ValueParseError(f"{text!r} is none of {', '.join(names)}")
+            raise ValueParseError(f"invalid value: {text!r}; use one of {', '.join(names)}")
         return text
 
     return read
 
 
 def network(text: str) -> Network:
-    """An IP network, or a single address; one of IPv4-mapped addresses is that of IPv4, as these are everywhere."""
+    """Return an IP network; a single address is a network of one.
+
+    A network of IPv4-mapped IPv6 addresses becomes the IPv4 network, as IPv4-mapped addresses count as IPv4 everywhere.
+    """
     try:
         found = ipaddress.ip_network(text)
     except ValueError:
         raise ValueParseError(
-            f"{text!r} is no network; write its first address and its bits, as in 192.0.2.0/24"
+            f"invalid network: {text!r}; use the first address and the prefix length, such as 192.0.2.0/24"
         ) from None
     if isinstance(found, ipaddress.IPv6Network) and found.prefixlen >= 96:
         mapped = found.network_address.ipv4_mapped
@@ -126,13 +129,13 @@ def network(text: str) -> Network:
 
 @attrs.frozen(kw_only=True)
 class GrantsPlace:
-    """Where grants are kept: in a SQLite file, in Redis, or with neither in memory.  Its text has no password."""
+    """Where grants are stored: a SQLite file, Redis, or memory if both are None.  ``str()`` omits the password."""
 
     sqlite: Path | None = None
     redis: RedisAddress | None = None
 
     def below(self, directory: Path) -> GrantsPlace:
-        """The same, seen from *directory*."""
+        """Return the same place, with a relative SQLite path taken relative to *directory*."""
         return self if self.sqlite is None else GrantsPlace(sqlite=directory / self.sqlite)
 
     def __str__(self) -> str:
@@ -142,54 +145,60 @@ class GrantsPlace:
 
 
 def grants_place(text: str) -> GrantsPlace:
-    """``memory``, ``sqlite:FILE`` or the URL of a Redis."""
+    """Parse ``memory``, ``sqlite:FILE`` or a Redis URL."""
     if text == "memory":
         return GrantsPlace()
     if text.startswith("sqlite:"):
         return GrantsPlace(sqlite=path(text.removeprefix("sqlite:")))
     try:
         return GrantsPlace(redis=RedisAddress.read(text))
-    except ValueError as error:
-        raise ValueParseError(f"write memory or sqlite:FILE, or {str(error).removeprefix('write ')}") from None
+    except ValueError:
+        # Not quoted: a URL may contain a password.
+        raise ValueParseError(
+            "invalid grants store; use memory, sqlite:FILE, redis://HOST:PORT/DATABASE, "
+            "rediss://HOST:PORT/DATABASE (TLS) or unix:///PATH"
+        ) from None
 
 
 def path(text: str) -> Path:
-    """The name of a file or of a directory."""
+    """Return the path of a file or directory."""
     if not text or "\0" in text:
-        raise ValueParseError("there is no file without a name")
+        raise ValueParseError(f"invalid path: {text!r}; use the name of a file or directory")
     return Path(text)
 
 
 def user(text: str) -> tuple[str, bytes]:
-    """``NAME:PASSWORD``: the name of an account, and its password as octets."""
+    """Parse ``NAME:PASSWORD``: return the name of an account and its password as bytes."""
     name, colon, password = text.partition(":")
     if not colon:
-        # Not quoted: what stands there may well be a password.
-        raise ValueParseError("write NAME:PASSWORD, with a colon between the two")
+        # Not quoted: the text may be a password.
+        raise ValueParseError("invalid account; use NAME:PASSWORD, with a colon between name and password")
     return name, os.fsencode(password)
 
 
 def token(text: str) -> tuple[str, bytes]:
-    """``NAME:TOKEN``: the name of an account, and a bearer token for it."""
+    """Parse ``NAME:TOKEN``: return the name of an account and a bearer token for it."""
     name, colon, found = text.partition(":")
     if not colon or not _TOKEN.fullmatch(found):
-        # Not quoted, as above.
-        raise ValueParseError("write NAME:TOKEN, the token of letters, digits and -._~+/ (RFC 6750)")
+        # Not quoted: the text may be a token.
+        raise ValueParseError("invalid token; use NAME:TOKEN, with a token of letters, digits and -._~+/ (RFC 6750)")
     return name, found.encode("ascii")
 
 
 def client_name(text: str) -> tuple[str, str]:
-    """``KIND:NAME=ACCOUNT``: a name as certificates have it, and the account that it opens."""
+    """Parse ``KIND:NAME=ACCOUNT``: return a name in a client certificate and the account that it logs in to."""
     written, equals, account = text.rpartition("=")
     kind, colon, name = written.partition(":")
     if not (equals and colon and name and account) or kind not in KINDS:
-        raise ValueParseError(f"{text!r} is no KIND:NAME=ACCOUNT with a KIND of {', '.join(KINDS)}")
+        raise ValueParseError(
+            f"invalid client name: {text!r}; use KIND:NAME=ACCOUNT, with KIND one of {', '.join(KINDS)}"
+        )
     return certificate_name(kind, name), account
 
 
 @attrs.frozen(kw_only=True)
 class NextHopUrl:
-    """A server that mail is handed on to, and who we are there."""
+    """The server that remote mail is relayed to, and the user name for the login there."""
 
     host: str
     port: int
@@ -198,7 +207,10 @@ class NextHopUrl:
 
 
 def next_hop(text: str) -> NextHopUrl:
-    """``smtp://HOST:PORT``, ``smtps://USER@HOST:PORT``; ports 25 and 465 unless given, ``%40`` for an ``@`` in USER."""
+    """Parse ``smtp://HOST:PORT`` or ``smtps://USER@HOST:PORT``.
+
+    The default ports are 25 and 465.  An ``@`` in USER can be written as ``%40``.
+    """
     found = _NEXT_HOP.fullmatch(text)
     host = found[3].strip("[]") if found else ""
     try:
@@ -209,9 +221,9 @@ def next_hop(text: str) -> NextHopUrl:
         else:
             smtp.Hello(domain=host)
     except (ValueError, LocalProtocolError):
-        # Not quoted: somebody may have written a password into it.
+        # Not quoted: the text may contain a password.
         raise ValueParseError(
-            "write smtp://HOST:PORT or smtps://USER@HOST:PORT, and the password into a file"
+            "invalid relay URL; use smtp://HOST:PORT or smtps://USER@HOST:PORT, and put the password in a file"
         ) from None
     implicit = found[1] == "smtps"
     return NextHopUrl(

@@ -1,7 +1,4 @@
-"""``mailauth passwd``: one line of a passwd-file on standard output, from a password that nobody sees.
-
-Knows the terminal; which schemes there are and how a line is read is the affair of the stores.
-"""
+"""``mailauth passwd``: ask for a password and print a line for an accounts file."""
 
 from __future__ import annotations
 
@@ -16,7 +13,10 @@ from .errors import ConfigError
 
 
 def write(name: str, scheme: str) -> None:
-    """Print ``name:{SCHEME}...`` for a password that is asked for.  Raises Complaint."""
+    """Ask for a password and print ``name:{SCHEME}...``.
+
+    Raises ConfigError if *name* or the password is invalid.
+    """
     _check_name(name)
     try:
         field = stores.write_credential(scheme, _ask())
@@ -31,20 +31,20 @@ def _check_name(name: str) -> None:
         try:
             smtp.Mailbox("somebody", domain)
         except LocalProtocolError:
-            raise ConfigError(f"{name!r} is no mailbox name: there is no domain behind the '@'") from None
+            raise ConfigError(f"invalid mailbox name: {name!r}; use NAME or NAME@DOMAIN") from None
     if not domain.isascii() or stores.mailbox_name(local_part if at else name, frozenset()) is None:
-        raise ConfigError(f"{name!r} is no mailbox name: {stores.NAME_RULE}")
+        raise ConfigError(f"invalid mailbox name: {name!r}; {stores.NAME_RULE}")
 
 
 def _ask() -> bytes:
-    """From the terminal, twice and without echo; else the first line of standard input."""
+    """Ask twice at the terminal, without echo.  Without a terminal, read the first line of standard input."""
     if not sys.stdin.isatty():
         line = sys.stdin.buffer.readline()
         return line.removesuffix(b"\n").removesuffix(b"\r")
     try:
         password = getpass.getpass("Password: ")
-        if getpass.getpass("The same again: ") != password:
-            raise ConfigError("the two passwords are not the same")
+        if getpass.getpass("Retype password: ") != password:
+            raise ConfigError("the passwords do not match")
     except EOFError:
-        raise ConfigError("no password was given") from None
+        raise ConfigError("no password was entered") from None
     return os.fsencode(password)

@@ -1,6 +1,6 @@
-"""The settings of ``[relay]`` as the next hop that mail for elsewhere is handed on to.
+"""The settings of ``[relay]``: the next hop that remote mail is relayed to, and its TLS defaults.
 
-Knows what must be proved when nothing is said of it; connects to nothing.  Each mistake is a Complaint.
+This module opens no connection.  Invalid settings raise ConfigError.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from .settings import NO_TLS, OPPORTUNISTIC, REQUIRED, Settings
 _NEEDS_URL: Final = ("relay_password_file", "relay_ca", "relay_tls", "relay_clear_text_login")
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _ALSO: Final = {"127.0.0.1": ("localhost",), "::1": ("localhost",), "0.0.0.0": _LOOPBACK, "::": _LOOPBACK}
-"""What else an address that one listens on can be called."""
+"""Other names of an address that the server listens on."""
 
 
 def next_hop(settings: Settings) -> server.NextHop | None:
-    """The next hop that *settings* ask for, None for an outbox.  Raises Complaint."""
+    """Return the next hop that *settings* name, or None if mail goes to an outbox.  Raises ConfigError."""
     url = settings.relay_to
     if url is None:
         for name in _NEEDS_URL:
             if getattr(settings, name):
-                raise settings.config_error(name, f"goes with {settings.names('relay_to')} alone")
+                raise settings.config_error(name, f"requires {settings.names('relay_to')}")
         return None
     if settings.outbox is not None:
         raise settings.config_error(
-            "relay_to", f"mail for elsewhere goes one way: leave out one of {settings.names('relay_to', 'outbox')}"
+            "relay_to", f"cannot be combined with an outbox; remove one of {settings.names('relay_to', 'outbox')}"
         )
     ourselves = {name for host in settings.hosts for name in (host, *_ALSO.get(host, ()))}
     if url.host in ourselves and url.port in (settings.smtp, settings.smtps):
-        raise settings.config_error("relay_to", "is this server itself: mail for elsewhere would come back for ever")
+        raise settings.config_error(
+            "relay_to", "is this server itself, which makes a mail loop; use the address of another server"
+        )
     proved = url.implicit_tls or settings.relay_ca is not None
     if proved and settings.relay_tls not in (None, REQUIRED):
-        reason = (
-            "smtps:// is TLS always" if url.implicit_tls else f"{settings.names('relay_ca')} asks for a certificate"
-        )
-        raise settings.config_error("relay_tls", f"can only be {REQUIRED} here: {reason}")
+        reason = "smtps:// always uses TLS" if url.implicit_tls else f"{settings.names('relay_ca')} is set"
+        raise settings.config_error("relay_tls", f"must be {REQUIRED}, because {reason}")
     secret = proved or url.user is not None
     how = settings.relay_tls or (REQUIRED if secret else OPPORTUNISTIC)
     if settings.relay_clear_text_login and (how != NO_TLS or url.user is None):
         raise settings.config_error(
-            "relay_clear_text_login", f"needs a user name and {settings.names('relay_tls')} {NO_TLS}"
+            "relay_clear_text_login", f"requires a user name in the URL and {settings.names('relay_tls')} {NO_TLS}"
         )
     return server.NextHop(
         host=url.host,
@@ -64,7 +64,7 @@ def _login(settings: Settings, url: NextHopUrl) -> server.Login | None:
     if (url.user is None) != (path is None):
         raise settings.config_error(
             "relay_to" if path is None else "relay_password_file",
-            "a user name in the URL and a file with the password go together: give both or none",
+            "a user name in the URL and a password file must be set together; set both or neither",
         )
     if url.user is None or path is None:
         return None
@@ -80,7 +80,7 @@ def _context(settings: Settings, *, proving: bool) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=path)
     except ssl.SSLError as error:
-        raise settings.config_error("relay_ca", f"{path} holds no certificates in PEM") from error
+        raise settings.config_error("relay_ca", f"{path} contains no certificates in PEM format") from error
     except OSError as error:
         raise settings.config_error("relay_ca", f"{path} cannot be read: {error.strerror}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996
@@ -91,20 +91,20 @@ def _context(settings: Settings, *, proving: bool) -> ssl.SSLContext:
 
 
 def warnings(settings: Settings) -> list[str]:
-    """What to say about the next hop at the start."""
+    """Return the start-up lines about the next hop: where mail goes, and what is not protected."""
     url = settings.relay_to
     hop = next_hop(settings)
     if url is None or hop is None:
         return []
-    told = [f"Mail for elsewhere goes to {hop} at once."]
+    lines = [f"Remote mail is relayed to {hop}."]
     if hop.ssl_context is None:
-        told.append("It goes there in clear text.")
+        lines.append("Remote mail is relayed in clear text, without TLS.")
         if hop.login is not None:
-            how = "in clear text" if hop.clear_text_login else "by SCRAM alone, without TLS"
-            told.append(f"The login there goes {how}.")
+            how = "sends the password in clear text" if hop.clear_text_login else "uses SCRAM, without TLS"
+            lines.append(f"The login to the relay {how}.")
     elif not hop.tls_required:
         if hop.login is None:
-            told.append("It goes there in clear text if no TLS can be had; inside TLS any certificate will do.")
+            lines.append("Mail is relayed in clear text if TLS is not available; the certificate is not verified.")
         else:
-            told.append("It and the password for it go there inside TLS, where any certificate will do.")
-    return told
+            lines.append("Mail and password are sent to the relay over TLS, but its certificate is not verified.")
+    return lines

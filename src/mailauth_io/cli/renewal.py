@@ -1,6 +1,6 @@
-"""A server's TLS context whose certificate is renewed while it runs: each handshake begins by the newest good one.
+"""A server's TLS context that reloads its certificate while the server runs.
 
-Knows files by when they were changed, and what makes a context of them; what such a context holds is not looked at.
+Each handshake uses the newest valid certificate.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from ..server import LOGGER
 from .errors import ConfigError
 
 INTERVAL: Final = 5.0
-"""Seconds between two looks at the files, which a handshake takes if it is time."""
+"""Seconds between two checks of the files.  A handshake makes the check when it is due."""
 
 SETTLED: Final = 1.0
-"""Seconds that a changed file must have rested: whoever writes it in place may be in the middle of it."""
+"""Seconds since the last change of a file before it is loaded: it may still be being written in place."""
 
 WARNING_DAYS: Final = 14
-"""Days before its end that a certificate is warned of, once a day."""
+"""Days before the expiry of a certificate from which on the log has a warning each day."""
 
 _DAY: Final = 86_400.0
 
 
 class RenewingContext(ssl.SSLContext):
-    """What a server is given in place of its context: handshakes begin by the one that it made last.
+    """A context for a server that passes each handshake on to the context that was made last.
 
-    A connection keeps the context that it began by.  What is set on this one has no effect.
+    A connection keeps the context that it started with.  Attributes set on this context have no effect.
     """
 
     _make: Callable[[], BindingContext]
@@ -48,15 +48,17 @@ class RenewingContext(ssl.SSLContext):
     def of(
         cls, make: Callable[[], BindingContext], files: Sequence[Path], clock: Callable[[], float] = time.time
     ) -> Self:
-        """*make* makes a context of what *files* hold now; it raises Complaint, now too, when that is no good.
+        """Return a context that calls *make* now, and again whenever *files* have changed.
 
-        *clock* gives seconds since 1970, to set beside the times of the files and of the certificate.
+        *make* returns a context with the current content of *files*.  It raises ConfigError if the content is invalid,
+        and so does this method.  *clock* returns seconds since 1970, to compare with the times of the files and of the
+        certificate.
         """
         context = cls(ssl.PROTOCOL_TLS_SERVER)
         context._make, context._files, context._clock = make, tuple(files), clock
         context._seen = context._signature()
         context._current = make()
-        context.minimum_version = context._current.minimum_version  # some systems allow less unless told otherwise
+        context.minimum_version = context._current.minimum_version  # the default is lower on some systems
         context._looked = clock()
         context._warned = -_DAY
         return context
@@ -69,21 +71,21 @@ class RenewingContext(ssl.SSLContext):
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
-        """As ``ssl.SSLContext`` does, by the context of the files as they are."""
+        """As ``ssl.SSLContext.wrap_bio``, with the newest context.  Checks the files first if a check is due."""
         if abs(self._clock() - self._looked) >= INTERVAL:
             self.look()
         return self._current.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
     @property
     def certificate(self) -> bytes | None:
-        """The certificate that the next handshake shows, in DER."""
+        """The certificate that the next handshake presents, in DER."""
         return self._current.certificate
 
     def look(self, *, at_once: bool = False) -> None:
-        """Take up the files if they have changed, even while they may still be written when it must be *at_once*.
+        """Reload the files if they have changed.  With *at_once*, do not wait until they are ``SETTLED`` seconds old.
 
-        When they are no good everything stays as it was; the log tells so, once for each change.  It also tells, once a
-        day, that the end of the certificate is near.
+        If the files are invalid, the previous context stays in use, and the log has an error, one for each change.  If
+        the certificate expires soon, the log has a warning, once a day.
         """
         now = self._looked = self._clock()
         seen = self._signature()
@@ -92,10 +94,10 @@ class RenewingContext(ssl.SSLContext):
             try:
                 self._current = self._make()
             except ConfigError as config_error:
-                LOGGER.error(Event("certificate", {"warning": f"the one before stays: {config_error}"}))
+                LOGGER.error(Event("certificate", {"warning": f"keeping the previous certificate: {config_error}"}))
             else:
                 self._warned = now - _DAY
-                LOGGER.info(Event("certificate", {"warning": f"{self._files[0]} has changed and was taken up"}))
+                LOGGER.info(Event("certificate", {"warning": f"reloaded {self._files[0]}"}))
         self._warn()
 
     def _warn(self) -> None:

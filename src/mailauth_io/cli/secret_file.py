@@ -1,7 +1,4 @@
-"""A password that a setting names the file of.
-
-Knows who may read such a file and where its line ends; what the password is for is told by whoever asks.
-"""
+"""Reading a password from the file that a setting names."""
 
 from __future__ import annotations
 
@@ -12,7 +9,10 @@ from .settings import Settings
 
 
 def read(settings: Settings, name: str, path: Path) -> bytes:
-    """What is in the file at *path* of the setting *name*, without the end of its line.  Raises Complaint."""
+    """Return the content of the file *path* of the setting *name*, without the final line end.
+
+    Raises ConfigError if the file cannot be read, or if other users can read or change it.
+    """
     try:
         data = stores.read_private(path)
     except stores.AccountsError as error:

@@ -1,7 +1,4 @@
-"""``mailauth serve``: a server pair from its start to the signal that ends it.
-
-Knows loops, signals and what to tell whoever started it; what it serves was settled before.
-"""
+"""``mailauth serve``: start the servers, print where they listen, and run until a signal ends them."""
 
 from __future__ import annotations
 
@@ -23,14 +20,17 @@ from .errors import ConfigError
 from .settings import Settings
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-"""What ends the server; SIGHUP makes it look at its accounts and its certificate."""
+"""The signals that end the server.  SIGHUP reloads accounts and certificate."""
 
 
 def serve(settings: Settings) -> None:
-    """Serve by *settings* until SIGTERM or SIGINT comes.  Raises Complaint when it cannot begin."""
+    """Serve with *settings* until SIGTERM or SIGINT.
+
+    Raises ConfigError if the settings are invalid or the server cannot start.
+    """
     os.umask(0o077)  # before anything is written
     _handle(_handle_signal)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # all is read now, and there is nothing to reload yet
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the files are about to be read; nothing to reload yet
     serving = config.read(settings)
     logs.start(settings.log_format, settings.log_level)
     descriptors.raise_limit()
@@ -42,7 +42,7 @@ def serve(settings: Settings) -> None:
     signals = {"asyncio": _asyncio_signals, "trio": _trio_signals}[loop.name]
 
     noted: list[int] = []
-    _handle(lambda number, frame: noted.append(number))  # an exception inside the loop's own works would break it
+    _handle(lambda number, frame: noted.append(number))  # an exception inside the loop's code would break it
 
     async def main() -> None:
         async with signals() as signalled:
@@ -50,7 +50,7 @@ def serve(settings: Settings) -> None:
                 await _serve(settings, serving, signalled)
 
     loop.run(main)
-    _handle(signal.SIG_IGN)  # the interpreter, on its own way out, would let any other handler go
+    _handle(signal.SIG_IGN)  # another handler would be reset while the interpreter exits
 
 
 def _handle(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
@@ -89,9 +89,9 @@ async def _trio_signals() -> AsyncIterator[Callable[[], Awaitable[int]]]:
 
 async def _serve(settings: Settings, serving: config.ServerSetup, signalled: Callable[[], Awaitable[int]]) -> None:
     if serving.ready_file is not None:
-        serving.ready_file.unlink(missing_ok=True)  # of an earlier run: it would tell the wrong ports
+        serving.ready_file.unlink(missing_ok=True)  # left by an earlier run, with the wrong ports
     if serving.certificate is not None:
-        serving.certificate.look()  # it may be near its end
+        serving.certificate.look()  # logs a warning if it expires soon
     listening = False
     try:
         async with server.serve(serving.config, serving.stores) as running:
@@ -109,26 +109,26 @@ async def _serve(settings: Settings, serving: config.ServerSetup, signalled: Cal
 
 
 async def _warn_before_start(serving: config.ServerSetup) -> list[str]:
-    """What is wrong with the next hop and with Redis just now: remarks alone, since they may come up later."""
+    """Return warnings if the relay or the grants store is not available.  The server starts, as they may come back."""
     warnings = []
     hop, grants = serving.stores.outbox, serving.stores.grants
     if isinstance(hop, server.NextHop):
         reason = await server.check_next_hop(hop, serving.config.domains[0])
         if reason is not None:
-            warnings.append(f"The next hop {hop} takes no mail now, which is put off with 451 meanwhile: {reason}.")
+            warnings.append(f"The relay {hop} is not available, so remote mail is deferred with 451: {reason}.")
     if grants is not None:
         try:
             await grants.find("0.0.0.0")
         except Exception as error:
             reason = grants_option.describe_error(error)
             warnings.append(
-                f"Grants cannot be asked for now, and what needs one is put off with 451 meanwhile: {reason}."
+                f"The grants store is not available, so mail that needs a grant is deferred with 451: {reason}."
             )
     return warnings
 
 
 async def _reload(serving: config.ServerSetup, running: server.RunningServer) -> None:
-    """Take up at once what else is looked at from time to time; settings stay as they are."""
+    """Reload accounts and certificate at once, without waiting for the periodic check.  Settings are not reloaded."""
     server.LOGGER.info(Event("reload", {}))
     if serving.certificate is not None:
         serving.certificate.look(at_once=True)
@@ -153,7 +153,7 @@ def _announce(
 
 
 def _write_in_one_piece(path: Path, text: str) -> None:
-    """Whoever waits for *path* finds all of it or nothing."""
+    """Write *path* atomically: a program that waits for the file never reads a part of it."""
     number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     with open(number, "w", encoding="utf-8") as file:
         file.write(text)

@@ -1,6 +1,6 @@
-"""The configuration file of ``mailauth serve``, in TOML: its settings, and every complaint about how they are written.
+"""The TOML configuration file of ``mailauth serve``: its settings and its errors.
 
-Knows TOML and the table of settings; what the files that it names hold is the affair of ``config``.
+The files that it names are read by ``config``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from .settings import OPTIONS, Settings
 _AT_LINE: Final = re.compile(r" \(at line ([0-9]+), column [0-9]+\)\Z")
 _AT_END: Final = " (at end of document)"
 _KINDS: Final[Mapping[Kind, str]] = {
-    str: "text in quotes",
-    int: "a whole number",
+    str: "a string in quotes",
+    int: "an integer",
     float: "a number",
     bool: "true or false",
 }
@@ -34,30 +34,31 @@ _TABLES: Final = tuple(dict.fromkeys(row.table for row in OPTIONS.values()))
 
 @attrs.frozen(kw_only=True)
 class FileSettings:
-    """What a file says."""
+    """The settings and the errors of one file."""
 
     values: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
-    """By the names of the fields of Settings; without those that there is a complaint about."""
+    """The valid values, by the names of the fields of Settings."""
     places: Mapping[str, str] = attrs.field(factory=dict)
+    """``FILE:LINE: [table] key`` of each value, by the same names."""
     errors: tuple[ConfigError, ...] = ()
-    """``FILE:LINE: [table] key: what is wrong``, in the order of the lines."""
+    """``FILE:LINE: [table] key: error``, in the order of the lines."""
     broken: frozenset[str] = frozenset()
-    """The tables that there are complaints about."""
+    """The tables that have errors."""
 
     def settings(self, flags: Mapping[str, Any]) -> Settings:
-        """These values under those of *flags*, which come first.  Raises the first complaint, if there is one."""
+        """Return these values, overridden by *flags*.  Raises the first error, if there is one."""
         if self.errors:
             raise self.errors[0]
         return self.valid_settings(flags)
 
     def valid_settings(self, flags: Mapping[str, Any]) -> Settings:
-        """As ``settings()``, without what there are complaints about."""
+        """Return the valid values, overridden by *flags*, whatever errors there are."""
         places = {name: where for name, where in self.places.items() if name not in flags}
         return Settings(**{**self.values, **flags}, places=places)
 
 
 def read(path: Path) -> FileSettings:
-    """The settings in *path*.  Whatever is wrong is among the complaints; nothing is raised."""
+    """Read the settings in *path*.  All errors are in the result; nothing is raised."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -68,16 +69,16 @@ def read(path: Path) -> FileSettings:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
-        return _only_error(f"{path}:{number}: is not text in UTF-8")
+        return _only_error(f"{path}:{number}: not valid UTF-8; save the file as UTF-8")
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         reason = str(error)
         found = _AT_LINE.search(reason)
         number = int(found[1]) if found else text.rstrip("\n").count("\n") + 1
-        return _only_error(f"{path}:{number}: is no TOML: {_AT_LINE.sub('', reason).removesuffix(_AT_END)}")
+        return _only_error(f"{path}:{number}: invalid TOML: {_AT_LINE.sub('', reason).removesuffix(_AT_END)}")
     except (RecursionError, ValueError):
-        return _only_error(f"{path}: is nested too deep, or has a number of thousands of digits")
+        return _only_error(f"{path}: nested too deeply, or a number has too many digits; simplify the file")
     return _Reading(path, text, private=not mode & 0o066).read(document)
 
 
@@ -86,7 +87,7 @@ def _only_error(config_error: str) -> FileSettings:
 
 
 class _Reading:
-    """One file on its way to a Written."""
+    """Builds the FileSettings of one file."""
 
     def __init__(self, path: Path, text: str, *, private: bool) -> None:
         self._path = path
@@ -113,15 +114,15 @@ class _Reading:
         )
 
     def _misplaced(self, name: str, value: Any) -> tuple[str, str]:
-        """The title of what stands at the top of the file, and is no table of ours; and what is wrong with it."""
+        """Return the title and the error of a top-level item that is not a known table."""
         if name in _TABLES:
-            return name, f"must be a table, written as [{name}]"
+            return name, f"must be a table; write [{name}]"
         if isinstance(value, Mapping):
-            return f"[{name}]", f"there is no such table here; {_nearest(name, _TABLES)}"
+            return f"[{name}]", f"unknown table; {_nearest(name, _TABLES)}"
         for table, key in _BY_PLACE:
             if key == name:
-                return name, f"stands above all tables; put it below [{table}]"
-        return name, f"there is no such table here; {_nearest(name, _TABLES)}"
+                return name, f"outside of any table; move it below [{table}]"
+        return name, f"unknown table; {_nearest(name, _TABLES)}"
 
     def _take(self, table: str, key: str, value: Any) -> None:
         line, title = self._lines.of(table, key), f"[{table}] {key}"
@@ -129,11 +130,11 @@ class _Reading:
         try:
             if name is None:
                 keys = [row.key for row in OPTIONS.values() if row.table == table]
-                raise ValueParseError(f"there is no such key here; {_nearest(key, keys)}")
+                raise ValueParseError(f"unknown key; {_nearest(key, keys)}")
             row = OPTIONS[name]
             if row.secret and not self._private:
                 raise ValueParseError(
-                    f"is a secret, and others can read or change this file; say: chmod 600 {self._path}"
+                    f"is a secret, but other users can read or change this file; run: chmod 600 {self._path}"
                 )
             self._values[name] = self._value(row, value)
         except ValueParseError as error:
@@ -144,11 +145,11 @@ class _Reading:
     def _value(self, row: Option, value: Any) -> Any:
         if not row.repeatable:
             return self._element(row, value, f"must be {_KINDS[row.kind]}")
-        expected = f"must be a list, each element {_KINDS[row.kind]}"
+        expected = f"must be a list; each element must be {_KINDS[row.kind]}"
         if not isinstance(value, list):
             raise ValueParseError(expected)
         if row.default and not value:
-            raise ValueParseError("must not be empty; leave it out for what is usual")
+            raise ValueParseError("must not be empty; remove it to use the default")
         return tuple(self._element(row, element, expected) for element in value)
 
     def _element(self, row: Option, value: Any, expected: str) -> Any:
@@ -157,7 +158,7 @@ class _Reading:
             raise ValueParseError(expected)
         try:
             text = str(value).lower() if row.kind is bool else str(value)
-        except ValueError:  # thousands of digits, written as hexadecimal
+        except ValueError:  # a hexadecimal number, with too many digits for a decimal one
             raise ValueParseError(expected) from None
         found = row.read(text)
         return found if row.below is None else row.below(found, self._path.parent)
@@ -170,13 +171,14 @@ class _Reading:
 def _nearest(name: str, names: Iterable[str]) -> str:
     names = list(names)
     found = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {found[0]}?" if found else f"there are {', '.join(names)}"
+    return f"did you mean {found[0]}?" if found else f"use one of {', '.join(names)}"
 
 
 class _Lines:
-    """In which line of a TOML text a key stands, which tomllib does not tell.
+    """The line numbers of tables and keys in a TOML text, which tomllib does not report.
 
-    By looking for lines that begin like a table or a key; what stands inside a text of several lines may fool it.
+    They are found by lines that start like a table or a key, so lines inside a multi-line string can be mistaken for
+    keys.
     """
 
     _HEADER: Final = re.compile(r"\s*\[{1,2}\s*([^\]#]+?)\s*\]{1,2}\s*(?:#.*)?")
@@ -198,7 +200,7 @@ class _Lines:
                 yield number, (*table, *_names(key[1]))
 
     def of(self, *names: str) -> int:
-        """The line of a table, or of a table's key; the nearest that is found above it."""
+        """Return the line of a table or of a key in it; of its table, or 1, if the key is not found."""
         return next(
             (self._found[names[:depth]] for depth in range(len(names), 0, -1) if names[:depth] in self._found), 1
         )
