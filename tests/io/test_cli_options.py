@@ -345,11 +345,11 @@ def test_warnings_tell_what_vanishes_and_what_is_weak(tmp_path: Path) -> None:
         (("--smtp", "2525", "--pop3", "0"), "--reuse-port: requires fixed ports; set at least one port, and none to 0"),
         (
             ("--smtp", "2525"),
-            "--reuse-port: processes cannot share data in memory; set a place for maildrops, outbox, grants",
+            "--reuse-port: processes cannot share data in memory; configure storage for maildrops, outbox, grants",
         ),
-        (("--smtp", "2525", "--outbox", "o", "--grants", "sqlite:g"), "set a place for maildrops\n"),
-        (("--smtp", "2525", "--maildir", "m", "--grants", "sqlite:g"), "set a place for outbox\n"),
-        (("--smtp", "2525", "--maildir", "m", "--outbox", "o"), "set a place for grants\n"),
+        (("--smtp", "2525", "--outbox", "o", "--grants", "sqlite:g"), "configure storage for maildrops\n"),
+        (("--smtp", "2525", "--maildir", "m", "--grants", "sqlite:g"), "configure storage for outbox\n"),
+        (("--smtp", "2525", "--maildir", "m", "--outbox", "o"), "configure storage for grants\n"),
         (
             ("--smtp", "2525", "--maildir", "m", "--outbox", "o", "--grant-lifetime", "0"),
             "--reuse-port: each process would have its own temporary certificate; set --cert and --key",

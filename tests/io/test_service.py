@@ -51,9 +51,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
         pytest.skip("systemd is not installed here")
     path = tmp_path / UNIT.name
     (program, *_) = shlex.split(unit()["ExecStart"][0])
-    path.write_text(
-        UNIT.read_text().replace(program, sys.executable)
-    )  # systemd-analyze requires that the program exists
+    path.write_text(UNIT.read_text().replace(program, sys.executable))  # systemd-analyze requires an existing program
     done = subprocess.run([analyze, "verify", str(path)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

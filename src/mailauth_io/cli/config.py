@@ -178,11 +178,11 @@ def _context(settings: Settings) -> BindingContext:
         raise settings.config_error("cert", f"{cert} cannot be read: {error.strerror}") from error
     context = certificates.server_context()
     try:
-        context.load_cert_chain(cert, key, password="")  # fails for an encrypted key; without it, OpenSSL prompts
+        context.load_cert_chain(cert, key, password="")  # an encrypted key then fails instead of a prompt
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise settings.config_error(
-                "key", f"{key} does not match the certificate in {cert}; use its private key"
+                "key", f"the key in {key} does not match the certificate in {cert}; use a matching pair"
             ) from error
         raise settings.config_error(
             "cert", f"{cert} and {key} must be a certificate and its private key without passphrase, in PEM format"
@@ -301,7 +301,7 @@ def _check_reuse_port(settings: Settings) -> None:
         raise settings.config_error("reuse_port", "requires fixed ports; set at least one port, and none to 0")
     if in_memory := _in_memory(settings):
         raise settings.config_error(
-            "reuse_port", f"processes cannot share data in memory; set a place for {', '.join(in_memory)}"
+            "reuse_port", f"processes cannot share data in memory; configure storage for {', '.join(in_memory)}"
         )
     if settings.cert is None:
         raise settings.config_error(
@@ -329,7 +329,7 @@ None of them writes anything.
 
 
 def _in_memory(settings: Settings) -> list[str]:
-    """Return what is kept in memory, so is lost at exit and cannot be shared by processes."""
+    """Return the names of the data kept in memory, which is lost at exit and cannot be shared by processes."""
     kept: dict[str, object] = {"maildrops": settings.maildir, "outbox": settings.outbox or settings.relay_to}
     if settings.grant_lifetime:
         kept["grants"] = settings.grants.sqlite or settings.grants.redis

@@ -1,6 +1,7 @@
 """The ``mailauth`` command: its subcommands, its options and its exit status.
 
-The exit status is 0 for success, 1 if a row of ``mailauth methods`` failed, 2 for an error, and 130 after SIGINT.
+The exit status is 0 for success, 1 if a row of ``mailauth methods`` failed, 2 for an error, and 130 if
+the command is interrupted.  ``mailauth serve`` ends with 0 on SIGINT.
 """
 
 from __future__ import annotations
@@ -87,8 +88,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "Run an SMTP and a POP3 server that share accounts, maildrops and grants.  Settings come from flags and from a "
         "configuration file.  A flag overrides the file; a flag that may be repeated replaces the whole list in the "
         "file.  Timeouts and connection limits are set only in the file, in [limits]; docs/example.toml describes all "
-        "settings.  "
-        "SIGHUP reloads the accounts and the certificate; SIGTERM and SIGINT stop the server."
+        "settings.  SIGHUP reloads the accounts and the certificate; SIGTERM and SIGINT stop the server."
     )
     parser.epilog = "For a test on free ports, with all mail in memory: mailauth serve --user alice:wonderland --legacy"
     parser.add_argument(
@@ -133,8 +133,8 @@ def _add_grants(parser: argparse.ArgumentParser) -> None:
 
 def _add_passwd(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Ask for a password, and print a line for an accounts file (mailauth serve --accounts FILE).  If "
-        "standard input is not a terminal, its first line is the password."
+        "Ask for a password, and print a line for an accounts file (mailauth serve --accounts FILE).  If standard "
+        "input is not a terminal, its first line is the password."
     )
     parser.epilog = "Example: mailauth passwd alice >> accounts && chmod 600 accounts"
     parser.add_argument("name", metavar="NAME", help="name of the account")
@@ -159,7 +159,7 @@ def _add_methods(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_methods)
 
 
-# Each command imports what it needs when it runs, so that `mailauth --version` is fast and needs no extras.
+# Each command imports what it needs when it runs, so that `mailauth --version` does not import the server.
 
 
 def settings_of(options: argparse.Namespace) -> settings.Settings:

@@ -22,10 +22,10 @@ INTERVAL: Final = 5.0
 """Seconds between two checks of the files.  A handshake makes the check when it is due."""
 
 SETTLED: Final = 1.0
-"""Seconds since the last change of a file before it is loaded: it may still be being written in place."""
+"""Seconds since the last change of a file before it is loaded: a program may still be writing it."""
 
 WARNING_DAYS: Final = 14
-"""Days before the expiry of a certificate from which on the log has a warning each day."""
+"""Days before a certificate expires in which the log has a daily warning."""
 
 _DAY: Final = 86_400.0
 

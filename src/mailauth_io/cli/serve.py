@@ -109,7 +109,7 @@ async def _serve(settings: Settings, serving: config.ServerSetup, signalled: Cal
 
 
 async def _warn_before_start(serving: config.ServerSetup) -> list[str]:
-    """Return warnings if the relay or the grants store is not available.  The server starts, as they may come back."""
+    """Return warnings if the relay or the grants store is not available.  The server starts nevertheless."""
     warnings = []
     hop, grants = serving.stores.outbox, serving.stores.grants
     if isinstance(hop, server.NextHop):

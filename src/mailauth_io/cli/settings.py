@@ -38,7 +38,7 @@ class Settings:
 
     hosts: tuple[str, ...] = options.values(
         "listen", "hosts", "--host", parsers.address, default=("127.0.0.1",), metavar="ADDR",
-        help="IP address to listen on, on every port",
+        help="IP address on which every port is opened",
     )  # fmt: skip
     smtp: int | None = options.value(
         "listen", "smtp", "--smtp", parsers.port, default=None, kind=int, metavar="PORT",
@@ -114,7 +114,8 @@ class Settings:
 
     accounts: Path | None = options.path(
         "accounts", "file", "--accounts", metavar="FILE",
-        help="accounts in Dovecot's passwd-file format, as written by mailauth passwd; reloaded when it changes",
+        help="file of accounts in Dovecot's passwd-file format, as printed by mailauth passwd; readable only by its "
+        "owner, reloaded when it changes",
     )  # fmt: skip
     users: tuple[tuple[str, bytes], ...] = options.values(
         "accounts", "users", "--user", parsers.user, secret=True, metavar="NAME:PASSWORD",
@@ -135,7 +136,8 @@ class Settings:
 
     cert: Path | None = options.path(
         "tls", "certificate", "--cert", metavar="FILE",
-        help="certificate chain of the server, in PEM (default: a temporary certificate for localhost)",
+        help="certificate chain of the server, in PEM; reloaded when it changes "
+        "(default: a temporary certificate for localhost)",
     )  # fmt: skip
     key: Path | None = options.path(
         "tls", "key", "--key", metavar="FILE",
