@@ -1,7 +1,7 @@
 """Write ``mailauth.sasl._saslprep_tables``: the tables of RFC 3454 that SASLprep uses, as regular expressions.
 
-Run it as ``python tools/make_saslprep_tables.py``.  The output depends only on Unicode 3.2, which the ``stringprep``
-module of the standard library holds; a test compares it with the file.
+Run it with ``python tools/make_saslprep_tables.py``.  The output depends only on Unicode 3.2, whose data is in the
+``stringprep`` module of the standard library.  A test compares the output with the file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Final
 
 
 def is_prohibited(character: str) -> bool:
-    """RFC 4013 section 2.3."""
+    """Return whether SASLprep prohibits *character* (RFC 4013 section 2.3)."""
     return (
         stringprep.in_table_c12(character)
         or stringprep.in_table_c21_c22(character)
@@ -48,11 +48,11 @@ TABLES: Final[dict[str, tuple[Callable[[str], bool], str]]] = {
     "RIGHT_TO_LEFT": (stringprep.in_table_d1, "RandALCat characters (RFC 3454 section 6, table D.1)."),
     "LEFT_TO_RIGHT": (stringprep.in_table_d2, "LCat characters (RFC 3454 section 6, table D.2)."),
 }
-"""Name of the pattern: which characters it matches, and its docstring."""
+"""For each pattern: a function that accepts its characters, and its docstring."""
 
 
 def ranges(is_in: Callable[[str], bool]) -> Iterator[tuple[int, int]]:
-    """The code points that *is_in* accepts, as first and last of each range."""
+    """Yield the first and last code point of each range of characters that *is_in* accepts."""
     first = None
     for code_point in range(sys.maxunicode + 1):
         if is_in(chr(code_point)):
@@ -83,7 +83,7 @@ def _assignment(name: str, is_in: Callable[[str], bool], docstring: str) -> str:
 
 
 def module_text() -> str:
-    """The whole module."""
+    """Return the text of the module."""
     return "\n".join([HEAD, *(_assignment(name, *table) for name, table in TABLES.items())])
 
 

@@ -1,4 +1,4 @@
-"""A client and a server mechanism wired back to back through both exchanges, and an application with one account."""
+"""A client and a server mechanism connected through both exchanges, and an application with test accounts."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from mailauth.sasl import (
 
 
 def reply(question: ServerQuestion, secrets: Mapping[str, bytes]) -> Accept | Refusal | ScramKeys | bytes | str | None:
-    """What an application that knows *secrets* answers; nobody may act as another.
+    """Return the answer of an application that knows *secrets*.  No identity may act as another.
 
-    A token is an account's secret, and so is the serial number of a certificate.
+    The secret of an account is also its token, and the serial number of its certificate.
     """
     match question:
         case CheckPassword(authentication_identity=who, password=password):
@@ -51,9 +51,10 @@ def reply(question: ServerQuestion, secrets: Mapping[str, bytes]) -> Accept | Re
 
 
 def log_in(client: ClientMechanism, server: ServerMechanism, secrets: Mapping[str, bytes]) -> Success | Refusal | Fault:
-    """The last Step of a login over base64 lines; the client must be satisfied when it succeeds, and only at the end.
+    """Return the last Step of a login in base64.
 
-    A client that sends a token is satisfied until it hears that the token was refused.
+    If the login succeeds, the client must be satisfied at the end and not before.  A client that sends a token is
+    satisfied until the server reports that the token was refused.
     """
     ours, theirs = ClientExchange(client), ServerExchange(server)
     step = theirs.begin(ours.begin())
@@ -70,7 +71,7 @@ def log_in(client: ClientMechanism, server: ServerMechanism, secrets: Mapping[st
 def log_in_raw(
     client: ClientMechanism, server: ServerMechanism, secrets: Mapping[str, bytes]
 ) -> Success | Refusal | Fault:
-    """The same for the forms without base64."""
+    """Return the last Step of a login without base64, with the same checks."""
     theirs = ServerExchange(server)
     initial = client.respond(None)
     step = theirs.respond(initial if client.client_first else None)

@@ -1,4 +1,4 @@
-"""Both sides of SCRAM as its tests set them up: one account, user, whose password is pencil."""
+"""SCRAM clients and servers for the tests.  There is one account: the name is user, the password pencil."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ BINDING = b"what the TLS layer exported"
 
 
 class Rfc5802Client(ScramSha1Client):
-    """With the nonce of the example."""
+    """A client with the nonce of the example."""
 
     def _make_nonce(self) -> bytes:
         return b"fyko+d2lbbFgONRv9qkxdawL"
 
 
 class Rfc7677Client(ScramSha256Client):
-    """With the nonce of the example."""
+    """A client with the nonce of the example."""
 
     def _make_nonce(self) -> bytes:
         return b"rOprNGfwEbeRWgbNEkqO"

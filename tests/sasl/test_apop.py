@@ -65,7 +65,7 @@ def test_the_challenge_is_the_timestamp_of_the_greeting() -> None:
 
 @pytest.mark.parametrize("timestamp", NOT_MESSAGE_IDS)
 def test_a_client_refuses_a_timestamp_that_is_no_msg_id(timestamp: bytes) -> None:
-    """CVE-2007-1558: the octets that make MD5 collide are no msg-id of RFC 5322 section 3.6.4."""
+    """CVE-2007-1558: timestamps that make MD5 collide are not valid msg-ids (RFC 5322 section 3.6.4)."""
     client = ApopClient(authentication_identity="mrose", secret=b"tanstaaf")
     client.respond(None)
     with pytest.raises(Malformed):
@@ -96,13 +96,13 @@ def test_a_wrong_and_a_missing_secret_are_told_alike(secret: bytes | None) -> No
     "response", [b"", b"mrose", b"mrose ", RESPONSE.upper(), RESPONSE + b" ", RESPONSE[:-1], b"\xff " + RESPONSE[6:]]
 )
 def test_a_response_of_another_form_is_malformed(response: bytes) -> None:
-    """RFC 1939 section 7: the digest in lower-case hexadecimal."""
+    """RFC 1939 section 7: the digest is in lower-case hexadecimal."""
     assert ApopServer(timestamp=TIMESTAMP, tls=False).respond(response) is Fault.MALFORMED
 
 
 @pytest.mark.parametrize("size", [29, 33, 50])
 def test_every_secret_costs_as_many_steps_of_md5(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """architecture.md, invariant 6: a missing one too, wherever the block of 64 octets ends (RFC 1321 section 3)."""
+    """architecture.md, invariant 6: a missing secret too, wherever the block of 64 bytes ends (RFC 1321 section 3)."""
     hashed: list[int] = []
 
     def plain_md5(secret: bytes, timestamp: bytes) -> bytes:

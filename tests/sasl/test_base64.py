@@ -1,4 +1,4 @@
-"""Base64 has one spelling (RFC 4648 sections 3.3 and 3.5, RFC 4954 section 4)."""
+"""Strict base64: one encoding for each value (RFC 4648 sections 3.3 and 3.5, RFC 4954 section 4)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_what_was_encoded_is_decoded(data: bytes) -> None:
     ],
 )
 def test_everything_else_is_refused(line: bytes) -> None:
-    """Blanks, foreign letters, missing, inner and needless padding, loose bits."""
+    """Spaces, invalid characters, missing, inner and extra padding, non-zero trailing bits."""
     with pytest.raises(Malformed):
         decode_base64(line)
 

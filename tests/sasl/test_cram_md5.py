@@ -35,7 +35,7 @@ def challenged() -> CramMd5Server:
 
 
 def test_the_example_of_the_rfc() -> None:
-    """RFC 2195 section 2, as on the wire."""
+    """RFC 2195 section 2, in base64."""
     line = b"PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+"
     response = b"dGltIGI5MTNhNjAyYzdlZGE3YTQ5NWI0ZTZlNzMzNGQzODkw"
     server = ServerExchange(CramMd5Server(challenge=CHALLENGE, tls=False))
@@ -50,7 +50,7 @@ def test_the_example_of_the_rfc() -> None:
 
 
 def test_the_name_ends_at_the_last_blank() -> None:
-    """RFC 2195 section 2: names may hold blanks, digests may not."""
+    """RFC 2195 section 2: names may contain spaces, digests may not."""
     question = challenged().respond(b"tim  the  enchanter " + DIGEST)
     assert isinstance(question, FetchSecret)
     assert question.authentication_identity == "tim  the  enchanter"
@@ -65,7 +65,7 @@ def test_a_wrong_and_a_missing_secret_are_told_alike(secret: bytes | None) -> No
 
 
 def test_the_secret_of_nobody_logs_nobody_in() -> None:
-    """The secret that stands in for a missing one is no secret; knowing it must not help."""
+    """A client that knows the decoy secret must not be able to log in with it."""
     for missing in (None, b""):
         server = challenged()
         server.respond(b"tim " + keyed_md5(_DECOY_SECRET, CHALLENGE))
@@ -115,7 +115,7 @@ def test_a_missing_secret_costs_a_digest_and_a_comparison(monkeypatch: pytest.Mo
     ],
 )
 def test_a_response_of_another_form_is_malformed(response: bytes) -> None:
-    """RFC 2195 section 2: a name, a blank, sixteen octets in lower-case hexadecimal."""
+    """RFC 2195 section 2: a name, a space, 16 bytes in lower-case hexadecimal."""
     assert challenged().respond(response) is Fault.MALFORMED
 
 
@@ -126,7 +126,7 @@ def test_a_response_to_no_challenge_is_refused() -> None:
 
 
 def test_another_challenge_makes_another_digest() -> None:
-    """RFC 2195 section 2: a response heard once is of no use again."""
+    """RFC 2195 section 2: a recorded response cannot be replayed."""
     client = CramMd5Client(authentication_identity="tim", secret=SECRET)
     client.respond(None)
     response = client.respond(b"<1896.697170953@postoffice.reston.mci.net>")
@@ -136,7 +136,7 @@ def test_another_challenge_makes_another_digest() -> None:
 
 
 def test_a_client_refuses_an_empty_challenge() -> None:
-    """Its answer would be good for every session."""
+    """The response to it would be valid in every session."""
     client = CramMd5Client(authentication_identity="tim", secret=SECRET)
     client.respond(None)
     with pytest.raises(Malformed):

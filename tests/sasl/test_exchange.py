@@ -1,4 +1,4 @@
-"""The exchange: base64, ``=``, ``*``, whose turn it is, who counts at the end (RFC 4954 section 4)."""
+"""The exchange: base64, ``=``, ``*``, the order of calls and the resulting identity (RFC 4954 section 4)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def plain() -> ServerExchange:
     return ServerExchange(PlainServer(tls=True))
 
 
-# Words of the exchange
+# Base64, = and *
 
 
 def test_an_initial_response_saves_the_empty_challenge() -> None:
@@ -88,12 +88,12 @@ def test_an_initial_response_saves_the_empty_challenge() -> None:
 
 
 def test_an_equals_sign_is_an_empty_initial_response() -> None:
-    """RFC 4954 section 4: present, but of no octets; PLAIN cannot be empty."""
+    """RFC 4954 section 4: the initial response is present and empty, which PLAIN does not allow."""
     assert plain().begin(b"=") is Fault.MALFORMED
 
 
 def test_an_equals_sign_is_no_response_later_on() -> None:
-    """RFC 4954 section 4: an empty response is an empty line."""
+    """RFC 4954 section 4: an empty response is sent as an empty line."""
     exchange = plain()
     exchange.begin(None)
     assert exchange.receive(b"=") is Fault.UNDECODABLE
@@ -126,7 +126,7 @@ def test_a_star_with_anything_around_it_is_bad_base64() -> None:
         assert exchange.receive(line) is Fault.UNDECODABLE
 
 
-# Turns
+# Order of calls
 
 
 def test_calls_out_of_turn_change_nothing() -> None:
@@ -147,7 +147,7 @@ def test_calls_out_of_turn_change_nothing() -> None:
 
 
 def test_an_answered_question_is_kept_no_longer() -> None:
-    """architecture.md, invariant 6: the password was in it."""
+    """architecture.md, invariant 6: the question contains the password."""
     exchange = plain()
     exchange.begin(PLAIN)
     exchange.answer(ACCEPT)
@@ -182,7 +182,7 @@ def test_a_refusal_is_the_last_word(refusal: Refusal) -> None:
     assert exchange.answer(refusal) is refusal
 
 
-# Who counts
+# Authentication and authorization identity
 
 
 @pytest.mark.parametrize("acting_as", [b"", b"tim"])
@@ -227,7 +227,7 @@ def test_the_name_is_known_as_soon_as_it_was_said() -> None:
 
 
 class LastWord:
-    """A mechanism whose server has something to say with its success, as SCRAM has."""
+    """A mechanism that sends data with its success, as SCRAM does."""
 
     name: ClassVar[str] = "LAST-WORD"
     client_first: ClassVar[bool] = True
@@ -242,7 +242,8 @@ class LastWord:
 
 
 def test_bytes_that_come_with_success_travel_as_a_challenge_of_their_own() -> None:
-    """RFC 4954 section 4: 235 carries none, so the client answers them with an empty response."""
+    """RFC 4954 section 4: 235 cannot carry data, so it is sent as a challenge that the client answers with an empty
+    response."""
     exchange = ServerExchange(LastWord())
     assert isinstance(exchange.begin(None), Authorize)
     assert exchange.answer(ACCEPT) == Challenge(b"v=proof")
@@ -262,7 +263,7 @@ def test_the_last_word_is_kept_back_from_who_may_not_act_so() -> None:
     assert exchange.answer(Refusal.NOT_AUTHORIZED) is Refusal.NOT_AUTHORIZED
 
 
-# Any octets
+# Any bytes
 
 RESPONSES = [
     b"tim",
@@ -277,20 +278,18 @@ RESPONSES = [
     b"user=tim\x01auth=Bearer abc\x01\x01",
     b"\x01",
 ]
-OCTETS = st.one_of(
+DATA = st.one_of(
     st.binary(max_size=40),
     st.binary(max_size=20).map(base64.b64encode),
     st.sampled_from([b"*", b"=", b"", PLAIN, AS_BOB, *RESPONSES, *map(base64.b64encode, RESPONSES)]),
 )
 
 
-@given(
-    st.sampled_from(SERVERS), st.booleans(), st.none() | OCTETS, st.lists(OCTETS, max_size=4), st.sampled_from(ANSWERS)
-)
+@given(st.sampled_from(SERVERS), st.booleans(), st.none() | DATA, st.lists(DATA, max_size=4), st.sampled_from(ANSWERS))
 def test_any_data_at_any_step_gives_a_step(
     make: Callable[[], ServerMechanism], raw: bool, first: bytes | None, rest: list[bytes], answer: object
 ) -> None:
-    """architecture.md, invariant 8: nothing that the client sends raises."""
+    """architecture.md, invariant 8: no input from the client raises an exception."""
     exchange = ServerExchange(make())
     step = exchange.respond(first) if raw else exchange.begin(first)
     while True:
@@ -310,11 +309,11 @@ def test_any_data_at_any_step_gives_a_step(
             break
 
 
-# The client
+# Client side
 
 
 def test_an_initial_response_without_room_waits_for_the_empty_challenge() -> None:
-    """RFC 4954 section 4, RFC 5034 section 4: the command line must not grow too long."""
+    """RFC 4954 section 4, RFC 5034 section 4: the command line must not exceed its limit."""
     exchange = ClientExchange(PlainClient(authentication_identity="tim", password=b"secret"))
     assert exchange.begin(room=len(PLAIN)) == PLAIN
     assert exchange.begin(room=len(PLAIN) - 1) is None
@@ -358,7 +357,7 @@ def test_one_challenge_too_many_is_refused_and_a_new_exchange_begins_anew(client
             client.respond(TIMESTAMP)
 
 
-# Back to back
+# Client against server
 
 SECRETS = st.text(st.characters(blacklist_characters="\0\r\n", blacklist_categories=["Cs"]), min_size=1, max_size=20)
 NAMES = st.text(st.characters(blacklist_categories=["Cc", "Cs"]), min_size=1, max_size=20)
@@ -366,7 +365,7 @@ NAMES = st.text(st.characters(blacklist_categories=["Cc", "Cs"]), min_size=1, ma
 
 @given(NAMES, NAMES, SECRETS, SECRETS)
 def test_a_login_succeeds_exactly_when_the_secrets_agree(name: str, other: str, sent: str, kept: str) -> None:
-    """The mechanisms that prepare nothing; the others have their own such test."""
+    """For the mechanisms that do not use SASLprep.  The others have their own test."""
     password = sent.encode()
     for known in ({name: sent.encode()}, {name: kept.encode()}, {other: sent.encode()}):
         right = known.get(name) == password
@@ -381,7 +380,7 @@ def test_a_login_succeeds_exactly_when_the_secrets_agree(name: str, other: str, 
                 UserPassClient(authentication_identity=name, password=password), UserPassServer(tls=True), known
             ),
         ]
-        if name.isascii() and sent.isascii():  # others are prepared by the client (RFC 6856 section 2.2)
+        if name.isascii() and sent.isascii():  # APOP clients prepare other text (RFC 6856 section 2.2)
             apop = ApopClient(authentication_identity=name, secret=password)
             ends.append(log_in_raw(apop, ApopServer(timestamp=TIMESTAMP, tls=True), known))
         success = Success(authentication_identity=name, authorization_identity=name)

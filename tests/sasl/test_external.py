@@ -31,7 +31,7 @@ def server() -> ExternalServer:
 
 
 def test_an_empty_response_is_the_owner_of_the_certificate() -> None:
-    """Appendix A.1: on the wire it is ``=``."""
+    """Appendix A.1: an empty initial response is ``=`` on the wire."""
     client = ClientExchange(ExternalClient())
     exchange = ServerExchange(server())
     assert client.begin() == b"="

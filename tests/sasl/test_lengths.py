@@ -1,4 +1,4 @@
-"""How long names and passwords may be, before and after SASLprep, in every mechanism that prepares them."""
+"""Length limits of names and passwords, before and after SASLprep, in every mechanism that uses SASLprep."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ NAMES: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "XOAUTH2": ("XOAUTH2", lambda name: b"user=" + name + TOKEN),
     "EXTERNAL": ("EXTERNAL", lambda name: name),
 }
-"""A mechanism, and its response with a name."""
+"""A mechanism, and a function that makes its response for a name."""
 
 GROWING = "\u0149"
-"""Two octets of UTF-8, of which NFKC makes three."""
+"""2 bytes of UTF-8, which NFKC turns into 3."""
 SHRINKING = "\uff41"
-"""Three octets of UTF-8, of which NFKC makes one."""
+"""3 bytes of UTF-8, which NFKC turns into 1."""
 
 
 def step(mechanism: str, response: bytes) -> sasl.Step:
@@ -58,7 +58,7 @@ def test_a_name_has_255_bytes_before_and_after_it_is_prepared(
     ids=["unchanged", "after", "before"],
 )
 def test_a_password_has_1024_bytes_before_and_after_it_is_prepared(fits: str, too_long: str) -> None:
-    """What is hashed is bounded as well as what is received."""
+    """The limit applies to the data that is hashed as well as to the data received."""
     assert isinstance(step("PLAIN", b"\0alice\0" + fits.encode()), sasl.CheckPassword)
     assert step("PLAIN", b"\0alice\0" + too_long.encode()) is sasl.Fault.MALFORMED
     makers: list[Callable[[bytes], object]] = [
@@ -68,5 +68,5 @@ def test_a_password_has_1024_bytes_before_and_after_it_is_prepared(fits: str, to
     ]
     for make in makers:
         make(fits.encode())
-        with pytest.raises(LocalProtocolError, match="1024 octets"):
+        with pytest.raises(LocalProtocolError, match="1024 bytes"):
             make(too_long.encode())

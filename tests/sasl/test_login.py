@@ -19,7 +19,7 @@ def test_the_prompts_are_those_that_clients_know() -> None:
 
 
 def test_the_prompts_can_be_set() -> None:
-    """By a factory of the application's own in the offer."""
+    """With a factory of the application."""
     offer = Mechanisms(
         {
             "LOGIN": lambda context: LoginServer(
@@ -33,7 +33,7 @@ def test_the_prompts_can_be_set() -> None:
 
 
 def test_the_name_may_come_as_the_initial_response() -> None:
-    """aiosmtplib always does that."""
+    """aiosmtplib always sends it so."""
     server = LoginServer(tls=False)
     assert server.client_first
     assert server.respond(b"tim") == Challenge(b"Password:")
@@ -61,7 +61,7 @@ def test_a_name_that_cannot_be_one_is_malformed(name: bytes) -> None:
 
 @pytest.mark.parametrize("password", [b"", b"a\0b", b"x" * 1025])
 def test_a_password_that_cannot_be_one_is_malformed(password: bytes) -> None:
-    """The empty one too: some stores take it for a question that needs no password."""
+    """An empty password too: some stores accept it as an anonymous login."""
     server = LoginServer(tls=False)
     server.respond(b"tim")
     assert server.respond(password) is Fault.MALFORMED

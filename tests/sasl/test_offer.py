@@ -1,4 +1,4 @@
-"""What a server offers (RFC 4422 section 3.1), and where MD5 is missing."""
+"""The mechanisms that a server offers (RFC 4422 section 3.1), with and without MD5."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_names_are_matched_without_case(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "PLAI", "PLAIN ", "ANONYMOUS", "pla\u0131n"])
 def test_what_is_not_offered_is_not_made(name: str) -> None:
-    """The dotless i becomes I in capitals; it is no letter of a mechanism name all the same."""
+    """The dotless i becomes I in upper case, but it is not allowed in a mechanism name."""
     assert name not in DEFAULT_MECHANISMS
     with pytest.raises(LocalProtocolError):
         DEFAULT_MECHANISMS.create(name, CONTEXT)
@@ -89,7 +89,7 @@ def test_the_context_reaches_the_mechanism() -> None:
     ],
 )
 def test_the_msg_id_holds_letters_digits_dots_and_hyphens_only(host_name: str, message_id: bytes) -> None:
-    """mpop and others refuse what RFC 5322 would still allow."""
+    """mpop and other clients reject some msg-ids that RFC 5322 allows."""
     assert Context(nonce="1.a", host_name=host_name, tls=False).message_id == message_id
 
 
@@ -145,7 +145,7 @@ def test_scram_knows_by_the_offer_whether_its_plus_form_was_taken_out(name: str)
 
 
 def test_scram_is_not_offered_without_a_decoy() -> None:
-    """It would tell who has an account (architecture.md, invariant 6)."""
+    """It would show which accounts exist (architecture.md, invariant 6)."""
     check_offer(ALL_MECHANISMS, ScramDecoy(key=b"k" * 16))
     check_offer(DEFAULT_MECHANISMS, None)
     for name in ALL_MECHANISMS.names[:4]:
@@ -165,7 +165,7 @@ def test_scram_is_not_offered_without_a_decoy() -> None:
     ],
 )
 def test_what_the_connection_cannot_carry_is_not_possible(tls: Tls | None, impossible: set[str]) -> None:
-    """-PLUS needs binding data, EXTERNAL a certificate."""
+    """The -PLUS forms need channel binding data, EXTERNAL a certificate."""
     assert {name for name in ALL_MECHANISMS.names if not is_possible(name, tls)} == impossible
 
 
@@ -195,17 +195,19 @@ for make in (
         print(error)
 """
 
+MD5_ERROR = "MD5 is not available on this system; use a mechanism other than CRAM-MD5 and APOP"
+
 
 def test_where_md5_is_missing_its_mechanisms_are_left_out() -> None:
-    """FIPS mode: no crash at import, none within an exchange."""
+    """In FIPS mode, neither the import nor an exchange fails."""
     environment = {"PYTHONPATH": ":".join(path for path in sys.path if path)}
     ran = subprocess.run([sys.executable, "-c", WITHOUT_MD5], capture_output=True, text=True, env=environment)
     assert ran.stderr == ""
-    assert ran.stdout.splitlines() == ["PLAIN LOGIN", "False", *["this system has no MD5"] * 4]
+    assert ran.stdout.splitlines() == ["PLAIN LOGIN", "False", *[MD5_ERROR] * 4]
 
 
 def test_the_longest_host_name_makes_a_timestamp() -> None:
-    """RFC 5321 section 4.5.3.1.2: 255 octets; a nonce may have a hundred beside them."""
+    """RFC 5321 section 4.5.3.1.2: a domain has up to 255 octets.  The nonce may have 100 more."""
     context = Context(nonce="a" * 100, host_name=".".join(["a" * 63] * 4), tls=True)
     ApopServer(timestamp=context.message_id, tls=True)
 

@@ -36,7 +36,7 @@ def test_the_second_example_of_the_rfc() -> None:
 
 
 def test_without_a_response_the_challenge_is_empty() -> None:
-    """RFC 4616 section 2: the client speaks first."""
+    """RFC 4616 section 2: the client sends the first message."""
     assert PlainServer.client_first
     assert PlainServer(tls=True).respond(None) == Challenge(b"")
 
@@ -48,14 +48,14 @@ def test_an_authorization_identity_equal_to_the_other_counts_as_empty() -> None:
 
 
 def test_names_are_told_apart_by_case() -> None:
-    """What names mean is the application's affair; ``Tim`` asks to act as ``tim``."""
+    """What names mean is decided by the application.  Here ``Tim`` asks to act as ``tim``."""
     server = PlainServer(tls=True)
     server.respond(b"tim\0Tim\0secret")
     assert server.resolve(ACCEPT) == Success(authentication_identity="Tim", authorization_identity="tim")
 
 
 def test_identities_of_255_bytes_and_passwords_of_255_are_taken() -> None:
-    """RFC 4616 section 2: each production up to and including 255 octets."""
+    """RFC 4616 section 2: a server accepts up to and including 255 octets in each field."""
     name = "é" * 127 + "x"
     question = asked(b"y" * 255 + b"\0" + name.encode() + b"\0" + b"z" * 255)
     assert (question.authentication_identity, question.password) == (name, b"z" * 255)
@@ -83,7 +83,7 @@ def test_identities_of_255_bytes_and_passwords_of_255_are_taken() -> None:
     ],
 )
 def test_a_response_of_another_form_is_malformed(response: bytes) -> None:
-    """RFC 4616 section 2: two NULs, UTF-8, nothing empty but the first field, nothing too long."""
+    """RFC 4616 section 2: two NULs, UTF-8, only the first field may be empty, and no field is too long."""
     server = PlainServer(tls=True)
     assert server.respond(response) is Fault.MALFORMED
     with pytest.raises(LocalProtocolError):
@@ -114,13 +114,13 @@ def test_the_mechanism_itself_refuses_an_answer_of_the_wrong_type(answer: object
     ("sent", "asked_for"), [("I\u00adX", "IX"), ("\u00aa", "a"), ("\u2168", "IX"), ("a\u00a0b", "a b")]
 )
 def test_names_and_passwords_are_prepared(sent: str, asked_for: str) -> None:
-    """RFC 4616 section 2, RFC 4013 section 3: the server prepares what it was sent, before it is compared."""
+    """RFC 4616 section 2, RFC 4013 section 3: the server prepares the received strings before it compares them."""
     question = asked(f"\0{sent}\0{sent}".encode())
     assert (question.authentication_identity, question.password) == (asked_for, asked_for.encode())
 
 
 def test_an_authorization_identity_is_compared_as_prepared() -> None:
-    """RFC 4954 section 4 prepares it, too: ``I-X`` with a soft hyphen is ``IX``."""
+    """RFC 4954 section 4: it is prepared, too.  ``I-X`` with a soft hyphen is ``IX``."""
     server = PlainServer(tls=True)
     server.respond("I\u00adX\0IX\0secret".encode())
     assert server.resolve(ACCEPT) == Success(authentication_identity="IX", authorization_identity="")
@@ -128,12 +128,12 @@ def test_an_authorization_identity_is_compared_as_prepared() -> None:
 
 @pytest.mark.parametrize("response", ["\0\u00ad\0secret", "\0tim\0\u00ad", "\0tim\0\u0627\u0031", "\0tim\0\ue000"])
 def test_what_cannot_be_prepared_is_malformed(response: str) -> None:
-    """RFC 4616 section 2: nothing left, or prohibited; no store is asked."""
+    """RFC 4616 section 2: empty after preparation, or prohibited.  The application is not asked."""
     assert PlainServer(tls=True).respond(response.encode()) is Fault.MALFORMED
 
 
 def test_what_is_newer_than_the_tables_may_be_said() -> None:
-    """RFC 4013 section 2.5: presented strings are queries."""
+    """RFC 4013 section 2.5: strings from a client are queries."""
     assert asked("\0tim\0\U0001f600".encode()).password == "\U0001f600".encode()
 
 
@@ -142,7 +142,7 @@ TEXT = st.text("ae\u00e9\u0301\u00ad\u00aa\u00a0 =,", min_size=1, max_size=4).fi
 
 @given(TEXT, TEXT, TEXT, TEXT)
 def test_a_login_succeeds_exactly_when_the_secrets_agree(name: str, other: str, sent: str, kept: str) -> None:
-    """Two spellings that SASLprep makes one are one."""
+    """Two strings that are the same after SASLprep count as the same."""
     client = PlainClient(authentication_identity=name, password=sent.encode())
     for account, password in ((name, sent), (name, kept), (other, sent)):
         known = {saslprep(account): saslprep(password).encode()}

@@ -36,19 +36,19 @@ def test_the_examples_that_the_rfc_refuses(text: str) -> None:
 
 @pytest.mark.parametrize("blank", ["\u00a0", "\u1680", "\u2003", "\u202f", "\u205f", "\u3000"])
 def test_every_blank_is_a_space(blank: str) -> None:
-    """Section 2.1: the blanks beyond ASCII (stringprep table C.1.2)."""
+    """Section 2.1: the non-ASCII spaces (stringprep table C.1.2)."""
     assert saslprep(f"a{blank}b") == "a b"
 
 
 def test_the_zero_width_space_is_a_space() -> None:
-    """Section 2.1 lists it in both tables, C.1.2 first; libidn reads it so."""
+    """Section 2.1: U+200B is in both tables; C.1.2 is applied first, as in libidn."""
     assert saslprep("a\u200bb") == "a b"
     assert saslprep("\u200b") == " "
 
 
 @pytest.mark.parametrize("nothing", ["\u00ad", "\u034f", "\u180b", "\u200c", "\u200d", "\u2060", "\ufe0f", "\ufeff"])
 def test_what_is_commonly_mapped_to_nothing_vanishes(nothing: str) -> None:
-    """Section 2.1: stringprep table B.1; nothing may be left."""
+    """Section 2.1: stringprep table B.1.  The result may be empty."""
     assert saslprep(f"a{nothing}b") == "ab"
     assert saslprep(nothing) == ""
 
@@ -88,28 +88,28 @@ def test_code_points_that_unicode_3_2_did_not_know_are_for_queries_only() -> Non
 
 
 def test_a_code_point_that_unicode_3_2_did_not_know_changes_nothing_around_it() -> None:
-    """RFC 3454 section 7: in Unicode 3.2 it is no combining mark, whatever a later version made of it."""
+    """RFC 3454 section 7: in Unicode 3.2 it is not a combining mark, even if it is one in a later version."""
     later_mark = "\ua66f"  # of class 230 since Unicode 5.1
     assert saslprep(f"a{later_mark}\u0323", query=True) == f"a{later_mark}\u0323"
     assert saslprep(f"a\u0301\u0323{later_mark}e\u0301", query=True) == f"\u1ea1\u0301{later_mark}\xe9"
 
 
 LIGATURE = "\ufdfa"
-"""Three octets of UTF-8, of which NFKC makes 33: the character that grows most."""
+"""3 bytes of UTF-8, which NFKC turns into 33: the largest growth of any character."""
 
 
 @pytest.mark.parametrize("text", ["x" * 1024, "\xe4" * 512, LIGATURE * 15 + " " + LIGATURE * 16])
 def test_text_has_1024_bytes_and_no_more(text: str) -> None:
-    """Of UTF-8, before and after the preparation."""
+    """In UTF-8, before and after preparation."""
     saslprep(text, query=True)
-    with pytest.raises(Malformed, match="1024 octets"):
+    with pytest.raises(Malformed, match="1024 bytes"):
         saslprep(text + "x", query=True)
 
 
 @pytest.mark.parametrize(
     ("text", "limit"),
     [
-        ("\u00ad" * 200, 255),  # nothing would be left
+        ("\u00ad" * 200, 255),  # would be empty after preparation
         ("\u00c5" * 128, 255),
         (LIGATURE * 8, 255),
         (LIGATURE * 341, 1024),
@@ -119,20 +119,20 @@ def test_text_has_1024_bytes_and_no_more(text: str) -> None:
     ],
 )
 def test_the_length_is_checked_before_anything_else(text: str, limit: int) -> None:
-    """The first length bounds the work of NFKC, the second all work after it."""
-    with pytest.raises(Malformed, match=f"{limit} octets"):
+    """The length before preparation bounds the work of NFKC, the length after it all later work."""
+    with pytest.raises(Malformed, match=f"{limit} bytes"):
         saslprep(text, query=True, limit=limit)
 
 
 def test_the_tables_are_those_of_unicode_3_2() -> None:
-    """RFC 3454 section 1: what is composed otherwise today (corrigendum 5) stays as it was."""
-    assert saslprep("\U0001d7ce", query=True) == "0"  # in 3.2 already
-    assert saslprep("\U0001f12e", query=True) == "\U0001f12e"  # "WZ" by today's NFKC
+    """RFC 3454 section 1: later changes, such as those of corrigendum 5, do not apply."""
+    assert saslprep("\U0001d7ce", query=True) == "0"  # in Unicode 3.2
+    assert saslprep("\U0001f12e", query=True) == "\U0001f12e"  # "WZ" with current NFKC
 
 
 @given(st.text(max_size=20), st.booleans())
 def test_prepared_text_is_prepared(text: str, query: bool) -> None:
-    """What was prepared once is compared as it is; no text raises anything but Malformed."""
+    """Preparing a string twice changes nothing.  No text raises anything but Malformed."""
     try:
         prepared = saslprep(text, query=query)
     except Malformed:
@@ -150,7 +150,7 @@ def test_ascii_is_taken_as_it_is_or_not_at_all(text: str) -> None:
 
 
 def test_a_refusal_shows_nothing_of_the_text() -> None:
-    """architecture.md, invariant 6: it may be a password."""
+    """architecture.md, invariant 6: the text may be a password."""
     with pytest.raises(Malformed) as caught:
         saslprep("hunter2\u0007")
     assert "hunter2" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""SASLprep's generated tables, held against the per-character definitions of the standard library's ``stringprep``."""
+"""SASLprep's generated tables, compared with the functions of the standard library's ``stringprep``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLANE = 0x10000
 
 
 def by_character(text: str, *, query: bool) -> str:
-    """RFC 4013 section 2, one character after another; REFUSED for what it prohibits."""
+    """Return *text* prepared character by character (RFC 4013 section 2), or REFUSED if it is prohibited."""
     mapped = ""
     for character in text:
         if stringprep.in_table_c12(character):
@@ -46,13 +46,13 @@ def ours(text: str, *, query: bool) -> str:
 
 
 def test_the_file_is_what_the_tool_writes() -> None:
-    """Else run tools/make_saslprep_tables.py."""
+    """If this fails, run tools/make_saslprep_tables.py."""
     assert TARGET.read_text(encoding="ascii") == module_text()
 
 
 BLOCKS = {
     **{f"plane {plane}": range(plane * PLANE, (plane + 1) * PLANE) for plane in (0, 1, 2, 14)},
-    # Unassigned or private use but for the last two code points of each plane.
+    # Unassigned or private use, except the last two code points of each plane.
     "the others": [
         *range(3 * PLANE, 17 * PLANE, 17),
         *(plane * PLANE + last for plane in range(3, 17) for last in (0xFFFE, 0xFFFF)),
@@ -62,7 +62,7 @@ BLOCKS = {
 
 @pytest.mark.parametrize("code_points", BLOCKS.values(), ids=BLOCKS)
 def test_a_code_point_is_prepared_as_the_tables_say(code_points: Iterable[int]) -> None:
-    """RFC 4013 section 2, in a query and in a stored string."""
+    """RFC 4013 section 2, as a query and as a stored string."""
     differ = [
         hex(code_point)
         for code_point in code_points
@@ -81,6 +81,6 @@ RIGHT_TO_LEFT = st.characters(min_codepoint=0x5D0, max_codepoint=0x64A)
     st.text(ASSIGNED | MARKS | RIGHT_TO_LEFT | st.sampled_from("a1 \u200b\u00ad\ufdfa\uac00\u1100\u1161"), max_size=8)
 )
 def test_text_is_prepared_as_the_tables_say(text: str) -> None:
-    """Composition, order of marks and direction, too."""
+    """Composition, the order of combining marks and the bidirectional check are covered, too."""
     for query in (True, False):
         assert ours(text, query=query) == by_character(text, query=query)

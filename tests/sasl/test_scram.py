@@ -43,7 +43,7 @@ from tests.sasl.scram_parties import (
     server,
 )
 
-# Vectors
+# Test vectors
 
 
 def test_the_example_of_rfc_5802() -> None:
@@ -96,7 +96,7 @@ def test_keys_are_made_of_the_password_as_the_rfc_says() -> None:
 
 
 def test_keys_are_those_that_doveadm_pw_writes() -> None:
-    """``doveadm pw -s SCRAM-SHA-256 -p wonderland``, of Dovecot 2.3: iterations, salt, StoredKey, ServerKey."""
+    """``doveadm pw -s SCRAM-SHA-256 -p wonderland`` of Dovecot 2.3: iterations, salt, StoredKey, ServerKey."""
     written = (
         "4096,926ckpMBu1ke+KNdWIDqMA==,TkrpdI378IFRaczYGnwHzBopW1lRsdgm+dUV+N1dYMo=,"
         "ifSI8xL9VnQ6dUYpqnG2RSHGifXH/vz/CYBoXuGWtsg="
@@ -117,11 +117,11 @@ def test_keys_of_too_little_work_or_another_hash_are_not_made(iterations: int, h
         scram_keys(b"pencil", SALT, iterations, hash_name)
 
 
-# On the wire
+# Messages
 
 
 def test_the_proof_of_the_server_is_a_challenge_and_the_answer_to_it_is_empty() -> None:
-    """RFC 4954 section 4: 235 carries no octets."""
+    """RFC 4954 section 4: 235 cannot carry data."""
     ours, theirs = ClientExchange(client()), ServerExchange(server())
     assert isinstance(theirs.begin(ours.begin()), FetchScramKeys)
     challenge = data(theirs.answer(KEYS))
@@ -169,7 +169,7 @@ def test_commas_and_equals_signs_in_names_are_escaped(name: str) -> None:
 
 
 def test_names_are_prepared_on_both_sides() -> None:
-    """RFC 5802 section 5.1: the client should, the server must."""
+    """RFC 5802 section 5.1: the client SHOULD prepare, the server MUST."""
     assert b"n=IX," in client("I\u00adX").respond(None)
     question = server().respond("n,,n=I\u00adX,r=abc".encode())
     assert isinstance(question, FetchScramKeys)
@@ -185,7 +185,7 @@ def test_each_exchange_has_a_nonce_of_its_own() -> None:
     assert len(firsts) == 6
 
 
-# Both sides
+# Client against server
 
 
 PASSWORDS = st.text("ae\u00e9\u0301\u00ad\u00aa\u00a0 =,", min_size=1, max_size=3)
@@ -194,7 +194,7 @@ PASSWORDS = st.text("ae\u00e9\u0301\u00ad\u00aa\u00a0 =,", min_size=1, max_size=
 @settings(max_examples=50)
 @given(PASSWORDS, PASSWORDS, st.booleans())
 def test_a_login_succeeds_exactly_when_the_secrets_agree(sent: str, kept: str, same: bool) -> None:
-    """All four mechanisms; two spellings that SASLprep makes one are one."""
+    """For all four mechanisms.  Two passwords that are the same after SASLprep count as the same."""
     kept = sent if same else kept
     assume(saslprep(sent) and saslprep(kept))
     known = {"user": kept.encode()}

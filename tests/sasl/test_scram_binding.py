@@ -1,4 +1,4 @@
-"""SCRAM bound to the TLS channel: the -PLUS forms, and the flag that betrays a downgrade (RFC 5802 section 6)."""
+"""SCRAM with channel binding: the -PLUS forms, and the flag that reveals a downgrade (RFC 5802 section 6)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_plus_form_binds_the_login_to_the_channel() -> None:
 
 
 def test_another_channel_is_no_login() -> None:
-    """Somebody stands between: the data of the two ends differ."""
+    """With a man in the middle, the two ends have different channel binding data."""
     ours = plus_client(data=b"what another TLS layer exported")
     assert log_in(ours, plus_server(), {"user": b"pencil"}) is Refusal.BAD_CREDENTIALS
 
@@ -48,7 +48,7 @@ def test_the_plus_form_without_a_binding_is_refused(flag: bytes) -> None:
 
 
 def test_a_client_that_was_not_shown_the_plus_form_is_refused_where_it_was_offered() -> None:
-    """RFC 5802 section 6: ``y`` against an offer of -PLUS is the sign of a downgrade."""
+    """RFC 5802 section 6: ``y``, although -PLUS was offered, indicates a downgrade."""
     ours = ScramSha256Client(authentication_identity="user", password=b"pencil", entropy=ENTROPY, could_bind=True)
     first = ours.respond(None)
     assert first.startswith(b"y,,")
@@ -61,7 +61,7 @@ def test_a_client_that_cannot_bind_is_taken_beside_the_plus_form() -> None:
 
 
 def test_a_flag_that_was_changed_on_the_way_is_no_login() -> None:
-    """RFC 5802 section 6: the header comes again under the proof, so ``y`` cannot be made ``n``."""
+    """RFC 5802 section 6: the proof covers the header, so an attacker cannot change ``y`` to ``n``."""
     ours = ScramSha256Client(authentication_identity="user", password=b"pencil", entropy=ENTROPY, could_bind=True)
     theirs = server(plus_offered=True)
     theirs.respond(b"n" + ours.respond(None)[1:])

@@ -1,4 +1,4 @@
-"""SCRAM, client side: which servers it believes, and what it will not send (RFC 5802, 7677)."""
+"""SCRAM, client side: which servers it accepts, and what it refuses to send (RFC 5802, RFC 7677)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.sasl.scram_parties import (
 
 
 def challenged(challenge: bytes) -> ScramSha256Client:
-    """A client that has sent ``r=NONCE``; *challenge* says NONCE where that nonce goes."""
+    """Return a client that has received *challenge*, in which NONCE is replaced by the client's nonce."""
     ours = client()
     nonce = ours.respond(None).rpartition(b"r=")[2]
     ours.respond(challenge.replace(b"NONCE", nonce))
@@ -51,7 +51,8 @@ def challenged(challenge: bytes) -> ScramSha256Client:
     ],
 )
 def test_a_client_refuses_a_challenge_that_is_not_safe(challenge: bytes) -> None:
-    """RFC 5802 section 5.1: the nonce must extend ours, ``m`` must fail; the cost has a floor and a ceiling."""
+    """RFC 5802 section 5.1: the nonce must extend the client's, ``m`` must fail, and the iterations have both
+    limits."""
     with pytest.raises(Malformed):
         challenged(challenge)
 

@@ -1,4 +1,4 @@
-"""Our SCRAM against scramp, another implementation, each on either side (RFC 5802, RFC 7677)."""
+"""SCRAM against scramp, another implementation, as client and as server (RFC 5802, RFC 7677)."""
 
 from __future__ import annotations
 

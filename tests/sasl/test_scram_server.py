@@ -1,4 +1,5 @@
-"""SCRAM, server side: what it takes, what it refuses, and that it tells nobody who has an account (RFC 5802, 7677)."""
+"""SCRAM, server side: what it accepts and refuses, and that clients cannot see which accounts exist (RFC 5802, RFC
+7677)."""
 
 from __future__ import annotations
 
@@ -61,12 +62,12 @@ from tests.sasl.scram_parties import (
     ],
 )
 def test_a_first_message_of_another_form_is_malformed(first: bytes) -> None:
-    """RFC 5802 section 7; ``m`` is what must not be passed over (section 5.1), and ``p`` is for -PLUS."""
+    """RFC 5802 section 7; ``m`` must not be ignored (section 5.1), and ``p`` belongs to the -PLUS forms."""
     assert server().respond(first) is Fault.MALFORMED
 
 
 def test_an_unknown_extension_is_passed_over() -> None:
-    """RFC 5802 section 5.1; it is part of what is signed all the same."""
+    """RFC 5802 section 5.1.  The proof covers it, too."""
     theirs = server()
     assert isinstance(theirs.respond(b"n,,n=user,r=abc,x=more"), FetchScramKeys)
     assert data(theirs.resolve(KEYS)).startswith(b"r=abcserver,")
@@ -110,7 +111,7 @@ def test_an_unknown_identity_is_told_like_a_wrong_password() -> None:
 
 
 def test_an_unknown_identity_shows_the_same_salt_each_time_and_one_of_its_own() -> None:
-    """architecture.md, invariant 6: neither a changing nor a common salt may tell who has no account."""
+    """architecture.md, invariant 6: a salt that changes or is shared would show that there is no account."""
 
     def salt(name: str, decoy: ScramDecoy) -> bytes:
         theirs = ScramSha256Server(nonce="server", tls=True, decoy=decoy)
@@ -162,7 +163,7 @@ def test_an_unknown_identity_costs_the_same_computations(monkeypatch: pytest.Mon
 
 
 def test_the_keys_of_the_decoy_log_nobody_in() -> None:
-    """Even who knows them, as only the server does, is refused."""
+    """A client that knew them would be refused, too; only the server knows them."""
     theirs = server()
     theirs.respond(b"n,,n=nobody,r=abc")
     first = data(theirs.resolve(None))
@@ -200,7 +201,7 @@ def test_a_refusal_ends_the_login(refusal: Refusal) -> None:
     ],
 )
 def test_keys_that_cannot_be_good_are_refused(salt: bytes, iterations: int, stored: bytes, server_key: bytes) -> None:
-    """RFC 5802 section 5.1: 4,096 iterations at least."""
+    """RFC 5802 section 5.1: at least 4,096 iterations."""
     with pytest.raises(LocalProtocolError):
         ScramKeys(salt=salt, iterations=iterations, stored_key=stored, server_key=server_key)
 

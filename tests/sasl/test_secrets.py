@@ -1,4 +1,4 @@
-"""No secret is shown, and none is sent that a server would have to refuse (architecture.md, invariant 6)."""
+"""No secret is shown, and none is sent that a server would have to reject (architecture.md, invariant 6)."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_no_question_nor_key_shows_a_secret() -> None:
 def test_a_password_that_cannot_be_sent_is_refused_without_being_shown(
     make: Callable[..., ClientMechanism], password: bytes
 ) -> None:
-    """architecture.md, invariant 6, and the injection of commands through an argument."""
+    """architecture.md, invariant 6; and an argument cannot inject commands."""
     with pytest.raises(LocalProtocolError) as caught:
         make(authentication_identity="tim", password=password)
     assert "hunter2" not in str(caught.value)

@@ -80,7 +80,7 @@ def test_the_first_response_of_xoauth2() -> None:
 def test_a_refused_token_is_told_in_json_and_refused_after_the_dummy(
     make: type[OauthBearerServer | Xoauth2Server], first: bytes, dummy: bytes, refusal: Refusal
 ) -> None:
-    """RFC 7628 section 3.2.3; whatever the dummy is, the login has failed."""
+    """RFC 7628 section 3.2.3.  The login fails whatever the dummy response is."""
     exchange = ServerExchange(make(tls=True))
     exchange.begin(base64.b64encode(first))
     step = exchange.answer(refusal)
@@ -90,13 +90,13 @@ def test_a_refused_token_is_told_in_json_and_refused_after_the_dummy(
 
 
 def test_the_json_says_what_is_wrong() -> None:
-    """RFC 7628 section 3.2.2: ``status`` is required, its words are those of RFC 6750."""
+    """RFC 7628 section 3.2.2: ``status`` is required; its values are those of RFC 6750."""
     assert json.loads(OauthBearerServer.refused)["status"] == "invalid_token"
     assert json.loads(Xoauth2Server.refused)["status"] == "401"
 
 
 def test_a_store_that_cannot_tell_says_nothing_against_the_token() -> None:
-    """Else clients throw a good token away."""
+    """Otherwise clients would discard a valid token."""
     exchange = ServerExchange(bearer())
     question = exchange.begin(base64.b64encode(RESPONSE))
     assert isinstance(question, CheckToken)
@@ -111,7 +111,7 @@ def test_the_dummy_may_be_a_star() -> None:
 
 
 def test_a_client_without_a_token_hears_how_it_fails_and_nobody_is_asked() -> None:
-    """RFC 7628 section 3.1: an empty ``auth`` is how a client looks for the place to get one."""
+    """RFC 7628 section 3.1: a client sends an empty ``auth`` to find out where to get a token."""
     for response in (b"n,,\x01auth=\x01\x01", b"n,,\x01\x01", b"n,,\x01host=h\x01\x01"):
         step = bearer().respond(response)
         assert isinstance(step, Challenge)
@@ -119,7 +119,7 @@ def test_a_client_without_a_token_hears_how_it_fails_and_nobody_is_asked() -> No
 
 
 def test_whose_token_it_is_decides_who_logs_in() -> None:
-    """Without an authorization identity the token alone says who it is."""
+    """Without an authorization identity, the token alone decides the identity."""
     exchange = ServerExchange(bearer())
     question = exchange.begin(base64.b64encode(b"n,,\x01auth=Bearer abc\x01\x01"))
     assert question == CheckToken(authorization_identity="", token=b"abc", mechanism="OAUTHBEARER", tls=True)
@@ -129,7 +129,7 @@ def test_whose_token_it_is_decides_who_logs_in() -> None:
 
 
 def test_acting_as_another_than_the_token_was_issued_to_is_asked() -> None:
-    """RFC 4422 section 3.4.1: shared maildrops."""
+    """RFC 4422 section 3.4.1: an example are shared maildrops."""
     exchange = ServerExchange(bearer())
     exchange.begin(base64.b64encode(RESPONSE))
     assert exchange.authentication_identity == "user@example.com"
@@ -143,7 +143,7 @@ def test_acting_as_another_than_the_token_was_issued_to_is_asked() -> None:
 
 @pytest.mark.parametrize("answer", [ACCEPT, None, "", b"alice", True])
 def test_an_answer_of_another_kind_leaves_the_question_open(answer: object) -> None:
-    """An empty identity would be nobody, or everybody."""
+    """An empty identity is not valid: it would name no account."""
     exchange = ServerExchange(bearer())
     question = exchange.begin(base64.b64encode(RESPONSE))
     with pytest.raises(LocalProtocolError):
@@ -214,7 +214,7 @@ def test_the_scheme_is_matched_without_case_and_unknown_keys_are_passed_over() -
 
 
 def test_a_refused_client_answers_and_keeps_what_it_was_told() -> None:
-    """RFC 7628 section 3.2.3: ``AQ==``; nothing in XOAUTH2."""
+    """RFC 7628 section 3.2.3: the response is ``AQ==``, and empty in XOAUTH2."""
     for client, dummy in (
         (OauthBearerClient(token=TOKEN), b"AQ=="),
         (Xoauth2Client(token=TOKEN, authorization_identity="alice"), b""),
@@ -234,7 +234,7 @@ def test_a_refused_client_answers_and_keeps_what_it_was_told() -> None:
     "token", [b"", b"s3cret s3cret", b"s3cret\r\nRCPT", b"s3cret\x01", b"s3cret\xff", b"=", b"s3cret" * 1400]
 )
 def test_a_token_that_cannot_be_sent_is_refused_without_being_shown(token: bytes) -> None:
-    """architecture.md, invariant 6, and the injection of pairs through an argument."""
+    """architecture.md, invariant 6; and an argument cannot inject key=value pairs."""
     with pytest.raises(LocalProtocolError) as caught:
         OauthBearerClient(token=token)
     assert "s3cret" not in str(caught.value)

@@ -24,7 +24,7 @@ def test_the_name_then_the_password() -> None:
 
 @pytest.mark.parametrize("name", [b"", b"\xff", b"a\0b", b"x" * 256])
 def test_a_name_that_nobody_can_have_fails_at_the_password(name: bytes) -> None:
-    """RFC 1939 section 13: the reply to USER must not tell names apart."""
+    """RFC 1939 section 13: the reply to USER must not show which names exist."""
     assert named(name).respond(b"secret") is Refusal.BAD_CREDENTIALS
 
 

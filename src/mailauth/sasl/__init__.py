@@ -1,4 +1,7 @@
-"""SASL mechanisms, client and server side, as pure values (RFC 4422).  Knows nothing of SMTP or POP3."""
+"""SASL mechanisms, client and server side (RFC 4422).
+
+This package does no I/O and is independent of SMTP and POP3.
+"""
 
 from ._base64 import decode_base64 as decode_base64, encode_base64 as encode_base64
 from ._exchange import MAX_LINE as MAX_LINE, ClientExchange as ClientExchange, ServerExchange as ServerExchange

@@ -1,6 +1,6 @@
-"""Base64 as both AUTH commands use it (RFC 4954 section 4, RFC 5034 section 4): one spelling and no other.
+"""Strict base64, as the AUTH commands of SMTP and POP3 use it (RFC 4954 section 4, RFC 5034 section 4).
 
-Codec only: knows neither ``*`` nor ``=``, which are words of the exchange.
+The exchange, not this module, handles ``*`` (cancel) and ``=`` (empty initial response).
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from .._errors import Malformed
 
 
 def encode_base64(data: bytes) -> bytes:
-    """*data* as one line of base64, without a line end; nothing for nothing."""
+    """Return *data* as one line of base64 without a line end.  Empty data give an empty line."""
     return binascii.b2a_base64(data, newline=False)
 
 
 def decode_base64(line: bytes) -> bytes:
-    """The octets that encode_base64() makes *line* of.  Raises Malformed for everything else.
+    """Return the bytes that *line* encodes.  Raises Malformed for a line that encode_base64() would not return.
 
-    Stray characters, an inner ``=``, missing padding and loose bits behind the end (RFC 4648 section 3.5) are all
-    refused: what a lenient decoder skips is a place to hide octets in.
+    Rejected are other characters, an inner ``=``, missing padding, and non-zero bits after the last byte (RFC 4648
+    section 3.5).  A decoder that skips them lets a client hide data there.
     """
     try:
         data = binascii.a2b_base64(line)
     except binascii.Error:
-        raise Malformed("not base64") from None
+        raise Malformed("invalid base64") from None
     if encode_base64(data) != line:
-        raise Malformed("not base64")
+        raise Malformed("invalid base64")
     return data

@@ -1,7 +1,5 @@
-"""What CRAM-MD5 and APOP have in common: ``name digest`` as the response, and a secret that the server must know.
-
-Knows no wire form but that one.
-"""
+"""The server side that CRAM-MD5 and APOP share: the response is ``name digest``, and the server needs the secret
+itself."""
 
 from __future__ import annotations
 
@@ -16,17 +14,17 @@ from ._md5 import require_md5
 from ._messages import Challenge, Fault, FetchSecret, PasswordStep, Refusal, Success
 
 Digest: TypeAlias = Callable[[bytes, bytes], bytes]
-"""(secret, challenge) -> 32 lower-case hexadecimal digits."""
+"""``(secret, challenge)`` -> 32 lower-case hexadecimal digits."""
 
 _DIGEST: Final = re.compile(rb"[0-9a-f]{32}")
 _DECOY_SECRET: Final = b"no identity has this secret"
 
 
 class DigestServer:
-    """Sends the challenge, asks FetchSecret, compares.
+    """Base class of CRAM-MD5 and APOP, server side: send a challenge, ask FetchSecret, compare the digests.
 
-    An identity without a secret costs and says the same as a wrong digest: it is computed and compared against a secret
-    that nobody has, and refused whatever comes out.
+    An unknown identity, or one without a secret, costs the same as a wrong digest and gets the same reply: the digest
+    is computed with a decoy secret and compared, and the login is refused whatever the result.
     """
 
     __slots__ = ("_challenge", "_claimed", "_digest", "authentication_identity", "tls")
@@ -43,11 +41,15 @@ class DigestServer:
         self._claimed: bytes | None = None
 
     def respond(self, response: bytes | None) -> PasswordStep:
-        """None: the Challenge.  Then ``name digest``, split at the last blank, since names may hold blanks."""
+        """Return the Challenge if *response* is None, else FetchSecret for ``name digest``.
+
+        The response is split at its last space, since names may contain spaces.  Returns Fault.MALFORMED for any other
+        form.
+        """
         if response is None:
             return Challenge(self._challenge)
-        name, blank, claimed = response.rpartition(b" ")
-        if not blank or not _DIGEST.fullmatch(claimed):
+        name, space, claimed = response.rpartition(b" ")
+        if not space or not _DIGEST.fullmatch(claimed):
             return Fault.MALFORMED
         try:
             self.authentication_identity = decode_identity(name)
@@ -57,15 +59,18 @@ class DigestServer:
         return FetchSecret(authentication_identity=self.authentication_identity, mechanism=self.name, tls=self.tls)
 
     def resolve(self, answer: object) -> PasswordStep:
-        """The secret, None or a Refusal; LocalProtocolError for anything else, and when nothing was asked."""
-        who, claimed = self.authentication_identity, self._claimed
-        if who is None or claimed is None:
-            raise LocalProtocolError("no question is open")
+        """Return the result for the answer to FetchSecret: the secret, None or a Refusal.
+
+        Raises LocalProtocolError for any other answer, and if no question is open.
+        """
+        identity, claimed = self.authentication_identity, self._claimed
+        if identity is None or claimed is None:
+            raise LocalProtocolError("no question is open; call respond() first")
         if isinstance(answer, Refusal):
             return answer
         if not (answer is None or isinstance(answer, bytes)):
-            raise LocalProtocolError("FetchSecret is answered with bytes, None or a Refusal")
-        known = bool(answer)  # an empty secret is no secret: anybody could compute with it
+            raise LocalProtocolError(f"answer FetchSecret with bytes, None or a Refusal, not {type(answer).__name__}")
+        known = bool(answer)  # anyone can compute a digest with an empty secret
         expected = self._digest(answer or _DECOY_SECRET, self._challenge)
         equal = hmac.compare_digest(expected, claimed)
-        return Success(authentication_identity=who) if equal and known else Refusal.BAD_CREDENTIALS
+        return Success(authentication_identity=identity) if equal and known else Refusal.BAD_CREDENTIALS

@@ -1,7 +1,7 @@
-"""One exchange of responses and challenges: the path that every login takes, for SMTP and POP3, whatever the mechanism.
+"""The SASL exchange: the challenges and responses of one login, with any mechanism, for both SMTP and POP3.
 
-Knows the words that both AUTH commands share (RFC 4954 section 4, RFC 5034 section 4): base64, ``=`` and ``*``.
-Knows no command, no reply and no line end, and keeps no password longer than the mechanism does.
+This module implements what both AUTH commands share (RFC 4954 section 4, RFC 5034 section 4): base64, ``=`` for an
+empty initial response, and ``*`` to cancel.  It does no I/O, and keeps a password no longer than the mechanism does.
 """
 
 from __future__ import annotations
@@ -33,18 +33,19 @@ from ._messages import (
 )
 
 MAX_LINE: Final = 12_288 + 4
-"""Octets of a line of an exchange, with CRLF and POP3's ``+ `` (RFC 4954 section 4; RFC 5034 section 4 names none)."""
+"""Maximum bytes of a line of an exchange, with CRLF and POP3's ``+ `` (RFC 4954 section 4; RFC 5034 section 4 has no
+limit)."""
 
 
 class _Turn(enum.Enum):
-    NOT_STARTED = "the exchange has not begun"
-    CLIENT = "the client's response is awaited"
-    APPLICATION = "a question is open"
+    NOT_STARTED = "the exchange has not started"
+    CLIENT = "the client's response is needed first"
+    APPLICATION = "a question is open, call answer() first"
     OVER = "the exchange is over"
 
 
 def _answers(question: ServerQuestion | None, answer: object) -> bool:
-    """Whether *answer* is of the type that *question* takes."""
+    """Return whether *answer* has a type that *question* accepts."""
     if isinstance(answer, Refusal):
         return True
     match question:
@@ -61,19 +62,21 @@ def _answers(question: ServerQuestion | None, answer: object) -> bool:
 
 
 class ServerExchange:
-    """A login as a server sees it: responses and answers in, one Step out of each.
+    """The server side of one login: takes the client's responses and the application's answers, and returns Steps.
 
-    Begin with ``begin()`` (AUTH) or with ``respond()`` (USER/PASS and APOP, which have no base64).  Then, by the Step:
+    Start with ``begin()`` (AUTH), or with ``respond()`` (USER/PASS and APOP, which do not use base64).  Then act on the
+    Step:
 
-    * Challenge: send it (``encode_base64`` makes a line of it) and hand the reply to ``receive()`` or ``respond()``;
-    * a question: put it to the application and hand the answer to ``answer()``;
-    * Success, Refusal, Fault: the exchange is over.
+    * Challenge: send it (encoded with ``encode_base64()`` where the protocol uses base64), and pass the client's
+      response to ``receive()`` or ``respond()``;
+    * a question: ask the application, and pass its answer to ``answer()``;
+    * Success, Refusal or Fault: the exchange is over.
 
-    The final Success always names who counts: ``authorization_identity`` is never empty and is the identity to act as,
-    ``authentication_identity`` is who proved it.  They differ only if Authorize was answered with ACCEPT.  Its
-    ``data`` are empty, since they were sent before.
+    In the final Success, ``authorization_identity`` is never empty: it is the identity to act as.
+    ``authentication_identity`` is the identity whose credentials were verified.  They differ only if Authorize was
+    answered with ACCEPT.  ``data`` is empty, since the mechanism's data was sent as a challenge.
 
-    A call out of turn raises LocalProtocolError and changes nothing.
+    A method that is called in the wrong order raises LocalProtocolError and changes nothing.
     """
 
     __slots__ = ("_mechanism", "_proved", "_question", "_turn", "_was_asked")
@@ -87,26 +90,29 @@ class ServerExchange:
 
     @property
     def mechanism(self) -> str:
-        """The mechanism's registered name."""
+        """The registered name of the mechanism."""
         return self._mechanism.name
 
     @property
     def authentication_identity(self) -> str | None:
-        """Who says they are logging in, as soon as that was said; not proved before Success."""
+        """The identity that the client claims; None until it was sent.  It is not verified before Success."""
         return self._mechanism.authentication_identity
 
     @property
     def question(self) -> ServerQuestion | None:
-        """The open question, the very object that was returned."""
+        """The open question, as the same object that was returned; None if no question is open."""
         return self._question
 
     @property
     def was_asked(self) -> bool:
-        """Whether a question was returned since the exchange began, open or answered."""
+        """Whether a question was returned since the exchange started, even if it is answered by now."""
         return self._was_asked
 
     def begin(self, initial_response: bytes | None) -> Step:
-        """The AUTH command with its initial response as on the wire: base64, ``=`` for an empty one, None for none."""
+        """Start the exchange with the initial response of the AUTH command, as on the wire.
+
+        *initial_response* is base64, ``=`` for an empty response, or None if the command has no initial response.
+        """
         self._expect(_Turn.NOT_STARTED)
         if initial_response is None:
             return self._take(self._mechanism.respond(None))
@@ -115,25 +121,26 @@ class ServerExchange:
         if initial_response == b"=":
             return self._take(self._respond(b""))
         if initial_response == b"":
-            return self._take(Fault.UNDECODABLE)  # an empty one is spelled "="
+            return self._take(Fault.UNDECODABLE)  # RFC 4954 section 4: an empty response is sent as "="
         return self._decode(initial_response)
 
     def receive(self, line: bytes) -> Step:
-        """A response as on the wire, without its line end: base64, nothing for an empty one, ``*`` to cancel."""
+        """Process a response as on the wire, without its line end: base64, empty for an empty response, ``*`` to
+        cancel."""
         self._expect(_Turn.CLIENT)
         if line == b"*":
             return self._take(Fault.CANCELLED)
         return self._decode(line)
 
     def respond(self, response: bytes | None) -> Step:
-        """A response as it is, for the forms without base64: what follows USER, PASS or APOP on its line."""
+        """Process a response that is not base64: the argument of USER, PASS or APOP."""
         self._expect(_Turn.NOT_STARTED, _Turn.CLIENT)
         return self._take(self._respond(response))
 
     def answer(self, answer: object) -> Step:
-        """The application's answer to the open question.
+        """Process the application's answer to the open question.
 
-        One of a wrong type is a LocalProtocolError, and the question stays open.
+        Raises LocalProtocolError for an answer of the wrong type; the question then stays open.
         """
         self._expect(_Turn.APPLICATION)
         question = self._question
@@ -145,7 +152,7 @@ class ServerExchange:
 
     def _expect(self, *turns: _Turn) -> None:
         if self._turn not in turns:
-            raise LocalProtocolError(f"out of turn: {self._turn.value}")
+            raise LocalProtocolError(f"this call is not allowed now: {self._turn.value}")
 
     def _decode(self, line: bytes) -> Step:
         try:
@@ -157,11 +164,11 @@ class ServerExchange:
     def _respond(self, response: bytes | None) -> Step:
         if self._proved is None:
             return self._mechanism.respond(response)
-        # The mechanism's last word travelled as a challenge; all that is left for the client to say is nothing.
+        # The mechanism's final data was sent as a challenge, which the client answers with an empty response.
         return Fault.MALFORMED if response else attrs.evolve(self._proved, data=b"")
 
     def _take(self, step: Step) -> Step:
-        """Note whose turn *step* makes it; a mechanism's Success is settled first."""
+        """Record what the exchange waits for after *step*.  A Success of the mechanism goes through _settle() first."""
         if isinstance(step, Success) and self._proved is None:
             step = self._settle(step)
         self._question = None
@@ -177,31 +184,35 @@ class ServerExchange:
         return step
 
     def _settle(self, success: Success) -> Step:
-        """The credentials are proved: whom do they act as (RFC 4422 section 3.4.1)?"""
-        who = success.authentication_identity
+        """Return the next Step after the credentials are verified: Authorize, if the client asks to act as another
+        identity (RFC 4422 section 3.4.1)."""
+        identity = success.authentication_identity
         acting_as = success.authorization_identity
-        # Not evolve(): most logins come by here, and it costs as much as all the rest.
-        self._proved = Success(authentication_identity=who, authorization_identity=acting_as or who, data=success.data)
-        if acting_as in ("", who):
+        # Not evolve(): most logins take this path, and it costs as much as the rest of _settle().
+        self._proved = Success(
+            authentication_identity=identity, authorization_identity=acting_as or identity, data=success.data
+        )
+        if acting_as in ("", identity):
             return self._conclude()
         return Authorize(
-            authentication_identity=who,
+            authentication_identity=identity,
             authorization_identity=acting_as,
             mechanism=self._mechanism.name,
             tls=self._mechanism.tls,
         )
 
     def _conclude(self) -> Step:
-        """Success; or first the mechanism's last octets, which 235 and +OK cannot carry (RFC 4954 section 4)."""
+        """Return Success, or first a Challenge with the mechanism's final data, which 235 and +OK cannot carry (RFC
+        4954 section 4)."""
         proved = self._proved
         assert proved is not None
         return Challenge(proved.data) if proved.data else proved
 
 
 class ClientExchange:
-    """A login as a client sees it, with base64 on both sides; the mechanism holds the secret and the state.
+    """The client side of one login, with base64 in both directions.  The mechanism holds the secret and the state.
 
-    A mechanism may be used for one exchange after another: ``begin()`` starts it anew.
+    A mechanism may be used for several exchanges, one after another: ``begin()`` restarts it.
     """
 
     __slots__ = ("_kept", "_mechanism")
@@ -212,19 +223,19 @@ class ClientExchange:
 
     @property
     def mechanism(self) -> str:
-        """The mechanism's registered name."""
+        """The registered name of the mechanism."""
         return self._mechanism.name
 
     @property
     def satisfied(self) -> bool:
-        """Whether the server's success may be believed now."""
+        """Whether a success reply from the server can be trusted now."""
         return self._kept is None and self._mechanism.satisfied
 
     def begin(self, room: int | None = None) -> bytes | None:
-        """The initial response as on the wire (an empty one is ``=``), or None when the AUTH command goes without.
+        """Start the exchange.  Return the initial response as on the wire, or None if the AUTH command carries none.
 
-        One longer than *room* octets is kept for the server's empty challenge, as RFC 4954 section 4 and RFC 5034
-        section 4 want it of a line that would grow too long.
+        An empty response is ``=``.  A response longer than *room* bytes is held back and sent after the server's empty
+        challenge, as RFC 4954 section 4 and RFC 5034 section 4 require if the command line would be too long.
         """
         self._kept = None
         response = self._mechanism.respond(None)
@@ -237,18 +248,19 @@ class ClientExchange:
         return None
 
     def say(self, challenge: bytes | None) -> bytes:
-        """A response as it is, for the forms without base64: USER's name, PASS's password, APOP's argument."""
+        """Return a response that is not base64: the argument of USER, PASS or APOP."""
         return self._mechanism.respond(challenge)
 
     def respond(self, line: bytes) -> bytes:
-        """The line that answers a challenge, both in base64 and without line end.
+        """Return the line that answers a challenge.  Both are base64 without a line end.
 
-        Raises Malformed on what is not base64 and on a challenge that the mechanism cannot take: cancel with ``*``.
+        Raises Malformed for a challenge that is not base64 or that the mechanism does not accept; then cancel with
+        ``*``.
         """
         challenge = decode_base64(line)
         if self._kept is None:
             return encode_base64(self._mechanism.respond(challenge))
         if challenge:
-            raise Malformed("a challenge where the client speaks first")
+            raise Malformed("the challenge before the client's first response must be empty")
         response, self._kept = self._kept, None
         return encode_base64(response)

@@ -1,6 +1,7 @@
-"""MD5 for CRAM-MD5 and APOP, on systems that may forbid it.
+"""MD5 for CRAM-MD5 and APOP, if the system allows it.
 
-A system in FIPS mode has no MD5 for security, and a login is security: it is then left out, not smuggled in.
+A system in FIPS mode has no MD5 for security purposes.  A login is one, so the two mechanisms are then left out;
+``usedforsecurity=False`` is not used.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ MD5_AVAILABLE: Final = _available()
 
 
 def require_md5() -> None:
-    """Raise LocalProtocolError where the system has no MD5: before an exchange begins, never within."""
+    """Raise LocalProtocolError if MD5 is not available.  To be called before an exchange starts, not during one."""
     if not MD5_AVAILABLE:
-        raise LocalProtocolError("this system has no MD5")
+        raise LocalProtocolError("MD5 is not available on this system; use a mechanism other than CRAM-MD5 and APOP")
 
 
 def keyed_md5(secret: bytes, challenge: bytes) -> bytes:
-    """HMAC-MD5 as CRAM-MD5 writes it: 32 lower-case hexadecimal digits (RFC 2195 section 2)."""
+    """Return the HMAC-MD5 that CRAM-MD5 sends: 32 lower-case hexadecimal digits (RFC 2195 section 2)."""
     return hmac.digest(secret, challenge, "md5").hex().encode("ascii")
 
 
 def plain_md5(secret: bytes, timestamp: bytes) -> bytes:
-    """MD5 over timestamp and secret as APOP writes it: 32 lower-case hexadecimal digits (RFC 1939 section 7)."""
+    """Return the MD5 of timestamp and secret that APOP sends: 32 lower-case hexadecimal digits (RFC 1939 section 7)."""
     return hashlib.md5(timestamp + secret).hexdigest().encode("ascii")

@@ -1,6 +1,6 @@
-"""What a mechanism says and asks: the vocabulary that the mechanisms, the exchange and both protocols share.
+"""The types of a SASL exchange: steps, questions, answers and notices, and the interfaces of mechanisms.
 
-Knows nothing of SMTP or POP3, of base64 or of lines.
+The mechanisms, the exchange, SMTP and POP3 share them.
 """
 
 from __future__ import annotations
@@ -15,59 +15,62 @@ from .._errors import LocalProtocolError
 from .._events import Accept, Notice, Question
 
 MIN_ITERATIONS: Final = 4096
-"""The least work a SCRAM password may cost whoever tries passwords (RFC 5802 section 5.1, RFC 7677 section 4)."""
+"""Minimum iterations of SCRAM, which make each password guess expensive (RFC 5802 section 5.1, RFC 7677 section 4)."""
 
 
 class Refusal(enum.Enum):
-    """Why a login is not granted: an application's answer to a question, and a mechanism's own verdict."""
+    """Why a login is refused: the application's answer to a question, or the result of a mechanism."""
 
     BAD_CREDENTIALS = "authentication credentials invalid"
-    """Unknown identity, wrong password, wrong digest: one text and one cost for all of them."""
+    """Unknown identity, wrong password or wrong digest.  All of them get the same reply and cost the same."""
     NOT_AUTHORIZED = "not authorized to act as the requested identity"
     TEMPORARY = "temporary authentication failure"
-    """The store cannot tell now; the client may try again (454, ``[SYS/TEMP]``)."""
+    """The credentials cannot be checked now; the client may try again (454, ``[SYS/TEMP]``)."""
     TRANSITION_NEEDED = "a password transition is needed"
-    """SMTP says 432 4.7.12 (RFC 4954 section 4.7.12 of the registry)."""
+    """SMTP replies 432 4.7.12 (RFC 4954 section 6)."""
     TOO_WEAK = "the authentication mechanism is too weak"
-    """SMTP says 534 5.7.9."""
+    """SMTP replies 534 5.7.9 (RFC 4954 section 6)."""
 
 
 class Fault(enum.Enum):
-    """What was wrong with the exchange itself; the password was not even looked at."""
+    """An error in the exchange itself.  It says nothing about the credentials."""
 
     CANCELLED = "authentication cancelled"
     UNDECODABLE = "invalid base64 data"
     UNEXPECTED_INITIAL_RESPONSE = "this mechanism takes no initial response"
-    MALFORMED = "the response is not what the mechanism asks for"
+    MALFORMED = "malformed authentication response"
     TOO_LONG = "authentication exchange line is too long"
 
 
 @attrs.frozen
 class Challenge:
-    """The server's turn: *data* go to the client (base64 or not is the protocol's affair)."""
+    """Send *data* to the client, in base64 if the protocol uses it, and wait for the response."""
 
     data: bytes = b""
 
 
 @attrs.frozen(kw_only=True)
 class Success:
-    """The mechanism is satisfied.  An empty authorization identity means: the authentication identity itself."""
+    """The credentials are verified.  An empty ``authorization_identity`` means the authentication identity itself."""
 
     authentication_identity: str
     authorization_identity: str = ""
     data: bytes = b""
-    """What the mechanism still has to say with its success (SCRAM's ``v=``); empty for most."""
+    """The mechanism's final data for the client (SCRAM's ``v=``); empty for most mechanisms."""
 
 
 @attrs.frozen(kw_only=True)
 class CheckPassword(Question[Accept | Refusal]):
-    """Is this the password of that identity?  An unknown identity must cost and say the same as a wrong password."""
+    """Asks whether *password* belongs to the identity.
+
+    For an unknown identity, the answer must be the same as for a wrong password and take as long.
+    """
 
     authentication_identity: str
     password: bytes = attrs.field(repr=False)
-    """PLAIN gives it in UTF-8 and prepared by ``saslprep()`` (RFC 4616 section 2), so compare it with one that was
-    prepared, too; so does USER of a POP3 server that offers UTF8 (RFC 6856 section 2.2).  LOGIN, which no RFC says that
-    of, gives the octets as they came."""
+    """From PLAIN it is UTF-8 prepared by ``saslprep()`` (RFC 4616 section 2), so compare it with a prepared password.
+    The same is true for USER on a POP3 server that offers UTF8 (RFC 6856 section 2.2).  From LOGIN it is the bytes as
+    received, since no RFC requires preparation."""
 
     mechanism: str
     tls: bool
@@ -79,7 +82,7 @@ class CheckPassword(Question[Accept | Refusal]):
 
 @attrs.frozen(kw_only=True)
 class FetchSecret(Question[bytes | None | Refusal]):
-    """What secret does that identity share with us?  For CRAM-MD5 and APOP.  None: no such identity, or no secret."""
+    """Asks for the shared secret of the identity, for CRAM-MD5 and APOP.  None: unknown identity, or no secret."""
 
     authentication_identity: str
     mechanism: str
@@ -92,7 +95,10 @@ class FetchSecret(Question[bytes | None | Refusal]):
 
 @attrs.frozen(kw_only=True)
 class Authorize(Question[Accept | Refusal]):
-    """May the proved authentication identity act as the other?  Asked only if they differ (RFC 4422 section 3.4.1)."""
+    """Asks whether the authentication identity, which is verified, may act as the authorization identity.
+
+    Asked only if the two differ (RFC 4422 section 3.4.1).
+    """
 
     authentication_identity: str
     authorization_identity: str
@@ -106,38 +112,39 @@ class Authorize(Question[Accept | Refusal]):
 
 @attrs.frozen(kw_only=True)
 class ScramKeys:
-    """What a server keeps of a password for SCRAM (RFC 5802 section 3); ``scram_keys()`` makes it of one.
+    """What a server stores of a password for SCRAM (RFC 5802 section 3).  ``scram_keys()`` computes it.
 
-    Whoever steals it can pose as the server, and try passwords at home, but cannot log in.  Raises LocalProtocolError
-    for an empty salt, too few iterations, and keys that are no digests.
+    With stolen keys an attacker can impersonate the server and guess passwords offline, but cannot log in.  Raises
+    LocalProtocolError for an empty salt, too few iterations, and keys of a wrong length.
     """
 
     salt: bytes
     iterations: int
-    """4,096 at least; the client pays them at each login."""
+    """At least 4,096.  The client computes them at each login."""
     stored_key: bytes = attrs.field(repr=False)
-    """H(ClientKey): what a login is checked with."""
+    """H(ClientKey), which verifies the client's proof."""
     server_key: bytes = attrs.field(repr=False)
-    """What the server proves itself with."""
+    """The key of the server's signature, which the client verifies."""
 
     def __attrs_post_init__(self) -> None:
         if not self.salt or self.iterations < MIN_ITERATIONS:
-            raise LocalProtocolError(f"SCRAM needs a salt and {MIN_ITERATIONS} iterations")
+            raise LocalProtocolError(f"SCRAM keys need a non-empty salt and at least {MIN_ITERATIONS} iterations")
         if len(self.stored_key) != len(self.server_key) or len(self.stored_key) not in (20, 32):
-            raise LocalProtocolError("the keys of SCRAM are digests of SHA-1 or SHA-256")
+            raise LocalProtocolError("stored_key and server_key must both be 20 bytes (SHA-1) or 32 bytes (SHA-256)")
 
 
 @attrs.frozen(kw_only=True)
 class FetchScramKeys(Question[ScramKeys | None | Refusal]):
-    """What SCRAM keys do we keep for that identity?  None: no such identity, or no keys; the client is not told so.
+    """Asks for the SCRAM keys of the identity.  None: unknown identity, or no keys; this is not shown to the client.
 
-    A Refusal ends the login at once, and so tells this identity from others: TEMPORARY when no store can tell.
+    A Refusal ends the login at once, and so shows the client that this identity is treated differently.  Use TEMPORARY
+    if no store can answer.
     """
 
     authentication_identity: str
     """Prepared by ``saslprep()`` (RFC 5802 section 5.1)."""
     hash_name: str
-    """The hash of the keys as ``hashlib`` calls it: ``sha1``, ``sha256``."""
+    """The hash of the keys, as in ``hashlib``: ``sha1`` or ``sha256``."""
     mechanism: str
     tls: bool
 
@@ -148,21 +155,21 @@ class FetchScramKeys(Question[ScramKeys | None | Refusal]):
 
 @attrs.frozen(kw_only=True)
 class CheckToken(Question[str | Refusal]):
-    """Whose token is this?  The answer is the identity that it was issued to, or a Refusal.
+    """Asks which identity a bearer token was issued to.  The answer is that identity, or a Refusal.
 
-    The identity that the token is good for counts as proved.  When the client asked for another, Authorize comes next;
-    so answer in the client's spelling where there are two of one name.  A Refusal is told in the mechanism's own words
-    first (RFC 7628 section 3.2.2).
+    The identity in the answer counts as verified.  If the client asked to act as another one, Authorize follows.  If
+    the account's name has several spellings, answer with the client's spelling.  A Refusal is first sent to the client
+    in the mechanism's own format (RFC 7628 section 3.2.2).
     """
 
     authorization_identity: str
-    """Whom the client asks to act as, which is all that it says of itself; empty: whoever the token belongs to."""
+    """The identity that the client asks to act as, the only name that it sends; empty: the identity of the token."""
     token: bytes = attrs.field(repr=False)
-    """The bearer token in ASCII, whole (RFC 6750 section 2.1)."""
+    """The complete bearer token in ASCII (RFC 6750 section 2.1)."""
     mechanism: str
     tls: bool
     host: str = ""
-    """The server that the client believes to talk to, empty when it did not say; then *port*, None likewise."""
+    """The server that the client names; empty if it named none.  *port* likewise, None if it sent none."""
     port: int | None = None
 
     @property
@@ -172,15 +179,15 @@ class CheckToken(Question[str | Refusal]):
 
 @attrs.frozen(kw_only=True)
 class CheckExternal(Question[str | Refusal]):
-    """Whose certificate is this?  The answer is the identity that it proves, or a Refusal.
+    """Asks which identity a client certificate belongs to.  The answer is that identity, or a Refusal.
 
-    When the client asked to act as another, Authorize comes next (RFC 4422 appendix A).
+    If the client asked to act as another one, Authorize follows (RFC 4422 appendix A).
     """
 
     authorization_identity: str
-    """Whom the client asks to act as; empty: whoever the certificate belongs to."""
+    """The identity that the client asks to act as; empty: the identity of the certificate."""
     peer_certificate: Mapping[str, object]
-    """The client's certificate, verified, as ``Tls`` has it."""
+    """The client's verified certificate, as in ``Tls.peer_certificate``."""
     mechanism: str
     tls: bool
 
@@ -190,86 +197,91 @@ class CheckExternal(Question[str | Refusal]):
 
 
 PasswordQuestion: TypeAlias = CheckPassword | FetchSecret | Authorize
-"""All that is asked where identities are proved by passwords alone: what PLAIN, LOGIN, CRAM-MD5, USER and APOP ask."""
+"""The questions of PLAIN, LOGIN, CRAM-MD5, USER and APOP."""
 
 ExtendedQuestion: TypeAlias = FetchScramKeys | CheckToken | CheckExternal
-"""What SCRAM, tokens and certificates ask beside Authorize."""
+"""The further questions of SCRAM, bearer tokens and EXTERNAL.  These mechanisms may also ask Authorize."""
 
 ServerQuestion: TypeAlias = PasswordQuestion | ExtendedQuestion
-"""Everything a mechanism or the exchange can ask; closed, so that an application's ``match`` can be complete."""
+"""All questions of mechanisms and the exchange.  The union is closed, so an application's ``match`` can be
+exhaustive."""
 
 PasswordStep: TypeAlias = Challenge | PasswordQuestion | Success | Refusal | Fault
-"""What a server mechanism says next that asks about passwords alone."""
+"""The next step of a server mechanism whose questions are PasswordQuestions."""
 
 Step: TypeAlias = PasswordStep | ServerQuestion
-"""What a server mechanism says next."""
+"""The next step of a server mechanism."""
 
 
 class ServerMechanism(Protocol):
-    """One exchange of one mechanism, server side: a value per login, with its challenge handed in."""
+    """The server side of one mechanism, for one exchange.
+
+    The challenge or nonce is an argument of its constructor, so tests can fix it.
+    """
 
     name: ClassVar[str]
     client_first: ClassVar[bool]
-    """False: the server speaks first, and an initial response is an error (RFC 4954 section 4)."""
+    """False: the server sends the first challenge, and an initial response is an error (RFC 4954 section 4)."""
 
     @property
     def tls(self) -> bool:
-        """Whether the exchange is inside TLS, for the questions."""
+        """Whether the connection uses TLS.  It is copied into the questions."""
 
     @property
     def authentication_identity(self) -> str | None:
-        """Who says they are logging in, once that was said."""
+        """The identity that the client claims; None until it was sent."""
 
     def respond(self, response: bytes | None) -> Step:
-        """The client's response, decoded; None: it sent none yet.  Any octets give a Step, never an exception."""
+        """Process the client's decoded response; None if it sent none yet.  Never raises, whatever the bytes are."""
 
     def resolve(self, answer: object) -> Step:
-        """The application's answer to the question that ``respond`` returned."""
+        """Process the application's answer to the question that ``respond()`` returned."""
 
 
 class PasswordMechanism(ServerMechanism, Protocol):
-    """A ServerMechanism that asks nothing but a PasswordQuestion."""
+    """A ServerMechanism whose questions are PasswordQuestions."""
 
     def respond(self, response: bytes | None) -> PasswordStep:
-        """As the base says."""
+        """As in ServerMechanism."""
 
     def resolve(self, answer: object) -> PasswordStep:
-        """As the base says."""
+        """As in ServerMechanism."""
 
 
 class ClientMechanism(Protocol):
-    """One exchange of one mechanism, client side."""
+    """The client side of one mechanism."""
 
     @property
     def name(self) -> str:
-        """As registered, in capitals: ``CRAM-MD5``."""
+        """The registered name, in capitals: ``CRAM-MD5``."""
 
     @property
     def client_first(self) -> bool:
-        """True when the first response needs no challenge and may travel with the AUTH command."""
+        """True if the first response needs no challenge and may be sent with the AUTH command."""
 
     def respond(self, challenge: bytes | None) -> bytes:
-        """The response to *challenge*; None begins (anew) and gives the initial response.
+        """Return the response to *challenge*; None starts an exchange and returns the initial response.
 
-        That one is empty, and not to be sent, when the server speaks first.  Raises Malformed on a challenge it cannot
-        take, and on one more than there can be.
+        If the server sends the first challenge, the initial response is empty and is not sent.  Raises Malformed for a
+        challenge that the mechanism does not accept, and for one challenge too many.
         """
 
     @property
     def satisfied(self) -> bool:
-        """Whether success may be believed now; SCRAM stays unsatisfied until the server has proved itself."""
+        """Whether a success reply can be trusted now.  SCRAM is not satisfied before it has verified the server's
+        signature."""
 
 
 @attrs.frozen(kw_only=True)
 class AuthenticationStarted(Notice):
-    """The client chose a mechanism."""
+    """The client started a login with *mechanism*."""
 
     mechanism: str
 
 
 @attrs.frozen(kw_only=True)
 class Authenticated(Notice):
-    """A login succeeded.  In a client *identity* is None: the server knows whom it took us for, we do not."""
+    """A login succeeded.  On a client *identity* is None, since the server does not send it."""
 
     mechanism: str
     identity: str | None = None
@@ -277,11 +289,11 @@ class Authenticated(Notice):
 
 @attrs.frozen(kw_only=True)
 class AuthenticationFailed(Notice):
-    """A login failed on a server, which has already said so to the client."""
+    """A login failed on a server.  The reply to the client is already written."""
 
     mechanism: str
     authentication_identity: str | None
-    """Who tried, when the exchange got as far as a name.  It is the client's word: escape it in a log."""
+    """The identity that the client claimed; None if it sent none.  It is untrusted input: escape it in a log."""
 
     reason: Refusal | Fault | None
-    """None: the session ended in the middle of the exchange."""
+    """None: the session ended during the exchange."""

@@ -1,7 +1,4 @@
-"""Which mechanisms a server offers, and what each needs to begin.
-
-Knows no state: the two are frozen values that all connections share.
-"""
+"""The mechanisms that a server offers, and what each needs to start an exchange."""
 
 from __future__ import annotations
 
@@ -40,32 +37,35 @@ _NOT_ATOM: Final = re.compile(r"[^A-Za-z0-9-]+")
 
 def _check_nonce(instance: object, attribute: object, nonce: str) -> None:
     if not _ATOMS.fullmatch(nonce):
-        raise LocalProtocolError("a nonce is made of letters, digits, '-' and inner dots")
+        raise LocalProtocolError("nonce must consist of letters, digits, '-' and inner dots")
 
 
 @attrs.frozen(kw_only=True)
 class Context:
-    """What a server mechanism may need to begin.  Raises LocalProtocolError for a nonce that fits into no msg-id."""
+    """What a server mechanism may need to start an exchange.
+
+    Raises LocalProtocolError for a nonce that cannot be part of a msg-id.
+    """
 
     nonce: str = attrs.field(validator=_check_nonce)
-    """Never the same twice and not to be guessed: letters, digits, ``-``, inner dots."""
+    """Unique and unpredictable: letters, digits, ``-`` and inner dots."""
 
     host_name: str
     tls: bool
 
     channel_bindings: Mapping[str, bytes] = attrs.field(factory=dict, repr=False)
-    """What the connection can be bound by, for the -PLUS forms of SCRAM; as in ``Tls``."""
+    """The channel binding data of the connection, for the -PLUS forms of SCRAM; as in ``Tls.channel_bindings``."""
     peer_certificate: Mapping[str, object] | None = attrs.field(default=None, repr=False)
-    """The client's verified certificate, for EXTERNAL; as in ``Tls``."""
+    """The client's verified certificate, for EXTERNAL; as in ``Tls.peer_certificate``."""
     offered: frozenset[str] = frozenset()
-    """What else is on offer to this client now: SCRAM sees by it whether somebody took its -PLUS form out."""
+    """The mechanisms offered to this client now.  From them SCRAM detects that an attacker removed its -PLUS form."""
     scram_decoy: ScramDecoy | None = None
 
     @classmethod
     def of(
         cls, tls: Tls | None, *, nonce: str, host_name: str, offered: Iterable[str], scram_decoy: ScramDecoy | None
     ) -> Self:
-        """The Context of an exchange on a connection with that TLS layer."""
+        """Return the Context of an exchange on a connection with this TLS layer; *tls* is None without TLS."""
         return cls(
             nonce=nonce,
             host_name=host_name,
@@ -78,26 +78,27 @@ class Context:
 
     @property
     def message_id(self) -> bytes:
-        """``<nonce@host>``, for a CRAM-MD5 challenge and an APOP timestamp.
+        """``<nonce@host>``, for a CRAM-MD5 challenge or an APOP timestamp.
 
-        Of letters, digits, dots and hyphens only, since clients in use refuse other msg-ids; so an address literal
-        loses its brackets.
+        It contains letters, digits, dots and hyphens only, since some clients reject other msg-ids.  So an address
+        literal loses its brackets.
         """
         host = ".".join(filter(None, (_NOT_ATOM.sub("-", label).strip("-") for label in self.host_name.split("."))))
         return f"<{self.nonce}@{host or 'localhost'}>".encode("ascii")
 
 
 ServerFactory: TypeAlias = Callable[[Context], PasswordMechanism]
-"""Makes the server side of one mechanism, which asks a PasswordQuestion at most, for one exchange."""
+"""Creates the server side of one mechanism for one exchange; its questions are PasswordQuestions."""
 
 ExtendedServerFactory: TypeAlias = Callable[[Context], ServerMechanism]
-"""Makes the server side of one mechanism, whatever it asks, for one exchange."""
+"""Creates the server side of one mechanism for one exchange; it may ask any ServerQuestion."""
 
 
 def is_possible(name: str, tls: Tls | None) -> bool:
-    """Whether the mechanism *name* can work on a connection with that TLS layer at all.
+    """Return whether the mechanism *name* can work on a connection with this TLS layer.
 
-    The -PLUS forms need something to bind to, EXTERNAL a certificate.  What is wise is another question.
+    The -PLUS forms need channel binding data, and EXTERNAL needs a client certificate.  Whether a mechanism is secure
+    on the connection is not checked.
     """
     if name.endswith("-PLUS"):
         return tls is not None and bool(tls.channel_bindings)
@@ -107,7 +108,8 @@ def is_possible(name: str, tls: Tls | None) -> bool:
 
 
 def kind_of_connection(tls: Tls | None) -> tuple[bool, bool, bool]:
-    """All that decides what is ``is_possible()``: whether there is TLS, something to bind to, a certificate."""
+    """Return all that ``is_possible()`` depends on: whether there is TLS, channel binding data, a client
+    certificate."""
     return (False, False, False) if tls is None else (True, bool(tls.channel_bindings), bool(tls.peer_certificate))
 
 
@@ -125,10 +127,10 @@ def _frozen_password(factories: Mapping[str, ServerFactory]) -> Mapping[str, Ser
 
 @attrs.frozen(eq=False)
 class ExtendedMechanisms:
-    """The mechanisms of a server by their registered names, in the order in which they are announced.
+    """The mechanisms of a server by registered name, in the order in which they are announced.
 
-    They may ask any ServerQuestion.  Raises LocalProtocolError for a name that is not 1 to 20 of ``A-Z 0-9 - _``
-    (RFC 4422 section 3.1).  Capitals, because clients in use overlook a mechanism that is announced in any other way.
+    They may ask any ServerQuestion.  Raises LocalProtocolError for a name that is not 1 to 20 of ``A-Z 0-9 - _`` (RFC
+    4422 section 3.1).  Lower case is not allowed, because some clients ignore a mechanism that is announced in it.
     """
 
     factories: Mapping[str, ExtendedServerFactory] = attrs.field(converter=_frozen_any)
@@ -136,32 +138,35 @@ class ExtendedMechanisms:
     def __attrs_post_init__(self) -> None:
         for name in self.factories:
             if not _NAME.fullmatch(name):
-                raise LocalProtocolError(f"{name!r} is no mechanism name")
+                raise LocalProtocolError(f"invalid mechanism name {name!r}; use 1 to 20 of A-Z, 0-9, '-' and '_'")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """As announced."""
+        """The names, in the order in which they are announced."""
         return tuple(self.factories)
 
     def __contains__(self, name: str) -> bool:
-        """Whether *name*, in any case, is one of them."""
+        """Return whether the mechanism *name* is one of these.  The case of *name* does not matter."""
         return name.isascii() and name.upper() in self.factories
 
     def create(self, name: str, context: Context) -> ServerMechanism:
-        """A new exchange of the mechanism *name*, in any case.  Raises LocalProtocolError when it is none of these."""
+        """Create the mechanism *name* for one exchange.  The case of *name* does not matter.
+
+        Raises LocalProtocolError if it is not one of these.
+        """
         if name not in self:
-            raise LocalProtocolError(f"{name!r} is not among the mechanisms")
+            raise LocalProtocolError(f"unknown mechanism {name!r}; use one of {', '.join(self.names)}")
         return self.factories[name.upper()](context)
 
     def only(self, *names: str) -> Self:
-        """Those of *names*, in any case, that are among these; in the order they have here."""
+        """Return these mechanisms without those that are not in *names*.  The order stays, and case does not matter."""
         wanted = {name.upper() for name in names}
         return attrs.evolve(self, factories={name: make for name, make in self.factories.items() if name in wanted})
 
 
 @attrs.frozen(eq=False)
 class Mechanisms(ExtendedMechanisms):
-    """Mechanisms that ask about passwords alone: a PasswordQuestion, and nothing else."""
+    """The mechanisms of a server whose questions are PasswordQuestions."""
 
     factories: Mapping[str, ServerFactory] = attrs.field(converter=_frozen_password)
 
@@ -177,13 +182,13 @@ def _defaults() -> dict[str, ServerFactory]:
 
 
 DEFAULT_MECHANISMS: Final = Mechanisms(_defaults())
-"""PLAIN, LOGIN and, where the system has MD5, CRAM-MD5."""
+"""PLAIN, LOGIN and, if MD5 is available, CRAM-MD5."""
 
 
 def _scram(make: type[ScramServer]) -> ExtendedServerFactory:
     def create(context: Context) -> ServerMechanism:
         if context.scram_decoy is None:
-            raise LocalProtocolError("SCRAM needs a decoy for identities without keys")
+            raise LocalProtocolError("SCRAM needs a scram_decoy in the Context; pass a ScramDecoy")
         return make(
             nonce=context.nonce,
             tls=context.tls,
@@ -207,13 +212,13 @@ def _all() -> dict[str, ExtendedServerFactory]:
 
 
 ALL_MECHANISMS: Final = ExtendedMechanisms(_all())
-"""Every mechanism that a mail server meets, the strongest first: offer of them what the accounts can answer.
+"""All mechanisms of this package except USER and APOP, the strongest first.  Offer those that the accounts support.
 
-An offer that holds SCRAM needs a ScramDecoy in the settings.  Where the system has no MD5, CRAM-MD5 is left out.
+SCRAM needs a ScramDecoy in the settings.  CRAM-MD5 is left out if MD5 is not available.
 """
 
 
 def check_offer(mechanisms: ExtendedMechanisms, scram_decoy: ScramDecoy | None) -> None:
-    """Raise LocalProtocolError for an offer of SCRAM without a decoy: it would tell who has an account."""
+    """Raise LocalProtocolError if SCRAM is offered without a decoy: clients could then see which accounts exist."""
     if scram_decoy is None and any(name.startswith("SCRAM-") for name in mechanisms.names):
-        raise LocalProtocolError("to offer SCRAM, the settings need a scram_decoy")
+        raise LocalProtocolError("SCRAM needs a scram_decoy in the settings; pass a ScramDecoy")

@@ -1,7 +1,4 @@
-"""What the mechanisms that send a password have in common on the server side: the question and what its answer means.
-
-Knows no wire form.
-"""
+"""The server side that PLAIN, LOGIN and USER/PASS share: ask CheckPassword and use its answer."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from ._messages import CheckPassword, PasswordStep, Refusal, Success
 
 
 class PasswordServer:
-    """Asks CheckPassword.  The password goes into the question and is not kept here."""
+    """Base class of the mechanisms that ask CheckPassword.  The password is passed on in the question and not kept."""
 
     __slots__ = ("_asked", "_authorization_identity", "authentication_identity", "tls")
 
@@ -34,12 +31,15 @@ class PasswordServer:
         )
 
     def resolve(self, answer: object) -> PasswordStep:
-        """ACCEPT or a Refusal; LocalProtocolError for anything else, and when nothing was asked."""
-        who = self.authentication_identity
-        if not self._asked or who is None:
-            raise LocalProtocolError("no question is open")
+        """Return the result for the answer to CheckPassword: ACCEPT or a Refusal.
+
+        Raises LocalProtocolError for any other answer, and if no question is open.
+        """
+        identity = self.authentication_identity
+        if not self._asked or identity is None:
+            raise LocalProtocolError("no question is open; call respond() first")
         if isinstance(answer, Refusal):
             return answer
         if not isinstance(answer, Accept):
-            raise LocalProtocolError("CheckPassword is answered with ACCEPT or a Refusal")
-        return Success(authentication_identity=who, authorization_identity=self._authorization_identity)
+            raise LocalProtocolError(f"answer CheckPassword with ACCEPT or a Refusal, not {type(answer).__name__}")
+        return Success(authentication_identity=identity, authorization_identity=self._authorization_identity)

@@ -1,6 +1,6 @@
-"""Every way that a client can prove a name and a password, the strongest first: what ``authenticate()`` chooses from.
+"""All client mechanisms that use a name and a password, the strongest first, as arguments of ``authenticate()``.
 
-Knows the mechanisms and what each shows to whoever listens; what the server offers is looked at elsewhere.
+Which of them the server offers is checked by ``authenticate()``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .plain import PlainClient
 from .scram import ScramSha1Client, ScramSha1PlusClient, ScramSha256Client, ScramSha256PlusClient
 from .user_pass import UserPassClient
 
-_BINDINGS: Final = ("tls-exporter", "tls-server-end-point")  # RFC 9266 section 2 prefers the first
+_BINDINGS: Final = ("tls-exporter", "tls-server-end-point")  # in order of preference (RFC 9266 section 2)
 
 
 def password_mechanisms(
@@ -29,12 +29,13 @@ def password_mechanisms(
     tls: Tls | None,
     clear_text: bool = False,
 ) -> tuple[ClientMechanism, ...]:
-    """The mechanisms for ``authenticate(*mechanisms)``, which takes the first one that the server offers.
+    """Return the mechanisms for ``authenticate(*mechanisms)``, which uses the first one that the server offers.
 
-    SCRAM bound to the TLS channel, SCRAM, CRAM-MD5 and APOP, and last what shows the password to the server: PLAIN,
-    LOGIN, USER and PASS, inside TLS alone unless *clear_text* allows them everywhere.  *tls* is the connection's;
-    *entropy* is 16 octets or more, new for each login; *password* is UTF-8.  LocalProtocolError for a name or password
-    that none of them can carry.
+    The order is: SCRAM with channel binding, SCRAM, CRAM-MD5, APOP, and then those that send the password itself:
+    PLAIN, LOGIN, USER and PASS.  The latter are included only if the connection uses TLS or *clear_text* is true.
+
+    *tls* is the TLS layer of the connection; *entropy* is at least 16 random bytes, new for each login; *password* is
+    UTF-8.  Raises LocalProtocolError for a name or password that one of the mechanisms cannot carry.
     """
     return tuple(_strongest_first(authentication_identity, password, entropy, tls, tls is not None or clear_text))
 

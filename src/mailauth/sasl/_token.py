@@ -1,6 +1,6 @@
-"""What the two mechanisms that send a bearer token have in common (RFC 7628, and Google's older XOAUTH2).
+"""What the two bearer token mechanisms share: OAUTHBEARER (RFC 7628) and XOAUTH2, Google's older protocol.
 
-The token is a password for whoever reads it: fit for use inside TLS.  Knows neither wire form.
+Anyone who reads a token can use it like a password, so these mechanisms are secure only with TLS.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ._fields import check_acting_as
 from ._messages import Challenge, CheckToken, Fault, Refusal, Step, Success
 
 MAX_TOKEN: Final = 8192
-"""Octets; what fits into a line of 12,288 in base64 (RFC 4954 section 4) beside the rest."""
+"""Bytes.  With the other fields and in base64, it fits into a line of 12,288 bytes (RFC 4954 section 4)."""
 
 _TOKEN: Final = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
 _AUTHORIZATION: Final = re.compile(rb"(?i:bearer) +(?P<token>[A-Za-z0-9._~+/-]+=*)")
@@ -26,30 +26,37 @@ _PAIRS: Final = re.compile(rb"(?:[A-Za-z]+=[\t\n\r -~]*\x01)*")
 
 
 def parse_pairs(data: bytes) -> Mapping[bytes, bytes]:
-    """``key=value^A`` again and again.  Raises Malformed for another form, and for a key that comes twice."""
+    """Return the values of repeated ``key=value^A`` by lower-case key.
+
+    Raises Malformed for another form, and for a duplicate key.
+    """
     if not _PAIRS.fullmatch(data):
-        raise Malformed("not pairs of keys and values")
+        raise Malformed("not a list of key=value pairs")
     pairs = [pair.split(b"=", 1) for pair in data.split(b"\x01")[:-1]]
     found = {key.lower(): value for key, value in pairs}
     if len(found) != len(pairs):
-        raise Malformed("a key comes twice")
+        raise Malformed("duplicate key")
     return found
 
 
 def parse_authorization(value: bytes) -> bytes:
-    """The token in ``Bearer token`` (RFC 6750 section 2.1); nothing of nothing.  Raises Malformed for another form."""
+    """Return the token in ``Bearer token`` (RFC 6750 section 2.1); empty if *value* is empty.
+
+    Raises Malformed for another form, and for a token that is too long.
+    """
     if not value:
         return b""
     found = _AUTHORIZATION.fullmatch(value)
     if found is None or len(found["token"]) > MAX_TOKEN:
-        raise Malformed("no bearer token")
+        raise Malformed("invalid bearer token")
     return found["token"]
 
 
 class TokenServer(ABC):
-    """Asks CheckToken.  A Refusal is told as a challenge first, which the client answers with whatever it is.
+    """Base class of the bearer token mechanisms, server side: ask CheckToken.
 
-    The token goes into the question and is not kept here.
+    A Refusal is first sent to the client as a challenge in JSON.  The login fails after the client's next response,
+    whatever it is.  The token is passed on in the question and not kept.
     """
 
     __slots__ = ("_acting_as", "_refusal", "authentication_identity", "tls")
@@ -57,7 +64,7 @@ class TokenServer(ABC):
     name: ClassVar[str]
     client_first: ClassVar[bool] = True
     refused: ClassVar[bytes]
-    """The JSON that tells a client of its failure."""
+    """The JSON that reports the failure to the client."""
 
     def __init__(self, *, tls: bool) -> None:
         self.tls = tls
@@ -67,10 +74,14 @@ class TokenServer(ABC):
 
     @abstractmethod
     def _parse(self, response: bytes) -> CheckToken:
-        """The question in *response*, its token empty if there is none.  Raises Malformed for another form."""
+        """Return the question for *response*, with an empty token if it has none.  Raises Malformed for another
+        form."""
 
     def respond(self, response: bytes | None) -> Step:
-        """None: an empty Challenge.  Then CheckToken; a client without a token only wants to hear how it fails."""
+        """Return an empty Challenge if *response* is None, else CheckToken.
+
+        A client sends no token in order to receive the JSON (RFC 7628 section 3.1); the application is not asked then.
+        """
         if response is None:
             return Challenge()
         if self._refusal is not None:
@@ -86,62 +97,68 @@ class TokenServer(ABC):
         return question
 
     def resolve(self, answer: object) -> Step:
-        """An identity or a Refusal; LocalProtocolError for anything else, and when nothing was asked."""
+        """Return the result for the answer to CheckToken: an identity or a Refusal.
+
+        Raises LocalProtocolError for any other answer, and if no question is open.
+        """
         if self._acting_as is None:
-            raise LocalProtocolError("no question is open")
+            raise LocalProtocolError("no question is open; call respond() first")
         if isinstance(answer, Refusal):
             return self._refuse(answer)
         if not isinstance(answer, str) or not answer:
-            raise LocalProtocolError("CheckToken is answered with an identity or a Refusal")
+            raise LocalProtocolError("answer CheckToken with an identity (a non-empty str) or a Refusal")
         self.authentication_identity = answer
         return Success(authentication_identity=answer, authorization_identity=self._acting_as)
 
     def _refuse(self, refusal: Refusal) -> Step:
         if refusal is Refusal.TEMPORARY:
-            return refusal  # nothing is wrong with the token, so the client shall not fetch another
+            return refusal  # the JSON would make the client discard a token that may be valid
         self._refusal = refusal
         return Challenge(self.refused)
 
 
 def _check_token(token: bytes) -> None:
     if not _TOKEN.fullmatch(token) or len(token) > MAX_TOKEN:
-        raise Malformed(f"a bearer token is up to {MAX_TOKEN} octets of ASCII without blanks")
+        raise Malformed(f"must be 1 to {MAX_TOKEN} bytes of A-Z, a-z, 0-9, -._~+/ and, at the end only, =")
 
 
 @attrs.define(kw_only=True, eq=False)
 class TokenClient(ABC):
-    """Sends the token in its first response, and hears in JSON why it was refused."""
+    """Base class of the bearer token mechanisms, client side.  The token is sent in the first response."""
 
     name: ClassVar[str]
     client_first: ClassVar[bool] = True
     dummy: ClassVar[bytes]
-    """The answer to the JSON; the refusal comes only after it."""
+    """The response to the JSON.  The server refuses the login only after it."""
 
     _token: bytes = attrs.field(repr=False, validator=value_of(bytes, _check_token))
     authorization_identity: str = attrs.field(default="", validator=check_acting_as)
-    """Whose mail it is; empty: whoever the token belongs to."""
+    """The identity to act as; empty: the identity that the token belongs to."""
 
     failure: bytes | None = attrs.field(init=False, default=None)
-    """What the server said of its refusal, in JSON (RFC 7628 section 3.2.2); None when it did not."""
+    """The JSON in which the server reported a failure (RFC 7628 section 3.2.2); None if it reported none."""
 
     _responded: bool = attrs.field(init=False, default=False, repr=False)
 
     @abstractmethod
     def _first(self) -> bytes:
-        """The first response."""
+        """Return the first response."""
 
     def respond(self, challenge: bytes | None) -> bytes:
-        """None: the token.  A challenge says that it was refused: the dummy.  Raises Malformed on a second one."""
+        """Return the token if *challenge* is None, else the dummy: a challenge reports that the token was refused.
+
+        Raises Malformed for a second challenge.
+        """
         if challenge is None:
             self._responded = True
             self.failure = None
             return self._first()
         if not self._responded or self.failure is not None:
-            raise Malformed(f"{self.name} has one challenge")
+            raise Malformed(f"{self.name} allows only one challenge")
         self.failure = challenge
         return self.dummy
 
     @property
     def satisfied(self) -> bool:
-        """True once the token was sent and not refused; nothing is proved about the server."""
+        """True after the token was sent, unless it was refused.  The server is not authenticated by the mechanism."""
         return self._responded and self.failure is None

@@ -1,9 +1,10 @@
-"""APOP of POP3 as a mechanism, both sides (RFC 1939 section 7): MD5 over the greeting's timestamp and the secret.
+"""APOP of POP3 as a mechanism, client and server side (RFC 1939 section 7).
 
-Knows neither greeting nor verb: the challenge is the timestamp, the response is the argument of the command.
+The challenge is the timestamp of the greeting, and the response is the argument of the command.  The digest is the MD5
+of timestamp and secret.
 
-MD5 is broken, and this use of it with it: a false server that may choose timestamps learns a password letter by letter
-(CVE-2007-1558).  For old clients; outside TLS only where that is wanted.
+APOP is broken: an attacker who poses as the server and chooses the timestamps learns the password character by
+character (CVE-2007-1558).  It is meant for old clients, and should be used without TLS only if that risk is accepted.
 """
 
 from __future__ import annotations
@@ -18,27 +19,29 @@ from ._fields import check_own_identity, check_own_password, is_message_id, is_u
 from ._md5 import plain_md5, require_md5
 
 _BLOCK: Final = 64
-"""Octets that MD5 takes in one step."""
+"""Bytes that MD5 processes in one step."""
 
 
 def _even_md5(secret: bytes, timestamp: bytes) -> bytes:
-    """As plain_md5(), in as many steps for every secret of up to 64 octets: their number would tell how long it is, and
-    so that an identity has none."""
+    """Return plain_md5(), with the same number of MD5 steps for every secret of up to 64 bytes.
+
+    The number of steps would otherwise show how long the secret is, and whether the identity has one.
+    """
     hashed = len(timestamp) + len(secret)
     plain_md5(b"", bytes(max(0, _steps(len(timestamp) + _BLOCK) - _steps(hashed)) * _BLOCK))
     return plain_md5(secret, timestamp)
 
 
 def _steps(size: int) -> int:
-    """With the nine octets at least that MD5 adds (RFC 1321 section 3.1 and 3.2)."""
+    """Return the number of MD5 steps for *size* bytes; MD5 adds at least nine (RFC 1321 sections 3.1 and 3.2)."""
     return (size + 9 + _BLOCK - 1) // _BLOCK
 
 
 class ApopServer(DigestServer):
-    """APOP, server side.  *timestamp* is what the greeting carried, brackets included, and must never repeat.
+    """APOP, server side.  *timestamp* is that of the greeting, with its angle brackets; it must be unique.
 
-    ``respond(None)`` gives it as a Challenge; where the greeting has sent it, ``respond(b"name digest")`` comes first.
-    Raises LocalProtocolError for a timestamp that is no msg-id, and where the system has no MD5.
+    ``respond(None)`` returns it as a Challenge.  If the greeting has already sent it, call ``respond(b"name digest")``
+    first.  Raises LocalProtocolError for a timestamp that is not a msg-id, and if MD5 is not available.
     """
 
     __slots__ = ()
@@ -47,15 +50,15 @@ class ApopServer(DigestServer):
 
     def __init__(self, *, timestamp: bytes, tls: bool) -> None:
         if not is_message_id(timestamp):
-            raise LocalProtocolError("an APOP timestamp is a msg-id")
+            raise LocalProtocolError("timestamp must be a msg-id, such as <1896.697170952@mail.example.com>")
         super().__init__(challenge=timestamp, tls=tls, digest=_even_md5)
 
 
 @attrs.define(kw_only=True, eq=False)
 class ApopClient:
-    """APOP, client side; there is no authorization identity.
+    """APOP, client side.  It has no authorization identity.
 
-    LocalProtocolError for fields that no line may carry, and where the system has no MD5.
+    Raises LocalProtocolError for a name or secret that cannot be sent, and if MD5 is not available.
     """
 
     name: ClassVar[str] = "APOP"
@@ -72,9 +75,10 @@ class ApopClient:
         self._prepare()
 
     def _prepare(self) -> None:
-        """Both sides compute over the prepared secret, so it is one that may be stored (RFC 6856 section 2.2).
+        """Prepare the name and the secret.
 
-        What is no UTF-8 is in some older encoding, and stays as it is.
+        Both sides compute over the prepared secret, so it is prepared as a stored string (RFC 6856 section 2.2).  A
+        secret that is not UTF-8 is in some older encoding, and is used unchanged.
         """
         try:
             if not self._secret.isascii() and is_utf_8(self._secret):
@@ -84,10 +88,10 @@ class ApopClient:
             raise LocalProtocolError(f"authentication_identity or secret cannot be used: {error}") from None
 
     def respond(self, challenge: bytes | None) -> bytes:
-        """None begins and says nothing; then, to the timestamp, ``name digest``.
+        """Return nothing if *challenge* is None, and ``name digest`` for a timestamp.
 
-        Raises Malformed on a timestamp that is not strictly a msg-id in ASCII: the colliding octets that steal a
-        password (CVE-2007-1558) fit into no msg-id.
+        Raises Malformed for a timestamp that is not strictly a msg-id in ASCII: the MD5 collisions that reveal a
+        password (CVE-2007-1558) need bytes that a msg-id cannot contain.
         """
         if challenge is None:
             self._responded = False
@@ -99,10 +103,10 @@ class ApopClient:
 
     @property
     def needs_utf8(self) -> bool:
-        """A name outside ASCII, which not every server takes in APOP (RFC 6856 section 2.2)."""
+        """Whether the name is not ASCII; not every server accepts such a name in APOP (RFC 6856 section 2.2)."""
         return not self._name.isascii()
 
     @property
     def satisfied(self) -> bool:
-        """True once the digest was given; APOP proves nothing about the server."""
+        """True after the digest was returned.  The server is not authenticated by APOP."""
         return self._responded

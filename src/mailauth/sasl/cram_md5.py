@@ -1,7 +1,7 @@
-"""CRAM-MD5, both sides (RFC 2195): the server sends a msg-id, the client keys it with the shared secret.
+"""CRAM-MD5, client and server side (RFC 2195): the response is an HMAC-MD5 of the challenge, keyed with the secret.
 
-The secret stays off the wire, but the server must keep it, and whoever listens can try passwords at home.
-For old clients.
+The secret is not sent, but the server has to store it, and an eavesdropper can guess it offline.  CRAM-MD5 is meant for
+old clients.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ._messages import Fault, PasswordStep
 
 
 class CramMd5Server(DigestServer):
-    """CRAM-MD5, server side.  *challenge* must never repeat; the caller makes it, so tests can fix it.
+    """CRAM-MD5, server side.  *challenge* must be unique; it is an argument so that tests can fix it.
 
-    Raises LocalProtocolError where the system has no MD5.
+    Raises LocalProtocolError if MD5 is not available.
     """
 
     __slots__ = ("_challenged",)
@@ -32,7 +32,10 @@ class CramMd5Server(DigestServer):
         self._challenged = False
 
     def respond(self, response: bytes | None) -> PasswordStep:
-        """None: the Challenge.  Then ``name digest``: FetchSecret.  A response before it is a Fault."""
+        """Return the Challenge if *response* is None, else FetchSecret for ``name digest``.
+
+        Returns a Fault for a response before the challenge.
+        """
         if response is not None and not self._challenged:
             return Fault.UNEXPECTED_INITIAL_RESPONSE
         self._challenged = True
@@ -41,9 +44,9 @@ class CramMd5Server(DigestServer):
 
 @attrs.define(kw_only=True, eq=False)
 class CramMd5Client:
-    """CRAM-MD5, client side; there is no authorization identity.
+    """CRAM-MD5, client side.  It has no authorization identity.
 
-    LocalProtocolError for fields that a server would refuse, and where the system has no MD5.
+    Raises LocalProtocolError for a name or secret that a server would reject, and if MD5 is not available.
     """
 
     name: ClassVar[str] = "CRAM-MD5"
@@ -58,16 +61,19 @@ class CramMd5Client:
         require_md5()
 
     def respond(self, challenge: bytes | None) -> bytes:
-        """None begins and says nothing; then ``name digest``.  Raises Malformed on an empty or a second challenge."""
+        """Return nothing if *challenge* is None, and ``name digest`` for the challenge.
+
+        Raises Malformed for an empty or a second challenge.
+        """
         if challenge is None:
             self._responded = False
             return b""
         if self._responded or not challenge:
-            raise Malformed("CRAM-MD5 has one challenge, and not an empty one")
+            raise Malformed("CRAM-MD5 allows only one challenge, which must not be empty")
         self._responded = True
         return self.authentication_identity.encode() + b" " + keyed_md5(self._secret, challenge)
 
     @property
     def satisfied(self) -> bool:
-        """True once the digest was given; CRAM-MD5 proves nothing about the server."""
+        """True after the digest was returned.  The server is not authenticated by CRAM-MD5."""
         return self._responded

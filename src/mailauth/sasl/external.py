@@ -1,6 +1,6 @@
-"""EXTERNAL, both sides (RFC 4422 appendix A): the TLS certificate of the client has proved who it is already.
+"""EXTERNAL, client and server side (RFC 4422 appendix A): the client is authenticated by its TLS certificate.
 
-All that is said here is whom the client would act as.
+The response is only the identity that the client asks to act as.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from ._messages import Challenge, CheckExternal, Fault, Refusal, Step, Success
 
 
 class ExternalServer:
-    """EXTERNAL, server side.  *peer_certificate* is the client's, verified; None refuses, for nothing was proved."""
+    """EXTERNAL, server side.  *peer_certificate* is the client's verified certificate; with None every login is
+    refused."""
 
     __slots__ = ("_acting_as", "_certificate", "authentication_identity", "tls")
 
@@ -30,7 +31,10 @@ class ExternalServer:
         self._acting_as: str | None = None
 
     def respond(self, response: bytes | None) -> Step:
-        """None: an empty Challenge.  Else CheckExternal; an empty response asks to act as the certificate's owner."""
+        """Return an empty Challenge if *response* is None, else CheckExternal.
+
+        An empty response asks to act as the identity that the certificate belongs to.
+        """
         if response is None:
             return Challenge()
         try:
@@ -47,37 +51,40 @@ class ExternalServer:
         )
 
     def resolve(self, answer: object) -> Step:
-        """An identity or a Refusal; LocalProtocolError for anything else, and when nothing was asked."""
+        """Return the result for the answer to CheckExternal: an identity or a Refusal.
+
+        Raises LocalProtocolError for any other answer, and if no question is open.
+        """
         if self._acting_as is None:
-            raise LocalProtocolError("no question is open")
+            raise LocalProtocolError("no question is open; call respond() first")
         if isinstance(answer, Refusal):
             return answer
         if not isinstance(answer, str) or not answer:
-            raise LocalProtocolError("CheckExternal is answered with an identity or a Refusal")
+            raise LocalProtocolError("answer CheckExternal with an identity (a non-empty str) or a Refusal")
         self.authentication_identity = answer
         return Success(authentication_identity=answer, authorization_identity=self._acting_as)
 
 
 @attrs.define(kw_only=True, eq=False)
 class ExternalClient:
-    """EXTERNAL, client side.  LocalProtocolError for an identity that a server would refuse."""
+    """EXTERNAL, client side.  Raises LocalProtocolError for an identity that a server would reject."""
 
     name: ClassVar[str] = "EXTERNAL"
     client_first: ClassVar[bool] = True
 
     authorization_identity: str = attrs.field(default="", validator=check_acting_as)
-    """Whom to act as; empty: whoever the server derives from the certificate."""
+    """The identity to act as; empty: the one that the server derives from the certificate."""
 
     _responded: bool = attrs.field(init=False, default=False, repr=False)
 
     def respond(self, challenge: bytes | None) -> bytes:
-        """The one response, first to None.  Raises Malformed when the server asks for more."""
+        """Return the only response; *challenge* must be None.  Raises Malformed for a challenge."""
         if challenge is not None:
-            raise Malformed("EXTERNAL has one response")
+            raise Malformed("EXTERNAL allows only one response")
         self._responded = True
         return self.authorization_identity.encode("utf-8")
 
     @property
     def satisfied(self) -> bool:
-        """True once the response was given; what proves the server is TLS."""
+        """True after the response was returned.  The server is authenticated by TLS."""
         return self._responded

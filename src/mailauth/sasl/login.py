@@ -1,6 +1,7 @@
-"""LOGIN, both sides (draft-murchison-sasl-login, never an RFC): the name, then the password, each to a prompt.
+"""LOGIN, client and server side (draft-murchison-sasl-login, never an RFC): the name and the password, one prompt each.
 
-As readable as PLAIN, and one round trip slower; here for the clients that know nothing else.
+Like PLAIN it sends the password itself, but it takes one more round trip.  It is meant for clients that support nothing
+else.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ._password import PasswordServer
 class LoginServer(PasswordServer):
     """LOGIN, server side.  The name may come as the initial response, as many clients send it.
 
-    Clients ignore what the prompts say, or should; some old ones want words of their own.
+    Clients should ignore the text of the prompts, but some old ones require a certain text.
     """
 
     __slots__ = ("_name_prompt", "_password_prompt")
@@ -31,7 +32,10 @@ class LoginServer(PasswordServer):
         self._password_prompt = password_prompt
 
     def respond(self, response: bytes | None) -> PasswordStep:
-        """Two prompts, then CheckPassword.  Fault.MALFORMED for a name or a password that cannot be one."""
+        """Return the prompt for the name, then the prompt for the password, then CheckPassword.
+
+        Returns Fault.MALFORMED for an invalid name or password.
+        """
         if response is None:
             return Challenge(self._name_prompt)
         try:
@@ -46,9 +50,9 @@ class LoginServer(PasswordServer):
 
 @attrs.define(kw_only=True, eq=False)
 class LoginClient:
-    """LOGIN, client side.  Waits for both prompts and ignores their text, as the draft asks.
+    """LOGIN, client side.  It waits for both prompts and ignores their text, as the draft requires.
 
-    There is no authorization identity in LOGIN.  LocalProtocolError for fields that a server would refuse.
+    LOGIN has no authorization identity.  Raises LocalProtocolError for a name or password that a server would reject.
     """
 
     name: ClassVar[str] = "LOGIN"
@@ -60,16 +64,19 @@ class LoginClient:
     _responses: int = attrs.field(init=False, default=0, repr=False)
 
     def respond(self, challenge: bytes | None) -> bytes:
-        """None begins and says nothing; then the name, then the password.  Raises Malformed on a third prompt."""
+        """Return nothing if *challenge* is None, then the name, then the password.
+
+        Raises Malformed for a third prompt.
+        """
         if challenge is None:
             self._responses = 0
             return b""
         if self._responses == 2:
-            raise Malformed("LOGIN has two responses")
+            raise Malformed("LOGIN allows only two responses")
         self._responses += 1
         return self.authentication_identity.encode() if self._responses == 1 else self._password
 
     @property
     def satisfied(self) -> bool:
-        """True once the password was given; LOGIN proves nothing about the server."""
+        """True after the password was returned.  The server is not authenticated by LOGIN."""
         return self._responses == 2

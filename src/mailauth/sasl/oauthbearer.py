@@ -1,4 +1,4 @@
-"""OAUTHBEARER, both sides (RFC 7628): an OAuth 2.0 bearer token in the place of a password."""
+"""OAUTHBEARER, client and server side (RFC 7628): an OAuth 2.0 bearer token instead of a password."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _HOST: Final = re.compile(r"[!-~]{1,255}")
 
 def _port(value: bytes) -> int:
     if not re.fullmatch(rb"[0-9]{1,5}", value) or int(value) > 65_535:
-        raise Malformed("a port is a number up to 65535")
+        raise Malformed("invalid port")
     return int(value)
 
 
 class OauthBearerServer(TokenServer):
-    """OAUTHBEARER, server side.  *tls* says whether the exchange is inside TLS; it only goes into the question."""
+    """OAUTHBEARER, server side.  *tls* says whether the connection uses TLS; it is only copied into the question."""
 
     __slots__ = ()
 
@@ -32,15 +32,15 @@ class OauthBearerServer(TokenServer):
     refused: ClassVar[bytes] = b'{"status":"invalid_token","schemes":"bearer"}'
 
     def _parse(self, response: bytes) -> CheckToken:
-        """``n,a=identity,^Ahost=...^Aport=...^Aauth=Bearer token^A^A`` (RFC 7628 section 3.1)."""
+        """Parse ``n,a=identity,^Ahost=...^Aport=...^Aauth=Bearer token^A^A`` (RFC 7628 section 3.1)."""
         found = _RESPONSE.fullmatch(response)
         if found is None:
-            raise Malformed("not a response of OAUTHBEARER")
+            raise Malformed("not an OAUTHBEARER response")
         acting_as = found["acting_as"]
         pairs = parse_pairs(found["pairs"])
         host = pairs.get(b"host", b"").decode("ascii")
         if host and not _HOST.fullmatch(host):
-            raise Malformed("a host is 1 to 255 characters without blanks")
+            raise Malformed("invalid host")
         port = pairs.get(b"port")
         return CheckToken(
             authorization_identity="" if acting_as is None else unescape_name(acting_as),
@@ -54,18 +54,18 @@ class OauthBearerServer(TokenServer):
 
 def _check_host(host: str) -> None:
     if host and not _HOST.fullmatch(host):
-        raise Malformed("a host is 1 to 255 characters of ASCII without blanks")
+        raise Malformed("must be up to 255 printable ASCII characters without spaces")
 
 
 @attrs.define(kw_only=True, eq=False)
 class OauthBearerClient(TokenClient):
-    """OAUTHBEARER, client side.  LocalProtocolError for a token or an identity that a server would refuse."""
+    """OAUTHBEARER, client side.  Raises LocalProtocolError for a token or an identity that a server would reject."""
 
     name: ClassVar[str] = "OAUTHBEARER"
     dummy: ClassVar[bytes] = b"\x01"
 
     host: str = attrs.field(default="", validator=value_of(str, _check_host))
-    """The server that the token is for, and its *port*: a server may compare; empty and None are not sent."""
+    """The server that the token is for, with its *port*; a server may check them.  Empty and None are not sent."""
     port: int | None = attrs.field(default=None, validator=value_of(int, between(1, 65_535), optional=True))
 
     def _first(self) -> bytes:

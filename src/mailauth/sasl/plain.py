@@ -1,6 +1,7 @@
-"""PLAIN, both sides (RFC 4616): ``authorization identity NUL authentication identity NUL password`` in one response.
+"""PLAIN, client and server side (RFC 4616): one response with the identities and the password, separated by NUL.
 
-The password is readable for whoever reads the line: fit for use inside TLS.
+The response is ``authorization identity NUL authentication identity NUL password``.  The password is readable on the
+wire, so PLAIN is secure only with TLS.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from ._password import PasswordServer
 
 
 class PlainServer(PasswordServer):
-    """PLAIN, server side.  *tls* says whether the exchange is inside TLS; it only goes into the question.
+    """PLAIN, server side.  *tls* says whether the connection uses TLS; it is only copied into the question.
 
-    Identities and password are prepared by ``saslprep()`` as what somebody says now (RFC 4616 section 2), so whatever
-    keyboard and system a name or password was typed on, it is the same.
+    Identities and password are prepared by ``saslprep()`` as queries (RFC 4616 section 2), so that a name or password
+    compares equal however a keyboard or an operating system encodes it.
     """
 
     __slots__ = ()
@@ -27,18 +28,19 @@ class PlainServer(PasswordServer):
     name: ClassVar[str] = "PLAIN"
 
     def respond(self, response: bytes | None) -> PasswordStep:
-        """None: an empty Challenge.  Else CheckPassword, or Fault.MALFORMED unless it is three good fields of UTF-8.
+        """Return an empty Challenge if *response* is None, else CheckPassword.
 
-        An authorization identity equal to the authentication identity counts as empty: mutt, git and Java send it so.
+        Returns Fault.MALFORMED unless the response has three valid fields of UTF-8.  An authorization identity that
+        equals the authentication identity counts as empty: mutt, git and Java send it.
         """
         if response is None:
             return Challenge()
         fields = response.split(b"\0")
         if len(fields) != 3:
             return Fault.MALFORMED
-        acting_as, who, password = fields
+        acting_as, name, password = fields
         try:
-            authentication_identity = prepare_identity(who)
+            authentication_identity = prepare_identity(name)
             authorization_identity = prepare_identity(acting_as) if acting_as else ""
             password = prepare_password(password, query=True)
         except Malformed:
@@ -53,14 +55,14 @@ def _check_utf_8(instance: object, attribute: object, password: bytes) -> None:
     try:
         password.decode("utf-8")
     except UnicodeDecodeError:
-        raise LocalProtocolError("password cannot be sent: PLAIN carries it as UTF-8") from None
+        raise LocalProtocolError("password cannot be sent: PLAIN requires UTF-8") from None
 
 
 @attrs.define(kw_only=True, eq=False)
 class PlainClient:
-    """PLAIN, client side.  The password is UTF-8; LocalProtocolError for fields that no line may carry.
+    """PLAIN, client side.  *password* is UTF-8.  Raises LocalProtocolError for fields that cannot be sent.
 
-    Names and password go as they are: to prepare them is the server's part (RFC 4616 section 2).
+    Names and password are sent unchanged: the server prepares them (RFC 4616 section 2).
     """
 
     name: ClassVar[str] = "PLAIN"
@@ -69,19 +71,19 @@ class PlainClient:
     authentication_identity: str = attrs.field(validator=check_own_identity)
     _password: bytes = attrs.field(repr=False, validator=[check_own_password, _check_utf_8])
     authorization_identity: str = attrs.field(default="", validator=check_acting_as)
-    """Whom to act as; empty: whoever the server derives from the authentication identity."""
+    """The identity to act as; empty: the one that the server derives from the authentication identity."""
 
     _responded: bool = attrs.field(init=False, default=False, repr=False)
 
     def respond(self, challenge: bytes | None) -> bytes:
-        """The one response, first to None.  Raises Malformed when the server asks for more."""
+        """Return the only response; *challenge* must be None.  Raises Malformed for a challenge."""
         if challenge is not None:
-            raise Malformed("PLAIN has one response")
+            raise Malformed("PLAIN allows only one response")
         self._responded = True
-        acting_as, who = self.authorization_identity.encode(), self.authentication_identity.encode()
-        return b"\0".join((acting_as, who, self._password))
+        acting_as, name = self.authorization_identity.encode(), self.authentication_identity.encode()
+        return b"\0".join((acting_as, name, self._password))
 
     @property
     def satisfied(self) -> bool:
-        """True once the response was given; PLAIN proves nothing about the server."""
+        """True after the response was returned.  The server is not authenticated by PLAIN."""
         return self._responded

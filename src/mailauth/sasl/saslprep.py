@@ -1,4 +1,4 @@
-"""SASLprep: the form in which names and passwords are compared (RFC 4013, a profile of stringprep, RFC 3454).
+"""SASLprep: the preparation of names and passwords for comparison (RFC 4013, a profile of stringprep, RFC 3454).
 
 The tables are those of Unicode 3.2, as the RFC requires.  PRECIS (RFC 8265) is a different profile.
 """
@@ -14,11 +14,12 @@ from .._errors import Malformed
 from . import _saslprep_tables as tables
 
 DEFAULT_LIMIT: Final = 1024
-"""Octets of the longest password that a mechanism carries."""
+"""Bytes of the longest password that a mechanism accepts."""
 
 
 class _Pattern:
-    """A regular expression that is compiled at its first use: that takes milliseconds, and most logins are ASCII."""
+    """A regular expression that is compiled when first used: compiling takes milliseconds, and most logins are
+    ASCII."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -39,37 +40,38 @@ _LEFT_TO_RIGHT: Final = _Pattern(tables.LEFT_TO_RIGHT)
 def saslprep(text: str, *, query: bool = False, limit: int = DEFAULT_LIMIT) -> str:
     """Return *text* in the form in which it is compared.  The result may be empty.
 
-    A *query* (what a client sends to log in) may hold code points that Unicode 3.2 does not assign; a stored string may
-    not (RFC 4013 section 2.5).  *limit* is the greatest length in octets of UTF-8, both before and after the
-    preparation: NFKC makes 33 octets of the three of U+FDFA, and takes time that grows with the square of a run of
-    combining marks.
+    A *query* (what a client sends to log in) may contain code points that Unicode 3.2 does not assign; a stored string
+    must not (RFC 4013 section 2.5).  *limit* is the maximum length in bytes of UTF-8, both before and after the
+    preparation: NFKC turns the 3 bytes of U+FDFA into 33, and its time is quadratic in the length of a run of combining
+    marks.
 
-    Raises Malformed for text that is too long or that SASLprep prohibits; the message shows nothing of *text*.
+    Raises Malformed for text that is too long or that SASLprep prohibits.  The error text does not contain any of
+    *text*.
     """
     _check_length(text, limit)
     if text.isascii() and text.isprintable():
-        return text  # nothing in it is mapped, composed or prohibited
-    # U+200B is in both tables; mapped to SPACE first, it has the same result here as in libidn.
+        return text  # nothing to map, compose or prohibit
+    # U+200B is in both tables.  Spaces are mapped first, so that the result is the same as that of libidn.
     mapped = _DELETED.compiled.sub("", _SPACES.compiled.sub(" ", text))
-    # A code point that Unicode 3.2 does not assign changes nothing around it.  Python would give it the combining class
-    # that it has in a later version, so the result would depend on the version of Python.
+    # A code point that Unicode 3.2 does not assign must not affect the characters around it.  normalize() would use the
+    # combining class of a later Unicode version, and the result would depend on the version of Python.
     parts = _UNASSIGNED.compiled.split(mapped)
     if len(parts) > 1 and not query:
-        raise Malformed("Unicode 3.2 does not know a character of it")
+        raise Malformed("it contains a character that Unicode 3.2 does not assign")
     prepared = "".join([unicodedata.ucd_3_2_0.normalize("NFKC", part) for part in parts])
     _check_length(prepared, limit)
     if _PROHIBITED.compiled.search(prepared):
-        raise Malformed("SASLprep prohibits a character of it")
+        raise Malformed("it contains a character that SASLprep prohibits")
     is_right_to_left = _RIGHT_TO_LEFT.compiled.search
     if is_right_to_left(prepared):  # RFC 3454 section 6
         if _LEFT_TO_RIGHT.compiled.search(prepared):
-            raise Malformed("letters of both directions")
+            raise Malformed("it contains characters of both writing directions")
         if not (is_right_to_left(prepared[0]) and is_right_to_left(prepared[-1])):
-            raise Malformed("text from right to left begins and ends with such letters")
+            raise Malformed("text with right-to-left characters must begin and end with one")
     return prepared
 
 
 def _check_length(text: str, limit: int) -> None:
-    # A lone surrogate is prohibited, but only after this: it must not stop the counting.
+    # A lone surrogate is prohibited, but that is checked later; here it must only not raise an exception.
     if len(text) > limit or len(text.encode("utf-8", "surrogatepass")) > limit:
-        raise Malformed(f"it has more than {limit} octets")
+        raise Malformed(f"it is longer than {limit} bytes")

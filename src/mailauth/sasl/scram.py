@@ -1,7 +1,8 @@
-"""SCRAM, both sides (RFC 5802; SHA-256 by RFC 7677): each side proves that it knows the password, and neither says it.
+"""SCRAM, client and server side (RFC 5802; with SHA-256, RFC 7677).
 
-The server keeps keys that are no password, and never sees one.  The -PLUS forms bind the login to the TLS channel, so
-that nobody can stand in between.  Knows neither clock nor entropy: nonces and binding data are handed in.
+Each side proves to the other that it knows the password or its keys, and the password is not sent.  The server stores
+keys instead of the password.  The -PLUS forms bind the login to the TLS channel, which defeats a man in the middle.
+Nonces and binding data are arguments.
 """
 
 from __future__ import annotations
@@ -38,20 +39,21 @@ from ._scram_messages import (
 )
 
 MAX_ITERATIONS: Final = 600_000
-"""What a client computes by default, a third of a second or so: a server that asks for more is out to stop it."""
+"""What a client computes by default, about a third of a second.  A server that asks for more may be hostile."""
 
 _BINDING: Final = re.compile(r"[A-Za-z0-9.-]+")  # RFC 5802 section 7, cb-name
 _NO_BINDINGS: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 
 def scram_keys(password: bytes, salt: bytes, iterations: int, hash_name: str = "sha256") -> ScramKeys:
-    """What a server keeps of *password* (UTF-8), to be made when it is set: never within a login, for it takes long.
+    """Compute the SCRAM keys that a server stores for *password* (UTF-8).
 
-    *salt* is 16 octets or so, random, of this password alone; *hash_name* is ``sha1`` or ``sha256``.  Raises
-    LocalProtocolError for a password that SASLprep does not take as a stored string, and as ScramKeys does.
+    This is slow: call it when the password is set, not during a login.  *salt* is about 16 random bytes that no other
+    password shares; *hash_name* is ``sha1`` or ``sha256``.  Raises LocalProtocolError for a password that SASLprep does
+    not accept as a stored string, for another *hash_name*, and as ScramKeys does.
     """
     if iterations < MIN_ITERATIONS or hash_name not in ("sha1", "sha256"):
-        raise LocalProtocolError(f"SCRAM here has {MIN_ITERATIONS} iterations or more of sha1 or sha256")
+        raise LocalProtocolError(f"SCRAM needs at least {MIN_ITERATIONS} iterations, and sha1 or sha256 as hash_name")
     try:
         prepared = prepare_password(password, query=False)
     except Malformed as error:
@@ -62,7 +64,7 @@ def scram_keys(password: bytes, salt: bytes, iterations: int, hash_name: str = "
 
 
 def _derive(hash_name: str, salted: bytes) -> tuple[bytes, bytes]:
-    """ClientKey and ServerKey of a salted password."""
+    """Return ClientKey and ServerKey for a salted password."""
     return hmac.digest(salted, b"Client Key", hash_name), hmac.digest(salted, b"Server Key", hash_name)
 
 
@@ -76,36 +78,41 @@ def _xor(one: bytes, other: bytes) -> bytes:
 
 @attrs.frozen(kw_only=True)
 class ScramDecoy:
-    """What an identity without keys is shown, always the same and like the others: a salt and a cost of its own.
+    """The salt and iterations that a server sends for an identity without keys.
 
-    Raises LocalProtocolError for values that give it away.
+    Each identity gets a salt of its own that is the same at each login, as with real keys.  So a client cannot see
+    whether the account exists.  Raises LocalProtocolError for values that would show it.
     """
 
     key: bytes = attrs.field(repr=False)
-    """16 octets or more that nobody else knows; to be kept as long as the accounts, for the salts change with it."""
+    """At least 16 secret bytes.  Keep it as long as the accounts, since the salts depend on it."""
     iterations: int = MIN_ITERATIONS
-    """What most accounts have."""
+    """Use the number that most accounts have."""
     salt_size: int = 16
-    """Octets, up to 32: what most accounts have."""
+    """Bytes, 1 to 32.  Use the size that most accounts have."""
 
     def __attrs_post_init__(self) -> None:
         if len(self.key) < 16 or self.iterations < MIN_ITERATIONS or not 0 < self.salt_size <= 32:
-            raise LocalProtocolError("a decoy needs a key of 16 octets, 4096 iterations, and 1 to 32 octets of salt")
+            raise LocalProtocolError(
+                "a decoy needs a key of at least 16 bytes, at least 4096 iterations, and a salt_size of 1 to 32"
+            )
 
     def keys(self, identity: str, hash_name: str) -> ScramKeys:
-        """Keys that no password has."""
+        """Return keys for *identity* that match no password."""
         seed = hmac.digest(self.key, f"{hash_name} {identity}".encode(), "sha256")
-        none = hmac.digest(seed, b"no password has this key", hash_name)
-        return ScramKeys(salt=seed[: self.salt_size], iterations=self.iterations, stored_key=none, server_key=none)
+        key = hmac.digest(seed, b"no password has this key", hash_name)
+        return ScramKeys(salt=seed[: self.salt_size], iterations=self.iterations, stored_key=key, server_key=key)
 
 
 class ScramServer:
-    """What the SCRAM mechanisms have in common, server side.
+    """Base class of the SCRAM mechanisms, server side.
 
-    *nonce* must never repeat and is not to be guessed.  An identity without keys costs and says the same as a wrong
-    password: it goes through the whole exchange with the keys of *decoy*, and is refused whatever comes out.
-    *channel_bindings* is what this connection can be bound by (for the -PLUS forms).  *plus_offered* says that the
-    -PLUS form stood beside this one: a client that believes otherwise was lied to on the way (RFC 5802 section 6).
+    *nonce* must be unique and unpredictable.  An identity without keys costs the same as a wrong password and gets the
+    same reply: the whole exchange is done with the keys of *decoy*, and the login is refused whatever the result.
+
+    *channel_bindings* is the channel binding data of the connection, for the -PLUS forms.  *plus_offered* says that the
+    -PLUS form was offered too.  A client that supports it but did not see it offered is the victim of a downgrade
+    attack (RFC 5802 section 6).
     """
 
     __slots__ = (
@@ -138,7 +145,11 @@ class ScramServer:
         self._known = False
 
     def respond(self, response: bytes | None) -> Step:
-        """None: an empty Challenge.  The first message: FetchScramKeys.  The final one: Success, if it is proved."""
+        """Return an empty Challenge if *response* is None.
+
+        For a client-first message return FetchScramKeys; for a client-final message return Success if the proof is
+        right.
+        """
         if response is None:
             return Challenge()
         try:
@@ -150,9 +161,9 @@ class ScramServer:
 
     def _begin(self, first: ClientFirst) -> Step:
         if self.plus != (first.binding is not None):
-            raise Malformed("the -PLUS forms bind the channel, and the others do not")
+            raise Malformed("channel binding is required by the -PLUS forms, and not allowed in the others")
         if first.binding is not None and first.binding not in self._bindings:
-            raise Malformed("this connection cannot be bound by that")
+            raise Malformed("unknown channel binding")
         self.authentication_identity = first.authentication_identity
         if first.could_bind and self._plus_offered:
             return Refusal.BAD_CREDENTIALS
@@ -165,21 +176,26 @@ class ScramServer:
         )
 
     def resolve(self, answer: object) -> Step:
-        """The keys, None or a Refusal; LocalProtocolError for anything else, and when nothing was asked."""
+        """Return the result for the answer to FetchScramKeys: ScramKeys, None or a Refusal.
+
+        Raises LocalProtocolError for any other answer, and if no question is open.
+        """
         first = self._first
         if first is None or self._keys is not None:
-            raise LocalProtocolError("no question is open")
+            raise LocalProtocolError("no question is open; call respond() first")
         if isinstance(answer, Refusal):
             return answer
         decoy = self._decoy.keys(first.authentication_identity, self.hash_name)
         if isinstance(answer, ScramKeys):
             if len(answer.stored_key) != len(decoy.stored_key):
-                raise LocalProtocolError(f"these are no keys for {self.hash_name}")
+                raise LocalProtocolError(f"answer FetchScramKeys with keys for {self.hash_name}")
             self._keys = answer
         elif answer is None:
             self._keys = decoy
         else:
-            raise LocalProtocolError("FetchScramKeys is answered with ScramKeys, None or a Refusal")
+            raise LocalProtocolError(
+                f"answer FetchScramKeys with ScramKeys, None or a Refusal, not {type(answer).__name__}"
+            )
         self._known = answer is not None
         return Challenge(self._server_first(first, self._keys))
 
@@ -189,10 +205,10 @@ class ScramServer:
     def _prove(self, response: bytes) -> Step:
         first, keys = self._first, self._keys
         if first is None or keys is None:
-            raise Malformed("out of turn")
+            raise Malformed("no challenge was sent")
         final = parse_client_final(response)
         if final.nonce != first.nonce + self._nonce or len(final.proof) != len(keys.stored_key):
-            raise Malformed("the answer to another challenge")
+            raise Malformed("not a response to this challenge")
         data = b"" if first.binding is None else self._bindings[first.binding]
         bound = hmac.compare_digest(final.binding, first.header + data)
         message = b",".join((first.bare, self._server_first(first, keys), final.unproved))
@@ -201,10 +217,10 @@ class ScramServer:
         signature = hmac.digest(keys.server_key, message, self.hash_name)
         if not (bound and proved and self._known):
             return Refusal.BAD_CREDENTIALS
-        acting_as, who = first.authorization_identity, first.authentication_identity
+        acting_as, identity = first.authorization_identity, first.authentication_identity
         return Success(
-            authentication_identity=who,
-            authorization_identity="" if acting_as == who else acting_as,  # mutt names itself twice
+            authentication_identity=identity,
+            authorization_identity="" if acting_as == identity else acting_as,  # mutt sends its name as both
             data=b"v=" + encode_base64(signature),
         )
 
@@ -247,15 +263,15 @@ class ScramSha256PlusServer(ScramSha256Server):
 
 def _check_entropy(entropy: bytes) -> None:
     if len(entropy) < 16:
-        raise Malformed("16 octets or more, new for each client")
+        raise Malformed("must be at least 16 random bytes, new for each client")
 
 
 @attrs.define(kw_only=True, eq=False)
 class ScramClient(ABC):
-    """What the SCRAM mechanisms have in common, client side.
+    """Base class of the SCRAM mechanisms, client side.
 
-    *password* is UTF-8.  *entropy* is 16 octets or more that nobody else has: the nonce of each exchange is made of it.
-    LocalProtocolError for names and passwords that SASLprep does not take.
+    *password* is UTF-8.  *entropy* is at least 16 secret random bytes; the nonce of each exchange is derived from it.
+    Raises LocalProtocolError for names and passwords that SASLprep does not accept.
     """
 
     name: ClassVar[str]
@@ -266,12 +282,12 @@ class ScramClient(ABC):
     _password: bytes = attrs.field(repr=False, validator=check_own_password)
     _entropy: bytes = attrs.field(repr=False, validator=value_of(bytes, _check_entropy))
     authorization_identity: str = attrs.field(default="", validator=check_acting_as)
-    """Whom to act as; empty: whoever the server derives from the authentication identity."""
+    """The identity to act as; empty: the one that the server derives from the authentication identity."""
 
     max_iterations: int = attrs.field(
         default=MAX_ITERATIONS, validator=value_of(int, between(MIN_ITERATIONS, 2**31 - 1))
     )
-    """More than that are not computed: the server alone chooses how long the client works."""
+    """The limit for the number of iterations, which the server chooses and the client has to compute."""
 
     _exchanges: int = attrs.field(init=False, default=0, repr=False)
     _bare: bytes = attrs.field(init=False, default=b"", repr=False)
@@ -289,16 +305,16 @@ class ScramClient(ABC):
             ) from None
 
     def _names(self) -> tuple[bytes, bytes]:
-        """The two identities as the first message has them."""
-        acting_as, who = (
+        """Return authorization and authentication identity as the client-first message contains them."""
+        acting_as, name = (
             escape_name(prepare_identity(identity.encode())) if identity else b""
             for identity in (self.authorization_identity, self.authentication_identity)
         )
-        return acting_as, who
+        return acting_as, name
 
     @abstractmethod
     def _binding(self) -> tuple[bytes, bytes]:
-        """The flag of the GS2 header, and the channel binding data."""
+        """Return the flag of the GS2 header and the channel binding data."""
 
     def _header(self) -> bytes:
         acting_as, _ = self._names()
@@ -308,10 +324,11 @@ class ScramClient(ABC):
         return hmac.digest(self._entropy, b"%d" % self._exchanges, "sha256").hex()[:32].encode("ascii")
 
     def respond(self, challenge: bytes | None) -> bytes:
-        """None: the first message.  The server's first: the proof.  The server's final: nothing, once it is verified.
+        """Return the client-first message if *challenge* is None, then client-final, then an empty response.
 
-        Raises Malformed on a server that asks for less work than is safe or more than is wanted, that does not take up
-        our nonce, or that does not know the password either.
+        The empty response follows the server-final message, once its signature is verified.  Raises Malformed if the
+        server asks for too few or too many iterations, if its nonce does not extend the client's, or if its signature
+        is wrong.
         """
         if challenge is None:
             self._satisfied = False
@@ -321,20 +338,20 @@ class ScramClient(ABC):
             self._bare = b"n=%b,r=%b" % (self._names()[1], self._nonce)
             return self._header() + self._bare
         if self._satisfied or not self._bare:
-            raise Malformed("SCRAM has two challenges")
+            raise Malformed("SCRAM allows only two challenges")
         if not self._expected:
             return self._prove(challenge)
         if not hmac.compare_digest(parse_server_final(challenge), self._expected):
-            raise Malformed("the server does not know the password")
+            raise Malformed("wrong signature: the server does not know the password")
         self._satisfied = True
         return b""
 
     def _prove(self, challenge: bytes) -> bytes:
         server = parse_server_first(challenge)
         if not server.nonce.startswith(self._nonce) or len(server.nonce) == len(self._nonce):
-            raise Malformed("the server's nonce does not extend ours")
+            raise Malformed("the server's nonce does not extend the client's")
         if not MIN_ITERATIONS <= server.iterations <= self.max_iterations:
-            raise Malformed(f"{server.iterations} iterations are too few or too many")
+            raise Malformed(f"the server asks for {server.iterations} iterations, which is too few or too many")
         password = prepare_password(self._password, query=False)
         salted = hashlib.pbkdf2_hmac(self.hash_name, password, server.salt, server.iterations)
         client_key, server_key = _derive(self.hash_name, salted)
@@ -346,15 +363,15 @@ class ScramClient(ABC):
 
     @property
     def satisfied(self) -> bool:
-        """True once the server has proved that it knows the password, too."""
+        """True after the server's signature was verified."""
         return self._satisfied
 
 
 @attrs.define(kw_only=True, eq=False)
 class _UnboundClient(ScramClient):
     could_bind: bool = attrs.field(default=False, validator=value_of(bool))
-    """True: the -PLUS form would have been used, had the server offered it.  A server that did offer it then knows that
-    somebody in between has taken it out, and refuses."""
+    """True: the client would use the -PLUS form, but the server did not offer it.  If the server did offer it, it then
+    detects that an attacker removed it, and refuses the login."""
 
     def _binding(self) -> tuple[bytes, bytes]:
         return b"y" if self.could_bind else b"n", b""
@@ -362,10 +379,13 @@ class _UnboundClient(ScramClient):
 
 @attrs.define(kw_only=True, eq=False)
 class _BoundClient(ScramClient):
-    channel_binding: str = attrs.field(validator=value_of(str, matches(_BINDING, "letters, digits, '.' and '-'")))
-    """The binding's registered name: ``tls-exporter`` (RFC 9266), ``tls-server-end-point`` (RFC 5929)."""
+    channel_binding: str = attrs.field(
+        validator=value_of(str, matches(_BINDING, "must consist of letters, digits, '.' and '-'"))
+    )
+    """The registered name of the channel binding: ``tls-exporter`` (RFC 9266) or ``tls-server-end-point`` (RFC
+    5929)."""
     binding_data: bytes = attrs.field(repr=False, validator=value_of(bytes))
-    """What this connection has for it, as in ``Tls.channel_bindings``."""
+    """The data of this channel binding for the connection, from ``Tls.channel_bindings``."""
 
     def _binding(self) -> tuple[bytes, bytes]:
         return b"p=" + self.channel_binding.encode("ascii"), self.binding_data

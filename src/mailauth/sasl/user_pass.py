@@ -1,6 +1,6 @@
-"""USER and PASS of POP3 as a mechanism, both sides (RFC 1939 section 7): the name, an empty challenge, the password.
+"""USER and PASS of POP3 as a mechanism, client and server side (RFC 1939 section 7).
 
-Knows neither verb: the octets here are the arguments of the two commands.
+The responses are the arguments of the two commands.  The challenge between them is empty.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class UserPassServer(PasswordServer):
         self._username = False
 
     def respond(self, response: bytes | None) -> PasswordStep:
-        """The name: an empty Challenge, whatever the name is.  The password: CheckPassword.
+        """Return an empty Challenge for the name, then CheckPassword for the password.
 
-        To tell names apart at USER would reveal which exist (RFC 1939 section 13).  So octets that cannot be a name
-        are a name that nobody has: Refusal.BAD_CREDENTIALS, but only at the password.
+        The reply to USER must not show which names exist (RFC 1939 section 13).  So an invalid name is handled like an
+        unknown one: Refusal.BAD_CREDENTIALS, but only after the password.
         """
         if response is None:
             return Challenge()
@@ -50,9 +50,9 @@ class UserPassServer(PasswordServer):
 
 @attrs.define(kw_only=True, eq=False)
 class UserPassClient:
-    """USER and PASS, client side; there is no authorization identity.
+    """USER and PASS, client side.  There is no authorization identity.
 
-    LocalProtocolError for fields that no line may carry.
+    Raises LocalProtocolError for a name or password that cannot be sent.
     """
 
     name: ClassVar[str] = "USER"
@@ -64,24 +64,25 @@ class UserPassClient:
     _responses: int = attrs.field(init=False, default=0, repr=False)
 
     def respond(self, challenge: bytes | None) -> bytes:
-        """None: the name.  A challenge (the +OK to USER, whatever it says): the password.
+        """Return the name if *challenge* is None, and the password for a challenge.
 
-        Raises Malformed on a second challenge.
+        The challenge is the +OK to USER; its text is ignored.  Raises Malformed for a second challenge.
         """
         if challenge is None:
             self._responses = 1
             return self.authentication_identity.encode()
         if self._responses != 1:
-            raise Malformed("USER is followed by one PASS")
+            raise Malformed("USER allows only one PASS")
         self._responses = 2
         return self._password
 
     @property
     def needs_utf8(self) -> bool:
-        """A name or password outside ASCII, which not every server takes in USER and PASS (RFC 6856 section 2.2)."""
+        """Whether the name or password is not ASCII; not every server accepts that in USER and PASS (RFC 6856 section
+        2.2)."""
         return not (self.authentication_identity.isascii() and self._password.isascii())
 
     @property
     def satisfied(self) -> bool:
-        """True once the password was given; nothing is proved about the server."""
+        """True after the password was returned.  The server is not authenticated by USER and PASS."""
         return self._responses == 2

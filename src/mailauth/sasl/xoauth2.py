@@ -1,6 +1,6 @@
-"""XOAUTH2, both sides (Google's protocol, never an RFC): a bearer token as it was sent before OAUTHBEARER.
+"""XOAUTH2, client and server side: Google's predecessor of OAUTHBEARER, never an RFC.
 
-Here for the clients and the servers that know nothing else.
+It is meant for clients and servers that support nothing else.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ._fields import prepare_identity
 from ._messages import CheckToken
 from ._token import TokenClient, TokenServer, parse_authorization, parse_pairs
 
-_RESPONSE: Final = re.compile(rb"user=(?P<who>[^\x01]+)\x01(?P<pairs>.*)\x01", re.DOTALL)
+_RESPONSE: Final = re.compile(rb"user=(?P<name>[^\x01]+)\x01(?P<pairs>.*)\x01", re.DOTALL)
 
 
 class Xoauth2Server(TokenServer):
-    """XOAUTH2, server side.  *tls* says whether the exchange is inside TLS; it only goes into the question."""
+    """XOAUTH2, server side.  *tls* says whether the connection uses TLS; it is only copied into the question."""
 
     __slots__ = ()
 
@@ -27,12 +27,12 @@ class Xoauth2Server(TokenServer):
     refused: ClassVar[bytes] = b'{"status":"401","schemes":"bearer"}'
 
     def _parse(self, response: bytes) -> CheckToken:
-        """``user=identity^Aauth=Bearer token^A^A``."""
+        """Parse ``user=identity^Aauth=Bearer token^A^A``."""
         found = _RESPONSE.fullmatch(response)
         if found is None:
-            raise Malformed("not a response of XOAUTH2")
+            raise Malformed("not an XOAUTH2 response")
         return CheckToken(
-            authorization_identity=prepare_identity(found["who"]),
+            authorization_identity=prepare_identity(found["name"]),
             token=parse_authorization(parse_pairs(found["pairs"]).get(b"auth", b"")),
             mechanism=self.name,
             tls=self.tls,
@@ -41,9 +41,9 @@ class Xoauth2Server(TokenServer):
 
 @attrs.define(kw_only=True, eq=False)
 class Xoauth2Client(TokenClient):
-    """XOAUTH2, client side.  LocalProtocolError for a token or an identity that a server would refuse.
+    """XOAUTH2, client side.  Unlike OAUTHBEARER, it requires an authorization identity.
 
-    The identity must be named: the mechanism knows no token without one.
+    Raises LocalProtocolError for a token or an identity that a server would reject.
     """
 
     name: ClassVar[str] = "XOAUTH2"
@@ -51,7 +51,7 @@ class Xoauth2Client(TokenClient):
 
     def __attrs_post_init__(self) -> None:
         if not self.authorization_identity:
-            raise LocalProtocolError("XOAUTH2 needs authorization_identity: whose mail it is")
+            raise LocalProtocolError("XOAUTH2 needs an authorization_identity; pass the name of the mailbox")
 
     def _first(self) -> bytes:
         return b"user=%b\x01auth=Bearer %b\x01\x01" % (self.authorization_identity.encode("utf-8"), self._token)
