@@ -242,8 +242,8 @@ class LastWord:
 
 
 def test_bytes_that_come_with_success_travel_as_a_challenge_of_their_own() -> None:
-    """RFC 4954 section 4: 235 cannot carry data, so it is sent as a challenge that the client answers with an empty
-    response."""
+    """RFC 4954 section 4: 235 cannot carry data, so it is sent as a challenge.  The client's response to it is
+    empty."""
     exchange = ServerExchange(LastWord())
     assert isinstance(exchange.begin(None), Authorize)
     assert exchange.answer(ACCEPT) == Challenge(b"v=proof")

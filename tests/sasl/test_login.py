@@ -61,7 +61,7 @@ def test_a_name_that_cannot_be_one_is_malformed(name: bytes) -> None:
 
 @pytest.mark.parametrize("password", [b"", b"a\0b", b"x" * 1025])
 def test_a_password_that_cannot_be_one_is_malformed(password: bytes) -> None:
-    """An empty password too: some stores accept it as an anonymous login."""
+    """An empty password too: some stores accept any name with it."""
     server = LoginServer(tls=False)
     server.respond(b"tim")
     assert server.respond(password) is Fault.MALFORMED

@@ -51,8 +51,7 @@ def challenged(challenge: bytes) -> ScramSha256Client:
     ],
 )
 def test_a_client_refuses_a_challenge_that_is_not_safe(challenge: bytes) -> None:
-    """RFC 5802 section 5.1: the nonce must extend the client's, ``m`` must fail, and the iterations have both
-    limits."""
+    """RFC 5802 section 5.1: the nonce must extend the client's, and ``m`` must fail; the iterations are limited."""
     with pytest.raises(Malformed):
         challenged(challenge)
 

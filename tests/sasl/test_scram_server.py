@@ -1,5 +1,4 @@
-"""SCRAM, server side: what it accepts and refuses, and that clients cannot see which accounts exist (RFC 5802, RFC
-7677)."""
+"""SCRAM, server side: what it accepts, and that clients cannot see which accounts exist (RFC 5802, RFC 7677)."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def test_whose_token_it_is_decides_who_logs_in() -> None:
 
 
 def test_acting_as_another_than_the_token_was_issued_to_is_asked() -> None:
-    """RFC 4422 section 3.4.1: an example are shared maildrops."""
+    """RFC 4422 section 3.4.1, for example for shared maildrops."""
     exchange = ServerExchange(bearer())
     exchange.begin(base64.b64encode(RESPONSE))
     assert exchange.authentication_identity == "user@example.com"

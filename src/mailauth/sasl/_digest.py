@@ -1,5 +1,7 @@
-"""The server side that CRAM-MD5 and APOP share: the response is ``name digest``, and the server needs the secret
-itself."""
+"""The server side that CRAM-MD5 and APOP share.
+
+The response is ``name digest``, and the server needs the secret itself to check it.
+"""
 
 from __future__ import annotations
 

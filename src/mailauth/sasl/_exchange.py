@@ -33,8 +33,7 @@ from ._messages import (
 )
 
 MAX_LINE: Final = 12_288 + 4
-"""Maximum bytes of a line of an exchange, with CRLF and POP3's ``+ `` (RFC 4954 section 4; RFC 5034 section 4 has no
-limit)."""
+"""Maximum bytes of a line of an exchange, with CRLF and POP3's ``+ `` (RFC 4954 section 4; RFC 5034 sets no limit)."""
 
 
 class _Turn(enum.Enum):
@@ -125,8 +124,10 @@ class ServerExchange:
         return self._decode(initial_response)
 
     def receive(self, line: bytes) -> Step:
-        """Process a response as on the wire, without its line end: base64, empty for an empty response, ``*`` to
-        cancel."""
+        """Process a response as on the wire, without its line end.
+
+        *line* is base64, empty for an empty response, or ``*`` to cancel.
+        """
         self._expect(_Turn.CLIENT)
         if line == b"*":
             return self._take(Fault.CANCELLED)
@@ -184,8 +185,10 @@ class ServerExchange:
         return step
 
     def _settle(self, success: Success) -> Step:
-        """Return the next Step after the credentials are verified: Authorize, if the client asks to act as another
-        identity (RFC 4422 section 3.4.1)."""
+        """Return the next Step for verified credentials.
+
+        It is Authorize if the client asks to act as another identity (RFC 4422 section 3.4.1).
+        """
         identity = success.authentication_identity
         acting_as = success.authorization_identity
         # Not evolve(): most logins take this path, and it costs as much as the rest of _settle().
@@ -202,8 +205,10 @@ class ServerExchange:
         )
 
     def _conclude(self) -> Step:
-        """Return Success, or first a Challenge with the mechanism's final data, which 235 and +OK cannot carry (RFC
-        4954 section 4)."""
+        """Return Success, or first a Challenge with the mechanism's final data.
+
+        235 and +OK cannot carry that data (RFC 4954 section 4).
+        """
         proved = self._proved
         assert proved is not None
         return Challenge(proved.data) if proved.data else proved

@@ -32,8 +32,7 @@ _MESSAGE_ID: Final = re.compile(rf"<{_ATOMS}@(?:{_ATOMS}|\[[!-Z^-~]+\])>".encode
 def decode_identity(data: bytes) -> str:
     """Return the identity in *data*.  Raises Malformed if it is empty, too long, not UTF-8, or has control characters.
 
-    SASLprep also prohibits control characters in names (RFC 4013 section 2.3).  Accepted, they would reach logs and
-    queries.
+    SASLprep prohibits control characters in names, too (RFC 4013 section 2.3).  They could end up in logs and queries.
     """
     if not 0 < len(data) <= MAX_IDENTITY:
         raise Malformed("an identity must be 1 to 255 bytes long")
@@ -64,7 +63,7 @@ def unescape_name(data: bytes) -> str:
 def check_password(data: bytes) -> None:
     """Raise Malformed for a password that is empty, too long, or contains NUL.
 
-    Some stores accept an empty password as an anonymous login (RFC 4513 section 5.1.2, LDAP).
+    Some stores accept any name with an empty password, such as LDAP's unauthenticated bind (RFC 4513 section 5.1.2).
     """
     if not 0 < len(data) <= MAX_PASSWORD:
         raise Malformed("a password must be 1 to 1024 bytes long")
@@ -107,8 +106,7 @@ def is_utf_8(data: bytes) -> bool:
 
 
 def is_message_id(data: bytes) -> bool:
-    """Return whether *data* is an ASCII msg-id of at most 400 bytes, without obsolete forms (RFC 5322 section
-    3.6.4)."""
+    """Return whether *data* is an ASCII msg-id of at most 400 bytes without obsolete forms (RFC 5322, 3.6.4)."""
     return len(data) <= MAX_MESSAGE_ID and _MESSAGE_ID.fullmatch(data) is not None
 
 
@@ -117,8 +115,7 @@ _check_bytes: Final = value_of(bytes)
 
 
 def check_own_identity(instance: object, attribute: attrs.Attribute[Any], identity: Any) -> None:
-    """attrs validator for a client's identity.  Raises LocalProtocolError for one that a server would have to
-    reject."""
+    """attrs validator for a client's identity: raise LocalProtocolError for one that a server would reject."""
     _check_str(instance, attribute, identity)
     try:
         decode_identity(identity.encode("utf-8"))

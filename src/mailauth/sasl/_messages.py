@@ -203,8 +203,7 @@ ExtendedQuestion: TypeAlias = FetchScramKeys | CheckToken | CheckExternal
 """The further questions of SCRAM, bearer tokens and EXTERNAL.  These mechanisms may also ask Authorize."""
 
 ServerQuestion: TypeAlias = PasswordQuestion | ExtendedQuestion
-"""All questions of mechanisms and the exchange.  The union is closed, so an application's ``match`` can be
-exhaustive."""
+"""All questions of mechanisms and the exchange.  The union is closed, so a ``match`` over it can be exhaustive."""
 
 PasswordStep: TypeAlias = Challenge | PasswordQuestion | Success | Refusal | Fault
 """The next step of a server mechanism whose questions are PasswordQuestions."""
@@ -268,8 +267,10 @@ class ClientMechanism(Protocol):
 
     @property
     def satisfied(self) -> bool:
-        """Whether a success reply can be trusted now.  SCRAM is not satisfied before it has verified the server's
-        signature."""
+        """Whether a success reply can be trusted now.
+
+        SCRAM is satisfied only after it has verified the server's signature.
+        """
 
 
 @attrs.frozen(kw_only=True)

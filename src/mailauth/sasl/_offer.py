@@ -37,7 +37,7 @@ _NOT_ATOM: Final = re.compile(r"[^A-Za-z0-9-]+")
 
 def _check_nonce(instance: object, attribute: object, nonce: str) -> None:
     if not _ATOMS.fullmatch(nonce):
-        raise LocalProtocolError("nonce must consist of letters, digits, '-' and inner dots")
+        raise LocalProtocolError("nonce must consist of A-Z, a-z, 0-9, '-' and inner dots")
 
 
 @attrs.frozen(kw_only=True)
@@ -48,7 +48,7 @@ class Context:
     """
 
     nonce: str = attrs.field(validator=_check_nonce)
-    """Unique and unpredictable: letters, digits, ``-`` and inner dots."""
+    """Unique and unpredictable: ASCII alphanumerics, ``-`` and inner dots."""
 
     host_name: str
     tls: bool
@@ -80,7 +80,7 @@ class Context:
     def message_id(self) -> bytes:
         """``<nonce@host>``, for a CRAM-MD5 challenge or an APOP timestamp.
 
-        It contains letters, digits, dots and hyphens only, since some clients reject other msg-ids.  So an address
+        It contains ASCII alphanumerics, dots and hyphens only, since some clients reject other msg-ids.  So an address
         literal loses its brackets.
         """
         host = ".".join(filter(None, (_NOT_ATOM.sub("-", label).strip("-") for label in self.host_name.split("."))))
@@ -108,8 +108,7 @@ def is_possible(name: str, tls: Tls | None) -> bool:
 
 
 def kind_of_connection(tls: Tls | None) -> tuple[bool, bool, bool]:
-    """Return all that ``is_possible()`` depends on: whether there is TLS, channel binding data, a client
-    certificate."""
+    """Return what ``is_possible()`` depends on: whether there is TLS, channel binding data, a certificate."""
     return (False, False, False) if tls is None else (True, bool(tls.channel_bindings), bool(tls.peer_certificate))
 
 
@@ -159,7 +158,7 @@ class ExtendedMechanisms:
         return self.factories[name.upper()](context)
 
     def only(self, *names: str) -> Self:
-        """Return these mechanisms without those that are not in *names*.  The order stays, and case does not matter."""
+        """Return the mechanisms that *names* lists, in the order that they have here.  Case does not matter."""
         wanted = {name.upper() for name in names}
         return attrs.evolve(self, factories={name: make for name, make in self.factories.items() if name in wanted})
 

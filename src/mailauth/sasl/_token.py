@@ -74,13 +74,12 @@ class TokenServer(ABC):
 
     @abstractmethod
     def _parse(self, response: bytes) -> CheckToken:
-        """Return the question for *response*, with an empty token if it has none.  Raises Malformed for another
-        form."""
+        """Return the question for *response*; its token may be empty.  Raises Malformed for another form."""
 
     def respond(self, response: bytes | None) -> Step:
         """Return an empty Challenge if *response* is None, else CheckToken.
 
-        A client sends no token in order to receive the JSON (RFC 7628 section 3.1); the application is not asked then.
+        A client may omit the token to receive only the JSON (RFC 7628 section 3.1).  The application is not asked then.
         """
         if response is None:
             return Challenge()

@@ -88,7 +88,7 @@ class ApopClient:
             raise LocalProtocolError(f"authentication_identity or secret cannot be used: {error}") from None
 
     def respond(self, challenge: bytes | None) -> bytes:
-        """Return nothing if *challenge* is None, and ``name digest`` for a timestamp.
+        """Return an empty response if *challenge* is None, and ``name digest`` for a timestamp.
 
         Raises Malformed for a timestamp that is not strictly a msg-id in ASCII: the MD5 collisions that reveal a
         password (CVE-2007-1558) need bytes that a msg-id cannot contain.

@@ -61,7 +61,7 @@ class CramMd5Client:
         require_md5()
 
     def respond(self, challenge: bytes | None) -> bytes:
-        """Return nothing if *challenge* is None, and ``name digest`` for the challenge.
+        """Return an empty response if *challenge* is None, and ``name digest`` for the challenge.
 
         Raises Malformed for an empty or a second challenge.
         """

@@ -16,8 +16,7 @@ from ._messages import Challenge, CheckExternal, Fault, Refusal, Step, Success
 
 
 class ExternalServer:
-    """EXTERNAL, server side.  *peer_certificate* is the client's verified certificate; with None every login is
-    refused."""
+    """EXTERNAL, server side.  *peer_certificate* is the client's verified certificate; None refuses every login."""
 
     __slots__ = ("_acting_as", "_certificate", "authentication_identity", "tls")
 

@@ -64,7 +64,7 @@ class LoginClient:
     _responses: int = attrs.field(init=False, default=0, repr=False)
 
     def respond(self, challenge: bytes | None) -> bytes:
-        """Return nothing if *challenge* is None, then the name, then the password.
+        """Return an empty response if *challenge* is None, then the name, then the password.
 
         Raises Malformed for a third prompt.
         """

@@ -18,8 +18,10 @@ DEFAULT_LIMIT: Final = 1024
 
 
 class _Pattern:
-    """A regular expression that is compiled when first used: compiling takes milliseconds, and most logins are
-    ASCII."""
+    """A regular expression that is compiled when first used.
+
+    Compiling takes milliseconds, and most logins are ASCII and do not need it.
+    """
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -72,6 +74,6 @@ def saslprep(text: str, *, query: bool = False, limit: int = DEFAULT_LIMIT) -> s
 
 
 def _check_length(text: str, limit: int) -> None:
-    # A lone surrogate is prohibited, but that is checked later; here it must only not raise an exception.
+    # A lone surrogate must not raise UnicodeEncodeError here.  It is prohibited, which is checked later.
     if len(text) > limit or len(text.encode("utf-8", "surrogatepass")) > limit:
         raise Malformed(f"it is longer than {limit} bytes")

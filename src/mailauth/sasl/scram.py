@@ -39,7 +39,7 @@ from ._scram_messages import (
 )
 
 MAX_ITERATIONS: Final = 600_000
-"""What a client computes by default, about a third of a second.  A server that asks for more may be hostile."""
+"""Limit for a client by default, about a third of a second of work.  A server that asks for more may be hostile."""
 
 _BINDING: Final = re.compile(r"[A-Za-z0-9.-]+")  # RFC 5802 section 7, cb-name
 _NO_BINDINGS: Final[Mapping[str, bytes]] = MappingProxyType({})
@@ -380,10 +380,9 @@ class _UnboundClient(ScramClient):
 @attrs.define(kw_only=True, eq=False)
 class _BoundClient(ScramClient):
     channel_binding: str = attrs.field(
-        validator=value_of(str, matches(_BINDING, "must consist of letters, digits, '.' and '-'"))
+        validator=value_of(str, matches(_BINDING, "must consist of A-Z, a-z, 0-9, '.' and '-'"))
     )
-    """The registered name of the channel binding: ``tls-exporter`` (RFC 9266) or ``tls-server-end-point`` (RFC
-    5929)."""
+    """The registered name of the channel binding, such as ``tls-exporter`` (RFC 9266)."""
     binding_data: bytes = attrs.field(repr=False, validator=value_of(bytes))
     """The data of this channel binding for the connection, from ``Tls.channel_bindings``."""
 

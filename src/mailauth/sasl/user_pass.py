@@ -78,8 +78,7 @@ class UserPassClient:
 
     @property
     def needs_utf8(self) -> bool:
-        """Whether the name or password is not ASCII; not every server accepts that in USER and PASS (RFC 6856 section
-        2.2)."""
+        """Whether the name or password is not ASCII, which not every server accepts here (RFC 6856 section 2.2)."""
         return not (self.authentication_identity.isascii() and self._password.isascii())
 
     @property
