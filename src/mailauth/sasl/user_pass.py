@@ -50,7 +50,7 @@ class UserPassServer(PasswordServer):
 
 @attrs.define(kw_only=True, eq=False)
 class UserPassClient:
-    """USER and PASS, client side.  There is no authorization identity.
+    """USER and PASS, client side.  They have no authorization identity.
 
     Raises LocalProtocolError for a name or password that cannot be sent.
     """
