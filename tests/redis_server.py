@@ -1,6 +1,6 @@
-"""A Redis of our own for tests: started where it is installed, killed, stopped and gone on with as a test wants it.
+"""A Redis server for tests, which a test can start, kill, stop and continue.
 
-Without Debian's redis-server the tests that need it skip; with MAILAUTH_INTEROP=require they fail.
+Without redis-server (Debian) the tests that need it are skipped; with MAILAUTH_INTEROP=require they fail.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ PASSWORD = "a secret: between/servers@home"
 
 
 class RedisServer:
-    """One that keeps nothing on disk, on a socket in a directory of its own and on a port of 127.0.0.1.
+    """A Redis server without persistence, on a Unix socket in *directory* and on a port of 127.0.0.1.
 
-    With *pair*, a file with a key and the certificate for it, that port is inside TLS.
+    If *pair*, a file with a key and its certificate, is given, the port uses TLS.
     """
 
     def __init__(self, directory: Path, pair: Path | None = None) -> None:
@@ -34,11 +34,11 @@ class RedisServer:
 
     @property
     def client(self) -> redis.Redis:
-        """A client that may do anything, for a look at what is kept or a change of it."""
+        """A client with full access, to read or change the data."""
         return redis.Redis(unix_socket_path=str(self.socket), password=PASSWORD, decode_responses=True)
 
     def start(self) -> None:
-        """Start it, with nothing in it; on the same port as before when it was started before."""
+        """Start it without data, on the same port as before if it was started before."""
         while True:
             port = self.port or _free_port()
             words = ["redis-server", "--bind", "127.0.0.1", "--unixsocket", str(self.socket)]
@@ -51,22 +51,22 @@ class RedisServer:
             kept = ["--save", "", "--appendonly", "no", "--dir", str(self.socket.parent), "--requirepass", PASSWORD]
             process = subprocess.Popen([*words, *kept], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
             assert process.stdout is not None
-            said = []
+            output = []
             for line in process.stdout:
-                said.append(line)
+                output.append(line)
                 if "Ready to accept connections" in line:
                     self.port, self._process = port, process
                     return
             process.communicate()
-            assert not self.port, said  # else another program has taken the port that was free just now
+            assert not self.port, output  # on the first start, another program may have taken the port: try again
 
     def signal(self, number: signal.Signals) -> None:
-        """SIGSTOP makes it silent, SIGCONT lets it go on."""
+        """Send a signal: after SIGSTOP it does not respond, after SIGCONT it continues."""
         assert self._process is not None
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """As a crash does it."""
+        """Kill it with SIGKILL, like a crash."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
@@ -80,7 +80,7 @@ def _free_port() -> int:
 
 @contextmanager
 def redis_server(directory: Path, pair: Path | None = None) -> Iterator[RedisServer]:
-    """One that runs, until the context is left; *pair* as RedisServer takes it."""
+    """Run a Redis server until the context ends.  *pair* as for RedisServer."""
     if shutil.which("redis-server") is None:
         if os.environ.get("MAILAUTH_INTEROP") == "require":
             pytest.fail("redis-server is not installed")

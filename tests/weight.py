@@ -1,4 +1,4 @@
-"""What a connection keeps: the octets of all that can be reached from it, and from no settings, type or module."""
+"""The memory of a connection: the size of all objects reachable from it, without settings, types and modules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EVERYWHERE = (type, ModuleType, FunctionType)
 
 
 class Scales:
-    """Weighs *machine* against what it weighs now; what can be reached from *others* is somebody else's."""
+    """Measures how much the memory of *machine* grows.  Objects reachable from *others* are not counted."""
 
     def __init__(self, machine: Machine[Any], *others: object) -> None:
         self._machine = machine
@@ -21,7 +21,7 @@ class Scales:
         self._rest = self._all()
 
     def weigh(self) -> int:
-        """Octets that came since."""
+        """Return the growth in bytes since this object was created."""
         return self._all() - self._rest
 
     def _all(self) -> int:

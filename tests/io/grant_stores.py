@@ -1,4 +1,4 @@
-"""Every store of grants in one shape for tests: opened as often as there are processes, and its time moved at will."""
+"""All grant stores with one interface for tests: a store can be opened several times, and its time moved."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.redis_server import PASSWORD, RedisServer
 from tests.serving import LOOPS
 
 LIFETIME = 10_000.0
-"""Seconds; what a test does takes none of them to speak of, also where the clock goes on by itself."""
+"""Seconds: much longer than a test takes, for stores whose clock runs by itself."""
 
 
 P = ParamSpec("P")
 
 
 def on_both_loops(test: Callable[Concatenate[_loops.Loop, P], Awaitable[None]]) -> Callable[..., None]:
-    """Run an async test once on each loop; it gets the Loop that runs it, and its fixtures."""
+    """Run an async test once on each loop.  Its arguments are the running Loop, and its fixtures."""
 
     @pytest.mark.parametrize("loop", LOOPS)
     @functools.wraps(test)
@@ -41,16 +41,16 @@ def on_both_loops(test: Callable[Concatenate[_loops.Loop, P], Awaitable[None]]) 
 
 
 class Keeper(ABC):
-    """One place where grants are kept."""
+    """One place where grants are stored."""
 
     outlasts: ClassVar[bool] = True
-    """What was granted is there for other processes, and after a restart."""
+    """Whether grants are visible to other processes, and survive a restart."""
 
     def __init__(self) -> None:
         self._opened = contextlib.ExitStack()
 
     def open(self, **settings: Any) -> stores.Grants:
-        """The store of another process."""
+        """Open the store as another process would."""
         opened = self._open(**{"lifetime": LIFETIME, **settings})
         self._opened.callback(opened.close)
         return opened
@@ -63,7 +63,7 @@ class Keeper(ABC):
 
     @abstractmethod
     def move(self, seconds: float) -> None:
-        """Let so many seconds pass at once; fewer than none: the clock is set back."""
+        """Advance the clock by *seconds*; a negative number sets it back."""
 
 
 class Memory(Keeper):
@@ -90,7 +90,7 @@ class Sqlite(Keeper):
         return stores.SqliteGrants(self.path, **{"clock": self.clock, **settings})
 
     def count(self) -> int:
-        """Grants in the file, those that are over included."""
+        """Return the number of grants in the file, including expired ones."""
         with contextlib.closing(sqlite3.connect(self.path)) as connection:
             (rows,) = connection.execute("SELECT COUNT(*) FROM grants").fetchone()
             assert connection.execute("SELECT grants FROM kept").fetchone() == (rows,)
@@ -104,7 +104,7 @@ class InRedis(Keeper):
     def __init__(self, server: RedisServer) -> None:
         super().__init__()
         self._server = server
-        self.client: Any = server.client  # its types know answers of too many kinds
+        self.client: Any = server.client  # its type hints are unions of too many types
         self._opened.callback(self.client.close)
         self.client.flushall()
 
@@ -112,7 +112,7 @@ class InRedis(Keeper):
         return RedisGrants(RedisAddress(path=str(self._server.socket)), password=PASSWORD, **settings)
 
     def move(self, seconds: float) -> None:
-        """Nobody sets the clock of this Redis: all that it keeps is moved the other way."""
+        """Move the expiry of all grants in the other direction, since the clock of Redis cannot be set."""
         for key in list(self.client.scan_iter("*")):
             for member, expires in self.client.zrange(key, 0, -1, withscores=True):
                 self.client.zadd(key, {member: expires - seconds * 1_000_000})

@@ -1,7 +1,8 @@
-"""Deliveries that are killed, as a program of its own: killed_deliveries.py DIRECTORY DELIVERIES SEED.
+"""A program whose deliveries are killed: killed_deliveries.py DIRECTORY DELIVERIES SEED.
 
-It forks a child for each stretch of deliveries.  The child counts its own calls that reach the disk and, at one that
-the seed has chosen, does half of it or nothing and sends itself SIGKILL.  Out come the numbers that were acknowledged.
+It forks a child that delivers messages until it is killed, and then forks the next one.  The child counts its system
+calls on files.  At one chosen by the seed it does half of a write, or nothing, and sends itself SIGKILL.  The program
+prints the numbers of the messages that were acknowledged.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ import pytest
 from mailauth_io.server.delivery import Message, deliver
 from mailauth_io.stores import Budget, MaildirMaildrops, MemoryOutbox, MessageContent
 
-_write = os.write  # as it is without the watch
+_write = os.write  # before die_at() replaces it
 CALLS = ("mkdir", "open", "write", "fsync", "close", "rename")
 
 
 def text(number: int) -> bytes:
-    """Message *number*: it tells its number in each line, and some are longer than one piece."""
+    """Return message *number*.  Each line contains the number, and some messages are longer than one piece."""
     return b"message %03d\r\n" % number * (1 + number % 5 * 3_000)
 
 
 def die_at(fatal: int, patch: pytest.MonkeyPatch) -> None:
-    """Let this process be killed at its disk call number *fatal*."""
+    """Make this process kill itself at its file system call number *fatal*."""
     count = 0
 
     def watched(name: str) -> None:
@@ -51,7 +52,7 @@ def die_at(fatal: int, patch: pytest.MonkeyPatch) -> None:
 
 
 async def deliver_on(directory: Path, numbers: range, tell: int) -> None:
-    """Deliver one message after the other; *tell* hears of each start and of each 250."""
+    """Deliver the messages *numbers*, and write each start and each 250 to the file descriptor *tell*."""
     maildrops = MaildirMaildrops(directory)
     for number in numbers:
         _write(tell, b"start %d\n" % number)
@@ -69,22 +70,22 @@ def main(directory: Path, deliveries: int, seed: int) -> None:
     number = 0
     while number < deliveries:
         fatal = chosen.randint(1, 40)
-        heard, tell = os.pipe()
+        report, tell = os.pipe()
         child = os.fork()
         if child == 0:
-            os.close(heard)
+            os.close(report)
             work = deliver_on(directory, range(number, deliveries), os.dup(tell))
             die_at(fatal, pytest.MonkeyPatch())
             asyncio.run(work)
             os._exit(0)
         os.close(tell)
-        with os.fdopen(heard) as lines:
+        with os.fdopen(report) as lines:
             for line in lines:
-                word, _, told = line.partition(" ")
+                word, _, which = line.partition(" ")
                 if word == "start":
-                    number = int(told) + 1
+                    number = int(which) + 1
                 else:
-                    print(int(told))
+                    print(int(which))
         _, status = os.waitpid(child, 0)
         assert status == (signal.SIGKILL if os.WIFSIGNALED(status) else 0), status
 

@@ -147,7 +147,7 @@ def test_a_wrong_password_is_told_without_it(
 def test_a_file_of_another_program_is_no_traceback(tmp_path: Path) -> None:
     done = run("grants", "list", "--grants", f"sqlite:{private(tmp_path / 'g', 'no database' * 100)}")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert done.stderr.endswith(" cannot keep grants: file is not a database\n")
+    assert done.stderr.endswith(": file is not a database\n")
 
 
 # The settings of ``mailauth serve``.
@@ -167,11 +167,11 @@ def test_serve_refuses_a_store_that_it_cannot_have(
     shared = private(tmp_path / "g", "")
     shared.chmod(0o644)
     said = settings_complaint(capfd, "--grants", f"sqlite:{shared}")
-    assert said == f"mailauth serve: --grants: {shared} is open to others than its owner; say: chmod 600 {shared}\n"
+    assert said == f"mailauth serve: --grants: {shared} must not be accessible to others; run: chmod 600 {shared}\n"
     password = private(tmp_path / "password", "hunter2\n")
     password.chmod(0o644)
     said = settings_complaint(capfd, "--grants", "redis://127.0.0.1", "--redis-password-file", str(password))
-    assert f"say: chmod 600 {password}" in said
+    assert f"run: chmod 600 {password}" in said
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "mailauth[redis]" in settings_complaint(capfd, "--grants", "redis://127.0.0.1")
     assert "invalid network: '10.0.0.1/8'" in settings_complaint(capfd, "--no-grants-from", "10.0.0.1/8")
@@ -188,7 +188,7 @@ def test_check_config_looks_at_the_store_and_makes_nothing(tmp_path: Path) -> No
     assert (tmp_path / "g").exists()
     (tmp_path / "g").chmod(0o640)
     (found,) = config.check(told)
-    assert str(found).startswith(f"{path}:2: [grants] store: {tmp_path / 'g'} is open to others")
+    assert str(found).startswith(f"{path}:2: [grants] store: {tmp_path / 'g'} must not be accessible to others")
 
 
 def test_a_password_for_redis_stands_in_a_file_of_its_own(tmp_path: Path) -> None:

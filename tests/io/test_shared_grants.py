@@ -1,6 +1,7 @@
-"""Two servers on different hosts with one Redis: what a login at the one opens, and what happens when Redis goes.
+"""Two servers that share their grants in one Redis: a login at one allows relaying at the other; and Redis failures.
 
-Both are ``mailauth serve`` in processes of their own, one on each loop, met from one and the same client address.
+The servers are two ``mailauth serve`` processes, one on each loop, on two addresses.  The client has the same address
+for both.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from tests.redis_server import PASSWORD, RedisServer, redis_server
 from tests.serving import Served, run, served
 
 CLIENT = "127.0.0.1"
-"""From here all connections to 127/8 come, unless told otherwise."""
+"""The default source address of connections to 127.0.0.0/8."""
 
 TIMEOUT = 20.0
 
 
 @attrs.frozen
 class Server:
-    """One of the two."""
+    """One of the two servers."""
 
     host: str
     server_process: Served
 
     def read_mail(self) -> None:
-        """Log in by POP3 and look into the maildrop."""
+        """Log in by POP3, and check that the maildrop is empty."""
         client = poplib.POP3(self.host, self.server_process.port("pop3"), timeout=TIMEOUT)
         with contextlib.closing(client):
             client.user("alice")
@@ -42,16 +43,16 @@ class Server:
             client.quit()
 
     def relay(self, source: str = CLIENT) -> int:
-        """The reply to a recipient elsewhere, for a client that says nothing of itself."""
+        """Return the reply code for a remote recipient, without SMTP authentication."""
         port = self.server_process.port("smtp")
         with smtplib.SMTP(self.host, port, "client.test", timeout=TIMEOUT, source_address=(source, 0)) as client:
             client.ehlo()
             client.mail("alice@example.test")
-            assert client.rcpt("alice@example.test")[0] == 250  # whatever becomes of the grants
+            assert client.rcpt("alice@example.test")[0] == 250  # does not depend on grants
             return client.rcpt("bob@far.test")[0]
 
     def relay_once_it_can_tell(self) -> int:
-        """As ``relay``, asked again while the answer is 451: after a silence nobody asks Redis for a moment."""
+        """Like ``relay``, repeated while the reply is 451: after a timeout the server uses no Redis for a while."""
         end = time.monotonic() + TIMEOUT
         while (code := self.relay()) == 451 and time.monotonic() < end:
             pass
@@ -59,7 +60,7 @@ class Server:
 
 
 def test_a_server_starts_without_redis_and_says_what_is_wrong(tmp_path: Path) -> None:
-    """It may come up later; until then nobody relays by a grant, and nobody is refused for good."""
+    """Redis may start later.  Until then no grant is found, and relaying is refused temporarily."""
     words = ("--smtp", "0", "--pop3", "0", "--legacy", "--user", "alice:wonderland")
     with served(tmp_path, *words, "--grants", "redis://:hunter2@127.0.0.1:1") as server_process:
         (warning,) = (line for line in server_process.said if line.startswith("The grants store is not available, "))
@@ -72,7 +73,7 @@ def test_a_server_starts_without_redis_and_says_what_is_wrong(tmp_path: Path) ->
 
 @contextmanager
 def two_servers(redis: RedisServer, directory: Path) -> Iterator[tuple[Server, Server]]:
-    """One on asyncio, and another on trio."""
+    """Start one server on asyncio and one on trio."""
     password = directory / "password"
     password.touch(mode=0o600)
     password.write_text(f"{PASSWORD}\n")
@@ -111,7 +112,7 @@ def test_a_login_at_one_server_opens_the_other_until_it_is_revoked(tmp_path: Pat
 
 
 def test_while_redis_is_down_relaying_is_put_off_and_mail_is_read(tmp_path: Path) -> None:
-    """451: a 550 would bounce mail, and a 250 would open the relay; what needs no grant goes on."""
+    """The reply is 451: a 550 would bounce mail, and a 250 would open the relay.  Everything else continues."""
     with redis_server(tmp_path) as redis, two_servers(redis, tmp_path) as (one, other):
         one.read_mail()
         assert other.relay() == 250
@@ -122,7 +123,7 @@ def test_while_redis_is_down_relaying_is_put_off_and_mail_is_read(tmp_path: Path
         assert "/0: Error 111" in revoke("alice", redis, tmp_path)
         redis.start()
         for server in (one, other):
-            assert server.relay_once_it_can_tell() == 550  # it kept nothing, and the logins meanwhile made no grant
+            assert server.relay_once_it_can_tell() == 550  # Redis is empty, and logins meanwhile made no grant
         one.read_mail()
         assert (one.relay(), other.relay()) == (250, 250)
     for server in (one, other):
@@ -131,7 +132,7 @@ def test_while_redis_is_down_relaying_is_put_off_and_mail_is_read(tmp_path: Path
 
 
 def test_while_redis_is_silent_relaying_is_put_off_and_mail_is_read(tmp_path: Path) -> None:
-    """Stopped, it takes connections and answers none: each server waits for it once, and then goes on without."""
+    """A stopped Redis accepts connections and does not answer.  Each server waits for it once, then fails at once."""
     with redis_server(tmp_path) as redis, two_servers(redis, tmp_path) as (one, other):
         one.read_mail()
         assert other.relay() == 250

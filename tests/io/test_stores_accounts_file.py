@@ -1,4 +1,4 @@
-"""The accounts file is read again when it has changed; what is broken in it is named, and takes nothing else down."""
+"""The accounts file is reloaded when it has changed.  Errors in it are reported, and do not affect other accounts."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ NOW = 1_700_000_000.0
 
 @attrs.define
 class ServerState:
-    """An accounts file, the time, and what is made of both."""
+    """An accounts file, a clock, and the accounts that are loaded from the file."""
 
     path: Path
     clock: Clock
     accounts: MemoryAccounts
 
     def write(self, text: str) -> None:
-        """Write it now, by the clock."""
+        """Write the file.  Its mtime is the time of the clock."""
         self.path.write_text(text)
         os.utime(self.path, (self.clock.now, self.clock.now))
 
@@ -57,7 +57,7 @@ def server_state(tmp_path: Path) -> ServerState:
 
 @on_both_loops
 def test_a_change_counts_within_two_seconds(run: Run, server_state: ServerState) -> None:
-    """A changed password, a new account, one that is gone; the grants end of whoever lost the same password."""
+    """A changed password, a new account and a removed one.  Grants of the first and the last are revoked."""
 
     async def main() -> None:
         assert await server_state.later(1) is None
@@ -67,7 +67,7 @@ def test_a_change_counts_within_two_seconds(run: Run, server_state: ServerState)
         changes = await server_state.later(1)
         assert changes is not None
         assert changes.revoked == {"alice", "bob"}
-        assert changes.warnings == (f"{server_state.path} has changed and was read again: 3 accounts now",)
+        assert changes.warnings == (f"reloaded {server_state.path}: 3 accounts",)
         assert server_state.accounts.names == ("root", "alice", "carol")
         assert await server_state.accounts.check_password("alice", b"new")
         assert not await server_state.accounts.check_password("alice", b"one")
@@ -80,7 +80,7 @@ def test_a_change_counts_within_two_seconds(run: Run, server_state: ServerState)
 
 @on_both_loops
 def test_what_is_offered_no_longer_is_told(run: Run, server_state: ServerState) -> None:
-    """One account with a hash takes SCRAM and CRAM-MD5 from everybody, so whoever reads the log hears of it."""
+    """One account with a hash disables SCRAM and CRAM-MD5 for all accounts, so a warning is logged."""
 
     async def main() -> None:
         server_state.clock.now += 1
@@ -100,7 +100,7 @@ def test_what_is_offered_no_longer_is_told(run: Run, server_state: ServerState) 
 
 @on_both_loops
 def test_a_file_that_is_being_written_is_left_to_rest(run: Run, server_state: ServerState) -> None:
-    """An editor that truncates and writes must not throw everybody out for a moment."""
+    """An editor that truncates the file before writing must not remove all accounts for a moment."""
 
     async def main() -> None:
         server_state.clock.now += 5
@@ -142,31 +142,31 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(
 
 @on_both_loops
 def test_the_file_is_looked_at_once_a_second(run: Run, tmp_path: Path) -> None:
-    """However many logins there are."""
+    """The number of logins does not matter."""
     path = tmp_path / "users"
     path.touch(mode=0o600)
-    looks: list[Path] = []
+    checks: list[Path] = []
 
     def stat(path: Path) -> os.stat_result:
-        looks.append(path)
+        checks.append(path)
         return os.stat(path)
 
     clock = Clock(NOW)
     accounts = MemoryAccounts(file=AccountsFile(path, clock=clock, stat=stat))
 
     async def main() -> None:
-        looks.clear()
+        checks.clear()
         for _ in range(40):
             clock.now += 0.25
             assert await accounts.refresh() is None
-        assert len(looks) == 10
+        assert len(checks) == 10
 
     run(main)
 
 
 @on_both_loops
 def test_a_broken_line_is_named_and_takes_no_other_down(run: Run, server_state: ServerState) -> None:
-    """Its own account keeps its mailbox, as far as there is a name, and lets nobody in."""
+    """The account of an invalid line keeps its mailbox, if its name is valid, and cannot log in."""
 
     async def main() -> None:
         server_state.write("alice:{MD4}hunter2\nbob:{PLAIN}two\nhunter2\nBOB:{PLAIN}hunter2\n.x:{PLAIN}hunter2\n")
@@ -196,14 +196,14 @@ def test_a_file_that_cannot_be_read_changes_nothing_and_is_named_once(
             server_state.path.chmod(0o644)
         else:
             server_state.path.unlink()
-        if how == "a pipe":  # without a writer: who reads it waits for ever
+        if how == "a pipe":  # without a writer: reading it would block
             os.mkfifo(server_state.path, 0o600)
         changes = await server_state.later(5)
         assert changes is not None
         assert changes.revoked == frozenset()
         (warning,) = changes.warnings
         assert str(server_state.path) in warning
-        assert warning.endswith("; the accounts stay as they were")
+        assert warning.endswith("; the accounts are unchanged")
         assert await server_state.later(5) is None
         assert await server_state.accounts.check_password("alice", b"one")
         server_state.path.unlink(missing_ok=True)
@@ -223,14 +223,14 @@ def test_a_mixture_that_comes_later_is_warned_about(run: Run, server_state: Serv
         )
         changes = await server_state.later(5)
         assert changes is not None
-        assert "{PLAIN}; {BLF-CRYPT} of rounds=5" in changes.warnings[-1]
+        assert "{PLAIN}; {BLF-CRYPT} with rounds=5" in changes.warnings[-1]
 
     run(main)
 
 
 @on_both_loops
 def test_what_has_not_changed_keeps_the_keys_derived_from_it(run: Run, server_state: ServerState) -> None:
-    """Their salts are what a client has seen, and may have kept."""
+    """Their salts must not change: a client may have stored them."""
 
     async def main() -> None:
         before = await server_state.accounts.scram_keys("alice", "sha256")
@@ -252,7 +252,7 @@ def test_a_password_that_changes_while_it_is_hashed_is_right_no_more(run: Run, t
     clock = Clock(NOW)
 
     class Meanwhile(Hashing):
-        """Somebody writes the file while the hash is computed."""
+        """The file is changed while the hash is computed."""
 
         async def run(self, source: LoginSource, function: Callable[[*Ts], T], *args: *Ts) -> T:
             result = await super().run(source, function, *args)

@@ -1,4 +1,4 @@
-"""A store that may be silent is asked in a few threads, waited for with an end, and left alone for a moment after."""
+"""Calls to a store that may not respond: in a few threads, with a timeout, and with a pause after a timeout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.io.time_machine import together
 
 
 class Sleeper:
-    """A store that sleeps until it is woken; counts the threads that wait for it."""
+    """A store that sleeps until it is woken, and counts its calls."""
 
     def __init__(self) -> None:
         self.woken = threading.Event()
@@ -39,7 +39,7 @@ async def test_what_it_is_asked_for_comes_back_and_so_does_an_exception(loop: _l
 
 @on_both_loops
 async def test_nobody_waits_longer_than_the_timeout_and_no_thread_is_added(loop: _loops.Loop) -> None:
-    """However many ask a silent store: those that find no thread are as patient as the others."""
+    """The timeout also applies to calls that get no thread."""
     asking, sleeper = BoundedExecutor(timeout=0.01), Sleeper()
 
     async def ask() -> None:
@@ -53,7 +53,7 @@ async def test_nobody_waits_longer_than_the_timeout_and_no_thread_is_added(loop:
 
 @on_both_loops
 async def test_after_a_silence_it_is_left_alone_then_one_question_tries_it(loop: _loops.Loop) -> None:
-    """While that one waits, and for a while after every silence, the others are told at once."""
+    """Other calls fail at once, while that one waits and during the pause after each timeout."""
     clock, asked = Clock(), 0
     asking, sleeper = BoundedExecutor(timeout=20.0, pause=5.0, clock=clock), Sleeper()
 
@@ -84,7 +84,7 @@ async def test_after_a_silence_it_is_left_alone_then_one_question_tries_it(loop:
 
 @on_both_loops
 async def test_a_store_that_is_down_is_asked_again_at_once(loop: _loops.Loop) -> None:
-    """A refused connection takes no time; and as soon as the store is back it is used."""
+    """A refused connection takes no time, so there is no pause.  The store is used as soon as it is back."""
     clock = Clock()
     asking = BoundedExecutor(timeout=20.0, clock=clock)
 
@@ -105,9 +105,9 @@ async def test_a_store_that_is_down_is_asked_again_at_once(loop: _loops.Loop) ->
 
 @on_both_loops
 async def test_a_thread_that_nobody_waits_for_is_taken_until_it_ends(loop: _loops.Loop) -> None:
-    """So a store that is silent for ever holds as many threads as it is allowed, and no more."""
+    """A store that never responds holds at most the allowed number of threads."""
     few, sleeper = _threads.threads(1), Sleeper()
-    while not sleeper.asked:  # a thread that had not begun when the time was over is none
+    while not sleeper.asked:  # the timeout may expire before the thread has started
         with pytest.raises(TimeoutError):
             await few.within(0.01, sleeper)
     with pytest.raises(TimeoutError):

@@ -1,4 +1,4 @@
-"""Message content in memory, and the budget that all of it shares."""
+"""Message content in memory, and the memory budget."""
 
 from __future__ import annotations
 

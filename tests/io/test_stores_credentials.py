@@ -1,4 +1,4 @@
-"""Stored passwords: what ``doveadm pw`` wrote is read, what we write is read, and nothing of either is shown."""
+"""Stored passwords: those written by ``doveadm pw`` and by mailauth are read, and no secret is in a repr or error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mailauth_io.stores.credentials import Credential, HashesMissing, prepared, 
 
 PASSWORD = b"open sesame"
 
-# As Dovecot 2.3 wrote them for this password.
+# Written by Dovecot 2.3 for this password.
 DOVEADM = {
     "PLAIN": "{PLAIN}open sesame",
     "SHA512-CRYPT": "{SHA512-CRYPT}$6$EQCfPuX1r/IA.1aF"
@@ -28,12 +28,12 @@ DOVEADM = {
 }
 KINDS = {
     "PLAIN": "{PLAIN}",
-    "SHA512-CRYPT": "{SHA512-CRYPT} of rounds=5000",
-    "SHA256-CRYPT": "{SHA256-CRYPT} of rounds=5000",
-    "BLF-CRYPT": "{BLF-CRYPT} of rounds=5",
-    "ARGON2ID": "{ARGON2ID} of rounds=3, memory_cost=65536, parallelism=1",
-    "SCRAM-SHA-256": "{SCRAM-SHA-256} of 4096 iterations",
-    "CRYPT": "{CRYPT} of rounds=5",
+    "SHA512-CRYPT": "{SHA512-CRYPT} with rounds=5000",
+    "SHA256-CRYPT": "{SHA256-CRYPT} with rounds=5000",
+    "BLF-CRYPT": "{BLF-CRYPT} with rounds=5",
+    "ARGON2ID": "{ARGON2ID} with rounds=3, memory_cost=65536, parallelism=1",
+    "SCRAM-SHA-256": "{SCRAM-SHA-256} with 4096 iterations",
+    "CRYPT": "{CRYPT} with rounds=5",
 }
 WRITTEN = ("PLAIN", "SCRAM-SHA-256", "ARGON2ID", "BLF-CRYPT", "SHA512-CRYPT")
 
@@ -44,7 +44,7 @@ def read(field: str) -> Credential:
 
 @pytest.mark.parametrize("scheme", DOVEADM)
 def test_what_doveadm_wrote_is_checked(scheme: str) -> None:
-    """The scheme's name in any case, as Dovecot reads it."""
+    """The scheme name is case-insensitive, as in Dovecot."""
     credential = read(DOVEADM[scheme])
     assert credential.check(PASSWORD)
     assert not credential.check(b"open poppy")
@@ -55,7 +55,7 @@ def test_what_doveadm_wrote_is_checked(scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", DOVEADM)
 def test_no_repr_shows_what_is_stored(scheme: str) -> None:
-    """architecture.md, invariant 6: neither a password nor a hash, not even in pieces."""
+    """architecture.md, invariant 6: no password, no hash, and no part of one."""
     shown = repr(read(DOVEADM[scheme]))
     stored = DOVEADM[scheme].partition("}")[2]
     for piece in ("sesame", stored, *stored.replace(",", "$").split("$")[-2:]):
@@ -63,7 +63,7 @@ def test_no_repr_shows_what_is_stored(scheme: str) -> None:
 
 
 def test_what_can_be_proved_follows_from_the_scheme() -> None:
-    """A hash answers for the password alone; SCRAM keys for SCRAM, too; the password itself for everything."""
+    """A hash supports only password checks, SCRAM keys support SCRAM too, and a plain password supports all proofs."""
     assert read(DOVEADM["ARGON2ID"]).proofs == {Proof.PASSWORD}
     assert read(DOVEADM["SCRAM-SHA-256"]).proofs == {Proof.PASSWORD, Proof.SCRAM_SHA_256}
     assert read(DOVEADM["PLAIN"]).proofs == {Proof.PASSWORD, Proof.SECRET, Proof.SCRAM_SHA_1, Proof.SCRAM_SHA_256}
@@ -72,12 +72,12 @@ def test_what_can_be_proved_follows_from_the_scheme() -> None:
 @pytest.mark.parametrize("scheme", DOVEADM)
 @pytest.mark.parametrize("password", [b"a\0b", b"\xff\xfe", b"x" * 5000])
 def test_any_data_is_a_wrong_password(scheme: str, password: bytes) -> None:
-    """Never an exception."""
+    """No exception is raised."""
     assert read(DOVEADM[scheme]).check(password) is False
 
 
 def test_bcrypt_looks_at_72_bytes_as_crypt_does() -> None:
-    """Who logged in to Dovecot by a longer password logs in here."""
+    """A longer password that works with Dovecot works here."""
     credential = read(write_credential("BLF-CRYPT", b"x" * 72))
     assert credential.check(b"x" * 80)
     assert not credential.check(b"x" * 71)
@@ -103,7 +103,7 @@ def test_stored_scram_keys_are_those_that_a_client_proves() -> None:
 
 @pytest.mark.parametrize("scheme", WRITTEN)
 def test_what_is_written_is_read(scheme: str) -> None:
-    """Compared in the form of RFC 4013: a ligature is the letters it stands for."""
+    """Passwords are compared after SASLprep (RFC 4013), which replaces a ligature with its letters."""
     field = write_credential(scheme, "o\ufb03ce".encode())
     assert field.startswith(f"{{{scheme}}}")
     credential = read(field)
@@ -119,26 +119,26 @@ def test_what_is_written_is_salted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "password", "says"),
+    ("scheme", "password", "message"),
     [
-        *((scheme, b"", "1 to 1024 octets") for scheme in WRITTEN),
-        *((scheme, b"hunter\xff", "no UTF-8") for scheme in WRITTEN),
+        *((scheme, b"", "1 to 1024 bytes") for scheme in WRITTEN),
+        *((scheme, b"hunter\xff", "not valid UTF-8") for scheme in WRITTEN),
         ("PLAIN", b"hunter\0", "NUL"),
         ("PLAIN", b"hunter\n", "line end"),
-        ("ARGON2ID", b"hunter" * 200, "1 to 1024 octets"),
+        ("ARGON2ID", b"hunter" * 200, "1 to 1024 bytes"),
         ("PLAIN", b"hunter:2", "colon"),
-        ("BLF-CRYPT", b"hunter" * 20, "72 octets"),
+        ("BLF-CRYPT", b"hunter" * 20, "72 bytes"),
         ("SCRAM-SHA-256", "hunter\u0221".encode(), "RFC 4013"),
     ],
 )
-def test_a_password_that_cannot_be_stored_is_refused_and_not_shown(scheme: str, password: bytes, says: str) -> None:
-    with pytest.raises(CredentialError, match=says) as caught:
+def test_a_password_that_cannot_be_stored_is_refused_and_not_shown(scheme: str, password: bytes, message: str) -> None:
+    with pytest.raises(CredentialError, match=message) as caught:
         write_credential(scheme, password)
     assert "hunter" not in str(caught.value)
 
 
 def test_without_libpass_the_sentence_says_which_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PLAIN and SCRAM need no library."""
+    """PLAIN and SCRAM-SHA-256 do not need it."""
     for module in [name for name in sys.modules if name == "passlib" or name.startswith("passlib.")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "passlib", None)
@@ -153,17 +153,17 @@ def test_without_libpass_the_sentence_says_which_extra_to_install(monkeypatch: p
 
 @given(st.sampled_from(sorted(DOVEADM)), st.binary(max_size=80))
 def test_any_field_is_a_credential_or_an_error(scheme: str, rest: bytes) -> None:
-    """CredentialError, nothing else, and it quotes nothing."""
-    said = ""
+    """Only CredentialError is raised, and it does not quote the field."""
+    message = ""
     try:
         kind = read_credential(f"{{{scheme}}}".encode() + rest).kind
     except CredentialError as error:
-        said, kind = str(error), ""
-    assert kind.startswith(f"{{{scheme}}}") or (said and (len(rest) < 4 or repr(rest)[2:-1] not in said))
+        message, kind = str(error), ""
+    assert kind.startswith(f"{{{scheme}}}") or (message and (len(rest) < 4 or repr(rest)[2:-1] not in message))
 
 
 def test_a_password_is_bounded_as_it_is_hashed() -> None:
-    """SASLprep makes 18 characters of U+FDFA: what fits on the wire may not fit afterwards, and the other way round."""
+    """The limit applies after SASLprep too, which turns U+FDFA into 18 characters, and removes others."""
     assert prepared(b"x" * 1024) == b"x" * 1024
     assert prepared(b"x" * 1025) is None
     assert prepared(b"\xff" * 1024) == b"\xff" * 1024

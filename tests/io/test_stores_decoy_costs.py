@@ -1,6 +1,6 @@
-"""A login of an unknown name computes what a wrong password costs: counted, for every mechanism and password scheme.
+"""A login with an unknown name does the same hashing as a wrong password, for every mechanism and password scheme.
 
-What is counted is the work itself, when it has been done: a decoy that fails early costs nothing, and would tell.
+Hash operations are counted when they have completed: a decoy that fails early would cost less, and reveal itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.io.tls import client_context, server_context
 
 PASSWORD = "Down the rabbit-hole"
 
-# The least cost that each scheme allows: what is compared is how often it is computed.
+# The lowest cost that each scheme allows: the tests compare only the number of operations.
 COSTS: dict[str, tuple[str, dict[str, object]]] = {
     "SHA512-CRYPT": ("sha512_crypt", {"rounds": 1000}),
     "SHA256-CRYPT": ("sha256_crypt", {"rounds": 1000}),
@@ -48,7 +48,7 @@ def account(name: str, scheme: str) -> Account:
 
 @pytest.fixture
 def done(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[object, ...]]:
-    """The hash operations that have been completed in this process, by what determines their cost."""
+    """The completed hash operations of this process, by the parameters that determine their cost."""
     counter: Counter[tuple[object, ...]] = Counter()
 
     def count(owner: Any, name: str, cost: Callable[..., tuple[object, ...]]) -> None:
@@ -65,7 +65,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[object, ...]]:
     count(hmac, "digest", lambda key, message, hash_name: (hash_name,))
     count(hashlib, "md5", lambda data: ())
     for each, hash_ in HASHES.items():
-        hash_.get_backend()  # else the first verify() replaces itself
+        hash_.get_backend()  # otherwise the first call of verify() replaces the method
         count(hash_, "verify", lambda password, text, each=each: (each,))
     return counter
 
@@ -101,7 +101,7 @@ def apop(name: str) -> sasl.ClientMechanism:
 async def without_sasl(
     ports: server.RunningServer, tls: ssl.SSLContext, mechanism: sasl.ClientMechanism, _: bool
 ) -> str:
-    """By USER and PASS, or APOP."""
+    """Log in with USER and PASS, or with APOP."""
     assert ports.pop3s is not None
     async with await _loops.current().adapter.connect(
         lambda tls: pop3.ClientConnection(tls=tls), "127.0.0.1", ports.pop3s, ssl_context=tls, implicit_tls=True
@@ -128,7 +128,7 @@ def test_an_unknown_name_costs_what_a_wrong_password_costs(
     log_in: Login,
     mechanism: Callable[[str], sasl.ClientMechanism],
 ) -> None:
-    """At the first login of each name, and again at the second."""
+    """This holds for the first login of each name and for the second."""
     accounts = MemoryAccounts([account(name, scheme) for name in ("alice", "bob")])
     config = server.Config(smtp=0, smtps=0, pop3=0, pop3s=0, ssl_context=server_context(), legacy=True)
     kept = server.Stores(accounts=accounts, maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox())
@@ -156,5 +156,5 @@ def test_an_unknown_name_costs_what_a_wrong_password_costs(
     if mechanism in (scram, scram_sha_1) and costs["nobody"]:
         first, second = costs["nobody"]
         derived = ("pbkdf2_hmac", "sha256" if mechanism is scram else "sha1", 4096)
-        # One of each is the client's own.
+        # One derivation of each is done by the client.
         assert (first[derived], second[derived]) == ((2, 2) if scheme == "PLAIN" else (1, 1))

@@ -1,4 +1,4 @@
-"""An unknown name answers like the others: in the same time, with salts of its own, and never with yes."""
+"""An unknown name looks like a known one: same time, its own salt; but no password is accepted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Counted(Credential):
 
 @on_both_loops
 def test_an_unknown_name_is_checked_against_the_commonest_kind(run: Run) -> None:
-    """architecture.md, invariant 6; even the very password of that account opens nothing."""
+    """architecture.md, invariant 6.  Even the password of the account used as a decoy is rejected."""
     rare = Counted(b"one", "{X} of 1 round")
     common = [Counted(b"two", "{X} of 9 rounds"), Counted(b"two", "{X} of 9 rounds")]
     credentials = {"alice": rare, "bob": common[0], "carol": common[1]}
@@ -69,7 +69,7 @@ def scram(name: str, iterations: int = 8192, salt_size: int = 12) -> Account:
 
 @on_both_loops
 def test_an_unknown_name_has_a_salt_of_its_own_that_outlasts_the_process(run: Run) -> None:
-    """RFC 5802 section 5.1 shows salt and iterations to everybody: they must not tell who exists."""
+    """RFC 5802 section 5.1: any client gets the salt and iterations, so they must not show which names exist."""
     written = [scram("alice"), scram("bob"), scram("carol", 4096, 16)]
 
     async def main() -> None:
@@ -88,7 +88,7 @@ def test_an_unknown_name_has_a_salt_of_its_own_that_outlasts_the_process(run: Ru
 
 @pytest.fixture
 def derived(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The password of each derivation of keys, as it happens."""
+    """The passwords of all key derivations, in order."""
     passwords: list[bytes] = []
     real = sasl.scram_keys
 
@@ -102,7 +102,7 @@ def derived(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 @on_both_loops
 def test_each_login_derives_keys_once_whatever_was_before(run: Run, derived: list[bytes]) -> None:
-    """Else the time of one login tells the names that have logged in by SCRAM from all others."""
+    """Otherwise the time of a login would show which names have logged in with SCRAM before."""
 
     async def main() -> None:
         accounts = MemoryAccounts({"alice": b"one", "bob": b"two"})
@@ -119,7 +119,7 @@ def test_each_login_derives_keys_once_whatever_was_before(run: Run, derived: lis
 
 @on_both_loops
 def test_accounts_that_are_added_leave_the_salts_of_unknown_names(run: Run, tmp_path: Path) -> None:
-    """A salt that changes would tell that its name is unknown."""
+    """A salt that changes would show that its name is unknown."""
     path = tmp_path / "users"
     path.touch(mode=0o600)
 
@@ -145,7 +145,7 @@ def test_accounts_that_are_added_leave_the_salts_of_unknown_names(run: Run, tmp_
 
 
 def test_what_is_offered_is_what_every_account_can_be_proved_by() -> None:
-    """With nobody there is nothing to hold back: a decoy can answer everything."""
+    """Without accounts everything is offered, since the decoys support every proof."""
     plain = from_password("alice", b"one")
     hashed = Account(name="bob", credential=Counted(b"two", "{X}"))
     assert MemoryAccounts([plain]).proofs == MemoryAccounts().proofs > {Proof.PASSWORD, Proof.SECRET}

@@ -1,4 +1,4 @@
-"""One contract for every store of grants: in memory, in SQLite, in Redis, on either loop."""
+"""The behavior of all grant stores: in memory, SQLite and Redis, on both loops."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def who(grants: stores.Grants, address: str) -> str | None:
     return None if found is None else found.identity
 
 
-# What a grant is: docs/grants.md
+# Grants (docs/grants.md)
 
 
 @on_both_loops
@@ -113,7 +113,7 @@ async def test_the_latest_login_answers_and_an_older_one_stays(loop: _loops.Loop
 @on_both_loops
 @pytest.mark.parametrize("spelling", ["::ffff:192.0.2.1", "::FFFF:c000:201", "0:0:0:0:0:ffff:c000:0201"])
 async def test_an_ipv4_mapped_address_is_the_ipv4_one(loop: _loops.Loop, keeper: Keeper, spelling: str) -> None:
-    """The prefix is for IPv6 alone."""
+    """The prefix applies to IPv6 addresses only."""
     grants = keeper.open(ipv6_prefix=64)
     await grants.grant(spelling, "alice")
     assert await who(grants, HERE) == "alice"
@@ -161,7 +161,7 @@ async def test_settings_out_of_range_are_refused(loop: _loops.Loop, keeper: Keep
             keeper.open(**settings)
 
 
-# Revoking
+# Revocation
 
 
 @on_both_loops
@@ -194,7 +194,7 @@ async def test_revoking_an_address_leaves_its_people_elsewhere(loop: _loops.Loop
 
 @on_both_loops
 async def test_a_late_revocation_spares_later_logins(loop: _loops.Loop, keeper: Keeper) -> None:
-    """A process that notices a changed password late must not end the grant that the new one has made."""
+    """A process that notices a changed password late must not revoke grants made with the new password."""
     grants = keeper.open()
     await grants.grant(HERE, "alice")
     keeper.move(1000)
@@ -225,7 +225,7 @@ async def test_what_is_over_is_neither_shown_nor_counted(loop: _loops.Loop, keep
     assert await grants.grant(HERE, "carol") == 2
 
 
-# Bounds
+# Limits
 
 
 @on_both_loops
@@ -238,7 +238,7 @@ async def test_identities_at_an_address_are_bounded_and_the_oldest_leaves_first(
         keeper.move(1)
     await grants.grant(REMOTE_ADDRESS, "bob")
     assert {each.identity for each in await grants.active() if str(each.address) == HERE} == {"carol", "alice", "dave"}
-    assert await grants.revoke_identity("bob") == 1  # nothing of the one that left is kept
+    assert await grants.revoke_identity("bob") == 1  # only the grant at REMOTE_ADDRESS is left
 
 
 @on_both_loops
@@ -252,7 +252,7 @@ async def test_grants_in_all_are_bounded_and_the_oldest_leaves_first(loop: _loop
     assert await grants.revoke_identity("alice") == 2
 
 
-# Shared stores: other processes, restarts, the wall clock
+# Shared stores: several processes, restarts, the wall clock
 
 FIND = """
 import asyncio, sys
@@ -275,7 +275,7 @@ grants.close()
 async def test_a_grant_is_visible_to_another_process_once_it_is_made(
     loop: _loops.Loop, shared: Keeper, request: pytest.FixtureRequest
 ) -> None:
-    """Made before +OK leaves; so whoever has read it may relay at every server."""
+    """The grant is stored before +OK is sent, so a client that has read +OK may relay at every server."""
     if isinstance(shared, Sqlite):
         words = ["sqlite", str(shared.path), str(LIFETIME), str(shared.clock.now)]
     else:
@@ -309,7 +309,7 @@ async def test_a_grant_outlasts_a_restart_and_so_does_its_end(loop: _loops.Loop,
 
 @on_both_loops
 async def test_a_clock_that_steps_forward_ends_grants_early(loop: _loops.Loop, shared: Keeper) -> None:
-    """The other way would be to open a relay for longer than was allowed."""
+    """The alternative would be to allow relaying for longer than the lifetime."""
     grants = shared.open()
     await grants.grant(HERE, "alice")
     shared.move(LIFETIME + 3600)
@@ -320,7 +320,7 @@ async def test_a_clock_that_steps_forward_ends_grants_early(loop: _loops.Loop, s
 
 @on_both_loops
 async def test_a_clock_that_steps_back_ends_grants_for_good(loop: _loops.Loop, shared: Keeper) -> None:
-    """A remaining life beyond the lifetime counts as expired, also when the clock is there once more."""
+    """A grant that expires later than now plus the lifetime counts as expired, even after the clock has caught up."""
     grants = shared.open()
     await grants.grant(HERE, "alice")
     await grants.grant(REMOTE_ADDRESS, "bob")
@@ -336,7 +336,7 @@ async def test_a_clock_that_steps_back_ends_grants_for_good(loop: _loops.Loop, s
 
 @on_both_loops
 async def test_of_many_grants_none_outlives_a_step_back(loop: _loops.Loop, shared: Keeper) -> None:
-    """More than are swept at once: those that are left are judged, too."""
+    """There are more grants than one sweep removes.  Lookups ignore the others too."""
     grants = shared.open()
     for number in range(120):
         await grants.grant(f"198.51.100.{number}", "bob")
@@ -347,7 +347,7 @@ async def test_of_many_grants_none_outlives_a_step_back(loop: _loops.Loop, share
 
 @on_both_loops
 async def test_a_shorter_lifetime_ends_what_would_outlive_it(loop: _loops.Loop, shared: Keeper) -> None:
-    """A server that is started again with another lifetime grants no more than that."""
+    """After a restart with a shorter lifetime, older grants are limited to it."""
     await shared.open().grant(HERE, "alice")
     shorter = shared.open(lifetime=LIFETIME / 2)
     assert await shorter.find(HERE) is None
@@ -355,7 +355,7 @@ async def test_a_shorter_lifetime_ends_what_would_outlive_it(loop: _loops.Loop, 
 
 @on_both_loops
 async def test_a_sweep_never_takes_a_renewal_along(loop: _loops.Loop, shared: Keeper) -> None:
-    """One process sweeps what is over while another renews it: the renewal stays, whichever comes first."""
+    """One process removes an expired grant while another renews it.  The renewal stays, in either order."""
     sweeping, renewing = shared.open(), shared.open()
     for number in range(20):
         await renewing.grant(HERE, "alice")
@@ -370,7 +370,7 @@ async def test_a_sweep_never_takes_a_renewal_along(loop: _loops.Loop, shared: Ke
 
 @on_both_loops
 async def test_what_is_over_leaves_in_steps(loop: _loops.Loop, shared: Keeper) -> None:
-    """However much there is to sweep, each login pays for a bounded part of it."""
+    """Each login removes a limited number of expired grants."""
     grants = shared.open()
     for number in range(150):
         await grants.grant(f"192.0.2.{number}", "alice")
@@ -383,7 +383,7 @@ async def test_what_is_over_leaves_in_steps(loop: _loops.Loop, shared: Keeper) -
 
 
 def kept(keeper: Keeper) -> int:
-    """Grants in the store, those that are over included."""
+    """Return the number of grants in the store, including expired ones."""
     if isinstance(keeper, Sqlite):
         return keeper.count()
     assert isinstance(keeper, InRedis)

@@ -1,4 +1,4 @@
-"""Hashing is bounded, out of the loop, fair to each address, and gives up in time: on both loops, without waiting."""
+"""Hashing runs in a limited number of threads, is fair to each address, and has a timeout; on both loops."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.io.line_echo import cancel_when_blocked, on_both_loops
 from tests.io.time_machine import together
 
 TIMEOUT = 120.0
-"""Seconds after which a test fails rather than hang."""
+"""Seconds after which a hanging test fails."""
 
 
 @on_both_loops
 async def test_hashing_runs_in_a_thread(loop: _loops.Loop) -> None:
-    """With its arguments and its result; an exception comes back as it is."""
+    """Arguments, result and exceptions are passed through."""
     hashing = Hashing()
     result, thread = await hashing.run(LOCAL, lambda one, other: (one + other, threading.get_ident()), 1, 2)
     assert result == 3
@@ -34,7 +34,7 @@ async def test_hashing_runs_in_a_thread(loop: _loops.Loop) -> None:
 
 
 class Slow:
-    """A hash that takes until it is let go."""
+    """A hash that runs until *end* is set."""
 
     def __init__(self) -> None:
         self.begun = threading.Semaphore(0)
@@ -48,7 +48,7 @@ class Slow:
 
 @on_both_loops
 async def test_a_login_that_gets_no_thread_in_time_is_refused(loop: _loops.Loop) -> None:
-    """454 and [SYS/TEMP] are the replies; with a free thread even a timeout of 0 is enough."""
+    """The replies are 454 and [SYS/TEMP].  If a thread is free, a timeout of 0 is enough."""
     hashing = Hashing(threads=1, timeout=0.0)
     slow = Slow()
 
@@ -83,7 +83,7 @@ async def test_a_login_that_waits_gets_the_next_free_thread(loop: _loops.Loop) -
     async def release() -> None:
         await loop.in_thread(slow.begun.acquire)
         await loop.in_thread(slow.begun.acquire)
-        assert not slow.begun.acquire(blocking=False)  # the third waits
+        assert not slow.begun.acquire(blocking=False)  # the third login waits
         slow.end.set()
 
     await together(login("a"), login("b"), login("c"), release)
@@ -91,9 +91,9 @@ async def test_a_login_that_waits_gets_the_next_free_thread(loop: _loops.Loop) -
 
 
 def test_a_cancelled_hash_keeps_its_thread_until_it_ends() -> None:
-    """A client that hangs up again and again gets no more threads than the others.
+    """A client that disconnects repeatedly gets no more threads than others.
 
-    Only asyncio cancels a task that waits for a thread; trio lets the thread end first.
+    Only asyncio cancels a task that waits for a thread; trio waits until the thread has ended.
     """
 
     async def main() -> None:
@@ -111,7 +111,7 @@ def test_a_cancelled_hash_keeps_its_thread_until_it_ends() -> None:
 
 
 def test_one_hashing_serves_one_loop_after_another() -> None:
-    """The accounts of a test, or of a program that starts its loop anew."""
+    """As in tests, or in a program that starts a new loop."""
     hashing = Hashing()
     for name in ("asyncio", "trio", "asyncio"):
 
@@ -129,11 +129,11 @@ def test_one_thread_for_each_core_that_the_process_may_use(monkeypatch: pytest.M
     assert Hashing()._most == 3
 
 
-# Which login is next.
+# The order of the logins.
 
 
 class Hashes:
-    """Hash functions that are started by the queue and ended one at a time by the test; each finds a wrong password."""
+    """Hash functions that the queue starts, and that the test ends one by one.  The password is wrong by default."""
 
     def __init__(self, loop: _loops.Loop, hashing: Hashing) -> None:
         self.started: list[str] = []
@@ -145,7 +145,7 @@ class Hashes:
         self._go_on = threading.Semaphore(0)
 
     def source(self, login: str) -> LoginSource:
-        """*login* is an address, and after a slash whatever tells its logins apart; a colon ends its network."""
+        """*login* is ``ADDRESS/NUMBER``; the number tells logins apart.  The network is the address before a colon."""
         address = login.partition("/")[0]
         return LoginSource(
             address=address,
@@ -171,12 +171,12 @@ class Hashes:
         return run
 
     async def begun(self, number: int) -> None:
-        """Wait until so many more have started."""
+        """Wait until *number* more hashes have started."""
         for _ in range(number):
             assert await self._loop.in_thread(lambda: self._begun.acquire(timeout=TIMEOUT))
 
     async def end(self, number: int) -> None:
-        """End hashes until so many others have started; the end of one may start none."""
+        """End hashes until *number* others have started.  The end of one does not always start another."""
         for _ in range(number):
             for _ in range(1000):
                 self._go_on.release()
@@ -191,7 +191,7 @@ class Hashes:
 
 @on_both_loops
 async def test_a_login_overtakes_the_queue_of_attacking_addresses(loop: _loops.Loop) -> None:
-    """At most threads + 1 hashes start between an honest login and its own, however many others wait."""
+    """At most threads + 1 hashes start before the hash of an honest login, even if many others wait."""
     for threads in (1, 2, 4):
         for attackers in (1, 10):
             await overtake(Hashes(loop, Hashing(threads=threads, timeout=TIMEOUT)), threads, attackers)
@@ -200,12 +200,12 @@ async def test_a_login_overtakes_the_queue_of_attacking_addresses(loop: _loops.L
 async def overtake(hashes: Hashes, threads: int, attackers: int) -> None:
     async def attacked() -> None:
         await hashes.begun(min(threads, attackers * max(1, threads // 2)))
-        await hashes.end(2 * attackers)  # by now each of the addresses has failed
+        await hashes.end(2 * attackers)  # after this, each address has a failed login
         await log_in(1)
         hashes.end_all()
 
     async def log_in(number: int) -> None:
-        """One user after the other, each when the one before has got a thread."""
+        """Log in users one after the other, each when the previous one has got a thread."""
         user, before = f"user {number}", len(hashes.started)
 
         async def until_started() -> None:
@@ -225,7 +225,7 @@ async def overtake(hashes: Hashes, threads: int, attackers: int) -> None:
 
 @on_both_loops
 async def test_an_address_holds_at_most_half_of_the_threads(loop: _loops.Loop) -> None:
-    """A login from elsewhere then starts at once, without any hash ending first."""
+    """A login from another address starts at once, before any hash has ended."""
     hashes = Hashes(loop, Hashing(threads=4, timeout=TIMEOUT))
 
     async def other() -> None:
@@ -243,7 +243,7 @@ async def test_an_address_holds_at_most_half_of_the_threads(loop: _loops.Loop) -
 
 @on_both_loops
 async def test_addresses_take_turns(loop: _loops.Loop) -> None:
-    """Not the logins: an address with many of them has one turn, as the others."""
+    """Addresses are served round robin, not logins."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
     logins = [hashes.login(name, right=True) for name in ("a/0", "a/1", "a/2", "a/3", "b/0", "b/1", "c/0")]
 
@@ -261,7 +261,7 @@ async def test_addresses_take_turns(loop: _loops.Loop) -> None:
 
 @on_both_loops
 async def test_an_address_with_a_failed_login_gets_every_fourth_turn(loop: _loops.Loop) -> None:
-    """A user who mistyped a password is not locked out by a rush of others."""
+    """A user who has mistyped a password is not blocked by many other logins."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
     hashes.failed["mistyped"] = 1
 
@@ -279,7 +279,7 @@ async def test_an_address_with_a_failed_login_gets_every_fourth_turn(loop: _loop
 
 @on_both_loops
 async def test_a_client_that_leaves_the_queue_gets_no_thread(loop: _loops.Loop) -> None:
-    """It counts as a failure: to ask for hashes and to leave would cost nothing otherwise."""
+    """It counts as a failed login.  Otherwise requesting hashes and disconnecting would cost the client nothing."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
 
     async def leave() -> None:
@@ -300,7 +300,7 @@ async def test_a_client_that_leaves_the_queue_gets_no_thread(loop: _loops.Loop) 
 async def test_a_client_that_leaves_while_a_wrong_password_is_hashed_has_failed_before_it_leaves(
     loop: _loops.Loop,
 ) -> None:
-    """With the right one it has not: who pipes a session into a socket has closed its side by then."""
+    """With the right password it has not failed: a client that pipes a session into a socket half-closes it early."""
     for right in (False, True):
         hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
 
@@ -315,7 +315,7 @@ async def test_a_client_that_leaves_while_a_wrong_password_is_hashed_has_failed_
 
 @on_both_loops
 async def test_a_client_that_asks_for_keys_and_leaves_has_failed(loop: _loops.Loop) -> None:
-    """SCRAM's keys are neither right nor wrong when they are derived."""
+    """The derivation of SCRAM keys does not show whether the password is right."""
     hashing = Hashing(threads=1, timeout=TIMEOUT)
     failed: list[bool] = []
     for leaves in ([], ["left"]):
@@ -326,7 +326,7 @@ async def test_a_client_that_asks_for_keys_and_leaves_has_failed(loop: _loops.Lo
 
 @on_both_loops
 async def test_addresses_with_a_failed_login_hold_at_most_half_of_the_threads_together(loop: _loops.Loop) -> None:
-    """However many they are: another login then starts at once, and waits for none of theirs to end."""
+    """The number of such addresses does not matter.  Another login starts at once, before any hash has ended."""
     hashes = Hashes(loop, Hashing(threads=4, timeout=TIMEOUT))
     hashes.failed.update(f"attacker {address}" for address in range(10))
 
@@ -345,7 +345,7 @@ async def test_addresses_with_a_failed_login_hold_at_most_half_of_the_threads_to
 
 @on_both_loops
 async def test_networks_take_turns_and_in_each_its_addresses(loop: _loops.Loop) -> None:
-    """A network has as many addresses as its owner likes, none of which needs to have failed before."""
+    """The owner of a network can use many addresses, each without a failed login so far."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
     attack = [hashes.login(f"attacker:{number}", right=True) for number in range(50)]
 
@@ -368,7 +368,7 @@ async def test_networks_take_turns_and_in_each_its_addresses(loop: _loops.Loop) 
 
 @on_both_loops
 async def test_a_client_that_leaves_before_its_time_in_the_queue_is_over_has_failed(loop: _loops.Loop) -> None:
-    """A busy server refuses it all the same, and one that stays is not at fault."""
+    """The login is refused because the server is busy.  A client that stays connected has not failed."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=0.0))
 
     async def late() -> None:
@@ -384,7 +384,7 @@ async def test_a_client_that_leaves_before_its_time_in_the_queue_is_over_has_fai
 
 @on_both_loops
 async def test_a_client_that_closed_its_side_is_served_if_it_need_not_wait(loop: _loops.Loop) -> None:
-    """It may still read: who pipes a session into a socket closes its side at once."""
+    """It may still read: a client that pipes a session into a socket half-closes it at once."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
     hashes.gone.add("a")
     hashes.end_all()
@@ -393,13 +393,13 @@ async def test_a_client_that_closed_its_side_is_served_if_it_need_not_wait(loop:
 
 
 def test_a_client_that_left_is_a_busy_server_to_its_login() -> None:
-    """So whatever handles the one handles the other."""
+    """Code that handles HashingBusy handles ClientLeft too."""
     assert issubclass(ClientLeft, HashingBusy)
 
 
 @on_both_loops
 async def test_a_failure_counts_before_the_next_turn_is_given(loop: _loops.Loop) -> None:
-    """Else the address that has just failed would have one more turn, ahead of a user who waits."""
+    """Otherwise the address that has just failed would be served once more before a waiting user."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
 
     async def next_of_a() -> None:

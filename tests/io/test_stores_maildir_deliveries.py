@@ -1,4 +1,4 @@
-"""Delivery into a Maildir: what is acknowledged is on disk, what failed or was killed on the way was never there."""
+"""Delivery into a Maildir: an acknowledged message is on disk, and a failed or killed delivery leaves no message."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.io.server_support import Run, Served, accounts, authenticate, meet, o
 from tests.io.test_stores_maildrops import opened, put, whole
 
 STEPS = ("write", "sync of the file", "rename", "sync of the folder")
-RECIPIENTS = ("alice@example.test", "friend@far.test")  # a maildrop's, and one that goes to the outbox
+RECIPIENTS = ("alice@example.test", "friend@far.test")  # for a maildrop, and for the outbox
 
 
 @attrs.define
 class Disk:
-    """Notes what reaches the disk below *root*, in order; may leave a step out, or fail at it."""
+    """Records the file operations below *root*, in order.  It can skip one kind of operation, or make it fail."""
 
     root: Path
     patch: pytest.MonkeyPatch
@@ -70,12 +70,12 @@ def _is_folder(number: int) -> bool:
 
 
 def assert_safe(steps: list[str]) -> None:
-    """Each step, in this order and no other, and 250 behind them all."""
+    """Check that all steps were done in this order, and that 250 came last."""
     assert [step for step, _ in itertools.groupby(steps)] == ["making the file", *STEPS, "250"]
 
 
 def deliver(run: Run, directory: Path, recipient: str, disk: Disk) -> tuple[int, bytes]:
-    """Send *recipient* a message through a server; the reply to it, which *disk* notes as well."""
+    """Send *recipient* a message through a server.  Returns the reply; its code is also added to *disk*."""
     kept = server.Stores(
         accounts=accounts(), maildrops=MaildirMaildrops(directory), outbox=MaildirOutbox(directory / "outbox")
     )
@@ -97,7 +97,7 @@ def deliver(run: Run, directory: Path, recipient: str, disk: Disk) -> tuple[int,
 def test_a_message_is_on_disk_before_it_is_acknowledged(
     run: Run, recipient: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """RFC 5321 section 6.1: with 250 the server takes the responsibility, so a power cut behind it loses nothing."""
+    """RFC 5321 section 6.1: after 250 the server is responsible, so a later power cut must not lose the message."""
     for folder in ("alice", "outbox"):
         _maildir.make_maildir(tmp_path / folder)
     disk = Disk(tmp_path, monkeypatch)
@@ -110,7 +110,7 @@ def test_a_message_is_on_disk_before_it_is_acknowledged(
 def test_no_step_can_be_left_out_unnoticed(
     recipient: str, left_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test above would fail."""
+    """If a step is skipped, the check of the test above fails."""
     for folder in ("alice", "outbox"):
         _maildir.make_maildir(tmp_path / folder)
     disk = Disk(tmp_path, monkeypatch, left_out=left_out)
@@ -125,7 +125,7 @@ def test_no_step_can_be_left_out_unnoticed(
 def test_a_message_that_cannot_be_written_is_put_off_and_leaves_nothing(
     recipient: str, failing: str, error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """RFC 5321 section 4.2.2: 451, so the sender tries again."""
+    """RFC 5321 section 4.2.2: the reply is 451, so the client tries again."""
     with monkeypatch.context() as patch:
         disk = Disk(tmp_path, patch, failing=failing, error=error)
         code, text = deliver(run_on_asyncio, tmp_path, recipient, disk)
@@ -143,7 +143,7 @@ def test_a_maildrop_that_is_no_folder_puts_the_message_off(tmp_path: Path, monke
 
 
 def test_new_folders_are_on_disk_before_the_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last of them, ``cur``, tells the next delivery that the others will last."""
+    """``cur`` is created last: if it exists, the next delivery knows that the other folders are on disk."""
     disk = Disk(tmp_path, monkeypatch)
     deliver(run_on_asyncio, tmp_path / "mail", "alice@example.test", disk)
     made = len(disk.steps) - disk.steps[::-1].index("making a folder")
@@ -152,7 +152,7 @@ def test_new_folders_are_on_disk_before_the_message(tmp_path: Path, monkeypatch:
 
 
 def test_a_message_discarded_while_it_is_written_leaves_nothing(tmp_path: Path) -> None:
-    """A task may be cancelled while its thread goes on writing."""
+    """A task may be cancelled while its thread is still writing."""
     _maildir.make_maildir(tmp_path / "alice")
     file = _maildir.StagedFile(tmp_path / "alice")
 
@@ -167,7 +167,7 @@ def test_a_message_discarded_while_it_is_written_leaves_nothing(tmp_path: Path) 
 
 
 def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``write`` may take less than it is given."""
+    """``os.write`` may write less than it is given."""
     write = os.write
     monkeypatch.setattr(os, "write", lambda number, data: write(number, data[:1000]))
 
@@ -179,7 +179,7 @@ def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_name_tells_both_sizes(tmp_path: Path) -> None:
-    """As Dovecot's do: ``S=`` octets of the file, ``W=`` with CRLF line ends."""
+    """As in Dovecot: ``S=`` is the size of the file, ``W=`` the size with CRLF line ends."""
 
     async def main() -> None:
         await put(MaildirMaildrops(tmp_path), "alice", b"a\r\nb\nc\rd\r\n")
@@ -207,7 +207,7 @@ def test_crlf_cut_between_two_chunks_is_one_line_end(tmp_path: Path, cut: int) -
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_kill_9_tears_no_message_and_loses_none_that_was_acknowledged(tmp_path: Path, seed: int) -> None:
-    """Two hundred deliveries, killed about every fourth, at any of their calls that reach the disk."""
+    """Of two hundred deliveries, about every fourth is killed, at any of its file system calls."""
     program = killed_deliveries.__file__
     root = Path(program).parent.parent.parent
     done = subprocess.run(
@@ -236,7 +236,7 @@ def test_kill_9_tears_no_message_and_loses_none_that_was_acknowledged(tmp_path: 
 def test_what_is_refused_while_the_disk_is_full_is_taken_afterwards(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In one session: the connection outlives the failure."""
+    """Both happen in one session: the connection stays open after the failure."""
     kept = server.Stores(
         accounts=accounts(), maildrops=MaildirMaildrops(tmp_path), outbox=MaildirOutbox(tmp_path / "outbox")
     )

@@ -1,4 +1,4 @@
-"""What is true of Maildirs alone: other programs read and write them too, and they outlive a crash."""
+"""Maildirs: other programs read and write them too, and they survive crashes."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_message_deleted_by_another_program_may_be_deleted_again(run: Run, tmp
 
 
 def child(directory: Path) -> subprocess.Popen[bytes]:
-    """A process that opens the maildrop, says what is in it, and holds it until its input ends."""
+    """Start a process that opens the maildrop, prints its messages, and holds it until the end of its input."""
     script = (
         "import asyncio, pathlib, sys\n"
         "from mailauth_io.stores import MaildirMaildrops\n"
@@ -132,7 +132,7 @@ def child(directory: Path) -> subprocess.Popen[bytes]:
 
 
 def test_two_processes_exclude_each_other(run: Run, tmp_path: Path) -> None:
-    """RFC 1939 section 4, by a lock that the kernel keeps and that ends with its process, however it ends."""
+    """RFC 1939 section 4.  The kernel releases the lock when its process ends, for any reason."""
     maildrops = MaildirMaildrops(tmp_path)
     with child(tmp_path) as other:
         assert other.stdout is not None
@@ -151,7 +151,7 @@ def test_two_processes_exclude_each_other(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_second_session_hears_in_use(run: Run, tmp_path: Path) -> None:
-    """RFC 2449 section 8.1.1, with the other session in another process."""
+    """RFC 2449 section 8.1.1.  The other session is in another process."""
     kept = server.Stores(accounts=accounts(), maildrops=MaildirMaildrops(tmp_path), outbox=MemoryOutbox())
 
     def client(served: Served) -> None:
@@ -180,7 +180,7 @@ def test_no_name_leads_out_of_the_directory(run: Run, tmp_path: Path, name: str)
 
 
 def test_what_is_no_plain_file_is_no_message(run: Run, tmp_path: Path) -> None:
-    """A symbolic link could lead to a file that its maker may not read."""
+    """A symbolic link could point to a file that its creator must not read."""
     secret = tmp_path / "secret"
     secret.write_bytes(b"root:x\n")
     file = foreign(tmp_path / "alice", "5.x.host", b"a\n")
@@ -201,23 +201,23 @@ NAMES = ["1.x.host", "1." + "x" * 200, "1.\u00e9", "1.a b\nc", "1.M1P1Q1R0000000
 
 
 def test_unique_ids_are_the_same_in_every_process(run: Run, tmp_path: Path) -> None:
-    """RFC 1939 section 7: 1 to 70 characters from 0x21 to 0x7E, whatever the names of the files are."""
+    """RFC 1939 section 7: 1 to 70 characters from 0x21 to 0x7E, for any file names."""
     for name in NAMES:
         foreign(tmp_path / "alice", name, b"a\n")
     (tmp_path / "alice" / "new" / os.fsdecode(b"1.\xff")).write_bytes(b"a\n")
-    told = child(tmp_path).communicate(b"", timeout=60)[0].decode()
+    printed = child(tmp_path).communicate(b"", timeout=60)[0].decode()
 
     async def main() -> None:
         maildrop = await opened(MaildirMaildrops(tmp_path), "alice")
         snapshot = pop3.Maildrop(messages=maildrop.messages)
         assert len({message.unique_id for message in snapshot.messages}) == len(NAMES) + 1
-        assert told == f"{maildrop.messages}\n"
+        assert printed == f"{maildrop.messages}\n"
 
     run(main)
 
 
 def test_a_message_that_vanished_is_refused_and_the_session_goes_on(run: Run, tmp_path: Path) -> None:
-    """RFC 1939 section 5: -ERR to RETR and TOP, numbers stay, and QUIT still deletes what is there."""
+    """RFC 1939 section 5: RETR and TOP get -ERR, the numbers do not change, and QUIT still deletes the others."""
     file = foreign(tmp_path / "alice", "1.x.host", b"a\n")
     foreign(tmp_path / "alice", "2.x.host", b"b\n")
     kept = server.Stores(accounts=accounts(), maildrops=MaildirMaildrops(tmp_path), outbox=MemoryOutbox())
@@ -262,7 +262,7 @@ def test_a_message_that_vanishes_while_the_maildrop_is_opened_is_left_out(
 def test_a_message_that_cannot_be_deleted_keeps_none_of_the_others(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """RFC 1939 section 6: -ERR, since some messages are not removed; and only those that were marked are."""
+    """RFC 1939 section 6: the reply is -ERR if a message was not removed.  Only marked messages are removed."""
     files = [foreign(tmp_path / "alice", f"{number}.x.host", b"a\n") for number in range(1, 5)]
     unlink = os.unlink
 
@@ -304,7 +304,7 @@ def test_deletions_are_on_disk_when_they_are_acknowledged(
 
 @pytest.mark.parametrize("kind", ["maildrop", "outbox"])
 def test_what_crashes_left_in_tmp_is_swept_after_36_hours(run: Run, kind: str, tmp_path: Path) -> None:
-    """maildir(5).  What is no file of a delivery stays, and hinders nobody."""
+    """maildir(5).  Other entries, such as a folder, stay and do no harm."""
     maildir = tmp_path / "alice"
     _maildir.make_maildir(maildir)
     for name, hours in (("old", 37), ("young", 35)):
@@ -327,7 +327,7 @@ def test_what_crashes_left_in_tmp_is_swept_after_36_hours(run: Run, kind: str, t
 
 
 def test_an_outbox_that_cannot_be_swept_is_used_all_the_same(run: Run, tmp_path: Path) -> None:
-    """It is not there yet."""
+    """Here it does not exist yet."""
 
     async def main() -> None:
         envelope = Envelope(queue_id="q", reverse_path="", recipients=("a@far.test",))

@@ -1,4 +1,4 @@
-"""Maildrops: one contract for every kind of them."""
+"""The behavior of all maildrop stores."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ TEXTS = [b"line\r\n" * 50_000, b"x" * 200_000 + b"\r\n", b"\r\n" * 70_000, b"no 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: str(len(text)))
 def test_a_message_is_read_piece_by_piece_as_large_as_told(run: Run, maildrops: Maildrops, text: bytes) -> None:
-    """LIST sizes equal the octets of RETR, and no piece is larger than what one Send carries, stuffing aside."""
+    """The size in LIST is the size of the content of RETR, without dot-stuffing."""
 
     async def main() -> None:
         await put(maildrops, "alice", text)
@@ -148,14 +148,14 @@ BARE = [
 @pytest.mark.parametrize("text", BARE, ids=range(len(BARE)))
 @pytest.mark.parametrize("head", [b"", b"H: 1\n"])
 def test_a_bare_cr_or_lf_comes_out_as_crlf(run: Run, maildrops: Maildrops, text: bytes, head: bytes) -> None:
-    """RFC 1939 section 3: lines end in CRLF; a client that takes a bare LF for one would see the end elsewhere."""
+    """RFC 1939 section 3: lines end in CRLF.  A client that accepts a bare LF would see another end of the message."""
 
     async def main() -> None:
         await put(maildrops, "alice", text, head=head)
         maildrop = await opened(maildrops, "alice")
         got = await whole(maildrop, 1)
         assert got.replace(b"\r\n", b"").translate(None, b"\r\n") == got.replace(b"\r\n", b"")
-        ended = head + (text if text.endswith(b"\r\n") else text + b"\r\n")  # as sealing the content does
+        ended = head + (text if text.endswith(b"\r\n") else text + b"\r\n")  # as seal() does
         assert got == re.sub(rb"\r\n|\r|\n", b"\r\n", ended)
         assert maildrop.messages[0].size == len(got)
 
@@ -199,7 +199,7 @@ def test_reading_may_stop_and_begin_anew(run: Run, maildrops: Maildrops) -> None
 
 
 def test_one_session_at_a_time_has_the_maildrop(run: Run, maildrops: Maildrops) -> None:
-    """RFC 1939 section 4: exclusive access before the TRANSACTION state."""
+    """RFC 1939 section 4: the server acquires exclusive access before the TRANSACTION state."""
 
     async def main() -> None:
         first = await opened(maildrops, "alice")

@@ -1,4 +1,4 @@
-"""The outbox: one contract for every kind of it."""
+"""The behavior of all outbox stores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Held = Callable[[], list[bytes]]
 
 @pytest.fixture(params=["memory", "maildir"])
 def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Outbox, Held]:
-    """An outbox, and a look at the messages that are visible in it, without envelope."""
+    """An outbox, and a function that returns the messages visible in it, without envelopes."""
     if request.param == "memory":
         memory = MemoryOutbox()
         return memory, lambda: [message.data for message in memory.messages]

@@ -1,4 +1,4 @@
-"""What is Redis' own about grants: where it is, what it forgets, and what happens when it is down or silent."""
+"""Grants in Redis: its address, expiry and eviction, and a Redis that is down or does not respond."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_url_names_a_place_and_its_text_has_no_password(url: str, address: Red
     ],
 )
 def test_each_kind_of_place_has_its_connection(address: RedisAddress, kind: type, place: dict[str, object]) -> None:
-    """Inside TLS the certificate must be that of the host."""
+    """With TLS the certificate must match the host."""
     connection = RedisGrants(address)._redis.connection_pool.make_connection()
     assert type(connection) is kind
     assert {name: getattr(connection, name) for name in place} == place
@@ -115,7 +115,7 @@ async def test_a_wrong_password_is_an_exception_without_it(loop: _loops.Loop, se
 async def test_inside_tls_the_certificate_must_be_that_of_the_host(
     loop: _loops.Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By what this system trusts; else the password would go to whoever answers."""
+    """The CA must be trusted by the system.  Otherwise the password could be sent to an attacker."""
     authority, ports = trustme.CA(), tmp_path / "pair.pem"
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(ports)
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
@@ -137,7 +137,7 @@ async def test_inside_tls_the_certificate_must_be_that_of_the_host(
 
 @on_both_loops
 async def test_all_that_is_kept_ends_by_itself(loop: _loops.Loop, grants: RedisGrants, server: RedisServer) -> None:
-    """With the last grant in it, even if no server is there any more to sweep."""
+    """Each key expires with its last grant, even if no server is running."""
     await grants.grant(HERE, "alice")
     await grants.grant(REMOTE_ADDRESS, "alice")
     with server.client as client:
@@ -151,7 +151,7 @@ async def test_all_that_is_kept_ends_by_itself(loop: _loops.Loop, grants: RedisG
 async def test_a_grant_that_could_not_be_revoked_is_none(
     loop: _loops.Loop, grants: RedisGrants, server: RedisServer, forgotten: str
 ) -> None:
-    """Redis may be told to forget keys when memory is short: then the relay closes, it does not stay open."""
+    """Redis may be configured to evict keys when memory is short.  Then relaying must not stay allowed."""
     await grants.grant(HERE, "alice")
     with server.client as client:
         assert client.delete(forgotten) == 1
@@ -163,7 +163,7 @@ async def test_a_grant_that_could_not_be_revoked_is_none(
 
 
 class Late(RedisGrants):
-    """A login that Redis hears of only when nobody waits for it any more."""
+    """A store whose script runs only after the login has given up."""
 
     def _time(self) -> int:
         return super()._time() - 3_000_000
@@ -173,7 +173,7 @@ class Late(RedisGrants):
 async def test_a_login_that_redis_hears_of_too_late_makes_no_grant(
     loop: _loops.Loop, grants: RedisGrants, server: RedisServer
 ) -> None:
-    """The lifetime begins at the login, not when a Redis wakes up that was stopped for hours."""
+    """The lifetime starts at the login, not when a stopped Redis continues hours later."""
     late = Late(RedisAddress(path=str(server.socket)), password=PASSWORD, lifetime=LIFETIME)
     with pytest.raises(StoreTimeout):
         await late.grant(HERE, "alice")
@@ -183,7 +183,7 @@ async def test_a_login_that_redis_hears_of_too_late_makes_no_grant(
 
 @on_both_loops
 async def test_down_is_an_exception_and_back_again_it_works(loop: _loops.Loop, tmp_path: Path) -> None:
-    """With the connections of before, which are broken now; what was kept is gone, and so the relay is closed."""
+    """The old connections are broken.  The restarted Redis is empty, so no grant is found."""
     with redis_server(tmp_path) as server:
         grants = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port), password=PASSWORD)
         await grants.grant(HERE, "alice")
@@ -202,7 +202,7 @@ async def test_down_is_an_exception_and_back_again_it_works(loop: _loops.Loop, t
 
 @on_both_loops
 async def test_after_a_silence_no_old_connection_is_used(loop: _loops.Loop, tmp_path: Path) -> None:
-    """What cut off one of them has cut off all that were idle with it; each would cost another silence."""
+    """If one connection is dead, the other idle ones probably are too, and each would cost another timeout."""
     with redis_server(tmp_path) as server, server.client as client:
         grants = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port), password=PASSWORD)
         at_once = [threading.Thread(target=grants._redis.blpop, args=(["gate"], 0)) for _ in range(3)]
@@ -216,7 +216,8 @@ async def test_after_a_silence_no_old_connection_is_used(loop: _loops.Loop, tmp_
         assert len(client.client_list()) == 4
         server.signal(signal.SIGSTOP)
         with pytest.raises(TimeoutError):
-            await loop.in_thread(grants._run, grants._find_script, HERE)  # to its own end, however slow the machine is
+            # Not through the executor, whose timeout a slow machine could exceed.
+            await loop.in_thread(grants._run, grants._find_script, HERE)
         server.signal(signal.SIGCONT)
         while len(client.client_list()) > 1:
             pass
@@ -225,7 +226,7 @@ async def test_after_a_silence_no_old_connection_is_used(loop: _loops.Loop, tmp_
 
 @on_both_loops
 async def test_silence_is_an_exception_and_makes_nobody_wait_long(loop: _loops.Loop, tmp_path: Path) -> None:
-    """Stopped, it takes connections and says nothing."""
+    """A stopped Redis accepts connections, and does not answer."""
     with redis_server(tmp_path) as server:
         grants = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port), password=PASSWORD)
         await grants.grant(HERE, "alice")

@@ -1,4 +1,4 @@
-"""What is SQLite's own about grants: its file, its locks, and the clock read at the right moment."""
+"""Grants in SQLite: the file, the locks, and when the clock is read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOW = 1_700_000_000.0
 
 
 class Opening:
-    """Opens stores, and closes them in the end."""
+    """Opens stores, and closes them at the end of the test."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,7 +43,7 @@ def opening(tmp_path: Path) -> Iterator[Opening]:
 
 
 def test_the_file_and_what_lies_beside_it_are_the_owners_alone(opening: Opening) -> None:
-    """Whoever can write it may relay; whoever can read it knows who reads mail, and where."""
+    """Write access to the files allows relaying, and read access shows who logs in from where."""
     before = os.umask(0)
     try:
         grants = opening()
@@ -59,12 +59,12 @@ def test_the_file_and_what_lies_beside_it_are_the_owners_alone(opening: Opening)
 def test_a_file_that_others_may_open_is_refused(opening: Opening, mode: int) -> None:
     opening().close()
     opening.path.chmod(mode)
-    with pytest.raises(GrantsError, match=r"grants\.db is open to others than its owner; say: chmod 600 "):
+    with pytest.raises(GrantsError, match=r"grants\.db must not be accessible to others; run: chmod 600 "):
         opening()
 
 
 def test_the_directory_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(GrantsError, match=r"none/grants\.db cannot keep grants: No such file or directory$"):
+    with pytest.raises(GrantsError, match=r"^cannot store grants in .*none/grants\.db: No such file or directory$"):
         SqliteGrants(tmp_path / "none" / "grants.db")
 
 
@@ -74,13 +74,13 @@ def test_what_is_no_file_of_grants_is_refused_and_left_alone(tmp_path: Path) -> 
         path.touch(mode=0o600)
     with contextlib.closing(sqlite3.connect(other)) as connection:
         connection.execute("CREATE TABLE grants (something)")
-    text.write_text("this is no database, and long enough for one to look at its head\n" * 20)
+    text.write_text("this text is not a database, but long enough to have a header\n" * 20)
     before = other.read_bytes(), text.read_bytes()
     with pytest.raises(GrantsError, match="is the database of another program"):
         SqliteGrants(other)
-    with pytest.raises(GrantsError, match="text cannot keep grants: file is not a database"):
+    with pytest.raises(GrantsError, match=r"^cannot store grants in .*text: file is not a database"):
         SqliteGrants(text)
-    with pytest.raises(GrantsError, match="is no plain file"):
+    with pytest.raises(GrantsError, match="is not a regular file"):
         SqliteGrants(tmp_path)
     assert (other.read_bytes(), text.read_bytes()) == before
 
@@ -94,7 +94,7 @@ def test_a_file_of_another_version_is_refused(opening: Opening) -> None:
 
 
 def test_several_may_make_the_file_at_once(tmp_path: Path) -> None:
-    """As processes do that start together."""
+    """As processes that start together do."""
     failures: list[Exception] = []
     for number in range(10):
         path, together = tmp_path / str(number), threading.Barrier(4)
@@ -116,7 +116,7 @@ def test_several_may_make_the_file_at_once(tmp_path: Path) -> None:
 
 @on_both_loops
 async def test_the_time_of_a_login_is_read_when_nobody_else_can_write(loop: _loops.Loop, opening: Opening) -> None:
-    """Else what another process commits meanwhile would seem to come from the future, and a sweep would take it."""
+    """Otherwise a grant that another process commits meanwhile would seem to be from the future, and be removed."""
     locked = []
 
     def clock() -> float:
@@ -135,7 +135,7 @@ async def test_the_time_of_a_login_is_read_when_nobody_else_can_write(loop: _loo
 
 @on_both_loops
 async def test_a_login_during_a_lookup_is_none_from_the_future(loop: _loops.Loop, opening: Opening) -> None:
-    """The rows are read first, then the time; a row that comes in between is not seen, and stays."""
+    """The rows are read before the clock.  A row added in between is not found, and not removed."""
     later = opening(lambda: NOW + 0.5)
     meanwhile: list[Callable[[], object]] = [lambda: run_on_asyncio(lambda: later.grant(HERE, "alice"))]
 
@@ -152,7 +152,7 @@ async def test_a_login_during_a_lookup_is_none_from_the_future(loop: _loops.Loop
 
 @on_both_loops
 async def test_a_lookup_never_waits_for_a_login(loop: _loops.Loop, opening: Opening) -> None:
-    """However long another process holds the file; who logs in then gets no grant, and an exception says so."""
+    """A lookup works while another process holds the write lock.  A login raises an exception, and makes no grant."""
     grants = opening()
     await grants.grant(HERE, "alice")
     with contextlib.closing(sqlite3.connect(opening.path, isolation_level=None)) as other:
@@ -183,7 +183,7 @@ async def test_a_full_disk_costs_grants_and_no_lookup(loop: _loops.Loop, opening
 
 @on_both_loops
 async def test_a_login_that_waited_too_long_makes_no_grant(loop: _loops.Loop, opening: Opening) -> None:
-    """Whoever waited for it has gone on without; the lifetime begins at the login, not when a disk wakes up."""
+    """The caller has given up, and the lifetime starts at the login, not when a stalled disk continues."""
     grants = opening()
     with pytest.raises(TimeoutError):
         await loop.in_thread(grants._grant, HERE, "alice", -1000.0)

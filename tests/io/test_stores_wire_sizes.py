@@ -1,4 +1,4 @@
-"""The sizes of messages in a Maildir: what LIST tells is what RETR sends, counted once, in little memory."""
+"""The sizes of messages in a Maildir: LIST and RETR agree, each message is counted once, and little memory is used."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WRONG = [
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_size_that_others_tell_is_not_believed(run: Run, tmp_path: Path, name: str) -> None:
-    """LIST must tell what RETR sends (RFC 1939 section 11), whatever a file's name says."""
+    """The size in LIST must be that of the content of RETR (RFC 1939 section 11), for any file name."""
     foreign(tmp_path / "alice", name, b"a\nb\n")
 
     async def main() -> None:
@@ -40,7 +40,7 @@ def test_a_size_that_others_tell_is_not_believed(run: Run, tmp_path: Path, name:
 
 
 async def sizes(directory: Path) -> list[int]:
-    """What a new store tells."""
+    """Return the sizes that a new store reports."""
     maildrop = await opened(MaildirMaildrops(directory), "alice")
     maildrop.close()
     return [message.size for message in maildrop.messages]
@@ -51,7 +51,7 @@ def uncounted(path: Path) -> Iterator[bytes]:
 
 
 def test_sizes_are_counted_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not at all for what this server wrote; for the rest once, however many sessions and processes follow."""
+    """Messages written by this server are never counted, and others once for all later sessions and processes."""
     foreign(tmp_path / "alice", "1.x.host", b"a\nb\n")
     moved = foreign(tmp_path / "alice", "2.x.host", b"c\n")
 
@@ -90,7 +90,7 @@ def test_sizes_of_messages_that_are_gone_are_forgotten(run: Run, tmp_path: Path)
 
 @pytest.mark.parametrize("kept", [b"", b"\0" * 100, b"mailauth sizes 0\n%s %s 1\n", b"mailauth sizes 1\n%s %s\n"])
 def test_remembered_sizes_that_make_no_sense_are_counted_again(run: Run, tmp_path: Path, kept: bytes) -> None:
-    """A power cut, or a version that counts otherwise."""
+    """They may come from a power cut, or from another version of the format."""
     file = foreign(tmp_path / "alice", "1.x.host", b"a\nb\n")
     unique_id = hashlib.sha256(b"1.x.host").hexdigest()[:32].encode()
     stamp = b"4 %d" % file.stat().st_mtime_ns
@@ -106,7 +106,7 @@ def test_remembered_sizes_that_make_no_sense_are_counted_again(run: Run, tmp_pat
 def test_a_full_disk_keeps_nobody_from_his_mail(
     run: Run, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sizes that cannot be remembered are counted each time; else nobody could log in to delete what fills the disk."""
+    """Sizes that cannot be saved are counted each time, so that users can still log in and delete mail."""
     foreign(tmp_path / "alice", "1.x.host", b"a\n")
     real = getattr(os, name)
 
@@ -125,7 +125,7 @@ def test_a_full_disk_keeps_nobody_from_his_mail(
 
 
 def test_a_message_is_never_whole_in_memory(run: Run, tmp_path: Path) -> None:
-    """Neither to count it nor to read it."""
+    """This holds for counting and for reading."""
     foreign(tmp_path / "alice", "1.x.host", b"x" * 75 + b"\n" + b"\n" * 8_000_000)
 
     async def main() -> None:

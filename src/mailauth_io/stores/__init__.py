@@ -1,7 +1,8 @@
-"""What the ready server keeps and asks: accounts, maildrops, the outbox, grants, each behind a small Protocol.
+"""The stores of the server: accounts, maildrops, the outbox and grants.  Each has a Protocol and implementations of it.
 
-A store knows canonical names and octets, never a connection.  Any method may raise: the server then gives the temporary
-failure.  ``discard()`` and ``close()`` are plain functions, to work while a task is cancelled; neither raises.
+A store gets canonical names and bytes, never a connection.  Any method may raise; the server then sends a temporary
+failure.  ``discard()`` and ``close()`` are not coroutines, so that they work while a task is cancelled.  They never
+raise.
 """
 
 from __future__ import annotations
@@ -54,52 +55,56 @@ from .sqlite_grants import SqliteGrants as SqliteGrants
 
 
 class Accounts(Protocol):
-    """Who exists here and how they prove it.  *name* is canonical, or empty for a name that can be nobody's."""
+    """The accounts of the server, and how they are authenticated.
+
+    *name* is a canonical name (see ``mailbox_name``), or empty for a name that no account can have.
+    """
 
     @property
     def proofs(self) -> frozenset[Proof]:
-        """What every account can be proved by, and so may be offered to all; read anew for each connection."""
+        """The proofs that every account supports, and that the server may offer.  Read for each connection."""
 
     async def refresh(self, *, at_once: bool = False) -> Changes | None:
-        """Take up what has changed where the accounts are written; None when nothing has.  Called before each look.
+        """Reload the accounts if their source has changed.  Returns None if it has not.  Called before each lookup.
 
-        *at_once*: whoever changed them says that they are ready, so nothing that is there is left for later.
+        With *at_once* (SIGHUP), changes are loaded without waiting for the source to settle.
         """
 
     async def exists(self, name: str) -> bool:
-        """Whether *name* has a mailbox here."""
+        """Return whether *name* has a mailbox here."""
 
     async def check_password(self, name: str, password: bytes, source: LoginSource = LOCAL) -> bool:
-        """Whether this is the password of *name*; an unknown name must cost what a wrong password costs.
+        """Return whether this is the password of *name*.
 
-        *source* decides when a slow check gets its turn: see ``Hashing.run``.
+        The check must take as long for an unknown name as for a wrong password (architecture.md, invariant 6).
+        *source* decides the place of a slow check in the queue: see ``Hashing.run``.
         """
 
     async def secret(self, name: str) -> bytes | None:
-        """The secret shared with *name*, for CRAM-MD5 and APOP; None when there is no such name or no such secret."""
+        """Return the secret of *name* for CRAM-MD5 and APOP, or None if the name is unknown or has no secret."""
 
     async def scram_keys(self, name: str, hash_name: str, source: LoginSource = LOCAL) -> sasl.ScramKeys:
-        """The keys of *name* for SCRAM (``sha1``, ``sha256``); of an unknown one keys that no password has.
+        """Return the SCRAM keys of *name* for *hash_name* (``sha1`` or ``sha256``).
 
-        Those are always the same and look like the others, and asking for them takes as long.  *source* as for
-        ``check_password``.
+        For an unknown name, return decoy keys that match no password.  The decoy keys of a name are always the same,
+        look like real keys, and take as long to get.  *source* as for ``check_password``.
         """
 
     async def token_owner(self, token: bytes) -> str | None:
-        """The canonical name of the account that this bearer token was issued to."""
+        """Return the canonical name of the account that has this bearer token, or None."""
 
     async def certificate_owners(self, names: Set[str]) -> frozenset[str]:
-        """The canonical names of the accounts that a client certificate with these names proves."""
+        """Return the canonical names of the accounts that a client certificate with these names authenticates."""
 
 
 class Staged(Protocol):
-    """A copy of a message, stored but not visible yet."""
+    """A copy of a message that is stored but not visible yet."""
 
     async def commit(self) -> None:
-        """Make it visible, and make that last."""
+        """Make it visible and durable."""
 
     def discard(self) -> None:
-        """As though it had never been staged, revealed or not."""
+        """Remove it, whether it was committed or not."""
 
 
 class OpenedMaildrop(Protocol):
@@ -107,64 +112,69 @@ class OpenedMaildrop(Protocol):
 
     @property
     def messages(self) -> tuple[pop3.Message, ...]:
-        """The snapshot: what is numbered 1 to n for the whole session."""
+        """The messages when the maildrop was opened, numbered 1 to n for the whole session."""
 
     async def read(self, number: int, offset: int = 0) -> pop3.Content:
-        """The piece of message *number* at *offset*: 0 begins anew, else it is where the piece before ended."""
+        """Return the piece of message *number* at *offset*: 0, or the end of the previous piece."""
 
     async def update(self, deleted: frozenset[int]) -> None:
-        """Delete these message numbers for good."""
+        """Delete the messages with these numbers permanently."""
 
     def close(self) -> None:
-        """Let the next session in; twice is once."""
+        """Release the maildrop for the next session.  A second call does nothing."""
 
 
 class Maildrops(Protocol):
-    """Where mail for local recipients stays.  *name* is the canonical name of an account."""
+    """The maildrops of local recipients.  *name* is the canonical name of an account."""
 
     async def open(self, name: str) -> OpenedMaildrop | pop3.Unavailable:
-        """Take the maildrop for one session; IN_USE when another has it."""
+        """Open and lock the maildrop for one session.  Returns IN_USE if another session has it."""
 
     async def stage(self, name: str, head: bytes, content: MessageContent) -> Staged:
-        """Store *head* and *content* as one message; *content* is kept only if this returns.  May raise Full."""
+        """Store *head* and *content* as one message.  *content* is kept only if this returns.
+
+        May raise BudgetExceeded.
+        """
 
 
 class Outbox(Protocol):
-    """Where relayed mail waits to be sent on."""
+    """Mail for remote recipients that waits to be sent."""
 
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> Staged:
-        """Store one message for all recipients of *envelope*, which is to be kept with it.  May raise Full."""
+        """Store one message for all recipients of *envelope*, together with the envelope.  May raise BudgetExceeded."""
 
 
 class Grants(Protocol):
-    """Which addresses logged in by POP lately.  A store of them has a clock of its own, and a lifetime.
+    """The addresses with a recent POP3 login.  The store has its own clock and lifetime.
 
-    Addresses are folded as ``mailauth.grants.normalize_address`` does it.
+    Addresses are normalized with ``mailauth.grants.normalize_address``.
     """
 
     async def find(self, address: str) -> Lookup:
-        """The latest login's grant that lets *address* relay, None when there is none.
+        """Return the newest active grant of *address*, or None if it has none.
 
-        Raises, or gives UNAVAILABLE, when it cannot be told.
+        Raises, or returns UNAVAILABLE, if the store does not answer.
         """
 
     async def grant(self, address: str, identity: str) -> int:
-        """*identity*, a canonical name, logged in from *address*: every process that shares the store knows it now.
+        """Store a grant: *identity*, a canonical name, has logged in from *address*.
 
-        Returns how many identities have grants at that address.
+        When this returns, every process that shares the store finds the grant.  Returns the number of identities that
+        have grants at that address.
         """
 
     async def revoke_identity(self, identity: str, older_than: float = 0.0) -> int:
-        """Forget every grant of *identity*: the account is gone, or its password has changed.  Returns how many lived.
+        """Revoke the grants of *identity*: its account was removed, or its password has changed.
 
-        Only logins at least *older_than* seconds ago: a process that notices late shall not end what came after.
+        Only grants of logins at least *older_than* seconds ago are revoked: a process that notices the change late must
+        not revoke the grants of later logins.  Returns the number of active grants revoked.
         """
 
     async def revoke_address(self, address: str) -> int:
-        """Forget every grant of *address*.  Returns how many lived."""
+        """Revoke every grant of *address*.  Returns the number of active grants revoked."""
 
     async def active(self) -> list[ActiveGrant]:
-        """All of them, the oldest login first."""
+        """Return all active grants, the oldest login first."""
 
     def close(self) -> None:
-        """Let go of files and connections: for whoever made the store, at the very end."""
+        """Close files and connections.  The code that created the store calls this when the server has ended."""

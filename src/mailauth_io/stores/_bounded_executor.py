@@ -1,7 +1,7 @@
-"""Asking a store that may be slow, busy or silent, without ever waiting long for it.
+"""Calls to a store that may be slow, busy or not responding, in threads and with a timeout.
 
-Knows threads and a clock, no store.  Whoever asks gets an answer or an exception within the patience: a few threads do
-the work, so silence takes no more of them, and once it is met others are not made to wait for the same.
+A caller gets a result or an exception within the timeout.  The number of threads is fixed, so a store that does not
+respond cannot use more of them.  After a timeout, other calls fail at once for a while instead of waiting as well.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 THREADS: Final = 8
-"""Questions at a time; a store that works answers each within a millisecond."""
+"""Concurrent calls.  A store that works answers a call within a millisecond."""
 
 PAUSE: Final = 2.0
-"""Seconds after a silence in which nobody is made to wait for the next one; then one question tries it again."""
+"""Seconds after a timeout during which calls fail at once; then one call tries the store again."""
 
 
 class StoreTimeout(Exception):
-    """The store gave no answer in time, or did so a moment ago."""
+    """The store did not answer in time, now or within the last ``PAUSE`` seconds."""
 
     def __init__(self) -> None:
         super().__init__("no answer in time")
 
 
 class BoundedExecutor:
-    """Runs what blocks in threads of its own, made when they are first needed."""
+    """Runs blocking calls in its own threads, which are created on first use."""
 
     def __init__(
         self, *, timeout: float = TIMEOUT, pause: float = PAUSE, clock: Callable[[], float] = time.monotonic
@@ -43,15 +43,16 @@ class BoundedExecutor:
         self._silent_until: float | None = None
 
     async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        """``function(*args)`` in a thread.  Raises Silent when it takes longer than the patience, whatever for.
+        """Run ``function(*args)`` in a thread and return its result.
 
-        A TimeoutError that *function* raises means the same.  What was not done in time may still be done later.
+        Raises StoreTimeout if there is no result within the timeout, or if *function* raises TimeoutError.  The time
+        spent waiting for a free thread counts.  After a timeout *function* may still be running, and may still succeed.
         """
         if self._silent_until is not None:
             now = self._clock()
             if now < self._silent_until:
                 raise StoreTimeout
-            self._silent_until = now + self._patience + self._pause  # this one tries it, the others wait no longer
+            self._silent_until = now + self._patience + self._pause  # only this call tries the store
         if self._threads is None or not self._threads.in_own_loop:
             self._threads = _threads.threads(THREADS)
         try:

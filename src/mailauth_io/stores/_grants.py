@@ -1,7 +1,4 @@
-"""What the stores of grants have in common: the value that a list of them is made of, and what is wrong with a store.
-
-Knows no store.
-"""
+"""What all grant stores share: timeouts, the error, and the value that lists consist of."""
 
 from __future__ import annotations
 
@@ -11,24 +8,24 @@ from typing import Final
 import attrs
 
 TIMEOUT: Final = 2.0
-"""Seconds that a store outside of this process has for an answer; then it counts as one that cannot tell."""
+"""Seconds to wait for an answer of a store outside this process.  After that the store counts as unavailable."""
 
 SWEPT_AT_ONCE: Final = 100
-"""How many grants that are over leave a shared store at each login, at most: none of them holds it up for long."""
+"""Maximum number of expired grants removed from a shared store at each login, so that no login takes long."""
 
 
 class GrantsError(Exception):
-    """These grants cannot be kept or asked; the text is one sentence for whoever named the store, without a secret."""
+    """The grant store cannot be used.  The text is one sentence for the administrator, and contains no secret."""
 
 
 @attrs.frozen(kw_only=True)
 class ActiveGrant:
-    """A grant as a store shows it."""
+    """An active grant, as listed by a store."""
 
     address: IPv4Address | IPv6Address
-    """As folded (``mailauth.grants.normalize_address``)."""
+    """As normalized by ``mailauth.grants.normalize_address``."""
 
     identity: str
 
     remaining: float
-    """Seconds."""
+    """Seconds until it expires."""

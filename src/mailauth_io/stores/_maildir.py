@@ -1,6 +1,6 @@
-"""What both Maildir stores need: making and listing the folders, and a message that is written first and seen later.
+"""Maildir functions for the maildrops and the outbox: create and list the folders, write and deliver a message.
 
-Knows files and ``fsync``; everything here blocks and runs in a thread, but for ``discard()``, which is one unlink.
+Everything here blocks and must run in a thread, except ``discard()``, which is a single unlink.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Final
 from .content import PIECE, with_lf
 
 STALE_AFTER: Final = 36 * 3600
-"""Seconds after which a file in ``tmp`` that nobody looks at is what a crash left there (maildir(5))."""
+"""Seconds since the last access after which a file in ``tmp`` is a leftover of a crash (maildir(5))."""
 
 _counter = itertools.count(1)
 _HOST: Final = socket.gethostname().replace("/", "\\057").replace(":", "\\072").replace(",", "\\054")
@@ -30,7 +30,7 @@ _OURS: Final = re.compile(
 
 
 def make_maildir(path: Path) -> None:
-    """*path* with its ``tmp``, ``new`` and ``cur``, for the owner alone; what is there already stays as it is."""
+    """Create the Maildir at *path* with ``tmp``, ``new`` and ``cur``, mode 0700.  Existing folders are unchanged."""
     if all((path / folder).is_dir() for folder in ("tmp", "new", "cur")):
         return
     _make_folder(path)
@@ -38,11 +38,11 @@ def make_maildir(path: Path) -> None:
         (path / folder).mkdir(mode=0o700, exist_ok=True)
     sync_folder(path)
     sync_folder(path.parent)
-    (path / "cur").mkdir(mode=0o700, exist_ok=True)  # the last: whoever finds it knows that the others will last
+    (path / "cur").mkdir(mode=0o700, exist_ok=True)  # last: if it exists, the other folders are already on disk
 
 
 def _make_folder(path: Path) -> None:
-    """*path* and every folder above it that is missing; ``Path.mkdir`` would let all read those above."""
+    """Create *path* and its missing parents, mode 0700; ``Path.mkdir`` gives parents the default mode."""
     if path.is_dir():
         return
     _make_folder(path.parent)
@@ -51,7 +51,7 @@ def _make_folder(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder survive a power cut, as ``fsync`` of a file does not."""
+    """Flush the entries of a folder to disk.  ``fsync`` of a file does not flush its name."""
     number = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(number)
@@ -60,13 +60,13 @@ def sync_folder(path: Path) -> None:
 
 
 def listing(maildir: Path) -> dict[str, Path]:
-    """Where each message is, by its unique name: that of its file without the flags behind the colon.
+    """Return the path of each message by its unique name, which is the file name without the flags after the colon.
 
-    Whatever is no plain file is no message; a symbolic link could lead to a file that its maker may not read.
-    ``mailbox.Maildir`` would follow it, and look each name up on disk once more.
+    Only regular files count: a symbolic link could point to a file that its creator must not read.
+    ``mailbox.Maildir`` follows links, and needs one more system call per message.
     """
     found = {}
-    for folder in ("new", "cur"):  # in the order in which messages move, so that none slips through
+    for folder in ("new", "cur"):  # in the order in which messages move, so that none is missed
         with os.scandir(maildir / folder) as entries:
             for entry in entries:
                 if not entry.name.startswith(".") and entry.is_file(follow_symlinks=False):
@@ -75,7 +75,7 @@ def listing(maildir: Path) -> dict[str, Path]:
 
 
 def sweep(maildir: Path) -> None:
-    """Remove what crashes left in ``tmp``; what cannot be removed hinders nobody."""
+    """Remove leftovers of crashes from ``tmp``.  Errors are ignored: a file that remains does no harm."""
     before = time.time() - STALE_AFTER
     with contextlib.suppress(OSError), os.scandir(maildir / "tmp") as entries:
         for entry in entries:
@@ -85,7 +85,7 @@ def sweep(maildir: Path) -> None:
 
 
 def read_data(path: Path) -> Iterator[bytes]:
-    """The file as it is, piece by piece; it is opened by this call and closed with the iterator.  Raises OSError."""
+    """Open the file now, and return an iterator over its data, which closes it at the end.  Raises OSError."""
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0)
 
     def pieces() -> Iterator[bytes]:
@@ -97,24 +97,24 @@ def read_data(path: Path) -> Iterator[bytes]:
 
 
 def size_from_name(unique_name: str, size: int) -> int | None:
-    """The size with CRLF line ends, from the name of a file of *size* bytes; None unless this server gave the name.
+    """Return the size with CRLF line ends, as written in the name of a file of *size* bytes.
 
-    Others write ``W=`` too, and some count otherwise: they are not believed.
+    Returns None if the name was not made by this server.  Other programs also write ``W=``, and some count differently.
     """
-    told = _OURS.fullmatch(unique_name)
-    return int(told[2]) if told and int(told[1]) == size else None
+    found = _OURS.fullmatch(unique_name)
+    return int(found[2]) if found and int(found[1]) == size else None
 
 
 class StagedFile:
-    """A message in ``tmp``, moved to ``new`` by ``commit()``; ``discard()`` removes it from wherever it is.
+    """A message in ``tmp``.  ``commit()`` moves it to ``new``; ``discard()`` removes it from either folder.
 
-    ``discard()`` may come while ``write()`` still runs in its thread: whichever of the two ends last removes the file.
+    ``discard()`` may be called while ``write()`` still runs in a thread.  The one that ends last removes the file.
     """
 
     def __init__(self, maildir: Path) -> None:
         now = time.time()
-        place = f"P{os.getpid()}Q{next(_counter)}R{secrets.token_hex(4)}.{_HOST}"
-        self._unique = f"{int(now)}.M{int(now % 1 * 1e6):06}{place}"
+        origin = f"P{os.getpid()}Q{next(_counter)}R{secrets.token_hex(4)}.{_HOST}"
+        self._unique = f"{int(now)}.M{int(now % 1 * 1e6):06}{origin}"
         self._maildir = maildir
         self._path = maildir / "tmp" / self._unique
         self._discarded = False
@@ -123,7 +123,10 @@ class StagedFile:
         self._lines = 0
 
     def write(self, pieces: Iterable[bytes]) -> None:
-        """Write *pieces* as a file with LF line ends, safe on disk.  Raises OSError, and leaves nothing then."""
+        """Write *pieces* with LF line ends, and flush the file to disk.
+
+        Raises OSError, and removes the file if so.
+        """
         make_maildir(self._maildir)
         try:
             self._write(pieces)
@@ -148,21 +151,21 @@ class StagedFile:
             os.close(number)
 
     def commit(self) -> None:
-        """Make it visible under a name that also tells its sizes, with LF and CRLF line ends, as Dovecot's do."""
-        seen = self._maildir / "new" / f"{self._unique},S={self._size},W={self._size + self._lines}"
+        """Move it to ``new``.  Its name holds its sizes with LF (S=) and with CRLF line ends (W=), as in Dovecot."""
+        delivered = self._maildir / "new" / f"{self._unique},S={self._size},W={self._size + self._lines}"
         with self._lock:
             if self._discarded:
                 return
-            os.rename(self._path, seen)
-            self._path = seen
+            os.rename(self._path, delivered)
+            self._path = delivered
         sync_folder(self._maildir / "new")
 
     def discard(self) -> None:
-        """As though it had never been staged."""
+        """Remove it, whether it was committed or not."""
         with self._lock:
             self._discarded = True
             self._unlink()
 
     def _unlink(self) -> None:
-        with contextlib.suppress(OSError):  # what cannot be removed stays in tmp, unseen, until it is cleaned away
+        with contextlib.suppress(OSError):  # a file that remains in tmp is not visible, and sweep() removes it later
             os.unlink(self._path)

@@ -1,6 +1,6 @@
-"""The sizes that POP3 tells of the files in a Maildir: octets with CRLF line ends, counted once and remembered.
+"""The sizes of Maildir messages as POP3 reports them: bytes with CRLF line ends, counted once and cached.
 
-Knows the file ``mailauth.sizes`` beside the folders; whoever uses it has the maildrop to himself.
+The cache is the file ``mailauth.sizes`` in the Maildir.  It may be used only by the session that holds the maildrop.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Final
 from ._maildir import read_data, size_from_name
 from .content import with_crlf
 
-_HEAD: Final = b"mailauth sizes 1\n"  # another number when another way of counting comes
+_HEAD: Final = b"mailauth sizes 1\n"  # the number changes if sizes are counted differently
 _LINE: Final = re.compile(rb"^([0-9a-f]{32}) ([0-9]+ -?[0-9]+) ([0-9]+)$", re.MULTILINE)
 
 
 class WireSizes:
-    """What is remembered of one maildrop.  A message counts as the same while its file's size and time are."""
+    """The cached sizes of one maildrop.  An entry is valid while the size and the mtime of its file are unchanged."""
 
     def __init__(self, maildir: Path) -> None:
         self._path = maildir / "mailauth.sizes"
@@ -31,11 +31,14 @@ class WireSizes:
                 self._read = {line[1]: (line[2], int(line[3])) for line in _LINE.finditer(data)}
 
     def of(self, unique_name: str, unique_id: str, path: Path) -> int:
-        """The size of the message at *path*; its content is read only if nothing tells it.  Raises OSError."""
+        """Return the size of the message at *path*.  The file is read only if neither its name nor the cache has it.
+
+        Raises OSError.
+        """
         status = os.lstat(path)
-        told = size_from_name(unique_name, status.st_size)
-        if told is not None:
-            return told
+        named = size_from_name(unique_name, status.st_size)
+        if named is not None:
+            return named
         key, stamp = unique_id.encode(), b"%d %d" % (status.st_size, status.st_mtime_ns)
         known = self._read.get(key)
         if known is None or known[0] != stamp:
@@ -44,7 +47,7 @@ class WireSizes:
         return known[1]
 
     def save(self) -> None:
-        """Remember the sizes that were asked for, and no others.  Where that fails they are counted again next time."""
+        """Save the sizes that were requested, and no others.  On an error they are counted again next time."""
         if self._asked == self._read:
             return
         lines = [b"%s %s %d\n" % (key, stamp, size) for key, (stamp, size) in self._asked.items()]
@@ -54,7 +57,7 @@ class WireSizes:
             with os.fdopen(number, "wb") as file:
                 file.write(b"".join((_HEAD, *lines)))
                 file.flush()
-                os.fsync(number)  # a number cut in two would be another number
+                os.fsync(number)  # a truncated number would be a wrong size
             os.rename(written, self._path)
         except OSError:
             with contextlib.suppress(OSError):

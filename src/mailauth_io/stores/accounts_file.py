@@ -1,7 +1,7 @@
-"""Accounts from a file in Dovecot's passwd-file format: ``name:{SCHEME}password`` and fields that do not concern us.
+"""Accounts from a file in Dovecot's passwd-file format: ``name:{SCHEME}password``, and fields that are ignored.
 
-Knows the format, and when the file has changed; refuses a file that others can read.  What is wrong with a line is told
-as a flaw of its account, and what follows from that is decided by whoever asked.
+The file is read again when it has changed, and rejected if other users can access it.  An invalid line becomes an
+account with a ``problem``; the caller decides what to do about it.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from .. import _loops
 from .credentials import Credential, CredentialError, read_credential
 
 INTERVAL: Final = 1.0
-"""Seconds between two looks at the file."""
+"""Minimum seconds between two checks of the file."""
 
 SETTLED: Final = 1.0
-"""Seconds that a changed file must have rested: whoever writes it in place may be in the middle of it."""
+"""Seconds for which a changed file must stay unchanged before it is read: it may still be being written in place."""
 
 SLACK: Final = 1.0
-"""Seconds from the look at the file to what is done by it."""
+"""Maximum seconds assumed between a check of the file and the use of its content."""
 
 Signature: TypeAlias = tuple[int, int, int, int, int]
 
 
 class AccountsError(ValueError):
-    """These accounts cannot be used; the text is one sentence for whoever wrote them, and holds no secret.
+    """The accounts cannot be used.  The text is one sentence for the administrator, and contains no secret.
 
-    *further* sentences tell what else is wrong.
+    *further* holds a sentence for each further error.
     """
 
     def __init__(self, text: str, further: Sequence[str] = ()) -> None:
@@ -42,40 +42,40 @@ class AccountsError(ValueError):
 
 @attrs.frozen(kw_only=True)
 class Account:
-    """One account as it was written down."""
+    """One account, as configured."""
 
     name: str
     credential: Credential | None
-    """None: it has a mailbox, and nobody can log in."""
+    """None: the account has a mailbox, but cannot log in."""
     where: str = ""
-    """Where it was written, for an error to point at: ``line 3 of users``."""
+    """Its place in the configuration, for error messages: ``line 3 of users``."""
     problem: str = ""
-    """What is wrong with it, behind *where*; empty for nothing."""
+    """Its error, which follows *where* in a message; empty if there is none."""
 
 
 def read_private(path: Path) -> bytes:
-    """The octets of a file that keeps a secret.
+    """Return the content of a file that holds secrets.
 
-    Raises AccountsError when it cannot be read, and when group or others can read or change it.
+    Raises AccountsError if it cannot be read, or if the group or others can read or write it.
     """
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             if mode & 0o066:
-                raise AccountsError(f"{path} can be read or changed by others than its owner; say: chmod 600 {path}")
+                raise AccountsError(f"{path} must not be accessible to others; run: chmod 600 {path}")
             return file.read()
     except OSError as error:
         raise AccountsError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def read_passwd_file(path: Path) -> list[Account]:
-    """The accounts in *path*, in order; blank lines and lines beginning with ``#`` say nothing.
+    """Return the accounts in *path*, in order.  Empty lines and lines that start with ``#`` are ignored.
 
-    A line that is broken is an account with a flaw, which says what to write there and never what is written.  Raises
-    AccountsError as ``read_private`` does, and for a pipe: it is not there to be read again, and may never end.
+    An invalid line becomes an account with a ``problem``, which never quotes the line: it may contain a password.
+    Raises AccountsError as ``read_private`` does, and if *path* is a pipe: a pipe cannot be read again, and may block.
     """
     if path.is_fifo():
-        raise AccountsError(f"{path} is a pipe, which cannot be read again; write the accounts into a file")
+        raise AccountsError(f"{path} is a pipe, which cannot be read again; use a regular file")
     return [
         _account(line, f"line {number} of {path}")
         for number, line in enumerate(read_private(path).splitlines(), start=1)
@@ -87,8 +87,8 @@ def _account(line: bytes, where: str) -> Account:
     name, colon, rest = line.partition(b":")
     text = name.decode("ascii", "replace")
     if not colon:
-        # What stands there may be anything, a password too: it is no name.
-        return Account(name="", credential=None, where=where, problem="lacks a colon; write name:{SCHEME}password")
+        # The text may be a password, so it must not become the name.
+        return Account(name="", credential=None, where=where, problem="has no colon; write name:{SCHEME}password")
     try:
         credential = read_credential(rest.partition(b":")[0])
     except CredentialError as error:
@@ -99,7 +99,7 @@ def _account(line: bytes, where: str) -> Account:
 class AccountsFile:
     """A passwd-file that is read again when it has changed.
 
-    *clock* gives seconds since 1970, to set beside the times of the file; *stat* looks at it.
+    *clock* returns seconds since 1970, which are compared with the file's times.  *stat* is ``os.stat`` or a stand-in.
     """
 
     def __init__(
@@ -112,20 +112,20 @@ class AccountsFile:
         self.path = path
         self._clock = clock
         self._stat = stat
-        self._read: Signature | None = None  # the file as it was when it was read last
+        self._read: Signature | None = None  # of the file when it was last read
         self._looked = clock()
         self._reading = False
 
     def read(self) -> list[Account]:
-        """The accounts in it now.  Raises AccountsError as ``read_passwd_file`` does."""
+        """Read the accounts now.  Raises AccountsError as ``read_passwd_file`` does."""
         self._read = self._signature()
         return read_passwd_file(self.path)
 
     async def changed(self, *, at_once: bool = False) -> list[Account] | None:
-        """The accounts in it when it has changed, at the latest INTERVAL + SETTLED seconds after that; else None.
+        """Return the accounts if the file has changed, else None.
 
-        With *at_once* neither time is waited for.  Raises AccountsError, once for each change, when it cannot be read
-        any more.
+        A change is seen at most INTERVAL + SETTLED seconds later, or now with *at_once*.  Raises AccountsError if the
+        file cannot be read any more, once for each change.
         """
         now = self._clock()
         if self._reading or (abs(now - self._looked) < INTERVAL and not at_once):
@@ -138,7 +138,7 @@ class AccountsFile:
         try:
             accounts = await _loops.current().in_thread(read_passwd_file, self.path)
             if self._signature() != seen:
-                return None  # it changed again in between: the next look will tell
+                return None  # it has changed again: leave it to the next check
         except AccountsError:
             self._read = seen
             raise
@@ -149,10 +149,10 @@ class AccountsFile:
 
     @property
     def in_force(self) -> float:
-        """Seconds for which every process that reads this file goes by what was read last, if that is older."""
+        """The seconds for which all processes that read this file have certainly used its current content."""
         if self._read is None:
             return 0.0
-        _, changed, *_ = self._read  # not the time of its content, which a copy may keep from another place
+        _, changed, *_ = self._read  # ctime: a copied file may keep the mtime of the original
         return max(0.0, self._clock() - changed / 1e9 - (INTERVAL + SETTLED + SLACK))
 
     def _signature(self) -> Signature | None:

@@ -1,7 +1,4 @@
-"""Message content between the network and a store, and the memory that all of it together may take.
-
-Knows octets and who still needs them; knows no header, no protocol and no file.
-"""
+"""Message content between the network and a store, and the limit on the memory that all messages use together."""
 
 from __future__ import annotations
 
@@ -14,23 +11,23 @@ import attrs
 from mailauth import pop3
 
 TOTAL_BUDGET: Final = 256 * 1024 * 1024
-"""Octets that messages in flight and in-memory stores may take together before mail is answered 452 4.3.1."""
+"""Bytes that messages in progress and in-memory stores may use together; mail over that is rejected with 452 4.3.1."""
 
 PIECE: Final = 65536
-"""Octets handed to a POP3 session at a time: as much as one ``Send`` carries."""
+"""Bytes in one piece of content for a POP3 session: as much as one ``Send`` carries."""
 
 OVERHEAD: Final = 512
-"""What a message costs besides its octets, counted too: else a flood of tiny messages would be free."""
+"""Bytes charged for a message in addition to its content; without it, a flood of tiny messages would cost nothing."""
 
-_WORTH_KEEPING: Final = 4096  # a chunk below this is copied together with its neighbours; each object costs memory too
+_WORTH_KEEPING: Final = 4096  # smaller chunks are joined with their neighbours, since each object costs memory
 
 
 def with_lf(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same lines, each ended by LF whatever ended it: CRLF, or a bare CR or LF; a last line without end gets one.
+    """Yield *pieces* with each line end (CRLF, bare CR or bare LF) replaced by LF.
 
-    Pieces may be cut anywhere; none that comes out is empty.
+    A last line without a line end gets one.  The input may be split anywhere; no output piece is empty.
     """
-    lines = io.IncrementalNewlineDecoder(None, translate=True)  # latin-1 text is octets, and far faster than a regex
+    lines = io.IncrementalNewlineDecoder(None, translate=True)  # on Latin-1 text: far faster than a regex on bytes
     ended = True
     for piece in pieces:
         if text := lines.decode(piece.decode("latin-1")):
@@ -41,24 +38,24 @@ def with_lf(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def with_crlf(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """As ``with_lf``, but each line ends in CRLF: what POP3 sends, and what LIST counts (RFC 1939 section 11)."""
+    """Like ``with_lf``, but with CRLF: the form that POP3 sends and that LIST counts (RFC 1939 section 11)."""
     for piece in with_lf(pieces):
         yield piece.replace(b"\n", b"\r\n")
 
 
 class BudgetExceeded(Exception):
-    """The memory that messages may take is spent; nothing was kept."""
+    """There is no memory left for this message; nothing was kept."""
 
 
 class Budget:
-    """Octets that may still be kept in memory, shared by every message in flight and every in-memory store."""
+    """The memory, in bytes, that all messages in progress and all in-memory stores share."""
 
     def __init__(self, size: int = TOTAL_BUDGET) -> None:
         self.size = size
         self.free = size
 
     def take(self, size: int) -> None:
-        """Raises Full when fewer than *size* bytes are free, and takes none then."""
+        """Reserve *size* bytes.  Raises BudgetExceeded, and reserves nothing, if fewer are free."""
         if size > self.free:
             raise BudgetExceeded
         self.free -= size
@@ -68,15 +65,15 @@ class Budget:
 
 
 class MessageContent:
-    """The octets of one message as chunks, never joined, counted once however many stores keep them.
+    """The content of one message, as chunks that are never joined.  It is charged once, even if several stores keep it.
 
-    Whoever makes one holds it; each further holder calls ``keep()``, and every holder calls ``release()`` once.
+    It is reference-counted: the creator holds one reference, ``keep()`` adds one, and ``release()`` drops one.
     """
 
     __slots__ = ("_holders", "_tail", "_taken", "budget", "chunks", "size")
 
     def __init__(self, budget: Budget) -> None:
-        """Raises Full."""
+        """Raises BudgetExceeded."""
         budget.take(OVERHEAD)
         self.budget = budget
         self.chunks: list[bytes] = []
@@ -87,7 +84,7 @@ class MessageContent:
 
     @classmethod
     def of(cls, data: bytes, budget: Budget) -> MessageContent:
-        """A whole message with CRLF line ends, sealed.  Raises Full."""
+        """Return sealed content for *data*, a whole message with CRLF line ends.  Raises BudgetExceeded."""
         content = cls(budget)
         try:
             content.append(data)
@@ -98,7 +95,7 @@ class MessageContent:
         return content
 
     def append(self, data: bytes) -> None:
-        """The next octets of the message.  Raises Full; what came before is still held then."""
+        """Append the next bytes of the message.  Raises BudgetExceeded; earlier data is kept then."""
         self.budget.take(len(data))
         self._taken += len(data)
         self.size += len(data)
@@ -111,7 +108,7 @@ class MessageContent:
                 self._seal_tail()
 
     def seal(self) -> None:
-        """The message is whole.  A last line without CRLF gets one, so that every store counts the same octets."""
+        """Mark the message as complete.  A last line without CRLF gets one, so that all stores count the same size."""
         self._seal_tail()
         if not self.chunks or self.chunks[-1].endswith(b"\r\n"):
             return
@@ -125,11 +122,11 @@ class MessageContent:
             self._tail = bytearray()
 
     def keep(self) -> None:
-        """One more holder."""
+        """Add a reference."""
         self._holders += 1
 
     def release(self) -> None:
-        """One holder less; with the last one the memory is free for others."""
+        """Drop a reference.  The last one returns the memory to the budget."""
         self._holders -= 1
         if self._holders == 0:
             self.budget.release(self._taken)
@@ -137,19 +134,19 @@ class MessageContent:
 
 @attrs.frozen(kw_only=True)
 class Envelope:
-    """What a relayed message needs besides its content to be sent on (RFC 5321 section 2.3.1)."""
+    """The envelope of a relayed message (RFC 5321 section 2.3.1)."""
 
     queue_id: str
     reverse_path: str
-    """As in ``MAIL FROM``, without brackets; empty for the null reverse-path."""
+    """The address of ``MAIL FROM`` without angle brackets; empty for the null reverse-path."""
     recipients: tuple[str, ...]
 
 
 class ContentReader:
-    """Hands one message out piece by piece, always knowing whether more follows."""
+    """Returns a message piece by piece, and marks the last piece."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
-        """*pieces* are octets with CRLF line ends, none of them empty."""
+        """*pieces* have CRLF line ends, and none is empty."""
         self.offset = 0
         self._pieces = pieces
         self._ahead = next(pieces, b"")

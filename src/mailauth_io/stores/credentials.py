@@ -1,7 +1,7 @@
-"""A password as it is stored: what can be proved against it, what that costs, and how each is checked.
+"""Stored passwords: the schemes, which proofs each supports, and how a password is checked.
 
-Knows the schemes of Dovecot's passwd-file as ``doveadm pw`` writes them; passlib (the package libpass) and hashlib
-compute the hashes.  Whatever is asked may block for as long as a hash takes; no secret is in any repr or error.
+The schemes are those of Dovecot's passwd-file, as ``doveadm pw`` writes them.  passlib (the package libpass) and
+hashlib compute the hashes.  A check may block for as long as a hash takes.  No secret is in a repr or an error.
 """
 
 from __future__ import annotations
@@ -25,23 +25,26 @@ from mailauth import LocalProtocolError, sasl
 from mailauth._errors import Malformed
 
 SALT_SIZE: Final = 16
-"""Octets of the salts made here, as ``doveadm pw`` makes them."""
+"""Bytes of a generated salt, as in ``doveadm pw``."""
 
 ITERATIONS: Final = 4096
-"""Of the keys derived here, as ``doveadm pw`` has it: the least that RFC 7677 section 4 wants, paid by every client."""
+"""Iterations of derived SCRAM keys, as in ``doveadm pw``.
+
+This is the minimum of RFC 7677 section 4; every client has to compute them at each login.
+"""
 
 MAX_PASSWORD: Final = 1024
-"""Octets: no login brings more."""
+"""Maximum bytes of a password."""
 
 BCRYPT_BYTES: Final = 72
-"""All that bcrypt looks at of a password."""
+"""The bytes of a password that bcrypt uses; it ignores the rest."""
 
 
 class Proof(enum.Enum):
-    """A way to prove an identity, by what the server must have for it."""
+    """A way to prove an identity, named after what the server needs to check it."""
 
-    PASSWORD = "the password, compared or hashed"
-    SECRET = "the password as it is"
+    PASSWORD = "a password or its hash"
+    SECRET = "a plain-text password"
     SCRAM_SHA_1 = "sha1"
     SCRAM_SHA_256 = "sha256"
     TOKEN = "a bearer token"
@@ -49,24 +52,24 @@ class Proof(enum.Enum):
 
 
 class CredentialError(ValueError):
-    """This is no stored password; the text says why, behind ``line 3 of users``, and shows nothing of it."""
+    """Not a valid stored password.  The text gives the reason, to follow ``line 3 of users``, and quotes nothing."""
 
 
 class HashesMissing(CredentialError):
-    """The package that knows this scheme is not installed; the text says how to get it."""
+    """The package for this scheme is not installed.  The text says how to install it."""
 
 
 def prepared(password: bytes) -> bytes | None:
-    """*password* in the form in which passwords are compared and hashed (RFC 4013), whichever mechanism brought it.
+    """Return *password* prepared with SASLprep (RFC 4013), the form that is compared and hashed by every mechanism.
 
-    One that has no such form stays as it is.  None for what no password can be: it is empty, it holds a NUL, or it has
-    more than MAX_PASSWORD octets.  This is checked here, on what is hashed, because SASLprep can make 33 octets of
-    three.
+    A password that SASLprep rejects is returned unchanged.  Returns None for an invalid password: empty, with a NUL, or
+    longer than MAX_PASSWORD bytes.  The length is checked after SASLprep too, which can turn 3 bytes into 33
+    (architecture.md, invariant 5).
     """
     if len(password) > MAX_PASSWORD:
-        return None  # not prepared: that would be work without a bound
+        return None  # before SASLprep, whose work would be unbounded
     with contextlib.suppress(Malformed, UnicodeDecodeError):
-        longest = 11 * MAX_PASSWORD  # so that one that grows too long is not taken for one without a form
+        longest = 11 * MAX_PASSWORD  # the largest result; a lower limit would look like a rejection by SASLprep
         password = sasl.saslprep(password.decode("utf-8"), query=True, limit=longest).encode("utf-8")
     return password if 0 < len(password) <= MAX_PASSWORD and b"\0" not in password else None
 
@@ -75,32 +78,32 @@ class Credential(ABC):
     """One stored password."""
 
     PROOFS: ClassVar[frozenset[Proof]]
-    """What can be proved against one of its scheme."""
+    """The proofs that the scheme supports."""
     slow: ClassVar[bool] = True
-    """Whether checking it is work for a thread."""
+    """Whether it must be checked in a thread."""
 
     @property
     def proofs(self) -> frozenset[Proof]:
-        """What can be proved against it."""
+        """The proofs that this password supports."""
         return self.PROOFS
 
     @property
     @abstractmethod
     def kind(self) -> str:
-        """Scheme and cost: two of one kind take the same time to check."""
+        """Scheme and cost.  Two credentials of the same kind take the same time to check."""
 
     @abstractmethod
     def check(self, password: bytes) -> bool:
-        """Whether this is the password, *password* being ``prepared()``."""
+        """Return whether *password*, which is ``prepared()``, is the right one."""
 
     @abstractmethod
     def scram_keys(self, hash_name: str) -> sasl.ScramKeys | None:
-        """The keys for SCRAM; None when it has none of that hash."""
+        """Return the SCRAM keys for *hash_name*, or None if there are none."""
 
 
 @attrs.frozen
 class Plain(Credential):
-    """The password as it is.  Its SCRAM keys are derived once and kept; their salts last as long as the process."""
+    """``{PLAIN}``: the password itself.  Its SCRAM keys are derived once, and kept until the process ends."""
 
     PROOFS: ClassVar[frozenset[Proof]] = frozenset(
         {Proof.PASSWORD, Proof.SECRET, Proof.SCRAM_SHA_1, Proof.SCRAM_SHA_256}
@@ -124,26 +127,26 @@ class Plain(Credential):
         return "{PLAIN}"
 
     def check(self, password: bytes) -> bool:
-        # Digests first: compare_digest tells the lengths of what it compares.
+        # Compare digests, since the time of compare_digest() depends on the lengths.
         return hmac.compare_digest(hashlib.sha256(password).digest(), self._digest)
 
     def has_derived(self, hash_name: str) -> bool:
-        """Whether its keys for SCRAM are there already, so that they cost nothing."""
+        """Return whether its SCRAM keys have been derived, so that ``scram_keys`` takes no time."""
         return hash_name in self._derived
 
     def derive(self, hash_name: str) -> sasl.ScramKeys | None:
-        """Keys with a new salt; None for a password that has no form in SCRAM, at no cost."""
+        """Derive keys with a new salt.  Returns None, without hashing, if SCRAM does not allow the password."""
         return _derive(self.password, hash_name, ITERATIONS)
 
     def scram_keys(self, hash_name: str) -> sasl.ScramKeys | None:
         if hash_name not in self._derived:
             keys = self.derive(hash_name)
-            self._derived.setdefault(hash_name, keys)  # two threads at once: the salts of the first one stay
+            self._derived.setdefault(hash_name, keys)  # of two concurrent threads, the first one sets the salt
         return self._derived[hash_name]
 
 
 def _storable(password: bytes) -> bool:
-    """Whether SCRAM has a form for *password*: not for one in Latin-1, nor for a character younger than Unicode 3.2."""
+    """Return whether SCRAM allows *password*.  It does not allow Latin-1, or characters newer than Unicode 3.2."""
     try:
         return sasl.saslprep(password.decode("utf-8")) != ""
     except (Malformed, UnicodeDecodeError):
@@ -154,12 +157,12 @@ def _derive(password: bytes, hash_name: str, iterations: int) -> sasl.ScramKeys 
     try:
         return sasl.scram_keys(password, secrets.token_bytes(SALT_SIZE), iterations, hash_name)
     except LocalProtocolError:
-        return None  # no client can send this one by SCRAM either
+        return None  # no client can use this password with SCRAM either
 
 
 @attrs.frozen
 class Scram(Credential):
-    """``{SCRAM-SHA-256}``: the keys of RFC 7677, against which a password can be checked, too."""
+    """``{SCRAM-SHA-256}``: the keys of RFC 7677.  A plain password can be checked against them too."""
 
     PROOFS: ClassVar[frozenset[Proof]] = frozenset({Proof.PASSWORD, Proof.SCRAM_SHA_256})
     _HASH: ClassVar[str] = "sha256"
@@ -168,7 +171,7 @@ class Scram(Credential):
 
     @property
     def kind(self) -> str:
-        return f"{{SCRAM-SHA-256}} of {self.keys.iterations} iterations"
+        return f"{{SCRAM-SHA-256}} with {self.keys.iterations} iterations"
 
     def check(self, password: bytes) -> bool:
         try:
@@ -183,7 +186,7 @@ class Scram(Credential):
 
 @attrs.frozen
 class Hashed(Credential):
-    """A hash that passlib knows."""
+    """A hash that passlib checks."""
 
     PROOFS: ClassVar[frozenset[Proof]] = frozenset({Proof.PASSWORD})
 
@@ -195,7 +198,7 @@ class Hashed(Credential):
     def check(self, password: bytes) -> bool:
         try:
             return bool(self._hash.verify(_as_hashed(self._hash.name, password), self.text))
-        except ValueError:  # passlib takes no NUL and nothing over 4,096 octets, and neither does SASL
+        except ValueError:  # passlib allows no NUL and at most 4,096 bytes, like SASL
             return False
 
     def scram_keys(self, hash_name: str) -> sasl.ScramKeys | None:
@@ -203,7 +206,7 @@ class Hashed(Credential):
 
 
 def _as_hashed(name: str, password: bytes) -> bytes:
-    """crypt(3) leaves away what bcrypt does not look at, and so hashes in use were made; the library refuses it."""
+    """Truncate a bcrypt password as crypt(3) does; existing hashes were made that way, but passlib rejects it."""
     return password[:BCRYPT_BYTES] if name == "bcrypt" else password
 
 
@@ -218,28 +221,26 @@ _HASHES: Final[Mapping[str, tuple[str, ...]]] = {
     "ARGON2I": ("argon2",),
     "CRYPT": ("sha512_crypt", "sha256_crypt", "bcrypt"),
 }
-"""A scheme, and passlib's names for the hashes that it may hold."""
+"""The passlib names of the hashes that each scheme may hold."""
 
 _KNOWN: Final = ", ".join(f"{{{name}}}" for name in ("PLAIN", "SCRAM-SHA-256", *_HASHES))
 
 
 def read_credential(field: bytes) -> Credential:
-    """The credential that a password field of a passwd-file holds: ``{SCHEME}`` and what belongs to it.
+    """Parse the password field of a passwd-file: ``{SCHEME}``, then the password or its hash.
 
-    Raises CredentialError; HashesMissing, which is one, without the extra ``hashes`` where it is needed.
+    Raises CredentialError, or its subclass HashesMissing if the scheme needs the extra ``hashes``.
     """
     found = _FIELD.match(field)
     if found is None:
-        raise CredentialError(
-            "names no password scheme; write {PLAIN} in front of the password, or use mailauth passwd"
-        )
+        raise CredentialError("has no password scheme; write {PLAIN} before the password, or use mailauth passwd")
     scheme, rest = found[1].decode("ascii").upper(), field[found.end() :]
     if scheme == "PLAIN":
         if not rest:
             raise CredentialError("has no password; write one")
         return Plain(rest)
     if scheme != "SCRAM-SHA-256" and scheme not in _HASHES:
-        raise CredentialError(f"uses a password scheme that is not known here; these are: {_KNOWN}")
+        raise CredentialError(f"has an unknown password scheme; use one of {_KNOWN}")
     try:
         text = rest.decode("ascii")
     except UnicodeDecodeError:
@@ -248,7 +249,7 @@ def read_credential(field: bytes) -> Credential:
 
 
 def _not_one(scheme: str) -> CredentialError:
-    return CredentialError(f"holds nothing that {{{scheme}}} could be; make it anew with mailauth passwd")
+    return CredentialError(f"has an invalid {{{scheme}}} value; create a new one with mailauth passwd")
 
 
 def _read_scram(text: str) -> Scram:
@@ -269,7 +270,7 @@ def _passlib(scheme: str) -> ModuleType:
     try:
         import passlib.hash
     except ImportError:
-        raise HashesMissing(f"needs the package libpass for {{{scheme}}}: pip install 'mailauth[hashes]'") from None
+        raise HashesMissing(f"needs the package libpass ({{{scheme}}}); run: pip install 'mailauth[hashes]'") from None
     return passlib.hash
 
 
@@ -285,11 +286,11 @@ def _read_hash(scheme: str, text: str) -> Hashed:
         except ValueError:
             break
         except RuntimeError:  # passlib's MissingBackendError
-            raise HashesMissing(f"needs more for {{{scheme}}}: pip install 'mailauth[hashes]'") from None
+            raise HashesMissing(f"needs a backend for {{{scheme}}}; run: pip install 'mailauth[hashes]'") from None
         if parsed.checksum is None:
             break
         costs = [f"{cost}={getattr(parsed, cost)}" for cost in _COSTS if hasattr(parsed, cost)]
-        return Hashed(scheme, f"{{{scheme}}} of {', '.join(costs)}", text, hash_)
+        return Hashed(scheme, f"{{{scheme}}} with {', '.join(costs)}", text, hash_)
     raise _not_one(scheme)
 
 
@@ -297,35 +298,35 @@ _COSTS: Final = ("rounds", "memory_cost", "parallelism")
 
 
 def write_credential(scheme: str, password: bytes) -> str:
-    """The password field for *password* by PLAIN, SCRAM-SHA-256 or a scheme of hashes.
+    """Return the password field for *password*.  *scheme* is PLAIN, SCRAM-SHA-256 or a hash scheme.
 
-    Raises CredentialError for one that it cannot take, and HashesMissing as ``read_credential`` does.
+    Raises CredentialError if the scheme cannot store *password*, and HashesMissing as ``read_credential`` does.
     """
     prepared_password = prepared(password)
     if prepared_password is None or b"\n" in prepared_password:
-        raise CredentialError(f"must have 1 to {MAX_PASSWORD} octets, none of them NUL or a line end")
+        raise CredentialError(f"must have 1 to {MAX_PASSWORD} bytes, without NUL or line end")
     password = prepared_password
     try:
         password.decode("utf-8")
     except UnicodeDecodeError:
-        raise CredentialError("is no UTF-8") from None
+        raise CredentialError("is not valid UTF-8; use another one") from None
     if scheme == "PLAIN":
         if b":" in password:
-            raise CredentialError("has a colon, where the file would end it; take another scheme")
+            raise CredentialError("contains a colon, which ends the field in the file; use another scheme")
         return "{PLAIN}" + password.decode("utf-8")
     if scheme == "SCRAM-SHA-256":
         keys = _derive(password, "sha256", ITERATIONS)
         if keys is None:
-            raise CredentialError("holds characters that SCRAM does not take (RFC 4013); take another")
+            raise CredentialError("contains characters that SCRAM does not allow (RFC 4013); use another password")
         parts = (b64encode(part).decode("ascii") for part in (keys.salt, keys.stored_key, keys.server_key))
         return f"{{SCRAM-SHA-256}}{keys.iterations},{','.join(parts)}"
     if scheme == "BLF-CRYPT" and len(password) > BCRYPT_BYTES:
-        raise CredentialError(f"has over {BCRYPT_BYTES} octets, all that BLF-CRYPT looks at; take another scheme")
+        raise CredentialError(f"has more than {BCRYPT_BYTES} bytes, the limit of BLF-CRYPT; use another scheme")
     hash_: Any = getattr(_passlib(scheme), _HASHES[scheme][0])
     try:
         return f"{{{scheme}}}{hash_.using(**_SETTINGS.get(scheme, {})).hash(password)}"
     except RuntimeError:
-        raise HashesMissing(f"needs more for {{{scheme}}}: pip install 'mailauth[hashes]'") from None
+        raise HashesMissing(f"needs a backend for {{{scheme}}}; run: pip install 'mailauth[hashes]'") from None
 
 
 _SETTINGS: Final[Mapping[str, Mapping[str, object]]] = {"ARGON2ID": {"type": "ID"}, "BLF-CRYPT": {"ident": "2y"}}

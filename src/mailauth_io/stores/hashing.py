@@ -1,8 +1,12 @@
-"""Where passwords are hashed: in one thread for each core, shared fairly between the addresses that log in.
+"""Password hashing in one thread per core, shared fairly between client addresses (architecture.md, invariant 5).
 
-Hashing is the costly part of a login, and an attacker needs no password to ask for it.  So the queue is not first come,
-first served: an address holds at most half of the threads; networks take turns, and in each its addresses; addresses
-from which a login has failed lately hold half of the threads together, and get every fourth turn while others wait.
+Hashing is the expensive part of a login, and a client can cause it without a valid password.  So the queue is not first
+come, first served:
+
+* One address uses at most half of the threads.
+* Networks are served round robin, and so are the addresses of each network.
+* Addresses with a recent failed login use at most half of the threads together, and get every fourth free thread while
+  other addresses wait.
 """
 
 from __future__ import annotations
@@ -20,15 +24,17 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 TIMEOUT: Final = 10.0
-"""Seconds that a login waits for its turn; clients wait for minutes (RFC 5321 section 4.5.3.2)."""
+"""Seconds that a login waits for a thread; clients wait for minutes (RFC 5321 section 4.5.3.2)."""
 
 FAILED_TURN: Final = 4
-"""Every fourth turn at least belongs to the addresses with a failed login, if any of them waits: a user who mistyped a
-password is one of them for a while, and waits with them for a turn."""
+"""At least every fourth free thread goes to an address with a recent failed login, if one waits.
+
+A user who has mistyped a password is among them for a while, and must still get a thread.
+"""
 
 
 class HashingBusy(Exception):
-    """The turn of a login did not come in time: a temporary failure, the password was not looked at."""
+    """No thread was free in time.  This is a temporary failure: the password was not checked."""
 
 
 class ClientLeft(HashingBusy):
@@ -37,46 +43,49 @@ class ClientLeft(HashingBusy):
 
 @attrs.frozen(kw_only=True, eq=False)
 class LoginSource:
-    """Where a login comes from, as far as its place in the queue depends on that."""
+    """The origin of a login, which decides its place in the queue."""
 
     address: object = None
-    """Logins with an equal *address* share one place in the queue: an IPv4 address, or an IPv6 network."""
+    """An IPv4 address or an IPv6 network.  Logins with an equal *address* share one place in the queue."""
     network: object = None
-    """Addresses with an equal *network* share the turns of one: the owner of a network has all of its addresses."""
+    """Addresses with an equal *network* are served as one, since one owner may control the whole network."""
     failed_lately: Callable[[], bool] = lambda: False
-    """Whether a login from there has failed in the last minutes."""
+    """Returns whether a login from this address has failed in the last minutes."""
     connected: Callable[[], bool] = lambda: True
-    """Whether the client still waits for the result."""
+    """Returns whether the client is still connected."""
     note_failure: Callable[[], None] = lambda: None
-    """Called when a login from there turns out to be a failure, before the next turn is given."""
+    """Called when a login from this address has failed, before the next login is started."""
 
 
 LOCAL: Final = LoginSource()
-"""A login that comes from no client: a test, or a program that checks a password."""
+"""A login without a client: a test, or a program that checks a password."""
 
 
 @attrs.define(eq=False)
 class _Waiter:
     source: LoginSource
     event: _loops.Event
-    """Set when *started* or *left* is."""
+    """Set when *started* or *left* becomes True."""
     started: bool = False
     left: bool = False
     failed: bool = False
-    """Whether it was started as one of a failed address."""
+    """Whether it was started from the queue of the addresses with a failed login."""
     had_to_wait: bool = False
-    """False while it is looked at for the first time.  A client may close its side and wait for the replies: it is
-    served when it need not wait, and taken for one that has left otherwise."""
+    """Whether no thread was free at once.
+
+    A client may close its sending side and wait for the replies.  Its login is run if a thread is free at once;
+    otherwise the client is treated as disconnected.
+    """
 
 
 class _Turns:
-    """Logins that wait.  Networks take turns, and so do the addresses of each, and the logins of each address."""
+    """Queued logins: round robin over networks and over the addresses of each, first come first served per address."""
 
     def __init__(self) -> None:
         self._networks: OrderedDict[object, OrderedDict[object, deque[_Waiter]]] = OrderedDict()
 
     def of(self, source: LoginSource) -> deque[_Waiter]:
-        """Those from the address of *source*."""
+        """Return the queued logins from the address of *source*."""
         addresses = self._networks.get(source.network)
         return deque() if addresses is None else addresses.get(source.address, deque())
 
@@ -85,7 +94,7 @@ class _Turns:
         addresses.setdefault(waiter.source.address, deque()).append(waiter)
 
     def remove(self, waiter: _Waiter) -> None:
-        """Take *waiter* out of its place."""
+        """Remove *waiter* from the queue."""
         source = waiter.source
         addresses = self._networks[source.network]
         addresses[source.address].remove(waiter)
@@ -95,35 +104,35 @@ class _Turns:
             del self._networks[source.network]
 
     def take(self, waiter: _Waiter) -> None:
-        """Take *waiter* out for its turn: its address and its network have their next ones after the others."""
+        """Remove *waiter*, which is started, and move its address and its network to the end of the queue."""
         source = waiter.source
         self._networks[source.network].move_to_end(source.address)
         self._networks.move_to_end(source.network)
         self.remove(waiter)
 
     def heads(self) -> Iterator[_Waiter]:
-        """The first login of each address, those of the network whose turn it is first."""
+        """Yield the first login of each address, in the order in which they are served."""
         for addresses in list(self._networks.values()):
             for waiting in list(addresses.values()):
                 yield waiting[0]
 
 
 class _Queue:
-    """The threads of one loop, and the logins that wait for one."""
+    """The threads of one event loop, and the logins that wait for them."""
 
     def __init__(self, most: int) -> None:
         self.threads = _threads.threads(most)
         self._most = most
-        self._share = max(1, most // 2)  # of the threads: for one address, and for all failed addresses together
+        self._share = max(1, most // 2)  # threads for one address, and for all addresses with a failed login together
         self._running: Counter[object] = Counter()
         self._running_failed = 0
-        # All logins of an address are in one of the two.
+        # All logins of an address are in the same queue.
         self._clean = _Turns()
         self._failed = _Turns()
         self._turns_since_failed = 0
 
     def enter(self, waiter: _Waiter) -> None:
-        """Queue *waiter*, and start it if a thread is free for it."""
+        """Queue *waiter*, and start it if it may use a free thread."""
         source = waiter.source
         failed = self._failed.of(source) or (not self._clean.of(source) and source.failed_lately())
         (self._failed if failed else self._clean).add(waiter)
@@ -131,16 +140,16 @@ class _Queue:
         waiter.had_to_wait = not waiter.started
 
     def leave(self, waiter: _Waiter) -> None:
-        """*waiter* waits no longer; the thread that it was given meanwhile, if any, goes to the next one."""
+        """Remove *waiter*.  If it has been given a thread, the thread goes to the next login."""
         if waiter.started:
             self.release(waiter)
             return
-        for line in (self._clean, self._failed):
-            if waiter in line.of(waiter.source):
-                line.remove(waiter)
+        for waiting in (self._clean, self._failed):
+            if waiter in waiting.of(waiter.source):
+                waiting.remove(waiter)
 
     def release(self, waiter: _Waiter) -> None:
-        """The hash for *waiter* has ended."""
+        """Free the thread of *waiter*, and start the next login."""
         address = waiter.source.address
         self._running[address] -= 1
         if not self._running[address]:
@@ -159,23 +168,23 @@ class _Queue:
             waiter.event.set()
 
     def _next(self) -> _Waiter | None:
-        """The login whose turn it is, taken out of the queue; None when none may start."""
+        """Remove and return the next login; None if none may start."""
         order = [self._clean, self._failed]
         if self._turns_since_failed >= FAILED_TURN - 1:
-            order.insert(0, self._failed)  # twice: looking at the clean ones may move some to the failed ones
-        for line in order:
-            waiter = self._take(line)
+            order.insert(0, self._failed)  # tried twice, since _take(self._clean) may move logins to self._failed
+        for waiting in order:
+            waiter = self._take(waiting)
             if waiter is not None:
-                self._turns_since_failed = 0 if line is self._failed else self._turns_since_failed + 1
+                self._turns_since_failed = 0 if waiting is self._failed else self._turns_since_failed + 1
                 return waiter
         return None
 
     def _take(self, waiting: _Turns) -> _Waiter | None:
-        """The first login of *waiting* whose address may use another thread, taken out of it.
+        """Remove and return the first login of *waiting* whose address may use another thread.
 
-        What is passed over on the way is removed, so a login costs no more in a long queue: an address with a failure
-        moves to the failed ones, and a client that has left is told so.  Only an address that holds its share of the
-        threads stays where it is.
+        Logins passed over are removed, so the cost of a login does not grow with the queue: an address with a new
+        failure moves to the other queue, and the login of a disconnected client is marked *left*.  Only an address that
+        already uses its share of the threads stays in place.
         """
         failed = waiting is self._failed
         if failed and self._running_failed >= self._share:
@@ -202,7 +211,7 @@ class _Queue:
 
 
 def _cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
@@ -210,20 +219,20 @@ def _cores() -> int:
 
 
 class Hashing:
-    """The threads that all accounts of a server share, made when the first password is hashed."""
+    """The hashing threads, shared by all accounts of a server and created when the first password is hashed."""
 
     def __init__(self, *, threads: int | None = None, timeout: float = TIMEOUT) -> None:
-        """*threads* is the number of hashes at a time, one for each core unless given; *timeout* is in seconds."""
+        """*threads* is the number of concurrent hashes, by default one per core.  *timeout* is in seconds."""
         self._most = _cores() if threads is None else threads
         self._timeout = timeout
         self._queue: _Queue | None = None
 
     async def run(self, source: LoginSource, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        """``function(*args)`` in a thread, when it is the turn of *source*.
+        """Run ``function(*args)`` in a thread when *source* is next in the queue, and return its result.
 
-        A *function* that returns False has met a wrong password.  This is noted as a failure, and so is a client that
-        leaves before the end, unless *function* returns True.  Raises HashingBusy when no thread is free in time,
-        ClientLeft when *source* did not wait.
+        False means a wrong password.  It counts as a failed login, and so does a disconnect before the end, unless the
+        result is True.  Raises HashingBusy if no thread is free in time, and ClientLeft if the client disconnected
+        while its login was queued.
         """
         queue = self._queue
         if queue is None or not queue.threads.in_own_loop:
@@ -247,7 +256,7 @@ class Hashing:
 
         def ended(result: T | None) -> None:
             if result is False or (result is not True and not source.connected()):
-                source.note_failure()  # before the next turn is given: it may depend on this
+                source.note_failure()  # before release(), which chooses the next login
             queue.release(waiter)
 
         return await queue.threads.run(ended, function, *args)

@@ -1,7 +1,7 @@
-"""Maildrops as Maildirs: ``DIRECTORY/alice`` is what any other mail program can read too.
+"""Maildrops as Maildirs: ``DIRECTORY/alice`` can be read by other mail programs too.
 
-Knows folders and canonical names; every access runs in a thread.  One session at a time has a maildrop, by a lock that
-the kernel keeps, so that it holds between processes and ends with them.
+Every access runs in a thread.  One session at a time holds a maildrop, with a ``flock()`` lock: the kernel enforces it
+between processes, and releases it when a process ends.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ T = TypeVar("T")
 
 
 class MaildirMaildrops:
-    """A Maildir for every name under *directory*, made when it is first needed; folders 0700, files 0600."""
+    """One Maildir per account under *directory*, created on first use.  Folders have mode 0700, files 0600."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def _path(self, name: str) -> Path:
         if mailbox_name(name, frozenset()) != name:
-            # Another name could lead out of the directory.
-            raise ValueError("a maildrop is named by a canonical name only")
+            # Any other name could be a path outside the directory.
+            raise ValueError("name must be a canonical name; use the result of mailbox_name()")
         return self._directory / name
 
     async def stage(self, name: str, head: bytes, content: MessageContent) -> MaildirStaged:
@@ -53,7 +53,7 @@ class MaildirMaildrops:
 
 
 async def stage_in(maildir: Path, pieces: tuple[bytes, ...]) -> MaildirStaged:
-    """Write *pieces* as one message that nobody sees yet.  Raises OSError."""
+    """Write *pieces* as one message that is not visible yet.  Raises OSError."""
     file = StagedFile(maildir)
     try:
         await _loops.current().in_thread(file.write, pieces)
@@ -77,7 +77,7 @@ class MaildirStaged:
 
 
 class _Opening:
-    """Taking a maildrop in a thread, which goes on when the task that waits for it is cancelled."""
+    """Opens a maildrop in a thread, which continues when the task that waits for it is cancelled."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -102,7 +102,7 @@ class _Opening:
         return opened
 
     def abandon(self) -> None:
-        """Nobody will use it: whichever of the two ends last gives it back."""
+        """Release the maildrop, now or when ``run()`` has opened it."""
         with self._lock:
             self._abandoned = True
             if self._opened is not None:
@@ -110,9 +110,9 @@ class _Opening:
 
 
 class _Lock:
-    """The kernel's lock on a maildrop: a session holds it until ``close()``, a thread at work for it by ``with``.
+    """The ``flock()`` lock on a maildrop.  A session holds it until ``close()``, and its threads in a ``with`` block.
 
-    A thread goes on when the task that waits for it is cancelled, so the last of them gives the lock back.
+    A thread continues when the task that waits for it is cancelled, so the last holder releases the lock.
     """
 
     def __init__(self, number: int) -> None:
@@ -123,7 +123,7 @@ class _Lock:
 
     @classmethod
     def take(cls, path: Path) -> _Lock | None:
-        """The lock that the file at *path* stands for; None when another session, in whatever process, has it."""
+        """Lock the file at *path*.  Returns None if another session, in this or another process, has the lock."""
         number = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -174,14 +174,14 @@ class _Opened:
             try:
                 size = self._at(name, functools.partial(sizes.of, name, unique_id))
             except FileNotFoundError:
-                continue  # it was deleted while we looked
+                continue  # deleted since listing()
             self._names.append(name)
             messages.append(pop3.Message(size=size, unique_id=unique_id))
         sizes.save()
         return messages
 
     def _at(self, name: str, work: Callable[[Path], T]) -> T:
-        """*work* at the place of a message, which another program may have moved.  Raises FileNotFoundError."""
+        """Call *work* with the path of a message, which another program may have moved.  Raises FileNotFoundError."""
         if name in self._files:
             with contextlib.suppress(FileNotFoundError):
                 return work(self._files[name])
@@ -203,14 +203,14 @@ class _Opened:
         await _loops.current().in_thread(self._update, [self._names[number - 1] for number in sorted(deleted)])
 
     def _update(self, names: list[str]) -> None:
-        """One that cannot be deleted keeps none of the others."""
+        """Delete the messages *names*.  If one cannot be deleted, the others still are, and then OSError is raised."""
         failure: OSError | None = None
         with self._lock:
             for name in names:
                 try:
                     self._at(name, os.unlink)
                 except FileNotFoundError:
-                    pass  # as good as deleted
+                    pass  # already deleted
                 except OSError as error:
                     failure = error
             for folder in ("new", "cur"):

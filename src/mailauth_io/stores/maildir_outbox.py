@@ -1,6 +1,6 @@
-"""The outbox as a Maildir: each relayed message with its envelope on top, for another program to send on.
+"""The outbox as a Maildir, from which another program sends the mail.
 
-Knows how the envelope is written down: ``Return-Path:``, one ``X-Envelope-To:`` for each recipient, then the message.
+The envelope is at the top of each message: ``Return-Path:``, then one ``X-Envelope-To:`` for each recipient.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .maildir_maildrops import MaildirStaged, stage_in
 
 
 class MaildirOutbox:
-    """The Maildir at *directory*, made when it is first needed."""
+    """The Maildir at *directory*, created on first use."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -1,7 +1,6 @@
-"""Accounts as the server asks them: held in memory, from wherever they were written.
+"""The accounts of the server, in memory: given as values, or loaded from an accounts file.
 
-Knows canonical names, and credentials of whatever scheme; refuses to tell an unknown name from a wrong password, in
-words or in time.
+An unknown name and a wrong password get the same answer, after the same time (architecture.md, invariant 6).
 """
 
 from __future__ import annotations
@@ -22,25 +21,25 @@ from .credentials import Credential, Plain, Proof, Scram, prepared
 from .hashing import LOCAL, Hashing, LoginSource
 from .names import NAME_RULE, mailbox_name
 
-_NO_SECRETS: Final = "No CRAM-MD5, APOP or SCRAM-SHA-1: they need the password itself ({PLAIN}) of every account."
-_NO_KEYS: Final = "No SCRAM-SHA-256: it needs {SCRAM-SHA-256} or {PLAIN} of every account."
-_NOT_PREPARED: Final = "No SCRAM: some account's password has characters that it does not take (RFC 4013)."
+_NO_SECRETS: Final = "No CRAM-MD5, APOP or SCRAM-SHA-1: every account needs a plain-text password ({PLAIN}) for them."
+_NO_KEYS: Final = "No SCRAM-SHA-256: every account needs a {SCRAM-SHA-256} or {PLAIN} password for it."
+_NOT_PREPARED: Final = "No SCRAM: the password of an account contains characters that SCRAM does not allow (RFC 4013)."
 
 
 @attrs.frozen(kw_only=True)
 class Changes:
-    """What came of a look at accounts that are written somewhere else."""
+    """The result of reloading the accounts."""
 
     revoked: frozenset[str] = frozenset()
-    """Canonical names whose grants must end: the account is gone, or its password is another."""
+    """Canonical names whose grants must be revoked: the account was removed, or its password has changed."""
     warnings: tuple[str, ...] = ()
     """Sentences for the log."""
     in_force: float = 0.0
-    """Seconds: logins within them were by the accounts as they are now, whichever process they came to."""
+    """Seconds.  Logins within the last *in_force* seconds were checked against the current accounts, in any process."""
 
 
 def from_password(name: str, password: bytes, where: str = "") -> Account:
-    """An account with its password as it is."""
+    """Return an account with a plain-text password."""
     if password:
         return Account(name=name, credential=Plain(password), where=where)
     shown = ascii(name[:64])
@@ -53,9 +52,10 @@ def from_password(name: str, password: bytes, where: str = "") -> Account:
 
 
 def collect(accounts: Iterable[Account], domains: Set[str]) -> tuple[dict[str, Account], list[str]]:
-    """*accounts* by canonical name, in their order, and a sentence about each that is not as it should be.
+    """Return *accounts* by canonical name, in order, and a sentence for each error.
 
-    A flawed one keeps its mailbox as long as its name is one.  Of two that mean one mailbox the first counts.
+    An account with an error keeps its mailbox if its name is valid.  If two names mean the same mailbox, the first is
+    used.
     """
     found: dict[str, Account] = {}
     errors: list[str] = []
@@ -65,9 +65,9 @@ def collect(accounts: Iterable[Account], domains: Set[str]) -> tuple[dict[str, A
         name = mailbox_name(account.name, domains)
         if name is None:
             if not account.problem:
-                errors.append(f"{_shown(account)} is no mailbox name: {NAME_RULE}")
+                errors.append(f"{_shown(account)} is not a valid mailbox name: {NAME_RULE}")
         elif name in found:
-            errors.append(f"{_shown(found[name])} and {_shown(account)} are the same mailbox; take one of them out")
+            errors.append(f"{_shown(found[name])} and {_shown(account)} are the same mailbox; remove one of them")
         else:
             found[name] = account
     return found, errors
@@ -81,8 +81,8 @@ def _shown(account: Account) -> str:
 class MemoryAccounts:
     """All accounts of a server.
 
-    Raises AccountsError for the first one that is not as it should be: a name that is none, an empty password, a broken
-    line, two names that mean one mailbox, and a token or a certificate's name for an account that is none.
+    Raises AccountsError for an invalid name, an empty password, an invalid line in the file, two names that mean the
+    same mailbox, and a token or certificate name for an unknown account.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class MemoryAccounts:
         certificate_names: Iterable[tuple[str, str]] = (),
         hashing: Hashing | None = None,
     ) -> None:
-        """*domains* as ``mailbox_name`` takes them; a mapping is name to password.
+        """*accounts* are Account values, or a mapping of names to passwords.  *domains* as for ``mailbox_name``.
 
-        The accounts of *file* come behind the others, and ``refresh()`` looks whether it has changed.  *tokens* are
-        pairs of an account and a bearer token, *certificate_names* of a client certificate's name and an account.
+        The accounts of *file* follow the others, and ``refresh()`` reloads them when it has changed.  *tokens* are
+        pairs (account, bearer token), *certificate_names* pairs (name in a client certificate, account).
         """
         if isinstance(accounts, Mapping):
             accounts = [from_password(name, password) for name, password in accounts.items()]
@@ -112,23 +112,23 @@ class MemoryAccounts:
         self._certificate_names = [(written, self._owner(name)) for written, name in certificate_names]
         self._hashing = hashing or Hashing()
         self._decoy_key = secrets.token_bytes(32)
-        self._decoy_password = Plain(secrets.token_hex(32).encode())  # text, so that SCRAM keys can be derived from it
+        self._decoy_password = Plain(secrets.token_hex(32).encode())  # ASCII, so that SCRAM allows it
         self._salt_key: bytes | None = None
         self._begin()
 
     def _owner(self, text: str) -> str:
         name = mailbox_name(text, self._domains)
         if name is None or name not in self._accounts:
-            raise AccountsError(f"{text[:64]!a} is none of the accounts")
+            raise AccountsError(f"unknown account {text[:64]!a}")
         return name
 
     def _begin(self) -> None:
-        """What follows from the accounts as they are now."""
+        """Compute what depends on the current accounts."""
         credentials = [account.credential for account in self._accounts.values() if account.credential is not None]
         kinds = Counter(credential.kind for credential in credentials)
         self._kinds = tuple(kind for kind, _ in kinds.most_common())
-        # An unknown name is checked against a stored password of the commonest kind, whoever's it is: this costs
-        # exactly what it has to, and what comes out of it is not looked at.
+        # The password of an unknown name is checked against a stored one of the commonest kind, so that it takes
+        # exactly as long.  The result is ignored.
         self._decoy: Credential = next(
             (credential for credential in credentials if credential.kind == self._kinds[0]), self._decoy_password
         )
@@ -138,10 +138,10 @@ class MemoryAccounts:
         self._scram_decoy = self._make_scram_decoy(credentials)
 
     def _make_scram_decoy(self, credentials: list[Credential]) -> sasl.ScramDecoy:
-        """Salts for unknown names.  Where salts are stored they outlast the process, so these must, too.
+        """Return the source of salts for unknown names.
 
-        They are made from the first account that has some, so accounts that are added later leave them as they are, and
-        while the process runs nothing changes them.
+        Stored salts survive a restart, so the salts of unknown names must too.  They are derived from the first account
+        with a stored salt, so that adding accounts does not change them, and stay the same while the process runs.
         """
         stored = [credential.keys for credential in credentials if isinstance(credential, Scram)]
         if not stored:
@@ -154,28 +154,28 @@ class MemoryAccounts:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Canonical names in the order they were written."""
+        """Canonical names, in the configured order."""
         return tuple(self._accounts)
 
     @property
     def proofs(self) -> frozenset[Proof]:
-        """What every account can be proved by; tokens and certificates as soon as there is one."""
+        """The proofs that every account supports, and tokens or certificates if any account has one."""
         more = {Proof.TOKEN: self._tokens, Proof.CERTIFICATE: self._certificate_names}
         return self._proofs | {proof for proof, some in more.items() if some}
 
     @property
     def mixed(self) -> str | None:
-        """A warning when the time of a refusal tells accounts apart, None while all are stored alike."""
+        """A warning if the time of a failed login shows which names exist; None if all passwords are stored alike."""
         if len(self._kinds) < 2:
             return None
         return (
-            f"Passwords are stored in different ways ({'; '.join(self._kinds)}): how long a refusal takes tells which "
-            "names exist. Write all of them by one scheme, with mailauth passwd."
+            f"Passwords are stored with different schemes or costs ({'; '.join(self._kinds)}): the time of a failed "
+            "login shows which names exist. Use one scheme for all of them, with mailauth passwd."
         )
 
     @property
     def lacking(self) -> tuple[str, ...]:
-        """Sentences: which mechanisms are offered to nobody, since not every account has what they need."""
+        """One sentence for each group of mechanisms that is not offered because some account does not support it."""
         lacking = []
         if Proof.SECRET not in self._proofs:
             lacking.append(_NO_SECRETS)
@@ -191,19 +191,19 @@ class MemoryAccounts:
         try:
             written = await self._file.changed(at_once=at_once)
         except AccountsError as error:
-            return Changes(warnings=(f"{error}; the accounts stay as they were",))
+            return Changes(warnings=(f"{error}; the accounts are unchanged",))
         if written is None:
             return None
         before, lacking = self._accounts, self.lacking
         self._accounts, errors = collect([*self._fixed, *written], self._domains)
         for name, account in self._accounts.items():
             if name in before and account.credential == before[name].credential:
-                self._accounts[name] = before[name]  # what was derived from it is still good, and its salts stay
+                self._accounts[name] = before[name]  # keep its derived SCRAM keys and their salts
         self._begin()
         revoked = {name for name, account in before.items() if self._credential(name) is not account.credential}
         warnings = [
             *errors,
-            f"{self._file.path} has changed and was read again: {len(self._accounts)} accounts now",
+            f"reloaded {self._file.path}: {len(self._accounts)} accounts",
         ]
         warnings += (warning for warning in self.lacking if warning not in lacking)
         if self.mixed is not None:
@@ -226,17 +226,17 @@ class MemoryAccounts:
         credential = self._decoy if known is None else known
         to_check = prepared(password)
         if to_check is None:
-            return False  # whatever the name is: this tells nothing about it
+            return False  # for any name, so this shows nothing about it
         if credential.slow:
             right = await self._hashing.run(source, self._is_right, credential, known, to_check)
         else:
             right = self._is_right(credential, known, to_check)
-        # Meanwhile the accounts may have been read again: a password that was changed is right no more.
+        # The accounts may have been reloaded during the check; an old password is not accepted.
         return right and self._credential(name) is known
 
     @staticmethod
     def _is_right(credential: Credential, known: Credential | None, password: bytes) -> bool:
-        """Check *password* against *credential*, a decoy or not; right only for a *known* name."""
+        """Return whether *password* matches *credential* and the name is *known*."""
         return credential.check(password) and known is not None
 
     async def secret(self, name: str) -> bytes | None:
@@ -246,15 +246,15 @@ class MemoryAccounts:
     async def scram_keys(self, name: str, hash_name: str, source: LoginSource = LOCAL) -> sasl.ScramKeys:
         known = self._credential(name)
         if isinstance(known or self._decoy, Plain):
-            # Keys are derived once in each login, whether the name exists and whether they are there already: the time
-            # of a login must not tell which names have logged in before.
+            # Each login derives keys once, even if the name is unknown or has its keys already.  Otherwise the time
+            # of a login would show which names have logged in before.
             if isinstance(known, Plain) and not known.has_derived(hash_name):
                 await self._hashing.run(source, known.scram_keys, hash_name)
             else:
                 await self._hashing.run(source, self._decoy_password.derive, hash_name)
-        of_nobody = self._scram_decoy.keys(name, hash_name)  # made for a known name as well, so that both take as long
+        decoy = self._scram_decoy.keys(name, hash_name)  # for a known name too, so that both take the same time
         keys = None if known is None else known.scram_keys(hash_name)
-        return of_nobody if keys is None else keys
+        return decoy if keys is None else keys
 
     async def token_owner(self, token: bytes) -> str | None:
         digest = hashlib.sha256(token).digest()

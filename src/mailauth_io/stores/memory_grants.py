@@ -1,7 +1,4 @@
-"""Grants in memory: the core's table behind the Protocol that the shared stores have, too.
-
-Knows nothing but the table and a clock that never steps back.
-"""
+"""Grants in memory: ``mailauth.grants.GrantTable`` with the interface of the shared stores."""
 
 from __future__ import annotations
 
@@ -14,9 +11,9 @@ from ._grants import ActiveGrant
 
 
 class MemoryGrants:
-    """Grants that end with the process.
+    """Grants that are lost when the process ends.
 
-    Settings as those of GrantTable, which raises LocalProtocolError; *clock* gives seconds that never step back.
+    The settings are those of GrantTable, which raises LocalProtocolError.  *clock* is monotonic, in seconds.
     """
 
     def __init__(
@@ -63,7 +60,7 @@ class MemoryGrants:
         pass
 
     def _sweep(self) -> float:
-        """Each grant is swept once: cheap, and no task is needed for it."""
+        """Remove expired grants and return the time.  Each grant is removed once, so no separate task is needed."""
         now = self._clock()
         self._table.expire(now)
         return now

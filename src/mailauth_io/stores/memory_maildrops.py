@@ -1,6 +1,6 @@
-"""Maildrops in memory: they vanish with the process.
+"""Maildrops in memory, lost when the process ends.
 
-Knows canonical names; holds content against the budget that came with it, shared by its recipients to the last.
+The recipients of a message share its content, which stays charged to the memory budget until the last copy is deleted.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from .content import OVERHEAD, PIECE, ContentReader, MessageContent, with_crlf
 
 
 class _Copy:
-    """One recipient's copy: its own first lines, and content that others may hold too."""
+    """One recipient's copy of a message: its own trace lines, and content that may be shared."""
 
     def __init__(self, unique_id: str, head: bytes, content: MessageContent) -> None:
-        """Raises Full."""
+        """Raises BudgetExceeded."""
         self._cost = len(head) + OVERHEAD
         content.budget.take(self._cost)
         content.keep()
@@ -29,19 +29,19 @@ class _Copy:
 
     @property
     def message(self) -> pop3.Message:
-        """Its size is counted when a session first asks: whoever delivers does not wait for that."""
+        """The message.  Its size is computed when a session first needs it, so that delivery is not delayed."""
         if self._message is None:
             size = sum(map(len, with_crlf((self._head, *self._content.chunks))))
-            self._clean = size == len(self._head) + self._content.size  # each line end that is not CRLF adds to it
+            self._clean = size == len(self._head) + self._content.size  # each bare CR or LF adds one byte
             self._message = pop3.Message(size=size, unique_id=self._unique_id)
         return self._message
 
     def pieces(self) -> Iterator[bytes]:
-        """The message in pieces of about PIECE octets, with CRLF line ends."""
+        """Return the message in pieces of about PIECE bytes, with CRLF line ends."""
         return self._stored() if self._clean else with_crlf(self._stored())
 
     def _stored(self) -> Iterator[bytes]:
-        """As it came: the head is joined to what follows, a chunk too long is cut."""
+        """Yield the stored bytes: small chunks are joined, and chunks longer than PIECE are split."""
         held = self._head
         for chunk in self._content.chunks:
             if held and len(held) + len(chunk) > PIECE:
@@ -60,12 +60,12 @@ class _Copy:
 
 
 class MemoryMaildrops:
-    """Every name has a maildrop, empty at first.  Bounded by the budget of the content that is staged."""
+    """Every name has a maildrop, empty at first.  The memory is limited by the budget of the staged content."""
 
     def __init__(self) -> None:
         self._copies: dict[str, list[_Copy]] = {}
         self._open: set[str] = set()
-        # A client that remembers the unique-ids of an earlier process must not take our messages for those.
+        # Unique-ids must differ from those of an earlier process, which a client may still have stored.
         self._prefix = secrets.token_hex(8)
         self._count = 0
 

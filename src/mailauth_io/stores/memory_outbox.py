@@ -1,6 +1,6 @@
-"""The outbox in memory: relayed mail with its envelope, gone with the process.
+"""The outbox in memory: relayed mail with its envelopes, lost when the process ends.
 
-Knows nothing of where the mail should go next; whoever embeds the server reads ``messages`` and clears it.
+The program that embeds the server reads ``messages``, and calls ``clear()``.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from .content import OVERHEAD, Envelope, MessageContent
 
 @attrs.frozen(kw_only=True)
 class RelayedMessage:
-    """One message that waits to be sent on."""
+    """One message that waits to be sent."""
 
     envelope: Envelope
     head: bytes
-    """The trace lines that were put on top here."""
+    """The trace lines that this server has added at the top."""
     content: MessageContent
     cost: int
+    """Bytes charged to the budget in addition to *content*."""
 
     @property
     def data(self) -> bytes:
-        """The whole message, joined for this call."""
+        """The whole message, joined on each access."""
         return b"".join((self.head, *self.content.chunks))
 
     def release(self) -> None:
@@ -31,18 +32,18 @@ class RelayedMessage:
 
 
 class MemoryOutbox:
-    """Bounded by the budget of the content that is staged: once that is spent, mail is refused until ``clear()``."""
+    """Limited by the budget of the staged content: when it is used up, mail is refused until ``clear()``."""
 
     def __init__(self) -> None:
         self._messages: list[RelayedMessage] = []
 
     @property
     def messages(self) -> tuple[RelayedMessage, ...]:
-        """What was relayed so far, oldest first."""
+        """The relayed messages, oldest first."""
         return tuple(self._messages)
 
     def clear(self) -> None:
-        """Forget all messages and give their memory back."""
+        """Remove all messages and release their memory."""
         for message in self._messages:
             message.release()
         self._messages.clear()

@@ -1,6 +1,6 @@
-"""One name for one mailbox: the single function that login, delivery and grants all ask.
+"""The canonical name of a mailbox, used by login, delivery and grants alike.
 
-Knows the domains served here by being told them; knows no account, so a canonical name may still be nobody's.
+A canonical name is not necessarily the name of an account.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 NAME_RULE: Final = (
     "write letters, digits, '.', '_' and '-', at most 64, "
-    "beginning with a letter or digit, and behind '@' only a domain that is served here"
+    "starting with a letter or digit, and after '@' only a domain of this server"
 )
-"""The rule in words, for whoever writes a name down."""
+"""The rule for names, for error messages."""
 
 
 def mailbox_name(text: str, domains: Set[str]) -> str | None:
-    """The canonical name of the mailbox that *text* means, or None when it can mean none here.
+    """Return the canonical name of the mailbox *text*, or None if it is not a valid name on this server.
 
-    ``Alice`` and ``alice@EXAMPLE.test`` are both ``alice`` when ``example.test`` is among *domains* (lower case).
-    The pattern is matched before the case is folded, so that no letter outside ASCII can fold into one inside.
+    ``Alice`` and ``alice@EXAMPLE.test`` both become ``alice`` if ``example.test`` is in *domains* (lower case).  The
+    pattern is matched before the name is converted to lower case: some non-ASCII characters have an ASCII lower case.
     """
     name, at, domain = text.rpartition("@")
     if not at:

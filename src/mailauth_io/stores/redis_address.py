@@ -1,7 +1,4 @@
-"""Where a Redis is, as its URL says it.
-
-Knows the URL, and not the package ``redis``, which need not be there to read one.
-"""
+"""The address of a Redis server, parsed from a URL.  The package ``redis`` is not needed for this."""
 
 from __future__ import annotations
 
@@ -17,29 +14,29 @@ _RULE: Final = "write redis://HOST:PORT/DATABASE, rediss://HOST:PORT/DATABASE (T
 
 @attrs.frozen(kw_only=True)
 class RedisAddress:
-    """A Redis, and who one is to it.  Text of it has no password."""
+    """The address of a Redis server, and the credentials for it.  ``str()`` and ``repr()`` omit the password."""
 
     host: str = ""
     port: int = _PORT
     database: int = 0
     tls: bool = False
     path: str = ""
-    """Of a Unix socket; then host, port and TLS say nothing."""
+    """The path of a Unix socket.  If it is set, *host*, *port*, *database* and *tls* are ignored."""
     username: str | None = None
     password: str | None = attrs.field(default=None, repr=False)
 
     @classmethod
     def read(cls, url: str) -> RedisAddress:
-        """What *url* means.  Raises ValueError for one that is none, and does not quote it."""
+        """Parse *url*.  Raises ValueError, which does not quote the URL, if it is invalid."""
         with contextlib.suppress(ValueError):
             parts = urllib.parse.urlsplit(url)
-            who: dict[str, Any] = {
+            credentials: dict[str, Any] = {
                 "username": urllib.parse.unquote(parts.username) if parts.username else None,
                 "password": urllib.parse.unquote(parts.password) if parts.password else None,
             }
             if not (parts.query or parts.fragment):
                 if parts.scheme == "unix" and parts.path and not parts.hostname:
-                    return cls(path=urllib.parse.unquote(parts.path), **who)
+                    return cls(path=urllib.parse.unquote(parts.path), **credentials)
                 if parts.scheme in ("redis", "rediss") and parts.hostname:
                     database = parts.path.removeprefix("/") or "0"
                     if database.isascii() and database.isdecimal():
@@ -48,7 +45,7 @@ class RedisAddress:
                             port=_PORT if parts.port is None else parts.port,
                             database=int(database),
                             tls=parts.scheme == "rediss",
-                            **who,
+                            **credentials,
                         )
         raise ValueError(_RULE)
 

@@ -1,8 +1,7 @@
-"""Grants in Redis, for the servers of several hosts.
+"""Grants in Redis 5 or later, for servers on several hosts.
 
-Knows Redis 5 or later, by the package ``redis``; both loops ask it in threads.  Each act is one script, so it happens
-as a whole, and the only clock is that of Redis.  A grant that would still live longer than the lifetime was made before
-that clock stepped back, and counts as expired.
+Each operation is one Lua script, run in a thread, so it is atomic, and the only clock is that of Redis.  A grant that
+expires later than now plus the lifetime was made before the clock stepped back, and counts as expired.
 """
 
 from __future__ import annotations
@@ -26,22 +25,22 @@ Script = Callable[..., Any]
 
 _MICRO: Final = 1_000_000
 _LONGEST: Final = 1e9
-"""Seconds; scores are doubles, and count microseconds exactly up to the year 2255."""
+"""Maximum lifetime in seconds.  Scores are doubles, which hold microseconds exactly up to the year 2255."""
 
 SILENCE: Final = 0.75 * TIMEOUT
-"""Seconds for one answer of Redis; less than the patience, so that its thread ends before it is given up."""
+"""Seconds to wait for one reply of Redis: less than the timeout of the call, so that its thread ends first."""
 
 _KEEPALIVE: Final = {
     getattr(socket, name): seconds
     for name, seconds in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20))
     if hasattr(socket, name)
 }
-"""What lies between may forget a connection that is idle for minutes; this keeps it, or finds out in time."""
+"""Keepalive settings: a NAT or firewall may drop a connection that is idle for minutes."""
 
-_ALL: Final = "{mailauth}:grants"  # the braces keep all keys together where Redis is a cluster
+_ALL: Final = "{mailauth}:grants"  # the hash tag in braces puts all keys into one slot of a Redis cluster
 
-# Three sorted sets, each by expiry, which is the order of the logins: every grant, those at an address, those of an
-# identity.  Each ends by itself with the last grant in it.
+# Three kinds of sorted sets: all grants, the grants at an address, the grants of an identity.  Each is sorted by
+# expiry, which is the order of the logins, and expires with its last grant.
 _BEGIN: Final = f"""
 local all, at, of = '{_ALL}', '{{mailauth}}:at:', '{{mailauth}}:of:'
 local time = redis.call('TIME')
@@ -70,8 +69,8 @@ local function sweep()
 end
 """
 
-# A grant counts while both its address and its identity know it.  Were the one forgotten, as Redis may be told to do
-# when memory is short, the other could not be revoked any more.
+# A grant counts only while it is in both sets, of its address and of its identity.  Redis may evict one of the sets
+# when memory is short, and a grant that is missing from the set of its identity could not be revoked.
 _FIND: Final = """
 local address = ARGV[2]
 local highest = redis.call('ZREVRANGE', all, 0, 0, 'WITHSCORES')[2]
@@ -103,9 +102,9 @@ redis.call('ZADD', of .. identity, text(last), address)
 for _, other in ipairs(redis.call('ZRANGE', at .. address, 0, -1 - identities)) do
     drop(address, other)
 end
-local beyond = redis.call('ZCARD', all) - maximum
-if beyond > 0 then
-    drop_each(redis.call('ZRANGE', all, 0, math.min(beyond, SWEPT_AT_ONCE) - 1))
+local excess = redis.call('ZCARD', all) - maximum
+if excess > 0 then
+    drop_each(redis.call('ZRANGE', all, 0, math.min(excess, SWEPT_AT_ONCE) - 1))
 end
 for _, key in ipairs({all, at .. address, of .. identity}) do
     redis.call('PEXPIRE', key, text(math.ceil(ARGV[1] / 1000)))
@@ -115,32 +114,32 @@ return redis.call('ZCARD', at .. address)
 
 _REVOKE_IDENTITY: Final = """
 local identity, until_ = ARGV[2], last - ARGV[3]
-local lived = 0
+local active = 0
 local there = redis.call('ZRANGEBYSCORE', of .. identity, '-inf', text(until_), 'WITHSCORES')
 for place = 1, #there, 2 do
     if tonumber(there[place + 1]) > now then
-        lived = lived + 1
+        active = active + 1
     end
     drop(there[place], identity)
 end
-return lived
+return active
 """
 
 _REVOKE_ADDRESS: Final = """
 local address = ARGV[2]
-local lived = redis.call('ZCOUNT', at .. address, '(' .. text(now), text(last))
+local active = redis.call('ZCOUNT', at .. address, '(' .. text(now), text(last))
 for _, identity in ipairs(redis.call('ZRANGE', at .. address, 0, -1)) do
     drop(address, identity)
 end
-return lived
+return active
 """
 
 
 class RedisGrants:
-    """The grants in the Redis at *address*.
+    """Grants in the Redis server at *address*.
 
-    *password* is that for Redis, unless the address has it.  Further settings as those of GrantTable, which raises
-    LocalProtocolError; they must be the same on all servers.  Nothing is asked before the first call.
+    *password* is used instead of the one in *address*, if given.  The other settings are those of GrantTable, which
+    raises LocalProtocolError.  They must be the same on all servers.  The first call connects to Redis.
     """
 
     def __init__(
@@ -153,7 +152,7 @@ class RedisGrants:
         identities_per_address: int = IDENTITIES_PER_ADDRESS,
         max_grants: int = MAX_GRANTS,
     ) -> None:
-        # GrantTable knows which settings are right.
+        # GrantTable checks the settings.
         GrantTable(
             lifetime=lifetime,
             ipv6_prefix=ipv6_prefix,
@@ -161,7 +160,7 @@ class RedisGrants:
             max_grants=max_grants,
         )
         if lifetime > _LONGEST:
-            raise GrantsError("Redis cannot keep a grant for thirty years")
+            raise GrantsError("the lifetime of grants in Redis must be at most 1,000,000,000 seconds")
         self._lifetime = round(lifetime * _MICRO)
         self._prefix = ipv6_prefix
         self._identities = identities_per_address
@@ -179,7 +178,7 @@ class RedisGrants:
         return None if found is None else Grant(key, found[0].decode(), int(found[1]) / _MICRO)
 
     async def grant(self, address: str, identity: str) -> int:
-        grant = Grant(self._key(address), identity, 0.0)  # which refuses an identity that is none
+        grant = Grant(self._key(address), identity, 0.0)  # raises for an empty identity
         return await self._executor.run(self._grant, str(grant.address), grant.identity)
 
     async def revoke_identity(self, identity: str, older_than: float = 0.0) -> int:
@@ -190,7 +189,7 @@ class RedisGrants:
         return int(await self._executor.run(self._run, self._revoke_address_script, self._key(address)))
 
     async def active(self) -> list[ActiveGrant]:
-        return await _loops.current().in_thread(self._living)  # a million take longer than the patience
+        return await _loops.current().in_thread(self._living)  # a million grants take longer than the timeout
 
     def close(self) -> None:
         self._redis.connection_pool.disconnect()
@@ -212,12 +211,12 @@ class RedisGrants:
         return seconds * _MICRO + microseconds
 
     def _silence(self) -> TimeoutError:
-        """The idle connections are as old as the one that was silent: whatever has cut it off has cut off them."""
+        """Close the idle connections, which are probably dead too, and return the error to raise."""
         self._redis.connection_pool.disconnect(inuse_connections=False)
         return TimeoutError()
 
     def _grant(self, address: str, identity: str) -> int:
-        """The time goes along, so that Redis, should it have slept meanwhile, does not obey what nobody waits for."""
+        """Store a grant.  The script gets the time of the call, and does nothing if it runs after the timeout."""
         asked = self._time()
         timeout = round(TIMEOUT * _MICRO)
         identities = self._run(self._grant_script, address, identity, self._identities, self._maximum, asked, timeout)
@@ -238,11 +237,11 @@ class RedisGrants:
 
 
 def _pool(address: RedisAddress, password: str | None) -> redis.ConnectionPool:
-    """As many connections as there are threads; each wait on one is bounded, and nothing is tried twice."""
+    """Return a pool with one connection per thread, timeouts on each operation, and no retries."""
     options: dict[str, Any] = {
         "username": address.username,
         "password": password or address.password,
-        "protocol": 2,  # nothing here needs the other, and connecting takes a round trip less
+        "protocol": 2,  # RESP3 is not needed, and costs another round trip per connection
         "socket_timeout": SILENCE,
         "max_connections": THREADS,
         "retry": Retry(NoBackoff(), 0),

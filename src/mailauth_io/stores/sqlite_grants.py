@@ -1,8 +1,8 @@
-"""Grants in a file, for the processes of one host: SQLite with a write-ahead log, so that no lookup waits for a login.
+"""Grants in a SQLite file, for several processes on one host.
 
-Knows files, SQL and the wall clock, which all processes and the next start share.  It may step: a grant that would
-still live longer than the lifetime was made before the clock stepped back, and counts as expired.  Everything that
-blocks runs in threads; a grant is committed before ``grant()`` returns.
+The file has a write-ahead log, so that no lookup waits for a login.  Times are wall-clock times, since all processes
+share them and they survive a restart.  A grant that expires later than now plus the lifetime was made before the clock
+stepped back, and counts as expired.  Blocking calls run in threads; a grant is committed before ``grant()`` returns.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ._bounded_executor import BoundedExecutor
 from ._grants import SWEPT_AT_ONCE, TIMEOUT, ActiveGrant, GrantsError
 
 BUSY: Final = 0.5 * TIMEOUT
-"""Seconds that a login waits while another process writes; less than the patience, so that lookups are asked on."""
+"""Seconds that a login waits for another process's write: less than the timeout, so that lookups continue."""
 
-_APPLICATION: Final = 0x6D616772  # "magr": whose file it is (PRAGMA application_id)
+_APPLICATION: Final = 0x6D616772  # "magr", for PRAGMA application_id
 _VERSION: Final = 1
-# The order of the numbers is the order of the logins.  The triggers count: COUNT(*) would walk the table.
+# Grants are numbered in the order of the logins.  Triggers count the grants, since COUNT(*) scans the table.
 _SCHEMA: Final = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS grants (
@@ -49,10 +49,11 @@ COMMIT;
 
 
 class SqliteGrants:
-    """The grants in the file at *path*, 0600, in a directory that exists.
+    """Grants in the SQLite file at *path*.  It is created with mode 0600; its directory must exist.
 
-    Settings as those of GrantTable, which raises LocalProtocolError; they must be the same in all processes.  *clock*
-    gives seconds since 1970.  Raises GrantsError when the file is none of ours, or open to others.
+    The settings are those of GrantTable, which raises LocalProtocolError.  They must be the same in all processes.
+    *clock* returns seconds since 1970.  Raises GrantsError if the file is not a grants database, or if other users can
+    access it.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class SqliteGrants:
         max_grants: int = MAX_GRANTS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        # GrantTable knows which settings are right.
+        # GrantTable checks the settings.
         GrantTable(
             lifetime=lifetime,
             ipv6_prefix=ipv6_prefix,
@@ -86,15 +87,15 @@ class SqliteGrants:
                 _claim(path)
                 self._idle.put(_connect(path))
         except OSError as error:
-            raise GrantsError(f"{path} cannot keep grants: {error.strerror}") from error
+            raise GrantsError(f"cannot store grants in {path}: {error.strerror}") from error
         except sqlite3.Error as error:
-            raise GrantsError(f"{path} cannot keep grants: {error}") from error
+            raise GrantsError(f"cannot store grants in {path}: {error}") from error
 
     async def find(self, address: str) -> Lookup:
         return await self._executor.run(self._find, self._key(address))
 
     async def grant(self, address: str, identity: str) -> int:
-        grant = Grant(self._key(address), identity, 0.0)  # which refuses an identity that is none
+        grant = Grant(self._key(address), identity, 0.0)  # raises for an empty identity
         return await self._executor.run(self._grant, str(grant.address), grant.identity, time.monotonic())
 
     async def revoke_identity(self, identity: str, older_than: float = 0.0) -> int:
@@ -104,7 +105,7 @@ class SqliteGrants:
         return await self._executor.run(self._revoke, "address", self._key(address), 0.0)
 
     async def active(self) -> list[ActiveGrant]:
-        return await _loops.current().in_thread(self._living)  # a million take longer than the patience
+        return await _loops.current().in_thread(self._living)  # a million grants take longer than the timeout
 
     def close(self) -> None:
         self._closed = True
@@ -121,10 +122,11 @@ class SqliteGrants:
                 "SELECT identity, expires FROM grants WHERE address = ? ORDER BY number DESC", (address,)
             ).fetchall()
             (highest,) = connection.execute("SELECT MAX(expires) FROM grants").fetchone()
-            # After the rows: one that another process commits in between would seem to come from the future.
+            # Read the clock after the rows: a grant that another process commits in between would otherwise seem to
+            # come from the future.
             now = self._clock()
             if highest is not None and highest > now + self._lifetime:
-                with _writing(connection):  # or those rows would live again when the clock is back where it was
+                with _writing(connection):  # else these grants would become active when the clock has caught up
                     self._sweep(connection, self._clock())
         for identity, expires in rows:
             if now < expires <= now + self._lifetime:
@@ -133,9 +135,9 @@ class SqliteGrants:
 
     def _grant(self, address: str, identity: str, asked: float) -> int:
         with self._connection() as connection, _writing(connection):
-            now = self._clock()  # nobody else can write any more
+            now = self._clock()  # inside the transaction, so that no other process writes in between
             if time.monotonic() - asked > TIMEOUT:
-                raise TimeoutError  # whoever logged in was told so, and the login is no longer a recent one
+                raise TimeoutError  # the caller has given up already, and the lifetime counts from the login
             self._sweep(connection, now)
             connection.execute("DELETE FROM grants WHERE address = ? AND identity = ?", (address, identity))
             connection.execute(
@@ -165,18 +167,18 @@ class SqliteGrants:
 
     def _revoke(self, column: str, value: str, older_than: float) -> int:
         with self._connection() as connection:
-            connection.execute("PRAGMA synchronous = FULL")  # a revocation outlasts a power cut; a login need not
+            connection.execute("PRAGMA synchronous = FULL")  # a revocation must survive a power cut; a grant need not
             try:
                 with _writing(connection):
                     now = self._clock()
                     which, values = f"{column} = ? AND expires <= ?", (value, now + self._lifetime - older_than)
-                    (lived,) = connection.execute(
+                    (active,) = connection.execute(
                         f"SELECT COUNT(*) FROM grants WHERE {which} AND expires > ?", (*values, now)
                     ).fetchone()
                     connection.execute(f"DELETE FROM grants WHERE {which}", values)
             finally:
                 connection.execute("PRAGMA synchronous = NORMAL")
-        return int(lived)
+        return int(active)
 
     def _living(self) -> list[ActiveGrant]:
         with self._connection() as connection:
@@ -197,7 +199,7 @@ class SqliteGrants:
         try:
             yield connection
         except BaseException:
-            connection.close()  # it may be what is broken
+            connection.close()  # the connection itself may be broken
             raise
         if self._closed:
             connection.close()
@@ -207,7 +209,7 @@ class SqliteGrants:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time: those that start together must not make the same file at once."""
+    """Lock *folder*, so that processes that start together do not create the same file at once."""
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(number, fcntl.LOCK_EX)
@@ -217,9 +219,9 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _claim(path: Path) -> None:
-    """Make *path*, or see that it is for its owner alone.  Raises GrantsError and OSError.
+    """Create *path*, or check that only its owner can access it.  Raises GrantsError or OSError.
 
-    A file that is there is not opened: closing it would end the locks of every connection in this process.
+    An existing file is not opened: closing it would release the locks of all SQLite connections of this process.
     """
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -228,12 +230,12 @@ def _claim(path: Path) -> None:
 
 
 def check_file(path: Path) -> None:
-    """See that the file at *path*, which is there, is for its owner alone.  Raises GrantsError and OSError."""
+    """Check that *path* is a regular file that only its owner can access.  Raises GrantsError or OSError."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
-        raise GrantsError(f"{path} is no plain file")
+        raise GrantsError(f"{path} is not a regular file; use another path")
     if mode & 0o077:
-        raise GrantsError(f"{path} is open to others than its owner; say: chmod 600 {path}")
+        raise GrantsError(f"{path} must not be accessible to others; run: chmod 600 {path}")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -242,16 +244,16 @@ def _connect(path: Path) -> sqlite3.Connection:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
         if application != _APPLICATION and tables:
-            raise GrantsError(f"{path} is the database of another program")
+            raise GrantsError(f"{path} is the database of another program; use another file")
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
-            raise GrantsError(f"{path} cannot be shared by several processes: there is no write-ahead log on this disk")
+            raise GrantsError(f"{path} is on a file system that does not support a write-ahead log; use a local disk")
         connection.execute("PRAGMA synchronous = NORMAL")
         if not tables:
             connection.executescript(_SCHEMA)
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version != _VERSION:
-            raise GrantsError(f"{path} was written by another version of mailauth: end its servers and remove it")
+            raise GrantsError(f"{path} was written by another version of mailauth; stop its servers and remove it")
     except BaseException:
         connection.close()
         raise
@@ -260,7 +262,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def _writing(connection: sqlite3.Connection) -> Iterator[None]:
-    """One transaction, which no other process can come between."""
+    """Run the body in one write transaction, which excludes other writers."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
