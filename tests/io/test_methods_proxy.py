@@ -1,4 +1,4 @@
-"""The recording proxy: every octet passes unchanged, every octet is kept, and the server sees the client's address."""
+"""The recording proxy forwards and records all bytes unchanged, and the server sees the client's address."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mailauth_io.cli.methods.proxy import RecordingProxy
 
 @contextmanager
 def server(serve: Callable[[socket.socket, str], None]) -> Iterator[int]:
-    """A listener on loopback that gives its one connection to *serve*."""
+    """Listen on loopback, and pass the only connection to *serve*.  Yields the port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def accept() -> None:
@@ -39,10 +39,10 @@ def read_all(connection: socket.socket) -> bytes:
 
 def test_every_octet_passes_and_is_kept() -> None:
     question, answer = bytes(range(256)) * 4096, bytes(range(255, -1, -1)) * 4096
-    heard: list[bytes] = []
+    received: list[bytes] = []
 
     def serve(connection: socket.socket, address: str) -> None:
-        heard.append(read_all(connection))
+        received.append(read_all(connection))
         connection.sendall(answer)
 
     with server(serve) as port, RecordingProxy("127.0.0.1", port) as proxy:
@@ -52,7 +52,7 @@ def test_every_octet_passes_and_is_kept() -> None:
             assert read_all(client) == answer
         proxy.close()
         (conversation,) = proxy.record
-    assert heard == [question]
+    assert received == [question]
     assert (conversation.from_client, conversation.from_server) == (question, answer)
 
 
@@ -82,7 +82,7 @@ def test_the_end_that_the_server_makes_reaches_the_client() -> None:
 
 def test_a_server_that_is_not_there_ends_the_connection() -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # nobody else gets the port, and nobody listens on it
+        taken.bind(("127.0.0.1", 0))  # reserves a port without listening on it
         with RecordingProxy("127.0.0.1", taken.getsockname()[1]) as proxy, connect(proxy.port) as client:
             assert client.recv(1) == b""
         assert proxy.record == []

@@ -1,4 +1,4 @@
-"""Reading a record: what is readable, in which form, and what only TLS or a digest can hide."""
+"""Searching a record of network traffic: what is readable, in which form, and what TLS or a digest hides."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def test_words_cut_by_nothing_but_segments_are_still_one_stream() -> None:
     assert look_for(b"open sesame", said(b"PASS open " + b"sesame\r\n")) is Seen.CLEAR
 
 
-@pytest.mark.parametrize("in_front", [b"", b"a", b"bc", b"def"])
-@pytest.mark.parametrize("behind", [b"", b"z", b"yx", b"wvu"])
-def test_words_inside_a_token_are_seen_at_every_alignment(in_front: bytes, behind: bytes) -> None:
-    line = b"334 " + token(in_front + b"alice" + behind) + b"\r\n"
+@pytest.mark.parametrize("before", [b"", b"a", b"bc", b"def"])
+@pytest.mark.parametrize("after", [b"", b"z", b"yx", b"wvu"])
+def test_words_inside_a_token_are_seen_at_every_alignment(before: bytes, after: bytes) -> None:
+    line = b"334 " + token(before + b"alice" + after) + b"\r\n"
     assert look_for(b"alice", said(line)) is Seen.BASE64
 
 
@@ -52,7 +52,7 @@ def test_a_token_is_found_wherever_it_starts_in_a_run(glued: bytes) -> None:
 
 
 def test_each_field_of_plain_is_seen() -> None:
-    """RFC 4616 section 2: NUL stands between the fields."""
+    """RFC 4616 section 2: the fields are separated by NUL."""
     record = said(b"AUTH PLAIN " + token(b"\0alice\0open sesame") + b"\r\n")
     assert look_for(b"alice", record) is Seen.BASE64
     assert look_for_secret(b"open sesame", record) is Seen.BASE64
@@ -76,7 +76,7 @@ def test_what_is_nowhere_outside_tls_was_not_seen() -> None:
 
 
 def test_apop_digest_stands_for_the_password() -> None:
-    """The vector of RFC 1939 section 7."""
+    """The example of RFC 1939 section 7."""
     record = said(
         b"APOP mrose c4c9334bac560ecc979e58001b3e22fb\r\n",
         b"+OK POP3 server ready <1896.697170952@dbc.mtview.ca.us>\r\n",
@@ -86,7 +86,7 @@ def test_apop_digest_stands_for_the_password() -> None:
 
 
 def test_cram_md5_digest_stands_for_the_password() -> None:
-    """The vector of RFC 2195 section 2."""
+    """The example of RFC 2195 section 2."""
     record = said(
         token(b"tim b913a602c7eda7a495b4e6e7334d3890") + b"\r\n",
         b"334 " + token(b"<1896.697170952@postoffice.reston.mci.net>") + b"\r\n",
@@ -129,8 +129,8 @@ def test_what_was_said_before_the_upgrade_is_seen() -> None:
 
 
 def test_clear_text_after_the_handshake_is_no_tls() -> None:
-    behind = CLIENT_HELLO + APPLICATION_DATA + b"MAIL FROM:<x@y>\r\n"
-    assert not all_in_tls([Conversation(from_client=behind, from_server=SERVER_HELLO)])
+    mixed = CLIENT_HELLO + APPLICATION_DATA + b"MAIL FROM:<x@y>\r\n"
+    assert not all_in_tls([Conversation(from_client=mixed, from_server=SERVER_HELLO)])
 
 
 def test_one_conversation_in_clear_is_not_all_in_tls() -> None:

@@ -1,6 +1,6 @@
-"""``mailauth methods``: the seven ways to submit mail, at work on real sockets, and what a listener would have seen.
+"""``mailauth methods``: run the seven ways to submit mail on real sockets, and show what an eavesdropper could read.
 
-``rows`` says which there are, ``measure`` goes through one, ``judge`` compares with ``expected``, ``report`` prints.
+``rows`` lists the methods, ``measure`` runs one, ``judge`` compares it with ``expected``, and ``report`` prints it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .report import as_json as to_json, table
 from .rows import Row
 
 AT_ONCE: Final = 4
-"""Loops that run side by side, each in a thread with a server pair of its own: what one waits for, another uses."""
+"""Number of rows that run in parallel, each in a thread with its own servers."""
 
 
 def main(loops: Sequence[str], *, as_json: bool, bench: Bench | None = None) -> int:
-    """Run all rows of *bench* on *loops* and print them: 0 when every row came out as the table says, else 1.
+    """Run all rows of *bench* on *loops* and print them.  Returns 0 if every row is as expected, else 1.
 
-    Raises Complaint when a package is missing.
+    Raises ConfigError if a package is missing.
     """
     try:
         for name in loops:
@@ -40,7 +40,7 @@ def main(loops: Sequence[str], *, as_json: bool, bench: Bench | None = None) -> 
 
 
 def prove(bench: Bench, loops: Sequence[str]) -> list[Outcome]:
-    """Every row of *bench* on every loop, in the order of the table."""
+    """Run every row of *bench* on every loop.  Returns the outcomes in the order of the table."""
     work = [(row, loop) for row in bench.rows for loop in loops]
     with ThreadPoolExecutor(AT_ONCE, "row") as threads:
         return list(threads.map(lambda each: _outcome(bench, *each), work))
@@ -54,8 +54,8 @@ def _outcome(bench: Bench, row: Row, loop: str) -> Outcome:
             measured[clients.name] = _measure(bench, row, loop, clients)
         except StepFailed as failed:
             troubles.append(f"with {clients.name}, {failed}")
-        except Exception as error:  # whatever it was, the other rows shall be seen
-            troubles.append(f"with {clients.name}, it broke off: {error!r}")
+        except Exception as error:  # the other rows must still run
+            troubles.append(f"with {clients.name}, unexpected error: {error!r}")
     outcome = judge(row, loop, measured)
     if troubles:
         return Outcome(row=row, loop=loop, columns=outcome.columns, trouble="; ".join(troubles))

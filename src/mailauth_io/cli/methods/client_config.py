@@ -1,7 +1,4 @@
-"""What a client needs to know before it sets out, and what the two kinds of clients have in common.
-
-Values only: no socket, and no idea of what the server will say.
-"""
+"""The configuration of a client, and the protocol that both kinds of clients implement."""
 
 from __future__ import annotations
 
@@ -14,35 +11,35 @@ import attrs
 from .rows import Login, TlsMode
 
 HOST: Final = "127.0.0.1"
-"""Where the servers listen, and where clients come from unless told otherwise."""
+"""The address of the servers, and the default address of the clients."""
 
 CLIENT_NAME: Final = "client.test"
-SENDER: Final = "sender@elsewhere.test"
+SENDER: Final = "sender@remote.test"
 
 TIMEOUT: Final = 10.0
 """Seconds that a client waits for a reply before its step counts as failed."""
 
 
 class ClientFailed(Exception):
-    """The client got no further: refused where it must not be, the connection lost, an offer missing."""
+    """The client cannot continue: a command was rejected, the connection was lost, or an extension is missing."""
 
 
 class AuthenticationRejected(ClientFailed):
-    """The server did not take the credentials."""
+    """The server rejected the credentials."""
 
 
 class ServerNotProved(ClientFailed):
-    """The client hung up during the handshake: no authority that it trusts has signed the server's certificate."""
+    """The client aborted the TLS handshake: the server's certificate is not signed by a trusted CA."""
 
 
 @attrs.frozen(kw_only=True)
 class ClientConfig:
-    """Whom to visit and how."""
+    """The server to connect to, the connection mode, and the credentials."""
 
     smtp: int
-    """The port for SMTP on HOST."""
+    """The SMTP port on HOST."""
     pop3: int
-    """The port for POP3 on HOST."""
+    """The POP3 port on HOST."""
     tls_mode: TlsMode
     login: Login
     name: str
@@ -51,19 +48,19 @@ class ClientConfig:
 
 
 class Clients(Protocol):
-    """One kind of clients; both come back with plain values, so that the steps are written once."""
+    """One kind of client.  The results are plain values, so that the steps are the same for both kinds."""
 
     @property
     def name(self) -> str:
-        """What the report calls them."""
+        """The name in the report."""
 
     def submit(
         self, client_config: ClientConfig, *, recipient: str, content: bytes, authenticate: bool, source: str = HOST
     ) -> Awaitable[int]:
-        """Try to hand over one message by SMTP: the code of the reply that decided, 250 when it was taken.
+        """Submit one message by SMTP.  Returns the code of the last reply: 250 if the message was accepted.
 
-        *authenticate*: log in by AUTH first.  *source* is the client's own address.  Raises ClientFailed.
+        With *authenticate*, log in with AUTH first.  *source* is the client's address.  Raises ClientFailed.
         """
 
     def collect(self, client_config: ClientConfig) -> Awaitable[bytes]:
-        """Log in by POP3, retrieve the newest message, quit; the message whole.  Raises ClientFailed."""
+        """Log in by POP3, retrieve the newest message, and quit.  Returns the whole message.  Raises ClientFailed."""

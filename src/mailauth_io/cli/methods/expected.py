@@ -1,6 +1,6 @@
-"""What each method must look like: the table of the design, written down by hand.
+"""The expected columns of each method, written by hand.
 
-Read by the judge alone.  Nothing that measures may import this module (a test looks).
+Only ``judge`` may import this module; a test checks this.
 """
 
 from __future__ import annotations
@@ -19,4 +19,4 @@ EXPECTED: Final[Mapping[int, Columns]] = {
     6: Columns("SMTP server", "clear (base64)", "digest", "clear", "nothing"),
     7: Columns("SMTP server", "TLS", "TLS", "TLS", "certificate"),
 }
-"""By the number of the method: one expectation for all the ways and mechanisms it is shown with."""
+"""The columns by method number: the same for all TLS modes and mechanisms of a method."""

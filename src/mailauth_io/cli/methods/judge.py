@@ -1,7 +1,4 @@
-"""The judge: do the measured columns say what the table of the design says?
-
-The only module that sees both.
-"""
+"""Compare the measured columns with the expected ones."""
 
 from __future__ import annotations
 
@@ -15,10 +12,10 @@ from .rows import Row
 
 
 def judge(row: Row, loop: str, measured: Mapping[str, Columns]) -> Outcome:
-    """The outcome of a row that every kind of clients got through; *measured* is by the name of the kind."""
+    """Return the outcome of a row.  *measured* holds the columns by the name of the kind of client."""
     expected = attrs.asdict(EXPECTED[row.number])
     troubles = [
-        f"{title(column)} is {value!r} with {clients}, where the table says {expected[column]!r}"
+        f"{title(column)} is {value!r} with {clients}, expected {expected[column]!r}"
         for clients, columns in measured.items()
         for column, value in attrs.asdict(columns).items()
         if value != expected[column]
@@ -30,5 +27,5 @@ def judge(row: Row, loop: str, measured: Mapping[str, Columns]) -> Outcome:
 
 
 def title(column: str) -> str:
-    """A column's name as the design writes it."""
+    """Return the heading of a column."""
     return column.replace("_", " ")

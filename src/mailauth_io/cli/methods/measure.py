@@ -1,7 +1,4 @@
-"""One row with one kind of clients: a server pair of its own, the steps in order, and what the wire then shows.
-
-Knows the steps and how to read the outcome; does not know what the table says and never asks.
-"""
+"""Run one row with one kind of client on its own servers, and measure what is visible on the wire."""
 
 from __future__ import annotations
 
@@ -29,12 +26,12 @@ from .wire import Conversation, look_for, look_for_secret
 LIFETIME: Final = 1800.0
 OTHER_HOST: Final = "127.0.0.2"
 DOMAIN: Final = "example.test"
-LOCAL: Final = f"postmaster@{DOMAIN}"  # an alias of the account, so that the path itself does not tell its name
-REMOTE_ADDRESS: Final = "friend@elsewhere.test"
+LOCAL: Final = f"postmaster@{DOMAIN}"  # an alias of the account, so that RCPT does not show the account name
+REMOTE_ADDRESS: Final = "friend@remote.test"
 
 
 class Clock:
-    """A clock that moves only when told to."""
+    """A clock that is moved by hand."""
 
     def __init__(self) -> None:
         self._now = 1_000_000.0
@@ -43,7 +40,7 @@ class Clock:
         return self._now
 
     def move(self, seconds: float) -> None:
-        """Let *seconds* pass."""
+        """Advance the clock by *seconds*."""
         self._now += seconds
 
 
@@ -57,21 +54,21 @@ def _running(
 
 
 class ReadableOutbox(stores.Outbox, Protocol):
-    """An outbox that can be looked into."""
+    """An outbox whose messages can be read."""
 
     @property
     def messages(self) -> tuple[stores.RelayedMessage, ...]:
-        """What was relayed, oldest first."""
+        """The relayed messages, oldest first."""
 
 
 @attrs.frozen(kw_only=True)
 class Bench:
-    """Everything that the rows run with; a test puts a broken piece in and must see a row fail."""
+    """The parts that the rows run with.  A test can replace one with a broken part, and check that a row fails."""
 
     certificate: TemporaryCertificate
-    """The server's."""
+    """The certificate of the server."""
     another: TemporaryCertificate
-    """Of an authority that has nothing to do with the server."""
+    """A certificate from another CA."""
     running: Running = _running
     accounts: Callable[[Mapping[str, bytes]], stores.Accounts] = stores.MemoryAccounts
     grants: Callable[[float, Clock], stores.Grants] = lambda lifetime, clock: stores.MemoryGrants(
@@ -83,7 +80,7 @@ class Bench:
 
 
 async def measure(row: Row, clients: Clients, bench: Bench) -> Columns:
-    """Go through the steps of *row*.  Raises StepFailed at the first that does not come out."""
+    """Run the steps of *row*, and return its columns.  Raises StepFailed at the first step that fails."""
     trial = _Trial(row, clients, bench)
     async with bench.running(trial.config, trial.stores, trial.clock) as running, trial.recorded(running):
         await trial.go()
@@ -92,13 +89,13 @@ async def measure(row: Row, clients: Clients, bench: Bench) -> Columns:
 
 class _Trial:
     def __init__(self, row: Row, clients: Clients, bench: Bench) -> None:
-        # Made up anew each time, and long: chance puts none of them into ciphertext or a challenge.
+        # Random and long, so that none of them occurs by chance in ciphertext or in a challenge.
         self._name = f"walter-{secrets.token_hex(6)}"
         self._password = f"open sesame {secrets.token_hex(6)}"
         self._passage = f"Meet me where the chestnut tree stood, {secrets.token_hex(6)}."
         self._row, self._clients, self._bench = row, clients, bench
         self._implicit = row.tls_mode is TlsMode.IMPLICIT
-        self._messages: list[bytes] = []  # what was taken for sending on
+        self._messages: list[bytes] = []  # accepted for remote recipients
         self._record: list[Conversation] = []
         self._proved = False
         self.clock = Clock()
@@ -125,7 +122,7 @@ class _Trial:
 
     @asynccontextmanager
     async def recorded(self, running: server.RunningServer) -> AsyncIterator[None]:
-        """All that clients say goes through recording proxies; behind it the record is whole."""
+        """Route all clients through recording proxies.  The record is complete when the context ends."""
         ports = (running.smtps, running.pop3s) if self._implicit else (running.smtp, running.pop3)
         proxies = [RecordingProxy(HOST, port) for port in ports if port is not None]
         self._client_config = ClientConfig(
@@ -141,7 +138,7 @@ class _Trial:
             yield
         finally:
             for proxy in proxies:
-                await current().in_thread(proxy.close)  # in a thread: the server's end of it is on this one
+                await current().in_thread(proxy.close)  # it waits for the server, which runs in this thread
                 self._record += proxy.record
 
     async def go(self) -> None:
@@ -149,18 +146,18 @@ class _Trial:
         await self._try_wrong_password()
         await self._relay("relaying before authentication", taken=False)
         if self._row.login.by_pop3:
-            await self._log_in("login by POP3 and retrieving")
+            await self._log_in("POP3 login and retrieval")
             await self._relay("submission after the login", taken=True)
             await self._relay(f"submission from {OTHER_HOST}", taken=False, source=OTHER_HOST)
             self.clock.move(LIFETIME - 1)
             await self._relay("submission in the last second of the grant", taken=True)
             self.clock.move(1)
-            await self._relay("submission when the grant is over", taken=False)
-            await self._log_in("login once more")
+            await self._relay("submission with an expired grant", taken=False)
+            await self._log_in("second POP3 login")
             await self._relay("submission after the second login", taken=True)
         else:
             await self._relay(f"submission with {self._row.login.value}", taken=True, authenticate=True)
-            await self._relay("submission without authentication afterwards", taken=False)
+            await self._relay("later submission without authentication", taken=False)
         self._proved = await self._stranger_gives_up()
         self._check_outbox()
 
@@ -170,21 +167,21 @@ class _Trial:
         if taken:
             self._messages.append(written)
             if code != 250:
-                raise StepFailed(step, f"refused with {code}")
+                raise StepFailed(step, f"rejected with {code}")
         elif not 500 <= code <= 599:
-            raise StepFailed(step, f"not refused but answered {code}")
+            raise StepFailed(step, f"expected a 5xx reply, got {code}")
 
     async def _deliver(self) -> None:
         step = "mail for a local recipient without authentication"
         self._local_message = self._make_message(step)
         code = await self._submit(step, LOCAL, self._local_message)
         if code != 250:
-            raise StepFailed(step, f"refused with {code}")
+            raise StepFailed(step, f"rejected with {code}")
         if below_trace(await self._newest()) != self._local_message:
-            raise StepFailed(step, "it was taken, but did not arrive in the maildrop as it was")
+            raise StepFailed(step, "the message in the maildrop is not the one that was submitted")
 
     async def _newest(self) -> bytes:
-        """The newest message in the maildrop, looked at from inside."""
+        """Return the newest message in the maildrop, read directly from the store."""
         opened = await self._maildrops.open(self._name)
         if isinstance(opened, pop3.Unavailable) or not opened.messages:
             return b""
@@ -221,7 +218,7 @@ class _Trial:
             return
         except ClientFailed as failed:
             raise StepFailed(step, str(failed)) from failed
-        raise StepFailed(step, "not refused")
+        raise StepFailed(step, "not rejected")
 
     async def _log_in(self, step: str) -> None:
         try:
@@ -229,10 +226,10 @@ class _Trial:
         except ClientFailed as failed:
             raise StepFailed(step, str(failed)) from failed
         if below_trace(found) != self._local_message:
-            raise StepFailed(step, "the message that was retrieved is not the one that was delivered")
+            raise StepFailed(step, "the retrieved message is not the one that was delivered")
 
     async def _stranger_gives_up(self) -> bool:
-        """Whether clients that trust another authority give up, by POP3 as well where the login goes there."""
+        """Return whether clients that trust another CA abort: with SMTP, and with POP3 if the login uses it."""
         if self._row.tls_mode is TlsMode.CLEAR:
             return False
         client_config = attrs.evolve(self._client_config, trusted=self._bench.another.client())
@@ -246,16 +243,16 @@ class _Trial:
     def _check_outbox(self) -> None:
         arrived = [message.data for message in self._outbox.messages]
         if len(arrived) != len(self._messages):
-            raise StepFailed("the outbox", f"holds {len(arrived)} messages where {len(self._messages)} were submitted")
+            raise StepFailed("the outbox", f"has {len(arrived)} messages, expected {len(self._messages)}")
         for data, written in zip(arrived, self._messages, strict=True):
             if below_trace(data) != written:
-                raise StepFailed("the outbox", "a message did not arrive as it was submitted")
+                raise StepFailed("the outbox", "a message is not the one that was submitted")
 
     def _make_message(self, step: str) -> bytes:
         return make_message(f"{step}, {secrets.token_hex(4)}", self._passage)
 
     def columns(self) -> Columns:
-        """What the record and the trace header of the mail in the outbox show."""
+        """Return the columns, from the record and from the trace header of the first message in the outbox."""
         authenticated = submitted_authenticated(self._outbox.messages[0].data)
         return Columns(
             credentials_checked_by="SMTP server" if authenticated else "POP3 server",
@@ -272,5 +269,5 @@ async def _gives_up(client_config: Awaitable[object]) -> bool:
     except ServerNotProved:
         return True
     except ClientFailed as failed:
-        raise StepFailed("a client that trusts another authority", f"failed, but not over that: {failed}") from failed
+        raise StepFailed("a client that trusts another CA", f"failed for another reason: {failed}") from failed
     return False

@@ -1,7 +1,4 @@
-"""The messages that travel, and how to tell on arrival whether they came through whole.
-
-Knows message content and trace fields; knows no wire and no step.
-"""
+"""Create test messages, and compare them with what was delivered."""
 
 from __future__ import annotations
 
@@ -15,15 +12,15 @@ _AUTHENTICATED: Final = frozenset({b"ESMTPA", b"ESMTPSA"})  # RFC 3848
 
 
 def make_message(subject: str, passage: str) -> bytes:
-    """A message with *passage* in it that is hard to pass on: dots, blanks at line ends, 8-bit octets, a long line."""
+    """Return a message that contains *passage*, dots, trailing spaces, 8-bit characters and a line of 998 bytes."""
     lines = [
         f"Subject: {subject}",
-        f"Message-ID: <{secrets.token_hex(8)}@elsewhere.test>",
+        f"Message-ID: <{secrets.token_hex(8)}@remote.test>",
         "",
         passage,
         ".",
         "..",
-        ".a dot in front, and a tail of blanks   ",
+        ".a leading dot, and trailing spaces   ",
         "\tGr\u00fc\u00dfe, \u00e0 bient\u00f4t",
         "x" * 998,
         "",
@@ -33,12 +30,12 @@ def make_message(subject: str, passage: str) -> bytes:
 
 
 def below_trace(data: bytes) -> bytes:
-    """A stored message without the trace fields on top of it (RFC 5321 section 4.4)."""
+    """Return a stored message without its trace fields (RFC 5321 section 4.4)."""
     return data[_length_of_trace(data) :]
 
 
 def submitted_authenticated(data: bytes) -> bool:
-    """Whether the trace on top of a stored message says that its client was authenticated by SMTP."""
+    """Return whether the trace fields of a stored message show SMTP authentication (ESMTPA or ESMTPSA)."""
     keyword = _WITH.search(data[: _length_of_trace(data)])
     return keyword is not None and keyword[1].upper() in _AUTHENTICATED
 

@@ -1,7 +1,4 @@
-"""Our own client machines, carried by the adapter of the loop that runs.
-
-Written as any program with the library would be: knows commands, replies and the adapter's few verbs.
-"""
+"""The SMTP and POP3 clients of mailauth, run by the adapter of the current loop."""
 
 from __future__ import annotations
 
@@ -32,12 +29,12 @@ E = TypeVar("E")
 class OurMachines:
     """``smtp.ClientConnection`` and ``pop3.ClientConnection``."""
 
-    name: Final = "our machines"
+    name: Final = "the mailauth clients"
 
     async def submit(
         self, client_config: ClientConfig, *, recipient: str, content: bytes, authenticate: bool, source: str = HOST
     ) -> int:
-        """As ``Clients.submit`` says."""
+        """See ``Clients.submit``."""
         settings = smtp.ClientSettings(tls_required=client_config.tls_mode is not TlsMode.CLEAR)
         with _one_kind_of_error():
             async with await _connect(
@@ -46,7 +43,7 @@ class OurMachines:
                 return await _submit(client, client_config, recipient, content, authenticate)
 
     async def collect(self, client_config: ClientConfig) -> bytes:
-        """As ``Clients.collect`` says."""
+        """See ``Clients.collect``."""
         settings = pop3.ClientSettings(tls_required=client_config.tls_mode is not TlsMode.CLEAR)
         with _one_kind_of_error():
             async with await _connect(
@@ -97,7 +94,7 @@ async def _submit(
         if code >= 400:
             break
     else:
-        for start in range(0, len(content), 1000):  # in pieces, as from a file
+        for start in range(0, len(content), 1000):  # in chunks, as a program that reads a file would
             client.send(MessageChunk(data=content[start : start + 1000]))
             await client.flush()
         code = (await _smtp_reply(client, smtp.MessageComplete())).code
@@ -106,13 +103,13 @@ async def _submit(
 
 
 async def _smtp_reply(client: Client[smtp.ClientEvent], command: Command | None) -> smtp.Reply:
-    """Send *command* and wait for its reply; None waits for the greeting."""
+    """Send *command*, and return its reply.  If *command* is None, return the greeting."""
     if command is not None:
         client.send(command)
     async for event in client:
         if isinstance(event, smtp.ReplyReceived):
             if event.command is not command:
-                raise ClientFailed(f"answered out of turn: {event.reply}")
+                raise ClientFailed(f"unexpected reply: {event.reply}")
             return event.reply
     raise ClientFailed("the server closed the connection")
 
@@ -157,7 +154,10 @@ async def _collect(client: Client[pop3.ClientEvent], client_config: ClientConfig
 async def _pop3_reply(
     client: Client[pop3.ClientEvent], command: Command | None, chunks: list[bytes] | None = None
 ) -> pop3.Reply:
-    """Send *command* and wait for its reply, taking up content on the way; None waits for the greeting."""
+    """Send *command*, and return its reply.  If *command* is None, return the greeting.
+
+    Content is appended to *chunks*.
+    """
     if command is not None:
         client.send(command)
     async for event in client:
@@ -165,6 +165,6 @@ async def _pop3_reply(
             chunks.append(event.data)
         elif isinstance(event, pop3.ReplyReceived):
             if event.command is not command or not event.reply.positive:
-                raise ClientFailed(f"answered: {event.reply}")
+                raise ClientFailed(f"unexpected reply: {event.reply}")
             return event.reply
     raise ClientFailed("the server closed the connection")

@@ -1,7 +1,4 @@
-"""What came of a row: the measured columns, or the step that failed and why.
-
-Values only: knows neither how they were measured nor what was expected.
-"""
+"""The result of a row: the measured columns, or the step that failed and the reason."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from .rows import Row
 
 @attrs.frozen
 class Columns:
-    """One line of the design's table, as measured or as expected."""
+    """The columns of one row, measured or expected."""
 
     credentials_checked_by: str
     name_on_the_wire: str
@@ -22,7 +19,7 @@ class Columns:
 
 
 class StepFailed(Exception):
-    """A step of a row did not come out as it must; the text says which and why."""
+    """A step of a row failed.  The text names the step and the reason."""
 
     def __init__(self, step: str, reason: str) -> None:
         super().__init__(f"{step}: {reason}")
@@ -30,15 +27,15 @@ class StepFailed(Exception):
 
 @attrs.frozen(kw_only=True)
 class Outcome:
-    """A row on a loop: what was measured, and in one sentence what was wrong with it (empty: nothing)."""
+    """The result of a row on a loop.  *trouble* is a sentence about its errors, empty if there are none."""
 
     row: Row
     loop: str
     columns: Columns | None
-    """None: a step failed before there was anything to measure."""
+    """None if a step failed before anything was measured."""
     trouble: str = ""
 
     @property
     def worked(self) -> bool:
-        """True: every step came out, and the columns are the expected ones."""
+        """Whether every step succeeded, and the columns are as expected."""
         return not self.trouble

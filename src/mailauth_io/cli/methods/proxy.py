@@ -1,7 +1,7 @@
-"""A TCP proxy that passes every octet on unchanged and keeps a copy.
+"""A TCP proxy that forwards all bytes unchanged and keeps a copy.
 
-It listens where the client connects, and connects to the server from the client's own address, so that the server
-sees the peer it would see without it.  Knows no protocol: TLS, or a change to it, is octets like any other.
+It connects to the server from the client's address, so that the server sees the same peer as without the proxy.  It
+does not parse any protocol: TLS and STARTTLS are forwarded like other data.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Final, Self
 from .wire import Conversation
 
 TIMEOUT: Final = 10.0
-"""Seconds that closing waits for conversations to come to their end before it cuts them."""
+"""Seconds that ``close()`` waits for connections to end before it closes them."""
 
 
 class _Passage:
-    """One connection: two sockets, two threads, two copies."""
+    """One forwarded connection: two sockets, two threads, two copies of the data."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self._client, self._server = client, server
@@ -37,7 +37,7 @@ class _Passage:
             while data := source.recv(65536):
                 copy += data
                 target.sendall(data)
-        with contextlib.suppress(OSError):  # whatever ended this way, the other side must see an end too
+        with contextlib.suppress(OSError):  # after an error too, the other end must see the end of the stream
             target.shutdown(socket.SHUT_WR)
 
     def finish(self) -> None:
@@ -57,10 +57,10 @@ class _Passage:
 
 
 class RecordingProxy:
-    """A context manager: listens on a free port of *host* and passes all on to *port* of *host*.
+    """A context manager that listens on a free port of *host*, and forwards to *port* of *host*.
 
-    Leaving it waits for the conversations to end, so it must not be left on the thread that the server runs on;
-    the record is whole from then on.
+    Its exit waits for the connections to end, so it must not run in the thread of the server.  After the exit the
+    record is complete.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -73,13 +73,13 @@ class RecordingProxy:
 
     @property
     def port(self) -> int:
-        """Where clients connect."""
+        """The port that clients connect to."""
         port: int = self._listener.getsockname()[1]
         return port
 
     @property
     def record(self) -> list[Conversation]:
-        """What passed so far, a conversation for each connection in the order of their coming."""
+        """The data forwarded so far, one conversation per connection, in the order in which they were accepted."""
         return [passage.conversation for passage in self._passages]
 
     def __enter__(self) -> Self:
@@ -91,11 +91,11 @@ class RecordingProxy:
         self.close()
 
     def close(self) -> None:
-        """Stop listening and wait for what passes."""
+        """Stop listening, and wait for the connections to end.  A second call does nothing."""
         if self._closing:
             return
         self._closing = True
-        socket.create_connection(self._listener.getsockname()[:2], TIMEOUT).close()  # wakes accept() on every system
+        socket.create_connection(self._listener.getsockname()[:2], TIMEOUT).close()  # wakes accept() on all platforms
         self._accepting.join()
         self._listener.close()
         for passage in self._passages:

@@ -1,7 +1,4 @@
-"""Outcomes as text: the table of the design with a verdict, or the same as JSON.
-
-Knows no method and judges nothing.
-"""
+"""Format outcomes as a text table or as JSON."""
 
 from __future__ import annotations
 
@@ -17,19 +14,19 @@ _HEAD = ("#", "method", "loop", *(name.replace("_", " ") for name in _COLUMNS), 
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """One line per row and loop, then a line for each trouble, then the sum."""
+    """Return the table: one line per row and loop, then one line per failure, then the total."""
     lines = [_HEAD, *(_line(outcome) for outcome in outcomes)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [_aligned(line, widths) for line in lines]
     text.insert(1, _aligned(["-" * width for width in widths], widths))
     failed = [outcome for outcome in outcomes if not outcome.worked]
     text += ["", *(f"{outcome.row} on {outcome.loop} failed: {outcome.trouble}" for outcome in failed)]
-    text.append(f"{len(outcomes) - len(failed)} of {len(outcomes)} rows came out as the table says.")
+    text.append(f"{len(outcomes) - len(failed)} of {len(outcomes)} rows are as expected.")
     return "\n".join(text)
 
 
 def as_json(outcomes: Sequence[Outcome]) -> str:
-    """A list with an object for each row and loop: the same columns, ``worked`` and ``trouble``."""
+    """Return a JSON list with an object for each row and loop: the columns of the table, ``worked`` and ``trouble``."""
     return json.dumps([_as_object(outcome) for outcome in outcomes], indent=2)
 
 

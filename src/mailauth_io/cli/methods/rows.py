@@ -1,7 +1,4 @@
-"""Which rows there are: the seven methods, with every way into TLS and every mechanism that a method can use.
-
-Says what a client does, not what anybody will see of it.
-"""
+"""The rows of the table: the seven methods, each with all its TLS modes and mechanisms."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import attrs
 
 
 class Login(enum.Enum):
-    """How the client proves who it is; the value is the mechanism's name."""
+    """How the client authenticates.  The value is the name of the command or mechanism."""
 
     USER = "USER"
     APOP = "APOP"
@@ -22,25 +19,25 @@ class Login(enum.Enum):
 
     @property
     def by_pop3(self) -> bool:
-        """True: a login by POP3 comes before SMTP, and SMTP itself sees none."""
+        """Whether the client logs in by POP3 before it uses SMTP, and not by SMTP."""
         return self in (Login.USER, Login.APOP)
 
 
 class TlsMode(enum.Enum):
-    """How the client connects."""
+    """How the client uses TLS."""
 
     CLEAR = "clear text"
     IMPLICIT = "implicit TLS"
     UPGRADE = "STARTTLS"
-    """STARTTLS, and STLS in POP3."""
+    """STARTTLS in SMTP, STLS in POP3."""
 
 
 @attrs.frozen
 class Row:
-    """One line of the table: a method, and the way and mechanism it is shown with."""
+    """One row of the table: a method with one TLS mode and one mechanism."""
 
     number: int
-    """The method's number in the table of the design, 1 to 7."""
+    """The number of the method, 1 to 7."""
     name: str
     login: Login
     tls_mode: TlsMode

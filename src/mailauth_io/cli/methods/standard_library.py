@@ -1,7 +1,4 @@
-"""Clients that others wrote: ``smtplib`` and ``poplib``, each visit in a thread of its own.
-
-Knows how to drive them, and nothing of ``mailauth``.
-"""
+"""Independent clients: ``smtplib`` and ``poplib`` of the standard library, each connection in its own thread."""
 
 from __future__ import annotations
 
@@ -34,11 +31,11 @@ class StandardLibrary:
     async def submit(
         self, client_config: ClientConfig, *, recipient: str, content: bytes, authenticate: bool, source: str = HOST
     ) -> int:
-        """As ``Clients.submit`` says."""
+        """See ``Clients.submit``."""
         return await current().in_thread(_submit, client_config, recipient, content, authenticate, source)
 
     async def collect(self, client_config: ClientConfig) -> bytes:
-        """As ``Clients.collect`` says."""
+        """See ``Clients.collect``."""
         return await current().in_thread(_collect, client_config)
 
 
@@ -50,7 +47,7 @@ def _one_kind_of_error() -> Iterator[None]:
         raise ServerNotProved(str(error)) from error
     except smtplib.SMTPAuthenticationError as error:
         raise AuthenticationRejected(f"{error.smtp_code} {_text(error.smtp_error)}") from error
-    except smtplib.SMTPResponseException as error:  # its str() is a tuple with octets in it
+    except smtplib.SMTPResponseException as error:  # its str() is a tuple that contains bytes
         raise ClientFailed(f"{error.smtp_code} {_text(error.smtp_error)}") from error
     except poplib.error_proto as error:
         raise ClientFailed(_text(error.args[0])) from error
@@ -58,8 +55,8 @@ def _one_kind_of_error() -> Iterator[None]:
         raise ClientFailed(f"{type(error).__name__}: {error}") from error
 
 
-def _text(said: bytes | str) -> str:
-    return said.decode("ascii", "replace") if isinstance(said, bytes) else str(said)
+def _text(reply: bytes | str) -> str:
+    return reply.decode("ascii", "replace") if isinstance(reply, bytes) else str(reply)
 
 
 def _submit(client_config: ClientConfig, recipient: str, content: bytes, authenticate: bool, source: str) -> int:
@@ -104,7 +101,7 @@ def _authenticate(client: smtplib.SMTP, client_config: ClientConfig) -> None:
         case Login.CRAM_MD5:
             client.auth("CRAM-MD5", client.auth_cram_md5)
         case Login.USER | Login.APOP:
-            raise ClientFailed(f"{client_config.login.value} is no login of SMTP")
+            raise ClientFailed(f"{client_config.login.value} is not an SMTP mechanism")
 
 
 def _collect(client_config: ClientConfig) -> bytes:
@@ -138,5 +135,5 @@ def _pop3(client_config: ClientConfig) -> Iterator[poplib.POP3]:
     try:
         yield client
     finally:
-        with contextlib.suppress(OSError):  # after a failed handshake it stumbles over a socket that is gone already
+        with contextlib.suppress(OSError):  # raised if the socket was closed by a failed handshake
             client.close()

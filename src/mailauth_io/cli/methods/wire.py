@@ -1,7 +1,6 @@
-"""Reading a record of the wire: what could somebody who only listened have read?
+"""Search a record of network traffic for what a passive eavesdropper could read.
 
-Knows octets, base64, the look of a TLS record, and how APOP and CRAM-MD5 make a digest.  Knows nothing of methods,
-of clients and servers, and of what anyone expects to find: its only input is the record and the words to look for.
+It recognizes clear text, base64, TLS records, and the digests of APOP and CRAM-MD5.
 """
 
 from __future__ import annotations
@@ -25,28 +24,28 @@ _LARGEST_RECORD: Final = 2**14 + 2048  # RFC 5246 section 6.2.3; TLS 1.3 allows 
 
 
 class Seen(enum.Enum):
-    """How something looked to the listener."""
+    """How a text appears to an eavesdropper."""
 
     CLEAR = "clear"
     BASE64 = "clear (base64)"
     DIGEST = "digest"
-    """Not itself, but a digest of it over the server's challenge."""
+    """Only a digest of it and the server's challenge."""
     TLS = "TLS"
-    """Not readable, and all of the record was carried in TLS."""
+    """Not readable, and the whole record is TLS."""
     NOT_SEEN = "not seen"
-    """Not readable, and it is not TLS that hid it."""
+    """Not readable, and the record is not all TLS."""
 
 
 @attrs.frozen(kw_only=True)
 class Conversation:
-    """All octets of one TCP connection, as they passed."""
+    """The bytes of one TCP connection in each direction."""
 
     from_client: bytes
     from_server: bytes
 
 
 def look_for(words: bytes, record: Sequence[Conversation]) -> Seen:
-    """How *words* appear in the record, in the most readable form of all its places.  Letters count without case."""
+    """Return how *words* appear in the record, ignoring case.  The most readable form counts."""
     wanted = words.lower()
     streams = [data for conversation in record for data in (conversation.from_client, conversation.from_server)]
     if any(wanted in data.lower() for data in streams):
@@ -57,7 +56,7 @@ def look_for(words: bytes, record: Sequence[Conversation]) -> Seen:
 
 
 def look_for_secret(secret: bytes, record: Sequence[Conversation]) -> Seen:
-    """The same for a password, which a digest may stand for (RFC 1939 section 7, RFC 2195 section 2)."""
+    """Like ``look_for``, and also search for a digest of *secret* (RFC 1939 section 7, RFC 2195 section 2)."""
     seen = look_for(secret, record)
     if seen in (Seen.TLS, Seen.NOT_SEEN) and any(_holds_digest(secret, conversation) for conversation in record):
         return Seen.DIGEST
@@ -65,41 +64,44 @@ def look_for_secret(secret: bytes, record: Sequence[Conversation]) -> Seen:
 
 
 def decoded_tokens(data: bytes) -> Iterator[bytes]:
-    """Everything that base64 could hide in *data*: each run of its alphabet, decoded from each of four offsets.
+    """Yield all possible base64 decodings in *data*: each run of base64 characters, decoded from four offsets.
 
-    A token may stand anywhere in a run, so that a letter glued to its front hides nothing.
+    A token may start anywhere in a run, so a character before it does not hide it.
     """
     for run in _BASE64_RUN.findall(data):
         for offset in range(4):
             token = run[offset:]
-            token = token[: len(token) - (len(token) % 4 == 1)]  # one letter over carries no octet
+            token = token[: len(token) - (len(token) % 4 == 1)]  # a single extra character encodes no byte
             if token:
                 yield binascii.a2b_base64(token + b"=" * (-len(token) % 4))
 
 
 def _holds_digest(secret: bytes, conversation: Conversation) -> bool:
-    said = [conversation.from_server, *decoded_tokens(conversation.from_server)]
-    heard = [conversation.from_client, *decoded_tokens(conversation.from_client)]
-    for challenge in {found for data in said for found in _TIMESTAMP.findall(data)}:
+    from_server = [conversation.from_server, *decoded_tokens(conversation.from_server)]
+    from_client = [conversation.from_client, *decoded_tokens(conversation.from_client)]
+    for challenge in {found for data in from_server for found in _TIMESTAMP.findall(data)}:
         apop = hashlib.md5(challenge + secret, usedforsecurity=False).hexdigest().encode()
         cram = hmac.new(secret, challenge, "md5").hexdigest().encode()
-        if any(apop in data or cram in data for data in heard):
+        if any(apop in data or cram in data for data in from_client):
             return True
     return False
 
 
 def all_in_tls(record: Sequence[Conversation]) -> bool:
-    """True if every conversation went into TLS and stayed there, and at least one got so far as to say something."""
-    ways = [(_tls_records(conversation.from_client), _tls_records(conversation.from_server)) for conversation in record]
-    if not ways or any(client is None or server is None for client, server in ways):
+    """Return whether every conversation switched to TLS and stayed in it, and at least one client sent data in TLS."""
+    pairs = [
+        (_tls_records(conversation.from_client), _tls_records(conversation.from_server)) for conversation in record
+    ]
+    if not pairs or any(client is None or server is None for client, server in pairs):
         return False
-    return any(client and server and _APPLICATION_DATA in client for client, server in ways)
+    return any(client and server and _APPLICATION_DATA in client for client, server in pairs)
 
 
 def _tls_records(data: bytes) -> list[int] | None:
-    """The content types of the TLS records that *data* end in.  None: no TLS, or something else behind it.
+    """Return the content types of the TLS records at the end of *data*.
 
-    What stands before the first record is the clear part of STARTTLS or STLS.
+    Data before the first record is the clear-text part of STARTTLS or STLS.  Returns None if there is no TLS record, or
+    if other data follows.
     """
     begins = (found.start() for found in _HELLO.finditer(data))
     position = next((begin for begin in begins if begin == 0 or data[begin - 2 : begin] == b"\r\n"), None)
