@@ -63,8 +63,8 @@ def test_the_line_is_one_that_serve_takes(
 @pytest.mark.parametrize(
     ("data", "words", "says"),
     [
-        (b"", ("alice",), "1 to 1024 octets"),
-        (b"\n", ("alice",), "1 to 1024 octets"),
+        (b"", ("alice",), "1 to 1024 bytes"),
+        (b"\n", ("alice",), "1 to 1024 bytes"),
         (b"hunter:2", ("alice", "--scheme", "PLAIN"), "colon"),
         (b"hunter\xff", ("alice",), "UTF-8"),
         (b"hunter2", ("al ice",), "invalid mailbox name"),

@@ -331,7 +331,7 @@ def test_mail_finds_new_accounts_and_the_log_tells_what_is_broken(
             assert smtp.rcpt("dave@example.test")[0] == 250
 
     meet(run, client, kept=behind(MemoryAccounts(file=AccountsFile(file.path, clock=file.clock))))
-    assert f"line 4 of {file.path} names no password scheme" in caplog.text
+    assert f"line 4 of {file.path} has no password scheme" in caplog.text
     assert "hunter2" not in caplog.text
 
 

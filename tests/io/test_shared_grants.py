@@ -52,7 +52,7 @@ class Server:
             return client.rcpt("bob@far.test")[0]
 
     def relay_once_it_can_tell(self) -> int:
-        """Like ``relay``, repeated while the reply is 451: after a timeout the server uses no Redis for a while."""
+        """Like ``relay``, repeated while the reply is 451, because the server pauses after a timeout of Redis."""
         end = time.monotonic() + TIMEOUT
         while (code := self.relay()) == 451 and time.monotonic() < end:
             pass

@@ -1,4 +1,4 @@
-"""An unknown name looks like a known one: same time, its own salt; but no password is accepted."""
+"""An unknown name behaves like a known one: same time, and its own salt; but no password is accepted."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ PIECE: Final = 65536
 OVERHEAD: Final = 512
 """Bytes charged for a message in addition to its content; without it, a flood of tiny messages would cost nothing."""
 
-_WORTH_KEEPING: Final = 4096  # smaller chunks are joined with their neighbours, since each object costs memory
+_WORTH_KEEPING: Final = 4096  # smaller chunks are joined with their neighbors, since each object costs memory
 
 
 def with_lf(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -57,7 +57,7 @@ class Clients(Protocol):
     def submit(
         self, client_config: ClientConfig, *, recipient: str, content: bytes, authenticate: bool, source: str = HOST
     ) -> Awaitable[int]:
-        """Submit one message by SMTP.  Returns the code of the last reply: 250 if the message was accepted.
+        """Submit one message by SMTP.  Returns the code of the reply that ended the transaction: 250 if accepted.
 
         With *authenticate*, log in with AUTH first.  *source* is the client's address.  Raises ClientFailed.
         """
