@@ -110,4 +110,4 @@ def test_the_search_finds_what_is_shown() -> None:
 def test_what_a_client_writes_is_not_shown(action: type[Send] | type[BeginTls]) -> None:
     """``Send`` carries the password of whoever logs in."""
     assert not showing(action(data=b"PASS " + SECRET + b"\r\n"))
-    assert "<26 octets>" in repr(action(data=b"PASS " + SECRET + b"\r\n"))
+    assert "<26 bytes>" in repr(action(data=b"PASS " + SECRET + b"\r\n"))

@@ -1,7 +1,7 @@
-"""Mail authentication as a pure, sans-IO library: SMTP, POP3, SASL, and the grants of POP before SMTP.
+"""Mail authentication without I/O: SMTP, POP3, SASL and POP-before-SMTP grants.
 
-This module is the vocabulary that all of them speak; the protocols are ``mailauth.smtp``, ``mailauth.pop3`` and
-``mailauth.sasl``.
+This package has the events and errors that all connections share.  The protocols are in ``mailauth.smtp``,
+``mailauth.pop3`` and ``mailauth.sasl``.
 """
 
 from ._client import ClientMachine as ClientMachine

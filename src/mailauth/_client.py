@@ -1,6 +1,6 @@
-"""What the two clients share: commands waiting and under way, logins, errors that stay, the end of the stream.
+"""The base class of the SMTP and POP3 clients: queued commands, logins, errors and the end of the stream.
 
-Knows no verb and no reply; what a reply means is told by the subclasses.
+The subclasses define the verbs and interpret the replies.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ E = TypeVar("E")
 
 
 class ClientMachine(Machine[E]):
-    """A client: sends commands, and tells its application what was answered."""
+    """A client: sends commands and reports the replies to the application."""
 
     __slots__ = (
         "_cancelled",
@@ -37,46 +37,52 @@ class ClientMachine(Machine[E]):
         super().__init__(tls)
         self._max_unanswered = max_unanswered
         self._unanswered: deque[Command] = deque()
-        self._unsent: deque[tuple[Command, bytes]] = deque()  # waiting for the replies to earlier ones
+        self._unsent: deque[tuple[Command, bytes]] = deque()  # wait for the replies to earlier commands
         self._exchange: sasl.ClientExchange | None = None
-        self._cancelled = False  # the login under way: its challenge could not be answered
+        self._cancelled = False  # a challenge of the current login was malformed, and "*" was sent
         self._greeted = False
-        self._shutdown_reply = False  # the server will close: whatever is unanswered stays so
-        self._upgraded: E | None = None  # the reply to the TLS command, to be told inside TLS
+        self._shutdown_reply = False  # the server announced the end: no more replies will come
+        self._upgraded: E | None = None  # the reply to STARTTLS or STLS, reported after the handshake
         self._error: RemoteProtocolError | None = None
 
     def next_event(self) -> E | Action:
-        """As the base says.  Raises RemoteProtocolError, then at each call, when the server broke the protocol."""
+        """Return the next event.
+
+        Raises RemoteProtocolError if the server broke the protocol, and again at each further call.
+        """
         if self._error is not None:
             raise self._error
         try:
             return super().next_event()
         except RemoteProtocolError as error:
             self._error = error
-            self._close(CloseReason.ABORTED)  # what still comes is nobody's
+            self._close(CloseReason.ABORTED)  # later input is ignored
             raise
 
     # Commands
 
     @abstractmethod
     def send(self, command: Command) -> None:
-        """Queue *command*.  Raises LocalProtocolError, the connection being as it was, when it is not allowed now."""
+        """Queue *command*.
+
+        Raises LocalProtocolError if it is not allowed now.  The connection is unchanged then.
+        """
 
     def _check_open(self) -> None:
         if self._phase is not None or self._error is not None or self._shutdown_reply:
-            raise LocalProtocolError("the connection is closed, closing, or waiting for TLS")
+            raise LocalProtocolError("the connection is closed, closing or waiting for TLS: no command can be sent")
 
     def _check_command_allowed(self) -> None:
-        """Raise LocalProtocolError when no command may be added to those that are unanswered."""
+        """Raise LocalProtocolError if no further command may be queued now."""
         self._check_open()
         if self._exchange is not None:
-            raise LocalProtocolError("a login is under way")
+            raise LocalProtocolError("a login is in progress: wait for its result before sending a command")
         if len(self._unanswered) + len(self._unsent) >= self._max_unanswered:
-            raise LocalProtocolError("too many commands are unanswered: read replies before sending more")
+            raise LocalProtocolError("too many commands are unanswered: pull the replies before sending more")
 
     @abstractmethod
     def _may_follow(self) -> bool:
-        """Whether the next command may leave before the unanswered ones are answered."""
+        """Return whether the next command may be sent before the earlier ones are answered."""
 
     def _queue(self, command: Command, data: bytes) -> None:
         self._unsent.append((command, data))
@@ -91,34 +97,38 @@ class ClientMachine(Machine[E]):
 
     @property
     def _idle(self) -> bool:
-        """Nothing is under way, and nothing stands in the way of a command."""
+        """Whether no command and no login is pending, and the server has not announced the end."""
         return not (self._unanswered or self._unsent or self._exchange or self._shutdown_reply)
 
     # Replies
 
     def _take_reply_line(self, limit: int) -> bytes | None:
-        """A line of at most *limit* octets, CRLF counted; None while it is not whole, and behind the last words."""
+        """Return a line of at most *limit* bytes with its CRLF, or None while it is incomplete.
+
+        Return None after the server has announced the end (421, or an unsolicited -ERR).
+        """
         if self._shutdown_reply:
-            self._input.clear()  # nothing that follows them answers anything
+            self._input.clear()  # no later line is a reply to a command
             return None
         try:
             line = self._input.take_line(limit)
         except LineTooLong:
-            raise RemoteProtocolError(f"a reply line of over {limit} octets") from None
+            raise RemoteProtocolError(f"the reply line is longer than {limit} bytes") from None
         if self._input.dropping:
-            raise RemoteProtocolError(f"a reply line of over {limit} octets")
+            raise RemoteProtocolError(f"the reply line is longer than {limit} bytes")
         return line
 
     def _malformed_reply(self, line: bytes) -> RemoteProtocolError:
-        """*line* is none; during a login it is not quoted, since it may echo a password."""
+        """Return the error for *line*, which is not a reply.  It is not quoted during a login: it may echo a secret."""
         return RemoteProtocolError("not a reply" if self._exchange is not None else f"not a reply: {line[:80]!r}")
 
-    # The login
+    # Login
 
     def authenticate(self, *mechanisms: sasl.ClientMechanism) -> None:
-        """Log in by the first of *mechanisms* that the server offers; it ends in Authenticated or AuthenticationFailed.
+        """Log in with the first of *mechanisms* that the server offers.
 
-        Raises LocalProtocolError when it offers none of them, or when no login is possible now.
+        The result is a ``sasl.Authenticated`` or an ``AuthenticationRejected`` event.
+        Raises LocalProtocolError if the server offers none of them, or if no login is possible now.
         """
         self._check_open()
         self._check_login_allowed()
@@ -126,34 +136,34 @@ class ClientMachine(Machine[E]):
             if self._offers(mechanism.name):
                 exchange = sasl.ClientExchange(mechanism)
                 self._start_login(exchange)
-                self._exchange = exchange  # not before it has begun: a mechanism that raises leaves no login open
+                self._exchange = exchange  # set last: if the mechanism raises, no login is in progress
                 self._cancelled = False
                 return
         names = ", ".join(mechanism.name for mechanism in mechanisms)
-        raise LocalProtocolError(f"the server does not offer {names or 'a mechanism that was never named'}")
+        raise LocalProtocolError(f"the server does not offer {names}" if names else "pass at least one mechanism")
 
     @abstractmethod
     def _check_login_allowed(self) -> None:
-        """Raise LocalProtocolError when no login is possible in this state."""
+        """Raise LocalProtocolError if no login is possible in this state."""
 
     @abstractmethod
     def _offers(self, mechanism: str) -> bool:
-        """Whether the server offers that mechanism now."""
+        """Return whether the server offers *mechanism* now."""
 
     @abstractmethod
     def _start_login(self, exchange: sasl.ClientExchange) -> None:
-        """Write the command that opens the exchange."""
+        """Write the command that starts the exchange."""
 
     def _write_login_line(self, command: Command, line: bytes) -> None:
-        """Write *command* of the login, which is *line*, at once."""
+        """Write *line*, the wire form of the login *command*, immediately."""
         check_line(line)
         self._unanswered.append(command)
         self._write(line, due=True)
 
     def _take_challenge(self, challenge: bytes) -> None:
-        """Answer *challenge*, which is in base64; one that cannot be taken cancels the login (RFC 4954 section 4)."""
+        """Respond to *challenge*, in base64.  If it is malformed, cancel the login with ``*`` (RFC 4954 section 4)."""
         if self._exchange is None or self._cancelled:
-            raise RemoteProtocolError("a challenge outside a login")
+            raise RemoteProtocolError("the server sent a challenge outside a login")
         try:
             response = self._exchange.respond(challenge)
         except Malformed:
@@ -162,31 +172,31 @@ class ClientMachine(Machine[E]):
         self._write(check_line(response + b"\r\n"), due=True)
 
     def _end_login(self) -> sasl.ClientExchange:
-        """The server has given its verdict."""
+        """End the login, since the server has sent the final reply, and return its exchange."""
         exchange, self._exchange = self._exchange, None
         if exchange is None:
-            raise RemoteProtocolError("the server judged a login that was not under way")
+            raise RemoteProtocolError("the server sent the final reply to a login that was not in progress")
         return exchange
 
     def _succeed(self) -> sasl.Authenticated:
-        """The server says yes; believe it only when the mechanism is satisfied with the server's own proof."""
+        """Handle a positive final reply.  Accept it only if the mechanism has verified the server's own proof."""
         exchange = self._end_login()
         if self._cancelled or not exchange.satisfied:
-            raise RemoteProtocolError(f"the server claims success before {exchange.mechanism} proved it")
+            raise RemoteProtocolError(f"the server reported success before {exchange.mechanism} was complete")
         return sasl.Authenticated(mechanism=exchange.mechanism)
 
     # TLS
 
     def _upgrade(self, told: E) -> None:
-        """The server agreed to TLS; *told* is reported when it has started, so that who waits for it is inside."""
+        """Start TLS.  The event *told* is returned after the handshake, so an application that waits for it has TLS."""
         self._upgraded = told
         self._phase = self._begin_tls
 
     def _begin_tls(self) -> BeginTls:
-        # Octets behind the reply to the TLS command came in clear and would pose as the first inside TLS
-        # (CVE-2021-23993).
+        # Bytes after the reply to STARTTLS or STLS came in clear text.  Without this check they would be read as the
+        # first bytes inside TLS (CVE-2021-23993).
         if len(self._input):
-            raise RemoteProtocolError("the server sent octets behind its reply to the TLS command")
+            raise RemoteProtocolError("the server sent data after its reply to STARTTLS or STLS, before the handshake")
         return super()._begin_tls()
 
     def _secured(self, tls: Tls) -> None:
@@ -199,9 +209,9 @@ class ClientMachine(Machine[E]):
     def _at_end_of_stream(self) -> None:
         if not self._shutdown_reply:
             if not self._greeted:
-                raise RemoteProtocolError("the server closed the connection before its greeting")
+                raise RemoteProtocolError("the server closed the connection before the greeting")
             if self._unanswered:
-                raise RemoteProtocolError("the server closed the connection with replies due")
+                raise RemoteProtocolError("the server closed the connection before it had replied to every command")
         self._close(CloseReason.PEER_CLOSED)
 
     def _flush_then_close(self) -> Send | Closed:

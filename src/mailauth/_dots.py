@@ -1,6 +1,6 @@
-"""Dot transparency both ways, and where content ends (RFC 5321 section 4.5.2, RFC 1939 section 3).
+"""Dot-stuffing, dot-unstuffing and the end of content (RFC 5321 section 4.5.2, RFC 1939 section 3).
 
-Only CRLF.CRLF ends content, over any cut of the input.  Knows no command and no limit.
+Only CRLF.CRLF ends content, however the input is split.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _unstuff: Final = _LINE_WITH_DOT.sub
 
 
 class Unstuffer:
-    """Takes dot-stuffed content out of a LineBuffer up to its end, and judges its line ends."""
+    """Takes dot-stuffed content out of a LineBuffer up to its end, and checks its line ends."""
 
     __slots__ = ("_at_start", "_cr", "_line_ends", "_watch", "after_cr", "clean", "ended")
 
@@ -33,20 +33,21 @@ class Unstuffer:
         self.begin()
 
     def begin(self) -> None:
-        """Content begins, after other content or for the first time."""
+        """Prepare for new content."""
         self.ended = False
-        """The line with the lone dot was read; what the buffer still holds is not content."""
+        """Whether the final dot was read.  What the buffer still holds is not content."""
         self.clean = True
-        """No bare CR, bare LF or NUL so far."""
+        """Whether no bare CR, bare LF or NUL was found so far."""
         self.after_cr = self._cr = False
-        """Whether a CR came right before the content that was taken last."""
+        """Whether the byte before the content that was taken last was a CR."""
         self._at_start = True
         self._line_ends.begin()
 
     def take(self, buffer: LineBuffer) -> bytes | None:
-        """All content that is sure by now; None when more input is needed for some, empty when the end came at once.
+        """Return all content known to be content; None if more input is needed.
 
-        What might be the beginning of the end (up to four octets) stays in the buffer until it is decided.
+        Return ``b""`` if the end was reached without further content.  Up to four bytes that may be the start of
+        CRLF.CRLF stay in the buffer until the next bytes arrive.
         """
         if self.ended:
             return b""
@@ -96,9 +97,10 @@ class Unstuffer:
 
 
 class Stuffer:
-    """Makes content ready for the wire: a dot before each line that begins with one, and the end.
+    """Dot-stuffs content: adds a dot before each line that begins with one, and writes the end.
 
-    A dot behind a bare LF gets one as well: receivers that take LF for a line end must not find the end inside.
+    A dot after a bare LF is stuffed too.  Otherwise a receiver that takes LF for a line end could find a false end of
+    the content.
     """
 
     __slots__ = ("_tail",)
@@ -107,7 +109,7 @@ class Stuffer:
         self._tail = CRLF
 
     def stuff(self, data: bytes) -> bytes:
-        """The next chunk, stuffed; it may be cut anywhere, also inside a CRLF."""
+        """Return the next chunk, dot-stuffed.  Chunks may be split anywhere, even inside a CRLF."""
         if not data:
             return data
         stuffed = data
@@ -119,15 +121,18 @@ class Stuffer:
         return stuffed
 
     def end(self) -> bytes:
-        """The lone dot, with the CRLF that the content should have ended in when it did not."""
+        """Return the final dot, after a CRLF if the content did not end in one."""
         return b".\r\n" if self._tail == CRLF else b"\r\n.\r\n"
 
 
 def stuff_whole(status: bytes, data: bytes) -> bytes:
-    """A status line, and content that is there in one piece with its end: what a Stuffer makes of it, for less."""
+    """Return *status*, then *data* dot-stuffed with its end.
+
+    *data* is the complete content.  The result is that of a Stuffer, at a lower cost.
+    """
     if data[-2:] != CRLF and data:
         data += CRLF
     if _search_dot_after_lf(data) is None and data[:1] != b".":
         return b"".join((status, data, b".\r\n"))
-    # The line end of the status makes the start of the content like any other line's.
+    # The CRLF of the status line lets the pattern match a dot at the start of the content.
     return _stuff(_STUFFED, status + data) + b".\r\n"

@@ -1,28 +1,29 @@
-"""The two errors of the house, which differ by who is to blame, and the codecs' own.
-
-Knows no protocol: a text says what is wrong, the class says whose mistake it is.
-"""
+"""The exceptions: LocalProtocolError is the caller's mistake, RemoteProtocolError the peer's."""
 
 from __future__ import annotations
 
 
 class ProtocolError(Exception):
-    """A rule of the protocol was broken; never raised itself, catch it to catch both kinds."""
+    """The base class of both protocol errors.  It is never raised itself."""
 
 
 class LocalProtocolError(ProtocolError):
-    """This program broke the rule: a bad argument, a command out of order, an answer nobody asked for.
+    """The caller made a mistake: an invalid argument, a command out of order, or an answer to no open question.
 
-    Raised before anything happened: the connection is as it was and may be used on.
+    It is raised before anything changes, so the connection can still be used.
     """
 
 
 class RemoteProtocolError(ProtocolError):
-    """The server broke the rule.  Only clients raise it, only from ``next_event()``, and then at each further call."""
+    """The server broke the protocol.
+
+    Only clients raise it, and only from ``next_event()``.  After that, each further call raises it again.
+    """
 
 
 class Malformed(ValueError):
-    """Octets or values that the grammar does not allow: what codecs raise, and nothing else.
+    """Bytes or a value that the grammar does not allow.  Parsers and serializers raise nothing else.
 
-    The entrances translate it: a server replies, a client raises RemoteProtocolError, a constructor LocalProtocolError.
+    It does not leave the library: a server sends an error reply, a client raises RemoteProtocolError, and a
+    constructor raises LocalProtocolError.
     """

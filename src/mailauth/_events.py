@@ -1,6 +1,6 @@
-"""What every connection speaks: actions, questions, notices, payload.
+"""The events of all connections: actions, questions, notices and payload.
 
-Knows no protocol and does no I/O.  An adapter carries out the five actions and hands on everything else.
+An adapter carries out the five actions and passes every other event to the application.
 """
 
 from __future__ import annotations
@@ -19,43 +19,49 @@ R = TypeVar("R")
 
 
 class Command:
-    """What a client may ``send()``: one class per verb, and its own codec."""
+    """A command that a client can ``send()``.  There is one class for each verb, which parses and serializes itself."""
 
     __slots__ = ()
 
 
 class Notice:
-    """It happened and is already answered; whoever cares may look."""
+    """Something has happened, and the reply is already written.  The application may ignore it."""
 
     __slots__ = ()
 
 
 class Payload:
-    """Message content or its abrupt end.  No Notice, so that a catch-all for notices can drop no mail."""
+    """Message content, or its early end.
+
+    It is not a Notice, so that a handler that ignores all notices does not lose mail.
+    """
 
     __slots__ = ()
 
 
 class Question(Generic[A]):
-    """Only the application can decide this; nothing advances until ``answer(question, answer)`` with an *A*."""
+    """A decision that the application must make.
+
+    Nothing else happens until the application calls ``answer(question, answer)`` with an *A*.
+    """
 
     __slots__ = ()
 
     @property
     @abstractmethod
     def unavailable(self) -> A:
-        """The temporary failure that answers this question: for a store that failed, for doubles and for fuzzers."""
+        """The answer that reports a temporary failure, for use when a store has failed, and in tests and fuzzers."""
 
 
 class CloseReason(enum.Enum):
-    """Why a session ended, or why something that was begun came to no end of its own."""
+    """Why a session ended, or why something in progress (a message, a login) was not completed."""
 
-    QUIT = "the client said QUIT"
+    QUIT = "the client sent QUIT"
     PEER_CLOSED = "the peer closed the connection"
-    SHUT_DOWN = "this side was asked to shut down"
+    SHUT_DOWN = "the session was shut down on this side"
     TIMED_OUT = "the peer took too long"
-    TOO_MANY_ERRORS = "the client spent its budget of errors"
-    ABORTED = "something begun could not be finished"
+    TOO_MANY_ERRORS = "the client made too many errors"
+    ABORTED = "an operation in progress could not be completed"
 
 
 @attrs.frozen
@@ -64,19 +70,19 @@ class Accept:
 
 
 ACCEPT: Final = Accept()
-"""Yes: the positive answer to a question, said in the protocol's standing words."""
+"""The positive answer to a question, sent as the standard reply of the protocol."""
 
 
 @attrs.frozen(kw_only=True)
 class Tls:
-    """The TLS layer as the adapter found it; the core believes it and never asks."""
+    """The TLS layer as the adapter reports it.  The core does not verify it."""
 
     version: str
-    """As the ssl module names it: ``TLSv1.3``."""
+    """The name that the ssl module uses, such as ``TLSv1.3``."""
 
     cipher: str = ""
     peer_certificate: Mapping[str, object] | None = None
-    """The peer's verified certificate as ``ssl.SSLSocket.getpeercert()`` gives it; None when there is none."""
+    """The peer's verified certificate, as returned by ``ssl.SSLSocket.getpeercert()``; None without one."""
 
     channel_bindings: Mapping[str, bytes] = attrs.field(factory=dict, repr=False)
     """Channel binding data by its registered name, such as ``tls-server-end-point`` (RFC 5929)."""
@@ -84,45 +90,47 @@ class Tls:
 
 @attrs.frozen(kw_only=True)
 class Send:
-    """Write *data*, all of them, before the next ``next_event()``."""
+    """Write all of *data* before the next call of ``next_event()``."""
 
-    data: bytes = attrs.field(repr=lambda data: f"<{len(data)} octets>")
-    """A client's may hold a password; to see them, ask for them."""
+    data: bytes = attrs.field(repr=lambda data: f"<{len(data)} bytes>")
+    """May contain a password, so the repr shows only the length."""
 
 
 @attrs.frozen(kw_only=True)
 class NeedData:
-    """Read, then ``receive_data()``; when the wait has lasted too long, ``shut_down(CloseReason.TIMED_OUT)``.
+    """Read from the peer and call ``receive_data()``.  At the timeout, call ``shut_down(CloseReason.TIMED_OUT)``.
 
-    A wait goes on over every NeedData that follows another one directly: octets that make nothing whole renew nothing.
+    A NeedData that directly follows another continues the same wait: an incomplete line does not restart the timeout.
     """
 
     timeout: float
-    """Seconds that the wait may last."""
+    """The maximum length of the wait, in seconds."""
 
     min_rate: float | None = None
-    """For content, whose waits are all one however many events come between: octets a second that it has to bring in
-    the long run.  Waiting spends the patience; each octet earns the time it may take, and there are never more than
-    *timeout* seconds in hand.  The wait for a command between two chunks of one message (BDAT) is one of these waits.
-    None: octets earn nothing."""
+    """For message content: the minimum rate in the long run, in bytes per second; None for any other wait.
+
+    All waits for the content of one message count as one, whatever events come in between.  A credit of *timeout*
+    seconds is used up by waiting.  Each byte received adds 1 / *min_rate* seconds, up to *timeout* again.  The wait for
+    a command between two chunks of one message (BDAT) is one of these waits."""
 
     until: float = float("inf")
-    """Seconds since the beginning of the connection at which the wait ends, too: the time before a login."""
+    """A second limit, in seconds since the connection was opened: the time allowed before a login."""
 
 
 @attrs.frozen(kw_only=True)
 class BeginTls:
-    """Stop reading, write *data* in clear, do the handshake, then ``tls_started()``.
+    """Stop reading, write *data* in clear text, do the TLS handshake, then call ``tls_started()``.
 
-    A handshake that fails is told as ``receive_data(b"")``.  What was read before it may not be handed in after it.
+    Report a failed handshake with ``receive_data(b"")``.  Data read before the handshake must not be passed to
+    ``receive_data()`` after it.
     """
 
-    data: bytes = attrs.field(repr=lambda data: f"<{len(data)} octets>")
+    data: bytes = attrs.field(repr=lambda data: f"<{len(data)} bytes>")
 
 
 @attrs.frozen
 class Paused:
-    """Nothing can happen before the open question is answered (or TLS has started)."""
+    """Nothing more can happen until the open question is answered, or TLS has started."""
 
 
 PAUSED: Final = Paused()
@@ -130,11 +138,11 @@ PAUSED: Final = Paused()
 
 @attrs.frozen(kw_only=True)
 class Closed:
-    """The session is over: close the connection.  Every further ``next_event()`` says so again."""
+    """The session is over: close the connection.  Each further ``next_event()`` returns it again."""
 
     reason: CloseReason
     unanswered: tuple[Command, ...] = ()
-    """Commands of a client that the server, saying 421, will not answer any more."""
+    """On a client: the commands that got no reply, in the order of ``send()``, those not yet written included."""
 
 
 Action: TypeAlias = Send | NeedData | BeginTls | Paused | Closed
@@ -142,39 +150,47 @@ Action: TypeAlias = Send | NeedData | BeginTls | Paused | Closed
 
 @attrs.frozen(kw_only=True)
 class TlsStarted(Notice):
-    """STARTTLS or STLS has upgraded the connection; all that was known before is forgotten (RFC 3207 section 4.2)."""
+    """STARTTLS or STLS has started TLS.  Everything learned before it is discarded (RFC 3207 section 4.2)."""
 
     tls: Tls
     dropped: int = 0
-    """Octets that came between the command and the handshake and were thrown away: above 0 is the sign of an attack."""
+    """Bytes received between the command and the handshake, which were discarded.
+
+    More than 0 indicates an attack: commands injected in clear text."""
 
 
 @attrs.frozen(kw_only=True)
 class MessageChunk(Command, Payload):
-    """Some octets of message content, dots unstuffed; chunks have no meaning of their own, only their sequence has."""
+    """A piece of message content, without dot-stuffing.
 
-    data: bytes = attrs.field(repr=lambda data: f"<{len(data)} octets>", validator=value_of(bytes))
+    The boundaries between chunks have no meaning: only the joined content has.
+    """
+
+    data: bytes = attrs.field(repr=lambda data: f"<{len(data)} bytes>", validator=value_of(bytes))
 
 
 @attrs.frozen(kw_only=True)
 class CommandRejected(Notice, Generic[R]):
-    """A command was refused by the rules alone; the reply is on its way."""
+    """The server rejected a command without asking the application.  The reply is already written."""
 
     verb: str
-    """The verb in capitals when it is one that this server knows, else empty."""
+    """The verb in upper case; empty if this server does not know it."""
 
     line: bytes = attrs.field(repr=False)
-    """The line as it came, without CRLF; empty for one too long, and without what may be secret behind a login's verb.
+    """The line as received, without CRLF; empty for a line that was too long.
 
-    It is the client's word, and may be a secret that it sent at the wrong moment: keep it out of logs.
-    """
+    The argument of a login command is removed.  The line may still contain a secret that the client sent at the wrong
+    moment, so do not log it."""
 
     reply: R
 
 
 @attrs.frozen(kw_only=True)
 class ReplyReceived(Generic[R]):
-    """The reply to *command*, the very object that was sent.  None: the greeting, or a last word nobody asked for."""
+    """The reply to *command*, which is the object that was passed to ``send()``.
+
+    *command* is None for the greeting, and for an unsolicited reply that announces the end of the session.
+    """
 
     command: Command | None
     reply: R
@@ -182,7 +198,7 @@ class ReplyReceived(Generic[R]):
 
 @attrs.frozen(kw_only=True)
 class AuthenticationRejected(Notice, Generic[R]):
-    """The server refused a client's login; the connection may try again."""
+    """The server rejected the login.  The client may try again on this connection."""
 
     mechanism: str
     reply: R

@@ -1,7 +1,7 @@
-"""CRLF framing: whole lines out of octets that arrive in any pieces, each under a cap; and the judge of line ends.
+"""Line framing: complete lines of bounded length out of received data, and a check of line ends.
 
-Only CRLF ends a line (RFC 5321 section 2.3.8, RFC 1939 section 3).  Knows no command.  Keeps at most one unfinished
-line of the cap's length besides what was just received, and looks at no octet twice.
+Only CRLF ends a line (RFC 5321 section 2.3.8, RFC 1939 section 3).  Besides the data received last, at most one
+incomplete line of the maximum length is kept.  No byte is scanned twice.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from ._errors import LocalProtocolError
 CRLF: Final = b"\r\n"
 
 MAX_UNREAD: Final = 65_536
-"""Octets that may wait to be used when more come in; an adapter reads no more at once."""
+"""The maximum number of unread bytes when more data is received, and the size of one read of an adapter."""
 
 _CLEAN: Final = (None, "\r\n")
 _LINE: Final = re.compile(rb"[^\r\n\0]*\r\n")
 
 
 def check_line(line: object) -> bytes:
-    """*line*, which is about to be written.
+    """Return *line*, which is about to be written.
 
-    Raises LocalProtocolError unless it ends in CRLF and holds no other CR, LF or NUL.  Values are checked when they
-    are built; this holds for subclasses too, and for fields that were changed afterwards.
+    Raises LocalProtocolError unless it ends in CRLF and contains no other CR, LF or NUL.  Values are validated when
+    they are built; this second check also covers subclasses, and fields that were changed later.
     """
     if not isinstance(line, bytes) or _LINE.fullmatch(line) is None:
         raise LocalProtocolError("a line that is sent must be bytes that end in CRLF, with no other CR, LF or NUL")
@@ -33,13 +33,16 @@ def check_line(line: object) -> bytes:
 
 
 class LineTooLong(Exception):
-    """A line passed its cap: it was dropped as it came, and is said once, at its end, where its answer belongs."""
+    """A line was longer than the limit.  Its bytes were discarded on arrival.
+
+    It is raised once, at the end of the line, so that the error reply takes its place among the other replies.
+    """
 
 
 class LineBuffer:
-    """Received octets that nobody has used yet: ``data[offset:]``.
+    """Received bytes that are not read yet: ``data[offset:]``, then ``later``.
 
-    A hot path may match at *offset* and move it on, unless *dropping* says that this is the inside of a line too long.
+    A fast path may match at ``offset`` and advance it, unless ``dropping`` is set.
     """
 
     __slots__ = ("_later_size", "_searched", "data", "dropping", "ended", "later", "offset")
@@ -48,10 +51,11 @@ class LineBuffer:
         self.data = b""
         self.offset = 0
         self.ended = False
-        """The peer has closed its side: nothing more will come."""
+        """Whether the end of the stream was received."""
         self.dropping = False
+        """Whether ``data`` continues a line that is too long, which is being discarded."""
         self.later: list[bytes] = []
-        """What came behind *data*; ``gather()`` joins it."""
+        """What was received after ``data``; ``gather()`` joins it."""
         self._later_size = 0
         self._searched = 0
 
@@ -60,32 +64,32 @@ class LineBuffer:
 
     @property
     def used_up(self) -> bool:
-        """Every octet received so far was used."""
+        """Whether every byte received so far was read."""
         return self.offset == len(self.data) and not self.later
 
     def feed(self, data: bytes) -> None:
-        """Take what was received; ``b""`` is the end of the stream.
+        """Add received bytes; ``b""`` is the end of the stream.
 
-        Raises LocalProtocolError for octets behind the end, and when 64 KiB wait to be used already.
+        Raises LocalProtocolError for data after the end of the stream, and if more than 64 KiB are unread already.
         """
         if not data:
             self.ended = True
         elif self.ended:
-            raise LocalProtocolError("the stream has ended already")
+            raise LocalProtocolError('the stream has ended: no data may follow b""')
         elif self.offset == len(self.data) and not self.later:
             self.data = data
             self.offset = self._searched = 0
         elif len(self) > MAX_UNREAD:
-            raise LocalProtocolError("pull the events that are due before handing in more octets")
+            raise LocalProtocolError("more than 64 KiB are unread: pull events before passing more data")
         else:
             self._forget_used()
             self.later.append(data)
             self._later_size += len(data)
 
     def gather(self) -> bool:
-        """Make ``data[offset:]`` all there is; False when it was already.
+        """Join ``later`` to ``data``.  Return False if there was nothing to join.
 
-        Pieces are joined once, when they are needed, not at every arrival.
+        Pieces are joined once, when they are needed, and not as each arrives.
         """
         if self.later:
             self._forget_used()
@@ -96,14 +100,14 @@ class LineBuffer:
         return False
 
     def _forget_used(self) -> None:
-        """Keep nothing of a piece that is used up to *offset* but the rest: a few octets would keep it all alive."""
+        """Keep only the unread rest of ``data``: otherwise a few unread bytes would keep a whole piece in memory."""
         if self.offset:
             self._searched = max(self._searched - self.offset, 0)
             self.data = self.data[self.offset :]
             self.offset = 0
 
     def clear(self) -> int:
-        """Forget every octet, and say how many they were."""
+        """Discard all unread bytes and return their number."""
         dropped = len(self)
         self.data = b""
         self.offset = self._searched = self._later_size = 0
@@ -112,9 +116,9 @@ class LineBuffer:
         return dropped
 
     def take_line(self, limit: int) -> bytes | None:
-        """The next line without its CRLF; None while it is not whole.
+        """Return the next line without its CRLF, or None while it is incomplete.
 
-        Raises LineTooLong once for a line of more than *limit* octets, its CRLF counted.
+        Raises LineTooLong, once, for a line of more than *limit* bytes with its CRLF.
         """
         self.gather()
         start = self.offset
@@ -125,7 +129,7 @@ class LineBuffer:
             if self.dropping:
                 self.data = b"\r" if self.data.endswith(b"\r") else b""
                 self.offset = start = 0
-            self._searched = max(len(self.data) - 1, start)  # the last octet may be the CR of a CRLF
+            self._searched = max(len(self.data) - 1, start)  # the last byte may be the CR of a CRLF
             return None
         self.offset = end + 2
         if self.dropping or self.offset - start > limit:
@@ -135,9 +139,9 @@ class LineBuffer:
 
 
 class LineEnds:
-    """Watches content go by, in any pieces, for bare CR, bare LF and NUL: what a smuggled message is made of.
+    """Checks content, in pieces of any size, for bare CR, bare LF and NUL, which message smuggling depends on.
 
-    The standard library's newline decoder does the looking, at several times the speed of a regular expression.
+    The newline decoder of the standard library does the search, several times faster than a regular expression.
     """
 
     __slots__ = ("_decode", "_decoder", "_nul")
@@ -148,13 +152,13 @@ class LineEnds:
         self._nul = False
 
     def watch(self, data: bytes) -> bool:
-        """Whether everything up to the end of *data* is clean; a CR at the very end is judged by what follows it."""
+        """Return whether all content so far is clean.  A CR at the end of *data* is checked with the next piece."""
         self._decode(data.decode("latin-1"))
         if 0 in data:
             self._nul = True
         return self._decoder.newlines in _CLEAN and not self._nul
 
     def begin(self) -> None:
-        """Forget what was seen: other content begins."""
+        """Prepare for new content."""
         self._decoder.reset()
         self._nul = False

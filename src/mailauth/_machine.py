@@ -1,6 +1,6 @@
-"""The skeleton of the four connections: buffers, the open question, when a Send is due, how a session ends.
+"""The base class of the four connections: buffers, the open question, when a Send is due, and how a session ends.
 
-Knows no verb, no reply and no login: what the octets mean is told by the subclasses, ``_server`` and ``_client`` first.
+Commands, replies and logins are left to the subclasses, first of all those in ``_server`` and ``_client``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from ._lines import LineBuffer
 E = TypeVar("E")
 
 MAX_UNWRITTEN: Final = 32_768
-"""Octets of replies that may wait for the rest of their group: half of what a connection keeps besides the chunk in
-hand, since they weigh more than they count."""
+"""The maximum size, in bytes, of the replies held back while further pipelined commands are read.
+
+It is half of the 64 KiB that a connection may keep, since objects take more memory than the bytes in them."""
 
 _new: Final = object.__new__
 _set_data: Final = vars(Send)["data"].__set__
@@ -25,33 +26,33 @@ _CLOSED: Final[Mapping[CloseReason, Closed]] = {reason: Closed(reason=reason) fo
 
 
 class Machine(Generic[E]):
-    """A pure state machine that is pulled: ``next_event()`` gives one value at a time, in causal order."""
+    """A state machine without I/O: ``next_event()`` returns one event at a time, in causal order."""
 
     __slots__ = ("_events", "_input", "_output", "_output_due", "_output_size", "_phase", "_question", "_tls", "_why")
 
     def __init__(self, tls: Tls | None) -> None:
         self._tls = tls
         self._input = LineBuffer()
-        # What happened beside the event that is being returned: two or three at most, so a list will do, and an empty
-        # deque weighs as much as all the rest of an idle connection.
+        # Further events of the same step, two or three at most.  An empty deque would take as much memory as all the
+        # rest of an idle connection.
         self._events: list[E] = []
-        self._question: object | None = None  # clients never have one
+        self._question: object | None = None  # always None on a client
         self._output: list[bytes] = []
         self._output_size = 0
         self._output_due = False
-        self._phase: Callable[[], E | Action | None] | None = None  # what happens instead of reading on: TLS, the end
+        self._phase: Callable[[], E | Action | None] | None = None  # replaces _advance() during TLS and at the end
         self._why = CloseReason.PEER_CLOSED
 
     @property
     def tls(self) -> Tls | None:
-        """The TLS layer under this connection; None in clear text."""
+        """The TLS layer of this connection; None in clear text."""
         return self._tls
 
     def receive_data(self, data: bytes) -> None:
-        """Take octets from the peer; ``b""`` is the end of the stream.  After Closed they are ignored.
+        """Add bytes received from the peer; ``b""`` is the end of the stream.  After Closed they are ignored.
 
-        Raises LocalProtocolError between BeginTls and ``tls_started()``, after the end of the stream, and when 64 KiB
-        wait to be pulled already.
+        Raises LocalProtocolError between BeginTls and ``tls_started()`` (except for ``b""``, a failed handshake), for
+        data after the end of the stream, and if more than 64 KiB are unread already.
         """
         phase = self._phase
         if phase is not None:
@@ -59,13 +60,15 @@ class Machine(Generic[E]):
                 return
             if phase == self._wait_for_tls:
                 if data:
-                    raise LocalProtocolError("octets from before the handshake may not be handed in after it")
+                    raise LocalProtocolError(
+                        'no data may be passed during the TLS handshake: call tls_started(), or pass b"" if it failed'
+                    )
                 self._close(CloseReason.PEER_CLOSED)
                 return
         self._input.feed(data)
 
     def next_event(self) -> E | Action:
-        """What comes next; NeedData, Paused and Closed repeat until something changes."""
+        """Return the next event.  NeedData, Paused and Closed are returned again until something changes."""
         while True:
             if self._events:
                 return self._events.pop(0)
@@ -79,15 +82,15 @@ class Machine(Generic[E]):
                 return event
 
     def tls_started(self, tls: Tls) -> None:
-        """The handshake that BeginTls asked for is done.  Raises LocalProtocolError when none was asked for."""
+        """Report that the handshake requested by BeginTls is done.  Raises LocalProtocolError if none was requested."""
         if self._phase != self._wait_for_tls:
-            raise LocalProtocolError("no TLS handshake was asked for")
+            raise LocalProtocolError("no TLS handshake is in progress: call tls_started() only after BeginTls")
         self._phase = None
         self._tls = tls
         self._secured(tls)
 
     def shut_down(self, reason: CloseReason = CloseReason.SHUT_DOWN) -> None:
-        """End the session as soon and as politely as the protocol allows; a second call changes nothing."""
+        """End the session, with the last reply or command that the protocol allows.  A second call does nothing."""
         if self._phase is None:
             self._why = reason
             self._phase = self._begin_shutdown
@@ -97,22 +100,22 @@ class Machine(Generic[E]):
 
     @abstractmethod
     def _advance(self) -> E | Action | None:
-        """Use some input; None when something changed and the caller shall look again."""
+        """Process some input.  Return None if ``next_event()`` must check its queues again."""
 
     @abstractmethod
     def _begin_shutdown(self) -> None:
-        """Say what is still to be said after ``shut_down()``, then ``_close()``."""
+        """Write the last output after ``shut_down()``, if there is any, then call ``_close()``."""
 
     @abstractmethod
     def _secured(self, tls: Tls) -> None:
-        """TLS has started: forget everything that was said before it."""
+        """TLS has started: discard everything learned before it."""
 
     def _at_end_of_stream(self) -> None:
-        """Nothing more will come and all that came is used up: ``_close()``, or raise RemoteProtocolError."""
+        """The stream has ended and all input is read: call ``_close()``, or raise RemoteProtocolError."""
         self._close(CloseReason.PEER_CLOSED)
 
     def _write(self, data: bytes, *, due: bool) -> None:
-        """Queue output; it leaves when it is *due*, at 32 KiB, or when more input is needed (RFC 2920 section 3.2)."""
+        """Queue output.  It is sent if it is *due*, at 32 KiB, or when more input is needed (RFC 2920 section 3.2)."""
         self._output.append(data)
         self._output_size += len(data)
         if due or self._output_size >= MAX_UNWRITTEN:
@@ -124,12 +127,12 @@ class Machine(Generic[E]):
         output.clear()
         self._output_size = 0
         self._output_due = False
-        send = _new(Send)  # what __init__ does, for a third
+        send = _new(Send)  # the same as __init__, at a third of the cost
         _set_data(send, data)
         return send
 
     def _need_more_data(self, need: NeedData) -> Action | None:
-        """What came in is used up: look at what came later, write what waits, end with the stream, or ask for more."""
+        """Handle incomplete input: join later input, flush the output, end with the stream, or return *need*."""
         if self._input.gather():
             return None
         if self._output:

@@ -1,6 +1,6 @@
-"""What the two servers share: questions and their answers, challenges, and the one path that every login takes.
+"""The base class of the SMTP and POP3 servers: questions, their answers, and the login exchange.
 
-Knows no verb and no reply; who may log in is the application's to answer.
+The subclasses define the verbs and the replies.  The application decides who may log in.
 """
 
 from __future__ import annotations
@@ -22,37 +22,39 @@ LoginEvent: TypeAlias = sasl.ServerQuestion | sasl.Authenticated | sasl.Authenti
 
 
 class ServerMachine(Machine[E]):
-    """A server: asks its application, and answers its client."""
+    """A server: returns questions to the application and writes replies to the client."""
 
     __slots__ = ("_entropy", "_exchange", "_identity", "_nonces", "_ready")
 
     _asks_extended: ClassVar[bool] = False
-    """Whether its application is asked about more than passwords: SCRAM keys, tokens, certificates."""
+    """Whether the application handles questions about SCRAM keys, tokens and certificates, and not passwords only."""
 
     def __init__(self, *, entropy: bytes, tls: Tls | None) -> None:
         if len(entropy) != 32:
-            raise LocalProtocolError("entropy must be 32 octets, fresh for each connection")
+            raise LocalProtocolError(
+                "entropy must be 32 random bytes, fresh for each connection; use secrets.token_bytes(32)"
+            )
         super().__init__(tls)
         self._entropy = entropy
         self._nonces = 0
         self._identity: str | None = None
         self._exchange: sasl.ServerExchange | None = None
-        # A reply that leaves alone, and before anything else: what a short path sets and looks at first.
+        # A Send that the fast path has prepared.  It is returned before anything else.
         self._ready: Send | None = None
 
     @property
     def identity(self) -> str | None:
-        """The authorization identity of the client; None before a login, and again after STARTTLS or STLS."""
+        """The authorization identity of the client; None before a login, and after STARTTLS or STLS."""
         return self._identity
 
     def answer(self, question: Question[A], answer: A) -> None:
         """Answer the open question.
 
-        Raises LocalProtocolError, the question staying open, when *question* is not the open one or *answer* is none
-        for it.
+        Raises LocalProtocolError if *question* is not the open question (the same object), or if *answer* is not a
+        valid answer to it.  The question stays open then.
         """
         if self._question is None or question is not self._question:
-            raise LocalProtocolError("this question is not open: it was answered, or never asked here")
+            raise LocalProtocolError("this question is not open: pass the question that next_event() returned, once")
         exchange = self._exchange
         if exchange is None:
             self._resolve(question, answer)
@@ -64,41 +66,42 @@ class ServerMachine(Machine[E]):
 
     @abstractmethod
     def _resolve(self, question: Question[A], answer: A) -> None:
-        """Act on an answer; raise LocalProtocolError before anything changed when it cannot be one."""
+        """Carry out *answer*.  Raises LocalProtocolError, before anything changes, if it is invalid."""
 
-    # The login
+    # Login
 
     def _announce(self, event: LoginEvent) -> None:
         """Queue *event*."""
         if isinstance(event, sasl.ExtendedQuestion) and not self._asks_extended:
             self._cannot_ask(event)
         else:
-            self._events.append(cast(E, event))  # each server's events hold those of the logins that it allows
+            # The event type of each server includes the events of the mechanisms that it allows.
+            self._events.append(cast(E, event))
 
     @abstractmethod
     def _challenge(self, data: bytes) -> None:
-        """Write a mechanism's challenge in the protocol's form."""
+        """Write the challenge *data* in the form of the protocol."""
 
     @abstractmethod
     def _accept_login(self, success: sasl.Success) -> None:
-        """The identity is proved."""
+        """Handle a successful login."""
 
     @abstractmethod
     def _reject_login(self, reason: sasl.Refusal | sasl.Fault, *, counts: bool) -> None:
-        """The login failed: say so.  *counts*: against the number of failed logins, not of errors."""
+        """Reply to a failed login.  *counts*: it counts as a failed login, and not as an error."""
 
     def _nonce(self) -> str:
-        """32 hexadecimal digits, never the same twice: a counter under the entropy of this connection (HMAC-SHA256)."""
+        """Return 32 hexadecimal digits, each time different: HMAC-SHA256 of a counter, keyed with the entropy."""
         self._nonces += 1
         return hmac.digest(self._entropy, b"%d" % self._nonces, "sha256").hex()[:32]
 
     def _start_login(self, mechanism: sasl.ServerMechanism) -> sasl.ServerExchange:
-        """Open the exchange; the caller begins it and hands its first step to ``_proceed()``."""
+        """Create the exchange.  The caller starts it and passes its first step to ``_proceed()``."""
         self._exchange = exchange = sasl.ServerExchange(mechanism)
         return exchange
 
     def _take_response(self, exchange: sasl.ServerExchange, need: NeedData) -> Action | None:
-        """The next line of an AUTH exchange."""
+        """Read the next line of an AUTH exchange."""
         try:
             line = self._input.take_line(sasl.MAX_LINE)
         except LineTooLong:
@@ -110,7 +113,7 @@ class ServerMachine(Machine[E]):
         return None
 
     def _proceed(self, exchange: sasl.ServerExchange, step: sasl.Step) -> None:
-        """Carry out what the mechanism says next; its events follow the one that is being returned."""
+        """Carry out *step*.  Its events follow the event that is being returned."""
         match step:
             case sasl.Challenge(data=data):
                 self._challenge(data)
@@ -128,7 +131,10 @@ class ServerMachine(Machine[E]):
                 self._announce(question)
 
     def _cannot_ask(self, question: sasl.ExtendedQuestion) -> None:
-        """The application of this server is asked about passwords alone: a mechanism of another kind slipped in."""
+        """Answer *question* with its temporary failure.
+
+        The application of this server handles questions about passwords only, so it must not receive this one.
+        """
         exchange = self._exchange
         assert exchange is not None
         self._question = None
@@ -143,14 +149,14 @@ class ServerMachine(Machine[E]):
 
     @abstractmethod
     def _send_shutdown_reply(self) -> None:
-        """``shut_down()`` was called: the last reply, if the protocol has one for that."""
+        """Write the last reply after ``shut_down()``, if the protocol has one."""
 
     def _at_end_of_stream(self) -> None:
         self._end_unfinished(CloseReason.PEER_CLOSED)
         self._close(CloseReason.PEER_CLOSED)
 
     def _end_unfinished(self, reason: CloseReason) -> None:
-        """Tell the end of what was begun and will not be finished: here a login."""
+        """Report what is in progress and will not be completed; here, a login."""
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             self._announce(login_failed(exchange, None))
@@ -158,22 +164,22 @@ class ServerMachine(Machine[E]):
     # TLS
 
     def _expect_tls(self) -> None:
-        """The positive reply to STARTTLS or STLS is written: the wall (RFC 3207 section 4.2)."""
-        self._output_due = False  # all that waits leaves with BeginTls: write and handshake are one act
+        """Begin TLS, after the positive reply to STARTTLS or STLS was written (RFC 3207 section 4.2)."""
+        self._output_due = False  # BeginTls carries all output: the adapter writes it, then starts the handshake
         self._phase = self._begin_tls
 
     def _drop_clear_text(self, tls: Tls) -> TlsStarted:
-        """Forget what came before the handshake: octets, identity."""
+        """Discard the input and the identity from before the handshake."""
         self._identity = None
         return TlsStarted(tls=tls, dropped=self._input.clear())
 
 
 def _is_failed_login(exchange: sasl.ServerExchange, reason: sasl.Refusal | sasl.Fault) -> bool:
-    """Whether an exchange that ended this way is a failed login (RFC 4954 section 9) and not only an error.
+    """Return whether an exchange that ended with *reason* is a failed login (RFC 4954 section 9), not just an error.
 
-    It is if the server has done the work of a login: it examined a name, a password or a proof, even one that it could
-    not prepare, or it asked the application.  Otherwise a client could cancel to have more tries, or to cause that work
-    more often.
+    It is a failed login if the server has done the work of a login: it examined a name, a password or a proof, even
+    one that could not be prepared, or it asked the application.  Otherwise a client could cancel the exchange to get
+    more attempts, or to cause that work more often.
     """
     if isinstance(reason, sasl.Refusal):
         return reason is not sasl.Refusal.TEMPORARY
@@ -181,7 +187,7 @@ def _is_failed_login(exchange: sasl.ServerExchange, reason: sasl.Refusal | sasl.
 
 
 def login_failed(exchange: sasl.ServerExchange, reason: sasl.Refusal | sasl.Fault | None) -> sasl.AuthenticationFailed:
-    """The notice for *exchange*, which came to no good end."""
+    """Return the event for *exchange*, which failed."""
     return sasl.AuthenticationFailed(
         mechanism=exchange.mechanism, authentication_identity=exchange.authentication_identity, reason=reason
     )

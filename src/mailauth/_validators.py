@@ -1,7 +1,7 @@
-"""attrs validators for the fields of public values, so that a wrong value is refused when it is built.
+"""attrs validators for the fields of public values (architecture.md, invariant 11).
 
-Every refusal is a LocalProtocolError that names the field.  None quotes the value, which may be a secret, or text that
-came from a peer.
+Each error is a LocalProtocolError that names the field.  It never quotes the value, which may be a secret or text from
+a peer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import attrs
 from ._errors import LocalProtocolError, Malformed
 
 Check: TypeAlias = Callable[[Any], object]
-"""Raises Malformed for a value of the right type that cannot be used."""
+"""A function that raises Malformed for an invalid value of the right type."""
 
 Validator: TypeAlias = Callable[[object, "attrs.Attribute[Any]", Any], None]
 
@@ -23,16 +23,16 @@ _INSTEAD: Final[Mapping[type, str]] = {bool: "True or False", Mapping: "a dict"}
 
 
 def value_of(kind: type, check: Check | None = None, *, optional: bool = False) -> Validator:
-    """The field holds a *kind* that passes *check*, or None where it is *optional*.
+    """Return a validator: the value is a *kind* that passes *check*, or None if it is *optional*.
 
-    A bool is not an int here, and a subclass of bytes is not bytes.
+    A bool is not accepted as an int, nor a subclass of bytes as bytes.
     """
 
     def validate(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         if type(value) is not kind:
             if optional and value is None:
                 return
-            # A subclass of bytes may give another length than it has; and a bool is an int.
+            # A subclass of bytes may report a false length, and bool is a subclass of int.
             if not isinstance(value, kind) or kind is bytes or (kind is int and isinstance(value, bool)):
                 raise wrong_type(str(attribute.alias), kind, value, optional=optional)
         if check is not None:
@@ -45,7 +45,7 @@ def value_of(kind: type, check: Check | None = None, *, optional: bool = False) 
 
 
 def tuple_of(kind: type, check: Check | None = None, *, optional: bool = False) -> Validator:
-    """The field holds a tuple of *kind*, each of which passes *check*, or None where it is *optional*."""
+    """Return a validator: the value is a tuple of *kind*, each of which passes *check*, or None if it is *optional*."""
 
     def check_items(items: tuple[object, ...]) -> None:
         for item in items:
@@ -58,7 +58,7 @@ def tuple_of(kind: type, check: Check | None = None, *, optional: bool = False) 
 
 
 def matches(pattern: re.Pattern[AnyStr], wanted: str) -> Check:
-    """A check that all of the value matches *pattern*; *wanted* says in words what does."""
+    """Return a check that the whole value matches *pattern*; *wanted* is the text of the error."""
 
     def check(value: AnyStr) -> None:
         if pattern.fullmatch(value) is None:
@@ -68,16 +68,18 @@ def matches(pattern: re.Pattern[AnyStr], wanted: str) -> Check:
 
 
 check_mechanism_name: Final = matches(
-    re.compile(r"[A-Z0-9_-]{1,20}"), "a mechanism is named by 1 to 20 of A-Z, 0-9, - and _"
+    re.compile(r"[A-Z0-9_-]{1,20}"), "a mechanism name must be 1 to 20 of the characters A-Z, 0-9, - and _"
 )
-"""Raises Malformed (RFC 4422 section 3.1)."""
+"""The check of a SASL mechanism name (RFC 4422 section 3.1).  Raises Malformed."""
 
-check_initial_response: Final = matches(re.compile(rb"[ -~]*[!-~]"), "printable ASCII, and no blank at its end")
-"""Raises Malformed for what cannot stand in an AUTH command: it is base64 or ``=`` there."""
+check_initial_response: Final = matches(
+    re.compile(rb"[ -~]*[!-~]"), "must be printable ASCII without a space at its end"
+)
+"""The check of the initial response in an AUTH command, which is base64 or ``=`` on the wire.  Raises Malformed."""
 
 
 def between(lowest: int, highest: int) -> Check:
-    """A check that a number is one of *lowest* to *highest*."""
+    """Return a check that a number is at least *lowest* and at most *highest*."""
 
     def check(number: int) -> None:
         if not lowest <= number <= highest:
@@ -87,14 +89,14 @@ def between(lowest: int, highest: int) -> Check:
 
 
 def wrong_type(field: str, kind: type, value: object, *, optional: bool = False) -> LocalProtocolError:
-    """The error that *field* holds *value*, which is not a *kind*."""
+    """Return the error for *value*, which is not a *kind*, in *field*."""
     name = kind.__name__ + (" or None" if optional else "")
     article = "" if kind is bytes else "an " if name[0] in "AEIOUaeiou" else "a "
     found = "None" if value is None else type(value).__name__
     if kind is bytes and isinstance(value, str):
-        phase = ".encode()"
+        hint = ".encode()"
     elif kind is str and isinstance(value, bytes):
-        phase = ".decode()"
+        hint = ".decode()"
     else:
-        phase = _INSTEAD.get(kind, f"{kind.__name__}{'.parse' if hasattr(kind, 'parse') else ''}(...)")
-    return LocalProtocolError(f"{field} must be {article}{name}, not {found}; use {phase}")
+        hint = _INSTEAD.get(kind, f"{kind.__name__}{'.parse' if hasattr(kind, 'parse') else ''}(...)")
+    return LocalProtocolError(f"{field} must be {article}{name}, not {found}; use {hint}")

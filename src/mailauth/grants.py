@@ -1,8 +1,8 @@
-"""POP before SMTP: which addresses logged in lately, and who did so there.
+"""POP before SMTP: the client addresses with a recent POP login, and the identities that logged in.
 
-Knows no protocol, no policy and no clock: every call that needs the time takes *now*, in seconds on any clock that
-never steps back, the same one for all calls.  The address is the caller's word: give it the socket's, or that of a
-trusted PROXY header, and nothing that the client merely said.
+This module reads no clock: each call that needs the time takes *now*, in seconds on a monotonic clock, the same one for
+all calls.  Addresses are not verified: pass the address of the socket or of a trusted PROXY header, never one that the
+client sent.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import attrs
 from ._errors import LocalProtocolError
 
 LIFETIME: Final = 1800.0
-"""Seconds.  Half an hour is what servers with POP before SMTP used to give: long enough to write a letter."""
+"""The default lifetime of a grant, in seconds: half an hour, as was usual with POP before SMTP."""
 
 IDENTITIES_PER_ADDRESS: Final = 16
-"""Grants of different identities kept for one address; one more replaces the oldest (architecture.md, invariant 4)."""
+"""Grants kept for one address, one for each identity; another replaces the oldest (architecture.md, invariant 4)."""
 
 MAX_GRANTS: Final = 1_000_000
-"""Grants in all (architecture.md, invariant 4), about 250 MB; one more costs the oldest of all."""
+"""Grants kept in all, about 250 MB; another replaces the oldest (architecture.md, invariant 4)."""
 
 Address: TypeAlias = str | IPv4Address | IPv6Address
-"""An IP address as text, without brackets or port, or as a value; the value is looked up faster, an IPv6 one by far."""
+"""An IP address: text without brackets or port, or an ``ipaddress`` object, which is faster, above all for IPv6."""
 
 _ALL: Final = (1 << 128) - 1
 _MAPPED: Final = 0xFFFF << 32  # ::ffff:0:0/96, the IPv4-mapped addresses (RFC 4291 section 2.5.5.2)
@@ -38,21 +38,21 @@ _4TH: Final[Mapping[str, int]] = {str(octet): octet for octet in range(256)}
 
 
 def _to_number(address: Address, mask: int = _ALL) -> int:
-    """The key of an address, folded in this order: IPv4-mapped to IPv4, zone dropped, IPv6 cut by *mask*.
+    """Return the key of an address: the zone is removed, and an IPv6 address is cut by *mask*.
 
-    128 bits, with an IPv4 address as its mapped one, so that the first fold costs nothing.
+    The key has 128 bits.  An IPv4 address has the key of its IPv4-mapped IPv6 address, so both are the same address.
     """
     if isinstance(address, str):
         if ":" not in address:
             try:
                 a, b, c, d = address.split(".")
-                return _1ST[a] | _2ND[b] | _3RD[c] | _4TH[d]  # a sixth of what ipaddress takes
+                return _1ST[a] | _2ND[b] | _3RD[c] | _4TH[d]  # takes a sixth of the time of ipaddress
             except (KeyError, ValueError):
-                raise LocalProtocolError(f"{address!r} is no IP address") from None
+                raise LocalProtocolError(f"invalid IP address {address!r}") from None
         try:
             address = IPv6Address(address)
         except ValueError:
-            raise LocalProtocolError(f"{address!r} is no IP address") from None
+            raise LocalProtocolError(f"invalid IP address {address!r}") from None
     number = int(address)
     if isinstance(address, IPv4Address):
         return number | _MAPPED
@@ -67,38 +67,43 @@ def _to_address(number: int) -> IPv4Address | IPv6Address:
 
 def _mask(ipv6_prefix: int) -> int:
     if not 1 <= ipv6_prefix <= 128:
-        raise LocalProtocolError("an IPv6 prefix has 1 to 128 bits")
+        raise LocalProtocolError(f"ipv6_prefix must be 1 to 128 bits, not {ipv6_prefix}")
     return _ALL >> 128 - ipv6_prefix << 128 - ipv6_prefix
 
 
 def normalize_address(address: Address, ipv6_prefix: int = 128) -> IPv4Address | IPv6Address:
-    """The address that stands for *address* in every store of grants, whatever its spelling.
+    """Return the normal form of *address*, which is its key in every grant store.
 
-    An IPv4-mapped IPv6 address becomes the IPv4 one, a zone is dropped, and of an IPv6 address (never of an IPv4 one)
-    only the first *ipv6_prefix* bits stay.  Raises LocalProtocolError for what is no address or no prefix.
+    An IPv4-mapped IPv6 address becomes the IPv4 address, and a zone is removed.  Of an IPv6 address only the first
+    *ipv6_prefix* bits are kept; an IPv4 address is kept whole.
+    Raises LocalProtocolError for an invalid address or prefix.
+
+    >>> normalize_address("::ffff:192.0.2.1")
+    IPv4Address('192.0.2.1')
     """
     return _to_address(_to_number(address, _mask(ipv6_prefix)))
 
 
 @attrs.frozen(repr=False, weakref_slot=False)
 class Grant:
-    """*identity* logged in from *address*, and until *expires* that address may relay on its account.
+    """Permission for *address* to relay until *expires*, because *identity* has logged in from there.
 
-    Raises LocalProtocolError for an address that is none and for an empty identity.
+    Raises LocalProtocolError for an invalid address and for an empty identity.
     """
 
-    _number: int = attrs.field(converter=_to_number, alias="address")  # an address object weighs three times as much
+    # An int takes a third of the memory of an address object.
+    _number: int = attrs.field(converter=_to_number, alias="address")
     identity: str
     expires: float
-    """Seconds on the caller's clock: the login plus the lifetime.  At this very moment the grant is over."""
+    """The time of the login plus the lifetime, in seconds on the caller's clock.  At this time the grant is expired."""
 
     def __attrs_post_init__(self) -> None:
         if not self.identity:
-            raise LocalProtocolError("a grant belongs to an identity")
+            raise LocalProtocolError("identity must not be empty")
 
     @property
     def address(self) -> IPv4Address | IPv6Address:
-        """As folded: never IPv4-mapped, without a zone; where a prefix is set, the first address of it."""
+        """The address in normal form (``normalize_address()``); with a prefix, the first address of the network."""
         return _to_address(self._number)
 
     def __repr__(self) -> str:
@@ -111,19 +116,24 @@ class Unavailable:
 
 
 UNAVAILABLE: Final = Unavailable()
-"""The store of grants cannot tell now.  It is neither yes nor no."""
+"""The result of a lookup when the grant store has failed: it is unknown whether there is a grant."""
 
 Lookup: TypeAlias = Grant | Unavailable | None
-"""What a store of grants says about an address; None: no grant."""
+"""The result of a lookup in a grant store; None means no grant."""
 
 
 class GrantTable:
-    """The grants, in memory: one for each pair of address and identity, replaced by each new login of that pair.
+    """A grant store in memory.
 
-    Addresses are folded first: an IPv4-mapped IPv6 address is the IPv4 one, a zone is dropped, and of an IPv6 address
-    (never of an IPv4 one) only the first *ipv6_prefix* bits count.
+    It keeps one grant for each pair of address and identity.  A new login of the same pair replaces it.  Addresses are
+    normalized as by ``normalize_address()`` with *ipv6_prefix*.
 
-    *lifetime* is in seconds; with 0 no grant ever lives.  Raises LocalProtocolError for settings out of range.
+    *lifetime* is in seconds; with 0, no grant is ever active.  Raises LocalProtocolError for settings out of range.
+
+    >>> table = GrantTable(lifetime=1800)
+    >>> grant = table.grant("192.0.2.1", "alice", now=0.0)
+    >>> table.permits("192.0.2.1", now=1799.0)
+    True
     """
 
     __slots__ = ("_at", "_count", "_identities", "_lifetime", "_mask", "_maximum", "_order")
@@ -137,32 +147,37 @@ class GrantTable:
         max_grants: int = MAX_GRANTS,
     ) -> None:
         if not (lifetime >= 0 and math.isfinite(lifetime)):
-            raise LocalProtocolError("a lifetime is a finite number of seconds, 0 or more")
+            raise LocalProtocolError("lifetime must be a finite number of seconds, 0 or more")
         if identities_per_address < 1 or max_grants < 1:
-            raise LocalProtocolError("a table of grants has room for one at least")
+            raise LocalProtocolError("identities_per_address and max_grants must be 1 or more")
         self._lifetime = lifetime
         self._mask = _mask(ipv6_prefix)
         self._identities = identities_per_address
         self._maximum = max_grants
-        # Most addresses have one identity, and a tuple around its grant would be a quarter of its weight.
-        self._at: dict[int, Grant | tuple[Grant, ...]] = {}  # a tuple has the oldest first
+        # Most addresses have one identity, and a tuple would add a quarter to the memory of its grant.
+        self._at: dict[int, Grant | tuple[Grant, ...]] = {}  # in a tuple the oldest grant is first
         self._count = 0
-        self._order: deque[Grant] = deque()  # the oldest login first; replaced and revoked grants are skipped
+        self._order: deque[Grant] = (
+            deque()
+        )  # the oldest login first; may hold replaced and revoked grants, which are skipped
 
     def __len__(self) -> int:
-        """Grants kept, expired ones that no sweep has met yet included."""
+        """Return the number of grants kept, including expired ones that ``expire()`` has not removed yet."""
         return self._count
 
     @property
     def lifetime(self) -> float:
-        """Seconds from a login to the end of its grant."""
+        """The seconds from a login to the expiry of its grant."""
         return self._lifetime
 
     def grant(self, address: Address, identity: str, now: float) -> Grant:
-        """*identity* has proved itself by POP from *address*: call it at once, before +OK leaves, whatever comes after.
+        """Add a grant: *identity* has logged in by POP from *address* at *now*.
 
-        Replaces the grant of that pair.  Where there is no more room the oldest grant leaves: first among those of this
-        address, then among all.  Never to be called for a message sent: sending extends nothing.
+        Call it as soon as the login has succeeded, before ``+OK`` is sent.  Do not call it for a message: sending does
+        not extend a grant.
+
+        The new grant replaces that of the same pair.  If the address has too many grants, its oldest is removed; then,
+        if the table has too many, the oldest of all.
         """
         grant = Grant(_to_address(_to_number(address, self._mask)), identity, now + self._lifetime)
         if not self._lifetime:
@@ -177,7 +192,7 @@ class GrantTable:
         return grant
 
     def find(self, address: Address, now: float) -> Grant | None:
-        """The latest login's grant that still lives at *address*; None when none does.  O(1)."""
+        """Return the active grant of the latest login from *address*; None if there is none.  It takes O(1)."""
         number = _to_number(address, self._mask)
         entry = self._at.get(number)
         if entry is None:
@@ -190,29 +205,30 @@ class GrantTable:
         return None
 
     def permits(self, address: Address, now: float) -> bool:
-        """True if somebody logged in from *address* less than ``lifetime`` seconds before *now* and was not revoked."""
+        """Return whether *address* has an active grant: a login less than ``lifetime`` seconds old, and not revoked."""
         return self.find(address, now) is not None
 
     def active(self, now: float, address: Address | None = None) -> list[Grant]:
-        """The grants that live at *address*, or everywhere; the oldest login first."""
+        """Return the active grants of *address*, or of all addresses; the oldest login first."""
         grants = self._order if address is None else self._all_at(_to_number(address, self._mask))
         return [grant for grant in grants if now < grant.expires and self._is_current(grant)]
 
     def revoke_identity(self, *identities: str, until: float = math.inf) -> int:
-        """End the grants of *identities* at every address; others at the same addresses keep theirs.  Returns how many.
+        """Revoke the grants of *identities* at all addresses and return their number.
 
-        Grants that expire later than *until* stay: their logins came after whatever the revocation is for.
+        Use it when an account is removed or its password changes.  Grants that expire after *until* are kept: their
+        logins are later than the change.  Other identities at the same addresses keep their grants.
 
-        For accounts that go and passwords that change.  Walks the whole table, once for all of them: an index would
-        make every grant a fifth heavier, for something this rare.
+        It scans the whole table, once for all *identities*.  An index would add a fifth to the memory of every grant,
+        for a rare operation.
         """
-        gone = frozenset(identities)
-        revoked = sum(self._drop(grant) for grant in self._order if grant.identity in gone and grant.expires <= until)
+        names = frozenset(identities)
+        revoked = sum(self._drop(grant) for grant in self._order if grant.identity in names and grant.expires <= until)
         self._drop_replaced()
         return revoked
 
     def revoke_address(self, address: Address) -> int:
-        """End every grant at *address*.  Returns how many."""
+        """Revoke every grant of *address* and return their number."""
         number = _to_number(address, self._mask)
         revoked = len(self._all_at(number))
         self._put(number, ())
@@ -220,9 +236,9 @@ class GrantTable:
         return revoked
 
     def expire(self, now: float) -> int:
-        """Free the memory of grants that are over at *now*, in time linear in their number.  Returns how many.
+        """Remove the grants that have expired at *now* and return their number.  It takes time linear in that number.
 
-        Nothing else depends on it: ``find()`` judges each grant by its own expiry.
+        It only frees memory: ``find()`` checks the expiry of each grant itself.
         """
         freed = 0
         while self._order and self._order[0].expires <= now:
@@ -241,14 +257,14 @@ class GrantTable:
             self._at[number] = grants if len(grants) > 1 else grants[0]
 
     def _drop(self, grant: Grant) -> bool:
-        """Take *grant* out, by identity; False when it was replaced or revoked before."""
+        """Remove *grant* (this object).  Return False if it was replaced or revoked before."""
         before = self._all_at(grant._number)
         kept = tuple(other for other in before if other is not grant)
         self._put(grant._number, kept)
         return len(kept) < len(before)
 
     def _drop_replaced(self) -> None:
-        """Keep the order within twice the grants, at O(1) a login: it is made anew only when it grows beyond."""
+        """Rebuild the order once it holds more than twice the number of grants: amortized O(1) per login."""
         if len(self._order) > 2 * self._count + 64:
             self._order = deque(grant for grant in self._order if self._is_current(grant))
 

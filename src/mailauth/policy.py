@@ -1,6 +1,6 @@
-"""Who may send where: mail for here from anyone, mail for elsewhere on account of an identity or a grant.
+"""The relay policy: local mail from anyone, remote mail only with an identity or a grant.
 
-Pure: it holds no table and asks no store.  What a store of grants says comes in as a value, a verdict goes out as one.
+This module does no I/O.  The result of a lookup in the grant store is an argument.
 """
 
 from __future__ import annotations
@@ -19,69 +19,73 @@ from .grants import Grant, Lookup, Unavailable
 from .smtp._grammar import Mailbox, check_domain
 from .smtp.replies import Reply, Verdict
 
-_ROUTED: Final = re.compile("[%!@]")  # what older mailers read as "deliver it to somewhere else"
+_ROUTED: Final = re.compile("[%!@]")  # older mailers read these as a route to another host
 
 _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 RELAYING_DENIED: Final = Reply(550, "5.7.1", "relaying denied: authentication required")
-LOOKUP_FAILED: Final = Reply(451, "4.7.1", "cannot tell now whether you may relay, try again later")
+LOOKUP_FAILED: Final = Reply(451, "4.7.1", "cannot check relay permission, try again later")
 
 
 class Reason(enum.Enum):
     """Why a recipient was accepted or refused."""
 
     LOCAL = "the recipient is local"
-    IDENTITY = "the session has proved an identity"
-    GRANT = "somebody logged in by POP from this address lately"
+    IDENTITY = "the session has logged in"
+    GRANT = "there was a recent POP login from this address"
     NO_GRANT = "neither an identity nor a grant"
-    UNAVAILABLE = "the store of grants cannot tell"
+    UNAVAILABLE = "the grant store is unavailable"
 
 
 @attrs.frozen(kw_only=True)
 class Decision:
-    """What to do with one recipient, why, and on whose account."""
+    """The verdict on one recipient, with its reason and the responsible identity."""
 
     verdict: Verdict
     """The answer to ``smtp.Rcpt``."""
 
     reason: Reason
     identity: str | None
-    """Who answers for the message: the session's identity, else that of the grant that decided, else None."""
+    """The identity responsible for the message: that of the session, else that of the grant used, else None."""
 
 
 def _lower(domain: str) -> str:
-    """Folds ASCII alone: what lies beyond it would fold into other names, ASCII ones among them."""
+    """Convert ASCII letters to lower case.  Other characters could change into a different, even an ASCII, domain."""
     return domain.lower() if domain.isascii() else domain.translate(_LOWER)
 
 
 def _normalize_domains(domains: Iterable[str]) -> frozenset[str]:
     if isinstance(domains, str):
-        raise LocalProtocolError("domains are several texts, not one")
+        raise LocalProtocolError("domains must be an iterable of str, not a str; use [...]")
     folded = frozenset(map(_lower, domains))
     for domain in folded:
         try:
             check_domain(domain, non_ascii=True)
         except Malformed as error:
-            raise LocalProtocolError(f"{domain!r} cannot be local: {error}") from None
+            raise LocalProtocolError(f"invalid domain {domain!r}: {error}") from None
     return folded
 
 
 @attrs.frozen(kw_only=True)
 class RelayPolicy:
-    """Takes mail for *domains* from anyone, and relays for an identity or a living grant alone.
+    """Accepts mail for *domains* from anyone, and relays only with an identity or an active grant.
 
-    *domains* are names or address literals, in any case.  Beyond ASCII they are compared as they are written, so name
-    a domain as U-label and as A-label where mail may come for either (RFC 6531 section 3.2).
-    Raises LocalProtocolError for one that is neither.
+    *domains* are names or address literals, in upper or lower case.  Non-ASCII domains are compared as written, so
+    list a domain both as U-label and as A-label if mail may arrive for either (RFC 6531 section 3.2).
+    Raises LocalProtocolError for an invalid domain.
+
+    >>> policy = RelayPolicy(domains=["example.org"])
+    >>> policy.is_local(smtp.Mailbox("alice", "EXAMPLE.ORG"))
+    True
     """
 
     domains: frozenset[str] = attrs.field(converter=_normalize_domains)
 
     def is_local(self, forward_path: Mailbox) -> bool:
-        """True for a recipient in one of ``domains`` and for the bare Postmaster (RFC 5321 section 4.5.1).
+        """Return True for a recipient in ``domains``, and for Postmaster without a domain (RFC 5321 section 4.5.1).
 
-        An address whose local part still holds ``%``, ``!`` or a second ``@``, quoted or not, is never local: some
-        mailer further on would deliver it to whatever the local part names.
+        An address with ``%``, ``!`` or a second ``@`` in its local part, quoted or not, is never local: another mailer
+        might relay it to the host named in the local part.
         """
         if not forward_path.domain:
             return True
@@ -90,13 +94,14 @@ class RelayPolicy:
     def decide(
         self, forward_path: Mailbox, *, identity: str | None, grant: Lookup, reverse_path: Mailbox | None = None
     ) -> Decision:
-        """The verdict on one recipient.
+        """Return the decision on one recipient.
 
-        *identity* is the session's, None before login; *grant* is what the store said of the client's address just now,
-        None where it was not asked.  The *reverse_path* is not looked at: it proves nothing.
+        *identity* is that of the session, None before a login.  *grant* is the result of a lookup of the client's
+        address in the grant store, None if it has no grant or was not looked up.  *reverse_path* is ignored, since
+        anyone can forge it.
 
-        Where it is the grant that counts and the store cannot tell, the recipient is put off by 451: a 550 would bounce
-        the mail, and an ACCEPT would open the relay.
+        If the decision depends on the grant and the store is unavailable, the reply is 451: a 550 would bounce the
+        mail, and ACCEPT would make the server an open relay.
         """
         if self.is_local(forward_path):
             return Decision(verdict=ACCEPT, reason=Reason.LOCAL, identity=identity)

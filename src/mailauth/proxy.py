@@ -1,8 +1,8 @@
-"""The PROXY protocol, versions 1 and 2, read by whoever is behind a proxy: who is the client, really?
+"""The PROXY protocol, versions 1 and 2: the header in which a proxy sends the address of the client.
 
-Follows "The PROXY protocol, Versions 1 & 2" by HAProxy Technologies (2020); its sections are cited.  Knows neither SMTP
-nor POP3, and not whom to believe: the header may be read from peers that are known to be proxies, and from nobody else,
-since it is a claim that any client could make.
+The section numbers are those of "The PROXY protocol, Versions 1 & 2" by HAProxy Technologies (2020).
+
+Read the header only from peers that are known to be proxies: any client can forge one.
 """
 
 from __future__ import annotations
@@ -17,26 +17,28 @@ import attrs
 from ._errors import LocalProtocolError
 
 MAX_TEXT: Final = 107
-"""Octets of a version 1 header with its CRLF (section 2.1)."""
+"""The maximum length of a version 1 header, in bytes with its CRLF (section 2.1)."""
 
 MAX_BINARY: Final = 16_384
-"""Octets of a version 2 header: section 2.2 allows 65,551 but has it fit a TCP segment; this leaves room for a client's
+"""The maximum length of a version 2 header, in bytes.
+
+Section 2.2 allows 65,551 bytes, but requires that the header fits a TCP segment.  16 KiB leaves room for a client's
 certificate."""
 
 _CRLF: Final = b"\r\n"
 _UNKNOWN: Final = b"PROXY UNKNOWN"
 _BEGINNINGS: Final = (b"PROXY TCP4 ", b"PROXY TCP6 ", _UNKNOWN)
 _SHORTEST_TEXT: Final = 15
-_SPACES: Final = 5  # of a version 1 header with addresses
+_SPACES: Final = 5  # in a version 1 header with addresses
 _PORT: Final = rb"(0|[1-9][0-9]{0,4})"
 _ADDRESS: Final = rb"([0-9A-Fa-f:.]{2,39})"
 _TEXT: Final = re.compile(rb"PROXY TCP([46]) %b %b %b %b\r\n" % (_ADDRESS, _ADDRESS, _PORT, _PORT))
 
 _SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
-_PREFIX: Final = 16  # octets of a version 2 header before its addresses
+_PREFIX: Final = 16  # bytes of a version 2 header before its addresses
 _LOCAL: Final = 0x20  # version and command
 _PROXY: Final = 0x21
-_ADDRESSES: Final = (0, 12, 36, 216)  # octets of addresses and ports by family: none, IPv4, IPv6, UNIX
+_ADDRESSES: Final = (0, 12, 36, 216)  # bytes of addresses and ports, by family: unspecified, IPv4, IPv6, UNIX
 _STREAM: Final = 0x1
 _CRC32C: Final = 0x03  # the type of the checksum (section 2.2.3)
 
@@ -53,24 +55,25 @@ class Endpoint:
 
 @attrs.frozen(kw_only=True)
 class Proxied:
-    """The connection is made for a client, over TCP."""
+    """The proxy relays a TCP connection of a client."""
 
     source: Endpoint
-    """The client."""
+    """The address of the client."""
+
     destination: Endpoint
-    """Where it connected to."""
+    """The address that the client connected to."""
 
 
 class Unproxied(enum.Enum):
-    """A valid header without addresses: those of the socket hold."""
+    """A valid header without addresses: use those of the socket."""
 
-    LOCAL = "the proxy speaks for itself: a health check"
-    UNKNOWN = "the proxy does not say for whom, or names no address of TCP"
+    LOCAL = "a connection of the proxy itself, such as a health check"
+    UNKNOWN = "the header has no TCP addresses"
 
 
 @attrs.frozen
 class Invalid:
-    """No valid header: the connection must be dropped (sections 2.1 and 2.2)."""
+    """An invalid header: the connection must be closed (sections 2.1 and 2.2)."""
 
     reason: str
 
@@ -79,9 +82,13 @@ Header: TypeAlias = Proxied | Unproxied | Invalid
 
 
 class HeaderReader:
-    """Takes a header out of the first octets of a connection, and not one octet more.
+    """Reads a header from the start of a connection, and not one byte more.
 
-    Read at most ``wanted`` octets, give them to ``receive_data()``, and go on until there is a ``header``.
+    Read at most ``wanted`` bytes and pass them to ``receive_data()``, until ``header`` is set.
+
+    >>> reader = HeaderReader()
+    >>> while reader.header is None:
+    ...     reader.receive_data(connection.recv(reader.wanted))
     """
 
     __slots__ = ("_data", "header", "wanted")
@@ -89,21 +96,21 @@ class HeaderReader:
     def __init__(self) -> None:
         self._data = bytearray()
         self.header: Header | None = None
-        """What the header says, once it is whole; an Invalid as soon as it cannot become one."""
+        """The header, once it is complete; an Invalid as soon as the input cannot be a valid header."""
         self.wanted = _SHORTEST_TEXT
-        """How many octets may be read next: never past the end of a valid header.  0 when there is a ``header``."""
+        """The maximum number of bytes to read next, never past the end of a valid header.  0 once ``header`` is set."""
 
     def receive_data(self, data: bytes) -> None:
-        """Take what was read; ``b""`` is the end of the stream.
+        """Add received bytes; ``b""`` is the end of the stream.
 
-        Raises LocalProtocolError for more than ``wanted`` octets, and for any when the header is there.
+        Raises LocalProtocolError for more than ``wanted`` bytes, and for any call once ``header`` is set.
         """
         if self.header is not None:
-            raise LocalProtocolError("the header is whole: what follows is not for it")
+            raise LocalProtocolError("the header is complete: pass further data to the connection")
         if len(data) > self.wanted:
-            raise LocalProtocolError(f"{len(data)} octets may reach past the header's end: {self.wanted} are wanted")
+            raise LocalProtocolError(f"{len(data)} bytes may include data after the header: read at most {self.wanted}")
         if not data:
-            self._end(Invalid("the stream ended inside the header"))
+            self._end(Invalid("the connection was closed inside the header"))
             return
         self._data += data
         if _SIGNATURE.startswith(bytes(self._data[: len(_SIGNATURE)])):
@@ -121,24 +128,24 @@ class HeaderReader:
         data = bytes(self._data)
         size = len(data)
         if not any(data.startswith(words[:size]) for words in _BEGINNINGS):
-            return self._end(Invalid("neither version 1 nor version 2"))
+            return self._end(Invalid("not a PROXY protocol header"))
         if _CRLF in data:
             return self._end(_read_text(data))
         unknown = data.startswith(_UNKNOWN)
         if unknown and data[len(_UNKNOWN) : size].strip(b"\r")[:1] not in (b"", b" "):
-            return self._end(Invalid("something follows UNKNOWN without a blank"))
-        blanks = data.count(b" ")
-        if not unknown and (blanks > _SPACES or b"\r" in data[:-1] or b"\n" in data):
+            return self._end(Invalid("UNKNOWN must be followed by a space or CRLF"))
+        spaces = data.count(b" ")
+        if not unknown and (spaces > _SPACES or b"\r" in data[:-1] or b"\n" in data):
             return self._end(Invalid("not a version 1 header"))
         if size >= MAX_TEXT:
-            return self._end(Invalid(f"a version 1 header of over {MAX_TEXT} octets"))
+            return self._end(Invalid(f"the version 1 header is longer than {MAX_TEXT} bytes"))
         if size < _SHORTEST_TEXT:
             self.wanted = _SHORTEST_TEXT - size
             return
-        # Nothing may be read behind the CRLF: it needs one octet or two, and each blank that lacks brings two more.
+        # Never read past the CRLF: it needs one or two more bytes, and each missing field a space and one character.
         least = 1 if data.endswith(b"\r") else 2
         if not unknown:
-            least += 2 * (_SPACES - blanks)
+            least += 2 * (_SPACES - spaces)
         self.wanted = min(least, MAX_TEXT - size)
 
     # Version 2, section 2.2
@@ -146,13 +153,13 @@ class HeaderReader:
     def _take_binary(self) -> None:
         data = self._data
         if len(data) > 12 and data[12] not in (_LOCAL, _PROXY):
-            return self._end(Invalid("neither LOCAL nor PROXY of version 2"))
+            return self._end(Invalid("the command is neither LOCAL nor PROXY of version 2"))
         if len(data) < _PREFIX:
             self.wanted = _PREFIX - len(data)
             return
         size = _PREFIX + int.from_bytes(data[14:16], "big")
         if size > MAX_BINARY:
-            return self._end(Invalid(f"a version 2 header of over {MAX_BINARY} octets"))
+            return self._end(Invalid(f"the version 2 header is longer than {MAX_BINARY} bytes"))
         self.wanted = size - len(data)
         if self.wanted == 0:
             self._end(_read_binary(bytes(data)))
@@ -162,8 +169,8 @@ def _read_text(data: bytes) -> Header:
     if data.startswith(_UNKNOWN):
         rest = data[len(_UNKNOWN) :]
         if data.endswith(_CRLF) and rest.startswith((b" ", _CRLF)):
-            return Unproxied.UNKNOWN  # whatever stands before the CRLF is to be ignored
-        return Invalid("something follows UNKNOWN without a blank")
+            return Unproxied.UNKNOWN  # anything before the CRLF is ignored (section 2.1)
+        return Invalid("UNKNOWN must be followed by a space or CRLF")
     found = _TEXT.fullmatch(data)
     if found is None:
         return Invalid("not a version 1 header")
@@ -173,24 +180,24 @@ def _read_text(data: bytes) -> Header:
     try:
         source, destination = read(words[0]), read(words[1])
     except ValueError:
-        return Invalid(f"not an address of TCP{family}")
+        return Invalid(f"invalid TCP{family} address")
     ports = int(words[2]), int(words[3])
     if max(ports) > 65_535:
-        return Invalid("a port is over 65535")
+        return Invalid("a port is greater than 65535")
     return Proxied(source=Endpoint(source, ports[0]), destination=Endpoint(destination, ports[1]))
 
 
 def _read_binary(data: bytes) -> Header:
     if data[12] == _LOCAL:
-        return Unproxied.LOCAL  # its family and its addresses are to be discarded
+        return Unproxied.LOCAL  # family and addresses are ignored (section 2.2)
     family, transport = data[13] >> 4, data[13] & 0xF
     if family > 3 or transport > 2:
-        return Invalid("an address family or a transport that is none")
+        return Invalid("unknown address family or transport")
     if family == 0 or transport == 0:
-        return Unproxied.UNKNOWN  # its addresses are to be ignored
+        return Unproxied.UNKNOWN  # the addresses are ignored (section 2.2)
     end = _PREFIX + _ADDRESSES[family]
     if len(data) < end:
-        return Invalid("too short for its addresses")
+        return Invalid("the header is too short for its addresses")
     fault = _fault_in_fields(data, end)
     if fault:
         return Invalid(fault)
@@ -207,16 +214,16 @@ def _read_binary(data: bytes) -> Header:
 
 
 def _fault_in_fields(data: bytes, start: int) -> str:
-    """What is wrong with the type-length-value fields behind the addresses; all but the checksum are passed over."""
+    """Return the error in the type-length-value fields after the addresses, or "".  Only the checksum is verified."""
     checked = False
     while start < len(data):
         value = start + 3
         end = value + int.from_bytes(data[start + 1 : value], "big")
         if value > len(data) or end > len(data):
-            return "a field reaches past the end"
+            return "a field extends past the end of the header"
         if data[start] == _CRC32C:
-            if checked or end - value != 4:  # many of them would make the work grow with the square of the size
-                return "a header has one checksum, of four octets"
+            if checked or end - value != 4:  # several would make the work quadratic in the size
+                return "more than one checksum, or a checksum that is not 4 bytes"
             checked = True
             if crc32c(data[:value] + bytes(4) + data[end:]) != int.from_bytes(data[value:end], "big"):
                 return "the checksum is wrong"
@@ -237,8 +244,8 @@ _CRC32C_TABLE: Final = _crc32c_table()
 
 
 def crc32c(data: bytes) -> int:
-    """The checksum of a version 2 header (section 2.2.3, RFC 9260 appendix A)."""
+    """Return the CRC32c checksum of *data* (section 2.2.3, RFC 9260 appendix A)."""
     remainder = 0xFFFFFFFF
-    for octet in data:
-        remainder = remainder >> 8 ^ _CRC32C_TABLE[(remainder ^ octet) & 0xFF]
+    for byte in data:
+        remainder = remainder >> 8 ^ _CRC32C_TABLE[(remainder ^ byte) & 0xFF]
     return remainder ^ 0xFFFFFFFF

@@ -255,7 +255,7 @@ def test_where_the_grants_cannot_tell_the_recipient_is_put_off(run: Run) -> None
         served.log_in().quit()
         with served.smtp() as smtp:
             smtp.mail("alice@example.test")
-            assert smtp.rcpt("bob@far.test") == (451, b"4.7.1 cannot tell now whether you may relay, try again later")
+            assert smtp.rcpt("bob@far.test") == (451, b"4.7.1 cannot check relay permission, try again later")
             assert smtp.rcpt("bob@example.test")[0] == 250
 
     meet(run, client, kept=kept_with(Grants(failing=True)))

@@ -118,7 +118,7 @@ def test_a_line_without_an_end_ends_the_session(piece: int) -> None:
             connection.receive_data(b"x" * piece)
             pull(connection)
 
-    with pytest.raises(RemoteProtocolError, match="over 2048 octets"):
+    with pytest.raises(RemoteProtocolError, match="longer than 2048 bytes"):
         flood()
 
 
