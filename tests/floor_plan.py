@@ -1,6 +1,6 @@
-"""The floor plan as rules over syntax trees: each rule takes modules and returns sentences about what breaks it.
+"""The rules of architecture.md, Layers, over syntax trees.
 
-Knows where things may stand and what they may import.  Executes nothing of what it reads.
+Each rule takes modules and returns a list of violations, as text.  The modules are parsed and not executed.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ PURE: Final = frozenset(
     "__future__ abc attrs base64 binascii bisect codecs collections contextlib enum functools hashlib heapq hmac io"
     " ipaddress itertools math operator re string stringprep struct types typing unicodedata".split()
 )
-"""All that the core may import from outside itself: nothing here opens, waits, reads a clock or rolls a die."""
+"""All modules that the core may import: none does I/O, waits, or reads a clock or random numbers."""
 
 FROM_IO: Final = frozenset({"IncrementalNewlineDecoder"})
-"""All that the core may take from ``io``: it is there for the search for bare CR and LF."""
+"""All names that the core may use from ``io``: it searches for bare CR and LF."""
 
 IMPURE_NAMES: Final = frozenset({"__import__", "breakpoint", "eval", "exec", "input", "open", "print"})
 
@@ -38,10 +38,10 @@ LAYERS: Final = (
     {"_server", "_client"},
     {"smtp", "pop3"},
 )
-"""The core from the ground up: a part may import what lies in a lower layer, never a neighbour."""
+"""The layers of the core, from the lowest.  A module may import from lower layers, and not from its own."""
 
 NEIGHBOURS: Final = frozenset({("_dots", "_lines")})
-"""The exceptions: dots stand in content, and the search for bare CR and LF in content is that of lines."""
+"""The exception: ``_dots`` uses the search for bare CR and LF in ``_lines``."""
 
 ASIDE: Final[Mapping[str, frozenset[str]]] = {
     "": frozenset({"_errors", "_events", "_machine", "_server", "_client"}),
@@ -49,7 +49,7 @@ ASIDE: Final[Mapping[str, frozenset[str]]] = {
     "policy": frozenset({"_errors", "_events", "grants", "smtp.replies", "smtp._grammar"}),
     "proxy": frozenset({"_errors", "_events"}),
 }
-"""What stands beside the layers, each with all that it may import ("" is the package itself)."""
+"""The modules outside the layers, with all modules that each may import ("" is the package itself)."""
 
 INSIDE_A_PROTOCOL: Final = (
     {"_grammar"},
@@ -64,7 +64,7 @@ INSIDE_A_PROTOCOL: Final = (
     {"server", "client"},
     {""},
 )
-"""smtp and pop3 from the ground up; the last is the package itself, which re-exports."""
+"""The layers of smtp and pop3, from the lowest.  The last is the package itself, which exports the public names."""
 
 PLANNED: Final = frozenset(
     {f"mailauth.{part}" for layer in LAYERS for part in layer}
@@ -72,7 +72,7 @@ PLANNED: Final = frozenset(
     | {f"mailauth.{protocol}.{part}" for protocol in ("smtp", "pop3") for layer in INSIDE_A_PROTOCOL for part in layer}
     | {f"mailauth.sasl.{part}" for part in ("_messages", "_exchange", "_offer", "plain", "login", "saslprep")}
 )
-"""The modules that the plan names, there or not."""
+"""All modules named above, whether they exist or not."""
 
 VOCABULARY: Final = frozenset({"Command", "Notice", "Payload", "Question"})
 
@@ -81,7 +81,7 @@ FROM_A_PROTOCOL: Final = frozenset(
     {f"{prefix}{name}" for prefix in ("", "Extended") for name in ("ServerConnection", "ServerSettings", "ServerEvent")}
     | {"ClientConnection", "ClientEvent"}
 )
-"""All that an adapter may know of smtp and pop3; ``ServerMachine`` and its kin come from below them."""
+"""All names that an adapter may use from smtp and pop3; ``ServerMachine`` and the like are in lower layers."""
 
 VERBS: Final = (
     "APOP AUTH CAPA DATA DELE EHLO HELO HELP LHLO LIST MAIL NOOP PASS QUIT RCPT RETR RSET STARTTLS STAT STLS TOP UIDL"
@@ -103,7 +103,7 @@ _READ_ONLY: Final = frozenset({"Mapping", "Sequence", "Set", "AbstractSet", "Col
 
 @attrs.frozen
 class Module:
-    """One file: its dotted name, whether it is a package's ``__init__``, and its text."""
+    """A source file: its dotted name, its text, and whether it is the ``__init__`` of a package."""
 
     name: str
     text: str
@@ -115,17 +115,17 @@ class Module:
 
     @property
     def place(self) -> str:
-        """Its name inside its import package: ``smtp.replies`` for ``mailauth.smtp.replies``, "" for ``mailauth``."""
+        """The name inside its import package: ``smtp.replies`` for ``mailauth.smtp.replies``, "" for ``mailauth``."""
         return self.name.partition(".")[2]
 
 
 def read(package: str) -> list[Module]:
-    """Every module of an import package under src."""
+    """Return every module of an import package in src."""
     return _read(SOURCE, package)
 
 
 def read_tools() -> list[Module]:
-    """Every program that is not installed: tests, benchmarks, examples, tools."""
+    """Return every program that is not installed: tests, benchmarks, examples, tools."""
     folders = ("tests", "benchmarks", "examples", "tools")
     return [module for folder in folders for module in _read(SOURCE.parent, folder)]
 
@@ -141,7 +141,7 @@ def _read(root: Path, folder: str) -> list[Module]:
 
 
 def imports(module: Module) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) for everything a module imports, wherever it does; ``from a import b`` counts as ``a.b``."""
+    """Yield (line, dotted name) for every import of a module; ``from a import b`` counts as ``a.b``."""
     here = module.name.split(".") if module.package else module.name.split(".")[:-1]
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
@@ -155,7 +155,7 @@ def imports(module: Module) -> Iterator[tuple[int, str]]:
 
 
 def impurities(core: Iterable[Module]) -> list[str]:
-    """The core does no I/O, waits for nothing and reads neither clock nor entropy."""
+    """Check that the core does no I/O, does not wait, and reads no clock and no random numbers."""
     found = []
     for module in core:
         for line, target in imports(module):
@@ -177,17 +177,17 @@ def impurities(core: Iterable[Module]) -> list[str]:
 
 
 def wrong_way(core: Iterable[Module]) -> list[str]:
-    """Imports point one way, and every module has its place."""
+    """Check that imports go one way, and that every module has a layer."""
     modules = list(core)
     names = {module.name for module in modules}
     found = []
     for module in modules:
         part, _, rest = module.place.partition(".")
         if _layer(LAYERS, part) is None and part not in ASIDE:
-            found.append(f"{module.name} is not on the floor plan")
+            found.append(f"{module.name} is in no layer")
             continue
         if part in {"smtp", "pop3"} and _layer(INSIDE_A_PROTOCOL, rest) is None:
-            found.append(f"{module.name} is not on the floor plan")
+            found.append(f"{module.name} is in no layer")
             continue
         for line, target in imports(module):
             if target.partition(".")[0] == "mailauth_io":
@@ -200,7 +200,7 @@ def wrong_way(core: Iterable[Module]) -> list[str]:
 
 
 def _module_of(target: str, names: set[str]) -> str:
-    """The module that *target* names, or is a name in."""
+    """Return the module that *target* names, or that defines it."""
     head = target.rpartition(".")[0]
     return target if target in names or head not in names else head
 
@@ -225,9 +225,9 @@ def _may(part: str, rest: str, wanted: str) -> bool:
 
 
 def _may_inside_sasl(part: str, wanted: str) -> bool:
-    """One file a mechanism: none knows another; the offer, the choice of a client and the package know them all.
+    """Each mechanism is one file and imports no other; ``_offer``, ``_password_mechanisms`` and the package import all.
 
-    SASLprep is no mechanism; whoever compares names or passwords may use it.
+    ``saslprep`` is not a mechanism; any mechanism may import it.
     """
     if part == "":
         return True
@@ -237,7 +237,7 @@ def _may_inside_sasl(part: str, wanted: str) -> bool:
 
 
 def too_long(modules: Iterable[Module], *, each: int, together: int | None = None) -> list[str]:
-    """No file of *each* lines or more; all of them under *together* lines of code."""
+    """Check that each file has fewer than *each* lines, and all fewer than *together* lines of code."""
     modules = tuple(modules)
     found = []
     for module in modules:
@@ -251,7 +251,7 @@ def too_long(modules: Iterable[Module], *, each: int, together: int | None = Non
 
 
 def lines_of_code(module: Module) -> int:
-    """Lines that hold more than a blank, a comment or a docstring: explaining more must cost nothing."""
+    """Return the number of lines of code: empty lines, comments and docstrings do not count."""
     code: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(module.text).readline):
         if token.type not in _NO_CODE:
@@ -263,7 +263,7 @@ def lines_of_code(module: Module) -> int:
 
 
 def not_empty(module: Module) -> list[str]:
-    """Question, Notice, Payload and Command are nothing but names: they cost no event an octet."""
+    """Check that Question, Notice, Payload and Command have no fields, so that they add nothing to an event."""
     classes = {node.name: node for node in module.tree.body if isinstance(node, ast.ClassDef)}
     found = [f"{name} is missing" for name in sorted(VOCABULARY - set(classes))]
     for name in sorted(VOCABULARY & set(classes)):
@@ -281,7 +281,7 @@ def not_empty(module: Module) -> list[str]:
 
 
 def mutable_state(core: Iterable[Module]) -> list[str]:
-    """Nothing outlives a connection: no module or class of the core holds a value that can change."""
+    """Check that no module or class of the core has mutable state, which would outlive a connection."""
     found = []
     for module in core:
         for node in ast.walk(module.tree):
@@ -320,7 +320,7 @@ def _reads_only(annotation: str) -> bool:
 
 
 def protocol_in(adapters: Iterable[Module]) -> list[str]:
-    """An adapter carries octets: it names no verb, no reply and no event of a protocol."""
+    """Check that an adapter names no verb, no reply and no event of a protocol."""
     found = []
     for module in adapters:
         if module.place not in ADAPTERS:
@@ -329,13 +329,13 @@ def protocol_in(adapters: Iterable[Module]) -> list[str]:
         docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and id(node) not in docstrings and _speaks(node.value):
-                found.append(f"{module.name}:{node.lineno} says {node.value!r}")
+                found.append(f"{module.name}:{node.lineno} contains {node.value!r}")
             elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in {"smtp", "pop3"}:
                 if node.attr not in FROM_A_PROTOCOL:
-                    found.append(f"{module.name}:{node.lineno} knows {ast.unparse(node)}")
+                    found.append(f"{module.name}:{node.lineno} uses {ast.unparse(node)}")
         for line, target in imports(module):
             if (inside := re.fullmatch(r"mailauth\.(?:smtp|pop3)\.(.*)", target)) and inside[1] not in FROM_A_PROTOCOL:
-                found.append(f"{module.name}:{line} knows {target}")
+                found.append(f"{module.name}:{line} uses {target}")
     return found
 
 
@@ -348,9 +348,9 @@ def _speaks(value: object) -> bool:
 
 
 def undeclared(modules: Iterable[Module], declared: frozenset[str]) -> list[str]:
-    """Nothing is imported that is neither ours, nor Python's, nor in pyproject.toml."""
+    """Check that every import is of this project, the standard library, or a dependency in pyproject.toml."""
     listed = list(modules)
-    beside = {module.name.rpartition(".")[2] for module in listed}  # a program finds what lies in its own folder
+    beside = {module.name.rpartition(".")[2] for module in listed}  # a program can import from its own directory
     known = {"mailauth", "mailauth_io", "tests", "examples", "tools"} | beside | sys.stdlib_module_names | declared
     return [
         f"{module.name}:{line} imports {target}"

@@ -1,4 +1,4 @@
-"""The guard of benchmarks/guard.py: what it says of a figure, and that its workloads do what they are named for."""
+"""benchmarks/guard.py: its verdict on a figure, and that each workload does what its name says."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_the_totals_are_read_from_what_callgrind_prints() -> None:
 
 
 def codes(sent: list[bytes]) -> list[int]:
-    """Of every whole reply, in order."""
+    """Return the codes of all complete replies, in order."""
     return [int(code) for code in re.findall(rb"^(\d{3}) ", b"".join(sent), re.MULTILINE)]
 
 

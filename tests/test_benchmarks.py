@@ -1,4 +1,4 @@
-"""The benchmarks run, and send what real clients send.  No test here looks at a time."""
+"""The benchmarks run, and send what real clients send.  No test here checks a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def sent(workload: Workload) -> bytes:
-    """All that a column sends."""
+    """Return everything that a column sends."""
     match workload:
         case Sessions():
             steps = [step for name in workload.recordings for step in _traffic.read(name).steps]
@@ -48,7 +48,7 @@ def servers() -> Iterator[dict[str, Server]]:
 
 @pytest.mark.parametrize("name", RECORDINGS)
 def test_our_server_accepts_all_that_a_client_sent(servers: dict[str, Server], name: str) -> None:
-    """``Client.read`` raises for a refusal, and for a reply that is not in the recording."""
+    """``Client.read`` raises for an error reply, and for a reply that is not in the recording."""
     recording = _traffic.read(name)
     before, *_, last = recording.steps
     assert before == Step(b"", (Reply.SUCCESS,))
@@ -73,7 +73,7 @@ def test_a_reply_too_many_is_seen(servers: dict[str, Server]) -> None:
 
 
 def test_the_only_refusal_that_was_recorded_is_that_of_an_obsolete_command() -> None:
-    """LAST was in RFC 1460, and is not in RFC 1939; fetchmail goes on without it."""
+    """LAST is in RFC 1460 but not in RFC 1939; fetchmail continues without it."""
     refused = {
         (name, step.sent) for name in RECORDINGS for step in _traffic.read(name).steps if Reply.ANY in step.replies
     }
@@ -138,7 +138,7 @@ def test_a_line_that_belongs_to_no_recording_is_refused() -> None:
 
 @pytest.mark.parametrize("column", SMTP)
 def test_every_mail_command_declares_a_size(column: str) -> None:
-    """As smtplib, curl and Postfix do: a server's shortest path must not be all that is measured."""
+    """As smtplib, curl and Postfix do.  The benchmark must not measure only the fast path of a server."""
     mails = re.findall(rb"(?im)^MAIL FROM:<[^>]*>(.*)\r$", sent(SMTP[column]))
     assert mails
     for parameters in mails:
@@ -178,7 +178,7 @@ def test_ten_commands_are_in_flight() -> None:
 
 
 def run(program: str, *arguments: str, accepted: tuple[int, ...] = (0,)) -> str:
-    """Run a benchmark to its end; what it printed."""
+    """Run a benchmark and return its output."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, str(PROGRAMS / program), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
@@ -188,7 +188,7 @@ def run(program: str, *arguments: str, accepted: tuple[int, ...] = (0,)) -> str:
 
 @pytest.mark.parametrize("protocol", COLUMNS)
 def test_the_tables_of_the_readme_are_those_that_the_program_prints(protocol: str) -> None:
-    """But for the figures."""
+    """Except for the figures."""
     printed = run("adapters.py", protocol, "--quick")
     head, _, *rows = [row.strip("|\n").split("|") for row in printed.splitlines() if row.startswith("|")]
     assert [column.strip() for column in head[1:]] == list(COLUMNS[protocol])
@@ -202,7 +202,7 @@ def test_the_tables_of_the_readme_are_those_that_the_program_prints(protocol: st
 
 @pytest.mark.parametrize("name", ["smtp-smtplib-many", "pop3-poplib-apop"])
 def test_a_client_that_is_recorded_anew_sends_the_same(name: str, tmp_path: Path) -> None:
-    """The two that are always there: those of the standard library.  Its versions differ in case (``mail FROM:``)."""
+    """The two clients of the standard library, which are always there.  Versions differ in case (``mail FROM:``)."""
     run("record_clients.py", name, "--into", str(tmp_path))
     recorded, stored = ((folder / f"{name}.txt").read_text().lower() for folder in (tmp_path, FOLDER))
     assert recorded.splitlines()[1:] == stored.splitlines()[1:]

@@ -1,7 +1,7 @@
-"""Any value in any field of any command: it is refused when the command is built, or it is one line on the wire that
-the other side reads back as an equal command.
+"""Any value in any field of any command: either the constructor rejects it, or the command is one line on the wire that
+the peer parses to an equal command.
 
-The classes and their fields are found by looking, so a command that is added later is tested without a change here.
+The classes and their fields are found by introspection, so new commands are tested without a change here.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from tests.smtp.drive import LEFT_OPEN, converse, greeted, serve
 
 TLS: Final = Tls(version="TLSv1.3")
 CONTENT: Final = (MessageChunk, smtp.MessageComplete)
-"""The commands that are no line: what they put on the wire is message content."""
+"""The commands that write message content instead of a line."""
 
 
 def leaves(kind: type[Any]) -> Iterator[type[Any]]:
-    """The classes of this package below *kind* that have none below themselves."""
+    """Return the subclasses of *kind* in this package that have no subclasses."""
     below = [
         found for found in kind.__subclasses__() if vars(sys.modules[found.__module__]).get(found.__name__) is found
     ]
@@ -54,11 +54,11 @@ SOME: Final = (
     *(smtp.Mailbox("a", "b.example"), "client.example", "rfc822", "PLAIN", 250, True),
     *(b"sixteen.octets.and.more", (ACCEPT,), None),
 )
-"""Something for each field that has no default."""
+"""A value for each field without a default."""
 
 
 def fields(kind: type[Any]) -> dict[str, attrs.Attribute[Any]]:
-    """The fields that a caller gives, by the name of the argument."""
+    """Return the fields of the constructor, by the name of the argument."""
     return {str(field.alias): field for field in attrs.fields(kind) if field.init}
 
 
@@ -71,7 +71,7 @@ def refusal(kind: type[Any], arguments: dict[str, Any]) -> LocalProtocolError | 
 
 
 def example(kind: type[Any]) -> dict[str, Any]:
-    """Arguments that a *kind* can be built of: as few as possible."""
+    """Return the minimum of arguments that a *kind* needs."""
     needed = tuple(name for name, field in fields(kind).items() if field.default is attrs.NOTHING)
     for names in (needed, *((*needed, name) for name in fields(kind) if name not in needed)):
         for values in itertools.product(SOME, repeat=len(names)):
@@ -123,13 +123,13 @@ GOOD: Final[dict[Any, st.SearchStrategy[Any]]] = {
     pop3.Message: st.builds(pop3.Message, size=st.just(1), unique_id=st.sampled_from("ab")),
     **{kind: st.sampled_from(kind) for kind in (smtp.Body, smtp.Ret, smtp.Notify)},
 }
-"""By type, what a field of that type may be given."""
+"""For each type, valid values of a field of that type."""
 
 bad = st.one_of(*GOOD.values(), st.floats(allow_nan=False), st.just(object()), st.lists(texts, max_size=2))
 
 
 def of_type(hint: Any) -> st.SearchStrategy[Any]:
-    """Values of the type that a field is declared with."""
+    """Return values of the declared type of a field."""
     parts = [of_type(part) for part in get_args(hint) if part is not ...]
     if get_origin(hint) is tuple:
         return st.lists(parts[0], max_size=3).map(tuple)
@@ -142,14 +142,14 @@ def of_type(hint: Any) -> st.SearchStrategy[Any]:
 
 @st.composite
 def any_arguments(draw: st.DrawFn, kind: type[Any], name: str) -> dict[str, Any]:
-    """Anything in the field *name*, mostly of its type; the others are good, but each switch may be on or off."""
+    """Draw any value for the field *name*, mostly of its type.  The other fields are valid; a bool may be either."""
     switches = {name: draw(st.booleans()) for name, field in fields(kind).items() if field.type in (bool, "bool")}
     value = of_type(get_type_hints(kind)[fields(kind)[name].name])
     return {**EXAMPLES[kind], **switches, name: draw(draw(st.sampled_from([value, value, bad, st.tuples(bad)])))}
 
 
 def build(kind: type[Any], arguments: dict[str, Any]) -> Any:
-    """A *kind*; None when it is refused by an error that names a field."""
+    """Return a *kind*, or None if the constructor raised an error that names a field."""
     error = refusal(kind, arguments)
     if error is not None:
         assert any(name in str(error) for name in arguments)
@@ -198,11 +198,11 @@ STATES: Final[dict[str, list[Callable[[], Any]]]] = {
     "smtp": [smtp_client(), smtp_client(MAIL), smtp_client(MAIL, RCPT), smtp_client(tls=None)],
     "pop3": [pop3_client, logged_in],
 }
-"""By protocol, clients in states of which one allows each command that can be sent."""
+"""For each protocol, clients in enough states that each command is allowed in one of them."""
 
 
 def written(connection: Any) -> bytes:
-    """What leaves *connection* now."""
+    """Return the output of *connection*."""
     sent = b""
     while not isinstance(event := connection.next_event(), NeedData):
         sent += event.data if isinstance(event, Send) else b""
@@ -210,7 +210,7 @@ def written(connection: Any) -> bytes:
 
 
 def client_for(command: Command) -> Any:
-    """A client that has just queued *command*; None when no client takes it in any state."""
+    """Return a client that has queued *command*, or None if no state allows it."""
     for make in STATES[type(command).__module__.split(".")[1]]:
         connection = make()
         try:
@@ -226,7 +226,7 @@ SENDABLE: Final = [kind for kind in LINES if client_for(kind(**EXAMPLES[kind])) 
 
 
 def test_the_commands_are_found() -> None:
-    """Or the tests below would say nothing."""
+    """Otherwise the tests below would check nothing."""
     assert {smtp.Mail, smtp.Rcpt, smtp.Hello, pop3.Retrieve, pop3.Uidl, *CONTENT} <= set(COMMANDS)
     assert {kind.__name__ for kind in set(LINES) - set(SENDABLE)} == {"Auth", "Bdat", "User", "Pass", "Apop"}
     assert {sasl.PlainClient, sasl.ScramSha256PlusClient, sasl.Xoauth2Client} <= set(CLIENTS)
@@ -241,7 +241,7 @@ def test_every_field_refuses_what_is_not_of_its_type(kind: type[Any], name: str)
 
 
 def read_back(kind: type[Any], line: bytes) -> object:
-    """What the other side makes of *line*."""
+    """Return the command that a server parses from *line*."""
     if ".smtp." in kind.__module__:
         assert not line.endswith(b" ")
         name, argument = split_line(line, smtputf8=True)
@@ -276,7 +276,7 @@ def test_a_value_is_refused_by_the_name_of_its_field(kind: type[Any], name: str,
 @each_field(*CLIENTS)
 @given(data=st.data())
 def test_a_login_is_refused_or_says_lines(kind: type[Any], name: str, data: st.DataObject) -> None:
-    """RFC 4954 section 4, RFC 5034 section 4; USER, PASS and APOP have no base64 around them."""
+    """RFC 4954 section 4, RFC 5034 section 4; the arguments of USER, PASS and APOP are not in base64."""
     mechanism = build(kind, data.draw(any_arguments(kind, name)))
     if mechanism is None:
         return
@@ -285,7 +285,7 @@ def test_a_login_is_refused_or_says_lines(kind: type[Any], name: str, data: st.D
         said = [exchange.say(None), exchange.say(b"<a@b>")]
     else:
         said = [exchange.begin() or b""]
-        with contextlib.suppress(Malformed):  # a challenge that the mechanism does not take
+        with contextlib.suppress(Malformed):  # the mechanism rejects the challenge
             said += [exchange.respond(sasl.encode_base64(challenge)) for challenge in (b"a", b"b")]
     assert not {*b"\r\n\0"} & {*b"".join(said)}
 
@@ -294,27 +294,27 @@ def test_a_login_is_refused_or_says_lines(kind: type[Any], name: str, data: st.D
     ("make", "message"),
     [
         (
-            lambda: smtp.Rcpt(forward_path="a@b>\r\nRCPT TO:<c@d"),  # type: ignore[arg-type]  # what is tested
+            lambda: smtp.Rcpt(forward_path="a@b>\r\nRCPT TO:<c@d"),  # type: ignore[arg-type]  # under test
             "forward_path must be a Mailbox, not str; use Mailbox.parse(...)",
         ),
         (
-            lambda: smtp.Mail(reverse_path="a@b"),  # type: ignore[arg-type]  # what is tested
+            lambda: smtp.Mail(reverse_path="a@b"),  # type: ignore[arg-type]  # under test
             "reverse_path must be a Mailbox or None, not str; use Mailbox.parse(...)",
         ),
         (
-            lambda: smtp.Reply("250", "", ""),  # type: ignore[arg-type]  # what is tested
+            lambda: smtp.Reply("250", "", ""),  # type: ignore[arg-type]  # under test
             "code must be an int, not str; use int(...)",
         ),
         (
-            lambda: sasl.PlainClient(authentication_identity="alice", password="x"),  # type: ignore[arg-type]  # tested
+            lambda: sasl.PlainClient(authentication_identity="alice", password="x"),  # type: ignore[arg-type]  # under test
             "password must be bytes, not str; use .encode()",
         ),
         (
-            lambda: smtp.MessageComplete(recipients=["a@b"]),  # type: ignore[arg-type]  # what is tested
+            lambda: smtp.MessageComplete(recipients=["a@b"]),  # type: ignore[arg-type]  # under test
             "recipients must be a tuple, not list; use tuple(...)",
         ),
         (
-            lambda: smtp.Mail(reverse_path=None, body="8BITMIME"),  # type: ignore[arg-type]  # what is tested
+            lambda: smtp.Mail(reverse_path=None, body="8BITMIME"),  # type: ignore[arg-type]  # under test
             "body must be a Body or None, not str; use Body(...)",
         ),
         (lambda: smtp.Mail(reverse_path=None, size=True), "size must be an int or None, not bool; use int(...)"),
@@ -336,7 +336,7 @@ def test_no_error_shows_a_secret(kind: type[Any], name: str) -> None:
         assert "Kitten" not in str(refusal(kind, {**EXAMPLES[kind], name: secret}))
 
 
-# The last look before a line is queued
+# The check before a line is queued
 
 NO_LINE: Final = (
     b"NOOP\r\nQUIT\r\n",
@@ -353,7 +353,7 @@ NO_LINE: Final = (
 @each(*SENDABLE)
 @pytest.mark.parametrize("line", NO_LINE)
 def test_no_subclass_sends_more_than_a_line(kind: type[Any], line: object) -> None:
-    """Nothing is queued, and the client goes on as if nothing had been asked of it."""
+    """Nothing is queued, and the client is unchanged."""
     tampered = type("Tampered", (kind,), {"__module__": kind.__module__, "to_wire": lambda self: line})
     good = kind(**EXAMPLES[kind])
     used = 0
@@ -409,7 +409,7 @@ def client_takes(connection: Any, command: Command) -> bool:
 
 
 class Talkative:
-    """A mechanism from outside, which says what it is told to."""
+    """A mechanism of an application, with given responses."""
 
     client_first = True
     satisfied = True
@@ -436,7 +436,7 @@ def test_no_name_puts_two_commands_on_the_wire(name: bytes) -> None:
 
 
 def test_no_login_puts_two_commands_on_the_wire_where_validators_are_off() -> None:
-    """The last look does not depend on them."""
+    """The check before a line is queued does not depend on them."""
     connection = pop3_client()
     with attrs.validators.disabled(), pytest.raises(LocalProtocolError, match="CRLF"):
         connection.authenticate(Talkative("USER", b"alice\r\nDELE 1"))
@@ -446,7 +446,7 @@ def test_no_login_puts_two_commands_on_the_wire_where_validators_are_off() -> No
 
 
 def test_no_password_puts_two_commands_on_the_wire() -> None:
-    """The login is over then, and another may begin."""
+    """The login has ended, and another is possible."""
     connection = pop3_client()
     connection.authenticate(Talkative("USER", b"alice", b"s3cret\r\nDELE 1"))
     assert written(connection) == b"USER alice\r\n"
@@ -469,7 +469,7 @@ def test_no_mechanism_name_puts_two_commands_on_the_wire() -> None:
     assert session.pull().data == b"AUTH XPLAINX eA0KeQ==\r\n"
 
 
-# What a server says
+# The replies of a server
 
 
 @each_field(smtp.Reply)
@@ -511,7 +511,7 @@ CLIENT_SAYS: Final = (b"EHLO c\r\n", b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<a@b>\r\n
 @pytest.mark.parametrize("asked", [smtp.Connected, smtp.Mail, smtp.Rcpt, smtp.Data, smtp.MessageComplete])
 @pytest.mark.parametrize("lmtp", [False, True])
 def test_no_answer_puts_two_replies_on_the_wire(asked: type[Question[Any]], reply: smtp.Reply, lmtp: bool) -> None:
-    """The question stays open, and can be answered by something else."""
+    """The question stays open, and another answer is accepted."""
     lines = (b"LHLO c\r\n", *CLIENT_SAYS[1:]) if lmtp else CLIENT_SAYS
     session = serve(*lines, settings=smtp.ServerSettings(lmtp=lmtp), answers={asked: LEFT_OPEN})
     before = session.data
@@ -541,7 +541,7 @@ def test_no_unique_id_puts_two_lines_on_the_wire(unique_id: str) -> None:
 
 @given(st.lists(st.sampled_from([b"a", b".", b"\r\n", b"\r", b"\n", b"\0", b".\r\n", b"QUIT\r\n"]), max_size=9))
 def test_content_is_refused_or_arrives_as_it_is(pieces: list[bytes]) -> None:
-    """RFC 5321 section 4.5.2: none of it is taken for a command."""
+    """RFC 5321 section 4.5.2: no part of it is read as a command."""
     server = serve(settings=smtp.ServerSettings())
     client = greeted("PIPELINING")
     server.receive(b"EHLO client.example\r\n").forget()

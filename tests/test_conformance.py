@@ -1,4 +1,4 @@
-"""The conformance tables under docs/ name tests that exist, and name one in each row."""
+"""Each row of the conformance tables in docs/ names a test that exists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RULE: Final = re.compile(r"\|[-| ]+\|")
 
 
 def missing(table: str) -> list[str]:
-    """What is wrong with the tables of one page: rows without a test, and tests that do not exist."""
+    """Return the errors in the tables of one page: rows without a test, and tests that do not exist."""
     faults = []
     lines = table.splitlines()
     inside = False
@@ -48,7 +48,7 @@ def test_every_test_that_a_page_names_exists(page: Path) -> None:
 
 
 def test_the_page_of_smtp_has_its_tables() -> None:
-    """Or the test above would hold nothing."""
+    """Otherwise the test above would check nothing."""
     assert len(_NAMED.findall((ROOT / "docs" / "smtp.md").read_text(encoding="utf-8"))) > 50
 
 

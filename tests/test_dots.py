@@ -1,4 +1,4 @@
-"""Dot transparency and the end of content (RFC 5321 section 4.5.2)."""
+"""Dot-stuffing and the end of content (RFC 5321 section 4.5.2)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def stuff(pieces: list[bytes]) -> bytes:
 
 
 def unstuff(pieces: list[bytes]) -> tuple[bytes, bool, bool, bytes]:
-    """(content, whether it ended, whether it was clean, what is left) after *pieces*."""
+    """Return (content, whether it ended, whether it was clean, the rest of the input) after *pieces*."""
     buffer, unstuffer = LineBuffer(), Unstuffer()
     content = b""
     for piece in filter(None, pieces):
@@ -40,7 +40,7 @@ def unstuff(pieces: list[bytes]) -> tuple[bytes, bool, bool, bytes]:
 
 
 def content_of(data: bytes) -> tuple[bytes, bytes] | None:
-    """The reference: (content, the rest); None when the end is not there."""
+    """The reference implementation: return (content, the rest), or None without an end."""
     found = re.search(rb"(?:^|\r\n)\.\r\n", data, re.DOTALL)
     if found is None:
         return None
@@ -52,7 +52,7 @@ def content_of(data: bytes) -> tuple[bytes, bytes] | None:
 def test_content_ends_at_crlf_dot_crlf_over_any_cut(
     head: list[bytes], tail: list[bytes], choices: st.DataObject
 ) -> None:
-    """RFC 5321 section 4.1.1.4: and nowhere else."""
+    """RFC 5321 section 4.1.1.4: only CRLF.CRLF ends content."""
     data = b"".join(head) + b"\r\n.\r\n" + b"".join(tail)
     content, ended, clean, rest = unstuff(cut(data, choices))
     assert ended
@@ -75,7 +75,7 @@ def test_without_its_end_content_is_handed_out_but_for_four_bytes(pieces: list[b
 
 @given(CLEAN_PIECES, st.data())
 def test_what_was_stuffed_comes_out_as_it_went_in(pieces: list[bytes], choices: st.DataObject) -> None:
-    """RFC 5321 section 4.5.2, with the last CRLF added when it is missing (section 4.1.1.4)."""
+    """RFC 5321 section 4.5.2, with a CRLF added at the end if it is missing (section 4.1.1.4)."""
     data = b"".join(pieces)
     wire = stuff(cut(data, choices))
     assert wire == stuff([data])
@@ -96,7 +96,7 @@ def test_what_was_stuffed_comes_out_as_it_went_in(pieces: list[bytes], choices: 
     ],
 )
 def test_dots_at_the_beginning_of_lines_are_doubled(content: bytes, wire: bytes) -> None:
-    """RFC 5321 section 4.5.2, whole and octet by octet."""
+    """RFC 5321 section 4.5.2, in one piece and byte by byte."""
     assert stuff([content]) == wire
     assert stuff([content[n : n + 1] for n in range(len(content))]) == wire
 

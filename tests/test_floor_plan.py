@@ -1,6 +1,6 @@
-"""The floor plan holds: purity, size, the direction of imports, an empty vocabulary, no state, no protocol in adapters.
+"""The rules of architecture.md, Layers: I/O, size, import order, empty base classes, state, protocol in adapters.
 
-Each rule is shown to hold, and shown to see what breaks it: a checker that cannot fail is worth nothing.
+For each rule, one test applies it to the source, and another checks that it detects a violation.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ CORE = read("mailauth")
 IO = read("mailauth_io")
 
 GENERATED = frozenset({"mailauth.sasl._saslprep_tables"})
-"""Data that a tool writes; it has no bound on its size."""
+"""Generated data, whose size is not limited."""
 
 KNOWS_ITS_LOOP = frozenset({"on_asyncio", "on_trio", "_loops"})
 
 
 def core(place: str, text: str) -> list[Module]:
-    """A core of one file."""
+    """Return a core with one file."""
     return [Module(f"mailauth.{place}".rstrip("."), text, package=place in {"", "sasl", "smtp", "pop3"})]
 
 
 def loaded_by(*statements: str) -> set[str]:
-    """The modules in ``sys.modules`` after *statements*, in a Python of their own."""
+    """Return the modules in ``sys.modules`` after *statements* in a new Python process."""
     program = "; ".join([*statements, "import sys", "print(*sys.modules)"])
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     command = [sys.executable, "-c", program]
@@ -62,11 +62,11 @@ def test_the_checker_reads_the_real_files() -> None:
     assert {"mailauth._events.Question", "mailauth._events.Notice"} <= {target for _, target in imports(messages)}
 
 
-# Purity
+# No I/O
 
 
 def test_the_core_is_pure() -> None:
-    """Only attrs and the parts of the standard library that neither touch the world nor wait for it."""
+    """It imports only attrs and modules of the standard library that do no I/O and do not wait."""
     assert impurities(CORE) == []
 
 
@@ -120,7 +120,7 @@ def test_an_explanation_is_no_line_of_code() -> None:
     assert lines_of_code(Module("mailauth.m", '"""What\nit is."""\n\n# why\nx = """\n1"""\n"""of x"""\n')) == 2
 
 
-# Imports point one way
+# Import order
 
 
 def test_imports_point_one_way() -> None:
@@ -168,7 +168,7 @@ def test_an_import_the_wrong_way_is_seen(place: str, statement: str) -> None:
 
 @pytest.mark.parametrize("place", ["utils", "smtp.helpers", "pop3.misc"])
 def test_a_file_without_a_place_is_seen(place: str) -> None:
-    assert wrong_way([Module(f"mailauth.{place}", "")]) == [f"mailauth.{place} is not on the floor plan"]
+    assert wrong_way([Module(f"mailauth.{place}", "")]) == [f"mailauth.{place} is in no layer"]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_file_without_a_place_is_seen(place: str) -> None:
     ],
 )
 def test_an_import_the_right_way_is_no_offence(place: str, statement: str) -> None:
-    """The counterpart: what the plan allows is not taken for an offence."""
+    """Allowed imports are not reported."""
     assert wrong_way(core(place, statement)) == []
 
 
@@ -199,7 +199,7 @@ def test_loading_a_protocol_is_seen() -> None:
     assert "mailauth.smtp" in loaded_by("import mailauth.sasl", "import mailauth.smtp")
 
 
-# The vocabulary
+# The base classes of events
 
 
 def test_question_notice_payload_and_command_are_empty() -> None:
@@ -227,15 +227,15 @@ def test_a_missing_word_is_seen() -> None:
 
 @pytest.mark.parametrize("package", [mailauth, sasl, smtp, pop3])
 def test_no_event_has_a_dict_of_its_own(package: ModuleType) -> None:
-    """What empty slots are for: an event is its fields and no more."""
+    """This is the purpose of the empty slots: an event has only its fields."""
     words = (Command, Notice, Payload, Question)
     events = [kind for _, kind in inspect.getmembers(package, inspect.isclass) if issubclass(kind, words)]
     assert events
-    # The two that an SMTP server makes of nearly each line: without slots they are made at half the price.
+    # An SMTP server creates these two for most lines; without slots they are created at half the cost.
     assert {kind for kind in events if kind.__dictoffset__} <= {smtp.Mail, smtp.Rcpt}
 
 
-# No state
+# No module state
 
 
 def test_the_core_holds_no_mutable_state() -> None:
@@ -301,11 +301,11 @@ def test_an_adapter_may_speak_of_the_protocol_in_prose() -> None:
 
 
 IMPORTED_AS = {"libpass": "passlib"}
-"""Packages whose modules have another name than they."""
+"""Packages whose module has a different name."""
 
 
 def declared() -> tuple[frozenset[str], frozenset[str]]:
-    """The import names that pyproject.toml brings: to whoever installs everything, and to whoever develops."""
+    """Return the modules that pyproject.toml installs: with all extras, and with the development dependencies too."""
     settings = tomllib.loads((SOURCE.parent / "pyproject.toml").read_text(encoding="utf-8"))
     extras = settings["project"]["optional-dependencies"]
     apart = ("trio", "trial", "hashes", "redis")
@@ -330,7 +330,7 @@ def test_a_dependency_that_is_not_declared_is_seen() -> None:
 
 
 def test_asyncio_needs_no_trio() -> None:
-    """trio is an extra: whoever serves on asyncio may not have it."""
+    """trio is an extra, and may be missing on a server that uses asyncio."""
     assert "trio" not in loaded_by("import mailauth_io.on_asyncio, mailauth_io.server, mailauth_io.cli.main")
 
 

@@ -1,4 +1,4 @@
-"""The grant table: each sentence of its paragraph in the design, and a model of it that knows no tricks."""
+"""The grant table: each documented rule, and a comparison with a simple model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def who(grants: GrantTable, address: str, now: float = 0) -> str | None:
     return found.identity if found else None
 
 
-# What a grant is
+# Grants
 
 
 def test_a_grant_is_a_pair_and_an_expiry_of_login_time_plus_lifetime() -> None:
@@ -39,7 +39,7 @@ def test_a_grant_is_a_pair_and_an_expiry_of_login_time_plus_lifetime() -> None:
 
 
 def test_no_address_is_open_without_a_login() -> None:
-    """127/8 neither."""
+    """Not even 127.0.0.0/8."""
     grants = table()
     grants.grant(HERE, "alice", now=0)
     for address in (ELSEWHERE, "127.0.0.1", "::1", "0.0.0.0"):
@@ -106,14 +106,14 @@ def test_grants_in_all_are_bounded_and_the_oldest_leaves_first() -> None:
     grants.grant("192.0.2.1", "alice", now=0)
     grants.grant("192.0.2.2", "bob", now=1)
     grants.grant("192.0.2.3", "carol", now=2)
-    grants.grant("192.0.2.1", "alice", now=3)  # she is the latest now
+    grants.grant("192.0.2.1", "alice", now=3)  # now the latest login
     grants.grant("192.0.2.4", "dave", now=4)
     assert len(grants) == 3
     assert [who(grants, f"192.0.2.{number}", now=4) for number in (1, 2, 3, 4)] == ["alice", None, "carol", "dave"]
 
 
 def test_a_login_repeated_for_ever_takes_no_more_room() -> None:
-    """architecture.md, invariant 4: what was replaced must not pile up behind the bound."""
+    """architecture.md, invariant 4: replaced grants must not accumulate."""
     grants = table()
     for now in range(1_000):
         grants.grant(HERE, "alice", now=now / 1000)
@@ -125,7 +125,7 @@ def test_a_login_repeated_for_ever_takes_no_more_room() -> None:
 
 @pytest.mark.parametrize("lifetime", [-1.0, math.nan, math.inf])
 def test_a_lifetime_is_finite_and_not_negative(lifetime: float) -> None:
-    """A grant without expiry is an open relay in the making."""
+    """A grant that never expires would make an open relay."""
     with pytest.raises(LocalProtocolError):
         GrantTable(lifetime=lifetime)
 
@@ -138,7 +138,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, int]) -> None:
         table(**settings)
 
 
-# Keys
+# Addresses
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_grant_belongs_to_somebody() -> None:
 
 
 def test_nothing_but_a_login_extends_a_grant() -> None:
-    """Sending asks, and asking changes nothing."""
+    """A lookup, as for each message sent, does not change the expiry."""
     grants = table()
     grants.grant(HERE, "alice", now=0)
     for now in range(100):
@@ -275,7 +275,7 @@ def test_a_lifetime_of_nothing_grants_nothing() -> None:
     assert len(grants) == 0
 
 
-# Revoking
+# Revocation
 
 
 def test_an_address_may_be_revoked_with_all_its_people() -> None:
@@ -307,7 +307,7 @@ def test_who_was_revoked_may_log_in_again_at_once() -> None:
 
 
 def test_a_late_revocation_spares_later_logins() -> None:
-    """What a process notices late was perhaps mended by a login with the new password."""
+    """If a process notices a changed password late, there may be logins with the new password already."""
     grants = table()
     grants.grant(HERE, "alice", now=0)
     grants.grant(ELSEWHERE, "alice", now=50)
@@ -342,7 +342,7 @@ FOLDED = {
 
 
 class Model(RuleBasedStateMachine):
-    """A list of (address, identity, expires), the oldest login first, searched from end to end."""
+    """A list of (address, identity, expires), the oldest login first, with linear search."""
 
     def __init__(self) -> None:
         super().__init__()

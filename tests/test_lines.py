@@ -1,4 +1,4 @@
-"""CRLF framing, and the judge of line ends (RFC 5321 section 2.3.8)."""
+"""Line framing, and the check of line ends (RFC 5321 section 2.3.8)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def model(data: bytes) -> list[bytes | str]:
 
 @given(OCTETS, st.data())
 def test_lines_are_those_that_a_split_at_crlf_gives(data: bytes, choices: st.DataObject) -> None:
-    """RFC 5321 section 2.3.8: only CRLF ends a line, wherever the input is cut."""
+    """RFC 5321 section 2.3.8: only CRLF ends a line, however the input is split."""
     buffer = LineBuffer()
     taken: list[bytes | str] = []
     start = 0
@@ -49,7 +49,7 @@ def test_lines_are_those_that_a_split_at_crlf_gives(data: bytes, choices: st.Dat
 
 
 def test_a_line_of_just_the_limit_is_taken_and_one_octet_more_is_not() -> None:
-    """RFC 5321 section 4.5.3.1.4: the CRLF counts."""
+    """RFC 5321 section 4.5.3.1.4: the length includes the CRLF."""
     buffer = LineBuffer()
     buffer.feed(b"a" * (LIMIT - 2) + b"\r\n" + b"b" * (LIMIT - 1) + b"\r\n" + b"c\r\n")
     assert take_all(buffer) == [b"a" * (LIMIT - 2), TOO_LONG, b"c"]
@@ -75,7 +75,7 @@ def test_what_a_hot_path_used_is_not_seen_again() -> None:
     buffer.feed(b"one\r\ntwo")
     assert buffer.take_line(LIMIT) == b"one"
     assert buffer.take_line(LIMIT) is None
-    buffer.offset += 2  # as a hot path does
+    buffer.offset += 2  # as a fast path does
     buffer.feed(b"\r")
     assert buffer.take_line(LIMIT) is None
     buffer.feed(b"\n")
@@ -107,7 +107,7 @@ def test_the_end_of_the_stream_is_remembered() -> None:
 
 @given(OCTETS, st.data())
 def test_bare_cr_lf_and_nul_are_seen_over_any_cut(data: bytes, choices: st.DataObject) -> None:
-    """RFC 5321 section 2.3.8: CR and LF must not be sent but together."""
+    """RFC 5321 section 2.3.8: CR and LF must only be sent together."""
     data += choices.draw(st.sampled_from([b"", b"\0", b"\xff\x85"])) + b"."
     ends = LineEnds()
     clean = True

@@ -1,4 +1,4 @@
-"""What counts as a failed login and what as an error in both servers: a connection bounds the work of its logins."""
+"""Which logins count as failed and which as errors, in both servers: the work for logins is limited per connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mailauth import ACCEPT, Closed, CloseReason, NeedData, Question, Send, Serv
 TLS = Tls(version="TLSv1.3", peer_certificate={"serialNumber": "01"})
 DECOY = sasl.ScramDecoy(key=bytes(16))
 LIGATURE = "\ufdfa".encode()
-"""The character that grows most by SASLprep: of 3 octets it makes 33."""
+"""The character that SASLprep expands most: from 3 bytes to 33."""
 PROHIBITED = "a\u200e".encode()
 TOKEN = b"\x01auth=Bearer t\x01\x01"
 SCRAM_FIRST = b"n,,n=alice,r=x"
@@ -52,7 +52,7 @@ FAILED_LOGINS: dict[str, tuple[bytes, ...]] = {
     "EXTERNAL, a name that grows too long": (b"AUTH EXTERNAL", b64(LIGATURE * 85)),
     "EXTERNAL, a prohibited name": (b"AUTH EXTERNAL", b64(PROHIBITED)),
 }
-"""By AUTH of either protocol."""
+"""With AUTH of either protocol."""
 
 FAILED_LOGINS_BY_POP3: dict[str, tuple[bytes, ...]] = {
     "USER, a wrong password": (b"USER alice", b"PASS x"),
@@ -73,11 +73,11 @@ ERRORS: dict[str, tuple[bytes, ...]] = {
     "too long": (b"AUTH PLAIN", b"x" * 12_289),
     "an initial response that must not be": (b"AUTH CRAM-MD5 " + b64(b"alice"),),
 }
-"""Exchanges that have cost nothing yet."""
+"""Exchanges that have caused no work yet."""
 
 
 class Session:
-    """A server of either protocol, inside TLS, and an application that knows alice's password."""
+    """A server of either protocol, inside TLS, and an application with an account alice."""
 
     def __init__(self, protocol: str, *, errors: int = 20) -> None:
         self.machine: ServerMachine[Any]
@@ -97,7 +97,7 @@ class Session:
             self.say(b"EHLO c")
 
     def say(self, *lines: bytes) -> bytes:
-        """The replies to *lines*."""
+        """Return the replies to *lines*."""
         replies = self._pull()
         if self.closed is None:
             self.machine.receive_data(b"".join(line + b"\r\n" for line in lines))
@@ -147,7 +147,7 @@ FAILED = [
 
 @pytest.mark.parametrize(("protocol", "lines"), FAILED)
 def test_the_third_failed_login_ends_the_session(protocol: str, lines: tuple[bytes, ...]) -> None:
-    """RFC 4954 section 9: not before three; whether a name or password could be prepared makes no difference."""
+    """RFC 4954 section 9: at least three attempts; whether the name or password can be prepared makes no difference."""
     session = Session(protocol)
     session.say(*lines)
     session.say(*lines)
@@ -167,7 +167,7 @@ def test_a_login_after_two_failures_succeeds(protocol: str, lines: tuple[bytes, 
 
 @pytest.mark.parametrize("protocol", ["smtp", "pop3"])
 def test_a_421_says_that_there_were_too_many_failed_logins(protocol: str) -> None:
-    """RFC 4954 section 9; POP3 has no reply without a command."""
+    """RFC 4954 section 9; POP3 has no unsolicited replies."""
     replies = Session(protocol).say(*FAILED_LOGINS["PLAIN, a prohibited name"] * 4)
     assert replies.splitlines()[-1].startswith(b"421 4.7.0 " if protocol == "smtp" else b"-ERR the response")
 
@@ -175,7 +175,7 @@ def test_a_421_says_that_there_were_too_many_failed_logins(protocol: str) -> Non
 @pytest.mark.parametrize("lines", ERRORS.values(), ids=ERRORS)
 @pytest.mark.parametrize("protocol", ["smtp", "pop3"])
 def test_an_exchange_that_has_cost_nothing_is_an_error(protocol: str, lines: tuple[bytes, ...]) -> None:
-    """A budget of its own, and a larger one."""
+    """Errors have a separate, larger limit."""
     session = Session(protocol, errors=5)
     for _ in range(4):
         session.say(*lines)
@@ -185,7 +185,7 @@ def test_an_exchange_that_has_cost_nothing_is_an_error(protocol: str, lines: tup
 
 
 def test_user_again_and_again_is_an_error() -> None:
-    """Each name is prepared; the first USER is none, and the last reply says why the session ends."""
+    """SASLprep runs for each name.  The first USER is not an error, and the last reply has the reason for the end."""
     session = Session("pop3", errors=5)
     for _ in range(5):
         assert session.say(b"USER " + LIGATURE * 80).startswith(b"+OK ")
@@ -203,7 +203,7 @@ def test_user_again_and_again_is_an_error() -> None:
     ],
 )
 def test_a_login_that_leads_nowhere_has_a_budget_on_pop3(question: type[object], answer: object) -> None:
-    """It is no failed login, for the client may try again; but its password may have been hashed."""
+    """It is not a failed login, since the client may try again, but its password may have been hashed."""
     session = Session("pop3", errors=5)
     session.instead[question] = answer
     for _ in range(4):
@@ -214,7 +214,7 @@ def test_a_login_that_leads_nowhere_has_a_budget_on_pop3(question: type[object],
 
 
 def test_a_login_that_leads_nowhere_has_a_budget_on_smtp() -> None:
-    """That of the commands that lead nowhere."""
+    """It counts as a junk command."""
     session = Session("smtp")
     session.instead[sasl.CheckPassword] = sasl.Refusal.TEMPORARY
     for _ in range(smtp.ServerSettings().max_junk_commands):

@@ -1,4 +1,4 @@
-"""SCRAM, tokens and certificates inside SMTP and POP3: both machines of a protocol wired to each other, no sockets."""
+"""SCRAM, tokens and certificates in SMTP and POP3, with a client and a server connected without sockets."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ Client: TypeAlias = smtp.ClientConnection | pop3.ClientConnection
 
 @attrs.frozen
 class Protocol:
-    """One of the two, as far as these tests must tell them apart."""
+    """The differences between SMTP and POP3 in these tests."""
 
     name: str
     server: Callable[[Tls | None], Server]
     client: Callable[[Tls | None], Client]
     first: Command
-    """What the client must send to see what is offered."""
+    """The command that lists the mechanisms offered."""
 
     @property
     def yes(self) -> bytes:
@@ -84,7 +84,7 @@ both = pytest.mark.parametrize("protocol", [SMTP, POP3], ids=lambda protocol: st
 
 
 def usual(question: Question[Any]) -> object:
-    """An application with one account, alice, whose password, token and certificate are known."""
+    """An application with one account, alice, which has a password, a token and a certificate."""
     match question:
         case sasl.CheckPassword(authentication_identity=who, password=password):
             return ACCEPT if (who, password) == ("alice", PASSWORD) else sasl.Refusal.BAD_CREDENTIALS
@@ -104,7 +104,7 @@ def usual(question: Question[Any]) -> object:
 
 
 class Wire:
-    """Two machines, what each has said, and what the client was told."""
+    """A client and a server, the bytes that each has sent, and the events of the client."""
 
     def __init__(
         self, protocol: Protocol, tls: Tls | None = BARE, instead: Mapping[type, object] | None = None
@@ -166,7 +166,7 @@ class Wire:
 
 
 def pulled(machine: Server | Client) -> bytes:
-    """All that *machine* says before it wants to hear something."""
+    """Return the output of *machine* up to the next NeedData."""
     said = b""
     while not isinstance(event := machine.next_event(), NeedData):
         said += event.data if isinstance(event, Send) else b""
@@ -239,7 +239,7 @@ def test_a_certificate_logs_in(protocol: Protocol) -> None:
 
 @both
 def test_scram_ends_with_the_proof_of_the_server_an_empty_line_and_the_reply(protocol: Protocol) -> None:
-    """RFC 4954 section 4, RFC 5034 section 4; what mutt and gsasl expect."""
+    """RFC 4954 section 4, RFC 5034 section 4; as mutt and gsasl expect."""
     wire = Wire(protocol).log_in(scram_256())
     assert wire.from_client[-1] == b"\r\n"
     proof, reply = wire.from_server[-2:]
@@ -262,7 +262,7 @@ def test_the_name_as_authorization_identity_is_no_other(protocol: Protocol) -> N
 
 @both
 def test_a_refused_token_is_told_in_json_before_the_reply(protocol: Protocol) -> None:
-    """RFC 7628 section 3.2.3: 334 or ``+`` with JSON, ``AQ==``, then the refusal."""
+    """RFC 7628 section 3.2.3: 334 or ``+`` with JSON, ``AQ==``, then the rejection."""
     client = sasl.OauthBearerClient(token=b"wrong", authorization_identity="alice")
     wire = Wire(protocol).log_in(client)
     json, reply = wire.from_server[-2:]
@@ -284,14 +284,14 @@ def test_a_refused_token_is_told_in_json_before_the_reply(protocol: Protocol) ->
 def test_a_store_that_cannot_tell_is_a_temporary_failure(
     protocol: Protocol, make: Callable[[], sasl.ClientMechanism], tls: Tls, kind: type
 ) -> None:
-    """454 4.7.0, [SYS/TEMP]; nothing is said against the credentials."""
+    """454 4.7.0, [SYS/TEMP]: the credentials are not rejected."""
     wire = Wire(protocol, tls, instead={kind: sasl.Refusal.TEMPORARY}).log_in(make())
     assert wire.from_server[-1].startswith(b"454 4.7.0 " if protocol is SMTP else b"-ERR [SYS/TEMP] ")
 
 
 @both
 def test_a_server_that_does_not_prove_itself_is_not_believed(protocol: Protocol) -> None:
-    """RFC 5802 section 5: success before ``v=`` is a lie."""
+    """RFC 5802 section 5: success before ``v=`` is not accepted."""
     client = protocol.client(BARE)
     client.receive_data(b"220 s\r\n" if protocol is SMTP else b"+OK s\r\n")
     pulled(client)
@@ -332,7 +332,7 @@ def offered(wire: Wire) -> set[str]:
 def test_what_the_connection_cannot_carry_is_neither_offered_nor_taken(
     protocol: Protocol, tls: Tls | None, more: set[str]
 ) -> None:
-    """-PLUS only where there is something to bind to, EXTERNAL only behind a certificate."""
+    """-PLUS only with channel binding data, EXTERNAL only with a client certificate."""
     special = {"SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS", "EXTERNAL"}
     assert offered(Wire(protocol, tls)) == set(sasl.ALL_MECHANISMS.names) - special | more
     for name in special - more:
@@ -345,7 +345,7 @@ def test_what_the_connection_cannot_carry_is_neither_offered_nor_taken(
 
 @both
 def test_somebody_between_who_takes_the_plus_form_out_is_found(protocol: Protocol) -> None:
-    """RFC 5802 section 6: a client that could have bound the channel says so under its proof."""
+    """RFC 5802 section 6: a client that supports channel binding says so in its proof."""
     honest = Wire(protocol, BOUND).log_in(plus_256(), scram_256())
     assert honest.succeeded
     assert b"-PLUS" in b"".join(honest.from_client)
@@ -359,7 +359,7 @@ def test_somebody_between_who_takes_the_plus_form_out_is_found(protocol: Protoco
 
 @both
 def test_an_unknown_identity_sees_the_same_salt_in_every_session(protocol: Protocol) -> None:
-    """architecture.md, invariant 6; the nonces of the sessions differ, the decoy does not."""
+    """architecture.md, invariant 6; the nonces of the sessions differ, the salt for an unknown name does not."""
 
     def challenge() -> bytes:
         wire = Wire(protocol).log_in(scram_256(who="nobody"))
@@ -370,14 +370,14 @@ def test_an_unknown_identity_sees_the_same_salt_in_every_session(protocol: Proto
     assert challenge() == challenge()
 
 
-# Servers that ask about passwords alone
+# Servers for passwords only
 
 
 @pytest.mark.parametrize("settings", [smtp.ServerSettings, pop3.ServerSettings])
 def test_settings_of_passwords_alone_take_no_other_mechanisms(
     settings: Callable[..., smtp.ServerSettings | pop3.ServerSettings],
 ) -> None:
-    """mypy says so, and the constructor for whom nobody told."""
+    """mypy reports it, and the constructor rejects it in programs that mypy does not check."""
     with pytest.raises(TypeError):
         settings(mechanisms=sasl.ALL_MECHANISMS)
 
@@ -386,7 +386,7 @@ def test_settings_of_passwords_alone_take_no_other_mechanisms(
 def test_settings_with_scram_need_a_decoy(
     settings: type[smtp.ExtendedServerSettings] | type[pop3.ExtendedServerSettings],
 ) -> None:
-    """Else the salt would tell who has an account."""
+    """Otherwise the salt would reveal which accounts exist."""
     with pytest.raises(LocalProtocolError):
         settings(mechanisms=sasl.ALL_MECHANISMS)
     settings(mechanisms=sasl.ALL_MECHANISMS.only("OAUTHBEARER", "EXTERNAL", "PLAIN"))
@@ -395,7 +395,7 @@ def test_settings_with_scram_need_a_decoy(
 
 @both
 def test_a_mechanism_that_slipped_in_unchecked_asks_nobody(protocol: Protocol) -> None:
-    """The application has no arm for its question: the login fails for now, and the session goes on."""
+    """The application cannot handle its question: the login fails temporarily, and the session continues."""
     slipped: Any = {"OAUTHBEARER": lambda context: sasl.OauthBearerServer(tls=context.tls)}
     mechanisms = sasl.Mechanisms(slipped)
     wire = Wire(protocol)

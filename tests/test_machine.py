@@ -26,7 +26,7 @@ from tests.smtp.drive import ENTROPY, IN_CLEAR, LEFT_OPEN, TLS, greeted, ready, 
 
 
 def test_need_data_paused_and_closed_repeat() -> None:
-    """architecture.md, A connection: pulling again tells the same and changes nothing."""
+    """architecture.md, A connection: pulling again returns the same event and changes nothing."""
     session = ready()
     assert session.machine.next_event() == session.machine.next_event() == NeedData(timeout=300.0, until=600.0)
     session = ready(b"MAIL FROM:<>\r\n", answers={smtp.Mail: LEFT_OPEN})
@@ -44,13 +44,13 @@ def test_begin_tls_is_told_once_and_then_paused() -> None:
 
 
 def test_a_notice_comes_before_the_send_that_answers_it() -> None:
-    """The application may act before the octets leave."""
+    """The application can act before the reply is sent."""
     session = ready(b"NOOP\r\nVRFY x\r\n")
     assert [type(event) for event in session.log[:4]] == [smtp.Noop, Send, smtp.Vrfy, Send]
 
 
 def test_data_is_taken_up_to_64_kib_beyond_what_is_used() -> None:
-    """architecture.md, invariant 4; one piece may be of any size."""
+    """architecture.md, invariant 4; a single call may pass any amount."""
     session = ready()
     session.machine.receive_data(b"NOOP\r\n" * 20_000)
     with pytest.raises(LocalProtocolError):
@@ -102,7 +102,7 @@ def test_the_identity_is_that_of_the_login_until_starttls() -> None:
 
 
 def test_the_same_error_is_raised_again() -> None:
-    """architecture.md, A connection: a client's connection is finished."""
+    """architecture.md, A connection: the client is finished."""
     session = greeted()
     session.machine.receive_data(b"nonsense\r\n")
     caught = []

@@ -1,4 +1,4 @@
-"""``sasl.password_mechanisms``: the strongest of the mechanisms that the server offers for a name and password."""
+"""``sasl.password_mechanisms``: the strongest mechanism that the server offers for a name and a password."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ SHRINKING: Final = [
 
 @pytest.mark.parametrize(("offering", "offered"), SHRINKING)
 def test_inside_tls_the_strongest_that_is_offered_is_taken(offering: Offering, offered: tuple[str, ...]) -> None:
-    """RFC 4954 section 4, RFC 5034 section 4: the client chooses.  APOP gives way to all others inside TLS."""
+    """RFC 4954 section 4, RFC 5034 section 4: the client chooses.  Inside TLS, APOP comes after all others."""
     wire = log_in(offering(offered), BOUND)
     expected = next(name for name in offered if name != "APOP")
     assert wire.succeeded
@@ -86,14 +86,14 @@ def test_inside_tls_the_strongest_that_is_offered_is_taken(offering: Offering, o
     ],
 )
 def test_in_clear_the_password_is_not_shown(offering: Offering, offered: tuple[str, ...], expected: str) -> None:
-    """RFC 8314 section 3: what a listener could read is not among the choices."""
+    """RFC 8314 section 3: a mechanism that an eavesdropper could read is not chosen."""
     wire = log_in(offering(offered), None)
     assert sasl.Authenticated(mechanism=expected, identity="alice") in wire.noticed
 
 
 @pytest.mark.parametrize("offering", [smtp_offering, pop3_offering])
 def test_in_clear_a_password_is_shown_only_where_that_is_wanted(offering: Offering) -> None:
-    """Design rule 3: nothing goes out when the server offers nothing better."""
+    """architecture.md, invariant 3: nothing is sent if the server offers nothing better."""
     wire = Wire(offering(("PLAIN",)), None)
     with pytest.raises(LocalProtocolError, match="does not offer"):
         wire.log_in(*password_mechanisms(None))
@@ -103,7 +103,7 @@ def test_in_clear_a_password_is_shown_only_where_that_is_wanted(offering: Offeri
 
 
 def test_a_client_that_could_bind_says_so() -> None:
-    """RFC 5802 section 6: y when the -PLUS forms were not offered, n where there is nothing to bind to."""
+    """RFC 5802 section 6: y if the server did not offer -PLUS, n without channel binding data."""
     for tls, flag in ((BOUND, b"y,,"), (BARE, b"n,,")):
         wire = log_in(smtp_offering(("SCRAM-SHA-256",)), tls)
         assert wire.succeeded
@@ -118,5 +118,5 @@ def test_without_md5_what_needs_it_is_left_out(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_no_secret_is_shown() -> None:
-    """Design rule 5."""
+    """architecture.md, invariant 6."""
     assert PASSWORD.decode() not in repr(password_mechanisms(BOUND))

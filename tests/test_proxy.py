@@ -1,4 +1,4 @@
-"""The PROXY header: the vectors of its specification, what is no header, and that not one octet behind it is taken."""
+"""The PROXY header: the examples of its specification, invalid headers, and that no byte after it is read."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def written(header: Proxied, version: int) -> bytes:
 
 
 def read(data: bytes, at_most: int = 1 << 30) -> tuple[Header | None, bytes]:
-    """What the header says, and the octets that were not taken, reading *at_most* so many at a time."""
+    """Return the header and the bytes that were not read, with reads of up to *at_most* bytes."""
     reader = HeaderReader()
     while reader.header is None and data:
         size = min(reader.wanted, at_most)
@@ -95,13 +95,13 @@ VALID: Final[tuple[tuple[bytes, Header], ...]] = (
 
 @pytest.mark.parametrize(("data", "header"), VALID)
 def test_a_valid_header_is_read_to_its_end_and_no_further(data: bytes, header: Header) -> None:
-    """Sections 2.1 and 2.2, over reads of any size: what follows is the client's."""
+    """Sections 2.1 and 2.2, with reads of any size; the data after it belongs to the client."""
     for at_most in (1, 2, 3, 7, 1 << 30):
         assert read(data + BEHIND, at_most) == (header, BEHIND)
 
 
 def test_the_longest_lines_are_those_of_the_specification() -> None:
-    """Section 2.1: 56, 104, 15 and 107 octets."""
+    """Section 2.1: 56, 104, 15 and 107 bytes."""
     assert {len(data) for data, _ in VALID if data.startswith(b"PROXY")} >= {56, 15, 107}
     data = b"PROXY TCP6 " + b"ffff:" * 7 + b"ffff " + b"ffff:" * 7 + b"ffff 65535 65535\r\n"
     assert len(data) == 104
@@ -154,7 +154,7 @@ def test_the_longest_lines_are_those_of_the_specification() -> None:
     ],
 )
 def test_what_is_no_header_is_invalid(data: bytes) -> None:
-    """Sections 2.1 and 2.2: the connection is to be dropped."""
+    """Sections 2.1 and 2.2: the connection must be closed."""
     for at_most in (1, 1 << 30):
         header, _ = read(data, at_most)
         assert isinstance(header, Invalid)
@@ -163,7 +163,7 @@ def test_what_is_no_header_is_invalid(data: bytes) -> None:
 
 @pytest.mark.parametrize("whole", [data for data, _ in VALID])
 def test_a_stream_that_ends_inside_the_header_is_invalid(whole: bytes) -> None:
-    """Section 2.2: no address is believed before the header is whole."""
+    """Section 2.2: no address is used before the header is complete."""
     for size in range(len(whole)):
         reader = HeaderReader()
         for octet in whole[:size]:
@@ -174,13 +174,13 @@ def test_a_stream_that_ends_inside_the_header_is_invalid(whole: bytes) -> None:
 
 
 def test_a_mistake_is_seen_at_once() -> None:
-    """Section 2.1: the sooner the connection is dropped, the sooner its sender notices."""
+    """Section 2.1: close the connection early, so that the sender notices the error."""
     for data in (b"E", b"PROXX", b"PROXY X", b"\r\n\r\n\r", SIGNATURE + b"\x31"):
         assert isinstance(read(data)[0], Invalid)
 
 
 def test_the_checksum_is_that_of_the_rfc() -> None:
-    """RFC 3720 appendix B.4, whose CRC32C this is."""
+    """The examples of RFC 3720 appendix B.4."""
     assert crc32c(bytes(32)) == 0x8A9136AA
     assert crc32c(b"\xff" * 32) == 0x62A8AB43
     assert crc32c(bytes(range(32))) == 0x46DD794E
@@ -188,7 +188,7 @@ def test_the_checksum_is_that_of_the_rfc() -> None:
 
 @pytest.mark.parametrize("flipped", [None, *range(16, 34), *range(35, 41)])  # 34 is the type of the field
 def test_a_checksum_that_is_there_must_be_right(flipped: int | None) -> None:
-    """Section 2.2.3: over the whole header, its own octets being zero."""
+    """Section 2.2.3: over the whole header, with its own bytes set to zero."""
     fields = b"\x04\0\x03abc" + b"\x03\0\x04"
     blank = binary(0x21, 0x11, ONE + TWO + PORTS + fields + bytes(4))
     data = bytearray(blank[:-4] + crc32c(blank).to_bytes(4, "big"))
@@ -200,13 +200,13 @@ def test_a_checksum_that_is_there_must_be_right(flipped: int | None) -> None:
 
 
 def test_a_second_checksum_is_invalid() -> None:
-    """Thousands of them would be thousands of sums."""
+    """Thousands of them would need thousands of computations."""
     blank = binary(0x21, 0x11, ONE + TWO + PORTS + b"\x03\0\x04" + bytes(4) + b"\x03\0\x04" + bytes(4))
     assert isinstance(read(blank)[0], Invalid)
 
 
 def test_more_than_is_wanted_is_a_local_error() -> None:
-    """It could reach into what follows; nothing is taken."""
+    """It could include data after the header; nothing is read."""
     reader = HeaderReader()
     with pytest.raises(LocalProtocolError):
         reader.receive_data(b"PROXY UNKNOWN\r\nE")
@@ -226,7 +226,7 @@ ports = st.integers(0, 65_535)
 def test_what_a_proxy_writes_is_read(
     addresses: st.SearchStrategy[Address], data: st.DataObject, version: int, at_most: int
 ) -> None:
-    """Both versions, both families, reads of any size."""
+    """Both versions, both address families, reads of any size."""
     source, destination = (Endpoint(data.draw(addresses), data.draw(ports)) for _ in range(2))
     header = Proxied(source=source, destination=destination)
     assert read(written(header, version) + BEHIND, at_most) == (header, BEHIND)
@@ -240,7 +240,7 @@ pieces = st.sampled_from([b"192.0.2.1 ", b"::1 ", b"25 ", b"\r\n", b"\r", b" ", 
 
 @given(beginnings, st.lists(pieces, max_size=12).map(b"".join), st.integers(1, 120))
 def test_any_data_ends_in_a_header_or_an_error_value(beginning: bytes, rest: bytes, at_most: int) -> None:
-    """Whatever comes, nothing is raised, little is kept, and the size of the reads changes nothing."""
+    """For any input, nothing is raised, little is kept, and the size of the reads makes no difference."""
     data = beginning + rest
     header, left = read(data, at_most)
     if header is None:

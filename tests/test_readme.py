@@ -1,4 +1,4 @@
-"""What the README and the documentation show is what the files are, and it runs."""
+"""The programs shown in the README are the files in examples/ and run; links in the documentation are valid."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglo
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
 
 TIMEOUT = 60.0
-"""Seconds after which a program that hangs is ended; no test waits for them."""
+"""Seconds after which a program that hangs is ended; no test normally takes that long."""
 
 
 def blocks(kind: str) -> list[str]:
@@ -29,14 +29,14 @@ def blocks(kind: str) -> list[str]:
 
 
 def lines_of_code(text: str) -> int:
-    """Lines that are neither blank nor the docstring of the file."""
+    """Return the number of lines that are neither empty nor in the docstring of the file."""
     docstring = ast.get_docstring(ast.parse(text)) or ""
     return sum(1 for line in text.splitlines() if line.strip()) - len(docstring.splitlines())
 
 
 @contextmanager
 def example_server() -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """examples/server.py in a process of its own: (the process, its port)."""
+    """Run examples/server.py in a process: (the process, its port)."""
     command = [sys.executable, str(EXAMPLES / "server.py")]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -71,7 +71,7 @@ def test_the_examples_are_as_short_as_the_readme_says() -> None:
 
 
 def test_the_example_client_submits_to_the_example_server() -> None:
-    """trio on one side of a real socket, asyncio on the other."""
+    """A trio client and an asyncio server over a real socket."""
     with example_server() as (server, port):
         command = [sys.executable, str(EXAMPLES / "client.py"), str(port)]
         client = subprocess.run(
@@ -85,7 +85,7 @@ def test_the_example_client_submits_to_the_example_server() -> None:
 
 
 def test_the_example_server_relays_for_nobody_it_does_not_know() -> None:
-    """A client that we did not write, without a login and with a wrong password."""
+    """With smtplib as the client, without a login and with a wrong password."""
     program = """
 import smtplib, sys
 with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=60) as client:

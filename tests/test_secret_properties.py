@@ -1,6 +1,6 @@
-"""No secret in the repr of anything: a search of all that two machines hold and hand out while somebody logs in.
+"""No repr contains a secret: a search of all values that a client and a server keep and return during a login.
 
-architecture.md, invariant 6.  Every value that can be reached from the machines, their events and errors is checked.
+architecture.md, invariant 6.  Every value reachable from the machines, their events and their errors is checked.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ SECRET = b"Ferocious-Kitten-42"
 SHOWN = [
     SECRET.decode(),
     SECRET.hex(),
-    # The inside of it in base64, wherever in a response it begins.
+    # Its middle part in base64, at any offset in a response.
     *(sasl.encode_base64(b"\0" * begins + SECRET)[4:-4].decode() for begins in range(3)),
 ]
 
 
 def reachable(*roots: object) -> Iterator[object]:
-    """What *roots* lead to, modules, classes and functions excepted."""
+    """Return all objects reachable from *roots*, except modules, classes and functions."""
     seen: dict[int, object] = {}
     waiting: list[object] = list(roots)
     while waiting:
@@ -38,7 +38,7 @@ def reachable(*roots: object) -> Iterator[object]:
 
 
 def showing(*roots: object, secrets: Iterable[str] = SHOWN) -> list[str]:
-    """The reprs that show one of *secrets*, of all that is of a type of ours or an error."""
+    """Return the reprs, of objects of mailauth's types and of errors, that contain one of *secrets*."""
     ours = (
         thing
         for thing in reachable(*roots)
@@ -66,7 +66,7 @@ ALL: dict[str, tuple[Protocol, Make, Tls]] = {
 
 
 class Searched(Wire):
-    """A wire that is searched at each question: then the secret is nearest."""
+    """A wire that is searched at each question, when the secret is most exposed."""
 
     right = True
 
@@ -88,7 +88,7 @@ class Searched(Wire):
 @pytest.mark.parametrize("right", [True, False])
 @pytest.mark.parametrize(("protocol", "make", "tls"), ALL.values(), ids=ALL)
 def test_a_login_shows_its_secret_nowhere(protocol: Protocol, make: Make, tls: Tls, right: bool) -> None:
-    """By every mechanism, granted or refused, on both sides."""
+    """With every mechanism, accepted or rejected, on both sides."""
     client = make(SECRET)
     wire = Searched(protocol, tls)
     wire.right = right
@@ -99,7 +99,7 @@ def test_a_login_shows_its_secret_nowhere(protocol: Protocol, make: Make, tls: T
 
 
 def test_the_search_finds_what_is_shown() -> None:
-    """Or it would prove nothing."""
+    """Otherwise it would prove nothing."""
     assert showing([{"kept": (sasl.Challenge(SECRET),)}])
     assert showing(ValueError(SECRET))
     plain = sasl.PlainClient(authentication_identity="alice", password=SECRET)
@@ -108,6 +108,6 @@ def test_the_search_finds_what_is_shown() -> None:
 
 @pytest.mark.parametrize("action", [Send, BeginTls])
 def test_what_a_client_writes_is_not_shown(action: type[Send] | type[BeginTls]) -> None:
-    """``Send`` carries the password of whoever logs in."""
+    """``Send`` contains the password of the login."""
     assert not showing(action(data=b"PASS " + SECRET + b"\r\n"))
     assert "<26 bytes>" in repr(action(data=b"PASS " + SECRET + b"\r\n"))
