@@ -157,9 +157,8 @@ class GrantTable:
         # Most addresses have one identity, and a tuple would add a quarter to the memory of its grant.
         self._at: dict[int, Grant | tuple[Grant, ...]] = {}  # in a tuple the oldest grant is first
         self._count = 0
-        self._order: deque[Grant] = (
-            deque()
-        )  # the oldest login first; may hold replaced and revoked grants, which are skipped
+        # The oldest login first.  It may hold replaced and revoked grants, which are skipped.
+        self._order: deque[Grant] = deque()
 
     def __len__(self) -> int:
         """Return the number of grants kept, including expired ones that ``expire()`` has not removed yet."""

@@ -57,13 +57,13 @@ def _lower(domain: str) -> str:
 def _normalize_domains(domains: Iterable[str]) -> frozenset[str]:
     if isinstance(domains, str):
         raise LocalProtocolError("domains must be an iterable of str, not a str; use [...]")
-    folded = frozenset(map(_lower, domains))
-    for domain in folded:
+    lowered = frozenset(map(_lower, domains))
+    for domain in lowered:
         try:
             check_domain(domain, non_ascii=True)
         except Malformed as error:
             raise LocalProtocolError(f"invalid domain {domain!r}: {error}") from None
-    return folded
+    return lowered
 
 
 @attrs.frozen(kw_only=True)
