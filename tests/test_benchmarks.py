@@ -187,17 +187,17 @@ def run(program: str, *arguments: str, accepted: tuple[int, ...] = (0,)) -> str:
 
 
 @pytest.mark.parametrize("protocol", COLUMNS)
-def test_the_tables_of_the_readme_are_those_that_the_program_prints(protocol: str) -> None:
+def test_the_tables_of_the_page_are_those_that_the_program_prints(protocol: str) -> None:
     """Except for the figures."""
     printed = run("adapters.py", protocol, "--quick")
     head, _, *rows = [row.strip("|\n").split("|") for row in printed.splitlines() if row.startswith("|")]
     assert [column.strip() for column in head[1:]] == list(COLUMNS[protocol])
     assert {row[0].strip(" *").removesuffix(", in microseconds") for row in rows} == set(SERVERS[protocol])
     assert all(len(row) == len(head) and all(re.search(r"\d", cell) for cell in row[1:]) for row in rows)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"|{'|'.join(head)}|\n" in readme
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert f"|{'|'.join(head)}|\n" in page
     for row in rows:
-        assert f"\n|{row[0]}|" in readme
+        assert f"\n|{row[0]}|" in page
 
 
 @pytest.mark.parametrize("name", ["smtp-smtplib-many", "pop3-poplib-apop"])

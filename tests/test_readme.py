@@ -24,8 +24,8 @@ TIMEOUT = 60.0
 """Seconds after which a program that hangs is ended; no test normally takes that long."""
 
 
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(kind: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
 def lines_of_code(text: str) -> int:
@@ -48,26 +48,37 @@ def example_server() -> Iterator[tuple[subprocess.Popen[str], int]]:
             process.terminate()
 
 
-def test_the_two_commands_come_first() -> None:
-    first = re.search(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    assert first is not None
-    assert re.findall(r"^\$ (make \w+)", first[2], re.MULTILINE) == ["make demo", "make test"]
-    assert README[: first.start()].count("\n") < 6
+def test_the_two_commands_are_in_the_readme() -> None:
+    (section,) = re.findall(r"^## The two commands\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
+    assert re.findall(r"^\$ (make \w+)", blocks("console", section)[0], re.MULTILINE) == ["make demo", "make test"]
 
 
-def test_the_table_in_the_readme_is_what_the_command_prints() -> None:
+def test_the_table_of_the_methods_is_what_the_command_prints() -> None:
     command = [sys.executable, "-m", "mailauth_io", "methods"]
     run = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT, check=True)
-    assert blocks("text")[0] == run.stdout
+    assert blocks("text", (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")) == [run.stdout]
 
 
 def test_the_programs_in_the_readme_are_the_examples() -> None:
-    assert blocks("python") == [(EXAMPLES / name).read_text(encoding="utf-8") for name in ("server.py", "client.py")]
+    names = ("client.py", "server.py", "session_test.py")
+    assert blocks("python") == [(EXAMPLES / name).read_text(encoding="utf-8") for name in names]
 
 
 def test_the_examples_are_as_short_as_the_readme_says() -> None:
     assert lines_of_code((EXAMPLES / "server.py").read_text(encoding="utf-8")) <= 30
     assert lines_of_code((EXAMPLES / "client.py").read_text(encoding="utf-8")) <= 26
+
+
+def test_the_test_in_the_readme_passes_and_can_fail(tmp_path: Path) -> None:
+    test = (EXAMPLES / "session_test.py").read_text(encoding="utf-8")
+    (tmp_path / "session_test.py").write_text(test)
+    (tmp_path / "broken_test.py").write_text(test.replace("event.password == password", "True"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", str(tmp_path)]
+    run = subprocess.run(
+        command, env=ENVIRONMENT, cwd=tmp_path, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT, check=False
+    )
+    assert run.stdout.splitlines()[-1].startswith("1 failed, 1 passed"), run.stdout
+    assert "FAILED broken_test.py" in run.stdout
 
 
 def test_the_example_client_submits_to_the_example_server() -> None:
