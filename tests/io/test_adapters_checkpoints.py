@@ -134,7 +134,7 @@ def test_commands_without_a_login_leave_a_turn_from_time_to_time(name: str) -> N
 def test_a_message_needs_no_turn(name: str) -> None:
     client = Client(b"EHLO c\r\n" + MESSAGE * 5 + b"QUIT\r\n")
     run_in_no_time(name, lambda: serve(wrap(smtp_server(), client), lambda event: None))
-    assert client.heard.count(b"250 2.0.0 message taken") == 5
+    assert client.heard.count(b"250 2.0.0 message accepted") == 5
     assert client.turns == 0
 
 

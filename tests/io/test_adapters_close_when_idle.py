@@ -14,7 +14,7 @@ from tests.io.by_hand import read_line
 from tests.io.line_echo import dial, on_both_loops, read_all
 from tests.io.server_support import accounts
 
-GOODBYE = b"421 4.3.2 service shutting down, closing the connection\r\n"
+GOODBYE = b"421 4.3.2 service shutting down, closing connection\r\n"
 CONTENT = b"MAIL FROM:<>\r\nRCPT TO:<alice@example.test>\r\nDATA\r\n"
 
 
@@ -49,7 +49,7 @@ async def test_content_under_way_is_taken_and_answered_and_421_follows(loop: _lo
         connection.sendall(b"second line\r\n")
         connection.sendall(b".\r\n")
         with connection:
-            assert await loop.in_thread(read_line, connection) == b"250 2.0.0 message taken\r\n"
+            assert await loop.in_thread(read_line, connection) == b"250 2.0.0 message accepted\r\n"
             assert await loop.in_thread(read_all, connection) == GOODBYE
 
 

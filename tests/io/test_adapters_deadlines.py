@@ -24,7 +24,7 @@ on_each_loop = pytest.mark.parametrize("name", ["asyncio", "trio"])
 IN_CLEAR = frozenset({"PLAIN", "LOGIN", "USER"})
 TRANSACTION = b"MAIL FROM:<a@b.test>\r\nRCPT TO:<b@b.test>\r\nDATA\r\n"
 LOGIN = b"AUTH PLAIN " + base64.b64encode(b"\0alice\0secret") + b"\r\n"
-END = b"421 4.4.2 that took too long, closing the connection\r\n"
+END = b"421 4.4.2 timeout exceeded, closing connection\r\n"
 PEER_CLOSED = Peer("192.0.2.1", 1)
 
 

@@ -82,9 +82,9 @@ def test_a_message_that_no_longer_comes_gives_its_memory_back(name: str, says: t
         *[says] * 999,
     )
     server_state = served(name, client)
-    assert client.heard.endswith(b"421 4.4.2 that took too long, closing the connection\r\n")
+    assert client.heard.endswith(b"421 4.4.2 timeout exceeded, closing connection\r\n")
     assert client.seconds == pytest.approx(300.0, abs=1.0)
-    assert client.heard.count(b"1000000 octets taken") == 20
+    assert client.heard.count(b"1000000 bytes received") == 20
     assert server_state.stores.budget.free == BUDGET
     assert len(server_state.inbound_quota) == 0
 

@@ -115,7 +115,7 @@ def test_of_a_refused_message_no_further_chunk_is_sent() -> None:
     session.forget().receive(b"452 full\r\n")
     assert session.data == b"RSET\r\n"
     assert session.events == [smtp.ReplyReceived(command=smtp.Bdat(size=size), reply=refusal) for size in (5, 5, 7)]
-    session.forget().receive(b"250 forgotten\r\n")
+    session.forget().receive(b"250 reset\r\n")
     assert session.events == [smtp.ReplyReceived(command=COMPLETE, reply=refusal)]
     assert session.data == b"MAIL FROM:<a@b>\r\n"
     session.receive(b"250 ok\r\n", b"250 ok\r\n").forget().send(chunk(b"next\r\n"))
@@ -125,7 +125,7 @@ def test_of_a_refused_message_no_further_chunk_is_sent() -> None:
 def test_what_stands_between_the_chunks_of_a_refused_message_keeps_its_place() -> None:
     """architecture.md, A connection: replies come in the order of the commands."""
     session = in_transaction().send(chunk(b"one\r\n"), smtp.Noop(), chunk(b"two\r\n"), smtp.Rset())
-    session.receive(b"552 full\r\n", b"250 noop\r\n", b"250 forgotten\r\n")
+    session.receive(b"552 full\r\n", b"250 noop\r\n", b"250 reset\r\n")
     assert session.data == b"BDAT 5\r\none\r\nNOOP\r\nRSET\r\n"
     assert [(type(event.command), event.reply.code) for event in session.of(smtp.ReplyReceived)] == [
         (smtp.Bdat, 552), (smtp.Noop, 250), (smtp.Bdat, 552), (smtp.Rset, 250),
@@ -136,7 +136,7 @@ def test_a_message_given_up_by_lmtp_is_answered_once_for_each_recipient() -> Non
     """RFC 2033 section 4.2."""
     session = Session(smtp.ClientConnection()).pull().receive(b"220 lmtp\r\n").send(smtp.Hello(domain="c", lmtp=True))
     session.receive(b"250-lmtp\r\n250 CHUNKING\r\n").send(MAIL, RCPT, RCPT).receive(*[b"250 ok\r\n"] * 3).forget()
-    session.send(chunk(b"one\r\n"), COMPLETE).receive(b"452 full\r\n", b"250 forgotten\r\n")
+    session.send(chunk(b"one\r\n"), COMPLETE).receive(b"452 full\r\n", b"250 reset\r\n")
     assert [event.command for event in session.events] == [smtp.Bdat(size=5), COMPLETE, COMPLETE]
     assert {event.reply.code for event in session.events} == {452}
 

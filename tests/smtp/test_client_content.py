@@ -102,5 +102,5 @@ def test_a_message_over_the_size_that_is_offered_is_a_local_error(offer: str, al
     if allowed:
         assert session.send(mail).data == b"MAIL FROM:<> SIZE=1001\r\n"
     else:
-        with pytest.raises(LocalProtocolError, match="up to 1000 octets"):
+        with pytest.raises(LocalProtocolError, match="at most 1000 bytes"):
             session.client.send(mail)

@@ -19,8 +19,8 @@ from mailauth import (
 from mailauth._events import PAUSED
 from tests.smtp.drive import LEFT_OPEN, TLS, Session, call, greeted, ready, serve
 
-GOODBYE = "421 4.3.2 service shutting down, closing the connection"
-SILENT = "421 4.4.2 that took too long, closing the connection"
+GOODBYE = "421 4.3.2 service shutting down, closing connection"
+SILENT = "421 4.4.2 timeout exceeded, closing connection"
 DATA = b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n"
 PLAIN = b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
 ALICE = sasl.PlainClient(authentication_identity="alice", password=b"correct horse")

@@ -17,7 +17,7 @@ SMALL = attrs.evolve(SETTINGS, max_message_size=65_536, discard_limit=1_000)
 BEGIN = b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\n"
 COMPLETE = smtp.MessageComplete(recipients=(smtp.Mailbox("a", "b"),))
 NO = smtp.Reply(550, "5.7.1", "no")
-TOO_MANY = "too many commands that lead nowhere"
+TOO_MANY = "too many junk commands"
 BAD = smtp.MessageAborted(reason=smtp.ContentFault.BARE_LINE_END)
 
 
@@ -58,10 +58,10 @@ def test_a_message_in_chunks_asks_the_same_questions_wherever_it_is_cut() -> Non
             smtp.Noop(),
         ]
         assert session.lines == [
-            "250 2.0.0 10 octets taken",
-            "250 2.0.0 0 octets taken",
+            "250 2.0.0 10 bytes received",
+            "250 2.0.0 0 bytes received",
             "250 2.0.0 ok",
-            "250 2.0.0 message taken",
+            "250 2.0.0 message accepted",
             "250 2.0.0 ok",
         ]
 

@@ -344,7 +344,7 @@ def test_http_ends_the_session_whatever_smtp_it_carries(first: bytes) -> None:
     """A web page can make a browser send SMTP in the body of a request: nothing of it is obeyed."""
     for pieces in ([first + b"\r\nEHLO c\r\n"], [first[:2], first[2:] + b"\r\nEHLO c\r\n"]):
         session = serve(*pieces)
-        assert session.lines[1:] == ["421 4.7.0 this is SMTP"]
+        assert session.lines[1:] == ["421 4.7.0 this is an SMTP server, closing connection"]
         assert [event.line for event in session.of(smtp.CommandRejected)] == [first]
         assert session.of(smtp.Hello) == []
         assert session.closed is not None

@@ -42,7 +42,7 @@ def test_nothing_but_crlf_dot_crlf_ends_content(cr: bytes, lf: bytes) -> None:
 def test_bare_cr_lf_and_nul_in_content_are_refused_at_its_end(bad: bytes) -> None:
     """RFC 5321 section 2.3.8; the octets up to there are handed out, then thrown away by MessageAborted."""
     session = content(bad + END + b"NOOP\r\n")
-    assert session.lines == ["554 5.6.0 bare CR, bare LF or NUL in the message content", "250 2.0.0 ok"]
+    assert session.lines == ["554 5.6.0 bare CR, bare LF or NUL in message content", "250 2.0.0 ok"]
     assert session.of(smtp.MessageAborted) == [smtp.MessageAborted(reason=smtp.ContentFault.BARE_LINE_END)]
     assert session.of(smtp.MessageComplete) == []
 

@@ -45,7 +45,7 @@ def test_each_accepted_recipient_gets_its_reply(content: bytes) -> None:
         answers={smtp.Rcpt: [ACCEPT, NO, ACCEPT], smtp.MessageComplete: smtp.PerRecipient((ACCEPT, FULL))},
     )
     assert session.codes[:4] == [250, 250, 550, 250]
-    assert session.lines[-3:] == ["250 2.0.0 message taken", "452 4.2.2 full", "250 2.0.0 ok"]
+    assert session.lines[-3:] == ["250 2.0.0 message accepted", "452 4.2.2 full", "250 2.0.0 ok"]
     assert session.of(smtp.MessageComplete)[0].recipients == (smtp.Mailbox("a", "x"), smtp.Mailbox("c", "x"))
 
 

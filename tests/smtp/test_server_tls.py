@@ -23,7 +23,7 @@ def at_the_wall(*pieces: bytes) -> Session:
 def test_nothing_said_before_tls_survives_it(cut: int) -> None:
     """RFC 3207 section 4.2, CVE-2011-0411: dropped, and counted as the sign of an attack."""
     session = at_the_wall(b"STARTTLS\r\n" + EVIL[cut:])
-    assert session.last == BeginTls(data=b"220 2.0.0 ready for the TLS handshake\r\n")
+    assert session.last == BeginTls(data=b"220 2.0.0 ready to start TLS\r\n")
     session.machine.tls_started(TLS)
     session.pull()
     assert session.of(TlsStarted) == [TlsStarted(tls=TLS, dropped=len(EVIL) - cut)]
@@ -36,7 +36,7 @@ def test_starttls_may_come_before_ehlo() -> None:
     session = serve()
     session.starts_tls = False
     session.forget().receive(b"STARTTLS\r\n")
-    assert session.last == BeginTls(data=b"220 2.0.0 ready for the TLS handshake\r\n")
+    assert session.last == BeginTls(data=b"220 2.0.0 ready to start TLS\r\n")
 
 
 def test_bytes_between_begin_tls_and_tls_started_are_refused() -> None:
@@ -58,7 +58,7 @@ def test_the_session_begins_anew_after_tls() -> None:
     session.forget().receive(b"MAIL FROM:<>\r\nAUTH PLAIN\r\nEHLO c\r\nSTARTTLS\r\n" + PLAIN)
     assert session.codes == [503, 503, 250, 503, 235]
     assert not any("STARTTLS" in line for line in session.lines if line.startswith("250"))
-    assert session.lines[-2] == "503 5.5.1 TLS is active already"
+    assert session.lines[-2] == "503 5.5.1 TLS already active"
 
 
 def test_a_handshake_that_fails_ends_the_session_without_a_word() -> None:
@@ -88,16 +88,16 @@ def test_starttls_that_is_not_offered_is_502() -> None:
 def test_replies_that_wait_leave_with_begin_tls() -> None:
     """RFC 2920 section 3.2: writing and handshake are one act, and no earlier reply comes behind the wall."""
     session = at_the_wall(b"RSET\r\nSTARTTLS\r\n")
-    assert session.last == BeginTls(data=b"250 2.0.0 forgotten\r\n220 2.0.0 ready for the TLS handshake\r\n")
+    assert session.last == BeginTls(data=b"250 2.0.0 reset\r\n220 2.0.0 ready to start TLS\r\n")
 
 
 def test_the_220_never_leaves_before_begin_tls() -> None:
     """RFC 3207 section 4.2: also when 32 KiB of replies are full with it, or octets could be read in between."""
-    reply = len(b"250 2.0.0 forgotten\r\n")
+    reply = len(b"250 2.0.0 reset\r\n")
     session = at_the_wall()
     session.receive(b"RSET\r\n" * ((32_768 - 1) // reply) + b"STARTTLS\r\n")
     assert isinstance(session.last, BeginTls)
-    assert session.last.data.endswith(b"220 2.0.0 ready for the TLS handshake\r\n")
+    assert session.last.data.endswith(b"220 2.0.0 ready to start TLS\r\n")
     assert len(session.last.data) > 32_768
 
 

@@ -66,9 +66,9 @@ def test_forms_of_a_mailbox_outside_ascii(path: str, mailbox: smtp.Mailbox, rout
 def test_a_mailbox_outside_ascii_without_smtputf8_is_refused() -> None:
     """RFC 6531 section 3.5: 550 to MAIL, 553 to RCPT; each transaction says it anew."""
     session = ready(MAIL.replace(b" SMTPUTF8", b""), settings=UTF8)
-    assert session.lines == ["550 5.6.7 a reverse-path beyond ASCII needs SMTPUTF8"]
+    assert session.lines == ["550 5.6.7 non-ASCII sender address requires SMTPUTF8"]
     session = ready(b"MAIL FROM:<a@b>\r\n" + RCPT, settings=UTF8)
-    assert session.lines[1:] == ["553 5.6.7 a recipient beyond ASCII needs SMTPUTF8 in MAIL"]
+    assert session.lines[1:] == ["553 5.6.7 non-ASCII recipient address requires SMTPUTF8 in MAIL"]
     for ending in (b"RSET\r\n", b"EHLO c\r\n", b"RCPT TO:<a@b>\r\nDATA\r\n.\r\n"):
         session = ready(MAIL + ending, settings=UTF8).forget().receive(b"MAIL FROM:<a@b>\r\n" + RCPT)
         assert session.codes == [250, 553]

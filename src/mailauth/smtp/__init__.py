@@ -1,4 +1,4 @@
-"""SMTP, both sides, as pure state machines (RFC 5321, 6409, 4954, 3207).  Knows nothing of POP3 and does no I/O."""
+"""SMTP client and server as pure state machines (RFC 5321, 6409, 4954, 3207).  This package does no I/O."""
 
 from .._events import MessageChunk as MessageChunk
 from ._grammar import Mailbox as Mailbox

@@ -1,8 +1,4 @@
-"""Message content as a client hands it in: judged, and made ready for DATA or for BDAT (RFC 5321 section 4.5.2, RFC
-3030).
-
-Knows no state and no reply.
-"""
+"""Message content as a client sends it, prepared for DATA or BDAT (RFC 5321 section 4.5.2, RFC 3030)."""
 
 from __future__ import annotations
 
@@ -12,9 +8,9 @@ from .._lines import CRLF, LineEnds
 
 
 class Content:
-    """The content of one message, in any pieces.
+    """The content of one message, passed in pieces of any size.
 
-    *lf_to_crlf*: a bare LF is a line end.  *binary*: any octets are content, as BODY=BINARYMIME says.
+    *lf_to_crlf*: send a bare LF as CRLF.  *binary*: any bytes are valid content (BODY=BINARYMIME).
     """
 
     __slots__ = ("_binary", "_lf_to_crlf", "_line_ends", "_stuffer", "_tail")
@@ -27,7 +23,10 @@ class Content:
         self._tail = CRLF
 
     def take(self, data: bytes) -> bytes:
-        """*data* as content.  Raises LocalProtocolError, forgetting them, for bare CR, bare LF and NUL."""
+        """Return *data* as content.
+
+        Raises LocalProtocolError for a bare CR, a bare LF or a NUL; *data* is then not part of the content.
+        """
         if self._lf_to_crlf and b"\n" in data:
             head = b"\n" if data.startswith(b"\n") and self._tail.endswith(b"\r") else b""
             data = head + data[len(head) :].replace(CRLF, b"\n").replace(b"\n", CRLF)
@@ -36,11 +35,14 @@ class Content:
         return data
 
     def stuff(self, data: bytes) -> bytes:
-        """*data* for DATA."""
+        """Return *data* as content for DATA, dot-stuffed.  Raises LocalProtocolError as ``take()`` does."""
         return self._stuffer.stuff(self.take(data))
 
     def end(self) -> bytes:
-        """The CRLF that the content lacks, if it lacks one.  Raises LocalProtocolError when it ends inside one."""
+        """Return the CRLF that the end of the content lacks, or nothing.
+
+        Raises LocalProtocolError if the content ends with a CR.
+        """
         if self._binary or self._tail == CRLF:
             return b""
         self._watch(CRLF)
@@ -50,4 +52,4 @@ class Content:
         if not self._binary and not self._line_ends.watch(data):
             self._line_ends = LineEnds()
             self._line_ends.watch(b"\r" if self._tail.endswith(b"\r") else b"")
-            raise LocalProtocolError("message content holds a bare CR, a bare LF or a NUL; lines end in CRLF")
+            raise LocalProtocolError("message content contains a bare CR, a bare LF or a NUL; end each line with CRLF")

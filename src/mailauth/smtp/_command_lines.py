@@ -1,6 +1,6 @@
-"""From a command line to a command: the usual lines by one regular expression, all others by the complete path.
+"""Parse command lines: the common forms with one regular expression, all others with the full parsers.
 
-Both give equal values (a test holds them together); the first exists for its speed alone.
+Both give equal values for the same line; a test compares them.  The regular expression exists only for speed.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from .commands import Auth, Bdat, Data, Hello, Help, LineCommand, Mail, Noop, Qu
 
 C = TypeVar("C")
 
-# Only the keywords ignore case: a pattern that ignores it as a whole takes twice as long.
+# Only the keywords ignore case: a pattern that ignores case everywhere takes twice as long.
 COMMON: Final = re.compile(
     rf"((?i:MAIL FROM:)<(?:({DOT_STRING})@({DOMAIN}))?>(?:(?i: SIZE=)([0-9]{{1,20}}))?)\r\n"
     rf"|((?i:RCPT TO:)<({DOT_STRING})@({DOMAIN})>)\r\n"
     r"|((?i:DATA))\r\n|((?i:RSET))\r\n|((?i:QUIT))\r\n|((?i:NOOP))\r\n".encode("ascii")
 )
-COMMON_MAIL: Final = 1  # the groups that span a whole command; the parts of MAIL are 2 to 4, those of RCPT 6 and 7
+COMMON_MAIL: Final = 1  # the groups that match a whole command; 2 to 4 are the parts of MAIL, 6 and 7 of RCPT
 COMMON_RCPT: Final = 5
 COMMON_DATA: Final = 8
 _WITHOUT_ARGUMENT: Final[Mapping[int, Callable[[], LineCommand]]] = {COMMON_DATA: Data, 9: Rset, 10: Quit, 11: Noop}
 _new: Final = object.__new__
-_COMMON_DOMAIN: Final = 180  # octets: under this no limit but the local part's can be passed
+_COMMON_DOMAIN: Final = 180  # bytes: a shorter domain exceeds no limit, nor does its path
 
 PARSERS: Final[Mapping[str, Callable[[str], LineCommand]]] = {
     "EHLO": partial(Hello.parse, extended=True),
@@ -48,12 +48,12 @@ PARSERS: Final[Mapping[str, Callable[[str], LineCommand]]] = {
 
 
 _WITH_MAILBOX: Final = frozenset({"MAIL", "RCPT", "VRFY"})
-"""The commands in which a mailbox may stand (RFC 6531 section 3.2)."""
+"""The commands whose argument may contain a mailbox (RFC 6531 section 3.2)."""
 
 
 def from_common(found: re.Match[bytes]) -> LineCommand | None:
-    """The command that COMMON matched; None when the complete path must look at it."""
-    kind = found.lastindex  # the outermost group closes last
+    """Return the command that COMMON matched, or None if the full parser must handle the line."""
+    kind = found.lastindex  # the outermost group is the last one to close
     if kind == COMMON_RCPT:
         return common_rcpt(found)
     if kind == COMMON_MAIL:
@@ -66,25 +66,28 @@ def from_common(found: re.Match[bytes]) -> LineCommand | None:
 
 
 def common_mail(found: re.Match[bytes]) -> Mail | None:
-    """MAIL with nothing but its path, which is not the null one; None for a path that may be too long."""
+    """Return MAIL without parameters, or None if the path may be too long.  The match has a non-null path."""
     return _with_path(found, 2, Mail, "reverse_path")
 
 
 def common_rcpt(found: re.Match[bytes]) -> Rcpt | None:
-    """As common_mail."""
+    """Return RCPT without parameters, or None if the path may be too long."""
     return _with_path(found, 6, Rcpt, "forward_path")
 
 
 def _with_path(found: re.Match[bytes], group: int, kind: type[C], field: str) -> C | None:
-    """A frozen class sets its fields one by one through object.__setattr__: what a server makes of nearly each line it
-    reads is made at half that price."""
+    """Build a command from its path, or return None if the path may be too long.
+
+    The constructor of a frozen class sets each field with object.__setattr__.  Filling __dict__ costs half as much, and
+    nearly every line that a server reads becomes such a command.
+    """
     local_part: bytes = found[group]
     domain: bytes = found[group + 1]
     if len(local_part) > MAX_LOCAL_PART or len(domain) > _COMMON_DOMAIN:
         return None
     mailbox = _new(Mailbox)
     fields = mailbox.__dict__
-    fields["local_part"] = local_part.decode()  # ASCII, as COMMON says; to name it would cost as much again
+    fields["local_part"] = local_part.decode()  # ASCII, because COMMON matched; naming the codec would double the cost
     fields["domain"] = domain.decode()
     command = _new(kind)
     command.__dict__[field] = mailbox
@@ -92,15 +95,16 @@ def _with_path(found: re.Match[bytes], group: int, kind: type[C], field: str) ->
 
 
 def split_line(line: bytes, *, smtputf8: bool = False) -> tuple[str, str]:
-    """The verb in capitals, and what follows the blank behind it.
+    """Return the verb in upper case, and the text after the first space.
 
-    Raises Malformed unless all is printable ASCII.  *smtputf8*: where a mailbox may stand, or UTF-8 without controls.
+    Raises Malformed unless *line* is printable ASCII.  With *smtputf8*, a command whose argument may contain a mailbox
+    may also contain UTF-8 without control characters.
     """
     try:
         text = line.decode("utf-8" if smtputf8 else "ascii")
     except UnicodeDecodeError:
-        raise Malformed("a command may hold printable ASCII only") from None
+        raise Malformed("a command must be printable ASCII") from None
     verb, _, argument = text.partition(" ")
     if not is_text(text) or not (text.isascii() or (verb.isascii() and verb.upper() in _WITH_MAILBOX)):
-        raise Malformed("a command may hold printable ASCII only")
+        raise Malformed("a command must be printable ASCII")
     return verb.upper(), argument

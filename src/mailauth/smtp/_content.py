@@ -1,7 +1,4 @@
-"""Message content as a server takes it, by DATA or by BDAT: its limits, its faults, and the end of a transaction.
-
-Knows no order of commands; whether a message is stored is the application's to answer.
-"""
+"""Message content as a server receives it, by DATA or BDAT: its limits, its faults, and the end of a transaction."""
 
 from __future__ import annotations
 
@@ -25,26 +22,26 @@ Q = TypeVar("Q")
 
 _TRANSACTION: Final = frozenset({State.MAIL, State.RCPT, State.CHUNKS})
 _FAST_MAIL: Final = Mail(reverse_path=None)
-_MANY: Final = 256  # replies that wait for the rest of a group: each as an object of its own weighs thrice its octets
-_MIN_DISCARD: Final = 4_096  # octets that a dropped chunk counts for at least, or endless small ones would be free
+_MANY: Final = 256  # queued replies; more are joined, because separate bytes objects take three times the memory
+_MIN_DISCARD: Final = 4_096  # minimum bytes that a discarded chunk counts for; otherwise small ones cost nothing
 
 MIN_CHUNK: Final = 64
-"""Octets of a chunk; a shorter one that is not the last of its message counts as a command that leads nowhere.  No RFC
-names a number; clients send chunks of 8 KiB and more, and short ones only at the end."""
+"""Bytes of a chunk.  A shorter one that is not the last of its message counts against ``max_junk_commands``.  No RFC
+gives a number; clients send chunks of 8 KiB and more, and a short one only at the end."""
 
 
 class ContentReceiver(FastPath[Q], Generic[Q]):
-    """A session as far as message content goes."""
+    """The part of a server session that receives message content."""
 
     __slots__ = ("_chunk_reply", "_chunks", "_dropped", "_errors", "_mail")
 
     def __init__(self, settings: ExtendedServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
         super().__init__(settings, entropy=entropy, tls=tls)
         self._errors = 0
-        self._mail = _FAST_MAIL  # or the one that opened this transaction with BODY=BINARYMIME or SMTPUTF8
+        self._mail = _FAST_MAIL  # or the MAIL of this transaction, if it has BODY=BINARYMIME or SMTPUTF8
         self._chunks: Chunks | None = None
-        self._dropped = 0  # octets of chunks that were refused, while the last one of their message has not come
-        self._chunk_reply = 1  # replies to that last one
+        self._dropped = 0  # bytes of refused chunks, until the last chunk of their message has been received
+        self._chunk_reply = 1  # number of replies to that last chunk
 
     def shut_down(self, reason: CloseReason = CloseReason.SHUT_DOWN) -> None:
         if self._phase == self._take_chunk:
@@ -66,9 +63,10 @@ class ContentReceiver(FastPath[Q], Generic[Q]):
         return self._emit_content(content) if content else None
 
     def _emit_content(self, content: bytes) -> MessageChunk | None:
-        """*content* up to its first fault; what follows that is counted and dropped.
+        """Return *content* up to its first fault, or None; what follows the fault is counted and dropped.
 
-        The message is aborted there, so that the application holds it no longer; the reply waits for its end.
+        The message is aborted at the fault, so that the application can release it.  The reply is sent at the end of
+        the content.
         """
         self._size += len(content)
         if self._fault is not None:
@@ -82,10 +80,10 @@ class ContentReceiver(FastPath[Q], Generic[Q]):
         return MessageChunk(data=content[:at]) if at else None
 
     def _find_fault(self, content: bytes, *, clean: bool, after_cr: bool) -> tuple[int, ContentFault | None]:
-        """How many octets of *content* may be handed on, and the first fault, if there is one.
+        """Return how many bytes of *content* may be passed on, and the first fault or None.
 
-        *content* is counted in the size already.  *clean*: it has no bare CR, bare LF or NUL; *after_cr* as for
-        ``find_bare()``.
+        *content* is already counted in the size.  *clean*: the message has no bare CR, bare LF or NUL so far.
+        *after_cr*: as for ``find_bare()``.
         """
         found: list[tuple[int, ContentFault | None]] = [(len(content), None)]
         excess = self._size - self._settings.max_message_size
@@ -102,18 +100,18 @@ class ContentReceiver(FastPath[Q], Generic[Q]):
     # BDAT
 
     def _take_bdat(self, command: Bdat) -> ServerEvent | None:
-        """A chunk that may come where it does."""
+        """Begin to receive the chunk of a BDAT command that passed all checks."""
         chunks = self._chunks
         if chunks is None:
             self._chunks = chunks = Chunks(self._lengths)
-            self._accepted = {}  # ACCEPT says no 354 now
+            self._accepted = {}  # the answer to Data must not send 354
             self._question = Data()
         chunks.begin(command.size, last=command.last)
         self._phase = self._take_chunk
         return self._question if isinstance(self._question, Data) else None
 
     def _begin_chunks(self, reply: Reply | None) -> None:
-        """Data, asked for a first BDAT, was answered."""
+        """Handle the answer to Data, which was asked for the first BDAT."""
         chunks = self._chunks
         assert chunks is not None
         if reply is None or reply.positive:
@@ -124,10 +122,10 @@ class ContentReceiver(FastPath[Q], Generic[Q]):
             self._skip(chunks, reply)
 
     def _refuse_bdat(self, command: Bdat, line: bytes, reply: Reply) -> ServerEvent:
-        """The octets come all the same (RFC 3030 section 2), and what was begun is over: a part of it would be lost.
+        """Refuse a chunk and discard its bytes, which the client sends in any case (RFC 3030 section 2).
 
-        A client that pipelines cannot call back the chunks behind one that was refused: they are refused too, but spend
-        no budget of errors.
+        The message is aborted if it had begun, because a part of it would be missing.  A client that pipelines cannot
+        withdraw the chunks after a refused one: they are refused too, but do not count as errors.
         """
         refused = CommandRejected(verb="BDAT", line=line, reply=reply)
         aborted = self._state is State.CHUNKS
@@ -148,7 +146,7 @@ class ContentReceiver(FastPath[Q], Generic[Q]):
         return refused
 
     def _close_endless_chunk(self, line: bytes, reply: Reply) -> ServerEvent:
-        """The number of octets of a chunk is unknown, so the start of the next command is unknown: close.
+        """Close the session: the length of a chunk is unknown, so the start of the next command is unknown.
 
         BDAT had a malformed size, or a line between two chunks, which may have been BDAT, was too long.
         """
@@ -158,7 +156,7 @@ class ContentReceiver(FastPath[Q], Generic[Q]):
         return CommandRejected(verb="BDAT" if line else "", line=line, reply=reply)
 
     def _skip(self, chunks: Chunks, reply: Reply) -> None:
-        """Read over the octets of a chunk, then say *reply*."""
+        """Discard the bytes of a chunk, then send *reply*."""
         if self._state in _TRANSACTION or not self._dropped:
             self._chunk_reply = self._final_replies
         if chunks.last:
@@ -180,7 +178,7 @@ class ContentReceiver(FastPath[Q], Generic[Q]):
             return self._emit_chunk(chunks, data) if chunks.refusal is None else None
         if chunks.last and chunks.tail != CRLF and chunks.refusal is None and not self._content_event:
             chunks.tail = CRLF
-            return MessageChunk(data=CRLF)  # as DATA would have brought it: text ends in a line end
+            return MessageChunk(data=CRLF)  # as with DATA: text ends with a line end
         self._phase = None
         if chunks.refusal is not None:
             self._chunks = None
@@ -189,12 +187,12 @@ class ContentReceiver(FastPath[Q], Generic[Q]):
             self._check_errors()
             return None
         if not chunks.last:
-            self._write_reply(Reply(250, "2.0.0", f"{chunks.size} octets taken"))
+            self._write_reply(Reply(250, "2.0.0", f"{chunks.size} bytes received"))
             return None
         return self._end_content(clean=chunks.ends_clean)
 
     def _emit_chunk(self, chunks: Chunks, data: bytes) -> MessageChunk | None:
-        """As ``_emit_content``; the chunk is refused at its end, and so are those behind it."""
+        """Like ``_emit_content()``.  The chunk is refused at its end, and so are the chunks after it."""
         at, fault = self._find_fault(data, clean=chunks.clean, after_cr=chunks.after_cr)
         if fault is not None:
             self._events.append(MessageAborted(reason=fault))
@@ -221,7 +219,7 @@ class ContentReceiver(FastPath[Q], Generic[Q]):
 
     @property
     def _content_event(self) -> bool:
-        """Content is no text, or nobody shall look at it."""
+        """Whether line ends are not checked: the content is BINARYMIME, or a setting allows bare line ends."""
         return self._mail.body is Body.BINARY_MIME or self._settings.allow_bare_line_ends
 
     def _refuse_content(self, fault: ContentFault) -> None:
@@ -231,16 +229,19 @@ class ContentReceiver(FastPath[Q], Generic[Q]):
 
     @property
     def _final_replies(self) -> int:
-        """How many answer the end of content: in LMTP one for each accepted recipient (RFC 2033 section 4.2)."""
+        """How many replies the end of content gets: in LMTP one for each accepted recipient (RFC 2033 section 4.2)."""
         return len(self._recipients) or 1 if self._settings.lmtp else 1
 
     def _answer_each(self, question: MessageComplete, answer: object) -> None:
-        """LMTP: a verdict for each recipient, or one for all."""
+        """Answer the end of an LMTP message: with one verdict for each recipient, or one for all."""
         verdicts: tuple[object, ...] = (answer,) * len(question.recipients)
         if isinstance(answer, PerRecipient):
             verdicts = answer.verdicts
         if len(verdicts) != len(question.recipients):
-            raise LocalProtocolError(f"{len(question.recipients)} recipients were accepted, not {len(verdicts)}")
+            raise LocalProtocolError(
+                f"PerRecipient has {len(verdicts)} verdicts for {len(question.recipients)} recipients;"
+                " use one verdict for each of question.recipients"
+            )
         replies = [checked(verdict) or _standard_replies.ACCEPTED[MessageComplete] for verdict in verdicts]
         if any(reply.positive for reply in replies):
             self._wait = self._settings.waits[1]
@@ -252,12 +253,12 @@ class ContentReceiver(FastPath[Q], Generic[Q]):
                 return
 
     def _abort_content(self) -> None:
-        """There is no end to it."""
+        """Close the session: the content exceeds its maximum size by more than ``discard_limit``."""
         self._write_reply(_standard_replies.ENDLESS_CONTENT)
         self._close(CloseReason.TOO_MANY_ERRORS)
 
     def _reset(self) -> None:
-        """No transaction is open (RFC 5321 section 4.1.1.5)."""
+        """Discard the transaction, if one is open (RFC 5321 section 4.1.1.5)."""
         self._dropped = 0
         if self._recipients:
             self._recipients = []
@@ -283,18 +284,21 @@ class ContentReceiver(FastPath[Q], Generic[Q]):
 
 
 def is_tiny(command: Bdat) -> bool:
-    """Whether *command* announces so short a chunk that it counts against ``max_junk_commands``."""
+    """Return whether the chunk of *command* is so short that it counts against ``max_junk_commands``."""
     return command.size < MIN_CHUNK and not command.last
 
 
 def checked(answer: object) -> Reply | None:
-    """The Reply that *answer* is, None for ACCEPT.  Raises LocalProtocolError for what cannot answer a question."""
+    """Return *answer* as a Reply, or None for ACCEPT.  Raises LocalProtocolError if it cannot answer a question."""
     if isinstance(answer, Accept):
         return None
     if not isinstance(answer, Reply):
-        raise LocalProtocolError(f"the answer is ACCEPT or a Reply here, not {type(answer).__name__}")
+        raise LocalProtocolError(f"the answer must be ACCEPT or a Reply, not {type(answer).__name__}")
     if 300 <= answer.code < 400:
-        raise LocalProtocolError(f"{answer.code} answers no question: say yes with 2yz, no with 4yz or 5yz")
+        raise LocalProtocolError(f"{answer.code} cannot answer a question; use 2yz to accept, 4yz or 5yz to reject")
     if answer.enhanced_status_code and int(answer.enhanced_status_code[0]) != answer.code // 100:
-        raise LocalProtocolError(f"{answer.enhanced_status_code} is of another class than {answer.code}")
+        raise LocalProtocolError(
+            f"enhanced status code {answer.enhanced_status_code} does not match code {answer.code};"
+            " use the same first digit"
+        )
     return sendable(answer)

@@ -1,7 +1,7 @@
-"""The usual course of a transaction by the shortest way: MAIL, RCPT, DATA, content and ACCEPT as nearly all say them.
+"""The fast path for an ordinary transaction: MAIL, RCPT, DATA and content, each answered with ACCEPT.
 
-It exists for its speed alone, knows no rule that ``server`` does not know, and hands everything that is not quite usual
-to the complete path; a test holds the two together.
+It exists only for speed.  It implements no rule that ``server`` does not implement, and passes everything unusual to
+the complete path.  A test checks that both behave alike.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _AFTER: Final[Mapping[type[object], State]] = {
     Data: NEXT[_RCPT]["DATA"],
     MessageComplete: NEXT[_DATA]["."],
 }
-"""Where each of the four leads, from wherever it is allowed."""
+"""The state after a positive answer to each of the four, in any state that allows it."""
 
 _Step: TypeAlias = tuple[Send, State]
 
@@ -50,13 +50,13 @@ _FAST_TRANSITIONS: Final[Mapping[bool, Mapping[type[object], _Step]]] = {
     for enhanced in (True, False)
 }
 _FAST_TRANSITIONS_LMTP: Final[Mapping[type[object], _Step]] = {
-    question: usual for question, usual in _FAST_TRANSITIONS[True].items() if question is not MessageComplete
+    question: step for question, step in _FAST_TRANSITIONS[True].items() if question is not MessageComplete
 }
-"""Its content is answered once for each recipient."""
+"""LMTP answers the end of content once for each recipient, so MessageComplete is missing here."""
 
 
 class FastPath(ServerMachine[ServerEvent | Q], Generic[Q]):
-    """What a mail transaction consists of, and its shortest way."""
+    """The state of a mail transaction, and its fast path."""
 
     __slots__ = (
         "_accepted", "_fault", "_lengths", "_plain_mail", "_recipients", "_settings", "_size", "_state",
@@ -70,17 +70,17 @@ class FastPath(ServerMachine[ServerEvent | Q], Generic[Q]):
         self._wait = settings.waits[0]
         self._recipients: list[Mailbox] = []
         self._transactions = 0
-        self._unstuffer: Unstuffer | None = None  # made with the first content: most connections idle
-        self._size = 0  # octets of the content so far
-        self._fault: ContentFault | None = None  # the first one in the content by DATA
+        self._unstuffer: Unstuffer | None = None  # created for the first content: most connections are idle
+        self._size = 0  # bytes of content so far
+        self._fault: ContentFault | None = None  # the first fault in the content of DATA
         limit = settings.max_text_line
         self._lengths = None if limit is None else LineLengths(limit)
         self._accepted = self._short_answers()
-        # MAIL without parameters is refused by nothing but its place and the number of transactions.
+        # MAIL without parameters is refused only for the state or the number of transactions.
         self._plain_mail = not (settings.authentication_required or settings.tls_required)
 
     def _short_answers(self) -> Mapping[type[object], _Step]:
-        """The questions to which ACCEPT has no consequence but its reply and a step of the state."""
+        """Return the questions for which ACCEPT only sends a reply and changes the state."""
         settings = self._settings
         return _FAST_TRANSITIONS_LMTP if settings.lmtp else _FAST_TRANSITIONS[settings.enhanced_status_codes]
 
@@ -141,7 +141,7 @@ class FastPath(ServerMachine[ServerEvent | Q], Generic[Q]):
         if unstuffer.ended:
             if self._size > limit or not unstuffer.clean:
                 return super().next_event()
-            complete = _new(MessageComplete)  # what __init__ does, for half; as with the chunk below
+            complete = _new(MessageComplete)  # like __init__, at half the cost; the same for the chunk below
             _set_recipients(complete, tuple(self._recipients))
             self._question = complete
             return complete
@@ -154,20 +154,20 @@ class FastPath(ServerMachine[ServerEvent | Q], Generic[Q]):
             chunk = _new(MessageChunk)
             _set_data(chunk, content)
             return chunk
-        # Without a chunk it starves, ends, or holds what is to be refused.
+        # No chunk: more data is needed, the content has ended, or it has a fault.
         return (self._emit_content(content) if content else None) or super().next_event()
 
     @abstractmethod
     def _emit_content(self, content: bytes) -> MessageChunk | None:
-        """*content* as far as it may be handed on; what is in the way of the rest is told as well."""
+        """Return the part of *content* that may be passed on, or None, and report the fault that stops the rest."""
 
     def answer(self, question: Question[A], answer: A) -> None:
-        usual = self._accepted.get(type(question))
-        if usual is None or answer is not ACCEPT or question is not self._question:
+        step = self._accepted.get(type(question))
+        if step is None or answer is not ACCEPT or question is not self._question:
             super().answer(question, answer)
             return
         self._question = None
-        send, after = usual
+        send, after = step
         self._state = after
         due = True
         if after is _DATA:

@@ -1,7 +1,7 @@
-"""The words of RFC 5321 section 4.1.2 as values: mailboxes, domains, address literals, paths, xtext; and what RFC 6531
-and RFC 6533 add to them beyond ASCII.
+"""Mailboxes, domains, address literals, paths and xtext as values (RFC 5321 section 4.1.2).
 
-Codecs only: text in, value out, or Malformed.  Knows no verb, no state and no policy, nor who agreed to SMTPUTF8.
+Non-ASCII forms follow RFC 6531 and RFC 6533.  The functions turn text into values, or raise Malformed; whether SMTPUTF8
+was agreed on is for the caller to check.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from .._errors import LocalProtocolError, Malformed
 from .._validators import value_of
 
 MAX_LOCAL_PART: Final = 64  # RFC 5321 section 4.5.3.1.1
-MAX_DOMAIN: Final = 255  # section 4.5.3.1.2
-MAX_PATH: Final = 256  # section 4.5.3.1.3, with its angle brackets
+MAX_DOMAIN: Final = 255  # RFC 5321 section 4.5.3.1.2
+MAX_PATH: Final = 256  # RFC 5321 section 4.5.3.1.3, with its angle brackets
 
-# Possessive all through: where one of these fails there is nothing to try again.
+# All quantifiers are possessive: where one of these fails, backtracking finds nothing.
 ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]++"
 DOT_STRING: Final = rf"{ATOM}(?:\.{ATOM})*+"
 _LABEL: Final = r"[A-Za-z0-9]++(?:-++[A-Za-z0-9]++)*+"
 DOMAIN: Final = rf"{_LABEL}(?:\.{_LABEL})*+"
 _LITERAL: Final = r"\[[!-Z^-~]+\]"
 
-# UTF8-non-ascii (RFC 6532 section 3.1) less the controls C1, U+2028 and U+2029, which end a line for some.
+# UTF8-non-ascii (RFC 6532 section 3.1) without the C1 controls, and without U+2028 and U+2029, which some programs
+# treat as line ends.
 NON_ASCII: Final = r"\xa0-\u2027\u202a-\ud7ff\ue000-\U0010ffff"
-# In a label not the three more dots of RFC 3490 section 3.1: what was read as one label would be looked up as two.
+# A label also excludes the three other dots of RFC 3490 section 3.1: a resolver would split the label there.
 _IN_LABEL: Final = r"\xa0-\u2027\u202a-\u3001\u3003-\ud7ff\ue000-\uff0d\uff0f-\uff60\uff62-\U0010ffff"
 _U_ATOM: Final = rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~{NON_ASCII}-]++"
 _U_DOT_STRING: Final = rf"{_U_ATOM}(?:\.{_U_ATOM})*+"
@@ -56,45 +57,48 @@ _EMBEDDED_ASCII: Final = frozenset(" +=\\")
 
 @attrs.frozen(slots=False)  # see checked_mailbox()
 class Mailbox:
-    """An address: ``Local-part@Domain``; str() gives its wire form (RFC 5321 section 4.1.2).
+    """An address, ``Local-part@Domain`` (RFC 5321 section 4.1.2). str() returns its wire form.
 
-    Beyond ASCII it travels in UTF-8 and needs SMTPUTF8 on each hop (RFC 6531 section 3.3).  It is kept and compared as
-    it is written: nothing is normalized, and a U-label is not its A-label.
-    Raises LocalProtocolError when built from parts that no path could carry.
+        Mailbox.parse('"a b"@example.test') == Mailbox("a b", "example.test")
+
+    A non-ASCII mailbox is sent in UTF-8 and needs SMTPUTF8 on each hop (RFC 6531 section 3.3).  It is kept and compared
+    as written: nothing is normalized, and a U-label is not equal to its A-label.
+
+    Raises LocalProtocolError if the parts cannot be sent in a path.
     """
 
     local_part: str = attrs.field(validator=value_of(str))
-    """Its meaning, unquoted; it keeps its case (section 2.4)."""
+    """The local part without quotes; its case is kept (RFC 5321 section 2.4)."""
 
     domain: str = attrs.field(validator=value_of(str))
-    """A domain name or an address literal with its brackets, as written; empty only for the bare ``Postmaster``."""
+    """A domain name, or an address literal with its brackets, as written.  Empty only for the bare ``Postmaster``."""
 
     def __attrs_post_init__(self) -> None:
         if self.domain == "" and self.local_part.lower() == "postmaster":
             return
         try:
             if not is_text(self.local_part):
-                raise Malformed("local_part may hold no control characters")
+                raise Malformed("local_part must not contain control characters")
             _check_lengths(self.local_part, self.domain)
             check_domain(self.domain, non_ascii=True)
             _check_path(str(self))
         except Malformed as error:
             raise LocalProtocolError(
-                f"not a mailbox: {error}; pass local_part without quotes, and domain as client.example or [192.0.2.1]"
+                f"invalid mailbox: {error}; pass local_part without quotes, and domain as client.example or [192.0.2.1]"
             ) from None
 
     @classmethod
     def parse(cls, text: str) -> Mailbox:
-        """``alice@example.test`` or ``"a b"@[192.0.2.1]``, without angle brackets.
+        """Parse ``alice@example.test`` or ``"a b"@[192.0.2.1]``, without angle brackets.
 
-        Raises ValueError for other text, and LocalProtocolError for what is not a str.
+        Raises ValueError if *text* is not a mailbox, and LocalProtocolError if it is not a str.
         """
         if not isinstance(text, str):
             raise LocalProtocolError(f"Mailbox.parse() takes a str, not {type(text).__name__}")
         _check_path(text)
         found = _MAILBOX.fullmatch(text)
         if found is None:
-            raise Malformed("not a mailbox of the form local-part@domain")
+            raise Malformed("invalid mailbox; the form is local-part@domain")
         local_part, domain = found.groups()
         if local_part.startswith('"'):
             local_part = _QUOTED_PAIR.sub(r"\1", local_part[1:-1])
@@ -111,7 +115,10 @@ class Mailbox:
 
 
 def checked_mailbox(local_part: str, domain: str) -> Mailbox:
-    """A Mailbox from parts that a grammar has just matched: checking them again would be most of its price."""
+    """Return a Mailbox from parts that a grammar has just matched.
+
+    Checking them again would be most of the cost.
+    """
     mailbox: Mailbox = Mailbox.__new__(Mailbox)
     fields = mailbox.__dict__
     fields["local_part"] = local_part
@@ -120,39 +127,39 @@ def checked_mailbox(local_part: str, domain: str) -> Mailbox:
 
 
 def is_text(text: str) -> bool:
-    """Whether *text* is printable ASCII and what lies beyond ASCII without controls: all that a line may hold."""
+    """Return whether *text* is printable ASCII or non-ASCII without control characters: all that a line may contain."""
     return _TEXT.fullmatch(text) is not None
 
 
 def _data(text: str) -> int:
-    """How many *text* has in UTF-8: what a limit counts (RFC 6531 section 3.3)."""
+    """Return the length of *text* in UTF-8, which is what a limit counts (RFC 6531 section 3.3)."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _check_lengths(local_part: str, domain: str) -> None:
     if _data(local_part) > MAX_LOCAL_PART:
-        raise Malformed(f"a local part may have {MAX_LOCAL_PART} octets")
+        raise Malformed(f"local part is longer than {MAX_LOCAL_PART} bytes")
     if _data(domain) > MAX_DOMAIN:
-        raise Malformed(f"a domain may have {MAX_DOMAIN} octets")
+        raise Malformed(f"domain is longer than {MAX_DOMAIN} bytes")
 
 
 def _check_path(inside: str) -> None:
     if _data(inside) + 2 > MAX_PATH:
-        raise Malformed(f"a path may have {MAX_PATH} octets")
+        raise Malformed(f"path is longer than {MAX_PATH} bytes")
 
 
 def check_domain(text: str, *, non_ascii: bool = False) -> None:
     """Raise Malformed unless *text* is a domain name or an address literal (RFC 5321 sections 4.1.2 and 4.1.3).
 
-    *non_ascii*: with U-labels, too, whose letters are not held against IDNA (RFC 6531 section 3.3).
+    *non_ascii*: accept U-labels, too.  They are not checked against IDNA (RFC 6531 section 3.3).
     """
     if not text.startswith("["):
         if not _DOMAIN.fullmatch(text) or not (non_ascii or text.isascii()) or _data(text) > MAX_DOMAIN:
-            raise Malformed("not a domain")
+            raise Malformed("invalid domain")
         return
     literal = text[1:-1]
     if not text.endswith("]") or len(text) > MAX_DOMAIN:
-        raise Malformed("not an address literal")
+        raise Malformed("invalid address literal")
     try:
         if literal[:5].lower() == "ipv6:":
             if "%" in literal:
@@ -161,32 +168,38 @@ def check_domain(text: str, *, non_ascii: bool = False) -> None:
         elif not _GENERAL_LITERAL.fullmatch(literal):
             ipaddress.IPv4Address(literal)
     except ValueError:
-        raise Malformed("not an address literal") from None
+        raise Malformed("invalid address literal") from None
 
 
 def split_path(text: str) -> tuple[str, str]:
-    """Cut ``<path> parameters`` behind the closing bracket: (path with brackets, the rest).  Raises Malformed."""
+    """Split ``<path> parameters``: return the path with its brackets, and the parameters.
+
+    Raises Malformed if there is no path, or no space after it.
+    """
     if not text.startswith("<"):
-        raise Malformed("a path begins with '<'")
+        raise Malformed("a path must begin with '<'")
     quoted = False
     position = 1
     while position < len(text):
-        octet = text[position]
-        if quoted and octet == "\\":
+        character = text[position]
+        if quoted and character == "\\":
             position += 1
-        elif octet == '"':
+        elif character == '"':
             quoted = not quoted
-        elif octet == ">" and not quoted:
+        elif character == ">" and not quoted:
             path, rest = text[: position + 1], text[position + 1 :]
             if rest and not rest.startswith(" "):
-                raise Malformed("something follows the path without a blank")
+                raise Malformed("a space must follow the path")
             return path, rest[1:]
         position += 1
-    raise Malformed("a path ends with '>'")
+    raise Malformed("a path must end with '>'")
 
 
 def parse_path(path: str) -> tuple[Mailbox, tuple[str, ...]]:
-    """``<@relay:alice@example.test>``: its mailbox, and the source route that RFC 5321 appendix C has us ignore."""
+    """Parse ``<@relay:alice@example.test>``: return its mailbox and its source route.
+
+    The source route is to be ignored (RFC 5321 appendix C).  Raises Malformed if the mailbox is invalid.
+    """
     inside = path[1:-1]
     route: tuple[str, ...] = ()
     found = _SOURCE_ROUTE.match(inside)
@@ -197,47 +210,57 @@ def parse_path(path: str) -> tuple[Mailbox, tuple[str, ...]]:
 
 
 def decode_xtext(text: str) -> str:
-    """RFC 3461 section 4: ``a+2Bb`` is ``a+b``.  Raises Malformed, also when what it hides is not printable ASCII."""
+    """Decode xtext: ``a+2Bb`` is ``a+b`` (RFC 3461 section 4).
+
+    Raises Malformed if *text* is not xtext, or if an encoded character is not printable ASCII.
+    """
     if not _XTEXT.fullmatch(text):
-        raise Malformed("not xtext")
+        raise Malformed("invalid xtext")
     decoded = _XTEXT_PAIR.sub(lambda pair: chr(int(pair[1], 16)), text)
     if not _PRINTABLE.fullmatch(decoded):
-        raise Malformed("xtext hides an octet that is not printable")
+        raise Malformed("xtext encodes a character that is not printable ASCII")
     return decoded
 
 
 def encode_xtext(text: str) -> str:
-    """RFC 3461 section 4: everything but the plain characters as ``+XX``.  Raises Malformed unless printable ASCII."""
+    """Encode *text* as xtext, with ``+XX`` for special characters (RFC 3461 section 4).
+
+    Raises Malformed unless *text* is printable ASCII.
+    """
     if not _PRINTABLE.fullmatch(text):
-        raise Malformed("xtext carries printable ASCII only")
-    return _NOT_XCHAR.sub(lambda octet: f"+{ord(octet[0]):02X}", text)
+        raise Malformed("xtext must be printable ASCII")
+    return _NOT_XCHAR.sub(lambda character: f"+{ord(character[0]):02X}", text)
 
 
 def decode_unitext(text: str) -> str:
-    """RFC 6533 section 3: ``a\\x{2B}b`` is ``a+b``, and what lies beyond ASCII may stand for itself.
+    """Decode an address of type ``utf-8``: ``a\\x{2B}b`` is ``a+b`` (RFC 6533 section 3).
 
-    Raises Malformed, also for what is hidden without need and for a control that is hidden.
+    Non-ASCII characters may be encoded or not.  Raises Malformed for an invalid address, for an encoded control
+    character, and for a character that is encoded without need.
     """
     if not _UNITEXT.fullmatch(text):
-        raise Malformed("not a utf-8 address")
+        raise Malformed("invalid utf-8 address")
     decoded = _EMBEDDED.sub(_reveal, text)
     if not is_text(decoded):
-        raise Malformed("a utf-8 address hides a control character")
+        raise Malformed("utf-8 address encodes a control character")
     return decoded
 
 
 def _reveal(embedded: re.Match[str]) -> str:
     number = int(embedded[1], 16)
     if number > 0x10FFFF or embedded[1] != f"{number:02X}":
-        raise Malformed("not a utf-8 address")
+        raise Malformed("invalid utf-8 address")
     character = chr(number)
     if character.isascii() and character not in _EMBEDDED_ASCII:
-        raise Malformed("a utf-8 address hides what it need not")
+        raise Malformed("utf-8 address encodes a character that must not be encoded")
     return character
 
 
 def encode_unitext(text: str) -> str:
-    """RFC 6533 section 3: in the form that is safe without SMTPUTF8, too.  Raises Malformed for control characters."""
+    """Encode *text* as an address of type ``utf-8``, in ASCII (RFC 6533 section 3).
+
+    This form is also valid without SMTPUTF8.  Raises Malformed if *text* contains control characters.
+    """
     if not is_text(text):
-        raise Malformed("a utf-8 address may hold no control characters")
+        raise Malformed("utf-8 address must not contain control characters")
     return _NOT_QCHAR.sub(lambda character: f"\\x{{{ord(character[0]):02X}}}", text)

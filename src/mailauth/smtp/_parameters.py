@@ -1,7 +1,6 @@
-"""The parameters of MAIL and RCPT as one table: an extension that brings a parameter adds a row (RFC 5321 section
-4.1.2).
+"""The parameters of MAIL and RCPT as one table (RFC 5321 section 4.1.2).  An extension with a parameter adds a row.
 
-Codecs only; whether a parameter was advertised is the server's question.
+This module only parses and serializes.  The server checks whether a parameter was advertised.
 """
 
 from __future__ import annotations
@@ -30,23 +29,23 @@ _UTF_8: Final = "utf-8"  # the address type of RFC 6533
 
 
 class Body(enum.Enum):
-    """The kinds of content a client may announce (RFC 6152, RFC 3030)."""
+    """The content types that a client may declare (RFC 6152, RFC 3030)."""
 
     SEVEN_BIT = "7BIT"
     EIGHT_BIT_MIME = "8BITMIME"
     BINARY_MIME = "BINARYMIME"
-    """Any octets, bare CR, LF and NUL too; by BDAT alone."""
+    """Any bytes, including bare CR, bare LF and NUL; sent by BDAT only."""
 
 
 class Ret(enum.Enum):
-    """How much of the message a report of failure brings back (RFC 3461 section 4.3)."""
+    """How much of the message a failure report returns (RFC 3461 section 4.3)."""
 
     FULL = "FULL"
     HEADERS = "HDRS"
 
 
 class Notify(enum.Enum):
-    """What a sender wants to be told about a recipient (RFC 3461 section 4.1)."""
+    """The reports that a sender requests about a recipient (RFC 3461 section 4.1)."""
 
     NEVER = "NEVER"
     SUCCESS = "SUCCESS"
@@ -56,12 +55,15 @@ class Notify(enum.Enum):
 
 @attrs.frozen
 class OriginalRecipient:
-    """The recipient as the sender first wrote it (RFC 3461 section 4.2).  Raises LocalProtocolError unless sendable."""
+    """The recipient as the sender first specified it (RFC 3461 section 4.2).
+
+    Raises LocalProtocolError if it cannot be sent.
+    """
 
     address_type: str = attrs.field(validator=value_of(str))
-    """``rfc822`` for an Internet mail address, ``utf-8`` for one beyond ASCII (RFC 6533); an atom."""
+    """``rfc822`` for an Internet mail address, ``utf-8`` for a non-ASCII one (RFC 6533); an atom."""
     address: str = attrs.field(validator=value_of(str))
-    """Decoded; ASCII but for the type ``utf-8``, which travels in ASCII all the same."""
+    """The decoded address; only one of type ``utf-8`` may be non-ASCII.  It is always sent in ASCII."""
 
     def __attrs_post_init__(self) -> None:
         try:
@@ -72,9 +74,10 @@ class OriginalRecipient:
 
 @attrs.frozen
 class Parameter:
-    """One parameter of MAIL or RCPT: keyword, the field that holds it, the extension that brings it, codec.
+    """One parameter of MAIL or RCPT: its keyword, the field that holds it, its extension and its codec.
 
-    One without a codec takes no value: its field is True or False.  *non_ascii*: its value may be so (RFC 6531).
+    A parameter without a codec takes no value: its field is True or False.  *non_ascii*: its value may be non-ASCII
+    (RFC 6531).
     """
 
     keyword: str
@@ -85,20 +88,20 @@ class Parameter:
     non_ascii: bool = False
 
     def is_in(self, command: Command) -> bool:
-        """Whether *command* carries it."""
+        """Return whether *command* has this parameter."""
         value: object = getattr(command, self.field)
         return value is not None and value is not False
 
 
 def _decode_size(value: str) -> int:
     if not (value.isascii() and value.isdigit() and len(value) <= 20):  # RFC 1870 section 4
-        raise Malformed("SIZE takes up to 20 digits")
+        raise Malformed("SIZE must be a number of up to 20 digits")
     return int(value)
 
 
 def encode_size(size: int) -> str:
     if not 0 <= size < 10**20:
-        raise Malformed("SIZE takes up to 20 digits")
+        raise Malformed("SIZE must be a number of up to 20 digits")
     return f"{size:d}"
 
 
@@ -106,7 +109,7 @@ def _decode_word(kind: type[W], value: str) -> W:
     try:
         return kind(value.upper())
     except ValueError:
-        raise Malformed(f"the value is one of {', '.join(word.value for word in kind)}") from None
+        raise Malformed(f"the value must be one of {', '.join(word.value for word in kind)}") from None
 
 
 def _encode_word(word: enum.Enum) -> str:
@@ -115,13 +118,13 @@ def _encode_word(word: enum.Enum) -> str:
 
 def _decode_envid(value: str) -> str:
     if not 0 < len(value) <= 100:  # RFC 3461 section 4.4
-        raise Malformed("ENVID takes 1 to 100 characters")
+        raise Malformed("ENVID must have 1 to 100 characters")
     return decode_xtext(value)
 
 
 def encode_auth(mailbox: str) -> str:
     if not mailbox:
-        raise Malformed("AUTH takes a mailbox or <>")
+        raise Malformed("AUTH must be a mailbox or <>")
     return encode_xtext(mailbox)
 
 
@@ -136,21 +139,21 @@ def _decode_notify(value: str) -> frozenset[Notify]:
     try:
         notify = frozenset(Notify(word) for word in words)
     except ValueError:
-        raise Malformed("NOTIFY takes NEVER, or some of SUCCESS,FAILURE,DELAY") from None
+        raise Malformed("NOTIFY must be NEVER, or some of SUCCESS,FAILURE,DELAY") from None
     encode_notify(notify)
     return notify
 
 
 def encode_notify(notify: frozenset[Notify]) -> str:
     if not notify or not notify <= frozenset(Notify) or (Notify.NEVER in notify and len(notify) > 1):
-        raise Malformed("NOTIFY takes NEVER, or some of SUCCESS,FAILURE,DELAY")
+        raise Malformed("NOTIFY must be NEVER, or some of SUCCESS,FAILURE,DELAY")
     return ",".join(word.value for word in Notify if word in notify)
 
 
 def _decode_orcpt(value: str) -> OriginalRecipient:
     address_type, semicolon, address = value.partition(";")
     if not semicolon:
-        raise Malformed("ORCPT takes a type, a semicolon and an address")
+        raise Malformed("ORCPT must have the form type;address")
     decode = decode_unitext if address_type.lower() == _UTF_8 else decode_xtext
     try:
         return OriginalRecipient(address_type, decode(address))
@@ -160,11 +163,11 @@ def _decode_orcpt(value: str) -> OriginalRecipient:
 
 def _encode_orcpt(recipient: OriginalRecipient) -> str:
     if not _ADDRESS_TYPE.fullmatch(recipient.address_type) or not recipient.address:
-        raise Malformed("ORCPT takes an atom and an address")
+        raise Malformed("ORCPT must have an atom as its type, and an address")
     encode = encode_unitext if recipient.address_type.lower() == _UTF_8 else encode_xtext
     value = f"{recipient.address_type};{encode(recipient.address)}"
     if len(value) > 500:  # RFC 3461 section 4.2
-        raise Malformed("ORCPT takes up to 500 characters")
+        raise Malformed("ORCPT is longer than 500 characters")
     return value
 
 
@@ -186,44 +189,50 @@ PARAMETERS: Final[Mapping[str, tuple[Parameter, ...]]] = {"MAIL": MAIL_PARAMETER
 
 
 def check_others(table: tuple[Parameter, ...], parameters: Mapping[object, object]) -> None:
-    """Raise Malformed unless *parameters* are some that no row of *table* stands for, and can be sent."""
+    """Raise Malformed unless each of *parameters* can be sent and is not a row of *table*."""
     for keyword, value in parameters.items():
         if not isinstance(keyword, str) or not _KEYWORD.fullmatch(keyword):
-            raise Malformed("a keyword is a str of A-Z, 0-9 and -")
+            raise Malformed("a keyword must be a str of A-Z, 0-9 and -")
         if value is not None and not (isinstance(value, str) and _VALUE.fullmatch(value)):
-            raise Malformed("a value is None or a str without blanks, controls and =")
+            raise Malformed("a value must be None, or a str without spaces, control characters and =")
         row = next((row for row in table if row.keyword == keyword), None)
         if row is not None:
-            raise Malformed(f"{keyword} has a field of its own: use {row.field}=")
+            raise Malformed(f"{keyword} has its own field; use {row.field}=")
 
 
 def decode_parameters(text: str, table: tuple[Parameter, ...]) -> dict[str, Any]:
-    """The fields that ``KEYWORD=value KEYWORD`` fill; those of no row go into *parameters*, as written."""
+    """Return the fields for ``KEYWORD=value KEYWORD``; those without a row are in *parameters*, as written.
+
+    Raises Malformed for an invalid or a duplicate parameter.
+    """
     fields: dict[str, Any] = {}
     unknown: dict[str, str | None] = {}
     for word in text.split(" ") if text else ():
         found = _PARAMETER.fullmatch(word)
         if found is None:
-            raise Malformed("a parameter has the form KEYWORD or KEYWORD=value")
+            raise Malformed("a parameter must have the form KEYWORD or KEYWORD=value")
         keyword, value = found[1].upper(), found[2]
         row = next((row for row in table if row.keyword == keyword), None)
         if (keyword if row is None else row.field) in (unknown if row is None else fields):
-            raise Malformed(f"{keyword[:40]} is given twice")
+            raise Malformed(f"duplicate parameter {keyword[:40]}")
         if row is None:
             unknown[keyword] = value
         elif (value is None) != (row.decode is None):
-            raise Malformed(f"{keyword} {'takes no' if row.decode is None else 'needs a'} value")
+            raise Malformed(f"{keyword} {'takes no' if row.decode is None else 'requires a'} value")
         elif row.decode is None or value is None:
             fields[row.field] = True
         elif value.isascii() or row.non_ascii:
             fields[row.field] = row.decode(value)
         else:
-            raise Malformed(f"{keyword} takes ASCII only")
+            raise Malformed(f"{keyword} must be ASCII")
     return {**fields, "parameters": unknown or NO_PARAMETERS}
 
 
 def encode_parameters(command: Command, table: tuple[Parameter, ...], unknown: Mapping[str, str | None]) -> str:
-    """`` KEYWORD=value KEYWORD``, with the leading blank.  Raises LocalProtocolError for what no parameter can hold."""
+    """Return `` KEYWORD=value KEYWORD``, with the leading space.
+
+    Raises LocalProtocolError for a value that no parameter can hold.
+    """
     try:
         words = [
             row.keyword if row.encode is None else f"{row.keyword}={row.encode(getattr(command, row.field))}"
@@ -235,5 +244,5 @@ def encode_parameters(command: Command, table: tuple[Parameter, ...], unknown: M
     words += [keyword if value is None else f"{keyword}={value}" for keyword, value in unknown.items()]
     for word in words:
         if not _PARAMETER.fullmatch(word):
-            raise LocalProtocolError(f"{word!r} cannot be a parameter")
+            raise LocalProtocolError(f"invalid parameter {word!r}; the form is KEYWORD or KEYWORD=value")
     return "".join(f" {word}" for word in words)

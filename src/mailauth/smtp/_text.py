@@ -1,7 +1,4 @@
-"""What a server looks at while content goes by: the count of BDAT, line ends, and the length of lines where it matters.
-
-Knows no command, and a reply only to hold it.
-"""
+"""What a server checks while content passes: the byte count of BDAT, line ends, and line lengths if limited."""
 
 from __future__ import annotations
 
@@ -16,17 +13,17 @@ _FAULT: Final = re.compile(rb"\r[^\n]|(?<!\r)\n|\0")
 
 
 def find_bare(data: bytes, *, after_cr: bool) -> int | None:
-    """Where in *data* it shows that content has a bare CR, bare LF or NUL; None where it does not.
+    """Return the position in *data* where a bare CR, bare LF or NUL is detected, or None.
 
-    A bare CR shows in the octet that follows it, so that the answer is the same however content is cut.  *after_cr*: a
-    CR came right before *data*.
+    A bare CR is detected at the byte after it, so that the result does not depend on how the content is split.
+    *after_cr*: a CR came immediately before *data*.
     """
     found = _FAULT.search(b"\r" + data if after_cr else data)
     return None if found is None else found.end() - 1 - after_cr
 
 
 class LineLengths:
-    """Watches the lines of content, cut anywhere, for one that is too long."""
+    """Watches the lines of content, in pieces of any size, for one that is too long."""
 
     __slots__ = ("_limit", "_open", "beyond", "within")
 
@@ -35,15 +32,15 @@ class LineLengths:
         self.begin()
 
     def begin(self) -> None:
-        """Other content begins."""
+        """Start with new content."""
         self.within = True
         """No line so far was too long."""
         self.beyond = 0
-        """Where the first octet too many was, in what was watched last then."""
-        self._open = 0  # octets of the line that has no end yet
+        """The position of the first byte over the limit, in the data of the call that found it."""
+        self._open = 0  # bytes of the incomplete last line
 
     def watch(self, data: bytes) -> bool:
-        """Whether no line up to the end of *data* has more octets than the limit, its CRLF counted."""
+        """Return whether every line up to the end of *data* is within the limit, CRLF included."""
         if self.within:
             start, already = 0, self._open
             while already + len(data) - start > self._limit:
@@ -59,7 +56,7 @@ class LineLengths:
 
 
 class LimitedUnstuffer(Unstuffer):
-    """An Unstuffer that finds a line too long as unclean as a bare CR."""
+    """An Unstuffer for which a line over the limit is a fault, like a bare CR."""
 
     __slots__ = ("_lengths",)
 
@@ -79,36 +76,36 @@ class LimitedUnstuffer(Unstuffer):
 
 
 class Chunks:
-    """The chunks of one message by BDAT, one after another; their line ends are judged as one text (RFC 3030)."""
+    """The BDAT chunks of one message, one after the other.  Their line ends are checked as one text (RFC 3030)."""
 
     __slots__ = ("_lengths", "_line_ends", "after_cr", "clean", "last", "missing", "refusal", "replies", "size", "tail")
 
     def __init__(self, lengths: LineLengths | None) -> None:
         self._line_ends = LineEnds()
         self.clean = True
-        """No bare CR, bare LF or NUL so far; a CR at the very end is judged by what follows it."""
+        """No bare CR, bare LF or NUL so far; a CR at the very end is decided by the next byte."""
         self._lengths = lengths
         if lengths is not None:
             lengths.begin()
         self.refusal: Reply | None = None
-        """What is said behind a chunk whose octets are dropped as they come."""
+        """The reply to be sent after a chunk whose bytes are discarded; None if they are not."""
         self.replies = 1
-        """How often it is said."""
+        """How often *refusal* is sent."""
         self.size = self.missing = 0
-        """Octets of the chunk, and those of it that have not come."""
+        """The bytes of the chunk, and those of them that have not been received."""
         self.last = False
         self.tail = CRLF
-        """The last two octets of the message so far, a line end when there are none."""
+        """The last two bytes of the message so far; CRLF if there are none."""
         self.after_cr = False
-        """Whether a CR came right before what was taken last."""
+        """Whether a CR came immediately before the data that was taken last."""
 
     def begin(self, size: int, *, last: bool) -> None:
-        """A chunk comes."""
+        """Start a chunk of *size* bytes."""
         self.size = self.missing = size
         self.last = last
 
     def take(self, buffer: LineBuffer) -> bytes:
-        """What has come of this chunk; nothing when none has."""
+        """Return the bytes of this chunk that have been received; empty if there are none."""
         buffer.gather()
         data = buffer.data[buffer.offset : buffer.offset + self.missing]
         buffer.offset += len(data)
@@ -123,5 +120,5 @@ class Chunks:
 
     @property
     def ends_clean(self) -> bool:
-        """Whether the message, whose last chunk is whole, holds no bare CR, bare LF or NUL."""
-        return self.clean and self._line_ends.watch(b"x")  # any octet but LF judges a CR at the end
+        """Whether the message, whose last chunk is complete, contains no bare CR, bare LF or NUL."""
+        return self.clean and self._line_ends.watch(b"x")  # any byte except LF makes a CR at the end a bare CR

@@ -1,8 +1,6 @@
-"""SMTP as a client sees it: commands in, replies out, in order and with the very object that was sent (RFC 5321, 2920,
-4954).
+"""The SMTP client state machine (RFC 5321, 2920, 4954).
 
-Knows what may be sent when and what must wait for a reply; whom to write to, and what a refusal means, is the
-application's.
+Replies come in order, each with the very command object that was sent.
 """
 
 from __future__ import annotations
@@ -24,13 +22,16 @@ from .replies import Reply, join_lines, parse_extensions, parse_line
 from .settings import ClientSettings
 
 _LINE_COMMANDS: Final = (Hello, StartTls, Mail, Rcpt, Data, Rset, Noop, Vrfy, Help, Quit)
-_MAX_COMMAND: Final = 512  # octets with CRLF (RFC 5321 section 4.5.3.1.4): what an AUTH command must fit into
+_MAX_COMMAND: Final = 512  # bytes with CRLF (RFC 5321 section 4.5.3.1.4): the limit for an AUTH command
 
 
 class ClientConnection(ClientMachine[ClientEvent]):
-    """One SMTP session.  The first event is ``ReplyReceived(command=None)``: the greeting.
+    """One SMTP session as a client.  The first event is ``ReplyReceived(command=None)``: the greeting.
 
-    *tls* is given when TLS came first (port 465).
+        client.send(smtp.Hello(domain="client.example"))
+        event = client.next_event()  # in the end ReplyReceived(command=smtp.Hello(...), reply=...)
+
+    *tls* is passed if TLS was started before SMTP (port 465).
     """
 
     __slots__ = (
@@ -42,39 +43,45 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._settings = settings or ClientSettings()
         super().__init__(tls=tls, max_unanswered=self._settings.max_unanswered)
         self._state = State.GREETING
-        self._projected = State.GREETING  # where the session will stand if every unanswered command is accepted
+        self._projected = State.GREETING  # the state if every unanswered command is accepted
         self._extensions: Mapping[str, str] = {}
         self._accepted_recipients = 0
         self._lmtp = False
-        self._replies_due = 0  # to a message, beside the one that comes next (RFC 2033 section 4.2)
+        self._replies_due = 0  # further replies to a message, after the next one (RFC 2033 section 4.2)
         self._lone_dot = False
-        self._code = 0  # of the reply that is being received, and its lines
+        self._code = 0  # code and lines of the reply that is being received
         self._lines: list[str] = []
         self._reply_size = 0
-        self._mail = Mail(reverse_path=None)  # the last that was sent
-        self._refusal: Reply | None = None  # of a chunk of the message that is being answered
-        self._given_up = False  # of that message RSET was sent for its end
-        self._content: Content | None = None  # of the message that is being sent by BDAT or was asked for by 354
+        self._mail = Mail(reverse_path=None)  # the last MAIL that was sent
+        self._refusal: Reply | None = None  # the reply that refused a chunk of the current message
+        self._given_up = False  # RSET was sent in place of the end of that message
+        self._content: Content | None = None  # of a message sent by BDAT, or after 354
 
     @property
     def extensions(self) -> Mapping[str, str]:
-        """What the last EHLO reply offered, keyword in capitals to parameters; forgotten at STARTTLS."""
+        """The extensions of the last EHLO reply: keyword in upper case to parameters.  STARTTLS clears them."""
         return self._extensions
 
     def send(self, command: Command) -> None:
-        """Queue *command*; it leaves when it may, and is answered by one Replied (MessageChunk by none).
+        """Queue *command*; it is sent when the protocol allows.
 
-        Commands are pipelined when the server offers it (RFC 2920).  Content is sent after Data was answered by 354:
-        MessageChunk as often as needed, CRLF line ends, dots as they are; then MessageComplete.  Where the server
-        offers CHUNKING, the same may be sent behind Rcpt without Data: it goes by BDAT, where each MessageChunk is
-        answered, too, by a Replied with its Bdat.  Once one was refused, Rset is what may follow; what had not left of
-        the message never does, and is answered by the same reply (RFC 3030 section 2).
-        Behind Hello(lmtp=True) MessageComplete is answered once for each accepted recipient, in their order.
-        Raises LocalProtocolError, nothing having been sent, when the command is not allowed now or too much is queued.
+        Each command is answered by one ReplyReceived.  Commands are pipelined if the server offers it (RFC 2920).
+
+        Content is sent after Data was answered by 354: any number of MessageChunk, with CRLF line ends and without
+        dot-stuffing, then MessageComplete.  A MessageChunk is not answered.
+
+        If the server offers CHUNKING, content may be sent directly after Rcpt, without Data.  It is then sent by BDAT,
+        and each MessageChunk is answered by a ReplyReceived with its Bdat.  After a refused chunk only Rset is allowed.
+        The rest of the message that is still queued is never sent, and is answered by the same reply (RFC 3030 section
+        2).
+
+        After Hello(lmtp=True), MessageComplete is answered once for each accepted recipient, in their order.
+
+        Raises LocalProtocolError, and sends nothing, if *command* is not allowed now or too much is queued.
         """
         self._check_open()
         if self._output_size > self._settings.max_unwritten:
-            raise LocalProtocolError("too much is queued: flush before sending more")
+            raise LocalProtocolError("too much is queued; flush before sending more")
         if isinstance(command, MessageChunk):
             self._send_content(command.data)
             return
@@ -83,19 +90,19 @@ class ClientConnection(ClientMachine[ClientEvent]):
             self._complete(command)
             return
         if not isinstance(command, _LINE_COMMANDS):
-            raise LocalProtocolError(f"{type(command).__name__} is no SMTP command")
+            raise LocalProtocolError(f"{type(command).__name__} is not an SMTP command; use one such as smtp.Mail(...)")
         after = NEXT[self._projected].get(command.verb)
         if after is None:
-            raise LocalProtocolError(f"{command.verb} is not allowed in {self._projected.name}")
+            raise LocalProtocolError(f"{command.verb} is not allowed in state {self._projected.name}")
         if isinstance(command, StartTls):
             if self._tls is not None:
-                raise LocalProtocolError("TLS is active already")
+                raise LocalProtocolError("TLS is already active")
         elif self._tls is None and self._settings.tls_required and command.verb == "MAIL":
-            raise LocalProtocolError("MAIL needs TLS here: tls_required is set")
+            raise LocalProtocolError("MAIL requires TLS because tls_required is set; send StartTls first")
         if isinstance(command, (Mail, Rcpt)):
             self._check_parameters(command)
         elif isinstance(command, Data) and self._mail.body is Body.BINARY_MIME:
-            raise LocalProtocolError("BODY=BINARYMIME needs BDAT: send the content without Data")
+            raise LocalProtocolError("BODY=BINARYMIME requires BDAT; send the content without Data")
         data = check_line(command.to_wire())
         if not data.isascii() or (isinstance(command, Vrfy) and command.smtputf8):
             self._check_smtputf8(command)
@@ -105,9 +112,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._queue(command, data)
 
     def _check_parameters(self, command: Mail | Rcpt) -> None:
-        """Raise LocalProtocolError for a parameter whose extension the server does not offer (RFC 5321 section
-        4.1.1.11).
-        """
+        """Raise LocalProtocolError for a parameter that the server does not offer (RFC 5321 section 4.1.1.11)."""
         offered = self._extensions
         for row in PARAMETERS[command.verb]:
             extension = "BINARYMIME" if getattr(command, row.field) is Body.BINARY_MIME else row.extension
@@ -116,18 +121,20 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if isinstance(command, Mail) and command.size is not None:
             limit = offered["SIZE"].strip()
             if limit.isascii() and limit.isdigit() and 0 < int(limit[:21]) < command.size:  # 0: no limit (RFC 1870)
-                raise LocalProtocolError(f"the server takes messages of up to {limit} octets")
+                raise LocalProtocolError(f"size must be at most {limit} bytes, the limit of the server")
         if isinstance(command, Mail) and command.body is Body.BINARY_MIME and "CHUNKING" not in offered:
             raise LocalProtocolError("BINARYMIME cannot be sent: the server does not offer CHUNKING")
         if isinstance(command, Mail) and command.require_tls and self._tls is None:
-            raise LocalProtocolError("REQUIRETLS cannot be sent in clear text, whatever the server offers there")
+            raise LocalProtocolError(
+                "REQUIRETLS requires TLS, even if it is offered in clear text; send StartTls first"
+            )
 
     def _check_smtputf8(self, command: Command) -> None:
-        """Raise LocalProtocolError when what lies beyond ASCII cannot be sent (RFC 6531 section 3.2)."""
+        """Raise LocalProtocolError if non-ASCII text cannot be sent (RFC 6531 section 3.2)."""
         if "SMTPUTF8" not in self._extensions:
-            raise LocalProtocolError("beyond ASCII nothing can be sent: the server does not offer SMTPUTF8")
+            raise LocalProtocolError("non-ASCII text cannot be sent: the server does not offer SMTPUTF8")
         if isinstance(command, Rcpt) and not self._mail.smtputf8:
-            raise LocalProtocolError("a recipient beyond ASCII needs smtputf8=True in Mail (SMTPUTF8, RFC 6531)")
+            raise LocalProtocolError("a non-ASCII recipient requires smtputf8=True in Mail (SMTPUTF8, RFC 6531)")
 
     # Content
 
@@ -138,7 +145,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
                 self._write(stuffed, due=True)
             return
         if "BDAT" not in NEXT[self._projected] or "CHUNKING" not in self._extensions:
-            raise LocalProtocolError("content is sent after Data was answered by 354, or by BDAT where it is offered")
+            raise LocalProtocolError(
+                "content is not allowed now; send it after Data was answered by 354,"
+                " or after Rcpt if the server offers CHUNKING"
+            )
         self._check_command_allowed()
         self._check_chunk_may_follow()
         if self._projected is State.RCPT:
@@ -157,9 +167,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if self._refusal is not None and not any(
             isinstance(command, (Rset, Hello, MessageComplete)) for command in under_way
         ):
-            raise LocalProtocolError("a chunk was refused: only Rset leads on")
+            raise LocalProtocolError("a chunk was refused; send Rset")
         if sum(len(data) for _, data in self._unsent) > self._settings.max_unwritten:
-            raise LocalProtocolError("too much is queued: read replies before sending more")
+            raise LocalProtocolError("too much is queued; read replies before sending more")
 
     def _complete(self, command: MessageComplete) -> None:
         if self._content is None or self._lone_dot:
@@ -179,7 +189,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
         return Content(lf_to_crlf=self._settings.lf_to_crlf, binary=self._mail.body is Body.BINARY_MIME)
 
     def _send_permitted(self) -> None:
-        """As the base says; of a message that was refused not an octet more (RFC 3030 section 2): RSET for its end."""
+        """Send the queued commands that may be sent now.
+
+        Nothing more of a refused message is sent (RFC 3030 section 2): RSET replaces its end.
+        """
         unsent = self._unsent
         while self._refusal is not None and unsent and not self._unanswered:
             command = unsent[0][0]
@@ -193,7 +206,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
         super()._send_permitted()
 
     def _may_follow(self) -> bool:
-        """RFC 2920 section 3.1: only the last of a group may be of any kind; the end of content may begin one (4)."""
+        """Return whether another command may be sent before the reply to the last one (RFC 2920 section 3.1).
+
+        Only the last command of a group may be of any kind.  The end of content may begin a group.
+        """
         if "PIPELINING" not in self._extensions:
             return False
         last = self._unanswered[-1]
@@ -205,9 +221,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     def _check_login_allowed(self) -> None:
         if not self._idle or self._state is not State.READY:
-            raise LocalProtocolError("AUTH is allowed after EHLO, outside a transaction, with no reply due")
+            raise LocalProtocolError("AUTH is only allowed after EHLO, outside a transaction, when no reply is due")
         if self._tls is None and self._settings.tls_required:
-            raise LocalProtocolError("AUTH needs TLS here: tls_required is set")
+            raise LocalProtocolError("AUTH requires TLS because tls_required is set; send StartTls first")
 
     def _offers(self, mechanism: str) -> bool:
         return mechanism.upper() in self._extensions.get("AUTH", "").upper().split()
@@ -225,10 +241,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if reply.code == 235:
             return self._succeed()
         if reply.code < 400:
-            raise RemoteProtocolError(f"AUTH was answered by {reply.code}")
+            raise RemoteProtocolError(f"unexpected reply to AUTH: {reply.code}")
         return AuthenticationRejected(mechanism=self._end_login().mechanism, reply=reply)
 
-    # What comes in
+    # Replies
 
     def _advance(self) -> ClientEvent | Action | None:
         limit = self._settings.max_reply_line
@@ -240,21 +256,21 @@ class ClientConnection(ClientMachine[ClientEvent]):
         return None if reply is None else self._take(reply)
 
     def _read(self, line: bytes) -> Reply | None:
-        """One line more; the Reply when it was the last of one."""
+        """Add one line to the reply; return the Reply if the line was its last."""
         try:
             code, last, text = parse_line(line)
         except Malformed:
             raise self._malformed_reply(line) from None
         lines = self._lines
         if lines and code != self._code:
-            raise RemoteProtocolError("the lines of one reply carry different codes")
+            raise RemoteProtocolError("the lines of a reply have different codes")
         self._code = code
         lines.append(text)
         self._reply_size += len(line)
         settings = self._settings
         if len(lines) > settings.max_reply_lines or self._reply_size > settings.max_reply:
             raise RemoteProtocolError(
-                f"a reply of over {settings.max_reply_lines} lines or {settings.max_reply} octets"
+                f"reply longer than {settings.max_reply_lines} lines or {settings.max_reply} bytes"
             )
         if not last:
             return None
@@ -263,30 +279,30 @@ class ClientConnection(ClientMachine[ClientEvent]):
         return join_lines(code, lines)
 
     def _take(self, reply: Reply) -> ClientEvent | None:
-        """A whole reply: whose is it, and what does it change?"""
+        """Match a complete reply with its command, and apply it."""
         if reply.code == 421:
             return self._take_shutdown_reply(reply)
         if self._state is State.GREETING:
             if 300 <= reply.code < 400:
-                raise RemoteProtocolError(f"the greeting is {reply.code}")
+                raise RemoteProtocolError(f"unexpected greeting: {reply.code}")
             self._greeted = True
             self._state = self._projected = State.CONNECTED if reply.positive else State.REFUSING
             return ReplyReceived(command=None, reply=reply)
         if not self._unanswered:
-            raise RemoteProtocolError(f"a reply to nothing: {reply.code}")
+            raise RemoteProtocolError(f"reply without a command: {reply.code}")
         command = self._unanswered[0]
         if isinstance(command, Auth):
             return self._continue_login(reply)
         if isinstance(command, Data) and not self._lone_dot:
             if reply.code == 354 and self._accepted_recipients == 0:
-                # Pipelined behind refused recipients: the content would be for nobody (RFC 2920 section 3.1).
+                # Pipelined after refused recipients: the content would have no recipient (RFC 2920 section 3.1).
                 self._lone_dot = True
                 self._write(b".\r\n", due=True)
                 return None
             if reply.code < 400 and reply.code != 354:
-                raise RemoteProtocolError(f"DATA was answered by {reply.code}")
+                raise RemoteProtocolError(f"unexpected reply to DATA: {reply.code}")
         elif 300 <= reply.code < 400:
-            raise RemoteProtocolError(f"{reply.code} where no continuation was asked for")
+            raise RemoteProtocolError(f"unexpected intermediate reply: {reply.code}")
         if self._given_up and isinstance(command, MessageComplete):
             return self._give_up(command, reply)
         if isinstance(command, MessageComplete) and self._take_verdict(reply):
@@ -299,10 +315,13 @@ class ClientConnection(ClientMachine[ClientEvent]):
         return ReplyReceived(command=command, reply=reply)
 
     def _give_up(self, command: MessageComplete, reply: Reply) -> ClientEvent:
-        """The reply to the RSET that went for the end of a refused message: that end is answered as its chunk was."""
+        """Handle the reply to the RSET that replaced the end of a refused message.
+
+        MessageComplete is answered by the reply to the refused chunk.
+        """
         refusal, self._refusal = self._refusal, None
         if refusal is None or not reply.positive:
-            raise RemoteProtocolError(f"RSET was answered by {reply.code}")
+            raise RemoteProtocolError(f"unexpected reply to RSET: {reply.code}")
         self._given_up = False
         self._unanswered.popleft()
         replied = ReplyReceived(command=command, reply=refusal)
@@ -314,16 +333,16 @@ class ClientConnection(ClientMachine[ClientEvent]):
         return replied
 
     def _take_verdict(self, reply: Reply) -> bool:
-        """LMTP: whether more replies to this message are due, one for each accepted recipient."""
+        """Return whether LMTP owes more replies to this message: one for each accepted recipient."""
         if not self._lmtp:
             return False
         if reply.positive and (self._refusal is not None or not self._accepted_recipients):
-            raise RemoteProtocolError("a message was accepted that cannot be whole")
+            raise RemoteProtocolError("the server accepted an incomplete message")
         self._replies_due = (self._replies_due or self._accepted_recipients or 1) - 1
         return self._replies_due > 0
 
     def _take_shutdown_reply(self, reply: Reply) -> ClientEvent:
-        """421: the server will close; what is still unanswered stays so (RFC 5321 section 3.8)."""
+        """Handle 421: the server closes, and the other commands stay unanswered (RFC 5321 section 3.8)."""
         self._shutdown_reply = True
         if self._unanswered:
             command: Command | None = self._unanswered.popleft()
@@ -334,14 +353,14 @@ class ClientConnection(ClientMachine[ClientEvent]):
         return ReplyReceived(command=command, reply=reply)
 
     def _apply(self, command: Command, reply: Reply) -> None:
-        """What a command that was answered leaves behind."""
+        """Apply the effects of *command*, which was answered by *reply*."""
         accepted = reply.code < 400
         if self._lone_dot:  # the transaction ended with it
             self._lone_dot = False
             self._state = State.READY
         elif isinstance(command, _LINE_COMMANDS) and accepted:
             if command.verb not in NEXT[self._state]:  # in flight when an earlier command was refused
-                raise RemoteProtocolError(f"{command.verb} was accepted in {self._state.name}")
+                raise RemoteProtocolError(f"{command.verb} was accepted in state {self._state.name}")
             self._state = NEXT[self._state][command.verb]
         elif isinstance(command, (Bdat, MessageComplete)):
             self._apply_content(command, reply)
@@ -367,18 +386,18 @@ class ClientConnection(ClientMachine[ClientEvent]):
         accepted = reply.positive
         if isinstance(command, Bdat):
             if "BDAT" in NEXT[state]:
-                self._state = State.CHUNKS  # refused, too: until RSET nothing good comes of it (RFC 3030 section 2)
+                self._state = State.CHUNKS  # also if refused: only RSET may follow (RFC 3030 section 2)
             elif accepted:
-                raise RemoteProtocolError(f"BDAT was accepted in {state.name}")
+                raise RemoteProtocolError(f"BDAT was accepted in state {state.name}")
             if not accepted and self._refusal is None:
                 self._refusal = reply
             return
         if accepted and self._refusal is not None:
-            raise RemoteProtocolError("a message was accepted of which a chunk was refused")
-        self._state = State.READY  # whatever was said to it, also where a server kept the transaction: it says 503
+            raise RemoteProtocolError("the server accepted a message after it refused a chunk of it")
+        self._state = State.READY  # whatever the reply: a server that keeps the transaction replies 503 to what follows
 
     def _project(self) -> None:
-        """Anew where the session will stand: a refusal has changed what the commands under way will find."""
+        """Recompute the expected state: a refusal changes the states in which the commands in flight arrive."""
         state = self._state
         for command in (*self._unanswered, *(command for command, _ in self._unsent)):
             if isinstance(command, (*_LINE_COMMANDS, Bdat, MessageComplete)):

@@ -1,8 +1,7 @@
-"""SMTP's commands, one class per verb for both sides: a client sends it, a server is asked or told it, and it is its
-own codec.
+"""The commands of SMTP: one class per verb, for both sides, which parses and serializes itself.
 
-Octets to values and back; knows no state and decides nothing.  ``parse`` takes what follows the verb and raises
-Malformed, ``to_wire`` cannot emit CR or LF inside a line.
+``parse()`` takes the text after the verb and raises Malformed if it is invalid.  ``to_wire()`` returns one line; it
+cannot emit CR or LF inside the line.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ _ARGUMENT: Final = re.compile(r"(?:[ -~]*[!-~])?")
 
 
 def _read_as(kind: Callable[..., P], **fields: object) -> P:
-    """What a line says as a value, for ``parse``.  Raises Malformed where the value cannot be built."""
+    """Return *kind* built from *fields*, for ``parse()``.  Raises Malformed if the value cannot be built."""
     try:
         return kind(**fields)
     except LocalProtocolError as error:
@@ -56,7 +55,7 @@ def _read_as(kind: Callable[..., P], **fields: object) -> P:
 
 
 class VerdictQuestion(Question[Verdict]):
-    """A question that is answered by a reply."""
+    """A question that is answered by ACCEPT or a Reply."""
 
     __slots__ = ()
 
@@ -66,7 +65,7 @@ class VerdictQuestion(Question[Verdict]):
 
 
 class NoArgumentCommand(Command):
-    """A command that is nothing but its verb."""
+    """A command without an argument."""
 
     __slots__ = ()
 
@@ -84,12 +83,12 @@ class NoArgumentCommand(Command):
 
 @attrs.frozen(kw_only=True)
 class TextCommand(Command):
-    """A command with any text or none behind its verb."""
+    """A command with an optional text argument."""
 
     verb: ClassVar[str]
 
     argument: str = attrs.field(
-        default="", validator=value_of(str, matches(_ARGUMENT, "printable ASCII only, and no blank at its end"))
+        default="", validator=value_of(str, matches(_ARGUMENT, "must be printable ASCII without a trailing space"))
     )
 
     @classmethod
@@ -110,32 +109,33 @@ def _check_hello_domain(domain: str) -> None:
 
 @attrs.frozen(kw_only=True)
 class Hello(Command, Notice):
-    """``EHLO``, ``HELO`` or ``LHLO``: the client names itself; any transaction is over (RFC 5321 section 4.1.1.1).
+    """``EHLO``, ``HELO`` or ``LHLO``: the client identifies itself (RFC 5321 section 4.1.1.1).
 
-    Underscores are taken although no domain may hold one: host names in the wild do.
+    An open transaction is discarded.  Underscores are accepted although a domain may not contain them, because real
+    host names do.
     """
 
     verb: ClassVar[str] = "EHLO"
 
     domain: str = attrs.field(validator=value_of(str, _check_hello_domain))
-    """A domain or an address literal, as the client gave it: printable, but no proof of anything."""
+    """A domain or an address literal, as the client sent it: printable, but not verified."""
 
     extended: bool = attrs.field(default=True, validator=value_of(bool))
     """False for HELO."""
 
     lmtp: bool = attrs.field(default=False, validator=value_of(bool))
-    """True for LHLO (RFC 2033 section 4.1), which is EHLO in another word."""
+    """True for LHLO, the EHLO of LMTP (RFC 2033 section 4.1)."""
 
     def __attrs_post_init__(self) -> None:
         if self.lmtp and not self.extended:
-            raise LocalProtocolError("lmtp=True needs extended=True: LHLO has no form without extensions")
+            raise LocalProtocolError("lmtp=True requires extended=True: LHLO has no form without extensions")
 
     @classmethod
     def parse(cls, argument: str, *, extended: bool = True, lmtp: bool = False) -> Self:
         try:
             return cls(domain=argument, extended=extended, lmtp=lmtp)
         except LocalProtocolError:
-            raise Malformed("a domain or an address literal must follow") from None
+            raise Malformed("invalid domain or address literal") from None
 
     def to_wire(self) -> bytes:
         return f"{'LHLO' if self.lmtp else 'EHLO' if self.extended else 'HELO'} {self.domain}\r\n".encode("ascii")
@@ -143,14 +143,14 @@ class Hello(Command, Notice):
 
 @attrs.frozen(kw_only=True)
 class StartTls(NoArgumentCommand, VerdictQuestion):
-    """``STARTTLS`` (RFC 3207).  ACCEPT (220) begins the handshake; 454 when TLS cannot be had just now."""
+    """``STARTTLS`` (RFC 3207).  ACCEPT (220) begins the handshake; use 454 if TLS is temporarily not available."""
 
     verb: ClassVar[str] = "STARTTLS"
 
 
 @attrs.frozen(kw_only=True)
 class Auth(Command):
-    """``AUTH`` (RFC 4954 section 4).  Not sent by hand: see ``authenticate()``."""
+    """``AUTH`` (RFC 4954 section 4).  Do not send it directly: use ``authenticate()``."""
 
     verb: ClassVar[str] = "AUTH"
 
@@ -158,14 +158,14 @@ class Auth(Command):
     initial_response: bytes | None = attrs.field(
         default=None, repr=False, validator=value_of(bytes, check_initial_response, optional=True)
     )
-    """As on the wire, in base64 or ``=``; None when there is none."""
+    """As on the wire, in base64 or ``=``; None if there is none."""
 
     @classmethod
     def parse(cls, argument: str) -> Self:
-        mechanism, blank, response = argument.partition(" ")
-        if not mechanism or (blank and not response):
-            raise Malformed("AUTH takes a mechanism and at most one initial response")
-        initial_response = response.encode("ascii") if blank else None
+        mechanism, space, response = argument.partition(" ")
+        if not mechanism or (space and not response):
+            raise Malformed("syntax: AUTH mechanism [initial-response]")
+        initial_response = response.encode("ascii") if space else None
         return _read_as(cls, mechanism=mechanism.upper(), initial_response=initial_response)
 
     def to_wire(self) -> bytes:
@@ -174,7 +174,10 @@ class Auth(Command):
 
 
 def _defaults_in_class(kind: type[C]) -> type[C]:
-    """Let an instance be made of what differs alone (``_command_lines``): the rest is then read from its class."""
+    """Store the default of each field in the class.
+
+    An instance can then be built from the fields that differ (``_command_lines``).
+    """
     for field in attrs.fields(kind):
         if field.default is not attrs.NOTHING:
             setattr(kind, field.name, field.default)
@@ -182,7 +185,10 @@ def _defaults_in_class(kind: type[C]) -> type[C]:
 
 
 def of_read(kind: type[C], **fields: object) -> C:
-    """A *kind*, prepared by _defaults_in_class, from fields that a grammar has just matched: none is checked again."""
+    """Return a *kind* from fields that a grammar has just matched, without checking them again.
+
+    *kind* must be prepared by ``_defaults_in_class()``.
+    """
     command = object.__new__(kind)
     command.__dict__.update(fields)
     return command
@@ -190,7 +196,7 @@ def of_read(kind: type[C], **fields: object) -> C:
 
 def _check_reverse_path(mailbox: Mailbox) -> None:
     if not mailbox.domain:
-        raise Malformed("a reverse-path has a domain; only a recipient may be the bare Postmaster")
+        raise Malformed("a reverse-path must have a domain; only a recipient may be the bare Postmaster")
 
 
 def _check_host(host: str) -> None:
@@ -201,55 +207,55 @@ _SOURCE_ROUTE: Final = tuple_of(str, _check_host)
 
 
 @_defaults_in_class
-@attrs.frozen(kw_only=True, slots=False)  # a server makes one for each line: without slots at a third less
+@attrs.frozen(kw_only=True, slots=False)  # a server builds one for each line; without slots it costs a third less
 class Mail(Command, VerdictQuestion):
-    """``MAIL FROM``: a transaction, which opens only on a positive answer (RFC 5321 section 3.3)."""
+    """``MAIL FROM``: begin a transaction, which opens only on a positive answer (RFC 5321 section 3.3)."""
 
     verb: ClassVar[str] = "MAIL"
 
     reverse_path: Mailbox | None = attrs.field(validator=value_of(Mailbox, _check_reverse_path, optional=True))
-    """Where bounces go; None is the null reverse-path ``<>``."""
+    """The address for bounces; None is the null reverse-path ``<>``."""
 
     source_route: tuple[str, ...] = attrs.field(default=(), validator=_SOURCE_ROUTE)
-    """Hosts of a source route, which is read and ignored (RFC 5321 appendix C); never sent."""
+    """The hosts of a source route, which is read and ignored (RFC 5321 appendix C); never sent."""
 
     size: int | None = attrs.field(default=None, validator=value_of(int, encode_size, optional=True))
-    """Octets the client means to send (RFC 1870); None when it did not say."""
+    """The message size in bytes that the client declares (RFC 1870); None if it does not."""
 
     body: Body | None = attrs.field(default=None, validator=value_of(Body, optional=True))
     auth: str | None = attrs.field(default=None, validator=value_of(str, encode_auth, optional=True))
-    """Who handed the message in first, as a mailbox, or ``<>`` (RFC 4954 section 5): a claim, not a proof."""
+    """The original submitter of the message, as a mailbox or ``<>`` (RFC 4954 section 5): a claim, not a proof."""
 
     ret: Ret | None = attrs.field(default=None, validator=value_of(Ret, optional=True))
-    """How much of the message a report of failure shall bring back (RFC 3461 section 4.3)."""
+    """How much of the message a failure report should return (RFC 3461 section 4.3)."""
 
     envelope_id: str | None = attrs.field(default=None, validator=value_of(str, encode_envid, optional=True))
-    """What a report shall call this transaction, ENVID, decoded (RFC 3461 section 4.4)."""
+    """ENVID, decoded: the identifier of this transaction in reports (RFC 3461 section 4.4)."""
 
     require_tls: bool = attrs.field(default=False, validator=value_of(bool))
-    """The message may travel over authenticated TLS alone, on every hop to come (RFC 8689)."""
+    """The message may only be sent over authenticated TLS, on every further hop (RFC 8689)."""
 
     smtputf8: bool = attrs.field(default=False, validator=value_of(bool))
-    """The transaction may hold mailboxes, and the message headers, beyond ASCII (RFC 6531).  A client says so itself:
-    only it knows of the headers and of the recipients to come."""
+    """Mailboxes in the transaction and headers in the message may be non-ASCII (RFC 6531).  A client must set it
+    itself: only the client knows the headers and the recipients that follow."""
 
     parameters: Mapping[str, str | None] = attrs.field(
         default=NO_PARAMETERS, hash=False, validator=value_of(Mapping, partial(check_others, MAIL_PARAMETERS))
     )
-    """Parameters of extensions that this library does not know, by keyword in capitals, as written.  A server refuses
-    with 555 what its settings do not name."""
+    """Parameters of extensions that this library does not implement: keyword in upper case to value, as written.  A
+    server replies 555 to those that its settings do not name."""
 
     def __attrs_post_init__(self) -> None:
         texts = (str(self.reverse_path or ""), *(value or "" for value in self.parameters.values()))
         if not (self.smtputf8 or all(text.isascii() for text in texts)):
             raise LocalProtocolError(
-                "reverse_path or parameters beyond ASCII need smtputf8=True, and a server with SMTPUTF8"
+                "a non-ASCII reverse_path or parameter requires smtputf8=True, and a server with SMTPUTF8"
             )
 
     @classmethod
     def parse(cls, argument: str) -> Self:
         if argument[:5].upper() != "FROM:":
-            raise Malformed("MAIL takes FROM:<reverse-path>")
+            raise Malformed("syntax: MAIL FROM:<address>")
         path, rest = split_path(argument[5:])
         reverse_path, route = (None, ()) if path == "<>" else parse_path(path)
         return of_read(cls, reverse_path=reverse_path, source_route=route, **decode_parameters(rest, MAIL_PARAMETERS))
@@ -260,21 +266,21 @@ class Mail(Command, VerdictQuestion):
 
 
 @_defaults_in_class
-@attrs.frozen(kw_only=True, slots=False)  # a server makes one for each line: without slots at a third less
+@attrs.frozen(kw_only=True, slots=False)  # a server builds one for each line; without slots it costs a third less
 class Rcpt(Command, VerdictQuestion):
-    """``RCPT TO``: one recipient more; it counts only when the answer is positive (RFC 5321 section 3.3)."""
+    """``RCPT TO``: add a recipient, which counts only if the answer is positive (RFC 5321 section 3.3)."""
 
     verb: ClassVar[str] = "RCPT"
 
     forward_path: Mailbox = attrs.field(validator=value_of(Mailbox))
-    """The bare ``<Postmaster>`` is ``Mailbox("Postmaster", "")`` (RFC 5321 section 4.5.1)."""
+    """The recipient.  The bare ``<Postmaster>`` is ``Mailbox("Postmaster", "")`` (RFC 5321 section 4.5.1)."""
 
     source_route: tuple[str, ...] = attrs.field(default=(), validator=_SOURCE_ROUTE)
 
     notify: frozenset[Notify] | None = attrs.field(
         default=None, validator=value_of(frozenset, encode_notify, optional=True)
     )
-    """What the sender wants to be told; None leaves it to the server (RFC 3461 section 4.1)."""
+    """The reports that the sender requests; None leaves it to the server (RFC 3461 section 4.1)."""
 
     original_recipient: OriginalRecipient | None = attrs.field(
         default=None, validator=value_of(OriginalRecipient, optional=True)
@@ -288,7 +294,7 @@ class Rcpt(Command, VerdictQuestion):
     @classmethod
     def parse(cls, argument: str) -> Self:
         if argument[:3].upper() != "TO:":
-            raise Malformed("RCPT takes TO:<forward-path>")
+            raise Malformed("syntax: RCPT TO:<address>")
         path, rest = split_path(argument[3:])
         if path[1:-1].lower() == "postmaster":
             postmaster = checked_mailbox(path[1:-1], "")
@@ -302,10 +308,11 @@ class Rcpt(Command, VerdictQuestion):
 
 @attrs.frozen(kw_only=True)
 class Data(NoArgumentCommand, VerdictQuestion):
-    """``DATA``, or the first ``BDAT``: may the content come?
+    """``DATA``, or the first ``BDAT``: may the client send the content?
 
-    On yes it follows, up to MessageComplete or MessageAborted.
-    Yes is 354 to DATA.  BDAT is answered behind its octets, which come whatever the answer: by 250, or by the no.
+    After a positive answer the content follows, up to MessageComplete or MessageAborted.  ACCEPT replies 354 to DATA.
+    The reply to BDAT is sent after the bytes of the chunk, which the client sends whatever the answer is: 250, or the
+    negative answer.
     """
 
     verb: ClassVar[str] = "DATA"
@@ -313,9 +320,10 @@ class Data(NoArgumentCommand, VerdictQuestion):
 
 @attrs.frozen(kw_only=True)
 class Bdat(Command):
-    """``BDAT``: that many octets of content follow the line (RFC 3030 section 2).
+    """``BDAT``: *size* bytes of content follow the line (RFC 3030 section 2).
 
-    No event of a server: it is asked Data for the first of a message and MessageComplete behind the last.
+    A server does not return it as an event: it asks Data for the first chunk of a message, and MessageComplete after
+    the last.
     """
 
     verb: ClassVar[str] = "BDAT"
@@ -327,7 +335,7 @@ class Bdat(Command):
     def parse(cls, argument: str) -> Self:
         found = _CHUNK.fullmatch(argument)
         if found is None:
-            raise Malformed("BDAT takes the number of octets, and LAST behind the last")
+            raise Malformed("syntax: BDAT size [LAST]")
         return cls(size=int(found[1]), last=found[2] is not None)
 
     def to_wire(self) -> bytes:
@@ -336,12 +344,12 @@ class Bdat(Command):
 
 @attrs.frozen(kw_only=True)
 class MessageComplete(Command, Question[Verdict | PerRecipient]):
-    """The content is whole: was the message stored?  A client sends it to end the content (the lone dot)."""
+    """The content is complete: was the message stored? A client sends it to end the content (the final dot)."""
 
     verb: ClassVar[str] = "."
 
     recipients: tuple[Mailbox, ...] = attrs.field(default=(), validator=tuple_of(Mailbox))
-    """The accepted recipients in their order; a client leaves it empty."""
+    """The accepted recipients, in their order; a client leaves it empty."""
 
     @property
     def unavailable(self) -> Reply:
@@ -350,38 +358,39 @@ class MessageComplete(Command, Question[Verdict | PerRecipient]):
 
 @attrs.frozen(kw_only=True)
 class Rset(NoArgumentCommand, Notice):
-    """``RSET``: the transaction, if one is open, is forgotten."""
+    """``RSET``: discard the transaction, if one is open."""
 
     verb: ClassVar[str] = "RSET"
 
 
 @attrs.frozen(kw_only=True)
 class Noop(TextCommand, Notice):
-    """``NOOP``: nothing; its argument is ignored (RFC 5321 section 4.1.1.9)."""
+    """``NOOP``: do nothing; the argument is ignored (RFC 5321 section 4.1.1.9)."""
 
     verb: ClassVar[str] = "NOOP"
 
 
 def _check_vrfy_argument(argument: str) -> None:
     if not argument.strip() or not is_text(argument) or argument.endswith(" "):
-        raise Malformed("VRFY takes a name without control characters, and no blank at its end")
+        raise Malformed("VRFY requires a name without control characters and without a trailing space")
 
 
 @attrs.frozen(kw_only=True)
 class Vrfy(Command, Notice):
-    """``VRFY``: answered 252, which tells nobody which mailboxes there are (RFC 5321 sections 3.5.3 and 7.3)."""
+    """``VRFY``: answered by 252, which does not reveal which mailboxes exist (RFC 5321 sections 3.5.3 and 7.3)."""
 
     verb: ClassVar[str] = "VRFY"
 
     argument: str = attrs.field(validator=value_of(str, _check_vrfy_argument))
-    """A name or a mailbox, as it is written; beyond ASCII for a server with SMTPUTF8 (RFC 6531 section 3.7.4.2)."""
+    """A name or a mailbox, as written.  It may be non-ASCII if the server offers SMTPUTF8 (RFC 6531 section
+    3.7.4.2)."""
 
     smtputf8: bool = attrs.field(default=False, validator=value_of(bool))
-    """The reply may hold UTF-8; a server of this library never makes use of it."""
+    """The reply may contain UTF-8; a server of this library always replies in ASCII."""
 
     def __attrs_post_init__(self) -> None:
         if not self.smtputf8 and _SMTPUTF8.search(self.argument):
-            raise LocalProtocolError("argument may not end in SMTPUTF8: use smtputf8=True")
+            raise LocalProtocolError("argument must not end with SMTPUTF8; use smtputf8=True")
 
     @classmethod
     def parse(cls, argument: str) -> Self:
@@ -407,4 +416,4 @@ class Quit(NoArgumentCommand, Notice):
 
 
 LineCommand: TypeAlias = Hello | StartTls | Auth | Mail | Rcpt | Data | Bdat | Rset | Noop | Vrfy | Help | Quit
-"""The commands that are a line each."""
+"""The commands that consist of one line."""

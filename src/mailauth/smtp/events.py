@@ -1,4 +1,4 @@
-"""What the two SMTP machines say to the application, beside the commands themselves; and the unions to match on."""
+"""The events of the SMTP client and server other than commands, and the unions to match on."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from .replies import Reply
 
 
 class ContentFault(enum.Enum):
-    """Why a message whose content was begun is not taken."""
+    """Why a message was refused or abandoned after its content had begun."""
 
     TOO_LARGE = "the message is larger than SIZE allows"
-    BARE_LINE_END = "the content holds a bare CR, a bare LF or a NUL"
-    """What SMTP smuggling is made of (CVE-2023-51764, CVE-2024-27305)."""
-    LONG_LINE = "a line of the content is longer than it may be"
-    ABANDONED = "the client gave it up between two chunks"
-    """By RSET, EHLO or QUIT behind BDAT (RFC 3030 section 2)."""
+    BARE_LINE_END = "the content contains a bare CR, a bare LF or a NUL"
+    """These allow SMTP smuggling (CVE-2023-51764, CVE-2024-27305)."""
+    LONG_LINE = "a line of the content is too long"
+    ABANDONED = "the client abandoned the message between two chunks"
+    """By RSET, EHLO or QUIT after BDAT (RFC 3030 section 2)."""
 
 
 @attrs.frozen(kw_only=True)
 class Connected(VerdictQuestion):
-    """A client has connected: may it talk?  Asked before the greeting.
+    """A client has connected: is it accepted? Asked before the greeting.
 
-    ACCEPT greets with 220; 421 closes; another no, usually 554, leaves the client only QUIT (RFC 5321 section 3.1).
+    ACCEPT sends the greeting 220.  A Reply of 421 closes the session.  After any other negative Reply, usually 554, the
+    client may only send QUIT (RFC 5321 section 3.1).
     """
 
     @property
@@ -38,10 +39,10 @@ class Connected(VerdictQuestion):
 
 @attrs.frozen(kw_only=True)
 class MessageAborted(Payload):
-    """The content that was begun will not be completed: throw the application's part of it away.
+    """The content will not be completed: discard the part that was received.
 
-    Content that can only be refused (see ContentFault) is aborted at its first fault; the client may go on to send for
-    a while, and hears the reply at the end.
+    Content that must be refused (see ContentFault) is aborted at its first fault.  The client may continue to send, and
+    gets the reply at the end of the content.
     """
 
     reason: CloseReason | ContentFault
@@ -58,8 +59,9 @@ class ReplyReceived(_events.ReplyReceived[Reply]):
 
     @property
     def temporary(self) -> bool:
-        """Whether the same may be tried again later: 4yz, and 552 to RCPT, by which older servers mean the 452 of too
-        many recipients (RFC 5321 section 4.5.3.1.10).
+        """Whether the command may be tried again later: 4yz, and 552 to RCPT.
+
+        Older servers reply 552 to RCPT for too many recipients, where RFC 5321 requires 452 (section 4.5.3.1.10).
         """
         code = self.reply.code
         return 400 <= code < 500 or (code == 552 and isinstance(self.command, Rcpt))
@@ -77,10 +79,11 @@ ServerEvent: TypeAlias = (
     | Hello | Rset | Noop | Vrfy | Help | Quit | CommandRejected | TlsStarted
     | sasl.AuthenticationStarted | sasl.Authenticated | sasl.AuthenticationFailed
 )  # fmt: skip
-"""Everything that ``smtp.ServerConnection`` hands to the application."""
+"""Every event that ``smtp.ServerConnection`` returns to the application."""
 
 ExtendedServerEvent: TypeAlias = ServerEvent | sasl.ExtendedQuestion
-"""Everything that ``smtp.ExtendedServerConnection`` hands to the application: SCRAM, tokens and certificates, too."""
+"""Every event that ``smtp.ExtendedServerConnection`` returns to the application: SCRAM, tokens and certificates,
+too."""
 
 ClientEvent: TypeAlias = ReplyReceived | sasl.Authenticated | AuthenticationRejected
-"""Everything that ``smtp.ClientConnection`` hands to the application."""
+"""Every event that ``smtp.ClientConnection`` returns to the application."""

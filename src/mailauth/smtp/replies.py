@@ -1,7 +1,4 @@
-"""Replies: what a server says, as a value, and the one encoder and decoder for it (RFC 5321 section 4.2, RFC 2034).
-
-Codec only: knows no verb and no state.
-"""
+"""Replies as values, with the encoder and the decoder for them (RFC 5321 section 4.2, RFC 2034)."""
 
 from __future__ import annotations
 
@@ -26,40 +23,43 @@ _LINE: Final = re.compile(rb"([2-5][0-5][0-9])(?:([ -])([\t -~\x80-\xff]*))?")
 
 def _check_code(code: int) -> None:
     if not (200 <= code <= 599 and code // 10 % 10 <= 5):
-        raise Malformed("a reply code is 200 to 559, with 0 to 5 in its middle (RFC 5321 section 4.2.1)")
+        raise Malformed("a reply code must be 200 to 559, with a second digit of 0 to 5 (RFC 5321 section 4.2.1)")
 
 
 @attrs.frozen
 class Reply:
-    """A reply: code, enhanced status code, text (``\\n`` separates its lines).
+    """A reply: code, enhanced status code, and text, whose lines are separated by ``\\n``.
 
-    As an answer to a question any 2yz is yes, 4yz and 5yz are no, and 421 also ends the session.
-    Raises LocalProtocolError for a code outside 200 to 559, an enhanced status code that is none, or text that is not
-    printable ASCII.
+        Reply(550, "5.1.1", "no such user")
+
+    As an answer to a question, 2yz accepts, 4yz and 5yz reject, and 421 also ends the session.
+
+    Raises LocalProtocolError if the code is outside 200 to 559, the enhanced status code is malformed, or the text is
+    not printable ASCII.
     """
 
     code: int = attrs.field(validator=value_of(int, _check_code))
     enhanced_status_code: str = attrs.field(
-        default="", validator=value_of(str, matches(_ENHANCED_OR_NONE, "a status such as 5.7.1, or nothing"))
+        default="", validator=value_of(str, matches(_ENHANCED_OR_NONE, "must be a status code such as 5.7.1, or empty"))
     )
-    """``5.7.1`` (RFC 3463); empty when there is none to give."""
+    """For example ``5.7.1`` (RFC 3463); empty if there is none."""
     text: str = attrs.field(
-        default="", validator=value_of(str, matches(_TEXT, "printable ASCII and tabs only, with \\n between lines"))
+        default="", validator=value_of(str, matches(_TEXT, "must be printable ASCII and tabs, with \\n between lines"))
     )
 
     @property
     def positive(self) -> bool:
-        """True for 2yz: done as asked."""
+        """True for 2yz: the command succeeded."""
         return self.code < 300
 
     def __str__(self) -> str:
         return " ".join(str(part) for part in (self.code, self.enhanced_status_code, self.text) if part)
 
     def to_wire(self, *, enhanced: bool = True) -> bytes:
-        """The reply as lines of at most 512 octets, each with the code, and with the enhanced one unless told
-        otherwise.
+        """Return the reply as lines of at most 512 bytes.
 
-        Never bare: an empty text becomes ``OK`` or ``refused``, since some clients hang on a code alone.
+        Each line has the code, and the enhanced status code if *enhanced*.  An empty text becomes ``OK`` or
+        ``refused``, because some clients hang on a line with only a code.
         """
         status = f"{self.enhanced_status_code} " if enhanced and self.enhanced_status_code else ""
         room = MAX_REPLY_LINE - len(status) - 6  # the code, its separator and CRLF
@@ -74,31 +74,31 @@ class Reply:
 
 
 Verdict: TypeAlias = Accept | Reply
-"""ACCEPT, or a Reply that says yes or no in the application's own words."""
+"""ACCEPT, or a Reply that accepts or rejects with the application's own text."""
 
 
 def _check_verdict(verdict: object) -> None:
     if not isinstance(verdict, Accept | Reply):
-        raise Malformed(f"each is ACCEPT or a Reply, not {type(verdict).__name__}")
+        raise Malformed(f"each verdict must be ACCEPT or a Reply, not {type(verdict).__name__}")
 
 
 @attrs.frozen
 class PerRecipient:
-    """LMTP alone: one verdict for each accepted recipient, in their order (RFC 2033 section 4.2)."""
+    """LMTP only: one verdict for each accepted recipient, in their order (RFC 2033 section 4.2)."""
 
     verdicts: tuple[Verdict, ...] = attrs.field(validator=tuple_of(object, _check_verdict))
 
 
 def sendable(reply: Reply) -> Reply:
-    """*reply*, which is about to be sent, as one reply on the wire.
+    """Return *reply* in a form that is safe to send: exactly one reply on the wire.
 
-    Raises LocalProtocolError for one that was changed after it was built.  Of a subclass, and of texts that are one of
-    str, only what they hold is taken: their own ways to write themselves could differ from one time to the next.
+    Raises LocalProtocolError if it was changed to an invalid value after it was built.  Instances of subclasses are
+    replaced by plain values, because their methods could return something else at each call.
     """
     if type(reply) is not Reply or (type(reply.code), type(reply.enhanced_status_code), type(reply.text)) != _PARTS:
         return Reply(_plain(reply.code), _plain(reply.enhanced_status_code), _plain(reply.text))
     if _ON_THE_WIRE.fullmatch(reply.to_wire()) is None:
-        raise LocalProtocolError("a reply that is sent must be lines of printable ASCII, each with its code")
+        raise LocalProtocolError("a reply must be lines of printable ASCII with its code; do not change a built Reply")
     return reply
 
 
@@ -106,26 +106,30 @@ _PARTS: Final = (int, str, str)
 
 
 def _plain(value: Any) -> Any:
-    """*value* without what a subclass of str or int adds to it."""
+    """Return *value* as a plain str or int, without what a subclass adds."""
     if isinstance(value, str):
         return str.__str__(value)
     return int.__int__(value) if isinstance(value, int) else value
 
 
 def parse_line(line: bytes) -> tuple[int, bool, str]:
-    """One line of a reply without its CRLF: (code, whether it is the last, text).  Raises Malformed.
+    """Parse one line of a reply without its CRLF: return (code, whether it is the last line, text).
 
-    A bare code without a blank is taken, as RFC 5321 section 4.2 asks; octets above 127 become ``?``.
+    Raises Malformed if the line is invalid.  A code without a space is accepted (RFC 5321 section 4.2); bytes above 127
+    become ``?``.
     """
     found = _LINE.fullmatch(line)
     if found is None:
-        raise Malformed("not a reply line")
+        raise Malformed("invalid reply line")
     code, separator, text = found.groups()
     return int(code), separator != b"-", (text or b"").decode("ascii", "replace").replace("\ufffd", "?")
 
 
 def join_lines(code: int, texts: list[str]) -> Reply:
-    """The lines of one reply as a Reply; an enhanced status code is taken off when every line carries the same one."""
+    """Return the lines of one reply as a Reply.
+
+    An enhanced status code is removed from the text if every line has the same one.
+    """
     statuses = {text.partition(" ")[0] for text in texts}
     status = statuses.pop() if len(statuses) == 1 else ""
     if _ENHANCED.fullmatch(status) and int(status[0]) == code // 100:
@@ -134,9 +138,9 @@ def join_lines(code: int, texts: list[str]) -> Reply:
 
 
 def parse_extensions(reply: Reply) -> dict[str, str]:
-    """The reply to EHLO, ``250-SIZE 100`` and its like: keyword to parameters.
+    """Parse the reply to EHLO: return keyword to parameters, such as ``SIZE`` to ``100``.
 
-    ``AUTH=`` of old servers counts as AUTH.
+    The ``AUTH=`` of old servers counts as AUTH.
     """
     extensions: dict[str, str] = {}
     for line in reply.text.split("\n")[1:]:

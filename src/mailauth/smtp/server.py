@@ -1,8 +1,4 @@
-"""SMTP as a server sees it: one state machine, from the greeting to the last reply (RFC 5321, 3207, 4954).
-
-Knows the order of commands, the wall of TLS and the path of a login; who may send what to whom is the application's to
-answer.
-"""
+"""The SMTP server state machine, from the greeting to the last reply (RFC 5321, 3207, 4954)."""
 
 from __future__ import annotations
 
@@ -47,19 +43,19 @@ _GREETING, _DATA, _AUTH, _CHUNKS = State.GREETING, State.DATA, State.AUTH, State
 _NOT_IMPLEMENTED: Final = frozenset({"EXPN", "TURN", "ETRN", "SEND", "SOML", "SAML", "BDAT"})
 
 _HTTP: Final = frozenset({"GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PATCH", "PRI"})
-_TLS_HANDSHAKE: Final = 0x16  # the first octet of a ClientHello (RFC 8446 section 5.1), and no beginning of a command
+_TLS_HANDSHAKE: Final = 0x16  # first byte of a ClientHello (RFC 8446 section 5.1); no command begins with it
 _SPACE_AFTER_COLON: Final = re.compile(r"\A((?i:FROM|TO):) +<")
 
 _CONTENT: Final = frozenset({State.DATA, State.CHUNKS})
 
-_MAY_WAIT: Final = GROUPABLE | {"STARTTLS"}  # BeginTls carries the reply to STARTTLS
+_MAY_WAIT: Final = GROUPABLE | {"STARTTLS"}  # the reply to STARTTLS is part of BeginTls
 
 _IN_CLEAR: Final = frozenset({"EHLO", "NOOP", "RSET", "HELP", "STARTTLS", "QUIT"})
-"""What a client may say before TLS where TLS is required (RFC 3207 section 4)."""
+"""The commands allowed without TLS if TLS is required (RFC 3207 section 4)."""
 
 
 class _Connection(ContentReceiver[Q], Generic[Q]):
-    """One SMTP session, whose login may ask *Q* beside what every server's may."""
+    """One SMTP session.  *Q*: the questions of a login in addition to those of every server."""
 
     __slots__ = ("_failed_logins", "_junk_commands")
 
@@ -68,7 +64,7 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
         self._failed_logins = 0
         self._junk_commands = 0
 
-    # What comes in
+    # Commands
 
     def _advance(self) -> ServerEvent | Action | None:
         state = self._state
@@ -80,7 +76,7 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
             self._question = connected = Connected()
             return connected
         received = self._input
-        # Between two chunks of a message the server still holds it, so the rate of content goes on to apply there.
+        # Between two chunks the server still holds the message, so the minimum rate of content also applies here.
         wait = self._settings.waits[2] if state is _CHUNKS else self._wait
         if received.offset == len(received.data):
             return self._need_more_data(wait)
@@ -100,17 +96,17 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
             return self._refuse("", b"", _standard_replies.LINE_TOO_LONG)
         if line is None:
             if received.dropping and state is _CHUNKS:
-                # Its bytes would earn time like content does, and a line without an end would earn it without an end.
+                # Its bytes would extend the deadline as content does, so an endless line would extend it endlessly.
                 return self._close_endless_chunk(b"", _standard_replies.LINE_TOO_LONG)
             return self._need_more_data(wait)
         return self._read(line)
 
     def _read(self, line: bytes) -> ServerEvent | None:
-        """A line that is not one of the common ones."""
+        """Handle a line that is not in a common form."""
         settings = self._settings
-        said = line.rstrip(b" \t") if settings.allow_trailing_space else line
+        stripped = line.rstrip(b" \t") if settings.allow_trailing_space else line
         try:
-            verb, argument = split_line(said, smtputf8=settings.smtputf8)
+            verb, argument = split_line(stripped, smtputf8=settings.smtputf8)
         except Malformed:
             return self._refuse("", line, _standard_replies.BAD_LINE)
         parse = PARSERS.get(verb)
@@ -123,8 +119,8 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
         if settings.allow_space_after_colon and verb in {"MAIL", "RCPT"}:
             argument = _SPACE_AFTER_COLON.sub(r"\1<", argument)
         try:
-            if said.endswith(b" "):
-                raise Malformed("a blank at the end of the line")
+            if stripped.endswith(b" "):
+                raise Malformed("trailing space not allowed")
             command = parse(argument)
         except Malformed as error:
             reply = Reply(501, "5.5.4", str(error))
@@ -172,7 +168,7 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
         return command
 
     def _execute(self, command: Hello | Rset | Noop | Vrfy | Help | Quit) -> ServerEvent:
-        """What the RFC settles alone."""
+        """Execute a command that needs no answer from the application."""
         between_chunks = self._state is State.CHUNKS
         match command:
             case Hello():
@@ -198,14 +194,14 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
     def _refuse(
         self, verb: str, line: bytes | re.Match[bytes], reply: Reply, command: LineCommand | None = None
     ) -> ServerEvent:
-        """The rules alone say no; each refusal counts against the budget of errors."""
+        """Refuse a command that breaks a rule of the protocol or of the settings.  A 5yz reply counts as an error."""
         if self._state is State.REFUSING:
-            reply = _standard_replies.NO_SERVICE  # to whatever is not QUIT (RFC 5321 section 3.1)
+            reply = _standard_replies.NO_SERVICE  # to every command except QUIT (RFC 5321 section 3.1)
         if isinstance(command, Auth):
             line = f"AUTH {command.mechanism}".encode("ascii")
         elif verb == "AUTH":
             line = b"AUTH"
-        elif isinstance(line, re.Match):  # of COMMON, with its CRLF
+        elif isinstance(line, re.Match):  # a match of COMMON includes the CRLF
             line = line.group()[:-2]
         if isinstance(command, Bdat):
             return self._refuse_bdat(command, line, reply)
@@ -218,13 +214,16 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
         return CommandRejected(verb=verb, line=line, reply=reply)
 
     def _reject_foreign_protocol(self, line: bytes) -> CommandRejected:
-        """Another protocol, which may carry SMTP inside: a browser that was lured here, TLS where none is."""
+        """End the session: the client speaks HTTP, or TLS without STARTTLS.
+
+        A browser can be made to send an HTTP request with SMTP commands in its body.
+        """
         self._write_reply(_standard_replies.NOT_SMTP)
         self._end_unfinished(CloseReason.TOO_MANY_ERRORS)
         self._close(CloseReason.TOO_MANY_ERRORS)
         return CommandRejected(verb="", line=line, reply=_standard_replies.NOT_SMTP)
 
-    # What stands against a command: the Reply that refuses it, None when nothing does
+    # Checks of a command: each returns the Reply that refuses it, or None
 
     def _check_junk_commands(self, command: LineCommand) -> Reply | None:
         return (
@@ -234,7 +233,10 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
         )
 
     def _count_junk_command(self) -> bool:
-        """Count a command that brings the session no further.  True when there were too many: it is over."""
+        """Count a command that does not advance the session.
+
+        Return True, and end the session, if there were too many.
+        """
         self._junk_commands += 1
         if self._junk_commands - 2 * self._transactions <= self._settings.max_junk_commands:
             return False
@@ -275,7 +277,7 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
             return _standard_replies.TOO_MANY_TRANSACTIONS
         if command.body is Body.BINARY_MIME or command.smtputf8:
             self._mail = command
-            self._accepted = {}  # not to be answered in haste: who answers slowly resets these, too
+            self._accepted = {}  # disables the fast path, which does not reset these fields
         return None
 
     def _check_rcpt(self, command: Rcpt, line: bytes | re.Match[bytes]) -> Reply | None:
@@ -305,7 +307,7 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
         self._proceed(exchange, exchange.begin(command.initial_response))
         return sasl.AuthenticationStarted(mechanism=command.mechanism)
 
-    # The answers
+    # Answers
 
     def _resolve(self, question: Question[A], answer: A) -> None:
         if isinstance(question, MessageComplete) and self._settings.lmtp:
@@ -318,7 +320,7 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
             verb = question.verb
             due = verb not in _MAY_WAIT
             if verb == "STARTTLS" and self._phase is not None and (reply is None or reply.positive):
-                return  # shut_down() came between: the 421 that is due answers it, and no handshake begins
+                return  # shut_down() came first: the client gets its 421, and no handshake begins
             if verb == "DATA" and self._chunks is not None and (reply is None or reply.code != 421):
                 self._begin_chunks(reply)
                 return
@@ -339,7 +341,7 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
             self._enter(question)
 
     def _greet(self, reply: Reply | None) -> None:
-        """The greeting; it carries no enhanced status code (RFC 2034 section 4)."""
+        """Send the greeting, which has no enhanced status code (RFC 2034 section 4)."""
         if reply is None or reply.positive:
             text = reply.text if reply is not None and reply.text else "LMTP" if self._settings.lmtp else "ESMTP"
             self._write(Reply(220, "", f"{self._settings.host_name} {text}").to_wire(), due=True)
@@ -351,7 +353,7 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
             self._close(CloseReason.SHUT_DOWN)
 
     def _enter(self, question: Mail | Rcpt | Data | MessageComplete | StartTls) -> None:
-        """A positive reply is written: go where TRANSITIONS leads."""
+        """Enter the state that TRANSITIONS gives after a positive reply."""
         self._state = NEXT[self._state][question.verb]
         if isinstance(question, Data):
             self._begin_content()
@@ -368,7 +370,7 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
     # The login
 
     def _challenge(self, data: bytes) -> None:
-        # The blank stays when the challenge is empty (RFC 4954 section 4): clients hang without it.
+        # An empty challenge keeps the space (RFC 4954 section 4): clients hang without it.
         self._write(b"334 " + sasl.encode_base64(data) + b"\r\n", due=True)
 
     def _accept_login(self, success: sasl.Success) -> None:
@@ -409,17 +411,21 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
 
 
 def _not_offered(parameter: str) -> Reply:
-    return Reply(555, "5.5.4", f"parameter {parameter[:40]} is not offered here")
+    return Reply(555, "5.5.4", f"unsupported parameter: {parameter[:40]}")
 
 
 def _non_ascii(line: bytes | re.Match[bytes]) -> bool:
-    return isinstance(line, bytes) and not line.isascii()  # COMMON matches ASCII alone
+    return isinstance(line, bytes) and not line.isascii()  # COMMON matches ASCII only
 
 
 class ServerConnection(_Connection[Never]):
-    """One SMTP session.
+    """One SMTP session as a server.
 
-    *entropy* is 32 octets that nobody else knows or gets; *tls* is given when TLS came first (port 465).
+        server = smtp.ServerConnection(smtp.ServerSettings(), entropy=secrets.token_bytes(32))
+        event = server.next_event()  # smtp.Connected(): pass ACCEPT or a Reply to server.answer(event, ...)
+
+    *entropy* is 32 secret random bytes, different for each connection.  *tls* is passed if TLS was started before SMTP
+    (port 465).
     """
 
     __slots__ = ()
@@ -429,7 +435,7 @@ class ServerConnection(_Connection[Never]):
 
 
 class ExtendedServerConnection(_Connection[sasl.ExtendedQuestion]):
-    """One SMTP session whose client may log in by SCRAM, a token or a certificate, too."""
+    """One SMTP session as a server whose clients may also log in by SCRAM, a token or a certificate."""
 
     __slots__ = ()
 
