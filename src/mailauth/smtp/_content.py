@@ -26,8 +26,8 @@ _MANY: Final = 256  # queued replies; more are joined, because separate bytes ob
 _MIN_DISCARD: Final = 4_096  # minimum bytes that a discarded chunk counts for; otherwise small ones cost nothing
 
 MIN_CHUNK: Final = 64
-"""Bytes of a chunk.  A shorter one that is not the last of its message counts against ``max_junk_commands``.  No RFC
-gives a number; clients send chunks of 8 KiB and more, and a short one only at the end."""
+"""A chunk of fewer bytes counts against ``max_junk_commands``, unless it is the last of its message.  No RFC gives a
+number; clients send chunks of 8 KiB and more, and a short one only at the end."""
 
 
 class ContentReceiver(FastPath[Q], Generic[Q]):

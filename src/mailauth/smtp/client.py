@@ -28,8 +28,9 @@ _MAX_COMMAND: Final = 512  # bytes with CRLF (RFC 5321 section 4.5.3.1.4): the l
 class ClientConnection(ClientMachine[ClientEvent]):
     """One SMTP session as a client.  The first event is ``ReplyReceived(command=None)``: the greeting.
 
-        client.send(smtp.Hello(domain="client.example"))
-        event = client.next_event()  # in the end ReplyReceived(command=smtp.Hello(...), reply=...)
+        client = smtp.ClientConnection()
+        client.receive_data(b"220 mx.example ESMTP\\r\\n")
+        client.next_event()  # ReplyReceived(command=None, reply=Reply(220, "", "mx.example ESMTP"))
 
     *tls* is passed if TLS was started before SMTP (port 465).
     """
@@ -55,7 +56,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._mail = Mail(reverse_path=None)  # the last MAIL that was sent
         self._refusal: Reply | None = None  # the reply that refused a chunk of the current message
         self._given_up = False  # RSET was sent in place of the end of that message
-        self._content: Content | None = None  # of a message sent by BDAT, or after 354
+        self._content: Content | None = None  # of the message being sent by BDAT, or by DATA after 354
 
     @property
     def extensions(self) -> Mapping[str, str]:
@@ -333,7 +334,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         return replied
 
     def _take_verdict(self, reply: Reply) -> bool:
-        """Return whether LMTP owes more replies to this message: one for each accepted recipient."""
+        """Return whether more replies to this LMTP message are due: there is one for each accepted recipient."""
         if not self._lmtp:
             return False
         if reply.positive and (self._refusal is not None or not self._accepted_recipients):
@@ -394,10 +395,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
             return
         if accepted and self._refusal is not None:
             raise RemoteProtocolError("the server accepted a message after it refused a chunk of it")
-        self._state = State.READY  # whatever the reply: a server that keeps the transaction replies 503 to what follows
+        self._state = State.READY  # whatever the reply: a server that keeps the transaction replies 503 to MAIL
 
     def _project(self) -> None:
-        """Recompute the expected state: a refusal changes the states in which the commands in flight arrive."""
+        """Recompute ``_projected``: a refusal changes the states in which the commands in flight arrive."""
         state = self._state
         for command in (*self._unanswered, *(command for command, _ in self._unsent)):
             if isinstance(command, (*_LINE_COMMANDS, Bdat, MessageComplete)):

@@ -311,8 +311,8 @@ class Data(NoArgumentCommand, VerdictQuestion):
     """``DATA``, or the first ``BDAT``: may the client send the content?
 
     After a positive answer the content follows, up to MessageComplete or MessageAborted.  ACCEPT replies 354 to DATA.
-    The reply to BDAT is sent after the bytes of the chunk, which the client sends whatever the answer is: 250, or the
-    negative answer.
+    A BDAT is answered after the bytes of its chunk, which the client sends in any case: by 250, or by the negative
+    Reply.
     """
 
     verb: ClassVar[str] = "DATA"

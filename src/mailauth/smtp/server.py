@@ -55,7 +55,7 @@ _IN_CLEAR: Final = frozenset({"EHLO", "NOOP", "RSET", "HELP", "STARTTLS", "QUIT"
 
 
 class _Connection(ContentReceiver[Q], Generic[Q]):
-    """One SMTP session.  *Q*: the questions of a login in addition to those of every server."""
+    """One SMTP session.  *Q* is the type of the additional questions that a login may ask."""
 
     __slots__ = ("_failed_logins", "_junk_commands")
 
@@ -96,7 +96,7 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
             return self._refuse("", b"", _standard_replies.LINE_TOO_LONG)
         if line is None:
             if received.dropping and state is _CHUNKS:
-                # Its bytes would extend the deadline as content does, so an endless line would extend it endlessly.
+                # Its bytes would extend the deadline as content does, so a line without an end could keep it open.
                 return self._close_endless_chunk(b"", _standard_replies.LINE_TOO_LONG)
             return self._need_more_data(wait)
         return self._read(line)

@@ -82,7 +82,7 @@ class ExtendedServerSettings:
 
     extra_parameters: frozenset[str] = frozenset()
     """Upper-case keywords of parameters of MAIL and RCPT that the application supports and this library does not.  They
-    are in ``parameters``, as written.  Any other unknown parameter is 555."""
+    are in ``parameters``, as written.  Any other unknown parameter gets 555."""
 
     extra_extensions: tuple[str, ...] = attrs.field(default=(), validator=attrs.validators.instance_of(tuple))
     """Lines of the EHLO reply for extensions that the application provides: a keyword in upper case (some clients
@@ -97,21 +97,21 @@ class ExtendedServerSettings:
     to a space and 500 to a tab."""
 
     allow_bare_line_ends: bool = False
-    """Pass on content with bare CR, bare LF or NUL unchanged, not only with BINARYMIME.  An application that relays it
+    """Pass on content with bare CR, bare LF or NUL unchanged, even without BINARYMIME.  An application that relays it
     must make sure that no other server can read an end of message in it (SMTP smuggling)."""
 
     max_message_size: int = attrs.field(default=26_214_400, validator=attrs.validators.ge(65_536))
     """Maximum bytes of one message, announced as SIZE; at least 64 KiB (RFC 5321 section 4.5.3.1.7)."""
 
     discard_limit: int = attrs.field(default=268_435_456, validator=attrs.validators.ge(0))
-    """Bytes over *max_message_size* that are read and dropped, so that 552 can be sent at the end of the content; over
-    this, 421.  No RFC gives a number."""
+    """Bytes over *max_message_size* that are read and discarded, so that 552 can be sent at the end of the content;
+    more get 421.  No RFC gives a number."""
 
     max_text_line: int | None = attrs.field(
         default=None, validator=attrs.validators.optional(attrs.validators.ge(1_000))
     )
     """Maximum bytes of a line of content, with CRLF; a message with a longer line is refused.  None, the default,
-    accepts any length, because real mail has longer lines. 1,000 must be accepted (RFC 5321 section 4.5.3.1.6)."""
+    accepts any length, because real mail has longer lines.  A server must accept 1,000 (RFC 5321 section 4.5.3.1.6)."""
 
     max_command_line: int = attrs.field(default=2_048, validator=attrs.validators.ge(1_024))
     """Maximum bytes of a command line, with CRLF: 512 (RFC 5321 section 4.5.3.1.4), 26 more for SIZE (RFC 1870), 17 for
@@ -119,36 +119,39 @@ class ExtendedServerSettings:
     SMTPUTF8 (RFC 6531), and room for clients that send a long initial response with AUTH in spite of the limit."""
 
     max_recipients: int = attrs.field(default=1_000, validator=attrs.validators.ge(100))
-    """Maximum recipients of one transaction; more are 452.  At least 100 (RFC 5321 section 4.5.3.1.8)."""
+    """Maximum recipients of one transaction; further ones get 452.  At least 100 (RFC 5321 section 4.5.3.1.8)."""
 
     max_transactions: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
-    """Maximum transactions of one session; the next one is 421.  No RFC gives a number."""
+    """Maximum transactions of one session; the next one gets 421.  No RFC gives a number."""
 
     max_errors: int = attrs.field(default=20, validator=attrs.validators.ge(3))
-    """Commands refused for syntax or order until 421.  No RFC gives a number; the hard limit of Postfix is 20."""
+    """Number of errors, commands refused for syntax or order, that ends the session with 421.  No RFC gives a number;
+    the hard limit of Postfix is 20."""
 
     max_junk_commands: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
-    """Commands that do not advance the session until 421; each transaction allows two more.  They are NOOP, RSET, VRFY,
-    HELP, EHLO, HELO, a BDAT of less than 64 bytes that is not the last, and commands that the application rejects, also
-    temporarily.  No RFC gives a number; Postfix counts junk commands as errors after 100."""
+    """Maximum junk commands of one session, in addition to two for each transaction; more get 421.  Junk commands are
+    NOOP, RSET, VRFY, HELP, EHLO, HELO, a BDAT of less than 64 bytes that is not the last, and commands that the
+    application rejects permanently or temporarily.  No RFC gives a number; Postfix counts junk commands over 100 as
+    errors."""
 
     max_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
-    """Failed logins until 421; at least three (RFC 4954 section 9).  A login whose name or password cannot be prepared
-    (SASLprep) counts, and so does one that the client cancels after the application was asked."""
+    """Number of failed logins that ends the session with 421; at least three (RFC 4954 section 9).  A login counts also
+    if its name or password cannot be prepared (SASLprep), or if the client cancels it after the application was
+    asked."""
 
     timeout: float = attrs.field(default=300.0, validator=attrs.validators.gt(0))
-    """Seconds that the server waits for a command or a line of a login, from the reply before it, and for more content.
-    RFC 5321 requires at least five minutes for a command (section 4.5.3.2.7) and three for a block of content (section
-    4.5.3.2.5)."""
+    """Seconds that the server waits for a command or a line of a login, counted from the previous reply, and for
+    content when none arrives.  RFC 5321 requires at least five minutes for a command (section 4.5.3.2.7) and three for
+    a block of content (section 4.5.3.2.5)."""
 
     min_rate: float = attrs.field(default=500.0, validator=attrs.validators.gt(0))
     """Minimum rate of content in bytes per second over its whole transfer, including the time between two BDAT chunks:
     see ``NeedData``.  No RFC gives a number; Postfix has the same one."""
 
     login_timeout: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
-    """Seconds from the start of the connection until a login or the first accepted message, whatever the client sends
-    in between.  A content transfer is not interrupted.  Infinity disables the limit.  No RFC gives a number; it is
-    twice *timeout*."""
+    """Seconds from the start of the connection to a login or to the first accepted message, whatever the client sends
+    meanwhile.  A content transfer is not interrupted.  Infinity disables the limit.  No RFC gives a number; it is twice
+    *timeout*."""
 
     def __attrs_post_init__(self) -> None:
         try:
@@ -235,11 +238,9 @@ class ExtendedServerSettings:
 
     @cached_property
     def waits(self) -> tuple[NeedData, NeedData, NeedData]:
-        """How long to wait: for a command before a login or an accepted message, for a command after it, and for
-        content.
+        """The waits for a command before a login or an accepted message, for a later command, and for content.
 
-        For content only the rate and *timeout* count: the first message of an MTA may be long, and no login precedes
-        it.
+        *login_timeout* does not apply to content: the first message of an MTA may be long, and no login precedes it.
         """
         first = NeedData(timeout=self.timeout, until=self.login_timeout)
         return first, NeedData(timeout=self.timeout), NeedData(timeout=self.timeout, min_rate=self.min_rate)
