@@ -1,6 +1,6 @@
-"""Drives an SMTP machine by hand: octets in, by any pieces; events and octets out; questions answered by their type.
+"""Drives an SMTP state machine by hand: bytes in, in any pieces; events and bytes out; questions answered by type.
 
-Knows no expectation: the tests compare what is gathered here.
+The tests compare what is collected here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ CRAM: Final = "<1896.697170952@postoffice.reston.mci.net>"
 IN_CLEAR: Final = smtp.ServerSettings(
     mechanisms_without_tls=frozenset({"PLAIN", "LOGIN", "CRAM-MD5"}), starttls=True, max_junk_commands=100_000
 )
-"""A server that offers all it has without TLS too, and has the patience that some tests need."""
+"""A server that offers everything without TLS too, and has the high limits that some tests need."""
 
 LEFT_OPEN: Final = object()
-"""As an answer: none; the question stays open."""
+"""Leaves the question open instead of answering it."""
 
 SECRETS: Final[Mapping[str, bytes]] = {"tim": b"tanstaaftanstaaf", "test": b"1234", "alice": b"correct horse"}
 
@@ -37,24 +37,25 @@ ANSWERS: Final[Mapping[type[object], object]] = {
     sasl.FetchSecret: lambda question: SECRETS.get(question.authentication_identity),
     sasl.Authorize: sasl.Refusal.NOT_AUTHORIZED,
 }
-"""Any other question is answered ACCEPT.  A function is given the question, a list one answer after another."""
+"""Any other question is answered ACCEPT.  A function is called with the question; a list gives one answer after
+another."""
 
 
 @attrs.define
 class Session:
-    """One side of a conversation, and all that it has said so far."""
+    """One side of a session, and everything that it has returned so far."""
 
     machine: smtp.ServerConnection | smtp.ClientConnection
     answers: Mapping[type[object], object] = attrs.field(factory=dict)
     events: list[Any] = attrs.field(factory=list)
     sends: list[bytes] = attrs.field(factory=list)
     log: list[Any] = attrs.field(factory=list)
-    """Everything, actions too, as it was pulled."""
+    """All events, including actions, in order."""
     begun_tls: list[BeginTls] = attrs.field(factory=list)
     question: Question[Any] | None = None
-    """The one that LEFT_OPEN left open."""
+    """The question that LEFT_OPEN left open."""
     last: object = None
-    """The action that stopped the pulling."""
+    """The action after which no more events were pulled."""
     starts_tls: bool = True
 
     @property
@@ -67,7 +68,7 @@ class Session:
 
     @property
     def codes(self) -> list[int]:
-        """Of every whole reply, in order."""
+        """The codes of all complete replies, in order."""
         return [int(line[:3]) for line in self.lines if line[3:4] != "-"]
 
     @property
@@ -82,7 +83,7 @@ class Session:
         return b"".join(chunk.data for chunk in self.of(MessageChunk))
 
     def receive(self, *pieces: bytes) -> Session:
-        """Hand in one piece after another, pulling all that each brings."""
+        """Pass one piece after another, and pull the events of each."""
         if self.last is None:
             self.pull()
         for piece in pieces:
@@ -91,7 +92,7 @@ class Session:
         return self
 
     def pull(self) -> Session:
-        """Take events, answering them, until the machine wants something that only the peer or the test can give."""
+        """Pull and answer events until the machine needs something from the peer or from the test."""
         while True:
             event = self.machine.next_event()
             self.log.append(event)
@@ -136,7 +137,7 @@ class Session:
         return self.machine
 
     def answer(self, answer: object) -> Session:
-        """Answer the question that was left open, and go on."""
+        """Answer the question that was left open, and continue."""
         assert self.question is not None
         question: Question[Any] = self.question
         self.server.answer(question, answer)
@@ -149,7 +150,7 @@ class Session:
         return self.pull()
 
     def forget(self) -> Session:
-        """Begin to gather anew."""
+        """Discard what was collected."""
         self.events.clear()
         self.sends.clear()
         self.log.clear()
@@ -162,13 +163,13 @@ def serve(
     answers: Mapping[type[object], object] | None = None,
     tls: Tls | None = None,
 ) -> Session:
-    """A server session that was given *pieces*."""
+    """Return a server session that has received *pieces*."""
     machine = smtp.ServerConnection(settings, entropy=ENTROPY, tls=tls)
     return Session(machine, answers=answers or {}).pull().receive(*pieces)
 
 
 def ready(*pieces: bytes, **rest: Any) -> Session:
-    """The same behind greeting and EHLO, which are forgotten."""
+    """Like ``serve()``, after the greeting and EHLO, which are discarded."""
     session = serve(b"EHLO client.example\r\n", **rest).forget()
     return session.receive(*pieces)
 
@@ -178,12 +179,12 @@ def call(
     settings: smtp.ClientSettings | None = None,
     tls: Tls | None = None,
 ) -> Session:
-    """A client session that was given *pieces*."""
+    """Return a client session that has received *pieces*."""
     return Session(smtp.ClientConnection(settings, tls=tls)).pull().receive(*pieces)
 
 
 def greeted(*extensions: str, settings: smtp.ClientSettings | None = None, tls: Tls | None = None) -> Session:
-    """A client behind the replies to greeting and EHLO, with nothing gathered yet."""
+    """Return a client after the replies to the greeting and EHLO, with nothing collected."""
     session = call(b"220 server.example\r\n", settings=settings, tls=tls).send(smtp.Hello(domain="client.example"))
     lines = ["server.example", *extensions]
     hello = "".join(f"250{'-' if line is not lines[-1] else ' '}{line}\r\n" for line in lines)
@@ -191,7 +192,7 @@ def greeted(*extensions: str, settings: smtp.ClientSettings | None = None, tls: 
 
 
 def each_cut(data: bytes) -> Iterable[Sequence[bytes]]:
-    """*data* whole, octet by octet, and in two at each place."""
+    """Return *data* whole, byte by byte, and split in two at each position."""
     yield (data,)
     yield [data[n : n + 1] for n in range(len(data))]
     for n in range(1, len(data)):
@@ -199,7 +200,7 @@ def each_cut(data: bytes) -> Iterable[Sequence[bytes]]:
 
 
 def without_cuts(events: Iterable[Any]) -> list[Any]:
-    """Events with neighbouring chunks joined: what no cut of the input may change."""
+    """Return the events with adjacent chunks joined, so that they do not depend on how the input is split."""
     joined: list[Any] = []
     for event in events:
         if isinstance(event, MessageChunk) and joined and isinstance(joined[-1], MessageChunk):
@@ -210,7 +211,7 @@ def without_cuts(events: Iterable[Any]) -> list[Any]:
 
 
 def converse(client: Session, server: Session) -> None:
-    """Carry octets between the two until both have nothing more to say."""
+    """Pass bytes between the two until neither sends any more."""
     said = [len(client.sends), len(server.sends)]
     client.pull()
     server.pull()

@@ -1,4 +1,4 @@
-"""The client: what it may send and when, what leaves together, what a reply changes (RFC 5321, 2920)."""
+"""The client: what it may send and when, what is sent together, and what a reply changes (RFC 5321, 2920)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def codes(session: Session) -> list[tuple[type[object], int]]:
     return [(type(event.command), event.reply.code) for event in session.of(smtp.ReplyReceived)]
 
 
-# What leaves, and when
+# What is sent, and when
 
 
 def test_commands_are_pipelined_where_it_is_offered() -> None:
@@ -76,7 +76,7 @@ def test_only_the_last_of_a_group_may_be_of_any_kind(last: Command) -> None:
 
 
 def test_a_group_may_begin_with_the_end_of_content() -> None:
-    """RFC 2920 section 4: the next message need not wait for the reply to the last."""
+    """RFC 2920 section 4: the next message need not wait for the reply to the last one."""
     session = writing().send(MessageChunk(data=b"x\r\n"), smtp.MessageComplete(), MAIL, RCPT, DATA)
     assert session.data == b"x\r\n.\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n"
     session.receive(b"452 full\r\n250 ok\r\n250 ok\r\n354 go\r\n")
@@ -86,7 +86,7 @@ def test_a_group_may_begin_with_the_end_of_content() -> None:
 
 
 def test_replies_carry_the_very_object_that_was_sent() -> None:
-    """architecture.md, A connection: in order."""
+    """architecture.md, The idea: in order."""
     session = greeted("PIPELINING").send(RSET := smtp.Rset(), MAIL, RCPT).receive(b"250 1\r\n250 2\r\n550 5.1.1 3\r\n")
     assert [event.command for event in session.events] == [RSET, MAIL, RCPT]
     assert all(event.command is sent for event, sent in zip(session.events, (RSET, MAIL, RCPT), strict=True))
@@ -106,7 +106,7 @@ def test_a_command_out_of_order_is_a_local_error(command: Command) -> None:
 
 
 def test_order_is_judged_by_what_is_under_way() -> None:
-    """RFC 2920 section 3.1: as if every command were accepted."""
+    """RFC 2920 section 3.1: as if every outstanding command were accepted."""
     session = greeted("PIPELINING").send(MAIL)
     refuses(session, DATA)
     refuses(session, MAIL)
@@ -142,7 +142,7 @@ def test_a_refused_mail_with_rcpt_and_data_in_flight() -> None:
 
 
 def test_a_server_that_accepts_out_of_order_breaks_the_protocol() -> None:
-    """RFC 5321 section 4.1.4: or content would go from nobody knows whom."""
+    """RFC 5321 section 4.1.4: otherwise content could be sent without a known sender."""
     session = greeted("PIPELINING").send(MAIL, RCPT, DATA)
     session.machine.receive_data(b"550 no\r\n250 ok\r\n354 go\r\n")
     with pytest.raises(RemoteProtocolError):
@@ -150,7 +150,7 @@ def test_a_server_that_accepts_out_of_order_breaks_the_protocol() -> None:
 
 
 def test_354_without_a_recipient_is_answered_by_the_lone_dot() -> None:
-    """RFC 2920 section 3.1: the machine says it by itself; the dot's reply is that to Data."""
+    """RFC 2920 section 3.1: the client sends the dot itself; the reply to it is the reply to Data."""
     session = greeted("PIPELINING").send(MAIL, RCPT, OTHER, DATA).forget()
     session.receive(b"250 ok\r\n550 no\r\n550 no\r\n354 go\r\n")
     assert session.sends == [b".\r\n"]
@@ -187,7 +187,7 @@ def test_a_refused_data_leaves_the_transaction_open() -> None:
 
 @pytest.mark.parametrize("bad", ["a\r\nRSET", "a\nb", "a\rb", "a\0b", "ä", "a\x7f", "a\x85b", "a\u2028b"])
 def test_cr_lf_nul_in_any_argument_is_a_local_error(bad: str) -> None:
-    """CRLF injection: before any octet leaves."""
+    """CRLF injection: an error before anything is sent."""
     session = greeted("PIPELINING")
     a = smtp.Mailbox("a", "b")
     makers: tuple[Callable[[], Command], ...] = (
@@ -257,7 +257,7 @@ def test_tls_required_holds_back_mail_and_auth() -> None:
 
 
 def test_unanswered_commands_are_bounded() -> None:
-    """architecture.md, A connection."""
+    """architecture.md, The idea."""
     session = greeted("PIPELINING", settings=smtp.ClientSettings(max_unanswered=2))
     session.client.send(MAIL)
     session.client.send(RCPT)
@@ -284,7 +284,7 @@ def test_queued_data_is_bounded() -> None:
 
 @pytest.mark.parametrize("bad", [b"a\rb", b"a\nb", b"a\0b", b"\n", b"a\n\r\n"])
 def test_a_chunk_with_a_bare_line_end_is_refused_and_forgotten(bad: bytes) -> None:
-    """RFC 5321 section 2.3.8: the connection is as it was, so good content may still follow."""
+    """RFC 5321 section 2.3.8: the connection is unchanged, and valid content may follow."""
     session = writing().send(MessageChunk(data=b"good\r\n"))
     refuses(session, MessageChunk(data=bad))
     session.send(MessageChunk(data=b".more\r"))
@@ -295,7 +295,7 @@ def test_a_chunk_with_a_bare_line_end_is_refused_and_forgotten(bad: bytes) -> No
 
 
 def test_content_that_ends_in_a_cr_cannot_be_completed() -> None:
-    """RFC 5321 section 2.3.8: the CRLF that is added would leave a bare CR on the wire."""
+    """RFC 5321 section 2.3.8: with the added CRLF, it would contain a bare CR."""
     session = writing().send(MessageChunk(data=b"text\r"))
     refuses(session, smtp.MessageComplete())
 
@@ -341,7 +341,7 @@ def test_helo_and_a_refused_ehlo_bring_no_extensions() -> None:
 
 
 def test_the_reply_to_starttls_is_told_after_the_handshake() -> None:
-    """RFC 3207 section 4.2: whoever waited for it is inside TLS, and knows nothing any more."""
+    """RFC 3207 section 4.2: the event comes inside TLS, when the extensions have been cleared."""
     session = greeted("STARTTLS", "PIPELINING")
     session.starts_tls = False
     command = smtp.StartTls()
@@ -361,11 +361,11 @@ def test_the_reply_to_starttls_is_told_after_the_handshake() -> None:
     assert session.log[0] == Send(data=b"EHLO c\r\n")
 
 
-@pytest.mark.parametrize("behind", [b"2", b"250 evil\r\n", b"\r\n"])
-def test_bytes_after_the_220_of_starttls_break_the_protocol(behind: bytes) -> None:
+@pytest.mark.parametrize("after", [b"2", b"250 evil\r\n", b"\r\n"])
+def test_bytes_after_the_220_of_starttls_break_the_protocol(after: bytes) -> None:
     """RFC 3207 section 4.2, CVE-2021-23993."""
     session = greeted("STARTTLS").send(smtp.StartTls())
-    session.machine.receive_data(b"220 go\r\n" + behind)
+    session.machine.receive_data(b"220 go\r\n" + after)
     for _ in range(2):
         with pytest.raises(RemoteProtocolError):
             session.machine.next_event()
@@ -407,7 +407,7 @@ def test_a_refused_starttls_changes_nothing() -> None:
     ],
 )
 def test_what_is_no_reply_breaks_the_protocol_for_good(data: bytes) -> None:
-    """RFC 5321 section 4.2: malformed, inconsistent, over-long and endless replies."""
+    """RFC 5321 section 4.2: malformed, inconsistent, too long and endless replies."""
     session = greeted().send(smtp.Noop())
     session.machine.receive_data(data)
     with pytest.raises(RemoteProtocolError):
@@ -453,7 +453,7 @@ def test_a_greeting_is_no_continuation() -> None:
 
 
 def test_replies_in_any_form_that_the_rfc_asks_to_take() -> None:
-    """RFC 5321 section 4.2: a bare code, no text, many lines, octets above 127."""
+    """RFC 5321 section 4.2: a bare code, no text, many lines, bytes above 127."""
     session = greeted("PIPELINING").send(*[smtp.Rset()] * 5)
     session.receive(b"250\r\n250 \r\n250-a\r\n250-\r\n250 b\r\n250-2.0.0 c\r\n250 2.0.0 d\r\n250 \xc3\xa9\tx\r\n")
     assert [event.reply for event in session.events] == [
@@ -466,7 +466,7 @@ def test_replies_in_any_form_that_the_rfc_asks_to_take() -> None:
 
 
 def test_421_may_come_at_any_time() -> None:
-    """RFC 5321 section 3.8: it answers the oldest command, or nothing, and nothing may be sent any more."""
+    """RFC 5321 section 3.8: it answers the oldest command, or none, and nothing may be sent afterwards."""
     for session in (call(), greeted(), writing()):
         session.forget().receive(b"421 bye\r\n")
         assert session.events == [smtp.ReplyReceived(command=None, reply=smtp.Reply(421, "", "bye"))]
@@ -488,5 +488,5 @@ def test_421_may_come_at_any_time() -> None:
     ],
 )
 def test_552_to_rcpt_is_read_as_452(command: Command | None, code: int, temporary: bool) -> None:
-    """RFC 5321 section 4.5.3.1.10: older servers say so of too many recipients, and the rest may be sent later."""
+    """RFC 5321 section 4.5.3.1.10: older servers reply 552 to too many recipients, and the rest may be sent later."""
     assert smtp.ReplyReceived(command=command, reply=smtp.Reply(code)).temporary is temporary

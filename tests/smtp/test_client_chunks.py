@@ -1,4 +1,4 @@
-"""The client's content by BDAT, where the server offers CHUNKING (RFC 3030); and against our own server."""
+"""Content sent by the client by BDAT, if the server offers CHUNKING (RFC 3030); also against our own server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def refuses(session: Session, command: Command) -> None:
 
 
 def test_content_without_data_goes_by_bdat() -> None:
-    """RFC 3030 section 2: dots as they are, the CRLF that lacks added, and the end is said by LAST."""
+    """RFC 3030 section 2: no dot-stuffing; a missing CRLF is added, and LAST marks the end."""
     session = in_transaction("PIPELINING").send(chunk(b".one\r\n"), chunk(b""), chunk(b".\r\ntwo"), COMPLETE)
     assert session.data == b"BDAT 6\r\n.one\r\nBDAT 0\r\nBDAT 6\r\n.\r\ntwoBDAT 2 LAST\r\n\r\n"
     session.receive(b"250 1\r\n250 2\r\n250 3\r\n250 4\r\n")
@@ -47,7 +47,7 @@ def test_content_without_data_goes_by_bdat() -> None:
 
 
 def test_chunks_wait_for_each_reply_where_nothing_is_pipelined() -> None:
-    """RFC 2920 section 3.1; the octets of a chunk leave with its command."""
+    """RFC 2920 section 3.1; the bytes of a chunk are sent with its command."""
     session = in_transaction().send(chunk(b"one\r\n"), chunk(b"two\r\n"), COMPLETE)
     assert session.data == b"BDAT 5\r\none\r\n"
     session.receive(b"250 ok\r\n")
@@ -57,7 +57,7 @@ def test_chunks_wait_for_each_reply_where_nothing_is_pipelined() -> None:
 
 
 def test_chunks_may_follow_their_recipients_and_lead_a_group() -> None:
-    """RFC 3030 section 4.2: nobody waits for a 354."""
+    """RFC 3030 section 4.2: the client need not wait for a 354."""
     session = greeted("CHUNKING", "PIPELINING").send(MAIL, RCPT, chunk(b"x\r\n"), COMPLETE, MAIL, RCPT, smtp.Data())
     head = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n"
     assert session.data == head + b"BDAT 3\r\nx\r\nBDAT 0 LAST\r\n" + head + b"DATA\r\n"
@@ -73,7 +73,7 @@ def test_without_chunking_content_needs_data() -> None:
 
 
 def test_bdat_and_data_do_not_mix() -> None:
-    """RFC 3030 section 2; and what stands between chunks is NOOP, RSET and their like."""
+    """RFC 3030 section 2: between chunks only commands such as NOOP and RSET are allowed."""
     session = in_transaction("PIPELINING").send(chunk(b"x\r\n"))
     for command in (smtp.Data(), MAIL, RCPT, smtp.Bdat(size=3), smtp.StartTls()):
         refuses(session, command)
@@ -85,7 +85,7 @@ def test_bdat_and_data_do_not_mix() -> None:
 
 
 def test_after_a_refused_chunk_only_rset_leads_on() -> None:
-    """RFC 3030 section 2: what the server holds then is not known."""
+    """RFC 3030 section 2: the state of the server is then unknown."""
     session = in_transaction("PIPELINING").send(chunk(b"x\r\n")).receive(b"452 full\r\n")
     assert [event.reply.code for event in session.of(smtp.ReplyReceived)] == [452]
     for command in (chunk(b"y\r\n"), COMPLETE, MAIL, smtp.Data()):
@@ -99,7 +99,7 @@ def test_after_a_refused_chunk_only_rset_leads_on() -> None:
 
 
 def test_a_message_for_nobody_ends_its_transaction_on_either_side() -> None:
-    """RFC 3030 section 2: whether the server kept the transaction, its reply to the next MAIL will tell."""
+    """RFC 3030 section 2: if the server kept the transaction, its reply to the next MAIL shows it."""
     for reply in (b"250 ok\r\n", b"503 order\r\n"):
         session = greeted("CHUNKING", "PIPELINING").send(MAIL, RCPT, chunk(b"x\r\n"), COMPLETE, MAIL)
         session.receive(b"250 ok\r\n550 no\r\n503 order\r\n503 order\r\n", reply)
@@ -107,7 +107,7 @@ def test_a_message_for_nobody_ends_its_transaction_on_either_side() -> None:
 
 
 def test_of_a_refused_message_no_further_chunk_is_sent() -> None:
-    """RFC 3030 section 2: what had not left is answered by the same reply, and RSET goes for the end of the message."""
+    """RFC 3030 section 2: queued chunks are answered by the same reply, and RSET replaces the end of the message."""
     chunks = [chunk(b"one\r\n"), chunk(b"two\r\n"), chunk(b"three\r\n")]
     session = in_transaction().send(*chunks, COMPLETE, MAIL, RCPT)
     assert session.data == b"BDAT 5\r\none\r\n"
@@ -123,7 +123,7 @@ def test_of_a_refused_message_no_further_chunk_is_sent() -> None:
 
 
 def test_what_stands_between_the_chunks_of_a_refused_message_keeps_its_place() -> None:
-    """architecture.md, A connection: replies come in the order of the commands."""
+    """architecture.md, The idea: replies come in the order of the commands."""
     session = in_transaction().send(chunk(b"one\r\n"), smtp.Noop(), chunk(b"two\r\n"), smtp.Rset())
     session.receive(b"552 full\r\n", b"250 noop\r\n", b"250 reset\r\n")
     assert session.data == b"BDAT 5\r\none\r\nNOOP\r\nRSET\r\n"
@@ -142,7 +142,7 @@ def test_a_message_given_up_by_lmtp_is_answered_once_for_each_recipient() -> Non
 
 
 def test_a_server_that_does_not_take_the_rset_breaks_the_protocol() -> None:
-    """RFC 5321 section 4.1.1.5: RSET is always taken, and without it nobody knows what the server holds."""
+    """RFC 5321 section 4.1.1.5: RSET is always accepted; without it the state of the server is unknown."""
     session = in_transaction().send(chunk(b"one\r\n"), COMPLETE).receive(b"452 full\r\n")
     session.machine.receive_data(b"503 no\r\n")
     with pytest.raises(RemoteProtocolError):
@@ -153,12 +153,12 @@ def test_a_server_that_does_not_take_the_rset_breaks_the_protocol() -> None:
     "replies",
     [
         b"250 ok\r\n250 ok\r\n452 full\r\n250 taken\r\n",  # of which a chunk was refused
-        b"250 ok\r\n550 no\r\n250 ok\r\n",  # a chunk for nobody
+        b"250 ok\r\n550 no\r\n250 ok\r\n",  # a chunk without recipients
         b"250 ok\r\n250 ok\r\n354 go\r\n",
     ],
 )
 def test_a_server_that_takes_what_it_refused_breaks_the_protocol(replies: bytes) -> None:
-    """RFC 3030 section 2: or half a message would pass for a whole one."""
+    """RFC 3030 section 2: otherwise an incomplete message would count as complete."""
     session = greeted("CHUNKING", "PIPELINING").send(MAIL, RCPT, chunk(b"x\r\n"), COMPLETE)
     session.machine.receive_data(replies)
     with pytest.raises(RemoteProtocolError):
@@ -166,7 +166,7 @@ def test_a_server_that_takes_what_it_refused_breaks_the_protocol(replies: bytes)
 
 
 def test_line_ends_are_judged_over_chunks() -> None:
-    """RFC 5321 section 2.3.8: BDAT is no way around it."""
+    """RFC 5321 section 2.3.8: BDAT does not avoid the check."""
     session = in_transaction("PIPELINING").send(chunk(b"x\r"))
     refuses(session, chunk(b"y"))
     refuses(session, COMPLETE)
@@ -175,7 +175,7 @@ def test_line_ends_are_judged_over_chunks() -> None:
 
 
 def test_binarymime_carries_any_bytes_by_bdat_alone() -> None:
-    """RFC 3030 section 3: not a line end is added."""
+    """RFC 3030 section 3: no line end is added."""
     session = in_transaction("PIPELINING", mail=BINARY)
     refuses(session, smtp.Data())
     session.send(chunk(b"\0\r\n.\r\n\n\r"), COMPLETE)
@@ -185,7 +185,7 @@ def test_binarymime_carries_any_bytes_by_bdat_alone() -> None:
 
 
 def test_chunks_that_wait_are_bounded() -> None:
-    """architecture.md, invariant 4: where nothing is pipelined, what is queued grows with each chunk."""
+    """architecture.md, invariant 4: without pipelining, each chunk adds to the queue."""
     session = in_transaction()
     piece = chunk(b"x" * 99_998 + b"\r\n")
     for _ in range(12):
@@ -196,7 +196,7 @@ def test_chunks_that_wait_are_bounded() -> None:
 
 @pytest.mark.parametrize("pipelining", [True, False])
 def test_a_message_that_our_server_refuses_costs_no_session(pipelining: bool) -> None:
-    """RFC 3030 section 2: however many chunks were on their way, the next message goes through."""
+    """RFC 3030 section 2: the next message is accepted, however many chunks were in flight."""
     settings = attrs.evolve(SERVER, pipelining=pipelining, max_errors=3)
     no = smtp.Reply(550, "5.7.1", "no")
     server = Session(smtp.ServerConnection(settings, entropy=ENTROPY), answers={smtp.Data: [no]}).pull()
@@ -223,7 +223,7 @@ contents = st.lists(st.sampled_from([b"a", b"\r\n", b".", b"\r\n.\r\n", b"BDAT 3
 def test_our_client_and_our_server_agree_on_chunks(
     pieces: list[bytes], places: list[int], pipelining: bool, binary: bool
 ) -> None:
-    """Back to back, whatever the chunks; then another message by DATA."""
+    """Client and server connected, with any chunks; then another message by DATA."""
     content = b"".join(pieces)
     cuts = sorted({0, *(place for place in places if place < len(content)), len(content)})
     settings = attrs.evolve(SERVER, pipelining=pipelining)
@@ -269,7 +269,7 @@ YES_OR_NO = (ACCEPT, ACCEPT, ACCEPT, smtp.Reply(450, "4.2.0", "no"), smtp.Reply(
 def test_our_client_and_our_server_agree_whatever_is_refused(
     groups: list[list[Command]], verdicts: list[Accept | smtp.Reply], pipelining: bool, lmtp: bool
 ) -> None:
-    """By DATA and by BDAT, every command has its replies in order, and both sides mean the same messages."""
+    """By DATA and by BDAT: each command has its replies in order, and both sides see the same messages."""
     asked = itertools.cycle(verdicts)
     server = Session(
         smtp.ServerConnection(attrs.evolve(SERVER, pipelining=pipelining or lmtp, lmtp=lmtp), entropy=ENTROPY),
@@ -282,7 +282,7 @@ def test_our_client_and_our_server_agree_whatever_is_refused(
     beginning: list[list[Command]] = [[smtp.Hello(domain="c", lmtp=lmtp)], [MAIL, RCPT]]
     for group in (*beginning, *groups):
         for step in group:
-            command = copy.copy(step)  # the same again is another
+            command = copy.copy(step)  # an equal command that is another object
             try:
                 client.client.send(command)
             except LocalProtocolError:
@@ -320,7 +320,7 @@ def messages(server: Session) -> list[bytes]:
 
 
 def test_a_chunk_is_bytes_and_no_subclass_of_it() -> None:
-    """One could give another length than it has: what follows the chunk of BDAT would be commands."""
+    """A subclass could report a wrong length, and the rest of a chunk would be read as commands."""
 
     class Short(bytes):
         def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""The client's named option for LF-only content, and parameters that the server did not offer (RFC 5321)."""
+"""The client setting for content with bare LF, and parameters that the server did not offer (RFC 5321)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def writing(settings: smtp.ClientSettings | None = LF) -> Session:
 
 
 def test_a_bare_lf_is_sent_as_crlf_only_where_the_option_says_so() -> None:
-    """RFC 5321 section 2.3.8, over any cut: CRLF stays CRLF, and the dot behind an LF is stuffed."""
+    """RFC 5321 section 2.3.8, at any split: CRLF stays CRLF, and a dot after an LF is stuffed."""
     content = b"\none\n.two\r\n\n.\r\nthree"
     for pieces in each_cut(content):
         session = writing().send(*(MessageChunk(data=piece) for piece in pieces), smtp.MessageComplete())
@@ -30,7 +30,7 @@ def test_a_bare_lf_is_sent_as_crlf_only_where_the_option_says_so() -> None:
 
 @pytest.mark.parametrize("bad", [b"a\rb", b"a\0b", b"\r\r\n", b"a\n\rb"])
 def test_a_bare_cr_and_a_nul_are_refused_all_the_same(bad: bytes) -> None:
-    """RFC 5321 section 2.3.8: and the content may go on with good octets."""
+    """RFC 5321 section 2.3.8; valid content may follow."""
     session = writing().send(MessageChunk(data=b"good\n"))
     with pytest.raises(LocalProtocolError):
         session.client.send(MessageChunk(data=bad))
@@ -76,7 +76,7 @@ def test_a_parameter_that_is_not_offered_is_a_local_error_that_says_so(
 
 
 def test_requiretls_never_leaves_in_clear_text() -> None:
-    """RFC 8689 section 2: it is offered inside TLS alone, so who offers it outside may not be believed."""
+    """RFC 8689 section 2: it may be offered inside TLS only, so an offer in clear text is not trusted."""
     mail = smtp.Mail(reverse_path=None, require_tls=True)
     session = greeted("REQUIRETLS")
     with pytest.raises(LocalProtocolError, match="REQUIRETLS"):
@@ -96,7 +96,7 @@ def test_parameters_that_are_offered_are_sent() -> None:
     ("offer", "allowed"), [("SIZE 1000", False), ("SIZE 0", True), ("SIZE", True), ("SIZE x", True)]
 )
 def test_a_message_over_the_size_that_is_offered_is_a_local_error(offer: str, allowed: bool) -> None:
-    """RFC 1870 section 4: 0 and no number mean that no limit is said."""
+    """RFC 1870 section 4: 0 or no number means that no limit is announced."""
     session = greeted(offer)
     mail = smtp.Mail(reverse_path=None, size=1_001)
     if allowed:

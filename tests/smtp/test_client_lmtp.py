@@ -1,4 +1,4 @@
-"""The client's side of LMTP: LHLO, and one reply for each accepted recipient (RFC 2033); and against our own server."""
+"""The client side of LMTP: LHLO, and one reply for each accepted recipient (RFC 2033); also against our own server."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_reply_more_than_recipients_breaks_the_protocol() -> None:
 
 @pytest.mark.parametrize("by_bdat", [False, True])
 def test_our_client_and_our_server_agree_on_lmtp(by_bdat: bool) -> None:
-    """Back to back, twice over one session."""
+    """Client and server connected, two messages in one session."""
     no = smtp.Reply(452, "4.2.2", "full")
     verdicts = smtp.PerRecipient((ACCEPT, no))
     settings = attrs.evolve(IN_CLEAR, lmtp=True, chunking=True)

@@ -26,7 +26,7 @@ def breaks(session: Session, data: bytes) -> None:
 
 
 def test_the_first_mechanism_that_is_offered_is_taken() -> None:
-    """architecture.md, A connection: in the order of the caller, without case."""
+    """architecture.md, The idea: in the order of the caller, case-insensitive."""
     assert log_in(CRAM_MD5, PLAIN).data == b"AUTH CRAM-MD5\r\n"
     assert log_in(CRAM_MD5, PLAIN, offer="AUTH plain").data == b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
     assert log_in(PLAIN, offer="AUTH=PLAIN").data == b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
@@ -34,7 +34,7 @@ def test_the_first_mechanism_that_is_offered_is_taken() -> None:
 
 @pytest.mark.parametrize("offer", ["SIZE", "AUTH", "AUTH PLAINER", "AUTHPLAIN PLAIN"])
 def test_what_is_not_offered_is_a_local_error(offer: str) -> None:
-    """RFC 4954 section 4: nothing is sent, and the session goes on."""
+    """RFC 4954 section 4: nothing is sent, and the session continues."""
     session = greeted(offer)
     for mechanisms in ((PLAIN, LOGIN), ()):
         with pytest.raises(LocalProtocolError):
@@ -59,7 +59,7 @@ def test_a_login_is_possible_only_between_transactions_with_nothing_due() -> Non
 
 
 def test_an_initial_response_that_would_not_fit_is_sent_apart() -> None:
-    """RFC 4954 section 4: an AUTH command has 512 octets with its CRLF."""
+    """RFC 4954 section 4: an AUTH command has at most 512 bytes with its CRLF."""
     room = 512 - len("AUTH PLAIN \r\n")
     fits = sasl.PlainClient(authentication_identity="a", password=b"x" * (room // 4 * 3 - 3))
     assert len(log_in(fits).data) <= 512
@@ -84,7 +84,7 @@ class Broken:
 
 
 def test_a_mechanism_that_cannot_begin_leaves_no_login_open() -> None:
-    """architecture.md, A connection: the connection is as it was."""
+    """architecture.md, The idea: the connection is as it was."""
     session = greeted("AUTH PLAIN")
     with pytest.raises(LookupError):
         session.client.authenticate(Broken())
@@ -111,7 +111,7 @@ def test_a_refusal_fails_the_login_and_another_may_follow(code: int) -> None:
 
 
 def test_a_challenge_has_12288_bytes_and_no_more() -> None:
-    """RFC 4954 section 4: a line of it with its CRLF; outside a login a reply keeps to its own limit."""
+    """RFC 4954 section 4: the length of the line with its CRLF; outside a login the limit of a reply applies."""
     for size, accepted in ((9_210, True), (9_216, False)):
         session = log_in(LOGIN).forget()
         line = b"334 " + sasl.encode_base64(b"x" * size) + b"\r\n"
@@ -143,7 +143,7 @@ def test_one_challenge_too_many_cancels(mechanism: sasl.ClientMechanism) -> None
 
 @pytest.mark.parametrize("data", [b"334 YWJj\r\n", b"235 welcome\r\n", b"250 ok\r\n"])
 def test_a_server_that_goes_on_after_a_cancel_breaks_the_protocol(data: bytes) -> None:
-    """RFC 4954 section 4: it must refuse; no digest is given to it after all."""
+    """RFC 4954 section 4: the server must refuse, and gets no digest."""
     session = log_in(CRAM_MD5).receive(b"334 !!!\r\n")
     breaks(session, data)
     assert session.data == b"AUTH CRAM-MD5\r\n*\r\n"
@@ -151,7 +151,7 @@ def test_a_server_that_goes_on_after_a_cancel_breaks_the_protocol(data: bytes) -
 
 @pytest.mark.parametrize("mechanism", [LOGIN, CRAM_MD5])
 def test_success_before_the_mechanism_is_satisfied_breaks_the_protocol(mechanism: sasl.ClientMechanism) -> None:
-    """architecture.md, A connection."""
+    """architecture.md, The idea."""
     breaks(log_in(mechanism), b"235 welcome\r\n")
 
 
@@ -162,7 +162,7 @@ def test_success_before_the_kept_response_was_sent_breaks_the_protocol() -> None
 
 @pytest.mark.parametrize("code", [220, 250, 252, 350, 354])
 def test_a_yes_that_is_no_235_breaks_the_protocol(code: int) -> None:
-    """RFC 4954 section 4: is it a success or not?"""
+    """RFC 4954 section 4: it is not clear whether the login succeeded."""
     breaks(log_in(PLAIN), f"{code} ok\r\n".encode("ascii"))
 
 

@@ -1,4 +1,4 @@
-"""What mail clients in the field say, and what they hang on: the lines of CLIENTS.md that concern SMTP."""
+"""What real mail clients send, and which replies they need."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVERYTHING = attrs.evolve(
 
 
 def test_keywords_and_mechanisms_are_in_capitals() -> None:
-    """CLIENTS.md, EHLO: with small ones curl silently sends without AUTH (RFC 5321 section 2.4 leaves it open)."""
+    """With lower case, curl silently sends without AUTH (RFC 5321 section 2.4 allows either)."""
     for tls in (None, TLS):
         lines = serve(b"ehlo c\r\n", settings=EVERYTHING, tls=tls).lines[2:]
         assert len(lines) > 10
@@ -29,7 +29,7 @@ def test_keywords_and_mechanisms_are_in_capitals() -> None:
 
 
 def test_an_empty_challenge_keeps_its_blank() -> None:
-    """CLIENTS.md, continuations: s-nail and mutt fail without; only base64 stands behind it (RFC 4954 section 4)."""
+    """s-nail and mutt fail without the space; only base64 follows it (RFC 4954 section 4)."""
     assert ready(b"AUTH PLAIN\r\n").data == b"334 \r\n"
     for line in (b"AUTH LOGIN\r\ndGVzdA==\r\n", b"AUTH CRAM-MD5\r\n"):
         for challenge in ready(line).data.split(b"\r\n")[:-1]:
@@ -41,7 +41,7 @@ def test_an_empty_challenge_keeps_its_blank() -> None:
     "reply", [smtp.Reply(250), smtp.Reply(250, "2.0.0"), smtp.Reply(550), smtp.Reply(450, "4.0.0")]
 )
 def test_no_reply_is_bare_whatever_the_application_says(reply: smtp.Reply) -> None:
-    """CLIENTS.md, replies: swaks hangs on a bare 250, msmtp and s-nail fail."""
+    """swaks hangs on a bare 250; msmtp and s-nail fail."""
     session = ready(b"MAIL FROM:<a@b>\r\n", answers={smtp.Mail: reply})
     assert session.data[3:4] == b" "
     assert session.data.strip()[4:].decode("ascii").removeprefix(reply.enhanced_status_code).strip()
@@ -53,15 +53,15 @@ def test_no_reply_is_bare_whatever_the_application_says(reply: smtp.Reply) -> No
     [
         b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n",
         b"AUTH PLAIN\r\nAHRlc3QAMTIzNA==\r\n",
-        b"AUTH PLAIN dGVzdAB0ZXN0ADEyMzQ=\r\n",  # the name as authorization identity: mutt, git, Java
+        b"AUTH PLAIN dGVzdAB0ZXN0ADEyMzQ=\r\n",  # user name as authorization identity: mutt, git, Java
         b"AUTH LOGIN\r\ndGVzdA==\r\nMTIzNA==\r\n",
-        b"AUTH LOGIN dGVzdA==\r\nMTIzNA==\r\n",  # the name as initial response
+        b"AUTH LOGIN dGVzdA==\r\nMTIzNA==\r\n",  # user name as initial response
         b"auth login dGVzdA==\r\nMTIzNA==\r\n",
         b"Auth Plain AHRlc3QAMTIzNA==\r\n",
     ],
 )
 def test_every_way_to_say_a_password_is_taken_wherever_it_is_cut(data: bytes) -> None:
-    """CLIENTS.md, AUTH and lines: AUTH PLAIN and its CRLF come in two writes."""
+    """Some clients write AUTH PLAIN and its CRLF separately."""
     for pieces in each_cut(data):
         session = ready(*pieces)
         assert session.codes[-1] == 235
@@ -70,14 +70,14 @@ def test_every_way_to_say_a_password_is_taken_wherever_it_is_cut(data: bytes) ->
 
 
 def test_a_burst_of_mail_rcpt_rcpt_data_is_answered_in_one_send() -> None:
-    """CLIENTS.md, lines: swaks; RFC 2920 section 3.2."""
+    """swaks sends this burst; RFC 2920 section 3.2."""
     session = ready(b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRCPT TO:<e@f>\r\nDATA\r\n")
     assert len([event for event in session.log if isinstance(event, Send)]) == 1
     assert session.codes == [250, 250, 250, 354]
 
 
 def test_a_client_that_leaves_without_quit_has_sent_its_message() -> None:
-    """CLIENTS.md, no goodbyes: nodemailer and Twisted close behind the last 250."""
+    """nodemailer and Twisted close the connection after the last 250."""
     session = ready(b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nx\r\n.\r\n", b"")
     assert session.codes[-1] == 250
     assert len(session.of(smtp.MessageComplete)) == 1
@@ -99,6 +99,6 @@ def test_a_client_that_leaves_without_quit_has_sent_its_message() -> None:
     ],
 )
 def test_what_was_advertised_is_not_answered_by_555(line: bytes) -> None:
-    """CLIENTS.md, authzid and names: real senders say them."""
+    """Real senders use these parameters."""
     before = b"MAIL FROM:<>\r\n" if line.startswith(b"RCPT") else b""
     assert ready(before + line + b"\r\n", settings=EVERYTHING).codes[-1] == 250

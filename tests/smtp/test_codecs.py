@@ -1,4 +1,4 @@
-"""Octets to values and back: every command, path and reply; and the hot path beside the complete one."""
+"""Bytes to values and back: every command, path and reply; and the fast path compared with the complete path."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ locals_ = st.one_of(
 
 @st.composite
 def mailboxes(draw: st.DrawFn) -> smtp.Mailbox:
-    """Any that can be built: the others are no mailboxes."""
+    """Generates the mailboxes that can be built."""
     while True:
         try:
             return smtp.Mailbox(draw(locals_), draw(u_domains))
@@ -107,7 +107,7 @@ def read(line: bytes) -> LineCommand:
 
 @given(commands)
 def test_every_command_reads_back_as_it_was_written(command: LineCommand) -> None:
-    """RFC 5321 section 4.1: parse(to_wire(x)) == x; beyond ASCII, too, only what shows (RFC 6531 section 3.3)."""
+    """RFC 5321 section 4.1: parse(to_wire(x)) == x; of non-ASCII only printable text (RFC 6531 section 3.3)."""
     wire = command.to_wire()
     assert wire.endswith(b"\r\n")
     assert is_text(wire[:-2].decode())
@@ -116,7 +116,7 @@ def test_every_command_reads_back_as_it_was_written(command: LineCommand) -> Non
 
 @given(commands)
 def test_commands_are_values(command: LineCommand) -> None:
-    """architecture.md, A connection: frozen, equal by value, and good as keys."""
+    """architecture.md, The idea: frozen, equal by value, and hashable."""
     assert {command: 1}[command] == 1
 
 
@@ -130,7 +130,7 @@ def test_every_mailbox_reads_back_as_it_was_written(mailbox: smtp.Mailbox) -> No
 
 @given(st.text(max_size=8), st.text(max_size=8))
 def test_a_mailbox_that_can_be_built_can_be_sent(local_part: str, domain: str) -> None:
-    """Whatever is built, no octet of it breaks a line."""
+    """No byte of a mailbox can break a line."""
     try:
         mailbox = smtp.Mailbox(local_part, domain)
     except LocalProtocolError:
@@ -161,7 +161,7 @@ def test_any_line_is_read_or_malformed(line: bytes) -> None:
 
 @pytest.mark.parametrize("line", [b"NOOP  ", b"HELP x ", b"VRFY x ", b"VRFY ", b"RSET x", b"EHLO x ", b"AUTH PLAIN "])
 def test_a_line_that_a_command_could_not_write_is_malformed(line: bytes) -> None:
-    """A constructor's error never gets out of a codec."""
+    """The error of a constructor never leaves a codec."""
     with pytest.raises(Malformed):
         read(line)
 
@@ -177,7 +177,7 @@ fragments = st.sampled_from([*WORDS.split(), *ODDITIES, *STARTS])
 
 @given(st.lists(fragments, max_size=7).map("".join))
 def test_the_fast_path_equals_the_complete_path(line: str) -> None:
-    """A fast path may be quicker, never different."""
+    """The fast path must give the same result."""
     data = line.encode()
     found = COMMON.match(data + b"\r\n")
     command = None if found is None else from_common(found)
@@ -191,7 +191,7 @@ def test_the_fast_path_equals_the_complete_path(line: str) -> None:
     ["MAIL FROM:<>", "mail from:<a.b@c.d> size=10", "RCPT TO:<a@b>", "data", "QUIT", "NOOP", "RSET"],
 )
 def test_the_usual_lines_take_the_fast_path(line: str) -> None:
-    """Or the test above would hold nothing."""
+    """Otherwise the test above would test nothing."""
     found = COMMON.match(line.encode("ascii") + b"\r\n")
     assert found is not None
     assert from_common(found) == read(line.encode("ascii"))

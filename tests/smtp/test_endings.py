@@ -1,4 +1,8 @@
-"""How a session ends: each SMTP cell of the table in architecture.md, server and client."""
+"""How a session ends, on the server and on the client.
+
+The rows are the state of the session: 1 between commands, 2 with a question open, 3 inside content or a login, 4 at a
+TLS handshake, 5 any state of a client.  The columns are the cause: 1 the end of the stream, 2 ``shut_down()``.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +32,12 @@ ALICE = sasl.PlainClient(authentication_identity="alice", password=b"correct hor
 
 def shut_down(session: Session, reason: CloseReason = CloseReason.SHUT_DOWN) -> Session:
     session.machine.shut_down(reason)
-    session.machine.shut_down(CloseReason.ABORTED)  # twice is once
+    session.machine.shut_down(CloseReason.ABORTED)  # a second call does nothing
     return session.pull()
 
 
 def ends(session: Session, reason: CloseReason, *unanswered: smtp.Mail | smtp.Rcpt | smtp.Data | smtp.Noop) -> None:
-    """Closed, and for good: whatever comes changes nothing."""
+    """Check that the session is closed and that further input changes nothing."""
     assert session.last == Closed(reason=reason, unanswered=unanswered)
     session.machine.receive_data(b"NOOP\r\n")
     session.machine.receive_data(b"")
@@ -57,7 +61,7 @@ def test_at_the_end_of_stream_whole_lines_are_obeyed_and_half_a_line_is_dropped(
 
 
 def test_at_the_end_of_stream_an_open_question_is_still_answered() -> None:
-    """Row 2, column 1: the message may be stored, and its reply is tried."""
+    """Row 2, column 1: the message may be stored, and the reply is sent if possible."""
     session = ready(DATA + b"text\r\n.\r\n", answers={smtp.MessageComplete: LEFT_OPEN})
     session.machine.receive_data(b"")
     assert session.machine.next_event() == PAUSED
@@ -78,7 +82,7 @@ def test_at_the_end_of_stream_lines_after_the_open_question_are_obeyed() -> None
 
 @pytest.mark.parametrize("content", [b"", b"half", b"line\r\n", b"line\r\n.", b"line\r\n.\r", b"."])
 def test_at_the_end_of_stream_content_is_aborted(content: bytes) -> None:
-    """Row 3, column 1: what was received so far is no message."""
+    """Row 3, column 1: what was received so far is not a message."""
     session = ready(DATA + content).forget().receive(b"")
     assert session.events == [smtp.MessageAborted(reason=CloseReason.PEER_CLOSED)]
     assert session.data == b""
@@ -86,7 +90,7 @@ def test_at_the_end_of_stream_content_is_aborted(content: bytes) -> None:
 
 
 def test_at_the_end_of_stream_data_that_is_accepted_afterwards_is_aborted() -> None:
-    """Rows 2 and 3, column 1: every Data that was accepted has one end."""
+    """Rows 2 and 3, column 1: every accepted Data ends exactly once."""
     session = ready(DATA, answers={smtp.Data: LEFT_OPEN})
     session.machine.receive_data(b"")
     session.answer(ACCEPT)
@@ -124,7 +128,7 @@ def test_at_the_end_of_stream_a_handshake_has_failed() -> None:
 
 
 def test_the_end_of_stream_before_the_first_word() -> None:
-    """Row 2, column 1: Connected is asked all the same, and its answer is greeted with."""
+    """Row 2, column 1: Connected is still asked, and its answer is sent as the greeting."""
     session = Session(smtp.ServerConnection(smtp.ServerSettings(), entropy=bytes(32)))
     session.machine.receive_data(b"")
     session.pull()
@@ -154,7 +158,7 @@ def test_shut_down_between_commands_says_421(before: bytes, reason: CloseReason,
 
 
 def test_shut_down_before_the_greeting_says_421() -> None:
-    """Row 1, column 2: instead of it."""
+    """Row 1, column 2: 421 replaces the greeting."""
     session = shut_down(Session(smtp.ServerConnection(smtp.ServerSettings(), entropy=bytes(32))))
     assert session.log[:-1] == [Send(data=GOODBYE.encode("ascii") + b"\r\n")]
     ends(session, CloseReason.SHUT_DOWN)
@@ -177,7 +181,7 @@ def test_shut_down_after_a_554_greeting_says_421() -> None:
     ],
 )
 def test_shut_down_waits_for_the_open_answer(kind: type[object], data: bytes, code: int) -> None:
-    """Row 2, column 2: that reply goes first, then 421; nothing more is read."""
+    """Row 2, column 2: the reply to the question is sent first, then 421; no more input is read."""
     session = ready(data, answers={kind: LEFT_OPEN})
     shut_down(session)
     assert session.last == PAUSED
@@ -269,7 +273,7 @@ def test_shut_down_with_a_mechanism_that_goes_on_fails_it() -> None:
 
 @pytest.mark.parametrize("pulled", [True, False])
 def test_shut_down_while_tls_is_awaited_sends_nothing(pulled: bool) -> None:
-    """Row 4, column 2: neither before BeginTls was pulled nor behind it."""
+    """Row 4, column 2: neither before BeginTls was pulled nor after it."""
     session = ready(b"RSET\r\nSTARTTLS\r\n", answers={smtp.StartTls: LEFT_OPEN})
     session.starts_tls = False
     assert session.question is not None
@@ -286,7 +290,7 @@ def test_shut_down_while_tls_is_awaited_sends_nothing(pulled: bool) -> None:
 
 
 def test_an_end_of_stream_between_commands_closes_a_client() -> None:
-    """Row 1, column 1; half a reply is dropped."""
+    """Row 1, column 1; an incomplete reply is dropped."""
     ends(greeted().receive(b""), CloseReason.PEER_CLOSED)
 
 
@@ -326,7 +330,7 @@ def test_an_end_of_stream_after_421_tells_what_stays_unanswered() -> None:
 
 @pytest.mark.parametrize("rest", [b"250 ok\r\n", b"garbage\r\n", b"421 again\r\n", b"x" * 10_000])
 def test_nothing_after_a_421_answers_anything(rest: bytes) -> None:
-    """RFC 5321 section 3.8: the server closes; what it still says is for nobody."""
+    """RFC 5321 section 3.8: the server closes; what it sends afterwards is ignored."""
     session = greeted("SIZE").send(smtp.Mail(reverse_path=None), smtp.Noop()).receive(b"421 bye\r\n" + rest)
     assert len(session.events) == 1
     assert len(session.machine._input) == 0
@@ -344,7 +348,7 @@ def test_a_client_that_is_shut_down_between_commands_says_quit() -> None:
 
 
 def test_a_client_that_is_shut_down_with_replies_due_says_nothing_more() -> None:
-    """Row 5, column 2: what was not answered is told, sent or not."""
+    """Row 5, column 2: unanswered commands are reported, whether they were sent or not."""
     noop, mail = smtp.Noop(), smtp.Mail(reverse_path=None)
     session = greeted().send(noop, mail).forget()
     shut_down(session)
@@ -353,7 +357,7 @@ def test_a_client_that_is_shut_down_with_replies_due_says_nothing_more() -> None
 
 
 def test_a_client_that_is_shut_down_inside_content_sends_no_dot() -> None:
-    """Row 5, column 2: or half a message would be taken for a whole one."""
+    """Row 5, column 2: otherwise an incomplete message would count as complete."""
     session = greeted().send(smtp.Mail(reverse_path=None), smtp.Rcpt(forward_path=smtp.Mailbox("a", "b")), smtp.Data())
     session.receive(b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n").forget()
     session.client.send(MessageChunk(data=b"half a mess"))
@@ -372,7 +376,7 @@ def test_a_client_that_is_shut_down_before_the_greeting_or_in_a_login_says_nothi
 
 
 def test_a_client_that_is_shut_down_after_a_421_says_nothing() -> None:
-    """Row 5, column 2: nobody listens."""
+    """Row 5, column 2: the server no longer reads."""
     session = shut_down(greeted().receive(b"421 bye\r\n"))
     assert session.data == b""
     ends(session, CloseReason.SHUT_DOWN)
@@ -380,7 +384,7 @@ def test_a_client_that_is_shut_down_after_a_421_says_nothing() -> None:
 
 @pytest.mark.parametrize("how", ["end of stream", "shut_down"])
 def test_a_client_whose_handshake_fails_is_closed(how: str) -> None:
-    """Row 4: nothing is sent, and the reply to STARTTLS is never told."""
+    """Row 4: nothing is sent, and the reply to STARTTLS is never reported."""
     session = greeted("STARTTLS")
     session.starts_tls = False
     session.send(smtp.StartTls()).receive(b"220 go\r\n").forget()
@@ -393,7 +397,7 @@ def test_a_client_whose_handshake_fails_is_closed(how: str) -> None:
 
 
 def test_quit_closes_a_client_after_its_reply() -> None:
-    """RFC 5321 section 4.1.1.10: whatever the reply says."""
+    """RFC 5321 section 4.1.1.10: whatever the reply is."""
     for reply in (b"221 bye\r\n", b"500 what\r\n"):
         session = greeted().send(smtp.Quit()).receive(reply)
         ends(session, CloseReason.QUIT)

@@ -1,6 +1,7 @@
-"""A connection keeps under 64 KiB besides the chunk in hand, whatever comes in, in every state, on both sides.
+"""A connection keeps under 64 KiB in addition to the current chunk, whatever it receives, in every state, on both
+sides.
 
-architecture.md, invariant 4; decision 14 says what is counted.
+architecture.md, invariant 4; decision 14 defines what is counted.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ from tests.weight import Scales
 
 ROOM: Final = MAX_UNREAD
 CHUNK: Final = 65_536
-"""Octets that an adapter reads at once."""
+"""Bytes that an adapter reads at once."""
 ENDLESS: Final = 10**9
-"""A budget that no flood of these tests spends: the bound may not rest on it."""
+"""A limit that no flood of these tests reaches: the memory bound must not depend on it."""
 
 SETTINGS: Final = attrs.evolve(
     IN_CLEAR,
@@ -69,7 +70,7 @@ STATES: Final[Mapping[str, bytes]] = {
 
 
 def filled(data: bytes, size: int = CHUNK) -> bytes:
-    """It over and over: as much as an adapter reads at once, or less where each line costs a test time."""
+    """Return *data* repeated to *size* bytes.  The default is what an adapter reads at once."""
     return (data * (size // len(data) + 1))[:size]
 
 
@@ -96,9 +97,9 @@ ASKING: Final = ("transactions", "recipients", "messages", "chunks", "logins", "
 
 
 def heaviest(session: Session, pieces: Iterable[bytes], *, answering: bool = True) -> int:
-    """The most that a server weighs, less what it weighed before and less the piece that it was given last.
+    """Return the maximum size of a server, less its size before and less the last piece of input.
 
-    Not *answering*, its first question stays open, and octets are handed in until it refuses them.
+    Without *answering*, its first question stays open, and input is passed until the server refuses it.
     """
     machine = session.server
     scales = Scales(machine, SETTINGS)
@@ -106,7 +107,7 @@ def heaviest(session: Session, pieces: Iterable[bytes], *, answering: bool = Tru
     for piece in pieces:
         try:
             machine.receive_data(piece)
-        except LocalProtocolError:  # it has enough, or a handshake is due
+        except LocalProtocolError:  # its buffer is full, or a handshake is due
             break
         most = max(most, scales.weigh() - sys.getsizeof(piece))
         while True:
@@ -129,14 +130,14 @@ def in_state(name: str) -> Session:
 
 @pytest.mark.parametrize("state", STATES)
 def test_no_flood_makes_a_server_heavy(state: str) -> None:
-    """Neither the flood, nor a few octets behind it that would keep it all alive."""
+    """Neither the flood, nor a few bytes after it that would keep all of it in memory."""
     for name, flood in FLOODS.items():
         assert heaviest(in_state(state), [flood, b"x", flood, b"\r", b"y"]) < ROOM, name
 
 
 @pytest.mark.parametrize("state", ["ready", "in a transaction", "with a recipient", "in content"])
 def test_no_flood_beside_an_open_question_makes_a_server_heavy(state: str) -> None:
-    """64 KiB of octets are taken and then refused; the objects they stand in come on top.  No adapter tries it."""
+    """64 KiB of input are accepted and then refused, plus the objects that hold them.  No adapter does this."""
     for name in ASKING:
         flood = FLOODS[name]
         small = [flood[n : n + 3_000] for n in range(0, len(flood), 3_000)] * 9
@@ -145,7 +146,7 @@ def test_no_flood_beside_an_open_question_makes_a_server_heavy(state: str) -> No
 
 
 def test_what_comes_after_a_question_is_refused_whatever_was_used_before_it() -> None:
-    """The octets before it being used up to the last, those behind it were once taken without an end."""
+    """A past error: if the input before the question was used up, the input after it was accepted without a limit."""
     session = in_state("ready")
     machine = session.server
     machine.receive_data(b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\n")
@@ -173,7 +174,7 @@ def test_no_flood_makes_a_server_heavy_that_nobody_may_use(before: str) -> None:
 
 
 def test_recipients_weigh_what_their_setting_allows() -> None:
-    """RFC 5321 section 4.5.3.1.8 has a server take 100, which fit; for more than these a setting has to be raised."""
+    """RFC 5321 section 4.5.3.1.8 requires 100 recipients, which fit; more require a higher setting."""
     for number in (100, 1_000):
         settings = attrs.evolve(SETTINGS, max_recipients=number)
         session = (
@@ -230,15 +231,15 @@ def logging_in() -> Session:
 CALLERS: Final[Mapping[str, Callable[[], Session]]] = {
     "before the greeting": lambda: Session(smtp.ClientConnection()).pull(),
     "with nothing asked": greeted,
-    "behind EHLO": lambda: greeted().send(smtp.Hello(domain="c")),
-    "behind a group": lambda: greeted("PIPELINING").send(*GROUP * 100),
-    "behind DATA": writing,
+    "after EHLO": lambda: greeted().send(smtp.Hello(domain="c")),
+    "after a group": lambda: greeted("PIPELINING").send(*GROUP * 100),
+    "after DATA": writing,
     "in content": lambda: writing().receive(b"354 go\r\n"),
-    "behind content": lambda: writing().receive(b"354 go\r\n").send(smtp.MessageComplete()),
-    "behind chunks": lambda: greeted("PIPELINING", "CHUNKING").send(MAIL, RCPT, *[MessageChunk(data=b"x\r\n")] * 9),
+    "after content": lambda: writing().receive(b"354 go\r\n").send(smtp.MessageComplete()),
+    "after chunks": lambda: greeted("PIPELINING", "CHUNKING").send(MAIL, RCPT, *[MessageChunk(data=b"x\r\n")] * 9),
     "in a login": logging_in,
-    "behind STARTTLS": lambda: greeted("STARTTLS").send(smtp.StartTls()),
-    "behind QUIT": lambda: greeted().send(smtp.Quit()),
+    "after STARTTLS": lambda: greeted("STARTTLS").send(smtp.StartTls()),
+    "after QUIT": lambda: greeted().send(smtp.Quit()),
 }
 
 
@@ -256,14 +257,14 @@ def heaviest_client(session: Session, pieces: Iterable[bytes]) -> int:
         except LocalProtocolError:  # a handshake is due
             return most
         except RemoteProtocolError:
-            pass  # octets may still come in
+            pass  # more input is still allowed
         most = max(most, scales.weigh() - sys.getsizeof(piece))
     return most
 
 
 @pytest.mark.parametrize("caller", CALLERS)
 def test_no_server_makes_a_client_heavy(caller: str) -> None:
-    """Replies are bounded in lines and in octets, and behind an error or a 421 nothing is kept."""
+    """Replies are limited in lines and in bytes, and nothing is kept after an error or a 421."""
     for name, data in REPLIES.items():
         session = CALLERS[caller]()
         assert heaviest_client(session, [data, data[:-3], data, b"2"]) < ROOM, name
@@ -282,7 +283,7 @@ def test_any_data_leaves_a_client_light(caller: str, data: bytes, choices: st.Da
 
 
 def test_a_client_that_has_failed_keeps_nothing_that_comes() -> None:
-    """architecture.md, A connection: the connection is finished."""
+    """architecture.md, The idea: the connection is finished."""
     session = greeted()
     session.machine.receive_data(b"nonsense\r\n" + bytes(CHUNK))
     with pytest.raises(RemoteProtocolError):

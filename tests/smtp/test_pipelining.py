@@ -1,4 +1,4 @@
-"""Which replies share a Send, and which leave at once (RFC 2920 section 3.2)."""
+"""Which replies share a Send, and which are sent at once (RFC 2920 section 3.2)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_whole_group_is_answered_in_one_send() -> None:
 
 
 def test_replies_leave_when_the_input_is_used_up() -> None:
-    """RFC 2920 section 3.2: nobody waits for a reply that waits for him."""
+    """RFC 2920 section 3.2: otherwise client and server would wait for each other."""
     session = ready(GROUP)
     assert [replies(data) for data in session.sends] == [[250, 250, 250]]
     session = ready(GROUP + b"DAT")
@@ -37,7 +37,7 @@ def test_replies_leave_when_the_input_is_used_up() -> None:
     [(b"EHLO c", 250), (b"NOOP", 250), (b"VRFY x", 252), (b"HELP", 214), (b"QUIT", 221), (b"AUTH PLAIN", 334)],
 )
 def test_the_reply_to_any_other_command_leaves_at_once(command: bytes, code: int) -> None:
-    """RFC 2920 section 3.2: with all that waits before it."""
+    """RFC 2920 section 3.2: together with the replies that wait."""
     session = ready(b"RSET\r\n" + command + b"\r\n*\r\n")
     assert replies(session.sends[0]) == [250, code]
 

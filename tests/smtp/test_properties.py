@@ -1,4 +1,4 @@
-"""What holds for every session: generated from the protocol's own lines, cut anywhere, answered in any way."""
+"""Properties of every session: generated from the lines of the protocol, split anywhere, answered in any way."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ WITH_TLS: Final = smtp.ServerSettings(
 
 
 def under(fate: Sequence[int], settings: smtp.ServerSettings, accepted: list[Any] | None = None) -> Session:
-    """A server whose questions are answered by *fate*, over and over; *accepted* gathers the Data that was."""
+    """Return a server whose questions are answered by *fate*, repeatedly; *accepted* collects each accepted Data."""
     asked = 0
 
     def choose(question: object) -> object:
@@ -170,19 +170,19 @@ def cuts(draw: st.DrawFn, data: bytes) -> list[bytes]:
 
 
 def whole_replies(data: bytes) -> int:
-    """How many; every line must be one of a reply."""
+    """Return the number of replies; every line must belong to one."""
     assert data == b"" or data.endswith(b"\r\n")
     rows = [parse_line(row) for row in data.split(b"\r\n")[:-1]]
     return sum(last for _, last, _ in rows)
 
 
 BARE: Final = {b"220 localhost ESMTP", b"250 localhost", b"250-localhost"}
-"""What carries no enhanced status code, beside the extensions, 334 and 354 (RFC 2034 section 4)."""
+"""Replies without an enhanced status code, besides the EHLO reply, 334 and 354 (RFC 2034 section 4)."""
 
 
 @given(sessions, fates)
 def test_every_line_of_every_reply_keeps_to_its_form(data: bytes, fate: list[int]) -> None:
-    """RFC 5321 sections 4.2 and 4.5.3.1.5, RFC 2034 section 4: printable, at most 512 octets, each with its code."""
+    """RFC 5321 sections 4.2 and 4.5.3.1.5, RFC 2034 section 4: printable, at most 512 bytes, each with its code."""
     session = under(fate, SMALL).receive(data, b"")
     bare = BARE | set(SMALL.hello_reply(None).split(b"\r\n"))
     for row in session.data.split(b"\r\n")[:-1]:
@@ -214,7 +214,7 @@ def test_every_line_of_every_reply_keeps_to_its_form(data: bytes, fate: list[int
 )
 @pytest.mark.parametrize("said", [b"<script>alert(1)</script>", b"\x1b[31mred", b"250 2.0.0 fine", b"z" * 1_500])
 def test_nothing_that_a_client_said_comes_back_raw(line: bytes, said: bytes) -> None:
-    """A reply ends up in logs and on screens: of the client's words at most a keyword in capitals is in it."""
+    """Replies are logged and displayed: of the client's text they contain at most a keyword in upper case."""
     session = under([0], SMALL).receive(b"EHLO c\r\n" + line % said + b"\r\n")
     assert said not in session.data
     assert not re.search(rb"script|\x1b|fine|z{20}|Z{41}", session.data)
@@ -222,7 +222,7 @@ def test_nothing_that_a_client_said_comes_back_raw(line: bytes, said: bytes) -> 
 
 @given(sessions, fates, st.booleans(), st.data())
 def test_the_cut_never_matters(data: bytes, fate: list[int], lmtp: bool, choices: st.DataObject) -> None:
-    """architecture.md, invariant 8: the same events but for the cut of chunks, and the same octets."""
+    """architecture.md, invariant 8: the same events, except for the size of chunks, and the same bytes."""
     whole, cut, single = (under(fate, attrs.evolve(SMALL, lmtp=lmtp)) for _ in range(3))
     if lmtp:
         data = data.replace(b"EHLO", b"LHLO")
@@ -239,7 +239,7 @@ def test_the_cut_never_matters(data: bytes, fate: list[int], lmtp: bool, choices
 def test_any_data_ends_in_events_replies_and_closed(
     data: bytes, fate: list[int], reason: CloseReason | None, choices: st.DataObject
 ) -> None:
-    """architecture.md, invariant 8: each Data that was accepted has one end."""
+    """architecture.md, invariant 8: each accepted Data ends exactly once."""
     accepted: list[Any] = []
     session = under(fate, WITH_TLS, accepted)
     for piece in choices.draw(cuts(data)):
@@ -271,7 +271,7 @@ def test_any_data_ends_in_events_replies_and_closed(
 
 @given(sessions, fates)
 def test_a_session_replays_exactly(data: bytes, fate: list[int]) -> None:
-    """architecture.md, A connection: the same entropy, the same octets."""
+    """architecture.md, The idea: the same entropy gives the same bytes."""
     first, again = (under(fate, WITH_TLS).receive(data, b"") for _ in range(2))
     assert first.log == again.log
 
@@ -327,7 +327,7 @@ programs = st.lists(st.sampled_from((*COMMANDS, *COMMANDS[:4], *LOGINS)), max_si
 
 
 def attempt(session: Session, step: Command | sasl.ClientMechanism) -> bool:
-    """Whether the machine allowed it."""
+    """Return whether the machine allowed the command."""
     try:
         if isinstance(step, Command):
             session.client.send(step)
@@ -342,7 +342,7 @@ def attempt(session: Session, step: Command | sasl.ClientMechanism) -> bool:
 def test_any_data_from_a_server_gives_events_or_one_error(
     steps: list[Any], pipelining: bool, data: bytes, choices: st.DataObject
 ) -> None:
-    """architecture.md, invariant 8: and the cut changes nothing."""
+    """architecture.md, invariant 8: however the input is split."""
     outcomes = []
     for pieces in ([data] if data else [], choices.draw(cuts(data))):
         session = greeted("AUTH PLAIN LOGIN CRAM-MD5", "SIZE", "CHUNKING", *(["PIPELINING"] if pipelining else []))
@@ -373,7 +373,7 @@ def test_any_data_from_a_server_gives_events_or_one_error(
 def test_our_client_and_our_server_agree(
     groups: list[list[Any]], pipelining: bool, smtputf8: bool, fate: list[int]
 ) -> None:
-    """Back to back, both see the same commands, replies and content, octet for octet."""
+    """Client and server connected: both see the same commands, replies and content, byte for byte."""
     settings = smtp.ServerSettings(
         pipelining=pipelining,
         mechanisms_without_tls=IN_CLEAR.mechanisms_without_tls,
@@ -420,7 +420,7 @@ def test_our_client_and_our_server_agree(
 
 
 def whole_messages(events: Sequence[Command]) -> list[bytes]:
-    """The content of each message that was completed, with the CRLF that it should end in."""
+    """Return the content of each completed message, with the CRLF at its end."""
     messages: list[bytes] = []
     content = b""
     for event in events:
@@ -433,7 +433,7 @@ def whole_messages(events: Sequence[Command]) -> list[bytes]:
 
 
 def test_a_timeout_is_given_in_each_state() -> None:
-    """RFC 5321 section 4.5.3.2: minutes, and an adapter needs no table of its own."""
+    """RFC 5321 section 4.5.3.2: minutes; an adapter needs no table of its own."""
     session = greeted("PIPELINING")
     assert session.last == NeedData(timeout=300.0)
     session.send(smtp.Mail(reverse_path=A), smtp.Rcpt(forward_path=A), smtp.Data()).receive(b"250 ok\r\n250 ok\r\n")

@@ -10,7 +10,7 @@ from mailauth import ACCEPT, LocalProtocolError, ProtocolError, RemoteProtocolEr
 from tests.smtp.drive import IN_CLEAR, LEFT_OPEN, Session, call, converse, greeted, ready, serve
 
 SECRET: Final = "Ferocious-Kitten-42"
-"""It stands in no name and no text of ours."""
+"""It is part of no name and no text of the library."""
 
 WHO: Final = "alice"
 BAD: Final = sasl.Refusal.BAD_CREDENTIALS
@@ -35,7 +35,7 @@ def hidden(text: str) -> bool:
 
 
 def of(session: Session) -> str:
-    """All that a session gave its owner, but for the octets that have to be written."""
+    """Return everything that a session returned to its owner, except the bytes to be written."""
     return shown(*(event for event in session.log if not isinstance(event, Send)))
 
 
@@ -53,7 +53,7 @@ def log_in(client: sasl.ClientMechanism, **answers: object) -> tuple[Session, Se
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
 @pytest.mark.parametrize("right", [True, False])
 def test_a_login_shows_its_secret_to_nobody(client: sasl.ClientMechanism, right: bool) -> None:
-    """By every mechanism, accepted or refused; the password is in the question alone, and not in its repr."""
+    """By every mechanism, accepted or refused: only the question contains the password, and its repr does not."""
     mine, server = log_in(
         client,
         check=lambda question: ACCEPT if right and question.password == SECRET.encode() else BAD,
@@ -67,7 +67,7 @@ def test_a_login_shows_its_secret_to_nobody(client: sasl.ClientMechanism, right:
 
 
 def test_the_right_places_do_hold_it() -> None:
-    """Or the searches above would prove nothing."""
+    """Otherwise the searches above would prove nothing."""
     mine, server = log_in(CLIENTS[0])
     assert TOKENS[2].encode("ascii") in mine.data
     assert server.of(sasl.CheckPassword)[0].password == SECRET.encode()
@@ -78,7 +78,7 @@ def test_the_right_places_do_hold_it() -> None:
     [SECRET, TOKENS[1], f"AUTH FOO {TOKENS[2]}", f"AUTH  PLAIN {TOKENS[2]}", f"PASS {SECRET}", f"AUTH {SECRET}\x01"],
 )
 def test_a_secret_at_the_wrong_moment_is_not_shown_either(line: str) -> None:
-    """A client that is out of step sends its password as a command: Refused.line holds it, its repr does not."""
+    """A client out of step sends its password as a command: CommandRejected.line contains it, its repr does not."""
     session = ready(line.encode("ascii") + b"\r\n")
     assert len(session.of(smtp.CommandRejected)) == 1
     assert hidden(of(session))
@@ -93,7 +93,7 @@ def test_a_faulty_exchange_shows_nothing(line: str) -> None:
 
 
 def test_a_wrong_answer_is_not_quoted() -> None:
-    """An exception names types, no values."""
+    """An exception names types, not values."""
     session = ready(f"AUTH PLAIN {TOKENS[2]}\r\n".encode("ascii"), answers={sasl.CheckPassword: LEFT_OPEN})
     for answer in (SECRET, SECRET.encode(), smtp.Reply(250, "", SECRET)):
         with pytest.raises(LocalProtocolError) as caught:

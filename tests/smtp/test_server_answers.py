@@ -1,4 +1,4 @@
-"""What an answer to a question means, and what cannot be one (architecture.md, A connection)."""
+"""What an answer to a question does, and what cannot be an answer (architecture.md, The idea)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ QUESTIONS = [
 def test_what_cannot_answer_leaves_the_question_open(
     kind: type[object], data: bytes, code: int, answer: object
 ) -> None:
-    """architecture.md, A connection: a LocalProtocolError, and the right answer is still taken."""
+    """architecture.md, The idea: a LocalProtocolError; a valid answer is still accepted."""
     session = ready(data, answers={kind: LEFT_OPEN})
     before = session.data
     with pytest.raises(LocalProtocolError):
@@ -52,7 +52,7 @@ def test_what_cannot_answer_leaves_the_question_open(
 
 @pytest.mark.parametrize(("kind", "data", "code"), QUESTIONS)
 def test_own_words_are_sent(kind: type[object], data: bytes, code: int) -> None:
-    """architecture.md, A connection; the code of DATA and STARTTLS is the protocol's, their enhanced code too."""
+    """The text of the application; the codes and enhanced codes of DATA and STARTTLS are those of the protocol."""
     session = ready(data, answers={kind: smtp.Reply(250, "2.0.0", "queued as 7F3A\nthank you")})
     status = "2.0.0 " if code == 250 else ""
     assert session.lines[-2:] == [f"{code}-{status}queued as 7F3A", f"{code} {status}thank you"]
@@ -60,7 +60,7 @@ def test_own_words_are_sent(kind: type[object], data: bytes, code: int) -> None:
 
 @pytest.mark.parametrize(("kind", "data", "code"), QUESTIONS)
 def test_a_refusal_is_sent_and_nothing_opens(kind: type[object], data: bytes, code: int) -> None:
-    """RFC 5321 section 4.2.1; a transaction goes on without the recipient or the DATA, and not without MAIL."""
+    """RFC 5321 section 4.2.1; a transaction continues without the recipient or the DATA, but not without MAIL."""
     session = ready(data, answers={kind: smtp.Reply(550, "5.7.1", "no")}).forget()
     session.receive(b"MAIL FROM:<>\r\n")
     inside = kind in (smtp.Rcpt, smtp.Data)
@@ -81,12 +81,12 @@ def test_421_is_sent_and_ends_the_session(kind: type[object], data: bytes, code:
 
 
 def test_any_accept_is_accept() -> None:
-    """ACCEPT has no identity that counts."""
+    """Any instance of Accept counts."""
     assert serve(answers={smtp.Connected: Accept()}).codes == [220]
 
 
 def test_the_temporary_failure_of_each_question_is_an_answer() -> None:
-    """architecture.md, A connection: for a store that failed, for doubles."""
+    """architecture.md, The idea: for a store that failed, and for test doubles."""
 
     def unavailable(question: Question[object]) -> object:
         return question.unavailable
@@ -103,7 +103,7 @@ def test_the_temporary_failure_of_each_question_is_an_answer() -> None:
 
 
 def test_late_repeated_and_foreign_answers_are_refused() -> None:
-    """architecture.md, A connection: questions are matched by identity."""
+    """architecture.md, The idea: questions are matched by identity."""
     session = ready(b"MAIL FROM:<a@b>\r\n", answers={smtp.Mail: LEFT_OPEN})
     question = session.question
     assert isinstance(question, smtp.Mail)
@@ -171,7 +171,7 @@ def test_after_a_554_greeting_all_but_quit_is_503(line: bytes) -> None:
 
 
 def test_nothing_advances_while_a_question_is_open() -> None:
-    """architecture.md, A connection: no octet behind it is looked at."""
+    """architecture.md, The idea: no input after it is read."""
     session = ready(b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nQUIT\r\n", answers={smtp.Mail: LEFT_OPEN})
     assert session.events == [smtp.Mail(reverse_path=None)]
     session.receive(b"NOOP\r\n")
@@ -195,7 +195,7 @@ def test_input_over_64_kib_is_refused_until_events_are_pulled() -> None:
 
 
 def test_an_entropy_of_the_wrong_length_is_refused() -> None:
-    """architecture.md, A connection: 32 octets."""
+    """architecture.md, The idea: 32 bytes."""
     with pytest.raises(LocalProtocolError):
         smtp.ServerConnection(smtp.ServerSettings(), entropy=b"short")
 
@@ -207,7 +207,7 @@ def test_tls_started_without_a_handshake_is_refused() -> None:
 
 
 class ForgedText(str):
-    """Text that is written otherwise than it is."""
+    """A str whose text differs from its encoded form."""
 
     def __format__(self, specification: str) -> str:
         return "ok\r\n250 forged"
@@ -217,7 +217,7 @@ class ForgedText(str):
 
 
 class ForgedReply(smtp.Reply):
-    """A reply that writes itself as it likes when it has no enhanced status code."""
+    """A reply that serializes itself differently if it has no enhanced status code."""
 
     def to_wire(self, *, enhanced: bool = True) -> bytes:
         return super().to_wire() if enhanced else b"250 ok\r\n250 forged\r\n"
@@ -231,7 +231,7 @@ class ForgedReply(smtp.Reply):
 def test_a_reply_is_what_it_holds_whatever_its_class_does(
     kind: type[object], data: bytes, code: int, answer: smtp.Reply, enhanced: bool
 ) -> None:
-    """One line for each reply: a client would take a second one for the reply to its next command."""
+    """Exactly one reply: a client would take a second one as the reply to its next command."""
     settings = attrs.evolve(IN_CLEAR, enhanced_status_codes=enhanced)
     session = ready(data, answers={kind: answer}, settings=settings)
     assert b"forged" not in session.data

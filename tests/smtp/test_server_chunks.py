@@ -45,7 +45,7 @@ def test_binarymime_without_chunking_is_no_setting() -> None:
 
 
 def test_a_message_in_chunks_asks_the_same_questions_wherever_it_is_cut() -> None:
-    """RFC 3030 section 2: each chunk is answered behind its octets; the dot means nothing."""
+    """RFC 3030 section 2: each chunk is answered after its bytes; a dot has no special meaning."""
     data = chunk(b"first\r\n.\r\n") + chunk(b"") + b"NOOP\r\n" + chunk(b"..last\r\n", last=True) + b"NOOP\r\n"
     for pieces in each_cut(data):
         session = chunks(*pieces)
@@ -80,7 +80,7 @@ def test_a_chunk_pipelined_after_its_recipients_needs_no_wait() -> None:
 
 @pytest.mark.parametrize("answer", [NO, smtp.Reply(451, "4.3.0", "later")])
 def test_the_bytes_come_whatever_the_answer_to_data_was(answer: smtp.Reply) -> None:
-    """RFC 3030 section 2: accepted, discarded, and only then refused; later chunks too, for their start is missing."""
+    """RFC 3030 section 2: read, discarded, and then refused; later chunks, too, because the first part is missing."""
     session = chunks(
         chunk(b"QUIT\r\n") + chunk(b"QUIT\r\n", last=True) + BEGIN + b"DATA\r\n", answers={smtp.Data: [answer, ACCEPT]}
     )
@@ -90,7 +90,7 @@ def test_the_bytes_come_whatever_the_answer_to_data_was(answer: smtp.Reply) -> N
 
 @pytest.mark.parametrize("before", [BEGIN, b"MAIL FROM:<>\r\n"])
 def test_chunks_in_the_pipeline_after_a_refused_one_spend_no_errors(before: bytes) -> None:
-    """RFC 3030 section 2: a server must be prepared to drop them; another message begins to count anew."""
+    """RFC 3030 section 2: a server must be prepared to discard them; the next message is counted from zero."""
     settings = attrs.evolve(SETTINGS, max_errors=3)
     data = before + chunk(b"x") * 50 + chunk(b"y", last=True) + b"NOOP\r\n"
     session = ready(data, settings=settings, answers={smtp.Data: [NO, NO]})
@@ -102,7 +102,7 @@ def test_chunks_in_the_pipeline_after_a_refused_one_spend_no_errors(before: byte
 
 
 def test_chunks_after_a_refused_one_are_dropped_up_to_the_limit_of_a_message() -> None:
-    """Small ones count for 4 KiB, or they would be free."""
+    """A small chunk counts for 4 KiB; otherwise it would cost nothing."""
     refused = chunks(chunk(b"x") * 16, settings=SMALL, answers={smtp.Data: [NO]})
     assert refused.codes == [550, *[503] * 15]
     refused.receive(b"RSET\r\n" + chunk(b"x") * 2)
@@ -120,7 +120,7 @@ def test_421_to_data_ends_the_session_at_once() -> None:
 
 
 def test_the_bytes_come_after_refused_recipients_too() -> None:
-    """RFC 3030 section 2: and no part of a message is taken for the whole because a later recipient was good."""
+    """RFC 3030 section 2: a part of a message must not be accepted because a later recipient was valid."""
     session = ready(
         b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\n" + chunk(b"QUIT\r\n") + b"RCPT TO:<c@d>\r\n" + chunk(b"x", last=True),
         settings=SETTINGS,
@@ -140,7 +140,7 @@ def test_bdat_out_of_order_eats_its_bytes(before: bytes) -> None:
 
 
 def test_bdat_and_data_do_not_mix() -> None:
-    """RFC 3030 section 2: 503, and the chunks go on."""
+    """RFC 3030 section 2: 503, and further chunks are accepted."""
     session = chunks(chunk(b"x\r\n") + b"DATA\r\nMAIL FROM:<>\r\nRCPT TO:<c@d>\r\n" + chunk(b"y\r\n", last=True))
     assert session.codes == [250, 503, 503, 503, 250]
     assert session.content == b"x\r\ny\r\n"
@@ -163,7 +163,7 @@ def test_quit_between_chunks_aborts_the_message() -> None:
 
 @pytest.mark.parametrize("data", [chunk(b"abc"), chunk(b"abc")[:-1], b"BDAT 3\r\n", chunk(b"abc") + b"NOO"])
 def test_a_disconnect_aborts_the_message(data: bytes) -> None:
-    """architecture.md, A connection: each message that was begun has an end."""
+    """architecture.md, The idea: each message that began ends exactly once."""
     session = chunks(data, b"")
     assert session.events[-1] == smtp.MessageAborted(reason=CloseReason.PEER_CLOSED)
     assert session.closed is not None
@@ -190,7 +190,7 @@ def test_shut_down_while_data_is_open_takes_the_answer_first(answer: object) -> 
 
 @pytest.mark.parametrize("size", [0, 1, 63])
 def test_tiny_chunks_count_as_commands_that_lead_nowhere(size: int) -> None:
-    """They cost as much as NOOP does, and bring as little."""
+    """They cost as much as NOOP, and achieve as little."""
     settings = attrs.evolve(SETTINGS, max_junk_commands=5)
     session = chunks(chunk(b"x" * size) * 9, settings=settings)
     assert session.codes == [*[250] * 6, 421]  # two more for the transaction, and one was spent by EHLO
@@ -219,7 +219,7 @@ def test_other_chunks_and_the_last_one_lead_somewhere() -> None:
 
 @pytest.mark.parametrize("line", [b"N" * 3_000 + b"\r\n", b"N" * 3_000, b"N" * 2_049])
 def test_a_line_too_long_between_chunks_ends_the_session(line: bytes) -> None:
-    """It may have been BDAT, so the start of the next command is unknown; its end is not waited for."""
+    """It may have been BDAT, so the start of the next command is unknown; the server does not wait for its end."""
     for size in (1, 1_000, len(line)):
         session = chunks(chunk(b"x"), *[line[n : n + size] for n in range(0, len(line), size)])
         assert session.codes == [250, 500]
@@ -239,7 +239,7 @@ def test_too_many_errors_between_chunks_abort_the_message() -> None:
 @pytest.mark.parametrize("argument", [b"", b" x", b" -1", b" 1 FIRST", b" 1 LAST x", b" 1" * 2, b" " + b"9" * 21])
 @pytest.mark.parametrize("before", [b"", chunk(b"x")])
 def test_a_bdat_that_cannot_be_counted_ends_the_session(argument: bytes, before: bytes) -> None:
-    """Where its octets end and the next command begins is anybody's guess: reading on would obey content."""
+    """The start of the next command is unknown: content would be executed as commands."""
     session = chunks(before + b"BDAT" + argument + b"\r\nRSET\r\n")
     assert session.codes[-1] == 501
     assert session.of(smtp.Rset) == []
@@ -261,7 +261,7 @@ def test_a_bdat_that_cannot_be_counted_ends_the_session(argument: bytes, before:
     ],
 )
 def test_bare_cr_lf_and_nul_are_refused_across_chunks(pieces: tuple[bytes, ...]) -> None:
-    """RFC 5321 section 2.3.8: in by BDAT and out by DATA would be a way to smuggle."""
+    """RFC 5321 section 2.3.8: content received by BDAT and relayed by DATA could be smuggled."""
     head, tail = b"".join(map(chunk, pieces[:-1])), chunk(pieces[-1], last=True) + b"NOOP\r\n"
     for cut in each_cut(head + tail):
         session = chunks(*cut)
@@ -271,7 +271,7 @@ def test_bare_cr_lf_and_nul_are_refused_across_chunks(pieces: tuple[bytes, ...])
 
 @pytest.mark.parametrize("content", [b"a", b"a\r\nb", b"."])
 def test_a_last_line_without_its_end_gets_one(content: bytes) -> None:
-    """RFC 5321 section 4.1.1.4: as by DATA; BINARYMIME and *allow_bare_line_ends* get none."""
+    """RFC 5321 section 4.1.1.4: as with DATA, but not with BINARYMIME or *allow_bare_line_ends*."""
     for pieces in each_cut(chunk(content[:1]) + chunk(content[1:], last=True)):
         session = chunks(*pieces)
         assert session.content == content + b"\r\n"
@@ -300,7 +300,7 @@ def test_binarymime_may_carry_any_bytes_by_bdat_alone() -> None:
 
 @pytest.mark.parametrize("ending", [b"RSET\r\n", chunk(b"\0", last=True), b"EHLO c\r\n"])
 def test_binarymime_is_of_one_transaction(ending: bytes) -> None:
-    """RFC 3030 section 3: what follows is plain again."""
+    """RFC 3030 section 3: the next transaction is not BINARYMIME."""
     session = ready(b"MAIL FROM:<> BODY=BINARYMIME\r\nRCPT TO:<a@b>\r\n" + ending, settings=BINARY).forget()
     session.receive(BEGIN + chunk(b"\0", last=True) + BEGIN + b"DATA\r\n\0\r\n.\r\n")
     assert session.codes == [250, 250, 554, 250, 250, 354, 554]
@@ -314,7 +314,7 @@ def test_a_refused_binarymime_leaves_nothing_behind() -> None:
 
 
 def test_chunks_over_the_limit_are_552_and_eaten() -> None:
-    """RFC 1870 section 6.1: known before the octets come."""
+    """RFC 1870 section 6.1: refused before the bytes are received."""
     first = chunks(chunk(b"x" * 65_537, last=True) + b"NOOP\r\n", settings=SMALL)
     assert first.of(smtp.Data) == []
     assert first.codes == [552, 250]
@@ -329,7 +329,7 @@ def test_chunks_over_the_limit_are_552_and_eaten() -> None:
 
 @pytest.mark.parametrize("before", [b"", chunk(b"x"), b"RSET\r\n"])
 def test_a_chunk_far_over_the_limit_ends_the_session(before: bytes) -> None:
-    """It would be read for hours, to be refused."""
+    """Otherwise it would be read for hours, only to be refused."""
     session = chunks(before + b"BDAT 66537\r\n", settings=SMALL)
     assert session.codes[-1] == 421
     assert session.closed is not None
@@ -338,7 +338,7 @@ def test_a_chunk_far_over_the_limit_ends_the_session(before: bytes) -> None:
 
 
 def test_content_far_over_the_limit_ends_the_session() -> None:
-    """DATA, too: content that has no end is not read for ever; 552 is for what has one."""
+    """DATA, too: endless content is not read for good; 552 is for content that ends."""
     settings = attrs.evolve(SMALL, discard_limit=100_000)
     begin = BEGIN + b"DATA\r\n"
     over = ready(begin + (b"x" * 998 + b"\r\n") * 165 + b".\r\n", settings=settings)
@@ -364,7 +364,7 @@ def test_content_far_over_the_limit_ends_the_session() -> None:
     ],
 )
 def test_lines_over_1000_bytes_are_refused_where_a_setting_says_so(content: bytes, code: int, by_bdat: bool) -> None:
-    """RFC 5321 section 4.5.3.1.6: the CRLF counts, the dot of transparency does not."""
+    """RFC 5321 section 4.5.3.1.6: the CRLF counts, the dot of dot-stuffing does not."""
     settings = attrs.evolve(SETTINGS, max_text_line=1_000)
     end = b".\r\n" if content.endswith(b"\r\n") else b"\r\n.\r\n"
     data = chunk(content, last=True) if by_bdat else b"DATA\r\n" + b"." * content.startswith(b".") + content + end
@@ -381,14 +381,14 @@ def test_lines_over_1000_bytes_are_refused_where_a_setting_says_so(content: byte
 
 @pytest.mark.parametrize("data", [chunk(b"a\rb\nc\0d\r", last=True), b"DATA\r\na\rb\nc\0d\r\r\n.\r\n"])
 def test_content_passes_unchanged_where_a_setting_says_so(data: bytes) -> None:
-    """architecture.md, invariant 1 is the default; whoever passes such content on answers for it."""
+    """architecture.md, invariant 1 is the default; with the setting, the application is responsible."""
     session = chunks(data, settings=attrs.evolve(SETTINGS, allow_bare_line_ends=True))
     assert re.fullmatch(rb"a\rb\nc\0d\r(\r\n)?", session.content)
     assert session.codes[-1] == 250
 
 
 def test_a_chunk_is_not_gathered_in_memory() -> None:
-    """architecture.md, invariant 4: its octets are handed on as they come."""
+    """architecture.md, invariant 4: its bytes are passed on as they arrive."""
     session = chunks(b"BDAT 10000000 LAST\r\n")
     for _ in range(100):
         session.receive(b"x" * 99_998 + b"\r\n")

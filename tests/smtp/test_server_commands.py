@@ -53,7 +53,7 @@ def test_a_hello_ends_the_transaction(hello: bytes) -> None:
 
 
 def test_rset_forgets_the_transaction_and_not_the_hello() -> None:
-    """RFC 5321 section 4.1.1.5; it is also allowed where there is nothing to forget."""
+    """RFC 5321 section 4.1.1.5; it is also allowed without a transaction."""
     assert serve(b"RSET\r\n").codes == [220, 250]
     session = ready(b"RSET\r\nMAIL FROM:<a@b>\r\nRSET\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRSET\r\nDATA\r\n")
     assert session.codes == [250, 250, 250, 250, 250, 250, 503]
@@ -61,7 +61,7 @@ def test_rset_forgets_the_transaction_and_not_the_hello() -> None:
 
 @pytest.mark.parametrize("before", [b"", b"EHLO c\r\n", b"EHLO c\r\nMAIL FROM:<a@b>\r\n", b"EHLO c\r\n" + TRANSACTION])
 def test_noop_vrfy_and_help_are_allowed_at_any_time(before: bytes) -> None:
-    """RFC 5321 section 4.1.4: and change nothing."""
+    """RFC 5321 section 4.1.4; they change nothing."""
     session = serve(before or b"NOOP\r\n").forget().receive(b"NOOP\r\nNOOP x y\r\nVRFY alice\r\nHELP\r\nHELP MAIL\r\n")
     assert session.codes == [250, 250, 252, 214, 214]
     assert session.events == [
@@ -124,7 +124,7 @@ def test_forms_of_a_reverse_path(line: bytes, command: smtp.Mail) -> None:
     ],
 )
 def test_forms_of_a_forward_path(path: bytes, command: smtp.Rcpt) -> None:
-    """RFC 5321 section 4.1.2; source routes are stripped and shown."""
+    """RFC 5321 section 4.1.2; source routes are removed from the path and reported."""
     assert ready(b"MAIL FROM:<>\r\nRCPT TO:" + path + b"\r\n").events[1:] == [command]
 
 
@@ -135,7 +135,7 @@ def test_a_local_part_has_64_bytes_and_no_more() -> None:
 
 
 def test_a_path_has_256_bytes_and_no_more() -> None:
-    """RFC 5321 section 4.5.3.1.3: its brackets count, a source route that is stripped does not."""
+    """RFC 5321 section 4.5.3.1.3: the angle brackets count, a source route does not."""
     domain = ".".join(["d" * 50] * 5)[:252].encode("ascii")
     domain += b"d" * (252 - len(domain))
     assert ready(b"MAIL FROM:<a@%b>\r\n" % domain).codes == [250]
@@ -227,7 +227,7 @@ def test_a_parameter_that_was_not_offered_is_555(settings: smtp.ServerSettings, 
 
 
 def test_mail_auth_is_understood_in_clear_where_auth_comes_with_tls() -> None:
-    """RFC 4954 section 5: once AUTH is announced, from unauthenticated clients too."""
+    """RFC 4954 section 5: if AUTH is announced at all, also from unauthenticated clients."""
     assert ready(b"MAIL FROM:<a@b> AUTH=<>\r\n", settings=smtp.ServerSettings(starttls=True)).codes == [250]
 
 
@@ -267,7 +267,7 @@ def test_bare_cr_lf_nul_and_other_bytes_are_500_and_no_line_end(line: bytes) -> 
 
 @pytest.mark.parametrize("line", [b"RSET ", b"NOOP  ", b"NOOP x ", b"MAIL FROM:<a@b> ", b"VRFY x "])
 def test_blanks_before_crlf_are_a_switch(line: bytes) -> None:
-    """RFC 5321 section 4.1.1 would have them tolerated, its grammar has none; a command is what it says or refused."""
+    """RFC 5321 section 4.1.1 recommends to tolerate them; the grammar does not allow them."""
     session = ready(line + b"\r\nNOOP\r\n")
     assert session.codes == [501, 250]
     assert session.of(smtp.CommandRejected)[0].line == line
@@ -285,7 +285,7 @@ def test_white_space_before_crlf_is_tolerated_where_a_setting_says_so() -> None:
 
 
 def test_a_line_too_long_is_answered_once_and_in_its_place() -> None:
-    """RFC 5321 section 4.5.3.1.4: here 2,048 octets with CRLF."""
+    """RFC 5321 section 4.5.3.1.4: here 2,048 bytes with CRLF."""
     fits = b"NOOP " + b"x" * 2_041 + b"\r\n"
     assert len(fits) == 2_048
     session = ready(fits + b"NOOP " + b"x" * 2_042 + b"\r\nVRFY x\r\n")
@@ -293,7 +293,7 @@ def test_a_line_too_long_is_answered_once_and_in_its_place() -> None:
     assert session.of(smtp.CommandRejected) == [
         smtp.CommandRejected(verb="", line=b"", reply=smtp.Reply(500, "5.5.2", "line too long"))
     ]
-    inside = ready(b"x" * 3_000, b"NOOP\r\n", b"VRFY x\r\n")  # the tail of the line is no command
+    inside = ready(b"x" * 3_000, b"NOOP\r\n", b"VRFY x\r\n")  # the rest of the line is not a command
     assert inside.codes == [500, 252]
     dribbled = ready(*[b"x" * 500] * 20, b"\r", b"\nVRFY x\r\n")
     assert dribbled.codes == [500, 252]
@@ -309,7 +309,7 @@ def test_an_endless_line_keeps_no_memory() -> None:
 
 
 def test_recipients_over_the_limit_are_452() -> None:
-    """RFC 5321 section 4.5.3.1.10: refused ones do not count, and the others stay."""
+    """RFC 5321 section 4.5.3.1.10: refused recipients do not count, and the accepted ones remain."""
     settings = smtp.ServerSettings(max_recipients=100)
     verdicts: list[object] = [smtp.Reply(550, "5.1.1", "no")]
     session = ready(
@@ -322,7 +322,7 @@ def test_recipients_over_the_limit_are_452() -> None:
 
 
 def test_errors_over_the_budget_end_the_session_with_421() -> None:
-    """Few errors, then close."""
+    """A few errors, then 421 and close."""
     settings = smtp.ServerSettings(max_errors=3)
     session = ready(b"FOO\r\nDATA\r\nNOOP\r\nMAIL\r\nNOOP\r\n", settings=settings)
     assert session.codes == [500, 503, 250, 501, 421]
@@ -341,7 +341,7 @@ def test_transactions_over_the_limit_end_the_session_with_421() -> None:
 
 @pytest.mark.parametrize("first", [b"GET / HTTP/1.1", b"post / http/1.0", b"CONNECT a:25 HTTP/1.1", b"PRI * HTTP/2.0"])
 def test_http_ends_the_session_whatever_smtp_it_carries(first: bytes) -> None:
-    """A web page can make a browser send SMTP in the body of a request: nothing of it is obeyed."""
+    """A web page can make a browser send SMTP commands in the body of a request: none is executed."""
     for pieces in ([first + b"\r\nEHLO c\r\n"], [first[:2], first[2:] + b"\r\nEHLO c\r\n"]):
         session = serve(*pieces)
         assert session.lines[1:] == ["421 4.7.0 this is an SMTP server, closing connection"]
@@ -352,7 +352,7 @@ def test_http_ends_the_session_whatever_smtp_it_carries(first: bytes) -> None:
 
 
 def test_a_client_hello_in_clear_ends_the_session_at_its_first_octet() -> None:
-    """RFC 8446 section 5.1: it has no CRLF to wait for."""
+    """RFC 8446 section 5.1: a ClientHello has no CRLF to wait for."""
     for pieces in ([b"\x16\x03\x01\x02\0\x01\r\nEHLO c\r\n"], [b"\x16", b""]):
         session = serve(*pieces)
         assert session.codes == [220, 421]
@@ -363,7 +363,7 @@ def test_a_client_hello_in_clear_ends_the_session_at_its_first_octet() -> None:
 
 @pytest.mark.parametrize("line", [b"NOOP", b"RSET", b"VRFY x", b"HELP", b"EHLO c", b"HELO c"])
 def test_commands_that_lead_nowhere_have_a_budget(line: bytes) -> None:
-    """Two for each transaction come on top: RSET and EHLO between messages are no abuse."""
+    """Each transaction allows two more: RSET and EHLO between messages are legitimate."""
     settings = smtp.ServerSettings(max_junk_commands=3)
     session = ready((line + b"\r\n") * 3, settings=settings)  # the first was EHLO
     assert session.codes[2] == 421
@@ -385,18 +385,18 @@ def test_commands_that_lead_nowhere_have_a_budget(line: bytes) -> None:
 def test_commands_that_the_application_refuses_have_a_budget(
     before: bytes, line: bytes, kind: type[object], code: int
 ) -> None:
-    """Whoever tries names, or a store that cannot tell, would have no end: the 421 behind the last says so."""
+    """A client that guesses names, or a store that fails, could otherwise continue; 421 follows the last reply."""
     settings = attrs.evolve(IN_CLEAR, max_junk_commands=20)
     refusal = sasl.Refusal.TEMPORARY if kind is sasl.CheckPassword else smtp.Reply(code, "", "no")
     session = ready(before + (line + b"\r\n") * 50, settings=settings, answers={kind: lambda _: refusal})
-    refused = 22 if before else 20  # a transaction gives two
+    refused = 22 if before else 20  # a transaction allows two more
     assert session.codes[len(before) > 0 :] == [*[code] * refused, 421]
     assert session.closed is not None
     assert session.closed.reason is CloseReason.TOO_MANY_ERRORS
 
 
 def test_recipients_over_the_limit_have_a_budget_too() -> None:
-    """RFC 5321 section 4.5.3.1.10: 452 is no error of the client, but not for ever."""
+    """RFC 5321 section 4.5.3.1.10: 452 is not an error of the client, but it is limited, too."""
     settings = smtp.ServerSettings(max_recipients=100, max_junk_commands=20)
     session = ready(b"MAIL FROM:<>\r\n" + b"RCPT TO:<a@b>\r\n" * 200, settings=settings)
     assert session.codes == [*[250] * 101, *[452] * 22, 421]
@@ -419,7 +419,7 @@ def test_no_limit_is_under_what_must_be_taken(least: dict[str, Any]) -> None:
 
 
 def test_limits_that_are_announced_are_kept_like_any() -> None:
-    """RFC 9422 section 4: what the client read may be old; beyond it is still 452, and 421 for transactions."""
+    """RFC 9422 section 4: the client may have old values; over the limits it gets 452, and 421 for transactions."""
     settings = smtp.ServerSettings(limits=True, max_recipients=100, max_transactions=1)
     session = ready(b"MAIL FROM:<>\r\n" + b"RCPT TO:<a@b>\r\n" * 101 + b"RSET\r\nMAIL FROM:<>\r\n", settings=settings)
     assert session.codes == [*[250] * 101, 452, 250, 421]
@@ -427,14 +427,14 @@ def test_limits_that_are_announced_are_kept_like_any() -> None:
 
 @pytest.mark.parametrize("name", [b"[127.0.0.1]", b"[IPv6:::1]", b"client.example", b"under_score.example", b"x"])
 def test_a_client_names_itself_by_a_domain_or_a_literal(name: bytes) -> None:
-    """RFC 5321 section 4.1.1.1, and CLIENTS.md for literals and underscores."""
+    """RFC 5321 section 4.1.1.1; real clients send literals and underscores."""
     session = serve(b"ehlo " + name + b"\r\n")
     assert session.of(smtp.Hello) == [smtp.Hello(domain=name.decode("ascii"))]
     assert session.codes == [220, 250]
 
 
 def test_a_blank_after_the_colon_is_a_switch() -> None:
-    """RFC 5321 section 3.3 has none there."""
+    """RFC 5321 section 3.3 does not allow it."""
     lines = b"MAIL FROM: <a@b> SIZE=3\r\nRCPT to:  <c@d>\r\n"
     assert ready(lines).codes == [501, 501]
     session = ready(lines, settings=smtp.ServerSettings(allow_space_after_colon=True))

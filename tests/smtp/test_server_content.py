@@ -1,4 +1,4 @@
-"""The server's rules for message content: where it ends, what it may hold, how much (RFC 5321 section 4.5.2)."""
+"""The server's rules for message content: where it ends, what it may contain, its size (RFC 5321 section 4.5.2)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def content(*pieces: bytes, settings: smtp.ServerSettings | None = None) -> Sess
 @pytest.mark.parametrize("cr", [b"", b"\r", b"\n", b"\r\n", b"\0", b"\r\0", b"\n\0", b"\0\r\n"])
 @pytest.mark.parametrize("lf", [b"", b"\r", b"\n", b"\r\n", b"\0", b"\r\0", b"\n\0", b"\r\n\0"])
 def test_nothing_but_crlf_dot_crlf_ends_content(cr: bytes, lf: bytes) -> None:
-    """RFC 5321 section 4.1.1.4: SMTP smuggling (CVE-2023-51764), at every cut."""
+    """RFC 5321 section 4.1.1.4: SMTP smuggling (CVE-2023-51764), at every split."""
     smuggled = b"MAIL FROM:<evil@x>\r\nRCPT TO:<you@y>\r\nDATA\r\nsecond"
     data = b"first" + cr + b"." + lf + smuggled
     sessions = [content(*pieces) for pieces in each_cut(data + END + b"NOOP\r\n")]
@@ -40,7 +40,7 @@ def test_nothing_but_crlf_dot_crlf_ends_content(cr: bytes, lf: bytes) -> None:
 
 @pytest.mark.parametrize("bad", [b"a\rb", b"a\nb", b"a\0b", b"\nb", b"\n.\n", b"\r.\r", b"\r\r\n", b".\n", b"\n\r\n"])
 def test_bare_cr_lf_and_nul_in_content_are_refused_at_its_end(bad: bytes) -> None:
-    """RFC 5321 section 2.3.8; the octets up to there are handed out, then thrown away by MessageAborted."""
+    """RFC 5321 section 2.3.8; the content before the fault is passed on, and MessageAborted discards it."""
     session = content(bad + END + b"NOOP\r\n")
     assert session.lines == ["554 5.6.0 bare CR, bare LF or NUL in message content", "250 2.0.0 ok"]
     assert session.of(smtp.MessageAborted) == [smtp.MessageAborted(reason=smtp.ContentFault.BARE_LINE_END)]
@@ -48,7 +48,7 @@ def test_bare_cr_lf_and_nul_in_content_are_refused_at_its_end(bad: bytes) -> Non
 
 
 def test_eight_bit_content_is_taken_as_it_is() -> None:
-    """RFC 6152 section 3; whatever BODY said."""
+    """RFC 6152 section 3; whatever BODY was."""
     data = bytes(range(128, 256)) + b"\x85\x0b\x0c\x1c\r\n"
     session = content(data + b".\r\n")
     assert session.content == data
@@ -62,7 +62,7 @@ def test_eight_bit_content_is_taken_as_it_is() -> None:
         (b"\r\n.\r\n", b"\r\n"),
         (b"..\r\n.\r\n", b".\r\n"),
         (b"..\r\n...\r\n.\r\n", b".\r\n..\r\n"),
-        (b".a\r\n.\r\n", b"a\r\n"),  # a dot that no client should have left alone goes all the same
+        (b".a\r\n.\r\n", b"a\r\n"),  # a single dot that a client should have stuffed is also removed
         (b"a\r\n.b\r\n..c\r\n.\r\n", b"a\r\nb\r\n.c\r\n"),
         (b"a.\r\n.\r\n", b"a.\r\n"),
         (b"\r\n\r\n.\r\n", b"\r\n\r\n"),
@@ -78,7 +78,7 @@ def test_dots_are_unstuffed_over_any_cut(wire: bytes, data: bytes) -> None:
 
 
 def test_content_of_just_the_limit_is_taken() -> None:
-    """RFC 1870 section 6.1: SIZE counts the octets without the dots of transparency."""
+    """RFC 1870 section 6.1: SIZE does not count the dots of dot-stuffing."""
     settings = smtp.ServerSettings(max_message_size=65_536)
     data = b"..234567890\r\n" * 5_461 + b"1234\r\n"
     assert len(data) - 5_461 == 65_538
@@ -90,7 +90,7 @@ def test_content_of_just_the_limit_is_taken() -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 4_096, 100_000])
 def test_content_over_the_limit_is_counted_not_handed_on_and_refused_at_its_end(size: int) -> None:
-    """RFC 1870 section 6.1: 552, and the session goes on."""
+    """RFC 1870 section 6.1: 552, and the session continues."""
     settings = smtp.ServerSettings(max_message_size=65_536)
     data = b"x" * 998 + b"\r\n"
     wire = data * 66 + b".\r\nNOOP\r\n"
@@ -104,7 +104,7 @@ def test_content_over_the_limit_is_counted_not_handed_on_and_refused_at_its_end(
 @pytest.mark.parametrize("before", [65_535, 65_536])
 @pytest.mark.parametrize("end", ["dot", "peer", "shut down", "endless"])
 def test_content_over_the_limit_is_aborted_at_its_first_octet_and_once(before: int, end: str) -> None:
-    """The application need not hold what can only be refused while the rest is read; the reply waits for the end."""
+    """The application can release the message while the rest is read; the reply is sent at the end."""
     settings = smtp.ServerSettings(max_message_size=65_536, discard_limit=1_000)
     session = content(b"x" * before, settings=settings)
     assert session.of(smtp.MessageAborted) == []
@@ -141,7 +141,7 @@ FAULTS = [
 def test_a_message_is_aborted_at_its_first_fault_wherever_it_is_cut(
     good: bytes, bad: bytes, fault: smtp.ContentFault, by_bdat: bool
 ) -> None:
-    """What is before it is handed out, what follows is not; the reply waits for the end of the content or chunk."""
+    """Content before the fault is passed on, the rest is not; the reply is sent at the end of the content or chunk."""
     settings = smtp.ServerSettings(max_text_line=1_000, chunking=True)
     aborted = [smtp.MessageAborted(reason=fault)]
     rest = b"y\r\n" * 9_000 + b"\r\n"
@@ -173,7 +173,7 @@ def test_a_message_that_was_aborted_is_not_aborted_again(command: bytes, end: st
 
 
 def test_chunks_after_a_faulty_one_are_refused_and_spend_no_errors() -> None:
-    """RFC 3030 section 2: as behind one that is too large."""
+    """RFC 3030 section 2: as after a chunk that is too large."""
     settings = smtp.ServerSettings(chunking=True, max_errors=3)
     data = b"BDAT 3\r\na\nb" + b"BDAT 64\r\n" + b"x" * 64 + b"BDAT 1\r\nx" * 9 + b"BDAT 1 LAST\r\nx" + BEGIN
     session = ready(BEGIN[:-6], settings=settings).forget().receive(data)
@@ -181,7 +181,7 @@ def test_chunks_after_a_faulty_one_are_refused_and_spend_no_errors() -> None:
 
 
 def test_the_next_message_begins_anew() -> None:
-    """A refused message leaves nothing behind: neither size, nor line ends, nor recipients."""
+    """A refused message leaves no state: neither size, nor line ends, nor recipients."""
     session = content(b"a\nb" + END + BEGIN + b"good" + END)
     assert session.codes == [554, 250, 250, 354, 250]
     assert session.of(smtp.MessageComplete) == [smtp.MessageComplete(recipients=(smtp.Mailbox("a", "b"),))]
@@ -195,7 +195,7 @@ def test_the_size_is_that_of_one_message() -> None:
 
 
 def test_what_is_undecided_stays_and_nothing_more() -> None:
-    """architecture.md, invariant 7: content passes through, at most four octets wait."""
+    """architecture.md, invariant 7: at most four bytes of content are held back."""
     session = content(b"x" * 10_000 + b"\r\n.\r")
     assert len(session.content) == 10_000
     assert len(session.machine._input) == 4

@@ -1,4 +1,4 @@
-"""The server's rules where it speaks LMTP (RFC 2033)."""
+"""The server's rules for LMTP (RFC 2033)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_lhlo_is_what_ehlo_is_and_the_other_two_are_500() -> None:
 
 
 def test_data_without_an_accepted_recipient_is_503() -> None:
-    """RFC 2033 section 4.2: MUST, where SMTP may say 354."""
+    """RFC 2033 section 4.2: a MUST, where SMTP allows 354."""
     assert lmtp(b"MAIL FROM:<>\r\nRCPT TO:<a@x>\r\nDATA\r\n", answers={smtp.Rcpt: NO}).codes == [250, 550, 503]
 
 
@@ -51,7 +51,7 @@ def test_each_accepted_recipient_gets_its_reply(content: bytes) -> None:
 
 @pytest.mark.parametrize("verdict", [ACCEPT, FULL, smtp.Reply(250, "2.0.0", "queued")])
 def test_one_verdict_stands_for_every_recipient(verdict: Any) -> None:
-    """RFC 2033 section 4.2; and the next transaction begins anew."""
+    """RFC 2033 section 4.2; and the next transaction starts clean."""
     session = lmtp(BEGIN + b"DATA\r\n.\r\n" + BEGIN + b"DATA\r\n", answers={smtp.MessageComplete: verdict})
     code = verdict.code if isinstance(verdict, smtp.Reply) else 250
     assert session.codes == [250, 250, 250, 250, 354, *[code] * 3, 250, 250, 250, 250, 354]
@@ -77,7 +77,7 @@ def test_data_refused_to_a_last_chunk_is_refused_to_each() -> None:
 
 @pytest.mark.parametrize("answer", [smtp.PerRecipient(()), smtp.PerRecipient((ACCEPT,) * 4), None, smtp.Reply(354)])
 def test_what_cannot_answer_leaves_the_question_open(answer: object) -> None:
-    """architecture.md, A connection: one verdict for each, or one for all."""
+    """architecture.md, The idea: one verdict for each, or one for all."""
     session = lmtp(BEGIN + b"DATA\r\n.\r\n", answers={smtp.MessageComplete: LEFT_OPEN}).forget()
     with pytest.raises(LocalProtocolError):
         session.answer(answer)
@@ -101,6 +101,6 @@ def test_lmtp_without_what_it_must_offer_is_no_setting(pipelining: bool, enhance
 
 @pytest.mark.parametrize("end", [b"BDAT 0 LAST\r\n", b"BDAT 3\r\nabc" + b"BDAT 1 LAST\r\nx"])
 def test_the_end_of_a_refused_message_is_answered_for_each_recipient_too(end: bytes) -> None:
-    """RFC 2033 section 4.2: a client that pipelines counts on one reply for each RCPT that was taken."""
+    """RFC 2033 section 4.2: a client that pipelines expects one reply for each accepted RCPT."""
     session = lmtp(BEGIN + b"BDAT 2\r\nxy" + end + b"NOOP\r\n", answers={smtp.Data: [FULL]})
     assert session.codes == [250, 250, 250, 250, 452, *[503] * (2 + end.count(b"BDAT")), 250]

@@ -1,4 +1,4 @@
-"""AUTH on the server (RFC 4954), and what is refused before it."""
+"""AUTH on the server (RFC 4954), and what is refused before a login."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def b64(data: bytes) -> bytes:
 
 
 def test_a_login_is_told_before_its_reply_leaves() -> None:
-    """RFC 4954 section 4; the notice comes first, so that a grant can be made before the 235."""
+    """RFC 4954 section 4; the notice comes first, so that a grant exists before the 235 is sent."""
     session = ready(PLAIN)
     assert session.lines == ["235 2.7.0 authentication succeeded"]
     assert session.of(sasl.AuthenticationStarted, sasl.Authenticated) == [
@@ -54,7 +54,7 @@ def test_a_mechanism_that_is_not_offered_is_504() -> None:
 
 
 def test_in_clear_nothing_is_offered_nor_accepted_unless_named() -> None:
-    """RFC 4954 section 4: a policy binds what is accepted, not only what is advertised; before any 334."""
+    """RFC 4954 section 4: what is not offered is also refused, before any 334."""
     settings = smtp.ServerSettings(starttls=True)
     session = serve(b"EHLO c\r\n", PLAIN, b"AUTH LOGIN\r\nAUTH CRAM-MD5\r\n", settings=settings)
     assert not any("AUTH" in line for line in session.lines)
@@ -67,7 +67,7 @@ def test_in_clear_nothing_is_offered_nor_accepted_unless_named() -> None:
 
 
 def test_inside_tls_all_mechanisms_are_offered() -> None:
-    """RFC 4954 section 4: PLAIN over TLS is a must."""
+    """RFC 4954 section 4: PLAIN over TLS is mandatory."""
     session = serve(b"EHLO c\r\n" + PLAIN, settings=smtp.ServerSettings(), tls=TLS)
     assert "250 AUTH PLAIN LOGIN CRAM-MD5" in session.lines
     assert session.codes == [220, 250, 235]
@@ -92,7 +92,7 @@ CERTIFICATE = {"serialNumber": "01"}
     ],
 )
 def test_the_reply_to_ehlo_is_made_once_for_each_kind_of_connection(tls: Tls | None, offered: str) -> None:
-    """A client may ask again and again; connections of the same settings that differ are told so."""
+    """A client may repeat EHLO; each kind of connection with the same settings has its own reply."""
     settings = smtp.ExtendedServerSettings(
         mechanisms=sasl.ALL_MECHANISMS.only("SCRAM-SHA-256-PLUS", "EXTERNAL", "PLAIN", "LOGIN"),
         mechanisms_without_tls=frozenset({"PLAIN"}),
@@ -128,7 +128,7 @@ def test_the_reply_to_ehlo_is_made_once_for_each_kind_of_connection(tls: Tls | N
     ],
 )
 def test_a_faulty_exchange_is_501_and_over(data: bytes, reply: str) -> None:
-    """RFC 4954 section 4: base64 and nothing else."""
+    """RFC 4954 section 4: only base64 is allowed."""
     session = ready(data + b"NOOP\r\n")
     assert session.lines[-2:] == [reply, "250 2.0.0 ok"]
     failed = session.of(sasl.AuthenticationFailed)
@@ -179,7 +179,7 @@ def test_failed_logins_over_the_budget_end_the_session_with_421() -> None:
 
 
 def test_a_store_that_cannot_tell_does_not_spend_the_budget() -> None:
-    """RFC 4954 section 6: 454 invites to try again."""
+    """RFC 4954 section 6: 454 allows the client to try again."""
     verdicts: list[object] = [sasl.Refusal.TEMPORARY] * 5
     assert ready(PLAIN * 6, answers={sasl.CheckPassword: verdicts}).codes == [454] * 5 + [235]
 
@@ -198,7 +198,7 @@ def test_acting_as_another_is_asked() -> None:
 
 
 def test_pipelined_bytes_after_auth_are_not_read_while_the_question_is_open() -> None:
-    """RFC 4954 section 4: they are the response, if one is due, and the next command, if not."""
+    """RFC 4954 section 4: they are the response if one is due, and the next command if not."""
     session = ready(PLAIN + b"NOOP\r\n", answers={sasl.CheckPassword: LEFT_OPEN})
     assert session.data == b""
     session.answer(ACCEPT)
@@ -217,7 +217,7 @@ def test_authentication_required_refuses_mail_until_a_login() -> None:
 
 
 def test_a_login_outlives_hello_rset_and_transactions() -> None:
-    """RFC 4954 section 4; only STARTTLS forgets it."""
+    """RFC 4954 section 4; only STARTTLS ends it."""
     session = ready(PLAIN + b"EHLO c\r\nRSET\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n.\r\n")
     assert session.server.identity == "test"
 

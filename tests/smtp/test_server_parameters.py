@@ -1,4 +1,4 @@
-"""The server's rules for the parameters of extensions: DSN, REQUIRETLS, LIMITS, and the application's own."""
+"""The server's rules for parameters of extensions: DSN, REQUIRETLS, LIMITS, and those of the application."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_requiretls_is_offered_and_taken_inside_tls_alone() -> None:
 
 
 def test_parameters_that_a_setting_names_are_kept_as_written() -> None:
-    """RFC 5321 section 2.2.1: for an application that knows more extensions than this library."""
+    """RFC 5321 section 2.2.1: for an application that supports more extensions than this library."""
     settings = smtp.ServerSettings(extra_parameters=frozenset({"MT-PRIORITY", "X-FLAG"}))
     session = ready(
         b"MAIL FROM:<a@b> mt-priority=-3 X-FLAG\r\nRCPT TO:<a@b> X-FLAG=Yes\r\nRCPT TO:<a@b> X-OTHER\r\n",
@@ -129,7 +129,7 @@ def test_parameters_that_a_setting_names_are_kept_as_written() -> None:
 
 
 def test_an_application_may_offer_extensions_of_its_own() -> None:
-    """RFC 5321 section 4.1.1.1: with the parameters they bring, in clear and inside TLS, to EHLO alone."""
+    """RFC 5321 section 4.1.1.1: with their parameters, in clear text and inside TLS, in reply to EHLO only."""
     settings = smtp.ServerSettings(
         extra_extensions=("MT-PRIORITY MIXER", "XFLAG"), extra_parameters=frozenset({"MT-PRIORITY"})
     )
@@ -161,6 +161,6 @@ def test_an_application_may_offer_extensions_of_its_own() -> None:
     ],
 )
 def test_an_extension_line_that_is_none_or_taken_is_no_setting(lines: tuple[str, ...]) -> None:
-    """RFC 5321 section 4.1.1.1: what has a setting is offered by that alone."""
+    """RFC 5321 section 4.1.1.1: an extension with its own setting cannot be listed."""
     with pytest.raises(LocalProtocolError):
         smtp.ServerSettings(extra_extensions=lines)

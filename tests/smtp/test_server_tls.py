@@ -1,4 +1,4 @@
-"""STARTTLS on the server is a wall (RFC 3207)."""
+"""STARTTLS on the server is a barrier (RFC 3207)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PLAIN = b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
 
 
 def at_the_wall(*pieces: bytes) -> Session:
-    """A server that waits for the handshake."""
+    """Return a server that waits for the handshake."""
     session = ready()
     session.starts_tls = False
     return session.receive(*pieces)
@@ -32,7 +32,7 @@ def test_nothing_said_before_tls_survives_it(cut: int) -> None:
 
 
 def test_starttls_may_come_before_ehlo() -> None:
-    """RFC 3207 names EHLO as where STARTTLS is offered, but does not ask for it; gsasl goes without."""
+    """RFC 3207 has STARTTLS offered in the EHLO reply, but does not require EHLO; gsasl omits it."""
     session = serve()
     session.starts_tls = False
     session.forget().receive(b"STARTTLS\r\n")
@@ -40,7 +40,7 @@ def test_starttls_may_come_before_ehlo() -> None:
 
 
 def test_bytes_between_begin_tls_and_tls_started_are_refused() -> None:
-    """RFC 3207 section 4.2: nothing crosses the wall."""
+    """RFC 3207 section 4.2: no input crosses the barrier."""
     session = at_the_wall(b"STARTTLS\r\n")
     with pytest.raises(LocalProtocolError):
         session.machine.receive_data(EVIL)
@@ -51,7 +51,7 @@ def test_bytes_between_begin_tls_and_tls_started_are_refused() -> None:
 
 
 def test_the_session_begins_anew_after_tls() -> None:
-    """RFC 3207 section 4.2: EHLO, identity and transaction are forgotten; STARTTLS is not offered again."""
+    """RFC 3207 section 4.2: EHLO, identity and transaction are discarded; STARTTLS is not offered again."""
     session = ready(PLAIN + b"STARTTLS\r\n")
     assert session.server.tls == TLS
     assert session.server.identity is None
@@ -62,7 +62,7 @@ def test_the_session_begins_anew_after_tls() -> None:
 
 
 def test_a_handshake_that_fails_ends_the_session_without_a_word() -> None:
-    """RFC 3207 section 4.1; architecture.md, A connection."""
+    """RFC 3207 section 4.1: nothing is sent."""
     session = at_the_wall(b"STARTTLS\r\n")
     before = session.data
     session.receive(b"")
@@ -86,13 +86,13 @@ def test_starttls_that_is_not_offered_is_502() -> None:
 
 
 def test_replies_that_wait_leave_with_begin_tls() -> None:
-    """RFC 2920 section 3.2: writing and handshake are one act, and no earlier reply comes behind the wall."""
+    """RFC 2920 section 3.2: the reply and the handshake are one action, and no earlier reply is sent after it."""
     session = at_the_wall(b"RSET\r\nSTARTTLS\r\n")
     assert session.last == BeginTls(data=b"250 2.0.0 reset\r\n220 2.0.0 ready to start TLS\r\n")
 
 
 def test_the_220_never_leaves_before_begin_tls() -> None:
-    """RFC 3207 section 4.2: also when 32 KiB of replies are full with it, or octets could be read in between."""
+    """RFC 3207 section 4.2: also if it fills the 32 KiB of replies, or if more input could be read in between."""
     reply = len(b"250 2.0.0 reset\r\n")
     session = at_the_wall()
     session.receive(b"RSET\r\n" * ((32_768 - 1) // reply) + b"STARTTLS\r\n")
@@ -115,7 +115,7 @@ def test_tls_required_refuses_all_but_the_way_to_tls() -> None:
 
 
 def test_budgets_are_not_renewed_by_tls() -> None:
-    """An attacker gets no fresh tries behind the wall."""
+    """An attacker gets no further attempts after the handshake."""
     wrong = b"AUTH PLAIN " + sasl.encode_base64(b"\0test\0wrong") + b"\r\n"
     session = ready(wrong * 2 + b"STARTTLS\r\n")
     session.forget().receive(b"EHLO c\r\n" + wrong)

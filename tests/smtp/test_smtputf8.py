@@ -1,4 +1,4 @@
-"""Mailboxes beyond ASCII, on both sides (RFC 6531), and the address type utf-8 of DSN (RFC 6533)."""
+"""Non-ASCII mailboxes, on both sides (RFC 6531), and the address type utf-8 of DSN (RFC 6533)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_smtputf8_without_8bitmime_is_no_setting() -> None:
 
 
 def test_a_transaction_that_says_smtputf8_may_hold_mailboxes_outside_ascii() -> None:
-    """RFC 6531 section 3.2: they arrive as they were written."""
+    """RFC 6531 section 3.2: the mailboxes are reported as written."""
     session = ready(MAIL + RCPT + b"RCPT TO:<a@b>\r\nDATA\r\n.\r\n", settings=UTF8)
     assert session.codes == [250, 250, 250, 354, 250]
     assert session.events[:2] == [
@@ -64,7 +64,7 @@ def test_forms_of_a_mailbox_outside_ascii(path: str, mailbox: smtp.Mailbox, rout
 
 
 def test_a_mailbox_outside_ascii_without_smtputf8_is_refused() -> None:
-    """RFC 6531 section 3.5: 550 to MAIL, 553 to RCPT; each transaction says it anew."""
+    """RFC 6531 section 3.5: 550 to MAIL, 553 to RCPT; SMTPUTF8 applies to one transaction."""
     session = ready(MAIL.replace(b" SMTPUTF8", b""), settings=UTF8)
     assert session.lines == ["550 5.6.7 non-ASCII sender address requires SMTPUTF8"]
     session = ready(b"MAIL FROM:<a@b>\r\n" + RCPT, settings=UTF8)
@@ -91,10 +91,10 @@ def test_smtputf8_takes_no_value_and_must_have_been_offered() -> None:
         b"\xc3",
         b"\xc0\xaf",  # overlong
         b"\xed\xa0\x80",  # a surrogate
-        b"\xf4\x90\x80\x80",  # beyond U+10FFFF
+        b"\xf4\x90\x80\x80",  # over U+10FFFF
         b"\xc2\x85",  # NEL, of C1
         b"\xc2\x9f",
-        b"\xe2\x80\xa8",  # U+2028 and U+2029, which end a line for some
+        b"\xe2\x80\xa8",  # U+2028 and U+2029: line ends for some programs
         b"\xe2\x80\xa9",
         b"\0",
         b"\x7f",
@@ -121,7 +121,7 @@ def test_invalid_utf_8_and_control_characters_are_500(data: bytes) -> None:
         "a@ü..b",
         "é..a@b",
         "é a@b",
-        '"\\é"@b',  # no quoted pair beyond ASCII
+        '"\\é"@b',  # a quoted pair must be ASCII
         "a@[ü]",
         "Ü",
         "\N{FULLWIDTH LESS-THAN SIGN}a@b\N{FULLWIDTH GREATER-THAN SIGN}@c>",
@@ -134,7 +134,7 @@ def test_what_is_no_mailbox_outside_ascii_is_501(path: str) -> None:
 
 @pytest.mark.parametrize("line", ["EHLO bücher.example", "NOOP é", "HELP é", "é", "R\N{LATIN SMALL LETTER LONG S}ET"])
 def test_elsewhere_commands_stay_ascii(line: str) -> None:
-    """RFC 6531 sections 3.2 and 3.7.1; no letter becomes an ASCII one when its case is folded."""
+    """RFC 6531 sections 3.2 and 3.7.1; no character becomes ASCII by case folding."""
     assert ready(f"{line}\r\n".encode(), settings=UTF8).codes == [500]
     folded = "MA\N{LATIN SMALL LETTER DOTLESS I}L FROM:<>\r\n"
     assert ready(folded.encode(), settings=UTF8).codes == [500]
@@ -142,7 +142,7 @@ def test_elsewhere_commands_stay_ascii(line: str) -> None:
 
 @pytest.mark.parametrize("value", ["BODY=8BITM\N{LATIN SMALL LETTER DOTLESS I}ME", "AUTH=é", "ENVID=é", "SIZE=²", "É"])
 def test_parameters_of_other_extensions_stay_ascii(value: str) -> None:
-    """RFC 6531 section 3.3: it extends what values may hold, not what these parameters do."""
+    """RFC 6531 section 3.3 extends the grammar of values, not these parameters."""
     assert ready(f"MAIL FROM:<> SMTPUTF8 {value}\r\n".encode(), settings=UTF8).codes == [501]
 
 
@@ -160,7 +160,7 @@ def test_lengths_count_bytes() -> None:
     for local_part, domain, code in (
         ("é" * 32, "b", 250),
         ("é" * 32 + "a", "b", 501),
-        ("a", "é" * 126, 250),  # a path of 256 octets
+        ("a", "é" * 126, 250),  # a path of 256 bytes
         ("a", "é" * 126 + "b", 501),
     ):
         assert ready(begin + f"RCPT TO:<{local_part}@{domain}>\r\n".encode(), settings=UTF8).codes == [250, code]
@@ -179,7 +179,7 @@ def test_no_mailbox_can_be_built_that_no_line_can_carry(part: str) -> None:
 
 
 def test_mailboxes_outside_ascii_are_equal_when_they_are_written_alike() -> None:
-    """RFC 6531 section 3.2: case and normal form are the addressee's affair."""
+    """RFC 6531 section 3.2: case and normalization are left to the receiving host."""
     composed, decomposed = smtp.Mailbox("é", "b"), smtp.Mailbox("e\N{COMBINING ACUTE ACCENT}", "b")
     assert composed != decomposed
     assert smtp.Mailbox("a", "bücher.example") != smtp.Mailbox("a", "xn--bcher-kva.example")
@@ -212,7 +212,7 @@ def test_vrfy_takes_smtputf8_and_its_reply_stays_ascii() -> None:
     ],
 )
 def test_the_address_type_utf_8_is_decoded(value: str, recipient: smtp.OriginalRecipient) -> None:
-    """RFC 6533 section 3: where DSN is on, in its ASCII form without SMTPUTF8, too."""
+    """RFC 6533 section 3: if DSN is on; in its ASCII form also without SMTPUTF8."""
     line = f"RCPT TO:<a@b> ORCPT={value}\r\n".encode()
     assert ready(b"MAIL FROM:<>\r\n" + line, settings=UTF8).events[1].original_recipient == recipient
     dsn = smtp.ServerSettings(dsn=True)
@@ -268,7 +268,7 @@ PLAIN = smtp.Mail(reverse_path=smtp.Mailbox("a", "b"))
     ],
 )
 def test_without_smtputf8_nothing_outside_ascii_leaves_a_client(command: Command) -> None:
-    """RFC 6531 section 3.2: the error names what is missing, and the session goes on."""
+    """RFC 6531 section 3.2: the error names what is missing, and the session continues."""
     session = greeted("8BITMIME")
     with pytest.raises(LocalProtocolError, match="SMTPUTF8"):
         session.client.send(command)
@@ -279,7 +279,7 @@ def test_without_smtputf8_nothing_outside_ascii_leaves_a_client(command: Command
 
 
 def test_a_client_says_smtputf8_itself() -> None:
-    """RFC 6531 section 3.4: only it knows of the recipients and headers to come."""
+    """RFC 6531 section 3.4: only the client knows the recipients and headers that follow."""
     session = greeted("SMTPUTF8", "PIPELINING")
     with pytest.raises(LocalProtocolError, match="smtputf8=True"):
         session.client.send(smtp.Mail(reverse_path=PELE))
@@ -301,7 +301,7 @@ def test_vrfy_that_could_be_taken_for_its_parameter_cannot_be_built() -> None:
 
 @pytest.mark.parametrize("lmtp", [False, True])
 def test_our_client_and_our_server_agree_outside_ascii(lmtp: bool) -> None:
-    """Back to back; the messages, too, are the same octets."""
+    """Client and server connected; the messages are the same bytes."""
     server = Session(smtp.ServerConnection(attrs.evolve(UTF8, lmtp=lmtp), entropy=ENTROPY)).pull()
     client = Session(smtp.ClientConnection()).pull().receive(server.data)
 

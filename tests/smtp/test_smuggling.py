@@ -1,4 +1,4 @@
-"""The smuggling matrix: every five octets out of CR, LF, dot and NUL inside content, whole and at every cut within."""
+"""The smuggling matrix: every five bytes out of CR, LF, dot and NUL inside content, whole and at every split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REST = b"MAIL FROM:<evil@x>" + END + b"NOOP\r\n"
 
 @pytest.mark.parametrize("first", list(product(b"\r\n.\0", repeat=2)), ids=lambda data: bytes(data).hex())
 def test_of_all_bytes_around_a_dot_only_crlf_dot_crlf_ends_content(first: tuple[int, int]) -> None:
-    """RFC 5321 section 4.1.1.4: CVE-2023-51764 and its kin, with dot-stuffing (section 4.5.2) and refusal (2.3.8)."""
+    """RFC 5321 section 4.1.1.4: CVE-2023-51764 and similar, with dot-stuffing (section 4.5.2) and refusal (2.3.8)."""
     for data in product(b"\r\n.\0", repeat=3):
         middle = bytes((*first, *data))
         cuts = [(middle,), tuple(bytes([octet]) for octet in middle)]
@@ -28,7 +28,7 @@ def test_of_all_bytes_around_a_dot_only_crlf_dot_crlf_ends_content(first: tuple[
         assert all(one == told[0] for one in told)
         content = b"a" + middle + b"MAIL FROM:<evil@x>\r\n"
         if middle == END:
-            assert told[0][1] == [250, 250, 500, 250]  # MAIL is a command, the lone dot none
+            assert told[0][1] == [250, 250, 500, 250]  # MAIL is a command, the single dot is not
             continue
         dirty = re.search(rb"\r(?!\n)|(?<!\r)\n|\0", content) is not None
         assert told[0][1] == [554 if dirty else 250, 250]

@@ -1,4 +1,4 @@
-"""The examples of the RFCs as known answers: the client says them word for word, the server gives their codes."""
+"""The examples of the RFCs as transcripts: the client sends them word for word, the server replies with their codes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.smtp.drive import CRAM, Session, call, serve
 
 
 def blocks(transcript: str) -> list[tuple[str, list[str]]]:
-    """Runs of lines of one speaker: ``C`` or ``S``."""
+    """Return the runs of lines of one side: ``C`` or ``S``."""
     runs: list[tuple[str, list[str]]] = []
     for line in transcript.strip().splitlines():
         speaker, _, text = line.strip().partition(": ")
@@ -24,7 +24,7 @@ def as_data(lines: list[str]) -> bytes:
 
 
 def run_client(session: Session, transcript: str, *commands: object) -> Session:
-    """Send *commands*, each when the transcript has the client speak, and compare every octet."""
+    """Send *commands*, each when the client is next in the transcript, and compare every byte."""
     queue = list(commands)
     for speaker, lines in blocks(transcript):
         if speaker == "S":
@@ -50,7 +50,7 @@ def run_client(session: Session, transcript: str, *commands: object) -> Session:
 
 
 def run_server(session: Session, transcript: str) -> Session:
-    """Say what the client says, and compare the codes of the replies."""
+    """Send what the client sends, and compare the codes of the replies."""
     for speaker, lines in blocks(transcript):
         if speaker == "C":
             session.receive(as_data(lines))
@@ -93,7 +93,7 @@ CONTENT = b"Blah blah blah...\r\n...etc. etc. etc.\r\n"
 
 
 def test_a_typical_transaction_from_the_client() -> None:
-    """RFC 5321 appendix D.1; the second line of the content is stuffed, which the RFC leaves out."""
+    """RFC 5321 appendix D.1; the second line of the content is stuffed, which the RFC does not show."""
     session = run_client(
         call(),
         TYPICAL,
@@ -192,7 +192,7 @@ S: 221 goodbye
 
 
 def test_a_pipelined_transaction() -> None:
-    """RFC 2920 section 4, the second example: both groups leave whole, QUIT behind the lone dot."""
+    """RFC 2920 section 4, the second example: both groups are sent whole, QUIT after the final dot."""
     names = ("ned@innosoft.com", "dan@innosoft.com", "kvc@innosoft.com")
     group = [
         smtp.Mail(reverse_path=box("mrose@dbc.mtview.ca.us")),
@@ -206,7 +206,7 @@ def test_a_pipelined_transaction() -> None:
 
 
 def test_a_pipelined_transaction_without_recipients() -> None:
-    """RFC 2920 section 4, the third example: DATA is refused, since nobody is left to write to."""
+    """RFC 2920 section 4, the third example: DATA is refused, because no recipient was accepted."""
     transcript = """
         S: 220 Innosoft.com SMTP service ready
         C: EHLO dbc.mtview.ca.us
@@ -230,7 +230,7 @@ def test_a_pipelined_transaction_without_recipients() -> None:
         smtp.Data(),
     ]
     run_client(call(), transcript, smtp.Hello(domain="dbc.mtview.ca.us"), group, smtp.Quit())
-    # Our server says 503, as RFC 5321 section 4.1.1.4 has it too, where this one says 554.
+    # Our server replies 503, which RFC 5321 section 4.1.1.4 also allows; the example has 554.
     refusal = smtp.Reply(550, "", "not allowed")
     run_server(serve(answers={smtp.Rcpt: refusal}), transcript.replace("554 no valid", "503 no valid"))
 
@@ -262,7 +262,7 @@ def test_starttls() -> None:
 
 
 def test_plain_with_an_initial_response() -> None:
-    """RFC 4954 section 4.1, the first example; GSSAPI and DIGEST-MD5 are passed over."""
+    """RFC 4954 section 4.1, the first example; GSSAPI and DIGEST-MD5 are left out."""
     transcript = """
         S: 220-smtp.example.com ESMTP Server
         S: 220 at your service
@@ -288,7 +288,7 @@ def test_plain_with_an_initial_response() -> None:
 
 
 def test_plain_without_an_initial_response() -> None:
-    """RFC 4954 section 4.1, the third example: one blank follows the 334."""
+    """RFC 4954 section 4.1, the third example: one space follows the 334."""
     session = serve(b"EHLO client.example.com\r\n").forget()
     session.receive(b"AUTH PLAIN\r\n")
     assert session.data == b"334 \r\n"
@@ -317,7 +317,7 @@ S: 235 ok
 
 @pytest.mark.skipif(not sasl.MD5_AVAILABLE, reason="this system has no MD5")
 def test_cram_md5() -> None:
-    """RFC 2195 section 2, carried by AUTH; the challenge of the RFC is handed in as a mechanism of our own making."""
+    """RFC 2195 section 2, with AUTH; a test mechanism provides the challenge of the RFC."""
     tim = sasl.CramMd5Client(authentication_identity="tim", secret=b"tanstaaftanstaaf")
     run_client(call(), CRAM_MD5, smtp.Hello(domain="client.example"), tim)
 
@@ -343,7 +343,7 @@ def test_the_challenges_of_one_session_differ_and_replay() -> None:
 
 
 def test_a_session_inside_implicit_tls_offers_no_starttls() -> None:
-    """RFC 8314 section 3.3: TLS is a fact that the adapter tells at the start."""
+    """RFC 8314 section 3.3: the adapter reports TLS at the start."""
     session = serve(b"EHLO c\r\n", settings=smtp.ServerSettings(starttls=True), tls=Tls(version="TLSv1.3"))
     assert not any("STARTTLS" in line for line in session.lines)
     assert any("AUTH PLAIN LOGIN" in line for line in session.lines)

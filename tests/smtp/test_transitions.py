@@ -1,4 +1,4 @@
-"""TRANSITIONS, walked pair by pair on both sides (Every table pair reached, every absent one refused)."""
+"""TRANSITIONS, pair by pair on both sides: every pair in the table is reached, every other one refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CHUNKS: Final[Mapping[str, bytes]] = {
     "BDAT": b"BDAT 1\r\nx",
     ".": b"BDAT 0 LAST\r\n",
 }
-"""What a client says that sends content by BDAT: one that has no state for it."""
+"""Commands of a client that sends content by BDAT; a client has no state for it."""
 PATHS: Final[Mapping[State, tuple[str, ...]]] = {
     State.REFUSING: (),
     State.CONNECTED: (),
@@ -40,13 +40,13 @@ PATHS: Final[Mapping[State, tuple[str, ...]]] = {
     State.RCPT: ("EHLO", "MAIL", "RCPT"),
     State.DATA: ("EHLO", "MAIL", "RCPT", "DATA"),
 }
-"""How to come to each state in which a client may speak."""
+"""How to reach each state in which a client may send a command."""
 
 PLAIN: Final = sasl.PlainClient(authentication_identity="test", password=b"1234")
 
 
 def pair(state: State) -> tuple[Session, Session]:
-    """A client and a server in *state*."""
+    """Return a client and a server in *state*."""
     greeting = smtp.Reply(554, "", "no") if state is State.REFUSING else ACCEPT
     client, server = call(), serve(answers={smtp.Connected: greeting})
     converse(client, server)
@@ -64,7 +64,7 @@ def pair(state: State) -> tuple[Session, Session]:
     ("state", "verb"), [pair for pair in TRANSITIONS if State.CHUNKS not in (pair[0], TRANSITIONS[pair])], ids=str
 )
 def test_a_pair_of_the_table_leads_both_sides_where_it_says(state: State, verb: str) -> None:
-    """architecture.md, A connection: one table is the single source for both."""
+    """architecture.md, The idea: one table is the single source for both sides."""
     client, server = pair(state)
     if verb == "AUTH":
         client.client.authenticate(PLAIN)
@@ -94,7 +94,7 @@ def test_an_absent_pair_is_a_local_error_in_a_client_and_503_from_a_server(state
     with pytest.raises(LocalProtocolError):
         client.client.send(COMMANDS[verb])
     assert client.pull().sends == []
-    if state is not State.DATA and verb != ".":  # in DATA all is content, and the dot is no command
+    if state is not State.DATA and verb != ".":  # in DATA all input is content, and the dot is not a command
         command = COMMANDS[verb]
         assert isinstance(command, LineCommand)
         server.receive(command.to_wire())
@@ -124,5 +124,5 @@ def test_content_by_bdat_leads_a_server_where_the_table_says(state: State, verb:
 
 
 def test_the_structure_of_the_hot_path_is_the_table() -> None:
-    """architecture.md, A connection: the hot path may read a structure compiled from it."""
+    """architecture.md, The idea: the hot path may read a structure compiled from the table."""
     assert {(state, verb): after for state in State for verb, after in NEXT[state].items()} == TRANSITIONS

@@ -57,7 +57,7 @@ _EMBEDDED_ASCII: Final = frozenset(" +=\\")
 
 @attrs.frozen(slots=False)  # see checked_mailbox()
 class Mailbox:
-    """An address, ``Local-part@Domain`` (RFC 5321 section 4.1.2). str() returns its wire form.
+    """An address, ``Local-part@Domain`` (RFC 5321 section 4.1.2).  str() returns its wire form.
 
         Mailbox.parse('"a b"@example.test') == Mailbox("a b", "example.test")
 
@@ -174,7 +174,7 @@ def check_domain(text: str, *, non_ascii: bool = False) -> None:
 def split_path(text: str) -> tuple[str, str]:
     """Split ``<path> parameters``: return the path with its brackets, and the parameters.
 
-    Raises Malformed if there is no path, or no space after it.
+    Raises Malformed if the path, or the space after it, is missing.
     """
     if not text.startswith("<"):
         raise Malformed("a path must begin with '<'")

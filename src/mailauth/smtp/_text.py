@@ -95,7 +95,7 @@ class Chunks:
         """The bytes of the chunk, and those of them that have not been received."""
         self.last = False
         self.tail = CRLF
-        """The last two bytes of the message so far; CRLF if there are none."""
+        """The last two bytes of the message so far; CRLF at its start."""
         self.after_cr = False
         """Whether a CR came immediately before the data that was taken last."""
 
@@ -105,7 +105,7 @@ class Chunks:
         self.last = last
 
     def take(self, buffer: LineBuffer) -> bytes:
-        """Return the bytes of this chunk that have been received; empty if there are none."""
+        """Return the bytes of this chunk that have been received, possibly empty."""
         buffer.gather()
         data = buffer.data[buffer.offset : buffer.offset + self.missing]
         buffer.offset += len(data)

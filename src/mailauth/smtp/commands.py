@@ -158,7 +158,7 @@ class Auth(Command):
     initial_response: bytes | None = attrs.field(
         default=None, repr=False, validator=value_of(bytes, check_initial_response, optional=True)
     )
-    """As on the wire, in base64 or ``=``; None if there is none."""
+    """As on the wire, in base64 or ``=``; None if absent."""
 
     @classmethod
     def parse(cls, argument: str) -> Self:

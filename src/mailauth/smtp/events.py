@@ -26,7 +26,7 @@ class ContentFault(enum.Enum):
 
 @attrs.frozen(kw_only=True)
 class Connected(VerdictQuestion):
-    """A client has connected: is it accepted? Asked before the greeting.
+    """A client has connected: is it accepted?  Asked before the greeting.
 
     ACCEPT sends the greeting 220.  A Reply of 421 closes the session.  After any other negative Reply, usually 554, the
     client may only send QUIT (RFC 5321 section 3.1).
@@ -82,8 +82,8 @@ ServerEvent: TypeAlias = (
 """Every event that ``smtp.ServerConnection`` returns to the application."""
 
 ExtendedServerEvent: TypeAlias = ServerEvent | sasl.ExtendedQuestion
-"""Every event that ``smtp.ExtendedServerConnection`` returns to the application: SCRAM, tokens and certificates,
-too."""
+"""Every event that ``smtp.ExtendedServerConnection`` returns to the application, including those of SCRAM,
+tokens and certificates."""
 
 ClientEvent: TypeAlias = ReplyReceived | sasl.Authenticated | AuthenticationRejected
 """Every event that ``smtp.ClientConnection`` returns to the application."""

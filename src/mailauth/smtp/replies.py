@@ -42,7 +42,7 @@ class Reply:
     enhanced_status_code: str = attrs.field(
         default="", validator=value_of(str, matches(_ENHANCED_OR_NONE, "must be a status code such as 5.7.1, or empty"))
     )
-    """For example ``5.7.1`` (RFC 3463); empty if there is none."""
+    """For example ``5.7.1`` (RFC 3463); empty if absent."""
     text: str = attrs.field(
         default="", validator=value_of(str, matches(_TEXT, "must be printable ASCII and tabs, with \\n between lines"))
     )
