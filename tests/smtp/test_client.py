@@ -86,7 +86,7 @@ def test_a_group_may_begin_with_the_end_of_content() -> None:
 
 
 def test_replies_carry_the_very_object_that_was_sent() -> None:
-    """architecture.md, The idea: in order."""
+    """architecture.md, A connection: in order."""
     session = greeted("PIPELINING").send(RSET := smtp.Rset(), MAIL, RCPT).receive(b"250 1\r\n250 2\r\n550 5.1.1 3\r\n")
     assert [event.command for event in session.events] == [RSET, MAIL, RCPT]
     assert all(event.command is sent for event, sent in zip(session.events, (RSET, MAIL, RCPT), strict=True))
@@ -257,7 +257,7 @@ def test_tls_required_holds_back_mail_and_auth() -> None:
 
 
 def test_unanswered_commands_are_bounded() -> None:
-    """architecture.md, The idea."""
+    """architecture.md, A connection."""
     session = greeted("PIPELINING", settings=smtp.ClientSettings(max_unanswered=2))
     session.client.send(MAIL)
     session.client.send(RCPT)

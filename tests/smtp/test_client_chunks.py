@@ -123,7 +123,7 @@ def test_of_a_refused_message_no_further_chunk_is_sent() -> None:
 
 
 def test_what_stands_between_the_chunks_of_a_refused_message_keeps_its_place() -> None:
-    """architecture.md, The idea: replies come in the order of the commands."""
+    """architecture.md, A connection: replies come in the order of the commands."""
     session = in_transaction().send(chunk(b"one\r\n"), smtp.Noop(), chunk(b"two\r\n"), smtp.Rset())
     session.receive(b"552 full\r\n", b"250 noop\r\n", b"250 reset\r\n")
     assert session.data == b"BDAT 5\r\none\r\nNOOP\r\nRSET\r\n"

@@ -26,7 +26,7 @@ def breaks(session: Session, data: bytes) -> None:
 
 
 def test_the_first_mechanism_that_is_offered_is_taken() -> None:
-    """architecture.md, The idea: in the order of the caller, case-insensitive."""
+    """architecture.md, A connection: in the order of the caller, case-insensitive."""
     assert log_in(CRAM_MD5, PLAIN).data == b"AUTH CRAM-MD5\r\n"
     assert log_in(CRAM_MD5, PLAIN, offer="AUTH plain").data == b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
     assert log_in(PLAIN, offer="AUTH=PLAIN").data == b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
@@ -84,7 +84,7 @@ class Broken:
 
 
 def test_a_mechanism_that_cannot_begin_leaves_no_login_open() -> None:
-    """architecture.md, The idea: the connection is as it was."""
+    """architecture.md, A connection: the connection is as it was."""
     session = greeted("AUTH PLAIN")
     with pytest.raises(LookupError):
         session.client.authenticate(Broken())
@@ -151,7 +151,7 @@ def test_a_server_that_goes_on_after_a_cancel_breaks_the_protocol(data: bytes) -
 
 @pytest.mark.parametrize("mechanism", [LOGIN, CRAM_MD5])
 def test_success_before_the_mechanism_is_satisfied_breaks_the_protocol(mechanism: sasl.ClientMechanism) -> None:
-    """architecture.md, The idea."""
+    """architecture.md, A connection."""
     breaks(log_in(mechanism), b"235 welcome\r\n")
 
 

@@ -116,7 +116,7 @@ def test_every_command_reads_back_as_it_was_written(command: LineCommand) -> Non
 
 @given(commands)
 def test_commands_are_values(command: LineCommand) -> None:
-    """architecture.md, The idea: frozen, equal by value, and hashable."""
+    """architecture.md, A connection: frozen, equal by value, and hashable."""
     assert {command: 1}[command] == 1
 
 

@@ -283,7 +283,7 @@ def test_any_data_leaves_a_client_light(caller: str, data: bytes, choices: st.Da
 
 
 def test_a_client_that_has_failed_keeps_nothing_that_comes() -> None:
-    """architecture.md, The idea: the connection is finished."""
+    """architecture.md, A connection: the connection is finished."""
     session = greeted()
     session.machine.receive_data(b"nonsense\r\n" + bytes(CHUNK))
     with pytest.raises(RemoteProtocolError):

@@ -271,7 +271,7 @@ def test_any_data_ends_in_events_replies_and_closed(
 
 @given(sessions, fates)
 def test_a_session_replays_exactly(data: bytes, fate: list[int]) -> None:
-    """architecture.md, The idea: the same entropy gives the same bytes."""
+    """architecture.md, A connection: the same entropy gives the same bytes."""
     first, again = (under(fate, WITH_TLS).receive(data, b"") for _ in range(2))
     assert first.log == again.log
 

@@ -1,4 +1,4 @@
-"""What an answer to a question does, and what cannot be an answer (architecture.md, The idea)."""
+"""What an answer to a question does, and what cannot be an answer (architecture.md, A connection)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ QUESTIONS = [
 def test_what_cannot_answer_leaves_the_question_open(
     kind: type[object], data: bytes, code: int, answer: object
 ) -> None:
-    """architecture.md, The idea: a LocalProtocolError; a valid answer is still accepted."""
+    """architecture.md, A connection: a LocalProtocolError; a valid answer is still accepted."""
     session = ready(data, answers={kind: LEFT_OPEN})
     before = session.data
     with pytest.raises(LocalProtocolError):
@@ -86,7 +86,7 @@ def test_any_accept_is_accept() -> None:
 
 
 def test_the_temporary_failure_of_each_question_is_an_answer() -> None:
-    """architecture.md, The idea: for a store that failed, and for test doubles."""
+    """architecture.md, A connection: for a store that failed, and for test doubles."""
 
     def unavailable(question: Question[object]) -> object:
         return question.unavailable
@@ -103,7 +103,7 @@ def test_the_temporary_failure_of_each_question_is_an_answer() -> None:
 
 
 def test_late_repeated_and_foreign_answers_are_refused() -> None:
-    """architecture.md, The idea: questions are matched by identity."""
+    """architecture.md, A connection: questions are matched by identity."""
     session = ready(b"MAIL FROM:<a@b>\r\n", answers={smtp.Mail: LEFT_OPEN})
     question = session.question
     assert isinstance(question, smtp.Mail)
@@ -171,7 +171,7 @@ def test_after_a_554_greeting_all_but_quit_is_503(line: bytes) -> None:
 
 
 def test_nothing_advances_while_a_question_is_open() -> None:
-    """architecture.md, The idea: no input after it is read."""
+    """architecture.md, A connection: no input after it is read."""
     session = ready(b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nQUIT\r\n", answers={smtp.Mail: LEFT_OPEN})
     assert session.events == [smtp.Mail(reverse_path=None)]
     session.receive(b"NOOP\r\n")
@@ -195,7 +195,7 @@ def test_input_over_64_kib_is_refused_until_events_are_pulled() -> None:
 
 
 def test_an_entropy_of_the_wrong_length_is_refused() -> None:
-    """architecture.md, The idea: 32 bytes."""
+    """architecture.md, A connection: 32 bytes."""
     with pytest.raises(LocalProtocolError):
         smtp.ServerConnection(smtp.ServerSettings(), entropy=b"short")
 

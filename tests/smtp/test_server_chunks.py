@@ -163,7 +163,7 @@ def test_quit_between_chunks_aborts_the_message() -> None:
 
 @pytest.mark.parametrize("data", [chunk(b"abc"), chunk(b"abc")[:-1], b"BDAT 3\r\n", chunk(b"abc") + b"NOO"])
 def test_a_disconnect_aborts_the_message(data: bytes) -> None:
-    """architecture.md, The idea: each message that began ends exactly once."""
+    """architecture.md, A connection: each message that began ends exactly once."""
     session = chunks(data, b"")
     assert session.events[-1] == smtp.MessageAborted(reason=CloseReason.PEER_CLOSED)
     assert session.closed is not None

@@ -77,7 +77,7 @@ def test_data_refused_to_a_last_chunk_is_refused_to_each() -> None:
 
 @pytest.mark.parametrize("answer", [smtp.PerRecipient(()), smtp.PerRecipient((ACCEPT,) * 4), None, smtp.Reply(354)])
 def test_what_cannot_answer_leaves_the_question_open(answer: object) -> None:
-    """architecture.md, The idea: one verdict for each, or one for all."""
+    """architecture.md, A connection: one verdict for each, or one for all."""
     session = lmtp(BEGIN + b"DATA\r\n.\r\n", answers={smtp.MessageComplete: LEFT_OPEN}).forget()
     with pytest.raises(LocalProtocolError):
         session.answer(answer)

@@ -64,7 +64,7 @@ def pair(state: State) -> tuple[Session, Session]:
     ("state", "verb"), [pair for pair in TRANSITIONS if State.CHUNKS not in (pair[0], TRANSITIONS[pair])], ids=str
 )
 def test_a_pair_of_the_table_leads_both_sides_where_it_says(state: State, verb: str) -> None:
-    """architecture.md, The idea: one table is the single source for both sides."""
+    """architecture.md, A connection: one table is the single source for both sides."""
     client, server = pair(state)
     if verb == "AUTH":
         client.client.authenticate(PLAIN)
@@ -124,5 +124,5 @@ def test_content_by_bdat_leads_a_server_where_the_table_says(state: State, verb:
 
 
 def test_the_structure_of_the_hot_path_is_the_table() -> None:
-    """architecture.md, The idea: the hot path may read a structure compiled from the table."""
+    """architecture.md, A connection: the hot path may read a structure compiled from the table."""
     assert {(state, verb): after for state in State for verb, after in NEXT[state].items()} == TRANSITIONS
