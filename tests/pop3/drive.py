@@ -1,4 +1,4 @@
-"""What the POP3 tests share: an application that answers every question, and ways to run the machines in memory."""
+"""Helpers of the POP3 tests: an application that answers every question, and functions that run connections."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENTROPY = bytes(range(32))
 TLS = Tls(version="TLSv1.3")
 EVERYTHING = frozenset(pop3.DEFAULT_MECHANISMS.names)
 OPEN = pop3.ServerSettings(host_name="pop.example.test", mechanisms_without_tls=EVERYTHING, stls=True)
-"""Every mechanism in clear text, and STLS."""
+"""Every mechanism without TLS, and STLS."""
 STRICT = pop3.ServerSettings(host_name="pop.example.test", stls=True)
 
 Event: TypeAlias = pop3.ServerEvent | Action
@@ -41,14 +41,14 @@ def maildrop(*texts: bytes) -> pop3.Maildrop:
 
 
 class Application:
-    """Knows alice, whose secret is ``wonderland``, and her messages; *piece* octets go into each Content."""
+    """Has one user, alice, with the secret ``wonderland`` and *texts* as messages; each Content holds *piece* bytes."""
 
     def __init__(self, *texts: bytes, piece: int = 1 << 30) -> None:
         self.texts = list(texts)
         self.piece = piece
         self.committed: list[frozenset[int]] = []
         self.instead: dict[type[object], object] = {}
-        """Answers to give in place of the usual ones, by the question's type."""
+        """Answers that replace the usual ones, by the type of the question."""
 
     def usual(self, question: object) -> object:
         match question:
@@ -82,7 +82,7 @@ class Application:
 def settle(
     connection: pop3.ServerConnection, application: Application, *, pause_at: type[object] | None = None
 ) -> list[Event]:
-    """Every event until the machine wants octets, TLS, or is closed; *pause_at* is a question to leave open."""
+    """Return every event until the machine needs data or TLS, or is closed; leave *pause_at* unanswered."""
     events: list[Event] = []
     while True:
         event = connection.next_event()
@@ -96,7 +96,7 @@ def settle(
 
 
 def talk(connection: pop3.ServerConnection, application: Application, *chunks: bytes) -> list[Event]:
-    """Hand in *chunks* one by one, ``b""`` for the end; a TLS handshake is done as soon as it is asked for."""
+    """Pass in *chunks* one by one, ``b""`` for the end of the stream, and complete each TLS handshake at once."""
     events = settle(connection, application)
     for chunk in chunks:
         if events and isinstance(events[-1], Closed):
@@ -110,21 +110,21 @@ def talk(connection: pop3.ServerConnection, application: Application, *chunks: b
 
 
 def said(events: Iterable[object]) -> bytes:
-    """Everything that was written."""
+    """Return the bytes of all Sends."""
     return b"".join(event.data for event in events if isinstance(event, Send | BeginTls))
 
 
 def in_transaction(
     *texts: bytes, settings: pop3.ServerSettings = OPEN, piece: int = 1 << 30
 ) -> tuple[pop3.ServerConnection, Application]:
-    """A session in which alice has logged in, all replies read."""
+    """Return a session in which alice has logged in and all replies have been read."""
     connection, application = server(settings, TLS), Application(*texts, piece=piece)
     talk(connection, application, b"USER alice\r\nPASS wonderland\r\n")
     return connection, application
 
 
 def ask(connection: pop3.ServerConnection, application: Application, *lines: bytes) -> bytes:
-    """What *lines*, each given its CRLF, are answered with."""
+    """Return the replies to *lines*; CRLF is added to each line."""
     return said(talk(connection, application, b"".join(line + b"\r\n" for line in lines)))
 
 
@@ -136,7 +136,7 @@ def client(settings: pop3.ClientSettings | None = None, tls: Tls | None = None) 
 
 
 def pull(connection: pop3.ClientConnection) -> list[pop3.ClientEvent | Action]:
-    """Every event until the machine wants octets, TLS, or is closed."""
+    """Return every event until the machine needs data or TLS, or is closed."""
     events: list[pop3.ClientEvent | Action] = []
     while True:
         event = connection.next_event()
@@ -148,7 +148,7 @@ def pull(connection: pop3.ClientConnection) -> list[pop3.ClientEvent | Action]:
 
 
 def exchange(connection: pop3.ClientConnection, command: Command, data: bytes) -> list[pop3.ClientEvent | Action]:
-    """Send *command*, see it leave, and hand in *data*."""
+    """Send *command*, check that it is sent, and pass in *data*."""
     connection.send(command)
     sent = pull(connection)
     assert said(sent)

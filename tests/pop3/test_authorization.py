@@ -1,4 +1,4 @@
-"""AUTHORIZATION on the server: greeting, CAPA, USER and PASS, APOP, AUTH, STLS, the budgets."""
+"""The AUTHORIZATION state of the server: greeting, CAPA, USER and PASS, APOP, AUTH, STLS, and the error limits."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_client_that_may_not_talk_is_told_why_and_closed() -> None:
 
 
 def test_the_timestamp_is_the_last_word_and_the_only_one_in_brackets() -> None:
-    """RFC 1939 section 7, APOP; and only letters, digits, dots and hyphens, since clients refuse more."""
+    """RFC 1939 section 7, APOP: only letters, digits, dots and hyphens, because clients reject other characters."""
     line = greeting(OPEN)
     found = TIMESTAMP.findall(line)
     assert len(found) == 1
@@ -116,7 +116,7 @@ def test_a_timestamp_never_repeats_and_a_session_replays() -> None:
     ],
 )
 def test_a_timestamp_is_an_offer_of_apop(settings: pop3.ServerSettings, tls: Tls | None, offered: bool) -> None:
-    """architecture.md, invariant 3: only where APOP is on."""
+    """architecture.md, invariant 3: only if APOP is offered."""
     assert (TIMESTAMP.search(greeting(settings, tls)) is not None) == offered
 
 
@@ -134,7 +134,7 @@ ALWAYS = ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING"]
 
 
 def test_capa_in_clear_text_offers_no_password() -> None:
-    """RFC 2449 section 6; without legacy neither USER nor SASL is there before TLS."""
+    """RFC 2449 section 6: by default neither USER nor SASL is listed without TLS."""
     connection, application, _ = greeted(STRICT)
     assert capabilities(connection, application) == [*ALWAYS, "STLS", "UTF8", "IMPLEMENTATION mailauth"]
 
@@ -147,7 +147,7 @@ def test_capa_inside_tls_offers_every_way_and_no_stls() -> None:
 
 
 def test_capa_in_transaction_has_no_stls() -> None:
-    """RFC 2595 section 4: STLS is announced in AUTHORIZATION alone."""
+    """RFC 2595 section 4: STLS is listed only in AUTHORIZATION."""
     connection, application, _ = greeted()
     assert "STLS" in capabilities(connection, application)
     ask(connection, application, b"AUTH PLAIN " + PLAIN)
@@ -173,7 +173,7 @@ CERTIFICATE = {"serialNumber": "01"}
     ],
 )
 def test_the_answer_to_capa_is_made_once_for_each_kind_of_connection(tls: Tls | None, offered: str) -> None:
-    """A client may ask as often as it likes; connections of the same settings that differ are told so."""
+    """A client may request it often.  Connections that differ get different lists, even with the same settings."""
     settings = pop3.ExtendedServerSettings(
         mechanisms=pop3.ALL_MECHANISMS.only("SCRAM-SHA-256-PLUS", "EXTERNAL", "PLAIN"),
         mechanisms_without_tls=frozenset({"PLAIN"}),
@@ -206,27 +206,27 @@ def test_capa_of_a_server_that_offers_less() -> None:
 
 
 def test_a_login_is_authenticated_then_the_maildrop_opens_then_ok() -> None:
-    """So that a grant can be made before +OK leaves."""
+    """So that a grant can be made before +OK is sent."""
     connection, application, _ = greeted()
     connection.receive_data(b"USER alice\r\nPASS wonderland\r\n")
     events = settle(connection, application)
     kinds = [type(event) for event in events]
     assert kinds == [*(sasl.AuthenticationStarted, sasl.CheckPassword, sasl.Authenticated, pop3.OpenMaildrop, Send)]
-    assert said(events) == b"+OK now the password\r\n+OK maildrop has 0 messages (0 octets)\r\n"
+    assert said(events) == b"+OK password required\r\n+OK maildrop has 0 messages (0 octets)\r\n"
     assert connection.identity == "alice"
 
 
 def test_user_is_ok_for_every_name() -> None:
-    """RFC 1939 section 13: -ERR would tell which names exist."""
+    """RFC 1939 section 13: -ERR would reveal which names exist."""
     answers = set()
     for name in (b"alice", b"nobody", b"\xff\xfe", b"with blanks inside", b"x" * 240):
         connection, application, _ = greeted()
         answers.add(ask(connection, application, b"USER " + name))
-    assert answers == {b"+OK now the password\r\n"}
+    assert answers == {b"+OK password required\r\n"}
 
 
 def test_user_is_refused_where_no_password_may_be_sent() -> None:
-    """architecture.md, invariant 3: so PASS is never sent."""
+    """architecture.md, invariant 3: the client then does not send PASS."""
     connection, application, _ = greeted(STRICT)
     events = talk(connection, application, b"USER alice\r\n")
     assert said(events).startswith(b"-ERR ")
@@ -242,14 +242,14 @@ def test_a_password_may_hold_blanks() -> None:
 
 
 def test_wrong_name_and_wrong_password_say_the_same() -> None:
-    """RFC 3206 section 4: ``[AUTH]``; and back in AUTHORIZATION."""
+    """RFC 3206 section 4: ``[AUTH]``; the session is in AUTHORIZATION again."""
     answers = []
     for name, password in ((b"alice", b"x"), (b"nobody", b"wonderland"), (b"\xff", b"wonderland")):
         connection, application, _ = greeted()
         answers.append(ask(connection, application, b"USER " + name, b"PASS " + password))
         assert connection.identity is None
         assert ask(connection, application, b"STAT").startswith(b"-ERR ")
-    assert set(answers) == {b"+OK now the password\r\n-ERR [AUTH] authentication failed\r\n"}
+    assert set(answers) == {b"+OK password required\r\n-ERR [AUTH] authentication failed\r\n"}
 
 
 def test_pass_follows_user_alone() -> None:
@@ -286,7 +286,7 @@ def test_a_store_that_cannot_tell_is_sys_temp() -> None:
 
 @pytest.mark.parametrize("reason", pop3.Unavailable)
 def test_a_maildrop_that_cannot_be_opened_leads_back_to_authorization(reason: pop3.Unavailable) -> None:
-    """RFC 2449 section 8.1.2, RFC 3206 section 4; the identity was proved all the same, and a grant was made."""
+    """RFC 2449 section 8.1.2, RFC 3206 section 4.  The login itself succeeded, and a grant was made."""
     connection, application, _ = greeted()
     application.instead[pop3.OpenMaildrop] = reason
     events = talk(connection, application, b"AUTH PLAIN " + PLAIN + b"\r\n")
@@ -330,7 +330,7 @@ def test_apop_needs_a_timestamp_that_was_given() -> None:
 
 
 def test_the_timestamp_stays_valid_after_stls() -> None:
-    """RFC 2595 section 4 gives no second greeting; clients use the one from before."""
+    """RFC 2595 section 4: there is no second greeting, so clients use the timestamp of the first one."""
     connection, application, line = greeted()
     ask(connection, application, b"STLS")
     events = talk(connection, application, apop(line) + b"\r\n")
@@ -401,7 +401,7 @@ def test_a_login_that_fails_says_so_once_and_leaves_authorization(
 
 
 def test_a_response_may_be_far_longer_than_a_command() -> None:
-    """RFC 5034 section 4: line length limits are not for responses."""
+    """RFC 5034 section 4: the limit for command lines does not apply to responses."""
     connection, application, _ = greeted()
     ask(connection, application, b"AUTH PLAIN")
     events = talk(connection, application, base64.b64encode(b"\0alice\0" + b"p" * 1000) + b"\r\n")
@@ -421,7 +421,7 @@ def test_a_mechanism_that_is_not_offered_is_refused_before_any_challenge() -> No
 
 
 def test_nothing_said_before_tls_survives_it() -> None:
-    """RFC 2595 section 4 after CVE-2011-0411: octets behind STLS are dropped and counted."""
+    """RFC 2595 section 4, CVE-2011-0411: bytes after STLS are dropped and counted."""
     connection, application, _ = greeted()
     connection.receive_data(b"STLS\r\nUSER evil\r\nPASS evil\r\n")
     events = settle(connection, application)
@@ -447,7 +447,7 @@ def test_stls_that_is_not_offered() -> None:
     assert ask(connection, application, b"STLS").startswith(b"-ERR ")
 
 
-# Budgets
+# Error limits
 
 
 def test_the_third_failed_login_ends_the_session() -> None:
@@ -484,7 +484,7 @@ def test_errors_have_a_budget(line: bytes) -> None:
 
 
 def test_a_browser_gets_no_second_line() -> None:
-    """CVE-2021-3618 (ALPACA): HTTP sent to a mail port ends the session at once."""
+    """CVE-2021-3618 (ALPACA): an HTTP request ends the session at once."""
     connection, application, _ = greeted()
     events = talk(connection, application, b"GET / HTTP/1.1\r\nHost: x\r\n\r\nCAPA\r\n")
     assert said(events).count(b"\r\n") == 1
@@ -492,7 +492,7 @@ def test_a_browser_gets_no_second_line() -> None:
 
 
 def test_a_line_too_long_is_dropped_and_answered_once() -> None:
-    """RFC 2449 section 4: 255 octets with CRLF."""
+    """RFC 2449 section 4: 255 bytes with CRLF."""
     connection, application, _ = greeted()
     longest = b"USER " + b"x" * 248
     assert len(longest + b"\r\n") == 255

@@ -1,4 +1,4 @@
-"""Our client and our server wired to each other, no sockets between: they agree, whatever is said."""
+"""The client and the server connected in memory: both agree on the result of any conversation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOGINS: dict[str, Callable[[], sasl.ClientMechanism]] = {
 
 
 class Wire:
-    """Carries octets both ways in pieces of *cut*, answers for the server, and keeps what the client is told."""
+    """Passes bytes both ways in pieces of *cut*, answers the server's questions, and collects the client's events."""
 
     def __init__(self, application: Application, *, cut: int = 1 << 30) -> None:
         self.application = application
@@ -32,7 +32,7 @@ class Wire:
         self.tls_awaited = False
 
     def run(self) -> list[pop3.ClientEvent]:
-        """Until both sides wait; what the client was told meanwhile."""
+        """Run until both sides wait; return the events of the client."""
         before = len(self.told)
         while self._run_server() | self._run_client():
             pass
@@ -117,7 +117,7 @@ texts = st.lists(st.lists(lines, max_size=9).map(b"".join), max_size=3)
 def test_generated_conversations_agree(
     texts: list[bytes], wanted: list[Command], cut: int, piece: int, pipelining: bool
 ) -> None:
-    """One Replied for each command, in order; what is retrieved is what is stored; QUIT commits what DELE marked."""
+    """Each command gets one ReplyReceived, in order; RETR returns the stored text; QUIT commits what DELE marked."""
     application = Application(*texts, piece=piece)
     wire = Wire(application, cut=cut)
     wire.run()

@@ -1,4 +1,4 @@
-"""The client: what may be sent when, what the answers become, and which servers are at fault."""
+"""The client: which commands are allowed when, the events for replies, and protocol errors of the server."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_greeting_that_says_no_is_the_end() -> None:
 
 
 def test_capa_fills_the_capabilities() -> None:
-    """RFC 2449 section 5: tags in any case."""
+    """RFC 2449 section 5: tags are case-insensitive."""
     connection = client()
     assert dict(connection.capabilities) == {}
     capa = pop3.Capa()
@@ -178,7 +178,7 @@ def test_only_commands_of_the_protocol_are_sent_by_hand(command: Command) -> Non
     assert refused_locally(client(), command)
 
 
-# The login
+# Login
 
 
 def test_user_and_pass() -> None:
@@ -240,7 +240,7 @@ def test_user_is_not_tried_where_capa_leaves_it_out() -> None:
 
 
 def test_inside_tls_apop_is_the_last_choice() -> None:
-    """CVE-2007-1558: never chosen there when something better exists."""
+    """CVE-2007-1558: APOP is not chosen with TLS if another mechanism is offered."""
     connection = greeted(b"+OK <1@h>", tls=True)
     exchange(connection, pop3.Capa(), CAPABILITIES)
     connection.authenticate(APOP, PLAIN)
@@ -248,7 +248,7 @@ def test_inside_tls_apop_is_the_last_choice() -> None:
 
 
 def test_an_initial_response_goes_with_auth_when_the_line_has_room() -> None:
-    """RFC 5034 section 4: 255 octets."""
+    """RFC 5034 section 4: 255 bytes."""
     for length, room in ((100, True), (180, False)):
         connection = greeted(tls=True)
         exchange(connection, pop3.Capa(), CAPABILITIES)
@@ -340,7 +340,7 @@ def test_the_reply_to_stls_is_told_inside_tls_and_capabilities_are_forgotten() -
 
 @pytest.mark.parametrize("cut", [False, True])
 def test_bytes_after_the_reply_to_stls_are_an_attack(cut: bool) -> None:
-    """CVE-2021-23993 and its kin."""
+    """CVE-2021-23993."""
     connection = client()
     connection.send(pop3.Stls())
     pull(connection)
@@ -362,7 +362,7 @@ def test_stls_refused_leaves_the_session_in_clear_text() -> None:
     assert not refused_locally(connection, pop3.Capa())
 
 
-# Servers at fault
+# Protocol errors of the server
 
 
 @pytest.mark.parametrize(

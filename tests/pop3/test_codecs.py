@@ -1,4 +1,4 @@
-"""Commands and replies to the wire and back; unique-ids, timestamps, the two ways to read a line."""
+"""Parsing and serializing of commands, replies, unique-ids and timestamps."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ def from_common_or_fail(line: bytes) -> Command:
     ],
 )
 def test_arguments_are_checked(line: bytes) -> None:
-    """RFC 1939 section 3: ASCII digits and nothing else, in range."""
+    """RFC 1939 section 3: only ASCII digits, in range."""
     with pytest.raises(Malformed):
         parse(line)
 
 
 def test_a_password_keeps_its_blanks() -> None:
-    """RFC 1939 section 7, PASS: everything behind the first blank is the password."""
+    """RFC 1939 section 7, PASS: all bytes after the first space are the password."""
     assert parse(b"PASS  two  words ") == Pass(argument=b" two  words ")
 
 
@@ -155,7 +155,7 @@ def test_a_reply_line_has_512_bytes_at_most() -> None:
 
 
 def test_lines_of_a_reply_are_stuffed() -> None:
-    """RFC 1939 section 3: byte-stuffing, and the lone dot."""
+    """RFC 1939 section 3: byte-stuffing and the final dot."""
     assert pop3.Reply(True, "", "", (".", "", "a")).to_wire() == b"+OK\r\n..\r\n\r\na\r\n.\r\n"
 
 
@@ -190,7 +190,7 @@ def test_any_status_line_is_read_or_malformed(line: bytes) -> None:
             reply.to_wire()
 
 
-# Words
+# Unique-ids and timestamps
 
 
 @pytest.mark.parametrize("unique_id", ["!", "~" * 70, "whqtswO00WBw418f9t5JxYwZ"])
@@ -229,7 +229,7 @@ def test_a_maildrop_has_no_unique_id_twice_and_no_negative_size() -> None:
     ],
 )
 def test_only_a_strict_message_id_is_a_timestamp(greeting: bytes, timestamp: bytes | None) -> None:
-    """CVE-2007-1558: octets that collide under MD5 fit into no msg-id."""
+    """CVE-2007-1558: the bytes of MD5 collisions are not allowed in a msg-id."""
     assert find_timestamp(greeting) == timestamp
 
 

@@ -1,4 +1,4 @@
-"""What a server announces of its policy (RFC 2449), the response codes, the usual course beside the complete path."""
+"""LOGIN-DELAY, EXPIRE and the response codes (RFC 2449), and the fast path compared with the normal path."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def capabilities(settings: pop3.ServerSettings, logged_in: bool) -> list[bytes]:
 
 @pytest.mark.parametrize("logged_in", [False, True])
 def test_login_delay_and_expire_are_announced_where_they_are_set(logged_in: bool) -> None:
-    """RFC 2449 sections 6.5 and 6.7: in both states, the same for all identities."""
+    """RFC 2449 sections 6.5 and 6.7: listed in both states, the same for all users."""
     assert {b"LOGIN-DELAY 900", b"EXPIRE 60"} <= set(capabilities(POLICY, logged_in))
     assert b"EXPIRE NEVER" in capabilities(pop3.ServerSettings(expire="NEVER"), logged_in)
     assert b"EXPIRE 0" in capabilities(pop3.ServerSettings(expire=0), logged_in)
@@ -46,7 +46,7 @@ def test_a_delay_that_is_none_is_refused() -> None:
 
 
 def test_the_application_enforces_the_delay_once_the_identity_is_proved() -> None:
-    """RFC 2449 section 8.1.1: the code comes with the -ERR to PASS, and the client may log in later."""
+    """RFC 2449 section 8.1.1: the -ERR to PASS has the code, and the client may log in later."""
     connection, application = server(POLICY, TLS), Application()
     application.instead[pop3.OpenMaildrop] = pop3.Unavailable.LOGIN_DELAY
     settle(connection, application)
@@ -94,11 +94,11 @@ def test_every_response_code_can_be_said_of_a_maildrop_and_is_read_by_the_client
     assert failed.reply.response_code == reason.value
 
 
-# A server that does not end
+# Lines that do not end
 
 
 def test_what_a_server_says_inside_a_login_is_never_quoted() -> None:
-    """It may echo a password."""
+    """The line may contain the password."""
     connection = client(tls=TLS)
     connection.authenticate(sasl.UserPassClient(authentication_identity="a", password=b"rabbit-hole"))
     pull(connection)
@@ -110,7 +110,7 @@ def test_what_a_server_says_inside_a_login_is_never_quoted() -> None:
 
 @pytest.mark.parametrize("piece", [1, 1000])
 def test_a_line_without_an_end_ends_the_session(piece: int) -> None:
-    """RFC 1939 section 3: 512 octets; what no server needs is not kept."""
+    """RFC 1939 section 3 allows 512 bytes; longer lines are not buffered."""
     connection = client()
 
     def flood() -> None:
@@ -122,11 +122,11 @@ def test_a_line_without_an_end_ends_the_session(piece: int) -> None:
         flood()
 
 
-# The usual course and the complete path
+# Fast path
 
 
 def conversation(lines: list[bytes], application: Application, *, usual: bool, cut: bool) -> tuple[list[Event], bytes]:
-    """The events but for Sends, and the octets.  A blank behind a line takes it off the usual course."""
+    """Return the events without Sends, and the bytes sent.  A space at the end of a line bypasses the fast path."""
     connection = server(OPEN, TLS)
     events = talk(connection, application, b"USER alice\r\nPASS wonderland\r\n")
     wire = b"".join(line + (b"\r\n" if usual else b" \r\n") for line in lines)
@@ -148,7 +148,7 @@ COMMON = st.one_of(
 
 @given(st.lists(COMMON, max_size=9), st.booleans(), st.sampled_from([2, 1000]))
 def test_the_usual_course_and_the_complete_path_agree(lines: list[bytes], cut: bool, piece: int) -> None:
-    """The same events and octets, whether the line is common and the message is there at once, or not."""
+    """The events and bytes are the same with and without the fast path."""
     usual = conversation(lines, Application(*TEXTS), usual=True, cut=cut)
     assert usual == conversation(lines, Application(*TEXTS), usual=False, cut=cut)
     pieces = Application(TEXTS[0], TEXTS[1], TEXTS[2], piece=12)

@@ -1,4 +1,4 @@
-"""A maildrop session beside the simplest model of one: a list of messages and a set of deletions."""
+"""A POP3 session compared with a simple model: a list of messages and a set of deletions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LINES = st.sampled_from([b"a", b".", b"..", b"Subject: b", b"", b"\xc3\xa9"])
 TEXTS = st.lists(LINES, max_size=6).map(lambda lines: b"".join(line + b"\r\n" for line in lines))
 NUMBERS = st.integers(1, 6)
 BLANKS = st.sampled_from([b"", b" "])
-"""With a blank behind it a line goes the complete way, without one the usual course."""
+"""A space at the end of a line bypasses the fast path."""
 
 
 def wire(text: bytes) -> bytes:
@@ -28,7 +28,7 @@ def top(text: bytes, lines: int) -> bytes:
 
 
 class Session(RuleBasedStateMachine):
-    """RFC 1939 sections 5 to 7: numbers stay, the deleted are left out, RSET brings them back, QUIT alone commits."""
+    """RFC 1939 sections 5 to 7: numbers stay, deleted messages are omitted, RSET restores them, only QUIT commits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Session(RuleBasedStateMachine):
         return ask(self.connection, self.application, line + blank)
 
     def ask_about(self, verb: bytes, number: int, blank: bytes) -> bytes | None:
-        """The answer; None when there is no such message, which is then said."""
+        """Return the reply; None if there is no such message, after checking for -ERR."""
         answer = self.ask(b"%s %d" % (verb, number), blank)
         if number in self.alive:
             return answer
@@ -93,7 +93,7 @@ class Session(RuleBasedStateMachine):
             assert answer.startswith(b"-ERR ")
 
     def check_text(self, answer: bytes, text: bytes, expected: bytes) -> None:
-        """Without UTF8 mode a header outside ASCII is refused, so far as the first piece shows it (RFC 6856)."""
+        """Without UTF8 mode a non-ASCII header is rejected if the first piece shows it (RFC 6856)."""
         first = text[: self.piece]
         header = b"" if first.startswith(b"\r\n") else first.partition(b"\r\n\r\n")[0]
         if header.isascii():

@@ -1,4 +1,4 @@
-"""What a connection keeps stays small, whatever comes in (architecture.md, invariant 4): both sides of POP3."""
+"""The memory of a POP3 server or client connection stays bounded for any input (architecture.md, invariant 4)."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from tests.pop3.test_properties import act, answers, plans, streams
 from tests.weight import Scales
 
 ROOM = MAX_UNREAD
-"""Octets that a connection may keep besides the chunk in hand."""
+"""Bytes that a connection may keep in addition to the chunk being processed."""
 CHUNK = 65_536
-"""Octets that an adapter reads at once."""
+"""Bytes that an adapter reads at once."""
 TEXT = b"x" * 70 + b"\r\n"
 
 
 def heaviest(chunks: Iterable[bytes], application: Application, *others: object, answering: bool = True) -> int:
-    """The most that a server weighs between two events, above what it weighs at rest.
+    """Return the largest memory use of a server between two events, above its use when idle.
 
-    Without *answering* the first question about a message stays open, and the octets come on.
+    Without *answering*, the first question about a message stays open while more data arrives.
     """
     connection = server()
     scales = Scales(connection, OPEN, application, *others)
@@ -43,7 +43,7 @@ def heaviest(chunks: Iterable[bytes], application: Application, *others: object,
     for chunk in chunks:
         try:
             connection.receive_data(chunk)
-        except LocalProtocolError:  # an adapter does not read on while a question is open
+        except LocalProtocolError:  # an adapter does not read while a question is open
             break
         while not isinstance(event := connection.next_event(), NeedData | Paused | BeginTls | Closed):
             if isinstance(event, Question) and (answering or not isinstance(event, pop3.Retrieve)):
@@ -74,7 +74,7 @@ FLOODS = {
 @pytest.mark.parametrize("answering", [True, False])
 @pytest.mark.parametrize("flood", FLOODS)
 def test_no_flood_makes_a_server_heavy(flood: str, answering: bool) -> None:
-    """RFC 2449 section 6.6 lets a client send all it has at once."""
+    """RFC 2449 section 6.6 allows a client to send all commands at once."""
     texts = [TEXT * 300] + [TEXT] * 299
     application = Application(*texts, piece=10_000)
     application.instead[pop3.OpenMaildrop] = snapshot = maildrop(*texts)
@@ -101,7 +101,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_no_server_makes_a_client_heavy(answer: str) -> None:
-    """architecture.md, invariant 4.  Lines of LIST and UIDL are kept; ``max_response`` bounds them."""
+    """architecture.md, invariant 4.  Lines of LIST and UIDL are kept; ``max_response`` limits them."""
     command, data = ANSWERS[answer]
     connection = logged_in()
     scales = Scales(connection)
@@ -130,5 +130,5 @@ def test_any_data_leaves_a_client_light(data: bytes, plan: list[Command | str], 
             connection.receive_data(data[start : start + size])
             while not isinstance(connection.next_event(), NeedData | Paused | BeginTls | Closed):
                 assert scales.weigh() < ROOM
-    except (RemoteProtocolError, LocalProtocolError):  # it is at fault; nobody reads on before the handshake
+    except (RemoteProtocolError, LocalProtocolError):  # Local: data was passed in before the handshake
         assert scales.weigh() < ROOM

@@ -1,4 +1,4 @@
-"""Any octets, in any cuts: both machines end in events, and how the stream was cut never matters."""
+"""Any bytes, split anywhere: both machines return events, and the split does not change them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 def converse(chunks: list[bytes], application: Application) -> list[Event]:
-    """A session over *chunks*, then the end of the stream; TLS, if it is asked for, fails."""
+    """Return the events of a session over *chunks* and the end of the stream; a TLS handshake fails."""
     connection = server()
     events = settle(connection, application)
     for chunk in [*chunks, b""]:
@@ -99,9 +99,9 @@ def unsent(events: list[Event]) -> list[Event]:
 @example(b"STLS\r\nUSER alice\r\n", [3], 4)
 @example(b"USER alice\r\nPASS wonderland\r\nRETR 1\r\nQUIT\r\n", [13, 40], 2)
 def test_how_the_stream_is_cut_never_matters(data: bytes, places: list[int], piece: int) -> None:
-    """architecture.md, invariant 8: any octets end in Closed; events and octets are the same for each cut.
+    """architecture.md, invariant 8: any input ends in Closed; events and bytes are the same for each split.
 
-    Replies to a burst wait for each other, so where the Sends stand among the events is not compared.
+    Replies to pipelined commands are sent together, so the positions of the Sends are not compared.
     """
     texts = (b"a\r\n\r\n.b\r\nc", b".\r\n")
     whole = converse([data], Application(*texts, piece=piece))
@@ -185,7 +185,7 @@ VERBS = sorted({verb for _, verb in TRANSITIONS})
 @pytest.mark.parametrize("state", WAY)
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_pair_of_the_table_is_obeyed_and_no_other(state: State, verb: str) -> None:
-    """RFC 1939 sections 4 to 7, RFC 2595 section 4: a pair that TRANSITIONS lacks is -ERR and changes nothing."""
+    """RFC 1939 sections 4 to 7, RFC 2595 section 4: a pair that is not in TRANSITIONS is -ERR and changes nothing."""
     connection, application = server(), Application(b"a\r\n")
     settle(connection, application)
     for line in WAY[state]:
@@ -202,7 +202,7 @@ def test_every_pair_of_the_table_is_obeyed_and_no_other(state: State, verb: str)
 
 
 def reached(connection: pop3.ServerConnection, application: Application, events: list[Event]) -> State:
-    """The state as a client can see it."""
+    """Return the state as a client can observe it."""
     if isinstance(events[-1], BeginTls):
         return State.TLS
     if isinstance(events[-1], Closed):
@@ -216,7 +216,7 @@ def reached(connection: pop3.ServerConnection, application: Application, events:
     return State.TRANSACTION if connection.identity else State.AUTHORIZATION
 
 
-# A client
+# Client
 
 answers = st.lists(
     st.one_of(
@@ -269,7 +269,7 @@ def act(connection: pop3.ClientConnection, step: Command | str) -> None:
 
 
 def meet(chunks: list[bytes], plan: list[Command | str]) -> list[pop3.ClientEvent | Action | str]:
-    """A client that follows *plan* as far as it may, and a server that says *chunks* whatever it is told."""
+    """Run a client that sends *plan* where allowed, against a server that sends *chunks* whatever it receives."""
     connection = client()
     for step in plan:
         act(connection, step)
@@ -292,7 +292,7 @@ def meet(chunks: list[bytes], plan: list[Command | str]) -> list[pop3.ClientEven
 
 
 def plain(events: list[pop3.ClientEvent | Action | str]) -> list[object]:
-    """*events* without Sends, neighbouring chunks joined."""
+    """Return *events* without Sends and with adjacent chunks joined."""
     found: list[object] = []
     for event in events:
         if isinstance(event, MessageChunk) and found and isinstance(found[-1], MessageChunk):
@@ -306,7 +306,7 @@ def plain(events: list[pop3.ClientEvent | Action | str]) -> list[object]:
 def test_whatever_a_server_says_ends_in_events_or_its_fault(
     data: bytes, plan: list[Command | str], places: list[int]
 ) -> None:
-    """architecture.md, invariant 8 for the client; the octets around STLS excepted."""
+    """architecture.md, invariant 8 for the client, except for data after the reply to STLS."""
     whole = meet([data], plan)
     assert isinstance(whole[-1], Closed | str)
     if pop3.Stls() not in plan:

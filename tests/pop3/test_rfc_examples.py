@@ -1,4 +1,4 @@
-"""The examples that the RFCs print, as known answers."""
+"""The examples in the RFCs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_messages_of_the_example_have_its_sizes() -> None:
 
 
 def test_stat() -> None:
-    """RFC 1939 section 5: ``STAT`` gives ``+OK 2 320``."""
+    """RFC 1939 section 5: the reply to ``STAT`` is ``+OK 2 320``."""
     connection, application = in_transaction(A_120, A_200)
     assert said(talk(connection, application, b"STAT\r\n")) == b"+OK 2 320\r\n"
 
@@ -36,13 +36,13 @@ def test_stat() -> None:
     ],
 )
 def test_list(line: bytes, answer: bytes) -> None:
-    """RFC 1939 section 5, the examples of LIST to the octet."""
+    """RFC 1939 section 5: the examples of LIST, byte for byte."""
     connection, application = in_transaction(A_120, A_200)
     assert said(talk(connection, application, line + b"\r\n")) == answer
 
 
 def test_uidl() -> None:
-    """RFC 1939 section 7, the examples of UIDL."""
+    """RFC 1939 section 7: the examples of UIDL."""
     connection, application = in_transaction()
     messages = (
         pop3.Message(size=120, unique_id="whqtswO00WBw418f9t5JxYwZ"),
@@ -58,7 +58,7 @@ def test_uidl() -> None:
 
 
 def test_dele_and_rset() -> None:
-    """RFC 1939 section 5: DELE twice is an error, and RSET brings both messages back."""
+    """RFC 1939 section 5: a second DELE is an error, and RSET restores both messages."""
     connection, application = in_transaction(A_120, A_200)
     assert said(talk(connection, application, b"DELE 1\r\n")) == b"+OK message 1 deleted\r\n"
     assert said(talk(connection, application, b"DELE 1\r\n")) == b"-ERR message 1 already deleted\r\n"
@@ -66,7 +66,7 @@ def test_dele_and_rset() -> None:
 
 
 def test_the_example_session() -> None:
-    """RFC 1939 section 10, with USER and PASS in place of APOP: the data lines and the status of each reply."""
+    """RFC 1939 section 10 with USER and PASS instead of APOP: the data lines, and the status of each reply."""
     connection, application = in_transaction(A_120, A_200)
     lines = (b"STAT", b"LIST", b"RETR 1", b"DELE 1", b"RETR 2", b"DELE 2", b"QUIT")
     answers = [said(talk(connection, application, line + b"\r\n")) for line in lines]
@@ -79,7 +79,7 @@ def test_the_example_session() -> None:
 
 
 def test_apop_digest() -> None:
-    """RFC 1939 section 7: ``tanstaaf`` and its timestamp give c4c9334bac560ecc979e58001b3e22fb; the client's side."""
+    """RFC 1939 section 7: the digest of ``tanstaaf`` is c4c9334bac560ecc979e58001b3e22fb; on the client side too."""
     connection = pop3.ClientConnection()
     connection.receive_data(b"+OK POP3 server ready <1896.697170952@dbc.mtview.ca.us>\r\n")
     connection.next_event()
@@ -104,7 +104,7 @@ class KnowsTest(Application):
 
 
 def test_auth_plain_with_an_initial_response() -> None:
-    """RFC 5034 section 4.1: ``AUTH PLAIN dGVzdAB0ZXN0AHRlc3Q=`` inside TLS."""
+    """RFC 5034 section 4.1: ``AUTH PLAIN dGVzdAB0ZXN0AHRlc3Q=`` with TLS."""
     connection, application = server(), KnowsTest()
     events = talk(connection, application, b"CAPA\r\n", b"STLS\r\n", b"CAPA\r\n")
     assert [type(event) for event in events if isinstance(event, BeginTls | TlsStarted)] == [BeginTls, TlsStarted]
@@ -115,7 +115,7 @@ def test_auth_plain_with_an_initial_response() -> None:
 
 
 def test_auth_plain_with_a_separate_response() -> None:
-    """RFC 5034 section 4.1: the empty challenge is a plus and a blank."""
+    """RFC 5034 section 4.1: the empty challenge is a plus sign and a space."""
     connection, application = server(OPEN, TLS), KnowsTest()
     talk(connection, application)
     assert said(talk(connection, application, b"AUTH PLAIN\r\n")) == b"+ \r\n"
@@ -123,7 +123,7 @@ def test_auth_plain_with_a_separate_response() -> None:
 
 
 def test_stls() -> None:
-    """RFC 2595 section 4: STLS is +OK, and inside TLS the capability list lacks STLS and STLS itself is -ERR."""
+    """RFC 2595 section 4: STLS is +OK; with TLS, CAPA does not list STLS and a second STLS is -ERR."""
     connection, application = server(), Application()
     talk(connection, application)
     before = said(talk(connection, application, b"CAPA\r\n"))
@@ -134,7 +134,7 @@ def test_stls() -> None:
 
 
 def test_in_use() -> None:
-    """RFC 2449 section 8.1.2: a maildrop that another session holds is ``-ERR [IN-USE]``."""
+    """RFC 2449 section 8.1.2: a maildrop locked by another session is ``-ERR [IN-USE]``."""
     connection, application = server(OPEN, TLS), Application()
     application.instead[pop3.OpenMaildrop] = pop3.Unavailable.IN_USE
     answer = said(talk(connection, application, b"USER alice\r\nPASS wonderland\r\n"))

@@ -1,4 +1,4 @@
-"""How a session ends: the table in architecture.md, each cell that concerns POP3."""
+"""The ways a POP3 session ends, in each state, on both sides."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.pop3.drive import TLS, Application, client, exchange, in_transaction,
 PLAIN = base64.b64encode(b"\0alice\0wonderland")
 
 
-# A server, the peer closes
+# Server: the peer closes the connection
 
 
 def test_between_commands_whole_lines_are_obeyed_and_half_a_line_is_dropped() -> None:
@@ -77,7 +77,7 @@ def test_a_retrieval_under_way_goes_on_when_the_peer_has_said_all() -> None:
     assert events[-1] == Closed(reason=CloseReason.PEER_CLOSED)
 
 
-# A server, shut_down()
+# Server: shut_down()
 
 
 @pytest.mark.parametrize("reason", [CloseReason.SHUT_DOWN, CloseReason.TIMED_OUT])
@@ -170,7 +170,7 @@ def test_a_commit_that_was_not_asked_yet_is_not_made() -> None:
 def test_a_login_that_is_being_judged_is_told_its_verdict(
     answer: sasl.Refusal, kind: type[object], reply: bytes
 ) -> None:
-    """A grant can still be made; but no maildrop is opened any more."""
+    """A grant can still be made, but the maildrop is not opened."""
     connection, application = server(), Application()
     settle(connection, application)
     connection.receive_data(b"AUTH PLAIN " + PLAIN + b"\r\n")
@@ -235,7 +235,7 @@ def test_after_the_end_data_is_ignored() -> None:
     assert settle(connection, application) == [Closed(reason=CloseReason.QUIT)]
 
 
-# A client
+# Client
 
 
 def logged_in_client() -> pop3.ClientConnection:
@@ -301,7 +301,7 @@ def test_a_client_between_commands_says_quit() -> None:
 
 
 def test_a_client_that_is_shut_down_commits_no_deletion() -> None:
-    """RFC 1939 section 6: QUIT would; to commit is for ``send(Quit())`` alone."""
+    """RFC 1939 section 6: QUIT commits deletions, so only ``send(Quit())`` sends it."""
     connection = logged_in_client()
     exchange(connection, pop3.Dele(number=1), b"+OK\r\n")
     connection.shut_down()

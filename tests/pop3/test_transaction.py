@@ -1,4 +1,4 @@
-"""TRANSACTION and UPDATE on the server: the snapshot, the text of messages, and the commit."""
+"""The TRANSACTION and UPDATE states of the server: listings, the text of messages, and the commit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEXT = HEADER + b"\r\n" + BODY
 
 
 def content(answer: bytes) -> bytes:
-    """The text in the answer to RETR or TOP, unstuffed the slow way."""
+    """Return the text in the response to RETR or TOP, unstuffed by a simple second implementation."""
     status, _, rest = answer.partition(b"\r\n")
     assert status.startswith(b"+OK")
     assert rest == b".\r\n" or rest.endswith(b"\r\n.\r\n")
@@ -32,7 +32,7 @@ def content(answer: bytes) -> bytes:
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 5, 7, 1000])
 def test_retr_sends_the_message_stuffed(piece: int) -> None:
-    """RFC 1939 sections 3 and 5, however the store cuts it."""
+    """RFC 1939 sections 3 and 5, for any split of the message."""
     connection, application = in_transaction(TEXT, piece=piece)
     answer = ask(connection, application, b"RETR 1")
     assert answer.endswith(b"one\r\n..two\r\n...three\r\n..\r\n\r\nsix\r\n.\r\n")
@@ -55,7 +55,7 @@ def test_an_empty_message() -> None:
 @pytest.mark.parametrize("lines", range(8))
 @pytest.mark.parametrize("piece", [1, 3, 1000])
 def test_top_sends_the_header_the_blank_line_and_n_lines(lines: int, piece: int) -> None:
-    """RFC 1939 section 7: also none, and more than there are."""
+    """RFC 1939 section 7: also 0 lines, and more lines than the message has."""
     connection, application = in_transaction(TEXT, piece=piece)
     expected = HEADER + b"\r\n" + b"".join(BODY.splitlines(keepends=True)[:lines])
     assert content(ask(connection, application, b"TOP 1 %d" % lines)) == expected
@@ -100,9 +100,9 @@ def test_a_whole_message_is_stuffed_as_in_pieces(text: str) -> None:
 @pytest.mark.parametrize("piece", [1, 2, 3, 1000])
 @pytest.mark.parametrize("text", [b"a\n.\nb\r\n", b"a\n.\r\nb\r\n", b"\n.\n\r\n", b"a\n..\n.b\r\n", b"a\r\n.\n.\r\n"])
 def test_no_client_finds_the_end_inside_a_message(text: bytes, piece: int) -> None:
-    """RFC 1939 section 3: a client that ends lines at LF, as poplib does, reads as far as one that keeps to CRLF.
+    """RFC 1939 section 3: a client that accepts LF as a line end, as poplib does, finds the same end of the response.
 
-    A store hands in CRLF; where a bare LF slips in all the same, a dot behind it is stuffed too.
+    A store should pass CRLF only; a dot after a bare LF is stuffed too.
     """
     connection, application = in_transaction(text, piece=piece)
     answer = ask(connection, application, b"RETR 1")
@@ -113,7 +113,7 @@ def test_no_client_finds_the_end_inside_a_message(text: bytes, piece: int) -> No
 
 
 def test_content_is_asked_for_piece_by_piece_once_the_last_one_is_written() -> None:
-    """So a slow reader slows the store."""
+    """So a slow client slows down reading from the store."""
     connection, application = in_transaction(b"a" * 10, piece=4)
     connection.receive_data(b"RETR 1\r\n")
     events = settle(connection, application)
@@ -132,7 +132,7 @@ def test_a_message_that_cannot_be_read_is_err_with_its_code(reason: pop3.Unavail
 
 
 def test_a_message_that_breaks_off_is_never_ended_with_a_dot() -> None:
-    """Or the client would take the half for the whole."""
+    """With the final dot, the client would accept an incomplete message."""
     connection, application = in_transaction(b"half\r\n" * 2, piece=6)
     application.instead[pop3.RetrieveMore] = pop3.Unavailable.TEMPORARY
     events = talk(connection, application, b"RETR 1\r\nNOOP\r\n")
@@ -194,7 +194,7 @@ def test_a_maildrop_that_is_none_leaves_the_question_open() -> None:
     assert said(settle(connection, application)).endswith(b"1 messages (1 octets)\r\n")
 
 
-# The listings
+# Listings
 
 
 def test_a_long_listing_is_made_piece_by_piece() -> None:

@@ -1,4 +1,4 @@
-"""UTF8 (RFC 6856), both sides: the command, names and passwords, messages whose header goes beyond ASCII."""
+"""UTF8 on both sides (RFC 6856): the command, names and passwords, and messages with a non-ASCII header."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WITHOUT = pop3.ServerSettings(mechanisms_without_tls=EVERYTHING, utf8=False)
 
 
 class Jorg(Application):
-    """Knows one identity, by its prepared name and password."""
+    """Has one user, with a prepared name and password."""
 
     def __init__(self, password: bytes) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def test_utf8_is_said_before_the_login_and_takes_no_argument() -> None:
 
 
 def test_stls_may_not_follow_utf8() -> None:
-    """RFC 6856 section 2.1; the other way round is how it is meant."""
+    """RFC 6856 section 2.1; UTF8 after STLS is allowed."""
     connection, application = server(), Application()
     settle(connection, application)
     assert ask(connection, application, b"UTF8").startswith(b"+OK")
@@ -74,7 +74,7 @@ def test_where_utf8_is_off_it_is_neither_offered_nor_taken() -> None:
 def test_the_argument_user_stands_where_names_are_sent_in_the_clear_commands(
     mechanisms: tuple[str, ...], line: bytes
 ) -> None:
-    """RFC 6856 section 2.2: AUTH is the mechanism's affair."""
+    """RFC 6856 section 2.2: ``USER`` is listed if USER or APOP is offered; AUTH does not matter."""
     connection, application = (
         server(pop3.ServerSettings(mechanisms=pop3.DEFAULT_MECHANISMS.only(*mechanisms)), TLS),
         Application(),
@@ -89,7 +89,7 @@ def test_the_argument_user_stands_where_names_are_sent_in_the_clear_commands(
 @pytest.mark.parametrize("line", [b"RETR 1", b"TOP 1 0", b"TOP 1 9"])
 @pytest.mark.parametrize("piece", [12, 13, 20, 1000])
 def test_a_header_outside_ascii_is_refused_to_a_client_that_did_not_say_utf8(line: bytes, piece: int) -> None:
-    """RFC 6856 sections 2.1 and 5; the session goes on, and no budget is spent."""
+    """RFC 6856 sections 2.1 and 5; the session continues, and no error is counted."""
     connection, application = server(OPEN, TLS), Application(INTERNATIONAL, piece=piece)
     talk(connection, application, LOGIN)
     for _ in range(30):
@@ -107,9 +107,9 @@ def test_in_utf8_mode_a_message_is_sent_as_it_is(piece: int) -> None:
 
 @pytest.mark.parametrize("text", [BODY_ONLY, b"\r\n" + INTERNATIONAL, b"Subject: gr\xfcn\r\n\r\n", b"Subject: \xff"])
 def test_a_body_outside_ascii_and_older_encodings_are_for_everybody(text: bytes) -> None:
-    """8-bit MIME was there before (RFC 6856 section 2.1); a message that begins with a blank line has no header.
+    """RFC 6856 section 2.1 concerns headers only; a message that begins with a blank line has no header.
 
-    A header in another encoding than UTF-8 is no international one; clients have been given such all along.
+    A header in an encoding other than UTF-8 does not require UTF8.
     """
     connection, application = server(OPEN, TLS), Application(text)
     talk(connection, application, LOGIN)
@@ -128,7 +128,7 @@ def test_an_application_that_knows_better_may_say_so() -> None:
 
 
 def test_user_and_pass_are_utf8_and_prepared() -> None:
-    """RFC 6856 section 2.2: a letter in two parts is the letter, a no-break space a space; UTF8 need not be said."""
+    """RFC 6856 section 2.2: a decomposed letter equals the composed one, and a no-break space equals a space."""
     connection, application = server(OPEN, TLS), Jorg(b"")
     talk(connection, application, "USER jo\u0308rg\r\nPASS gr\u00fc\u00dfe\u00a0dich\r\n".encode())
     (question,) = application.asked
@@ -138,7 +138,7 @@ def test_user_and_pass_are_utf8_and_prepared() -> None:
 
 @pytest.mark.parametrize("data", [b"\xff", b"\xc3", "\u0378\u200e".encode(), "a\u0085".encode()])
 def test_what_is_no_utf8_or_prohibited_is_refused(data: bytes) -> None:
-    """RFC 6856 section 2.2; at USER nothing shows, since +OK is for every name."""
+    """RFC 6856 section 2.2; the reply to USER does not show it, because it is +OK for every name."""
     connection, application = server(OPEN, TLS), Jorg(b"")
     settle(connection, application)
     assert ask(connection, application, b"USER " + data).startswith(b"+OK")
@@ -156,7 +156,7 @@ def test_a_server_without_utf8_hands_over_the_bytes_as_they_came() -> None:
 
 
 def test_apop_is_computed_over_the_prepared_secret_on_both_sides() -> None:
-    """RFC 6856 section 2.2: the name as a query string, the secret as a stored one."""
+    """RFC 6856 section 2.2: the name is prepared as a query string, the secret as a stored string."""
     secret = "gr\u00fc\u00dfe dich".encode()
     connection, application = server(), Jorg(secret)
     greeting = said(settle(connection, application))
@@ -174,7 +174,7 @@ def test_apop_is_computed_over_the_prepared_secret_on_both_sides() -> None:
 
 
 def test_a_secret_that_may_not_be_stored_is_refused_at_construction() -> None:
-    """RFC 4013 section 2.3; one in an older encoding stays what it is."""
+    """RFC 4013 section 2.3; a secret in another encoding is not changed."""
     with pytest.raises(LocalProtocolError):
         sasl.ApopClient(authentication_identity="a", secret="a\u0085".encode())
     mechanism = sasl.ApopClient(authentication_identity="a", secret=b"gr\xfcn")
@@ -182,7 +182,7 @@ def test_a_secret_that_may_not_be_stored_is_refused_at_construction() -> None:
     assert mechanism.respond(b"<1@x>") == b"a " + hashlib.md5(b"<1@x>gr\xfcn").hexdigest().encode()
 
 
-# The client
+# Client
 
 
 def test_a_client_says_utf8_before_the_login_alone() -> None:
@@ -215,7 +215,7 @@ def test_a_client_never_says_stls_after_utf8() -> None:
     ],
 )
 def test_names_outside_ascii_are_sent_only_where_capa_says_utf8_user(mechanism: sasl.ClientMechanism) -> None:
-    """RFC 6856 section 2.2; another mechanism is taken in their place."""
+    """RFC 6856 section 2.2; another mechanism is used instead."""
     for utf8, allowed in ((b"", False), (b"UTF8\r\n", False), (b"UTF8 USER\r\n", True)):
         connection = pop3.ClientConnection(tls=TLS)
         connection.receive_data(b"+OK hello <1@example.test>\r\n")

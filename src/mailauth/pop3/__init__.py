@@ -1,4 +1,4 @@
-"""POP3, both sides, as pure state machines (RFC 1939, 2449, 2595, 5034, 6856).  Knows no SMTP and does no I/O."""
+"""POP3 client and server as state machines without I/O (RFC 1939, 2449, 2595, 5034, 6856)."""
 
 from .._events import MessageChunk as MessageChunk
 from ._states import TRANSITIONS as TRANSITIONS, State as State

@@ -1,6 +1,6 @@
-"""From a command line to a command: the usual lines by one regular expression, all others by the complete path.
+"""Parse command lines: the parser of each verb, and one regular expression for the most common lines.
 
-Both give equal values (a test holds them together); the first exists for its speed alone.
+The regular expression exists only for speed.  A test checks that both ways give equal commands.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COMMON_RETR: Final = 1
 COMMON_STAT: Final = 3
 COMMON_QUIT: Final = 5
 COMMON_LIST: Final = 6
-"""Which groups of COMMON hold the number of RETR, STAT itself, QUIT itself, and the number of LIST."""
+"""The groups of COMMON for the number of RETR, for STAT, for QUIT, and for the number of LIST."""
 
 PARSERS: Final[Mapping[bytes, Callable[[bytes], LineCommand]]] = {
     b"CAPA": Capa.parse,
@@ -66,7 +66,7 @@ QUIT: Final = Quit()
 
 
 def from_common(found: re.Match[bytes]) -> Retrieve | Dele | Stat | Noop | Quit | List:
-    """The command that COMMON matched."""
+    """Return the command that COMMON matched."""
     index = found.lastindex
     if index == COMMON_RETR:
         return checked_retrieve(int(found[1]))

@@ -1,7 +1,7 @@
-"""The usual course of a session by the shortest way: common commands in TRANSACTION, above all RETR, answered at once.
+"""The fast path of the POP3 server: the most common commands in TRANSACTION, above all RETR.
 
-It exists for its speed alone, knows no rule that ``server`` does not know, and hands everything that is not quite usual
-to the complete path; a test holds the two together.
+It exists only for speed.  It follows the same rules as ``server`` and leaves every uncommon case to it; a test checks
+that both give the same events and replies.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NO_MESSAGES: Final = Maildrop()
 
 
 class FastPath(ServerMachine[ServerEvent | Q], Generic[Q]):
-    """What a retrieval needs to know, and its shortest way."""
+    """The state of the session that RETR needs, and the fast path for common commands."""
 
     __slots__ = ("_maildrop", "_settings", "_state", "_then", "_utf8", "_wait")
 
@@ -43,17 +43,17 @@ class FastPath(ServerMachine[ServerEvent | Q], Generic[Q]):
         self._settings = settings
         self._state = State.GREETING
         self._wait = settings.waits[0]
-        # What comes before the next line is read.
+        # Called once before the next line is read.
         self._then: Callable[[], ServerEvent | None] | None = None
         self._maildrop = MaildropSession(_NO_MESSAGES)
-        self._utf8 = not settings.utf8  # text outside ASCII may be sent as it is
+        self._utf8 = not settings.utf8  # a message with a UTF-8 header may be sent unchanged
 
     @abstractmethod
     def _handle_command(self, command: LineCommand, line: bytes | None) -> ServerEvent | None:
-        """Carry out *command*, which stood on *line*; None for a line that is what ``to_wire()`` gives."""
+        """Carry out *command*.  *line* is the line received; None if it equals ``command.to_wire()``."""
 
     def next_event(self) -> ServerEvent | Q | Action:
-        """As the base says; its loop, with the look at common lines inside."""
+        """Return the next event; see the base class.  This is its loop with the fast path for common lines added."""
         while True:
             if self._events:
                 return self._events.pop(0)

@@ -1,6 +1,6 @@
-"""POP3's states, and the one table of what may follow what: data only, read by server, client and tests alike.
+"""The states of a POP3 session and the table of the commands allowed in each, used by both server and client.
 
-An absent pair is a -ERR from a server and a LocalProtocolError in a client.
+For a pair that is not in the table, a server replies -ERR and a client raises LocalProtocolError.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from .._events import NeedData
 
 
 class State(enum.IntEnum):
-    """Where a session stands (RFC 1939 section 3).  An IntEnum, since its members index NEXT."""
+    """The state of a session (RFC 1939 section 3).  An IntEnum, because its members index NEXT."""
 
     GREETING = 0
-    """Nobody has spoken; the server's greeting is due."""
+    """The server has not sent its greeting yet."""
     AUTHORIZATION = 1
-    """Greeted; the client has not proved who it is.  STLS leads back here."""
+    """The greeting was sent, and the client is not authenticated.  After STLS the session is in this state again."""
     NAMED = 2
-    """AUTHORIZATION, and USER was answered with +OK: PASS is due."""
+    """AUTHORIZATION after a +OK to USER: PASS is expected."""
     AUTH = 3
-    """An authentication exchange is under way: lines are responses, not commands."""
+    """An authentication exchange is in progress: lines are responses, not commands."""
     OPENING = 4
-    """The identity is proved; the maildrop is not open yet."""
+    """The client is authenticated; the maildrop is not open yet."""
     TRANSACTION = 5
     """The maildrop is open and locked."""
     UPDATE = 6
-    """QUIT was said in TRANSACTION: the deletions are being committed."""
+    """QUIT was received in TRANSACTION: the deletions are being committed."""
     TLS = 7
-    """A TLS handshake is due."""
+    """STLS was accepted: the TLS handshake is next."""
     CLOSED = 8
 
 
@@ -41,8 +41,8 @@ _BEFORE: Final = (State.AUTHORIZATION, State.NAMED)
 TRANSITIONS: Final[Mapping[tuple[State, str], State]] = {
     **{(state, "CAPA"): state for state in _BEFORE},
     (State.AUTHORIZATION, "STLS"): State.TLS,  # in no other state (RFC 2595 section 4)
-    (State.AUTHORIZATION, "UTF8"): State.AUTHORIZATION,  # before the login alone (RFC 6856 section 2.1)
-    **{(state, "USER"): State.NAMED for state in _BEFORE},  # from NAMED: the client has thought better of the name
+    (State.AUTHORIZATION, "UTF8"): State.AUTHORIZATION,  # only before the login (RFC 6856 section 2.1)
+    **{(state, "USER"): State.NAMED for state in _BEFORE},  # in NAMED, a second USER replaces the first
     **{(state, "QUIT"): State.CLOSED for state in _BEFORE},
     (State.AUTHORIZATION, "APOP"): State.TRANSACTION,
     (State.AUTHORIZATION, "AUTH"): State.AUTH,
@@ -50,15 +50,15 @@ TRANSITIONS: Final[Mapping[tuple[State, str], State]] = {
     **{(State.TRANSACTION, verb): State.TRANSACTION for verb in _UNCHANGED},
     (State.TRANSACTION, "QUIT"): State.UPDATE,
 }
-"""(state, verb) to the state that a positive reply leads to."""
+"""(state, verb) to the state after a positive reply."""
 
 NEXT: Final[tuple[Mapping[str, State], ...]] = tuple(
     {verb: after for (before, verb), after in TRANSITIONS.items() if before is state} for state in State
 )
-"""TRANSITIONS by state, for the hot path."""
+"""TRANSITIONS indexed by state, for speed."""
 
 CLIENT_TIMEOUTS: Final = NeedData(timeout=600.0)
-"""Seconds a client waits for a reply: as long as a server waits for a command, since RFC 1939 names no other number."""
+"""How long a client waits for a reply, in seconds.  RFC 1939 gives a timeout only for servers; this is the same."""
 
 ANSWER_TIMEOUT: Final = NeedData(timeout=600.0, min_rate=500.0)
-"""The same for an answer of many lines, which may be a long message over a slow line."""
+"""The same for a multi-line response, which may be a large message on a slow connection."""

@@ -1,7 +1,6 @@
-"""POP3 as a client sees it: commands in, replies out, in order and with the very object that was sent (RFC 1939).
+"""The POP3 client: commands in, replies out, in order (RFC 1939, 2449, 2595, 5034, 6856).
 
-Knows what may be sent when and what must wait for a reply; which messages to fetch, and what a refusal means, is the
-application's.
+It checks that each command is allowed in the current state, and delays a command that must wait for a reply.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from .settings import MAX_COMMAND_LINE, ClientSettings
 class ClientConnection(ClientMachine[ClientEvent]):
     """One POP3 session.  The first event is ``ReplyReceived(command=None)``: the greeting.
 
-    *tls* is given when TLS came first (port 995).
+    Pass *tls* if TLS is already active, as on port 995.
     """
 
     __slots__ = (
@@ -39,43 +38,45 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._state = State.GREETING
         self._capabilities: Mapping[str, str] = {}
         self._timestamp: bytes | None = None
-        self._marked = False  # a message is marked as deleted, so that QUIT would remove it
-        self._status = Reply(True)  # of the multi-line answer that is being received, and its lines
+        self._marked = False  # a message is marked as deleted: QUIT would remove it
+        self._status = Reply(True)  # of the multi-line response that is being received; its lines are in _lines
         self._lines: list[str] | None = None
         self._answer_size = 0
         self._unstuffer: Unstuffer | None = None
-        self._utf8 = False  # UTF8 was said
+        self._utf8 = False  # UTF8 was sent
 
     @property
     def capabilities(self) -> Mapping[str, str]:
-        """What the last CAPA answer said, tag in capitals to arguments; empty before one, and again after STLS."""
+        """The last response to CAPA: tags in upper case to arguments.  Empty before CAPA, and again after STLS."""
         return self._capabilities
 
     @property
     def timestamp(self) -> bytes | None:
-        """The greeting's timestamp, for APOP; None for none, and for what is no strict msg-id (CVE-2007-1558)."""
+        """The timestamp of the greeting, for APOP; None if there is none or it is not a msg-id (CVE-2007-1558)."""
         return self._timestamp
 
     def send(self, command: Command) -> None:
-        """Queue *command*; it leaves when it may, and is answered by one Replied.
+        """Queue *command*.  It is sent when the protocol allows it, and gets one ReplyReceived.
 
-        The text that Retrieve asks for comes before its Replied, as MessageChunks with the dots unstuffed.  Commands
-        are pipelined when the server's CAPA said so (RFC 2449 section 6.6); otherwise each waits for the reply to the
-        one before.  Raises LocalProtocolError, nothing having been sent, when the command is not allowed now or too
-        many are unanswered.
+        The message that Retrieve requests arrives as MessageChunk events, with the dots unstuffed, before its
+        ReplyReceived.  Commands are pipelined if the response to CAPA lists PIPELINING (RFC 2449 section 6.6);
+        otherwise each waits for the reply to the one before.  Raises LocalProtocolError if the command is not allowed
+        now or too many commands are unanswered; nothing is sent then.
         """
         self._check_command_allowed()
         if not isinstance(command, SENDABLE):
-            raise LocalProtocolError(f"{type(command).__name__} is no POP3 command to send")
+            raise LocalProtocolError(
+                f"{type(command).__name__} cannot be sent; pass a command such as pop3.Stat(), log in by authenticate()"
+            )
         if self._state is State.GREETING:
-            raise LocalProtocolError("the server speaks first: read its greeting")
+            raise LocalProtocolError("the greeting has not been received yet: wait for the first ReplyReceived")
         after = NEXT[self._state].get(command.verb)
         if after is None:
             raise LocalProtocolError(f"{command.verb} is not allowed in {self._state.name}")
         if isinstance(command, Stls) and self._tls is not None:
-            raise LocalProtocolError("TLS is active already")
+            raise LocalProtocolError("TLS is already active")
         if isinstance(command, Stls) and self._utf8:
-            raise LocalProtocolError("STLS may not follow UTF8 (RFC 6856 section 2.1)")
+            raise LocalProtocolError("STLS is not allowed after UTF8 (RFC 6856 section 2.1): send STLS first")
         data = check_line(command.to_wire())
         self._utf8 = self._utf8 or isinstance(command, Utf8)
         self._state = after
@@ -87,10 +88,11 @@ class ClientConnection(ClientMachine[ClientEvent]):
     # The login
 
     def authenticate(self, *mechanisms: sasl.ClientMechanism) -> None:
-        """As the base says.  Inside TLS, APOP is taken only when none of the others is offered: MD5 is broken.
+        """Log in by the first of *mechanisms* that the server offers; see the base class.
 
-        With a name or password outside ASCII, USER and APOP are offered only by a CAPA answer with ``UTF8 USER`` (RFC
-        6856 section 2.2).
+        With TLS, APOP is used only if the server offers none of the others, because it uses MD5.  For a name or
+        password that is not ASCII, USER and APOP count as offered only if CAPA lists ``UTF8 USER`` (RFC 6856 section
+        2.2).
         """
         if "USER" not in self._capabilities.get("UTF8", "").upper().split():
             mechanisms = tuple(mechanism for mechanism in mechanisms if not _needs_utf8(mechanism))
@@ -100,12 +102,14 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     def _check_login_allowed(self) -> None:
         if not self._idle or self._state is not State.AUTHORIZATION:
-            raise LocalProtocolError("a login is allowed once, behind the greeting, with no reply due")
+            raise LocalProtocolError(
+                "a login is not allowed now: wait for the greeting and all replies, and log in once"
+            )
         if self._tls is None and self._settings.tls_required:
-            raise LocalProtocolError("a login needs TLS here: tls_required is set")
+            raise LocalProtocolError("tls_required is set, and TLS is not active: send Stls() before the login")
 
     def _offers(self, mechanism: str) -> bool:
-        """Whether *mechanism* is offered.  A server that was not asked CAPA, or has none, is taken to know USER."""
+        """Whether *mechanism* is offered.  Without a response to CAPA, the server is assumed to support USER."""
         if mechanism == "APOP":
             return self._timestamp is not None
         if mechanism == "USER":
@@ -141,7 +145,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._state = State.TRANSACTION
         return succeeded
 
-    # What comes in
+    # Replies
 
     def _advance(self) -> ClientEvent | Action | None:
         if self._unstuffer is not None:
@@ -153,7 +157,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
             return self._take_line(line, self._lines)
         if self._exchange is not None and (line.startswith(b"+ ") or line == b"+"):
             if not isinstance(self._unanswered[0], Auth):
-                raise RemoteProtocolError("a challenge outside AUTH")
+                raise RemoteProtocolError("challenge received outside AUTH")
             self._take_challenge(line[2:])
             return None
         try:
@@ -163,7 +167,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         return self._take(reply, line)
 
     def _take(self, reply: Reply, line: bytes) -> ClientEvent | None:
-        """A status line: whose is it, and does more follow?"""
+        """Assign a status line to its command, and start to receive the lines that follow it, if any."""
         if self._state is State.GREETING:
             self._greeted = True
             self._state = State.AUTHORIZATION
@@ -172,8 +176,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
             return ReplyReceived(command=None, reply=reply)
         if not self._unanswered:
             if reply.positive:
-                raise RemoteProtocolError("a reply to nothing")
-            self._shutdown_reply = True  # an autologout, most likely
+                raise RemoteProtocolError("reply received without a command")
+            self._shutdown_reply = True  # probably an autologout
             return ReplyReceived(command=None, reply=reply)
         if self._exchange is not None:
             return self._continue_login(reply)
@@ -201,19 +205,19 @@ class ClientConnection(ClientMachine[ClientEvent]):
         return self._finish(self._status)
 
     def _take_line(self, line: bytes, lines: list[str]) -> ClientEvent | None:
-        """One line more of a multi-line answer (RFC 1939 section 3)."""
+        """Take the next line of a multi-line response (RFC 1939 section 3)."""
         if line == b".":
             self._lines = None
             status = self._status
             return self._finish(Reply(True, status.response_code, status.text, tuple(lines)))
         self._answer_size += len(line) + 2
         if self._answer_size > self._settings.max_response:
-            raise RemoteProtocolError(f"an answer of over {self._settings.max_response} octets")
+            raise RemoteProtocolError(f"response longer than {self._settings.max_response} bytes")
         lines.append(printable(line[1:] if line.startswith(b".") else line))
         return None
 
     def _finish(self, reply: Reply) -> ClientEvent | None:
-        """The answer to the oldest command is whole: what does it change?"""
+        """Act on the complete response to the oldest command."""
         command = self._unanswered.popleft()
         if isinstance(command, Stls) and reply.positive:
             self._upgrade(ReplyReceived(command=command, reply=reply))
@@ -231,7 +235,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._send_permitted()
         return ReplyReceived(command=command, reply=reply)
 
-    # TLS and the end
+    # TLS and shutdown
 
     def _secured(self, tls: Tls) -> None:
         super()._secured(tls)
@@ -239,7 +243,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._capabilities = {}
 
     def _begin_shutdown(self) -> None:
-        """QUIT when nothing is due, and nothing is marked: to commit deletions is for ``send()`` alone (section 6)."""
+        """Send QUIT if no reply is due and no message is marked.
+
+        QUIT commits deletions (RFC 1939 section 6), so with marked messages only ``send(Quit())`` sends it.
+        """
         if self._idle and not self._marked and self._state in (State.AUTHORIZATION, State.TRANSACTION):
             self._write(Quit().to_wire(), due=True)
         self._close(self._why)
@@ -250,7 +257,7 @@ def _needs_utf8(mechanism: sasl.ClientMechanism) -> bool:
 
 
 def _parse_capabilities(lines: tuple[str, ...]) -> dict[str, str]:
-    """``SASL PLAIN LOGIN`` and its like: tag to arguments (RFC 2449 section 5)."""
+    """Map the tag of each line, such as ``SASL PLAIN LOGIN``, to its arguments (RFC 2449 section 5)."""
     capabilities: dict[str, str] = {}
     for line in lines:
         tag, _, arguments = line.strip().partition(" ")

@@ -1,7 +1,7 @@
-"""POP3's commands, one class per verb for both sides: a client sends it, a server is asked or told it.
+"""The POP3 commands, one class for each verb.  A client sends them; a server returns them as events.
 
-Each is its own codec, octets to values and back; knows no state and decides nothing.  ``parse`` takes what follows the
-verb and raises Malformed, ``to_wire`` cannot emit CR or LF inside a line.
+Each class parses and serializes itself.  ``parse`` takes the bytes after the verb and its space, and raises Malformed.
+``to_wire`` cannot produce CR or LF inside a line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ARGUMENT: Final = re.compile(rb"[^\r\n\0]+")
 
 
 class NoArgumentCommand(Command):
-    """A verb without arguments; blanks behind it are overlooked."""
+    """A command without arguments.  Spaces after the verb are ignored."""
 
     __slots__ = ()
 
@@ -39,61 +39,61 @@ class NoArgumentCommand(Command):
 
 @attrs.frozen(kw_only=True)
 class Capa(NoArgumentCommand, Notice):
-    """``CAPA``: what can this server do, in this state (RFC 2449 section 5)?"""
+    """``CAPA``: list the capabilities of the server in the current state (RFC 2449 section 5)."""
 
     verb: ClassVar[str] = "CAPA"
 
 
 @attrs.frozen(kw_only=True)
 class Stls(NoArgumentCommand, FallibleQuestion[Accept]):
-    """``STLS`` (RFC 2595 section 4).  ACCEPT begins the handshake."""
+    """``STLS``: start TLS (RFC 2595 section 4).  ACCEPT begins the handshake."""
 
     verb: ClassVar[str] = "STLS"
 
 
 @attrs.frozen(kw_only=True)
 class Utf8(NoArgumentCommand, Notice):
-    """``UTF8``: messages whose header holds UTF-8 may be sent as they are (RFC 6856 section 2.1)."""
+    """``UTF8``: the client accepts messages whose header contains UTF-8 (RFC 6856 section 2.1)."""
 
     verb: ClassVar[str] = "UTF8"
 
 
 @attrs.frozen(kw_only=True)
 class Stat(NoArgumentCommand, Notice):
-    """``STAT``: how many messages, how many octets (RFC 1939 section 5)?  Deleted messages do not count."""
+    """``STAT``: the number of messages and their total size in bytes, without deleted ones (RFC 1939 section 5)."""
 
     verb: ClassVar[str] = "STAT"
 
 
 @attrs.frozen(kw_only=True)
 class Noop(NoArgumentCommand, Notice):
-    """``NOOP``: nothing but an answer."""
+    """``NOOP``: no operation (RFC 1939 section 5)."""
 
     verb: ClassVar[str] = "NOOP"
 
 
 @attrs.frozen(kw_only=True)
 class Rset(NoArgumentCommand, Notice):
-    """``RSET``: no message is marked as deleted any more."""
+    """``RSET``: unmark all messages marked as deleted (RFC 1939 section 5)."""
 
     verb: ClassVar[str] = "RSET"
 
 
 @attrs.frozen(kw_only=True)
 class Quit(NoArgumentCommand, Notice):
-    """``QUIT``: the client ends the session; out of TRANSACTION it commits the deletions (RFC 1939 section 6)."""
+    """``QUIT``: end the session; in TRANSACTION it also commits the deletions (RFC 1939 section 6)."""
 
     verb: ClassVar[str] = "QUIT"
 
 
 @attrs.frozen(kw_only=True)
 class OptionalNumber(Command):
-    """A verb about one message, or about all of them."""
+    """A command about one message or about all messages."""
 
     verb: ClassVar[str]
 
     number: int | None = attrs.field(default=None, validator=value_of(int, check_number, optional=True))
-    """None: all messages that are not deleted, in a multi-line answer."""
+    """The message number; None for all messages that are not deleted, in a multi-line response."""
 
     @classmethod
     def parse(cls, argument: bytes) -> Self:
@@ -106,7 +106,7 @@ class OptionalNumber(Command):
 
 @attrs.frozen(kw_only=True)
 class List(OptionalNumber, Notice):
-    """``LIST``: message numbers and sizes in octets (RFC 1939 section 5)."""
+    """``LIST``: message numbers and sizes in bytes (RFC 1939 section 5)."""
 
     verb: ClassVar[str] = "LIST"
 
@@ -120,7 +120,7 @@ class Uidl(OptionalNumber, Notice):
 
 @attrs.frozen(kw_only=True)
 class Dele(Command, Notice):
-    """``DELE``: mark a message as deleted; it goes at QUIT (RFC 1939 section 5)."""
+    """``DELE``: mark a message as deleted; QUIT removes it (RFC 1939 section 5)."""
 
     verb: ClassVar[str] = "DELE"
 
@@ -136,16 +136,16 @@ class Dele(Command, Notice):
 
 @attrs.frozen(kw_only=True)
 class Retrieve(Command, FallibleQuestion[Content]):
-    """``RETR``, and ``TOP`` when *lines* is a number (RFC 1939 sections 5 and 7): the text of a message.
+    """``RETR``, or ``TOP`` if *lines* is a number: the text of a message (RFC 1939 sections 5 and 7).
 
-    Answer with the message from its start, for TOP as well: the core cuts it, and asks no further once it has enough.
-    Unavailable becomes -ERR with its response code.  A server that offers UTF8 refuses by itself, with ``[UTF8]``, when
-    the header in the first Content is UTF-8 beyond ASCII and the client has not said UTF8 (RFC 6856 section 2.1).
+    Answer with the message from its start, also for TOP: the core cuts it, and asks RetrieveMore only while it needs
+    more.  Unavailable becomes -ERR with its response code.  If the header in the first Content contains non-ASCII UTF-8
+    and the client has not sent UTF8, a server that offers UTF8 replies ``-ERR [UTF8]`` (RFC 6856 section 2.1).
     """
 
     number: int = attrs.field(validator=value_of(int, check_number))
     lines: int | None = attrs.field(default=None, validator=value_of(int, check_count, optional=True))
-    """TOP: how many lines of the body to send behind the header; None is RETR, the whole message."""
+    """For TOP, the number of lines of the body to send after the header; None for RETR."""
 
     @property
     def verb(self) -> str:
@@ -157,7 +157,7 @@ class Retrieve(Command, FallibleQuestion[Content]):
 
     @classmethod
     def parse_top(cls, argument: bytes) -> Self:
-        """What follows ``TOP``: a message number and a number of lines."""
+        """Parse the argument of ``TOP``: a message number and a number of lines.  Raises Malformed."""
         number, _, lines = argument.strip(b" ").partition(b" ")
         return cls(number=parse_number(number), lines=parse_count(lines))
 
@@ -173,7 +173,7 @@ _set_optional_number: Final = vars(OptionalNumber)["number"].__set__
 
 
 def checked_retrieve(number: int) -> Retrieve:
-    """RETR of a number that a grammar has just matched: checking it again would be half its price."""
+    """Return RETR of *number*, which a grammar has matched already.  Checking it again would double the cost."""
     command = _new(Retrieve)
     _set_number(command, number)
     _set_lines(command, None)
@@ -181,23 +181,23 @@ def checked_retrieve(number: int) -> Retrieve:
 
 
 def checked_list(number: int) -> List:
-    """LIST of a number that a grammar has just matched."""
+    """Return LIST of *number*, which a grammar has matched already."""
     command = _new(List)
     _set_optional_number(command, number)
     return command
 
 
-# The commands of a login: not sent by hand, see ``authenticate()``, and not shown to an application.
+# The commands of a login.  ``authenticate()`` sends them; they are not events.
 
 
 @attrs.frozen(kw_only=True)
 class ArgumentCommand(Command):
-    """A verb whose argument is the mechanism's affair: any octets but CR, LF and NUL, blanks included."""
+    """A command whose argument the mechanism interprets: any bytes except CR, LF and NUL."""
 
     verb: ClassVar[str]
 
     argument: bytes = attrs.field(
-        repr=False, validator=value_of(bytes, matches(_ARGUMENT, "1 or more octets without CR, LF and NUL"))
+        repr=False, validator=value_of(bytes, matches(_ARGUMENT, "1 or more bytes without CR, LF and NUL"))
     )
 
     @classmethod
@@ -216,21 +216,21 @@ _set_argument: Final = vars(ArgumentCommand)["argument"].__set__
 
 
 class User(ArgumentCommand):
-    """``USER``: a name (RFC 1939 section 7)."""
+    """``USER``: a user name (RFC 1939 section 7)."""
 
     __slots__ = ()
     verb: ClassVar[str] = "USER"
 
 
 class Pass(ArgumentCommand):
-    """``PASS``: everything behind the one blank is the password, further blanks too (RFC 1939 section 7)."""
+    """``PASS``: all bytes after the first space are the password, including spaces (RFC 1939 section 7)."""
 
     __slots__ = ()
     verb: ClassVar[str] = "PASS"
 
 
 class Apop(ArgumentCommand):
-    """``APOP``: a name and a digest over the greeting's timestamp (RFC 1939 section 7)."""
+    """``APOP``: a user name and a digest over the timestamp of the greeting (RFC 1939 section 7)."""
 
     __slots__ = ()
     verb: ClassVar[str] = "APOP"
@@ -238,7 +238,7 @@ class Apop(ArgumentCommand):
 
 @attrs.frozen(kw_only=True)
 class Auth(Command):
-    """``AUTH`` (RFC 5034 section 4); without a mechanism it asks which ones there are, as old clients do."""
+    """``AUTH`` (RFC 5034 section 4).  Without a mechanism it requests the list of mechanisms, as old clients do."""
 
     verb: ClassVar[str] = "AUTH"
 
@@ -246,11 +246,11 @@ class Auth(Command):
     initial_response: bytes | None = attrs.field(
         default=None, repr=False, validator=value_of(bytes, check_initial_response, optional=True)
     )
-    """As on the wire, in base64 or ``=``; None when there is none."""
+    """As on the wire, in base64 or ``=``; None for no initial response."""
 
     def __attrs_post_init__(self) -> None:
         if self.mechanism is None and self.initial_response is not None:
-            raise LocalProtocolError("initial_response needs a mechanism")
+            raise LocalProtocolError("initial_response requires a mechanism; pass mechanism too")
 
     @classmethod
     def parse(cls, argument: bytes) -> Self:
@@ -270,7 +270,7 @@ class Auth(Command):
 LineCommand: TypeAlias = (
     Capa | Stls | Utf8 | Stat | List | Uidl | Retrieve | Dele | Rset | Noop | Quit | User | Pass | Apop | Auth
 )
-"""The commands that are a line each: all of them."""
+"""All commands; each is one line."""
 
 SENDABLE: Final = (Capa, Stls, Utf8, Stat, List, Uidl, Retrieve, Dele, Rset, Noop, Quit)
-"""What a client may hand to ``send()``."""
+"""The commands that ``ClientConnection.send()`` accepts."""

@@ -1,4 +1,4 @@
-"""What the two POP3 machines say to the application, beside the commands themselves; and the unions to match on."""
+"""The events of POP3 that are not commands, and the unions of all events of a server and of a client."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from .replies import Content, FallibleQuestion, Reply
 
 @attrs.frozen(kw_only=True)
 class Connected(FallibleQuestion[Accept]):
-    """A client has connected: may it talk?  Asked before the greeting.
+    """A client has connected.  ACCEPT sends the greeting.
 
-    Unavailable is said in the greeting's place, and ends the session.
+    Unavailable sends -ERR instead of the greeting and ends the session.
     """
 
 
 @attrs.frozen(kw_only=True)
 class OpenMaildrop(FallibleQuestion[Maildrop]):
-    """Lock the maildrop of *identity* and take its snapshot (RFC 1939 section 4).  Authenticated has come just before.
+    """Lock the maildrop of *identity* and answer with its messages (RFC 1939 section 4).  It follows Authenticated.
 
-    Unavailable.LOGIN_DELAY says that this login comes too soon after the last.  The core has no clock: what
-    ``ServerSettings.login_delay`` announces, the application enforces.
+    A Maildrop opens TRANSACTION.  The replies to all commands are computed from it, except the text of messages and the
+    commit.  Keep the lock until Closed, with or without QUIT: only then is the session over.
 
-    A Maildrop opens TRANSACTION; everything but the text of messages and the commit is then computed from it.  Hold
-    the lock until the connection's events end: whether QUIT was said or not, that is where the session is over.
+    Unavailable becomes -ERR with its response code, and the session is in AUTHORIZATION again.  Answer
+    Unavailable.LOGIN_DELAY if this login comes too soon after the last.  The application enforces
+    ``ServerSettings.login_delay``, because the core has no clock.
     """
 
     identity: str
@@ -40,20 +41,20 @@ class OpenMaildrop(FallibleQuestion[Maildrop]):
 class RetrieveMore(FallibleQuestion[Content]):
     """The next piece of the message whose Retrieve was answered with ``Content(last=False)``.
 
-    Unavailable closes the connection without the final dot: no other way is left to say that the message is not whole.
+    Unavailable closes the connection without the final dot, which tells the client that the message is incomplete.
     """
 
     number: int
     offset: int
-    """Octets of this message that were handed in so far."""
+    """The bytes of this message passed in Content so far."""
 
 
 @attrs.frozen(kw_only=True)
 class Update(FallibleQuestion[Accept]):
-    """Remove the *deleted* messages for good (RFC 1939 section 6).  Asked once, at QUIT, and only when there are any.
+    """Remove the *deleted* messages permanently (RFC 1939 section 6).  Asked once, at QUIT, if any are marked.
 
-    ACCEPT: all of them are gone.  Unavailable: some are not, and the client is told with -ERR.  A session that ends in
-    any other way than QUIT never asks, and nothing may be removed then.
+    Answer ACCEPT if all were removed.  Unavailable sends -ERR: some were not removed.  A session that ends without QUIT
+    does not ask this question, and no message may be removed then.
     """
 
     deleted: frozenset[int]
@@ -76,7 +77,7 @@ class AuthenticationRejected(_events.AuthenticationRejected[Reply]):
 
 
 ProtocolQuestion: TypeAlias = Connected | OpenMaildrop | Retrieve | RetrieveMore | Update | Stls
-"""POP3's own questions."""
+"""The questions that belong to POP3; those of a login are in ``mailauth.sasl``."""
 
 ServerEvent: TypeAlias = (
     ProtocolQuestion
@@ -84,10 +85,10 @@ ServerEvent: TypeAlias = (
     | Capa | Utf8 | Stat | List | Uidl | Dele | Rset | Noop | Quit | CommandRejected | TlsStarted
     | sasl.AuthenticationStarted | sasl.Authenticated | sasl.AuthenticationFailed
 )  # fmt: skip
-"""Everything that ``pop3.ServerConnection`` hands to the application."""
+"""All events of ``pop3.ServerConnection`` except actions."""
 
 ExtendedServerEvent: TypeAlias = ServerEvent | sasl.ExtendedQuestion
-"""Everything that ``pop3.ExtendedServerConnection`` hands to the application: SCRAM, tokens and certificates, too."""
+"""All events of ``pop3.ExtendedServerConnection`` except actions; SCRAM, tokens and certificates ask more questions."""
 
 ClientEvent: TypeAlias = ReplyReceived | MessageChunk | sasl.Authenticated | AuthenticationRejected
-"""Everything that ``pop3.ClientConnection`` hands to the application."""
+"""All events of ``pop3.ClientConnection`` except actions."""

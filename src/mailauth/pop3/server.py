@@ -1,8 +1,6 @@
-"""POP3 as a server sees it: one state machine, from the greeting to the last reply (RFC 1939, 2449, 2595, 5034,
-6856).
+"""The POP3 server: a state machine from the greeting to the last reply (RFC 1939, 2449, 2595, 5034, 6856).
 
-Knows the order of commands, the wall of TLS, the path of a login and the snapshot of the maildrop; passwords, the text
-of messages and the commit are the application's to answer.
+It asks the application to check passwords, to open the maildrop, for the text of messages, and to commit deletions.
 """
 
 from __future__ import annotations
@@ -57,21 +55,21 @@ _FROM_A_BROWSER: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE",
 
 
 class _Connection(FastPath[Q], Generic[Q]):
-    """One POP3 session, whose login may ask *Q* beside what every server's may."""
+    """One POP3 session.  *Q* is the union of the additional questions that its login may ask."""
 
     __slots__ = ("_errors", "_failed_logins", "_outgoing", "_pieces", "_timestamp", "_utf8_announced")
 
     def __init__(self, settings: ExtendedServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
         super().__init__(settings, entropy=entropy, tls=tls)
         self._then = partial(self._ask, Connected())
-        self._timestamp: str | None = None  # the nonce in the greeting's
+        self._timestamp: str | None = None  # the nonce in the timestamp of the greeting
         self._utf8_announced = False
-        self._pieces: Iterator[bytes] = iter(())  # of a LIST or UIDL
-        self._outgoing = OutgoingMessage(0, None)  # of a RETR or TOP
+        self._pieces: Iterator[bytes] = iter(())  # the rest of a response to LIST or UIDL
+        self._outgoing = OutgoingMessage(0, None)  # the message that RETR or TOP is sending
         self._errors = 0
         self._failed_logins = 0
 
-    # What comes in
+    # Input
 
     def _advance(self) -> ServerEvent | Action | None:
         then = self._then
@@ -90,13 +88,13 @@ class _Connection(FastPath[Q], Generic[Q]):
         return self._read(line)
 
     def _read(self, line: bytes) -> ServerEvent | None:
-        """A line that is not one of the common ones."""
+        """Parse *line* and carry out its command."""
         word, _, argument = line.partition(b" ")
         verb = word.upper()
         parse = PARSERS.get(verb)
         if parse is None:
             if verb in _FROM_A_BROWSER and self._state is State.AUTHORIZATION:
-                # A page makes a browser talk to us (CVE-2021-3618): no second try.
+                # A web page makes a browser connect here (CVE-2021-3618): end the session at once.
                 self._errors = self._settings.max_errors
             return self._refuse("", line, _standard_replies.UNKNOWN_COMMAND)
         name = verb.decode("ascii")
@@ -111,13 +109,13 @@ class _Connection(FastPath[Q], Generic[Q]):
     def _handle_command(self, command: LineCommand, line: bytes | None) -> ServerEvent | None:
         answered = _HANDLERS[type(command)](self, command)
         if isinstance(answered, Reply):
-            # Who asks for a message that is not there breaks no rule.
+            # In TRANSACTION the only cause is a message number that does not exist, which is not an error of protocol.
             breach = self._state is not _TRANSACTION
             return self._refuse(command.verb, command.to_wire()[:-2] if line is None else line, answered, breach=breach)
         return answered
 
     def _refuse(self, verb: str, line: bytes, reply: Reply, *, breach: bool = True) -> CommandRejected:
-        """The rules alone say no; the last breach that the budget allows is told so, and ends the session."""
+        """Reply with *reply*, and count an error if *breach*.  The error that reaches max_errors ends the session."""
         if verb in _SECRET:
             line = verb.encode("ascii")
         if breach:
@@ -129,7 +127,7 @@ class _Connection(FastPath[Q], Generic[Q]):
         self._write_reply(reply)
         return CommandRejected(verb=verb, line=line, reply=reply)
 
-    # The commands: each gives the event, or the Reply that refuses it
+    # Commands: each method returns the event, or the Reply that rejects the command
 
     def _capa(self, command: Capa) -> ServerEvent | Reply:
         self._write(self._settings.capa_reply(self._tls, logged_in=self._state is _TRANSACTION), due=False)
@@ -165,7 +163,7 @@ class _Connection(FastPath[Q], Generic[Q]):
         return self._write_listing(command, "unique-ids follow", self._maildrop.unique_id_listing)
 
     def _write_listing(self, command: List | Uidl, head: str, line: Callable[[int], bytes]) -> ServerEvent | Reply:
-        """What there is to say of one message, or of all: then made piece by piece as the pieces leave."""
+        """Write *line* of one message, or of all messages piece by piece as the pieces are sent."""
         number = command.number
         if number is None:
             self._write_ok(head)
@@ -214,7 +212,7 @@ class _Connection(FastPath[Q], Generic[Q]):
         self._close(CloseReason.QUIT)
         return command
 
-    # The questions
+    # Questions
 
     def _ask(self, question: ProtocolQuestion) -> ProtocolQuestion:
         self._question = question
@@ -227,7 +225,7 @@ class _Connection(FastPath[Q], Generic[Q]):
             self._open(answer)
         else:
             if not isinstance(answer, Accept | Unavailable):
-                raise LocalProtocolError(f"the answer is ACCEPT or an Unavailable here, not {type(answer).__name__}")
+                raise LocalProtocolError(f"the answer must be ACCEPT or an Unavailable, not {type(answer).__name__}")
             reason = None if isinstance(answer, Accept) else answer
             if isinstance(question, Connected):
                 self._greet(reason)
@@ -254,11 +252,11 @@ class _Connection(FastPath[Q], Generic[Q]):
             if not outgoing.ended:
                 self._then = partial(self._ask, RetrieveMore(number=outgoing.number, offset=outgoing.offset))
         elif not isinstance(answer, Unavailable):
-            raise LocalProtocolError(f"the answer is Content or an Unavailable here, not {type(answer).__name__}")
+            raise LocalProtocolError(f"the answer must be a Content or an Unavailable, not {type(answer).__name__}")
         elif isinstance(question, Retrieve):
             self._write_reply(_standard_replies.MESSAGE_UNAVAILABLE[answer])
         else:
-            self._close(CloseReason.ABORTED)  # with the final dot the client would take the half for the whole
+            self._close(CloseReason.ABORTED)  # with a final dot, the client would accept an incomplete message
 
     def _open(self, answer: object) -> None:
         if isinstance(answer, Maildrop):
@@ -270,13 +268,13 @@ class _Connection(FastPath[Q], Generic[Q]):
             self._identity = None
             self._state = State.AUTHORIZATION
             self._write_reply(_standard_replies.MAILDROP_UNAVAILABLE[answer])
-            self._errors += 1  # the password was checked, and that work must be bounded too
+            self._errors += 1  # the password was checked, and that work must be bounded
             self._check_budgets()
         else:
-            raise LocalProtocolError(f"the answer is a Maildrop or an Unavailable here, not {type(answer).__name__}")
+            raise LocalProtocolError(f"the answer must be a Maildrop or an Unavailable, not {type(answer).__name__}")
 
     def _greet(self, reason: Unavailable | None) -> None:
-        """A timestamp is an offer of APOP: the last word on the line, and the only one in angle brackets."""
+        """Send the greeting.  If APOP is offered, the timestamp is its last word (RFC 1939 section 7)."""
         if reason is not None:
             self._write_reply(_standard_replies.CONNECTION_REFUSED[reason])
             self._close(CloseReason.SHUT_DOWN)
@@ -294,19 +292,19 @@ class _Connection(FastPath[Q], Generic[Q]):
             self._state = State.TLS
             self._write_reply(_standard_replies.BEGIN_TLS)
             self._expect_tls()
-        else:  # also when ``shut_down()`` came while the question was open
+        else:  # also if ``shut_down()`` was called while the question was open
             self._write_reply(_standard_replies.TLS_UNAVAILABLE[reason or Unavailable.TEMPORARY])
 
-    # The login
+    # Login
 
     def _user(self, command: User) -> ServerEvent | Reply:
         if not self._offers("USER"):
-            return _standard_replies.NO_MECHANISM  # so that PASS is never sent
+            return _standard_replies.NO_MECHANISM  # so that the client does not send PASS
         renamed = self._exchange
         if renamed is not None:
             self._errors += 1
             if self._errors >= self._settings.max_errors:
-                return _standard_replies.TOO_MANY_ERRORS  # which ends the session
+                return _standard_replies.TOO_MANY_ERRORS  # _refuse() then ends the session
         exchange = self._begin("USER", State.NAMED)
         started = sasl.AuthenticationStarted(mechanism="USER")
         if renamed is not None:
@@ -330,7 +328,7 @@ class _Connection(FastPath[Q], Generic[Q]):
         offered = self._settings.offered(self._tls)
         if command.mechanism is None:
             self._write_reply(Reply(True, "", "mechanisms follow", offered))
-            return Capa()  # the question of old clients that CAPA has replaced
+            return Capa()  # old clients use it as CAPA is used now
         if command.mechanism not in offered:
             return _standard_replies.NO_MECHANISM
         exchange = self._begin(command.mechanism, State.AUTH)
@@ -338,7 +336,7 @@ class _Connection(FastPath[Q], Generic[Q]):
         return sasl.AuthenticationStarted(mechanism=command.mechanism)
 
     def _prepared(self, argument: bytes) -> bytes:
-        """A name or password as it is compared; nothing for what can be neither (RFC 6856 section 2.2)."""
+        """Return a name or password prepared by SASLprep; empty if it is invalid (RFC 6856 section 2.2)."""
         if argument.isascii() or not self._settings.utf8:
             return argument
         try:
@@ -357,7 +355,7 @@ class _Connection(FastPath[Q], Generic[Q]):
     def _challenge(self, data: bytes) -> None:
         if self._state is State.NAMED:
             self._write(_SEND_PASSWORD, due=False)
-        else:  # the blank stays when the challenge is empty: clients hang without it
+        else:  # the space is sent with an empty challenge too: some clients hang without it
             self._write(b"+ " + sasl.encode_base64(data) + b"\r\n", due=False)
 
     def _accept_login(self, success: sasl.Success) -> None:
@@ -378,14 +376,17 @@ class _Connection(FastPath[Q], Generic[Q]):
         if self._errors >= settings.max_errors or self._failed_logins >= settings.max_failed_logins:
             self._close(CloseReason.TOO_MANY_ERRORS)
 
-    # TLS and the end
+    # TLS and shutdown
 
     def _secured(self, tls: Tls) -> None:
         self._state = State.AUTHORIZATION
         self._events.append(self._drop_clear_text(tls))
 
     def _send_shutdown_reply(self) -> None:
-        """Only what was asked is answered: an unasked -ERR would be taken for the reply to the next command."""
+        """Reply only to a login that is still unanswered.
+
+        A client would take an unsolicited -ERR as the reply to its next command.
+        """
         if self._state is State.OPENING:
             self._write_reply(_standard_replies.SHUTTING_DOWN)
 
@@ -393,18 +394,19 @@ class _Connection(FastPath[Q], Generic[Q]):
         self._write_ok(f"maildrop has {self._maildrop.count} messages ({self._maildrop.size} octets)")
 
     def _write_reply(self, reply: Reply) -> None:
-        # Replies wait for each other (RFC 2449 section 6.6): they leave when no further command is there.
+        # Pipelined replies are sent together (RFC 2449 section 6.6), after the last command that was received.
         self._write(reply.to_wire(), due=False)
 
     def _write_ok(self, text: str) -> None:
-        """A positive reply whose text is our own: what Reply checks is known to be right."""
+        """Write +OK with *text*, which is known to be valid: building a Reply would check it again."""
         self._write(f"+OK {text}\r\n".encode("ascii"), due=False)
 
 
 class ServerConnection(_Connection[Never]):
     """One POP3 session.
 
-    *entropy* is 32 octets nobody else knows or gets; *tls* is given when TLS came first (port 995).
+    *entropy* is 32 random bytes, secret and different for each connection.  Pass *tls* if TLS is already active, as on
+    port 995.
     """
 
     __slots__ = ()
@@ -414,7 +416,7 @@ class ServerConnection(_Connection[Never]):
 
 
 class ExtendedServerConnection(_Connection[sasl.ExtendedQuestion]):
-    """One POP3 session whose client may log in by SCRAM, a token or a certificate, too."""
+    """One POP3 session whose client may also log in by SCRAM, a token or a certificate."""
 
     __slots__ = ()
 

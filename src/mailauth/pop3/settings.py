@@ -1,6 +1,6 @@
-"""What the connections of one server, or of one client, have in common: frozen, checked when made, shared by all.
+"""The settings of a POP3 server or client, shared by all its connections.  They are immutable and validated.
 
-Each limit is a field, and its comment says where the number comes from.
+Each limit is a field, documented with the source of its default.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .._events import NeedData, Tls
 from .replies import Reply
 
 MAX_COMMAND_LINE: Final = 255
-"""Octets of a command with its CRLF (RFC 2449 section 4); what a client keeps to, and a server takes at least."""
+"""Maximum bytes of a command with its CRLF (RFC 2449 section 4): the limit of a client, and the least of a server."""
 
 _HOST_NAME: Final = re.compile(r"[!-;=?-~]{1,255}")
 
@@ -30,113 +30,117 @@ def _own() -> dict[str, sasl.ServerFactory]:
 
 
 DEFAULT_MECHANISMS: Final = sasl.Mechanisms({**_own(), **sasl.DEFAULT_MECHANISMS.factories})
-"""POP3's own two, USER and APOP, before those of ``sasl.DEFAULT_MECHANISMS``."""
+"""USER and APOP, which are specific to POP3, followed by ``sasl.DEFAULT_MECHANISMS``."""
 
 ALL_MECHANISMS: Final = sasl.ExtendedMechanisms({**_own(), **sasl.ALL_MECHANISMS.factories})
-"""POP3's own two, USER and APOP, before those of ``sasl.ALL_MECHANISMS``."""
+"""USER and APOP, which are specific to POP3, followed by ``sasl.ALL_MECHANISMS``."""
 
 
 def _optional_count(instance: object, attribute: object, number: int | None) -> None:
     if number is not None and number < 0:
-        raise LocalProtocolError("a delay or an expiry is 0 or more")
+        raise LocalProtocolError(f"login_delay and expire must be 0 or more, not {number}")
 
 
 def _optional_expiry(instance: object, attribute: object, expire: int | str | None) -> None:
     if isinstance(expire, str) and expire != "NEVER":
-        raise LocalProtocolError("expire is a number of days or NEVER")
+        raise LocalProtocolError(f"expire must be a number of days or 'NEVER', not {expire!r}")
     _optional_count(instance, attribute, None if isinstance(expire, str) else expire)
 
 
-_NOT_SASL: Final = frozenset({"USER", "APOP"})  # they have verbs of their own, and are no answer to AUTH
+_NOT_SASL: Final = frozenset({"USER", "APOP"})  # these have verbs of their own and are not mechanisms of AUTH
 
 
 @attrs.frozen(kw_only=True)
 class ExtendedServerSettings:
-    """How a POP3 server behaves whose application is asked whatever a mechanism may ask (``pop3.ExtendedServerEvent``).
+    """The settings of a server whose mechanisms may ask every question of a login (``pop3.ExtendedServerEvent``).
 
-    Raises LocalProtocolError or ValueError for what no server may be told.
+    Raises LocalProtocolError or ValueError for an invalid value.
     """
 
     host_name: str = "localhost"
-    """How the server names itself in greeting and challenges."""
+    """The name of the server in the greeting and in challenges."""
 
     mechanisms: sasl.ExtendedMechanisms = DEFAULT_MECHANISMS
-    """The ways to log in inside TLS; ``USER`` (USER and PASS) and ``APOP`` are names like the others.  Offered as far
-    as the connection can carry them: see ``sasl.is_possible()``."""
+    """The mechanisms offered with TLS, including ``USER`` (USER and PASS) and ``APOP``.  Only those that the connection
+    supports are offered: see ``sasl.is_possible()``."""
 
     scram_decoy: sasl.ScramDecoy | None = None
-    """What SCRAM shows of an identity without keys; needed where SCRAM is among the mechanisms."""
+    """What SCRAM sends for an identity without keys.  Required if SCRAM is among the mechanisms."""
 
     mechanisms_without_tls: frozenset[str] = frozenset()
-    """The names of those offered and accepted in clear text too; each shows passwords or digests to whoever listens.
-    Names that *mechanisms* does not hold offer nothing."""
+    """The names of the mechanisms offered without TLS too.  Each exposes passwords or digests to eavesdroppers.  Names
+    that are not in *mechanisms* have no effect."""
 
     stls: bool = False
-    """Offer STLS in clear text; the adapter must be able to do the handshake."""
+    """Offer STLS.  The adapter must support the TLS handshake."""
 
     utf8: bool = True
-    """Offer UTF8, and UTF-8 in the arguments of USER, PASS and APOP (RFC 6856).  Names and passwords are then prepared
-    by ``sasl.saslprep()`` before they are compared, and a message whose header is UTF-8 beyond ASCII is refused
-    with ``[UTF8]`` to a client that did not say UTF8.  False: neither; messages go out as they are."""
+    """Offer UTF8, and accept UTF-8 in the arguments of USER, PASS and APOP (RFC 6856).  Names and passwords are
+    prepared by ``sasl.saslprep()`` before they are compared.  A message whose header contains non-ASCII UTF-8 gets
+    ``-ERR [UTF8]`` unless the client has sent UTF8.  If False, none of this applies, and messages are sent
+    unchanged."""
 
     login_delay: int | None = attrs.field(default=None, validator=_optional_count)
-    """Seconds between two logins, for CAPA's LOGIN-DELAY (RFC 2449 section 6.5).  Set it only where the application
-    enforces it, by ``pop3.Unavailable.LOGIN_DELAY``: there is no clock in here."""
+    """Seconds between two logins, listed by CAPA as LOGIN-DELAY (RFC 2449 section 6.5).  Set it only if the application
+    enforces it with ``pop3.Unavailable.LOGIN_DELAY``, because the core has no clock."""
 
     expire: int | Literal["NEVER"] | None = attrs.field(default=None, validator=_optional_expiry)
-    """Days that a message is kept at least, or NEVER an end to it, for CAPA's EXPIRE (RFC 2449 section 6.7).  Set it
-    only where the store keeps to it.  The same for all identities, as *login_delay* is: no ``USER`` behind it."""
+    """The minimum days that a message is kept, or ``"NEVER"`` if it never expires; listed by CAPA as EXPIRE (RFC 2449
+    section 6.7).  Set it only if the store enforces it.  Like *login_delay*, it is the same for all users: CAPA does
+    not add ``USER`` to it."""
 
     implementation: str = "mailauth"
-    """What CAPA tells of the make (RFC 2449 section 6.9); empty: nothing."""
+    """The text of IMPLEMENTATION in CAPA (RFC 2449 section 6.9); empty to omit it."""
 
     max_command_line: int = attrs.field(default=MAX_COMMAND_LINE, validator=attrs.validators.ge(MAX_COMMAND_LINE))
-    """Octets of a command with CRLF (RFC 2449 section 4); lines of an AUTH exchange may have 12,288."""
+    """Maximum bytes of a command with CRLF (RFC 2449 section 4).  A line of an AUTH exchange may have 12,288."""
 
     max_errors: int = attrs.field(default=20, validator=attrs.validators.ge(3))
-    """Commands refused for syntax or order, before the login for anything; then the end.  A login counts as one of them
-    if it is cancelled or badly encoded before the application was asked, if another USER replaces it, or if it ends in
-    a temporary failure.  No RFC names a number."""
+    """The number of errors that ends the session.  An error is a command rejected for its syntax or for the state;
+    before the login, any rejected command.  A login also counts if it is cancelled or badly encoded before the
+    application was asked, if another USER replaces it, or if it ends in a temporary failure.  No RFC gives a number."""
 
     max_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
-    """Failed logins, the last of which ends the session; not before three (RFC 4954 section 9 says so for SMTP).  One
-    whose name or password cannot be prepared counts, as does one that is broken off after the application was asked."""
+    """The number of failed logins that ends the session, at least 3 (RFC 4954 section 9 for SMTP).  A login also counts
+    if its name or password cannot be prepared, or if the client aborts it after the application was asked."""
 
     timeout: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
-    """Seconds for a command or a line of a login, from the reply before it on; then the session ends, and no deletion
-    is committed.  An autologout timer has ten minutes at least (RFC 1939 section 3)."""
+    """Seconds to wait for a command or a line of a login, counted from the last reply.  Then the session ends, and no
+    deletion is committed.  RFC 1939 section 3 requires at least ten minutes."""
 
     login_timeout: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
-    """Seconds from the beginning of the connection to a login, whatever is said in between.  Infinite: no such end.  No
-    RFC names a number; it is that of *timeout*."""
+    """Seconds from the start of the connection to a successful login; infinite for no limit.  No RFC gives a number;
+    the default is that of *timeout*."""
 
     def __attrs_post_init__(self) -> None:
         timestamp = self.context("0" * 32, None).message_id
         if not _HOST_NAME.fullmatch(self.host_name) or not sasl.is_message_id(timestamp):
-            raise LocalProtocolError(f"host_name {self.host_name!r} is no name, or too long for a timestamp")
+            raise LocalProtocolError(
+                f"invalid host_name {self.host_name!r}; use a domain name of at most 255 characters"
+            )
         if not self.implementation.isascii() or not f"x{self.implementation}".isprintable():
-            raise LocalProtocolError("implementation may hold printable ASCII only")
+            raise LocalProtocolError(f"implementation must be printable ASCII, not {self.implementation!r}")
         sasl.check_offer(self.mechanisms, self.scram_decoy)
 
     @cached_property
     def waits(self) -> tuple[NeedData, NeedData]:
-        """For a command before the login, and for one after it."""
+        """The waits for a command before the login and after it."""
         return NeedData(timeout=self.timeout, until=self.login_timeout), NeedData(timeout=self.timeout)
 
     def offers(self, mechanism: str, tls: Tls | None) -> bool:
-        """Whether that way to log in is open in that state."""
+        """Whether *mechanism* is offered on a connection with *tls*."""
         if mechanism not in self.mechanisms or not sasl.is_possible(mechanism, tls):
             return False
         return tls is not None or mechanism in self.mechanisms_without_tls
 
     def context(self, nonce: str, tls: Tls | None) -> sasl.Context:
-        """What a mechanism needs to begin."""
+        """Return the context that a mechanism is created with."""
         return sasl.Context.of(
             tls, nonce=nonce, host_name=self.host_name, offered=self.offered(tls), scram_decoy=self.scram_decoy
         )
 
     def offered(self, tls: Tls | None) -> tuple[str, ...]:
-        """The SASL mechanisms on offer in that state, in their order."""
+        """Return the SASL mechanisms offered on a connection with *tls*, in the order of *mechanisms*."""
         offered = self._offered.get(kind := sasl.kind_of_connection(tls))
         if offered is None:
             names = [name for name in self.mechanisms.names if name not in _NOT_SASL and self.offers(name, tls)]
@@ -144,14 +148,14 @@ class ExtendedServerSettings:
         return offered
 
     def capa_reply(self, tls: Tls | None, *, logged_in: bool) -> bytes:
-        """The whole answer to CAPA in that state, as on the wire."""
+        """Return the complete response to CAPA, as sent."""
         reply = self._capa_replies.get(kind := (logged_in, *sasl.kind_of_connection(tls)))
         if reply is None:
             lines = self.capabilities(tls, logged_in=logged_in)
             reply = self._capa_replies[kind] = Reply(True, "", "capability list follows", lines).to_wire()
         return reply
 
-    # Both are made once for each kind of connection: a client may ask for them as often as it likes before a login.
+    # Computed once for each kind of connection, because a client may request them repeatedly before a login.
 
     @cached_property
     def _offered(self) -> dict[tuple[bool, ...], tuple[str, ...]]:
@@ -162,7 +166,7 @@ class ExtendedServerSettings:
         return {}
 
     def capabilities(self, tls: Tls | None, *, logged_in: bool) -> tuple[str, ...]:
-        """The lines of the CAPA answer in that state (RFC 2449 section 6, RFC 3206, 2595 and 6856)."""
+        """Return the lines of the response to CAPA (RFC 2449 section 6, RFC 2595, 3206, 5034 and 6856)."""
         named = self.offers("USER", tls) or self.offers("APOP", tls)
         offered = self.offered(tls)
         rows = (
@@ -173,7 +177,7 @@ class ExtendedServerSettings:
             ("PIPELINING", True),
             ("USER", self.offers("USER", tls)),
             (f"SASL {' '.join(offered)}", bool(offered)),
-            ("STLS", self.stls and tls is None and not logged_in),  # announced in AUTHORIZATION alone
+            ("STLS", self.stls and tls is None and not logged_in),  # only in AUTHORIZATION
             ("UTF8 USER" if named else "UTF8", self.utf8),
             (f"LOGIN-DELAY {self.login_delay}", self.login_delay is not None),
             (f"EXPIRE {self.expire}", self.expire is not None),
@@ -184,29 +188,30 @@ class ExtendedServerSettings:
 
 @attrs.frozen(kw_only=True)
 class ServerSettings(ExtendedServerSettings):
-    """How a POP3 server behaves whose application is asked about passwords alone (``pop3.ServerEvent``).
+    """The settings of a server whose mechanisms ask only about passwords (``pop3.ServerEvent``).
 
-    Raises LocalProtocolError or ValueError for what no server may be told.
+    Raises LocalProtocolError or ValueError for an invalid value.
     """
 
     mechanisms: sasl.Mechanisms = attrs.field(
         default=DEFAULT_MECHANISMS, validator=attrs.validators.instance_of(sasl.Mechanisms)
     )
-    """The ways to log in inside TLS; ``USER`` (USER and PASS) and ``APOP`` are names like the others."""
+    """The mechanisms offered with TLS, including ``USER`` (USER and PASS) and ``APOP``."""
 
 
 @attrs.frozen(kw_only=True)
 class ClientSettings:
-    """How a POP3 client behaves."""
+    """The settings of a POP3 client."""
 
     tls_required: bool = False
-    """Outside TLS no login can begin: a stripped STLS ends in an error, not in clear text (RFC 2595 section 2.1)."""
+    """Refuse to log in without TLS, so that an attacker who removes STLS from CAPA causes an error instead of a login
+    in clear text (RFC 2595 section 2.1)."""
 
     max_reply_line: int = attrs.field(default=2_048, validator=attrs.validators.ge(512))
-    """Octets of one line of an answer, with CRLF: 512 by RFC 1939 section 3; the standard library takes 2,048."""
+    """Maximum bytes of a response line with CRLF.  RFC 1939 section 3 allows 512; poplib accepts 2,048."""
 
     max_response: int = attrs.field(default=8_388_608, validator=attrs.validators.ge(65_536))
-    """Octets of a multi-line answer to CAPA, LIST or UIDL: a hundred thousand unique-ids of 70 characters."""
+    """Maximum bytes of a multi-line response to CAPA, LIST or UIDL: enough for 100,000 unique-ids of 70 characters."""
 
     max_unanswered: int = attrs.field(default=200, validator=attrs.validators.ge(1))
-    """Commands sent and not answered yet: so few that their lines never fill a TCP window (RFC 2449 section 6.6)."""
+    """Maximum number of unanswered commands, low enough that they do not fill a TCP window (RFC 2449 section 6.6)."""
