@@ -1,4 +1,4 @@
-"""The yardstick of the benchmarks in memory: h11's own, one request with realistic headers and its answer."""
+"""The baseline of the in-memory benchmarks: h11 parses one request with realistic headers and sends its response."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BODY = b"x" * 1000
 
 
 def cycle() -> None:
-    """One request in, one response out."""
+    """Parse one request and send one response."""
     connection = h11.Connection(h11.SERVER)
     connection.receive_data(REQUEST)
     while connection.their_state is not h11.DONE:

@@ -1,6 +1,6 @@
-"""Starts the measured servers, replays recordings to them, and counts the processor time that they take.
+"""Start the measured servers, replay recordings to them, and measure their CPU time.
 
-The generator never sleeps while it waits for a reply, so that no server pays for waking it.
+The load generator polls for replies instead of sleeping, so that no server spends CPU time to wake it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TIMESTAMP: Final = re.compile(rb"<[^<>]+>")
 
 
 class Server:
-    """One server process, and the processor time that it has used."""
+    """One server process and the CPU time it has used."""
 
     def __init__(self, protocol: str, name: str, core: int, *, tls: bool = False) -> None:
         program = Path(__file__).with_name("_servers.py")
@@ -47,11 +47,11 @@ class Server:
 
     @functools.cached_property
     def port(self) -> int:
-        """Where it listens; waits until it does."""
+        """The port of the server; waits until the server listens."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a server did not start: {self._process.args!r}")
+            raise RuntimeError(f"the server did not start: {self._process.args!r}")
         return int(line)
 
     def __enter__(self) -> Self:
@@ -63,7 +63,7 @@ class Server:
         self._process.communicate()
 
     def used(self) -> float:
-        """Microseconds on a processor so far, of all threads, in user and kernel mode, once nothing is left to do."""
+        """Return the CPU time so far in microseconds, of all threads, user and kernel mode, after all work is done."""
         before = -1
         while (now := self._nanoseconds()) != before:
             before = now
@@ -76,7 +76,7 @@ class Server:
 
 
 class Client:
-    """One connection, over which steps are replayed."""
+    """One connection that steps are replayed on."""
 
     def __init__(self, server: Server, *, source: str = "") -> None:
         self._pop3 = server.pop3
@@ -96,22 +96,24 @@ class Client:
             self.socket.sendall(sent)
 
     def read(self, step: Step) -> None:
-        """Read the replies to a step.  Raises ValueError when one is a refusal, or when there are more."""
+        """Read the replies to a step.  Raises ValueError if one is negative or if there are more than expected."""
         for reply in step.replies:
             if self._pop3:
                 self._read_pop3_reply(reply)
             else:
                 self._read_smtp_reply()
         if step.replies and self._buffer:
-            raise ValueError(f"the server sent more than the replies to {step.sent[:80]!r}: {self._buffer[:80]!r}")
+            raise ValueError(
+                f"the server sent more than the expected replies to {step.sent[:80]!r}: {self._buffer[:80]!r}"
+            )
 
     def _read_smtp_reply(self) -> None:
         while (found := _SMTP_REPLY.match(self._buffer)) is None:
             if self._buffer.startswith((b"4", b"5")) and self._buffer.endswith(b"\r\n"):
-                raise ValueError(f"the server refused: {bytes(self._buffer)!r}")
+                raise ValueError(f"negative reply: {bytes(self._buffer)!r}")
             self._receive()
         end = found.end()
-        found = None  # it locks the buffer
+        found = None  # an open match locks the buffer
         del self._buffer[:end]
 
     def _read_pop3_reply(self, reply: Reply) -> None:
@@ -119,7 +121,7 @@ class Client:
         while (end := buffer.find(b"\r\n")) < 0:
             self._receive()
         if reply is not Reply.ANY and not buffer.startswith(b"+"):
-            raise ValueError(f"the server refused: {bytes(buffer[:end])!r}")
+            raise ValueError(f"negative reply: {bytes(buffer[:end])!r}")
         if not self._timestamp and (found := _TIMESTAMP.search(bytes(buffer[:end]))):
             self._timestamp = found[0]
         if reply is not Reply.MULTILINE:
@@ -143,17 +145,17 @@ class Client:
             return
 
     def await_end(self) -> None:
-        """Wait until the server has closed its side, as it does after QUIT."""
+        """Wait until the server closes the connection, as it does after QUIT."""
         self.socket.settimeout(30)
         if self.socket.recv(1):
-            raise ValueError("the server sent more after the reply to QUIT")
+            raise ValueError("the server sent data after the reply to QUIT")
 
     def close(self) -> None:
         self.socket.close()
 
 
 def play(clients: Sequence[Client], steps: Iterable[Step]) -> None:
-    """Replay the same steps on all connections: each step on all of them, before the next one on any."""
+    """Replay the same steps on all connections: each step on all of them before the next step."""
     for step in steps:
         for client in clients:
             client.send(step)
@@ -162,7 +164,7 @@ def play(clients: Sequence[Client], steps: Iterable[Step]) -> None:
 
 
 def play_sessions(server: Server, sessions: Sequence[Sequence[Step]]) -> None:
-    """Connect once for each of *sessions*, replay all of them side by side, and let the server close them."""
+    """Open one connection for each of *sessions*, replay them in parallel, and wait until the server closes them."""
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(contextlib.closing(Client(server))) for _ in sessions]
         for steps in itertools.zip_longest(*sessions):

@@ -1,4 +1,4 @@
-"""The messages, maildrops and passwords that the clients were recorded with and that every measured server has."""
+"""The messages, maildrops and passwords used in the recordings and by every measured server."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _DOTTED: Final = b".A line of text with sixty-two characters and a dot before it
 
 
 def message(size: int, *, dots: bool = False) -> bytes:
-    """A message of *size* bytes, as it is stored; with *dots*, every tenth line of the body begins with a dot."""
+    """Return a stored message of *size* bytes; with *dots*, every tenth line of the body begins with a dot."""
     body = (_LINE * 9 + _DOTTED if dots else _LINE * 10) * (size // (10 * len(_LINE)) + 1)
     return (_HEADER + body)[: size - 2] + b"\r\n"
 
 
 def stuffed(text: bytes) -> bytes:
-    """*text* as DATA carries it: dots stuffed, and the line with the dot that ends it (RFC 5321 section 4.5.2)."""
+    """Return *text* as sent after DATA: dot-stuffed, with the final dot (RFC 5321 section 4.5.2)."""
     return text.replace(b"\r\n.", b"\r\n..") + b".\r\n"
 
 
@@ -38,4 +38,4 @@ MAILDROPS: Final[dict[str, tuple[bytes, ...]]] = {
     "dave": (KILOBYTE,) * 1_000,
     "erin": (TEN_MEGABYTES,),
 }
-"""Whose maildrop holds what.  No deletion is carried out, so every session finds the same messages."""
+"""The messages of each user.  Deletions are not committed, so every session finds the same messages."""

@@ -1,7 +1,7 @@
-"""The servers that are ours: the two adapters with a small application, and the ready server with stores that keep
-nothing.
+"""The servers of mailauth: both adapters with a small application, and ``mailauth serve`` with stores without content.
 
-The application awaits where a real one would ask a database: senders, recipients, passwords, the queue, the maildrop.
+The application awaits wherever a real one would query a database: senders, recipients, passwords, the queue and the
+maildrop.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mailauth_io.cli import main as cli
 from mailauth_io.on_asyncio import ServerConnection
 
 Announce = Callable[[int], None]
-"""Is given the port once the server listens."""
+"""Called with the port once the server listens."""
 
 SMTP_SETTINGS: Final = smtp.ServerSettings(
     host_name="mail.example.test", mechanisms_without_tls=frozenset({"PLAIN"}), max_transactions=1_000_000_000
@@ -42,7 +42,7 @@ LIMITS: Final = limits.Limits(connections=20_000)
 QUEUE_IDS: Final = itertools.count(0xABC123)
 SHARED: Final = Path("/dev/shm")
 PIECE: Final = 65_536
-"""Bytes of a message that are handed to the core at a time."""
+"""Bytes of a message passed to the core in one piece."""
 
 
 async def check_password(name: str, password: bytes) -> Accept | sasl.Refusal:
@@ -61,7 +61,7 @@ async def check_recipient(rcpt: smtp.Rcpt) -> Accept:
 
 
 async def queue(content: list[bytes]) -> smtp.Reply:
-    """Take over a message.  The reply carries a queue id, as that of real servers does: it is another one each time."""
+    """Accept a message.  As with real servers, the reply contains a queue id, different for each message."""
     content.clear()
     return smtp.Reply(250, "2.0.0", f"queued as {next(QUEUE_IDS):X}")
 
@@ -93,7 +93,7 @@ async def smtp_session(connection: ServerConnection[smtp.ServerEvent]) -> None:
 
 @attrs.frozen
 class Maildrop:
-    """The maildrop of one name, read only."""
+    """The read-only maildrop of one user."""
 
     contents: tuple[bytes, ...]
     snapshot: pop3.Maildrop
@@ -125,7 +125,7 @@ OPENED: Final = {name: Maildrop.of(contents) for name, contents in MAILDROPS.ite
 
 
 async def open_maildrop(name: str) -> Maildrop:
-    """A session has a snapshot of its own, made when it logs in."""
+    """Each session makes its own list of messages at login."""
     return Maildrop(OPENED[name].contents, pop3.Maildrop(messages=OPENED[name].messages))
 
 
@@ -157,7 +157,7 @@ async def pop3_session(connection: ServerConnection[pop3.ServerEvent]) -> None:
 
 
 def run_adapter(protocol: str, loop: str, announce: Announce, context: SSLContext | None = None) -> None:
-    """Serve for ever by the adapter for *loop*; with *context* its clients begin with a TLS handshake."""
+    """Serve with the adapter for *loop* until stopped; with *context*, connections begin with a TLS handshake."""
     adapter = on_asyncio if loop == "asyncio" else on_trio
     options = {"grace": 0, "limits": LIMITS, "ssl_context": context, "implicit_tls": context is not None}
 
@@ -176,11 +176,11 @@ def run_adapter(protocol: str, loop: str, announce: Announce, context: SSLContex
         trio.run(serve)
 
 
-# The ready server
+# mailauth serve
 
 
 class Nowhere:
-    """Maildrops that can be read, and that take every message and keep none."""
+    """Maildrops that can be read, and that accept every message without storing it."""
 
     async def open(self, name: str) -> Maildrop:
         return await open_maildrop(name)
@@ -190,7 +190,7 @@ class Nowhere:
 
 
 class Discarded:
-    """A message that goes nowhere."""
+    """A message that is discarded."""
 
     async def commit(self) -> None:
         pass
@@ -200,18 +200,18 @@ class Discarded:
 
 
 class NoOutbox:
-    """An outbox that keeps no message."""
+    """An outbox that discards every message."""
 
     async def stage(self, envelope: stores.Envelope, head: bytes, content: stores.MessageContent) -> stores.Staged:
         return Discarded()
 
 
 NAMES: Final = (*MAILDROPS, *(f"member{number}" for number in range(20)))
-"""The accounts of the ready server."""
+"""The accounts of ``mailauth serve``."""
 
 
 def run_ready(protocol: str, announce: Announce) -> None:
-    """The sessions of ``mailauth serve`` on asyncio: policy, accounts, grants, delivery, and a log to a file."""
+    """The sessions of ``mailauth serve`` on asyncio: policy, accounts, grants, delivery, and logging to a file."""
 
     async def serve() -> None:
         accounts = stores.MemoryAccounts(dict.fromkeys(NAMES, PASSWORD))
@@ -228,7 +228,7 @@ def run_ready(protocol: str, announce: Announce) -> None:
 
 
 def run_command(announce: Announce) -> None:
-    """``mailauth serve`` with a Maildir, which is in memory where there is /dev/shm, and its log in a file."""
+    """``mailauth serve`` with a Maildir, in /dev/shm if it exists, and logging to a file."""
     with tempfile.TemporaryDirectory(dir=SHARED if SHARED.is_dir() else None) as name:
         folder = Path(name)
         announcing = os.dup(sys.stdout.fileno())

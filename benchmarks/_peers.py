@@ -1,7 +1,7 @@
-"""The asyncio servers that ours are measured beside: aiosmtpd, and the least that any server on asyncio has to do.
+"""The asyncio servers that mailauth is compared with: aiosmtpd, and two servers that do the minimum of work.
 
-The two floors split their input at line ends, look for DATA and the final dot, or for the verbs whose replies have
-several lines, and send canned replies.  They check nothing, so no server can be faster and useful.
+The two minimal servers split their input into lines, search for DATA and the final dot, or for verbs with multi-line
+replies, and send fixed replies.  They check nothing, so they are a lower bound for the cost of any asyncio server.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def authenticate(server: SMTP, session: Session, envelope: Envelope, mechanism: 
 
 
 def run_aiosmtpd(announce: Callable[[int], None]) -> None:
-    logging.getLogger("mail.log").setLevel(logging.ERROR)  # at each login it warns of its own deprecated names
+    logging.getLogger("mail.log").setLevel(logging.ERROR)  # it warns about deprecated names at each login
     queue = Queue()
     run(
         lambda: SMTP(queue, hostname="mail.example.test", authenticator=authenticate, auth_require_tls=False),
@@ -78,7 +78,7 @@ _GOODBYE: Final = b"221 2.0.0 goodbye\r\n"
 
 
 class SmtpFloor(asyncio.Protocol):
-    """asyncio.Protocol: counts lines, and looks for the end of content."""
+    """asyncio.Protocol: counts lines and searches for the end of the content."""
 
     _transport: asyncio.Transport
 
@@ -125,7 +125,7 @@ class SmtpFloor(asyncio.Protocol):
 
 
 async def smtp_streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """asyncio streams: every line, that of content too, is read by ``readline()``."""
+    """asyncio streams: reads every line, including content, with ``readline()``."""
     writer.write(_GREETING)
     while line := await reader.readline():
         verb = line[:4].upper()
@@ -148,7 +148,7 @@ def _several_lines(lines: list[bytes]) -> bytes:
 
 
 def _canned() -> dict[str, dict[bytes, bytes]]:
-    """By name of the maildrop: the replies of several lines, by verb."""
+    """The multi-line replies by verb, for each maildrop."""
     canned = {}
     for name, contents in MAILDROPS.items():
         numbered = list(enumerate(contents, 1))
@@ -168,7 +168,7 @@ _POP3_GREETING: Final = b"+OK <1@mail.example.test>\r\n"
 
 
 def _canned_reply(line: bytes, name: str) -> tuple[bytes, str]:
-    """The reply to a line, and whose maildrop it is from now on."""
+    """Return the reply to a line, and the name of the current maildrop."""
     verb = line[:4].upper()
     if verb in (b"USER", b"APOP"):
         return _PLUS, line.split()[1].decode()
@@ -179,7 +179,7 @@ def _canned_reply(line: bytes, name: str) -> tuple[bytes, str]:
 
 
 class Pop3Floor(asyncio.Protocol):
-    """asyncio.Protocol: one canned reply for each line, all those of a segment in one write."""
+    """asyncio.Protocol: one fixed reply for each line; the replies to one segment are written together."""
 
     _transport: asyncio.Transport
 
@@ -204,7 +204,7 @@ class Pop3Floor(asyncio.Protocol):
 
 
 async def pop3_streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """asyncio streams: each line is read by ``readline()`` and answered with a canned reply."""
+    """asyncio streams: reads each line with ``readline()`` and sends a fixed reply."""
     writer.write(_POP3_GREETING)
     name = "bob"
     while line := await reader.readline():

@@ -1,6 +1,6 @@
-"""One measured server: ``python benchmarks/_servers.py smtp|pop3 NAME CORE [tls]``.
+"""Run one measured server: ``python benchmarks/_servers.py smtp|pop3 NAME CORE [tls]``.
 
-It runs on the core of that number, prints its port, and serves until its standard input ends.
+It runs on the given CPU core, prints its port, and serves until standard input ends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from _load import AIOSMTPD, ASYNCIO, PROTOCOL, READY, SERVE, STREAMS, TRIO, TWIS
 
 
 def announce(port: int, end: Callable[[], None] = lambda: os._exit(0)) -> None:
-    """Print the port, and call *end* once the standard input has ended: the measurement is then over."""
+    """Print the port, and call *end* when standard input ends, which means that the measurement is over."""
     print(port, flush=True)
 
     def await_end_of_input() -> None:
@@ -27,7 +27,7 @@ def announce(port: int, end: Callable[[], None] = lambda: os._exit(0)) -> None:
 
 
 def run(protocol: str, name: str, tls: bool) -> None:
-    """Serve for ever.  What the others import shall not weigh on the one that is measured."""
+    """Serve until stopped.  Imports only the measured server, so that the others do not affect it."""
     if name in (ASYNCIO, TRIO):
         import _ours
 
@@ -62,7 +62,7 @@ def run(protocol: str, name: str, tls: bool) -> None:
         elif name == PROTOCOL:
             _peers.run_protocol(protocol, announce)
         else:
-            sys.exit(f"no server is called {name!r}")
+            sys.exit(f"unknown server {name!r}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Recordings of real clients in ``traffic/``: how they are written, and how they are read to be replayed.
+"""Read and write the recordings of real clients in ``traffic/``.
 
-A recording is text.  ``> `` begins a line that the client sent, with CRLF at its end, ``~ `` the part of a line that
-came without one, ``< `` a line of the server.  What the client sent up to a line of the server, or up to a line ``--``,
-came in one segment.  In the multi-line replies of POP3, ``...`` stands for the lines between the first and the dot.
-Lines that begin with ``#`` say which client it was.
+A recording is a text file.  A line that begins with ``> `` is a line from the client, sent with CRLF; ``~ `` marks a
+line from the client without its end, and ``< `` a line from the server.  The client sent everything up to a line from
+the server, or up to a line ``--``, in one segment.  In multi-line POP3 replies, ``...`` stands for the lines between
+the first line and the dot.  Lines that begin with ``#`` describe the client.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ import attrs
 
 FOLDER: Final = Path(__file__).with_name("traffic")
 DIGEST: Final = b"DIGEST-OF-TIMESTAMP-AND-PASSWORD"
-"""Stands for the digest of APOP, which depends on the server's greeting."""
+"""Placeholder for the digest of APOP, which depends on the greeting."""
 
 _CONTENT_END: Final = b"\r\n.\r\n"
 
 
 class Reply(enum.Enum):
-    """What kind of reply is awaited."""
+    """The kind of reply that is expected."""
 
-    SUCCESS = "a reply of SMTP, or of POP3 in one line, that is no refusal"
-    MULTILINE = "a reply of POP3 that ends with a dot"
-    ANY = "a reply in one line; the client was refused when it was recorded, and went on"
+    SUCCESS = "a positive SMTP reply, or a positive single-line POP3 reply"
+    MULTILINE = "a POP3 reply that ends with a dot"
+    ANY = "a single-line reply that was negative in the recording, after which the client continued"
 
 
 @attrs.frozen
 class Step:
-    """What is sent in one segment, and the replies that are awaited before anything else is sent."""
+    """One segment sent by the client, and the replies to wait for before the next."""
 
     sent: bytes
     replies: tuple[Reply, ...] = ()
@@ -41,19 +41,19 @@ class Step:
 
 @attrs.frozen
 class Recording:
-    """One session of one client.  The first step sends nothing: it awaits the greeting."""
+    """One session of one client.  The first step sends nothing and waits for the greeting."""
 
     about: str
     steps: tuple[Step, ...]
 
 
 def read(name: str) -> Recording:
-    """The recording of that name.  Raises ValueError for text that is not one."""
+    """Return the recording *name*.  Raises ValueError for an invalid recording."""
     return parse((FOLDER / f"{name}.txt").read_text(encoding="ascii"), pop3=name.startswith("pop3"))
 
 
 def parse(text: str, *, pop3: bool) -> Recording:
-    """Read a recording.  Raises ValueError with the number of the line that is wrong."""
+    """Parse a recording.  Raises ValueError with the number of the invalid line."""
     about: list[str] = []
     steps: list[Step] = []
     sent, replies = b"", b""
@@ -76,13 +76,15 @@ def parse(text: str, *, pop3: bool) -> Recording:
             if mark != "--":
                 sent += rest + (b"\r\n" if mark == ">" else b"")
         else:
-            raise ValueError(f"line {number} of a recording begins with {mark!r}")
+            raise ValueError(
+                f"line {number} of the recording begins with {mark!r}; use one of '#', '<', '>', '~', '--'"
+            )
     end_step()
     return Recording(" ".join(about), tuple(steps))
 
 
 def write(about: str, segments: Iterable[tuple[bool, bytes]], *, pop3: bool) -> str:
-    """Write a recording of *segments*: whether the client sent it, and its bytes."""
+    """Return the text of a recording.  Each segment is a pair: whether the client sent it, and its bytes."""
     lines = [f"# {about}"]
     replies = b""
     last_was_client = False
@@ -115,13 +117,13 @@ def write(about: str, segments: Iterable[tuple[bool, bytes]], *, pop3: bool) -> 
 
 
 def _smtp_replies(text: bytes) -> list[Reply]:
-    """One for each line that ends a reply (RFC 5321 section 4.2.1)."""
+    """Return one Reply for each last line of a reply (RFC 5321 section 4.2.1)."""
     codes = re.findall(rb"(?m)^(\d)\d\d(?!-)", text)
     return [Reply.SUCCESS if code in b"23" else Reply.ANY for code in codes]
 
 
 def _pop3_replies(text: bytes) -> list[Reply]:
-    """One for each reply; those of several lines are the ones that a dot ends."""
+    """Return one Reply for each reply; one that ends with a dot is multi-line."""
     found: list[Reply] = []
     for line in text.split(b"\r\n")[:-1]:
         if line == b".":
@@ -134,18 +136,18 @@ def _pop3_replies(text: bytes) -> list[Reply]:
 
 
 def commands(step: Step) -> list[bytes]:
-    """The verbs at the beginnings of the lines of a segment, in capitals."""
+    """Return the first word of each line of a segment, in upper case."""
     return [line.split(b" ", 1)[0].rstrip().upper() for line in step.sent.splitlines()]
 
 
 def split(recording: Recording) -> tuple[tuple[Step, ...], tuple[tuple[Step, ...], ...], tuple[Step, ...]]:
-    """An SMTP session as what comes before the first MAIL, the steps of each transaction, and what follows them.
+    """Split an SMTP session into the steps before the first MAIL, those of each transaction, and those after them.
 
-    Some clients send QUIT in one segment with the end of their last message: the transaction ends before it.
+    Some clients send QUIT in the same segment as the end of the last message; the transaction then ends before QUIT.
     """
     verbs = [commands(step)[0] if step.sent else b"" for step in recording.steps]
     starts = [
-        number - (verbs[number - 1] == b"RSET")  # which a relay sends before it uses a connection again
+        number - (verbs[number - 1] == b"RSET")  # a relay sends RSET before it reuses a connection
         for number, verb in enumerate(verbs)
         if verb == b"MAIL"
     ]
@@ -164,7 +166,7 @@ def split(recording: Recording) -> tuple[tuple[Step, ...], tuple[tuple[Step, ...
 
 
 def with_content(transaction: Sequence[Step], text: bytes) -> tuple[Step, ...]:
-    """A transaction that sends the stuffed content *text* in one piece; a SIZE that is declared becomes its size."""
+    """Return a transaction that sends the dot-stuffed *text* as content in one segment, with SIZE adjusted to it."""
     begin = next(number for number, step in enumerate(transaction) if b"DATA" in commands(step)) + 1
     size = b"%d" % len(text)
     envelope = [

@@ -1,7 +1,7 @@
-"""Twisted's SMTP and POP3 servers, with applications that do what ours do.
+"""The SMTP and POP3 servers of Twisted, with applications that do the same as those of mailauth.
 
-Twisted's ``ESMTP`` accepts the parameters of MAIL and RCPT without reading them, and sends a fixed final reply: it
-gives an application no way to send a queue id.
+Twisted's ``ESMTP`` accepts the parameters of MAIL and RCPT without parsing them, and sends a fixed final reply, so its
+application cannot send a queue id.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Message:
 
 
 class Delivery:
-    """Accepts every sender and every recipient."""
+    """Accepts every sender and recipient."""
 
     def receivedHeader(self, helo: object, origin: object, recipients: object) -> bytes:
         return b""
@@ -62,7 +62,7 @@ class Submission(smtp.ESMTP):
 
 
 class Mailbox(pop3.Mailbox):
-    """A maildrop whose deletions are not carried out.  Twisted wants messages with bare LF line ends."""
+    """A maildrop that does not carry out deletions.  Twisted expects messages with LF line ends."""
 
     def __init__(self, contents: tuple[bytes, ...]) -> None:
         self._sizes = [len(text) for text in contents]
@@ -84,14 +84,14 @@ class Mailbox(pop3.Mailbox):
 
 
 class Reader(pop3.POP3):
-    """POP3 whose APOP works: Twisted compares the digest, which it has as bytes, with a str."""
+    """POP3 with APOP corrected: Twisted compares the digest, which is bytes, with a str."""
 
     def authenticateUserAPOP(self, user: bytes, digest: bytes) -> Any:
         return super().authenticateUserAPOP(user, digest.decode("ascii"))
 
 
 class Realm:
-    """Gives whoever has logged in the maildrop of that name, or the delivery."""
+    """Gives an authenticated user the maildrop of that name, or the delivery."""
 
     def __init__(self) -> None:
         self._mailboxes = {name.encode(): Mailbox(contents) for name, contents in MAILDROPS.items()}
@@ -103,7 +103,7 @@ class Realm:
 
 
 class Server(Factory):
-    """Makes the protocol of one connection."""
+    """Creates the protocol of each connection."""
 
     noisy = False
 
@@ -111,7 +111,7 @@ class Server(Factory):
         passwords = InMemoryUsernamePasswordDatabaseDontUse()
         for name in MAILDROPS:
             passwords.addUser(name.encode(), PASSWORD)
-        realm: Any = Realm()  # zope.interface tells mypy nothing of what implements what
+        realm: Any = Realm()  # mypy does not know which interfaces zope.interface declares
         checker: Any = passwords
         self._portal = Portal(realm, [checker])
         self._smtp = protocol == "smtp"
@@ -131,7 +131,7 @@ class Server(Factory):
 
 
 def run(protocol: str, announce: Callable[[int], None]) -> None:
-    running: Any = reactor  # a module that stands for the reactor that was installed
+    running: Any = reactor  # a module that stands for the installed reactor
     port = running.listenTCP(0, Server(protocol), interface=HOST)
     announce(port.getHost().port)
     running.run()

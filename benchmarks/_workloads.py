@@ -1,4 +1,4 @@
-"""The columns of the tables: which recording is replayed, how often, on how many connections at a time."""
+"""The columns of the tables: which recording is replayed, how often, and on how many connections at once."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Steps = tuple[Step, ...]
 
 @attrs.frozen(kw_only=True)
 class Sessions:
-    """Whole sessions, each on a connection of its own, from the greeting to the reply to QUIT."""
+    """Complete sessions, each on its own connection, from the greeting to the reply to QUIT."""
 
     recordings: tuple[str, ...]
-    """Replayed in turn."""
+    """The recordings, replayed one after another."""
     at_once: int
     rounds: int
 
     def measure(self, server: Server, scale: float) -> float:
-        """Microseconds for each session."""
+        """Return microseconds for each session."""
         steps = [read(name).steps for name in self.recordings]
         batch = [steps[number % len(steps)] for number in range(max(len(steps), round(self.at_once * min(1, scale))))]
         rounds = max(1, round(self.rounds * scale))
@@ -37,18 +37,18 @@ class Sessions:
 
 @attrs.frozen(kw_only=True)
 class Repeated:
-    """The same steps again and again, on connections that were opened before and are closed after the measurement."""
+    """The same steps repeated, on connections that are opened before the measurement and closed after it."""
 
     before: Steps
     repeated: Steps
     after: Steps = ()
     messages: int = 1
-    """In *repeated*."""
+    """The number of messages in *repeated*."""
     at_once: int
     rounds: int
 
     def measure(self, server: Server, scale: float) -> float:
-        """Microseconds for each message."""
+        """Return microseconds for each message."""
         number = max(1, round(self.at_once * min(1, scale)))
         rounds = max(1, round(self.rounds * scale))
         with contextlib.ExitStack() as stack:
@@ -67,9 +67,9 @@ Workload = Sessions | Repeated
 
 
 def transaction(name: str, *, rset: bool = True) -> tuple[Steps, Steps]:
-    """What an SMTP client sends before its first message, and what it sends for each of those that follow.
+    """Return what an SMTP client sends before its first message, and what it sends for each of the following messages.
 
-    A relay sends RSET before each of these; *rset* False leaves it out.
+    A relay sends RSET before each message; *rset* False omits it.
     """
     before, transactions, _ = split(read(name))
     repeated = transactions[-1]
@@ -79,7 +79,7 @@ def transaction(name: str, *, rset: bool = True) -> tuple[Steps, Steps]:
 
 
 def repeated(name: str, rounds: int, *, at_once: int = 20, text: bytes | None = None) -> Repeated:
-    """The messages of one connection; with *text*, that is their content instead of the recorded one."""
+    """Return the messages of one connection; *text* replaces the recorded content."""
     before, steps = transaction(name)
     if text is not None:
         steps = with_content(steps, text)
@@ -87,22 +87,22 @@ def repeated(name: str, rounds: int, *, at_once: int = 20, text: bytes | None = 
 
 
 def all_pipelined(name: str, rounds: int) -> Repeated:
-    """The lines of a client that waits only where RFC 2920 section 3.1 says it must: each content is followed in the
-    same segment by the envelope of the next message.  Nothing between two messages resets the session."""
+    """Return the lines of a client that waits only where RFC 2920 section 3.1 requires it: each content is followed in
+    the same segment by the envelope of the next message.  There is no RSET between messages."""
     before, (envelope, content) = transaction(name, rset=False)
     both = Step(content.sent + envelope.sent, content.replies + envelope.replies)
     return Repeated(before=(*before, envelope), repeated=(both,), after=(content,), at_once=20, rounds=rounds)
 
 
 def retrieved(name: str, rounds: int, *, at_once: int = 20) -> Repeated:
-    """A session as recorded up to its first RETR, which is then repeated."""
+    """Return a session as recorded up to its first RETR, which is then repeated."""
     steps = read(name).steps
     first = next(number for number, step in enumerate(steps) if commands(step)[:1] == [b"RETR"])
     return Repeated(before=steps[:first], repeated=(steps[first],), at_once=at_once, rounds=rounds)
 
 
 def retrieved_in_flight(name: str, rounds: int) -> Repeated:
-    """All RETR of a client that does not wait for replies, in the segments in which it sent them."""
+    """Return all RETR of a client that pipelines them, in the segments that it sent."""
     steps = read(name).steps
     retrieving = [number for number, step in enumerate(steps) if commands(step)[:1] == [b"RETR"]]
     repeated = steps[retrieving[0] : retrieving[-1] + 1]

@@ -1,13 +1,13 @@
-"""What a message costs a server: ours and others, side by side, with the lines that real clients send.
+"""Compare the cost of a message in mailauth and in other servers, with the lines that real clients send.
 
-Replays the recordings in benchmarks/traffic/, the same to each server whatever it offers, and counts the processor time
-of the server, kernel included.  Servers run on one core, the generator on another; rounds are interleaved, the first is
-the warm-up and is left out.  Prints Markdown tables of medians: the cost on our asyncio adapter in microseconds, and
-what each other server takes for the same, as a multiple of it (above 1: ours is cheaper).  Linux only.  Ratios carry
-over to another machine roughly, microseconds do not; on a busy machine even the ratios wander.
+Replays the recordings in benchmarks/traffic/ to each server, whatever extensions it offers, and measures the CPU time
+of the server, user and kernel mode.  Servers run on one core and the load generator on another.  Rounds are
+interleaved, and the first is a warm-up.  Prints Markdown tables of medians: the cost of the asyncio adapter in
+microseconds, and the cost of each other server as a multiple of it (above 1: mailauth is cheaper).  Linux only.  On
+another machine the ratios are similar but the microseconds are not; on a busy machine the ratios vary too.
 
   python benchmarks/adapters.py                 both tables, a few minutes
-  python benchmarks/adapters.py smtp --quick    a look at one, not a measurement
+  python benchmarks/adapters.py smtp --quick    one table, for a test run
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Table = dict[str, dict[str, list[float]]]
 
 
 def measure(protocol: str, columns: Mapping[str, Workload], rounds: int, *, quick: bool) -> Table:
-    """The costs by server and column, one for each round, in microseconds."""
+    """The cost of each server and column in microseconds, one for each round."""
     cores = sorted(os.sched_getaffinity(0))
     names = SERVERS[protocol]
     table: Table = {name: {column: [] for column in columns} for name in names}
@@ -57,7 +57,7 @@ def measure(protocol: str, columns: Mapping[str, Workload], rounds: int, *, quic
 
 
 def markdown(protocol: str, table: Table) -> str:
-    """The costs of our asyncio adapter, and what the others take as multiples of them."""
+    """Return a table with the costs of the asyncio adapter, and those of the other servers as multiples of them."""
     ours = table[ASYNCIO]
     columns = list(ours)
     rows = [
@@ -74,21 +74,21 @@ def markdown(protocol: str, table: Table) -> str:
 
 
 def ratio(other: Sequence[float], ours: Sequence[float]) -> float:
-    """Round by round, since the machine drifts: both sides of a pair were measured within a few seconds."""
+    """Divide round by round, because the speed of the machine drifts: each pair was measured within a few seconds."""
     return statistics.median(their / our for their, our in zip(other, ours, strict=True))
 
 
 def _short(number: float) -> str:
-    """About two digits."""
+    """Format with about two digits."""
     return f"{number:.2f}" if number < 0.995 else f"{number:.1f}" if number < 9.95 else f"{number:.0f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("protocol", nargs="?", choices=tuple(COLUMNS), help="one of the tables; both unless given")
-    parser.add_argument("--column", action="append", metavar="NAME", help="only this column; may be said again")
-    parser.add_argument("--rounds", type=int, default=6, metavar="N", help="rounds that are measured (6)")
-    parser.add_argument("--quick", action="store_true", help="one short round without a warm-up")
+    parser.add_argument("protocol", nargs="?", choices=tuple(COLUMNS), help="the table to print (default: both)")
+    parser.add_argument("--column", action="append", metavar="NAME", help="measure only this column; may be repeated")
+    parser.add_argument("--rounds", type=int, default=6, metavar="N", help="number of measured rounds (default: 6)")
+    parser.add_argument("--quick", action="store_true", help="one short round without warm-up")
     options = parser.parse_args()
     rounds: int = 1 if options.quick else options.rounds
     wanted: list[str] | None = options.column
@@ -102,7 +102,7 @@ def main() -> None:
         parser.error(f"the columns are: {', '.join(name for columns in COLUMNS.values() for name in columns)}")
     print(
         f"CPython {platform.python_version()}, aiosmtpd {version('aiosmtpd')}, Twisted {version('twisted')}; "
-        f"medians of {rounds} rounds; load average {max(loads):.1f}, of which the generator is 1."
+        f"medians of {rounds} rounds; load average {max(loads):.1f}, including 1 for the load generator."
     )
 
 

@@ -1,11 +1,12 @@
-"""What a client that has not logged in costs a server, and what another client notices of it.
+"""Measure what a client costs before it logs in, and how much it delays other clients.
 
-First the CPU time of the server for each byte received: for each mechanism that is offered before a login, with inputs
-that are likely to cost more than they look, beside ordinary commands.  Then the delay of a NOOP of one client, quiet
-and next to two connections that send the worst of these inputs as fast as they can, on both loops.
+The first part is the CPU time of the server per byte received: for each mechanism that is offered before a login, with
+inputs that are likely to be expensive, compared with ordinary commands.  The second part is the delay of one client's
+NOOP, without load and during an attack by two connections that send the most expensive of these inputs as fast as they
+can, on both loops.
 
-Each server is ``mailauth serve`` in a process of its own, with accounts from a file.  CPU time is that of the event
-loop's thread and that of all other threads, in which passwords are hashed; kernel included.
+Each server is a ``mailauth serve`` process with accounts from a file.  CPU time includes kernel mode.  It is measured
+separately for the event loop's thread and for all other threads, which hash the passwords.
 
 ``python benchmarks/before_login.py [--quick]`` (Linux)
 """
@@ -41,7 +42,7 @@ HOST: Final = "127.0.0.1"
 LOOPS: Final = ("asyncio", "trio")
 PLAIN: Final = "PLAIN"
 HASHED: Final = ("ARGON2ID", "SHA512-CRYPT")
-"""How the password of the account is stored."""
+"""The scheme that the account's password is stored with."""
 TARGET_RATIO: Final = 10.0
 TARGET_MILLISECONDS: Final = 10.0
 ATTACKERS: Final = 2
@@ -49,14 +50,14 @@ TIMEOUT: Final = 60.0
 
 IDENTITY_SIZE: Final = 255
 PASSWORD_SIZE: Final = 1024
-"""Bytes; the longest that the server takes."""
+"""Maximum length of a password in bytes."""
 
 
-# What is sent
+# Inputs
 
 
 def fill(text: str, size: int) -> bytes:
-    """*text* in UTF-8, repeated as often as *size* bytes hold it."""
+    """Return *text* in UTF-8, repeated as often as it fits in *size* bytes."""
     encoded = text.encode("utf-8")
     return encoded * (size // len(encoded))
 
@@ -79,9 +80,9 @@ INPUTS: Final[dict[str, tuple[bytes, bytes]]] = {
     "controls": both("\x01"),
     "NULs": (bytes(IDENTITY_SIZE), bytes(PASSWORD_SIZE)),
 }
-"""A name and a password, by what is unusual in them.
+"""A name and a password for each kind of input.
 
-NFKC makes 18 characters of U+FDFA, 6 of U+3316, 3 of U+1D160 and another one of U+00A0; combining marks it sorts.
+NFKC expands U+FDFA to 18 characters, U+3316 to 6 and U+1D160 to 3, replaces U+00A0, and sorts combining marks.
 """
 BROKEN: Final = "bad base64"
 BROKEN_LINE: Final = b"A" * 12_000 + b"!"
@@ -91,23 +92,23 @@ DIGEST: Final = b"0" * 32
 
 @attrs.frozen(kw_only=True)
 class Extent:
-    """How much is measured."""
+    """How much to measure."""
 
     inputs: Collection[str]
     hashed: Sequence[str]
-    """Schemes."""
+    """The password schemes."""
     rounds: int
-    """How often each input is measured, after a first time that does not count."""
+    """The measured rounds of each input, after one round of warm-up."""
     quiet: float
-    """Seconds in which NOOPs are sent without attackers."""
+    """Seconds of NOOPs without attackers."""
     attacked: float
-    """Seconds in which they are sent beside attackers."""
+    """Seconds of NOOPs during an attack."""
     head_start: float
-    """Seconds for which attackers send before."""
+    """Seconds that attackers send before the measurement."""
     worst: int
-    """The number of inputs that attackers send besides some that are always sent."""
+    """The number of most expensive inputs that attackers send, in addition to fixed ones."""
     judge: bool
-    """Whether the delays are measured for long enough to judge them by the target."""
+    """Whether the measurement is long enough to compare with the target."""
 
 
 NORMAL: Final = Extent(
@@ -148,13 +149,13 @@ RESPONSES: Final[dict[str, Callable[[bytes, bytes], bytes]]] = {
     ),
     "EXTERNAL": lambda name, password: base64_lines(name),
 }
-"""The lines of a client after its AUTH command, all of them sent at once."""
+"""The lines of a client after its AUTH command, sent together."""
 ONLY_IN_TLS: Final = frozenset({"OAUTHBEARER", "XOAUTH2", "EXTERNAL"})
 
 
 @attrs.frozen(kw_only=True)
 class Case:
-    """Something that a client sends, and may send several times in one session."""
+    """An input that a client sends, possibly several times in one session."""
 
     protocol: str
     """``smtp`` or ``pop3``."""
@@ -162,7 +163,7 @@ class Case:
     column: str
     data: bytes = attrs.field(repr=False)
     times: int = 2
-    """A server ends the session after three failed logins."""
+    """How often it is sent in a session.  A server ends the session after three failed logins."""
     tls: bool = False
 
     @property
@@ -174,7 +175,7 @@ class Case:
 
 
 def commands() -> list[Case]:
-    """Ordinary commands, and some that are long or no command at all."""
+    """Ordinary commands, long commands and invalid commands."""
     mail = (
         b"MAIL FROM:<alice@example.org> SIZE=1000000 BODY=8BITMIME AUTH=<> SMTPUTF8 RET=HDRS ENVID=QQ314159\r\nRSET\r\n"
     )
@@ -194,7 +195,7 @@ def commands() -> list[Case]:
 
 
 def logins() -> list[Case]:
-    """Every mechanism with every input."""
+    """Return every mechanism with every input."""
     cases = []
     for protocol in ("smtp", "pop3"):
         for mechanism, responses in RESPONSES.items():
@@ -206,7 +207,7 @@ def logins() -> list[Case]:
                 Case(protocol=protocol, row=mechanism, column=title, data=data, tls=tls) for title, data in sent.items()
             ]
     for title, (name, password) in INPUTS.items():
-        short = password[: len(password) * 2 // 9]  # a POP3 command has 255 bytes
+        short = password[: len(password) * 2 // 9]  # a POP3 command has at most 255 bytes
         sent = {
             "USER": b"USER %b\r\nPASS %b\r\n" % (name[:240], short),
             "APOP": b"APOP %b %b\r\n" % (name[:210], DIGEST),
@@ -218,29 +219,29 @@ def logins() -> list[Case]:
 NOOP: Final = Case(protocol="smtp", row="", column="NOOP", data=b"NOOP\r\n", times=200)
 
 
-# The server
+# Server
 
 
 @attrs.frozen(kw_only=True)
 class Server:
-    """``mailauth serve`` while it runs."""
+    """A running ``mailauth serve``."""
 
     pid: int
     ports: dict[str, int]
     context: ssl.SSLContext
-    """Of a client that has a certificate."""
+    """The TLS context of a client with a certificate."""
 
     def cpu(self) -> tuple[int, int]:
-        """Nanoseconds on a processor so far: of the event loop's thread, and of all threads, ended ones included."""
+        """Return nanoseconds of CPU time so far: of the event loop's thread, and of all threads, also ended ones."""
         loop = Path(f"/proc/{self.pid}/task/{self.pid}/schedstat").read_text().split()[0]
-        return int(loop), time.clock_gettime_ns((~self.pid << 3) | 2)  # as clock_getcpuclockid(3) makes it on Linux
+        return int(loop), time.clock_gettime_ns((~self.pid << 3) | 2)  # as clock_getcpuclockid(3) computes it on Linux
 
     def waited(self) -> int:
-        """Nanoseconds for which the event loop's thread could have run, and had no processor."""
+        """Return nanoseconds for which the event loop's thread was ready to run but had no CPU."""
         return int(Path(f"/proc/{self.pid}/task/{self.pid}/schedstat").read_text().split()[1])
 
     def settled_cpu(self) -> tuple[int, int]:
-        """As ``cpu``, when the server has nothing more to do."""
+        """Return ``cpu`` after the server has finished all work."""
         before, now = None, self.cpu()
         while before != now:
             time.sleep(0.001)
@@ -248,7 +249,7 @@ class Server:
         return now
 
     def connect(self, port: str, address: str = HOST) -> socket.socket:
-        """A connection that was greeted; by SMTP EHLO was said, too."""
+        """Return a connection after the greeting, and after EHLO for SMTP."""
         connection = socket.create_connection((HOST, self.ports[port]), TIMEOUT, source_address=(address, 0))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if port.endswith("s"):
@@ -261,7 +262,7 @@ class Server:
 
 
 def read_reply(connection: socket.socket) -> None:
-    """Read one reply of SMTP, or one line of POP3."""
+    """Read one SMTP reply or one line of POP3."""
     received = b""
     while not received.endswith(b"\r\n") or received.split(b"\r\n")[-2][3:4] == b"-":
         data = connection.recv(65_536)
@@ -272,9 +273,9 @@ def read_reply(connection: socket.socket) -> None:
 
 @contextlib.contextmanager
 def serve(loop: str, scheme: str) -> Iterator[Server]:
-    """Run a server with an account of *scheme* until the context is left.
+    """Run a server with an account of *scheme* until the context exits.
 
-    It does not delay the refusal of a login: whoever has many addresses does not wait either.
+    It does not delay the reply to a failed login, because an attacker with many addresses avoids the delay.
     """
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
@@ -305,11 +306,11 @@ def serve(loop: str, scheme: str) -> Iterator[Server]:
                 process.kill()
 
 
-# CPU time for each byte
+# CPU time per byte
 
 
 def spend(server: Server, port: str, data: bytes) -> tuple[int, int]:
-    """Nanoseconds, as ``Server.cpu``, that the server takes for *data*, sent at once, and to end the session."""
+    """Return the CPU time, as ``Server.cpu``, for *data*, sent at once, and for the end of the session."""
     with server.connect(port) as connection:
         before = server.settled_cpu()
         with contextlib.suppress(ConnectionError, ssl.SSLError):
@@ -322,7 +323,7 @@ def spend(server: Server, port: str, data: bytes) -> tuple[int, int]:
 
 @attrs.frozen(kw_only=True)
 class Cost:
-    """Nanoseconds that *case* costs, once: of the event loop, and of all threads."""
+    """Return nanoseconds of CPU time for *case*: of the event loop and of all threads."""
 
     case: Case
     loop: float
@@ -334,11 +335,11 @@ class Cost:
 
 
 def measure(server: Server, cases: Sequence[Case], rounds: int) -> list[Cost]:
-    """What each of *cases* costs beyond a session of nothing but QUIT; medians of interleaved rounds."""
+    """Return the cost of each of *cases* above a session of QUIT only: medians of interleaved rounds."""
     spent: dict[Case, list[tuple[int, int]]] = {case: [] for case in cases}
     empty: dict[str, list[tuple[int, int]]] = {case.port: [] for case in cases}
     for number in range(rounds + 1):
-        if number == 1:  # what came before was the warm-up
+        if number == 1:  # the first round was the warm-up
             for measured in (*spent.values(), *empty.values()):
                 measured.clear()
         for port, measured in empty.items():
@@ -357,7 +358,7 @@ def measure(server: Server, cases: Sequence[Case], rounds: int) -> list[Cost]:
 
 
 def show_costs(title: str, costs: Iterable[Cost], noop: float) -> None:
-    """One row for each, and how many times a byte of *noop* its bytes cost."""
+    """Print one row for each cost, with the ratio of its cost per byte to that of *noop*."""
     print(f"{title:36}{'bytes':>8}{'loop, us':>10}{'threads, us':>13}{'loop, ns/byte':>15}{'/ NOOP':>8}")
     for cost in costs:
         print(
@@ -368,7 +369,7 @@ def show_costs(title: str, costs: Iterable[Cost], noop: float) -> None:
 
 
 def show_matrix(protocol: str, costs: Sequence[Cost], noop: float) -> None:
-    """The event loop's costs by input and mechanism."""
+    """Print the costs of the event loop by input and mechanism."""
     cells = {(cost.case.column, cost.case.row): cost for cost in costs if cost.case.protocol == protocol}
     mechanisms = list(dict.fromkeys(row for _, row in cells))
     print(f"{protocol.upper() + ', loop, ns/byte':20}", *(f"{mechanism:>15}" for mechanism in mechanisms), sep="")
@@ -382,12 +383,12 @@ def show_matrix(protocol: str, costs: Sequence[Cost], noop: float) -> None:
 
 
 def costs_before_login(extent: Extent) -> list[Case]:
-    """Print what each input costs; for each way to log in without TLS, the one that holds the event loop longest.
+    """Print the cost of each input.  For each mechanism without TLS, return the input with the most event loop time.
 
-    The worst of them come first.
+    The most expensive come first.
     """
     print(
-        "Server CPU time on asyncio, beyond that of a session that says nothing; in brackets: a byte's cost / NOOP's\n"
+        "Server CPU time on asyncio, above that of a session of QUIT only; in brackets: cost per byte / that of NOOP\n"
     )
     with serve("asyncio", PLAIN) as server:
         ordinary = measure(server, commands(), extent.rounds)
@@ -396,9 +397,9 @@ def costs_before_login(extent: Extent) -> list[Case]:
         costs = measure(server, [case for case in logins() if case.column in extent.inputs], extent.rounds)
     for protocol in ("smtp", "pop3"):
         show_matrix(protocol, costs, noop)
-    show_costs("the most for a byte", sorted(costs, key=lambda cost: -cost.loop_per_byte)[:5], noop)
+    show_costs("highest cost per byte", sorted(costs, key=lambda cost: -cost.loop_per_byte)[:5], noop)
     longest = sorted(costs, key=lambda cost: -cost.loop)
-    show_costs("the longest on the event loop", longest[:10], noop)
+    show_costs("longest on the event loop", longest[:10], noop)
     for scheme in extent.hashed:
         with serve("asyncio", scheme) as server:
             show_costs(f"accounts of {scheme}", measure(server, hashed(extent.inputs), 0), noop)
@@ -414,27 +415,27 @@ def login(protocol: str, mechanism: str, title: str) -> Case:
 
 
 def hashed(inputs: Collection[str]) -> list[Case]:
-    """Logins that end in a hash, or nearly."""
+    """Return logins that hash the password or almost do."""
     ways = (("smtp", "PLAIN"), ("pop3", "USER"))
     titles = [title for title in ("ordinary", "long ASCII", "U+FDFA pass") if title in inputs]
     return [attrs.evolve(login(*way, title), times=1) for way in ways for title in titles]
 
 
-# What another client notices
+# Delays of another client
 
 
 @attrs.frozen(kw_only=True)
 class Delays:
-    """How long NOOPs waited for their replies, in milliseconds, and what the server did meanwhile."""
+    """The delays of NOOP replies in milliseconds, and the load of the server in that time."""
 
     median: float
     p95: float
     longest: float
     loop: float
-    """Share of a processor that the event loop had; of all threads below."""
+    """Fraction of CPU time used by the event loop; *threads* is that of all threads."""
     threads: float
     waited: float
-    """Share of the time for which the event loop was ready to run and had no processor."""
+    """Fraction of time in which the event loop was ready to run but had no CPU."""
 
 
 def send_noops(server: Server, seconds: float) -> Delays:
@@ -467,11 +468,11 @@ Counts: TypeAlias = "SynchronizedArray[int]"
 
 
 def attack(address: str, port: int, data: bytes, until: float, replies: Counts, place: int) -> None:
-    """Send *data* from *address* again and again, as fast as the server takes it, and read what comes back.
+    """Send *data* from *address* repeatedly, as fast as the server accepts it, and read the replies.
 
-    Connects again when dropped.  Counts the lines of replies in ``replies[place]``.
+    Reconnects when disconnected.  Counts the lines of replies in ``replies[place]``.
     """
-    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # also under chrt, which is for server and bystander
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # chrt is for the server and the measured client only
     while time.monotonic() < until:
         with contextlib.suppress(OSError), socket.create_connection((HOST, port), 5.0, (address, 0)) as connection:
             connection.setblocking(False)
@@ -488,7 +489,7 @@ def attack(address: str, port: int, data: bytes, until: float, replies: Counts, 
 
 
 def send_noops_beside(server: Server, address: str, case: Case, extent: Extent) -> tuple[Delays, float]:
-    """As ``send_noops``, while attackers send *case* from *address*; and how many lines a second they got back."""
+    """Run ``send_noops`` while attackers send *case* from *address*; also return their reply lines per second."""
     fork = multiprocessing.get_context("fork")
     replies: Counts = fork.Array("q", ATTACKERS)
     data = (b"EHLO client.example.test\r\n" if case.protocol == "smtp" else b"") + case.data * 20
@@ -511,7 +512,7 @@ def send_noops_beside(server: Server, address: str, case: Case, extent: Extent) 
 
 
 def show_delays(name: str, delays: Delays, quiet: Delays, rate: float | None, *, judge: bool) -> bool:
-    """Print one row, and if *judge* whether it misses the target; whether it keeps to the target."""
+    """Print one row, with a mark if *judge* and the target is missed.  Return whether the target is met."""
     within = delays.median <= max(TARGET_RATIO * quiet.median, TARGET_MILLISECONDS)
     print(
         f"{name:44}{delays.median:9.2f}{delays.p95:9.2f}{delays.longest:9.2f}{delays.median / quiet.median:8.1f}"
@@ -522,12 +523,12 @@ def show_delays(name: str, delays: Delays, quiet: Delays, rate: float | None, *,
 
 
 def delays_of_others(worst: list[Case], extent: Extent) -> bool:
-    """Print what another client notices of attackers; whether each attack keeps to the target."""
+    """Print the delays of another client during attacks.  Return whether all meet the target."""
     guess, long_guess = login("smtp", "PLAIN", "ordinary"), login("smtp", "PLAIN", "long ASCII")
     attacks = {PLAIN: [NOOP, guess, login("smtp", "PLAIN", BROKEN), *worst]}
     attacks |= {scheme: [guess, long_guess] for scheme in extent.hashed}
     within = []
-    print(f"NOOP of another client beside {ATTACKERS} connections that send the following; milliseconds\n")
+    print(f"NOOP delay of another client, in ms, while {ATTACKERS} connections send the following\n")
     print(
         f"{'':44}{'median':>9}{'p95':>9}{'longest':>9}{'/ quiet':>8}{'replies/s':>11}{'loop':>7}{'all':>7}{'waited':>8}"
     )
@@ -545,16 +546,16 @@ def delays_of_others(worst: list[Case], extent: Extent) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="one short round: shows that it works, measures nothing")
+    parser.add_argument("--quick", action="store_true", help="one short round, only to test the program")
     extent = QUICK if parser.parse_args().quick else NORMAL
     within = delays_of_others(costs_before_login(extent), extent)
     print(
-        "\nloop, all: the share of a processor that the server's event loop and all its threads had.  waited: for which"
-        "\nthe loop was ready and had none; where that is much, run this by chrt -f 1, or on a machine that is idle."
+        "\nloop, all: CPU usage of the server's event loop and of all its threads.  waited: the part of the time in"
+        "\nwhich the loop was ready to run but had no CPU; if it is large, use chrt -f 1 or an idle machine."
     )
-    verdict = ("met" if within else "MISSED") if extent.judge else "not judged: --quick measures nothing"
+    verdict = ("met" if within else "MISSED") if extent.judge else "not checked: --quick is only a test run"
     print(
-        f"Target: a median of at most {TARGET_RATIO:.0f} times the quiet one or {TARGET_MILLISECONDS:.0f} ms: "
+        f"Target: a median of at most {TARGET_RATIO:.0f} times that without load, or {TARGET_MILLISECONDS:.0f} ms: "
         f"{verdict}."
     )
 

@@ -1,6 +1,6 @@
-"""How long a lookup takes and how much a grant weighs, at a million grants.
+"""Measure the time of a lookup and the memory of a grant, with a million grants.
 
-The targets: under 1 us a lookup, under 250 octets a grant, identities and keys included.
+The targets: less than 1 us per lookup, and less than 250 bytes per grant including identity and keys.
 
   python benchmarks/grants.py [GRANTS]
 """
@@ -46,7 +46,7 @@ def bytes_per_grant(grants: int, identities: int) -> float:
 
 
 def median_lookup(table: GrantTable, addresses: list[Address]) -> float:
-    """Microseconds a lookup, the loop's own time taken off."""
+    """Return microseconds per lookup, without the time of the loop itself."""
     find, now, times = table.find, 1.0, []
     for _ in range(ROUNDS):
         start = time.perf_counter()
@@ -62,16 +62,18 @@ def median_lookup(table: GrantTable, addresses: list[Address]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("grants", nargs="?", type=int, default=1_000_000, metavar="GRANTS", help="how many (1,000,000)")
+    parser.add_argument(
+        "grants", nargs="?", type=int, default=1_000_000, metavar="GRANTS", help="number of grants (default: 1,000,000)"
+    )
     grants: int = parser.parse_args().grants
     print(f"{grants:,} grants")
-    print(f"  {bytes_per_grant(grants, grants):6.0f} octets a grant, each of an identity of its own")
+    print(f"  {bytes_per_grant(grants, grants):6.0f} bytes per grant, each of a different identity")
     table = fill(grants, 1000)
     for number in range(grants // 10):
         table.grant(ipv6(number), f"user{number % 1000}", now=float(grants) / 1000)
     draw = random.Random(1).randrange
     there = [draw(grants // 5, grants) for _ in range(LOOKUPS)]
-    # A server asks for each RCPT of the sessions it has; an address not seen for long is in no cache of the processor.
+    # A server looks up the address of each RCPT; an address not used recently is not in the CPU cache.
     samples: dict[str, list[Address]] = {
         f"IPv4 text, granted, {SESSIONS} addresses in turn": [
             ipv4(number) for _ in range(40) for number in there[:SESSIONS]
@@ -83,7 +85,7 @@ def main() -> None:
         "IPv6 text, granted": [ipv6(draw(grants // 10)) for _ in there],
     }
     for name, addresses in samples.items():
-        print(f"  {median_lookup(table, addresses):6.2f} us a lookup (median), {name}")
+        print(f"  {median_lookup(table, addresses):6.2f} us per lookup (median), {name}")
     start = time.perf_counter()
     revoked = table.revoke_identity("user1")
     print(f"  {(time.perf_counter() - start) * 1e3:6.0f} ms to revoke an identity ({revoked} grants)")

@@ -1,14 +1,13 @@
-"""A guard against slower code that depends on no clock: it counts the instructions of the pure core.
+"""Detect slower code without a clock: count the instructions of the core.
 
 ``make bench-guard`` runs each workload of ``guard_workloads.py`` under ``valgrind --tool=callgrind``, compares the
-instructions of one round with those recorded in ``guard_records.json``, and fails when there are over 3 % more.
-``python benchmarks/guard.py --record`` records what it counts.
+instructions of one round with those recorded in ``guard_records.json``, and fails if there are over 3 % more.
+``python benchmarks/guard.py --record`` records the counts.
 
-A workload runs twice, for a few rounds and for many, and the difference is divided by the rounds between: all that
-happens once, such as the start of Python and the imports, cancels out.  With a fixed environment and without random
-hashes the result is the same to the instruction each time.  It depends on the build of Python, on the libraries in use
-and on the CPU that valgrind emulates, so records are kept for each combination.  Where there is none, nothing is
-compared.
+Each workload runs twice, with few rounds and with many, and the difference is divided by the difference in rounds.
+This removes everything that happens once, such as the start of Python and the imports.  With a fixed environment and
+fixed hashes, repeated counts are identical.  Counts depend on the build of Python, on the libraries and on the CPU that
+valgrind emulates, so there is a record for each combination.  Without a record nothing is compared.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from typing import Final
 import attrs
 
 LIMIT: Final = 0.03
-"""How much more, or less, than recorded a workload may cost."""
+"""The largest difference from the record, as a fraction."""
 RECORDS: Final = Path(__file__).with_name("guard_records.json")
 WORKLOADS: Final = Path(__file__).with_name("guard_workloads.py")
 COLLECTED: Final = re.compile(r"^==(\d+)== Collected : (\d+)$", re.MULTILINE)
@@ -39,17 +38,17 @@ TO_RECORD: Final = ".venv/bin/python benchmarks/guard.py --record"
 
 
 class Verdict(enum.Enum):
-    """What a comparison comes to."""
+    """The result of a comparison."""
 
     SAME = ""
     MORE = "more than recorded"
-    FEWER = "fewer than recorded: record the gain"
+    FEWER = "less than recorded: update the record"
     NOT_RECORDED = "not recorded"
 
 
 @attrs.frozen(kw_only=True)
 class Comparison:
-    """The instructions of one round of a workload, as recorded and as counted now."""
+    """The instructions of one round of a workload: recorded and counted now."""
 
     workload: str
     recorded: int | None
@@ -57,7 +56,7 @@ class Comparison:
 
     @property
     def change(self) -> float:
-        """By how much the figure has grown, as a fraction; 0 where none is recorded."""
+        """The increase as a fraction; 0 if none is recorded."""
         return 0.0 if self.recorded is None else self.counted / self.recorded - 1
 
     @property
@@ -75,7 +74,7 @@ class Comparison:
 
 
 def compare(recorded: Mapping[str, int], counted: Mapping[str, int]) -> list[Comparison]:
-    """Every workload that was counted, in its order."""
+    """Return a comparison for each counted workload, in the same order."""
     return [
         Comparison(workload=workload, recorded=recorded.get(workload), counted=instructions)
         for workload, instructions in counted.items()
@@ -83,7 +82,7 @@ def compare(recorded: Mapping[str, int], counted: Mapping[str, int]) -> list[Com
 
 
 def report(combination: str, comparisons: list[Comparison]) -> tuple[str, bool]:
-    """What to print, and whether the guard passes."""
+    """Return the text to print, and whether the guard passes."""
     lines = [
         combination,
         f"{'per round':12}{'recorded':>14}{'instructions':>14}{'change':>10}",
@@ -96,18 +95,18 @@ def report(combination: str, comparisons: list[Comparison]) -> tuple[str, bool]:
             f"than the recorded {comparison.recorded:,}; the limit is {LIMIT:.0%}."
         )
     if more:
-        lines.append(f"If the change is worth its cost, record it: {TO_RECORD}")
+        lines.append(f"If this cost is acceptable, update the record: {TO_RECORD}")
     if any(comparison.verdict is Verdict.FEWER for comparison in comparisons):
-        lines.append(f"Cheaper than recorded; so that it stays so, record it: {TO_RECORD}")
+        lines.append(f"Cheaper than recorded; to keep the improvement, update the record: {TO_RECORD}")
     missing = [comparison.workload for comparison in comparisons if comparison.verdict is Verdict.NOT_RECORDED]
     if missing:
         lines.append(f"NOTHING COMPARED for {', '.join(missing)}: no figure is recorded for this combination.")
-        lines.append(f"To record what was counted: {TO_RECORD}")
+        lines.append(f"To record these counts: {TO_RECORD}")
     return "\n".join(lines), not more
 
 
 def combination() -> str:
-    """All that the figures depend on besides the code that is measured."""
+    """Return everything that the counts depend on except the measured code."""
     valgrind = subprocess.run(["valgrind", "--version"], capture_output=True, text=True, check=True).stdout.strip()
     return ", ".join(
         (
@@ -122,7 +121,7 @@ def combination() -> str:
 
 
 def run_workloads(*prefix: str) -> subprocess.CompletedProcess[str]:
-    """Run the workloads by the command *prefix*, in an environment that is always the same."""
+    """Run the workloads with the command *prefix* in a fixed environment."""
     run = subprocess.run(
         [*prefix, sys.executable, "-s", "-P", str(WORKLOADS)],
         cwd="/", env={"PATH": os.defpath, "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"}, capture_output=True, text=True,
@@ -133,8 +132,8 @@ def run_workloads(*prefix: str) -> subprocess.CompletedProcess[str]:
 
 
 def count() -> dict[str, int]:
-    """The instructions of one round of each workload."""
-    run_workloads()  # writes the bytecode: compiling it under valgrind changes the figures by up to 0.4 %
+    """Return the instructions of one round of each workload."""
+    run_workloads()  # writes the bytecode: compiling it under valgrind changes the counts by up to 0.4 %
     run = run_workloads("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null")
     collected = {process: int(count) for process, count in COLLECTED.findall(run.stderr)}
     counted = {}
@@ -145,12 +144,12 @@ def count() -> dict[str, int]:
 
 
 def main() -> int:
-    """0; 1 when a workload costs more than it may."""
-    parser = argparse.ArgumentParser(description="Count the instructions of the pure core and compare with the record.")
-    parser.add_argument("--record", action="store_true", help=f"write what is counted to {RECORDS.name}")
+    """Return 0; 1 if a workload exceeds the limit."""
+    parser = argparse.ArgumentParser(description="Count the instructions of the core and compare them with the record.")
+    parser.add_argument("--record", action="store_true", help=f"write the counts to {RECORDS.name}")
     arguments = parser.parse_args()
     if shutil.which("valgrind") is None:
-        sys.exit("the guard needs valgrind, which is not installed (Debian: apt install valgrind)")
+        sys.exit("valgrind is not installed (Debian: apt install valgrind)")
     here = combination()
     records = json.loads(RECORDS.read_text(encoding="utf-8")) if RECORDS.exists() else {}
     counted = count()

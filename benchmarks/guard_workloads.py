@@ -1,7 +1,7 @@
-"""The workloads that ``guard.py`` counts instructions of: sessions in memory, with the lines of real clients.
+"""The workloads for ``guard.py``: sessions in memory, with the lines of real clients.
 
-As a program it does each of them twice, for a few rounds and for many, each time in a child process, and prints the
-name of the workload, the rounds between, and the process ids of the two.
+Run as a program, it runs each workload twice, with few rounds and with many, each time in a child process.  It prints
+the name of the workload, the difference in rounds, and the two process ids.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ STUFFED_KILOBYTE: Final = HEADER + LINE * 6 + b"." + DOTTED_LINE + LINE * 6
 LARGE: Final = HEADER + (LINE * 9 + DOTTED_LINE) * 160
 """100 KB; every tenth line begins with a dot."""
 PIECE: Final = 65_536
-"""What an adapter reads at most at once."""
+"""The most that an adapter reads at once."""
 
 
 class SmtpServer:
-    """A server with an application that takes every message and names it in its final reply."""
+    """A server with an application that accepts every message and sends a queue id in its final reply."""
 
     def __init__(self, tls: Tls | None = None) -> None:
         self.connection = smtp.ServerConnection(SMTP_SETTINGS, entropy=ENTROPY, tls=tls)
@@ -45,7 +45,7 @@ class SmtpServer:
         self.pull()
 
     def receive(self, data: bytes) -> list[bytes]:
-        """Take *data* from the client, and return what is sent to it."""
+        """Pass in *data* from the client, and return the bytes sent to it."""
         before = len(self.sent)
         self.connection.receive_data(data)
         self.pull()
@@ -83,7 +83,7 @@ class SmtpServer:
 
 
 def smtp_session(tls: Tls | None, lines: Iterable[bytes], content: bytes) -> SmtpServer:
-    """One session in lock step, from the greeting to QUIT."""
+    """Run one session from the greeting to QUIT, waiting for each reply."""
     server = SmtpServer(tls)
     for line in lines:
         server.receive(line)
@@ -94,7 +94,7 @@ def smtp_session(tls: Tls | None, lines: Iterable[bytes], content: bytes) -> Smt
 
 
 def device(times: int) -> list[bytes]:
-    """A device that sends one message a session: EHLO, MAIL with SIZE and BODY, 1 KB of content, QUIT."""
+    """A device that sends one message per session: EHLO, MAIL with SIZE and BODY, 1 KB of content, QUIT."""
     lines = (
         b"EHLO scanner.example.test\r\n",
         b"MAIL FROM:<scanner@example.test> SIZE=%d BODY=8BITMIME\r\n" % len(KILOBYTE),
@@ -109,7 +109,7 @@ def device(times: int) -> list[bytes]:
 
 
 def submission(times: int) -> list[bytes]:
-    """smtplib inside TLS: AUTH PLAIN and one message a session, in the spelling that it uses."""
+    """smtplib with TLS: AUTH PLAIN and one message per session, in the spelling of smtplib."""
     lines = (
         b"ehlo laptop.example.test\r\n",
         b"AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\n",
@@ -139,7 +139,7 @@ def groups(times: int) -> list[bytes]:
 
 
 def collection(times: int) -> list[bytes]:
-    """A POP3 client inside TLS that fetches and deletes two messages of 1 KB a session."""
+    """A POP3 client with TLS that retrieves and deletes two messages of 1 KB per session."""
     lines = (
         b"CAPA\r\n",
         b"USER alice\r\n",
@@ -168,7 +168,7 @@ def collection(times: int) -> list[bytes]:
 
 
 def pull_pop3(connection: pop3.ServerConnection, maildrop: pop3.Maildrop) -> list[bytes]:
-    """Answer everything until the client's turn comes, and return what is sent to it."""
+    """Answer all questions until the server waits for the client, and return the bytes sent to it."""
     sent = []
     while True:
         event = connection.next_event()
@@ -196,7 +196,7 @@ def pull_pop3(connection: pop3.ServerConnection, maildrop: pop3.Maildrop) -> lis
 
 
 def relay(times: int) -> list[bytes]:
-    """The client machine hands 100 KB to the server machine, in pieces of 64 KiB."""
+    """The client machine sends 100 KB to the server machine in pieces of 64 KiB."""
     pieces = [LARGE[start : start + PIECE] for start in range(0, len(LARGE), PIECE)]
     mail = smtp.Mail(reverse_path=smtp.Mailbox.parse("alice@example.test"), size=len(LARGE))
     rcpt = smtp.Rcpt(forward_path=smtp.Mailbox.parse("bob@example.test"))
@@ -224,7 +224,7 @@ def relay(times: int) -> list[bytes]:
 
 
 def exchange(client: smtp.ClientConnection, server: SmtpServer) -> None:
-    """Carry bytes both ways until neither side has any to send."""
+    """Pass bytes both ways until neither side has data to send."""
     while True:
         event = client.next_event()
         match event:
@@ -241,7 +241,7 @@ def exchange(client: smtp.ClientConnection, server: SmtpServer) -> None:
 
 
 Workload = Callable[[int], list[bytes]]
-"""Does a number of rounds and returns what the server sent in the last one.  Raises when one did not end well."""
+"""Runs a number of rounds and returns what the server sent in the last one.  Raises if a round did not succeed."""
 
 WORKLOADS: Final[dict[str, tuple[Workload, int]]] = {
     "device": (device, 300),
@@ -250,19 +250,19 @@ WORKLOADS: Final[dict[str, tuple[Workload, int]]] = {
     "collection": (collection, 300),
     "relay": (relay, 30),
 }
-"""Each with the number of rounds that are counted."""
+"""Each workload with the number of rounds that are counted."""
 BASE: Final = 10
-"""Rounds of the shorter run: the interpreter specializes its instructions in the first ones."""
+"""Rounds of the shorter run; the interpreter specializes its instructions in the first rounds."""
 
 
 def run(workload: Workload, rounds: int) -> int:
-    """Do *workload* in a child process, which inherits the imports, and return its process id."""
+    """Run *workload* in a child process, which inherits the imports, and return its process id."""
     child = os.fork()
     if child == 0:
-        gc.disable()  # when it would run depends on all that was imported
+        gc.disable()  # otherwise the time of a collection depends on the imports
         gc.freeze()
         workload(rounds)
-        gc.collect()  # so that garbage in cycles has its price
+        gc.collect()  # so that reference cycles are counted
         os._exit(0)
     _, status = os.waitpid(child, 0)
     if status:

@@ -1,8 +1,8 @@
-"""What an idle connection weighs: memory of an SMTP server for each client that has said EHLO and says nothing more.
+"""Measure the memory of an idle connection: of an SMTP server for each client that has sent EHLO and then waits.
 
-Each server runs in a process of its own, with the same number of clients, a few hundred from each address.  Counted is
-the private memory of the process (/proc/PID/smaps_rollup); what it needs once is not counted, nor what the kernel keeps
-for a socket.  The second column is for clients inside TLS, where it is measured: ours.  Linux only.
+Each server runs in a process of its own with the same number of clients, a few hundred for each address.  The result is
+the private memory of the process (/proc/PID/smaps_rollup) without its fixed part; memory of the kernel for sockets is
+not included.  The second column is for clients with TLS, only for mailauth.  Linux only.
 
   python benchmarks/idle.py [--connections N]
 """
@@ -27,7 +27,7 @@ _LAST_LINE: Final = re.compile(rb"(?m)^[2]\d\d(?: .*)?\r\n\Z")
 
 
 def weigh(name: str, connections: int, *, tls: bool) -> float:
-    """Bytes of the process's own memory for each of *connections* connections."""
+    """Return bytes of private memory of the process for each of *connections* connections."""
     with Server("smtp", name, min(os.sched_getaffinity(0)), tls=tls) as server:
         clients = greeted(server.port, 0, min(WARM_UP, connections), tls)
         before = memory(server.pid)
@@ -39,16 +39,16 @@ def weigh(name: str, connections: int, *, tls: bool) -> float:
 
 
 def memory(pid: int) -> int:
-    """Bytes that are this process's alone."""
+    """Return the bytes that only this process uses."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Private_Clean:", "Private_Dirty:")))
 
 
 def greeted(port: int, first: int, number: int, tls: bool) -> list[socket.socket]:
-    """That many clients, each of which has read its greeting and the reply to EHLO."""
+    """Return *count* clients, each of which has read its greeting and the reply to EHLO."""
     context = ssl.create_default_context()
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # the certificate was made for this run
+    context.verify_mode = ssl.CERT_NONE  # the certificate is made for this run
     clients = []
     for count in range(first, first + number):
         source = f"127.0.1.{1 + count // PER_ADDRESS}"
@@ -63,7 +63,7 @@ def greeted(port: int, first: int, number: int, tls: bool) -> list[socket.socket
 
 
 def read_reply(client: socket.socket) -> None:
-    """Read to the end of the reply's last line."""
+    """Read to the end of the last line of the reply."""
     read = b""
     while not _LAST_LINE.search(read):
         received = client.recv(4096)

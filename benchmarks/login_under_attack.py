@@ -1,9 +1,12 @@
-"""How long an honest login takes while others guess passwords: ``python benchmarks/login_under_attack.py``.
+"""Measure how long a legitimate login takes during a password-guessing attack.
 
-A real server on each loop, with accounts hashed by ARGON2ID and by SHA512-CRYPT.  Attackers, in a process of their own,
-send wrong passwords of 1,000 octets as fast as they are answered, and connect again when the server hangs up.  The
-honest logins are those of smtplib, poplib and curl, from other addresses of the loopback network.  What is timed is the
-login alone for the first two, the whole command for curl.  A login that is put off (454, [SYS/TEMP]) is counted apart.
+  python benchmarks/login_under_attack.py
+
+The server is ``mailauth serve`` on each loop, with accounts hashed by ARGON2ID and by SHA512-CRYPT.  Attackers in a
+separate process send wrong passwords of 1,000 bytes, each as soon as the last one is answered, and reconnect when the
+server disconnects.  The legitimate logins are those of smtplib, poplib and curl from other loopback addresses.  For the
+first two, only the login is timed; for curl, the whole command.  A deferred login (454, [SYS/TEMP]) is counted
+separately.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ ATTACKS: Final = {
 
 @contextmanager
 def server(loop: str, scheme: str) -> Iterator[dict[str, int]]:
-    """``mailauth serve`` with alice's password hashed by *scheme*; its ports."""
+    """Run ``mailauth serve`` with alice's password hashed by *scheme*; yield its ports."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         accounts, ready = directory / "accounts", directory / "ready.json"
@@ -65,7 +68,7 @@ def server(loop: str, scheme: str) -> Iterator[dict[str, int]]:
 
 @contextmanager
 def attackers(port: int, addresses: int, connections: int) -> Iterator[None]:
-    """Guess passwords from so many addresses until the context is left."""
+    """Guess passwords from *addresses* addresses until the context exits."""
     if not addresses:
         yield
         return
@@ -73,14 +76,14 @@ def attackers(port: int, addresses: int, connections: int) -> Iterator[None]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            process.stdout.readline()  # each of them has failed once
+            process.stdout.readline()  # each address has one failed login now
             yield
         finally:
             process.kill()
 
 
 async def attack(port: int, addresses: int, connections: int) -> None:
-    """What the attacking process does."""
+    """The main function of the attacking process."""
     failed: set[str] = set()
     all_failed = asyncio.Event()
 
@@ -96,7 +99,7 @@ async def attack(port: int, addresses: int, connections: int) -> None:
                 while True:
                     writer.write(b"AUTH PLAIN " + GUESS + b"\r\n")
                     reply = await reader.readline()
-                    if reply.startswith(b"535 "):  # and not 454: that one's password was not looked at
+                    if reply.startswith(b"535 "):  # not 454, for which the password was not checked
                         failed.add(address)
                     if len(failed) == addresses:
                         all_failed.set()
@@ -126,7 +129,7 @@ def by_smtplib(ports: dict[str, int], source: str) -> float:
 
 
 def by_poplib(ports: dict[str, int], source: str) -> float:
-    # poplib cannot choose its address: this one comes from 127.0.0.1 each time.
+    # poplib cannot bind to an address: it always uses 127.0.0.1.
     client = poplib.POP3("127.0.0.1", ports["pop3"])
     try:
         client.user("alice")
@@ -153,7 +156,7 @@ CLIENTS: Final[dict[str, Callable[[dict[str, int], str], float]]] = {
 
 
 def measure(ports: dict[str, int], logins: int) -> tuple[list[float], int]:
-    """Seconds of each login that succeeded, and how many were put off."""
+    """Return the seconds of each successful login, and the number of deferred ones."""
     names = [name for name in CLIENTS if name != "curl" or shutil.which("curl")]
     taken: list[float] = []
     put_off = 0
@@ -168,16 +171,16 @@ def measure(ports: dict[str, int], logins: int) -> tuple[list[float], int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--logins", type=int, default=45, help="honest logins for each line (default: 45)")
-    parser.add_argument("--loop", choices=LOOPS, action="append", help="only this loop (default: both)")
+    parser.add_argument("--logins", type=int, default=45, help="legitimate logins for each line (default: 45)")
+    parser.add_argument("--loop", choices=LOOPS, action="append", help="measure only this loop (default: both)")
     parser.add_argument("--attack", nargs=3, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.attack:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(attack(*options.attack))
         return
-    print(f"{os.cpu_count()} cores; milliseconds of a login, and times the quiet median\n")
-    print(f"{'loop':8} {'scheme':13} {'attackers':26} {'median':>8} {'p95':>8} {'ratio':>6} {'p95':>6} {'put off':>8}")
+    print(f"{os.cpu_count()} cores; milliseconds per login, and multiples of the median without attackers\n")
+    print(f"{'loop':8} {'scheme':13} {'attackers':26} {'median':>8} {'p95':>8} {'ratio':>6} {'p95':>6} {'deferred':>8}")
     for loop in options.loop or LOOPS:
         for scheme in SCHEMES:
             quiet = 0.0

@@ -1,8 +1,8 @@
-"""POP3 in memory, without sockets: whole sessions as clients were recorded, single commands, and content, beside h11.
+"""Measure POP3 in memory, without sockets: recorded sessions, single commands, and content, compared with h11.
 
-A session runs from the making of the machine to Closed, its login included.  The application answers from memory, and
-makes the snapshot of the maildrop anew for each login, as a store does.  h11, which handles one HTTP request and its
-response, runs in the same rounds: only ratios carry over from one machine to another.
+A session lasts from the creation of the connection to Closed, including the login.  The application answers from memory
+and lists the maildrop again at each login, as a store does.  h11 handles one HTTP request and its response in the same
+rounds; on another machine only the ratios are similar.
 
   python benchmarks/pop3_core.py [--quick]
 """
@@ -32,7 +32,7 @@ PIECE: Final = 65_536
 
 @attrs.frozen
 class Texts:
-    """The maildrop of one name: its messages, and the text of each."""
+    """The maildrop of one user: its messages and the text of each."""
 
     messages: tuple[pop3.Message, ...]
     contents: tuple[bytes, ...]
@@ -49,7 +49,7 @@ TEXTS: Final = {name: Texts.of(contents) for name, contents in MAILDROPS.items()
 
 
 class Session:
-    """A machine and the application that answers it."""
+    """A connection and the application that answers its questions."""
 
     def __init__(self, texts: Texts | None = None) -> None:
         self._texts = texts or TEXTS["bob"]
@@ -62,7 +62,7 @@ class Session:
         return self.settle()
 
     def settle(self) -> bytes:
-        """Pull, and answer everything, until the machine wants data or is closed; what it sent first."""
+        """Process all events until the connection needs data or is closed; return the bytes sent first."""
         connection = self.connection
         sent = b""
         while True:
@@ -116,11 +116,11 @@ def session(name: str) -> Callable[[], None]:
 
 
 def repeated(column: str) -> Callable[[], None]:
-    """What a column of ``adapters.py`` repeats, in a session that was opened before."""
+    """The repeated part of a column of ``adapters.py``, in a session opened before."""
     workload = POP3[column]
     assert isinstance(workload, Repeated)
     session = Session()
-    for step in workload.before[1:]:  # the first one awaits the greeting
+    for step in workload.before[1:]:  # the first step waits for the greeting
         session.say(step.sent)
     return said(session, [step.sent for step in workload.repeated])
 
@@ -135,7 +135,7 @@ def said(session: Session, segments: Sequence[bytes]) -> Callable[[], None]:
 
 
 def logged_in(command: bytes, texts: Texts) -> Callable[[], None]:
-    """One command in a session of which *texts* is the maildrop."""
+    """One command in a session whose maildrop contains *texts*."""
     session = Session(texts)
     session.say(b"USER alice\r\n")
     session.say(b"PASS wonderland\r\n")

@@ -1,9 +1,9 @@
-"""Records what real clients send, into benchmarks/traffic/.
+"""Record what real clients send, into benchmarks/traffic/.
 
-Starts our SMTP and POP3 servers, and between each client and them a proxy that notes in which segments the bytes
-arrive.  The clients are smtplib and poplib, and the programs curl, msmtp, swaks, fetchmail, mpop and getmail; for the
-relay, Postfix is started with a configuration and a queue of its own, which needs root.  A client that is not installed
-is left out, and its recording stays as it is.
+Starts the SMTP and POP3 servers of mailauth, and for each client a proxy that records the segments in which the bytes
+arrive.  The clients are smtplib, poplib, curl, msmtp, swaks, fetchmail, mpop and getmail; the relay is Postfix, started
+with a separate configuration and queue, which requires root.  A client that is not installed is skipped, and its
+recording is not changed.
 
   python benchmarks/record_clients.py [NAME ...]
 """
@@ -46,10 +46,10 @@ Segments = list[tuple[bool, bytes]]
 
 
 class Proxy:
-    """Accepts connections, hands on what is said on them, and keeps the segments of each.
+    """Accepts connections, forwards the data of both sides, and records the segments of each.
 
-    A reply is held back until the client has been silent for a moment: what it sends without waiting for the reply then
-    stands before it.
+    A reply is delayed until the client has sent nothing for a moment, so that data sent without waiting for the reply
+    is recorded before it.
     """
 
     SILENCE: Final = 0.05
@@ -98,7 +98,7 @@ class Proxy:
 
 
 def received(one: socket.socket) -> bytes:
-    """What has come; nothing at the end, or when the other side has gone without a word."""
+    """Return the data received; empty at the end of the stream or if the peer resets the connection."""
     try:
         return one.recv(1_048_576)
     except ConnectionError:
@@ -107,7 +107,7 @@ def received(one: socket.socket) -> bytes:
 
 @attrs.frozen
 class Place:
-    """Where a client finds the server, and a folder of its own."""
+    """The address of the server, and an empty directory for the client."""
 
     port: int
     folder: Path
@@ -120,15 +120,15 @@ class Place:
 
 
 def run(words: list[str], place: Place, data: bytes = b"", accepted: tuple[int, ...] = (0,)) -> None:
-    """Run a program to its end, without the settings of whoever runs this."""
+    """Run a program to completion, without the settings of the current user."""
     environment = {"PATH": f"{os.environ['PATH']}:/usr/sbin", "HOME": str(place.folder), "LC_ALL": "C.UTF-8"}
     done = subprocess.run(words, input=data, capture_output=True, timeout=60, env=environment, cwd=place.folder)
     if done.returncode not in accepted:
-        raise RuntimeError(f"{words[0]} ended with {done.returncode}: {done.stdout!r} {done.stderr!r}")
+        raise RuntimeError(f"{words[0]} exited with status {done.returncode}: {done.stdout!r} {done.stderr!r}")
 
 
 def version(*words: str) -> str:
-    """What a program says of itself, as far as its name and number."""
+    """Return the name and version in the program's version text."""
     said = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     found = re.search(r"\d+(?:\.\d+)+", said.stdout + said.stderr)
     name = {"postconf": "Postfix"}.get(words[0], words[0])
@@ -139,7 +139,7 @@ def version(*words: str) -> str:
 
 
 def smtplib_device(place: Place) -> None:
-    """As devices and scripts do: no login, one message."""
+    """A device or script: one message, no login."""
     with smtplib.SMTP(HOST, place.port, CLIENT) as client:
         client.sendmail(SENDER, RECIPIENT, KILOBYTE)
 
@@ -190,7 +190,7 @@ def swaks_auth(place: Place) -> None:
 
 
 def postfix(place: Place, recipients: list[str], messages: int) -> None:
-    """A Postfix of our own takes *messages* and relays them."""
+    """A separate Postfix instance that accepts *messages* and relays them."""
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
     folder = place.folder
@@ -253,7 +253,7 @@ def postfix(place: Place, recipients: list[str], messages: int) -> None:
                     break
             else:
                 raise RuntimeError((folder / "log").read_text())
-            time.sleep(3)  # an idle connection to the next hop is closed after two seconds
+            time.sleep(3)  # Postfix closes an idle connection to the next hop after two seconds
         finally:
             subprocess.run(["/usr/sbin/postfix", "-c", str(folder), "stop"], capture_output=True, check=False)
             process.wait(30)
@@ -302,7 +302,7 @@ def fetchmail(place: Place, name: str) -> None:
     settings += f'password "{SECRET}" nokeep sslproto "" no rewrite mda "cat > /dev/null"\n'
     files = ["--pidfile", str(place.folder / "pid"), "--idfile", str(place.folder / "ids")]
     words = ["fetchmail", "--nosyslog", "-f", place.file("fetchmailrc", settings), *files]
-    run(words, place, accepted=(0, 1))  # 1: there was no mail
+    run(words, place, accepted=(0, 1))  # 1: no mail
 
 
 def fetchmail_session(place: Place) -> None:
@@ -323,7 +323,7 @@ def mpop(place: Place, name: str) -> None:
 
 
 def mpop_ten(place: Place) -> None:
-    """It sends commands without waiting for replies where the server has PIPELINING."""
+    """Pipelines commands if the server offers PIPELINING."""
     mpop(place, "carol")
 
 
@@ -340,11 +340,11 @@ def getmail_thousand(place: Place) -> None:
 
 @attrs.frozen
 class Client:
-    """How a recording is made, and what it says of itself."""
+    """How a recording is made, and its description."""
 
     about: str
     program: tuple[str, ...]
-    """What prints the version; empty for a module of the standard library."""
+    """The command that prints the version; empty for a module of the standard library."""
     record: Callable[[Place], None]
 
 
@@ -370,7 +370,7 @@ CLIENTS: Final = {
 
 
 def normalized(data: bytes) -> bytes:
-    """Without what is different each time, or tells where the recording was made."""
+    """Remove what differs in each run or depends on the machine."""
     data = re.sub(rb"(?m)^(APOP \S+) [0-9a-f]{32}", rb"\1 " + DIGEST, data)
     data = data.replace(socket.gethostname().encode(), CLIENT.encode())
     data = re.sub(rb"ESMTP id [0-9A-Za-z]+", b"ESMTP id ABC123", data)
@@ -398,8 +398,10 @@ def record(name: str, client: Client, into: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="the recordings to make anew; all unless given")
-    parser.add_argument("--into", type=Path, default=FOLDER, metavar="FOLDER", help="where to (benchmarks/traffic)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="recordings to make (default: all)")
+    parser.add_argument(
+        "--into", type=Path, default=FOLDER, metavar="FOLDER", help="output directory (default: benchmarks/traffic)"
+    )
     options = parser.parse_args()
     names: list[str] = options.names
     unknown = set(names) - set(CLIENTS)

@@ -1,9 +1,9 @@
-"""Messages per second of two processes on the same ports, against one.
+"""Compare the messages per second of two processes that share their ports with those of one process.
 
-``mailauth serve --reuse-port`` stores each message in a Maildir, in memory where there is /dev/shm, so that no disk is
-measured.  Each process has a core of its own.  The generator has the second core, which it shares with a second server:
-so it takes its part of what two processes could do, and how much that was is printed, too.  Rounds are interleaved.
-The ratio means something on a machine that does nothing else; what a message costs does on a busy one, too.
+``mailauth serve --reuse-port`` stores each message in a Maildir, in /dev/shm if it exists, so that no disk is measured.
+Each process has a CPU core of its own.  The load generator shares the second core with the second server, so it reduces
+the throughput of two processes; its CPU usage is printed too.  Rounds are interleaved.  The ratio is reliable only on
+an otherwise idle machine, the cost of a message also on a busy one.
 
   python benchmarks/reuse_port.py [--quick] [--loop asyncio|trio]
 """
@@ -32,8 +32,8 @@ from _workloads import RELAY, transaction
 
 _LINES: Final = [step.sent for step in transaction(RELAY, rset=False)[1]]
 ENVELOPE: Final = _LINES[0].replace(b"<bob@", b"<alice@")
-"""The lines of a relay in one segment, here after the content before them too, as PIPELINING allows (RFC 2920 section
-3.1); three lines come back."""
+"""The lines of a relay in one segment, which RFC 2920 section 3.1 allows to follow the content before it; it gets three
+lines of replies."""
 CONTENT: Final = _LINES[1]
 
 SESSIONS: Final = 40
@@ -41,7 +41,7 @@ SHARED: Final = Path("/dev/shm")
 
 
 class Servers:
-    """Some processes that share a port and a Maildir."""
+    """Server processes that share a port and a Maildir."""
 
     def __init__(self, directory: Path, number: int, loop: str) -> None:
         directory.mkdir()
@@ -61,7 +61,7 @@ class Servers:
         cores = sorted(os.sched_getaffinity(0))
         self._processes = []
         for place in range(number):
-            os.sched_setaffinity(0, {cores[place]})  # a child begins where its parent is
+            os.sched_setaffinity(0, {cores[place]})  # a child starts on the core of its parent
             self._processes.append(
                 subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
             )
@@ -72,7 +72,7 @@ class Servers:
                 pass
 
     def measure(self, messages: int) -> tuple[float, float]:
-        """Messages per second, from the first MAIL to the last 250, and what one costs, in microseconds of a core."""
+        """Return messages per second from the first MAIL to the last 250, and microseconds of CPU time per message."""
         with sessions(self.port) as opened:
             used, begin = self._used(), time.perf_counter()
             send(opened, messages)
@@ -81,7 +81,7 @@ class Servers:
         return rate, cost
 
     def _used(self) -> float:
-        """Microseconds on a core so far, of all processes and their threads, in user and kernel mode."""
+        """Return the CPU time so far in microseconds, of all processes and threads, user and kernel mode."""
         ticks = 0
         for process in self._processes:
             fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
@@ -98,11 +98,11 @@ class Servers:
 
 @attrs.define
 class Session:
-    """A connection; what it says next it says when the server owes it nothing."""
+    """A connection that sends its next data when no reply is outstanding."""
 
     connection: socket.socket
     begun: int = 0
-    """Messages whose envelope was sent."""
+    """The number of messages whose envelope was sent."""
     taken: int = 0
     _sent: int = 0
     _chunk_reply: int = 0
@@ -111,10 +111,10 @@ class Session:
         self._say(b"", more=True)
 
     def go_on(self, *, more: bool) -> None:
-        """Take what the server says, then send the message that is due, and with *more* another envelope after it."""
+        """Read replies, then send the next message, and with *more* another envelope after it."""
         said = self.connection.recv(4096)
         if said[:1] not in b"23":
-            raise RuntimeError(f"the server said {said!r}")
+            raise RuntimeError(f"unexpected reply: {said!r}")
         self._chunk_reply -= said.count(b"\n")
         if not self._chunk_reply:
             self.taken = self._sent
@@ -130,7 +130,7 @@ class Session:
 
 @contextlib.contextmanager
 def sessions(port: int) -> Iterator[list[Session]]:
-    """Connections that were greeted, ready for MAIL."""
+    """Open connections and complete the greeting, so that MAIL is next."""
     with contextlib.ExitStack() as stack:
         opened = []
         for _ in range(SESSIONS):
@@ -144,7 +144,7 @@ def sessions(port: int) -> Iterator[list[Session]]:
 
 
 def send(opened: list[Session], messages: int) -> None:
-    """Send so many, each session its next as soon as the one before is taken: whoever is faster takes more."""
+    """Send *number* messages, on each connection the next one when the last one is accepted."""
     by_number = {session.connection.fileno(): session for session in opened}
     with select.epoll() as poll:
         for number, session in by_number.items():
@@ -188,10 +188,10 @@ def main() -> None:
     for name, found in measured.items():
         rate, cost = (statistics.median(column) for column in zip(*found, strict=True))
         costs.append(cost)
-        print(f"{name:14}{rate:8.0f} messages a second, {cost:6.0f} us of a core each")
+        print(f"{name:14}{rate:8.0f} messages per second, {cost:6.0f} us of CPU time each")
     ratio = statistics.median(two[0] / one[0] for one, two in zip(*measured.values(), strict=True))
-    print(f"two / one     {ratio:8.2f}x, while the generator took {statistics.median(shares):.0%} of a core")
-    print(f"by the cost   {2 * costs[0] / costs[1]:8.2f}x, where the generator has a core of its own")
+    print(f"two / one     {ratio:8.2f}x, while the load generator used {statistics.median(shares):.0%} of a core")
+    print(f"by the cost   {2 * costs[0] / costs[1]:8.2f}x, with a separate core for the load generator")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Whether time tells an unknown identity from a wrong password.
+"""Check that the time of a login does not reveal whether the identity is unknown or the password wrong.
 
-For each mechanism whose server compares by itself, both kinds of login are run in turn, and the times of the server's
-own steps are compared; then the same for passwords that the accounts of the ready server check, thread and all.  The
-last line says what comes of it; the exit status is 1 when time tells.
+For each mechanism whose server compares the proof itself, logins of both kinds run alternately, and the times of the
+server's steps are compared.  The same is done for passwords that the accounts of ``mailauth serve`` check, including
+the thread.  The last line is the result; the exit status is 1 if there is a measurable difference.
 
   python benchmarks/sasl_timing.py [ROUNDS]
 """
@@ -30,16 +30,16 @@ TIMESTAMP: Final = b"<1896.697170952@example.test>"
 BATCH: Final = 50
 SCHEMES: Final = ("PLAIN", "SCRAM-SHA-256")
 LEAST: Final = 0.05
-"""Microseconds: half of the best that is published of a network, 0.1 over a LAN (Crosby, Wallach and Riedi, 2009)."""
+"""Microseconds: half of the best published result for a network, 0.1 over a LAN (Crosby, Wallach and Riedi, 2009)."""
 
 Answer: TypeAlias = sasl.ScramKeys | bytes | None
 Measured: TypeAlias = Callable[[], float]
-"""Seconds for one login, as measured now."""
+"""The measured seconds of one login."""
 
 
 @attrs.frozen
 class Kind:
-    """One mechanism: its server, a client with a wrong password, and what a store knows of an account."""
+    """One mechanism: its server, a client with a wrong password, and the data of an account in a store."""
 
     server: Callable[[], sasl.ServerMechanism]
     client: Callable[[], sasl.ClientMechanism]
@@ -73,7 +73,7 @@ KINDS: Final = {
 
 
 def prepare(kind: Kind, answer: Answer) -> list[bytes | None]:
-    """What the client says to a server whose store gives *answer*, so that only the server's steps are timed."""
+    """Return the client's responses to a server whose store returns *answer*, so that only the server is timed."""
     client, server = kind.client(), kind.server()
     first = client.respond(None)
     said: list[bytes | None] = [first if client.client_first else None]
@@ -89,7 +89,7 @@ def prepare(kind: Kind, answer: Answer) -> list[bytes | None]:
 
 
 def of_steps(kind: Kind, answer: Answer) -> Measured:
-    """The server's steps of BATCH logins."""
+    """Run the server's steps of BATCH logins."""
     said = prepare(kind, answer)
 
     def measured() -> float:
@@ -105,7 +105,7 @@ def of_steps(kind: Kind, answer: Answer) -> Measured:
 
 
 def of_accounts(runner: asyncio.Runner, scheme: str, name: str) -> Measured:
-    """A wrong password for *name*, asked of accounts of which one is alice's, stored by *scheme*."""
+    """Check a wrong password for *name* against accounts that include alice, stored by *scheme*."""
     credential = read_credential(stores.write_credential(scheme, b"right").encode())
     accounts = stores.MemoryAccounts([stores.Account(name="alice", credential=credential)])
     batch = 1 if credential.slow else BATCH
@@ -120,10 +120,10 @@ def of_accounts(runner: asyncio.Runner, scheme: str, name: str) -> Measured:
 
 
 def tells(name: str, wrong: Measured, unknown: Measured, again: Measured, rounds: int) -> bool:
-    """Print one row; whether the difference is above the noise and above LEAST.  *again* is as *wrong*.
+    """Print one row; return whether the difference is above the noise and above LEAST.  *again* is the same as *wrong*.
 
-    Compared round by round, in every order in turn.  The noise is what comes out for a wrong password against itself,
-    and three standard errors of that median.
+    The three are compared round by round, in alternating order.  The noise is the result for a wrong password compared
+    with itself, plus three standard errors of that median.
     """
     ways = (wrong, unknown, again)
     times: list[list[float]] = [[], [], []]
@@ -141,9 +141,11 @@ def tells(name: str, wrong: Measured, unknown: Measured, again: Measured, rounds
 
 
 def main() -> int:
-    """Print the table and the verdict; 1 when some difference tells, else 0."""
+    """Print the table and the result; return 1 if a difference is measurable, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rounds", nargs="?", type=int, default=400, metavar="ROUNDS", help="two or more (400)")
+    parser.add_argument(
+        "rounds", nargs="?", type=int, default=400, metavar="ROUNDS", help="number of rounds, at least 2 (default: 400)"
+    )
     rounds: int = parser.parse_args().rounds
     telling: list[str] = []
     print("microseconds per login      wrong  unknown  difference   noise")
@@ -157,9 +159,9 @@ def main() -> int:
             if tells(f"PLAIN by {{{scheme}}}", wrong, unknown, again, rounds):
                 telling.append(scheme)
     if telling:
-        print(f"Time tells an unknown identity from a wrong password: {', '.join(telling)}.")
+        print(f"The time reveals whether the identity is unknown: {', '.join(telling)}.")
         return 1
-    print("Time does not tell an unknown identity from a wrong password.")
+    print("The time does not reveal whether the identity is unknown.")
     return 0
 
 

@@ -1,8 +1,7 @@
-"""SMTP in memory, without sockets: a message of 1 KB with all checks on, and content alone, beside h11's own benchmark.
+"""Measure SMTP in memory, without sockets: a message of 1 KB with all checks, and content alone, compared with h11.
 
-The lines are those that clients were recorded with (benchmarks/traffic/), and the application answers with a queue id.
-h11, which handles one HTTP request and its response, runs in the same rounds: only ratios carry over from one machine
-to another.
+The lines are those of recorded clients (benchmarks/traffic/), and the application answers with a queue id.  h11 handles
+one HTTP request and its response in the same rounds; on another machine only the ratios are similar.
 
   python benchmarks/smtp_core.py [--quick]
 """
@@ -38,23 +37,23 @@ FinalReply = Callable[[], Accept | smtp.Reply]
 
 
 def recorded(name: str) -> tuple[bytes, ...]:
-    """The segments in which a client sent a message on a connection that it had sent others on."""
+    """Return the segments that a client sent for a message on a connection it had used before."""
     return tuple(step.sent for step in transaction(name)[1])
 
 
 def body_first(segments: Sequence[bytes]) -> tuple[bytes, ...]:
-    """The same with the two parameters of MAIL in the other order, as some clients send them."""
+    """Return the same with the two parameters of MAIL in the other order, as some clients send them."""
     return tuple(segment.replace(b" SIZE=1208 BODY=8BITMIME", b" BODY=8BITMIME SIZE=1208") for segment in segments)
 
 
 def queue_ids() -> FinalReply:
-    """A final reply with another queue id each time."""
+    """Return a function that makes a final reply with a new queue id each time."""
     numbers = itertools.count(0xABC123)
     return lambda: smtp.Reply(250, "2.0.0", f"queued as {next(numbers):X}")
 
 
 def messages(segments: Sequence[bytes], final_reply: FinalReply) -> Callable[[], None]:
-    """One message after another in one session; each segment is sent when the replies to the one before were read."""
+    """Send one message after another in one session, each segment after the replies to the one before."""
     connection = smtp.ServerConnection(SETTINGS, entropy=bytes(32))
     pump(connection, b"EHLO client.example.test\r\n", final_reply)
 
@@ -66,7 +65,7 @@ def messages(segments: Sequence[bytes], final_reply: FinalReply) -> Callable[[],
 
 
 def pump(connection: smtp.ServerConnection, data: bytes, final_reply: FinalReply) -> None:
-    """An application's loop, without what an application does."""
+    """Run an application's event loop, without the work of an application."""
     connection.receive_data(data)
     while True:
         event = connection.next_event()
@@ -80,7 +79,7 @@ def pump(connection: smtp.ServerConnection, data: bytes, final_reply: FinalReply
             case smtp.MessageComplete() as complete:
                 connection.answer(complete, final_reply())
             case smtp.MessageAborted() | smtp.CommandRejected():
-                raise AssertionError(f"the server refused: {event}")
+                raise AssertionError(f"command rejected: {event}")
             case _:
                 pass
 

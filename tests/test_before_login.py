@@ -47,7 +47,7 @@ def test_it_prints_costs_and_delays_on_both_loops() -> None:
     for loop in before_login.LOOPS:
         for scheme in (before_login.PLAIN, *before_login.QUICK.hashed):
             assert f"{loop}, accounts of {scheme}: quiet" in run.stdout
-    assert re.search(r"^Target: .*: not judged: --quick measures nothing\.$", run.stdout, re.MULTILINE)
+    assert re.search(r"^Target: .*: not checked: --quick is only a test run\.$", run.stdout, re.MULTILINE)
     assert "MISSED" not in run.stdout
 
 

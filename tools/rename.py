@@ -1,15 +1,15 @@
-"""Rename identifiers and modules as ``tools/rename.tsv`` says, on syntax trees: ``python tools/rename.py [--check]``.
+"""Rename identifiers and modules according to ``tools/rename.tsv``: ``python tools/rename.py [--check]``.
 
-A row is ``old``, ``new``, ``kind`` and, optionally, ``under``: the folders and files, separated by commas, to which the
-row is limited.  The kinds:
+The files are changed as syntax trees.  A row of the table has the columns ``old``, ``new``, ``kind`` and, optionally,
+``under``: the folders and files, separated by commas, that the row applies to.  The kinds:
 
-* ``name``: every identifier, the keys and strings that consist of it, and its mentions in comments and documentation;
-* ``bare``: the same, but not after a dot and not as the name of a keyword argument;
-* ``member``: ``owner.old``, an attribute of something called *owner*; *new* is the new attribute alone;
-* ``module``: a dotted module; its file moves.
+* ``name``: every identifier, and keys and strings that consist of it, also in comments and documentation;
+* ``bare``: the same, except after a dot and as a keyword argument;
+* ``member``: ``owner.old``, an attribute of *owner*; *new* is the new attribute without the owner;
+* ``module``: a dotted module name; its file is moved.
 
-In prose a word is renamed only where it can be nothing but code: in backquotes, or when it has an underscore or inner
-capitals.  ``--check`` changes nothing and lists the scopes in which a new name is taken already.
+In prose, a word is renamed only if it is clearly code: in backquotes, or with an underscore or an inner capital.
+``--check`` changes nothing and lists the scopes in which a new name is already used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TABLE: Final = ROOT / "tools" / "rename.tsv"
 FOLDERS: Final = ("src", "tests", "examples", "benchmarks", "tools", "docs")
 TEXTS: Final = (".md", ".toml", ".json")
 MARKED: Final = re.compile(r"^```python\n.*?^```$|``[^`\n]+``|`[^`\n]+`|(?<!\*)\*\w+\*(?!\*)", re.MULTILINE | re.DOTALL)
-"""Code in a text: a block of Python, what stands in backquotes, the *name* of a parameter."""
+"""Code in a text: a block of Python, text in backquotes, or the *name* of a parameter."""
 
 
 class Row(NamedTuple):
@@ -82,13 +82,13 @@ class Names(NamedTuple):
         return text
 
     def in_code(self, text: str) -> str:
-        """*text* is code, such as what stands in backquotes."""
+        """Rename in *text*, which is code."""
         text = self._dotted(text)
         either = {**self.bare, **self.anywhere}
         return re.sub(r"(?<![\w-])[A-Za-z_]\w*(?![\w-])", lambda found: either.get(found[0], found[0]), text)
 
     def in_prose(self, text: str) -> str:
-        """*text* is English in which code is marked, or cannot be taken for anything else."""
+        """Rename in *text*, which is prose: only marked code and words that cannot be English."""
         text = MARKED.sub(lambda found: self.in_code(found[0]), text)
         text = self._dotted(text)
         either = {**self.bare, **self.anywhere}
@@ -105,7 +105,7 @@ def is_english(word: str) -> bool:
 
 
 def imported_modules(code: str, package: str, names: Names) -> dict[str, str]:
-    """The modules of ``from package import module`` that get another name, unless *code* uses that for something."""
+    """Return the renamed modules that *code* imports by ``from package import module``, if the new name is not used there."""
     used = set(re.findall(r"\b\w+\b", code))
     last = {tuple(old.split(".")[-2:]): new.rsplit(".", 1)[-1] for old, new in names.modules.items()}
     found: dict[str, str] = {}
@@ -120,7 +120,7 @@ class Renamer(cst.CSTTransformer):
     def __init__(self, names: Names, package: str) -> None:
         self.names = names
         self.package = package
-        """The dotted package of this file, against which relative imports are read."""
+        """The dotted package of this file, for relative imports."""
         self._untouched: set[cst.Name] = set()
 
     def visit_Attribute(self, node: cst.Attribute) -> None:
@@ -210,7 +210,7 @@ class Renamer(cst.CSTTransformer):
 
 
 def read_rows() -> list[Row]:
-    """The rows of the table that are still to be applied: those after the last line that says ``# applied``."""
+    """Return the rows that are not applied yet: those after the last line ``# applied``."""
     rows: list[Row] = []
     for line in TABLE.read_text().splitlines():
         if line == "# applied":
@@ -233,7 +233,7 @@ def package_of(path: Path) -> str:
 
 
 def clashes(tree: ast.AST, names: Names) -> Iterable[tuple[int, str, str, str]]:
-    """Each scope that uses an old name and its new one: the line, the scope, and the two."""
+    """Yield the line and name of each scope that uses both an old name and its new name, and the two names."""
     scopes = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module, ast.Call)
     for scope in ast.walk(tree):
         if not isinstance(scope, scopes):
@@ -267,9 +267,9 @@ def move_modules(rows: Iterable[Row]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Rename identifiers and modules as tools/rename.tsv says.")
+    parser = argparse.ArgumentParser(description="Rename identifiers and modules according to tools/rename.tsv.")
     parser.add_argument(
-        "--check", action="store_true", help="change nothing, list the scopes where a new name is taken"
+        "--check", action="store_true", help="change nothing, list the scopes where a new name is already used"
     )
     check = parser.parse_args().check
     rows = read_rows()
