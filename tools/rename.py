@@ -105,7 +105,7 @@ def is_english(word: str) -> bool:
 
 
 def imported_modules(code: str, package: str, names: Names) -> dict[str, str]:
-    """Return the renamed modules that *code* imports by ``from package import module``, if the new name is not used there."""
+    """Return the renamed modules that *code* imports by ``from package import module``, unless it uses the new name."""
     used = set(re.findall(r"\b\w+\b", code))
     last = {tuple(old.split(".")[-2:]): new.rsplit(".", 1)[-1] for old, new in names.modules.items()}
     found: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What several tests of the examples need."""
+"""Fixtures shared by tests of the examples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.io.tls import authority
 
 @pytest.fixture
 def free_port() -> Iterator[int]:
-    """A port on which nothing listens; it stays bound, so that no other program gets it."""
+    """A port without a listener; it stays bound, so that no other program can take it."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]

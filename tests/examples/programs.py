@@ -1,4 +1,4 @@
-"""The examples as a shell runs them: in a process of their own, or, where that would be slow, in this one."""
+"""Run the examples as from a shell: in a separate process, or in this one where that would be slow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import attrs
 
 ROOT = Path(__file__).parent.parent.parent
 TIMEOUT = 60.0
-"""Seconds after which a program that hangs is ended; no test waits for them."""
+"""Seconds after which a program that hangs is ended; tests do not wait this long."""
 
 
 @attrs.frozen
@@ -27,19 +27,19 @@ class Result:
 @attrs.frozen
 class CertificateFiles:
     certificate: Path
-    """With its key, for 127.0.0.1."""
+    """The certificate and key of the server, for 127.0.0.1."""
     ca: Path
-    """What a client must trust."""
+    """The CA file of the client."""
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """That of a child process; output is buffered as usual, so that a missing flush shows."""
+    """The environment of a child process; output is buffered as usual, so that a missing flush is detected."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "MAIL_PASSWORD")}
     return {**inherited, "PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "error", **variables}
 
 
 def run(name: str, *arguments: object, **variables: str) -> Result:
-    """Run an example to its end, in a process of its own."""
+    """Run an example to completion in a separate process."""
     program = subprocess.run(
         [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)],
         env=environment(**variables),
@@ -56,7 +56,7 @@ def run(name: str, *arguments: object, **variables: str) -> Result:
 def started(
     name: str, *arguments: object, errors: Path, **variables: str
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Run an example that serves: (the process, the port on which it listens).  Its stderr goes to *errors*."""
+    """Run an example that serves; yield the process and its port.  Its stderr goes to *errors*."""
     command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
     with (
         errors.open("w") as err,
@@ -77,6 +77,6 @@ def started(
 
 @contextmanager
 def listening(name: str, *arguments: object, errors: Path, **variables: str) -> Iterator[int]:
-    """As ``started()``, for the port alone."""
+    """Run an example that serves; yield only its port."""
     with started(name, *arguments, errors=errors, **variables) as (_, port):
         yield port

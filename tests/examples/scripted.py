@@ -1,7 +1,7 @@
-"""Servers that follow a script: they say what a test tells them to at each step, and record what they hear.
+"""Servers that follow a script: they reply at each step as a test requires, and record the commands they receive.
 
-A script maps a step to bytes, which are sent as they are (none: the server stays silent), or to an End.  Steps that it
-does not name are answered as a server that works would answer them.
+A script maps a step to the bytes to send (empty for no reply) or to an End.  A step that is not in the script gets the
+reply of a working server.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import BinaryIO, TypeAlias
 import attrs
 
 TIMEOUT = 30.0
-"""Seconds after which a connection that hangs fails its test."""
+"""Seconds after which a connection that hangs fails the test."""
 
 
 @attrs.frozen
@@ -30,18 +30,18 @@ Script: TypeAlias = Mapping[str, bytes | End]
 
 
 class _Over(Exception):
-    """The script says that the connection ends here, or the client has closed it."""
+    """The script ends the connection here, or the client has closed it."""
 
 
 @attrs.define
 class Server:
     port: int
     heard: list[str] = attrs.field(factory=list)
-    """Command lines, in their order."""
+    """The command lines in order."""
     messages: list[bytes] = attrs.field(factory=list)
-    """SMTP: the messages that came with their end, whatever was replied to it."""
+    """SMTP: the complete messages, whatever the reply to them was."""
     deleted: list[int] = attrs.field(factory=list)
-    """POP3: what is deleted, because it was marked and QUIT was said."""
+    """POP3: the deleted messages: those marked before QUIT."""
 
 
 @attrs.define
@@ -52,7 +52,7 @@ class _Session:
     reader: BinaryIO
 
     def say(self, step: str, usual: bytes) -> bool:
-        """Say what the script says at *step*; whether it was positive."""
+        """Send the script's reply to *step*; return whether it is positive."""
         said = self.script.get(step, usual)
         if isinstance(said, End):
             self.connection.sendall(said.last)
@@ -67,7 +67,7 @@ class _Session:
         return line
 
     def command(self) -> tuple[str, str]:
-        """The next command: its verb and its argument."""
+        """Return the verb and the argument of the next command."""
         text = self.line().decode("latin-1").rstrip("\r\n")
         self.server.heard.append(text)
         verb, _, argument = text.partition(" ")
@@ -144,7 +144,7 @@ def _serving(protocol: Callable[[_Session], None], script: Script) -> Iterator[S
                             protocol(_Session(server, script, connection, reader))
                         with contextlib.suppress(OSError):
                             connection.shutdown(socket.SHUT_WR)
-                            while reader.read(65_536):  # a reset would overtake what was said
+                            while reader.read(65_536):  # a reset could discard data that the client has not read
                                 pass
 
         thread = threading.Thread(target=serve)

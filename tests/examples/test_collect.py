@@ -1,4 +1,4 @@
-"""examples/collect.py has deleted from the server only what it has stored, whole and durably."""
+"""examples/collect.py deletes from the server only what it has stored, complete and durable."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def password(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stored(maildir: Path) -> list[bytes]:
-    """The messages in a Maildir, sorted by content: those of one second have names in any order."""
+    """Return the messages in a Maildir, sorted by content, because the order of names within a second is undefined."""
     assert not list(maildir.glob("tmp/*"))
     return sorted(path.read_bytes() for path in maildir.glob("new/*"))
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_stored_is_not_deleted(
 def test_a_message_is_deleted_only_after_it_is_safe_on_disk(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file and its folder are synchronized before DELE; the folder of the second message fails here."""
+    """The file and its folder are synchronized before DELE; here the folder of the second message fails."""
     synchronized: list[str] = []
     really = os.fsync
 

@@ -1,4 +1,4 @@
-"""examples/faults.py fails where it is told to, once, and smtplib gets its message through afterwards."""
+"""examples/faults.py fails once at each given step, and smtplib then delivers its message."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def test_faults_of_one_step_happen_in_their_order(capsys: pytest.CaptureFixture[
 
 
 def test_the_double_in_a_test_of_a_client() -> None:
-    """As the example says: a client of one's own, and what it makes of a fault."""
+    """As the example shows: another client, and its reaction to a fault."""
 
     def client(port: int) -> bool:
-        """One that gives up at the first failure."""
+        """A client that stops at the first failure."""
         try:
             faults.send(port)
         except smtplib.SMTPException:

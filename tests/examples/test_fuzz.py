@@ -1,4 +1,4 @@
-"""examples/fuzz.py: its targets hold for any bytes, and see a machine that misbehaves."""
+"""examples/fuzz.py: its targets pass for any bytes, and detect a faulty machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_targets_hold_for_any_bytes(target: Callable[[bytes], None], data: b
 
 
 def test_they_get_far_into_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mail is accepted and retrieved, on both sides, in the sessions that are half right."""
+    """The generated sessions include accepted and retrieved mail, on both sides."""
     said: list[bytes] = []
     drive = fuzz.drive
 
@@ -43,7 +43,7 @@ def test_they_get_far_into_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def failure(target: Callable[[bytes], None], capsys: pytest.CaptureFixture[str]) -> str:
-    """What the fuzzer prints of *target*, which fails."""
+    """Return the output of the fuzzer for *target*, which fails."""
     assert fuzz.main(["--runs", "300"]) == 1
     (line,) = capsys.readouterr().out.splitlines()
     name, _, rest = line.partition(" failed on ")

@@ -1,4 +1,4 @@
-"""examples/maildrop_server.py, driven by poplib, by curl and by hand."""
+"""examples/maildrop_server.py with poplib, curl and raw sockets."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Served:
         return client
 
     def log_in_when_free(self) -> poplib.POP3:
-        """After a client has gone without a word the server needs a moment to notice."""
+        """The server needs a moment to notice that a client has disconnected."""
         for _ in range(1_000):
             try:
                 return self.log_in()
@@ -72,7 +72,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def served(process: Served) -> Served:
-    """The one process, and the messages anew."""
+    """One server process for all tests, and new messages for each."""
     for path in process.maildir.glob("*/*"):
         path.unlink()
     for name, content in FILES.items():
@@ -128,7 +128,7 @@ def test_commands_may_arrive_together(served: Served) -> None:
 
 
 def by_hand(served: Served, data: bytes) -> bytes:
-    """All that the server says to *data*, which end with QUIT."""
+    """Return everything that the server sends for *data*, which ends with QUIT."""
     with (
         socket.create_connection(("127.0.0.1", served.port), timeout=programs.TIMEOUT) as connection,
         connection.makefile("rb") as reader,
@@ -195,7 +195,7 @@ def test_a_login_may_be_tried_again_when_the_maildir_failed(served: Served) -> N
             client.pass_("secret")
     finally:
         unreadable.rmdir()
-    served.log_in().quit()  # another session may open it, while this one lives
+    served.log_in().quit()  # another session may open it while this connection is open
     client.user("alice")
     client.pass_("secret")
     assert client.stat()[0] == len(FILES)
@@ -270,7 +270,7 @@ def test_a_mistake_of_the_user_is_reported_in_one_line(
     monkeypatch.setenv("MAIL_PASSWORD", "secret")
     usual = ["--user", "alice"]
     for options in (
-        [*usual, "--port", str(free_port), str(tmp_path / "Maildir")],  # somebody else has it
+        [*usual, "--port", str(free_port), str(tmp_path / "Maildir")],  # already in use
         [*usual, "--certificate", "missing.pem", str(tmp_path / "Maildir")],
         [*usual, str(tmp_path / "missing" / "Maildir")],
     ):
@@ -284,7 +284,7 @@ def test_the_maildir_is_checked_at_the_start(
     tmp_path: Path, free_port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAIL_PASSWORD", "secret")
-    usual = ["--user", "alice", "--port", str(free_port)]  # so that a start fails after the check
+    usual = ["--user", "alice", "--port", str(free_port)]  # so that the start fails after the check
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter").write_bytes(b"")

@@ -1,6 +1,4 @@
-"""The programs that the README shows: client.py succeeds only if the message was accepted, and server.py has printed
-what it accepts.
-"""
+"""The programs in the README: client.py succeeds only if the message was accepted, and server.py has printed it."""
 
 from __future__ import annotations
 

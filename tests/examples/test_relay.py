@@ -1,4 +1,4 @@
-"""examples/relay.py answers what the next hop answers, and accepts no message that the next hop has not accepted."""
+"""examples/relay.py passes on the replies of the next hop, and accepts only messages that the next hop has accepted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RECEIVED = re.compile(rb"Received: from \[127\.0\.0\.1\] by localhost with ESMTP
 
 @contextmanager
 def relaying(port: int) -> Iterator[smtplib.SMTP]:
-    """A client of a relay, in a thread of this process, whose next hop listens at *port*."""
+    """A client of a relay that runs in a thread of this process, with the next hop at *port*."""
     args = argparse.Namespace(next_hop="127.0.0.1", next_port=port, tls="none")
     loop = asyncio.new_event_loop()
     done = asyncio.Event()
@@ -60,7 +60,7 @@ def relaying(port: int) -> Iterator[smtplib.SMTP]:
 
 
 def submit(client: smtplib.SMTP, *recipients: str, content: bytes = ON_THE_WIRE) -> list[str]:
-    """The replies to MAIL, to each RCPT, to DATA and to the message, up to where it stops."""
+    """Return the replies to MAIL, to each RCPT, to DATA and to the message, as far as it gets."""
     replies = [client.docmd("MAIL", f"FROM:<{ALICE}>")]
     replies += [client.docmd("RCPT", f"TO:<{recipient}>") for recipient in recipients]
     replies.append(client.docmd("DATA"))
@@ -71,14 +71,14 @@ def submit(client: smtplib.SMTP, *recipients: str, content: bytes = ON_THE_WIRE)
 
 
 def relayed(script: Script, *recipients: str) -> tuple[list[str], Server]:
-    """What the client hears, and what the next hop has, when it follows *script*."""
+    """Return what the client receives and what the next hop has, with the next hop following *script*."""
     with smtp_server(script) as hop, relaying(hop.port) as client:
         replies = submit(client, *recipients)
     return replies, hop
 
 
 def content(message: bytes) -> bytes:
-    """The message without the trace that the relay put in front of it."""
+    """Return the message without the trace line that the relay added."""
     found = RECEIVED.match(message)
     assert found is not None, message
     return message[found.end() :]
@@ -103,7 +103,7 @@ def test_a_message_is_handed_on() -> None:
 
 
 STEPS = {"MAIL": 0, "RCPT": 1, "DATA": 2, "MESSAGE": 3}
-"""The steps at which the hop speaks of the message, and which reply of the relay answers for each."""
+"""The steps at which the next hop can reject the message, and the index of the relay's reply."""
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -138,7 +138,7 @@ def test_where_the_hop_fails_the_message_is_put_off(step: str, said: bytes | End
 @pytest.mark.parametrize("step", ["GREETING", "EHLO"])
 @pytest.mark.parametrize("said", [b"554 5.7.1 not you\r\n", *FAILURES], ids=repr)
 def test_where_the_hop_refuses_the_relay_the_message_is_put_off(step: str, said: bytes | End) -> None:
-    """It is no refusal of the message, which must not bounce because of it."""
+    """It is not a rejection of the message, which must not bounce."""
     replies, hop = relayed({step: said}, BOB)
     assert replies[0].startswith("451 4.4.1 next hop: ")
     assert hop.messages == []
@@ -175,7 +175,7 @@ def test_one_recipient_that_the_hop_refuses() -> None:
 
 
 def test_a_hop_that_is_lost_after_a_recipient_loses_no_other() -> None:
-    """The first recipient was accepted: the message is put off, not accepted for it alone."""
+    """The first recipient was accepted: the message is deferred, not accepted for that recipient only."""
     replies, hop = relayed({f"RCPT {CAROL}": End()}, BOB, CAROL)
     assert replies[1].startswith("250")
     assert all(reply.startswith("451 4.4.1 ") for reply in replies[2:])
@@ -241,7 +241,7 @@ def test_it_runs_from_a_shell(tmp_path: Path) -> None:
 
 def test_a_mistake_of_the_user_is_reported_in_one_line(free_port: int, capsys: pytest.CaptureFixture[str]) -> None:
     for options in (
-        ["--tls", "none", "--port", str(free_port), "127.0.0.1", "25"],  # somebody else has it
+        ["--tls", "none", "--port", str(free_port), "127.0.0.1", "25"],  # already in use
         ["--ca", "missing.pem", "127.0.0.1", "25"],
     ):
         assert relay.main(options) == 1

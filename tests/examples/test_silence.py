@@ -1,4 +1,4 @@
-"""A server that says nothing more: the clients give up, and that is no success."""
+"""A server that stops replying: the clients time out, and report failure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SILENCE = b""
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients wait for a moment instead of minutes.  On a slow machine they may give up earlier: no success, either."""
+    """Clients wait for a moment instead of minutes.  On a slow machine they may time out even earlier."""
     for machine in (smtp.ClientConnection, pop3.ClientConnection):
 
         def next_event(self: Any, usual: Any = machine.next_event) -> Any:

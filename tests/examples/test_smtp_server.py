@@ -1,4 +1,4 @@
-"""examples/smtp_server.py, driven by smtplib and by curl: what it accepts is in the Maildir, and nothing else is."""
+"""examples/smtp_server.py with smtplib and curl: what it accepts is in the Maildir, and nothing else."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def served(process: Served) -> Served:
-    """The one process, and an empty Maildir."""
+    """One server process for all tests, and an empty Maildir for each."""
     for path in process.maildir.glob("*/*"):
         path.unlink()
     return process
@@ -142,7 +142,7 @@ def test_what_cannot_be_stored_is_put_off(served: Served) -> None:
 def test_a_message_is_acknowledged_only_after_it_is_safe_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file, then its folder; if either fails, ``session`` says 451."""
+    """The file is synchronized, then its folder; if either fails, ``session`` replies 451."""
     synchronized: list[str] = []
 
     def fsync(file: int) -> None:
@@ -188,7 +188,7 @@ def test_a_mistake_of_the_user_is_reported_in_one_line(
     monkeypatch.setenv("MAIL_PASSWORD", "secret")
     usual = ["--user", "alice", "--domain", "example.org", str(tmp_path / "Maildir")]
     for options in (
-        [*usual, "--port", str(free_port)],  # somebody else has it
+        [*usual, "--port", str(free_port)],  # already in use
         [*usual, "--certificate", "missing.pem"],
         [*usual, "--domain", "not a domain"],
         [*usual[:-1], str(tmp_path / "missing" / "Maildir")],

@@ -123,7 +123,7 @@ def test_one_recipient_that_is_refused_is_no_success(
 def test_a_message_for_nobody_is_no_success_whatever_is_said_to_its_end(
     content_reply: bytes, letter: Path, password: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """DATA was pipelined, and the server goes ahead without a recipient."""
+    """DATA was pipelined, and the server accepts it without a valid recipient."""
     script = {"RCPT": b"550 5.1.1 no such user\r\n", "MESSAGE": content_reply}
     outcome = submit_to(script, letter, capsys, BOB)
     assert outcome.status == 1

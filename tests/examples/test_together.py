@@ -1,4 +1,4 @@
-"""The examples with the ready server, inside TLS, and with one another."""
+"""The examples with ``mailauth serve`` and TLS, and with one another."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ready]:
     ca = directory / "ca.pem"
     options = ["--user", "alice:secret", "--user", "bob:secret", "--ca-out", str(ca)]
     options += ["--maildir", str(directory / "maildrops"), "--outbox", str(directory / "outbox")]
-    options += ["--no-grants-from", "127.0.0.0/8"]  # a POP3 login shall not allow relaying here
+    options += ["--no-grants-from", "127.0.0.0/8"]  # so that a POP3 login does not allow relaying here
     with serving.started(directory, *options) as server:
         yield Ready(server, directory, ca)
 
 
 @pytest.fixture
 def ready(process: Ready, monkeypatch: pytest.MonkeyPatch) -> Ready:
-    """The one process, and no mail in it."""
+    """One server process for all tests, and no mail at the start of each."""
     monkeypatch.setenv("MAIL_PASSWORD", "secret")
     for path in [*process.directory.glob("maildrops/*/new/*"), *process.directory.glob("outbox/new/*")]:
         path.unlink()
@@ -133,7 +133,7 @@ def test_the_relay_hands_mail_on_to_the_ready_server(mode: str, ready: Ready, tm
 
 
 def test_the_examples_work_together(tmp_path: Path) -> None:
-    """submit.py to relay.py to smtp_server.py, whose Maildir maildrop_server.py serves to collect.py."""
+    """submit.py sends by relay.py to smtp_server.py; maildrop_server.py serves its Maildir to collect.py."""
     letter, kept, collected = tmp_path / "letter.eml", tmp_path / "kept", tmp_path / "collected"
     letter.write_bytes(LETTER)
     secret = {"MAIL_PASSWORD": "secret"}

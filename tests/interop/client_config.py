@@ -1,7 +1,4 @@
-"""What every foreign client is given: where to go, how, and with what in hand; and how a program is run.
-
-Knows nothing of any one client, and nothing of the server but ports.
-"""
+"""The configuration of each foreign client: the server, the TLS mode and the credentials; and how to run a program."""
 
 from __future__ import annotations
 
@@ -24,32 +21,32 @@ REQUIRED = os.environ.get("MAILAUTH_INTEROP") == "require"
 
 @attrs.frozen(kw_only=True)
 class ClientConfig:
-    """Where to go, how, and with what in hand."""
+    """The address of the server, how to connect, and the credentials."""
 
     port: int
     tls_mode: str
     login: str
-    """A mechanism's name, USER, APOP, or empty for none."""
+    """The name of a mechanism, USER, APOP, or empty for no login."""
     trusted: Path
     scratch: Path
-    """A directory for what the client must find in files, and its home."""
+    """A directory for configuration files of the client; also its home."""
     source: str = HOST
-    """Where to come from, for the clients that can choose."""
+    """The source address, for clients that can set it."""
     name: str = NAME
     password: str = PASSWORD
     token: str = TOKEN
     certificate: Path | None = None
-    """The client's own and its key, in one file."""
+    """The client certificate and its key in one file."""
     delete: bool = False
-    """Whether messages are to be deleted once they are collected."""
+    """Whether to delete messages after they are collected."""
 
     @property
     def secret(self) -> str:
-        """What stands in the place of a password."""
+        """The password or the token, depending on the login."""
         return self.token if self.login in BY_TOKEN else self.password
 
     def file(self, name: str, *lines: str) -> Path:
-        """A file in ``scratch`` that nobody else may read, as most clients want it."""
+        """A file in ``scratch`` that only the owner can read, as most clients require."""
         path = self.scratch / name
         path.touch(mode=0o600)
         path.write_text("".join(f"{line}\n" for line in lines))
@@ -64,18 +61,18 @@ class ClientConfig:
 
 
 class CommandRejected(Exception):
-    """The client did not get through; the text is what it said."""
+    """The client failed; the text is its output."""
 
 
 def missing(name: str) -> NoReturn:
-    """Skip the test, or fail it where clients are required."""
+    """Skip the test, or fail it if all clients are required."""
     if REQUIRED:
         pytest.fail(f"{name} is not installed, and MAILAUTH_INTEROP=require wants it")
     pytest.skip(f"{name} is not installed")
 
 
 def program(name: str) -> str:
-    """Where a client is; some are where only root looks."""
+    """Return the path of a program, also in directories that only root has in its PATH."""
     path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/lib/git-core")
     if path is None:
         missing(name)
@@ -83,7 +80,7 @@ def program(name: str) -> str:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """One in which a client finds nothing of whoever runs the tests."""
+    """An environment without the settings of the current user."""
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "TMPDIR")}
     return {
         **kept, "HOME": str(home), "LC_ALL": "C.UTF-8", "TERM": "xterm", "MAILRC": "/dev/null",
@@ -92,7 +89,7 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def run(name: str, arguments: list[str], data: bytes = b"", *, home: Path) -> bytes:
-    """Run a client to its end; what it printed.  Raises Refused unless it was content."""
+    """Run a client to completion and return its output.  Raises Refused if its exit status is not 0."""
     done = subprocess.run(
         [program(name), *arguments], input=data, capture_output=True, timeout=60, env=environment(home), cwd=home
     )

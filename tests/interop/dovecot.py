@@ -1,6 +1,6 @@
-"""A Dovecot that was started for a test, on loopback, by nobody in particular: POP3 and submission, every mechanism.
+"""Start a Dovecot for a test, on the loopback interface and unprivileged: POP3 and submission, with every mechanism.
 
-Knows its configuration (that of 2.3); installs nothing and touches nothing but a directory of its own.
+The configuration is for version 2.3.  It uses only a temporary directory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _KEY: Final = b"a key that signs tokens for tests"
 _LATE: Final = 4_102_444_800  # the year 2100
 _PACKAGES: Final = "Dovecot 2.3 with pop3 and submission"
 _ATTEMPTS: Final = 5
-"""A port that was free may be taken by somebody else before Dovecot has it."""
+"""Another program may take a free port before Dovecot binds it."""
 
 _CONFIGURATION: Final = """
 base_dir = {home}/run
@@ -114,24 +114,24 @@ username_attribute = sub
 
 
 class NotStarted(Exception):
-    """Dovecot ended at once; the text is what it said."""
+    """Dovecot ended at once; the text is its output."""
 
 
 @attrs.frozen(kw_only=True)
 class Dovecot:
-    """One that listens."""
+    """A running Dovecot."""
 
     ports: server.RunningServer
-    """Its ports: those of submission as ``smtp`` and ``smtps``."""
+    """Its ports; those of submission are ``smtp`` and ``smtps``."""
     authority: trustme.CA
-    """Who certifies it, and clients."""
+    """The CA of its certificate and of client certificates."""
     home: Path
     log: list[str]
     who: pwd.struct_passwd
-    """Whom it runs as."""
+    """The user it runs as."""
 
     def doveadm(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run its own tool by its configuration, and as it runs itself; mail is that of ``somebody``."""
+        """Run ``doveadm`` with its configuration and as its user; the user of the mail is ``somebody``."""
         return subprocess.run(
             [program("doveadm"), "-c", str(self.home / "dovecot.conf"), *words],
             capture_output=True, text=True, timeout=60, cwd=self.home, **_as(self.who),
@@ -139,7 +139,7 @@ class Dovecot:
         )  # fmt: skip
 
     def auth_test(self, name: str, password: str) -> bool:
-        """What ``doveadm auth test`` says of a password."""
+        """Return the output of ``doveadm auth test`` for a password."""
         done = self.doveadm("auth", "test", name, password)
         assert f"auth {'failed' if done.returncode else 'succeeded'}" in done.stdout, done.stderr
         return done.returncode == 0
@@ -152,14 +152,14 @@ class _Unprivileged(TypedDict, total=False):
 
 
 def _as(who: pwd.struct_passwd) -> _Unprivileged:
-    """How a process becomes *who*, when root starts it."""
+    """Return the arguments that make a process run as *who* if the current user is root."""
     if os.geteuid() != 0:
         return {}
     return {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": []}
 
 
 def token(name: str, key: bytes = _KEY) -> bytes:
-    """A token for *name* that this Dovecot takes: RFC 7519, signed by HMAC (RFC 7515)."""
+    """Return a token for *name* that this Dovecot accepts: RFC 7519, signed by HMAC (RFC 7515)."""
     parts = ({"alg": "HS256", "typ": "JWT"}, {"sub": name, "iat": 1, "exp": _LATE})
     signed = b".".join(_url_safe(json.dumps(part).encode()) for part in parts)
     return signed + b"." + _url_safe(hmac.digest(key, signed, "sha256"))
@@ -171,14 +171,14 @@ def _url_safe(data: bytes) -> bytes:
 
 @contextmanager
 def dovecot(accounts: str, settings: str = "", *, trusts: Path | None = None) -> Iterator[Dovecot]:
-    """Start one that has *accounts*, a passwd-file, and end it.
+    """Start a Dovecot with *accounts*, a passwd-file, and stop it at the end.
 
-    Skips or fails as ``missing()`` does without it.  Of 2.4 it skips: that has another configuration.
+    Skips or fails like ``missing()`` if Dovecot is not installed.  Skips for 2.4, whose configuration differs.
 
-    *settings* are set behind its own; *trusts* holds whom it trusts as a client.
+    *settings* are added after the standard ones; *trusts* is the CA file for client certificates.
     """
     path = _find()
-    # Started by root it could not be unprivileged in a directory of root's.
+    # A process that root starts as another user cannot use a directory of root.
     who = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
     with tempfile.TemporaryDirectory(prefix="mailauth-", ignore_cleanup_errors=True) as directory:
         home, authority = Path(directory), trustme.CA()
@@ -197,7 +197,7 @@ def dovecot(accounts: str, settings: str = "", *, trusts: Path | None = None) ->
 
 
 def version() -> str:
-    """The first two numbers of the version that is installed.  Skips or fails as ``missing()`` does without it."""
+    """Return the first two numbers of the version.  Skips or fails like ``missing()`` if it is not installed."""
     said = subprocess.run([program("dovecot"), "--version"], capture_output=True, text=True, timeout=30).stdout
     return ".".join(said.split(".")[:2])
 
@@ -205,7 +205,7 @@ def version() -> str:
 def _find() -> str:
     path = program("dovecot")
     if version() != "2.3":
-        pytest.skip(f"Dovecot {version()} is installed, and these tests write the configuration of 2.3")
+        pytest.skip(f"Dovecot {version()} is installed, but the configuration of these tests is for 2.3")
     words = [program("doveconf"), "-c", "/dev/null", "-h", "libexec_dir"]
     programs = Path(subprocess.run(words, capture_output=True, text=True, timeout=30).stdout.strip())
     if not all((programs / name).exists() for name in ("pop3", "submission")):
@@ -227,7 +227,7 @@ def _furnish(home: Path, authority: trustme.CA, accounts: str) -> None:
 @contextmanager
 def _running(path: str, home: Path, who: pwd.struct_passwd, authority: trustme.CA, settings: str) -> Iterator[Dovecot]:
     numbers = _free_ports("smtp", "smtps", "pop3", "pop3s")
-    with socket.socket() as nowhere:  # bound and not listening: whoever connects is refused
+    with socket.socket() as nowhere:  # bound and not listening: connections are refused
         nowhere.bind((HOST, 0))
         (home / "dovecot.conf").write_text(
             _CONFIGURATION.format(
@@ -247,7 +247,7 @@ def _running(path: str, home: Path, who: pwd.struct_passwd, authority: trustme.C
                 said: list[str] = []
                 for line in process.stderr:
                     said.append(line)
-                    if "starting up" in line:  # it listens by then
+                    if "starting up" in line:  # printed after it listens
                         break
                 else:
                     raise NotStarted("".join(said))

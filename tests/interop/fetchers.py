@@ -1,4 +1,4 @@
-"""fetchmail and getmail: they collect a whole maildrop and hand it on."""
+"""fetchmail and getmail: clients that collect a complete maildrop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def fetchmail_collect(client_config: ClientConfig) -> bytes:
 
 
 def fetchmail(client_config: ClientConfig) -> bytes:
-    """Collect all messages; what it said and heard meanwhile."""
+    """Collect all messages; return its output."""
     collected = client_config.scratch / "message"
     words = [
         "poll localhost",
@@ -40,7 +40,7 @@ def fetchmail(client_config: ClientConfig) -> bytes:
 
 
 def getmail_collect(client_config: ClientConfig) -> bytes:
-    """It asks for LIST and UIDL and wants both; it knows no STLS."""
+    """It requires LIST and UIDL, and does not support STLS."""
     collected = client_config.scratch / "message"
     retriever = "SimplePOP3SSLRetriever" if client_config.tls_mode == "implicit" else "SimplePOP3Retriever"
     configuration = client_config.file(
@@ -53,7 +53,7 @@ def getmail_collect(client_config: ClientConfig) -> bytes:
         ),
         *([f"ca_certs = {client_config.trusted}"] if client_config.tls_mode == "implicit" else []),
         *("[destination]", "type = MDA_external", "path = /bin/sh", f"arguments = ('-c', 'cat > {collected}')"),
-        "allow_root_commands = true",  # into a Maildir it would write as anyone but root
+        "allow_root_commands = true",  # getmail does not write into a Maildir as root
         *("[options]", "delivered_to = false", "received = false", f"delete = {client_config.delete}"),
     )
     run(
@@ -61,4 +61,4 @@ def getmail_collect(client_config: ClientConfig) -> bytes:
         ["--getmaildir", str(client_config.scratch), "--rcfile", str(configuration)],
         home=client_config.scratch,
     )
-    return collected.read_bytes().removeprefix(b"Return-Path: <unknown>\n")  # it hands messages on with an envelope
+    return collected.read_bytes().removeprefix(b"Return-Path: <unknown>\n")  # it adds an envelope line to messages

@@ -1,6 +1,6 @@
-"""Mail clients that others wrote, each reduced to two verbs: submit a message, collect one.
+"""Mail clients of other projects, each reduced to two functions: submit a message and collect one.
 
-Knows their options and their ways; knows nothing of the server but ports, and tells success by their own exit status.
+Success is their exit status.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def curl_collect(client_config: ClientConfig) -> bytes:
     return _curl(client_config, "pop3", "1")
 
 
-# msmtp and mpop read a file of their own, which nobody else may read.
+# msmtp and mpop read a configuration file that only the owner may read.
 
 
 def _configuration(client_config: ClientConfig, *more: str) -> Path:
@@ -129,7 +129,7 @@ def swaks_submit(client_config: ClientConfig, message: bytes) -> None:
     if client_config.tls_mode != "clear" and not _swaks_knows_tls():
         missing("Net::SSLeay, which swaks needs for TLS,")
     path = client_config.scratch / "message"
-    path.write_bytes(message.replace(b"\r\n", b"\n").removesuffix(b"\n"))  # it adds a line end of its own
+    path.write_bytes(message.replace(b"\r\n", b"\n").removesuffix(b"\n"))  # it adds a line end
     words = [
         "--server",
         HOST,
@@ -194,7 +194,7 @@ def poplib_collect(client_config: ClientConfig) -> bytes:
     context = ssl.create_default_context(cafile=str(client_config.trusted))
 
     class FromSource(poplib.POP3):
-        """poplib has no option for the address to come from."""
+        """poplib has no option for the source address."""
 
         def _create_socket(self, timeout: float) -> socket.socket:
             plain = socket.create_connection(
@@ -229,27 +229,27 @@ ONLY_INSIDE_TLS = (*BY_TOKEN, "EXTERNAL")
 
 @attrs.frozen(kw_only=True)
 class Submitter:
-    """A client that sends."""
+    """A client that submits messages."""
 
     submit: Callable[[ClientConfig, bytes], None]
     logins: tuple[str, ...] = PASSWORDS
     composes: bool = False
-    """It writes header fields of its own; only Subject and body are those that it was given."""
+    """It writes its own header fields; only Subject and body are as given."""
 
 
 @attrs.frozen(kw_only=True)
 class Collector:
-    """A client that reads."""
+    """A client that collects messages."""
 
     collect: Callable[[ClientConfig], bytes]
     logins: tuple[str, ...]
     impossible: tuple[tuple[str, str], ...] = ()
-    """What it cannot do, as login and way."""
+    """Unsupported combinations of login and TLS mode."""
     deletes: bool = True
 
 
 SUBMITTERS: dict[str, Submitter] = {
-    # curl takes OAUTHBEARER where both are offered, even when it is told XOAUTH2; Debian's has no SCRAM.
+    # curl uses OAUTHBEARER if both are offered, even if told to use XOAUTH2; the one of Debian has no SCRAM.
     "curl": Submitter(submit=curl_submit, logins=(*PASSWORDS, "OAUTHBEARER", "EXTERNAL")),
     "msmtp": Submitter(submit=msmtp_submit, logins=(*PASSWORDS, *MODERN)),
     "swaks": Submitter(submit=swaks_submit),
@@ -266,12 +266,12 @@ COLLECTORS: dict[str, Collector] = {
     "fetchmail": Collector(
         collect=fetchmail_collect,
         logins=("USER", "APOP", "CRAM-MD5"),
-        impossible=(("APOP", "upgrade"),),  # with APOP it asks for no STLS, and goes on in clear
+        impossible=(("APOP", "upgrade"),),  # with APOP it does not send STLS, and continues without TLS
     ),
     "getmail": Collector(
         collect=getmail_collect,
         logins=("USER", "APOP"),
-        impossible=(("USER", "upgrade"), ("APOP", "upgrade")),  # it knows no STLS
+        impossible=(("USER", "upgrade"), ("APOP", "upgrade")),  # no support for STLS
     ),
     "s-nail": Collector(collect=s_nail_collect, logins=("USER", "APOP")),
     "mutt": Collector(collect=mutt_collect, logins=("USER", "APOP", *PASSWORDS, *MODERN)),
@@ -279,7 +279,7 @@ COLLECTORS: dict[str, Collector] = {
 
 
 def submissions() -> list[tuple[str, str, str]]:
-    """Every client that sends, with every login and way that it knows."""
+    """Return every submitting client with every login and TLS mode that it supports."""
     return [
         (name, login, tls_mode)
         for name, client in SUBMITTERS.items()
@@ -290,7 +290,7 @@ def submissions() -> list[tuple[str, str, str]]:
 
 
 def collections() -> list[tuple[str, str, str]]:
-    """Every client that reads, with every login and way that it knows."""
+    """Return every collecting client with every login and TLS mode that it supports."""
     return [
         (name, login, tls_mode)
         for name, client in COLLECTORS.items()

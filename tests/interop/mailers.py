@@ -1,6 +1,6 @@
-"""s-nail and mutt: programs for a person to read and write mail in, here driven by words.
+"""s-nail and mutt: interactive mail programs, controlled by scripts.
 
-mutt wants a terminal to read in, so it gets one.
+mutt requires a terminal, so it runs in a pseudo-terminal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.interop.client_config import (
     run,
 )
 
-_PATIENCE = 20  # seconds in which a program at a terminal says something or ends
+_PATIENCE = 20  # seconds to wait for output or for the end of a program in a terminal
 
 
 def _quoted(text: str) -> str:
@@ -60,12 +60,12 @@ def s_nail_collect(client_config: ClientConfig) -> bytes:
     _s_nail_read(client_config, f"copy 1 {path}", "delete 1" if client_config.delete else "", "quit")
     if not path.exists():
         raise CommandRejected("s-nail collected nothing")
-    # An mbox has a line on top, one blank line below, and what the reader did as a field.
+    # An mbox entry has a line above it, an empty line below it, and a field with its status.
     return path.read_bytes().partition(b"\n")[2].replace(b"Status: RO\n", b"", 1).removesuffix(b"\n")
 
 
 def s_nail_exits(client_config: ClientConfig) -> None:
-    """Mark a message as deleted, and leave by ``exit``: it drops the connection without QUIT."""
+    """Mark a message as deleted and use ``exit``, which disconnects without QUIT."""
     _s_nail_read(client_config, "delete 1", "exit")
 
 
@@ -81,7 +81,7 @@ def s_nail_submit(client_config: ClientConfig, message: bytes) -> None:
 
 
 def _mutt(client_config: ClientConfig, protocol: str, *lines: str) -> list[str]:
-    """The words that every call begins with; URL and PASSWORD in *lines* stand for those of this visit."""
+    """Return the first arguments of every call; URL and PASSWORD in *lines* stand for those of *client_config*."""
     settings = [
         f"set folder={client_config.scratch}",
         f"set certificate_file={client_config.trusted}",
@@ -129,7 +129,7 @@ def mutt_submit(client_config: ClientConfig, message: bytes) -> None:
 
 
 def _on_terminal(name: str, words: list[str], client_config: ClientConfig, *, failure: bytes) -> bytes:
-    """Run a program that wants a terminal to its end; what it showed.  Once *failure* is among that, it would wait."""
+    """Run a program in a terminal and return its output.  Ends it at *failure*, after which it would wait for input."""
     ours, its = pty.openpty()
     try:
         with subprocess.Popen(
@@ -163,5 +163,5 @@ def _read(terminal: int) -> bytes:
         raise TimeoutError
     try:
         return os.read(terminal, 65536)
-    except OSError:  # EIO: nobody has the other end any more
+    except OSError:  # EIO: the other end is closed
         return b""

@@ -1,4 +1,4 @@
-"""git send-email, and Postfix's smtp-source: they only send."""
+"""git send-email, and Postfix's smtp-source: clients that only send."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tests.interop.client_config import FRIEND, HOST, SENDER, ClientConfig, prog
 
 
 def git_submit(client_config: ClientConfig, message: bytes) -> None:
-    """The message goes as a patch would: in a file, with a ``From`` line on top that is not sent."""
+    """Send the message as a patch: in a file that begins with a ``From`` line, which is not sent."""
     program("git-send-email")
     path = client_config.scratch / "0001.patch"
     path.write_bytes(
@@ -25,6 +25,6 @@ def git_submit(client_config: ClientConfig, message: bytes) -> None:
 
 
 def smtp_source(client_config: ClientConfig, recipient: str, *, sessions: int, messages: int) -> None:
-    """Send *messages* to *recipient* in so many sessions at once.  It knows neither AUTH nor TLS."""
+    """Send *messages* to *recipient* in *sessions* parallel sessions.  It supports neither AUTH nor TLS."""
     words = ["-s", str(sessions), "-m", str(messages), "-l", "5000", "-M", "client.test", "-f", SENDER, "-t", recipient]
     run("smtp-source", [*words, f"{HOST}:{client_config.port}"], home=client_config.scratch)

@@ -1,6 +1,6 @@
-"""Stored passwords against Dovecot's own ``doveadm pw``: each reads what the other wrote.
+"""Stored passwords and Dovecot's ``doveadm pw``: each verifies what the other has hashed.
 
-Skips where it is not installed; with MAILAUTH_INTEROP=require it fails.  Nothing of Dovecot is started.
+Skipped if doveadm is not installed; an error with MAILAUTH_INTEROP=require.  No Dovecot server is started.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MORE = ("SHA256-CRYPT", "ARGON2I", "CRYPT")
 
 @pytest.fixture(scope="module")
 def configuration(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One that says nothing; but that of 2.4 names its version first."""
+    """A doveadm without unexpected output; that of 2.4 prints its version first."""
     path = tmp_path_factory.mktemp("doveadm") / "dovecot.conf"
     lines = "" if version() == "2.3" else "dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\n"
     path.write_text(lines)
@@ -36,7 +36,7 @@ def doveadm(configuration: Path, *words: str) -> subprocess.CompletedProcess[str
 
 
 def typed(password: str) -> bytes:
-    """*password* as a login brings it."""
+    """Return *password* as prepared at login."""
     data = prepared(password.encode())
     assert data is not None
     return data
@@ -45,7 +45,7 @@ def typed(password: str) -> bytes:
 @pytest.mark.parametrize("password", PASSWORDS)
 @pytest.mark.parametrize("scheme", SCHEMES + MORE)
 def test_what_doveadm_writes_is_read_here(configuration: Path, scheme: str, password: str) -> None:
-    """It hashes the octets as they are; a login brings them in the form of RFC 4013 where that differs."""
+    """It hashes the bytes unchanged; at login the password is prepared by RFC 4013, which may change them."""
     written = doveadm(configuration, "-s", scheme, "-p", typed(password).decode())
     assert written.returncode == 0, written.stderr
     credential = read_credential(written.stdout.strip().encode())

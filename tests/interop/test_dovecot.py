@@ -1,7 +1,6 @@
-"""Our client machines against a real Dovecot, every mechanism that it has, on both loops; and the accounts file that it
-reads as we write it.
+"""The client machines with a real Dovecot: each of its mechanisms, on both loops; and the accounts file in both.
 
-Skips without Dovecot 2.3; with MAILAUTH_INTEROP=require it fails.  It runs on loopback, unprivileged, for this file.
+Skipped without Dovecot 2.3; an error with MAILAUTH_INTEROP=require.  It runs on the loopback interface, unprivileged.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ PASSWORD, ASCII, WRONG = "p\u00e4ss w\u00f6rd", "open sesame", "open poppy"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Dovecot]:
-    """One whose accounts are named after their schemes; the password of ``ascii`` is ASCII."""
+    """A Dovecot whose accounts are named after their schemes; the password of ``ascii`` is ASCII."""
     lines = [passwd(scheme.lower(), scheme) for scheme in SCHEMES]
     with dovecot("".join([*lines, f"ascii:{{PLAIN}}{ASCII}\n"])) as running:
         yield running
 
 
 def passwd(name: str, scheme: str) -> str:
-    """A line that ``mailauth passwd`` writes."""
+    """Return a line that ``mailauth passwd`` writes."""
     done = subprocess.run(
         command("passwd", name, "--scheme", scheme),
         input=f"{PASSWORD}\n", capture_output=True, encoding="utf-8", timeout=60, env=environment(),
@@ -42,7 +41,7 @@ def passwd(name: str, scheme: str) -> str:
 
 
 Make = Callable[[str], sasl.ClientMechanism]
-"""A mechanism from its secret, for the account ``plain``, whose password answers everything."""
+"""Makes a mechanism from its secret, for the account ``plain``, which supports every mechanism."""
 
 MAKE: dict[str, Make] = {
     "PLAIN": lambda secret: sasl.PlainClient(authentication_identity="plain", password=secret.encode()),
@@ -66,7 +65,7 @@ BY_TOKEN: dict[str, Callable[[bytes], sasl.ClientMechanism]] = {
 
 
 def context(server: Dovecot, common_name: str | None = None) -> ssl.SSLContext:
-    """A client's, with a certificate for *common_name* if there is one."""
+    """The TLS context of a client, with a certificate for *common_name* if given."""
     made = ssl.create_default_context()
     server.authority.configure_trust(made)
     if common_name is not None:
@@ -89,7 +88,7 @@ def test_our_clients_log_in_by_password(server: Dovecot, run: Run, login: Login,
 @on_both_ports
 @pytest.mark.parametrize("name", POP3_ONLY)
 def test_our_client_logs_in_as_only_pop3_does(server: Dovecot, run: Run, upgrade: bool, name: str) -> None:
-    """RFC 1939 section 7.  Beyond ASCII our client would want UTF8 first (RFC 6856 section 2.2), which is not there."""
+    """RFC 1939 section 7.  A non-ASCII password would require UTF8 (RFC 6856 section 2.2), which Dovecot lacks."""
 
     async def main() -> None:
         assert await pop3_login(server.ports, context(server), POP3_ONLY[name](ASCII), upgrade) == "ok"
@@ -122,13 +121,13 @@ def test_our_clients_log_in_by_certificate(server: Dovecot, run: Run, login: Log
     run(main)
 
 
-# Dovecot takes half a second for a refusal, so these do not come in every combination.
+# Dovecot delays a failed login by half a second, so these tests do not run in every combination.
 
 
 @by_both_protocols
 @pytest.mark.parametrize("name", MAKE)
 def test_a_wrong_password_is_refused(server: Dovecot, login: Login, name: str) -> None:
-    """The machine reads it off Dovecot's reply."""
+    """The client detects it in Dovecot's reply."""
 
     async def main() -> None:
         assert await login(server.ports, context(server), MAKE[name](WRONG), False) == refused(login)
@@ -139,7 +138,7 @@ def test_a_wrong_password_is_refused(server: Dovecot, login: Login, name: str) -
 @by_both_protocols
 @pytest.mark.parametrize("name", BY_TOKEN)
 def test_a_forged_token_is_refused_in_json(server: Dovecot, login: Login, name: str) -> None:
-    """RFC 7628 section 3.2.2: our client keeps what it was told."""
+    """RFC 7628 section 3.2.2: the client keeps the error it received."""
     forged = BY_TOKEN[name](token("plain", key=b"another key"))
 
     async def main() -> None:
@@ -152,7 +151,7 @@ def test_a_forged_token_is_refused_in_json(server: Dovecot, login: Login, name: 
 
 @by_both_protocols
 def test_without_a_certificate_external_is_refused(server: Dovecot, login: Login) -> None:
-    """Dovecot offers it to everybody."""
+    """Dovecot offers it to all clients."""
 
     async def main() -> None:
         assert await login(server.ports, context(server), sasl.ExternalClient(), False) == refused(login)
@@ -163,7 +162,7 @@ def test_without_a_certificate_external_is_refused(server: Dovecot, login: Login
 @on_both_loops
 @by_both_protocols
 def test_scram_by_the_keys_that_we_wrote(server: Dovecot, run: Run, login: Login) -> None:
-    """RFC 7677: Dovecot proves itself with the ServerKey in the file."""
+    """RFC 7677: Dovecot proves its identity with the ServerKey in the file."""
 
     scram = sasl.ScramSha256Client(
         authentication_identity="scram-sha-256", password=PASSWORD.encode(), entropy=secrets.token_bytes(16)
@@ -177,14 +176,14 @@ def test_scram_by_the_keys_that_we_wrote(server: Dovecot, run: Run, login: Login
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_dovecot_takes_the_file_that_we_write(server: Dovecot, scheme: str) -> None:
-    """``doveadm auth test`` asks the server that runs."""
+    """``doveadm auth test`` queries the running server."""
     assert server.auth_test(scheme.lower(), PASSWORD)
     assert not server.auth_test(scheme.lower(), WRONG)
 
 
 @on_both_loops
 def test_what_dovecot_does_not_offer_is_not_tried(server: Dovecot, run: Run) -> None:
-    """It has no -PLUS form."""
+    """Dovecot does not support the -PLUS form."""
     bound = sasl.ScramSha256PlusClient(
         authentication_identity="plain", password=b"x", entropy=bytes(16),
         channel_binding="tls-server-end-point", binding_data=bytes(32),

@@ -1,6 +1,6 @@
-"""Dovecot as a client of ours: its submission server sends on through our SMTP server, its pop3c reads our maildrops.
+"""Dovecot as a client: its submission server relays to the mailauth SMTP server, and its pop3c reads from mailauth.
 
-Skips without Dovecot 2.3; with MAILAUTH_INTEROP=require it fails.
+Skipped without Dovecot 2.3; an error with MAILAUTH_INTEROP=require.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RELAY_SSL = {"clear": "no", "upgrade": "starttls", "implicit": "smtps"}
 
 @attrs.frozen(kw_only=True)
 class OurServer:
-    """Our server, and what belongs to it."""
+    """A mailauth server and its data."""
 
     server: Served
     directory: Path
@@ -49,7 +49,7 @@ def our_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 def relaying(our_server: OurServer, tls_mode: str, password: str) -> str:
-    """Settings of a Dovecot that sends on to *our_server*, as alice."""
+    """Return the settings of a Dovecot that relays to *our_server* as alice."""
     return f"""
 submission_relay_port = {our_server.port("smtp", tls_mode)}
 submission_relay_ssl = {RELAY_SSL[tls_mode]}
@@ -59,7 +59,7 @@ submission_relay_password = "{password}"
 
 
 def submit(running: Dovecot, message: bytes) -> None:
-    """To Dovecot, as an account of its own.  Raises SMTPException when our server did not take it."""
+    """Send a message to Dovecot with one of its accounts.  Raises SMTPException if the mailauth server rejects it."""
     assert running.ports.smtp is not None
     with smtplib.SMTP(HOST, running.ports.smtp, "client.test", timeout=30) as client:
         client.starttls()
@@ -69,7 +69,7 @@ def submit(running: Dovecot, message: bytes) -> None:
 
 @pytest.mark.parametrize("tls_mode", WAYS)
 def test_it_sends_on_through_our_server(our_server: OurServer, tls_mode: str) -> None:
-    """RFC 4954: it logs in by PLAIN; the message is told apart by its subject."""
+    """RFC 4954: Dovecot logs in by PLAIN.  The subject identifies the message."""
     subject = secrets.token_hex(8)
     message = f"From: alice@example.test\r\nSubject: {subject}\r\n\r\nHello\r\n.\r\n..dot\r\nBye\r\n".encode()
     settings = relaying(our_server, tls_mode, PASSWORD)
@@ -93,16 +93,16 @@ def test_it_sends_nothing_on_with_a_wrong_password(our_server: OurServer) -> Non
 
 @pytest.fixture(scope="module")
 def reader(our_server: OurServer) -> Iterator[Dovecot]:
-    """One that reads by POP3."""
+    """A Dovecot that reads by POP3."""
     with dovecot("", trusts=our_server.directory / "authority.pem") as running:
         yield running
 
 
 def read(our_server: OurServer, reader: Dovecot, password: str) -> subprocess.CompletedProcess[str]:
-    """Fetch all that is in alice's maildrop by Dovecot's pop3c.
+    """Fetch the maildrop of alice with Dovecot's pop3c.
 
-    In clear: behind STLS that of 2.3 says nothing more to anybody, and with implicit TLS it overlooks an answer that is
-    there before it looks, and waits for ever.
+    Without TLS: after STLS, pop3c of 2.3 sends nothing more to any server, and with implicit TLS it does not notice a
+    reply that has already arrived, and waits indefinitely.
     """
     settings = {
         "mail_location": f"pop3c:{reader.home}/read/{secrets.token_hex(4)}",
@@ -114,7 +114,7 @@ def read(our_server: OurServer, reader: Dovecot, password: str) -> subprocess.Co
 
 
 def test_it_reads_a_maildrop_of_ours(our_server: OurServer, reader: Dovecot) -> None:
-    """RFC 1939: USER and PASS, CAPA, UIDL, RETR; and the message comes out as it is."""
+    """RFC 1939: USER and PASS, CAPA, UIDL, RETR.  The message is returned unchanged."""
     done = read(our_server, reader, PASSWORD)
     assert done.returncode == 0, done.stderr
     assert MESSAGE.decode() in done.stdout.replace("\r\n", "\n")

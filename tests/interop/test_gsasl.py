@@ -1,8 +1,9 @@
-"""GNU SASL's own program on both sides: as a client of the ready server, and as a server of our client mechanisms.
+"""GNU SASL's program on both sides: as a client of ``mailauth serve``, and as a server for the client mechanisms.
 
-Skips without it; with MAILAUTH_INTEROP=require it fails.  It is met in clear, and behind STARTTLS, which it says before
-any EHLO, for PLAIN and EXTERNAL.  The -PLUS forms are met mechanism to mechanism: it binds by ``tls-exporter`` and
-``tls-unique``, neither of which Python's ssl has for TLS 1.3.  As a server it cannot judge EXTERNAL.
+Skipped if it is not installed; an error with MAILAUTH_INTEROP=require.  It is tested without TLS, and with STARTTLS,
+which it sends before any EHLO, for PLAIN and EXTERNAL.  The -PLUS forms are tested between the mechanisms only: gsasl
+binds to ``tls-exporter`` and ``tls-unique``, neither of which Python's ssl provides for TLS 1.3.  As a server it cannot
+check EXTERNAL.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def gsasl(our_server: Served, login: str, password: str, home: Path) -> bytes:
 
 @pytest.mark.parametrize("login", LOGINS)
 def test_it_logs_in_to_our_server(our_server: Served, login: str, tmp_path: Path) -> None:
-    """RFC 4954; in SCRAM it verifies that the server knows the password, too."""
+    """RFC 4954; with SCRAM gsasl also verifies that the server knows the password."""
     said = gsasl(our_server, login, PASSWORD, tmp_path)
     assert b"\n235 2.7.0 " in said
     assert our_server.logins()[-1] == Login(NAME, login, inside_tls=False)
@@ -71,7 +72,7 @@ def test_it_logs_in_after_starttls(our_server: Served, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("acting_as", [[], ["-z", NAME]], ids=["nobody", "itself"])
 def test_it_logs_in_by_certificate(our_server: Served, tmp_path: Path, acting_as: list[str]) -> None:
-    """RFC 4422 appendix A: by the certificate alone, or saying whom it acts as."""
+    """RFC 4422 appendix A: with the certificate only, or with an authorization identity."""
     said = inside_tls(our_server, "EXTERNAL", tmp_path, *certificate(our_server, "alice"), *acting_as)
     assert b"\n235 2.7.0 " in said
     assert our_server.logins()[-1] == Login(NAME, "EXTERNAL", inside_tls=True)
@@ -117,9 +118,9 @@ OURS: dict[str, Callable[[bytes], sasl.ClientMechanism]] = {
 
 
 def trusted(ours: sasl.ClientMechanism, home: Path, channel: bytes = CHANNEL) -> bool:
-    """Whether gsasl, as a server on its standard input and output, takes *ours* for who it says.
+    """Return whether gsasl, as a server on its standard input and output, accepts the login of *ours*.
 
-    It asks for the *channel* that the -PLUS forms bind to.
+    It asks for the *channel* binding of the -PLUS forms.
     """
     words = [program("gsasl"), "--server", "--quiet", "-m", ours.name, "-a", NAME, "-p", PASSWORD]
     with subprocess.Popen(
@@ -131,8 +132,8 @@ def trusted(ours: sasl.ClientMechanism, home: Path, channel: bytes = CHANNEL) ->
         response = ours.respond(None)
         begun = ours.client_first
         asks = ours.name.endswith("-PLUS")
-        while line := process.stdout.readline():  # of base64, empty when it has nothing to say
-            challenge = line.rpartition(b": ")[2].strip()  # what it asks for stands in front
+        while line := process.stdout.readline():  # in base64; empty for no data
+            challenge = line.rpartition(b": ")[2].strip()  # a prompt may come first
             if not begun or challenge:
                 response = ours.respond(sasl.decode_base64(challenge))
                 begun = True
@@ -142,7 +143,7 @@ def trusted(ours: sasl.ClientMechanism, home: Path, channel: bytes = CHANNEL) ->
                 asks = False
             process.stdin.flush()
             if ours.satisfied and not response:
-                break  # what follows would be application data
+                break  # further data would belong to the application
             response = b""
         process.stdin.close()
         return process.wait(TIMEOUT) == 0
@@ -150,7 +151,7 @@ def trusted(ours: sasl.ClientMechanism, home: Path, channel: bytes = CHANNEL) ->
 
 @pytest.mark.parametrize("login", OURS)
 def test_our_client_logs_in_to_it(login: str, tmp_path: Path) -> None:
-    """In SCRAM ours verifies that gsasl knows the password, too."""
+    """With SCRAM the client also verifies that gsasl knows the password."""
     ours = OURS[login](PASSWORD.encode())
     assert trusted(ours, tmp_path)
     assert ours.satisfied
@@ -163,7 +164,7 @@ def test_our_client_with_a_wrong_password_does_not(login: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("login", [login for login in OURS if "-PLUS" in login])
 def test_our_client_on_another_channel_does_not(login: str, tmp_path: Path) -> None:
-    """RFC 5802 section 6: somebody stands between."""
+    """RFC 5802 section 6: a man in the middle."""
     ours = OURS[login](PASSWORD.encode())
     assert not trusted(ours, tmp_path, b"another channel")
     assert not ours.satisfied
@@ -176,7 +177,7 @@ def test_our_client_on_another_channel_does_not(login: str, tmp_path: Path) -> N
 def test_it_logs_in_to_our_mechanism_and_binds_the_channel(
     make: type[sasl.ScramSha1PlusServer | sasl.ScramSha256PlusServer], hash_name: str, channel: bytes, tmp_path: Path
 ) -> None:
-    """RFC 5802 section 6, RFC 9266: gsasl as a client on its standard input and output; it asks for the channel."""
+    """RFC 5802 section 6, RFC 9266: gsasl as a client on its standard input and output, with channel binding."""
     ours = make(
         nonce=secrets.token_hex(8), tls=True, decoy=sasl.ScramDecoy(key=bytes(16)),
         channel_bindings={"tls-exporter": channel},
@@ -210,7 +211,7 @@ def test_it_logs_in_to_our_mechanism_and_binds_the_channel(
             assert isinstance(verdict, sasl.Success)
             say(verdict.data)
             assert hear() == b""
-            said.write(b"\n")  # the protocol's own success
+            said.write(b"\n")  # the success reply of the protocol
         else:
             assert verdict is sasl.Refusal.BAD_CREDENTIALS
         said.close()

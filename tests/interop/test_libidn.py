@@ -1,6 +1,6 @@
-"""SASLprep against libidn, the library that GNU SASL prepares names and passwords with.
+"""SASLprep compared with libidn, the library that GNU SASL prepares names and passwords with.
 
-Skips where it is not installed; with MAILAUTH_INTEROP=require it fails.
+Skipped if it is not installed; an error with MAILAUTH_INTEROP=require.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SIZE = 4096
 
 @pytest.fixture(scope="module")
 def libidn() -> Prepare:
-    """``stringprep()`` with the profile SASLprep: the prepared text, None for text that is refused."""
+    """Run ``stringprep()`` with the profile SASLprep; return the prepared text, or None if it is rejected."""
     try:
         library = ctypes.CDLL("libidn.so.12")
     except OSError:
@@ -56,19 +56,19 @@ def differences(libidn: Prepare, texts: Iterable[str]) -> list[str]:
 
 
 def is_in_c_string(code_point: int) -> bool:
-    """Neither NUL nor a surrogate."""
+    """Characters except NUL and surrogates."""
     return code_point != 0 and not 0xD800 <= code_point < 0xE000
 
 
 @pytest.mark.parametrize("plane", [0, 1, 2, 14])
 def test_every_code_point_is_prepared_alike(libidn: Prepare, plane: int) -> None:
-    """As a query and as a stored string."""
+    """As a query string and as a stored string."""
     code_points = range(plane * 0x10000, (plane + 1) * 0x10000)
     assert differences(libidn, map(chr, filter(is_in_c_string, code_points))) == []
 
 
 def some_texts(seed: int) -> Iterator[str]:
-    """Two to six characters: letters of many scripts and combining marks, also those of later versions of Unicode."""
+    """Two to six characters: letters of many scripts and combining marks, also from later versions of Unicode."""
     characters = [chr(code_point) for code_point in filter(is_in_c_string, range(0x30000))]
     marks = [character for character in characters if unicodedata.combining(character)]
     low = characters[:0x3100]
@@ -79,7 +79,7 @@ def some_texts(seed: int) -> Iterator[str]:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_any_text_is_prepared_alike(libidn: Prepare, seed: int) -> None:
-    """Composition, the order of marks, what is deleted, and the direction of letters."""
+    """Composition, the order of marks, deleted characters, and the direction of letters."""
     assert differences(libidn, some_texts(seed)) == []
 
 

@@ -1,6 +1,6 @@
-"""Servers that others wrote as the next hop of ours: Postfix's smtp-sink, with the faults that it knows, and aiosmtpd.
+"""Servers of other projects as the next hop: Postfix's smtp-sink, with the faults that it can simulate, and aiosmtpd.
 
-smtp-sink that is not installed skips its tests; with MAILAUTH_INTEROP=require it fails them.
+Tests with smtp-sink are skipped if it is not installed; an error with MAILAUTH_INTEROP=require.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from tests.io.server_support import TIMEOUT, Run, Served, on_both_loops
 pytestmark = on_both_loops
 
 _ATTEMPTS = 5
-"""A port that was free may be taken by somebody else before smtp-sink has it."""
+"""Another program may take a free port before smtp-sink binds it."""
 
 MESSAGE = b"Subject: far\r\n\r\n.\r\n..dots\r\nbody\r\n"
 
 
 @contextmanager
 def smtp_sink(directory: Path, *options: str) -> Iterator[int]:
-    """smtp-sink at a port of its own, which writes each message into *directory*."""
-    directory.chmod(0o777)  # it gives up the rights of root
+    """Run smtp-sink on a port of its own; it writes each message into *directory*."""
+    directory.chmod(0o777)  # it drops the rights of root
     words = [program("smtp-sink"), *options, "-d", "%M.", *(["-u", "nobody"] if os.geteuid() == 0 else [])]
     for attempt in range(1, _ATTEMPTS + 1):
         with socket.socket() as found:
@@ -78,7 +78,7 @@ CASES: dict[str, tuple[tuple[str, ...], str, str]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_mail_goes_to_smtp_sink(run: Run, case: str, tmp_path: Path) -> None:
-    """Two transactions of one session, each for here and elsewhere."""
+    """Two transactions in one session, each with a local and a remote recipient."""
     options, rcpt, dot = CASES[case]
 
     def client(served: Served) -> None:
@@ -98,7 +98,7 @@ def test_mail_goes_to_smtp_sink(run: Run, case: str, tmp_path: Path) -> None:
 
 
 def test_pop_before_smtp_opens_the_way_through(run: Run, tmp_path: Path) -> None:
-    """smtp-source knows no login: its sessions relay by the grant of another, each over a connection of its own."""
+    """smtp-source cannot log in: its sessions relay by the grant of another client, each over its own connection."""
     there, home = tmp_path / "there", tmp_path / "home"
     there.mkdir()
     home.mkdir()
@@ -117,7 +117,7 @@ def test_pop_before_smtp_opens_the_way_through(run: Run, tmp_path: Path) -> None
 
 
 class Kept(Handler):
-    """What aiosmtpd was handed."""
+    """The messages that aiosmtpd received."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Kept(Handler):
 
 @contextmanager
 def aiosmtpd(handler: Kept) -> Iterator[int]:
-    """aiosmtpd at a port of its own, in a thread with a loop of its own."""
+    """Run aiosmtpd on a port of its own, in a thread with its own event loop."""
     begun: queue.SimpleQueue[tuple[int, Callable[[], object]]] = queue.SimpleQueue()
 
     async def serve() -> None:

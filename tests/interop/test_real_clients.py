@@ -1,6 +1,6 @@
-"""Clients that others wrote against ``mailauth serve --legacy`` on each loop: every login, in clear and in TLS.
+"""Clients of other projects with ``mailauth serve --legacy`` on each loop: every login, with and without TLS.
 
-A client that is not installed skips its tests; with MAILAUTH_INTEROP=require it fails them.
+Tests of a client that is not installed are skipped; an error with MAILAUTH_INTEROP=require.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.interop.senders import smtp_source
 from tests.serving import LOOPS, Login, Served, messages, served
 
 _addresses = itertools.count(2)
-"""A grant is for an address, so a test that needs one without any takes a new one of 127.1.0.0/16."""
+"""A grant belongs to an address, so a test that needs an address without a grant takes a new one in 127.1.0.0/16."""
 
 MESSAGE = (
     b"From: bob@example.test\nTo: alice@example.test\nSubject: waiting\n"
@@ -35,12 +35,12 @@ MESSAGE = (
 
 @attrs.frozen(kw_only=True)
 class OurServer:
-    """A server with one letter in each maildrop."""
+    """A server with one message in each maildrop."""
 
     server: Served
     directory: Path
     readers: Iterator[str]
-    """Names whose maildrops no other test touches."""
+    """Names whose maildrops no other test uses."""
 
     def client_config(
         self, protocol: str, tls_mode: str, login: str, scratch: Path, *,
@@ -54,9 +54,9 @@ class OurServer:
         )  # fmt: skip
 
     def sent_on(self, message: bytes, *, composed: bool = False) -> bool:
-        """Whether *message* waits in the outbox, whole below the lines that the server put on top.
+        """Whether the outbox contains *message* unchanged after the lines that the server added.
 
-        Of one that the client *composed* only the subject and the body can be known.
+        If the client *composed* it, only the subject and the body are compared.
         """
         wanted = message.replace(b"\r\n", b"\n")
         outbox = messages(self.directory / "outbox")
@@ -99,7 +99,7 @@ def our_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 def make_message() -> bytes:
-    """A message like no other, with lines that a client has to stuff."""
+    """A unique message with lines that must be dot-stuffed."""
     return (
         f"From: alice@example.test\r\nTo: friend@elsewhere.test\r\nSubject: {secrets.token_hex(8)}\r\n"
         f"Date: Tue, 24 Nov 2026 08:00:00 +0000\r\nMessage-ID: <{secrets.token_hex(8)}@client.test>\r\n"
@@ -114,7 +114,7 @@ def fresh_address() -> str:
 
 @pytest.mark.parametrize(("client", "login", "tls_mode"), submissions())
 def test_submitted_with_auth(our_server: OurServer, client: str, login: str, tls_mode: str, tmp_path: Path) -> None:
-    """RFC 4954: whoever proved an identity may send mail elsewhere, and it arrives whole."""
+    """RFC 4954: an authenticated client may send remote mail, and it arrives unchanged."""
     message = make_message()
     submitter = SUBMITTERS[client]
     submitter.submit(our_server.client_config("smtp", tls_mode, login, tmp_path, source=fresh_address()), message)
@@ -124,7 +124,7 @@ def test_submitted_with_auth(our_server: OurServer, client: str, login: str, tls
 
 @pytest.mark.parametrize(("client", "login", "tls_mode"), collections())
 def test_collected(our_server: OurServer, client: str, login: str, tls_mode: str, tmp_path: Path) -> None:
-    """RFC 1939: every login opens the maildrop, and the message comes out as it is and stays."""
+    """RFC 1939: every login opens the maildrop; the message is returned unchanged and is not deleted."""
     text = (
         COLLECTORS[client].collect(our_server.client_config("pop3", tls_mode, login, tmp_path)).replace(b"\r\n", b"\n")
     )
@@ -142,7 +142,7 @@ def test_collected(our_server: OurServer, client: str, login: str, tls_mode: str
     ],
 )
 def test_collected_and_deleted(our_server: OurServer, client: str, login: str, tls_mode: str, tmp_path: Path) -> None:
-    """RFC 1939 section 6: what was marked is gone after QUIT."""
+    """RFC 1939 section 6: marked messages are removed after QUIT."""
     name = next(our_server.readers)
     client_config = our_server.client_config("pop3", tls_mode, login, tmp_path, name=name, delete=True)
     assert COLLECTORS[client].collect(client_config).replace(b"\r\n", b"\n") == MESSAGE
@@ -151,7 +151,7 @@ def test_collected_and_deleted(our_server: OurServer, client: str, login: str, t
 
 @pytest.mark.parametrize("tls_mode", WAYS)
 def test_fetchmail_keeps_by_reading_with_top(our_server: OurServer, tls_mode: str, tmp_path: Path) -> None:
-    """It asks for more lines than any message has, and never says RETR."""
+    """The client asks for more lines than any message has, and never sends RETR."""
     said = fetchmail(our_server.client_config("pop3", tls_mode, "USER", tmp_path))
     assert b"POP3> TOP 1 99999999" in said
     assert b"POP3> RETR" not in said
@@ -169,7 +169,7 @@ def test_s_nail_leaves_by_exit_and_nothing_is_deleted(our_server: OurServer, tls
 
 
 def _messages_once_free(our_server: OurServer, name: str) -> list[bytes]:
-    """The listing of a maildrop, as soon as the session before has let it go."""
+    """Return the listing of a maildrop, as soon as the last session has released it."""
     for _ in range(1000):
         client = poplib.POP3(HOST, our_server.server.port("pop3"), timeout=30)
         try:
@@ -185,7 +185,7 @@ def _messages_once_free(our_server: OurServer, name: str) -> list[bytes]:
 
 
 def test_postfix_sends_in_many_sessions_at_once(our_server: OurServer, tmp_path: Path) -> None:
-    """``smtp-source``, which Postfix is measured with: every message that it saw acknowledged is there."""
+    """``smtp-source``, a load generator of Postfix: every acknowledged message is stored."""
     name = next(our_server.readers)
     smtp_source(
         our_server.client_config("smtp", "clear", "", tmp_path), f"{name}@example.test", sessions=10, messages=200
@@ -202,7 +202,7 @@ def test_postfix_sends_in_many_sessions_at_once(our_server: OurServer, tmp_path:
 def test_pop_before_smtp(
     our_server: OurServer, reader: str, sender: str, login: str, tls_mode: str, tmp_path: Path
 ) -> None:
-    """A login by POP3 opens SMTP for its address and for no other."""
+    """A POP3 login allows SMTP relaying for its address only."""
     collect, submit = COLLECTORS[reader].collect, SUBMITTERS[sender].submit
     here, elsewhere = fresh_address(), fresh_address()
     message, refused = make_message(), make_message()
@@ -227,7 +227,7 @@ def test_pop_before_smtp(
 def test_a_wrong_password_opens_nothing(
     our_server: OurServer, client: str, login: str, tls_mode: str, tmp_path: Path
 ) -> None:
-    """A login that fails is no login: the client hears so.  The same for a token and a certificate."""
+    """A failed login is reported to the client, also for a token and a certificate."""
     with pytest.raises(CommandRejected):
         COLLECTORS[client].collect(
             our_server.client_config(

@@ -1,6 +1,6 @@
-"""curl by XOAUTH2: it takes OAUTHBEARER where both are offered, so here is a server on the library with XOAUTH2 alone.
+"""curl with XOAUTH2.  curl prefers OAUTHBEARER if both are offered, so the server here offers only XOAUTH2.
 
-Skips without curl; with MAILAUTH_INTEROP=require it fails.
+Skipped without curl; an error with MAILAUTH_INTEROP=require.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def owner(question: sasl.CheckToken) -> str | sasl.Refusal:
 
 @attrs.define
 class OurServer:
-    """What two servers heard, and from whom."""
+    """What two servers received, and from which user."""
 
     content: bytes = b""
     logins: list[str] = attrs.field(factory=list)
@@ -82,7 +82,7 @@ class OurServer:
 def visited(
     run: Run, our_server: OurServer, protocol: str, tls_mode: str, client_config: Callable[[int], bytes]
 ) -> bytes:
-    """What a client brings home, in a thread, from a port of *protocol*."""
+    """Return what a client collects, run in a thread, from a port of *protocol*."""
 
     async def main() -> bytes:
         adapter, implicit = _loops.current().adapter, tls_mode == "implicit"
@@ -135,7 +135,7 @@ def test_collected_by_token(run: Run, tls_mode: str, tmp_path: Path) -> None:
 @on_both_loops
 @pytest.mark.parametrize("protocol", ["smtp", "pop3"])
 def test_a_wrong_token_is_told_in_json_and_opens_nothing(run: Run, protocol: str, tmp_path: Path) -> None:
-    """curl answers the JSON, and then hears the refusal."""
+    """curl answers the JSON error, and then gets the failure."""
     our_server = OurServer()
 
     def client_config(port: int) -> bytes:

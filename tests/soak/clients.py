@@ -1,7 +1,7 @@
-"""The clients of the load test, on asyncio: each speaks its protocol octet by octet, so that it can stop anywhere.
+"""The clients of the load test, on asyncio.  They work on raw bytes, so that they can stop at any point.
 
-Knows what a client was told; whether it is true is the test's affair.  A message has a token in its subject: it is
-acknowledged by 250, and collected by the +OK to the QUIT behind RETR and DELE.
+They record what was acknowledged; the test compares it with the stored messages.  Each message has a token in its
+subject.  It is acknowledged by 250, and collected by the +OK to QUIT after RETR and DELE.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import attrs
 PASSWORD: Final = "open sesame"
 TOKEN: Final = re.compile(rb"^Subject: (soak-[0-9]+)\r?$", re.MULTILINE)
 
-_AT_ONCE: Final = 90  # connections that are being made: fewer than a listener queues
-_LINES: Final = (1, 40, 900, 4_000)  # of a message: in one chunk, and in many
+_AT_ONCE: Final = 90  # concurrent connection attempts, fewer than the backlog of a listener
+_LINES: Final = (1, 40, 900, 4_000)  # lines of a message: one chunk, or many chunks
 
 
 class Unexpected(Exception):
-    """A reply that is not the one that was asked for."""
+    """The server sent an unexpected reply."""
 
     def __init__(self, line: bytes, beginning: bytes) -> None:
         super().__init__(f"{line!r} instead of {beginning!r}")
@@ -36,7 +36,7 @@ class Unexpected(Exception):
 
 
 class Place(enum.Enum):
-    """Where a message for a recipient goes."""
+    """The destination of a message for a recipient."""
 
     MAILDROP = "maildrop"
     OUTBOX = "outbox"
@@ -44,15 +44,15 @@ class Place(enum.Enum):
 
 @attrs.define
 class Ledger:
-    """What all clients together have sent, and what they were told of it."""
+    """What all clients together have sent, and the results."""
 
     sent: dict[str, frozenset[Place]] = attrs.field(factory=dict)
-    """The token of each message that was begun, and where its copies should be."""
+    """The token of each message that was begun, and the destinations of its copies."""
     acknowledged: set[str] = attrs.field(factory=set)
     collected: Counter[str] = attrs.field(factory=Counter)
 
     def begin(self, *places: Place, lines: int | None = None) -> tuple[str, bytes]:
-        """A new message of so many lines: its token and its octets, without the final dot."""
+        """Return a new message with *lines* lines: its token and its bytes, without the final dot."""
         number = len(self.sent)
         token = f"soak-{number}"
         self.sent[token] = frozenset(places)
@@ -61,7 +61,7 @@ class Ledger:
 
 
 class Wire:
-    """One connection to the server.  Whatever is not expected raises Unexpected, OSError or EOFError."""
+    """One connection to the server.  Unexpected data raises Unexpected, OSError or EOFError."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -71,18 +71,18 @@ class Wire:
         self._writer.write(data)
 
     async def hear(self) -> bytes:
-        """A line, without its end."""
+        """Return a line without its line end."""
         return (await self._reader.readuntil(b"\r\n"))[:-2]
 
     async def hear_text(self) -> bytes:
-        """The lines of a multi-line response as they are on the wire, without the final dot."""
+        """Return the lines of a multi-line response as received, without the final dot."""
         lines = []
         while (line := await self.hear()) != b".":
             lines.append(line)
         return b"\r\n".join(lines)
 
     async def expect(self, beginning: bytes) -> bytes:
-        """A reply, of one line or more, that begins so; its last line."""
+        """Read a reply of one or more lines that begins with *beginning*; return its last line."""
         while True:
             line = await self.hear()
             if line[:3].isdigit() and line[3:4] == b"-":
@@ -92,12 +92,12 @@ class Wire:
             return line
 
     async def ask(self, command: bytes, beginning: bytes) -> bytes:
-        """Say a line and hear the reply to it."""
+        """Send a line and read the reply."""
         self.say(command + b"\r\n")
         return await self.expect(beginning)
 
     async def to_the_end(self) -> None:
-        """Hear whatever comes until the server has closed."""
+        """Read until the server closes the connection."""
         with contextlib.suppress(ConnectionError):
             while await self._reader.read(65_536):
                 pass
@@ -107,14 +107,14 @@ class Wire:
 
     @property
     def can_half_close(self) -> bool:
-        """Not inside TLS: asyncio cannot."""
+        """False with TLS, which asyncio cannot half-close."""
         return self._writer.can_write_eof()
 
     def half_close(self) -> None:
         self._writer.write_eof()
 
     def reset(self) -> None:
-        """Leave nothing behind, and let the server know by RST alone."""
+        """Close the connection with a RST."""
         with contextlib.suppress(OSError):
             self._writer.get_extra_info("socket").setsockopt(
                 socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
@@ -127,7 +127,7 @@ class Wire:
 
 @attrs.frozen(kw_only=True)
 class Target:
-    """The server as its clients know it."""
+    """The server from the view of its clients."""
 
     ports: dict[str, int | None]
     tls: ssl.SSLContext
@@ -136,9 +136,9 @@ class Target:
 
     @contextlib.asynccontextmanager
     async def wire(self, port: str, source: str, *, raw: bool = False) -> AsyncIterator[Wire]:
-        """A connection from the address *source* that has heard the greeting, inside TLS where *port* asks for it.
+        """Connect from the address *source* and read the greeting, with TLS if *port* requires it.
 
-        *raw* is one without a handshake and without a greeting.
+        With *raw*, there is no handshake, and no greeting is read.
         """
         tls = self.tls if port.endswith("s") and not raw else None
         async with self._making:
@@ -160,7 +160,7 @@ class Target:
 
 
 USERS: Final = tuple(f"user{number}" for number in range(200))
-"""Accounts of those who behave: each of them has one session at a time."""
+"""The accounts of regular clients.  Each has one session at a time."""
 
 
 def greeting(port: str) -> bytes:
@@ -168,12 +168,12 @@ def greeting(port: str) -> bytes:
 
 
 def plain(name: str) -> bytes:
-    """The response of PLAIN."""
+    """Return the response of PLAIN."""
     return base64.b64encode(f"\0{name}\0{PASSWORD}".encode())
 
 
 async def send(wire: Wire, target: Target, recipient: str, *, lines: int | None = None) -> None:
-    """One mail transaction, to its acknowledgement."""
+    """Run one mail transaction until the message is acknowledged."""
     await wire.ask(b"MAIL FROM:<sender@far.test>", b"250 ")
     await wire.ask(f"RCPT TO:<{recipient}>".encode(), b"250 ")
     await wire.ask(b"DATA", b"354 ")
@@ -185,7 +185,7 @@ async def send(wire: Wire, target: Target, recipient: str, *, lines: int | None 
 
 
 async def submit(target: Target, number: int, source: str) -> None:
-    """One message for a neighbour and one for elsewhere, by the method that falls to *number*."""
+    """Send one message to a local and one to a remote recipient; *number* selects the login method."""
     name, method = USERS[number], number % 4
     async with target.wire("smtps" if method == 3 else "smtp", source) as wire:
         await wire.ask(b"EHLO client.test", b"250 ")
@@ -193,7 +193,7 @@ async def submit(target: Target, number: int, source: str) -> None:
             await wire.ask(b"STARTTLS", b"220 ")
             await wire.start_tls(target.tls)
             await wire.ask(b"EHLO client.test", b"250 ")
-        if method != 1:  # POP before SMTP: collect() was here
+        if method != 1:  # POP before SMTP: collect() has logged in before
             await wire.ask(b"AUTH PLAIN " + plain(name), b"235 ")
         await send(wire, target, f"{USERS[number - 1]}@example.test")
         await send(wire, target, f"{name}@far.test")
@@ -201,7 +201,7 @@ async def submit(target: Target, number: int, source: str) -> None:
 
 
 async def collect(target: Target, number: int, source: str) -> None:
-    """Log in by POP3, read all there is, delete it, and be told that it is gone."""
+    """Log in by POP3, retrieve all messages, delete them, and check that the deletion is confirmed."""
     name, method = USERS[number], number % 4
     async with target.wire("pop3s" if method == 3 else "pop3", source) as wire:
         if method == 2:
@@ -220,7 +220,7 @@ async def collect(target: Target, number: int, source: str) -> None:
 
 
 async def work(target: Target, number: int, source: str) -> None:
-    """An active session: it collects, sends, and collects again, each on a connection of its own."""
+    """Run an active session: collect, send, and collect again, each on a new connection."""
     await collect(target, number, source)
     await submit(target, number, source)
     await collect(target, number, source)

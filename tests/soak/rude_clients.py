@@ -1,6 +1,6 @@
-"""Clients of the load test that leave without a goodbye, in every phase of a session and of a handshake.
+"""Clients of the load test that disconnect in every phase of a session and of a handshake.
 
-Knows where to stop and how; what was begun is in the ledger, as a message that may be there or not.
+Their messages are recorded as begun: each may be stored or not.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.soak.clients import PASSWORD, Place, Target, Wire, plain, send
 
 
 class Leave(enum.Enum):
-    """How a client goes."""
+    """How a client disconnects."""
 
     CLOSE = "close"
     RESET = "reset"
@@ -27,13 +27,13 @@ class Leave(enum.Enum):
 
 @attrs.frozen
 class Phase:
-    """Where a client goes: after these commands, each answered so, and then these last octets."""
+    """The point where a client disconnects: after *asked*, each command with its reply, and the bytes *last*."""
 
     port: str
     asked: tuple[tuple[bytes, bytes], ...] = ()
     last: bytes = b""
     message: bool = False
-    """A message goes between the two; *last* may be its end."""
+    """A message is sent between the two; *last* may be its end."""
 
 
 _LOGIN: Final = ((b"EHLO client.test", b"250 "), (b"AUTH PLAIN " + plain("rude"), b"235 "))
@@ -66,23 +66,23 @@ PHASES: Final = (
 )
 
 READERS: Final = tuple(f"reader{number}" for number in range(15))
-"""Accounts with a message that stays: whoever deletes it says no QUIT.  None of them is used twice at a time."""
+"""Accounts with messages that remain, because their clients never send QUIT.  No account is used twice at a time."""
 
 
 def reading(name: str) -> tuple[Phase, ...]:
-    """The phases of a client that has logged in as *name* by POP3."""
+    """Return the phases of a POP3 client that has logged in as *name*."""
     login = ((f"USER {name}".encode(), b"+OK"), (f"PASS {PASSWORD}".encode(), b"+OK"))
     return (
         Phase("pop3", login),
         Phase("pop3", login, b"RETR 1\r\n"),
-        Phase("pop3", login, b"RETR 1\r\n" * 30),  # far more than the sockets between the two hold
+        Phase("pop3", login, b"RETR 1\r\n" * 30),  # far more than the socket buffers hold
         Phase("pop3", (*login, (b"DELE 1", b"+OK"))),
         Phase("pop3s", login, b"RETR 1\r\n" * 30),
     )
 
 
 async def prepare(target: Target, source: str) -> None:
-    """Send each of READERS what will stay."""
+    """Send a message to each of READERS."""
     async with target.wire("smtp", source) as wire:
         await wire.ask(b"EHLO client.test", b"250 ")
         for name in READERS:
@@ -90,7 +90,7 @@ async def prepare(target: Target, source: str) -> None:
 
 
 async def be_rude(target: Target, phase: Phase, leave: Leave, source: str) -> None:
-    """Come as far as *phase*, and leave."""
+    """Run a session up to *phase*, and disconnect."""
     async with target.wire(phase.port, source) as wire:
         for command, beginning in phase.asked:
             await wire.ask(command, beginning)
@@ -111,7 +111,7 @@ async def _leave(wire: Wire, leave: Leave) -> None:
 
 
 async def be_rude_everywhere(target: Target, sources: Iterator[str]) -> None:
-    """In every phase and in every way, all at the same time."""
+    """Disconnect in every phase and in every way, all at the same time."""
     everywhere = [(phase, leave) for phase in PHASES for leave in Leave]
     ways = itertools.product(range(len(reading(""))), Leave)
     everywhere += [(reading(name)[number], leave) for name, (number, leave) in zip(READERS, ways, strict=True)]
@@ -121,18 +121,18 @@ async def be_rude_everywhere(target: Target, sources: Iterator[str]) -> None:
 
 
 def _client_hello() -> bytes:
-    """What a client of TLS says first."""
+    """Return the ClientHello of a TLS client."""
     outgoing = ssl.MemoryBIO()
     tls = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
     try:
         tls.do_handshake()
     except ssl.SSLWantReadError:
         return outgoing.read()
-    raise AssertionError("a handshake with nobody")
+    raise AssertionError("the handshake ended without a peer")
 
 
 async def abort_handshakes(target: Target, sources: Iterator[str]) -> None:
-    """On the ports for TLS: nothing, something else, half a ClientHello, and a whole one that nobody goes on from."""
+    """Send to the TLS ports: nothing, other bytes, half a ClientHello, and a complete one without the next message."""
     hello = _client_hello()
     openings = (b"", b"EHLO client.test\r\n", hello[: len(hello) // 2], hello, b"\x16\x03\x03\xff\xff")
 

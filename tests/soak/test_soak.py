@@ -1,6 +1,6 @@
-"""A server process under load, on each loop: what it acknowledged is there once, and what it took it gives back.
+"""A server process under load, on each loop: acknowledged messages are stored once, and all resources are released.
 
-Nothing here is a measurement.  Where a test has to wait for the server it looks again and again, and fails in the end.
+These tests do not measure.  A test that waits for the server polls, and fails after a timeout.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ pytestmark = [pytest.mark.soak, pytest.mark.parametrize("loop", LOOPS)]
 
 IDLE = 2_000
 DESCRIPTORS = IDLE + 1_000
-"""What this process needs; the server needs no more."""
+"""The descriptors that this process needs; the server needs no more."""
 
 TIMEOUT = 100.0
-"""Seconds for all that the clients of one test do: a server that is stuck fails it, and does not hang it."""
+"""Seconds for all clients of one test, so that a server that hangs fails the test."""
 
 ROUNDS = 4
-"""At most: the first one is the warm-up, and one more without growth will do.  What leaks does so in each of them."""
+"""The maximum.  The first round is a warm-up, and one more without growth is enough.  A leak grows in each round."""
 
 SLACK = 6 * 1024 * 1024
-"""Octets of memory that one round more may cost: less than 2.5 KB for each of its 2,700 connections."""
+"""Bytes of memory that one more round may cost: less than 2.5 KB for each of its 2,700 connections."""
 
 GIVE_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-"""The C library then returns to the system what the server has freed, and does not keep it for another time."""
+"""Makes the C library return freed memory to the system at once."""
 
 
 @attrs.frozen
 class Held:
-    """What a process holds."""
+    """The resources that a process holds."""
 
     descriptors: int
     memory: int
-    """Octets that are resident."""
+    """Bytes of resident memory."""
 
     @classmethod
     def by(cls, server: Served) -> Held:
@@ -59,7 +59,7 @@ class Held:
 
 @contextmanager
 def many_descriptors() -> Iterator[None]:
-    """As many as the system lets this process have, for a while; a server that is started meanwhile has them, too."""
+    """Raise the limit of descriptors to the maximum for a while; a server started meanwhile inherits it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < DESCRIPTORS:
         pytest.skip(f"{IDLE} idle clients need {DESCRIPTORS} file descriptors, and the hard limit here is {hard}")
@@ -71,7 +71,7 @@ def many_descriptors() -> Iterator[None]:
 
 
 def meet(loop: str, directory: Path, clients: Callable[[Served, Target], Awaitable[None]]) -> Ledger:
-    """Start a server with Maildirs below *directory*, let *clients* at it, and see it end by SIGTERM with status 0."""
+    """Start a server with Maildirs below *directory*, run *clients*, and check that SIGTERM ends it with status 0."""
     accounts, authority = directory / "accounts", directory / "authority.pem"
     accounts.write_text("".join(f"{name}:{{PLAIN}}{PASSWORD}\n" for name in (*USERS, *READERS, "rude")))
     accounts.chmod(0o600)
@@ -90,18 +90,18 @@ def meet(loop: str, directory: Path, clients: Callable[[Served, Target], Awaitab
 
 
 def sources(network: int) -> Iterator[str]:
-    """Addresses to come from, all of them this machine's: a server lets no address have more than its share."""
+    """Yield local source addresses, because the server limits the connections of each address."""
     return (f"127.{network}.{number >> 8}.{number & 255}" for number in itertools.count(1))
 
 
 def check(directory: Path, ledger: Ledger) -> None:
-    """Each message that was acknowledged is there once for each recipient; each other one is, too, or is nowhere."""
+    """Check that each acknowledged message is stored once for each recipient, and each other one at most once."""
     found = {place: Counter[str]() for place in Place}
     for place in Place:
         for path in (directory / place.value).rglob("*"):
             if path.parent.name == "new":
                 found[place].update(token.decode() for token in TOKEN.findall(path.read_bytes()))
-            assert path.parent.name != "tmp", f"{path} was left behind"
+            assert path.parent.name != "tmp", f"{path} was not removed"
     found[Place.MAILDROP] += ledger.collected
     for token, places in ledger.sent.items():
         copies = {found[place].pop(token, 0) for place in places}
@@ -110,7 +110,7 @@ def check(directory: Path, ledger: Ledger) -> None:
 
 
 async def idlers(target: Target, stack: AsyncExitStack) -> list[tuple[str, Wire]]:
-    """Clients that have heard the greeting and say nothing."""
+    """Connect clients that read the greeting and send nothing."""
     ports = itertools.islice(itertools.cycle(("smtps", "pop3s", *("smtp", "pop3") * 10)), IDLE)
     addresses = itertools.cycle(itertools.islice(sources(1), 50))
 
@@ -129,7 +129,7 @@ async def still_there(port: str, wire: Wire) -> None:
 
 
 async def load(target: Target) -> None:
-    """A round: idle clients, and while they are there those who work, those who are rude, and handshakes in vain."""
+    """Run one round: idle clients, and at the same time regular clients, aborted sessions and aborted handshakes."""
     async with AsyncExitStack() as stack:
         idle = await idlers(target, stack)
         async with asyncio.TaskGroup() as group:
@@ -147,7 +147,7 @@ async def load(target: Target) -> None:
 
 
 async def settled(server: Served, before: Held) -> Held:
-    """What the server holds when it has as many descriptors as *before*; it never does if it has lost one."""
+    """Return the resources of the server once it has as many descriptors as *before*; after a leak, it never has."""
     while (now := Held.by(server)).descriptors != before.descriptors:
         await asyncio.sleep(0.05)
     return now
@@ -156,7 +156,7 @@ async def settled(server: Served, before: Held) -> Held:
 def test_what_is_acknowledged_is_there_once_and_what_was_taken_is_given_back(
     loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """RFC 5321 section 6.1.  Of a message whose client left before its 250 nobody knows: it is there whole, or not."""
+    """RFC 5321 section 6.1.  A message whose client disconnected before the 250 is stored completely or not at all."""
     for name, value in GIVE_BACK.items():
         monkeypatch.setenv(name, value)
     grown: list[int] = []
@@ -175,13 +175,13 @@ def test_what_is_acknowledged_is_there_once_and_what_was_taken_is_given_back(
                 group.create_task(collect(target, number, source))
 
     ledger = meet(loop, tmp_path, clients)
-    assert grown[-1] <= SLACK, f"each round costs octets: {grown}"
+    assert grown[-1] <= SLACK, f"memory grows in each round, in bytes: {grown}"
     assert len(ledger.acknowledged) >= 2 * len(grown) * len(USERS)
     check(tmp_path, ledger)
 
 
 def test_sigterm_under_load_loses_nothing_and_exits_0(loop: str, tmp_path: Path) -> None:
-    """A client in a transaction hears 250 or 421 (RFC 5321 section 3.8), or that the connection has ended."""
+    """A client in a transaction gets 250 or 421 (RFC 5321 section 3.8), or the end of the connection."""
 
     async def clients(server: Served, target: Target) -> None:
         async def deliver(number: int, source: str) -> None:

@@ -1,7 +1,7 @@
-"""Programs that users write type-check under ``mypy --strict``, and their mistakes do not.
+"""Correct programs of users pass ``mypy --strict``, and their mistakes are reported.
 
-``accepted/`` and ``examples/`` must pass without a word.  In ``refused/`` the lines marked ``# error: [code]`` must be
-errors of that code, and no other line may be.
+``accepted/`` and ``examples/`` must pass without errors.  In ``refused/`` the lines marked ``# error: [code]``, and no
+others, must have an error with that code.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ Errors: TypeAlias = Counter[tuple[str, int, str]]
 
 
 def marked(path: Path) -> Errors:
-    """The errors that a program says it has."""
+    """Return the errors marked in a program."""
     lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
     return Counter((path.name, number, found[1]) for number, line in lines if (found := _MARK.search(line)))
 
 
 @pytest.fixture(scope="module")
 def mypy_says(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What ``mypy --strict`` without any settings of ours says about all programs, in one run."""
+    """Return the output of ``mypy --strict`` without the project's settings, for all programs in one run."""
     programs = [str(path.relative_to(ROOT)) for path in (*ACCEPTED, *REFUSED)]
     cache = tmp_path_factory.mktemp("mypy")
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={cache}", "--no-pretty"]
     command += ["--no-color-output", "--no-error-summary", "--hide-error-context", *programs]
     run = subprocess.run(command, cwd=ROOT, env={**os.environ, "MYPYPATH": "src"}, capture_output=True, text=True)
     assert run.stderr == ""
-    assert run.returncode == 1  # 2 would mean that mypy could not look at them at all
+    assert run.returncode == 1  # 2 would mean that mypy could not check them
     return run.stdout
 
 
@@ -54,7 +54,7 @@ def errors(output: str, paths: list[Path]) -> Errors:
 
 
 def test_every_line_that_mypy_says_is_understood(mypy_says: str) -> None:
-    """No error in the library itself, none that the tests below would overlook."""
+    """There is no error in the library itself, which the tests below would not detect."""
     rest = [line for line in mypy_says.splitlines() if not (_ERROR.fullmatch(line) or ": note: " in line)]
     assert rest == []
     told = errors(mypy_says, [*ACCEPTED, *REFUSED])
@@ -62,7 +62,7 @@ def test_every_line_that_mypy_says_is_understood(mypy_says: str) -> None:
 
 
 def test_a_wrong_answer_is_told_as_such(mypy_says: str) -> None:
-    """mypy files it under [misc]; the sentence says that no type is both the question's and the answer's."""
+    """The code is [misc]; the message shows that no type fits both the question and the answer."""
     sentences = [line for line in mypy_says.splitlines() if "_wrong_answer.py" in line]
     assert sentences
     assert [line for line in sentences if 'Cannot infer value of type parameter "A" of "answer"' not in line] == []
@@ -75,6 +75,6 @@ def test_a_right_program_type_checks(path: Path, mypy_says: str) -> None:
 
 @pytest.mark.parametrize("path", REFUSED, ids=lambda path: path.stem)
 def test_a_wrong_program_is_an_error_just_where_it_is_wrong(path: Path, mypy_says: str) -> None:
-    """A wrong answer type and a forgotten question are found before the program runs."""
+    """mypy reports a wrong answer type and a question without a branch."""
     assert marked(path)
     assert errors(mypy_says, [path]) == marked(path)

@@ -1,4 +1,4 @@
-"""An SMTP server that takes every mechanism: the questions of SCRAM, tokens and certificates have arms, too."""
+"""An SMTP server with every mechanism: it also answers the questions of SCRAM, tokens and certificates."""
 
 from __future__ import annotations
 

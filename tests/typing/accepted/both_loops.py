@@ -1,4 +1,4 @@
-"""What an application is written against: a session or a client that does not care which of the two loops runs it."""
+"""Type annotations for an application: a session and a client that run on either loop."""
 
 from __future__ import annotations
 

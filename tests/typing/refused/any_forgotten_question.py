@@ -1,4 +1,4 @@
-"""The loop of a server that asks about passwords alone, where SCRAM keys, tokens and certificates are asked for."""
+"""A session that handles only passwords, with mechanisms that ask for SCRAM keys, tokens and certificates."""
 
 from __future__ import annotations
 

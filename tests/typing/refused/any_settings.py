@@ -1,4 +1,4 @@
-"""Mechanisms that ask more than passwords, for a server whose application has no arm for that."""
+"""Mechanisms that ask for more than passwords, on a server whose application does not handle these questions."""
 
 from __future__ import annotations
 

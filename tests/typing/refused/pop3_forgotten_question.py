@@ -1,4 +1,4 @@
-"""The arm for RetrieveMore is missing: the half of a message would be all that a client ever gets."""
+"""The branch for RetrieveMore is missing: a client would get only the first part of a message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each answer is of a type that its question does not take; the last arm joins questions of two answer types."""
+"""Each answer has a type that its question does not accept; the last branch joins questions of two answer types."""
 
 from __future__ import annotations
 

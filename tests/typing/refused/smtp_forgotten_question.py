@@ -1,4 +1,4 @@
-"""The arm for Rcpt is missing, then the one for content: ``case Notice()`` catches neither."""
+"""First the branch for Rcpt is missing, then the one for content: ``case Notice()`` matches neither."""
 
 from __future__ import annotations
 

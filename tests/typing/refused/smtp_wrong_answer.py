@@ -1,4 +1,4 @@
-"""Each answer is of a type that its question does not take."""
+"""Each answer has a type that its question does not accept."""
 
 from __future__ import annotations
 
