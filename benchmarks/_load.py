@@ -24,7 +24,7 @@ from _traffic import DIGEST, Reply, Step
 
 ASYNCIO: Final = "mailauth on asyncio"
 TRIO: Final = "mailauth on trio"
-READY: Final = "ready server, nothing stored"
+READY: Final = "`mailauth serve`, nothing stored"
 SERVE: Final = "`mailauth serve`, Maildir in memory"
 AIOSMTPD: Final = "aiosmtpd"
 TWISTED: Final = "Twisted"
@@ -148,7 +148,7 @@ class Client:
         """Wait until the server closes the connection, as it does after QUIT."""
         self.socket.settimeout(30)
         if self.socket.recv(1):
-            raise ValueError("the server sent data after the reply to QUIT")
+            raise ValueError("the server sent more data after the reply to QUIT")
 
     def close(self) -> None:
         self.socket.close()

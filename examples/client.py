@@ -1,4 +1,4 @@
-"""Submits a message as alice to the port that examples/server.py names: ``python examples/client.py PORT``."""
+"""Submit a message as alice to the port that examples/server.py prints: ``python examples/client.py PORT``."""
 
 import sys
 

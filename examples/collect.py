@@ -1,10 +1,10 @@
-"""Collect mail by POP3 into a Maildir, and delete from the server what is stored.
+"""Collect mail by POP3 into a Maildir, and delete the stored messages from the server.
 
     python examples/collect.py --user alice mail.example.org 995 ~/Maildir
 
-The password is read from the environment variable MAIL_PASSWORD, or asked for.  A message is deleted from the server
-only after it has arrived whole and is safe on disk: a failure can make this program store a message twice, not lose it.
-The exit status is 0 only if every message was stored, and deleted unless --keep was given.
+The password is read from the environment variable MAIL_PASSWORD or from the terminal.  A message is deleted from the
+server only after it was received completely and written to disk.  After a failure, a message may be stored twice, but
+none is lost.  The exit status is 0 only if every message was stored, and deleted unless --keep was given.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from mailauth_io.on_asyncio import Client, connect
 
 
 class Failed(Exception):
-    """The session cannot go on; the text says why."""
+    """The session cannot continue; the text is the reason."""
 
 
 async def answer(client: Client[pop3.ClientEvent]) -> tuple[pop3.Reply, bytes]:
-    """The reply to the oldest command that has none yet, and the message if the command asked for one."""
+    """Return the reply to the oldest unanswered command, and the message if the command was RETR."""
     content = bytearray()
     async for event in client:
         match event:
@@ -55,7 +55,7 @@ async def expect_success(client: Client[pop3.ClientEvent], step: str) -> pop3.Re
 
 
 def make_maildir(maildir: Path) -> None:
-    """Create the Maildir, or what an empty directory lacks to be one.  Raises OSError if the path is something else."""
+    """Create the Maildir, or its missing folders.  Raises OSError if the directory contains anything else."""
     if not maildir.exists():
         maildir.mkdir(0o700)
     folders = {maildir / name for name in ("tmp", "new", "cur")}
@@ -67,7 +67,7 @@ def make_maildir(maildir: Path) -> None:
 
 
 def store(maildir: Path, content: bytes) -> None:
-    """Add a message to the Maildir.  When this returns, a power failure cannot undo it.  Raises OSError."""
+    """Add a message to the Maildir and synchronize it to disk.  Raises OSError."""
     mailbox.Maildir(maildir).add(content.replace(b"\r\n", b"\n"))  # written to tmp, synchronized, moved to new
     for folder in (maildir / "new", maildir, maildir.parent):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -78,16 +78,16 @@ def store(maildir: Path, content: bytes) -> None:
 
 
 def number_and_size(line: str) -> tuple[int, int]:
-    """A line of the reply to LIST."""
+    """Parse a line of the response to LIST."""
     try:
         number, size = map(int, line.split()[:2])
     except ValueError:
-        raise Failed(f"LIST: not a message number and a size: {line}") from None
+        raise Failed(f"LIST: invalid message number or size: {line}") from None
     return number, size
 
 
 async def collect(client: Client[pop3.ClientEvent], maildir: Path, *, keep: bool) -> bool:
-    """Store and delete every message.  True if that worked for all of them."""
+    """Store and delete every message.  Return whether this succeeded for all of them."""
     client.send(pop3.List())
     listing = await expect_success(client, "LIST")
     complete = True
@@ -106,7 +106,7 @@ async def collect(client: Client[pop3.ClientEvent], maildir: Path, *, keep: bool
                     result = f"stored, but left on the server: {reply}"
         print(f"Message {number}: {result}")
         complete = complete and result == "stored"
-    client.send(pop3.Quit())  # only now does the server delete anything
+    client.send(pop3.Quit())  # the server deletes the messages only now
     await expect_success(client, "QUIT")
     return complete
 
@@ -115,11 +115,11 @@ def client_context(ca: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca)
     except OSError as error:
-        raise OSError(f"{ca}: {error}") from None  # else it does not name the file
+        raise OSError(f"{ca}: {error}") from None  # the error itself does not contain the file name
 
 
 async def run(args: argparse.Namespace, password: bytes) -> bool:
-    """Connect, log in and collect.  Only with ``--tls none`` does anything but the greetings travel outside TLS."""
+    """Connect, log in and collect.  Login and messages are sent without TLS only with ``--tls none``."""
     settings = pop3.ClientSettings(tls_required=args.tls != "none")
     async with await connect(
         lambda tls: pop3.ClientConnection(settings, tls=tls),
@@ -134,7 +134,7 @@ async def run(args: argparse.Namespace, password: bytes) -> bool:
             await expect_success(client, "STLS")
         capabilities, _ = await ask(client, pop3.Capa())
         if any(line.split()[:1] == ["UTF8"] for line in capabilities.lines or ()):
-            await ask(client, pop3.Utf8())  # else messages with UTF-8 in their header cannot be retrieved
+            await ask(client, pop3.Utf8())  # otherwise messages with UTF-8 in their header cannot be retrieved
         entropy = secrets.token_bytes(32)
         client.authenticate(
             *sasl.password_mechanisms(args.user, password, entropy=entropy, tls=client.tls, clear_text=True)
@@ -147,7 +147,7 @@ def read_password() -> bytes:
     try:
         return os.fsencode(os.environ.get("MAIL_PASSWORD") or getpass.getpass())
     except EOFError:
-        sys.exit("There is no terminal to ask for the password, and MAIL_PASSWORD is not set.")
+        sys.exit("MAIL_PASSWORD is not set, and there is no terminal to read the password from.")
 
 
 def port(text: str) -> int:
@@ -160,16 +160,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Collect mail by POP3.")
     parser.add_argument("host", help="name of the mail server")
     parser.add_argument("port", type=port, help="usually 995, or 110 with --tls starttls")
-    parser.add_argument("maildir", type=Path, help="where the messages go; made if it is missing")
-    parser.add_argument("--user", required=True, help="name to log in by")
-    parser.add_argument("--keep", action="store_true", help="leave the messages on the server, too")
+    parser.add_argument("maildir", type=Path, help="Maildir for the messages; created if it does not exist")
+    parser.add_argument("--user", required=True, help="user name")
+    parser.add_argument("--keep", action="store_true", help="do not delete the messages from the server")
     parser.add_argument(
         "--tls",
         choices=["implicit", "starttls", "none"],
         default="implicit",
-        help="TLS from the start (the default), by STLS, or none: for a trial on one machine",
+        help="TLS from the start (default), by STLS, or none (only for tests on one machine)",
     )
-    parser.add_argument("--ca", type=Path, metavar="FILE", help="trust this certificate authority (the system's)")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="CA file (default: that of the system)")
     args = parser.parse_args(arguments)
     try:
         make_maildir(args.maildir)

@@ -1,12 +1,12 @@
-"""A test double: an SMTP server that fails where it is told to, and then works.
+"""A test double: an SMTP server that fails once at each given step, and otherwise works.
 
     python examples/faults.py RCPT=451 MESSAGE=close
 
 Each argument is one fault: the step at which it happens, and either a reply code or "close".  The program starts the
-double and has smtplib send a message to it until the message arrives, and prints what smtplib makes of each fault.  The
-exit status is 0 if the message has arrived exactly once.
+double, sends a message to it by smtplib until this succeeds, and prints the exception that each fault causes.  The exit
+status is 0 if the message was delivered exactly once.
 
-In your own tests, use ``Double`` as ``run`` does, with your client in the place of ``send``.
+In your own tests, use ``Double`` as ``run`` does, with your client instead of ``send``.
 """
 
 import argparse
@@ -36,7 +36,7 @@ class Fault(NamedTuple):
 
 
 class Double:
-    """Accepts every message, except that each of *faults* happens once, at the first opportunity."""
+    """Accepts every message, but each of *faults* happens once, at the first occurrence of its step."""
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
         self.faults = list(faults)
@@ -72,7 +72,7 @@ class Double:
 
 
 def send(port: int) -> None:
-    """The client that is tried.  Raises SMTPException or OSError."""
+    """The client under test.  Raises SMTPException or OSError."""
     with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
         client.sendmail("alice@example.org", ["bob@example.org"], b"Subject: a trial\r\n\r\nDown the rabbit-hole.\r\n")
 
@@ -97,9 +97,9 @@ def fault(text: str) -> Fault:
     if step in STEPS and what == "close":
         return Fault(STEPS[step], None)
     if step in STEPS and re.fullmatch("[45][0-5][0-9]", what):
-        return Fault(STEPS[step], smtp.Reply(int(what), text="as planted"))
+        return Fault(STEPS[step], smtp.Reply(int(what), text="simulated fault"))
     raise argparse.ArgumentTypeError(
-        f"{text!r} is not one of {', '.join(STEPS)}, then =, then close or a code: 4 or 5, a digit up to 5, any digit"
+        f"invalid fault {text!r}; use STEP=close or STEP=CODE; steps: {', '.join(STEPS)}; codes: 400-459, 500-559"
     )
 
 

@@ -2,9 +2,10 @@
 
     python examples/fuzz.py --runs 10000 --seed 1
 
-A target takes any bytes as what the peer says.  It raises an exception if the machine does, if the machine does not end
-with its input, or if it says something else when the same bytes arrive one by one.  The fuzzer here makes sessions that
-are half right; a better one can call the same targets.  If a target fails, its input is printed; the exit status is 1.
+A target passes any bytes to a machine as data from the peer.  It raises an exception if the machine raises one, if the
+machine does not close at the end of its input, or if its output differs when the same bytes arrive one by one.  The
+fuzzer in this file generates half-valid sessions; other fuzzers can call the same targets.  If a target fails, its
+input is printed and the exit status is 1.
 """
 
 import argparse
@@ -36,11 +37,11 @@ POP3 = pop3.ServerSettings(mechanisms_without_tls=frozenset(pop3.DEFAULT_MECHANI
 
 
 class Misbehaved(Exception):
-    """A machine did what it never may; the text says what."""
+    """A machine broke a rule; the text describes it."""
 
 
 def drive(machine: Machine[Any], handle: Callable[[Any], None], pieces: Iterable[bytes]) -> bytes:
-    """All that the machine says when *pieces* arrive, and then the connection ends."""
+    """Return the output of the machine when *pieces* arrive and then the connection ends."""
     output = b""
     for piece in (*pieces, b""):
         machine.receive_data(piece)
@@ -48,7 +49,7 @@ def drive(machine: Machine[Any], handle: Callable[[Any], None], pieces: Iterable
             try:
                 event = machine.next_event()
             except RemoteProtocolError:
-                if isinstance(machine, ClientMachine):  # the only exception, and for clients only
+                if isinstance(machine, ClientMachine):  # the only exception allowed, and only for clients
                     return output
                 raise
             match event:
@@ -60,15 +61,15 @@ def drive(machine: Machine[Any], handle: Callable[[Any], None], pieces: Iterable
                     return output
                 case _:
                     handle(event)
-    raise Misbehaved("the machine waits for more after the end of its input")
+    raise Misbehaved("the machine waits for data after the end of its input")
 
 
 def compare(run: Callable[[Iterable[bytes]], bytes], data: bytes) -> None:
-    """Run a new machine twice: with *data* in large pieces, and byte by byte."""
+    """Run a new machine twice, with *data* in large pieces and byte by byte, and compare the output."""
     large = run(data[start : start + 4_096] for start in range(0, len(data), 4_096))
     small = run(data[start : start + 1] for start in range(len(data)))
     if large != small:
-        raise Misbehaved(f"the machine said {large!r}, and {small!r} when the bytes came one by one")
+        raise Misbehaved(f"the output is {large!r}, but {small!r} when the bytes arrive one by one")
 
 
 def smtp_server(data: bytes) -> None:
@@ -133,7 +134,7 @@ def smtp_client(data: bytes) -> None:
         def handle(event: smtp.ClientEvent) -> None:
             send_next(machine, commands)
             if isinstance(event, smtp.ReplyReceived) and isinstance(event.command, smtp.Data):
-                send_next(machine, commands)  # nothing answers a chunk
+                send_next(machine, commands)  # a chunk gets no reply
 
         return drive(machine, handle, pieces)
 
@@ -218,11 +219,11 @@ TARGETS: dict[Callable[[bytes], None], list[bytes]] = {
         b"-ERR no\r\n",
     ],
 }
-"""Each target, and lines that its machine understands, in an order that leads somewhere."""
+"""Each target with valid input lines for its machine, in the order of a session."""
 
 
 def session(lines: Sequence[bytes], rng: random.Random) -> bytes:
-    """A session that is half right: lines in their order, with jumps and noise."""
+    """Return a half-valid session: the lines in order, with jumps and random bytes."""
     data = b""
     position = 0
     for _ in range(rng.randrange(20)):
@@ -246,7 +247,7 @@ def run_targets(runs: int, seed: int) -> int:
             except Exception as error:
                 print(f"{target.__name__} failed on {data!r}: {type(error).__name__}: {error}")
                 return 1
-    print(f"{runs} inputs for each of {len(TARGETS)} targets, and none failed.")
+    print(f"{runs} inputs for each of {len(TARGETS)} targets, no failures.")
     return 0
 
 
@@ -258,8 +259,8 @@ def positive(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Fuzz the protocol machines of mailauth.")
-    parser.add_argument("--runs", type=positive, default=1_000, help="inputs for each target (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="another one makes other inputs (%(default)s)")
+    parser.add_argument("--runs", type=positive, default=1_000, help="inputs for each target (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random inputs (default: %(default)s)")
     args = parser.parse_args(arguments)
     try:
         return run_targets(args.runs, args.seed)

@@ -2,11 +2,11 @@
 
     MAIL_PASSWORD=secret python examples/maildrop_server.py --user alice ~/Maildir
 
-It listens on 127.0.0.1.  With --certificate it offers STLS and accepts the password only inside TLS; without a
-certificate it accepts the password in clear text, which is good enough for a trial on one machine.
+It listens on 127.0.0.1.  With --certificate it offers STLS and accepts the password only with TLS.  Without a
+certificate it accepts the password in clear text, which is only suitable for tests on one machine.
 
-The library answers STAT, LIST and UIDL, cuts messages for TOP, and remembers what DELE marked.  This program opens the
-maildrop, reads messages, and deletes the marked ones when the client says QUIT, never before.
+The library answers STAT, LIST and UIDL, cuts messages for TOP, and keeps track of deletion marks.  This program opens
+the maildrop, reads messages, and deletes the marked messages at QUIT, never before.
 """
 
 import argparse
@@ -30,16 +30,16 @@ A = TypeVar("A")
 
 
 class Maildrop:
-    """The messages of a Maildir as one session sees them.  The methods raise OSError."""
+    """The messages of a Maildir in one session.  The methods raise OSError."""
 
     def __init__(self, maildir: Path) -> None:
         self.maildir = maildir
         self.paths: list[Path] = []  # message 1 is the first
 
     def open(self) -> pop3.Maildrop:
-        """List what is there now; what arrives later belongs to the next session."""
+        """List the current messages; messages that arrive later are in the next session."""
         found = [*self.maildir.glob("new/[!.]*"), *self.maildir.glob("cur/[!.]*")]
-        self.paths = sorted(found, key=lambda path: path.name)  # a name begins with the time: the oldest is first
+        self.paths = sorted(found, key=lambda path: path.name)  # oldest first, because a name begins with the time
         messages = [
             pop3.Message(size=len(self.read(number).data), unique_id=unique_id(path))
             for number, path in enumerate(self.paths, start=1)
@@ -47,7 +47,7 @@ class Maildrop:
         return pop3.Maildrop(messages=tuple(messages))
 
     def read(self, number: int) -> pop3.Content:
-        """A message whole, for TOP as well.  In POP3 every line ends in CRLF, the last one, too."""
+        """Return the complete message, also for TOP.  In POP3 every line ends with CRLF, including the last."""
         lines = self.paths[number - 1].read_bytes().splitlines()
         return pop3.Content(data=b"".join(line + b"\r\n" for line in lines))
 
@@ -58,12 +58,12 @@ class Maildrop:
 
 
 def unique_id(path: Path) -> str:
-    """Stays the same while the message does: the flags in a file name, after the colon, may change."""
+    """Return a unique-id that does not depend on the flags, which follow the colon in the file name and may change."""
     return hashlib.sha256(os.fsencode(path.name.partition(":")[0])).hexdigest()
 
 
 async def from_disk(action: Callable[[], A]) -> A | pop3.Unavailable:
-    """The result of *action*, which runs in a thread.  If it fails, the client is told to try again later."""
+    """Run *action* in a thread and return its result.  On OSError, return TEMPORARY: the client may try again later."""
     try:
         return await asyncio.to_thread(action)
     except OSError as error:
@@ -88,7 +88,7 @@ class MaildropServer:
                         connection.answer(question, ACCEPT if right else sasl.Refusal.BAD_CREDENTIALS)
                     case sasl.FetchSecret(authentication_identity=name) as question:  # for APOP and CRAM-MD5
                         connection.answer(question, self.password if name == self.user else None)
-                    case sasl.Authorize() as question:  # alice asks to act as somebody else
+                    case sasl.Authorize() as question:  # a request to act as another user
                         connection.answer(question, sasl.Refusal.NOT_AUTHORIZED)
                     case pop3.OpenMaildrop() as question if self.opened not in (None, maildrop):
                         connection.answer(question, pop3.Unavailable.IN_USE)
@@ -100,7 +100,7 @@ class MaildropServer:
                         connection.answer(question, answer)
                     case pop3.Retrieve(number=number) as question:
                         connection.answer(question, await from_disk(partial(maildrop.read, number)))
-                    case pop3.RetrieveMore() as question:  # asked only after a Content that says last=False
+                    case pop3.RetrieveMore() as question:  # asked only after a Content with last=False
                         connection.answer(question, question.unavailable)
                     case pop3.Update(deleted=numbers) as question:
                         connection.answer(question, await from_disk(partial(maildrop.delete, numbers)))
@@ -116,7 +116,7 @@ class MaildropServer:
 
 
 def make_maildir(maildir: Path) -> None:
-    """Create the Maildir, or what an empty directory lacks to be one.  Raises OSError if the path is something else."""
+    """Create the Maildir, or its missing folders.  Raises OSError if the directory contains anything else."""
     if not maildir.exists():
         maildir.mkdir(0o700)
     folders = {maildir / name for name in ("tmp", "new", "cur")}
@@ -133,7 +133,7 @@ def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
         context.load_cert_chain(certificate, key)
     except OSError as error:
         files = certificate if key is None else f"{certificate} or {key}"
-        raise OSError(f"{files}: {error}") from None  # else it does not name the file
+        raise OSError(f"{files}: {error}") from None  # the error itself does not contain the file name
     return context
 
 
@@ -152,7 +152,7 @@ def read_password() -> bytes:
     try:
         return os.fsencode(os.environ.get("MAIL_PASSWORD") or getpass.getpass())
     except EOFError:
-        sys.exit("There is no terminal to ask for the password, and MAIL_PASSWORD is not set.")
+        sys.exit("MAIL_PASSWORD is not set, and there is no terminal to read the password from.")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -165,14 +165,14 @@ def port(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Serve the messages of a Maildir by POP3.")
-    parser.add_argument("maildir", type=Path, help="where the messages are; made if it is missing")
-    parser.add_argument("--user", required=True, help="who may log in; the password is taken from MAIL_PASSWORD")
-    parser.add_argument("--port", type=port, default=0, help="where to listen (a free port)")
-    parser.add_argument("--certificate", type=Path, metavar="FILE", help="in PEM, for STLS")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="in PEM, if the certificate's file does not hold it")
+    parser.add_argument("maildir", type=Path, help="Maildir of the messages; created if it does not exist")
+    parser.add_argument("--user", required=True, help="user name; the password is read from MAIL_PASSWORD")
+    parser.add_argument("--port", type=port, default=0, help="port to listen on (default: a free port)")
+    parser.add_argument("--certificate", type=Path, metavar="FILE", help="certificate for STLS, in PEM")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="private key in PEM, if not in that file")
     args = parser.parse_args(arguments)
     if args.key and not args.certificate:
-        parser.error("--key needs --certificate")
+        parser.error("--key requires --certificate")
     password = read_password()
     try:
         make_maildir(args.maildir)

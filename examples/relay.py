@@ -1,9 +1,9 @@
-"""A relay: passes each message on to another server while the client waits, and answers what that server answers.
+"""A relay that forwards each message to another server while the client waits, and returns the replies of that server.
 
     python examples/relay.py --port 2525 mail.example.org 25
 
-Nothing is stored and nothing is queued: a recipient or a message is accepted only after the next hop has accepted it.
-The relay listens on 127.0.0.1, for the programs on this machine, and needs no login.
+Nothing is stored or queued: a recipient or a message is accepted only after the next hop has accepted it.  The relay
+listens on 127.0.0.1, for programs on this machine, and requires no login.
 """
 
 import argparse
@@ -32,17 +32,17 @@ HELLO = smtp.Hello(domain="localhost")
 SETTINGS = smtp.ServerSettings(eight_bit_mime=False)  # the next hop may not offer it
 
 ABOUT_THE_RELAY = {421, 503, 530, 534, 535, 538}
-"""Replies of the next hop that refuse the relay (it must log in, say) and not the message, which must not bounce."""
+"""Reply codes that reject the relay, for example because it must log in.  The message must not bounce for them."""
 
 
 class Lost(Exception):
-    """The next hop can do nothing for this message; the text says why."""
+    """The next hop cannot accept this message now; the text is the reason."""
 
 
 class NextHop:
     """The connection to the next hop, a new one for each message.
 
-    ``begin()`` and ``ask()`` return its reply.  They raise Lost, OSError or ProtocolError if there is none.
+    ``begin()`` and ``ask()`` return its reply.  They raise Lost, OSError or ProtocolError if they get none.
     """
 
     def __init__(self, args: argparse.Namespace, context: ssl.SSLContext | None) -> None:
@@ -66,16 +66,16 @@ class NextHop:
         for command in steps:
             reply = await self.ask(command)
             if not reply.positive:
-                raise Lost(str(reply))  # the next hop refuses the relay, not the message
+                raise Lost(str(reply))  # this rejects the relay, not the message
 
     async def begin(self, sender: smtp.Mailbox | None) -> smtp.Reply:
         await self.connect()
         return await self.ask(smtp.Mail(reverse_path=sender))
 
     async def ask(self, command: Command | None) -> smtp.Reply:
-        """The reply to *command*; None stands for the connection, which the greeting replies to."""
+        """Send *command* and return the reply; with None, only read the greeting."""
         if self.client is None:
-            raise Lost("the connection was lost before")
+            raise Lost("the connection was lost")
         if command is not None:
             self.client.send(command)
         event = await anext(self.client, None)
@@ -86,7 +86,7 @@ class NextHop:
         return event.reply
 
     async def send(self, data: bytes) -> None:
-        """Pass on message content.  If that fails, the next ``ask()`` raises Lost."""
+        """Forward message content.  If this fails, the next ``ask()`` raises Lost."""
         if self.client is not None:
             try:
                 self.client.send(MessageChunk(data=data))
@@ -95,7 +95,7 @@ class NextHop:
                 self.abort()
 
     async def leave(self) -> None:
-        """Say QUIT."""
+        """Send QUIT and close."""
         client, self.client = self.client, None
         if client is not None:
             await client.aclose()
@@ -146,7 +146,7 @@ class Relay:
 
 
 async def verdict(hop: NextHop, step: Awaitable[smtp.Reply]) -> smtp.Verdict:
-    """The answer to our client: the next hop's own words, or a temporary failure."""
+    """Return the answer for the client: the reply of the next hop, or a temporary failure."""
     try:
         reply = await step
     except (Lost, OSError, ProtocolError, UnicodeError) as error:
@@ -157,12 +157,12 @@ async def verdict(hop: NextHop, step: Awaitable[smtp.Reply]) -> smtp.Verdict:
 
 
 def explain(error: Exception) -> str:
-    """What our client may know of a failure."""
+    """Return the description of a failure for the client."""
     match error:
-        case Lost() | LocalProtocolError():  # such as no STARTTLS
+        case Lost() | LocalProtocolError():  # such as a next hop without STARTTLS
             return str(error)
         case RemoteProtocolError():
-            return "broke the protocol"
+            return "protocol error"
         case ssl.SSLError():
             return "TLS failed"
         case _:
@@ -170,7 +170,7 @@ def explain(error: Exception) -> str:
 
 
 def received_line(address: str) -> bytes:
-    """The trace that every relay must leave (RFC 5321 section 4.4)."""
+    """Return the trace field that every relay must add (RFC 5321 section 4.4)."""
     literal = f"IPv6:{address}" if ":" in address else address
     return f"Received: from [{literal}] by localhost with ESMTP; {email.utils.formatdate(localtime=True)}\r\n".encode()
 
@@ -179,7 +179,7 @@ def client_context(ca: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca)
     except OSError as error:
-        raise OSError(f"{ca}: {error}") from None  # else it does not name the file
+        raise OSError(f"{ca}: {error}") from None  # the error itself does not contain the file name
 
 
 async def run(args: argparse.Namespace) -> None:
@@ -202,17 +202,17 @@ def next_port(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Accept mail by SMTP and pass it on to another server at once.")
-    parser.add_argument("next_hop", help="name of the server that gets the mail")
+    parser = argparse.ArgumentParser(description="Accept mail by SMTP and forward it to another server at once.")
+    parser.add_argument("next_hop", help="name of the server to forward to")
     parser.add_argument("next_port", type=next_port, help="usually 25, or 465 with --tls implicit")
-    parser.add_argument("--port", type=port, default=0, help="where to listen (a free port)")
+    parser.add_argument("--port", type=port, default=0, help="port to listen on (default: a free port)")
     parser.add_argument(
         "--tls",
         choices=["implicit", "starttls", "none"],
         default="starttls",
-        help="how to talk to the next hop: TLS by STARTTLS (the default), TLS from the start, or no TLS: for a trial",
+        help="TLS to the next hop: by STARTTLS (default), from the start, or none (only for tests)",
     )
-    parser.add_argument("--ca", type=Path, metavar="FILE", help="trust this certificate authority (the system's)")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="CA file (default: that of the system)")
     args = parser.parse_args(arguments)
     try:
         asyncio.run(run(args))

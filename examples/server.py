@@ -1,4 +1,4 @@
-"""An SMTP server that prints what alice submits.  A trial for one machine: it takes her password in clear text."""
+"""An SMTP server that prints the messages of alice.  For tests on one machine: it accepts her password without TLS."""
 
 import asyncio
 import contextlib
@@ -13,17 +13,17 @@ SETTINGS = smtp.ServerSettings(mechanisms_without_tls=frozenset({"PLAIN"}))
 async def session(connection: ServerConnection[smtp.ServerEvent]) -> None:
     async for event in connection:
         match event:
-            case sasl.CheckPassword(authentication_identity=who, password=password) as q:
-                right = compare_digest(password, b"wonderland") and who == "alice"
+            case sasl.CheckPassword(authentication_identity=name, password=password) as q:
+                right = compare_digest(password, b"wonderland") and name == "alice"
                 connection.answer(q, ACCEPT if right else sasl.Refusal.BAD_CREDENTIALS)
             case smtp.Rcpt() as q:
-                connection.answer(q, ACCEPT if connection.identity else smtp.Reply(550, "5.7.1", "log in first"))
+                connection.answer(q, ACCEPT if connection.identity else smtp.Reply(550, "5.7.1", "login required"))
             case smtp.Connected() | smtp.Mail() | smtp.Data() as q:
                 connection.answer(q, ACCEPT)
             case smtp.MessageChunk(data=data):
                 print(data.decode(errors="replace"), end="", flush=True)
             case smtp.MessageAborted(reason=reason):
-                print(f"(no more of it: {reason.value})")
+                print(f"(message aborted: {reason.value})")
             case smtp.MessageComplete() as q:
                 connection.answer(q, smtp.Reply(250, "2.0.0", "printed"))
             case Question() as q:

@@ -2,11 +2,11 @@
 
     MAIL_PASSWORD=secret python examples/smtp_server.py --user alice --domain example.org ~/Maildir
 
-It accepts mail for its domain from anyone, and mail for any domain from the user who logs in.  It listens on 127.0.0.1.
-With --certificate it offers STARTTLS and accepts the password only inside TLS; without a certificate it accepts the
-password in clear text, which is good enough for a trial on one machine.
+It accepts mail for its domain from all clients, and mail for any domain from the authenticated user.  It listens on
+127.0.0.1.  With --certificate it offers STARTTLS and accepts the password only with TLS.  Without a certificate it
+accepts the password in clear text, which is only suitable for tests on one machine.
 
-Every question that the library can ask has a case of its own.  Delete one, and mypy names it at assert_never.
+Every question of the library has its own case.  If one is missing, mypy reports it at assert_never.
 """
 
 import argparse
@@ -46,7 +46,7 @@ class MailServer:
                     connection.answer(question, ACCEPT if right else sasl.Refusal.BAD_CREDENTIALS)
                 case sasl.FetchSecret(authentication_identity=name) as question:  # for CRAM-MD5
                     connection.answer(question, self.password if name == self.user else None)
-                case sasl.Authorize() as question:  # alice asks to act as somebody else
+                case sasl.Authorize() as question:  # a request to act as another user
                     connection.answer(question, sasl.Refusal.NOT_AUTHORIZED)
                 case smtp.Mail(reverse_path=reverse_path) as question:
                     sender = reverse_path
@@ -77,7 +77,7 @@ class MailServer:
                     assert_never(unreachable)
 
     def store(self, sender: smtp.Mailbox | None, recipients: Sequence[smtp.Mailbox], content: bytes) -> None:
-        """Add a message to the Maildir.  When this returns, a power failure cannot undo it.  Raises OSError."""
+        """Add a message to the Maildir and synchronize it to disk.  Raises OSError."""
         envelope = [f"Return-Path: <{sender or ''}>\n", *(f"Delivered-To: {recipient}\n" for recipient in recipients)]
         message = "".join(envelope).encode() + content.replace(b"\r\n", b"\n")
         mailbox.Maildir(self.maildir).add(message)  # written to tmp, synchronized, moved to new
@@ -89,7 +89,7 @@ class MailServer:
 
 
 def make_maildir(maildir: Path) -> None:
-    """Create the Maildir, or what an empty directory lacks to be one.  Raises OSError if the path is something else."""
+    """Create the Maildir, or its missing folders.  Raises OSError if the directory contains anything else."""
     if not maildir.exists():
         maildir.mkdir(0o700)
     folders = {maildir / name for name in ("tmp", "new", "cur")}
@@ -106,7 +106,7 @@ def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
         context.load_cert_chain(certificate, key)
     except OSError as error:
         files = certificate if key is None else f"{certificate} or {key}"
-        raise OSError(f"{files}: {error}") from None  # else it does not name the file
+        raise OSError(f"{files}: {error}") from None  # the error itself does not contain the file name
     return context
 
 
@@ -125,7 +125,7 @@ def read_password() -> bytes:
     try:
         return os.fsencode(os.environ.get("MAIL_PASSWORD") or getpass.getpass())
     except EOFError:
-        sys.exit("There is no terminal to ask for the password, and MAIL_PASSWORD is not set.")
+        sys.exit("MAIL_PASSWORD is not set, and there is no terminal to read the password from.")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -138,15 +138,15 @@ def port(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Accept mail by SMTP and store it in a Maildir.")
-    parser.add_argument("maildir", type=Path, help="where the messages go; made if it is missing")
-    parser.add_argument("--user", required=True, help="who may log in; the password is taken from MAIL_PASSWORD")
-    parser.add_argument("--domain", required=True, help="accept mail for this domain from anyone")
-    parser.add_argument("--port", type=port, default=0, help="where to listen (a free port)")
-    parser.add_argument("--certificate", type=Path, metavar="FILE", help="in PEM, for STARTTLS")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="in PEM, if the certificate's file does not hold it")
+    parser.add_argument("maildir", type=Path, help="Maildir for the messages; created if it does not exist")
+    parser.add_argument("--user", required=True, help="user name; the password is read from MAIL_PASSWORD")
+    parser.add_argument("--domain", required=True, help="accept mail for this domain from all clients")
+    parser.add_argument("--port", type=port, default=0, help="port to listen on (default: a free port)")
+    parser.add_argument("--certificate", type=Path, metavar="FILE", help="certificate for STARTTLS, in PEM")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="private key in PEM, if not in that file")
     args = parser.parse_args(arguments)
     if args.key and not args.certificate:
-        parser.error("--key needs --certificate")
+        parser.error("--key requires --certificate")
     password = read_password()
     try:
         make_maildir(args.maildir)

@@ -1,9 +1,9 @@
 """Submit a message, and print for each recipient whether the server accepted it.
 
-    python examples/submit.py --user alice mail.example.org 465 letter.eml alice@example.org bob@example.org
+    python examples/submit.py --user alice mail.example.org 465 message.eml alice@example.org bob@example.org
 
-The password is read from the environment variable MAIL_PASSWORD, or asked for.  The exit status is 0 only if the server
-accepted the message for every recipient.
+The password is read from the environment variable MAIL_PASSWORD or from the terminal.  The exit status is 0 only if the
+server accepted the message for every recipient.
 """
 
 import argparse
@@ -25,11 +25,11 @@ CHUNK = 65_536
 
 
 class NotDelivered(Exception):
-    """The server accepted the message for no recipient; the text says why."""
+    """The server did not accept the message for any recipient; the text is the reason."""
 
 
 async def reply(client: Client[smtp.ClientEvent]) -> smtp.Reply:
-    """The reply to the oldest command that has none yet."""
+    """Return the reply to the oldest unanswered command."""
     event = await anext(client, None)
     if event is None:
         raise NotDelivered("the connection ended before the server replied")
@@ -41,13 +41,13 @@ async def reply(client: Client[smtp.ClientEvent]) -> smtp.Reply:
 
 
 async def expect_success(client: Client[smtp.ClientEvent], step: str) -> None:
-    said = await reply(client)
-    if not said.positive:
-        raise NotDelivered(f"{step}: {in_one_line(said)}")
+    answer = await reply(client)
+    if not answer.positive:
+        raise NotDelivered(f"{step}: {in_one_line(answer)}")
 
 
 async def ask(client: Client[smtp.ClientEvent], command: Command) -> None:
-    """Send a command without which nothing can be delivered."""
+    """Send a command that must succeed."""
     client.send(command)
     await expect_success(client, type(command).__name__)
 
@@ -55,12 +55,12 @@ async def ask(client: Client[smtp.ClientEvent], command: Command) -> None:
 async def submit(
     client: Client[smtp.ClientEvent], sender: smtp.Mailbox, recipients: Sequence[smtp.Mailbox], message: BinaryIO
 ) -> dict[smtp.Mailbox, smtp.Reply]:
-    """The server's last word on each recipient; it has accepted the message for those with a positive reply."""
+    """Return the final reply for each recipient.  The message was accepted for those with a positive reply."""
     ascii_only = all(str(mailbox).isascii() for mailbox in (sender, *recipients))
     client.send(smtp.Mail(reverse_path=sender, smtputf8=not ascii_only))
     for recipient in recipients:
         client.send(smtp.Rcpt(forward_path=recipient))
-    client.send(smtp.Data())  # all of these leave together if the server offers PIPELINING
+    client.send(smtp.Data())  # these are sent together if the server offers PIPELINING
     await expect_success(client, f"sender {sender}")
     results = {recipient: await reply(client) for recipient in recipients}
     verdict = await reply(client)
@@ -70,18 +70,18 @@ async def submit(
             await client.flush()
         client.send(smtp.MessageComplete())
         verdict = await reply(client)
-    return {recipient: verdict if said.positive else said for recipient, said in results.items()}
+    return {recipient: verdict if result.positive else result for recipient, result in results.items()}
 
 
 def client_context(ca: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca)
     except OSError as error:
-        raise OSError(f"{ca}: {error}") from None  # else it does not name the file
+        raise OSError(f"{ca}: {error}") from None  # the error itself does not contain the file name
 
 
 async def run(args: argparse.Namespace, password: bytes) -> dict[smtp.Mailbox, smtp.Reply]:
-    """Connect, log in and submit.  Only with ``--tls none`` does anything but the greetings travel outside TLS."""
+    """Connect, log in and submit.  Login and message are sent without TLS only with ``--tls none``."""
     settings = smtp.ClientSettings(tls_required=args.tls != "none", lf_to_crlf=True)
     with args.message.open("rb") as message:
         async with await connect(
@@ -113,7 +113,7 @@ def read_password() -> bytes:
     try:
         return os.fsencode(os.environ.get("MAIL_PASSWORD") or getpass.getpass())
     except EOFError:
-        sys.exit("There is no terminal to ask for the password, and MAIL_PASSWORD is not set.")
+        sys.exit("MAIL_PASSWORD is not set, and there is no terminal to read the password from.")
 
 
 def port(text: str) -> int:
@@ -130,17 +130,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Submit a message by SMTP.")
     parser.add_argument("host", help="name of the mail server")
     parser.add_argument("port", type=port, help="usually 465, or 587 with --tls starttls")
-    parser.add_argument("message", type=Path, help="file with the message, its header first")
+    parser.add_argument("message", type=Path, help="file with the message, including the header")
     parser.add_argument("sender", type=address)
     parser.add_argument("recipients", type=address, nargs="+", metavar="recipient")
-    parser.add_argument("--user", help="log in by this name")
+    parser.add_argument("--user", help="user name; without it, there is no login")
     parser.add_argument(
         "--tls",
         choices=["implicit", "starttls", "none"],
         default="implicit",
-        help="TLS from the start (the default), by STARTTLS, or none: for a trial on one machine",
+        help="TLS from the start (default), by STARTTLS, or none (only for tests on one machine)",
     )
-    parser.add_argument("--ca", type=Path, metavar="FILE", help="trust this certificate authority (the system's)")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="CA file (default: that of the system)")
     args = parser.parse_args(arguments)
     try:
         password = b"" if args.user is None else read_password()
@@ -150,9 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    for recipient, said in results.items():
-        print(f"{recipient}: {'accepted' if said.positive else 'refused'}: {in_one_line(said)}")
-    accepted = sum(said.positive for said in results.values())
+    for recipient, result in results.items():
+        print(f"{recipient}: {'accepted' if result.positive else 'rejected'}: {in_one_line(result)}")
+    accepted = sum(result.positive for result in results.values())
     print(f"Accepted for {accepted} of {len(results)} recipients.")
     return 0 if accepted == len(results) else 1
 

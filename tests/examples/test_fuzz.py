@@ -68,7 +68,7 @@ def test_a_machine_that_does_not_end_is_seen(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(pop3.ServerConnection, "next_event", lambda self: NeedData(timeout=1.0))
-    assert failure(fuzz.pop3_server, capsys) == "the machine waits for more after the end of its input"
+    assert failure(fuzz.pop3_server, capsys) == "the machine waits for data after the end of its input"
 
 
 def test_a_machine_that_minds_how_its_input_is_split_is_seen(
@@ -80,7 +80,7 @@ def test_a_machine_that_minds_how_its_input_is_split_is_seen(
         whole(self, data.replace(b"+OK ready\r\n", b"-ERR closed\r\n"))
 
     monkeypatch.setattr(pop3.ClientConnection, "receive_data", planted)
-    assert "when the bytes came one by one" in failure(fuzz.pop3_client, capsys)
+    assert "when the bytes arrive one by one" in failure(fuzz.pop3_client, capsys)
 
 
 def test_one_seed_makes_the_same_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_one_seed_makes_the_same_inputs(monkeypatch: pytest.MonkeyPatch) -> None
 def test_it_runs_from_a_shell() -> None:
     result = programs.run("fuzz.py", "--runs", 50, "--seed", 7)
     assert (result.status, result.err) == (0, "")
-    assert result.out == "50 inputs for each of 4 targets, and none failed.\n"
+    assert result.out == "50 inputs for each of 4 targets, no failures.\n"
 
 
 @pytest.mark.parametrize("runs", ["-1", "0", "x"])

@@ -164,7 +164,7 @@ def test_a_refusal_of_the_relay_is_no_refusal_of_the_message(step: str, said: st
 
 def test_a_hop_that_breaks_the_protocol_can_be_reached() -> None:
     replies, _ = relayed({"GREETING": b"+OK a POP3 server\r\n"}, BOB)
-    assert replies[0] == "451 4.4.1 next hop: broke the protocol"
+    assert replies[0] == "451 4.4.1 next hop: protocol error"
 
 
 def test_one_recipient_that_the_hop_refuses() -> None:

@@ -102,7 +102,7 @@ def test_each_recipient_is_shown_what_the_server_said(
 ) -> None:
     outcome = submit_to({step: b"452 4.2.2 mailbox full\r\n"}, letter, capsys, BOB, CAROL)
     assert outcome.out == (
-        f"{BOB}: refused: 452 4.2.2 mailbox full\n{CAROL}: refused: 452 4.2.2 mailbox full\n"
+        f"{BOB}: rejected: 452 4.2.2 mailbox full\n{CAROL}: rejected: 452 4.2.2 mailbox full\n"
         "Accepted for 0 of 2 recipients.\n"
     )
 
@@ -113,7 +113,7 @@ def test_one_recipient_that_is_refused_is_no_success(
     outcome = submit_to({f"RCPT {CAROL}": b"550 5.1.1 no such user\r\n"}, letter, capsys, BOB, CAROL)
     assert outcome.status == 1
     assert outcome.out == (
-        f"{BOB}: accepted: 250 2.0.0 queued\n{CAROL}: refused: 550 5.1.1 no such user\n"
+        f"{BOB}: accepted: 250 2.0.0 queued\n{CAROL}: rejected: 550 5.1.1 no such user\n"
         "Accepted for 1 of 2 recipients.\n"
     )
     assert outcome.server.messages == [ON_THE_WIRE]
@@ -127,7 +127,7 @@ def test_a_message_for_nobody_is_no_success_whatever_is_said_to_its_end(
     script = {"RCPT": b"550 5.1.1 no such user\r\n", "MESSAGE": content_reply}
     outcome = submit_to(script, letter, capsys, BOB)
     assert outcome.status == 1
-    assert outcome.out == f"{BOB}: refused: 550 5.1.1 no such user\nAccepted for 0 of 1 recipients.\n"
+    assert outcome.out == f"{BOB}: rejected: 550 5.1.1 no such user\nAccepted for 0 of 1 recipients.\n"
     assert outcome.server.messages == [b""]
 
 
@@ -145,7 +145,7 @@ def test_a_server_can_forge_no_line_of_the_output(
     letter: Path, password: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = submit_to({f"RCPT {CAROL}": b"550-no\r\n550 eve@example.org: accepted\r\n"}, letter, capsys, BOB, CAROL)
-    assert outcome.out.splitlines()[1] == f"{CAROL}: refused: 550 no eve@example.org: accepted"
+    assert outcome.out.splitlines()[1] == f"{CAROL}: rejected: 550 no eve@example.org: accepted"
 
 
 def test_a_recipient_that_is_named_twice_gets_one_message(
@@ -222,7 +222,7 @@ def test_it_runs_from_a_shell(letter: Path) -> None:
     # getpass warns that it cannot hide the password, then reads the end of stdin.
     no_password = programs.run("submit.py", *arguments, server.port, letter, ALICE, BOB, PYTHONWARNINGS="")
     assert no_password.status == 1
-    assert no_password.err.endswith("MAIL_PASSWORD is not set.\n")
+    assert no_password.err.endswith("no terminal to read the password from.\n")
 
 
 @pytest.mark.parametrize("addresses", [("\u00e4lice@example.org", BOB), (ALICE, "b\u00f6b@example.org")])

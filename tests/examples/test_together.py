@@ -88,7 +88,7 @@ def test_a_message_goes_to_the_ready_server_and_back(
 def test_a_recipient_that_does_not_exist(mode: str, ready: Ready, capsys: pytest.CaptureFixture[str]) -> None:
     assert ready.submit(mode, "nobody@example.test", BOB) == 1
     first, second, third = capsys.readouterr().out.splitlines()
-    assert first.startswith("nobody@example.test: refused: 550 5.1.1 ")
+    assert first.startswith("nobody@example.test: rejected: 550 5.1.1 ")
     assert second.startswith(f"{BOB}: accepted: 250 2.0.0 ")
     assert third == "Accepted for 1 of 2 recipients."
     assert len(ready.messages("bob")) == 1
@@ -149,7 +149,7 @@ def test_the_examples_work_together(tmp_path: Path) -> None:
         got = programs.run("collect.py", "--tls", "none", *usual, "127.0.0.1", pop3, collected, **secret)
     assert (sent.status, sent.err) == (1, "")
     assert sent.out.splitlines()[0].startswith(f"{BOB}: accepted: 250 ")
-    assert sent.out.splitlines()[1].startswith(f"{DINAH}: refused: 550 ")
+    assert sent.out.splitlines()[1].startswith(f"{DINAH}: rejected: 550 ")
     assert (got.status, got.out, got.err) == (0, "Message 1: stored\n", "")
     (message,) = serving.messages(collected)
     assert message.endswith(LETTER)

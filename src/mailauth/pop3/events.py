@@ -15,9 +15,9 @@ from .replies import Content, FallibleQuestion, Reply
 
 @attrs.frozen(kw_only=True)
 class Connected(FallibleQuestion[Accept]):
-    """A client has connected.  ACCEPT sends the greeting.
+    """A client has connected: accept or reject it.
 
-    Unavailable sends -ERR instead of the greeting and ends the session.
+    ACCEPT sends the greeting.  Unavailable sends -ERR instead and ends the session.
     """
 
 
@@ -26,7 +26,7 @@ class OpenMaildrop(FallibleQuestion[Maildrop]):
     """Lock the maildrop of *identity* and answer with its messages (RFC 1939 section 4).  It follows Authenticated.
 
     A Maildrop opens TRANSACTION.  The replies to all commands are computed from it, except the text of messages and the
-    commit.  Keep the lock until Closed, with or without QUIT: only then is the session over.
+    commit.  Keep the lock until the events of the connection end, whether or not the client sends QUIT.
 
     Unavailable becomes -ERR with its response code, and the session is in AUTHORIZATION again.  Answer
     Unavailable.LOGIN_DELAY if this login comes too soon after the last.  The application enforces
@@ -39,7 +39,7 @@ class OpenMaildrop(FallibleQuestion[Maildrop]):
 
 @attrs.frozen(kw_only=True)
 class RetrieveMore(FallibleQuestion[Content]):
-    """The next piece of the message whose Retrieve was answered with ``Content(last=False)``.
+    """Provide the next piece of the message whose Retrieve was answered with ``Content(last=False)``.
 
     Unavailable closes the connection without the final dot, which tells the client that the message is incomplete.
     """

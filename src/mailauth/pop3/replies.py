@@ -67,7 +67,7 @@ class Content:
     """False if more follows: RetrieveMore is asked after this piece is written."""
 
     def __attrs_post_init__(self) -> None:
-        # Built for each message that is sent, and this costs a third of two validators.
+        # One is built for each message that is sent.  This check costs a third of what two validators cost.
         if not isinstance(self.data, bytes):
             raise wrong_type("data", bytes, self.data)
         if not isinstance(self.last, bool):

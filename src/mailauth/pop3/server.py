@@ -109,7 +109,7 @@ class _Connection(FastPath[Q], Generic[Q]):
     def _handle_command(self, command: LineCommand, line: bytes | None) -> ServerEvent | None:
         answered = _HANDLERS[type(command)](self, command)
         if isinstance(answered, Reply):
-            # In TRANSACTION the only cause is a message number that does not exist, which is not an error of protocol.
+            # In TRANSACTION the only cause is a message that does not exist, which does not count as an error.
             breach = self._state is not _TRANSACTION
             return self._refuse(command.verb, command.to_wire()[:-2] if line is None else line, answered, breach=breach)
         return answered
