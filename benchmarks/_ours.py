@@ -1,4 +1,4 @@
-"""The servers of mailauth: both adapters with a small application, and ``mailauth serve`` with stores without content.
+"""The mailauth servers: both adapters with a small application, and ``mailauth serve`` with stores that keep nothing.
 
 The application awaits wherever a real one would query a database: senders, recipients, passwords, the queue and the
 maildrop.

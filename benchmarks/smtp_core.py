@@ -118,7 +118,7 @@ def main() -> None:
         "smtplib: SIZE, one command at a time": messages(recorded("smtp-smtplib-many"), queue_ids()),
         "Postfix: SIZE and BODY, pipelined, RSET": messages(recorded(RELAY), queue_ids()),
         "the same, BODY before SIZE": messages(body_first(recorded(RELAY)), queue_ids()),
-        "bare MAIL, and ACCEPT instead of a queue id (no server says this)": messages(BARE, lambda: ACCEPT),
+        "bare MAIL, and ACCEPT instead of a queue id (unlike real servers)": messages(BARE, lambda: ACCEPT),
     }
     took: dict[str, list[float]] = {name: [] for name in rows}
     of_h11: dict[str, list[float]] = {name: [] for name in rows}
