@@ -18,7 +18,7 @@ GOODBYE: Final = Reply(True, "", "goodbye")
 UNKNOWN_COMMAND: Final = Reply(False, "", "unknown command")
 LINE_TOO_LONG: Final = Reply(False, "", "command line too long")
 BAD_SEQUENCE: Final = Reply(False, "", "command not valid in this state")
-NO_MECHANISM: Final = Reply(False, "", "authentication mechanism not available")
+NO_MECHANISM: Final = Reply(False, "", "authentication mechanism not supported")
 TLS_ACTIVE: Final = Reply(False, "", "TLS already active")
 NO_TLS_AFTER_UTF8: Final = Reply(False, "", "STLS not allowed after UTF8")  # RFC 6856 section 2.1
 NO_UTF8: Final = Reply(False, "", "UTF8 not supported")
@@ -54,10 +54,10 @@ LOGIN_FAILURES: Final[Mapping[sasl.Refusal | sasl.Fault, Reply]] = {
     sasl.Refusal.NOT_AUTHORIZED: Reply(False, "AUTH", "authentication failed"),
     sasl.Refusal.TEMPORARY: Reply(False, "SYS/TEMP", "temporary authentication failure"),
     sasl.Refusal.TRANSITION_NEEDED: Reply(False, "AUTH", "password transition needed"),
-    sasl.Refusal.TOO_WEAK: Reply(False, "AUTH", "authentication mechanism too weak"),
+    sasl.Refusal.TOO_WEAK: Reply(False, "AUTH", "authentication mechanism is too weak"),
     sasl.Fault.CANCELLED: Reply(False, "", "authentication cancelled"),
     sasl.Fault.UNDECODABLE: Reply(False, "", "invalid base64 in response"),
     sasl.Fault.UNEXPECTED_INITIAL_RESPONSE: Reply(False, "", "initial response not allowed with this mechanism"),
     sasl.Fault.MALFORMED: Reply(False, "", "malformed authentication response"),
-    sasl.Fault.TOO_LONG: Reply(False, "", "authentication exchange line too long"),
+    sasl.Fault.TOO_LONG: Reply(False, "", "authentication exchange line is too long"),
 }
