@@ -1,4 +1,4 @@
-"""Tests a login without a network, a thread or a clock: ``pytest examples/session_test.py``."""
+"""Test a login without a network, a thread or a clock: ``pytest examples/session_test.py``."""
 
 from mailauth import ACCEPT, NeedData, Send, sasl, smtp
 
@@ -6,7 +6,7 @@ SETTINGS = smtp.ServerSettings(mechanisms_without_tls=frozenset({"PLAIN"}))
 
 
 def replies(received: bytes, password: bytes) -> bytes:
-    """What a server with one account, alice, sends to a client that sends *received*."""
+    """Return what a server with one account, alice, sends to a client that sends *received*."""
     server, sent = smtp.ServerConnection(SETTINGS, entropy=bytes(32)), b""
     server.receive_data(received)
     while not isinstance(event := server.next_event(), NeedData):

@@ -60,7 +60,7 @@ class MaildropSession:
     def __init__(self, maildrop: Maildrop) -> None:
         unique_ids = "".join([message.unique_id for message in maildrop.messages])
         if "\r" in unique_ids or "\n" in unique_ids or "\0" in unique_ids:
-            raise LocalProtocolError("a unique_id in the maildrop contains CR, LF or NUL; use characters 0x21 to 0x7E")
+            raise LocalProtocolError("a unique-id in the maildrop contains CR, LF or NUL; use characters 0x21 to 0x7E")
         self._messages = maildrop.messages
         self.last = len(maildrop.messages)
         """The highest message number."""
