@@ -282,7 +282,7 @@ def test_a_login_is_refused_or_says_lines(kind: type[Any], name: str, data: st.D
         return
     exchange = sasl.ClientExchange(mechanism)
     if kind in (sasl.UserPassClient, sasl.ApopClient):
-        said = [exchange.say(None), exchange.say(b"<a@b>")]
+        said = [exchange.respond_raw(None), exchange.respond_raw(b"<a@b>")]
     else:
         said = [exchange.begin() or b""]
         with contextlib.suppress(Malformed):  # the mechanism rejects the challenge

@@ -199,7 +199,7 @@ class ClientMachine(Machine[E]):
             raise RemoteProtocolError("the server sent data after its reply to STARTTLS or STLS, before the handshake")
         return super()._begin_tls()
 
-    def _secured(self, tls: Tls) -> None:
+    def _on_tls_started(self, tls: Tls) -> None:
         if self._upgraded is not None:
             self._events.append(self._upgraded)
             self._upgraded = None
@@ -217,4 +217,4 @@ class ClientMachine(Machine[E]):
     def _flush_then_close(self) -> Send | Closed:
         if self._output:
             return self._flush()
-        return Closed(reason=self._why, unanswered=(*self._unanswered, *(command for command, _ in self._unsent)))
+        return Closed(reason=self._reason, unanswered=(*self._unanswered, *(command for command, _ in self._unsent)))

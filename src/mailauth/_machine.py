@@ -28,7 +28,17 @@ _CLOSED: Final[Mapping[CloseReason, Closed]] = {reason: Closed(reason=reason) fo
 class Machine(Generic[E]):
     """A state machine without I/O: ``next_event()`` returns one event at a time, in causal order."""
 
-    __slots__ = ("_events", "_input", "_output", "_output_due", "_output_size", "_phase", "_question", "_tls", "_why")
+    __slots__ = (
+        "_events",
+        "_input",
+        "_output",
+        "_output_due",
+        "_output_size",
+        "_phase",
+        "_question",
+        "_reason",
+        "_tls",
+    )
 
     def __init__(self, tls: Tls | None) -> None:
         self._tls = tls
@@ -41,7 +51,7 @@ class Machine(Generic[E]):
         self._output_size = 0
         self._output_due = False
         self._phase: Callable[[], E | Action | None] | None = None  # replaces _advance() during TLS and at the end
-        self._why = CloseReason.PEER_CLOSED
+        self._reason = CloseReason.PEER_CLOSED
 
     @property
     def tls(self) -> Tls | None:
@@ -87,12 +97,12 @@ class Machine(Generic[E]):
             raise LocalProtocolError("no TLS handshake is in progress: call tls_started() only after BeginTls")
         self._phase = None
         self._tls = tls
-        self._secured(tls)
+        self._on_tls_started(tls)
 
     def shut_down(self, reason: CloseReason = CloseReason.SHUT_DOWN) -> None:
         """End the session, with the last reply or command that the protocol allows.  A second call does nothing."""
         if self._phase is None:
-            self._why = reason
+            self._reason = reason
             self._phase = self._begin_shutdown
         elif self._phase in (self._begin_tls, self._wait_for_tls):
             self._output.clear()
@@ -107,7 +117,7 @@ class Machine(Generic[E]):
         """Write the last output after ``shut_down()``, if there is any, then call ``_close()``."""
 
     @abstractmethod
-    def _secured(self, tls: Tls) -> None:
+    def _on_tls_started(self, tls: Tls) -> None:
         """TLS has started: discard everything learned before it."""
 
     def _at_end_of_stream(self) -> None:
@@ -143,12 +153,12 @@ class Machine(Generic[E]):
         return need
 
     def _close(self, reason: CloseReason) -> None:
-        self._why = reason
+        self._reason = reason
         self._phase = self._flush_then_close
         self._input.clear()
 
     def _flush_then_close(self) -> Send | Closed:
-        return self._flush() if self._output else _CLOSED[self._why]
+        return self._flush() if self._output else _CLOSED[self._reason]
 
     def _begin_tls(self) -> BeginTls:
         data = self._flush().data

@@ -73,7 +73,7 @@ class ServerMachine(Machine[E]):
     def _announce(self, event: LoginEvent) -> None:
         """Queue *event*."""
         if isinstance(event, sasl.ExtendedQuestion) and not self._asks_extended:
-            self._cannot_ask(event)
+            self._answer_unavailable(event)
         else:
             # The event type of each server includes the events of the mechanisms that it allows.
             self._events.append(cast(E, event))
@@ -130,7 +130,7 @@ class ServerMachine(Machine[E]):
                 self._question = question
                 self._announce(question)
 
-    def _cannot_ask(self, question: sasl.ExtendedQuestion) -> None:
+    def _answer_unavailable(self, question: sasl.ExtendedQuestion) -> None:
         """Answer *question* with its temporary failure.
 
         The application of this server handles questions about passwords only, so it must not receive this one.
@@ -143,9 +143,9 @@ class ServerMachine(Machine[E]):
     # The end
 
     def _begin_shutdown(self) -> None:
-        self._end_unfinished(self._why)
+        self._end_unfinished(self._reason)
         self._send_shutdown_reply()
-        self._close(self._why)
+        self._close(self._reason)
 
     @abstractmethod
     def _send_shutdown_reply(self) -> None:

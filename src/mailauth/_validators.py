@@ -19,7 +19,7 @@ Check: TypeAlias = Callable[[Any], object]
 
 Validator: TypeAlias = Callable[[object, "attrs.Attribute[Any]", Any], None]
 
-_INSTEAD: Final[Mapping[type, str]] = {bool: "True or False", Mapping: "a dict"}
+_HINTS: Final[Mapping[type, str]] = {bool: "True or False", Mapping: "a dict"}
 
 
 def value_of(kind: type, check: Check | None = None, *, optional: bool = False) -> Validator:
@@ -98,5 +98,5 @@ def wrong_type(field: str, kind: type, value: object, *, optional: bool = False)
     elif kind is str and isinstance(value, bytes):
         hint = ".decode()"
     else:
-        hint = _INSTEAD.get(kind, f"{kind.__name__}{'.parse' if hasattr(kind, 'parse') else ''}(...)")
+        hint = _HINTS.get(kind, f"{kind.__name__}{'.parse' if hasattr(kind, 'parse') else ''}(...)")
     return LocalProtocolError(f"{field} must be {article}{name}, not {found}; use {hint}")

@@ -136,7 +136,7 @@ class GrantTable:
     True
     """
 
-    __slots__ = ("_at", "_count", "_identities", "_lifetime", "_mask", "_maximum", "_order")
+    __slots__ = ("_by_address", "_count", "_identities", "_lifetime", "_mask", "_max_grants", "_order")
 
     def __init__(
         self,
@@ -153,9 +153,9 @@ class GrantTable:
         self._lifetime = lifetime
         self._mask = _mask(ipv6_prefix)
         self._identities = identities_per_address
-        self._maximum = max_grants
+        self._max_grants = max_grants
         # Most addresses have one identity, and a tuple would add a quarter to the memory of its grant.
-        self._at: dict[int, Grant | tuple[Grant, ...]] = {}  # in a tuple the oldest grant is first
+        self._by_address: dict[int, Grant | tuple[Grant, ...]] = {}  # in a tuple the oldest grant is first
         self._count = 0
         # The oldest login first.  It may hold replaced and revoked grants, which are skipped.
         self._order: deque[Grant] = deque()
@@ -185,7 +185,7 @@ class GrantTable:
         del kept[: max(0, len(kept) + 1 - self._identities)]
         self._put(grant._number, (*kept, grant))
         self._order.append(grant)
-        while self._count > self._maximum:
+        while self._count > self._max_grants:
             self._drop(self._order.popleft())
         self._drop_replaced()
         return grant
@@ -193,7 +193,7 @@ class GrantTable:
     def find(self, address: Address, now: float) -> Grant | None:
         """Return the active grant of the latest login from *address*; None if there is none.  It takes O(1)."""
         number = _to_number(address, self._mask)
-        entry = self._at.get(number)
+        entry = self._by_address.get(number)
         if entry is None:
             return None
         if type(entry) is Grant:
@@ -245,15 +245,15 @@ class GrantTable:
         return freed
 
     def _all_at(self, number: int) -> tuple[Grant, ...]:
-        entry = self._at.get(number, ())
+        entry = self._by_address.get(number, ())
         return (entry,) if isinstance(entry, Grant) else entry
 
     def _put(self, number: int, grants: tuple[Grant, ...]) -> None:
         self._count += len(grants) - len(self._all_at(number))
         if not grants:
-            self._at.pop(number, None)
+            self._by_address.pop(number, None)
         else:
-            self._at[number] = grants if len(grants) > 1 else grants[0]
+            self._by_address[number] = grants if len(grants) > 1 else grants[0]
 
     def _drop(self, grant: Grant) -> bool:
         """Remove *grant* (this object).  Return False if it was replaced or revoked before."""

@@ -19,7 +19,7 @@ from .grants import Grant, Lookup, Unavailable
 from .smtp._grammar import Mailbox, check_domain
 from .smtp.replies import Reply, Verdict
 
-_ROUTED: Final = re.compile("[%!@]")  # older mailers read these as a route to another host
+_ROUTE_CHARACTERS: Final = re.compile("[%!@]")  # older mailers read these as a route to another host
 
 _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
@@ -89,7 +89,7 @@ class RelayPolicy:
         """
         if not forward_path.domain:
             return True
-        return _lower(forward_path.domain) in self.domains and not _ROUTED.search(forward_path.local_part)
+        return _lower(forward_path.domain) in self.domains and not _ROUTE_CHARACTERS.search(forward_path.local_part)
 
     def decide(
         self, forward_path: Mailbox, *, identity: str | None, grant: Lookup, reverse_path: Mailbox | None = None

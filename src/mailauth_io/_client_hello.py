@@ -12,7 +12,7 @@ _HANDSHAKE: Final = 22  # the type of a record (RFC 8446 section 5.1)
 _CLIENT_HELLO: Final = 1  # the type of a message in it (section 4)
 _ALPN: Final = 16  # the type of an extension (RFC 7301 section 3.1)
 
-_LONGEST: Final = 65_536
+_MAX_SIZE: Final = 65_536
 """Maximum bytes of a ClientHello that are buffered.  OpenSSL accepts twice as many; real ones have fewer than 2,000."""
 
 
@@ -36,7 +36,7 @@ class ClientHello:
         received += data
         while self.protocols is None and len(received) >= 5:
             size = int.from_bytes(received[3:5], "big")
-            if received[0] != _HANDSHAKE or size == 0 or len(message) > _LONGEST:
+            if received[0] != _HANDSHAKE or size == 0 or len(message) > _MAX_SIZE:
                 self.protocols = frozenset()
             elif len(received) < 5 + size:
                 return

@@ -19,7 +19,7 @@ from ._addresses import Network, is_within
 from ._proxy_header import proxied_peer
 from ._stream import Peer, Stream
 from .limits import LOGGER, ConnectionLimiter, Limits
-from .logs import Event, described, place
+from .logs import Event, describe_error, place
 
 E = TypeVar("E")
 
@@ -239,7 +239,7 @@ def _log_failure(peer: Peer, error: BaseException) -> None:
     An OSError is logged too: a peer that disconnects raises nothing in a session, so the error comes from the session's
     own files or sockets.
     """
-    fields = {"peer": peer.address, "port": peer.port, "reason": described(error), "at": place(error)}
+    fields = {"peer": peer.address, "port": peer.port, "reason": describe_error(error), "at": place(error)}
     LOGGER.error(Event("session failed", fields), exc_info=error)
 
 

@@ -15,7 +15,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
-class Threads(ABC):
+class ThreadPool(ABC):
     """A bounded thread pool that belongs to the loop in which it was created."""
 
     @property
@@ -40,7 +40,7 @@ class Threads(ABC):
         """
 
 
-class _AsyncioThreads(Threads):
+class _AsyncioThreads(ThreadPool):
     def __init__(self, most: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._free = asyncio.Semaphore(most)
@@ -73,7 +73,7 @@ class _AsyncioThreads(Threads):
             self._loop.call_soon_threadsafe(function, *args)
 
 
-class _TrioThreads(Threads):
+class _TrioThreads(ThreadPool):
     def __init__(self, most: int) -> None:
         import trio
 
@@ -102,6 +102,6 @@ class _TrioThreads(Threads):
         raise AssertionError("unreachable: the function returned or raised")
 
 
-def threads(most: int) -> Threads:
+def thread_pool(most: int) -> ThreadPool:
     """Return a pool of at most *most* threads for the running loop."""
     return _TrioThreads(most) if _loops.current().name == "trio" else _AsyncioThreads(most)

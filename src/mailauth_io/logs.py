@@ -20,7 +20,7 @@ MAX_TEXT: Final = 256
 
 MAX_TRACEBACK: Final = 200
 """Maximum lines of a traceback; of a longer one the first and the last lines are written."""
-_LONGEST_LINE: Final = 1_000
+_MAX_LINE: Final = 1_000
 """Maximum characters of each line of a traceback."""
 
 FORMATS: Final = ("text", "json")
@@ -106,7 +106,7 @@ def place(error: BaseException) -> str:
     return ", ".join(f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in reversed(frames))
 
 
-def described(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return the class and the message of *error*.  The message may contain what a peer sent, or a secret."""
     try:
         message = str(error)
@@ -172,7 +172,7 @@ def _traceback(record: logging.LogRecord) -> list[str]:
     if left_out > 0:
         half = MAX_TRACEBACK // 2
         lines[half:-half] = [f"... {left_out} lines omitted ..."]
-    return [line[:_LONGEST_LINE] for line in lines]
+    return [line[:_MAX_LINE] for line in lines]
 
 
 def _one_line(text: str) -> str:

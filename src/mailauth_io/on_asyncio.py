@@ -49,18 +49,18 @@ class _Stream(asyncio.Protocol, Stream):
     __slots__ = (
         "_due",
         "_ended",
-        "_gone",
         "_limits",
-        "_looks_at",
         "_loop",
-        "_made",
+        "_on_connected",
         "_paused",
         "_reader",
         "_timer",
+        "_timer_due",
         "_transport",
         "_unread",
         "_unwritten",
         "_woken",
+        "_write_closed",
         "_writer",
         "now",
         "started_at",
@@ -79,10 +79,10 @@ class _Stream(asyncio.Protocol, Stream):
         self.started_at = now()
         self._loop = loop
         self._limits = limits
-        self._made = made
+        self._on_connected = made
         self._unread = b""
         self._ended = False  # no more data will arrive
-        self._gone = False  # no more data can be sent
+        self._write_closed = False  # no more data can be sent
         self._woken = False
         self._paused = False  # the transport does not read
         self._reader: asyncio.Future[None] | None = None
@@ -90,16 +90,16 @@ class _Stream(asyncio.Protocol, Stream):
         self._unwritten = 0  # unwritten bytes of the pending write at the last check
         self._due = math.inf  # the deadline of the pending read or write
         self._timer: asyncio.TimerHandle | None = None  # one for all waits: it checks _due when it fires
-        self._looks_at = math.inf  # when the timer fires
+        self._timer_due = math.inf  # when the timer fires
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=0)  # a Send is complete when the system has accepted all of it
         if hasattr(transport, "max_size"):
             transport.max_size = READ_SIZE  # the default of 256 KiB costs a memory mapping per read
-        if self._made is not None:
-            self._made(self)
-            self._made = None
+        if self._on_connected is not None:
+            self._on_connected(self)
+            self._on_connected = None
 
     def data_received(self, data: bytes) -> None:
         self._unread = self._unread + data if self._unread else data
@@ -131,7 +131,7 @@ class _Stream(asyncio.Protocol, Stream):
             if socket is not None:
                 with contextlib.suppress(OSError), socket.dup() as duplicate:
                     self._unread += duplicate.recv(READ_SIZE)
-        self._gone = True
+        self._write_closed = True
         self._end()
         if self._timer is not None:
             self._timer.cancel()
@@ -165,7 +165,7 @@ class _Stream(asyncio.Protocol, Stream):
             reader.set_result(None)
             return reader
         self._due = due
-        if due < self._looks_at:
+        if due < self._timer_due:
             self._set_timer(due)
         if self._paused:
             self._paused = False
@@ -175,13 +175,13 @@ class _Stream(asyncio.Protocol, Stream):
     def _set_timer(self, due: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(due, self._look, context=_EMPTY)  # saves a copy of the context
-        self._looks_at = due
+        self._timer = self._loop.call_at(due, self._check_deadline, context=_EMPTY)  # saves a copy of the context
+        self._timer_due = due
 
-    def _look(self) -> None:
+    def _check_deadline(self) -> None:
         """End the pending read or write with TimeoutError if its deadline has passed."""
         self._timer = None
-        self._looks_at = math.inf
+        self._timer_due = math.inf
         waiting = self._writer
         if waiting is None or waiting.done():
             waiting = self._reader
@@ -213,7 +213,7 @@ class _Stream(asyncio.Protocol, Stream):
     async def _written(self, writer: asyncio.Future[None]) -> None:
         self._unwritten = self._transport.get_write_buffer_size()
         self._due = due = self.now() + self._limits.write_timeout
-        if due < self._looks_at:
+        if due < self._timer_due:
             self._set_timer(due)
         await writer
         if self._transport.is_closing():
@@ -239,12 +239,12 @@ class _Stream(asyncio.Protocol, Stream):
         return -1 if found is None else int(found.fileno())
 
     def half_close(self) -> None:
-        if not self._gone and not self._transport.is_closing():
+        if not self._write_closed and not self._transport.is_closing():
             with contextlib.suppress(OSError):
                 self._transport.write_eof()
 
     def abort(self) -> None:
-        self._gone = True
+        self._write_closed = True
         self._transport.abort()
         self._end()
 

@@ -20,8 +20,8 @@ from tests.examples import programs
 from tests.examples.scripted import End, Script, Server, smtp_server
 
 ALICE, BOB, CAROL = "alice@example.org", "bob@far.test", "carol@far.test"
-LETTER = b"Subject: a trial\r\n\r\nDown the rabbit-hole.\r\n.\r\n..dots\r\n"
-ON_THE_WIRE = LETTER.replace(b"\r\n.", b"\r\n..")
+MESSAGE = b"Subject: a trial\r\n\r\nDown the rabbit-hole.\r\n.\r\n..dots\r\n"
+ON_THE_WIRE = MESSAGE.replace(b"\r\n.", b"\r\n..")
 RECEIVED = re.compile(rb"Received: from \[127\.0\.0\.1\] by localhost with ESMTP; [^\r\n]+\r\n")
 
 
@@ -235,7 +235,7 @@ def test_it_runs_from_a_shell(tmp_path: Path) -> None:
         programs.listening("relay.py", "--tls", "none", "127.0.0.1", hop.port, errors=tmp_path / "errors") as port,
         smtplib.SMTP("127.0.0.1", port, timeout=programs.TIMEOUT) as client,
     ):
-        assert client.sendmail(ALICE, [BOB], LETTER) == {}
+        assert client.sendmail(ALICE, [BOB], MESSAGE) == {}
     assert [content(message) for message in hop.messages] == [ON_THE_WIRE]
 
 

@@ -18,8 +18,8 @@ from tests.examples import programs
 from tests.io.tls import client_context
 
 ALICE, BOB, CAROL = "alice@example.org", "bob@example.org", "carol@far.test"
-LETTER = b"Subject: a trial\r\n\r\nDown the rabbit-hole.\r\n.\r\n..dots\r\n"
-STORED = LETTER.replace(b"\r\n", b"\n")
+MESSAGE = b"Subject: a trial\r\n\r\nDown the rabbit-hole.\r\n.\r\n..dots\r\n"
+STORED = MESSAGE.replace(b"\r\n", b"\n")
 
 
 @attrs.frozen
@@ -65,19 +65,19 @@ def envelope(sender: str, *recipients: str) -> bytes:
 
 def test_mail_for_its_domain_is_accepted_from_anyone(served: Served) -> None:
     with served.client() as client:
-        assert client.sendmail("eve@far.test", [BOB, ALICE], LETTER) == {}
+        assert client.sendmail("eve@far.test", [BOB, ALICE], MESSAGE) == {}
         assert served.messages() == [envelope("eve@far.test", BOB, ALICE) + STORED]
-        client.sendmail("", ["postmaster"], LETTER)
+        client.sendmail("", ["postmaster"], MESSAGE)
     assert served.messages() == [envelope("", "postmaster") + STORED, envelope("eve@far.test", BOB, ALICE) + STORED]
 
 
 def test_mail_for_remote_domains_is_accepted_after_a_login_only(served: Served) -> None:
     with served.client() as client:
-        refused = client.sendmail(ALICE, [BOB, CAROL], LETTER)
+        refused = client.sendmail(ALICE, [BOB, CAROL], MESSAGE)
         assert {name: code for name, (code, _) in refused.items()} == {CAROL: 550}
         assert served.messages() == [envelope(ALICE, BOB) + STORED]
         client.login("alice", "secret")
-        client.sendmail(ALICE, [CAROL], LETTER)
+        client.sendmail(ALICE, [CAROL], MESSAGE)
     assert served.messages() == [envelope(ALICE, BOB) + STORED, envelope(ALICE, CAROL) + STORED]
 
 
@@ -129,13 +129,13 @@ def test_what_cannot_be_stored_is_put_off(served: Served) -> None:
         try:
             served.maildir.write_bytes(b"a file in its place")
             with pytest.raises(smtplib.SMTPDataError) as caught:
-                client.sendmail(ALICE, [BOB], LETTER)
+                client.sendmail(ALICE, [BOB], MESSAGE)
         finally:
             served.maildir.unlink()
             hidden.rename(served.maildir)
         assert caught.value.smtp_code == 451
         assert served.messages() == []
-        client.sendmail(ALICE, [BOB], LETTER)
+        client.sendmail(ALICE, [BOB], MESSAGE)
     assert len(served.messages()) == 1
 
 
@@ -153,14 +153,14 @@ def test_a_message_is_acknowledged_only_after_it_is_safe_on_disk(
     monkeypatch.setattr(os, "fsync", fsync)
     server = smtp_server.MailServer(tmp_path / "Maildir", "alice", b"secret", "example.org")
     with pytest.raises(OSError, match="planted"):
-        server.store(None, [], LETTER)
+        server.store(None, [], MESSAGE)
     assert synchronized[0].startswith("Maildir/tmp/")
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_curl_submits_a_message(served: Served, tmp_path: Path) -> None:
     letter = tmp_path / "letter"
-    letter.write_bytes(LETTER)
+    letter.write_bytes(MESSAGE)
     command = ["curl", "--silent", "--show-error", "--user", "alice:secret", "--mail-from", ALICE, "--mail-rcpt", CAROL]
     command += ["--upload-file", str(letter), f"smtp://127.0.0.1:{served.port}"]
     subprocess.run(command, timeout=programs.TIMEOUT, check=True)
@@ -178,7 +178,7 @@ def test_with_a_certificate_the_password_is_taken_inside_tls_only(
         assert not client.has_extn("auth")
         client.starttls(context=client_context())
         client.login("alice", "secret")
-        client.sendmail(ALICE, [CAROL], LETTER)
+        client.sendmail(ALICE, [CAROL], MESSAGE)
         assert Served(port, tmp_path / "Maildir").messages() == [envelope(ALICE, CAROL) + STORED]
 
 

@@ -12,7 +12,7 @@ from tests.examples import programs
 from tests.examples.scripted import End, Script, Server, smtp_server
 
 ALICE, BOB, CAROL = "alice@example.org", "bob@example.org", "carol@example.org"
-LETTER = b"Subject: a trial\n\nDown the rabbit-hole.\n.\n..dots\n"
+MESSAGE = b"Subject: a trial\n\nDown the rabbit-hole.\n.\n..dots\n"
 ON_THE_WIRE = b"Subject: a trial\r\n\r\nDown the rabbit-hole.\r\n..\r\n...dots\r\n"
 
 
@@ -24,7 +24,7 @@ class Outcome(programs.Result):
 @pytest.fixture
 def letter(tmp_path: Path) -> Path:
     path = tmp_path / "letter.eml"
-    path.write_bytes(LETTER)
+    path.write_bytes(MESSAGE)
     return path
 
 
@@ -186,12 +186,12 @@ def test_no_password_is_sent_in_clear_unless_it_was_asked_for(
     [
         (["--help"], 0, "usage: "),
         ([], 2, "usage: "),
-        (["127.0.0.1", "70000", "LETTER", ALICE, BOB], 2, "invalid port value: '70000'"),
-        (["127.0.0.1", "25", "LETTER", ALICE, "bob"], 2, "invalid address value: 'bob'"),
+        (["127.0.0.1", "70000", "MESSAGE", ALICE, BOB], 2, "invalid port value: '70000'"),
+        (["127.0.0.1", "25", "MESSAGE", ALICE, "bob"], 2, "invalid address value: 'bob'"),
         (["127.0.0.1", "25", "missing.eml", ALICE, BOB], 1, "missing.eml"),
-        (["127.0.0.1", "CLOSED", "LETTER", ALICE, BOB], 1, "Not delivered: "),
-        (["name..test", "25", "LETTER", ALICE, BOB], 1, "Not delivered: "),
-        (["--ca", "missing.pem", "127.0.0.1", "25", "LETTER", ALICE, BOB], 1, "Not delivered: missing.pem: "),
+        (["127.0.0.1", "CLOSED", "MESSAGE", ALICE, BOB], 1, "Not delivered: "),
+        (["name..test", "25", "MESSAGE", ALICE, BOB], 1, "Not delivered: "),
+        (["--ca", "missing.pem", "127.0.0.1", "25", "MESSAGE", ALICE, BOB], 1, "Not delivered: missing.pem: "),
     ],
 )
 def test_a_mistake_of_the_user_is_reported_in_one_line(
@@ -202,7 +202,7 @@ def test_a_mistake_of_the_user_is_reported_in_one_line(
     free_port: int,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = {"LETTER": str(letter), "CLOSED": str(free_port)}
+    given = {"MESSAGE": str(letter), "CLOSED": str(free_port)}
     try:
         result = submit.main([given.get(argument, argument) for argument in arguments])
     except SystemExit as error:  # argparse

@@ -14,7 +14,7 @@ from tests import serving
 from tests.examples import programs
 
 ALICE, BOB, DINAH = "alice@example.test", "bob@example.test", "dinah@far.test"
-LETTER = b"Subject: a trial\n\nDown the rabbit-hole.\n.\n..dots\n"
+MESSAGE = b"Subject: a trial\n\nDown the rabbit-hole.\n.\n..dots\n"
 
 CLIENT_MODES = pytest.mark.parametrize("mode", ["implicit", "starttls"])
 
@@ -35,7 +35,7 @@ class Ready:
 
     def submit(self, mode: str, *recipients: str, ca: bool = True) -> int:
         letter = self.directory / "letter.eml"
-        letter.write_bytes(LETTER)
+        letter.write_bytes(MESSAGE)
         port = self.server.port("smtps" if mode == "implicit" else "smtp")
         trust = ["--ca", str(self.ca)] if ca else []
         arguments = [*trust, "--tls", mode, "--user", "alice", "127.0.0.1", str(port), str(letter), ALICE]
@@ -74,8 +74,8 @@ def test_a_message_goes_to_the_ready_server_and_back(
     assert ready.submit(mode, BOB, DINAH) == 0
     assert capsys.readouterr().out.endswith("Accepted for 2 of 2 recipients.\n")
     (kept,) = ready.messages("bob")
-    assert kept.endswith(LETTER)
-    assert [message.endswith(LETTER) for message in ready.outbox()] == [True]
+    assert kept.endswith(MESSAGE)
+    assert [message.endswith(MESSAGE) for message in ready.outbox()] == [True]
     assert ready.collect(mode, tmp_path / "Maildir") == 0
     assert capsys.readouterr().out == "Message 1: stored\n"
     assert serving.messages(tmp_path / "Maildir") == [kept]
@@ -124,18 +124,18 @@ def test_the_relay_hands_mail_on_to_the_ready_server(mode: str, ready: Ready, tm
         ) as port,
         smtplib.SMTP("127.0.0.1", port, timeout=programs.TIMEOUT) as client,
     ):
-        refused = client.sendmail(ALICE, [BOB, DINAH, "nobody@example.test"], LETTER.replace(b"\n", b"\r\n"))
+        refused = client.sendmail(ALICE, [BOB, DINAH, "nobody@example.test"], MESSAGE.replace(b"\n", b"\r\n"))
         assert {name: said[0] for name, said in refused.items()} == {DINAH: 550, "nobody@example.test": 550}
         assert refused["nobody@example.test"][1] == b"5.1.1 no such mailbox here"
         (kept,) = ready.messages("bob")
-    assert kept.endswith(LETTER)
+    assert kept.endswith(MESSAGE)
     assert kept.count(b"Received: ") == 2
 
 
 def test_the_examples_work_together(tmp_path: Path) -> None:
     """submit.py sends by relay.py to smtp_server.py; maildrop_server.py serves its Maildir to collect.py."""
     letter, kept, collected = tmp_path / "letter.eml", tmp_path / "kept", tmp_path / "collected"
-    letter.write_bytes(LETTER)
+    letter.write_bytes(MESSAGE)
     secret = {"MAIL_PASSWORD": "secret"}
     usual = ["--user", "alice"]
     with (
@@ -152,5 +152,5 @@ def test_the_examples_work_together(tmp_path: Path) -> None:
     assert sent.out.splitlines()[1].startswith(f"{DINAH}: rejected: 550 ")
     assert (got.status, got.out, got.err) == (0, "Message 1: stored\n", "")
     (message,) = serving.messages(collected)
-    assert message.endswith(LETTER)
+    assert message.endswith(MESSAGE)
     assert serving.messages(kept) == []

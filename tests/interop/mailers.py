@@ -23,7 +23,7 @@ from tests.interop.client_config import (
     run,
 )
 
-_PATIENCE = 20  # seconds to wait for output or for the end of a program in a terminal
+_TIMEOUT = 20  # seconds to wait for output or for the end of a program in a terminal
 
 
 def _quoted(text: str) -> str:
@@ -145,7 +145,7 @@ def _on_terminal(name: str, words: list[str], client_config: ClientConfig, *, fa
                     shown += piece
                     if failure in shown:
                         raise CommandRejected(f"{name} says: {shown!r}")
-                if process.wait(_PATIENCE) != 0:
+                if process.wait(_TIMEOUT) != 0:
                     raise CommandRejected(f"{name} ended with {process.returncode}: {shown!r}")
             except TimeoutError as error:
                 raise CommandRejected(f"{name} waits for an answer: {shown!r}") from error
@@ -159,7 +159,7 @@ def _on_terminal(name: str, words: list[str], client_config: ClientConfig, *, fa
 
 
 def _read(terminal: int) -> bytes:
-    if not select.select([terminal], [], [], _PATIENCE)[0]:
+    if not select.select([terminal], [], [], _TIMEOUT)[0]:
         raise TimeoutError
     try:
         return os.read(terminal, 65536)

@@ -76,9 +76,9 @@ class Echo(ServerMachine[EchoEvent]):
             self._write(answer + b"\r\n", due=True)
 
     def _send_shutdown_reply(self) -> None:
-        self._write(b"closing: %s\r\n" % self._why.name.encode(), due=True)
+        self._write(b"closing: %s\r\n" % self._reason.name.encode(), due=True)
 
-    def _secured(self, tls: Tls) -> None:
+    def _on_tls_started(self, tls: Tls) -> None:
         self._events.append(self._drop_clear_text(tls))
 
     def _at_end_of_stream(self) -> None:
@@ -121,9 +121,9 @@ class EchoClient(ClientMachine[ClientEvent]):
 
     def _begin_shutdown(self) -> None:
         self._write(b"QUIT\r\n", due=True)
-        self._close(self._why)
+        self._close(self._reason)
 
-    def _secured(self, tls: Tls) -> None:
+    def _on_tls_started(self, tls: Tls) -> None:
         self._events.append(TlsStarted(tls=tls, dropped=self._input.clear()))
 
     def _may_follow(self) -> bool:

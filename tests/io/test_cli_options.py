@@ -274,7 +274,7 @@ def test_a_ready_file_that_there_is_no_room_for_is_named_as_it_was_written(
     def full(path: Path, text: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(serve, "_write_in_one_piece", full)
+    monkeypatch.setattr(serve, "_write_atomically", full)
     file = tmp_path / "mailauth.toml"
     file.write_text('[process]\nready_file = "ready"\n')
     reason = f"{tmp_path / 'ready'} cannot be written: No space left on device"
@@ -442,11 +442,11 @@ def test_warnings_tell_what_the_accounts_cannot_answer_and_what_tells_them_apart
     crypt = "bob:{BLF-CRYPT}$2y$05$wQy/3Oy/wVrzX/bYBv.m8.KNe8n9cH7lPzt.EqwsaAUEDrvC5O3Ei\n"
     plain = "alice:{PLAIN}open sesame\n"
     hashed = " ".join(read("--accounts", accounts_file(tmp_path, crypt)).warnings)
-    mixed = " ".join(read("--accounts", accounts_file(tmp_path, plain + crypt)).warnings)
-    for warnings in (hashed, mixed):
+    timing_warning = " ".join(read("--accounts", accounts_file(tmp_path, plain + crypt)).warnings)
+    for warnings in (hashed, timing_warning):
         assert "No CRAM-MD5, APOP or SCRAM-SHA-1: " in warnings
         assert "No SCRAM-SHA-256: " in warnings
-    assert "different schemes or costs" in mixed
+    assert "different schemes or costs" in timing_warning
     assert "different schemes or costs" not in hashed
     assert not any("No CRAM-MD5" in warning or "No SCRAM" in warning for warning in read(*USER).warnings)
 

@@ -21,21 +21,21 @@ def test_without_a_delay_failures_are_remembered() -> None:
     """The queue for password hashing uses them."""
     table = FailedLogins(longest=0)
     assert {table.delay("192.0.2.1", 0.0) for _ in range(7)} == {0.0}
-    assert table.failed_lately("192.0.2.1", 0.0)
+    assert table.failed_recently("192.0.2.1", 0.0)
 
 
 def test_a_failure_is_recent_for_ten_minutes() -> None:
     """Counted by address, or by IPv6 network; both ``note()`` and ``delay()`` record it."""
     table = FailedLogins()
-    assert not table.failed_lately("192.0.2.1", 0.0)
+    assert not table.failed_recently("192.0.2.1", 0.0)
     table.delay("192.0.2.1", 0.0)
     table.note("2001:db8::1", 100.0)
-    assert table.failed_lately("192.0.2.1", 599.0)
-    assert table.failed_lately("::ffff:192.0.2.1", 599.0)
-    assert not table.failed_lately("192.0.2.1", 600.0)
-    assert not table.failed_lately("192.0.2.2", 0.0)
-    assert table.failed_lately("2001:db8::ffff", 699.0)
-    assert not table.failed_lately("2001:db8::ffff", 700.0)
+    assert table.failed_recently("192.0.2.1", 599.0)
+    assert table.failed_recently("::ffff:192.0.2.1", 599.0)
+    assert not table.failed_recently("192.0.2.1", 600.0)
+    assert not table.failed_recently("192.0.2.2", 0.0)
+    assert table.failed_recently("2001:db8::ffff", 699.0)
+    assert not table.failed_recently("2001:db8::ffff", 700.0)
 
 
 def test_what_is_noted_delays_nothing() -> None:

@@ -163,8 +163,8 @@ def test_an_exception_that_cannot_say_its_message_is_told_by_its_class() -> None
         def __str__(self) -> str:
             raise RuntimeError
 
-    assert logs.described(Mute()) == "Mute: (message not available)"
-    assert logs.described(ValueError()) == "ValueError"
+    assert logs.describe_error(Mute()) == "Mute: (message not available)"
+    assert logs.describe_error(ValueError()) == "ValueError"
     assert "Mute" in logs.TextFormatter().format(failed(EVENT, Mute()))
 
 

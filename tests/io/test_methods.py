@@ -90,7 +90,7 @@ def test_every_row_comes_out_on_both_loops() -> None:
     assert [(each["method"], each["loop"]) for each in outcomes] == [(row.name, loop) for row in ROWS for loop in LOOPS]
     for each in outcomes:
         assert " | ".join(each[column] for column in columns) == expected[str(each["number"])]
-        assert (each["worked"], each["trouble"]) == (True, "")
+        assert (each["worked"], each["error"]) == (True, "")
 
 
 def test_one_loop_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -320,7 +320,7 @@ def test_a_row_that_breaks_off_is_a_row_that_failed(bench: Bench, capsys: pytest
 def test_the_table_is_aligned_and_names_what_failed() -> None:
     columns = Columns("SMTP server", "clear (base64)", "digest", "clear", "nothing")
     good = Outcome(row=ROWS[0], loop="asyncio", columns=columns)
-    bad = Outcome(row=ROWS[1], loop="trio", columns=None, trouble="login: refused")
+    bad = Outcome(row=ROWS[1], loop="trio", columns=None, error="login: refused")
     lines = table([good, bad]).splitlines()
     assert len({line.index("asyncio" if "asyncio" in line else "trio") for line in lines[2:4]}) == 1
     assert lines[2].endswith("yes")
@@ -332,7 +332,7 @@ def test_the_table_is_aligned_and_names_what_failed() -> None:
 
 
 def test_what_measures_never_reads_what_is_expected() -> None:
-    """Only ``judge`` imports the expected columns."""
+    """Only ``compare`` imports the expected columns."""
     readers = set()
     for path in Path(mailauth_io.cli.methods.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -340,4 +340,4 @@ def test_what_measures_never_reads_what_is_expected() -> None:
                 names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
                 if any("expected" in name.lower() for name in names):
                     readers.add(path.name)
-    assert readers == {"judge.py"}
+    assert readers == {"compare.py"}

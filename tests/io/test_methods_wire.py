@@ -129,8 +129,8 @@ def test_what_was_said_before_the_upgrade_is_seen() -> None:
 
 
 def test_clear_text_after_the_handshake_is_no_tls() -> None:
-    mixed = CLIENT_HELLO + APPLICATION_DATA + b"MAIL FROM:<x@y>\r\n"
-    assert not all_in_tls([Conversation(from_client=mixed, from_server=SERVER_HELLO)])
+    timing_warning = CLIENT_HELLO + APPLICATION_DATA + b"MAIL FROM:<x@y>\r\n"
+    assert not all_in_tls([Conversation(from_client=timing_warning, from_server=SERVER_HELLO)])
 
 
 def test_one_conversation_in_clear_is_not_all_in_tls() -> None:

@@ -81,7 +81,7 @@ TAKERS: dict[str, Callable[[bytes], object]] = {
     "a token": lambda secret: parsers.token("alice:" + secret.decode("latin-1")),
     "a URL": lambda secret: parsers.next_hop(f"smtp://alice:{secret.decode('latin-1')}@host:25"),
     "Redis": lambda secret: RedisAddress.read(f"redis://host:{secret.decode('latin-1')}"),
-    "Redis by a word": lambda secret: parsers.grants_place(f"redis://host:{secret.decode('latin-1')}"),
+    "Redis by a word": lambda secret: parsers.grants_location(f"redis://host:{secret.decode('latin-1')}"),
 }
 """Functions that take a secret and may raise an exception about it."""
 
@@ -96,7 +96,7 @@ def test_no_exception_of_ours_shows_a_secret_in_its_traceback(taker: Callable[[b
         except (LocalProtocolError, ValueError, stores.AccountsError) as error:
             record = logging.LogRecord("x", logging.ERROR, "", 0, logs.Event("session failed", {}), (), None)
             record.exc_info = (type(error), error, error.__traceback__)
-            text = logs.JsonFormatter().format(record) + logs.described(error)
+            text = logs.JsonFormatter().format(record) + logs.describe_error(error)
             assert "Kitten" not in text
             raised += 1
     assert raised

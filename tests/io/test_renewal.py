@@ -153,7 +153,7 @@ def test_a_handshake_under_way_goes_on_by_the_certificate_that_it_began_by(files
 
     def renew() -> None:
         files.write(days=90)
-        files.context.look(at_once=True)
+        files.context.check_files(at_once=True)
 
     assert step_handshake(files.context, renew)[0] == before
     assert step_handshake(files.context)[0] == files.written
@@ -174,13 +174,13 @@ def test_a_bad_one_changes_nothing_and_is_told_once(
     before = files.written
     spoil(files)
     for _ in range(3):
-        files.context.look(at_once=True)
+        files.context.check_files(at_once=True)
     assert step_handshake(files.context)[0] == before
     (told,) = warnings(caplog)
     assert told.startswith('ERROR certificate warning="keeping the previous certificate: --')
     assert says in told
     files.write(days=90)
-    files.context.look(at_once=True)
+    files.context.check_files(at_once=True)
     assert step_handshake(files.context)[0] == files.written
 
 
@@ -196,7 +196,7 @@ def test_files_that_vanish_while_they_are_read_change_nothing(
     files.write(days=90)
     with monkeypatch.context() as patched:
         patched.setattr(BindingContext, "load_cert_chain", gone)
-        files.context.look(at_once=True)
+        files.context.check_files(at_once=True)
     assert step_handshake(files.context)[0] == before
     (told,) = warnings(caplog)
     assert "cannot be read: No such file" in told
@@ -209,11 +209,11 @@ def test_a_certificate_waits_for_its_key(files: Files, caplog: pytest.LogCapture
     new_key = files.key.read_bytes()
     files.key.write_bytes(key)
     files.rest()
-    files.context.look()
+    files.context.check_files()
     assert step_handshake(files.context)[0] == before
     files.key.write_bytes(new_key)
     files.rest()
-    files.context.look()
+    files.context.check_files()
     assert step_handshake(files.context)[0] == files.written
     assert "does not match the certificate" in caplog.text
 
@@ -222,16 +222,16 @@ def test_a_file_that_has_just_been_written_is_left_for_later_unless_it_is_to_be_
     before = files.written
     files.write(days=90)
     os.utime(files.cert, (files.clock.now, files.clock.now))
-    files.context.look()
+    files.context.check_files()
     assert step_handshake(files.context)[0] == before
-    files.context.look(at_once=True)
+    files.context.check_files(at_once=True)
     assert step_handshake(files.context)[0] == files.written
 
 
 def test_an_end_that_is_near_is_told_once_a_day(files: Files, caplog: pytest.LogCaptureFixture) -> None:
     for days in (90, 15, 13.5, 13.4, 12.9, 0.1, -0.9):
         files.clock.now = NOW + (90 - days) * DAY
-        files.context.look()
+        files.context.check_files()
     told = warnings(caplog)
     assert [line.split(" warning=")[0] for line in told] == ["WARNING certificate"] * 3
     assert [" expires on " in line for line in told] == [True, True, False]

@@ -14,7 +14,7 @@ import pytest
 from mailauth_io.cli import config, main as cli, settings_file
 from mailauth_io.cli.errors import ConfigError
 from mailauth_io.cli.options import Option
-from mailauth_io.cli.parsers import GrantsPlace
+from mailauth_io.cli.parsers import GrantsLocation
 from mailauth_io.cli.settings import OPTIONS, Settings
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "example.toml"
@@ -77,7 +77,7 @@ WORDS: dict[str, tuple[str, Any]] = {
     "users": ("alice:open sesame", (("alice", b"open sesame"),)),
     "grant_lifetime": ("0.5", 0.5),
     "no_grants_from": ("10.0.0.0/8", (ipaddress.ip_network("10.0.0.0/8"),)),
-    "grants": ("sqlite:/grants", GrantsPlace(sqlite=Path("/grants"))),
+    "grants": ("sqlite:/grants", GrantsLocation(sqlite=Path("/grants"))),
     "loop": ("trio", "trio"),
 }
 

@@ -106,7 +106,7 @@ async def test_a_store_that_is_down_is_asked_again_at_once(loop: _loops.Loop) ->
 @on_both_loops
 async def test_a_thread_that_nobody_waits_for_is_taken_until_it_ends(loop: _loops.Loop) -> None:
     """A store that never responds holds at most the allowed number of threads."""
-    few, sleeper = _threads.threads(1), Sleeper()
+    few, sleeper = _threads.thread_pool(1), Sleeper()
     while not sleeper.asked:  # the timeout may expire before the thread has started
         with pytest.raises(TimeoutError):
             await few.within(0.01, sleeper)

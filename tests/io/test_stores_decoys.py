@@ -45,8 +45,8 @@ def test_an_unknown_name_is_checked_against_the_commonest_kind(run: Run) -> None
         assert (rare.checked, common[0].checked, common[1].checked) == (0, 2, 0)
 
     run(main)
-    assert accounts.mixed is not None
-    assert accounts.mixed.index("9 rounds") < accounts.mixed.index("1 round")
+    assert accounts.timing_warning is not None
+    assert accounts.timing_warning.index("9 rounds") < accounts.timing_warning.index("1 round")
 
 
 @on_both_loops
@@ -151,7 +151,7 @@ def test_what_is_offered_is_what_every_account_can_be_proved_by() -> None:
     assert MemoryAccounts([plain]).proofs == MemoryAccounts().proofs > {Proof.PASSWORD, Proof.SECRET}
     assert MemoryAccounts([plain, hashed]).proofs == {Proof.PASSWORD}
     assert MemoryAccounts([plain, scram("bob")]).proofs == {Proof.PASSWORD, Proof.SCRAM_SHA_256}
-    assert MemoryAccounts([plain]).mixed is None
+    assert MemoryAccounts([plain]).timing_warning is None
 
 
 @on_both_loops

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from mailauth_io import _loops
-from mailauth_io.stores import LOCAL, ClientLeft, Hashing, HashingBusy, LoginSource
+from mailauth_io.stores import LOCAL, ClientDisconnected, Hashing, HashingBusy, LoginSource
 from tests.io.line_echo import cancel_when_blocked, on_both_loops
 from tests.io.time_machine import together
 
@@ -150,7 +150,7 @@ class Hashes:
         return LoginSource(
             address=address,
             network=address.partition(":")[0],
-            failed_lately=lambda: self.failed[address] > 0,
+            failed_recently=lambda: self.failed[address] > 0,
             connected=lambda: login not in self.gone,
             note_failure=lambda: self.failed.update([address]),
         )
@@ -292,7 +292,7 @@ async def test_a_client_that_leaves_the_queue_gets_no_thread(loop: _loops.Loop) 
         hashes.end_all()
 
     await together(hashes.login("a", right=True), leave)
-    assert sorted(hashes.started) == ["a", "b/0 ClientLeft", "b/1"]
+    assert sorted(hashes.started) == ["a", "b/0 ClientDisconnected", "b/1"]
     assert hashes.failed == {"b": 2}
 
 
@@ -393,8 +393,8 @@ async def test_a_client_that_closed_its_side_is_served_if_it_need_not_wait(loop:
 
 
 def test_a_client_that_left_is_a_busy_server_to_its_login() -> None:
-    """Code that handles HashingBusy handles ClientLeft too."""
-    assert issubclass(ClientLeft, HashingBusy)
+    """Code that handles HashingBusy handles ClientDisconnected too."""
+    assert issubclass(ClientDisconnected, HashingBusy)
 
 
 @on_both_loops

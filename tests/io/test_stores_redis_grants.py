@@ -237,7 +237,7 @@ async def test_silence_is_an_exception_and_makes_nobody_wait_long(loop: _loops.L
         with pytest.raises(StoreTimeout):
             await grants.grant(REMOTE_ADDRESS, "bob")
         server.signal(signal.SIGCONT)
-        grants._executor._silent_until = None  # the pause is over
+        grants._executor._paused_until = None  # the pause is over
         assert isinstance(await grants.find(HERE), Grant)
         assert await grants.find(REMOTE_ADDRESS) is None
         grants.close()

@@ -167,7 +167,7 @@ def test_shut_down_may_come_at_any_time(data: bytes, when: int, reason: CloseRea
 
 WAY: dict[State, list[bytes]] = {
     State.AUTHORIZATION: [],
-    State.NAMED: [b"USER alice"],
+    State.USER_GIVEN: [b"USER alice"],
     State.TRANSACTION: [b"AUTH PLAIN " + PLAIN],
 }
 ARGUMENTS = {
@@ -212,7 +212,7 @@ def reached(connection: pop3.ServerConnection, application: Application, events:
     if b"base64" in answer:
         return State.AUTH
     if answer.startswith(b"+OK"):
-        return State.NAMED
+        return State.USER_GIVEN
     return State.TRANSACTION if connection.identity else State.AUTHORIZATION
 
 

@@ -315,8 +315,8 @@ def test_any_data_at_any_step_gives_a_step(
 def test_an_initial_response_without_room_waits_for_the_empty_challenge() -> None:
     """RFC 4954 section 4, RFC 5034 section 4: the command line must not exceed its limit."""
     exchange = ClientExchange(PlainClient(authentication_identity="tim", password=b"secret"))
-    assert exchange.begin(room=len(PLAIN)) == PLAIN
-    assert exchange.begin(room=len(PLAIN) - 1) is None
+    assert exchange.begin(max_length=len(PLAIN)) == PLAIN
+    assert exchange.begin(max_length=len(PLAIN) - 1) is None
     assert not exchange.satisfied
     assert exchange.respond(b"") == PLAIN
     assert exchange.satisfied
@@ -324,7 +324,7 @@ def test_an_initial_response_without_room_waits_for_the_empty_challenge() -> Non
 
 def test_a_challenge_where_the_client_speaks_first_is_refused() -> None:
     exchange = ClientExchange(PlainClient(authentication_identity="tim", password=b"secret"))
-    exchange.begin(room=0)
+    exchange.begin(max_length=0)
     with pytest.raises(Malformed):
         exchange.respond(b"dGlt")
 

@@ -89,7 +89,7 @@ async def prepare(target: Target, source: str) -> None:
             await send(wire, target, f"{name}@example.test", lines=30_000)
 
 
-async def be_rude(target: Target, phase: Phase, leave: Leave, source: str) -> None:
+async def run_rude_client(target: Target, phase: Phase, leave: Leave, source: str) -> None:
     """Run a session up to *phase*, and disconnect."""
     async with target.wire(phase.port, source) as wire:
         for command, beginning in phase.asked:
@@ -117,7 +117,7 @@ async def be_rude_everywhere(target: Target, sources: Iterator[str]) -> None:
     everywhere += [(reading(name)[number], leave) for name, (number, leave) in zip(READERS, ways, strict=True)]
     async with asyncio.TaskGroup() as group:
         for phase, leave in everywhere:
-            group.create_task(be_rude(target, phase, leave, next(sources)))
+            group.create_task(run_rude_client(target, phase, leave, next(sources)))
 
 
 def _client_hello() -> bytes:

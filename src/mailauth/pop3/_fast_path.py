@@ -36,15 +36,15 @@ _NO_MESSAGES: Final = Maildrop()
 class FastPath(ServerMachine[ServerEvent | Q], Generic[Q]):
     """The state of the session that RETR needs, and the fast path for common commands."""
 
-    __slots__ = ("_maildrop", "_settings", "_state", "_then", "_utf8", "_wait")
+    __slots__ = ("_maildrop", "_pending_step", "_settings", "_state", "_utf8", "_wait")
 
     def __init__(self, settings: ExtendedServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
         super().__init__(entropy=entropy, tls=tls)
         self._settings = settings
         self._state = State.GREETING
-        self._wait = settings.waits[0]
+        self._wait = settings.timeouts[0]
         # Called once before the next line is read.
-        self._then: Callable[[], ServerEvent | None] | None = None
+        self._pending_step: Callable[[], ServerEvent | None] | None = None
         self._maildrop = MaildropSession(_NO_MESSAGES)
         self._utf8 = not settings.utf8  # a message with a UTF-8 header may be sent unchanged
 
@@ -64,7 +64,7 @@ class FastPath(ServerMachine[ServerEvent | Q], Generic[Q]):
             event: ServerEvent | Q | Action | None
             if self._phase is not None:
                 event = self._phase()
-            elif self._state is not _TRANSACTION or self._then is not None:
+            elif self._state is not _TRANSACTION or self._pending_step is not None:
                 event = self._advance()
             else:
                 received = self._input

@@ -19,7 +19,7 @@ class State(enum.IntEnum):
     """The server has not sent its greeting yet."""
     AUTHORIZATION = 1
     """The greeting was sent, and the client is not authenticated.  After STLS the session is in this state again."""
-    NAMED = 2
+    USER_GIVEN = 2
     """AUTHORIZATION after a +OK to USER: PASS is expected."""
     AUTH = 3
     """An authentication exchange is in progress: lines are responses, not commands."""
@@ -36,17 +36,17 @@ class State(enum.IntEnum):
 
 _UNCHANGED: Final = ("CAPA", "STAT", "LIST", "UIDL", "RETR", "TOP", "DELE", "RSET", "NOOP")
 
-_BEFORE: Final = (State.AUTHORIZATION, State.NAMED)
+_BEFORE: Final = (State.AUTHORIZATION, State.USER_GIVEN)
 
 TRANSITIONS: Final[Mapping[tuple[State, str], State]] = {
     **{(state, "CAPA"): state for state in _BEFORE},
     (State.AUTHORIZATION, "STLS"): State.TLS,  # in no other state (RFC 2595 section 4)
     (State.AUTHORIZATION, "UTF8"): State.AUTHORIZATION,  # only before the login (RFC 6856 section 2.1)
-    **{(state, "USER"): State.NAMED for state in _BEFORE},  # in NAMED, a second USER replaces the first
+    **{(state, "USER"): State.USER_GIVEN for state in _BEFORE},  # in USER_GIVEN, a second USER replaces the first
     **{(state, "QUIT"): State.CLOSED for state in _BEFORE},
     (State.AUTHORIZATION, "APOP"): State.TRANSACTION,
     (State.AUTHORIZATION, "AUTH"): State.AUTH,
-    (State.NAMED, "PASS"): State.TRANSACTION,
+    (State.USER_GIVEN, "PASS"): State.TRANSACTION,
     **{(State.TRANSACTION, verb): State.TRANSACTION for verb in _UNCHANGED},
     (State.TRANSACTION, "QUIT"): State.UPDATE,
 }

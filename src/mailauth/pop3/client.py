@@ -119,10 +119,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _start_login(self, exchange: sasl.ClientExchange) -> None:
         name = exchange.mechanism
         if name == "USER":
-            self._log_in(User(argument=exchange.say(None)))
+            self._log_in(User(argument=exchange.respond_raw(None)))
         elif name == "APOP":
-            exchange.say(None)
-            self._log_in(Apop(argument=exchange.say(self._timestamp)))
+            exchange.respond_raw(None)
+            self._log_in(Apop(argument=exchange.respond_raw(self._timestamp)))
         else:
             room = MAX_COMMAND_LINE - len(f"AUTH {name} \r\n")  # RFC 5034 section 4
             self._log_in(Auth(mechanism=name, initial_response=exchange.begin(room)))
@@ -136,7 +136,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
             return AuthenticationRejected(mechanism=self._end_login().mechanism, reply=reply)
         if isinstance(command, User) and self._exchange is not None:
             try:
-                self._log_in(Pass(argument=self._exchange.say(b"")))
+                self._log_in(Pass(argument=self._exchange.respond_raw(b"")))
             except LocalProtocolError:
                 self._end_login()
                 raise
@@ -237,8 +237,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     # TLS and shutdown
 
-    def _secured(self, tls: Tls) -> None:
-        super()._secured(tls)
+    def _on_tls_started(self, tls: Tls) -> None:
+        super()._on_tls_started(tls)
         self._state = State.AUTHORIZATION
         self._capabilities = {}
 
@@ -249,7 +249,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         """
         if self._idle and not self._marked and self._state in (State.AUTHORIZATION, State.TRANSACTION):
             self._write(Quit().to_wire(), due=True)
-        self._close(self._why)
+        self._close(self._reason)
 
 
 def _needs_utf8(mechanism: sasl.ClientMechanism) -> bool:

@@ -61,7 +61,7 @@ class _Connection(FastPath[Q], Generic[Q]):
 
     def __init__(self, settings: ExtendedServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
         super().__init__(settings, entropy=entropy, tls=tls)
-        self._then = partial(self._ask, Connected())
+        self._pending_step = partial(self._ask, Connected())
         self._timestamp: str | None = None  # the nonce in the timestamp of the greeting
         self._utf8_announced = False
         self._pieces: Iterator[bytes] = iter(())  # the rest of a response to LIST or UIDL
@@ -72,9 +72,9 @@ class _Connection(FastPath[Q], Generic[Q]):
     # Input
 
     def _advance(self) -> ServerEvent | Action | None:
-        then = self._then
+        then = self._pending_step
         if then is not None:
-            self._then = None
+            self._pending_step = None
             return then()
         state = self._state
         if state is _AUTH and self._exchange is not None:
@@ -122,7 +122,7 @@ class _Connection(FastPath[Q], Generic[Q]):
             self._errors += 1
             if self._errors >= self._settings.max_errors:
                 reply = _standard_replies.TOO_MANY_ERRORS
-                self._end_unfinished(self._why)
+                self._end_unfinished(self._reason)
                 self._close(CloseReason.TOO_MANY_ERRORS)
         self._write_reply(reply)
         return CommandRejected(verb=verb, line=line, reply=reply)
@@ -168,7 +168,7 @@ class _Connection(FastPath[Q], Generic[Q]):
         if number is None:
             self._write_ok(head)
             self._pieces = self._maildrop.listing(line)
-            self._then = self._write_more_listing
+            self._pending_step = self._write_more_listing
             return command
         missing = self._maildrop.missing(number)
         if missing is not None:
@@ -180,7 +180,7 @@ class _Connection(FastPath[Q], Generic[Q]):
         piece = next(self._pieces, None)
         if piece is not None:
             self._write(piece, due=False)
-            self._then = self._write_more_listing
+            self._pending_step = self._write_more_listing
 
     def _retrieve(self, command: Retrieve) -> ServerEvent | Reply:
         return self._maildrop.missing(command.number) or self._ask(command)
@@ -205,9 +205,9 @@ class _Connection(FastPath[Q], Generic[Q]):
     def _quit(self, command: Quit) -> ServerEvent | Reply:
         if self._maildrop.deleted:
             self._state = State.UPDATE
-            self._then = partial(self._ask, Update(deleted=frozenset(self._maildrop.deleted)))
+            self._pending_step = partial(self._ask, Update(deleted=frozenset(self._maildrop.deleted)))
             return command
-        self._end_unfinished(self._why)
+        self._end_unfinished(self._reason)
         self._write(_GOODBYE, due=False)
         self._close(CloseReason.QUIT)
         return command
@@ -250,7 +250,7 @@ class _Connection(FastPath[Q], Generic[Q]):
             if data:
                 self._write(data, due=not outgoing.ended or self._input.used_up)
             if not outgoing.ended:
-                self._then = partial(self._ask, RetrieveMore(number=outgoing.number, offset=outgoing.offset))
+                self._pending_step = partial(self._ask, RetrieveMore(number=outgoing.number, offset=outgoing.offset))
         elif not isinstance(answer, Unavailable):
             raise LocalProtocolError(f"the answer must be a Content or an Unavailable, not {type(answer).__name__}")
         elif isinstance(question, Retrieve):
@@ -262,7 +262,7 @@ class _Connection(FastPath[Q], Generic[Q]):
         if isinstance(answer, Maildrop):
             self._maildrop = MaildropSession(answer)
             self._state = _TRANSACTION
-            self._wait = self._settings.waits[1]
+            self._wait = self._settings.timeouts[1]
             self._write_content()
         elif isinstance(answer, Unavailable):
             self._identity = None
@@ -305,7 +305,7 @@ class _Connection(FastPath[Q], Generic[Q]):
             self._errors += 1
             if self._errors >= self._settings.max_errors:
                 return _standard_replies.TOO_MANY_ERRORS  # _refuse() then ends the session
-        exchange = self._begin("USER", State.NAMED)
+        exchange = self._begin("USER", State.USER_GIVEN)
         started = sasl.AuthenticationStarted(mechanism="USER")
         if renamed is not None:
             self._events.append(started)
@@ -353,14 +353,14 @@ class _Connection(FastPath[Q], Generic[Q]):
         return self._start_login(self._settings.mechanisms.create(mechanism, context))
 
     def _challenge(self, data: bytes) -> None:
-        if self._state is State.NAMED:
+        if self._state is State.USER_GIVEN:
             self._write(_SEND_PASSWORD, due=False)
         else:  # the space is sent with an empty challenge too: some clients hang without it
             self._write(b"+ " + sasl.encode_base64(data) + b"\r\n", due=False)
 
     def _accept_login(self, success: sasl.Success) -> None:
         self._state = State.OPENING
-        self._then = partial(self._ask, OpenMaildrop(identity=success.authorization_identity))
+        self._pending_step = partial(self._ask, OpenMaildrop(identity=success.authorization_identity))
 
     def _reject_login(self, reason: sasl.Refusal | sasl.Fault, *, counts: bool) -> None:
         self._state = State.AUTHORIZATION
@@ -378,7 +378,7 @@ class _Connection(FastPath[Q], Generic[Q]):
 
     # TLS and shutdown
 
-    def _secured(self, tls: Tls) -> None:
+    def _on_tls_started(self, tls: Tls) -> None:
         self._state = State.AUTHORIZATION
         self._events.append(self._drop_clear_text(tls))
 

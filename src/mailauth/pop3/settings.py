@@ -123,7 +123,7 @@ class ExtendedServerSettings:
         sasl.check_offer(self.mechanisms, self.scram_decoy)
 
     @cached_property
-    def waits(self) -> tuple[NeedData, NeedData]:
+    def timeouts(self) -> tuple[NeedData, NeedData]:
         """The waits for a command before the login and after it."""
         return NeedData(timeout=self.timeout, until=self.login_timeout), NeedData(timeout=self.timeout)
 
@@ -141,7 +141,7 @@ class ExtendedServerSettings:
 
     def offered(self, tls: Tls | None) -> tuple[str, ...]:
         """Return the SASL mechanisms offered on a connection with *tls*, in the order of *mechanisms*."""
-        offered = self._offered.get(kind := sasl.kind_of_connection(tls))
+        offered = self._offered.get(kind := sasl.tls_capabilities(tls))
         if offered is None:
             names = [name for name in self.mechanisms.names if name not in _NOT_SASL and self.offers(name, tls)]
             offered = self._offered[kind] = tuple(names)
@@ -149,7 +149,7 @@ class ExtendedServerSettings:
 
     def capa_reply(self, tls: Tls | None, *, logged_in: bool) -> bytes:
         """Return the complete response to CAPA, as sent."""
-        reply = self._capa_replies.get(kind := (logged_in, *sasl.kind_of_connection(tls)))
+        reply = self._capa_replies.get(kind := (logged_in, *sasl.tls_capabilities(tls)))
         if reply is None:
             lines = self.capabilities(tls, logged_in=logged_in)
             reply = self._capa_replies[kind] = Reply(True, "", "capability list follows", lines).to_wire()

@@ -41,7 +41,7 @@ from ._offer import (
     ServerFactory as ServerFactory,
     check_offer as check_offer,
     is_possible as is_possible,
-    kind_of_connection as kind_of_connection,
+    tls_capabilities as tls_capabilities,
 )
 from ._password_mechanisms import password_mechanisms as password_mechanisms
 from .apop import ApopClient as ApopClient, ApopServer as ApopServer

@@ -220,11 +220,11 @@ class ClientExchange:
     A mechanism may be used for several exchanges, one after another: ``begin()`` restarts it.
     """
 
-    __slots__ = ("_kept", "_mechanism")
+    __slots__ = ("_deferred_response", "_mechanism")
 
     def __init__(self, mechanism: ClientMechanism) -> None:
         self._mechanism = mechanism
-        self._kept: bytes | None = None
+        self._deferred_response: bytes | None = None
 
     @property
     def mechanism(self) -> str:
@@ -234,25 +234,25 @@ class ClientExchange:
     @property
     def satisfied(self) -> bool:
         """Whether a success reply from the server can be trusted now."""
-        return self._kept is None and self._mechanism.satisfied
+        return self._deferred_response is None and self._mechanism.satisfied
 
-    def begin(self, room: int | None = None) -> bytes | None:
+    def begin(self, max_length: int | None = None) -> bytes | None:
         """Start the exchange.  Return the initial response as on the wire, or None if the AUTH command carries none.
 
-        An empty response is ``=``.  A response longer than *room* bytes is held back and sent after the server's empty
-        challenge, as RFC 4954 section 4 and RFC 5034 section 4 require if the command line would be too long.
+        An empty response is ``=``.  A response longer than *max_length* bytes is held back and sent after the server's
+        empty challenge, as RFC 4954 section 4 and RFC 5034 section 4 require if the command line would be too long.
         """
-        self._kept = None
+        self._deferred_response = None
         response = self._mechanism.respond(None)
         if not self._mechanism.client_first:
             return None
         line = encode_base64(response) or b"="
-        if room is None or len(line) <= room:
+        if max_length is None or len(line) <= max_length:
             return line
-        self._kept = response
+        self._deferred_response = response
         return None
 
-    def say(self, challenge: bytes | None) -> bytes:
+    def respond_raw(self, challenge: bytes | None) -> bytes:
         """Return a response that is not base64: the argument of USER, PASS or APOP."""
         return self._mechanism.respond(challenge)
 
@@ -263,9 +263,9 @@ class ClientExchange:
         ``*``.
         """
         challenge = decode_base64(line)
-        if self._kept is None:
+        if self._deferred_response is None:
             return encode_base64(self._mechanism.respond(challenge))
         if challenge:
             raise Malformed("the challenge before the client's first response must be empty")
-        response, self._kept = self._kept, None
+        response, self._deferred_response = self._deferred_response, None
         return encode_base64(response)

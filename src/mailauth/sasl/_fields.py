@@ -24,7 +24,7 @@ MAX_MESSAGE_ID: Final = 400
 """Bytes: room for a domain of 255 and a nonce, while the greeting stays under 512 (RFC 1939 section 3)."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_STRAY_ESCAPE: Final = re.compile(rb"=(?!2C|3D)")
+_UNESCAPED_EQUALS: Final = re.compile(rb"=(?!2C|3D)")
 _ATOMS: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
 _MESSAGE_ID: Final = re.compile(rf"<{_ATOMS}@(?:{_ATOMS}|\[[!-Z^-~]+\])>".encode("ascii"))
 
@@ -55,7 +55,7 @@ def unescape_name(data: bytes) -> str:
 
     Raises Malformed for an unescaped ``=``, and as prepare_identity() does.
     """
-    if _STRAY_ESCAPE.search(data):
+    if _UNESCAPED_EQUALS.search(data):
         raise Malformed("unescaped '=' in a name")
     return prepare_identity(data.replace(b"=2C", b",").replace(b"=3D", b"="))
 
@@ -114,7 +114,7 @@ _check_str: Final = value_of(str)
 _check_bytes: Final = value_of(bytes)
 
 
-def check_own_identity(instance: object, attribute: attrs.Attribute[Any], identity: Any) -> None:
+def validate_identity(instance: object, attribute: attrs.Attribute[Any], identity: Any) -> None:
     """attrs validator for a client's identity: raise LocalProtocolError for one that a server would reject."""
     _check_str(instance, attribute, identity)
     try:
@@ -124,13 +124,13 @@ def check_own_identity(instance: object, attribute: attrs.Attribute[Any], identi
         raise LocalProtocolError(f"{attribute.alias} cannot be sent: {reason}") from None
 
 
-def check_acting_as(instance: object, attribute: attrs.Attribute[Any], identity: Any) -> None:
+def validate_authorization_identity(instance: object, attribute: attrs.Attribute[Any], identity: Any) -> None:
     """attrs validator for a client's authorization identity, which may be empty."""
     if identity != "":
-        check_own_identity(instance, attribute, identity)
+        validate_identity(instance, attribute, identity)
 
 
-def check_own_password(instance: object, attribute: attrs.Attribute[Any], password: Any) -> None:
+def validate_password(instance: object, attribute: attrs.Attribute[Any], password: Any) -> None:
     """attrs validator for a client's password or secret.  The error text never contains it."""
     _check_bytes(instance, attribute, password)
     try:

@@ -107,7 +107,7 @@ def is_possible(name: str, tls: Tls | None) -> bool:
     return True
 
 
-def kind_of_connection(tls: Tls | None) -> tuple[bool, bool, bool]:
+def tls_capabilities(tls: Tls | None) -> tuple[bool, bool, bool]:
     """Return what ``is_possible()`` depends on: whether there is TLS, channel binding data, a certificate."""
     return (False, False, False) if tls is None else (True, bool(tls.channel_bindings), bool(tls.peer_certificate))
 

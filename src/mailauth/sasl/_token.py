@@ -14,7 +14,7 @@ import attrs
 
 from .._errors import LocalProtocolError, Malformed
 from .._validators import value_of
-from ._fields import check_acting_as
+from ._fields import validate_authorization_identity
 from ._messages import Challenge, CheckToken, Fault, Refusal, Step, Success
 
 MAX_TOKEN: Final = 8192
@@ -131,7 +131,7 @@ class TokenClient(ABC):
     """The response to the JSON.  The server refuses the login only after it."""
 
     _token: bytes = attrs.field(repr=False, validator=value_of(bytes, _check_token))
-    authorization_identity: str = attrs.field(default="", validator=check_acting_as)
+    authorization_identity: str = attrs.field(default="", validator=validate_authorization_identity)
     """The identity to act as; empty: the identity that the token belongs to."""
 
     failure: bytes | None = attrs.field(init=False, default=None)

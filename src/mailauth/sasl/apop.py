@@ -15,14 +15,14 @@ import attrs
 
 from .._errors import LocalProtocolError, Malformed
 from ._digest import DigestServer
-from ._fields import check_own_identity, check_own_password, is_message_id, is_utf_8, prepare_identity, prepare_password
+from ._fields import is_message_id, is_utf_8, prepare_identity, prepare_password, validate_identity, validate_password
 from ._md5 import plain_md5, require_md5
 
 _BLOCK: Final = 64
 """Bytes that MD5 processes in one step."""
 
 
-def _even_md5(secret: bytes, timestamp: bytes) -> bytes:
+def _constant_cost_md5(secret: bytes, timestamp: bytes) -> bytes:
     """Return plain_md5(), with the same number of MD5 steps for every secret of up to 64 bytes.
 
     The number of steps would otherwise show how long the secret is, and whether the identity has one.
@@ -51,7 +51,7 @@ class ApopServer(DigestServer):
     def __init__(self, *, timestamp: bytes, tls: bool) -> None:
         if not is_message_id(timestamp):
             raise LocalProtocolError("timestamp must be a msg-id, such as <1896.697170952@mail.example.com>")
-        super().__init__(challenge=timestamp, tls=tls, digest=_even_md5)
+        super().__init__(challenge=timestamp, tls=tls, digest=_constant_cost_md5)
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -64,8 +64,8 @@ class ApopClient:
     name: ClassVar[str] = "APOP"
     client_first: ClassVar[bool] = False
 
-    authentication_identity: str = attrs.field(validator=check_own_identity)
-    _secret: bytes = attrs.field(repr=False, validator=check_own_password)
+    authentication_identity: str = attrs.field(validator=validate_identity)
+    _secret: bytes = attrs.field(repr=False, validator=validate_password)
 
     _name: str = attrs.field(init=False, default="", repr=False)
     _responded: bool = attrs.field(init=False, default=False, repr=False)

@@ -12,7 +12,7 @@ import attrs
 
 from .._errors import Malformed
 from ._digest import DigestServer
-from ._fields import check_own_identity, check_own_password
+from ._fields import validate_identity, validate_password
 from ._md5 import keyed_md5, require_md5
 from ._messages import Fault, PasswordStep
 
@@ -52,8 +52,8 @@ class CramMd5Client:
     name: ClassVar[str] = "CRAM-MD5"
     client_first: ClassVar[bool] = False
 
-    authentication_identity: str = attrs.field(validator=check_own_identity)
-    _secret: bytes = attrs.field(repr=False, validator=check_own_password)
+    authentication_identity: str = attrs.field(validator=validate_identity)
+    _secret: bytes = attrs.field(repr=False, validator=validate_password)
 
     _responded: bool = attrs.field(init=False, default=False, repr=False)
 

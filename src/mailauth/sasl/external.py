@@ -11,7 +11,7 @@ from typing import ClassVar
 import attrs
 
 from .._errors import LocalProtocolError, Malformed
-from ._fields import check_acting_as, prepare_identity
+from ._fields import prepare_identity, validate_authorization_identity
 from ._messages import Challenge, CheckExternal, Fault, Refusal, Step, Success
 
 
@@ -71,7 +71,7 @@ class ExternalClient:
     name: ClassVar[str] = "EXTERNAL"
     client_first: ClassVar[bool] = True
 
-    authorization_identity: str = attrs.field(default="", validator=check_acting_as)
+    authorization_identity: str = attrs.field(default="", validator=validate_authorization_identity)
     """The identity to act as; empty: the one that the server derives from the certificate."""
 
     _responded: bool = attrs.field(init=False, default=False, repr=False)

@@ -11,7 +11,13 @@ from typing import ClassVar
 import attrs
 
 from .._errors import LocalProtocolError, Malformed
-from ._fields import check_acting_as, check_own_identity, check_own_password, prepare_identity, prepare_password
+from ._fields import (
+    prepare_identity,
+    prepare_password,
+    validate_authorization_identity,
+    validate_identity,
+    validate_password,
+)
 from ._messages import Challenge, Fault, PasswordStep
 from ._password import PasswordServer
 
@@ -68,9 +74,9 @@ class PlainClient:
     name: ClassVar[str] = "PLAIN"
     client_first: ClassVar[bool] = True
 
-    authentication_identity: str = attrs.field(validator=check_own_identity)
-    _password: bytes = attrs.field(repr=False, validator=[check_own_password, _check_utf_8])
-    authorization_identity: str = attrs.field(default="", validator=check_acting_as)
+    authentication_identity: str = attrs.field(validator=validate_identity)
+    _password: bytes = attrs.field(repr=False, validator=[validate_password, _check_utf_8])
+    authorization_identity: str = attrs.field(default="", validator=validate_authorization_identity)
     """The identity to act as; empty: the one that the server derives from the authentication identity."""
 
     _responded: bool = attrs.field(init=False, default=False, repr=False)

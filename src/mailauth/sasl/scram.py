@@ -21,12 +21,12 @@ from .._errors import LocalProtocolError, Malformed
 from .._validators import between, matches, value_of
 from ._base64 import encode_base64
 from ._fields import (
-    check_acting_as,
-    check_own_identity,
-    check_own_password,
     escape_name,
     prepare_identity,
     prepare_password,
+    validate_authorization_identity,
+    validate_identity,
+    validate_password,
 )
 from ._messages import MIN_ITERATIONS, Challenge, Fault, FetchScramKeys, Refusal, ScramKeys, Step, Success
 from ._scram_messages import (
@@ -278,10 +278,10 @@ class ScramClient(ABC):
     hash_name: ClassVar[str]
     client_first: ClassVar[bool] = True
 
-    authentication_identity: str = attrs.field(validator=check_own_identity)
-    _password: bytes = attrs.field(repr=False, validator=check_own_password)
+    authentication_identity: str = attrs.field(validator=validate_identity)
+    _password: bytes = attrs.field(repr=False, validator=validate_password)
     _entropy: bytes = attrs.field(repr=False, validator=value_of(bytes, _check_entropy))
-    authorization_identity: str = attrs.field(default="", validator=check_acting_as)
+    authorization_identity: str = attrs.field(default="", validator=validate_authorization_identity)
     """The identity to act as; empty: the one that the server derives from the authentication identity."""
 
     max_iterations: int = attrs.field(

@@ -10,7 +10,7 @@ from typing import ClassVar
 import attrs
 
 from .._errors import Malformed
-from ._fields import check_own_identity, check_own_password, check_password, decode_identity
+from ._fields import check_password, decode_identity, validate_identity, validate_password
 from ._messages import Challenge, Fault, PasswordStep, Refusal
 from ._password import PasswordServer
 
@@ -58,8 +58,8 @@ class UserPassClient:
     name: ClassVar[str] = "USER"
     client_first: ClassVar[bool] = True
 
-    authentication_identity: str = attrs.field(validator=check_own_identity)
-    _password: bytes = attrs.field(repr=False, validator=check_own_password)
+    authentication_identity: str = attrs.field(validator=validate_identity)
+    _password: bytes = attrs.field(repr=False, validator=validate_password)
 
     _responses: int = attrs.field(init=False, default=0, repr=False)
 

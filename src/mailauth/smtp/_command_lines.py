@@ -12,7 +12,22 @@ from typing import Final, TypeVar
 
 from .._errors import Malformed
 from ._grammar import DOMAIN, DOT_STRING, MAX_LOCAL_PART, Mailbox, is_text
-from .commands import Auth, Bdat, Data, Hello, Help, LineCommand, Mail, Noop, Quit, Rcpt, Rset, StartTls, Vrfy, of_read
+from .commands import (
+    Auth,
+    Bdat,
+    Data,
+    Hello,
+    Help,
+    LineCommand,
+    Mail,
+    Noop,
+    Quit,
+    Rcpt,
+    Rset,
+    StartTls,
+    Vrfy,
+    from_parsed,
+)
 
 C = TypeVar("C")
 
@@ -59,9 +74,9 @@ def from_common(found: re.Match[bytes]) -> LineCommand | None:
     if kind == COMMON_MAIL:
         size = None if found[4] is None else int(found[4])
         if found[2] is None:
-            return of_read(Mail, reverse_path=None, size=size)
+            return from_parsed(Mail, reverse_path=None, size=size)
         mail = common_mail(found)
-        return mail if mail is None or size is None else of_read(Mail, reverse_path=mail.reverse_path, size=size)
+        return mail if mail is None or size is None else from_parsed(Mail, reverse_path=mail.reverse_path, size=size)
     return _WITHOUT_ARGUMENT[kind or 0]()
 
 

@@ -59,7 +59,7 @@ class ContentReceiver(FastPath[Q], Generic[Q]):
             return self._end_content(clean=unstuffer.clean)
         content = unstuffer.take(self._input)
         if content is None:
-            return self._need_more_data(self._settings.waits[2])
+            return self._need_more_data(self._settings.timeouts[2])
         return self._emit_content(content) if content else None
 
     def _emit_content(self, content: bytes) -> MessageChunk | None:
@@ -173,7 +173,7 @@ class ContentReceiver(FastPath[Q], Generic[Q]):
         if chunks.missing:
             data = chunks.take(self._input)
             if not data:
-                return self._need_more_data(self._settings.waits[2])
+                return self._need_more_data(self._settings.timeouts[2])
             self._size += len(data)
             return self._emit_chunk(chunks, data) if chunks.refusal is None else None
         if chunks.last and chunks.tail != CRLF and chunks.refusal is None and not self._content_event:
@@ -244,7 +244,7 @@ class ContentReceiver(FastPath[Q], Generic[Q]):
             )
         replies = [checked(verdict) or _standard_replies.ACCEPTED[MessageComplete] for verdict in verdicts]
         if any(reply.positive for reply in replies):
-            self._wait = self._settings.waits[1]
+            self._wait = self._settings.timeouts[1]
         self._end_transaction()
         for reply in replies:
             self._write_reply(reply)

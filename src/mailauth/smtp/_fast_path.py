@@ -67,7 +67,7 @@ class FastPath(ServerMachine[ServerEvent | Q], Generic[Q]):
         super().__init__(entropy=entropy, tls=tls)
         self._settings = settings
         self._state = State.GREETING
-        self._wait = settings.waits[0]
+        self._wait = settings.timeouts[0]
         self._recipients: list[Mailbox] = []
         self._transactions = 0
         self._unstuffer: Unstuffer | None = None  # created for the first content: most connections are idle
@@ -105,7 +105,7 @@ class FastPath(ServerMachine[ServerEvent | Q], Generic[Q]):
         if offset == len(data):
             if self._output or received.later or received.ended:
                 return super().next_event()
-            return self._wait if state is not _CHUNKS else self._settings.waits[2]
+            return self._wait if state is not _CHUNKS else self._settings.timeouts[2]
         found = _match_common(data, offset)
         if found is None or received.dropping:
             return super().next_event()
@@ -147,7 +147,7 @@ class FastPath(ServerMachine[ServerEvent | Q], Generic[Q]):
             return complete
         received = self._input
         if received.offset == len(received.data) and not (received.later or received.ended or self._output):
-            return self._settings.waits[2]
+            return self._settings.timeouts[2]
         content = unstuffer.take(received)
         if content and unstuffer.clean and self._size + len(content) <= limit:
             self._size += len(content)
@@ -174,7 +174,7 @@ class FastPath(ServerMachine[ServerEvent | Q], Generic[Q]):
             self._begin_content()
         elif after is _READY:
             self._recipients = []
-            self._wait = self._settings.waits[1]
+            self._wait = self._settings.timeouts[1]
         else:
             received = self._input
             due = received.offset == len(received.data)

@@ -240,13 +240,13 @@ def decode_unitext(text: str) -> str:
     """
     if not _UNITEXT.fullmatch(text):
         raise Malformed("invalid utf-8 address")
-    decoded = _EMBEDDED.sub(_reveal, text)
+    decoded = _EMBEDDED.sub(_decode_character, text)
     if not is_text(decoded):
         raise Malformed("utf-8 address encodes a control character")
     return decoded
 
 
-def _reveal(embedded: re.Match[str]) -> str:
+def _decode_character(embedded: re.Match[str]) -> str:
     number = int(embedded[1], 16)
     if number > 0x10FFFF or embedded[1] != f"{number:02X}":
         raise Malformed("invalid utf-8 address")

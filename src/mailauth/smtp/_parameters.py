@@ -188,7 +188,7 @@ RCPT_PARAMETERS: Final = (
 PARAMETERS: Final[Mapping[str, tuple[Parameter, ...]]] = {"MAIL": MAIL_PARAMETERS, "RCPT": RCPT_PARAMETERS}
 
 
-def check_others(table: tuple[Parameter, ...], parameters: Mapping[object, object]) -> None:
+def check_unknown(table: tuple[Parameter, ...], parameters: Mapping[object, object]) -> None:
     """Raise Malformed unless each of *parameters* can be sent and is not a row of *table*."""
     for keyword, value in parameters.items():
         if not isinstance(keyword, str) or not _KEYWORD.fullmatch(keyword):

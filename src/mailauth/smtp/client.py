@@ -407,12 +407,12 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     # TLS and the end
 
-    def _secured(self, tls: Tls) -> None:
-        super()._secured(tls)
+    def _on_tls_started(self, tls: Tls) -> None:
+        super()._on_tls_started(tls)
         self._state = self._projected = State.CONNECTED
         self._extensions = {}
 
     def _begin_shutdown(self) -> None:
         if self._idle and self._state not in (State.GREETING, State.DATA):
             self._write(Quit().to_wire(), due=True)
-        self._close(self._why)
+        self._close(self._reason)

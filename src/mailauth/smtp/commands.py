@@ -25,7 +25,7 @@ from ._parameters import (
     Notify,
     OriginalRecipient,
     Ret,
-    check_others,
+    check_unknown,
     decode_parameters,
     encode_auth,
     encode_envid,
@@ -46,7 +46,7 @@ _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
 _ARGUMENT: Final = re.compile(r"(?:[ -~]*[!-~])?")
 
 
-def _read_as(kind: Callable[..., P], **fields: object) -> P:
+def _build(kind: Callable[..., P], **fields: object) -> P:
     """Return *kind* built from *fields*, for ``parse()``.  Raises Malformed if the value cannot be built."""
     try:
         return kind(**fields)
@@ -93,7 +93,7 @@ class TextCommand(Command):
 
     @classmethod
     def parse(cls, argument: str) -> Self:
-        return _read_as(cls, argument=argument)
+        return _build(cls, argument=argument)
 
     def to_wire(self) -> bytes:
         return f"{self.verb} {self.argument}".rstrip(" ").encode("ascii") + b"\r\n"
@@ -166,7 +166,7 @@ class Auth(Command):
         if not mechanism or (space and not response):
             raise Malformed("syntax: AUTH mechanism [initial-response]")
         initial_response = response.encode("ascii") if space else None
-        return _read_as(cls, mechanism=mechanism.upper(), initial_response=initial_response)
+        return _build(cls, mechanism=mechanism.upper(), initial_response=initial_response)
 
     def to_wire(self) -> bytes:
         response = b"" if self.initial_response is None else b" " + self.initial_response
@@ -184,7 +184,7 @@ def _defaults_in_class(kind: type[C]) -> type[C]:
     return kind
 
 
-def of_read(kind: type[C], **fields: object) -> C:
+def from_parsed(kind: type[C], **fields: object) -> C:
     """Return a *kind* from fields that a grammar has just matched, without checking them again.
 
     *kind* must be prepared by ``_defaults_in_class()``.
@@ -240,7 +240,7 @@ class Mail(Command, VerdictQuestion):
     itself: only the client knows the headers and the recipients that follow."""
 
     parameters: Mapping[str, str | None] = attrs.field(
-        default=NO_PARAMETERS, hash=False, validator=value_of(Mapping, partial(check_others, MAIL_PARAMETERS))
+        default=NO_PARAMETERS, hash=False, validator=value_of(Mapping, partial(check_unknown, MAIL_PARAMETERS))
     )
     """Parameters of extensions that this library does not implement: keyword in upper case to value, as written.  A
     server replies 555 to those that its settings do not name."""
@@ -258,7 +258,9 @@ class Mail(Command, VerdictQuestion):
             raise Malformed("syntax: MAIL FROM:<address>")
         path, rest = split_path(argument[5:])
         reverse_path, route = (None, ()) if path == "<>" else parse_path(path)
-        return of_read(cls, reverse_path=reverse_path, source_route=route, **decode_parameters(rest, MAIL_PARAMETERS))
+        return from_parsed(
+            cls, reverse_path=reverse_path, source_route=route, **decode_parameters(rest, MAIL_PARAMETERS)
+        )
 
     def to_wire(self) -> bytes:
         path = "" if self.reverse_path is None else str(self.reverse_path)
@@ -288,7 +290,7 @@ class Rcpt(Command, VerdictQuestion):
     """ORCPT (RFC 3461 section 4.2)."""
 
     parameters: Mapping[str, str | None] = attrs.field(
-        default=NO_PARAMETERS, hash=False, validator=value_of(Mapping, partial(check_others, RCPT_PARAMETERS))
+        default=NO_PARAMETERS, hash=False, validator=value_of(Mapping, partial(check_unknown, RCPT_PARAMETERS))
     )
 
     @classmethod
@@ -298,9 +300,11 @@ class Rcpt(Command, VerdictQuestion):
         path, rest = split_path(argument[3:])
         if path[1:-1].lower() == "postmaster":
             postmaster = checked_mailbox(path[1:-1], "")
-            return of_read(cls, forward_path=postmaster, **decode_parameters(rest, RCPT_PARAMETERS))
+            return from_parsed(cls, forward_path=postmaster, **decode_parameters(rest, RCPT_PARAMETERS))
         forward_path, route = parse_path(path)
-        return of_read(cls, forward_path=forward_path, source_route=route, **decode_parameters(rest, RCPT_PARAMETERS))
+        return from_parsed(
+            cls, forward_path=forward_path, source_route=route, **decode_parameters(rest, RCPT_PARAMETERS)
+        )
 
     def to_wire(self) -> bytes:
         return f"RCPT TO:<{self.forward_path}>{encode_parameters(self, RCPT_PARAMETERS, self.parameters)}\r\n".encode()
@@ -395,7 +399,7 @@ class Vrfy(Command, Notice):
     @classmethod
     def parse(cls, argument: str) -> Self:
         name = _SMTPUTF8.sub("", argument)
-        return _read_as(cls, argument=name, smtputf8=name != argument)
+        return _build(cls, argument=name, smtputf8=name != argument)
 
     def to_wire(self) -> bytes:
         return f"VRFY {self.argument}{' SMTPUTF8' if self.smtputf8 else ''}\r\n".encode()

@@ -77,7 +77,7 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
             return connected
         received = self._input
         # Between two chunks the server still holds the message, so the minimum rate of content also applies here.
-        wait = self._settings.waits[2] if state is _CHUNKS else self._wait
+        wait = self._settings.timeouts[2] if state is _CHUNKS else self._wait
         if received.offset == len(received.data):
             return self._need_more_data(wait)
         found = _match_common(received.data, received.offset)
@@ -362,7 +362,7 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
         elif isinstance(question, Mail):
             self._transactions += 1
         elif isinstance(question, MessageComplete):
-            self._wait = self._settings.waits[1]
+            self._wait = self._settings.timeouts[1]
             self._reset()
         else:
             self._expect_tls()
@@ -375,7 +375,7 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
 
     def _accept_login(self, success: sasl.Success) -> None:
         self._state = State.READY
-        self._wait = self._settings.waits[1]
+        self._wait = self._settings.timeouts[1]
         self._write_reply(_standard_replies.LOGGED_IN)
 
     def _reject_login(self, reason: sasl.Refusal | sasl.Fault, *, counts: bool) -> None:
@@ -394,14 +394,14 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
 
     # TLS and the end
 
-    def _secured(self, tls: Tls) -> None:
+    def _on_tls_started(self, tls: Tls) -> None:
         self._state = State.CONNECTED
         self._reset()
         self._events.append(self._drop_clear_text(tls))
 
     def _send_shutdown_reply(self) -> None:
         self._write_reply(
-            _standard_replies.TIMED_OUT if self._why is CloseReason.TIMED_OUT else _standard_replies.SHUTTING_DOWN
+            _standard_replies.TIMED_OUT if self._reason is CloseReason.TIMED_OUT else _standard_replies.SHUTTING_DOWN
         )
 
     def _end_unfinished(self, reason: CloseReason) -> None:

@@ -177,7 +177,7 @@ class ExtendedServerSettings:
 
     def offered(self, tls: Tls | None) -> tuple[str, ...]:
         """Return the names of the mechanisms offered on a connection with *tls*, in their order."""
-        offered = self._offered.get(kind := sasl.kind_of_connection(tls))
+        offered = self._offered.get(kind := sasl.tls_capabilities(tls))
         if offered is None:
             names = [name for name in self.mechanisms.names if sasl.is_possible(name, tls)]
             if tls is None:
@@ -219,7 +219,7 @@ class ExtendedServerSettings:
 
     def hello_reply(self, tls: Tls | None) -> bytes:
         """Return the whole reply to EHLO, as on the wire."""
-        reply = self._hello_replies.get(kind := sasl.kind_of_connection(tls))
+        reply = self._hello_replies.get(kind := sasl.tls_capabilities(tls))
         if reply is None:
             lines = [f"{keyword} {parameters}".rstrip() for keyword, parameters in self.extensions(tls).items()]
             text = "\n".join([self.host_name, *lines, *self.extra_extensions])
@@ -237,7 +237,7 @@ class ExtendedServerSettings:
         return {}
 
     @cached_property
-    def waits(self) -> tuple[NeedData, NeedData, NeedData]:
+    def timeouts(self) -> tuple[NeedData, NeedData, NeedData]:
         """The waits for a command before a login or an accepted message, for a later command, and for content.
 
         *login_timeout* does not apply to content: the first message of an MTA may be long, and no login precedes it.

@@ -119,7 +119,7 @@ def check(settings: Settings, broken: Set[str] = frozenset()) -> tuple[ConfigErr
             try:
                 step(settings)
             except ConfigError as config_error:
-                errors += [config_error, *config_error.further]
+                errors += [config_error, *config_error.others]
     return tuple(errors)
 
 
@@ -139,7 +139,7 @@ def _accounts(settings: Settings) -> stores.MemoryAccounts:
     except stores.AccountsError as error:
         field = "accounts" if settings.accounts is not None else "users"
         config_error = settings.config_error(field, str(error))
-        config_error.further = tuple(settings.config_error(field, text) for text in error.further)
+        config_error.others = tuple(settings.config_error(field, text) for text in error.others)
         raise config_error from error
 
 
@@ -251,18 +251,18 @@ def _check_directory(settings: Settings, name: str, path: Path) -> None:
 
 
 def _check_maildir(settings: Settings) -> None:
-    _check_would_be("maildir", settings.maildir, settings)
+    _check_creatable("maildir", settings.maildir, settings)
 
 
 def _check_outbox(settings: Settings) -> None:
-    _check_would_be("outbox", settings.outbox, settings)
+    _check_creatable("outbox", settings.outbox, settings)
 
 
 def _check_relay(settings: Settings) -> None:
     relay_option.next_hop(settings)
 
 
-def _check_would_be(name: str, path: Path | None, settings: Settings) -> None:
+def _check_creatable(name: str, path: Path | None, settings: Settings) -> None:
     """Check that the directory *path* exists or can be created."""
     if path is None:
         return
@@ -348,9 +348,9 @@ def _warnings(settings: Settings, accounts: stores.MemoryAccounts) -> tuple[str,
         warnings.append("Grants are disabled: a POP3 login does not allow relaying.")
     if settings.grants.redis is not None and settings.grants.redis.password is not None:
         warnings.append("The Redis password is on the command line, where other users can see it: use a password file.")
-    if accounts.mixed is not None:
-        warnings.append(accounts.mixed)
-    warnings += accounts.lacking
+    if accounts.timing_warning is not None:
+        warnings.append(accounts.timing_warning)
+    warnings += accounts.unavailable_mechanisms
     if not sasl.MD5_AVAILABLE:
         warnings.append("CRAM-MD5 and APOP are not available: this system does not allow MD5.")
     if settings.tokens and "tokens" not in settings.places:

@@ -38,7 +38,7 @@ class Option:
     metavar: str | None
     help: str
     secret: bool
-    below: Callable[[Any, Path], Any] | None
+    resolve: Callable[[Any, Path], Any] | None
     """Resolves a value from a file against the directory of that file, for settings that name a path."""
 
     @property
@@ -56,7 +56,7 @@ class Option:
                 dest=name,
                 action=argparse.BooleanOptionalAction,
                 default=argparse.SUPPRESS,
-                help=self._told(),
+                help=self._help_text(),
             )
             return
         parser.add_argument(
@@ -66,10 +66,10 @@ class Option:
             type=self._read_flag,
             default=argparse.SUPPRESS,
             metavar=self.metavar,
-            help=self._told(),
+            help=self._help_text(),
         )
 
-    def _told(self) -> str:
+    def _help_text(self) -> str:
         text = f"{self.help}; may be repeated" if self.repeatable else self.help
         if "(default: " in text:
             return text
@@ -97,12 +97,12 @@ def value(
     help: str,
     kind: Kind = str,
     secret: bool = False,
-    below: Callable[[T, Path], T] | None = None,
+    resolve: Callable[[T, Path], T] | None = None,
 ) -> T | D:
     """Define a setting with one value."""
     row = Option(
         table=table, key=key, flag=flag, kind=kind, read=read, repeatable=False, default=default, metavar=metavar,
-        help=help, secret=secret, below=below,
+        help=help, secret=secret, resolve=resolve,
     )  # fmt: skip
     return attrs.field(default=default, repr=not secret, metadata={OPTION: row})
 
@@ -122,7 +122,7 @@ def values(
     """Define a setting with a list of values.  Flags replace the whole list of a file."""
     row = Option(
         table=table, key=key, flag=flag, kind=kind, read=read, repeatable=True, default=default, metavar=metavar,
-        help=help, secret=secret, below=None,
+        help=help, secret=secret, resolve=None,
     )  # fmt: skip
     return attrs.field(default=default, repr=not secret, metadata={OPTION: row})
 
@@ -130,17 +130,17 @@ def values(
 def path(table: str, key: str, flag: str | None, *, metavar: str, help: str) -> Path | None:
     """Define a setting that names a file or directory."""
 
-    def below(path: Path, directory: Path) -> Path:
+    def resolve(path: Path, directory: Path) -> Path:
         return directory / path
 
-    return value(table, key, flag, parsers.path, default=None, metavar=metavar, help=help, below=below)
+    return value(table, key, flag, parsers.path, default=None, metavar=metavar, help=help, resolve=resolve)
 
 
 def switch(table: str, key: str, flag: str | None, *, help: str) -> bool:
     """Define a setting that is off by default.  ``--no-...`` overrides a file that turns it on."""
     row = Option(
         table=table, key=key, flag=flag, kind=bool, read=_true, repeatable=False, default=False, metavar=None,
-        help=help, secret=False, below=None,
+        help=help, secret=False, resolve=None,
     )  # fmt: skip
     return attrs.field(default=False, metadata={OPTION: row})
 

@@ -128,15 +128,15 @@ def network(text: str) -> Network:
 
 
 @attrs.frozen(kw_only=True)
-class GrantsPlace:
+class GrantsLocation:
     """Where grants are stored: a SQLite file, Redis, or memory if both are None.  ``str()`` omits the password."""
 
     sqlite: Path | None = None
     redis: RedisAddress | None = None
 
-    def below(self, directory: Path) -> GrantsPlace:
+    def resolve(self, directory: Path) -> GrantsLocation:
         """Return the same place, with a relative SQLite path taken relative to *directory*."""
-        return self if self.sqlite is None else GrantsPlace(sqlite=directory / self.sqlite)
+        return self if self.sqlite is None else GrantsLocation(sqlite=directory / self.sqlite)
 
     def __str__(self) -> str:
         if self.redis is not None:
@@ -144,14 +144,14 @@ class GrantsPlace:
         return "memory" if self.sqlite is None else f"sqlite:{self.sqlite}"
 
 
-def grants_place(text: str) -> GrantsPlace:
+def grants_location(text: str) -> GrantsLocation:
     """Parse ``memory``, ``sqlite:FILE`` or a Redis URL."""
     if text == "memory":
-        return GrantsPlace()
+        return GrantsLocation()
     if text.startswith("sqlite:"):
-        return GrantsPlace(sqlite=path(text.removeprefix("sqlite:")))
+        return GrantsLocation(sqlite=path(text.removeprefix("sqlite:")))
     try:
-        return GrantsPlace(redis=RedisAddress.read(text))
+        return GrantsLocation(redis=RedisAddress.read(text))
     except ValueError:
         # Not quoted: a URL may contain a password.
         raise ValueParseError(

@@ -21,7 +21,7 @@ from .errors import ConfigError
 INTERVAL: Final = 5.0
 """Seconds between two checks of the files.  A handshake makes the check when it is due."""
 
-SETTLED: Final = 1.0
+MIN_FILE_AGE: Final = 1.0
 """Seconds since the last change of a file before it is loaded: a program may still be writing it."""
 
 WARNING_DAYS: Final = 14
@@ -41,7 +41,7 @@ class RenewingContext(ssl.SSLContext):
     _clock: Callable[[], float]
     _current: BindingContext
     _seen: tuple[object, ...]
-    _looked: float
+    _checked_at: float
     _warned: float
 
     @classmethod
@@ -59,7 +59,7 @@ class RenewingContext(ssl.SSLContext):
         context._seen = context._signature()
         context._current = make()
         context.minimum_version = context._current.minimum_version  # the default is lower on some systems
-        context._looked = clock()
+        context._checked_at = clock()
         context._warned = -_DAY
         return context
 
@@ -72,8 +72,8 @@ class RenewingContext(ssl.SSLContext):
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
         """As ``ssl.SSLContext.wrap_bio``, with the newest context.  Checks the files first if a check is due."""
-        if abs(self._clock() - self._looked) >= INTERVAL:
-            self.look()
+        if abs(self._clock() - self._checked_at) >= INTERVAL:
+            self.check_files()
         return self._current.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
     @property
@@ -81,13 +81,14 @@ class RenewingContext(ssl.SSLContext):
         """The certificate that the next handshake presents, in DER."""
         return self._current.certificate
 
-    def look(self, *, at_once: bool = False) -> None:
-        """Reload the files if they have changed.  With *at_once*, do not wait until they are ``SETTLED`` seconds old.
+    def check_files(self, *, at_once: bool = False) -> None:
+        """Reload the files if they have changed.  With *at_once*, do not wait until they are ``MIN_FILE_AGE`` seconds
+        old.
 
         If the files are invalid, the previous context stays in use, and the log has an error, one for each change.  If
         the certificate expires soon, the log has a warning, once a day.
         """
-        now = self._looked = self._clock()
+        now = self._checked_at = self._clock()
         seen = self._signature()
         if seen != self._seen and (at_once or not self._fresh(now)):
             self._seen = seen
@@ -116,7 +117,7 @@ class RenewingContext(ssl.SSLContext):
         )
 
     def _fresh(self, now: float) -> bool:
-        return any(found is not None and abs(now - found.st_mtime) < SETTLED for found in map(_stat, self._files))
+        return any(found is not None and abs(now - found.st_mtime) < MIN_FILE_AGE for found in map(_stat, self._files))
 
 
 def _stat(path: Path) -> os.stat_result | None:

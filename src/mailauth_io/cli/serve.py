@@ -91,7 +91,7 @@ async def _serve(settings: Settings, serving: config.ServerSetup, signalled: Cal
     if serving.ready_file is not None:
         serving.ready_file.unlink(missing_ok=True)  # left by an earlier run, with the wrong ports
     if serving.certificate is not None:
-        serving.certificate.look()  # logs a warning if it expires soon
+        serving.certificate.check_files()  # logs a warning if it expires soon
     listening = False
     try:
         async with server.serve(serving.config, serving.stores) as running:
@@ -131,28 +131,28 @@ async def _reload(serving: config.ServerSetup, running: server.RunningServer) ->
     """Reload accounts and certificate at once, without waiting for the periodic check.  Settings are not reloaded."""
     server.LOGGER.info(Event("reload", {}))
     if serving.certificate is not None:
-        serving.certificate.look(at_once=True)
+        serving.certificate.check_files(at_once=True)
     await running.reload()
 
 
 def _announce(
-    settings: Settings, serving: config.ServerSetup, running: server.RunningServer, further: list[str]
+    settings: Settings, serving: config.ServerSetup, running: server.RunningServer, others: list[str]
 ) -> None:
     ports = {name: getattr(running, name) for name in server.PORTS}
     if serving.ready_file is not None:
         try:
-            _write_in_one_piece(serving.ready_file, json.dumps({**ports, "pid": os.getpid()}) + "\n")
+            _write_atomically(serving.ready_file, json.dumps({**ports, "pid": os.getpid()}) + "\n")
         except OSError as error:
             text = f"{serving.ready_file} cannot be written: {error.strerror}"
             raise settings.config_error("ready_file", text) from error
     listening = ", ".join(f"{name.upper()} {port}" for name, port in ports.items() if port is not None)
     print(f"Serving {', '.join(serving.config.domains)} on {', '.join(serving.config.hosts)}: {listening}.")
-    for warning in (*serving.warnings, *further):
+    for warning in (*serving.warnings, *others):
         print(warning)
     print("Ready.", flush=True)
 
 
-def _write_in_one_piece(path: Path, text: str) -> None:
+def _write_atomically(path: Path, text: str) -> None:
     """Write *path* atomically: a program that waits for the file never reads a part of it."""
     number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     with open(number, "w", encoding="utf-8") as file:

@@ -168,11 +168,11 @@ class Settings:
         "grants", "never_from", "--no-grants-from", parsers.network, metavar="NETWORK",
         help="network of proxies or container gateways, whose addresses get no grants",
     )  # fmt: skip
-    grants: parsers.GrantsPlace = options.value(
-        "grants", "store", "--grants", parsers.grants_place, default=parsers.GrantsPlace(), metavar="STORE",
+    grants: parsers.GrantsLocation = options.value(
+        "grants", "store", "--grants", parsers.grants_location, default=parsers.GrantsLocation(), metavar="STORE",
         help="where grants are stored: memory, sqlite:FILE (shared by the processes of one host) or "
         "redis://HOST:PORT/DATABASE (shared by several hosts)",
-        below=parsers.GrantsPlace.below,
+        resolve=parsers.GrantsLocation.resolve,
     )  # fmt: skip
     redis_password: Path | None = options.path(
         "grants", "redis_password_file", "--redis-password-file", metavar="FILE",

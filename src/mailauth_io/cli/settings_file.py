@@ -79,14 +79,14 @@ def read(path: Path) -> FileSettings:
         return _only_error(f"{path}:{number}: invalid TOML: {_AT_LINE.sub('', reason).removesuffix(_AT_END)}")
     except (RecursionError, ValueError):
         return _only_error(f"{path}: nested too deeply, or a number has too many digits; simplify the file")
-    return _Reading(path, text, private=not mode & 0o066).read(document)
+    return _FileReader(path, text, private=not mode & 0o066).read(document)
 
 
 def _only_error(config_error: str) -> FileSettings:
     return FileSettings(errors=(ConfigError(config_error),), broken=frozenset(_TABLES))
 
 
-class _Reading:
+class _FileReader:
     """Builds the FileSettings of one file."""
 
     def __init__(self, path: Path, text: str, *, private: bool) -> None:
@@ -161,7 +161,7 @@ class _Reading:
         except ValueError:  # a hexadecimal number, with too many digits for a decimal one
             raise ValueParseError(expected) from None
         found = row.read(text)
-        return found if row.below is None else row.below(found, self._path.parent)
+        return found if row.resolve is None else row.resolve(found, self._path.parent)
 
     def _add_error(self, tables: Iterable[str], line: int, title: str, text: str) -> None:
         self._broken.update(tables)

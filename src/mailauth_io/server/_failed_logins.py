@@ -61,7 +61,7 @@ class FailedLogins:
         """
         self._note(address, now, 0)
 
-    def failed_lately(self, address: str, now: float) -> bool:
+    def failed_recently(self, address: str, now: float) -> bool:
         """Return whether a login from *address* failed in the last RECENT seconds."""
         _, when = self._failed.get(key(address, NETWORK), (0, now - RECENT))
         return now - when < RECENT

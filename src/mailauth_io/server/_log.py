@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from ..logs import Event, described, place
+from ..logs import Event, describe_error, place
 
 LOGGER: Final = logging.getLogger("mailauth.server")
 
@@ -29,7 +29,7 @@ def log_failure(session: str, part: str, error: Exception) -> None:
     if isinstance(error, OSError):
         reason = f"{reason}: {error.strerror}" if error.strerror else reason
     elif package == "mailauth_io" or (bug and part != "accounts"):
-        reason = described(error)
+        reason = describe_error(error)
     connection, dash, _ = session.partition("-")
     fields: dict[str, object] = {
         "connection": connection,

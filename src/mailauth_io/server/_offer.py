@@ -9,7 +9,7 @@ from mailauth import pop3, sasl
 
 from ..stores import Proof
 
-NEEDS: Final[Mapping[str, Proof]] = {
+REQUIRED_PROOF: Final[Mapping[str, Proof]] = {
     "PLAIN": Proof.PASSWORD,
     "LOGIN": Proof.PASSWORD,
     "USER": Proof.PASSWORD,
@@ -39,7 +39,7 @@ section 5.3).
 
 def offered(mechanisms: sasl.ExtendedMechanisms, proofs: Set[Proof]) -> sasl.ExtendedMechanisms:
     """Return the *mechanisms* that accounts with *proofs* support."""
-    return mechanisms.only(*(name for name, proof in NEEDS.items() if proof in proofs))
+    return mechanisms.only(*(name for name, proof in REQUIRED_PROOF.items() if proof in proofs))
 
 
 def without_tls(proofs: Set[Proof]) -> tuple[str, ...]:

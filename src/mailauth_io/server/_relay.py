@@ -32,7 +32,7 @@ MAX_TEXT: Final = 400
 """Maximum number of characters of a next-hop reply that are passed on, so that it fits on one line.  No RFC gives a
 number."""
 
-_ABOUT_US: Final = frozenset({503, 530, 534, 535, 538})
+_SERVER_FAULT_CODES: Final = frozenset({503, 530, 534, 535, 538})
 """Reply codes about this server's protocol use or login, not about the mail.  The mail must not bounce because of
 them."""
 
@@ -119,8 +119,8 @@ class RelayConnection:
                         return self.refusal
                 reply = await self._ask_about_mail(smtp.Rcpt(forward_path=path))
         except _FAILURES as error:
-            return self._lose(error)
-        return ACCEPT if reply.positive else _passed_on(reply)
+            return self._fail_transaction(error)
+        return ACCEPT if reply.positive else _client_reply(reply)
 
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> _RelayedMessage:
         """Send the message to the next hop; return when it has replied 250.
@@ -143,9 +143,9 @@ class RelayConnection:
                 async with loop.within(timeouts.final_reply):
                     reply = await self._ask_next_hop(smtp.MessageComplete())
         except _FAILURES as error:
-            raise DeliveryRejected(self._lose(error)) from None
+            raise DeliveryRejected(self._fail_transaction(error)) from None
         if not reply.positive:
-            raise DeliveryRejected(_passed_on(reply))
+            raise DeliveryRejected(_client_reply(reply))
         self._log(logging.INFO, "message relayed", queue_id=envelope.queue_id, reply=reply)
         return _RelayedMessage()
 
@@ -179,7 +179,7 @@ class RelayConnection:
                 raise
             return TOO_BIG
         if not reply.positive:
-            return _passed_on(reply)
+            return _client_reply(reply)
         self._open = mail
         return None
 
@@ -257,7 +257,7 @@ class RelayConnection:
         reply = await self._ask_next_hop(command)
         if reply.code == 530:
             self._hop.tls_failure.clear()  # it may require TLS: the next transaction tries STARTTLS again
-        if reply.code in _ABOUT_US:
+        if reply.code in _SERVER_FAULT_CODES:
             raise _ConnectionLost(f"rejected this server, not the mail: {reply}")
         return reply
 
@@ -269,7 +269,7 @@ class RelayConnection:
             raise _ConnectionLost("unexpected end of a login")
         reply = event.reply
         if reply.code == 421:
-            raise _ConnectionLost(f"closed the connection with {reply}", _passed_on(reply, code=451))
+            raise _ConnectionLost(f"closed the connection with {reply}", _client_reply(reply, code=451))
         return reply
 
     async def _event(self) -> smtp.ClientEvent:
@@ -284,7 +284,7 @@ class RelayConnection:
             raise _ConnectionLost("not connected")
         return self._client
 
-    def _lose(self, error: Exception) -> smtp.Reply:
+    def _fail_transaction(self, error: Exception) -> smtp.Reply:
         """Log the failure, drop the connection and return the reply that rejects the rest of the transaction.
 
         The next transaction opens a new connection.
@@ -342,7 +342,7 @@ def reason(error: Exception) -> str:
     return f"{kind}{_one_line(str(error))}"
 
 
-def _passed_on(reply: smtp.Reply, *, code: int | None = None) -> smtp.Reply:
+def _client_reply(reply: smtp.Reply, *, code: int | None = None) -> smtp.Reply:
     """Return *reply* as it is sent to the client: on one line, always with an enhanced status code."""
     enhanced = reply.enhanced_status_code or f"{reply.code // 100}.0.0"
     return smtp.Reply(code or reply.code, enhanced, _one_line(reply.text))

@@ -13,7 +13,7 @@ from .._adapter import ServerConnection
 from ..logs import Event, shown
 from ..stores import Proof
 from ._log import LOGGER
-from ._offer import NEEDS
+from ._offer import REQUIRED_PROOF
 from ._state import ServerState
 
 E = TypeVar("E")
@@ -22,7 +22,7 @@ E = TypeVar("E")
 class Session(ABC, Generic[E]):
     """One connection and the shared state of the server.  *id* is the connection id in all of its log lines."""
 
-    __slots__ = ("_asked", "_registered_identity", "begun", "connection", "id", "mechanism", "server_state")
+    __slots__ = ("_asked", "_registered_identity", "connection", "id", "login_sequence", "mechanism", "server_state")
 
     protocol: ClassVar[str]
 
@@ -30,7 +30,7 @@ class Session(ABC, Generic[E]):
         self.id = secrets.token_hex(6)
         self.server_state = server_state
         self.connection = connection
-        self.begun = 0
+        self.login_sequence = 0
         """The sequence number of the start of the last login."""
         self.mechanism: str | None = None
         """The mechanism of the successful login; None before a login."""
@@ -86,11 +86,11 @@ class Session(ABC, Generic[E]):
             self.server_state.remove_session(self.connection, self._registered_identity)
         self._registered_identity = identity
         if identity is not None:
-            self.server_state.add_session(self.connection, identity, self.begun)
+            self.server_state.add_session(self.connection, identity, self.login_sequence)
 
     def start_login(self) -> None:
         """Record the start of a login: the client has chosen a mechanism."""
-        self.begun = self.server_state.next_sequence()
+        self.login_sequence = self.server_state.next_sequence()
         self._asked = False
 
     async def answer_login(self, question: sasl.ServerQuestion) -> None:
@@ -108,7 +108,11 @@ class Session(ABC, Generic[E]):
         reason = event.reason
         if reason is sasl.Refusal.TEMPORARY:
             return
-        if NEEDS.get(event.mechanism) is Proof.TOKEN and self._asked and reason is not sasl.Refusal.NOT_AUTHORIZED:
+        if (
+            REQUIRED_PROOF.get(event.mechanism) is Proof.TOKEN
+            and self._asked
+            and reason is not sasl.Refusal.NOT_AUTHORIZED
+        ):
             return  # counted and delayed before: a wrong token is reported in JSON, which precedes this reply
         if self._asked or isinstance(reason, sasl.Refusal) or reason is sasl.Fault.MALFORMED:
             if reason is None:

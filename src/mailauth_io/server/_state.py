@@ -18,7 +18,7 @@ from .._addresses import key, network_of
 from ..certificate_names import certificate_names
 from ..limits import ConnectionLimiter
 from ..logs import Event
-from ..stores import Accounts, ClientLeft, LoginSource, MemoryGrants, Proof, mailbox_name
+from ..stores import Accounts, ClientDisconnected, LoginSource, MemoryGrants, Proof, mailbox_name
 from ._failed_logins import NETWORK, FailedLogins
 from ._grant_service import GrantService
 from ._inbound_quota import SHARE, InboundQuota
@@ -136,14 +136,15 @@ class ServerState:
         except Exception as error:
             log_failure("reload", "accounts", error)
 
-    def add_session(self, connection: ServerConnection[Any], identity: str, begun: int) -> None:
-        """Register *connection* as logged in as *identity*.  *begun* is the sequence number of the start of the login.
+    def add_session(self, connection: ServerConnection[Any], identity: str, login_sequence: int) -> None:
+        """Register *connection* as logged in as *identity*.  *login_sequence* is the sequence number of the start of
+        the login.
 
-        The connection is shut down when the account changes, and now if it has changed since *begun*.
+        The connection is shut down when the account changes, and now if it has changed since *login_sequence*.
         """
         name = self.name(identity)
         self._logged_in.setdefault(name, set()).add(connection)
-        if self._changed.get(name, 0) >= begun:
+        if self._changed.get(name, 0) >= login_sequence:
             connection.shut_down()
 
     def remove_session(self, connection: ServerConnection[Any], identity: str) -> None:
@@ -209,7 +210,7 @@ class ServerState:
         return LoginSource(
             address=key(address, NETWORK),
             network=network_of(address),
-            failed_lately=lambda: self.failures.failed_lately(address, self.clock()),
+            failed_recently=lambda: self.failures.failed_recently(address, self.clock()),
             connected=lambda: not connection.peer_closed,
             note_failure=lambda: self.failures.note(address, self.clock()),
         )
@@ -256,7 +257,7 @@ class ServerState:
         """
         try:
             return await ask_store(session, "accounts", question, answer)
-        except ClientLeft:
+        except ClientDisconnected:
             connection.shut_down()
             return question.unavailable
 
@@ -294,19 +295,19 @@ class ServerState:
         same = name != "" and name == self.name(question.authorization_identity)
         return ACCEPT if same else sasl.Refusal.NOT_AUTHORIZED
 
-    async def grant(self, session: str, address: str, identity: str, begun: int) -> None:
+    async def grant(self, session: str, address: str, identity: str, login_sequence: int) -> None:
         """Make a grant for *identity*, which has logged in by POP3 from *address*.
 
-        *begun* is the sequence number of the start of the login.  If the store fails, the failure is logged, and the
-        login succeeds without a grant.  If the account has changed since *begun*, no grant is made, because the login
-        may have used an old password.
+        *login_sequence* is the sequence number of the start of the login.  If the store fails, the failure is logged,
+        and the login succeeds without a grant.  If the account has changed since *login_sequence*, no grant is made,
+        because the login may have used an old password.
         """
         if self.grant_service is None:
             return
         name = self.name(identity)
         try:
             await self.accounts(session)
-            if self._changed.get(name, 0) < begun:
+            if self._changed.get(name, 0) < login_sequence:
                 await self.grant_service.grant(session, address, name)
         except Exception as error:
             log_failure(session, "grants", error)
@@ -326,12 +327,12 @@ class ServerState:
 async def ask_store(session: str, part: str, question: Question[A], answer: Awaitable[A]) -> A:
     """Await *answer*, the result of a store operation, and return it.
 
-    A failure is logged with the name of the store, *part*, and ``question.unavailable`` is returned.  ClientLeft is
-    passed on: it is not a failure of the store.
+    A failure is logged with the name of the store, *part*, and ``question.unavailable`` is returned.
+    ClientDisconnected is passed on: it is not a failure of the store.
     """
     try:
         return await answer
-    except ClientLeft:
+    except ClientDisconnected:
         raise
     except Exception as error:
         log_failure(session, part, error)

@@ -23,7 +23,7 @@ from .next_hop import NextHop
 PORTS: Final = ("smtp", "smtps", "pop3", "pop3s")
 """The fields of Config and RunningServer that are ports."""
 
-_NEVER_SHOWN: Final = sasl.ScramDecoy(key=bytes(32))
+_UNUSED_DECOY: Final = sasl.ScramDecoy(key=bytes(32))
 """The core requires a decoy where SCRAM is offered.  It is never used here: the accounts also return keys for unknown
 names."""
 
@@ -128,7 +128,7 @@ class Config:
         return SmtpSettings(
             host_name=self.domains[0],
             mechanisms=offered(sasl.ALL_MECHANISMS, proofs),
-            scram_decoy=_NEVER_SHOWN,
+            scram_decoy=_UNUSED_DECOY,
             mechanisms_without_tls=CLEAR if self.legacy else frozenset(),
             chunking=True,
             allow_trailing_space=True,
@@ -144,7 +144,7 @@ class Config:
         return Pop3Settings(
             host_name=self.domains[0],
             mechanisms=offered(ALL_POP3_MECHANISMS, proofs),
-            scram_decoy=_NEVER_SHOWN,
+            scram_decoy=_UNUSED_DECOY,
             mechanisms_without_tls=CLEAR if self.legacy else frozenset(),
             stls=self.ssl_context is not None,
             timeout=self.pop3_timeout,

@@ -57,7 +57,7 @@ class Pop3Session(Session[pop3.ExtendedServerEvent]):
                 case sasl.AuthenticationStarted():
                     self.start_login()
                 case sasl.Authenticated(identity=identity):
-                    await server_state.grant(self.id, connection.peer.address, identity or "", self.begun)
+                    await server_state.grant(self.id, connection.peer.address, identity or "", self.login_sequence)
                     self.note_login(event)
                 case sasl.AuthenticationFailed():
                     await self.refuse_login(event)

@@ -35,7 +35,7 @@ from .credentials import (
 )
 from .hashing import (
     LOCAL as LOCAL,
-    ClientLeft as ClientLeft,
+    ClientDisconnected as ClientDisconnected,
     Hashing as Hashing,
     HashingBusy as HashingBusy,
     LoginSource as LoginSource,

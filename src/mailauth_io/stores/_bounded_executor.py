@@ -36,11 +36,11 @@ class BoundedExecutor:
     def __init__(
         self, *, timeout: float = TIMEOUT, pause: float = PAUSE, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._patience = timeout
+        self._timeout = timeout
         self._pause = pause
         self._clock = clock
-        self._threads: _threads.Threads | None = None
-        self._silent_until: float | None = None
+        self._threads: _threads.ThreadPool | None = None
+        self._paused_until: float | None = None
 
     async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Run ``function(*args)`` in a thread and return its result.
@@ -48,20 +48,20 @@ class BoundedExecutor:
         Raises StoreTimeout if there is no result within the timeout, or if *function* raises TimeoutError.  The time
         spent waiting for a free thread counts.  After a timeout *function* may still be running, and may still succeed.
         """
-        if self._silent_until is not None:
+        if self._paused_until is not None:
             now = self._clock()
-            if now < self._silent_until:
+            if now < self._paused_until:
                 raise StoreTimeout
-            self._silent_until = now + self._patience + self._pause  # only this call tries the store
+            self._paused_until = now + self._timeout + self._pause  # only this call tries the store
         if self._threads is None or not self._threads.in_own_loop:
-            self._threads = _threads.threads(THREADS)
+            self._threads = _threads.thread_pool(THREADS)
         try:
-            answer = await self._threads.within(self._patience, function, *args)
+            answer = await self._threads.within(self._timeout, function, *args)
         except TimeoutError:
-            self._silent_until = self._clock() + self._pause
+            self._paused_until = self._clock() + self._pause
             raise StoreTimeout from None
         except BaseException:
-            self._silent_until = None
+            self._paused_until = None
             raise
-        self._silent_until = None
+        self._paused_until = None
         return answer

@@ -10,7 +10,7 @@ import attrs
 TIMEOUT: Final = 2.0
 """Seconds to wait for an answer of a store outside this process.  After that the store counts as unavailable."""
 
-SWEPT_AT_ONCE: Final = 100
+MAX_SWEPT_PER_LOGIN: Final = 100
 """Maximum number of expired grants removed from a shared store at each login, so that no login takes long."""
 
 

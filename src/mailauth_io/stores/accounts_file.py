@@ -20,7 +20,7 @@ from .credentials import Credential, CredentialError, read_credential
 INTERVAL: Final = 1.0
 """Minimum seconds between two checks of the file."""
 
-SETTLED: Final = 1.0
+MIN_FILE_AGE: Final = 1.0
 """Seconds for which a changed file must stay unchanged before it is read: it may still be being written in place."""
 
 SLACK: Final = 1.0
@@ -32,12 +32,12 @@ Signature: TypeAlias = tuple[int, int, int, int, int]
 class AccountsError(ValueError):
     """The accounts cannot be used.  The text is one sentence for the administrator, and contains no secret.
 
-    *further* holds a sentence for each further error.
+    *others* holds a sentence for each further error.
     """
 
-    def __init__(self, text: str, further: Sequence[str] = ()) -> None:
+    def __init__(self, text: str, others: Sequence[str] = ()) -> None:
         super().__init__(text)
-        self.further = tuple(further)
+        self.others = tuple(others)
 
 
 @attrs.frozen(kw_only=True)
@@ -113,7 +113,7 @@ class AccountsFile:
         self._clock = clock
         self._stat = stat
         self._read: Signature | None = None  # of the file when it was last read
-        self._looked = clock()
+        self._checked_at = clock()
         self._reading = False
 
     def read(self) -> list[Account]:
@@ -124,15 +124,15 @@ class AccountsFile:
     async def changed(self, *, at_once: bool = False) -> list[Account] | None:
         """Return the accounts if the file has changed, else None.
 
-        A change is seen at most INTERVAL + SETTLED seconds later, or now with *at_once*.  Raises AccountsError if the
-        file cannot be read any more, once for each change.
+        A change is seen at most INTERVAL + MIN_FILE_AGE seconds later, or now with *at_once*.  Raises AccountsError if
+        the file cannot be read any more, once for each change.
         """
         now = self._clock()
-        if self._reading or (abs(now - self._looked) < INTERVAL and not at_once):
+        if self._reading or (abs(now - self._checked_at) < INTERVAL and not at_once):
             return None
-        self._looked = now
+        self._checked_at = now
         seen = self._signature()
-        if seen == self._read or (seen is not None and abs(now - seen[0] / 1e9) < SETTLED and not at_once):
+        if seen == self._read or (seen is not None and abs(now - seen[0] / 1e9) < MIN_FILE_AGE and not at_once):
             return None
         self._reading = True
         try:
@@ -153,7 +153,7 @@ class AccountsFile:
         if self._read is None:
             return 0.0
         _, changed, *_ = self._read  # ctime: a copied file may keep the mtime of the original
-        return max(0.0, self._clock() - changed / 1e9 - (INTERVAL + SETTLED + SLACK))
+        return max(0.0, self._clock() - changed / 1e9 - (INTERVAL + MIN_FILE_AGE + SLACK))
 
     def _signature(self) -> Signature | None:
         try:

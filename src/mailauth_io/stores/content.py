@@ -19,7 +19,7 @@ PIECE: Final = 65536
 OVERHEAD: Final = 512
 """Bytes charged for a message in addition to its content; without it, a flood of tiny messages would cost nothing."""
 
-_WORTH_KEEPING: Final = 4096  # smaller chunks are joined with their neighbors, since each object costs memory
+_MIN_CHUNK: Final = 4096  # smaller chunks are joined with their neighbors, since each object costs memory
 
 
 def with_lf(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -99,7 +99,7 @@ class MessageContent:
         self.budget.take(len(data))
         self._taken += len(data)
         self.size += len(data)
-        if len(data) >= _WORTH_KEEPING:
+        if len(data) >= _MIN_CHUNK:
             self._seal_tail()
             self.chunks.append(data)
         else:

@@ -244,25 +244,25 @@ def read_credential(field: bytes) -> Credential:
     try:
         text = rest.decode("ascii")
     except UnicodeDecodeError:
-        raise _not_one(scheme) from None
+        raise _invalid(scheme) from None
     return _read_scram(text) if scheme == "SCRAM-SHA-256" else _read_hash(scheme, text)
 
 
-def _not_one(scheme: str) -> CredentialError:
+def _invalid(scheme: str) -> CredentialError:
     return CredentialError(f"has an invalid {{{scheme}}} value; create a new one with mailauth passwd")
 
 
 def _read_scram(text: str) -> Scram:
     found = _SCRAM.fullmatch(text)
     if found is None:
-        raise _not_one("SCRAM-SHA-256")
+        raise _invalid("SCRAM-SHA-256")
     try:
         salt, stored_key, server_key = (b64decode(part, validate=True) for part in found.groups()[1:])
         if len(stored_key) != hashlib.sha256().digest_size:
-            raise _not_one("SCRAM-SHA-256")
+            raise _invalid("SCRAM-SHA-256")
         keys = sasl.ScramKeys(salt=salt, iterations=int(found[1]), stored_key=stored_key, server_key=server_key)
     except (binascii.Error, LocalProtocolError):
-        raise _not_one("SCRAM-SHA-256") from None
+        raise _invalid("SCRAM-SHA-256") from None
     return Scram(keys)
 
 
@@ -291,7 +291,7 @@ def _read_hash(scheme: str, text: str) -> Hashed:
             break
         costs = [f"{cost}={getattr(parsed, cost)}" for cost in _COSTS if hasattr(parsed, cost)]
         return Hashed(scheme, f"{{{scheme}}} with {', '.join(costs)}", text, hash_)
-    raise _not_one(scheme)
+    raise _invalid(scheme)
 
 
 _COSTS: Final = ("rounds", "memory_cost", "parallelism")

@@ -26,7 +26,7 @@ Ts = TypeVarTuple("Ts")
 TIMEOUT: Final = 10.0
 """Seconds that a login waits for a thread; clients wait for minutes (RFC 5321 section 4.5.3.2)."""
 
-FAILED_TURN: Final = 4
+FAILED_SHARE: Final = 4
 """At least every fourth free thread goes to an address with a recent failed login, if one waits.
 
 A user who has mistyped a password is among them for a while, and must still get a thread.
@@ -37,7 +37,7 @@ class HashingBusy(Exception):
     """No thread was free in time.  This is a temporary failure: the password was not checked."""
 
 
-class ClientLeft(HashingBusy):
+class ClientDisconnected(HashingBusy):
     """The client closed the connection while its login was queued."""
 
 
@@ -49,7 +49,7 @@ class LoginSource:
     """An IPv4 address or an IPv6 network.  Logins with an equal *address* share one place in the queue."""
     network: object = None
     """Addresses with an equal *network* are served as one, since one owner may control the whole network."""
-    failed_lately: Callable[[], bool] = lambda: False
+    failed_recently: Callable[[], bool] = lambda: False
     """Returns whether a login from this address has failed in the last minutes."""
     connected: Callable[[], bool] = lambda: True
     """Returns whether the client is still connected."""
@@ -78,7 +78,7 @@ class _Waiter:
     """
 
 
-class _Turns:
+class _RoundRobin:
     """Queued logins: round robin over networks and over the addresses of each, first come first served per address."""
 
     def __init__(self) -> None:
@@ -121,25 +121,25 @@ class _Queue:
     """The threads of one event loop, and the logins that wait for them."""
 
     def __init__(self, most: int) -> None:
-        self.threads = _threads.threads(most)
+        self.threads = _threads.thread_pool(most)
         self._most = most
         self._share = max(1, most // 2)  # threads for one address, and for all addresses with a failed login together
         self._running: Counter[object] = Counter()
         self._running_failed = 0
         # All logins of an address are in the same queue.
-        self._clean = _Turns()
-        self._failed = _Turns()
+        self._clean = _RoundRobin()
+        self._failed = _RoundRobin()
         self._turns_since_failed = 0
 
-    def enter(self, waiter: _Waiter) -> None:
+    def add(self, waiter: _Waiter) -> None:
         """Queue *waiter*, and start it if it may use a free thread."""
         source = waiter.source
-        failed = self._failed.of(source) or (not self._clean.of(source) and source.failed_lately())
+        failed = self._failed.of(source) or (not self._clean.of(source) and source.failed_recently())
         (self._failed if failed else self._clean).add(waiter)
         self._start()
         waiter.had_to_wait = not waiter.started
 
-    def leave(self, waiter: _Waiter) -> None:
+    def remove(self, waiter: _Waiter) -> None:
         """Remove *waiter*.  If it has been given a thread, the thread goes to the next login."""
         if waiter.started:
             self.release(waiter)
@@ -170,7 +170,7 @@ class _Queue:
     def _next(self) -> _Waiter | None:
         """Remove and return the next login; None if none may start."""
         order = [self._clean, self._failed]
-        if self._turns_since_failed >= FAILED_TURN - 1:
+        if self._turns_since_failed >= FAILED_SHARE - 1:
             order.insert(0, self._failed)  # tried twice, since _take(self._clean) may move logins to self._failed
         for waiting in order:
             waiter = self._take(waiting)
@@ -179,7 +179,7 @@ class _Queue:
                 return waiter
         return None
 
-    def _take(self, waiting: _Turns) -> _Waiter | None:
+    def _take(self, waiting: _RoundRobin) -> _Waiter | None:
         """Remove and return the first login of *waiting* whose address may use another thread.
 
         Logins passed over are removed, so the cost of a login does not grow with the queue: an address with a new
@@ -199,7 +199,7 @@ class _Queue:
                 waiter = next(iter(waiting.of(first.source)), None)
             if waiter is None:
                 continue
-            if not failed and waiter.source.failed_lately():
+            if not failed and waiter.source.failed_recently():
                 for other in tuple(waiting.of(waiter.source)):
                     waiting.remove(other)
                     self._failed.add(other)
@@ -231,15 +231,15 @@ class Hashing:
         """Run ``function(*args)`` in a thread when *source* is next in the queue, and return its result.
 
         False means a wrong password.  It counts as a failed login, and so does a disconnect before the end, unless the
-        result is True.  Raises HashingBusy if no thread is free in time, and ClientLeft if the client disconnected
-        while its login was queued.
+        result is True.  Raises HashingBusy if no thread is free in time, and ClientDisconnected if the client
+        disconnected while its login was queued.
         """
         queue = self._queue
         if queue is None or not queue.threads.in_own_loop:
             queue = self._queue = _Queue(self._most)
         loop = _loops.current()
         waiter = _Waiter(source, loop.event())
-        queue.enter(waiter)
+        queue.add(waiter)
         try:
             if not waiter.started:
                 async with loop.within(self._timeout):
@@ -247,12 +247,12 @@ class Hashing:
         except BaseException as error:
             if not source.connected():
                 source.note_failure()
-            queue.leave(waiter)
+            queue.remove(waiter)
             if isinstance(error, TimeoutError):
                 raise HashingBusy from None
             raise
         if waiter.left:
-            raise ClientLeft
+            raise ClientDisconnected
 
         def ended(result: T | None) -> None:
             if result is False or (result is not True and not source.connected()):

@@ -164,7 +164,7 @@ class MemoryAccounts:
         return self._proofs | {proof for proof, some in more.items() if some}
 
     @property
-    def mixed(self) -> str | None:
+    def timing_warning(self) -> str | None:
         """A warning if the time of a failed login shows which names exist; None if all passwords are stored alike."""
         if len(self._kinds) < 2:
             return None
@@ -174,16 +174,16 @@ class MemoryAccounts:
         )
 
     @property
-    def lacking(self) -> tuple[str, ...]:
+    def unavailable_mechanisms(self) -> tuple[str, ...]:
         """One sentence for each group of mechanisms that is not offered because some account does not support it."""
-        lacking = []
+        unavailable_mechanisms = []
         if Proof.SECRET not in self._proofs:
-            lacking.append(_NO_SECRETS)
+            unavailable_mechanisms.append(_NO_SECRETS)
             if Proof.SCRAM_SHA_256 not in self._proofs:
-                lacking.append(_NO_KEYS)
+                unavailable_mechanisms.append(_NO_KEYS)
         elif Proof.SCRAM_SHA_1 not in self._proofs:
-            lacking.append(_NOT_PREPARED)
-        return tuple(lacking)
+            unavailable_mechanisms.append(_NOT_PREPARED)
+        return tuple(unavailable_mechanisms)
 
     async def refresh(self, *, at_once: bool = False) -> Changes | None:
         if self._file is None:
@@ -194,7 +194,7 @@ class MemoryAccounts:
             return Changes(warnings=(f"{error}; the accounts are unchanged",))
         if written is None:
             return None
-        before, lacking = self._accounts, self.lacking
+        before, unavailable_mechanisms = self._accounts, self.unavailable_mechanisms
         self._accounts, errors = collect([*self._fixed, *written], self._domains)
         for name, account in self._accounts.items():
             if name in before and account.credential == before[name].credential:
@@ -205,9 +205,9 @@ class MemoryAccounts:
             *errors,
             f"reloaded {self._file.path}: {len(self._accounts)} accounts",
         ]
-        warnings += (warning for warning in self.lacking if warning not in lacking)
-        if self.mixed is not None:
-            warnings.append(self.mixed)
+        warnings += (warning for warning in self.unavailable_mechanisms if warning not in unavailable_mechanisms)
+        if self.timing_warning is not None:
+            warnings.append(self.timing_warning)
         return Changes(
             revoked=frozenset(revoked | (before.keys() - self._accounts.keys())),
             warnings=tuple(warnings),

@@ -18,7 +18,7 @@ from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant,
 
 from .. import _loops
 from ._bounded_executor import THREADS, BoundedExecutor
-from ._grants import SWEPT_AT_ONCE, TIMEOUT, ActiveGrant, GrantsError
+from ._grants import MAX_SWEPT_PER_LOGIN, TIMEOUT, ActiveGrant, GrantsError
 from .redis_address import RedisAddress
 
 Script = Callable[..., Any]
@@ -27,7 +27,7 @@ _MICRO: Final = 1_000_000
 _LONGEST: Final = 1e9
 """Maximum lifetime in seconds.  Scores are doubles, which hold microseconds exactly up to the year 2255."""
 
-SILENCE: Final = 0.75 * TIMEOUT
+REPLY_TIMEOUT: Final = 0.75 * TIMEOUT
 """Seconds to wait for one reply of Redis: less than the timeout of the call, so that its thread ends first."""
 
 _KEEPALIVE: Final = {
@@ -64,8 +64,8 @@ local function drop_each(members)
 end
 
 local function sweep()
-    drop_each(redis.call('ZRANGEBYSCORE', all, '-inf', text(now), 'LIMIT', 0, {SWEPT_AT_ONCE}))
-    drop_each(redis.call('ZRANGEBYSCORE', all, '(' .. text(last), '+inf', 'LIMIT', 0, {SWEPT_AT_ONCE}))
+    drop_each(redis.call('ZRANGEBYSCORE', all, '-inf', text(now), 'LIMIT', 0, {MAX_SWEPT_PER_LOGIN}))
+    drop_each(redis.call('ZRANGEBYSCORE', all, '(' .. text(last), '+inf', 'LIMIT', 0, {MAX_SWEPT_PER_LOGIN}))
 end
 """
 
@@ -104,13 +104,13 @@ for _, other in ipairs(redis.call('ZRANGE', at .. address, 0, -1 - identities)) 
 end
 local excess = redis.call('ZCARD', all) - maximum
 if excess > 0 then
-    drop_each(redis.call('ZRANGE', all, 0, math.min(excess, SWEPT_AT_ONCE) - 1))
+    drop_each(redis.call('ZRANGE', all, 0, math.min(excess, MAX_SWEPT_PER_LOGIN) - 1))
 end
 for _, key in ipairs({all, at .. address, of .. identity}) do
     redis.call('PEXPIRE', key, text(math.ceil(ARGV[1] / 1000)))
 end
 return redis.call('ZCARD', at .. address)
-""".replace("SWEPT_AT_ONCE", str(SWEPT_AT_ONCE))
+""".replace("MAX_SWEPT_PER_LOGIN", str(MAX_SWEPT_PER_LOGIN))
 
 _REVOKE_IDENTITY: Final = """
 local identity, until_ = ARGV[2], last - ARGV[3]
@@ -164,7 +164,7 @@ class RedisGrants:
         self._lifetime = round(lifetime * _MICRO)
         self._prefix = ipv6_prefix
         self._identities = identities_per_address
-        self._maximum = max_grants
+        self._max_grants = max_grants
         self._executor = BoundedExecutor()
         self._redis = redis.Redis(connection_pool=_pool(address, password))
         self._find_script, self._grant_script, self._revoke_identity_script, self._revoke_address_script = (
@@ -189,7 +189,7 @@ class RedisGrants:
         return int(await self._executor.run(self._run, self._revoke_address_script, self._key(address)))
 
     async def active(self) -> list[ActiveGrant]:
-        return await _loops.current().in_thread(self._living)  # a million grants take longer than the timeout
+        return await _loops.current().in_thread(self._active)  # a million grants take longer than the timeout
 
     def close(self) -> None:
         self._redis.connection_pool.disconnect()
@@ -201,16 +201,16 @@ class RedisGrants:
         try:
             return script(args=[self._lifetime, *args])
         except redis.TimeoutError:
-            raise self._silence() from None
+            raise self._on_timeout() from None
 
     def _time(self) -> int:
         try:
             seconds, microseconds = self._redis.time()
         except redis.TimeoutError:
-            raise self._silence() from None
+            raise self._on_timeout() from None
         return seconds * _MICRO + microseconds
 
-    def _silence(self) -> TimeoutError:
+    def _on_timeout(self) -> TimeoutError:
         """Close the idle connections, which are probably dead too, and return the error to raise."""
         self._redis.connection_pool.disconnect(inuse_connections=False)
         return TimeoutError()
@@ -219,12 +219,14 @@ class RedisGrants:
         """Store a grant.  The script gets the time of the call, and does nothing if it runs after the timeout."""
         asked = self._time()
         timeout = round(TIMEOUT * _MICRO)
-        identities = self._run(self._grant_script, address, identity, self._identities, self._maximum, asked, timeout)
+        identities = self._run(
+            self._grant_script, address, identity, self._identities, self._max_grants, asked, timeout
+        )
         if identities is None:
             raise TimeoutError
         return int(identities)
 
-    def _living(self) -> list[ActiveGrant]:
+    def _active(self) -> list[ActiveGrant]:
         members = dict(self._redis.zscan_iter(_ALL, count=1000, score_cast_func=int))
         now = self._time()
         grants = []
@@ -242,7 +244,7 @@ def _pool(address: RedisAddress, password: str | None) -> redis.ConnectionPool:
         "username": address.username,
         "password": password or address.password,
         "protocol": 2,  # RESP3 is not needed, and costs another round trip per connection
-        "socket_timeout": SILENCE,
+        "socket_timeout": REPLY_TIMEOUT,
         "max_connections": THREADS,
         "retry": Retry(NoBackoff(), 0),
     }
@@ -252,7 +254,7 @@ def _pool(address: RedisAddress, password: str | None) -> redis.ConnectionPool:
         "host": address.host,
         "port": address.port,
         "db": address.database,
-        "socket_connect_timeout": SILENCE,
+        "socket_connect_timeout": REPLY_TIMEOUT,
         "socket_keepalive": True,
         "socket_keepalive_options": _KEEPALIVE,
     }

@@ -22,7 +22,7 @@ from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant,
 
 from .. import _loops
 from ._bounded_executor import BoundedExecutor
-from ._grants import SWEPT_AT_ONCE, TIMEOUT, ActiveGrant, GrantsError
+from ._grants import MAX_SWEPT_PER_LOGIN, TIMEOUT, ActiveGrant, GrantsError
 
 BUSY: Final = 0.5 * TIMEOUT
 """Seconds that a login waits for another process's write: less than the timeout, so that lookups continue."""
@@ -77,7 +77,7 @@ class SqliteGrants:
         self._lifetime = lifetime
         self._prefix = ipv6_prefix
         self._identities = identities_per_address
-        self._maximum = max_grants
+        self._max_grants = max_grants
         self._clock = clock
         self._executor = BoundedExecutor()
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()  # at most one for each thread
@@ -105,7 +105,7 @@ class SqliteGrants:
         return await self._executor.run(self._revoke, "address", self._key(address), 0.0)
 
     async def active(self) -> list[ActiveGrant]:
-        return await _loops.current().in_thread(self._living)  # a million grants take longer than the timeout
+        return await _loops.current().in_thread(self._active)  # a million grants take longer than the timeout
 
     def close(self) -> None:
         self._closed = True
@@ -150,10 +150,10 @@ class SqliteGrants:
                 (address, identity, now + self._lifetime),
             )
             (kept,) = connection.execute("SELECT grants FROM kept").fetchone()
-            if kept > self._maximum:
+            if kept > self._max_grants:
                 connection.execute(
                     "DELETE FROM grants WHERE number IN (SELECT number FROM grants ORDER BY number LIMIT ?)",
-                    (min(kept - self._maximum, SWEPT_AT_ONCE),),
+                    (min(kept - self._max_grants, MAX_SWEPT_PER_LOGIN),),
                 )
             (identities,) = connection.execute("SELECT COUNT(*) FROM grants WHERE address = ?", (address,)).fetchone()
             return int(identities)
@@ -162,7 +162,7 @@ class SqliteGrants:
         for condition, limit in (("expires <= ?", now), ("expires > ?", now + self._lifetime)):
             connection.execute(
                 f"DELETE FROM grants WHERE number IN (SELECT number FROM grants WHERE {condition} LIMIT ?)",
-                (limit, SWEPT_AT_ONCE),
+                (limit, MAX_SWEPT_PER_LOGIN),
             )
 
     def _revoke(self, column: str, value: str, older_than: float) -> int:
@@ -180,7 +180,7 @@ class SqliteGrants:
                 connection.execute("PRAGMA synchronous = NORMAL")
         return int(active)
 
-    def _living(self) -> list[ActiveGrant]:
+    def _active(self) -> list[ActiveGrant]:
         with self._connection() as connection:
             rows = connection.execute("SELECT address, identity, expires FROM grants ORDER BY number").fetchall()
         now = self._clock()

@@ -1,6 +1,6 @@
 """``mailauth methods``: run the seven ways to submit mail on real sockets, and show what an eavesdropper could read.
 
-``rows`` lists the methods, ``measure`` runs one, ``judge`` compares it with ``expected``, and ``report`` prints it.
+``rows`` lists the methods, ``measure`` runs one, ``compare`` compares it with ``expected``, and ``report`` prints it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ... import _loops
 from ...certificates import temporary_certificate
 from ..errors import ConfigError
 from .client_config import Clients
-from .judge import judge
+from .compare import compare
 from .measure import Bench, measure
 from .outcome import Columns, Outcome, StepFailed
 from .report import as_json as to_json, table
@@ -34,12 +34,12 @@ def main(loops: Sequence[str], *, as_json: bool, bench: Bench | None = None) -> 
         bench = bench or Bench(certificate=temporary_certificate(), another=temporary_certificate())
     except ImportError as error:
         raise ConfigError(str(error)) from error
-    outcomes = prove(bench, loops)
+    outcomes = run_rows(bench, loops)
     print(to_json(outcomes) if as_json else table(outcomes))
     return 0 if outcomes and all(outcome.worked for outcome in outcomes) else 1
 
 
-def prove(bench: Bench, loops: Sequence[str]) -> list[Outcome]:
+def run_rows(bench: Bench, loops: Sequence[str]) -> list[Outcome]:
     """Run every row of *bench* on every loop.  Returns the outcomes in the order of the table."""
     work = [(row, loop) for row in bench.rows for loop in loops]
     with ThreadPoolExecutor(AT_ONCE, "row") as threads:
@@ -48,17 +48,17 @@ def prove(bench: Bench, loops: Sequence[str]) -> list[Outcome]:
 
 def _outcome(bench: Bench, row: Row, loop: str) -> Outcome:
     measured: dict[str, Columns] = {}
-    troubles: list[str] = []
+    errors: list[str] = []
     for clients in bench.clients:
         try:
             measured[clients.name] = _measure(bench, row, loop, clients)
         except StepFailed as failed:
-            troubles.append(f"with {clients.name}, {failed}")
+            errors.append(f"with {clients.name}, {failed}")
         except Exception as error:  # the other rows must still run
-            troubles.append(f"with {clients.name}, unexpected error: {error!r}")
-    outcome = judge(row, loop, measured)
-    if troubles:
-        return Outcome(row=row, loop=loop, columns=outcome.columns, trouble="; ".join(troubles))
+            errors.append(f"with {clients.name}, unexpected error: {error!r}")
+    outcome = compare(row, loop, measured)
+    if errors:
+        return Outcome(row=row, loop=loop, columns=outcome.columns, error="; ".join(errors))
     return outcome
 
 

@@ -1,6 +1,6 @@
 """The expected columns of each method, written by hand.
 
-Only ``judge`` may import this module; a test checks this.
+Only ``compare`` may import this module; a test checks this.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from ... import server, stores
 from ..._loops import current
 from ...certificates import TemporaryCertificate
 from .client_config import HOST, AuthenticationRejected, ClientConfig, ClientFailed, Clients, ServerNotProved
+from .mailauth_clients import MailauthClients
 from .messages import below_trace, make_message, submitted_authenticated
-from .our_machines import OurMachines
 from .outcome import Columns, StepFailed
 from .proxy import RecordingProxy
 from .rows import ROWS, Row, TlsMode
@@ -75,7 +75,7 @@ class Bench:
         lifetime=lifetime, clock=clock
     )
     outbox: Callable[[], ReadableOutbox] = stores.MemoryOutbox
-    clients: tuple[Clients, ...] = (StandardLibrary(), OurMachines())
+    clients: tuple[Clients, ...] = (StandardLibrary(), MailauthClients())
     rows: tuple[Row, ...] = ROWS
 
 

@@ -27,15 +27,15 @@ class StepFailed(Exception):
 
 @attrs.frozen(kw_only=True)
 class Outcome:
-    """The result of a row on a loop.  *trouble* is a sentence about its errors, empty if there are none."""
+    """The result of a row on a loop.  *error* is a sentence about its errors, empty if there are none."""
 
     row: Row
     loop: str
     columns: Columns | None
     """None if a step failed before anything was measured."""
-    trouble: str = ""
+    error: str = ""
 
     @property
     def worked(self) -> bool:
         """Whether every step succeeded, and the columns are as expected."""
-        return not self.trouble
+        return not self.error

@@ -20,13 +20,13 @@ def table(outcomes: Sequence[Outcome]) -> str:
     text = [_aligned(line, widths) for line in lines]
     text.insert(1, _aligned(["-" * width for width in widths], widths))
     failed = [outcome for outcome in outcomes if not outcome.worked]
-    text += ["", *(f"{outcome.row} on {outcome.loop} failed: {outcome.trouble}" for outcome in failed)]
+    text += ["", *(f"{outcome.row} on {outcome.loop} failed: {outcome.error}" for outcome in failed)]
     text.append(f"{len(outcomes) - len(failed)} of {len(outcomes)} rows are as expected.")
     return "\n".join(text)
 
 
 def as_json(outcomes: Sequence[Outcome]) -> str:
-    """Return a JSON list with an object for each row and loop: the columns of the table, ``worked`` and ``trouble``."""
+    """Return a JSON list with an object for each row and loop: the columns of the table, ``worked`` and ``error``."""
     return json.dumps([_as_object(outcome) for outcome in outcomes], indent=2)
 
 
@@ -52,5 +52,5 @@ def _as_object(outcome: Outcome) -> dict[str, object]:
         "loop": outcome.loop,
         **(attrs.asdict(outcome.columns) if outcome.columns else dict.fromkeys(_COLUMNS)),
         "worked": outcome.worked,
-        "trouble": outcome.trouble,
+        "error": outcome.error,
     }

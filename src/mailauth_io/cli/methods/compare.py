@@ -11,19 +11,19 @@ from .outcome import Columns, Outcome
 from .rows import Row
 
 
-def judge(row: Row, loop: str, measured: Mapping[str, Columns]) -> Outcome:
+def compare(row: Row, loop: str, measured: Mapping[str, Columns]) -> Outcome:
     """Return the outcome of a row.  *measured* holds the columns by the name of the kind of client."""
     expected = attrs.asdict(EXPECTED[row.number])
-    troubles = [
+    errors = [
         f"{title(column)} is {value!r} with {clients}, expected {expected[column]!r}"
         for clients, columns in measured.items()
         for column, value in attrs.asdict(columns).items()
         if value != expected[column]
     ]
     if not measured:
-        troubles = ["nothing was measured"]
+        errors = ["nothing was measured"]
     columns = next(iter(measured.values()), None)
-    return Outcome(row=row, loop=loop, columns=columns, trouble="; ".join(troubles))
+    return Outcome(row=row, loop=loop, columns=columns, error="; ".join(errors))
 
 
 def title(column: str) -> str:

@@ -26,7 +26,7 @@ from .rows import Login, TlsMode
 E = TypeVar("E")
 
 
-class OurMachines:
+class MailauthClients:
     """``smtp.ClientConnection`` and ``pop3.ClientConnection``."""
 
     name: Final = "the mailauth clients"
