@@ -8,7 +8,7 @@ from mailauth import Command, ProtocolError, sasl, smtp
 from mailauth_io.on_trio import Client, connect
 
 ALICE, DINAH = smtp.Mailbox("alice", "example.test"), smtp.Mailbox("dinah", "example.org")
-MESSAGE = b"From: alice@example.test\r\nSubject: a trial\r\n\r\nDown the rabbit-hole.\r\n"
+MESSAGE = b"From: alice@example.test\r\nSubject: test\r\n\r\nDown the rabbit-hole.\r\n"
 
 
 async def succeed(client: Client[smtp.ClientEvent], *commands: Command, events: int = 1) -> None:

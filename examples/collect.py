@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         password = read_password()
         complete = asyncio.run(run(args, password))
     except (Failed, ProtocolError, OSError, UnicodeError) as error:
-        print(f"Stopped, no message is lost: {str(error) or type(error).__name__}", file=sys.stderr)
+        print(f"Stopped; no message was lost: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

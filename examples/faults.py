@@ -74,7 +74,7 @@ class Double:
 def send(port: int) -> None:
     """The client under test.  Raises SMTPException or OSError."""
     with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
-        client.sendmail("alice@example.org", ["bob@example.org"], b"Subject: a trial\r\n\r\nDown the rabbit-hole.\r\n")
+        client.sendmail("alice@example.org", ["bob@example.org"], b"Subject: test\r\n\r\nDown the rabbit-hole.\r\n")
 
 
 async def run(faults: Sequence[Fault]) -> int:

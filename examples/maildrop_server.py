@@ -84,8 +84,8 @@ class MaildropServer:
             async for event in connection:
                 match event:
                     case sasl.CheckPassword(authentication_identity=name, password=password) as question:
-                        right = hmac.compare_digest(password, self.password) and name == self.user
-                        connection.answer(question, ACCEPT if right else sasl.Refusal.BAD_CREDENTIALS)
+                        valid = hmac.compare_digest(password, self.password) and name == self.user
+                        connection.answer(question, ACCEPT if valid else sasl.Refusal.BAD_CREDENTIALS)
                     case sasl.FetchSecret(authentication_identity=name) as question:  # for APOP and CRAM-MD5
                         connection.answer(question, self.password if name == self.user else None)
                     case sasl.Authorize() as question:  # a request to act as another user

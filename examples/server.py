@@ -14,8 +14,8 @@ async def session(connection: ServerConnection[smtp.ServerEvent]) -> None:
     async for event in connection:
         match event:
             case sasl.CheckPassword(authentication_identity=name, password=password) as q:
-                right = compare_digest(password, b"wonderland") and name == "alice"
-                connection.answer(q, ACCEPT if right else sasl.Refusal.BAD_CREDENTIALS)
+                valid = compare_digest(password, b"wonderland") and name == "alice"
+                connection.answer(q, ACCEPT if valid else sasl.Refusal.BAD_CREDENTIALS)
             case smtp.Rcpt() as q:
                 connection.answer(q, ACCEPT if connection.identity else smtp.Reply(550, "5.7.1", "login required"))
             case smtp.Connected() | smtp.Mail() | smtp.Data() as q:

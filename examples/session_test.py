@@ -16,8 +16,8 @@ def replies(received: bytes, password: bytes) -> bytes:
             case smtp.Connected():
                 server.answer(event, ACCEPT)
             case sasl.CheckPassword(authentication_identity=name):
-                right = name == "alice" and event.password == password
-                server.answer(event, ACCEPT if right else sasl.Refusal.BAD_CREDENTIALS)
+                valid = name == "alice" and event.password == password
+                server.answer(event, ACCEPT if valid else sasl.Refusal.BAD_CREDENTIALS)
     return sent
 
 

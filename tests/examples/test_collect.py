@@ -82,7 +82,7 @@ def test_where_a_session_does_not_begin_nothing_is_deleted(
 ) -> None:
     outcome = collect_from({step: said}, tmp_path, capsys)
     assert (outcome.status, outcome.out) == (1, "")
-    assert outcome.err.startswith("Stopped, no message is lost: ")
+    assert outcome.err.startswith("Stopped; no message was lost: ")
     assert (outcome.stored, outcome.server.deleted) == ([], [])
     assert not any(line.startswith("DELE") for line in outcome.server.heard)
 
@@ -139,7 +139,7 @@ def test_a_connection_that_fails_deletes_nothing(
 ) -> None:
     outcome = collect_from({"RETR 2": said}, tmp_path, capsys)
     assert outcome.status == 1
-    assert outcome.err.startswith("Stopped, no message is lost: ")
+    assert outcome.err.startswith("Stopped; no message was lost: ")
     assert outcome.server.deleted == []
     assert ONE in outcome.stored
     assert [message for message in outcome.stored if message not in (ONE, TWO)] == []
@@ -177,7 +177,7 @@ def test_what_cannot_be_stored_is_not_deleted(
     monkeypatch.setattr(mailbox.Maildir, "add", full)
     outcome = collect_from({}, tmp_path, capsys)
     assert (outcome.status, outcome.stored, outcome.server.deleted) == (1, [], [])
-    assert outcome.err.startswith("Stopped, no message is lost: ")
+    assert outcome.err.startswith("Stopped; no message was lost: ")
 
 
 def test_a_message_is_deleted_only_after_it_is_safe_on_disk(
@@ -196,7 +196,7 @@ def test_a_message_is_deleted_only_after_it_is_safe_on_disk(
 
     monkeypatch.setattr(os, "fsync", fsync)
     outcome = collect_from({}, tmp_path, capsys)
-    assert (outcome.status, outcome.err) == (1, "Stopped, no message is lost: planted\n")
+    assert (outcome.status, outcome.err) == (1, "Stopped; no message was lost: planted\n")
     assert synchronized[0].startswith("/tmp/")
     assert synchronized[1] == "/new"
     assert outcome.server.deleted == []
@@ -214,7 +214,7 @@ def test_no_password_is_sent_in_clear_unless_it_was_asked_for(
         assert status == 1
         assert not any(line.startswith(("USER", "PASS")) for line in server.heard)
         err = capsys.readouterr().err
-        assert err.startswith("Stopped, no message is lost: ")
+        assert err.startswith("Stopped; no message was lost: ")
         assert mode == "implicit" or err.endswith("STLS: -ERR not now\n")
 
 
@@ -224,9 +224,9 @@ def test_no_password_is_sent_in_clear_unless_it_was_asked_for(
         (["--help"], 0, "usage: "),
         ([], 2, "usage: "),
         (["--user", "alice", "127.0.0.1", "0", "m"], 2, "invalid port value: '0'"),
-        (["--user", "alice", "127.0.0.1", "CLOSED", "m"], 1, "Stopped, no message is lost: "),
-        (["--user", "alice", "name..test", "995", "m"], 1, "Stopped, no message is lost: "),
-        (["--user", "alice", "--ca", "missing.pem", "127.0.0.1", "995", "m"], 1, "is lost: missing.pem: "),
+        (["--user", "alice", "127.0.0.1", "CLOSED", "m"], 1, "Stopped; no message was lost: "),
+        (["--user", "alice", "name..test", "995", "m"], 1, "Stopped; no message was lost: "),
+        (["--user", "alice", "--ca", "missing.pem", "127.0.0.1", "995", "m"], 1, "was lost: missing.pem: "),
     ],
 )
 def test_a_mistake_of_the_user_is_reported_in_one_line(

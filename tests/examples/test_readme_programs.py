@@ -24,7 +24,7 @@ def test_a_message_that_is_accepted() -> None:
     result, server = submit({})
     assert (result.status, result.err) == (0, "")
     assert result.out.count("\n") == 7
-    assert server.messages == [b"From: alice@example.test\r\nSubject: a trial\r\n\r\nDown the rabbit-hole.\r\n"]
+    assert server.messages == [b"From: alice@example.test\r\nSubject: test\r\n\r\nDown the rabbit-hole.\r\n"]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_the_server_has_printed_what_it_accepts(tmp_path: Path) -> None:
     with programs.started("server.py", errors=tmp_path / "errors") as (server, port):
         with smtplib.SMTP("127.0.0.1", port, timeout=programs.TIMEOUT) as client:
             client.login("alice", "wonderland")
-            client.sendmail("alice@example.test", ["dinah@example.org"], "Subject: a trial\n\nDown the rabbit-hole.\n")
+            client.sendmail("alice@example.test", ["dinah@example.org"], "Subject: test\n\nDown the rabbit-hole.\n")
         server.kill()
         assert server.stdout is not None
         assert "Down the rabbit-hole." in server.stdout.read()

@@ -20,7 +20,7 @@ from tests.examples import programs
 from tests.examples.scripted import End, Script, Server, smtp_server
 
 ALICE, BOB, CAROL = "alice@example.org", "bob@far.test", "carol@far.test"
-MESSAGE = b"Subject: a trial\r\n\r\nDown the rabbit-hole.\r\n.\r\n..dots\r\n"
+MESSAGE = b"Subject: test\r\n\r\nDown the rabbit-hole.\r\n.\r\n..dots\r\n"
 ON_THE_WIRE = MESSAGE.replace(b"\r\n.", b"\r\n..")
 RECEIVED = re.compile(rb"Received: from \[127\.0\.0\.1\] by localhost with ESMTP; [^\r\n]+\r\n")
 

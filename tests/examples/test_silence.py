@@ -35,7 +35,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("step", ["GREETING", "EHLO", "MESSAGE"])
 def test_submit(step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     letter = tmp_path / "letter.eml"
-    letter.write_bytes(b"Subject: a trial\n")
+    letter.write_bytes(b"Subject: test\n")
     with smtp_server({step: SILENCE}) as server:
         arguments = ["--tls", "none", "127.0.0.1", str(server.port), str(letter), "alice@example.org"]
         assert submit.main([*arguments, "bob@example.org"]) == 1
@@ -47,7 +47,7 @@ def test_collect(step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     with pop3_server({step: SILENCE}) as server:
         arguments = ["--tls", "none", "--user", "alice", "127.0.0.1", str(server.port), str(tmp_path / "Maildir")]
         assert collect.main(arguments) == 1
-    assert capsys.readouterr().err == "Stopped, no message is lost: the connection ended before the server replied\n"
+    assert capsys.readouterr().err == "Stopped; no message was lost: the connection ended before the server replied\n"
     assert server.deleted == []
 
 

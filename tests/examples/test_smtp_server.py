@@ -18,7 +18,7 @@ from tests.examples import programs
 from tests.io.tls import client_context
 
 ALICE, BOB, CAROL = "alice@example.org", "bob@example.org", "carol@far.test"
-MESSAGE = b"Subject: a trial\r\n\r\nDown the rabbit-hole.\r\n.\r\n..dots\r\n"
+MESSAGE = b"Subject: test\r\n\r\nDown the rabbit-hole.\r\n.\r\n..dots\r\n"
 STORED = MESSAGE.replace(b"\r\n", b"\n")
 
 

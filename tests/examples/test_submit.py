@@ -12,8 +12,8 @@ from tests.examples import programs
 from tests.examples.scripted import End, Script, Server, smtp_server
 
 ALICE, BOB, CAROL = "alice@example.org", "bob@example.org", "carol@example.org"
-MESSAGE = b"Subject: a trial\n\nDown the rabbit-hole.\n.\n..dots\n"
-ON_THE_WIRE = b"Subject: a trial\r\n\r\nDown the rabbit-hole.\r\n..\r\n...dots\r\n"
+MESSAGE = b"Subject: test\n\nDown the rabbit-hole.\n.\n..dots\n"
+ON_THE_WIRE = b"Subject: test\r\n\r\nDown the rabbit-hole.\r\n..\r\n...dots\r\n"
 
 
 @attrs.frozen
@@ -159,7 +159,7 @@ def test_a_recipient_that_is_named_twice_gets_one_message(
 def test_a_message_that_cannot_be_sent_does_not_arrive_in_part(
     letter: Path, password: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    letter.write_bytes(b"Subject: a trial\r\n\r\n" + b"x" * 70_000 + b"a bare CR \r here\r\n")
+    letter.write_bytes(b"Subject: test\r\n\r\n" + b"x" * 70_000 + b"a bare CR \r here\r\n")
     outcome = submit_to({}, letter, capsys, BOB)
     assert outcome.status == 1
     assert "bare CR" in outcome.err

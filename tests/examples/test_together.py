@@ -14,7 +14,7 @@ from tests import serving
 from tests.examples import programs
 
 ALICE, BOB, DINAH = "alice@example.test", "bob@example.test", "dinah@far.test"
-MESSAGE = b"Subject: a trial\n\nDown the rabbit-hole.\n.\n..dots\n"
+MESSAGE = b"Subject: test\n\nDown the rabbit-hole.\n.\n..dots\n"
 
 CLIENT_MODES = pytest.mark.parametrize("mode", ["implicit", "starttls"])
 
@@ -102,7 +102,7 @@ def test_a_wrong_password(
     assert ready.submit(mode, BOB) == 1
     assert capsys.readouterr().err.startswith("Not delivered: login: 535 5.7.8 ")
     assert ready.collect(mode, tmp_path / "Maildir") == 1
-    assert capsys.readouterr().err.startswith("Stopped, no message is lost: login: -ERR [AUTH] ")
+    assert capsys.readouterr().err.startswith("Stopped; no message was lost: login: -ERR [AUTH] ")
     assert ready.messages("bob") == []
 
 
