@@ -41,14 +41,14 @@ class ClientMachine(Machine[E]):
         self._exchange: sasl.ClientExchange | None = None
         self._cancelled = False  # a challenge of the current login was malformed, and "*" was sent
         self._greeted = False
-        self._shutdown_reply = False  # the server announced the end: no more replies will come
+        self._shutdown_reply = False  # the server sent its last reply: 421, or an unsolicited -ERR
         self._upgraded: E | None = None  # the reply to STARTTLS or STLS, reported after the handshake
         self._error: RemoteProtocolError | None = None
 
     def next_event(self) -> E | Action:
         """Return the next event.
 
-        Raises RemoteProtocolError if the server broke the protocol, and again at each further call.
+        Raises RemoteProtocolError if the server has violated the protocol.  Every further call raises it again.
         """
         if self._error is not None:
             raise self._error
@@ -97,7 +97,7 @@ class ClientMachine(Machine[E]):
 
     @property
     def _idle(self) -> bool:
-        """Whether no command and no login is pending, and the server has not announced the end."""
+        """Whether no command or login is pending, and the server has not announced the end of the session."""
         return not (self._unanswered or self._unsent or self._exchange or self._shutdown_reply)
 
     # Replies
@@ -105,7 +105,8 @@ class ClientMachine(Machine[E]):
     def _take_reply_line(self, limit: int) -> bytes | None:
         """Return a line of at most *limit* bytes with its CRLF, or None while it is incomplete.
 
-        Return None after the server has announced the end (421, or an unsolicited -ERR).
+        Return None after the server has announced the end of the session (421, or an unsolicited -ERR).
+        Raises RemoteProtocolError for a longer line.
         """
         if self._shutdown_reply:
             self._input.clear()  # no later line is a reply to a command
@@ -119,7 +120,10 @@ class ClientMachine(Machine[E]):
         return line
 
     def _malformed_reply(self, line: bytes) -> RemoteProtocolError:
-        """Return the error for *line*, which is not a reply.  It is not quoted during a login: it may echo a secret."""
+        """Return the error for *line*, which is not a valid reply.
+
+        During a login the error does not quote the line, which may contain a secret.
+        """
         return RemoteProtocolError("not a reply" if self._exchange is not None else f"not a reply: {line[:80]!r}")
 
     # Login
@@ -172,14 +176,21 @@ class ClientMachine(Machine[E]):
         self._write(check_line(response + b"\r\n"), due=True)
 
     def _end_login(self) -> sasl.ClientExchange:
-        """End the login, since the server has sent the final reply, and return its exchange."""
+        """End the login after the server's final reply, and return its exchange.
+
+        Raises RemoteProtocolError if no login is in progress.
+        """
         exchange, self._exchange = self._exchange, None
         if exchange is None:
             raise RemoteProtocolError("the server sent the final reply to a login that was not in progress")
         return exchange
 
     def _succeed(self) -> sasl.Authenticated:
-        """Handle a positive final reply.  Accept it only if the mechanism has verified the server's own proof."""
+        """End the login after a positive final reply, and return the event.
+
+        Raises RemoteProtocolError if the login was cancelled, or if the mechanism does not trust the reply
+        (``satisfied``), such as SCRAM before it has verified the server's signature.
+        """
         exchange = self._end_login()
         if self._cancelled or not exchange.satisfied:
             raise RemoteProtocolError(f"the server reported success before {exchange.mechanism} was complete")
@@ -187,9 +198,9 @@ class ClientMachine(Machine[E]):
 
     # TLS
 
-    def _upgrade(self, told: E) -> None:
-        """Start TLS.  The event *told* is returned after the handshake, so an application that waits for it has TLS."""
-        self._upgraded = told
+    def _upgrade(self, event: E) -> None:
+        """Begin the TLS handshake.  *event* is returned after it: an application that receives *event* has TLS."""
+        self._upgraded = event
         self._phase = self._begin_tls
 
     def _begin_tls(self) -> BeginTls:

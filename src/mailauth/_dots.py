@@ -11,8 +11,9 @@ from typing import Final
 from ._lines import CRLF, LineBuffer, LineEnds
 
 _END: Final = b"\r\n.\r\n"
+# Data that ends like this may continue with the rest of _END.  The longest is first.
 _UNDECIDED: Final = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r")
-_OPEN: Final = (b"\r", b"\n", b".")
+_OPEN: Final = (b"\r", b"\n", b".")  # the last bytes of _UNDECIDED, for a fast check
 _LINE_WITH_DOT: Final = re.compile(rb"\r\n\.")
 _search_dot: Final = _LINE_WITH_DOT.search
 _DOT_AFTER_LF: Final = re.compile(rb"\n\.")
@@ -33,18 +34,18 @@ class Unstuffer:
         self.begin()
 
     def begin(self) -> None:
-        """Prepare for new content."""
+        """Reset the state for new content."""
         self.ended = False
-        """Whether the final dot was read.  What the buffer still holds is not content."""
+        """Whether the final dot was read.  The bytes that are still in the buffer follow the content."""
         self.clean = True
         """Whether no bare CR, bare LF or NUL was found so far."""
         self.after_cr = self._cr = False
-        """Whether the byte before the content that was taken last was a CR."""
+        """Whether the byte before the piece that ``take()`` returned last was a CR."""
         self._at_start = True
         self._line_ends.begin()
 
     def take(self, buffer: LineBuffer) -> bytes | None:
-        """Return all content known to be content; None if more input is needed.
+        """Return the content received so far, without dot-stuffing; None if more input is needed.
 
         Return ``b""`` if the end was reached without further content.  Up to four bytes that may be the start of
         CRLF.CRLF stay in the buffer until the next bytes arrive.
@@ -97,10 +98,10 @@ class Unstuffer:
 
 
 class Stuffer:
-    """Dot-stuffs content: adds a dot before each line that begins with one, and writes the end.
+    """Dot-stuffs content: adds a dot before each line that begins with one, and the final dot at the end.
 
-    A dot after a bare LF is stuffed too.  Otherwise a receiver that takes LF for a line end could find a false end of
-    the content.
+    A dot after a bare LF is stuffed too.  Otherwise a receiver that accepts LF as a line end could find the end of the
+    content too early.
     """
 
     __slots__ = ("_tail",)
@@ -126,9 +127,10 @@ class Stuffer:
 
 
 def stuff_whole(status: bytes, data: bytes) -> bytes:
-    """Return *status*, then *data* dot-stuffed with its end.
+    """Return *status*, followed by *data* in dot-stuffed form and the final dot.
 
-    *data* is the complete content.  The result is that of a Stuffer, at a lower cost.
+    *data* is the complete content, and *status* is a status line with its CRLF.  The result is the same as with a
+    Stuffer, but the call is faster.
     """
     if data[-2:] != CRLF and data:
         data += CRLF

@@ -8,22 +8,23 @@ class ProtocolError(Exception):
 
 
 class LocalProtocolError(ProtocolError):
-    """The caller made a mistake: an invalid argument, a command out of order, or an answer to no open question.
+    """The caller made a mistake: an invalid argument, a command out of order, or an answer without a question.
 
     It is raised before anything changes, so the connection can still be used.
     """
 
 
 class RemoteProtocolError(ProtocolError):
-    """The server broke the protocol.
+    """The server violated the protocol.
 
     Only clients raise it, and only from ``next_event()``.  After that, each further call raises it again.
     """
 
 
 class Malformed(ValueError):
-    """Bytes or a value that the grammar does not allow.  Parsers and serializers raise nothing else.
+    """Bytes or a value that the grammar does not allow.  Parsers and serializers raise no other exception.
 
-    It does not leave the library: a server sends an error reply, a client raises RemoteProtocolError, and a
-    constructor raises LocalProtocolError.
+    The connections do not pass it on: a server sends an error reply, a client raises RemoteProtocolError, and a
+    constructor raises LocalProtocolError.  Some functions, such as ``saslprep()``, do raise it.  This class is not
+    exported, so catch it as ValueError.
     """

@@ -1,6 +1,6 @@
 """The events of all connections: actions, questions, notices and payload.
 
-An adapter carries out the five actions and passes every other event to the application.
+An adapter performs the five actions and passes every other event to the application.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Command:
 
 
 class Notice:
-    """Something has happened, and the reply is already written.  The application may ignore it."""
+    """An event that only informs the application, which may ignore it.  Any reply is already written."""
 
     __slots__ = ()
 
 
 class Payload:
-    """Message content, or its early end.
+    """Message content, or the report that it will not be completed.
 
     It is not a Notice, so that a handler that ignores all notices does not lose mail.
     """
@@ -42,7 +42,7 @@ class Payload:
 class Question(Generic[A]):
     """A decision that the application must make.
 
-    Nothing else happens until the application calls ``answer(question, answer)`` with an *A*.
+    The connection is paused until the application calls ``answer(question, answer)``.  *A* is the type of the answer.
     """
 
     __slots__ = ()
@@ -70,7 +70,7 @@ class Accept:
 
 
 ACCEPT: Final = Accept()
-"""The positive answer to a question, sent as the standard reply of the protocol."""
+"""The positive answer to a question.  The server sends the standard reply of the protocol."""
 
 
 @attrs.frozen(kw_only=True)
@@ -107,14 +107,15 @@ class NeedData:
     """The maximum length of the wait, in seconds."""
 
     min_rate: float | None = None
-    """For message content: the minimum rate in the long run, in bytes per second; None for any other wait.
+    """The minimum average rate of message content, in bytes per second; None for any other wait.
 
-    All waits for the content of one message count as one, whatever events come in between.  A credit of *timeout*
-    seconds is used up by waiting.  Each byte received adds 1 / *min_rate* seconds, up to *timeout* again.  The wait for
-    a command between two chunks of one message (BDAT) is one of these waits."""
+    All waits for the content of one message share a time budget, which starts at *timeout* seconds.  Waiting reduces
+    it, and each byte received adds 1 / *min_rate* seconds, up to *timeout*.  The wait times out when nothing is left.
+    Other events in between do not reset the budget.  The wait for a command between two BDAT chunks of one message uses
+    the same budget."""
 
     until: float = float("inf")
-    """A second limit, in seconds since the connection was opened: the time allowed before a login."""
+    """A second deadline, in seconds since the connection was opened.  It limits the time before a login."""
 
 
 @attrs.frozen(kw_only=True)
@@ -130,7 +131,7 @@ class BeginTls:
 
 @attrs.frozen
 class Paused:
-    """Nothing more can happen until the open question is answered, or TLS has started."""
+    """There is no event until the open question is answered, or ``tls_started()`` is called."""
 
 
 PAUSED: Final = Paused()
@@ -142,7 +143,7 @@ class Closed:
 
     reason: CloseReason
     unanswered: tuple[Command, ...] = ()
-    """On a client: the commands that got no reply, in the order of ``send()``, those not yet written included."""
+    """On a client: the commands without a reply, in the order of ``send()``, including those not yet written."""
 
 
 Action: TypeAlias = Send | NeedData | BeginTls | Paused | Closed
@@ -150,7 +151,7 @@ Action: TypeAlias = Send | NeedData | BeginTls | Paused | Closed
 
 @attrs.frozen(kw_only=True)
 class TlsStarted(Notice):
-    """STARTTLS or STLS has started TLS.  Everything learned before it is discarded (RFC 3207 section 4.2)."""
+    """TLS has started after STARTTLS or STLS.  Everything learned before is discarded (RFC 3207 section 4.2)."""
 
     tls: Tls
     dropped: int = 0
@@ -163,7 +164,7 @@ class TlsStarted(Notice):
 class MessageChunk(Command, Payload):
     """A piece of message content, without dot-stuffing.
 
-    The boundaries between chunks have no meaning: only the joined content has.
+    Content may be split into chunks anywhere: only the concatenation of the chunks has a meaning.
     """
 
     data: bytes = attrs.field(repr=lambda data: f"<{len(data)} bytes>", validator=value_of(bytes))
@@ -179,8 +180,8 @@ class CommandRejected(Notice, Generic[R]):
     line: bytes = attrs.field(repr=False)
     """The line as received, without CRLF; empty for a line that was too long.
 
-    The argument of a login command is removed.  The line may still contain a secret that the client sent at the wrong
-    moment, so do not log it."""
+    The argument of a login command is removed.  The line may still contain a secret that the client sent out of
+    sequence, so do not log it."""
 
     reply: R
 

@@ -1,4 +1,4 @@
-"""Line framing: complete lines of bounded length out of received data, and a check of line ends.
+"""Line framing: splits received data into lines of bounded length, and checks line ends.
 
 Only CRLF ends a line (RFC 5321 section 2.3.8, RFC 1939 section 3).  Besides the data received last, at most one
 incomplete line of the maximum length is kept.  No byte is scanned twice.
@@ -17,12 +17,12 @@ CRLF: Final = b"\r\n"
 MAX_UNREAD: Final = 65_536
 """The maximum number of unread bytes when more data is received, and the size of one read of an adapter."""
 
-_CLEAN: Final = (None, "\r\n")
+_CLEAN: Final = (None, "\r\n")  # the line ends that IncrementalNewlineDecoder reports for valid content
 _LINE: Final = re.compile(rb"[^\r\n\0]*\r\n")
 
 
 def check_line(line: object) -> bytes:
-    """Return *line*, which is about to be written.
+    """Check *line* before it is written, and return it.
 
     Raises LocalProtocolError unless it ends in CRLF and contains no other CR, LF or NUL.  Values are validated when
     they are built; this second check also covers subclasses, and fields that were changed later.
@@ -35,7 +35,7 @@ def check_line(line: object) -> bytes:
 class LineTooLong(Exception):
     """A line was longer than the limit.  Its bytes were discarded on arrival.
 
-    It is raised once, at the end of the line, so that the error reply takes its place among the other replies.
+    It is raised once, at the end of the line, so that the error reply is sent in the order of the commands.
     """
 
 
@@ -55,7 +55,7 @@ class LineBuffer:
         self.dropping = False
         """Whether ``data`` continues a line that is too long, which is being discarded."""
         self.later: list[bytes] = []
-        """What was received after ``data``; ``gather()`` joins it."""
+        """The data received after ``data``; ``gather()`` joins it."""
         self._later_size = 0
         self._searched = 0
 
@@ -100,7 +100,7 @@ class LineBuffer:
         return False
 
     def _forget_used(self) -> None:
-        """Keep only the unread rest of ``data``: otherwise a few unread bytes would keep a whole piece in memory."""
+        """Discard the part of ``data`` that was read: otherwise a few unread bytes would keep all of it in memory."""
         if self.offset:
             self._searched = max(self._searched - self.offset, 0)
             self.data = self.data[self.offset :]
@@ -139,9 +139,10 @@ class LineBuffer:
 
 
 class LineEnds:
-    """Checks content, in pieces of any size, for bare CR, bare LF and NUL, which message smuggling depends on.
+    """Checks content for bare CR, bare LF and NUL, which SMTP smuggling depends on.
 
-    The newline decoder of the standard library does the search, several times faster than a regular expression.
+    The content may be split anywhere.  The newline decoder of the ``io`` module is several times faster than a regular
+    expression.
     """
 
     __slots__ = ("_decode", "_decoder", "_nul")
@@ -152,13 +153,13 @@ class LineEnds:
         self._nul = False
 
     def watch(self, data: bytes) -> bool:
-        """Return whether all content so far is clean.  A CR at the end of *data* is checked with the next piece."""
+        """Check *data*; return whether all content so far is valid.  A CR at its end is checked with the next piece."""
         self._decode(data.decode("latin-1"))
         if 0 in data:
             self._nul = True
         return self._decoder.newlines in _CLEAN and not self._nul
 
     def begin(self) -> None:
-        """Prepare for new content."""
+        """Reset the state for new content."""
         self._decoder.reset()
         self._nul = False

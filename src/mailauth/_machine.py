@@ -1,6 +1,6 @@
-"""The base class of the four connections: buffers, the open question, when a Send is due, and how a session ends.
+"""The base class of the SMTP and POP3 servers and clients: buffers, output, the open question, TLS and the end.
 
-Commands, replies and logins are left to the subclasses, first of all those in ``_server`` and ``_client``.
+Its subclasses in ``_server`` and ``_client`` add logins.  The protocols add commands and replies.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _CLOSED: Final[Mapping[CloseReason, Closed]] = {reason: Closed(reason=reason) fo
 
 
 class Machine(Generic[E]):
-    """A state machine without I/O: ``next_event()`` returns one event at a time, in causal order."""
+    """A state machine without I/O.  *E* is the union of the events that it returns, besides the actions.
+
+    Pass received data to ``receive_data()``, and call ``next_event()`` for the next event or action.
+    """
 
     __slots__ = (
         "_events",
@@ -92,7 +95,10 @@ class Machine(Generic[E]):
                 return event
 
     def tls_started(self, tls: Tls) -> None:
-        """Report that the handshake requested by BeginTls is done.  Raises LocalProtocolError if none was requested."""
+        """Report that the handshake requested by BeginTls has succeeded.
+
+        Raises LocalProtocolError if no handshake was requested.
+        """
         if self._phase != self._wait_for_tls:
             raise LocalProtocolError("no TLS handshake is in progress: call tls_started() only after BeginTls")
         self._phase = None
@@ -100,7 +106,10 @@ class Machine(Generic[E]):
         self._on_tls_started(tls)
 
     def shut_down(self, reason: CloseReason = CloseReason.SHUT_DOWN) -> None:
-        """End the session, with the last reply or command that the protocol allows.  A second call does nothing."""
+        """End the session.  *reason* is reported by Closed.  A second call does nothing.
+
+        ``next_event()`` first returns the last reply or command (421 or QUIT, for example), if the protocol allows one.
+        """
         if self._phase is None:
             self._reason = reason
             self._phase = self._begin_shutdown
@@ -118,14 +127,17 @@ class Machine(Generic[E]):
 
     @abstractmethod
     def _on_tls_started(self, tls: Tls) -> None:
-        """TLS has started: discard everything learned before it."""
+        """Discard everything learned before TLS was started."""
 
     def _at_end_of_stream(self) -> None:
-        """The stream has ended and all input is read: call ``_close()``, or raise RemoteProtocolError."""
+        """Handle the end of the stream, after all input is read: call ``_close()``, or raise RemoteProtocolError."""
         self._close(CloseReason.PEER_CLOSED)
 
     def _write(self, data: bytes, *, due: bool) -> None:
-        """Queue output.  It is sent if it is *due*, at 32 KiB, or when more input is needed (RFC 2920 section 3.2)."""
+        """Queue output.
+
+        It is sent at once if *due*, or else when 32 KiB are queued or more input is needed (RFC 2920 section 3.2).
+        """
         self._output.append(data)
         self._output_size += len(data)
         if due or self._output_size >= MAX_UNWRITTEN:
@@ -142,7 +154,11 @@ class Machine(Generic[E]):
         return send
 
     def _need_more_data(self, need: NeedData) -> Action | None:
-        """Handle incomplete input: join later input, flush the output, end with the stream, or return *need*."""
+        """Handle incomplete input, and return the next action.
+
+        Join the data received later, if there is any; else send the queued output; else close if the stream has ended;
+        else return *need*.
+        """
         if self._input.gather():
             return None
         if self._output:

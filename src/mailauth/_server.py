@@ -71,7 +71,7 @@ class ServerMachine(Machine[E]):
     # Login
 
     def _announce(self, event: LoginEvent) -> None:
-        """Queue *event*."""
+        """Queue *event*.  A question that the application does not handle is answered with a temporary failure."""
         if isinstance(event, sasl.ExtendedQuestion) and not self._asks_extended:
             self._answer_unavailable(event)
         else:
@@ -88,10 +88,13 @@ class ServerMachine(Machine[E]):
 
     @abstractmethod
     def _reject_login(self, reason: sasl.Refusal | sasl.Fault, *, counts: bool) -> None:
-        """Reply to a failed login.  *counts*: it counts as a failed login, and not as an error."""
+        """Reply to a failed login.
+
+        If *counts* is true, it counts towards ``max_failed_logins``, and otherwise towards ``max_errors``.
+        """
 
     def _nonce(self) -> str:
-        """Return 32 hexadecimal digits, each time different: HMAC-SHA256 of a counter, keyed with the entropy."""
+        """Return 32 hexadecimal digits, different at each call: HMAC-SHA256 of a counter, keyed with the entropy."""
         self._nonces += 1
         return hmac.digest(self._entropy, b"%d" % self._nonces, "sha256").hex()[:32]
 
@@ -113,7 +116,7 @@ class ServerMachine(Machine[E]):
         return None
 
     def _proceed(self, exchange: sasl.ServerExchange, step: sasl.Step) -> None:
-        """Carry out *step*.  Its events follow the event that is being returned."""
+        """Carry out *step*.  Its events are queued: they are returned after the current one."""
         match step:
             case sasl.Challenge(data=data):
                 self._challenge(data)
@@ -156,7 +159,7 @@ class ServerMachine(Machine[E]):
         self._close(CloseReason.PEER_CLOSED)
 
     def _end_unfinished(self, reason: CloseReason) -> None:
-        """Report what is in progress and will not be completed; here, a login."""
+        """Report each operation that will not be completed.  This base class reports a login."""
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             self._announce(login_failed(exchange, None))
@@ -164,12 +167,12 @@ class ServerMachine(Machine[E]):
     # TLS
 
     def _expect_tls(self) -> None:
-        """Begin TLS, after the positive reply to STARTTLS or STLS was written (RFC 3207 section 4.2)."""
+        """Begin TLS after the positive reply to STARTTLS or STLS, which is queued already (RFC 3207 section 4.2)."""
         self._output_due = False  # BeginTls carries all output: the adapter writes it, then starts the handshake
         self._phase = self._begin_tls
 
     def _drop_clear_text(self, tls: Tls) -> TlsStarted:
-        """Discard the input and the identity from before the handshake."""
+        """Discard the input and the identity from before the handshake, and return the event."""
         self._identity = None
         return TlsStarted(tls=tls, dropped=self._input.clear())
 
@@ -177,9 +180,9 @@ class ServerMachine(Machine[E]):
 def _is_failed_login(exchange: sasl.ServerExchange, reason: sasl.Refusal | sasl.Fault) -> bool:
     """Return whether an exchange that ended with *reason* is a failed login (RFC 4954 section 9), not just an error.
 
-    It is a failed login if the server has done the work of a login: it examined a name, a password or a proof, even
-    one that could not be prepared, or it asked the application.  Otherwise a client could cancel the exchange to get
-    more attempts, or to cause that work more often.
+    It is a failed login if the server has examined a name, a password or a proof, even one that SASLprep rejects, or
+    has asked the application.  Otherwise a client could cancel each exchange to get more attempts, or to cause this
+    work more often.
     """
     if isinstance(reason, sasl.Refusal):
         return reason is not sasl.Refusal.TEMPORARY

@@ -23,9 +23,9 @@ _HINTS: Final[Mapping[type, str]] = {bool: "True or False", Mapping: "a dict"}
 
 
 def value_of(kind: type, check: Check | None = None, *, optional: bool = False) -> Validator:
-    """Return a validator: the value is a *kind* that passes *check*, or None if it is *optional*.
+    """Return a validator that accepts a *kind* for which *check* passes; if *optional*, also None.
 
-    A bool is not accepted as an int, nor a subclass of bytes as bytes.
+    It does not accept a bool as an int, or a subclass of bytes as bytes.
     """
 
     def validate(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -45,7 +45,7 @@ def value_of(kind: type, check: Check | None = None, *, optional: bool = False) 
 
 
 def tuple_of(kind: type, check: Check | None = None, *, optional: bool = False) -> Validator:
-    """Return a validator: the value is a tuple of *kind*, each of which passes *check*, or None if it is *optional*."""
+    """Return a validator that accepts a tuple of *kind* whose items pass *check*; if *optional*, also None."""
 
     def check_items(items: tuple[object, ...]) -> None:
         for item in items:
@@ -58,7 +58,7 @@ def tuple_of(kind: type, check: Check | None = None, *, optional: bool = False) 
 
 
 def matches(pattern: re.Pattern[AnyStr], wanted: str) -> Check:
-    """Return a check that the whole value matches *pattern*; *wanted* is the text of the error."""
+    """Return a check that the whole value matches *pattern*.  *wanted* is the text of the error if it does not."""
 
     def check(value: AnyStr) -> None:
         if pattern.fullmatch(value) is None:

@@ -21,10 +21,10 @@ LIFETIME: Final = 1800.0
 """The default lifetime of a grant, in seconds: half an hour, as was usual with POP before SMTP."""
 
 IDENTITIES_PER_ADDRESS: Final = 16
-"""Grants kept for one address, one for each identity; another replaces the oldest (architecture.md, invariant 4)."""
+"""Maximum grants of an address, one per identity.  A new one replaces the oldest (architecture.md, invariant 4)."""
 
 MAX_GRANTS: Final = 1_000_000
-"""Grants kept in all, about 250 MB; another replaces the oldest (architecture.md, invariant 4)."""
+"""Maximum grants in all, about 250 MB.  A new one replaces the oldest (architecture.md, invariant 4)."""
 
 Address: TypeAlias = str | IPv4Address | IPv6Address
 """An IP address: text without brackets or port, or an ``ipaddress`` object, which is faster, above all for IPv6."""
@@ -38,9 +38,10 @@ _4TH: Final[Mapping[str, int]] = {str(octet): octet for octet in range(256)}
 
 
 def _to_number(address: Address, mask: int = _ALL) -> int:
-    """Return the key of an address: the zone is removed, and an IPv6 address is cut by *mask*.
+    """Return the key of *address*, a number of 128 bits.
 
-    The key has 128 bits.  An IPv4 address has the key of its IPv4-mapped IPv6 address, so both are the same address.
+    The zone is removed, and *mask* is applied to an IPv6 address.  An IPv4 address has the same key as its IPv4-mapped
+    IPv6 address.  Raises LocalProtocolError for an invalid address.
     """
     if isinstance(address, str):
         if ":" not in address:
@@ -95,7 +96,7 @@ class Grant:
     _number: int = attrs.field(converter=_to_number, alias="address")
     identity: str
     expires: float
-    """The time of the login plus the lifetime, in seconds on the caller's clock.  At this time the grant is expired."""
+    """The time of the login plus the lifetime, in seconds on the caller's clock.  The grant is active before it."""
 
     def __attrs_post_init__(self) -> None:
         if not self.identity:
@@ -191,7 +192,7 @@ class GrantTable:
         return grant
 
     def find(self, address: Address, now: float) -> Grant | None:
-        """Return the active grant of the latest login from *address*; None if there is none.  It takes O(1)."""
+        """Return the active grant of the latest login from *address*; None if there is none.  Takes O(1)."""
         number = _to_number(address, self._mask)
         entry = self._by_address.get(number)
         if entry is None:
@@ -235,9 +236,9 @@ class GrantTable:
         return revoked
 
     def expire(self, now: float) -> int:
-        """Remove the grants that have expired at *now* and return their number.  It takes time linear in that number.
+        """Remove the grants that have expired at *now* and return their number.  Takes time linear in that number.
 
-        It only frees memory: ``find()`` checks the expiry of each grant itself.
+        This only frees memory: ``find()`` ignores expired grants anyway.
         """
         freed = 0
         while self._order and self._order[0].expires <= now:
@@ -256,7 +257,7 @@ class GrantTable:
             self._by_address[number] = grants if len(grants) > 1 else grants[0]
 
     def _drop(self, grant: Grant) -> bool:
-        """Remove *grant* (this object).  Return False if it was replaced or revoked before."""
+        """Remove *grant*, compared by identity.  Return False if it was already replaced or revoked."""
         before = self._all_at(grant._number)
         kept = tuple(other for other in before if other is not grant)
         self._put(grant._number, kept)

@@ -50,7 +50,7 @@ class Decision:
 
 
 def _lower(domain: str) -> str:
-    """Convert ASCII letters to lower case.  Other characters could change into a different, even an ASCII, domain."""
+    """Convert ASCII letters to lower case.  Converting other characters could yield a different domain."""
     return domain.lower() if domain.isascii() else domain.translate(_LOWER)
 
 

@@ -82,7 +82,7 @@ Header: TypeAlias = Proxied | Unproxied | Invalid
 
 
 class HeaderReader:
-    """Reads a header from the start of a connection, and not one byte more.
+    """Reads a header from the start of a connection, without reading past its end.
 
     Read at most ``wanted`` bytes and pass them to ``receive_data()``, until ``header`` is set.
 
@@ -142,7 +142,8 @@ class HeaderReader:
         if size < _SHORTEST_TEXT:
             self.wanted = _SHORTEST_TEXT - size
             return
-        # Never read past the CRLF: it needs one or two more bytes, and each missing field a space and one character.
+        # Never read past the CRLF.  Missing are at least one or two bytes of the CRLF, and for each missing field a
+        # space and one character.
         least = 1 if data.endswith(b"\r") else 2
         if not unknown:
             least += 2 * (_SPACES - spaces)
@@ -214,7 +215,10 @@ def _read_binary(data: bytes) -> Header:
 
 
 def _fault_in_fields(data: bytes, start: int) -> str:
-    """Return the error in the type-length-value fields after the addresses, or "".  Only the checksum is verified."""
+    """Return the error in the type-length-value fields at *start*, after the addresses; "" if there is none.
+
+    Only the checksum is verified.
+    """
     checked = False
     while start < len(data):
         value = start + 3

@@ -1,6 +1,6 @@
 """Parse command lines: the parser of each verb, and one regular expression for the most common lines.
 
-The regular expression exists only for speed.  A test checks that both ways give equal commands.
+The regular expression exists only for speed.  A test checks that both return equal commands.
 """
 
 from __future__ import annotations

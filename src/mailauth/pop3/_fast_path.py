@@ -1,7 +1,7 @@
 """The fast path of the POP3 server: the most common commands in TRANSACTION, above all RETR.
 
-It exists only for speed.  It follows the same rules as ``server`` and leaves every uncommon case to it; a test checks
-that both give the same events and replies.
+It exists only for speed.  It follows the same rules as ``server``, which handles all other cases.  A test checks that
+both return the same events and replies.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ def parse_count(argument: bytes) -> int:
 def find_timestamp(greeting: bytes) -> bytes | None:
     """Return the timestamp in *greeting* with its angle brackets; None unless there is exactly one, a strict msg-id.
 
-    With MD5 collisions in the timestamp a false server can recover the password (CVE-2007-1558).  The bytes of such
-    collisions are not allowed in a msg-id.
+    A malicious server can recover the password with MD5 collisions in the timestamp (CVE-2007-1558).  They need bytes
+    that are not allowed in a msg-id.
     """
     found = _IN_BRACKETS.findall(greeting)
     return found[0] if len(found) == 1 and sasl.is_message_id(found[0]) else None

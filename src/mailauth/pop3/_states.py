@@ -50,7 +50,7 @@ TRANSITIONS: Final[Mapping[tuple[State, str], State]] = {
     **{(State.TRANSACTION, verb): State.TRANSACTION for verb in _UNCHANGED},
     (State.TRANSACTION, "QUIT"): State.UPDATE,
 }
-"""(state, verb) to the state after a positive reply."""
+"""Maps (state, verb) to the state after a positive reply."""
 
 NEXT: Final[tuple[Mapping[str, State], ...]] = tuple(
     {verb: after for (before, verb), after in TRANSITIONS.items() if before is state} for state in State
@@ -58,7 +58,7 @@ NEXT: Final[tuple[Mapping[str, State], ...]] = tuple(
 """TRANSITIONS indexed by state, for speed."""
 
 CLIENT_TIMEOUTS: Final = NeedData(timeout=600.0)
-"""How long a client waits for a reply, in seconds.  RFC 1939 gives a timeout only for servers; this is the same."""
+"""The wait of a client for a reply.  RFC 1939 has a timeout only for servers; this one is equal to it."""
 
 ANSWER_TIMEOUT: Final = NeedData(timeout=600.0, min_rate=500.0)
 """The same for a multi-line response, which may be a large message on a slow connection."""

@@ -1,4 +1,4 @@
-"""The POP3 client: commands in, replies out, in order (RFC 1939, 2449, 2595, 5034, 6856).
+"""The POP3 client: sends commands and returns the replies in order (RFC 1939, 2449, 2595, 5034, 6856).
 
 It checks that each command is allowed in the current state, and delays a command that must wait for a reply.
 """
@@ -39,7 +39,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._capabilities: Mapping[str, str] = {}
         self._timestamp: bytes | None = None
         self._marked = False  # a message is marked as deleted: QUIT would remove it
-        self._status = Reply(True)  # of the multi-line response that is being received; its lines are in _lines
+        self._status = Reply(True)  # status of the multi-line response being received; its lines are in _lines
         self._lines: list[str] | None = None
         self._answer_size = 0
         self._unstuffer: Unstuffer | None = None
@@ -47,7 +47,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     @property
     def capabilities(self) -> Mapping[str, str]:
-        """The last response to CAPA: tags in upper case to arguments.  Empty before CAPA, and again after STLS."""
+        """The last response to CAPA: maps tags in upper case to arguments.  Empty before CAPA, and again after STLS."""
         return self._capabilities
 
     @property
@@ -88,7 +88,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
     # The login
 
     def authenticate(self, *mechanisms: sasl.ClientMechanism) -> None:
-        """Log in by the first of *mechanisms* that the server offers; see the base class.
+        """Log in with the first of *mechanisms* that the server offers; see the base class.
 
         With TLS, APOP is used only if the server offers none of the others, because it uses MD5.  For a name or
         password that is not ASCII, USER and APOP count as offered only if CAPA lists ``UTF8 USER`` (RFC 6856 section
@@ -109,7 +109,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
             raise LocalProtocolError("tls_required is set, and TLS is not active: send Stls() before the login")
 
     def _offers(self, mechanism: str) -> bool:
-        """Whether *mechanism* is offered.  Without a response to CAPA, the server is assumed to support USER."""
+        """Return whether *mechanism* is offered.  Without a response to CAPA, the server is assumed to support USER."""
         if mechanism == "APOP":
             return self._timestamp is not None
         if mechanism == "USER":
@@ -167,7 +167,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         return self._take(reply, line)
 
     def _take(self, reply: Reply, line: bytes) -> ClientEvent | None:
-        """Assign a status line to its command, and start to receive the lines that follow it, if any."""
+        """Process a status line, and start to receive the lines that follow it, if any."""
         if self._state is State.GREETING:
             self._greeted = True
             self._state = State.AUTHORIZATION
@@ -217,7 +217,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         return None
 
     def _finish(self, reply: Reply) -> ClientEvent | None:
-        """Act on the complete response to the oldest command."""
+        """Process the complete response to the oldest unanswered command, and return its event."""
         command = self._unanswered.popleft()
         if isinstance(command, Stls) and reply.positive:
             self._upgrade(ReplyReceived(command=command, reply=reply))

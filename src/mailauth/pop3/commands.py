@@ -138,9 +138,9 @@ class Dele(Command, Notice):
 class Retrieve(Command, FallibleQuestion[Content]):
     """``RETR``, or ``TOP`` if *lines* is a number: the text of a message (RFC 1939 sections 5 and 7).
 
-    Answer with the message from its start, also for TOP: the core cuts it, and asks RetrieveMore only while it needs
-    more.  Unavailable becomes -ERR with its response code.  If the header in the first Content contains non-ASCII UTF-8
-    and the client has not sent UTF8, a server that offers UTF8 replies ``-ERR [UTF8]`` (RFC 6856 section 2.1).
+    Answer with the message from its start, also for TOP: the core truncates it, and asks RetrieveMore only while it
+    needs more.  Unavailable becomes -ERR with its response code.  If the header in the first Content contains non-ASCII
+    UTF-8 and the client has not sent UTF8, a server that offers UTF8 replies ``-ERR [UTF8]`` (RFC 6856 section 2.1).
     """
 
     number: int = attrs.field(validator=value_of(int, check_number))
@@ -173,7 +173,7 @@ _set_optional_number: Final = vars(OptionalNumber)["number"].__set__
 
 
 def checked_retrieve(number: int) -> Retrieve:
-    """Return RETR of *number*, which a grammar has matched already.  Checking it again would double the cost."""
+    """Return RETR of *number*, which was validated by the parser.  Validating it again would double the cost."""
     command = _new(Retrieve)
     _set_number(command, number)
     _set_lines(command, None)
@@ -181,13 +181,13 @@ def checked_retrieve(number: int) -> Retrieve:
 
 
 def checked_list(number: int) -> List:
-    """Return LIST of *number*, which a grammar has matched already."""
+    """Return LIST of *number*, which was validated by the parser."""
     command = _new(List)
     _set_optional_number(command, number)
     return command
 
 
-# The commands of a login.  ``authenticate()`` sends them; they are not events.
+# The login commands.  ``authenticate()`` sends them.  A server does not return them as events.
 
 
 @attrs.frozen(kw_only=True)

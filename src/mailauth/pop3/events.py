@@ -46,7 +46,7 @@ class RetrieveMore(FallibleQuestion[Content]):
 
     number: int
     offset: int
-    """The bytes of this message passed in Content so far."""
+    """The number of bytes of this message passed in Content so far."""
 
 
 @attrs.frozen(kw_only=True)
@@ -88,7 +88,7 @@ ServerEvent: TypeAlias = (
 """All events of ``pop3.ServerConnection`` except actions."""
 
 ExtendedServerEvent: TypeAlias = ServerEvent | sasl.ExtendedQuestion
-"""All events of ``pop3.ExtendedServerConnection`` except actions; SCRAM, tokens and certificates ask more questions."""
+"""All events of ``pop3.ExtendedServerConnection`` except actions, with the questions of the other mechanisms."""
 
 ClientEvent: TypeAlias = ReplyReceived | MessageChunk | sasl.Authenticated | AuthenticationRejected
 """All events of ``pop3.ClientConnection`` except actions."""

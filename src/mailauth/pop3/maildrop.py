@@ -45,14 +45,14 @@ class Maildrop:
 
 
 _LINES_AT_ONCE: Final = 256
-"""Lines of a LIST or UIDL response in one piece: about 20 KiB at most."""
+"""Messages listed in one piece of a LIST or UIDL response, which is about 20 KiB at most."""
 
 
 class MaildropSession:
     """A maildrop and the messages marked as deleted.
 
-    Raises LocalProtocolError for a unique-id that contains CR, LF or NUL.  Message checks this too, but a subclass or a
-    changed field can evade that check.
+    Raises LocalProtocolError for a unique-id that contains CR, LF or NUL.  Message checks this too, but not for a
+    subclass or a field that was changed later.
     """
 
     __slots__ = ("_messages", "_size", "deleted", "last", "size")
@@ -108,7 +108,7 @@ class MaildropSession:
 
 
 def needs_utf8(data: bytes) -> bool:
-    """Whether the header at the start of *data* contains non-ASCII UTF-8 (RFC 6856 section 2.1).
+    """Return whether the header at the start of *data* contains non-ASCII UTF-8 (RFC 6856 section 2.1).
 
     A header in another encoding does not count: such a message does not require UTF8.  The header may continue after
     *data*.
@@ -125,16 +125,16 @@ def needs_utf8(data: bytes) -> bool:
 
 
 class OutgoingMessage:
-    """The encoder for the text of a message: it adds dots, cuts the text for TOP, and adds the final dot."""
+    """Encodes the text of a message: dot-stuffs it, truncates it for TOP, and adds the final dot."""
 
     __slots__ = ("_cut", "_stuffer", "ended", "number", "offset")
 
     def __init__(self, number: int, lines: int | None) -> None:
         self.number = number
         self.offset = 0
-        """The bytes passed in so far."""
+        """The number of bytes passed to ``take()`` so far."""
         self.ended = False
-        """The final dot was added; no more data is needed."""
+        """Whether the final dot was added, so that no more data is needed."""
         self._stuffer = Stuffer()
         self._cut = None if lines is None else TopLimiter(lines)
 
@@ -150,9 +150,9 @@ class OutgoingMessage:
 
 
 class TopLimiter:
-    """Cut a message for TOP: the header, the blank line and the first *lines* lines of the body (RFC 1939 section 7).
+    """Truncates a message for TOP: the header, the blank line and *lines* lines of the body (RFC 1939 section 7).
 
-    The message comes in pieces, split anywhere; no byte is scanned twice.
+    The message may be split anywhere; no byte is scanned twice.
     """
 
     __slots__ = ("_in_body", "_lines", "_tail", "done")
@@ -160,9 +160,9 @@ class TopLimiter:
     def __init__(self, lines: int) -> None:
         self._lines = lines
         self._in_body = False
-        self._tail = CRLF  # so that a message that begins with a blank line has an empty header
+        self._tail = CRLF  # makes the header of a message that begins with a blank line empty
         self.done = False
-        """The last requested line was returned; the rest of the message is not needed."""
+        """Whether the last requested line was returned, so that the rest of the message is not needed."""
 
     def take(self, data: bytes) -> bytes:
         """Return the part of *data* that belongs to the response."""

@@ -1,4 +1,4 @@
-"""Replies and their encoder and decoder, and the values that an application answers questions with.
+"""Replies with their encoder and decoder, and the answers to questions.
 
 See RFC 1939 section 3, RFC 2449 sections 3 and 8, RFC 6856 section 5.
 """
@@ -67,7 +67,7 @@ class Content:
     """False if more follows: RetrieveMore is asked after this piece is written."""
 
     def __attrs_post_init__(self) -> None:
-        # One is built for each message that is sent.  This check costs a third of what two validators cost.
+        # An instance is created for each message that is sent.  Two validators would take three times as long.
         if not isinstance(self.data, bytes):
             raise wrong_type("data", bytes, self.data)
         if not isinstance(self.last, bool):

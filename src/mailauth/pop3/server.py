@@ -1,6 +1,6 @@
 """The POP3 server: a state machine from the greeting to the last reply (RFC 1939, 2449, 2595, 5034, 6856).
 
-It asks the application to check passwords, to open the maildrop, for the text of messages, and to commit deletions.
+It asks the application to check passwords, open the maildrop, provide the text of messages, and commit deletions.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ class _Connection(FastPath[Q], Generic[Q]):
     # Input
 
     def _advance(self) -> ServerEvent | Action | None:
-        then = self._pending_step
-        if then is not None:
+        step = self._pending_step
+        if step is not None:
             self._pending_step = None
-            return then()
+            return step()
         state = self._state
         if state is _AUTH and self._exchange is not None:
             return self._take_response(self._exchange, self._wait)
@@ -107,15 +107,15 @@ class _Connection(FastPath[Q], Generic[Q]):
         return self._handle_command(command, line)
 
     def _handle_command(self, command: LineCommand, line: bytes | None) -> ServerEvent | None:
-        answered = _HANDLERS[type(command)](self, command)
-        if isinstance(answered, Reply):
+        result = _HANDLERS[type(command)](self, command)
+        if isinstance(result, Reply):
             # In TRANSACTION the only cause is a message that does not exist, which does not count as an error.
             breach = self._state is not _TRANSACTION
-            return self._refuse(command.verb, command.to_wire()[:-2] if line is None else line, answered, breach=breach)
-        return answered
+            return self._refuse(command.verb, command.to_wire()[:-2] if line is None else line, result, breach=breach)
+        return result
 
     def _refuse(self, verb: str, line: bytes, reply: Reply, *, breach: bool = True) -> CommandRejected:
-        """Reply with *reply*, and count an error if *breach*.  The error that reaches max_errors ends the session."""
+        """Reject a command with *reply*, and count an error if *breach* is true.  At max_errors the session ends."""
         if verb in _SECRET:
             line = verb.encode("ascii")
         if breach:
@@ -127,7 +127,7 @@ class _Connection(FastPath[Q], Generic[Q]):
         self._write_reply(reply)
         return CommandRejected(verb=verb, line=line, reply=reply)
 
-    # Commands: each method returns the event, or the Reply that rejects the command
+    # Commands.  Each method returns its event, or the Reply that rejects the command
 
     def _capa(self, command: Capa) -> ServerEvent | Reply:
         self._write(self._settings.capa_reply(self._tls, logged_in=self._state is _TRANSACTION), due=False)
@@ -163,7 +163,7 @@ class _Connection(FastPath[Q], Generic[Q]):
         return self._write_listing(command, "unique-ids follow", self._maildrop.unique_id_listing)
 
     def _write_listing(self, command: List | Uidl, head: str, line: Callable[[int], bytes]) -> ServerEvent | Reply:
-        """Write *line* of one message, or of all messages piece by piece as the pieces are sent."""
+        """Write *line* of the requested message, or of all messages; a long list is written piece by piece."""
         number = command.number
         if number is None:
             self._write_ok(head)
@@ -268,7 +268,7 @@ class _Connection(FastPath[Q], Generic[Q]):
             self._identity = None
             self._state = State.AUTHORIZATION
             self._write_reply(_standard_replies.MAILDROP_UNAVAILABLE[answer])
-            self._errors += 1  # the password was checked, and that work must be bounded
+            self._errors += 1  # limits the number of password checks
             self._check_budgets()
         else:
             raise LocalProtocolError(f"the answer must be a Maildrop or an Unavailable, not {type(answer).__name__}")
@@ -300,17 +300,17 @@ class _Connection(FastPath[Q], Generic[Q]):
     def _user(self, command: User) -> ServerEvent | Reply:
         if not self._offers("USER"):
             return _standard_replies.NO_MECHANISM  # so that the client does not send PASS
-        renamed = self._exchange
-        if renamed is not None:
+        replaced = self._exchange
+        if replaced is not None:
             self._errors += 1
             if self._errors >= self._settings.max_errors:
                 return _standard_replies.TOO_MANY_ERRORS  # _refuse() then ends the session
         exchange = self._begin("USER", State.USER_GIVEN)
         started = sasl.AuthenticationStarted(mechanism="USER")
-        if renamed is not None:
+        if replaced is not None:
             self._events.append(started)
         self._proceed(exchange, exchange.respond(self._prepared(command.argument)))
-        return started if renamed is None else login_failed(renamed, sasl.Fault.CANCELLED)
+        return started if replaced is None else login_failed(replaced, sasl.Fault.CANCELLED)
 
     def _pass(self, command: Pass) -> None:
         if self._exchange is not None:
@@ -328,7 +328,7 @@ class _Connection(FastPath[Q], Generic[Q]):
         offered = self._settings.offered(self._tls)
         if command.mechanism is None:
             self._write_reply(Reply(True, "", "mechanisms follow", offered))
-            return Capa()  # old clients use it as CAPA is used now
+            return Capa()  # old clients send AUTH without an argument where newer ones send CAPA
         if command.mechanism not in offered:
             return _standard_replies.NO_MECHANISM
         exchange = self._begin(command.mechanism, State.AUTH)
@@ -398,7 +398,7 @@ class _Connection(FastPath[Q], Generic[Q]):
         self._write(reply.to_wire(), due=False)
 
     def _write_ok(self, text: str) -> None:
-        """Write +OK with *text*, which is known to be valid: building a Reply would check it again."""
+        """Write +OK with *text*.  It is always valid, so it does not need the checks of Reply."""
         self._write(f"+OK {text}\r\n".encode("ascii"), due=False)
 
 

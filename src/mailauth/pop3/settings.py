@@ -17,7 +17,7 @@ from .._events import NeedData, Tls
 from .replies import Reply
 
 MAX_COMMAND_LINE: Final = 255
-"""Maximum bytes of a command with its CRLF (RFC 2449 section 4): the limit of a client, and the least of a server."""
+"""Maximum bytes of a command with CRLF that a client may send and a server must accept (RFC 2449 section 4)."""
 
 _HOST_NAME: Final = re.compile(r"[!-;=?-~]{1,255}")
 
@@ -85,9 +85,9 @@ class ExtendedServerSettings:
     enforces it with ``pop3.Unavailable.LOGIN_DELAY``, because the core has no clock."""
 
     expire: int | Literal["NEVER"] | None = attrs.field(default=None, validator=_optional_expiry)
-    """The minimum days that a message is kept, or ``"NEVER"`` if it never expires; listed by CAPA as EXPIRE (RFC 2449
-    section 6.7).  Set it only if the store enforces it.  Like *login_delay*, it is the same for all users: CAPA does
-    not add ``USER`` to it."""
+    """The minimum number of days for which a message is kept, or ``"NEVER"`` if it never expires; listed by CAPA as
+    EXPIRE (RFC 2449 section 6.7).  Set it only if the store enforces it.  Like *login_delay*, it is the same for all
+    users: CAPA does not add ``USER`` to it."""
 
     implementation: str = "mailauth"
     """The text of IMPLEMENTATION in CAPA (RFC 2449 section 6.9); empty to omit it."""
@@ -128,13 +128,13 @@ class ExtendedServerSettings:
         return NeedData(timeout=self.timeout, until=self.login_timeout), NeedData(timeout=self.timeout)
 
     def offers(self, mechanism: str, tls: Tls | None) -> bool:
-        """Whether *mechanism* is offered on a connection with *tls*."""
+        """Return whether *mechanism* is offered on a connection with *tls*; None means no TLS."""
         if mechanism not in self.mechanisms or not sasl.is_possible(mechanism, tls):
             return False
         return tls is not None or mechanism in self.mechanisms_without_tls
 
     def context(self, nonce: str, tls: Tls | None) -> sasl.Context:
-        """Return the context that a mechanism is created with."""
+        """Return the context from which a mechanism is created."""
         return sasl.Context.of(
             tls, nonce=nonce, host_name=self.host_name, offered=self.offered(tls), scram_decoy=self.scram_decoy
         )

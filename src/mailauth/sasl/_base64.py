@@ -11,15 +11,15 @@ from .._errors import Malformed
 
 
 def encode_base64(data: bytes) -> bytes:
-    """Return *data* as one line of base64 without a line end.  Empty data give an empty line."""
+    """Return *data* as one line of base64 without a line end.  Empty data gives an empty line."""
     return binascii.b2a_base64(data, newline=False)
 
 
 def decode_base64(line: bytes) -> bytes:
     """Return the bytes that *line* encodes.  Raises Malformed for a line that encode_base64() would not return.
 
-    Rejected are other characters, an inner ``=``, missing padding, and non-zero bits after the last byte (RFC 4648
-    section 3.5).  A decoder that skips them lets a client hide data there.
+    These are lines with other characters, an inner ``=``, missing padding, or non-zero bits after the last byte (RFC
+    4648 section 3.5).  A decoder that ignores such errors allows a client to hide data.
     """
     try:
         data = binascii.a2b_base64(line)

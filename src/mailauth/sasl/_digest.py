@@ -1,6 +1,6 @@
-"""The server side that CRAM-MD5 and APOP share.
+"""The common part of CRAM-MD5 and APOP, server side.
 
-The response is ``name digest``, and the server needs the secret itself to check it.
+The response is ``name digest``.  To check it the server needs the secret itself, not a hash.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DECOY_SECRET: Final = b"no identity has this secret"
 class DigestServer:
     """Base class of CRAM-MD5 and APOP, server side: send a challenge, ask FetchSecret, compare the digests.
 
-    An unknown identity, or one without a secret, costs the same as a wrong digest and gets the same reply: the digest
+    An unknown identity, or one without a secret, takes as long as a wrong digest and gets the same reply: the digest
     is computed with a decoy secret and compared, and the login is refused whatever the result.
     """
 

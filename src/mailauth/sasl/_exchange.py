@@ -33,7 +33,7 @@ from ._messages import (
 )
 
 MAX_LINE: Final = 12_288 + 4
-"""Maximum bytes of a line of an exchange, with CRLF and POP3's ``+ `` (RFC 4954 section 4; RFC 5034 sets no limit)."""
+"""Maximum bytes of a line of an exchange, with CRLF and POP3's ``+ `` (RFC 4954 section 4; RFC 5034 has no limit)."""
 
 
 class _Turn(enum.Enum):
@@ -104,7 +104,7 @@ class ServerExchange:
 
     @property
     def was_asked(self) -> bool:
-        """Whether a question was returned since the exchange started, even if it is answered by now."""
+        """Whether the exchange has returned any question so far, open or answered."""
         return self._was_asked
 
     def begin(self, initial_response: bytes | None) -> Step:
@@ -239,8 +239,9 @@ class ClientExchange:
     def begin(self, max_length: int | None = None) -> bytes | None:
         """Start the exchange.  Return the initial response as on the wire, or None if the AUTH command carries none.
 
-        An empty response is ``=``.  A response longer than *max_length* bytes is held back and sent after the server's
-        empty challenge, as RFC 4954 section 4 and RFC 5034 section 4 require if the command line would be too long.
+        An empty response is ``=``.  If the line is longer than *max_length* bytes, it returns None, and ``respond()``
+        returns the response to the server's empty challenge.  RFC 4954 section 4 and RFC 5034 section 4 require this if
+        the command line would be too long.
         """
         self._deferred_response = None
         response = self._mechanism.respond(None)
@@ -257,7 +258,7 @@ class ClientExchange:
         return self._mechanism.respond(challenge)
 
     def respond(self, line: bytes) -> bytes:
-        """Return the line that answers a challenge.  Both are base64 without a line end.
+        """Return the response to the challenge *line*.  Both are in base64, without a line end.
 
         Raises Malformed for a challenge that is not base64 or that the mechanism does not accept; then cancel with
         ``*``.

@@ -15,13 +15,15 @@ from .._validators import value_of
 from .saslprep import saslprep
 
 MAX_IDENTITY: Final = 255
-"""Bytes of UTF-8.  A server must accept 255 (RFC 4616 section 2); addresses are rarely that long."""
+"""Maximum bytes of an identity in UTF-8.  A server must accept 255 (RFC 4616 section 2)."""
 
 MAX_PASSWORD: Final = 1024
-"""Bytes.  RFC 4616 section 2 requires 255; the rest is for passphrases.  The limit bounds what a store has to hash."""
+"""Maximum bytes of a password.
+
+A server must accept 255 (RFC 4616 section 2); passphrases may be longer.  The limit bounds the work of hashing."""
 
 MAX_MESSAGE_ID: Final = 400
-"""Bytes: room for a domain of 255 and a nonce, while the greeting stays under 512 (RFC 1939 section 3)."""
+"""Maximum bytes of a msg-id: a domain of 255 and a nonce fit, and the greeting fits in 512 (RFC 1939 section 3)."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _UNESCAPED_EQUALS: Final = re.compile(rb"=(?!2C|3D)")
@@ -32,7 +34,8 @@ _MESSAGE_ID: Final = re.compile(rf"<{_ATOMS}@(?:{_ATOMS}|\[[!-Z^-~]+\])>".encode
 def decode_identity(data: bytes) -> str:
     """Return the identity in *data*.  Raises Malformed if it is empty, too long, not UTF-8, or has control characters.
 
-    SASLprep prohibits control characters in names, too (RFC 4013 section 2.3).  They could end up in logs and queries.
+    SASLprep prohibits control characters too (RFC 4013 section 2.3).  They could be used for injection into logs and
+    queries.
     """
     if not 0 < len(data) <= MAX_IDENTITY:
         raise Malformed("an identity must be 1 to 255 bytes long")
@@ -51,7 +54,7 @@ def escape_name(identity: str) -> bytes:
 
 
 def unescape_name(data: bytes) -> str:
-    """Return the identity that escape_name() wrote, prepared with SASLprep.
+    """Return the identity in *data*, as encoded by escape_name(), prepared with SASLprep.
 
     Raises Malformed for an unescaped ``=``, and as prepare_identity() does.
     """
@@ -63,7 +66,7 @@ def unescape_name(data: bytes) -> str:
 def check_password(data: bytes) -> None:
     """Raise Malformed for a password that is empty, too long, or contains NUL.
 
-    Some stores accept any name with an empty password, such as LDAP's unauthenticated bind (RFC 4513 section 5.1.2).
+    With an empty password some stores accept any name, such as LDAP's unauthenticated bind (RFC 4513 section 5.1.2).
     """
     if not 0 < len(data) <= MAX_PASSWORD:
         raise Malformed("a password must be 1 to 1024 bytes long")

@@ -1,7 +1,7 @@
 """MD5 for CRAM-MD5 and APOP, if the system allows it.
 
-A system in FIPS mode has no MD5 for security purposes.  A login is one, so the two mechanisms are then left out;
-``usedforsecurity=False`` is not used.
+In FIPS mode, MD5 is not available for security purposes, and a login is a security purpose.  So the two mechanisms are
+not offered then, and ``usedforsecurity=False`` is not used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MD5_AVAILABLE: Final = _available()
 
 
 def require_md5() -> None:
-    """Raise LocalProtocolError if MD5 is not available.  To be called before an exchange starts, not during one."""
+    """Raise LocalProtocolError if MD5 is not available.  Call it before an exchange starts, not during one."""
     if not MD5_AVAILABLE:
         raise LocalProtocolError("MD5 is not available on this system; use a mechanism other than CRAM-MD5 and APOP")
 

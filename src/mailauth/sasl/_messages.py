@@ -15,14 +15,14 @@ from .._errors import LocalProtocolError
 from .._events import Accept, Notice, Question
 
 MIN_ITERATIONS: Final = 4096
-"""Minimum iterations of SCRAM, which make each password guess expensive (RFC 5802 section 5.1, RFC 7677 section 4)."""
+"""Minimum iterations of SCRAM.  They slow down password guessing (RFC 5802 section 5.1, RFC 7677 section 4)."""
 
 
 class Refusal(enum.Enum):
     """Why a login is refused: the application's answer to a question, or the result of a mechanism."""
 
     BAD_CREDENTIALS = "authentication credentials invalid"
-    """Unknown identity, wrong password or wrong digest.  All of them get the same reply and cost the same."""
+    """Unknown identity, wrong password or wrong digest.  All of them get the same reply after the same time."""
     NOT_AUTHORIZED = "not authorized to act as the requested identity"
     TEMPORARY = "temporary authentication failure"
     """The credentials cannot be checked now; the client may try again (454, ``[SYS/TEMP]``)."""
@@ -33,7 +33,7 @@ class Refusal(enum.Enum):
 
 
 class Fault(enum.Enum):
-    """An error in the exchange itself.  It says nothing about the credentials."""
+    """An error in the exchange itself, whether or not the credentials are right."""
 
     CANCELLED = "authentication cancelled"
     UNDECODABLE = "invalid base64 data"
@@ -112,7 +112,7 @@ class Authorize(Question[Accept | Refusal]):
 
 @attrs.frozen(kw_only=True)
 class ScramKeys:
-    """What a server stores of a password for SCRAM (RFC 5802 section 3).  ``scram_keys()`` computes it.
+    """The values that a server stores for SCRAM in place of a password (RFC 5802 section 3).  See ``scram_keys()``.
 
     With stolen keys an attacker can impersonate the server and guess passwords offline, but cannot log in.  Raises
     LocalProtocolError for an empty salt, too few iterations, and keys of a wrong length.
@@ -135,10 +135,10 @@ class ScramKeys:
 
 @attrs.frozen(kw_only=True)
 class FetchScramKeys(Question[ScramKeys | None | Refusal]):
-    """Asks for the SCRAM keys of the identity.  None: unknown identity, or no keys; this is not shown to the client.
+    """Asks for the SCRAM keys of the identity.  None: unknown identity, or no keys; the client cannot detect this.
 
-    A Refusal ends the login at once, and so shows the client that this identity is treated differently.  Use TEMPORARY
-    if no store can answer.
+    A Refusal ends the login at once, so the client learns that this identity is treated differently.  Use TEMPORARY if
+    no store can answer.
     """
 
     authentication_identity: str
@@ -169,8 +169,9 @@ class CheckToken(Question[str | Refusal]):
     mechanism: str
     tls: bool
     host: str = ""
-    """The server that the client names; empty if it named none.  *port* likewise, None if it sent none."""
+    """The host that the client connects to, as the client states it; empty if it states none."""
     port: int | None = None
+    """The port that the client connects to, as the client states it; None if it states none."""
 
     @property
     def unavailable(self) -> Refusal:
@@ -203,7 +204,7 @@ ExtendedQuestion: TypeAlias = FetchScramKeys | CheckToken | CheckExternal
 """The further questions of SCRAM, bearer tokens and EXTERNAL.  These mechanisms may also ask Authorize."""
 
 ServerQuestion: TypeAlias = PasswordQuestion | ExtendedQuestion
-"""All questions of mechanisms and the exchange.  The union is closed, so a ``match`` over it can be exhaustive."""
+"""All questions of mechanisms and the exchange.  No others exist, so a ``match`` statement can be exhaustive."""
 
 PasswordStep: TypeAlias = Challenge | PasswordQuestion | Success | Refusal | Fault
 """The next step of a server mechanism whose questions are PasswordQuestions."""
@@ -231,7 +232,7 @@ class ServerMechanism(Protocol):
         """The identity that the client claims; None until it was sent."""
 
     def respond(self, response: bytes | None) -> Step:
-        """Process the client's decoded response; None if it sent none yet.  Never raises, whatever the bytes are."""
+        """Process the client's decoded response; None if it has sent none yet.  Does not raise for any bytes."""
 
     def resolve(self, answer: object) -> Step:
         """Process the application's answer to the question that ``respond()`` returned."""
@@ -262,7 +263,7 @@ class ClientMechanism(Protocol):
         """Return the response to *challenge*; None starts an exchange and returns the initial response.
 
         If the server sends the first challenge, the initial response is empty and is not sent.  Raises Malformed for a
-        challenge that the mechanism does not accept, and for one challenge too many.
+        challenge that the mechanism does not accept or does not expect.
         """
 
     @property

@@ -42,7 +42,7 @@ def _check_nonce(instance: object, attribute: object, nonce: str) -> None:
 
 @attrs.frozen(kw_only=True)
 class Context:
-    """What a server mechanism may need to start an exchange.
+    """The values that a server mechanism may need to start an exchange.
 
     Raises LocalProtocolError for a nonce that cannot be part of a msg-id.
     """
@@ -51,7 +51,9 @@ class Context:
     """Unique and unpredictable: ASCII alphanumerics, ``-`` and inner dots."""
 
     host_name: str
+    """The name of the server, for ``message_id``."""
     tls: bool
+    """Whether the connection uses TLS."""
 
     channel_bindings: Mapping[str, bytes] = attrs.field(factory=dict, repr=False)
     """The channel binding data of the connection, for the -PLUS forms of SCRAM; as in ``Tls.channel_bindings``."""
@@ -60,6 +62,7 @@ class Context:
     offered: frozenset[str] = frozenset()
     """The mechanisms offered to this client now.  From them SCRAM detects that an attacker removed its -PLUS form."""
     scram_decoy: ScramDecoy | None = None
+    """The source of salts for identities without keys; required for SCRAM."""
 
     @classmethod
     def of(
@@ -108,7 +111,7 @@ def is_possible(name: str, tls: Tls | None) -> bool:
 
 
 def tls_capabilities(tls: Tls | None) -> tuple[bool, bool, bool]:
-    """Return what ``is_possible()`` depends on: whether there is TLS, channel binding data, a certificate."""
+    """Return what ``is_possible()`` depends on: whether there is TLS, channel binding data, a client certificate."""
     return (False, False, False) if tls is None else (True, bool(tls.channel_bindings), bool(tls.peer_certificate))
 
 

@@ -1,4 +1,4 @@
-"""The server side that PLAIN, LOGIN and USER/PASS share: ask CheckPassword and use its answer."""
+"""The common part of PLAIN, LOGIN and USER/PASS, server side: ask CheckPassword and use its answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ._messages import CheckPassword, PasswordStep, Refusal, Success
 
 
 class PasswordServer:
-    """Base class of the mechanisms that ask CheckPassword.  The password is passed on in the question and not kept."""
+    """Base class of the mechanisms that ask CheckPassword.  The password is only in the question; it is not stored."""
 
     __slots__ = ("_asked", "_authorization_identity", "authentication_identity", "tls")
 

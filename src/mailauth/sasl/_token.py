@@ -1,4 +1,4 @@
-"""What the two bearer token mechanisms share: OAUTHBEARER (RFC 7628) and XOAUTH2, Google's older protocol.
+"""The common part of the bearer token mechanisms: OAUTHBEARER (RFC 7628) and XOAUTH2, its predecessor by Google.
 
 Anyone who reads a token can use it like a password, so these mechanisms are secure only with TLS.
 """
@@ -18,7 +18,7 @@ from ._fields import validate_authorization_identity
 from ._messages import Challenge, CheckToken, Fault, Refusal, Step, Success
 
 MAX_TOKEN: Final = 8192
-"""Bytes.  With the other fields and in base64, it fits into a line of 12,288 bytes (RFC 4954 section 4)."""
+"""Maximum bytes of a token.  In base64 with the other fields, it fits in 12,288 bytes (RFC 4954 section 4)."""
 
 _TOKEN: Final = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
 _AUTHORIZATION: Final = re.compile(rb"(?i:bearer) +(?P<token>[A-Za-z0-9._~+/-]+=*)")
@@ -26,7 +26,7 @@ _PAIRS: Final = re.compile(rb"(?:[A-Za-z]+=[\t\n\r -~]*\x01)*")
 
 
 def parse_pairs(data: bytes) -> Mapping[bytes, bytes]:
-    """Return the values of repeated ``key=value^A`` by lower-case key.
+    """Parse a sequence of ``key=value^A``.  Return the values by key in lower case.
 
     Raises Malformed for another form, and for a duplicate key.
     """
@@ -56,7 +56,7 @@ class TokenServer(ABC):
     """Base class of the bearer token mechanisms, server side: ask CheckToken.
 
     A Refusal is first sent to the client as a challenge in JSON.  The login fails after the client's next response,
-    whatever it is.  The token is passed on in the question and not kept.
+    whatever it is.  The token is only in the question; it is not stored.
     """
 
     __slots__ = ("_acting_as", "_refusal", "authentication_identity", "tls")
@@ -128,7 +128,7 @@ class TokenClient(ABC):
     name: ClassVar[str]
     client_first: ClassVar[bool] = True
     dummy: ClassVar[bytes]
-    """The response to the JSON.  The server refuses the login only after it."""
+    """The response to the JSON.  The server waits for it before it refuses the login."""
 
     _token: bytes = attrs.field(repr=False, validator=value_of(bytes, _check_token))
     authorization_identity: str = attrs.field(default="", validator=validate_authorization_identity)
@@ -144,7 +144,9 @@ class TokenClient(ABC):
         """Return the first response."""
 
     def respond(self, challenge: bytes | None) -> bytes:
-        """Return the token if *challenge* is None, else the dummy: a challenge reports that the token was refused.
+        """Return the response with the token if *challenge* is None, else ``dummy``.
+
+        A challenge is the JSON that reports that the token was refused.
 
         Raises Malformed for a second challenge.
         """

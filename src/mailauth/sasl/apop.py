@@ -1,7 +1,7 @@
 """APOP of POP3 as a mechanism, client and server side (RFC 1939 section 7).
 
 The challenge is the timestamp of the greeting, and the response is the argument of the command.  The digest is the MD5
-of timestamp and secret.
+of the timestamp followed by the secret.
 
 APOP is broken: an attacker who poses as the server and chooses the timestamps learns the password character by
 character (CVE-2007-1558).  It is meant for old clients, and should be used without TLS only if that risk is accepted.
@@ -23,9 +23,9 @@ _BLOCK: Final = 64
 
 
 def _constant_cost_md5(secret: bytes, timestamp: bytes) -> bytes:
-    """Return plain_md5(), with the same number of MD5 steps for every secret of up to 64 bytes.
+    """Return plain_md5().  It takes the same number of MD5 steps for every secret of up to 64 bytes.
 
-    The number of steps would otherwise show how long the secret is, and whether the identity has one.
+    Otherwise the time would reveal how long the secret is, and whether the identity has one.
     """
     hashed = len(timestamp) + len(secret)
     plain_md5(b"", bytes(max(0, _steps(len(timestamp) + _BLOCK) - _steps(hashed)) * _BLOCK))

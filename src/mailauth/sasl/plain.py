@@ -25,8 +25,8 @@ from ._password import PasswordServer
 class PlainServer(PasswordServer):
     """PLAIN, server side.  *tls* says whether the connection uses TLS; it is only copied into the question.
 
-    Identities and password are prepared by ``saslprep()`` as queries (RFC 4616 section 2), so that a name or password
-    compares equal however a keyboard or an operating system encodes it.
+    Identities and password are prepared by ``saslprep()`` as queries (RFC 4616 section 2), because keyboards
+    and operating systems encode the same text differently.
     """
 
     __slots__ = ()

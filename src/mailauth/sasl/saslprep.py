@@ -14,7 +14,7 @@ from .._errors import Malformed
 from . import _saslprep_tables as tables
 
 DEFAULT_LIMIT: Final = 1024
-"""Bytes of the longest password that a mechanism accepts."""
+"""Maximum bytes of a password that a mechanism accepts."""
 
 
 class _Pattern:

@@ -39,7 +39,7 @@ from ._scram_messages import (
 )
 
 MAX_ITERATIONS: Final = 600_000
-"""Limit for a client by default, about a third of a second of work.  A server that asks for more may be hostile."""
+"""Default limit of a client, about a third of a second of work.  A server that asks for more may be hostile."""
 
 _BINDING: Final = re.compile(r"[A-Za-z0-9.-]+")  # RFC 5802 section 7, cb-name
 _NO_BINDINGS: Final[Mapping[str, bytes]] = MappingProxyType({})
@@ -80,8 +80,8 @@ def _xor(one: bytes, other: bytes) -> bytes:
 class ScramDecoy:
     """The salt and iterations that a server sends for an identity without keys.
 
-    Each identity gets a salt of its own that is the same at each login, as with real keys.  So a client cannot see
-    whether the account exists.  Raises LocalProtocolError for values that would show it.
+    Each identity has its own salt, which is the same at each login, as with real keys.  So a client cannot detect
+    whether the account exists.  Raises LocalProtocolError for a short key, too few iterations, or a wrong salt size.
     """
 
     key: bytes = attrs.field(repr=False)
@@ -107,11 +107,11 @@ class ScramDecoy:
 class ScramServer:
     """Base class of the SCRAM mechanisms, server side.
 
-    *nonce* must be unique and unpredictable.  An identity without keys costs the same as a wrong password and gets the
+    *nonce* must be unique and unpredictable.  An identity without keys takes as long as a wrong password and gets the
     same reply: the whole exchange is done with the keys of *decoy*, and the login is refused whatever the result.
 
-    *channel_bindings* is the channel binding data of the connection, for the -PLUS forms.  *plus_offered* says that the
-    -PLUS form was offered too.  A client that supports it but did not see it offered is the victim of a downgrade
+    *channel_bindings* is the channel binding data of the connection, for the -PLUS forms.  *plus_offered* is True if
+    the -PLUS form was offered too.  A client that supports it but did not see it offered is the victim of a downgrade
     attack (RFC 5802 section 6).
     """
 

@@ -1,7 +1,7 @@
 """Mailboxes, domains, address literals, paths and xtext as values (RFC 5321 section 4.1.2).
 
-Non-ASCII forms follow RFC 6531 and RFC 6533.  The functions turn text into values, or raise Malformed; whether SMTPUTF8
-was agreed on is for the caller to check.
+Non-ASCII forms follow RFC 6531 and RFC 6533.  The functions convert text to values, or raise Malformed.  The caller
+checks whether SMTPUTF8 was negotiated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_LOCAL_PART: Final = 64  # RFC 5321 section 4.5.3.1.1
 MAX_DOMAIN: Final = 255  # RFC 5321 section 4.5.3.1.2
 MAX_PATH: Final = 256  # RFC 5321 section 4.5.3.1.3, with its angle brackets
 
-# All quantifiers are possessive: where one of these fails, backtracking finds nothing.
+# All quantifiers are possessive, since backtracking would never find another match.
 ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]++"
 DOT_STRING: Final = rf"{ATOM}(?:\.{ATOM})*+"
 _LABEL: Final = r"[A-Za-z0-9]++(?:-++[A-Za-z0-9]++)*+"
@@ -115,9 +115,9 @@ class Mailbox:
 
 
 def checked_mailbox(local_part: str, domain: str) -> Mailbox:
-    """Return a Mailbox from parts that a grammar has just matched.
+    """Return a Mailbox from parts that the parser has already validated.
 
-    Checking them again would be most of the cost.
+    Validating them again would take most of the time.
     """
     mailbox: Mailbox = Mailbox.__new__(Mailbox)
     fields = mailbox.__dict__
@@ -127,12 +127,12 @@ def checked_mailbox(local_part: str, domain: str) -> Mailbox:
 
 
 def is_text(text: str) -> bool:
-    """Return whether *text* is printable ASCII or non-ASCII without control characters: all that a line may contain."""
+    """Return whether *text* contains only printable ASCII and non-ASCII characters, and no control characters."""
     return _TEXT.fullmatch(text) is not None
 
 
 def _data(text: str) -> int:
-    """Return the length of *text* in UTF-8, which is what a limit counts (RFC 6531 section 3.3)."""
+    """Return the length of *text* in bytes of UTF-8, to which the limits apply (RFC 6531 section 3.3)."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
@@ -151,7 +151,7 @@ def _check_path(inside: str) -> None:
 def check_domain(text: str, *, non_ascii: bool = False) -> None:
     """Raise Malformed unless *text* is a domain name or an address literal (RFC 5321 sections 4.1.2 and 4.1.3).
 
-    *non_ascii*: accept U-labels, too.  They are not checked against IDNA (RFC 6531 section 3.3).
+    If *non_ascii* is true, U-labels are also accepted.  They are not checked against IDNA (RFC 6531 section 3.3).
     """
     if not text.startswith("["):
         if not _DOMAIN.fullmatch(text) or not (non_ascii or text.isascii()) or _data(text) > MAX_DOMAIN:
@@ -198,7 +198,7 @@ def split_path(text: str) -> tuple[str, str]:
 def parse_path(path: str) -> tuple[Mailbox, tuple[str, ...]]:
     """Parse ``<@relay:alice@example.test>``: return its mailbox and its source route.
 
-    The source route is to be ignored (RFC 5321 appendix C).  Raises Malformed if the mailbox is invalid.
+    The source route should be ignored (RFC 5321 appendix C).  Raises Malformed if the mailbox is invalid.
     """
     inside = path[1:-1]
     route: tuple[str, ...] = ()

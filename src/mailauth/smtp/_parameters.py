@@ -1,6 +1,6 @@
-"""The parameters of MAIL and RCPT as one table (RFC 5321 section 4.1.2).  An extension with a parameter adds a row.
+"""The parameters of MAIL and RCPT, as tables with a row for each parameter (RFC 5321 section 4.1.2).
 
-This module only parses and serializes.  The server checks whether a parameter was advertised.
+This module only parses and serializes.  The settings check whether a parameter is supported.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class OriginalRecipient:
 class Parameter:
     """One parameter of MAIL or RCPT: its keyword, the field that holds it, its extension and its codec.
 
-    A parameter without a codec takes no value: its field is True or False.  *non_ascii*: its value may be non-ASCII
-    (RFC 6531).
+    A parameter without a codec takes no value: its field is True or False.  *non_ascii* is True if the value may be
+    non-ASCII (RFC 6531).
     """
 
     keyword: str
@@ -201,7 +201,9 @@ def check_unknown(table: tuple[Parameter, ...], parameters: Mapping[object, obje
 
 
 def decode_parameters(text: str, table: tuple[Parameter, ...]) -> dict[str, Any]:
-    """Return the fields for ``KEYWORD=value KEYWORD``; those without a row are in *parameters*, as written.
+    """Parse ``KEYWORD=value KEYWORD``.  Return the fields of the command by name.
+
+    Parameters without a row in *table* are in the field *parameters*, as written.
 
     Raises Malformed for an invalid or a duplicate parameter.
     """
@@ -229,9 +231,9 @@ def decode_parameters(text: str, table: tuple[Parameter, ...]) -> dict[str, Any]
 
 
 def encode_parameters(command: Command, table: tuple[Parameter, ...], unknown: Mapping[str, str | None]) -> str:
-    """Return `` KEYWORD=value KEYWORD``, with the leading space.
+    """Return `` KEYWORD=value KEYWORD``, with the leading space; empty if there are no parameters.
 
-    Raises LocalProtocolError for a value that no parameter can hold.
+    Raises LocalProtocolError for a value that cannot be sent.
     """
     try:
         words = [

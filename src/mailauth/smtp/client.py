@@ -1,6 +1,6 @@
 """The SMTP client state machine (RFC 5321, 2920, 4954).
 
-Replies come in order, each with the very command object that was sent.
+Replies are returned in order, each with the command object that was passed to ``send()``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         client.receive_data(b"220 mx.example ESMTP\\r\\n")
         client.next_event()  # ReplyReceived(command=None, reply=Reply(220, "", "mx.example ESMTP"))
 
-    *tls* is passed if TLS was started before SMTP (port 465).
+    Pass *tls* if TLS is already active, as on port 465.
     """
 
     __slots__ = (
@@ -49,18 +49,18 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._accepted_recipients = 0
         self._lmtp = False
         self._replies_due = 0  # further replies to a message, after the next one (RFC 2033 section 4.2)
-        self._lone_dot = False
+        self._lone_dot = False  # after 354 only the final dot was sent, since no recipient was accepted
         self._code = 0  # code and lines of the reply that is being received
         self._lines: list[str] = []
         self._reply_size = 0
         self._mail = Mail(reverse_path=None)  # the last MAIL that was sent
         self._refusal: Reply | None = None  # the reply that refused a chunk of the current message
         self._given_up = False  # RSET was sent in place of the end of that message
-        self._content: Content | None = None  # of the message being sent by BDAT, or by DATA after 354
+        self._content: Content | None = None  # encoder of the message being sent by BDAT, or by DATA after 354
 
     @property
     def extensions(self) -> Mapping[str, str]:
-        """The extensions of the last EHLO reply: keyword in upper case to parameters.  STARTTLS clears them."""
+        """The extensions in the last EHLO reply: maps keywords in upper case to parameters.  STARTTLS clears them."""
         return self._extensions
 
     def send(self, command: Command) -> None:
@@ -164,9 +164,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._queue(line if last is None else last, line.to_wire() + data)
 
     def _check_chunk_may_follow(self) -> None:
-        under_way = (*self._unanswered, *(command for command, _ in self._unsent))
+        pending = (*self._unanswered, *(command for command, _ in self._unsent))
         if self._refusal is not None and not any(
-            isinstance(command, (Rset, Hello, MessageComplete)) for command in under_way
+            isinstance(command, (Rset, Hello, MessageComplete)) for command in pending
         ):
             raise LocalProtocolError("a chunk was refused; send Rset")
         if sum(len(data) for _, data in self._unsent) > self._settings.max_unwritten:
@@ -192,7 +192,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _send_permitted(self) -> None:
         """Send the queued commands that may be sent now.
 
-        Nothing more of a refused message is sent (RFC 3030 section 2): RSET replaces its end.
+        After a chunk was refused, the rest of its message is not sent (RFC 3030 section 2).  RSET replaces its end.
         """
         unsent = self._unsent
         while self._refusal is not None and unsent and not self._unanswered:
@@ -280,7 +280,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         return join_lines(code, lines)
 
     def _take(self, reply: Reply) -> ClientEvent | None:
-        """Match a complete reply with its command, and apply it."""
+        """Process a complete reply, and return its event if the application gets one."""
         if reply.code == 421:
             return self._take_shutdown_reply(reply)
         if self._state is State.GREETING:
@@ -325,13 +325,13 @@ class ClientConnection(ClientMachine[ClientEvent]):
             raise RemoteProtocolError(f"unexpected reply to RSET: {reply.code}")
         self._given_up = False
         self._unanswered.popleft()
-        replied = ReplyReceived(command=command, reply=refusal)
+        event = ReplyReceived(command=command, reply=refusal)
         if self._lmtp:
-            self._events.extend([replied] * (self._accepted_recipients - 1))
+            self._events.extend([event] * (self._accepted_recipients - 1))
         self._state = State.READY
         self._project()
         self._send_permitted()
-        return replied
+        return event
 
     def _take_verdict(self, reply: Reply) -> bool:
         """Return whether more replies to this LMTP message are due: there is one for each accepted recipient."""
@@ -343,7 +343,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         return self._replies_due > 0
 
     def _take_shutdown_reply(self, reply: Reply) -> ClientEvent:
-        """Handle 421: the server closes, and the other commands stay unanswered (RFC 5321 section 3.8)."""
+        """Handle 421: the server closes, and the other commands get no reply (RFC 5321 section 3.8)."""
         self._shutdown_reply = True
         if self._unanswered:
             command: Command | None = self._unanswered.popleft()
@@ -356,11 +356,11 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _apply(self, command: Command, reply: Reply) -> None:
         """Apply the effects of *command*, which was answered by *reply*."""
         accepted = reply.code < 400
-        if self._lone_dot:  # the transaction ended with it
+        if self._lone_dot:  # the server has discarded the transaction
             self._lone_dot = False
             self._state = State.READY
         elif isinstance(command, _LINE_COMMANDS) and accepted:
-            if command.verb not in NEXT[self._state]:  # in flight when an earlier command was refused
+            if command.verb not in NEXT[self._state]:  # sent before an earlier command was refused
                 raise RemoteProtocolError(f"{command.verb} was accepted in state {self._state.name}")
             self._state = NEXT[self._state][command.verb]
         elif isinstance(command, (Bdat, MessageComplete)):
@@ -398,7 +398,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._state = State.READY  # whatever the reply: a server that keeps the transaction replies 503 to MAIL
 
     def _project(self) -> None:
-        """Recompute ``_projected``: a refusal changes the states in which the commands in flight arrive."""
+        """Recompute ``_projected``, since after a refusal the server reads the later commands in other states."""
         state = self._state
         for command in (*self._unanswered, *(command for command, _ in self._unsent)):
             if isinstance(command, (*_LINE_COMMANDS, Bdat, MessageComplete)):

@@ -1,7 +1,7 @@
-"""The commands of SMTP: one class per verb, for both sides, which parses and serializes itself.
+"""The SMTP commands, one class for each verb.  A client sends them; a server returns them as events.
 
-``parse()`` takes the text after the verb and raises Malformed if it is invalid.  ``to_wire()`` returns one line; it
-cannot emit CR or LF inside the line.
+Each class parses and serializes itself.  ``parse()`` takes the text after the verb and its space, and raises Malformed.
+``to_wire()`` returns one line; it cannot produce CR or LF inside the line.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _defaults_in_class(kind: type[C]) -> type[C]:
 
 
 def from_parsed(kind: type[C], **fields: object) -> C:
-    """Return a *kind* from fields that a grammar has just matched, without checking them again.
+    """Return a *kind* from fields that the parser has already validated, without validating them again.
 
     *kind* must be prepared by ``_defaults_in_class()``.
     """
@@ -207,7 +207,7 @@ _SOURCE_ROUTE: Final = tuple_of(str, _check_host)
 
 
 @_defaults_in_class
-@attrs.frozen(kw_only=True, slots=False)  # a server builds one for each line; without slots it costs a third less
+@attrs.frozen(kw_only=True, slots=False)  # without slots, creating one for each line takes a third less time
 class Mail(Command, VerdictQuestion):
     """``MAIL FROM``: begin a transaction, which opens only on a positive answer (RFC 5321 section 3.3)."""
 
@@ -268,7 +268,7 @@ class Mail(Command, VerdictQuestion):
 
 
 @_defaults_in_class
-@attrs.frozen(kw_only=True, slots=False)  # a server builds one for each line; without slots it costs a third less
+@attrs.frozen(kw_only=True, slots=False)  # without slots, creating one for each line takes a third less time
 class Rcpt(Command, VerdictQuestion):
     """``RCPT TO``: add a recipient, which counts only if the answer is positive (RFC 5321 section 3.3)."""
 
@@ -312,9 +312,9 @@ class Rcpt(Command, VerdictQuestion):
 
 @attrs.frozen(kw_only=True)
 class Data(NoArgumentCommand, VerdictQuestion):
-    """``DATA``, or the first ``BDAT``: may the client send the content?
+    """``DATA``, or the first ``BDAT``: asks whether the client may send the content.
 
-    After a positive answer the content follows, up to MessageComplete or MessageAborted.  ACCEPT replies 354 to DATA.
+    After a positive answer the content follows, until MessageComplete or MessageAborted.  ACCEPT replies 354 to DATA.
     A BDAT is answered after the bytes of its chunk, which the client sends in any case: by 250, or by the negative
     Reply.
     """
@@ -326,8 +326,8 @@ class Data(NoArgumentCommand, VerdictQuestion):
 class Bdat(Command):
     """``BDAT``: *size* bytes of content follow the line (RFC 3030 section 2).
 
-    A server does not return it as an event: it asks Data for the first chunk of a message, and MessageComplete after
-    the last.
+    A server does not return it as an event.  It returns Data for the first chunk of a message, and MessageComplete
+    after the last.
     """
 
     verb: ClassVar[str] = "BDAT"
@@ -348,7 +348,10 @@ class Bdat(Command):
 
 @attrs.frozen(kw_only=True)
 class MessageComplete(Command, Question[Verdict | PerRecipient]):
-    """The content is complete: was the message stored? A client sends it to end the content (the final dot)."""
+    """The content is complete: asks whether the message was stored.
+
+    A client sends it to end the content, with the final dot or the last BDAT.
+    """
 
     verb: ClassVar[str] = "."
 
@@ -362,7 +365,7 @@ class MessageComplete(Command, Question[Verdict | PerRecipient]):
 
 @attrs.frozen(kw_only=True)
 class Rset(NoArgumentCommand, Notice):
-    """``RSET``: discard the transaction, if one is open."""
+    """``RSET``: discard the open transaction, if there is one (RFC 5321 section 4.1.1.5)."""
 
     verb: ClassVar[str] = "RSET"
 
@@ -390,7 +393,7 @@ class Vrfy(Command, Notice):
     3.7.4.2)."""
 
     smtputf8: bool = attrs.field(default=False, validator=value_of(bool))
-    """The reply may contain UTF-8; a server of this library always replies in ASCII."""
+    """The client accepts a reply in UTF-8.  A server of this library always replies in ASCII."""
 
     def __attrs_post_init__(self) -> None:
         if not self.smtputf8 and _SMTPUTF8.search(self.argument):

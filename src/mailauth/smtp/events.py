@@ -1,4 +1,4 @@
-"""The events of the SMTP client and server other than commands, and the unions to match on."""
+"""The events of SMTP that are not commands, and the unions of all events of a server and of a client."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ContentFault(enum.Enum):
 
 @attrs.frozen(kw_only=True)
 class Connected(VerdictQuestion):
-    """A client has connected: is it accepted?  Asked before the greeting.
+    """A client has connected: asks, before the greeting, whether it is accepted.
 
     ACCEPT sends the greeting 220.  A Reply of 421 closes the session.  After any other negative Reply, usually 554, the
     client may only send QUIT (RFC 5321 section 3.1).
@@ -82,8 +82,9 @@ ServerEvent: TypeAlias = (
 """Every event that ``smtp.ServerConnection`` returns to the application."""
 
 ExtendedServerEvent: TypeAlias = ServerEvent | sasl.ExtendedQuestion
-"""Every event that ``smtp.ExtendedServerConnection`` returns to the application, including those of SCRAM,
-tokens and certificates."""
+"""Every event that ``smtp.ExtendedServerConnection`` returns to the application.
+
+These include the questions about SCRAM keys, tokens and certificates."""
 
 ClientEvent: TypeAlias = ReplyReceived | sasl.Authenticated | AuthenticationRejected
 """Every event that ``smtp.ClientConnection`` returns to the application."""

@@ -90,9 +90,9 @@ class PerRecipient:
 
 
 def sendable(reply: Reply) -> Reply:
-    """Return *reply* in a form that is safe to send: exactly one reply on the wire.
+    """Return *reply* in a form that is exactly one reply on the wire.
 
-    Raises LocalProtocolError if it was changed to an invalid value after it was built.  Instances of subclasses are
+    Raises LocalProtocolError if it was changed to an invalid value after it was created.  Instances of subclasses are
     replaced by plain values, because their methods could return something else at each call.
     """
     if type(reply) is not Reply or (type(reply.code), type(reply.enhanced_status_code), type(reply.text)) != _PARTS:
@@ -106,7 +106,7 @@ _PARTS: Final = (int, str, str)
 
 
 def _plain(value: Any) -> Any:
-    """Return *value* as a plain str or int, without what a subclass adds."""
+    """Return *value* as a plain str or int, even if its type is a subclass."""
     if isinstance(value, str):
         return str.__str__(value)
     return int.__int__(value) if isinstance(value, int) else value
@@ -138,9 +138,9 @@ def join_lines(code: int, texts: list[str]) -> Reply:
 
 
 def parse_extensions(reply: Reply) -> dict[str, str]:
-    """Parse the reply to EHLO: return keyword to parameters, such as ``SIZE`` to ``100``.
+    """Parse the reply to EHLO.  Return the parameters by keyword, such as ``{"SIZE": "100"}``.
 
-    The ``AUTH=`` of old servers counts as AUTH.
+    ``AUTH=``, which old servers send, is treated as AUTH.
     """
     extensions: dict[str, str] = {}
     for line in reply.text.split("\n")[1:]:

@@ -170,13 +170,13 @@ class ExtendedServerSettings:
         self._check_extra_extensions()
 
     def context(self, nonce: str, tls: Tls | None) -> sasl.Context:
-        """Return what a mechanism needs to begin."""
+        """Return the context from which a mechanism is created."""
         return sasl.Context.of(
             tls, nonce=nonce, host_name=self.host_name, offered=self.offered(tls), scram_decoy=self.scram_decoy
         )
 
     def offered(self, tls: Tls | None) -> tuple[str, ...]:
-        """Return the names of the mechanisms offered on a connection with *tls*, in their order."""
+        """Return the mechanisms offered on a connection with *tls*, in the order of *mechanisms*; None means no TLS."""
         offered = self._offered.get(kind := sasl.tls_capabilities(tls))
         if offered is None:
             names = [name for name in self.mechanisms.names if sasl.is_possible(name, tls)]
@@ -226,7 +226,7 @@ class ExtendedServerSettings:
             reply = self._hello_replies[kind] = Reply(250, "", text).to_wire()
         return reply
 
-    # Both are caches, by kind of connection.
+    # Caches, indexed by the TLS capabilities of a connection.
 
     @cached_property
     def _offered(self) -> dict[tuple[bool, ...], tuple[str, ...]]:
@@ -238,9 +238,9 @@ class ExtendedServerSettings:
 
     @cached_property
     def timeouts(self) -> tuple[NeedData, NeedData, NeedData]:
-        """The waits for a command before a login or an accepted message, for a later command, and for content.
+        """Three waits: for a command before a login or an accepted message, for a later command, and for content.
 
-        *login_timeout* does not apply to content: the first message of an MTA may be long, and no login precedes it.
+        *login_timeout* does not apply to content: an MTA does not log in, and its first message may be long.
         """
         first = NeedData(timeout=self.timeout, until=self.login_timeout)
         return first, NeedData(timeout=self.timeout), NeedData(timeout=self.timeout, min_rate=self.min_rate)
@@ -259,7 +259,7 @@ class ExtendedServerSettings:
         return Reply(214, "2.0.0", f"{' '.join(verb for verb in PARSERS if verb in self.verbs)}, see RFC 5321")
 
     def not_offered(self, command: Mail | Rcpt) -> str | None:
-        """Return the keyword of a parameter that this server did not advertise (555), or None."""
+        """Return the keyword of a parameter that this server does not support (rejected with 555), or None."""
         unknown = (keyword for keyword in command.parameters if keyword.upper() not in self.extra_parameters)
         return next(unknown, None) or next(
             (row.keyword for row in self._rows_not_offered[command.verb] if row.is_in(command)), None
