@@ -81,6 +81,8 @@ class Tls:
     """The name that the ssl module uses, such as ``TLSv1.3``."""
 
     cipher: str = ""
+    """The name of the cipher suite, as in ``ssl.SSLSocket.cipher()``."""
+
     peer_certificate: Mapping[str, object] | None = None
     """The peer's verified certificate, as returned by ``ssl.SSLSocket.getpeercert()``; None without one."""
 
@@ -184,6 +186,7 @@ class CommandRejected(Notice, Generic[R]):
     sequence, so do not log it."""
 
     reply: R
+    """The reply that was sent to the client."""
 
 
 @attrs.frozen(kw_only=True)

@@ -96,13 +96,14 @@ class ExtendedServerSettings:
     """Maximum bytes of a command with CRLF (RFC 2449 section 4).  A line of an AUTH exchange may have 12,288."""
 
     max_errors: int = attrs.field(default=20, validator=attrs.validators.ge(3))
-    """The number of errors that ends the session.  An error is a command rejected for its syntax or for the state;
-    before the login, any rejected command.  A login also counts if it is cancelled or badly encoded before the
-    application was asked, if another USER replaces it, or if it ends in a temporary failure.  No RFC gives a number."""
+    """The number of errors after which the session ends.  An error is a command rejected for its syntax or due to the
+    state; before the login, any rejected command.  A login counts as an error if it is cancelled or badly encoded
+    before the application was asked, if another USER replaces it, or if it ends in a temporary failure.  No RFC gives a
+    number."""
 
     max_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
-    """The number of failed logins that ends the session, at least 3 (RFC 4954 section 9 for SMTP).  A login also counts
-    if its name or password cannot be prepared, or if the client aborts it after the application was asked."""
+    """The number of failed logins after which the session ends, at least 3 (RFC 4954 section 9 for SMTP).  A login also
+    counts if its name or password cannot be prepared, or if the client aborts it after the application was asked."""
 
     timeout: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
     """Seconds to wait for a command or a line of a login, counted from the last reply.  Then the session ends, and no

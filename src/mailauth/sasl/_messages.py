@@ -54,6 +54,7 @@ class Success:
     """The credentials are verified.  An empty ``authorization_identity`` means the authentication identity itself."""
 
     authentication_identity: str
+    """The identity whose credentials were verified."""
     authorization_identity: str = ""
     data: bytes = b""
     """The mechanism's final data for the client (SCRAM's ``v=``); empty for most mechanisms."""
@@ -73,7 +74,9 @@ class CheckPassword(Question[Accept | Refusal]):
     received, since no RFC requires preparation."""
 
     mechanism: str
+    """The registered name of the mechanism; ``USER`` for USER and PASS."""
     tls: bool
+    """Whether the connection uses TLS."""
 
     @property
     def unavailable(self) -> Refusal:
@@ -283,10 +286,11 @@ class AuthenticationStarted(Notice):
 
 @attrs.frozen(kw_only=True)
 class Authenticated(Notice):
-    """A login succeeded.  On a client *identity* is None, since the server does not send it."""
+    """A login succeeded."""
 
     mechanism: str
     identity: str | None = None
+    """The authorization identity.  None on a client, since the server does not send it."""
 
 
 @attrs.frozen(kw_only=True)

@@ -223,6 +223,8 @@ class Mail(Command, VerdictQuestion):
     """The message size in bytes that the client declares (RFC 1870); None if it does not."""
 
     body: Body | None = attrs.field(default=None, validator=value_of(Body, optional=True))
+    """The content type that the client declares (RFC 6152, RFC 3030); None if it does not."""
+
     auth: str | None = attrs.field(default=None, validator=value_of(str, encode_auth, optional=True))
     """The original submitter of the message, as a mailbox or ``<>`` (RFC 4954 section 5): a claim, not a proof."""
 
@@ -278,6 +280,7 @@ class Rcpt(Command, VerdictQuestion):
     """The recipient.  The bare ``<Postmaster>`` is ``Mailbox("Postmaster", "")`` (RFC 5321 section 4.5.1)."""
 
     source_route: tuple[str, ...] = attrs.field(default=(), validator=_SOURCE_ROUTE)
+    """As in Mail."""
 
     notify: frozenset[Notify] | None = attrs.field(
         default=None, validator=value_of(frozenset, encode_notify, optional=True)
@@ -287,11 +290,12 @@ class Rcpt(Command, VerdictQuestion):
     original_recipient: OriginalRecipient | None = attrs.field(
         default=None, validator=value_of(OriginalRecipient, optional=True)
     )
-    """ORCPT (RFC 3461 section 4.2)."""
+    """ORCPT: the recipient as the sender first specified it (RFC 3461 section 4.2)."""
 
     parameters: Mapping[str, str | None] = attrs.field(
         default=NO_PARAMETERS, hash=False, validator=value_of(Mapping, partial(check_unknown, RCPT_PARAMETERS))
     )
+    """As in Mail."""
 
     @classmethod
     def parse(cls, argument: str) -> Self:

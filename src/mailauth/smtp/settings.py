@@ -61,8 +61,11 @@ class ExtendedServerSettings:
     accepted recipient, so that MessageComplete may be answered by ``smtp.PerRecipient``."""
 
     pipelining: bool = True
+    """Offer PIPELINING (RFC 2920)."""
     eight_bit_mime: bool = True
+    """Offer 8BITMIME (RFC 6152)."""
     enhanced_status_codes: bool = True
+    """Offer ENHANCEDSTATUSCODES, and send the codes (RFC 2034)."""
     chunking: bool = False
     """Offer BDAT in addition to DATA (RFC 3030); the application gets the same events."""
     binary_mime: bool = False
@@ -125,8 +128,8 @@ class ExtendedServerSettings:
     """Maximum transactions of one session; the next one gets 421.  No RFC gives a number."""
 
     max_errors: int = attrs.field(default=20, validator=attrs.validators.ge(3))
-    """Number of errors, commands refused for syntax or order, that ends the session with 421.  No RFC gives a number;
-    the hard limit of Postfix is 20."""
+    """Number of errors (commands refused for syntax or order) after which the session ends with 421.  No RFC gives
+    a number; the hard limit of Postfix is 20."""
 
     max_junk_commands: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
     """Maximum junk commands of one session, in addition to two for each transaction; more get 421.  Junk commands are
@@ -135,8 +138,8 @@ class ExtendedServerSettings:
     errors."""
 
     max_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
-    """Number of failed logins that ends the session with 421; at least three (RFC 4954 section 9).  A login counts also
-    if its name or password cannot be prepared (SASLprep), or if the client cancels it after the application was
+    """Number of failed logins after which the session ends with 421; at least three (RFC 4954 section 9).  A login also
+    counts if its name or password cannot be prepared (SASLprep), or if the client cancels it after the application was
     asked."""
 
     timeout: float = attrs.field(default=300.0, validator=attrs.validators.gt(0))
