@@ -1,6 +1,6 @@
-"""The connection object of both adapters: it carries out actions, returns all other events, and closes in order.
+"""The connection object of both adapters: it performs actions, returns all other events, and closes the connection.
 
-This module depends on no event loop and on no protocol: everything that waits is a method of Stream.
+This module does not depend on an event loop or a protocol: every operation that waits is a method of Stream.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ EVENTS_PER_CHECKPOINT: Final = 64
 """Maximum number of events returned without a wait before other tasks run.
 
 A client may send 64 KiB of commands at once, and the system may accept each reply at once, so there may be no wait.  A
-login counts as this many events, since it may cost as much CPU time (SASLprep, SCRAM).  A usual group of pipelined
-commands is shorter, so it costs only the counting."""
+login counts as this many events, since it may take as much CPU time (SASLprep, SCRAM).  A typical group of pipelined
+commands has fewer events, so it is not interrupted."""
 _ENDLESS: Final = math.inf
 _CANCELLED: Final = "an earlier call was cancelled during a write, so data may be missing; close this connection"
 _ACTIONS: Final = (Send, NeedData, BeginTls, Paused, Closed)
 
 
 class _Connection(Generic[E]):
-    """A machine on a stream.  Iterate over it in one task; the iteration ends when the machine has closed."""
+    """A machine and its stream.  Iterate over it in one task; the iteration ends when the session is over."""
 
     __slots__ = (
         "_broken",
@@ -90,7 +90,7 @@ class _Connection(Generic[E]):
         self._tls_options = tls_options
         self._layer = layer
         self._time_left = _ENDLESS  # seconds left to receive content; each byte received adds to it
-        self._events: deque[E] | None = None  # events that flush() met, kept for the iteration
+        self._events: deque[E] | None = None  # events that flush() received; the iteration returns them
         self._events_left = EVENTS_PER_CHECKPOINT
         self._cannot_write = False
         self._indirect_write = layer is not None  # writes need _write(): TLS is active, or writing has failed
@@ -107,7 +107,7 @@ class _Connection(Generic[E]):
         return self
 
     async def __anext__(self) -> E:
-        """Carry out actions, and return the next question, notice or payload.
+        """Perform actions, and return the next question, notice or payload.
 
         A call that is cancelled while it reads loses no data.  Raises ConnectionAbortedError if an earlier call was
         cancelled during a write or a TLS handshake, and RuntimeError if the last question has not been answered.  A
@@ -196,15 +196,15 @@ class _Connection(Generic[E]):
         return self._stream.peer_closed()
 
     def shut_down(self, reason: CloseReason = CloseReason.SHUT_DOWN) -> None:
-        """End the session in order; may be called from any task.
+        """End the session as ``Machine.shut_down()`` does; may be called from any task.
 
-        A pending read is woken, and the iteration continues until the machine has closed.
+        A pending read is interrupted.  Continue to iterate until the iteration ends.
         """
         self._machine.shut_down(reason)
         self._stream.wake()
 
     def close_when_idle(self) -> None:
-        """Call ``shut_down()`` now, or after the message or the reply that is in progress.
+        """Call ``shut_down()`` now, or when the message or the reply in progress is complete.
 
         May be called from any task.
         """
@@ -284,7 +284,7 @@ class _Connection(Generic[E]):
         self._cannot_write = self._indirect_write = True
 
     async def _read_to_end(self) -> None:
-        """After a failed write: give the machine what the peer sent before it closed, then the end of the stream."""
+        """After a failed write, pass the data that the peer sent before it closed, then the end of the stream."""
         last = bytearray()
         due = self._stream.now() + LINGER_SECONDS
         try:
@@ -326,7 +326,7 @@ class _Connection(Generic[E]):
         self.take_early_data()
 
     def take_early_data(self) -> None:
-        """Give the machine the application data that arrived together with the end of the handshake."""
+        """Pass the application data that arrived together with the end of the handshake to the machine."""
         if self._layer is not None and (data := self._layer.decrypt()):
             self._machine.receive_data(data)
 
@@ -341,6 +341,7 @@ class _Connection(Generic[E]):
         self._stream.half_close()
 
     async def _linger(self) -> None:
+        """Read and discard data until the peer closes, within the LINGER limits."""
         if self._broken or self._cannot_write:
             return
         stream, left = self._stream, LINGER_BYTES
@@ -380,7 +381,7 @@ class ServerConnection(_Connection[E]):
         return self.machine.tls
 
     def answer(self, question: Question[A], answer: A) -> None:
-        """Answer the open *question*.  Raises LocalProtocolError if it is not the open one, or *answer* is invalid."""
+        """Answer *question*.  Raises LocalProtocolError if it is not the open question, or *answer* is invalid."""
         self.machine.answer(question, answer)
 
 
@@ -416,14 +417,14 @@ class Client(_Connection[E]):
         self.machine.send(command)
 
     def authenticate(self, *mechanisms: ClientMechanism) -> None:
-        """Log in by the first of *mechanisms* that the server offers.
+        """Log in with the first of *mechanisms* that the server offers.
 
         Raises LocalProtocolError if it offers none of them.
         """
         self.machine.authenticate(*mechanisms)
 
     async def flush(self) -> None:
-        """Write all that is queued, waiting while the server does not read.  Call it from the task that iterates.
+        """Write all queued output, and wait until the system has accepted it.  Call it from the task that iterates.
 
         A lost connection raises nothing here: continue to iterate, since the server's last reply may still be unread.
         """

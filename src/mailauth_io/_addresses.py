@@ -1,4 +1,4 @@
-"""IP addresses of peers: normalized keys for counters, and the networks that an address is in.
+"""IP addresses of peers: normalized keys for counters, and a test whether an address is in a network.
 
 Addresses are normalized as for grants, so that all counters and lists use the same key for the same peer.
 """

@@ -1,6 +1,6 @@
-"""Reads the protocols that a TLS client offers by ALPN: the ssl module gives a server only the one that was chosen.
+"""Reads the protocols that a TLS client offers by ALPN: the ssl module reports only the one that was selected.
 
-This module does no I/O and checks nothing else; data that is not a ClientHello is rejected by the TLS library.
+This module does no I/O, and ignores other errors: the TLS library rejects data that is not a valid ClientHello.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ClientHello:
 
 
 class _Reader:
-    """Reads fields with a length prefix.  A length past the end returns the bytes that are there, without an error."""
+    """Reads fields with a length prefix.  A field that is truncated is returned without an error."""
 
     __slots__ = ("_at", "_octets")
 

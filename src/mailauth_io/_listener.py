@@ -1,4 +1,4 @@
-"""The listener of both adapters, and the start of a connection on the server's and the client's side."""
+"""The listener of both adapters, and the start of server and client connections."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class Listener(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Call ``shut_down()``, wait up to ``grace`` seconds for the sessions to end, then cancel the rest."""
+        """Call ``shut_down()``, wait up to ``grace`` seconds for the sessions to end, then cancel the others."""
 
     def shut_down(self) -> None:
         """Stop accepting connections, and ask every session to end.  Does not wait.
@@ -159,7 +159,7 @@ class Listener(ABC):
                 connection.close_when_idle()
 
     def _forget(self, stream: Stream) -> None:
-        """Forget *stream*; called by its own task, which is about to end."""
+        """Remove *stream* from the open connections.  Called by the task of the connection at its end."""
         self._connections.pop(stream, None)
 
     def _stray_cancellation(self, error: BaseException) -> bool:
@@ -169,7 +169,7 @@ class Listener(ABC):
     async def _run(self, stream: Stream, peer: Peer, session: Session[E], build: MachineFactory[E]) -> None:
         """Run one connection from start to end.
 
-        An Exception is logged.  Raises only what is not an Exception, such as the cancellation of the task.
+        An Exception is logged.  Other exceptions, such as the cancellation of the task, are raised.
         """
         counted: Peer | None = None
         try:
@@ -262,7 +262,7 @@ def smtp_server(serve: Serve) -> ServeSmtp:
     def serve_smtp(
         session: Session[Any], settings: smtp.ExtendedServerSettings, **options: Unpack[ServeOptions]
     ) -> AbstractAsyncContextManager[Listener]:
-        """Call ``serve`` for SMTP, with the same options.  The type of *settings* decides which events *session* gets.
+        """Call ``serve`` for SMTP, with the same options.  The type of *settings* determines the events of *session*.
 
         Raises ValueError if STARTTLS is enabled and there is no ssl_context.
         """
@@ -292,7 +292,7 @@ def pop3_server(serve: Serve) -> ServePop3:
     def serve_pop3(
         session: Session[Any], settings: pop3.ExtendedServerSettings, **options: Unpack[ServeOptions]
     ) -> AbstractAsyncContextManager[Listener]:
-        """Call ``serve`` for POP3, with the same options.  The type of *settings* decides which events *session* gets.
+        """Call ``serve`` for POP3, with the same options.  The type of *settings* determines the events of *session*.
 
         Raises ValueError if STLS is enabled and there is no ssl_context.
         """

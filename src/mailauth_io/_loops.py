@@ -70,7 +70,7 @@ class Loop(ABC):
 
     @abstractmethod
     def run(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Start the loop, run *function* in it, and return its result.  Only for the main program."""
+        """Start the loop, run *function* in it, and return its result.  Raises RuntimeError in a running loop."""
 
     @abstractmethod
     async def in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -94,7 +94,7 @@ class Loop(ABC):
 
     @abstractmethod
     def event(self) -> Event:
-        """Return a new event, to be set once."""
+        """Return a new event, which must be set only once."""
 
 
 class _Asyncio(Loop):

@@ -13,7 +13,7 @@ from ._stream import Peer, Stream
 async def proxied_peer(stream: Stream, peer: Peer, timeout: float) -> Peer:
     """Return the client that the proxy *peer* names in its header, or *peer* itself if the header names none.
 
-    Data after the header is put back into *stream*.  Raises OSError if no valid header arrives in *timeout* seconds.
+    Data after the header stays in *stream*.  Raises OSError if no valid header arrives in *timeout* seconds.
     """
     reader = HeaderReader()
     due = stream.now() + timeout

@@ -56,7 +56,7 @@ class Stream(ABC):
 
     @abstractmethod
     def write(self, data: bytes) -> Awaitable[None] | None:
-        """Pass *data* to the system.  Returns None if it accepted all of it, else an awaitable that ends when it has.
+        """Pass *data* to the system.  Returns None if it accepted all of it, else an awaitable that waits until it has.
 
         Raises OSError, now or when awaited, if the connection is lost or the peer reads too slowly (``Limits``).
         """
@@ -81,7 +81,7 @@ class Stream(ABC):
 
     @abstractmethod
     def wake(self) -> None:
-        """End the pending wait in ``wait_readable()``; if there is none, the next one."""
+        """End the pending wait in ``wait_readable()``.  If there is none, the next call returns at once."""
 
     @abstractmethod
     def fileno(self) -> int:

@@ -1,4 +1,4 @@
-"""A thread pool of its own for one kind of work, on asyncio or trio (architecture.md, invariant 12)."""
+"""A bounded thread pool for one kind of work, on asyncio or trio (architecture.md, invariant 12)."""
 
 from __future__ import annotations
 

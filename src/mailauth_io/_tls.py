@@ -28,7 +28,7 @@ _NO_APPLICATION_PROTOCOL: Final = bytes.fromhex("15 0303 0002 02 78")
 
 
 class NoApplicationProtocol(ConnectionAbortedError):
-    """The client offered only other protocols by ALPN (RFC 7301)."""
+    """The client offered protocols by ALPN, but not the one of this server (RFC 7301)."""
 
 
 @attrs.frozen(kw_only=True)
@@ -70,7 +70,7 @@ class TlsLayer:
         return True
 
     def check_protocol(self, alpn: str | None) -> None:
-        """Raise NoApplicationProtocol if the context chose another of the offered protocols than *alpn*."""
+        """Raise NoApplicationProtocol if the context has selected a protocol other than *alpn*."""
         chosen = self._object.selected_alpn_protocol()
         if None not in (alpn, chosen) and alpn != chosen:
             raise NoApplicationProtocol(f"the ssl_context chose {chosen} by ALPN, not {alpn}")
@@ -95,7 +95,7 @@ class TlsLayer:
             self.ended = True
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLError:  # truncated (no close_notify) or forged: only earlier data is valid
+        except ssl.SSLError:  # no close_notify, or a forged record: only the data before it is valid
             self.ended = True
         return b"".join(parts) if parts or self.ended else None
 

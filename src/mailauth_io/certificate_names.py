@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 KINDS: Final = ("email", "DNS", "CN")
-"""The prefixes of names, which keep a name of one kind from being taken for one of another kind."""
+"""The prefixes of names.  They prevent a name of one kind from matching a name of another kind."""
 
 
 def certificate_name(kind: str, name: str) -> str:
     """Return ``email:alice@example.test``, ``DNS:host.example.test`` or ``CN:Alice``.
 
-    Domains are in lower case, since they are compared without case (RFC 5280 sections 7.2 and 7.5).
+    Domains are in lower case, since they are compared case-insensitively (RFC 5280 sections 7.2 and 7.5).
     """
     local_part, at, domain = name.rpartition("@")
     match kind:

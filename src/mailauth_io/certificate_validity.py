@@ -1,4 +1,4 @@
-"""The validity period of a certificate (RFC 5280 section 4.1.2.5); the ssl module reports only that of a peer.
+"""The validity period of a certificate (RFC 5280 section 4.1.2.5).  The ssl module reports it only for a peer.
 
 Nothing is verified, and no clock is read.
 """

@@ -60,9 +60,9 @@ _Password: TypeAlias = Callable[[], str | bytes | bytearray] | str | bytes | byt
 class BindingContext(ssl.SSLContext):
     """A server's context that keeps its certificate, so that the server can offer SCRAM-...-PLUS.
 
-    Create it as any context, ``BindingContext(ssl.PROTOCOL_TLS_SERVER)``, and load one chain.  With several chains the
-    handshake chooses one, and the ssl module does not report which, so there is no binding.  If ``sni_callback``
-    replaces the context, the replacement counts.
+    Create it like any context, ``BindingContext(ssl.PROTOCOL_TLS_SERVER)``, and load one chain.  With several chains
+    there is no binding, since the ssl module does not report which one the handshake has selected.  If
+    ``sni_callback`` replaces the context, the certificate of the new context is used.
     """
 
     _chains: int = 0

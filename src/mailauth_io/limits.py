@@ -17,7 +17,7 @@ from ._addresses import key
 from .logs import Event
 
 QUIET_SECONDS: Final = 60.0
-"""Minimum seconds between two log lines about refused connections, so that a flood of them does not flood the log."""
+"""Minimum seconds between two log lines about refused connections, so that an attack does not fill the log."""
 
 LOGGER: Final = logging.getLogger("mailauth_io")
 
@@ -45,8 +45,9 @@ class Limits:
     three minutes for each block."""
 
     min_rate: float = attrs.field(default=500.0, validator=attrs.validators.gt(0))
-    """Bytes a second that a peer must read on average: the bytes read extend the time left, up to *write_timeout*.  No
-    RFC gives a number; this is the minimum rate that Postfix requires of incoming message content."""
+    """Minimum average rate at which a peer must read, in bytes per second.  Each byte read adds 1 / *min_rate* seconds
+    to the time left, up to *write_timeout*.  No RFC gives a number; this is the minimum rate that Postfix requires of
+    incoming message content."""
 
 
 class ConnectionLimiter:

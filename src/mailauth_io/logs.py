@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from typing import Final, overload
 
 MAX_TEXT: Final = 256
-"""Maximum characters of client text, or any other foreign text, in one field."""
+"""Maximum characters of client text, or other external text, in one field."""
 
 MAX_TRACEBACK: Final = 200
-"""Maximum lines of a traceback; of a longer one the first and the last lines are written."""
+"""Maximum lines of a traceback.  The middle of a longer one is omitted."""
 _MAX_LINE: Final = 1_000
 """Maximum characters of each line of a traceback."""
 
@@ -39,7 +39,7 @@ def shown(text: str | None) -> str | None: ...
 
 
 def shown(text: str | None) -> str | None:
-    """Return client text for a field: printable ASCII, at most 256 characters.
+    """Return client text *text* escaped for a field: printable ASCII, at most 256 characters.
 
     Spaces and quotes are escaped, so that the text cannot forge another field.
     """
@@ -196,8 +196,8 @@ class _Lines(logging.Handler):
 def start(form: str, level: str, descriptor: int = 2) -> None:
     """Write the log of this process to the file *descriptor*.
 
-    *form* is one of FORMATS; *level*, one of LEVELS, is the lowest level that is written.  Collection of the source
-    line, the thread and the process of each record is disabled, since no line shows them.
+    *form* is one of FORMATS; *level*, one of LEVELS, is the lowest level that is written.  The logging module no longer
+    collects the source line, the thread and the process of each record, since neither format contains them.
     """
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

@@ -39,12 +39,12 @@ E = TypeVar("E")
 _EMPTY: Final = contextvars.Context()
 
 _LARGE: Final = 16_384
-"""Bytes of a Send after which other tasks run, even if the system accepted all of it at once.  Otherwise a peer that
-requests much data and reads fast could keep the loop from other tasks."""
+"""Size in bytes of a Send after which other tasks run, even if the system accepted all of it at once.  Otherwise a peer
+that requests much data and reads fast could block the other tasks."""
 
 
 class _Stream(asyncio.Protocol, Stream):
-    """A transport read by one task.  Data that arrives while the task does not read pauses the transport."""
+    """A transport that one task reads.  If data arrives while the task does not read, the transport is paused."""
 
     __slots__ = (
         "_due",
@@ -109,8 +109,8 @@ class _Stream(asyncio.Protocol, Stream):
             self._transport.pause_reading()
             return
         # Resume the waiting task before this method returns.  set_result() alone would resume it in the next iteration
-        # of the loop, and the handle and the iteration cost a twentieth of a small message.  If the future does not
-        # expose its callbacks, set_result() alone is used.
+        # of the loop, which adds a twentieth to the time of a small message.  If the future does not expose its
+        # callbacks, set_result() alone is used.
         waiting = getattr(reader, "_callbacks", None)
         if not waiting or len(waiting) != 1:
             reader.set_result(None)

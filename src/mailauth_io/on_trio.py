@@ -38,7 +38,7 @@ E = TypeVar("E")
 
 
 class _Timekeeper:
-    """Enforces the deadlines of all streams in a run of the loop; a cancel scope for each wait would cost too much."""
+    """Enforces the deadlines of all streams in a run of the loop.  A cancel scope for each wait would be too slow."""
 
     RESOLUTION: Final = 0.1
     """Minimum seconds between two checks of all streams, unless a wait with an earlier deadline begins."""
@@ -49,7 +49,7 @@ class _Timekeeper:
         self._next = math.inf
 
     def wake_by(self, due: float) -> None:
-        """Check the streams at *due* at the latest."""
+        """Check the streams no later than *due*."""
         if due < self._next:
             self._next = self._scope.deadline = due
 
@@ -83,7 +83,7 @@ def _current_timekeeper() -> _Timekeeper:
 class _Stream(Stream):
     """A SocketStream whose waits have deadlines and can be woken.
 
-    Its socket is used directly, since the bookkeeping of SocketStream costs a sixth of the time of a message.
+    Its socket is used directly, since SocketStream takes a sixth of the time of a message.
     """
 
     __slots__ = (
@@ -154,7 +154,7 @@ class _Stream(Stream):
             self.due = math.inf
 
     async def _write_on(self, data: memoryview) -> None:
-        """Write the rest, after a first call that did not send all.  Progress extends the deadline (``Limits``)."""
+        """Write the data that the first call did not send.  Progress extends the deadline (``Limits.min_rate``)."""
         limits = self._limits
         while data:
             sent = await self._socket.send(data)
@@ -206,7 +206,7 @@ class Listener(_listener.Listener):
     def __init__(self, context: ssl.SSLContext | None, **options: Unpack[ListenerOptions]) -> None:
         super().__init__(context, **options)
         self._accepting = trio.CancelScope()
-        self._sessions = trio.CancelScope(shield=True)  # so that a cancelled server ends its sessions in order too
+        self._sessions = trio.CancelScope(shield=True)  # the sessions can end normally after a cancellation
         self._ended = trio.Event()
 
     async def _listen(self, sockets: list[trio.SocketListener], session: Session[E], build: MachineFactory[E]) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 from .._addresses import key
 
 MAX_DELAY: Final = 2.0
-"""Maximum delay in seconds.  Clients wait for minutes (RFC 5321 section 4.5.3.2), but their users do not."""
+"""Maximum delay in seconds.  Clients wait for minutes (RFC 5321 section 4.5.3.2), but users notice a long delay."""
 
 MEMORY: Final = 900.0
 """Seconds without a failed login after which the entry of an address is removed."""
@@ -33,7 +33,7 @@ _SHARES: Final = (0.0, 0.125, 0.25, 0.5, 1.0)
 class FailedLogins:
     """A table of failed logins by address, shared by all sessions, so that parallel connections count together.
 
-    *longest* is the maximum delay in seconds; 0 disables delays.
+    *longest* is the maximum delay in seconds; 0 disables delays.  *max_addresses* is the size of the table.
     """
 
     def __init__(self, *, longest: float = MAX_DELAY, max_addresses: int = MAX_ADDRESSES) -> None:

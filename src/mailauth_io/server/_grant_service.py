@@ -29,7 +29,7 @@ class GrantService:
         self._warned: set[str] = set()
 
     async def grant(self, session: str, address: str, identity: str) -> None:
-        """Make a grant for *identity*, which has logged in from *address*.  Exceptions of the store are passed on."""
+        """Make a grant for *identity*, which has logged in from *address*.  Raises what the store raises."""
         if self._is_excluded(address):
             LOGGER.info(Event("grant not made", {"connection": session, "peer": address, "identity": identity}))
             return
@@ -42,7 +42,7 @@ class GrantService:
             LOGGER.warning(Event("many identities at one address", fields))
 
     async def find(self, address: str) -> Lookup:
-        """Look up the active grant for *address*.  Exceptions of the store are passed on."""
+        """Look up the active grant for *address*.  Raises what the store raises."""
         return None if self._is_excluded(address) else await self._grants.find(address)
 
     async def revoke_identity(self, identity: str, older_than: float) -> None:

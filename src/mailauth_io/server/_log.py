@@ -1,4 +1,4 @@
-"""The server's logger, and how a store failure is logged without revealing a secret."""
+"""The server's logger, and a function that logs a store failure without revealing a secret."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def log_failure(session: str, part: str, error: Exception) -> None:
 
     *part* is the store: "accounts", "maildrops", "outbox" or "grants".  *session* is a connection id, or a queue id,
     which starts with one.  The class of *error* is logged; for a bug, its message and traceback as well.  Operational
-    failures have no traceback, because while a disk or a database is down clients can cause them at will.  The message
+    failures have no traceback, because clients can cause many of them while a disk or a database is down.  The message
     of a bug in the accounts, or of an exception of SQLite or Redis, is not logged: it may quote a password.
     """
     reason = type(error).__name__

@@ -1,4 +1,4 @@
-"""Which login mechanisms the server offers: those that every account supports, and which of them without TLS."""
+"""The login mechanisms that the server offers: those that every account supports, with and without TLS."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ MAX_TEXT: Final = 400
 number."""
 
 _SERVER_FAULT_CODES: Final = frozenset({503, 530, 534, 535, 538})
-"""Reply codes about this server's protocol use or login, not about the mail.  The mail must not bounce because of
-them."""
+"""Reply codes that report a problem with this server's commands or login, not with the mail.  They must not cause a
+bounce."""
 
 
 class _ConnectionLost(Exception):
@@ -158,7 +158,7 @@ class RelayConnection:
                 if self._open is None or (await self._ask_next_hop(smtp.Rset())).positive:
                     return await self._send_mail(mail)
             except _FAILURES:
-                pass  # lost while idle or during this transaction's first command: a new connection loses nothing
+                pass  # lost while idle or at the first command: the transaction can start on a new connection
             self._abort()
         await self.connect()
         return await self._send_mail(mail)

@@ -20,7 +20,7 @@ E = TypeVar("E")
 
 
 class Session(ABC, Generic[E]):
-    """One connection and the shared state of the server.  *id* is the connection id in all of its log lines."""
+    """The session of one connection.  *id* is the connection id in its log lines."""
 
     __slots__ = ("_asked", "_registered_identity", "connection", "id", "login_sequence", "mechanism", "server_state")
 
@@ -34,7 +34,7 @@ class Session(ABC, Generic[E]):
         """The sequence number of the start of the last login."""
         self.mechanism: str | None = None
         """The mechanism of the successful login; None before a login."""
-        self._asked = False  # the current login has caused work beyond parsing
+        self._asked = False  # the current login has asked a question
         self._registered_identity: str | None = None  # the identity under which server_state lists this connection
 
     @classmethod
@@ -113,7 +113,7 @@ class Session(ABC, Generic[E]):
             and self._asked
             and reason is not sasl.Refusal.NOT_AUTHORIZED
         ):
-            return  # counted and delayed before: a wrong token is reported in JSON, which precedes this reply
+            return  # already counted and delayed before the JSON that reports a wrong token
         if self._asked or isinstance(reason, sasl.Refusal) or reason is sasl.Fault.MALFORMED:
             if reason is None:
                 # The client has disconnected, so there is no reply to delay.

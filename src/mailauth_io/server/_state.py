@@ -1,4 +1,4 @@
-"""The state shared by all sessions of a server, and what SMTP and POP3 have in common: logins, grants, store access."""
+"""The state that all sessions of a server share, and the logins, grants and store access of SMTP and POP3."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ServerState:
     _smtp_settings: dict[frozenset[Proof], smtp.ExtendedServerSettings] = attrs.field(factory=dict, init=False)
     _pop3_settings: dict[frozenset[Proof], pop3.ExtendedServerSettings] = attrs.field(factory=dict, init=False)
     _to_revoke: dict[str, float] = attrs.field(factory=dict, init=False)
-    """Accounts whose grants are still to be revoked, with the time before which those grants were made."""
+    """Accounts whose grants must still be revoked, with the time before which those grants were made."""
     _changed: dict[str, int] = attrs.field(factory=dict, init=False)
     """Accounts that were removed or got a new password, with the sequence number of the change."""
     _logged_in: dict[str, set[ServerConnection[Any]]] = attrs.field(factory=dict, init=False)
@@ -137,10 +137,10 @@ class ServerState:
             log_failure("reload", "accounts", error)
 
     def add_session(self, connection: ServerConnection[Any], identity: str, login_sequence: int) -> None:
-        """Register *connection* as logged in as *identity*.  *login_sequence* is the sequence number of the start of
-        the login.
+        """Register *connection* as logged in as *identity*.
 
-        The connection is shut down when the account changes, and now if it has changed since *login_sequence*.
+        *login_sequence* is the sequence number of the start of the login.  The connection is shut down when the account
+        changes, and now if it has changed since *login_sequence*.
         """
         name = self.name(identity)
         self._logged_in.setdefault(name, set()).add(connection)
@@ -271,9 +271,9 @@ class ServerState:
         return await ask_store(session, "accounts", question, answer())
 
     async def check_external(self, session: str, question: sasl.CheckExternal) -> str | sasl.Refusal:
-        """Return the answer to *question*: one of the accounts that the certificate proves.
+        """Return the answer to *question*: an account that the certificate authenticates.
 
-        It is the requested account, or the only one that the certificate proves.
+        It is the requested account or, if the certificate authenticates only one account, that one.
         """
 
         async def answer() -> str | sasl.Refusal:
@@ -289,7 +289,7 @@ class ServerState:
     def authorize(self, question: sasl.Authorize) -> Accept | sasl.Refusal:
         """Return the answer to *question*.
 
-        A user may only act as himself.  Two spellings of the same mailbox are the same user.
+        Users may act only as themselves.  Two spellings of the same mailbox are the same user.
         """
         name = self.name(question.authentication_identity)
         same = name != "" and name == self.name(question.authorization_identity)
@@ -328,7 +328,7 @@ async def ask_store(session: str, part: str, question: Question[A], answer: Awai
     """Await *answer*, the result of a store operation, and return it.
 
     A failure is logged with the name of the store, *part*, and ``question.unavailable`` is returned.
-    ClientDisconnected is passed on: it is not a failure of the store.
+    ClientDisconnected is raised, since it is not a failure of the store.
     """
     try:
         return await answer

@@ -79,6 +79,7 @@ class Config:
     """Seconds for which a POP3 login permits its address to relay; 0: no grants."""
 
     grant_ipv6_prefix: int = 128
+    """The number of leading bits of an IPv6 address that a grant covers; 128 is the single address."""
 
     limits: Limits = attrs.field(factory=Limits)
     """The limits on connections, for all ports together, and on slow peers."""
@@ -164,7 +165,7 @@ class Stores:
     """None: an in-memory store with the lifetime and prefix of the Config."""
 
     budget: Budget = attrs.field(factory=Budget)
-    """Memory for messages in transit, and for those that an in-memory maildrop or outbox holds."""
+    """The memory for messages in progress, and for those that an in-memory maildrop or outbox holds."""
 
 
 async def _nothing_to_reload() -> None:

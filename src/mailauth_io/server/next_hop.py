@@ -28,7 +28,7 @@ class Timeouts:
 
     final_reply: float = 600.0
     """For the reply to the end of the message (RFC 5321 section 4.5.3.2.6).  A larger value has no effect, because the
-    core's client connection has the same limit.  The client is already waiting when this timeout starts: see
+    core's client connection has the same limit.  The client is already waiting when this timeout starts; see
     docs/relay.md."""
 
     idle: float = 60.0
@@ -107,7 +107,7 @@ class NextHop:
     """Start TLS at once, as on port 465."""
 
     tls_required: bool = True
-    """Send no mail without TLS, even if STARTTLS is not offered, which an attacker can cause.  False: without a
+    """Send no mail without TLS, even if STARTTLS is not offered: an attacker can remove it.  If False and there is no
     *login*, mail is sent in clear text if STARTTLS is not offered, is rejected or fails."""
 
     login: Login | None = None

@@ -46,7 +46,7 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
     def __init__(self, server_state: ServerState, connection: ServerConnection[smtp.ExtendedServerEvent]) -> None:
         super().__init__(server_state, connection)
         self._hello = smtp.Hello(domain="unknown", extended=False)  # placeholder: the core accepts no MAIL before EHLO
-        self._taken = 0
+        self._taken = 0  # completed messages, counted for the queue ids
         self._content: MessageContent | None = None
         self._arrived = 0  # bytes of content received
         outbox = server_state.stores.outbox
@@ -177,7 +177,7 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
         return ACCEPT
 
     def _local_name(self, path: smtp.Mailbox) -> str:
-        """Return the canonical mailbox name for a local *path*.  The postmaster: RFC 5321 section 4.5.1."""
+        """Return the canonical mailbox name for a local *path*, or for the postmaster (RFC 5321 section 4.5.1)."""
         if path.local_part.lower() == "postmaster":
             return self.server_state.postmaster
         return self.server_state.name(str(path))

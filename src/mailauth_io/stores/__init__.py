@@ -1,6 +1,6 @@
 """The stores of the server: accounts, maildrops, the outbox and grants.  Each has a Protocol and implementations of it.
 
-A store gets canonical names and bytes, never a connection.  Any method may raise; the server then sends a temporary
+The methods take canonical names and bytes, never a connection.  Any method may raise; the server then sends a temporary
 failure.  ``discard()`` and ``close()`` are not coroutines, so that they work while a task is cancelled.  They never
 raise.
 """
@@ -62,12 +62,12 @@ class Accounts(Protocol):
 
     @property
     def proofs(self) -> frozenset[Proof]:
-        """The proofs that every account supports, and that the server may offer.  Read for each connection."""
+        """The proofs that every account supports.  They determine the mechanisms offered to each new connection."""
 
     async def refresh(self, *, at_once: bool = False) -> Changes | None:
         """Reload the accounts if their source has changed.  Returns None if it has not.  Called before each lookup.
 
-        With *at_once* (SIGHUP), changes are loaded without waiting for the source to settle.
+        With *at_once* (SIGHUP), changes are loaded even if the source was modified only a moment ago.
         """
 
     async def exists(self, name: str) -> bool:
@@ -77,7 +77,7 @@ class Accounts(Protocol):
         """Return whether this is the password of *name*.
 
         The check must take as long for an unknown name as for a wrong password (architecture.md, invariant 6).
-        *source* decides the place of a slow check in the queue: see ``Hashing.run``.
+        *source* determines the position of a slow check in the queue: see ``Hashing.run``.
         """
 
     async def secret(self, name: str) -> bytes | None:
@@ -87,18 +87,21 @@ class Accounts(Protocol):
         """Return the SCRAM keys of *name* for *hash_name* (``sha1`` or ``sha256``).
 
         For an unknown name, return decoy keys that match no password.  The decoy keys of a name are always the same,
-        look like real keys, and take as long to get.  *source* as for ``check_password``.
+        look like real keys, and take as long to compute.  *source* as for ``check_password``.
         """
 
     async def token_owner(self, token: bytes) -> str | None:
         """Return the canonical name of the account that has this bearer token, or None."""
 
     async def certificate_owners(self, names: Set[str]) -> frozenset[str]:
-        """Return the canonical names of the accounts that a client certificate with these names authenticates."""
+        """Return the canonical names of the accounts that a client certificate with *names* authenticates.
+
+        *names* have the form of ``certificate_name()``.
+        """
 
 
 class Staged(Protocol):
-    """A copy of a message that is stored but not visible yet."""
+    """A copy of a message that is written but not visible yet."""
 
     async def commit(self) -> None:
         """Make it visible and durable."""
@@ -131,9 +134,9 @@ class Maildrops(Protocol):
         """Open and lock the maildrop for one session.  Returns IN_USE if another session has it."""
 
     async def stage(self, name: str, head: bytes, content: MessageContent) -> Staged:
-        """Store *head* and *content* as one message.  *content* is kept only if this returns.
+        """Write *head*, the trace lines, and *content* as one message that is not visible yet.
 
-        May raise BudgetExceeded.
+        If this raises, it holds no reference to *content*.  May raise BudgetExceeded.
         """
 
 
@@ -141,7 +144,7 @@ class Outbox(Protocol):
     """Mail for remote recipients that waits to be sent."""
 
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> Staged:
-        """Store one message for all recipients of *envelope*, together with the envelope.  May raise BudgetExceeded."""
+        """Write *head* and *content* as one message, with *envelope*.  May raise BudgetExceeded or DeliveryRejected."""
 
 
 class Grants(Protocol):

@@ -1,7 +1,7 @@
-"""Calls to a store that may be slow, busy or not responding, in threads and with a timeout.
+"""Runs calls to a store that may be slow or not responding, in threads and with a timeout.
 
 A caller gets a result or an exception within the timeout.  The number of threads is fixed, so a store that does not
-respond cannot use more of them.  After a timeout, other calls fail at once for a while instead of waiting as well.
+respond cannot occupy more.  After a timeout, other calls fail at once for ``PAUSE`` seconds instead of waiting too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 THREADS: Final = 8
-"""Concurrent calls.  A store that works answers a call within a millisecond."""
+"""Maximum number of concurrent calls.  A store that works answers a call within a millisecond."""
 
 PAUSE: Final = 2.0
 """Seconds after a timeout during which calls fail at once; then one call tries the store again."""

@@ -1,4 +1,4 @@
-"""What all grant stores share: timeouts, the error, and the value that lists consist of."""
+"""The common part of the grant stores: limits, the exception, and the items of a list of grants."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from typing import Final
 from .content import PIECE, with_lf
 
 STALE_AFTER: Final = 36 * 3600
-"""Seconds since the last access after which a file in ``tmp`` is a leftover of a crash (maildir(5))."""
+"""Seconds since the last access after which a file in ``tmp`` is considered abandoned (maildir(5))."""
 
 _counter = itertools.count(1)
 _HOST: Final = socket.gethostname().replace("/", "\\057").replace(":", "\\072").replace(",", "\\054")
@@ -75,7 +75,7 @@ def listing(maildir: Path) -> dict[str, Path]:
 
 
 def sweep(maildir: Path) -> None:
-    """Remove leftovers of crashes from ``tmp``.  Errors are ignored: a file that remains does no harm."""
+    """Remove abandoned files from ``tmp``.  Errors are ignored, since a file that remains is not visible."""
     before = time.time() - STALE_AFTER
     with contextlib.suppress(OSError), os.scandir(maildir / "tmp") as entries:
         for entry in entries:
@@ -108,7 +108,7 @@ def size_from_name(unique_name: str, size: int) -> int | None:
 class StagedFile:
     """A message in ``tmp``.  ``commit()`` moves it to ``new``; ``discard()`` removes it from either folder.
 
-    ``discard()`` may be called while ``write()`` still runs in a thread.  The one that ends last removes the file.
+    ``discard()`` may be called while ``write()`` is running in a thread.  The file is removed when both have ended.
     """
 
     def __init__(self, maildir: Path) -> None:
@@ -125,7 +125,7 @@ class StagedFile:
     def write(self, pieces: Iterable[bytes]) -> None:
         """Write *pieces* with LF line ends, and flush the file to disk.
 
-        Raises OSError, and removes the file if so.
+        Raises OSError; the file is then removed.
         """
         make_maildir(self._maildir)
         try:
@@ -151,7 +151,7 @@ class StagedFile:
             os.close(number)
 
     def commit(self) -> None:
-        """Move it to ``new``.  Its name holds its sizes with LF (S=) and with CRLF line ends (W=), as in Dovecot."""
+        """Move the message to ``new``.  Its name contains its size with LF (S=) and with CRLF (W=), as in Dovecot."""
         delivered = self._maildir / "new" / f"{self._unique},S={self._size},W={self._size + self._lines}"
         with self._lock:
             if self._discarded:
@@ -161,7 +161,7 @@ class StagedFile:
         sync_folder(self._maildir / "new")
 
     def discard(self) -> None:
-        """Remove it, whether it was committed or not."""
+        """Remove the message, whether it was committed or not."""
         with self._lock:
             self._discarded = True
             self._unlink()

@@ -1,6 +1,6 @@
 """The sizes of Maildir messages as POP3 reports them: bytes with CRLF line ends, counted once and cached.
 
-The cache is the file ``mailauth.sizes`` in the Maildir.  It may be used only by the session that holds the maildrop.
+The cache is the file ``mailauth.sizes`` in the Maildir.  Only the session that holds the maildrop lock may use it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class WireSizes:
                 self._read = {line[1]: (line[2], int(line[3])) for line in _LINE.finditer(data)}
 
     def of(self, unique_name: str, unique_id: str, path: Path) -> int:
-        """Return the size of the message at *path*.  The file is read only if neither its name nor the cache has it.
+        """Return the size of the message at *path*: from its name, from the cache, or else by reading the file.
 
         Raises OSError.
         """
@@ -47,7 +47,7 @@ class WireSizes:
         return known[1]
 
     def save(self) -> None:
-        """Save the sizes that were requested, and no others.  On an error they are counted again next time."""
+        """Save the sizes that were requested, and no others.  Errors are ignored: the sizes are then counted again."""
         if self._asked == self._read:
             return
         lines = [b"%s %s %d\n" % (key, stamp, size) for key, (stamp, size) in self._asked.items()]

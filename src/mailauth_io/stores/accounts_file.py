@@ -21,10 +21,10 @@ INTERVAL: Final = 1.0
 """Minimum seconds between two checks of the file."""
 
 MIN_FILE_AGE: Final = 1.0
-"""Seconds for which a changed file must stay unchanged before it is read: it may still be being written in place."""
+"""Minimum age in seconds of a modification before the file is read, since it may still be being written."""
 
 SLACK: Final = 1.0
-"""Maximum seconds assumed between a check of the file and the use of its content."""
+"""Assumed maximum of the seconds between a check of the file and the use of its content."""
 
 Signature: TypeAlias = tuple[int, int, int, int, int]
 
@@ -46,11 +46,11 @@ class Account:
 
     name: str
     credential: Credential | None
-    """None: the account has a mailbox, but cannot log in."""
+    """The stored password.  None: the account has a mailbox, but cannot log in."""
     where: str = ""
     """Its place in the configuration, for error messages: ``line 3 of users``."""
     problem: str = ""
-    """Its error, which follows *where* in a message; empty if there is none."""
+    """The error in the account, as a predicate that follows *where* in a message; empty if there is none."""
 
 
 def read_private(path: Path) -> bytes:
@@ -124,8 +124,8 @@ class AccountsFile:
     async def changed(self, *, at_once: bool = False) -> list[Account] | None:
         """Return the accounts if the file has changed, else None.
 
-        A change is seen at most INTERVAL + MIN_FILE_AGE seconds later, or now with *at_once*.  Raises AccountsError if
-        the file cannot be read any more, once for each change.
+        A change is detected at most INTERVAL + MIN_FILE_AGE seconds later, or now with *at_once*.  Raises AccountsError
+        if the file cannot be read any more, once for each change.
         """
         now = self._clock()
         if self._reading or (abs(now - self._checked_at) < INTERVAL and not at_once):
@@ -149,7 +149,7 @@ class AccountsFile:
 
     @property
     def in_force(self) -> float:
-        """The seconds for which all processes that read this file have certainly used its current content."""
+        """A lower bound of the seconds for which all processes that read this file have used its current content."""
         if self._read is None:
             return 0.0
         _, changed, *_ = self._read  # ctime: a copied file may keep the mtime of the original

@@ -1,4 +1,4 @@
-"""Message content between the network and a store, and the limit on the memory that all messages use together."""
+"""Message content in memory, its line ends, and the memory budget that all messages share."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def with_crlf(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class BudgetExceeded(Exception):
-    """There is no memory left for this message; nothing was kept."""
+    """The message does not fit in the budget.  Nothing was reserved."""
 
 
 class Budget:
@@ -53,6 +53,7 @@ class Budget:
     def __init__(self, size: int = TOTAL_BUDGET) -> None:
         self.size = size
         self.free = size
+        """Bytes that are not reserved."""
 
     def take(self, size: int) -> None:
         """Reserve *size* bytes.  Raises BudgetExceeded, and reserves nothing, if fewer are free."""
@@ -61,11 +62,12 @@ class Budget:
         self.free -= size
 
     def release(self, size: int) -> None:
+        """Return *size* reserved bytes."""
         self.free += size
 
 
 class MessageContent:
-    """The content of one message, as chunks that are never joined.  It is charged once, even if several stores keep it.
+    """The content of one message, as chunks that are never joined.  Stores that share it use its memory only once.
 
     It is reference-counted: the creator holds one reference, ``keep()`` adds one, and ``release()`` drops one.
     """
@@ -143,7 +145,7 @@ class Envelope:
 
 
 class ContentReader:
-    """Returns a message piece by piece, and marks the last piece."""
+    """Returns a message in pieces, and marks the last one."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         """*pieces* have CRLF line ends, and none is empty."""
@@ -152,6 +154,7 @@ class ContentReader:
         self._ahead = next(pieces, b"")
 
     def read(self) -> pop3.Content:
+        """Return the next piece; an empty one after the last."""
         data = self._ahead
         self._ahead = next(self._pieces, b"")
         self.offset += len(data)

@@ -1,7 +1,7 @@
-"""Stored passwords: the schemes, which proofs each supports, and how a password is checked.
+"""Stored passwords: their schemes, the proofs that each supports, and the check of a password.
 
 The schemes are those of Dovecot's passwd-file, as ``doveadm pw`` writes them.  passlib (the package libpass) and
-hashlib compute the hashes.  A check may block for as long as a hash takes.  No secret is in a repr or an error.
+hashlib compute the hashes.  A check blocks while a hash is computed.  No repr or error contains a secret.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BCRYPT_BYTES: Final = 72
 
 
 class Proof(enum.Enum):
-    """A way to prove an identity, named after what the server needs to check it."""
+    """A kind of login, identified by what the server must know to check it."""
 
     PASSWORD = "a password or its hash"
     SECRET = "a plain-text password"
@@ -52,7 +52,10 @@ class Proof(enum.Enum):
 
 
 class CredentialError(ValueError):
-    """Not a valid stored password.  The text gives the reason, to follow ``line 3 of users``, and quotes nothing."""
+    """Not a valid stored password.
+
+    The text is a predicate that follows, for example, ``line 3 of users``.  It does not quote the password.
+    """
 
 
 class HashesMissing(CredentialError):
@@ -69,7 +72,8 @@ def prepared(password: bytes) -> bytes | None:
     if len(password) > MAX_PASSWORD:
         return None  # before SASLprep, whose work would be unbounded
     with contextlib.suppress(Malformed, UnicodeDecodeError):
-        longest = 11 * MAX_PASSWORD  # the largest result; a lower limit would look like a rejection by SASLprep
+        # No result is longer.  With a lower limit, a long result would be handled like a rejection by SASLprep.
+        longest = 11 * MAX_PASSWORD
         password = sasl.saslprep(password.decode("utf-8"), query=True, limit=longest).encode("utf-8")
     return password if 0 < len(password) <= MAX_PASSWORD and b"\0" not in password else None
 
@@ -131,7 +135,7 @@ class Plain(Credential):
         return hmac.compare_digest(hashlib.sha256(password).digest(), self._digest)
 
     def has_derived(self, hash_name: str) -> bool:
-        """Return whether its SCRAM keys have been derived, so that ``scram_keys`` takes no time."""
+        """Return whether its SCRAM keys have been derived, so that ``scram_keys`` does not hash."""
         return hash_name in self._derived
 
     def derive(self, hash_name: str) -> sasl.ScramKeys | None:

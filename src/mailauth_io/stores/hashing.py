@@ -24,12 +24,12 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 TIMEOUT: Final = 10.0
-"""Seconds that a login waits for a thread; clients wait for minutes (RFC 5321 section 4.5.3.2)."""
+"""Maximum seconds that a login waits for a thread.  Clients wait for minutes (RFC 5321 section 4.5.3.2)."""
 
 FAILED_SHARE: Final = 4
 """At least every fourth free thread goes to an address with a recent failed login, if one waits.
 
-A user who has mistyped a password is among them for a while, and must still get a thread.
+A user who has mistyped a password has such an address for a while, and must still be able to log in.
 """
 
 
@@ -43,12 +43,12 @@ class ClientDisconnected(HashingBusy):
 
 @attrs.frozen(kw_only=True, eq=False)
 class LoginSource:
-    """The origin of a login, which decides its place in the queue."""
+    """The origin of a login, which determines its position in the queue."""
 
     address: object = None
-    """An IPv4 address or an IPv6 network.  Logins with an equal *address* share one place in the queue."""
+    """An IPv4 address or an IPv6 network.  Logins with an equal *address* share one position in the queue."""
     network: object = None
-    """Addresses with an equal *network* are served as one, since one owner may control the whole network."""
+    """Addresses with an equal *network* share one turn, since one owner may control the whole network."""
     failed_recently: Callable[[], bool] = lambda: False
     """Returns whether a login from this address has failed in the last minutes."""
     connected: Callable[[], bool] = lambda: True
@@ -67,7 +67,9 @@ class _Waiter:
     event: _loops.Event
     """Set when *started* or *left* becomes True."""
     started: bool = False
+    """Whether it has been given a thread."""
     left: bool = False
+    """Whether its client has disconnected."""
     failed: bool = False
     """Whether it was started from the queue of the addresses with a failed login."""
     had_to_wait: bool = False
@@ -182,9 +184,9 @@ class _Queue:
     def _take(self, waiting: _RoundRobin) -> _Waiter | None:
         """Remove and return the first login of *waiting* whose address may use another thread.
 
-        Logins passed over are removed, so the cost of a login does not grow with the queue: an address with a new
-        failure moves to the other queue, and the login of a disconnected client is marked *left*.  Only an address that
-        already uses its share of the threads stays in place.
+        Most logins that are skipped are removed, so that the cost of a login does not grow with the queue.  An address
+        with a new failure moves to the other queue, and the login of a disconnected client is marked *left*.  Only an
+        address that already uses its share of the threads keeps its position.
         """
         failed = waiting is self._failed
         if failed and self._running_failed >= self._share:

@@ -1,7 +1,7 @@
-"""Maildrops as Maildirs: ``DIRECTORY/alice`` can be read by other mail programs too.
+"""Maildrops as Maildirs, such as ``DIRECTORY/alice``, which other mail programs can read too.
 
-Every access runs in a thread.  One session at a time holds a maildrop, with a ``flock()`` lock: the kernel enforces it
-between processes, and releases it when a process ends.
+Every access runs in a thread.  A session locks the maildrop with ``flock()``.  The kernel enforces the lock between
+processes, and releases it when a process ends.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The accounts of the server, in memory: given as values, or loaded from an accounts file.
+"""The accounts of the server in memory, passed as values or loaded from an accounts file.
 
 An unknown name and a wrong password get the same answer, after the same time (architecture.md, invariant 6).
 """
@@ -54,8 +54,8 @@ def from_password(name: str, password: bytes, where: str = "") -> Account:
 def collect(accounts: Iterable[Account], domains: Set[str]) -> tuple[dict[str, Account], list[str]]:
     """Return *accounts* by canonical name, in order, and a sentence for each error.
 
-    An account with an error keeps its mailbox if its name is valid.  If two names mean the same mailbox, the first is
-    used.
+    An account with an error still has a mailbox if its name is valid.  Of two accounts with the same canonical name,
+    the first is used.
     """
     found: dict[str, Account] = {}
     errors: list[str] = []
@@ -81,8 +81,8 @@ def _shown(account: Account) -> str:
 class MemoryAccounts:
     """All accounts of a server.
 
-    Raises AccountsError for an invalid name, an empty password, an invalid line in the file, two names that mean the
-    same mailbox, and a token or certificate name for an unknown account.
+    Raises AccountsError for an invalid name, an empty password, an invalid line in the file, two accounts with the same
+    canonical name, and a token or certificate name for an unknown account.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class MemoryAccounts:
         return name
 
     def _begin(self) -> None:
-        """Compute what depends on the current accounts."""
+        """Compute the values that depend on the current accounts."""
         credentials = [account.credential for account in self._accounts.values() if account.credential is not None]
         kinds = Counter(credential.kind for credential in credentials)
         self._kinds = tuple(kind for kind, _ in kinds.most_common())
@@ -165,7 +165,7 @@ class MemoryAccounts:
 
     @property
     def timing_warning(self) -> str | None:
-        """A warning if the time of a failed login shows which names exist; None if all passwords are stored alike."""
+        """A warning if the time of a failed login shows which names exist; None if all passwords are of one kind."""
         if len(self._kinds) < 2:
             return None
         return (
@@ -246,8 +246,8 @@ class MemoryAccounts:
     async def scram_keys(self, name: str, hash_name: str, source: LoginSource = LOCAL) -> sasl.ScramKeys:
         known = self._credential(name)
         if isinstance(known or self._decoy, Plain):
-            # Each login derives keys once, even if the name is unknown or has its keys already.  Otherwise the time
-            # of a login would show which names have logged in before.
+            # Each login derives keys once, even if the name is unknown or its keys are already derived.  Otherwise the
+            # time of a login would show which names have logged in before.
             if isinstance(known, Plain) and not known.has_derived(hash_name):
                 await self._hashing.run(source, known.scram_keys, hash_name)
             else:

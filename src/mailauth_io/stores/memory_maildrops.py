@@ -1,6 +1,6 @@
 """Maildrops in memory, lost when the process ends.
 
-The recipients of a message share its content, which stays charged to the memory budget until the last copy is deleted.
+The recipients of a message share its content.  Its memory is returned to the budget when the last copy is deleted.
 """
 
 from __future__ import annotations

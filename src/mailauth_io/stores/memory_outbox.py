@@ -32,7 +32,7 @@ class RelayedMessage:
 
 
 class MemoryOutbox:
-    """Limited by the budget of the staged content: when it is used up, mail is refused until ``clear()``."""
+    """The messages in memory.  When the budget of the staged content is used up, mail is refused until ``clear()``."""
 
     def __init__(self) -> None:
         self._messages: list[RelayedMessage] = []

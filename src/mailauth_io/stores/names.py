@@ -22,7 +22,7 @@ def mailbox_name(text: str, domains: Set[str]) -> str | None:
     """Return the canonical name of the mailbox *text*, or None if it is not a valid name on this server.
 
     ``Alice`` and ``alice@EXAMPLE.test`` both become ``alice`` if ``example.test`` is in *domains* (lower case).  The
-    pattern is matched before the name is converted to lower case: some non-ASCII characters have an ASCII lower case.
+    pattern is matched before the name is converted to lower case: the lower case of some non-ASCII characters is ASCII.
     """
     name, at, domain = text.rpartition("@")
     if not at:

@@ -216,11 +216,11 @@ class RedisGrants:
         return TimeoutError()
 
     def _grant(self, address: str, identity: str) -> int:
-        """Store a grant.  The script gets the time of the call, and does nothing if it runs after the timeout."""
-        asked = self._time()
+        """Store a grant.  The script receives the time of the call, and does nothing if it runs after the timeout."""
+        called_at = self._time()
         timeout = round(TIMEOUT * _MICRO)
         identities = self._run(
-            self._grant_script, address, identity, self._identities, self._max_grants, asked, timeout
+            self._grant_script, address, identity, self._identities, self._max_grants, called_at, timeout
         )
         if identities is None:
             raise TimeoutError

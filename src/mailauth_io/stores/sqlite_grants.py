@@ -122,11 +122,11 @@ class SqliteGrants:
                 "SELECT identity, expires FROM grants WHERE address = ? ORDER BY number DESC", (address,)
             ).fetchall()
             (highest,) = connection.execute("SELECT MAX(expires) FROM grants").fetchone()
-            # Read the clock after the rows: a grant that another process commits in between would otherwise seem to
-            # come from the future.
+            # Read the clock after the rows.  Otherwise a grant that another process commits in between would expire
+            # later than now plus the lifetime.
             now = self._clock()
             if highest is not None and highest > now + self._lifetime:
-                with _writing(connection):  # else these grants would become active when the clock has caught up
+                with _writing(connection):  # otherwise these grants would become active later
                     self._sweep(connection, self._clock())
         for identity, expires in rows:
             if now < expires <= now + self._lifetime:
@@ -137,7 +137,7 @@ class SqliteGrants:
         with self._connection() as connection, _writing(connection):
             now = self._clock()  # inside the transaction, so that no other process writes in between
             if time.monotonic() - asked > TIMEOUT:
-                raise TimeoutError  # the caller has given up already, and the lifetime counts from the login
+                raise TimeoutError  # the caller no longer waits, and the lifetime starts at the login
             self._sweep(connection, now)
             connection.execute("DELETE FROM grants WHERE address = ? AND identity = ?", (address, identity))
             connection.execute(
