@@ -34,7 +34,7 @@ def parse_number(argument: bytes) -> int:
 def parse_count(argument: bytes) -> int:
     """Return the number of lines in *argument*: 1 to 10 ASCII digits (RFC 1939 section 7, TOP).  Raises Malformed."""
     if not _NUMBER.fullmatch(argument):
-        raise Malformed("a number must be 1 to 10 digits")
+        raise Malformed("a number of 1 to 10 digits is required")
     return int(argument)
 
 

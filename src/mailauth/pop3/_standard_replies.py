@@ -24,6 +24,7 @@ NO_TLS_AFTER_UTF8: Final = Reply(False, "", "STLS not allowed after UTF8")  # RF
 NO_UTF8: Final = Reply(False, "", "UTF8 not supported")
 NEEDS_UTF8: Final = Reply(False, "UTF8", "message requires UTF8: send UTF8 before logging in")
 NO_TLS: Final = Reply(False, "", "TLS not supported")
+NOT_POP3: Final = Reply(False, "", "this is a POP3 server, closing connection")
 TOO_MANY_ERRORS: Final = Reply(False, "", "too many errors, closing connection")
 SHUTTING_DOWN: Final = Reply(False, "SYS/TEMP", "service shutting down, try again later")
 

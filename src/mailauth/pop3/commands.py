@@ -203,7 +203,7 @@ class ArgumentCommand(Command):
     @classmethod
     def parse(cls, argument: bytes) -> Self:
         if not _ARGUMENT.fullmatch(argument):
-            raise Malformed(f"{cls.verb} takes an argument without CR, LF and NUL")
+            raise Malformed(f"{cls.verb} requires an argument, without CR, LF or NUL")
         command = _new(cls)
         _set_argument(command, argument)
         return command

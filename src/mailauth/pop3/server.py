@@ -95,7 +95,7 @@ class _Connection(FastPath[Q], Generic[Q]):
         if parse is None:
             if verb in _FROM_A_BROWSER and self._state is State.AUTHORIZATION:
                 # A web page makes a browser connect here (CVE-2021-3618): end the session at once.
-                self._errors = self._settings.max_errors
+                return self._reject_foreign_protocol(line)
             return self._refuse("", line, _standard_replies.UNKNOWN_COMMAND)
         name = verb.decode("ascii")
         if name not in NEXT[self._state]:
@@ -105,6 +105,12 @@ class _Connection(FastPath[Q], Generic[Q]):
         except Malformed as error:
             return self._refuse(name, line, Reply(False, "", str(error)))
         return self._handle_command(command, line)
+
+    def _reject_foreign_protocol(self, line: bytes) -> CommandRejected:
+        self._end_unfinished(self._reason)
+        self._close(CloseReason.TOO_MANY_ERRORS)
+        self._write_reply(_standard_replies.NOT_POP3)
+        return CommandRejected(verb="", line=line, reply=_standard_replies.NOT_POP3)
 
     def _handle_command(self, command: LineCommand, line: bytes | None) -> ServerEvent | None:
         result = _HANDLERS[type(command)](self, command)

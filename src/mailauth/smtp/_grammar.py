@@ -98,7 +98,7 @@ class Mailbox:
         _check_path(text)
         found = _MAILBOX.fullmatch(text)
         if found is None:
-            raise Malformed("invalid mailbox; the form is local-part@domain")
+            raise Malformed("invalid mailbox; use local-part@domain")
         local_part, domain = found.groups()
         if local_part.startswith('"'):
             local_part = _QUOTED_PAIR.sub(r"\1", local_part[1:-1])

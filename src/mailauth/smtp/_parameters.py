@@ -246,5 +246,5 @@ def encode_parameters(command: Command, table: tuple[Parameter, ...], unknown: M
     words += [keyword if value is None else f"{keyword}={value}" for keyword, value in unknown.items()]
     for word in words:
         if not _PARAMETER.fullmatch(word):
-            raise LocalProtocolError(f"invalid parameter {word!r}; the form is KEYWORD or KEYWORD=value")
+            raise LocalProtocolError(f"invalid parameter {word!r}; use KEYWORD or KEYWORD=value")
     return "".join(f" {word}" for word in words)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -210,7 +212,7 @@ class RelayConnection:
         )
         greeting = await self._reply()
         if not greeting.positive:
-            raise _ConnectionLost(f"the greeting was {greeting}")
+            raise _ConnectionLost(f"connection rejected with {greeting}")
         await self._send_hello()
         if client.tls is None and hop.ssl_context is not None and "STARTTLS" in self._offered and not in_clear:
             if await self._start_tls():
@@ -258,7 +260,7 @@ class RelayConnection:
         if reply.code == 530:
             self._hop.tls_failure.clear()  # it may require TLS: the next transaction tries STARTTLS again
         if reply.code in _SERVER_FAULT_CODES:
-            raise _ConnectionLost(f"rejected this server, not the mail: {reply}")
+            raise _ConnectionLost(f"refuses mail from this server: {reply}")
         return reply
 
     async def _reply(self) -> smtp.Reply:
@@ -266,7 +268,7 @@ class RelayConnection:
 
     def _reply_in(self, event: smtp.ClientEvent) -> smtp.Reply:
         if isinstance(event, sasl.Authenticated):
-            raise _ConnectionLost("unexpected end of a login")
+            raise _ConnectionLost("unexpected reply to AUTH")
         reply = event.reply
         if reply.code == 421:
             raise _ConnectionLost(f"closed the connection with {reply}", _client_reply(reply, code=451))
@@ -338,6 +340,9 @@ def reason(error: Exception) -> str:
     """Return the reason of a next-hop failure for the log.  It contains no text from a login."""
     if isinstance(error, TimeoutError):
         return "timed out"
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
+        # asyncio has its own text for a refused connection.  The number of a socket.gaierror is negative.
+        return os.strerror(error.errno) if error.errno > 0 else _one_line(error.strerror or str(error))
     kind = "" if isinstance(error, _ConnectionLost) else f"{type(error).__name__}: "
     return f"{kind}{_one_line(str(error))}"
 

@@ -76,7 +76,10 @@ async def _listen(
             except OSError as error:
                 if wanted != 0 or not found or attempt == _ATTEMPTS:
                     # asyncio and trio have different messages, and one of them does not name the port.
-                    reason = os.strerror(error.errno) if error.errno else str(error)
+                    # The number of a failed address lookup (socket.gaierror) is negative.
+                    reason = (
+                        os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+                    )
                     raise OSError(error.errno, f"cannot listen on {host} port {port}: {reason}") from error
                 continue
             stack.push_async_exit(trial.pop_all())
