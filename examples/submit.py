@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--tls",
         choices=["implicit", "starttls", "none"],
         default="implicit",
-        help="TLS from the start (default), by STARTTLS, or none (only for tests on one machine)",
+        help="implicit TLS (default), by STARTTLS, or none (only for tests on one machine)",
     )
     parser.add_argument("--ca", type=Path, metavar="FILE", help="CA file (default: that of the system)")
     args = parser.parse_args(arguments)

@@ -167,7 +167,7 @@ def test_serve_refuses_a_store_that_it_cannot_have(
     shared = private(tmp_path / "g", "")
     shared.chmod(0o644)
     said = settings_complaint(capfd, "--grants", f"sqlite:{shared}")
-    assert said == f"mailauth serve: --grants: {shared} must not be accessible to others; run: chmod 600 {shared}\n"
+    assert said == f"mailauth serve: --grants: {shared} is accessible to other users; run: chmod 600 {shared}\n"
     password = private(tmp_path / "password", "hunter2\n")
     password.chmod(0o644)
     said = settings_complaint(capfd, "--grants", "redis://127.0.0.1", "--redis-password-file", str(password))
@@ -188,7 +188,7 @@ def test_check_config_looks_at_the_store_and_makes_nothing(tmp_path: Path) -> No
     assert (tmp_path / "g").exists()
     (tmp_path / "g").chmod(0o640)
     (found,) = config.check(told)
-    assert str(found).startswith(f"{path}:2: [grants] store: {tmp_path / 'g'} must not be accessible to others")
+    assert str(found).startswith(f"{path}:2: [grants] store: {tmp_path / 'g'} is accessible to other users")
 
 
 def test_a_password_for_redis_stands_in_a_file_of_its_own(tmp_path: Path) -> None:

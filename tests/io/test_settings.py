@@ -129,8 +129,10 @@ def test_a_path_in_a_file_is_relative_to_its_directory_and_one_in_a_flag_is_not(
         ("[listen]\nsmtp = true\n", [":2: [listen] smtp: must be an integer"]),
         ("[listen]\nsmtp = 65536\n", [":2: [listen] smtp: invalid port: '65536'; use 0 to 65535"]),
         ("[listen]\nsmtp = -1\n", [":2: [listen] smtp: invalid port: '-1'; use 0 to 65535"]),
-        ('[listen]\nhosts = "::1"\n', [":2: [listen] hosts: must be a list; each element must be a string in quotes"]),
-        ("[listen]\nhosts = [1]\n", [":2: [listen] hosts: must be a list; each element must be a string in quotes"]),
+        ('[listen]\nhosts = "::1"\n', [
+            ":2: [listen] hosts: must be an array; each element must be a string in quotes",
+        ]),
+        ("[listen]\nhosts = [1]\n", [":2: [listen] hosts: must be an array; each element must be a string in quotes"]),
         ('[listen]\nhosts = ["::1", "x"]\n', [
             ":2: [listen] hosts: invalid IP address: 'x'; use one such as 192.0.2.1 or 2001:db8::1"
         ]),
@@ -212,7 +214,7 @@ def test_a_secret_stands_in_a_file_that_nobody_else_can_read(key: str, tmp_path:
     assert errors(tmp_path, text) == []
     (config_error,) = errors(tmp_path, text, mode=0o640)
     assert config_error.startswith(
-        f":2: [accounts] {key}: is a secret, but other users can read or change this file; run: "
+        f":2: [accounts] {key}: contains a secret, but other users can read or change this file; run: "
     )
 
 

@@ -124,7 +124,7 @@ def test_what_is_written_is_salted() -> None:
         *((scheme, b"", "1 to 1024 bytes") for scheme in WRITTEN),
         *((scheme, b"hunter\xff", "not valid UTF-8") for scheme in WRITTEN),
         ("PLAIN", b"hunter\0", "NUL"),
-        ("PLAIN", b"hunter\n", "line end"),
+        ("PLAIN", b"hunter\n", "newline"),
         ("ARGON2ID", b"hunter" * 200, "1 to 1024 bytes"),
         ("PLAIN", b"hunter:2", "colon"),
         ("BLF-CRYPT", b"hunter" * 20, "72 bytes"),

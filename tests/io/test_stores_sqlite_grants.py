@@ -59,7 +59,7 @@ def test_the_file_and_what_lies_beside_it_are_the_owners_alone(opening: Opening)
 def test_a_file_that_others_may_open_is_refused(opening: Opening, mode: int) -> None:
     opening().close()
     opening.path.chmod(mode)
-    with pytest.raises(GrantsError, match=r"grants\.db must not be accessible to others; run: chmod 600 "):
+    with pytest.raises(GrantsError, match=r"grants\.db is accessible to other users; run: chmod 600 "):
         opening()
 
 

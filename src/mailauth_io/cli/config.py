@@ -128,16 +128,20 @@ def _check_accounts(settings: Settings) -> None:
 
 
 def _accounts(settings: Settings) -> stores.MemoryAccounts:
+    # The place is shown only if the accounts come from two places: an error names its setting anyway.
+    where = "" if settings.accounts is None else settings.names("users")
     try:
         return stores.MemoryAccounts(
-            [stores.from_password(name, password, settings.names("users")) for name, password in settings.users],
+            [stores.from_password(name, password, where) for name, password in settings.users],
             domains=frozenset(settings.domains),
             file=stores.AccountsFile(settings.accounts) if settings.accounts is not None else None,
             tokens=settings.tokens,
             certificate_names=settings.client_names,
         )
     except stores.AccountsError as error:
-        field = "accounts" if settings.accounts is not None else "users"
+        field = {"tokens": "tokens", "certificate_names": "client_names"}.get(
+            error.argument, "users" if settings.accounts is None else "accounts"
+        )
         config_error = settings.config_error(field, str(error))
         config_error.others = tuple(settings.config_error(field, text) for text in error.others)
         raise config_error from error
@@ -239,6 +243,8 @@ def _make_directory(settings: Settings, name: str, path: Path) -> Path:
     """Create the directory *path* of the setting *name* if it does not exist, and return it."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        pass  # it is a file, which the check reports
     except OSError as error:
         raise settings.config_error(name, f"{path} cannot be created: {error.strerror}") from error
     _check_directory(settings, name, path)

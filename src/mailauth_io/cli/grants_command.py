@@ -19,7 +19,9 @@ def run(settings: Settings, *, revoked: str | None) -> None:
     if settings.grant_lifetime == 0:
         raise settings.config_error("grant_lifetime", "0 disables grants; use the lifetime that the servers use")
     if settings.grants.sqlite is not None and not settings.grants.sqlite.exists():
-        raise settings.config_error("grants", f"{settings.grants.sqlite} does not exist")  # opening would create it
+        raise settings.config_error(
+            "grants", f"{settings.grants.sqlite} does not exist; use the file of the servers"
+        )  # opening would create it
     whose = None if revoked is None else _RevokeTarget(revoked, settings)
     grants = grants_option.shared(settings)
     if grants is None:

@@ -121,7 +121,7 @@ def _add_grants(parser: argparse.ArgumentParser) -> None:
     ended.add_argument(
         "whose",
         metavar="IDENTITY|ADDRESS",
-        help="account, at all addresses, or IP address, for all accounts",
+        help="account or IP address whose grants are revoked",
     )
     for act in (shown, ended):
         act.add_argument(
@@ -143,8 +143,9 @@ def _add_passwd(parser: argparse.ArgumentParser) -> None:
         type=str.upper,
         choices=SCHEMES,
         default=SCHEMES[0],
-        help="how the password is stored; PLAIN, in clear text, allows all login methods, SCRAM-SHA-256 allows "
-        f"SCRAM-SHA-256 and clear-text passwords, the others clear-text passwords only (default: {SCHEMES[0]})",
+        help="password scheme; PLAIN stores the password in clear text and works with all mechanisms, SCRAM-SHA-256 "
+        "works with SCRAM-SHA-256 and with those that send the password (PLAIN, LOGIN, USER), the others work only "
+        f"with those that send the password (default: {SCHEMES[0]})",
     )
     parser.set_defaults(run=_passwd)
 

@@ -36,7 +36,7 @@ def next_hop(settings: Settings) -> server.NextHop | None:
     ourselves = {name for host in settings.hosts for name in (host, *_ALSO.get(host, ()))}
     if url.host in ourselves and url.port in (settings.smtp, settings.smtps):
         raise settings.config_error(
-            "relay_to", "is this server itself, which makes a mail loop; use the address of another server"
+            "relay_to", "is this server itself, which would cause a mail loop; use the address of another server"
         )
     proved = url.implicit_tls or settings.relay_ca is not None
     if proved and settings.relay_tls not in (None, REQUIRED):

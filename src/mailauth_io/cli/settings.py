@@ -46,15 +46,15 @@ class Settings:
     )  # fmt: skip
     smtps: int | None = options.value(
         "listen", "smtps", "--smtps", parsers.port, default=None, kind=int, metavar="PORT",
-        help="port of SMTP with TLS from the start, 0 for a free one (default: as --smtp)",
+        help="port of SMTP with implicit TLS, 0 for a free one (default: off, see --smtp)",
     )  # fmt: skip
     pop3: int | None = options.value(
         "listen", "pop3", "--pop3", parsers.port, default=None, kind=int, metavar="PORT",
-        help="POP3 port, 0 for a free one (default: as --smtp)",
+        help="POP3 port, 0 for a free one (default: off, see --smtp)",
     )  # fmt: skip
     pop3s: int | None = options.value(
         "listen", "pop3s", "--pop3s", parsers.port, default=None, kind=int, metavar="PORT",
-        help="port of POP3 with TLS from the start, 0 for a free one (default: as --smtp)",
+        help="port of POP3 with implicit TLS, 0 for a free one (default: off, see --smtp)",
     )  # fmt: skip
 
     reuse_port: bool = options.switch(
@@ -114,7 +114,7 @@ class Settings:
 
     accounts: Path | None = options.path(
         "accounts", "file", "--accounts", metavar="FILE",
-        help="file of accounts in Dovecot's passwd-file format, as printed by mailauth passwd; readable only by its "
+        help="accounts file in Dovecot's passwd-file format, as printed by mailauth passwd; readable only by its "
         "owner, reloaded when it changes",
     )  # fmt: skip
     users: tuple[tuple[str, bytes], ...] = options.values(

@@ -134,7 +134,7 @@ class _FileReader:
             row = OPTIONS[name]
             if row.secret and not self._private:
                 raise ValueParseError(
-                    f"is a secret, but other users can read or change this file; run: chmod 600 {self._path}"
+                    f"contains a secret, but other users can read or change this file; run: chmod 600 {self._path}"
                 )
             self._values[name] = self._value(row, value)
         except ValueParseError as error:
@@ -145,7 +145,7 @@ class _FileReader:
     def _value(self, row: Option, value: Any) -> Any:
         if not row.repeatable:
             return self._element(row, value, f"must be {_KINDS[row.kind]}")
-        expected = f"must be a list; each element must be {_KINDS[row.kind]}"
+        expected = f"must be an array; each element must be {_KINDS[row.kind]}"
         if not isinstance(value, list):
             raise ValueParseError(expected)
         if row.default and not value:

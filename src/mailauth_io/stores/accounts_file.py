@@ -32,12 +32,14 @@ Signature: TypeAlias = tuple[int, int, int, int, int]
 class AccountsError(ValueError):
     """The accounts cannot be used.  The text is one sentence for the administrator, and contains no secret.
 
-    *others* holds a sentence for each further error.
+    *others* holds a sentence for each further error.  *argument* is the argument of MemoryAccounts that is invalid:
+    ``accounts``, ``tokens`` or ``certificate_names``.
     """
 
-    def __init__(self, text: str, others: Sequence[str] = ()) -> None:
+    def __init__(self, text: str, others: Sequence[str] = (), *, argument: str = "accounts") -> None:
         super().__init__(text)
         self.others = tuple(others)
+        self.argument = argument
 
 
 @attrs.frozen(kw_only=True)
@@ -62,7 +64,7 @@ def read_private(path: Path) -> bytes:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             if mode & 0o066:
-                raise AccountsError(f"{path} must not be accessible to others; run: chmod 600 {path}")
+                raise AccountsError(f"{path} is accessible to other users; run: chmod 600 {path}")
             return file.read()
     except OSError as error:
         raise AccountsError(f"{path} cannot be read: {error.strerror}") from error

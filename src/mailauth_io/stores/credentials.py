@@ -241,7 +241,7 @@ def read_credential(field: bytes) -> Credential:
     scheme, rest = found[1].decode("ascii").upper(), field[found.end() :]
     if scheme == "PLAIN":
         if not rest:
-            raise CredentialError("has no password; write one")
+            raise CredentialError("has no password; set one")
         return Plain(rest)
     if scheme != "SCRAM-SHA-256" and scheme not in _HASHES:
         raise CredentialError(f"has an unknown password scheme; use one of {_KNOWN}")
@@ -274,7 +274,9 @@ def _passlib(scheme: str) -> ModuleType:
     try:
         import passlib.hash
     except ImportError:
-        raise HashesMissing(f"needs the package libpass ({{{scheme}}}); run: pip install 'mailauth[hashes]'") from None
+        raise HashesMissing(
+            f"uses {{{scheme}}}, which requires the package libpass; run: pip install 'mailauth[hashes]'"
+        ) from None
     return passlib.hash
 
 
@@ -290,7 +292,9 @@ def _read_hash(scheme: str, text: str) -> Hashed:
         except ValueError:
             break
         except RuntimeError:  # passlib's MissingBackendError
-            raise HashesMissing(f"needs a backend for {{{scheme}}}; run: pip install 'mailauth[hashes]'") from None
+            raise HashesMissing(
+                f"uses {{{scheme}}}, which requires a passlib backend; run: pip install 'mailauth[hashes]'"
+            ) from None
         if parsed.checksum is None:
             break
         costs = [f"{cost}={getattr(parsed, cost)}" for cost in _COSTS if hasattr(parsed, cost)]
@@ -308,12 +312,12 @@ def write_credential(scheme: str, password: bytes) -> str:
     """
     prepared_password = prepared(password)
     if prepared_password is None or b"\n" in prepared_password:
-        raise CredentialError(f"must have 1 to {MAX_PASSWORD} bytes, without NUL or line end")
+        raise CredentialError(f"must be 1 to {MAX_PASSWORD} bytes, without NUL or newline")
     password = prepared_password
     try:
         password.decode("utf-8")
     except UnicodeDecodeError:
-        raise CredentialError("is not valid UTF-8; use another one") from None
+        raise CredentialError("is not valid UTF-8; use another password") from None
     if scheme == "PLAIN":
         if b":" in password:
             raise CredentialError("contains a colon, which ends the field in the file; use another scheme")
@@ -325,12 +329,14 @@ def write_credential(scheme: str, password: bytes) -> str:
         parts = (b64encode(part).decode("ascii") for part in (keys.salt, keys.stored_key, keys.server_key))
         return f"{{SCRAM-SHA-256}}{keys.iterations},{','.join(parts)}"
     if scheme == "BLF-CRYPT" and len(password) > BCRYPT_BYTES:
-        raise CredentialError(f"has more than {BCRYPT_BYTES} bytes, the limit of BLF-CRYPT; use another scheme")
+        raise CredentialError(f"is longer than {BCRYPT_BYTES} bytes, the limit of BLF-CRYPT; use another scheme")
     hash_: Any = getattr(_passlib(scheme), _HASHES[scheme][0])
     try:
         return f"{{{scheme}}}{hash_.using(**_SETTINGS.get(scheme, {})).hash(password)}"
     except RuntimeError:
-        raise HashesMissing(f"needs a backend for {{{scheme}}}; run: pip install 'mailauth[hashes]'") from None
+        raise HashesMissing(
+            f"uses {{{scheme}}}, which requires a passlib backend; run: pip install 'mailauth[hashes]'"
+        ) from None
 
 
 _SETTINGS: Final[Mapping[str, Mapping[str, object]]] = {"ARGON2ID": {"type": "ID"}, "BLF-CRYPT": {"ident": "2y"}}

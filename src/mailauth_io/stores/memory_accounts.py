@@ -21,9 +21,13 @@ from .credentials import Credential, Plain, Proof, Scram, prepared
 from .hashing import LOCAL, Hashing, LoginSource
 from .names import NAME_RULE, mailbox_name
 
-_NO_SECRETS: Final = "No CRAM-MD5, APOP or SCRAM-SHA-1: every account needs a plain-text password ({PLAIN}) for them."
-_NO_KEYS: Final = "No SCRAM-SHA-256: every account needs a {SCRAM-SHA-256} or {PLAIN} password for it."
-_NOT_PREPARED: Final = "No SCRAM: the password of an account contains characters that SCRAM does not allow (RFC 4013)."
+_NO_SECRETS: Final = (
+    "CRAM-MD5, APOP and SCRAM-SHA-1 are not available: they require a plain-text password ({PLAIN}) for every account."
+)
+_NO_KEYS: Final = "SCRAM-SHA-256 is not available: it requires a {SCRAM-SHA-256} or {PLAIN} password for every account."
+_NOT_PREPARED: Final = (
+    "SCRAM is not available: the password of an account contains characters that SCRAM does not allow (RFC 4013)."
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -47,7 +51,7 @@ def from_password(name: str, password: bytes, where: str = "") -> Account:
         name=name,
         credential=None,
         where=f"{shown} ({where})" if where else shown,
-        problem="has no password; write one",
+        problem="has no password; set one",
     )
 
 
@@ -65,7 +69,7 @@ def collect(accounts: Iterable[Account], domains: Set[str]) -> tuple[dict[str, A
         name = mailbox_name(account.name, domains)
         if name is None:
             if not account.problem:
-                errors.append(f"{_shown(account)} is not a valid mailbox name: {NAME_RULE}")
+                errors.append(f"{_shown(account)} is not a valid mailbox name; {NAME_RULE}")
         elif name in found:
             errors.append(f"{_shown(found[name])} and {_shown(account)} are the same mailbox; remove one of them")
         else:
@@ -108,18 +112,20 @@ class MemoryAccounts:
         self._accounts, errors = collect([*self._fixed, *(() if file is None else file.read())], domains)
         if errors:
             raise AccountsError(errors[0], errors[1:])
-        self._tokens = [(hashlib.sha256(token).digest(), self._owner(name)) for name, token in tokens]
-        self._certificate_names = [(written, self._owner(name)) for written, name in certificate_names]
+        self._tokens = [(hashlib.sha256(token).digest(), self._owner(name, "tokens")) for name, token in tokens]
+        self._certificate_names = [
+            (written, self._owner(name, "certificate_names")) for written, name in certificate_names
+        ]
         self._hashing = hashing or Hashing()
         self._decoy_key = secrets.token_bytes(32)
         self._decoy_password = Plain(secrets.token_hex(32).encode())  # ASCII, so that SCRAM allows it
         self._salt_key: bytes | None = None
         self._begin()
 
-    def _owner(self, text: str) -> str:
+    def _owner(self, text: str, argument: str) -> str:
         name = mailbox_name(text, self._domains)
         if name is None or name not in self._accounts:
-            raise AccountsError(f"unknown account {text[:64]!a}")
+            raise AccountsError(f"unknown account: {text[:64]!a}; use one of the accounts", argument=argument)
         return name
 
     def _begin(self) -> None:
@@ -169,8 +175,8 @@ class MemoryAccounts:
         if len(self._kinds) < 2:
             return None
         return (
-            f"Passwords are stored with different schemes or costs ({'; '.join(self._kinds)}): the time of a failed "
-            "login shows which names exist. Use one scheme for all of them, with mailauth passwd."
+            f"Passwords are stored with different schemes or costs ({'; '.join(self._kinds)}): the response time "
+            "of a failed login can reveal which accounts exist. Use one scheme for all of them, with mailauth passwd."
         )
 
     @property
@@ -201,10 +207,8 @@ class MemoryAccounts:
                 self._accounts[name] = before[name]  # keep its derived SCRAM keys and their salts
         self._begin()
         revoked = {name for name, account in before.items() if self._credential(name) is not account.credential}
-        warnings = [
-            *errors,
-            f"reloaded {self._file.path}: {len(self._accounts)} accounts",
-        ]
+        number = len(self._accounts)
+        warnings = [*errors, f"reloaded {self._file.path}: {number} {'account' if number == 1 else 'accounts'}"]
         warnings += (warning for warning in self.unavailable_mechanisms if warning not in unavailable_mechanisms)
         if self.timing_warning is not None:
             warnings.append(self.timing_warning)

@@ -12,8 +12,8 @@ from typing import Final
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 NAME_RULE: Final = (
-    "write letters, digits, '.', '_' and '-', at most 64, "
-    "starting with a letter or digit, and after '@' only a domain of this server"
+    "use up to 64 letters, digits, '.', '_' and '-', starting with a letter or digit; "
+    "after '@', use only a domain of this server"
 )
 """The rule for names, for error messages."""
 

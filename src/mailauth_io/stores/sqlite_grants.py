@@ -235,7 +235,7 @@ def check_file(path: Path) -> None:
     if not stat.S_ISREG(mode):
         raise GrantsError(f"{path} is not a regular file; use another path")
     if mode & 0o077:
-        raise GrantsError(f"{path} must not be accessible to others; run: chmod 600 {path}")
+        raise GrantsError(f"{path} is accessible to other users; run: chmod 600 {path}")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
