@@ -131,20 +131,20 @@ def is_text(text: str) -> bool:
     return _TEXT.fullmatch(text) is not None
 
 
-def _data(text: str) -> int:
+def _utf8_length(text: str) -> int:
     """Return the length of *text* in bytes of UTF-8, to which the limits apply (RFC 6531 section 3.3)."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _check_lengths(local_part: str, domain: str) -> None:
-    if _data(local_part) > MAX_LOCAL_PART:
+    if _utf8_length(local_part) > MAX_LOCAL_PART:
         raise Malformed(f"local part is longer than {MAX_LOCAL_PART} bytes")
-    if _data(domain) > MAX_DOMAIN:
+    if _utf8_length(domain) > MAX_DOMAIN:
         raise Malformed(f"domain is longer than {MAX_DOMAIN} bytes")
 
 
 def _check_path(inside: str) -> None:
-    if _data(inside) + 2 > MAX_PATH:
+    if _utf8_length(inside) + 2 > MAX_PATH:
         raise Malformed(f"path is longer than {MAX_PATH} bytes")
 
 
@@ -154,7 +154,7 @@ def check_domain(text: str, *, non_ascii: bool = False) -> None:
     If *non_ascii* is true, U-labels are also accepted.  They are not checked against IDNA (RFC 6531 section 3.3).
     """
     if not text.startswith("["):
-        if not _DOMAIN.fullmatch(text) or not (non_ascii or text.isascii()) or _data(text) > MAX_DOMAIN:
+        if not _DOMAIN.fullmatch(text) or not (non_ascii or text.isascii()) or _utf8_length(text) > MAX_DOMAIN:
             raise Malformed("invalid domain")
         return
     literal = text[1:-1]
