@@ -6,10 +6,8 @@ Each rule takes modules and returns a list of violations, as text.  The modules 
 from __future__ import annotations
 
 import ast
-import io
 import re
 import sys
-import tokenize
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -54,13 +52,12 @@ ASIDE: Final[Mapping[str, frozenset[str]]] = {
 INSIDE_A_PROTOCOL: Final = (
     {"_grammar"},
     {"replies", "_parameters"},
-    {"commands", "maildrop", "_text", "_client_content"},
-    {"_command_lines"},
-    {"_states"},
-    {"events", "settings"},
-    {"_standard_replies"},
+    {"commands", "maildrop", "_client_content"},
+    {"_command_lines", "_states", "events"},
+    {"_standard_replies", "content"},
+    {"verbs"},
+    {"settings"},
     {"_fast_path"},
-    {"_content"},
     {"server", "client"},
     {""},
 )
@@ -89,10 +86,6 @@ VERBS: Final = (
 )
 _VERB: Final = re.compile(rf"\b(?:{'|'.join(VERBS)})\b")
 _REPLY: Final = re.compile(r"\b[2-5][0-5][0-9]\b|^(?:\+OK|-ERR)|^\+ ")
-
-_NO_CODE: Final = frozenset(
-    {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-)
 
 _MUTABLE_CALLS: Final = frozenset(
     "bytearray Counter count cycle defaultdict deque dict iter list OrderedDict set WeakKeyDictionary"
@@ -141,9 +134,18 @@ def _read(root: Path, folder: str) -> list[Module]:
 
 
 def imports(module: Module) -> Iterator[tuple[int, str]]:
-    """Yield (line, dotted name) for every import of a module; ``from a import b`` counts as ``a.b``."""
+    """Yield (line, dotted name) for every import of a module at run time; ``from a import b`` counts as ``a.b``."""
     here = module.name.split(".") if module.package else module.name.split(".")[:-1]
-    for node in ast.walk(module.tree):
+    tree = module.tree
+    typing_only = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in typing_only:
+            continue
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -234,32 +236,6 @@ def _may_inside_sasl(part: str, wanted: str) -> bool:
     if part == "_messages" or wanted in {"", "_exchange", "_offer", "_password_mechanisms"}:
         return False
     return wanted.startswith("_") or wanted == "saslprep" or part in {"_offer", "_password_mechanisms"}
-
-
-def too_long(modules: Iterable[Module], *, each: int, together: int | None = None) -> list[str]:
-    """Check that each file has fewer than *each* lines, and all fewer than *together* lines of code."""
-    modules = tuple(modules)
-    found = []
-    for module in modules:
-        lines = module.text.count("\n")
-        if lines >= each:
-            found.append(f"{module.name} has {lines} lines")
-    code = sum(lines_of_code(module) for module in modules)
-    if together is not None and code >= together:
-        found.append(f"together they have {code} lines of code")
-    return found
-
-
-def lines_of_code(module: Module) -> int:
-    """Return the number of lines of code: empty lines, comments and docstrings do not count."""
-    code: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(module.text).readline):
-        if token.type not in _NO_CODE:
-            code.update(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            code.difference_update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    return len(code)
 
 
 def not_empty(module: Module) -> list[str]:

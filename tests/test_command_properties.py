@@ -20,8 +20,9 @@ from hypothesis import given, strategies as st
 from mailauth import ACCEPT, Command, LocalProtocolError, MessageChunk, NeedData, Question, Send, Tls, pop3, sasl, smtp
 from mailauth._errors import Malformed
 from mailauth.pop3._command_lines import PARSERS as POP3_PARSERS
-from mailauth.smtp._command_lines import PARSERS as SMTP_PARSERS, split_line
+from mailauth.smtp._command_lines import split_line
 from mailauth.smtp.replies import join_lines, parse_line
+from mailauth.smtp.verbs import ROWS
 from tests.pop3.drive import Application, client as pop3_client, pull, said, settle
 from tests.smtp.drive import LEFT_OPEN, converse, greeted, serve
 
@@ -245,7 +246,7 @@ def read_back(kind: type[Any], line: bytes) -> object:
     if ".smtp." in kind.__module__:
         assert not line.endswith(b" ")
         name, argument = split_line(line, smtputf8=True)
-        return SMTP_PARSERS[name](argument)
+        return ROWS[name].parse(argument)
     verb, _, rest = line.partition(b" ")
     return POP3_PARSERS[verb](rest)
 

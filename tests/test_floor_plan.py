@@ -1,4 +1,4 @@
-"""The rules of architecture.md, Layers: I/O, size, import order, empty base classes, state, protocol in adapters.
+"""The rules of architecture.md, Layers: I/O, import order, empty base classes, state, protocol in adapters.
 
 For each rule, one test applies it to the source, and another checks that it detects a violation.
 """
@@ -23,22 +23,17 @@ from tests.floor_plan import (
     bound_to_a_loop,
     imports,
     impurities,
-    lines_of_code,
     mutable_state,
     not_empty,
     protocol_in,
     read,
     read_tools,
-    too_long,
     undeclared,
     wrong_way,
 )
 
 CORE = read("mailauth")
 IO = read("mailauth_io")
-
-GENERATED = frozenset({"mailauth.sasl._saslprep_tables"})
-"""Generated data, whose size is not limited."""
 
 KNOWS_ITS_LOOP = frozenset({"on_asyncio", "on_trio", "_loops"})
 
@@ -94,30 +89,6 @@ def test_an_impure_core_is_seen(statement: str) -> None:
 )
 def test_a_pure_import_is_no_offence(statement: str) -> None:
     assert impurities([Module("mailauth.smtp.server", statement)]) == []
-
-
-# Size
-
-
-def test_no_file_is_too_long_and_the_core_is_small() -> None:
-    written = [module for module in CORE if module.name not in GENERATED]
-    assert too_long(written, each=450, together=6_500) == []
-    assert too_long(IO, each=450) == []
-
-
-def test_a_file_too_long_is_seen() -> None:
-    assert too_long([Module("mailauth.proxy", "\n" * 449)], each=450) == []
-    assert too_long([Module("mailauth.proxy", "\n" * 450)], each=450) == ["mailauth.proxy has 450 lines"]
-
-
-def test_a_core_too_big_is_seen() -> None:
-    files = [Module(f"mailauth.m{number}", "x = 1\n" * 400) for number in range(15)]
-    assert too_long(files, each=450, together=6_000) == ["together they have 6000 lines of code"]
-    assert too_long(files[1:], each=450, together=6_000) == []
-
-
-def test_an_explanation_is_no_line_of_code() -> None:
-    assert lines_of_code(Module("mailauth.m", '"""What\nit is."""\n\n# why\nx = """\n1"""\n"""of x"""\n')) == 2
 
 
 # Import order

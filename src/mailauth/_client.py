@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from . import sasl
 from ._errors import LocalProtocolError, Malformed, RemoteProtocolError
-from ._events import Action, BeginTls, Closed, CloseReason, Command, Send, Tls
+from ._events import Action, BeginTls, Closed, CloseReason, Command, Tls
 from ._lines import LineTooLong, check_line
-from ._machine import Machine
+from ._machine import Machine, Phase
 
 E = TypeVar("E")
 
@@ -69,7 +69,7 @@ class ClientMachine(Machine[E]):
         """
 
     def _check_open(self) -> None:
-        if self._phase is not None or self._error is not None or self._shutdown_reply:
+        if self._phase is not Phase.OPEN or self._error is not None or self._shutdown_reply:
             raise LocalProtocolError("the connection is closed, closing or waiting for TLS: no command can be sent")
 
     def _check_command_allowed(self) -> None:
@@ -201,7 +201,7 @@ class ClientMachine(Machine[E]):
     def _upgrade(self, event: E) -> None:
         """Begin the TLS handshake.  *event* is returned after it: an application that receives *event* has TLS."""
         self._upgraded = event
-        self._phase = self._begin_tls
+        self._phase = Phase.TLS_REPLY
 
     def _begin_tls(self) -> BeginTls:
         # Bytes after the reply to STARTTLS or STLS came in clear text.  Without this check they would be read as the
@@ -225,7 +225,5 @@ class ClientMachine(Machine[E]):
                 raise RemoteProtocolError("the server closed the connection before it had replied to every command")
         self._close(CloseReason.PEER_CLOSED)
 
-    def _flush_then_close(self) -> Send | Closed:
-        if self._output:
-            return self._flush()
+    def _closed(self) -> Closed:
         return Closed(reason=self._reason, unanswered=(*self._unanswered, *(command for command, _ in self._unsent)))

@@ -5,12 +5,13 @@ Its subclasses in ``_server`` and ``_client`` add logins.  The protocols add com
 
 from __future__ import annotations
 
+import enum
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final, Generic, TypeVar
 
 from ._errors import LocalProtocolError
-from ._events import PAUSED, Action, BeginTls, Closed, CloseReason, NeedData, Paused, Send, Tls
+from ._events import PAUSED, Action, BeginTls, Closed, CloseReason, NeedData, Send, Tls
 from ._lines import LineBuffer
 
 E = TypeVar("E")
@@ -23,6 +24,23 @@ It is half of the 64 KiB that a connection may keep, since objects take more mem
 _new: Final = object.__new__
 _set_data: Final = vars(Send)["data"].__set__
 _CLOSED: Final[Mapping[CloseReason, Closed]] = {reason: Closed(reason=reason) for reason in CloseReason}
+
+
+class Phase(enum.IntEnum):
+    """The phase of a connection.  The order of commands while it is open is in the table of each protocol."""
+
+    OPEN = 0
+    SHUTTING_DOWN = 1
+    """``shut_down()`` was called.  The last reply, or QUIT, is not written yet."""
+    TLS_REPLY = 2
+    """The server has agreed to TLS.  The queued output leaves with BeginTls."""
+    HANDSHAKE = 3
+    """BeginTls was returned.  Only ``tls_started()`` or the end of the stream may follow."""
+    CLOSED = 4
+    """The queued output is returned, then Closed."""
+
+
+_OPEN: Final = Phase.OPEN
 
 
 class Machine(Generic[E]):
@@ -53,7 +71,7 @@ class Machine(Generic[E]):
         self._output: list[bytes] = []
         self._output_size = 0
         self._output_due = False
-        self._phase: Callable[[], E | Action | None] | None = None  # replaces _advance() during TLS and at the end
+        self._phase = Phase.OPEN
         self._reason = CloseReason.PEER_CLOSED
 
     @property
@@ -68,17 +86,16 @@ class Machine(Generic[E]):
         data after the end of the stream, and if more than 64 KiB are unread already.
         """
         phase = self._phase
-        if phase is not None:
-            if phase == self._flush_then_close:
-                return
-            if phase == self._wait_for_tls:
-                if data:
-                    raise LocalProtocolError(
-                        'no data may be passed during the TLS handshake: call tls_started(), or pass b"" if it failed'
-                    )
-                self._close(CloseReason.PEER_CLOSED)
-                return
-        self._input.feed(data)
+        if phase is Phase.CLOSED:
+            return
+        if phase is not Phase.HANDSHAKE:
+            self._input.feed(data)
+        elif data:
+            raise LocalProtocolError(
+                'no data may be passed during the TLS handshake: call tls_started(), or pass b"" if it failed'
+            )
+        else:
+            self._close(CloseReason.PEER_CLOSED)
 
     def next_event(self) -> E | Action:
         """Return the next event.  NeedData, Paused and Closed are returned again until something changes."""
@@ -89,8 +106,7 @@ class Machine(Generic[E]):
                 return PAUSED
             if self._output_due:
                 return self._flush()
-            phase = self._phase
-            event = self._advance() if phase is None else phase()
+            event = self._advance() if self._phase is _OPEN else self._advance_phase()
             if event is not None:
                 return event
 
@@ -99,9 +115,9 @@ class Machine(Generic[E]):
 
         Raises LocalProtocolError if no handshake was requested.
         """
-        if self._phase != self._wait_for_tls:
+        if self._phase is not Phase.HANDSHAKE:
             raise LocalProtocolError("no TLS handshake is in progress: call tls_started() only after BeginTls")
-        self._phase = None
+        self._phase = Phase.OPEN
         self._tls = tls
         self._on_tls_started(tls)
 
@@ -110,16 +126,26 @@ class Machine(Generic[E]):
 
         ``next_event()`` first returns the last reply or command (421 or QUIT, for example), if the protocol allows one.
         """
-        if self._phase is None:
+        if self._phase is Phase.OPEN:
             self._reason = reason
-            self._phase = self._begin_shutdown
-        elif self._phase in (self._begin_tls, self._wait_for_tls):
+            self._phase = Phase.SHUTTING_DOWN
+        elif self._phase in (Phase.TLS_REPLY, Phase.HANDSHAKE):
             self._output.clear()
             self._close(reason)
 
     @abstractmethod
     def _advance(self) -> E | Action | None:
         """Process some input.  Return None if ``next_event()`` must check its queues again."""
+
+    def _advance_phase(self) -> Action | None:
+        """Return the next action of a connection that is not open, or None if the queues must be checked again."""
+        phase = self._phase
+        if phase is Phase.CLOSED:
+            return self._flush() if self._output else self._closed()
+        if phase is Phase.SHUTTING_DOWN:
+            self._begin_shutdown()
+            return None
+        return self._begin_tls() if phase is Phase.TLS_REPLY else PAUSED
 
     @abstractmethod
     def _begin_shutdown(self) -> None:
@@ -170,16 +196,12 @@ class Machine(Generic[E]):
 
     def _close(self, reason: CloseReason) -> None:
         self._reason = reason
-        self._phase = self._flush_then_close
+        self._phase = Phase.CLOSED
         self._input.clear()
 
-    def _flush_then_close(self) -> Send | Closed:
-        return self._flush() if self._output else _CLOSED[self._reason]
+    def _closed(self) -> Closed:
+        return _CLOSED[self._reason]
 
     def _begin_tls(self) -> BeginTls:
-        data = self._flush().data
-        self._phase = self._wait_for_tls
-        return BeginTls(data=data)
-
-    def _wait_for_tls(self) -> Paused:
-        return PAUSED
+        self._phase = Phase.HANDSHAKE
+        return BeginTls(data=self._flush().data)

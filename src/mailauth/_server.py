@@ -13,7 +13,7 @@ from . import sasl
 from ._errors import LocalProtocolError
 from ._events import Action, CloseReason, NeedData, Question, Send, Tls, TlsStarted
 from ._lines import LineTooLong
-from ._machine import Machine
+from ._machine import Machine, Phase
 
 A = TypeVar("A")
 E = TypeVar("E")
@@ -169,7 +169,7 @@ class ServerMachine(Machine[E]):
     def _expect_tls(self) -> None:
         """Begin TLS after the positive reply to STARTTLS or STLS, which is queued already (RFC 3207 section 4.2)."""
         self._output_due = False  # BeginTls carries all output: the adapter writes it, then starts the handshake
-        self._phase = self._begin_tls
+        self._phase = Phase.TLS_REPLY
 
     def _drop_clear_text(self, tls: Tls) -> TlsStarted:
         """Discard the input and the identity from before the handshake, and return the event."""

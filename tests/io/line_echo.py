@@ -19,6 +19,7 @@ import trio.testing
 
 from mailauth import Action, CloseReason, Command, LocalProtocolError, NeedData, Notice, Question, Tls, TlsStarted, sasl
 from mailauth._client import ClientMachine
+from mailauth._machine import Phase
 from mailauth._server import ServerMachine
 from mailauth_io import _loops
 from mailauth_io._adapter import Client, ServerConnection
@@ -115,7 +116,7 @@ class EchoClient(ClientMachine[ClientEvent]):
             return self._need_more_data(NeedData(timeout=self.timeout))
         answered = self._unanswered.popleft() if self._unanswered else None
         if answered == Line(text=b"STARTTLS"):
-            self._phase = self._begin_tls
+            self._phase = Phase.TLS_REPLY
         self._greeted = True
         return Line(text=text)
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Final
+from unittest import mock
 
 import attrs
 import pytest
@@ -25,6 +26,7 @@ from mailauth import (
     sasl,
     smtp,
 )
+from mailauth.smtp import _fast_path
 from mailauth.smtp.commands import LineCommand
 from mailauth.smtp.replies import parse_line
 from tests.smtp.drive import ENTROPY, IN_CLEAR, SECRETS, Session, converse, greeted, without_cuts
@@ -91,6 +93,8 @@ LINES: Final = (
 USUAL: Final = (
     b"EHLO c",
     b"MAIL FROM:<a@b>",
+    b"MAIL FROM:<a@b> SIZE=5 BODY=8BITMIME",
+    b"MAIL FROM:<a@b> BODY=7BIT SIZE=70000",
     b"RCPT TO:<c@d>",
     b"DATA",
     b".",
@@ -233,6 +237,22 @@ def test_the_cut_never_matters(data: bytes, fate: list[int], lmtp: bool, choices
         assert without_cuts(other.events) == without_cuts(whole.events)
         assert other.data == whole.data
         assert other.last == whole.last
+
+
+@pytest.mark.parametrize("changes", [{}, {"authentication_required": True}, {"eight_bit_mime": False}, {"lmtp": True}])
+@given(data=sessions, fate=fates)
+def test_the_fast_path_changes_nothing(data: bytes, fate: list[int], changes: dict[str, Any]) -> None:
+    """Without the fast path, every event, answer and reply is the same."""
+    settings = attrs.evolve(SMALL, **{"smtputf8": False, **changes})
+    if settings.lmtp:
+        data = data.replace(b"EHLO", b"LHLO")
+    fast = under(fate, settings).receive(data, b"")
+    with (
+        mock.patch.object(_fast_path, "next_question", return_value=None),
+        mock.patch.object(_fast_path, "answer", return_value=False),
+    ):
+        general = under(fate, settings).receive(data, b"")
+    assert (fast.events, fast.data, fast.last) == (general.events, general.data, general.last)
 
 
 @given(sessions | st.binary(max_size=300), fates, st.sampled_from([None, *CloseReason]), st.data())

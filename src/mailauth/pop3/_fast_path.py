@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar
 
 from .._dots import stuff_whole
 from .._events import PAUSED, Action, CloseReason, Question, Tls
-from .._machine import MAX_UNWRITTEN
+from .._machine import MAX_UNWRITTEN, Phase
 from .._server import ServerMachine
 from . import _standard_replies
 from ._command_lines import COMMON, COMMON_LIST, COMMON_QUIT, COMMON_RETR, COMMON_STAT, QUIT, STAT, from_common
@@ -27,6 +27,7 @@ A = TypeVar("A")
 Q = TypeVar("Q")
 
 _match_common: Final = COMMON.match
+_OPEN: Final = Phase.OPEN
 _TRANSACTION: Final = State.TRANSACTION
 _MESSAGE_FOLLOWS: Final = _standard_replies.MESSAGE_FOLLOWS.to_wire()
 _GOODBYE: Final = _standard_replies.GOODBYE.to_wire()
@@ -62,8 +63,8 @@ class FastPath(ServerMachine[ServerEvent | Q], Generic[Q]):
             if self._output_due:
                 return self._flush()
             event: ServerEvent | Q | Action | None
-            if self._phase is not None:
-                event = self._phase()
+            if self._phase is not _OPEN:
+                event = self._advance_phase()
             elif self._state is not _TRANSACTION or self._pending_step is not None:
                 event = self._advance()
             else:

@@ -13,6 +13,7 @@ from .. import sasl
 from .._errors import LocalProtocolError, Malformed
 from .._events import Accept, Action, CloseReason, Question, Tls
 from .._lines import LineTooLong
+from .._machine import Phase
 from .._server import login_failed
 from . import _standard_replies
 from ._command_lines import PARSERS
@@ -294,7 +295,7 @@ class _Connection(FastPath[Q], Generic[Q]):
         self._write_ok(text)
 
     def _start_tls(self, reason: Unavailable | None) -> None:
-        if reason is None and self._phase is None:
+        if reason is None and self._phase is Phase.OPEN:
             self._state = State.TLS
             self._write_reply(_standard_replies.BEGIN_TLS)
             self._expect_tls()

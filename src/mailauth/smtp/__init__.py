@@ -3,7 +3,7 @@
 from .._events import MessageChunk as MessageChunk
 from ._grammar import Mailbox as Mailbox
 from ._parameters import Body as Body, Notify as Notify, OriginalRecipient as OriginalRecipient, Ret as Ret
-from ._states import TRANSITIONS as TRANSITIONS, State as State
+from ._states import State as State
 from .client import ClientConnection as ClientConnection
 from .commands import (
     Bdat as Bdat,
@@ -37,3 +37,4 @@ from .settings import (
     ExtendedServerSettings as ExtendedServerSettings,
     ServerSettings as ServerSettings,
 )
+from .verbs import TRANSITIONS as TRANSITIONS, Effect as Effect, Verb as Verb, View as View

@@ -7,25 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Final, TypeVar
 
 from .._errors import Malformed
 from ._grammar import DOMAIN, DOT_STRING, MAX_LOCAL_PART, Mailbox, is_text
+from ._parameters import Body
 from .commands import (
-    Auth,
-    Bdat,
     Data,
-    Hello,
-    Help,
     LineCommand,
     Mail,
     Noop,
     Quit,
     Rcpt,
     Rset,
-    StartTls,
-    Vrfy,
     from_parsed,
 )
 
@@ -33,34 +27,17 @@ C = TypeVar("C")
 
 # Only the keywords ignore case: a pattern that ignores case everywhere takes twice as long.
 COMMON: Final = re.compile(
-    rf"((?i:MAIL FROM:)<(?:({DOT_STRING})@({DOMAIN}))?>(?:(?i: SIZE=)([0-9]{{1,20}}))?)\r\n"
+    rf"((?i:MAIL FROM:)<(?:({DOT_STRING})@({DOMAIN}))?>"
+    r"(?:(?i: SIZE=)([0-9]{1,20}))?(?:(?i: BODY=)(7BIT|8BITMIME))?(?:(?i: SIZE=)([0-9]{1,20}))?)\r\n"
     rf"|((?i:RCPT TO:)<({DOT_STRING})@({DOMAIN})>)\r\n"
     r"|((?i:DATA))\r\n|((?i:RSET))\r\n|((?i:QUIT))\r\n|((?i:NOOP))\r\n".encode("ascii")
 )
-COMMON_MAIL: Final = 1  # the groups that match a whole command; 2 to 4 are the parts of MAIL, 6 and 7 of RCPT
-COMMON_RCPT: Final = 5
-COMMON_DATA: Final = 8
-_WITHOUT_ARGUMENT: Final[Mapping[int, Callable[[], LineCommand]]] = {COMMON_DATA: Data, 9: Rset, 10: Quit, 11: Noop}
+COMMON_MAIL: Final = 1  # the groups that match a whole command; 2 to 6 are the parts of MAIL, 8 and 9 of RCPT
+COMMON_RCPT: Final = 7
+COMMON_DATA: Final = 10
+_WITHOUT_ARGUMENT: Final[Mapping[int, Callable[[], LineCommand]]] = {COMMON_DATA: Data, 11: Rset, 12: Quit, 13: Noop}
 _new: Final = object.__new__
 _COMMON_DOMAIN: Final = 180  # bytes: a shorter domain exceeds no limit, nor does its path
-
-PARSERS: Final[Mapping[str, Callable[[str], LineCommand]]] = {
-    "EHLO": partial(Hello.parse, extended=True),
-    "HELO": partial(Hello.parse, extended=False),
-    "LHLO": partial(Hello.parse, lmtp=True),
-    "STARTTLS": StartTls.parse,
-    "AUTH": Auth.parse,
-    "MAIL": Mail.parse,
-    "RCPT": Rcpt.parse,
-    "DATA": Data.parse,
-    "BDAT": Bdat.parse,
-    "RSET": Rset.parse,
-    "NOOP": Noop.parse,
-    "VRFY": Vrfy.parse,
-    "HELP": Help.parse,
-    "QUIT": Quit.parse,
-}
-
 
 _WITH_MAILBOX: Final = frozenset({"MAIL", "RCPT", "VRFY"})
 """The commands whose argument may contain a mailbox (RFC 6531 section 3.2)."""
@@ -72,22 +49,27 @@ def from_common(found: re.Match[bytes]) -> LineCommand | None:
     if kind == COMMON_RCPT:
         return common_rcpt(found)
     if kind == COMMON_MAIL:
-        size = None if found[4] is None else int(found[4])
-        if found[2] is None:
-            return from_parsed(Mail, reverse_path=None, size=size)
-        mail = common_mail(found)
-        return mail if mail is None or size is None else from_parsed(Mail, reverse_path=mail.reverse_path, size=size)
+        return common_mail(found)
     return _WITHOUT_ARGUMENT[kind or 0]()
 
 
 def common_mail(found: re.Match[bytes]) -> Mail | None:
-    """Return MAIL without parameters, or None if the path may be too long.  The match has a non-null path."""
-    return _with_path(found, 2, Mail, "reverse_path")
+    """Return MAIL with its SIZE and BODY, or None if the full parser must handle the line."""
+    mail = from_parsed(Mail, reverse_path=None) if found[2] is None else _with_path(found, 2, Mail, "reverse_path")
+    size, body, other_size = found.group(4, 5, 6)
+    if mail is None or (size is not None and other_size is not None):
+        return None
+    fields = mail.__dict__
+    if size is not None or other_size is not None:
+        fields["size"] = int(size or other_size)
+    if body is not None:
+        fields["body"] = Body.EIGHT_BIT_MIME if body == b"8BITMIME" else Body.SEVEN_BIT
+    return mail
 
 
 def common_rcpt(found: re.Match[bytes]) -> Rcpt | None:
     """Return RCPT without parameters, or None if the path may be too long."""
-    return _with_path(found, 6, Rcpt, "forward_path")
+    return _with_path(found, 8, Rcpt, "forward_path")
 
 
 def _with_path(found: re.Match[bytes], group: int, kind: type[C], field: str) -> C | None:

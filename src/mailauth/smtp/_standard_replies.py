@@ -6,18 +6,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from .. import sasl
-from .commands import Data, Mail, MessageComplete, Rcpt, StartTls
 from .events import ContentFault
 from .replies import Reply
-
-ACCEPTED: Final[Mapping[type[object], Reply]] = {
-    Mail: Reply(250, "2.1.0", "sender ok"),
-    Rcpt: Reply(250, "2.1.5", "recipient ok"),
-    Data: Reply(354, "", "end data with <CR><LF>.<CR><LF>"),
-    MessageComplete: Reply(250, "2.0.0", "message accepted"),
-    StartTls: Reply(220, "2.0.0", "ready to start TLS"),
-}
-"""The reply that ACCEPT sends, for each question."""
 
 RESET: Final = Reply(250, "2.0.0", "reset")
 NOOP: Final = Reply(250, "2.0.0", "ok")

@@ -15,11 +15,12 @@ from .._events import Action, CloseReason, Command, MessageChunk, Tls
 from .._lines import check_line
 from ._client_content import Content
 from ._parameters import PARAMETERS, Body
-from ._states import CLIENT_TIMEOUTS, DEFAULT_TIMEOUT, GROUPABLE, NEXT, State
+from ._states import CLIENT_TIMEOUTS, DEFAULT_TIMEOUT, State
 from .commands import Auth, Bdat, Data, Hello, Help, Mail, MessageComplete, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
 from .events import AuthenticationRejected, ClientEvent, ReplyReceived
 from .replies import Reply, join_lines, parse_extensions, parse_line
 from .settings import ClientSettings
+from .verbs import GROUPABLE, NEXT
 
 _LINE_COMMANDS: Final = (Hello, StartTls, Mail, Rcpt, Data, Rset, Noop, Vrfy, Help, Quit)
 _MAX_COMMAND: Final = 512  # bytes with CRLF (RFC 5321 section 4.5.3.1.4): the limit for an AUTH command
@@ -403,6 +404,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
         for command in (*self._unanswered, *(command for command, _ in self._unsent)):
             if isinstance(command, (*_LINE_COMMANDS, Bdat, MessageComplete)):
                 state = NEXT[state].get(command.verb, state)
+                if state is State.CHUNK:  # the data is sent with the command
+                    state = State.CHUNKS
         self._projected = state
 
     # TLS and the end

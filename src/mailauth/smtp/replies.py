@@ -102,6 +102,22 @@ def sendable(reply: Reply) -> Reply:
     return reply
 
 
+def checked_answer(answer: object) -> Reply | None:
+    """Return *answer* as a Reply, or None for ACCEPT.  Raises LocalProtocolError if it cannot answer a question."""
+    if isinstance(answer, Accept):
+        return None
+    if not isinstance(answer, Reply):
+        raise LocalProtocolError(f"the answer must be ACCEPT or a Reply, not {type(answer).__name__}")
+    if 300 <= answer.code < 400:
+        raise LocalProtocolError(f"{answer.code} cannot answer a question; use 2yz to accept, 4yz or 5yz to reject")
+    if answer.enhanced_status_code and int(answer.enhanced_status_code[0]) != answer.code // 100:
+        raise LocalProtocolError(
+            f"enhanced status code {answer.enhanced_status_code} does not match code {answer.code};"
+            " use the same first digit"
+        )
+    return sendable(answer)
+
+
 _PARTS: Final = (int, str, str)
 
 

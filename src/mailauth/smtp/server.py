@@ -1,91 +1,159 @@
-"""The SMTP server state machine, from the greeting to the last reply (RFC 5321, 3207, 4954)."""
+"""An SMTP server as a state machine, from the greeting to the last reply (RFC 5321, RFC 3207, RFC 4954).
+
+It implements the order of commands.  What a verb does is in its row (``verbs``), and content is received in
+``content``.  The application decides who may send what to whom.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Final, Generic, Never, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final, Generic, Never, TypeAlias, TypeVar, assert_never, cast
 
 from .. import sasl
-from .._errors import Malformed
-from .._events import Action, CloseReason, Question, Tls
+from .._errors import LocalProtocolError, Malformed
+from .._events import Action, CloseReason, Command, MessageChunk, Question, Tls
 from .._lines import LineTooLong
-from . import _standard_replies
-from ._command_lines import COMMON, PARSERS, from_common, split_line
-from ._content import ContentReceiver, checked, is_tiny
+from .._machine import Phase
+from .._server import ServerMachine
+from . import _fast_path, _standard_replies, content
+from ._command_lines import COMMON, from_common, split_line
+from ._grammar import Mailbox
 from ._parameters import Body
-from ._states import GROUPABLE, NEXT, State
-from .commands import (
-    Auth,
-    Bdat,
-    Data,
-    Hello,
-    Help,
-    LineCommand,
-    Mail,
-    MessageComplete,
-    Noop,
-    Quit,
-    Rcpt,
-    Rset,
-    StartTls,
-    Vrfy,
-)
+from ._states import State
+from .commands import Auth, Bdat, Data, Mail, MessageComplete, Rcpt
 from .events import CommandRejected, Connected, ContentFault, MessageAborted, ServerEvent
-from .replies import Reply
+from .replies import PerRecipient, Reply, checked_answer
 from .settings import ExtendedServerSettings, ServerSettings
+from .verbs import COMPLETED, Effect, Verb
 
 A = TypeVar("A")
 Q = TypeVar("Q")
 
+Receiver: TypeAlias = content.ContentReceiver | content.ChunkReceiver
+
+_new: Final = object.__new__
+_set_data: Final = vars(MessageChunk)["data"].__set__
 _match_common: Final = COMMON.match
-_GREETING, _DATA, _AUTH, _CHUNKS = State.GREETING, State.DATA, State.AUTH, State.CHUNKS
+_GREETING, _DATA, _AUTH, _CHUNK, _CHUNKS = State.GREETING, State.DATA, State.AUTH, State.CHUNK, State.CHUNKS
 
 _NOT_IMPLEMENTED: Final = frozenset({"EXPN", "TURN", "ETRN", "SEND", "SOML", "SAML", "BDAT"})
 
 _HTTP: Final = frozenset({"GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PATCH", "PRI"})
-_TLS_HANDSHAKE: Final = 0x16  # first byte of a ClientHello (RFC 8446 section 5.1); no command begins with it
+_TLS_HANDSHAKE: Final = 0x16  # the first byte of a ClientHello (RFC 8446 section 5.1); no command begins with it
 _SPACE_AFTER_COLON: Final = re.compile(r"\A((?i:FROM|TO):) +<")
+_ENDS_MESSAGE: Final = frozenset({Effect.RESET, Effect.RESTART_SESSION, Effect.CLOSE})
+_MANY: Final = 256  # replies that wait for the rest of a group: as single objects they take three times their size
 
-_CONTENT: Final = frozenset({State.DATA, State.CHUNKS})
-
-_MAY_WAIT: Final = GROUPABLE | {"STARTTLS"}  # the reply to STARTTLS is part of BeginTls
-
-_IN_CLEAR: Final = frozenset({"EHLO", "NOOP", "RSET", "HELP", "STARTTLS", "QUIT"})
-"""The commands allowed without TLS if TLS is required (RFC 3207 section 4)."""
+MIN_CHUNK: Final = 64
+"""A smaller chunk that is not the last of its message counts as a junk command.  The number is in no RFC; clients send
+chunks of 8 KiB and more, and short ones only at the end."""
 
 
-class _Connection(ContentReceiver[Q], Generic[Q]):
-    """One SMTP session.  *Q* is the type of the additional questions that a login may ask."""
+class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
+    """One SMTP session whose login may also ask *Q*."""
 
-    __slots__ = ("_failed_logins", "_junk_commands")
+    __slots__ = (
+        "_ascii_line",
+        "_asked",
+        "_chunk_replies",
+        "_content",
+        "_errors",
+        "_failed_logins",
+        "_junk_commands",
+        "_mail",
+        "_recipients",
+        "_refusal",
+        "_settings",
+        "_state",
+        "_state_after_chunk",
+        "_transactions",
+        "_wait",
+    )  # fmt: skip
 
     def __init__(self, settings: ExtendedServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
-        super().__init__(settings, entropy=entropy, tls=tls)
-        self._failed_logins = 0
+        super().__init__(entropy=entropy, tls=tls)
+        self._settings = settings
+        self._state = State.GREETING
+        self._wait = settings.timeouts[0]
+        self._asked: Verb[Any] | None = None  # the row of the open question
+        self._ascii_line = True
+        self._mail: Mail | None = None
+        self._recipients: list[Mailbox] = []
+        self._content: Receiver | None = None
+        self._refusal: Reply | None = None  # of the chunk whose data is being discarded
+        self._chunk_replies = 1  # how often it is sent after the last chunk: in LMTP, once for each recipient
+        self._state_after_chunk = State.READY
+        self._transactions = 0
+        self._errors = 0
         self._junk_commands = 0
+        self._failed_logins = 0
 
-    # Commands
+    # What a row may read (verbs.View)
+
+    @property
+    def settings(self) -> ExtendedServerSettings:
+        """The settings."""
+        return self._settings
+
+    @property
+    def mail(self) -> Mail | None:
+        """The MAIL command of the open transaction; None without one."""
+        return self._mail
+
+    @property
+    def recipients(self) -> Sequence[Mailbox]:
+        """The accepted recipients of the open transaction."""
+        return self._recipients
+
+    @property
+    def transactions(self) -> int:
+        """The number of transactions that were opened in this session."""
+        return self._transactions
+
+    @property
+    def content_size(self) -> int:
+        """The bytes received of the message in progress."""
+        receiver = self._content
+        return 0 if receiver is None or self._state not in (_DATA, _CHUNK, _CHUNKS) else receiver.size
+
+    @property
+    def ascii_line(self) -> bool:
+        """Whether the command line that is being checked is ASCII."""
+        return self._ascii_line
+
+    def answer(self, question: Question[A], answer: A) -> None:
+        """Answer the open question (see the base class)."""
+        if not _fast_path.answer(self, question, answer):
+            super().answer(question, answer)
+
+    # Input
 
     def _advance(self) -> ServerEvent | Action | None:
         state = self._state
-        if state is _DATA and self._unstuffer is not None:
-            return self._take_content(self._unstuffer)
+        if (state is _DATA or state is _CHUNK) and self._content is not None:
+            return self._receive_content(self._content)
         if state is _AUTH and self._exchange is not None:
             return self._take_response(self._exchange, self._wait)
         if state is _GREETING:
             self._question = connected = Connected()
             return connected
         received = self._input
-        # Between two chunks the server still holds the message, so the minimum rate of content also applies here.
+        # Between two chunks the server still holds the message, so the rate of content applies.
         wait = self._settings.timeouts[2] if state is _CHUNKS else self._wait
         if received.offset == len(received.data):
             return self._need_more_data(wait)
         found = _match_common(received.data, received.offset)
         if found is not None and not received.dropping:
+            question = _fast_path.next_question(self, found)
+            if question is not None:
+                return question
             command = from_common(found)
-            if command is not None:
+            row = None if command is None else self._settings.common_rows.get(command.verb)
+            if command is not None and row is not None:
                 received.offset = found.end()
-                return self._handle_command(command, found)
+                self._ascii_line = True
+                return self._handle_command(row, command, found)
         if state is State.CONNECTED and received.data[received.offset] == _TLS_HANDSHAKE and not received.dropping:
             return self._reject_foreign_protocol(b"")
         try:
@@ -93,255 +161,193 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
         except LineTooLong:
             if state is _CHUNKS:
                 return self._close_endless_chunk(b"", _standard_replies.LINE_TOO_LONG)
-            return self._refuse("", b"", _standard_replies.LINE_TOO_LONG)
+            return self._reject("", b"", _standard_replies.LINE_TOO_LONG)
         if line is None:
             if received.dropping and state is _CHUNKS:
-                # Its bytes would extend the deadline as content does, so a line without an end could keep it open.
+                # The bytes of this line would count for the rate of content, and a line without an end has no limit.
                 return self._close_endless_chunk(b"", _standard_replies.LINE_TOO_LONG)
             return self._need_more_data(wait)
         return self._read(line)
 
     def _read(self, line: bytes) -> ServerEvent | None:
-        """Handle a line that is not in a common form."""
+        """Handle *line*, which is not one of the common lines."""
         settings = self._settings
-        stripped = line.rstrip(b" \t") if settings.allow_trailing_space else line
+        said = line.rstrip(b" \t") if settings.allow_trailing_space else line
         try:
-            verb, argument = split_line(stripped, smtputf8=settings.smtputf8)
+            verb, argument = split_line(said, smtputf8=settings.smtputf8)
         except Malformed:
-            return self._refuse("", line, _standard_replies.BAD_LINE)
-        parse = PARSERS.get(verb)
-        if parse is None or verb not in settings.verbs:
+            return self._reject("", line, _standard_replies.BAD_LINE)
+        row = settings.table.get(verb)
+        if row is None:
             if verb in _NOT_IMPLEMENTED:
-                return self._refuse(verb, line, _standard_replies.NOT_IMPLEMENTED)
+                return self._reject(verb, line, _standard_replies.NOT_IMPLEMENTED)
             if verb in _HTTP:
                 return self._reject_foreign_protocol(line)
-            return self._refuse("", line, _standard_replies.UNKNOWN_COMMAND)
-        if settings.allow_space_after_colon and verb in {"MAIL", "RCPT"}:
+            return self._reject("", line, _standard_replies.UNKNOWN_COMMAND)
+        if settings.allow_space_after_colon and verb in ("MAIL", "RCPT"):
             argument = _SPACE_AFTER_COLON.sub(r"\1<", argument)
         try:
-            if stripped.endswith(b" "):
+            if said.endswith(b" "):
                 raise Malformed("trailing space not allowed")
-            command = parse(argument)
+            command = row.parse(argument)
         except Malformed as error:
             reply = Reply(501, "5.5.4", str(error))
-            if verb == "BDAT" and self._state is not State.REFUSING:
+            if row.effect is Effect.BEGIN_CHUNK and self._state is not State.REFUSING:
                 return self._close_endless_chunk(line, reply)
-            return self._refuse(verb, line, reply)
-        if isinstance(command, Bdat) and is_tiny(command) and self._count_junk_command():
-            self._write_reply(_standard_replies.TOO_MANY_JUNK_COMMANDS)
-            return CommandRejected(verb=verb, line=line, reply=_standard_replies.TOO_MANY_JUNK_COMMANDS)
-        return self._handle_command(command, line)
+            return self._reject(verb, b"AUTH" if row.effect is Effect.BEGIN_LOGIN else line, reply)
+        self._ascii_line = line.isascii()
+        return self._handle_command(row, command, line)
 
-    def _handle_command(self, command: LineCommand, line: bytes | re.Match[bytes]) -> ServerEvent | None:
-        verb = command.verb
-        if verb not in NEXT[self._state]:
-            return self._refuse(verb, line, _standard_replies.BAD_SEQUENCE, command)
-        if self._settings.tls_required and self._tls is None and verb not in _IN_CLEAR:
-            return self._refuse(verb, line, _standard_replies.TLS_REQUIRED, command)
+    def _handle_command(self, row: Verb[Any], command: Command, line: bytes | re.Match[bytes]) -> ServerEvent | None:
         refusal: Reply | None = None
-        match command:
-            case Rcpt():
-                refusal = self._check_rcpt(command, line)
-            case Mail():
-                refusal = self._check_mail(command, line)
-            case StartTls():
-                refusal = self._check_start_tls()
-            case Auth():
-                refusal = self._check_auth(command)
-            case Data():
-                refusal = _standard_replies.BINARY_NEEDS_BDAT if self._mail.body is Body.BINARY_MIME else None
-            case Bdat():
-                refusal = self._check_bdat(command)
-            case Vrfy(smtputf8=True) if not self._settings.smtputf8:
-                refusal = _not_offered("SMTPUTF8")
-            case _:
-                refusal = self._check_junk_commands(command)
-                if refusal is None:
-                    return self._execute(command)
+        if self._state not in row.states:
+            refusal = _standard_replies.BAD_SEQUENCE
+        elif self._tls is None and not row.before_tls and self._settings.tls_required:
+            refusal = _standard_replies.TLS_REQUIRED
+        elif row.check is not None:
+            refusal = row.check(self, command)
+        if isinstance(line, re.Match):  # of COMMON, with its CRLF
+            line = line.group()[:-2] if refusal is not None else b""
+        elif isinstance(command, Auth):
+            line = f"AUTH {command.mechanism}".encode("ascii")  # the initial response may be a secret
+        if isinstance(command, Bdat):
+            return self._begin_chunk(row, command, line, refusal)
+        if refusal is None and not row.asks and row.effect not in (Effect.CLOSE, Effect.BEGIN_LOGIN):
+            refusal = self._count_junk_command()
         if refusal is not None:
-            return self._refuse(verb, line, refusal, command)
+            return self._reject(row.name, line, refusal)
         if isinstance(command, Auth):
-            return self._auth(command)
-        if isinstance(command, Bdat):
-            return self._take_bdat(command)
-        self._question = command
-        return command
-
-    def _execute(self, command: Hello | Rset | Noop | Vrfy | Help | Quit) -> ServerEvent:
-        """Execute a command that needs no answer from the application."""
-        between_chunks = self._state is State.CHUNKS
-        match command:
-            case Hello():
-                self._hello(command)
-            case Rset():
-                self._state = NEXT[self._state]["RSET"]
-                self._reset()
-                self._write_reply(_standard_replies.RESET, due=False)
-            case Noop():
-                self._write_reply(_standard_replies.NOOP)
-            case Vrfy():
-                self._write_reply(_standard_replies.VRFY)
-            case Help():
-                self._write_reply(self._settings.help_reply)
-            case Quit():
-                self._write_reply(_standard_replies.GOODBYE)
-                self._close(CloseReason.QUIT)
-        if between_chunks and isinstance(command, (Hello, Rset, Quit)):
-            self._events.append(command)
+            return self._begin_login(row, command)
+        if row.asks:
+            self._asked = row
+            self._question = command
+            return cast(ServerEvent, command)
+        between_chunks = self._state is _CHUNKS
+        self._accept(row, command, None)
+        if between_chunks and row.effect in _ENDS_MESSAGE:
+            self._events.append(cast(ServerEvent, command))
             return MessageAborted(reason=ContentFault.ABANDONED)
-        return command
+        return cast(ServerEvent, command)
 
-    def _refuse(
-        self, verb: str, line: bytes | re.Match[bytes], reply: Reply, command: LineCommand | None = None
-    ) -> ServerEvent:
-        """Refuse a command that breaks a rule of the protocol or of the settings.  A 5yz reply counts as an error."""
+    def _reject(self, verb: str, line: bytes, reply: Reply) -> ServerEvent:
+        """Reject a command; each 5yz reply counts as an error."""
+        if self._phase is Phase.CLOSED:  # too many junk commands: the reply is written
+            return CommandRejected(verb=verb, line=line, reply=reply)
         if self._state is State.REFUSING:
-            reply = _standard_replies.NO_SERVICE  # to every command except QUIT (RFC 5321 section 3.1)
-        if isinstance(command, Auth):
-            line = f"AUTH {command.mechanism}".encode("ascii")
-        elif verb == "AUTH":
-            line = b"AUTH"
-        elif isinstance(line, re.Match):  # a match of COMMON includes the CRLF
-            line = line.group()[:-2]
-        if isinstance(command, Bdat):
-            return self._refuse_bdat(command, line, reply)
+            reply = _standard_replies.NO_SERVICE  # to everything except QUIT (RFC 5321 section 3.1)
         self._write_reply(reply)
         if reply.code >= 500:
             self._errors += 1
             self._check_errors()
-        elif reply.code != 421 and self._count_junk_command():
-            self._write_reply(_standard_replies.TOO_MANY_JUNK_COMMANDS)
+        elif reply.code == 421:
+            self._close(CloseReason.TOO_MANY_ERRORS)
+        else:
+            self._count_junk_command()
         return CommandRejected(verb=verb, line=line, reply=reply)
 
     def _reject_foreign_protocol(self, line: bytes) -> CommandRejected:
-        """End the session: the client speaks HTTP, or TLS without STARTTLS.
-
-        A browser can be made to send an HTTP request with SMTP commands in its body.
-        """
+        """Close the connection: the client speaks another protocol, which may carry SMTP inside (a browser, TLS)."""
         self._write_reply(_standard_replies.NOT_SMTP)
         self._end_unfinished(CloseReason.TOO_MANY_ERRORS)
         self._close(CloseReason.TOO_MANY_ERRORS)
         return CommandRejected(verb="", line=line, reply=_standard_replies.NOT_SMTP)
 
-    # Checks of a command: each returns the Reply that refuses it, or None
-
-    def _check_junk_commands(self, command: LineCommand) -> Reply | None:
-        return (
-            None
-            if isinstance(command, Quit) or not self._count_junk_command()
-            else _standard_replies.TOO_MANY_JUNK_COMMANDS
-        )
-
-    def _count_junk_command(self) -> bool:
-        """Count a command that does not advance the session.
-
-        Return True, and end the session, if there were too many.
-        """
+    def _count_junk_command(self) -> Reply | None:
+        """Count a command that does not advance a transaction.  If there were too many, close, and return the reply."""
         self._junk_commands += 1
         if self._junk_commands - 2 * self._transactions <= self._settings.max_junk_commands:
-            return False
+            return None
+        self._write_reply(_standard_replies.TOO_MANY_JUNK_COMMANDS)
         self._end_unfinished(CloseReason.TOO_MANY_ERRORS)
         self._close(CloseReason.TOO_MANY_ERRORS)
-        return True
+        return _standard_replies.TOO_MANY_JUNK_COMMANDS
 
-    def _check_start_tls(self) -> Reply | None:
-        if self._tls is not None:
-            return _standard_replies.TLS_ACTIVE
-        return None if self._settings.starttls else _standard_replies.NOT_IMPLEMENTED
-
-    def _check_auth(self, command: Auth) -> Reply | None:
-        if self._identity is not None:
-            return _standard_replies.ALREADY_LOGGED_IN
-        offered = self._settings.offered(self._tls)
-        if command.mechanism in offered:
-            return None
-        return _standard_replies.NO_MECHANISM if offered else _standard_replies.NOT_IMPLEMENTED
-
-    def _check_mail(self, command: Mail, line: bytes | re.Match[bytes]) -> Reply | None:
-        settings = self._settings
-        if settings.authentication_required and self._identity is None:
-            return _standard_replies.LOGIN_REQUIRED
-        unknown = settings.not_offered(command)
-        if unknown is None and command.body is Body.BINARY_MIME and not settings.binary_mime:
-            unknown = "BODY=BINARYMIME"
-        if unknown is None and command.require_tls and self._tls is None:
-            unknown = "REQUIRETLS"
-        if unknown is not None:
-            return _not_offered(unknown)
-        if not command.smtputf8 and _non_ascii(line):
-            return _standard_replies.ASCII_REVERSE_PATH
-        if command.size is not None and command.size > settings.max_message_size:
-            return _standard_replies.CONTENT_FAULTS[ContentFault.TOO_LARGE]
-        if self._transactions >= settings.max_transactions:
+    def _check_errors(self) -> None:
+        if self._errors >= self._settings.max_errors:
+            self._write_reply(_standard_replies.TOO_MANY_ERRORS)
+            self._end_unfinished(CloseReason.TOO_MANY_ERRORS)
             self._close(CloseReason.TOO_MANY_ERRORS)
-            return _standard_replies.TOO_MANY_TRANSACTIONS
-        if command.body is Body.BINARY_MIME or command.smtputf8:
-            self._mail = command
-            self._accepted = {}  # disables the fast path, which does not reset these fields
-        return None
-
-    def _check_rcpt(self, command: Rcpt, line: bytes | re.Match[bytes]) -> Reply | None:
-        unknown = self._settings.not_offered(command)
-        if unknown is not None:
-            return _not_offered(unknown)
-        if not self._mail.smtputf8 and _non_ascii(line):
-            return _standard_replies.ASCII_FORWARD_PATH
-        if len(self._recipients) >= self._settings.max_recipients:
-            return _standard_replies.TOO_MANY_RECIPIENTS
-        return None
-
-    # Greeting and login
-
-    def _hello(self, command: Hello) -> None:
-        self._reset()
-        self._state = State.READY
-        if command.extended:
-            self._write(self._settings.hello_reply(self._tls), due=True)
-        else:
-            self._write(Reply(250, "", self._settings.host_name).to_wire(), due=True)
-
-    def _auth(self, command: Auth) -> ServerEvent:
-        context = self._settings.context(self._nonce(), self._tls)
-        exchange = self._start_login(self._settings.mechanisms.create(command.mechanism, context))
-        self._state = State.AUTH
-        self._proceed(exchange, exchange.begin(command.initial_response))
-        return sasl.AuthenticationStarted(mechanism=command.mechanism)
 
     # Answers
 
     def _resolve(self, question: Question[A], answer: A) -> None:
-        if isinstance(question, MessageComplete) and self._settings.lmtp:
-            self._answer_each(question, answer)
+        if isinstance(question, MessageComplete):
+            self._complete(question, answer)
             return
-        reply = checked(answer)
+        reply = checked_answer(answer)
         if isinstance(question, Connected):
             self._greet(reply)
-        elif isinstance(question, (Mail, Rcpt, Data, MessageComplete, StartTls)):
-            verb = question.verb
-            due = verb not in _MAY_WAIT
-            if verb == "STARTTLS" and self._phase is not None and (reply is None or reply.positive):
-                return  # shut_down() came first: the client gets its 421, and no handshake begins
-            if verb == "DATA" and self._chunks is not None and (reply is None or reply.code != 421):
-                self._begin_chunks(reply)
-                return
-            if reply is None:
-                self._write_reply(_standard_replies.ACCEPTED[type(question)], due=due)
-            elif reply.positive:
-                code = _standard_replies.ACCEPTED[type(question)].code
-                self._write_reply(reply if code == 250 else Reply(code, "", reply.text), due=due)
-            else:
-                self._write_reply(reply, due=due)
-                if verb in {".", "MAIL"}:
-                    self._end_transaction()
-                if reply.code == 421:
-                    self._close(CloseReason.SHUT_DOWN)
-                elif self._count_junk_command():
-                    self._write_reply(_standard_replies.TOO_MANY_JUNK_COMMANDS)
-                return
-            self._enter(question)
+            return
+        row = self._asked
+        assert row is not None
+        assert isinstance(question, Command)
+        if reply is None or reply.positive:
+            if row.effect is Effect.BEGIN_TLS and self._phase is not Phase.OPEN:
+                return  # shut_down() was called meanwhile: its 421 is the reply, and no handshake begins
+            self._accept(row, question, reply)
+        elif row.effect is Effect.BEGIN_CHUNK and reply.code != 421:
+            self._discard_chunk(reply)
+        else:
+            self._write_reply(reply, due=not (row.groupable or row.effect is Effect.BEGIN_TLS))
+            if row.effect is Effect.OPEN_TRANSACTION:
+                self._mail = None
+            self._after_refusal(reply)
+
+    def _after_refusal(self, reply: Reply) -> None:
+        if reply.code == 421:
+            self._close(CloseReason.SHUT_DOWN)
+        else:
+            self._count_junk_command()
+
+    def _accept(self, row: Verb[Any], command: Command, reply: Reply | None) -> None:
+        """Carry out an accepted command: the state, the effect, then the reply."""
+        self._state = row.states[self._state]
+        match row.effect:
+            case Effect.ADD_RECIPIENT:
+                assert isinstance(command, Rcpt)
+                self._recipients.append(command.forward_path)
+            case Effect.OPEN_TRANSACTION:
+                assert isinstance(command, Mail)
+                self._mail = command
+                self._transactions += 1
+            case Effect.BEGIN_CONTENT:
+                self._begin_content()
+            case Effect.BEGIN_CHUNK:
+                return  # the reply follows the data
+            case Effect.NONE:
+                pass
+            case Effect.RESET:
+                self._reset()
+            case Effect.RESTART_SESSION:
+                self._reset()
+                self._identity = None
+            case Effect.BEGIN_TLS:
+                pass  # after the reply
+            case Effect.CLOSE:
+                pass  # after the reply
+            case Effect.BEGIN_LOGIN:
+                raise AssertionError("a login is accepted by its exchange")
+            case never:
+                assert_never(never)
+        accepted: Reply | bytes
+        if reply is None:
+            wire = self._settings.accepted.get(row.name)
+            accepted = row.accepted(self) if callable(row.accepted) else wire or row.accepted
+        elif row.code_fixed and isinstance(row.accepted, Reply):
+            accepted = Reply(row.accepted.code, "", reply.text)
+        else:
+            accepted = reply
+        if isinstance(accepted, bytes):
+            self._write(accepted, due=not row.groupable)
+        else:
+            self._write_reply(accepted, due=not row.groupable)
+        if row.effect is Effect.CLOSE:
+            self._close(CloseReason.QUIT)
+        elif row.effect is Effect.BEGIN_TLS:
+            self._expect_tls()
 
     def _greet(self, reply: Reply | None) -> None:
-        """Send the greeting, which has no enhanced status code (RFC 2034 section 4)."""
+        """Write the greeting, which has no enhanced status code (RFC 2034 section 4)."""
         if reply is None or reply.positive:
             text = reply.text if reply is not None and reply.text else "LMTP" if self._settings.lmtp else "ESMTP"
             self._write(Reply(220, "", f"{self._settings.host_name} {text}").to_wire(), due=True)
@@ -352,25 +358,180 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
         if reply.code == 421:
             self._close(CloseReason.SHUT_DOWN)
 
-    def _enter(self, question: Mail | Rcpt | Data | MessageComplete | StartTls) -> None:
-        """Enter the state that TRANSITIONS gives after a positive reply."""
-        self._state = NEXT[self._state][question.verb]
-        if isinstance(question, Data):
-            self._begin_content()
-        elif isinstance(question, Rcpt):
-            self._recipients.append(question.forward_path)
-        elif isinstance(question, Mail):
-            self._transactions += 1
-        elif isinstance(question, MessageComplete):
-            self._wait = self._settings.timeouts[1]
-            self._reset()
-        else:
-            self._expect_tls()
+    # Content
 
-    # The login
+    @property
+    def _limits(self) -> content.Limits:
+        return self._settings.content_limits[self._mail is not None and self._mail.body is Body.BINARY_MIME]
+
+    def _begin_content(self) -> None:
+        receiver = self._content
+        if isinstance(receiver, content.ContentReceiver):
+            receiver.begin(self._limits)
+        else:
+            self._content = content.ContentReceiver(self._limits)
+
+    def _receive_content(self, receiver: Receiver) -> ServerEvent | Action | None:
+        step = receiver.receive(self._input)
+        if type(step) is bytes:
+            chunk = _new(MessageChunk)  # what __init__ does, in half the time
+            _set_data(chunk, step)
+            return chunk
+        if step is None:
+            return self._need_more_data(self._settings.timeouts[2])
+        if step is content.END:
+            return self._end_chunk(receiver) if self._state is _CHUNK else self._end_content(receiver)
+        if step is content.OVERFLOW:
+            self._write_reply(_standard_replies.ENDLESS_CONTENT)
+            self._close(CloseReason.TOO_MANY_ERRORS)
+            return None
+        assert isinstance(step, ContentFault)
+        if self._state is _CHUNK:
+            self._discard_chunk(_standard_replies.CONTENT_FAULTS[step])
+        return MessageAborted(reason=step)
+
+    def _end_content(self, receiver: Receiver) -> ServerEvent | None:
+        """The content is complete: ask the application whether it is stored, or write the reply to its fault."""
+        if receiver.fault is None:
+            self._question = complete = MessageComplete(recipients=tuple(self._recipients))
+            return complete
+        for _ in range(self._final_replies):
+            self._write_reply(_standard_replies.CONTENT_FAULTS[receiver.fault])
+        self._end_transaction()
+        return None
+
+    @property
+    def _final_replies(self) -> int:
+        """The number of replies to the end of content: in LMTP, one for each recipient (RFC 2033 section 4.2)."""
+        return len(self._recipients) or 1 if self._settings.lmtp else 1
+
+    def _complete(self, question: MessageComplete, answer: object) -> None:
+        """Carry out the answer to MessageComplete."""
+        count = len(question.recipients)
+        verdicts: tuple[object, ...] = (answer,)
+        if self._settings.lmtp:
+            verdicts = answer.verdicts if isinstance(answer, PerRecipient) else (answer,) * count
+            if len(verdicts) != count:
+                raise LocalProtocolError(f"answer with {count} verdicts, one for each recipient, not {len(verdicts)}")
+        replies = [checked_answer(verdict) or COMPLETED for verdict in verdicts]
+        accepted = any(reply.positive for reply in replies)
+        if accepted:
+            self._wait = self._settings.timeouts[1]
+        self._end_transaction()
+        for reply in replies:
+            self._write_reply(reply)
+            if reply.code == 421:
+                self._close(CloseReason.SHUT_DOWN)
+                return
+        if not accepted and not self._settings.lmtp:
+            self._count_junk_command()
+
+    # Chunks: their data arrives whatever the reply is (RFC 3030 section 2)
+
+    def _begin_chunk(self, row: Verb[Any], bdat: Bdat, line: bytes, refusal: Reply | None) -> ServerEvent | None:
+        if bdat.size < MIN_CHUNK and not bdat.last and (junk := self._count_junk_command()) is not None:
+            return CommandRejected(verb=row.name, line=line, reply=junk)
+        first = self._state is not _CHUNKS
+        receiver = self._content
+        if not isinstance(receiver, content.ChunkReceiver) or (first and self._mail is not None):
+            self._content = receiver = content.ChunkReceiver(self._limits)
+        if refusal is not None:
+            return self._refuse_chunk(receiver, bdat, line, refusal)
+        receiver.begin(bdat.size, last=bdat.last)
+        if not first:
+            self._state = row.states[self._state]
+            return None
+        self._asked = row
+        self._question = question = Data()
+        return question
+
+    def _refuse_chunk(self, receiver: content.ChunkReceiver, bdat: Bdat, line: bytes, reply: Reply) -> ServerEvent:
+        """Reject a chunk.  A client that pipelines cannot take back the next ones: they are rejected too, without
+        counting as errors."""
+        if self._state is State.REFUSING:
+            reply = _standard_replies.NO_SERVICE
+        rejected = CommandRejected(verb="BDAT", line=line, reply=reply)
+        aborted = self._state is _CHUNKS
+        if not receiver.may_discard(bdat.size):
+            self._write_reply(_standard_replies.ENDLESS_CONTENT)
+            self._close(CloseReason.TOO_MANY_ERRORS)
+            rejected = CommandRejected(verb="BDAT", line=line, reply=_standard_replies.ENDLESS_CONTENT)
+        else:
+            if reply.code >= 500 and not receiver.discarded:
+                self._errors += 1
+            receiver.begin(bdat.size, last=bdat.last)
+            self._discard_chunk(reply)
+        if aborted:
+            self._events.append(rejected)
+            return MessageAborted(reason=ContentFault.TOO_LARGE)
+        return rejected
+
+    def _discard_chunk(self, reply: Reply) -> None:
+        """Read the data of the current chunk, then write *reply*.  The transaction is over: the message is lost."""
+        receiver = self._content
+        assert isinstance(receiver, content.ChunkReceiver)
+        in_transaction = self._mail is not None
+        if in_transaction or not receiver.discarded:
+            self._chunk_replies = self._final_replies
+        receiver.discard()
+        if in_transaction:
+            self._end_transaction()
+        self._refusal = reply
+        self._state_after_chunk, self._state = self._state, _CHUNK
+
+    def _end_chunk(self, receiver: Receiver) -> ServerEvent | None:
+        """The data of a chunk is complete."""
+        assert isinstance(receiver, content.ChunkReceiver)
+        if self._refusal is not None:
+            for _ in range(self._chunk_replies if receiver.last else 1):
+                self._write_reply(self._refusal)
+            self._refusal = None
+            self._state = self._state_after_chunk
+            self._check_errors()
+            return None
+        if receiver.last:
+            return self._end_content(receiver)
+        self._state = _CHUNKS
+        self._write_reply(Reply(250, "2.0.0", f"{receiver.chunk_size} bytes received"))
+        return None
+
+    def _close_endless_chunk(self, line: bytes, reply: Reply) -> ServerEvent:
+        """Close: the size of a chunk is unknown, so where the next command begins is unknown.
+
+        The size after BDAT was malformed, or a line between two chunks, which may have been BDAT, was too long.
+        """
+        self._write_reply(reply)
+        self._end_unfinished(CloseReason.TOO_MANY_ERRORS)
+        self._close(CloseReason.TOO_MANY_ERRORS)
+        return CommandRejected(verb="BDAT" if line else "", line=line, reply=reply)
+
+    # Transaction
+
+    def _reset(self) -> None:
+        """End the transaction (RFC 5321 section 4.1.1.5)."""
+        self._mail = None
+        if self._recipients:
+            self._recipients = []
+        if isinstance(self._content, content.ChunkReceiver):
+            self._content = None
+
+    def _end_transaction(self) -> None:
+        self._state = State.READY
+        self._mail = None
+        if self._recipients:
+            self._recipients = []
+
+    # Login
+
+    def _begin_login(self, row: Verb[Any], command: Auth) -> ServerEvent:
+        context = self._settings.context(self._nonce(), self._tls)
+        exchange = self._start_login(self._settings.mechanisms.create(command.mechanism, context))
+        self._state = row.states[self._state]
+        self._proceed(exchange, exchange.begin(command.initial_response))
+        return sasl.AuthenticationStarted(mechanism=command.mechanism)
 
     def _challenge(self, data: bytes) -> None:
-        # An empty challenge keeps the space (RFC 4954 section 4): clients hang without it.
+        # An empty challenge keeps its space (RFC 4954 section 4): without it, clients hang.
         self._write(b"334 " + sasl.encode_base64(data) + b"\r\n", due=True)
 
     def _accept_login(self, success: sasl.Success) -> None:
@@ -389,8 +550,8 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
         elif isinstance(reason, sasl.Fault):
             self._errors += 1
             self._check_errors()
-        elif self._count_junk_command():
-            self._write_reply(_standard_replies.TOO_MANY_JUNK_COMMANDS)
+        else:
+            self._count_junk_command()
 
     # TLS and the end
 
@@ -400,32 +561,26 @@ class _Connection(ContentReceiver[Q], Generic[Q]):
         self._events.append(self._drop_clear_text(tls))
 
     def _send_shutdown_reply(self) -> None:
-        self._write_reply(
-            _standard_replies.TIMED_OUT if self._reason is CloseReason.TIMED_OUT else _standard_replies.SHUTTING_DOWN
-        )
+        timed_out = self._reason is CloseReason.TIMED_OUT
+        self._write_reply(_standard_replies.TIMED_OUT if timed_out else _standard_replies.SHUTTING_DOWN)
 
     def _end_unfinished(self, reason: CloseReason) -> None:
-        if self._state in _CONTENT and self._fault is None:
-            self._events.append(MessageAborted(reason=reason))
+        receiver = self._content
+        if self._state in (_DATA, _CHUNK, _CHUNKS) and receiver is not None and receiver.fault is None:
+            if self._refusal is None:
+                self._events.append(MessageAborted(reason=reason))
         super()._end_unfinished(reason)
 
-
-def _not_offered(parameter: str) -> Reply:
-    return Reply(555, "5.5.4", f"unsupported parameter: {parameter[:40]}")
-
-
-def _non_ascii(line: bytes | re.Match[bytes]) -> bool:
-    return isinstance(line, bytes) and not line.isascii()  # COMMON matches ASCII only
+    def _write_reply(self, reply: Reply, *, due: bool = True) -> None:
+        self._write(reply.to_wire(enhanced=self._settings.enhanced_status_codes), due=due)
+        if len(self._output) > _MANY:
+            self._output[:] = (b"".join(self._output),)
 
 
 class ServerConnection(_Connection[Never]):
-    """One SMTP session as a server.
+    """One SMTP session.
 
-        server = smtp.ServerConnection(smtp.ServerSettings(), entropy=secrets.token_bytes(32))
-        event = server.next_event()  # smtp.Connected(): pass ACCEPT or a Reply to server.answer(event, ...)
-
-    *entropy* is 32 secret random bytes, different for each connection.  *tls* is passed if TLS was started before SMTP
-    (port 465).
+    *entropy* is 32 random bytes, used for nothing else.  *tls* is given if TLS was started before SMTP (port 465).
     """
 
     __slots__ = ()
@@ -435,7 +590,7 @@ class ServerConnection(_Connection[Never]):
 
 
 class ExtendedServerConnection(_Connection[sasl.ExtendedQuestion]):
-    """One SMTP session as a server whose clients may also log in by SCRAM, a token or a certificate."""
+    """One SMTP session whose client may also log in with SCRAM, a token or a certificate."""
 
     __slots__ = ()
 

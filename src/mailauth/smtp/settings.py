@@ -6,22 +6,23 @@ Each limit is a field, and its description gives the source of the number.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cached_property
-from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
 from .. import sasl
 from .._errors import LocalProtocolError, Malformed
 from .._events import NeedData, Tls
-from ._command_lines import PARSERS
+from .._validators import tuple_of
 from ._grammar import check_domain
 from ._parameters import PARAMETERS, Parameter
-from .commands import Mail, Rcpt
+from .commands import Mail, MessageComplete, Rcpt
+from .content import Limits
 from .replies import Reply
+from .verbs import COMPLETED, ROWS, VERBS, Verb
 
-_VERBS_OF_EXTENSIONS: Final = MappingProxyType({"CHUNKING": "BDAT"})
 _EHLO_LINE: Final = re.compile(r"[A-Z0-9][A-Z0-9-]*(?: [!-~]+)*")
 _MAX_EHLO_LINE: Final = 506  # 512 bytes of a reply line less code and CRLF (RFC 5321 section 4.5.3.1.5)
 
@@ -156,6 +157,9 @@ class ExtendedServerSettings:
     meanwhile.  A content transfer is not interrupted.  Infinity disables the limit.  No RFC gives a number; it is twice
     *timeout*."""
 
+    verbs: tuple[Verb[Any], ...] = attrs.field(default=(), validator=tuple_of(Verb))
+    """Rows of verbs that the application adds, or that replace the rows of the same name (see ``verbs.Verb``)."""
+
     def __attrs_post_init__(self) -> None:
         try:
             check_domain(self.host_name)
@@ -189,7 +193,8 @@ class ExtendedServerSettings:
         return offered
 
     def _check_extra_extensions(self) -> None:
-        taken = {keyword for keyword, _, _ in self._extension_rows(None)}
+        taken = {"AUTH", "CHUNKING", "STARTTLS", *(keyword for keyword, _, _ in self._extension_rows(None))}
+        taken |= {row.extension.partition(" ")[0] for row in self.verbs if isinstance(row.extension, str)}
         for line in self.extra_extensions:
             keyword = line.partition(" ")[0]
             if not _EHLO_LINE.fullmatch(line) or len(line) > _MAX_EHLO_LINE:
@@ -200,24 +205,25 @@ class ExtendedServerSettings:
 
     def extensions(self, tls: Tls | None) -> dict[str, str]:
         """Return the extensions of the EHLO reply on a connection with *tls*: keyword to parameters."""
-        return {keyword: parameters for keyword, parameters, on in self._extension_rows(tls) if on}
+        lines = [f"{keyword} {parameters}" for keyword, parameters, on in self._extension_rows(tls) if on]
+        for row in self.table.values():
+            line = row.extension(self, tls) if callable(row.extension) else row.extension
+            if line:
+                lines.append(line)
+        return {keyword: parameters for keyword, _, parameters in (line.partition(" ") for line in lines)}
 
     def _extension_rows(self, tls: Tls | None) -> tuple[tuple[str, str, bool], ...]:
-        """Return every extension that this library implements: keyword, parameters, whether it is offered."""
-        offered = self.offered(tls)
+        """Return every extension that is not a verb: keyword, parameters, whether it is offered."""
         return (
             ("PIPELINING", "", self.pipelining),
             ("SIZE", str(self.max_message_size), True),
             ("8BITMIME", "", self.eight_bit_mime),
             ("ENHANCEDSTATUSCODES", "", self.enhanced_status_codes),
-            ("CHUNKING", "", self.chunking),
             ("BINARYMIME", "", self.binary_mime),
             ("SMTPUTF8", "", self.smtputf8),
             ("DSN", "", self.dsn),
             ("REQUIRETLS", "", self.requiretls and tls is not None),
             ("LIMITS", f"MAILMAX={self.max_transactions} RCPTMAX={self.max_recipients}", self.limits),
-            ("STARTTLS", "", self.starttls and tls is None),
-            ("AUTH", " ".join(offered), bool(offered)),
         )
 
     def hello_reply(self, tls: Tls | None) -> bytes:
@@ -249,17 +255,39 @@ class ExtendedServerSettings:
         return first, NeedData(timeout=self.timeout), NeedData(timeout=self.timeout, min_rate=self.min_rate)
 
     @cached_property
-    def verbs(self) -> frozenset[str]:
-        """The verbs that this server supports."""
-        return frozenset(PARSERS) - {
-            *(verb for keyword, verb in _VERBS_OF_EXTENSIONS.items() if keyword not in self.extensions(None)),
-            *(("EHLO", "HELO") if self.lmtp else ("LHLO",)),
-        }
+    def table(self) -> Mapping[str, Verb[Any]]:
+        """The rows of the verbs that this server supports, by name."""
+        rows = {row.name: row for row in (*VERBS, *self.verbs)}
+        return {name: row for name, row in rows.items() if row.enabled is None or row.enabled(self)}
+
+    @cached_property
+    def common_rows(self) -> Mapping[str, Verb[Any]]:
+        """Those rows that are this library's own: their commands may be parsed by a faster way."""
+        return {name: row for name, row in self.table.items() if row is ROWS.get(name)}
+
+    @cached_property
+    def accepted(self) -> Mapping[str, bytes]:
+        """The replies to ACCEPT that do not depend on the connection, by verb, as on the wire."""
+        enhanced = self.enhanced_status_codes
+        replies = {name: row.accepted for name, row in self.table.items() if isinstance(row.accepted, Reply)}
+        replies[MessageComplete.verb] = COMPLETED
+        return {name: reply.to_wire(enhanced=enhanced) for name, reply in replies.items()}
+
+    @cached_property
+    def content_limits(self) -> tuple[Limits, Limits]:
+        """The limits of a message, first of one that is text, then of one with BODY=BINARYMIME."""
+        text = Limits(
+            size=self.max_message_size,
+            discard=self.discard_limit,
+            line=self.max_text_line,
+            binary=self.allow_bare_line_ends,
+        )
+        return text, attrs.evolve(text, binary=True)
 
     @cached_property
     def help_reply(self) -> Reply:
         """The reply to HELP: the list of verbs."""
-        return Reply(214, "2.0.0", f"{' '.join(verb for verb in PARSERS if verb in self.verbs)}, see RFC 5321")
+        return Reply(214, "2.0.0", f"{' '.join(self.table)}, see RFC 5321")
 
     def not_offered(self, command: Mail | Rcpt) -> str | None:
         """Return the keyword of a parameter that this server does not support (rejected with 555), or None."""

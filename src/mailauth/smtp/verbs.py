@@ -1,0 +1,318 @@
+"""The verbs of SMTP, one row for each: server, client and settings read everything about a verb from its row."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, TypeVar
+
+import attrs
+
+from .._errors import LocalProtocolError
+from .._events import Command, Tls
+from . import _standard_replies
+from ._grammar import Mailbox
+from ._parameters import Body
+from ._states import State
+from .commands import Auth, Bdat, Data, Hello, Help, Mail, MessageComplete, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
+from .events import ContentFault
+from .replies import Reply
+
+if TYPE_CHECKING:
+    from .settings import ExtendedServerSettings
+
+C = TypeVar("C", bound=Command)
+
+
+class View(Protocol):
+    """What a row may read of a server's connection."""
+
+    @property
+    def settings(self) -> ExtendedServerSettings:
+        """The settings of the server."""
+
+    @property
+    def tls(self) -> Tls | None:
+        """The TLS layer; None in clear text."""
+
+    @property
+    def identity(self) -> str | None:
+        """The authorization identity of the client; None before a login."""
+
+    @property
+    def mail(self) -> Mail | None:
+        """The MAIL command of the open transaction; None without one."""
+
+    @property
+    def recipients(self) -> Sequence[Mailbox]:
+        """The accepted recipients of the open transaction."""
+
+    @property
+    def transactions(self) -> int:
+        """The number of transactions that were opened in this session."""
+
+    @property
+    def content_size(self) -> int:
+        """The bytes received of the message in progress."""
+
+    @property
+    def ascii_line(self) -> bool:
+        """Whether the command line that is being checked is ASCII."""
+
+
+class Effect(enum.Enum):
+    """What an accepted command does, apart from its reply and its step in the table."""
+
+    NONE = "nothing"
+    OPEN_TRANSACTION = "a mail transaction begins"
+    ADD_RECIPIENT = "the transaction has one more recipient"
+    BEGIN_CONTENT = "message content follows, up to the final dot"
+    BEGIN_CHUNK = "the data of a chunk follows"
+    BEGIN_LOGIN = "an authentication exchange begins"
+    BEGIN_TLS = "a TLS handshake begins"
+    RESET = "the transaction is discarded"
+    RESTART_SESSION = "the transaction and the identity are discarded, and the client must send EHLO again"
+    CLOSE = "the session ends"
+
+
+Accepted: TypeAlias = Reply | Callable[[View], Reply | bytes]
+"""The reply to an accepted command, or a function that returns it, as a Reply or as the bytes on the wire."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Verb(Generic[C]):
+    """One verb: how it is parsed, when it is allowed, and what it does.
+
+    ``ServerSettings(verbs=...)`` adds a row, or replaces the row of the same name.
+    """
+
+    name: str = attrs.field(kw_only=False)
+    """The verb in capitals."""
+
+    kind: type[C]
+    """The class of the command.  If *asks*, it is also the Question that the application answers."""
+
+    parse: Callable[[str], C]
+    """Build the command from the text after the verb.  Raises ``Malformed`` (501) if it is invalid."""
+
+    states: Mapping[State, State]
+    """The states in which it is allowed, each with the state after a positive reply.  In others it is 503."""
+
+    accepted: Accepted
+    """The reply to ACCEPT; the application may answer with a positive reply of its own."""
+
+    effect: Effect = Effect.NONE
+
+    check: Callable[[View, C], Reply | None] | None = None
+    """Return the reply that rejects the command, or None.  It is called before the application is asked."""
+
+    extension: str | Callable[[ExtendedServerSettings, Tls | None], str | None] | None = None
+    """The line of the EHLO reply that announces it, or a function that returns it (None: it is not offered now)."""
+
+    enabled: Callable[[ExtendedServerSettings], bool] | None = None
+    """Whether the server has the verb with these settings; None: always.  Otherwise it is 502."""
+
+    before_tls: bool = False
+    """Allowed without TLS where the settings require TLS (RFC 3207 section 4)."""
+
+    groupable: bool = False
+    """The reply may wait for those to further pipelined commands (RFC 2920 section 3.2)."""
+
+    asks: bool = True
+    """Whether the application decides.  If not, the command is carried out at once, and is a Notice."""
+
+    code_fixed: bool = False
+    """The code of a positive reply is the protocol's own: only the text of the application's reply is used."""
+
+    def __attrs_post_init__(self) -> None:
+        if not (self.name.isascii() and self.name.isalnum() and self.name.isupper()):
+            raise LocalProtocolError(f"name must be a verb in capitals, such as XCLIENT, not {self.name!r}")
+
+
+S = State
+_ANY: Final = (S.CONNECTED, S.READY, S.MAIL, S.RCPT, S.CHUNKS)
+
+
+def _same(*states: State) -> Mapping[State, State]:
+    return {state: state for state in states}
+
+
+def _all_to(after: State, *states: State) -> Mapping[State, State]:
+    return dict.fromkeys(states, after)
+
+
+def _not_offered(parameter: str) -> Reply:
+    return Reply(555, "5.5.4", f"unsupported parameter: {parameter[:40]}")
+
+
+def _check_mail(view: View, mail: Mail) -> Reply | None:
+    settings = view.settings
+    if settings.authentication_required and view.identity is None:
+        return _standard_replies.LOGIN_REQUIRED
+    unknown = settings.not_offered(mail)
+    if unknown is None and mail.body is Body.BINARY_MIME and not settings.binary_mime:
+        unknown = "BODY=BINARYMIME"
+    if unknown is None and mail.require_tls and view.tls is None:
+        unknown = "REQUIRETLS"
+    if unknown is not None:
+        return _not_offered(unknown)
+    if not (mail.smtputf8 or view.ascii_line):
+        return _standard_replies.ASCII_REVERSE_PATH
+    if mail.size is not None and mail.size > settings.max_message_size:
+        return _standard_replies.CONTENT_FAULTS[ContentFault.TOO_LARGE]
+    if view.transactions >= settings.max_transactions:
+        return _standard_replies.TOO_MANY_TRANSACTIONS
+    return None
+
+
+def _check_rcpt(view: View, rcpt: Rcpt) -> Reply | None:
+    unknown = view.settings.not_offered(rcpt)
+    if unknown is not None:
+        return _not_offered(unknown)
+    mail = view.mail
+    if not (view.ascii_line or (mail is not None and mail.smtputf8)):
+        return _standard_replies.ASCII_FORWARD_PATH
+    return _standard_replies.TOO_MANY_RECIPIENTS if len(view.recipients) >= view.settings.max_recipients else None
+
+
+def _check_data(view: View, data: Data) -> Reply | None:
+    binary = view.mail is not None and view.mail.body is Body.BINARY_MIME
+    return _standard_replies.BINARY_NEEDS_BDAT if binary else None
+
+
+def _check_bdat(view: View, bdat: Bdat) -> Reply | None:
+    too_large = view.content_size + bdat.size > view.settings.max_message_size
+    return _standard_replies.CONTENT_FAULTS[ContentFault.TOO_LARGE] if too_large else None
+
+
+def _check_start_tls(view: View, start_tls: StartTls) -> Reply | None:
+    if view.tls is not None:
+        return _standard_replies.TLS_ACTIVE
+    return None if view.settings.starttls else _standard_replies.NOT_IMPLEMENTED
+
+
+def _check_auth(view: View, auth: Auth) -> Reply | None:
+    if view.identity is not None:
+        return _standard_replies.ALREADY_LOGGED_IN
+    offered = view.settings.offered(view.tls)
+    if auth.mechanism in offered:
+        return None
+    return _standard_replies.NO_MECHANISM if offered else _standard_replies.NOT_IMPLEMENTED
+
+
+def _check_vrfy(view: View, vrfy: Vrfy) -> Reply | None:
+    return _not_offered("SMTPUTF8") if vrfy.smtputf8 and not view.settings.smtputf8 else None
+
+
+def _hello_reply(view: View) -> bytes:
+    return view.settings.hello_reply(view.tls)
+
+
+def _helo_reply(view: View) -> Reply:
+    return Reply(250, "", view.settings.host_name)
+
+
+def _help_reply(view: View) -> Reply:
+    return view.settings.help_reply
+
+
+def _offer_starttls(settings: ExtendedServerSettings, tls: Tls | None) -> str | None:
+    return "STARTTLS" if settings.starttls and tls is None else None
+
+
+def _offer_auth(settings: ExtendedServerSettings, tls: Tls | None) -> str | None:
+    names = settings.offered(tls)
+    return f"AUTH {' '.join(names)}" if names else None
+
+
+def _offer_chunking(settings: ExtendedServerSettings, tls: Tls | None) -> str | None:
+    return "CHUNKING" if settings.chunking else None
+
+
+def _hello(name: str, parse: Callable[[str], Hello], accepted: Accepted, *, lmtp: bool) -> Verb[Hello]:
+    return Verb(
+        name, kind=Hello, parse=parse, states=_all_to(S.READY, *_ANY), accepted=accepted, effect=Effect.RESET,
+        enabled=lambda settings: settings.lmtp is lmtp, asks=False, before_tls=True,
+    )  # fmt: skip
+
+
+VERBS: Final[tuple[Verb[Any], ...]] = (
+    _hello("EHLO", Hello.parse, _hello_reply, lmtp=False),
+    _hello("HELO", partial(Hello.parse, extended=False), _helo_reply, lmtp=False),
+    _hello("LHLO", partial(Hello.parse, lmtp=True), _hello_reply, lmtp=True),
+    Verb(
+        "STARTTLS", kind=StartTls, parse=StartTls.parse,
+        states=_all_to(S.TLS, S.READY, S.CONNECTED),  # gsasl sends it before EHLO
+        accepted=Reply(220, "2.0.0", "ready to start TLS"), effect=Effect.BEGIN_TLS, check=_check_start_tls,
+        extension=_offer_starttls, before_tls=True, code_fixed=True,
+    ),
+    Verb(
+        "AUTH", kind=Auth, parse=Auth.parse,
+        states={S.READY: S.AUTH},  # not in a transaction (RFC 4954 section 4)
+        accepted=_standard_replies.LOGGED_IN, effect=Effect.BEGIN_LOGIN, check=_check_auth, extension=_offer_auth,
+        asks=False,
+    ),
+    Verb(
+        "MAIL", kind=Mail, parse=Mail.parse, states={S.READY: S.MAIL}, accepted=Reply(250, "2.1.0", "sender ok"),
+        effect=Effect.OPEN_TRANSACTION, check=_check_mail, groupable=True,
+    ),
+    Verb(
+        "RCPT", kind=Rcpt, parse=Rcpt.parse, states=_all_to(S.RCPT, S.MAIL, S.RCPT),
+        accepted=Reply(250, "2.1.5", "recipient ok"), effect=Effect.ADD_RECIPIENT, check=_check_rcpt, groupable=True,
+    ),
+    Verb(
+        "DATA", kind=Data, parse=Data.parse, states={S.RCPT: S.DATA},  # not after BDAT (RFC 3030 section 2)
+        accepted=Reply(354, "", "end data with <CR><LF>.<CR><LF>"), effect=Effect.BEGIN_CONTENT, check=_check_data,
+        code_fixed=True,
+    ),
+    Verb(
+        "BDAT", kind=Bdat, parse=Bdat.parse, states=_all_to(S.CHUNK, S.RCPT, S.CHUNKS),
+        accepted=Reply(250, "2.0.0", "chunk received"), effect=Effect.BEGIN_CHUNK, check=_check_bdat,
+        extension=_offer_chunking, enabled=lambda settings: settings.chunking, asks=False,
+    ),
+    Verb(
+        "RSET", kind=Rset, parse=Rset.parse,
+        states={S.CONNECTED: S.CONNECTED, **_all_to(S.READY, S.READY, S.MAIL, S.RCPT, S.CHUNKS)},
+        accepted=_standard_replies.RESET, effect=Effect.RESET, before_tls=True, groupable=True, asks=False,
+    ),
+    Verb(
+        "NOOP", kind=Noop, parse=Noop.parse, states=_same(*_ANY), accepted=_standard_replies.NOOP, before_tls=True,
+        asks=False,
+    ),
+    Verb(
+        "VRFY", kind=Vrfy, parse=Vrfy.parse, states=_same(*_ANY), accepted=_standard_replies.VRFY, check=_check_vrfy,
+        asks=False,
+    ),
+    Verb(
+        "HELP", kind=Help, parse=Help.parse, states=_same(*_ANY), accepted=_help_reply, before_tls=True, asks=False
+    ),
+    Verb(
+        "QUIT", kind=Quit, parse=Quit.parse, states=_all_to(S.CLOSED, S.REFUSING, *_ANY),
+        accepted=_standard_replies.GOODBYE, effect=Effect.CLOSE, before_tls=True, asks=False,
+    ),
+)  # fmt: skip
+"""The verbs of this library."""
+
+ROWS: Final[Mapping[str, Verb[Any]]] = MappingProxyType({row.name: row for row in VERBS})
+"""The verbs of this library by name."""
+
+COMPLETED: Final = Reply(250, "2.0.0", "message accepted")
+"""The reply to MessageComplete."""
+
+TRANSITIONS: Final[Mapping[tuple[State, str], State]] = MappingProxyType({
+    **{(state, row.name): after for row in VERBS for state, after in row.states.items() if row.kind.verb == row.name},
+    (S.DATA, MessageComplete.verb): S.READY,
+    (S.CHUNK, MessageComplete.verb): S.READY,
+    (S.CHUNKS, MessageComplete.verb): S.READY,  # on a client, which sends the data with the command
+})  # fmt: skip
+"""The state after a positive reply to a verb, by the state before it.  HELO and LHLO are as EHLO."""
+
+NEXT: Final[tuple[Mapping[str, State], ...]] = tuple(
+    {verb: after for (before, verb), after in TRANSITIONS.items() if before is state} for state in State
+)
+"""TRANSITIONS by state."""
+
+GROUPABLE: Final = frozenset(row.name for row in VERBS if row.groupable)
+"""The verbs whose replies may wait for others (RFC 2920 section 3.2)."""
