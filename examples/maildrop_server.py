@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar, assert_never
 
-from mailauth import ACCEPT, Accept, Notice, ProtocolError, pop3, sasl
+from mailauth import ACCEPT, Accept, ExtensionQuestion, Notice, ProtocolError, pop3, sasl
 from mailauth_io.certificates import server_context
 from mailauth_io.on_asyncio import ServerConnection, serve_pop3
 
@@ -106,6 +106,8 @@ class MaildropServer:
                         connection.answer(question, await from_disk(partial(maildrop.delete, numbers)))
                     case pop3.Connected() | pop3.Stls() as question:
                         connection.answer(question, ACCEPT)
+                    case sasl.NonPasswordQuestion() | ExtensionQuestion() as question:  # not offered here
+                        connection.decline(question)
                     case Notice():
                         pass
                     case unreachable:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import assert_never
 
-from mailauth import ACCEPT, MessageChunk, Notice, ProtocolError, sasl, smtp
+from mailauth import ACCEPT, ExtensionQuestion, MessageChunk, Notice, ProtocolError, sasl, smtp
 from mailauth.policy import RelayPolicy
 from mailauth_io.certificates import server_context
 from mailauth_io.on_asyncio import ServerConnection, serve_smtp
@@ -71,6 +71,8 @@ class MailServer:
                         connection.answer(question, ACCEPT)
                 case smtp.Connected() | smtp.StartTls() as question:
                     connection.answer(question, ACCEPT)
+                case sasl.NonPasswordQuestion() | ExtensionQuestion() as question:  # not offered with these settings
+                    connection.decline(question)
                 case Notice():
                     pass
                 case unreachable:

@@ -75,8 +75,7 @@ VOCABULARY: Final = frozenset({"Command", "Notice", "Payload", "Question"})
 
 ADAPTERS: Final = frozenset({"on_asyncio", "on_trio", "_adapter", "_client_hello", "_listener", "_stream", "_tls"})
 FROM_A_PROTOCOL: Final = frozenset(
-    {f"{prefix}{name}" for prefix in ("", "Extended") for name in ("ServerConnection", "ServerSettings", "ServerEvent")}
-    | {"ClientConnection", "ClientEvent"}
+    {"ServerConnection", "ServerSettings", "ServerEvent", "ClientConnection", "ClientEvent"}
 )
 """All names that an adapter may use from smtp and pop3; ``ServerMachine`` and the like are in lower layers."""
 

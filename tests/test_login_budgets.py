@@ -82,13 +82,13 @@ class Session:
     def __init__(self, protocol: str, *, errors: int = 20) -> None:
         self.machine: ServerMachine[Any]
         if protocol == "smtp":
-            self.machine = smtp.ExtendedServerConnection(
-                smtp.ExtendedServerSettings(mechanisms=sasl.ALL_MECHANISMS, scram_decoy=DECOY, max_errors=errors),
+            self.machine = smtp.ServerConnection(
+                smtp.ServerSettings(mechanisms=sasl.ALL_MECHANISMS, scram_decoy=DECOY, max_errors=errors),
                 entropy=bytes(32), tls=TLS,
             )  # fmt: skip
         else:
-            self.machine = pop3.ExtendedServerConnection(
-                pop3.ExtendedServerSettings(mechanisms=pop3.ALL_MECHANISMS, scram_decoy=DECOY, max_errors=errors),
+            self.machine = pop3.ServerConnection(
+                pop3.ServerSettings(mechanisms=pop3.ALL_MECHANISMS, scram_decoy=DECOY, max_errors=errors),
                 entropy=bytes(32), tls=TLS,
             )  # fmt: skip
         self.instead: dict[type[object], object] = {}

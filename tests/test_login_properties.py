@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 import attrs
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from mailauth import (
     ACCEPT,
     Command,
+    ExtensionQuestion,
     LocalProtocolError,
     NeedData,
     Question,
@@ -31,9 +32,7 @@ CERTIFIED: Final = Tls(version="TLSv1.3", peer_certificate=CERTIFICATE)
 DECOY: Final = sasl.ScramDecoy(key=b"a key that nobody knows")
 PASSWORD: Final = b"wonderland"
 
-Server: TypeAlias = (
-    smtp.ExtendedServerConnection | pop3.ExtendedServerConnection | smtp.ServerConnection | pop3.ServerConnection
-)
+Server: TypeAlias = smtp.ServerConnection | pop3.ServerConnection | smtp.ServerConnection | pop3.ServerConnection
 Client: TypeAlias = smtp.ClientConnection | pop3.ClientConnection
 
 
@@ -54,8 +53,8 @@ class Protocol:
 
 SMTP: Final = Protocol(
     "smtp",
-    lambda tls: smtp.ExtendedServerConnection(
-        smtp.ExtendedServerSettings(
+    lambda tls: smtp.ServerConnection(
+        smtp.ServerSettings(
             mechanisms=sasl.ALL_MECHANISMS,
             mechanisms_without_tls=frozenset(sasl.ALL_MECHANISMS.names),
             scram_decoy=DECOY,
@@ -68,8 +67,8 @@ SMTP: Final = Protocol(
 )
 POP3: Final = Protocol(
     "pop3",
-    lambda tls: pop3.ExtendedServerConnection(
-        pop3.ExtendedServerSettings(
+    lambda tls: pop3.ServerConnection(
+        pop3.ServerSettings(
             mechanisms=pop3.ALL_MECHANISMS,
             mechanisms_without_tls=frozenset(pop3.ALL_MECHANISMS.names),
             scram_decoy=DECOY,
@@ -137,7 +136,10 @@ class Wire:
             elif isinstance(event, Question):
                 self.asked.append(event)
                 question: Question[Any] = event
-                self.server.answer(question, self.answer(question))
+                if isinstance(question, ExtensionQuestion) and type(question) not in self.instead:
+                    self.server.decline(question)
+                else:
+                    self.server.answer(question, self.answer(question))
             else:
                 self.noticed.append(event)
         return busy
@@ -370,21 +372,12 @@ def test_an_unknown_identity_sees_the_same_salt_in_every_session(protocol: Proto
     assert challenge() == challenge()
 
 
-# Servers for passwords only
+# Settings, and what an application does not know
 
 
 @pytest.mark.parametrize("settings", [smtp.ServerSettings, pop3.ServerSettings])
-def test_settings_of_passwords_alone_take_no_other_mechanisms(
-    settings: Callable[..., smtp.ServerSettings | pop3.ServerSettings],
-) -> None:
-    """mypy reports it, and the constructor rejects it in programs that mypy does not check."""
-    with pytest.raises(TypeError):
-        settings(mechanisms=sasl.ALL_MECHANISMS)
-
-
-@pytest.mark.parametrize("settings", [smtp.ExtendedServerSettings, pop3.ExtendedServerSettings])
 def test_settings_with_scram_need_a_decoy(
-    settings: type[smtp.ExtendedServerSettings] | type[pop3.ExtendedServerSettings],
+    settings: type[smtp.ServerSettings] | type[pop3.ServerSettings],
 ) -> None:
     """Otherwise the salt would reveal which accounts exist."""
     with pytest.raises(LocalProtocolError):
@@ -393,17 +386,67 @@ def test_settings_with_scram_need_a_decoy(
     settings(mechanisms=sasl.ALL_MECHANISMS, scram_decoy=DECOY)
 
 
+@attrs.frozen
+class CheckTicket(ExtensionQuestion[str | sasl.Refusal]):
+    """A question from outside the library: whose ticket is this?"""
+
+    ticket: bytes
+
+    @property
+    def unavailable(self) -> sasl.Refusal:
+        return sasl.Refusal.TEMPORARY
+
+
+@attrs.define
+class TicketServer:
+    """A mechanism from outside the library."""
+
+    tls: bool
+    authentication_identity: str | None = None
+
+    name: ClassVar[str] = "X-TICKET"
+    client_first: ClassVar[bool] = True
+
+    def respond(self, response: bytes | None) -> sasl.Step:
+        return sasl.Challenge(b"") if response is None else CheckTicket(response)
+
+    def resolve(self, answer: object) -> sasl.Step:
+        if isinstance(answer, sasl.Refusal):
+            return answer
+        return sasl.Success(authentication_identity=str(answer))
+
+
+class TicketClient:
+    name = "X-TICKET"
+    client_first = True
+    satisfied = True
+
+    def respond(self, challenge: bytes | None) -> bytes:
+        return b"ticket 7"
+
+
+def ticket_server(protocol: Protocol) -> Server:
+    mechanisms = sasl.Mechanisms({"X-TICKET": lambda context: TicketServer(context.tls)})
+    if protocol is SMTP:
+        return smtp.ServerConnection(smtp.ServerSettings(mechanisms=mechanisms), entropy=ENTROPY, tls=BARE)
+    return pop3.ServerConnection(pop3.ServerSettings(mechanisms=mechanisms), entropy=ENTROPY, tls=BARE)
+
+
 @both
-def test_a_mechanism_that_slipped_in_unchecked_asks_nobody(protocol: Protocol) -> None:
-    """The application cannot handle its question: the login fails temporarily, and the session continues."""
-    slipped: Any = {"OAUTHBEARER": lambda context: sasl.OauthBearerServer(tls=context.tls)}
-    mechanisms = sasl.Mechanisms(slipped)
+def test_a_declined_question_is_a_temporary_failure(protocol: Protocol) -> None:
+    """An application that does not know a question of a login calls decline(); the session continues."""
     wire = Wire(protocol)
-    wire.server = (
-        smtp.ServerConnection(smtp.ServerSettings(mechanisms=mechanisms), entropy=ENTROPY, tls=BARE)
-        if protocol is SMTP
-        else pop3.ServerConnection(pop3.ServerSettings(mechanisms=mechanisms), entropy=ENTROPY, tls=BARE)
-    )
-    wire.log_in(sasl.OauthBearerClient(token=PASSWORD))
+    wire.server = ticket_server(protocol)
+    wire.log_in(TicketClient())
     assert wire.from_server[-1].startswith(b"454 4.7.0 " if protocol is SMTP else b"-ERR [SYS/TEMP] ")
-    assert not any(isinstance(question, sasl.CheckToken) for question in wire.asked)
+    assert wire.asked[-1] == CheckTicket(b"ticket 7")
+    assert wire.server.identity is None
+    assert wire.log_in(TicketClient()).asked.count(CheckTicket(b"ticket 7")) == 2
+
+
+@both
+def test_a_mechanism_from_outside_asks_its_own_question(protocol: Protocol) -> None:
+    wire = Wire(protocol, instead={CheckTicket: "alice"})
+    wire.server = ticket_server(protocol)
+    assert wire.log_in(TicketClient()).succeeded
+    assert wire.server.identity == "alice"

@@ -26,28 +26,28 @@ Offering: TypeAlias = Callable[[tuple[str, ...]], Protocol]
 
 
 def smtp_offering(names: tuple[str, ...]) -> Protocol:
-    settings = smtp.ExtendedServerSettings(
+    settings = smtp.ServerSettings(
         mechanisms=sasl.ALL_MECHANISMS.only(*names),
         mechanisms_without_tls=frozenset(names),
         scram_decoy=DECOY,
     )
     return Protocol(
         "smtp",
-        lambda tls: smtp.ExtendedServerConnection(settings, entropy=ENTROPY, tls=tls),
+        lambda tls: smtp.ServerConnection(settings, entropy=ENTROPY, tls=tls),
         lambda tls: smtp.ClientConnection(tls=tls),
         smtp.Hello(domain="client.example"),
     )
 
 
 def pop3_offering(names: tuple[str, ...]) -> Protocol:
-    settings = pop3.ExtendedServerSettings(
+    settings = pop3.ServerSettings(
         mechanisms=pop3.ALL_MECHANISMS.only(*names),
         mechanisms_without_tls=frozenset(names),
         scram_decoy=DECOY,
     )
     return Protocol(
         "pop3",
-        lambda tls: pop3.ExtendedServerConnection(settings, entropy=ENTROPY, tls=tls),
+        lambda tls: pop3.ServerConnection(settings, entropy=ENTROPY, tls=tls),
         lambda tls: pop3.ClientConnection(tls=tls),
         pop3.Capa(),
     )

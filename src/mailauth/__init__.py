@@ -19,6 +19,8 @@ from ._events import (
     Closed as Closed,
     CloseReason as CloseReason,
     Command as Command,
+    ExtensionNotice as ExtensionNotice,
+    ExtensionQuestion as ExtensionQuestion,
     MessageChunk as MessageChunk,
     NeedData as NeedData,
     Notice as Notice,

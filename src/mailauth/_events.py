@@ -53,6 +53,21 @@ class Question(Generic[A]):
         """The answer that reports a temporary failure, for use when a store has failed, and in tests and fuzzers."""
 
 
+class ExtensionQuestion(Question[A]):
+    """The base class of every question that a verb or a mechanism from outside this library asks.
+
+    An application that does not know the question calls ``decline()``.
+    """
+
+    __slots__ = ()
+
+
+class ExtensionNotice(Notice):
+    """The base class of every notice from outside this library."""
+
+    __slots__ = ()
+
+
 class CloseReason(enum.Enum):
     """Why a session ended, or why something in progress (a message, a login) was not completed."""
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hmac
 from abc import abstractmethod
-from typing import ClassVar, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from . import sasl
 from ._errors import LocalProtocolError
-from ._events import Action, CloseReason, NeedData, Question, Send, Tls, TlsStarted
+from ._events import Action, CloseReason, NeedData, Question, Tls, TlsStarted
 from ._lines import LineTooLong
 from ._machine import Machine, Phase
 
@@ -24,10 +24,7 @@ LoginEvent: TypeAlias = sasl.ServerQuestion | sasl.Authenticated | sasl.Authenti
 class ServerMachine(Machine[E]):
     """A server: returns questions to the application and writes replies to the client."""
 
-    __slots__ = ("_entropy", "_exchange", "_identity", "_nonces", "_ready")
-
-    _asks_extended: ClassVar[bool] = False
-    """Whether the application handles questions about SCRAM keys, tokens and certificates, and not passwords only."""
+    __slots__ = ("_entropy", "_exchange", "_identity", "_nonces")
 
     def __init__(self, *, entropy: bytes, tls: Tls | None) -> None:
         if len(entropy) != 32:
@@ -39,8 +36,6 @@ class ServerMachine(Machine[E]):
         self._nonces = 0
         self._identity: str | None = None
         self._exchange: sasl.ServerExchange | None = None
-        # A Send that the fast path has prepared.  It is returned before anything else.
-        self._ready: Send | None = None
 
     @property
     def identity(self) -> str | None:
@@ -64,6 +59,13 @@ class ServerMachine(Machine[E]):
             self._question = None
             self._proceed(exchange, step)
 
+    def decline(self, question: Question[Any]) -> None:
+        """Answer *question* with ``question.unavailable``: for questions that the application does not know.
+
+        Raises LocalProtocolError if it is not the open question.
+        """
+        self.answer(question, question.unavailable)
+
     @abstractmethod
     def _resolve(self, question: Question[A], answer: A) -> None:
         """Carry out *answer*.  Raises LocalProtocolError, before anything changes, if it is invalid."""
@@ -71,12 +73,8 @@ class ServerMachine(Machine[E]):
     # Login
 
     def _announce(self, event: LoginEvent) -> None:
-        """Queue *event*.  A question that the application does not handle is answered with a temporary failure."""
-        if isinstance(event, sasl.ExtendedQuestion) and not self._asks_extended:
-            self._answer_unavailable(event)
-        else:
-            # The event type of each server includes the events of the mechanisms that it allows.
-            self._events.append(cast(E, event))
+        """Queue *event*."""
+        self._events.append(cast(E, event))  # the events of both servers include those of a login
 
     @abstractmethod
     def _challenge(self, data: bytes) -> None:
@@ -132,16 +130,6 @@ class ServerMachine(Machine[E]):
             case question:
                 self._question = question
                 self._announce(question)
-
-    def _answer_unavailable(self, question: sasl.ExtendedQuestion) -> None:
-        """Answer *question* with its temporary failure.
-
-        The application of this server handles questions about passwords only, so it must not receive this one.
-        """
-        exchange = self._exchange
-        assert exchange is not None
-        self._question = None
-        self._proceed(exchange, exchange.answer(question.unavailable))
 
     # The end
 

@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable
 from types import TracebackType
-from typing import Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
 from mailauth import (
     BeginTls,
@@ -379,6 +379,10 @@ class ServerConnection(_Connection[E]):
     def tls(self) -> Tls | None:
         """The TLS session; None without TLS."""
         return self.machine.tls
+
+    def decline(self, question: Question[Any]) -> None:
+        """Answer *question* with ``question.unavailable``: for questions that the session does not know."""
+        self.machine.decline(question)
 
     def answer(self, question: Question[A], answer: A) -> None:
         """Answer *question*.  Raises LocalProtocolError if it is not the open question, or *answer* is invalid."""

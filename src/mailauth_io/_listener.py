@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any, Final, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Final, Protocol, TypeAlias, TypedDict, TypeVar, Unpack
 
 from mailauth import ClientMachine, Closed, Question, Send, ServerMachine, Tls, pop3, smtp
 
@@ -85,34 +85,16 @@ class Serve(Protocol):
 class ServeSmtp(Protocol):
     """``serve_smtp`` of either adapter."""
 
-    @overload
     def __call__(
         self, session: Session[smtp.ServerEvent], settings: smtp.ServerSettings, **options: Unpack[ServeOptions]
-    ) -> AbstractAsyncContextManager[Listener]: ...
-
-    @overload
-    def __call__(
-        self,
-        session: Session[smtp.ExtendedServerEvent],
-        settings: smtp.ExtendedServerSettings,
-        **options: Unpack[ServeOptions],
     ) -> AbstractAsyncContextManager[Listener]: ...
 
 
 class ServePop3(Protocol):
     """``serve_pop3`` of either adapter."""
 
-    @overload
     def __call__(
         self, session: Session[pop3.ServerEvent], settings: pop3.ServerSettings, **options: Unpack[ServeOptions]
-    ) -> AbstractAsyncContextManager[Listener]: ...
-
-    @overload
-    def __call__(
-        self,
-        session: Session[pop3.ExtendedServerEvent],
-        settings: pop3.ExtendedServerSettings,
-        **options: Unpack[ServeOptions],
     ) -> AbstractAsyncContextManager[Listener]: ...
 
 
@@ -250,7 +232,7 @@ def _refusal(machine: ServerMachine[E]) -> bytes:
         if isinstance(event, Send):
             data += event.data
         elif isinstance(event, Question):
-            machine.answer(event, event.unavailable)
+            machine.decline(event)
         else:
             machine.shut_down()
     return data
@@ -260,18 +242,16 @@ def smtp_server(serve: Serve) -> ServeSmtp:
     """Return ``serve_smtp`` for the adapter that *serve* belongs to."""
 
     def serve_smtp(
-        session: Session[Any], settings: smtp.ExtendedServerSettings, **options: Unpack[ServeOptions]
+        session: Session[smtp.ServerEvent], settings: smtp.ServerSettings, **options: Unpack[ServeOptions]
     ) -> AbstractAsyncContextManager[Listener]:
-        """Call ``serve`` for SMTP, with the same options.  The type of *settings* determines the events of *session*.
+        """Call ``serve`` for SMTP, with the same options.
 
         Raises ValueError if STARTTLS is enabled and there is no ssl_context.
         """
         if settings.starttls and options.get("ssl_context") is None:
             raise ValueError("settings.starttls needs an ssl_context; pass one, or set starttls=False")
         options.setdefault("alpn", _tls.SMTP)
-        if isinstance(settings, smtp.ServerSettings):
-            return serve(session, partial(_smtp_machine, settings), **options)
-        return serve(session, partial(_any_smtp_machine, settings), **options)
+        return serve(session, partial(_smtp_machine, settings), **options)
 
     return serve_smtp
 
@@ -280,40 +260,26 @@ def _smtp_machine(settings: smtp.ServerSettings, entropy: bytes, tls: Tls | None
     return smtp.ServerConnection(settings, entropy=entropy, tls=tls)
 
 
-def _any_smtp_machine(
-    settings: smtp.ExtendedServerSettings, entropy: bytes, tls: Tls | None
-) -> smtp.ExtendedServerConnection:
-    return smtp.ExtendedServerConnection(settings, entropy=entropy, tls=tls)
-
-
 def pop3_server(serve: Serve) -> ServePop3:
     """Return ``serve_pop3`` for the adapter that *serve* belongs to."""
 
     def serve_pop3(
-        session: Session[Any], settings: pop3.ExtendedServerSettings, **options: Unpack[ServeOptions]
+        session: Session[pop3.ServerEvent], settings: pop3.ServerSettings, **options: Unpack[ServeOptions]
     ) -> AbstractAsyncContextManager[Listener]:
-        """Call ``serve`` for POP3, with the same options.  The type of *settings* determines the events of *session*.
+        """Call ``serve`` for POP3, with the same options.
 
         Raises ValueError if STLS is enabled and there is no ssl_context.
         """
         if settings.stls and options.get("ssl_context") is None:
             raise ValueError("settings.stls needs an ssl_context; pass one, or set stls=False")
         options.setdefault("alpn", _tls.POP3)
-        if isinstance(settings, pop3.ServerSettings):
-            return serve(session, partial(_pop3_machine, settings), **options)
-        return serve(session, partial(_any_pop3_machine, settings), **options)
+        return serve(session, partial(_pop3_machine, settings), **options)
 
     return serve_pop3
 
 
 def _pop3_machine(settings: pop3.ServerSettings, entropy: bytes, tls: Tls | None) -> pop3.ServerConnection:
     return pop3.ServerConnection(settings, entropy=entropy, tls=tls)
-
-
-def _any_pop3_machine(
-    settings: pop3.ExtendedServerSettings, entropy: bytes, tls: Tls | None
-) -> pop3.ExtendedServerConnection:
-    return pop3.ExtendedServerConnection(settings, entropy=entropy, tls=tls)
 
 
 async def start_client(

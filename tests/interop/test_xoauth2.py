@@ -39,7 +39,7 @@ class OurServer:
     def relayed(identity: str | None) -> smtp.Verdict:
         return ACCEPT if identity else smtp.Reply(550, "5.7.1", "log in first")
 
-    async def submission(self, connection: ServerConnection[smtp.ExtendedServerEvent]) -> None:
+    async def submission(self, connection: ServerConnection[smtp.ServerEvent]) -> None:
         async for event in connection:
             match event:
                 case sasl.CheckToken():
@@ -59,7 +59,7 @@ class OurServer:
                 case _:
                     raise AssertionError(f"{event!r} is not expected")
 
-    async def maildrop(self, connection: ServerConnection[pop3.ExtendedServerEvent]) -> None:
+    async def maildrop(self, connection: ServerConnection[pop3.ServerEvent]) -> None:
         async for event in connection:
             match event:
                 case sasl.CheckToken():
@@ -87,12 +87,12 @@ def visited(
     async def main() -> bytes:
         adapter, implicit = _loops.current().adapter, tls_mode == "implicit"
         if protocol == "smtp":
-            settings = smtp.ExtendedServerSettings(mechanisms=MECHANISMS, starttls=True)
+            settings = smtp.ServerSettings(mechanisms=MECHANISMS, starttls=True)
             serving = adapter.serve_smtp(
                 our_server.submission, settings, ssl_context=server_context(), implicit_tls=implicit
             )
         else:
-            of_pop3 = pop3.ExtendedServerSettings(mechanisms=MECHANISMS, stls=True)
+            of_pop3 = pop3.ServerSettings(mechanisms=MECHANISMS, stls=True)
             serving = adapter.serve_pop3(
                 our_server.maildrop, of_pop3, ssl_context=server_context(), implicit_tls=implicit
             )

@@ -183,7 +183,7 @@ def test_a_chain_begins_with_the_certificate_that_counts(tmp_path: Path) -> None
     assert made.channel_bindings == {NAME: leaf.fingerprint(hashes.SHA256())}
 
 
-async def submission(connection: ServerConnection[smtp.ExtendedServerEvent]) -> None:
+async def submission(connection: ServerConnection[smtp.ServerEvent]) -> None:
     async for event in connection:
         match event:
             case sasl.FetchScramKeys(authentication_identity=name, hash_name=hash_name) as question:
@@ -196,7 +196,7 @@ async def submission(connection: ServerConnection[smtp.ExtendedServerEvent]) -> 
                 pass
 
 
-async def maildrop(connection: ServerConnection[pop3.ExtendedServerEvent]) -> None:
+async def maildrop(connection: ServerConnection[pop3.ServerEvent]) -> None:
     async for event in connection:
         match event:
             case sasl.FetchScramKeys(authentication_identity=name, hash_name=hash_name) as question:
@@ -237,7 +237,7 @@ async def login(client: Somewhere, mechanism: sasl.ClientMechanism) -> bool:
 @on_both_ports
 def test_scram_plus_over_smtp(run: Run, name: str, upgrade: bool) -> None:
     """RFC 5802 section 6: the correct binding logs in; a wrong one, and a downgrade from -PLUS, do not."""
-    settings = smtp.ExtendedServerSettings(mechanisms=PLUS, scram_decoy=DECOY, starttls=True)
+    settings = smtp.ServerSettings(mechanisms=PLUS, scram_decoy=DECOY, starttls=True)
 
     async def main() -> None:
         adapter = _loops.current().adapter
@@ -266,7 +266,7 @@ def test_scram_plus_over_smtp(run: Run, name: str, upgrade: bool) -> None:
 @on_both_ports
 def test_scram_plus_over_pop3(run: Run, name: str, upgrade: bool) -> None:
     """The same over POP3 (RFC 5034)."""
-    settings = pop3.ExtendedServerSettings(mechanisms=PLUS, scram_decoy=DECOY, stls=True)
+    settings = pop3.ServerSettings(mechanisms=PLUS, scram_decoy=DECOY, stls=True)
 
     async def main() -> None:
         adapter = _loops.current().adapter

@@ -110,13 +110,13 @@ def test_a_client_that_vanishes_is_given_up_when_its_time_is_over(run: Run, mome
 
     async def main() -> int:
         if moment.protocol == "smtp":
-            machine = smtp.ExtendedServerConnection(server_state.smtp_settings(), entropy=bytes(32))
+            machine = smtp.ServerConnection(server_state.smtp_settings(), entropy=bytes(32))
             await SmtpSession.serve(server_state, ServerConnection(machine, client, PEER_CLOSED, tls_options, None))
         else:
             content = stores.MessageContent.of(TEXT, budget)
             await (await maildrops.stage("alice", b"", content)).commit()
             content.release()
-            reader = pop3.ExtendedServerConnection(server_state.pop3_settings(), entropy=bytes(32))
+            reader = pop3.ServerConnection(server_state.pop3_settings(), entropy=bytes(32))
             await Pop3Session.serve(server_state, ServerConnection(reader, client, PEER_CLOSED, tls_options, None))
         opened = await maildrops.open("alice")
         assert not isinstance(opened, pop3.Unavailable)

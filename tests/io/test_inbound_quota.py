@@ -63,7 +63,7 @@ def served(name: str, client: SlowClient) -> ServerState:
     server_state = ServerState.of(server.Config(smtp=0, domains=("example.test",)), kept, client.now)
 
     async def main() -> None:
-        machine = smtp.ExtendedServerConnection(server_state.smtp_settings(), entropy=bytes(32))
+        machine = smtp.ServerConnection(server_state.smtp_settings(), entropy=bytes(32))
         connection = ServerConnection(machine, client, Peer("192.0.2.1", 1), None, None)
         await SmtpSession.serve(server_state, connection)
 

@@ -89,7 +89,7 @@ def server_state(
 
 def smtp_work(shared: ServerState, stream: SilentClient) -> Callable[[], Awaitable[None]]:
     async def work() -> None:
-        machine = smtp.ExtendedServerConnection(shared.config.smtp_settings(), entropy=bytes(32))
+        machine = smtp.ServerConnection(shared.config.smtp_settings(), entropy=bytes(32))
         await SmtpSession.serve(shared, ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
 
     return work
@@ -97,7 +97,7 @@ def smtp_work(shared: ServerState, stream: SilentClient) -> Callable[[], Awaitab
 
 def pop3_work(shared: ServerState, stream: SilentClient) -> Callable[[], Awaitable[None]]:
     async def work() -> None:
-        machine = pop3.ExtendedServerConnection(shared.config.pop3_settings(), entropy=bytes(32))
+        machine = pop3.ServerConnection(shared.config.pop3_settings(), entropy=bytes(32))
         await Pop3Session.serve(shared, ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
 
     return work

@@ -23,9 +23,9 @@ serving = config.read(main.settings_of(main.build_parser().parse_args(["serve", 
 print(*(warning for warning in serving.warnings if "MD5" in warning or "Logins" in warning), sep="\\n")
 proofs = serving.stores.accounts.proofs
 for machine, said in (
-    (smtp.ExtendedServerConnection(serving.config.smtp_settings(proofs), entropy=bytes(32)),
+    (smtp.ServerConnection(serving.config.smtp_settings(proofs), entropy=bytes(32)),
         b"EHLO c\\r\\nAUTH CRAM-MD5\\r\\n"),
-    (pop3.ExtendedServerConnection(serving.config.pop3_settings(proofs), entropy=bytes(32)),
+    (pop3.ServerConnection(serving.config.pop3_settings(proofs), entropy=bytes(32)),
         b"CAPA\\r\\nAUTH CRAM-MD5\\r\\nAPOP alice c4c9334bac560ecc979e58001b3e22fb\\r\\n"),
 ):
     machine.receive_data(said)

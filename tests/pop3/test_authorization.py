@@ -174,7 +174,7 @@ CERTIFICATE = {"serialNumber": "01"}
 )
 def test_the_answer_to_capa_is_made_once_for_each_kind_of_connection(tls: Tls | None, offered: str) -> None:
     """A client may request it often.  Connections that differ get different lists, even with the same settings."""
-    settings = pop3.ExtendedServerSettings(
+    settings = pop3.ServerSettings(
         mechanisms=pop3.ALL_MECHANISMS.only("SCRAM-SHA-256-PLUS", "EXTERNAL", "PLAIN"),
         mechanisms_without_tls=frozenset({"PLAIN"}),
         scram_decoy=sasl.ScramDecoy(key=bytes(16)),

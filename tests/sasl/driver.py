@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 
-from mailauth import ACCEPT, Accept
+from mailauth import ACCEPT, Accept, ExtensionQuestion
 from mailauth.sasl import (
     Authorize,
     Challenge,
@@ -46,7 +46,7 @@ def reply(question: ServerQuestion, secrets: Mapping[str, bytes]) -> Accept | Re
         case CheckExternal(peer_certificate=certificate):
             serial = str(certificate["serialNumber"]).encode()
             return next((who for who, secret in secrets.items() if secret == serial), Refusal.BAD_CREDENTIALS)
-        case Authorize():
+        case Authorize() | ExtensionQuestion():
             return Refusal.NOT_AUTHORIZED
 
 

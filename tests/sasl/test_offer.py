@@ -169,12 +169,6 @@ def test_what_the_connection_cannot_carry_is_not_possible(tls: Tls | None, impos
     assert {name for name in ALL_MECHANISMS.names if not is_possible(name, tls)} == impossible
 
 
-def test_mechanisms_that_ask_about_passwords_stay_such_when_some_are_chosen() -> None:
-    assert isinstance(DEFAULT_MECHANISMS, Mechanisms)
-    assert isinstance(DEFAULT_MECHANISMS.only("PLAIN"), Mechanisms)
-    assert not isinstance(ALL_MECHANISMS.only("PLAIN"), Mechanisms)
-
-
 WITHOUT_MD5 = """
 import hashlib, hmac
 def missing(*arguments, **keywords):

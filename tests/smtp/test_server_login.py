@@ -93,7 +93,7 @@ CERTIFICATE = {"serialNumber": "01"}
 )
 def test_the_reply_to_ehlo_is_made_once_for_each_kind_of_connection(tls: Tls | None, offered: str) -> None:
     """A client may repeat EHLO; each kind of connection with the same settings has its own reply."""
-    settings = smtp.ExtendedServerSettings(
+    settings = smtp.ServerSettings(
         mechanisms=sasl.ALL_MECHANISMS.only("SCRAM-SHA-256-PLUS", "EXTERNAL", "PLAIN", "LOGIN"),
         mechanisms_without_tls=frozenset({"PLAIN"}),
         scram_decoy=sasl.ScramDecoy(key=bytes(16)),

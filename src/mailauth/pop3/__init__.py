@@ -21,7 +21,6 @@ from .events import (
     ClientEvent as ClientEvent,
     CommandRejected as CommandRejected,
     Connected as Connected,
-    ExtendedServerEvent as ExtendedServerEvent,
     OpenMaildrop as OpenMaildrop,
     ReplyReceived as ReplyReceived,
     RetrieveMore as RetrieveMore,
@@ -30,11 +29,10 @@ from .events import (
 )
 from .maildrop import Maildrop as Maildrop, Message as Message
 from .replies import Content as Content, Reply as Reply, Unavailable as Unavailable
-from .server import ExtendedServerConnection as ExtendedServerConnection, ServerConnection as ServerConnection
+from .server import ServerConnection as ServerConnection
 from .settings import (
     ALL_MECHANISMS as ALL_MECHANISMS,
     DEFAULT_MECHANISMS as DEFAULT_MECHANISMS,
     ClientSettings as ClientSettings,
-    ExtendedServerSettings as ExtendedServerSettings,
     ServerSettings as ServerSettings,
 )

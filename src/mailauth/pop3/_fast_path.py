@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Final, TypeVar
 
 from .._dots import stuff_whole
 from .._events import PAUSED, Action, CloseReason, Question, Tls
@@ -21,10 +21,9 @@ from .commands import LineCommand, Retrieve, checked_list, checked_retrieve
 from .events import ServerEvent
 from .maildrop import Maildrop, MaildropSession
 from .replies import Content
-from .settings import ExtendedServerSettings
+from .settings import ServerSettings
 
 A = TypeVar("A")
-Q = TypeVar("Q")
 
 _match_common: Final = COMMON.match
 _OPEN: Final = Phase.OPEN
@@ -34,12 +33,12 @@ _GOODBYE: Final = _standard_replies.GOODBYE.to_wire()
 _NO_MESSAGES: Final = Maildrop()
 
 
-class FastPath(ServerMachine[ServerEvent | Q], Generic[Q]):
+class FastPath(ServerMachine[ServerEvent]):
     """The state of the session that RETR needs, and the fast path for common commands."""
 
     __slots__ = ("_maildrop", "_pending_step", "_settings", "_state", "_utf8", "_wait")
 
-    def __init__(self, settings: ExtendedServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
+    def __init__(self, settings: ServerSettings, *, entropy: bytes, tls: Tls | None) -> None:
         super().__init__(entropy=entropy, tls=tls)
         self._settings = settings
         self._state = State.GREETING
@@ -53,7 +52,7 @@ class FastPath(ServerMachine[ServerEvent | Q], Generic[Q]):
     def _handle_command(self, command: LineCommand, line: bytes | None) -> ServerEvent | None:
         """Carry out *command*.  *line* is the line received; None if it equals ``command.to_wire()``."""
 
-    def next_event(self) -> ServerEvent | Q | Action:
+    def next_event(self) -> ServerEvent | Action:
         """Return the next event; see the base class.  This is its loop with the fast path for common lines added."""
         while True:
             if self._events:
@@ -62,7 +61,7 @@ class FastPath(ServerMachine[ServerEvent | Q], Generic[Q]):
                 return PAUSED
             if self._output_due:
                 return self._flush()
-            event: ServerEvent | Q | Action | None
+            event: ServerEvent | Action | None
             if self._phase is not _OPEN:
                 event = self._advance_phase()
             elif self._state is not _TRANSACTION or self._pending_step is not None:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import attrs
 
 from .. import _events, sasl
-from .._events import Accept, MessageChunk, TlsStarted
+from .._events import Accept, ExtensionNotice, MessageChunk, TlsStarted
 from .commands import Capa, Dele, List, Noop, Quit, Retrieve, Rset, Stat, Stls, Uidl, Utf8
 from .maildrop import Maildrop
 from .replies import Content, FallibleQuestion, Reply
@@ -81,14 +81,11 @@ ProtocolQuestion: TypeAlias = Connected | OpenMaildrop | Retrieve | RetrieveMore
 
 ServerEvent: TypeAlias = (
     ProtocolQuestion
-    | sasl.CheckPassword | sasl.FetchSecret | sasl.Authorize
+    | sasl.ServerQuestion | ExtensionNotice
     | Capa | Utf8 | Stat | List | Uidl | Dele | Rset | Noop | Quit | CommandRejected | TlsStarted
     | sasl.AuthenticationStarted | sasl.Authenticated | sasl.AuthenticationFailed
 )  # fmt: skip
 """All events of ``pop3.ServerConnection`` except actions."""
-
-ExtendedServerEvent: TypeAlias = ServerEvent | sasl.ExtendedQuestion
-"""All events of ``pop3.ExtendedServerConnection`` except actions, with the questions of the other mechanisms."""
 
 ClientEvent: TypeAlias = ReplyReceived | MessageChunk | sasl.Authenticated | AuthenticationRejected
 """All events of ``pop3.ClientConnection`` except actions."""

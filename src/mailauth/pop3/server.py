@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Final, Generic, Never, TypeVar
+from typing import Any, Final, TypeVar, final
 
 from .. import sasl
 from .._errors import LocalProtocolError, Malformed
@@ -40,10 +40,9 @@ from .commands import (
 from .events import CommandRejected, Connected, OpenMaildrop, ProtocolQuestion, RetrieveMore, ServerEvent, Update
 from .maildrop import Maildrop, MaildropSession, OutgoingMessage, needs_utf8
 from .replies import Content, Reply, Unavailable
-from .settings import ExtendedServerSettings, ServerSettings
+from .settings import ServerSettings
 
 A = TypeVar("A")
-Q = TypeVar("Q")
 
 _AUTH, _TRANSACTION = State.AUTH, State.TRANSACTION
 _MESSAGE_FOLLOWS: Final = _standard_replies.MESSAGE_FOLLOWS.to_wire()
@@ -55,12 +54,17 @@ _SECRET: Final = frozenset({"PASS", "APOP", "AUTH"})
 _FROM_A_BROWSER: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE"})
 
 
-class _Connection(FastPath[Q], Generic[Q]):
-    """One POP3 session.  *Q* is the union of the additional questions that its login may ask."""
+@final
+class ServerConnection(FastPath):
+    """One POP3 session.
+
+    *entropy* is 32 random bytes, secret and different for each connection.  Pass *tls* if TLS is already active, as on
+    port 995.
+    """
 
     __slots__ = ("_errors", "_failed_logins", "_outgoing", "_pieces", "_timestamp", "_utf8_announced")
 
-    def __init__(self, settings: ExtendedServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
+    def __init__(self, settings: ServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
         super().__init__(settings, entropy=entropy, tls=tls)
         self._pending_step = partial(self._ask, Connected())
         self._timestamp: str | None = None  # the nonce in the timestamp of the greeting
@@ -409,41 +413,20 @@ class _Connection(FastPath[Q], Generic[Q]):
         self._write(f"+OK {text}\r\n".encode("ascii"), due=False)
 
 
-class ServerConnection(_Connection[Never]):
-    """One POP3 session.
-
-    *entropy* is 32 random bytes, secret and different for each connection.  Pass *tls* if TLS is already active, as on
-    port 995.
-    """
-
-    __slots__ = ()
-
-    def __init__(self, settings: ServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
-        super().__init__(settings, entropy=entropy, tls=tls)
-
-
-class ExtendedServerConnection(_Connection[sasl.ExtendedQuestion]):
-    """One POP3 session whose client may also log in by SCRAM, a token or a certificate."""
-
-    __slots__ = ()
-
-    _asks_extended = True
-
-
-_HANDLERS: Final[Mapping[type[object], Callable[[_Connection[Any], Any], ServerEvent | Reply | None]]] = {
-    Capa: _Connection._capa,
-    Utf8: _Connection._utf8_mode,
-    Stls: _Connection._stls,
-    User: _Connection._user,
-    Pass: _Connection._pass,
-    Apop: _Connection._apop,
-    Auth: _Connection._auth,
-    Stat: _Connection._stat,
-    List: _Connection._list,
-    Uidl: _Connection._uidl,
-    Retrieve: _Connection._retrieve,
-    Dele: _Connection._dele,
-    Rset: _Connection._rset,
-    Noop: _Connection._noop,
-    Quit: _Connection._quit,
+_HANDLERS: Final[Mapping[type[object], Callable[[ServerConnection, Any], ServerEvent | Reply | None]]] = {
+    Capa: ServerConnection._capa,
+    Utf8: ServerConnection._utf8_mode,
+    Stls: ServerConnection._stls,
+    User: ServerConnection._user,
+    Pass: ServerConnection._pass,
+    Apop: ServerConnection._apop,
+    Auth: ServerConnection._auth,
+    Stat: ServerConnection._stat,
+    List: ServerConnection._list,
+    Uidl: ServerConnection._uidl,
+    Retrieve: ServerConnection._retrieve,
+    Dele: ServerConnection._dele,
+    Rset: ServerConnection._rset,
+    Noop: ServerConnection._noop,
+    Quit: ServerConnection._quit,
 }

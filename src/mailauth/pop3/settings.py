@@ -32,7 +32,7 @@ def _own() -> dict[str, sasl.ServerFactory]:
 DEFAULT_MECHANISMS: Final = sasl.Mechanisms({**_own(), **sasl.DEFAULT_MECHANISMS.factories})
 """USER and APOP, which are specific to POP3, followed by ``sasl.DEFAULT_MECHANISMS``."""
 
-ALL_MECHANISMS: Final = sasl.ExtendedMechanisms({**_own(), **sasl.ALL_MECHANISMS.factories})
+ALL_MECHANISMS: Final = sasl.Mechanisms({**_own(), **sasl.ALL_MECHANISMS.factories})
 """USER and APOP, which are specific to POP3, followed by ``sasl.ALL_MECHANISMS``."""
 
 
@@ -51,8 +51,8 @@ _NOT_SASL: Final = frozenset({"USER", "APOP"})  # these have verbs of their own 
 
 
 @attrs.frozen(kw_only=True)
-class ExtendedServerSettings:
-    """The settings of a server whose mechanisms may ask every question of a login (``pop3.ExtendedServerEvent``).
+class ServerSettings:
+    """The settings of a server.
 
     Raises LocalProtocolError or ValueError for an invalid value.
     """
@@ -60,7 +60,9 @@ class ExtendedServerSettings:
     host_name: str = "localhost"
     """The name of the server in the greeting and in challenges."""
 
-    mechanisms: sasl.ExtendedMechanisms = DEFAULT_MECHANISMS
+    mechanisms: sasl.Mechanisms = attrs.field(
+        default=DEFAULT_MECHANISMS, validator=attrs.validators.instance_of(sasl.Mechanisms)
+    )
     """The mechanisms offered with TLS, including ``USER`` (USER and PASS) and ``APOP``.  Only those that the connection
     supports are offered: see ``sasl.is_possible()``."""
 
@@ -185,19 +187,6 @@ class ExtendedServerSettings:
             (f"IMPLEMENTATION {self.implementation}", bool(self.implementation)),
         )
         return tuple(line for line, on in rows if on)
-
-
-@attrs.frozen(kw_only=True)
-class ServerSettings(ExtendedServerSettings):
-    """The settings of a server whose mechanisms ask only about passwords (``pop3.ServerEvent``).
-
-    Raises LocalProtocolError or ValueError for an invalid value.
-    """
-
-    mechanisms: sasl.Mechanisms = attrs.field(
-        default=DEFAULT_MECHANISMS, validator=attrs.validators.instance_of(sasl.Mechanisms)
-    )
-    """The mechanisms offered with TLS, including ``USER`` (USER and PASS) and ``APOP``."""
 
 
 @attrs.frozen(kw_only=True)

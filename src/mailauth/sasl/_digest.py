@@ -13,7 +13,7 @@ from typing import ClassVar, Final, TypeAlias
 from .._errors import LocalProtocolError, Malformed
 from ._fields import decode_identity
 from ._md5 import require_md5
-from ._messages import Challenge, Fault, FetchSecret, PasswordStep, Refusal, Success
+from ._messages import Challenge, Fault, FetchSecret, Refusal, Step, Success
 
 Digest: TypeAlias = Callable[[bytes, bytes], bytes]
 """``(secret, challenge)`` -> 32 lower-case hexadecimal digits."""
@@ -42,7 +42,7 @@ class DigestServer:
         self._digest = digest
         self._claimed: bytes | None = None
 
-    def respond(self, response: bytes | None) -> PasswordStep:
+    def respond(self, response: bytes | None) -> Step:
         """Return the Challenge if *response* is None, else FetchSecret for ``name digest``.
 
         The response is split at its last space, since names may contain spaces.  Returns Fault.MALFORMED for any other
@@ -60,7 +60,7 @@ class DigestServer:
         self._claimed = claimed
         return FetchSecret(authentication_identity=self.authentication_identity, mechanism=self.name, tls=self.tls)
 
-    def resolve(self, answer: object) -> PasswordStep:
+    def resolve(self, answer: object) -> Step:
         """Return the result for the answer to FetchSecret: the secret, None or a Refusal.
 
         Raises LocalProtocolError for any other answer, and if no question is open.

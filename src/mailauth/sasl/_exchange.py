@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 
 from .._errors import LocalProtocolError, Malformed
-from .._events import Accept
+from .._events import Accept, ExtensionQuestion
 from ._base64 import decode_base64, encode_base64
 from ._messages import (
     Authorize,
@@ -56,6 +56,8 @@ def _answers(question: ServerQuestion | None, answer: object) -> bool:
             return isinstance(answer, str) and answer != ""
         case CheckPassword() | Authorize():
             return isinstance(answer, Accept)
+        case ExtensionQuestion():
+            return True  # its mechanism checks the answer
         case None:
             return False
 

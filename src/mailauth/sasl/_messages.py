@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import ClassVar, Final, Protocol, TypeAlias
+from typing import Any, ClassVar, Final, Protocol, TypeAlias, TypeVar
 
 import attrs
 
 from .._errors import LocalProtocolError
-from .._events import Accept, Notice, Question
+from .._events import Accept, ExtensionQuestion, Notice, Question
+
+A = TypeVar("A")
 
 MIN_ITERATIONS: Final = 4096
 """Minimum iterations of SCRAM.  They slow down password guessing (RFC 5802 section 5.1, RFC 7677 section 4)."""
@@ -58,6 +60,15 @@ class Success:
     authorization_identity: str = ""
     data: bytes = b""
     """The mechanism's final data for the client (SCRAM's ``v=``); empty for most mechanisms."""
+
+
+class NonPasswordQuestion(Question[A]):
+    """The base class of the questions that only SCRAM, bearer tokens and EXTERNAL ask.
+
+    An application that offers none of these mechanisms needs one branch for all of them, with ``decline()``.
+    """
+
+    __slots__ = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -137,7 +148,7 @@ class ScramKeys:
 
 
 @attrs.frozen(kw_only=True)
-class FetchScramKeys(Question[ScramKeys | None | Refusal]):
+class FetchScramKeys(NonPasswordQuestion[ScramKeys | None | Refusal]):
     """Asks for the SCRAM keys of the identity.  None: unknown identity, or no keys; the client cannot detect this.
 
     A Refusal ends the login at once, so the client learns that this identity is treated differently.  Use TEMPORARY if
@@ -157,7 +168,7 @@ class FetchScramKeys(Question[ScramKeys | None | Refusal]):
 
 
 @attrs.frozen(kw_only=True)
-class CheckToken(Question[str | Refusal]):
+class CheckToken(NonPasswordQuestion[str | Refusal]):
     """Asks which identity a bearer token was issued to.  The answer is that identity, or a Refusal.
 
     The identity in the answer counts as verified.  If the client asked to act as another one, Authorize follows.  If
@@ -182,7 +193,7 @@ class CheckToken(Question[str | Refusal]):
 
 
 @attrs.frozen(kw_only=True)
-class CheckExternal(Question[str | Refusal]):
+class CheckExternal(NonPasswordQuestion[str | Refusal]):
     """Asks which identity a client certificate belongs to.  The answer is that identity, or a Refusal.
 
     If the client asked to act as another one, Authorize follows (RFC 4422 appendix A).
@@ -203,16 +214,10 @@ class CheckExternal(Question[str | Refusal]):
 PasswordQuestion: TypeAlias = CheckPassword | FetchSecret | Authorize
 """The questions of PLAIN, LOGIN, CRAM-MD5, USER and APOP."""
 
-ExtendedQuestion: TypeAlias = FetchScramKeys | CheckToken | CheckExternal
-"""The further questions of SCRAM, bearer tokens and EXTERNAL.  These mechanisms may also ask Authorize."""
+ServerQuestion: TypeAlias = PasswordQuestion | FetchScramKeys | CheckToken | CheckExternal | ExtensionQuestion[Any]
+"""All questions of a login: those of this library by name, and those of mechanisms from outside."""
 
-ServerQuestion: TypeAlias = PasswordQuestion | ExtendedQuestion
-"""All questions of mechanisms and the exchange.  No others exist, so a ``match`` statement can be exhaustive."""
-
-PasswordStep: TypeAlias = Challenge | PasswordQuestion | Success | Refusal | Fault
-"""The next step of a server mechanism whose questions are PasswordQuestions."""
-
-Step: TypeAlias = PasswordStep | ServerQuestion
+Step: TypeAlias = Challenge | ServerQuestion | Success | Refusal | Fault
 """The next step of a server mechanism."""
 
 
@@ -239,16 +244,6 @@ class ServerMechanism(Protocol):
 
     def resolve(self, answer: object) -> Step:
         """Process the application's answer to the question that ``respond()`` returned."""
-
-
-class PasswordMechanism(ServerMechanism, Protocol):
-    """A ServerMechanism whose questions are PasswordQuestions."""
-
-    def respond(self, response: bytes | None) -> PasswordStep:
-        """As in ServerMechanism."""
-
-    def resolve(self, answer: object) -> PasswordStep:
-        """As in ServerMechanism."""
 
 
 class ClientMechanism(Protocol):

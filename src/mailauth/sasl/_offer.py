@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Final, Self, TypeAlias, TypeVar
+from typing import Final, Self, TypeAlias
 
 import attrs
 
 from .._errors import LocalProtocolError
 from .._events import Tls
 from ._md5 import MD5_AVAILABLE
-from ._messages import PasswordMechanism, ServerMechanism
+from ._messages import ServerMechanism
 from .cram_md5 import CramMd5Server
 from .external import ExternalServer
 from .login import LoginServer
@@ -27,8 +27,6 @@ from .scram import (
     ScramSha256Server,
 )
 from .xoauth2 import Xoauth2Server
-
-F = TypeVar("F")
 
 _NAME: Final = re.compile(r"[A-Z0-9_-]{1,20}")
 _ATOMS: Final = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
@@ -90,10 +88,7 @@ class Context:
         return f"<{self.nonce}@{host or 'localhost'}>".encode("ascii")
 
 
-ServerFactory: TypeAlias = Callable[[Context], PasswordMechanism]
-"""Creates the server side of one mechanism for one exchange; its questions are PasswordQuestions."""
-
-ExtendedServerFactory: TypeAlias = Callable[[Context], ServerMechanism]
+ServerFactory: TypeAlias = Callable[[Context], ServerMechanism]
 """Creates the server side of one mechanism for one exchange; it may ask any ServerQuestion."""
 
 
@@ -115,27 +110,19 @@ def tls_capabilities(tls: Tls | None) -> tuple[bool, bool, bool]:
     return (False, False, False) if tls is None else (True, bool(tls.channel_bindings), bool(tls.peer_certificate))
 
 
-def _frozen(factories: Mapping[str, F]) -> Mapping[str, F]:
+def _frozen(factories: Mapping[str, ServerFactory]) -> Mapping[str, ServerFactory]:
     return MappingProxyType(dict(factories))
 
 
-def _frozen_any(factories: Mapping[str, ExtendedServerFactory]) -> Mapping[str, ExtendedServerFactory]:
-    return _frozen(factories)
-
-
-def _frozen_password(factories: Mapping[str, ServerFactory]) -> Mapping[str, ServerFactory]:
-    return _frozen(factories)
-
-
 @attrs.frozen(eq=False)
-class ExtendedMechanisms:
+class Mechanisms:
     """The mechanisms of a server by registered name, in the order in which they are announced.
 
     They may ask any ServerQuestion.  Raises LocalProtocolError for a name that is not 1 to 20 of ``A-Z 0-9 - _`` (RFC
     4422 section 3.1).  Lower case is not allowed, because some clients ignore a mechanism that is announced in it.
     """
 
-    factories: Mapping[str, ExtendedServerFactory] = attrs.field(converter=_frozen_any)
+    factories: Mapping[str, ServerFactory] = attrs.field(converter=_frozen)
 
     def __attrs_post_init__(self) -> None:
         for name in self.factories:
@@ -166,13 +153,6 @@ class ExtendedMechanisms:
         return attrs.evolve(self, factories={name: make for name, make in self.factories.items() if name in wanted})
 
 
-@attrs.frozen(eq=False)
-class Mechanisms(ExtendedMechanisms):
-    """The mechanisms of a server whose questions are PasswordQuestions."""
-
-    factories: Mapping[str, ServerFactory] = attrs.field(converter=_frozen_password)
-
-
 def _defaults() -> dict[str, ServerFactory]:
     factories: dict[str, ServerFactory] = {
         "PLAIN": lambda context: PlainServer(tls=context.tls),
@@ -187,7 +167,7 @@ DEFAULT_MECHANISMS: Final = Mechanisms(_defaults())
 """PLAIN, LOGIN and, if MD5 is available, CRAM-MD5."""
 
 
-def _scram(make: type[ScramServer]) -> ExtendedServerFactory:
+def _scram(make: type[ScramServer]) -> ServerFactory:
     def create(context: Context) -> ServerMechanism:
         if context.scram_decoy is None:
             raise LocalProtocolError("SCRAM needs a scram_decoy in the Context; pass a ScramDecoy")
@@ -202,7 +182,7 @@ def _scram(make: type[ScramServer]) -> ExtendedServerFactory:
     return create
 
 
-def _all() -> dict[str, ExtendedServerFactory]:
+def _all() -> dict[str, ServerFactory]:
     scrams = (ScramSha256PlusServer, ScramSha1PlusServer, ScramSha256Server, ScramSha1Server)
     return {
         **{make.name: _scram(make) for make in scrams},
@@ -213,14 +193,14 @@ def _all() -> dict[str, ExtendedServerFactory]:
     }
 
 
-ALL_MECHANISMS: Final = ExtendedMechanisms(_all())
+ALL_MECHANISMS: Final = Mechanisms(_all())
 """All mechanisms of this package except USER and APOP, the strongest first.  Offer those that the accounts support.
 
 SCRAM needs a ScramDecoy in the settings.  CRAM-MD5 is left out if MD5 is not available.
 """
 
 
-def check_offer(mechanisms: ExtendedMechanisms, scram_decoy: ScramDecoy | None) -> None:
+def check_offer(mechanisms: Mechanisms, scram_decoy: ScramDecoy | None) -> None:
     """Raise LocalProtocolError if SCRAM is offered without a decoy: clients could then see which accounts exist."""
     if scram_decoy is None and any(name.startswith("SCRAM-") for name in mechanisms.names):
         raise LocalProtocolError("SCRAM needs a scram_decoy in the settings; pass a ScramDecoy")

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from .._errors import LocalProtocolError
 from .._events import Accept
-from ._messages import CheckPassword, PasswordStep, Refusal, Success
+from ._messages import CheckPassword, Refusal, Step, Success
 
 
 class PasswordServer:
@@ -30,7 +30,7 @@ class PasswordServer:
             authentication_identity=self.authentication_identity, password=password, mechanism=self.name, tls=self.tls
         )
 
-    def resolve(self, answer: object) -> PasswordStep:
+    def resolve(self, answer: object) -> Step:
         """Return the result for the answer to CheckPassword: ACCEPT or a Refusal.
 
         Raises LocalProtocolError for any other answer, and if no question is open.

@@ -14,7 +14,7 @@ from .._errors import Malformed
 from ._digest import DigestServer
 from ._fields import validate_identity, validate_password
 from ._md5 import keyed_md5, require_md5
-from ._messages import Fault, PasswordStep
+from ._messages import Fault, Step
 
 
 class CramMd5Server(DigestServer):
@@ -31,7 +31,7 @@ class CramMd5Server(DigestServer):
         super().__init__(challenge=challenge, tls=tls, digest=keyed_md5)
         self._challenged = False
 
-    def respond(self, response: bytes | None) -> PasswordStep:
+    def respond(self, response: bytes | None) -> Step:
         """Return the Challenge if *response* is None, else FetchSecret for ``name digest``.
 
         Returns a Fault for a response before the challenge.

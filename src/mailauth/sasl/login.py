@@ -12,7 +12,7 @@ import attrs
 
 from .._errors import Malformed
 from ._fields import check_password, decode_identity, validate_identity, validate_password
-from ._messages import Challenge, Fault, PasswordStep
+from ._messages import Challenge, Fault, Step
 from ._password import PasswordServer
 
 
@@ -31,7 +31,7 @@ class LoginServer(PasswordServer):
         self._name_prompt = name_prompt
         self._password_prompt = password_prompt
 
-    def respond(self, response: bytes | None) -> PasswordStep:
+    def respond(self, response: bytes | None) -> Step:
         """Return the prompt for the name, then the prompt for the password, then CheckPassword.
 
         Returns Fault.MALFORMED for an invalid name or password.

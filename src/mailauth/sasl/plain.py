@@ -18,7 +18,7 @@ from ._fields import (
     validate_identity,
     validate_password,
 )
-from ._messages import Challenge, Fault, PasswordStep
+from ._messages import Challenge, Fault, Step
 from ._password import PasswordServer
 
 
@@ -33,7 +33,7 @@ class PlainServer(PasswordServer):
 
     name: ClassVar[str] = "PLAIN"
 
-    def respond(self, response: bytes | None) -> PasswordStep:
+    def respond(self, response: bytes | None) -> Step:
         """Return an empty Challenge if *response* is None, else CheckPassword.
 
         Returns Fault.MALFORMED unless the response has three valid fields of UTF-8.  An authorization identity that

@@ -11,7 +11,7 @@ import attrs
 
 from .._errors import Malformed
 from ._fields import check_password, decode_identity, validate_identity, validate_password
-from ._messages import Challenge, Fault, PasswordStep, Refusal
+from ._messages import Challenge, Fault, Refusal, Step
 from ._password import PasswordServer
 
 
@@ -26,7 +26,7 @@ class UserPassServer(PasswordServer):
         super().__init__(tls=tls)
         self._username = False
 
-    def respond(self, response: bytes | None) -> PasswordStep:
+    def respond(self, response: bytes | None) -> Step:
         """Return an empty Challenge for the name, then CheckPassword for the password.
 
         The reply to USER must not show which names exist (RFC 1939 section 13).  So an invalid name is handled like an

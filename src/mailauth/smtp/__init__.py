@@ -25,16 +25,14 @@ from .events import (
     CommandRejected as CommandRejected,
     Connected as Connected,
     ContentFault as ContentFault,
-    ExtendedServerEvent as ExtendedServerEvent,
     MessageAborted as MessageAborted,
     ReplyReceived as ReplyReceived,
     ServerEvent as ServerEvent,
 )
 from .replies import PerRecipient as PerRecipient, Reply as Reply, Verdict as Verdict
-from .server import ExtendedServerConnection as ExtendedServerConnection, ServerConnection as ServerConnection
+from .server import ServerConnection as ServerConnection
 from .settings import (
     ClientSettings as ClientSettings,
-    ExtendedServerSettings as ExtendedServerSettings,
     ServerSettings as ServerSettings,
 )
 from .verbs import TRANSITIONS as TRANSITIONS, Effect as Effect, Verb as Verb, View as View

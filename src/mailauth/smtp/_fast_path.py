@@ -7,7 +7,7 @@ their calls; ``tests/smtp/test_fast_path.py`` compares the two paths.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from .._events import ACCEPT
 from ._command_lines import COMMON_DATA, COMMON_MAIL, COMMON_RCPT, common_mail, common_rcpt
@@ -18,13 +18,13 @@ from .replies import Reply, checked_answer
 from .verbs import Effect
 
 if TYPE_CHECKING:
-    from .server import _Connection
+    from .server import ServerConnection
 
 _new: Final = object.__new__
 _READY, _MAIL, _RCPT, _DATA = State.READY, State.MAIL, State.RCPT, State.DATA
 
 
-def next_question(c: _Connection[Any], found: re.Match[bytes]) -> Mail | Rcpt | Data | None:
+def next_question(c: ServerConnection, found: re.Match[bytes]) -> Mail | Rcpt | Data | None:
     """Return the question for a line that COMMON matched, or None: the general path must handle the line."""
     state = c._state
     kind = found.lastindex
@@ -59,7 +59,7 @@ def next_question(c: _Connection[Any], found: re.Match[bytes]) -> Mail | Rcpt | 
     return question
 
 
-def answer(c: _Connection[Any], question: object, answer: object) -> bool:
+def answer(c: ServerConnection, question: object, answer: object) -> bool:
     """Carry out ACCEPT, or the application's own positive reply to MessageComplete.  Return False to do nothing."""
     if question is not c._question or c._exchange is not None:
         return False

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import attrs
 
 from .. import _events, sasl
-from .._events import CloseReason, MessageChunk, Payload, TlsStarted
+from .._events import CloseReason, ExtensionNotice, MessageChunk, Payload, TlsStarted
 from .commands import Data, Hello, Help, Mail, MessageComplete, Noop, Quit, Rcpt, Rset, StartTls, VerdictQuestion, Vrfy
 from .replies import Reply
 
@@ -74,17 +74,12 @@ class AuthenticationRejected(_events.AuthenticationRejected[Reply]):
 
 ServerEvent: TypeAlias = (
     Connected | Mail | Rcpt | Data | MessageComplete | StartTls
-    | sasl.CheckPassword | sasl.FetchSecret | sasl.Authorize
+    | sasl.ServerQuestion | ExtensionNotice
     | MessageChunk | MessageAborted
     | Hello | Rset | Noop | Vrfy | Help | Quit | CommandRejected | TlsStarted
     | sasl.AuthenticationStarted | sasl.Authenticated | sasl.AuthenticationFailed
 )  # fmt: skip
 """Every event that ``smtp.ServerConnection`` returns to the application."""
-
-ExtendedServerEvent: TypeAlias = ServerEvent | sasl.ExtendedQuestion
-"""Every event that ``smtp.ExtendedServerConnection`` returns to the application.
-
-These include the questions about SCRAM keys, tokens and certificates."""
 
 ClientEvent: TypeAlias = ReplyReceived | sasl.Authenticated | AuthenticationRejected
 """Every event that ``smtp.ClientConnection`` returns to the application."""

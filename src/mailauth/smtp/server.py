@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final, Generic, Never, TypeAlias, TypeVar, assert_never, cast
+from typing import Any, Final, TypeAlias, TypeVar, assert_never, cast, final
 
 from .. import sasl
 from .._errors import LocalProtocolError, Malformed
@@ -24,12 +24,10 @@ from ._states import State
 from .commands import Auth, Bdat, Data, Mail, MessageComplete, Rcpt
 from .events import CommandRejected, Connected, ContentFault, MessageAborted, ServerEvent
 from .replies import PerRecipient, Reply, checked_answer
-from .settings import ExtendedServerSettings, ServerSettings
+from .settings import ServerSettings
 from .verbs import COMPLETED, Effect, Verb
 
 A = TypeVar("A")
-Q = TypeVar("Q")
-
 Receiver: TypeAlias = content.ContentReceiver | content.ChunkReceiver
 
 _new: Final = object.__new__
@@ -50,8 +48,12 @@ MIN_CHUNK: Final = 64
 chunks of 8 KiB and more, and short ones only at the end."""
 
 
-class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
-    """One SMTP session whose login may also ask *Q*."""
+@final
+class ServerConnection(ServerMachine[ServerEvent]):
+    """One SMTP session.
+
+    *entropy* is 32 random bytes, used for nothing else.  *tls* is given if TLS was started before SMTP (port 465).
+    """
 
     __slots__ = (
         "_ascii_line",
@@ -71,7 +73,7 @@ class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
         "_wait",
     )  # fmt: skip
 
-    def __init__(self, settings: ExtendedServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
+    def __init__(self, settings: ServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
         super().__init__(entropy=entropy, tls=tls)
         self._settings = settings
         self._state = State.GREETING
@@ -92,7 +94,7 @@ class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
     # What a row may read (verbs.View)
 
     @property
-    def settings(self) -> ExtendedServerSettings:
+    def settings(self) -> ServerSettings:
         """The settings."""
         return self._settings
 
@@ -575,23 +577,3 @@ class _Connection(ServerMachine[ServerEvent | Q], Generic[Q]):
         self._write(reply.to_wire(enhanced=self._settings.enhanced_status_codes), due=due)
         if len(self._output) > _MANY:
             self._output[:] = (b"".join(self._output),)
-
-
-class ServerConnection(_Connection[Never]):
-    """One SMTP session.
-
-    *entropy* is 32 random bytes, used for nothing else.  *tls* is given if TLS was started before SMTP (port 465).
-    """
-
-    __slots__ = ()
-
-    def __init__(self, settings: ServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
-        super().__init__(settings, entropy=entropy, tls=tls)
-
-
-class ExtendedServerConnection(_Connection[sasl.ExtendedQuestion]):
-    """One SMTP session whose client may also log in with SCRAM, a token or a certificate."""
-
-    __slots__ = ()
-
-    _asks_extended = True

@@ -28,8 +28,8 @@ _MAX_EHLO_LINE: Final = 506  # 512 bytes of a reply line less code and CRLF (RFC
 
 
 @attrs.frozen(kw_only=True)
-class ExtendedServerSettings:
-    """The settings of a server whose application handles ``smtp.ExtendedServerEvent``.
+class ServerSettings:
+    """The settings of a server.
 
     Raises LocalProtocolError or ValueError if a setting is invalid.
     """
@@ -37,7 +37,9 @@ class ExtendedServerSettings:
     host_name: str = "localhost"
     """The name of the server in the greeting, the EHLO reply and challenges: a domain or an address literal."""
 
-    mechanisms: sasl.ExtendedMechanisms = sasl.DEFAULT_MECHANISMS
+    mechanisms: sasl.Mechanisms = attrs.field(
+        default=sasl.DEFAULT_MECHANISMS, validator=attrs.validators.instance_of(sasl.Mechanisms)
+    )
     """The SASL mechanisms offered inside TLS, if the connection supports them: see ``sasl.is_possible()``."""
 
     scram_decoy: sasl.ScramDecoy | None = None
@@ -301,19 +303,6 @@ class ExtendedServerSettings:
         # AUTH must be accepted if it is announced at all, also in clear text (RFC 4954 section 5).
         keywords = {*self.extensions(Tls(version="")), *(["AUTH"] if self.mechanisms.names else [])}
         return {verb: [row for row in rows if row.extension not in keywords] for verb, rows in PARAMETERS.items()}
-
-
-@attrs.frozen(kw_only=True)
-class ServerSettings(ExtendedServerSettings):
-    """The settings of a server whose application is only asked about passwords (``smtp.ServerEvent``).
-
-    Raises LocalProtocolError or ValueError if a setting is invalid.
-    """
-
-    mechanisms: sasl.Mechanisms = attrs.field(
-        default=sasl.DEFAULT_MECHANISMS, validator=attrs.validators.instance_of(sasl.Mechanisms)
-    )
-    """The SASL mechanisms offered inside TLS."""
 
 
 @attrs.frozen(kw_only=True)

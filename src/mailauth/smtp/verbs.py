@@ -21,7 +21,7 @@ from .events import ContentFault
 from .replies import Reply
 
 if TYPE_CHECKING:
-    from .settings import ExtendedServerSettings
+    from .settings import ServerSettings
 
 C = TypeVar("C", bound=Command)
 
@@ -30,7 +30,7 @@ class View(Protocol):
     """What a row may read of a server's connection."""
 
     @property
-    def settings(self) -> ExtendedServerSettings:
+    def settings(self) -> ServerSettings:
         """The settings of the server."""
 
     @property
@@ -108,10 +108,10 @@ class Verb(Generic[C]):
     check: Callable[[View, C], Reply | None] | None = None
     """Return the reply that rejects the command, or None.  It is called before the application is asked."""
 
-    extension: str | Callable[[ExtendedServerSettings, Tls | None], str | None] | None = None
+    extension: str | Callable[[ServerSettings, Tls | None], str | None] | None = None
     """The line of the EHLO reply that announces it, or a function that returns it (None: it is not offered now)."""
 
-    enabled: Callable[[ExtendedServerSettings], bool] | None = None
+    enabled: Callable[[ServerSettings], bool] | None = None
     """Whether the server has the verb with these settings; None: always.  Otherwise it is 502."""
 
     before_tls: bool = False
@@ -218,16 +218,16 @@ def _help_reply(view: View) -> Reply:
     return view.settings.help_reply
 
 
-def _offer_starttls(settings: ExtendedServerSettings, tls: Tls | None) -> str | None:
+def _offer_starttls(settings: ServerSettings, tls: Tls | None) -> str | None:
     return "STARTTLS" if settings.starttls and tls is None else None
 
 
-def _offer_auth(settings: ExtendedServerSettings, tls: Tls | None) -> str | None:
+def _offer_auth(settings: ServerSettings, tls: Tls | None) -> str | None:
     names = settings.offered(tls)
     return f"AUTH {' '.join(names)}" if names else None
 
 
-def _offer_chunking(settings: ExtendedServerSettings, tls: Tls | None) -> str | None:
+def _offer_chunking(settings: ServerSettings, tls: Tls | None) -> str | None:
     return "CHUNKING" if settings.chunking else None
 
 

@@ -37,7 +37,7 @@ section 5.3).
 """
 
 
-def offered(mechanisms: sasl.ExtendedMechanisms, proofs: Set[Proof]) -> sasl.ExtendedMechanisms:
+def offered(mechanisms: sasl.Mechanisms, proofs: Set[Proof]) -> sasl.Mechanisms:
     """Return the *mechanisms* that accounts with *proofs* support."""
     return mechanisms.only(*(name for name, proof in REQUIRED_PROOF.items() if proof in proofs))
 

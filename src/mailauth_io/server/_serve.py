@@ -101,11 +101,11 @@ def _serve(
     if name.startswith("smtp"):
         return adapter.serve(
             functools.partial(SmtpSession.serve, server_state),
-            lambda entropy, tls: smtp.ExtendedServerConnection(server_state.smtp_settings(), entropy=entropy, tls=tls),
+            lambda entropy, tls: smtp.ServerConnection(server_state.smtp_settings(), entropy=entropy, tls=tls),
             **options,
         )
     return adapter.serve(
         functools.partial(Pop3Session.serve, server_state),
-        lambda entropy, tls: pop3.ExtendedServerConnection(server_state.pop3_settings(), entropy=entropy, tls=tls),
+        lambda entropy, tls: pop3.ServerConnection(server_state.pop3_settings(), entropy=entropy, tls=tls),
         **options,
     )

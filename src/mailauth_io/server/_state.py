@@ -50,8 +50,8 @@ class ServerState:
     """Counts the connections to all ports."""
     inbound_quota: InboundQuota
     """Counts the content of incomplete messages."""
-    _smtp_settings: dict[frozenset[Proof], smtp.ExtendedServerSettings] = attrs.field(factory=dict, init=False)
-    _pop3_settings: dict[frozenset[Proof], pop3.ExtendedServerSettings] = attrs.field(factory=dict, init=False)
+    _smtp_settings: dict[frozenset[Proof], smtp.ServerSettings] = attrs.field(factory=dict, init=False)
+    _pop3_settings: dict[frozenset[Proof], pop3.ServerSettings] = attrs.field(factory=dict, init=False)
     _to_revoke: dict[str, float] = attrs.field(factory=dict, init=False)
     """Accounts whose grants must still be revoked, with the time before which those grants were made."""
     _changed: dict[str, int] = attrs.field(factory=dict, init=False)
@@ -87,14 +87,14 @@ class ServerState:
             failures=FailedLogins(longest=config.failure_delay),
         )
 
-    def smtp_settings(self) -> smtp.ExtendedServerSettings:
+    def smtp_settings(self) -> smtp.ServerSettings:
         """Return the SMTP settings for a new connection.  The mechanisms offered depend on the current accounts."""
         proofs = self.stores.accounts.proofs
         if proofs not in self._smtp_settings:
             self._smtp_settings[proofs] = self.config.smtp_settings(proofs)
         return self._smtp_settings[proofs]
 
-    def pop3_settings(self) -> pop3.ExtendedServerSettings:
+    def pop3_settings(self) -> pop3.ServerSettings:
         """Return the POP3 settings for a new connection; see ``smtp_settings``."""
         proofs = self.stores.accounts.proofs
         if proofs not in self._pop3_settings:

@@ -10,8 +10,8 @@ import attrs
 
 from mailauth import sasl
 from mailauth.grants import LIFETIME
-from mailauth.pop3 import ALL_MECHANISMS as ALL_POP3_MECHANISMS, ExtendedServerSettings as Pop3Settings
-from mailauth.smtp import ExtendedServerSettings as SmtpSettings, Mailbox
+from mailauth.pop3 import ALL_MECHANISMS as ALL_POP3_MECHANISMS, ServerSettings as Pop3Settings
+from mailauth.smtp import Mailbox, ServerSettings as SmtpSettings
 
 from .._addresses import Network
 from ..limits import Limits
@@ -85,10 +85,10 @@ class Config:
     """The limits on connections, for all ports together, and on slow peers."""
 
     smtp_timeout: float = attrs.field(default=300.0, validator=attrs.validators.gt(0))
-    """Seconds to wait for an SMTP command; see ``smtp.ExtendedServerSettings.timeout``."""
+    """Seconds to wait for an SMTP command; see ``smtp.ServerSettings.timeout``."""
 
     pop3_timeout: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
-    """Seconds to wait for a POP3 command; see ``pop3.ExtendedServerSettings.timeout``."""
+    """Seconds to wait for a POP3 command; see ``pop3.ServerSettings.timeout``."""
 
     login_timeout: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
     """Seconds from the start of a connection to a login, or to the first accepted message; infinity: no limit."""

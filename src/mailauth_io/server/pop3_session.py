@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import ClassVar, assert_never
 
-from mailauth import ACCEPT, Accept, Notice, TlsStarted, pop3, sasl
+from mailauth import ACCEPT, Accept, ExtensionQuestion, Notice, TlsStarted, pop3, sasl
 
 from .._adapter import ServerConnection
 from ..logs import shown
@@ -17,14 +17,14 @@ from ._session import Session
 from ._state import ServerState, ask_store
 
 
-class Pop3Session(Session[pop3.ExtendedServerEvent]):
+class Pop3Session(Session[pop3.ServerEvent]):
     """A POP3 session.  It holds the open maildrop."""
 
     __slots__ = ("_deleting", "_maildrop")
 
     protocol: ClassVar[str] = "POP3"
 
-    def __init__(self, server_state: ServerState, connection: ServerConnection[pop3.ExtendedServerEvent]) -> None:
+    def __init__(self, server_state: ServerState, connection: ServerConnection[pop3.ServerEvent]) -> None:
         super().__init__(server_state, connection)
         self._maildrop: OpenedMaildrop | None = None
         self._deleting = False
@@ -73,6 +73,8 @@ class Pop3Session(Session[pop3.ExtendedServerEvent]):
                         self.release_resources()
                 case pop3.CommandRejected(reply=reply):
                     self.log(logging.DEBUG, "command refused", reply=reply)
+                case ExtensionQuestion():
+                    connection.decline(event)
                 case Notice():
                     pass
                 case unreachable:

@@ -9,7 +9,7 @@ import logging
 import time
 from typing import ClassVar, assert_never
 
-from mailauth import ACCEPT, MessageChunk, Notice, TlsStarted, sasl, smtp
+from mailauth import ACCEPT, ExtensionQuestion, MessageChunk, Notice, TlsStarted, sasl, smtp
 from mailauth.policy import Decision, Reason
 
 from .._adapter import ServerConnection
@@ -25,7 +25,7 @@ from .next_hop import NextHop
 NO_MAILBOX = smtp.Reply(550, "5.1.1", "no such mailbox here")
 
 
-class SmtpSession(Session[smtp.ExtendedServerEvent]):
+class SmtpSession(Session[smtp.ServerEvent]):
     """An SMTP session.  It holds one mail transaction, and its content while it is received."""
 
     __slots__ = (
@@ -43,7 +43,7 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
 
     protocol: ClassVar[str] = "SMTP"
 
-    def __init__(self, server_state: ServerState, connection: ServerConnection[smtp.ExtendedServerEvent]) -> None:
+    def __init__(self, server_state: ServerState, connection: ServerConnection[smtp.ServerEvent]) -> None:
         super().__init__(server_state, connection)
         self._hello = smtp.Hello(domain="unknown", extended=False)  # placeholder: the core accepts no MAIL before EHLO
         self._taken = 0  # completed messages, counted for the queue ids
@@ -119,6 +119,8 @@ class SmtpSession(Session[smtp.ExtendedServerEvent]):
                         self.log(logging.WARNING, "clear text dropped", bytes=dropped)
                 case smtp.CommandRejected(verb=verb, reply=reply):
                     self.log(logging.DEBUG, "command refused", verb=verb, reply=reply)
+                case ExtensionQuestion():
+                    connection.decline(event)
                 case Notice():
                     pass
                 case unreachable:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, TypeAlias, assert_never
 
-from mailauth import ACCEPT, Notice, Payload, Tls, sasl, smtp
+from mailauth import ACCEPT, ExtensionQuestion, Notice, Payload, Tls, sasl, smtp
 from mailauth_io import on_asyncio, on_trio
 
-Connection: TypeAlias = (
-    on_asyncio.ServerConnection[smtp.ExtendedServerEvent] | on_trio.ServerConnection[smtp.ExtendedServerEvent]
-)
+Connection: TypeAlias = on_asyncio.ServerConnection[smtp.ServerEvent] | on_trio.ServerConnection[smtp.ServerEvent]
 
 
 class Users(Protocol):
@@ -42,13 +40,15 @@ async def session(connection: Connection, users: Users) -> None:
                 connection.answer(q, ACCEPT)
             case smtp.MessageComplete() as q:
                 connection.answer(q, ACCEPT)
+            case ExtensionQuestion() as q:
+                connection.decline(q)
             case Payload() | Notice():
                 pass
             case unreachable:
                 assert_never(unreachable)
 
 
-SETTINGS = smtp.ExtendedServerSettings(
+SETTINGS = smtp.ServerSettings(
     mechanisms=sasl.ALL_MECHANISMS.only("SCRAM-SHA-256", "OAUTHBEARER", "EXTERNAL", "PLAIN"),
     scram_decoy=sasl.ScramDecoy(key=b"from a file that nobody else can read"),
 )
@@ -63,8 +63,8 @@ async def serve(one: Callable[[Connection], Awaitable[None]]) -> int:
         return listener.port + other.port + careful.port
 
 
-def build(entropy: bytes, tls: Tls | None) -> smtp.ExtendedServerConnection:
-    return smtp.ExtendedServerConnection(SETTINGS, entropy=entropy, tls=tls)
+def build(entropy: bytes, tls: Tls | None) -> smtp.ServerConnection:
+    return smtp.ServerConnection(SETTINGS, entropy=entropy, tls=tls)
 
 
 async def serve_by_hand(one: Callable[[Connection], Awaitable[None]]) -> int:

@@ -16,7 +16,7 @@ SCRAM = sasl.ALL_MECHANISMS.only("SCRAM-SHA-256")
 ALICE = sasl.ScramSha256Client(authentication_identity="alice", password=b"wonderland", entropy=bytes(range(32)))
 
 
-async def submission(connection: ServerConnection[smtp.ExtendedServerEvent]) -> None:
+async def submission(connection: ServerConnection[smtp.ServerEvent]) -> None:
     async for event in connection:
         match event:
             case sasl.FetchScramKeys(authentication_identity=name) as question:
@@ -29,7 +29,7 @@ async def submission(connection: ServerConnection[smtp.ExtendedServerEvent]) -> 
                 pass
 
 
-async def maildrop(connection: ServerConnection[pop3.ExtendedServerEvent]) -> None:
+async def maildrop(connection: ServerConnection[pop3.ServerEvent]) -> None:
     async for event in connection:
         match event:
             case sasl.FetchScramKeys(authentication_identity=name) as question:
@@ -47,7 +47,7 @@ async def maildrop(connection: ServerConnection[pop3.ExtendedServerEvent]) -> No
 @on_both_loops
 async def test_scram_over_smtp(loop: _loops.Loop) -> None:
     """RFC 7677 inside implicit TLS; a wrong password fails."""
-    settings = smtp.ExtendedServerSettings(mechanisms=SCRAM, scram_decoy=DECOY)
+    settings = smtp.ServerSettings(mechanisms=SCRAM, scram_decoy=DECOY)
     async with loop.adapter.serve_smtp(
         submission, settings, ssl_context=server_context(), implicit_tls=True
     ) as listener:
@@ -72,9 +72,7 @@ async def test_scram_over_smtp(loop: _loops.Loop) -> None:
 @on_both_loops
 async def test_scram_over_pop3(loop: _loops.Loop) -> None:
     """RFC 5034 with RFC 7677; allowed without TLS if the settings name it."""
-    settings = pop3.ExtendedServerSettings(
-        mechanisms=SCRAM, mechanisms_without_tls=frozenset(SCRAM.names), scram_decoy=DECOY
-    )
+    settings = pop3.ServerSettings(mechanisms=SCRAM, mechanisms_without_tls=frozenset(SCRAM.names), scram_decoy=DECOY)
     async with (
         loop.adapter.serve_pop3(maildrop, settings) as listener,
         await loop.adapter.connect(pop3.ClientConnection(), "127.0.0.1", listener.port) as connection,
