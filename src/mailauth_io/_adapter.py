@@ -380,6 +380,14 @@ class ServerConnection(_Connection[E]):
         """The TLS session; None without TLS."""
         return self.machine.tls
 
+    def replace_peer(self, peer: Peer) -> None:
+        """Set the address of the client, as a proxy reports it inside the protocol (Postfix XCLIENT).
+
+        Call it only for a proxy that is trusted: access control, grants and the log use this address.  The connection
+        is still counted for the address that it came from.
+        """
+        self.peer = peer
+
     def decline(self, question: Question[Any]) -> None:
         """Answer *question* with ``question.unavailable``: for questions that the session does not know."""
         self.machine.decline(question)

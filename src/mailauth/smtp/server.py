@@ -40,6 +40,7 @@ _NOT_IMPLEMENTED: Final = frozenset({"EXPN", "TURN", "ETRN", "SEND", "SOML", "SA
 _HTTP: Final = frozenset({"GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PATCH", "PRI"})
 _TLS_HANDSHAKE: Final = 0x16  # the first byte of a ClientHello (RFC 8446 section 5.1); no command begins with it
 _SPACE_AFTER_COLON: Final = re.compile(r"\A((?i:FROM|TO):) +<")
+_JUNK: Final = frozenset({Effect.NONE, Effect.RESET, Effect.RESTART_SESSION})
 _ENDS_MESSAGE: Final = frozenset({Effect.RESET, Effect.RESTART_SESSION, Effect.CLOSE})
 _MANY: Final = 256  # replies that wait for the rest of a group: as single objects they take three times their size
 
@@ -214,7 +215,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
             line = f"AUTH {command.mechanism}".encode("ascii")  # the initial response may be a secret
         if isinstance(command, Bdat):
             return self._begin_chunk(row, command, line, refusal)
-        if refusal is None and not row.asks and row.effect not in (Effect.CLOSE, Effect.BEGIN_LOGIN):
+        if refusal is None and row.effect in _JUNK:
             refusal = self._count_junk_command()
         if refusal is not None:
             return self._reject(row.name, line, refusal)
