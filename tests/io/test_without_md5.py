@@ -47,7 +47,7 @@ def test_a_server_starts_and_offers_what_needs_no_md5() -> None:
         "CRAM-MD5 and APOP are not available: this system does not allow MD5.",
         "220 example.test ESMTP",
     ]
-    assert "250 AUTH SCRAM-SHA-256 SCRAM-SHA-1 PLAIN LOGIN" in lines
+    assert "250-AUTH SCRAM-SHA-256 SCRAM-SHA-1 PLAIN LOGIN" in lines
     assert "SASL SCRAM-SHA-256 SCRAM-SHA-1 PLAIN LOGIN" in lines
     assert "+OK POP3 server ready" in lines
     assert [line[:7] for line in lines if line.startswith(("504", "-ERR"))] == ["504 5.5", "-ERR au", "-ERR au"]
