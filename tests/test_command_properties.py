@@ -11,7 +11,7 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Final, get_args, get_origin, get_type_hints
 
 import attrs
 import pytest
@@ -412,15 +412,21 @@ def client_takes(connection: Any, command: Command) -> bool:
 class Talkative:
     """A mechanism of an application, with given responses."""
 
-    client_first = True
+    client_first: ClassVar[bool] = True
     satisfied = True
 
-    def __init__(self, name: str, *responses: bytes) -> None:
-        self.name = name
+    name: ClassVar[str]
+
+    def __init__(self, *responses: bytes) -> None:
         self._responses = list(responses)
 
     def respond(self, challenge: bytes | None) -> bytes:
         return self._responses.pop(0)
+
+
+def talkative(name: str, *responses: bytes) -> Talkative:
+    kind: type[Talkative] = type(name, (Talkative,), {"name": name})
+    return kind(*responses)
 
 
 ALICE: Final = sasl.UserPassClient(authentication_identity="alice", password=b"secret")
@@ -430,7 +436,7 @@ ALICE: Final = sasl.UserPassClient(authentication_identity="alice", password=b"s
 def test_no_name_puts_two_commands_on_the_wire(name: bytes) -> None:
     connection = pop3_client()
     with pytest.raises(LocalProtocolError, match="argument"):
-        connection.authenticate(Talkative("USER", name))
+        connection.authenticate(talkative("USER", name))
     assert written(connection) == b""
     connection.authenticate(ALICE)
     assert written(connection) == b"USER alice\r\n"
@@ -440,7 +446,7 @@ def test_no_login_puts_two_commands_on_the_wire_where_validators_are_off() -> No
     """The check before a line is queued does not depend on them."""
     connection = pop3_client()
     with attrs.validators.disabled(), pytest.raises(LocalProtocolError, match="CRLF"):
-        connection.authenticate(Talkative("USER", b"alice\r\nDELE 1"))
+        connection.authenticate(talkative("USER", b"alice\r\nDELE 1"))
     assert written(connection) == b""
     connection.authenticate(ALICE)
     assert written(connection) == b"USER alice\r\n"
@@ -449,7 +455,7 @@ def test_no_login_puts_two_commands_on_the_wire_where_validators_are_off() -> No
 def test_no_password_puts_two_commands_on_the_wire() -> None:
     """The login has ended, and another is possible."""
     connection = pop3_client()
-    connection.authenticate(Talkative("USER", b"alice", b"s3cret\r\nDELE 1"))
+    connection.authenticate(talkative("USER", b"alice", b"s3cret\r\nDELE 1"))
     assert written(connection) == b"USER alice\r\n"
     connection.receive_data(b"+OK\r\n")
     with pytest.raises(LocalProtocolError, match="argument") as raised:
@@ -464,9 +470,9 @@ def test_no_mechanism_name_puts_two_commands_on_the_wire() -> None:
     session = greeted("AUTH XPLAINX plain")
     for name in ("plain", "XPLAINX\r\nMAIL"):
         with pytest.raises(LocalProtocolError):
-            session.client.authenticate(Talkative(name, b"x"))
+            session.client.authenticate(talkative(name, b"x"))
     assert session.pull().sends == []
-    session.client.authenticate(Talkative("XPLAINX", b"x\r\ny"))
+    session.client.authenticate(talkative("XPLAINX", b"x\r\ny"))
     assert session.pull().data == b"AUTH XPLAINX eA0KeQ==\r\n"
 
 

@@ -417,8 +417,8 @@ class TicketServer:
 
 
 class TicketClient:
-    name = "X-TICKET"
-    client_first = True
+    name: ClassVar[str] = "X-TICKET"
+    client_first: ClassVar[bool] = True
     satisfied = True
 
     def respond(self, challenge: bytes | None) -> bytes:

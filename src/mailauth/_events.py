@@ -101,7 +101,7 @@ class Tls:
     peer_certificate: Mapping[str, object] | None = None
     """The peer's verified certificate, as returned by ``ssl.SSLSocket.getpeercert()``; None without one."""
 
-    channel_bindings: Mapping[str, bytes] = attrs.field(factory=dict, repr=False)
+    channel_bindings: Mapping[str, bytes] = attrs.field(factory=dict[str, bytes], repr=False)
     """Channel binding data by its registered name, such as ``tls-server-end-point`` (RFC 5929)."""
 
 

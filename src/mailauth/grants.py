@@ -251,10 +251,12 @@ class GrantTable:
 
     def _put(self, number: int, grants: tuple[Grant, ...]) -> None:
         self._count += len(grants) - len(self._all_at(number))
-        if not grants:
-            self._by_address.pop(number, None)
+        if len(grants) > 1:
+            self._by_address[number] = grants
+        elif grants:
+            self._by_address[number] = grants[0]
         else:
-            self._by_address[number] = grants if len(grants) > 1 else grants[0]
+            self._by_address.pop(number, None)
 
     def _drop(self, grant: Grant) -> bool:
         """Remove *grant*, compared by identity.  Return False if it was already replaced or revoked."""

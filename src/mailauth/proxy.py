@@ -236,7 +236,7 @@ def _fault_in_fields(data: bytes, start: int) -> str:
 
 
 def _crc32c_table() -> tuple[int, ...]:
-    table = []
+    table: list[int] = []
     for number in range(256):
         for _ in range(8):
             number = number >> 1 ^ (0x82F63B78 if number & 1 else 0)

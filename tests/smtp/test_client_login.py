@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from mailauth import LocalProtocolError, RemoteProtocolError, sasl, smtp
@@ -75,8 +77,8 @@ def test_an_initial_response_that_would_not_fit_is_sent_apart() -> None:
 class Broken:
     """A mechanism that cannot begin."""
 
-    name = "PLAIN"
-    client_first = True
+    name: ClassVar[str] = "PLAIN"
+    client_first: ClassVar[bool] = True
     satisfied = False
 
     def respond(self, challenge: bytes | None) -> bytes:

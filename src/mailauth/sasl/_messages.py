@@ -234,28 +234,29 @@ class ServerMechanism(Protocol):
     @property
     def tls(self) -> bool:
         """Whether the connection uses TLS.  It is copied into the questions."""
+        ...
 
     @property
     def authentication_identity(self) -> str | None:
         """The identity that the client claims; None until it was sent."""
+        ...
 
     def respond(self, response: bytes | None) -> Step:
         """Process the client's decoded response; None if it has sent none yet.  Does not raise for any bytes."""
+        ...
 
     def resolve(self, answer: object) -> Step:
         """Process the application's answer to the question that ``respond()`` returned."""
+        ...
 
 
 class ClientMechanism(Protocol):
     """The client side of one mechanism."""
 
-    @property
-    def name(self) -> str:
-        """The registered name, in capitals: ``CRAM-MD5``."""
-
-    @property
-    def client_first(self) -> bool:
-        """True if the first response needs no challenge and may be sent with the AUTH command."""
+    name: ClassVar[str]
+    """The registered name, in capitals: ``CRAM-MD5``."""
+    client_first: ClassVar[bool]
+    """True if the first response needs no challenge and may be sent with the AUTH command."""
 
     def respond(self, challenge: bytes | None) -> bytes:
         """Return the response to *challenge*; None starts an exchange and returns the initial response.
@@ -263,6 +264,7 @@ class ClientMechanism(Protocol):
         If the server sends the first challenge, the initial response is empty and is not sent.  Raises Malformed for a
         challenge that the mechanism does not accept or does not expect.
         """
+        ...
 
     @property
     def satisfied(self) -> bool:
@@ -270,6 +272,7 @@ class ClientMechanism(Protocol):
 
         SCRAM is satisfied only after it has verified the server's signature.
         """
+        ...
 
 
 @attrs.frozen(kw_only=True)

@@ -53,7 +53,7 @@ class Context:
     tls: bool
     """Whether the connection uses TLS."""
 
-    channel_bindings: Mapping[str, bytes] = attrs.field(factory=dict, repr=False)
+    channel_bindings: Mapping[str, bytes] = attrs.field(factory=dict[str, bytes], repr=False)
     """The channel binding data of the connection, for the -PLUS forms of SCRAM; as in ``Tls.channel_bindings``."""
     peer_certificate: Mapping[str, object] | None = attrs.field(default=None, repr=False)
     """The client's verified certificate, for EXTERNAL; as in ``Tls.peer_certificate``."""

@@ -5,7 +5,7 @@ Which of them the server offers is checked by ``authenticate()``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from .._events import Tls
@@ -43,7 +43,7 @@ def password_mechanisms(
 def _strongest_first(
     name: str, password: bytes, entropy: bytes, tls: Tls | None, may_show: bool
 ) -> Iterator[ClientMechanism]:
-    bindings = {} if tls is None else tls.channel_bindings
+    bindings: Mapping[str, bytes] = {} if tls is None else tls.channel_bindings
     binding = next((binding for binding in _BINDINGS if binding in bindings), None)
     if binding is not None:
         for bound in (ScramSha256PlusClient, ScramSha1PlusClient):

@@ -130,7 +130,7 @@ class TokenClient(ABC):
     dummy: ClassVar[bytes]
     """The response to the JSON.  The server waits for it before it refuses the login."""
 
-    _token: bytes = attrs.field(repr=False, validator=value_of(bytes, _check_token))
+    _token: bytes = attrs.field(alias="token", repr=False, validator=value_of(bytes, _check_token))
     authorization_identity: str = attrs.field(default="", validator=validate_authorization_identity)
     """The identity to act as; empty: the identity that the token belongs to."""
 

@@ -65,7 +65,7 @@ class ApopClient:
     client_first: ClassVar[bool] = False
 
     authentication_identity: str = attrs.field(validator=validate_identity)
-    _secret: bytes = attrs.field(repr=False, validator=validate_password)
+    _secret: bytes = attrs.field(alias="secret", repr=False, validator=validate_password)
 
     _name: str = attrs.field(init=False, default="", repr=False)
     _responded: bool = attrs.field(init=False, default=False, repr=False)

@@ -53,7 +53,7 @@ class CramMd5Client:
     client_first: ClassVar[bool] = False
 
     authentication_identity: str = attrs.field(validator=validate_identity)
-    _secret: bytes = attrs.field(repr=False, validator=validate_password)
+    _secret: bytes = attrs.field(alias="secret", repr=False, validator=validate_password)
 
     _responded: bool = attrs.field(init=False, default=False, repr=False)
 

@@ -59,7 +59,7 @@ class LoginClient:
     client_first: ClassVar[bool] = False
 
     authentication_identity: str = attrs.field(validator=validate_identity)
-    _password: bytes = attrs.field(repr=False, validator=validate_password)
+    _password: bytes = attrs.field(alias="password", repr=False, validator=validate_password)
 
     _responses: int = attrs.field(init=False, default=0, repr=False)
 

@@ -75,7 +75,7 @@ class PlainClient:
     client_first: ClassVar[bool] = True
 
     authentication_identity: str = attrs.field(validator=validate_identity)
-    _password: bytes = attrs.field(repr=False, validator=[validate_password, _check_utf_8])
+    _password: bytes = attrs.field(alias="password", repr=False, validator=[validate_password, _check_utf_8])
     authorization_identity: str = attrs.field(default="", validator=validate_authorization_identity)
     """The identity to act as; empty: the one that the server derives from the authentication identity."""
 

@@ -230,8 +230,8 @@ class ScramSha1Server(ScramServer):
 
     __slots__ = ()
 
-    name = "SCRAM-SHA-1"
-    hash_name = "sha1"
+    name: ClassVar[str] = "SCRAM-SHA-1"
+    hash_name: ClassVar[str] = "sha1"
 
 
 class ScramSha1PlusServer(ScramSha1Server):
@@ -239,7 +239,7 @@ class ScramSha1PlusServer(ScramSha1Server):
 
     __slots__ = ()
 
-    name = "SCRAM-SHA-1-PLUS"
+    name: ClassVar[str] = "SCRAM-SHA-1-PLUS"
     plus = True
 
 
@@ -248,8 +248,8 @@ class ScramSha256Server(ScramServer):
 
     __slots__ = ()
 
-    name = "SCRAM-SHA-256"
-    hash_name = "sha256"
+    name: ClassVar[str] = "SCRAM-SHA-256"
+    hash_name: ClassVar[str] = "sha256"
 
 
 class ScramSha256PlusServer(ScramSha256Server):
@@ -257,7 +257,7 @@ class ScramSha256PlusServer(ScramSha256Server):
 
     __slots__ = ()
 
-    name = "SCRAM-SHA-256-PLUS"
+    name: ClassVar[str] = "SCRAM-SHA-256-PLUS"
     plus = True
 
 
@@ -279,8 +279,8 @@ class ScramClient(ABC):
     client_first: ClassVar[bool] = True
 
     authentication_identity: str = attrs.field(validator=validate_identity)
-    _password: bytes = attrs.field(repr=False, validator=validate_password)
-    _entropy: bytes = attrs.field(repr=False, validator=value_of(bytes, _check_entropy))
+    _password: bytes = attrs.field(alias="password", repr=False, validator=validate_password)
+    _entropy: bytes = attrs.field(alias="entropy", repr=False, validator=value_of(bytes, _check_entropy))
     authorization_identity: str = attrs.field(default="", validator=validate_authorization_identity)
     """The identity to act as; empty: the one that the server derives from the authentication identity."""
 
@@ -395,8 +395,8 @@ class ScramSha1Client(_UnboundClient):
 
     __slots__ = ()
 
-    name = "SCRAM-SHA-1"
-    hash_name = "sha1"
+    name: ClassVar[str] = "SCRAM-SHA-1"
+    hash_name: ClassVar[str] = "sha1"
 
 
 class ScramSha1PlusClient(_BoundClient):
@@ -404,8 +404,8 @@ class ScramSha1PlusClient(_BoundClient):
 
     __slots__ = ()
 
-    name = "SCRAM-SHA-1-PLUS"
-    hash_name = "sha1"
+    name: ClassVar[str] = "SCRAM-SHA-1-PLUS"
+    hash_name: ClassVar[str] = "sha1"
 
 
 class ScramSha256Client(_UnboundClient):
@@ -413,8 +413,8 @@ class ScramSha256Client(_UnboundClient):
 
     __slots__ = ()
 
-    name = "SCRAM-SHA-256"
-    hash_name = "sha256"
+    name: ClassVar[str] = "SCRAM-SHA-256"
+    hash_name: ClassVar[str] = "sha256"
 
 
 class ScramSha256PlusClient(_BoundClient):
@@ -422,5 +422,5 @@ class ScramSha256PlusClient(_BoundClient):
 
     __slots__ = ()
 
-    name = "SCRAM-SHA-256-PLUS"
-    hash_name = "sha256"
+    name: ClassVar[str] = "SCRAM-SHA-256-PLUS"
+    hash_name: ClassVar[str] = "sha256"

@@ -60,8 +60,10 @@ def common_mail(found: re.Match[bytes]) -> Mail | None:
     if mail is None or (size is not None and other_size is not None):
         return None
     fields = mail.__dict__
-    if size is not None or other_size is not None:
-        fields["size"] = int(size or other_size)
+    if size is not None:
+        fields["size"] = int(size)
+    elif other_size is not None:
+        fields["size"] = int(other_size)
     if body is not None:
         fields["body"] = Body.EIGHT_BIT_MIME if body == b"8BITMIME" else Body.SEVEN_BIT
     return mail

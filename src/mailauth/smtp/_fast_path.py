@@ -4,6 +4,8 @@ Both functions do what the general path would do, or nothing.  They keep no stat
 their calls; ``tests/smtp/test_fast_path.py`` compares the two paths.
 """
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import re

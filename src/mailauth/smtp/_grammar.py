@@ -93,7 +93,7 @@ class Mailbox:
 
         Raises ValueError if *text* is not a mailbox, and LocalProtocolError if it is not a str.
         """
-        if not isinstance(text, str):
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without types
             raise LocalProtocolError(f"Mailbox.parse() takes a str, not {type(text).__name__}")
         _check_path(text)
         found = _MAILBOX.fullmatch(text)

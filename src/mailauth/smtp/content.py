@@ -54,13 +54,16 @@ class Receiver(Protocol):
     @property
     def size(self) -> int:
         """The bytes received so far, including those after a fault."""
+        ...
 
     @property
     def fault(self) -> ContentFault | None:
         """The first fault, if there was one.  What follows it is discarded."""
+        ...
 
     def receive(self, buffer: LineBuffer) -> Step:
         """Return the next step.  Each byte of the content is returned once, before the first fault."""
+        ...
 
 
 class ContentReceiver:

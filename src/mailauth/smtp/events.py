@@ -7,8 +7,17 @@ from typing import TypeAlias
 
 import attrs
 
-from .. import _events, sasl
-from .._events import CloseReason, ExtensionNotice, MessageChunk, Payload, TlsStarted
+from .. import sasl
+from .._events import (
+    AuthenticationRejected as BaseAuthenticationRejected,
+    CloseReason,
+    CommandRejected as BaseCommandRejected,
+    ExtensionNotice,
+    MessageChunk,
+    Payload,
+    ReplyReceived as BaseReplyReceived,
+    TlsStarted,
+)
 from .commands import Data, Hello, Help, Mail, MessageComplete, Noop, Quit, Rcpt, Rset, StartTls, VerdictQuestion, Vrfy
 from .replies import Reply
 
@@ -48,14 +57,14 @@ class MessageAborted(Payload):
     reason: CloseReason | ContentFault
 
 
-class CommandRejected(_events.CommandRejected[Reply]):
+class CommandRejected(BaseCommandRejected[Reply]):
     __slots__ = ()
-    __doc__ = _events.CommandRejected.__doc__
+    __doc__ = BaseCommandRejected.__doc__
 
 
-class ReplyReceived(_events.ReplyReceived[Reply]):
+class ReplyReceived(BaseReplyReceived[Reply]):
     __slots__ = ()
-    __doc__ = _events.ReplyReceived.__doc__
+    __doc__ = BaseReplyReceived.__doc__
 
     @property
     def temporary(self) -> bool:
@@ -67,9 +76,9 @@ class ReplyReceived(_events.ReplyReceived[Reply]):
         return 400 <= code < 500 or (code == 552 and isinstance(self.command, Rcpt))
 
 
-class AuthenticationRejected(_events.AuthenticationRejected[Reply]):
+class AuthenticationRejected(BaseAuthenticationRejected[Reply]):
     __slots__ = ()
-    __doc__ = _events.AuthenticationRejected.__doc__
+    __doc__ = BaseAuthenticationRejected.__doc__
 
 
 ServerEvent: TypeAlias = (

@@ -330,8 +330,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
                 pass  # after the reply
             case Effect.BEGIN_LOGIN:
                 raise AssertionError("a login is accepted by its exchange")
-            case never:
-                assert_never(never)
+            case _:
+                assert_never(row.effect)
         accepted: Reply | bytes
         if reply is None:
             wire = self._settings.accepted.get(row.name)

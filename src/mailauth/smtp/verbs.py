@@ -32,34 +32,42 @@ class View(Protocol):
     @property
     def settings(self) -> ServerSettings:
         """The settings of the server."""
+        ...
 
     @property
     def tls(self) -> Tls | None:
         """The TLS layer; None in clear text."""
+        ...
 
     @property
     def identity(self) -> str | None:
         """The authorization identity of the client; None before a login."""
+        ...
 
     @property
     def mail(self) -> Mail | None:
         """The MAIL command of the open transaction; None without one."""
+        ...
 
     @property
     def recipients(self) -> Sequence[Mailbox]:
         """The accepted recipients of the open transaction."""
+        ...
 
     @property
     def transactions(self) -> int:
         """The number of transactions that were opened in this session."""
+        ...
 
     @property
     def content_size(self) -> int:
         """The bytes received of the message in progress."""
+        ...
 
     @property
     def ascii_line(self) -> bool:
         """Whether the command line that is being checked is ASCII."""
+        ...
 
 
 class Effect(enum.Enum):
