@@ -40,7 +40,9 @@ class Phase(enum.IntEnum):
     """The queued output is returned, then Closed."""
 
 
-_OPEN: Final = Phase.OPEN
+# A member is read several times for each event, and as an attribute of its class it costs more.
+_OPEN, _HANDSHAKE, _ENDED = Phase.OPEN, Phase.HANDSHAKE, Phase.CLOSED
+_PEER_CLOSED: Final = CloseReason.PEER_CLOSED
 
 
 class Machine(Generic[E]):
@@ -71,8 +73,8 @@ class Machine(Generic[E]):
         self._output: list[bytes] = []
         self._output_size = 0
         self._output_due = False
-        self._phase = Phase.OPEN
-        self._reason = CloseReason.PEER_CLOSED
+        self._phase = _OPEN
+        self._reason = _PEER_CLOSED
 
     @property
     def tls(self) -> Tls | None:
@@ -86,9 +88,9 @@ class Machine(Generic[E]):
         data after the end of the stream, and if more than 64 KiB are unread already.
         """
         phase = self._phase
-        if phase is Phase.CLOSED:
+        if phase is _ENDED:
             return
-        if phase is not Phase.HANDSHAKE:
+        if phase is not _HANDSHAKE:
             self._input.feed(data)
         elif data:
             raise LocalProtocolError(
@@ -140,7 +142,7 @@ class Machine(Generic[E]):
     def _advance_phase(self) -> Action | None:
         """Return the next action of a connection that is not open, or None if the queues must be checked again."""
         phase = self._phase
-        if phase is Phase.CLOSED:
+        if phase is _ENDED:
             return self._flush() if self._output else self._closed()
         if phase is Phase.SHUTTING_DOWN:
             self._begin_shutdown()
@@ -185,18 +187,20 @@ class Machine(Generic[E]):
         Join the data received later, if there is any; else send the queued output; else close if the stream has ended;
         else return *need*.
         """
-        if self._input.gather():
+        received = self._input
+        if received.later:
+            received.gather()
             return None
         if self._output:
             return self._flush()
-        if self._input.ended:
+        if received.ended:
             self._at_end_of_stream()
             return None
         return need
 
     def _close(self, reason: CloseReason) -> None:
         self._reason = reason
-        self._phase = Phase.CLOSED
+        self._phase = _ENDED
         self._input.clear()
 
     def _closed(self) -> Closed:
