@@ -19,7 +19,7 @@ from hypothesis import given, strategies as st
 
 from mailauth import ACCEPT, Command, LocalProtocolError, MessageChunk, NeedData, Question, Send, Tls, pop3, sasl, smtp
 from mailauth._errors import Malformed
-from mailauth.pop3._command_lines import PARSERS as POP3_PARSERS
+from mailauth.pop3.verbs import ROWS as POP3_ROWS
 from mailauth.smtp._command_lines import split_line
 from mailauth.smtp.replies import join_lines, parse_line
 from mailauth.smtp.verbs import ROWS
@@ -248,7 +248,7 @@ def read_back(kind: type[Any], line: bytes) -> object:
         name, argument = split_line(line, smtputf8=True)
         return ROWS[name].parse(argument)
     verb, _, rest = line.partition(b" ")
-    return POP3_PARSERS[verb](rest)
+    return POP3_ROWS[verb.decode()].parse(rest)
 
 
 @each_field(*LINES)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 from itertools import pairwise
 from typing import Any
+from unittest import mock
 
+import attrs
 import pytest
 from hypothesis import example, given, strategies as st
 
@@ -25,7 +27,8 @@ from mailauth import (
     pop3,
     sasl,
 )
-from mailauth.pop3._states import TRANSITIONS, State
+from mailauth.pop3 import TRANSITIONS, State, _fast_path
+from mailauth.pop3.verbs import ROWS
 from tests.pop3.drive import OPEN, TLS, Application, Event, client, said, server, settle
 
 PLAIN = base64.b64encode(b"\0alice\0wonderland")
@@ -76,9 +79,9 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(edges)]
 
 
-def converse(chunks: list[bytes], application: Application) -> list[Event]:
+def converse(chunks: list[bytes], application: Application, settings: pop3.ServerSettings = OPEN) -> list[Event]:
     """Return the events of a session over *chunks* and the end of the stream; a TLS handshake fails."""
-    connection = server()
+    connection = server(settings)
     events = settle(connection, application)
     for chunk in [*chunks, b""]:
         if isinstance(events[-1], Closed):
@@ -113,6 +116,37 @@ def test_how_the_stream_is_cut_never_matters(data: bytes, places: list[int], pie
     octet_by_octet = [data[at : at + 1] for at in range(min(len(data), 200))]
     single = converse([*octet_by_octet, data[200:]], Application(*texts, piece=piece))
     assert (unsent(whole), said(whole)) == (unsent(single), said(single))
+
+
+LOGIN = b"AUTH PLAIN " + PLAIN + b"\r\n"
+retrievals = st.lists(
+    st.sampled_from(
+        [
+            *(b"RETR 1", b"RETR 2", b"RETR 3", b"RETR 4", b"retr 1", b"RETR 1 ", b"TOP 1 1", b"DELE 1", b"DELE 2"),
+            *(b"dele 3", b"DELE 9", b"LIST 1", b"LIST 3", b"LIST", b"UIDL", b"STAT", b"RSET", b"NOOP", b"QUIT"),
+            *(b"RETR 0", b"RETR 12345678901", b"CAPA", b"UTF8", b"x" * 300),
+        ]
+    ),
+    max_size=12,
+).map(lambda found: LOGIN + b"".join(line + b"\r\n" for line in found))
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"utf8": False}, {"verbs": (attrs.evolve(ROWS["DELE"], accepted=pop3.Reply(True, "", "marked")),)}]
+)
+@given(data=retrievals | streams, places=st.lists(st.integers(0, 300), max_size=4), piece=st.sampled_from([9, 99_999]))
+@example(data=LOGIN + b"RETR 2\r\nRETR 3\r\nUTF8\r\nRETR 1\r\n", places=[], piece=99_999)
+@example(data=b"UTF8\r\n" + LOGIN + b"RETR 2\r\nDELE 2\r\nRETR 2\r\nDELE 2\r\nSTAT\r\n", places=[], piece=99_999)
+def test_the_fast_path_changes_nothing(changes: dict[str, Any], data: bytes, places: list[int], piece: int) -> None:
+    """Without the fast path, every event, answer and reply is the same."""
+    settings = attrs.evolve(OPEN, **changes)
+    texts = (b"Subject: a\r\n\r\n.b\r\n", "Subject: \xe9\r\n\r\n".encode(), b"x" * 33_000)
+    fast = converse(cut(data, places), Application(*texts, piece=piece), settings)
+    with (
+        mock.patch.object(_fast_path, "handle_command", return_value=None),
+        mock.patch.object(_fast_path, "answer", return_value=False),
+    ):
+        assert fast == converse(cut(data, places), Application(*texts, piece=piece), settings)
 
 
 @given(streams)

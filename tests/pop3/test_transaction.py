@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 
 from mailauth import Closed, CloseReason, LocalProtocolError, Question, Send, pop3
 from mailauth._dots import Stuffer, stuff_whole
-from mailauth.pop3.maildrop import TopLimiter
+from mailauth.pop3.content import TopLimiter
 from tests.pop3.drive import OPEN, TLS, Application, ask, in_transaction, maildrop, said, server, settle, talk
 
 HEADER = b"Subject: tea\r\nFrom: hatter@example.test\r\n"

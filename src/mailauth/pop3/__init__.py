@@ -1,7 +1,7 @@
 """POP3 client and server as state machines without I/O (RFC 1939, 2449, 2595, 5034, 6856)."""
 
 from .._events import MessageChunk as MessageChunk
-from ._states import TRANSITIONS as TRANSITIONS, State as State
+from ._states import State as State
 from .client import ClientConnection as ClientConnection
 from .commands import (
     Capa as Capa,
@@ -36,3 +36,4 @@ from .settings import (
     ClientSettings as ClientSettings,
     ServerSettings as ServerSettings,
 )
+from .verbs import TRANSITIONS as TRANSITIONS, Effect as Effect, Verb as Verb, View as View

@@ -8,9 +8,6 @@ from typing import Final
 from .. import sasl
 from .replies import Reply, Unavailable
 
-SEND_PASSWORD: Final = Reply(True, "", "password required")  # for every name (RFC 1939 section 13)
-UTF8_MODE: Final = Reply(True, "", "UTF8 enabled")
-BEGIN_TLS: Final = Reply(True, "", "begin TLS negotiation")
 MESSAGE_FOLLOWS: Final = Reply(True, "", "message follows")
 NOOP: Final = Reply(True, "", "ok")
 GOODBYE: Final = Reply(True, "", "goodbye")
@@ -28,6 +25,9 @@ NOT_POP3: Final = Reply(False, "", "this is a POP3 server, closing connection")
 TOO_MANY_ERRORS: Final = Reply(False, "", "too many errors, closing connection")
 SHUTTING_DOWN: Final = Reply(False, "SYS/TEMP", "service shutting down, try again later")
 
+UNAVAILABLE: Final[Mapping[Unavailable, Reply]] = {
+    reason: Reply(False, reason.value, "command not available") for reason in Unavailable
+}
 CONNECTION_REFUSED: Final[Mapping[Unavailable, Reply]] = {
     reason: Reply(False, reason.value, "service not available") for reason in Unavailable
 }

@@ -1,19 +1,18 @@
-"""The states of a POP3 session and the table of the commands allowed in each, used by both server and client.
+"""The states of a POP3 session, used by both server and client, and the waits of a client.
 
-For a pair that is not in the table, a server replies -ERR and a client raises LocalProtocolError.
+The rows in ``verbs`` list the states in which each command is allowed.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from typing import Final
 
 from .._events import NeedData
 
 
 class State(enum.IntEnum):
-    """The state of a session (RFC 1939 section 3).  An IntEnum, because its members index NEXT."""
+    """The state of a session (RFC 1939 section 3).  An IntEnum, whose members are hashed faster."""
 
     GREETING = 0
     """The server has not sent its greeting yet."""
@@ -27,35 +26,14 @@ class State(enum.IntEnum):
     """The client is authenticated; the maildrop is not open yet."""
     TRANSACTION = 5
     """The maildrop is open and locked."""
-    UPDATE = 6
+    SENDING = 6
+    """TRANSACTION, while a server sends the rest of a multi-line response: no command is read."""
+    UPDATE = 7
     """QUIT was received in TRANSACTION: the deletions are being committed."""
-    TLS = 7
+    TLS = 8
     """STLS was accepted: the TLS handshake is next."""
-    CLOSED = 8
+    CLOSED = 9
 
-
-_UNCHANGED: Final = ("CAPA", "STAT", "LIST", "UIDL", "RETR", "TOP", "DELE", "RSET", "NOOP")
-
-_BEFORE: Final = (State.AUTHORIZATION, State.USER_GIVEN)
-
-TRANSITIONS: Final[Mapping[tuple[State, str], State]] = {
-    **{(state, "CAPA"): state for state in _BEFORE},
-    (State.AUTHORIZATION, "STLS"): State.TLS,  # in no other state (RFC 2595 section 4)
-    (State.AUTHORIZATION, "UTF8"): State.AUTHORIZATION,  # only before the login (RFC 6856 section 2.1)
-    **{(state, "USER"): State.USER_GIVEN for state in _BEFORE},  # in USER_GIVEN, a second USER replaces the first
-    **{(state, "QUIT"): State.CLOSED for state in _BEFORE},
-    (State.AUTHORIZATION, "APOP"): State.TRANSACTION,
-    (State.AUTHORIZATION, "AUTH"): State.AUTH,
-    (State.USER_GIVEN, "PASS"): State.TRANSACTION,
-    **{(State.TRANSACTION, verb): State.TRANSACTION for verb in _UNCHANGED},
-    (State.TRANSACTION, "QUIT"): State.UPDATE,
-}
-"""Maps (state, verb) to the state after a positive reply."""
-
-NEXT: Final[tuple[Mapping[str, State], ...]] = tuple(
-    {verb: after for (before, verb), after in TRANSITIONS.items() if before is state} for state in State
-)
-"""TRANSITIONS indexed by state, for speed."""
 
 CLIENT_TIMEOUTS: Final = NeedData(timeout=600.0)
 """The wait of a client for a reply.  RFC 1939 has a timeout only for servers; this one is equal to it."""

@@ -6,6 +6,7 @@ It checks that each command is allowed in the current state, and delays a comman
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, assert_never, cast
 
 from .. import sasl
 from .._client import ClientMachine
@@ -14,11 +15,12 @@ from .._errors import LocalProtocolError, Malformed, RemoteProtocolError
 from .._events import Action, CloseReason, Command, MessageChunk, Tls
 from .._lines import check_line
 from ._grammar import find_timestamp
-from ._states import ANSWER_TIMEOUT, CLIENT_TIMEOUTS, NEXT, State
-from .commands import SENDABLE, Apop, Auth, Capa, Dele, List, Pass, Quit, Retrieve, Rset, Stls, Uidl, User, Utf8
+from ._states import ANSWER_TIMEOUT, CLIENT_TIMEOUTS, State
+from .commands import Apop, Auth, Capa, LineCommand, Pass, Quit, User
 from .events import AuthenticationRejected, ClientEvent, ReplyReceived
 from .replies import Reply, parse_status, printable
 from .settings import MAX_COMMAND_LINE, ClientSettings
+from .verbs import Effect, Verb
 
 
 class ClientConnection(ClientMachine[ClientEvent]):
@@ -64,23 +66,29 @@ class ClientConnection(ClientMachine[ClientEvent]):
         now or too many commands are unanswered; nothing is sent then.
         """
         self._check_command_allowed()
-        if not isinstance(command, SENDABLE):
+        row = self._row(command)
+        if row is None or row.is_login:
             raise LocalProtocolError(
                 f"{type(command).__name__} cannot be sent; pass a command such as pop3.Stat(), log in by authenticate()"
             )
         if self._state is State.GREETING:
             raise LocalProtocolError("the greeting has not been received yet: wait for the first ReplyReceived")
-        after = NEXT[self._state].get(command.verb)
+        after = row.states.get(self._state)
         if after is None:
-            raise LocalProtocolError(f"{command.verb} is not allowed in {self._state.name}")
-        if isinstance(command, Stls) and self._tls is not None:
+            raise LocalProtocolError(f"{row.name} is not allowed in {self._state.name}")
+        if row.effect is Effect.BEGIN_TLS and self._tls is not None:
             raise LocalProtocolError("TLS is already active")
-        if isinstance(command, Stls) and self._utf8:
+        if row.effect is Effect.BEGIN_TLS and self._utf8:
             raise LocalProtocolError("STLS is not allowed after UTF8 (RFC 6856 section 2.1): send STLS first")
-        data = check_line(command.to_wire())
-        self._utf8 = self._utf8 or isinstance(command, Utf8)
+        data = check_line(cast(LineCommand, command).to_wire())
+        self._utf8 = self._utf8 or row.effect is Effect.ENABLE_UTF8
         self._state = after
         self._queue(command, data)
+
+    def _row(self, command: Command) -> Verb[Any] | None:
+        """Return the row of *command*; None if it has none."""
+        row = self._settings.table.get(getattr(command, "verb", ""))
+        return row if row is not None and isinstance(command, row.kind) else None
 
     def _may_follow(self) -> bool:
         return "PIPELINING" in self._capabilities
@@ -182,12 +190,13 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if self._exchange is not None:
             return self._continue_login(reply)
         command = self._unanswered[0]
-        if reply.positive:
-            if isinstance(command, Retrieve):
+        row = self._row(command)
+        if reply.positive and row is not None:
+            if row.effect is Effect.SEND_MESSAGE:
                 self._status = reply
                 self._unstuffer = Unstuffer()
                 return None
-            if isinstance(command, Capa) or (isinstance(command, List | Uidl) and command.number is None):
+            if row.is_multi_line(command):
                 self._status = reply
                 self._lines = []
                 self._answer_size = 0
@@ -219,19 +228,28 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _finish(self, reply: Reply) -> ClientEvent | None:
         """Process the complete response to the oldest unanswered command, and return its event."""
         command = self._unanswered.popleft()
-        if isinstance(command, Stls) and reply.positive:
-            self._upgrade(ReplyReceived(command=command, reply=reply))
-            return None
-        if isinstance(command, Quit):
-            self._close(CloseReason.QUIT)
-        elif isinstance(command, Stls):
-            self._state = State.AUTHORIZATION
-        elif isinstance(command, Capa):
+        row = self._row(command)
+        effect = Effect.NONE if row is None else row.effect
+        match effect:
+            case Effect.BEGIN_TLS if reply.positive:
+                self._upgrade(ReplyReceived(command=command, reply=reply))
+                return None
+            case Effect.BEGIN_TLS:
+                self._state = State.AUTHORIZATION
+            case Effect.CLOSE:
+                self._close(CloseReason.QUIT)
+            case Effect.MARK_DELETED:
+                self._marked = self._marked or reply.positive
+            case Effect.UNMARK_ALL:
+                self._marked = self._marked and not reply.positive
+            case Effect.NONE | Effect.ENABLE_UTF8 | Effect.SEND_MESSAGE:
+                pass
+            case Effect.BEGIN_LOGIN | Effect.CONTINUE_LOGIN:
+                pass  # of ``authenticate()``, which ends in ``_continue_login()``
+            case never:
+                assert_never(never)
+        if isinstance(command, Capa):
             self._capabilities = _parse_capabilities(reply.lines or ())
-        elif isinstance(command, Dele):
-            self._marked = self._marked or reply.positive
-        elif isinstance(command, Rset) and reply.positive:
-            self._marked = False
         self._send_permitted()
         return ReplyReceived(command=command, reply=reply)
 

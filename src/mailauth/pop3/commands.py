@@ -271,6 +271,3 @@ LineCommand: TypeAlias = (
     Capa | Stls | Utf8 | Stat | List | Uidl | Retrieve | Dele | Rset | Noop | Quit | User | Pass | Apop | Auth
 )
 """All commands; each is one line."""
-
-SENDABLE: Final = (Capa, Stls, Utf8, Stat, List, Uidl, Retrieve, Dele, Rset, Noop, Quit)
-"""The commands that ``ClientConnection.send()`` accepts."""

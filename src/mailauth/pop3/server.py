@@ -1,115 +1,179 @@
-"""The POP3 server: a state machine from the greeting to the last reply (RFC 1939, 2449, 2595, 5034, 6856).
+"""A POP3 server as a state machine, from the greeting to the last reply (RFC 1939, 2449, 2595, 5034, 6856).
 
-It asks the application to check passwords, open the maildrop, provide the text of messages, and commit deletions.
+It implements the order of commands.  What a verb does is in its row (``verbs``), and multi-line output is made in
+``content``.  The application checks passwords, opens the maildrop, provides the text of messages, and commits
+deletions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from typing import Any, Final, TypeVar, final
+from typing import Any, Final, TypeAlias, TypeVar, assert_never, cast, final
 
 from .. import sasl
 from .._errors import LocalProtocolError, Malformed
-from .._events import Accept, Action, CloseReason, Question, Tls
+from .._events import Accept, Action, CloseReason, Command, Question, Tls
 from .._lines import LineTooLong
 from .._machine import Phase
-from .._server import login_failed
-from . import _standard_replies
-from ._command_lines import PARSERS
-from ._fast_path import FastPath
-from ._states import NEXT, State
-from .commands import (
-    Apop,
-    Auth,
-    Capa,
-    Dele,
-    LineCommand,
-    List,
-    Noop,
-    Pass,
-    Quit,
-    Retrieve,
-    Rset,
-    Stat,
-    Stls,
-    Uidl,
-    User,
-    Utf8,
-)
-from .events import CommandRejected, Connected, OpenMaildrop, ProtocolQuestion, RetrieveMore, ServerEvent, Update
-from .maildrop import Maildrop, MaildropSession, OutgoingMessage, needs_utf8
+from .._server import ServerMachine, login_failed
+from . import _fast_path, _standard_replies
+from ._states import State
+from .commands import Apop, Auth, Capa, Dele, Pass, Quit, Retrieve, User
+from .content import Lines, MessageSender, needs_utf8
+from .events import CommandRejected, Connected, OpenMaildrop, RetrieveMore, ServerEvent, Update
+from .maildrop import Maildrop, MaildropSession
 from .replies import Content, Reply, Unavailable
 from .settings import ServerSettings
+from .verbs import Effect, Verb, maildrop_reply
 
 A = TypeVar("A")
 
-_AUTH, _TRANSACTION = State.AUTH, State.TRANSACTION
-_MESSAGE_FOLLOWS: Final = _standard_replies.MESSAGE_FOLLOWS.to_wire()
-_SEND_PASSWORD: Final = _standard_replies.SEND_PASSWORD.to_wire()
-_NOOP: Final = _standard_replies.NOOP.to_wire()
-_GOODBYE: Final = _standard_replies.GOODBYE.to_wire()
+Sender: TypeAlias = Lines | MessageSender
 
-_SECRET: Final = frozenset({"PASS", "APOP", "AUTH"})
-_FROM_A_BROWSER: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE"})
+_match_common: Final = _fast_path.match_common
+_GREETING, _AUTHORIZATION, _USER_GIVEN, _AUTH = State.GREETING, State.AUTHORIZATION, State.USER_GIVEN, State.AUTH
+_OPENING, _TRANSACTION, _SENDING, _UPDATE = State.OPENING, State.TRANSACTION, State.SENDING, State.UPDATE
+_BEGIN_TLS: Final = Effect.BEGIN_TLS
+_NO_MESSAGES: Final = Maildrop()
+
+_FROM_A_BROWSER: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "CONNECT", "TRACE"})
 
 
 @final
-class ServerConnection(FastPath):
+class ServerConnection(ServerMachine[ServerEvent]):
     """One POP3 session.
 
     *entropy* is 32 random bytes, secret and different for each connection.  Pass *tls* if TLS is already active, as on
     port 995.
     """
 
-    __slots__ = ("_errors", "_failed_logins", "_outgoing", "_pieces", "_timestamp", "_utf8_announced")
+    __slots__ = (
+        "_asked",
+        "_errors",
+        "_failed_logins",
+        "_maildrop",
+        "_sender",
+        "_settings",
+        "_state",
+        "_timestamp",
+        "_utf8",
+        "_utf8_mode",
+        "_wait",
+    )  # fmt: skip
 
     def __init__(self, settings: ServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
-        super().__init__(settings, entropy=entropy, tls=tls)
-        self._pending_step = partial(self._ask, Connected())
+        super().__init__(entropy=entropy, tls=tls)
+        self._settings = settings
+        self._state = _GREETING
+        self._wait = settings.timeouts[0]
+        self._asked: Verb[Any] | None = None  # the row of the open question
         self._timestamp: str | None = None  # the nonce in the timestamp of the greeting
-        self._utf8_announced = False
-        self._pieces: Iterator[bytes] = iter(())  # the rest of a response to LIST or UIDL
-        self._outgoing = OutgoingMessage(0, None)  # the message that RETR or TOP is sending
+        self._maildrop = MaildropSession(_NO_MESSAGES)
+        self._sender: Sender | None = None  # of the response that is sent in the state SENDING
+        self._utf8_mode = False
+        self._utf8 = not settings.utf8  # a message with a UTF-8 header may be sent unchanged
         self._errors = 0
         self._failed_logins = 0
+
+    # What a row may read (verbs.View)
+
+    @property
+    def settings(self) -> ServerSettings:
+        """The settings."""
+        return self._settings
+
+    @property
+    def state(self) -> State:
+        """The state of the session."""
+        return self._state
+
+    @property
+    def maildrop(self) -> MaildropSession:
+        """The messages of the maildrop; none before it is open."""
+        return self._maildrop
+
+    @property
+    def utf8_mode(self) -> bool:
+        """Whether the client has sent UTF8."""
+        return self._utf8_mode
+
+    @property
+    def has_timestamp(self) -> bool:
+        """Whether the greeting had a timestamp, which APOP requires."""
+        return self._timestamp is not None
+
+    def answer(self, question: Question[A], answer: A) -> None:
+        """Answer the open question (see the base class)."""
+        if not _fast_path.answer(self, question, answer):
+            super().answer(question, answer)
 
     # Input
 
     def _advance(self) -> ServerEvent | Action | None:
-        step = self._pending_step
-        if step is not None:
-            self._pending_step = None
-            return step()
         state = self._state
-        if state is _AUTH and self._exchange is not None:
+        received = self._input
+        if state is _TRANSACTION:
+            if received.offset == len(received.data):
+                return self._need_more_data(self._wait)
+            found = _match_common(received.data, received.offset)
+            if found is not None and not received.dropping:
+                event = _fast_path.handle_command(self, found)
+                if event is not None:
+                    return event
+        elif state is _AUTH and self._exchange is not None:
             return self._take_response(self._exchange, self._wait)
+        elif state is _SENDING:
+            return self._continue_response()
+        elif state is _GREETING:
+            self._question = connected = Connected()
+            return connected
+        elif state is _OPENING:
+            assert self._identity is not None
+            self._question = opening = OpenMaildrop(identity=self._identity)
+            return opening
+        elif state is _UPDATE:
+            self._question = update = Update(deleted=frozenset(self._maildrop.deleted))
+            return update
         try:
-            line = self._input.take_line(self._settings.max_command_line)
+            line = received.take_line(self._settings.max_command_line)
         except LineTooLong:
-            return self._refuse("", b"", _standard_replies.LINE_TOO_LONG)
+            return self._reject("", b"", _standard_replies.LINE_TOO_LONG)
         if line is None:
             return self._need_more_data(self._wait)
         return self._read(line)
 
     def _read(self, line: bytes) -> ServerEvent | None:
-        """Parse *line* and carry out its command."""
+        """Handle *line*, which is not one of the common lines."""
         word, _, argument = line.partition(b" ")
-        verb = word.upper()
-        parse = PARSERS.get(verb)
-        if parse is None:
-            if verb in _FROM_A_BROWSER and self._state is State.AUTHORIZATION:
+        verb = word.upper().decode("latin-1")
+        row = self._settings.table.get(verb)
+        if row is None:
+            if verb in _FROM_A_BROWSER and self._state is _AUTHORIZATION:
                 # A web page makes a browser connect here (CVE-2021-3618): end the session at once.
                 return self._reject_foreign_protocol(line)
-            return self._refuse("", line, _standard_replies.UNKNOWN_COMMAND)
-        name = verb.decode("ascii")
-        if name not in NEXT[self._state]:
-            return self._refuse(name, line, _standard_replies.BAD_SEQUENCE)
+            return self._reject("", line, _standard_replies.UNKNOWN_COMMAND)
+        if row.secret:
+            line = verb.encode("ascii")
+        if self._state not in row.states:
+            return self._reject(verb, line, _standard_replies.BAD_SEQUENCE)
         try:
-            command = parse(argument)
+            command = row.parse(argument)
         except Malformed as error:
-            return self._refuse(name, line, Reply(False, "", str(error)))
-        return self._handle_command(command, line)
+            return self._reject(verb, line, Reply(False, "", str(error)))
+        return self._handle_command(row, command, line)
+
+    def _handle_command(self, row: Verb[Any], command: Command, line: bytes) -> ServerEvent | None:
+        refusal = None if row.check is None else row.check(self, command)
+        if refusal is not None:
+            # In TRANSACTION the command itself is valid, and the message does not exist: this is not an error.
+            return self._reject(row.name, line, refusal, counts=self._state is not _TRANSACTION)
+        if row.is_login:
+            return self._log_in(row, command, line)
+        if row.asks:
+            self._asked = row
+            self._question = command
+        else:
+            self._accept(row, command, None)
+        return cast(ServerEvent, command)
 
     def _reject_foreign_protocol(self, line: bytes) -> CommandRejected:
         self._end_unfinished(self._reason)
@@ -117,19 +181,9 @@ class ServerConnection(FastPath):
         self._write_reply(_standard_replies.NOT_POP3)
         return CommandRejected(verb="", line=line, reply=_standard_replies.NOT_POP3)
 
-    def _handle_command(self, command: LineCommand, line: bytes | None) -> ServerEvent | None:
-        result = _HANDLERS[type(command)](self, command)
-        if isinstance(result, Reply):
-            # In TRANSACTION the only cause is a message that does not exist, which does not count as an error.
-            breach = self._state is not _TRANSACTION
-            return self._refuse(command.verb, command.to_wire()[:-2] if line is None else line, result, breach=breach)
-        return result
-
-    def _refuse(self, verb: str, line: bytes, reply: Reply, *, breach: bool = True) -> CommandRejected:
-        """Reject a command with *reply*, and count an error if *breach* is true.  At max_errors the session ends."""
-        if verb in _SECRET:
-            line = verb.encode("ascii")
-        if breach:
+    def _reject(self, verb: str, line: bytes, reply: Reply, *, counts: bool = True) -> CommandRejected:
+        """Reject a command with *reply*, and count an error if *counts* is true.  At max_errors the session ends."""
+        if counts:
             self._errors += 1
             if self._errors >= self._settings.max_errors:
                 reply = _standard_replies.TOO_MANY_ERRORS
@@ -138,151 +192,144 @@ class ServerConnection(FastPath):
         self._write_reply(reply)
         return CommandRejected(verb=verb, line=line, reply=reply)
 
-    # Commands.  Each method returns its event, or the Reply that rejects the command
+    def _accept(self, row: Verb[Any], command: Command, reply: Reply | None) -> None:
+        """Carry out an accepted command: the state, the effect, then the reply and the lines after it."""
+        self._state = row.states[self._state]
+        match row.effect:
+            case Effect.NONE:
+                pass
+            case Effect.MARK_DELETED:
+                assert isinstance(command, Dele)
+                self._maildrop.delete(command.number)
+            case Effect.UNMARK_ALL:
+                self._maildrop.reset()
+            case Effect.ENABLE_UTF8:
+                self._utf8 = self._utf8_mode = True
+            case Effect.CLOSE:
+                if self._state is _UPDATE and self._maildrop.deleted:
+                    return  # the reply follows the commit
+                self._end_unfinished(self._reason)
+                self._close(CloseReason.QUIT)
+            case Effect.SEND_MESSAGE:
+                pass  # after the reply
+            case Effect.BEGIN_TLS:
+                pass  # after the reply
+            case Effect.BEGIN_LOGIN | Effect.CONTINUE_LOGIN:
+                pass  # of these, only AUTH without a mechanism is accepted here
+            case never:
+                assert_never(never)
+        if reply is not None:
+            self._write_reply(reply)
+        else:
+            self._write_accepted(row, command)
+        if row.lines is not None and row.is_multi_line(command):
+            self._begin_response(row.lines(self))
+        elif row.effect is _BEGIN_TLS:
+            self._expect_tls()
 
-    def _capa(self, command: Capa) -> ServerEvent | Reply:
-        self._write(self._settings.capa_reply(self._tls, logged_in=self._state is _TRANSACTION), due=False)
-        return command
+    def _write_accepted(self, row: Verb[Any], command: Command) -> None:
+        accepted = row.accepted(self, command) if callable(row.accepted) else self._settings.accepted[row.name]
+        self._write(accepted if isinstance(accepted, bytes) else accepted.to_wire(), due=False)
 
-    def _utf8_mode(self, command: Utf8) -> ServerEvent | Reply:
-        if not self._settings.utf8:
-            return _standard_replies.NO_UTF8
-        self._utf8 = self._utf8_announced = True
-        self._write_reply(_standard_replies.UTF8_MODE)
-        return command
+    # Multi-line responses
 
-    def _stls(self, command: Stls) -> ServerEvent | Reply:
-        if self._tls is not None:
-            return _standard_replies.TLS_ACTIVE
-        if self._utf8_announced:
-            return _standard_replies.NO_TLS_AFTER_UTF8
-        if not self._settings.stls:
-            return _standard_replies.NO_TLS
-        return self._ask(command)
+    def _begin_response(self, sender: Sender) -> None:
+        self._sender = sender
+        self._state = _SENDING
 
-    def _stat(self, command: Stat) -> ServerEvent | Reply:
-        self._write(b"+OK " + self._maildrop.drop_listing(), due=False)
-        return command
+    def _continue_response(self) -> RetrieveMore | None:
+        """Write the next lines, or ask for more of the message."""
+        sender = self._sender
+        assert sender is not None
+        if isinstance(sender, MessageSender):
+            self._question = more = RetrieveMore(number=sender.number, offset=sender.offset)
+            return more
+        self._write(sender.next_piece(), due=False)
+        if sender.ended:
+            self._end_response()
+        return None
 
-    def _list(self, command: List) -> ServerEvent | Reply:
-        maildrop = self._maildrop
-        return self._write_listing(
-            command, f"{maildrop.count} messages ({maildrop.size} octets)", maildrop.scan_listing
-        )
+    def _end_response(self) -> None:
+        self._sender = None
+        self._state = _TRANSACTION
 
-    def _uidl(self, command: Uidl) -> ServerEvent | Reply:
-        return self._write_listing(command, "unique-ids follow", self._maildrop.unique_id_listing)
+    def _begin_message(self, row: Verb[Any], question: Retrieve, content: Content) -> None:
+        if not self._utf8 and needs_utf8(content.data):
+            self._write_reply(_standard_replies.NEEDS_UTF8)
+            return
+        self._accept(row, question, None)
+        self._begin_response(MessageSender(question.number, question.lines))
+        self._send_message(content)
 
-    def _write_listing(self, command: List | Uidl, head: str, line: Callable[[int], bytes]) -> ServerEvent | Reply:
-        """Write *line* of the requested message, or of all messages; a long list is written piece by piece."""
-        number = command.number
-        if number is None:
-            self._write_ok(head)
-            self._pieces = self._maildrop.listing(line)
-            self._pending_step = self._write_more_listing
-            return command
-        missing = self._maildrop.missing(number)
-        if missing is not None:
-            return missing
-        self._write(b"+OK " + line(number), due=False)
-        return command
+    def _send_message(self, content: Content) -> None:
+        sender = self._sender
+        assert isinstance(sender, MessageSender)
+        data = sender.take(content.data, last=content.last)
+        if data:
+            self._write(data, due=not sender.ended or self._input.used_up)
+        if sender.ended:
+            self._end_response()
 
-    def _write_more_listing(self) -> None:
-        piece = next(self._pieces, None)
-        if piece is not None:
-            self._write(piece, due=False)
-            self._pending_step = self._write_more_listing
-
-    def _retrieve(self, command: Retrieve) -> ServerEvent | Reply:
-        return self._maildrop.missing(command.number) or self._ask(command)
-
-    def _dele(self, command: Dele) -> ServerEvent | Reply:
-        missing = self._maildrop.missing(command.number)
-        if missing is not None:
-            return missing
-        self._maildrop.delete(command.number)
-        self._write_ok(f"message {command.number} deleted")
-        return command
-
-    def _rset(self, command: Rset) -> ServerEvent | Reply:
-        self._maildrop.reset()
-        self._write_content()
-        return command
-
-    def _noop(self, command: Noop) -> ServerEvent | Reply:
-        self._write(_NOOP, due=False)
-        return command
-
-    def _quit(self, command: Quit) -> ServerEvent | Reply:
-        if self._maildrop.deleted:
-            self._state = State.UPDATE
-            self._pending_step = partial(self._ask, Update(deleted=frozenset(self._maildrop.deleted)))
-            return command
-        self._end_unfinished(self._reason)
-        self._write(_GOODBYE, due=False)
-        self._close(CloseReason.QUIT)
-        return command
-
-    # Questions
-
-    def _ask(self, question: ProtocolQuestion) -> ProtocolQuestion:
-        self._question = question
-        return question
+    # Answers
 
     def _resolve(self, question: Question[A], answer: A) -> None:
-        if isinstance(question, (Retrieve, RetrieveMore)):
-            self._take_content(question, answer)
+        if isinstance(question, Command):
+            row = self._asked
+            assert row is not None
+            self._resolve_command(row, question, answer)
+        elif isinstance(question, RetrieveMore):
+            if isinstance(answer, Content):
+                self._send_message(answer)
+            else:
+                _unavailable(answer, Content)
+                self._close(CloseReason.ABORTED)  # with a final dot, the client would accept an incomplete message
         elif isinstance(question, OpenMaildrop):
             self._open(answer)
-        else:
-            if not isinstance(answer, Accept | Unavailable):
-                raise LocalProtocolError(f"the answer must be ACCEPT or an Unavailable, not {type(answer).__name__}")
-            reason = None if isinstance(answer, Accept) else answer
-            if isinstance(question, Connected):
-                self._greet(reason)
-            elif isinstance(question, Stls):
-                self._start_tls(reason)
-            else:  # in UPDATE: the connection ends either way (RFC 1939 section 6)
-                self._write_reply(
-                    _standard_replies.GOODBYE if reason is None else _standard_replies.UPDATE_FAILED[reason]
-                )
-                self._close(CloseReason.QUIT)
+        elif isinstance(question, Connected):
+            self._greet(None if isinstance(answer, Accept) else _unavailable(answer, Accept))
+        else:  # in UPDATE: the connection ends either way (RFC 1939 section 6)
+            if isinstance(answer, Accept):
+                self._write_accepted(self._settings.table["QUIT"], Quit())
+            else:
+                self._write_reply(_standard_replies.UPDATE_FAILED[_unavailable(answer, Accept)])
+            self._close(CloseReason.QUIT)
 
-    def _take_content(self, question: Retrieve | RetrieveMore, answer: object) -> None:
-        if isinstance(answer, Content):
-            if isinstance(question, Retrieve):
-                if not self._utf8 and needs_utf8(answer.data):
-                    self._write_reply(_standard_replies.NEEDS_UTF8)
-                    return
-                self._outgoing = OutgoingMessage(question.number, question.lines)
-                self._write(_MESSAGE_FOLLOWS, due=False)
-            outgoing = self._outgoing
-            data = outgoing.take(answer.data, last=answer.last)
-            if data:
-                self._write(data, due=not outgoing.ended or self._input.used_up)
-            if not outgoing.ended:
-                self._pending_step = partial(self._ask, RetrieveMore(number=outgoing.number, offset=outgoing.offset))
-        elif not isinstance(answer, Unavailable):
-            raise LocalProtocolError(f"the answer must be a Content or an Unavailable, not {type(answer).__name__}")
-        elif isinstance(question, Retrieve):
-            self._write_reply(_standard_replies.MESSAGE_UNAVAILABLE[answer])
+    def _resolve_command(self, row: Verb[Any], command: Command, answer: object) -> None:
+        if row.effect is Effect.SEND_MESSAGE:
+            if isinstance(answer, Content):
+                assert isinstance(command, Retrieve)
+                self._begin_message(row, command, answer)
+            else:
+                self._write_reply(row.unavailable[_unavailable(answer, Content)])
+            return
+        if isinstance(answer, Reply) and row.effect is not _BEGIN_TLS:
+            reply = Reply(answer.positive, answer.response_code, answer.text, answer.lines)  # validated again
+            if reply.positive:
+                self._accept(row, command, reply)
+            else:
+                self._write_reply(reply)
+            return
+        shutting_down = row.effect is _BEGIN_TLS and self._phase is not Phase.OPEN
+        if not isinstance(answer, Accept):
+            self._write_reply(row.unavailable[_unavailable(answer, Accept)])
+        elif shutting_down:  # ``shut_down()`` was called while the question was open: no handshake begins
+            self._write_reply(row.unavailable[Unavailable.TEMPORARY])
         else:
-            self._close(CloseReason.ABORTED)  # with a final dot, the client would accept an incomplete message
+            self._accept(row, command, None)
 
     def _open(self, answer: object) -> None:
         if isinstance(answer, Maildrop):
             self._maildrop = MaildropSession(answer)
             self._state = _TRANSACTION
             self._wait = self._settings.timeouts[1]
-            self._write_content()
-        elif isinstance(answer, Unavailable):
-            self._identity = None
-            self._state = State.AUTHORIZATION
-            self._write_reply(_standard_replies.MAILDROP_UNAVAILABLE[answer])
-            self._errors += 1  # limits the number of password checks
-            self._check_budgets()
-        else:
-            raise LocalProtocolError(f"the answer must be a Maildrop or an Unavailable, not {type(answer).__name__}")
+            self._write(maildrop_reply(self, None), due=False)
+            return
+        reason = _unavailable(answer, Maildrop)
+        self._identity = None
+        self._state = _AUTHORIZATION
+        self._write_reply(_standard_replies.MAILDROP_UNAVAILABLE[reason])
+        self._errors += 1  # limits the number of password checks
+        self._check_budgets()
 
     def _greet(self, reason: Unavailable | None) -> None:
         """Send the greeting.  If APOP is offered, the timestamp is its last word (RFC 1939 section 7)."""
@@ -290,61 +337,62 @@ class ServerConnection(FastPath):
             self._write_reply(_standard_replies.CONNECTION_REFUSED[reason])
             self._close(CloseReason.SHUT_DOWN)
             return
-        text = "POP3 server ready"
-        if self._offers("APOP"):
+        greeting = b"+OK POP3 server ready\r\n"
+        if self._settings.offers("APOP", self._tls):
             self._timestamp = self._nonce()
             context = self._settings.context(self._timestamp, self._tls)
-            text = f"{text} {context.message_id.decode('ascii')}"
-        self._state = State.AUTHORIZATION
-        self._write_ok(text)
+            greeting = b"+OK POP3 server ready %s\r\n" % context.message_id
+        self._state = _AUTHORIZATION
+        self._write(greeting, due=False)
 
-    def _start_tls(self, reason: Unavailable | None) -> None:
-        if reason is None and self._phase is Phase.OPEN:
-            self._state = State.TLS
-            self._write_reply(_standard_replies.BEGIN_TLS)
-            self._expect_tls()
-        else:  # also if ``shut_down()`` was called while the question was open
-            self._write_reply(_standard_replies.TLS_UNAVAILABLE[reason or Unavailable.TEMPORARY])
+    # Login: USER and PASS, APOP and AUTH are dialogues, each with its own form
 
-    # Login
+    def _log_in(self, row: Verb[Any], command: Command, line: bytes) -> ServerEvent | None:
+        """Begin or continue a login.  Return its event, which comes before those of its first step."""
+        match command:
+            case User():
+                return self._begin_user(row, command, line)
+            case Pass():
+                given = self._exchange
+                if given is None:
+                    return self._reject(row.name, line, _standard_replies.BAD_SEQUENCE)
+                self._proceed(given, given.respond(self._prepared(command.argument)))
+                return None
+            case Apop():
+                exchange = self._begin("APOP", self._timestamp)
+                name, blank, digest = command.argument.rpartition(b" ")
+                self._proceed(exchange, exchange.respond(self._prepared(name) + blank + digest))
+                return sasl.AuthenticationStarted(mechanism="APOP")
+            case Auth(mechanism=str(mechanism)):
+                exchange = self._begin(mechanism)
+                self._proceed(exchange, exchange.begin(command.initial_response))
+                return sasl.AuthenticationStarted(mechanism=mechanism)
+            case _:
+                self._write_accepted(row, command)
+                return Capa()  # old clients send AUTH without an argument where newer ones send CAPA
 
-    def _user(self, command: User) -> ServerEvent | Reply:
-        if not self._offers("USER"):
-            return _standard_replies.NO_MECHANISM  # so that the client does not send PASS
+    def _begin_user(self, row: Verb[Any], command: User, line: bytes) -> ServerEvent:
         replaced = self._exchange
         if replaced is not None:
             self._errors += 1
             if self._errors >= self._settings.max_errors:
-                return _standard_replies.TOO_MANY_ERRORS  # _refuse() then ends the session
-        exchange = self._begin("USER", State.USER_GIVEN)
+                return self._reject(row.name, line, _standard_replies.TOO_MANY_ERRORS)  # ends the session
+        exchange = self._begin("USER")
+        self._state = _USER_GIVEN
         started = sasl.AuthenticationStarted(mechanism="USER")
         if replaced is not None:
             self._events.append(started)
-        self._proceed(exchange, exchange.respond(self._prepared(command.argument)))
+        step = exchange.respond(self._prepared(command.argument))
+        if isinstance(step, sasl.Challenge):
+            self._write_accepted(row, command)
+        else:
+            self._proceed(exchange, step)
         return started if replaced is None else login_failed(replaced, sasl.Fault.CANCELLED)
 
-    def _pass(self, command: Pass) -> None:
-        if self._exchange is not None:
-            self._proceed(self._exchange, self._exchange.respond(self._prepared(command.argument)))
-
-    def _apop(self, command: Apop) -> ServerEvent | Reply:
-        if self._timestamp is None or not self._offers("APOP"):
-            return _standard_replies.NO_MECHANISM
-        exchange = self._begin("APOP", State.AUTH, self._timestamp)
-        name, blank, digest = command.argument.rpartition(b" ")
-        self._proceed(exchange, exchange.respond(self._prepared(name) + blank + digest))
-        return sasl.AuthenticationStarted(mechanism="APOP")
-
-    def _auth(self, command: Auth) -> ServerEvent | Reply:
-        offered = self._settings.offered(self._tls)
-        if command.mechanism is None:
-            self._write_reply(Reply(True, "", "mechanisms follow", offered))
-            return Capa()  # old clients send AUTH without an argument where newer ones send CAPA
-        if command.mechanism not in offered:
-            return _standard_replies.NO_MECHANISM
-        exchange = self._begin(command.mechanism, State.AUTH)
-        self._proceed(exchange, exchange.begin(command.initial_response))
-        return sasl.AuthenticationStarted(mechanism=command.mechanism)
+    def _begin(self, mechanism: str, nonce: str | None = None) -> sasl.ServerExchange:
+        self._state = _AUTH
+        context = self._settings.context(nonce or self._nonce(), self._tls)
+        return self._start_login(self._settings.mechanisms.create(mechanism, context))
 
     def _prepared(self, argument: bytes) -> bytes:
         """Return a name or password prepared by SASLprep; empty if it is invalid (RFC 6856 section 2.2)."""
@@ -355,26 +403,15 @@ class ServerConnection(FastPath):
         except (UnicodeDecodeError, Malformed):
             return b""
 
-    def _offers(self, mechanism: str) -> bool:
-        return self._settings.offers(mechanism, self._tls)
-
-    def _begin(self, mechanism: str, state: State, nonce: str | None = None) -> sasl.ServerExchange:
-        self._state = state
-        context = self._settings.context(nonce or self._nonce(), self._tls)
-        return self._start_login(self._settings.mechanisms.create(mechanism, context))
-
     def _challenge(self, data: bytes) -> None:
-        if self._state is State.USER_GIVEN:
-            self._write(_SEND_PASSWORD, due=False)
-        else:  # the space is sent with an empty challenge too: some clients hang without it
-            self._write(b"+ " + sasl.encode_base64(data) + b"\r\n", due=False)
+        # The space is sent with an empty challenge too: some clients hang without it.
+        self._write(b"+ " + sasl.encode_base64(data) + b"\r\n", due=False)
 
     def _accept_login(self, success: sasl.Success) -> None:
-        self._state = State.OPENING
-        self._pending_step = partial(self._ask, OpenMaildrop(identity=success.authorization_identity))
+        self._state = _OPENING
 
     def _reject_login(self, reason: sasl.Refusal | sasl.Fault, *, counts: bool) -> None:
-        self._state = State.AUTHORIZATION
+        self._state = _AUTHORIZATION
         self._write_reply(_standard_replies.LOGIN_FAILURES[reason])
         if counts:
             self._failed_logins += 1
@@ -390,7 +427,7 @@ class ServerConnection(FastPath):
     # TLS and shutdown
 
     def _on_tls_started(self, tls: Tls) -> None:
-        self._state = State.AUTHORIZATION
+        self._state = _AUTHORIZATION
         self._events.append(self._drop_clear_text(tls))
 
     def _send_shutdown_reply(self) -> None:
@@ -398,35 +435,17 @@ class ServerConnection(FastPath):
 
         A client would take an unsolicited -ERR as the reply to its next command.
         """
-        if self._state is State.OPENING:
+        if self._state is _OPENING:
             self._write_reply(_standard_replies.SHUTTING_DOWN)
-
-    def _write_content(self) -> None:
-        self._write_ok(f"maildrop has {self._maildrop.count} messages ({self._maildrop.size} octets)")
 
     def _write_reply(self, reply: Reply) -> None:
         # Pipelined replies are sent together (RFC 2449 section 6.6), after the last command that was received.
         self._write(reply.to_wire(), due=False)
 
-    def _write_ok(self, text: str) -> None:
-        """Write +OK with *text*.  It is always valid, so it does not need the checks of Reply."""
-        self._write(f"+OK {text}\r\n".encode("ascii"), due=False)
 
-
-_HANDLERS: Final[Mapping[type[object], Callable[[ServerConnection, Any], ServerEvent | Reply | None]]] = {
-    Capa: ServerConnection._capa,
-    Utf8: ServerConnection._utf8_mode,
-    Stls: ServerConnection._stls,
-    User: ServerConnection._user,
-    Pass: ServerConnection._pass,
-    Apop: ServerConnection._apop,
-    Auth: ServerConnection._auth,
-    Stat: ServerConnection._stat,
-    List: ServerConnection._list,
-    Uidl: ServerConnection._uidl,
-    Retrieve: ServerConnection._retrieve,
-    Dele: ServerConnection._dele,
-    Rset: ServerConnection._rset,
-    Noop: ServerConnection._noop,
-    Quit: ServerConnection._quit,
-}
+def _unavailable(answer: object, wanted: type[object]) -> Unavailable:
+    """Return *answer*, which is negative.  Raises LocalProtocolError if it is not."""
+    if isinstance(answer, Unavailable):
+        return answer
+    name = "ACCEPT" if wanted is Accept else f"a {wanted.__name__}"
+    raise LocalProtocolError(f"the answer must be {name} or an Unavailable, not {type(answer).__name__}")

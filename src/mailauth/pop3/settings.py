@@ -6,15 +6,19 @@ Each limit is a field, documented with the source of its default.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import attrs
 
 from .. import sasl
 from .._errors import LocalProtocolError
 from .._events import NeedData, Tls
+from .._validators import tuple_of
+from ._states import State
 from .replies import Reply
+from .verbs import Verb, by_name
 
 MAX_COMMAND_LINE: Final = 255
 """Maximum bytes of a command with CRLF that a client may send and a server must accept (RFC 2449 section 4)."""
@@ -115,6 +119,9 @@ class ServerSettings:
     """Seconds from the start of the connection to a successful login; infinite for no limit.  No RFC gives a number;
     the default is that of *timeout*."""
 
+    verbs: tuple[Verb[Any], ...] = attrs.field(default=(), validator=tuple_of(Verb))
+    """Rows of verbs that the application adds, or that replace the rows of the same name (see ``pop3.Verb``)."""
+
     def __attrs_post_init__(self) -> None:
         timestamp = self.context("0" * 32, None).message_id
         if not _HOST_NAME.fullmatch(self.host_name) or not sasl.is_message_id(timestamp):
@@ -124,6 +131,7 @@ class ServerSettings:
         if not self.implementation.isascii() or not f"x{self.implementation}".isprintable():
             raise LocalProtocolError(f"implementation must be printable ASCII, not {self.implementation!r}")
         sasl.check_offer(self.mechanisms, self.scram_decoy)
+        Reply(True, "", "", self.capabilities(None, logged_in=False))  # raises for an invalid line
 
     @cached_property
     def timeouts(self) -> tuple[NeedData, NeedData]:
@@ -170,23 +178,29 @@ class ServerSettings:
 
     def capabilities(self, tls: Tls | None, *, logged_in: bool) -> tuple[str, ...]:
         """Return the lines of the response to CAPA (RFC 2449 section 6, RFC 2595, 3206, 5034 and 6856)."""
-        named = self.offers("USER", tls) or self.offers("APOP", tls)
-        offered = self.offered(tls)
+        about_messages: list[str] = []
+        about_login: list[str] = []
+        for row in self.table.values():
+            line = row.capability(self, tls, logged_in) if callable(row.capability) else row.capability
+            if line:
+                (about_messages if State.TRANSACTION in row.states else about_login).append(line)
         rows = (
-            ("TOP", True),
-            ("UIDL", True),
-            ("RESP-CODES", True),
-            ("AUTH-RESP-CODE", True),
-            ("PIPELINING", True),
-            ("USER", self.offers("USER", tls)),
-            (f"SASL {' '.join(offered)}", bool(offered)),
-            ("STLS", self.stls and tls is None and not logged_in),  # only in AUTHORIZATION
-            ("UTF8 USER" if named else "UTF8", self.utf8),
             (f"LOGIN-DELAY {self.login_delay}", self.login_delay is not None),
             (f"EXPIRE {self.expire}", self.expire is not None),
             (f"IMPLEMENTATION {self.implementation}", bool(self.implementation)),
         )
-        return tuple(line for line, on in rows if on)
+        always = ("RESP-CODES", "AUTH-RESP-CODE", "PIPELINING")
+        return (*about_messages, *always, *about_login, *(line for line, on in rows if on))
+
+    @cached_property
+    def table(self) -> Mapping[str, Verb[Any]]:
+        """The rows of all verbs by name."""
+        return by_name(self.verbs)
+
+    @cached_property
+    def accepted(self) -> Mapping[str, bytes]:
+        """The positive replies that do not depend on the connection, by verb, as on the wire."""
+        return {name: row.accepted.to_wire() for name, row in self.table.items() if isinstance(row.accepted, Reply)}
 
 
 @attrs.frozen(kw_only=True)
@@ -205,3 +219,11 @@ class ClientSettings:
 
     max_unanswered: int = attrs.field(default=200, validator=attrs.validators.ge(1))
     """Maximum number of unanswered commands, low enough that they do not fill a TCP window (RFC 2449 section 6.6)."""
+
+    verbs: tuple[Verb[Any], ...] = attrs.field(default=(), validator=tuple_of(Verb))
+    """Rows of verbs that ``send()`` accepts in addition, or that replace the rows of the same name."""
+
+    @cached_property
+    def table(self) -> Mapping[str, Verb[Any]]:
+        """The rows of all verbs by name."""
+        return by_name(self.verbs)

@@ -1,0 +1,143 @@
+"""Multi-line output in pieces: the lines of LIST and UIDL, and the text of a message.
+
+A sender returns bytes, up to the final dot.  It writes no reply and changes no state of a session.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from .._dots import Stuffer
+from .._lines import CRLF
+from .maildrop import MaildropView
+
+_LINES_AT_ONCE: Final = 256
+"""Messages listed in one piece of a LIST or UIDL response, which is about 20 KiB at most."""
+
+
+class Lines(Protocol):
+    """The lines of a multi-line response."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the final dot was returned."""
+
+    def next_piece(self) -> bytes:
+        """Return the next complete lines, dot-stuffed and with their CRLF; at the end, the final dot."""
+
+
+class ListingSender:
+    """One line for each message that is not marked as deleted."""
+
+    __slots__ = ("_line", "_maildrop", "_next", "ended")
+
+    def __init__(self, maildrop: MaildropView, line: Callable[[int], bytes]) -> None:
+        self._maildrop = maildrop
+        self._line = line
+        self._next = 1
+        self.ended = False
+
+    def next_piece(self) -> bytes:
+        """Return the lines of the next messages, in pieces of bounded size."""
+        start, last = self._next, self._maildrop.last
+        if start > last:
+            self.ended = True
+            return b".\r\n"
+        self._next = start + _LINES_AT_ONCE
+        line, deleted = self._line, self._maildrop.deleted
+        numbers = range(start, min(self._next, last + 1))
+        return b"".join([line(number) for number in numbers if number not in deleted])
+
+
+def needs_utf8(data: bytes) -> bool:
+    """Return whether the header at the start of *data* contains non-ASCII UTF-8 (RFC 6856 section 2.1).
+
+    A header in another encoding does not count: such a message does not require UTF8.  The header may continue after
+    *data*.
+    """
+    if data.isascii() or data.startswith(CRLF):
+        return False
+    blank = data.find(b"\r\n\r\n")
+    header = data if blank < 0 else data[:blank]
+    try:
+        codecs.utf_8_decode(header, "strict", blank >= 0)  # a character may continue in the next piece
+    except UnicodeDecodeError:
+        return False
+    return not header.isascii()
+
+
+class MessageSender:
+    """The text of a message, dot-stuffed and truncated for TOP, with the final dot."""
+
+    __slots__ = ("_cut", "_stuffer", "ended", "number", "offset")
+
+    def __init__(self, number: int, lines: int | None) -> None:
+        self.number = number
+        self.offset = 0
+        """The number of bytes passed to ``take()`` so far."""
+        self.ended = False
+        """Whether the final dot was added, so that no more data is needed."""
+        self._stuffer = Stuffer()
+        self._cut = None if lines is None else TopLimiter(lines)
+
+    def take(self, data: bytes, *, last: bool) -> bytes:
+        """Return *data*, the next piece, as sent on the wire."""
+        self.offset += len(data)
+        if self._cut is not None:
+            data = self._cut.take(data)
+            last = last or self._cut.done
+        stuffed = self._stuffer.stuff(data)
+        self.ended = last
+        return stuffed + self._stuffer.end() if last else stuffed
+
+
+class TopLimiter:
+    """Truncates a message for TOP: the header, the blank line and *lines* lines of the body (RFC 1939 section 7).
+
+    The message may be split anywhere; no byte is scanned twice.
+    """
+
+    __slots__ = ("_in_body", "_lines", "_tail", "done")
+
+    def __init__(self, lines: int) -> None:
+        self._lines = lines
+        self._in_body = False
+        self._tail = CRLF  # makes the header of a message that begins with a blank line empty
+        self.done = False
+        """Whether the last requested line was returned, so that the rest of the message is not needed."""
+
+    def take(self, data: bytes) -> bytes:
+        """Return the part of *data* that belongs to the response."""
+        start = 0
+        if not self._in_body:
+            joined = self._tail + data
+            blank = joined.find(b"\r\n\r\n")
+            if blank < 0:
+                self._tail = joined[-3:]
+                return data
+            self._in_body = True
+            start = blank + 4 - len(self._tail)
+            self._tail = b""
+        end = self._end_of_lines(data, start)
+        if end is None:
+            self._tail = data[-1:] or self._tail
+            return data
+        self.done = True
+        return data[:end]
+
+    def _end_of_lines(self, data: bytes, start: int) -> int | None:
+        """Return the offset after the last requested line; None if it does not end in *data*."""
+        if self._lines == 0:
+            return start
+        if start == 0 and self._tail == b"\r" and data.startswith(b"\n"):
+            start = 1
+            self._lines -= 1
+        ends = data.count(CRLF, start)
+        if ends < self._lines:
+            self._lines -= ends
+            return None
+        for _ in range(self._lines):
+            start = data.find(CRLF, start) + 2
+        return start

@@ -1,0 +1,341 @@
+"""The verbs of POP3, one row for each: server, client and settings read everything about a verb from its row."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, TypeVar
+
+import attrs
+
+from .._errors import LocalProtocolError
+from .._events import Command, Question, Tls
+from . import _standard_replies
+from ._states import State
+from .commands import Apop, Auth, Capa, Dele, List, Noop, Pass, Quit, Retrieve, Rset, Stat, Stls, Uidl, User, Utf8
+from .content import Lines, ListingSender
+from .maildrop import MaildropView
+from .replies import Reply, Unavailable
+
+if TYPE_CHECKING:
+    from .settings import ServerSettings
+
+C = TypeVar("C", bound=Command)
+
+
+class View(Protocol):
+    """What a row may read of a server's connection."""
+
+    @property
+    def settings(self) -> ServerSettings:
+        """The settings of the server."""
+
+    @property
+    def tls(self) -> Tls | None:
+        """The TLS layer; None in clear text."""
+
+    @property
+    def identity(self) -> str | None:
+        """The authorization identity of the client; None before a login."""
+
+    @property
+    def state(self) -> State:
+        """The state of the session."""
+
+    @property
+    def maildrop(self) -> MaildropView:
+        """The messages of the maildrop; none before it is open."""
+
+    @property
+    def utf8_mode(self) -> bool:
+        """Whether the client has sent UTF8."""
+
+    @property
+    def has_timestamp(self) -> bool:
+        """Whether the greeting had a timestamp, which APOP requires."""
+
+
+class Effect(enum.Enum):
+    """What an accepted command does, apart from its reply and its step in the table."""
+
+    NONE = "nothing"
+    ENABLE_UTF8 = "messages with a UTF-8 header may be sent"
+    BEGIN_TLS = "a TLS handshake begins"
+    BEGIN_LOGIN = "an authentication exchange begins"
+    CONTINUE_LOGIN = "the command is the response to the last challenge of the exchange"
+    SEND_MESSAGE = "the text of a message follows the reply"
+    MARK_DELETED = "a message is marked as deleted"
+    UNMARK_ALL = "no message is marked as deleted any longer"
+    CLOSE = "the session ends, after the deletions are committed"
+
+
+_KINDS: Final[Mapping[Effect, tuple[type[Command], ...]]] = {
+    Effect.BEGIN_LOGIN: (User, Apop, Auth),
+    Effect.CONTINUE_LOGIN: (Pass,),
+    Effect.SEND_MESSAGE: (Retrieve,),
+    Effect.MARK_DELETED: (Dele,),
+}
+"""The effects that need a field of their command."""
+
+_IN_TRANSACTION: Final[Mapping[State, State]] = MappingProxyType({State.TRANSACTION: State.TRANSACTION})
+
+_LOGIN: Final = (Effect.BEGIN_LOGIN, Effect.CONTINUE_LOGIN)
+
+Capability: TypeAlias = str | Callable[["ServerSettings", Tls | None, bool], str | None]
+"""A line of the response to CAPA, or a function of settings, TLS, and whether the client has logged in."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Verb(Generic[C]):
+    """One verb: how it is parsed, when it is allowed, and what it does.
+
+    ``ServerSettings(verbs=...)`` and ``ClientSettings(verbs=...)`` add a row, or replace the row of the same name.
+    Raises LocalProtocolError for a row that no server could carry out.
+    """
+
+    name: str = attrs.field(kw_only=False)
+    """The verb in capitals."""
+
+    kind: type[C]
+    """The class of the command.  If *asks*, it is also the Question that the application answers."""
+
+    parse: Callable[[bytes], C]
+    """Build the command from the bytes after the verb and its space.  Raises ``Malformed`` if they are invalid."""
+
+    states: Mapping[State, State]
+    """The states in which it is allowed, each with the state after a positive reply.  In others it is -ERR."""
+
+    accepted: Reply | Callable[[View, C], Reply | bytes]
+    """The reply to an accepted command, or a function that returns it, as a Reply or as the bytes on the wire."""
+
+    effect: Effect = Effect.NONE
+
+    check: Callable[[View, C], Reply | None] | None = None
+    """Return the reply that rejects the command, or None.  It is called before the application is asked."""
+
+    multi_line: bool | Callable[[C], bool] = False
+    """Whether lines and a final dot follow a positive reply: how a client finds the end of the response."""
+
+    lines: Callable[[View], Lines] | None = None
+    """Return the lines after a multi-line reply, if they are too many to be part of *accepted*."""
+
+    capability: Capability | None = None
+    """The line of the response to CAPA that announces it, or a function that returns it (None: not offered now)."""
+
+    asks: bool = False
+    """Whether the application decides.  If not, the command is carried out at once, and is a Notice."""
+
+    unavailable: Mapping[Unavailable, Reply] = _standard_replies.UNAVAILABLE
+    """The replies to the negative answers of the application."""
+
+    secret: bool = False
+    """Its argument may be a secret, so the event of a rejected command has only the verb."""
+
+    @property
+    def is_login(self) -> bool:
+        """Whether ``authenticate()`` sends the command, and not ``send()``."""
+        return self.effect in _LOGIN
+
+    def __attrs_post_init__(self) -> None:
+        if not (self.name.isascii() and self.name.isalnum() and self.name.isupper()):
+            raise LocalProtocolError(f"name must be a verb in capitals, such as XTND, not {self.name!r}")
+        kinds = _KINDS.get(self.effect)
+        if kinds is not None and not issubclass(self.kind, kinds):
+            names = " or ".join(kind.__name__ for kind in kinds)
+            raise LocalProtocolError(f"kind must be {names} for the effect {self.effect.name}, not {self.kind}")
+        if self.asks and not issubclass(self.kind, Question):
+            raise LocalProtocolError(f"kind must be a Question if the application is asked, not {self.kind}")
+        sends_message = self.effect is Effect.SEND_MESSAGE
+        if sends_message and not self.asks:
+            raise LocalProtocolError("asks must be True for SEND_MESSAGE: only the application has the message")
+        if (self.lines is not None or sends_message) and self.states != _IN_TRANSACTION:
+            raise LocalProtocolError("a verb with lines or a message is allowed in TRANSACTION only, and stays there")
+
+    def is_multi_line(self, command: C) -> bool:
+        """Return whether lines and a final dot follow a positive reply to *command*."""
+        return self.multi_line(command) if callable(self.multi_line) else self.multi_line
+
+
+S = State
+_BEFORE: Final = (S.AUTHORIZATION, S.USER_GIVEN)
+
+
+def _check_number(view: View, command: List | Uidl | Dele | Retrieve) -> Reply | None:
+    return None if command.number is None else view.maildrop.missing(command.number)
+
+
+def _check_utf8(view: View, utf8: Utf8) -> Reply | None:
+    return None if view.settings.utf8 else _standard_replies.NO_UTF8
+
+
+def _check_stls(view: View, stls: Stls) -> Reply | None:
+    if view.tls is not None:
+        return _standard_replies.TLS_ACTIVE
+    if view.utf8_mode:
+        return _standard_replies.NO_TLS_AFTER_UTF8
+    return None if view.settings.stls else _standard_replies.NO_TLS
+
+
+def _check_user(view: View, user: User) -> Reply | None:
+    """Reject USER, so that the client does not send PASS."""
+    return None if view.settings.offers("USER", view.tls) else _standard_replies.NO_MECHANISM
+
+
+def _check_apop(view: View, apop: Apop) -> Reply | None:
+    offered = view.has_timestamp and view.settings.offers("APOP", view.tls)
+    return None if offered else _standard_replies.NO_MECHANISM
+
+
+def _check_auth(view: View, auth: Auth) -> Reply | None:
+    offered = auth.mechanism is None or auth.mechanism in view.settings.offered(view.tls)
+    return None if offered else _standard_replies.NO_MECHANISM
+
+
+def _capa_reply(view: View, capa: Capa) -> bytes:
+    return view.settings.capa_reply(view.tls, logged_in=view.state is S.TRANSACTION)
+
+
+def _mechanisms_reply(view: View, auth: Auth) -> Reply:
+    return Reply(True, "", "mechanisms follow", view.settings.offered(view.tls))
+
+
+def _stat_reply(view: View, stat: Stat) -> bytes:
+    return b"+OK " + view.maildrop.drop_listing()
+
+
+def _list_reply(view: View, command: List) -> bytes:
+    maildrop = view.maildrop
+    if command.number is not None:
+        return b"+OK " + maildrop.scan_listing(command.number)
+    return b"+OK %d messages (%d octets)\r\n" % (maildrop.count, maildrop.size)
+
+
+def _uidl_reply(view: View, uidl: Uidl) -> bytes:
+    if uidl.number is not None:
+        return b"+OK " + view.maildrop.unique_id_listing(uidl.number)
+    return b"+OK unique-ids follow\r\n"
+
+
+def _list_lines(view: View) -> Lines:
+    return ListingSender(view.maildrop, view.maildrop.scan_listing)
+
+
+def _uidl_lines(view: View) -> Lines:
+    return ListingSender(view.maildrop, view.maildrop.unique_id_listing)
+
+
+def _dele_reply(view: View, dele: Dele) -> bytes:
+    return b"+OK message %d deleted\r\n" % dele.number
+
+
+def maildrop_reply(view: View, command: object) -> bytes:
+    """Return the positive reply to a login and to RSET, which describes the maildrop."""
+    return b"+OK maildrop has %d messages (%d octets)\r\n" % (view.maildrop.count, view.maildrop.size)
+
+
+def _about_all(command: List | Uidl) -> bool:
+    return command.number is None
+
+
+def _offer_user(settings: ServerSettings, tls: Tls | None, logged_in: bool) -> str | None:
+    return "USER" if settings.offers("USER", tls) else None
+
+
+def _offer_auth(settings: ServerSettings, tls: Tls | None, logged_in: bool) -> str | None:
+    offered = settings.offered(tls)
+    return f"SASL {' '.join(offered)}" if offered else None
+
+
+def _offer_stls(settings: ServerSettings, tls: Tls | None, logged_in: bool) -> str | None:
+    return "STLS" if settings.stls and tls is None and not logged_in else None  # only in AUTHORIZATION
+
+
+def _offer_utf8(settings: ServerSettings, tls: Tls | None, logged_in: bool) -> str | None:
+    named = settings.offers("USER", tls) or settings.offers("APOP", tls)
+    return None if not settings.utf8 else "UTF8 USER" if named else "UTF8"
+
+
+VERBS: Final[tuple[Verb[Any], ...]] = (
+    Verb(
+        "CAPA", kind=Capa, parse=Capa.parse, states={state: state for state in (*_BEFORE, S.TRANSACTION)},
+        accepted=_capa_reply, multi_line=True,
+    ),
+    Verb(
+        "USER", kind=User, parse=User.parse,
+        states=dict.fromkeys(_BEFORE, S.USER_GIVEN),  # in USER_GIVEN, a second USER replaces the first
+        accepted=Reply(True, "", "password required"),  # for every name (RFC 1939 section 13)
+        effect=Effect.BEGIN_LOGIN, check=_check_user, capability=_offer_user,
+    ),
+    Verb(
+        "PASS", kind=Pass, parse=Pass.parse, states={S.USER_GIVEN: S.TRANSACTION}, accepted=maildrop_reply,
+        effect=Effect.CONTINUE_LOGIN, secret=True,
+    ),
+    Verb(
+        "APOP", kind=Apop, parse=Apop.parse, states={S.AUTHORIZATION: S.TRANSACTION}, accepted=maildrop_reply,
+        effect=Effect.BEGIN_LOGIN, check=_check_apop, secret=True,
+    ),
+    Verb(
+        "AUTH", kind=Auth, parse=Auth.parse, states={S.AUTHORIZATION: S.AUTH},
+        accepted=_mechanisms_reply,  # to AUTH without a mechanism; a login has no reply until the maildrop is open
+        effect=Effect.BEGIN_LOGIN, check=_check_auth, capability=_offer_auth, secret=True,
+    ),
+    Verb(
+        "STLS", kind=Stls, parse=Stls.parse,
+        states={S.AUTHORIZATION: S.TLS},  # in no other state (RFC 2595 section 4)
+        accepted=Reply(True, "", "begin TLS negotiation"), effect=Effect.BEGIN_TLS, check=_check_stls,
+        capability=_offer_stls, asks=True, unavailable=_standard_replies.TLS_UNAVAILABLE,
+    ),
+    Verb(
+        "UTF8", kind=Utf8, parse=Utf8.parse,
+        states={S.AUTHORIZATION: S.AUTHORIZATION},  # only before the login (RFC 6856 section 2.1)
+        accepted=Reply(True, "", "UTF8 enabled"), effect=Effect.ENABLE_UTF8, check=_check_utf8, capability=_offer_utf8,
+    ),
+    Verb("STAT", kind=Stat, parse=Stat.parse, states=_IN_TRANSACTION, accepted=_stat_reply),
+    Verb(
+        "LIST", kind=List, parse=List.parse, states=_IN_TRANSACTION, accepted=_list_reply, check=_check_number,
+        multi_line=_about_all, lines=_list_lines,
+    ),
+    Verb(
+        "RETR", kind=Retrieve, parse=Retrieve.parse, states=_IN_TRANSACTION,
+        accepted=_standard_replies.MESSAGE_FOLLOWS, effect=Effect.SEND_MESSAGE, check=_check_number, asks=True,
+        unavailable=_standard_replies.MESSAGE_UNAVAILABLE,
+    ),
+    Verb(
+        "TOP", kind=Retrieve, parse=Retrieve.parse_top, states=_IN_TRANSACTION,
+        accepted=_standard_replies.MESSAGE_FOLLOWS, effect=Effect.SEND_MESSAGE, check=_check_number,
+        capability="TOP", asks=True, unavailable=_standard_replies.MESSAGE_UNAVAILABLE,
+    ),
+    Verb(
+        "UIDL", kind=Uidl, parse=Uidl.parse, states=_IN_TRANSACTION, accepted=_uidl_reply, check=_check_number,
+        multi_line=_about_all, lines=_uidl_lines, capability="UIDL",
+    ),
+    Verb(
+        "DELE", kind=Dele, parse=Dele.parse, states=_IN_TRANSACTION, accepted=_dele_reply,
+        effect=Effect.MARK_DELETED, check=_check_number,
+    ),
+    Verb(
+        "RSET", kind=Rset, parse=Rset.parse, states=_IN_TRANSACTION, accepted=maildrop_reply,
+        effect=Effect.UNMARK_ALL,
+    ),
+    Verb("NOOP", kind=Noop, parse=Noop.parse, states=_IN_TRANSACTION, accepted=_standard_replies.NOOP),
+    Verb(
+        "QUIT", kind=Quit, parse=Quit.parse, states={**dict.fromkeys(_BEFORE, S.CLOSED), S.TRANSACTION: S.UPDATE},
+        accepted=_standard_replies.GOODBYE, effect=Effect.CLOSE,
+    ),
+)  # fmt: skip
+"""The verbs of this library."""
+
+ROWS: Final[Mapping[str, Verb[Any]]] = MappingProxyType({row.name: row for row in VERBS})
+"""The verbs of this library by name."""
+
+
+def by_name(added: tuple[Verb[Any], ...]) -> Mapping[str, Verb[Any]]:
+    """Return the rows of this library by name, with *added* in addition or instead."""
+    return MappingProxyType({**ROWS, **{row.name: row for row in added}})
+
+
+TRANSITIONS: Final[Mapping[tuple[State, str], State]] = MappingProxyType(
+    {(state, row.name): after for row in VERBS for state, after in row.states.items()}
+)
+"""Maps (state, verb) to the state after a positive reply: the commands allowed in each state, on both sides."""

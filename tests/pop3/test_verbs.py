@@ -1,0 +1,232 @@
+"""Verbs from outside: rows that a server or a client adds, or that replace those of the library."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import attrs
+import pytest
+
+from mailauth import ACCEPT, Accept, Command, LocalProtocolError, MessageChunk, Question, Send, pop3
+from mailauth.pop3.commands import NoArgumentCommand, User
+from mailauth.pop3.replies import FallibleQuestion
+from mailauth.pop3.verbs import ROWS
+from tests.pop3.drive import (
+    OPEN,
+    TLS,
+    Application,
+    ask,
+    client,
+    exchange,
+    in_transaction,
+    refused_locally,
+    said,
+    server,
+    settle,
+    talk,
+)
+
+TRANSACTION = pop3.State.TRANSACTION
+STAYS = {TRANSACTION: TRANSACTION}
+
+
+@attrs.frozen(kw_only=True)
+class Xtnd(NoArgumentCommand, FallibleQuestion[Accept | pop3.Reply]):
+    """A command that the application answers."""
+
+    verb: ClassVar[str] = "XTND"
+
+
+@attrs.frozen(kw_only=True)
+class AskedDele(pop3.Dele, FallibleQuestion[Accept | pop3.Reply]):
+    """``DELE``, if the application decides which messages may be deleted."""
+
+
+def no_more_than_two(view: pop3.View, command: Command) -> pop3.Reply | None:
+    return pop3.Reply(False, "", "too many messages") if view.maildrop.count > 2 else None
+
+
+XTND = pop3.Verb(
+    "XTND", kind=Xtnd, parse=Xtnd.parse, states=STAYS, accepted=pop3.Reply(True, "", "extended"),
+    check=no_more_than_two, multi_line=True, capability="XTND 1", asks=True,
+)  # fmt: skip
+WITH_XTND = attrs.evolve(OPEN, verbs=(XTND,))
+
+
+def asked(answer: object, *texts: bytes) -> bytes:
+    connection, application = in_transaction(*texts, settings=WITH_XTND)
+    application.instead[Xtnd] = answer
+    return ask(connection, application, b"xtnd", b"NOOP")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reply"),
+    [
+        (ACCEPT, b"+OK extended\r\n"),
+        (pop3.Reply(True, "", "two", ("a", ".b")), b"+OK two\r\na\r\n..b\r\n.\r\n"),
+        (pop3.Reply(False, "SYS/PERM", "no"), b"-ERR [SYS/PERM] no\r\n"),
+        (pop3.Unavailable.TEMPORARY, b"-ERR [SYS/TEMP] command not available\r\n"),
+    ],
+)
+def test_an_added_verb_is_answered_by_the_application(answer: object, reply: bytes) -> None:
+    assert asked(answer) == reply + b"+OK ok\r\n"
+
+
+def test_a_check_rejects_an_added_verb_before_the_application_is_asked() -> None:
+    assert asked(None, b"a", b"b", b"c") == b"-ERR too many messages\r\n+OK ok\r\n"
+
+
+def test_an_added_verb_is_allowed_in_its_states_only_and_listed_by_capa() -> None:
+    connection, application = server(WITH_XTND), Application()
+    settle(connection, application)
+    assert ask(connection, application, b"XTND").startswith(b"-ERR command not valid")
+    assert b"\r\nXTND 1\r\n" in ask(connection, application, b"CAPA")
+    connection, application = in_transaction()
+    assert ask(connection, application, b"XTND") == b"-ERR unknown command\r\n"
+
+
+def test_an_answer_of_another_type_leaves_the_question_of_an_added_verb_open() -> None:
+    connection, application = in_transaction(settings=WITH_XTND)
+    connection.receive_data(b"XTND\r\n")
+    question: object = settle(connection, application, pause_at=Xtnd)[-1]
+    assert isinstance(question, Xtnd)
+    wrong: Question[Any] = question
+    with pytest.raises(LocalProtocolError):
+        connection.answer(wrong, pop3.Content(data=b""))
+    connection.answer(question, ACCEPT)
+    assert said(settle(connection, application)) == b"+OK extended\r\n"
+
+
+def test_a_reply_of_the_application_is_no_answer_to_stls() -> None:
+    connection, application = server(), Application()
+    settle(connection, application)
+    connection.receive_data(b"STLS\r\n")
+    question = connection.next_event()
+    assert isinstance(question, pop3.Stls)
+    wrong: Question[Any] = question
+    with pytest.raises(LocalProtocolError):
+        connection.answer(wrong, pop3.Reply(True))
+
+
+class Counted:
+    """The numbers 1 to 3, one in each piece."""
+
+    def __init__(self, view: pop3.View) -> None:
+        self.number = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.number == 4
+
+    def next_piece(self) -> bytes:
+        self.number += 1
+        return b".\r\n" if self.ended else b"%d\r\n" % self.number
+
+
+def test_an_added_verb_sends_its_lines_piece_by_piece() -> None:
+    row = attrs.evolve(ROWS["NOOP"], name="XCNT", multi_line=True, lines=Counted)
+    connection, application = in_transaction(settings=attrs.evolve(OPEN, verbs=(row,)))
+    assert ask(connection, application, b"XCNT", b"NOOP") == b"+OK ok\r\n1\r\n2\r\n3\r\n.\r\n+OK ok\r\n"
+
+
+def test_a_replaced_row_is_used_for_the_lines_of_the_fast_path_too() -> None:
+    row = attrs.evolve(ROWS["DELE"], kind=AskedDele, parse=AskedDele.parse, asks=True)
+    connection, application = in_transaction(b"a", b"b", settings=attrs.evolve(OPEN, verbs=(row,)))
+    application.instead[AskedDele] = pop3.Reply(False, "", "kept")
+    assert ask(connection, application, b"DELE 1", b"STAT") == b"-ERR kept\r\n+OK 2 2\r\n"
+    application.instead[AskedDele] = ACCEPT
+    assert ask(connection, application, b"DELE 1", b"STAT") == b"+OK message 1 deleted\r\n+OK 1 1\r\n"
+
+
+def test_a_replaced_retr_is_not_answered_by_the_fast_path() -> None:
+    row = attrs.evolve(ROWS["RETR"], accepted=pop3.Reply(True, "", "here it is"))
+    connection, application = in_transaction(b"a\r\n", settings=attrs.evolve(OPEN, verbs=(row,)))
+    assert ask(connection, application, b"RETR 1") == b"+OK here it is\r\na\r\n.\r\n"
+
+
+def test_a_replaced_quit_has_its_reply_after_the_commit() -> None:
+    row = attrs.evolve(ROWS["QUIT"], accepted=pop3.Reply(True, "", "see you"))
+    for lines in ((b"QUIT",), (b"DELE 1", b"QUIT")):
+        connection, application = in_transaction(b"a", settings=attrs.evolve(OPEN, verbs=(row,)))
+        assert ask(connection, application, *lines).endswith(b"+OK see you\r\n")
+
+
+def test_a_replaced_user_has_its_own_reply() -> None:
+    row = attrs.evolve(ROWS["USER"], accepted=lambda view, user: b"+OK go on\r\n")
+    connection, application = server(attrs.evolve(OPEN, verbs=(row,)), TLS), Application()
+    settle(connection, application)
+    assert ask(connection, application, b"USER alice") == b"+OK go on\r\n"
+    assert ask(connection, application, b"PASS wonderland").startswith(b"+OK maildrop")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "xtnd"},
+        {"name": "X TND"},
+        {"name": ""},
+        {"kind": pop3.Noop},
+        {"effect": pop3.Effect.MARK_DELETED},
+        {"effect": pop3.Effect.BEGIN_LOGIN},
+        {"kind": pop3.Retrieve, "effect": pop3.Effect.SEND_MESSAGE, "asks": False},
+        {"lines": Counted, "states": {pop3.State.AUTHORIZATION: pop3.State.AUTHORIZATION}},
+    ],
+)
+def test_a_row_that_cannot_be_carried_out_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(LocalProtocolError):
+        attrs.evolve(XTND, **changes)
+
+
+def test_a_capability_that_is_no_line_is_refused() -> None:
+    with pytest.raises(LocalProtocolError):
+        attrs.evolve(OPEN, verbs=(attrs.evolve(XTND, capability="X\r\nY"),))
+
+
+# Client
+
+
+def logged_in(*rows: pop3.Verb[Any]) -> pop3.ClientConnection:
+    connection = client(pop3.ClientSettings(verbs=rows), TLS)
+    connection._state = TRANSACTION
+    return connection
+
+
+def test_a_client_sends_an_added_verb_and_reads_its_lines() -> None:
+    command = Xtnd()
+    events = exchange(logged_in(XTND), command, b"+OK two\r\na\r\n..b\r\n.\r\n")
+    assert events == [pop3.ReplyReceived(command=command, reply=pop3.Reply(True, "", "two", ("a", ".b")))]
+    assert refused_locally(logged_in(), command)
+    assert refused_locally(client(pop3.ClientSettings(verbs=(XTND,))), command)
+
+
+def test_a_client_does_not_send_login_commands_or_content() -> None:
+    for command in (User(argument=b"alice"), MessageChunk(data=b"a")):
+        assert refused_locally(client(), command)
+
+
+def test_a_client_takes_what_follows_a_reply_from_the_row() -> None:
+    row = attrs.evolve(ROWS["NOOP"], multi_line=True)
+    connection = logged_in(row)
+    connection.send(pop3.Noop())
+    assert isinstance(connection.next_event(), Send)
+    connection.receive_data(b"+OK\r\nline\r\n")
+    assert is_waiting(connection)
+    connection.receive_data(b".\r\n")
+    assert connection.next_event() == pop3.ReplyReceived(command=pop3.Noop(), reply=pop3.Reply(True, "", "", ("line",)))
+
+
+def is_waiting(connection: pop3.ClientConnection) -> bool:
+    return not isinstance(connection.next_event(), pop3.ReplyReceived)
+
+
+def test_rows_of_a_server_and_of_a_client_understand_each_other() -> None:
+    connection, application = in_transaction(settings=WITH_XTND)
+    application.instead[Xtnd] = pop3.Reply(True, "", "", ("a",))
+    reader = logged_in(XTND)
+    reader.send(Xtnd())
+    sent = reader.next_event()
+    assert isinstance(sent, Send)
+    reader.receive_data(said(talk(connection, application, sent.data)))
+    answered = reader.next_event()
+    assert isinstance(answered, pop3.ReplyReceived)
+    assert answered.reply.lines == ("a",)
