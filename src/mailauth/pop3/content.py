@@ -23,9 +23,11 @@ class Lines(Protocol):
     @property
     def ended(self) -> bool:
         """Whether the final dot was returned."""
+        ...
 
     def next_piece(self) -> bytes:
         """Return the next complete lines, dot-stuffed and with their CRLF; at the end, the final dot."""
+        ...
 
 
 class ListingSender:

@@ -6,8 +6,16 @@ from typing import TypeAlias
 
 import attrs
 
-from .. import _events, sasl
-from .._events import Accept, ExtensionNotice, MessageChunk, TlsStarted
+from .. import sasl
+from .._events import (
+    Accept,
+    AuthenticationRejected as BaseAuthenticationRejected,
+    CommandRejected as BaseCommandRejected,
+    ExtensionNotice,
+    MessageChunk,
+    ReplyReceived as BaseReplyReceived,
+    TlsStarted,
+)
 from .commands import Capa, Dele, List, Noop, Quit, Retrieve, Rset, Stat, Stls, Uidl, Utf8
 from .maildrop import Maildrop
 from .replies import Content, FallibleQuestion, Reply
@@ -61,19 +69,19 @@ class Update(FallibleQuestion[Accept]):
     """Message numbers."""
 
 
-class CommandRejected(_events.CommandRejected[Reply]):
+class CommandRejected(BaseCommandRejected[Reply]):
     __slots__ = ()
-    __doc__ = _events.CommandRejected.__doc__
+    __doc__ = BaseCommandRejected.__doc__
 
 
-class ReplyReceived(_events.ReplyReceived[Reply]):
+class ReplyReceived(BaseReplyReceived[Reply]):
     __slots__ = ()
-    __doc__ = _events.ReplyReceived.__doc__
+    __doc__ = BaseReplyReceived.__doc__
 
 
-class AuthenticationRejected(_events.AuthenticationRejected[Reply]):
+class AuthenticationRejected(BaseAuthenticationRejected[Reply]):
     __slots__ = ()
-    __doc__ = _events.AuthenticationRejected.__doc__
+    __doc__ = BaseAuthenticationRejected.__doc__
 
 
 ProtocolQuestion: TypeAlias = Connected | OpenMaildrop | Retrieve | RetrieveMore | Update | Stls

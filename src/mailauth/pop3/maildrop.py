@@ -47,30 +47,38 @@ class MaildropView(Protocol):
     @property
     def last(self) -> int:
         """The highest message number."""
+        ...
 
     @property
     def count(self) -> int:
         """The number of messages that are not marked."""
+        ...
 
     @property
     def size(self) -> int:
         """The total size in bytes of the messages that are not marked."""
+        ...
 
     @property
     def deleted(self) -> AbstractSet[int]:
         """The numbers of the marked messages."""
+        ...
 
     def missing(self, number: int) -> Reply | None:
         """Return the -ERR if message *number* does not exist or is marked as deleted; None otherwise (section 5)."""
+        ...
 
     def drop_listing(self) -> bytes:
         """Return the text of STAT with its CRLF."""
+        ...
 
     def scan_listing(self, number: int) -> bytes:
         """Return the line of LIST for message *number*, with its CRLF."""
+        ...
 
     def unique_id_listing(self, number: int) -> bytes:
         """Return the line of UIDL for message *number*, with its CRLF."""
+        ...
 
 
 class MaildropSession:

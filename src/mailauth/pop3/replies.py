@@ -68,9 +68,9 @@ class Content:
 
     def __attrs_post_init__(self) -> None:
         # An instance is created for each message that is sent.  Two validators would take three times as long.
-        if not isinstance(self.data, bytes):
+        if not isinstance(self.data, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise wrong_type("data", bytes, self.data)
-        if not isinstance(self.last, bool):
+        if not isinstance(self.last, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise wrong_type("last", bool, self.last)
 
 

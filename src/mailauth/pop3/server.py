@@ -216,8 +216,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
                 pass  # after the reply
             case Effect.BEGIN_LOGIN | Effect.CONTINUE_LOGIN:
                 pass  # of these, only AUTH without a mechanism is accepted here
-            case never:
-                assert_never(never)
+            case _:
+                assert_never(row.effect)
         if reply is not None:
             self._write_reply(reply)
         else:

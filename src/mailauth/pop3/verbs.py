@@ -30,30 +30,37 @@ class View(Protocol):
     @property
     def settings(self) -> ServerSettings:
         """The settings of the server."""
+        ...
 
     @property
     def tls(self) -> Tls | None:
         """The TLS layer; None in clear text."""
+        ...
 
     @property
     def identity(self) -> str | None:
         """The authorization identity of the client; None before a login."""
+        ...
 
     @property
     def state(self) -> State:
         """The state of the session."""
+        ...
 
     @property
     def maildrop(self) -> MaildropView:
         """The messages of the maildrop; none before it is open."""
+        ...
 
     @property
     def utf8_mode(self) -> bool:
         """Whether the client has sent UTF8."""
+        ...
 
     @property
     def has_timestamp(self) -> bool:
         """Whether the greeting had a timestamp, which APOP requires."""
+        ...
 
 
 class Effect(enum.Enum):
