@@ -246,8 +246,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
                 pass
             case Effect.BEGIN_LOGIN | Effect.CONTINUE_LOGIN:
                 pass  # of ``authenticate()``, which ends in ``_continue_login()``
-            case never:
-                assert_never(never)
+            case _:
+                assert_never(effect)
         if isinstance(command, Capa):
             self._capabilities = _parse_capabilities(reply.lines or ())
         self._send_permitted()
