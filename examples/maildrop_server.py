@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar, assert_never
 
 from mailauth import ACCEPT, Accept, ExtensionQuestion, Notice, ProtocolError, pop3, sasl
-from mailauth_io.certificates import server_context
+from mailauth_io.adapters.tls.certificates import server_context
 from mailauth_io.on_asyncio import ServerConnection, serve_pop3
 
 A = TypeVar("A")

@@ -23,7 +23,7 @@ from typing import assert_never
 
 from mailauth import ACCEPT, ExtensionQuestion, MessageChunk, Notice, ProtocolError, sasl, smtp
 from mailauth.policy import RelayPolicy
-from mailauth_io.certificates import server_context
+from mailauth_io.adapters.tls.certificates import server_context
 from mailauth_io.on_asyncio import ServerConnection, serve_smtp
 
 TRY_AGAIN = smtp.Reply(451, "4.3.0", "the message could not be stored, try again later")

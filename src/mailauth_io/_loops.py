@@ -14,8 +14,8 @@ from typing import ClassVar, Protocol, TypeVar, TypeVarTuple, Unpack
 
 from mailauth import ClientMachine
 
-from ._adapter import Client
-from ._listener import (
+from .adapters.connection import Client
+from .adapters.listener import (
     ClientFactory,
     ConnectOptions,
     Listener,

@@ -16,10 +16,10 @@ import trio
 
 from mailauth import ClientMachine
 
-from . import _listener
-from ._adapter import Client as Client, ServerConnection as ServerConnection
 from ._addresses import Network
-from ._listener import (
+from .adapters import listener as _listener
+from .adapters.connection import Client as Client, ServerConnection as ServerConnection
+from .adapters.listener import (
     CLIENT_LIMITS,
     GRACE,
     SERVER_LIMITS,
@@ -31,7 +31,7 @@ from ._listener import (
     smtp_server,
     start_client,
 )
-from ._stream import READ_SIZE, Peer as Peer, Stream, to_peer
+from .adapters.stream import READ_SIZE, Peer as Peer, Stream, to_peer
 from .limits import ConnectionLimiter, Limits
 
 E = TypeVar("E")

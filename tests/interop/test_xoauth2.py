@@ -14,7 +14,7 @@ import pytest
 
 from mailauth import ACCEPT, MessageChunk, Notice, pop3, sasl, smtp
 from mailauth_io import _loops
-from mailauth_io._adapter import ServerConnection
+from mailauth_io.adapters.connection import ServerConnection
 from tests.interop.client_config import NAME, TOKEN, ClientConfig, CommandRejected
 from tests.interop.foreign import curl_collect, curl_submit
 from tests.io.server_support import Run, on_both_loops

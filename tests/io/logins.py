@@ -10,7 +10,7 @@ import pytest
 
 from mailauth import LocalProtocolError, pop3, sasl, smtp
 from mailauth_io import _loops, server
-from mailauth_io._adapter import Client
+from mailauth_io.adapters.connection import Client
 
 
 async def smtp_login(

@@ -12,7 +12,7 @@ import attrs
 
 from mailauth import ACCEPT, Accept, MessageChunk, Question, sasl, smtp
 from mailauth_io import _loops, server, stores
-from mailauth_io._adapter import ServerConnection
+from mailauth_io.adapters.connection import ServerConnection
 from tests.io.server_support import PASSWORD, Clock, Run, Served, accounts
 from tests.io.tls import client_context, server_context
 

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from mailauth import pop3, smtp
-from mailauth_io import _tls, server, stores
-from mailauth_io._adapter import ServerConnection
-from mailauth_io._stream import Peer
+from mailauth_io import server, stores
+from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.stream import Peer
+from mailauth_io.adapters.tls import layer
 from mailauth_io.server._state import ServerState
 from mailauth_io.server.pop3_session import Pop3Session
 from mailauth_io.server.smtp_session import SmtpSession
@@ -106,7 +107,7 @@ def test_a_client_that_vanishes_is_given_up_when_its_time_is_over(run: Run, mome
     kept = server.Stores(accounts=accounts(), maildrops=maildrops, outbox=stores.MemoryOutbox(), budget=budget)
     server_state = ServerState.of(server.Config(legacy=True, ssl_context=server_context()), kept, lambda: 0.0)
     client = SlowClient(*((0.0, line + b"\r\n") for line in moment.asked), (0.0, moment.last or b"\r"))
-    tls_options = _tls.TlsOptions(context=server_context(), timeout=HANDSHAKE)
+    tls_options = layer.TlsOptions(context=server_context(), timeout=HANDSHAKE)
 
     async def main() -> int:
         if moment.protocol == "smtp":

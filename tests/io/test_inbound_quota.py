@@ -9,8 +9,8 @@ from hypothesis import given, strategies as st
 
 from mailauth import smtp
 from mailauth_io import server, stores
-from mailauth_io._adapter import ServerConnection
-from mailauth_io._stream import Peer
+from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.stream import Peer
 from mailauth_io.server._inbound_quota import InboundQuota
 from mailauth_io.server._state import ServerState
 from mailauth_io.server.smtp_session import SmtpSession

@@ -18,7 +18,7 @@ import pytest
 import mailauth_io.cli.methods
 from mailauth.grants import Grant, Lookup
 from mailauth_io import server, stores
-from mailauth_io.certificates import temporary_certificate
+from mailauth_io.adapters.tls.certificates import temporary_certificate
 from mailauth_io.cli import main as cli, methods
 from mailauth_io.cli.methods.client_config import HOST, ClientConfig, Clients
 from mailauth_io.cli.methods.measure import Bench, Clock

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mailauth_io.certificate_validity import Validity, validity
-from mailauth_io.certificates import server_context
-from mailauth_io.channel_binding import BindingContext, channel_bindings
+from mailauth_io.adapters.tls.certificate_validity import Validity, validity
+from mailauth_io.adapters.tls.certificates import server_context
+from mailauth_io.adapters.tls.channel_binding import BindingContext, channel_bindings
 from mailauth_io.cli import config, main as cli, renewal
 from mailauth_io.cli.errors import ConfigError
 from mailauth_io.cli.renewal import RenewingContext

@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from mailauth_io import _loops, server
-from mailauth_io._adapter import ServerConnection
+from mailauth_io.adapters.connection import ServerConnection
 from tests.io.grant_stores import on_both_loops
 from tests.io.line_echo import Echo, EchoEvent
 from tests.serving import LOOPS, Served, messages, run, served

@@ -15,8 +15,8 @@ import trio
 
 from mailauth import pop3, smtp
 from mailauth_io import _loops, server, stores
-from mailauth_io._adapter import ServerConnection
-from mailauth_io._stream import Peer
+from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.stream import Peer
 from mailauth_io.server._state import ServerState
 from mailauth_io.server.pop3_session import Pop3Session
 from mailauth_io.server.smtp_session import SmtpSession

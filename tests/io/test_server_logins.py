@@ -11,7 +11,8 @@ import pytest
 import trustme
 
 from mailauth import RemoteProtocolError, sasl
-from mailauth_io import certificates, server, stores
+from mailauth_io import server, stores
+from mailauth_io.adapters.tls import certificates
 from mailauth_io.stores import Account, MemoryAccounts, write_credential
 from mailauth_io.stores.credentials import read_credential
 from tests.io.logins import Login, by_both_protocols, on_both_ports, refused

@@ -12,7 +12,7 @@ import pytest
 
 from mailauth import LocalProtocolError
 from mailauth_io import _loops, server, stores
-from mailauth_io._listener import Listener
+from mailauth_io.adapters.listener import Listener
 from mailauth_io.server import _serve
 from tests.io.server_support import TIMEOUT, Run, Served, accounts, meet, on_both_loops
 from tests.io.tls import server_context

@@ -17,8 +17,8 @@ import trio
 
 from mailauth import ACCEPT, pop3, smtp
 from mailauth_io import _loops, logs
-from mailauth_io._adapter import ServerConnection
-from mailauth_io._listener import Listener, Session
+from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.listener import Listener, Session
 from tests.io.line_echo import dial, on_both_loops, read_all_or_reset
 
 WORDS = "a mistake in a program"

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from mailauth_io import _loops, on_asyncio, on_trio
-from mailauth_io._stream import Stream
+from mailauth_io.adapters.stream import Stream
 from mailauth_io.limits import Limits
 
 T = TypeVar("T")

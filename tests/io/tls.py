@@ -7,7 +7,7 @@ from functools import cache
 
 import trustme
 
-from mailauth_io import _tls
+from mailauth_io.adapters.tls import layer
 
 
 @cache
@@ -31,10 +31,10 @@ def client_context() -> ssl.SSLContext:
     return context
 
 
-def layers(context: ssl.SSLContext | None = None) -> tuple[_tls.TlsLayer, _tls.TlsLayer]:
+def layers(context: ssl.SSLContext | None = None) -> tuple[layer.TlsLayer, layer.TlsLayer]:
     """Return the TLS layers of a server (with *context*, if given) and a client, after the handshake."""
-    server = _tls.TlsLayer(context or server_context(), server_side=True, server_hostname=None)
-    client = _tls.TlsLayer(client_context(), server_side=False, server_hostname="localhost")
+    server = layer.TlsLayer(context or server_context(), server_side=True, server_hostname=None)
+    client = layer.TlsLayer(client_context(), server_side=False, server_hostname="localhost")
     done = [False, False]
     while not all(done):
         done[1] = client.step_handshake()

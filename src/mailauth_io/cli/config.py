@@ -18,9 +18,10 @@ import attrs
 
 from mailauth import sasl
 
-from .. import certificates, server, stores
-from ..certificate_validity import validity
-from ..channel_binding import BindingContext
+from .. import server, stores
+from ..adapters.tls import certificates
+from ..adapters.tls.certificate_validity import validity
+from ..adapters.tls.channel_binding import BindingContext
 from ..limits import Limits
 from . import grants_option, relay_option
 from .errors import ConfigError

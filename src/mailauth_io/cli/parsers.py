@@ -18,7 +18,7 @@ import attrs
 from mailauth import LocalProtocolError, smtp
 
 from .._addresses import Network
-from ..certificate_names import KINDS, certificate_name
+from ..adapters.tls.certificate_names import KINDS, certificate_name
 from ..stores.redis_address import RedisAddress
 
 _NUMBER = re.compile(r"[0-9]{1,18}")

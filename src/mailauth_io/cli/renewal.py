@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Self
 
-from ..certificate_validity import day, validity
-from ..channel_binding import BindingContext
+from ..adapters.tls.certificate_validity import day, validity
+from ..adapters.tls.channel_binding import BindingContext
 from ..logs import Event
 from ..server import LOGGER
 from .errors import ConfigError

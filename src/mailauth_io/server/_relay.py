@@ -18,7 +18,7 @@ from typing import Final, Self
 from mailauth import ACCEPT, Command, LocalProtocolError, MessageChunk, RemoteProtocolError, Tls, sasl, smtp
 
 from .. import _loops
-from .._adapter import Client
+from ..adapters.connection import Client
 from ..logs import Event
 from ..stores import Envelope, MessageContent
 from ..stores.content import PIECE

@@ -12,8 +12,8 @@ from typing import Final
 from mailauth import pop3, smtp
 
 from .. import _loops
-from .._listener import Listener, ServeOptions
-from .._tls import POP3, SMTP
+from ..adapters.listener import Listener, ServeOptions
+from ..adapters.tls.layer import POP3, SMTP
 from ._state import ServerState
 from .config import PORTS, Config, RunningServer, Stores
 from .pop3_session import Pop3Session

@@ -9,7 +9,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from mailauth import sasl
 
-from .._adapter import ServerConnection
+from ..adapters.connection import ServerConnection
 from ..logs import Event, shown
 from ..stores import Proof
 from ._log import LOGGER

@@ -13,9 +13,9 @@ from mailauth.grants import UNAVAILABLE, Lookup
 from mailauth.policy import RelayPolicy
 
 from .. import _loops
-from .._adapter import ServerConnection
 from .._addresses import key, network_of
-from ..certificate_names import certificate_names
+from ..adapters.connection import ServerConnection
+from ..adapters.tls.certificate_names import certificate_names
 from ..limits import ConnectionLimiter
 from ..logs import Event
 from ..stores import Accounts, ClientDisconnected, LoginSource, MemoryGrants, Proof, mailbox_name

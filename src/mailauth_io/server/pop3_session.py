@@ -10,7 +10,7 @@ from typing import ClassVar, assert_never
 
 from mailauth import ACCEPT, Accept, ExtensionQuestion, Notice, TlsStarted, pop3, sasl
 
-from .._adapter import ServerConnection
+from ..adapters.connection import ServerConnection
 from ..logs import shown
 from ..stores import OpenedMaildrop
 from ._session import Session

@@ -12,7 +12,7 @@ from typing import ClassVar, assert_never
 from mailauth import ACCEPT, ExtensionQuestion, MessageChunk, Notice, TlsStarted, sasl, smtp
 from mailauth.policy import Decision, Reason
 
-from .._adapter import ServerConnection
+from ..adapters.connection import ServerConnection
 from ..logs import shown
 from ..stores import BudgetExceeded, MessageContent, Outbox
 from . import delivery, trace

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from ... import _loops
-from ...certificates import temporary_certificate
+from ...adapters.tls.certificates import temporary_certificate
 from ..errors import ConfigError
 from .client_config import Clients
 from .compare import compare

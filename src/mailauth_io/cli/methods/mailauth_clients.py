@@ -9,9 +9,9 @@ from typing import Final, TypeVar
 
 from mailauth import Command, LocalProtocolError, MessageChunk, RemoteProtocolError, pop3, sasl, smtp
 
-from ..._adapter import Client
-from ..._listener import ClientFactory
 from ..._loops import current
+from ...adapters.connection import Client
+from ...adapters.listener import ClientFactory
 from .client_config import (
     CLIENT_NAME,
     HOST,

@@ -13,7 +13,7 @@ from mailauth import pop3
 
 from ... import server, stores
 from ..._loops import current
-from ...certificates import TemporaryCertificate
+from ...adapters.tls.certificates import TemporaryCertificate
 from .client_config import HOST, AuthenticationRejected, ClientConfig, ClientFailed, Clients, ServerNotProved
 from .mailauth_clients import MailauthClients
 from .messages import below_trace, make_message, submitted_authenticated

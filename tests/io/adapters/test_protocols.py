@@ -9,7 +9,7 @@ import pytest
 
 from mailauth import ACCEPT, MessageChunk, pop3, sasl, smtp
 from mailauth_io import _loops
-from mailauth_io._adapter import Client, ServerConnection
+from mailauth_io.adapters.connection import Client, ServerConnection
 from tests.io.line_echo import on_both_loops
 from tests.io.tls import client_context, server_context
 

@@ -10,8 +10,8 @@ import threading
 import pytest
 
 from mailauth import CloseReason, RemoteProtocolError
-from mailauth_io import _adapter, _loops
-from mailauth_io._adapter import ServerConnection
+from mailauth_io import _loops
+from mailauth_io.adapters.connection import ServerConnection
 from mailauth_io.limits import Limits
 from tests.io.by_hand import read_line
 from tests.io.line_echo import (
@@ -32,7 +32,7 @@ from tests.io.line_echo import (
 @pytest.fixture
 def no_linger(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait for clients that keep the connection open after the last reply."""
-    monkeypatch.setattr(_adapter, "LINGER_SECONDS", 0.01)
+    monkeypatch.setattr("mailauth_io.adapters.connection.LINGER_SECONDS", 0.01)
 
 
 @on_both_loops

@@ -9,8 +9,8 @@ import pytest
 
 from mailauth import ACCEPT, Question, ServerMachine, Tls, pop3, sasl, smtp
 from mailauth_io import _loops
-from mailauth_io._adapter import EVENTS_PER_CHECKPOINT, ServerConnection
-from mailauth_io._stream import Peer, Stream
+from mailauth_io.adapters.connection import EVENTS_PER_CHECKPOINT, ServerConnection
+from mailauth_io.adapters.stream import Peer, Stream
 from mailauth_io.limits import Limits
 from tests.io.line_echo import cancel_when_blocked
 from tests.io.time_machine import MemoryStream, beside, connected, run_in_no_time

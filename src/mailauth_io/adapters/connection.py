@@ -30,10 +30,10 @@ from mailauth import (
 )
 from mailauth.sasl import AuthenticationStarted, ClientMechanism
 
-from . import _tls
-from ._stream import READ_SIZE, Peer, Stream
-from .limits import LOGGER
-from .logs import Event
+from ..limits import LOGGER
+from ..logs import Event
+from .stream import READ_SIZE, Peer, Stream
+from .tls.layer import TlsLayer, TlsOptions, log_tls_failure, start_tls
 
 A = TypeVar("A")
 E = TypeVar("E")
@@ -81,8 +81,8 @@ class _Connection(Generic[E]):
         machine: Machine[E],
         stream: Stream,
         peer: Peer,
-        tls_options: _tls.TlsOptions | None,
-        layer: _tls.TlsLayer | None,
+        tls_options: TlsOptions | None,
+        layer: TlsLayer | None,
     ) -> None:
         self.peer = peer
         self._machine = machine
@@ -309,11 +309,11 @@ class _Connection(Generic[E]):
         try:
             if data:
                 await self._stream.write_all(data)
-            layer = await _tls.start(self._stream, self._tls_options, server_side=self._server_side)
+            layer = await start_tls(self._stream, self._tls_options, server_side=self._server_side)
         except OSError as error:
             if not self._server_side:
                 self._cause = error  # a client must report that it could not verify the server
-            _tls.log_failure(self.peer, error)
+            log_tls_failure(self.peer, error)
             self._machine.receive_data(b"")
             return
         except BaseException:
@@ -364,8 +364,8 @@ class ServerConnection(_Connection[E]):
         machine: ServerMachine[E],
         stream: Stream,
         peer: Peer,
-        tls_options: _tls.TlsOptions | None,
-        layer: _tls.TlsLayer | None,
+        tls_options: TlsOptions | None,
+        layer: TlsLayer | None,
     ) -> None:
         super().__init__(machine, stream, peer, tls_options, layer)
         self.machine = machine
@@ -410,8 +410,8 @@ class Client(_Connection[E]):
         machine: ClientMachine[E],
         stream: Stream,
         peer: Peer,
-        tls_options: _tls.TlsOptions | None,
-        layer: _tls.TlsLayer | None,
+        tls_options: TlsOptions | None,
+        layer: TlsLayer | None,
     ) -> None:
         super().__init__(machine, stream, peer, tls_options, layer)
         self.machine = machine

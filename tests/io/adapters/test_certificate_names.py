@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mailauth_io.certificate_names import certificate_names
+from mailauth_io.adapters.tls.certificate_names import certificate_names
 
 
 def test_alternative_and_common_names_with_their_kinds() -> None:

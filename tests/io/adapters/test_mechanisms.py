@@ -6,7 +6,7 @@ import attrs
 
 from mailauth import ACCEPT, Question, pop3, sasl, smtp
 from mailauth_io import _loops
-from mailauth_io._adapter import ServerConnection
+from mailauth_io.adapters.connection import ServerConnection
 from tests.io.line_echo import on_both_loops
 from tests.io.tls import client_context, server_context
 

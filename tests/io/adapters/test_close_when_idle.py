@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mailauth import ACCEPT, Question, pop3, smtp
-from mailauth_io import _adapter, _loops, server, stores
-from mailauth_io._adapter import ServerConnection
+from mailauth_io import _loops, server, stores
+from mailauth_io.adapters.connection import ServerConnection
 from tests.io.by_hand import read_line
 from tests.io.line_echo import dial, on_both_loops, read_all
 from tests.io.server_support import accounts
@@ -21,7 +21,7 @@ CONTENT = b"MAIL FROM:<>\r\nRCPT TO:<alice@example.test>\r\nDATA\r\n"
 @pytest.fixture(autouse=True)
 def no_linger(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait for clients that keep the connection open after the last reply."""
-    monkeypatch.setattr(_adapter, "LINGER_SECONDS", 0.01)
+    monkeypatch.setattr("mailauth_io.adapters.connection.LINGER_SECONDS", 0.01)
 
 
 async def accept(connection: ServerConnection[Any]) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from mailauth_io import _loops, _tls, certificates, server, stores
-from mailauth_io._client_hello import ClientHello
+from mailauth_io import _loops, server, stores
+from mailauth_io.adapters.tls import certificates, layer
+from mailauth_io.adapters.tls._client_hello import ClientHello
 from tests.io.by_hand import read_line
 from tests.io.line_echo import connecting, dial, echo, on_both_loops, read_all, serving
 from tests.io.server_support import accounts
@@ -202,8 +203,8 @@ def test_the_contexts_that_we_make_begin_at_tls_1_2() -> None:
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         old.maximum_version = ssl.TLSVersion.TLSv1_1
     old.set_ciphers("DEFAULT:@SECLEVEL=0")
-    client = _tls.TlsLayer(old, server_side=False, server_hostname="localhost")
-    made = _tls.TlsLayer(of_this_authority(), server_side=True, server_hostname=None)
+    client = layer.TlsLayer(old, server_side=False, server_hostname="localhost")
+    made = layer.TlsLayer(of_this_authority(), server_side=True, server_hostname=None)
     assert not client.step_handshake()
     made.feed(client.take())
     with pytest.raises(ssl.SSLError, match=r"(?i)unsupported.protocol"):

@@ -13,13 +13,13 @@ from typing import Any, Final, Protocol, TypeAlias, TypedDict, TypeVar, Unpack
 
 from mailauth import ClientMachine, Closed, Question, Send, ServerMachine, Tls, pop3, smtp
 
-from . import _tls
-from ._adapter import Client, ServerConnection
-from ._addresses import Network, is_within
-from ._proxy_header import proxied_peer
-from ._stream import Peer, Stream
-from .limits import LOGGER, ConnectionLimiter, Limits
-from .logs import Event, describe_error, place
+from .._addresses import Network, is_within
+from ..limits import LOGGER, ConnectionLimiter, Limits
+from ..logs import Event, describe_error, place
+from .connection import Client, ServerConnection
+from .proxy_header import proxied_peer
+from .stream import Peer, Stream
+from .tls.layer import POP3 as ALPN_POP3, SMTP as ALPN_SMTP, TlsOptions, log_tls_failure, start_tls
 
 E = TypeVar("E")
 
@@ -112,9 +112,9 @@ class Listener(ABC):
         self._limits = limits = options["limits"]
         limiter = options["limiter"]
         self._limiter = ConnectionLimiter(limits) if limiter is None else limiter
-        self._tls_options: _tls.TlsOptions | None = None
+        self._tls_options: TlsOptions | None = None
         if context is not None:
-            self._tls_options = _tls.TlsOptions(context=context, timeout=limits.handshake_timeout, alpn=options["alpn"])
+            self._tls_options = TlsOptions(context=context, timeout=limits.handshake_timeout, alpn=options["alpn"])
         self._grace = options["grace"]
         self._proxy_from = tuple(options["proxy_from"])
         self._closing = False
@@ -174,9 +174,9 @@ class Listener(ABC):
             layer = None
             if self._implicit_tls and self._tls_options is not None:
                 try:
-                    layer = await _tls.start(stream, self._tls_options, server_side=True)
+                    layer = await start_tls(stream, self._tls_options, server_side=True)
                 except OSError as error:
-                    _tls.log_failure(peer, error)
+                    log_tls_failure(peer, error)
                     return
             machine = build(secrets.token_bytes(32), layer.tls if layer is not None else None)
             connection = ServerConnection(machine, stream, peer, self._tls_options, layer)
@@ -250,7 +250,7 @@ def smtp_server(serve: Serve) -> ServeSmtp:
         """
         if settings.starttls and options.get("ssl_context") is None:
             raise ValueError("settings.starttls needs an ssl_context; pass one, or set starttls=False")
-        options.setdefault("alpn", _tls.SMTP)
+        options.setdefault("alpn", ALPN_SMTP)
         return serve(session, partial(_smtp_machine, settings), **options)
 
     return serve_smtp
@@ -272,7 +272,7 @@ def pop3_server(serve: Serve) -> ServePop3:
         """
         if settings.stls and options.get("ssl_context") is None:
             raise ValueError("settings.stls needs an ssl_context; pass one, or set stls=False")
-        options.setdefault("alpn", _tls.POP3)
+        options.setdefault("alpn", ALPN_POP3)
         return serve(session, partial(_pop3_machine, settings), **options)
 
     return serve_pop3
@@ -295,12 +295,12 @@ async def start_client(
     try:
         tls_options = None
         if context is not None:
-            tls_options = _tls.TlsOptions(context=context, timeout=CLIENT_LIMITS.handshake_timeout, hostname=hostname)
+            tls_options = TlsOptions(context=context, timeout=CLIENT_LIMITS.handshake_timeout, hostname=hostname)
         layer = None
         if implicit_tls:
             if tls_options is None:
                 raise ValueError("implicit_tls=True needs an ssl_context; pass one")
-            layer = await _tls.start(stream, tls_options, server_side=False)
+            layer = await start_tls(stream, tls_options, server_side=False)
         if not isinstance(machine, ClientMachine):
             machine = machine(layer.tls if layer is not None else None)
         client = Client(machine, stream, peer, tls_options, layer)

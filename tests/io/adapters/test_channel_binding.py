@@ -19,8 +19,8 @@ from hypothesis import given, strategies
 
 from mailauth import ACCEPT, Question, Tls, pop3, sasl, smtp
 from mailauth_io import _loops
-from mailauth_io._adapter import Client, ServerConnection
-from mailauth_io.channel_binding import NAME, BindingContext, channel_bindings, server_end_point
+from mailauth_io.adapters.connection import Client, ServerConnection
+from mailauth_io.adapters.tls.channel_binding import NAME, BindingContext, channel_bindings, server_end_point
 from tests.io.server_support import Run, on_both_loops
 from tests.io.tls import authority, client_context, layers
 

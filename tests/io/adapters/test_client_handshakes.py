@@ -12,7 +12,7 @@ import pytest
 
 from mailauth import ClientMachine, Command, LocalProtocolError, RemoteProtocolError, pop3, sasl, smtp
 from mailauth_io import _loops
-from mailauth_io._adapter import Client
+from mailauth_io.adapters.connection import Client
 from tests.io.tls import client_context
 
 PASSWORD = b"open sesame"

@@ -17,10 +17,10 @@ import pytest
 
 from mailauth import ACCEPT, pop3, smtp
 from mailauth_io import _loops, server, stores
-from mailauth_io._adapter import ServerConnection
 from mailauth_io._addresses import Network
-from mailauth_io._listener import _smtp_machine
-from mailauth_io._stream import Peer, Stream
+from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.listener import _smtp_machine
+from mailauth_io.adapters.stream import Peer, Stream
 from mailauth_io.cli import descriptors
 from mailauth_io.limits import QUIET_SECONDS, ConnectionLimiter, Limits
 from tests.io.by_hand import read_line

@@ -9,7 +9,7 @@ import pytest
 
 from mailauth import CloseReason, Tls
 from mailauth_io import _loops, on_asyncio, on_trio
-from mailauth_io._adapter import ServerConnection
+from mailauth_io.adapters.connection import ServerConnection
 from tests.io.by_hand import read_line
 from tests.io.line_echo import (
     Echo,

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from mailauth import ACCEPT, BeginTls, CloseReason, MessageChunk, NeedData, Question, Tls, pop3, sasl, smtp
-from mailauth_io import _adapter, _loops, _tls
-from mailauth_io._adapter import ServerConnection
-from mailauth_io._stream import Peer
+from mailauth_io import _loops
+from mailauth_io.adapters.connection import LINGER_SECONDS, LINGER_TOTAL, ServerConnection
+from mailauth_io.adapters.stream import Peer
+from mailauth_io.adapters.tls.layer import TlsLayer
 from mailauth_io.limits import Limits
 from tests.io.time_machine import SlowClient, beside, connected, run_in_no_time
 from tests.io.tls import layers
@@ -46,7 +47,7 @@ def serve(
     client: SlowClient,
     *,
     pause: float = 0.0,
-    layer: _tls.TlsLayer | None = None,
+    layer: TlsLayer | None = None,
     name: str = "asyncio",
 ) -> list[Any]:
     """Serve *client* with an application that accepts everything, and takes *pause* seconds for each chunk."""
@@ -356,7 +357,7 @@ def test_who_goes_on_at_a_trickle_after_the_last_word_is_not_waited_for() -> Non
 
     asyncio.run(whole())
     assert client.heard.endswith(b"\r\n221 2.0.0 goodbye\r\n")
-    assert client.seconds == _adapter.LINGER_TOTAL
+    assert client.seconds == LINGER_TOTAL
 
 
 def test_nor_is_who_can_be_told_nothing_any_more() -> None:
@@ -368,4 +369,4 @@ def test_nor_is_who_can_be_told_nothing_any_more() -> None:
 
     client = Gone(*each_octet(1.9, bytes(1_000)))
     assert serve(smtp_server(), client)[:1] == [smtp.Connected()]
-    assert client.seconds == _adapter.LINGER_SECONDS
+    assert client.seconds == LINGER_SECONDS

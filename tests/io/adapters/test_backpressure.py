@@ -12,8 +12,8 @@ import pytest
 
 from mailauth import ACCEPT, Question, ServerMachine, pop3, smtp
 from mailauth_io import _loops
-from mailauth_io._adapter import ServerConnection
-from mailauth_io._stream import READ_SIZE, Peer
+from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.stream import READ_SIZE, Peer
 from mailauth_io.limits import Limits
 from tests.io.time_machine import MemoryStream, beside, connected, run_in_no_time
 

@@ -9,7 +9,7 @@ import pytest
 
 from mailauth import CloseReason, Tls, TlsStarted
 from mailauth_io import _loops
-from mailauth_io._adapter import Client, ServerConnection
+from mailauth_io.adapters.connection import Client, ServerConnection
 from mailauth_io.limits import Limits
 from tests.io.by_hand import read_line
 from tests.io.line_echo import (

@@ -12,8 +12,8 @@ from typing import Final
 
 import attrs
 
-from ._tls import POP3, SMTP
 from .channel_binding import BindingContext
+from .layer import POP3, SMTP
 
 NAMES: Final = ("localhost", "127.0.0.1", "::1")
 """The names that every temporary certificate is valid for."""

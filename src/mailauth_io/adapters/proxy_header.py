@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mailauth.proxy import HeaderReader, Invalid, Proxied
 
-from ._stream import Peer, Stream
+from .stream import Peer, Stream
 
 
 async def proxied_peer(stream: Stream, peer: Peer, timeout: float) -> Peer:

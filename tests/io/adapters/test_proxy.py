@@ -10,9 +10,9 @@ from typing import Final
 import pytest
 
 from mailauth_io import _loops
-from mailauth_io._adapter import ServerConnection
 from mailauth_io._addresses import Network, is_within
-from mailauth_io._stream import Peer
+from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.stream import Peer
 from mailauth_io.limits import Limits
 from tests.io.by_hand import read_line
 from tests.io.line_echo import EchoEvent, dial, echo, on_both_loops, read_all, read_all_or_reset, serving, talk

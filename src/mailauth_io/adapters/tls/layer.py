@@ -13,11 +13,11 @@ import attrs
 
 from mailauth import Tls
 
+from ...limits import LOGGER
+from ...logs import Event
+from ..stream import READ_SIZE, Peer, Stream
 from ._client_hello import ClientHello
-from ._stream import READ_SIZE, Peer, Stream
 from .channel_binding import BindingContext, channel_bindings
-from .limits import LOGGER
-from .logs import Event
 
 SMTP: Final = "smtp"
 POP3: Final = "pop3"
@@ -132,7 +132,7 @@ class TlsLayer:
         return context.channel_bindings if isinstance(context, BindingContext) else {}
 
 
-async def start(stream: Stream, tls_options: TlsOptions, *, server_side: bool) -> TlsLayer:
+async def start_tls(stream: Stream, tls_options: TlsOptions, *, server_side: bool) -> TlsLayer:
     """Do a TLS handshake on *stream*.  Raises OSError (ssl.SSLError and TimeoutError are OSErrors) if it fails."""
     layer = TlsLayer(tls_options.context, server_side=server_side, server_hostname=tls_options.hostname)
     due = stream.now() + tls_options.timeout
@@ -163,7 +163,7 @@ async def start(stream: Stream, tls_options: TlsOptions, *, server_side: bool) -
                 hello = None
 
 
-def log_failure(peer: Peer, error: OSError) -> None:
+def log_tls_failure(peer: Peer, error: OSError) -> None:
     """Log that the handshake with *peer* failed."""
     reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else type(error).__name__
     LOGGER.info(Event("TLS failed", {"peer": peer.address, "port": peer.port, "reason": reason}))
