@@ -306,6 +306,22 @@ def test_asyncio_needs_no_trio() -> None:
     assert "trio" not in loaded_by("import mailauth_io.on_asyncio, mailauth_io.server, mailauth_io.cli.main")
 
 
+OTHERS = {
+    "adapters": {"asyncio", "trio", "anyio"},
+    "on_asyncio": {"trio", "anyio"},
+    "on_trio": {"mailauth_io.on_asyncio", "anyio"},
+}
+"""What each part of the adapters must not load."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_an_adapter_loads_its_own_loop_and_not_the_ready_server(name: str) -> None:
+    loaded = loaded_by(f"import mailauth_io.{name}")
+    assert f"mailauth_io.{name}" in loaded
+    server = {module for module in loaded if module.startswith(("mailauth_io.server", "mailauth_io.stores"))}
+    assert (loaded & OTHERS[name]) | server == set()
+
+
 def test_the_ready_server_and_its_stores_are_neutral_to_the_loop() -> None:
     neutral = [module for module in IO if module.place.partition(".")[0] in {"adapters", "server", "stores"}]
     assert neutral

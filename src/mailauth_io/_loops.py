@@ -15,16 +15,8 @@ from typing import ClassVar, Protocol, TypeVar, TypeVarTuple, Unpack
 from mailauth import ClientMachine
 
 from .adapters.connection import Client
-from .adapters.listener import (
-    ClientFactory,
-    ConnectOptions,
-    Listener,
-    MachineFactory,
-    ServeOptions,
-    ServePop3,
-    ServeSmtp,
-    Session,
-)
+from .adapters.functions import ClientFactory, ConnectOptions, ServeOptions, ServePop3, ServeSmtp
+from .adapters.listener import Listener, MachineFactory, Session
 
 E = TypeVar("E")
 T = TypeVar("T")

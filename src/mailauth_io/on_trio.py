@@ -1,6 +1,6 @@
 """The adapter for trio: a SocketStream and one task for each connection, in one nursery for each listener.
 
-This module contains what depends on the loop and its sockets; ``_adapter`` contains the rest.
+This module contains what depends on the loop and its sockets; ``adapters`` contains the rest.
 """
 
 from __future__ import annotations
@@ -9,36 +9,25 @@ import contextlib
 import math
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Collection
+from collections.abc import AsyncIterator, Awaitable
 from typing import Final, TypeVar, Unpack
 
 import trio
 
-from mailauth import ClientMachine
+from . import adapters
+from .adapters import READ_SIZE, Client, Peer, ServerConnection, Session, Stream, to_peer
+from .limits import Limits
 
-from ._addresses import Network
-from .adapters import listener as _listener
-from .adapters.connection import Client as Client, ServerConnection as ServerConnection
-from .adapters.listener import (
-    CLIENT_LIMITS,
-    GRACE,
-    SERVER_LIMITS,
-    ClientFactory,
-    ListenerOptions,
-    MachineFactory,
-    Session,
-    pop3_server,
-    smtp_server,
-    start_client,
-)
-from .adapters.stream import READ_SIZE, Peer as Peer, Stream, to_peer
-from .limits import ConnectionLimiter, Limits
+__all__ = ["Client", "Listener", "Peer", "ServerConnection", "connect", "serve", "serve_pop3", "serve_smtp"]
 
 E = TypeVar("E")
 
 
 class _Timekeeper:
-    """Enforces the deadlines of all streams in a run of the loop.  A cancel scope for each wait would be too slow."""
+    """Enforces the deadlines of all streams in a run of the loop.
+
+    A cancel scope for each wait would add 40 % to the cost of a write and a read.
+    """
 
     RESOLUTION: Final = 0.1
     """Minimum seconds between two checks of all streams, unless a wait with an earlier deadline begins."""
@@ -86,63 +75,45 @@ class _Stream(Stream):
     Its socket is used directly, since SocketStream takes a sixth of the time of a message.
     """
 
-    __slots__ = (
-        "_aborted",
-        "_expired",
-        "_limits",
-        "_reading",
-        "_socket",
-        "_timekeeper",
-        "_unread",
-        "_woken",
-        "due",
-        "started_at",
-    )
+    __slots__ = ("_aborted", "_expired", "_reading", "_socket", "_timekeeper", "due")
 
     now = staticmethod(trio.current_time)
 
     def __init__(self, stream: trio.SocketStream, limits: Limits) -> None:
-        self.started_at = trio.current_time()
+        super().__init__(limits)
         self._socket = stream.socket
-        self._limits = limits
         self._reading = False
-        self._unread: bytes | None = None
-        self._woken = False
         self._expired = False
         self._aborted = False
         self.due = math.inf
         self._timekeeper = _current_timekeeper()
         self._timekeeper.streams.add(self)
 
-    def take(self) -> bytes | None:
-        data, self._unread = self._unread, None
-        return data
-
     async def wait_readable(self, due: float) -> None:
-        if self._woken or self._unread is not None:
-            self._woken = False
+        if self.woken or self.unread or self.ended:
+            self.woken = False
             return
         self._expired = False
         self.due = due
         self._timekeeper.wake_by(due)
         self._reading = True
         try:
-            self._unread = await self._socket.recv(READ_SIZE)
+            self.unread = await self._socket.recv(READ_SIZE)
+            self.ended = not self.unread
         except trio.ClosedResourceError:
-            if self._aborted:
-                self._unread = b""
-            elif self._expired:
+            self.ended = self._aborted
+            if self._expired and not self._aborted:
                 self._expired = False
                 raise TimeoutError from None
-            self._woken = False
+            self.woken = False
         except OSError:  # reset: no more data will arrive
-            self._unread = b""
+            self.ended = True
         finally:
             self._reading = False
             self.due = math.inf
 
     async def write(self, data: bytes) -> None:
-        self.due = due = trio.current_time() + self._limits.write_timeout
+        self.due = due = trio.current_time() + self.limits.write_timeout
         self._timekeeper.wake_by(due)
         try:
             sent = await self._socket.send(data)
@@ -155,37 +126,35 @@ class _Stream(Stream):
 
     async def _write_on(self, data: memoryview) -> None:
         """Write the data that the first call did not send.  Progress extends the deadline (``Limits.min_rate``)."""
-        limits = self._limits
         while data:
             sent = await self._socket.send(data)
             data = data[sent:]
-            self.due = min(trio.current_time() + limits.write_timeout, self.due + sent / limits.min_rate)
+            self.due = self.extend_deadline(self.due, sent)
 
     def expire(self) -> None:
         """End the pending wait: its deadline has passed."""
         self.due = math.inf
         self._expired = True
-        self._interrupt()
+        self._interrupt_wait()
 
-    def _interrupt(self) -> None:
-        # This closes nothing: it raises ClosedResourceError in the task that waits for the socket.
+    def _interrupt_wait(self) -> None:
+        """Raise ClosedResourceError in the task that waits for the socket, which stays open.
+
+        ``notify_closing()`` does only this: it is meant to be called before a socket is closed, but closes nothing.  It
+        needs no cancel scope for each wait, and costs nothing until it is called (see ``_Timekeeper``).
+        """
         trio.lowlevel.notify_closing(self._socket)
 
     def checkpoint(self) -> Awaitable[None]:
         return trio.lowlevel.checkpoint()
 
-    def put_back(self, data: bytes) -> None:
-        if data:
-            self._unread = data + (self._unread or b"")
-
-    def drop_unread(self) -> int:
-        dropped, self._unread = len(self._unread or b""), None
-        return dropped
-
     def wake(self) -> None:
-        self._woken = True
+        self.woken = True
         if self._reading and not self._aborted:
-            self._interrupt()
+            self._interrupt_wait()
+
+    def peer(self) -> Peer:
+        return to_peer(self._socket.getpeername())
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -200,22 +169,38 @@ class _Stream(Stream):
         self._socket.close()
 
 
-class Listener(_listener.Listener):
+class Listener(adapters.Listener):
     """The value of the ``serve`` context: the address and port, and methods to close the listener."""
 
-    def __init__(self, context: ssl.SSLContext | None, **options: Unpack[ListenerOptions]) -> None:
+    def __init__(self, context: ssl.SSLContext | None, **options: Unpack[adapters.ListenerOptions]) -> None:
         super().__init__(context, **options)
         self._accepting = trio.CancelScope()
         self._sessions = trio.CancelScope(shield=True)  # the sessions can end normally after a cancellation
         self._ended = trio.Event()
 
-    async def _listen(self, sockets: list[trio.SocketListener], session: Session[E], build: MachineFactory[E]) -> None:
-        def one(stream: trio.SocketStream) -> Awaitable[None]:
+    @contextlib.asynccontextmanager
+    async def listen(
+        self, session: Session[E], build: adapters.MachineFactory[E], host: str, port: int, *, reuse_port: bool
+    ) -> AsyncIterator[None]:
+        sockets = await (_shared_listeners if reuse_port else trio.open_tcp_listeners)(port, host=host)
+        self.address, self.port = sockets[0].socket.getsockname()[:2]
+        failure: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._accept, sockets, session, build)
             try:
-                peer = to_peer(stream.socket.getpeername())
-            except OSError:
-                return trio.aclose_forcefully(stream)
-            return self._run(_Stream(stream, self._limits), peer, session, build)
+                yield
+            except Exception as error:
+                failure = error  # raised after the nursery, which would wrap it in a group
+            finally:
+                self.shut_down()
+        if failure is not None:
+            raise failure
+
+    async def _accept(
+        self, sockets: list[trio.SocketListener], session: Session[E], build: adapters.MachineFactory[E]
+    ) -> None:
+        def one(stream: trio.SocketStream) -> Awaitable[None]:
+            return self.handle(_Stream(stream, self.limits), session, build)
 
         try:
             with self._sessions:
@@ -225,9 +210,9 @@ class Listener(_listener.Listener):
         finally:
             self._ended.set()
 
-    def _stop_accepting(self) -> None:
+    def stop_accepting(self) -> None:
         self._accepting.cancel()
-        self._sessions.deadline = min(self._sessions.deadline, trio.current_time() + self._grace)
+        self._sessions.deadline = min(self._sessions.deadline, trio.current_time() + self.grace)
 
     async def aclose(self) -> None:
         self.shut_down()
@@ -248,95 +233,11 @@ async def _shared_listeners(port: int, *, host: str) -> list[trio.SocketListener
     return [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in made]
 
 
-@contextlib.asynccontextmanager
-async def serve(
-    session: Session[E],
-    build: MachineFactory[E],
-    *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    ssl_context: ssl.SSLContext | None = None,
-    implicit_tls: bool = False,
-    grace: float = GRACE,
-    proxy_from: Collection[Network] = (),
-    reuse_port: bool = False,
-    limits: Limits = SERVER_LIMITS,
-    limiter: ConnectionLimiter | None = None,
-    alpn: str | None = None,
-) -> AsyncIterator[Listener]:
-    """Listen, and run *session* on a machine from *build* for each connection, until the context is left.
-
-    *ssl_context* is used for BeginTls, or, with *implicit_tls*, for a handshake at the start of each connection.
-
-    *grace* is the number of seconds that sessions have to end after the context is left.
-
-    Peers in the networks *proxy_from* are proxies.  Each must first send a valid PROXY header (``mailauth.proxy``), or
-    its connection is closed.  The peer of the connection is then the client that the header names.
-
-    *limits* sets the maximum number of connections and the timeouts.  Listeners with the same *limiter* share the
-    limits on connections.  A connection over the limit gets a refusal from the machine; with *implicit_tls* it is
-    closed without one.
-
-    With *alpn*, a TLS client that offers protocols by ALPN must offer this one; ``serve_smtp`` and ``serve_pop3`` set
-    it.  With *reuse_port*, other processes of the same user may listen on the same port.
-
-    Raises OSError if it cannot listen, and ValueError if the system cannot share ports.  An exception in a session ends
-    only its own connection.  It is logged with its message and traceback, as ``exc_info`` of a record of the logger
-    ``mailauth_io``.
-    """
-    listener = Listener(
-        ssl_context,
-        implicit_tls=implicit_tls,
-        grace=grace,
-        proxy_from=proxy_from,
-        limits=limits,
-        limiter=limiter,
-        alpn=alpn,
-    )
-    sockets = await (_shared_listeners if reuse_port else trio.open_tcp_listeners)(port, host=host)
-    listener.address, listener.port = sockets[0].socket.getsockname()[:2]
-    failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(listener._listen, sockets, session, build)
-        try:
-            yield listener
-        except Exception as error:
-            failure = error  # raised after the nursery, which would wrap it in a group
-        finally:
-            listener.shut_down()
-    if failure is not None:
-        raise failure
+async def _open_stream(host: str, port: int, local_address: str | None, limits: Limits) -> Stream:
+    return _Stream(await trio.open_tcp_stream(host, port, local_address=local_address), limits)
 
 
-serve_smtp = smtp_server(serve)
-serve_pop3 = pop3_server(serve)
-
-
-async def connect(
-    machine: ClientMachine[E] | ClientFactory[E],
-    host: str,
-    port: int,
-    *,
-    ssl_context: ssl.SSLContext | None = None,
-    implicit_tls: bool = False,
-    server_hostname: str | None = None,
-    local_address: str | None = None,
-) -> Client[E]:
-    """Connect to *host* and *port*, and return a Client that runs *machine*.
-
-    *machine* may also be a function that builds the machine from the TLS session in which the connection starts (None
-    without TLS).  The server's certificate must be valid for *server_hostname*, by default *host*.  *local_address* is
-    the source address.
-
-    Raises OSError if the connection, or with *implicit_tls* the handshake, fails.
-    """
-    stream = await trio.open_tcp_stream(host, port, local_address=local_address)
-    peer = to_peer(stream.socket.getpeername())
-    return await start_client(
-        machine,
-        _Stream(stream, CLIENT_LIMITS),
-        peer,
-        ssl_context,
-        implicit_tls=implicit_tls,
-        hostname=server_hostname or host,
-    )
+serve = adapters.make_serve(Listener)
+serve_smtp = adapters.make_serve_smtp(serve)
+serve_pop3 = adapters.make_serve_pop3(serve)
+connect = adapters.make_connect(_open_stream)

@@ -22,8 +22,8 @@ from mailauth._client import ClientMachine
 from mailauth._machine import Phase
 from mailauth._server import ServerMachine
 from mailauth_io import _loops
+from mailauth_io.adapters import ConnectOptions, Listener, ServeOptions, Session
 from mailauth_io.adapters.connection import Client, ServerConnection
-from mailauth_io.adapters.listener import ConnectOptions, Listener, ServeOptions, Session
 
 
 @attrs.frozen(kw_only=True)

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from mailauth_io import _loops, on_asyncio, on_trio
-from mailauth_io.adapters.stream import Stream
+from mailauth_io.adapters.stream import Peer, Stream
 from mailauth_io.limits import Limits
 
 T = TypeVar("T")
@@ -42,6 +42,9 @@ class MemoryStream(Stream):
 
     def wake(self) -> None:
         pass
+
+    def peer(self) -> Peer:
+        raise NotImplementedError
 
     def fileno(self) -> int:
         return -1
@@ -125,7 +128,7 @@ async def connected(name: str, limits: Limits) -> tuple[Stream, socket.socket]:
     if name == "trio":
         return on_trio._Stream(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), limits), theirs
     loop = asyncio.get_running_loop()
-    _, stream = await loop.create_connection(lambda: on_asyncio._Stream(loop, loop.time, limits), sock=ours)
+    _, stream = await loop.create_connection(lambda: on_asyncio._Stream(loop, limits), sock=ours)
     return stream, theirs
 
 

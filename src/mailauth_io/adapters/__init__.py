@@ -1,1 +1,51 @@
-"""The part of the adapters that does not depend on an event loop."""
+"""The part of the adapters that does not depend on an event loop, for those who write an adapter.
+
+An adapter implements ``Stream`` and ``Listener`` with the operations of its loop, and a function that connects.  It
+makes its public functions of them with ``make_serve``, ``make_serve_smtp``, ``make_serve_pop3`` and ``make_connect``.
+``examples/threads_adapter.py`` is an adapter for blocking sockets and threads.
+"""
+
+from ..limits import ConnectionLimiter, Limits
+from .connection import Client, Connection, ServerConnection
+from .functions import (
+    Connect,
+    ConnectOptions,
+    OpenStream,
+    Serve,
+    ServeOptions,
+    ServePop3,
+    ServeSmtp,
+    make_connect,
+    make_serve,
+    make_serve_pop3,
+    make_serve_smtp,
+)
+from .listener import Listener, ListenerOptions, MachineFactory, Session
+from .stream import READ_SIZE, Peer, Stream, to_peer
+
+__all__ = [
+    "READ_SIZE",
+    "Client",
+    "Connect",
+    "ConnectOptions",
+    "Connection",
+    "ConnectionLimiter",
+    "Limits",
+    "Listener",
+    "ListenerOptions",
+    "MachineFactory",
+    "OpenStream",
+    "Peer",
+    "Serve",
+    "ServeOptions",
+    "ServePop3",
+    "ServeSmtp",
+    "ServerConnection",
+    "Session",
+    "Stream",
+    "make_connect",
+    "make_serve",
+    "make_serve_pop3",
+    "make_serve_smtp",
+    "to_peer",
+]

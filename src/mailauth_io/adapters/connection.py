@@ -1,4 +1,4 @@
-"""The connection object of both adapters: it performs actions, returns all other events, and closes the connection.
+"""The connection object of every adapter: it performs actions, returns all other events, and closes the connection.
 
 This module does not depend on an event loop or a protocol: every operation that waits is a method of Stream.
 """
@@ -35,6 +35,16 @@ from ..logs import Event
 from .stream import READ_SIZE, Peer, Stream
 from .tls.layer import TlsLayer, TlsOptions, log_tls_failure, start_tls
 
+__all__ = [
+    "EVENTS_PER_CHECKPOINT",
+    "LINGER_BYTES",
+    "LINGER_SECONDS",
+    "LINGER_TOTAL",
+    "Client",
+    "Connection",
+    "ServerConnection",
+]
+
 A = TypeVar("A")
 E = TypeVar("E")
 
@@ -56,7 +66,7 @@ _CANCELLED: Final = "an earlier call was cancelled during a write, so data may b
 _ACTIONS: Final = (Send, NeedData, BeginTls, Paused, Closed)
 
 
-class _Connection(Generic[E]):
+class Connection(Generic[E]):
     """A machine and its stream.  Iterate over it in one task; the iteration ends when the session is over."""
 
     __slots__ = (
@@ -354,7 +364,7 @@ class _Connection(Generic[E]):
                 left -= len(data or b"")
 
 
-class ServerConnection(_Connection[E]):
+class ServerConnection(Connection[E]):
     """The server's side of one connection: iterate over its events, and answer its questions."""
 
     __slots__ = ("machine",)
@@ -397,7 +407,7 @@ class ServerConnection(_Connection[E]):
         self.machine.answer(question, answer)
 
 
-class Client(_Connection[E]):
+class Client(Connection[E]):
     """The client's side of one connection: call ``send()``, then iterate over the events.
 
     An asynchronous context manager: leaving it closes the connection, and aborts it after an exception.

@@ -9,6 +9,8 @@ from mailauth.proxy import HeaderReader, Invalid, Proxied
 
 from .stream import Peer, Stream
 
+__all__ = ["proxied_peer"]
+
 
 async def proxied_peer(stream: Stream, peer: Peer, timeout: float) -> Peer:
     """Return the client that the proxy *peer* names in its header, or *peer* itself if the header names none.

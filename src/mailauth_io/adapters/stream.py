@@ -1,6 +1,6 @@
 """The interface between the adapters and an event loop: a byte stream, and the address of its peer.
 
-``on_asyncio`` and ``on_trio`` each implement it once.  TLS is added by ``_tls``.
+Each adapter implements it once.  TLS is added by ``tls.layer``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import attrs
+
+from ..limits import Limits
+
+__all__ = ["READ_SIZE", "Peer", "Stream", "to_peer"]
 
 READ_SIZE: Final = 65_536
 """Maximum bytes of one read.  A connection buffers at most this much, besides the buffers of its machine."""
@@ -28,25 +32,41 @@ class Peer:
 
 
 class Stream(ABC):
-    """A connected TCP stream.  One task reads and writes; any task may call ``wake()`` and ``abort()``."""
+    """A connected TCP stream.  One task reads and writes; any task may call ``wake()`` and ``abort()``.
 
-    __slots__ = ()
+    An adapter implements the abstract methods with the operations of its loop.  It appends what it receives to
+    ``unread``, and sets ``ended``; its ``__init__`` sets ``now`` before it calls this one.
+    """
 
-    started_at: float
-    """The time when the connection started, on the clock of ``now()``."""
+    __slots__ = ("ended", "limits", "started_at", "unread", "woken")
 
     now: Callable[[], float]
     """Returns the time of the loop in seconds; the clock is monotonic."""
 
-    @abstractmethod
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.started_at = self.now()
+        """The time when the connection started, on the clock of ``now()``."""
+        self.unread = b""
+        """Data that was received and not yet taken."""
+        self.ended = False
+        """Whether no data will arrive after ``unread``: the peer has closed its side, or the connection is lost."""
+        self.woken = False
+        """Whether ``wake()`` was called since the last wait."""
+
     def take(self) -> bytes | None:
         """Return the data received so far; ``b""`` at the end of the stream or connection, None if there is none."""
+        if data := self.unread:
+            self.unread = b""
+            return data
+        return b"" if self.ended else None
 
     @abstractmethod
     def wait_readable(self, due: float) -> Awaitable[None]:
         """Wait until ``take()`` has something to return, or ``wake()`` is called.
 
-        Raises TimeoutError if neither happens by *due*, a time on the clock of ``now()``.  Cancellation loses no data.
+        If ``unread``, ``ended`` or ``woken`` is set, return at once.  ``woken`` is False afterwards.  Raises
+        TimeoutError if neither happens by *due*, a time on the clock of ``now()``.  Cancellation loses no data.
         """
 
     async def read(self, due: float) -> bytes | None:
@@ -71,17 +91,30 @@ class Stream(ABC):
     def checkpoint(self) -> Awaitable[None]:
         """Let other tasks run, without waiting for anything."""
 
-    @abstractmethod
     def put_back(self, data: bytes) -> None:
         """Undo a ``take()``: the next one returns *data* first."""
+        self.unread = data + self.unread
 
-    @abstractmethod
     def drop_unread(self) -> int:
         """Discard data that was read from the socket but not yet taken.  Returns the number of bytes."""
+        dropped, self.unread = len(self.unread), b""
+        return dropped
+
+    def extend_deadline(self, due: float, written: int) -> float:
+        """Return the deadline of a pending write that had the deadline *due* and has written *written* bytes since.
+
+        ``limits.min_rate`` is the rate at which the peer must read.  The first deadline is ``limits.write_timeout``
+        after the start of the write.
+        """
+        return min(self.now() + self.limits.write_timeout, due + written / self.limits.min_rate)
 
     @abstractmethod
     def wake(self) -> None:
         """End the pending wait in ``wait_readable()``.  If there is none, the next call returns at once."""
+
+    @abstractmethod
+    def peer(self) -> Peer:
+        """Return the address of the peer.  Raises OSError if it has already disconnected."""
 
     @abstractmethod
     def fileno(self) -> int:

@@ -12,7 +12,7 @@ from typing import Final
 from mailauth import pop3, smtp
 
 from .. import _loops
-from ..adapters.listener import Listener, ServeOptions
+from ..adapters import Listener, ServeOptions
 from ..adapters.tls.layer import POP3, SMTP
 from ._state import ServerState
 from .config import PORTS, Config, RunningServer, Stores

@@ -19,7 +19,7 @@ from mailauth import ACCEPT, pop3, smtp
 from mailauth_io import _loops, server, stores
 from mailauth_io._addresses import Network
 from mailauth_io.adapters.connection import ServerConnection
-from mailauth_io.adapters.listener import _smtp_machine
+from mailauth_io.adapters.functions import _smtp_machine
 from mailauth_io.adapters.stream import Peer, Stream
 from mailauth_io.cli import descriptors
 from mailauth_io.limits import QUIET_SECONDS, ConnectionLimiter, Limits
@@ -119,11 +119,12 @@ def test_who_is_refused_and_gone_is_no_failed_session(name: str, caplog: pytest.
     loop, limiter = _loops.named(name), ConnectionLimiter(Limits(connections=1))
     assert limiter.acquire("192.0.2.1")
     gone = create_autospec(Stream, instance=True)
+    gone.peer.return_value = Peer("192.0.2.2", 25)
     gone.write_all.side_effect = ConnectionResetError
 
     async def main() -> None:
         async with loop.adapter.serve_smtp(greet, smtp.ServerSettings(), limiter=limiter) as listener:
-            await listener._run(gone, Peer("192.0.2.2", 25), greet, partial(_smtp_machine, smtp.ServerSettings()))
+            await listener.handle(gone, greet, partial(_smtp_machine, smtp.ServerSettings()))
 
     loop.run(main)
     assert gone.abort.called

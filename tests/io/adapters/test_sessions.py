@@ -232,7 +232,7 @@ def test_bytes_that_come_while_a_question_is_open_stop_the_reading() -> None:
         assert isinstance(stream, on_asyncio._Stream)
         while not stream._paused:
             await asyncio.sleep(0)
-        assert 0 < len(stream._unread) <= 65_536
+        assert 0 < len(stream.unread) <= 65_536
         assert isinstance(question, Line)
         connection.answer(question, b"")
         async for event in connection:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+__all__ = ["KINDS", "certificate_name", "certificate_names"]
+
 KINDS: Final = ("email", "DNS", "CN")
 """The prefixes of names.  They prevent a name of one kind from matching a name of another kind."""
 

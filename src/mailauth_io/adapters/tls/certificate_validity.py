@@ -12,6 +12,8 @@ import attrs
 
 from ._der import element
 
+__all__ = ["Validity", "day", "validity"]
+
 _INTEGER: Final = 0x02
 _UTC_TIME: Final = 0x17
 _GENERALIZED_TIME: Final = 0x18

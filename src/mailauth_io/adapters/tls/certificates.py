@@ -15,6 +15,8 @@ import attrs
 from .channel_binding import BindingContext
 from .layer import POP3, SMTP
 
+__all__ = ["NAMES", "TemporaryCertificate", "TrustmeMissing", "server_context", "temporary_certificate"]
+
 NAMES: Final = ("localhost", "127.0.0.1", "::1")
 """The names that every temporary certificate is valid for."""
 

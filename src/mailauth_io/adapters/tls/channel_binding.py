@@ -16,6 +16,8 @@ from typing import Final, TypeAlias
 
 from ._der import element
 
+__all__ = ["NAME", "BindingContext", "channel_bindings", "server_end_point"]
+
 NAME: Final = "tls-server-end-point"
 """The registered name, which is also the key in ``Tls.channel_bindings``."""
 

@@ -19,6 +19,8 @@ from ..stream import READ_SIZE, Peer, Stream
 from ._client_hello import ClientHello
 from .channel_binding import BindingContext, channel_bindings
 
+__all__ = ["POP3", "SMTP", "NoApplicationProtocol", "TlsLayer", "TlsOptions", "log_tls_failure", "start_tls"]
+
 SMTP: Final = "smtp"
 POP3: Final = "pop3"
 """The ALPN names: that of POP3 is registered; that of SMTP is the one that Exim and Postfix use."""

@@ -11,7 +11,7 @@ from mailauth import Command, LocalProtocolError, MessageChunk, RemoteProtocolEr
 
 from ..._loops import current
 from ...adapters.connection import Client
-from ...adapters.listener import ClientFactory
+from ...adapters.functions import ClientFactory
 from .client_config import (
     CLIENT_NAME,
     HOST,

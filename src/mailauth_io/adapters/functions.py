@@ -1,0 +1,255 @@
+"""Makes the functions of an adapter: ``serve``, ``serve_smtp``, ``serve_pop3`` and ``connect``.
+
+An adapter passes what depends on its loop: a Listener class, and a function that connects.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Final, Protocol, TypeAlias, TypedDict, TypeVar, Unpack
+
+from mailauth import ClientMachine, Tls, pop3, smtp
+
+from .._addresses import Network
+from ..limits import ConnectionLimiter, Limits
+from .connection import Client
+from .listener import Listener, MachineFactory, Session
+from .stream import Stream
+from .tls import layer
+
+__all__ = [
+    "CLIENT_LIMITS",
+    "GRACE",
+    "SERVER_LIMITS",
+    "ClientFactory",
+    "Connect",
+    "ConnectOptions",
+    "OpenStream",
+    "Serve",
+    "ServeOptions",
+    "ServePop3",
+    "ServeSmtp",
+    "make_connect",
+    "make_serve",
+    "make_serve_pop3",
+    "make_serve_smtp",
+]
+
+E = TypeVar("E")
+
+GRACE: Final = 5.0
+"""Seconds that sessions have to end after their listener begins to close."""
+
+SERVER_LIMITS: Final = Limits()
+CLIENT_LIMITS: Final = Limits()
+
+ClientFactory: TypeAlias = Callable[[Tls | None], ClientMachine[E]]
+"""Builds a client's machine from the TLS session of its connection (None without TLS)."""
+
+OpenStream: TypeAlias = Callable[[str, int, str | None, Limits], Awaitable[Stream]]
+"""Connects to a host and a port, from a source address (None: any).  Raises OSError."""
+
+
+class ConnectOptions(TypedDict, total=False):
+    """The keyword arguments of ``connect``."""
+
+    ssl_context: ssl.SSLContext | None
+    implicit_tls: bool
+    server_hostname: str | None
+    local_address: str | None
+
+
+class ServeOptions(TypedDict, total=False):
+    """The keyword arguments of ``serve``, for functions that call it."""
+
+    host: str
+    port: int
+    ssl_context: ssl.SSLContext | None
+    implicit_tls: bool
+    grace: float
+    proxy_from: Collection[Network]
+    reuse_port: bool
+    limits: Limits
+    limiter: ConnectionLimiter | None
+    alpn: str | None
+
+
+class Serve(Protocol):
+    """``serve`` of an adapter."""
+
+    def __call__(
+        self, session: Session[E], build: MachineFactory[E], **options: Unpack[ServeOptions]
+    ) -> AbstractAsyncContextManager[Listener]: ...
+
+
+class ServeSmtp(Protocol):
+    """``serve_smtp`` of an adapter."""
+
+    def __call__(
+        self, session: Session[smtp.ServerEvent], settings: smtp.ServerSettings, **options: Unpack[ServeOptions]
+    ) -> AbstractAsyncContextManager[Listener]: ...
+
+
+class ServePop3(Protocol):
+    """``serve_pop3`` of an adapter."""
+
+    def __call__(
+        self, session: Session[pop3.ServerEvent], settings: pop3.ServerSettings, **options: Unpack[ServeOptions]
+    ) -> AbstractAsyncContextManager[Listener]: ...
+
+
+class Connect(Protocol):
+    """``connect`` of an adapter."""
+
+    async def __call__(
+        self, machine: ClientMachine[E] | ClientFactory[E], host: str, port: int, **options: Unpack[ConnectOptions]
+    ) -> Client[E]: ...
+
+
+def make_serve(listener_type: Callable[..., Listener]) -> Serve:
+    """Return ``serve`` for the adapter whose listeners are of the class *listener_type*."""
+
+    @contextlib.asynccontextmanager
+    async def serve(
+        session: Session[E],
+        build: MachineFactory[E],
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        ssl_context: ssl.SSLContext | None = None,
+        implicit_tls: bool = False,
+        grace: float = GRACE,
+        proxy_from: Collection[Network] = (),
+        reuse_port: bool = False,
+        limits: Limits = SERVER_LIMITS,
+        limiter: ConnectionLimiter | None = None,
+        alpn: str | None = None,
+    ) -> AsyncIterator[Listener]:
+        """Listen, and run *session* on a machine from *build* for each connection, until the context is left.
+
+        *ssl_context* is used for BeginTls, or, with *implicit_tls*, for a handshake at the start of each connection.
+
+        *grace* is the number of seconds that sessions have to end after the context is left.
+
+        Peers in the networks *proxy_from* are proxies.  Each must first send a valid PROXY header
+        (``mailauth.proxy``), or its connection is closed.  The peer of the connection is then the client that the
+        header names.
+
+        *limits* sets the maximum number of connections and the timeouts.  Listeners with the same *limiter* share the
+        limits on connections.  A connection over the limit gets a refusal from the machine; with *implicit_tls* it is
+        closed without one.
+
+        With *alpn*, a TLS client that offers protocols by ALPN must offer this one; ``serve_smtp`` and ``serve_pop3``
+        set it.  With *reuse_port*, other processes of the same user may listen on the same port.
+
+        Raises OSError if it cannot listen, and ValueError if the system cannot share ports.  An exception in a session
+        ends only its own connection.  It is logged with its message and traceback, as ``exc_info`` of a record of the
+        logger ``mailauth_io``.
+        """
+        listener = listener_type(
+            ssl_context,
+            implicit_tls=implicit_tls,
+            grace=grace,
+            proxy_from=proxy_from,
+            limits=limits,
+            limiter=limiter,
+            alpn=alpn,
+        )
+        async with listener.listen(session, build, host, port, reuse_port=reuse_port):
+            yield listener
+
+    return serve
+
+
+def make_serve_smtp(serve: Serve) -> ServeSmtp:
+    """Return ``serve_smtp`` for the adapter that *serve* belongs to."""
+
+    def serve_smtp(
+        session: Session[smtp.ServerEvent], settings: smtp.ServerSettings, **options: Unpack[ServeOptions]
+    ) -> AbstractAsyncContextManager[Listener]:
+        """Call ``serve`` for SMTP, with the same options.
+
+        Raises ValueError if STARTTLS is enabled and there is no ssl_context.
+        """
+        if settings.starttls and options.get("ssl_context") is None:
+            raise ValueError("settings.starttls needs an ssl_context; pass one, or set starttls=False")
+        options.setdefault("alpn", layer.SMTP)
+        return serve(session, partial(_smtp_machine, settings), **options)
+
+    return serve_smtp
+
+
+def _smtp_machine(settings: smtp.ServerSettings, entropy: bytes, tls: Tls | None) -> smtp.ServerConnection:
+    return smtp.ServerConnection(settings, entropy=entropy, tls=tls)
+
+
+def make_serve_pop3(serve: Serve) -> ServePop3:
+    """Return ``serve_pop3`` for the adapter that *serve* belongs to."""
+
+    def serve_pop3(
+        session: Session[pop3.ServerEvent], settings: pop3.ServerSettings, **options: Unpack[ServeOptions]
+    ) -> AbstractAsyncContextManager[Listener]:
+        """Call ``serve`` for POP3, with the same options.
+
+        Raises ValueError if STLS is enabled and there is no ssl_context.
+        """
+        if settings.stls and options.get("ssl_context") is None:
+            raise ValueError("settings.stls needs an ssl_context; pass one, or set stls=False")
+        options.setdefault("alpn", layer.POP3)
+        return serve(session, partial(_pop3_machine, settings), **options)
+
+    return serve_pop3
+
+
+def _pop3_machine(settings: pop3.ServerSettings, entropy: bytes, tls: Tls | None) -> pop3.ServerConnection:
+    return pop3.ServerConnection(settings, entropy=entropy, tls=tls)
+
+
+def make_connect(open_stream: OpenStream) -> Connect:
+    """Return ``connect`` for the adapter that connects with *open_stream*."""
+
+    async def connect(
+        machine: ClientMachine[E] | ClientFactory[E],
+        host: str,
+        port: int,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        implicit_tls: bool = False,
+        server_hostname: str | None = None,
+        local_address: str | None = None,
+    ) -> Client[E]:
+        """Connect to *host* and *port*, and return a Client that runs *machine*.
+
+        *machine* may also be a function that builds the machine from the TLS session in which the connection starts
+        (None without TLS).  The server's certificate must be valid for *server_hostname*, by default *host*.
+        *local_address* is the source address.
+
+        Raises OSError if the connection, or with *implicit_tls* the handshake, fails.
+        """
+        stream = await open_stream(host, port, local_address, CLIENT_LIMITS)
+        try:
+            peer = stream.peer()
+            tls_options = None
+            if ssl_context is not None:
+                tls_options = layer.TlsOptions(
+                    context=ssl_context, timeout=CLIENT_LIMITS.handshake_timeout, hostname=server_hostname or host
+                )
+            tls_layer = None
+            if implicit_tls:
+                if tls_options is None:
+                    raise ValueError("implicit_tls=True needs an ssl_context; pass one")
+                tls_layer = await layer.start_tls(stream, tls_options, server_side=False)
+            if not isinstance(machine, ClientMachine):
+                machine = machine(tls_layer.tls if tls_layer is not None else None)
+            client = Client(machine, stream, peer, tls_options, tls_layer)
+            client.take_early_data()
+            return client
+        except BaseException:
+            stream.abort()
+            raise
+
+    return connect
