@@ -29,7 +29,7 @@ IMPURE_NAMES: Final = frozenset({"__import__", "breakpoint", "eval", "exec", "in
 
 LAYERS: Final = (
     {"_errors"},
-    {"_validators"},
+    {"_validators", "_unchecked"},
     {"_events"},
     {"_lines", "_dots", "sasl"},
     {"_machine"},

@@ -13,6 +13,7 @@ from typing import Final, Generic, TypeVar
 from ._errors import LocalProtocolError
 from ._events import PAUSED, Action, BeginTls, Closed, CloseReason, NeedData, Send, Tls
 from ._lines import LineBuffer
+from ._unchecked import new, slot_setters
 
 E = TypeVar("E")
 
@@ -21,8 +22,7 @@ MAX_UNWRITTEN: Final = 32_768
 
 It is half of the 64 KiB that a connection may keep, since objects take more memory than the bytes in them."""
 
-_new: Final = object.__new__
-_set_data: Final = vars(Send)["data"].__set__
+(_set_data,) = slot_setters(Send, "data")
 _CLOSED: Final[Mapping[CloseReason, Closed]] = {reason: Closed(reason=reason) for reason in CloseReason}
 
 
@@ -177,7 +177,7 @@ class Machine(Generic[E]):
         output.clear()
         self._output_size = 0
         self._output_due = False
-        send = _new(Send)  # the same as __init__, at a third of the cost
+        send = new(Send)  # the same as __init__, at a third of the cost
         _set_data(send, data)
         return send
 

@@ -13,6 +13,7 @@ import attrs
 
 from .._errors import LocalProtocolError, Malformed
 from .._events import Accept, Command, Notice
+from .._unchecked import new, slot_setters
 from .._validators import check_initial_response, check_mechanism_name, matches, value_of
 from ._grammar import check_count, check_number, parse_count, parse_number
 from .replies import Content, FallibleQuestion
@@ -166,15 +167,13 @@ class Retrieve(Command, FallibleQuestion[Content]):
         return f"{self.verb} {self.number}{lines}\r\n".encode("ascii")
 
 
-_new: Final = object.__new__
-_set_number: Final = vars(Retrieve)["number"].__set__
-_set_lines: Final = vars(Retrieve)["lines"].__set__
-_set_optional_number: Final = vars(OptionalNumber)["number"].__set__
+_set_number, _set_lines = slot_setters(Retrieve, "number", "lines")
+(_set_optional_number,) = slot_setters(List, "number")
 
 
 def checked_retrieve(number: int) -> Retrieve:
     """Return RETR of *number*, which was validated by the parser.  Validating it again would double the cost."""
-    command = _new(Retrieve)
+    command = new(Retrieve)
     _set_number(command, number)
     _set_lines(command, None)
     return command
@@ -182,7 +181,7 @@ def checked_retrieve(number: int) -> Retrieve:
 
 def checked_list(number: int) -> List:
     """Return LIST of *number*, which was validated by the parser."""
-    command = _new(List)
+    command = new(List)
     _set_optional_number(command, number)
     return command
 
@@ -204,7 +203,7 @@ class ArgumentCommand(Command):
     def parse(cls, argument: bytes) -> Self:
         if not _ARGUMENT.fullmatch(argument):
             raise Malformed(f"{cls.verb} requires an argument, without CR, LF or NUL")
-        command = _new(cls)
+        command = new(cls)
         _set_argument(command, argument)
         return command
 
@@ -212,7 +211,7 @@ class ArgumentCommand(Command):
         return self.verb.encode("ascii") + b" " + self.argument + b"\r\n"
 
 
-_set_argument: Final = vars(ArgumentCommand)["argument"].__set__
+(_set_argument,) = slot_setters(ArgumentCommand, "argument")
 
 
 class User(ArgumentCommand):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 from .._errors import Malformed
+from .._unchecked import new
 from ._grammar import DOMAIN, DOT_STRING, MAX_LOCAL_PART, Mailbox, is_text
 from ._parameters import Body
 from .commands import (
@@ -36,7 +37,6 @@ COMMON_MAIL: Final = 1  # the groups that match a whole command; 2 to 6 are the 
 COMMON_RCPT: Final = 7
 COMMON_DATA: Final = 10
 _WITHOUT_ARGUMENT: Final[Mapping[int, Callable[[], LineCommand]]] = {COMMON_DATA: Data, 11: Rset, 12: Quit, 13: Noop}
-_new: Final = object.__new__
 _COMMON_DOMAIN: Final = 180  # bytes: a shorter domain exceeds no limit, nor does its path
 
 _WITH_MAILBOX: Final = frozenset({"MAIL", "RCPT", "VRFY"})
@@ -84,11 +84,11 @@ def _with_path(found: re.Match[bytes], group: int, kind: type[C], field: str) ->
     domain: bytes = found[group + 1]
     if len(local_part) > MAX_LOCAL_PART or len(domain) > _COMMON_DOMAIN:
         return None
-    mailbox = _new(Mailbox)
+    mailbox = new(Mailbox)
     fields = mailbox.__dict__
     fields["local_part"] = local_part.decode()  # ASCII, because COMMON matched; naming the codec would double the cost
     fields["domain"] = domain.decode()
-    command = _new(kind)
+    command = new(kind)
     command.__dict__[field] = mailbox
     return command
 

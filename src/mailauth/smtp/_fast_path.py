@@ -9,9 +9,10 @@ their calls; ``tests/smtp/test_fast_path.py`` compares the two paths.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from .._events import ACCEPT
+from .._unchecked import new
 from ._command_lines import COMMON_DATA, COMMON_MAIL, COMMON_RCPT, common_mail, common_rcpt
 from ._parameters import Body
 from ._states import State
@@ -22,7 +23,6 @@ from .verbs import Effect
 if TYPE_CHECKING:
     from .server import ServerConnection
 
-_new: Final = object.__new__
 _READY, _MAIL, _RCPT, _DATA = State.READY, State.MAIL, State.RCPT, State.DATA
 
 
@@ -37,7 +37,7 @@ def next_question(c: ServerConnection, found: re.Match[bytes]) -> Mail | Rcpt | 
             question = common_rcpt(found)
     elif kind == COMMON_DATA:
         if state is _RCPT and c._mail is not None and c._mail.body is not Body.BINARY_MIME:
-            question = _new(Data)
+            question = new(Data)
     elif (
         kind == COMMON_MAIL
         and state is _READY

@@ -15,6 +15,7 @@ import attrs
 
 from .._errors import LocalProtocolError, Malformed
 from .._events import Command, Notice, Question
+from .._unchecked import new
 from .._validators import between, check_initial_response, check_mechanism_name, matches, tuple_of, value_of
 from ._grammar import Mailbox, check_domain, checked_mailbox, is_text, parse_path, split_path
 from ._parameters import (
@@ -189,7 +190,7 @@ def from_parsed(kind: type[C], **fields: object) -> C:
 
     *kind* must be prepared by ``_defaults_in_class()``.
     """
-    command = object.__new__(kind)
+    command = new(kind)
     command.__dict__.update(fields)
     return command
 

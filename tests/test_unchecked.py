@@ -1,0 +1,95 @@
+"""Values that are built without their constructor have all fields, with the same values as from the constructor."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import attrs
+import pytest
+
+from mailauth import ACCEPT, Command, MessageChunk, NeedData, Question, Send, pop3, sasl, smtp
+from mailauth._unchecked import new, slot_setters
+from mailauth.pop3.commands import Apop, ArgumentCommand, Pass, User, checked_list
+from tests.floor_plan import read
+
+MAIL = b"MAIL FROM:<a@b.test> SIZE=3 BODY=8BITMIME\r\n"
+SMTP = b"EHLO c\r\n" + MAIL + b"RCPT TO:<b@b.test>\r\nDATA\r\nhello\r\n.\r\nMAIL FROM:<>\r\n"
+POP3 = b"USER alice\r\nPASS secret\r\nLIST 1\r\nRETR 1\r\n"
+
+
+@attrs.frozen
+class Pair:
+    first: int
+    second: int
+
+
+def test_the_setters_fill_a_frozen_value() -> None:
+    pair = new(Pair)
+    for set_field, value in zip(slot_setters(Pair, "first", "second"), (1, 2), strict=True):
+        set_field(pair, value)
+    assert pair == Pair(1, 2)
+
+
+def test_a_field_that_is_inherited_is_one_too() -> None:
+    (set_number,) = slot_setters(pop3.List, "number")
+    command = new(pop3.List)
+    set_number(command, 7)
+    assert command == pop3.List(number=7)
+
+
+@pytest.mark.parametrize("names", [(), ("first",), ("second",), ("second", "first"), ("first", "second", "third")])
+def test_a_field_that_is_forgotten_is_an_error(names: tuple[str, ...]) -> None:
+    with pytest.raises(TypeError, match="the fields of Pair are first, second; name all of them"):
+        slot_setters(Pair, *names)
+
+
+def events(machine: Any, data: bytes) -> list[Any]:
+    """Return everything that a server returns for *data*, if every question is answered positively."""
+    machine.receive_data(data)
+    found = []
+    while not isinstance(event := machine.next_event(), NeedData):
+        found.append(event)
+        match event:
+            case pop3.OpenMaildrop():
+                message = pop3.Message(size=7, unique_id="1")
+                machine.answer(event, pop3.Maildrop(messages=(message,)))
+            case pop3.Retrieve() | pop3.RetrieveMore():
+                machine.answer(event, pop3.Content(data=b"hello\r\n", last=True))
+            case Question():
+                machine.answer(event, ACCEPT)
+    return found
+
+
+def test_each_event_equals_one_from_its_constructor() -> None:
+    """This also reads every field: one that is not set would raise AttributeError."""
+    smtp_settings = smtp.ServerSettings(mechanisms_without_tls=frozenset({"PLAIN"}))
+    pop3_settings = pop3.ServerSettings(mechanisms_without_tls=frozenset({"USER"}))
+    found = events(smtp.ServerConnection(smtp_settings, entropy=bytes(32)), SMTP)
+    found += events(pop3.ServerConnection(pop3_settings, entropy=bytes(32)), POP3)
+    kinds = {type(event) for event in found}
+    assert {Send, MessageChunk, smtp.Mail, smtp.Rcpt, smtp.Data, pop3.Retrieve, sasl.CheckPassword} <= kinds
+    for event in found:
+        if isinstance(event, Send | MessageChunk | Command):
+            kind: Any = type(event)
+            fields = {field.alias: getattr(event, field.name) for field in attrs.fields(kind) if field.init}
+            copy = kind(**fields)
+            assert copy == event
+            assert repr(copy) == repr(event)
+
+
+@pytest.mark.parametrize("kind", [User, Pass, Apop])
+def test_a_login_command_equals_one_from_its_constructor(kind: type[ArgumentCommand]) -> None:
+    assert kind.parse(b"alice") == kind(argument=b"alice")
+
+
+def test_a_list_command_equals_one_from_its_constructor() -> None:
+    """A server answers LIST by itself, so there is no event of it."""
+    assert checked_list(7) == pop3.List(number=7)
+
+
+def test_no_other_module_builds_values_by_itself() -> None:
+    """``object.__setattr__`` is allowed in ``__attrs_post_init__``."""
+    by_itself = re.compile(r"object\.__new__|\.__set__\b")
+    found = [module.name for module in read("mailauth") if by_itself.search(module.text)]
+    assert found == ["mailauth._unchecked"]
