@@ -7,6 +7,7 @@ This package has the events and errors that all connections share.  The protocol
 from ._client import ClientMachine as ClientMachine
 from ._errors import (
     LocalProtocolError as LocalProtocolError,
+    Malformed as Malformed,
     ProtocolError as ProtocolError,
     RemoteProtocolError as RemoteProtocolError,
 )

@@ -1,10 +1,13 @@
-"""The exceptions: LocalProtocolError is the caller's mistake, RemoteProtocolError the peer's."""
+"""The exceptions: LocalProtocolError is the caller's mistake, RemoteProtocolError the peer's.
+
+Malformed is neither: a parser raises it, and whoever calls the parser decides what it means.
+"""
 
 from __future__ import annotations
 
 
 class ProtocolError(Exception):
-    """The base class of both protocol errors.  It is never raised itself."""
+    """The base class of all errors of this library.  It is never raised itself."""
 
 
 class LocalProtocolError(ProtocolError):
@@ -21,10 +24,14 @@ class RemoteProtocolError(ProtocolError):
     """
 
 
-class Malformed(ValueError):
+class Malformed(ProtocolError, ValueError):
     """Bytes or a value that the grammar does not allow.  Parsers and serializers raise no other exception.
 
-    The connections do not pass it on: a server sends an error reply, a client raises RemoteProtocolError, and a
-    constructor raises LocalProtocolError.  Some functions, such as ``saslprep()``, do raise it.  This class is not
-    exported, so catch it as ValueError.
+    The parser of a verb or a mechanism from outside this library raises it too, with a text that says what is allowed:
+
+        raise Malformed("syntax: XCLIENT attribute=value ...")
+
+    The connections do not pass it on: a server sends an error reply with this text (SMTP: 501), a client raises
+    RemoteProtocolError, and a constructor raises LocalProtocolError.  Some functions, such as ``saslprep()``, do raise
+    it.  The text must not quote a secret.
     """
