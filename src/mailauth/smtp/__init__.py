@@ -1,7 +1,7 @@
 """SMTP client and server as pure state machines (RFC 5321, 6409, 4954, 3207).  This package does no I/O."""
 
 from .._events import MessageChunk as MessageChunk
-from ._grammar import Mailbox as Mailbox
+from ._grammar import Mailbox as Mailbox, decode_xtext as decode_xtext, encode_xtext as encode_xtext
 from ._parameters import Body as Body, Notify as Notify, OriginalRecipient as OriginalRecipient, Ret as Ret
 from ._states import State as State
 from .client import ClientConnection as ClientConnection

@@ -10,7 +10,7 @@ from .._events import NeedData
 
 
 class State(enum.IntEnum):
-    """The state of a session.  An IntEnum, because the hot path indexes NEXT with its members."""
+    """The state of a session."""
 
     GREETING = 0
     """Nothing has been sent; the server's greeting is due."""

@@ -6,7 +6,7 @@ Replies are returned in order, each with the command object that was passed to `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final, Protocol, cast
 
 from .. import sasl
 from .._client import ClientMachine
@@ -16,14 +16,20 @@ from .._lines import check_line
 from ._client_content import Content
 from ._parameters import PARAMETERS, Body
 from ._states import CLIENT_TIMEOUTS, DEFAULT_TIMEOUT, State
-from .commands import Auth, Bdat, Data, Hello, Help, Mail, MessageComplete, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
+from .commands import Auth, Bdat, Hello, Mail, MessageComplete, Quit, Rcpt, Rset, Vrfy
 from .events import AuthenticationRejected, ClientEvent, ReplyReceived
 from .replies import Reply, join_lines, parse_extensions, parse_line
 from .settings import ClientSettings
-from .verbs import GROUPABLE, NEXT
+from .verbs import ROWS, TRANSITIONS, Effect, Verb
 
-_LINE_COMMANDS: Final = (Hello, StartTls, Mail, Rcpt, Data, Rset, Noop, Vrfy, Help, Quit)
+_CHUNK_STATES: Final = ROWS["BDAT"].states
+_NOT_SENT: Final = frozenset({Effect.BEGIN_LOGIN, Effect.BEGIN_CHUNK})  # by authenticate(), or by a MessageChunk
+_RESETS: Final = frozenset({Effect.RESET, Effect.RESTART_SESSION})
 _MAX_COMMAND: Final = 512  # bytes with CRLF (RFC 5321 section 4.5.3.1.4): the limit for an AUTH command
+
+
+class _LineCommand(Protocol):
+    def to_wire(self) -> bytes: ...
 
 
 class ClientConnection(ClientMachine[ClientEvent]):
@@ -68,6 +74,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         """Queue *command*; it is sent when the protocol allows.
 
         Each command is answered by one ReplyReceived.  Commands are pipelined if the server offers it (RFC 2920).
+        The commands are those of this package, and those whose rows are in ``ClientSettings(verbs=...)``.
 
         Content is sent after Data was answered by 354: any number of MessageChunk, with CRLF line ends and without
         dot-stuffing, then MessageComplete.  A MessageChunk is not answered.
@@ -91,27 +98,38 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if isinstance(command, MessageComplete):
             self._complete(command)
             return
-        if not isinstance(command, _LINE_COMMANDS):
-            raise LocalProtocolError(f"{type(command).__name__} is not an SMTP command; use one such as smtp.Mail(...)")
-        after = NEXT[self._projected].get(command.verb)
+        row = self._settings.row(command)
+        if row is None or row.effect in _NOT_SENT:
+            raise LocalProtocolError(
+                f"{type(command).__name__} is not a command that can be sent; use one such as smtp.Mail(...),"
+                " or add its row to ClientSettings(verbs=...)"
+            )
+        after = row.states.get(self._projected)
         if after is None:
-            raise LocalProtocolError(f"{command.verb} is not allowed in state {self._projected.name}")
-        if isinstance(command, StartTls):
-            if self._tls is not None:
-                raise LocalProtocolError("TLS is already active")
-        elif self._tls is None and self._settings.tls_required and command.verb == "MAIL":
-            raise LocalProtocolError("MAIL requires TLS because tls_required is set; send StartTls first")
+            raise LocalProtocolError(f"{row.name} is not allowed in state {self._projected.name}")
+        self._check_row(row)
         if isinstance(command, (Mail, Rcpt)):
             self._check_parameters(command)
-        elif isinstance(command, Data) and self._mail.body is Body.BINARY_MIME:
-            raise LocalProtocolError("BODY=BINARYMIME requires BDAT; send the content without Data")
-        data = check_line(command.to_wire())
+        data = check_line(cast(_LineCommand, command).to_wire())
         if not data.isascii() or (isinstance(command, Vrfy) and command.smtputf8):
             self._check_smtputf8(command)
         if isinstance(command, Mail):
             self._mail = command
         self._projected = after
         self._queue(command, data)
+
+    def _check_row(self, row: Verb[Any]) -> None:
+        """Raise LocalProtocolError for a verb that this server or this session does not allow."""
+        if row.keyword is not None and row.keyword not in self._extensions:
+            raise LocalProtocolError(f"{row.name} cannot be sent: the server does not offer {row.keyword}")
+        if row.effect is Effect.BEGIN_TLS:
+            if self._tls is not None:
+                raise LocalProtocolError("TLS is already active")
+        elif row.effect is Effect.OPEN_TRANSACTION:
+            if self._tls is None and self._settings.tls_required:
+                raise LocalProtocolError(f"{row.name} requires TLS because tls_required is set; send StartTls first")
+        elif row.effect is Effect.BEGIN_CONTENT and self._mail.body is Body.BINARY_MIME:
+            raise LocalProtocolError("BODY=BINARYMIME requires BDAT; send the content without Data")
 
     def _check_parameters(self, command: Mail | Rcpt) -> None:
         """Raise LocalProtocolError for a parameter that the server does not offer (RFC 5321 section 4.1.1.11)."""
@@ -146,7 +164,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
             if stuffed:
                 self._write(stuffed, due=True)
             return
-        if "BDAT" not in NEXT[self._projected] or "CHUNKING" not in self._extensions:
+        if self._projected not in _CHUNK_STATES or "CHUNKING" not in self._extensions:
             raise LocalProtocolError(
                 "content is not allowed now; send it after Data was answered by 354,"
                 " or after Rcpt if the server offers CHUNKING"
@@ -167,7 +185,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _check_chunk_may_follow(self) -> None:
         pending = (*self._unanswered, *(command for command, _ in self._unsent))
         if self._refusal is not None and not any(
-            isinstance(command, (Rset, Hello, MessageComplete)) for command in pending
+            isinstance(command, MessageComplete) or self._effect(command) in _RESETS for command in pending
         ):
             raise LocalProtocolError("a chunk was refused; send Rset")
         if sum(len(data) for _, data in self._unsent) > self._settings.max_unwritten:
@@ -215,9 +233,12 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if "PIPELINING" not in self._extensions:
             return False
         last = self._unanswered[-1]
-        return isinstance(last, (MessageComplete, Bdat)) or (
-            isinstance(last, _LINE_COMMANDS) and last.verb in GROUPABLE
-        )
+        row = self._settings.row(last)
+        return isinstance(last, MessageComplete) if row is None else row.groupable
+
+    def _effect(self, command: Command) -> Effect:
+        row = self._settings.row(command)
+        return Effect.NONE if row is None else row.effect
 
     # The login
 
@@ -295,7 +316,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
         command = self._unanswered[0]
         if isinstance(command, Auth):
             return self._continue_login(reply)
-        if isinstance(command, Data) and not self._lone_dot:
+        effect = self._effect(command)
+        if effect is Effect.BEGIN_CONTENT and not self._lone_dot:
             if reply.code == 354 and self._accepted_recipients == 0:
                 # Pipelined after refused recipients: the content would have no recipient (RFC 2920 section 3.1).
                 self._lone_dot = True
@@ -311,7 +333,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
             return ReplyReceived(command=command, reply=reply)
         self._unanswered.popleft()
         self._apply(command, reply)
-        if isinstance(command, StartTls) and reply.positive:
+        if effect is Effect.BEGIN_TLS and reply.positive:
             self._upgrade(ReplyReceived(command=command, reply=reply))
             return None
         return ReplyReceived(command=command, reply=reply)
@@ -357,16 +379,18 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _apply(self, command: Command, reply: Reply) -> None:
         """Apply the effects of *command*, which was answered by *reply*."""
         accepted = reply.code < 400
+        row = self._settings.row(command)
+        effect = Effect.NONE if row is None else row.effect
         if self._lone_dot:  # the server has discarded the transaction
             self._lone_dot = False
             self._state = State.READY
-        elif isinstance(command, _LINE_COMMANDS) and accepted:
-            if command.verb not in NEXT[self._state]:  # sent before an earlier command was refused
-                raise RemoteProtocolError(f"{command.verb} was accepted in state {self._state.name}")
-            self._state = NEXT[self._state][command.verb]
         elif isinstance(command, (Bdat, MessageComplete)):
             self._apply_content(command, reply)
-        if isinstance(command, (Hello, Mail, Rset, MessageComplete)):
+        elif row is not None and accepted:
+            if self._state not in row.states:  # sent before an earlier command was refused
+                raise RemoteProtocolError(f"{row.name} was accepted in state {self._state.name}")
+            self._state = row.states[self._state]
+        if isinstance(command, (Mail, MessageComplete)) or effect in _RESETS:
             self._refusal = None
         if isinstance(command, Hello) and accepted:
             self._extensions = parse_extensions(reply) if command.extended else {}
@@ -375,9 +399,11 @@ class ClientConnection(ClientMachine[ClientEvent]):
             self._accepted_recipients = 0
         elif isinstance(command, Rcpt) and accepted:
             self._accepted_recipients += 1
-        elif isinstance(command, Data):
+        elif effect is Effect.BEGIN_CONTENT:
             self._content = self._new_content() if accepted and self._state is State.DATA else None
-        elif isinstance(command, Quit):
+        elif effect is Effect.RESTART_SESSION and accepted:
+            self._extensions = {}
+        elif isinstance(command, Quit) or (effect is Effect.CLOSE and accepted):
             self._close(CloseReason.QUIT)
             return
         self._project()
@@ -387,7 +413,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         state = self._state
         accepted = reply.positive
         if isinstance(command, Bdat):
-            if "BDAT" in NEXT[state]:
+            if state in _CHUNK_STATES:
                 self._state = State.CHUNKS  # also if refused: only RSET may follow (RFC 3030 section 2)
             elif accepted:
                 raise RemoteProtocolError(f"BDAT was accepted in state {state.name}")
@@ -402,10 +428,13 @@ class ClientConnection(ClientMachine[ClientEvent]):
         """Recompute ``_projected``, since after a refusal the server reads the later commands in other states."""
         state = self._state
         for command in (*self._unanswered, *(command for command, _ in self._unsent)):
-            if isinstance(command, (*_LINE_COMMANDS, Bdat, MessageComplete)):
-                state = NEXT[state].get(command.verb, state)
-                if state is State.CHUNK:  # the data is sent with the command
-                    state = State.CHUNKS
+            row = self._settings.row(command)
+            if row is None:
+                state = TRANSITIONS.get((state, MessageComplete.verb), state)
+            else:
+                state = row.states.get(state, state)
+            if state is State.CHUNK:  # the data is sent with the command
+                state = State.CHUNKS
         self._projected = state
 
     # TLS and the end

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final, TypeAlias, TypeVar, assert_never, cast, final
 
 from .. import sasl
-from .._errors import LocalProtocolError, Malformed
+from .._errors import LocalProtocolError, Malformed, ProtocolError
 from .._events import Action, CloseReason, Command, MessageChunk, Question, Tls
 from .._lines import LineTooLong
 from .._machine import Phase
@@ -42,11 +42,19 @@ _TLS_HANDSHAKE: Final = 0x16  # the first byte of a ClientHello (RFC 8446 sectio
 _SPACE_AFTER_COLON: Final = re.compile(r"\A((?i:FROM|TO):) +<")
 _JUNK: Final = frozenset({Effect.NONE, Effect.RESET, Effect.RESTART_SESSION})
 _ENDS_MESSAGE: Final = frozenset({Effect.RESET, Effect.RESTART_SESSION, Effect.CLOSE})
+_NOT_PRINTABLE: Final = re.compile(r"[^ -~]")
+_MAX_ERROR_TEXT: Final = 400  # so that the reply is one line
 _MANY: Final = 256  # replies that wait for the rest of a group: as single objects they take three times their size
 
 MIN_CHUNK: Final = 64
 """A smaller chunk that is not the last of its message counts as a junk command.  The number is in no RFC; clients send
 chunks of 8 KiB and more, and short ones only at the end."""
+
+
+def _syntax_error(error: Exception) -> Reply:
+    """Return the reply to a command whose parser raised *error*; the text may be of a row from outside."""
+    text = str(error) if isinstance(error, ProtocolError) else ""
+    return Reply(501, "5.5.4", _NOT_PRINTABLE.sub("?", text)[:_MAX_ERROR_TEXT] or "invalid argument")
 
 
 @final
@@ -193,8 +201,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
             if said.endswith(b" "):
                 raise Malformed("trailing space not allowed")
             command = row.parse(argument)
-        except Malformed as error:
-            reply = Reply(501, "5.5.4", str(error))
+        except (ValueError, LocalProtocolError) as error:
+            reply = _syntax_error(error)
             if row.effect is Effect.BEGIN_CHUNK and self._state is not State.REFUSING:
                 return self._close_endless_chunk(line, reply)
             return self._reject(verb, b"AUTH" if row.effect is Effect.BEGIN_LOGIN else line, reply)
@@ -243,6 +251,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
             self._errors += 1
             self._check_errors()
         elif reply.code == 421:
+            self._end_unfinished(CloseReason.TOO_MANY_ERRORS)
             self._close(CloseReason.TOO_MANY_ERRORS)
         else:
             self._count_junk_command()
@@ -287,6 +296,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
         if reply is None or reply.positive:
             if row.effect is Effect.BEGIN_TLS and self._phase is not Phase.OPEN:
                 return  # shut_down() was called meanwhile: its 421 is the reply, and no handshake begins
+            if self._state is _CHUNKS and row.effect in _ENDS_MESSAGE:
+                self._events.append(MessageAborted(reason=ContentFault.ABANDONED))
             self._accept(row, question, reply)
         elif row.effect is Effect.BEGIN_CHUNK and reply.code != 421:
             self._discard_chunk(reply)
@@ -294,13 +305,11 @@ class ServerConnection(ServerMachine[ServerEvent]):
             self._write_reply(reply, due=not (row.groupable or row.effect is Effect.BEGIN_TLS))
             if row.effect is Effect.OPEN_TRANSACTION:
                 self._mail = None
-            self._after_refusal(reply)
-
-    def _after_refusal(self, reply: Reply) -> None:
-        if reply.code == 421:
-            self._close(CloseReason.SHUT_DOWN)
-        else:
-            self._count_junk_command()
+            if reply.code == 421:
+                self._end_unfinished(CloseReason.SHUT_DOWN)
+                self._close(CloseReason.SHUT_DOWN)
+            elif row.effect not in _JUNK:  # these were counted before the question
+                self._count_junk_command()
 
     def _accept(self, row: Verb[Any], command: Command, reply: Reply | None) -> None:
         """Carry out an accepted command: the state, the effect, then the reply."""
@@ -336,8 +345,10 @@ class ServerConnection(ServerMachine[ServerEvent]):
         if reply is None:
             wire = self._settings.accepted.get(row.name)
             accepted = row.accepted(self) if callable(row.accepted) else wire or row.accepted
-        elif row.code_fixed and isinstance(row.accepted, Reply):
-            accepted = Reply(row.accepted.code, "", reply.text)
+        elif row.code_fixed:
+            accepted = row.accepted(self) if callable(row.accepted) else row.accepted
+            if isinstance(accepted, Reply):
+                accepted = Reply(accepted.code, "", reply.text)
         else:
             accepted = reply
         if isinstance(accepted, bytes):

@@ -14,7 +14,7 @@ import attrs
 
 from .. import sasl
 from .._errors import LocalProtocolError, Malformed
-from .._events import NeedData, Tls
+from .._events import Command, NeedData, Tls
 from .._validators import tuple_of
 from ._grammar import check_domain
 from ._parameters import PARAMETERS, Parameter
@@ -25,6 +25,11 @@ from .verbs import COMPLETED, ROWS, VERBS, Verb
 
 _EHLO_LINE: Final = re.compile(r"[A-Z0-9][A-Z0-9-]*(?: [!-~]+)*")
 _MAX_EHLO_LINE: Final = 506  # 512 bytes of a reply line less code and CRLF (RFC 5321 section 4.5.3.1.5)
+
+
+def _check_ehlo_line(field: str, line: str) -> None:
+    if not _EHLO_LINE.fullmatch(line) or len(line) > _MAX_EHLO_LINE:
+        raise LocalProtocolError(f"{field}: {line!r} is invalid; use KEYWORD or KEYWORD PARAMETERS")
 
 
 @attrs.frozen(kw_only=True)
@@ -136,8 +141,8 @@ class ServerSettings:
 
     max_junk_commands: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
     """Maximum junk commands of one session, in addition to two for each transaction; more get 421.  Junk commands are
-    NOOP, RSET, VRFY, HELP, EHLO, HELO, a BDAT of less than 64 bytes that is not the last, and commands that the
-    application rejects permanently or temporarily.  No RFC gives a number; Postfix counts junk commands over 100 as
+    NOOP, RSET, VRFY, HELP, EHLO, HELO, verbs from outside that do no more than these, a BDAT of less than 64 bytes that
+    is not the last, and commands that the application rejects permanently or temporarily.  No RFC gives a number; Postfix counts junk commands over 100 as
     errors."""
 
     max_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
@@ -196,11 +201,13 @@ class ServerSettings:
 
     def _check_extra_extensions(self) -> None:
         taken = {"AUTH", "CHUNKING", "STARTTLS", *(keyword for keyword, _, _ in self._extension_rows(None))}
-        taken |= {row.extension.partition(" ")[0] for row in self.verbs if isinstance(row.extension, str)}
+        taken |= {row.keyword for row in self.verbs if row.keyword is not None}
+        for row in self.verbs:
+            if isinstance(row.extension, str):
+                _check_ehlo_line(f"verbs: the extension of {row.name}", row.extension)
         for line in self.extra_extensions:
+            _check_ehlo_line("extra_extensions", line)
             keyword = line.partition(" ")[0]
-            if not _EHLO_LINE.fullmatch(line) or len(line) > _MAX_EHLO_LINE:
-                raise LocalProtocolError(f"extra_extensions: {line!r} is invalid; use KEYWORD or KEYWORD PARAMETERS")
             if keyword in taken:
                 raise LocalProtocolError(f"extra_extensions: {keyword} is listed twice, or has its own setting")
             taken.add(keyword)
@@ -269,9 +276,9 @@ class ServerSettings:
 
     @cached_property
     def accepted(self) -> Mapping[str, bytes]:
-        """The replies to ACCEPT that do not depend on the connection, by verb, as on the wire."""
+        """Those replies of *common_rows* to ACCEPT that do not depend on the connection, by verb, as on the wire."""
         enhanced = self.enhanced_status_codes
-        replies = {name: row.accepted for name, row in self.table.items() if isinstance(row.accepted, Reply)}
+        replies = {name: row.accepted for name, row in self.common_rows.items() if isinstance(row.accepted, Reply)}
         replies[MessageComplete.verb] = COMPLETED
         return {name: reply.to_wire(enhanced=enhanced) for name, reply in replies.items()}
 
@@ -332,3 +339,26 @@ class ClientSettings:
 
     max_unwritten: int = attrs.field(default=1_048_576, validator=attrs.validators.ge(65_536))
     """Maximum bytes queued by ``send()`` and not written yet; the adapter's ``flush()`` writes them."""
+
+    verbs: tuple[Verb[Any], ...] = attrs.field(default=(), validator=tuple_of(Verb))
+    """Rows of verbs that ``send()`` accepts too, or that replace the rows of the same name: the same rows as for a
+    server (see ``Verb``).  The class of each command needs a method ``to_wire()``."""
+
+    def __attrs_post_init__(self) -> None:
+        for row in self.verbs:
+            if not callable(getattr(row.kind, "to_wire", None)):
+                raise LocalProtocolError(
+                    f"verbs: {row.kind.__name__} has no to_wire(); define it, to return the {row.name} line with CRLF"
+                )
+
+    @cached_property
+    def rows(self) -> Mapping[type[Command], Verb[Any]]:
+        """The rows by the class of their commands.  EHLO stands for HELO and LHLO, which are Hello too."""
+        rows = {row.name: row for row in (*VERBS, *self.verbs)}
+        return {row.kind: row for row in reversed(rows.values())}
+
+    def row(self, command: Command) -> Verb[Any] | None:
+        """Return the row of *command*, which may be of a subclass of its kind; None if there is none."""
+        rows = self.rows
+        found = rows.get(type(command))
+        return found or next((rows[kind] for kind in type(command).__mro__ if kind in rows), None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, Type
 import attrs
 
 from .._errors import LocalProtocolError
-from .._events import Command, Tls
+from .._events import Command, ExtensionNotice, ExtensionQuestion, Tls
 from . import _standard_replies
 from ._grammar import Mailbox
 from ._parameters import Body
@@ -85,6 +85,35 @@ class Effect(enum.Enum):
     CLOSE = "the session ends"
 
 
+S = State
+_ANY: Final = (S.CONNECTED, S.READY, S.MAIL, S.RCPT, S.CHUNKS)
+
+_STEPS: Final[Mapping[Effect, tuple[tuple[State, ...], tuple[State, ...]]]] = {
+    Effect.NONE: (_ANY, _ANY),  # and the state stays the same
+    Effect.OPEN_TRANSACTION: ((S.READY,), (S.MAIL,)),
+    Effect.ADD_RECIPIENT: ((S.MAIL, S.RCPT), (S.RCPT,)),
+    Effect.BEGIN_CONTENT: ((S.RCPT,), (S.DATA,)),
+    Effect.BEGIN_CHUNK: ((S.RCPT, S.CHUNKS), (S.CHUNK,)),
+    Effect.BEGIN_LOGIN: ((S.READY,), (S.AUTH,)),
+    Effect.BEGIN_TLS: ((S.CONNECTED, S.READY), (S.TLS,)),
+    Effect.RESET: (_ANY, (S.CONNECTED, S.READY)),
+    Effect.RESTART_SESSION: (_ANY, (S.CONNECTED,)),
+    Effect.CLOSE: ((S.REFUSING, *_ANY), (S.CLOSED,)),
+}
+"""The states before and after a command with this effect: a row may use some of them, and no other."""
+
+_KINDS: Final[Mapping[Effect, type[Command]]] = {
+    Effect.OPEN_TRANSACTION: Mail,
+    Effect.ADD_RECIPIENT: Rcpt,
+    Effect.BEGIN_CHUNK: Bdat,
+    Effect.BEGIN_LOGIN: Auth,
+}
+"""The effects that use the fields of the command, with its class."""
+
+_QUESTIONS: Final = (Mail, Rcpt, Data, StartTls, ExtensionQuestion)
+_NOTICES: Final = (Hello, Rset, Noop, Vrfy, Help, Quit, ExtensionNotice)
+
+
 Accepted: TypeAlias = Reply | Callable[[View], Reply | bytes]
 """The reply to an accepted command, or a function that returns it, as a Reply or as the bytes on the wire."""
 
@@ -93,23 +122,40 @@ Accepted: TypeAlias = Reply | Callable[[View], Reply | bytes]
 class Verb(Generic[C]):
     """One verb: how it is parsed, when it is allowed, and what it does.
 
-    ``ServerSettings(verbs=...)`` adds a row, or replaces the row of the same name.
+    ``ServerSettings(verbs=...)`` and ``ClientSettings(verbs=...)`` add a row, or replace the row of the same name.
+
+        Verb("ETRN", kind=Etrn, parse=Etrn.parse, states={State.READY: State.READY},
+             accepted=Reply(250, "2.0.0", "queuing started"), extension="ETRN")
+
+    An exception of a function in a row (Malformed in *parse* excepted) is a mistake of its author, and is raised by
+    ``next_event()`` or ``answer()``.  The command gets no reply then, so the caller should end the session.
+
+    Raises LocalProtocolError if the fields of a row do not fit together.
     """
 
     name: str = attrs.field(kw_only=False)
     """The verb in capitals."""
 
     kind: type[C]
-    """The class of the command.  If *asks*, it is also the Question that the application answers."""
+    """The class of the command.
+
+    If *asks*, it is also an ``ExtensionQuestion[Verdict]``, else an ExtensionNotice (or a class of this library).  For
+    a client, it has a method ``to_wire()``, which returns the line with its CRLF."""
 
     parse: Callable[[str], C]
-    """Build the command from the text after the verb.  Raises ``Malformed`` (501) if it is invalid."""
+    """Build the command from the text after the verb and a space; the text is printable ASCII.
+
+    Raises ``Malformed`` if it is invalid: the reply is 501 with the text of the error.  A LocalProtocolError, such as
+    the constructor of Mailbox raises, does the same, and any other ValueError gives 501 with a standard text."""
 
     states: Mapping[State, State]
-    """The states in which it is allowed, each with the state after a positive reply.  In others it is 503."""
+    """The states in which it is allowed, each with the state after a positive reply.  In others it is 503.
+
+    A verb without effect does not change the state; for the others, each Effect has its own states."""
 
     accepted: Accepted
-    """The reply to ACCEPT; the application may answer with a positive reply of its own."""
+    """The reply to ACCEPT, or a function that returns it, called after the effect.  The application may answer with a
+    positive reply of its own."""
 
     effect: Effect = Effect.NONE
 
@@ -117,7 +163,9 @@ class Verb(Generic[C]):
     """Return the reply that rejects the command, or None.  It is called before the application is asked."""
 
     extension: str | Callable[[ServerSettings, Tls | None], str | None] | None = None
-    """The line of the EHLO reply that announces it, or a function that returns it (None: it is not offered now)."""
+    """The line of the EHLO reply that announces it, or a function that returns it (None: it is not offered now).
+
+    If it is a line, a client sends the verb only to a server that offers its keyword."""
 
     enabled: Callable[[ServerSettings], bool] | None = None
     """Whether the server has the verb with these settings; None: always.  Otherwise it is 502."""
@@ -126,7 +174,7 @@ class Verb(Generic[C]):
     """Allowed without TLS where the settings require TLS (RFC 3207 section 4)."""
 
     groupable: bool = False
-    """The reply may wait for those to further pipelined commands (RFC 2920 section 3.2)."""
+    """A client may send further commands before the reply, and the reply may wait for theirs (RFC 2920 section 3)."""
 
     asks: bool = True
     """Whether the application decides.  If not, the command is carried out at once, and is a Notice."""
@@ -137,10 +185,37 @@ class Verb(Generic[C]):
     def __attrs_post_init__(self) -> None:
         if not (self.name.isascii() and self.name.isalnum() and self.name.isupper()):
             raise LocalProtocolError(f"name must be a verb in capitals, such as XCLIENT, not {self.name!r}")
+        self._check_kind()
+        self._check_states()
+        if isinstance(self.accepted, Reply) and self.accepted.positive is (self.effect is Effect.BEGIN_CONTENT):
+            raise LocalProtocolError(f"{self.name}: accepted must be a 2yz Reply; for BEGIN_CONTENT, 354")
 
+    def _check_kind(self) -> None:
+        wanted = _KINDS.get(self.effect)
+        if wanted is not None and not issubclass(self.kind, wanted):
+            raise LocalProtocolError(f"{self.name}: the kind for {self.effect.name} must be smtp.{wanted.__name__}")
+        if wanted in (Auth, Bdat):
+            return
+        if not issubclass(self.kind, _QUESTIONS if self.asks else _NOTICES) or not issubclass(self.kind, Command):
+            base = "ExtensionQuestion[Verdict]" if self.asks else "ExtensionNotice"
+            raise LocalProtocolError(
+                f"{self.name}: kind must be derived from Command and {base}, because asks={self.asks}"
+            )
 
-S = State
-_ANY: Final = (S.CONNECTED, S.READY, S.MAIL, S.RCPT, S.CHUNKS)
+    def _check_states(self) -> None:
+        before, after = _STEPS[self.effect]
+        for state, following in self.states.items():
+            allowed = (state,) if self.effect is Effect.NONE else after
+            if state not in before or following not in allowed:
+                raise LocalProtocolError(
+                    f"{self.name}: {self.effect.name} cannot lead from {state.name} to {following.name}; it leads from"
+                    f" {' or '.join(each.name for each in before)} to {' or '.join(each.name for each in allowed)}"
+                )
+
+    @property
+    def keyword(self) -> str | None:
+        """The keyword of *extension*; None if it is None or a function."""
+        return self.extension.partition(" ")[0] if isinstance(self.extension, str) else None
 
 
 def _same(*states: State) -> Mapping[State, State]:
@@ -278,7 +353,7 @@ VERBS: Final[tuple[Verb[Any], ...]] = (
     Verb(
         "BDAT", kind=Bdat, parse=Bdat.parse, states=_all_to(S.CHUNK, S.RCPT, S.CHUNKS),
         accepted=Reply(250, "2.0.0", "chunk received"), effect=Effect.BEGIN_CHUNK, check=_check_bdat,
-        extension=_offer_chunking, enabled=lambda settings: settings.chunking, asks=False,
+        extension=_offer_chunking, enabled=lambda settings: settings.chunking, groupable=True, asks=False,
     ),
     Verb(
         "RSET", kind=Rset, parse=Rset.parse,
@@ -316,11 +391,3 @@ TRANSITIONS: Final[Mapping[tuple[State, str], State]] = MappingProxyType({
     (S.CHUNKS, MessageComplete.verb): S.READY,  # on a client, which sends the data with the command
 })  # fmt: skip
 """The state after a positive reply to a verb, by the state before it.  HELO and LHLO are as EHLO."""
-
-NEXT: Final[tuple[Mapping[str, State], ...]] = tuple(
-    {verb: after for (before, verb), after in TRANSITIONS.items() if before is state} for state in State
-)
-"""TRANSITIONS by state."""
-
-GROUPABLE: Final = frozenset(row.name for row in VERBS if row.groupable)
-"""The verbs whose replies may wait for others (RFC 2920 section 3.2)."""
