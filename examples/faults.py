@@ -68,7 +68,9 @@ class Double:
                         self.messages.append(bytes(content))
                     connection.answer(question, answer)
                 case Question() as question:  # logins and TLS
-                    connection.answer(question, question.unavailable)
+                    connection.decline(question)
+                case _:
+                    pass
 
 
 def send(port: int) -> None:

@@ -83,7 +83,9 @@ def smtp_server(data: bytes) -> None:
                 case sasl.CheckPassword() as question:
                     machine.answer(question, ACCEPT)
                 case Question() as question:
-                    machine.answer(question, question.unavailable)
+                    machine.decline(question)
+                case _:
+                    pass
 
         return drive(machine, handle, pieces)
 
@@ -108,7 +110,9 @@ def pop3_server(data: bytes) -> None:
                 case pop3.Retrieve() as question:
                     machine.answer(question, message)
                 case Question() as question:
-                    machine.answer(question, question.unavailable)
+                    machine.decline(question)
+                case _:
+                    pass
 
         return drive(machine, handle, pieces)
 
@@ -232,6 +236,8 @@ def session(lines: Sequence[bytes], rng: random.Random) -> bytes:
                 data += rng.randbytes(rng.randrange(20))
             case 1:
                 position = rng.randrange(len(lines))
+            case _:
+                pass
         data += lines[position % len(lines)]
         position += 1
     return data

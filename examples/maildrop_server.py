@@ -101,7 +101,7 @@ class MaildropServer:
                     case pop3.Retrieve(number=number) as question:
                         connection.answer(question, await from_disk(partial(maildrop.read, number)))
                     case pop3.RetrieveMore() as question:  # asked only after a Content with last=False
-                        connection.answer(question, question.unavailable)
+                        connection.decline(question)
                     case pop3.Update(deleted=numbers) as question:
                         connection.answer(question, await from_disk(partial(maildrop.delete, numbers)))
                     case pop3.Connected() | pop3.Stls() as question:
@@ -110,8 +110,8 @@ class MaildropServer:
                         connection.decline(question)
                     case Notice():
                         pass
-                    case unreachable:
-                        assert_never(unreachable)
+                    case _:
+                        assert_never(event)
         finally:
             if self.opened is maildrop:
                 self.opened = None

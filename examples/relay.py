@@ -135,11 +135,11 @@ class Relay:
                     case smtp.Connected() as question:
                         connection.answer(question, ACCEPT)
                     case Question() as question:  # logins and TLS, which the settings do not offer
-                        connection.answer(question, question.unavailable)
+                        connection.decline(question)
                     case Notice():
                         pass
-                    case unreachable:
-                        assert_never(unreachable)
+                    case _:
+                        assert_never(event)
             await hop.leave()
         finally:
             hop.abort()

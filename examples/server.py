@@ -22,12 +22,12 @@ async def session(connection: ServerConnection[smtp.ServerEvent]) -> None:
                 connection.answer(q, ACCEPT)
             case smtp.MessageChunk(data=data):
                 print(data.decode(errors="replace"), end="", flush=True)
-            case smtp.MessageAborted(reason=reason):
-                print(f"(message aborted: {reason.value})")
             case smtp.MessageComplete() as q:
                 connection.answer(q, smtp.Reply(250, "2.0.0", "printed"))
             case Question() as q:
-                connection.answer(q, q.unavailable)
+                connection.decline(q)
+            case _:  # what needs no answer, such as smtp.MessageAborted
+                pass
 
 
 async def main() -> None:

@@ -18,6 +18,8 @@ def replies(received: bytes, password: bytes) -> bytes:
             case sasl.CheckPassword(authentication_identity=name):
                 valid = name == "alice" and event.password == password
                 server.answer(event, ACCEPT if valid else sasl.Refusal.BAD_CREDENTIALS)
+            case _:
+                pass
     return sent
 
 

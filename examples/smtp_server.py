@@ -75,8 +75,8 @@ class MailServer:
                     connection.decline(question)
                 case Notice():
                     pass
-                case unreachable:
-                    assert_never(unreachable)
+                case _:
+                    assert_never(event)
 
     def store(self, sender: smtp.Mailbox | None, recipients: Sequence[smtp.Mailbox], content: bytes) -> None:
         """Add a message to the Maildir and synchronize it to disk.  Raises OSError."""

@@ -412,10 +412,9 @@ def client_takes(connection: Any, command: Command) -> bool:
 class Talkative:
     """A mechanism of an application, with given responses."""
 
+    name: ClassVar[str] = ""
     client_first: ClassVar[bool] = True
     satisfied = True
-
-    name: ClassVar[str]
 
     def __init__(self, *responses: bytes) -> None:
         self._responses = list(responses)
@@ -425,8 +424,9 @@ class Talkative:
 
 
 def talkative(name: str, *responses: bytes) -> Talkative:
-    kind: type[Talkative] = type(name, (Talkative,), {"name": name})
-    return kind(*responses)
+    """Return a mechanism with this name, which is in its class."""
+    mechanism: Talkative = type("Named", (Talkative,), {"name": name})(*responses)
+    return mechanism
 
 
 ALICE: Final = sasl.UserPassClient(authentication_identity="alice", password=b"secret")

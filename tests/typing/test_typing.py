@@ -6,6 +6,7 @@ others, must have an error with that code.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -78,3 +79,27 @@ def test_a_wrong_program_is_an_error_just_where_it_is_wrong(path: Path, mypy_say
     """mypy reports a wrong answer type and a question without a branch."""
     assert marked(path)
     assert errors(mypy_says, [path]) == marked(path)
+
+
+# pyright, the other type checker, has codes of its own: only files and lines are compared.
+
+
+@pytest.fixture(scope="module")
+def pyright_says() -> list[tuple[str, int]]:
+    """Return (file, line) of each error that pyright reports in strict mode."""
+    pytest.importorskip("pyright")
+    run = subprocess.run(
+        [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "--project", str(HERE)],
+        cwd=ROOT,
+        env={**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    found = json.loads(run.stdout)
+    assert found["summary"]["filesAnalyzed"] >= len([*ACCEPTED, *REFUSED])
+    return [(Path(each["file"]).name, each["range"]["start"]["line"] + 1) for each in found["generalDiagnostics"]]
+
+
+def test_pyright_reports_the_same_lines(pyright_says: list[tuple[str, int]]) -> None:
+    wrong = sorted((name, line) for path in REFUSED for name, line, _ in marked(path))
+    assert sorted(set(pyright_says)) == wrong

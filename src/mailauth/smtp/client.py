@@ -185,7 +185,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _check_chunk_may_follow(self) -> None:
         pending = (*self._unanswered, *(command for command, _ in self._unsent))
         if self._refusal is not None and not any(
-            isinstance(command, MessageComplete) or self._effect(command) in _RESETS for command in pending
+            (row := self._settings.row(command)) is None or row.effect in _RESETS for command in pending
         ):
             raise LocalProtocolError("a chunk was refused; send Rset")
         if sum(len(data) for _, data in self._unsent) > self._settings.max_unwritten:
@@ -232,13 +232,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
         """
         if "PIPELINING" not in self._extensions:
             return False
-        last = self._unanswered[-1]
-        row = self._settings.row(last)
-        return isinstance(last, MessageComplete) if row is None else row.groupable
-
-    def _effect(self, command: Command) -> Effect:
-        row = self._settings.row(command)
-        return Effect.NONE if row is None else row.effect
+        row = self._settings.row(self._unanswered[-1])
+        return row is None or row.groupable  # MessageComplete has no row
 
     # The login
 
@@ -316,7 +311,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
         command = self._unanswered[0]
         if isinstance(command, Auth):
             return self._continue_login(reply)
-        effect = self._effect(command)
+        row = self._settings.row(command)
+        effect = Effect.NONE if row is None else row.effect
         if effect is Effect.BEGIN_CONTENT and not self._lone_dot:
             if reply.code == 354 and self._accepted_recipients == 0:
                 # Pipelined after refused recipients: the content would have no recipient (RFC 2920 section 3.1).
@@ -332,7 +328,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if isinstance(command, MessageComplete) and self._take_verdict(reply):
             return ReplyReceived(command=command, reply=reply)
         self._unanswered.popleft()
-        self._apply(command, reply)
+        self._apply(command, row, reply)
         if effect is Effect.BEGIN_TLS and reply.positive:
             self._upgrade(ReplyReceived(command=command, reply=reply))
             return None
@@ -376,10 +372,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
             return AuthenticationRejected(mechanism=self._end_login().mechanism, reply=reply)
         return ReplyReceived(command=command, reply=reply)
 
-    def _apply(self, command: Command, reply: Reply) -> None:
-        """Apply the effects of *command*, which was answered by *reply*."""
+    def _apply(self, command: Command, row: Verb[Any] | None, reply: Reply) -> None:
+        """Apply the effects of *command*, which was answered by *reply*; MessageComplete has no row."""
         accepted = reply.code < 400
-        row = self._settings.row(command)
         effect = Effect.NONE if row is None else row.effect
         if self._lone_dot:  # the server has discarded the transaction
             self._lone_dot = False

@@ -44,8 +44,8 @@ async def session(connection: Connection, users: Users) -> None:
                 connection.decline(q)
             case Payload() | Notice():
                 pass
-            case unreachable:
-                assert_never(unreachable)
+            case _:
+                assert_never(event)
 
 
 SETTINGS = smtp.ServerSettings(
