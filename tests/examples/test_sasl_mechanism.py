@@ -1,0 +1,60 @@
+"""examples/sasl_mechanism.py: a mechanism from outside logs in to SMTP and POP3, and each ticket is valid once."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from examples.sasl_mechanism import MECHANISMS, RedeemTicket, TicketClient, TicketOffice, TicketServer
+from mailauth import LocalProtocolError, Malformed, sasl
+from tests.examples import programs
+
+TICKET = "a-ticket-of-twenty-characters"
+
+
+def test_a_ticket_logs_in_to_both_protocols_once() -> None:
+    result = programs.run("sasl_mechanism.py")
+    assert (result.status, result.err) == (0, "")
+    assert result.out.splitlines() == [
+        "SMTP: a ticket is accepted, a used one is refused",
+        "POP3: a ticket is accepted, a used one is refused",
+    ]
+
+
+def test_a_ticket_is_redeemed_once() -> None:
+    office = TicketOffice()
+    ticket = office.issue("alice")
+    assert office.redeem(ticket) == "alice"
+    assert office.redeem(ticket) is sasl.Refusal.BAD_CREDENTIALS
+    assert ticket not in repr(RedeemTicket(ticket, tls=False))
+
+
+@given(st.binary(max_size=200))
+def test_a_server_raises_for_no_response(response: bytes) -> None:
+    """architecture.md, invariant 8."""
+    step = TicketServer(tls=True).respond(response)
+    assert step is sasl.Fault.MALFORMED or step == RedeemTicket(response.decode("ascii"), tls=True)
+
+
+@pytest.mark.parametrize("answer", ["", None, b"alice", True])
+def test_a_wrong_answer_leaves_the_question_open(answer: object) -> None:
+    exchange = sasl.ServerExchange(TicketServer(tls=True))
+    question = exchange.begin(sasl.encode_base64(TICKET.encode()))
+    assert question == RedeemTicket(TICKET, tls=True)
+    with pytest.raises(LocalProtocolError):
+        exchange.answer(answer)
+    assert exchange.answer("alice") == sasl.Success(authentication_identity="alice", authorization_identity="alice")
+
+
+def test_without_an_initial_response_the_server_asks_for_it() -> None:
+    assert TicketServer(tls=True).respond(None) == sasl.Challenge()
+    assert MECHANISMS.names[0] == "X-TICKET"
+
+
+def test_a_client_sends_one_response() -> None:
+    client = TicketClient(TICKET)
+    assert [client.satisfied, client.respond(None), client.satisfied] == [False, TICKET.encode(), True]
+    with pytest.raises(Malformed):
+        client.respond(b"more")
+    with pytest.raises(LocalProtocolError):
+        TicketClient("short")
