@@ -129,6 +129,17 @@ def test_every_file_that_is_named_is_there(page: Path) -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_worked_examples_for_contributors_run(number: int, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(blocks("python", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))[number])
+    command = [sys.executable, "-W", "error", str(program)]
+    run = subprocess.run(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT
+    )
+    assert (run.returncode, run.stdout) == (0, "")
+
+
 def test_every_decision_is_listed() -> None:
     folder = ROOT / "docs" / "decisions"
     listed = re.findall(r"\((\d{4}-[^)]+\.md)\)", (folder / "README.md").read_text(encoding="utf-8"))
