@@ -110,6 +110,13 @@ _KINDS: Final[Mapping[Effect, type[Command]]] = {
 }
 """The effects that use the fields of the command, with its class."""
 
+_ONLY_FOR: Final[tuple[tuple[Effect, type[Command]], ...]] = (
+    *_KINDS.items(),
+    (Effect.BEGIN_CONTENT, Data),
+    (Effect.BEGIN_TLS, StartTls),
+)
+"""What follows after these classes are accepted is known to applications, so each has its effect."""
+
 _QUESTIONS: Final = (Mail, Rcpt, Data, StartTls, ExtensionQuestion)
 _NOTICES: Final = (Hello, Rset, Noop, Vrfy, Help, Quit, ExtensionNotice)
 
@@ -194,6 +201,9 @@ class Verb(Generic[C]):
         wanted = _KINDS.get(self.effect)
         if wanted is not None and not issubclass(self.kind, wanted):
             raise LocalProtocolError(f"{self.name}: the kind for {self.effect.name} must be smtp.{wanted.__name__}")
+        for effect, kind in _ONLY_FOR:
+            if issubclass(self.kind, kind) and self.effect is not effect:
+                raise LocalProtocolError(f"{self.name}: the effect for smtp.{kind.__name__} must be {effect.name}")
         if wanted in (Auth, Bdat):
             return
         if not issubclass(self.kind, _QUESTIONS if self.asks else _NOTICES) or not issubclass(self.kind, Command):
