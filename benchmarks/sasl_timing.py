@@ -23,6 +23,7 @@ import attrs
 
 from mailauth import sasl
 from mailauth_io import stores
+from mailauth_io.server import Authenticator
 from mailauth_io.stores.credentials import read_credential
 
 DECOY: Final = sasl.ScramDecoy(key=b"a key that nobody knows")
@@ -107,7 +108,7 @@ def of_steps(kind: Kind, answer: Answer) -> Measured:
 def of_accounts(runner: asyncio.Runner, scheme: str, name: str) -> Measured:
     """Check a wrong password for *name* against accounts that include alice, stored by *scheme*."""
     credential = read_credential(stores.write_credential(scheme, b"right").encode())
-    accounts = stores.MemoryAccounts([stores.Account(name="alice", credential=credential)])
+    accounts = Authenticator(stores.MemoryAccounts([stores.Account(name="alice", credential=credential)]))
     batch = 1 if credential.slow else BATCH
 
     async def several() -> float:

@@ -343,5 +343,5 @@ def bound_to_a_loop(modules: Iterable[Module], *, allowed: frozenset[str]) -> li
         for module in modules
         if module.place not in allowed
         for line, target in imports(module)
-        if target.partition(".")[0] in {"asyncio", "trio", "anyio"}
+        if target.partition(".")[0] in {"asyncio", "trio"}
     ]

@@ -35,7 +35,7 @@ from tests.floor_plan import (
 CORE = read("mailauth")
 IO = read("mailauth_io")
 
-KNOWS_ITS_LOOP = frozenset({"on_asyncio", "on_trio", "_loops"})
+KNOWS_ITS_LOOP = frozenset({"on_asyncio", "on_trio"})
 
 
 def core(place: str, text: str) -> list[Module]:
@@ -280,7 +280,7 @@ def declared() -> tuple[frozenset[str], frozenset[str]]:
     """Return the modules that pyproject.toml installs: with all extras, and with the development dependencies too."""
     settings = tomllib.loads((SOURCE.parent / "pyproject.toml").read_text(encoding="utf-8"))
     extras = settings["project"]["optional-dependencies"]
-    apart = ("trio", "trial", "hashes", "redis")
+    apart = ("server", "trio", "trial", "hashes", "redis")
     installed = [*settings["project"]["dependencies"], *(each for extra in apart for each in extras[extra])]
     names = [
         frozenset(IMPORTED_AS.get(name, name) for name in (re.split(r"[^a-z0-9]", line)[0] for line in lines))
@@ -290,9 +290,9 @@ def declared() -> tuple[frozenset[str], frozenset[str]]:
 
 
 def test_every_dependency_is_declared() -> None:
-    """The core needs attrs; trio, trustme, libpass, redis come with extras; tests need what ``dev`` lists."""
+    """The core needs attrs; anyio, trio, trustme, libpass, redis come with extras; tests need what ``dev`` lists."""
     installed, developing = declared()
-    assert installed == {"attrs", "trio", "trustme", "passlib", "redis"}
+    assert installed == {"attrs", "anyio", "sniffio", "trio", "trustme", "passlib", "redis"}
     assert undeclared([*CORE, *IO], installed) == []
     assert undeclared(read_tools(), developing) == []
 
@@ -322,15 +322,30 @@ def test_an_adapter_loads_its_own_loop_and_not_the_ready_server(name: str) -> No
     assert (loaded & OTHERS[name]) | server == set()
 
 
+def test_the_ready_server_loads_no_store_of_others() -> None:
+    """A server that keeps its grants in memory needs neither database, and no hash but those of hashlib."""
+    loaded = loaded_by("import mailauth_io.server, mailauth_io.stores")
+    assert "mailauth_io.stores.protocols" in loaded
+    assert not {"sqlite3", "redis", "passlib"} & loaded
+    assert "sqlite3" in loaded_by("import mailauth_io.stores.sqlite_grants")
+
+
+def test_the_command_loads_the_demonstration_only_to_run_it() -> None:
+    loaded = loaded_by("import mailauth_io.cli.main, mailauth_io.cli.serve")
+    assert "mailauth_io.server" in loaded
+    assert not {name for name in loaded if name.startswith("mailauth_io.methods")}
+
+
 def test_the_ready_server_and_its_stores_are_neutral_to_the_loop() -> None:
-    neutral = [module for module in IO if module.place.partition(".")[0] in {"adapters", "server", "stores"}]
+    parts = {"adapters", "server", "stores", "methods", "cli", "_workers"}
+    neutral = [module for module in IO if module.place.partition(".")[0] in parts]
     assert neutral
     assert bound_to_a_loop(neutral, allowed=KNOWS_ITS_LOOP) == []
 
 
 def test_a_loop_in_the_ready_server_is_seen() -> None:
     assert len(bound_to_a_loop([Module("mailauth_io.server.sessions", "import asyncio")], allowed=KNOWS_ITS_LOOP)) == 1
-    assert bound_to_a_loop([Module("mailauth_io._loops", "import asyncio")], allowed=KNOWS_ITS_LOOP) == []
+    assert bound_to_a_loop([Module("mailauth_io.on_asyncio", "import asyncio")], allowed=KNOWS_ITS_LOOP) == []
 
 
 @pytest.mark.parametrize(("mine", "other"), [("asyncio", "trio"), ("trio", "asyncio")])

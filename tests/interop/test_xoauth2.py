@@ -13,10 +13,10 @@ import attrs
 import pytest
 
 from mailauth import ACCEPT, MessageChunk, Notice, pop3, sasl, smtp
-from mailauth_io import _loops
 from mailauth_io.adapters.connection import ServerConnection
 from tests.interop.client_config import NAME, TOKEN, ClientConfig, CommandRejected
 from tests.interop.foreign import curl_collect, curl_submit
+from tests.io import loops
 from tests.io.server_support import Run, on_both_loops
 from tests.io.tls import authority, server_context
 
@@ -85,7 +85,7 @@ def visited(
     """Return what a client collects, run in a thread, from a port of *protocol*."""
 
     async def main() -> bytes:
-        adapter, implicit = _loops.current().adapter, tls_mode == "implicit"
+        adapter, implicit = loops.current().adapter, tls_mode == "implicit"
         if protocol == "smtp":
             settings = smtp.ServerSettings(mechanisms=MECHANISMS, starttls=True)
             serving = adapter.serve_smtp(
@@ -97,7 +97,7 @@ def visited(
                 our_server.maildrop, of_pop3, ssl_context=server_context(), implicit_tls=implicit
             )
         async with serving as listener:
-            return await _loops.current().in_thread(client_config, listener.port)
+            return await loops.current().in_thread(client_config, listener.port)
 
     return run(main)
 

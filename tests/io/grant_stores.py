@@ -12,9 +12,11 @@ from typing import Any, ClassVar, Concatenate, ParamSpec
 
 import pytest
 
-from mailauth_io import _loops, stores
+from mailauth_io import stores
 from mailauth_io.stores.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import RedisGrants
+from mailauth_io.stores.sqlite_grants import SqliteGrants
+from tests.io import loops
 from tests.io.server_support import Clock
 from tests.redis_server import PASSWORD, RedisServer
 from tests.serving import LOOPS
@@ -26,16 +28,16 @@ LIFETIME = 10_000.0
 P = ParamSpec("P")
 
 
-def on_both_loops(test: Callable[Concatenate[_loops.Loop, P], Awaitable[None]]) -> Callable[..., None]:
+def on_both_loops(test: Callable[Concatenate[loops.Loop, P], Awaitable[None]]) -> Callable[..., None]:
     """Run an async test once on each loop.  Its arguments are the running Loop, and its fixtures."""
 
     @pytest.mark.parametrize("loop", LOOPS)
     @functools.wraps(test)
     def run(loop: str, *args: P.args, **fixtures: P.kwargs) -> None:
         async def main() -> None:
-            await test(_loops.current(), *args, **fixtures)
+            await test(loops.current(), *args, **fixtures)
 
-        _loops.named(loop).run(main)
+        loops.named(loop).run(main)
 
     return run
 
@@ -87,7 +89,7 @@ class Sqlite(Keeper):
         self.clock = Clock(1_700_000_000.0)
 
     def _open(self, **settings: Any) -> stores.Grants:
-        return stores.SqliteGrants(self.path, **{"clock": self.clock, **settings})
+        return SqliteGrants(self.path, **{"clock": self.clock, **settings})
 
     def count(self) -> int:
         """Return the number of grants in the file, including expired ones."""

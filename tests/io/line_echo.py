@@ -21,9 +21,9 @@ from mailauth import Action, CloseReason, Command, LocalProtocolError, NeedData,
 from mailauth._client import ClientMachine
 from mailauth._machine import Phase
 from mailauth._server import ServerMachine
-from mailauth_io import _loops
 from mailauth_io.adapters import ConnectOptions, Listener, ServeOptions, Session
 from mailauth_io.adapters.connection import Client, ServerConnection
+from tests.io import loops
 
 
 @attrs.frozen(kw_only=True)
@@ -140,22 +140,22 @@ class EchoClient(ClientMachine[ClientEvent]):
         raise NotImplementedError
 
 
-def on_both_loops(test: Callable[[_loops.Loop], Awaitable[None]]) -> Callable[[str], None]:
+def on_both_loops(test: Callable[[loops.Loop], Awaitable[None]]) -> Callable[[str], None]:
     """Run an async test once on each loop; its argument is the running Loop."""
 
     @pytest.mark.parametrize("name", ["asyncio", "trio"])
     def run(name: str) -> None:
         async def main() -> None:
-            await test(_loops.current())
+            await test(loops.current())
 
-        _loops.named(name).run(main)
+        loops.named(name).run(main)
 
     run.__doc__ = test.__doc__
     return run
 
 
 def serving(
-    loop: _loops.Loop,
+    loop: loops.Loop,
     session: Session[EchoEvent],
     *,
     build: Callable[[bytes, Tls | None], Echo] = lambda entropy, tls: Echo(entropy=entropy, tls=tls),
@@ -178,7 +178,7 @@ async def echo(connection: ServerConnection[EchoEvent]) -> None:
 
 
 async def connecting(
-    loop: _loops.Loop, port: int, *, timeout: float = 300.0, **options: Unpack[ConnectOptions]
+    loop: loops.Loop, port: int, *, timeout: float = 300.0, **options: Unpack[ConnectOptions]
 ) -> Client[ClientEvent]:
     """Return a connected EchoClient."""
 
@@ -223,12 +223,16 @@ def read_all_or_reset(connection: socket.socket) -> bytes:
     return data
 
 
-async def cancel_when_blocked(function: Callable[[], Awaitable[object]]) -> None:
-    """Start *function* in a new task, and cancel it when it is blocked."""
-    if _loops.current().name == "trio":
+async def cancel_when_blocked(
+    function: Callable[[], Awaitable[object]], ready: Callable[[], bool] = lambda: True
+) -> None:
+    """Start *function* in a new task, and cancel it when it is blocked and *ready* returns True."""
+    if loops.current().name == "trio":
         async with trio.open_nursery() as nursery:
             nursery.start_soon(function)
             await trio.testing.wait_all_tasks_blocked()
+            while not ready():
+                await trio.sleep(0)
             nursery.cancel_scope.cancel()
     else:
 
@@ -237,6 +241,8 @@ async def cancel_when_blocked(function: Callable[[], Awaitable[object]]) -> None
 
         task = asyncio.create_task(run())
         for _ in range(10):
+            await asyncio.sleep(0)
+        while not ready():
             await asyncio.sleep(0)
         assert not task.done()
         task.cancel()

@@ -9,8 +9,9 @@ from typing import TypeAlias
 import pytest
 
 from mailauth import LocalProtocolError, pop3, sasl, smtp
-from mailauth_io import _loops, server
+from mailauth_io import server
 from mailauth_io.adapters.connection import Client
+from tests.io import loops
 
 
 async def smtp_login(
@@ -19,7 +20,7 @@ async def smtp_login(
     """Log in by SMTP; return ``ok``, the reply code, or ``not offered``."""
     assert ports.smtp is not None
     assert ports.smtps is not None
-    async with await _loops.current().adapter.connect(
+    async with await loops.current().adapter.connect(
         lambda tls: smtp.ClientConnection(tls=tls), "127.0.0.1", ports.smtp if upgrade else ports.smtps,
         ssl_context=tls, implicit_tls=not upgrade,
     ) as client:  # fmt: skip
@@ -36,7 +37,7 @@ async def pop3_login(
     """Log in by POP3; return ``ok``, the response code, or ``not offered``."""
     assert ports.pop3 is not None
     assert ports.pop3s is not None
-    async with await _loops.current().adapter.connect(
+    async with await loops.current().adapter.connect(
         lambda tls: pop3.ClientConnection(tls=tls), "127.0.0.1", ports.pop3 if upgrade else ports.pop3s,
         ssl_context=tls, implicit_tls=not upgrade,
     ) as client:  # fmt: skip

@@ -11,8 +11,9 @@ from typing import Any, Final, TypeAlias, TypeVar
 import attrs
 
 from mailauth import ACCEPT, Accept, MessageChunk, Question, sasl, smtp
-from mailauth_io import _loops, server, stores
+from mailauth_io import server, stores
 from mailauth_io.adapters.connection import ServerConnection
+from tests.io import loops
 from tests.io.server_support import PASSWORD, Clock, Run, Served, accounts
 from tests.io.tls import client_context, server_context
 
@@ -84,7 +85,7 @@ class Double:
             if isinstance(event, smtp.MessageComplete) and deed in (ACCEPT, Fault.TAKE_AND_DIE):
                 self.taken.append(Taken(self.mails[-1], tuple(map(str, event.recipients)), bytes(content)))
             if deed is Fault.FALL_SILENT:
-                await _loops.current().sleep_forever()
+                await loops.current().sleep_forever()
             if isinstance(deed, Fault):
                 return connection.abort()
             match event:
@@ -125,14 +126,14 @@ async def relay_to(
     config = server.Config(smtp=0, smtps=0, pop3=0, pop3s=0, ssl_context=server_context(), legacy=True)
     async with server.serve(config, kept, clock=clock) as ports:
         served = Served(ports=ports, stores=kept, outbox=stores.MemoryOutbox(), clock=clock)
-        return await _loops.current().in_thread(client, served)
+        return await loops.current().in_thread(client, served)
 
 
 def relaying(run: Run, double: Double, client: Callable[[Served], T], **options: Any) -> T:
     """Call ``relay_to`` with the port of *double*, which runs on the same loop."""
 
     async def main() -> T:
-        adapter = _loops.current().adapter
+        adapter = loops.current().adapter
         async with adapter.serve_smtp(
             double.session, double.settings, ssl_context=server_context(),
             implicit_tls=options.get("implicit_tls", False), grace=0.1,

@@ -12,8 +12,9 @@ import attrs
 import pytest
 import trio
 
-from mailauth_io import _loops, server, stores
+from mailauth_io import server, stores
 from mailauth_io.stores import MemoryOutbox
+from tests.io import loops
 from tests.io.tls import client_context, server_context
 
 T = TypeVar("T")
@@ -165,6 +166,6 @@ def meet(
     async def main() -> T:
         async with server.serve(config or server.Config(**settings), kept, clock=clock, sleep=sleep) as ports:
             served = Served(ports=ports, stores=kept, outbox=outbox, clock=clock)
-            return await _loops.current().in_thread(client, served)
+            return await loops.current().in_thread(client, served)
 
     return run(main)

@@ -14,8 +14,10 @@ import trustme
 
 from mailauth_io import stores
 from mailauth_io.cli import config, main, serve
+from mailauth_io.server._state import ServerState
 from tests import serving
 from tests.io.config_errors import config_error
+from tests.io.server_support import Clock
 
 USER = ("--user", "alice:open sesame")
 
@@ -401,10 +403,14 @@ def test_a_token_or_a_certificate_for_nobody_is_refused(
     assert "t0ken" not in said
 
 
+def proofs_of(setup: config.ServerSetup) -> frozenset[stores.Proof]:
+    return ServerState.of(setup.config, setup.stores, Clock()).authenticator.proofs
+
+
 def test_tokens_turn_their_mechanisms_on() -> None:
-    proofs = read(*USER, "--token", "Alice@example.test:t0ken").stores.accounts.proofs
+    proofs = proofs_of(read(*USER, "--token", "Alice@example.test:t0ken"))
     assert stores.Proof.TOKEN in proofs
-    assert stores.Proof.TOKEN not in read(*USER).stores.accounts.proofs
+    assert stores.Proof.TOKEN not in proofs_of(read(*USER))
 
 
 def test_certified_clients_are_asked_for_their_certificates(authority: trustme.CA, tmp_path: Path) -> None:
@@ -414,7 +420,7 @@ def test_certified_clients_are_asked_for_their_certificates(authority: trustme.C
     serving_ = read(*USER, *words)
     assert serving_.config.ssl_context is not None
     assert serving_.config.ssl_context.verify_mode is ssl.CERT_OPTIONAL
-    assert stores.Proof.CERTIFICATE in serving_.stores.accounts.proofs
+    assert stores.Proof.CERTIFICATE in proofs_of(serving_)
     without = read(*USER).config.ssl_context
     assert without is not None
     assert without.verify_mode is ssl.CERT_NONE
@@ -455,7 +461,7 @@ def test_warnings_tell_what_the_accounts_cannot_answer_and_what_tells_them_apart
 def test_a_password_that_scram_does_not_take_keeps_it_from_the_offer(password: str) -> None:
     """RFC 4013 section 2.5: unassigned in Unicode 3.2, empty after mapping, or not valid UTF-8."""
     serving_ = read(*USER, "--user", f"bob:{password}")
-    proofs = serving_.stores.accounts.proofs
+    proofs = proofs_of(serving_)
     assert not proofs & {stores.Proof.SCRAM_SHA_1, stores.Proof.SCRAM_SHA_256}
     assert proofs >= {stores.Proof.PASSWORD, stores.Proof.SECRET}
     assert [warning for warning in serving_.warnings if "RFC 4013" in warning]

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from mailauth_io.cli import main as cli, methods
+from mailauth_io import methods
+from mailauth_io.cli import main as cli
 from tests import certificate_files
 from tests.serving import LOOPS, messages, run, served
 

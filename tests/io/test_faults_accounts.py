@@ -11,7 +11,7 @@ import smtplib
 import socket
 import threading
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, TypeVar, TypeVarTuple
 
 import attrs
 import pytest
@@ -28,10 +28,13 @@ from tests.io.test_server_failures import Accounts, Broken
 from tests.io.test_server_logins import scram
 from tests.io.tls import client_context, server_context
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
 MECHANISMS: dict[str, Callable[[], sasl.ClientMechanism]] = {
-    "check_password": lambda: sasl.PlainClient(authentication_identity="alice", password=PASSWORD.encode()),
-    "secret": lambda: sasl.CramMd5Client(authentication_identity="alice", secret=PASSWORD.encode()),
-    "scram_keys": lambda: scram("alice"),
+    "find for a password": lambda: sasl.PlainClient(authentication_identity="alice", password=PASSWORD.encode()),
+    "find for a secret": lambda: sasl.CramMd5Client(authentication_identity="alice", secret=PASSWORD.encode()),
+    "find for keys": lambda: scram("alice"),
     "token_owner": lambda: sasl.OauthBearerClient(token=b"a-token-of-alice", authorization_identity=""),
     "refresh": lambda: sasl.LoginClient(authentication_identity="alice", password=PASSWORD.encode()),
 }
@@ -46,10 +49,11 @@ def test_whatever_is_asked_of_accounts_that_fail_the_login_is_put_off(
 ) -> None:
     """RFC 4954 section 6, RFC 3206 section 4: the reply does not claim that the password is wrong."""
     caplog.set_level(logging.INFO)
-    broken = Broken({method})
+    broken = Broken({method.partition(" ")[0]})
     real = MemoryAccounts({"alice": PASSWORD.encode()}, tokens=[("alice", b"a-token-of-alice")])
+    accounts = Accounts(broken, real)
     kept = server.Stores(
-        accounts=Accounts(broken, real), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox()
+        accounts=accounts, tokens=accounts, maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox()
     )
 
     async def main() -> None:
@@ -107,7 +111,8 @@ def login_of_alice(served: Served, password: bytes = PASSWORD.encode(), source: 
 def behind(held: Held, hashing: Hashing) -> server.Stores:
     bob = stores.from_password("bob", b"in clear")
     return server.Stores(
-        accounts=MemoryAccounts([Account(name="alice", credential=held), bob], hashing=hashing),
+        accounts=MemoryAccounts([Account(name="alice", credential=held), bob]),
+        hashing=hashing,
         maildrops=stores.MemoryMaildrops(),
         outbox=stores.MemoryOutbox(),
     )
@@ -139,29 +144,29 @@ def test_who_finds_hashing_busy_is_put_off_and_nobody_else_waits(run: Run, caplo
     assert PASSWORD not in caplog.text
 
 
-class Announced(MemoryAccounts):
-    """Accounts that signal when a login is about to be queued."""
+class Announced(Hashing):
+    """Hashing that signals when a login is about to be queued."""
 
-    queued: threading.Semaphore
+    def __init__(self, *, threads: int, timeout: float = TIMEOUT) -> None:
+        super().__init__(threads=threads, timeout=timeout)
+        self.queued = threading.Semaphore(0)
 
-    async def check_password(self, name: str, password: bytes, source: stores.LoginSource = stores.LOCAL) -> bool:
+    async def run(self, source: stores.LoginSource, function: Callable[[*Ts], T], *args: *Ts) -> T:
         self.queued.release()
-        return await super().check_password(name, password, source)
+        return await super().run(source, function, *args)
 
 
-def announcing(credential: Credential, hashing: Hashing) -> Announced:
-    """Return Accounts with the single account alice."""
-    accounts = Announced([Account(name="alice", credential=credential)], hashing=hashing)
-    accounts.queued = threading.Semaphore(0)
-    return accounts
+def alone(credential: Credential) -> MemoryAccounts:
+    """Return accounts with the single account alice."""
+    return MemoryAccounts([Account(name="alice", credential=credential)])
 
 
 @on_both_loops
 def test_clients_that_leave_while_their_passwords_wait_get_no_hash(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     """The log reports no failed store, and the next login is served."""
     held = Held()
-    hashing = Hashing(threads=1)
-    accounts = announcing(held, hashing)
+    hashing = Announced(threads=1)
+    accounts = alone(held)
 
     def client(served: Served) -> None:
         with ends_of_sessions("smtp") as ends:
@@ -169,9 +174,9 @@ def test_clients_that_leave_while_their_passwords_wait_get_no_hash(run: Run, cap
             assert held.begun.acquire(timeout=TIMEOUT)
             for _ in range(20):
                 gone = login_of_alice(served)
-                assert accounts.queued.acquire(timeout=TIMEOUT)
+                assert hashing.queued.acquire(timeout=TIMEOUT)
                 reset(gone)
-            assert accounts.queued.acquire(timeout=TIMEOUT)
+            assert hashing.queued.acquire(timeout=TIMEOUT)
             reset(first)
             held.go_on.set()
             for _ in range(21):
@@ -215,17 +220,17 @@ def test_a_client_that_sends_many_logins_and_leaves_costs_one_line_of_the_log(
     """The session ends at the first login after the disconnection, and the rest of the input is not read."""
     caplog.set_level(logging.INFO)
     held = Held()
-    hashing = Hashing(threads=1)
-    accounts = announcing(held, hashing)
+    hashing = Announced(threads=1)
+    accounts = alone(held)
 
     def client(served: Served) -> None:
         with ends_of_sessions("smtp") as ends:
             first = login_of_alice(served)
             assert held.begun.acquire(timeout=TIMEOUT)
-            assert accounts.queued.acquire(timeout=TIMEOUT)
+            assert hashing.queued.acquire(timeout=TIMEOUT)
             caplog.clear()
             second = login_of_alice(served)
-            assert accounts.queued.acquire(timeout=TIMEOUT)
+            assert hashing.queued.acquire(timeout=TIMEOUT)
             second.sendall((b"AUTH PLAIN " + base64.b64encode(b"\0alice\0wrong") + b"\r\n") * 100)
             second.close()
             reset(first)
@@ -258,8 +263,8 @@ class Counted(Held):
 def test_attacking_addresses_do_not_hold_up_a_login(run: Run, attackers: int) -> None:
     """Each has ten passwords queued; between a legitimate login and its hash at most two others start."""
     counted = Counted()
-    hashing = Hashing(threads=1, timeout=10 * TIMEOUT)
-    accounts = announcing(counted, hashing)
+    hashing = Announced(threads=1, timeout=10 * TIMEOUT)
+    accounts = alone(counted)
     kept = attrs.evolve(behind(counted, hashing), accounts=accounts)
 
     def one_more() -> None:
@@ -273,14 +278,14 @@ def test_attacking_addresses_do_not_hold_up_a_login(run: Run, attackers: int) ->
                     guess = f"guess {number} of {address}".encode()
                     source = f"127.0.1.{address + 1}"
                     connected.enter_context(login_of_alice(served, guess, source))
-                    assert accounts.queued.acquire(timeout=TIMEOUT)
+                    assert hashing.queued.acquire(timeout=TIMEOUT)
             assert counted.begun.acquire(timeout=TIMEOUT)
             for _ in range(2 * attackers):  # by then a login has failed from each address
                 one_more()
             for user in range(3):
                 before = len(counted.checked)
                 with login_of_alice(served, source=f"127.0.2.{user + 1}") as honest:
-                    assert accounts.queued.acquire(timeout=TIMEOUT)
+                    assert hashing.queued.acquire(timeout=TIMEOUT)
                     while PASSWORD.encode() not in counted.checked[before:]:
                         one_more()
                     assert counted.checked.index(PASSWORD.encode(), before) - before <= 2

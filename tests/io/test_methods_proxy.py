@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from mailauth_io.cli.methods.proxy import RecordingProxy
+from mailauth_io.methods.proxy import RecordingProxy
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import hmac
 
 import pytest
 
-from mailauth_io.cli.methods.wire import Conversation, Seen, all_in_tls, decoded_tokens, look_for, look_for_secret
+from mailauth_io.methods.wire import Conversation, Seen, all_in_tls, decoded_tokens, look_for, look_for_secret
 
 CLIENT_HELLO = b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"
 SERVER_HELLO = b"\x16\x03\x03\x00\x05\x02\x00\x00\x01\x00"

@@ -29,8 +29,8 @@ def test_neither_settings_nor_accounts_show_a_secret(run: Run, tmp_path: Path) -
     parsers = ["serve", "--user", f"alice:{text}", "--token", f"alice:{text}", "--accounts", str(path)]
     settings = cli.settings_of(cli.build_parser().parse_args(parsers))
     serving = config.read(settings)
-    accounts = serving.stores.accounts
     server_state = ServerState.of(serving.config, serving.stores, Clock())
+    accounts = server_state.authenticator
 
     async def main() -> None:
         for name in ("alice", "plain", "scram-sha-256"):

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mailauth_io import _loops
 from mailauth_io.cli import main as cli
+from mailauth_io.server import Authenticator
 from mailauth_io.stores import AccountsFile, MemoryAccounts
+from tests.io import loops
 
 
 class Terminal:
@@ -51,13 +52,13 @@ def test_the_line_is_one_that_serve_takes(
     path = tmp_path / "users"
     path.touch(mode=0o600)
     path.write_text(line)
-    accounts = MemoryAccounts(file=AccountsFile(path), domains=frozenset({"example.test"}))
+    accounts = Authenticator(MemoryAccounts(file=AccountsFile(path), domains=frozenset({"example.test"})))
 
     async def main() -> None:
         assert await accounts.check_password("alice", b"open sesame ")
         assert not await accounts.check_password("alice", b"open sesame")
 
-    _loops.named("asyncio").run(main)
+    loops.named("asyncio").run(main)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mailauth import smtp
-from mailauth_io import _loops
+from tests.io import loops
 from tests.io.next_hops import FAR, LOCAL, Double, send
 from tests.io.server_support import TIMEOUT, run_on_asyncio
 from tests.serving import LOOPS, started
@@ -44,9 +44,9 @@ def test_a_server_that_is_killed_after_the_next_hop_took_the_message_has_shown_n
         assert len(list(maildir.glob("new/*"))) == 1
 
     async def main() -> None:
-        adapter = _loops.current().adapter
+        adapter = loops.current().adapter
         async with adapter.serve_smtp(double.session, smtp.ServerSettings(), grace=0.1) as listener:
-            await _loops.current().in_thread(client, listener.port)
+            await loops.current().in_thread(client, listener.port)
 
     run_on_asyncio(main)
     assert len(double.taken) == 2

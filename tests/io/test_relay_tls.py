@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from mailauth import LocalProtocolError, sasl, smtp
-from mailauth_io import _loops, server, stores
+from mailauth_io import server, stores
+from tests.io import loops
 from tests.io.next_hops import (
     BY_STARTTLS,
     CONTENT,
@@ -127,7 +128,7 @@ def test_two_ready_servers_pass_a_message_on(run: Run, implicit_tls: bool, caplo
                 ssl_context=client_context(), login=server.Login(name="bob", password=b"other"),
             )  # fmt: skip
             async with ports("first.test", hop) as first:
-                await _loops.current().in_thread(client, first)
+                await loops.current().in_thread(client, first)
 
     def client(first: server.RunningServer) -> None:
         with smtplib.SMTP_SSL("127.0.0.1", first.smtps or 0, timeout=TIMEOUT, context=client_context()) as smtp:

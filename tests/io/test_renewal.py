@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 import time
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import trustme
 
 from mailauth_io.adapters.tls.certificate_validity import Validity, validity
 from mailauth_io.adapters.tls.certificates import server_context
@@ -157,6 +159,47 @@ def test_a_handshake_under_way_goes_on_by_the_certificate_that_it_began_by(files
 
     assert step_handshake(files.context, renew)[0] == before
     assert step_handshake(files.context)[0] == files.written
+
+
+def test_a_session_is_not_resumed_by_a_certificate_whose_authority_was_removed(tmp_path: Path) -> None:
+    """RFC 8446 section 4.6.1: a ticket carries the identity of the client, which is not verified again."""
+    servers, first, second = trustme.CA(), trustme.CA(), trustme.CA()
+    authorities = tmp_path / "authorities.pem"
+    own = servers.issue_cert("mx.test")
+
+    def make() -> BindingContext:
+        made = server_context()
+        own.configure_cert(made)
+        made.load_verify_locations(cafile=authorities)
+        made.verify_mode = ssl.CERT_OPTIONAL
+        return made
+
+    first.cert_pem.write_to_path(str(authorities))
+    context = RenewingContext.of(make, [authorities])
+    alice = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    servers.configure_trust(alice)
+    first.issue_cert("alice@mx.test").configure_cert(alice)
+
+    def connect(session: ssl.SSLSession | None) -> tuple[ssl.SSLObject, ssl.SSLObject]:
+        up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+        server = context.wrap_bio(up, down, server_side=True)
+        client = alice.wrap_bio(down, up, server_hostname="mx.test", session=session)
+        for step in (client, server, client):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                step.do_handshake()
+        server.do_handshake()
+        server.write(b"x")
+        assert client.read(1) == b"x"  # the ticket comes before it
+        return client, server
+
+    client, server = connect(None)
+    assert server.getpeercert()
+    again, _ = connect(client.session)
+    assert again.session_reused
+    second.cert_pem.write_to_path(str(authorities))
+    context.check_files(at_once=True)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        connect(client.session)
 
 
 @pytest.mark.parametrize(

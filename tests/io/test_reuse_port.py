@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from mailauth_io import _loops, server
+from mailauth_io import server
 from mailauth_io.adapters.connection import ServerConnection
+from tests.io import loops
 from tests.io.grant_stores import on_both_loops
 from tests.io.line_echo import Echo, EchoEvent
 from tests.serving import LOOPS, Served, messages, run, served
@@ -33,7 +34,7 @@ def free_port() -> Iterator[int]:
 
 
 @on_both_loops
-async def test_two_listeners_share_a_port_when_both_want_to(loop: _loops.Loop) -> None:
+async def test_two_listeners_share_a_port_when_both_want_to(loop: loops.Loop) -> None:
     """On IPv4 and IPv6."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:

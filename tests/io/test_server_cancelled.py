@@ -14,13 +14,15 @@ import pytest
 import trio
 
 from mailauth import pop3, smtp
-from mailauth_io import _loops, server, stores
+from mailauth_io import server, stores
+from mailauth_io._workers import FILES
 from mailauth_io.adapters.connection import ServerConnection
 from mailauth_io.adapters.stream import Peer
 from mailauth_io.server._state import ServerState
 from mailauth_io.server.pop3_session import Pop3Session
 from mailauth_io.server.smtp_session import SmtpSession
 from mailauth_io.stores import _maildir, maildir_maildrops
+from tests.io import loops
 from tests.io.next_hops import Double, Fault
 from tests.io.server_support import PASSWORD, Run, accounts, on_both_loops
 from tests.io.time_machine import MemoryStream
@@ -44,7 +46,7 @@ class SilentClient(MemoryStream):
         if self.said:
             return
         self.silent = True
-        await _loops.current().sleep_forever()
+        await loops.current().sleep_forever()
 
     def put_back(self, data: bytes) -> None:
         self.said.insert(0, data)
@@ -57,9 +59,9 @@ async def cancel(
 
     async def wait() -> None:
         while not ready():
-            await _loops.current().sleep(0)
+            await loops.current().sleep(0)
 
-    if _loops.current().name == "trio":
+    if loops.current().name == "trio":
         async with trio.open_nursery() as nursery:
             nursery.start_soon(work)
             await wait()
@@ -76,6 +78,11 @@ async def cancel(
     meanwhile()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def threads_have_ended() -> None:
+    while FILES.limiter.borrowed_tokens:
+        await loops.current().sleep(0)
 
 
 def server_state(
@@ -135,7 +142,7 @@ class Stuck:
         self.count += 1
         if self.count == 2:
             self.stuck = True
-            await _loops.current().sleep_forever()
+            await loops.current().sleep_forever()
         return await self.real.stage(name, head, content)
 
 
@@ -166,7 +173,7 @@ def test_while_the_next_hop_has_not_spoken(run: Run, tmp_path: Path) -> None:
     stream = SilentClient(commands, b"whole\r\n.\r\n")
 
     async def main() -> None:
-        async with _loops.current().adapter.serve_smtp(double.session, smtp.ServerSettings(), grace=0.1) as listener:
+        async with loops.current().adapter.serve_smtp(double.session, smtp.ServerSettings(), grace=0.1) as listener:
             hop = server.NextHop(host="127.0.0.1", port=listener.port, tls_required=False)
             work = smtp_work(server_state(stores.MaildirMaildrops(tmp_path), budget, hop), stream)
             await cancel(work, lambda: double.heard[-1:] == ["MessageComplete"])
@@ -205,11 +212,12 @@ def test_while_a_thread_opens_the_maildrop(run: Run, tmp_path: Path, monkeypatch
 
     async def first() -> None:
         await cancel(pop3_work(server_state(maildrops, stores.Budget()), stream), entered.is_set, go_on.set)
+        await threads_have_ended()
 
     async def second() -> None:
         assert not isinstance(await maildrops.open("alice"), pop3.Unavailable)
 
-    run(first)  # asyncio.run waits for running threads
+    run(first)
     run(second)
 
 
@@ -229,6 +237,7 @@ def test_while_a_thread_writes_the_message(run: Run, tmp_path: Path, monkeypatch
     async def main() -> None:
         shared = server_state(stores.MaildirMaildrops(tmp_path), budget)
         await cancel(smtp_work(shared, stream), entered.is_set, go_on.set)
+        await threads_have_ended()
 
     run(main)
     assert budget.free == budget.size
@@ -254,12 +263,13 @@ def test_while_a_thread_deletes(run: Run, tmp_path: Path, monkeypatch: pytest.Mo
             await (await maildrops.stage("alice", b"", content)).commit()
         monkeypatch.setattr(os, "unlink", slow)
         work = pop3_work(server_state(maildrops, stores.Budget()), stream)
-        if _loops.current().name == "trio":  # a trio task waits for its thread
+        if loops.current().name == "trio":  # a trio task waits for its thread
             await cancel(work, entered.is_set, go_on.set)
         else:
             await cancel(work, entered.is_set)
             assert await maildrops.open("alice") is pop3.Unavailable.IN_USE
             go_on.set()
+        await threads_have_ended()
 
     async def second() -> None:
         opened = await maildrops.open("alice")

@@ -13,11 +13,12 @@ from typing import Any, BinaryIO, TypeVar, TypeVarTuple
 import pytest
 
 from mailauth import sasl
-from mailauth_io import _loops, server, stores
+from mailauth_io import server, stores
 from mailauth_io.server._failed_logins import MEMORY
 from mailauth_io.server._state import ServerState
 from mailauth_io.stores import Hashing, write_credential
 from mailauth_io.stores.credentials import read_credential
+from tests.io import loops
 from tests.io.gone_clients import ends_of_sessions
 from tests.io.server_support import PASSWORD, TIMEOUT, Clock, Run, Served, accounts, authenticate, meet, on_both_loops
 from tests.io.tls import client_context
@@ -174,10 +175,12 @@ def greet(port: str, connection: socket.socket, lines: BinaryIO) -> None:
 
 
 class Unavailable(stores.MemoryAccounts):
-    """Accounts whose password check fails."""
+    """Accounts that cannot be looked up, except the postmaster's."""
 
-    async def check_password(self, name: str, password: bytes, source: stores.LoginSource = stores.LOCAL) -> bool:
-        raise OSError("no such server")
+    async def find(self, name: str) -> stores.Account | None:
+        if name != "bob":
+            raise OSError("no such server")
+        return await super().find(name)
 
 
 @on_both_loops
@@ -217,7 +220,7 @@ def test_the_refusal_leaves_when_the_waiting_is_over_and_holds_nobody_else_back(
     server_state: list[Served] = []
 
     async def sleep(seconds: float) -> None:
-        await _loops.current().in_thread(meanwhile, server_state[0])
+        await loops.current().in_thread(meanwhile, server_state[0])
 
     def client(served: Served) -> None:
         server_state.append(served)
@@ -239,8 +242,10 @@ def test_the_refusal_leaves_when_the_waiting_is_over_and_holds_nobody_else_back(
 @pytest.mark.parametrize("port", ["smtps", "pop3s"])
 def test_a_wrong_token_waits_before_it_is_told_in_json_and_once(run: Run, port: str, hangs_up: bool) -> None:
     """RFC 7628 section 3.2.2: the JSON reports the failure, so an attacker need not wait for the reply."""
+    accounts = stores.MemoryAccounts({"alice": b"x", "bob": b"y"}, tokens=[("alice", b"t0ken")])
     kept = server.Stores(
-        accounts=stores.MemoryAccounts({"alice": b"x", "bob": b"y"}, tokens=[("alice", b"t0ken")]),
+        accounts=accounts,
+        tokens=accounts,
         maildrops=stores.MemoryMaildrops(),
         outbox=stores.MemoryOutbox(),
     )
@@ -292,9 +297,8 @@ def test_a_password_that_grows_too_long_is_a_failed_login_that_costs_no_hash(
     sleeps = Sleeps()
     credential = read_credential(write_credential("SCRAM-SHA-256", PASSWORD.encode()).encode())
     kept = server.Stores(
-        accounts=stores.MemoryAccounts(
-            [stores.Account(name=name, credential=credential) for name in ("alice", "bob")], hashing=NeverHashes()
-        ),
+        accounts=stores.MemoryAccounts([stores.Account(name=name, credential=credential) for name in ("alice", "bob")]),
+        hashing=NeverHashes(),
         maildrops=stores.MemoryMaildrops(),
         outbox=stores.MemoryOutbox(),
     )

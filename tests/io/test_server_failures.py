@@ -9,13 +9,13 @@ import re
 import smtplib
 import sqlite3
 import threading
-from collections.abc import Callable, Set
+from collections.abc import Callable, Collection, Set
 from typing import TypeVar
 
 import attrs
 import pytest
 
-from mailauth import LocalProtocolError, pop3, sasl
+from mailauth import LocalProtocolError, pop3
 from mailauth_io import server, stores
 from mailauth_io.logs import shown
 from mailauth_io.server._log import log_failure
@@ -42,29 +42,16 @@ class Accounts:
     broken: Broken
     real: stores.MemoryAccounts = attrs.field(factory=accounts)
 
-    @property
-    def proofs(self) -> frozenset[stores.Proof]:
-        return self.real.proofs
-
     async def refresh(self, *, at_once: bool = False) -> stores.Changes | None:
         self.broken.check("refresh")
         return await self.real.refresh(at_once=at_once)
 
-    async def exists(self, name: str) -> bool:
-        self.broken.check("exists")
-        return await self.real.exists(name)
+    async def find(self, name: str) -> stores.Account | None:
+        self.broken.check("find")
+        return await self.real.find(name)
 
-    async def check_password(self, name: str, password: bytes, source: stores.LoginSource = stores.LOCAL) -> bool:
-        self.broken.check("check_password")
-        return await self.real.check_password(name, password, source)
-
-    async def secret(self, name: str) -> bytes | None:
-        self.broken.check("secret")
-        return await self.real.secret(name)
-
-    async def scram_keys(self, name: str, hash_name: str, source: stores.LoginSource = stores.LOCAL) -> sasl.ScramKeys:
-        self.broken.check("scram_keys")
-        return await self.real.scram_keys(name, hash_name, source)
+    def credentials(self) -> Collection[stores.Credential]:
+        return self.real.credentials()
 
     async def token_owner(self, token: bytes) -> str | None:
         self.broken.check("token_owner")
@@ -151,15 +138,13 @@ def deliver(served: Served, text: str | bytes = "Subject: x\r\n\r\nbody") -> Non
         assert smtp.sendmail("sender@far.test", ["alice@example.test"], text) == {}
 
 
-@pytest.mark.parametrize(("mechanism", "method"), [("PLAIN", "check_password"), ("CRAM-MD5", "secret")])
-def test_accounts_that_fail_are_a_temporary_failure(
-    run: Run, mechanism: str, method: str, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("mechanism", ["PLAIN", "CRAM-MD5"])
+def test_accounts_that_fail_are_a_temporary_failure(run: Run, mechanism: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "mailauth.server")
     backend = Behind()
 
     def client(served: Served) -> None:
-        backend.broken.methods = {method}
+        backend.broken.methods = {"find"}
         with served.smtp("smtps") as smtp:
             with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
                 authenticate(smtp, mechanism)
@@ -173,9 +158,10 @@ def test_accounts_that_fail_are_a_temporary_failure(
 
 
 def test_a_pop3_login_that_the_accounts_cannot_judge_is_temporary(run: Run) -> None:
-    backend = Behind(broken=Broken({"check_password"}))
+    backend = Behind()
 
     def client(served: Served) -> None:
+        backend.broken.methods = {"find"}
         with pytest.raises(poplib.error_proto, match=r"-ERR \[SYS/TEMP\]"):
             served.log_in()
         assert not served.may_relay()
@@ -187,7 +173,7 @@ def test_a_recipient_that_the_accounts_cannot_tell_of_is_put_off(run: Run) -> No
     backend = Behind()
 
     def client(served: Served) -> None:
-        backend.broken.methods = {"exists"}
+        backend.broken.methods = {"find"}
         with served.smtp() as smtp:
             smtp.mail("sender@far.test")
             code, text = smtp.rcpt("alice@example.test")

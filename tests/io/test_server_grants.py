@@ -8,10 +8,11 @@ import logging
 import pytest
 
 from mailauth.grants import Grant
-from mailauth_io import _loops, server, stores
+from mailauth_io import server, stores
 from mailauth_io.logs import Event
 from mailauth_io.server import _grant_service
 from mailauth_io.server._grant_service import MANY_IDENTITIES, GrantService
+from tests.io import loops
 from tests.io.grant_stores import on_both_loops as on_each_loop
 from tests.io.server_support import PASSWORD, Run, Served, accounts, meet, on_both_loops
 
@@ -45,7 +46,7 @@ def test_other_addresses_are_granted_as_ever(run: Run) -> None:
 
 
 @on_each_loop
-async def test_what_another_server_granted_there_is_not_found_either(loop: _loops.Loop) -> None:
+async def test_what_another_server_granted_there_is_not_found_either(loop: loops.Loop) -> None:
     """In every spelling of the address."""
     shared = stores.MemoryGrants()
     grant_service = GrantService(shared, (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("fe80::/64")))
@@ -59,7 +60,7 @@ async def test_what_another_server_granted_there_is_not_found_either(loop: _loop
 
 @on_each_loop
 async def test_many_identities_at_one_address_is_told_once(
-    loop: _loops.Loop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    loop: loops.Loop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The warning is for more than eight identities.  The number of remembered addresses is limited."""
     monkeypatch.setattr(_grant_service, "REMEMBERED", 2)

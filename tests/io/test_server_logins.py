@@ -46,9 +46,22 @@ def server_context() -> ssl.SSLContext:
     return made
 
 
-def meet(run: Run, accounts: MemoryAccounts, client: Callable[[server.RunningServer], Awaitable[None]]) -> None:
+def meet(
+    run: Run,
+    accounts: MemoryAccounts,
+    client: Callable[[server.RunningServer], Awaitable[None]],
+    *,
+    tokens: bool = False,
+    certificates: bool = False,
+) -> None:
     config = server.Config(smtp=0, smtps=0, pop3=0, pop3s=0, ssl_context=server_context())
-    kept = server.Stores(accounts=accounts, maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox())
+    kept = server.Stores(
+        accounts=accounts,
+        maildrops=stores.MemoryMaildrops(),
+        outbox=stores.MemoryOutbox(),
+        tokens=accounts if tokens else None,
+        certificates=accounts if certificates else None,
+    )
 
     async def main() -> None:
         async with server.serve(config, kept, sleep=at_once) as ports:
@@ -131,7 +144,7 @@ def test_tokens_open_the_account_they_were_issued_to(run: Run, login: Login, upg
             assert await ask(TOKEN, "bob") == refused(login)
             assert await ask("other", "alice") == refused(login)
 
-    meet(run, accounts, client)
+    meet(run, accounts, client, tokens=True)
 
 
 @on_both_loops
@@ -172,7 +185,7 @@ def test_a_certificate_opens_the_accounts_that_its_names_stand_for(run: Run, log
         assert await external(both, "bob") == "ok"
         assert await external(both, "carol") == refused(login)
 
-    meet(run, accounts, client)
+    meet(run, accounts, client, certificates=True)
 
 
 @on_both_loops
@@ -189,7 +202,7 @@ def test_a_certificate_that_others_issued_gets_no_session(run: Run, login: Login
             ended = "no session"
         assert ended != "ok"
 
-    meet(run, accounts, client)
+    meet(run, accounts, client, certificates=True)
 
 
 @on_both_loops
@@ -227,7 +240,7 @@ def test_a_password_outside_ascii_is_the_same_by_every_mechanism(run: Run, login
                 sasl.PlainClient(authentication_identity="alice", password=data),
                 sasl.LoginClient(authentication_identity="alice", password=data),
             ]
-            if stores.Proof.SCRAM_SHA_256 in accounts.proofs:
+            if stores.Proof.SCRAM_SHA_256 in server.Authenticator(accounts).proofs:
                 mechanisms.append(scram("alice", typed))
             for mechanism in mechanisms:
                 assert await login(ports, context(), mechanism, False) == "ok", (typed, mechanism)
@@ -241,7 +254,7 @@ def test_a_password_outside_ascii_is_the_same_by_every_mechanism(run: Run, login
 @pytest.mark.parametrize("typed", [COMPOSED, DECOMPOSED, COMPATIBLE])
 def test_a_hash_of_a_password_outside_ascii_is_too(typed: str) -> None:
     """As sent by PLAIN and by LOGIN."""
-    accounts = kept("ARGON2ID", COMPOSED)
+    accounts = server.Authenticator(kept("ARGON2ID", COMPOSED))
 
     async def main() -> None:
         for password in {typed.encode(), sasl.saslprep(typed).encode()}:

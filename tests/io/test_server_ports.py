@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from mailauth import LocalProtocolError
-from mailauth_io import _loops, server, stores
+from mailauth_io import server, stores
 from mailauth_io.adapters.listener import Listener
 from mailauth_io.server import _serve
+from tests.io import loops
 from tests.io.server_support import TIMEOUT, Run, Served, accounts, meet, on_both_loops
 from tests.io.tls import server_context
 
@@ -144,7 +145,7 @@ def test_leaving_ends_the_sessions_politely(run: Run) -> None:
     async def main() -> None:
         async with server.serve(server.Config(smtp=0), kept()) as ports:
             assert ports.smtp is not None
-            client = await _loops.current().in_thread(smtplib.SMTP, "127.0.0.1", ports.smtp, "client.test", TIMEOUT)
+            client = await loops.current().in_thread(smtplib.SMTP, "127.0.0.1", ports.smtp, "client.test", TIMEOUT)
 
             def listen() -> bytes:
                 assert client.file is not None
@@ -152,6 +153,6 @@ def test_leaving_ends_the_sessions_politely(run: Run) -> None:
                 client.close()
                 return line
 
-        assert (await _loops.current().in_thread(listen)).startswith(b"421 ")
+        assert (await loops.current().in_thread(listen)).startswith(b"421 ")
 
     run(main)

@@ -16,16 +16,17 @@ import pytest
 import trio
 
 from mailauth import ACCEPT, pop3, smtp
-from mailauth_io import _loops, logs
+from mailauth_io import logs
 from mailauth_io.adapters.connection import ServerConnection
 from mailauth_io.adapters.listener import Listener, Session
+from tests.io import loops
 from tests.io.line_echo import dial, on_both_loops, read_all_or_reset
 
 WORDS = "a mistake in a program"
 
 
 def serve(protocol: str, session: Session[Any], **options: Any) -> AbstractAsyncContextManager[Listener]:
-    adapter = _loops.current().adapter
+    adapter = loops.current().adapter
     if protocol == "SMTP":
         return adapter.serve_smtp(session, smtp.ServerSettings(), **options)
     return adapter.serve_pop3(session, pop3.ServerSettings(), **options)
@@ -64,7 +65,7 @@ async def until_closed(connection: ServerConnection[Any]) -> None:
 
 async def raises_beside(connection: ServerConnection[Any]) -> None:
     """Raise in a child task, so that the exception is in a group."""
-    if _loops.current().name == "trio":
+    if loops.current().name == "trio":
         async with trio.open_nursery() as nursery:
             nursery.start_soon(raises, connection)
     else:
@@ -78,7 +79,7 @@ SESSIONS = [raises, raises_at_an_event, raises_at_the_end, raises_beside]
 @contextlib.asynccontextmanager
 async def visited(protocol: str, session: Session[Any], **options: Any) -> AsyncIterator[tuple[Listener, Any]]:
     async with serve(protocol, session, **options) as listener:
-        with await _loops.current().in_thread(dial, listener.port) as client:
+        with await loops.current().in_thread(dial, listener.port) as client:
             yield listener, client
 
 
@@ -102,10 +103,10 @@ def test_an_exception_is_logged_with_message_traceback_and_peer(
         async with visited(protocol, session) as (_, client):
             port: int = client.getsockname()[1]
             client.sendall(b"NOOP\r\nCAPA\r\nQUIT\r\n")
-            await _loops.current().in_thread(read_all_or_reset, client)
+            await loops.current().in_thread(read_all_or_reset, client)
             return port
 
-    port = _loops.named(name).run(main)
+    port = loops.named(name).run(main)
     record, shown = the_failure(caplog)
     assert isinstance(record.msg, logs.Event)
     assert record.msg.name == "session failed"
@@ -139,14 +140,14 @@ def test_an_exception_while_the_server_ends_is_logged_and_ends_it_orderly(
                 if grace:
                     await until_closed(connection)
                 else:
-                    await _loops.current().sleep_forever()
+                    await loops.current().sleep_forever()
             finally:
                 raise ZeroDivisionError(WORDS)
 
         async with visited(protocol, session, grace=grace):
             await begun.wait()
 
-    _loops.named(name).run(main)
+    loops.named(name).run(main)
     record, shown = the_failure(caplog)
     assert record.getMessage().startswith("session failed peer=127.0.0.1 ")
     assert ", in session\n" in shown
@@ -195,9 +196,9 @@ def test_an_error_of_the_system_has_a_traceback_too(
 
     async def main() -> None:
         async with visited(protocol, session) as (_, client):
-            await _loops.current().in_thread(read_all_or_reset, client)
+            await loops.current().in_thread(read_all_or_reset, client)
 
-    _loops.named(name).run(main)
+    loops.named(name).run(main)
     record, shown = the_failure(caplog)
     assert ", in session\n" in shown
     assert "No such file or directory: 'settings'" in shown
@@ -220,7 +221,7 @@ def test_the_cancellation_of_another_task_is_a_failure_of_the_session(
 
     async def main() -> None:
         async with visited(protocol, session) as (_, client):
-            await _loops.current().in_thread(read_all_or_reset, client)
+            await loops.current().in_thread(read_all_or_reset, client)
 
     asyncio.run(main())
     record, shown = the_failure(caplog)
@@ -238,7 +239,7 @@ def test_a_client_that_resets_the_connection_raises_nothing_in_its_session(
     ended: list[bool] = []
 
     async def main() -> None:
-        begun = _loops.current().event()
+        begun = loops.current().event()
 
         async def session(connection: ServerConnection[Any]) -> None:
             begun.set()
@@ -250,13 +251,13 @@ def test_a_client_that_resets_the_connection_raises_nothing_in_its_session(
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
 
-    _loops.named(name).run(main)
+    loops.named(name).run(main)
     assert ended == [True]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @on_both_loops
-async def test_a_machine_that_cannot_be_built_is_a_failed_session_too(loop: _loops.Loop) -> None:
+async def test_a_machine_that_cannot_be_built_is_a_failed_session_too(loop: loops.Loop) -> None:
     """The server continues."""
 
     def build(entropy: bytes, tls: object) -> smtp.ServerConnection:

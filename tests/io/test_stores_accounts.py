@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
+from mailauth_io.server import Authenticator
 from mailauth_io.stores import AccountsError, AccountsFile, MemoryAccounts, from_password, mailbox_name
 from tests.io.server_support import Run, on_both_loops
 
@@ -40,10 +41,11 @@ def test_a_canonical_name_is_its_own_canonical_name(text: str) -> None:
 
 @on_both_loops
 def test_the_right_password_alone_is_right(run: Run) -> None:
-    accounts = MemoryAccounts({"Alice": b"secret", "bob@example.test": b"hunter2"}, domains=DOMAINS)
+    store = MemoryAccounts({"Alice": b"secret", "bob@example.test": b"hunter2"}, domains=DOMAINS)
+    accounts = Authenticator(store)
 
     async def main() -> None:
-        assert accounts.names == ("alice", "bob")
+        assert store.names == ("alice", "bob")
         assert await accounts.check_password("alice", b"secret")
         assert not await accounts.check_password("alice", b"secret ")
         assert not await accounts.check_password("alice", b"hunter2")
@@ -67,7 +69,7 @@ def test_an_unknown_name_costs_what_a_wrong_password_costs(run: Run, monkeypatch
         return one == other
 
     monkeypatch.setattr(hmac, "compare_digest", compare_digest)
-    accounts = MemoryAccounts({"alice": b"a rather long password that nobody guesses"})
+    accounts = Authenticator(MemoryAccounts({"alice": b"a rather long password that nobody guesses"}))
 
     async def main() -> None:
         assert not await accounts.check_password("alice", b"wrong")
@@ -113,7 +115,7 @@ def written(folder: Path, text: bytes, mode: int = 0o600) -> Path:
 @on_both_loops
 def test_a_passwd_file_gives_accounts(run: Run, tmp_path: Path) -> None:
     path = written(tmp_path, b"# comment\n\nalice:{PLAIN}se cret:1000:1000::/home/alice::\r\nbob:{plain}{x}y\n")
-    accounts = MemoryAccounts(file=AccountsFile(path))
+    accounts = Authenticator(MemoryAccounts(file=AccountsFile(path)))
 
     async def main() -> None:
         assert await accounts.check_password("alice", b"se cret")

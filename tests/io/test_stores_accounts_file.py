@@ -10,6 +10,7 @@ from typing import TypeVar, TypeVarTuple
 import attrs
 import pytest
 
+from mailauth_io.server import Authenticator
 from mailauth_io.stores import (
     AccountsFile,
     Changes,
@@ -33,7 +34,8 @@ class ServerState:
 
     path: Path
     clock: Clock
-    accounts: MemoryAccounts
+    accounts: Authenticator
+    names: Callable[[], tuple[str, ...]]
 
     def write(self, text: str) -> None:
         """Write the file.  Its mtime is the time of the clock."""
@@ -52,7 +54,7 @@ def server_state(tmp_path: Path) -> ServerState:
     path.write_text("alice:{PLAIN}one\nbob:{PLAIN}two\n")
     clock = Clock(NOW)
     accounts = MemoryAccounts([from_password("root", b"zero")], file=AccountsFile(path, clock=clock))
-    return ServerState(path, clock, accounts)
+    return ServerState(path, clock, Authenticator(accounts), lambda: accounts.names)
 
 
 @on_both_loops
@@ -68,7 +70,7 @@ def test_a_change_counts_within_two_seconds(run: Run, server_state: ServerState)
         assert changes is not None
         assert changes.revoked == {"alice", "bob"}
         assert changes.warnings == (f"reloaded {server_state.path}: 3 accounts",)
-        assert server_state.accounts.names == ("root", "alice", "carol")
+        assert server_state.names() == ("root", "alice", "carol")
         assert await server_state.accounts.check_password("alice", b"new")
         assert not await server_state.accounts.check_password("alice", b"one")
         assert not await server_state.accounts.exists("bob")
@@ -181,7 +183,7 @@ def test_a_broken_line_is_named_and_takes_no_other_down(run: Run, server_state: 
         assert not await server_state.accounts.check_password("alice", b"one")
         assert await server_state.accounts.secret("alice") is None
         assert await server_state.accounts.check_password("bob", b"two")
-        assert server_state.accounts.names == ("root", "alice", "bob")
+        assert server_state.names() == ("root", "alice", "bob")
 
     run(main)
 
@@ -261,7 +263,8 @@ def test_a_password_that_changes_while_it_is_hashed_is_right_no_more(run: Run, t
                 await server_state.later(5)
             return result
 
-    server_state = ServerState(path, clock, MemoryAccounts(file=AccountsFile(path, clock=clock), hashing=Meanwhile()))
+    accounts = MemoryAccounts(file=AccountsFile(path, clock=clock))
+    server_state = ServerState(path, clock, Authenticator(accounts, hashing=Meanwhile()), lambda: accounts.names)
     change = ""
 
     async def main() -> None:

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from mailauth_io import _loops, _threads
 from mailauth_io.stores._bounded_executor import THREADS, BoundedExecutor, StoreTimeout
+from tests.io import loops
 from tests.io.line_echo import on_both_loops
 from tests.io.server_support import Clock
 from tests.io.time_machine import together
@@ -29,7 +29,7 @@ class Sleeper:
 
 
 @on_both_loops
-async def test_what_it_is_asked_for_comes_back_and_so_does_an_exception(loop: _loops.Loop) -> None:
+async def test_what_it_is_asked_for_comes_back_and_so_does_an_exception(loop: loops.Loop) -> None:
     asking = BoundedExecutor()
     assert await asking.run(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
@@ -38,7 +38,7 @@ async def test_what_it_is_asked_for_comes_back_and_so_does_an_exception(loop: _l
 
 
 @on_both_loops
-async def test_nobody_waits_longer_than_the_timeout_and_no_thread_is_added(loop: _loops.Loop) -> None:
+async def test_nobody_waits_longer_than_the_timeout_and_no_thread_is_added(loop: loops.Loop) -> None:
     """The timeout also applies to calls that get no thread."""
     asking, sleeper = BoundedExecutor(timeout=0.01), Sleeper()
 
@@ -52,7 +52,7 @@ async def test_nobody_waits_longer_than_the_timeout_and_no_thread_is_added(loop:
 
 
 @on_both_loops
-async def test_after_a_silence_it_is_left_alone_then_one_question_tries_it(loop: _loops.Loop) -> None:
+async def test_after_a_silence_it_is_left_alone_then_one_question_tries_it(loop: loops.Loop) -> None:
     """Other calls fail at once, while that one waits and during the pause after each timeout."""
     clock, asked = Clock(), 0
     asking, sleeper = BoundedExecutor(timeout=20.0, pause=5.0, clock=clock), Sleeper()
@@ -83,7 +83,7 @@ async def test_after_a_silence_it_is_left_alone_then_one_question_tries_it(loop:
 
 
 @on_both_loops
-async def test_a_store_that_is_down_is_asked_again_at_once(loop: _loops.Loop) -> None:
+async def test_a_store_that_is_down_is_asked_again_at_once(loop: loops.Loop) -> None:
     """A refused connection takes no time, so there is no pause.  The store is used as soon as it is back."""
     clock = Clock()
     asking = BoundedExecutor(timeout=20.0, clock=clock)
@@ -101,17 +101,3 @@ async def test_a_store_that_is_down_is_asked_again_at_once(loop: _loops.Loop) ->
         with pytest.raises(ConnectionRefusedError):
             await asking.run(down)
     assert await asking.run(len, "x") == 1
-
-
-@on_both_loops
-async def test_a_thread_that_nobody_waits_for_is_taken_until_it_ends(loop: _loops.Loop) -> None:
-    """A store that never responds holds at most the allowed number of threads."""
-    few, sleeper = _threads.thread_pool(1), Sleeper()
-    while not sleeper.asked:  # the timeout may expire before the thread has started
-        with pytest.raises(TimeoutError):
-            await few.within(0.01, sleeper)
-    with pytest.raises(TimeoutError):
-        await few.within(0.01, sleeper)
-    assert sleeper.asked == 1
-    sleeper.woken.set()
-    assert await few.within(20, len, "x") == 1

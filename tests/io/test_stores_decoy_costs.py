@@ -16,9 +16,10 @@ import passlib.hash
 import pytest
 
 from mailauth import pop3, sasl
-from mailauth_io import _loops, server, stores
+from mailauth_io import server, stores
 from mailauth_io.stores import Account, MemoryAccounts, write_credential
 from mailauth_io.stores.credentials import read_credential
+from tests.io import loops
 from tests.io.logins import Login, outcome, pop3_login, refused, replied, smtp_login
 from tests.io.server_support import Run, at_once, on_both_loops
 from tests.io.tls import client_context, server_context
@@ -103,7 +104,7 @@ async def without_sasl(
 ) -> str:
     """Log in with USER and PASS, or with APOP."""
     assert ports.pop3s is not None
-    async with await _loops.current().adapter.connect(
+    async with await loops.current().adapter.connect(
         lambda tls: pop3.ClientConnection(tls=tls), "127.0.0.1", ports.pop3s, ssl_context=tls, implicit_tls=True
     ) as client:
         await replied(client)

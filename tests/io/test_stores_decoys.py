@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 from mailauth import sasl
+from mailauth_io.server import Authenticator
 from mailauth_io.stores import Account, AccountsFile, MemoryAccounts, Proof, from_password, write_credential
 from mailauth_io.stores.credentials import Credential, Scram
 from tests.io.server_support import Run, on_both_loops
@@ -37,7 +38,8 @@ def test_an_unknown_name_is_checked_against_the_commonest_kind(run: Run) -> None
     rare = Counted(b"one", "{X} of 1 round")
     common = [Counted(b"two", "{X} of 9 rounds"), Counted(b"two", "{X} of 9 rounds")]
     credentials = {"alice": rare, "bob": common[0], "carol": common[1]}
-    accounts = MemoryAccounts([Account(name=name, credential=found) for name, found in credentials.items()])
+    store = MemoryAccounts([Account(name=name, credential=found) for name, found in credentials.items()])
+    accounts = Authenticator(store)
 
     async def main() -> None:
         assert not await accounts.check_password("nobody", b"two")
@@ -54,7 +56,8 @@ def test_a_mailbox_without_a_password_answers_like_an_unknown_name(run: Run) -> 
     bob = Counted(b"two", "{X}")
 
     async def main() -> None:
-        accounts = MemoryAccounts([Account(name="alice", credential=None), Account(name="bob", credential=bob)])
+        store = MemoryAccounts([Account(name="alice", credential=None), Account(name="bob", credential=bob)])
+        accounts = Authenticator(store)
         assert not await accounts.check_password("alice", b"two")
         assert bob.checked == 1
         assert await accounts.scram_keys("alice", "sha256") == await accounts.scram_keys("alice", "sha256")
@@ -73,13 +76,13 @@ def test_an_unknown_name_has_a_salt_of_its_own_that_outlasts_the_process(run: Ru
     written = [scram("alice"), scram("bob"), scram("carol", 4096, 16)]
 
     async def main() -> None:
-        first, second = MemoryAccounts(written), MemoryAccounts(written)
+        first, second = Authenticator(MemoryAccounts(written)), Authenticator(MemoryAccounts(written))
         keys = await first.scram_keys("nobody", "sha256")
         assert (keys.iterations, len(keys.salt)) == (8192, 12)
         assert keys == await first.scram_keys("nobody", "sha256")
         assert keys == await second.scram_keys("nobody", "sha256")
         assert keys.salt != (await first.scram_keys("nobody2", "sha256")).salt
-        more = MemoryAccounts([*written, from_password("dave", b"x")])
+        more = Authenticator(MemoryAccounts([*written, from_password("dave", b"x")]))
         assert await more.scram_keys("alice", "sha256") == await first.scram_keys("alice", "sha256")
         assert len((await first.scram_keys("alice", "sha1")).stored_key) == 20
 
@@ -105,7 +108,7 @@ def test_each_login_derives_keys_once_whatever_was_before(run: Run, derived: lis
     """Otherwise the time of a login would show which names have logged in with SCRAM before."""
 
     async def main() -> None:
-        accounts = MemoryAccounts({"alice": b"one", "bob": b"two"})
+        accounts = Authenticator(MemoryAccounts({"alice": b"one", "bob": b"two"}))
         before = await accounts.scram_keys("alice", "sha256")
         for name in ("alice", "nobody", "bob", "alice", "nobody"):
             for hash_name in ("sha256", "sha1"):
@@ -128,14 +131,14 @@ def test_accounts_that_are_added_leave_the_salts_of_unknown_names(run: Run, tmp_
 
     async def main() -> None:
         path.write_text(line("alice"))
-        accounts = MemoryAccounts(file=AccountsFile(path))
+        accounts = Authenticator(MemoryAccounts(file=AccountsFile(path)))
         before = await accounts.scram_keys("nobody", "sha256")
         for number in range(8):
             with path.open("a") as file:
                 file.write(line(f"user{number}"))
             assert await accounts.refresh(at_once=True) is not None
             assert await accounts.scram_keys("nobody", "sha256") == before
-        anew = MemoryAccounts(file=AccountsFile(path))
+        anew = Authenticator(MemoryAccounts(file=AccountsFile(path)))
         assert await anew.scram_keys("nobody", "sha256") == before
         path.write_text(line("carol"))
         assert await accounts.refresh(at_once=True) is not None
@@ -148,20 +151,25 @@ def test_what_is_offered_is_what_every_account_can_be_proved_by() -> None:
     """Without accounts everything is offered, since the decoys support every proof."""
     plain = from_password("alice", b"one")
     hashed = Account(name="bob", credential=Counted(b"two", "{X}"))
-    assert MemoryAccounts([plain]).proofs == MemoryAccounts().proofs > {Proof.PASSWORD, Proof.SECRET}
-    assert MemoryAccounts([plain, hashed]).proofs == {Proof.PASSWORD}
-    assert MemoryAccounts([plain, scram("bob")]).proofs == {Proof.PASSWORD, Proof.SCRAM_SHA_256}
-    assert MemoryAccounts([plain]).timing_warning is None
+
+    def proofs(*accounts: Account) -> frozenset[Proof]:
+        return Authenticator(MemoryAccounts(accounts)).proofs
+
+    assert proofs(plain) == proofs() > {Proof.PASSWORD, Proof.SECRET}
+    assert proofs(plain, hashed) == {Proof.PASSWORD}
+    assert proofs(plain, scram("bob")) == {Proof.PASSWORD, Proof.SCRAM_SHA_256}
+    assert Authenticator(MemoryAccounts([plain])).timing_warning is None
 
 
 @on_both_loops
 def test_tokens_and_certificates_belong_to_accounts(run: Run) -> None:
-    accounts = MemoryAccounts(
+    store = MemoryAccounts(
         {"alice": b"one", "bob": b"two"},
         domains=frozenset({"example.test"}),
         tokens=[("Alice@example.test", b"t0ken"), ("bob", b"other")],
         certificate_names=[("email:a@x", "alice"), ("CN:both", "alice"), ("CN:both", "bob")],
     )
+    accounts = Authenticator(store, tokens=store, certificates=store)
 
     async def main() -> None:
         assert accounts.proofs >= {Proof.TOKEN, Proof.CERTIFICATE}

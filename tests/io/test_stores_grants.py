@@ -12,7 +12,8 @@ import pytest
 
 from mailauth import LocalProtocolError
 from mailauth.grants import Grant, normalize_address
-from mailauth_io import _loops, stores
+from mailauth_io import stores
+from tests.io import loops
 from tests.io.grant_stores import LIFETIME, InRedis, Keeper, Memory, Sqlite, on_both_loops
 from tests.io.server_support import run_on_asyncio
 from tests.redis_server import PASSWORD, RedisServer, redis_server
@@ -62,7 +63,7 @@ async def who(grants: stores.Grants, address: str) -> str | None:
 
 
 @on_both_loops
-async def test_a_login_opens_its_address_alone(loop: _loops.Loop, keeper: Keeper) -> None:
+async def test_a_login_opens_its_address_alone(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open()
     assert await grants.find(HERE) is None
     await grants.grant(HERE, "alice")
@@ -74,7 +75,7 @@ async def test_a_login_opens_its_address_alone(loop: _loops.Loop, keeper: Keeper
 
 
 @on_both_loops
-async def test_expiry_is_judged_at_lookup(loop: _loops.Loop, keeper: Keeper) -> None:
+async def test_expiry_is_judged_at_lookup(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open()
     await grants.grant(HERE, "alice")
     keeper.move(LIFETIME - 100)
@@ -84,7 +85,7 @@ async def test_expiry_is_judged_at_lookup(loop: _loops.Loop, keeper: Keeper) -> 
 
 
 @on_both_loops
-async def test_a_new_login_replaces_the_grant_and_nothing_else_extends_it(loop: _loops.Loop, keeper: Keeper) -> None:
+async def test_a_new_login_replaces_the_grant_and_nothing_else_extends_it(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open()
     await grants.grant(HERE, "alice")
     keeper.move(LIFETIME / 2)
@@ -97,7 +98,7 @@ async def test_a_new_login_replaces_the_grant_and_nothing_else_extends_it(loop: 
 
 
 @on_both_loops
-async def test_the_latest_login_answers_and_an_older_one_stays(loop: _loops.Loop, keeper: Keeper) -> None:
+async def test_the_latest_login_answers_and_an_older_one_stays(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open()
     assert await grants.grant(HERE, "alice") == 1
     keeper.move(10)
@@ -112,7 +113,7 @@ async def test_the_latest_login_answers_and_an_older_one_stays(loop: _loops.Loop
 
 @on_both_loops
 @pytest.mark.parametrize("spelling", ["::ffff:192.0.2.1", "::FFFF:c000:201", "0:0:0:0:0:ffff:c000:0201"])
-async def test_an_ipv4_mapped_address_is_the_ipv4_one(loop: _loops.Loop, keeper: Keeper, spelling: str) -> None:
+async def test_an_ipv4_mapped_address_is_the_ipv4_one(loop: loops.Loop, keeper: Keeper, spelling: str) -> None:
     """The prefix applies to IPv6 addresses only."""
     grants = keeper.open(ipv6_prefix=64)
     await grants.grant(spelling, "alice")
@@ -124,7 +125,7 @@ async def test_an_ipv4_mapped_address_is_the_ipv4_one(loop: _loops.Loop, keeper:
 
 
 @on_both_loops
-async def test_the_zone_is_dropped(loop: _loops.Loop, keeper: Keeper) -> None:
+async def test_the_zone_is_dropped(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open()
     await grants.grant("fe80::1%eth0", "alice")
     assert await who(grants, "FE80:0::1%eth1") == "alice"
@@ -132,7 +133,7 @@ async def test_the_zone_is_dropped(loop: _loops.Loop, keeper: Keeper) -> None:
 
 
 @on_both_loops
-async def test_an_ipv6_prefix_opens_its_whole_network_and_no_more(loop: _loops.Loop, keeper: Keeper) -> None:
+async def test_an_ipv6_prefix_opens_its_whole_network_and_no_more(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open(ipv6_prefix=64)
     await grants.grant("2001:db8::1", "alice")
     assert await who(grants, "2001:db8::ffff:1") == "alice"
@@ -143,7 +144,7 @@ async def test_an_ipv6_prefix_opens_its_whole_network_and_no_more(loop: _loops.L
 
 
 @on_both_loops
-async def test_what_is_no_address_is_refused(loop: _loops.Loop, keeper: Keeper) -> None:
+async def test_what_is_no_address_is_refused(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open()
     for text in ("", "localhost", "192.0.2.1:25", "[::1]"):
         with pytest.raises(LocalProtocolError):
@@ -155,7 +156,7 @@ async def test_what_is_no_address_is_refused(loop: _loops.Loop, keeper: Keeper) 
 
 
 @on_both_loops
-async def test_settings_out_of_range_are_refused(loop: _loops.Loop, keeper: Keeper) -> None:
+async def test_settings_out_of_range_are_refused(loop: loops.Loop, keeper: Keeper) -> None:
     for settings in ({"lifetime": -1.0}, {"ipv6_prefix": 0}, {"identities_per_address": 0}, {"max_grants": 0}):
         with pytest.raises(LocalProtocolError):
             keeper.open(**settings)
@@ -165,7 +166,7 @@ async def test_settings_out_of_range_are_refused(loop: _loops.Loop, keeper: Keep
 
 
 @on_both_loops
-async def test_revoking_an_identity_leaves_the_others_at_its_addresses(loop: _loops.Loop, keeper: Keeper) -> None:
+async def test_revoking_an_identity_leaves_the_others_at_its_addresses(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open()
     for address in (HERE, REMOTE_ADDRESS):
         await grants.grant(address, "bob")
@@ -180,7 +181,7 @@ async def test_revoking_an_identity_leaves_the_others_at_its_addresses(loop: _lo
 
 
 @on_both_loops
-async def test_revoking_an_address_leaves_its_people_elsewhere(loop: _loops.Loop, keeper: Keeper) -> None:
+async def test_revoking_an_address_leaves_its_people_elsewhere(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open()
     for identity in ("alice", "bob"):
         await grants.grant(HERE, identity)
@@ -193,7 +194,7 @@ async def test_revoking_an_address_leaves_its_people_elsewhere(loop: _loops.Loop
 
 
 @on_both_loops
-async def test_a_late_revocation_spares_later_logins(loop: _loops.Loop, keeper: Keeper) -> None:
+async def test_a_late_revocation_spares_later_logins(loop: loops.Loop, keeper: Keeper) -> None:
     """A process that notices a changed password late must not revoke grants made with the new password."""
     grants = keeper.open()
     await grants.grant(HERE, "alice")
@@ -206,7 +207,7 @@ async def test_a_late_revocation_spares_later_logins(loop: _loops.Loop, keeper: 
 
 
 @on_both_loops
-async def test_what_is_over_is_neither_shown_nor_counted(loop: _loops.Loop, keeper: Keeper) -> None:
+async def test_what_is_over_is_neither_shown_nor_counted(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open()
     await grants.grant(HERE, "alice")
     keeper.move(LIFETIME / 2)
@@ -230,7 +231,7 @@ async def test_what_is_over_is_neither_shown_nor_counted(loop: _loops.Loop, keep
 
 @on_both_loops
 async def test_identities_at_an_address_are_bounded_and_the_oldest_leaves_first(
-    loop: _loops.Loop, keeper: Keeper
+    loop: loops.Loop, keeper: Keeper
 ) -> None:
     grants = keeper.open(identities_per_address=3)
     for number, identity in enumerate(("alice", "bob", "carol", "alice", "dave"), start=1):
@@ -242,7 +243,7 @@ async def test_identities_at_an_address_are_bounded_and_the_oldest_leaves_first(
 
 
 @on_both_loops
-async def test_grants_in_all_are_bounded_and_the_oldest_leaves_first(loop: _loops.Loop, keeper: Keeper) -> None:
+async def test_grants_in_all_are_bounded_and_the_oldest_leaves_first(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open(max_grants=3)
     for number in range(6):
         await grants.grant(f"192.0.2.{number}", "alice" if number % 2 else "bob")
@@ -257,7 +258,7 @@ async def test_grants_in_all_are_bounded_and_the_oldest_leaves_first(loop: _loop
 FIND = """
 import asyncio, sys
 from pathlib import Path
-from mailauth_io.stores import SqliteGrants
+from mailauth_io.stores.sqlite_grants import SqliteGrants
 from mailauth_io.stores.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import RedisGrants
 
@@ -273,7 +274,7 @@ grants.close()
 
 @on_both_loops
 async def test_a_grant_is_visible_to_another_process_once_it_is_made(
-    loop: _loops.Loop, shared: Keeper, request: pytest.FixtureRequest
+    loop: loops.Loop, shared: Keeper, request: pytest.FixtureRequest
 ) -> None:
     """The grant is stored before +OK is sent, so a client that has read +OK may relay at every server."""
     if isinstance(shared, Sqlite):
@@ -293,7 +294,7 @@ async def test_a_grant_is_visible_to_another_process_once_it_is_made(
 
 
 @on_both_loops
-async def test_a_grant_outlasts_a_restart_and_so_does_its_end(loop: _loops.Loop, shared: Keeper) -> None:
+async def test_a_grant_outlasts_a_restart_and_so_does_its_end(loop: loops.Loop, shared: Keeper) -> None:
     grants = shared.open()
     await grants.grant(HERE, "alice")
     await grants.grant(REMOTE_ADDRESS, "bob")
@@ -308,7 +309,7 @@ async def test_a_grant_outlasts_a_restart_and_so_does_its_end(loop: _loops.Loop,
 
 
 @on_both_loops
-async def test_a_clock_that_steps_forward_ends_grants_early(loop: _loops.Loop, shared: Keeper) -> None:
+async def test_a_clock_that_steps_forward_ends_grants_early(loop: loops.Loop, shared: Keeper) -> None:
     """The alternative would be to allow relaying for longer than the lifetime."""
     grants = shared.open()
     await grants.grant(HERE, "alice")
@@ -319,7 +320,7 @@ async def test_a_clock_that_steps_forward_ends_grants_early(loop: _loops.Loop, s
 
 
 @on_both_loops
-async def test_a_clock_that_steps_back_ends_grants_for_good(loop: _loops.Loop, shared: Keeper) -> None:
+async def test_a_clock_that_steps_back_ends_grants_for_good(loop: loops.Loop, shared: Keeper) -> None:
     """A grant that expires later than now plus the lifetime counts as expired, even after the clock has caught up."""
     grants = shared.open()
     await grants.grant(HERE, "alice")
@@ -335,7 +336,7 @@ async def test_a_clock_that_steps_back_ends_grants_for_good(loop: _loops.Loop, s
 
 
 @on_both_loops
-async def test_of_many_grants_none_outlives_a_step_back(loop: _loops.Loop, shared: Keeper) -> None:
+async def test_of_many_grants_none_outlives_a_step_back(loop: loops.Loop, shared: Keeper) -> None:
     """There are more grants than one sweep removes.  Lookups ignore the others too."""
     grants = shared.open()
     for number in range(120):
@@ -346,7 +347,7 @@ async def test_of_many_grants_none_outlives_a_step_back(loop: _loops.Loop, share
 
 
 @on_both_loops
-async def test_a_shorter_lifetime_ends_what_would_outlive_it(loop: _loops.Loop, shared: Keeper) -> None:
+async def test_a_shorter_lifetime_ends_what_would_outlive_it(loop: loops.Loop, shared: Keeper) -> None:
     """After a restart with a shorter lifetime, older grants are limited to it."""
     await shared.open().grant(HERE, "alice")
     shorter = shared.open(lifetime=LIFETIME / 2)
@@ -354,7 +355,7 @@ async def test_a_shorter_lifetime_ends_what_would_outlive_it(loop: _loops.Loop, 
 
 
 @on_both_loops
-async def test_a_sweep_never_takes_a_renewal_along(loop: _loops.Loop, shared: Keeper) -> None:
+async def test_a_sweep_never_takes_a_renewal_along(loop: loops.Loop, shared: Keeper) -> None:
     """One process removes an expired grant while another renews it.  The renewal stays, in either order."""
     sweeping, renewing = shared.open(), shared.open()
     for number in range(20):
@@ -369,7 +370,7 @@ async def test_a_sweep_never_takes_a_renewal_along(loop: _loops.Loop, shared: Ke
 
 
 @on_both_loops
-async def test_what_is_over_leaves_in_steps(loop: _loops.Loop, shared: Keeper) -> None:
+async def test_what_is_over_leaves_in_steps(loop: loops.Loop, shared: Keeper) -> None:
     """Each login removes a limited number of expired grants."""
     grants = shared.open()
     for number in range(150):

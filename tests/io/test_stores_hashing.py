@@ -11,8 +11,8 @@ from functools import partial
 
 import pytest
 
-from mailauth_io import _loops
 from mailauth_io.stores import LOCAL, ClientDisconnected, Hashing, HashingBusy, LoginSource
+from tests.io import loops
 from tests.io.line_echo import cancel_when_blocked, on_both_loops
 from tests.io.time_machine import together
 
@@ -21,7 +21,7 @@ TIMEOUT = 120.0
 
 
 @on_both_loops
-async def test_hashing_runs_in_a_thread(loop: _loops.Loop) -> None:
+async def test_hashing_runs_in_a_thread(loop: loops.Loop) -> None:
     """Arguments, result and exceptions are passed through."""
     hashing = Hashing()
     result, thread = await hashing.run(LOCAL, lambda one, other: (one + other, threading.get_ident()), 1, 2)
@@ -47,7 +47,7 @@ class Slow:
 
 
 @on_both_loops
-async def test_a_login_that_gets_no_thread_in_time_is_refused(loop: _loops.Loop) -> None:
+async def test_a_login_that_gets_no_thread_in_time_is_refused(loop: loops.Loop) -> None:
     """The replies are 454 and [SYS/TEMP].  If a thread is free, a timeout of 0 is enough."""
     hashing = Hashing(threads=1, timeout=0.0)
     slow = Slow()
@@ -69,7 +69,7 @@ async def test_a_login_that_gets_no_thread_in_time_is_refused(loop: _loops.Loop)
 
 
 @on_both_loops
-async def test_a_login_that_waits_gets_the_next_free_thread(loop: _loops.Loop) -> None:
+async def test_a_login_that_waits_gets_the_next_free_thread(loop: loops.Loop) -> None:
     hashing = Hashing(threads=2, timeout=TIMEOUT)
     slow = Slow()
     done: list[str] = []
@@ -99,15 +99,14 @@ def test_a_cancelled_hash_keeps_its_thread_until_it_ends() -> None:
     async def main() -> None:
         hashing = Hashing(threads=1, timeout=0.0)
         slow = Slow()
-        await cancel_when_blocked(lambda: hashing.run(LOCAL, slow))
-        await _loops.current().in_thread(slow.begun.acquire)
+        await cancel_when_blocked(lambda: hashing.run(LOCAL, slow), lambda: slow.begun.acquire(blocking=False))
         with pytest.raises(HashingBusy):
             await hashing.run(LOCAL, len, "x")
         hashing._timeout = TIMEOUT
         slow.end.set()
         assert await hashing.run(LOCAL, len, "x") == 1
 
-    _loops.named("asyncio").run(main)
+    loops.named("asyncio").run(main)
 
 
 def test_one_hashing_serves_one_loop_after_another() -> None:
@@ -118,7 +117,7 @@ def test_one_hashing_serves_one_loop_after_another() -> None:
         async def main() -> int:
             return await hashing.run(LOCAL, len, "xx")
 
-        assert _loops.named(name).run(main) == 2
+        assert loops.named(name).run(main) == 2
 
 
 def test_one_thread_for_each_core_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,14 +134,16 @@ def test_one_thread_for_each_core_that_the_process_may_use(monkeypatch: pytest.M
 class Hashes:
     """Hash functions that the queue starts, and that the test ends one by one.  The password is wrong by default."""
 
-    def __init__(self, loop: _loops.Loop, hashing: Hashing) -> None:
+    def __init__(self, loop: loops.Loop, hashing: Hashing) -> None:
         self.started: list[str] = []
         self.failed: Counter[str] = Counter()
         self.gone: set[str] = set()
         self._loop = loop
         self._hashing = hashing
         self._begun = threading.Semaphore(0)
+        self._begun_logins: list[str] = []
         self._go_on = threading.Semaphore(0)
+        self._ends = 0
 
     def source(self, login: str) -> LoginSource:
         """*login* is ``ADDRESS/NUMBER``; the number tells logins apart.  The network is the address before a colon."""
@@ -158,6 +159,7 @@ class Hashes:
     def login(self, login: str, right: bool = False) -> Callable[[], Awaitable[None]]:
         def hash_it() -> bool:
             self.started.append(login)
+            self._begun_logins.append(login)
             self._begun.release()
             assert self._go_on.acquire(timeout=TIMEOUT)
             return right
@@ -180,17 +182,25 @@ class Hashes:
         for _ in range(number):
             for _ in range(1000):
                 self._go_on.release()
+                self._ends += 1
                 if await self._loop.in_thread(lambda: self._begun.acquire(timeout=0.05)):
                     break
             else:
                 raise AssertionError("no hash starts any more")
+
+    async def settle(self) -> None:
+        """Wait until every login that was given a thread has started, and every hash that may end has ended."""
+        while self._go_on.acquire(blocking=False):
+            self._ends -= 1
+        while self._hashing._queues.get()._running.total() != len(self._begun_logins) - self._ends:
+            await self._loop.sleep(0)
 
     def end_all(self) -> None:
         self._go_on.release(1000)
 
 
 @on_both_loops
-async def test_a_login_overtakes_the_queue_of_attacking_addresses(loop: _loops.Loop) -> None:
+async def test_a_login_overtakes_the_queue_of_attacking_addresses(loop: loops.Loop) -> None:
     """At most threads + 1 hashes start before the hash of an honest login, even if many others wait."""
     for threads in (1, 2, 4):
         for attackers in (1, 10):
@@ -206,6 +216,7 @@ async def overtake(hashes: Hashes, threads: int, attackers: int) -> None:
 
     async def log_in(number: int) -> None:
         """Log in users one after the other, each when the previous one has got a thread."""
+        await hashes.settle()
         user, before = f"user {number}", len(hashes.started)
 
         async def until_started() -> None:
@@ -224,7 +235,7 @@ async def overtake(hashes: Hashes, threads: int, attackers: int) -> None:
 
 
 @on_both_loops
-async def test_an_address_holds_at_most_half_of_the_threads(loop: _loops.Loop) -> None:
+async def test_an_address_holds_at_most_half_of_the_threads(loop: loops.Loop) -> None:
     """A login from another address starts at once, before any hash has ended."""
     hashes = Hashes(loop, Hashing(threads=4, timeout=TIMEOUT))
 
@@ -242,7 +253,7 @@ async def test_an_address_holds_at_most_half_of_the_threads(loop: _loops.Loop) -
 
 
 @on_both_loops
-async def test_addresses_take_turns(loop: _loops.Loop) -> None:
+async def test_addresses_take_turns(loop: loops.Loop) -> None:
     """Addresses are served round robin, not logins."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
     logins = [hashes.login(name, right=True) for name in ("a/0", "a/1", "a/2", "a/3", "b/0", "b/1", "c/0")]
@@ -260,7 +271,7 @@ async def test_addresses_take_turns(loop: _loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_an_address_with_a_failed_login_gets_every_fourth_turn(loop: _loops.Loop) -> None:
+async def test_an_address_with_a_failed_login_gets_every_fourth_turn(loop: loops.Loop) -> None:
     """A user who has mistyped a password is not blocked by many other logins."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
     hashes.failed["mistyped"] = 1
@@ -278,7 +289,7 @@ async def test_an_address_with_a_failed_login_gets_every_fourth_turn(loop: _loop
 
 
 @on_both_loops
-async def test_a_client_that_leaves_the_queue_gets_no_thread(loop: _loops.Loop) -> None:
+async def test_a_client_that_leaves_the_queue_gets_no_thread(loop: loops.Loop) -> None:
     """It counts as a failed login.  Otherwise requesting hashes and disconnecting would cost the client nothing."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
 
@@ -298,7 +309,7 @@ async def test_a_client_that_leaves_the_queue_gets_no_thread(loop: _loops.Loop) 
 
 @on_both_loops
 async def test_a_client_that_leaves_while_a_wrong_password_is_hashed_has_failed_before_it_leaves(
-    loop: _loops.Loop,
+    loop: loops.Loop,
 ) -> None:
     """With the right password it has not failed: a client that pipes a session into a socket half-closes it early."""
     for right in (False, True):
@@ -314,7 +325,7 @@ async def test_a_client_that_leaves_while_a_wrong_password_is_hashed_has_failed_
 
 
 @on_both_loops
-async def test_a_client_that_asks_for_keys_and_leaves_has_failed(loop: _loops.Loop) -> None:
+async def test_a_client_that_asks_for_keys_and_leaves_has_failed(loop: loops.Loop) -> None:
     """The derivation of SCRAM keys does not show whether the password is right."""
     hashing = Hashing(threads=1, timeout=TIMEOUT)
     failed: list[bool] = []
@@ -325,7 +336,7 @@ async def test_a_client_that_asks_for_keys_and_leaves_has_failed(loop: _loops.Lo
 
 
 @on_both_loops
-async def test_addresses_with_a_failed_login_hold_at_most_half_of_the_threads_together(loop: _loops.Loop) -> None:
+async def test_addresses_with_a_failed_login_hold_at_most_half_of_the_threads_together(loop: loops.Loop) -> None:
     """The number of such addresses does not matter.  Another login starts at once, before any hash has ended."""
     hashes = Hashes(loop, Hashing(threads=4, timeout=TIMEOUT))
     hashes.failed.update(f"attacker {address}" for address in range(10))
@@ -344,7 +355,7 @@ async def test_addresses_with_a_failed_login_hold_at_most_half_of_the_threads_to
 
 
 @on_both_loops
-async def test_networks_take_turns_and_in_each_its_addresses(loop: _loops.Loop) -> None:
+async def test_networks_take_turns_and_in_each_its_addresses(loop: loops.Loop) -> None:
     """The owner of a network can use many addresses, each without a failed login so far."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
     attack = [hashes.login(f"attacker:{number}", right=True) for number in range(50)]
@@ -352,6 +363,7 @@ async def test_networks_take_turns_and_in_each_its_addresses(loop: _loops.Loop) 
     async def attacked() -> None:
         await hashes.begun(1)
         await hashes.end(3)
+        await hashes.settle()
         before = len(hashes.started)
         await together(hashes.login("user:1", right=True), hashes.login("user:2", right=True), until_started)
         for user in ("user:1", "user:2"):
@@ -367,7 +379,7 @@ async def test_networks_take_turns_and_in_each_its_addresses(loop: _loops.Loop) 
 
 
 @on_both_loops
-async def test_a_client_that_leaves_before_its_time_in_the_queue_is_over_has_failed(loop: _loops.Loop) -> None:
+async def test_a_client_that_leaves_before_its_time_in_the_queue_is_over_has_failed(loop: loops.Loop) -> None:
     """The login is refused because the server is busy.  A client that stays connected has not failed."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=0.0))
 
@@ -383,7 +395,7 @@ async def test_a_client_that_leaves_before_its_time_in_the_queue_is_over_has_fai
 
 
 @on_both_loops
-async def test_a_client_that_closed_its_side_is_served_if_it_need_not_wait(loop: _loops.Loop) -> None:
+async def test_a_client_that_closed_its_side_is_served_if_it_need_not_wait(loop: loops.Loop) -> None:
     """It may still read: a client that pipes a session into a socket half-closes it at once."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
     hashes.gone.add("a")
@@ -398,7 +410,7 @@ def test_a_client_that_left_is_a_busy_server_to_its_login() -> None:
 
 
 @on_both_loops
-async def test_a_failure_counts_before_the_next_turn_is_given(loop: _loops.Loop) -> None:
+async def test_a_failure_counts_before_the_next_turn_is_given(loop: loops.Loop) -> None:
     """Otherwise the address that has just failed would be served once more before a waiting user."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
 

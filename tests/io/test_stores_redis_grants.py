@@ -8,15 +8,16 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 import redis
 import trustme
 
 from mailauth.grants import Grant
-from mailauth_io import _loops
 from mailauth_io.stores._bounded_executor import StoreTimeout
 from mailauth_io.stores.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import RedisGrants
+from tests.io import loops
 from tests.io.grant_stores import LIFETIME, on_both_loops
 from tests.redis_server import PASSWORD, RedisServer, redis_server
 
@@ -103,7 +104,7 @@ def test_no_password_is_shown() -> None:
 
 
 @on_both_loops
-async def test_a_wrong_password_is_an_exception_without_it(loop: _loops.Loop, server: RedisServer) -> None:
+async def test_a_wrong_password_is_an_exception_without_it(loop: loops.Loop, server: RedisServer) -> None:
     grants = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port, password="hunter2"))
     with pytest.raises(redis.AuthenticationError) as refused:
         await grants.find(HERE)
@@ -113,7 +114,7 @@ async def test_a_wrong_password_is_an_exception_without_it(loop: _loops.Loop, se
 
 @on_both_loops
 async def test_inside_tls_the_certificate_must_be_that_of_the_host(
-    loop: _loops.Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loop: loops.Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The CA must be trusted by the system.  Otherwise the password could be sent to an attacker."""
     authority, ports = trustme.CA(), tmp_path / "pair.pem"
@@ -136,7 +137,7 @@ async def test_inside_tls_the_certificate_must_be_that_of_the_host(
 
 
 @on_both_loops
-async def test_all_that_is_kept_ends_by_itself(loop: _loops.Loop, grants: RedisGrants, server: RedisServer) -> None:
+async def test_all_that_is_kept_ends_by_itself(loop: loops.Loop, grants: RedisGrants, server: RedisServer) -> None:
     """Each key expires with its last grant, even if no server is running."""
     await grants.grant(HERE, "alice")
     await grants.grant(REMOTE_ADDRESS, "alice")
@@ -149,7 +150,7 @@ async def test_all_that_is_kept_ends_by_itself(loop: _loops.Loop, grants: RedisG
 @pytest.mark.parametrize("forgotten", ["{mailauth}:of:alice", "{mailauth}:at:192.0.2.1"])
 @on_both_loops
 async def test_a_grant_that_could_not_be_revoked_is_none(
-    loop: _loops.Loop, grants: RedisGrants, server: RedisServer, forgotten: str
+    loop: loops.Loop, grants: RedisGrants, server: RedisServer, forgotten: str
 ) -> None:
     """Redis may be configured to evict keys when memory is short.  Then relaying must not stay allowed."""
     await grants.grant(HERE, "alice")
@@ -171,7 +172,7 @@ class Late(RedisGrants):
 
 @on_both_loops
 async def test_a_login_that_redis_hears_of_too_late_makes_no_grant(
-    loop: _loops.Loop, grants: RedisGrants, server: RedisServer
+    loop: loops.Loop, grants: RedisGrants, server: RedisServer
 ) -> None:
     """The lifetime starts at the login, not when a stopped Redis continues hours later."""
     late = Late(RedisAddress(path=str(server.socket)), password=PASSWORD, lifetime=LIFETIME)
@@ -182,7 +183,7 @@ async def test_a_login_that_redis_hears_of_too_late_makes_no_grant(
 
 
 @on_both_loops
-async def test_down_is_an_exception_and_back_again_it_works(loop: _loops.Loop, tmp_path: Path) -> None:
+async def test_down_is_an_exception_and_back_again_it_works(loop: loops.Loop, tmp_path: Path) -> None:
     """The old connections are broken.  The restarted Redis is empty, so no grant is found."""
     with redis_server(tmp_path) as server:
         grants = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port), password=PASSWORD)
@@ -201,7 +202,7 @@ async def test_down_is_an_exception_and_back_again_it_works(loop: _loops.Loop, t
 
 
 @on_both_loops
-async def test_after_a_silence_no_old_connection_is_used(loop: _loops.Loop, tmp_path: Path) -> None:
+async def test_after_a_silence_no_old_connection_is_used(loop: loops.Loop, tmp_path: Path) -> None:
     """If one connection is dead, the other idle ones probably are too, and each would cost another timeout."""
     with redis_server(tmp_path) as server, server.client as client:
         grants = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port), password=PASSWORD)
@@ -225,15 +226,14 @@ async def test_after_a_silence_no_old_connection_is_used(loop: _loops.Loop, tmp_
 
 
 @on_both_loops
-async def test_silence_is_an_exception_and_makes_nobody_wait_long(loop: _loops.Loop, tmp_path: Path) -> None:
+async def test_silence_is_an_exception_and_makes_nobody_wait_long(loop: loops.Loop, tmp_path: Path) -> None:
     """A stopped Redis accepts connections, and does not answer."""
     with redis_server(tmp_path) as server:
         grants = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port), password=PASSWORD)
         await grants.grant(HERE, "alice")
         server.signal(signal.SIGSTOP)
-        with pytest.raises(StoreTimeout):
-            async with loop.within(20):
-                await grants.find(HERE)
+        with pytest.raises(StoreTimeout), anyio.fail_after(20):
+            await grants.find(HERE)
         with pytest.raises(StoreTimeout):
             await grants.grant(REMOTE_ADDRESS, "bob")
         server.signal(signal.SIGCONT)

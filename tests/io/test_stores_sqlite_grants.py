@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from mailauth_io import _loops
-from mailauth_io.stores import GrantsError, SqliteGrants
+from mailauth_io.stores import GrantsError
+from mailauth_io.stores.sqlite_grants import SqliteGrants
+from tests.io import loops
 from tests.io.grant_stores import on_both_loops
 from tests.io.server_support import run_on_asyncio
 
@@ -115,7 +116,7 @@ def test_several_may_make_the_file_at_once(tmp_path: Path) -> None:
 
 
 @on_both_loops
-async def test_the_time_of_a_login_is_read_when_nobody_else_can_write(loop: _loops.Loop, opening: Opening) -> None:
+async def test_the_time_of_a_login_is_read_when_nobody_else_can_write(loop: loops.Loop, opening: Opening) -> None:
     """Otherwise a grant that another process commits meanwhile would seem to be from the future, and be removed."""
     locked = []
 
@@ -134,7 +135,7 @@ async def test_the_time_of_a_login_is_read_when_nobody_else_can_write(loop: _loo
 
 
 @on_both_loops
-async def test_a_login_during_a_lookup_is_none_from_the_future(loop: _loops.Loop, opening: Opening) -> None:
+async def test_a_login_during_a_lookup_is_none_from_the_future(loop: loops.Loop, opening: Opening) -> None:
     """The rows are read before the clock.  A row added in between is not found, and not removed."""
     later = opening(lambda: NOW + 0.5)
     meanwhile: list[Callable[[], object]] = [lambda: run_on_asyncio(lambda: later.grant(HERE, "alice"))]
@@ -151,7 +152,7 @@ async def test_a_login_during_a_lookup_is_none_from_the_future(loop: _loops.Loop
 
 
 @on_both_loops
-async def test_a_lookup_never_waits_for_a_login(loop: _loops.Loop, opening: Opening) -> None:
+async def test_a_lookup_never_waits_for_a_login(loop: loops.Loop, opening: Opening) -> None:
     """A lookup works while another process holds the write lock.  A login raises an exception, and makes no grant."""
     grants = opening()
     await grants.grant(HERE, "alice")
@@ -167,7 +168,7 @@ async def test_a_lookup_never_waits_for_a_login(loop: _loops.Loop, opening: Open
 
 
 @on_both_loops
-async def test_a_full_disk_costs_grants_and_no_lookup(loop: _loops.Loop, opening: Opening) -> None:
+async def test_a_full_disk_costs_grants_and_no_lookup(loop: loops.Loop, opening: Opening) -> None:
     grants = opening()
     await grants.grant(HERE, "alice")
     connection = grants._idle.get()
@@ -182,7 +183,7 @@ async def test_a_full_disk_costs_grants_and_no_lookup(loop: _loops.Loop, opening
 
 
 @on_both_loops
-async def test_a_login_that_waited_too_long_makes_no_grant(loop: _loops.Loop, opening: Opening) -> None:
+async def test_a_login_that_waited_too_long_makes_no_grant(loop: loops.Loop, opening: Opening) -> None:
     """The caller has given up, and the lifetime starts at the login, not when a stalled disk continues."""
     grants = opening()
     with pytest.raises(TimeoutError):

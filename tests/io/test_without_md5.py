@@ -17,11 +17,12 @@ hashlib.new = lambda name, *rest, **more: refused() if name.lower() == "md5" els
 hmac.digest = lambda key, octets, name: refused() if name == "md5" else real_digest(key, octets, name)
 
 from mailauth import ACCEPT, NeedData, Question, Send, pop3, smtp
+from mailauth_io import server
 from mailauth_io.cli import config, main
 
 serving = config.read(main.settings_of(main.build_parser().parse_args(["serve", "--legacy", "--user", "alice:secret"])))
 print(*(warning for warning in serving.warnings if "MD5" in warning or "Logins" in warning), sep="\\n")
-proofs = serving.stores.accounts.proofs
+proofs = server.Authenticator(serving.stores.accounts).proofs
 for machine, said in (
     (smtp.ServerConnection(serving.config.smtp_settings(proofs), entropy=bytes(32)),
         b"EHLO c\\r\\nAUTH CRAM-MD5\\r\\n"),

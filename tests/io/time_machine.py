@@ -13,9 +13,10 @@ from typing import TypeVar
 import trio
 import trio.testing
 
-from mailauth_io import _loops, on_asyncio, on_trio
+from mailauth_io import on_asyncio, on_trio
 from mailauth_io.adapters.stream import Peer, Stream
 from mailauth_io.limits import Limits
+from tests.io import loops
 
 T = TypeVar("T")
 
@@ -134,7 +135,7 @@ async def connected(name: str, limits: Limits) -> tuple[Stream, socket.socket]:
 
 async def together(*functions: Callable[[], Awaitable[None]]) -> None:
     """Run all *functions* concurrently until all have ended."""
-    if _loops.current().name == "trio":
+    if loops.current().name == "trio":
         async with trio.open_nursery() as nursery:
             for function in functions:
                 nursery.start_soon(function)
@@ -144,7 +145,7 @@ async def together(*functions: Callable[[], Awaitable[None]]) -> None:
 
 async def beside(background: Callable[[], Awaitable[object]], main: Callable[[], Awaitable[T]]) -> T:
     """Run *main*, with *background* in another task, and return the result of *main*."""
-    if _loops.current().name == "trio":
+    if loops.current().name == "trio":
         async with trio.open_nursery() as nursery:
             nursery.start_soon(background)
             result = await main()

@@ -90,6 +90,8 @@ def read(settings: Settings) -> ServerSetup:
             else stores.MemoryMaildrops(),
             outbox=_outbox(settings),
             grants=grants_option.shared(settings) if settings.grant_lifetime else None,
+            tokens=accounts if settings.tokens else None,
+            certificates=accounts if settings.client_names else None,
         ),
         certificate=certificate,
         loop=settings.loop,
@@ -344,20 +346,21 @@ def _in_memory(settings: Settings) -> list[str]:
 
 
 def _warnings(settings: Settings, accounts: stores.MemoryAccounts) -> tuple[str, ...]:
+    authenticator = server.Authenticator(accounts)
     in_memory = _in_memory(settings)
     warnings = [f"Not persistent (in memory only): {', '.join(in_memory)}."] if in_memory else []
     warnings += relay_option.warnings(settings)
     if settings.legacy:
-        warnings.append(f"Logins without TLS are allowed: {', '.join(server.without_tls(accounts.proofs))}.")
+        warnings.append(f"Logins without TLS are allowed: {', '.join(server.without_tls(authenticator.proofs))}.")
     else:
         warnings.append("Logins without TLS are not allowed.")
     if settings.grant_lifetime == 0:
         warnings.append("Grants are disabled: a POP3 login does not allow relaying.")
     if settings.grants.redis is not None and settings.grants.redis.password is not None:
         warnings.append("The Redis password is on the command line, where other users can see it: use a password file.")
-    if accounts.timing_warning is not None:
-        warnings.append(accounts.timing_warning)
-    warnings += accounts.unavailable_mechanisms
+    if authenticator.timing_warning is not None:
+        warnings.append(authenticator.timing_warning)
+    warnings += authenticator.unavailable_mechanisms
     if not sasl.MD5_AVAILABLE:
         warnings.append("CRAM-MD5 and APOP are not available: this system does not allow MD5.")
     if settings.tokens and "tokens" not in settings.places:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import anyio
+
 from mailauth import LocalProtocolError
 from mailauth.grants import normalize_address
 
-from .. import _loops, stores
+from .. import stores
 from . import grants_option
 from .errors import ConfigError
 from .settings import Settings
@@ -34,7 +36,7 @@ def run(settings: Settings, *, revoked: str | None) -> None:
         return _table(await grants.active()) if whose is None else await whose.revoke(grants)
 
     try:
-        output = _loops.named("asyncio").run(main)
+        output = anyio.run(main)
     except Exception as error:
         reason = grants_option.describe_error(error)
         raise ConfigError(f"cannot access the grants in {settings.grants}: {reason}") from error

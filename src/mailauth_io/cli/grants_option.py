@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import stores
-from ..stores.sqlite_grants import check_file
 from . import secret_file
 from .settings import OPTIONS, Settings
 
@@ -27,7 +26,9 @@ def shared(settings: Settings) -> stores.Grants | None:
     place, options = settings.grants, _options(settings)
     try:
         if place.sqlite is not None:
-            return stores.SqliteGrants(place.sqlite, **options)
+            from ..stores.sqlite_grants import SqliteGrants
+
+            return SqliteGrants(place.sqlite, **options)
         if place.redis is not None:
             from ..stores.redis_grants import RedisGrants
 
@@ -71,6 +72,8 @@ def _check_file(settings: Settings, path: Path) -> None:
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
         raise settings.config_error("grants", f"{path.parent} is not a writable directory")
     if path.exists():
+        from ..stores.sqlite_grants import check_file
+
         try:
             check_file(path)
         except stores.GrantsError as error:

@@ -34,6 +34,10 @@ class RenewingContext(ssl.SSLContext):
     """A context for a server that passes each handshake on to the context that was made last.
 
     A connection keeps the context that it started with.  Attributes set on this context have no effect.
+
+    ``SSLContext.sni_callback`` is not used for this, although it is also called for a client that sends no name: the
+    first context would go on to issue and accept the session tickets.  A client could then resume a session with a
+    certificate of an authority that has been removed from the file of client authorities.
     """
 
     _make: Callable[[], BindingContext]

@@ -7,13 +7,16 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
-from .. import _loops, logs, server
+import anyio
+
+from .. import logs, server
+from .._event_loop import check_event_loop
 from ..logs import Event
 from . import config, descriptors, grants_option
 from .errors import ConfigError
@@ -36,20 +39,19 @@ def serve(settings: Settings) -> None:
     descriptors.raise_limit()
     descriptors.install_accept_error_filter()
     try:
-        loop = _loops.named(serving.loop)
+        check_event_loop(serving.loop)
     except ImportError as error:
         raise ConfigError(str(error)) from error
-    signals = {"asyncio": _asyncio_signals, "trio": _trio_signals}[loop.name]
 
     noted: list[int] = []
     _handle(lambda number, frame: noted.append(number))  # an exception inside the loop's code would break it
 
     async def main() -> None:
-        async with signals() as signalled:
+        with _received_signals() as signals:
             if not noted:
-                await _serve(settings, serving, signalled)
+                await _serve(settings, serving, signals)
 
-    loop.run(main)
+    anyio.run(main, backend=serving.loop)
     _handle(signal.SIG_IGN)  # another handler would be reset while the interpreter exits
 
 
@@ -62,32 +64,19 @@ def _handle_signal(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(0)
 
 
-@asynccontextmanager
-async def _asyncio_signals() -> AsyncIterator[Callable[[], Awaitable[int]]]:
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-    signalled: asyncio.Queue[int] = asyncio.Queue()
+@contextmanager
+def _received_signals() -> Iterator[AsyncIterator[signal.Signals]]:
+    """Yield the signals as they arrive, and restore the handlers; anyio resets them to the default on asyncio."""
     before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGHUP)}
-    for number in before:
-        loop.add_signal_handler(number, signalled.put_nowait, number)
     try:
-        yield signalled.get
+        with anyio.open_signal_receiver(*before) as signals:
+            yield signals
     finally:
         for number, handler in before.items():
-            loop.remove_signal_handler(number)
             signal.signal(number, handler)
 
 
-@asynccontextmanager
-async def _trio_signals() -> AsyncIterator[Callable[[], Awaitable[int]]]:
-    import trio
-
-    with trio.open_signal_receiver(*SIGNALS, signal.SIGHUP) as signals:
-        yield signals.__anext__
-
-
-async def _serve(settings: Settings, serving: config.ServerSetup, signalled: Callable[[], Awaitable[int]]) -> None:
+async def _serve(settings: Settings, serving: config.ServerSetup, signals: AsyncIterator[signal.Signals]) -> None:
     if serving.ready_file is not None:
         serving.ready_file.unlink(missing_ok=True)  # left by an earlier run, with the wrong ports
     if serving.certificate is not None:
@@ -97,7 +86,9 @@ async def _serve(settings: Settings, serving: config.ServerSetup, signalled: Cal
         async with server.serve(serving.config, serving.stores) as running:
             listening = True
             _announce(settings, serving, running, await _warn_before_start(serving))
-            while await signalled() == signal.SIGHUP:
+            async for number in signals:
+                if number != signal.SIGHUP:
+                    break
                 await _reload(serving, running)
     except OSError as error:
         if listening:

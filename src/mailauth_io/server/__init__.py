@@ -4,6 +4,7 @@ Embed it with ``async with serve(config, stores) as running``.  Command-line opt
 ``mailauth_io.cli``.
 """
 
+from ._authenticator import Authenticator as Authenticator
 from ._log import LOGGER as LOGGER
 from ._offer import without_tls as without_tls
 from ._relay import check_next_hop as check_next_hop

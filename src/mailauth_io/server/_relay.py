@@ -15,9 +15,11 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Final, Self
 
+from anyio import fail_after
+
 from mailauth import ACCEPT, Command, LocalProtocolError, MessageChunk, RemoteProtocolError, Tls, sasl, smtp
 
-from .. import _loops
+from .._event_loop import current_adapter
 from ..adapters.connection import Client
 from ..logs import Event
 from ..stores import Envelope, MessageContent
@@ -114,7 +116,7 @@ class RelayConnection:
         if self.refusal is not None:
             return self.refusal
         try:
-            async with _loops.current().within(self._hop.timeouts.recipient):
+            with fail_after(self._hop.timeouts.recipient):
                 if self._open is not mail:
                     self.refusal = await self._open_transaction(mail)
                     if self.refusal is not None:
@@ -129,20 +131,20 @@ class RelayConnection:
 
         Raises DeliveryRejected with the reply for the client otherwise.
         """
-        timeouts, loop = self._hop.timeouts, _loops.current()
+        timeouts = self._hop.timeouts
         if self.refusal is not None:
             raise DeliveryRejected(self.refusal)
         try:
-            async with loop.within(timeouts.data):
+            with fail_after(timeouts.data):
                 reply = await self._ask_about_mail(smtp.Data())
             if reply.code == 354:
                 for chunk in (head, *content.chunks):
                     for start in range(0, len(chunk), PIECE):
-                        async with loop.within(timeouts.block):
+                        with fail_after(timeouts.block):
                             self._connected.send(MessageChunk(data=chunk[start : start + PIECE]))
                             await self._connected.flush()
                 self._open = None
-                async with loop.within(timeouts.final_reply):
+                with fail_after(timeouts.final_reply):
                     reply = await self._ask_next_hop(smtp.MessageComplete())
         except _FAILURES as error:
             raise DeliveryRejected(self._fail_transaction(error)) from None
@@ -207,7 +209,7 @@ class RelayConnection:
     async def _connect(self, *, in_clear: bool) -> None:
         hop = self._hop
         self._open = None
-        self._client = client = await _loops.current().adapter.connect(
+        self._client = client = await current_adapter().connect(
             self._build, hop.host, hop.port, ssl_context=hop.ssl_context, implicit_tls=hop.implicit_tls
         )
         greeting = await self._reply()
@@ -309,7 +311,7 @@ class RelayConnection:
         client, self._client, self._open = self._client, None, None
         if client is not None:
             with contextlib.suppress(*_FAILURES):
-                async with _loops.current().within(self._hop.timeouts.quit):
+                with fail_after(self._hop.timeouts.quit):
                     await client.aclose()
 
 
@@ -326,11 +328,9 @@ class _RelayedMessage:
 async def check_next_hop(hop: NextHop, host_name: str) -> str | None:
     """Connect to *hop* and log in once.  Return None on success, else the reason of the failure as text."""
     try:
-        async with (
-            _loops.current().within(hop.timeouts.check),
-            RelayConnection(hop, host_name=host_name, session="-", clock=time.monotonic) as relaying,
-        ):
-            await relaying.connect()
+        with fail_after(hop.timeouts.check):
+            async with RelayConnection(hop, host_name=host_name, session="-", clock=time.monotonic) as relaying:
+                await relaying.connect()
     except _FAILURES as error:
         return reason(error)
     return None

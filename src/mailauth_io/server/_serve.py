@@ -11,7 +11,7 @@ from typing import Final
 
 from mailauth import pop3, smtp
 
-from .. import _loops
+from .._event_loop import current_adapter
 from ..adapters import Listener, ServeOptions
 from ..adapters.tls.layer import POP3, SMTP
 from ._state import ServerState
@@ -37,7 +37,7 @@ async def serve(
     Raises OSError if it cannot listen on a port, and ValueError if the postmaster is an unknown account.
     """
     server_state = ServerState.of(config, stores, clock, sleep)
-    if config.postmaster is not None and not await stores.accounts.exists(server_state.postmaster):
+    if config.postmaster is not None and not await server_state.authenticator.exists(server_state.postmaster):
         raise ValueError(f"unknown account {config.postmaster!r}: postmaster must be one of the accounts")
     failure: Exception | None = None
     async with contextlib.AsyncExitStack() as stack:
@@ -90,7 +90,7 @@ async def _listen(
 def _serve(
     server_state: ServerState, name: str, host: str, port: int
 ) -> contextlib.AbstractAsyncContextManager[Listener]:
-    adapter = _loops.current().adapter
+    adapter = current_adapter()
     config = server_state.config
     options: ServeOptions = {
         "host": host, "port": port, "ssl_context": config.ssl_context, "implicit_tls": name.endswith("s"),

@@ -6,19 +6,20 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
+import anyio
 import attrs
 
 from mailauth import ACCEPT, Accept, Question, pop3, sasl, smtp
 from mailauth.grants import UNAVAILABLE, Lookup
 from mailauth.policy import RelayPolicy
 
-from .. import _loops
 from .._addresses import key, network_of
 from ..adapters.connection import ServerConnection
 from ..adapters.tls.certificate_names import certificate_names
 from ..limits import ConnectionLimiter
 from ..logs import Event
-from ..stores import Accounts, ClientDisconnected, LoginSource, MemoryGrants, Proof, mailbox_name
+from ..stores import ClientDisconnected, LoginSource, MemoryGrants, Proof, mailbox_name
+from ._authenticator import Authenticator
 from ._failed_logins import NETWORK, FailedLogins
 from ._grant_service import GrantService
 from ._inbound_quota import SHARE, InboundQuota
@@ -28,16 +29,13 @@ from .config import Config, Stores
 A = TypeVar("A")
 
 
-async def _sleep(seconds: float) -> None:
-    await _loops.current().sleep(seconds)
-
-
 @attrs.frozen(kw_only=True)
 class ServerState:
     """The state of a server that outlives a session."""
 
     config: Config
     stores: Stores
+    authenticator: Authenticator
     policy: RelayPolicy
     grant_service: GrantService | None
     """None if POP3 logins make no grants."""
@@ -78,10 +76,13 @@ class ServerState:
         return cls(
             config=config,
             stores=stores,
+            authenticator=Authenticator(
+                stores.accounts, tokens=stores.tokens, certificates=stores.certificates, hashing=stores.hashing
+            ),
             policy=RelayPolicy(domains=config.domains),
             grant_service=grant_service,
             clock=clock,
-            sleep=_sleep if sleep is None else sleep,
+            sleep=anyio.sleep if sleep is None else sleep,
             limiter=ConnectionLimiter(config.limits),
             inbound_quota=InboundQuota(max(stores.budget.size // SHARE, config.max_message_size)),
             failures=FailedLogins(longest=config.failure_delay),
@@ -89,14 +90,14 @@ class ServerState:
 
     def smtp_settings(self) -> smtp.ServerSettings:
         """Return the SMTP settings for a new connection.  The mechanisms offered depend on the current accounts."""
-        proofs = self.stores.accounts.proofs
+        proofs = self.authenticator.proofs
         if proofs not in self._smtp_settings:
             self._smtp_settings[proofs] = self.config.smtp_settings(proofs)
         return self._smtp_settings[proofs]
 
     def pop3_settings(self) -> pop3.ServerSettings:
         """Return the POP3 settings for a new connection; see ``smtp_settings``."""
-        proofs = self.stores.accounts.proofs
+        proofs = self.authenticator.proofs
         if proofs not in self._pop3_settings:
             self._pop3_settings[proofs] = self.config.pop3_settings(proofs)
         return self._pop3_settings[proofs]
@@ -110,13 +111,13 @@ class ServerState:
         """The canonical name of the postmaster's mailbox, empty if there is none."""
         return self.name(self.config.postmaster or "")
 
-    async def accounts(self, session: str, *, at_once: bool = False) -> Accounts:
-        """Refresh the accounts and return them.
+    async def accounts(self, session: str, *, at_once: bool = False) -> Authenticator:
+        """Refresh the accounts and return what checks logins against them.
 
         Warnings about the change are logged.  The grants of changed accounts are revoked and their sessions end.
         *session* is the connection id for the log; *at_once* is explained at ``Accounts.refresh``.
         """
-        changes = await self.stores.accounts.refresh(at_once=at_once)
+        changes = await self.authenticator.refresh(at_once=at_once)
         if changes is not None:
             for warning in changes.warnings:
                 LOGGER.warning(Event("accounts", {"warning": warning}))
@@ -127,7 +128,7 @@ class ServerState:
                     connection.shut_down()
         if self._to_revoke:
             await self._revoke(session)
-        return self.stores.accounts
+        return self.authenticator
 
     async def reload(self) -> None:
         """Reload changed accounts now.  A failure is logged, not raised."""

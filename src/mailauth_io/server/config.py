@@ -15,7 +15,18 @@ from mailauth.smtp import Mailbox, ServerSettings as SmtpSettings
 
 from .._addresses import Network
 from ..limits import Limits
-from ..stores import Accounts, Budget, Grants, Maildrops, Outbox, Proof, mailbox_name
+from ..stores import (
+    Accounts,
+    Budget,
+    Certificates,
+    Grants,
+    Hashing,
+    Maildrops,
+    Outbox,
+    Proof,
+    Tokens,
+    mailbox_name,
+)
 from ._failed_logins import MAX_DELAY
 from ._offer import CLEAR, EVERY_PROOF, offered
 from .next_hop import NextHop
@@ -24,8 +35,8 @@ PORTS: Final = ("smtp", "smtps", "pop3", "pop3s")
 """The fields of Config and RunningServer that are ports."""
 
 _UNUSED_DECOY: Final = sasl.ScramDecoy(key=bytes(32))
-"""The core requires a decoy where SCRAM is offered.  It is never used here: the accounts also return keys for unknown
-names."""
+"""The core requires a decoy where SCRAM is offered.  It is never used here: the
+Authenticator also returns keys for unknown names."""
 
 
 def _lower(domains: tuple[str, ...]) -> tuple[str, ...]:
@@ -163,6 +174,14 @@ class Stores:
     """Where remote mail is queued for another program, or the server to which it is relayed at once."""
     grants: Grants | None = None
     """None: an in-memory store with the lifetime and prefix of the Config."""
+
+    tokens: Tokens | None = None
+    """The bearer tokens of the accounts.  None: OAUTHBEARER and XOAUTH2 are not offered."""
+    certificates: Certificates | None = None
+    """The client certificates of the accounts.  None: EXTERNAL is not offered."""
+
+    hashing: Hashing = attrs.field(factory=Hashing)
+    """The threads that hash passwords."""
 
     budget: Budget = attrs.field(factory=Budget)
     """The memory for messages in progress, and for those that an in-memory maildrop or outbox holds."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar, TypeVarTuple
 
-from .. import _threads
+from .._workers import Workers
 from ._grants import TIMEOUT
 
 T = TypeVar("T")
@@ -36,10 +36,10 @@ class BoundedExecutor:
     def __init__(
         self, *, timeout: float = TIMEOUT, pause: float = PAUSE, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        self._workers = Workers(THREADS)
         self._timeout = timeout
         self._pause = pause
         self._clock = clock
-        self._threads: _threads.ThreadPool | None = None
         self._paused_until: float | None = None
 
     async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -53,10 +53,8 @@ class BoundedExecutor:
             if now < self._paused_until:
                 raise StoreTimeout
             self._paused_until = now + self._timeout + self._pause  # only this call tries the store
-        if self._threads is None or not self._threads.in_own_loop:
-            self._threads = _threads.thread_pool(THREADS)
         try:
-            answer = await self._threads.within(self._timeout, function, *args)
+            answer = await self._workers.run(function, *args, timeout=self._timeout)
         except TimeoutError:
             self._paused_until = self._clock() + self._pause
             raise StoreTimeout from None
@@ -65,3 +63,7 @@ class BoundedExecutor:
             raise
         self._paused_until = None
         return answer
+
+    async def run_without_timeout(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Run ``function(*args)`` in one of the threads, for a call that may take longer than the timeout."""
+        return await self._workers.run(function, *args)

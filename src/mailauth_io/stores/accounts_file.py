@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
-import attrs
-
-from .. import _loops
-from .credentials import Credential, CredentialError, read_credential
+from .._workers import FILES
+from .credentials import CredentialError, read_credential
+from .protocols import Account
 
 INTERVAL: Final = 1.0
 """Minimum seconds between two checks of the file."""
@@ -40,19 +39,6 @@ class AccountsError(ValueError):
         super().__init__(text)
         self.others = tuple(others)
         self.argument = argument
-
-
-@attrs.frozen(kw_only=True)
-class Account:
-    """One account, as configured."""
-
-    name: str
-    credential: Credential | None
-    """The stored password.  None: the account has a mailbox, but cannot log in."""
-    where: str = ""
-    """Its place in the configuration, for error messages: ``line 3 of users``."""
-    problem: str = ""
-    """The error in the account, as a predicate that follows *where* in a message; empty if there is none."""
 
 
 def read_private(path: Path) -> bytes:
@@ -138,7 +124,7 @@ class AccountsFile:
             return None
         self._reading = True
         try:
-            accounts = await _loops.current().in_thread(read_passwd_file, self.path)
+            accounts = await FILES.run(read_passwd_file, self.path)
             if self._signature() != seen:
                 return None  # it has changed again: leave it to the next check
         except AccountsError:

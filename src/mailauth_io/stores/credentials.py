@@ -102,12 +102,12 @@ class Credential(ABC):
 
     @abstractmethod
     def scram_keys(self, hash_name: str) -> sasl.ScramKeys | None:
-        """Return the SCRAM keys for *hash_name*, or None if there are none."""
+        """Return the stored SCRAM keys for *hash_name*, or None if there are none."""
 
 
 @attrs.frozen
 class Plain(Credential):
-    """``{PLAIN}``: the password itself.  Its SCRAM keys are derived once, and kept until the process ends."""
+    """``{PLAIN}``: the password itself.  It has no stored SCRAM keys; ``derive`` computes them."""
 
     PROOFS: ClassVar[frozenset[Proof]] = frozenset(
         {Proof.PASSWORD, Proof.SECRET, Proof.SCRAM_SHA_1, Proof.SCRAM_SHA_256}
@@ -115,7 +115,6 @@ class Plain(Credential):
     slow: ClassVar[bool] = False
 
     password: bytes = attrs.field(repr=False)
-    _derived: dict[str, sasl.ScramKeys | None] = attrs.field(factory=dict, init=False, repr=False, eq=False)
     _digest: bytes = attrs.field(init=False, repr=False, eq=False)
 
     @_digest.default
@@ -134,19 +133,12 @@ class Plain(Credential):
         # Compare digests, since the time of compare_digest() depends on the lengths.
         return hmac.compare_digest(hashlib.sha256(password).digest(), self._digest)
 
-    def has_derived(self, hash_name: str) -> bool:
-        """Return whether its SCRAM keys have been derived, so that ``scram_keys`` does not hash."""
-        return hash_name in self._derived
-
-    def derive(self, hash_name: str) -> sasl.ScramKeys | None:
-        """Derive keys with a new salt.  Returns None, without hashing, if SCRAM does not allow the password."""
-        return _derive(self.password, hash_name, ITERATIONS)
+    def derive(self, hash_name: str, salt: bytes) -> sasl.ScramKeys | None:
+        """Derive the SCRAM keys.  Returns None, without hashing, if SCRAM does not allow the password."""
+        return _derive(self.password, hash_name, salt)
 
     def scram_keys(self, hash_name: str) -> sasl.ScramKeys | None:
-        if hash_name not in self._derived:
-            keys = self.derive(hash_name)
-            self._derived.setdefault(hash_name, keys)  # of two concurrent threads, the first one sets the salt
-        return self._derived[hash_name]
+        return None
 
 
 def _storable(password: bytes) -> bool:
@@ -157,9 +149,9 @@ def _storable(password: bytes) -> bool:
         return False
 
 
-def _derive(password: bytes, hash_name: str, iterations: int) -> sasl.ScramKeys | None:
+def _derive(password: bytes, hash_name: str, salt: bytes) -> sasl.ScramKeys | None:
     try:
-        return sasl.scram_keys(password, secrets.token_bytes(SALT_SIZE), iterations, hash_name)
+        return sasl.scram_keys(password, salt, ITERATIONS, hash_name)
     except LocalProtocolError:
         return None  # no client can use this password with SCRAM either
 
@@ -323,7 +315,7 @@ def write_credential(scheme: str, password: bytes) -> str:
             raise CredentialError("contains a colon, which ends the field in the file; use another scheme")
         return "{PLAIN}" + password.decode("utf-8")
     if scheme == "SCRAM-SHA-256":
-        keys = _derive(password, "sha256", ITERATIONS)
+        keys = _derive(password, "sha256", secrets.token_bytes(SALT_SIZE))
         if keys is None:
             raise CredentialError("contains characters that SCRAM does not allow (RFC 4013); use another password")
         parts = (b64encode(part).decode("ascii") for part in (keys.salt, keys.stored_key, keys.server_key))

@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterator
 from typing import Final, TypeVar, TypeVarTuple
 
 import attrs
+from anyio import Event, fail_after
+from anyio.lowlevel import RunVar
 
-from .. import _loops, _threads
+from .._workers import run_in_thread
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -64,7 +66,7 @@ LOCAL: Final = LoginSource()
 @attrs.define(eq=False)
 class _Waiter:
     source: LoginSource
-    event: _loops.Event
+    event: Event = attrs.field(factory=Event, init=False)
     """Set when *started* or *left* becomes True."""
     started: bool = False
     """Whether it has been given a thread."""
@@ -123,7 +125,6 @@ class _Queue:
     """The threads of one event loop, and the logins that wait for them."""
 
     def __init__(self, most: int) -> None:
-        self.threads = _threads.thread_pool(most)
         self._most = most
         self._share = max(1, most // 2)  # threads for one address, and for all addresses with a failed login together
         self._running: Counter[object] = Counter()
@@ -227,7 +228,7 @@ class Hashing:
         """*threads* is the number of concurrent hashes, by default one per core.  *timeout* is in seconds."""
         self._most = _cores() if threads is None else threads
         self._timeout = timeout
-        self._queue: _Queue | None = None
+        self._queues: RunVar[_Queue] = RunVar("hashing")
 
     async def run(self, source: LoginSource, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Run ``function(*args)`` in a thread when *source* is next in the queue, and return its result.
@@ -236,15 +237,14 @@ class Hashing:
         result is True.  Raises HashingBusy if no thread is free in time, and ClientDisconnected if the client
         disconnected while its login was queued.
         """
-        queue = self._queue
-        if queue is None or not queue.threads.in_own_loop:
-            queue = self._queue = _Queue(self._most)
-        loop = _loops.current()
-        waiter = _Waiter(source, loop.event())
+        queue = self._queues.get(None)
+        if queue is None:
+            self._queues.set(queue := _Queue(self._most))
+        waiter = _Waiter(source)
         queue.add(waiter)
         try:
             if not waiter.started:
-                async with loop.within(self._timeout):
+                with fail_after(self._timeout):
                     await waiter.event.wait()
         except BaseException as error:
             if not source.connected():
@@ -261,4 +261,4 @@ class Hashing:
                 source.note_failure()  # before release(), which chooses the next login
             queue.release(waiter)
 
-        return await queue.threads.run(ended, function, *args)
+        return await run_in_thread(ended, function, *args)

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from mailauth import pop3
 
-from .. import _loops
+from .._workers import FILES
 from ._maildir import StagedFile, listing, make_maildir, read_data, sweep, sync_folder
 from ._wire_sizes import WireSizes
 from .content import ContentReader, MessageContent, with_crlf
@@ -46,7 +46,7 @@ class MaildirMaildrops:
     async def open(self, name: str) -> _Opened | pop3.Unavailable:
         opening = _Opening(self._path(name))
         try:
-            return await _loops.current().in_thread(opening.run)
+            return await FILES.run(opening.run)
         except BaseException:
             opening.abandon()
             raise
@@ -56,7 +56,7 @@ async def stage_in(maildir: Path, pieces: tuple[bytes, ...]) -> MaildirStaged:
     """Write *pieces* as one message that is not visible yet.  Raises OSError."""
     file = StagedFile(maildir)
     try:
-        await _loops.current().in_thread(file.write, pieces)
+        await FILES.run(file.write, pieces)
     except BaseException:
         file.discard()
         raise
@@ -70,7 +70,7 @@ class MaildirStaged:
         self._file = file
 
     async def commit(self) -> None:
-        await _loops.current().in_thread(self._file.commit)
+        await FILES.run(self._file.commit)
 
     def discard(self) -> None:
         self._file.discard()
@@ -191,7 +191,7 @@ class _Opened:
         return work(self._files[name])
 
     async def read(self, number: int, offset: int = 0) -> pop3.Content:
-        return await _loops.current().in_thread(self._read, self._names[number - 1], offset)
+        return await FILES.run(self._read, self._names[number - 1], offset)
 
     def _read(self, name: str, offset: int) -> pop3.Content:
         with self._lock:
@@ -200,7 +200,7 @@ class _Opened:
             return self._reader.read()
 
     async def update(self, deleted: frozenset[int]) -> None:
-        await _loops.current().in_thread(self._update, [self._names[number - 1] for number in sorted(deleted)])
+        await FILES.run(self._update, [self._names[number - 1] for number in sorted(deleted)])
 
     def _update(self, names: list[str]) -> None:
         """Delete the messages *names*.  If one cannot be deleted, the others still are, and then OSError is raised."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from .. import _loops
+from .._workers import FILES
 from ._maildir import STALE_AFTER, sweep
 from .content import Envelope, MessageContent
 from .maildir_maildrops import MaildirStaged, stage_in
@@ -24,7 +24,7 @@ class MaildirOutbox:
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> MaildirStaged:
         if (now := time.monotonic()) >= self._sweep_due:
             self._sweep_due = now + STALE_AFTER
-            await _loops.current().in_thread(sweep, self._directory)
+            await FILES.run(sweep, self._directory)
         lines = [f"Return-Path: <{envelope.reverse_path}>", *(f"X-Envelope-To: {path}" for path in envelope.recipients)]
         written = "".join(f"{line}\r\n" for line in lines).encode("utf-8")
         return await stage_in(self._directory, (written, head, *content.chunks))

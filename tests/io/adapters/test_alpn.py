@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from mailauth_io import _loops, server, stores
+from mailauth_io import server, stores
 from mailauth_io.adapters.tls import certificates, layer
 from mailauth_io.adapters.tls._client_hello import ClientHello
+from tests.io import loops
 from tests.io.by_hand import read_line
 from tests.io.line_echo import connecting, dial, echo, on_both_loops, read_all, serving
 from tests.io.server_support import accounts
@@ -117,7 +118,7 @@ def handshake(port: int, context: ssl.SSLContext) -> str | None:
 
 
 @on_both_loops
-async def test_who_offers_another_protocol_gets_the_alert_of_rfc_7301(loop: _loops.Loop) -> None:
+async def test_who_offers_another_protocol_gets_the_alert_of_rfc_7301(loop: loops.Loop) -> None:
     """Implicit TLS: no session, the fatal alert no_application_protocol; in TLS 1.2 and 1.3 alike."""
     async with serving(loop, never, ssl_context=server_context(), implicit_tls=True, alpn="smtp") as listener:
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
@@ -139,7 +140,7 @@ def of_this_authority() -> ssl.SSLContext:
 
 
 @on_both_loops
-async def test_who_offers_the_protocol_of_the_port_or_none_is_served(loop: _loops.Loop) -> None:
+async def test_who_offers_the_protocol_of_the_port_or_none_is_served(loop: loops.Loop) -> None:
     """The server confirms the choice if its context has the names set, as ``certificates.server_context()`` does."""
     for tls, chosen in ((of_this_authority(), "smtp"), (server_context(), None)):
         async with serving(loop, echo, ssl_context=tls, implicit_tls=True, alpn="smtp") as listener:
@@ -150,7 +151,7 @@ async def test_who_offers_the_protocol_of_the_port_or_none_is_served(loop: _loop
 
 
 @on_both_loops
-async def test_a_choice_of_the_context_for_another_port_ends_the_connection(loop: _loops.Loop) -> None:
+async def test_a_choice_of_the_context_for_another_port_ends_the_connection(loop: loops.Loop) -> None:
     """The client offers both names, and the context chooses the first one, which is not that of the port."""
     async with serving(loop, never, ssl_context=of_this_authority(), implicit_tls=True, alpn="pop3") as listener:
 
@@ -162,7 +163,7 @@ async def test_a_choice_of_the_context_for_another_port_ends_the_connection(loop
 
 
 @on_both_loops
-async def test_an_upgrade_is_judged_as_well(loop: _loops.Loop) -> None:
+async def test_an_upgrade_is_judged_as_well(loop: loops.Loop) -> None:
     """The check also applies to STARTTLS and STLS; a client that offers nothing is accepted."""
     async with serving(loop, echo, ssl_context=server_context(), alpn="smtp") as listener:
 
@@ -183,7 +184,7 @@ async def test_an_upgrade_is_judged_as_well(loop: _loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_each_port_of_a_pair_has_its_own_name(loop: _loops.Loop) -> None:
+async def test_each_port_of_a_pair_has_its_own_name(loop: loops.Loop) -> None:
     """One context serves all ports."""
     config = server.Config(smtps=0, pop3s=0, ssl_context=of_this_authority())
     kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox())

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from mailauth import ACCEPT, Question, ServerMachine, pop3, smtp
-from mailauth_io import _loops
 from mailauth_io.adapters.connection import ServerConnection
 from mailauth_io.adapters.stream import READ_SIZE, Peer
 from mailauth_io.limits import Limits
+from tests.io import loops
 from tests.io.time_machine import MemoryStream, beside, connected, run_in_no_time
 
 on_each_loop = pytest.mark.parametrize("name", ["asyncio", "trio"])
@@ -93,7 +93,7 @@ def meet(
 
 
 async def talk(client: socket.socket, says: Iterable[bytes], reads: bool, pause: float) -> int:
-    loop = _loops.current()
+    loop = loops.current()
     said = 0
     for piece in says:
         vain = 0
@@ -203,7 +203,7 @@ def test_who_reads_fast_has_the_loop_not_for_itself(name: str) -> None:
         nonlocal turns
         while True:
             turns += 1
-            await _loops.current().sleep(0)
+            await loops.current().sleep(0)
 
     async def main() -> None:
         stream, client = await connected(name, Limits())

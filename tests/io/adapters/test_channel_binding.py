@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, strategies
 
 from mailauth import ACCEPT, Question, Tls, pop3, sasl, smtp
-from mailauth_io import _loops
 from mailauth_io.adapters.connection import Client, ServerConnection
 from mailauth_io.adapters.tls.channel_binding import NAME, BindingContext, channel_bindings, server_end_point
+from tests.io import loops
 from tests.io.server_support import Run, on_both_loops
 from tests.io.tls import authority, client_context, layers
 
@@ -240,7 +240,7 @@ def test_scram_plus_over_smtp(run: Run, name: str, upgrade: bool) -> None:
     settings = smtp.ServerSettings(mechanisms=PLUS, scram_decoy=DECOY, starttls=True)
 
     async def main() -> None:
-        adapter = _loops.current().adapter
+        adapter = loops.current().adapter
         async with (
             adapter.serve_smtp(
                 submission, settings, ssl_context=binding_context(), implicit_tls=not upgrade
@@ -269,7 +269,7 @@ def test_scram_plus_over_pop3(run: Run, name: str, upgrade: bool) -> None:
     settings = pop3.ServerSettings(mechanisms=PLUS, scram_decoy=DECOY, stls=True)
 
     async def main() -> None:
-        adapter = _loops.current().adapter
+        adapter = loops.current().adapter
         async with (
             adapter.serve_pop3(maildrop, settings, ssl_context=binding_context(), implicit_tls=not upgrade) as listener,
             await adapter.connect(

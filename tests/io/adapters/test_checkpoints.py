@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from mailauth import ACCEPT, Question, ServerMachine, Tls, pop3, sasl, smtp
-from mailauth_io import _loops
 from mailauth_io.adapters.connection import EVENTS_PER_CHECKPOINT, ServerConnection
 from mailauth_io.adapters.stream import Peer, Stream
 from mailauth_io.limits import Limits
+from tests.io import loops
 from tests.io.line_echo import cancel_when_blocked
 from tests.io.time_machine import MemoryStream, beside, connected, run_in_no_time
 
@@ -103,7 +103,7 @@ def test_another_task_runs_between_pipelined_logins(
         nonlocal runs
         while True:
             runs += 1
-            await _loops.current().sleep(0)
+            await loops.current().sleep(0)
 
     def told(event: object) -> None:
         if isinstance(event, sasl.AuthenticationStarted):
@@ -144,7 +144,7 @@ class Waiting(Client):
     async def checkpoint(self) -> None:
         await super().checkpoint()
         if self.turns == 1:
-            await _loops.current().sleep_forever()
+            await loops.current().sleep_forever()
 
 
 @on_each_loop

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mailauth import ClientMachine, Command, LocalProtocolError, RemoteProtocolError, pop3, sasl, smtp
-from mailauth_io import _loops
 from mailauth_io.adapters.connection import Client
+from tests.io import loops
 from tests.io.tls import client_context
 
 PASSWORD = b"open sesame"
@@ -82,7 +82,7 @@ def test_after_a_handshake_that_failed_a_client_logs_in_nowhere(
         machine, commands = pop3.ClientConnection(), [pop3.Capa(), pop3.Stls()]
 
     async def main() -> None:
-        connect = _loops.current().adapter.connect
+        connect = loops.current().adapter.connect
         connected: Client[Any] = await connect(machine, "127.0.0.1", server.port, ssl_context=client_context())
         async with connected as client:
             await anext(client)
@@ -105,7 +105,7 @@ def test_after_a_handshake_that_failed_a_client_logs_in_nowhere(
             assert client.tls is None
 
     with server.listening():
-        _loops.named(name).run(main)
+        loops.named(name).run(main)
     lines = server.heard.split(b"\r\n")
     verbs = [b"EHLO", b"STARTTLS"] if protocol == "SMTP" else [b"CAPA", b"STLS"]
     assert [line.split(b" ")[0] for line in lines[:2]] == verbs

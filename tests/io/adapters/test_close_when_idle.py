@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from mailauth import ACCEPT, Question, pop3, smtp
-from mailauth_io import _loops, server, stores
+from mailauth_io import server, stores
 from mailauth_io.adapters.connection import ServerConnection
+from tests.io import loops
 from tests.io.by_hand import read_line
 from tests.io.line_echo import dial, on_both_loops, read_all
 from tests.io.server_support import accounts
@@ -34,7 +35,7 @@ async def accept(connection: ServerConnection[Any]) -> None:
 
 
 @on_both_loops
-async def test_content_under_way_is_taken_and_answered_and_421_follows(loop: _loops.Loop) -> None:
+async def test_content_under_way_is_taken_and_answered_and_421_follows(loop: loops.Loop) -> None:
     """RFC 5321 section 3.8: the client learns that its message is stored, and does not send it again."""
     async with loop.adapter.serve_smtp(accept, smtp.ServerSettings(), grace=3_600.0) as listener:
         connection = await loop.in_thread(dial, listener.port)
@@ -54,7 +55,7 @@ async def test_content_under_way_is_taken_and_answered_and_421_follows(loop: _lo
 
 
 @on_both_loops
-async def test_all_but_content_is_told_at_once(loop: _loops.Loop) -> None:
+async def test_all_but_content_is_told_at_once(loop: loops.Loop) -> None:
     """Idle sessions, a transaction without content, and an incomplete command."""
     clients = []
     async with loop.adapter.serve_smtp(accept, smtp.ServerSettings(), grace=3_600.0) as listener:
@@ -70,7 +71,7 @@ async def test_all_but_content_is_told_at_once(loop: _loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_a_pop3_session_ends_without_committing(loop: _loops.Loop) -> None:
+async def test_a_pop3_session_ends_without_committing(loop: loops.Loop) -> None:
     """RFC 1939 section 6: only QUIT enters the UPDATE state."""
     events: list[Any] = []
 
@@ -94,7 +95,7 @@ async def test_a_pop3_session_ends_without_committing(loop: _loops.Loop) -> None
 
 
 @on_both_loops
-async def test_content_that_does_not_end_is_cut_off_when_the_grace_is_over(loop: _loops.Loop) -> None:
+async def test_content_that_does_not_end_is_cut_off_when_the_grace_is_over(loop: loops.Loop) -> None:
     """Then it is not acknowledged, and the client sends it again."""
     aborted: list[Any] = []
 
@@ -115,7 +116,7 @@ async def test_content_that_does_not_end_is_cut_off_when_the_grace_is_over(loop:
 
 
 @on_both_loops
-async def test_the_ready_server_takes_what_is_on_its_way(loop: _loops.Loop) -> None:
+async def test_the_ready_server_takes_what_is_on_its_way(loop: loops.Loop) -> None:
     """The message is in the maildrop after the server has stopped."""
     maildrops = stores.MemoryMaildrops()
     kept = server.Stores(accounts=accounts(), maildrops=maildrops, outbox=stores.MemoryOutbox())
@@ -149,7 +150,7 @@ async def test_the_ready_server_takes_what_is_on_its_way(loop: _loops.Loop) -> N
 
 
 @on_both_loops
-async def test_a_connection_can_be_retired_by_itself(loop: _loops.Loop) -> None:
+async def test_a_connection_can_be_retired_by_itself(loop: loops.Loop) -> None:
     """From any task.  A second call does nothing."""
     connections: list[ServerConnection[Any]] = []
 

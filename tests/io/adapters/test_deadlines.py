@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from mailauth import ACCEPT, BeginTls, CloseReason, MessageChunk, NeedData, Question, Tls, pop3, sasl, smtp
-from mailauth_io import _loops
 from mailauth_io.adapters.connection import LINGER_SECONDS, LINGER_TOTAL, ServerConnection
 from mailauth_io.adapters.stream import Peer
 from mailauth_io.adapters.tls.layer import TlsLayer
 from mailauth_io.limits import Limits
+from tests.io import loops
 from tests.io.time_machine import SlowClient, beside, connected, run_in_no_time
 from tests.io.tls import layers
 
@@ -299,7 +299,7 @@ def test_an_idle_pop3_session_ends_after_ten_minutes_and_commits_nothing() -> No
 async def write_to_a_reader(name: str, size: int, every: float) -> tuple[float, OSError | None]:
     """Send 10 MB to a client that reads *size* bytes *every* seconds.  Return the seconds taken and the error."""
     stream, client = await connected(name, Limits())
-    loop = _loops.current()
+    loop = loops.current()
 
     async def read() -> None:
         while True:

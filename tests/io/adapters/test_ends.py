@@ -10,9 +10,9 @@ import threading
 import pytest
 
 from mailauth import CloseReason, RemoteProtocolError
-from mailauth_io import _loops
 from mailauth_io.adapters.connection import ServerConnection
 from mailauth_io.limits import Limits
+from tests.io import loops
 from tests.io.by_hand import read_line
 from tests.io.line_echo import (
     EchoEvent,
@@ -36,7 +36,7 @@ def no_linger(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @on_both_loops
-async def test_ipv6_is_an_address_like_any_other(loop: _loops.Loop) -> None:
+async def test_ipv6_is_an_address_like_any_other(loop: loops.Loop) -> None:
     """A host may be an IPv6 address."""
     try:
         with socket.socket(socket.AF_INET6) as probe:
@@ -61,7 +61,7 @@ async def test_ipv6_is_an_address_like_any_other(loop: _loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_a_port_that_is_taken_is_an_oserror(loop: _loops.Loop) -> None:
+async def test_a_port_that_is_taken_is_an_oserror(loop: loops.Loop) -> None:
     """``serve`` raises OSError, not an exception group, when it cannot listen."""
     async with serving(loop, echo) as listener:
         with pytest.raises(OSError, match=r"(?i)in use"):
@@ -70,7 +70,7 @@ async def test_a_port_that_is_taken_is_an_oserror(loop: _loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_an_exception_of_the_body_leaves_the_context_as_it_is(loop: _loops.Loop) -> None:
+async def test_an_exception_of_the_body_leaves_the_context_as_it_is(loop: loops.Loop) -> None:
     """The exception is not wrapped in an exception group."""
     with pytest.raises(KeyError, match="mine"):
         async with serving(loop, echo):
@@ -78,7 +78,7 @@ async def test_an_exception_of_the_body_leaves_the_context_as_it_is(loop: _loops
 
 
 @on_both_loops
-async def test_a_send_that_fails_leaves_the_last_reply_to_be_read(loop: _loops.Loop) -> None:
+async def test_a_send_that_fails_leaves_the_last_reply_to_be_read(loop: loops.Loop) -> None:
     """The server sends a last reply and resets while the client writes: the client reads the reply, then the end."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -103,7 +103,7 @@ async def test_a_send_that_fails_leaves_the_last_reply_to_be_read(loop: _loops.L
 
 
 @on_both_loops
-async def test_a_session_whose_client_reset_ends(loop: _loops.Loop) -> None:
+async def test_a_session_whose_client_reset_ends(loop: loops.Loop) -> None:
     """The replies cannot be sent: the application learns that the peer has closed, and the server continues."""
     ends: list[CloseReason] = []
 
@@ -131,7 +131,7 @@ async def test_a_session_whose_client_reset_ends(loop: _loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_the_last_reply_survives_input_that_nobody_reads(loop: _loops.Loop) -> None:
+async def test_the_last_reply_survives_input_that_nobody_reads(loop: loops.Loop) -> None:
     """Data after QUIT is read and discarded: closing with unread data sends a reset, which can destroy ``bye``."""
     async with serving(loop, echo) as listener:
 
@@ -144,7 +144,7 @@ async def test_the_last_reply_survives_input_that_nobody_reads(loop: _loops.Loop
 
 
 @on_both_loops
-async def test_abort_drops_without_a_word(loop: _loops.Loop) -> None:
+async def test_abort_drops_without_a_word(loop: loops.Loop) -> None:
     """No reply is sent, and the iteration of the session ends as if the peer had disconnected."""
     ends: list[EchoEvent] = []
 
@@ -168,7 +168,7 @@ async def test_abort_drops_without_a_word(loop: _loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_abort_from_another_task_ends_the_iteration(loop: _loops.Loop) -> None:
+async def test_abort_from_another_task_ends_the_iteration(loop: loops.Loop) -> None:
     """``abort()`` wakes the read too."""
     ends: list[EchoEvent] = []
     connections: list[ServerConnection[EchoEvent]] = []
@@ -195,7 +195,7 @@ def test_an_exception_of_a_session_ends_that_connection_alone(caplog: pytest.Log
                 raise KeyError(event.text)
 
     async def main() -> None:
-        loop = _loops.current()
+        loop = loops.current()
         async with serving(loop, session) as listener:
             for _ in range(2):
                 answer = await loop.in_thread(talk, listener.port, b"word\r\n")
@@ -203,7 +203,7 @@ def test_an_exception_of_a_session_ends_that_connection_alone(caplog: pytest.Log
 
     for name in ("asyncio", "trio"):
         caplog.clear()
-        _loops.named(name).run(main)
+        loops.named(name).run(main)
         errors = [record for record in caplog.records if record.levelno == logging.ERROR]
         assert [record.name for record in errors] == ["mailauth_io", "mailauth_io"]
         assert caplog.text.count("\nKeyError: b'word'\n") == 2
@@ -211,7 +211,7 @@ def test_an_exception_of_a_session_ends_that_connection_alone(caplog: pytest.Log
 
 
 @on_both_loops
-async def test_a_session_that_returns_early_says_goodbye(loop: _loops.Loop) -> None:
+async def test_a_session_that_returns_early_says_goodbye(loop: loops.Loop) -> None:
     """The machine is shut down, and its last reply is sent."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -226,7 +226,7 @@ async def test_a_session_that_returns_early_says_goodbye(loop: _loops.Loop) -> N
 
 @pytest.mark.usefixtures("no_linger")
 @on_both_loops
-async def test_leaving_the_context_ends_sessions_orderly(loop: _loops.Loop) -> None:
+async def test_leaving_the_context_ends_sessions_orderly(loop: loops.Loop) -> None:
     """Each session is shut down, sends its last reply, and is waited for; new connections are refused."""
     async with serving(loop, echo) as listener:
         connections = [await loop.in_thread(dial, listener.port) for _ in range(3)]
@@ -240,7 +240,7 @@ async def test_leaving_the_context_ends_sessions_orderly(loop: _loops.Loop) -> N
 
 
 @on_both_loops
-async def test_a_session_that_does_not_end_is_cancelled_after_its_grace(loop: _loops.Loop) -> None:
+async def test_a_session_that_does_not_end_is_cancelled_after_its_grace(loop: loops.Loop) -> None:
     """An application that is stuck is cancelled after ``grace`` seconds, and its connection is closed."""
     ended: list[str] = []
 
@@ -264,7 +264,7 @@ async def test_a_session_that_does_not_end_is_cancelled_after_its_grace(loop: _l
 
 @pytest.mark.usefixtures("no_linger")
 @on_both_loops
-async def test_a_listener_can_be_closed_before_its_context_is_left(loop: _loops.Loop) -> None:
+async def test_a_listener_can_be_closed_before_its_context_is_left(loop: loops.Loop) -> None:
     """``aclose()`` does the same as leaving the context.  A second call does nothing."""
     async with serving(loop, echo) as listener:
         with await loop.in_thread(dial, listener.port) as connection:
@@ -274,7 +274,7 @@ async def test_a_listener_can_be_closed_before_its_context_is_left(loop: _loops.
 
 
 @on_both_loops
-async def test_leaving_a_client_says_its_goodbye(loop: _loops.Loop) -> None:
+async def test_leaving_a_client_says_its_goodbye(loop: loops.Loop) -> None:
     """``aclose()`` shuts the machine down, and writes its last command."""
     ends: list[CloseReason] = []
 
@@ -291,7 +291,7 @@ async def test_leaving_a_client_says_its_goodbye(loop: _loops.Loop) -> None:
 
 @pytest.mark.usefixtures("no_linger")
 @on_both_loops
-async def test_a_peer_that_does_not_read_is_not_waited_for_for_ever(loop: _loops.Loop) -> None:
+async def test_a_peer_that_does_not_read_is_not_waited_for_for_ever(loop: loops.Loop) -> None:
     """A Send that the peer does not read within the timeout fails, and the session ends."""
     ends: list[CloseReason] = []
 

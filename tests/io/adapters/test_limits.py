@@ -16,13 +16,14 @@ from unittest.mock import create_autospec
 import pytest
 
 from mailauth import ACCEPT, pop3, smtp
-from mailauth_io import _loops, server, stores
+from mailauth_io import server, stores
 from mailauth_io._addresses import Network
 from mailauth_io.adapters.connection import ServerConnection
 from mailauth_io.adapters.functions import _smtp_machine
 from mailauth_io.adapters.stream import Peer, Stream
 from mailauth_io.cli import descriptors
 from mailauth_io.limits import QUIET_SECONDS, ConnectionLimiter, Limits
+from tests.io import loops
 from tests.io.by_hand import read_line
 from tests.io.line_echo import dial, echo, on_both_loops, read_all, serving
 from tests.io.server_support import Clock, accounts
@@ -95,7 +96,7 @@ def test_limits_that_would_serve_nobody_are_refused(limits: dict[str, Any]) -> N
 
 
 @on_both_loops
-async def test_who_comes_beyond_the_bound_hears_the_protocols_own_refusal(loop: _loops.Loop) -> None:
+async def test_who_comes_beyond_the_bound_hears_the_protocols_own_refusal(loop: loops.Loop) -> None:
     """RFC 5321 section 3.1: 421, which in a greeting has no enhanced code; RFC 3206: ``[SYS/TEMP]``; no session."""
     adapter = loop.adapter
     async with (
@@ -116,7 +117,7 @@ async def test_who_comes_beyond_the_bound_hears_the_protocols_own_refusal(loop: 
 
 @pytest.mark.parametrize("name", ["asyncio", "trio"])
 def test_who_is_refused_and_gone_is_no_failed_session(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    loop, limiter = _loops.named(name), ConnectionLimiter(Limits(connections=1))
+    loop, limiter = loops.named(name), ConnectionLimiter(Limits(connections=1))
     assert limiter.acquire("192.0.2.1")
     gone = create_autospec(Stream, instance=True)
     gone.peer.return_value = Peer("192.0.2.2", 25)
@@ -132,7 +133,7 @@ def test_who_is_refused_and_gone_is_no_failed_session(name: str, caplog: pytest.
 
 
 @on_both_loops
-async def test_there_is_room_again_when_a_session_has_ended(loop: _loops.Loop) -> None:
+async def test_there_is_room_again_when_a_session_has_ended(loop: loops.Loop) -> None:
     limiter = ConnectionLimiter(Limits(connections=1))
     async with serving(loop, echo, limiter=limiter) as listener:
 
@@ -148,7 +149,7 @@ async def test_there_is_room_again_when_a_session_has_ended(loop: _loops.Loop) -
 
 
 @on_both_loops
-async def test_on_a_port_of_implicit_tls_nothing_is_said(loop: _loops.Loop) -> None:
+async def test_on_a_port_of_implicit_tls_nothing_is_said(loop: loops.Loop) -> None:
     """A handshake costs more than all the rest of a connection, so the connection is closed without one."""
     tls = server_context()
     async with serving(loop, echo, ssl_context=tls, implicit_tls=True, limits=Limits(connections=1)) as listener:
@@ -163,7 +164,7 @@ async def test_on_a_port_of_implicit_tls_nothing_is_said(loop: _loops.Loop) -> N
 
 
 @on_both_loops
-async def test_through_a_proxy_it_is_the_client_that_is_counted(loop: _loops.Loop) -> None:
+async def test_through_a_proxy_it_is_the_client_that_is_counted(loop: loops.Loop) -> None:
     """By the address in the header; the number of connections of the proxy is not limited."""
     networks: list[Network] = [ipaddress.ip_network("127.0.0.0/8")]
     limits = Limits(connections_per_address=1)
@@ -183,7 +184,7 @@ async def test_through_a_proxy_it_is_the_client_that_is_counted(loop: _loops.Loo
 
 
 @on_both_loops
-async def test_all_ports_of_a_pair_are_counted_together(loop: _loops.Loop) -> None:
+async def test_all_ports_of_a_pair_are_counted_together(loop: loops.Loop) -> None:
     config = server.Config(smtp=0, pop3=0, limits=Limits(connections=1))
     kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox())
     async with server.serve(config, kept) as ports:
@@ -239,7 +240,7 @@ def test_running_out_of_descriptors_is_told_in_one_line_a_minute() -> None:
 
 
 @on_both_loops
-async def test_running_out_of_descriptors_pauses_accepting(loop: _loops.Loop) -> None:
+async def test_running_out_of_descriptors_pauses_accepting(loop: loops.Loop) -> None:
     """Open connections continue; new ones wait, and are served when there is room again."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = descriptors.AcceptErrorFilter()

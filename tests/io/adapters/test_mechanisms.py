@@ -5,8 +5,8 @@ from __future__ import annotations
 import attrs
 
 from mailauth import ACCEPT, Question, pop3, sasl, smtp
-from mailauth_io import _loops
 from mailauth_io.adapters.connection import ServerConnection
+from tests.io import loops
 from tests.io.line_echo import on_both_loops
 from tests.io.tls import client_context, server_context
 
@@ -45,7 +45,7 @@ async def maildrop(connection: ServerConnection[pop3.ServerEvent]) -> None:
 
 
 @on_both_loops
-async def test_scram_over_smtp(loop: _loops.Loop) -> None:
+async def test_scram_over_smtp(loop: loops.Loop) -> None:
     """RFC 7677 inside implicit TLS; a wrong password fails."""
     settings = smtp.ServerSettings(mechanisms=SCRAM, scram_decoy=DECOY)
     async with loop.adapter.serve_smtp(
@@ -70,7 +70,7 @@ async def test_scram_over_smtp(loop: _loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_scram_over_pop3(loop: _loops.Loop) -> None:
+async def test_scram_over_pop3(loop: loops.Loop) -> None:
     """RFC 5034 with RFC 7677; allowed without TLS if the settings name it."""
     settings = pop3.ServerSettings(mechanisms=SCRAM, mechanisms_without_tls=frozenset(SCRAM.names), scram_decoy=DECOY)
     async with (

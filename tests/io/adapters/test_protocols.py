@@ -8,8 +8,8 @@ import smtplib
 import pytest
 
 from mailauth import ACCEPT, MessageChunk, pop3, sasl, smtp
-from mailauth_io import _loops
 from mailauth_io.adapters.connection import Client, ServerConnection
+from tests.io import loops
 from tests.io.line_echo import on_both_loops
 from tests.io.tls import client_context, server_context
 
@@ -79,7 +79,7 @@ async def reply(client: Client[smtp.ClientEvent]) -> smtp.Reply:
 
 
 @on_both_loops
-async def test_a_message_submitted_by_our_client_arrives_whole(loop: _loops.Loop) -> None:
+async def test_a_message_submitted_by_our_client_arrives_whole(loop: loops.Loop) -> None:
     """STARTTLS, AUTH PLAIN, a pipelined envelope, content in chunks with backpressure, QUIT."""
     spool = Spool()
     async with (
@@ -132,13 +132,13 @@ def test_smtplib_submits_inside_tls(name: str, implicit: bool) -> None:
             client.sendmail("alice@example.org", ["bob@example.org"], CONTENT)
 
     async def main() -> None:
-        loop = _loops.current()
+        loop = loops.current()
         async with loop.adapter.serve_smtp(
             spool.session, SMTP, ssl_context=server_context(), implicit_tls=implicit
         ) as listener:
             await loop.in_thread(submit, listener.port)
 
-    _loops.named(name).run(main)
+    loops.named(name).run(main)
     assert spool.messages == [CONTENT]
     assert spool.identities == ["alice"]
 
@@ -161,17 +161,17 @@ def test_poplib_retrieves_inside_tls(name: str, implicit: bool) -> None:
         return b"\r\n".join(lines) + b"\r\n"
 
     async def main() -> bytes:
-        loop = _loops.current()
+        loop = loops.current()
         async with loop.adapter.serve_pop3(
             maildrop, POP3, ssl_context=server_context(), implicit_tls=implicit
         ) as listener:
             return await loop.in_thread(retrieve, listener.port)
 
-    assert _loops.named(name).run(main) == CONTENT
+    assert loops.named(name).run(main) == CONTENT
 
 
 @on_both_loops
-async def test_our_client_retrieves_what_the_server_hands_over_in_pieces(loop: _loops.Loop) -> None:
+async def test_our_client_retrieves_what_the_server_hands_over_in_pieces(loop: loops.Loop) -> None:
     """RETR through the client machine: chunks, then the reply."""
     async with (
         loop.adapter.serve_pop3(maildrop, POP3, ssl_context=server_context(), implicit_tls=True) as listener,
@@ -198,7 +198,7 @@ async def test_our_client_retrieves_what_the_server_hands_over_in_pieces(loop: _
 
 
 @on_both_loops
-async def test_an_upgrade_on_offer_needs_a_context(loop: _loops.Loop) -> None:
+async def test_an_upgrade_on_offer_needs_a_context(loop: loops.Loop) -> None:
     """Settings with STARTTLS or STLS, but without an ssl_context, are refused at once."""
     with pytest.raises(ValueError, match="starttls"):
         loop.adapter.serve_smtp(Spool().session, SMTP)

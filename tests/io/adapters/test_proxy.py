@@ -9,11 +9,11 @@ from typing import Final
 
 import pytest
 
-from mailauth_io import _loops
 from mailauth_io._addresses import Network, is_within
 from mailauth_io.adapters.connection import ServerConnection
 from mailauth_io.adapters.stream import Peer
 from mailauth_io.limits import Limits
+from tests.io import loops
 from tests.io.by_hand import read_line
 from tests.io.line_echo import EchoEvent, dial, echo, on_both_loops, read_all, read_all_or_reset, serving, talk
 from tests.io.tls import client_context, server_context
@@ -42,7 +42,7 @@ class Seen:
 
 
 @on_both_loops
-async def test_the_peer_of_a_listed_proxy_is_its_client(loop: _loops.Loop) -> None:
+async def test_the_peer_of_a_listed_proxy_is_its_client(loop: loops.Loop) -> None:
     """PROXY protocol section 2: data after the header in the same segment is from the client."""
     session = Seen()
     async with serving(loop, session, proxy_from=LOOPBACK) as listener:
@@ -52,7 +52,7 @@ async def test_the_peer_of_a_listed_proxy_is_its_client(loop: _loops.Loop) -> No
 
 
 @on_both_loops
-async def test_a_header_may_come_in_pieces(loop: _loops.Loop) -> None:
+async def test_a_header_may_come_in_pieces(loop: loops.Loop) -> None:
     """PROXY protocol section 2: the server sends nothing before the header is complete."""
     session = Seen()
     async with serving(loop, session, proxy_from=LOOPBACK) as listener:
@@ -71,7 +71,7 @@ async def test_a_header_may_come_in_pieces(loop: _loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_the_header_comes_before_tls(loop: _loops.Loop) -> None:
+async def test_the_header_comes_before_tls(loop: loops.Loop) -> None:
     """PROXY protocol section 2: the proxy forwards the handshake; here both arrive in one segment."""
     session = Seen()
     async with serving(loop, session, proxy_from=LOOPBACK, ssl_context=server_context(), implicit_tls=True) as listener:
@@ -101,7 +101,7 @@ async def test_the_header_comes_before_tls(loop: _loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_a_listed_peer_without_a_valid_header_is_dropped(loop: _loops.Loop) -> None:
+async def test_a_listed_peer_without_a_valid_header_is_dropped(loop: loops.Loop) -> None:
     """PROXY protocol section 2.1: nothing is sent to it, and no session runs."""
     session = Seen()
     async with serving(loop, session, proxy_from=LOOPBACK) as listener:
@@ -118,7 +118,7 @@ async def test_a_listed_peer_without_a_valid_header_is_dropped(loop: _loops.Loop
 
 
 @on_both_loops
-async def test_a_header_that_does_not_come_is_not_waited_for(loop: _loops.Loop) -> None:
+async def test_a_header_that_does_not_come_is_not_waited_for(loop: loops.Loop) -> None:
     """PROXY protocol section 2: a timeout for the whole header; an incomplete header does not restart it."""
     session = Seen()
     async with serving(loop, session, proxy_from=LOOPBACK, limits=Limits(proxy_header_timeout=0.01)) as listener:
@@ -133,7 +133,7 @@ async def test_a_header_that_does_not_come_is_not_waited_for(loop: _loops.Loop) 
 
 
 @on_both_loops
-async def test_the_header_of_a_peer_that_is_not_listed_is_what_it_says(loop: _loops.Loop) -> None:
+async def test_the_header_of_a_peer_that_is_not_listed_is_what_it_says(loop: loops.Loop) -> None:
     """PROXY protocol section 2: any client could send one, so it is read as an ordinary line."""
     session = Seen()
     for networks in ((), REMOTE_ADDRESS):
@@ -143,7 +143,7 @@ async def test_the_header_of_a_peer_that_is_not_listed_is_what_it_says(loop: _lo
 
 
 @on_both_loops
-async def test_a_header_without_addresses_leaves_the_peer_as_it_is(loop: _loops.Loop) -> None:
+async def test_a_header_without_addresses_leaves_the_peer_as_it_is(loop: loops.Loop) -> None:
     """PROXY protocol sections 2.1 and 2.2: for UNKNOWN and LOCAL the address of the socket is used."""
     session = Seen()
     local = bytes.fromhex("0D0A0D0A000D0A515549540A 20 00 0000")
@@ -154,7 +154,7 @@ async def test_a_header_without_addresses_leaves_the_peer_as_it_is(loop: _loops.
 
 
 @on_both_loops
-async def test_closing_does_not_wait_for_a_header(loop: _loops.Loop) -> None:
+async def test_closing_does_not_wait_for_a_header(loop: loops.Loop) -> None:
     """The listener closes while a proxy has not sent anything yet."""
     session = Seen()
     async with serving(loop, session, proxy_from=LOOPBACK, grace=60.0) as listener:

@@ -8,8 +8,9 @@ import threading
 import pytest
 
 from mailauth import CloseReason, Tls
-from mailauth_io import _loops, on_asyncio, on_trio
+from mailauth_io import on_asyncio, on_trio
 from mailauth_io.adapters.connection import ServerConnection
+from tests.io import loops
 from tests.io.by_hand import read_line
 from tests.io.line_echo import (
     Echo,
@@ -30,7 +31,7 @@ from tests.io.line_echo import (
 
 
 @on_both_loops
-async def test_actions_are_carried_out_and_questions_are_passed_on(loop: _loops.Loop) -> None:
+async def test_actions_are_carried_out_and_questions_are_passed_on(loop: loops.Loop) -> None:
     """The application never gets Send and NeedData; a line that arrives in pieces is one question."""
     async with serving(loop, echo) as listener:
 
@@ -47,14 +48,14 @@ async def test_actions_are_carried_out_and_questions_are_passed_on(loop: _loops.
 
 
 @on_both_loops
-async def test_half_closed_client_still_gets_its_answers(loop: _loops.Loop) -> None:
+async def test_half_closed_client_still_gets_its_answers(loop: loops.Loop) -> None:
     """Complete lines are processed even if the client has closed its sending side."""
     async with serving(loop, echo) as listener:
         assert await loop.in_thread(talk, listener.port, b"one\r\ntwo\r\nhal") == b"hello\r\none\r\ntwo\r\n"
 
 
 @on_both_loops
-async def test_the_peer_is_who_the_socket_says(loop: _loops.Loop) -> None:
+async def test_the_peer_is_who_the_socket_says(loop: loops.Loop) -> None:
     """The address of the peer is read from the socket; a client may choose its source address."""
     peers = []
 
@@ -73,7 +74,7 @@ async def test_the_peer_is_who_the_socket_says(loop: _loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_shut_down_from_another_task_wakes_the_read(loop: _loops.Loop) -> None:
+async def test_shut_down_from_another_task_wakes_the_read(loop: loops.Loop) -> None:
     """The session waits for data that never arrives; ``shut_down()`` in another task ends it in order."""
     connections: list[ServerConnection[EchoEvent]] = []
 
@@ -89,14 +90,14 @@ async def test_shut_down_from_another_task_wakes_the_read(loop: _loops.Loop) -> 
 
 
 @on_both_loops
-async def test_timeout_means_timed_out(loop: _loops.Loop) -> None:
+async def test_timeout_means_timed_out(loop: loops.Loop) -> None:
     """After the seconds in NeedData without data, the machine is shut down with TIMED_OUT."""
     async with serving(loop, echo, build=impatient) as listener:
         assert await loop.in_thread(listen_only, listener.port) == b"hello\r\nclosing: TIMED_OUT\r\n"
 
 
 @on_both_loops
-async def test_a_shorter_timeout_is_obeyed(loop: _loops.Loop) -> None:
+async def test_a_shorter_timeout_is_obeyed(loop: loops.Loop) -> None:
     """The timer was set for five minutes; a later, shorter timeout still applies."""
     machines: list[Echo] = []
 
@@ -122,14 +123,14 @@ async def test_a_shorter_timeout_is_obeyed(loop: _loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_a_client_has_a_timeout_too(loop: _loops.Loop) -> None:
+async def test_a_client_has_a_timeout_too(loop: loops.Loop) -> None:
     """A server that sends nothing for too long: the client's machine is shut down, and the iteration ends."""
     async with serving(loop, echo) as listener, await connecting(loop, listener.port, timeout=0.01) as client:
         assert [event async for event in client] == [Line(text=b"hello")]
 
 
 @on_both_loops
-async def test_cancelled_while_reading_nothing_is_lost(loop: _loops.Loop) -> None:
+async def test_cancelled_while_reading_nothing_is_lost(loop: loops.Loop) -> None:
     """The read is cancelled after half a line; the next call continues there."""
     lines: list[bytes] = []
     cancelled = threading.Event()
@@ -159,7 +160,7 @@ async def test_cancelled_while_reading_nothing_is_lost(loop: _loops.Loop) -> Non
 
 
 @on_both_loops
-async def test_cancelled_inside_send_the_connection_is_broken(loop: _loops.Loop) -> None:
+async def test_cancelled_inside_send_the_connection_is_broken(loop: loops.Loop) -> None:
     """It is unknown how many bytes were sent; each further call raises."""
     told: list[str] = []
     over = threading.Event()
@@ -188,7 +189,7 @@ async def test_cancelled_inside_send_the_connection_is_broken(loop: _loops.Loop)
 
 
 @on_both_loops
-async def test_iterating_over_an_open_question_is_a_mistake(loop: _loops.Loop) -> None:
+async def test_iterating_over_an_open_question_is_a_mistake(loop: loops.Loop) -> None:
     """RuntimeError, and the question stays open."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -204,7 +205,7 @@ async def test_iterating_over_an_open_question_is_a_mistake(loop: _loops.Loop) -
 
 
 @on_both_loops
-async def test_flush_writes_what_is_queued_and_keeps_what_it_meets(loop: _loops.Loop) -> None:
+async def test_flush_writes_what_is_queued_and_keeps_what_it_meets(loop: loops.Loop) -> None:
     """More data than any buffer holds is written as fast as the server reads; events are kept in order."""
     received: list[int] = []
 
@@ -240,7 +241,7 @@ def test_bytes_that_come_while_a_question_is_open_stop_the_reading() -> None:
                 connection.answer(event, b"")
 
     async def main() -> None:
-        loop = _loops.current()
+        loop = loops.current()
         async with serving(loop, session) as listener:
 
             def client() -> int:
@@ -270,7 +271,7 @@ def test_bytes_that_arrive_with_the_cancellation_are_kept() -> None:
         await echo(connection)
 
     async def main() -> None:
-        loop = _loops.current()
+        loop = loops.current()
         async with serving(loop, session) as listener:
             with await loop.in_thread(dial, listener.port) as connection:
                 assert await loop.in_thread(read_line, connection) == b"hello\r\n"

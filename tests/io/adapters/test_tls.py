@@ -8,9 +8,9 @@ import threading
 import pytest
 
 from mailauth import CloseReason, Tls, TlsStarted
-from mailauth_io import _loops
 from mailauth_io.adapters.connection import Client, ServerConnection
 from mailauth_io.limits import Limits
+from tests.io import loops
 from tests.io.by_hand import read_line
 from tests.io.line_echo import (
     ClientEvent,
@@ -45,7 +45,7 @@ async def upgrade(client: Client[ClientEvent]) -> Tls:
 
 
 @on_both_loops
-async def test_implicit_tls_comes_before_the_machine(loop: _loops.Loop) -> None:
+async def test_implicit_tls_comes_before_the_machine(loop: loops.Loop) -> None:
     """Both machines are built with the properties of the TLS session."""
     seen: list[Tls | None] = []
 
@@ -69,7 +69,7 @@ async def test_implicit_tls_comes_before_the_machine(loop: _loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_starttls_upgrades_the_live_stream(loop: _loops.Loop) -> None:
+async def test_starttls_upgrades_the_live_stream(loop: loops.Loop) -> None:
     """The reply is sent in clear text, and everything after it inside TLS; both machines learn of the session."""
     async with (
         serving(loop, echo, ssl_context=server_context()) as listener,
@@ -82,7 +82,7 @@ async def test_starttls_upgrades_the_live_stream(loop: _loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_tls_carries_more_than_one_record(loop: _loops.Loop) -> None:
+async def test_tls_carries_more_than_one_record(loop: loops.Loop) -> None:
     """A Send of many records arrives whole and in order, as fast as the peer reads."""
     lines = [b"%d " % number * 100 for number in range(3_000)]
 
@@ -129,15 +129,15 @@ def test_bytes_in_one_piece_with_the_end_of_the_handshake_are_read(name: str, ve
             return got
 
     async def main() -> bytes:
-        loop = _loops.current()
+        loop = loops.current()
         async with serving(loop, echo, ssl_context=server_context(), implicit_tls=True) as listener:
             return await loop.in_thread(client, listener.port)
 
-    assert _loops.named(name).run(main) == b"hello in TLS\r\nearly\r\nbye\r\n"
+    assert loops.named(name).run(main) == b"hello in TLS\r\nearly\r\nbye\r\n"
 
 
 @on_both_loops
-async def test_the_last_word_inside_tls_is_close_notify(loop: _loops.Loop) -> None:
+async def test_the_last_word_inside_tls_is_close_notify(loop: loops.Loop) -> None:
     """The client can tell the end of the session from a truncation attack, even if it has sent more than is read."""
     async with serving(loop, echo, ssl_context=server_context(), implicit_tls=True) as listener:
 
@@ -152,7 +152,7 @@ async def test_the_last_word_inside_tls_is_close_notify(loop: _loops.Loop) -> No
 
 
 @on_both_loops
-async def test_close_notify_of_the_client_still_lets_it_hear_the_answer(loop: _loops.Loop) -> None:
+async def test_close_notify_of_the_client_still_lets_it_hear_the_answer(loop: loops.Loop) -> None:
     """A TLS client that has sent close_notify is a half-closed client."""
     ends: list[CloseReason] = []
 
@@ -178,7 +178,7 @@ async def test_close_notify_of_the_client_still_lets_it_hear_the_answer(loop: _l
 
 
 @on_both_loops
-async def test_clear_bytes_ahead_of_the_handshake_never_get_inside(loop: _loops.Loop) -> None:
+async def test_clear_bytes_ahead_of_the_handshake_never_get_inside(loop: loops.Loop) -> None:
     """CVE-2011-0411: data between STARTTLS and the handshake is discarded, or makes the handshake fail."""
     asked: list[bytes] = []
     injected = threading.Event()
@@ -214,7 +214,7 @@ async def test_clear_bytes_ahead_of_the_handshake_never_get_inside(loop: _loops.
 
 
 @on_both_loops
-async def test_a_handshake_that_fails_ends_the_session_and_nothing_else(loop: _loops.Loop) -> None:
+async def test_a_handshake_that_fails_ends_the_session_and_nothing_else(loop: loops.Loop) -> None:
     """The machine sees the end of the stream; the next client is served."""
     ends: list[EchoEvent] = []
 
@@ -242,7 +242,7 @@ async def test_a_handshake_that_fails_ends_the_session_and_nothing_else(loop: _l
 
 
 @on_both_loops
-async def test_a_server_that_is_not_proved_fails_the_client(loop: _loops.Loop) -> None:
+async def test_a_server_that_is_not_proved_fails_the_client(loop: loops.Loop) -> None:
     """Implicit TLS: ``connect`` raises the ssl error.  Upgraded: the iteration raises it, at each further call."""
     async with (
         serving(loop, echo, ssl_context=server_context(), implicit_tls=True) as implicit,
@@ -267,7 +267,7 @@ async def test_a_server_that_is_not_proved_fails_the_client(loop: _loops.Loop) -
 
 
 @on_both_loops
-async def test_a_handshake_is_bounded_in_time(loop: _loops.Loop) -> None:
+async def test_a_handshake_is_bounded_in_time(loop: loops.Loop) -> None:
     """A client that connects to a TLS port and sends nothing is disconnected, without a session."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -280,7 +280,7 @@ async def test_a_handshake_is_bounded_in_time(loop: _loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_leaving_the_context_ends_handshakes(loop: _loops.Loop) -> None:
+async def test_leaving_the_context_ends_handshakes(loop: loops.Loop) -> None:
     """A handshake in progress does not delay the end of the server, whatever the grace period."""
     async with serving(loop, echo, ssl_context=server_context(), implicit_tls=True, grace=3600.0) as listener:
         connection = await loop.in_thread(dial, listener.port)
@@ -292,7 +292,7 @@ async def test_leaving_the_context_ends_handshakes(loop: _loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_cancelled_inside_the_handshake_the_connection_is_broken(loop: _loops.Loop) -> None:
+async def test_cancelled_inside_the_handshake_the_connection_is_broken(loop: loops.Loop) -> None:
     """The next call raises."""
     told = threading.Event()
 
@@ -319,7 +319,7 @@ async def test_cancelled_inside_the_handshake_the_connection_is_broken(loop: _lo
 
 
 @on_both_loops
-async def test_shut_down_during_the_handshake_ends_it(loop: _loops.Loop) -> None:
+async def test_shut_down_during_the_handshake_ends_it(loop: loops.Loop) -> None:
     """Nothing can be sent during the handshake, so the connection is closed."""
     connections: list[ServerConnection[EchoEvent]] = []
 
@@ -337,7 +337,7 @@ async def test_shut_down_during_the_handshake_ends_it(loop: _loops.Loop) -> None
 
 
 @on_both_loops
-async def test_a_context_must_be_there_when_tls_is_wanted(loop: _loops.Loop) -> None:
+async def test_a_context_must_be_there_when_tls_is_wanted(loop: loops.Loop) -> None:
     """The error is raised before anything listens or connects."""
     with pytest.raises(ValueError, match="ssl_context"):
         async with serving(loop, echo, implicit_tls=True):

@@ -9,9 +9,9 @@ from typing import Final, TypeVar
 
 from mailauth import Command, LocalProtocolError, MessageChunk, RemoteProtocolError, pop3, sasl, smtp
 
-from ..._loops import current
-from ...adapters.connection import Client
-from ...adapters.functions import ClientFactory
+from .._event_loop import current_adapter
+from ..adapters.connection import Client
+from ..adapters.functions import ClientFactory
 from .client_config import (
     CLIENT_NAME,
     HOST,
@@ -63,7 +63,7 @@ def _one_kind_of_error() -> Iterator[None]:
 
 
 async def _connect(client_config: ClientConfig, port: int, build: ClientFactory[E], source: str) -> Client[E]:
-    return await current().adapter.connect(
+    return await current_adapter().connect(
         build,
         HOST,
         port,

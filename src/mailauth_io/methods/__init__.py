@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from ... import _loops
-from ...adapters.tls.certificates import temporary_certificate
-from ..errors import ConfigError
+import anyio
+
+from .._event_loop import check_event_loop
+from ..adapters.tls.certificates import temporary_certificate
 from .client_config import Clients
 from .compare import compare
 from .measure import Bench, measure
@@ -26,14 +27,11 @@ AT_ONCE: Final = 4
 def main(loops: Sequence[str], *, as_json: bool, bench: Bench | None = None) -> int:
     """Run all rows of *bench* on *loops* and print them.  Returns 0 if every row is as expected, else 1.
 
-    Raises ConfigError if a package is missing.
+    Raises ImportError, with a text that says what to install, if a package is missing.
     """
-    try:
-        for name in loops:
-            _loops.named(name)
-        bench = bench or Bench(certificate=temporary_certificate(), another=temporary_certificate())
-    except ImportError as error:
-        raise ConfigError(str(error)) from error
+    for name in loops:
+        check_event_loop(name)
+    bench = bench or Bench(certificate=temporary_certificate(), another=temporary_certificate())
     outcomes = run_rows(bench, loops)
     print(to_json(outcomes) if as_json else table(outcomes))
     return 0 if outcomes and all(outcome.worked for outcome in outcomes) else 1
@@ -63,4 +61,4 @@ def _outcome(bench: Bench, row: Row, loop: str) -> Outcome:
 
 
 def _measure(bench: Bench, row: Row, loop: str, clients: Clients) -> Columns:
-    return _loops.named(loop).run(lambda: measure(row, clients, bench))
+    return anyio.run(measure, row, clients, bench, backend=loop)

@@ -9,7 +9,8 @@ import ssl
 from collections.abc import Iterator
 from typing import Final
 
-from ..._loops import current
+from anyio import to_thread
+
 from .client_config import (
     CLIENT_NAME,
     HOST,
@@ -32,11 +33,11 @@ class StandardLibrary:
         self, client_config: ClientConfig, *, recipient: str, content: bytes, authenticate: bool, source: str = HOST
     ) -> int:
         """See ``Clients.submit``."""
-        return await current().in_thread(_submit, client_config, recipient, content, authenticate, source)
+        return await to_thread.run_sync(_submit, client_config, recipient, content, authenticate, source)
 
     async def collect(self, client_config: ClientConfig) -> bytes:
         """See ``Clients.collect``."""
-        return await current().in_thread(_collect, client_config)
+        return await to_thread.run_sync(_collect, client_config)
 
 
 @contextlib.contextmanager

@@ -8,12 +8,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, Protocol
 
 import attrs
+from anyio import to_thread
 
 from mailauth import pop3
 
-from ... import server, stores
-from ..._loops import current
-from ...adapters.tls.certificates import TemporaryCertificate
+from .. import server, stores
+from ..adapters.tls.certificates import TemporaryCertificate
 from .client_config import HOST, AuthenticationRejected, ClientConfig, ClientFailed, Clients, ServerNotProved
 from .mailauth_clients import MailauthClients
 from .messages import below_trace, make_message, submitted_authenticated
@@ -138,7 +138,7 @@ class _Trial:
             yield
         finally:
             for proxy in proxies:
-                await current().in_thread(proxy.close)  # it waits for the server, which runs in this thread
+                await to_thread.run_sync(proxy.close)  # it waits for the server, which runs in this thread
                 self._record += proxy.record
 
     async def go(self) -> None:

@@ -1,0 +1,192 @@
+"""Checks logins against the accounts, so that an unknown name behaves like a known one (architecture.md, invariant 6).
+
+An unknown name and a wrong password get the same answer, after the same work.  The store of the accounts only looks up
+names: this module does the work for those that it does not find.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import Counter
+from collections.abc import Sequence, Set
+from typing import Final
+
+import attrs
+
+from mailauth import sasl
+
+from ..stores.credentials import Credential, Plain, Proof, Scram, prepared
+from ..stores.hashing import LOCAL, Hashing, LoginSource
+from ..stores.protocols import Accounts, Certificates, Changes, Tokens
+
+_NO_SECRETS: Final = (
+    "CRAM-MD5, APOP and SCRAM-SHA-1 are not available: they require a plain-text password ({PLAIN}) for every account."
+)
+_NO_KEYS: Final = "SCRAM-SHA-256 is not available: it requires a {SCRAM-SHA-256} or {PLAIN} password for every account."
+_NOT_PREPARED: Final = (
+    "SCRAM is not available: the password of an account contains characters that SCRAM does not allow (RFC 4013)."
+)
+
+
+class Authenticator:
+    """Checks passwords, SCRAM keys, tokens and certificates of the accounts of a server.
+
+    *name* is always a canonical name (see ``mailbox_name``), or empty for a name that no account can have.
+    """
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        *,
+        tokens: Tokens | None = None,
+        certificates: Certificates | None = None,
+        hashing: Hashing | None = None,
+    ) -> None:
+        """Without *tokens* no account has a token, and without *certificates* none has a certificate."""
+        self._accounts = accounts
+        self._tokens = tokens
+        self._certificates = certificates
+        self._hashing = hashing or Hashing()
+        self._decoy_password = Plain(secrets.token_hex(32).encode())  # ASCII, so that SCRAM allows it
+        self._plain_salts = sasl.ScramDecoy(key=secrets.token_bytes(32))
+        self._salt_key: bytes | None = None
+        self._begin(tuple(accounts.credentials()))
+
+    def _begin(self, credentials: Sequence[Credential]) -> None:
+        """Compute the values that depend on the current accounts."""
+        self._credentials = credentials
+        kinds = Counter(credential.kind for credential in credentials)
+        self._kinds = tuple(kind for kind, _ in kinds.most_common())
+        # The password of an unknown name is checked against a stored one of the commonest kind, so that it takes
+        # exactly as long.  The result is ignored.
+        self._decoy: Credential = next(
+            (credential for credential in credentials if credential.kind == self._kinds[0]), self._decoy_password
+        )
+        self._proofs = frozenset(
+            proof for proof in Plain.PROOFS if all(proof in credential.proofs for credential in credentials)
+        )
+        self._scram_decoy = self._make_scram_decoy(credentials)
+
+    def _make_scram_decoy(self, credentials: Sequence[Credential]) -> sasl.ScramDecoy:
+        """Return the source of salts for unknown names.
+
+        Stored salts survive a restart, so the salts of unknown names must too.  They are derived from the first account
+        with a stored salt, so that adding accounts does not change them, and stay the same while the process runs.
+        """
+        stored = [credential.keys for credential in credentials if isinstance(credential, Scram)]
+        if not stored:
+            return self._plain_salts
+        if self._salt_key is None:
+            self._salt_key = hashlib.sha256(b"salts of unknown names" + stored[0].server_key).digest()
+        costs = Counter((keys.iterations, min(len(keys.salt), 32)) for keys in stored)
+        (iterations, salt_size), _ = costs.most_common(1)[0]
+        return sasl.ScramDecoy(key=self._salt_key, iterations=iterations, salt_size=salt_size)
+
+    @property
+    def proofs(self) -> frozenset[Proof]:
+        """The proofs that every account supports, and tokens and certificates if they are used.
+
+        They determine the mechanisms offered to each new connection.
+        """
+        more = {Proof.TOKEN: self._tokens, Proof.CERTIFICATE: self._certificates}
+        return self._proofs | {proof for proof, store in more.items() if store is not None}
+
+    @property
+    def timing_warning(self) -> str | None:
+        """A warning if the time of a failed login shows which names exist; None if all passwords are of one kind."""
+        if len(self._kinds) < 2:
+            return None
+        return (
+            f"Passwords are stored with different schemes or costs ({'; '.join(self._kinds)}): the response time "
+            "of a failed login can reveal which accounts exist. Use one scheme for all of them, with mailauth passwd."
+        )
+
+    @property
+    def unavailable_mechanisms(self) -> tuple[str, ...]:
+        """One sentence for each group of mechanisms that is not offered because some account does not support it."""
+        sentences = []
+        if Proof.SECRET not in self._proofs:
+            sentences.append(_NO_SECRETS)
+            if Proof.SCRAM_SHA_256 not in self._proofs:
+                sentences.append(_NO_KEYS)
+        elif Proof.SCRAM_SHA_1 not in self._proofs:
+            sentences.append(_NOT_PREPARED)
+        return tuple(sentences)
+
+    async def refresh(self, *, at_once: bool = False) -> Changes | None:
+        """Reload the accounts if their source has changed, as ``Accounts.refresh``.  Called before each lookup."""
+        changes = await self._accounts.refresh(at_once=at_once)
+        if changes is None:
+            return None
+        credentials = tuple(self._accounts.credentials())
+        if credentials == self._credentials:
+            return changes
+        before = self.unavailable_mechanisms
+        self._begin(credentials)
+        warnings = [warning for warning in self.unavailable_mechanisms if warning not in before]
+        if self.timing_warning is not None:
+            warnings.append(self.timing_warning)
+        return attrs.evolve(changes, warnings=(*changes.warnings, *warnings))
+
+    async def exists(self, name: str) -> bool:
+        """Return whether *name* has a mailbox here."""
+        return await self._accounts.find(name) is not None
+
+    async def _credential(self, name: str) -> Credential | None:
+        account = await self._accounts.find(name)
+        return None if account is None else account.credential
+
+    async def check_password(self, name: str, password: bytes, source: LoginSource = LOCAL) -> bool:
+        """Return whether this is the password of *name*.
+
+        *source* determines the position of a slow check in the queue: see ``Hashing.run``.
+        """
+        known = await self._credential(name)
+        credential = self._decoy if known is None else known
+        to_check = prepared(password)
+        if to_check is None:
+            return False  # for any name, so this shows nothing about it
+        if credential.slow:
+            right = await self._hashing.run(source, self._is_right, credential, known, to_check)
+        else:
+            right = self._is_right(credential, known, to_check)
+        # The account may have changed during the check; an old password is not accepted.
+        return right and await self._credential(name) == known
+
+    @staticmethod
+    def _is_right(credential: Credential, known: Credential | None, password: bytes) -> bool:
+        """Return whether *password* matches *credential* and the name is *known*."""
+        return credential.check(password) and known is not None
+
+    async def secret(self, name: str) -> bytes | None:
+        """Return the secret of *name* for CRAM-MD5 and APOP, or None if the name is unknown or has no secret."""
+        credential = await self._credential(name)
+        return credential.password if isinstance(credential, Plain) else None
+
+    async def scram_keys(self, name: str, hash_name: str, source: LoginSource = LOCAL) -> sasl.ScramKeys:
+        """Return the SCRAM keys of *name* for *hash_name* (``sha1`` or ``sha256``).
+
+        An unknown name gets keys that match no password.  They are always the same, look like real keys, and take as
+        long to compute.  *source* as for ``check_password``.
+        """
+        known = await self._credential(name)
+        decoy = self._scram_decoy.keys(name, hash_name)  # for a known name too, so that both take the same time
+        keys = None if known is None else known.scram_keys(hash_name)
+        if isinstance(known or self._decoy, Plain):
+            # Each login derives keys once, even if the name is unknown.
+            password = known if isinstance(known, Plain) else self._decoy_password
+            salt = self._plain_salts.keys(name, hash_name).salt
+            derived = await self._hashing.run(source, password.derive, hash_name, salt)
+            keys = None if known is None else derived
+        return decoy if keys is None else keys
+
+    async def token_owner(self, token: bytes) -> str | None:
+        """Return the canonical name of the account that has this bearer token, or None."""
+        owner = None if self._tokens is None else await self._tokens.token_owner(token)
+        return owner if owner is not None and await self.exists(owner) else None
+
+    async def certificate_owners(self, names: Set[str]) -> frozenset[str]:
+        """Return the canonical names of the accounts that a client certificate with *names* authenticates."""
+        owners = frozenset[str]() if self._certificates is None else await self._certificates.certificate_owners(names)
+        return frozenset([name for name in owners if await self.exists(name)])

@@ -1,0 +1,173 @@
+"""The interfaces of the stores of a server: accounts, maildrops, the outbox and grants.
+
+The methods take canonical names and bytes, never a connection.  Any method may raise; the server then sends a temporary
+failure.  ``discard()`` and ``close()`` are not coroutines, so that they work while a task is cancelled.  They never
+raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Set
+from typing import Protocol
+
+import attrs
+
+from mailauth import pop3
+from mailauth.grants import Lookup
+
+from ._grants import ActiveGrant
+from .content import Envelope, MessageContent
+from .credentials import Credential
+
+
+@attrs.frozen(kw_only=True)
+class Account:
+    """One account, as configured."""
+
+    name: str
+    credential: Credential | None
+    """The stored password.  None: the account has a mailbox, but cannot log in."""
+    where: str = ""
+    """Its place in the configuration, for error messages: ``line 3 of users``."""
+    problem: str = ""
+    """The error in the account, as a predicate that follows *where* in a message; empty if there is none."""
+
+
+@attrs.frozen(kw_only=True)
+class Changes:
+    """The result of reloading the accounts."""
+
+    revoked: frozenset[str] = frozenset()
+    """Canonical names whose grants must be revoked: the account was removed, or its password has changed."""
+    warnings: tuple[str, ...] = ()
+    """Sentences for the log."""
+    in_force: float = 0.0
+    """Seconds.  Logins within the last *in_force* seconds were checked against the current accounts, in any process."""
+
+
+class Accounts(Protocol):
+    """The accounts of a server.
+
+    The store looks up names and no more.  The server checks the passwords, and makes an unknown name cost and say what
+    a wrong password does (architecture.md, invariant 6).
+    """
+
+    async def find(self, name: str) -> Account | None:
+        """Return the account with this name, or None.
+
+        *name* is a canonical name (see ``mailbox_name``), or empty for a name that no account can have.
+        """
+
+    async def refresh(self, *, at_once: bool = False) -> Changes | None:
+        """Reload the accounts if their source has changed.  Returns None if it has not.  Called before each lookup.
+
+        With *at_once* (SIGHUP), changes are loaded even if the source was modified only a moment ago.
+        """
+
+    def credentials(self) -> Collection[Credential]:
+        """Return the stored passwords: of all accounts, or if they are too many, examples of each kind.
+
+        Called when the server starts and after each change that ``refresh`` returns; it must not block.  They determine
+        the mechanisms that the server offers, and what it does for an unknown name.  If there are examples of
+        ``{SCRAM-SHA-256}``, the first must be the same after a restart.
+        """
+
+
+class Tokens(Protocol):
+    """The bearer tokens of the accounts, for OAUTHBEARER and XOAUTH2."""
+
+    async def token_owner(self, token: bytes) -> str | None:
+        """Return the canonical name of the account that has this token, or None."""
+
+
+class Certificates(Protocol):
+    """The client certificates of the accounts, for EXTERNAL."""
+
+    async def certificate_owners(self, names: Set[str]) -> frozenset[str]:
+        """Return the canonical names of the accounts that a client certificate with *names* authenticates.
+
+        *names* have the form of ``certificate_name()``.
+        """
+
+
+class Staged(Protocol):
+    """A copy of a message that is written but not visible yet."""
+
+    async def commit(self) -> None:
+        """Make it visible and durable."""
+
+    def discard(self) -> None:
+        """Remove it, whether it was committed or not."""
+
+
+class OpenedMaildrop(Protocol):
+    """A maildrop in the exclusive use of one session (RFC 1939 section 4)."""
+
+    @property
+    def messages(self) -> tuple[pop3.Message, ...]:
+        """The messages when the maildrop was opened, numbered 1 to n for the whole session."""
+
+    async def read(self, number: int, offset: int = 0) -> pop3.Content:
+        """Return the piece of message *number* at *offset*: 0, or the end of the previous piece."""
+
+    async def update(self, deleted: frozenset[int]) -> None:
+        """Delete the messages with these numbers permanently."""
+
+    def close(self) -> None:
+        """Release the maildrop for the next session.  A second call does nothing."""
+
+
+class Maildrops(Protocol):
+    """The maildrops of local recipients.  *name* is the canonical name of an account."""
+
+    async def open(self, name: str) -> OpenedMaildrop | pop3.Unavailable:
+        """Open and lock the maildrop for one session.  Returns IN_USE if another session has it."""
+
+    async def stage(self, name: str, head: bytes, content: MessageContent) -> Staged:
+        """Write *head*, the trace lines, and *content* as one message that is not visible yet.
+
+        If this raises, it holds no reference to *content*.  May raise BudgetExceeded.
+        """
+
+
+class Outbox(Protocol):
+    """Mail for remote recipients that waits to be sent."""
+
+    async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> Staged:
+        """Write *head* and *content* as one message, with *envelope*.  May raise BudgetExceeded or DeliveryRejected."""
+
+
+class Grants(Protocol):
+    """The addresses with a recent POP3 login.  The store has its own clock and lifetime.
+
+    Addresses are normalized with ``mailauth.grants.normalize_address``.
+    """
+
+    async def find(self, address: str) -> Lookup:
+        """Return the newest active grant of *address*, or None if it has none.
+
+        Raises, or returns UNAVAILABLE, if the store does not answer.
+        """
+
+    async def grant(self, address: str, identity: str) -> int:
+        """Store a grant: *identity*, a canonical name, has logged in from *address*.
+
+        When this returns, every process that shares the store finds the grant.  Returns the number of identities that
+        have grants at that address.
+        """
+
+    async def revoke_identity(self, identity: str, older_than: float = 0.0) -> int:
+        """Revoke the grants of *identity*: its account was removed, or its password has changed.
+
+        Only grants of logins at least *older_than* seconds ago are revoked: a process that notices the change late must
+        not revoke the grants of later logins.  Returns the number of active grants revoked.
+        """
+
+    async def revoke_address(self, address: str) -> int:
+        """Revoke every grant of *address*.  Returns the number of active grants revoked."""
+
+    async def active(self) -> list[ActiveGrant]:
+        """Return all active grants, the oldest login first."""
+
+    def close(self) -> None:
+        """Close files and connections.  The code that created the store calls this when the server has ended."""

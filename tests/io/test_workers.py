@@ -1,0 +1,324 @@
+"""Threads for blocking calls: each kind of work has its own, and an abandoned call keeps its place until it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import anyio
+import pytest
+import trio
+from anyio.lowlevel import checkpoint
+
+from mailauth import smtp
+from mailauth_io import stores
+from mailauth_io._event_loop import current_adapter
+from mailauth_io._workers import FILES, Workers
+from mailauth_io.adapters.connection import Client
+from mailauth_io.stores import Hashing, LoginSource, maildir_maildrops, sqlite_grants
+from mailauth_io.stores._bounded_executor import THREADS
+from mailauth_io.stores.redis_address import RedisAddress
+from mailauth_io.stores.redis_grants import RedisGrants
+from mailauth_io.stores.sqlite_grants import SqliteGrants
+from tests.io import loops
+from tests.io.line_echo import cancel_when_blocked, on_both_loops
+from tests.io.time_machine import together
+
+TIMEOUT = 60.0
+"""Seconds after which a hanging test fails."""
+
+
+class Gate:
+    """A function that blocks its thread until the gate is opened."""
+
+    def __init__(self) -> None:
+        self.entered = 0
+        self._open = threading.Event()
+
+    def __call__(self, *_: object, **__: object) -> None:
+        self.entered += 1
+        assert self._open.wait(TIMEOUT)
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def reached(self, number: int) -> None:
+        """Wait until *number* threads have entered."""
+        while self.entered < number:
+            await checkpoint()
+
+
+@on_both_loops
+async def test_what_blocks_runs_in_a_thread(loop: loops.Loop) -> None:
+    """Arguments and results are passed on; an exception is raised unchanged, and frees the thread."""
+    workers = Workers(1)
+    for timeout in (None, TIMEOUT):
+        ran = await workers.run(lambda a, b: (a + b, threading.get_ident()), 1, 2, timeout=timeout)
+        assert ran != (3, threading.get_ident())
+        assert ran[0] == 3
+        with pytest.raises(ZeroDivisionError):
+            await workers.run(divmod, 1, 0, timeout=timeout)
+    assert workers.limiter.borrowed_tokens == 0
+
+
+@on_both_loops
+async def test_no_more_threads_than_allowed(loop: loops.Loop) -> None:
+    workers, gate = Workers(2), Gate()
+
+    async def work() -> None:
+        await workers.run(gate)
+
+    async def look() -> None:
+        await gate.reached(2)
+        while workers.limiter.statistics().tasks_waiting < 3:
+            await checkpoint()
+        assert gate.entered == 2
+        gate.open()
+
+    await together(work, work, work, work, work, look)
+    assert gate.entered == 5
+
+
+@on_both_loops
+async def test_a_call_that_has_timed_out_keeps_its_thread_until_it_ends(loop: loops.Loop) -> None:
+    """A store that never responds holds at most the allowed number of threads."""
+    workers, gate = Workers(1), Gate()
+    while not gate.entered:  # the timeout may expire before the thread has started
+        with pytest.raises(TimeoutError):
+            await workers.run(gate, timeout=0.01)
+    with pytest.raises(TimeoutError):
+        await workers.run(gate, timeout=0.01)
+    assert gate.entered == 1
+    gate.open()
+    assert await workers.run(len, "x", timeout=TIMEOUT) == 1
+
+
+def test_a_cancelled_call_keeps_its_thread_until_it_ends() -> None:
+    """Only asyncio cancels a task that waits for a thread; trio waits until the thread has ended."""
+
+    async def main() -> None:
+        workers, gate = Workers(1), Gate()
+        for number in (0, 1):  # the second one is cancelled while it waits for a thread
+            await cancel_when_blocked(lambda: workers.run(gate), lambda: gate.entered == 1)
+            assert (workers.limiter.borrowed_tokens, gate.entered) == (1, 1), number
+        gate.open()
+        assert await workers.run(len, "x") == 1
+
+    loops.named("asyncio").run(main)
+
+
+def test_a_loop_that_ends_leaves_a_running_call_alone() -> None:
+    """The call ends after the loop, which nobody can tell any more.  The next loop has threads of its own."""
+    workers, gate = Workers(1), Gate()
+
+    async def abandon() -> None:
+        await cancel_when_blocked(lambda: workers.run(gate), lambda: gate.entered == 1)
+
+    async def work() -> None:
+        assert await workers.run(len, "x") == 1
+
+    loops.named("asyncio").run(abandon)
+    for name in ("asyncio", "trio"):
+        loops.named(name).run(work)
+    gate.open()
+    loops.named("asyncio").run(work)
+
+
+# Each kind of work has its own threads.  A test blocks all threads of one kind, and does work of another.
+
+
+class Kind:
+    """One kind of blocking work: how to block all of its threads, and how to do a little of it."""
+
+    most: int
+
+    def block(self, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
+        """Return what blocks one thread."""
+        raise NotImplementedError
+
+    async def work(self) -> None:
+        """Do a piece of work in a thread.  Called before the threads of another kind are blocked, and after."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+class Files(Kind):
+    most = 40
+
+    def __init__(self, directory: Path) -> None:
+        self._maildrops = stores.MaildirMaildrops(directory)
+        self._names = (f"user{number}" for number in itertools.count())
+
+    def block(self, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
+        monkeypatch.setattr(maildir_maildrops, "make_maildir", gate)
+        maildrops = self._maildrops
+
+        async def one() -> None:
+            with pytest.raises(FileNotFoundError):  # the Maildir is missing in the end
+                await maildrops.open(next(self._names))
+
+        return one
+
+    async def work(self) -> None:
+        opened = await self._maildrops.open(next(self._names))
+        assert isinstance(opened, maildir_maildrops._Opened)
+        opened.close()
+
+
+class Hashes(Kind):
+    most = 2
+
+    def __init__(self) -> None:
+        self._hashing = Hashing(threads=self.most, timeout=TIMEOUT)
+        self._addresses = itertools.count()
+
+    def block(self, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
+        async def one() -> None:
+            await self._hashing.run(LoginSource(address=next(self._addresses)), gate)
+
+        return one
+
+    async def work(self) -> None:
+        assert await self._hashing.run(stores.LOCAL, len, "x") == 1
+
+
+class Names(Kind):
+    """DNS: the names of next hops, in the default threads of the event loop."""
+
+    most = 4
+
+    def block(self, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
+        def resolve(host: str, port: int, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> None:
+            if not flags & socket.AI_NUMERICHOST:  # trio checks in the event loop whether it is an address
+                gate()
+            raise socket.gaierror(socket.EAI_NONAME, "no answer")
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        if loops.current().name == "trio":
+            trio.to_thread.current_default_thread_limiter().total_tokens = self.most
+        else:
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self.most))
+
+        async def one() -> None:
+            with pytest.raises(socket.gaierror):
+                await self._connect("hop.test", 25)
+
+        return one
+
+    async def work(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            (await self._connect("localhost", server.getsockname()[1])).abort()
+
+    @staticmethod
+    async def _connect(host: str, port: int) -> Client[smtp.ClientEvent]:
+        return await current_adapter().connect(smtp.ClientConnection(smtp.ClientSettings()), host, port)
+
+
+class Sqlite(Kind):
+    most = THREADS
+
+    def __init__(self, directory: Path) -> None:
+        self._grants = SqliteGrants(directory / "grants")
+        self._grants._executor._timeout = TIMEOUT
+
+    def block(self, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
+        def connect(path: Path) -> object:
+            gate()
+            raise OSError("no answer")
+
+        self._grants.close()
+        monkeypatch.setattr(sqlite_grants, "_connect", connect)
+
+        async def one() -> None:
+            with pytest.raises(OSError, match="no answer"):
+                await self._grants.find("192.0.2.1")
+
+        return one
+
+    async def work(self) -> None:
+        assert await self._grants.find("192.0.2.1") is None
+
+    def close(self) -> None:
+        self._grants.close()
+
+
+class Redis(Kind):
+    """Redis, with its scripts replaced by a function, since a server is not needed to use threads."""
+
+    most = THREADS
+
+    def __init__(self) -> None:
+        self._grants = RedisGrants(RedisAddress(path="/nonexistent/redis"))
+        self._grants._executor._timeout = TIMEOUT
+        self._grants._find_script = lambda **_: None  # type: ignore[assignment]  # a script is a callable object
+
+    def block(self, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
+        self._grants._find_script = gate  # type: ignore[assignment]  # as above
+        return self.work
+
+    async def work(self) -> None:
+        assert await self._grants.find("192.0.2.1") is None
+
+    def close(self) -> None:
+        self._grants.close()
+
+
+KINDS = ("files", "hashes", "names", "sqlite", "redis")
+
+
+def kind(name: str, directory: Path) -> Kind:
+    match name:
+        case "files":
+            return Files(directory)
+        case "hashes":
+            return Hashes()
+        case "names":
+            return Names()
+        case "sqlite":
+            return Sqlite(directory)
+        case _:
+            return Redis()
+
+
+@pytest.mark.parametrize(("blocked", "other"), [*itertools.permutations(KINDS, 2)])
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_work_of_one_kind_never_waits_for_another(
+    loop: str, blocked: str, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """architecture.md, invariant 12."""
+    stuck, free, gate = kind(blocked, tmp_path), kind(other, tmp_path), Gate()
+
+    async def main() -> None:
+        await free.work()
+        one = stuck.block(gate, monkeypatch)
+
+        async def go_on() -> None:
+            try:
+                await gate.reached(stuck.most)
+                with anyio.fail_after(TIMEOUT / 2):
+                    await free.work()
+            finally:
+                gate.open()
+
+        await together(*((stuck.most + 1) * [one]), go_on)
+
+    try:
+        loops.named(loop).run(main)
+    finally:
+        stuck.close()
+        free.close()
+    assert gate.entered >= stuck.most
+
+
+def test_the_kinds_in_the_test_have_the_limits_of_the_server() -> None:
+    async def main() -> None:
+        assert FILES.limiter.total_tokens == Files.most
+
+    loops.named("asyncio").run(main)
