@@ -1,7 +1,21 @@
-"""Runs the ``mailauth`` command: ``python -m mailauth_io``."""
+"""The entry point of the ``mailauth`` command, also run by ``python -m mailauth_io``."""
 
+from __future__ import annotations
+
+import importlib.util
 import sys
 
-from .cli.main import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command and return its exit status: 2 if a package of the extra ``server`` is missing."""
+    for name in ("anyio", "sniffio"):
+        if importlib.util.find_spec(name) is None:
+            print(f"mailauth: requires the package {name}; run: pip install 'mailauth[server]'", file=sys.stderr)
+            return 2
+    from .cli import main as command  # imports the packages that are checked above
+
+    return command.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

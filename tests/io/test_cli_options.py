@@ -7,6 +7,8 @@ import logging
 import os
 import socket
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -473,3 +475,15 @@ def test_warnings_tell_that_stored_keys_are_of_one_hash_alone(tmp_path: Path) ->
     warnings = " ".join(read("--accounts", path).warnings)
     assert "CRAM-MD5, APOP and SCRAM-SHA-1 are not available: " in warnings
     assert "SCRAM-SHA-256 is not available" not in warnings
+
+
+@pytest.mark.parametrize("package", ["anyio", "sniffio"])
+def test_a_missing_extra_is_one_sentence(package: str) -> None:
+    """``pip install mailauth`` installs the command without the packages that it needs."""
+    program = (
+        f"import sys; sys.modules[{package!r}] = None; sys.argv = ['mailauth', '--help']; "
+        "from mailauth_io.__main__ import main; sys.exit(main())"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"mailauth: requires the package {package}; run: pip install 'mailauth[server]'\n"

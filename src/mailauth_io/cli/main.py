@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -172,15 +171,7 @@ def settings_of(options: argparse.Namespace) -> settings.Settings:
     return written.settings(settings.given(options))
 
 
-def _check_packages() -> None:
-    """Raise ConfigError if the packages of the server are missing: the extra ``server``."""
-    for name in ("anyio", "sniffio"):
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"requires the package {name}; run: pip install 'mailauth[server]'")
-
-
 def _serve(options: argparse.Namespace) -> int:
-    _check_packages()
     from . import serve
 
     serve.serve(settings_of(options))
@@ -188,7 +179,6 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _check_config(options: argparse.Namespace) -> int:
-    _check_packages()
     from . import config, settings_file
 
     written = settings_file.read(options.file)
@@ -202,7 +192,6 @@ def _check_config(options: argparse.Namespace) -> int:
 
 
 def _grants(options: argparse.Namespace) -> int:
-    _check_packages()
     from . import grants_command
 
     grants_command.run(settings_of(options), revoked=getattr(options, "whose", None))
@@ -217,7 +206,6 @@ def _passwd(options: argparse.Namespace) -> int:
 
 
 def _methods(options: argparse.Namespace) -> int:
-    _check_packages()
     from .. import methods
 
     try:
