@@ -19,7 +19,7 @@ import pytest
 
 from mailauth_io import server, stores
 from tests.io.server_support import TIMEOUT, Run, Served, accounts, authenticate, meet, on_both_loops
-from tests.io.test_stores_maildir_deliveries import RECIPIENTS, STEPS, Disk
+from tests.io.stores.test_maildir_deliveries import RECIPIENTS, STEPS, Disk
 from tests.serving import LOOPS, messages, served, started
 
 TEXT: Final = b"Subject: x\r\n\r\n" + b"body\r\n" * 30_000

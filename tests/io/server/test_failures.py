@@ -153,7 +153,7 @@ def test_accounts_that_fail_are_a_temporary_failure(run: Run, mechanism: str, ca
             assert authenticate(smtp, mechanism) == 235
 
     backend.meet(run, client)
-    assert re.search(r'part=accounts reason=RuntimeError at="test_server_failures.py:[0-9]+ ', caplog.text)
+    assert re.search(r'part=accounts reason=RuntimeError at="test_failures.py:[0-9]+ ', caplog.text)
     assert PASSWORD not in caplog.text
 
 

@@ -17,7 +17,7 @@ from mailauth_io.cli.options import Option
 from mailauth_io.cli.parsers import GrantsLocation
 from mailauth_io.cli.settings import OPTIONS, Settings
 
-EXAMPLE = Path(__file__).parents[2] / "docs" / "example.toml"
+EXAMPLE = Path(__file__).parents[3] / "docs" / "example.toml"
 KEY = re.compile(r"#([a-z0-9_]+ = )")
 """A key of the example, commented out.  Its prose begins with ``# ``."""
 

@@ -27,7 +27,7 @@ from mailauth_io.stores import (
     _maildir,
 )
 from tests.io.server_support import Run, Served, accounts, meet, on_both_loops
-from tests.io.test_stores_maildrops import opened, put, whole
+from tests.io.stores.test_maildrops import opened, put, whole
 from tests.serving import environment
 
 pytestmark = on_both_loops

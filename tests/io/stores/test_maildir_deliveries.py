@@ -20,7 +20,7 @@ from mailauth_io import server
 from mailauth_io.stores import Budget, MaildirMaildrops, MaildirOutbox, MessageContent, _maildir
 from tests.io import killed_deliveries
 from tests.io.server_support import Run, Served, accounts, authenticate, meet, on_both_loops, run_on_asyncio
-from tests.io.test_stores_maildrops import opened, put, whole
+from tests.io.stores.test_maildrops import opened, put, whole
 
 STEPS = ("write", "sync of the file", "rename", "sync of the folder")
 RECIPIENTS = ("alice@example.test", "friend@far.test")  # for a maildrop, and for the outbox

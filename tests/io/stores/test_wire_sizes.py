@@ -13,8 +13,8 @@ import pytest
 
 from mailauth_io.stores import MaildirMaildrops, _wire_sizes
 from tests.io.server_support import Run, on_both_loops
-from tests.io.test_stores_maildirs import foreign
-from tests.io.test_stores_maildrops import opened, put, whole
+from tests.io.stores.test_maildirs import foreign
+from tests.io.stores.test_maildrops import opened, put, whole
 
 pytestmark = on_both_loops
 

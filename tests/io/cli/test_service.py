@@ -13,7 +13,7 @@ import pytest
 
 from mailauth_io.cli import main, settings_file
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 UNIT = ROOT / "docs" / "mailauth.service"
 EXAMPLE = ROOT / "docs" / "example.toml"
 

@@ -23,9 +23,9 @@ from mailauth_io.stores.credentials import Credential
 from tests.io.by_hand import hear
 from tests.io.gone_clients import ends_of_sessions, reset
 from tests.io.logins import Login, by_both_protocols, smtp_login
+from tests.io.server.test_failures import Accounts, Broken
+from tests.io.server.test_logins import scram
 from tests.io.server_support import PASSWORD, TIMEOUT, Run, Served, authenticate, meet, on_both_loops
-from tests.io.test_server_failures import Accounts, Broken
-from tests.io.test_server_logins import scram
 from tests.io.tls import client_context, server_context
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ def test_whatever_is_asked_of_accounts_that_fail_the_login_is_put_off(
 
     run(main)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert re.search(r'part=accounts reason=RuntimeError at="test_server_failures.py:[0-9]+ check, ', line)
+    assert re.search(r'part=accounts reason=RuntimeError at="test_failures.py:[0-9]+ check, ', line)
     assert not any(record.exc_info for record in caplog.records)
     assert PASSWORD not in caplog.text
     assert "a-token" not in caplog.text
