@@ -30,7 +30,7 @@ from mailauth_io.stores import (
 
 def read_accounts(path: Path) -> dict[str, Account]:
     """Return the accounts in the file by canonical name.  Raises ValueError, as CredentialError and others do."""
-    accounts = {}
+    accounts: dict[str, Account] = {}
     for text, password in json.loads(path.read_text(encoding="utf-8")).items():
         name = mailbox_name(text, frozenset())
         if name is None:

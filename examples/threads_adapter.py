@@ -18,7 +18,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar, Unpack
 
 from mailauth_io import adapters
@@ -145,7 +145,7 @@ class Listener(adapters.Listener):
     @contextlib.asynccontextmanager
     async def listen(
         self, session: Session[E], build: MachineFactory[E], host: str, port: int, *, reuse_port: bool
-    ) -> AsyncIterator[None]:
+    ) -> AsyncGenerator[None, None]:
         with socket.create_server((host, port), reuse_port=reuse_port) as listening:
             listening.settimeout(POLL_SECONDS)
             self.address, self.port = listening.getsockname()[:2]

@@ -206,7 +206,7 @@ class Verb(Generic[C]):
                 raise LocalProtocolError(f"{self.name}: the effect for smtp.{kind.__name__} must be {effect.name}")
         if wanted in (Auth, Bdat):
             return
-        if not issubclass(self.kind, _QUESTIONS if self.asks else _NOTICES) or not issubclass(self.kind, Command):
+        if Command not in self.kind.__mro__ or not issubclass(self.kind, _QUESTIONS if self.asks else _NOTICES):
             base = "ExtensionQuestion[Verdict]" if self.asks else "ExtensionNotice"
             raise LocalProtocolError(
                 f"{self.name}: kind must be derived from Command and {base}, because asks={self.asks}"
