@@ -17,6 +17,7 @@ test: $(VENV)/.tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/pytest -n auto --quiet
 
 bench: $(VENV)/.tools

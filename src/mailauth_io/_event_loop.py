@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from contextlib import AbstractAsyncContextManager
-from typing import Protocol, TypeVar, Unpack
+from typing import Protocol, TypeVar
 
 import sniffio
 
-from mailauth import ClientMachine
-
-from .adapters.connection import Client
-from .adapters.functions import ClientFactory, ConnectOptions, ServeOptions, ServePop3, ServeSmtp
-from .adapters.listener import Listener, MachineFactory, Session
+from .adapters.functions import Connect, Serve, ServePop3, ServeSmtp
 
 E = TypeVar("E")
 
@@ -20,9 +15,8 @@ E = TypeVar("E")
 class Adapter(Protocol):
     """The interface of ``on_asyncio`` and ``on_trio``; see their docstrings."""
 
-    def serve(
-        self, session: Session[E], build: MachineFactory[E], **options: Unpack[ServeOptions]
-    ) -> AbstractAsyncContextManager[Listener]: ...
+    @property
+    def serve(self) -> Serve: ...
 
     @property
     def serve_smtp(self) -> ServeSmtp: ...
@@ -30,9 +24,8 @@ class Adapter(Protocol):
     @property
     def serve_pop3(self) -> ServePop3: ...
 
-    async def connect(
-        self, machine: ClientMachine[E] | ClientFactory[E], host: str, port: int, **options: Unpack[ConnectOptions]
-    ) -> Client[E]: ...
+    @property
+    def connect(self) -> Connect: ...
 
 
 def current_adapter() -> Adapter:

@@ -199,7 +199,7 @@ def start(form: str, level: str, descriptor: int = 2) -> None:
     *form* is one of FORMATS; *level*, one of LEVELS, is the lowest level that is written.  The logging module no longer
     collects the source line, the thread and the process of each record, since neither format contains them.
     """
-    logging._srcfile = None
+    logging._srcfile = None  # pyright: ignore[reportPrivateUsage]  # the logging documentation says to set it
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = _Lines(descriptor)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())

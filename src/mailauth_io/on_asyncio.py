@@ -11,8 +11,8 @@ import contextvars
 import math
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final, TypeVar, Unpack, cast
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Final, TypeVar, Unpack, cast
 
 from . import adapters
 from .adapters import READ_SIZE, Client, Peer, ServerConnection, Session, Stream, to_peer
@@ -59,7 +59,7 @@ class _Stream(asyncio.Protocol, Stream):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=0)  # a Send is complete when the system has accepted all of it
         if hasattr(transport, "max_size"):
-            transport.max_size = READ_SIZE  # the default of 256 KiB costs a memory mapping per read
+            cast(Any, transport).max_size = READ_SIZE  # the default of 256 KiB costs a memory mapping per read
         if self._on_connected is not None:
             self._on_connected(self)
 
@@ -75,8 +75,8 @@ class _Stream(asyncio.Protocol, Stream):
         self._end()
         return True  # keep the transport open: replies may still be written
 
-    def connection_lost(self, error: Exception | None) -> None:
-        if error is not None and not self.ended:
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and not self.ended:
             # A write failed, and the transport does not read any more; the peer's last data may still be unread.
             socket = self._transport.get_extra_info("socket")
             if socket is not None:
@@ -192,7 +192,7 @@ class Listener(adapters.Listener):
     @contextlib.asynccontextmanager
     async def listen(
         self, session: Session[E], build: adapters.MachineFactory[E], host: str, port: int, *, reuse_port: bool
-    ) -> AsyncIterator[None]:
+    ) -> AsyncGenerator[None]:
         loop = asyncio.get_running_loop()
 
         def made(stream: _Stream) -> None:

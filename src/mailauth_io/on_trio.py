@@ -9,7 +9,7 @@ import contextlib
 import math
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from typing import Final, TypeVar, Unpack
 
 import trio
@@ -181,7 +181,7 @@ class Listener(adapters.Listener):
     @contextlib.asynccontextmanager
     async def listen(
         self, session: Session[E], build: adapters.MachineFactory[E], host: str, port: int, *, reuse_port: bool
-    ) -> AsyncIterator[None]:
+    ) -> AsyncGenerator[None]:
         sockets = await (_shared_listeners if reuse_port else trio.open_tcp_listeners)(port, host=host)
         self.address, self.port = sockets[0].socket.getsockname()[:2]
         failure: Exception | None = None

@@ -87,7 +87,6 @@ def test_a_wrong_program_is_an_error_just_where_it_is_wrong(path: Path, mypy_say
 @pytest.fixture(scope="module")
 def pyright_says() -> list[tuple[str, int]]:
     """Return (file, line) of each error that pyright reports in strict mode."""
-    pytest.importorskip("pyright")
     run = subprocess.run(
         [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "--project", str(HERE)],
         cwd=ROOT,

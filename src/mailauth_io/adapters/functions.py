@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Final, Protocol, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import Final, Protocol, TypeAlias, TypedDict, TypeVar
 
 from mailauth import ClientMachine, Tls, pop3, smtp
 
@@ -82,7 +82,20 @@ class Serve(Protocol):
     """``serve`` of an adapter."""
 
     def __call__(
-        self, session: Session[E], build: MachineFactory[E], **options: Unpack[ServeOptions]
+        self,
+        session: Session[E],
+        build: MachineFactory[E],
+        *,
+        host: str = ...,
+        port: int = ...,
+        ssl_context: ssl.SSLContext | None = ...,
+        implicit_tls: bool = ...,
+        grace: float = ...,
+        proxy_from: Collection[Network] = ...,
+        reuse_port: bool = ...,
+        limits: Limits = ...,
+        limiter: ConnectionLimiter | None = ...,
+        alpn: str | None = ...,
     ) -> AbstractAsyncContextManager[Listener]: ...
 
 
@@ -90,7 +103,20 @@ class ServeSmtp(Protocol):
     """``serve_smtp`` of an adapter."""
 
     def __call__(
-        self, session: Session[smtp.ServerEvent], settings: smtp.ServerSettings, **options: Unpack[ServeOptions]
+        self,
+        session: Session[smtp.ServerEvent],
+        settings: smtp.ServerSettings,
+        *,
+        host: str = ...,
+        port: int = ...,
+        ssl_context: ssl.SSLContext | None = ...,
+        implicit_tls: bool = ...,
+        grace: float = ...,
+        proxy_from: Collection[Network] = ...,
+        reuse_port: bool = ...,
+        limits: Limits = ...,
+        limiter: ConnectionLimiter | None = ...,
+        alpn: str | None = ...,
     ) -> AbstractAsyncContextManager[Listener]: ...
 
 
@@ -98,7 +124,20 @@ class ServePop3(Protocol):
     """``serve_pop3`` of an adapter."""
 
     def __call__(
-        self, session: Session[pop3.ServerEvent], settings: pop3.ServerSettings, **options: Unpack[ServeOptions]
+        self,
+        session: Session[pop3.ServerEvent],
+        settings: pop3.ServerSettings,
+        *,
+        host: str = ...,
+        port: int = ...,
+        ssl_context: ssl.SSLContext | None = ...,
+        implicit_tls: bool = ...,
+        grace: float = ...,
+        proxy_from: Collection[Network] = ...,
+        reuse_port: bool = ...,
+        limits: Limits = ...,
+        limiter: ConnectionLimiter | None = ...,
+        alpn: str | None = ...,
     ) -> AbstractAsyncContextManager[Listener]: ...
 
 
@@ -106,7 +145,15 @@ class Connect(Protocol):
     """``connect`` of an adapter."""
 
     async def __call__(
-        self, machine: ClientMachine[E] | ClientFactory[E], host: str, port: int, **options: Unpack[ConnectOptions]
+        self,
+        machine: ClientMachine[E] | ClientFactory[E],
+        host: str,
+        port: int,
+        *,
+        ssl_context: ssl.SSLContext | None = ...,
+        implicit_tls: bool = ...,
+        server_hostname: str | None = ...,
+        local_address: str | None = ...,
     ) -> Client[E]: ...
 
 
@@ -128,7 +175,7 @@ def make_serve(listener_type: Callable[..., Listener]) -> Serve:
         limits: Limits = SERVER_LIMITS,
         limiter: ConnectionLimiter | None = None,
         alpn: str | None = None,
-    ) -> AsyncIterator[Listener]:
+    ) -> AsyncGenerator[Listener]:
         """Listen, and run *session* on a machine from *build* for each connection, until the context is left.
 
         *ssl_context* is used for BeginTls, or, with *implicit_tls*, for a handshake at the start of each connection.
@@ -169,16 +216,41 @@ def make_serve_smtp(serve: Serve) -> ServeSmtp:
     """Return ``serve_smtp`` for the adapter that *serve* belongs to."""
 
     def serve_smtp(
-        session: Session[smtp.ServerEvent], settings: smtp.ServerSettings, **options: Unpack[ServeOptions]
+        session: Session[smtp.ServerEvent],
+        settings: smtp.ServerSettings,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        ssl_context: ssl.SSLContext | None = None,
+        implicit_tls: bool = False,
+        grace: float = GRACE,
+        proxy_from: Collection[Network] = (),
+        reuse_port: bool = False,
+        limits: Limits = SERVER_LIMITS,
+        limiter: ConnectionLimiter | None = None,
+        alpn: str | None = layer.SMTP,
     ) -> AbstractAsyncContextManager[Listener]:
-        """Call ``serve`` for SMTP, with the same options.
+        """Serve SMTP: listen, and run *session* for each connection, until the context is left.
 
-        Raises ValueError if STARTTLS is enabled and there is no ssl_context.
+        *settings* are those of the protocol; the other parameters are as for ``serve``.  Raises what ``serve`` raises,
+        and ValueError if STARTTLS is enabled and there is no *ssl_context*.
         """
-        if settings.starttls and options.get("ssl_context") is None:
+        if settings.starttls and ssl_context is None:
             raise ValueError("settings.starttls needs an ssl_context; pass one, or set starttls=False")
-        options.setdefault("alpn", layer.SMTP)
-        return serve(session, partial(_smtp_machine, settings), **options)
+        return serve(
+            session,
+            partial(_smtp_machine, settings),
+            host=host,
+            port=port,
+            ssl_context=ssl_context,
+            implicit_tls=implicit_tls,
+            grace=grace,
+            proxy_from=proxy_from,
+            reuse_port=reuse_port,
+            limits=limits,
+            limiter=limiter,
+            alpn=alpn,
+        )
 
     return serve_smtp
 
@@ -191,16 +263,41 @@ def make_serve_pop3(serve: Serve) -> ServePop3:
     """Return ``serve_pop3`` for the adapter that *serve* belongs to."""
 
     def serve_pop3(
-        session: Session[pop3.ServerEvent], settings: pop3.ServerSettings, **options: Unpack[ServeOptions]
+        session: Session[pop3.ServerEvent],
+        settings: pop3.ServerSettings,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        ssl_context: ssl.SSLContext | None = None,
+        implicit_tls: bool = False,
+        grace: float = GRACE,
+        proxy_from: Collection[Network] = (),
+        reuse_port: bool = False,
+        limits: Limits = SERVER_LIMITS,
+        limiter: ConnectionLimiter | None = None,
+        alpn: str | None = layer.POP3,
     ) -> AbstractAsyncContextManager[Listener]:
-        """Call ``serve`` for POP3, with the same options.
+        """Serve POP3: listen, and run *session* for each connection, until the context is left.
 
-        Raises ValueError if STLS is enabled and there is no ssl_context.
+        *settings* are those of the protocol; the other parameters are as for ``serve``.  Raises what ``serve`` raises,
+        and ValueError if STLS is enabled and there is no *ssl_context*.
         """
-        if settings.stls and options.get("ssl_context") is None:
+        if settings.stls and ssl_context is None:
             raise ValueError("settings.stls needs an ssl_context; pass one, or set stls=False")
-        options.setdefault("alpn", layer.POP3)
-        return serve(session, partial(_pop3_machine, settings), **options)
+        return serve(
+            session,
+            partial(_pop3_machine, settings),
+            host=host,
+            port=port,
+            ssl_context=ssl_context,
+            implicit_tls=implicit_tls,
+            grace=grace,
+            proxy_from=proxy_from,
+            reuse_port=reuse_port,
+            limits=limits,
+            limiter=limiter,
+            alpn=alpn,
+        )
 
     return serve_pop3
 
@@ -245,7 +342,7 @@ def make_connect(open_stream: OpenStream) -> Connect:
                 tls_layer = await layer.start_tls(stream, tls_options, server_side=False)
             if not isinstance(machine, ClientMachine):
                 machine = machine(tls_layer.tls if tls_layer is not None else None)
-            client = Client(machine, stream, peer, tls_options, tls_layer)
+            client: Client[E] = Client(machine, stream, peer, tls_options, tls_layer)  # pyright: ignore[reportUnknownArgumentType]
             client.take_early_data()
             return client
         except BaseException:

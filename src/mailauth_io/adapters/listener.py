@@ -8,7 +8,7 @@ import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack, cast
 
 from mailauth import Closed, Question, Send, ServerMachine, Tls
 
@@ -182,7 +182,8 @@ def _failure_in(error: BaseException) -> tuple[Exception | None, BaseException |
     if isinstance(error, Exception):
         return error, None
     if isinstance(error, BaseExceptionGroup):
-        return error.split(Exception)
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return group.split(Exception)
     return None, error
 
 
@@ -192,7 +193,12 @@ def _log_failure(peer: Peer, error: BaseException) -> None:
     An OSError is logged too: a peer that disconnects raises nothing in a session, so the error comes from the session's
     own files or sockets.
     """
-    fields = {"peer": peer.address, "port": peer.port, "reason": describe_error(error), "at": place(error)}
+    fields: dict[str, object] = {
+        "peer": peer.address,
+        "port": peer.port,
+        "reason": describe_error(error),
+        "at": place(error),
+    }
     LOGGER.error(Event("session failed", fields), exc_info=error)
 
 
@@ -203,7 +209,7 @@ def _refusal(machine: ServerMachine[E]) -> bytes:
         if isinstance(event, Send):
             data += event.data
         elif isinstance(event, Question):
-            machine.decline(event)
+            machine.decline(event)  # pyright: ignore[reportUnknownArgumentType]  # isinstance() leaves the answer open
         else:
             machine.shut_down()
     return data

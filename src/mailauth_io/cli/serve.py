@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -65,7 +65,7 @@ def _handle_signal(number: int, frame: FrameType | None) -> NoReturn:
 
 
 @contextmanager
-def _received_signals() -> Iterator[AsyncIterator[signal.Signals]]:
+def _received_signals() -> Generator[AsyncIterator[signal.Signals]]:
     """Yield the signals as they arrive, and restore the handlers; anyio resets them to the default on asyncio."""
     before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGHUP)}
     try:
@@ -101,7 +101,7 @@ async def _serve(settings: Settings, serving: config.ServerSetup, signals: Async
 
 async def _warn_before_start(serving: config.ServerSetup) -> list[str]:
     """Return warnings if the relay or the grants store is not available.  The server starts nevertheless."""
-    warnings = []
+    warnings: list[str] = []
     hop, grants = serving.stores.outbox, serving.stores.grants
     if isinstance(hop, server.NextHop):
         reason = await server.check_next_hop(hop, serving.config.domains[0])

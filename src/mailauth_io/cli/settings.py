@@ -33,7 +33,7 @@ REQUIRED, OPPORTUNISTIC, NO_TLS = RELAY_TLS = ("required", "opportunistic", "non
 class Settings:
     """The settings of ``mailauth serve``."""
 
-    places: Mapping[str, str] = attrs.field(factory=dict, repr=False, eq=False)
+    places: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False, eq=False)
     """``FILE:LINE: [table] key`` of each setting from a file, by the name of its field."""
 
     hosts: tuple[str, ...] = options.values(

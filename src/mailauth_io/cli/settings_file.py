@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 
@@ -36,9 +36,9 @@ _TABLES: Final = tuple(dict.fromkeys(row.table for row in OPTIONS.values()))
 class FileSettings:
     """The settings and the errors of one file."""
 
-    values: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    values: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False)
     """The valid values, by the names of the fields of Settings."""
-    places: Mapping[str, str] = attrs.field(factory=dict)
+    places: Mapping[str, str] = attrs.field(factory=dict[str, str])
     """``FILE:LINE: [table] key`` of each value, by the same names."""
     errors: tuple[ConfigError, ...] = ()
     """``FILE:LINE: [table] key: error``, in the order of the lines."""
@@ -101,7 +101,7 @@ class _FileReader:
     def read(self, document: Mapping[str, Any]) -> FileSettings:
         for table, keys in document.items():
             if table in _TABLES and isinstance(keys, Mapping):
-                for key, value in keys.items():
+                for key, value in cast("Mapping[str, Any]", keys).items():
                     self._take(table, key, value)
             else:
                 self._add_error(_TABLES, self._lines.of(table), *self._misplaced(table, keys))
@@ -150,7 +150,7 @@ class _FileReader:
             raise ValueParseError(expected)
         if row.default and not value:
             raise ValueParseError("must not be empty; remove it to use the default")
-        return tuple(self._element(row, element, expected) for element in value)
+        return tuple(self._element(row, element, expected) for element in cast("list[object]", value))
 
     def _element(self, row: Option, value: Any, expected: str) -> Any:
         fits = isinstance(value, (int, float) if row.kind is float else row.kind)

@@ -39,9 +39,9 @@ def main(loops: Sequence[str], *, as_json: bool, bench: Bench | None = None) -> 
 
 def run_rows(bench: Bench, loops: Sequence[str]) -> list[Outcome]:
     """Run every row of *bench* on every loop.  Returns the outcomes in the order of the table."""
-    work = [(row, loop) for row in bench.rows for loop in loops]
     with ThreadPoolExecutor(AT_ONCE, "row") as threads:
-        return list(threads.map(lambda each: _outcome(bench, *each), work))
+        outcomes = [threads.submit(_outcome, bench, row, loop) for row in bench.rows for loop in loops]
+        return [outcome.result() for outcome in outcomes]
 
 
 def _outcome(bench: Bench, row: Row, loop: str) -> Outcome:

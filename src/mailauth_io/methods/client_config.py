@@ -53,6 +53,7 @@ class Clients(Protocol):
     @property
     def name(self) -> str:
         """The name in the report."""
+        ...
 
     def submit(
         self, client_config: ClientConfig, *, recipient: str, content: bytes, authenticate: bool, source: str = HOST
@@ -61,6 +62,8 @@ class Clients(Protocol):
 
         With *authenticate*, log in with AUTH first.  *source* is the client's address.  Raises ClientFailed.
         """
+        ...
 
     def collect(self, client_config: ClientConfig) -> Awaitable[bytes]:
         """Log in by POP3, retrieve the newest message, and quit.  Returns the whole message.  Raises ClientFailed."""
+        ...

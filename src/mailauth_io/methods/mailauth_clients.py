@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from mailauth import Command, LocalProtocolError, MessageChunk, RemoteProtocolError, pop3, sasl, smtp
 
@@ -29,7 +29,7 @@ E = TypeVar("E")
 class MailauthClients:
     """``smtp.ClientConnection`` and ``pop3.ClientConnection``."""
 
-    name: Final = "the mailauth clients"
+    name = "the mailauth clients"
 
     async def submit(
         self, client_config: ClientConfig, *, recipient: str, content: bytes, authenticate: bool, source: str = HOST
@@ -53,7 +53,7 @@ class MailauthClients:
 
 
 @contextmanager
-def _one_kind_of_error() -> Iterator[None]:
+def _one_kind_of_error() -> Generator[None]:
     try:
         yield
     except (OSError, LocalProtocolError, RemoteProtocolError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, Protocol
 
@@ -59,6 +59,7 @@ class ReadableOutbox(stores.Outbox, Protocol):
     @property
     def messages(self) -> tuple[stores.RelayedMessage, ...]:
         """The relayed messages, oldest first."""
+        ...
 
 
 @attrs.frozen(kw_only=True)
@@ -121,7 +122,7 @@ class _Trial:
         )
 
     @asynccontextmanager
-    async def recorded(self, running: server.RunningServer) -> AsyncIterator[None]:
+    async def recorded(self, running: server.RunningServer) -> AsyncGenerator[None]:
         """Route all clients through recording proxies.  The record is complete when the context ends."""
         ports = (running.smtps, running.pop3s) if self._implicit else (running.smtp, running.pop3)
         proxies = [RecordingProxy(HOST, port) for port in ports if port is not None]

@@ -6,8 +6,7 @@ import contextlib
 import poplib
 import smtplib
 import ssl
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Generator
 
 from anyio import to_thread
 
@@ -27,7 +26,7 @@ from .rows import Login, TlsMode
 class StandardLibrary:
     """The clients of Python's standard library."""
 
-    name: Final = "the standard library"
+    name = "the standard library"
 
     async def submit(
         self, client_config: ClientConfig, *, recipient: str, content: bytes, authenticate: bool, source: str = HOST
@@ -41,7 +40,7 @@ class StandardLibrary:
 
 
 @contextlib.contextmanager
-def _one_kind_of_error() -> Iterator[None]:
+def _one_kind_of_error() -> Generator[None]:
     try:
         yield
     except ssl.SSLCertVerificationError as error:
@@ -128,7 +127,7 @@ def _log_in(client: poplib.POP3, client_config: ClientConfig) -> None:
 
 
 @contextlib.contextmanager
-def _pop3(client_config: ClientConfig) -> Iterator[poplib.POP3]:
+def _pop3(client_config: ClientConfig) -> Generator[poplib.POP3]:
     if client_config.tls_mode is TlsMode.IMPLICIT:
         client: poplib.POP3 = poplib.POP3_SSL(HOST, client_config.pop3, timeout=TIMEOUT, context=client_config.trusted)
     else:

@@ -105,7 +105,7 @@ class Authenticator:
     @property
     def unavailable_mechanisms(self) -> tuple[str, ...]:
         """One sentence for each group of mechanisms that is not offered because some account does not support it."""
-        sentences = []
+        sentences: list[str] = []
         if Proof.SECRET not in self._proofs:
             sentences.append(_NO_SECRETS)
             if Proof.SCRAM_SHA_256 not in self._proofs:

@@ -38,7 +38,7 @@ class GrantService:
             if len(self._warned) >= REMEMBERED:
                 self._warned.clear()
             self._warned.add(address)
-            fields = {"connection": session, "peer": address, "identities": identities}
+            fields: dict[str, object] = {"connection": session, "peer": address, "identities": identities}
             LOGGER.warning(Event("many identities at one address", fields))
 
     async def find(self, address: str) -> Lookup:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final
 
 from mailauth import pop3, smtp
@@ -29,7 +29,7 @@ async def serve(
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] | None = None,
-) -> AsyncIterator[RunningServer]:
+) -> AsyncGenerator[RunningServer]:
     """Run an SMTP and a POP3 server until the context exits, on asyncio or trio.
 
     *clock* is a monotonic clock in seconds; the in-memory grant store uses it if *stores* has no grants.  *sleep*
@@ -67,6 +67,7 @@ async def _listen(
     """Listen on the same port of every host."""
     for attempt in range(1, _ATTEMPTS + 1):
         port = wanted
+        host = server_state.config.hosts[0]
         found: list[Listener] = []
         async with contextlib.AsyncExitStack() as trial:
             try:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import anyio
 import attrs
 
-from mailauth import ACCEPT, Accept, Question, pop3, sasl, smtp
+from mailauth import ACCEPT, Accept, ExtensionQuestion, Question, pop3, sasl, smtp
 from mailauth.grants import UNAVAILABLE, Lookup
 from mailauth.policy import RelayPolicy
 
@@ -48,13 +48,13 @@ class ServerState:
     """Counts the connections to all ports."""
     inbound_quota: InboundQuota
     """Counts the content of incomplete messages."""
-    _smtp_settings: dict[frozenset[Proof], smtp.ServerSettings] = attrs.field(factory=dict, init=False)
-    _pop3_settings: dict[frozenset[Proof], pop3.ServerSettings] = attrs.field(factory=dict, init=False)
-    _to_revoke: dict[str, float] = attrs.field(factory=dict, init=False)
+    _smtp_settings: dict[frozenset[Proof], smtp.ServerSettings] = attrs.field(factory=dict[Any, Any], init=False)
+    _pop3_settings: dict[frozenset[Proof], pop3.ServerSettings] = attrs.field(factory=dict[Any, Any], init=False)
+    _to_revoke: dict[str, float] = attrs.field(factory=dict[str, float], init=False)
     """Accounts whose grants must still be revoked, with the time before which those grants were made."""
-    _changed: dict[str, int] = attrs.field(factory=dict, init=False)
+    _changed: dict[str, int] = attrs.field(factory=dict[str, int], init=False)
     """Accounts that were removed or got a new password, with the sequence number of the change."""
-    _logged_in: dict[str, set[ServerConnection[Any]]] = attrs.field(factory=dict, init=False)
+    _logged_in: dict[str, set[ServerConnection[Any]]] = attrs.field(factory=dict[Any, Any], init=False)
     """Connections by the canonical name of their identity."""
     _sequence: Iterator[int] = attrs.field(factory=lambda: itertools.count(1), init=False)
 
@@ -195,6 +195,8 @@ class ServerState:
                 connection.answer(question, await self.check_external(session, question))
             case sasl.Authorize():
                 connection.answer(question, self.authorize(question))
+            case ExtensionQuestion():
+                connection.decline(question)
 
     async def delay_refusal(self, address: str) -> None:
         """Count a failed login from *address* and sleep before it is answered, longer after each further failure."""

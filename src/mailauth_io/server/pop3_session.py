@@ -77,8 +77,8 @@ class Pop3Session(Session[pop3.ServerEvent]):
                     connection.decline(event)
                 case Notice():
                     pass
-                case unreachable:
-                    assert_never(unreachable)
+                case _:
+                    assert_never(event)
 
     async def _open(self, identity: str) -> pop3.Maildrop | pop3.Unavailable:
         opened = await self.server_state.stores.maildrops.open(self.server_state.name(identity))

@@ -123,8 +123,8 @@ class SmtpSession(Session[smtp.ServerEvent]):
                     connection.decline(event)
                 case Notice():
                     pass
-                case unreachable:
-                    assert_never(unreachable)
+                case _:
+                    assert_never(event)
 
     def _open(self, question: smtp.Mail) -> smtp.Verdict:
         if question.size is not None and question.size > self.server_state.stores.budget.free:

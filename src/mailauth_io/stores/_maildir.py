@@ -65,7 +65,7 @@ def listing(maildir: Path) -> dict[str, Path]:
     Only regular files count: a symbolic link could point to a file that its creator must not read.
     ``mailbox.Maildir`` follows links, and needs one more system call per message.
     """
-    found = {}
+    found: dict[str, Path] = {}
     for folder in ("new", "cur"):  # in the order in which messages move, so that none is missed
         with os.scandir(maildir / folder) as entries:
             for entry in entries:

@@ -105,6 +105,10 @@ class Credential(ABC):
         """Return the stored SCRAM keys for *hash_name*, or None if there are none."""
 
 
+def _digest(credential: Plain) -> bytes:
+    return hashlib.sha256(prepared(credential.password) or credential.password).digest()
+
+
 @attrs.frozen
 class Plain(Credential):
     """``{PLAIN}``: the password itself.  It has no stored SCRAM keys; ``derive`` computes them."""
@@ -115,11 +119,7 @@ class Plain(Credential):
     slow: ClassVar[bool] = False
 
     password: bytes = attrs.field(repr=False)
-    _digest: bytes = attrs.field(init=False, repr=False, eq=False)
-
-    @_digest.default
-    def _digest_of_prepared(self) -> bytes:
-        return hashlib.sha256(prepared(self.password) or self.password).digest()
+    _digest: bytes = attrs.field(default=attrs.Factory(_digest, takes_self=True), init=False, repr=False, eq=False)
 
     @property
     def proofs(self) -> frozenset[Proof]:
@@ -187,9 +187,13 @@ class Hashed(Credential):
     PROOFS: ClassVar[frozenset[Proof]] = frozenset({Proof.PASSWORD})
 
     scheme: str
-    kind: str
+    _kind: str
     text: str = attrs.field(repr=False)
     _hash: Any = attrs.field(repr=False, eq=False)
+
+    @property
+    def kind(self) -> str:
+        return self._kind
 
     def check(self, password: bytes) -> bool:
         try:

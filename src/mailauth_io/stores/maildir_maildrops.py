@@ -168,7 +168,7 @@ class _Opened:
 
     def _snapshot(self) -> list[pop3.Message]:
         sizes = WireSizes(self._path)
-        messages = []
+        messages: list[pop3.Message] = []
         for name in sorted(self._files):
             unique_id = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
             try:

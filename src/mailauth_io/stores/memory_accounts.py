@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping, Set
+from typing import cast
 
 from .accounts_file import AccountsError, AccountsFile
 from .credentials import Credential, Plain
@@ -74,7 +75,8 @@ class MemoryAccounts:
         pairs (account, bearer token), *certificate_names* pairs (name in a client certificate, account).
         """
         if isinstance(accounts, Mapping):
-            accounts = [from_password(name, password) for name, password in accounts.items()]
+            passwords = cast("Mapping[str, bytes]", accounts)
+            accounts = [from_password(name, password) for name, password in passwords.items()]
         self._fixed = tuple(accounts)
         self._domains = domains
         self._file = file

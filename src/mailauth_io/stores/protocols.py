@@ -57,12 +57,14 @@ class Accounts(Protocol):
 
         *name* is a canonical name (see ``mailbox_name``), or empty for a name that no account can have.
         """
+        ...
 
     async def refresh(self, *, at_once: bool = False) -> Changes | None:
         """Reload the accounts if their source has changed.  Returns None if it has not.  Called before each lookup.
 
         With *at_once* (SIGHUP), changes are loaded even if the source was modified only a moment ago.
         """
+        ...
 
     def credentials(self) -> Collection[Credential]:
         """Return the stored passwords: of all accounts, or if they are too many, examples of each kind.
@@ -71,6 +73,7 @@ class Accounts(Protocol):
         the mechanisms that the server offers, and what it does for an unknown name.  If there are examples of
         ``{SCRAM-SHA-256}``, the first must be the same after a restart.
         """
+        ...
 
 
 class Tokens(Protocol):
@@ -78,6 +81,7 @@ class Tokens(Protocol):
 
     async def token_owner(self, token: bytes) -> str | None:
         """Return the canonical name of the account that has this token, or None."""
+        ...
 
 
 class Certificates(Protocol):
@@ -88,6 +92,7 @@ class Certificates(Protocol):
 
         *names* have the form of ``certificate_name()``.
         """
+        ...
 
 
 class Staged(Protocol):
@@ -106,9 +111,11 @@ class OpenedMaildrop(Protocol):
     @property
     def messages(self) -> tuple[pop3.Message, ...]:
         """The messages when the maildrop was opened, numbered 1 to n for the whole session."""
+        ...
 
     async def read(self, number: int, offset: int = 0) -> pop3.Content:
         """Return the piece of message *number* at *offset*: 0, or the end of the previous piece."""
+        ...
 
     async def update(self, deleted: frozenset[int]) -> None:
         """Delete the messages with these numbers permanently."""
@@ -122,12 +129,14 @@ class Maildrops(Protocol):
 
     async def open(self, name: str) -> OpenedMaildrop | pop3.Unavailable:
         """Open and lock the maildrop for one session.  Returns IN_USE if another session has it."""
+        ...
 
     async def stage(self, name: str, head: bytes, content: MessageContent) -> Staged:
         """Write *head*, the trace lines, and *content* as one message that is not visible yet.
 
         If this raises, it holds no reference to *content*.  May raise BudgetExceeded.
         """
+        ...
 
 
 class Outbox(Protocol):
@@ -135,6 +144,7 @@ class Outbox(Protocol):
 
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> Staged:
         """Write *head* and *content* as one message, with *envelope*.  May raise BudgetExceeded or DeliveryRejected."""
+        ...
 
 
 class Grants(Protocol):
@@ -148,6 +158,7 @@ class Grants(Protocol):
 
         Raises, or returns UNAVAILABLE, if the store does not answer.
         """
+        ...
 
     async def grant(self, address: str, identity: str) -> int:
         """Store a grant: *identity*, a canonical name, has logged in from *address*.
@@ -155,6 +166,7 @@ class Grants(Protocol):
         When this returns, every process that shares the store finds the grant.  Returns the number of identities that
         have grants at that address.
         """
+        ...
 
     async def revoke_identity(self, identity: str, older_than: float = 0.0) -> int:
         """Revoke the grants of *identity*: its account was removed, or its password has changed.
@@ -162,12 +174,15 @@ class Grants(Protocol):
         Only grants of logins at least *older_than* seconds ago are revoked: a process that notices the change late must
         not revoke the grants of later logins.  Returns the number of active grants revoked.
         """
+        ...
 
     async def revoke_address(self, address: str) -> int:
         """Revoke every grant of *address*.  Returns the number of active grants revoked."""
+        ...
 
     async def active(self) -> list[ActiveGrant]:
         """Return all active grants, the oldest login first."""
+        ...
 
     def close(self) -> None:
         """Close files and connections.  The code that created the store calls this when the server has ended."""

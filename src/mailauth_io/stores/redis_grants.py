@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -165,7 +165,7 @@ class RedisGrants:
         self._identities = identities_per_address
         self._max_grants = max_grants
         self._executor = BoundedExecutor()
-        self._redis = redis.Redis(connection_pool=_pool(address, password))
+        self._redis: Any = redis.Redis(connection_pool=_pool(address, password))  # its types are incomplete
         self._find_script, self._grant_script, self._revoke_identity_script, self._revoke_address_script = (
             self._redis.register_script(_BEGIN + script)
             for script in (_FIND, _GRANT, _REVOKE_IDENTITY, _REVOKE_ADDRESS)
@@ -204,7 +204,7 @@ class RedisGrants:
 
     def _time(self) -> int:
         try:
-            seconds, microseconds = self._redis.time()
+            seconds, microseconds = map(int, self._redis.time())
         except redis.TimeoutError:
             raise self._on_timeout() from None
         return seconds * _MICRO + microseconds
@@ -226,9 +226,9 @@ class RedisGrants:
         return int(identities)
 
     def _active(self) -> list[ActiveGrant]:
-        members = dict(self._redis.zscan_iter(_ALL, count=1000, score_cast_func=int))
+        members: dict[bytes, int] = dict(self._redis.zscan_iter(_ALL, count=1000, score_cast_func=int))
         now = self._time()
-        grants = []
+        grants: list[ActiveGrant] = []
         for member, expires in sorted(members.items(), key=lambda item: item[1]):
             address, _, identity = member.decode().partition(" ")
             if now < expires <= now + self._lifetime:
@@ -248,7 +248,7 @@ def _pool(address: RedisAddress, password: str | None) -> redis.ConnectionPool:
         "retry": Retry(NoBackoff(), 0),
     }
     if address.path:
-        return redis.ConnectionPool(redis.UnixDomainSocketConnection, path=address.path, **options)
+        return redis.ConnectionPool(cast(Any, redis.UnixDomainSocketConnection), path=address.path, **options)
     options |= {
         "host": address.host,
         "port": address.port,

@@ -14,7 +14,7 @@ import queue
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final
 
@@ -190,7 +190,7 @@ class SqliteGrants:
         ]
 
     @contextlib.contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
+    def _connection(self) -> Generator[sqlite3.Connection]:
         try:
             connection = self._idle.get_nowait()
         except queue.Empty:
@@ -207,7 +207,7 @@ class SqliteGrants:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> Generator[None]:
     """Lock *folder*, so that processes that start together do not create the same file at once."""
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -260,7 +260,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def _writing(connection: sqlite3.Connection) -> Iterator[None]:
+def _writing(connection: sqlite3.Connection) -> Generator[None]:
     """Run the body in one write transaction, which excludes other writers."""
     connection.execute("BEGIN IMMEDIATE")
     try:

@@ -7,7 +7,7 @@ here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, cast
 
 __all__ = ["KINDS", "certificate_name", "certificate_names"]
 
@@ -42,15 +42,20 @@ def _names(certificate: Mapping[str, object]) -> Iterator[str]:
     for kind, name in _pairs(certificate.get("subjectAltName")):
         if kind in KINDS:
             yield certificate_name(kind, name)
-    subject = certificate.get("subject")
-    for relative in subject if isinstance(subject, tuple) else ():
+    for relative in _elements(certificate.get("subject")):
         for kind, name in _pairs(relative):
             if kind == "commonName":
                 yield certificate_name("CN", name)
 
 
+def _elements(value: object) -> tuple[object, ...]:
+    return cast("tuple[object, ...]", value) if isinstance(value, tuple) else ()
+
+
 def _pairs(value: object) -> Iterator[tuple[str, str]]:
-    for pair in value if isinstance(value, tuple) else ():
+    for pair in _elements(value):
         match pair:
             case (str(kind), str(name)):
                 yield kind, name
+            case _:
+                pass

@@ -67,5 +67,7 @@ def temporary_certificate(addresses: Iterable[str] = ()) -> TemporaryCertificate
     names = dict.fromkeys([*NAMES, *(str(ipaddress.ip_address(address.partition("%")[0])) for address in addresses)])
     authority = trustme.CA()
     context = server_context()
-    authority.issue_cert(*names, common_name=NAMES[0]).configure_cert(context)  # fetchmail requires a common name
+    server_certificate = authority.issue_cert(*names, common_name=NAMES[0])  # fetchmail requires a common name
+    # Its parameter may also be a context of pyOpenSSL, which need not be installed.
+    server_certificate.configure_cert(context)  # pyright: ignore[reportUnknownMemberType]
     return TemporaryCertificate(server=context, authority=authority.cert_pem.bytes())
