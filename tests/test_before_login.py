@@ -15,7 +15,7 @@ from tests.serving import environment
 PROGRAM = Path(before_login.__file__)
 
 
-def test_an_attempt_is_what_a_client_sends() -> None:
+def test_login_returns_the_commands_of_a_failed_login_attempt() -> None:
     assert before_login.login("smtp", "PLAIN", "ordinary").data == b"AUTH PLAIN\r\nAGFsaWNlAHdyb25n\r\n"
     assert before_login.login("pop3", "USER", "ordinary").data == b"USER alice\r\nPASS w\r\n"
 
@@ -33,11 +33,11 @@ def test_every_mechanism_is_measured_with_every_input_on_both_protocols() -> Non
 
 
 @pytest.mark.parametrize(("name", "size"), [("U+FDFA name", 255), ("U+3316", 255), ("long ASCII", 255)])
-def test_a_name_is_as_long_as_a_server_takes_it(name: str, size: int) -> None:
+def test_long_names_have_the_maximum_accepted_length(name: str, size: int) -> None:
     assert size - 3 < len(before_login.INPUTS[name][0]) <= size
 
 
-def test_it_prints_costs_and_delays_on_both_loops() -> None:
+def test_program_prints_every_mechanism_and_delays_on_both_loops() -> None:
     run = subprocess.run(
         [sys.executable, str(PROGRAM), "--quick"], env=environment(), capture_output=True, text=True, timeout=110
     )
@@ -51,7 +51,7 @@ def test_it_prints_costs_and_delays_on_both_loops() -> None:
     assert "MISSED" not in run.stdout
 
 
-def test_a_row_is_judged_only_if_it_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missed_target_is_marked_only_if_judge_is_set(capsys: pytest.CaptureFixture[str]) -> None:
     quiet = before_login.Delays(median=1, p95=1, longest=1, loop=0, threads=0, waited=0)
     slow = before_login.Delays(median=50, p95=50, longest=50, loop=1, threads=1, waited=0)
     for judge in (True, False):

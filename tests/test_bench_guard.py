@@ -32,13 +32,13 @@ def verdict(recorded: int | None, counted: int) -> Verdict:
         (None, 100_000, Verdict.NOT_RECORDED),
     ],
 )
-def test_more_than_three_per_cent_in_either_direction_counts(
+def test_verdict_changes_above_three_per_cent_in_either_direction(
     recorded: int | None, counted: int, expected: Verdict
 ) -> None:
     assert verdict(recorded, counted) is expected
 
 
-def test_a_workload_that_costs_more_fails_and_is_named_with_both_figures() -> None:
+def test_regression_fails_and_is_reported_with_both_figures() -> None:
     text, passed = report("here", compare({"device": 100_000, "relay": 50}, {"device": 103_100, "relay": 50}))
     assert not passed
     assert "FAILED: device takes 103,100 instructions, 3.1% more than the recorded 100,000; the limit is 3%." in text
@@ -46,20 +46,20 @@ def test_a_workload_that_costs_more_fails_and_is_named_with_both_figures() -> No
     assert guard.TO_RECORD in text
 
 
-def test_a_workload_that_costs_less_passes_and_asks_for_a_record() -> None:
+def test_improvement_passes_and_is_reported_with_the_record_command() -> None:
     text, passed = report("here", compare({"device": 100_000}, {"device": 50_000}))
     assert passed
     assert "less than recorded" in text
     assert guard.TO_RECORD in text
 
 
-def test_within_the_limit_there_is_nothing_to_do() -> None:
+def test_change_within_the_limit_passes_without_the_record_command() -> None:
     text, passed = report("here", compare({"device": 100_000}, {"device": 102_900}))
     assert passed
     assert guard.TO_RECORD not in text
 
 
-def test_a_missing_record_is_said_plainly_and_does_not_fail() -> None:
+def test_missing_record_is_reported_and_passes() -> None:
     text, passed = report("this Python", compare({}, {"device": 103_100, "relay": 50}))
     assert passed
     assert "this Python" in text
@@ -68,20 +68,20 @@ def test_a_missing_record_is_said_plainly_and_does_not_fail() -> None:
     assert guard.TO_RECORD in text
 
 
-def test_a_new_workload_among_recorded_ones_is_missing_alone() -> None:
+def test_only_the_unrecorded_workload_is_reported_as_not_compared() -> None:
     text, passed = report("here", compare({"device": 100}, {"device": 110, "relay": 50}))
     assert not passed
     assert "NOTHING COMPARED for relay:" in text
 
 
-def test_the_records_name_the_workloads() -> None:
+def test_records_contain_exactly_the_workloads() -> None:
     records = json.loads(guard.RECORDS.read_text(encoding="utf-8"))
     assert records
     for combination, figures in records.items():
         assert figures.keys() == guard_workloads.WORKLOADS.keys(), combination
 
 
-def test_the_totals_are_read_from_what_callgrind_prints() -> None:
+def test_totals_are_parsed_from_callgrind_output() -> None:
     printed = "==19660== Events    : Ir\n==19660== Collected : 1245045328\n==19660== \n==19668== Collected : 42\n"
     assert guard.COLLECTED.findall(printed) == [("19660", "1245045328"), ("19668", "42")]
 
@@ -101,7 +101,7 @@ def test_submission_logs_in_first() -> None:
     assert codes(guard_workloads.submission(1)) == [220, 250, 235, 250, 250, 354, 250, 221]
 
 
-def test_groups_answers_each_group_at_once() -> None:
+def test_groups_sends_the_replies_of_each_group_together() -> None:
     group, final = guard_workloads.groups(2)
     assert codes([group]) == [250] + [250] * 20 + [354]
     assert final == b"250 2.0.0 queued as 4F1B2C000002\r\n"
@@ -115,11 +115,11 @@ def test_collection_fetches_and_deletes_two_messages() -> None:
         assert retrieved.endswith(guard_workloads.STUFFED_KILOBYTE + b".\r\n")
 
 
-def test_relay_hands_over_the_whole_message() -> None:
+def test_relay_transfers_the_whole_message() -> None:
     assert codes(guard_workloads.relay(1)) == [220, 250, 250, 250, 354, 250, 221]
 
 
-def test_a_workload_whose_message_is_not_whole_fails() -> None:
+def test_workload_server_raises_on_a_missing_message_or_rejected_command() -> None:
     server = guard_workloads.SmtpServer()
     with pytest.raises(AssertionError):
         server.check(1, 0)
@@ -127,7 +127,7 @@ def test_a_workload_whose_message_is_not_whole_fails() -> None:
         server.receive(b"MAIL FROM:<alice@example.test>\r\n")
 
 
-def test_the_program_tells_which_processes_to_compare() -> None:
+def test_program_prints_the_process_ids_to_compare() -> None:
     run = subprocess.run([sys.executable, str(guard.WORKLOADS)], env=environment(), capture_output=True, timeout=60)
     assert run.returncode == 0, run.stderr
     rows = [line.split() for line in run.stdout.decode().splitlines()]

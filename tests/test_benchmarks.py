@@ -47,7 +47,7 @@ def servers() -> Iterator[dict[str, Server]]:
 
 
 @pytest.mark.parametrize("name", RECORDINGS)
-def test_our_server_accepts_all_that_a_client_sent(servers: dict[str, Server], name: str) -> None:
+def test_server_accepts_every_recorded_client_session(servers: dict[str, Server], name: str) -> None:
     """``Client.read`` raises for an error reply, and for a reply that is not in the recording."""
     recording = _traffic.read(name)
     before, *_, last = recording.steps
@@ -58,7 +58,7 @@ def test_our_server_accepts_all_that_a_client_sent(servers: dict[str, Server], n
     play_sessions(servers[name.partition("-")[0]], [steps])
 
 
-def test_a_refusal_is_seen(servers: dict[str, Server]) -> None:
+def test_negative_reply_raises_value_error(servers: dict[str, Server]) -> None:
     greeting = Step(b"", (Reply.SUCCESS,))
     with pytest.raises(ValueError, match="negative reply"):
         play_sessions(servers["smtp"], [(greeting, Step(b"RCPT TO:<bob@example.test>\r\n", (Reply.SUCCESS,)))])
@@ -66,13 +66,13 @@ def test_a_refusal_is_seen(servers: dict[str, Server]) -> None:
         play_sessions(servers["pop3"], [(greeting, Step(b"STAT\r\n", (Reply.SUCCESS,)))])
 
 
-def test_a_reply_too_many_is_seen(servers: dict[str, Server]) -> None:
+def test_surplus_reply_raises_value_error(servers: dict[str, Server]) -> None:
     noops = Step(b"NOOP\r\nNOOP\r\n", (Reply.SUCCESS,))
     with pytest.raises(ValueError, match="more"):
         play_sessions(servers["smtp"], [(Step(b"", (Reply.SUCCESS,)), noops)])
 
 
-def test_the_only_refusal_that_was_recorded_is_that_of_an_obsolete_command() -> None:
+def test_only_recorded_negative_reply_is_to_the_obsolete_last_command() -> None:
     """LAST is in RFC 1460 but not in RFC 1939; fetchmail continues without it."""
     refused = {
         (name, step.sent) for name in RECORDINGS for step in _traffic.read(name).steps if Reply.ANY in step.replies
@@ -114,7 +114,7 @@ def test_a_recording_is_read_as_it_was_written() -> None:
     )
 
 
-def test_the_lines_of_a_long_pop3_reply_are_left_out() -> None:
+def test_lines_of_a_multiline_pop3_reply_are_omitted() -> None:
     segments = [
         (False, b"+OK\r\n"),
         (True, b"LIST\r\nUIDL\r\nSTAT\r\n"),
@@ -128,7 +128,7 @@ def test_the_lines_of_a_long_pop3_reply_are_left_out() -> None:
     assert _traffic.parse(text, pop3=True).steps[1:] == (Step(b"LIST\r\nUIDL\r\nSTAT\r\n", replies),)
 
 
-def test_a_line_that_belongs_to_no_recording_is_refused() -> None:
+def test_invalid_line_in_a_recording_is_rejected() -> None:
     with pytest.raises(ValueError, match="line 2"):
         _traffic.parse("# a client\nEHLO example.test\n", pop3=False)
 
@@ -145,13 +145,13 @@ def test_every_mail_command_declares_a_size(column: str) -> None:
         assert re.match(rb"(?i) SIZE=\d+", parameters)
 
 
-def test_a_relay_declares_8bitmime_and_resets_between_two_messages() -> None:
+def test_relay_sends_body_8bitmime_and_rset() -> None:
     said = sent(SMTP["pipelined group"])
     assert b" BODY=8BITMIME\r\nRCPT TO:" in said
     assert b"RSET\r\n" in said
 
 
-def test_a_size_that_is_declared_is_that_of_the_content() -> None:
+def test_declared_size_equals_the_content_length() -> None:
     for column in ("100 KB", "1 MB", "1 MB, stuffed"):
         workload = SMTP[column]
         assert isinstance(workload, Repeated)
@@ -167,7 +167,7 @@ def test_dots_are_stuffed() -> None:
     assert content.endswith(b"\r\n.\r\n")
 
 
-def test_ten_commands_are_in_flight() -> None:
+def test_ten_retr_commands_are_pipelined() -> None:
     workload = POP3["RETR, ten in flight"]
     assert isinstance(workload, Repeated)
     assert b"".join(step.sent for step in workload.repeated).count(b"RETR ") == workload.messages == 10
@@ -187,7 +187,7 @@ def run(program: str, *arguments: str, accepted: tuple[int, ...] = (0,)) -> str:
 
 
 @pytest.mark.parametrize("protocol", COLUMNS)
-def test_the_tables_of_the_page_are_those_that_the_program_prints(protocol: str) -> None:
+def test_tables_in_performance_page_match_the_program_output(protocol: str) -> None:
     """Except for the figures."""
     printed = run("adapters.py", protocol, "--quick")
     head, _, *rows = [row.strip("|\n").split("|") for row in printed.splitlines() if row.startswith("|")]
@@ -201,7 +201,7 @@ def test_the_tables_of_the_page_are_those_that_the_program_prints(protocol: str)
 
 
 @pytest.mark.parametrize("name", ["smtp-smtplib-many", "pop3-poplib-apop"])
-def test_a_client_that_is_recorded_anew_sends_the_same(name: str, tmp_path: Path) -> None:
+def test_new_recording_of_a_client_equals_the_stored_one(name: str, tmp_path: Path) -> None:
     """The two clients of the standard library, which are always there.  Versions differ in case (``mail FROM:``)."""
     run("record_clients.py", name, "--into", str(tmp_path))
     recorded, stored = ((folder / f"{name}.txt").read_text().lower() for folder in (tmp_path, FOLDER))

@@ -226,7 +226,7 @@ def client_for(command: Command) -> Any:
 SENDABLE: Final = [kind for kind in LINES if client_for(kind(**EXAMPLES[kind])) is not None]
 
 
-def test_the_commands_are_found() -> None:
+def test_introspection_finds_the_commands() -> None:
     """Otherwise the tests below would check nothing."""
     assert {smtp.Mail, smtp.Rcpt, smtp.Hello, pop3.Retrieve, pop3.Uidl, *CONTENT} <= set(COMMANDS)
     assert {kind.__name__ for kind in set(LINES) - set(SENDABLE)} == {"Auth", "Bdat", "User", "Pass", "Apop"}
@@ -237,7 +237,7 @@ def test_the_commands_are_found() -> None:
 
 
 @each_field(*COMMANDS, *CLIENTS, *VALUES)
-def test_every_field_refuses_what_is_not_of_its_type(kind: type[Any], name: str) -> None:
+def test_every_field_rejects_a_value_of_the_wrong_type(kind: type[Any], name: str) -> None:
     assert name in str(refusal(kind, {**EXAMPLES[kind], name: object()}))
 
 
@@ -253,7 +253,7 @@ def read_back(kind: type[Any], line: bytes) -> object:
 
 @each_field(*LINES)
 @given(data=st.data())
-def test_a_command_is_refused_or_one_line_that_reads_back(kind: type[Any], name: str, data: st.DataObject) -> None:
+def test_command_is_rejected_or_is_one_line_that_parses_back(kind: type[Any], name: str, data: st.DataObject) -> None:
     """RFC 5321 section 4.1, RFC 1939 section 3."""
     command = build(kind, data.draw(any_arguments(kind, name)))
     if command is None:
@@ -270,13 +270,13 @@ def test_a_command_is_refused_or_one_line_that_reads_back(kind: type[Any], name:
 
 @each_field(*CONTENT, *VALUES)
 @given(data=st.data())
-def test_a_value_is_refused_by_the_name_of_its_field(kind: type[Any], name: str, data: st.DataObject) -> None:
+def test_value_is_accepted_or_rejected_with_a_field_name(kind: type[Any], name: str, data: st.DataObject) -> None:
     build(kind, data.draw(any_arguments(kind, name)))
 
 
 @each_field(*CLIENTS)
 @given(data=st.data())
-def test_a_login_is_refused_or_says_lines(kind: type[Any], name: str, data: st.DataObject) -> None:
+def test_client_mechanism_is_rejected_or_sends_no_cr_lf_or_nul(kind: type[Any], name: str, data: st.DataObject) -> None:
     """RFC 4954 section 4, RFC 5034 section 4; the arguments of USER, PASS and APOP are not in base64."""
     mechanism = build(kind, data.draw(any_arguments(kind, name)))
     if mechanism is None:
@@ -326,13 +326,13 @@ def test_a_login_is_refused_or_says_lines(kind: type[Any], name: str, data: st.D
         (lambda: smtp.Reply(10**5000), "code: a reply code must be 200 to 559, with a second digit of 0 to 5"),
     ],
 )
-def test_an_error_says_what_to_pass_instead(make: Callable[[], object], message: str) -> None:
+def test_error_message_names_the_field_and_the_expected_value(make: Callable[[], object], message: str) -> None:
     with pytest.raises(LocalProtocolError, match=re.escape(message)):
         make()
 
 
 @each_field(*COMMANDS, *CLIENTS)
-def test_no_error_shows_a_secret(kind: type[Any], name: str) -> None:
+def test_no_error_message_contains_a_secret(kind: type[Any], name: str) -> None:
     for secret in (b"Ferocious-Kitten-42\r\n", "Ferocious-Kitten-42\r\n", ("Ferocious-Kitten-42",)):
         assert "Kitten" not in str(refusal(kind, {**EXAMPLES[kind], name: secret}))
 
@@ -353,7 +353,7 @@ NO_LINE: Final = (
 
 @each(*SENDABLE)
 @pytest.mark.parametrize("line", NO_LINE)
-def test_no_subclass_sends_more_than_a_line(kind: type[Any], line: object) -> None:
+def test_subclass_that_writes_other_than_one_line_is_rejected(kind: type[Any], line: object) -> None:
     """Nothing is queued, and the client is unchanged."""
     tampered = type("Tampered", (kind,), {"__module__": kind.__module__, "to_wire": lambda self: line})
     good = kind(**EXAMPLES[kind])
@@ -388,7 +388,7 @@ def test_no_subclass_sends_more_than_a_line(kind: type[Any], line: object) -> No
         (pop3.Retrieve(number=1, lines=0), "lines", "0\r\nDELE 1"),
     ],
 )
-def test_no_field_that_was_changed_afterwards_is_sent(command: Any, name: str, value: object) -> None:
+def test_command_with_a_tampered_field_is_not_sent(command: Any, name: str, value: object) -> None:
     tampered = attrs.evolve(command)
     object.__setattr__(tampered, name, value)
     for make in STATES[type(command).__module__.split(".")[1]]:
@@ -433,7 +433,7 @@ ALICE: Final = sasl.UserPassClient(authentication_identity="alice", password=b"s
 
 
 @pytest.mark.parametrize("name", [b"alice\r\nDELE 1", b"a\nb", b"a\0b", b""])
-def test_no_name_puts_two_commands_on_the_wire(name: bytes) -> None:
+def test_user_name_cannot_inject_a_command(name: bytes) -> None:
     connection = pop3_client()
     with pytest.raises(LocalProtocolError, match="argument"):
         connection.authenticate(talkative("USER", name))
@@ -442,7 +442,7 @@ def test_no_name_puts_two_commands_on_the_wire(name: bytes) -> None:
     assert written(connection) == b"USER alice\r\n"
 
 
-def test_no_login_puts_two_commands_on_the_wire_where_validators_are_off() -> None:
+def test_user_name_cannot_inject_a_command_with_validators_disabled() -> None:
     """The check before a line is queued does not depend on them."""
     connection = pop3_client()
     with attrs.validators.disabled(), pytest.raises(LocalProtocolError, match="CRLF"):
@@ -452,7 +452,7 @@ def test_no_login_puts_two_commands_on_the_wire_where_validators_are_off() -> No
     assert written(connection) == b"USER alice\r\n"
 
 
-def test_no_password_puts_two_commands_on_the_wire() -> None:
+def test_password_cannot_inject_a_command() -> None:
     """The login has ended, and another is possible."""
     connection = pop3_client()
     connection.authenticate(talkative("USER", b"alice", b"s3cret\r\nDELE 1"))
@@ -466,7 +466,7 @@ def test_no_password_puts_two_commands_on_the_wire() -> None:
     assert written(connection) == b"USER alice\r\n"
 
 
-def test_no_mechanism_name_puts_two_commands_on_the_wire() -> None:
+def test_mechanism_name_cannot_inject_a_command() -> None:
     session = greeted("AUTH XPLAINX plain")
     for name in ("plain", "XPLAINX\r\nMAIL"):
         with pytest.raises(LocalProtocolError):
@@ -481,7 +481,7 @@ def test_no_mechanism_name_puts_two_commands_on_the_wire() -> None:
 
 @each_field(smtp.Reply)
 @given(data=st.data())
-def test_an_smtp_reply_is_refused_or_one_reply(kind: type[Any], name: str, data: st.DataObject) -> None:
+def test_smtp_reply_is_rejected_or_parses_as_one_reply(kind: type[Any], name: str, data: st.DataObject) -> None:
     """RFC 5321 section 4.2."""
     reply = build(smtp.Reply, data.draw(any_arguments(smtp.Reply, name)))
     if reply is not None:
@@ -494,7 +494,7 @@ def test_an_smtp_reply_is_refused_or_one_reply(kind: type[Any], name: str, data:
 
 @each_field(pop3.Reply)
 @given(data=st.data())
-def test_a_pop3_reply_is_refused_or_one_reply(kind: type[Any], name: str, data: st.DataObject) -> None:
+def test_pop3_reply_is_rejected_or_is_one_reply(kind: type[Any], name: str, data: st.DataObject) -> None:
     """RFC 1939 section 3."""
     reply = build(pop3.Reply, data.draw(any_arguments(pop3.Reply, name)))
     if reply is not None:
@@ -517,7 +517,7 @@ CLIENT_SAYS: Final = (b"EHLO c\r\n", b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<a@b>\r\n
 @pytest.mark.parametrize("reply", [changed("ok\r\n250 ok"), changed("a\rb"), changed("a\0b")])
 @pytest.mark.parametrize("asked", [smtp.Connected, smtp.Mail, smtp.Rcpt, smtp.Data, smtp.MessageComplete])
 @pytest.mark.parametrize("lmtp", [False, True])
-def test_no_answer_puts_two_replies_on_the_wire(asked: type[Question[Any]], reply: smtp.Reply, lmtp: bool) -> None:
+def test_tampered_answer_cannot_inject_a_reply(asked: type[Question[Any]], reply: smtp.Reply, lmtp: bool) -> None:
     """The question stays open, and another answer is accepted."""
     lines = (b"LHLO c\r\n", *CLIENT_SAYS[1:]) if lmtp else CLIENT_SAYS
     session = serve(*lines, settings=smtp.ServerSettings(lmtp=lmtp), answers={asked: LEFT_OPEN})
@@ -530,7 +530,7 @@ def test_no_answer_puts_two_replies_on_the_wire(asked: type[Question[Any]], repl
 
 
 @pytest.mark.parametrize("unique_id", ["a\r\n2 b", "a\rb", "a\nb", "a\0b"])
-def test_no_unique_id_puts_two_lines_on_the_wire(unique_id: str) -> None:
+def test_tampered_unique_id_cannot_inject_a_line(unique_id: str) -> None:
     """RFC 1939 section 7; the question stays open."""
     message = pop3.Message(size=1, unique_id="a")
     object.__setattr__(message, "unique_id", unique_id)
@@ -547,7 +547,7 @@ def test_no_unique_id_puts_two_lines_on_the_wire(unique_id: str) -> None:
 
 
 @given(st.lists(st.sampled_from([b"a", b".", b"\r\n", b"\r", b"\n", b"\0", b".\r\n", b"QUIT\r\n"]), max_size=9))
-def test_content_is_refused_or_arrives_as_it_is(pieces: list[bytes]) -> None:
+def test_content_is_rejected_or_received_unchanged(pieces: list[bytes]) -> None:
     """RFC 5321 section 4.5.2: no part of it is read as a command."""
     server = serve(settings=smtp.ServerSettings())
     client = greeted("PIPELINING")

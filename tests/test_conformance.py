@@ -47,7 +47,7 @@ def test_every_test_that_a_page_names_exists(page: Path) -> None:
     assert missing(page.read_text(encoding="utf-8")) == []
 
 
-def test_the_page_of_smtp_has_its_tables() -> None:
+def test_smtp_page_names_more_than_50_tests() -> None:
     """Otherwise the test above would check nothing."""
     assert len(_NAMED.findall((ROOT / "docs" / "smtp.md").read_text(encoding="utf-8"))) > 50
 
@@ -58,10 +58,10 @@ def test_the_page_of_smtp_has_its_tables() -> None:
         "| 1, 2 | it | |",
         "| 1, 2 | it | `test_conformance.py::test_that_nobody_wrote` |",
         "| 1, 2 | it | `no_such_file.py::test_a` |",
-        "| 1, 2 | it | `test_conformance.py::test_the_page_of_smtp_has_its_tables` test_conformance.py::test_x |",
+        "| 1, 2 | it | `test_conformance.py::test_smtp_page_names_more_than_50_tests` test_conformance.py::test_x |",
     ],
 )
-def test_a_row_that_shows_nothing_is_seen(row: str) -> None:
+def test_row_without_an_existing_test_is_reported(row: str) -> None:
     head = "| RFC, section | what we do | test |\n|---|---|---|\n"
     assert len(missing(head + row)) == 1
-    assert missing(head + "| 1, 2 | it | `test_conformance.py::test_the_page_of_smtp_has_its_tables` |") == []
+    assert missing(head + "| 1, 2 | it | `test_conformance.py::test_smtp_page_names_more_than_50_tests` |") == []

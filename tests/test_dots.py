@@ -49,7 +49,7 @@ def content_of(data: bytes) -> tuple[bytes, bytes] | None:
 
 
 @given(PIECES, PIECES, st.data())
-def test_content_ends_at_crlf_dot_crlf_over_any_cut(
+def test_content_ends_at_crlf_dot_crlf_at_any_split(
     head: list[bytes], tail: list[bytes], choices: st.DataObject
 ) -> None:
     """RFC 5321 section 4.1.1.4: only CRLF.CRLF ends content."""
@@ -61,7 +61,7 @@ def test_content_ends_at_crlf_dot_crlf_over_any_cut(
 
 
 @given(PIECES, st.data())
-def test_without_its_end_content_is_handed_out_but_for_four_bytes(pieces: list[bytes], choices: st.DataObject) -> None:
+def test_content_without_end_is_returned_except_at_most_four_bytes(pieces: list[bytes], choices: st.DataObject) -> None:
     data = b"".join(pieces).replace(b"\r\n.\r\n", b"")
     if content_of(data) is not None:
         return
@@ -74,7 +74,7 @@ def test_without_its_end_content_is_handed_out_but_for_four_bytes(pieces: list[b
 
 
 @given(CLEAN_PIECES, st.data())
-def test_what_was_stuffed_comes_out_as_it_went_in(pieces: list[bytes], choices: st.DataObject) -> None:
+def test_unstuffing_restores_the_stuffed_content(pieces: list[bytes], choices: st.DataObject) -> None:
     """RFC 5321 section 4.5.2, with a CRLF added at the end if it is missing (section 4.1.1.4)."""
     data = b"".join(pieces)
     wire = stuff(cut(data, choices))

@@ -60,7 +60,7 @@ def test_the_checker_reads_the_real_files() -> None:
 # No I/O
 
 
-def test_the_core_is_pure() -> None:
+def test_core_does_no_io() -> None:
     """It imports only attrs and modules of the standard library that do no I/O and do not wait."""
     assert impurities(CORE) == []
 
@@ -80,21 +80,21 @@ def test_the_core_is_pure() -> None:
         "async def f(): ...",
     ],
 )
-def test_an_impure_core_is_seen(statement: str) -> None:
+def test_io_in_the_core_is_detected(statement: str) -> None:
     assert len(impurities([Module("mailauth.smtp.server", statement)])) == 1
 
 
 @pytest.mark.parametrize(
     "statement", ["import hmac", "import io\nio.IncrementalNewlineDecoder(None, False)", "from .. import smtp"]
 )
-def test_a_pure_import_is_no_offence(statement: str) -> None:
+def test_import_without_io_is_not_reported(statement: str) -> None:
     assert impurities([Module("mailauth.smtp.server", statement)]) == []
 
 
 # Import order
 
 
-def test_imports_point_one_way() -> None:
+def test_core_imports_follow_the_layer_order() -> None:
     assert wrong_way(CORE) == []
 
 
@@ -133,12 +133,12 @@ def test_imports_point_one_way() -> None:
         ("smtp.server", "def late():\n    from mailauth_io import server"),
     ],
 )
-def test_an_import_the_wrong_way_is_seen(place: str, statement: str) -> None:
+def test_import_against_the_layer_order_is_detected(place: str, statement: str) -> None:
     assert len(wrong_way(core(place, statement))) == 1
 
 
 @pytest.mark.parametrize("place", ["utils", "smtp.helpers", "pop3.misc"])
-def test_a_file_without_a_place_is_seen(place: str) -> None:
+def test_module_in_no_layer_is_detected(place: str) -> None:
     assert wrong_way([Module(f"mailauth.{place}", "")]) == [f"mailauth.{place} is in no layer"]
 
 
@@ -155,18 +155,18 @@ def test_a_file_without_a_place_is_seen(place: str) -> None:
         ("sasl._password_mechanisms", "from .plain import PlainClient"),
     ],
 )
-def test_an_import_the_right_way_is_no_offence(place: str, statement: str) -> None:
+def test_allowed_import_is_not_reported(place: str, statement: str) -> None:
     """Allowed imports are not reported."""
     assert wrong_way(core(place, statement)) == []
 
 
-def test_sasl_loads_neither_protocol() -> None:
+def test_sasl_imports_neither_smtp_nor_pop3() -> None:
     loaded = loaded_by("import mailauth.sasl")
     assert "mailauth.sasl" in loaded
     assert not {"mailauth.smtp", "mailauth.pop3"} & loaded
 
 
-def test_loading_a_protocol_is_seen() -> None:
+def test_imported_protocol_is_detected() -> None:
     assert "mailauth.smtp" in loaded_by("import mailauth.sasl", "import mailauth.smtp")
 
 
@@ -187,17 +187,17 @@ def test_question_notice_payload_and_command_are_empty() -> None:
         ("class Notice:\n    __slots__ = ('code',)", "Notice holds __slots__ = ('code',)"),
     ],
 )
-def test_a_vocabulary_that_is_not_empty_is_seen(text: str, offence: str) -> None:
+def test_non_empty_event_base_class_is_detected(text: str, offence: str) -> None:
     rest = "\n".join(f"class {name}:\n    __slots__ = ()" for name in ("Command", "Payload", "Question"))
     assert offence in not_empty(Module("mailauth._events", f"{text}\n{rest}"))
 
 
-def test_a_missing_word_is_seen() -> None:
+def test_missing_event_base_class_is_detected() -> None:
     assert "Question is missing" in not_empty(Module("mailauth._events", ""))
 
 
 @pytest.mark.parametrize("package", [mailauth, sasl, smtp, pop3])
-def test_no_event_has_a_dict_of_its_own(package: ModuleType) -> None:
+def test_no_event_except_mail_and_rcpt_has_a_dict(package: ModuleType) -> None:
     """This is the purpose of the empty slots: an event has only its fields."""
     words = (Command, Notice, Payload, Question)
     events = [kind for _, kind in inspect.getmembers(package, inspect.isclass) if issubclass(kind, words)]
@@ -228,7 +228,7 @@ def test_the_core_holds_no_mutable_state() -> None:
         "class C:\n    @cache\n    def f(self): ...",
     ],
 )
-def test_mutable_state_is_seen(text: str) -> None:
+def test_mutable_state_is_detected(text: str) -> None:
     assert len(mutable_state([Module("mailauth._lines", text)])) == 1
 
 
@@ -236,14 +236,14 @@ def test_mutable_state_is_seen(text: str) -> None:
     "text",
     ["T: Final[Mapping[str, int]] = {'a': 1}", "T: Final = frozenset({'a'})", "T = (1, 2)", "def f():\n    seen = {}"],
 )
-def test_a_constant_is_no_offence(text: str) -> None:
+def test_constants_and_local_variables_are_not_reported(text: str) -> None:
     assert mutable_state([Module("mailauth._lines", text)]) == []
 
 
 # The adapters
 
 
-def test_the_adapters_hold_no_protocol() -> None:
+def test_adapters_contain_no_protocol_details() -> None:
     adapters = {"mailauth_io.on_asyncio", "mailauth_io.on_trio", "mailauth_io.adapters.tls.layer"}
     assert adapters <= {module.name for module in IO}
     assert protocol_in(IO) == []
@@ -263,11 +263,11 @@ def test_the_adapters_hold_no_protocol() -> None:
         "from mailauth.pop3.replies import OK",
     ],
 )
-def test_protocol_in_an_adapter_is_seen(text: str) -> None:
+def test_protocol_details_in_an_adapter_are_detected(text: str) -> None:
     assert len(protocol_in([Module("mailauth_io.on_trio", text)])) == 1
 
 
-def test_an_adapter_may_speak_of_the_protocol_in_prose() -> None:
+def test_protocol_name_in_an_adapter_docstring_is_not_reported() -> None:
     text = '"""STARTTLS on a live stream."""\nfrom mailauth.smtp import ServerConnection\nLIMIT = 65536'
     assert protocol_in([Module("mailauth_io.on_trio", text)]) == []
 
@@ -297,11 +297,11 @@ def test_every_dependency_is_declared() -> None:
     assert undeclared(read_tools(), developing) == []
 
 
-def test_a_dependency_that_is_not_declared_is_seen() -> None:
+def test_undeclared_dependency_is_detected() -> None:
     assert len(undeclared([Module("mailauth_io.cli.main", "import click")], frozenset({"trio"}))) == 1
 
 
-def test_asyncio_needs_no_trio() -> None:
+def test_asyncio_server_does_not_import_trio() -> None:
     """trio is an extra, and may be missing on a server that uses asyncio."""
     assert "trio" not in loaded_by("import mailauth_io.on_asyncio, mailauth_io.server, mailauth_io.cli.main")
 
@@ -315,14 +315,14 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_an_adapter_loads_its_own_loop_and_not_the_ready_server(name: str) -> None:
+def test_adapter_imports_no_other_event_loop_and_no_server(name: str) -> None:
     loaded = loaded_by(f"import mailauth_io.{name}")
     assert f"mailauth_io.{name}" in loaded
     server = {module for module in loaded if module.startswith(("mailauth_io.server", "mailauth_io.stores"))}
     assert (loaded & OTHERS[name]) | server == set()
 
 
-def test_the_ready_server_loads_no_store_of_others() -> None:
+def test_server_imports_no_optional_store_or_hash_library() -> None:
     """A server that keeps its grants in memory needs neither database, and no hash but those of hashlib."""
     loaded = loaded_by("import mailauth_io.server, mailauth_io.stores")
     assert "mailauth_io.stores.protocols" in loaded
@@ -330,26 +330,26 @@ def test_the_ready_server_loads_no_store_of_others() -> None:
     assert "sqlite3" in loaded_by("import mailauth_io.stores.sqlite_grants")
 
 
-def test_the_command_loads_the_demonstration_only_to_run_it() -> None:
+def test_cli_does_not_import_the_methods_demonstration() -> None:
     loaded = loaded_by("import mailauth_io.cli.main, mailauth_io.cli.serve")
     assert "mailauth_io.server" in loaded
     assert not {name for name in loaded if name.startswith("mailauth_io.methods")}
 
 
-def test_the_ready_server_and_its_stores_are_neutral_to_the_loop() -> None:
+def test_server_and_stores_are_independent_of_the_event_loop() -> None:
     parts = {"adapters", "server", "stores", "methods", "cli", "_workers"}
     neutral = [module for module in IO if module.place.partition(".")[0] in parts]
     assert neutral
     assert bound_to_a_loop(neutral, allowed=KNOWS_ITS_LOOP) == []
 
 
-def test_a_loop_in_the_ready_server_is_seen() -> None:
+def test_event_loop_import_in_the_server_is_detected() -> None:
     assert len(bound_to_a_loop([Module("mailauth_io.server.sessions", "import asyncio")], allowed=KNOWS_ITS_LOOP)) == 1
     assert bound_to_a_loop([Module("mailauth_io.on_asyncio", "import asyncio")], allowed=KNOWS_ITS_LOOP) == []
 
 
 @pytest.mark.parametrize(("mine", "other"), [("asyncio", "trio"), ("trio", "asyncio")])
-def test_an_adapter_knows_one_loop(mine: str, other: str) -> None:
+def test_adapter_imports_only_its_own_event_loop(mine: str, other: str) -> None:
     (adapter,) = [module for module in IO if module.place == f"on_{mine}"]
     roots = {target.partition(".")[0] for _, target in imports(adapter)}
     assert mine in roots

@@ -29,7 +29,7 @@ def who(grants: GrantTable, address: str, now: float = 0) -> str | None:
 # Grants
 
 
-def test_a_grant_is_a_pair_and_an_expiry_of_login_time_plus_lifetime() -> None:
+def test_grant_has_address_identity_and_expiry_of_login_plus_lifetime() -> None:
     grants = table()
     made = grants.grant(HERE, "alice", now=7)
     assert made == Grant(HERE, "alice", 107)
@@ -38,7 +38,7 @@ def test_a_grant_is_a_pair_and_an_expiry_of_login_time_plus_lifetime() -> None:
     assert repr(made) == "Grant(address='192.0.2.1', identity='alice', expires=107)"
 
 
-def test_no_address_is_open_without_a_login() -> None:
+def test_address_without_a_login_is_not_permitted() -> None:
     """Not even 127.0.0.0/8."""
     grants = table()
     grants.grant(HERE, "alice", now=0)
@@ -55,7 +55,7 @@ def test_a_new_login_replaces_the_grant() -> None:
     assert not grants.permits(HERE, now=160)
 
 
-def test_an_address_is_open_while_any_of_its_grants_lives() -> None:
+def test_address_is_permitted_while_any_of_its_grants_is_valid() -> None:
     grants = table()
     grants.grant(HERE, "alice", now=0)
     grants.grant(HERE, "bob", now=50)
@@ -63,14 +63,14 @@ def test_an_address_is_open_while_any_of_its_grants_lives() -> None:
     assert [who(grants, HERE, now) for now in (99, 100, 149, 150)] == ["bob", "bob", "bob", None]
 
 
-def test_the_latest_login_answers_for_the_address() -> None:
+def test_find_returns_the_identity_of_the_latest_login() -> None:
     grants = table()
     for name in ("alice", "bob", "alice"):
         grants.grant(HERE, name, now=0)
     assert who(grants, HERE) == "alice"
 
 
-def test_revoking_one_person_behind_a_nat_leaves_the_others() -> None:
+def test_revoking_an_identity_keeps_others_at_the_same_address() -> None:
     grants = table()
     for name in ("alice", "bob"):
         grants.grant(HERE, name, now=0)
@@ -84,7 +84,7 @@ def test_revoking_one_person_behind_a_nat_leaves_the_others() -> None:
 # Bounds
 
 
-def test_sixteen_identities_share_an_address_and_the_oldest_leaves_first() -> None:
+def test_seventeenth_identity_at_an_address_evicts_the_oldest() -> None:
     grants = table()
     for number in range(17):
         grants.grant(HERE, f"user{number}", now=number)
@@ -93,7 +93,7 @@ def test_sixteen_identities_share_an_address_and_the_oldest_leaves_first() -> No
     assert grants.revoke_identity("user1") == 1
 
 
-def test_one_identity_may_be_all_that_an_address_holds() -> None:
+def test_limit_of_one_identity_per_address_keeps_the_latest() -> None:
     grants = table(identities_per_address=1)
     grants.grant(HERE, "alice", now=0)
     grants.grant(HERE, "bob", now=0)
@@ -101,7 +101,7 @@ def test_one_identity_may_be_all_that_an_address_holds() -> None:
     assert len(grants) == 1
 
 
-def test_grants_in_all_are_bounded_and_the_oldest_leaves_first() -> None:
+def test_grant_over_max_grants_evicts_the_oldest_login() -> None:
     grants = table(max_grants=3)
     grants.grant("192.0.2.1", "alice", now=0)
     grants.grant("192.0.2.2", "bob", now=1)
@@ -112,7 +112,7 @@ def test_grants_in_all_are_bounded_and_the_oldest_leaves_first() -> None:
     assert [who(grants, f"192.0.2.{number}", now=4) for number in (1, 2, 3, 4)] == ["alice", None, "carol", "dave"]
 
 
-def test_a_login_repeated_for_ever_takes_no_more_room() -> None:
+def test_repeated_logins_keep_memory_bounded() -> None:
     """architecture.md, invariant 4: replaced grants must not accumulate."""
     grants = table()
     for now in range(1_000):
@@ -124,7 +124,7 @@ def test_a_login_repeated_for_ever_takes_no_more_room() -> None:
 
 
 @pytest.mark.parametrize("lifetime", [-1.0, math.nan, math.inf])
-def test_a_lifetime_is_finite_and_not_negative(lifetime: float) -> None:
+def test_negative_or_non_finite_lifetime_is_rejected(lifetime: float) -> None:
     """A grant that never expires would make an open relay."""
     with pytest.raises(LocalProtocolError):
         GrantTable(lifetime=lifetime)
@@ -133,7 +133,7 @@ def test_a_lifetime_is_finite_and_not_negative(lifetime: float) -> None:
 @pytest.mark.parametrize(
     "settings", [{"ipv6_prefix": 0}, {"ipv6_prefix": 129}, {"identities_per_address": 0}, {"max_grants": 0}]
 )
-def test_settings_out_of_range_are_refused(settings: dict[str, int]) -> None:
+def test_settings_out_of_range_are_rejected(settings: dict[str, int]) -> None:
     with pytest.raises(LocalProtocolError):
         table(**settings)
 
@@ -144,7 +144,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     "spelling", ["192.0.2.1", "::ffff:192.0.2.1", "::FFFF:192.0.2.1", "::ffff:c000:201", "0:0:0:0:0:ffff:c000:201%eth0"]
 )
-def test_an_ipv4_mapped_address_is_the_ipv4_one(spelling: str) -> None:
+def test_ipv4_mapped_address_equals_the_ipv4_address(spelling: str) -> None:
     for granted, asked in ((spelling, HERE), (HERE, spelling)):
         grants = table(ipv6_prefix=1)
         grants.grant(granted, "alice", now=0)
@@ -154,7 +154,7 @@ def test_an_ipv4_mapped_address_is_the_ipv4_one(spelling: str) -> None:
 
 
 @pytest.mark.parametrize("spelling", ["fe80::1", "FE80:0::1", "fe80::1%eth0", "fe80:0:0:0:0:0:0:1%2"])
-def test_the_zone_is_dropped_and_spelling_does_not_matter(spelling: str) -> None:
+def test_ipv6_zone_and_spelling_are_ignored(spelling: str) -> None:
     grants = table()
     grants.grant(spelling, "alice", now=0)
     assert grants.permits("fe80::1", now=0)
@@ -162,7 +162,7 @@ def test_the_zone_is_dropped_and_spelling_does_not_matter(spelling: str) -> None
     assert str(grants.grant(spelling, "alice", now=0).address) == "fe80::1"
 
 
-def test_an_ipv6_prefix_opens_its_whole_network_and_no_more() -> None:
+def test_ipv6_prefix_permits_exactly_its_network() -> None:
     grants = table(ipv6_prefix=64)
     grants.grant("2001:db8:0:1:2::3", "alice", now=0)
     assert grants.permits("2001:db8:0:1:ffff::", now=0)
@@ -170,7 +170,7 @@ def test_an_ipv6_prefix_opens_its_whole_network_and_no_more() -> None:
     assert str(grants.grant("2001:db8:0:1:2::3", "alice", now=0).address) == "2001:db8:0:1::"
 
 
-def test_the_prefix_is_128_unless_set() -> None:
+def test_ipv6_prefix_defaults_to_128() -> None:
     grants = table()
     grants.grant("2001:db8::2", "alice", now=0)
     assert not grants.permits("2001:db8::3", now=0)
@@ -182,7 +182,7 @@ def test_the_prefix_is_never_applied_to_ipv4() -> None:
     assert not grants.permits(ELSEWHERE, now=0)
 
 
-def test_an_ipv4_address_is_not_the_ipv6_one_of_the_same_number() -> None:
+def test_ipv4_address_differs_from_ipv6_address_of_equal_value() -> None:
     grants = table()
     grants.grant("0.0.0.1", "alice", now=0)
     assert not grants.permits("::1", now=0)
@@ -190,7 +190,7 @@ def test_an_ipv4_address_is_not_the_ipv6_one_of_the_same_number() -> None:
 
 
 @pytest.mark.parametrize("text", [HERE, "10.255.0.1", "2001:db8::1", "::ffff:192.0.2.9"])
-def test_text_and_value_are_the_same_address(text: str) -> None:
+def test_address_text_and_ipaddress_object_are_equivalent(text: str) -> None:
     value = ipaddress.ip_address(text)
     for granted, asked in ((text, value), (value, text)):
         grants = table()
@@ -203,7 +203,7 @@ def test_text_and_value_are_the_same_address(text: str) -> None:
     ["", "localhost", "192.0.2", "192.0.2.1.1", "192.0.2.256", "192.0.2.01", "192.0.2.+1", "192.0.2. 1", "192.0.2.1%e",
      "192.0.2.1\n", "192.0.2.\u0661", "[::1]", "::1::", "1:2:3", "::fffff", "192.0.2.1:25", "::1%", "192.0.2.0/24"],
 )  # fmt: skip
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_invalid_address_is_rejected(text: str) -> None:
     grants = table()
     for call in (
         normalize_address,
@@ -222,7 +222,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
     ("address", "prefix", "folded"),
     [("::ffff:192.0.2.1", 8, HERE), ("fe80::1%eth0", 128, "fe80::1"), ("2001:db8:0:1:2::3", 64, "2001:db8:0:1::")],
 )
-def test_another_store_can_fold_as_the_table_does(address: str, prefix: int, folded: str) -> None:
+def test_normalize_address_matches_the_grant_table(address: str, prefix: int, folded: str) -> None:
     assert normalize_address(address, prefix) == ipaddress.ip_address(folded)
     assert table(ipv6_prefix=prefix).grant(address, "alice", now=0).address == normalize_address(address, prefix)
     for wrong in (0, 129):
@@ -230,7 +230,7 @@ def test_another_store_can_fold_as_the_table_does(address: str, prefix: int, fol
             normalize_address(address, wrong)
 
 
-def test_a_grant_belongs_to_somebody() -> None:
+def test_grant_with_an_empty_identity_is_rejected() -> None:
     with pytest.raises(LocalProtocolError):
         table().grant(HERE, "", now=0)
 
@@ -238,7 +238,7 @@ def test_a_grant_belongs_to_somebody() -> None:
 # Time
 
 
-def test_nothing_but_a_login_extends_a_grant() -> None:
+def test_lookups_do_not_extend_a_grant() -> None:
     """A lookup, as for each message sent, does not change the expiry."""
     grants = table()
     grants.grant(HERE, "alice", now=0)
@@ -247,7 +247,7 @@ def test_nothing_but_a_login_extends_a_grant() -> None:
     assert not grants.permits(HERE, now=100)
 
 
-def test_expiry_is_judged_at_lookup_and_a_sweep_only_frees_memory() -> None:
+def test_expired_grant_is_ignored_by_lookup_and_removed_by_expire() -> None:
     grants = table()
     grants.grant(HERE, "alice", now=0)
     assert not grants.permits(HERE, now=100)
@@ -258,7 +258,7 @@ def test_expiry_is_judged_at_lookup_and_a_sweep_only_frees_memory() -> None:
     assert grants.expire(now=100) == 0
 
 
-def test_a_sweep_leaves_who_logged_in_again() -> None:
+def test_expire_keeps_renewed_grants() -> None:
     grants = table()
     grants.grant(HERE, "alice", now=0)
     grants.grant(HERE, "bob", now=0)
@@ -267,7 +267,7 @@ def test_a_sweep_leaves_who_logged_in_again() -> None:
     assert who(grants, HERE, now=100) == "alice"
 
 
-def test_a_lifetime_of_nothing_grants_nothing() -> None:
+def test_zero_lifetime_permits_nothing() -> None:
     grants = GrantTable(lifetime=0)
     made = grants.grant(HERE, "alice", now=5)
     assert made.expires == 5
@@ -278,7 +278,7 @@ def test_a_lifetime_of_nothing_grants_nothing() -> None:
 # Revocation
 
 
-def test_an_address_may_be_revoked_with_all_its_people() -> None:
+def test_revoke_address_revokes_all_its_identities() -> None:
     grants = table()
     for name in ("alice", "bob"):
         grants.grant(HERE, name, now=0)
@@ -289,7 +289,7 @@ def test_an_address_may_be_revoked_with_all_its_people() -> None:
     assert grants.revoke_address(HERE) == 0
 
 
-def test_several_identities_are_revoked_at_once() -> None:
+def test_revoke_identity_accepts_several_identities() -> None:
     grants = table()
     for number, name in enumerate(("alice", "bob", "carol")):
         grants.grant(f"192.0.2.{number}", name, now=0)
@@ -297,7 +297,7 @@ def test_several_identities_are_revoked_at_once() -> None:
     assert [who(grants, f"192.0.2.{number}") for number in range(3)] == [None, "bob", None]
 
 
-def test_who_was_revoked_may_log_in_again_at_once() -> None:
+def test_login_after_revocation_creates_a_new_grant() -> None:
     grants = table()
     grants.grant(HERE, "alice", now=0)
     grants.revoke_identity("alice")
@@ -306,7 +306,7 @@ def test_who_was_revoked_may_log_in_again_at_once() -> None:
     assert grants.revoke_identity("alice") == 1
 
 
-def test_a_late_revocation_spares_later_logins() -> None:
+def test_revocation_with_until_keeps_later_logins() -> None:
     """If a process notices a changed password late, there may be logins with the new password already."""
     grants = table()
     grants.grant(HERE, "alice", now=0)
@@ -315,12 +315,12 @@ def test_a_late_revocation_spares_later_logins() -> None:
     assert [who(grants, address, now=50) for address in (HERE, ELSEWHERE)] == [None, "alice"]
 
 
-def test_unavailable_is_neither_yes_nor_no() -> None:
+def test_unavailable_is_not_a_grant() -> None:
     assert isinstance(UNAVAILABLE, Unavailable)
     assert not isinstance(UNAVAILABLE, Grant)
 
 
-def test_a_grant_cannot_be_changed() -> None:
+def test_grant_is_immutable() -> None:
     made = table().grant(HERE, "alice", now=0)
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         made.__setattr__("expires", 1e9)

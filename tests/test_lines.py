@@ -33,7 +33,7 @@ def model(data: bytes) -> list[bytes | str]:
 
 
 @given(OCTETS, st.data())
-def test_lines_are_those_that_a_split_at_crlf_gives(data: bytes, choices: st.DataObject) -> None:
+def test_lines_are_split_only_at_crlf_for_any_input_chunks(data: bytes, choices: st.DataObject) -> None:
     """RFC 5321 section 2.3.8: only CRLF ends a line, however the input is split."""
     buffer = LineBuffer()
     taken: list[bytes | str] = []
@@ -48,14 +48,14 @@ def test_lines_are_those_that_a_split_at_crlf_gives(data: bytes, choices: st.Dat
     assert taken + take_all(buffer) == model(data)
 
 
-def test_a_line_of_just_the_limit_is_taken_and_one_octet_more_is_not() -> None:
+def test_line_one_byte_over_the_limit_is_too_long() -> None:
     """RFC 5321 section 4.5.3.1.4: the length includes the CRLF."""
     buffer = LineBuffer()
     buffer.feed(b"a" * (LIMIT - 2) + b"\r\n" + b"b" * (LIMIT - 1) + b"\r\n" + b"c\r\n")
     assert take_all(buffer) == [b"a" * (LIMIT - 2), TOO_LONG, b"c"]
 
 
-def test_an_endless_line_keeps_nothing_and_is_told_once_at_its_end() -> None:
+def test_unterminated_line_is_dropped_and_reported_once_at_its_end() -> None:
     """architecture.md, invariant 4: every buffer is bounded."""
     buffer = LineBuffer()
     for _ in range(100):
@@ -70,7 +70,7 @@ def test_an_endless_line_keeps_nothing_and_is_told_once_at_its_end() -> None:
     assert not buffer.dropping
 
 
-def test_what_a_hot_path_used_is_not_seen_again() -> None:
+def test_data_consumed_by_a_fast_path_is_not_returned_again() -> None:
     buffer = LineBuffer()
     buffer.feed(b"one\r\ntwo")
     assert buffer.take_line(LIMIT) == b"one"
@@ -84,7 +84,7 @@ def test_what_a_hot_path_used_is_not_seen_again() -> None:
 
 
 @given(st.lists(st.binary(min_size=1, max_size=5), max_size=6))
-def test_the_length_is_that_of_what_was_not_used_and_clear_tells_it(pieces: list[bytes]) -> None:
+def test_length_and_clear_return_the_number_of_unread_bytes(pieces: list[bytes]) -> None:
     buffer = LineBuffer()
     for piece in pieces:
         buffer.feed(piece)
@@ -97,7 +97,7 @@ def test_the_length_is_that_of_what_was_not_used_and_clear_tells_it(pieces: list
     assert buffer.used_up
 
 
-def test_the_end_of_the_stream_is_remembered() -> None:
+def test_empty_data_marks_the_buffer_as_ended() -> None:
     buffer = LineBuffer()
     buffer.feed(b"half a li")
     buffer.feed(b"")
@@ -106,7 +106,7 @@ def test_the_end_of_the_stream_is_remembered() -> None:
 
 
 @given(OCTETS, st.data())
-def test_bare_cr_lf_and_nul_are_seen_over_any_cut(data: bytes, choices: st.DataObject) -> None:
+def test_bare_cr_lf_and_nul_are_detected_at_any_split(data: bytes, choices: st.DataObject) -> None:
     """RFC 5321 section 2.3.8: CR and LF must only be sent together."""
     data += choices.draw(st.sampled_from([b"", b"\0", b"\xff\x85"])) + b"."
     ends = LineEnds()
@@ -120,7 +120,7 @@ def test_bare_cr_lf_and_nul_are_seen_over_any_cut(data: bytes, choices: st.DataO
 
 
 @pytest.mark.parametrize("data", [b"a\rb", b"a\nb", b"a\0b"])
-def test_what_was_seen_once_is_not_forgotten(data: bytes) -> None:
+def test_detected_line_end_fault_persists(data: bytes) -> None:
     ends = LineEnds()
     ends.watch(data)
     assert not ends.watch(b"clean\r\n")

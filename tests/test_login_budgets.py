@@ -166,7 +166,7 @@ def test_a_login_after_two_failures_succeeds(protocol: str, lines: tuple[bytes, 
 
 
 @pytest.mark.parametrize("protocol", ["smtp", "pop3"])
-def test_a_421_says_that_there_were_too_many_failed_logins(protocol: str) -> None:
+def test_only_smtp_sends_421_after_too_many_failed_logins(protocol: str) -> None:
     """RFC 4954 section 9; POP3 has no unsolicited replies."""
     replies = Session(protocol).say(*FAILED_LOGINS["PLAIN, a prohibited name"] * 4)
     assert replies.splitlines()[-1].startswith(b"421 4.7.0 " if protocol == "smtp" else b"-ERR malformed")
@@ -174,7 +174,7 @@ def test_a_421_says_that_there_were_too_many_failed_logins(protocol: str) -> Non
 
 @pytest.mark.parametrize("lines", ERRORS.values(), ids=ERRORS)
 @pytest.mark.parametrize("protocol", ["smtp", "pop3"])
-def test_an_exchange_that_has_cost_nothing_is_an_error(protocol: str, lines: tuple[bytes, ...]) -> None:
+def test_exchange_that_fails_before_any_work_counts_as_an_error(protocol: str, lines: tuple[bytes, ...]) -> None:
     """Errors have a separate, larger limit."""
     session = Session(protocol, errors=5)
     for _ in range(4):
@@ -184,7 +184,7 @@ def test_an_exchange_that_has_cost_nothing_is_an_error(protocol: str, lines: tup
     assert session.closed == Closed(reason=CloseReason.TOO_MANY_ERRORS)
 
 
-def test_user_again_and_again_is_an_error() -> None:
+def test_repeated_user_commands_count_as_errors() -> None:
     """SASLprep runs for each name.  The first USER is not an error, and the last reply has the reason for the end."""
     session = Session("pop3", errors=5)
     for _ in range(5):
@@ -202,7 +202,7 @@ def test_user_again_and_again_is_an_error() -> None:
         (pop3.OpenMaildrop, pop3.Unavailable.TEMPORARY),
     ],
 )
-def test_a_login_that_leads_nowhere_has_a_budget_on_pop3(question: type[object], answer: object) -> None:
+def test_temporary_login_failures_count_as_errors_in_pop3(question: type[object], answer: object) -> None:
     """It is not a failed login, since the client may try again, but its password may have been hashed."""
     session = Session("pop3", errors=5)
     session.instead[question] = answer
@@ -213,7 +213,7 @@ def test_a_login_that_leads_nowhere_has_a_budget_on_pop3(question: type[object],
     assert session.closed == Closed(reason=CloseReason.TOO_MANY_ERRORS)
 
 
-def test_a_login_that_leads_nowhere_has_a_budget_on_smtp() -> None:
+def test_temporary_login_failures_count_as_junk_commands_in_smtp() -> None:
     """It counts as a junk command."""
     session = Session("smtp")
     session.instead[sasl.CheckPassword] = sasl.Refusal.TEMPORARY

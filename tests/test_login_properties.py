@@ -217,7 +217,7 @@ LOGINS: Final[Mapping[str, tuple[Callable[[bytes], sasl.ClientMechanism], Tls]]]
 
 @both
 @pytest.mark.parametrize("name", LOGINS)
-def test_a_login_succeeds_exactly_when_the_secrets_agree(protocol: Protocol, name: str) -> None:
+def test_login_succeeds_only_if_the_secrets_match(protocol: Protocol, name: str) -> None:
     make, tls = LOGINS[name]
     right = Wire(protocol, tls).log_in(make(PASSWORD))
     assert right.succeeded
@@ -229,7 +229,7 @@ def test_a_login_succeeds_exactly_when_the_secrets_agree(protocol: Protocol, nam
 
 
 @both
-def test_a_certificate_logs_in(protocol: Protocol) -> None:
+def test_external_login_requires_the_right_certificate(protocol: Protocol) -> None:
     """RFC 4422 appendix A: the empty initial response is ``=``."""
     wire = Wire(protocol, CERTIFIED).log_in(sasl.ExternalClient())
     assert wire.succeeded
@@ -240,7 +240,7 @@ def test_a_certificate_logs_in(protocol: Protocol) -> None:
 
 
 @both
-def test_scram_ends_with_the_proof_of_the_server_an_empty_line_and_the_reply(protocol: Protocol) -> None:
+def test_scram_ends_with_server_signature_empty_response_and_reply(protocol: Protocol) -> None:
     """RFC 4954 section 4, RFC 5034 section 4; as mutt and gsasl expect."""
     wire = Wire(protocol).log_in(scram_256())
     assert wire.from_client[-1] == b"\r\n"
@@ -252,7 +252,7 @@ def test_scram_ends_with_the_proof_of_the_server_an_empty_line_and_the_reply(pro
 
 
 @both
-def test_the_name_as_authorization_identity_is_no_other(protocol: Protocol) -> None:
+def test_equal_authorization_identity_needs_no_authorization(protocol: Protocol) -> None:
     """mutt sends ``n,a=alice,``."""
     wire = Wire(protocol).log_in(scram_256(acting_as="alice"))
     assert wire.succeeded
@@ -263,7 +263,7 @@ def test_the_name_as_authorization_identity_is_no_other(protocol: Protocol) -> N
 
 
 @both
-def test_a_refused_token_is_told_in_json_before_the_reply(protocol: Protocol) -> None:
+def test_rejected_token_is_reported_in_json_before_the_reply(protocol: Protocol) -> None:
     """RFC 7628 section 3.2.3: 334 or ``+`` with JSON, ``AQ==``, then the rejection."""
     client = sasl.OauthBearerClient(token=b"wrong", authorization_identity="alice")
     wire = Wire(protocol).log_in(client)
@@ -283,7 +283,7 @@ def test_a_refused_token_is_told_in_json_before_the_reply(protocol: Protocol) ->
         (lambda: sasl.ExternalClient(), CERTIFIED, sasl.CheckExternal),
     ],
 )
-def test_a_store_that_cannot_tell_is_a_temporary_failure(
+def test_unavailable_store_is_a_temporary_failure(
     protocol: Protocol, make: Callable[[], sasl.ClientMechanism], tls: Tls, kind: type
 ) -> None:
     """454 4.7.0, [SYS/TEMP]: the credentials are not rejected."""
@@ -292,7 +292,7 @@ def test_a_store_that_cannot_tell_is_a_temporary_failure(
 
 
 @both
-def test_a_server_that_does_not_prove_itself_is_not_believed(protocol: Protocol) -> None:
+def test_client_raises_on_success_without_server_signature(protocol: Protocol) -> None:
     """RFC 5802 section 5: success before ``v=`` is not accepted."""
     client = protocol.client(BARE)
     client.receive_data(b"220 s\r\n" if protocol is SMTP else b"+OK s\r\n")
@@ -331,7 +331,7 @@ def offered(wire: Wire) -> set[str]:
         (attrs.evolve(BOUND, peer_certificate=CERTIFICATE), {"SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS", "EXTERNAL"}),
     ],
 )
-def test_what_the_connection_cannot_carry_is_neither_offered_nor_taken(
+def test_mechanisms_unusable_on_a_connection_are_not_offered_or_accepted(
     protocol: Protocol, tls: Tls | None, more: set[str]
 ) -> None:
     """-PLUS only with channel binding data, EXTERNAL only with a client certificate."""
@@ -346,7 +346,7 @@ def test_what_the_connection_cannot_carry_is_neither_offered_nor_taken(
 
 
 @both
-def test_somebody_between_who_takes_the_plus_form_out_is_found(protocol: Protocol) -> None:
+def test_removal_of_plus_mechanisms_from_the_offer_is_detected(protocol: Protocol) -> None:
     """RFC 5802 section 6: a client that supports channel binding says so in its proof."""
     honest = Wire(protocol, BOUND).log_in(plus_256(), scram_256())
     assert honest.succeeded
@@ -360,7 +360,7 @@ def test_somebody_between_who_takes_the_plus_form_out_is_found(protocol: Protoco
 
 
 @both
-def test_an_unknown_identity_sees_the_same_salt_in_every_session(protocol: Protocol) -> None:
+def test_unknown_identity_gets_the_same_salt_in_every_session(protocol: Protocol) -> None:
     """architecture.md, invariant 6; the nonces of the sessions differ, the salt for an unknown name does not."""
 
     def challenge() -> bytes:
@@ -445,7 +445,7 @@ def test_a_declined_question_is_a_temporary_failure(protocol: Protocol) -> None:
 
 
 @both
-def test_a_mechanism_from_outside_asks_its_own_question(protocol: Protocol) -> None:
+def test_custom_mechanism_can_use_its_own_question(protocol: Protocol) -> None:
     wire = Wire(protocol, instead={CheckTicket: "alice"})
     wire.server = ticket_server(protocol)
     assert wire.log_in(TicketClient()).succeeded

@@ -25,7 +25,7 @@ from mailauth._server import ServerMachine
 from tests.smtp.drive import ENTROPY, IN_CLEAR, LEFT_OPEN, TLS, greeted, ready, serve
 
 
-def test_need_data_paused_and_closed_repeat() -> None:
+def test_need_data_paused_and_closed_are_returned_repeatedly() -> None:
     """architecture.md, A connection: pulling again returns the same event and changes nothing."""
     session = ready()
     assert session.machine.next_event() == session.machine.next_event() == NeedData(timeout=300.0, until=600.0)
@@ -35,7 +35,7 @@ def test_need_data_paused_and_closed_repeat() -> None:
     assert session.machine.next_event() == session.machine.next_event() == Closed(reason=CloseReason.QUIT)
 
 
-def test_begin_tls_is_told_once_and_then_paused() -> None:
+def test_begin_tls_is_returned_once_and_then_paused() -> None:
     session = ready()
     session.starts_tls = False
     session.receive(b"STARTTLS\r\n")
@@ -49,7 +49,7 @@ def test_a_notice_comes_before_the_send_that_answers_it() -> None:
     assert [type(event) for event in session.log[:4]] == [smtp.Noop, Send, smtp.Vrfy, Send]
 
 
-def test_data_is_taken_up_to_64_kib_beyond_what_is_used() -> None:
+def test_receive_data_raises_while_over_64_kib_are_unread() -> None:
     """architecture.md, invariant 4; a single call may pass any amount."""
     session = ready()
     session.machine.receive_data(b"NOOP\r\n" * 20_000)
@@ -68,7 +68,7 @@ def test_after_closed_data_is_ignored() -> None:
     assert len(session.machine._input) == 0
 
 
-def test_tls_is_a_fact_of_construction_or_of_the_upgrade() -> None:
+def test_tls_attribute_is_set_by_construction_or_starttls() -> None:
     """architecture.md, invariant 3."""
     assert serve().server.tls is None
     assert serve(tls=TLS).server.tls == TLS
@@ -76,7 +76,7 @@ def test_tls_is_a_fact_of_construction_or_of_the_upgrade() -> None:
 
 
 @pytest.mark.parametrize("entropy", [b"", bytes(31), bytes(33)])
-def test_entropy_has_32_bytes(entropy: bytes) -> None:
+def test_entropy_of_other_than_32_bytes_is_rejected(entropy: bytes) -> None:
     with pytest.raises(LocalProtocolError):
         smtp.ServerConnection(IN_CLEAR, entropy=entropy)
 
@@ -91,7 +91,7 @@ def test_challenges_differ_between_connections_and_within_one() -> None:
     assert all(len(nonce) == 32 for nonce in seen)
 
 
-def test_the_identity_is_that_of_the_login_until_starttls() -> None:
+def test_identity_is_set_by_login_and_cleared_by_starttls() -> None:
     """architecture.md, A connection."""
     session = ready()
     identities = [session.server.identity]
@@ -101,7 +101,7 @@ def test_the_identity_is_that_of_the_login_until_starttls() -> None:
     assert identities == [None, "test", None]
 
 
-def test_the_same_error_is_raised_again() -> None:
+def test_protocol_error_is_raised_again_on_each_call() -> None:
     """architecture.md, A connection: the client is finished."""
     session = greeted()
     session.machine.receive_data(b"nonsense\r\n")
@@ -113,7 +113,7 @@ def test_the_same_error_is_raised_again() -> None:
     assert len(set(caught)) == 1
 
 
-def test_a_finished_client_takes_no_commands_and_no_login() -> None:
+def test_closed_client_rejects_commands_and_logins() -> None:
     session = greeted("AUTH PLAIN").receive(b"")
     with pytest.raises(LocalProtocolError):
         session.client.send(smtp.Noop())
@@ -121,14 +121,14 @@ def test_a_finished_client_takes_no_commands_and_no_login() -> None:
         session.client.authenticate(sasl.PlainClient(authentication_identity="a", password=b"b"))
 
 
-def test_tls_started_twice_is_refused() -> None:
+def test_second_tls_started_raises() -> None:
     session = ready(b"STARTTLS\r\n")
     with pytest.raises(LocalProtocolError):
         session.machine.tls_started(Tls(version="TLSv1.2"))
     assert session.server.tls == TLS
 
 
-def test_the_connections_inherit_the_machine_by_name() -> None:
+def test_connections_subclass_the_machine_and_have_no_dict() -> None:
     """architecture.md, A connection: through a Protocol mypy would infer ``object``."""
     assert issubclass(smtp.ServerConnection, ServerMachine)
     assert issubclass(smtp.ClientConnection, ClientMachine)
@@ -137,7 +137,7 @@ def test_the_connections_inherit_the_machine_by_name() -> None:
     assert not hasattr(smtp.ClientConnection(), "__dict__")
 
 
-def test_an_answer_is_taken_at_once_and_its_bytes_come_with_the_next_event() -> None:
+def test_reply_to_an_answer_is_returned_by_the_next_event() -> None:
     session = serve(answers={smtp.Connected: LEFT_OPEN})
     assert session.question is not None
     session.server.answer(session.question, ACCEPT)

@@ -68,7 +68,7 @@ SHRINKING: Final = [
 
 
 @pytest.mark.parametrize(("offering", "offered"), SHRINKING)
-def test_inside_tls_the_strongest_that_is_offered_is_taken(offering: Offering, offered: tuple[str, ...]) -> None:
+def test_strongest_offered_mechanism_is_chosen_with_tls(offering: Offering, offered: tuple[str, ...]) -> None:
     """RFC 4954 section 4, RFC 5034 section 4: the client chooses.  Inside TLS, APOP comes after all others."""
     wire = log_in(offering(offered), BOUND)
     expected = next(name for name in offered if name != "APOP")
@@ -85,14 +85,16 @@ def test_inside_tls_the_strongest_that_is_offered_is_taken(offering: Offering, o
         (pop3_offering, ("USER", "APOP", "CRAM-MD5"), "CRAM-MD5"),
     ],
 )
-def test_in_clear_the_password_is_not_shown(offering: Offering, offered: tuple[str, ...], expected: str) -> None:
+def test_mechanism_that_hides_the_password_is_chosen_without_tls(
+    offering: Offering, offered: tuple[str, ...], expected: str
+) -> None:
     """RFC 8314 section 3: a mechanism that an eavesdropper could read is not chosen."""
     wire = log_in(offering(offered), None)
     assert sasl.Authenticated(mechanism=expected, identity="alice") in wire.noticed
 
 
 @pytest.mark.parametrize("offering", [smtp_offering, pop3_offering])
-def test_in_clear_a_password_is_shown_only_where_that_is_wanted(offering: Offering) -> None:
+def test_password_is_sent_in_plaintext_only_if_clear_text_is_set(offering: Offering) -> None:
     """architecture.md, invariant 3: nothing is sent if the server offers nothing better."""
     wire = Wire(offering(("PLAIN",)), None)
     with pytest.raises(LocalProtocolError, match="does not offer"):
@@ -102,7 +104,7 @@ def test_in_clear_a_password_is_shown_only_where_that_is_wanted(offering: Offeri
     assert wire.run().succeeded
 
 
-def test_a_client_that_could_bind_says_so() -> None:
+def test_gs2_flag_reports_whether_the_client_supports_channel_binding() -> None:
     """RFC 5802 section 6: y if the server did not offer -PLUS, n without channel binding data."""
     for tls, flag in ((BOUND, b"y,,"), (BARE, b"n,,")):
         wire = log_in(smtp_offering(("SCRAM-SHA-256",)), tls)
@@ -110,13 +112,13 @@ def test_a_client_that_could_bind_says_so() -> None:
         assert sasl.decode_base64(wire.from_client[1].split()[2]).startswith(flag)
 
 
-def test_without_md5_what_needs_it_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mechanisms_that_need_md5_are_omitted_without_md5(monkeypatch: pytest.MonkeyPatch) -> None:
     """A system in FIPS mode."""
     monkeypatch.setattr("mailauth.sasl._password_mechanisms.MD5_AVAILABLE", False)
     chosen = [mechanism.name for mechanism in password_mechanisms(BOUND)]
     assert chosen == [name for name in STRONGEST_FIRST if name not in {"CRAM-MD5", "APOP"}]
 
 
-def test_no_secret_is_shown() -> None:
+def test_repr_does_not_contain_the_password() -> None:
     """architecture.md, invariant 6."""
     assert PASSWORD.decode() not in repr(password_mechanisms(BOUND))

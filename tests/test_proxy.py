@@ -94,13 +94,13 @@ VALID: Final[tuple[tuple[bytes, Header], ...]] = (
 
 
 @pytest.mark.parametrize(("data", "header"), VALID)
-def test_a_valid_header_is_read_to_its_end_and_no_further(data: bytes, header: Header) -> None:
+def test_valid_header_is_read_exactly_to_its_end(data: bytes, header: Header) -> None:
     """Sections 2.1 and 2.2, with reads of any size; the data after it belongs to the client."""
     for at_most in (1, 2, 3, 7, 1 << 30):
         assert read(data + BEHIND, at_most) == (header, BEHIND)
 
 
-def test_the_longest_lines_are_those_of_the_specification() -> None:
+def test_longest_lines_of_the_specification_are_accepted() -> None:
     """Section 2.1: 56, 104, 15 and 107 bytes."""
     assert {len(data) for data, _ in VALID if data.startswith(b"PROXY")} >= {56, 15, 107}
     data = b"PROXY TCP6 " + b"ffff:" * 7 + b"ffff " + b"ffff:" * 7 + b"ffff 65535 65535\r\n"
@@ -153,7 +153,7 @@ def test_the_longest_lines_are_those_of_the_specification() -> None:
         binary(0x21, 0x11, bytes(MAX_BINARY)),
     ],
 )
-def test_what_is_no_header_is_invalid(data: bytes) -> None:
+def test_malformed_header_is_invalid(data: bytes) -> None:
     """Sections 2.1 and 2.2: the connection must be closed."""
     for at_most in (1, 1 << 30):
         header, _ = read(data, at_most)
@@ -173,13 +173,13 @@ def test_a_stream_that_ends_inside_the_header_is_invalid(whole: bytes) -> None:
         assert isinstance(reader.header, Invalid)
 
 
-def test_a_mistake_is_seen_at_once() -> None:
+def test_malformed_header_is_detected_before_it_is_complete() -> None:
     """Section 2.1: close the connection early, so that the sender notices the error."""
     for data in (b"E", b"PROXX", b"PROXY X", b"\r\n\r\n\r", SIGNATURE + b"\x31"):
         assert isinstance(read(data)[0], Invalid)
 
 
-def test_the_checksum_is_that_of_the_rfc() -> None:
+def test_crc32c_matches_the_examples_of_rfc_3720() -> None:
     """The examples of RFC 3720 appendix B.4."""
     assert crc32c(bytes(32)) == 0x8A9136AA
     assert crc32c(b"\xff" * 32) == 0x62A8AB43
@@ -187,7 +187,7 @@ def test_the_checksum_is_that_of_the_rfc() -> None:
 
 
 @pytest.mark.parametrize("flipped", [None, *range(16, 34), *range(35, 41)])  # 34 is the type of the field
-def test_a_checksum_that_is_there_must_be_right(flipped: int | None) -> None:
+def test_header_with_a_wrong_checksum_is_invalid(flipped: int | None) -> None:
     """Section 2.2.3: over the whole header, with its own bytes set to zero."""
     fields = b"\x04\0\x03abc" + b"\x03\0\x04"
     blank = binary(0x21, 0x11, ONE + TWO + PORTS + fields + bytes(4))
@@ -205,7 +205,7 @@ def test_a_second_checksum_is_invalid() -> None:
     assert isinstance(read(blank)[0], Invalid)
 
 
-def test_more_than_is_wanted_is_a_local_error() -> None:
+def test_data_beyond_the_wanted_size_raises() -> None:
     """It could include data after the header; nothing is read."""
     reader = HeaderReader()
     with pytest.raises(LocalProtocolError):
@@ -223,7 +223,7 @@ ports = st.integers(0, 65_535)
 
 
 @given(st.sampled_from([addresses4, addresses6]), st.data(), st.sampled_from([1, 2]), st.integers(1, 200))
-def test_what_a_proxy_writes_is_read(
+def test_generated_header_is_parsed_back(
     addresses: st.SearchStrategy[Address], data: st.DataObject, version: int, at_most: int
 ) -> None:
     """Both versions, both address families, reads of any size."""
@@ -239,7 +239,7 @@ pieces = st.sampled_from([b"192.0.2.1 ", b"::1 ", b"25 ", b"\r\n", b"\r", b" ", 
 
 
 @given(beginnings, st.lists(pieces, max_size=12).map(b"".join), st.integers(1, 120))
-def test_any_data_ends_in_a_header_or_an_error_value(beginning: bytes, rest: bytes, at_most: int) -> None:
+def test_arbitrary_data_never_raises_at_any_read_size(beginning: bytes, rest: bytes, at_most: int) -> None:
     """For any input, nothing is raised, little is kept, and the size of the reads makes no difference."""
     data = beginning + rest
     header, left = read(data, at_most)

@@ -48,12 +48,12 @@ def example_server() -> Iterator[tuple[subprocess.Popen[str], int]]:
             process.terminate()
 
 
-def test_demo_and_tests_are_in_the_readme() -> None:
+def test_readme_shows_make_demo_and_make_test() -> None:
     (section,) = re.findall(r"^## Demo and tests\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
     assert re.findall(r"^\$ (make \w+)", blocks("console", section)[0], re.MULTILINE) == ["make demo", "make test"]
 
 
-def test_the_table_of_the_methods_is_what_the_command_prints() -> None:
+def test_methods_page_shows_the_output_of_the_methods_command() -> None:
     command = [sys.executable, "-m", "mailauth_io", "methods"]
     run = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT, check=True)
     assert blocks("text", (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")) == [run.stdout]
@@ -64,7 +64,7 @@ def test_the_programs_in_the_readme_are_the_examples() -> None:
     assert blocks("python") == [(EXAMPLES / name).read_text(encoding="utf-8") for name in names]
 
 
-def test_the_examples_are_as_short_as_the_readme_says() -> None:
+def test_example_programs_do_not_exceed_their_line_limits() -> None:
     assert lines_of_code((EXAMPLES / "server.py").read_text(encoding="utf-8")) <= 30
     assert lines_of_code((EXAMPLES / "client.py").read_text(encoding="utf-8")) <= 26
 
@@ -95,7 +95,7 @@ def test_the_example_client_submits_to_the_example_server() -> None:
     assert "Down the rabbit-hole." in printed
 
 
-def test_the_example_server_relays_for_nobody_it_does_not_know() -> None:
+def test_example_server_rejects_wrong_password_and_unauthenticated_relay() -> None:
     """With smtplib as the client, without a login and with a wrong password."""
     program = """
 import smtplib, sys
@@ -118,19 +118,19 @@ with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=60) as client:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_relative_link_target_exists(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_file_that_is_named_is_there(page: Path) -> None:
+def test_every_file_named_in_a_page_exists(page: Path) -> None:
     named = re.findall(r"`((?:tests|docs|examples|src|benchmarks)/[\w./-]+)`", page.read_text(encoding="utf-8"))
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_the_worked_examples_for_contributors_run(number: int, tmp_path: Path) -> None:
+def test_programs_in_contributing_page_run(number: int, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(blocks("python", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))[number])
     command = [sys.executable, "-W", "error", str(program)]

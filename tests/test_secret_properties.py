@@ -87,7 +87,7 @@ class Searched(Wire):
 
 @pytest.mark.parametrize("right", [True, False])
 @pytest.mark.parametrize(("protocol", "make", "tls"), ALL.values(), ids=ALL)
-def test_a_login_shows_its_secret_nowhere(protocol: Protocol, make: Make, tls: Tls, right: bool) -> None:
+def test_login_does_not_expose_the_secret_in_any_repr(protocol: Protocol, make: Make, tls: Tls, right: bool) -> None:
     """With every mechanism, accepted or rejected, on both sides."""
     client = make(SECRET)
     wire = Searched(protocol, tls)
@@ -98,7 +98,7 @@ def test_a_login_shows_its_secret_nowhere(protocol: Protocol, make: Make, tls: T
     assert not showing(wire, client)
 
 
-def test_the_search_finds_what_is_shown() -> None:
+def test_search_finds_an_exposed_secret() -> None:
     """Otherwise it would prove nothing."""
     assert showing([{"kept": (sasl.Challenge(SECRET),)}])
     assert showing(ValueError(SECRET))
@@ -107,7 +107,7 @@ def test_the_search_finds_what_is_shown() -> None:
 
 
 @pytest.mark.parametrize("action", [Send, BeginTls])
-def test_what_a_client_writes_is_not_shown(action: type[Send] | type[BeginTls]) -> None:
+def test_repr_of_send_and_begin_tls_does_not_contain_the_data(action: type[Send] | type[BeginTls]) -> None:
     """``Send`` contains the password of the login."""
     assert not showing(action(data=b"PASS " + SECRET + b"\r\n"))
     assert "<26 bytes>" in repr(action(data=b"PASS " + SECRET + b"\r\n"))

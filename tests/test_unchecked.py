@@ -24,14 +24,14 @@ class Pair:
     second: int
 
 
-def test_the_setters_fill_a_frozen_value() -> None:
+def test_slot_setters_set_the_fields_of_a_frozen_value() -> None:
     pair = new(Pair)
     for set_field, value in zip(slot_setters(Pair, "first", "second"), (1, 2), strict=True):
         set_field(pair, value)
     assert pair == Pair(1, 2)
 
 
-def test_a_field_that_is_inherited_is_one_too() -> None:
+def test_slot_setters_accept_inherited_fields() -> None:
     (set_number,) = slot_setters(pop3.List, "number")
     command = new(pop3.List)
     set_number(command, 7)
@@ -39,7 +39,7 @@ def test_a_field_that_is_inherited_is_one_too() -> None:
 
 
 @pytest.mark.parametrize("names", [(), ("first",), ("second",), ("second", "first"), ("first", "second", "third")])
-def test_a_field_that_is_forgotten_is_an_error(names: tuple[str, ...]) -> None:
+def test_slot_setters_require_exactly_all_fields_in_order(names: tuple[str, ...]) -> None:
     with pytest.raises(TypeError, match="the fields of Pair are first, second; name all of them"):
         slot_setters(Pair, *names)
 
@@ -88,7 +88,7 @@ def test_a_list_command_equals_one_from_its_constructor() -> None:
     assert checked_list(7) == pop3.List(number=7)
 
 
-def test_no_other_module_builds_values_by_itself() -> None:
+def test_only_the_unchecked_module_bypasses_constructors() -> None:
     """``object.__setattr__`` is allowed in ``__attrs_post_init__``."""
     by_itself = re.compile(r"object\.__new__|\.__set__\b")
     found = [module.name for module in read("mailauth") if by_itself.search(module.text)]

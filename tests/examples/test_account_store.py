@@ -49,7 +49,7 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
         yield Served(port, path)
 
 
-def test_a_login_a_wrong_password_and_an_unknown_name(served: Served) -> None:
+def test_wrong_password_and_unknown_name_get_the_same_reply(served: Served) -> None:
     """The last two get the same reply."""
     with served.client() as client:
         assert set(client.esmtp_features["auth"].split()) == {"PLAIN", "LOGIN", "SCRAM-SHA-256"}
@@ -76,7 +76,7 @@ def test_a_changed_file_ends_the_sessions_of_changed_accounts(served: Served) ->
     assert served.log_in("alice", "new")[0] == 235  # an invalid file changes nothing
 
 
-def test_the_server_hashes_once_for_an_unknown_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_password_is_hashed_once_for_known_and_unknown_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """architecture.md, invariant 6: the store knows nothing of decoys."""
     store: Accounts = account_store.JsonAccounts(write(tmp_path / "accounts.json", alice=b"secret"))
     authenticator = server.Authenticator(store)
@@ -100,7 +100,7 @@ def test_the_server_hashes_once_for_an_unknown_name_too(tmp_path: Path, monkeypa
     run_on_asyncio(main)
 
 
-def test_a_store_that_reads_a_plain_password_anew_sends_the_same_salt(tmp_path: Path) -> None:
+def test_scram_salt_is_unchanged_after_reloading_a_plain_password(tmp_path: Path) -> None:
     """A salt that changes would show that the name is known: that of an unknown name does not."""
     store = account_store.JsonAccounts(write(tmp_path / "accounts.json", "PLAIN", alice=b"secret"))
     authenticator = server.Authenticator(store)
@@ -115,7 +115,7 @@ def test_a_store_that_reads_a_plain_password_anew_sends_the_same_salt(tmp_path: 
     run_on_asyncio(main)
 
 
-def test_what_is_wrong_with_the_file_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_or_invalid_accounts_file_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "accounts.json"
     assert account_store.main([str(path)]) == 1
     path.write_text('{"alice": "secret"}')

@@ -52,12 +52,12 @@ def test_mail_is_stored_and_then_deleted(tmp_path: Path, capsys: pytest.CaptureF
     assert outcome.server.deleted == [1, 2, 3]
 
 
-def test_an_empty_maildrop_is_a_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_maildrop_exits_with_status_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = collect_from({"LIST": b"+OK\r\n.\r\n"}, tmp_path, capsys)
     assert (outcome.status, outcome.out, outcome.stored) == (0, "", [])
 
 
-def test_mail_may_be_kept_on_the_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keep_option_leaves_messages_on_the_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = collect_from({}, tmp_path, capsys, "--keep")
     assert (outcome.status, outcome.stored, outcome.server.deleted) == (0, [ONE, THREE, TWO], [])
 
@@ -77,7 +77,7 @@ def test_mail_may_be_kept_on_the_server(tmp_path: Path, capsys: pytest.CaptureFi
     ],
     ids=repr,
 )
-def test_where_a_session_does_not_begin_nothing_is_deleted(
+def test_failure_before_retrieval_deletes_nothing(
     step: str, said: bytes | End, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = collect_from({step: said}, tmp_path, capsys)
@@ -88,14 +88,16 @@ def test_where_a_session_does_not_begin_nothing_is_deleted(
 
 
 @pytest.mark.parametrize("said", [b"-ERR what?\r\n", b"+OK\r\n.\r\n"], ids=repr)
-def test_a_server_without_capabilities_will_do(said: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_server_without_capabilities_is_accepted(
+    said: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert collect_from({"CAPA": said}, tmp_path, capsys).status == 0
 
 
 @pytest.mark.parametrize(
     "listing", [b"one 23\r\n", b"1\r\n", b"1 x\r\n", b"\r\n", b"0 5\r\n", b"-1 5\r\n", b"9" * 30 + b" 5\r\n"], ids=repr
 )
-def test_a_listing_that_makes_no_sense_ends_the_session(
+def test_invalid_scan_listing_stores_and_deletes_nothing(
     listing: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = collect_from({"LIST": b"+OK\r\n" + listing + b".\r\n"}, tmp_path, capsys)
@@ -112,7 +114,7 @@ def test_a_listing_that_makes_no_sense_ends_the_session(
     ],
     ids=["refused", "short", "empty"],
 )
-def test_a_message_that_did_not_arrive_whole_stays_on_the_server(
+def test_message_that_is_not_fully_retrieved_is_left_on_the_server(
     said: bytes, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = collect_from({"RETR 2": said}, tmp_path, capsys)
@@ -134,7 +136,7 @@ def test_a_message_that_did_not_arrive_whole_stays_on_the_server(
     ],
     ids=repr,
 )
-def test_a_connection_that_fails_deletes_nothing(
+def test_failure_during_retrieval_deletes_nothing(
     said: bytes | End, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = collect_from({"RETR 2": said}, tmp_path, capsys)
@@ -145,14 +147,14 @@ def test_a_connection_that_fails_deletes_nothing(
     assert [message for message in outcome.stored if message not in (ONE, TWO)] == []
 
 
-def test_a_message_that_ends_with_the_connection_is_stored_and_not_deleted(
+def test_connection_closed_after_retrieval_stores_but_does_not_delete(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = collect_from({"RETR 2": End(b"+OK\r\n" + MESSAGES[1] + b".\r\n")}, tmp_path, capsys)
     assert (outcome.status, outcome.stored, outcome.server.deleted) == (1, [ONE, TWO], [])
 
 
-def test_what_the_server_will_not_delete_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejected_dele_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = collect_from({"DELE 2": b"-ERR locked\r\n"}, tmp_path, capsys)
     assert outcome.status == 1
     assert "Message 2: stored, but left on the server: -ERR locked\n" in outcome.out
@@ -160,7 +162,7 @@ def test_what_the_server_will_not_delete_is_reported(tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize("said", [b"-ERR some messages not deleted\r\n", End(), End(b"+O"), b"bye\r\n"], ids=repr)
-def test_deletions_that_are_not_confirmed_are_no_success(
+def test_unconfirmed_quit_exits_with_status_1(
     said: bytes | End, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = collect_from({"QUIT": said}, tmp_path, capsys)
@@ -168,7 +170,7 @@ def test_deletions_that_are_not_confirmed_are_no_success(
     assert outcome.stored == [ONE, THREE, TWO]
 
 
-def test_what_cannot_be_stored_is_not_deleted(
+def test_message_that_cannot_be_stored_is_not_deleted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: mailbox.Maildir, message: bytes) -> str:
@@ -180,7 +182,7 @@ def test_what_cannot_be_stored_is_not_deleted(
     assert outcome.err.startswith("Stopped; no message was lost: ")
 
 
-def test_a_message_is_deleted_only_after_it_is_safe_on_disk(
+def test_message_is_deleted_only_after_file_and_folder_are_synced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file and its folder are synchronized before DELE; here the folder of the second message fails."""
@@ -203,9 +205,7 @@ def test_a_message_is_deleted_only_after_it_is_safe_on_disk(
     assert [line for line in outcome.server.heard if line.startswith("DELE")] == ["DELE 1"]
 
 
-def test_no_password_is_sent_in_clear_unless_it_was_asked_for(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_password_is_not_sent_when_tls_is_not_established(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for mode in ("starttls", "implicit"):
         with pop3_server({"STLS": b"-ERR not now\r\n"}) as server:
             status = collect.main(
@@ -229,7 +229,7 @@ def test_no_password_is_sent_in_clear_unless_it_was_asked_for(
         (["--user", "alice", "--ca", "missing.pem", "127.0.0.1", "995", "m"], 1, "was lost: missing.pem: "),
     ],
 )
-def test_a_mistake_of_the_user_is_reported_in_one_line(
+def test_command_line_help_and_errors_are_reported(
     arguments: list[str],
     status: int,
     words: str,
@@ -248,7 +248,7 @@ def test_a_mistake_of_the_user_is_reported_in_one_line(
     assert words in out + err
 
 
-def test_it_runs_from_a_shell(tmp_path: Path) -> None:
+def test_program_runs_as_a_subprocess(tmp_path: Path) -> None:
     maildir = tmp_path / "Maildir"
     with pop3_server({"RETR 2": b"-ERR disk error\r\n"}) as server:
         arguments = ["--tls", "none", "--user", "alice", "127.0.0.1", server.port, maildir]
@@ -278,7 +278,9 @@ def test_the_maildir_is_checked_before_anything_is_retrieved(
     assert stored(maildir) == [ONE, THREE, TWO]
 
 
-def test_an_interrupt_at_the_password_prompt_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keyboard_interrupt_at_password_prompt_exits_with_status_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MAIL_PASSWORD")
 
     def interrupted() -> str:

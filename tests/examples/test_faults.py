@@ -24,14 +24,14 @@ def test_each_fault_happens_once(step: str, what: str, capsys: pytest.CaptureFix
     assert rest == ["Attempt 2 succeeded.", "Messages that arrived: 1"]
 
 
-def test_faults_of_one_step_happen_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:
+def test_faults_of_one_step_happen_in_the_given_order(capsys: pytest.CaptureFixture[str]) -> None:
     assert faults.main(["RCPT=451", "RCPT=550", "MESSAGE=452"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [code in line for code, line in zip(("451", "550", "452"), lines, strict=False)] == [True, True, True]
     assert lines[3:] == ["Attempt 4 succeeded.", "Messages that arrived: 1"]
 
 
-def test_the_double_in_a_test_of_a_client() -> None:
+def test_client_without_retry_delivers_no_message() -> None:
     """As the example shows: another client, and its reaction to a fault."""
 
     def client(port: int) -> bool:
@@ -50,7 +50,7 @@ def test_the_double_in_a_test_of_a_client() -> None:
     assert asyncio.run(whole()) == (False, [])
 
 
-def test_a_message_that_arrives_twice_is_a_failure(
+def test_duplicate_message_exits_with_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     once = faults.send
@@ -67,20 +67,20 @@ def test_a_message_that_arrives_twice_is_a_failure(
 @pytest.mark.parametrize(
     "fault", ["RCPT", "RCPT=", "RCPT=250", "RCPT=999", "RCPT=4.5", "RCPT=460", "RCPT=499", "RCPT=560", "NOOP=451"]
 )
-def test_an_unknown_fault_is_reported_in_plain_words(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_fault_argument_is_rejected(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         faults.main([fault])
     assert caught.value.code == 2
     assert f"invalid fault {fault!r}; use STEP=close or STEP=CODE" in capsys.readouterr().err
 
 
-def test_it_runs_from_a_shell() -> None:
+def test_program_runs_as_a_subprocess() -> None:
     result = programs.run("faults.py", "DATA=close")
     assert (result.status, result.err) == (0, "")
     assert result.out.endswith("Attempt 2 succeeded.\nMessages that arrived: 1\n")
 
 
-def test_an_interrupt_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keyboard_interrupt_exits_with_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(main: Coroutine[None, None, int]) -> int:
         main.close()
         raise KeyboardInterrupt

@@ -17,11 +17,11 @@ LINES = st.sampled_from([line for lines in fuzz.TARGETS.values() for line in lin
 
 @pytest.mark.parametrize("target", fuzz.TARGETS)
 @given(data=st.lists(LINES | st.binary(max_size=20), max_size=12).map(b"".join))
-def test_the_targets_hold_for_any_bytes(target: Callable[[bytes], None], data: bytes) -> None:
+def test_targets_raise_no_exception_for_arbitrary_bytes(target: Callable[[bytes], None], data: bytes) -> None:
     target(data)
 
 
-def test_they_get_far_into_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generated_sessions_reach_login_and_message_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The generated sessions include accepted and retrieved mail, on both sides."""
     said: list[bytes] = []
     drive = fuzz.drive
@@ -51,7 +51,9 @@ def failure(target: Callable[[bytes], None], capsys: pytest.CaptureFixture[str])
     return rest.rpartition(": ")[2]
 
 
-def test_an_exception_is_seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exception_in_a_machine_is_detected(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = smtp.ServerConnection.next_event
 
     def planted(self: smtp.ServerConnection) -> object:
@@ -64,14 +66,14 @@ def test_an_exception_is_seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert failure(fuzz.smtp_server, capsys) == "planted"
 
 
-def test_a_machine_that_does_not_end_is_seen(
+def test_machine_that_waits_after_end_of_input_is_detected(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(pop3.ServerConnection, "next_event", lambda self: NeedData(timeout=1.0))
     assert failure(fuzz.pop3_server, capsys) == "the machine waits for data after the end of its input"
 
 
-def test_a_machine_that_minds_how_its_input_is_split_is_seen(
+def test_machine_that_depends_on_input_segmentation_is_detected(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = pop3.ClientConnection.receive_data
@@ -83,7 +85,7 @@ def test_a_machine_that_minds_how_its_input_is_split_is_seen(
     assert "when the bytes arrive one by one" in failure(fuzz.pop3_client, capsys)
 
 
-def test_one_seed_makes_the_same_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_seed_generates_the_same_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs: list[bytes] = []
     monkeypatch.setattr(fuzz, "TARGETS", {inputs.append: [b"a", b"b"]})
     for seed in ("1", "1", "2"):
@@ -91,21 +93,21 @@ def test_one_seed_makes_the_same_inputs(monkeypatch: pytest.MonkeyPatch) -> None
     assert inputs[:20] == inputs[20:40] != inputs[40:]
 
 
-def test_it_runs_from_a_shell() -> None:
+def test_program_runs_as_a_subprocess() -> None:
     result = programs.run("fuzz.py", "--runs", 50, "--seed", 7)
     assert (result.status, result.err) == (0, "")
     assert result.out == "50 inputs for each of 4 targets, no failures.\n"
 
 
 @pytest.mark.parametrize("runs", ["-1", "0", "x"])
-def test_a_number_of_runs_that_tests_nothing_is_an_error(runs: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_number_of_runs_is_rejected(runs: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         fuzz.main(["--runs", runs])
     assert caught.value.code == 2
     assert f"invalid positive value: '{runs}'" in capsys.readouterr().err
 
 
-def test_an_interrupt_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keyboard_interrupt_exits_with_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(data: bytes) -> None:
         raise KeyboardInterrupt
 

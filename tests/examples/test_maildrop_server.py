@@ -85,7 +85,7 @@ def retrieved(client: poplib.POP3, number: int) -> bytes:
     return b"".join(line + b"\r\n" for line in client.retr(number)[1])
 
 
-def test_sizes_and_messages_agree(served: Served) -> None:
+def test_stat_and_list_sizes_match_the_messages(served: Served) -> None:
     client = served.log_in()
     assert client.stat() == (len(MESSAGES), sum(map(len, MESSAGES)))
     assert client.list()[1] == [b"%d %d" % (n, len(message)) for n, message in enumerate(MESSAGES, start=1)]
@@ -96,7 +96,7 @@ def test_sizes_and_messages_agree(served: Served) -> None:
 
 @pytest.mark.parametrize("lines", [0, 1, 2, 1_000])
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
-def test_top_takes_nothing_away_from_the_message(number: int, lines: int, served: Served) -> None:
+def test_retr_after_top_returns_the_complete_message(number: int, lines: int, served: Served) -> None:
     client = served.log_in()
     header, blank, body = MESSAGES[number - 1].partition(b"\r\n\r\n")
     top = header + blank + b"".join(body.splitlines(keepends=True)[:lines])
@@ -106,7 +106,7 @@ def test_top_takes_nothing_away_from_the_message(number: int, lines: int, served
     client.quit()
 
 
-def test_commands_may_arrive_together(served: Served) -> None:
+def test_pipelined_commands_are_processed(served: Served) -> None:
     commands = [
         b"TOP 1 0",
         b"RETR 1",
@@ -137,7 +137,7 @@ def by_hand(served: Served, data: bytes) -> bytes:
         return reader.read()
 
 
-def test_quit_deletes_what_is_marked_and_nothing_else(served: Served) -> None:
+def test_quit_deletes_only_marked_messages(served: Served) -> None:
     client = served.log_in()
     client.dele(2)
     client.dele(3)
@@ -159,7 +159,7 @@ def test_without_quit_nothing_is_deleted(served: Served) -> None:
     assert served.files() == set(FILES)
 
 
-def test_marks_that_were_taken_back_delete_nothing(served: Served) -> None:
+def test_messages_unmarked_by_rset_are_not_deleted(served: Served) -> None:
     client = served.log_in()
     client.dele(1)
     client.rset()
@@ -167,7 +167,7 @@ def test_marks_that_were_taken_back_delete_nothing(served: Served) -> None:
     assert served.files() == set(FILES)
 
 
-def test_what_cannot_be_deleted_is_reported(served: Served) -> None:
+def test_quit_returns_err_if_a_message_cannot_be_deleted(served: Served) -> None:
     client = served.log_in()
     client.dele(1)
     (served.maildir / "new/1.a.host").unlink()
@@ -176,7 +176,7 @@ def test_what_cannot_be_deleted_is_reported(served: Served) -> None:
     client.close()
 
 
-def test_a_message_that_has_gone_is_refused_and_the_others_are_not(served: Served) -> None:
+def test_retr_of_a_removed_message_is_rejected_and_others_are_returned(served: Served) -> None:
     client = served.log_in()
     (served.maildir / "new/1.a.host").unlink()
     with pytest.raises(poplib.error_proto, match="SYS/TEMP"):
@@ -185,7 +185,7 @@ def test_a_message_that_has_gone_is_refused_and_the_others_are_not(served: Serve
     client.quit()
 
 
-def test_a_login_may_be_tried_again_when_the_maildir_failed(served: Served) -> None:
+def test_login_can_be_retried_after_a_maildir_error(served: Served) -> None:
     unreadable = served.maildir / "new" / "0.broken"
     unreadable.mkdir()
     client = poplib.POP3("127.0.0.1", served.port, timeout=programs.TIMEOUT)
@@ -202,7 +202,7 @@ def test_a_login_may_be_tried_again_when_the_maildir_failed(served: Served) -> N
     client.quit()
 
 
-def test_mail_that_arrives_later_belongs_to_the_next_session(served: Served) -> None:
+def test_new_mail_appears_only_in_the_next_session(served: Served) -> None:
     client = served.log_in()
     mailbox.Maildir(served.maildir).add(b"Subject: new\n\nmail\n")
     assert client.stat()[0] == len(FILES)
@@ -212,7 +212,7 @@ def test_mail_that_arrives_later_belongs_to_the_next_session(served: Served) -> 
     again.quit()
 
 
-def test_a_unique_id_stays_when_the_flags_change(served: Served) -> None:
+def test_unique_id_is_unchanged_after_a_flag_change(served: Served) -> None:
     client = served.log_in()
     before = client.uidl()[1]
     client.quit()
@@ -222,7 +222,7 @@ def test_a_unique_id_stays_when_the_flags_change(served: Served) -> None:
     again.quit()
 
 
-def test_one_session_at_a_time(served: Served) -> None:
+def test_second_concurrent_session_is_rejected_with_in_use(served: Served) -> None:
     first = served.log_in()
     with pytest.raises(poplib.error_proto, match="IN-USE"):
         served.log_in()
@@ -231,7 +231,7 @@ def test_one_session_at_a_time(served: Served) -> None:
     served.log_in().quit()
 
 
-def test_who_may_log_in(served: Served) -> None:
+def test_wrong_password_is_rejected_and_apop_is_accepted(served: Served) -> None:
     with pytest.raises(poplib.error_proto):
         served.log_in("wrong")
     client = poplib.POP3("127.0.0.1", served.port, timeout=programs.TIMEOUT)
@@ -247,9 +247,7 @@ def test_curl_retrieves_a_message(served: Served) -> None:
     assert result.stdout == MESSAGES[0]
 
 
-def test_with_a_certificate_the_password_is_taken_inside_tls_only(
-    tmp_path: Path, tls_files: programs.CertificateFiles
-) -> None:
+def test_login_requires_tls_if_a_certificate_is_set(tmp_path: Path, tls_files: programs.CertificateFiles) -> None:
     with programs.listening(
         "maildrop_server.py", "--user", "alice", "--certificate", tls_files.certificate, tmp_path / "Maildir",
         errors=tmp_path / "errors", MAIL_PASSWORD="secret",
@@ -264,7 +262,7 @@ def test_with_a_certificate_the_password_is_taken_inside_tls_only(
         client.quit()
 
 
-def test_a_mistake_of_the_user_is_reported_in_one_line(
+def test_startup_errors_are_reported_in_one_line(
     tmp_path: Path, free_port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAIL_PASSWORD", "secret")
@@ -303,7 +301,7 @@ def test_the_maildir_is_checked_at_the_start(
         assert sorted(path.name for path in (tmp_path / right).iterdir()) == ["cur", "new", "tmp"]
 
 
-def test_an_error_names_the_file_and_a_key_needs_a_certificate(
+def test_missing_certificate_is_named_and_key_requires_certificate(
     tmp_path: Path, free_port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAIL_PASSWORD", "secret")
@@ -315,7 +313,9 @@ def test_an_error_names_the_file_and_a_key_needs_a_certificate(
     assert caught.value.code == 2
 
 
-def test_an_interrupt_at_the_password_prompt_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keyboard_interrupt_at_password_prompt_exits_with_status_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MAIL_PASSWORD", raising=False)
 
     def interrupted() -> str:

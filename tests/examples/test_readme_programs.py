@@ -20,7 +20,7 @@ def submit(script: Script) -> tuple[programs.Result, Server]:
     return result, server
 
 
-def test_a_message_that_is_accepted() -> None:
+def test_accepted_message_exits_with_status_0() -> None:
     result, server = submit({})
     assert (result.status, result.err) == (0, "")
     assert result.out.count("\n") == 7
@@ -36,7 +36,7 @@ def test_a_message_that_is_accepted() -> None:
         ("MESSAGE", End()),
     ],
 )
-def test_what_is_refused_or_not_confirmed_is_no_success(step: str, said: bytes | End) -> None:
+def test_rejected_or_unconfirmed_message_exits_with_status_1(step: str, said: bytes | End) -> None:
     result, _ = submit({step: said})
     assert result.status == 1
     assert result.err.startswith("not delivered: ")
@@ -44,7 +44,7 @@ def test_what_is_refused_or_not_confirmed_is_no_success(step: str, said: bytes |
 
 
 @pytest.mark.parametrize("arguments", [[], ["abc"], ["0"], ["CLOSED"], ["99999"]])
-def test_a_mistake_of_the_user_is_reported_in_one_line(arguments: list[str], free_port: int) -> None:
+def test_invalid_arguments_are_reported_in_one_line(arguments: list[str], free_port: int) -> None:
     result = programs.run("client.py", *(str(free_port) if each == "CLOSED" else each for each in arguments))
     assert (result.status, result.out) == (1, "")
     assert result.err.strip().count("\n") == 0
@@ -54,14 +54,14 @@ def test_a_mistake_of_the_user_is_reported_in_one_line(arguments: list[str], fre
 @pytest.mark.parametrize(
     "script", [{"GREETING": b"+OK a POP3 server\r\n"}, {"EHLO": b"250 script.test\r\n"}], ids=["POP3", "no PLAIN"]
 )
-def test_a_server_that_does_not_suit_is_reported_in_one_line(script: Script) -> None:
+def test_unsuitable_server_is_reported_in_one_line(script: Script) -> None:
     result, server = submit(script)
     assert (result.status, server.messages) == (1, [])
     assert result.err.startswith("not delivered: ")
     assert result.err.count("\n") == 1
 
 
-def test_the_server_has_printed_what_it_accepts(tmp_path: Path) -> None:
+def test_server_prints_a_message_before_accepting_it(tmp_path: Path) -> None:
     with programs.started("server.py", errors=tmp_path / "errors") as (server, port):
         with smtplib.SMTP("127.0.0.1", port, timeout=programs.TIMEOUT) as client:
             client.login("alice", "wonderland")
@@ -71,7 +71,7 @@ def test_the_server_has_printed_what_it_accepts(tmp_path: Path) -> None:
         assert "Down the rabbit-hole." in server.stdout.read()
 
 
-def test_an_interrupt_ends_the_server_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keyboard_interrupt_ends_the_server_without_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(main: Coroutine[None, None, None]) -> None:
         main.close()
         raise KeyboardInterrupt

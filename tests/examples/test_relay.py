@@ -84,7 +84,7 @@ def content(message: bytes) -> bytes:
     return message[found.end() :]
 
 
-def test_a_message_is_handed_on() -> None:
+def test_message_is_relayed_to_the_next_hop() -> None:
     replies, hop = relayed({}, BOB, CAROL)
     assert replies == [
         "250 2.0.0 ok",
@@ -108,7 +108,7 @@ STEPS = {"MAIL": 0, "RCPT": 1, "DATA": 2, "MESSAGE": 3}
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("said", ["554 5.7.1 go away", "451 4.3.0 later", "552 5.2.2 full"])
-def test_a_refusal_is_passed_on_in_the_words_of_the_hop(step: str, said: str) -> None:
+def test_rejection_by_the_next_hop_is_passed_on_unchanged(step: str, said: str) -> None:
     replies, hop = relayed({step: f"{said}\r\n".encode()}, BOB)
     assert replies[STEPS[step]] == said
     assert not any(reply.startswith("2") for reply in replies[STEPS[step] :])
@@ -128,7 +128,7 @@ FAILURES = [
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("said", FAILURES, ids=repr)
-def test_where_the_hop_fails_the_message_is_put_off(step: str, said: bytes | End) -> None:
+def test_next_hop_failure_returns_451(step: str, said: bytes | End) -> None:
     replies, hop = relayed({step: said}, BOB)
     assert replies[STEPS[step]].startswith("451 4.4.1 next hop: ")
     assert not any(reply.startswith("2") for reply in replies[STEPS[step] :])
@@ -137,7 +137,7 @@ def test_where_the_hop_fails_the_message_is_put_off(step: str, said: bytes | End
 
 @pytest.mark.parametrize("step", ["GREETING", "EHLO"])
 @pytest.mark.parametrize("said", [b"554 5.7.1 not you\r\n", *FAILURES], ids=repr)
-def test_where_the_hop_refuses_the_relay_the_message_is_put_off(step: str, said: bytes | End) -> None:
+def test_next_hop_failure_before_mail_returns_451(step: str, said: bytes | End) -> None:
     """It is not a rejection of the message, which must not bounce."""
     replies, hop = relayed({step: said}, BOB)
     assert replies[0].startswith("451 4.4.1 next hop: ")
@@ -145,36 +145,36 @@ def test_where_the_hop_refuses_the_relay_the_message_is_put_off(step: str, said:
     assert not any(line.startswith("MAIL") for line in hop.heard)
 
 
-def test_the_words_in_which_the_hop_refuses_the_relay_are_passed_on() -> None:
+def test_next_hop_reply_to_ehlo_is_included_in_the_451_reply() -> None:
     replies, _ = relayed({"EHLO": b"554 5.7.1 not you\r\n"}, BOB)
     assert replies[0] == "451 4.4.1 next hop: 554 5.7.1 not you"
 
 
-def test_where_there_is_no_hop_the_message_is_put_off(free_port: int) -> None:
+def test_unreachable_next_hop_returns_451(free_port: int) -> None:
     with relaying(free_port) as client:
         assert submit(client, BOB)[0] == "451 4.4.1 next hop: cannot be reached"
 
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("said", ["530 5.7.0 log in", "535 5.7.8 wrong password", "503 5.5.1 EHLO first"])
-def test_a_refusal_of_the_relay_is_no_refusal_of_the_message(step: str, said: str) -> None:
+def test_authentication_or_sequence_error_of_the_next_hop_returns_451(step: str, said: str) -> None:
     replies, _ = relayed({step: f"{said}\r\n".encode()}, BOB)
     assert replies[STEPS[step]] == f"451 4.4.1 next hop: {said}"
 
 
-def test_a_hop_that_breaks_the_protocol_can_be_reached() -> None:
+def test_protocol_error_of_the_next_hop_is_reported() -> None:
     replies, _ = relayed({"GREETING": b"+OK a POP3 server\r\n"}, BOB)
     assert replies[0] == "451 4.4.1 next hop: protocol error"
 
 
-def test_one_recipient_that_the_hop_refuses() -> None:
+def test_one_rejected_recipient_does_not_reject_the_message() -> None:
     replies, hop = relayed({f"RCPT {BOB}": b"550 5.1.1 no such user\r\n"}, BOB, CAROL)
     assert replies[1:3] == ["550 5.1.1 no such user", "250 2.1.5 recipient ok"]
     assert replies[-1] == "250 2.0.0 queued"
     assert [content(message) for message in hop.messages] == [ON_THE_WIRE]
 
 
-def test_a_hop_that_is_lost_after_a_recipient_loses_no_other() -> None:
+def test_connection_lost_after_an_accepted_recipient_defers_the_message() -> None:
     """The first recipient was accepted: the message is deferred, not accepted for that recipient only."""
     replies, hop = relayed({f"RCPT {CAROL}": End()}, BOB, CAROL)
     assert replies[1].startswith("250")
@@ -182,7 +182,7 @@ def test_a_hop_that_is_lost_after_a_recipient_loses_no_other() -> None:
     assert hop.messages == []
 
 
-def test_several_messages_in_one_session() -> None:
+def test_several_messages_in_one_session_are_relayed() -> None:
     with smtp_server({}) as hop, relaying(hop.port) as client:
         assert submit(client, BOB)[-1] == "250 2.0.0 queued"
         client.docmd("MAIL", f"FROM:<{ALICE}>")
@@ -193,7 +193,7 @@ def test_several_messages_in_one_session() -> None:
     assert [content(message) for message in hop.messages] == [ON_THE_WIRE, b"second\r\n"]
 
 
-def test_a_message_after_a_failure() -> None:
+def test_message_after_a_failed_transaction_is_relayed() -> None:
     with smtp_server({f"RCPT {BOB}": End()}) as hop, relaying(hop.port) as client:
         assert submit(client, BOB)[1].startswith("451")
         client.docmd("RSET")
@@ -201,21 +201,21 @@ def test_a_message_after_a_failure() -> None:
     assert [content(message) for message in hop.messages] == [ON_THE_WIRE]
 
 
-def test_a_large_message() -> None:
+def test_large_message_is_relayed() -> None:
     large = (b"x" * 998 + b"\r\n") * 2_000
     with smtp_server({}) as hop, relaying(hop.port) as client:
         assert submit(client, BOB, content=large)[-1] == "250 2.0.0 queued"
     assert [content(message) for message in hop.messages] == [large]
 
 
-def test_a_message_that_the_relay_refuses_is_not_handed_on() -> None:
+def test_message_rejected_by_the_relay_is_not_relayed() -> None:
     with smtp_server({}) as hop, relaying(hop.port) as client:
         assert submit(client, BOB, content=b"NUL \0 here\r\n")[-1].startswith("5")
     assert hop.messages == []
 
 
 @pytest.mark.parametrize("half", [b"", b"Subject: half\r\n", b"body\r\n.", b"x" * 200_000])
-def test_half_a_message_is_not_handed_on(half: bytes) -> None:
+def test_incomplete_message_is_not_relayed(half: bytes) -> None:
     with smtp_server({}) as hop, relaying(hop.port) as client:
         client.docmd("MAIL", f"FROM:<{ALICE}>")
         client.docmd("RCPT", f"TO:<{BOB}>")
@@ -229,7 +229,7 @@ def test_half_a_message_is_not_handed_on(half: bytes) -> None:
     assert hop.messages == []
 
 
-def test_it_runs_from_a_shell(tmp_path: Path) -> None:
+def test_program_runs_as_a_subprocess(tmp_path: Path) -> None:
     with (
         smtp_server({}) as hop,
         programs.listening("relay.py", "--tls", "none", "127.0.0.1", hop.port, errors=tmp_path / "errors") as port,
@@ -239,7 +239,7 @@ def test_it_runs_from_a_shell(tmp_path: Path) -> None:
     assert [content(message) for message in hop.messages] == [ON_THE_WIRE]
 
 
-def test_a_mistake_of_the_user_is_reported_in_one_line(free_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_startup_errors_are_reported_in_one_line(free_port: int, capsys: pytest.CaptureFixture[str]) -> None:
     for options in (
         ["--tls", "none", "--port", str(free_port), "127.0.0.1", "25"],  # already in use
         ["--ca", "missing.pem", "127.0.0.1", "25"],
@@ -250,7 +250,7 @@ def test_a_mistake_of_the_user_is_reported_in_one_line(free_port: int, capsys: p
         assert err.startswith("Cannot serve: ")
 
 
-def test_the_next_hop_has_a_port_and_an_error_names_the_file(
+def test_invalid_port_is_rejected_and_missing_ca_file_is_named(
     free_port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:

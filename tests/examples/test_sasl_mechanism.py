@@ -12,7 +12,7 @@ from tests.examples import programs
 TICKET = "a-ticket-of-twenty-characters"
 
 
-def test_a_ticket_logs_in_to_both_protocols_once() -> None:
+def test_ticket_is_accepted_once_over_smtp_and_pop3() -> None:
     result = programs.run("sasl_mechanism.py")
     assert (result.status, result.err) == (0, "")
     assert result.out.splitlines() == [
@@ -30,14 +30,14 @@ def test_a_ticket_is_redeemed_once() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_a_server_raises_for_no_response(response: bytes) -> None:
+def test_server_raises_no_exception_for_any_response(response: bytes) -> None:
     """architecture.md, invariant 8."""
     step = TicketServer(tls=True).respond(response)
     assert step is sasl.Fault.MALFORMED or step == RedeemTicket(response.decode("ascii"), tls=True)
 
 
 @pytest.mark.parametrize("answer", ["", None, b"alice", True])
-def test_a_wrong_answer_leaves_the_question_open(answer: object) -> None:
+def test_invalid_answer_raises_and_leaves_the_question_open(answer: object) -> None:
     exchange = sasl.ServerExchange(TicketServer(tls=True))
     question = exchange.begin(sasl.encode_base64(TICKET.encode()))
     assert question == RedeemTicket(TICKET, tls=True)
@@ -46,7 +46,7 @@ def test_a_wrong_answer_leaves_the_question_open(answer: object) -> None:
     assert exchange.answer("alice") == sasl.Success(authentication_identity="alice", authorization_identity="alice")
 
 
-def test_without_an_initial_response_the_server_asks_for_it() -> None:
+def test_server_sends_an_empty_challenge_without_an_initial_response() -> None:
     assert TicketServer(tls=True).respond(None) == sasl.Challenge()
     assert MECHANISMS.names[0] == "X-TICKET"
 

@@ -33,7 +33,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("step", ["GREETING", "EHLO", "MESSAGE"])
-def test_submit(step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_submit_times_out_if_the_server_does_not_reply(
+    step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     letter = tmp_path / "letter.eml"
     letter.write_bytes(b"Subject: test\n")
     with smtp_server({step: SILENCE}) as server:
@@ -43,7 +45,9 @@ def test_submit(step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("step", ["GREETING", "PASS", "RETR 2"])
-def test_collect(step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_collect_times_out_if_the_server_does_not_reply(
+    step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pop3_server({step: SILENCE}) as server:
         arguments = ["--tls", "none", "--user", "alice", "127.0.0.1", str(server.port), str(tmp_path / "Maildir")]
         assert collect.main(arguments) == 1
@@ -52,13 +56,13 @@ def test_collect(step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("step", ["MAIL", "MESSAGE"])
-def test_relay(step: str) -> None:
+def test_relay_times_out_if_the_next_hop_does_not_reply(step: str) -> None:
     replies, _ = relayed({step: SILENCE}, "bob@far.test")
     assert replies[-1].startswith(("451 4.4.1 next hop: ", "503 "))
 
 
 @pytest.mark.parametrize("step", ["GREETING", "MESSAGE"])
-def test_client(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_times_out_if_the_server_does_not_reply(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with smtp_server({step: SILENCE}) as server:
         monkeypatch.setattr(sys, "argv", ["client.py", str(server.port)])
         with pytest.raises(SystemExit, match="not delivered: None"):

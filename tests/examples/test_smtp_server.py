@@ -63,7 +63,7 @@ def envelope(sender: str, *recipients: str) -> bytes:
     return "".join([f"Return-Path: <{sender}>\n", *(f"Delivered-To: {each}\n" for each in recipients)]).encode()
 
 
-def test_mail_for_its_domain_is_accepted_from_anyone(served: Served) -> None:
+def test_mail_for_the_local_domain_is_accepted_without_login(served: Served) -> None:
     with served.client() as client:
         assert client.sendmail("eve@far.test", [BOB, ALICE], MESSAGE) == {}
         assert served.messages() == [envelope("eve@far.test", BOB, ALICE) + STORED]
@@ -82,7 +82,7 @@ def test_mail_for_remote_domains_is_accepted_after_a_login_only(served: Served) 
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5"])
-def test_who_may_log_in(mechanism: str, served: Served) -> None:
+def test_correct_password_is_accepted_and_wrong_one_is_rejected(mechanism: str, served: Served) -> None:
     for password, code in (("secret", 235), ("wrong", 535)):
         with served.client() as client:
             client.ehlo()
@@ -95,7 +95,7 @@ def test_who_may_log_in(mechanism: str, served: Served) -> None:
                     raise
 
 
-def test_several_messages_in_one_session_do_not_mix(served: Served) -> None:
+def test_several_messages_in_one_session_are_stored_separately(served: Served) -> None:
     with served.client() as client:
         client.sendmail(ALICE, [BOB], b"Subject: 1\r\n\r\nfirst\r\n")
         client.mail(ALICE)
@@ -111,7 +111,7 @@ def test_several_messages_in_one_session_do_not_mix(served: Served) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"Subject: half\r\n", b"Subject: half\r\n\r\nbody\r\n.", b"x" * 100_000])
-def test_half_a_message_is_not_stored(content: bytes, served: Served) -> None:
+def test_incomplete_message_is_not_stored(content: bytes, served: Served) -> None:
     with (
         socket.create_connection(("127.0.0.1", served.port), timeout=programs.TIMEOUT) as connection,
         connection.makefile("rb") as reader,
@@ -122,7 +122,7 @@ def test_half_a_message_is_not_stored(content: bytes, served: Served) -> None:
     assert served.messages() == []
 
 
-def test_what_cannot_be_stored_is_put_off(served: Served) -> None:
+def test_storage_failure_returns_451(served: Served) -> None:
     hidden = served.maildir.with_name("hidden")
     with served.client() as client:
         served.maildir.rename(hidden)
@@ -139,7 +139,7 @@ def test_what_cannot_be_stored_is_put_off(served: Served) -> None:
     assert len(served.messages()) == 1
 
 
-def test_a_message_is_acknowledged_only_after_it_is_safe_on_disk(
+def test_store_syncs_the_file_first_and_raises_if_folder_sync_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is synchronized, then its folder; if either fails, ``session`` replies 451."""
@@ -167,9 +167,7 @@ def test_curl_submits_a_message(served: Served, tmp_path: Path) -> None:
     assert served.messages() == [envelope(ALICE, CAROL) + STORED]
 
 
-def test_with_a_certificate_the_password_is_taken_inside_tls_only(
-    tmp_path: Path, tls_files: programs.CertificateFiles
-) -> None:
+def test_login_requires_tls_if_a_certificate_is_set(tmp_path: Path, tls_files: programs.CertificateFiles) -> None:
     with programs.listening(
         "smtp_server.py", "--user", "alice", "--domain", "example.org", "--certificate", tls_files.certificate,
         tmp_path / "Maildir", errors=tmp_path / "errors", MAIL_PASSWORD="secret",
@@ -182,7 +180,7 @@ def test_with_a_certificate_the_password_is_taken_inside_tls_only(
         assert Served(port, tmp_path / "Maildir").messages() == [envelope(ALICE, CAROL) + STORED]
 
 
-def test_a_mistake_of_the_user_is_reported_in_one_line(
+def test_startup_errors_are_reported_in_one_line(
     tmp_path: Path, free_port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAIL_PASSWORD", "secret")
@@ -229,7 +227,7 @@ def test_the_maildir_is_checked_at_the_start(
         assert sorted(path.name for path in (tmp_path / right).iterdir()) == ["cur", "new", "tmp"]
 
 
-def test_an_error_names_the_file_and_a_key_needs_a_certificate(
+def test_missing_certificate_is_named_and_key_requires_certificate(
     tmp_path: Path, free_port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAIL_PASSWORD", "secret")
@@ -241,7 +239,9 @@ def test_an_error_names_the_file_and_a_key_needs_a_certificate(
     assert caught.value.code == 2
 
 
-def test_an_interrupt_at_the_password_prompt_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keyboard_interrupt_at_password_prompt_exits_with_status_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MAIL_PASSWORD", raising=False)
 
     def interrupted() -> str:

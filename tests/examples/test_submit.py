@@ -45,7 +45,7 @@ def submit_to(script: Script, letter: Path, capsys: pytest.CaptureFixture[str], 
 STEPS = ("GREETING", "EHLO", "AUTH", "MAIL", "RCPT", "DATA", "MESSAGE")
 
 
-def test_a_message_that_is_accepted(letter: Path, password: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_accepted_message_exits_with_status_0(letter: Path, password: None, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = submit_to({}, letter, capsys, BOB, CAROL)
     assert outcome.out == (
         f"{BOB}: accepted: 250 2.0.0 queued\n{CAROL}: accepted: 250 2.0.0 queued\nAccepted for 2 of 2 recipients.\n"
@@ -76,7 +76,7 @@ def test_a_message_that_is_accepted(letter: Path, password: None, capsys: pytest
     ],
     ids=repr,
 )
-def test_what_is_refused_at_any_step_or_not_confirmed_is_no_success(
+def test_rejection_or_failure_at_any_step_exits_with_status_1(
     step: str, said: bytes | End, letter: Path, password: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = submit_to({step: said}, letter, capsys, BOB, CAROL)
@@ -89,15 +89,13 @@ def test_what_is_refused_at_any_step_or_not_confirmed_is_no_success(
 
 
 @pytest.mark.parametrize("step", ["GREETING", "EHLO", "AUTH", "MAIL"])
-def test_the_words_of_the_server_are_shown(
-    step: str, letter: Path, password: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_server_reply_is_shown(step: str, letter: Path, password: None, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = submit_to({step: b"554-5.7.1 go\r\n554 5.7.1 away\r\n"}, letter, capsys, BOB)
     assert outcome.err.endswith(": 554 5.7.1 go away\n")
 
 
 @pytest.mark.parametrize("step", ["RCPT", "DATA", "MESSAGE"])
-def test_each_recipient_is_shown_what_the_server_said(
+def test_server_reply_is_shown_for_each_recipient(
     step: str, letter: Path, password: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = submit_to({step: b"452 4.2.2 mailbox full\r\n"}, letter, capsys, BOB, CAROL)
@@ -107,7 +105,7 @@ def test_each_recipient_is_shown_what_the_server_said(
     )
 
 
-def test_one_recipient_that_is_refused_is_no_success(
+def test_one_rejected_recipient_exits_with_status_1(
     letter: Path, password: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = submit_to({f"RCPT {CAROL}": b"550 5.1.1 no such user\r\n"}, letter, capsys, BOB, CAROL)
@@ -120,7 +118,7 @@ def test_one_recipient_that_is_refused_is_no_success(
 
 
 @pytest.mark.parametrize("content_reply", [b"250 2.0.0 queued\r\n", b"554 5.5.1 no recipients\r\n"])
-def test_a_message_for_nobody_is_no_success_whatever_is_said_to_its_end(
+def test_message_without_accepted_recipients_exits_with_status_1(
     content_reply: bytes, letter: Path, password: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """DATA was pipelined, and the server accepts it without a valid recipient."""
@@ -133,7 +131,7 @@ def test_a_message_for_nobody_is_no_success_whatever_is_said_to_its_end(
 
 @pytest.mark.parametrize("last", [End(b"250 2.0.0 queued\r\n"), b"250 2.0.0 queued\r\n"], ids=["closes", "stays"])
 @pytest.mark.parametrize("farewell", [b"500 what?\r\n", b"junk\r\n", End(), End(b"22")], ids=repr)
-def test_what_comes_after_the_confirmation_changes_nothing(
+def test_failure_at_quit_does_not_change_the_result(
     last: bytes | End, farewell: bytes | End, letter: Path, password: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = submit_to({"MESSAGE": last, "QUIT": farewell}, letter, capsys, BOB)
@@ -141,14 +139,14 @@ def test_what_comes_after_the_confirmation_changes_nothing(
     assert outcome.out.endswith("Accepted for 1 of 1 recipients.\n")
 
 
-def test_a_server_can_forge_no_line_of_the_output(
+def test_multiline_reply_cannot_forge_a_line_of_the_output(
     letter: Path, password: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = submit_to({f"RCPT {CAROL}": b"550-no\r\n550 eve@example.org: accepted\r\n"}, letter, capsys, BOB, CAROL)
     assert outcome.out.splitlines()[1] == f"{CAROL}: rejected: 550 no eve@example.org: accepted"
 
 
-def test_a_recipient_that_is_named_twice_gets_one_message(
+def test_duplicate_recipient_is_sent_in_one_rcpt_command(
     letter: Path, password: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = submit_to({}, letter, capsys, BOB, BOB)
@@ -156,7 +154,7 @@ def test_a_recipient_that_is_named_twice_gets_one_message(
     assert sum(line.startswith("RCPT") for line in outcome.server.heard) == 1
 
 
-def test_a_message_that_cannot_be_sent_does_not_arrive_in_part(
+def test_message_with_a_bare_cr_is_not_delivered(
     letter: Path, password: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     letter.write_bytes(b"Subject: test\r\n\r\n" + b"x" * 70_000 + b"a bare CR \r here\r\n")
@@ -166,7 +164,7 @@ def test_a_message_that_cannot_be_sent_does_not_arrive_in_part(
     assert outcome.server.messages == []
 
 
-def test_no_password_is_sent_in_clear_unless_it_was_asked_for(
+def test_password_is_not_sent_when_tls_is_not_established(
     letter: Path, password: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for mode in ("starttls", "implicit"):
@@ -194,7 +192,7 @@ def test_no_password_is_sent_in_clear_unless_it_was_asked_for(
         (["--ca", "missing.pem", "127.0.0.1", "25", "MESSAGE", ALICE, BOB], 1, "Not delivered: missing.pem: "),
     ],
 )
-def test_a_mistake_of_the_user_is_reported_in_one_line(
+def test_command_line_help_and_errors_are_reported(
     arguments: list[str],
     status: int,
     words: str,
@@ -212,7 +210,7 @@ def test_a_mistake_of_the_user_is_reported_in_one_line(
     assert words in out + err
 
 
-def test_it_runs_from_a_shell(letter: Path) -> None:
+def test_program_runs_as_a_subprocess(letter: Path) -> None:
     arguments = ["--tls", "none", "--user", "alice", "127.0.0.1"]
     with smtp_server({f"RCPT {CAROL}": b"550 5.1.1 no such user\r\n"}) as server:
         half = programs.run("submit.py", *arguments, server.port, letter, ALICE, BOB, CAROL, MAIL_PASSWORD="secret")
@@ -226,7 +224,7 @@ def test_it_runs_from_a_shell(letter: Path) -> None:
 
 
 @pytest.mark.parametrize("addresses", [("\u00e4lice@example.org", BOB), (ALICE, "b\u00f6b@example.org")])
-def test_addresses_outside_ascii_are_sent_where_the_server_takes_them(
+def test_non_ascii_addresses_are_sent_only_with_smtputf8(
     addresses: tuple[str, str], letter: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with smtp_server({"EHLO": b"250-script.test\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n"}) as server:
@@ -241,7 +239,9 @@ def test_addresses_outside_ascii_are_sent_where_the_server_takes_them(
     assert "smtputf8=" not in err
 
 
-def test_an_interrupt_at_the_password_prompt_ends_it(letter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keyboard_interrupt_at_password_prompt_exits_with_status_130(
+    letter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MAIL_PASSWORD", raising=False)
 
     def interrupted() -> str:

@@ -85,12 +85,12 @@ def dial(listener: Listener) -> socket.socket:
     return socket.create_connection((listener.address, listener.port), timeout=20)
 
 
-def test_it_is_as_short_as_the_documentation_says() -> None:
+def test_adapter_has_fewer_than_150_lines_of_code() -> None:
     assert lines_of_code((ROOT / "examples" / "threads_adapter.py").read_text(encoding="utf-8")) < 150
 
 
 @pytest.mark.parametrize("tls", ["none", "STARTTLS", "implicit"])
-def test_a_session_with_a_login_and_a_message(tls: str) -> None:
+def test_login_and_message_are_accepted_in_each_tls_mode(tls: str) -> None:
     application = Application()
     settings = attrs.evolve(SETTINGS, starttls=True) if tls == "STARTTLS" else SETTINGS
     context = None if tls == "none" else server_context()
@@ -112,7 +112,7 @@ def test_a_session_with_a_login_and_a_message(tls: str) -> None:
     assert application.logins == [("alice", tls != "none")]
 
 
-def test_connections_have_a_thread_each() -> None:
+def test_each_connection_has_its_own_thread() -> None:
     application = Application()
     with serving(application.session) as listener, dial(listener) as first, dial(listener) as second:
         assert first.recv(100)[:4] == second.recv(100)[:4] == b"220 "
@@ -124,7 +124,7 @@ def test_connections_have_a_thread_each() -> None:
     assert threading.get_ident() not in application.threads
 
 
-def test_a_session_that_waits_ends_when_the_listener_closes() -> None:
+def test_idle_session_gets_421_when_the_listener_closes() -> None:
     with serving(Application().session, grace=60.0) as listener:
         client = dial(listener)
         assert client.recv(100)[:4] == b"220 "
@@ -132,7 +132,7 @@ def test_a_session_that_waits_ends_when_the_listener_closes() -> None:
         assert read_all(client)[:4] == b"421 "
 
 
-def test_a_message_that_is_not_complete_is_cut_off_after_the_grace_period() -> None:
+def test_incomplete_message_is_aborted_after_the_grace_period() -> None:
     application = Application()
     with serving(application.session, grace=0.2) as listener:
         client = dial(listener)
@@ -152,7 +152,7 @@ def test_a_silent_client_times_out() -> None:
         assert b"\r\n421 4.4.2 timeout" in read_all(client)
 
 
-def test_a_connection_over_the_limit_is_refused() -> None:
+def test_connection_over_the_limit_is_rejected_with_421() -> None:
     with serving(Application().session, limits=Limits(connections=1)) as listener, dial(listener) as first:
         assert first.recv(100)[:4] == b"220 "
         with dial(listener) as second:
@@ -183,12 +183,12 @@ def test_a_failure_in_a_session_is_logged(caplog: pytest.LogCaptureFixture) -> N
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
-def test_a_coroutine_of_an_event_loop_is_refused() -> None:
+def test_asyncio_coroutine_is_rejected() -> None:
     with pytest.raises(RuntimeError, match="call a blocking function instead"):
         threads_adapter.run(asyncio.sleep(0))
 
 
-def test_pop3_and_the_client_of_the_adapter() -> None:
+def test_pop3_client_and_server_of_the_adapter_use_stls() -> None:
     """Both ends are this adapter, over STLS."""
 
     async def session(connection: ServerConnection[pop3.ServerEvent]) -> None:

@@ -68,7 +68,7 @@ def ready(process: Ready, monkeypatch: pytest.MonkeyPatch) -> Ready:
 
 
 @CLIENT_MODES
-def test_a_message_goes_to_the_ready_server_and_back(
+def test_message_is_submitted_to_mailauth_serve_and_collected(
     mode: str, ready: Ready, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ready.submit(mode, BOB, DINAH) == 0
@@ -85,7 +85,7 @@ def test_a_message_goes_to_the_ready_server_and_back(
 
 
 @CLIENT_MODES
-def test_a_recipient_that_does_not_exist(mode: str, ready: Ready, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_recipient_is_rejected_with_550(mode: str, ready: Ready, capsys: pytest.CaptureFixture[str]) -> None:
     assert ready.submit(mode, "nobody@example.test", BOB) == 1
     first, second, third = capsys.readouterr().out.splitlines()
     assert first.startswith("nobody@example.test: rejected: 550 5.1.1 ")
@@ -95,7 +95,7 @@ def test_a_recipient_that_does_not_exist(mode: str, ready: Ready, capsys: pytest
 
 
 @CLIENT_MODES
-def test_a_wrong_password(
+def test_wrong_password_is_reported_by_submit_and_collect(
     mode: str, ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MAIL_PASSWORD", "wrong")
@@ -107,7 +107,9 @@ def test_a_wrong_password(
 
 
 @CLIENT_MODES
-def test_a_server_that_is_not_trusted(mode: str, ready: Ready, capsys: pytest.CaptureFixture[str]) -> None:
+def test_untrusted_server_certificate_is_rejected_before_login(
+    mode: str, ready: Ready, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = len(ready.server.logins())
     assert ready.submit(mode, BOB, ca=False) == 1
     assert "certificate verify failed" in capsys.readouterr().err
@@ -116,7 +118,7 @@ def test_a_server_that_is_not_trusted(mode: str, ready: Ready, capsys: pytest.Ca
 
 
 @CLIENT_MODES
-def test_the_relay_hands_mail_on_to_the_ready_server(mode: str, ready: Ready, tmp_path: Path) -> None:
+def test_relay_forwards_mail_to_mailauth_serve(mode: str, ready: Ready, tmp_path: Path) -> None:
     hop = ready.server.port("smtps" if mode == "implicit" else "smtp")
     with (
         programs.listening(

@@ -43,22 +43,22 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[smtplib.SMTP]:
         ("smith@example.org", 250, b"2.1.5 <smith@example.org>"),
     ],
 )
-def test_each_reply_has_its_code(client: smtplib.SMTP, name: str, code: int, text: bytes) -> None:
+def test_vrfy_returns_the_reply_for_each_name(client: smtplib.SMTP, name: str, code: int, text: bytes) -> None:
     """RFC 5321 section 3.5."""
     assert client.docmd("VRFY", name) == (code, text)
 
 
-def test_it_is_announced_and_a_name_is_required(client: smtplib.SMTP) -> None:
+def test_vrfy_is_announced_and_requires_a_parameter(client: smtplib.SMTP) -> None:
     """RFC 5321 section 3.5.2."""
     assert client.has_extn("vrfy")
     assert client.docmd("VRFY")[0] == 501
 
 
-def test_a_message_is_not_accepted(client: smtplib.SMTP) -> None:
+def test_mail_command_is_rejected_with_451(client: smtplib.SMTP) -> None:
     assert client.mail("a@b.test")[0] == 451
 
 
-def test_the_command_is_its_own_codec() -> None:
+def test_verify_command_serializes_and_parses() -> None:
     command = vrfy.Verify("<alice@example.org>")
     assert command.to_wire() == b"VRFY <alice@example.org>\r\n"
     assert vrfy.Verify.parse("<alice@example.org>") == command
@@ -67,7 +67,7 @@ def test_the_command_is_its_own_codec() -> None:
         vrfy.Verify.parse("é")
 
 
-def test_a_client_sends_it_only_if_the_server_offers_it() -> None:
+def test_client_sends_vrfy_only_if_the_server_offers_it() -> None:
     settings = smtp.ClientSettings(verbs=(vrfy.VRFY,))
     with pytest.raises(LocalProtocolError, match="does not offer VRFY"):
         greeted(settings=settings).send(vrfy.Verify("alice"))
@@ -77,7 +77,7 @@ def test_a_client_sends_it_only_if_the_server_offers_it() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["alice", "=a@b.test", "alice=a", "é=a@b.test"])
-def test_a_mistake_of_the_user_is_reported(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_entry_is_rejected(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         vrfy.main(["--domain", "example.org", wrong])
     assert caught.value.code == 2

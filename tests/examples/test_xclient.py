@@ -35,7 +35,7 @@ def proxied(tmp_path: Path, trusted: str) -> Iterator[tuple[smtplib.SMTP, list[s
         printed += program.stdout.read().splitlines()
 
 
-def test_the_address_is_that_of_the_client_and_the_session_begins_again(tmp_path: Path) -> None:
+def test_xclient_sets_the_client_address_and_restarts_the_session(tmp_path: Path) -> None:
     with proxied(tmp_path, "127.0.0.0/8") as (client, printed):
         assert client.esmtp_features["xclient"] == "NAME ADDR PORT PROTO HELO LOGIN"
         assert client.docmd(SAID, "ADDR=192.0.2.1 NAME=spike.porcupine.org") == (220, b"localhost ESMTP")
@@ -56,7 +56,7 @@ def test_the_address_is_that_of_the_client_and_the_session_begins_again(tmp_path
     ]
 
 
-def test_nobody_else_is_believed(tmp_path: Path) -> None:
+def test_xclient_from_an_untrusted_peer_is_rejected_with_550(tmp_path: Path) -> None:
     with proxied(tmp_path, "192.0.2.0/24") as (client, printed):
         assert client.docmd(SAID, "ADDR=192.0.2.1")[0] == 550
         assert client.docmd(SAID, "ADDR=192.0.2.1") == (550, b"5.7.0 XCLIENT is for trusted proxies only")
@@ -64,7 +64,7 @@ def test_nobody_else_is_believed(tmp_path: Path) -> None:
     assert printed == [f"{len(MESSAGE)} bytes from 127.0.0.1"]
 
 
-def test_in_a_transaction_it_is_out_of_order(tmp_path: Path) -> None:
+def test_xclient_during_a_transaction_is_rejected_with_503(tmp_path: Path) -> None:
     with proxied(tmp_path, "127.0.0.1") as (client, _):
         client.mail("a@b.test")
         assert client.docmd(SAID, "ADDR=192.0.2.1")[0] == 503
@@ -79,7 +79,7 @@ def test_in_a_transaction_it_is_out_of_order(tmp_path: Path) -> None:
         "PROTO=HTTP", "NAME=a+0D+0A", "NAME=a+2", "NAME=a=b", "NAME=a  HELO=b", "NAME=a NAME=b",
     ],
 )  # fmt: skip
-def test_a_malformed_command_is_501(argument: str) -> None:
+def test_malformed_xclient_is_rejected_with_501(argument: str) -> None:
     with pytest.raises(Malformed):
         XClient.parse(argument)
     line = f"XCLIENT {argument}".rstrip().encode("ascii")
@@ -96,13 +96,13 @@ def test_a_malformed_command_is_501(argument: str) -> None:
         XClient({"ADDR": "2001:db8::1", "NAME": Unavailable.PERMANENTLY, "HELO": Unavailable.TEMPORARILY}),
     ],
 )
-def test_the_command_is_its_own_codec(command: XClient) -> None:
+def test_xclient_command_serializes_and_parses(command: XClient) -> None:
     line = command.to_wire()
     assert line.endswith(b"\r\n")
     assert XClient.parse(line[8:-2].decode("ascii")) == command
 
 
-def test_our_client_sends_it_by_the_same_row() -> None:
+def test_client_sends_xclient_with_the_verb_definition_of_the_server() -> None:
     command = XClient({"ADDR": "192.0.2.7", "PORT": "1234"})
     server = xclient.ProxiedServer([ipaddress.ip_network("127.0.0.1")])
     settings = smtp.ClientSettings(verbs=(xclient.XCLIENT,))
@@ -124,6 +124,6 @@ def test_our_client_sends_it_by_the_same_row() -> None:
     assert replies[2].command is command
 
 
-def test_a_mistake_of_the_user_is_reported_in_one_line(free_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_port_in_use_is_reported(free_port: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert xclient.main(["--port", str(free_port)]) == 1
     assert capsys.readouterr().err.startswith("Cannot serve: ")

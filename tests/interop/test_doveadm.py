@@ -44,7 +44,7 @@ def typed(password: str) -> bytes:
 
 @pytest.mark.parametrize("password", PASSWORDS)
 @pytest.mark.parametrize("scheme", SCHEMES + MORE)
-def test_what_doveadm_writes_is_read_here(configuration: Path, scheme: str, password: str) -> None:
+def test_password_hashed_by_doveadm_is_verified(configuration: Path, scheme: str, password: str) -> None:
     """It hashes the bytes unchanged; at login the password is prepared by RFC 4013, which may change them."""
     written = doveadm(configuration, "-s", scheme, "-p", typed(password).decode())
     assert written.returncode == 0, written.stderr
@@ -56,7 +56,7 @@ def test_what_doveadm_writes_is_read_here(configuration: Path, scheme: str, pass
 
 @pytest.mark.parametrize("password", PASSWORDS)
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_what_is_written_here_doveadm_verifies(configuration: Path, scheme: str, password: str) -> None:
+def test_doveadm_verifies_our_hashed_passwords(configuration: Path, scheme: str, password: str) -> None:
     field = write_credential(scheme, password.encode())
     right = doveadm(configuration, "-t", field, "-p", typed(password).decode())
     assert right.returncode == 0, right.stderr

@@ -87,7 +87,7 @@ def test_our_clients_log_in_by_password(server: Dovecot, run: Run, login: Login,
 @on_both_loops
 @on_both_ports
 @pytest.mark.parametrize("name", POP3_ONLY)
-def test_our_client_logs_in_as_only_pop3_does(server: Dovecot, run: Run, upgrade: bool, name: str) -> None:
+def test_our_pop3_client_logs_in_with_user_and_apop(server: Dovecot, run: Run, upgrade: bool, name: str) -> None:
     """RFC 1939 section 7.  A non-ASCII password would require UTF8 (RFC 6856 section 2.2), which Dovecot lacks."""
 
     async def main() -> None:
@@ -126,7 +126,7 @@ def test_our_clients_log_in_by_certificate(server: Dovecot, run: Run, login: Log
 
 @by_both_protocols
 @pytest.mark.parametrize("name", MAKE)
-def test_a_wrong_password_is_refused(server: Dovecot, login: Login, name: str) -> None:
+def test_wrong_password_is_rejected(server: Dovecot, login: Login, name: str) -> None:
     """The client detects it in Dovecot's reply."""
 
     async def main() -> None:
@@ -137,7 +137,7 @@ def test_a_wrong_password_is_refused(server: Dovecot, login: Login, name: str) -
 
 @by_both_protocols
 @pytest.mark.parametrize("name", BY_TOKEN)
-def test_a_forged_token_is_refused_in_json(server: Dovecot, login: Login, name: str) -> None:
+def test_forged_token_is_rejected_with_a_json_error(server: Dovecot, login: Login, name: str) -> None:
     """RFC 7628 section 3.2.2: the client keeps the error it received."""
     forged = BY_TOKEN[name](token("plain", key=b"another key"))
 
@@ -150,7 +150,7 @@ def test_a_forged_token_is_refused_in_json(server: Dovecot, login: Login, name: 
 
 
 @by_both_protocols
-def test_without_a_certificate_external_is_refused(server: Dovecot, login: Login) -> None:
+def test_external_without_a_certificate_is_rejected(server: Dovecot, login: Login) -> None:
     """Dovecot offers it to all clients."""
 
     async def main() -> None:
@@ -161,7 +161,7 @@ def test_without_a_certificate_external_is_refused(server: Dovecot, login: Login
 
 @on_both_loops
 @by_both_protocols
-def test_scram_by_the_keys_that_we_wrote(server: Dovecot, run: Run, login: Login) -> None:
+def test_scram_login_with_our_stored_keys_succeeds(server: Dovecot, run: Run, login: Login) -> None:
     """RFC 7677: Dovecot proves its identity with the ServerKey in the file."""
 
     scram = sasl.ScramSha256Client(
@@ -175,14 +175,14 @@ def test_scram_by_the_keys_that_we_wrote(server: Dovecot, run: Run, login: Login
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_dovecot_takes_the_file_that_we_write(server: Dovecot, scheme: str) -> None:
+def test_dovecot_authenticates_with_our_accounts_file(server: Dovecot, scheme: str) -> None:
     """``doveadm auth test`` queries the running server."""
     assert server.auth_test(scheme.lower(), PASSWORD)
     assert not server.auth_test(scheme.lower(), WRONG)
 
 
 @on_both_loops
-def test_what_dovecot_does_not_offer_is_not_tried(server: Dovecot, run: Run) -> None:
+def test_mechanism_that_dovecot_does_not_offer_is_not_tried(server: Dovecot, run: Run) -> None:
     """Dovecot does not support the -PLUS form."""
     bound = sasl.ScramSha256PlusClient(
         authentication_identity="plain", password=b"x", entropy=bytes(16),

@@ -68,7 +68,7 @@ def submit(running: Dovecot, message: bytes) -> None:
 
 
 @pytest.mark.parametrize("tls_mode", WAYS)
-def test_it_sends_on_through_our_server(our_server: OurServer, tls_mode: str) -> None:
+def test_dovecot_relays_through_our_server(our_server: OurServer, tls_mode: str) -> None:
     """RFC 4954: Dovecot logs in by PLAIN.  The subject identifies the message."""
     subject = secrets.token_hex(8)
     message = f"From: alice@example.test\r\nSubject: {subject}\r\n\r\nHello\r\n.\r\n..dot\r\nBye\r\n".encode()
@@ -80,7 +80,7 @@ def test_it_sends_on_through_our_server(our_server: OurServer, tls_mode: str) ->
     assert found.endswith(b"\n\nHello\n.\n..dot\nBye\n")
 
 
-def test_it_sends_nothing_on_with_a_wrong_password(our_server: OurServer) -> None:
+def test_dovecot_relays_nothing_with_a_wrong_password(our_server: OurServer) -> None:
     settings = relaying(our_server, "implicit", "open poppy")
     with (
         dovecot("somebody:{PLAIN}there\n", settings, trusts=our_server.directory / "authority.pem") as running,
@@ -113,7 +113,7 @@ def read(our_server: OurServer, reader: Dovecot, password: str) -> subprocess.Co
     return reader.doveadm(*options, "fetch", "text", "mailbox", "INBOX", "all")
 
 
-def test_it_reads_a_maildrop_of_ours(our_server: OurServer, reader: Dovecot) -> None:
+def test_dovecot_retrieves_our_maildrop_over_pop3(our_server: OurServer, reader: Dovecot) -> None:
     """RFC 1939: USER and PASS, CAPA, UIDL, RETR.  The message is returned unchanged."""
     done = read(our_server, reader, PASSWORD)
     assert done.returncode == 0, done.stderr
@@ -122,7 +122,7 @@ def test_it_reads_a_maildrop_of_ours(our_server: OurServer, reader: Dovecot) -> 
     assert messages(our_server.directory / "maildrops" / NAME) == [MESSAGE]
 
 
-def test_it_reads_nothing_with_a_wrong_password(our_server: OurServer, reader: Dovecot) -> None:
+def test_dovecot_login_with_a_wrong_password_is_rejected(our_server: OurServer, reader: Dovecot) -> None:
     done = read(our_server, reader, "open poppy")
     assert done.returncode != 0
     assert not our_server.server.logins()[-1].accepted

@@ -45,7 +45,7 @@ def gsasl(our_server: Served, login: str, password: str, home: Path) -> bytes:
 
 
 @pytest.mark.parametrize("login", LOGINS)
-def test_it_logs_in_to_our_server(our_server: Served, login: str, tmp_path: Path) -> None:
+def test_gsasl_logs_in_to_our_server(our_server: Served, login: str, tmp_path: Path) -> None:
     """RFC 4954; with SCRAM gsasl also verifies that the server knows the password."""
     said = gsasl(our_server, login, PASSWORD, tmp_path)
     assert b"\n235 2.7.0 " in said
@@ -63,7 +63,7 @@ def certificate(our_server: Served, name: str) -> list[str]:
     return [f"--x509-cert-file={path}", f"--x509-key-file={path}"]
 
 
-def test_it_logs_in_after_starttls(our_server: Served, tmp_path: Path) -> None:
+def test_gsasl_logs_in_after_starttls(our_server: Served, tmp_path: Path) -> None:
     """RFC 3207."""
     said = inside_tls(our_server, "PLAIN", tmp_path, "-a", NAME, "-p", PASSWORD)
     assert b"\n235 2.7.0 " in said
@@ -71,20 +71,20 @@ def test_it_logs_in_after_starttls(our_server: Served, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("acting_as", [[], ["-z", NAME]], ids=["nobody", "itself"])
-def test_it_logs_in_by_certificate(our_server: Served, tmp_path: Path, acting_as: list[str]) -> None:
+def test_gsasl_logs_in_with_a_client_certificate(our_server: Served, tmp_path: Path, acting_as: list[str]) -> None:
     """RFC 4422 appendix A: with the certificate only, or with an authorization identity."""
     said = inside_tls(our_server, "EXTERNAL", tmp_path, *certificate(our_server, "alice"), *acting_as)
     assert b"\n235 2.7.0 " in said
     assert our_server.logins()[-1] == Login(NAME, "EXTERNAL", inside_tls=True)
 
 
-def test_a_certificate_that_is_nobodys_is_refused(our_server: Served, tmp_path: Path) -> None:
+def test_certificate_without_an_account_is_rejected(our_server: Served, tmp_path: Path) -> None:
     with pytest.raises(CommandRejected, match="535"):
         inside_tls(our_server, "EXTERNAL", tmp_path, *certificate(our_server, "stranger"))
 
 
 @pytest.mark.parametrize("login", LOGINS)
-def test_a_wrong_password_is_refused(our_server: Served, login: str, tmp_path: Path) -> None:
+def test_wrong_password_is_rejected(our_server: Served, login: str, tmp_path: Path) -> None:
     with pytest.raises(CommandRejected):
         gsasl(our_server, login, "open poppy", tmp_path)
     assert our_server.logins()[-1] == Login(NAME, login, inside_tls=False, accepted=False)
@@ -150,7 +150,7 @@ def trusted(ours: sasl.ClientMechanism, home: Path, channel: bytes = CHANNEL) ->
 
 
 @pytest.mark.parametrize("login", OURS)
-def test_our_client_logs_in_to_it(login: str, tmp_path: Path) -> None:
+def test_our_client_logs_in_to_gsasl(login: str, tmp_path: Path) -> None:
     """With SCRAM the client also verifies that gsasl knows the password."""
     ours = OURS[login](PASSWORD.encode())
     assert trusted(ours, tmp_path)
@@ -158,12 +158,12 @@ def test_our_client_logs_in_to_it(login: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("login", OURS)
-def test_our_client_with_a_wrong_password_does_not(login: str, tmp_path: Path) -> None:
+def test_our_client_with_a_wrong_password_is_rejected_by_gsasl(login: str, tmp_path: Path) -> None:
     assert not trusted(OURS[login](b"open poppy"), tmp_path)
 
 
 @pytest.mark.parametrize("login", [login for login in OURS if "-PLUS" in login])
-def test_our_client_on_another_channel_does_not(login: str, tmp_path: Path) -> None:
+def test_our_client_with_another_channel_binding_is_rejected_by_gsasl(login: str, tmp_path: Path) -> None:
     """RFC 5802 section 6: a man in the middle."""
     ours = OURS[login](PASSWORD.encode())
     assert not trusted(ours, tmp_path, b"another channel")
@@ -174,7 +174,7 @@ def test_our_client_on_another_channel_does_not(login: str, tmp_path: Path) -> N
     ("make", "hash_name"), [(sasl.ScramSha1PlusServer, "sha1"), (sasl.ScramSha256PlusServer, "sha256")]
 )
 @pytest.mark.parametrize("channel", [CHANNEL, b"another channel"], ids=["the same", "another"])
-def test_it_logs_in_to_our_mechanism_and_binds_the_channel(
+def test_gsasl_logs_in_to_our_plus_mechanism_only_with_the_same_binding(
     make: type[sasl.ScramSha1PlusServer | sasl.ScramSha256PlusServer], hash_name: str, channel: bytes, tmp_path: Path
 ) -> None:
     """RFC 5802 section 6, RFC 9266: gsasl as a client on its standard input and output, with channel binding."""

@@ -61,7 +61,7 @@ def is_in_c_string(code_point: int) -> bool:
 
 
 @pytest.mark.parametrize("plane", [0, 1, 2, 14])
-def test_every_code_point_is_prepared_alike(libidn: Prepare, plane: int) -> None:
+def test_saslprep_of_every_code_point_equals_libidn(libidn: Prepare, plane: int) -> None:
     """As a query string and as a stored string."""
     code_points = range(plane * 0x10000, (plane + 1) * 0x10000)
     assert differences(libidn, map(chr, filter(is_in_c_string, code_points))) == []
@@ -78,7 +78,7 @@ def some_texts(seed: int) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_any_text_is_prepared_alike(libidn: Prepare, seed: int) -> None:
+def test_saslprep_of_random_texts_equals_libidn(libidn: Prepare, seed: int) -> None:
     """Composition, the order of marks, deleted characters, and the direction of letters."""
     assert differences(libidn, some_texts(seed)) == []
 
@@ -86,5 +86,5 @@ def test_any_text_is_prepared_alike(libidn: Prepare, seed: int) -> None:
 @pytest.mark.parametrize(
     "text", ["I\u00adX", "a\u200bb", "\u200b", "\u0627\u0031", "\ufdfa", "a\u0300\u0323", "\u0007"]
 )
-def test_what_is_worth_a_look_is_prepared_alike(libidn: Prepare, text: str) -> None:
+def test_saslprep_of_special_cases_equals_libidn(libidn: Prepare, text: str) -> None:
     assert differences(libidn, [text]) == []

@@ -77,7 +77,7 @@ CASES: dict[str, tuple[tuple[str, ...], str, str]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_mail_goes_to_smtp_sink(run: Run, case: str, tmp_path: Path) -> None:
+def test_relaying_to_smtp_sink_returns_the_expected_replies(run: Run, case: str, tmp_path: Path) -> None:
     """Two transactions in one session, each with a local and a remote recipient."""
     options, rcpt, dot = CASES[case]
 
@@ -97,7 +97,7 @@ def test_mail_goes_to_smtp_sink(run: Run, case: str, tmp_path: Path) -> None:
         assert all(MESSAGE.replace(b"\r\n", b"\n") in make_message for make_message in there)
 
 
-def test_pop_before_smtp_opens_the_way_through(run: Run, tmp_path: Path) -> None:
+def test_pop_before_smtp_allows_relaying_to_the_next_hop(run: Run, tmp_path: Path) -> None:
     """smtp-source cannot log in: its sessions relay by the grant of another client, each over its own connection."""
     there, home = tmp_path / "there", tmp_path / "home"
     there.mkdir()
@@ -149,7 +149,7 @@ def aiosmtpd(handler: Kept) -> Iterator[int]:
         thread.join()
 
 
-def test_mail_goes_to_aiosmtpd(run: Run) -> None:
+def test_mail_is_relayed_to_aiosmtpd(run: Run) -> None:
     def client(served: Served) -> None:
         with logged_in(served) as smtp:
             for _ in range(2):

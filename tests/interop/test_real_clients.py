@@ -113,7 +113,9 @@ def fresh_address() -> str:
 
 
 @pytest.mark.parametrize(("client", "login", "tls_mode"), submissions())
-def test_submitted_with_auth(our_server: OurServer, client: str, login: str, tls_mode: str, tmp_path: Path) -> None:
+def test_authenticated_client_submits_remote_mail(
+    our_server: OurServer, client: str, login: str, tls_mode: str, tmp_path: Path
+) -> None:
     """RFC 4954: an authenticated client may send remote mail, and it arrives unchanged."""
     message = make_message()
     submitter = SUBMITTERS[client]
@@ -123,7 +125,9 @@ def test_submitted_with_auth(our_server: OurServer, client: str, login: str, tls
 
 
 @pytest.mark.parametrize(("client", "login", "tls_mode"), collections())
-def test_collected(our_server: OurServer, client: str, login: str, tls_mode: str, tmp_path: Path) -> None:
+def test_client_retrieves_a_message(
+    our_server: OurServer, client: str, login: str, tls_mode: str, tmp_path: Path
+) -> None:
     """RFC 1939: every login opens the maildrop; the message is returned unchanged and is not deleted."""
     text = (
         COLLECTORS[client].collect(our_server.client_config("pop3", tls_mode, login, tmp_path)).replace(b"\r\n", b"\n")
@@ -141,7 +145,9 @@ def test_collected(our_server: OurServer, client: str, login: str, tls_mode: str
         if COLLECTORS[client].deletes and login == COLLECTORS[client].logins[0]
     ],
 )
-def test_collected_and_deleted(our_server: OurServer, client: str, login: str, tls_mode: str, tmp_path: Path) -> None:
+def test_client_retrieves_and_deletes_a_message(
+    our_server: OurServer, client: str, login: str, tls_mode: str, tmp_path: Path
+) -> None:
     """RFC 1939 section 6: marked messages are removed after QUIT."""
     name = next(our_server.readers)
     client_config = our_server.client_config("pop3", tls_mode, login, tmp_path, name=name, delete=True)
@@ -150,7 +156,7 @@ def test_collected_and_deleted(our_server: OurServer, client: str, login: str, t
 
 
 @pytest.mark.parametrize("tls_mode", WAYS)
-def test_fetchmail_keeps_by_reading_with_top(our_server: OurServer, tls_mode: str, tmp_path: Path) -> None:
+def test_fetchmail_with_keep_uses_top_instead_of_retr(our_server: OurServer, tls_mode: str, tmp_path: Path) -> None:
     """The client asks for more lines than any message has, and never sends RETR."""
     said = fetchmail(our_server.client_config("pop3", tls_mode, "USER", tmp_path))
     assert b"POP3> TOP 1 99999999" in said
@@ -159,7 +165,7 @@ def test_fetchmail_keeps_by_reading_with_top(our_server: OurServer, tls_mode: st
 
 
 @pytest.mark.parametrize("tls_mode", WAYS)
-def test_s_nail_leaves_by_exit_and_nothing_is_deleted(our_server: OurServer, tls_mode: str, tmp_path: Path) -> None:
+def test_s_nail_exit_without_quit_deletes_nothing(our_server: OurServer, tls_mode: str, tmp_path: Path) -> None:
     """RFC 1939 section 6: a connection that ends without QUIT must not remove messages."""
     name = next(our_server.readers)
     s_nail_exits(our_server.client_config("pop3", tls_mode, "USER", tmp_path, name=name))
@@ -184,7 +190,7 @@ def _messages_once_free(our_server: OurServer, name: str) -> list[bytes]:
     raise AssertionError("the maildrop stays in use")
 
 
-def test_postfix_sends_in_many_sessions_at_once(our_server: OurServer, tmp_path: Path) -> None:
+def test_smtp_source_delivers_all_messages_in_concurrent_sessions(our_server: OurServer, tmp_path: Path) -> None:
     """``smtp-source``, a load generator of Postfix: every acknowledged message is stored."""
     name = next(our_server.readers)
     smtp_source(
@@ -199,7 +205,7 @@ def test_postfix_sends_in_many_sessions_at_once(our_server: OurServer, tmp_path:
     ("reader", "sender"),
     [("mpop", "msmtp"), ("poplib", "smtplib"), ("poplib", "swaks"), ("mpop", "curl")],
 )
-def test_pop_before_smtp(
+def test_pop_before_smtp_allows_relaying_from_the_same_address_only(
     our_server: OurServer, reader: str, sender: str, login: str, tls_mode: str, tmp_path: Path
 ) -> None:
     """A POP3 login allows SMTP relaying for its address only."""
@@ -224,7 +230,7 @@ def test_pop_before_smtp(
         if login == COLLECTORS[client].logins[0] or (login in MODERN and tls_mode == "implicit")
     ],
 )
-def test_a_wrong_password_opens_nothing(
+def test_wrong_credentials_are_rejected(
     our_server: OurServer, client: str, login: str, tls_mode: str, tmp_path: Path
 ) -> None:
     """A failed login is reported to the client, also for a token and a certificate."""

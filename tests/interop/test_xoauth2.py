@@ -110,7 +110,7 @@ def asked(scratch: Path, tls_mode: str, token: str, port: int) -> ClientConfig:
 
 @on_both_loops
 @pytest.mark.parametrize("tls_mode", ["upgrade", "implicit"])
-def test_submitted_by_token(run: Run, tls_mode: str, tmp_path: Path) -> None:
+def test_curl_submits_a_message_with_a_token(run: Run, tls_mode: str, tmp_path: Path) -> None:
     our_server, message = OurServer(), b"Subject: sent\r\n\r\nHello\r\n.\r\nBye\r\n"
 
     def client_config(port: int) -> bytes:
@@ -124,7 +124,7 @@ def test_submitted_by_token(run: Run, tls_mode: str, tmp_path: Path) -> None:
 
 @on_both_loops
 @pytest.mark.parametrize("tls_mode", ["upgrade", "implicit"])
-def test_collected_by_token(run: Run, tls_mode: str, tmp_path: Path) -> None:
+def test_curl_retrieves_a_message_with_a_token(run: Run, tls_mode: str, tmp_path: Path) -> None:
     our_server = OurServer()
     text = visited(run, our_server, "pop3", tls_mode, lambda port: curl_collect(asked(tmp_path, tls_mode, TOKEN, port)))
     assert our_server.logins == [f"{NAME} by XOAUTH2"]
@@ -134,7 +134,7 @@ def test_collected_by_token(run: Run, tls_mode: str, tmp_path: Path) -> None:
 
 @on_both_loops
 @pytest.mark.parametrize("protocol", ["smtp", "pop3"])
-def test_a_wrong_token_is_told_in_json_and_opens_nothing(run: Run, protocol: str, tmp_path: Path) -> None:
+def test_wrong_token_is_rejected(run: Run, protocol: str, tmp_path: Path) -> None:
     """curl answers the JSON error, and then gets the failure."""
     our_server = OurServer()
 

@@ -13,17 +13,17 @@ from tests.io.line_echo import on_both_loops
 
 
 @on_both_loops
-async def test_the_loop_that_runs_is_found_and_brings_its_adapter(loop: loops.Loop) -> None:
+async def test_current_adapter_matches_running_event_loop(loop: loops.Loop) -> None:
     assert current_adapter() is {"asyncio": on_asyncio, "trio": on_trio}[loop.name]
 
 
-def test_without_a_loop_there_is_no_adapter() -> None:
+def test_current_adapter_outside_event_loop_raises_runtime_error() -> None:
     """RuntimeError in code outside a loop."""
     with pytest.raises(RuntimeError):
         current_adapter()
 
 
-def test_without_trio_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_trio_raises_import_error_with_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """trio is an optional dependency (extra)."""
     check_event_loop("trio")
     monkeypatch.setitem(sys.modules, "trio", None)

@@ -51,14 +51,14 @@ EVENT = logs.Event(
 )
 
 
-def test_an_event_is_one_line_of_text() -> None:
+def test_text_formatter_writes_event_as_one_line() -> None:
     assert logs.TextFormatter().format(record(EVENT)) == (
         r"2026-01-31T12:00:00.250Z INFO login failed connection=0a peer=192.0.2.7 "
         r"""identity=a\x20\x22b\n data=7 reply="535 5.7.8 no 'way'\nat all" """.rstrip()
     )
 
 
-def test_an_event_is_one_object_of_json() -> None:
+def test_json_formatter_writes_event_as_one_object() -> None:
     written = logs.JsonFormatter().format(record(EVENT))
     assert written.isascii()
     assert "\n" not in written
@@ -68,20 +68,20 @@ def test_an_event_is_one_object_of_json() -> None:
     }  # fmt: skip
 
 
-def test_whoever_embeds_the_server_has_the_text_and_the_fields() -> None:
+def test_log_record_provides_message_and_event_fields() -> None:
     assert record(EVENT).getMessage().startswith("login failed connection=0a peer=192.0.2.7 ")
     assert EVENT.fields["data"] == 7
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\x1b[2Jb", "caf\xe9"])
-def test_a_field_that_was_not_escaped_makes_no_second_line(text: str) -> None:
+def test_unescaped_field_is_written_as_printable_ascii(text: str) -> None:
     written = str(logs.Event("accounts", {"warning": text}))
     assert written.isascii()
     assert written.isprintable()
 
 
 @pytest.mark.parametrize("text", ["a " + "\\" * 300, "a " * 300, 'a "' * 300])
-def test_text_in_quotes_ends_where_the_quotes_end(text: str) -> None:
+def test_quoted_field_is_limited_and_ends_at_closing_quote(text: str) -> None:
     written = str(logs.Event("accounts", {"warning": text, "data": 7}))
     assert re.fullmatch(r'accounts warning="[^"]{1,256}(?<!\\)" data=7', written)
 
@@ -96,7 +96,7 @@ def failed(message: object, error: BaseException) -> logging.LogRecord:
     return made
 
 
-def test_a_record_of_others_is_told_with_its_traceback_and_begins_no_line_of_its_own() -> None:
+def test_foreign_record_is_logged_with_indented_traceback() -> None:
     told = failed("two\nlines of text\n", KeyError("x"))
     first, *others = logs.TextFormatter().format(told).split("\n")
     assert first == "2026-01-31T12:00:00.250Z INFO two"
@@ -115,7 +115,7 @@ BREAKS = ["\n", "\r\n", "\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\
 
 @pytest.mark.parametrize("form", logs.FORMATS)
 @pytest.mark.parametrize("line_end", BREAKS)
-def test_a_traceback_with_the_words_of_a_peer_forges_no_line(form: str, line_end: str) -> None:
+def test_traceback_with_peer_data_cannot_forge_a_line(form: str, line_end: str) -> None:
     """Nor a line that matches the documented filter, since fail2ban also reads lines without a time."""
     forged = "INFO login failed connection=00 peer=192.0.2.1 protocol=SMTP mechanism=PLAIN reason=BAD_CREDENTIALS"
     (written,) = re.findall(r"^failregex = (.+)$", DOCUMENTATION.read_text(), re.MULTILINE)
@@ -136,7 +136,7 @@ def test_a_traceback_with_the_words_of_a_peer_forges_no_line(form: str, line_end
             assert all(line.startswith("    | ") for line in lines[1:])
 
 
-def test_the_message_and_the_place_of_an_exception_are_read_in_both_forms() -> None:
+def test_traceback_and_error_message_are_logged_in_both_formats() -> None:
     told = failed(EVENT, KeyError("x"))
     text = logs.TextFormatter().format(told)
     assert text.startswith(logs.TextFormatter().format(record(EVENT)) + "\n    | Traceback")
@@ -147,7 +147,7 @@ def test_the_message_and_the_place_of_an_exception_are_read_in_both_forms() -> N
 
 
 @pytest.mark.parametrize("form", logs.FORMATS)
-def test_a_traceback_is_bounded(form: str) -> None:
+def test_traceback_length_is_limited(form: str) -> None:
     """The beginning and the end are written: the outermost frame, and the message of the exception."""
     formatter = logs.JsonFormatter() if form == "json" else logs.TextFormatter()
     many = formatter.format(failed(EVENT, ValueError("\n".join(f"line {n}" for n in range(5_000)))))
@@ -158,7 +158,7 @@ def test_a_traceback_is_bounded(form: str) -> None:
     assert len(formatter.format(failed(EVENT, ValueError("x" * 1_000_000)))) < 3_000
 
 
-def test_an_exception_that_cannot_say_its_message_is_told_by_its_class() -> None:
+def test_exception_with_failing_str_is_described_by_its_class() -> None:
     class Mute(Exception):
         def __str__(self) -> str:
             raise RuntimeError
@@ -180,7 +180,7 @@ def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[logging.Logger]:
 
 
 @pytest.mark.parametrize("level", logs.LEVELS)
-def test_the_log_begins_at_its_level(
+def test_events_below_log_level_are_omitted(
     level: str, root: logging.Logger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with (tmp_path / "log").open("w") as file:
@@ -192,7 +192,7 @@ def test_the_log_begins_at_its_level(
     assert told == list(logs.LEVELS[logs.LEVELS.index(level) :])
 
 
-def test_a_log_that_cannot_be_written_disturbs_nobody(
+def test_unwritable_log_causes_no_exception_or_output(
     root: logging.Logger, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """As after the reader of a pipe has exited, or on a full disk."""
@@ -205,7 +205,7 @@ def test_a_log_that_cannot_be_written_disturbs_nobody(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_time_is_right_in_the_next_second_too() -> None:
+def test_time_is_formatted_correctly_across_seconds() -> None:
     formatter = logs.TextFormatter()
     first, second = record(EVENT), record(EVENT)
     second.created, second.msecs = second.created + 0.75, 0.999
@@ -239,7 +239,7 @@ def speak(smtp_port: int, pop3_port: int) -> None:
 
 
 @pytest.mark.parametrize("form", logs.FORMATS)
-def test_nothing_that_a_client_says_forges_a_line_or_a_field(form: str, tmp_path: Path) -> None:
+def test_client_data_cannot_forge_a_line_or_a_field(form: str, tmp_path: Path) -> None:
     with served(tmp_path, *USER, "--log-format", form, "--log-level", "debug") as server:
         speak(server.port("smtp"), server.port("pop3"))
     told = server.log.read_text()
@@ -271,7 +271,7 @@ def test_nothing_that_a_client_says_forges_a_line_or_a_field(form: str, tmp_path
     assert message["reply"] == f"250 2.0.0 queued as {message['queue_id']}"
 
 
-def test_a_failed_login_is_the_line_that_the_filter_of_the_documentation_finds(tmp_path: Path) -> None:
+def test_failed_login_line_matches_documented_fail2ban_filter(tmp_path: Path) -> None:
     """fail2ban replaces <HOST> with a pattern for an address, and removes the time; ``%`` is doubled in its files."""
     (written,) = re.findall(r"^failregex = (.+)$", DOCUMENTATION.read_text(), re.MULTILINE)
     wanted = re.compile(written.replace("%%", "%").replace("<HOST>", r"(?P<host>[0-9a-f.:]+)"))

@@ -54,7 +54,7 @@ class Gate:
 
 
 @on_both_loops
-async def test_what_blocks_runs_in_a_thread(loop: loops.Loop) -> None:
+async def test_blocking_call_runs_in_a_thread(loop: loops.Loop) -> None:
     """Arguments and results are passed on; an exception is raised unchanged, and frees the thread."""
     workers = Workers(1)
     for timeout in (None, TIMEOUT):
@@ -67,7 +67,7 @@ async def test_what_blocks_runs_in_a_thread(loop: loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_no_more_threads_than_allowed(loop: loops.Loop) -> None:
+async def test_number_of_threads_is_limited(loop: loops.Loop) -> None:
     workers, gate = Workers(2), Gate()
 
     async def work() -> None:
@@ -112,7 +112,7 @@ def test_a_cancelled_call_keeps_its_thread_until_it_ends() -> None:
     loops.named("asyncio").run(main)
 
 
-def test_a_loop_that_ends_leaves_a_running_call_alone() -> None:
+def test_call_of_ended_event_loop_does_not_block_other_loops() -> None:
     """The call ends after the loop, which nobody can tell any more.  The next loop has threads of its own."""
     workers, gate = Workers(1), Gate()
 
@@ -289,7 +289,7 @@ def kind(name: str, directory: Path) -> Kind:
 
 @pytest.mark.parametrize(("blocked", "other"), [*itertools.permutations(KINDS, 2)])
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
-def test_work_of_one_kind_never_waits_for_another(
+def test_blocked_work_of_one_kind_does_not_delay_another_kind(
     loop: str, blocked: str, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """architecture.md, invariant 12."""
@@ -317,7 +317,7 @@ def test_work_of_one_kind_never_waits_for_another(
     assert gate.entered >= stuck.most
 
 
-def test_the_kinds_in_the_test_have_the_limits_of_the_server() -> None:
+def test_thread_limit_of_files_in_test_equals_server_limit() -> None:
     async def main() -> None:
         assert FILES.limiter.total_tokens == Files.most
 

@@ -52,7 +52,7 @@ def apop(line: bytes, secret: bytes = b"wonderland", name: bytes = b"alice") -> 
 # The greeting
 
 
-def test_nothing_is_said_before_the_application_let_the_client_in() -> None:
+def test_greeting_is_not_sent_before_connection_is_accepted() -> None:
     connection = server()
     question = connection.next_event()
     assert isinstance(question, pop3.Connected)
@@ -61,7 +61,7 @@ def test_nothing_is_said_before_the_application_let_the_client_in() -> None:
     assert isinstance(connection.next_event(), Send)
 
 
-def test_a_client_that_may_not_talk_is_told_why_and_closed() -> None:
+def test_rejected_connection_gets_err_and_is_closed() -> None:
     connection, application = server(), Application()
     application.instead[pop3.Connected] = pop3.Unavailable.TEMPORARY
     events = settle(connection, application)
@@ -69,7 +69,7 @@ def test_a_client_that_may_not_talk_is_told_why_and_closed() -> None:
     assert events[-1] == Closed(reason=CloseReason.SHUT_DOWN)
 
 
-def test_the_timestamp_is_the_last_word_and_the_only_one_in_brackets() -> None:
+def test_greeting_ends_with_its_only_timestamp() -> None:
     """RFC 1939 section 7, APOP: only letters, digits, dots and hyphens, because clients reject other characters."""
     line = greeting(OPEN)
     found = TIMESTAMP.findall(line)
@@ -82,7 +82,7 @@ def test_the_timestamp_is_the_last_word_and_the_only_one_in_brackets() -> None:
 @pytest.mark.parametrize(
     "host_name", ["[192.0.2.1]", "[IPv6:2001:db8::1]", "under_score.example", "localhost", "a" * 255]
 )
-def test_any_host_name_makes_a_timestamp_that_clients_take(host_name: str) -> None:
+def test_any_host_name_gives_a_valid_timestamp(host_name: str) -> None:
     settings = pop3.ServerSettings(host_name=host_name, mechanisms_without_tls=EVERYTHING)
     connection, application, line = greeted(settings)
     assert len(TIMESTAMP.findall(line)) == 1
@@ -91,12 +91,12 @@ def test_any_host_name_makes_a_timestamp_that_clients_take(host_name: str) -> No
 
 
 @pytest.mark.parametrize("host_name", ["", "a b", "a<b", "a>", "a\r\n", "caf\xe9", "a" * 400])
-def test_a_host_name_that_fits_into_no_timestamp_is_refused(host_name: str) -> None:
+def test_host_name_invalid_in_timestamp_is_rejected(host_name: str) -> None:
     with pytest.raises(LocalProtocolError):
         pop3.ServerSettings(host_name=host_name)
 
 
-def test_a_timestamp_never_repeats_and_a_session_replays() -> None:
+def test_greeting_differs_by_entropy_and_is_reproducible() -> None:
     first = pop3.ServerConnection(OPEN, entropy=bytes(32))
     second = pop3.ServerConnection(OPEN, entropy=bytes([1]) * 32)
     again = pop3.ServerConnection(OPEN, entropy=bytes(32))
@@ -115,7 +115,9 @@ def test_a_timestamp_never_repeats_and_a_session_replays() -> None:
         (pop3.ServerSettings(mechanisms=pop3.DEFAULT_MECHANISMS.only("USER", "PLAIN")), TLS, False),
     ],
 )
-def test_a_timestamp_is_an_offer_of_apop(settings: pop3.ServerSettings, tls: Tls | None, offered: bool) -> None:
+def test_greeting_has_timestamp_only_if_apop_is_offered(
+    settings: pop3.ServerSettings, tls: Tls | None, offered: bool
+) -> None:
     """architecture.md, invariant 3: only if APOP is offered."""
     assert (TIMESTAMP.search(greeting(settings, tls)) is not None) == offered
 
@@ -133,13 +135,13 @@ def capabilities(connection: pop3.ServerConnection, application: Application) ->
 ALWAYS = ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING"]
 
 
-def test_capa_in_clear_text_offers_no_password() -> None:
+def test_capa_without_tls_lists_neither_user_nor_sasl() -> None:
     """RFC 2449 section 6: by default neither USER nor SASL is listed without TLS."""
     connection, application, _ = greeted(STRICT)
     assert capabilities(connection, application) == [*ALWAYS, "STLS", "UTF8", "IMPLEMENTATION mailauth"]
 
 
-def test_capa_inside_tls_offers_every_way_and_no_stls() -> None:
+def test_capa_with_tls_lists_user_and_sasl_but_not_stls() -> None:
     connection, application, _ = greeted(STRICT, TLS)
     assert capabilities(connection, application) == [
         *(*ALWAYS, "USER", "SASL PLAIN LOGIN CRAM-MD5", "UTF8 USER", "IMPLEMENTATION mailauth")
@@ -172,7 +174,7 @@ CERTIFICATE = {"serialNumber": "01"}
         ),
     ],
 )
-def test_the_answer_to_capa_is_made_once_for_each_kind_of_connection(tls: Tls | None, offered: str) -> None:
+def test_capa_reply_is_cached_for_each_kind_of_connection(tls: Tls | None, offered: str) -> None:
     """A client may request it often.  Connections that differ get different lists, even with the same settings."""
     settings = pop3.ServerSettings(
         mechanisms=pop3.ALL_MECHANISMS.only("SCRAM-SHA-256-PLUS", "EXTERNAL", "PLAIN"),
@@ -191,7 +193,7 @@ def test_the_answer_to_capa_is_made_once_for_each_kind_of_connection(tls: Tls | 
     assert settings.offered(tls) == tuple(offered.split(" "))
 
 
-def test_capa_of_a_server_that_offers_less() -> None:
+def test_capa_lists_only_configured_capabilities() -> None:
     settings = pop3.ServerSettings(
         mechanisms=pop3.DEFAULT_MECHANISMS.only("PLAIN"),
         mechanisms_without_tls=frozenset({"PLAIN", "USER"}),
@@ -205,7 +207,7 @@ def test_capa_of_a_server_that_offers_less() -> None:
 # USER and PASS
 
 
-def test_a_login_is_authenticated_then_the_maildrop_opens_then_ok() -> None:
+def test_login_opens_maildrop_after_authentication_and_before_ok() -> None:
     """So that a grant can be made before +OK is sent."""
     connection, application, _ = greeted()
     connection.receive_data(b"USER alice\r\nPASS wonderland\r\n")
@@ -225,7 +227,7 @@ def test_user_is_ok_for_every_name() -> None:
     assert answers == {b"+OK password required\r\n"}
 
 
-def test_user_is_refused_where_no_password_may_be_sent() -> None:
+def test_user_is_rejected_without_tls_by_default() -> None:
     """architecture.md, invariant 3: the client then does not send PASS."""
     connection, application, _ = greeted(STRICT)
     events = talk(connection, application, b"USER alice\r\n")
@@ -234,14 +236,14 @@ def test_user_is_refused_where_no_password_may_be_sent() -> None:
     assert ask(connection, application, b"PASS wonderland").startswith(b"-ERR ")
 
 
-def test_a_password_may_hold_blanks() -> None:
+def test_password_may_contain_spaces() -> None:
     connection, application, _ = greeted()
     connection.receive_data(b"USER alice\r\nPASS  a b \r\n")
     asked = [event for event in settle(connection, application) if isinstance(event, sasl.CheckPassword)]
     assert [question.password for question in asked] == [b" a b "]
 
 
-def test_wrong_name_and_wrong_password_say_the_same() -> None:
+def test_wrong_name_and_wrong_password_get_same_reply() -> None:
     """RFC 3206 section 4: ``[AUTH]``; the session is in AUTHORIZATION again."""
     answers = []
     for name, password in ((b"alice", b"x"), (b"nobody", b"wonderland"), (b"\xff", b"wonderland")):
@@ -252,13 +254,13 @@ def test_wrong_name_and_wrong_password_say_the_same() -> None:
     assert set(answers) == {b"+OK password required\r\n-ERR [AUTH] authentication failed\r\n"}
 
 
-def test_pass_follows_user_alone() -> None:
+def test_pass_without_user_is_rejected() -> None:
     """RFC 1939 section 7."""
     connection, application, _ = greeted()
     assert ask(connection, application, b"PASS wonderland").startswith(b"-ERR ")
 
 
-def test_a_second_user_replaces_the_first() -> None:
+def test_second_user_command_replaces_the_first() -> None:
     connection, application, _ = greeted()
     events = talk(connection, application, b"USER bob\r\nUSER alice\r\nPASS wonderland\r\n")
     failed = [event for event in events if isinstance(event, sasl.AuthenticationFailed)]
@@ -266,7 +268,7 @@ def test_a_second_user_replaces_the_first() -> None:
     assert connection.identity == "alice"
 
 
-def test_between_user_and_pass_only_capa_and_quit_are_left() -> None:
+def test_stls_auth_apop_stat_and_noop_are_rejected_after_user() -> None:
     connection, application, _ = greeted()
     ask(connection, application, b"USER alice")
     for line in (b"STLS", b"AUTH PLAIN", b"APOP a b", b"STAT", b"NOOP"):
@@ -275,7 +277,7 @@ def test_between_user_and_pass_only_capa_and_quit_are_left() -> None:
     assert ask(connection, application, b"PASS wonderland").startswith(b"+OK ")
 
 
-def test_a_store_that_cannot_tell_is_sys_temp() -> None:
+def test_unavailable_account_store_gets_sys_temp_response_code() -> None:
     """RFC 3206 section 4."""
     for _ in range(5):
         connection, application, _ = greeted()
@@ -285,7 +287,7 @@ def test_a_store_that_cannot_tell_is_sys_temp() -> None:
 
 
 @pytest.mark.parametrize("reason", pop3.Unavailable)
-def test_a_maildrop_that_cannot_be_opened_leads_back_to_authorization(reason: pop3.Unavailable) -> None:
+def test_unavailable_maildrop_returns_session_to_authorization(reason: pop3.Unavailable) -> None:
     """RFC 2449 section 8.1.2, RFC 3206 section 4.  The login itself succeeded, and a grant was made."""
     connection, application, _ = greeted()
     application.instead[pop3.OpenMaildrop] = reason
@@ -297,7 +299,7 @@ def test_a_maildrop_that_cannot_be_opened_leads_back_to_authorization(reason: po
     assert ask(connection, application, b"AUTH PLAIN " + PLAIN).startswith(b"+OK ")
 
 
-def test_nobody_logs_in_twice() -> None:
+def test_login_commands_and_stls_after_login_are_rejected() -> None:
     connection, application, _ = greeted()
     ask(connection, application, b"AUTH PLAIN " + PLAIN)
     for line in (b"USER alice", b"PASS wonderland", b"APOP alice 0", b"AUTH PLAIN", b"STLS"):
@@ -307,21 +309,21 @@ def test_nobody_logs_in_twice() -> None:
 # APOP
 
 
-def test_apop_with_the_digest_of_the_greeting() -> None:
+def test_apop_with_digest_of_greeting_timestamp_logs_in() -> None:
     """RFC 1939 section 7."""
     connection, application, line = greeted()
     assert ask(connection, application, apop(line)).startswith(b"+OK ")
     assert connection.identity == "alice"
 
 
-def test_apop_wrong_digest_and_unknown_name_say_the_same() -> None:
+def test_apop_wrong_digest_and_unknown_name_get_same_reply() -> None:
     connection, application, line = greeted()
     wrong = ask(connection, application, apop(line, secret=b"x"))
     assert wrong == b"-ERR [AUTH] authentication failed\r\n"
     assert ask(connection, application, apop(line, name=b"nobody")) == wrong
 
 
-def test_apop_needs_a_timestamp_that_was_given() -> None:
+def test_apop_without_timestamp_in_greeting_is_rejected() -> None:
     connection, application, _ = greeted(STRICT)
     assert ask(connection, application, b"APOP alice " + b"0" * 32).startswith(b"-ERR ")
     ask(connection, application, b"STLS")
@@ -349,7 +351,7 @@ def test_bare_auth_lists_the_mechanisms() -> None:
     assert lines[1:] == [b"PLAIN", b"LOGIN", b"CRAM-MD5", b".", b""]
 
 
-def test_user_and_apop_are_no_sasl_mechanisms() -> None:
+def test_auth_with_user_or_apop_is_rejected() -> None:
     connection, application, _ = greeted()
     for name in (b"USER", b"APOP"):
         assert ask(connection, application, b"AUTH " + name).startswith(b"-ERR ")
@@ -386,7 +388,7 @@ def test_auth_cram_md5() -> None:
         ([b"AUTH PLAIN " + base64.b64encode(b"bob\0alice\0wonderland")], sasl.Refusal.NOT_AUTHORIZED),
     ],
 )
-def test_a_login_that_fails_says_so_once_and_leaves_authorization(
+def test_failed_auth_gets_one_err_and_next_login_succeeds(
     lines: list[bytes], reason: sasl.Refusal | sasl.Fault
 ) -> None:
     """RFC 5034 section 4."""
@@ -400,7 +402,7 @@ def test_a_login_that_fails_says_so_once_and_leaves_authorization(
     assert ask(connection, application, b"AUTH PLAIN " + PLAIN).startswith(b"+OK ")
 
 
-def test_a_response_may_be_far_longer_than_a_command() -> None:
+def test_auth_response_may_exceed_command_line_limit() -> None:
     """RFC 5034 section 4: the limit for command lines does not apply to responses."""
     connection, application, _ = greeted()
     ask(connection, application, b"AUTH PLAIN")
@@ -408,7 +410,7 @@ def test_a_response_may_be_far_longer_than_a_command() -> None:
     assert [len(event.password) for event in events if isinstance(event, sasl.CheckPassword)] == [1000]
 
 
-def test_a_mechanism_that_is_not_offered_is_refused_before_any_challenge() -> None:
+def test_mechanism_not_offered_is_rejected_without_challenge() -> None:
     """architecture.md, invariant 3."""
     connection, application, _ = greeted(STRICT)
     for line in (b"AUTH PLAIN", b"AUTH PLAIN " + PLAIN, b"AUTH LOGIN", b"AUTH CRAM-MD5", b"AUTH NONE"):
@@ -420,7 +422,7 @@ def test_a_mechanism_that_is_not_offered_is_refused_before_any_challenge() -> No
 # STLS
 
 
-def test_nothing_said_before_tls_survives_it() -> None:
+def test_data_pipelined_after_stls_is_dropped() -> None:
     """RFC 2595 section 4, CVE-2011-0411: bytes after STLS are dropped and counted."""
     connection, application, _ = greeted()
     connection.receive_data(b"STLS\r\nUSER evil\r\nPASS evil\r\n")
@@ -435,14 +437,14 @@ def test_nothing_said_before_tls_survives_it() -> None:
     assert connection.tls is TLS
 
 
-def test_stls_that_cannot_be_had_now() -> None:
+def test_stls_temporarily_unavailable_gets_sys_temp_response_code() -> None:
     connection, application, _ = greeted()
     application.instead[pop3.Stls] = pop3.Unavailable.TEMPORARY
     assert ask(connection, application, b"STLS").startswith(b"-ERR [SYS/TEMP] ")
     assert ask(connection, application, b"CAPA").startswith(b"+OK ")
 
 
-def test_stls_that_is_not_offered() -> None:
+def test_stls_not_offered_is_rejected() -> None:
     connection, application, _ = greeted(pop3.ServerSettings())
     assert ask(connection, application, b"STLS").startswith(b"-ERR ")
 
@@ -459,7 +461,7 @@ def test_the_third_failed_login_ends_the_session() -> None:
     assert events[-1] == Closed(reason=CloseReason.TOO_MANY_ERRORS)
 
 
-def test_fewer_than_three_tries_cannot_be_set() -> None:
+def test_max_failed_logins_below_three_is_rejected() -> None:
     with pytest.raises(ValueError, match="max_failed_logins"):
         pop3.ServerSettings(max_failed_logins=2)
 
@@ -467,7 +469,7 @@ def test_fewer_than_three_tries_cannot_be_set() -> None:
 @pytest.mark.parametrize(
     "line", [b"XYZZY", b"STAT", b"STLS x", b"AUTH NONE", b"x" * 300, b"\xff\0\xfe", b"AUTH PLAIN !", b""]
 )
-def test_errors_have_a_budget(line: bytes) -> None:
+def test_session_is_closed_after_max_errors(line: bytes) -> None:
     connection, application = (
         server(pop3.ServerSettings(max_errors=5, mechanisms_without_tls=EVERYTHING)),
         Application(),
@@ -483,7 +485,7 @@ def test_errors_have_a_budget(line: bytes) -> None:
     assert events[-1] == Closed(reason=CloseReason.TOO_MANY_ERRORS)
 
 
-def test_a_browser_gets_no_second_line() -> None:
+def test_http_request_gets_one_err_and_is_closed() -> None:
     """CVE-2021-3618 (ALPACA): an HTTP request ends the session at once."""
     connection, application, _ = greeted()
     events = talk(connection, application, b"GET / HTTP/1.1\r\nHost: x\r\n\r\nCAPA\r\n")
@@ -491,7 +493,7 @@ def test_a_browser_gets_no_second_line() -> None:
     assert events[-1] == Closed(reason=CloseReason.TOO_MANY_ERRORS)
 
 
-def test_a_line_too_long_is_dropped_and_answered_once() -> None:
+def test_command_line_too_long_is_dropped_and_rejected_once() -> None:
     """RFC 2449 section 4: 255 bytes with CRLF."""
     connection, application, _ = greeted()
     longest = b"USER " + b"x" * 248
@@ -528,13 +530,13 @@ def test_no_secret_is_in_any_repr() -> None:
         assert hidden.decode() not in shown
 
 
-def test_a_server_waits_ten_minutes() -> None:
+def test_server_timeout_is_ten_minutes() -> None:
     """RFC 1939 section 3: the autologout timer."""
     connection, _, _ = greeted()
     assert connection.next_event() == NeedData(timeout=600.0, until=600.0)
 
 
-def test_an_answer_that_is_none_leaves_the_question_open() -> None:
+def test_answer_of_wrong_type_raises_and_question_stays_open() -> None:
     connection = server()
     question = connection.next_event()
     assert isinstance(question, pop3.Connected)

@@ -87,7 +87,7 @@ class Wire:
 @pytest.mark.parametrize("name", LOGINS)
 @pytest.mark.parametrize("cut", [1, 7, 1 << 30])
 @pytest.mark.parametrize("secure", [False, True])
-def test_every_mechanism_logs_in(name: str, cut: int, secure: bool) -> None:
+def test_each_default_mechanism_logs_in(name: str, cut: int, secure: bool) -> None:
     wire = Wire(Application(b"a\r\n"), cut=cut)
     wire.run()
     if secure:
@@ -114,7 +114,7 @@ texts = st.lists(st.lists(lines, max_size=9).map(b"".join), max_size=3)
 @given(
     texts, st.lists(commands, max_size=12), st.sampled_from([1, 3, 1000]), st.sampled_from([1, 5, 1000]), st.booleans()
 )
-def test_generated_conversations_agree(
+def test_client_and_server_agree_in_generated_sessions(
     texts: list[bytes], wanted: list[Command], cut: int, piece: int, pipelining: bool
 ) -> None:
     """Each command gets one ReplyReceived, in order; RETR returns the stored text; QUIT commits what DELE marked."""
@@ -157,7 +157,7 @@ def test_generated_conversations_agree(
     assert wire.closed[-1] is CloseReason.QUIT
 
 
-def test_a_wrong_password_then_the_right_one() -> None:
+def test_login_succeeds_after_wrong_password() -> None:
     wire = Wire(Application())
     wire.run()
     wire.client.authenticate(sasl.UserPassClient(authentication_identity="alice", password=b"x"))

@@ -48,7 +48,7 @@ def logged_in(*, pipelining: bool = False) -> pop3.ClientConnection:
     return connection
 
 
-def test_the_greeting_is_the_first_event_and_keeps_its_timestamp() -> None:
+def test_greeting_is_the_first_event_and_sets_timestamp() -> None:
     connection = pop3.ClientConnection()
     assert connection.next_event() == NeedData(timeout=600.0)
     connection.receive_data(b"+OK POP3 ready <1@host>\r\n")
@@ -58,21 +58,21 @@ def test_the_greeting_is_the_first_event_and_keeps_its_timestamp() -> None:
     assert connection.timestamp == b"<1@host>"
 
 
-def test_nothing_is_sent_before_the_greeting() -> None:
+def test_commands_before_greeting_are_rejected() -> None:
     connection = pop3.ClientConnection()
     assert refused_locally(connection, pop3.Capa())
     with pytest.raises(LocalProtocolError):
         connection.authenticate(USER)
 
 
-def test_a_greeting_that_says_no_is_the_end() -> None:
+def test_no_command_is_allowed_after_err_greeting() -> None:
     connection = greeted(b"-ERR [SYS/TEMP] busy")
     assert refused_locally(connection, pop3.Capa())
     connection.receive_data(b"")
     assert pull(connection) == [Closed(reason=CloseReason.PEER_CLOSED)]
 
 
-def test_capa_fills_the_capabilities() -> None:
+def test_capa_reply_sets_capabilities() -> None:
     """RFC 2449 section 5: tags are case-insensitive."""
     connection = client()
     assert dict(connection.capabilities) == {}
@@ -86,7 +86,7 @@ def test_capa_fills_the_capabilities() -> None:
     assert dict(connection.capabilities) == {}
 
 
-def test_commands_wait_for_each_other_unless_pipelining_is_offered() -> None:
+def test_commands_are_sent_one_at_a_time_unless_pipelining_is_offered() -> None:
     """RFC 2449 section 6.6."""
     connection = logged_in()
     stat, noop = pop3.Stat(), pop3.Noop()
@@ -106,7 +106,7 @@ def test_commands_wait_for_each_other_unless_pipelining_is_offered() -> None:
     assert said(pull(connection)) == b"STAT\r\nNOOP\r\n"
 
 
-def test_replies_come_in_order_with_the_very_object_that_was_sent() -> None:
+def test_replies_arrive_in_order_with_the_sent_command_objects() -> None:
     connection = logged_in(pipelining=True)
     sent: list[Command] = [pop3.Noop(), pop3.List(number=1), pop3.Noop(), pop3.Dele(number=3)]
     for command in sent:
@@ -117,14 +117,14 @@ def test_replies_come_in_order_with_the_very_object_that_was_sent() -> None:
     assert [id(command) for command in answered] == [id(command) for command in sent]
 
 
-def test_unanswered_commands_are_bounded() -> None:
+def test_unanswered_commands_are_limited() -> None:
     connection = logged_in()
     for _ in range(200):
         connection.send(pop3.Noop())
     assert refused_locally(connection, pop3.Noop())
 
 
-def test_multi_line_answers_are_unstuffed_lines() -> None:
+def test_multi_line_replies_are_unstuffed() -> None:
     """RFC 1939 section 3."""
     connection = logged_in()
     (replied,) = exchange(connection, pop3.Uidl(), b"+OK here\r\n1 a\r\n..2 b\r\n.\r\n")
@@ -136,7 +136,7 @@ def test_multi_line_answers_are_unstuffed_lines() -> None:
 
 
 @pytest.mark.parametrize("command", [pop3.Retrieve(number=1), pop3.Retrieve(number=1, lines=3)])
-def test_the_text_of_a_message_comes_before_its_reply_unstuffed(command: pop3.Retrieve) -> None:
+def test_content_is_unstuffed_and_precedes_its_reply(command: pop3.Retrieve) -> None:
     connection = logged_in()
     events = exchange(connection, command, b"+OK follows\r\nSubject: x\r\n\r\n..dot\r\n...\r\n.\r\n")
     text = b"".join(event.data for event in events if isinstance(event, MessageChunk))
@@ -144,7 +144,7 @@ def test_the_text_of_a_message_comes_before_its_reply_unstuffed(command: pop3.Re
     assert events[-1] == pop3.ReplyReceived(command=command, reply=pop3.Reply(True, "", "follows"))
 
 
-def test_a_message_that_is_refused_has_no_text() -> None:
+def test_rejected_retr_has_no_content() -> None:
     connection = logged_in()
     (replied,) = exchange(connection, pop3.Retrieve(number=1), b"-ERR gone\r\n")
     assert replied == pop3.ReplyReceived(command=pop3.Retrieve(number=1), reply=pop3.Reply(False, "", "gone"))
@@ -160,7 +160,7 @@ def test_quit_closes() -> None:
     assert refused_locally(connection, pop3.Noop())
 
 
-def test_nothing_follows_quit() -> None:
+def test_commands_after_quit_are_rejected() -> None:
     connection = logged_in(pipelining=True)
     connection.send(pop3.Quit())
     assert refused_locally(connection, pop3.Dele(number=1))
@@ -169,12 +169,12 @@ def test_nothing_follows_quit() -> None:
 @pytest.mark.parametrize(
     "command", [pop3.Stat(), pop3.Retrieve(number=1), pop3.Dele(number=1), pop3.Noop(), pop3.Rset()]
 )
-def test_what_belongs_to_transaction_is_refused_before_it(command: Command) -> None:
+def test_transaction_commands_before_login_are_rejected(command: Command) -> None:
     assert refused_locally(client(), command)
 
 
 @pytest.mark.parametrize("command", [User(argument=b"a"), Pass(argument=b"a"), MessageChunk(data=b"a"), Command()])
-def test_only_commands_of_the_protocol_are_sent_by_hand(command: Command) -> None:
+def test_send_rejects_login_commands_and_unknown_types(command: Command) -> None:
     assert refused_locally(client(), command)
 
 
@@ -193,7 +193,7 @@ def test_user_and_pass() -> None:
 
 
 @pytest.mark.parametrize("refused_at", [1, 2])
-def test_user_and_pass_refused(refused_at: int) -> None:
+def test_user_and_pass_rejected(refused_at: int) -> None:
     connection = client()
     connection.authenticate(USER)
     sent = said(pull(connection))
@@ -206,7 +206,7 @@ def test_user_and_pass_refused(refused_at: int) -> None:
     connection.authenticate(USER)
 
 
-def test_apop_wants_the_timestamp_of_the_greeting() -> None:
+def test_apop_requires_valid_timestamp_in_greeting() -> None:
     with pytest.raises(LocalProtocolError):
         greeted().authenticate(APOP)
     with pytest.raises(LocalProtocolError):
@@ -218,28 +218,28 @@ def test_apop_wants_the_timestamp_of_the_greeting() -> None:
     assert pull(connection) == [sasl.Authenticated(mechanism="APOP")]
 
 
-def test_the_first_mechanism_that_is_offered_is_taken() -> None:
+def test_first_offered_mechanism_is_used() -> None:
     connection = greeted(b"+OK <1@h>")
     exchange(connection, pop3.Capa(), b"+OK\r\nSASL CRAM-MD5\r\n.\r\n")
     connection.authenticate(PLAIN, USER, CRAM, APOP)
     assert said(pull(connection)) == b"AUTH CRAM-MD5\r\n"
 
 
-def test_a_server_without_capa_is_taken_to_know_user() -> None:
+def test_user_is_used_if_capa_is_not_supported() -> None:
     connection = client()
     exchange(connection, pop3.Capa(), b"-ERR what?\r\n")
     connection.authenticate(PLAIN, USER)
     assert said(pull(connection)) == b"USER alice\r\n"
 
 
-def test_user_is_not_tried_where_capa_leaves_it_out() -> None:
+def test_user_is_not_used_if_capa_does_not_list_it() -> None:
     connection = client()
     exchange(connection, pop3.Capa(), b"+OK\r\nSTLS\r\n.\r\n")
     with pytest.raises(LocalProtocolError):
         connection.authenticate(PLAIN, USER)
 
 
-def test_inside_tls_apop_is_the_last_choice() -> None:
+def test_apop_is_the_last_choice_with_tls() -> None:
     """CVE-2007-1558: APOP is not chosen with TLS if another mechanism is offered."""
     connection = greeted(b"+OK <1@h>", tls=True)
     exchange(connection, pop3.Capa(), CAPABILITIES)
@@ -247,7 +247,7 @@ def test_inside_tls_apop_is_the_last_choice() -> None:
     assert said(pull(connection)).startswith(b"AUTH PLAIN ")
 
 
-def test_an_initial_response_goes_with_auth_when_the_line_has_room() -> None:
+def test_initial_response_is_sent_with_auth_if_line_has_room() -> None:
     """RFC 5034 section 4: 255 bytes."""
     for length, room in ((100, True), (180, False)):
         connection = greeted(tls=True)
@@ -265,7 +265,7 @@ def test_an_initial_response_goes_with_auth_when_the_line_has_room() -> None:
             assert said(pull(connection)) == response + b"\r\n"
 
 
-def test_a_challenge_that_cannot_be_taken_is_cancelled() -> None:
+def test_invalid_challenge_is_cancelled() -> None:
     """RFC 5034 section 4: with ``*``."""
     connection = client()
     exchange(connection, pop3.Capa(), CAPABILITIES)
@@ -278,7 +278,7 @@ def test_a_challenge_that_cannot_be_taken_is_cancelled() -> None:
     assert isinstance(failed, pop3.AuthenticationRejected)
 
 
-def test_a_challenge_is_a_plus_and_a_blank() -> None:
+def test_challenge_without_space_after_plus_raises() -> None:
     """RFC 5034 section 4."""
     connection = client()
     exchange(connection, pop3.Capa(), CAPABILITIES)
@@ -289,7 +289,7 @@ def test_a_challenge_is_a_plus_and_a_blank() -> None:
         pull(connection)
 
 
-def test_success_before_the_mechanism_is_satisfied_is_a_lie() -> None:
+def test_ok_before_mechanism_is_satisfied_raises() -> None:
     connection = client()
     exchange(connection, pop3.Capa(), CAPABILITIES)
     connection.authenticate(CRAM)
@@ -299,7 +299,7 @@ def test_success_before_the_mechanism_is_satisfied_is_a_lie() -> None:
         pull(connection)
 
 
-def test_no_login_without_tls_where_tls_is_required() -> None:
+def test_login_without_tls_raises_if_tls_is_required() -> None:
     connection = greeted(b"+OK <1@h>", tls_required=True)
     for mechanism in (USER, APOP, PLAIN):
         with pytest.raises(LocalProtocolError):
@@ -310,7 +310,7 @@ def test_no_login_without_tls_where_tls_is_required() -> None:
     connection.authenticate(USER)
 
 
-def test_no_login_while_replies_are_due_and_no_command_inside_a_login() -> None:
+def test_login_with_pending_replies_and_command_during_login_raise() -> None:
     connection = client()
     connection.send(pop3.Capa())
     with pytest.raises(LocalProtocolError):
@@ -325,7 +325,7 @@ def test_no_login_while_replies_are_due_and_no_command_inside_a_login() -> None:
 # STLS
 
 
-def test_the_reply_to_stls_is_told_inside_tls_and_capabilities_are_forgotten() -> None:
+def test_stls_reply_is_returned_after_handshake_and_clears_capabilities() -> None:
     """RFC 2595 section 4."""
     connection = client()
     exchange(connection, pop3.Capa(), CAPABILITIES)
@@ -339,7 +339,7 @@ def test_the_reply_to_stls_is_told_inside_tls_and_capabilities_are_forgotten() -
 
 
 @pytest.mark.parametrize("cut", [False, True])
-def test_bytes_after_the_reply_to_stls_are_an_attack(cut: bool) -> None:
+def test_data_after_stls_reply_raises(cut: bool) -> None:
     """CVE-2021-23993."""
     connection = client()
     connection.send(pop3.Stls())
@@ -355,7 +355,7 @@ def test_bytes_after_the_reply_to_stls_are_an_attack(cut: bool) -> None:
             pull(connection)
 
 
-def test_stls_refused_leaves_the_session_in_clear_text() -> None:
+def test_rejected_stls_continues_session_without_tls() -> None:
     connection = client()
     (replied,) = exchange(connection, pop3.Stls(), b"-ERR no\r\n")
     assert replied == pop3.ReplyReceived(command=pop3.Stls(), reply=pop3.Reply(False, "", "no"))
@@ -372,7 +372,7 @@ def test_stls_refused_leaves_the_session_in_clear_text() -> None:
         *(b"+OK\n\r\n\r\n", b"x" * 2_049),
     ],
 )
-def test_what_is_no_reply_is_the_servers_fault(data: bytes) -> None:
+def test_invalid_reply_raises_remote_protocol_error(data: bytes) -> None:
     connection = logged_in()
     connection.send(pop3.Noop())
     pull(connection)
@@ -381,14 +381,14 @@ def test_what_is_no_reply_is_the_servers_fault(data: bytes) -> None:
         pull(connection)
 
 
-def test_a_reply_to_nothing_is_the_servers_fault() -> None:
+def test_unsolicited_ok_raises_remote_protocol_error() -> None:
     connection = logged_in()
     connection.receive_data(b"+OK\r\n")
     with pytest.raises(RemoteProtocolError):
         pull(connection)
 
 
-def test_a_challenge_to_user_is_the_servers_fault() -> None:
+def test_challenge_to_user_raises_remote_protocol_error() -> None:
     connection = client()
     connection.authenticate(USER)
     pull(connection)
@@ -397,7 +397,7 @@ def test_a_challenge_to_user_is_the_servers_fault() -> None:
         pull(connection)
 
 
-def test_multi_line_answers_are_bounded() -> None:
+def test_multi_line_reply_length_is_limited() -> None:
     connection = pop3.ClientConnection(pop3.ClientSettings(max_response=65_536))
     connection.receive_data(b"+OK\r\n")
     pull(connection)

@@ -43,7 +43,7 @@ def parse(line: bytes) -> LineCommand:
 
 
 @given(commands)
-def test_every_command_comes_back_from_the_wire(command: LineCommand) -> None:
+def test_commands_are_serialized_and_parsed_unchanged(command: LineCommand) -> None:
     wire = command.to_wire()
     assert wire.endswith(b"\r\n")
     assert b"\r" not in wire[:-2]
@@ -52,7 +52,7 @@ def test_every_command_comes_back_from_the_wire(command: LineCommand) -> None:
 
 
 @given(commands)
-def test_the_usual_lines_read_the_same_in_one_look(command: LineCommand) -> None:
+def test_fast_path_parses_lines_like_normal_path(command: LineCommand) -> None:
     found = COMMON.fullmatch(command.to_wire())
     if found is not None:
         assert command_of(found) == parse(command.to_wire()[:-2])
@@ -60,7 +60,7 @@ def test_the_usual_lines_read_the_same_in_one_look(command: LineCommand) -> None
         assert not isinstance(command, pop3.Dele | pop3.Stat)
 
 
-def test_verbs_are_read_in_any_case() -> None:
+def test_verbs_are_case_insensitive() -> None:
     """RFC 1939 section 3."""
     assert parse(b"ReTr 7") == pop3.Retrieve(number=7)
     assert command_of_or_fail(b"dele 7\r\n") == pop3.Dele(number=7)
@@ -82,31 +82,31 @@ def command_of_or_fail(line: bytes) -> Command:
         *(b"USER", b"USER ", b"PASS", b"PASS ", b"APOP", b"AUTH PLAIN ", b"AUTH a_mechanism_of_21_chars"),
     ],
 )
-def test_arguments_are_checked(line: bytes) -> None:
+def test_invalid_arguments_are_rejected(line: bytes) -> None:
     """RFC 1939 section 3: only ASCII digits, in range."""
     with pytest.raises(Malformed):
         parse(line)
 
 
-def test_a_password_keeps_its_blanks() -> None:
+def test_password_keeps_its_spaces() -> None:
     """RFC 1939 section 7, PASS: all bytes after the first space are the password."""
     assert parse(b"PASS  two  words ") == Pass(argument=b" two  words ")
 
 
 @pytest.mark.parametrize("number", [0, -1, 10_000_000_000])
-def test_a_client_cannot_name_an_impossible_message(number: int) -> None:
+def test_commands_reject_message_number_out_of_range(number: int) -> None:
     for make in (pop3.Dele, pop3.List, pop3.Uidl, pop3.Retrieve):
         with pytest.raises(LocalProtocolError):
             make(number=number)
 
 
-def test_a_client_cannot_ask_for_less_than_no_lines() -> None:
+def test_retrieve_rejects_negative_line_count() -> None:
     with pytest.raises(LocalProtocolError):
         pop3.Retrieve(number=1, lines=-1)
 
 
 @pytest.mark.parametrize("data", [b"", b"a\r\nDELE 1", b"a\n", b"\r", b"a\0b"])
-def test_no_line_end_gets_into_a_command(data: bytes) -> None:
+def test_arguments_reject_empty_data_line_ends_and_nul(data: bytes) -> None:
     for kind in (User, Pass, Apop):
         with pytest.raises(LocalProtocolError, match="argument"):
             kind(argument=data)
@@ -114,7 +114,7 @@ def test_no_line_end_gets_into_a_command(data: bytes) -> None:
             kind.parse(data)
 
 
-def test_secrets_are_in_no_repr() -> None:
+def test_reprs_contain_no_secret() -> None:
     for command in (
         Pass(argument=b"s3cret"),
         Apop(argument=b"s3cret"),
@@ -145,23 +145,23 @@ def replies(draw: st.DrawFn) -> pop3.Reply:
 @example(pop3.Reply(True, "", " two blanks"))
 @example(pop3.Reply(False, "AUTH", ""))
 @example(pop3.Reply(False, "AUTH", "[AUTH] twice"))
-def test_every_reply_comes_back_from_the_wire(reply: pop3.Reply) -> None:
+def test_replies_are_serialized_and_parsed_unchanged(reply: pop3.Reply) -> None:
     assert parse_status(reply.to_wire()[:-2]) == reply
 
 
-def test_a_reply_line_has_512_bytes_at_most() -> None:
+def test_reply_line_has_at_most_512_bytes() -> None:
     """RFC 1939 section 3."""
     wire = pop3.Reply(True, "", "x" * 600, ("y" * 600, "." * 600)).to_wire()
     assert [len(line) for line in wire.split(b"\r\n")] == [510, 510, 510, 1, 0]
 
 
-def test_lines_of_a_reply_are_stuffed() -> None:
+def test_reply_lines_are_dot_stuffed() -> None:
     """RFC 1939 section 3: byte-stuffing and the final dot."""
     assert pop3.Reply(True, "", "", (".", "", "a")).to_wire() == b"+OK\r\n..\r\n\r\na\r\n.\r\n"
 
 
 @pytest.mark.parametrize("text", ["a\r\nb", "a\n", "\0", "caf\xe9"])
-def test_no_line_end_gets_into_a_reply(text: str) -> None:
+def test_reply_rejects_control_and_non_ascii_characters(text: str) -> None:
     with pytest.raises(LocalProtocolError):
         pop3.Reply(True, "", text)
     with pytest.raises(LocalProtocolError):
@@ -169,19 +169,19 @@ def test_no_line_end_gets_into_a_reply(text: str) -> None:
 
 
 @pytest.mark.parametrize("code", ["a]b", "a b", "/", "a/", "\n"])
-def test_a_response_code_is_what_rfc_2449_calls_one(code: str) -> None:
+def test_invalid_response_code_is_rejected(code: str) -> None:
     """RFC 2449 section 3."""
     with pytest.raises(LocalProtocolError):
         pop3.Reply(False, code, "text")
 
 
-def test_a_text_cannot_pose_as_a_response_code() -> None:
+def test_reply_text_that_resembles_response_code_is_rejected() -> None:
     with pytest.raises(LocalProtocolError):
         pop3.Reply(False, "", "[IN-USE] not really")
 
 
 @given(st.binary(max_size=60))
-def test_any_status_line_is_read_or_malformed(line: bytes) -> None:
+def test_any_status_line_is_parsed_or_malformed(line: bytes) -> None:
     for data in (line, b"+OK " + line, b"-ERR [" + line):
         try:
             reply = parse_status(data)
@@ -195,18 +195,18 @@ def test_any_status_line_is_read_or_malformed(line: bytes) -> None:
 
 
 @pytest.mark.parametrize("unique_id", ["!", "~" * 70, "whqtswO00WBw418f9t5JxYwZ"])
-def test_a_unique_id_is_1_to_70_printable_characters(unique_id: str) -> None:
+def test_valid_unique_id_is_accepted(unique_id: str) -> None:
     """RFC 1939 section 7, UIDL."""
     assert pop3.Message(size=1, unique_id=unique_id).unique_id == unique_id
 
 
 @pytest.mark.parametrize("unique_id", ["", "a b", "~" * 71, "a\r\n", "a\n", "\x7f", "\xe9", "\0"])
-def test_a_bad_unique_id_is_refused_at_construction(unique_id: str) -> None:
+def test_invalid_unique_id_is_rejected(unique_id: str) -> None:
     with pytest.raises(LocalProtocolError):
         pop3.Message(size=1, unique_id=unique_id)
 
 
-def test_a_maildrop_has_no_unique_id_twice_and_no_negative_size() -> None:
+def test_duplicate_unique_id_and_negative_size_are_rejected() -> None:
     with pytest.raises(LocalProtocolError):
         pop3.Message(size=-1, unique_id="a")
     twin = pop3.Message(size=1, unique_id="a")
@@ -229,11 +229,11 @@ def test_a_maildrop_has_no_unique_id_twice_and_no_negative_size() -> None:
         (b"+OK <a\0@b>", None),
     ],
 )
-def test_only_a_strict_message_id_is_a_timestamp(greeting: bytes, timestamp: bytes | None) -> None:
+def test_only_a_strict_msg_id_is_parsed_as_timestamp(greeting: bytes, timestamp: bytes | None) -> None:
     """CVE-2007-1558: the bytes of MD5 collisions are not allowed in a msg-id."""
     assert find_timestamp(greeting) == timestamp
 
 
-def test_the_table_of_transitions_is_computed_from_the_rows() -> None:
+def test_transitions_match_the_verb_rows() -> None:
     assert {verb for _, verb in TRANSITIONS} == set(ROWS)
     assert all(ROWS[verb].states[state] is after for (state, verb), after in TRANSITIONS.items())

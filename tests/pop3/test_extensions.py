@@ -25,7 +25,7 @@ def capabilities(settings: pop3.ServerSettings, logged_in: bool) -> list[bytes]:
 
 
 @pytest.mark.parametrize("logged_in", [False, True])
-def test_login_delay_and_expire_are_announced_where_they_are_set(logged_in: bool) -> None:
+def test_login_delay_and_expire_are_listed_if_configured(logged_in: bool) -> None:
     """RFC 2449 sections 6.5 and 6.7: listed in both states, the same for all users."""
     assert {b"LOGIN-DELAY 900", b"EXPIRE 60"} <= set(capabilities(POLICY, logged_in))
     assert b"EXPIRE NEVER" in capabilities(pop3.ServerSettings(expire="NEVER"), logged_in)
@@ -35,17 +35,17 @@ def test_login_delay_and_expire_are_announced_where_they_are_set(logged_in: bool
 
 
 @pytest.mark.parametrize("expire", [-1, "never"])
-def test_an_expiry_that_is_none_is_refused(expire: Literal["NEVER"]) -> None:
+def test_invalid_expire_is_rejected(expire: Literal["NEVER"]) -> None:
     with pytest.raises(LocalProtocolError):
         pop3.ServerSettings(expire=expire)
 
 
-def test_a_delay_that_is_none_is_refused() -> None:
+def test_negative_login_delay_is_rejected() -> None:
     with pytest.raises(LocalProtocolError):
         pop3.ServerSettings(login_delay=-1)
 
 
-def test_the_application_enforces_the_delay_once_the_identity_is_proved() -> None:
+def test_login_delay_rejects_pass_and_later_login_succeeds() -> None:
     """RFC 2449 section 8.1.1: the -ERR to PASS has the code, and the client may log in later."""
     connection, application = server(POLICY, TLS), Application()
     application.instead[pop3.OpenMaildrop] = pop3.Unavailable.LOGIN_DELAY
@@ -60,7 +60,7 @@ def test_the_application_enforces_the_delay_once_the_identity_is_proved() -> Non
     assert ask(connection, application, b"USER alice", b"PASS wonderland").splitlines()[1].startswith(b"+OK")
 
 
-def test_a_client_reads_what_was_announced_and_why_it_was_refused() -> None:
+def test_client_reads_login_delay_and_expire_and_response_code() -> None:
     """RFC 2449 sections 6.5, 6.7 and 8.1.1."""
     connection = client(tls=TLS)
     exchange(connection, pop3.Capa(), b"+OK\r\nUSER\r\nLOGIN-DELAY 900 USER\r\nEXPIRE 5 USER\r\n.\r\n")
@@ -77,7 +77,7 @@ def test_a_client_reads_what_was_announced_and_why_it_was_refused() -> None:
 
 
 @pytest.mark.parametrize("reason", pop3.Unavailable)
-def test_every_response_code_can_be_said_of_a_maildrop_and_is_read_by_the_client(reason: pop3.Unavailable) -> None:
+def test_client_reads_response_code_of_every_unavailable_reason(reason: pop3.Unavailable) -> None:
     """RFC 2449 section 8, RFC 3206 section 4, RFC 6856 section 5."""
     connection, application = server(OPEN, TLS), Application()
     application.instead[pop3.OpenMaildrop] = reason
@@ -97,7 +97,7 @@ def test_every_response_code_can_be_said_of_a_maildrop_and_is_read_by_the_client
 # Lines that do not end
 
 
-def test_what_a_server_says_inside_a_login_is_never_quoted() -> None:
+def test_protocol_error_during_login_does_not_quote_the_server() -> None:
     """The line may contain the password."""
     connection = client(tls=TLS)
     connection.authenticate(sasl.UserPassClient(authentication_identity="a", password=b"rabbit-hole"))
@@ -109,7 +109,7 @@ def test_what_a_server_says_inside_a_login_is_never_quoted() -> None:
 
 
 @pytest.mark.parametrize("piece", [1, 1000])
-def test_a_line_without_an_end_ends_the_session(piece: int) -> None:
+def test_line_without_end_raises_remote_protocol_error(piece: int) -> None:
     """RFC 1939 section 3 allows 512 bytes; longer lines are not buffered."""
     connection = client()
 
@@ -147,7 +147,7 @@ COMMON = st.one_of(
 
 
 @given(st.lists(COMMON, max_size=9), st.booleans(), st.sampled_from([2, 1000]))
-def test_the_usual_course_and_the_complete_path_agree(lines: list[bytes], cut: bool, piece: int) -> None:
+def test_fast_path_and_normal_path_give_same_events_and_data(lines: list[bytes], cut: bool, piece: int) -> None:
     """The events and bytes are the same with and without the fast path."""
     usual = conversation(lines, Application(*TEXTS), usual=True, cut=cut)
     assert usual == conversation(lines, Application(*TEXTS), usual=False, cut=cut)
@@ -155,7 +155,7 @@ def test_the_usual_course_and_the_complete_path_agree(lines: list[bytes], cut: b
     assert usual == conversation(lines, pieces, usual=True, cut=not cut)
 
 
-def test_a_retrieval_leaves_at_once_when_no_command_waits() -> None:
+def test_replies_to_pipelined_retr_are_combined_in_one_send() -> None:
     connection, application = server(OPEN, TLS), Application(*TEXTS)
     events = talk(connection, application, b"USER alice\r\nPASS wonderland\r\n", b"RETR 1\r\nRETR 3\r\n")
     assert len([event for event in events if isinstance(event, Send)]) == 3

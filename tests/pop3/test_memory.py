@@ -73,7 +73,7 @@ FLOODS = {
 
 @pytest.mark.parametrize("answering", [True, False])
 @pytest.mark.parametrize("flood", FLOODS)
-def test_no_flood_makes_a_server_heavy(flood: str, answering: bool) -> None:
+def test_server_memory_is_bounded_under_floods(flood: str, answering: bool) -> None:
     """RFC 2449 section 6.6 allows a client to send all commands at once."""
     texts = [TEXT * 300] + [TEXT] * 299
     application = Application(*texts, piece=10_000)
@@ -83,7 +83,7 @@ def test_no_flood_makes_a_server_heavy(flood: str, answering: bool) -> None:
 
 
 @given(streams | st.binary(max_size=2_000), st.integers(1, 4_000), st.booleans())
-def test_any_data_leaves_a_server_light(data: bytes, size: int, answering: bool) -> None:
+def test_server_memory_is_bounded_for_any_data(data: bytes, size: int, answering: bool) -> None:
     """architecture.md, invariant 4."""
     chunks = [data[start : start + size] for start in range(0, len(data), size)]
     application = Application(TEXT * 3, TEXT, piece=50)
@@ -100,7 +100,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_no_server_makes_a_client_heavy(answer: str) -> None:
+def test_client_memory_is_bounded_for_endless_replies(answer: str) -> None:
     """architecture.md, invariant 4.  Lines of LIST and UIDL are kept; ``max_response`` limits them."""
     command, data = ANSWERS[answer]
     connection = logged_in()
@@ -119,7 +119,7 @@ def test_no_server_makes_a_client_heavy(answer: str) -> None:
 
 
 @given(answers | st.binary(max_size=2_000), plans, st.integers(1, 4_000))
-def test_any_data_leaves_a_client_light(data: bytes, plan: list[Command | str], size: int) -> None:
+def test_client_memory_is_bounded_for_any_data(data: bytes, plan: list[Command | str], size: int) -> None:
     """architecture.md, invariant 4."""
     connection = client()
     scales = Scales(connection)

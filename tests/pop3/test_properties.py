@@ -101,7 +101,7 @@ def unsent(events: list[Event]) -> list[Event]:
 @given(streams | st.binary(max_size=400), st.lists(st.integers(0, 20_000), max_size=8), st.integers(1, 9))
 @example(b"STLS\r\nUSER alice\r\n", [3], 4)
 @example(b"USER alice\r\nPASS wonderland\r\nRETR 1\r\nQUIT\r\n", [13, 40], 2)
-def test_how_the_stream_is_cut_never_matters(data: bytes, places: list[int], piece: int) -> None:
+def test_events_do_not_depend_on_how_the_stream_is_split(data: bytes, places: list[int], piece: int) -> None:
     """architecture.md, invariant 8: any input ends in Closed; events and bytes are the same for each split.
 
     Replies to pipelined commands are sent together, so the positions of the Sends are not compared.
@@ -137,7 +137,7 @@ retrievals = st.lists(
 @given(data=retrievals | streams, places=st.lists(st.integers(0, 300), max_size=4), piece=st.sampled_from([9, 99_999]))
 @example(data=LOGIN + b"RETR 2\r\nRETR 3\r\nUTF8\r\nRETR 1\r\n", places=[], piece=99_999)
 @example(data=b"UTF8\r\n" + LOGIN + b"RETR 2\r\nDELE 2\r\nRETR 2\r\nDELE 2\r\nSTAT\r\n", places=[], piece=99_999)
-def test_the_fast_path_changes_nothing(changes: dict[str, Any], data: bytes, places: list[int], piece: int) -> None:
+def test_fast_path_does_not_change_events(changes: dict[str, Any], data: bytes, places: list[int], piece: int) -> None:
     """Without the fast path, every event, answer and reply is the same."""
     settings = attrs.evolve(OPEN, **changes)
     texts = (b"Subject: a\r\n\r\n.b\r\n", "Subject: \xe9\r\n\r\n".encode(), b"x" * 33_000)
@@ -150,7 +150,7 @@ def test_the_fast_path_changes_nothing(changes: dict[str, Any], data: bytes, pla
 
 
 @given(streams)
-def test_every_login_that_was_started_ends_once(data: bytes) -> None:
+def test_every_started_login_ends_exactly_once(data: bytes) -> None:
     open_logins = 0
     for event in converse([data], Application(b"a")):
         if isinstance(event, sasl.AuthenticationStarted):
@@ -166,7 +166,7 @@ def unavailable(connection: pop3.ServerConnection, question: Question[Any]) -> N
 
 
 @given(streams)
-def test_every_question_can_be_answered_with_its_temporary_failure(data: bytes) -> None:
+def test_every_question_accepts_its_unavailable_answer(data: bytes) -> None:
     connection = server()
     connection.receive_data(data)
     connection.receive_data(b"")
@@ -179,7 +179,7 @@ def test_every_question_can_be_answered_with_its_temporary_failure(data: bytes) 
 
 
 @given(streams, st.integers(0, 40), st.sampled_from([CloseReason.SHUT_DOWN, CloseReason.TIMED_OUT]))
-def test_shut_down_may_come_at_any_time(data: bytes, when: int, reason: CloseReason) -> None:
+def test_shut_down_is_possible_at_any_time(data: bytes, when: int, reason: CloseReason) -> None:
     application = Application(b"a\r\n", b"b\r\n", piece=1)
     connection = server()
     connection.receive_data(data)
@@ -218,7 +218,7 @@ VERBS = sorted({verb for _, verb in TRANSITIONS})
 
 @pytest.mark.parametrize("state", WAY)
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_pair_of_the_table_is_obeyed_and_no_other(state: State, verb: str) -> None:
+def test_only_transitions_in_the_table_are_accepted(state: State, verb: str) -> None:
     """RFC 1939 sections 4 to 7, RFC 2595 section 4: a pair that is not in TRANSITIONS is -ERR and changes nothing."""
     connection, application = server(), Application(b"a\r\n")
     settle(connection, application)
@@ -337,7 +337,7 @@ def plain(events: list[pop3.ClientEvent | Action | str]) -> list[object]:
 
 
 @given(answers | st.binary(max_size=200), plans, st.lists(st.integers(0, 4_000), max_size=6))
-def test_whatever_a_server_says_ends_in_events_or_its_fault(
+def test_any_server_data_gives_events_or_remote_protocol_error(
     data: bytes, plan: list[Command | str], places: list[int]
 ) -> None:
     """architecture.md, invariant 8 for the client, except for data after the reply to STLS."""
@@ -347,6 +347,6 @@ def test_whatever_a_server_says_ends_in_events_or_its_fault(
         assert plain(whole) == plain(meet(cut(data, places), plan))
 
 
-def test_settings_are_shared_and_hold_nothing_of_a_session() -> None:
+def test_sessions_with_shared_settings_begin_with_equal_events() -> None:
     first, second = server(OPEN, TLS), server(OPEN, TLS)
     assert settle(first, Application()) == settle(second, Application())

@@ -17,7 +17,7 @@ def first_lines(data: bytes) -> list[bytes]:
     return data.split(b"\r\n")
 
 
-def test_the_messages_of_the_example_have_its_sizes() -> None:
+def test_example_messages_have_sizes_of_rfc_1939() -> None:
     assert (len(A_120), len(A_200)) == (120, 200)
 
 
@@ -65,7 +65,7 @@ def test_dele_and_rset() -> None:
     assert said(talk(connection, application, b"RSET\r\n")) == b"+OK maildrop has 2 messages (320 octets)\r\n"
 
 
-def test_the_example_session() -> None:
+def test_example_session_of_rfc_1939() -> None:
     """RFC 1939 section 10 with USER and PASS instead of APOP: the data lines, and the status of each reply."""
     connection, application = in_transaction(A_120, A_200)
     lines = (b"STAT", b"LIST", b"RETR 1", b"DELE 1", b"RETR 2", b"DELE 2", b"QUIT")

@@ -27,7 +27,7 @@ PLAIN = base64.b64encode(b"\0alice\0wonderland")
 # Server: the peer closes the connection
 
 
-def test_between_commands_whole_lines_are_obeyed_and_half_a_line_is_dropped() -> None:
+def test_peer_close_executes_complete_lines_and_drops_partial_line() -> None:
     connection, application = in_transaction(b"a", b"b")
     connection.receive_data(b"DELE 1\r\nDELE 2\r\nQUI")
     connection.receive_data(b"")
@@ -37,7 +37,7 @@ def test_between_commands_whole_lines_are_obeyed_and_half_a_line_is_dropped() ->
     assert application.committed == []
 
 
-def test_a_question_that_is_open_when_the_peer_closes_is_still_answered() -> None:
+def test_open_question_is_still_answered_after_peer_close() -> None:
     connection, application = in_transaction(b"a")
     connection.receive_data(b"DELE 1\r\nQUIT\r\n")
     question = settle(connection, application, pause_at=pop3.Update)[-1]
@@ -51,7 +51,7 @@ def test_a_question_that_is_open_when_the_peer_closes_is_still_answered() -> Non
 
 
 @pytest.mark.parametrize("line", [b"USER alice\r\n", b"AUTH PLAIN\r\n", b"AUTH LOGIN\r\n"])
-def test_a_login_under_way_fails_when_the_peer_closes(line: bytes) -> None:
+def test_login_in_progress_fails_on_peer_close(line: bytes) -> None:
     connection, application = server(), Application()
     talk(connection, application, line)
     events = talk(connection, application, b"")
@@ -59,7 +59,7 @@ def test_a_login_under_way_fails_when_the_peer_closes(line: bytes) -> None:
     assert events[-1] == Closed(reason=CloseReason.PEER_CLOSED)
 
 
-def test_a_handshake_that_failed_is_closed_and_nothing_is_sent() -> None:
+def test_failed_handshake_closes_without_reply() -> None:
     connection, application = server(), Application()
     settle(connection, application)
     connection.receive_data(b"STLS\r\n")
@@ -68,7 +68,7 @@ def test_a_handshake_that_failed_is_closed_and_nothing_is_sent() -> None:
     assert settle(connection, application) == [Closed(reason=CloseReason.PEER_CLOSED)]
 
 
-def test_a_retrieval_under_way_goes_on_when_the_peer_has_said_all() -> None:
+def test_retr_in_progress_is_completed_after_peer_close() -> None:
     connection, application = in_transaction(b"ab", piece=1)
     connection.receive_data(b"RETR 1\r\n")
     connection.receive_data(b"")
@@ -81,7 +81,7 @@ def test_a_retrieval_under_way_goes_on_when_the_peer_has_said_all() -> None:
 
 
 @pytest.mark.parametrize("reason", [CloseReason.SHUT_DOWN, CloseReason.TIMED_OUT])
-def test_between_commands_nothing_is_said_and_nothing_is_committed(reason: CloseReason) -> None:
+def test_shut_down_between_commands_sends_and_commits_nothing(reason: CloseReason) -> None:
     """RFC 1939 section 3: no UPDATE on timeout."""
     connection, application = in_transaction(b"a")
     talk(connection, application, b"DELE 1\r\n")
@@ -92,7 +92,7 @@ def test_between_commands_nothing_is_said_and_nothing_is_committed(reason: Close
     assert application.committed == []
 
 
-def test_replies_that_wait_are_still_written() -> None:
+def test_shut_down_still_sends_pending_replies() -> None:
     connection, application = in_transaction(b"a")
     connection.receive_data(b"NOOP\r\n")
     assert isinstance(connection.next_event(), pop3.Noop)
@@ -102,7 +102,7 @@ def test_replies_that_wait_are_still_written() -> None:
     assert events[-1] == Closed(reason=CloseReason.SHUT_DOWN)
 
 
-def test_an_open_retrieval_is_answered_whole_then_closed() -> None:
+def test_shut_down_completes_open_retr_then_closes() -> None:
     connection, application = in_transaction(b"a\r\n")
     connection.receive_data(b"RETR 1\r\nNOOP\r\n")
     question = settle(connection, application, pause_at=pop3.Retrieve)[-1]
@@ -115,7 +115,7 @@ def test_an_open_retrieval_is_answered_whole_then_closed() -> None:
     assert events[-1] == Closed(reason=CloseReason.SHUT_DOWN)
 
 
-def test_inside_content_the_connection_closes_without_the_dot() -> None:
+def test_shut_down_during_content_closes_without_final_dot() -> None:
     connection, application = in_transaction(b"ab", piece=1)
     connection.receive_data(b"RETR 1\r\n")
     question = settle(connection, application, pause_at=pop3.Retrieve)[-1]
@@ -127,7 +127,7 @@ def test_inside_content_the_connection_closes_without_the_dot() -> None:
     assert events[-1] == Closed(reason=CloseReason.SHUT_DOWN)
 
 
-def test_inside_a_listing_the_connection_closes_without_the_dot() -> None:
+def test_shut_down_during_listing_closes_without_final_dot() -> None:
     connection, application = in_transaction(*[b""] * 5_000)
     connection.receive_data(b"UIDL\r\n")
     assert isinstance(connection.next_event(), pop3.Uidl)
@@ -137,7 +137,7 @@ def test_inside_a_listing_the_connection_closes_without_the_dot() -> None:
     assert events[-1] == Closed(reason=CloseReason.SHUT_DOWN)
 
 
-def test_an_open_commit_is_answered_then_closed() -> None:
+def test_shut_down_completes_open_update_then_closes() -> None:
     connection, application = in_transaction(b"a")
     connection.receive_data(b"DELE 1\r\nQUIT\r\n")
     question = settle(connection, application, pause_at=pop3.Update)[-1]
@@ -149,7 +149,7 @@ def test_an_open_commit_is_answered_then_closed() -> None:
     assert isinstance(events[-1], Closed)
 
 
-def test_a_commit_that_was_not_asked_yet_is_not_made() -> None:
+def test_shut_down_before_update_commits_nothing() -> None:
     connection, application = in_transaction(b"a")
     connection.receive_data(b"DELE 1\r\nQUIT\r\n")
     settle(connection, application, pause_at=pop3.Quit)
@@ -167,7 +167,7 @@ def test_a_commit_that_was_not_asked_yet_is_not_made() -> None:
         (sasl.Refusal.BAD_CREDENTIALS, sasl.AuthenticationFailed, b"-ERR [AUTH] "),
     ],
 )
-def test_a_login_that_is_being_judged_is_told_its_verdict(
+def test_shut_down_during_password_check_still_sends_its_result(
     answer: sasl.Refusal, kind: type[object], reply: bytes
 ) -> None:
     """A grant can still be made, but the maildrop is not opened."""
@@ -184,7 +184,7 @@ def test_a_login_that_is_being_judged_is_told_its_verdict(
     assert events[-1] == Closed(reason=CloseReason.SHUT_DOWN)
 
 
-def test_a_login_that_waits_for_the_client_is_abandoned() -> None:
+def test_shut_down_aborts_login_waiting_for_client() -> None:
     connection, application = server(), Application()
     talk(connection, application, b"AUTH LOGIN\r\n")
     connection.shut_down()
@@ -192,7 +192,7 @@ def test_a_login_that_waits_for_the_client_is_abandoned() -> None:
     assert [type(event) for event in events] == [sasl.AuthenticationFailed, Closed]
 
 
-def test_stls_that_is_being_decided_is_refused() -> None:
+def test_shut_down_rejects_pending_stls() -> None:
     connection, application = server(), Application()
     settle(connection, application)
     connection.receive_data(b"STLS\r\n")
@@ -205,7 +205,7 @@ def test_stls_that_is_being_decided_is_refused() -> None:
     assert events[-1] == Closed(reason=CloseReason.SHUT_DOWN)
 
 
-def test_while_tls_is_awaited_nothing_is_sent() -> None:
+def test_shut_down_before_handshake_sends_nothing() -> None:
     connection, application = server(), Application()
     settle(connection, application)
     connection.receive_data(b"STLS\r\n")
@@ -216,7 +216,7 @@ def test_while_tls_is_awaited_nothing_is_sent() -> None:
         connection.tls_started(TLS)
 
 
-def test_before_the_greeting_its_answer_is_still_said() -> None:
+def test_shut_down_before_greeting_still_sends_greeting() -> None:
     connection, application = server(), Application()
     question = connection.next_event()
     assert isinstance(question, pop3.Connected)
@@ -227,7 +227,7 @@ def test_before_the_greeting_its_answer_is_still_said() -> None:
     assert events[-1] == Closed(reason=CloseReason.SHUT_DOWN)
 
 
-def test_after_the_end_data_is_ignored() -> None:
+def test_data_after_close_is_ignored() -> None:
     connection, application = in_transaction()
     talk(connection, application, b"QUIT\r\n")
     connection.receive_data(b"NOOP\r\n")
@@ -249,7 +249,7 @@ def logged_in_client() -> pop3.ClientConnection:
     return connection
 
 
-def test_a_client_whose_replies_are_due_finds_the_server_at_fault() -> None:
+def test_close_with_pending_replies_raises_remote_protocol_error() -> None:
     connection = client()
     connection.send(pop3.Capa())
     pull(connection)
@@ -260,14 +260,14 @@ def test_a_client_whose_replies_are_due_finds_the_server_at_fault() -> None:
             pull(connection)
 
 
-def test_a_server_that_closes_without_a_greeting_is_at_fault() -> None:
+def test_close_before_greeting_raises_remote_protocol_error() -> None:
     connection = pop3.ClientConnection()
     connection.receive_data(b"")
     with pytest.raises(RemoteProtocolError):
         connection.next_event()
 
 
-def test_a_server_that_closes_inside_a_login_is_at_fault() -> None:
+def test_close_during_login_raises_remote_protocol_error() -> None:
     connection = client()
     connection.authenticate(sasl.UserPassClient(authentication_identity="alice", password=b"wonderland"))
     pull(connection)
@@ -276,13 +276,13 @@ def test_a_server_that_closes_inside_a_login_is_at_fault() -> None:
         connection.next_event()
 
 
-def test_a_server_that_closes_between_commands_is_only_closed() -> None:
+def test_close_between_commands_gives_closed_event() -> None:
     connection = logged_in_client()
     connection.receive_data(b"")
     assert pull(connection) == [Closed(reason=CloseReason.PEER_CLOSED)]
 
 
-def test_an_err_that_nobody_asked_for_is_the_servers_last_word() -> None:
+def test_unsolicited_err_allows_no_further_commands() -> None:
     connection = logged_in_client()
     connection.receive_data(b"-ERR autologout\r\n")
     assert pull(connection) == [pop3.ReplyReceived(command=None, reply=pop3.Reply(False, "", "autologout"))]
@@ -292,7 +292,7 @@ def test_an_err_that_nobody_asked_for_is_the_servers_last_word() -> None:
     assert pull(connection) == [Closed(reason=CloseReason.PEER_CLOSED)]
 
 
-def test_a_client_between_commands_says_quit() -> None:
+def test_client_shut_down_between_commands_sends_quit() -> None:
     connection = logged_in_client()
     connection.shut_down()
     events = pull(connection)
@@ -300,7 +300,7 @@ def test_a_client_between_commands_says_quit() -> None:
     assert events[-1] == Closed(reason=CloseReason.SHUT_DOWN)
 
 
-def test_a_client_that_is_shut_down_commits_no_deletion() -> None:
+def test_client_shut_down_after_dele_does_not_send_quit() -> None:
     """RFC 1939 section 6: QUIT commits deletions, so only ``send(Quit())`` sends it."""
     connection = logged_in_client()
     exchange(connection, pop3.Dele(number=1), b"+OK\r\n")
@@ -308,7 +308,7 @@ def test_a_client_that_is_shut_down_commits_no_deletion() -> None:
     assert pull(connection) == [Closed(reason=CloseReason.SHUT_DOWN)]
 
 
-def test_a_client_inside_content_just_closes() -> None:
+def test_client_shut_down_during_content_closes_without_quit() -> None:
     connection = logged_in_client()
     retrieve = pop3.Retrieve(number=1)
     assert exchange(connection, retrieve, b"+OK\r\nhalf\r\n") == [MessageChunk(data=b"half")]

@@ -40,13 +40,13 @@ def test_retr_sends_the_message_stuffed(piece: int) -> None:
 
 
 @pytest.mark.parametrize("text", [b"a\r\nb", b"a\r\nb\r", b".", b"\r\n.", b"\r"])
-def test_the_last_line_end_is_added_when_the_message_has_none(text: bytes) -> None:
+def test_missing_final_crlf_is_added(text: bytes) -> None:
     for piece in (1, 1000):
         connection, application = in_transaction(text, piece=piece)
         assert content(ask(connection, application, b"RETR 1")) == text + b"\r\n"
 
 
-def test_an_empty_message() -> None:
+def test_retr_and_top_of_empty_message_send_no_content() -> None:
     connection, application = in_transaction(b"")
     assert content(ask(connection, application, b"RETR 1")) == b""
     assert content(ask(connection, application, b"TOP 1 5")) == b""
@@ -61,7 +61,7 @@ def test_top_sends_the_header_the_blank_line_and_n_lines(lines: int, piece: int)
     assert content(ask(connection, application, b"TOP 1 %d" % lines)) == expected
 
 
-def test_top_asks_no_further_once_it_has_enough() -> None:
+def test_top_reads_no_more_content_than_needed() -> None:
     connection, application = in_transaction(TEXT, piece=len(HEADER) + 2)
     events = talk(connection, application, b"TOP 1 0\r\n")
     assert [type(event) for event in events if isinstance(event, Question)] == [pop3.Retrieve]
@@ -79,7 +79,7 @@ def naive_top(text: bytes, lines: int) -> bytes:
 
 
 @given(st.text("\r\n.a", max_size=30), st.integers(0, 6), st.lists(st.integers(0, 30), max_size=6))
-def test_the_cut_of_top_is_the_same_in_any_pieces(text: str, lines: int, cuts: list[int]) -> None:
+def test_top_limiter_result_does_not_depend_on_pieces(text: str, lines: int, cuts: list[int]) -> None:
     data = text.encode()
     cut = TopLimiter(lines)
     taken = b""
@@ -91,7 +91,7 @@ def test_the_cut_of_top_is_the_same_in_any_pieces(text: str, lines: int, cuts: l
 
 
 @given(st.text("\r\n.a", max_size=30))
-def test_a_whole_message_is_stuffed_as_in_pieces(text: str) -> None:
+def test_stuff_whole_gives_same_data_as_stuffer(text: str) -> None:
     stuffer = Stuffer()
     pieces = (b"+OK\r\n", stuffer.stuff(text.encode()), stuffer.end())
     assert stuff_whole(b"+OK\r\n", text.encode()) == b"".join(pieces)
@@ -99,7 +99,7 @@ def test_a_whole_message_is_stuffed_as_in_pieces(text: str) -> None:
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 1000])
 @pytest.mark.parametrize("text", [b"a\n.\nb\r\n", b"a\n.\r\nb\r\n", b"\n.\n\r\n", b"a\n..\n.b\r\n", b"a\r\n.\n.\r\n"])
-def test_no_client_finds_the_end_inside_a_message(text: bytes, piece: int) -> None:
+def test_dot_after_bare_lf_is_stuffed(text: bytes, piece: int) -> None:
     """RFC 1939 section 3: a client that accepts LF as a line end, as poplib does, finds the same end of the response.
 
     A store should pass CRLF only; a dot after a bare LF is stuffed too.
@@ -112,7 +112,7 @@ def test_no_client_finds_the_end_inside_a_message(text: bytes, piece: int) -> No
     assert b"".join(line.removeprefix(b".") + b"\n" for line in lines[:-2]) == text
 
 
-def test_content_is_asked_for_piece_by_piece_once_the_last_one_is_written() -> None:
+def test_content_is_requested_after_previous_piece_is_sent() -> None:
     """So a slow client slows down reading from the store."""
     connection, application = in_transaction(b"a" * 10, piece=4)
     connection.receive_data(b"RETR 1\r\n")
@@ -124,14 +124,14 @@ def test_content_is_asked_for_piece_by_piece_once_the_last_one_is_written() -> N
 
 
 @pytest.mark.parametrize("reason", pop3.Unavailable)
-def test_a_message_that_cannot_be_read_is_err_with_its_code(reason: pop3.Unavailable) -> None:
+def test_unreadable_message_gets_err_with_response_code(reason: pop3.Unavailable) -> None:
     connection, application = in_transaction(TEXT)
     application.instead[pop3.Retrieve] = reason
     assert ask(connection, application, b"RETR 1").startswith(f"-ERR [{reason.value}] ".encode())
     assert ask(connection, application, b"NOOP").startswith(b"+OK")
 
 
-def test_a_message_that_breaks_off_is_never_ended_with_a_dot() -> None:
+def test_interrupted_content_closes_without_final_dot() -> None:
     """With the final dot, the client would accept an incomplete message."""
     connection, application = in_transaction(b"half\r\n" * 2, piece=6)
     application.instead[pop3.RetrieveMore] = pop3.Unavailable.TEMPORARY
@@ -140,7 +140,7 @@ def test_a_message_that_breaks_off_is_never_ended_with_a_dot() -> None:
     assert events[-1] == Closed(reason=CloseReason.ABORTED)
 
 
-def test_pipelined_retrievals_are_answered_in_order_with_bounded_memory() -> None:
+def test_pipelined_retr_replies_are_in_order_and_sends_are_bounded() -> None:
     """RFC 2449 section 6.6."""
     texts = [b"%d" % number * 30_000 for number in range(1, 6)]
     connection, application = in_transaction(*texts)
@@ -153,7 +153,7 @@ def test_pipelined_retrievals_are_answered_in_order_with_bounded_memory() -> Non
 @pytest.mark.parametrize(
     "line", [b"RETR 2", b"TOP 2 1", b"LIST 2", b"UIDL 2", b"DELE 2", b"RETR 4", b"TOP 4 0", b"DELE 9999999999"]
 )
-def test_deleted_and_unknown_messages_are_refused(line: bytes) -> None:
+def test_deleted_and_unknown_messages_are_rejected(line: bytes) -> None:
     """RFC 1939 section 5."""
     connection, application = in_transaction(b"a", b"b", b"c")
     ask(connection, application, b"DELE 2")
@@ -162,14 +162,14 @@ def test_deleted_and_unknown_messages_are_refused(line: bytes) -> None:
     assert [type(event) for event in events] == [pop3.CommandRejected, Send]
 
 
-def test_to_ask_for_a_message_that_is_gone_spends_no_budget() -> None:
+def test_dele_of_deleted_message_does_not_count_as_error() -> None:
     connection, application = in_transaction(b"a")
     ask(connection, application, b"DELE 1")
     for _ in range(50):
         assert ask(connection, application, b"DELE 1").startswith(b"-ERR ")
 
 
-def test_content_that_is_none_leaves_the_question_open() -> None:
+def test_content_of_wrong_type_raises_and_question_stays_open() -> None:
     connection, application = in_transaction(TEXT)
     connection.receive_data(b"RETR 1\r\n")
     question = connection.next_event()
@@ -181,7 +181,7 @@ def test_content_that_is_none_leaves_the_question_open() -> None:
     assert content(said(settle(connection, application))) == TEXT
 
 
-def test_a_maildrop_that_is_none_leaves_the_question_open() -> None:
+def test_maildrop_of_wrong_type_raises_and_question_stays_open() -> None:
     connection, application = server(OPEN, TLS), Application()
     settle(connection, application)
     connection.receive_data(b"USER alice\r\nPASS wonderland\r\n")
@@ -197,7 +197,7 @@ def test_a_maildrop_that_is_none_leaves_the_question_open() -> None:
 # Listings
 
 
-def test_a_long_listing_is_made_piece_by_piece() -> None:
+def test_long_listing_is_sent_in_pieces() -> None:
     messages = tuple(pop3.Message(size=number, unique_id=f"{number:070d}") for number in range(1, 5_001))
     connection, application = server(OPEN, TLS), Application()
     application.instead[pop3.OpenMaildrop] = pop3.Maildrop(messages=messages)
@@ -215,7 +215,7 @@ def test_a_long_listing_is_made_piece_by_piece() -> None:
 
 
 @pytest.mark.parametrize("reason", pop3.Unavailable)
-def test_a_commit_that_failed_is_err_and_the_session_ends_all_the_same(reason: pop3.Unavailable) -> None:
+def test_failed_update_gets_err_and_session_ends(reason: pop3.Unavailable) -> None:
     """RFC 1939 section 6."""
     connection, application = in_transaction(b"a", b"b")
     application.instead[pop3.Update] = reason
@@ -224,7 +224,7 @@ def test_a_commit_that_failed_is_err_and_the_session_ends_all_the_same(reason: p
     assert events[-1] == Closed(reason=CloseReason.QUIT)
 
 
-def test_the_commit_comes_before_its_ok() -> None:
+def test_update_precedes_reply_to_quit() -> None:
     connection, application = in_transaction(b"a", b"b")
     connection.receive_data(b"DELE 2\r\n")
     settle(connection, application)
@@ -239,7 +239,7 @@ def test_quit_without_deletions_commits_nothing() -> None:
     assert application.committed == []
 
 
-def test_quit_from_authorization_commits_nothing() -> None:
+def test_quit_in_authorization_replies_ok_and_closes() -> None:
     """RFC 1939 section 4."""
     connection, application = server(), Application(b"a")
     events = talk(connection, application, b"USER alice\r\nQUIT\r\n")
@@ -247,7 +247,7 @@ def test_quit_from_authorization_commits_nothing() -> None:
     assert events[-1] == Closed(reason=CloseReason.QUIT)
 
 
-def test_what_follows_quit_is_not_obeyed() -> None:
+def test_commands_after_quit_are_ignored() -> None:
     connection, application = in_transaction(b"a", b"b")
     events = talk(connection, application, b"DELE 1\r\nQUIT\r\nDELE 2\r\nQUIT\r\n")
     assert application.committed == [frozenset({1})]

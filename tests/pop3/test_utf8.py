@@ -36,7 +36,7 @@ class Jorg(Application):
 # The command
 
 
-def test_utf8_is_said_before_the_login_and_takes_no_argument() -> None:
+def test_utf8_is_accepted_only_before_login_and_without_argument() -> None:
     """RFC 6856 section 2.1."""
     connection, application = server(OPEN, TLS), Application()
     events = talk(connection, application, b"utf8\r\n")
@@ -47,7 +47,7 @@ def test_utf8_is_said_before_the_login_and_takes_no_argument() -> None:
     assert ask(connection, application, b"UTF8").startswith(b"-ERR")
 
 
-def test_stls_may_not_follow_utf8() -> None:
+def test_stls_after_utf8_is_rejected() -> None:
     """RFC 6856 section 2.1; UTF8 after STLS is allowed."""
     connection, application = server(), Application()
     settle(connection, application)
@@ -59,7 +59,7 @@ def test_stls_may_not_follow_utf8() -> None:
     assert ask(connection, application, b"UTF8").startswith(b"+OK")
 
 
-def test_where_utf8_is_off_it_is_neither_offered_nor_taken() -> None:
+def test_disabled_utf8_is_neither_listed_nor_accepted() -> None:
     connection, application = server(WITHOUT), Application(INTERNATIONAL)
     settle(connection, application)
     assert b"UTF8" not in ask(connection, application, b"CAPA")
@@ -71,9 +71,7 @@ def test_where_utf8_is_off_it_is_neither_offered_nor_taken() -> None:
 @pytest.mark.parametrize(
     ("mechanisms", "line"), [(("PLAIN",), b"UTF8"), (("USER",), b"UTF8 USER"), (("APOP", "PLAIN"), b"UTF8 USER")]
 )
-def test_the_argument_user_stands_where_names_are_sent_in_the_clear_commands(
-    mechanisms: tuple[str, ...], line: bytes
-) -> None:
+def test_capa_lists_utf8_user_if_user_or_apop_is_offered(mechanisms: tuple[str, ...], line: bytes) -> None:
     """RFC 6856 section 2.2: ``USER`` is listed if USER or APOP is offered; AUTH does not matter."""
     connection, application = (
         server(pop3.ServerSettings(mechanisms=pop3.DEFAULT_MECHANISMS.only(*mechanisms)), TLS),
@@ -88,7 +86,7 @@ def test_the_argument_user_stands_where_names_are_sent_in_the_clear_commands(
 
 @pytest.mark.parametrize("line", [b"RETR 1", b"TOP 1 0", b"TOP 1 9"])
 @pytest.mark.parametrize("piece", [12, 13, 20, 1000])
-def test_a_header_outside_ascii_is_refused_to_a_client_that_did_not_say_utf8(line: bytes, piece: int) -> None:
+def test_message_with_utf8_header_is_rejected_without_utf8(line: bytes, piece: int) -> None:
     """RFC 6856 sections 2.1 and 5; the session continues, and no error is counted."""
     connection, application = server(OPEN, TLS), Application(INTERNATIONAL, piece=piece)
     talk(connection, application, LOGIN)
@@ -98,7 +96,7 @@ def test_a_header_outside_ascii_is_refused_to_a_client_that_did_not_say_utf8(lin
 
 
 @pytest.mark.parametrize("piece", [3, 1000])
-def test_in_utf8_mode_a_message_is_sent_as_it_is(piece: int) -> None:
+def test_message_is_sent_unchanged_after_utf8(piece: int) -> None:
     """RFC 6856 section 2.1."""
     connection, application = server(OPEN, TLS), Application(INTERNATIONAL, piece=piece)
     talk(connection, application, b"UTF8\r\n" + LOGIN)
@@ -106,7 +104,7 @@ def test_in_utf8_mode_a_message_is_sent_as_it_is(piece: int) -> None:
 
 
 @pytest.mark.parametrize("text", [BODY_ONLY, b"\r\n" + INTERNATIONAL, b"Subject: gr\xfcn\r\n\r\n", b"Subject: \xff"])
-def test_a_body_outside_ascii_and_older_encodings_are_for_everybody(text: bytes) -> None:
+def test_non_ascii_body_and_non_utf8_header_do_not_require_utf8(text: bytes) -> None:
     """RFC 6856 section 2.1 concerns headers only; a message that begins with a blank line has no header.
 
     A header in an encoding other than UTF-8 does not require UTF8.
@@ -116,7 +114,7 @@ def test_a_body_outside_ascii_and_older_encodings_are_for_everybody(text: bytes)
     assert ask(connection, application, b"RETR 1").partition(b"\r\n")[2].startswith(text)
 
 
-def test_an_application_that_knows_better_may_say_so() -> None:
+def test_application_may_reject_retr_with_utf8_response_code() -> None:
     """RFC 6856 section 5."""
     connection, application = server(OPEN, TLS), Application(b"a\r\n")
     talk(connection, application, LOGIN)
@@ -127,7 +125,7 @@ def test_an_application_that_knows_better_may_say_so() -> None:
 # Names and passwords
 
 
-def test_user_and_pass_are_utf8_and_prepared() -> None:
+def test_user_and_pass_are_prepared_as_utf8() -> None:
     """RFC 6856 section 2.2: a decomposed letter equals the composed one, and a no-break space equals a space."""
     connection, application = server(OPEN, TLS), Jorg(b"")
     talk(connection, application, "USER jo\u0308rg\r\nPASS gr\u00fc\u00dfe\u00a0dich\r\n".encode())
@@ -137,7 +135,7 @@ def test_user_and_pass_are_utf8_and_prepared() -> None:
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"\xc3", "\u0378\u200e".encode(), "a\u0085".encode()])
-def test_what_is_no_utf8_or_prohibited_is_refused(data: bytes) -> None:
+def test_invalid_utf8_and_prohibited_characters_are_rejected(data: bytes) -> None:
     """RFC 6856 section 2.2; the reply to USER does not show it, because it is +OK for every name."""
     connection, application = server(OPEN, TLS), Jorg(b"")
     settle(connection, application)
@@ -147,7 +145,7 @@ def test_what_is_no_utf8_or_prohibited_is_refused(data: bytes) -> None:
     assert application.asked == []
 
 
-def test_a_server_without_utf8_hands_over_the_bytes_as_they_came() -> None:
+def test_server_without_utf8_passes_password_bytes_unchanged() -> None:
     connection, application = server(WITHOUT, TLS), Jorg(b"")
     talk(connection, application, b"USER alice\r\nPASS gr\xfcn\r\n")
     (question,) = application.asked
@@ -155,7 +153,7 @@ def test_a_server_without_utf8_hands_over_the_bytes_as_they_came() -> None:
     assert question.password == b"gr\xfcn"
 
 
-def test_apop_is_computed_over_the_prepared_secret_on_both_sides() -> None:
+def test_apop_uses_prepared_name_and_secret_on_both_sides() -> None:
     """RFC 6856 section 2.2: the name is prepared as a query string, the secret as a stored string."""
     secret = "gr\u00fc\u00dfe dich".encode()
     connection, application = server(), Jorg(secret)
@@ -173,7 +171,7 @@ def test_apop_is_computed_over_the_prepared_secret_on_both_sides() -> None:
     )
 
 
-def test_a_secret_that_may_not_be_stored_is_refused_at_construction() -> None:
+def test_apop_client_rejects_secret_with_prohibited_character() -> None:
     """RFC 4013 section 2.3; a secret in another encoding is not changed."""
     with pytest.raises(LocalProtocolError):
         sasl.ApopClient(authentication_identity="a", secret="a\u0085".encode())
@@ -185,7 +183,7 @@ def test_a_secret_that_may_not_be_stored_is_refused_at_construction() -> None:
 # Client
 
 
-def test_a_client_says_utf8_before_the_login_alone() -> None:
+def test_client_sends_utf8_only_before_login() -> None:
     connection = client(tls=TLS)
     command = pop3.Utf8()
     assert exchange(connection, command, b"+OK\r\n") == [pop3.ReplyReceived(command=command, reply=pop3.Reply(True))]
@@ -198,7 +196,7 @@ def test_a_client_says_utf8_before_the_login_alone() -> None:
         connection.send(pop3.Utf8())
 
 
-def test_a_client_never_says_stls_after_utf8() -> None:
+def test_client_rejects_stls_after_utf8() -> None:
     """RFC 6856 section 2.1."""
     connection = client()
     exchange(connection, pop3.Utf8(), b"+OK\r\n")
@@ -214,7 +212,7 @@ def test_a_client_never_says_stls_after_utf8() -> None:
         sasl.ApopClient(authentication_identity=NAME, secret=b"b"),
     ],
 )
-def test_names_outside_ascii_are_sent_only_where_capa_says_utf8_user(mechanism: sasl.ClientMechanism) -> None:
+def test_non_ascii_credentials_require_utf8_user_capability(mechanism: sasl.ClientMechanism) -> None:
     """RFC 6856 section 2.2; another mechanism is used instead."""
     for utf8, allowed in ((b"", False), (b"UTF8\r\n", False), (b"UTF8 USER\r\n", True)):
         connection = pop3.ClientConnection(tls=TLS)
@@ -231,7 +229,7 @@ def test_names_outside_ascii_are_sent_only_where_capa_says_utf8_user(mechanism: 
         assert sent.data.startswith((b"USER ", b"APOP ") if allowed else b"AUTH PLAIN ")
 
 
-def test_a_client_reads_the_response_code() -> None:
+def test_client_reads_utf8_response_code() -> None:
     """RFC 6856 section 5."""
     connection = client(tls=TLS)
     connection.authenticate(sasl.UserPassClient(authentication_identity="a", password=b"b"))

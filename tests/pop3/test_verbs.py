@@ -72,7 +72,7 @@ def test_an_added_verb_is_answered_by_the_application(answer: object, reply: byt
     assert asked(answer) == reply + b"+OK ok\r\n"
 
 
-def test_a_check_rejects_an_added_verb_before_the_application_is_asked() -> None:
+def test_check_rejects_added_verb_instead_of_the_application() -> None:
     assert asked(None, b"a", b"b", b"c") == b"-ERR too many messages\r\n+OK ok\r\n"
 
 
@@ -85,7 +85,7 @@ def test_an_added_verb_is_allowed_in_its_states_only_and_listed_by_capa() -> Non
     assert ask(connection, application, b"XTND") == b"-ERR unknown command\r\n"
 
 
-def test_an_answer_of_another_type_leaves_the_question_of_an_added_verb_open() -> None:
+def test_added_verb_answer_of_wrong_type_raises_and_stays_open() -> None:
     connection, application = in_transaction(settings=WITH_XTND)
     connection.receive_data(b"XTND\r\n")
     question: object = settle(connection, application, pause_at=Xtnd)[-1]
@@ -97,7 +97,7 @@ def test_an_answer_of_another_type_leaves_the_question_of_an_added_verb_open() -
     assert said(settle(connection, application)) == b"+OK extended\r\n"
 
 
-def test_a_reply_of_the_application_is_no_answer_to_stls() -> None:
+def test_stls_question_rejects_reply_as_answer() -> None:
     connection, application = server(), Application()
     settle(connection, application)
     connection.receive_data(b"STLS\r\n")
@@ -129,7 +129,7 @@ def test_an_added_verb_sends_its_lines_piece_by_piece() -> None:
     assert ask(connection, application, b"XCNT", b"NOOP") == b"+OK ok\r\n1\r\n2\r\n3\r\n.\r\n+OK ok\r\n"
 
 
-def test_a_replaced_row_is_used_for_the_lines_of_the_fast_path_too() -> None:
+def test_replaced_row_is_used_for_fast_path_commands() -> None:
     row = attrs.evolve(ROWS["DELE"], kind=AskedDele, parse=AskedDele.parse, asks=True)
     connection, application = in_transaction(b"a", b"b", settings=attrs.evolve(OPEN, verbs=(row,)))
     application.instead[AskedDele] = pop3.Reply(False, "", "kept")
@@ -144,7 +144,7 @@ def test_a_replaced_retr_is_not_answered_by_the_fast_path() -> None:
     assert ask(connection, application, b"RETR 1") == b"+OK here it is\r\na\r\n.\r\n"
 
 
-def test_a_replaced_quit_has_its_reply_after_the_commit() -> None:
+def test_replaced_quit_sends_its_own_reply_with_and_without_update() -> None:
     row = attrs.evolve(ROWS["QUIT"], accepted=pop3.Reply(True, "", "see you"))
     for lines in ((b"QUIT",), (b"DELE 1", b"QUIT")):
         connection, application = in_transaction(b"a", settings=attrs.evolve(OPEN, verbs=(row,)))
@@ -172,12 +172,12 @@ def test_a_replaced_user_has_its_own_reply() -> None:
         {"lines": Counted, "states": {pop3.State.AUTHORIZATION: pop3.State.AUTHORIZATION}},
     ],
 )
-def test_a_row_that_cannot_be_carried_out_is_refused(changes: dict[str, Any]) -> None:
+def test_invalid_row_is_rejected(changes: dict[str, Any]) -> None:
     with pytest.raises(LocalProtocolError):
         attrs.evolve(XTND, **changes)
 
 
-def test_a_capability_that_is_no_line_is_refused() -> None:
+def test_capability_with_line_end_is_rejected() -> None:
     with pytest.raises(LocalProtocolError):
         attrs.evolve(OPEN, verbs=(attrs.evolve(XTND, capability="X\r\nY"),))
 
@@ -204,7 +204,7 @@ def test_a_client_does_not_send_login_commands_or_content() -> None:
         assert refused_locally(client(), command)
 
 
-def test_a_client_takes_what_follows_a_reply_from_the_row() -> None:
+def test_client_reads_multi_line_reply_according_to_row() -> None:
     row = attrs.evolve(ROWS["NOOP"], multi_line=True)
     connection = logged_in(row)
     connection.send(pop3.Noop())
@@ -219,7 +219,7 @@ def is_waiting(connection: pop3.ClientConnection) -> bool:
     return not isinstance(connection.next_event(), pop3.ReplyReceived)
 
 
-def test_rows_of_a_server_and_of_a_client_understand_each_other() -> None:
+def test_added_verb_works_between_server_and_client() -> None:
     connection, application = in_transaction(settings=WITH_XTND)
     application.instead[Xtnd] = pop3.Reply(True, "", "", ("a",))
     reader = logged_in(XTND)

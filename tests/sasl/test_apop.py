@@ -49,7 +49,7 @@ NOT_MESSAGE_IDS = [
 ]
 
 
-def test_the_example_of_the_rfc() -> None:
+def test_example_of_rfc_1939() -> None:
     """RFC 1939 section 7: ``mrose``, ``tanstaaf``."""
     client = ApopClient(authentication_identity="mrose", secret=b"tanstaaf")
     assert client.respond(None) == b""
@@ -64,7 +64,7 @@ def test_the_challenge_is_the_timestamp_of_the_greeting() -> None:
 
 
 @pytest.mark.parametrize("timestamp", NOT_MESSAGE_IDS)
-def test_a_client_refuses_a_timestamp_that_is_no_msg_id(timestamp: bytes) -> None:
+def test_client_rejects_timestamp_that_is_not_a_msg_id(timestamp: bytes) -> None:
     """CVE-2007-1558: timestamps that make MD5 collide are not valid msg-ids (RFC 5322 section 3.6.4)."""
     client = ApopClient(authentication_identity="mrose", secret=b"tanstaaf")
     client.respond(None)
@@ -74,18 +74,18 @@ def test_a_client_refuses_a_timestamp_that_is_no_msg_id(timestamp: bytes) -> Non
 
 
 @pytest.mark.parametrize("timestamp", NOT_MESSAGE_IDS)
-def test_a_server_is_not_built_with_such_a_timestamp(timestamp: bytes) -> None:
+def test_server_rejects_timestamp_that_is_not_a_msg_id(timestamp: bytes) -> None:
     with pytest.raises(LocalProtocolError):
         ApopServer(timestamp=timestamp, tls=False)
 
 
 @pytest.mark.parametrize("timestamp", [TIMESTAMP, b"<a@b>", b"<x!#$%&'*+-/=?^_`{|}~y@h>", b"<1.2@[192.0.2.1]>"])
-def test_what_rfc_5322_allows_is_a_msg_id(timestamp: bytes) -> None:
+def test_valid_msg_id_is_accepted(timestamp: bytes) -> None:
     assert is_message_id(timestamp)
 
 
 @pytest.mark.parametrize("secret", [None, b"", b"tanstaaf "])
-def test_a_wrong_and_a_missing_secret_are_told_alike(secret: bytes | None) -> None:
+def test_wrong_and_missing_secret_give_bad_credentials(secret: bytes | None) -> None:
     """architecture.md, invariant 6."""
     server = ApopServer(timestamp=TIMESTAMP, tls=False)
     server.respond(RESPONSE)
@@ -95,13 +95,13 @@ def test_a_wrong_and_a_missing_secret_are_told_alike(secret: bytes | None) -> No
 @pytest.mark.parametrize(
     "response", [b"", b"mrose", b"mrose ", RESPONSE.upper(), RESPONSE + b" ", RESPONSE[:-1], b"\xff " + RESPONSE[6:]]
 )
-def test_a_response_of_another_form_is_malformed(response: bytes) -> None:
+def test_invalid_response_is_malformed(response: bytes) -> None:
     """RFC 1939 section 7: the digest is in lower-case hexadecimal."""
     assert ApopServer(timestamp=TIMESTAMP, tls=False).respond(response) is Fault.MALFORMED
 
 
 @pytest.mark.parametrize("size", [29, 33, 50])
-def test_every_secret_costs_as_many_steps_of_md5(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+def test_every_secret_takes_same_number_of_md5_blocks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """architecture.md, invariant 6: a missing secret too, wherever the block of 64 bytes ends (RFC 1321 section 3)."""
     hashed: list[int] = []
 

@@ -12,7 +12,7 @@ from mailauth.sasl import decode_base64, encode_base64
 
 
 @given(st.binary(max_size=100))
-def test_what_was_encoded_is_decoded(data: bytes) -> None:
+def test_encoded_data_is_decoded_unchanged(data: bytes) -> None:
     assert encode_base64(data) == base64.b64encode(data)
     assert decode_base64(encode_base64(data)) == data
 
@@ -39,14 +39,14 @@ def test_what_was_encoded_is_decoded(data: bytes) -> None:
         b"dGlt\xff",
     ],
 )
-def test_everything_else_is_refused(line: bytes) -> None:
+def test_invalid_base64_is_rejected(line: bytes) -> None:
     """Spaces, invalid characters, missing, inner and extra padding, non-zero trailing bits."""
     with pytest.raises(Malformed):
         decode_base64(line)
 
 
 @given(st.binary(max_size=12) | st.text("dGlt+/=", max_size=12).map(str.encode))
-def test_two_lines_never_mean_the_same(line: bytes) -> None:
+def test_accepted_base64_is_the_only_encoding_of_its_data(line: bytes) -> None:
     try:
         data = decode_base64(line)
     except Malformed:

@@ -34,7 +34,7 @@ def challenged() -> CramMd5Server:
     return server
 
 
-def test_the_example_of_the_rfc() -> None:
+def test_example_of_rfc_2195() -> None:
     """RFC 2195 section 2, in base64."""
     line = b"PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+"
     response = b"dGltIGI5MTNhNjAyYzdlZGE3YTQ5NWI0ZTZlNzMzNGQzODkw"
@@ -49,7 +49,7 @@ def test_the_example_of_the_rfc() -> None:
     assert server.answer(SECRET) == Success(authentication_identity="tim", authorization_identity="tim")
 
 
-def test_the_name_ends_at_the_last_blank() -> None:
+def test_name_ends_at_the_last_space() -> None:
     """RFC 2195 section 2: names may contain spaces, digests may not."""
     question = challenged().respond(b"tim  the  enchanter " + DIGEST)
     assert isinstance(question, FetchSecret)
@@ -57,14 +57,14 @@ def test_the_name_ends_at_the_last_blank() -> None:
 
 
 @pytest.mark.parametrize("secret", [None, b"", b"tanstaaf", SECRET + b" "])
-def test_a_wrong_and_a_missing_secret_are_told_alike(secret: bytes | None) -> None:
+def test_wrong_and_missing_secret_give_bad_credentials(secret: bytes | None) -> None:
     """architecture.md, invariant 6."""
     server = challenged()
     server.respond(b"tim " + DIGEST)
     assert server.resolve(secret) is Refusal.BAD_CREDENTIALS
 
 
-def test_the_secret_of_nobody_logs_nobody_in() -> None:
+def test_digest_of_decoy_secret_gives_bad_credentials() -> None:
     """A client that knows the decoy secret must not be able to log in with it."""
     for missing in (None, b""):
         server = challenged()
@@ -72,7 +72,7 @@ def test_the_secret_of_nobody_logs_nobody_in() -> None:
         assert server.resolve(missing) is Refusal.BAD_CREDENTIALS
 
 
-def test_a_missing_secret_costs_a_digest_and_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_secret_takes_one_digest_and_one_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     """architecture.md, invariant 6: the same calls, whether the identity exists or not."""
     calls: list[str] = []
     real_digest, real_compare = hmac.digest, hmac.compare_digest
@@ -114,18 +114,18 @@ def test_a_missing_secret_costs_a_digest_and_a_comparison(monkeypatch: pytest.Mo
         b"x" * 256 + b" " + DIGEST,
     ],
 )
-def test_a_response_of_another_form_is_malformed(response: bytes) -> None:
+def test_invalid_response_is_malformed(response: bytes) -> None:
     """RFC 2195 section 2: a name, a space, 16 bytes in lower-case hexadecimal."""
     assert challenged().respond(response) is Fault.MALFORMED
 
 
-def test_a_response_to_no_challenge_is_refused() -> None:
+def test_initial_response_is_rejected() -> None:
     """RFC 4954 section 4."""
     server = CramMd5Server(challenge=CHALLENGE, tls=False)
     assert server.respond(b"tim " + DIGEST) is Fault.UNEXPECTED_INITIAL_RESPONSE
 
 
-def test_another_challenge_makes_another_digest() -> None:
+def test_response_to_another_challenge_gives_bad_credentials() -> None:
     """RFC 2195 section 2: a recorded response cannot be replayed."""
     client = CramMd5Client(authentication_identity="tim", secret=SECRET)
     client.respond(None)
@@ -135,7 +135,7 @@ def test_another_challenge_makes_another_digest() -> None:
     assert server.resolve(SECRET) is Refusal.BAD_CREDENTIALS
 
 
-def test_a_client_refuses_an_empty_challenge() -> None:
+def test_client_rejects_empty_challenge() -> None:
     """The response to it would be valid in every session."""
     client = CramMd5Client(authentication_identity="tim", secret=SECRET)
     client.respond(None)
@@ -143,7 +143,7 @@ def test_a_client_refuses_an_empty_challenge() -> None:
         client.respond(b"")
 
 
-def test_a_store_that_cannot_tell_has_the_last_word() -> None:
+def test_unavailable_store_gives_temporary_refusal() -> None:
     server = challenged()
     question = server.respond(b"tim " + DIGEST)
     assert isinstance(question, FetchSecret)

@@ -78,7 +78,7 @@ def plain() -> ServerExchange:
 # Base64, = and *
 
 
-def test_an_initial_response_saves_the_empty_challenge() -> None:
+def test_initial_response_replaces_empty_challenge() -> None:
     """RFC 4954 section 4."""
     asked = CheckPassword(authentication_identity="tim", password=b"secret", mechanism="PLAIN", tls=True)
     assert plain().begin(PLAIN) == asked
@@ -92,19 +92,19 @@ def test_an_equals_sign_is_an_empty_initial_response() -> None:
     assert plain().begin(b"=") is Fault.MALFORMED
 
 
-def test_an_equals_sign_is_no_response_later_on() -> None:
+def test_equals_sign_as_later_response_is_undecodable() -> None:
     """RFC 4954 section 4: an empty response is sent as an empty line."""
     exchange = plain()
     exchange.begin(None)
     assert exchange.receive(b"=") is Fault.UNDECODABLE
 
 
-def test_an_empty_initial_response_is_not_spelled_as_nothing() -> None:
+def test_zero_length_initial_response_is_undecodable() -> None:
     assert plain().begin(b"") is Fault.UNDECODABLE
 
 
 @pytest.mark.parametrize("initial_response", [b"=", b"", b"dGlt", b"*", b"\xff"])
-def test_a_mechanism_where_the_server_speaks_first_takes_no_initial_response(initial_response: bytes) -> None:
+def test_server_first_mechanism_rejects_initial_response(initial_response: bytes) -> None:
     """RFC 4954 section 4: 501."""
     exchange = ServerExchange(CramMd5Server(challenge=TIMESTAMP, tls=False))
     assert exchange.begin(initial_response) is Fault.UNEXPECTED_INITIAL_RESPONSE
@@ -119,7 +119,7 @@ def test_a_star_cancels() -> None:
         exchange.receive(PLAIN)
 
 
-def test_a_star_with_anything_around_it_is_bad_base64() -> None:
+def test_star_with_other_characters_is_undecodable() -> None:
     for line in (b" *", b"* ", b"**"):
         exchange = plain()
         exchange.begin(None)
@@ -129,7 +129,7 @@ def test_a_star_with_anything_around_it_is_bad_base64() -> None:
 # Order of calls
 
 
-def test_calls_out_of_turn_change_nothing() -> None:
+def test_calls_in_wrong_order_raise_and_change_nothing() -> None:
     exchange = plain()
     with pytest.raises(LocalProtocolError):
         exchange.receive(PLAIN)
@@ -146,7 +146,7 @@ def test_calls_out_of_turn_change_nothing() -> None:
         exchange.answer(ACCEPT)
 
 
-def test_an_answered_question_is_kept_no_longer() -> None:
+def test_answered_question_is_not_kept() -> None:
     """architecture.md, invariant 6: the question contains the password."""
     exchange = plain()
     exchange.begin(PLAIN)
@@ -155,7 +155,7 @@ def test_an_answered_question_is_kept_no_longer() -> None:
 
 
 @pytest.mark.parametrize("answer", [None, b"secret", True, "yes"])
-def test_an_answer_of_the_wrong_type_leaves_the_question_open(answer: object) -> None:
+def test_answer_of_wrong_type_raises_and_question_stays_open(answer: object) -> None:
     exchange = plain()
     question = exchange.begin(PLAIN)
     with pytest.raises(LocalProtocolError):
@@ -165,7 +165,7 @@ def test_an_answer_of_the_wrong_type_leaves_the_question_open(answer: object) ->
 
 
 @pytest.mark.parametrize("answer", [ACCEPT, True, "secret", bytearray(b"secret")])
-def test_a_secret_of_the_wrong_type_leaves_the_question_open(answer: object) -> None:
+def test_secret_of_wrong_type_raises_and_question_stays_open(answer: object) -> None:
     exchange = ServerExchange(CramMd5Server(challenge=TIMESTAMP, tls=False))
     exchange.begin(None)
     question = exchange.receive(base64.b64encode(b"tim " + b"0" * 32))
@@ -176,7 +176,7 @@ def test_a_secret_of_the_wrong_type_leaves_the_question_open(answer: object) -> 
 
 
 @pytest.mark.parametrize("refusal", list(Refusal))
-def test_a_refusal_is_the_last_word(refusal: Refusal) -> None:
+def test_refusal_is_returned_unchanged(refusal: Refusal) -> None:
     exchange = plain()
     exchange.begin(PLAIN)
     assert exchange.answer(refusal) is refusal
@@ -186,14 +186,14 @@ def test_a_refusal_is_the_last_word(refusal: Refusal) -> None:
 
 
 @pytest.mark.parametrize("acting_as", [b"", b"tim"])
-def test_nobody_is_asked_whether_one_may_act_as_oneself(acting_as: bytes) -> None:
+def test_same_authorization_identity_is_not_checked(acting_as: bytes) -> None:
     """RFC 4422 section 3.4.1; mutt, git and Java send the name in both fields."""
     exchange = plain()
     exchange.begin(base64.b64encode(acting_as + b"\0tim\0secret"))
     assert exchange.answer(ACCEPT) == Success(authentication_identity="tim", authorization_identity="tim")
 
 
-def test_acting_as_another_is_asked_after_the_password() -> None:
+def test_other_authorization_identity_is_checked_after_password() -> None:
     """RFC 4422 section 3.4.1."""
     exchange = plain()
     assert isinstance(exchange.begin(AS_BOB), CheckPassword)
@@ -204,20 +204,20 @@ def test_acting_as_another_is_asked_after_the_password() -> None:
     assert exchange.answer(ACCEPT) == Success(authentication_identity="tim", authorization_identity="bob")
 
 
-def test_acting_as_another_is_not_asked_of_an_unproved_one() -> None:
+def test_authorization_identity_is_not_checked_after_wrong_password() -> None:
     exchange = plain()
     exchange.begin(AS_BOB)
     assert exchange.answer(Refusal.BAD_CREDENTIALS) is Refusal.BAD_CREDENTIALS
 
 
-def test_acting_as_another_may_be_refused() -> None:
+def test_authorization_identity_may_be_rejected() -> None:
     exchange = plain()
     exchange.begin(AS_BOB)
     exchange.answer(ACCEPT)
     assert exchange.answer(Refusal.NOT_AUTHORIZED) is Refusal.NOT_AUTHORIZED
 
 
-def test_the_name_is_known_as_soon_as_it_was_said() -> None:
+def test_authentication_identity_is_set_once_received() -> None:
     exchange = ServerExchange(LoginServer(tls=False))
     assert (exchange.mechanism, exchange.authentication_identity) == ("LOGIN", None)
     exchange.begin(base64.b64encode(b"tim"))
@@ -241,7 +241,7 @@ class LastWord:
         raise AssertionError("nothing was asked")
 
 
-def test_bytes_that_come_with_success_travel_as_a_challenge_of_their_own() -> None:
+def test_success_data_is_sent_as_separate_challenge() -> None:
     """RFC 4954 section 4: 235 cannot carry data, so it is sent as a challenge.  The client's response to it is
     empty."""
     exchange = ServerExchange(LastWord())
@@ -250,14 +250,14 @@ def test_bytes_that_come_with_success_travel_as_a_challenge_of_their_own() -> No
     assert exchange.receive(b"") == Success(authentication_identity="tim", authorization_identity="bob")
 
 
-def test_the_last_word_is_answered_by_nothing_at_all() -> None:
+def test_response_to_success_data_must_be_empty() -> None:
     exchange = ServerExchange(LastWord())
     exchange.begin(None)
     exchange.answer(ACCEPT)
     assert exchange.receive(b"dGlt") is Fault.MALFORMED
 
 
-def test_the_last_word_is_kept_back_from_who_may_not_act_so() -> None:
+def test_success_data_is_not_sent_if_authorization_is_rejected() -> None:
     exchange = ServerExchange(LastWord())
     exchange.begin(None)
     assert exchange.answer(Refusal.NOT_AUTHORIZED) is Refusal.NOT_AUTHORIZED
@@ -286,7 +286,7 @@ DATA = st.one_of(
 
 
 @given(st.sampled_from(SERVERS), st.booleans(), st.none() | DATA, st.lists(DATA, max_size=4), st.sampled_from(ANSWERS))
-def test_any_data_at_any_step_gives_a_step(
+def test_any_data_at_any_step_returns_a_step(
     make: Callable[[], ServerMechanism], raw: bool, first: bytes | None, rest: list[bytes], answer: object
 ) -> None:
     """architecture.md, invariant 8: no input from the client raises an exception."""
@@ -312,7 +312,7 @@ def test_any_data_at_any_step_gives_a_step(
 # Client side
 
 
-def test_an_initial_response_without_room_waits_for_the_empty_challenge() -> None:
+def test_initial_response_over_limit_is_sent_after_empty_challenge() -> None:
     """RFC 4954 section 4, RFC 5034 section 4: the command line must not exceed its limit."""
     exchange = ClientExchange(PlainClient(authentication_identity="tim", password=b"secret"))
     assert exchange.begin(max_length=len(PLAIN)) == PLAIN
@@ -322,14 +322,14 @@ def test_an_initial_response_without_room_waits_for_the_empty_challenge() -> Non
     assert exchange.satisfied
 
 
-def test_a_challenge_where_the_client_speaks_first_is_refused() -> None:
+def test_nonempty_challenge_before_initial_response_is_rejected() -> None:
     exchange = ClientExchange(PlainClient(authentication_identity="tim", password=b"secret"))
     exchange.begin(max_length=0)
     with pytest.raises(Malformed):
         exchange.respond(b"dGlt")
 
 
-def test_a_challenge_that_is_no_base64_is_refused() -> None:
+def test_challenge_that_is_not_base64_is_rejected() -> None:
     exchange = ClientExchange(LoginClient(authentication_identity="tim", password=b"secret"))
     assert exchange.begin() is None
     with pytest.raises(Malformed):
@@ -347,7 +347,7 @@ def test_a_challenge_that_is_no_base64_is_refused() -> None:
     ],
     ids=lambda client: str(client.name),
 )
-def test_one_challenge_too_many_is_refused_and_a_new_exchange_begins_anew(client: ClientMechanism) -> None:
+def test_extra_challenge_is_rejected_and_mechanism_can_be_reused(client: ClientMechanism) -> None:
     for _ in range(2):
         client.respond(None)
         assert client.satisfied == (client.name == "PLAIN")
@@ -364,7 +364,7 @@ NAMES = st.text(st.characters(blacklist_categories=["Cc", "Cs"]), min_size=1, ma
 
 
 @given(NAMES, NAMES, SECRETS, SECRETS)
-def test_a_login_succeeds_exactly_when_the_secrets_agree(name: str, other: str, sent: str, kept: str) -> None:
+def test_login_succeeds_if_and_only_if_secrets_match(name: str, other: str, sent: str, kept: str) -> None:
     """For the mechanisms that do not use SASLprep.  The others have their own test."""
     password = sent.encode()
     for known in ({name: sent.encode()}, {name: kept.encode()}, {other: sent.encode()}):

@@ -30,7 +30,7 @@ def server() -> ExternalServer:
     return ExternalServer(peer_certificate=CERTIFICATE, tls=True)
 
 
-def test_an_empty_response_is_the_owner_of_the_certificate() -> None:
+def test_empty_authorization_identity_becomes_the_certificate_identity() -> None:
     """Appendix A.1: an empty initial response is ``=`` on the wire."""
     client = ClientExchange(ExternalClient())
     exchange = ServerExchange(server())
@@ -43,14 +43,14 @@ def test_an_empty_response_is_the_owner_of_the_certificate() -> None:
     assert client.satisfied
 
 
-def test_without_a_response_the_challenge_is_empty() -> None:
+def test_challenge_is_empty_without_initial_response() -> None:
     """Appendix A.1."""
     exchange = ServerExchange(server())
     assert exchange.begin(None) == Challenge(b"")
     assert isinstance(exchange.receive(b""), CheckExternal)
 
 
-def test_the_example_of_the_rfc() -> None:
+def test_rfc_4422_example() -> None:
     """Appendix A.3: the client asks to act as ``fred@example.com``."""
     client = ExternalClient(authorization_identity="fred@example.com")
     exchange = ServerExchange(server())
@@ -69,18 +69,18 @@ def test_the_example_of_the_rfc() -> None:
 
 
 @pytest.mark.parametrize("certificate", [None, {}])
-def test_without_a_certificate_nobody_is_asked_and_nobody_logs_in(certificate: Mapping[str, object] | None) -> None:
+def test_response_without_certificate_fails_without_a_question(certificate: Mapping[str, object] | None) -> None:
     assert ExternalServer(peer_certificate=certificate, tls=True).respond(b"alice") is Refusal.BAD_CREDENTIALS
 
 
 @pytest.mark.parametrize("response", [b"al\0ice", b"\xff", b"a\nb", b"x" * 256, "\u00ad".encode()])
-def test_a_response_of_another_form_is_malformed(response: bytes) -> None:
+def test_invalid_response_is_malformed(response: bytes) -> None:
     """Appendix A.2: UTF-8 without NUL."""
     assert server().respond(response) is Fault.MALFORMED
 
 
 @pytest.mark.parametrize("answer", [ACCEPT, None, "", b"alice"])
-def test_an_answer_of_another_kind_leaves_the_question_open(answer: object) -> None:
+def test_invalid_answer_raises_and_leaves_question_open(answer: object) -> None:
     exchange = ServerExchange(server())
     question = exchange.begin(b"=")
     with pytest.raises(LocalProtocolError):
@@ -94,14 +94,14 @@ def test_an_answer_of_another_kind_leaves_the_question_open(answer: object) -> N
         asked.resolve(answer)
 
 
-def test_a_store_that_cannot_tell_has_the_last_word() -> None:
+def test_unavailable_answer_fails_as_temporary() -> None:
     exchange = ServerExchange(server())
     question = exchange.begin(b"=")
     assert isinstance(question, CheckExternal)
     assert exchange.answer(question.unavailable) is Refusal.TEMPORARY
 
 
-def test_a_client_says_one_thing() -> None:
+def test_client_rejects_a_challenge_after_its_response() -> None:
     client = ExternalClient(authorization_identity="alice")
     for _ in range(2):
         assert client.respond(None) == b"alice"
@@ -109,13 +109,13 @@ def test_a_client_says_one_thing() -> None:
             client.respond(b"")
 
 
-def test_an_identity_that_cannot_be_sent_is_refused() -> None:
+def test_client_rejects_invalid_authorization_identity() -> None:
     with pytest.raises(LocalProtocolError):
         ExternalClient(authorization_identity="a\0b")
 
 
 @given(st.integers(0, 3), st.integers(0, 3))
-def test_a_login_succeeds_exactly_when_the_certificate_is_the_right_one(shown: int, known: int) -> None:
+def test_login_succeeds_if_and_only_if_certificate_matches(shown: int, known: int) -> None:
     theirs = ExternalServer(peer_certificate={"serialNumber": shown}, tls=True)
     success = Success(authentication_identity="alice", authorization_identity="alice")
     end = log_in(ExternalClient(), theirs, {"alice": str(known).encode()})

@@ -44,7 +44,7 @@ def step(mechanism: str, response: bytes) -> sasl.Step:
     [("x" * 255, "x" * 256), (GROWING * 85, GROWING * 86), (SHRINKING * 85, SHRINKING * 86)],
     ids=["unchanged", "after", "before"],
 )
-def test_a_name_has_255_bytes_before_and_after_it_is_prepared(
+def test_name_limit_is_255_bytes_before_and_after_saslprep(
     mechanism: str, response: Callable[[bytes], bytes], fits: str, too_long: str
 ) -> None:
     """RFC 4616 section 2: up to and including 255 octets."""
@@ -57,7 +57,7 @@ def test_a_name_has_255_bytes_before_and_after_it_is_prepared(
     [("x" * 1024, "x" * 1025), (GROWING * 341, GROWING * 342), (SHRINKING * 341, SHRINKING * 342)],
     ids=["unchanged", "after", "before"],
 )
-def test_a_password_has_1024_bytes_before_and_after_it_is_prepared(fits: str, too_long: str) -> None:
+def test_password_limit_is_1024_bytes_before_and_after_saslprep(fits: str, too_long: str) -> None:
     """The limit applies to the data that is hashed as well as to the data received."""
     assert isinstance(step("PLAIN", b"\0alice\0" + fits.encode()), sasl.CheckPassword)
     assert step("PLAIN", b"\0alice\0" + too_long.encode()) is sasl.Fault.MALFORMED

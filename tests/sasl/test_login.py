@@ -10,7 +10,7 @@ from mailauth.sasl import Challenge, CheckPassword, Context, Fault, LoginClient,
 ASKED = CheckPassword(authentication_identity="tim", password=b"tan staaf", mechanism="LOGIN", tls=False)
 
 
-def test_the_prompts_are_those_that_clients_know() -> None:
+def test_default_prompts_are_username_and_password() -> None:
     server = LoginServer(tls=False)
     assert server.respond(None) == Challenge(b"Username:")
     assert server.respond(b"tim") == Challenge(b"Password:")
@@ -32,7 +32,7 @@ def test_the_prompts_can_be_set() -> None:
     assert server.respond(b"tim") == Challenge(b"Password\0")
 
 
-def test_the_name_may_come_as_the_initial_response() -> None:
+def test_user_name_is_accepted_as_initial_response() -> None:
     """aiosmtplib always sends it so."""
     server = LoginServer(tls=False)
     assert server.client_first
@@ -41,7 +41,7 @@ def test_the_name_may_come_as_the_initial_response() -> None:
 
 
 @pytest.mark.parametrize("prompt", [b"Username:", b"User Name\0", b"", b"Wachtwoord", b"\xff"])
-def test_a_client_does_not_read_the_prompts(prompt: bytes) -> None:
+def test_client_ignores_prompt_text(prompt: bytes) -> None:
     """Section 2 of the draft."""
     client = LoginClient(authentication_identity="tim", password=b"tan staaf")
     client.respond(None)
@@ -55,12 +55,12 @@ def test_a_client_waits_for_the_first_prompt() -> None:
 
 
 @pytest.mark.parametrize("name", [b"", b"t\xffm", b"tim\0", b"tim\r\nRCPT", b"x" * 256])
-def test_a_name_that_cannot_be_one_is_malformed(name: bytes) -> None:
+def test_invalid_user_name_is_malformed(name: bytes) -> None:
     assert LoginServer(tls=False).respond(name) is Fault.MALFORMED
 
 
 @pytest.mark.parametrize("password", [b"", b"a\0b", b"x" * 1025])
-def test_a_password_that_cannot_be_one_is_malformed(password: bytes) -> None:
+def test_invalid_password_is_malformed(password: bytes) -> None:
     """An empty password too: some stores accept any name with it."""
     server = LoginServer(tls=False)
     server.respond(b"tim")

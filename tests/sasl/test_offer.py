@@ -36,13 +36,13 @@ def test_the_defaults_are_plain_login_and_cram_md5() -> None:
 
 
 @pytest.mark.parametrize("name", ["PLAIN", "plain", "PlAiN"])
-def test_names_are_matched_without_case(name: str) -> None:
+def test_mechanism_names_are_case_insensitive(name: str) -> None:
     assert name in DEFAULT_MECHANISMS
     assert isinstance(DEFAULT_MECHANISMS.create(name, CONTEXT), PlainServer)
 
 
 @pytest.mark.parametrize("name", ["", "PLAI", "PLAIN ", "ANONYMOUS", "pla\u0131n"])
-def test_what_is_not_offered_is_not_made(name: str) -> None:
+def test_create_raises_for_mechanism_not_offered(name: str) -> None:
     """The dotless i becomes I in upper case, but it is not allowed in a mechanism name."""
     assert name not in DEFAULT_MECHANISMS
     with pytest.raises(LocalProtocolError):
@@ -50,28 +50,28 @@ def test_what_is_not_offered_is_not_made(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "plain", "A" * 21, "A B", "É", "A\n", "A."])
-def test_a_name_is_1_to_20_capitals_digits_hyphens_and_underscores(name: str) -> None:
+def test_invalid_mechanism_name_is_rejected(name: str) -> None:
     """RFC 4422 section 3.1."""
     with pytest.raises(LocalProtocolError):
         Mechanisms({name: lambda context: PlainServer(tls=context.tls)})
 
 
-def test_a_name_of_all_that_is_allowed_is_taken() -> None:
+def test_mechanism_name_of_20_valid_characters_is_accepted() -> None:
     assert Mechanisms({"X-0_" + "A" * 16: lambda context: PlainServer(tls=context.tls)}).names == ("X-0_" + "A" * 16,)
 
 
-def test_some_of_them_keep_their_order() -> None:
+def test_subset_of_mechanisms_keeps_its_order() -> None:
     assert DEFAULT_MECHANISMS.only("login", "PLAIN", "OTHER").names == ("PLAIN", "LOGIN")
 
 
-def test_the_offer_does_not_change_with_the_mapping_that_it_was_made_of() -> None:
+def test_mechanisms_are_independent_of_the_mapping_passed() -> None:
     factories = {"PLAIN": lambda context: PlainServer(tls=context.tls)}
     mechanisms = Mechanisms(factories)
     factories.clear()
     assert mechanisms.names == ("PLAIN",)
 
 
-def test_the_context_reaches_the_mechanism() -> None:
+def test_context_is_passed_to_the_mechanism() -> None:
     for name in DEFAULT_MECHANISMS.names:
         assert DEFAULT_MECHANISMS.create(name, CONTEXT).tls
     step = DEFAULT_MECHANISMS.create("CRAM-MD5", CONTEXT).respond(None)
@@ -88,23 +88,23 @@ def test_the_context_reaches_the_mechanism() -> None:
         ("", b"<1.a@localhost>"),
     ],
 )
-def test_the_msg_id_holds_letters_digits_dots_and_hyphens_only(host_name: str, message_id: bytes) -> None:
+def test_message_id_domain_has_only_letters_digits_dots_and_hyphens(host_name: str, message_id: bytes) -> None:
     """mpop and other clients reject some msg-ids that RFC 5322 allows."""
     assert Context(nonce="1.a", host_name=host_name, tls=False).message_id == message_id
 
 
 @given(st.text(max_size=30))
-def test_every_host_name_makes_a_msg_id(host_name: str) -> None:
+def test_every_host_name_gives_a_valid_message_id(host_name: str) -> None:
     assert is_message_id(Context(nonce="1.a", host_name=host_name, tls=False).message_id)
 
 
 @pytest.mark.parametrize("nonce", ["", ".", "a.", "a..b", "a b", "a@b", "a>", "é", "a\n"])
-def test_a_nonce_that_fits_into_no_msg_id_is_refused(nonce: str) -> None:
+def test_nonce_invalid_in_a_message_id_is_rejected(nonce: str) -> None:
     with pytest.raises(LocalProtocolError):
         Context(nonce=nonce, host_name="localhost", tls=False)
 
 
-def test_all_mechanisms_are_offered_the_strongest_first() -> None:
+def test_all_mechanisms_are_listed_strongest_first() -> None:
     assert ALL_MECHANISMS.names == (
         "SCRAM-SHA-256-PLUS",
         "SCRAM-SHA-1-PLUS",
@@ -119,7 +119,7 @@ def test_all_mechanisms_are_offered_the_strongest_first() -> None:
     )
 
 
-def test_each_is_made_under_its_own_name_with_the_context() -> None:
+def test_each_mechanism_is_created_with_its_name_and_context() -> None:
     context = attrs.evolve(
         CONTEXT,
         channel_bindings={"tls-exporter": b"x"},
@@ -135,7 +135,7 @@ def test_each_is_made_under_its_own_name_with_the_context() -> None:
 
 
 @pytest.mark.parametrize("name", ["SCRAM-SHA-1", "SCRAM-SHA-256"])
-def test_scram_knows_by_the_offer_whether_its_plus_form_was_taken_out(name: str) -> None:
+def test_scram_rejects_flag_y_only_if_plus_mechanism_is_offered(name: str) -> None:
     """RFC 5802 section 6."""
     context = attrs.evolve(CONTEXT, scram_decoy=ScramDecoy(key=b"k" * 16))
     first = b"y,,n=tim,r=abc"
@@ -144,7 +144,7 @@ def test_scram_knows_by_the_offer_whether_its_plus_form_was_taken_out(name: str)
     assert ALL_MECHANISMS.create(name, beside).respond(first) is Refusal.BAD_CREDENTIALS
 
 
-def test_scram_is_not_offered_without_a_decoy() -> None:
+def test_scram_without_decoy_is_rejected() -> None:
     """It would show which accounts exist (architecture.md, invariant 6)."""
     check_offer(ALL_MECHANISMS, ScramDecoy(key=b"k" * 16))
     check_offer(DEFAULT_MECHANISMS, None)
@@ -164,7 +164,7 @@ def test_scram_is_not_offered_without_a_decoy() -> None:
         (Tls(version="TLSv1.3", peer_certificate={"serialNumber": "01"}), {"SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS"}),
     ],
 )
-def test_what_the_connection_cannot_carry_is_not_possible(tls: Tls | None, impossible: set[str]) -> None:
+def test_is_possible_depends_on_channel_binding_and_certificate(tls: Tls | None, impossible: set[str]) -> None:
     """The -PLUS forms need channel binding data, EXTERNAL a certificate."""
     assert {name for name in ALL_MECHANISMS.names if not is_possible(name, tls)} == impossible
 
@@ -192,7 +192,7 @@ for make in (
 MD5_ERROR = "MD5 is not available on this system; use a mechanism other than CRAM-MD5 and APOP"
 
 
-def test_where_md5_is_missing_its_mechanisms_are_left_out() -> None:
+def test_cram_md5_and_apop_are_unavailable_without_md5() -> None:
     """In FIPS mode, neither the import nor an exchange fails."""
     environment = {"PYTHONPATH": ":".join(path for path in sys.path if path)}
     ran = subprocess.run([sys.executable, "-c", WITHOUT_MD5], capture_output=True, text=True, env=environment)
@@ -200,12 +200,12 @@ def test_where_md5_is_missing_its_mechanisms_are_left_out() -> None:
     assert ran.stdout.splitlines() == ["PLAIN LOGIN", "False", *[MD5_ERROR] * 4]
 
 
-def test_the_longest_host_name_makes_a_timestamp() -> None:
+def test_longest_host_name_gives_a_valid_timestamp() -> None:
     """RFC 5321 section 4.5.3.1.2: a domain has up to 255 octets.  The nonce may have 100 more."""
     context = Context(nonce="a" * 100, host_name=".".join(["a" * 63] * 4), tls=True)
     ApopServer(timestamp=context.message_id, tls=True)
 
 
-def test_where_md5_is_there_they_are_made() -> None:
+def test_cram_md5_and_apop_are_available_with_md5() -> None:
     CramMd5Server(challenge=b"<a@b>", tls=True)
     ApopServer(timestamp=b"<a@b>", tls=True)

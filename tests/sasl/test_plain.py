@@ -16,7 +16,7 @@ def asked(response: bytes) -> CheckPassword:
     return question
 
 
-def test_the_first_example_of_the_rfc() -> None:
+def test_rfc_4616_first_example() -> None:
     """RFC 4616 section 4: ``tim``, ``tanstaaftanstaaf``."""
     response = b"\0tim\0tanstaaftanstaaf"
     assert PlainClient(authentication_identity="tim", password=b"tanstaaftanstaaf").respond(None) == response
@@ -25,7 +25,7 @@ def test_the_first_example_of_the_rfc() -> None:
     )
 
 
-def test_the_second_example_of_the_rfc() -> None:
+def test_rfc_4616_second_example() -> None:
     """RFC 4616 section 4: ``Kurt`` asks to act as ``Ursel``."""
     response = b"Ursel\0Kurt\0xipj3plmq"
     client = PlainClient(authentication_identity="Kurt", password=b"xipj3plmq", authorization_identity="Ursel")
@@ -35,26 +35,26 @@ def test_the_second_example_of_the_rfc() -> None:
     assert server.resolve(ACCEPT) == Success(authentication_identity="Kurt", authorization_identity="Ursel")
 
 
-def test_without_a_response_the_challenge_is_empty() -> None:
+def test_challenge_is_empty_without_initial_response() -> None:
     """RFC 4616 section 2: the client sends the first message."""
     assert PlainServer.client_first
     assert PlainServer(tls=True).respond(None) == Challenge(b"")
 
 
-def test_an_authorization_identity_equal_to_the_other_counts_as_empty() -> None:
+def test_authorization_identity_equal_to_authentication_identity_is_empty() -> None:
     server = PlainServer(tls=True)
     server.respond(b"tim\0tim\0secret")
     assert server.resolve(ACCEPT) == Success(authentication_identity="tim", authorization_identity="")
 
 
-def test_names_are_told_apart_by_case() -> None:
+def test_identities_are_case_sensitive() -> None:
     """What names mean is decided by the application.  Here ``Tim`` asks to act as ``tim``."""
     server = PlainServer(tls=True)
     server.respond(b"tim\0Tim\0secret")
     assert server.resolve(ACCEPT) == Success(authentication_identity="Tim", authorization_identity="tim")
 
 
-def test_identities_of_255_bytes_and_passwords_of_255_are_taken() -> None:
+def test_identities_and_passwords_of_255_bytes_are_accepted() -> None:
     """RFC 4616 section 2: a server accepts up to and including 255 octets in each field."""
     name = "é" * 127 + "x"
     question = asked(b"y" * 255 + b"\0" + name.encode() + b"\0" + b"z" * 255)
@@ -82,7 +82,7 @@ def test_identities_of_255_bytes_and_passwords_of_255_are_taken() -> None:
         b"a\nb\0tim\0secret",
     ],
 )
-def test_a_response_of_another_form_is_malformed(response: bytes) -> None:
+def test_invalid_response_is_malformed(response: bytes) -> None:
     """RFC 4616 section 2: two NULs, UTF-8, only the first field may be empty, and no field is too long."""
     server = PlainServer(tls=True)
     assert server.respond(response) is Fault.MALFORMED
@@ -91,19 +91,19 @@ def test_a_response_of_another_form_is_malformed(response: bytes) -> None:
 
 
 @given(st.binary(max_size=30))
-def test_only_two_nuls_can_become_a_question(response: bytes) -> None:
+def test_response_without_exactly_two_nuls_is_malformed(response: bytes) -> None:
     step = PlainServer(tls=False).respond(response)
     assert step is Fault.MALFORMED or (isinstance(step, CheckPassword) and response.count(b"\0") == 2)
 
 
-def test_a_password_that_is_no_utf_8_is_refused_before_it_is_sent() -> None:
+def test_client_rejects_password_that_is_not_utf_8() -> None:
     """RFC 4616 section 2."""
     with pytest.raises(LocalProtocolError):
         PlainClient(authentication_identity="tim", password=b"\xff")
 
 
 @pytest.mark.parametrize("answer", [None, b"secret", True])
-def test_the_mechanism_itself_refuses_an_answer_of_the_wrong_type(answer: object) -> None:
+def test_resolve_raises_for_answer_of_wrong_type(answer: object) -> None:
     server = PlainServer(tls=True)
     server.respond(b"\0tim\0secret")
     with pytest.raises(LocalProtocolError):
@@ -113,13 +113,13 @@ def test_the_mechanism_itself_refuses_an_answer_of_the_wrong_type(answer: object
 @pytest.mark.parametrize(
     ("sent", "asked_for"), [("I\u00adX", "IX"), ("\u00aa", "a"), ("\u2168", "IX"), ("a\u00a0b", "a b")]
 )
-def test_names_and_passwords_are_prepared(sent: str, asked_for: str) -> None:
+def test_server_applies_saslprep_to_names_and_passwords(sent: str, asked_for: str) -> None:
     """RFC 4616 section 2, RFC 4013 section 3: the server prepares the received strings before it compares them."""
     question = asked(f"\0{sent}\0{sent}".encode())
     assert (question.authentication_identity, question.password) == (asked_for, asked_for.encode())
 
 
-def test_an_authorization_identity_is_compared_as_prepared() -> None:
+def test_authorization_identity_is_compared_after_saslprep() -> None:
     """RFC 4954 section 4: it is prepared, too.  ``I-X`` with a soft hyphen is ``IX``."""
     server = PlainServer(tls=True)
     server.respond("I\u00adX\0IX\0secret".encode())
@@ -127,12 +127,12 @@ def test_an_authorization_identity_is_compared_as_prepared() -> None:
 
 
 @pytest.mark.parametrize("response", ["\0\u00ad\0secret", "\0tim\0\u00ad", "\0tim\0\u0627\u0031", "\0tim\0\ue000"])
-def test_what_cannot_be_prepared_is_malformed(response: str) -> None:
+def test_field_empty_or_prohibited_after_saslprep_is_malformed(response: str) -> None:
     """RFC 4616 section 2: empty after preparation, or prohibited.  The application is not asked."""
     assert PlainServer(tls=True).respond(response.encode()) is Fault.MALFORMED
 
 
-def test_what_is_newer_than_the_tables_may_be_said() -> None:
+def test_password_may_contain_unassigned_code_points() -> None:
     """RFC 4013 section 2.5: strings from a client are queries."""
     assert asked("\0tim\0\U0001f600".encode()).password == "\U0001f600".encode()
 
@@ -141,7 +141,7 @@ TEXT = st.text("ae\u00e9\u0301\u00ad\u00aa\u00a0 =,", min_size=1, max_size=4).fi
 
 
 @given(TEXT, TEXT, TEXT, TEXT)
-def test_a_login_succeeds_exactly_when_the_secrets_agree(name: str, other: str, sent: str, kept: str) -> None:
+def test_login_succeeds_if_and_only_if_credentials_match(name: str, other: str, sent: str, kept: str) -> None:
     """Two strings that are the same after SASLprep count as the same."""
     client = PlainClient(authentication_identity=name, password=sent.encode())
     for account, password in ((name, sent), (name, kept), (other, sent)):

@@ -20,14 +20,14 @@ from mailauth.sasl import saslprep
     ],
     ids=["soft hyphen", "no change", "case kept", "NFKC of ISO 8859-1", "NFKC"],
 )
-def test_the_examples_of_the_rfc(given_text: str, prepared: str) -> None:
+def test_rfc_4013_valid_examples(given_text: str, prepared: str) -> None:
     """RFC 4013 section 3, numbers 1 to 5."""
     assert saslprep(given_text) == prepared
     assert saslprep(given_text, query=True) == prepared
 
 
 @pytest.mark.parametrize("text", ["\u0007", "\u0627\u0031"], ids=["prohibited character", "bidirectional check"])
-def test_the_examples_that_the_rfc_refuses(text: str) -> None:
+def test_rfc_4013_rejected_examples(text: str) -> None:
     """RFC 4013 section 3, numbers 6 and 7."""
     for query in (False, True):
         with pytest.raises(Malformed):
@@ -35,26 +35,26 @@ def test_the_examples_that_the_rfc_refuses(text: str) -> None:
 
 
 @pytest.mark.parametrize("space", ["\u00a0", "\u1680", "\u2003", "\u202f", "\u205f", "\u3000"])
-def test_every_blank_is_a_space(space: str) -> None:
+def test_non_ascii_space_is_mapped_to_space(space: str) -> None:
     """Section 2.1: the non-ASCII spaces (stringprep table C.1.2)."""
     assert saslprep(f"a{space}b") == "a b"
 
 
-def test_the_zero_width_space_is_a_space() -> None:
+def test_zero_width_space_is_mapped_to_space() -> None:
     """Section 2.1: U+200B is in both tables; C.1.2 is applied first, as in libidn."""
     assert saslprep("a\u200bb") == "a b"
     assert saslprep("\u200b") == " "
 
 
 @pytest.mark.parametrize("nothing", ["\u00ad", "\u034f", "\u180b", "\u200c", "\u200d", "\u2060", "\ufe0f", "\ufeff"])
-def test_what_is_commonly_mapped_to_nothing_vanishes(nothing: str) -> None:
+def test_characters_commonly_mapped_to_nothing_are_removed(nothing: str) -> None:
     """Section 2.1: stringprep table B.1.  The result may be empty."""
     assert saslprep(f"a{nothing}b") == "ab"
     assert saslprep(nothing) == ""
 
 
 @pytest.mark.parametrize("char", "\0 \x7f \x80 \u06dd \ue000 \ufdd0 \ud800 \ufffd \u2ff0 \u200e \U000e0041".split(" "))
-def test_what_is_prohibited_is_refused(char: str) -> None:
+def test_prohibited_character_is_rejected(char: str) -> None:
     """Section 2.3: at least one character of each table from C.2.1 to C.9."""
     with pytest.raises(Malformed):
         saslprep(f"a{char}b", query=True)
@@ -71,7 +71,7 @@ def test_what_is_prohibited_is_refused(char: str) -> None:
         ("abc1", True),
     ],
 )
-def test_letters_from_right_to_left_stand_alone_and_at_both_ends(text: str, fine: bool) -> None:
+def test_bidirectional_text_follows_rfc_3454_section_6(text: str, fine: bool) -> None:
     """Section 2.4, RFC 3454 section 6."""
     if fine:
         assert saslprep(text) == text
@@ -80,14 +80,14 @@ def test_letters_from_right_to_left_stand_alone_and_at_both_ends(text: str, fine
             saslprep(text)
 
 
-def test_code_points_that_unicode_3_2_did_not_know_are_for_queries_only() -> None:
+def test_unassigned_code_points_are_accepted_only_in_queries() -> None:
     """Section 2.5."""
     assert saslprep("\u0221", query=True) == "\u0221"
     with pytest.raises(Malformed):
         saslprep("\u0221")
 
 
-def test_a_code_point_that_unicode_3_2_did_not_know_changes_nothing_around_it() -> None:
+def test_unassigned_code_point_does_not_affect_adjacent_text() -> None:
     """RFC 3454 section 7: in Unicode 3.2 it is not a combining mark, even if it is one in a later version."""
     later_mark = "\ua66f"  # of class 230 since Unicode 5.1
     assert saslprep(f"a{later_mark}\u0323", query=True) == f"a{later_mark}\u0323"
@@ -99,7 +99,7 @@ LIGATURE = "\ufdfa"
 
 
 @pytest.mark.parametrize("text", ["x" * 1024, "\xe4" * 512, LIGATURE * 15 + " " + LIGATURE * 16])
-def test_text_has_1024_bytes_and_no_more(text: str) -> None:
+def test_text_limit_is_1024_bytes(text: str) -> None:
     """In UTF-8, before and after preparation."""
     saslprep(text, query=True)
     with pytest.raises(Malformed, match="1024 bytes"):
@@ -118,20 +118,20 @@ def test_text_has_1024_bytes_and_no_more(text: str) -> None:
         ("\ud800" * 4, 9),
     ],
 )
-def test_the_length_is_checked_before_anything_else(text: str, limit: int) -> None:
+def test_length_error_takes_precedence_over_other_errors(text: str, limit: int) -> None:
     """The length before preparation bounds the work of NFKC, the length after it all later work."""
     with pytest.raises(Malformed, match=f"{limit} bytes"):
         saslprep(text, query=True, limit=limit)
 
 
-def test_the_tables_are_those_of_unicode_3_2() -> None:
+def test_unicode_3_2_tables_are_used() -> None:
     """RFC 3454 section 1: later changes, such as those of corrigendum 5, do not apply."""
     assert saslprep("\U0001d7ce", query=True) == "0"  # in Unicode 3.2
     assert saslprep("\U0001f12e", query=True) == "\U0001f12e"  # "WZ" with current NFKC
 
 
 @given(st.text(max_size=20), st.booleans())
-def test_prepared_text_is_prepared(text: str, query: bool) -> None:
+def test_saslprep_is_idempotent(text: str, query: bool) -> None:
     """Preparing a string twice changes nothing.  No text raises anything but Malformed."""
     try:
         prepared = saslprep(text, query=query)
@@ -141,7 +141,7 @@ def test_prepared_text_is_prepared(text: str, query: bool) -> None:
 
 
 @given(st.text(st.characters(min_codepoint=0, max_codepoint=127), max_size=20))
-def test_ascii_is_taken_as_it_is_or_not_at_all(text: str) -> None:
+def test_printable_ascii_is_unchanged_and_other_ascii_is_rejected(text: str) -> None:
     if text.isprintable():
         assert saslprep(text) == text
     else:
@@ -149,7 +149,7 @@ def test_ascii_is_taken_as_it_is_or_not_at_all(text: str) -> None:
             saslprep(text)
 
 
-def test_a_refusal_shows_nothing_of_the_text() -> None:
+def test_exception_does_not_quote_the_text() -> None:
     """architecture.md, invariant 6: the text may be a password."""
     with pytest.raises(Malformed) as caught:
         saslprep("hunter2\u0007")

@@ -46,7 +46,7 @@ from tests.sasl.scram_parties import (
 # Test vectors
 
 
-def test_the_example_of_rfc_5802() -> None:
+def test_rfc_5802_example() -> None:
     """Section 5."""
     ours = Rfc5802Client(authentication_identity="user", password=b"pencil", entropy=ENTROPY)
     theirs = ScramSha1Server(nonce="3rfcNHYJY1ZVvWVs7j", tls=True, decoy=DECOY)
@@ -64,7 +64,7 @@ def test_the_example_of_rfc_5802() -> None:
     assert ours.satisfied
 
 
-def test_the_example_of_rfc_7677() -> None:
+def test_rfc_7677_example() -> None:
     """Section 3."""
     ours = Rfc7677Client(authentication_identity="user", password=b"pencil", entropy=ENTROPY)
     theirs = ScramSha256Server(nonce="%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0", tls=True, decoy=DECOY)
@@ -85,7 +85,7 @@ def test_the_example_of_rfc_7677() -> None:
     assert ours.satisfied
 
 
-def test_keys_are_made_of_the_password_as_the_rfc_says() -> None:
+def test_keys_are_derived_from_the_password_as_in_rfc_5802() -> None:
     """RFC 5802 section 3."""
     salted = hashlib.pbkdf2_hmac("sha256", b"pencil", SALT, 4096)
     client_key = hmac.digest(salted, b"Client Key", "sha256")
@@ -95,7 +95,7 @@ def test_keys_are_made_of_the_password_as_the_rfc_says() -> None:
     assert scram_keys("I\u00adX".encode(), SALT, 4096) == scram_keys(b"IX", SALT, 4096)
 
 
-def test_keys_are_those_that_doveadm_pw_writes() -> None:
+def test_keys_match_the_output_of_doveadm_pw() -> None:
     """``doveadm pw -s SCRAM-SHA-256 -p wonderland`` of Dovecot 2.3: iterations, salt, StoredKey, ServerKey."""
     written = (
         "4096,926ckpMBu1ke+KNdWIDqMA==,TkrpdI378IFRaczYGnwHzBopW1lRsdgm+dUV+N1dYMo=,"
@@ -111,7 +111,7 @@ def test_keys_are_those_that_doveadm_pw_writes() -> None:
 
 
 @pytest.mark.parametrize(("iterations", "hash_name"), [(0, "sha256"), (4095, "sha256"), (4096, "md5"), (4096, "nope")])
-def test_keys_of_too_little_work_or_another_hash_are_not_made(iterations: int, hash_name: str) -> None:
+def test_scram_keys_rejects_low_iteration_count_or_unsupported_hash(iterations: int, hash_name: str) -> None:
     """RFC 5802 section 5.1, RFC 7677 section 4."""
     with pytest.raises(LocalProtocolError):
         scram_keys(b"pencil", SALT, iterations, hash_name)
@@ -120,7 +120,7 @@ def test_keys_of_too_little_work_or_another_hash_are_not_made(iterations: int, h
 # Messages
 
 
-def test_the_proof_of_the_server_is_a_challenge_and_the_answer_to_it_is_empty() -> None:
+def test_server_signature_is_a_challenge_with_empty_response() -> None:
     """RFC 4954 section 4: 235 cannot carry data."""
     ours, theirs = ClientExchange(client()), ServerExchange(server())
     assert isinstance(theirs.begin(ours.begin()), FetchScramKeys)
@@ -133,7 +133,7 @@ def test_the_proof_of_the_server_is_a_challenge_and_the_answer_to_it_is_empty() 
     assert theirs.receive(b"") == Success(authentication_identity="user", authorization_identity="user")
 
 
-def test_an_authorization_identity_equal_to_the_other_counts_as_empty() -> None:
+def test_authorization_identity_of_the_same_user_needs_no_authorization() -> None:
     """mutt sends ``n,a=alice,``."""
     ours = client(acting_as="user")
     assert ours.respond(None).startswith(b"n,a=user,n=user,r=")
@@ -142,7 +142,7 @@ def test_an_authorization_identity_equal_to_the_other_counts_as_empty() -> None:
     )
 
 
-def test_acting_as_another_is_asked_before_the_server_proves_itself() -> None:
+def test_authorize_question_precedes_the_server_signature() -> None:
     """RFC 4422 section 3.4.1."""
     ours, theirs = ClientExchange(client(acting_as="bob")), ServerExchange(server())
     theirs.begin(ours.begin())
@@ -168,7 +168,7 @@ def test_commas_and_equals_signs_in_names_are_escaped(name: str) -> None:
     )
 
 
-def test_names_are_prepared_on_both_sides() -> None:
+def test_client_and_server_apply_saslprep_to_names() -> None:
     """RFC 5802 section 5.1: the client SHOULD prepare, the server MUST."""
     assert b"n=IX," in client("I\u00adX").respond(None)
     question = server().respond("n,,n=I\u00adX,r=abc".encode())
@@ -176,7 +176,7 @@ def test_names_are_prepared_on_both_sides() -> None:
     assert question.authentication_identity == "IX"
 
 
-def test_each_exchange_has_a_nonce_of_its_own() -> None:
+def test_each_exchange_uses_a_new_client_nonce() -> None:
     """RFC 5802 section 5.1."""
     ours = client()
     firsts = {ours.respond(None) for _ in range(5)} | {
@@ -193,7 +193,7 @@ PASSWORDS = st.text("ae\u00e9\u0301\u00ad\u00aa\u00a0 =,", min_size=1, max_size=
 
 @settings(max_examples=50)
 @given(PASSWORDS, PASSWORDS, st.booleans())
-def test_a_login_succeeds_exactly_when_the_secrets_agree(sent: str, kept: str, same: bool) -> None:
+def test_login_succeeds_if_and_only_if_passwords_match(sent: str, kept: str, same: bool) -> None:
     """For all four mechanisms.  Two passwords that are the same after SASLprep count as the same."""
     kept = sent if same else kept
     assume(saslprep(sent) and saslprep(kept))

@@ -22,7 +22,7 @@ from tests.sasl.scram_parties import (
 )
 
 
-def test_the_plus_form_binds_the_login_to_the_channel() -> None:
+def test_plus_login_succeeds_with_matching_channel_binding() -> None:
     """RFC 5802 section 6, RFC 9266."""
     ours, theirs = plus_client(), plus_server()
     assert ours.respond(None).startswith(b"p=tls-exporter,,n=user,r=")
@@ -31,23 +31,23 @@ def test_the_plus_form_binds_the_login_to_the_channel() -> None:
     )
 
 
-def test_another_channel_is_no_login() -> None:
+def test_plus_login_fails_with_other_channel_binding_data() -> None:
     """With a man in the middle, the two ends have different channel binding data."""
     ours = plus_client(data=b"what another TLS layer exported")
     assert log_in(ours, plus_server(), {"user": b"pencil"}) is Refusal.BAD_CREDENTIALS
 
 
-def test_a_binding_that_the_connection_has_not_is_refused() -> None:
+def test_unavailable_channel_binding_type_is_malformed() -> None:
     assert plus_server().respond(plus_client("tls-unique").respond(None)) is Fault.MALFORMED
 
 
 @pytest.mark.parametrize("flag", [b"n", b"y"])
-def test_the_plus_form_without_a_binding_is_refused(flag: bytes) -> None:
+def test_plus_server_rejects_message_without_channel_binding(flag: bytes) -> None:
     """RFC 5802 section 6."""
     assert plus_server().respond(flag + b",,n=user,r=abc") is Fault.MALFORMED
 
 
-def test_a_client_that_was_not_shown_the_plus_form_is_refused_where_it_was_offered() -> None:
+def test_flag_y_is_rejected_only_if_plus_was_offered() -> None:
     """RFC 5802 section 6: ``y``, although -PLUS was offered, indicates a downgrade."""
     ours = ScramSha256Client(authentication_identity="user", password=b"pencil", entropy=ENTROPY, could_bind=True)
     first = ours.respond(None)
@@ -56,11 +56,11 @@ def test_a_client_that_was_not_shown_the_plus_form_is_refused_where_it_was_offer
     assert isinstance(log_in(ours, server(), {"user": b"pencil"}), Success)
 
 
-def test_a_client_that_cannot_bind_is_taken_beside_the_plus_form() -> None:
+def test_client_without_channel_binding_is_accepted_if_plus_was_offered() -> None:
     assert isinstance(log_in(client(), server(plus_offered=True), {"user": b"pencil"}), Success)
 
 
-def test_a_flag_that_was_changed_on_the_way_is_no_login() -> None:
+def test_flag_changed_in_transit_fails_the_login() -> None:
     """RFC 5802 section 6: the proof covers the header, so an attacker cannot change ``y`` to ``n``."""
     ours = ScramSha256Client(authentication_identity="user", password=b"pencil", entropy=ENTROPY, could_bind=True)
     theirs = server(plus_offered=True)

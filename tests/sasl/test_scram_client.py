@@ -50,13 +50,13 @@ def challenged(challenge: bytes) -> ScramSha256Client:
         b"v=rmF9pqV8S7suAoZWja4dJRkFsKQ=",
     ],
 )
-def test_a_client_refuses_a_challenge_that_is_not_safe(challenge: bytes) -> None:
+def test_client_rejects_invalid_or_unsafe_server_first_message(challenge: bytes) -> None:
     """RFC 5802 section 5.1: the nonce must extend the client's, and ``m`` must fail; the iterations are limited."""
     with pytest.raises(Malformed):
         challenged(challenge)
 
 
-def test_a_client_computes_as_much_as_it_was_told_to() -> None:
+def test_max_iterations_limits_the_iteration_count() -> None:
     ours = ScramSha256Client(authentication_identity="user", password=b"pencil", entropy=ENTROPY, max_iterations=4096)
     nonce = ours.respond(None).rpartition(b"r=")[2]
     with pytest.raises(Malformed):
@@ -76,7 +76,7 @@ def test_a_client_computes_as_much_as_it_was_told_to() -> None:
         b"m=x,v=AAAA",
     ],
 )
-def test_a_client_believes_no_server_that_does_not_know_the_password(final: bytes) -> None:
+def test_client_rejects_invalid_server_final_message(final: bytes) -> None:
     """RFC 5802 section 5: the client must verify the signature."""
     ours = challenged(b"r=NONCEserver,s=c2FsdA==,i=4096")
     with pytest.raises(Malformed):
@@ -84,7 +84,7 @@ def test_a_client_believes_no_server_that_does_not_know_the_password(final: byte
     assert not ours.satisfied
 
 
-def test_a_client_starts_anew_and_says_no_more_than_three_things() -> None:
+def test_client_is_reusable_and_rejects_messages_out_of_sequence() -> None:
     ours = client()
     for _ in range(2):
         assert log_in(ours, server(), {"user": b"pencil"}) == Success(
@@ -98,7 +98,7 @@ def test_a_client_starts_anew_and_says_no_more_than_three_things() -> None:
 
 
 @pytest.mark.parametrize(("name", "password"), [("\u00ad", b"pencil"), ("user", "\u0221".encode()), ("user", b"\xff")])
-def test_what_cannot_be_prepared_is_refused_before_it_is_sent(name: str, password: bytes) -> None:
+def test_client_rejects_name_or_password_invalid_for_saslprep(name: str, password: bytes) -> None:
     """RFC 5802 sections 2.2 and 5.1."""
     with pytest.raises(LocalProtocolError):
         client(name, password)
@@ -107,6 +107,6 @@ def test_what_cannot_be_prepared_is_refused_before_it_is_sent(name: str, passwor
             scram_keys(password, SALT, 4096)
 
 
-def test_little_entropy_is_refused() -> None:
+def test_short_entropy_is_rejected() -> None:
     with pytest.raises(LocalProtocolError):
         ScramSha256Client(authentication_identity="user", password=b"pencil", entropy=b"little")

@@ -67,7 +67,7 @@ def their_binding(mechanism: str) -> tuple[str, bytes] | None:
 
 @pytest.mark.parametrize("password", PASSWORDS)
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_their_client_logs_in_to_our_server(mechanism: str, password: str) -> None:
+def test_scramp_client_logs_in_to_server(mechanism: str, password: str) -> None:
     theirs = scramp.ScramClient([mechanism], "user", password, channel_binding=their_binding(mechanism))
     ours = our_server(mechanism)
     question = ours.respond(theirs.get_client_first().encode())
@@ -81,7 +81,7 @@ def test_their_client_logs_in_to_our_server(mechanism: str, password: str) -> No
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_their_client_with_a_wrong_password_does_not(mechanism: str) -> None:
+def test_scramp_client_with_wrong_password_is_rejected(mechanism: str) -> None:
     theirs = scramp.ScramClient([mechanism], "user", "pencil", channel_binding=their_binding(mechanism))
     ours = our_server(mechanism)
     ours.respond(theirs.get_client_first().encode())
@@ -99,7 +99,7 @@ def their_server(mechanism: str, password: str) -> TheirServer:
 
 @pytest.mark.parametrize("password", PASSWORDS)
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_our_client_logs_in_to_their_server(mechanism: str, password: str) -> None:
+def test_client_logs_in_to_scramp_server(mechanism: str, password: str) -> None:
     theirs, ours = their_server(mechanism, password), our_client(mechanism, password)
     theirs.set_client_first(ours.respond(None).decode())
     theirs.set_client_final(ours.respond(theirs.get_server_first().encode()).decode())
@@ -108,7 +108,7 @@ def test_our_client_logs_in_to_their_server(mechanism: str, password: str) -> No
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_our_client_with_a_wrong_password_does_not(mechanism: str) -> None:
+def test_client_with_wrong_password_is_rejected_by_scramp_server(mechanism: str) -> None:
     theirs, ours = their_server(mechanism, "pencil"), our_client(mechanism, "pen")
     theirs.set_client_first(ours.respond(None).decode())
     final = ours.respond(theirs.get_server_first().encode()).decode()
@@ -121,7 +121,7 @@ def test_our_client_with_a_wrong_password_does_not(mechanism: str) -> None:
 
 @pytest.mark.parametrize("password", PASSWORDS)
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_both_make_the_same_keys_of_a_password(mechanism: str, password: str) -> None:
+def test_scram_keys_match_scramp(mechanism: str, password: str) -> None:
     salt, stored_key, server_key, iterations = scramp.ScramMechanism(mechanism).make_auth_info(
         password, iteration_count=4096, salt=SALT
     )

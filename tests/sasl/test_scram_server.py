@@ -60,12 +60,12 @@ from tests.sasl.scram_parties import (
         "n,,n=\u00ad,r=abc".encode(),
     ],
 )
-def test_a_first_message_of_another_form_is_malformed(first: bytes) -> None:
+def test_invalid_client_first_message_is_malformed(first: bytes) -> None:
     """RFC 5802 section 7; ``m`` must not be ignored (section 5.1), and ``p`` belongs to the -PLUS forms."""
     assert server().respond(first) is Fault.MALFORMED
 
 
-def test_an_unknown_extension_is_passed_over() -> None:
+def test_unknown_extension_is_ignored() -> None:
     """RFC 5802 section 5.1.  The proof covers it, too."""
     theirs = server()
     assert isinstance(theirs.respond(b"n,,n=user,r=abc,x=more"), FetchScramKeys)
@@ -84,7 +84,7 @@ def test_an_unknown_extension_is_passed_over() -> None:
         (b"r=", b"s="),
     ],
 )
-def test_a_final_message_of_another_form_or_nonce_is_malformed(old: bytes, new: bytes) -> None:
+def test_client_final_message_with_invalid_form_or_nonce_is_malformed(old: bytes, new: bytes) -> None:
     """RFC 5802 section 5.1."""
     theirs = server()
     final = proof_for(theirs, client())
@@ -92,7 +92,7 @@ def test_a_final_message_of_another_form_or_nonce_is_malformed(old: bytes, new: 
     assert theirs.respond(final.replace(old, new)) is Fault.MALFORMED
 
 
-def test_whatever_is_changed_in_the_final_message_is_no_login() -> None:
+def test_altered_client_final_message_fails_the_login() -> None:
     final = proof_for(server(), client())
     for position in range(len(final)):
         for bit in (1, 2, 64):
@@ -102,14 +102,14 @@ def test_whatever_is_changed_in_the_final_message_is_no_login() -> None:
             assert theirs.respond(changed) in (Refusal.BAD_CREDENTIALS, Fault.MALFORMED)
 
 
-def test_an_unknown_identity_is_told_like_a_wrong_password() -> None:
+def test_unknown_identity_fails_like_a_wrong_password() -> None:
     """architecture.md, invariant 6."""
     known = {"user": b"pencil"}
     assert log_in(client("user", b"pen"), server(), known) is Refusal.BAD_CREDENTIALS
     assert log_in(client("nobody"), server(), known) is Refusal.BAD_CREDENTIALS
 
 
-def test_an_unknown_identity_shows_the_same_salt_each_time_and_one_of_its_own() -> None:
+def test_unknown_identity_gets_a_stable_and_unique_salt() -> None:
     """architecture.md, invariant 6: a salt that changes or is shared would show that there is no account."""
 
     def salt(name: str, decoy: ScramDecoy) -> bytes:
@@ -122,7 +122,7 @@ def test_an_unknown_identity_shows_the_same_salt_each_time_and_one_of_its_own() 
     assert len(base64.b64decode(salt("nobody", DECOY)[2:])) == len(SALT)
 
 
-def test_the_decoy_looks_as_the_settings_say() -> None:
+def test_decoy_uses_configured_iterations_and_salt_size() -> None:
     decoy = ScramDecoy(key=b"k" * 16, iterations=10_000, salt_size=8)
     theirs = ScramSha1Server(nonce="server", tls=True, decoy=decoy)
     theirs.respond(b"n,,n=nobody,r=abc")
@@ -130,7 +130,7 @@ def test_the_decoy_looks_as_the_settings_say() -> None:
     assert (len(base64.b64decode(salt[2:])), iterations) == (8, b"i=10000")
 
 
-def test_an_unknown_identity_costs_the_same_computations(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_identity_makes_the_same_hmac_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """architecture.md, invariant 6: the same calls, whether the identity exists or not."""
     calls: list[str] = []
     real_digest, real_compare = hmac.digest, hmac.compare_digest
@@ -161,7 +161,7 @@ def test_an_unknown_identity_costs_the_same_computations(monkeypatch: pytest.Mon
     assert "compare" in seen[0]
 
 
-def test_the_keys_of_the_decoy_log_nobody_in() -> None:
+def test_proof_made_from_decoy_keys_is_rejected() -> None:
     """A client that knew them would be refused, too; only the server knows them."""
     theirs = server()
     theirs.respond(b"n,,n=nobody,r=abc")
@@ -174,7 +174,7 @@ def test_the_keys_of_the_decoy_log_nobody_in() -> None:
 
 
 @pytest.mark.parametrize("answer", [b"secret", "user", True, scram_keys(b"pencil", SALT, 4096, "sha1")])
-def test_an_answer_of_another_kind_or_hash_leaves_the_question_open(answer: object) -> None:
+def test_invalid_answer_raises_and_leaves_question_open(answer: object) -> None:
     exchange = ServerExchange(server())
     question = exchange.begin(base64.b64encode(b"n,,n=user,r=abc"))
     with pytest.raises(LocalProtocolError):
@@ -199,7 +199,7 @@ def test_a_refusal_ends_the_login(refusal: Refusal) -> None:
         (b"salt", 4096, bytes(16), bytes(16)),
     ],
 )
-def test_keys_that_cannot_be_good_are_refused(salt: bytes, iterations: int, stored: bytes, server_key: bytes) -> None:
+def test_invalid_scram_keys_are_rejected(salt: bytes, iterations: int, stored: bytes, server_key: bytes) -> None:
     """RFC 5802 section 5.1: at least 4,096 iterations."""
     with pytest.raises(LocalProtocolError):
         ScramKeys(salt=salt, iterations=iterations, stored_key=stored, server_key=server_key)
@@ -208,6 +208,6 @@ def test_keys_that_cannot_be_good_are_refused(salt: bytes, iterations: int, stor
 @pytest.mark.parametrize(
     ("key", "iterations", "salt_size"), [(b"short", 4096, 16), (b"k" * 16, 4095, 16), (b"k" * 16, 4096, 0)]
 )
-def test_a_decoy_that_gives_itself_away_is_refused(key: bytes, iterations: int, salt_size: int) -> None:
+def test_invalid_decoy_settings_are_rejected(key: bytes, iterations: int, salt_size: int) -> None:
     with pytest.raises(LocalProtocolError):
         ScramDecoy(key=key, iterations=iterations, salt_size=salt_size)

@@ -32,7 +32,7 @@ from mailauth.sasl import (
 )
 
 
-def test_no_repr_holds_a_secret() -> None:
+def test_repr_of_client_mechanisms_contains_no_secret() -> None:
     """architecture.md, invariant 6."""
     secret = b"tanstaaf"
     clients: list[ClientMechanism] = [
@@ -63,7 +63,7 @@ def test_no_repr_holds_a_secret() -> None:
     assert "tanstaaf" not in repr(question) + repr(exchange)
 
 
-def test_no_question_nor_key_shows_a_secret() -> None:
+def test_repr_of_questions_and_keys_contains_no_secret() -> None:
     """architecture.md, invariant 6."""
     secret, keys = b"tanstaaf", scram_keys(b"tanstaaf", b"salt", 4096)
     decoy = ScramDecoy(key=secret * 2)
@@ -86,7 +86,7 @@ def test_no_question_nor_key_shows_a_secret() -> None:
 
 @pytest.mark.parametrize("make", [PlainClient, LoginClient, UserPassClient])
 @pytest.mark.parametrize("password", [b"", b"hunter2\0", b"hunter2\r", b"hunter2\n", b"hunter2" * 147])
-def test_a_password_that_cannot_be_sent_is_refused_without_being_shown(
+def test_client_rejects_invalid_password_without_quoting_it(
     make: Callable[..., ClientMechanism], password: bytes
 ) -> None:
     """architecture.md, invariant 6; and an argument cannot inject commands."""
@@ -97,13 +97,13 @@ def test_a_password_that_cannot_be_sent_is_refused_without_being_shown(
 
 @pytest.mark.parametrize("make", [CramMd5Client, ApopClient])
 @pytest.mark.parametrize("secret", [b"", b"a\0b", b"a\rb", b"a\nb", b"x" * 1025])
-def test_a_secret_that_cannot_be_kept_is_refused(make: Callable[..., ClientMechanism], secret: bytes) -> None:
+def test_client_rejects_invalid_secret(make: Callable[..., ClientMechanism], secret: bytes) -> None:
     with pytest.raises(LocalProtocolError):
         make(authentication_identity="tim", secret=secret)
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "a\rb", "a\nb", "\x7f", "x" * 256, "\ud800"])
-def test_a_name_that_cannot_be_sent_is_refused(name: str) -> None:
+def test_client_rejects_invalid_name(name: str) -> None:
     senders: list[Callable[..., ClientMechanism]] = [PlainClient, LoginClient, UserPassClient]
     for make in senders:
         with pytest.raises(LocalProtocolError):

@@ -47,7 +47,7 @@ def bearer() -> OauthBearerServer:
     return OauthBearerServer(tls=True)
 
 
-def test_the_example_of_the_rfc() -> None:
+def test_rfc_7628_example() -> None:
     """RFC 7628 section 4.1."""
     line = (
         b"bixhPXVzZXJAZXhhbXBsZS5jb20sAWhvc3Q9c2VydmVyLmV4YW1wbGUuY29tAXBvcnQ9MTQzAWF1dGg9QmVhcmVyIHZGOWRmdDRxbVRjMk52"
@@ -66,7 +66,7 @@ def test_the_example_of_the_rfc() -> None:
     assert client.satisfied
 
 
-def test_the_first_response_of_xoauth2() -> None:
+def test_xoauth2_initial_response_contains_user_and_token() -> None:
     client = Xoauth2Client(token=TOKEN, authorization_identity="user@example.com")
     assert client.respond(None) == XOAUTH2_RESPONSE
     assert Xoauth2Server(tls=True).respond(XOAUTH2_RESPONSE) == CheckToken(
@@ -77,7 +77,7 @@ def test_the_first_response_of_xoauth2() -> None:
 @pytest.mark.parametrize("dummy", [b"AQ==", b""])
 @pytest.mark.parametrize(("make", "first"), [(OauthBearerServer, RESPONSE), (Xoauth2Server, XOAUTH2_RESPONSE)])
 @pytest.mark.parametrize("refusal", [refusal for refusal in Refusal if refusal is not Refusal.TEMPORARY])
-def test_a_refused_token_is_told_in_json_and_refused_after_the_dummy(
+def test_rejected_token_gets_json_challenge_and_login_then_fails(
     make: type[OauthBearerServer | Xoauth2Server], first: bytes, dummy: bytes, refusal: Refusal
 ) -> None:
     """RFC 7628 section 3.2.3.  The login fails whatever the dummy response is."""
@@ -89,13 +89,13 @@ def test_a_refused_token_is_told_in_json_and_refused_after_the_dummy(
     assert exchange.receive(dummy) is refusal
 
 
-def test_the_json_says_what_is_wrong() -> None:
+def test_json_challenge_contains_the_status() -> None:
     """RFC 7628 section 3.2.2: ``status`` is required; its values are those of RFC 6750."""
     assert json.loads(OauthBearerServer.refused)["status"] == "invalid_token"
     assert json.loads(Xoauth2Server.refused)["status"] == "401"
 
 
-def test_a_store_that_cannot_tell_says_nothing_against_the_token() -> None:
+def test_unavailable_answer_fails_as_temporary_without_json_challenge() -> None:
     """Otherwise clients would discard a valid token."""
     exchange = ServerExchange(bearer())
     question = exchange.begin(base64.b64encode(RESPONSE))
@@ -103,14 +103,14 @@ def test_a_store_that_cannot_tell_says_nothing_against_the_token() -> None:
     assert exchange.answer(question.unavailable) is Refusal.TEMPORARY
 
 
-def test_the_dummy_may_be_a_star() -> None:
+def test_asterisk_after_json_challenge_cancels_the_login() -> None:
     exchange = ServerExchange(bearer())
     exchange.begin(base64.b64encode(RESPONSE))
     exchange.answer(Refusal.BAD_CREDENTIALS)
     assert exchange.receive(b"*") is Fault.CANCELLED
 
 
-def test_a_client_without_a_token_hears_how_it_fails_and_nobody_is_asked() -> None:
+def test_missing_token_gets_json_challenge_without_a_question() -> None:
     """RFC 7628 section 3.1: a client sends an empty ``auth`` to find out where to get a token."""
     for response in (b"n,,\x01auth=\x01\x01", b"n,,\x01\x01", b"n,,\x01host=h\x01\x01"):
         step = bearer().respond(response)
@@ -118,7 +118,7 @@ def test_a_client_without_a_token_hears_how_it_fails_and_nobody_is_asked() -> No
         assert json.loads(step.data)["status"] == "invalid_token"
 
 
-def test_whose_token_it_is_decides_who_logs_in() -> None:
+def test_answer_sets_identity_without_authorization_identity() -> None:
     """Without an authorization identity, the token alone decides the identity."""
     exchange = ServerExchange(bearer())
     question = exchange.begin(base64.b64encode(b"n,,\x01auth=Bearer abc\x01\x01"))
@@ -128,7 +128,7 @@ def test_whose_token_it_is_decides_who_logs_in() -> None:
     assert exchange.authentication_identity == "alice"
 
 
-def test_acting_as_another_than_the_token_was_issued_to_is_asked() -> None:
+def test_other_authorization_identity_requires_authorize_question() -> None:
     """RFC 4422 section 3.4.1, for example for shared maildrops."""
     exchange = ServerExchange(bearer())
     exchange.begin(base64.b64encode(RESPONSE))
@@ -142,7 +142,7 @@ def test_acting_as_another_than_the_token_was_issued_to_is_asked() -> None:
 
 
 @pytest.mark.parametrize("answer", [ACCEPT, None, "", b"alice", True])
-def test_an_answer_of_another_kind_leaves_the_question_open(answer: object) -> None:
+def test_invalid_answer_raises_and_leaves_question_open(answer: object) -> None:
     """An empty identity is not valid: it would name no account."""
     exchange = ServerExchange(bearer())
     question = exchange.begin(base64.b64encode(RESPONSE))
@@ -185,7 +185,7 @@ def test_an_answer_of_another_kind_leaves_the_question_open(answer: object) -> N
         b"n,a=\xff,\x01auth=Bearer abc\x01\x01",
     ],
 )
-def test_a_response_of_another_form_is_malformed(response: bytes) -> None:
+def test_invalid_oauthbearer_response_is_malformed(response: bytes) -> None:
     """RFC 7628 section 3.1."""
     assert bearer().respond(response) is Fault.MALFORMED
 
@@ -203,17 +203,17 @@ def test_a_response_of_another_form_is_malformed(response: bytes) -> None:
         b"n,a=alice,\x01auth=Bearer abc\x01\x01",
     ],
 )
-def test_a_response_of_another_form_is_malformed_in_xoauth2_too(response: bytes) -> None:
+def test_invalid_xoauth2_response_is_malformed(response: bytes) -> None:
     assert Xoauth2Server(tls=True).respond(response) is Fault.MALFORMED
 
 
-def test_the_scheme_is_matched_without_case_and_unknown_keys_are_passed_over() -> None:
+def test_scheme_is_case_insensitive_and_unknown_keys_are_ignored() -> None:
     """RFC 7235 section 2.1, RFC 7628 section 3.1."""
     question = bearer().respond(b"y,a=a=2Cb=3D,\x01mthd=GET\x01Auth=bearer abc\x01qs=\x01\x01")
     assert question == CheckToken(authorization_identity="a,b=", token=b"abc", mechanism="OAUTHBEARER", tls=True)
 
 
-def test_a_refused_client_answers_and_keeps_what_it_was_told() -> None:
+def test_rejected_client_sends_dummy_response_and_stores_the_error() -> None:
     """RFC 7628 section 3.2.3: the response is ``AQ==``, and empty in XOAUTH2."""
     for client, dummy in (
         (OauthBearerClient(token=TOKEN), b"AQ=="),
@@ -233,7 +233,7 @@ def test_a_refused_client_answers_and_keeps_what_it_was_told() -> None:
 @pytest.mark.parametrize(
     "token", [b"", b"s3cret s3cret", b"s3cret\r\nRCPT", b"s3cret\x01", b"s3cret\xff", b"=", b"s3cret" * 1400]
 )
-def test_a_token_that_cannot_be_sent_is_refused_without_being_shown(token: bytes) -> None:
+def test_client_rejects_invalid_token_without_quoting_it(token: bytes) -> None:
     """architecture.md, invariant 6; and an argument cannot inject key=value pairs."""
     with pytest.raises(LocalProtocolError) as caught:
         OauthBearerClient(token=token)
@@ -242,7 +242,7 @@ def test_a_token_that_cannot_be_sent_is_refused_without_being_shown(token: bytes
         Xoauth2Client(token=token, authorization_identity="alice")
 
 
-def test_what_else_a_client_cannot_send_is_refused() -> None:
+def test_client_rejects_invalid_user_host_or_port() -> None:
     with pytest.raises(LocalProtocolError):
         Xoauth2Client(token=TOKEN)
     with pytest.raises(LocalProtocolError):
@@ -258,7 +258,7 @@ NAMES = st.text("ab,=@. \u00e9", min_size=1, max_size=8)
 
 
 @given(TOKENS, TOKENS, NAMES)
-def test_a_login_succeeds_exactly_when_the_secrets_agree(sent: bytes, kept: bytes, name: str) -> None:
+def test_login_succeeds_if_and_only_if_tokens_match(sent: bytes, kept: bytes, name: str) -> None:
     for known in ({name: sent}, {name: kept}):
         right = known[name] == sent
         ends = [

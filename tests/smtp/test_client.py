@@ -50,13 +50,13 @@ def codes(session: Session) -> list[tuple[type[object], int]]:
 # What is sent, and when
 
 
-def test_commands_are_pipelined_where_it_is_offered() -> None:
+def test_commands_are_pipelined_if_offered() -> None:
     """RFC 2920 section 3.1: one group, one Send, DATA last."""
     session = greeted("PIPELINING").send(MAIL, RCPT, OTHER, DATA)
     assert session.sends == [b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRCPT TO:<e@f>\r\nDATA\r\n"]
 
 
-def test_commands_wait_for_each_reply_where_it_is_not() -> None:
+def test_commands_wait_for_each_reply_without_pipelining() -> None:
     """RFC 2920 section 3.1."""
     session = greeted("SIZE").send(MAIL, RCPT, DATA)
     assert session.sends == [b"MAIL FROM:<a@b>\r\n"]
@@ -65,7 +65,7 @@ def test_commands_wait_for_each_reply_where_it_is_not() -> None:
 
 
 @pytest.mark.parametrize("last", [smtp.Noop(), smtp.Vrfy(argument="x"), smtp.Hello(domain="c"), smtp.Help()])
-def test_only_the_last_of_a_group_may_be_of_any_kind(last: Command) -> None:
+def test_ungroupable_command_ends_the_pipelined_group(last: Command) -> None:
     """RFC 2920 section 3.1."""
     session = greeted("PIPELINING").send(smtp.Rset(), last, MAIL)
     assert b"MAIL" not in session.data
@@ -75,7 +75,7 @@ def test_only_the_last_of_a_group_may_be_of_any_kind(last: Command) -> None:
     assert session.data.endswith(b"MAIL FROM:<a@b>\r\n")
 
 
-def test_a_group_may_begin_with_the_end_of_content() -> None:
+def test_pipelined_group_may_start_with_end_of_content() -> None:
     """RFC 2920 section 4: the next message need not wait for the reply to the last one."""
     session = writing().send(MessageChunk(data=b"x\r\n"), smtp.MessageComplete(), MAIL, RCPT, DATA)
     assert session.data == b"x\r\n.\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n"
@@ -85,7 +85,7 @@ def test_a_group_may_begin_with_the_end_of_content() -> None:
     assert session.data == b"..y\r\n.\r\n"
 
 
-def test_replies_carry_the_very_object_that_was_sent() -> None:
+def test_reply_event_contains_the_command_object_sent() -> None:
     """architecture.md, A connection: in order."""
     session = greeted("PIPELINING").send(RSET := smtp.Rset(), MAIL, RCPT).receive(b"250 1\r\n250 2\r\n550 5.1.1 3\r\n")
     assert [event.command for event in session.events] == [RSET, MAIL, RCPT]
@@ -100,12 +100,12 @@ def test_replies_carry_the_very_object_that_was_sent() -> None:
     "command",
     [RCPT, DATA, smtp.MessageComplete(), MessageChunk(data=b"x"), pop3.Noop(), smtp.MessageChunk(data=b"")],
 )
-def test_a_command_out_of_order_is_a_local_error(command: Command) -> None:
+def test_command_out_of_order_raises_local_protocol_error(command: Command) -> None:
     """RFC 5321 section 4.1.4: nothing is sent."""
     refuses(greeted("PIPELINING"), command)
 
 
-def test_order_is_judged_by_what_is_under_way() -> None:
+def test_order_check_assumes_outstanding_commands_are_accepted() -> None:
     """RFC 2920 section 3.1: as if every outstanding command were accepted."""
     session = greeted("PIPELINING").send(MAIL)
     refuses(session, DATA)
@@ -116,7 +116,7 @@ def test_order_is_judged_by_what_is_under_way() -> None:
         refuses(session, command)
 
 
-def test_before_the_greeting_and_before_ehlo_nothing_is_allowed_that_needs_it() -> None:
+def test_commands_that_need_the_greeting_or_ehlo_raise_before_it() -> None:
     """RFC 5321 section 4.3.1."""
     refuses(call(), smtp.Hello(domain="c"))
     refuses(call(b"220 hi\r\n"), MAIL)
@@ -124,7 +124,7 @@ def test_before_the_greeting_and_before_ehlo_nothing_is_allowed_that_needs_it() 
     assert call(b"554 no\r\n").send(smtp.Quit()).data == b"QUIT\r\n"
 
 
-def test_nothing_is_sent_after_quit_or_while_a_login_is_under_way() -> None:
+def test_commands_after_quit_or_during_login_raise() -> None:
     session = greeted().send(smtp.Quit())
     refuses(session, smtp.Noop())
     session = greeted("AUTH PLAIN")
@@ -132,7 +132,7 @@ def test_nothing_is_sent_after_quit_or_while_a_login_is_under_way() -> None:
     refuses(session, smtp.Noop())
 
 
-def test_a_refused_mail_with_rcpt_and_data_in_flight() -> None:
+def test_new_transaction_is_possible_after_rejected_pipelined_group() -> None:
     """RFC 2920 section 3.1: all are answered, and the next transaction may begin."""
     session = greeted("PIPELINING").send(MAIL, RCPT, DATA).receive(b"550 no\r\n")
     session.receive(b"503 order\r\n503 order\r\n")
@@ -141,7 +141,7 @@ def test_a_refused_mail_with_rcpt_and_data_in_flight() -> None:
     assert session.data.endswith(b"DATA\r\n")
 
 
-def test_a_server_that_accepts_out_of_order_breaks_the_protocol() -> None:
+def test_acceptance_out_of_order_raises_remote_protocol_error() -> None:
     """RFC 5321 section 4.1.4: otherwise content could be sent without a known sender."""
     session = greeted("PIPELINING").send(MAIL, RCPT, DATA)
     session.machine.receive_data(b"550 no\r\n250 ok\r\n354 go\r\n")
@@ -149,7 +149,7 @@ def test_a_server_that_accepts_out_of_order_breaks_the_protocol() -> None:
         session.pull()
 
 
-def test_354_without_a_recipient_is_answered_by_the_lone_dot() -> None:
+def test_client_sends_final_dot_after_354_without_recipients() -> None:
     """RFC 2920 section 3.1: the client sends the dot itself; the reply to it is the reply to Data."""
     session = greeted("PIPELINING").send(MAIL, RCPT, OTHER, DATA).forget()
     session.receive(b"250 ok\r\n550 no\r\n550 no\r\n354 go\r\n")
@@ -161,7 +161,7 @@ def test_354_without_a_recipient_is_answered_by_the_lone_dot() -> None:
     assert session.forget().send(MAIL).data == b"MAIL FROM:<a@b>\r\n"
 
 
-def test_a_second_354_after_the_lone_dot_breaks_the_protocol() -> None:
+def test_second_354_after_final_dot_raises_remote_protocol_error() -> None:
     """RFC 5321 section 4.3.2."""
     session = greeted("PIPELINING").send(MAIL, RCPT, DATA)
     session.machine.receive_data(b"250 ok\r\n550 no\r\n354 go\r\n354 go on\r\n")
@@ -169,14 +169,14 @@ def test_a_second_354_after_the_lone_dot_breaks_the_protocol() -> None:
         session.pull()
 
 
-def test_a_recipient_of_an_earlier_transaction_does_not_count() -> None:
+def test_recipient_of_earlier_transaction_is_not_counted() -> None:
     """RFC 2920 section 3.1."""
     session = greeted("PIPELINING").send(MAIL, RCPT, smtp.Rset(), MAIL, RCPT, DATA).forget()
     session.receive(b"250 ok\r\n250 ok\r\n250 ok\r\n250 ok\r\n550 no\r\n354 go\r\n")
     assert session.sends == [b".\r\n"]
 
 
-def test_a_refused_data_leaves_the_transaction_open() -> None:
+def test_rejected_data_leaves_transaction_open() -> None:
     """RFC 5321 section 4.1.1.4."""
     session = greeted("PIPELINING").send(MAIL, RCPT, DATA).receive(b"250 ok\r\n250 ok\r\n451 wait\r\n")
     assert session.forget().send(DATA).data == b"DATA\r\n"
@@ -186,7 +186,7 @@ def test_a_refused_data_leaves_the_transaction_open() -> None:
 
 
 @pytest.mark.parametrize("bad", ["a\r\nRSET", "a\nb", "a\rb", "a\0b", "ä", "a\x7f", "a\x85b", "a\u2028b"])
-def test_cr_lf_nul_in_any_argument_is_a_local_error(bad: str) -> None:
+def test_control_or_non_ascii_characters_in_arguments_raise(bad: str) -> None:
     """CRLF injection: an error before anything is sent."""
     session = greeted("PIPELINING")
     a = smtp.Mailbox("a", "b")
@@ -229,13 +229,13 @@ def test_cr_lf_nul_in_any_argument_is_a_local_error(bad: str) -> None:
         {"parameters": {"SMTPUTF8": None}},
     ],
 )
-def test_what_no_server_could_read_back_cannot_be_built(fields: Any) -> None:
+def test_invalid_mail_field_raises_and_names_the_field(fields: Any) -> None:
     """RFC 5321 section 4.1.2, RFC 1870 section 4, RFC 4954 section 5: the error names the field."""
     with pytest.raises(LocalProtocolError, match=next(iter(fields))):
         smtp.Mail(**{"reverse_path": None, **fields})
 
 
-def test_a_parameter_that_was_changed_after_it_was_checked_is_not_sent() -> None:
+def test_parameter_changed_after_validation_is_not_sent() -> None:
     parameters: dict[str, str | None] = {"X": "1"}
     mail = smtp.Mail(reverse_path=None, parameters=parameters)
     parameters["X"] = "1\r\nRCPT TO:<a@b>"
@@ -244,7 +244,7 @@ def test_a_parameter_that_was_changed_after_it_was_checked_is_not_sent() -> None
     assert session.send(MAIL).data == b"MAIL FROM:<a@b>\r\n"
 
 
-def test_tls_required_holds_back_mail_and_auth() -> None:
+def test_tls_required_prevents_mail_and_auth_without_tls() -> None:
     """RFC 3207 section 6: a stripped STARTTLS is an error."""
     settings = smtp.ClientSettings(tls_required=True)
     session = greeted("AUTH PLAIN", settings=settings)
@@ -256,7 +256,7 @@ def test_tls_required_holds_back_mail_and_auth() -> None:
     assert session.send(MAIL).data == b"MAIL FROM:<a@b>\r\n"
 
 
-def test_unanswered_commands_are_bounded() -> None:
+def test_unanswered_commands_are_limited() -> None:
     """architecture.md, A connection."""
     session = greeted("PIPELINING", settings=smtp.ClientSettings(max_unanswered=2))
     session.client.send(MAIL)
@@ -266,7 +266,7 @@ def test_unanswered_commands_are_bounded() -> None:
     session.send(OTHER)
 
 
-def test_queued_data_is_bounded() -> None:
+def test_queued_data_is_limited() -> None:
     """architecture.md, invariant 4: flush, then go on."""
     session = writing()
     piece = MessageChunk(data=b"x" * 998 + b"\r\n")
@@ -283,7 +283,7 @@ def test_queued_data_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("bad", [b"a\rb", b"a\nb", b"a\0b", b"\n", b"a\n\r\n"])
-def test_a_chunk_with_a_bare_line_end_is_refused_and_forgotten(bad: bytes) -> None:
+def test_invalid_content_is_rejected_and_valid_content_may_follow(bad: bytes) -> None:
     """RFC 5321 section 2.3.8: the connection is unchanged, and valid content may follow."""
     session = writing().send(MessageChunk(data=b"good\r\n"))
     refuses(session, MessageChunk(data=bad))
@@ -300,7 +300,7 @@ def test_content_that_ends_in_a_cr_cannot_be_completed() -> None:
     refuses(session, smtp.MessageComplete())
 
 
-def test_dots_are_stuffed_over_any_cut_and_the_last_crlf_is_added() -> None:
+def test_dot_stuffing_and_final_crlf_are_independent_of_splitting() -> None:
     """RFC 5321 section 4.5.2."""
     content = b".a\r\n..\r\n.\r\nb.\r\n.c"
     for pieces in each_cut(content):
@@ -308,11 +308,11 @@ def test_dots_are_stuffed_over_any_cut_and_the_last_crlf_is_added() -> None:
         assert session.data == b"..a\r\n...\r\n..\r\nb.\r\n..c\r\n.\r\n"
 
 
-def test_an_empty_message_is_a_lone_dot() -> None:
+def test_empty_message_is_sent_as_a_final_dot() -> None:
     assert writing().send(MessageChunk(data=b""), smtp.MessageComplete()).data == b".\r\n"
 
 
-def test_the_next_content_begins_anew() -> None:
+def test_content_state_is_reset_for_the_next_message() -> None:
     session = writing().send(MessageChunk(data=b"x"), smtp.MessageComplete()).receive(b"250 ok\r\n")
     refuses(session, MessageChunk(data=b"x"))
     session.send(MAIL, RCPT, DATA).receive(b"250 ok\r\n250 ok\r\n354 go\r\n").forget()
@@ -332,7 +332,7 @@ def test_extensions_are_read_from_the_ehlo_reply() -> None:
     assert "server.example" not in session.client.extensions
 
 
-def test_helo_and_a_refused_ehlo_bring_no_extensions() -> None:
+def test_rejected_ehlo_keeps_extensions_and_helo_clears_them() -> None:
     """RFC 5321 section 4.1.1.1."""
     session = greeted("PIPELINING").send(smtp.Hello(domain="c")).receive(b"500 what\r\n")
     assert session.client.extensions == {"PIPELINING": ""}
@@ -340,7 +340,7 @@ def test_helo_and_a_refused_ehlo_bring_no_extensions() -> None:
     assert session.client.extensions == {}
 
 
-def test_the_reply_to_starttls_is_told_after_the_handshake() -> None:
+def test_reply_to_starttls_is_reported_after_the_handshake() -> None:
     """RFC 3207 section 4.2: the event comes inside TLS, when the extensions have been cleared."""
     session = greeted("STARTTLS", "PIPELINING")
     session.starts_tls = False
@@ -362,7 +362,7 @@ def test_the_reply_to_starttls_is_told_after_the_handshake() -> None:
 
 
 @pytest.mark.parametrize("after", [b"2", b"250 evil\r\n", b"\r\n"])
-def test_bytes_after_the_220_of_starttls_break_the_protocol(after: bytes) -> None:
+def test_data_after_220_to_starttls_raises_remote_protocol_error(after: bytes) -> None:
     """RFC 3207 section 4.2, CVE-2021-23993."""
     session = greeted("STARTTLS").send(smtp.StartTls())
     session.machine.receive_data(b"220 go\r\n" + after)
@@ -371,7 +371,7 @@ def test_bytes_after_the_220_of_starttls_break_the_protocol(after: bytes) -> Non
             session.machine.next_event()
 
 
-def test_a_refused_starttls_changes_nothing() -> None:
+def test_rejected_starttls_leaves_the_session_unchanged() -> None:
     """RFC 3207 section 4.1: the client decides."""
     session = greeted("STARTTLS", "SIZE").send(smtp.StartTls()).receive(b"454 later\r\n")
     assert codes(session) == [(smtp.StartTls, 454)]
@@ -406,7 +406,7 @@ def test_a_refused_starttls_changes_nothing() -> None:
         (b"250-" + b"x" * 4_000 + b"\r\n") * 17,
     ],
 )
-def test_what_is_no_reply_breaks_the_protocol_for_good(data: bytes) -> None:
+def test_invalid_reply_raises_remote_protocol_error_permanently(data: bytes) -> None:
     """RFC 5321 section 4.2: malformed, inconsistent, too long and endless replies."""
     session = greeted().send(smtp.Noop())
     session.machine.receive_data(data)
@@ -418,7 +418,7 @@ def test_what_is_no_reply_breaks_the_protocol_for_good(data: bytes) -> None:
         session.client.send(smtp.Noop())
 
 
-def test_an_endless_line_is_an_error_and_not_waited_for() -> None:
+def test_overlong_reply_line_raises_before_its_end() -> None:
     """architecture.md, invariant 4."""
     session = greeted().send(smtp.Noop())
     session.receive(*[b"x" * 1_000] * 4)
@@ -427,7 +427,7 @@ def test_an_endless_line_is_an_error_and_not_waited_for() -> None:
         session.machine.next_event()
 
 
-def test_a_reply_to_nothing_breaks_the_protocol() -> None:
+def test_unsolicited_reply_raises_remote_protocol_error() -> None:
     """RFC 5321 section 4.2."""
     session = greeted()
     session.machine.receive_data(b"250 ok\r\n")
@@ -436,7 +436,7 @@ def test_a_reply_to_nothing_breaks_the_protocol() -> None:
 
 
 @pytest.mark.parametrize("data", [b"250 ok\r\n", b"334 go\r\n", b"350 go\r\n", b"235 ok\r\n"])
-def test_data_is_answered_by_354_or_a_refusal(data: bytes) -> None:
+def test_reply_to_data_other_than_354_or_rejection_raises(data: bytes) -> None:
     """RFC 5321 section 4.3.2."""
     session = greeted("PIPELINING").send(MAIL, RCPT, DATA)
     session.machine.receive_data(b"250 ok\r\n250 ok\r\n" + data)
@@ -444,7 +444,7 @@ def test_data_is_answered_by_354_or_a_refusal(data: bytes) -> None:
         session.pull()
 
 
-def test_a_greeting_is_no_continuation() -> None:
+def test_greeting_with_code_354_raises_remote_protocol_error() -> None:
     """RFC 5321 section 4.3.2."""
     session = call()
     session.machine.receive_data(b"354 go\r\n")
@@ -452,7 +452,7 @@ def test_a_greeting_is_no_continuation() -> None:
         session.machine.next_event()
 
 
-def test_replies_in_any_form_that_the_rfc_asks_to_take() -> None:
+def test_all_reply_forms_of_rfc_5321_are_accepted() -> None:
     """RFC 5321 section 4.2: a bare code, no text, many lines, bytes above 127."""
     session = greeted("PIPELINING").send(*[smtp.Rset()] * 5)
     session.receive(b"250\r\n250 \r\n250-a\r\n250-\r\n250 b\r\n250-2.0.0 c\r\n250 2.0.0 d\r\n250 \xc3\xa9\tx\r\n")
@@ -487,6 +487,6 @@ def test_421_may_come_at_any_time() -> None:
         (None, 421, True),
     ],
 )
-def test_552_to_rcpt_is_read_as_452(command: Command | None, code: int, temporary: bool) -> None:
+def test_552_is_temporary_only_as_reply_to_rcpt(command: Command | None, code: int, temporary: bool) -> None:
     """RFC 5321 section 4.5.3.1.10: older servers reply 552 to too many recipients, and the rest may be sent later."""
     assert smtp.ReplyReceived(command=command, reply=smtp.Reply(code)).temporary is temporary

@@ -36,7 +36,7 @@ def refuses(session: Session, command: Command) -> None:
     assert session.pull().data == before
 
 
-def test_content_without_data_goes_by_bdat() -> None:
+def test_content_without_data_command_is_sent_by_bdat() -> None:
     """RFC 3030 section 2: no dot-stuffing; a missing CRLF is added, and LAST marks the end."""
     session = in_transaction("PIPELINING").send(chunk(b".one\r\n"), chunk(b""), chunk(b".\r\ntwo"), COMPLETE)
     assert session.data == b"BDAT 6\r\n.one\r\nBDAT 0\r\nBDAT 6\r\n.\r\ntwoBDAT 2 LAST\r\n\r\n"
@@ -46,7 +46,7 @@ def test_content_without_data_goes_by_bdat() -> None:
     assert session.forget().send(MAIL).data == b"MAIL FROM:<a@b>\r\n"
 
 
-def test_chunks_wait_for_each_reply_where_nothing_is_pipelined() -> None:
+def test_chunks_wait_for_each_reply_without_pipelining() -> None:
     """RFC 2920 section 3.1; the bytes of a chunk are sent with its command."""
     session = in_transaction().send(chunk(b"one\r\n"), chunk(b"two\r\n"), COMPLETE)
     assert session.data == b"BDAT 5\r\none\r\n"
@@ -56,7 +56,7 @@ def test_chunks_wait_for_each_reply_where_nothing_is_pipelined() -> None:
     assert session.data.endswith(b"BDAT 0 LAST\r\n")
 
 
-def test_chunks_may_follow_their_recipients_and_lead_a_group() -> None:
+def test_chunks_are_pipelined_after_rcpt_and_before_the_next_mail() -> None:
     """RFC 3030 section 4.2: the client need not wait for a 354."""
     session = greeted("CHUNKING", "PIPELINING").send(MAIL, RCPT, chunk(b"x\r\n"), COMPLETE, MAIL, RCPT, smtp.Data())
     head = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n"
@@ -65,14 +65,14 @@ def test_chunks_may_follow_their_recipients_and_lead_a_group() -> None:
     assert session.forget().send(chunk(b".y\r\n"), COMPLETE).data == b"..y\r\n.\r\n"
 
 
-def test_without_chunking_content_needs_data() -> None:
+def test_content_without_chunking_requires_data() -> None:
     """RFC 3030 section 2."""
     session = greeted("PIPELINING").send(MAIL, RCPT)
     refuses(session, chunk(b"x\r\n"))
     refuses(session, COMPLETE)
 
 
-def test_bdat_and_data_do_not_mix() -> None:
+def test_commands_not_allowed_between_chunks_raise() -> None:
     """RFC 3030 section 2: between chunks only commands such as NOOP and RSET are allowed."""
     session = in_transaction("PIPELINING").send(chunk(b"x\r\n"))
     for command in (smtp.Data(), MAIL, RCPT, smtp.Bdat(size=3), smtp.StartTls()):
@@ -84,7 +84,7 @@ def test_bdat_and_data_do_not_mix() -> None:
     assert session.send(MAIL).data == b"MAIL FROM:<a@b>\r\n"
 
 
-def test_after_a_refused_chunk_only_rset_leads_on() -> None:
+def test_rset_is_required_after_a_rejected_chunk() -> None:
     """RFC 3030 section 2: the state of the server is then unknown."""
     session = in_transaction("PIPELINING").send(chunk(b"x\r\n")).receive(b"452 full\r\n")
     assert [event.reply.code for event in session.of(smtp.ReplyReceived)] == [452]
@@ -98,7 +98,7 @@ def test_after_a_refused_chunk_only_rset_leads_on() -> None:
     assert refused.forget().send(MAIL).data == b"MAIL FROM:<a@b>\r\n"
 
 
-def test_a_message_for_nobody_ends_its_transaction_on_either_side() -> None:
+def test_mail_after_bdat_without_recipients_may_be_accepted_or_rejected() -> None:
     """RFC 3030 section 2: if the server kept the transaction, its reply to the next MAIL shows it."""
     for reply in (b"250 ok\r\n", b"503 order\r\n"):
         session = greeted("CHUNKING", "PIPELINING").send(MAIL, RCPT, chunk(b"x\r\n"), COMPLETE, MAIL)
@@ -106,7 +106,7 @@ def test_a_message_for_nobody_ends_its_transaction_on_either_side() -> None:
         assert [event.reply.code for event in session.of(smtp.ReplyReceived)] == [250, 550, 503, 503, int(reply[:3])]
 
 
-def test_of_a_refused_message_no_further_chunk_is_sent() -> None:
+def test_queued_chunks_are_not_sent_after_a_rejected_chunk() -> None:
     """RFC 3030 section 2: queued chunks are answered by the same reply, and RSET replaces the end of the message."""
     chunks = [chunk(b"one\r\n"), chunk(b"two\r\n"), chunk(b"three\r\n")]
     session = in_transaction().send(*chunks, COMPLETE, MAIL, RCPT)
@@ -122,7 +122,7 @@ def test_of_a_refused_message_no_further_chunk_is_sent() -> None:
     assert session.data == b"BDAT 6\r\nnext\r\n"
 
 
-def test_what_stands_between_the_chunks_of_a_refused_message_keeps_its_place() -> None:
+def test_replies_keep_command_order_after_a_rejected_chunk() -> None:
     """architecture.md, A connection: replies come in the order of the commands."""
     session = in_transaction().send(chunk(b"one\r\n"), smtp.Noop(), chunk(b"two\r\n"), smtp.Rset())
     session.receive(b"552 full\r\n", b"250 noop\r\n", b"250 reset\r\n")
@@ -132,7 +132,7 @@ def test_what_stands_between_the_chunks_of_a_refused_message_keeps_its_place() -
     ]  # fmt: skip
 
 
-def test_a_message_given_up_by_lmtp_is_answered_once_for_each_recipient() -> None:
+def test_lmtp_message_with_rejected_chunk_has_one_reply_per_recipient() -> None:
     """RFC 2033 section 4.2."""
     session = Session(smtp.ClientConnection()).pull().receive(b"220 lmtp\r\n").send(smtp.Hello(domain="c", lmtp=True))
     session.receive(b"250-lmtp\r\n250 CHUNKING\r\n").send(MAIL, RCPT, RCPT).receive(*[b"250 ok\r\n"] * 3).forget()
@@ -141,7 +141,7 @@ def test_a_message_given_up_by_lmtp_is_answered_once_for_each_recipient() -> Non
     assert {event.reply.code for event in session.events} == {452}
 
 
-def test_a_server_that_does_not_take_the_rset_breaks_the_protocol() -> None:
+def test_rejected_rset_after_rejected_chunk_raises() -> None:
     """RFC 5321 section 4.1.1.5: RSET is always accepted; without it the state of the server is unknown."""
     session = in_transaction().send(chunk(b"one\r\n"), COMPLETE).receive(b"452 full\r\n")
     session.machine.receive_data(b"503 no\r\n")
@@ -157,7 +157,7 @@ def test_a_server_that_does_not_take_the_rset_breaks_the_protocol() -> None:
         b"250 ok\r\n250 ok\r\n354 go\r\n",
     ],
 )
-def test_a_server_that_takes_what_it_refused_breaks_the_protocol(replies: bytes) -> None:
+def test_inconsistent_reply_to_bdat_raises_remote_protocol_error(replies: bytes) -> None:
     """RFC 3030 section 2: otherwise an incomplete message would count as complete."""
     session = greeted("CHUNKING", "PIPELINING").send(MAIL, RCPT, chunk(b"x\r\n"), COMPLETE)
     session.machine.receive_data(replies)
@@ -165,7 +165,7 @@ def test_a_server_that_takes_what_it_refused_breaks_the_protocol(replies: bytes)
         session.pull()
 
 
-def test_line_ends_are_judged_over_chunks() -> None:
+def test_line_endings_are_checked_across_chunks() -> None:
     """RFC 5321 section 2.3.8: BDAT does not avoid the check."""
     session = in_transaction("PIPELINING").send(chunk(b"x\r"))
     refuses(session, chunk(b"y"))
@@ -174,7 +174,7 @@ def test_line_ends_are_judged_over_chunks() -> None:
     assert session.data == b"BDAT 2\r\nx\rBDAT 1\r\n\nBDAT 0 LAST\r\n"
 
 
-def test_binarymime_carries_any_bytes_by_bdat_alone() -> None:
+def test_binarymime_allows_any_bytes_only_by_bdat() -> None:
     """RFC 3030 section 3: no line end is added."""
     session = in_transaction("PIPELINING", mail=BINARY)
     refuses(session, smtp.Data())
@@ -184,7 +184,7 @@ def test_binarymime_carries_any_bytes_by_bdat_alone() -> None:
     refuses(session, chunk(b"\0"))
 
 
-def test_chunks_that_wait_are_bounded() -> None:
+def test_queued_chunks_are_limited() -> None:
     """architecture.md, invariant 4: without pipelining, each chunk adds to the queue."""
     session = in_transaction()
     piece = chunk(b"x" * 99_998 + b"\r\n")
@@ -195,7 +195,7 @@ def test_chunks_that_wait_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("pipelining", [True, False])
-def test_a_message_that_our_server_refuses_costs_no_session(pipelining: bool) -> None:
+def test_message_rejected_by_server_does_not_close_the_session(pipelining: bool) -> None:
     """RFC 3030 section 2: the next message is accepted, however many chunks were in flight."""
     settings = attrs.evolve(SERVER, pipelining=pipelining, max_errors=3)
     no = smtp.Reply(550, "5.7.1", "no")
@@ -220,7 +220,7 @@ contents = st.lists(st.sampled_from([b"a", b"\r\n", b".", b"\r\n.\r\n", b"BDAT 3
 
 
 @given(contents, st.lists(st.integers(0, 80), max_size=5), st.booleans(), st.booleans())
-def test_our_client_and_our_server_agree_on_chunks(
+def test_client_and_server_agree_on_chunks(
     pieces: list[bytes], places: list[int], pipelining: bool, binary: bool
 ) -> None:
     """Client and server connected, with any chunks; then another message by DATA."""
@@ -266,7 +266,7 @@ YES_OR_NO = (ACCEPT, ACCEPT, ACCEPT, smtp.Reply(450, "4.2.0", "no"), smtp.Reply(
     st.booleans(),
     st.booleans(),
 )
-def test_our_client_and_our_server_agree_whatever_is_refused(
+def test_client_and_server_agree_after_any_rejection(
     groups: list[list[Command]], verdicts: list[Accept | smtp.Reply], pipelining: bool, lmtp: bool
 ) -> None:
     """By DATA and by BDAT: each command has its replies in order, and both sides see the same messages."""
@@ -319,7 +319,7 @@ def messages(server: Session) -> list[bytes]:
     return found[:-1]
 
 
-def test_a_chunk_is_bytes_and_no_subclass_of_it() -> None:
+def test_chunk_rejects_subclass_of_bytes() -> None:
     """A subclass could report a wrong length, and the rest of a chunk would be read as commands."""
 
     class Short(bytes):

@@ -18,7 +18,7 @@ def writing(settings: smtp.ClientSettings | None = LF) -> Session:
     return session.receive(b"250 ok\r\n250 ok\r\n354 go\r\n").forget()
 
 
-def test_a_bare_lf_is_sent_as_crlf_only_where_the_option_says_so() -> None:
+def test_bare_lf_is_sent_as_crlf_only_with_lf_to_crlf() -> None:
     """RFC 5321 section 2.3.8, at any split: CRLF stays CRLF, and a dot after an LF is stuffed."""
     content = b"\none\n.two\r\n\n.\r\nthree"
     for pieces in each_cut(content):
@@ -29,7 +29,7 @@ def test_a_bare_lf_is_sent_as_crlf_only_where_the_option_says_so() -> None:
 
 
 @pytest.mark.parametrize("bad", [b"a\rb", b"a\0b", b"\r\r\n", b"a\n\rb"])
-def test_a_bare_cr_and_a_nul_are_refused_all_the_same(bad: bytes) -> None:
+def test_bare_cr_and_nul_are_rejected_with_lf_to_crlf(bad: bytes) -> None:
     """RFC 5321 section 2.3.8; valid content may follow."""
     session = writing().send(MessageChunk(data=b"good\n"))
     with pytest.raises(LocalProtocolError):
@@ -41,7 +41,7 @@ def test_a_bare_cr_and_a_nul_are_refused_all_the_same(bad: bytes) -> None:
 @given(
     st.lists(st.sampled_from([b"\n", b"\r\n", b".", b"text"]), max_size=12), st.lists(st.integers(0, 40), max_size=4)
 )
-def test_the_cut_of_lf_content_never_matters(words: list[bytes], places: list[int]) -> None:
+def test_lf_conversion_is_independent_of_splitting(words: list[bytes], places: list[int]) -> None:
     """architecture.md, invariant 8."""
     content = b"".join(words)
     cuts = sorted({0, *(place for place in places if place < len(content))})
@@ -64,7 +64,7 @@ def test_the_cut_of_lf_content_never_matters(words: list[bytes], places: list[in
         (smtp.Mail(reverse_path=None, auth="<>"), ("SIZE", "8BITMIME"), "AUTH"),
     ],
 )
-def test_a_parameter_that_is_not_offered_is_a_local_error_that_says_so(
+def test_parameter_not_offered_raises_and_names_the_extension(
     mail: smtp.Mail, offer: tuple[str, ...], word: str
 ) -> None:
     """RFC 5321 section 4.1.1.11, RFC 1870, 6152, 3030 and 4954: nothing is sent."""
@@ -75,7 +75,7 @@ def test_a_parameter_that_is_not_offered_is_a_local_error_that_says_so(
     assert session.send(MAIL).data == b"MAIL FROM:<>\r\n"
 
 
-def test_requiretls_never_leaves_in_clear_text() -> None:
+def test_requiretls_is_not_sent_without_tls() -> None:
     """RFC 8689 section 2: it may be offered inside TLS only, so an offer in clear text is not trusted."""
     mail = smtp.Mail(reverse_path=None, require_tls=True)
     session = greeted("REQUIRETLS")
@@ -95,7 +95,7 @@ def test_parameters_that_are_offered_are_sent() -> None:
 @pytest.mark.parametrize(
     ("offer", "allowed"), [("SIZE 1000", False), ("SIZE 0", True), ("SIZE", True), ("SIZE x", True)]
 )
-def test_a_message_over_the_size_that_is_offered_is_a_local_error(offer: str, allowed: bool) -> None:
+def test_message_larger_than_the_advertised_size_raises(offer: str, allowed: bool) -> None:
     """RFC 1870 section 4: 0 or no number means that no limit is announced."""
     session = greeted(offer)
     mail = smtp.Mail(reverse_path=None, size=1_001)

@@ -24,7 +24,7 @@ def codes(session: Session) -> list[tuple[type[object], int]]:
     return [(type(event.command), event.reply.code) for event in session.of(smtp.ReplyReceived)]
 
 
-def test_a_message_is_answered_once_for_each_accepted_recipient() -> None:
+def test_message_has_one_reply_per_accepted_recipient() -> None:
     """RFC 2033 section 4.2: in their order; what follows waits for the last of them."""
     session = (
         greeted().send(MAIL, ONE, TWO, THREE, smtp.Data()).receive(b"250 a\r\n250 b\r\n550 c\r\n250 d\r\n354 e\r\n")
@@ -33,7 +33,7 @@ def test_a_message_is_answered_once_for_each_accepted_recipient() -> None:
     assert codes(session) == [(smtp.MessageComplete, 250), (smtp.MessageComplete, 452), (smtp.Mail, 250)]
 
 
-def test_chunks_are_answered_once_and_the_last_for_each_recipient() -> None:
+def test_only_the_last_chunk_has_one_reply_per_recipient() -> None:
     """RFC 2033 section 4.2 and RFC 3030 section 2."""
     session = greeted().send(MAIL, ONE, TWO, CONTENT, COMPLETE)
     session.receive(b"250 a\r\n250 b\r\n250 c\r\n").forget().receive(b"250 chunk\r\n550 one\r\n250 two\r\n")
@@ -41,7 +41,7 @@ def test_chunks_are_answered_once_and_the_last_for_each_recipient() -> None:
     assert session.forget().send(MAIL).data == b"MAIL FROM:<>\r\n"
 
 
-def test_a_reply_more_than_recipients_breaks_the_protocol() -> None:
+def test_more_replies_than_recipients_raise_remote_protocol_error() -> None:
     """RFC 2033 section 4.2."""
     session = greeted().send(MAIL, ONE, smtp.Data()).receive(b"250 a\r\n250 b\r\n354 c\r\n").send(CONTENT, COMPLETE)
     session.machine.receive_data(b"250 one\r\n250 two\r\n")
@@ -50,7 +50,7 @@ def test_a_reply_more_than_recipients_breaks_the_protocol() -> None:
 
 
 @pytest.mark.parametrize("by_bdat", [False, True])
-def test_our_client_and_our_server_agree_on_lmtp(by_bdat: bool) -> None:
+def test_client_and_server_agree_on_lmtp(by_bdat: bool) -> None:
     """Client and server connected, two messages in one session."""
     no = smtp.Reply(452, "4.2.2", "full")
     verdicts = smtp.PerRecipient((ACCEPT, no))

@@ -27,7 +27,7 @@ def breaks(session: Session, data: bytes) -> None:
             session.pull()
 
 
-def test_the_first_mechanism_that_is_offered_is_taken() -> None:
+def test_first_offered_mechanism_is_used() -> None:
     """architecture.md, A connection: in the order of the caller, case-insensitive."""
     assert log_in(CRAM_MD5, PLAIN).data == b"AUTH CRAM-MD5\r\n"
     assert log_in(CRAM_MD5, PLAIN, offer="AUTH plain").data == b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
@@ -35,7 +35,7 @@ def test_the_first_mechanism_that_is_offered_is_taken() -> None:
 
 
 @pytest.mark.parametrize("offer", ["SIZE", "AUTH", "AUTH PLAINER", "AUTHPLAIN PLAIN"])
-def test_what_is_not_offered_is_a_local_error(offer: str) -> None:
+def test_mechanism_not_offered_raises_local_protocol_error(offer: str) -> None:
     """RFC 4954 section 4: nothing is sent, and the session continues."""
     session = greeted(offer)
     for mechanisms in ((PLAIN, LOGIN), ()):
@@ -46,7 +46,7 @@ def test_what_is_not_offered_is_a_local_error(offer: str) -> None:
     assert len(session.events) == 1
 
 
-def test_a_login_is_possible_only_between_transactions_with_nothing_due() -> None:
+def test_authenticate_raises_in_a_transaction_or_with_a_reply_due() -> None:
     """RFC 4954 section 4."""
     for session in (
         greeted("AUTH PLAIN").send(smtp.Noop()),
@@ -60,7 +60,7 @@ def test_a_login_is_possible_only_between_transactions_with_nothing_due() -> Non
         assert session.pull().sends == []
 
 
-def test_an_initial_response_that_would_not_fit_is_sent_apart() -> None:
+def test_initial_response_too_long_for_auth_is_sent_separately() -> None:
     """RFC 4954 section 4: an AUTH command has at most 512 bytes with its CRLF."""
     room = 512 - len("AUTH PLAIN \r\n")
     fits = sasl.PlainClient(authentication_identity="a", password=b"x" * (room // 4 * 3 - 3))
@@ -85,7 +85,7 @@ class Broken:
         raise LookupError("no password in the key ring")
 
 
-def test_a_mechanism_that_cannot_begin_leaves_no_login_open() -> None:
+def test_exception_in_a_mechanism_leaves_no_login_open() -> None:
     """architecture.md, A connection: the connection is as it was."""
     session = greeted("AUTH PLAIN")
     with pytest.raises(LookupError):
@@ -95,7 +95,7 @@ def test_a_mechanism_that_cannot_begin_leaves_no_login_open() -> None:
     assert session.pull().data == b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
 
 
-def test_login_ignores_the_words_of_the_prompts() -> None:
+def test_login_mechanism_ignores_prompt_text() -> None:
     """draft-murchison-sasl-login."""
     session = log_in(LOGIN).receive(b"334 AAAA\r\n", b"334 \r\n", b"235 2.7.0 ok\r\n")
     assert session.data == b"AUTH LOGIN\r\ndGVzdA==\r\nMTIzNA==\r\n"
@@ -103,7 +103,7 @@ def test_login_ignores_the_words_of_the_prompts() -> None:
 
 
 @pytest.mark.parametrize("code", [535, 534, 454, 432, 501, 504, 530])
-def test_a_refusal_fails_the_login_and_another_may_follow(code: int) -> None:
+def test_rejected_login_is_reported_and_another_may_follow(code: int) -> None:
     """RFC 4954 section 6."""
     session = log_in(PLAIN).receive(f"{code} no\r\n".encode("ascii"))
     assert session.events == [smtp.AuthenticationRejected(mechanism="PLAIN", reply=smtp.Reply(code, "", "no"))]
@@ -112,7 +112,7 @@ def test_a_refusal_fails_the_login_and_another_may_follow(code: int) -> None:
     assert session.pull().data == b"AUTH LOGIN\r\n"
 
 
-def test_a_challenge_has_12288_bytes_and_no_more() -> None:
+def test_challenge_limit_is_12288_bytes() -> None:
     """RFC 4954 section 4: the length of the line with its CRLF; outside a login the limit of a reply applies."""
     for size, accepted in ((9_210, True), (9_216, False)):
         session = log_in(LOGIN).forget()
@@ -126,7 +126,7 @@ def test_a_challenge_has_12288_bytes_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("challenge", [b"334 !!!\r\n", b"334 YQ\r\n", b"334-YWJj\r\n334 YWJj\r\n", b"334 \xff\r\n"])
-def test_a_challenge_that_cannot_be_decoded_cancels(challenge: bytes) -> None:
+def test_undecodable_challenge_cancels_the_login(challenge: bytes) -> None:
     """RFC 4954 section 4: ``*``, and the server answers 501."""
     session = log_in(CRAM_MD5).forget().receive(challenge)
     assert session.data == b"*\r\n"
@@ -136,7 +136,7 @@ def test_a_challenge_that_cannot_be_decoded_cancels(challenge: bytes) -> None:
 
 
 @pytest.mark.parametrize("mechanism", [PLAIN, CRAM_MD5])
-def test_one_challenge_too_many_cancels(mechanism: sasl.ClientMechanism) -> None:
+def test_extra_challenge_cancels_the_login(mechanism: sasl.ClientMechanism) -> None:
     """RFC 4954 section 4."""
     session = log_in(mechanism)
     session.receive(*[b"334 YWJj\r\n"] * (2 if mechanism is CRAM_MD5 else 1))
@@ -144,7 +144,7 @@ def test_one_challenge_too_many_cancels(mechanism: sasl.ClientMechanism) -> None
 
 
 @pytest.mark.parametrize("data", [b"334 YWJj\r\n", b"235 welcome\r\n", b"250 ok\r\n"])
-def test_a_server_that_goes_on_after_a_cancel_breaks_the_protocol(data: bytes) -> None:
+def test_challenge_or_success_after_cancel_raises(data: bytes) -> None:
     """RFC 4954 section 4: the server must refuse, and gets no digest."""
     session = log_in(CRAM_MD5).receive(b"334 !!!\r\n")
     breaks(session, data)
@@ -152,23 +152,23 @@ def test_a_server_that_goes_on_after_a_cancel_breaks_the_protocol(data: bytes) -
 
 
 @pytest.mark.parametrize("mechanism", [LOGIN, CRAM_MD5])
-def test_success_before_the_mechanism_is_satisfied_breaks_the_protocol(mechanism: sasl.ClientMechanism) -> None:
+def test_success_before_the_mechanism_is_satisfied_raises(mechanism: sasl.ClientMechanism) -> None:
     """architecture.md, A connection."""
     breaks(log_in(mechanism), b"235 welcome\r\n")
 
 
-def test_success_before_the_kept_response_was_sent_breaks_the_protocol() -> None:
+def test_success_before_a_deferred_initial_response_raises() -> None:
     """RFC 4954 section 4: the server has seen no password."""
     breaks(log_in(sasl.PlainClient(authentication_identity="a", password=b"x" * 500)), b"235 welcome\r\n")
 
 
 @pytest.mark.parametrize("code", [220, 250, 252, 350, 354])
-def test_a_yes_that_is_no_235_breaks_the_protocol(code: int) -> None:
+def test_positive_reply_to_auth_other_than_235_raises(code: int) -> None:
     """RFC 4954 section 4: it is not clear whether the login succeeded."""
     breaks(log_in(PLAIN), f"{code} ok\r\n".encode("ascii"))
 
 
-def test_421_in_a_login_fails_it() -> None:
+def test_421_during_a_login_fails_the_login() -> None:
     """RFC 5321 section 3.8."""
     session = log_in(CRAM_MD5).receive(b"421 bye\r\n")
     assert session.events == [smtp.AuthenticationRejected(mechanism="CRAM-MD5", reply=smtp.Reply(421, "", "bye"))]
@@ -176,5 +176,5 @@ def test_421_in_a_login_fails_it() -> None:
         session.client.authenticate(PLAIN)
 
 
-def test_a_challenge_outside_a_login_breaks_the_protocol() -> None:
+def test_challenge_outside_a_login_raises_remote_protocol_error() -> None:
     breaks(greeted(), b"334 \r\n")

@@ -20,7 +20,7 @@ EVERYTHING = attrs.evolve(
 )
 
 
-def test_keywords_and_mechanisms_are_in_capitals() -> None:
+def test_ehlo_keywords_and_mechanisms_are_in_upper_case() -> None:
     """With lower case, curl silently sends without AUTH (RFC 5321 section 2.4 allows either)."""
     for tls in (None, TLS):
         lines = serve(b"ehlo c\r\n", settings=EVERYTHING, tls=tls).lines[2:]
@@ -28,7 +28,7 @@ def test_keywords_and_mechanisms_are_in_capitals() -> None:
         assert all(line[4:] == line[4:].upper() for line in lines)
 
 
-def test_an_empty_challenge_keeps_its_blank() -> None:
+def test_empty_challenge_has_a_space_after_334() -> None:
     """s-nail and mutt fail without the space; only base64 follows it (RFC 4954 section 4)."""
     assert ready(b"AUTH PLAIN\r\n").data == b"334 \r\n"
     for line in (b"AUTH LOGIN\r\ndGVzdA==\r\n", b"AUTH CRAM-MD5\r\n"):
@@ -40,7 +40,7 @@ def test_an_empty_challenge_keeps_its_blank() -> None:
 @pytest.mark.parametrize(
     "reply", [smtp.Reply(250), smtp.Reply(250, "2.0.0"), smtp.Reply(550), smtp.Reply(450, "4.0.0")]
 )
-def test_no_reply_is_bare_whatever_the_application_says(reply: smtp.Reply) -> None:
+def test_reply_always_has_text(reply: smtp.Reply) -> None:
     """swaks hangs on a bare 250; msmtp and s-nail fail."""
     session = ready(b"MAIL FROM:<a@b>\r\n", answers={smtp.Mail: reply})
     assert session.data[3:4] == b" "
@@ -60,7 +60,7 @@ def test_no_reply_is_bare_whatever_the_application_says(reply: smtp.Reply) -> No
         b"Auth Plain AHRlc3QAMTIzNA==\r\n",
     ],
 )
-def test_every_way_to_say_a_password_is_taken_wherever_it_is_cut(data: bytes) -> None:
+def test_auth_plain_and_login_variants_are_accepted_at_any_split(data: bytes) -> None:
     """Some clients write AUTH PLAIN and its CRLF separately."""
     for pieces in each_cut(data):
         session = ready(*pieces)
@@ -69,14 +69,14 @@ def test_every_way_to_say_a_password_is_taken_wherever_it_is_cut(data: bytes) ->
         assert session.of(sasl.Authorize) == []
 
 
-def test_a_burst_of_mail_rcpt_rcpt_data_is_answered_in_one_send() -> None:
+def test_pipelined_mail_rcpt_rcpt_data_is_answered_in_one_send() -> None:
     """swaks sends this burst; RFC 2920 section 3.2."""
     session = ready(b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRCPT TO:<e@f>\r\nDATA\r\n")
     assert len([event for event in session.log if isinstance(event, Send)]) == 1
     assert session.codes == [250, 250, 250, 354]
 
 
-def test_a_client_that_leaves_without_quit_has_sent_its_message() -> None:
+def test_disconnect_without_quit_keeps_the_accepted_message() -> None:
     """nodemailer and Twisted close the connection after the last 250."""
     session = ready(b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nx\r\n.\r\n", b"")
     assert session.codes[-1] == 250
@@ -98,7 +98,7 @@ def test_a_client_that_leaves_without_quit_has_sent_its_message() -> None:
         b"RCPT TO:<a@b> notify=never",
     ],
 )
-def test_what_was_advertised_is_not_answered_by_555(line: bytes) -> None:
+def test_advertised_parameters_are_accepted(line: bytes) -> None:
     """Real senders use these parameters."""
     before = b"MAIL FROM:<>\r\n" if line.startswith(b"RCPT") else b""
     assert ready(before + line + b"\r\n", settings=EVERYTHING).codes[-1] == 250

@@ -108,7 +108,7 @@ def read(line: bytes) -> LineCommand:
 
 
 @given(commands)
-def test_every_command_reads_back_as_it_was_written(command: LineCommand) -> None:
+def test_command_round_trips_through_its_line(command: LineCommand) -> None:
     """RFC 5321 section 4.1: parse(to_wire(x)) == x; of non-ASCII only printable text (RFC 6531 section 3.3)."""
     wire = command.to_wire()
     assert wire.endswith(b"\r\n")
@@ -117,13 +117,13 @@ def test_every_command_reads_back_as_it_was_written(command: LineCommand) -> Non
 
 
 @given(commands)
-def test_commands_are_values(command: LineCommand) -> None:
+def test_commands_are_hashable(command: LineCommand) -> None:
     """architecture.md, A connection: frozen, equal by value, and hashable."""
     assert {command: 1}[command] == 1
 
 
 @given(recipients)
-def test_every_mailbox_reads_back_as_it_was_written(mailbox: smtp.Mailbox) -> None:
+def test_mailbox_round_trips_through_its_text(mailbox: smtp.Mailbox) -> None:
     """RFC 5321 section 4.1.2."""
     if mailbox.domain:
         assert smtp.Mailbox.parse(str(mailbox)) == mailbox
@@ -131,7 +131,7 @@ def test_every_mailbox_reads_back_as_it_was_written(mailbox: smtp.Mailbox) -> No
 
 
 @given(st.text(max_size=8), st.text(max_size=8))
-def test_a_mailbox_that_can_be_built_can_be_sent(local_part: str, domain: str) -> None:
+def test_valid_mailbox_serializes_to_one_line(local_part: str, domain: str) -> None:
     """No byte of a mailbox can break a line."""
     try:
         mailbox = smtp.Mailbox(local_part, domain)
@@ -141,7 +141,7 @@ def test_a_mailbox_that_can_be_built_can_be_sent(local_part: str, domain: str) -
     assert len(str(mailbox).encode().splitlines()) == 1
 
 
-def test_a_mailbox_that_fits_into_no_path_cannot_be_built() -> None:
+def test_mailbox_too_long_for_a_path_is_rejected() -> None:
     """RFC 5321 section 4.5.3.1.3: quoting counts."""
     assert len(str(smtp.Mailbox("a", "d" * 252))) == 254
     for local_part, domain in (("a", "d" * 253), ("a" * 64, "d" * 200), ('"' * 10, "d" * 234)):
@@ -152,7 +152,7 @@ def test_a_mailbox_that_fits_into_no_path_cannot_be_built() -> None:
 @given(st.binary(max_size=60) | st.sampled_from(sorted(ROWS)).flatmap(
     lambda verb: st.text(max_size=30).map(lambda rest: f"{verb} {rest}".encode())
 ))  # fmt: skip
-def test_any_line_is_read_or_malformed(line: bytes) -> None:
+def test_line_of_a_known_verb_parses_or_raises_malformed(line: bytes) -> None:
     """Codecs raise Malformed and nothing else."""
     try:
         command = read(line)
@@ -162,7 +162,7 @@ def test_any_line_is_read_or_malformed(line: bytes) -> None:
 
 
 @pytest.mark.parametrize("line", [b"NOOP  ", b"HELP x ", b"VRFY x ", b"VRFY ", b"RSET x", b"EHLO x ", b"AUTH PLAIN "])
-def test_a_line_that_a_command_could_not_write_is_malformed(line: bytes) -> None:
+def test_line_with_invalid_argument_is_malformed(line: bytes) -> None:
     """The error of a constructor never leaves a codec."""
     with pytest.raises(Malformed):
         read(line)
@@ -179,7 +179,7 @@ fragments = st.sampled_from([*WORDS.split(), *ODDITIES, *BODIES, *STARTS])
 
 
 @given(st.lists(fragments, max_size=7).map("".join))
-def test_the_fast_path_equals_the_complete_path(line: str) -> None:
+def test_fast_path_parses_like_the_complete_path(line: str) -> None:
     """The fast path must give the same result."""
     data = line.encode()
     found = COMMON.match(data + b"\r\n")
@@ -204,7 +204,7 @@ def test_the_fast_path_equals_the_complete_path(line: str) -> None:
         "RSET",
     ],
 )
-def test_the_usual_lines_take_the_fast_path(line: str) -> None:
+def test_common_lines_use_the_fast_path(line: str) -> None:
     """Otherwise the test above would test nothing."""
     found = COMMON.match(line.encode("ascii") + b"\r\n")
     assert found is not None
@@ -216,7 +216,7 @@ def test_the_usual_lines_take_the_fast_path(line: str) -> None:
     st.booleans(),
     st.lists(st.text("abc .-\t\"<>", min_size=1, max_size=100), min_size=1, max_size=4),
 )  # fmt: skip
-def test_every_reply_reads_back_as_it_was_written(code: int, enhanced: bool, lines: list[str]) -> None:
+def test_reply_round_trips_through_its_lines(code: int, enhanced: bool, lines: list[str]) -> None:
     """RFC 5321 section 4.2, RFC 2034 section 4."""
     status = f"{code // 100}.1.1" if enhanced and code // 100 in (2, 4, 5) else ""
     reply = smtp.Reply(code, status, "\n".join(lines))
@@ -228,7 +228,7 @@ def test_every_reply_reads_back_as_it_was_written(code: int, enhanced: bool, lin
 
 
 @given(st.integers(200, 559).filter(lambda code: code // 10 % 10 <= 5), st.text("a b", max_size=2_000))
-def test_no_reply_line_is_over_512_bytes_or_bare(code: int, text: str) -> None:
+def test_reply_lines_have_text_and_at_most_512_bytes(code: int, text: str) -> None:
     """RFC 5321 section 4.5.3.1.5; some clients hang on a code alone."""
     rows = smtp.Reply(code, "", text).to_wire().split(b"\r\n")[:-1]
     assert all(4 < len(row) <= 510 for row in rows)
@@ -236,28 +236,28 @@ def test_no_reply_line_is_over_512_bytes_or_bare(code: int, text: str) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 199, 260, 299, 600, 666, -250])
-def test_a_code_that_is_none_cannot_be_built(code: int) -> None:
+def test_invalid_reply_code_is_rejected(code: int) -> None:
     """RFC 5321 section 4.2.1."""
     with pytest.raises(LocalProtocolError):
         smtp.Reply(code)
 
 
 @pytest.mark.parametrize("status", ["2", "2.0", "3.0.0", "2.0.0.0", "2.0.0 ", "2.1000.0", "a.b.c", "2.0.0\n"])
-def test_an_enhanced_status_code_that_is_none_cannot_be_built(status: str) -> None:
+def test_invalid_enhanced_status_code_is_rejected(status: str) -> None:
     """RFC 3463 section 2."""
     with pytest.raises(LocalProtocolError):
         smtp.Reply(250, status)
 
 
 @pytest.mark.parametrize("text", ["a\rb", "a\0b", "é", "a\x7f", "a\r\nb"])
-def test_a_text_that_no_line_can_carry_cannot_be_built(text: str) -> None:
+def test_invalid_reply_text_is_rejected(text: str) -> None:
     """CRLF injection."""
     with pytest.raises(LocalProtocolError):
         smtp.Reply(250, "", text)
 
 
 @given(u_printable)
-def test_a_utf_8_address_is_hidden_and_shown(text: str) -> None:
+def test_utf_8_address_round_trips_through_its_ascii_encoding(text: str) -> None:
     """RFC 6533 section 3."""
     encoded = encode_unitext(text)
     assert decode_unitext(encoded) == text
@@ -266,7 +266,7 @@ def test_a_utf_8_address_is_hidden_and_shown(text: str) -> None:
 
 
 @given(printable)
-def test_xtext_hides_and_shows_any_printable_text(text: str) -> None:
+def test_printable_text_round_trips_through_xtext(text: str) -> None:
     """RFC 3461 section 4."""
     encoded = encode_xtext(text)
     assert decode_xtext(encoded) == text
@@ -275,7 +275,7 @@ def test_xtext_hides_and_shows_any_printable_text(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["+", "+4", "+4g", "+3d", "a=b", "a b", "+00", "+0D+0A", "é", "+FF"])
-def test_what_is_not_xtext_is_malformed(text: str) -> None:
+def test_invalid_xtext_is_malformed(text: str) -> None:
     """RFC 3461 section 4."""
     with pytest.raises(Malformed):
         decode_xtext(text)

@@ -50,7 +50,7 @@ def ends(session: Session, reason: CloseReason, *unanswered: smtp.Mail | smtp.Rc
 
 
 @pytest.mark.parametrize("before", [b"NOOP\r\n", b"EHLO c\r\n", b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\n"])
-def test_at_the_end_of_stream_whole_lines_are_obeyed_and_half_a_line_is_dropped(before: bytes) -> None:
+def test_end_of_stream_processes_complete_lines_and_discards_incomplete_line(before: bytes) -> None:
     """Row 1, column 1."""
     session = serve(before).forget()
     session.machine.receive_data(b"NOOP\r\nVRFY x\r\nQUI")
@@ -60,7 +60,7 @@ def test_at_the_end_of_stream_whole_lines_are_obeyed_and_half_a_line_is_dropped(
     ends(session, CloseReason.PEER_CLOSED)
 
 
-def test_at_the_end_of_stream_an_open_question_is_still_answered() -> None:
+def test_end_of_stream_waits_for_the_answer_to_an_open_question() -> None:
     """Row 2, column 1: the message may be stored, and the reply is sent if possible."""
     session = ready(DATA + b"text\r\n.\r\n", answers={smtp.MessageComplete: LEFT_OPEN})
     session.machine.receive_data(b"")
@@ -71,7 +71,7 @@ def test_at_the_end_of_stream_an_open_question_is_still_answered() -> None:
     ends(session, CloseReason.PEER_CLOSED)
 
 
-def test_at_the_end_of_stream_lines_after_the_open_question_are_obeyed() -> None:
+def test_end_of_stream_processes_lines_after_the_open_question() -> None:
     """Rows 1 and 2, column 1."""
     session = ready(b"MAIL FROM:<>\r\nNOOP\r\nQUIT\r\n", answers={smtp.Mail: LEFT_OPEN})
     session.machine.receive_data(b"")
@@ -81,7 +81,7 @@ def test_at_the_end_of_stream_lines_after_the_open_question_are_obeyed() -> None
 
 
 @pytest.mark.parametrize("content", [b"", b"half", b"line\r\n", b"line\r\n.", b"line\r\n.\r", b"."])
-def test_at_the_end_of_stream_content_is_aborted(content: bytes) -> None:
+def test_end_of_stream_aborts_content(content: bytes) -> None:
     """Row 3, column 1: what was received so far is not a message."""
     session = ready(DATA + content).forget().receive(b"")
     assert session.events == [smtp.MessageAborted(reason=CloseReason.PEER_CLOSED)]
@@ -89,7 +89,7 @@ def test_at_the_end_of_stream_content_is_aborted(content: bytes) -> None:
     ends(session, CloseReason.PEER_CLOSED)
 
 
-def test_at_the_end_of_stream_data_that_is_accepted_afterwards_is_aborted() -> None:
+def test_end_of_stream_aborts_data_accepted_afterwards() -> None:
     """Rows 2 and 3, column 1: every accepted Data ends exactly once."""
     session = ready(DATA, answers={smtp.Data: LEFT_OPEN})
     session.machine.receive_data(b"")
@@ -99,7 +99,7 @@ def test_at_the_end_of_stream_data_that_is_accepted_afterwards_is_aborted() -> N
 
 
 @pytest.mark.parametrize("data", [b"AUTH PLAIN\r\n", b"AUTH LOGIN\r\ndGVzdA==\r\n", b"AUTH CRAM-MD5\r\nhalf a lin"])
-def test_at_the_end_of_stream_a_login_has_failed(data: bytes) -> None:
+def test_end_of_stream_fails_a_login(data: bytes) -> None:
     """Row 3, column 1."""
     session = ready(data).forget().receive(b"")
     assert [event.reason for event in session.events] == [None]
@@ -108,7 +108,7 @@ def test_at_the_end_of_stream_a_login_has_failed(data: bytes) -> None:
     ends(session, CloseReason.PEER_CLOSED)
 
 
-def test_at_the_end_of_stream_an_open_login_is_still_answered() -> None:
+def test_end_of_stream_waits_for_the_answer_to_an_open_login() -> None:
     """Row 2, column 1."""
     session = ready(PLAIN, answers={sasl.CheckPassword: LEFT_OPEN})
     session.machine.receive_data(b"")
@@ -118,7 +118,7 @@ def test_at_the_end_of_stream_an_open_login_is_still_answered() -> None:
     ends(session, CloseReason.PEER_CLOSED)
 
 
-def test_at_the_end_of_stream_a_handshake_has_failed() -> None:
+def test_end_of_stream_during_handshake_closes_without_sending() -> None:
     """Row 4, column 1: nothing is sent."""
     session = ready()
     session.starts_tls = False
@@ -127,7 +127,7 @@ def test_at_the_end_of_stream_a_handshake_has_failed() -> None:
     ends(session, CloseReason.PEER_CLOSED)
 
 
-def test_the_end_of_stream_before_the_first_word() -> None:
+def test_end_of_stream_before_the_greeting_still_sends_the_greeting() -> None:
     """Row 2, column 1: Connected is still asked, and its answer is sent as the greeting."""
     session = Session(smtp.ServerConnection(smtp.ServerSettings(), entropy=bytes(32)))
     session.machine.receive_data(b"")
@@ -136,7 +136,7 @@ def test_the_end_of_stream_before_the_first_word() -> None:
     ends(session, CloseReason.PEER_CLOSED)
 
 
-def test_bytes_after_the_end_of_stream_are_refused() -> None:
+def test_data_after_end_of_stream_raises() -> None:
     session = ready(b"MAIL FROM:<>\r\n", answers={smtp.Mail: LEFT_OPEN})
     session.machine.receive_data(b"")
     session.machine.receive_data(b"")
@@ -149,7 +149,7 @@ def test_bytes_after_the_end_of_stream_are_refused() -> None:
 
 @pytest.mark.parametrize("before", [b"NOOP\r\n", b"EHLO c\r\n", b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nNO"])
 @pytest.mark.parametrize(("reason", "line"), [(CloseReason.SHUT_DOWN, GOODBYE), (CloseReason.TIMED_OUT, SILENT)])
-def test_shut_down_between_commands_says_421(before: bytes, reason: CloseReason, line: str) -> None:
+def test_shut_down_between_commands_sends_421(before: bytes, reason: CloseReason, line: str) -> None:
     """Row 1, column 2 (RFC 5321 section 3.8)."""
     session = shut_down(serve(before).forget(), reason)
     assert session.lines == [line]
@@ -157,14 +157,14 @@ def test_shut_down_between_commands_says_421(before: bytes, reason: CloseReason,
     ends(session, reason)
 
 
-def test_shut_down_before_the_greeting_says_421() -> None:
+def test_shut_down_before_the_greeting_sends_421() -> None:
     """Row 1, column 2: 421 replaces the greeting."""
     session = shut_down(Session(smtp.ServerConnection(smtp.ServerSettings(), entropy=bytes(32))))
     assert session.log[:-1] == [Send(data=GOODBYE.encode("ascii") + b"\r\n")]
     ends(session, CloseReason.SHUT_DOWN)
 
 
-def test_shut_down_after_a_554_greeting_says_421() -> None:
+def test_shut_down_after_a_554_greeting_sends_421() -> None:
     """Row 1, column 2."""
     session = shut_down(serve(answers={smtp.Connected: smtp.Reply(554)}))
     assert session.codes == [554, 421]
@@ -180,7 +180,7 @@ def test_shut_down_after_a_554_greeting_says_421() -> None:
         (sasl.CheckPassword, PLAIN + b"NOOP\r\n", 235),
     ],
 )
-def test_shut_down_waits_for_the_open_answer(kind: type[object], data: bytes, code: int) -> None:
+def test_shut_down_waits_for_the_answer_to_an_open_question(kind: type[object], data: bytes, code: int) -> None:
     """Row 2, column 2: the reply to the question is sent first, then 421; no more input is read."""
     session = ready(data, answers={kind: LEFT_OPEN})
     shut_down(session)
@@ -192,7 +192,7 @@ def test_shut_down_waits_for_the_open_answer(kind: type[object], data: bytes, co
     ends(session, CloseReason.SHUT_DOWN)
 
 
-def test_shut_down_waits_for_the_answer_that_greets() -> None:
+def test_shut_down_waits_for_the_answer_to_connected() -> None:
     """Row 2, column 2."""
     session = shut_down(serve(answers={smtp.Connected: LEFT_OPEN})).answer(ACCEPT)
     assert session.codes == [220, 421]
@@ -207,7 +207,7 @@ def test_shut_down_aborts_content_that_is_accepted_afterwards() -> None:
     ends(session, CloseReason.SHUT_DOWN)
 
 
-def test_shut_down_is_not_lost_after_starttls() -> None:
+def test_shut_down_replaces_the_reply_to_starttls_with_421() -> None:
     """Rows 2 and 4, column 2: no handshake begins, and 421 is the reply to STARTTLS."""
     session = shut_down(ready(b"STARTTLS\r\n", answers={smtp.StartTls: LEFT_OPEN})).answer(ACCEPT)
     assert session.lines == [GOODBYE]
@@ -215,14 +215,14 @@ def test_shut_down_is_not_lost_after_starttls() -> None:
     ends(session, CloseReason.SHUT_DOWN)
 
 
-def test_shut_down_with_a_refusal_of_starttls_says_both() -> None:
+def test_shut_down_with_rejected_starttls_sends_both_replies() -> None:
     """Row 2, column 2."""
     session = shut_down(ready(b"STARTTLS\r\n", answers={smtp.StartTls: LEFT_OPEN})).answer(smtp.Reply(454))
     assert session.codes == [454, 421]
     ends(session, CloseReason.SHUT_DOWN)
 
 
-def test_shut_down_with_421_as_the_open_answer_says_it_once() -> None:
+def test_shut_down_with_421_as_the_answer_sends_421_once() -> None:
     """Row 2, column 2."""
     session = ready(b"MAIL FROM:<>\r\n", answers={smtp.Mail: LEFT_OPEN})
     shut_down(session).answer(smtp.Reply(421, "4.3.2", "later"))
@@ -231,7 +231,7 @@ def test_shut_down_with_421_as_the_open_answer_says_it_once() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"half a line", b"line\r\n."])
-def test_shut_down_inside_content_aborts_it_and_says_421(content: bytes) -> None:
+def test_shut_down_during_content_aborts_it_and_sends_421(content: bytes) -> None:
     """Row 3, column 2: the notice comes first."""
     session = shut_down(ready(DATA + content).forget(), CloseReason.TIMED_OUT)
     assert session.log == [
@@ -242,7 +242,7 @@ def test_shut_down_inside_content_aborts_it_and_says_421(content: bytes) -> None
     ends(session, CloseReason.TIMED_OUT)
 
 
-def test_shut_down_between_the_last_chunk_and_the_question_aborts() -> None:
+def test_shut_down_before_the_message_complete_event_aborts_the_message() -> None:
     """Row 3, column 2: not stored, so not acknowledged."""
     session = ready(DATA)
     session.machine.receive_data(b"text\r\n.\r\n")
@@ -254,7 +254,7 @@ def test_shut_down_between_the_last_chunk_and_the_question_aborts() -> None:
 
 
 @pytest.mark.parametrize("data", [b"AUTH PLAIN\r\n", b"AUTH LOGIN\r\ndGVzdA==\r\n"])
-def test_shut_down_inside_a_login_fails_it_and_says_421(data: bytes) -> None:
+def test_shut_down_during_a_login_fails_it_and_sends_421(data: bytes) -> None:
     """Row 3, column 2."""
     session = shut_down(ready(data).forget())
     assert [event.reason for event in session.of(sasl.AuthenticationFailed)] == [None]
@@ -262,7 +262,7 @@ def test_shut_down_inside_a_login_fails_it_and_says_421(data: bytes) -> None:
     ends(session, CloseReason.SHUT_DOWN)
 
 
-def test_shut_down_with_a_mechanism_that_goes_on_fails_it() -> None:
+def test_shut_down_waits_for_the_second_question_of_a_login() -> None:
     """Rows 2 and 3, column 2: a second question of the same login is still asked, and its answer counts."""
     data = b"AUTH PLAIN " + sasl.encode_base64(b"bob\0test\0001234") + b"\r\n"
     session = shut_down(ready(data, answers={sasl.CheckPassword: LEFT_OPEN, sasl.Authorize: ACCEPT}))
@@ -272,7 +272,7 @@ def test_shut_down_with_a_mechanism_that_goes_on_fails_it() -> None:
 
 
 @pytest.mark.parametrize("pulled", [True, False])
-def test_shut_down_while_tls_is_awaited_sends_nothing(pulled: bool) -> None:
+def test_shut_down_before_or_during_handshake_sends_nothing(pulled: bool) -> None:
     """Row 4, column 2: neither before BeginTls was pulled nor after it."""
     session = ready(b"RSET\r\nSTARTTLS\r\n", answers={smtp.StartTls: LEFT_OPEN})
     session.starts_tls = False
@@ -289,13 +289,13 @@ def test_shut_down_while_tls_is_awaited_sends_nothing(pulled: bool) -> None:
 # The client
 
 
-def test_an_end_of_stream_between_commands_closes_a_client() -> None:
+def test_client_closes_at_end_of_stream_between_commands() -> None:
     """Row 1, column 1; an incomplete reply is dropped."""
     ends(greeted().receive(b""), CloseReason.PEER_CLOSED)
 
 
 @pytest.mark.parametrize("data", [b"", b"25", b"250-a\r\n"])
-def test_an_end_of_stream_with_replies_due_is_an_error(data: bytes) -> None:
+def test_client_end_of_stream_with_replies_due_raises(data: bytes) -> None:
     """Row 5, column 1."""
     session = greeted().send(smtp.Noop())
     if data:
@@ -306,7 +306,7 @@ def test_an_end_of_stream_with_replies_due_is_an_error(data: bytes) -> None:
             session.machine.next_event()
 
 
-def test_an_end_of_stream_before_the_greeting_is_an_error() -> None:
+def test_client_end_of_stream_before_the_greeting_raises() -> None:
     """Row 5, column 1: the greeting is due."""
     session = call()
     session.machine.receive_data(b"")
@@ -314,7 +314,7 @@ def test_an_end_of_stream_before_the_greeting_is_an_error() -> None:
         session.machine.next_event()
 
 
-def test_an_end_of_stream_after_421_tells_what_stays_unanswered() -> None:
+def test_client_end_of_stream_after_421_reports_unanswered_commands() -> None:
     """Row 5, column 1: sent or not, in their order."""
     commands = (
         smtp.Mail(reverse_path=None),
@@ -329,7 +329,7 @@ def test_an_end_of_stream_after_421_tells_what_stays_unanswered() -> None:
 
 
 @pytest.mark.parametrize("rest", [b"250 ok\r\n", b"garbage\r\n", b"421 again\r\n", b"x" * 10_000])
-def test_nothing_after_a_421_answers_anything(rest: bytes) -> None:
+def test_client_ignores_data_after_421(rest: bytes) -> None:
     """RFC 5321 section 3.8: the server closes; what it sends afterwards is ignored."""
     session = greeted("SIZE").send(smtp.Mail(reverse_path=None), smtp.Noop()).receive(b"421 bye\r\n" + rest)
     assert len(session.events) == 1
@@ -338,7 +338,7 @@ def test_nothing_after_a_421_answers_anything(rest: bytes) -> None:
     ends(session, CloseReason.PEER_CLOSED, smtp.Noop())
 
 
-def test_a_client_that_is_shut_down_between_commands_says_quit() -> None:
+def test_client_shut_down_between_commands_sends_quit() -> None:
     """Row 5, column 2."""
     session = shut_down(greeted())
     assert session.data == b"QUIT\r\n"
@@ -347,7 +347,7 @@ def test_a_client_that_is_shut_down_between_commands_says_quit() -> None:
     assert session.data == b"QUIT\r\n"
 
 
-def test_a_client_that_is_shut_down_with_replies_due_says_nothing_more() -> None:
+def test_client_shut_down_with_replies_due_sends_nothing() -> None:
     """Row 5, column 2: unanswered commands are reported, whether they were sent or not."""
     noop, mail = smtp.Noop(), smtp.Mail(reverse_path=None)
     session = greeted().send(noop, mail).forget()
@@ -356,7 +356,7 @@ def test_a_client_that_is_shut_down_with_replies_due_says_nothing_more() -> None
     ends(session, CloseReason.SHUT_DOWN, noop, mail)
 
 
-def test_a_client_that_is_shut_down_inside_content_sends_no_dot() -> None:
+def test_client_shut_down_during_content_sends_no_final_dot() -> None:
     """Row 5, column 2: otherwise an incomplete message would count as complete."""
     session = greeted().send(smtp.Mail(reverse_path=None), smtp.Rcpt(forward_path=smtp.Mailbox("a", "b")), smtp.Data())
     session.receive(b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n").forget()
@@ -366,7 +366,7 @@ def test_a_client_that_is_shut_down_inside_content_sends_no_dot() -> None:
     ends(session, CloseReason.SHUT_DOWN)
 
 
-def test_a_client_that_is_shut_down_before_the_greeting_or_in_a_login_says_nothing() -> None:
+def test_client_shut_down_before_greeting_or_during_login_sends_nothing() -> None:
     """Row 5, column 2."""
     assert shut_down(call()).data == b""
     session = greeted("AUTH PLAIN")
@@ -375,7 +375,7 @@ def test_a_client_that_is_shut_down_before_the_greeting_or_in_a_login_says_nothi
     assert shut_down(session).data == b""
 
 
-def test_a_client_that_is_shut_down_after_a_421_says_nothing() -> None:
+def test_client_shut_down_after_421_sends_nothing() -> None:
     """Row 5, column 2: the server no longer reads."""
     session = shut_down(greeted().receive(b"421 bye\r\n"))
     assert session.data == b""
@@ -383,7 +383,7 @@ def test_a_client_that_is_shut_down_after_a_421_says_nothing() -> None:
 
 
 @pytest.mark.parametrize("how", ["end of stream", "shut_down"])
-def test_a_client_whose_handshake_fails_is_closed(how: str) -> None:
+def test_client_closes_without_sending_if_the_handshake_fails(how: str) -> None:
     """Row 4: nothing is sent, and the reply to STARTTLS is never reported."""
     session = greeted("STARTTLS")
     session.starts_tls = False
@@ -396,7 +396,7 @@ def test_a_client_whose_handshake_fails_is_closed(how: str) -> None:
     ends(session, CloseReason.SHUT_DOWN if how == "shut_down" else CloseReason.PEER_CLOSED)
 
 
-def test_quit_closes_a_client_after_its_reply() -> None:
+def test_client_closes_after_the_reply_to_quit() -> None:
     """RFC 5321 section 4.1.1.10: whatever the reply is."""
     for reply in (b"221 bye\r\n", b"500 what\r\n"):
         session = greeted().send(smtp.Quit()).receive(reply)
@@ -405,6 +405,6 @@ def test_quit_closes_a_client_after_its_reply() -> None:
             session.client.send(smtp.Noop())
 
 
-def test_bytes_in_tls_start_where_the_barrier_was() -> None:
+def test_client_tls_is_set_after_starttls() -> None:
     session = greeted("STARTTLS").send(smtp.StartTls()).receive(b"220 go\r\n")
     assert session.client.tls == TLS

@@ -129,14 +129,14 @@ def in_state(name: str) -> Session:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_no_flood_makes_a_server_heavy(state: str) -> None:
+def test_server_memory_is_limited_during_input_floods(state: str) -> None:
     """Neither the flood, nor a few bytes after it that would keep all of it in memory."""
     for name, flood in FLOODS.items():
         assert heaviest(in_state(state), [flood, b"x", flood, b"\r", b"y"]) < ROOM, name
 
 
 @pytest.mark.parametrize("state", ["ready", "in a transaction", "with a recipient", "in content"])
-def test_no_flood_beside_an_open_question_makes_a_server_heavy(state: str) -> None:
+def test_server_memory_is_limited_during_floods_with_an_open_question(state: str) -> None:
     """64 KiB of input are accepted and then refused, plus the objects that hold them.  No adapter does this."""
     for name in ASKING:
         flood = FLOODS[name]
@@ -145,7 +145,7 @@ def test_no_flood_beside_an_open_question_makes_a_server_heavy(state: str) -> No
         assert heaviest(in_state(state), [flood] * 9, answering=False) < ROOM + 8_192, name
 
 
-def test_what_comes_after_a_question_is_refused_whatever_was_used_before_it() -> None:
+def test_input_after_a_question_is_limited_after_consumed_input() -> None:
     """A past error: if the input before the question was used up, the input after it was accepted without a limit."""
     session = in_state("ready")
     machine = session.server
@@ -162,7 +162,7 @@ def test_what_comes_after_a_question_is_refused_whatever_was_used_before_it() ->
 
 
 @pytest.mark.parametrize("before", ["greeting", "refusing"])
-def test_no_flood_makes_a_server_heavy_that_nobody_may_use(before: str) -> None:
+def test_server_memory_is_limited_before_greeting_and_after_554_greeting(before: str) -> None:
     """RFC 5321 section 3.1: the greeting is due, or was 554."""
     for name, flood in FLOODS.items():
         session = Session(
@@ -173,7 +173,7 @@ def test_no_flood_makes_a_server_heavy_that_nobody_may_use(before: str) -> None:
         assert heaviest(session, [flood, b"x", flood], answering=before == "refusing") < room, name
 
 
-def test_recipients_weigh_what_their_setting_allows() -> None:
+def test_memory_of_recipients_is_limited_by_max_recipients() -> None:
     """RFC 5321 section 4.5.3.1.8 requires 100 recipients, which fit; more require a higher setting."""
     for number in (100, 1_000):
         settings = attrs.evolve(SETTINGS, max_recipients=number)
@@ -188,7 +188,7 @@ def test_recipients_weigh_what_their_setting_allows() -> None:
 
 
 @given(sessions | st.binary(max_size=300), fates, st.data())
-def test_any_data_leaves_a_server_light(data: bytes, fate: list[int], choices: st.DataObject) -> None:
+def test_server_memory_is_limited_for_arbitrary_data(data: bytes, fate: list[int], choices: st.DataObject) -> None:
     """Whatever the application answers."""
     session = under(fate, SETTINGS).pull()
     scales = Scales(session.server, SETTINGS)
@@ -263,7 +263,7 @@ def heaviest_client(session: Session, pieces: Iterable[bytes]) -> int:
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-def test_no_server_makes_a_client_heavy(caller: str) -> None:
+def test_client_memory_is_limited_during_reply_floods(caller: str) -> None:
     """Replies are limited in lines and in bytes, and nothing is kept after an error or a 421."""
     for name, data in REPLIES.items():
         session = CALLERS[caller]()
@@ -277,12 +277,12 @@ def test_no_server_makes_a_client_heavy(caller: str) -> None:
     st.lists(REPLY_LINES, max_size=12).map(b"".join) | st.binary(max_size=200),
     st.data(),
 )
-def test_any_data_leaves_a_client_light(caller: str, data: bytes, choices: st.DataObject) -> None:
+def test_client_memory_is_limited_for_arbitrary_data(caller: str, data: bytes, choices: st.DataObject) -> None:
     pieces: list[Any] = choices.draw(cuts(data))
     assert heaviest_client(CALLERS[caller](), pieces) < 16_384
 
 
-def test_a_client_that_has_failed_keeps_nothing_that_comes() -> None:
+def test_failed_client_discards_further_input() -> None:
     """architecture.md, A connection: the connection is finished."""
     session = greeted()
     session.machine.receive_data(b"nonsense\r\n" + bytes(CHUNK))

@@ -22,7 +22,7 @@ def test_a_whole_group_is_answered_in_one_send() -> None:
     assert [replies(data) for data in session.sends] == [[250], [250, 250, 250, 354]]
 
 
-def test_replies_leave_when_the_input_is_used_up() -> None:
+def test_replies_are_sent_when_the_input_is_consumed() -> None:
     """RFC 2920 section 3.2: otherwise client and server would wait for each other."""
     session = ready(GROUP)
     assert [replies(data) for data in session.sends] == [[250, 250, 250]]
@@ -36,19 +36,19 @@ def test_replies_leave_when_the_input_is_used_up() -> None:
     ("command", "code"),
     [(b"EHLO c", 250), (b"NOOP", 250), (b"VRFY x", 252), (b"HELP", 214), (b"QUIT", 221), (b"AUTH PLAIN", 334)],
 )
-def test_the_reply_to_any_other_command_leaves_at_once(command: bytes, code: int) -> None:
+def test_reply_to_ungroupable_command_is_sent_immediately(command: bytes, code: int) -> None:
     """RFC 2920 section 3.2: together with the replies that wait."""
     session = ready(b"RSET\r\n" + command + b"\r\n*\r\n")
     assert replies(session.sends[0]) == [250, code]
 
 
-def test_a_refusal_leaves_with_what_waits_before_it() -> None:
+def test_syntax_error_reply_is_sent_immediately() -> None:
     """RFC 2920 section 3.2."""
     session = ready(GROUP, b"RCPT TO:nonsense\r\nRSET\r\n")
     assert [replies(data) for data in session.sends] == [[250, 250, 250], [501], [250]]
 
 
-def test_at_32_kib_replies_leave_though_more_could_wait() -> None:
+def test_pending_replies_are_sent_at_32_kib() -> None:
     """architecture.md, invariant 4: output is bounded too."""
     session = ready(b"RSET\r\n" * 10_000)
     assert len(session.sends) > 1
@@ -56,7 +56,7 @@ def test_at_32_kib_replies_leave_though_more_could_wait() -> None:
     assert session.codes == [250] * 10_000
 
 
-def test_a_session_in_one_piece_gives_the_same_bytes_as_line_by_line() -> None:
+def test_pipelined_session_sends_the_same_bytes_as_line_by_line() -> None:
     """RFC 2920 section 3.1."""
     data = b"EHLO c\r\n" + GROUP + b"DATA\r\n..text\r\n.\r\nVRFY x\r\n" + GROUP + b"RSET\r\nQUIT\r\n"
     lines = [line + b"\r\n" for line in data.split(b"\r\n")[:-1]]

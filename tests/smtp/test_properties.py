@@ -185,7 +185,7 @@ BARE: Final = {b"220 localhost ESMTP", b"250 localhost", b"250-localhost"}
 
 
 @given(sessions, fates)
-def test_every_line_of_every_reply_keeps_to_its_form(data: bytes, fate: list[int]) -> None:
+def test_every_reply_line_has_a_valid_format(data: bytes, fate: list[int]) -> None:
     """RFC 5321 sections 4.2 and 4.5.3.1.5, RFC 2034 section 4: printable, at most 512 bytes, each with its code."""
     session = under(fate, SMALL).receive(data, b"")
     bare = BARE | set(SMALL.hello_reply(None).split(b"\r\n"))
@@ -217,7 +217,7 @@ def test_every_line_of_every_reply_keeps_to_its_form(data: bytes, fate: list[int
     ],
 )
 @pytest.mark.parametrize("said", [b"<script>alert(1)</script>", b"\x1b[31mred", b"250 2.0.0 fine", b"z" * 1_500])
-def test_nothing_that_a_client_said_comes_back_raw(line: bytes, said: bytes) -> None:
+def test_replies_do_not_echo_text_of_the_client(line: bytes, said: bytes) -> None:
     """Replies are logged and displayed: of the client's text they contain at most a keyword in upper case."""
     session = under([0], SMALL).receive(b"EHLO c\r\n" + line % said + b"\r\n")
     assert said not in session.data
@@ -225,7 +225,9 @@ def test_nothing_that_a_client_said_comes_back_raw(line: bytes, said: bytes) -> 
 
 
 @given(sessions, fates, st.booleans(), st.data())
-def test_the_cut_never_matters(data: bytes, fate: list[int], lmtp: bool, choices: st.DataObject) -> None:
+def test_session_is_independent_of_input_splitting(
+    data: bytes, fate: list[int], lmtp: bool, choices: st.DataObject
+) -> None:
     """architecture.md, invariant 8: the same events, except for the size of chunks, and the same bytes."""
     whole, cut, single = (under(fate, attrs.evolve(SMALL, lmtp=lmtp)) for _ in range(3))
     if lmtp:
@@ -241,7 +243,7 @@ def test_the_cut_never_matters(data: bytes, fate: list[int], lmtp: bool, choices
 
 @pytest.mark.parametrize("changes", [{}, {"authentication_required": True}, {"eight_bit_mime": False}, {"lmtp": True}])
 @given(data=sessions, fate=fates)
-def test_the_fast_path_changes_nothing(data: bytes, fate: list[int], changes: dict[str, Any]) -> None:
+def test_fast_path_gives_the_same_events_and_replies(data: bytes, fate: list[int], changes: dict[str, Any]) -> None:
     """Without the fast path, every event, answer and reply is the same."""
     settings = attrs.evolve(SMALL, **{"smtputf8": False, **changes})
     if settings.lmtp:
@@ -256,7 +258,7 @@ def test_the_fast_path_changes_nothing(data: bytes, fate: list[int], changes: di
 
 
 @given(sessions | st.binary(max_size=300), fates, st.sampled_from([None, *CloseReason]), st.data())
-def test_any_data_ends_in_events_replies_and_closed(
+def test_any_data_gives_valid_events_and_replies_until_closed(
     data: bytes, fate: list[int], reason: CloseReason | None, choices: st.DataObject
 ) -> None:
     """architecture.md, invariant 8: each accepted Data ends exactly once."""
@@ -290,7 +292,7 @@ def test_any_data_ends_in_events_replies_and_closed(
 
 
 @given(sessions, fates)
-def test_a_session_replays_exactly(data: bytes, fate: list[int]) -> None:
+def test_session_is_deterministic(data: bytes, fate: list[int]) -> None:
     """architecture.md, A connection: the same entropy gives the same bytes."""
     first, again = (under(fate, WITH_TLS).receive(data, b"") for _ in range(2))
     assert first.log == again.log
@@ -359,7 +361,7 @@ def attempt(session: Session, step: Command | sasl.ClientMechanism) -> bool:
 
 
 @given(programs, st.booleans(), st.lists(REPLY_LINES, max_size=12).map(b"".join) | st.binary(max_size=60), st.data())
-def test_any_data_from_a_server_gives_events_or_one_error(
+def test_client_returns_events_or_one_exception_for_any_data(
     steps: list[Any], pipelining: bool, data: bytes, choices: st.DataObject
 ) -> None:
     """architecture.md, invariant 8: however the input is split."""
@@ -390,7 +392,7 @@ def test_any_data_from_a_server_gives_events_or_one_error(
     st.booleans(),
     st.lists(st.integers(0, 6), min_size=1, max_size=8),
 )
-def test_our_client_and_our_server_agree(
+def test_client_and_server_agree_on_commands_replies_and_content(
     groups: list[list[Any]], pipelining: bool, smtputf8: bool, fate: list[int]
 ) -> None:
     """Client and server connected: both see the same commands, replies and content, byte for byte."""
@@ -452,7 +454,7 @@ def whole_messages(events: Sequence[Command]) -> list[bytes]:
     return messages
 
 
-def test_a_timeout_is_given_in_each_state() -> None:
+def test_client_timeout_depends_on_the_state() -> None:
     """RFC 5321 section 4.5.3.2: minutes; an adapter needs no table of its own."""
     session = greeted("PIPELINING")
     assert session.last == NeedData(timeout=300.0)

@@ -171,24 +171,24 @@ SETTINGS: Final = attrs.evolve(SMALL, verbs=ROWS, max_junk_commands=100)
         {"effect": Effect.CLOSE},
     ],
 )
-def test_a_row_whose_fields_do_not_fit_together_is_refused(changes: Mapping[str, Any]) -> None:
+def test_verb_row_with_inconsistent_fields_is_rejected(changes: Mapping[str, Any]) -> None:
     """Otherwise a server could raise for what a client sends (architecture.md, invariant 8)."""
     with pytest.raises(LocalProtocolError):
         attrs.evolve(ASK, **changes)
 
 
 @pytest.mark.parametrize("line", ["xask", "XASK\r\n250 AUTH PLAIN", "X" * 600, "XÄ"])
-def test_the_line_of_a_row_in_the_ehlo_reply_is_checked(line: str) -> None:
+def test_invalid_ehlo_line_of_a_verb_row_is_rejected(line: str) -> None:
     with pytest.raises(LocalProtocolError):
         smtp.ServerSettings(verbs=(attrs.evolve(ASK, extension=line),))
 
 
-def test_a_keyword_is_announced_once() -> None:
+def test_duplicate_ehlo_keyword_is_rejected() -> None:
     with pytest.raises(LocalProtocolError):
         smtp.ServerSettings(verbs=(ASK,), extra_extensions=("XASK",))
 
 
-def test_the_public_exception_of_a_parser_is_a_value_error_and_a_protocol_error() -> None:
+def test_malformed_is_a_value_error_and_a_protocol_error() -> None:
     assert issubclass(Malformed, ValueError)
     assert issubclass(Malformed, ProtocolError)
     assert not issubclass(Malformed, LocalProtocolError | RemoteProtocolError)
@@ -197,7 +197,7 @@ def test_the_public_exception_of_a_parser_is_a_value_error_and_a_protocol_error(
 # The server
 
 
-def test_a_row_is_in_the_ehlo_reply_and_in_help() -> None:
+def test_verb_row_is_listed_in_ehlo_reply_and_help() -> None:
     session = serve(b"EHLO c\r\nHELP\r\n", settings=SETTINGS)
     assert {"250-XASK 10", "250-XRESTART"} <= {line.replace("250 ", "250-") for line in session.lines}
     assert "XASK XTELL" in session.lines[-1]
@@ -215,14 +215,14 @@ def test_a_row_is_in_the_ehlo_reply_and_in_help() -> None:
         (b"xask 5", "250 2.0.0 fine"),
     ],
 )
-def test_a_parse_error_is_501(line: bytes, reply: str) -> None:
+def test_invalid_argument_of_a_verb_row_is_rejected(line: bytes, reply: str) -> None:
     session = ready(line + b"\r\nNOOP\r\n", settings=SETTINGS)
     said, noop = session.lines
     assert said.startswith(reply)
     assert (noop[:4], len(session.of(smtp.CommandRejected))) == ("250 ", 0 if reply[0] == "2" else 1)
 
 
-def test_the_application_answers_the_question_of_a_row() -> None:
+def test_application_answers_the_question_of_a_verb_row() -> None:
     session = ready(b"XASK 7\r\n", settings=SETTINGS, answers={Ask: LEFT_OPEN})
     assert session.question == Ask(number=7)
     with pytest.raises(LocalProtocolError):
@@ -235,21 +235,21 @@ def test_the_application_answers_the_question_of_a_row() -> None:
     assert session.pull().lines[-1] == "451 4.3.0 later"
 
 
-def test_the_code_of_a_row_is_fixed_even_if_a_function_returns_the_reply() -> None:
+def test_code_fixed_applies_if_a_function_returns_the_reply() -> None:
     session = ready(b"XRESTART\r\n", settings=SETTINGS, answers={Restart: Reply(250, "2.0.0", "my own")})
     assert session.lines == ["220 my own"]
     assert session.receive(b"MAIL FROM:<>\r\n").codes[-1] == 503
     assert session.receive(b"XRESTART\r\n").codes[-1] == 220
 
 
-def test_a_session_that_restarts_has_no_identity() -> None:
+def test_restart_session_clears_the_identity() -> None:
     session = ready(b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n", settings=attrs.evolve(IN_CLEAR, verbs=ROWS))
     assert session.server.identity == "test"
     assert session.receive(b"XRESTART\r\n").server.identity is None
 
 
 @pytest.mark.parametrize("line", [b"XRESET", b"XRESTART", b"XCLOSE"])
-def test_a_message_between_two_chunks_is_aborted_if_the_command_is_accepted(line: bytes) -> None:
+def test_accepted_reset_restart_or_close_between_chunks_aborts_the_message(line: bytes) -> None:
     """architecture.md, A connection: each message begun with BDAT ends exactly once."""
     chunk = b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nBDAT 2\r\nhi"
     refused = ready(
@@ -262,7 +262,7 @@ def test_a_message_between_two_chunks_is_aborted_if_the_command_is_accepted(line
 
 
 @pytest.mark.parametrize("way", ["answer", "check"])
-def test_a_message_between_two_chunks_is_aborted_by_421(way: str) -> None:
+def test_421_between_chunks_aborts_the_message(way: str) -> None:
     shutting_down = Reply(421, "4.3.2", "enough")
     row = ASK if way == "answer" else attrs.evolve(ASK, check=lambda view, command: shutting_down)
     session = ready(
@@ -276,7 +276,7 @@ def test_a_message_between_two_chunks_is_aborted_by_421(way: str) -> None:
 
 
 @pytest.mark.parametrize("answer", [ACCEPT, Reply(550, "5.0.0", "no")])
-def test_a_junk_command_counts_once_whatever_the_answer_is(answer: object) -> None:
+def test_junk_command_is_counted_once_for_any_answer(answer: object) -> None:
     settings = attrs.evolve(SETTINGS, max_junk_commands=3)  # EHLO is the first
     session = serve(b"EHLO c\r\n" + b"XASK 1\r\n" * 3, settings=settings, answers={Ask: answer})
     code = 250 if answer is ACCEPT else 550
@@ -288,7 +288,7 @@ def planted(*_: object) -> Any:
 
 
 @pytest.mark.parametrize("change", [{"check": planted}, {"parse": planted}, {"accepted": planted, "asks": False}])
-def test_an_exception_in_a_row_reaches_the_caller(change: Mapping[str, Any]) -> None:
+def test_exception_in_a_verb_row_propagates_to_the_caller(change: Mapping[str, Any]) -> None:
     """It is the application's mistake: ``next_event()`` raises it, and the session can still be ended in order."""
     row = attrs.evolve(TELL, **change)
     session = ready(settings=attrs.evolve(IN_CLEAR, verbs=(row,)))
@@ -301,7 +301,7 @@ def test_an_exception_in_a_row_reaches_the_caller(change: Mapping[str, Any]) -> 
     assert session.closed.reason is CloseReason.SHUT_DOWN
 
 
-def test_an_exception_while_an_answer_is_carried_out_reaches_the_caller() -> None:
+def test_exception_while_applying_an_answer_propagates_to_the_caller() -> None:
     row = attrs.evolve(ASK, accepted=planted)
     session = ready(b"XASK 1\r\n", settings=attrs.evolve(IN_CLEAR, verbs=(row,)), answers={Ask: LEFT_OPEN})
     with pytest.raises(KeyError, match="planted"):
@@ -325,7 +325,7 @@ sessions = st.tuples(st.sampled_from(transactions), sessions).map(b"".join)
 
 
 @given(sessions | st.binary(max_size=300), fates, st.sampled_from([None, *CloseReason]), st.data())
-def test_a_server_with_rows_from_outside_never_raises(
+def test_server_with_application_verb_rows_never_raises(
     data: bytes, fate: list[int], reason: CloseReason | None, choices: st.DataObject
 ) -> None:
     """architecture.md, invariant 8: every effect, and each accepted content ends exactly once."""
@@ -376,7 +376,7 @@ CLIENT: Final = smtp.ClientSettings(verbs=(ASK, TELL, RESTART, CLOSE, CONTENT, T
 OFFERED: Final = ("XASK 10", "XRESTART", "PIPELINING")
 
 
-def test_a_client_sends_the_command_of_a_row_and_gets_its_reply() -> None:
+def test_client_sends_command_of_a_verb_row_and_reports_its_reply() -> None:
     command = Ask(number=5)
     session = greeted(*OFFERED, settings=CLIENT).send(command)
     assert session.sends == [b"XASK 5\r\n"]
@@ -395,7 +395,7 @@ def test_a_client_sends_the_command_of_a_row_and_gets_its_reply() -> None:
         (CLIENT, OFFERED, Tell("é")),  # needs SMTPUTF8
     ],
 )
-def test_a_client_sends_no_command_that_a_row_does_not_allow(
+def test_client_rejects_command_that_no_verb_row_allows(
     settings: smtp.ClientSettings, extensions: tuple[str, ...], command: Command
 ) -> None:
     session = greeted(*extensions, settings=settings)
@@ -404,12 +404,12 @@ def test_a_client_sends_no_command_that_a_row_does_not_allow(
     assert session.pull().sends == []
 
 
-def test_a_row_of_a_client_needs_to_wire() -> None:
+def test_client_verb_row_requires_to_wire() -> None:
     with pytest.raises(LocalProtocolError, match="Mute has no to_wire"):
         smtp.ClientSettings(verbs=(attrs.evolve(TELL, kind=type("Mute", (Command, ExtensionNotice), {})),))
 
 
-def test_only_a_groupable_row_may_be_followed_before_its_reply() -> None:
+def test_only_groupable_verb_row_may_be_followed_before_its_reply() -> None:
     """RFC 2920 section 3.1."""
     session = greeted(*OFFERED, settings=CLIENT).send(Ask(number=1), Ask(number=2), Tell("x"), Ask(number=3))
     assert session.data == b"XASK 1\r\nXASK 2\r\nXTELL x\r\n"
@@ -419,7 +419,7 @@ def test_only_a_groupable_row_may_be_followed_before_its_reply() -> None:
     assert session.data.endswith(b"XASK 3\r\n")
 
 
-def test_a_session_that_restarts_has_no_extensions() -> None:
+def test_restart_session_clears_the_extensions() -> None:
     session = greeted(*OFFERED, settings=CLIENT).send(Restart()).receive(b"220 s\r\n")
     assert session.client.extensions == {}
     with pytest.raises(LocalProtocolError):
@@ -429,7 +429,7 @@ def test_a_session_that_restarts_has_no_extensions() -> None:
     session.send(smtp.Mail(reverse_path=None))
 
 
-def test_a_server_must_not_accept_a_row_in_another_state() -> None:
+def test_server_accepting_verb_row_in_wrong_state_raises() -> None:
     row = attrs.evolve(ASK, states={State.MAIL: State.MAIL})
     session = greeted(*OFFERED, settings=smtp.ClientSettings(verbs=(row,)))
     session.send(smtp.Mail(reverse_path=None), Ask(number=1)).receive(b"550 no\r\n")
@@ -438,7 +438,7 @@ def test_a_server_must_not_accept_a_row_in_another_state() -> None:
 
 
 @pytest.mark.parametrize("answer", [ACCEPT, Reply(550, "5.0.0", "no")])
-def test_client_and_server_share_the_rows(answer: object) -> None:
+def test_client_and_server_use_the_same_verb_rows(answer: object) -> None:
     """One tuple of rows for both: content, TLS and the end are those of the effects."""
     kinds: dict[type[object], object] = dict.fromkeys((Content, Close, XTls), answer)
     server = serve(settings=attrs.evolve(IN_CLEAR, verbs=ROWS), answers=kinds)

@@ -52,7 +52,7 @@ def log_in(client: sasl.ClientMechanism, **answers: object) -> tuple[Session, Se
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
 @pytest.mark.parametrize("right", [True, False])
-def test_a_login_shows_its_secret_to_nobody(client: sasl.ClientMechanism, right: bool) -> None:
+def test_login_events_and_reprs_contain_no_secret(client: sasl.ClientMechanism, right: bool) -> None:
     """By every mechanism, accepted or refused: only the question contains the password, and its repr does not."""
     mine, server = log_in(
         client,
@@ -66,7 +66,7 @@ def test_a_login_shows_its_secret_to_nobody(client: sasl.ClientMechanism, right:
     assert hidden(shown(client, server.machine, mine.machine))
 
 
-def test_the_right_places_do_hold_it() -> None:
+def test_secret_is_present_in_sent_data_and_question() -> None:
     """Otherwise the searches above would prove nothing."""
     mine, server = log_in(CLIENTS[0])
     assert TOKENS[2].encode("ascii") in mine.data
@@ -77,7 +77,7 @@ def test_the_right_places_do_hold_it() -> None:
     "line",
     [SECRET, TOKENS[1], f"AUTH FOO {TOKENS[2]}", f"AUTH  PLAIN {TOKENS[2]}", f"PASS {SECRET}", f"AUTH {SECRET}\x01"],
 )
-def test_a_secret_at_the_wrong_moment_is_not_shown_either(line: str) -> None:
+def test_secret_sent_as_a_command_is_not_in_events_or_replies(line: str) -> None:
     """A client out of step sends its password as a command: CommandRejected.line contains it, its repr does not."""
     session = ready(line.encode("ascii") + b"\r\n")
     assert len(session.of(smtp.CommandRejected)) == 1
@@ -86,13 +86,13 @@ def test_a_secret_at_the_wrong_moment_is_not_shown_either(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["AUTH PLAIN", "AUTH LOGIN\r\nYWxpY2U=\r\n", "AUTH CRAM-MD5"])
-def test_a_faulty_exchange_shows_nothing(line: str) -> None:
+def test_failed_exchange_events_contain_no_secret(line: str) -> None:
     session = ready(f"{line}\r\n".encode("ascii"), f"{TOKENS[2]}!\r\n".encode("ascii"))
     assert len(session.of(sasl.AuthenticationFailed)) == 1
     assert hidden(of(session))
 
 
-def test_a_wrong_answer_is_not_quoted() -> None:
+def test_exception_for_invalid_answer_does_not_quote_it() -> None:
     """An exception names types, not values."""
     session = ready(f"AUTH PLAIN {TOKENS[2]}\r\n".encode("ascii"), answers={sasl.CheckPassword: LEFT_OPEN})
     for answer in (SECRET, SECRET.encode(), smtp.Reply(250, "", SECRET)):
@@ -105,7 +105,7 @@ def test_a_wrong_answer_is_not_quoted() -> None:
     assert hidden(shown(caught.value))
 
 
-def test_a_server_that_echoes_the_login_is_not_quoted() -> None:
+def test_exception_for_echoed_login_does_not_quote_it() -> None:
     """The exception about the echo would carry the password into a log."""
     session = greeted("AUTH PLAIN")
     session.client.authenticate(CLIENTS[0])
@@ -117,7 +117,7 @@ def test_a_server_that_echoes_the_login_is_not_quoted() -> None:
 
 
 @pytest.mark.parametrize("reason", ["421", "shut_down", "end"])
-def test_a_login_that_is_broken_off_shows_nothing(reason: str) -> None:
+def test_interrupted_login_events_contain_no_secret(reason: str) -> None:
     session = greeted("AUTH PLAIN")
     session.client.authenticate(CLIENTS[0])
     session.pull()
@@ -137,6 +137,6 @@ def test_a_login_that_is_broken_off_shows_nothing(reason: str) -> None:
     assert hidden(text + of(session))
 
 
-def test_the_settings_and_the_entropy_are_not_shown() -> None:
+def test_repr_of_server_and_settings_does_not_contain_entropy() -> None:
     machine = smtp.ServerConnection(IN_CLEAR, entropy=b"S" * 32)
     assert "SSSS" not in shown(machine, IN_CLEAR)

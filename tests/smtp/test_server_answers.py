@@ -36,7 +36,7 @@ QUESTIONS = [
         b"secret",
     ],
 )
-def test_what_cannot_answer_leaves_the_question_open(
+def test_invalid_answer_raises_and_leaves_question_open(
     kind: type[object], data: bytes, code: int, answer: object
 ) -> None:
     """architecture.md, A connection: a LocalProtocolError; a valid answer is still accepted."""
@@ -51,7 +51,7 @@ def test_what_cannot_answer_leaves_the_question_open(
 
 
 @pytest.mark.parametrize(("kind", "data", "code"), QUESTIONS)
-def test_own_words_are_sent(kind: type[object], data: bytes, code: int) -> None:
+def test_reply_text_of_the_application_is_sent(kind: type[object], data: bytes, code: int) -> None:
     """The text of the application; the codes and enhanced codes of DATA and STARTTLS are those of the protocol."""
     session = ready(data, answers={kind: smtp.Reply(250, "2.0.0", "queued as 7F3A\nthank you")})
     status = "2.0.0 " if code == 250 else ""
@@ -59,7 +59,7 @@ def test_own_words_are_sent(kind: type[object], data: bytes, code: int) -> None:
 
 
 @pytest.mark.parametrize(("kind", "data", "code"), QUESTIONS)
-def test_a_refusal_is_sent_and_nothing_opens(kind: type[object], data: bytes, code: int) -> None:
+def test_rejection_is_sent_and_starts_no_transaction_content_or_tls(kind: type[object], data: bytes, code: int) -> None:
     """RFC 5321 section 4.2.1; a transaction continues without the recipient or the DATA, but not without MAIL."""
     session = ready(data, answers={kind: smtp.Reply(550, "5.7.1", "no")}).forget()
     session.receive(b"MAIL FROM:<>\r\n")
@@ -80,12 +80,12 @@ def test_421_is_sent_and_ends_the_session(kind: type[object], data: bytes, code:
     assert session.of(smtp.Noop, smtp.MessageAborted) == []
 
 
-def test_any_accept_is_accept() -> None:
+def test_any_accept_instance_counts_as_accept() -> None:
     """Any instance of Accept counts."""
     assert serve(answers={smtp.Connected: Accept()}).codes == [220]
 
 
-def test_the_temporary_failure_of_each_question_is_an_answer() -> None:
+def test_unavailable_of_each_question_is_a_valid_answer() -> None:
     """architecture.md, A connection: for a store that failed, and for test doubles."""
 
     def unavailable(question: Question[object]) -> object:
@@ -102,7 +102,7 @@ def test_the_temporary_failure_of_each_question_is_an_answer() -> None:
         assert ready(data, answers={kind: unavailable}).codes[-1] == 454
 
 
-def test_late_repeated_and_foreign_answers_are_refused() -> None:
+def test_late_repeated_and_foreign_answers_are_rejected() -> None:
     """architecture.md, A connection: questions are matched by identity."""
     session = ready(b"MAIL FROM:<a@b>\r\n", answers={smtp.Mail: LEFT_OPEN})
     question = session.question
@@ -120,7 +120,7 @@ def test_late_repeated_and_foreign_answers_are_refused() -> None:
     assert session.codes == [250, 250]
 
 
-def test_an_answer_before_any_question_and_after_the_end_is_refused() -> None:
+def test_answer_before_any_question_or_after_close_raises() -> None:
     server = smtp.ServerConnection(smtp.ServerSettings(), entropy=bytes(32))
     with pytest.raises(LocalProtocolError):
         server.answer(smtp.Connected(), ACCEPT)
@@ -139,14 +139,14 @@ def test_an_answer_before_any_question_and_after_the_end_is_refused() -> None:
         (smtp.Reply(421, "4.7.0", "busy"), "421 busy"),
     ],
 )
-def test_the_greeting_carries_no_enhanced_status_code(answer: object, line: str) -> None:
+def test_greeting_has_no_enhanced_status_code(answer: object, line: str) -> None:
     """RFC 2034 section 4; RFC 5321 section 4.2: the host comes first in a 220."""
     session = serve(answers={smtp.Connected: answer})
     assert session.lines == [line]
     assert (session.closed is not None) == line.startswith("421")
 
 
-def test_a_554_greeting_leaves_only_quit() -> None:
+def test_only_quit_is_accepted_after_a_554_greeting() -> None:
     """RFC 5321 section 3.1."""
     session = serve(
         b"EHLO c\r\nNOOP\r\nMAIL FROM:<>\r\nQUIT\r\n", answers={smtp.Connected: smtp.Reply(554, "5.7.1", "no service")}
@@ -159,7 +159,7 @@ def test_a_554_greeting_leaves_only_quit() -> None:
 @pytest.mark.parametrize(
     "line", [b"FOO", b"EXPN x", b"", b"MAIL FROM", b"QUIT now", b"NO\0OP", b"x" * 3_000, b"BDAT x", b"BDAT 2\r\nab"]
 )
-def test_after_a_554_greeting_all_but_quit_is_503(line: bytes) -> None:
+def test_any_line_except_quit_gets_503_after_a_554_greeting(line: bytes) -> None:
     """RFC 5321 section 3.1: known or unknown, well formed or not."""
     session = serve(
         line + b"\r\nQUIT\r\n",
@@ -170,7 +170,7 @@ def test_after_a_554_greeting_all_but_quit_is_503(line: bytes) -> None:
     assert session.codes[-1] == 221
 
 
-def test_nothing_advances_while_a_question_is_open() -> None:
+def test_input_is_not_processed_while_a_question_is_open() -> None:
     """architecture.md, A connection: no input after it is read."""
     session = ready(b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nQUIT\r\n", answers={smtp.Mail: LEFT_OPEN})
     assert session.events == [smtp.Mail(reverse_path=None)]
@@ -181,7 +181,7 @@ def test_nothing_advances_while_a_question_is_open() -> None:
     assert session.codes == [250, 250, 221]
 
 
-def test_input_over_64_kib_is_refused_until_events_are_pulled() -> None:
+def test_input_over_64_kib_is_rejected_until_events_are_pulled() -> None:
     """architecture.md, invariant 4."""
     session = ready(b"MAIL FROM:<>\r\n", answers={smtp.Mail: LEFT_OPEN})
     piece = b"NOOP\r\n" * 2_000
@@ -194,13 +194,13 @@ def test_input_over_64_kib_is_refused_until_events_are_pulled() -> None:
     assert set(session.codes) == {250}
 
 
-def test_an_entropy_of_the_wrong_length_is_refused() -> None:
+def test_entropy_of_wrong_length_is_rejected() -> None:
     """architecture.md, A connection: 32 bytes."""
     with pytest.raises(LocalProtocolError):
         smtp.ServerConnection(smtp.ServerSettings(), entropy=b"short")
 
 
-def test_tls_started_without_a_handshake_is_refused() -> None:
+def test_tls_started_without_a_handshake_raises() -> None:
     session = ready()
     with pytest.raises(LocalProtocolError):
         session.machine.tls_started(Tls(version="TLSv1.3"))
@@ -228,7 +228,7 @@ class ForgedReply(smtp.Reply):
     "answer", [ForgedReply(250, "2.0.0", "taken"), smtp.Reply(250, "2.0.0", ForgedText("taken"))], ids=type
 )
 @pytest.mark.parametrize(("kind", "data", "code"), QUESTIONS)
-def test_a_reply_is_what_it_holds_whatever_its_class_does(
+def test_reply_or_text_subclass_cannot_inject_a_reply(
     kind: type[object], data: bytes, code: int, answer: smtp.Reply, enhanced: bool
 ) -> None:
     """Exactly one reply: a client would take a second one as the reply to its next command."""

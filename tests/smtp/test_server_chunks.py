@@ -29,7 +29,7 @@ def chunks(*pieces: bytes, settings: smtp.ServerSettings = SETTINGS, **rest: Any
     return ready(BEGIN, settings=settings, **rest).forget().receive(*pieces)
 
 
-def test_chunking_is_said_in_the_hello_reply_only_where_it_is_on() -> None:
+def test_chunking_is_advertised_only_if_enabled() -> None:
     """RFC 3030 section 2."""
     assert "250 CHUNKING" in serve(b"EHLO c\r\n", settings=SETTINGS).lines
     assert not any("BINARYMIME" in line for line in serve(b"EHLO c\r\n", settings=SETTINGS).lines)
@@ -38,13 +38,13 @@ def test_chunking_is_said_in_the_hello_reply_only_where_it_is_on() -> None:
     assert ready(BEGIN + b"BDAT 4 LAST\r\n").codes == [250, 250, 502]
 
 
-def test_binarymime_without_chunking_is_no_setting() -> None:
+def test_setting_binary_mime_without_chunking_is_rejected() -> None:
     """RFC 3030 section 3."""
     with pytest.raises(LocalProtocolError):
         smtp.ServerSettings(binary_mime=True)
 
 
-def test_a_message_in_chunks_asks_the_same_questions_wherever_it_is_cut() -> None:
+def test_message_in_chunks_gives_the_same_events_at_any_split() -> None:
     """RFC 3030 section 2: each chunk is answered after its bytes; a dot has no special meaning."""
     data = chunk(b"first\r\n.\r\n") + chunk(b"") + b"NOOP\r\n" + chunk(b"..last\r\n", last=True) + b"NOOP\r\n"
     for pieces in each_cut(data):
@@ -66,20 +66,20 @@ def test_a_message_in_chunks_asks_the_same_questions_wherever_it_is_cut() -> Non
         ]
 
 
-def test_the_last_chunk_may_be_empty_and_the_only_one() -> None:
+def test_last_chunk_may_be_empty_and_may_be_the_only_chunk() -> None:
     """RFC 3030 section 2."""
     assert chunks(chunk(b"x\r\n") + b"bdat 0 last\r\n").codes == [250, 250]
     assert chunks(b"BDAT 0 LAST\r\n").events == [smtp.Data(), COMPLETE]
 
 
-def test_a_chunk_pipelined_after_its_recipients_needs_no_wait() -> None:
+def test_chunk_may_be_pipelined_after_rcpt() -> None:
     """RFC 3030 section 4.2."""
     session = ready(BEGIN + chunk(b"x\r\n", last=True) + BEGIN + b"DATA\r\n.\r\n", settings=SETTINGS)
     assert session.codes == [250] * 5 + [354, 250]
 
 
 @pytest.mark.parametrize("answer", [NO, smtp.Reply(451, "4.3.0", "later")])
-def test_the_bytes_come_whatever_the_answer_to_data_was(answer: smtp.Reply) -> None:
+def test_chunk_data_is_discarded_after_a_rejected_data_question(answer: smtp.Reply) -> None:
     """RFC 3030 section 2: read, discarded, and then refused; later chunks, too, because the first part is missing."""
     session = chunks(
         chunk(b"QUIT\r\n") + chunk(b"QUIT\r\n", last=True) + BEGIN + b"DATA\r\n", answers={smtp.Data: [answer, ACCEPT]}
@@ -89,7 +89,7 @@ def test_the_bytes_come_whatever_the_answer_to_data_was(answer: smtp.Reply) -> N
 
 
 @pytest.mark.parametrize("before", [BEGIN, b"MAIL FROM:<>\r\n"])
-def test_chunks_in_the_pipeline_after_a_refused_one_spend_no_errors(before: bytes) -> None:
+def test_pipelined_chunks_after_a_rejected_one_do_not_count_as_errors(before: bytes) -> None:
     """RFC 3030 section 2: a server must be prepared to discard them; the next message is counted from zero."""
     settings = attrs.evolve(SETTINGS, max_errors=3)
     data = before + chunk(b"x") * 50 + chunk(b"y", last=True) + b"NOOP\r\n"
@@ -101,7 +101,7 @@ def test_chunks_in_the_pipeline_after_a_refused_one_spend_no_errors(before: byte
     assert again.closed is not None
 
 
-def test_chunks_after_a_refused_one_are_dropped_up_to_the_limit_of_a_message() -> None:
+def test_chunks_after_a_rejected_one_are_discarded_up_to_the_message_limit() -> None:
     """A small chunk counts for 4 KiB; otherwise it would cost nothing."""
     refused = chunks(chunk(b"x") * 16, settings=SMALL, answers={smtp.Data: [NO]})
     assert refused.codes == [550, *[503] * 15]
@@ -112,14 +112,14 @@ def test_chunks_after_a_refused_one_are_dropped_up_to_the_limit_of_a_message() -
     assert endless.closed is not None
 
 
-def test_421_to_data_ends_the_session_at_once() -> None:
+def test_421_to_the_data_question_closes_the_session_immediately() -> None:
     """RFC 5321 section 3.8."""
     session = chunks(chunk(b"x"), answers={smtp.Data: smtp.Reply(421, "4.3.2", "enough")})
     assert session.codes == [421]
     assert session.closed is not None
 
 
-def test_the_bytes_come_after_refused_recipients_too() -> None:
+def test_chunk_data_is_discarded_after_rejected_recipients() -> None:
     """RFC 3030 section 2: a part of a message must not be accepted because a later recipient was valid."""
     session = ready(
         b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\n" + chunk(b"QUIT\r\n") + b"RCPT TO:<c@d>\r\n" + chunk(b"x", last=True),
@@ -131,7 +131,7 @@ def test_the_bytes_come_after_refused_recipients_too() -> None:
 
 
 @pytest.mark.parametrize("before", [b"", b"EHLO c\r\n", b"EHLO c\r\nMAIL FROM:<>\r\n"])
-def test_bdat_out_of_order_eats_its_bytes(before: bytes) -> None:
+def test_bdat_out_of_order_discards_its_data(before: bytes) -> None:
     """RFC 3030 section 2."""
     for pieces in each_cut(before + chunk(b"QUIT\r\n") + b"NOOP\r\n"):
         session = serve(*pieces, settings=SETTINGS)
@@ -139,7 +139,7 @@ def test_bdat_out_of_order_eats_its_bytes(before: bytes) -> None:
         assert session.of(smtp.Quit) == []
 
 
-def test_bdat_and_data_do_not_mix() -> None:
+def test_data_mail_and_rcpt_between_chunks_are_rejected() -> None:
     """RFC 3030 section 2: 503, and further chunks are accepted."""
     session = chunks(chunk(b"x\r\n") + b"DATA\r\nMAIL FROM:<>\r\nRCPT TO:<c@d>\r\n" + chunk(b"y\r\n", last=True))
     assert session.codes == [250, 503, 503, 503, 250]
@@ -147,7 +147,7 @@ def test_bdat_and_data_do_not_mix() -> None:
 
 
 @pytest.mark.parametrize(("line", "event"), [(b"RSET", smtp.Rset()), (b"EHLO d", smtp.Hello(domain="d"))])
-def test_rset_between_chunks_aborts_the_message(line: bytes, event: object) -> None:
+def test_rset_or_ehlo_between_chunks_aborts_the_message(line: bytes, event: object) -> None:
     """RFC 3030 section 2."""
     session = chunks(chunk(b"x") + line + b"\r\n" + BEGIN + b"DATA\r\n.\r\n")
     assert session.events[2:4] == [smtp.MessageAborted(reason=smtp.ContentFault.ABANDONED), event]
@@ -170,7 +170,7 @@ def test_a_disconnect_aborts_the_message(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [chunk(b"abc"), chunk(b"abc")[:-1]])
-def test_shut_down_inside_a_chunk_aborts_the_message(data: bytes) -> None:
+def test_shut_down_during_or_after_a_chunk_aborts_the_message(data: bytes) -> None:
     session = chunks(data)
     session.machine.shut_down(CloseReason.TIMED_OUT)
     session.pull()
@@ -180,7 +180,7 @@ def test_shut_down_inside_a_chunk_aborts_the_message(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("answer", [ACCEPT, NO])
-def test_shut_down_while_data_is_open_takes_the_answer_first(answer: object) -> None:
+def test_shut_down_waits_for_the_answer_to_the_data_question(answer: object) -> None:
     session = chunks(b"BDAT 3\r\nab", answers={smtp.Data: LEFT_OPEN})
     session.machine.shut_down()
     session.answer(answer)
@@ -189,7 +189,7 @@ def test_shut_down_while_data_is_open_takes_the_answer_first(answer: object) -> 
 
 
 @pytest.mark.parametrize("size", [0, 1, 63])
-def test_tiny_chunks_count_as_commands_that_lead_nowhere(size: int) -> None:
+def test_tiny_chunks_count_as_junk_commands(size: int) -> None:
     """They cost as much as NOOP, and achieve as little."""
     settings = attrs.evolve(SETTINGS, max_junk_commands=5)
     session = chunks(chunk(b"x" * size) * 9, settings=settings)
@@ -202,7 +202,7 @@ def test_tiny_chunks_count_as_commands_that_lead_nowhere(size: int) -> None:
 
 
 @pytest.mark.parametrize("answer", [NO, smtp.Reply(451, "4.3.0", "later")])
-def test_tiny_chunks_that_are_dropped_count_too(answer: smtp.Reply) -> None:
+def test_discarded_tiny_chunks_count_as_junk_commands(answer: smtp.Reply) -> None:
     session = chunks(
         chunk(b"x") * 9, settings=attrs.evolve(SETTINGS, max_junk_commands=5), answers={smtp.Data: [answer]}
     )
@@ -211,14 +211,14 @@ def test_tiny_chunks_that_are_dropped_count_too(answer: smtp.Reply) -> None:
     assert session.closed is not None
 
 
-def test_other_chunks_and_the_last_one_lead_somewhere() -> None:
+def test_larger_chunks_and_last_chunk_do_not_count_as_junk_commands() -> None:
     settings = attrs.evolve(SETTINGS, max_junk_commands=1)
     assert chunks(chunk(b"x" * 64) * 500 + chunk(b"", last=True), settings=settings).codes == [250] * 501
     assert ready((BEGIN + chunk(b"x", last=True)) * 500, settings=settings).codes == [250] * 1_500
 
 
 @pytest.mark.parametrize("line", [b"N" * 3_000 + b"\r\n", b"N" * 3_000, b"N" * 2_049])
-def test_a_line_too_long_between_chunks_ends_the_session(line: bytes) -> None:
+def test_overlong_line_between_chunks_closes_the_session(line: bytes) -> None:
     """It may have been BDAT, so the start of the next command is unknown; the server does not wait for its end."""
     for size in (1, 1_000, len(line)):
         session = chunks(chunk(b"x"), *[line[n : n + size] for n in range(0, len(line), size)])
@@ -238,7 +238,7 @@ def test_too_many_errors_between_chunks_abort_the_message() -> None:
 
 @pytest.mark.parametrize("argument", [b"", b" x", b" -1", b" 1 FIRST", b" 1 LAST x", b" 1" * 2, b" " + b"9" * 21])
 @pytest.mark.parametrize("before", [b"", chunk(b"x")])
-def test_a_bdat_that_cannot_be_counted_ends_the_session(argument: bytes, before: bytes) -> None:
+def test_bdat_with_invalid_argument_closes_the_session(argument: bytes, before: bytes) -> None:
     """The start of the next command is unknown: content would be executed as commands."""
     session = chunks(before + b"BDAT" + argument + b"\r\nRSET\r\n")
     assert session.codes[-1] == 501
@@ -260,7 +260,7 @@ def test_a_bdat_that_cannot_be_counted_ends_the_session(argument: bytes, before:
         (b"\r\n\r", b""),
     ],
 )
-def test_bare_cr_lf_and_nul_are_refused_across_chunks(pieces: tuple[bytes, ...]) -> None:
+def test_bare_cr_lf_and_nul_are_rejected_across_chunks(pieces: tuple[bytes, ...]) -> None:
     """RFC 5321 section 2.3.8: content received by BDAT and relayed by DATA could be smuggled."""
     head, tail = b"".join(map(chunk, pieces[:-1])), chunk(pieces[-1], last=True) + b"NOOP\r\n"
     for cut in each_cut(head + tail):
@@ -270,7 +270,7 @@ def test_bare_cr_lf_and_nul_are_refused_across_chunks(pieces: tuple[bytes, ...])
 
 
 @pytest.mark.parametrize("content", [b"a", b"a\r\nb", b"."])
-def test_a_last_line_without_its_end_gets_one(content: bytes) -> None:
+def test_missing_final_crlf_is_added(content: bytes) -> None:
     """RFC 5321 section 4.1.1.4: as with DATA, but not with BINARYMIME or *allow_bare_line_ends*."""
     for pieces in each_cut(chunk(content[:1]) + chunk(content[1:], last=True)):
         session = chunks(*pieces)
@@ -281,13 +281,13 @@ def test_a_last_line_without_its_end_gets_one(content: bytes) -> None:
     )
 
 
-def test_a_crlf_cut_by_two_chunks_is_a_crlf() -> None:
+def test_crlf_split_between_two_chunks_is_accepted() -> None:
     session = chunks(chunk(b"a\r") + chunk(b"\nb\r\n", last=True))
     assert session.content == b"a\r\nb\r\n"
     assert session.codes == [250, 250]
 
 
-def test_binarymime_may_carry_any_bytes_by_bdat_alone() -> None:
+def test_binarymime_allows_any_bytes_only_by_bdat() -> None:
     """RFC 3030 section 3."""
     data = bytes(range(256)) + b"\r"
     mail = b"MAIL FROM:<> BODY=BINARYMIME\r\nRCPT TO:<a@b>\r\n"
@@ -299,21 +299,21 @@ def test_binarymime_may_carry_any_bytes_by_bdat_alone() -> None:
 
 
 @pytest.mark.parametrize("ending", [b"RSET\r\n", chunk(b"\0", last=True), b"EHLO c\r\n"])
-def test_binarymime_is_of_one_transaction(ending: bytes) -> None:
+def test_binarymime_applies_to_one_transaction(ending: bytes) -> None:
     """RFC 3030 section 3: the next transaction is not BINARYMIME."""
     session = ready(b"MAIL FROM:<> BODY=BINARYMIME\r\nRCPT TO:<a@b>\r\n" + ending, settings=BINARY).forget()
     session.receive(BEGIN + chunk(b"\0", last=True) + BEGIN + b"DATA\r\n\0\r\n.\r\n")
     assert session.codes == [250, 250, 554, 250, 250, 354, 554]
 
 
-def test_a_refused_binarymime_leaves_nothing_behind() -> None:
+def test_rejected_binarymime_mail_does_not_affect_the_next_transaction() -> None:
     session = ready(
         b"MAIL FROM:<> BODY=BINARYMIME\r\n" + BEGIN + b"DATA\r\n.\r\n", settings=BINARY, answers={smtp.Mail: [NO]}
     )
     assert session.codes == [550, 250, 250, 354, 250]
 
 
-def test_chunks_over_the_limit_are_552_and_eaten() -> None:
+def test_chunks_over_the_size_limit_get_552_and_are_discarded() -> None:
     """RFC 1870 section 6.1: refused before the bytes are received."""
     first = chunks(chunk(b"x" * 65_537, last=True) + b"NOOP\r\n", settings=SMALL)
     assert first.of(smtp.Data) == []
@@ -328,7 +328,7 @@ def test_chunks_over_the_limit_are_552_and_eaten() -> None:
 
 
 @pytest.mark.parametrize("before", [b"", chunk(b"x"), b"RSET\r\n"])
-def test_a_chunk_far_over_the_limit_ends_the_session(before: bytes) -> None:
+def test_chunk_far_over_the_size_limit_closes_the_session(before: bytes) -> None:
     """Otherwise it would be read for hours, only to be refused."""
     session = chunks(before + b"BDAT 66537\r\n", settings=SMALL)
     assert session.codes[-1] == 421
@@ -337,7 +337,7 @@ def test_a_chunk_far_over_the_limit_ends_the_session(before: bytes) -> None:
     assert chunks(b"BDAT 66536\r\n", settings=SMALL).closed is None
 
 
-def test_content_far_over_the_limit_ends_the_session() -> None:
+def test_content_far_over_the_size_limit_closes_the_session() -> None:
     """DATA, too: endless content is not read for good; 552 is for content that ends."""
     settings = attrs.evolve(SMALL, discard_limit=100_000)
     begin = BEGIN + b"DATA\r\n"
@@ -363,7 +363,7 @@ def test_content_far_over_the_limit_ends_the_session() -> None:
         (b"." * 998 + b"\r\n", 250),
     ],
 )
-def test_lines_over_1000_bytes_are_refused_where_a_setting_says_so(content: bytes, code: int, by_bdat: bool) -> None:
+def test_lines_over_1000_bytes_are_rejected_with_max_text_line(content: bytes, code: int, by_bdat: bool) -> None:
     """RFC 5321 section 4.5.3.1.6: the CRLF counts, the dot of dot-stuffing does not."""
     settings = attrs.evolve(SETTINGS, max_text_line=1_000)
     end = b".\r\n" if content.endswith(b"\r\n") else b"\r\n.\r\n"
@@ -380,14 +380,14 @@ def test_lines_over_1000_bytes_are_refused_where_a_setting_says_so(content: byte
 
 
 @pytest.mark.parametrize("data", [chunk(b"a\rb\nc\0d\r", last=True), b"DATA\r\na\rb\nc\0d\r\r\n.\r\n"])
-def test_content_passes_unchanged_where_a_setting_says_so(data: bytes) -> None:
+def test_bare_line_endings_are_accepted_with_allow_bare_line_ends(data: bytes) -> None:
     """architecture.md, invariant 1 is the default; with the setting, the application is responsible."""
     session = chunks(data, settings=attrs.evolve(SETTINGS, allow_bare_line_ends=True))
     assert re.fullmatch(rb"a\rb\nc\0d\r(\r\n)?", session.content)
     assert session.codes[-1] == 250
 
 
-def test_a_chunk_is_not_gathered_in_memory() -> None:
+def test_chunk_data_is_passed_on_without_buffering() -> None:
     """architecture.md, invariant 4: its bytes are passed on as they arrive."""
     session = chunks(b"BDAT 10000000 LAST\r\n")
     for _ in range(100):

@@ -29,7 +29,7 @@ TRANSACTION = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n"
         (b"EHLO c\r\n" + TRANSACTION, b"AUTH PLAIN"),
     ],
 )
-def test_a_command_out_of_order_is_503_and_changes_nothing(before: bytes, command: bytes) -> None:
+def test_command_out_of_order_is_503_and_reported(before: bytes, command: bytes) -> None:
     """RFC 5321 section 4.1.4."""
     session = serve(before or b"NOOP\r\n")
     session.forget().receive(command + b"\r\n")
@@ -45,14 +45,14 @@ def test_a_command_out_of_order_is_503_and_changes_nothing(before: bytes, comman
 
 
 @pytest.mark.parametrize("hello", [b"EHLO c", b"HELO c"])
-def test_a_hello_ends_the_transaction(hello: bytes) -> None:
+def test_ehlo_and_helo_reset_the_transaction(hello: bytes) -> None:
     """RFC 5321 section 4.1.4: as RSET would."""
     session = ready(TRANSACTION + hello + b"\r\nRCPT TO:<x@y>\r\nMAIL FROM:<a@b>\r\nRCPT TO:<e@f>\r\nDATA\r\n.\r\n")
     assert session.codes == [250, 250, 250, 503, 250, 250, 354, 250]
     assert session.of(smtp.MessageComplete)[0].recipients == (smtp.Mailbox("e", "f"),)
 
 
-def test_rset_forgets_the_transaction_and_not_the_hello() -> None:
+def test_rset_resets_the_transaction_and_keeps_the_ehlo() -> None:
     """RFC 5321 section 4.1.1.5; it is also allowed without a transaction."""
     assert serve(b"RSET\r\n").codes == [220, 250]
     session = ready(b"RSET\r\nMAIL FROM:<a@b>\r\nRSET\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRSET\r\nDATA\r\n")
@@ -73,7 +73,7 @@ def test_noop_vrfy_and_help_are_allowed_at_any_time(before: bytes) -> None:
     ]
 
 
-def test_help_names_the_verbs_there_are() -> None:
+def test_help_reply_lists_the_supported_commands() -> None:
     """RFC 5321 section 4.1.1.8."""
     plain = "214 2.0.0 EHLO HELO STARTTLS AUTH MAIL RCPT DATA RSET NOOP VRFY HELP QUIT, see RFC 5321"
     assert ready(b"HELP\r\n").lines == [plain]
@@ -83,7 +83,7 @@ def test_help_names_the_verbs_there_are() -> None:
     ]
 
 
-def test_verbs_and_keywords_have_no_case() -> None:
+def test_verbs_and_keywords_are_case_insensitive() -> None:
     """RFC 5321 section 2.4; local parts keep theirs."""
     session = serve(
         b"ehlo c\r\nmAiL fRoM:<Alice@Example.Test> size=10 body=8bitmime auth=<>\r\n"
@@ -109,7 +109,7 @@ def test_verbs_and_keywords_have_no_case() -> None:
         (b"MAIL FROM:<a@[x-tag:any]>", smtp.Mail(reverse_path=smtp.Mailbox("a", "[x-tag:any]"))),
     ],
 )
-def test_forms_of_a_reverse_path(line: bytes, command: smtp.Mail) -> None:
+def test_reverse_path_forms_are_parsed(line: bytes, command: smtp.Mail) -> None:
     """RFC 5321 section 4.1.2."""
     assert ready(line + b"\r\n").events == [command]
 
@@ -123,18 +123,18 @@ def test_forms_of_a_reverse_path(line: bytes, command: smtp.Mail) -> None:
         (b'<""@b>', smtp.Rcpt(forward_path=smtp.Mailbox("", "b"))),
     ],
 )
-def test_forms_of_a_forward_path(path: bytes, command: smtp.Rcpt) -> None:
+def test_forward_path_forms_are_parsed(path: bytes, command: smtp.Rcpt) -> None:
     """RFC 5321 section 4.1.2; source routes are removed from the path and reported."""
     assert ready(b"MAIL FROM:<>\r\nRCPT TO:" + path + b"\r\n").events[1:] == [command]
 
 
-def test_a_local_part_has_64_bytes_and_no_more() -> None:
+def test_local_part_over_64_bytes_is_501() -> None:
     """RFC 5321 section 4.5.3.1.1."""
     assert ready(b"MAIL FROM:<%b@b>\r\n" % (b"a" * 64)).codes == [250]
     assert ready(b"MAIL FROM:<%b@b>\r\n" % (b"a" * 65)).codes == [501]
 
 
-def test_a_path_has_256_bytes_and_no_more() -> None:
+def test_path_over_256_bytes_is_501() -> None:
     """RFC 5321 section 4.5.3.1.3: the angle brackets count, a source route does not."""
     domain = ".".join(["d" * 50] * 5)[:252].encode("ascii")
     domain += b"d" * (252 - len(domain))
@@ -143,7 +143,7 @@ def test_a_path_has_256_bytes_and_no_more() -> None:
     assert ready(b"MAIL FROM:<aa@%b>\r\n" % domain).codes == [501]
 
 
-def test_a_domain_has_255_bytes_and_no_more() -> None:
+def test_domain_over_255_bytes_is_501() -> None:
     """RFC 5321 section 4.5.3.1.2."""
     assert serve(b"EHLO %b\r\n" % (b"d" * 255)).codes == [220, 250]
     assert serve(b"EHLO %b\r\n" % (b"d" * 256)).codes == [220, 501]
@@ -226,7 +226,7 @@ def test_a_parameter_that_was_not_offered_is_555(settings: smtp.ServerSettings, 
     assert ready(b"MAIL FROM:<a@b> " + parameter + b"\r\n", settings=settings).codes == [555]
 
 
-def test_mail_auth_is_understood_in_clear_where_auth_comes_with_tls() -> None:
+def test_mail_auth_parameter_is_accepted_before_tls_if_auth_requires_tls() -> None:
     """RFC 4954 section 5: if AUTH is announced at all, also from unauthenticated clients."""
     assert ready(b"MAIL FROM:<a@b> AUTH=<>\r\n", settings=smtp.ServerSettings(starttls=True)).codes == [250]
 
@@ -240,7 +240,7 @@ def test_a_declared_size_over_the_limit_is_552() -> None:
 
 
 @pytest.mark.parametrize("verb", [b"EXPN list", b"TURN", b"ETRN x", b"SEND x", b"SOML x", b"SAML x", b"BDAT 3"])
-def test_known_verbs_that_are_not_there_are_502(verb: bytes) -> None:
+def test_known_but_unsupported_commands_are_502(verb: bytes) -> None:
     """RFC 5321 section 4.2.4."""
     assert ready(verb + b"\r\n").codes == [502]
 
@@ -258,7 +258,7 @@ def test_an_unknown_command_is_500(line: bytes) -> None:
 @pytest.mark.parametrize(
     "line", [b"NO\rOP", b"NOOP\nNOOP", b"NOOP a\0", b"NOOP \xc3\xa9", b"NOOP\x7f", b"NOOP\r", b"\nNOOP"]
 )
-def test_bare_cr_lf_nul_and_other_bytes_are_500_and_no_line_end(line: bytes) -> None:
+def test_bare_cr_lf_nul_and_invalid_bytes_are_500_and_do_not_end_the_line(line: bytes) -> None:
     """RFC 5321 sections 2.3.8 and 2.4."""
     session = ready(line + b"\r\nNOOP\r\n")
     assert session.codes == [500, 250]
@@ -266,7 +266,7 @@ def test_bare_cr_lf_nul_and_other_bytes_are_500_and_no_line_end(line: bytes) -> 
 
 
 @pytest.mark.parametrize("line", [b"RSET ", b"NOOP  ", b"NOOP x ", b"MAIL FROM:<a@b> ", b"VRFY x "])
-def test_blanks_before_crlf_are_a_switch(line: bytes) -> None:
+def test_trailing_whitespace_is_rejected_by_default(line: bytes) -> None:
     """RFC 5321 section 4.1.1 recommends to tolerate them; the grammar does not allow them."""
     session = ready(line + b"\r\nNOOP\r\n")
     assert session.codes == [501, 250]
@@ -274,7 +274,7 @@ def test_blanks_before_crlf_are_a_switch(line: bytes) -> None:
     assert ready(line[:-1] + b"\t\r\n").codes == [500]
 
 
-def test_white_space_before_crlf_is_tolerated_where_a_setting_says_so() -> None:
+def test_allow_trailing_space_accepts_whitespace_before_crlf() -> None:
     """RFC 5321 section 4.1.1."""
     session = ready(
         b"MAIL FROM:<a@b>  \r\nRCPT TO:<c@d> \r\nDATA \t\r\n.\r\nRSET  \r\nFOO \r\nQUIT  \r\n",
@@ -284,7 +284,7 @@ def test_white_space_before_crlf_is_tolerated_where_a_setting_says_so() -> None:
     assert session.of(smtp.CommandRejected)[0].line == b"FOO "
 
 
-def test_a_line_too_long_is_answered_once_and_in_its_place() -> None:
+def test_overlong_line_gets_one_500_reply_in_order() -> None:
     """RFC 5321 section 4.5.3.1.4: here 2,048 bytes with CRLF."""
     fits = b"NOOP " + b"x" * 2_041 + b"\r\n"
     assert len(fits) == 2_048
@@ -299,7 +299,7 @@ def test_a_line_too_long_is_answered_once_and_in_its_place() -> None:
     assert dribbled.codes == [500, 252]
 
 
-def test_an_endless_line_keeps_no_memory() -> None:
+def test_unterminated_line_keeps_the_input_buffer_bounded() -> None:
     """architecture.md, invariant 4."""
     session = ready()
     for _ in range(50):
@@ -321,7 +321,7 @@ def test_recipients_over_the_limit_are_452() -> None:
     assert len(session.of(smtp.MessageComplete)[0].recipients) == 100
 
 
-def test_errors_over_the_budget_end_the_session_with_421() -> None:
+def test_reaching_max_errors_ends_the_session_with_421() -> None:
     """A few errors, then 421 and close."""
     settings = smtp.ServerSettings(max_errors=3)
     session = ready(b"FOO\r\nDATA\r\nNOOP\r\nMAIL\r\nNOOP\r\n", settings=settings)
@@ -340,7 +340,7 @@ def test_transactions_over_the_limit_end_the_session_with_421() -> None:
 
 
 @pytest.mark.parametrize("first", [b"GET / HTTP/1.1", b"post / http/1.0", b"CONNECT a:25 HTTP/1.1", b"PRI * HTTP/2.0"])
-def test_http_ends_the_session_whatever_smtp_it_carries(first: bytes) -> None:
+def test_http_request_ends_the_session_and_executes_no_command(first: bytes) -> None:
     """A web page can make a browser send SMTP commands in the body of a request: none is executed."""
     for pieces in ([first + b"\r\nEHLO c\r\n"], [first[:2], first[2:] + b"\r\nEHLO c\r\n"]):
         session = serve(*pieces)
@@ -351,7 +351,7 @@ def test_http_ends_the_session_whatever_smtp_it_carries(first: bytes) -> None:
         assert session.closed.reason is CloseReason.TOO_MANY_ERRORS
 
 
-def test_a_client_hello_in_clear_ends_the_session_at_its_first_octet() -> None:
+def test_tls_client_hello_as_first_input_ends_the_session_immediately() -> None:
     """RFC 8446 section 5.1: a ClientHello has no CRLF to wait for."""
     for pieces in ([b"\x16\x03\x01\x02\0\x01\r\nEHLO c\r\n"], [b"\x16", b""]):
         session = serve(*pieces)
@@ -362,7 +362,7 @@ def test_a_client_hello_in_clear_ends_the_session_at_its_first_octet() -> None:
 
 
 @pytest.mark.parametrize("line", [b"NOOP", b"RSET", b"VRFY x", b"HELP", b"EHLO c", b"HELO c"])
-def test_commands_that_lead_nowhere_have_a_budget(line: bytes) -> None:
+def test_junk_commands_over_the_limit_end_the_session_with_421(line: bytes) -> None:
     """Each transaction allows two more: RSET and EHLO between messages are legitimate."""
     settings = smtp.ServerSettings(max_junk_commands=3)
     session = ready((line + b"\r\n") * 3, settings=settings)  # the first was EHLO
@@ -382,7 +382,7 @@ def test_commands_that_lead_nowhere_have_a_budget(line: bytes) -> None:
         (b"", b"AUTH PLAIN AGEAYg==", sasl.CheckPassword, 454),
     ],
 )
-def test_commands_that_the_application_refuses_have_a_budget(
+def test_commands_rejected_by_the_application_count_as_junk_commands(
     before: bytes, line: bytes, kind: type[object], code: int
 ) -> None:
     """A client that guesses names, or a store that fails, could otherwise continue; 421 follows the last reply."""
@@ -395,7 +395,7 @@ def test_commands_that_the_application_refuses_have_a_budget(
     assert session.closed.reason is CloseReason.TOO_MANY_ERRORS
 
 
-def test_recipients_over_the_limit_have_a_budget_too() -> None:
+def test_recipients_over_the_limit_count_as_junk_commands() -> None:
     """RFC 5321 section 4.5.3.1.10: 452 is not an error of the client, but it is limited, too."""
     settings = smtp.ServerSettings(max_recipients=100, max_junk_commands=20)
     session = ready(b"MAIL FROM:<>\r\n" + b"RCPT TO:<a@b>\r\n" * 200, settings=settings)
@@ -412,13 +412,13 @@ def test_recipients_over_the_limit_have_a_budget_too() -> None:
         {"max_failed_logins": 2},  # RFC 4954 section 9
     ],
 )
-def test_no_limit_is_under_what_must_be_taken(least: dict[str, Any]) -> None:
+def test_limits_below_the_rfc_minimum_are_rejected(least: dict[str, Any]) -> None:
     """RFC 5321 section 4.5.3.1."""
     with pytest.raises(ValueError, match=next(iter(least))):
         smtp.ServerSettings(**least)
 
 
-def test_limits_that_are_announced_are_kept_like_any() -> None:
+def test_announced_limits_are_enforced() -> None:
     """RFC 9422 section 4: the client may have old values; over the limits it gets 452, and 421 for transactions."""
     settings = smtp.ServerSettings(limits=True, max_recipients=100, max_transactions=1)
     session = ready(b"MAIL FROM:<>\r\n" + b"RCPT TO:<a@b>\r\n" * 101 + b"RSET\r\nMAIL FROM:<>\r\n", settings=settings)
@@ -426,14 +426,14 @@ def test_limits_that_are_announced_are_kept_like_any() -> None:
 
 
 @pytest.mark.parametrize("name", [b"[127.0.0.1]", b"[IPv6:::1]", b"client.example", b"under_score.example", b"x"])
-def test_a_client_names_itself_by_a_domain_or_a_literal(name: bytes) -> None:
+def test_ehlo_accepts_a_domain_or_an_address_literal(name: bytes) -> None:
     """RFC 5321 section 4.1.1.1; real clients send literals and underscores."""
     session = serve(b"ehlo " + name + b"\r\n")
     assert session.of(smtp.Hello) == [smtp.Hello(domain=name.decode("ascii"))]
     assert session.codes == [220, 250]
 
 
-def test_a_blank_after_the_colon_is_a_switch() -> None:
+def test_space_after_the_colon_is_accepted_only_if_enabled() -> None:
     """RFC 5321 section 3.3 does not allow it."""
     lines = b"MAIL FROM: <a@b> SIZE=3\r\nRCPT to:  <c@d>\r\n"
     assert ready(lines).codes == [501, 501]
@@ -444,7 +444,7 @@ def test_a_blank_after_the_colon_is_a_switch() -> None:
     ]
 
 
-def test_quit_ends_the_session_and_what_follows_is_not_read() -> None:
+def test_quit_ends_the_session_and_later_input_is_ignored() -> None:
     """RFC 5321 section 4.1.1.10."""
     session = ready(b"QUIT\r\nNOOP\r\n")
     assert session.codes == [221]
@@ -458,14 +458,14 @@ def test_quit_ends_the_session_and_what_follows_is_not_read() -> None:
 
 
 @pytest.mark.parametrize("line", [b"mail from:<A@B> size=007", b"data", b"rcpt to:<a@b>"])
-def test_a_refused_line_is_shown_as_it_came_wherever_it_was_cut(line: bytes) -> None:
+def test_rejected_line_is_reported_unchanged_even_if_split(line: bytes) -> None:
     """architecture.md, invariant 8."""
     whole = serve(line + b"\r\n")
     assert whole.of(smtp.CommandRejected)[0].line == line
     assert serve(line[:3], line[3:] + b"\r\n").events == whole.events
 
 
-def test_the_hello_reply_says_what_is_offered() -> None:
+def test_ehlo_reply_lists_the_offered_extensions() -> None:
     """RFC 5321 section 4.1.1.1; HELO is answered without extensions."""
     assert serve(b"EHLO c\r\n").lines[1:] == [
         "250-localhost",
@@ -481,7 +481,7 @@ def test_the_hello_reply_says_what_is_offered() -> None:
     assert serve(b"HELO c\r\n").lines[1:] == ["250 localhost"]
 
 
-def test_without_enhancedstatuscodes_no_reply_carries_one() -> None:
+def test_replies_have_no_enhanced_status_code_if_disabled() -> None:
     """RFC 2034 section 3."""
     settings = smtp.ServerSettings(enhanced_status_codes=False)
     session = ready(b"NOOP\r\nMAIL FROM:<a@b>\r\nFOO\r\n", settings=settings)
@@ -489,7 +489,7 @@ def test_without_enhancedstatuscodes_no_reply_carries_one() -> None:
 
 
 @pytest.mark.parametrize("host", ["", "a b", "a\r\nb", "[1.2.3]", "d" * 256])
-def test_a_host_name_that_is_none_is_refused(host: str) -> None:
+def test_invalid_host_name_is_rejected(host: str) -> None:
     """RFC 5321 section 4.1.2."""
     with pytest.raises(LocalProtocolError):
         smtp.ServerSettings(host_name=host)

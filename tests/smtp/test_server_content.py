@@ -20,7 +20,7 @@ def content(*pieces: bytes, settings: smtp.ServerSettings | None = None) -> Sess
 
 @pytest.mark.parametrize("cr", [b"", b"\r", b"\n", b"\r\n", b"\0", b"\r\0", b"\n\0", b"\0\r\n"])
 @pytest.mark.parametrize("lf", [b"", b"\r", b"\n", b"\r\n", b"\0", b"\r\0", b"\n\0", b"\r\n\0"])
-def test_nothing_but_crlf_dot_crlf_ends_content(cr: bytes, lf: bytes) -> None:
+def test_only_crlf_dot_crlf_ends_content(cr: bytes, lf: bytes) -> None:
     """RFC 5321 section 4.1.1.4: SMTP smuggling (CVE-2023-51764), at every split."""
     smuggled = b"MAIL FROM:<evil@x>\r\nRCPT TO:<you@y>\r\nDATA\r\nsecond"
     data = b"first" + cr + b"." + lf + smuggled
@@ -39,7 +39,7 @@ def test_nothing_but_crlf_dot_crlf_ends_content(cr: bytes, lf: bytes) -> None:
 
 
 @pytest.mark.parametrize("bad", [b"a\rb", b"a\nb", b"a\0b", b"\nb", b"\n.\n", b"\r.\r", b"\r\r\n", b".\n", b"\n\r\n"])
-def test_bare_cr_lf_and_nul_in_content_are_refused_at_its_end(bad: bytes) -> None:
+def test_bare_cr_lf_or_nul_in_content_is_rejected_at_the_end_of_content(bad: bytes) -> None:
     """RFC 5321 section 2.3.8; the content before the fault is passed on, and MessageAborted discards it."""
     session = content(bad + END + b"NOOP\r\n")
     assert session.lines == ["554 5.6.0 bare CR, bare LF or NUL in message content", "250 2.0.0 ok"]
@@ -47,7 +47,7 @@ def test_bare_cr_lf_and_nul_in_content_are_refused_at_its_end(bad: bytes) -> Non
     assert session.of(smtp.MessageComplete) == []
 
 
-def test_eight_bit_content_is_taken_as_it_is() -> None:
+def test_eight_bit_content_is_passed_on_unchanged() -> None:
     """RFC 6152 section 3; whatever BODY was."""
     data = bytes(range(128, 256)) + b"\x85\x0b\x0c\x1c\r\n"
     session = content(data + b".\r\n")
@@ -68,7 +68,7 @@ def test_eight_bit_content_is_taken_as_it_is() -> None:
         (b"\r\n\r\n.\r\n", b"\r\n\r\n"),
     ],
 )
-def test_dots_are_unstuffed_over_any_cut(wire: bytes, data: bytes) -> None:
+def test_dots_are_unstuffed_at_any_split(wire: bytes, data: bytes) -> None:
     """RFC 5321 section 4.5.2."""
     for pieces in each_cut(wire + b"RSET\r\n"):
         session = content(*pieces)
@@ -77,7 +77,7 @@ def test_dots_are_unstuffed_over_any_cut(wire: bytes, data: bytes) -> None:
         assert all(chunk.data for chunk in session.of(MessageChunk))
 
 
-def test_content_of_just_the_limit_is_taken() -> None:
+def test_content_of_exactly_the_size_limit_is_accepted() -> None:
     """RFC 1870 section 6.1: SIZE does not count the dots of dot-stuffing."""
     settings = smtp.ServerSettings(max_message_size=65_536)
     data = b"..234567890\r\n" * 5_461 + b"1234\r\n"
@@ -89,7 +89,7 @@ def test_content_of_just_the_limit_is_taken() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 4_096, 100_000])
-def test_content_over_the_limit_is_counted_not_handed_on_and_refused_at_its_end(size: int) -> None:
+def test_content_over_the_size_limit_is_discarded_and_552_sent_at_its_end(size: int) -> None:
     """RFC 1870 section 6.1: 552, and the session continues."""
     settings = smtp.ServerSettings(max_message_size=65_536)
     data = b"x" * 998 + b"\r\n"
@@ -103,7 +103,7 @@ def test_content_over_the_limit_is_counted_not_handed_on_and_refused_at_its_end(
 
 @pytest.mark.parametrize("before", [65_535, 65_536])
 @pytest.mark.parametrize("end", ["dot", "peer", "shut down", "endless"])
-def test_content_over_the_limit_is_aborted_at_its_first_octet_and_once(before: int, end: str) -> None:
+def test_content_over_the_size_limit_is_aborted_once_at_the_first_excess_byte(before: int, end: str) -> None:
     """The application can release the message while the rest is read; the reply is sent at the end."""
     settings = smtp.ServerSettings(max_message_size=65_536, discard_limit=1_000)
     session = content(b"x" * before, settings=settings)
@@ -138,7 +138,7 @@ FAULTS = [
 
 @pytest.mark.parametrize("by_bdat", [False, True])
 @pytest.mark.parametrize(("good", "bad", "fault"), FAULTS)
-def test_a_message_is_aborted_at_its_first_fault_wherever_it_is_cut(
+def test_message_is_aborted_at_its_first_fault_at_any_split(
     good: bytes, bad: bytes, fault: smtp.ContentFault, by_bdat: bool
 ) -> None:
     """Content before the fault is passed on, the rest is not; the reply is sent at the end of the content or chunk."""
@@ -161,7 +161,7 @@ def test_a_message_is_aborted_at_its_first_fault_wherever_it_is_cut(
 
 @pytest.mark.parametrize("end", ["peer", "shut down"])
 @pytest.mark.parametrize("command", [b"DATA\r\n", b"BDAT 100\r\n"])
-def test_a_message_that_was_aborted_is_not_aborted_again(command: bytes, end: str) -> None:
+def test_aborted_message_is_reported_only_once(command: bytes, end: str) -> None:
     session = ready(BEGIN[:-6] + command + b"a\nb", settings=smtp.ServerSettings(chunking=True))
     if end == "peer":
         session.receive(b"")
@@ -172,7 +172,7 @@ def test_a_message_that_was_aborted_is_not_aborted_again(command: bytes, end: st
     assert session.closed is not None
 
 
-def test_chunks_after_a_faulty_one_are_refused_and_spend_no_errors() -> None:
+def test_chunks_after_a_faulty_chunk_are_503_and_do_not_count_as_errors() -> None:
     """RFC 3030 section 2: as after a chunk that is too large."""
     settings = smtp.ServerSettings(chunking=True, max_errors=3)
     data = b"BDAT 3\r\na\nb" + b"BDAT 64\r\n" + b"x" * 64 + b"BDAT 1\r\nx" * 9 + b"BDAT 1 LAST\r\nx" + BEGIN
@@ -180,21 +180,21 @@ def test_chunks_after_a_faulty_one_are_refused_and_spend_no_errors() -> None:
     assert session.codes == [554, *[503] * 11, 250, 250, 354]
 
 
-def test_the_next_message_begins_anew() -> None:
+def test_message_after_a_rejected_message_is_accepted() -> None:
     """A refused message leaves no state: neither size, nor line ends, nor recipients."""
     session = content(b"a\nb" + END + BEGIN + b"good" + END)
     assert session.codes == [554, 250, 250, 354, 250]
     assert session.of(smtp.MessageComplete) == [smtp.MessageComplete(recipients=(smtp.Mailbox("a", "b"),))]
 
 
-def test_the_size_is_that_of_one_message() -> None:
+def test_size_limit_applies_to_each_message_separately() -> None:
     """RFC 1870 section 6.1."""
     settings = smtp.ServerSettings(max_message_size=65_536)
     message = b"x" * 40_000 + END
     assert content(message + (BEGIN + message) * 2, settings=settings).codes == [250, *[250, 250, 354, 250] * 2]
 
 
-def test_what_is_undecided_stays_and_nothing_more() -> None:
+def test_at_most_four_bytes_of_content_are_held_back() -> None:
     """architecture.md, invariant 7: at most four bytes of content are held back."""
     session = content(b"x" * 10_000 + b"\r\n.\r")
     assert len(session.content) == 10_000
@@ -203,6 +203,6 @@ def test_what_is_undecided_stays_and_nothing_more() -> None:
     assert len(session.machine._input) == 0
 
 
-def test_the_line_limit_of_commands_does_not_bind_content() -> None:
+def test_command_line_limit_does_not_apply_to_content() -> None:
     session = content(b"x" * 50_000 + END)
     assert session.codes == [250]

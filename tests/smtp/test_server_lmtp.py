@@ -21,7 +21,7 @@ def lmtp(*pieces: bytes, **rest: Any) -> Session:
     return session.receive(*pieces)
 
 
-def test_lhlo_is_what_ehlo_is_and_the_other_two_are_500() -> None:
+def test_lhlo_replaces_ehlo_and_helo_in_lmtp() -> None:
     """RFC 2033 section 4.1."""
     session = serve(b"EHLO c\r\nHELO c\r\nMAIL FROM:<>\r\nLHLO c\r\nMAIL FROM:<>\r\n", settings=LMTP)
     assert session.codes == [220, 500, 500, 503, 250, 250]
@@ -50,7 +50,7 @@ def test_each_accepted_recipient_gets_its_reply(content: bytes) -> None:
 
 
 @pytest.mark.parametrize("verdict", [ACCEPT, FULL, smtp.Reply(250, "2.0.0", "queued")])
-def test_one_verdict_stands_for_every_recipient(verdict: Any) -> None:
+def test_single_verdict_applies_to_every_recipient(verdict: Any) -> None:
     """RFC 2033 section 4.2; and the next transaction starts clean."""
     session = lmtp(BEGIN + b"DATA\r\n.\r\n" + BEGIN + b"DATA\r\n", answers={smtp.MessageComplete: verdict})
     code = verdict.code if isinstance(verdict, smtp.Reply) else 250
@@ -60,7 +60,7 @@ def test_one_verdict_stands_for_every_recipient(verdict: Any) -> None:
 @pytest.mark.parametrize(
     "content", [b"DATA\r\na\nb\r\n.\r\n", b"BDAT 3 LAST\r\na\nb", b"BDAT 70000 LAST\r\n" + b"x" * 70_000]
 )
-def test_content_that_the_rules_refuse_is_refused_to_each(content: bytes) -> None:
+def test_invalid_content_is_rejected_for_each_recipient(content: bytes) -> None:
     """RFC 2033 section 4.2: a client counts the replies."""
     codes = lmtp(BEGIN + content + b"NOOP\r\n").codes
     assert codes[-4:-1] in ([554] * 3, [552] * 3)
@@ -68,7 +68,7 @@ def test_content_that_the_rules_refuse_is_refused_to_each(content: bytes) -> Non
     assert len([code for code in codes if code > 500]) == 3
 
 
-def test_data_refused_to_a_last_chunk_is_refused_to_each() -> None:
+def test_rejection_of_the_last_chunk_is_sent_for_each_recipient() -> None:
     """RFC 2033 section 4.2 with RFC 3030 section 2; a chunk that is not the last has one reply."""
     assert lmtp(BEGIN + b"BDAT 1 LAST\r\nx", answers={smtp.Data: FULL}).codes[4:] == [452] * 3
     assert lmtp(BEGIN + b"BDAT 1\r\nx", answers={smtp.Data: FULL}).codes[4:] == [452]
@@ -76,7 +76,7 @@ def test_data_refused_to_a_last_chunk_is_refused_to_each() -> None:
 
 
 @pytest.mark.parametrize("answer", [smtp.PerRecipient(()), smtp.PerRecipient((ACCEPT,) * 4), None, smtp.Reply(354)])
-def test_what_cannot_answer_leaves_the_question_open(answer: object) -> None:
+def test_invalid_answer_raises_and_leaves_the_question_open(answer: object) -> None:
     """architecture.md, A connection: one verdict for each, or one for all."""
     session = lmtp(BEGIN + b"DATA\r\n.\r\n", answers={smtp.MessageComplete: LEFT_OPEN}).forget()
     with pytest.raises(LocalProtocolError):
@@ -84,7 +84,7 @@ def test_what_cannot_answer_leaves_the_question_open(answer: object) -> None:
     assert session.answer(smtp.PerRecipient((ACCEPT, NO, ACCEPT))).codes == [250, 550, 250]
 
 
-def test_421_ends_the_session_though_replies_are_due() -> None:
+def test_421_ends_the_session_before_the_remaining_replies() -> None:
     """RFC 5321 section 3.8."""
     session = lmtp(BEGIN + b"DATA\r\n.\r\n", answers={smtp.MessageComplete: smtp.Reply(421, "4.3.2", "enough")})
     assert session.codes[4:] == [354, 421]
@@ -93,14 +93,14 @@ def test_421_ends_the_session_though_replies_are_due() -> None:
 
 
 @pytest.mark.parametrize(("pipelining", "enhanced"), [(False, True), (True, False)])
-def test_lmtp_without_what_it_must_offer_is_no_setting(pipelining: bool, enhanced: bool) -> None:
+def test_lmtp_settings_require_pipelining_and_enhanced_status_codes(pipelining: bool, enhanced: bool) -> None:
     """RFC 2033 section 5."""
     with pytest.raises(LocalProtocolError):
         smtp.ServerSettings(lmtp=True, pipelining=pipelining, enhanced_status_codes=enhanced)
 
 
 @pytest.mark.parametrize("end", [b"BDAT 0 LAST\r\n", b"BDAT 3\r\nabc" + b"BDAT 1 LAST\r\nx"])
-def test_the_end_of_a_refused_message_is_answered_for_each_recipient_too(end: bytes) -> None:
+def test_end_of_a_rejected_message_is_answered_for_each_recipient(end: bytes) -> None:
     """RFC 2033 section 4.2: a client that pipelines expects one reply for each accepted RCPT."""
     session = lmtp(BEGIN + b"BDAT 2\r\nxy" + end + b"NOOP\r\n", answers={smtp.Data: [FULL]})
     assert session.codes == [250, 250, 250, 250, 452, *[503] * (2 + end.count(b"BDAT")), 250]

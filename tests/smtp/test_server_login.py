@@ -15,7 +15,7 @@ def b64(data: bytes) -> bytes:
     return sasl.encode_base64(data) + b"\r\n"
 
 
-def test_a_login_is_told_before_its_reply_leaves() -> None:
+def test_authenticated_is_reported_before_the_235_reply_is_sent() -> None:
     """RFC 4954 section 4; the notice comes first, so that a grant exists before the 235 is sent."""
     session = ready(PLAIN)
     assert session.lines == ["235 2.7.0 authentication succeeded"]
@@ -28,18 +28,18 @@ def test_a_login_is_told_before_its_reply_leaves() -> None:
     assert session.server.identity == "test"
 
 
-def test_login_with_its_prompts() -> None:
+def test_login_mechanism_sends_its_two_prompts() -> None:
     """draft-murchison-sasl-login: two prompts."""
     session = ready(b"AUTH LOGIN\r\n", b64(b"test"), b64(b"1234"))
     assert session.lines == ["334 VXNlcm5hbWU6", "334 UGFzc3dvcmQ6", "235 2.7.0 authentication succeeded"]
 
 
-def test_mechanism_names_have_no_case() -> None:
+def test_mechanism_names_are_case_insensitive() -> None:
     """RFC 4954 section 4."""
     assert ready(PLAIN.replace(b"PLAIN", b"pLaIn")).codes == [235]
 
 
-def test_auth_is_refused_after_a_login_and_inside_a_transaction() -> None:
+def test_auth_is_503_after_a_login_and_inside_a_transaction() -> None:
     """RFC 4954 section 4: 503."""
     assert ready(PLAIN + PLAIN).lines[-1] == "503 5.5.1 already authenticated"
     assert ready(b"MAIL FROM:<>\r\n" + PLAIN).codes == [250, 503]
@@ -53,7 +53,7 @@ def test_a_mechanism_that_is_not_offered_is_504() -> None:
     assert session.events[0].line == b"AUTH SCRAM-FOO"
 
 
-def test_in_clear_nothing_is_offered_nor_accepted_unless_named() -> None:
+def test_only_listed_mechanisms_are_offered_and_accepted_without_tls() -> None:
     """RFC 4954 section 4: what is not offered is also refused, before any 334."""
     settings = smtp.ServerSettings(starttls=True)
     session = serve(b"EHLO c\r\n", PLAIN, b"AUTH LOGIN\r\nAUTH CRAM-MD5\r\n", settings=settings)
@@ -91,7 +91,7 @@ CERTIFICATE = {"serialNumber": "01"}
         ),
     ],
 )
-def test_the_reply_to_ehlo_is_made_once_for_each_kind_of_connection(tls: Tls | None, offered: str) -> None:
+def test_ehlo_reply_is_cached_for_each_kind_of_connection(tls: Tls | None, offered: str) -> None:
     """A client may repeat EHLO; each kind of connection with the same settings has its own reply."""
     settings = smtp.ServerSettings(
         mechanisms=sasl.ALL_MECHANISMS.only("SCRAM-SHA-256-PLUS", "EXTERNAL", "PLAIN", "LOGIN"),
@@ -127,7 +127,7 @@ def test_the_reply_to_ehlo_is_made_once_for_each_kind_of_connection(tls: Tls | N
         (b"AUTH PLAIN\r\n\r\n", "501 5.5.2 malformed authentication response"),
     ],
 )
-def test_a_faulty_exchange_is_501_and_over(data: bytes, reply: str) -> None:
+def test_malformed_or_cancelled_exchange_is_501_and_ended(data: bytes, reply: str) -> None:
     """RFC 4954 section 4: only base64 is allowed."""
     session = ready(data + b"NOOP\r\n")
     assert session.lines[-2:] == [reply, "250 2.0.0 ok"]
@@ -137,7 +137,7 @@ def test_a_faulty_exchange_is_501_and_over(data: bytes, reply: str) -> None:
     assert session.of(sasl.CheckPassword) == []
 
 
-def test_a_response_has_12288_bytes_and_no_more() -> None:
+def test_response_over_12288_bytes_is_500() -> None:
     """RFC 4954 section 4: longer is 500 5.5.6."""
     most = ready(b"AUTH PLAIN\r\n", b"x" * 12_288 + b"\r\n")
     assert most.codes == [334, 501]
@@ -146,7 +146,7 @@ def test_a_response_has_12288_bytes_and_no_more() -> None:
     assert more.of(sasl.AuthenticationFailed)[0].reason is sasl.Fault.TOO_LONG
 
 
-def test_every_cause_of_535_says_the_same() -> None:
+def test_reply_535_is_identical_for_every_cause() -> None:
     """RFC 4954 section 6, architecture.md, invariant 6."""
     acting = b"AUTH PLAIN " + b64(b"bob\0test\0001234")
     digest = b"AUTH CRAM-MD5\r\n" + b64(b"nobody " + b"0" * 32)
@@ -164,12 +164,12 @@ def test_every_cause_of_535_says_the_same() -> None:
         (sasl.Refusal.TOO_WEAK, "534 5.7.9 authentication mechanism is too weak"),
     ],
 )
-def test_other_refusals_have_their_own_codes(refusal: sasl.Refusal, reply: str) -> None:
+def test_other_rejections_have_their_own_reply_codes(refusal: sasl.Refusal, reply: str) -> None:
     """RFC 4954 section 6."""
     assert ready(PLAIN, answers={sasl.CheckPassword: refusal}).lines == [reply]
 
 
-def test_failed_logins_over_the_budget_end_the_session_with_421() -> None:
+def test_third_failed_login_ends_the_session_with_421() -> None:
     """RFC 4954 section 9: not before three."""
     session = ready(WRONG * 3 + PLAIN)
     assert session.codes == [535, 535, 535, 421]
@@ -178,26 +178,26 @@ def test_failed_logins_over_the_budget_end_the_session_with_421() -> None:
     assert ready(WRONG * 2 + PLAIN).codes == [535, 535, 235]
 
 
-def test_a_store_that_cannot_tell_does_not_spend_the_budget() -> None:
+def test_temporary_failures_do_not_count_as_failed_logins() -> None:
     """RFC 4954 section 6: 454 allows the client to try again."""
     verdicts: list[object] = [sasl.Refusal.TEMPORARY] * 5
     assert ready(PLAIN * 6, answers={sasl.CheckPassword: verdicts}).codes == [454] * 5 + [235]
 
 
-def test_faulty_exchanges_spend_the_budget_of_errors() -> None:
+def test_cancelled_exchanges_count_as_errors() -> None:
     settings = smtp.ServerSettings(mechanisms_without_tls=IN_CLEAR.mechanisms_without_tls, max_errors=3)
     session = ready(b"AUTH PLAIN\r\n*\r\n" * 3, settings=settings)
     assert session.codes == [334, 501, 334, 501, 334, 501, 421]
 
 
-def test_acting_as_another_is_asked() -> None:
+def test_different_authorization_identity_requires_authorization() -> None:
     """RFC 4422 section 3.4.1."""
     session = ready(b"AUTH PLAIN " + b64(b"bob\0test\0001234"), answers={sasl.Authorize: ACCEPT})
     assert session.server.identity == "bob"
     assert len(session.of(sasl.Authorize)) == 1
 
 
-def test_pipelined_bytes_after_auth_are_not_read_while_the_question_is_open() -> None:
+def test_data_after_auth_is_not_processed_until_the_question_is_answered() -> None:
     """RFC 4954 section 4: they are the response if one is due, and the next command if not."""
     session = ready(PLAIN + b"NOOP\r\n", answers={sasl.CheckPassword: LEFT_OPEN})
     assert session.data == b""
@@ -205,7 +205,7 @@ def test_pipelined_bytes_after_auth_are_not_read_while_the_question_is_open() ->
     assert session.codes == [235, 250]
 
 
-def test_authentication_required_refuses_mail_until_a_login() -> None:
+def test_authentication_required_rejects_mail_until_a_login() -> None:
     """RFC 6409 section 4.3: 530."""
     settings = smtp.ServerSettings(authentication_required=True, mechanisms_without_tls=IN_CLEAR.mechanisms_without_tls)
     session = ready(b"MAIL FROM:<>\r\n" + PLAIN + b"MAIL FROM:<>\r\n", settings=settings)
@@ -216,13 +216,13 @@ def test_authentication_required_refuses_mail_until_a_login() -> None:
     ]
 
 
-def test_a_login_outlives_hello_rset_and_transactions() -> None:
+def test_login_persists_across_ehlo_rset_and_transactions() -> None:
     """RFC 4954 section 4; only STARTTLS ends it."""
     session = ready(PLAIN + b"EHLO c\r\nRSET\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n.\r\n")
     assert session.server.identity == "test"
 
 
-def test_a_line_of_auth_is_shown_without_its_response() -> None:
+def test_rejected_auth_line_is_reported_without_its_initial_response() -> None:
     """architecture.md, invariant 6."""
     session = ready(b"MAIL FROM:<>\r\n" + PLAIN + b"AUTH FOO c2VjcmV0\r\nAUTH  PLAIN c2VjcmV0\r\n")
     assert [event.line for event in session.of(smtp.CommandRejected)] == [b"AUTH PLAIN", b"AUTH FOO", b"AUTH"]

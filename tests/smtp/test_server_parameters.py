@@ -22,7 +22,7 @@ A = smtp.Mailbox("a", "b")
         (b"ENVID=a+20b+2B", smtp.Mail(reverse_path=A, envelope_id="a b+")),
     ],
 )
-def test_dsn_parameters_of_mail(line: bytes, command: smtp.Mail) -> None:
+def test_dsn_parameters_of_mail_are_parsed_only_if_enabled(line: bytes, command: smtp.Mail) -> None:
     """RFC 3461 sections 4.3 and 4.4."""
     assert ready(b"MAIL FROM:<a@b> " + line + b"\r\n", settings=DSN).events == [command]
     assert ready(b"MAIL FROM:<a@b> " + line + b"\r\n").codes == [555]
@@ -39,7 +39,7 @@ def test_dsn_parameters_of_mail(line: bytes, command: smtp.Mail) -> None:
         ),
     ],
 )
-def test_dsn_parameters_of_rcpt(line: bytes, command: smtp.Rcpt) -> None:
+def test_dsn_parameters_of_rcpt_are_parsed_only_if_enabled(line: bytes, command: smtp.Rcpt) -> None:
     """RFC 3461 sections 4.1 and 4.2."""
     assert ready(b"MAIL FROM:<>\r\nRCPT TO:<a@b> " + line + b"\r\n", settings=DSN).events[1:] == [command]
     assert ready(b"MAIL FROM:<>\r\nRCPT TO:<a@b> " + line + b"\r\n").codes == [250, 555]
@@ -73,34 +73,34 @@ def test_bad_dsn_parameters_of_rcpt_are_501(parameter: bytes) -> None:
 @pytest.mark.parametrize(
     "recipient", [("", "a@b"), ("rfc 822", "a@b"), ("rfc822", ""), ("rfc822", "a\r\nb"), ("rfc822", "x" * 500)]
 )
-def test_an_original_recipient_that_cannot_be_sent_cannot_be_built(recipient: tuple[str, str]) -> None:
+def test_invalid_original_recipient_is_rejected(recipient: tuple[str, str]) -> None:
     """RFC 3461 section 4.2."""
     with pytest.raises(LocalProtocolError):
         smtp.OriginalRecipient(*recipient)
 
 
 @pytest.mark.parametrize("envelope_id", ["x" * 101, "+" * 34, ""])
-def test_an_envelope_id_that_cannot_be_sent_cannot_be_built(envelope_id: str) -> None:
+def test_invalid_envelope_id_is_rejected(envelope_id: str) -> None:
     """RFC 3461 section 4.4."""
     with pytest.raises(LocalProtocolError, match="envelope_id"):
         smtp.Mail(reverse_path=None, envelope_id=envelope_id)
 
 
 @pytest.mark.parametrize("notify", [frozenset(), frozenset({Notify.NEVER, Notify.DELAY}), frozenset({"NEVER"})])
-def test_a_notify_that_cannot_be_sent_cannot_be_built(notify: frozenset[Any]) -> None:
+def test_invalid_notify_is_rejected(notify: frozenset[Any]) -> None:
     """RFC 3461 section 4.1."""
     with pytest.raises(LocalProtocolError, match="notify"):
         smtp.Rcpt(forward_path=A, notify=notify)
 
 
-def test_dsn_and_limits_are_said_in_the_hello_reply_where_they_are_on() -> None:
+def test_dsn_and_limits_are_in_the_ehlo_reply_if_enabled() -> None:
     """RFC 3461 section 3; RFC 9422 section 2."""
     settings = smtp.ServerSettings(dsn=True, limits=True, max_transactions=20, max_recipients=100)
     lines = serve(b"EHLO c\r\n", settings=settings).lines
     assert lines[-2:] == ["250-DSN", "250 LIMITS MAILMAX=20 RCPTMAX=100"]
 
 
-def test_requiretls_is_offered_and_taken_inside_tls_alone() -> None:
+def test_requiretls_is_offered_and_accepted_only_inside_tls() -> None:
     """RFC 8689 section 2."""
     settings = smtp.ServerSettings(requiretls=True)
     line = b"MAIL FROM:<a@b> REQUIRETLS\r\n"
@@ -114,7 +114,7 @@ def test_requiretls_is_offered_and_taken_inside_tls_alone() -> None:
     assert ready(b"MAIL FROM:<a@b> REQUIRETLS=1\r\n", settings=settings, tls=TLS).codes == [501]
 
 
-def test_parameters_that_a_setting_names_are_kept_as_written() -> None:
+def test_extra_parameters_are_reported_with_unchanged_values() -> None:
     """RFC 5321 section 2.2.1: for an application that supports more extensions than this library."""
     settings = smtp.ServerSettings(extra_parameters=frozenset({"MT-PRIORITY", "X-FLAG"}))
     session = ready(
@@ -128,7 +128,7 @@ def test_parameters_that_a_setting_names_are_kept_as_written() -> None:
     assert session.codes == [250, 250, 555]
 
 
-def test_an_application_may_offer_extensions_of_its_own() -> None:
+def test_extra_extensions_are_listed_in_the_ehlo_reply() -> None:
     """RFC 5321 section 4.1.1.1: with their parameters, in clear text and inside TLS, in reply to EHLO only."""
     settings = smtp.ServerSettings(
         extra_extensions=("MT-PRIORITY MIXER", "XFLAG"), extra_parameters=frozenset({"MT-PRIORITY"})
@@ -160,7 +160,7 @@ def test_an_application_may_offer_extensions_of_its_own() -> None:
         ("X 1", "X 2"),
     ],
 )
-def test_an_extension_line_that_is_none_or_taken_is_no_setting(lines: tuple[str, ...]) -> None:
+def test_invalid_or_reserved_extra_extensions_are_rejected(lines: tuple[str, ...]) -> None:
     """RFC 5321 section 4.1.1.1: an extension with its own setting cannot be listed."""
     with pytest.raises(LocalProtocolError):
         smtp.ServerSettings(extra_extensions=lines)

@@ -20,7 +20,7 @@ def at_the_wall(*pieces: bytes) -> Session:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 5, len(EVIL)])
-def test_nothing_said_before_tls_survives_it(cut: int) -> None:
+def test_data_pipelined_after_starttls_is_discarded(cut: int) -> None:
     """RFC 3207 section 4.2, CVE-2011-0411: dropped, and counted as the sign of an attack."""
     session = at_the_wall(b"STARTTLS\r\n" + EVIL[cut:])
     assert session.last == BeginTls(data=b"220 2.0.0 ready to start TLS\r\n")
@@ -39,7 +39,7 @@ def test_starttls_may_come_before_ehlo() -> None:
     assert session.last == BeginTls(data=b"220 2.0.0 ready to start TLS\r\n")
 
 
-def test_bytes_between_begin_tls_and_tls_started_are_refused() -> None:
+def test_receive_data_raises_between_begin_tls_and_tls_started() -> None:
     """RFC 3207 section 4.2: no input crosses the barrier."""
     session = at_the_wall(b"STARTTLS\r\n")
     with pytest.raises(LocalProtocolError):
@@ -50,7 +50,7 @@ def test_bytes_between_begin_tls_and_tls_started_are_refused() -> None:
     assert session.of(TlsStarted) == [TlsStarted(tls=TLS)]
 
 
-def test_the_session_begins_anew_after_tls() -> None:
+def test_session_state_is_reset_after_tls() -> None:
     """RFC 3207 section 4.2: EHLO, identity and transaction are discarded; STARTTLS is not offered again."""
     session = ready(PLAIN + b"STARTTLS\r\n")
     assert session.server.tls == TLS
@@ -61,7 +61,7 @@ def test_the_session_begins_anew_after_tls() -> None:
     assert session.lines[-2] == "503 5.5.1 TLS already active"
 
 
-def test_a_handshake_that_fails_ends_the_session_without_a_word() -> None:
+def test_failed_handshake_closes_the_session_without_a_reply() -> None:
     """RFC 3207 section 4.1: nothing is sent."""
     session = at_the_wall(b"STARTTLS\r\n")
     before = session.data
@@ -72,7 +72,7 @@ def test_a_handshake_that_fails_ends_the_session_without_a_word() -> None:
         session.machine.tls_started(TLS)
 
 
-def test_starttls_takes_no_argument_and_may_fail_for_a_while() -> None:
+def test_starttls_with_an_argument_is_501_and_temporary_failure_is_454() -> None:
     """RFC 3207 section 4: 501 and 454."""
     no = smtp.Reply(454, "4.7.0", "TLS not available due to temporary reason")
     session = ready(b"STARTTLS now\r\nSTARTTLS\r\nNOOP\r\n", answers={smtp.StartTls: no})
@@ -85,13 +85,13 @@ def test_starttls_that_is_not_offered_is_502() -> None:
     assert ready(b"STARTTLS\r\n", settings=smtp.ServerSettings()).codes == [502]
 
 
-def test_replies_that_wait_leave_with_begin_tls() -> None:
+def test_pending_replies_are_sent_with_begin_tls() -> None:
     """RFC 2920 section 3.2: the reply and the handshake are one action, and no earlier reply is sent after it."""
     session = at_the_wall(b"RSET\r\nSTARTTLS\r\n")
     assert session.last == BeginTls(data=b"250 2.0.0 reset\r\n220 2.0.0 ready to start TLS\r\n")
 
 
-def test_the_220_never_leaves_before_begin_tls() -> None:
+def test_starttls_220_reply_is_sent_only_with_begin_tls() -> None:
     """RFC 3207 section 4.2: also if it fills the 32 KiB of replies, or if more input could be read in between."""
     reply = len(b"250 2.0.0 reset\r\n")
     session = at_the_wall()
@@ -101,7 +101,7 @@ def test_the_220_never_leaves_before_begin_tls() -> None:
     assert len(session.last.data) > 32_768
 
 
-def test_tls_required_refuses_all_but_the_way_to_tls() -> None:
+def test_tls_required_rejects_vrfy_mail_and_auth_before_tls() -> None:
     """RFC 3207 section 4: 530."""
     settings = smtp.ServerSettings(
         tls_required=True, starttls=True, mechanisms_without_tls=IN_CLEAR.mechanisms_without_tls
@@ -114,7 +114,7 @@ def test_tls_required_refuses_all_but_the_way_to_tls() -> None:
     assert session.codes == [250, 252, 235, 250]
 
 
-def test_budgets_are_not_renewed_by_tls() -> None:
+def test_failed_login_limit_is_not_reset_by_starttls() -> None:
     """An attacker gets no further attempts after the handshake."""
     wrong = b"AUTH PLAIN " + sasl.encode_base64(b"\0test\0wrong") + b"\r\n"
     session = ready(wrong * 2 + b"STARTTLS\r\n")

@@ -15,7 +15,7 @@ RCPT = "RCPT TO:<用户@例え.テスト>\r\n".encode()
 USER = smtp.Mailbox("用户", "例え.テスト")
 
 
-def test_smtputf8_is_offered_only_where_it_is_on() -> None:
+def test_smtputf8_is_offered_only_if_enabled() -> None:
     """RFC 6531 section 3.1: without a parameter; the greeting and the EHLO reply stay ASCII (section 3.7.1)."""
     for tls in (None, TLS):
         assert "250-SMTPUTF8" in serve(b"EHLO c\r\n", settings=UTF8, tls=tls).lines
@@ -24,13 +24,13 @@ def test_smtputf8_is_offered_only_where_it_is_on() -> None:
         smtp.ServerSettings(host_name="bücher.example", smtputf8=True)
 
 
-def test_smtputf8_without_8bitmime_is_no_setting() -> None:
+def test_smtputf8_setting_requires_8bitmime() -> None:
     """RFC 6531 section 3.1 point 8."""
     with pytest.raises(LocalProtocolError, match="eight_bit_mime"):
         smtp.ServerSettings(smtputf8=True, eight_bit_mime=False)
 
 
-def test_a_transaction_that_says_smtputf8_may_hold_mailboxes_outside_ascii() -> None:
+def test_smtputf8_transaction_accepts_non_ascii_mailboxes() -> None:
     """RFC 6531 section 3.2: the mailboxes are reported as written."""
     session = ready(MAIL + RCPT + b"RCPT TO:<a@b>\r\nDATA\r\n.\r\n", settings=UTF8)
     assert session.codes == [250, 250, 250, 354, 250]
@@ -57,13 +57,13 @@ def test_a_transaction_that_says_smtputf8_may_hold_mailboxes_outside_ascii() -> 
         ("\N{GRINNING FACE}@b", smtp.Mailbox("\N{GRINNING FACE}", "b"), ()),
     ],
 )
-def test_forms_of_a_mailbox_outside_ascii(path: str, mailbox: smtp.Mailbox, route: tuple[str, ...]) -> None:
+def test_non_ascii_mailbox_forms_are_parsed(path: str, mailbox: smtp.Mailbox, route: tuple[str, ...]) -> None:
     """RFC 6531 section 3.3: atoms, quoted strings and labels; nothing is normalized."""
     session = ready(f"MAIL FROM:<> SMTPUTF8\r\nRCPT TO:<{path}>\r\n".encode(), settings=UTF8)
     assert session.events[1:] == [smtp.Rcpt(forward_path=mailbox, source_route=route)]
 
 
-def test_a_mailbox_outside_ascii_without_smtputf8_is_refused() -> None:
+def test_non_ascii_mailbox_without_smtputf8_is_rejected() -> None:
     """RFC 6531 section 3.5: 550 to MAIL, 553 to RCPT; SMTPUTF8 applies to one transaction."""
     session = ready(MAIL.replace(b" SMTPUTF8", b""), settings=UTF8)
     assert session.lines == ["550 5.6.7 non-ASCII sender address requires SMTPUTF8"]
@@ -77,7 +77,7 @@ def test_a_mailbox_outside_ascii_without_smtputf8_is_refused() -> None:
     assert ready(RCPT, settings=UTF8).codes == [503]
 
 
-def test_smtputf8_takes_no_value_and_must_have_been_offered() -> None:
+def test_smtputf8_with_a_value_or_not_offered_is_rejected() -> None:
     """RFC 6531 section 3.4; RFC 5321 section 4.1.1.11."""
     assert ready(b"MAIL FROM:<a@b> SMTPUTF8=1\r\n", settings=UTF8).codes == [501]
     assert ready(b"MAIL FROM:<a@b> SMTPUTF8\r\n").codes == [555]
@@ -127,13 +127,13 @@ def test_invalid_utf_8_and_control_characters_are_500(data: bytes) -> None:
         "\N{FULLWIDTH LESS-THAN SIGN}a@b\N{FULLWIDTH GREATER-THAN SIGN}@c>",
     ],
 )
-def test_what_is_no_mailbox_outside_ascii_is_501(path: str) -> None:
+def test_invalid_non_ascii_mailbox_is_501(path: str) -> None:
     """RFC 6531 section 3.3."""
     assert ready(f"MAIL FROM:<> SMTPUTF8\r\nRCPT TO:<{path}>\r\n".encode(), settings=UTF8).codes == [250, 501]
 
 
 @pytest.mark.parametrize("line", ["EHLO bücher.example", "NOOP é", "HELP é", "é", "R\N{LATIN SMALL LETTER LONG S}ET"])
-def test_elsewhere_commands_stay_ascii(line: str) -> None:
+def test_non_ascii_in_other_commands_is_500(line: str) -> None:
     """RFC 6531 sections 3.2 and 3.7.1; no character becomes ASCII by case folding."""
     assert ready(f"{line}\r\n".encode(), settings=UTF8).codes == [500]
     folded = "MA\N{LATIN SMALL LETTER DOTLESS I}L FROM:<>\r\n"
@@ -141,12 +141,12 @@ def test_elsewhere_commands_stay_ascii(line: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["BODY=8BITM\N{LATIN SMALL LETTER DOTLESS I}ME", "AUTH=é", "ENVID=é", "SIZE=²", "É"])
-def test_parameters_of_other_extensions_stay_ascii(value: str) -> None:
+def test_non_ascii_in_other_parameters_is_501(value: str) -> None:
     """RFC 6531 section 3.3 extends the grammar of values, not these parameters."""
     assert ready(f"MAIL FROM:<> SMTPUTF8 {value}\r\n".encode(), settings=UTF8).codes == [501]
 
 
-def test_a_parameter_of_the_application_may_be_outside_ascii() -> None:
+def test_extra_parameter_accepts_a_non_ascii_value_with_smtputf8() -> None:
     """RFC 6531 section 3.3: esmtp-value."""
     settings = attrs.evolve(UTF8, extra_parameters=frozenset({"X-NAME"}))
     session = ready("MAIL FROM:<> SMTPUTF8 X-NAME=é\r\n".encode(), settings=settings)
@@ -154,7 +154,7 @@ def test_a_parameter_of_the_application_may_be_outside_ascii() -> None:
     assert ready("MAIL FROM:<> X-NAME=é\r\n".encode(), settings=settings).codes == [550]
 
 
-def test_lengths_count_bytes() -> None:
+def test_length_limits_count_bytes_not_characters() -> None:
     """RFC 6531 section 3.3, RFC 5321 section 4.5.3.1."""
     begin = b"MAIL FROM:<> SMTPUTF8\r\n"
     for local_part, domain, code in (
@@ -171,14 +171,14 @@ def test_lengths_count_bytes() -> None:
 
 
 @pytest.mark.parametrize("part", ["\ud800", "a\x85b", "\u2028", "\x9f", "a\nb"])
-def test_no_mailbox_can_be_built_that_no_line_can_carry(part: str) -> None:
+def test_mailbox_rejects_line_ends_control_characters_and_surrogates(part: str) -> None:
     """CRLF injection."""
     for parts in ((part, "b"), ("a", part)):
         with pytest.raises(LocalProtocolError):
             smtp.Mailbox(*parts)
 
 
-def test_mailboxes_outside_ascii_are_equal_when_they_are_written_alike() -> None:
+def test_non_ascii_mailboxes_are_compared_without_normalization() -> None:
     """RFC 6531 section 3.2: case and normalization are left to the receiving host."""
     composed, decomposed = smtp.Mailbox("é", "b"), smtp.Mailbox("e\N{COMBINING ACUTE ACCENT}", "b")
     assert composed != decomposed
@@ -187,7 +187,7 @@ def test_mailboxes_outside_ascii_are_equal_when_they_are_written_alike() -> None
     assert smtp.Mailbox.parse("pelé@bücher.example") == PELE
 
 
-def test_vrfy_takes_smtputf8_and_its_reply_stays_ascii() -> None:
+def test_vrfy_accepts_smtputf8_and_the_reply_is_ascii() -> None:
     """RFC 6531 section 3.7.4.2."""
     session = ready("VRFY pelé\r\nVRFY pelé b smtputf8\r\nVRFY SMTPUTF8\r\n".encode(), settings=UTF8)
     assert session.codes == [252, 252, 252]
@@ -211,7 +211,7 @@ def test_vrfy_takes_smtputf8_and_its_reply_stays_ascii() -> None:
         ("utf-8;a/b@c", smtp.OriginalRecipient("utf-8", "a/b@c")),
     ],
 )
-def test_the_address_type_utf_8_is_decoded(value: str, recipient: smtp.OriginalRecipient) -> None:
+def test_orcpt_address_type_utf_8_is_decoded(value: str, recipient: smtp.OriginalRecipient) -> None:
     """RFC 6533 section 3: if DSN is on; in its ASCII form also without SMTPUTF8."""
     line = f"RCPT TO:<a@b> ORCPT={value}\r\n".encode()
     assert ready(b"MAIL FROM:<>\r\n" + line, settings=UTF8).events[1].original_recipient == recipient
@@ -221,7 +221,7 @@ def test_the_address_type_utf_8_is_decoded(value: str, recipient: smtp.OriginalR
     assert smtp.Rcpt(forward_path=smtp.Mailbox("a", "b"), original_recipient=recipient).to_wire() == line
 
 
-def test_the_address_type_utf_8_may_stand_in_utf_8_where_that_was_agreed() -> None:
+def test_orcpt_with_raw_utf_8_is_accepted_only_with_smtputf8() -> None:
     """RFC 6533 section 3: utf-8-addr-unitext."""
     line = "RCPT TO:<a@b> ORCPT=utf-8;pelé@b\r\n".encode()
     session = ready(b"MAIL FROM:<> SMTPUTF8\r\n" + line, settings=UTF8)
@@ -246,7 +246,7 @@ def test_the_address_type_utf_8_may_stand_in_utf_8_where_that_was_agreed() -> No
         "é;a",
     ],
 )
-def test_what_is_no_utf_8_address_is_501(value: str) -> None:
+def test_invalid_orcpt_with_smtputf8_is_501(value: str) -> None:
     """RFC 6533 section 3, RFC 3461 section 4.2."""
     line = f"RCPT TO:<a@b> ORCPT={value}\r\n".encode()
     assert ready(b"MAIL FROM:<> SMTPUTF8\r\n" + line, settings=UTF8).codes == [250, 501]
@@ -267,7 +267,7 @@ PLAIN = smtp.Mail(reverse_path=smtp.Mailbox("a", "b"))
         smtp.Vrfy(argument="a", smtputf8=True),
     ],
 )
-def test_without_smtputf8_nothing_outside_ascii_leaves_a_client(command: Command) -> None:
+def test_client_sends_neither_smtputf8_nor_non_ascii_if_not_offered(command: Command) -> None:
     """RFC 6531 section 3.2: the error names what is missing, and the session continues."""
     session = greeted("8BITMIME")
     with pytest.raises(LocalProtocolError, match="SMTPUTF8"):
@@ -278,7 +278,7 @@ def test_without_smtputf8_nothing_outside_ascii_leaves_a_client(command: Command
         session.client.send(smtp.Rcpt(forward_path=USER))
 
 
-def test_a_client_says_smtputf8_itself() -> None:
+def test_client_requires_explicit_smtputf8_for_non_ascii_mailboxes() -> None:
     """RFC 6531 section 3.4: only the client knows the recipients and headers that follow."""
     session = greeted("SMTPUTF8", "PIPELINING")
     with pytest.raises(LocalProtocolError, match="smtputf8=True"):
@@ -291,7 +291,7 @@ def test_a_client_says_smtputf8_itself() -> None:
     assert session.data == MAIL + RCPT + b"RSET\r\nMAIL FROM:<a@b>\r\n"
 
 
-def test_vrfy_that_could_be_taken_for_its_parameter_cannot_be_built() -> None:
+def test_ambiguous_or_invalid_vrfy_argument_is_rejected() -> None:
     """RFC 6531 section 3.7.4.2."""
     for argument in ("a SMTPUTF8", "a smtputf8", "a\x85", "\ud800", " "):
         with pytest.raises(LocalProtocolError):
@@ -300,7 +300,7 @@ def test_vrfy_that_could_be_taken_for_its_parameter_cannot_be_built() -> None:
 
 
 @pytest.mark.parametrize("lmtp", [False, True])
-def test_our_client_and_our_server_agree_outside_ascii(lmtp: bool) -> None:
+def test_client_and_server_exchange_a_non_ascii_transaction(lmtp: bool) -> None:
     """Client and server connected; the messages are the same bytes."""
     server = Session(smtp.ServerConnection(attrs.evolve(UTF8, lmtp=lmtp), entropy=ENTROPY)).pull()
     client = Session(smtp.ClientConnection()).pull().receive(server.data)

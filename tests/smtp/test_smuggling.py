@@ -15,7 +15,7 @@ REST = b"MAIL FROM:<evil@x>" + END + b"NOOP\r\n"
 
 
 @pytest.mark.parametrize("first", list(product(b"\r\n.\0", repeat=2)), ids=lambda data: bytes(data).hex())
-def test_of_all_bytes_around_a_dot_only_crlf_dot_crlf_ends_content(first: tuple[int, int]) -> None:
+def test_only_crlf_dot_crlf_ends_content_among_all_five_byte_sequences(first: tuple[int, int]) -> None:
     """RFC 5321 section 4.1.1.4: CVE-2023-51764 and similar, with dot-stuffing (section 4.5.2) and refusal (2.3.8)."""
     for data in product(b"\r\n.\0", repeat=3):
         middle = bytes((*first, *data))

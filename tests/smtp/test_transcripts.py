@@ -251,7 +251,7 @@ S: 250 DSN
 """
 
 
-def test_starttls() -> None:
+def test_starttls_transcript() -> None:
     """RFC 3207 section 5."""
     hello = smtp.Hello(domain="mail.example.com")
     session = run_client(call(), STARTTLS, hello, smtp.StartTls(), hello)
@@ -296,7 +296,7 @@ def test_plain_without_an_initial_response() -> None:
     assert session.codes == [334, 235]
 
 
-def test_a_login_that_is_cancelled() -> None:
+def test_cancelled_login_is_501() -> None:
     """RFC 4954 section 4: ``*`` is answered by 501."""
     session = serve(b"EHLO client.example.com\r\n").forget()
     run_server(session, "C: AUTH PLAIN\nS: 334 \nC: *\nS: 501 Authentication aborted\nC: NOOP\nS: 250 OK")
@@ -316,7 +316,7 @@ S: 235 ok
 
 
 @pytest.mark.skipif(not sasl.MD5_AVAILABLE, reason="this system has no MD5")
-def test_cram_md5() -> None:
+def test_cram_md5_transcript() -> None:
     """RFC 2195 section 2, with AUTH; a test mechanism provides the challenge of the RFC."""
     tim = sasl.CramMd5Client(authentication_identity="tim", secret=b"tanstaaftanstaaf")
     run_client(call(), CRAM_MD5, smtp.Hello(domain="client.example"), tim)
@@ -333,7 +333,7 @@ def test_cram_md5() -> None:
     assert session.server.identity == "tim"
 
 
-def test_the_challenges_of_one_session_differ_and_replay() -> None:
+def test_challenges_differ_in_a_session_and_repeat_with_the_same_entropy() -> None:
     """RFC 2195 section 2: a challenge is never repeated; the same entropy gives the same session."""
     login = b"AUTH CRAM-MD5\r\n*\r\n"
     first, again = (serve(b"EHLO c\r\n", login, login).lines for _ in range(2))

@@ -67,7 +67,7 @@ def pair(state: State) -> tuple[Session, Session]:
 @pytest.mark.parametrize(
     ("state", "verb"), [pair for pair in TRANSITIONS if not BY_CHUNKS & {pair[0], TRANSITIONS[pair]}], ids=str
 )
-def test_a_pair_of_the_table_leads_both_sides_where_it_says(state: State, verb: str) -> None:
+def test_client_and_server_follow_each_transition_of_the_table(state: State, verb: str) -> None:
     """architecture.md, A connection: one table is the single source for both sides."""
     client, server = pair(state)
     if verb == "AUTH":
@@ -92,7 +92,7 @@ def test_a_pair_of_the_table_leads_both_sides_where_it_says(state: State, verb: 
 @pytest.mark.parametrize(
     ("state", "verb"), [(s, v) for s in PATHS for v in COMMANDS if (s, v) not in TRANSITIONS], ids=str
 )
-def test_an_absent_pair_is_a_local_error_in_a_client_and_503_from_a_server(state: State, verb: str) -> None:
+def test_missing_transition_raises_in_the_client_and_is_503_from_the_server(state: State, verb: str) -> None:
     """RFC 5321 section 4.1.4."""
     client, server = pair(state)
     with pytest.raises(LocalProtocolError):
@@ -108,7 +108,7 @@ def test_an_absent_pair_is_a_local_error_in_a_client_and_503_from_a_server(state
 
 @pytest.mark.parametrize("verb", [*CHUNKS, "MAIL", "RCPT", "DATA", "STARTTLS"])
 @pytest.mark.parametrize("state", [State.RCPT, State.CHUNKS])
-def test_content_by_bdat_leads_a_server_where_the_table_says(state: State, verb: str) -> None:
+def test_server_follows_the_transition_table_for_bdat(state: State, verb: str) -> None:
     """RFC 3030 section 2."""
     server = serve(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\n", settings=attrs.evolve(IN_CLEAR, chunking=True))
     if state is State.CHUNKS:
@@ -129,7 +129,7 @@ def test_content_by_bdat_leads_a_server_where_the_table_says(state: State, verb:
         assert server.server._state is after
 
 
-def test_the_table_is_that_of_the_rows() -> None:
+def test_transition_table_matches_the_verb_rows() -> None:
     """architecture.md, A connection: the rows of the verbs are the single source of the table."""
     of_rows = {(state, row.name): after for row in VERBS for state, after in row.states.items()}
     of_rows = {pair: after for pair, after in of_rows.items() if pair[1] not in ("HELO", "LHLO")}

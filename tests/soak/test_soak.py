@@ -153,7 +153,7 @@ async def settled(server: Served, before: Held) -> Held:
     return now
 
 
-def test_what_is_acknowledged_is_there_once_and_what_was_taken_is_given_back(
+def test_acknowledged_messages_are_stored_once_and_resources_are_released(
     loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RFC 5321 section 6.1.  A message whose client disconnected before the 250 is stored completely or not at all."""
@@ -180,7 +180,7 @@ def test_what_is_acknowledged_is_there_once_and_what_was_taken_is_given_back(
     check(tmp_path, ledger)
 
 
-def test_sigterm_under_load_loses_nothing_and_exits_0(loop: str, tmp_path: Path) -> None:
+def test_sigterm_under_load_loses_no_acknowledged_message_and_exits_0(loop: str, tmp_path: Path) -> None:
     """A client in a transaction gets 250 or 421 (RFC 5321 section 3.8), or the end of the connection."""
 
     async def clients(server: Served, target: Target) -> None:

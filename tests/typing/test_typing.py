@@ -54,7 +54,7 @@ def errors(output: str, paths: list[Path]) -> Errors:
     return Counter((Path(m["path"]).name, int(m["line"]), m["code"]) for m in found if m["path"] in names)
 
 
-def test_every_line_that_mypy_says_is_understood(mypy_says: str) -> None:
+def test_every_line_of_mypy_output_is_recognized(mypy_says: str) -> None:
     """There is no error in the library itself, which the tests below would not detect."""
     rest = [line for line in mypy_says.splitlines() if not (_ERROR.fullmatch(line) or ": note: " in line)]
     assert rest == []
@@ -62,7 +62,7 @@ def test_every_line_that_mypy_says_is_understood(mypy_says: str) -> None:
     assert told.total() == sum(1 for line in mypy_says.splitlines() if ": error: " in line)
 
 
-def test_a_wrong_answer_is_told_as_such(mypy_says: str) -> None:
+def test_wrong_answer_type_gets_the_expected_mypy_message(mypy_says: str) -> None:
     """The code is [misc]; the message shows that no type fits both the question and the answer."""
     sentences = [line for line in mypy_says.splitlines() if "_wrong_answer.py" in line]
     assert sentences
@@ -70,12 +70,12 @@ def test_a_wrong_answer_is_told_as_such(mypy_says: str) -> None:
 
 
 @pytest.mark.parametrize("path", ACCEPTED, ids=lambda path: path.stem)
-def test_a_right_program_type_checks(path: Path, mypy_says: str) -> None:
+def test_accepted_program_passes_mypy(path: Path, mypy_says: str) -> None:
     assert errors(mypy_says, [path]) == Counter()
 
 
 @pytest.mark.parametrize("path", REFUSED, ids=lambda path: path.stem)
-def test_a_wrong_program_is_an_error_just_where_it_is_wrong(path: Path, mypy_says: str) -> None:
+def test_mypy_reports_errors_exactly_at_the_marked_lines(path: Path, mypy_says: str) -> None:
     """mypy reports a wrong answer type and a question without a branch."""
     assert marked(path)
     assert errors(mypy_says, [path]) == marked(path)

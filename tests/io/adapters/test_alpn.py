@@ -58,9 +58,7 @@ def read(*pieces: bytes) -> frozenset[str] | None:
 @given(
     st.lists(names, max_size=5), st.lists(st.integers(1, 400), max_size=4), st.lists(st.integers(0, 800), max_size=4)
 )
-def test_what_the_ssl_module_offers_is_read_however_it_is_cut(
-    offered: list[str], sizes: list[int], cuts: list[int]
-) -> None:
+def test_alpn_protocols_are_parsed_for_any_segmentation(offered: list[str], sizes: list[int], cuts: list[int]) -> None:
     """RFC 8446 section 5.1: a message may span records, and a record any number of reads."""
     data = records(hello(*offered)[5:], *sizes)
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
@@ -70,7 +68,7 @@ def test_what_the_ssl_module_offers_is_read_however_it_is_cut(
 
 
 @given(st.binary(max_size=300), st.booleans(), st.integers(0, 300))
-def test_any_data_is_read_without_an_error(data: bytes, framed: bool, at: int) -> None:
+def test_client_hello_parser_raises_no_exception_for_any_data(data: bytes, framed: bool, at: int) -> None:
     """Data of an attacker, or a ClientHello with a damaged byte."""
     read(records(b"\x01\x00" + len(data).to_bytes(2, "big") + data) if framed else data)
     damaged = bytearray(hello("smtp", "pop3"))
@@ -87,11 +85,11 @@ def test_any_data_is_read_without_an_error(data: bytes, framed: bool, at: int) -
         b"\x16\x03\x01\x00\x01\x02",
     ],
 )
-def test_what_is_no_client_hello_is_left_to_the_tls_library(data: bytes) -> None:
+def test_data_that_is_not_a_client_hello_returns_no_protocols(data: bytes) -> None:
     assert read(data) == frozenset()
 
 
-def test_the_bytes_of_another_extension_are_not_looked_through() -> None:
+def test_other_extensions_are_not_searched_for_alpn() -> None:
     """The bytes of a key share are random: a search in them would refuse one client in a few thousand."""
     offer = b"\x00\x10\x00\x05\x00\x03\x02h2"
     for kind, offered in ((0x0033, frozenset[str]()), (0x0010, frozenset({"h2"}))):
@@ -102,7 +100,7 @@ def test_the_bytes_of_another_extension_are_not_looked_through() -> None:
         assert read(records(b"\x01" + len(message).to_bytes(3, "big") + message)) == offered
 
 
-def test_an_endless_client_hello_is_not_kept() -> None:
+def test_buffer_for_an_endless_client_hello_is_limited() -> None:
     """Nor is it scanned again with each record: a message of 16 MiB in records of one byte."""
     reader = ClientHello()
     reader.receive_data(records(b"\x01\xff\xff\xff"))
@@ -118,7 +116,7 @@ def handshake(port: int, context: ssl.SSLContext) -> str | None:
 
 
 @on_both_loops
-async def test_who_offers_another_protocol_gets_the_alert_of_rfc_7301(loop: loops.Loop) -> None:
+async def test_client_offering_other_protocols_gets_no_application_protocol(loop: loops.Loop) -> None:
     """Implicit TLS: no session, the fatal alert no_application_protocol; in TLS 1.2 and 1.3 alike."""
     async with serving(loop, never, ssl_context=server_context(), implicit_tls=True, alpn="smtp") as listener:
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
@@ -140,7 +138,7 @@ def of_this_authority() -> ssl.SSLContext:
 
 
 @on_both_loops
-async def test_who_offers_the_protocol_of_the_port_or_none_is_served(loop: loops.Loop) -> None:
+async def test_client_offering_the_protocol_of_the_port_or_none_is_accepted(loop: loops.Loop) -> None:
     """The server confirms the choice if its context has the names set, as ``certificates.server_context()`` does."""
     for tls, chosen in ((of_this_authority(), "smtp"), (server_context(), None)):
         async with serving(loop, echo, ssl_context=tls, implicit_tls=True, alpn="smtp") as listener:
@@ -151,7 +149,7 @@ async def test_who_offers_the_protocol_of_the_port_or_none_is_served(loop: loops
 
 
 @on_both_loops
-async def test_a_choice_of_the_context_for_another_port_ends_the_connection(loop: loops.Loop) -> None:
+async def test_selected_protocol_of_another_port_closes_the_connection(loop: loops.Loop) -> None:
     """The client offers both names, and the context chooses the first one, which is not that of the port."""
     async with serving(loop, never, ssl_context=of_this_authority(), implicit_tls=True, alpn="pop3") as listener:
 
@@ -163,7 +161,7 @@ async def test_a_choice_of_the_context_for_another_port_ends_the_connection(loop
 
 
 @on_both_loops
-async def test_an_upgrade_is_judged_as_well(loop: loops.Loop) -> None:
+async def test_alpn_is_checked_with_starttls(loop: loops.Loop) -> None:
     """The check also applies to STARTTLS and STLS; a client that offers nothing is accepted."""
     async with serving(loop, echo, ssl_context=server_context(), alpn="smtp") as listener:
 
@@ -184,7 +182,7 @@ async def test_an_upgrade_is_judged_as_well(loop: loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_each_port_of_a_pair_has_its_own_name(loop: loops.Loop) -> None:
+async def test_smtps_and_pop3s_ports_have_their_own_alpn_protocol(loop: loops.Loop) -> None:
     """One context serves all ports."""
     config = server.Config(smtps=0, pop3s=0, ssl_context=of_this_authority())
     kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox())
@@ -196,7 +194,7 @@ async def test_each_port_of_a_pair_has_its_own_name(loop: loops.Loop) -> None:
                 await loop.in_thread(handshake, port, a_client(other))
 
 
-def test_the_contexts_that_we_make_begin_at_tls_1_2() -> None:
+def test_server_context_rejects_tls_below_1_2() -> None:
     """RFC 8996: no TLS 1.0 and 1.1, whatever the default of the library is."""
     assert certificates.server_context().minimum_version == ssl.TLSVersion.TLSv1_2
     old = a_client()

@@ -130,7 +130,7 @@ async def talk(client: socket.socket, says: Iterable[bytes], reads: bool, pause:
     ],
     ids=["smtp-noop", "pop3-noop", "pop3-retr"],
 )
-def test_who_does_not_read_is_not_read_from(
+def test_client_that_does_not_read_replies_is_not_read_from(
     name: str, machine: Callable[[], ServerMachine[Any]], before: bytes, command: bytes
 ) -> None:
     """50,000 commands at once: only those are read that fit into the buffers of the kernel and one read."""
@@ -141,14 +141,14 @@ def test_who_does_not_read_is_not_read_from(
 
 @on_each_loop
 @pytest.mark.parametrize("machine", [smtp_server, pop3_server])
-def test_an_endless_line_takes_no_memory(name: str, machine: Callable[[], ServerMachine[Any]]) -> None:
+def test_endless_line_does_not_increase_memory(name: str, machine: Callable[[], ServerMachine[Any]]) -> None:
     """It is discarded as it arrives, and has the deadline of a command (RFC 5321 section 4.5.3.1.4)."""
     said, _, _ = meet(name, machine(), [b"x" * 65_536] * 300, reads=True)
     assert said == 300 * 65_536
 
 
 @on_each_loop
-def test_an_endless_message_takes_no_memory_and_ends(name: str) -> None:
+def test_endless_message_does_not_increase_memory_and_ends_the_session(name: str) -> None:
     """Content over SIZE is discarded, up to ``discard_limit``; then 421."""
     pieces = [TRANSACTION, *[b"x" * 65_534 + b"\r\n"] * 300]
     said, _, _ = meet(name, smtp_server(), pieces, reads=True)
@@ -156,7 +156,7 @@ def test_an_endless_message_takes_no_memory_and_ends(name: str) -> None:
 
 
 @on_each_loop
-def test_one_octet_a_second_takes_no_memory_and_ends(name: str) -> None:
+def test_one_byte_per_second_does_not_increase_memory_and_times_out(name: str) -> None:
     """As a command, and as content, which is then below the minimum rate."""
     for before, longest in ((b"HELO c\r\n", 302.0), (TRANSACTION, 305.0)):
         _, _, seconds = meet(name, smtp_server(), [before, *[b"x"] * 1_000], reads=True, pause=1.0)
@@ -182,7 +182,7 @@ class GoneClient(MemoryStream):
 
 
 @on_each_loop
-def test_answers_to_nobody_leave_the_others_their_turn(name: str) -> None:
+def test_replies_to_a_disconnected_client_let_other_tasks_run(name: str) -> None:
     """The replies to 64 KiB of RETR or UIDL are many megabytes.  While a session produces them for a client that has
     disconnected, no write waits, so other tasks must get their time by checkpoints.
     """
@@ -195,7 +195,7 @@ def test_answers_to_nobody_leave_the_others_their_turn(name: str) -> None:
 
 
 @on_each_loop
-def test_who_reads_fast_has_the_loop_not_for_itself(name: str) -> None:
+def test_writes_that_never_wait_let_other_tasks_run(name: str) -> None:
     """If the system accepts each Send at once, no write waits either."""
     turns = 0
 

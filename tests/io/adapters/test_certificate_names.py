@@ -7,7 +7,7 @@ import pytest
 from mailauth_io.adapters.tls.certificate_names import certificate_names
 
 
-def test_alternative_and_common_names_with_their_kinds() -> None:
+def test_alternative_and_common_names_are_returned_with_their_kinds() -> None:
     """RFC 5280 section 7: domains compare without case, local parts and common names with it."""
     certificate = {
         "subject": ((("organizationName", "Example"),), (("commonName", "Alice A"), ("emailAddress", "no@x"))),
@@ -26,5 +26,5 @@ def test_alternative_and_common_names_with_their_kinds() -> None:
     "certificate",
     [{}, {"subject": None}, {"subjectAltName": "email"}, {"subject": (("commonName", "x"),)}, {"subject": ((1, 2),)}],
 )
-def test_what_has_another_form_has_no_names(certificate: dict[str, object]) -> None:
+def test_certificate_in_an_unexpected_form_has_no_names(certificate: dict[str, object]) -> None:
     assert certificate_names(certificate) == frozenset()

@@ -59,7 +59,7 @@ def by_ecdsa(algorithm: hashes.SHA224 | hashes.SHA256 | hashes.SHA384 | hashes.S
 
 @pytest.mark.parametrize("sign", [by_rsa, by_ecdsa])
 @pytest.mark.parametrize("algorithm", [hashes.SHA224(), hashes.SHA256(), hashes.SHA384(), hashes.SHA512()])
-def test_the_hash_is_that_of_the_signature(
+def test_binding_uses_the_hash_of_the_signature_algorithm(
     sign: Callable[[hashes.HashAlgorithm], x509.Certificate], algorithm: hashes.HashAlgorithm
 ) -> None:
     """RFC 5929 section 4.1; the expected digest is computed by another implementation."""
@@ -68,7 +68,7 @@ def test_the_hash_is_that_of_the_signature(
 
 
 @pytest.mark.parametrize("algorithm", [hashes.SHA256(), hashes.SHA384()])
-def test_a_signature_by_pss_names_its_hash_in_parameters(algorithm: hashes.SHA256 | hashes.SHA384) -> None:
+def test_binding_of_rsa_pss_uses_the_hash_in_its_parameters(algorithm: hashes.SHA256 | hashes.SHA384) -> None:
     """RFC 4055 section 3.1."""
     certificate = by_pss(algorithm)
     assert server_end_point(certificate.public_bytes(Encoding.DER)) == certificate.fingerprint(algorithm)
@@ -79,7 +79,7 @@ def test_a_signature_by_pss_names_its_hash_in_parameters(algorithm: hashes.SHA25
     ["2a864886f70d010104", "2a864886f70d010105", "2a8648ce3d0401", "2a8648ce380403"],
     ids=["RSA with MD5", "RSA with SHA-1", "ECDSA with SHA-1", "DSA with SHA-1"],
 )
-def test_md5_and_sha_1_give_way_to_sha_256(old: str) -> None:
+def test_binding_uses_sha_256_instead_of_md5_and_sha_1(old: str) -> None:
     """RFC 5929 section 4.1.  No tool signs with them any more, so the test builds only the fields that are read."""
     made = sequence(sequence(b"to be signed") + sequence(element(0x06, bytes.fromhex(old))) + element(0x03, b"\0"))
     digest = hashes.Hash(hashes.SHA256())
@@ -87,7 +87,7 @@ def test_md5_and_sha_1_give_way_to_sha_256(old: str) -> None:
     assert server_end_point(made) == digest.finalize()
 
 
-def test_pss_without_parameters_means_sha_1_and_so_sha_256() -> None:
+def test_binding_of_rsa_pss_without_parameters_uses_sha_256() -> None:
     """RFC 4055 section 3.1."""
     algorithm = element(0x06, bytes.fromhex("2a864886f70d01010a")) + sequence(b"")
     made = sequence(sequence(b"to be signed") + sequence(algorithm) + element(0x03, b"\0"))
@@ -104,7 +104,7 @@ def sequence(content: bytes) -> bytes:
     return element(0x30, content)
 
 
-def test_a_signature_without_a_hash_binds_nothing() -> None:
+def test_signature_without_a_hash_has_no_binding() -> None:
     """RFC 5929 section 4.1: the binding is undefined."""
     key = ed25519.Ed25519PrivateKey.generate()
     certificate = builder(key).sign(key, None).public_bytes(Encoding.DER)
@@ -122,7 +122,7 @@ def some_certificate() -> bytes:
     strategies.binary(max_size=40)
     | strategies.floats(0, 0.999).map(lambda part: some_certificate()[: int(part * len(some_certificate()))])
 )
-def test_whatever_is_no_certificate_binds_nothing(data: bytes) -> None:
+def test_invalid_certificate_has_no_binding(data: bytes) -> None:
     assert server_end_point(data) is None
 
 
@@ -138,20 +138,20 @@ def shaken(server: ssl.SSLContext) -> tuple[Tls, Tls]:
     return here.tls, there.tls
 
 
-def test_both_sides_of_a_session_know_the_same_binding() -> None:
+def test_client_and_server_have_the_same_binding() -> None:
     server, client = shaken(binding_context())
     assert client.channel_bindings == server.channel_bindings
     assert list(server.channel_bindings) == [NAME]
 
 
-def test_a_plain_context_binds_nothing_on_the_server() -> None:
+def test_plain_ssl_context_has_no_binding_on_the_server() -> None:
     """So ``mailauth serve`` offers no -PLUS mechanism: a client that uses ``tls-exporter`` would fail."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority().issue_cert("localhost").configure_cert(made)
     assert shaken(made)[0].channel_bindings == {}
 
 
-def test_the_context_that_the_name_chose_counts() -> None:
+def test_context_selected_by_sni_determines_the_binding() -> None:
     """SNI (RFC 6066 section 3) may select another certificate than that of the listening context."""
     first, second = binding_context(), binding_context()
 
@@ -164,14 +164,14 @@ def test_the_context_that_the_name_chose_counts() -> None:
     assert first.channel_bindings != second.channel_bindings
 
 
-def test_of_two_certificates_nobody_knows_which_is_shown() -> None:
+def test_context_with_two_certificates_has_no_binding() -> None:
     made = binding_context()
     assert made.channel_bindings
     authority().issue_cert("localhost", key_type=trustme.KeyType.RSA).configure_cert(made)
     assert made.channel_bindings == {}
 
 
-def test_a_chain_begins_with_the_certificate_that_counts(tmp_path: Path) -> None:
+def test_binding_uses_the_first_certificate_of_the_chain(tmp_path: Path) -> None:
     """The file may also contain text and a key; its path may be bytes."""
     issued = authority().issue_cert("localhost")
     path = tmp_path / "chain.pem"
@@ -235,7 +235,7 @@ async def login(client: Somewhere, mechanism: sasl.ClientMechanism) -> bool:
 @on_both_loops
 @by_both_hashes
 @on_both_ports
-def test_scram_plus_over_smtp(run: Run, name: str, upgrade: bool) -> None:
+def test_scram_plus_over_smtp_requires_the_correct_binding(run: Run, name: str, upgrade: bool) -> None:
     """RFC 5802 section 6: the correct binding logs in; a wrong one, and a downgrade from -PLUS, do not."""
     settings = smtp.ServerSettings(mechanisms=PLUS, scram_decoy=DECOY, starttls=True)
 
@@ -264,7 +264,7 @@ def test_scram_plus_over_smtp(run: Run, name: str, upgrade: bool) -> None:
 @on_both_loops
 @by_both_hashes
 @on_both_ports
-def test_scram_plus_over_pop3(run: Run, name: str, upgrade: bool) -> None:
+def test_scram_plus_over_pop3_requires_the_correct_binding(run: Run, name: str, upgrade: bool) -> None:
     """The same over POP3 (RFC 5034)."""
     settings = pop3.ServerSettings(mechanisms=PLUS, scram_decoy=DECOY, stls=True)
 

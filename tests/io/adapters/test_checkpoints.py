@@ -75,7 +75,7 @@ LOGINS = [
 
 @on_each_loop
 @pytest.mark.parametrize(("server", "before", "login"), LOGINS)
-def test_each_of_several_pipelined_logins_is_followed_by_a_turn_of_the_others(
+def test_each_pipelined_login_is_followed_by_a_checkpoint(
     name: str, server: Callable[[], ServerMachine[Any]], before: bytes, login: bytes
 ) -> None:
     client = Client(before + login * 3)
@@ -123,7 +123,7 @@ def test_another_task_runs_between_pipelined_logins(
 
 
 @on_each_loop
-def test_commands_without_a_login_leave_a_turn_from_time_to_time(name: str) -> None:
+def test_commands_without_a_login_run_checkpoints_periodically(name: str) -> None:
     """Nothing else makes this connection wait, since the system accepts each reply at once."""
     client = Client(b"EHLO c\r\n" + b"NOOP\r\n" * 5 * EVENTS_PER_CHECKPOINT)
     run_in_no_time(name, lambda: serve(wrap(smtp_server(), client), lambda event: None))
@@ -131,7 +131,7 @@ def test_commands_without_a_login_leave_a_turn_from_time_to_time(name: str) -> N
 
 
 @on_each_loop
-def test_a_message_needs_no_turn(name: str) -> None:
+def test_five_messages_run_no_checkpoint(name: str) -> None:
     client = Client(b"EHLO c\r\n" + MESSAGE * 5 + b"QUIT\r\n")
     run_in_no_time(name, lambda: serve(wrap(smtp_server(), client), lambda event: None))
     assert client.heard.count(b"250 2.0.0 message accepted") == 5
@@ -148,7 +148,7 @@ class Waiting(Client):
 
 
 @on_each_loop
-def test_a_turn_that_is_cancelled_loses_no_event(name: str) -> None:
+def test_cancelled_checkpoint_loses_no_event(name: str) -> None:
     client = Waiting(b"AUTH PLAIN " + WRONG + b"\r\nQUIT\r\n")
     events: list[object] = []
 

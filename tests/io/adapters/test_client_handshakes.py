@@ -68,7 +68,7 @@ class Server:
 @pytest.mark.parametrize("protocol", ["SMTP", "POP3"])
 @pytest.mark.parametrize("after", AFTER_STARTTLS.values(), ids=AFTER_STARTTLS)
 @pytest.mark.parametrize("flushed", [False, True])
-def test_after_a_handshake_that_failed_a_client_logs_in_nowhere(
+def test_client_sends_no_credentials_after_a_failed_handshake(
     name: str, protocol: str, after: bytes, flushed: bool
 ) -> None:
     """The iteration raises, and the machine refuses every command, whether TLS was required or not."""

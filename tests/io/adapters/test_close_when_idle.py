@@ -35,7 +35,7 @@ async def accept(connection: ServerConnection[Any]) -> None:
 
 
 @on_both_loops
-async def test_content_under_way_is_taken_and_answered_and_421_follows(loop: loops.Loop) -> None:
+async def test_message_in_progress_is_accepted_and_followed_by_421(loop: loops.Loop) -> None:
     """RFC 5321 section 3.8: the client learns that its message is stored, and does not send it again."""
     async with loop.adapter.serve_smtp(accept, smtp.ServerSettings(), grace=3_600.0) as listener:
         connection = await loop.in_thread(dial, listener.port)
@@ -55,7 +55,7 @@ async def test_content_under_way_is_taken_and_answered_and_421_follows(loop: loo
 
 
 @on_both_loops
-async def test_all_but_content_is_told_at_once(loop: loops.Loop) -> None:
+async def test_sessions_without_message_content_get_421_immediately(loop: loops.Loop) -> None:
     """Idle sessions, a transaction without content, and an incomplete command."""
     clients = []
     async with loop.adapter.serve_smtp(accept, smtp.ServerSettings(), grace=3_600.0) as listener:
@@ -71,7 +71,7 @@ async def test_all_but_content_is_told_at_once(loop: loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_a_pop3_session_ends_without_committing(loop: loops.Loop) -> None:
+async def test_pop3_session_ends_without_entering_update(loop: loops.Loop) -> None:
     """RFC 1939 section 6: only QUIT enters the UPDATE state."""
     events: list[Any] = []
 
@@ -95,7 +95,7 @@ async def test_a_pop3_session_ends_without_committing(loop: loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_content_that_does_not_end_is_cut_off_when_the_grace_is_over(loop: loops.Loop) -> None:
+async def test_incomplete_message_is_cut_off_after_the_grace_period(loop: loops.Loop) -> None:
     """Then it is not acknowledged, and the client sends it again."""
     aborted: list[Any] = []
 
@@ -116,7 +116,7 @@ async def test_content_that_does_not_end_is_cut_off_when_the_grace_is_over(loop:
 
 
 @on_both_loops
-async def test_the_ready_server_takes_what_is_on_its_way(loop: loops.Loop) -> None:
+async def test_message_in_progress_at_shutdown_is_stored(loop: loops.Loop) -> None:
     """The message is in the maildrop after the server has stopped."""
     maildrops = stores.MemoryMaildrops()
     kept = server.Stores(accounts=accounts(), maildrops=maildrops, outbox=stores.MemoryOutbox())
@@ -150,7 +150,7 @@ async def test_the_ready_server_takes_what_is_on_its_way(loop: loops.Loop) -> No
 
 
 @on_both_loops
-async def test_a_connection_can_be_retired_by_itself(loop: loops.Loop) -> None:
+async def test_close_when_idle_closes_a_single_connection(loop: loops.Loop) -> None:
     """From any task.  A second call does nothing."""
     connections: list[ServerConnection[Any]] = []
 

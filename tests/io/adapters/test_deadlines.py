@@ -85,13 +85,13 @@ def test_the_bytes_of_a_command_do_not_renew_its_deadline() -> None:
     assert client.heard.endswith(END)
 
 
-def test_a_command_begins_a_deadline_of_its_own() -> None:
+def test_each_command_has_its_own_deadline() -> None:
     client = SlowClient((0.0, b"EHLO c\r\n"), *[(299.0, b"NOOP\r\n")] * 10)
     serve(smtp_server(login_timeout=math.inf), client)
     assert client.seconds == 10 * 299.0 + 300.0
 
 
-def test_a_line_of_a_login_has_one_deadline() -> None:
+def test_bytes_of_an_auth_response_do_not_renew_its_deadline() -> None:
     """As a command has.  A client that stops in the middle of AUTH has failed to log in."""
     client = SlowClient((0.0, b"EHLO c\r\nAUTH LOGIN\r\n"), *each_octet(59.0, b"YWxpY2U=\r\n"))
     events = serve(smtp_server(), client)
@@ -100,7 +100,7 @@ def test_a_line_of_a_login_has_one_deadline() -> None:
     assert client.heard.endswith(END)
 
 
-def test_an_endless_line_that_never_pauses_has_the_deadline_of_a_command() -> None:
+def test_endless_line_without_pauses_has_the_deadline_of_a_command() -> None:
     """The clock is checked even if data is always available."""
 
     class Flood(SlowClient):
@@ -117,7 +117,7 @@ def test_an_endless_line_that_never_pauses_has_the_deadline_of_a_command() -> No
 
 
 @pytest.mark.parametrize("before", [b"EHLO c\r\n", b"EHLO c\r\n" + TRANSACTION])
-def test_bytes_of_a_record_that_is_not_whole_renew_nothing(before: bytes) -> None:
+def test_bytes_of_an_incomplete_tls_record_do_not_renew_the_deadline(before: bytes) -> None:
     """Inside TLS, an incomplete record does not restart the timeout."""
     server, client = layers()
     slow = SlowClient((0.0, client.encrypt(before)), *each_octet(59.0, client.encrypt(b"x" * 9)))
@@ -126,7 +126,7 @@ def test_bytes_of_a_record_that_is_not_whole_renew_nothing(before: bytes) -> Non
     assert slow.seconds == 300.0
 
 
-def test_content_at_a_trickle_ends() -> None:
+def test_content_below_the_minimum_rate_times_out() -> None:
     """A byte a minute is too slow: each extends the deadline by two thousandths of a second."""
     client = SlowClient((0.0, b"EHLO c\r\n" + TRANSACTION), *[(59.0, b"x")] * 10_000)
     events = serve(smtp_server(), client)
@@ -147,21 +147,21 @@ def test_content_at_the_minimum_rate_may_take_hours() -> None:
 
 
 @pytest.mark.parametrize(("pause", "ends"), [(299.0, False), (301.0, True)])
-def test_content_may_pause_for_the_timeout_but_earns_no_more_than_that(pause: float, ends: bool) -> None:
+def test_pause_in_content_is_limited_to_the_timeout(pause: float, ends: bool) -> None:
     """A pause over five minutes ends the session, however much was received before."""
     client = SlowClient((0.0, b"EHLO c\r\n" + TRANSACTION), (1.0, b"x" * 9_000_000), (pause, b"\r\n.\r\nQUIT\r\n"))
     events = serve(smtp_server(), client)
     assert (events[-1] == smtp.MessageAborted(reason=CloseReason.TIMED_OUT)) is ends
 
 
-def test_the_time_that_the_application_takes_is_not_the_clients() -> None:
+def test_processing_time_of_the_application_does_not_count() -> None:
     pieces = [(1.0, b"x" * 98 + b"\r\n")] * 100
     client = SlowClient((0.0, b"EHLO c\r\n" + TRANSACTION), *pieces, (0.0, b".\r\nQUIT\r\n"))
     events = serve(smtp_server(), client, pause=1_000.0)
     assert isinstance(events[-1], smtp.Quit)
 
 
-def test_each_message_has_the_whole_timeout() -> None:
+def test_each_message_has_the_full_timeout() -> None:
     message = (290.0, b"x\r\n.\r\n")
     client = SlowClient((0.0, b"EHLO c\r\n" + TRANSACTION), message, (0.0, TRANSACTION), message, (0.0, b"QUIT\r\n"))
     assert isinstance(serve(smtp_server(), client)[-1], smtp.Quit)
@@ -188,7 +188,7 @@ BEGIN_CHUNKS = b"EHLO c\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<b@b.test>\r\n" + bda
         ([(150.0, bdat(b"x" * 50_000))] * 3 + [(299.0, b"NOOP\r\n")] * 9, 600.0),
     ],
 )
-def test_between_two_chunks_the_rate_of_content_goes_on(
+def test_content_deadline_applies_between_bdat_chunks(
     name: str, says: list[tuple[float, bytes]], seconds: float
 ) -> None:
     """The deadline of the message that the server holds applies, whatever commands are read between (RFC 3030)."""
@@ -211,7 +211,7 @@ def test_a_client_may_pause_between_two_large_chunks(name: str, size: int) -> No
 
 
 @pytest.mark.parametrize("end", [b"RSET\r\n", b"EHLO c\r\n", bdat(b"\r\n", last=True), bdat(b"x" * 70_000)])
-def test_after_the_end_of_a_message_in_chunks_a_command_has_its_own_deadline_again(end: bytes) -> None:
+def test_command_deadline_applies_after_a_chunked_message_has_ended(end: bytes) -> None:
     """Also if it was aborted, and after a chunk that exceeds SIZE: then the server holds no message."""
     machine = smtp_server(chunking=True, max_message_size=65_536)
     content = NeedData(timeout=300.0, min_rate=500.0)
@@ -229,14 +229,14 @@ def test_after_the_end_of_a_message_in_chunks_a_command_has_its_own_deadline_aga
         (pop3_server, [(50.0, b"USER alice\r\n")] * 100),
     ],
 )
-def test_the_time_before_a_login_ends_whatever_is_said(machine: Any, says: list[tuple[float, bytes]]) -> None:
+def test_login_timeout_is_not_renewed_by_commands(machine: Any, says: list[tuple[float, bytes]]) -> None:
     """Ten minutes from the start of the connection."""
     client = SlowClient(*says)
     serve(machine(), client)
     assert client.seconds == 600.0
 
 
-def test_the_time_before_a_login_ends_for_who_never_pauses_too() -> None:
+def test_login_timeout_applies_while_data_is_always_available() -> None:
     class Flood(SlowClient):
         def take(self) -> bytes | None:
             self.seconds += 1.0
@@ -250,7 +250,7 @@ def test_the_time_before_a_login_ends_for_who_never_pauses_too() -> None:
     assert client.seconds == pytest.approx(600.0, abs=2.0)
 
 
-def test_the_time_before_a_login_runs_from_the_beginning_of_the_connection() -> None:
+def test_login_timeout_starts_with_the_connection() -> None:
     """It includes the TLS handshake and the PROXY header, and an upgrade to TLS does not restart it."""
     client = SlowClient()
     client.seconds, client.started_at = 1_000.0, 960.0
@@ -273,20 +273,20 @@ def last_wait(machine: Any, data: bytes) -> NeedData:
 
 
 @pytest.mark.parametrize("login", [LOGIN, TRANSACTION + b"x\r\n.\r\n"])
-def test_a_login_or_a_message_that_was_taken_ends_the_time_before_a_login(login: bytes) -> None:
+def test_login_or_accepted_message_cancels_the_login_timeout(login: bytes) -> None:
     """An MTA that delivers mail never logs in."""
     client = SlowClient((0.0, b"EHLO c\r\n" + login), *[(250.0, b"NOOP\r\n")] * 9, (0.0, b"QUIT\r\n"))
     assert isinstance(serve(smtp_server(), client)[-1], smtp.Quit)
 
 
-def test_a_long_first_message_is_not_cut_off_by_the_time_before_a_login() -> None:
+def test_login_timeout_does_not_abort_a_long_first_message() -> None:
     pieces = [(100.0, (b"x" * 98 + b"\r\n") * 1_000)] * 20
     client = SlowClient((0.0, b"EHLO c\r\n" + TRANSACTION), *pieces, (0.0, b".\r\nQUIT\r\n"))
     assert isinstance(serve(smtp_server(), client)[-1], smtp.Quit)
     assert client.seconds == 2_000.0
 
 
-def test_an_idle_pop3_session_ends_after_ten_minutes_and_commits_nothing() -> None:
+def test_idle_pop3_session_ends_after_ten_minutes_without_update() -> None:
     """RFC 1939 section 3: the autologout timer does not enter the UPDATE state."""
     client = SlowClient((0.0, b"USER alice\r\nPASS secret\r\nDELE 1\r\n"), (599.0, b"NOOP\r\n"))
     events = serve(pop3_server(), client)
@@ -323,7 +323,7 @@ async def write_to_a_reader(name: str, size: int, every: float) -> tuple[float, 
 
 
 @on_each_loop
-def test_who_reads_a_reply_at_a_trickle_is_not_waited_for(name: str) -> None:
+def test_client_reading_below_the_minimum_rate_times_out(name: str) -> None:
     """A byte a minute does not extend the deadline: after five minutes the connection counts as lost."""
     seconds, error = run_in_no_time(name, lambda: write_to_a_reader(name, 1, 60.0))
     assert 300.0 <= seconds <= 301.0
@@ -331,7 +331,7 @@ def test_who_reads_a_reply_at_a_trickle_is_not_waited_for(name: str) -> None:
 
 
 @on_each_loop
-def test_who_reads_a_reply_at_the_minimum_rate_may_take_hours(name: str) -> None:
+def test_client_reading_above_the_minimum_rate_does_not_time_out(name: str) -> None:
     """Progress extends the deadline of a Send, however long all of it takes."""
     seconds, error = run_in_no_time(name, lambda: write_to_a_reader(name, 65_536, 60.0))
     assert error is None
@@ -339,14 +339,14 @@ def test_who_reads_a_reply_at_the_minimum_rate_may_take_hours(name: str) -> None
 
 
 @on_each_loop
-def test_who_stops_reading_after_much_is_waited_for_no_longer_than_the_timeout(name: str) -> None:
+def test_client_that_does_not_read_times_out(name: str) -> None:
     """Data that was read before does not allow a longer pause."""
     seconds, error = run_in_no_time(name, lambda: write_to_a_reader(name, 5_000_000, 1_000.0))
     assert 300.0 <= seconds <= 301.0
     assert isinstance(error, OSError)
 
 
-def test_who_goes_on_at_a_trickle_after_the_last_word_is_not_waited_for() -> None:
+def test_linger_time_after_the_last_reply_is_limited() -> None:
     """Otherwise a byte every two seconds would keep the connection open for days, past every deadline."""
     client = SlowClient((0.0, b"QUIT\r\n"), *each_octet(1.9, bytes(1_000)))
 
@@ -360,7 +360,7 @@ def test_who_goes_on_at_a_trickle_after_the_last_word_is_not_waited_for() -> Non
     assert client.seconds == LINGER_TOTAL
 
 
-def test_nor_is_who_can_be_told_nothing_any_more() -> None:
+def test_linger_time_after_a_failed_write_is_limited() -> None:
     """After a failed write, the remaining data of the client is read for a short time only."""
 
     class Gone(SlowClient):

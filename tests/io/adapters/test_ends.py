@@ -36,7 +36,7 @@ def no_linger(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @on_both_loops
-async def test_ipv6_is_an_address_like_any_other(loop: loops.Loop) -> None:
+async def test_server_listens_on_an_ipv6_address(loop: loops.Loop) -> None:
     """A host may be an IPv6 address."""
     try:
         with socket.socket(socket.AF_INET6) as probe:
@@ -61,7 +61,7 @@ async def test_ipv6_is_an_address_like_any_other(loop: loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_a_port_that_is_taken_is_an_oserror(loop: loops.Loop) -> None:
+async def test_port_in_use_raises_oserror(loop: loops.Loop) -> None:
     """``serve`` raises OSError, not an exception group, when it cannot listen."""
     async with serving(loop, echo) as listener:
         with pytest.raises(OSError, match=r"(?i)in use"):
@@ -70,7 +70,7 @@ async def test_a_port_that_is_taken_is_an_oserror(loop: loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_an_exception_of_the_body_leaves_the_context_as_it_is(loop: loops.Loop) -> None:
+async def test_exception_in_the_body_of_the_context_is_raised_unchanged(loop: loops.Loop) -> None:
     """The exception is not wrapped in an exception group."""
     with pytest.raises(KeyError, match="mine"):
         async with serving(loop, echo):
@@ -78,7 +78,7 @@ async def test_an_exception_of_the_body_leaves_the_context_as_it_is(loop: loops.
 
 
 @on_both_loops
-async def test_a_send_that_fails_leaves_the_last_reply_to_be_read(loop: loops.Loop) -> None:
+async def test_last_reply_can_be_read_after_a_failed_send(loop: loops.Loop) -> None:
     """The server sends a last reply and resets while the client writes: the client reads the reply, then the end."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -103,7 +103,7 @@ async def test_a_send_that_fails_leaves_the_last_reply_to_be_read(loop: loops.Lo
 
 
 @on_both_loops
-async def test_a_session_whose_client_reset_ends(loop: loops.Loop) -> None:
+async def test_session_ends_when_the_client_resets_the_connection(loop: loops.Loop) -> None:
     """The replies cannot be sent: the application learns that the peer has closed, and the server continues."""
     ends: list[CloseReason] = []
 
@@ -131,7 +131,7 @@ async def test_a_session_whose_client_reset_ends(loop: loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_the_last_reply_survives_input_that_nobody_reads(loop: loops.Loop) -> None:
+async def test_last_reply_is_received_despite_unprocessed_input(loop: loops.Loop) -> None:
     """Data after QUIT is read and discarded: closing with unread data sends a reset, which can destroy ``bye``."""
     async with serving(loop, echo) as listener:
 
@@ -144,7 +144,7 @@ async def test_the_last_reply_survives_input_that_nobody_reads(loop: loops.Loop)
 
 
 @on_both_loops
-async def test_abort_drops_without_a_word(loop: loops.Loop) -> None:
+async def test_abort_closes_the_connection_without_a_reply(loop: loops.Loop) -> None:
     """No reply is sent, and the iteration of the session ends as if the peer had disconnected."""
     ends: list[EchoEvent] = []
 
@@ -186,7 +186,7 @@ async def test_abort_from_another_task_ends_the_iteration(loop: loops.Loop) -> N
     assert ends == [Ended(reason=CloseReason.PEER_CLOSED)]
 
 
-def test_an_exception_of_a_session_ends_that_connection_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_exception_in_a_session_is_logged_and_closes_only_its_connection(caplog: pytest.LogCaptureFixture) -> None:
     """It is logged with its message and its traceback."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -211,7 +211,7 @@ def test_an_exception_of_a_session_ends_that_connection_alone(caplog: pytest.Log
 
 
 @on_both_loops
-async def test_a_session_that_returns_early_says_goodbye(loop: loops.Loop) -> None:
+async def test_session_that_returns_early_sends_the_closing_reply(loop: loops.Loop) -> None:
     """The machine is shut down, and its last reply is sent."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -226,7 +226,7 @@ async def test_a_session_that_returns_early_says_goodbye(loop: loops.Loop) -> No
 
 @pytest.mark.usefixtures("no_linger")
 @on_both_loops
-async def test_leaving_the_context_ends_sessions_orderly(loop: loops.Loop) -> None:
+async def test_leaving_the_context_shuts_down_all_sessions(loop: loops.Loop) -> None:
     """Each session is shut down, sends its last reply, and is waited for; new connections are refused."""
     async with serving(loop, echo) as listener:
         connections = [await loop.in_thread(dial, listener.port) for _ in range(3)]
@@ -240,7 +240,7 @@ async def test_leaving_the_context_ends_sessions_orderly(loop: loops.Loop) -> No
 
 
 @on_both_loops
-async def test_a_session_that_does_not_end_is_cancelled_after_its_grace(loop: loops.Loop) -> None:
+async def test_blocked_session_is_cancelled_after_the_grace_period(loop: loops.Loop) -> None:
     """An application that is stuck is cancelled after ``grace`` seconds, and its connection is closed."""
     ended: list[str] = []
 
@@ -274,7 +274,7 @@ async def test_a_listener_can_be_closed_before_its_context_is_left(loop: loops.L
 
 
 @on_both_loops
-async def test_leaving_a_client_says_its_goodbye(loop: loops.Loop) -> None:
+async def test_leaving_the_client_context_sends_the_last_command(loop: loops.Loop) -> None:
     """``aclose()`` shuts the machine down, and writes its last command."""
     ends: list[CloseReason] = []
 
@@ -291,7 +291,7 @@ async def test_leaving_a_client_says_its_goodbye(loop: loops.Loop) -> None:
 
 @pytest.mark.usefixtures("no_linger")
 @on_both_loops
-async def test_a_peer_that_does_not_read_is_not_waited_for_for_ever(loop: loops.Loop) -> None:
+async def test_session_ends_if_the_peer_does_not_read_within_the_timeout(loop: loops.Loop) -> None:
     """A Send that the peer does not read within the timeout fails, and the session ends."""
     ends: list[CloseReason] = []
 

@@ -41,7 +41,7 @@ async def greet(connection: ServerConnection[Any]) -> None:
                 connection.answer(event, ACCEPT)
 
 
-def test_a_limiter_has_a_bound_in_all_and_for_each_address() -> None:
+def test_limiter_limits_connections_in_total_and_per_address() -> None:
     """Addresses of one network are counted separately; a closed connection makes room."""
     limiter = ConnectionLimiter(Limits(connections=4, connections_per_address=2))
     assert [limiter.acquire("192.0.2.1") for _ in range(3)] == [True, True, False]
@@ -52,7 +52,7 @@ def test_a_limiter_has_a_bound_in_all_and_for_each_address() -> None:
     assert len(limiter) == 4
 
 
-def test_an_ipv4_mapped_address_is_the_ipv4_one() -> None:
+def test_ipv4_mapped_address_counts_as_ipv4() -> None:
     limiter = ConnectionLimiter(Limits(connections_per_address=1))
     assert limiter.acquire("::ffff:192.0.2.1")
     assert not limiter.acquire("192.0.2.1")
@@ -63,7 +63,7 @@ def test_an_ipv4_mapped_address_is_the_ipv4_one() -> None:
     assert limiter.acquire("192.0.2.1")
 
 
-def test_a_limiter_keeps_nothing_of_those_who_left() -> None:
+def test_limiter_keeps_no_state_for_closed_connections() -> None:
     limiter = ConnectionLimiter(Limits(connections_per_address=1))
     for number in range(1_000):
         address = f"192.0.2.{number}"
@@ -74,7 +74,7 @@ def test_a_limiter_keeps_nothing_of_those_who_left() -> None:
     assert len(limiter) == 0
 
 
-def test_a_flood_of_refused_connections_is_one_line_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+def test_rejected_connections_are_logged_once_per_minute(caplog: pytest.LogCaptureFixture) -> None:
     """The next line has the number of refused connections."""
     clock = Clock()
     limiter = ConnectionLimiter(Limits(connections=1), clock=clock)
@@ -90,13 +90,13 @@ def test_a_flood_of_refused_connections_is_one_line_a_minute(caplog: pytest.LogC
 
 
 @pytest.mark.parametrize("limits", [{"connections": 0}, {"connections_per_address": 0}, {"min_rate": 0}])
-def test_limits_that_would_serve_nobody_are_refused(limits: dict[str, Any]) -> None:
+def test_zero_limits_raise_value_error(limits: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(limits))):
         Limits(**limits)
 
 
 @on_both_loops
-async def test_who_comes_beyond_the_bound_hears_the_protocols_own_refusal(loop: loops.Loop) -> None:
+async def test_connection_over_the_limit_gets_421_or_sys_temp(loop: loops.Loop) -> None:
     """RFC 5321 section 3.1: 421, which in a greeting has no enhanced code; RFC 3206: ``[SYS/TEMP]``; no session."""
     adapter = loop.adapter
     async with (
@@ -116,7 +116,9 @@ async def test_who_comes_beyond_the_bound_hears_the_protocols_own_refusal(loop: 
 
 
 @pytest.mark.parametrize("name", ["asyncio", "trio"])
-def test_who_is_refused_and_gone_is_no_failed_session(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_rejected_client_that_disconnects_is_not_logged_as_an_error(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     loop, limiter = loops.named(name), ConnectionLimiter(Limits(connections=1))
     assert limiter.acquire("192.0.2.1")
     gone = create_autospec(Stream, instance=True)
@@ -133,7 +135,7 @@ def test_who_is_refused_and_gone_is_no_failed_session(name: str, caplog: pytest.
 
 
 @on_both_loops
-async def test_there_is_room_again_when_a_session_has_ended(loop: loops.Loop) -> None:
+async def test_new_connection_is_accepted_after_a_session_has_ended(loop: loops.Loop) -> None:
     limiter = ConnectionLimiter(Limits(connections=1))
     async with serving(loop, echo, limiter=limiter) as listener:
 
@@ -149,7 +151,7 @@ async def test_there_is_room_again_when_a_session_has_ended(loop: loops.Loop) ->
 
 
 @on_both_loops
-async def test_on_a_port_of_implicit_tls_nothing_is_said(loop: loops.Loop) -> None:
+async def test_connection_over_the_limit_with_implicit_tls_gets_no_reply(loop: loops.Loop) -> None:
     """A handshake costs more than all the rest of a connection, so the connection is closed without one."""
     tls = server_context()
     async with serving(loop, echo, ssl_context=tls, implicit_tls=True, limits=Limits(connections=1)) as listener:
@@ -164,7 +166,7 @@ async def test_on_a_port_of_implicit_tls_nothing_is_said(loop: loops.Loop) -> No
 
 
 @on_both_loops
-async def test_through_a_proxy_it_is_the_client_that_is_counted(loop: loops.Loop) -> None:
+async def test_limit_per_address_counts_the_client_of_a_proxy(loop: loops.Loop) -> None:
     """By the address in the header; the number of connections of the proxy is not limited."""
     networks: list[Network] = [ipaddress.ip_network("127.0.0.0/8")]
     limits = Limits(connections_per_address=1)
@@ -184,7 +186,7 @@ async def test_through_a_proxy_it_is_the_client_that_is_counted(loop: loops.Loop
 
 
 @on_both_loops
-async def test_all_ports_of_a_pair_are_counted_together(loop: loops.Loop) -> None:
+async def test_smtp_and_pop3_ports_share_one_connection_limit(loop: loops.Loop) -> None:
     config = server.Config(smtp=0, pop3=0, limits=Limits(connections=1))
     kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox())
     async with server.serve(config, kept) as ports:
@@ -200,7 +202,7 @@ async def test_all_ports_of_a_pair_are_counted_together(loop: loops.Loop) -> Non
         assert (await loop.in_thread(client)).startswith(b"-ERR [SYS/TEMP]")
 
 
-def test_a_pair_takes_no_context_that_allows_tls_below_1_2() -> None:
+def test_config_rejects_a_context_that_allows_tls_below_1_2() -> None:
     """RFC 8996."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
@@ -209,7 +211,7 @@ def test_a_pair_takes_no_context_that_allows_tls_below_1_2() -> None:
     server.Config(smtp=0, ssl_context=server_context())
 
 
-def test_the_limit_of_descriptors_is_raised_as_far_as_it_goes() -> None:
+def test_descriptor_limit_is_raised_to_the_hard_limit() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[0], 512), before[1]))
@@ -219,7 +221,7 @@ def test_the_limit_of_descriptors_is_raised_as_far_as_it_goes() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_running_out_of_descriptors_is_told_in_one_line_a_minute() -> None:
+def test_running_out_of_descriptors_is_logged_once_per_minute() -> None:
     """The event loops log every attempt, with a traceback."""
     clock = Clock()
     few = descriptors.AcceptErrorFilter(clock)

@@ -79,7 +79,7 @@ async def reply(client: Client[smtp.ClientEvent]) -> smtp.Reply:
 
 
 @on_both_loops
-async def test_a_message_submitted_by_our_client_arrives_whole(loop: loops.Loop) -> None:
+async def test_message_submitted_by_our_client_arrives_unchanged(loop: loops.Loop) -> None:
     """STARTTLS, AUTH PLAIN, a pipelined envelope, content in chunks with backpressure, QUIT."""
     spool = Spool()
     async with (
@@ -171,7 +171,7 @@ def test_poplib_retrieves_inside_tls(name: str, implicit: bool) -> None:
 
 
 @on_both_loops
-async def test_our_client_retrieves_what_the_server_hands_over_in_pieces(loop: loops.Loop) -> None:
+async def test_our_client_retrieves_a_message_sent_in_pieces(loop: loops.Loop) -> None:
     """RETR through the client machine: chunks, then the reply."""
     async with (
         loop.adapter.serve_pop3(maildrop, POP3, ssl_context=server_context(), implicit_tls=True) as listener,
@@ -198,7 +198,7 @@ async def test_our_client_retrieves_what_the_server_hands_over_in_pieces(loop: l
 
 
 @on_both_loops
-async def test_an_upgrade_on_offer_needs_a_context(loop: loops.Loop) -> None:
+async def test_starttls_and_stls_settings_require_an_ssl_context(loop: loops.Loop) -> None:
     """Settings with STARTTLS or STLS, but without an ssl_context, are refused at once."""
     with pytest.raises(ValueError, match="starttls"):
         loop.adapter.serve_smtp(Spool().session, SMTP)

@@ -42,7 +42,7 @@ class Seen:
 
 
 @on_both_loops
-async def test_the_peer_of_a_listed_proxy_is_its_client(loop: loops.Loop) -> None:
+async def test_peer_is_the_client_in_the_header_of_a_listed_proxy(loop: loops.Loop) -> None:
     """PROXY protocol section 2: data after the header in the same segment is from the client."""
     session = Seen()
     async with serving(loop, session, proxy_from=LOOPBACK) as listener:
@@ -52,7 +52,7 @@ async def test_the_peer_of_a_listed_proxy_is_its_client(loop: loops.Loop) -> Non
 
 
 @on_both_loops
-async def test_a_header_may_come_in_pieces(loop: loops.Loop) -> None:
+async def test_header_may_arrive_in_pieces(loop: loops.Loop) -> None:
     """PROXY protocol section 2: the server sends nothing before the header is complete."""
     session = Seen()
     async with serving(loop, session, proxy_from=LOOPBACK) as listener:
@@ -71,7 +71,7 @@ async def test_a_header_may_come_in_pieces(loop: loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_the_header_comes_before_tls(loop: loops.Loop) -> None:
+async def test_header_is_read_before_the_tls_handshake(loop: loops.Loop) -> None:
     """PROXY protocol section 2: the proxy forwards the handshake; here both arrive in one segment."""
     session = Seen()
     async with serving(loop, session, proxy_from=LOOPBACK, ssl_context=server_context(), implicit_tls=True) as listener:
@@ -101,7 +101,7 @@ async def test_the_header_comes_before_tls(loop: loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_a_listed_peer_without_a_valid_header_is_dropped(loop: loops.Loop) -> None:
+async def test_listed_peer_without_a_valid_header_is_disconnected(loop: loops.Loop) -> None:
     """PROXY protocol section 2.1: nothing is sent to it, and no session runs."""
     session = Seen()
     async with serving(loop, session, proxy_from=LOOPBACK) as listener:
@@ -118,7 +118,7 @@ async def test_a_listed_peer_without_a_valid_header_is_dropped(loop: loops.Loop)
 
 
 @on_both_loops
-async def test_a_header_that_does_not_come_is_not_waited_for(loop: loops.Loop) -> None:
+async def test_incomplete_header_times_out(loop: loops.Loop) -> None:
     """PROXY protocol section 2: a timeout for the whole header; an incomplete header does not restart it."""
     session = Seen()
     async with serving(loop, session, proxy_from=LOOPBACK, limits=Limits(proxy_header_timeout=0.01)) as listener:
@@ -133,7 +133,7 @@ async def test_a_header_that_does_not_come_is_not_waited_for(loop: loops.Loop) -
 
 
 @on_both_loops
-async def test_the_header_of_a_peer_that_is_not_listed_is_what_it_says(loop: loops.Loop) -> None:
+async def test_header_of_an_unlisted_peer_is_read_as_an_ordinary_line(loop: loops.Loop) -> None:
     """PROXY protocol section 2: any client could send one, so it is read as an ordinary line."""
     session = Seen()
     for networks in ((), REMOTE_ADDRESS):
@@ -143,7 +143,7 @@ async def test_the_header_of_a_peer_that_is_not_listed_is_what_it_says(loop: loo
 
 
 @on_both_loops
-async def test_a_header_without_addresses_leaves_the_peer_as_it_is(loop: loops.Loop) -> None:
+async def test_header_without_addresses_keeps_the_socket_address(loop: loops.Loop) -> None:
     """PROXY protocol sections 2.1 and 2.2: for UNKNOWN and LOCAL the address of the socket is used."""
     session = Seen()
     local = bytes.fromhex("0D0A0D0A000D0A515549540A 20 00 0000")
@@ -177,7 +177,7 @@ async def test_closing_does_not_wait_for_a_header(loop: loops.Loop) -> None:
         ("10.1.2.3", ["::/0"], False),
     ],
 )
-def test_networks_are_of_one_family(address: str, networks: list[str], expected: bool) -> None:
+def test_address_matches_only_networks_of_its_family(address: str, networks: list[str], expected: bool) -> None:
     """An IPv4-mapped address counts as IPv4, and the zone of an address is ignored."""
     wanted: list[Network] = [ipaddress.ip_network(network) for network in networks]
     assert is_within(address, wanted) is expected

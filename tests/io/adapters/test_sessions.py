@@ -31,7 +31,7 @@ from tests.io.line_echo import (
 
 
 @on_both_loops
-async def test_actions_are_carried_out_and_questions_are_passed_on(loop: loops.Loop) -> None:
+async def test_lines_that_arrive_in_pieces_are_answered_in_order(loop: loops.Loop) -> None:
     """The application never gets Send and NeedData; a line that arrives in pieces is one question."""
     async with serving(loop, echo) as listener:
 
@@ -48,14 +48,14 @@ async def test_actions_are_carried_out_and_questions_are_passed_on(loop: loops.L
 
 
 @on_both_loops
-async def test_half_closed_client_still_gets_its_answers(loop: loops.Loop) -> None:
+async def test_half_closed_client_still_gets_its_replies(loop: loops.Loop) -> None:
     """Complete lines are processed even if the client has closed its sending side."""
     async with serving(loop, echo) as listener:
         assert await loop.in_thread(talk, listener.port, b"one\r\ntwo\r\nhal") == b"hello\r\none\r\ntwo\r\n"
 
 
 @on_both_loops
-async def test_the_peer_is_who_the_socket_says(loop: loops.Loop) -> None:
+async def test_peer_address_is_read_from_the_socket(loop: loops.Loop) -> None:
     """The address of the peer is read from the socket; a client may choose its source address."""
     peers = []
 
@@ -90,14 +90,14 @@ async def test_shut_down_from_another_task_wakes_the_read(loop: loops.Loop) -> N
 
 
 @on_both_loops
-async def test_timeout_means_timed_out(loop: loops.Loop) -> None:
+async def test_timeout_shuts_down_the_machine_with_timed_out(loop: loops.Loop) -> None:
     """After the seconds in NeedData without data, the machine is shut down with TIMED_OUT."""
     async with serving(loop, echo, build=impatient) as listener:
         assert await loop.in_thread(listen_only, listener.port) == b"hello\r\nclosing: TIMED_OUT\r\n"
 
 
 @on_both_loops
-async def test_a_shorter_timeout_is_obeyed(loop: loops.Loop) -> None:
+async def test_shorter_timeout_set_later_is_applied(loop: loops.Loop) -> None:
     """The timer was set for five minutes; a later, shorter timeout still applies."""
     machines: list[Echo] = []
 
@@ -123,14 +123,14 @@ async def test_a_shorter_timeout_is_obeyed(loop: loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_a_client_has_a_timeout_too(loop: loops.Loop) -> None:
+async def test_client_times_out_if_the_server_sends_nothing(loop: loops.Loop) -> None:
     """A server that sends nothing for too long: the client's machine is shut down, and the iteration ends."""
     async with serving(loop, echo) as listener, await connecting(loop, listener.port, timeout=0.01) as client:
         assert [event async for event in client] == [Line(text=b"hello")]
 
 
 @on_both_loops
-async def test_cancelled_while_reading_nothing_is_lost(loop: loops.Loop) -> None:
+async def test_cancelled_read_loses_no_data(loop: loops.Loop) -> None:
     """The read is cancelled after half a line; the next call continues there."""
     lines: list[bytes] = []
     cancelled = threading.Event()
@@ -160,7 +160,7 @@ async def test_cancelled_while_reading_nothing_is_lost(loop: loops.Loop) -> None
 
 
 @on_both_loops
-async def test_cancelled_inside_send_the_connection_is_broken(loop: loops.Loop) -> None:
+async def test_cancelled_send_makes_further_calls_raise(loop: loops.Loop) -> None:
     """It is unknown how many bytes were sent; each further call raises."""
     told: list[str] = []
     over = threading.Event()
@@ -189,7 +189,7 @@ async def test_cancelled_inside_send_the_connection_is_broken(loop: loops.Loop) 
 
 
 @on_both_loops
-async def test_iterating_over_an_open_question_is_a_mistake(loop: loops.Loop) -> None:
+async def test_iterating_with_an_unanswered_question_raises_runtime_error(loop: loops.Loop) -> None:
     """RuntimeError, and the question stays open."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -205,7 +205,7 @@ async def test_iterating_over_an_open_question_is_a_mistake(loop: loops.Loop) ->
 
 
 @on_both_loops
-async def test_flush_writes_what_is_queued_and_keeps_what_it_meets(loop: loops.Loop) -> None:
+async def test_flush_writes_queued_data_and_keeps_received_events(loop: loops.Loop) -> None:
     """More data than any buffer holds is written as fast as the server reads; events are kept in order."""
     received: list[int] = []
 
@@ -224,7 +224,7 @@ async def test_flush_writes_what_is_queued_and_keeps_what_it_meets(loop: loops.L
     assert received == [900] * 20_000
 
 
-def test_bytes_that_come_while_a_question_is_open_stop_the_reading() -> None:
+def test_reading_is_paused_while_a_question_is_unanswered() -> None:
     """A connection buffers a bounded amount of data: on asyncio, which pushes data, the transport is paused."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -255,7 +255,7 @@ def test_bytes_that_come_while_a_question_is_open_stop_the_reading() -> None:
     asyncio.run(main())
 
 
-def test_bytes_that_arrive_with_the_cancellation_are_kept() -> None:
+def test_data_that_arrives_with_the_cancellation_is_kept() -> None:
     """On asyncio, data can arrive for a read that was cancelled in the same iteration; the next call returns it."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:

@@ -45,7 +45,7 @@ async def upgrade(client: Client[ClientEvent]) -> Tls:
 
 
 @on_both_loops
-async def test_implicit_tls_comes_before_the_machine(loop: loops.Loop) -> None:
+async def test_implicit_tls_session_is_passed_to_both_machines(loop: loops.Loop) -> None:
     """Both machines are built with the properties of the TLS session."""
     seen: list[Tls | None] = []
 
@@ -69,7 +69,7 @@ async def test_implicit_tls_comes_before_the_machine(loop: loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_starttls_upgrades_the_live_stream(loop: loops.Loop) -> None:
+async def test_starttls_upgrades_the_connection(loop: loops.Loop) -> None:
     """The reply is sent in clear text, and everything after it inside TLS; both machines learn of the session."""
     async with (
         serving(loop, echo, ssl_context=server_context()) as listener,
@@ -82,7 +82,7 @@ async def test_starttls_upgrades_the_live_stream(loop: loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_tls_carries_more_than_one_record(loop: loops.Loop) -> None:
+async def test_send_of_many_tls_records_arrives_in_order(loop: loops.Loop) -> None:
     """A Send of many records arrives whole and in order, as fast as the peer reads."""
     lines = [b"%d " % number * 100 for number in range(3_000)]
 
@@ -102,7 +102,7 @@ async def test_tls_carries_more_than_one_record(loop: loops.Loop) -> None:
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("name", ["asyncio", "trio"])
-def test_bytes_in_one_piece_with_the_end_of_the_handshake_are_read(name: str, version: ssl.TLSVersion) -> None:
+def test_data_sent_with_the_end_of_the_handshake_is_read(name: str, version: ssl.TLSVersion) -> None:
     """A client may send its first command together with its Finished."""
 
     def client(port: int) -> bytes:
@@ -137,7 +137,7 @@ def test_bytes_in_one_piece_with_the_end_of_the_handshake_are_read(name: str, ve
 
 
 @on_both_loops
-async def test_the_last_word_inside_tls_is_close_notify(loop: loops.Loop) -> None:
+async def test_server_ends_the_tls_session_with_close_notify(loop: loops.Loop) -> None:
     """The client can tell the end of the session from a truncation attack, even if it has sent more than is read."""
     async with serving(loop, echo, ssl_context=server_context(), implicit_tls=True) as listener:
 
@@ -152,7 +152,7 @@ async def test_the_last_word_inside_tls_is_close_notify(loop: loops.Loop) -> Non
 
 
 @on_both_loops
-async def test_close_notify_of_the_client_still_lets_it_hear_the_answer(loop: loops.Loop) -> None:
+async def test_close_notify_of_the_client_ends_the_session_with_peer_closed(loop: loops.Loop) -> None:
     """A TLS client that has sent close_notify is a half-closed client."""
     ends: list[CloseReason] = []
 
@@ -178,7 +178,7 @@ async def test_close_notify_of_the_client_still_lets_it_hear_the_answer(loop: lo
 
 
 @on_both_loops
-async def test_clear_bytes_ahead_of_the_handshake_never_get_inside(loop: loops.Loop) -> None:
+async def test_plaintext_before_the_handshake_is_not_processed_inside_tls(loop: loops.Loop) -> None:
     """CVE-2011-0411: data between STARTTLS and the handshake is discarded, or makes the handshake fail."""
     asked: list[bytes] = []
     injected = threading.Event()
@@ -214,7 +214,7 @@ async def test_clear_bytes_ahead_of_the_handshake_never_get_inside(loop: loops.L
 
 
 @on_both_loops
-async def test_a_handshake_that_fails_ends_the_session_and_nothing_else(loop: loops.Loop) -> None:
+async def test_failed_handshake_ends_only_its_session(loop: loops.Loop) -> None:
     """The machine sees the end of the stream; the next client is served."""
     ends: list[EchoEvent] = []
 
@@ -242,7 +242,7 @@ async def test_a_handshake_that_fails_ends_the_session_and_nothing_else(loop: lo
 
 
 @on_both_loops
-async def test_a_server_that_is_not_proved_fails_the_client(loop: loops.Loop) -> None:
+async def test_client_rejects_an_unverified_server_certificate(loop: loops.Loop) -> None:
     """Implicit TLS: ``connect`` raises the ssl error.  Upgraded: the iteration raises it, at each further call."""
     async with (
         serving(loop, echo, ssl_context=server_context(), implicit_tls=True) as implicit,
@@ -267,7 +267,7 @@ async def test_a_server_that_is_not_proved_fails_the_client(loop: loops.Loop) ->
 
 
 @on_both_loops
-async def test_a_handshake_is_bounded_in_time(loop: loops.Loop) -> None:
+async def test_handshake_times_out(loop: loops.Loop) -> None:
     """A client that connects to a TLS port and sends nothing is disconnected, without a session."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -292,7 +292,7 @@ async def test_leaving_the_context_ends_handshakes(loop: loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_cancelled_inside_the_handshake_the_connection_is_broken(loop: loops.Loop) -> None:
+async def test_cancelled_handshake_makes_further_calls_raise(loop: loops.Loop) -> None:
     """The next call raises."""
     told = threading.Event()
 
@@ -319,7 +319,7 @@ async def test_cancelled_inside_the_handshake_the_connection_is_broken(loop: loo
 
 
 @on_both_loops
-async def test_shut_down_during_the_handshake_ends_it(loop: loops.Loop) -> None:
+async def test_shut_down_during_the_handshake_closes_the_connection(loop: loops.Loop) -> None:
     """Nothing can be sent during the handshake, so the connection is closed."""
     connections: list[ServerConnection[EchoEvent]] = []
 
@@ -337,7 +337,7 @@ async def test_shut_down_during_the_handshake_ends_it(loop: loops.Loop) -> None:
 
 
 @on_both_loops
-async def test_a_context_must_be_there_when_tls_is_wanted(loop: loops.Loop) -> None:
+async def test_tls_without_an_ssl_context_raises(loop: loops.Loop) -> None:
     """The error is raised before anything listens or connects."""
     with pytest.raises(ValueError, match="ssl_context"):
         async with serving(loop, echo, implicit_tls=True):

@@ -50,7 +50,7 @@ def test_notify_closing_ends_a_wait_and_leaves_the_socket_open() -> None:
     trio.run(main)
 
 
-def test_a_wait_that_is_woken_takes_nothing_and_the_next_one_reads() -> None:
+def test_woken_read_consumes_nothing_and_the_next_read_succeeds() -> None:
     async def test(stream: _Stream, theirs: socket.socket) -> None:
         async def wake() -> None:
             await trio.testing.wait_all_tasks_blocked()
@@ -84,7 +84,7 @@ def test_an_interrupt_without_a_wait_changes_nothing() -> None:
     run(test)
 
 
-def test_a_wait_that_is_aborted_is_the_end_of_the_stream() -> None:
+def test_aborted_read_returns_the_end_of_the_stream() -> None:
     """The same exception as for an interrupt, but this time the socket is closed."""
 
     async def test(stream: _Stream, theirs: socket.socket) -> None:

@@ -74,7 +74,9 @@ def client(port: int) -> bytes:
     [lambda: asyncio.run(on_the_loop_of_asyncio()), lambda: trio.run(on_the_loop_of_trio)],
     ids=["asyncio", "trio"],
 )
-def test_an_exception_in_a_row_is_logged(run: Callable[[], bytes], caplog: pytest.LogCaptureFixture) -> None:
+def test_exception_in_a_verb_check_is_logged_and_ends_one_connection(
+    run: Callable[[], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
     """architecture.md, invariant 13: with its message and traceback, as any exception in a session."""
     assert run().startswith(b"221 ")
     (error,) = (record for record in caplog.records if record.levelno == logging.ERROR)

@@ -72,7 +72,7 @@ Place = Callable[[Path, pytest.FixtureRequest], tuple[stores.Grants, tuple[str, 
 
 
 @pytest.mark.parametrize("place", [in_sqlite, in_redis])
-def test_what_lives_is_listed_and_revoked_by_identity_and_by_address(
+def test_grants_are_listed_and_revoked_by_identity_and_by_address(
     place: Place, tmp_path: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
 ) -> None:
     grants, words = place(tmp_path, request)
@@ -87,7 +87,7 @@ def test_what_lives_is_listed_and_revoked_by_identity_and_by_address(
     assert command(capfd, "list", *words) == "no grants\n"
 
 
-def test_an_address_means_its_whole_prefix(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_revoking_an_address_revokes_its_ipv6_prefix(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The prefix length comes from the configuration file of the servers, or from the flag."""
     path = tmp_path / "grants.db"
     fill(SqliteGrants(path, ipv6_prefix=64), ("2001:db8::1", "alice"))
@@ -97,7 +97,7 @@ def test_an_address_means_its_whole_prefix(tmp_path: Path, capfd: pytest.Capture
     assert command(capfd, *words, "--config", str(file)) == "revoked 1 grant of 2001:db8::\n"
 
 
-def test_grants_in_memory_are_nobody_elses(capfd: pytest.CaptureFixture[str]) -> None:
+def test_grants_command_rejects_a_store_in_memory(capfd: pytest.CaptureFixture[str]) -> None:
     said = config_error(capfd, "grants", "list")
     assert "only by their own server; set a SQLite file or a Redis URL with --grants" in said
     assert "list|revoke" in config_error(capfd, "grants")
@@ -116,26 +116,28 @@ def test_grants_in_memory_are_nobody_elses(capfd: pytest.CaptureFixture[str]) ->
         (("--grants", "redis://:hunter2@127.0.0.1:1"), "cannot access the grants in redis://127.0.0.1:1/0: Error 111"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_one_sentence(words: tuple[str, ...], says: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_invalid_options_are_reported_in_one_line(
+    words: tuple[str, ...], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     said = config_error(capfd, "grants", "list", *words)
     assert says in said
     assert "hunter2" not in said
 
 
-def test_whom_a_revocation_is_for_must_be_somebody(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_revoke_rejects_an_invalid_identity_or_address(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     SqliteGrants(tmp_path / "g").close()
     for whose in ("a b", "alice@elsewhere.test", "192.0.2.1/24"):
         said = config_error(capfd, "grants", "revoke", whose, "--grants", f"sqlite:{tmp_path / 'g'}")
         assert f"invalid identity or address: {whose!r}; " in said
 
 
-def test_what_redis_quotes_of_a_command_is_not_told() -> None:
+def test_command_arguments_quoted_by_redis_are_not_shown() -> None:
     """If ``rename-command`` has removed AUTH, the error quotes its arguments, the password among them."""
     error = ResponseError("unknown command `AUTH`, with args beginning with: `mail`, `hunter2`, ")
     assert grants_option.describe_error(error) == "unknown command `AUTH`"
 
 
-def test_a_wrong_password_is_told_without_it(
+def test_wrong_redis_password_is_reported_without_showing_it(
     redis: RedisServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = ("grants", "list", "--grants", f"redis://127.0.0.1:{redis.port}")
@@ -145,7 +147,7 @@ def test_a_wrong_password_is_told_without_it(
     assert "hunter2" not in said
 
 
-def test_a_file_of_another_program_is_no_traceback(tmp_path: Path) -> None:
+def test_file_that_is_not_a_database_is_reported_without_traceback(tmp_path: Path) -> None:
     done = run("grants", "list", "--grants", f"sqlite:{private(tmp_path / 'g', 'no database' * 100)}")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.endswith(": file is not a database\n")
@@ -158,7 +160,7 @@ def settings_complaint(capfd: pytest.CaptureFixture[str], *words: str) -> str:
     return config_error(capfd, "serve", *USER, *words)
 
 
-def test_serve_refuses_a_store_that_it_cannot_have(
+def test_serve_rejects_an_unusable_grants_store(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.umask", lambda mask: 0o022)
@@ -178,7 +180,7 @@ def test_serve_refuses_a_store_that_it_cannot_have(
     assert "invalid network: '10.0.0.1/8'" in settings_complaint(capfd, "--no-grants-from", "10.0.0.1/8")
 
 
-def test_check_config_looks_at_the_store_and_makes_nothing(tmp_path: Path) -> None:
+def test_check_config_checks_the_store_without_creating_it(tmp_path: Path) -> None:
     path = private(tmp_path / "mailauth.toml", '[grants]\nstore = "sqlite:g"\n')
     told = settings_file.read(path).settings({})
     assert config.check(told) == ()
@@ -192,7 +194,7 @@ def test_check_config_looks_at_the_store_and_makes_nothing(tmp_path: Path) -> No
     assert str(found).startswith(f"{path}:2: [grants] store: {tmp_path / 'g'} is accessible to other users")
 
 
-def test_a_password_for_redis_stands_in_a_file_of_its_own(tmp_path: Path) -> None:
+def test_redis_password_in_the_url_is_rejected_or_warned_about(tmp_path: Path) -> None:
     """Other users may be able to read the configuration file, and can see the command line."""
     path = private(tmp_path / "mailauth.toml", '[grants]\nstore = "redis://:hunter2@127.0.0.1"\n')
     (found,) = config.check(settings_file.read(path).settings({}))
@@ -206,7 +208,7 @@ def test_a_password_for_redis_stands_in_a_file_of_its_own(tmp_path: Path) -> Non
     assert "hunter2" not in repr(serving)
 
 
-def test_a_password_file_has_one_line(tmp_path: Path) -> None:
+def test_password_file_that_is_empty_or_not_utf_8_is_rejected(tmp_path: Path) -> None:
     file = private(tmp_path / "p", "")
     path = private(tmp_path / "mailauth.toml", '[grants]\nstore = "redis://127.0.0.1"\nredis_password_file = "p"\n')
     (found,) = config.check(settings_file.read(path).settings({}))

@@ -91,7 +91,9 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> object:
         (("methods", "--xml"), "--xml"),
     ],
 )
-def test_a_wrong_word_is_one_sentence(arguments: tuple[str, ...], says: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_invalid_argument_is_reported_in_one_line(
+    arguments: tuple[str, ...], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert says in config_error(capfd, *arguments)
 
 
@@ -108,7 +110,7 @@ def test_a_wrong_word_is_one_sentence(arguments: tuple[str, ...], says: str, cap
         (("alice:one", "alice@example.test:two"), "same mailbox"),
     ],
 )
-def test_an_account_that_cannot_be_is_one_sentence(
+def test_invalid_account_is_reported_without_its_password(
     users: tuple[str, ...], says: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     said = config_error(capfd, "serve", *(word for user in users for word in ("--user", user)))
@@ -117,7 +119,7 @@ def test_an_account_that_cannot_be_is_one_sentence(
     assert "two" not in said
 
 
-def test_a_user_without_colon_is_not_quoted_since_it_may_be_a_password(capfd: pytest.CaptureFixture[str]) -> None:
+def test_user_without_a_colon_is_not_quoted_in_the_error(capfd: pytest.CaptureFixture[str]) -> None:
     assert "sesame" not in config_error(capfd, "serve", "--user", "sesame")
 
 
@@ -136,13 +138,13 @@ def test_postmaster_is_the_first_account_unless_named() -> None:
     assert read(*users, "--postmaster", "BOB@example.test").config.postmaster == "bob"
 
 
-def test_no_port_given_is_all_four_and_some_given_only_those() -> None:
+def test_all_four_ports_are_the_default_and_given_ports_replace_them() -> None:
     all_four, some = read(*USER).config, read(*USER, "--smtp", "0", "--pop3s", "9950").config
     assert (all_four.smtp, all_four.smtps, all_four.pop3, all_four.pop3s) == (0, 0, 0, 0)
     assert (some.smtp, some.smtps, some.pop3, some.pop3s) == (0, None, None, 9950)
 
 
-def test_what_is_not_said_is_as_documented() -> None:
+def test_unset_options_have_their_default_values() -> None:
     serving_ = read(*USER)
     settings = serving_.config
     assert (settings.hosts, settings.domains) == (("127.0.0.1",), ("example.test",))
@@ -151,7 +153,7 @@ def test_what_is_not_said_is_as_documented() -> None:
     assert serving_.loop == "asyncio"
 
 
-def test_hosts_domains_and_limits_reach_the_server() -> None:
+def test_hosts_domains_and_limits_are_set_in_the_config() -> None:
     options = (
         "--host 127.0.0.1 --host ::1 --domain A.test --domain b.test --max-message 70000 --grant-lifetime 0 --legacy"
     )
@@ -167,28 +169,28 @@ def accounts_file(directory: Path, text: str = "alice:{PLAIN}open sesame\n", mod
     return str(path)
 
 
-def test_accounts_come_from_a_file_and_from_options_together(tmp_path: Path) -> None:
+def test_accounts_file_and_user_option_can_be_combined(tmp_path: Path) -> None:
     settings = read("--user", "bob:open poppy", "--accounts", accounts_file(tmp_path)).config
     assert settings.postmaster == "bob"
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o644, 0o602])
-def test_an_accounts_file_that_others_can_use_is_refused(
+def test_accounts_file_accessible_to_other_users_is_rejected(
     mode: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert "accessible to other users" in config_error(capfd, "serve", "--accounts", accounts_file(tmp_path, mode=mode))
 
 
-def test_an_accounts_file_that_is_missing_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_missing_accounts_file_is_rejected(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "No such file" in config_error(capfd, "serve", "--accounts", str(tmp_path / "none"))
 
 
-def test_a_directory_is_no_accounts_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_directory_as_accounts_file_is_rejected(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert str(tmp_path) in config_error(capfd, "serve", "--accounts", str(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["alice\n", "alice:open sesame\n", "alice:{SSHA}c2VzYW1l\n", "alice:{PLAIN}\n"])
-def test_an_accounts_file_that_cannot_be_understood_is_refused_without_its_secrets(
+def test_invalid_accounts_file_is_rejected_without_showing_secrets(
     text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     said = config_error(capfd, "serve", "--accounts", accounts_file(tmp_path, text))
@@ -196,9 +198,7 @@ def test_an_accounts_file_that_cannot_be_understood_is_refused_without_its_secre
     assert "sesame" not in said
 
 
-def test_an_account_in_the_file_and_in_an_option_is_a_collision(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_account_in_both_the_file_and_an_option_is_rejected(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "same mailbox" in config_error(capfd, "serve", *USER, "--accounts", accounts_file(tmp_path))
 
 
@@ -213,27 +213,27 @@ def pair(authority: trustme.CA, tmp_path: Path) -> tuple[Path, Path]:
     return certificate, key
 
 
-def test_a_certificate_with_its_key_is_taken(pair: tuple[Path, Path]) -> None:
+def test_certificate_with_its_key_is_accepted(pair: tuple[Path, Path]) -> None:
     certificate, key = pair
     context = read(*USER, "--cert", str(certificate), "--key", str(key)).config.ssl_context
     assert context is not None
 
 
 @pytest.mark.parametrize("option", ["--cert", "--key"])
-def test_a_certificate_and_its_key_go_together(
+def test_certificate_and_key_must_be_set_together(
     option: str, pair: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert "together" in config_error(capfd, "serve", *USER, option, str(pair[0]))
 
 
-def test_a_key_that_others_can_read_is_refused(pair: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
+def test_key_that_others_can_read_is_rejected(pair: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
     certificate, key = pair
     key.chmod(0o644)
     assert "others" in config_error(capfd, "serve", *USER, "--cert", str(certificate), "--key", str(key))
 
 
 @pytest.mark.parametrize("missing", [0, 1])
-def test_a_certificate_or_key_that_is_missing_is_refused(
+def test_missing_certificate_or_key_is_rejected(
     missing: int, pair: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     pair[missing].unlink()
@@ -241,7 +241,7 @@ def test_a_certificate_or_key_that_is_missing_is_refused(
     assert str(pair[missing]) in said
 
 
-def test_a_key_of_another_certificate_is_refused(
+def test_key_that_does_not_match_the_certificate_is_rejected(
     pair: tuple[Path, Path], authority: trustme.CA, capfd: pytest.CaptureFixture[str]
 ) -> None:
     certificate, key = pair
@@ -249,13 +249,13 @@ def test_a_key_of_another_certificate_is_refused(
     assert "does not match" in config_error(capfd, "serve", *USER, "--cert", str(certificate), "--key", str(key))
 
 
-def test_a_certificate_that_is_none_is_refused(pair: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
+def test_invalid_certificate_file_is_rejected(pair: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
     certificate, key = pair
     certificate.write_text("certificate")
     assert "PEM" in config_error(capfd, "serve", *USER, "--cert", str(certificate), "--key", str(key))
 
 
-def test_ca_out_is_for_the_throw_away_certificate(
+def test_ca_out_with_a_configured_certificate_is_rejected(
     pair: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--cert", str(pair[0]), "--key", str(pair[1]), "--ca-out", str(tmp_path / "authority"))
@@ -263,14 +263,12 @@ def test_ca_out_is_for_the_throw_away_certificate(
 
 
 @pytest.mark.parametrize("option", ["--ca-out", "--ready-file", "--maildir", "--outbox"])
-def test_a_place_that_cannot_be_written_is_refused(
-    option: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_unwritable_path_is_rejected(option: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert option in config_error(capfd, "serve", *USER, option, str(tmp_path / "file" / "below"))
 
 
-def test_a_ready_file_that_there_is_no_room_for_is_named_as_it_was_written(
+def test_ready_file_write_error_names_the_configuration_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a file, the error begins with line and key, not with the flag."""
@@ -286,14 +284,14 @@ def test_a_ready_file_that_there_is_no_room_for_is_named_as_it_was_written(
     assert said == f"mailauth serve: {file}:2: [process] ready_file: {reason}\n"
 
 
-def test_a_maildir_that_is_a_file_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_maildir_that_is_a_file_is_rejected(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert "--maildir" in config_error(capfd, "serve", *USER, "--maildir", str(tmp_path / "file"))
 
 
 @pytest.mark.parametrize("loop", serving.LOOPS)
 @pytest.mark.parametrize("name", ["smtp", "smtps", "pop3", "pop3s"])
-def test_a_busy_port_is_refused(loop: str, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_port_in_use_is_rejected(loop: str, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         free = [word for port_name in ("smtp", "pop3") if port_name != name for word in (f"--{port_name}", "0")]
@@ -302,13 +300,13 @@ def test_a_busy_port_is_refused(loop: str, name: str, capfd: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("loop", serving.LOOPS)
-def test_an_address_of_another_machine_is_refused(loop: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_address_of_another_host_is_rejected(loop: str, capfd: pytest.CaptureFixture[str]) -> None:
     """RFC 5737: 192.0.2.0/24 is reserved for documentation."""
     said = config_error(capfd, "serve", *USER, "--loop", loop, "--host", "192.0.2.1", "--smtp", "0")
     assert "cannot listen on 192.0.2.1 port 0: " in said
 
 
-def test_without_trustme_the_command_says_which_extra_to_install(
+def test_missing_trustme_error_names_the_extra_to_install(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     import sys
@@ -318,7 +316,7 @@ def test_without_trustme_the_command_says_which_extra_to_install(
     assert "mailauth[trial]" in config_error(capfd, "methods", "--loop", "asyncio")
 
 
-def test_without_trio_the_command_says_which_extra_to_install(
+def test_missing_trio_error_names_the_extra_to_install(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     import sys
@@ -328,7 +326,7 @@ def test_without_trio_the_command_says_which_extra_to_install(
     assert "mailauth[trio]" in config_error(capfd, "methods")
 
 
-def test_warnings_tell_what_vanishes_and_what_is_weak(tmp_path: Path) -> None:
+def test_warnings_report_data_in_memory_and_weak_logins(tmp_path: Path) -> None:
     everything = " ".join(read(*USER).warnings)
     assert "maildrops, outbox, grants" in everything
     assert "Logins without TLS are not allowed." in everything
@@ -360,13 +358,13 @@ def test_warnings_tell_what_vanishes_and_what_is_weak(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_processes_share_a_port_only_when_they_share_all_else(
+def test_reuse_port_requires_fixed_ports_and_shared_data(
     words: tuple[str, ...], says: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert says in config_error(capfd, "serve", *USER, "--reuse-port", *words)
 
 
-def test_where_no_port_can_be_shared_it_is_refused(
+def test_reuse_port_is_rejected_only_if_the_system_lacks_it(
     authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     cert = authority.issue_cert("localhost")
@@ -385,19 +383,19 @@ def test_where_no_port_can_be_shared_it_is_refused(
 
 
 @pytest.mark.parametrize(("user", "warned"), [(0, True), (1000, False)])
-def test_a_remark_tells_that_it_runs_as_root(user: int, warned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_as_root_is_warned_about(user: int, warned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: user)
     assert ("Running as root" in " ".join(read(*USER).warnings)) is warned
 
 
-def test_a_token_is_not_quoted(capfd: pytest.CaptureFixture[str]) -> None:
+def test_invalid_token_is_not_quoted_in_the_error(capfd: pytest.CaptureFixture[str]) -> None:
     assert "sesame" not in config_error(capfd, "serve", "--token", "sesame")
 
 
 @pytest.mark.parametrize(
     "words", [("--token", "bob:t0ken"), ("--client-name", "CN:x=bob", "--client-ca", "x"), ("--token", ":t0ken")]
 )
-def test_a_token_or_a_certificate_for_nobody_is_refused(
+def test_token_or_certificate_for_an_unknown_account_is_rejected(
     words: tuple[str, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:
     said = config_error(capfd, "serve", *USER, *words)
@@ -409,13 +407,13 @@ def proofs_of(setup: config.ServerSetup) -> frozenset[stores.Proof]:
     return ServerState.of(setup.config, setup.stores, Clock()).authenticator.proofs
 
 
-def test_tokens_turn_their_mechanisms_on() -> None:
+def test_token_option_enables_login_by_token() -> None:
     proofs = proofs_of(read(*USER, "--token", "Alice@example.test:t0ken"))
     assert stores.Proof.TOKEN in proofs
     assert stores.Proof.TOKEN not in proofs_of(read(*USER))
 
 
-def test_certified_clients_are_asked_for_their_certificates(authority: trustme.CA, tmp_path: Path) -> None:
+def test_client_ca_option_requests_client_certificates(authority: trustme.CA, tmp_path: Path) -> None:
     certificates = tmp_path / "clients.pem"
     authority.cert_pem.write_to_path(str(certificates))
     words = ("--client-ca", str(certificates), "--client-name", "email:a@Example.test=alice")
@@ -428,7 +426,7 @@ def test_certified_clients_are_asked_for_their_certificates(authority: trustme.C
     assert without.verify_mode is ssl.CERT_NONE
 
 
-def test_who_certifies_clients_and_what_their_names_open_go_together(capfd: pytest.CaptureFixture[str]) -> None:
+def test_client_ca_and_client_name_must_be_set_together(capfd: pytest.CaptureFixture[str]) -> None:
     assert "must be set together" in config_error(capfd, "serve", *USER, "--client-ca", "x")
     assert "must be set together" in config_error(capfd, "serve", *USER, "--client-name", "CN:x=alice")
 
@@ -436,7 +434,7 @@ def test_who_certifies_clients_and_what_their_names_open_go_together(capfd: pyte
 @pytest.mark.parametrize(
     ("text", "says"), [(None, "cannot be read"), ("certificate", "contains no certificates in PEM")]
 )
-def test_a_client_ca_that_is_none_is_refused(
+def test_missing_or_invalid_client_ca_is_rejected(
     text: str | None, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "clients.pem"
@@ -446,7 +444,7 @@ def test_a_client_ca_that_is_none_is_refused(
     assert f"--client-ca: {path} {says}" in said
 
 
-def test_warnings_tell_what_the_accounts_cannot_answer_and_what_tells_them_apart(tmp_path: Path) -> None:
+def test_warnings_report_unavailable_mechanisms_and_mixed_schemes(tmp_path: Path) -> None:
     crypt = "bob:{BLF-CRYPT}$2y$05$wQy/3Oy/wVrzX/bYBv.m8.KNe8n9cH7lPzt.EqwsaAUEDrvC5O3Ei\n"
     plain = "alice:{PLAIN}open sesame\n"
     hashed = " ".join(read("--accounts", accounts_file(tmp_path, crypt)).warnings)
@@ -460,7 +458,7 @@ def test_warnings_tell_what_the_accounts_cannot_answer_and_what_tells_them_apart
 
 
 @pytest.mark.parametrize("password", ["\U0001f511", "\u00ad", os.fsdecode(b"caf\xe9")])
-def test_a_password_that_scram_does_not_take_keeps_it_from_the_offer(password: str) -> None:
+def test_password_that_is_invalid_for_scram_disables_scram(password: str) -> None:
     """RFC 4013 section 2.5: unassigned in Unicode 3.2, empty after mapping, or not valid UTF-8."""
     serving_ = read(*USER, "--user", f"bob:{password}")
     proofs = proofs_of(serving_)
@@ -470,7 +468,7 @@ def test_a_password_that_scram_does_not_take_keeps_it_from_the_offer(password: s
     assert "SCRAM-SHA-256" not in serving_.config.smtp_settings(proofs).mechanisms
 
 
-def test_warnings_tell_that_stored_keys_are_of_one_hash_alone(tmp_path: Path) -> None:
+def test_warnings_report_mechanisms_unavailable_with_stored_keys(tmp_path: Path) -> None:
     path = accounts_file(tmp_path, f"alice:{stores.write_credential('SCRAM-SHA-256', b'open sesame')}\n")
     warnings = " ".join(read("--accounts", path).warnings)
     assert "CRAM-MD5, APOP and SCRAM-SHA-1 are not available: " in warnings
@@ -478,7 +476,7 @@ def test_warnings_tell_that_stored_keys_are_of_one_hash_alone(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("package", ["anyio", "sniffio"])
-def test_a_missing_extra_is_one_sentence(package: str) -> None:
+def test_missing_package_is_reported_in_one_line(package: str) -> None:
     """``pip install mailauth`` installs the command without the packages that it needs."""
     program = (
         f"import sys; sys.modules[{package!r}] = None; sys.argv = ['mailauth', '--help']; "

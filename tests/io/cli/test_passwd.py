@@ -42,7 +42,7 @@ def run(
 
 
 @pytest.mark.parametrize("scheme", [None, *cli.SCHEMES])
-def test_the_line_is_one_that_serve_takes(
+def test_passwd_output_is_accepted_as_accounts_file(
     scheme: str | None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     words = ("Alice@example.test",) if scheme is None else ("Alice@example.test", "--scheme", scheme.lower())
@@ -77,7 +77,7 @@ def test_the_line_is_one_that_serve_takes(
         (b"hunter2", (), "NAME"),
     ],
 )
-def test_what_cannot_be_done_is_one_sentence_without_the_password(
+def test_passwd_error_is_one_line_without_the_password(
     data: bytes, words: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     status, out, said = run(monkeypatch, capfd, data, *words)
@@ -101,7 +101,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, *passwords: str) -> None:
     monkeypatch.setattr(getpass, "getpass", ask)
 
 
-def test_at_a_terminal_it_asks_twice_without_echo(
+def test_password_at_a_terminal_is_read_with_getpass(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     answers(monkeypatch, "open sesame", "open sesame")
@@ -112,7 +112,7 @@ def test_at_a_terminal_it_asks_twice_without_echo(
 @pytest.mark.parametrize(
     ("typed", "says"), [(("one", "two"), "do not match"), ((), "no password"), (("one",), "no pass")]
 )
-def test_at_a_terminal_a_slip_of_the_finger_writes_nothing(
+def test_mismatch_or_end_of_input_at_a_terminal_prints_only_an_error(
     typed: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     answers(monkeypatch, *typed)

@@ -61,7 +61,7 @@ def config_error(*words: str | Path) -> str:
         ("smtps://relayuser@far.test@hop.test", ("hop.test", 465, True, "relayuser@far.test")),
     ],
 )
-def test_a_url_names_host_port_tls_and_user(text: str, fields: tuple[object, ...]) -> None:
+def test_relay_url_gives_host_port_tls_and_user(text: str, fields: tuple[object, ...]) -> None:
     assert attrs.astuple(next_hop(text)) == fields
 
 
@@ -71,7 +71,7 @@ def test_a_url_names_host_port_tls_and_user(text: str, fields: tuple[object, ...
     " smtp://hop..test smtp://[hop.test] smtp://[192.0.2.1] smtp://2001:db8::1 smtp://hop.test/path smtp://hop.test?x"
     " smtp://@hop.test SMTP://hop.test smtp://hop.test\n smtp://h\u00f6p.test smtps://user:secret@hop.test".split(" "),
 )
-def test_what_is_no_such_url_is_not_quoted(text: str) -> None:
+def test_invalid_relay_url_is_rejected_without_quoting_it(text: str) -> None:
     with pytest.raises(
         ValueParseError,
         match=r"^invalid relay URL; use smtp://HOST:PORT or smtps://USER@HOST:PORT, and put the password in a file$",
@@ -79,14 +79,14 @@ def test_what_is_no_such_url_is_not_quoted(text: str) -> None:
         next_hop(text)
 
 
-def test_a_password_in_the_url_is_one_sentence_without_it() -> None:
+def test_password_in_relay_url_is_a_one_line_error_without_it() -> None:
     done = run("serve", *USER, "--relay-to", "smtps://relayuser:secret@hop.test")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "secret" not in done.stdout + done.stderr
 
 
-def test_tls_is_required_unless_nothing_secret_goes_there(password: Path, authority: Path) -> None:
+def test_relay_url_and_options_determine_tls_requirement_and_verification(password: Path, authority: Path) -> None:
     login = ("--relay-password-file", password)
     weak = hop("--relay-to", "smtp://hop.test")
     assert weak.ssl_context is not None
@@ -112,7 +112,7 @@ def test_tls_is_required_unless_nothing_secret_goes_there(password: Path, author
     assert private.get_ca_certs() == [trusted]
 
 
-def test_a_password_goes_in_clear_text_by_two_options_alone(password: Path) -> None:
+def test_plaintext_login_requires_tls_none_and_clear_text_login_option(password: Path) -> None:
     login = ("--relay-to", "smtp://u@hop.test", "--relay-password-file", password)
     for words in ((), ("--relay-tls", "required"), ("--relay-tls", "opportunistic")):
         found = hop(*login, *words)
@@ -146,7 +146,7 @@ def test_a_password_goes_in_clear_text_by_two_options_alone(password: Path) -> N
         ),
     ],
 )
-def test_what_is_not_safe_is_said_at_the_start(words: tuple[str, ...], says: str, password: Path) -> None:
+def test_startup_warnings_describe_the_security_of_the_relay(words: tuple[str, ...], says: str, password: Path) -> None:
     more = ("--relay-password-file", str(password)) if "@" in words[0] else ()
     told = relay_option.warnings(
         main.settings_of(main.build_parser().parse_args(["serve", "--relay-to", *words, *more]))
@@ -154,7 +154,7 @@ def test_what_is_not_safe_is_said_at_the_start(words: tuple[str, ...], says: str
     assert told[-1] == says
 
 
-def test_the_password_is_the_file_without_its_line_end(password: Path) -> None:
+def test_relay_password_is_read_from_file_without_line_end(password: Path) -> None:
     assert hop("--relay-to", "smtps://relayuser@hop.test", "--relay-password-file", password).login == server.Login(
         name="relayuser", password=b"hop secret"
     )
@@ -171,7 +171,9 @@ def test_the_password_is_the_file_without_its_line_end(password: Path) -> None:
         (None, 0o600, "No such file"),
     ],
 )
-def test_a_password_file_that_is_none_is_one_sentence(data: bytes | None, mode: int, says: str, tmp_path: Path) -> None:
+def test_invalid_relay_password_file_is_an_error_without_the_password(
+    data: bytes | None, mode: int, says: str, tmp_path: Path
+) -> None:
     path = tmp_path / "secret"
     if data is not None:
         path.write_bytes(data)
@@ -207,7 +209,7 @@ def test_a_password_file_that_is_none_is_one_sentence(data: bytes | None, mode: 
         (("--relay-to", "smtp://hop.test", "--relay-ca", "PASSWORD"), "no certificates in PEM"),
     ],
 )
-def test_what_does_not_go_together_is_one_sentence(
+def test_conflicting_or_incomplete_relay_options_are_rejected(
     words: tuple[str, ...], says: str, tmp_path: Path, password: Path, authority: Path
 ) -> None:
     places = {"OUT": tmp_path / "out", "PASSWORD": password, "CA": authority, "MISSING": tmp_path / "missing"}
@@ -215,7 +217,7 @@ def test_what_does_not_go_together_is_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_says_it_with_line_and_key(tmp_path: Path, password: Path) -> None:
+def test_relay_settings_in_a_file_are_read_and_errors_give_line_and_key(tmp_path: Path, password: Path) -> None:
     path = tmp_path / "mailauth.toml"
     path.write_text('[relay]\nto = "smtps://relayuser@hop.test"\npassword_file = "password"\nca = "missing"\n')
     assert f"{path}:4: [relay] ca:" in run("check-config", str(path)).stdout
@@ -223,13 +225,13 @@ def test_a_file_says_it_with_line_and_key(tmp_path: Path, password: Path) -> Non
     assert hop("--config", path).login == server.Login(name="relayuser", password=b"hop secret")
 
 
-def test_another_server_on_this_machine_is_another() -> None:
+def test_relay_to_another_server_on_this_host_is_accepted() -> None:
     for words in (("--smtp", "2526"), ("--smtp", "2525", "--host", "192.0.2.1"), ("--pop3", "2525")):
         assert hop("--relay-to", "smtp://127.0.0.1:2525", *words).port == 2525
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_one_server_relays_to_another_and_says_when_it_cannot(loop: str, tmp_path: Path) -> None:
+def test_server_relays_to_another_and_replies_451_if_it_is_unavailable(loop: str, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     second.mkdir()

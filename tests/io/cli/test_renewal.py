@@ -38,7 +38,9 @@ def seconds(text: str) -> float:
         ("2050-01-01", "9999-12-31T23:59:59"),
     ],
 )
-def test_from_when_until_when_a_certificate_is_good(not_before: str, not_after: str, tmp_path: Path) -> None:
+def test_validity_returns_not_before_and_not_after_of_certificate(
+    not_before: str, not_after: str, tmp_path: Path
+) -> None:
     """RFC 5280 section 4.1.2.5."""
     certificate, _ = write(tmp_path, not_before=seconds(not_before), not_after=seconds(not_after))
     der = ssl.PEM_cert_to_DER_cert(certificate.read_text())
@@ -48,11 +50,11 @@ def test_from_when_until_when_a_certificate_is_good(not_before: str, not_after: 
 
 
 @pytest.mark.parametrize("data", [b"", b"\x30", b"\x30\x80", b"\x30\x03\x30\x01\x02", bytes(8)])
-def test_what_is_no_certificate_has_no_validity(data: bytes) -> None:
+def test_validity_returns_none_for_invalid_der(data: bytes) -> None:
     assert validity(data) is None
 
 
-def test_the_least_version_of_tls_is_that_of_the_context_that_is_renewed() -> None:
+def test_renewing_context_keeps_minimum_tls_version() -> None:
     """RFC 8996.  The default minimum of a new context differs between systems."""
 
     def make() -> BindingContext:
@@ -68,7 +70,7 @@ def options(cert: Path, key: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("not_before", "not_after", "says"), [(-2, -1, "expired on "), (1, 2, "is not valid before ")])
-def test_a_certificate_that_is_not_good_now_is_one_sentence_at_the_start(
+def test_certificate_outside_its_validity_period_is_a_config_error(
     not_before: int, not_after: int, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     cert, key = write(tmp_path, not_before=NOW + not_before * DAY, not_after=NOW + not_after * DAY)
@@ -136,7 +138,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
 
 
-def test_the_next_handshake_shows_the_new_certificate(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+def test_handshake_after_check_interval_uses_new_certificate(files: Files, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     before = files.written
     assert step_handshake(files.context)[0] == before
@@ -150,7 +152,7 @@ def test_the_next_handshake_shows_the_new_certificate(files: Files, caplog: pyte
     assert warnings(caplog) == [f'INFO certificate warning="reloaded {files.cert}"']
 
 
-def test_a_handshake_under_way_goes_on_by_the_certificate_that_it_began_by(files: Files) -> None:
+def test_handshake_in_progress_continues_with_previous_certificate(files: Files) -> None:
     before = files.written
 
     def renew() -> None:
@@ -161,7 +163,7 @@ def test_a_handshake_under_way_goes_on_by_the_certificate_that_it_began_by(files
     assert step_handshake(files.context)[0] == files.written
 
 
-def test_a_session_is_not_resumed_by_a_certificate_whose_authority_was_removed(tmp_path: Path) -> None:
+def test_tls_session_is_not_resumed_after_removal_of_client_ca(tmp_path: Path) -> None:
     """RFC 8446 section 4.6.1: a ticket carries the identity of the client, which is not verified again."""
     servers, first, second = trustme.CA(), trustme.CA(), trustme.CA()
     authorities = tmp_path / "authorities.pem"
@@ -211,7 +213,7 @@ def test_a_session_is_not_resumed_by_a_certificate_whose_authority_was_removed(t
         (lambda files: files.write(days=-1), "expired on"),
     ],
 )
-def test_a_bad_one_changes_nothing_and_is_told_once(
+def test_invalid_certificate_is_logged_once_and_previous_one_is_kept(
     spoil: Callable[[Files], None], says: str, files: Files, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = files.written
@@ -227,7 +229,7 @@ def test_a_bad_one_changes_nothing_and_is_told_once(
     assert step_handshake(files.context)[0] == files.written
 
 
-def test_files_that_vanish_while_they_are_read_change_nothing(
+def test_files_removed_during_reload_keep_previous_certificate(
     files: Files, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A renewal program may move the files at that moment.  The server must keep running."""
@@ -245,7 +247,7 @@ def test_files_that_vanish_while_they_are_read_change_nothing(
     assert "cannot be read: No such file" in told
 
 
-def test_a_certificate_waits_for_its_key(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+def test_new_certificate_is_not_used_until_its_key_is_replaced(files: Files, caplog: pytest.LogCaptureFixture) -> None:
     """While only one of the two files is new, they do not match."""
     before, key = files.written, files.key.read_bytes()
     files.write(days=90)
@@ -261,7 +263,7 @@ def test_a_certificate_waits_for_its_key(files: Files, caplog: pytest.LogCapture
     assert "does not match the certificate" in caplog.text
 
 
-def test_a_file_that_has_just_been_written_is_left_for_later_unless_it_is_to_be_at_once(files: Files) -> None:
+def test_recently_written_certificate_is_skipped_except_by_immediate_check(files: Files) -> None:
     before = files.written
     files.write(days=90)
     os.utime(files.cert, (files.clock.now, files.clock.now))
@@ -271,7 +273,7 @@ def test_a_file_that_has_just_been_written_is_left_for_later_unless_it_is_to_be_
     assert step_handshake(files.context)[0] == files.written
 
 
-def test_an_end_that_is_near_is_told_once_a_day(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+def test_near_certificate_expiry_is_logged_once_a_day(files: Files, caplog: pytest.LogCaptureFixture) -> None:
     for days in (90, 15, 13.5, 13.4, 12.9, 0.1, -0.9):
         files.clock.now = NOW + (90 - days) * DAY
         files.context.check_files()

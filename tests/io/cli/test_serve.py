@@ -29,7 +29,7 @@ def trusted(path: Path) -> ssl.SSLContext:
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("loop", LOOPS)
-def test_it_listens_and_ends_cleanly_by_a_signal(loop: str, end: signal.Signals, tmp_path: Path) -> None:
+def test_serve_listens_on_all_ports_and_exits_cleanly_on_signal(loop: str, end: signal.Signals, tmp_path: Path) -> None:
     """A client with an open session gets 421."""
     with served(tmp_path, "--loop", loop, *USER, end=end) as server, contextlib.ExitStack() as stack:
         assert server.ports["pid"] == server.process.pid
@@ -43,7 +43,7 @@ def test_it_listens_and_ends_cleanly_by_a_signal(loop: str, end: signal.Signals,
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_sighup_takes_up_accounts_and_certificate_and_drops_no_session(loop: str, tmp_path: Path) -> None:
+def test_sighup_reloads_accounts_and_certificate_and_keeps_valid_sessions(loop: str, tmp_path: Path) -> None:
     now = time.time()
     cert, key = certificate_files.write(tmp_path, not_before=now - 3600, not_after=now + 86400)
     accounts = tmp_path / "accounts"
@@ -79,7 +79,7 @@ def test_sighup_takes_up_accounts_and_certificate_and_drops_no_session(loop: str
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_only_the_ports_that_were_asked_for_are_open(loop: str, tmp_path: Path) -> None:
+def test_only_requested_ports_are_open(loop: str, tmp_path: Path) -> None:
     with served(tmp_path, "--loop", loop, *USER, "--pop3s", "0") as server:
         assert {name: port is not None for name, port in server.ports.items()} == {
             "smtp": False, "smtps": False, "pop3": False, "pop3s": True, "pid": True,
@@ -96,7 +96,7 @@ def test_every_host_has_the_same_ports(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_the_throw_away_certificate_is_good_for_whoever_trusts_ca_out(loop: str, tmp_path: Path) -> None:
+def test_temporary_certificate_is_trusted_only_with_ca_out(loop: str, tmp_path: Path) -> None:
     authority = tmp_path / "authority.pem"
     words = ("--host", "127.0.0.1", "--host", "127.0.0.5", "--ca-out", str(authority))
     with served(tmp_path, "--loop", loop, *USER, *words) as server:
@@ -111,7 +111,7 @@ def test_the_throw_away_certificate_is_good_for_whoever_trusts_ca_out(loop: str,
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_without_legacy_no_login_is_offered_in_clear(loop: str, tmp_path: Path) -> None:
+def test_login_without_tls_is_not_offered_without_legacy(loop: str, tmp_path: Path) -> None:
     """architecture.md, invariant 3: USER is rejected, and the greeting has no timestamp for APOP."""
     authority = tmp_path / "authority.pem"
     with served(tmp_path, "--loop", loop, *USER, "--ca-out", str(authority)) as server:
@@ -139,7 +139,7 @@ def test_without_legacy_no_login_is_offered_in_clear(loop: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_mail_lands_in_maildirs_that_nobody_else_can_read(loop: str, tmp_path: Path) -> None:
+def test_mail_is_stored_in_maildirs_not_accessible_to_other_users(loop: str, tmp_path: Path) -> None:
     maildrops, outbox = tmp_path / "maildrops", tmp_path / "outbox"
     words = ("--legacy", "--maildir", str(maildrops), "--outbox", str(outbox))
     with served(tmp_path, "--loop", loop, *USER, *words) as server:
@@ -155,7 +155,7 @@ def test_mail_lands_in_maildirs_that_nobody_else_can_read(loop: str, tmp_path: P
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
-def test_the_log_repeats_the_queue_id(tmp_path: Path) -> None:
+def test_log_contains_queue_id_of_the_reply(tmp_path: Path) -> None:
     with (
         served(tmp_path, *USER) as server,
         smtplib.SMTP("127.0.0.1", server.port("smtp"), "client.test", timeout=10) as client,
@@ -168,7 +168,7 @@ def test_the_log_repeats_the_queue_id(tmp_path: Path) -> None:
     assert text.decode().split()[-1] in server.log.read_text()
 
 
-def test_a_ready_file_of_an_earlier_run_does_not_stay(tmp_path: Path) -> None:
+def test_failed_start_removes_stale_ready_file(tmp_path: Path) -> None:
     ready = tmp_path / "ready.json"
     ready.write_text("{}")
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -177,7 +177,7 @@ def test_a_ready_file_of_an_earlier_run_does_not_stay(tmp_path: Path) -> None:
     assert not ready.exists()
 
 
-def test_version_is_that_of_the_distribution() -> None:
+def test_version_option_prints_to_stdout() -> None:
     done = run("--version")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("mailauth ")
@@ -187,7 +187,7 @@ def test_version_is_that_of_the_distribution() -> None:
     ("error", "says"),
     [(BrokenPipeError(errno.EPIPE, "Broken pipe"), ""), (OSError(errno.ENOSPC, "No space left"), "No space left")],
 )
-def test_output_that_goes_nowhere_makes_no_traceback(
+def test_output_error_causes_no_traceback(
     error: OSError, says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A closed pipe, as in ``mailauth methods | head -1``, or a full disk."""

@@ -26,7 +26,7 @@ def unit() -> dict[str, list[str]]:
     return found
 
 
-def test_the_command_of_the_unit_is_one_that_we_understand() -> None:
+def test_unit_exec_start_is_a_valid_command() -> None:
     (command,) = unit()["ExecStart"]
     program, *words = shlex.split(command)
     assert Path(program).name == "mailauth"
@@ -35,7 +35,7 @@ def test_the_command_of_the_unit_is_one_that_we_understand() -> None:
     assert main.settings_of(main.build_parser().parse_args(words)).places == {}
 
 
-def test_the_unit_has_one_capability_its_own_user_and_a_system_that_it_cannot_write_to() -> None:
+def test_unit_restricts_capabilities_user_and_file_system() -> None:
     found = unit()
     assert found["CapabilityBoundingSet"] == found["AmbientCapabilities"] == ["CAP_NET_BIND_SERVICE"]
     assert found["User"] == ["mailauth"]
@@ -45,7 +45,7 @@ def test_the_unit_has_one_capability_its_own_user_and_a_system_that_it_cannot_wr
     assert found["StateDirectory"] == ["mailauth"]
 
 
-def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
+def test_systemd_analyze_verify_accepts_the_unit(tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("systemd is not installed here")
@@ -56,7 +56,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_configuration_in_the_readme_is_one(tmp_path: Path) -> None:
+def test_readme_configuration_is_valid(tmp_path: Path) -> None:
     (text,) = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     path = tmp_path / "mailauth.toml"
     path.write_text(text)

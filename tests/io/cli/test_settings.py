@@ -39,13 +39,13 @@ def errors(directory: Path, text: str, mode: int = 0o600) -> list[str]:
     return [str(each).removeprefix(f"{path}") for each in settings_file.read(path).errors]
 
 
-def test_the_example_as_it_stands_says_nothing_but_what_is_so_anyway(tmp_path: Path) -> None:
+def test_example_configuration_equals_the_defaults(tmp_path: Path) -> None:
     read = settings_file.read(EXAMPLE)
     assert read.errors == ()
     assert read.settings({}) == Settings()
 
 
-def test_the_example_has_every_setting_with_its_default_and_in_the_order_of_the_table(tmp_path: Path) -> None:
+def test_uncommented_example_has_every_setting_in_order_with_its_default(tmp_path: Path) -> None:
     path = written(tmp_path, KEY.sub(r"\1", EXAMPLE.read_text()))
     document = tomllib.loads(path.read_text())
     assert [(table, key) for table, keys in document.items() for key in keys] == [
@@ -88,7 +88,7 @@ def in_toml(row: Option, word: str) -> str:
 
 
 @pytest.mark.parametrize("name", WORDS)
-def test_a_flag_and_a_key_mean_the_same(name: str, tmp_path: Path) -> None:
+def test_flag_and_key_set_the_same_value(name: str, tmp_path: Path) -> None:
     row, (word, value) = OPTIONS[name], WORDS[name]
     assert row.flag is not None
     by_flag = settings(row.flag, word)
@@ -98,7 +98,7 @@ def test_a_flag_and_a_key_mean_the_same(name: str, tmp_path: Path) -> None:
     assert by_file.places == {name: f"{tmp_path / 'mailauth.toml'}:2: [{row.table}] {row.key}"}
 
 
-def test_a_flag_comes_before_the_file_and_takes_the_place_of_a_list(tmp_path: Path) -> None:
+def test_flag_overrides_file_and_replaces_list(tmp_path: Path) -> None:
     path = written(tmp_path, '[listen]\nhosts = ["127.0.0.2", "127.0.0.3"]\nsmtp = 25\n[accounts]\nlegacy = true\n')
     told = settings("--config", str(path), "--host", "::1", "--no-legacy", "--pop3", "0")
     assert (told.hosts, told.smtp, told.pop3, told.legacy) == (("::1",), 25, 0, False)
@@ -107,7 +107,7 @@ def test_a_flag_comes_before_the_file_and_takes_the_place_of_a_list(tmp_path: Pa
     assert settings("--legacy").legacy
 
 
-def test_a_path_in_a_file_is_relative_to_its_directory_and_one_in_a_flag_is_not(tmp_path: Path) -> None:
+def test_path_in_file_is_relative_to_its_directory_but_path_in_flag_is_not(tmp_path: Path) -> None:
     path = written(tmp_path, '[mail]\nmaildir = "drops"\noutbox = "/out"\n')
     assert settings("--config", str(path)).maildir == tmp_path / "drops"
     assert settings("--config", str(path)).outbox == Path("/out")
@@ -165,7 +165,7 @@ def test_an_error_names_file_line_and_key(text: str, expected: list[str], tmp_pa
     assert [re.sub(r"(invalid TOML: ).+", r"\1", line) for line in found] == expected
 
 
-def test_a_file_that_is_no_text_is_an_error_with_its_line(tmp_path: Path) -> None:
+def test_invalid_utf8_is_an_error_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "mailauth.toml"
     path.write_bytes(b"[listen]\n# \xff\n")
     assert [str(each) for each in settings_file.read(path).errors] == [
@@ -176,11 +176,11 @@ def test_a_file_that_is_no_text_is_an_error_with_its_line(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "text", ["a = " + "[" * 20_000, "a = " + "{a=" * 20_000, "[mail]\nmax_message = " + "9" * 5_000]
 )
-def test_a_file_beyond_what_the_reader_bears_is_an_error(text: str, tmp_path: Path) -> None:
+def test_excessive_nesting_or_digits_are_an_error(text: str, tmp_path: Path) -> None:
     assert errors(tmp_path, text) == [": nested too deeply, or a number has too many digits; simplify the file"]
 
 
-def test_a_number_of_thousands_of_digits_is_an_error(tmp_path: Path) -> None:
+def test_very_long_hexadecimal_number_is_an_error(tmp_path: Path) -> None:
     """Hexadecimal numbers are parsed at any length, but Python limits the length of a decimal one."""
     text = "[mail]\nmax_message = 0x" + "f" * 5_000
     assert errors(tmp_path, text) == [":2: [mail] max_message: must be an integer"]
@@ -196,7 +196,7 @@ def test_a_number_of_thousands_of_digits_is_an_error(tmp_path: Path) -> None:
         ("::/0", "::/0"),
     ],
 )
-def test_a_network_of_ipv4_mapped_addresses_is_one_of_ipv4(written: str, meant: str) -> None:
+def test_ipv4_mapped_network_is_converted_to_ipv4(written: str, meant: str) -> None:
     """IPv4-mapped clients count as IPv4, so an IPv6 network would match no client, and a login would make a grant."""
     told = settings("--no-grants-from", written, "--proxy-from", written)
     assert told.no_grants_from == told.proxy_from == (ipaddress.ip_network(meant),)
@@ -209,7 +209,7 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["users", "tokens"])
-def test_a_secret_stands_in_a_file_that_nobody_else_can_read(key: str, tmp_path: Path) -> None:
+def test_secret_in_a_file_accessible_to_other_users_is_an_error(key: str, tmp_path: Path) -> None:
     text = f'[accounts]\n{key} = ["alice:sesame"]\n'
     assert errors(tmp_path, text) == []
     (config_error,) = errors(tmp_path, text, mode=0o640)
@@ -218,14 +218,14 @@ def test_a_secret_stands_in_a_file_that_nobody_else_can_read(key: str, tmp_path:
     )
 
 
-def test_a_secret_is_in_no_repr(tmp_path: Path) -> None:
+def test_repr_contains_no_secret(tmp_path: Path) -> None:
     path = written(tmp_path, '[accounts]\nusers = ["alice:sesame"]\ntokens = ["alice:sesame"]\n')
     read = settings_file.read(path)
     assert "sesame" not in f"{read!r} {read.settings({})!r}"
     assert attrs.asdict(read.settings({}))["users"] == (("alice", b"sesame"),)
 
 
-def test_what_the_files_hold_is_an_error_with_the_line_of_its_key(tmp_path: Path) -> None:
+def test_check_reports_errors_with_the_line_of_their_key(tmp_path: Path) -> None:
     path = written(tmp_path, '[accounts]\nfile = "accounts"\n[tls]\ncertificate = "c.pem"\n')
     told = settings("--config", str(path))
     assert [str(each) for each in config.check(told)] == [
@@ -245,7 +245,9 @@ def test_check_config_prints_every_error(tmp_path: Path, capfd: pytest.CaptureFi
     )
 
 
-def test_check_config_looks_into_the_files_and_makes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_check_config_reads_referenced_files_and_creates_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "accounts").touch(0o600)
     (tmp_path / "accounts").write_text("alice:{PLAIN}open sesame\n")
     path = written(
@@ -264,7 +266,7 @@ def test_check_config_looks_into_the_files_and_makes_nothing(tmp_path: Path, cap
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["accounts", "mailauth.toml", "out"]
 
 
-def test_check_config_tells_what_the_files_hold_beside_what_is_written_wrong(
+def test_check_config_reports_errors_in_settings_and_in_referenced_files(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Errors that only follow from others are left out: here, that the postmaster has no account."""
@@ -283,11 +285,13 @@ def test_check_config_tells_what_the_files_hold_beside_what_is_written_wrong(
     assert [line.removeprefix(f"{path}:").split(": ")[0] for line in lines] == ["2", "9", "7"]
 
 
-def test_each_check_goes_by_tables_that_there_are() -> None:
+def test_checks_refer_only_to_existing_tables() -> None:
     assert set().union(*config.CHECKS.values()) <= {row.table for row in OPTIONS.values()}
 
 
-def test_serve_refuses_a_file_with_a_mistake_in_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_serve_reports_only_the_first_error_of_an_invalid_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = written(tmp_path, "[listen]\nsmtp = -1\npop3 = -1\n")
     assert cli.main(["serve", "--config", str(path)]) == 2
     assert capfd.readouterr().err == f"mailauth serve: {path}:2: [listen] smtp: invalid port: '-1'; use 0 to 65535\n"

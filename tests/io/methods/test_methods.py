@@ -61,7 +61,7 @@ def verdicts(bench: Bench, rows: tuple[Row, ...], loop: str, capsys: pytest.Capt
     return troubles
 
 
-def test_the_rows_are_the_seven_methods_in_every_way() -> None:
+def test_rows_cover_the_seven_methods_with_each_login_and_tls_mode() -> None:
     rows = {(row.number, row.login, row.tls_mode) for row in ROWS}
     assert rows == {
         (1, Login.USER, TlsMode.CLEAR),
@@ -80,7 +80,7 @@ def test_the_rows_are_the_seven_methods_in_every_way() -> None:
     assert len(ROWS) == len(rows)
 
 
-def test_every_row_comes_out_on_both_loops() -> None:
+def test_every_row_gives_the_expected_columns_on_both_loops() -> None:
     """Run the whole command as a user does, and compare its columns with the expected table."""
     done = run("methods", "--json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -93,7 +93,9 @@ def test_every_row_comes_out_on_both_loops() -> None:
         assert (each["worked"], each["error"]) == (True, "")
 
 
-def test_one_loop_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_loop_option_selects_one_loop_and_default_is_both(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked: list[object] = []
 
     def main(loops: tuple[str, ...], *, as_json: bool) -> int:
@@ -105,7 +107,7 @@ def test_one_loop_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert asked == [(("asyncio", "trio"), False), (("trio",), True)]
 
 
-def test_no_row_at_all_is_no_success(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_status_is_1_without_rows(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     assert methods.main(("asyncio",), as_json=False, bench=attrs.evolve(bench, rows=())) == 1
 
 
@@ -226,7 +228,7 @@ def test_a_grant_for_every_address_is_found(bench: Bench, loop: str, capsys: pyt
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_any_password_taken_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_acceptance_of_any_password_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
     broken = attrs.evolve(bench, accounts=AnyPasswordWillDo)
     rows = (row(1, TlsMode.CLEAR), row(4, TlsMode.CLEAR), row(5, TlsMode.CLEAR), row(7, TlsMode.UPGRADE))
     for trouble in verdicts(broken, rows, loop, capsys):
@@ -234,7 +236,7 @@ def test_any_password_taken_is_found(bench: Bench, loop: str, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_tls_left_out_on_both_sides_is_found_on_the_wire(
+def test_tls_missing_on_both_sides_is_found_in_recorded_traffic(
     bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All steps succeed; only the record shows the fault."""
@@ -249,7 +251,7 @@ def test_tls_left_out_on_both_sides_is_found_on_the_wire(
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_tls_left_out_of_the_server_is_found_by_the_clients(
+def test_tls_missing_on_the_server_is_found_by_the_clients(
     bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = attrs.evolve(bench, running=running_without_tls)
@@ -259,7 +261,7 @@ def test_tls_left_out_of_the_server_is_found_by_the_clients(
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_certificate_that_proves_nothing_is_found(
+def test_certificate_that_does_not_authenticate_the_server_is_found(
     bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = attrs.evolve(bench, another=bench.certificate)
@@ -315,7 +317,7 @@ def test_a_lost_message_is_found(bench: Bench, loop: str, capsys: pytest.Capture
     assert "the outbox: has 0 messages, expected 1" in trouble
 
 
-def test_a_row_that_breaks_off_is_a_row_that_failed(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unexpected_exception_fails_the_row(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     """An unexpected exception does not stop the other rows, and prints no traceback."""
 
     def accounts(known: Mapping[str, bytes]) -> stores.Accounts:
@@ -325,7 +327,7 @@ def test_a_row_that_breaks_off_is_a_row_that_failed(bench: Bench, capsys: pytest
     assert "no accounts today" in trouble
 
 
-def test_the_table_is_aligned_and_names_what_failed() -> None:
+def test_table_is_aligned_and_lists_failures() -> None:
     columns = Columns("SMTP server", "clear (base64)", "digest", "clear", "nothing")
     good = Outcome(row=ROWS[0], loop="asyncio", columns=columns)
     bad = Outcome(row=ROWS[1], loop="trio", columns=None, error="login: refused")
@@ -339,7 +341,7 @@ def test_the_table_is_aligned_and_names_what_failed() -> None:
     ]
 
 
-def test_what_measures_never_reads_what_is_expected() -> None:
+def test_only_compare_imports_the_expected_columns() -> None:
     """Only ``compare`` imports the expected columns."""
     readers = set()
     for path in Path(methods.__file__).parent.glob("*.py"):

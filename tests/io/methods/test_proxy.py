@@ -37,7 +37,7 @@ def read_all(connection: socket.socket) -> bytes:
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def test_every_octet_passes_and_is_kept() -> None:
+def test_proxy_forwards_and_records_all_bytes() -> None:
     question, answer = bytes(range(256)) * 4096, bytes(range(255, -1, -1)) * 4096
     received: list[bytes] = []
 
@@ -68,7 +68,7 @@ def test_the_server_sees_the_address_of_the_client(source: str) -> None:
     assert seen == [source]
 
 
-def test_the_end_that_the_server_makes_reaches_the_client() -> None:
+def test_close_by_the_server_is_forwarded_to_the_client() -> None:
     def serve(connection: socket.socket, address: str) -> None:
         connection.sendall(b"421 later\r\n")
 
@@ -80,7 +80,7 @@ def test_the_end_that_the_server_makes_reaches_the_client() -> None:
         assert read_all(client) == b"421 later\r\n"
 
 
-def test_a_server_that_is_not_there_ends_the_connection() -> None:
+def test_client_connection_is_closed_if_the_server_is_unavailable() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # reserves a port without listening on it
         with RecordingProxy("127.0.0.1", taken.getsockname()[1]) as proxy, connect(proxy.port) as client:
@@ -88,7 +88,7 @@ def test_a_server_that_is_not_there_ends_the_connection() -> None:
         assert proxy.record == []
 
 
-def test_closing_twice_is_closing_once() -> None:
+def test_close_is_idempotent() -> None:
     with RecordingProxy("127.0.0.1", 9) as proxy:
         proxy.close()
         proxy.close()

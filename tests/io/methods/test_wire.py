@@ -23,59 +23,59 @@ def token(data: bytes) -> bytes:
     return base64.b64encode(data)
 
 
-def test_words_as_they_are_are_clear() -> None:
+def test_plaintext_from_client_is_clear() -> None:
     assert look_for(b"alice", said(b"USER alice\r\n")) is Seen.CLEAR
 
 
-def test_words_that_the_server_says_are_clear_too() -> None:
+def test_plaintext_from_server_is_clear() -> None:
     assert look_for(b"alice", said(b"", b"+OK welcome alice\r\n")) is Seen.CLEAR
 
 
-def test_letters_count_without_case() -> None:
+def test_search_is_case_insensitive() -> None:
     assert look_for(b"alice", said(b"user ALICE\r\n")) is Seen.CLEAR
 
 
-def test_words_cut_by_nothing_but_segments_are_still_one_stream() -> None:
+def test_plaintext_password_with_space_is_clear() -> None:
     assert look_for(b"open sesame", said(b"PASS open " + b"sesame\r\n")) is Seen.CLEAR
 
 
 @pytest.mark.parametrize("before", [b"", b"a", b"bc", b"def"])
 @pytest.mark.parametrize("after", [b"", b"z", b"yx", b"wvu"])
-def test_words_inside_a_token_are_seen_at_every_alignment(before: bytes, after: bytes) -> None:
+def test_value_in_base64_is_found_at_every_alignment(before: bytes, after: bytes) -> None:
     line = b"334 " + token(before + b"alice" + after) + b"\r\n"
     assert look_for(b"alice", said(line)) is Seen.BASE64
 
 
 @pytest.mark.parametrize("glued", [b"", b"A", b"AB", b"ABC", b"ABCD"])
-def test_a_token_is_found_wherever_it_starts_in_a_run(glued: bytes) -> None:
+def test_base64_token_is_found_at_any_offset(glued: bytes) -> None:
     assert look_for(b"open sesame", said(glued + token(b"\0alice\0open sesame") + b"\r\n")) is Seen.BASE64
 
 
-def test_each_field_of_plain_is_seen() -> None:
+def test_each_field_of_a_plain_response_is_found_in_base64() -> None:
     """RFC 4616 section 2: the fields are separated by NUL."""
     record = said(b"AUTH PLAIN " + token(b"\0alice\0open sesame") + b"\r\n")
     assert look_for(b"alice", record) is Seen.BASE64
     assert look_for_secret(b"open sesame", record) is Seen.BASE64
 
 
-def test_a_token_without_its_padding_hides_nothing() -> None:
+def test_base64_without_padding_is_decoded() -> None:
     assert look_for(b"alice", said(token(b"alice").rstrip(b"=") + b"\r\n")) is Seen.BASE64
 
 
-def test_clear_wins_over_base64() -> None:
+def test_plaintext_takes_precedence_over_base64() -> None:
     assert look_for(b"alice", said(token(b"alice") + b"\r\nMAIL FROM:<alice@x>\r\n")) is Seen.CLEAR
 
 
-def test_one_careless_conversation_among_many_decides() -> None:
+def test_one_plaintext_conversation_among_tls_is_clear() -> None:
     hidden = Conversation(from_client=CLIENT_HELLO + APPLICATION_DATA, from_server=SERVER_HELLO)
     assert look_for(b"alice", [hidden, *said(b"USER alice\r\n"), hidden]) is Seen.CLEAR
 
 
-def test_what_is_nowhere_outside_tls_was_not_seen() -> None:
+def test_absent_value_is_not_seen() -> None:
     assert look_for(b"alice", said(b"QUIT\r\n", b"+OK\r\n")) is Seen.NOT_SEEN
 
 
-def test_apop_digest_stands_for_the_password() -> None:
+def test_apop_digest_is_recognized() -> None:
     """The example of RFC 1939 section 7."""
     record = said(
         b"APOP mrose c4c9334bac560ecc979e58001b3e22fb\r\n",
@@ -85,7 +85,7 @@ def test_apop_digest_stands_for_the_password() -> None:
     assert look_for_secret(b"another", record) is Seen.NOT_SEEN
 
 
-def test_cram_md5_digest_stands_for_the_password() -> None:
+def test_cram_md5_digest_is_recognized() -> None:
     """The example of RFC 2195 section 2."""
     record = said(
         token(b"tim b913a602c7eda7a495b4e6e7334d3890") + b"\r\n",
@@ -94,26 +94,26 @@ def test_cram_md5_digest_stands_for_the_password() -> None:
     assert look_for_secret(b"tanstaaftanstaaf", record) is Seen.DIGEST
 
 
-def test_a_digest_of_another_conversation_proves_nothing() -> None:
+def test_digest_for_challenge_of_another_conversation_is_not_seen() -> None:
     challenge = b"<1@x>"
     digest = hmac.new(b"open sesame", challenge, "md5").hexdigest().encode()
     record = [*said(b"", b"+OK " + challenge + b"\r\n"), *said(b"APOP alice " + digest + b"\r\n")]
     assert look_for_secret(b"open sesame", record) is Seen.NOT_SEEN
 
 
-def test_a_password_beside_its_digest_is_not_hidden_by_it() -> None:
+def test_plaintext_password_takes_precedence_over_its_digest() -> None:
     challenge = b"<1@x>"
     digest = hashlib.md5(challenge + b"open sesame").hexdigest().encode()
     record = said(b"APOP alice " + digest + b"\r\nPASS open sesame\r\n", b"+OK " + challenge + b"\r\n")
     assert look_for_secret(b"open sesame", record) is Seen.CLEAR
 
 
-def test_implicit_tls_hides() -> None:
+def test_implicit_tls_is_recognized() -> None:
     record = [Conversation(from_client=CLIENT_HELLO + APPLICATION_DATA, from_server=SERVER_HELLO + APPLICATION_DATA)]
     assert look_for(b"alice", record) is Seen.TLS
 
 
-def test_an_upgrade_hides_what_comes_after_it() -> None:
+def test_data_after_starttls_upgrade_is_tls() -> None:
     record = [
         Conversation(
             from_client=b"EHLO c\r\nSTARTTLS\r\n" + CLIENT_HELLO + APPLICATION_DATA,
@@ -123,33 +123,33 @@ def test_an_upgrade_hides_what_comes_after_it() -> None:
     assert look_for(b"alice", record) is Seen.TLS
 
 
-def test_what_was_said_before_the_upgrade_is_seen() -> None:
+def test_plaintext_before_starttls_upgrade_is_clear() -> None:
     record = [Conversation(from_client=b"EHLO alice\r\nSTARTTLS\r\n" + CLIENT_HELLO, from_server=SERVER_HELLO)]
     assert look_for(b"alice", record) is Seen.CLEAR
 
 
-def test_clear_text_after_the_handshake_is_no_tls() -> None:
+def test_plaintext_after_handshake_is_not_all_in_tls() -> None:
     timing_warning = CLIENT_HELLO + APPLICATION_DATA + b"MAIL FROM:<x@y>\r\n"
     assert not all_in_tls([Conversation(from_client=timing_warning, from_server=SERVER_HELLO)])
 
 
-def test_one_conversation_in_clear_is_not_all_in_tls() -> None:
+def test_one_plaintext_conversation_is_not_all_in_tls() -> None:
     hidden = Conversation(from_client=CLIENT_HELLO + APPLICATION_DATA, from_server=SERVER_HELLO)
     assert all_in_tls([hidden])
     assert not all_in_tls([hidden, *said(b"EHLO c\r\n", b"220 s\r\n")])
 
 
-def test_handshakes_alone_prove_nothing() -> None:
+def test_handshake_without_application_data_is_not_all_in_tls() -> None:
     assert not all_in_tls([Conversation(from_client=CLIENT_HELLO, from_server=SERVER_HELLO)])
     assert not all_in_tls([])
 
 
-def test_a_record_cut_by_the_end_is_still_tls() -> None:
+def test_truncated_last_record_is_still_tls() -> None:
     cut = CLIENT_HELLO + APPLICATION_DATA + APPLICATION_DATA[:3]
     assert all_in_tls([Conversation(from_client=cut, from_server=SERVER_HELLO)])
 
 
-def test_any_bytes_can_be_read() -> None:
+def test_arbitrary_bytes_raise_no_exception() -> None:
     for data in (bytes(range(256)) * 3, b"A", b"AAAAA", b"=", b"====", b"\x16\x03\x01", b"\r\n" + CLIENT_HELLO[:6]):
         list(decoded_tokens(data))
         look_for_secret(b"x", said(data, data))

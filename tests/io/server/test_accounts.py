@@ -50,7 +50,7 @@ def capabilities(served: Served, port: str = "stls") -> dict[str, list[str]]:
 
 
 @on_both_loops
-def test_with_hashes_only_what_sends_a_password_is_offered(run: Run) -> None:
+def test_hashed_passwords_offer_only_mechanisms_that_send_the_password(run: Run) -> None:
     """No mechanism that needs the stored password is offered or accepted."""
 
     def client(served: Served) -> None:
@@ -73,7 +73,7 @@ def test_with_hashes_only_what_sends_a_password_is_offered(run: Run) -> None:
 
 
 @on_both_loops
-def test_passwords_as_they_are_answer_everything(run: Run) -> None:
+def test_plain_passwords_offer_cram_md5_and_apop(run: Run) -> None:
     def client(served: Served) -> None:
         assert {"PLAIN", "LOGIN", "CRAM-MD5"} <= mechanisms(served)
         greeting = served.pop3("pop3s")
@@ -84,7 +84,7 @@ def test_passwords_as_they_are_answer_everything(run: Run) -> None:
 
 
 @on_both_loops
-def test_a_hash_that_finds_no_thread_in_time_is_a_temporary_failure(run: Run) -> None:
+def test_busy_hashing_is_a_temporary_login_failure(run: Run) -> None:
     """RFC 4954 section 6: 454; RFC 3206: [SYS/TEMP].  The password was not checked."""
 
     class Busy(Hashing):
@@ -151,7 +151,7 @@ WRITTEN = f"alice:{{PLAIN}}{PASSWORD}\nbob:{{PLAIN}}other\n"
     ],
     ids=["others changed", "removed", "another password", "broken line"],
 )
-def test_a_changed_file_ends_the_grants_of_whoever_changed(
+def test_file_change_revokes_grants_of_changed_accounts_only(
     run: Run, tmp_path: Path, text: str, open_after: bool
 ) -> None:
     """A grant does not outlive the password with which it was made."""
@@ -171,7 +171,7 @@ def test_a_changed_file_ends_the_grants_of_whoever_changed(
 @pytest.mark.parametrize(
     "text", ["bob:{PLAIN}other\n", WRITTEN.replace(PASSWORD, "another")], ids=["removed", "another password"]
 )
-def test_a_changed_account_ends_its_sessions_and_no_others(run: Run, tmp_path: Path, text: str) -> None:
+def test_account_change_closes_only_sessions_of_that_account(run: Run, tmp_path: Path, text: str) -> None:
     """RFC 5321 section 3.8: 421.  RFC 1939 section 6: only QUIT deletes messages."""
     file = File(tmp_path / "users")
     file.write(WRITTEN)
@@ -211,7 +211,7 @@ def test_a_changed_account_ends_its_sessions_and_no_others(run: Run, tmp_path: P
 
 
 @on_both_loops
-def test_a_reload_takes_a_change_up_that_has_not_rested_yet(run: Run, tmp_path: Path) -> None:
+def test_reload_applies_a_change_that_was_just_written(run: Run, tmp_path: Path) -> None:
     file = File(tmp_path / "users")
     file.write(WRITTEN)
     kept = behind(MemoryAccounts(file=AccountsFile(file.path, clock=file.clock)))
@@ -230,7 +230,7 @@ def test_a_reload_takes_a_change_up_that_has_not_rested_yet(run: Run, tmp_path: 
 
 
 @on_both_loops
-def test_a_reload_that_fails_is_told_in_the_log(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_reload_is_logged(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     class Broken(MemoryAccounts):
         async def refresh(self, *, at_once: bool = False) -> stores.Changes | None:
             raise OSError(5, "Input/output error")
@@ -244,7 +244,7 @@ def test_a_reload_that_fails_is_told_in_the_log(run: Run, caplog: pytest.LogCapt
 
 
 @on_both_loops
-def test_a_login_that_began_before_the_change_makes_no_grant_and_ends(run: Run, tmp_path: Path) -> None:
+def test_login_begun_before_password_change_makes_no_grant_and_is_closed(run: Run, tmp_path: Path) -> None:
     """The APOP digest was computed with a password that was changed before it arrived."""
     file = File(tmp_path / "users")
     file.write(WRITTEN)
@@ -274,7 +274,7 @@ def test_a_login_that_began_before_the_change_makes_no_grant_and_ends(run: Run, 
 
 
 @on_both_loops
-def test_while_a_grant_cannot_be_ended_none_is_found(run: Run, tmp_path: Path) -> None:
+def test_failed_grant_revocation_gives_451_and_is_retried(run: Run, tmp_path: Path) -> None:
     """If the grant store fails, the reply is 451; the grant is revoked when the store works again."""
     file, grants = File(tmp_path / "users"), Fragile()
     file.write(WRITTEN)
@@ -294,7 +294,7 @@ def test_while_a_grant_cannot_be_ended_none_is_found(run: Run, tmp_path: Path) -
 
 
 @on_both_loops
-def test_who_notices_a_new_password_late_spares_the_grant_made_by_it(run: Run, tmp_path: Path) -> None:
+def test_late_refresh_keeps_grant_made_with_the_new_password(run: Run, tmp_path: Path) -> None:
     """Two processes share the grants.  Each refreshes its accounts only when it needs them."""
     path, clock = tmp_path / "users", Clock(time.time())
     path.touch(mode=0o600)
@@ -318,7 +318,7 @@ def test_who_notices_a_new_password_late_spares_the_grant_made_by_it(run: Run, t
 
 
 @on_both_loops
-def test_mail_finds_new_accounts_and_the_log_tells_what_is_broken(
+def test_rcpt_accepts_new_account_and_invalid_line_is_logged(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = File(tmp_path / "users")
@@ -338,7 +338,7 @@ def test_mail_finds_new_accounts_and_the_log_tells_what_is_broken(
 
 
 @on_both_loops
-def test_what_is_offered_follows_the_file(run: Run, tmp_path: Path) -> None:
+def test_offered_mechanisms_change_with_the_accounts_file(run: Run, tmp_path: Path) -> None:
     """A change applies to new connections."""
     file = File(tmp_path / "users")
     file.write(WRITTEN)
@@ -353,7 +353,7 @@ def test_what_is_offered_follows_the_file(run: Run, tmp_path: Path) -> None:
 
 
 @on_both_loops
-def test_another_spelling_of_the_same_mailbox_is_nobody_else(run: Run) -> None:
+def test_authorization_identity_is_compared_as_canonical_mailbox_name(run: Run) -> None:
     """RFC 4422 section 3.4.1: acting as another user is rejected; alice@example.test is alice."""
 
     def client(served: Served) -> None:

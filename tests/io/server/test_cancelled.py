@@ -114,7 +114,7 @@ MESSAGE = b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<alice@example.test>\r\nRCPT TO:<b
 LOGIN = b"AUTH PLAIN " + base64.b64encode(f"\0alice\0{PASSWORD}".encode()) + b"\r\n"
 
 
-def test_inside_a_message(run: Run) -> None:
+def test_cancellation_during_data_releases_memory(run: Run) -> None:
     budget = stores.Budget()
     stream = SilentClient(MESSAGE, b"half a message\r\n")
 
@@ -147,7 +147,7 @@ class Stuck:
 
 
 @pytest.mark.parametrize("kind", ["memory", "maildir"])
-def test_inside_a_delivery(run: Run, kind: str, tmp_path: Path) -> None:
+def test_cancellation_during_delivery_leaves_no_message(run: Run, kind: str, tmp_path: Path) -> None:
     budget = stores.Budget()
     stuck = Stuck(stores.MemoryMaildrops() if kind == "memory" else stores.MaildirMaildrops(tmp_path))
     stream = SilentClient(MESSAGE, b"whole\r\n.\r\n")
@@ -165,7 +165,7 @@ def test_inside_a_delivery(run: Run, kind: str, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {"mailauth.lock"}
 
 
-def test_while_the_next_hop_has_not_spoken(run: Run, tmp_path: Path) -> None:
+def test_cancellation_while_next_hop_is_silent_leaves_no_message(run: Run, tmp_path: Path) -> None:
     """The local copy is staged, and the next hop may have the message, but the client has no reply."""
     budget = stores.Budget()
     double = Double(deeds={smtp.MessageComplete: [Fault.FALL_SILENT]})
@@ -185,7 +185,7 @@ def test_while_the_next_hop_has_not_spoken(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory", "maildir"])
-def test_with_a_maildrop_open(run: Run, kind: str, tmp_path: Path) -> None:
+def test_cancellation_with_open_maildrop_closes_it(run: Run, kind: str, tmp_path: Path) -> None:
     maildrops: stores.Maildrops = stores.MemoryMaildrops() if kind == "memory" else stores.MaildirMaildrops(tmp_path)
     stream = SilentClient(LOGIN)
 
@@ -197,7 +197,9 @@ def test_with_a_maildrop_open(run: Run, kind: str, tmp_path: Path) -> None:
     run(main)
 
 
-def test_while_a_thread_opens_the_maildrop(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancellation_while_thread_opens_maildrop_leaves_it_unlocked(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The thread continues and takes the lock after its task was cancelled."""
     entered, go_on = threading.Event(), threading.Event()
 
@@ -221,7 +223,9 @@ def test_while_a_thread_opens_the_maildrop(run: Run, tmp_path: Path, monkeypatch
     run(second)
 
 
-def test_while_a_thread_writes_the_message(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancellation_while_thread_writes_message_leaves_no_file(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entered, go_on = threading.Event(), threading.Event()
     make_maildir = _maildir.make_maildir
 
@@ -244,7 +248,9 @@ def test_while_a_thread_writes_the_message(run: Run, tmp_path: Path, monkeypatch
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_while_a_thread_deletes(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancellation_during_deletion_keeps_lock_until_it_is_finished(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The maildrop stays locked until the thread has finished the deletion, after its task was cancelled."""
     entered, go_on = threading.Event(), threading.Event()
     unlink = os.unlink

@@ -32,7 +32,7 @@ def content(*chunks: bytes) -> stores.MessageContent:
         ("::ffff:192.0.2.1", "[192.0.2.1]"),
     ],
 )
-def test_received_names_the_peer_by_an_address_literal(peer: str, literal: str) -> None:
+def test_received_field_gives_peer_as_address_literal(peer: str, literal: str) -> None:
     """RFC 5321 sections 4.1.3 and 4.4."""
     line = trace.received(
         hello="client.test", peer=peer, host_name="example.test", protocol="ESMTP", queue_id="q-1", when=1_000_000_000.9
@@ -58,7 +58,9 @@ def test_received_names_the_peer_by_an_address_literal(peer: str, literal: str) 
         (True, True, True, "ESMTPSA"),
     ],
 )
-def test_the_protocol_keyword_is_registered(extended: bool, tls: bool, authenticated: bool, keyword: str) -> None:
+def test_protocol_keyword_depends_on_ehlo_tls_and_authentication(
+    extended: bool, tls: bool, authenticated: bool, keyword: str
+) -> None:
     """RFC 3848."""
     assert trace.protocol_keyword(extended=extended, tls=tls, authenticated=authenticated) == keyword
 
@@ -76,9 +78,7 @@ HEADERS = [
 
 @pytest.mark.parametrize("body", [b"", b"\r\n", b"\r\nReturn-Path: body\r\n\r\nX-Envelope-To: body\r\n"])
 @pytest.mark.parametrize(("header", "clean"), HEADERS)
-def test_an_envelope_that_arrived_is_removed_wherever_the_chunks_are_cut(
-    header: bytes, clean: bytes, body: bytes
-) -> None:
+def test_envelope_header_fields_are_removed_at_any_chunk_boundary(header: bytes, clean: bytes, body: bytes) -> None:
     whole = header + body
     for cut in range(len(whole) + 1):
         for other in {cut, min(cut + 1, len(whole)), len(whole)}:
@@ -89,7 +89,7 @@ def test_an_envelope_that_arrived_is_removed_wherever_the_chunks_are_cut(
 
 
 @given(st.lists(st.sampled_from([b"Received: x\r\n", b"RECEIVED :\r\n y\r\n", b"S: 1\r\n", b" folded\r\n"])))
-def test_received_lines_are_counted_in_the_header_alone(lines: list[bytes]) -> None:
+def test_received_fields_are_counted_only_in_the_header_section(lines: list[bytes]) -> None:
     header = b"S: 0\r\n" + b"".join(lines)
     made = content(header, b"\r\nReceived: body\r\n")
     assert trace.strip_envelope(made) == sum(line[:8].upper() == b"RECEIVED" for line in lines)
@@ -97,7 +97,7 @@ def test_received_lines_are_counted_in_the_header_alone(lines: list[bytes]) -> N
 
 @pytest.mark.parametrize("body", [b"", b"\r\n", b"\r\nbody\r\n", b"\r\nbody\r\n" * 200_000])
 @pytest.mark.parametrize("line", [b"Subject: x\r\n", b" folded\r\n", b"X-Envelope-To: x\r\n"])
-def test_a_header_section_that_is_too_long_is_not_looked_through(line: bytes, body: bytes) -> None:
+def test_header_section_over_the_limit_raises_header_too_long(line: bytes, body: bytes) -> None:
     """For every chunk size: a search through a 25 MB header would block the event loop."""
     number, rest = divmod(trace.MAX_HEADER, len(line))
     for more, too_long in ((b"x" * (rest - 2) + b"\r\n", False), (b"x" * (rest - 1) + b"\r\n", True)):
@@ -175,7 +175,7 @@ class Cancelled(BaseException):
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left"), stores.BudgetExceeded(), RuntimeError("a mistake"), Cancelled()]
 )
-def test_a_message_reaches_every_store_or_none(
+def test_failed_delivery_step_leaves_the_message_in_no_store(
     run: Run, kind: str, fails: str, error: BaseException, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two maildrops and the outbox: each call of stage or commit fails in each way."""
@@ -220,7 +220,7 @@ def test_a_message_reaches_every_store_or_none(
 
 
 @on_both_loops
-def test_each_store_gets_its_own_first_lines(run: Run, tmp_path: Path) -> None:
+def test_return_path_is_added_only_to_the_maildrop_copy(run: Run, tmp_path: Path) -> None:
     budget = stores.Budget()
     outbox = stores.MemoryOutbox()
     maildrops = stores.MemoryMaildrops()

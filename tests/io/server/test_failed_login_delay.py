@@ -8,7 +8,7 @@ from mailauth_io._addresses import network_of
 from mailauth_io.server._failed_logins import MEMORY, FailedLogins
 
 
-def test_a_refusal_waits_the_longer_the_more_have_failed() -> None:
+def test_delay_doubles_with_each_failure_up_to_the_maximum() -> None:
     """A single typing mistake causes no delay, and no delay exceeds the maximum."""
     table = FailedLogins(longest=2.0)
     assert [table.delay("192.0.2.1", 0.0) for _ in range(7)] == [0.0, 0.25, 0.5, 1.0, 2.0, 2.0, 2.0]
@@ -17,7 +17,7 @@ def test_a_refusal_waits_the_longer_the_more_have_failed() -> None:
     assert [shorter.delay("192.0.2.1", 0.0) for _ in range(5)] == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.8])
 
 
-def test_without_a_delay_failures_are_remembered() -> None:
+def test_failures_are_recorded_with_zero_delay() -> None:
     """The queue for password hashing uses them."""
     table = FailedLogins(longest=0)
     assert {table.delay("192.0.2.1", 0.0) for _ in range(7)} == {0.0}
@@ -38,7 +38,7 @@ def test_a_failure_is_recent_for_ten_minutes() -> None:
     assert not table.failed_recently("2001:db8::ffff", 700.0)
 
 
-def test_what_is_noted_delays_nothing() -> None:
+def test_noted_failures_do_not_increase_the_delay() -> None:
     table = FailedLogins(longest=2.0)
     for _ in range(5):
         table.note("192.0.2.1", 0.0)
@@ -56,14 +56,14 @@ def test_what_is_noted_delays_nothing() -> None:
         ("", "", True),
     ],
 )
-def test_one_network_is_one_address(one: str, other: str, same: bool) -> None:
+def test_ipv6_64_and_ipv4_mapped_addresses_count_as_one_address(one: str, other: str, same: bool) -> None:
     """RFC 4291 section 2.5.4: all addresses of a /64 usually belong to one client."""
     table = FailedLogins()
     table.delay(one, 0.0)
     assert (table.delay(other, 0.0) > 0) == same
 
 
-def test_failures_are_forgotten_when_none_has_come_for_a_while() -> None:
+def test_failures_expire_after_a_period_without_failures() -> None:
     """Each failure prolongs the memory of the earlier ones."""
     table = FailedLogins()
     for now in (0.0, MEMORY - 1, 2 * MEMORY - 3):
@@ -74,7 +74,7 @@ def test_failures_are_forgotten_when_none_has_come_for_a_while() -> None:
     assert table.delay("192.0.2.1", 4 * MEMORY) == 0.0
 
 
-def test_the_table_is_bounded_and_forgets_whose_failures_are_oldest() -> None:
+def test_table_is_bounded_and_evicts_address_with_the_oldest_failure() -> None:
     """architecture.md, invariant 4.  Addresses that fail once do not displace one that keeps failing."""
     table = FailedLogins(max_addresses=3)
     for number in range(100):
@@ -98,6 +98,6 @@ def test_the_table_is_bounded_and_forgets_whose_failures_are_oldest() -> None:
         ("a pipe", "another", False),
     ],
 )
-def test_a_network_takes_turns_as_one(one: str, other: str, same: bool) -> None:
+def test_network_of_groups_addresses_by_ipv4_24_and_ipv6_48(one: str, other: str, same: bool) -> None:
     """An IPv4 /24 or an IPv6 /48 usually belongs to one owner."""
     assert (network_of(one) == network_of(other)) == same

@@ -76,7 +76,7 @@ class Sleeps(list[float]):
 
 
 @on_both_loops
-def test_failures_of_an_address_count_together_by_whatever_way(run: Run) -> None:
+def test_failures_of_one_address_are_counted_across_protocols(run: Run) -> None:
     """Across connections and protocols; a wrong password and an unknown name count alike."""
     sleeps = Sleeps()
 
@@ -92,7 +92,7 @@ def test_failures_of_an_address_count_together_by_whatever_way(run: Run) -> None
 @on_both_loops
 @pytest.mark.parametrize("guess", GUESSES.values(), ids=GUESSES)
 @pytest.mark.parametrize("name", ["alice", "nobody"])
-def test_an_unknown_name_waits_as_long_as_a_wrong_password(run: Run, guess: Guess, name: str) -> None:
+def test_unknown_name_has_the_same_delay_as_a_wrong_password(run: Run, guess: Guess, name: str) -> None:
     """architecture.md, invariant 6."""
     sleeps = Sleeps()
 
@@ -106,7 +106,7 @@ def test_an_unknown_name_waits_as_long_as_a_wrong_password(run: Run, guess: Gues
 
 @on_both_loops
 @pytest.mark.parametrize("guess", GUESSES.values(), ids=GUESSES)
-def test_a_success_never_waits_and_takes_nothing_back(run: Run, guess: Guess) -> None:
+def test_successful_login_is_not_delayed_and_does_not_reset_failures(run: Run, guess: Guess) -> None:
     """Otherwise an attacker with one valid account could log in between guesses."""
     sleeps = Sleeps()
 
@@ -119,7 +119,7 @@ def test_a_success_never_waits_and_takes_nothing_back(run: Run, guess: Guess) ->
 
 
 @on_both_loops
-def test_another_address_does_not_wait(run: Run) -> None:
+def test_other_address_is_not_delayed(run: Run) -> None:
     sleeps = Sleeps()
 
     def client(served: Served) -> None:
@@ -132,7 +132,7 @@ def test_another_address_does_not_wait(run: Run) -> None:
 
 
 @on_both_loops
-def test_an_address_that_has_been_quiet_begins_anew(run: Run) -> None:
+def test_delay_is_reset_after_a_period_without_failures(run: Run) -> None:
     sleeps = Sleeps()
 
     def client(served: Served) -> None:
@@ -145,7 +145,7 @@ def test_an_address_that_has_been_quiet_begins_anew(run: Run) -> None:
 
 
 @on_both_loops
-def test_what_is_no_guess_neither_waits_nor_counts(run: Run) -> None:
+def test_cancelled_or_malformed_exchange_is_not_a_failed_login(run: Run) -> None:
     """RFC 4954 section 4, RFC 5034 section 4: a cancelled or malformed exchange and an unknown mechanism are not
     failed logins."""
     sleeps = Sleeps()
@@ -184,7 +184,7 @@ class Unavailable(stores.MemoryAccounts):
 
 
 @on_both_loops
-def test_a_temporary_failure_neither_waits_nor_counts(run: Run) -> None:
+def test_temporary_failure_is_neither_delayed_nor_counted(run: Run) -> None:
     """No password was found to be wrong."""
     sleeps = Sleeps()
     kept = server.Stores(
@@ -204,7 +204,7 @@ def test_a_temporary_failure_neither_waits_nor_counts(run: Run) -> None:
 
 @on_both_loops
 @pytest.mark.parametrize("port", ["smtp", "pop3"])
-def test_the_refusal_leaves_when_the_waiting_is_over_and_holds_nobody_else_back(run: Run, port: str) -> None:
+def test_failed_login_reply_is_sent_after_delay_without_blocking_others(run: Run, port: str) -> None:
     """Other sessions can log in during the delay."""
     waiting: list[socket.socket] = []
     seen: list[bytes] = []
@@ -240,7 +240,7 @@ def test_the_refusal_leaves_when_the_waiting_is_over_and_holds_nobody_else_back(
 @on_both_loops
 @pytest.mark.parametrize("hangs_up", [False, True])
 @pytest.mark.parametrize("port", ["smtps", "pop3s"])
-def test_a_wrong_token_waits_before_it_is_told_in_json_and_once(run: Run, port: str, hangs_up: bool) -> None:
+def test_wrong_token_is_delayed_once_before_the_json_error(run: Run, port: str, hangs_up: bool) -> None:
     """RFC 7628 section 3.2.2: the JSON reports the failure, so an attacker need not wait for the reply."""
     accounts = stores.MemoryAccounts({"alice": b"x", "bob": b"y"}, tokens=[("alice", b"t0ken")])
     kept = server.Stores(
@@ -288,9 +288,7 @@ class NeverHashes(Hashing):
 @on_both_loops
 @pytest.mark.parametrize("port", ["smtp", "pop3"])
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "USER"])
-def test_a_password_that_grows_too_long_is_a_failed_login_that_costs_no_hash(
-    run: Run, port: str, mechanism: str
-) -> None:
+def test_password_too_long_after_saslprep_fails_without_hashing(run: Run, port: str, mechanism: str) -> None:
     """The limit applies to the prepared password, for every mechanism, and for known and unknown names."""
     if (port, mechanism) == ("smtp", "USER"):
         return
@@ -327,7 +325,7 @@ def test_a_password_that_grows_too_long_is_a_failed_login_that_costs_no_hash(
 @on_both_loops
 @pytest.mark.parametrize("port", ["smtp", "pop3"])
 @pytest.mark.parametrize("end", ["hangs up", "cancels", "is malformed"])
-def test_a_login_that_ends_after_it_was_told_a_salt_has_failed(run: Run, port: str, end: str) -> None:
+def test_scram_exchange_aborted_after_the_salt_is_a_failed_login(run: Run, port: str, end: str) -> None:
     """Its keys had to be derived, so a client that requests them repeatedly is delayed like one that guesses."""
     sleeps = Sleeps()
 
@@ -358,7 +356,7 @@ def test_a_login_that_ends_after_it_was_told_a_salt_has_failed(run: Run, port: s
 
 @on_both_loops
 @pytest.mark.parametrize("line", ["AUTH PLAIN", "AUTH SCRAM-SHA-256", "AUTH LOGIN"])
-def test_a_login_that_ends_before_there_was_work_to_do_has_not_failed(run: Run, line: str) -> None:
+def test_exchange_cancelled_after_first_challenge_is_not_a_failed_login(run: Run, line: str) -> None:
     """A client that cancels an exchange may want another mechanism."""
     sleeps = Sleeps()
 
@@ -375,7 +373,7 @@ def test_a_login_that_ends_before_there_was_work_to_do_has_not_failed(run: Run, 
 
 
 @on_both_loops
-def test_without_a_delay_nothing_waits(run: Run) -> None:
+def test_zero_failure_delay_disables_the_delay(run: Run) -> None:
     sleeps = Sleeps()
 
     def client(served: Served) -> None:
@@ -387,14 +385,14 @@ def test_without_a_delay_nothing_waits(run: Run) -> None:
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 2.1])
-def test_a_delay_out_of_range_is_refused(seconds: float) -> None:
+def test_failure_delay_out_of_range_is_rejected(seconds: float) -> None:
     """A person should not have to wait longer than two seconds."""
     with pytest.raises(ValueError, match="failure_delay"):
         server.Config(failure_delay=seconds)
 
 
 @on_both_loops
-def test_unless_told_otherwise_the_sleep_is_that_of_the_loop(run: Run) -> None:
+def test_default_sleep_runs_on_the_event_loop(run: Run) -> None:
     async def main() -> None:
         server_state = ServerState.of(server.Config(), server.Stores(
             accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox()

@@ -139,7 +139,7 @@ def deliver(served: Served, text: str | bytes = "Subject: x\r\n\r\nbody") -> Non
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "CRAM-MD5"])
-def test_accounts_that_fail_are_a_temporary_failure(run: Run, mechanism: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_smtp_login_gets_454_if_the_accounts_fail(run: Run, mechanism: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "mailauth.server")
     backend = Behind()
 
@@ -157,7 +157,7 @@ def test_accounts_that_fail_are_a_temporary_failure(run: Run, mechanism: str, ca
     assert PASSWORD not in caplog.text
 
 
-def test_a_pop3_login_that_the_accounts_cannot_judge_is_temporary(run: Run) -> None:
+def test_pop3_login_gets_sys_temp_if_the_accounts_fail(run: Run) -> None:
     backend = Behind()
 
     def client(served: Served) -> None:
@@ -169,7 +169,7 @@ def test_a_pop3_login_that_the_accounts_cannot_judge_is_temporary(run: Run) -> N
     backend.meet(run, client)
 
 
-def test_a_recipient_that_the_accounts_cannot_tell_of_is_put_off(run: Run) -> None:
+def test_rcpt_gets_451_if_the_accounts_fail(run: Run) -> None:
     backend = Behind()
 
     def client(served: Served) -> None:
@@ -182,7 +182,7 @@ def test_a_recipient_that_the_accounts_cannot_tell_of_is_put_off(run: Run) -> No
     backend.meet(run, client)
 
 
-def test_a_message_that_cannot_be_stored_is_put_off(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_message_gets_451_if_it_cannot_be_stored(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     backend = Behind()
 
     def client(served: Served) -> None:
@@ -200,7 +200,7 @@ def test_a_message_that_cannot_be_stored_is_put_off(run: Run, caplog: pytest.Log
     assert ", in check\n    raise RuntimeError(" in caplog.text
 
 
-def test_a_maildrop_that_cannot_be_opened_is_temporary(run: Run) -> None:
+def test_pop3_login_gets_sys_temp_if_the_maildrop_cannot_be_opened(run: Run) -> None:
     backend = Behind(broken=Broken({"open"}))
 
     def client(served: Served) -> None:
@@ -211,7 +211,7 @@ def test_a_maildrop_that_cannot_be_opened_is_temporary(run: Run) -> None:
     backend.meet(run, client)
 
 
-def test_a_maildrop_without_a_snapshot_is_not_kept(run: Run) -> None:
+def test_maildrop_is_unlocked_if_its_message_list_fails(run: Run) -> None:
     backend = Behind(broken=Broken({"messages"}))
 
     def client(served: Served) -> None:
@@ -226,7 +226,7 @@ def test_a_maildrop_without_a_snapshot_is_not_kept(run: Run) -> None:
     backend.meet(run, client)
 
 
-def test_a_message_that_cannot_be_read_is_refused_or_cut_without_its_end(run: Run) -> None:
+def test_retr_read_error_gives_err_or_closes_without_final_dot(run: Run) -> None:
     """An incomplete message must not look complete: the connection closes without the final dot."""
     backend = Behind()
 
@@ -244,7 +244,7 @@ def test_a_message_that_cannot_be_read_is_refused_or_cut_without_its_end(run: Ru
     backend.meet(run, client)
 
 
-def test_deletions_that_fail_are_told(run: Run) -> None:
+def test_quit_returns_err_if_deletion_fails(run: Run) -> None:
     """RFC 1939 section 6: -ERR at QUIT, some messages not removed."""
     backend = Behind()
 
@@ -262,7 +262,7 @@ def test_deletions_that_fail_are_told(run: Run) -> None:
     backend.meet(run, client)
 
 
-def test_a_dropped_connection_frees_the_maildrop_and_deletes_nothing(run: Run) -> None:
+def test_dropped_connection_closes_maildrop_and_deletes_nothing(run: Run) -> None:
     backend = Behind()
 
     def client(served: Served) -> None:
@@ -276,7 +276,7 @@ def test_a_dropped_connection_frees_the_maildrop_and_deletes_nothing(run: Run) -
     backend.meet(run, client)
 
 
-def test_after_quit_the_maildrop_is_free_at_once(run: Run) -> None:
+def test_maildrop_is_unlocked_immediately_after_quit(run: Run) -> None:
     """A client that receives the +OK may log in again without an IN-USE error."""
 
     def client(served: Served) -> None:
@@ -292,7 +292,7 @@ def test_after_quit_the_maildrop_is_free_at_once(run: Run) -> None:
 
 
 @pytest.mark.parametrize("said", ["half\r\n", "half\r\n" * 40_000, "whole\r\n.\r"])
-def test_a_connection_dropped_inside_a_message_leaves_nothing(run: Run, said: str) -> None:
+def test_connection_dropped_during_data_leaves_no_message(run: Run, said: str) -> None:
     backend = Behind()
 
     def client(served: Served) -> None:
@@ -348,7 +348,7 @@ def test_no_secret_and_no_raw_client_text_reaches_the_log(run: Run, caplog: pyte
 
 
 @pytest.mark.parametrize("text", ["\n" * 500, "\u20ac" * 500, "\U0001f600" * 500, "a b", "", "plain"])
-def test_client_text_in_the_log_is_short_printable_and_one_word(run: Run, text: str) -> None:
+def test_logged_client_text_is_short_printable_and_without_spaces(run: Run, text: str) -> None:
     async def main() -> None:
         escaped = shown(text)
         assert 1 <= len(escaped) <= 256
@@ -371,7 +371,7 @@ def test_client_text_in_the_log_is_short_printable_and_one_word(run: Run, text: 
         ("accounts", TimeoutError(), "TimeoutError", False),
     ],
 )
-def test_a_failure_of_a_store_is_told_by_its_kind(
+def test_store_failure_is_logged_with_traceback_only_for_bugs(
     run: Run, part: str, error: Exception, reason: str, with_traceback: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Only bugs have a traceback.  Failures that clients can cause, or that may quote a secret, have none."""

@@ -44,7 +44,7 @@ MECHANISMS: dict[str, Callable[[], sasl.ClientMechanism]] = {
 @on_both_loops
 @by_both_protocols
 @pytest.mark.parametrize("method", MECHANISMS)
-def test_whatever_is_asked_of_accounts_that_fail_the_login_is_put_off(
+def test_login_gets_temporary_failure_if_any_accounts_method_fails(
     run: Run, login: Login, method: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """RFC 4954 section 6, RFC 3206 section 4: the reply does not claim that the password is wrong."""
@@ -119,7 +119,9 @@ def behind(held: Held, hashing: Hashing) -> server.Stores:
 
 
 @on_both_loops
-def test_who_finds_hashing_busy_is_put_off_and_nobody_else_waits(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_busy_hashing_gives_temporary_failure_without_blocking_others(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
     """An unchecked password is not reported as wrong; mail is accepted, and other logins and sessions continue."""
     held = Held()
 
@@ -162,7 +164,7 @@ def alone(credential: Credential) -> MemoryAccounts:
 
 
 @on_both_loops
-def test_clients_that_leave_while_their_passwords_wait_get_no_hash(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_queued_passwords_of_disconnected_clients_are_not_hashed(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     """The log reports no failed store, and the next login is served."""
     held = Held()
     hashing = Announced(threads=1)
@@ -190,7 +192,7 @@ def test_clients_that_leave_while_their_passwords_wait_get_no_hash(run: Run, cap
 
 @on_both_loops
 @pytest.mark.parametrize("port", ["smtp", "pop3"])
-def test_a_client_that_sends_its_session_at_once_and_closes_its_side_logs_in(run: Run, port: str) -> None:
+def test_pipelined_session_with_half_close_logs_in(run: Run, port: str) -> None:
     """As ``nc`` does with piped input: it waits for the replies."""
     held = Held()
     held.go_on.set()
@@ -214,7 +216,7 @@ def test_a_client_that_sends_its_session_at_once_and_closes_its_side_logs_in(run
 
 
 @on_both_loops
-def test_a_client_that_sends_many_logins_and_leaves_costs_one_line_of_the_log(
+def test_many_logins_of_a_disconnected_client_log_at_most_two_failures(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The session ends at the first login after the disconnection, and the rest of the input is not read."""
@@ -260,7 +262,7 @@ class Counted(Held):
 
 @on_both_loops
 @pytest.mark.parametrize("attackers", [1, 10])
-def test_attacking_addresses_do_not_hold_up_a_login(run: Run, attackers: int) -> None:
+def test_login_is_hashed_after_at_most_two_queued_attacker_passwords(run: Run, attackers: int) -> None:
     """Each has ten passwords queued; between a legitimate login and its hash at most two others start."""
     counted = Counted()
     hashing = Announced(threads=1, timeout=10 * TIMEOUT)

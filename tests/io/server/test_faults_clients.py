@@ -55,7 +55,7 @@ def bear(run: Run, moment: Moment, client: Callable[[Served], None], stored: set
 
 @on_both_loops
 @at_every_moment(smtp=SMTP, pop3=POP3)
-def test_a_client_that_half_closes_hears_what_it_asked_for(run: Run, moment: Moment) -> None:
+def test_half_closed_client_gets_replies_to_complete_commands(run: Run, moment: Moment) -> None:
     """Complete lines are processed, an incomplete line is not (RFC 5321 section 4.1.1.10, RFC 1939 section 3)."""
 
     def client(served: Served) -> None:
@@ -85,7 +85,7 @@ def said_by_pop3(heard: bytes) -> list[bytes]:
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "TLS"])
 @pytest.mark.parametrize("tls_mode", [socket.socket.close, reset])
 @at_every_moment(smtp=SMTP, pop3=POP3)
-def test_of_a_client_that_is_gone_nothing_is_kept_but_what_it_finished(
+def test_disconnected_client_leaves_only_completed_transactions(
     run: Run, moment: Moment, tls_mode: Callable[[socket.socket], None], tls: bool
 ) -> None:
     """A completed command may be lost by a reset, since the client received no reply."""
@@ -98,7 +98,7 @@ def test_of_a_client_that_is_gone_nothing_is_kept_but_what_it_finished(
 
 @on_both_loops
 @at_every_moment(smtp=SMTP, pop3=POP3)
-def test_a_client_that_vanishes_is_given_up_when_its_time_is_over(run: Run, moment: Moment) -> None:
+def test_vanished_client_is_disconnected_after_the_timeout(run: Run, moment: Moment) -> None:
     """No FIN arrives, as from a proxy that has stopped forwarding (RFC 5321 section 4.5.3.2.7, RFC 1939 section 3).
     Completed commands keep their effect, and without QUIT nothing is deleted.
     """

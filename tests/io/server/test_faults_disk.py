@@ -152,7 +152,7 @@ def test_a_maildrop_that_cannot_be_opened_is_a_temporary_failure(
         (Trouble("fsync", errno.EIO, "new"), 1),
     ],
 )
-def test_deletions_that_the_disk_refuses_are_told(
+def test_quit_returns_sys_temp_if_deletion_on_disk_fails(
     run: Run, trouble: Trouble, left: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """RFC 1939 section 6: -ERR at QUIT when something marked as deleted may still be there."""
@@ -174,7 +174,7 @@ def test_deletions_that_the_disk_refuses_are_told(
 
 
 @on_both_loops
-def test_a_full_disk_does_not_keep_anybody_from_reading_and_deleting(run: Run, tmp_path: Path) -> None:
+def test_full_disk_does_not_prevent_reading_and_deleting(run: Run, tmp_path: Path) -> None:
     """Otherwise it could never be emptied.  Sizes that cannot be cached are counted again."""
 
     def client(served: Served) -> None:
@@ -197,7 +197,7 @@ def test_a_full_disk_does_not_keep_anybody_from_reading_and_deleting(run: Run, t
 
 
 @on_both_loops
-def test_a_maildrop_that_vanishes_in_a_session_is_a_temporary_failure(
+def test_maildrop_removed_during_session_is_a_temporary_failure(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """At RETR and at QUIT.  The next session finds a new maildrop."""
@@ -242,7 +242,7 @@ def test_a_file_in_the_place_of_a_maildrop_is_a_temporary_failure(
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_disk_that_is_full_in_truth(loop: str, tmp_path: Path) -> None:
+def test_partial_write_at_file_size_limit_gives_451_and_leaves_no_file(loop: str, tmp_path: Path) -> None:
     """A process that may not write files over 64 KiB (RLIMIT_FSIZE): one write is partial, the next one fails."""
     maildrops, outbox = tmp_path / "maildrops", tmp_path / "outbox"
     words = ("--legacy", "--user", "alice:open sesame", "--maildir", str(maildrops), "--outbox", str(outbox))
@@ -266,7 +266,7 @@ def test_a_disk_that_is_full_in_truth(loop: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_log_that_cannot_be_written_keeps_nobody_from_being_served(loop: str, tmp_path: Path) -> None:
+def test_sessions_are_served_if_the_log_cannot_be_written(loop: str, tmp_path: Path) -> None:
     """The disk of the log is full from the start (/dev/full)."""
     words = ("--loop", loop, "--user", "alice:open sesame", "--maildir", str(tmp_path))
     with started(tmp_path, *words, log=Path("/dev/full")) as server:

@@ -105,7 +105,7 @@ FAULTS: Final = (
 @on_both_loops
 @pytest.mark.parametrize("port", WAYS)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_handshake_that_fails_is_one_line_in_the_log(
+def test_failed_handshake_logs_one_line(
     run: Run,
     port: str,
     fault: Callable[[socket.socket], None],
@@ -138,7 +138,7 @@ def test_a_handshake_that_fails_is_one_line_in_the_log(
 
 @on_both_loops
 @pytest.mark.parametrize("port", WAYS)
-def test_a_client_that_falls_silent_in_its_handshake_is_given_up(
+def test_silent_client_is_disconnected_after_the_handshake_timeout(
     run: Run, port: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In the middle of the ClientHello, with the connection left open."""

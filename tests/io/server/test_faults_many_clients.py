@@ -21,7 +21,7 @@ pytestmark = on_both_loops
 TEXT = b"Subject: x\r\n\r\n" + b"a line of it\r\n" * 20_000
 
 
-def test_a_reader_who_does_not_read_holds_up_nobody_else(run: Run) -> None:
+def test_pop3_client_that_does_not_read_does_not_block_others(run: Run) -> None:
     """RFC 1939 section 4: the maildrop is locked until the client disconnects; delivery and other clients continue."""
 
     def client(served: Served) -> None:
@@ -53,7 +53,7 @@ def test_a_reader_who_does_not_read_holds_up_nobody_else(run: Run) -> None:
     meet(run, client, kept=kept, legacy=True)
 
 
-def test_a_storm_of_connections_and_resets_is_no_error(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_many_connections_and_resets_log_no_warning(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     """A connection may be reset before it is accepted, before the greeting, and during a handshake."""
     caplog.set_level(logging.INFO)
 

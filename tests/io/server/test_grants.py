@@ -23,7 +23,7 @@ def events(caplog: pytest.LogCaptureFixture, name: str) -> list[dict[str, object
 
 
 @on_both_loops
-def test_a_login_from_a_network_that_gets_none_opens_nothing(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_login_from_excluded_network_makes_no_grant(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     """Many clients may share the address of a proxy.  Mail can be read, and the missing grant is logged."""
     caplog.set_level(logging.INFO)
 
@@ -37,7 +37,7 @@ def test_a_login_from_a_network_that_gets_none_opens_nothing(run: Run, caplog: p
 
 
 @on_both_loops
-def test_other_addresses_are_granted_as_ever(run: Run) -> None:
+def test_login_outside_excluded_networks_makes_a_grant(run: Run) -> None:
     def client(served: Served) -> None:
         served.log_in().quit()
         assert served.may_relay()
@@ -46,7 +46,7 @@ def test_other_addresses_are_granted_as_ever(run: Run) -> None:
 
 
 @on_each_loop
-async def test_what_another_server_granted_there_is_not_found_either(loop: loops.Loop) -> None:
+async def test_grant_of_another_server_in_excluded_network_is_ignored(loop: loops.Loop) -> None:
     """In every spelling of the address."""
     shared = stores.MemoryGrants()
     grant_service = GrantService(shared, (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("fe80::/64")))
@@ -59,7 +59,7 @@ async def test_what_another_server_granted_there_is_not_found_either(loop: loops
 
 
 @on_each_loop
-async def test_many_identities_at_one_address_is_told_once(
+async def test_many_identities_at_one_address_are_logged_once(
     loop: loops.Loop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The warning is for more than eight identities.  The number of remembered addresses is limited."""
@@ -91,7 +91,7 @@ class StoreTimeout(stores.MemoryGrants):
 
 
 @on_both_loops
-def test_mail_is_read_and_delivered_while_the_store_cannot_tell(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_unresponsive_grant_store_affects_only_relaying_by_grant(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     """Only mail that needs a grant gets 451 (not 550); a client that has logged in by SMTP needs none."""
 
     def client(served: Served) -> None:

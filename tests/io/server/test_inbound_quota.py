@@ -23,7 +23,7 @@ on_each_loop = pytest.mark.parametrize("name", ["asyncio", "trio"])
 ADDRESSES = ("192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1")
 
 
-def test_an_address_holds_its_share_and_no_more() -> None:
+def test_quota_limits_content_per_address() -> None:
     """architecture.md, invariant 4.  A rejected chunk is not counted; a /64 counts as one address in any spelling."""
     inbound_quota = InboundQuota(100)
     inbound_quota.take("192.0.2.1", 60)
@@ -37,7 +37,7 @@ def test_an_address_holds_its_share_and_no_more() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(ADDRESSES), st.integers(0, 60))))
-def test_nothing_is_kept_of_an_address_that_holds_nothing(messages: list[tuple[str, int]]) -> None:
+def test_quota_table_is_empty_after_all_content_is_released(messages: list[tuple[str, int]]) -> None:
     """The table has one entry for each address with incoming content."""
     inbound_quota = InboundQuota(100)
     taken = []
@@ -73,7 +73,7 @@ def served(name: str, client: SlowClient) -> ServerState:
 
 @on_each_loop
 @pytest.mark.parametrize("says", [(299.0, b"BDAT 0\r\n"), (100.0, b"NOOP\r\n"), (50.0, b"BDAT 1\r\nx")])
-def test_a_message_that_no_longer_comes_gives_its_memory_back(name: str, says: tuple[float, bytes]) -> None:
+def test_stalled_message_times_out_and_releases_its_memory(name: str, says: tuple[float, bytes]) -> None:
     """Commands between two chunks do not extend the time for which the server holds the 20 MB of a message."""
     chunk = b"x" * 1_000_000
     client = SlowClient(
@@ -90,7 +90,7 @@ def test_a_message_that_no_longer_comes_gives_its_memory_back(name: str, says: t
 
 
 @on_each_loop
-def test_content_beyond_size_is_not_held_while_the_rest_of_it_is_read(
+def test_content_over_the_size_limit_is_released_before_the_rest_is_read(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log shows that the content is released before the client sends the rest."""

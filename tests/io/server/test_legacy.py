@@ -24,9 +24,7 @@ def said(pop3: poplib.POP3, command: str) -> bytes:
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 @pytest.mark.parametrize(("port", "legacy"), [("smtp", True), ("starttls", False), ("smtps", False), ("smtps", True)])
-def test_smtp_offers_every_mechanism_inside_tls_and_with_legacy_outside(
-    run: Run, mechanism: str, port: str, legacy: bool
-) -> None:
+def test_smtp_offers_every_mechanism_with_tls_or_legacy(run: Run, mechanism: str, port: str, legacy: bool) -> None:
     def client(served: Served) -> None:
         with served.smtp(port) as smtp:
             assert mechanism in smtp.esmtp_features["auth"].split()
@@ -38,7 +36,7 @@ def test_smtp_offers_every_mechanism_inside_tls_and_with_legacy_outside(
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_smtp_in_clear_neither_offers_nor_accepts_a_login(run: Run, mechanism: str) -> None:
+def test_smtp_without_tls_neither_offers_nor_accepts_a_login(run: Run, mechanism: str) -> None:
     """architecture.md, invariant 3: refused before any 334, with and without an initial response."""
 
     def client(served: Served) -> None:
@@ -51,7 +49,7 @@ def test_smtp_in_clear_neither_offers_nor_accepts_a_login(run: Run, mechanism: s
     meet(run, client)
 
 
-def test_pop3_in_clear_neither_offers_nor_accepts_a_login(run: Run) -> None:
+def test_pop3_without_tls_neither_offers_nor_accepts_a_login(run: Run) -> None:
     def client(served: Served) -> None:
         pop3 = served.pop3()
         assert b"<" not in pop3.getwelcome()
@@ -65,7 +63,7 @@ def test_pop3_in_clear_neither_offers_nor_accepts_a_login(run: Run) -> None:
     meet(run, client)
 
 
-def test_apop_exists_neither_before_nor_after_stls_without_legacy(run: Run) -> None:
+def test_apop_is_rejected_after_stls_without_legacy(run: Run) -> None:
     """The timestamp in the greeting would have been sent without TLS."""
 
     def client(served: Served) -> None:
@@ -79,7 +77,7 @@ def test_apop_exists_neither_before_nor_after_stls_without_legacy(run: Run) -> N
 
 
 @pytest.mark.parametrize(("port", "legacy"), [("pop3", True), ("stls", True), ("pop3s", False), ("pop3s", True)])
-def test_apop_exists_inside_implicit_tls_and_with_legacy_outside(run: Run, port: str, legacy: bool) -> None:
+def test_apop_is_accepted_with_implicit_tls_or_legacy(run: Run, port: str, legacy: bool) -> None:
     def client(served: Served) -> None:
         pop3 = served.pop3(port)
         pop3.apop("alice", PASSWORD)
@@ -90,7 +88,7 @@ def test_apop_exists_inside_implicit_tls_and_with_legacy_outside(run: Run, port:
 
 
 @pytest.mark.parametrize(("port", "legacy"), [("pop3", True), ("stls", False), ("pop3s", False)])
-def test_pop3_offers_user_and_sasl_inside_tls_and_with_legacy_outside(run: Run, port: str, legacy: bool) -> None:
+def test_pop3_offers_user_and_sasl_with_tls_or_legacy(run: Run, port: str, legacy: bool) -> None:
     def client(served: Served) -> None:
         pop3 = served.pop3(port)
         capabilities = pop3.capa()
@@ -104,7 +102,7 @@ def test_pop3_offers_user_and_sasl_inside_tls_and_with_legacy_outside(run: Run, 
 
 
 @pytest.mark.parametrize("name", ["alice", "ALICE", "alice@example.test", "Alice@Example.ORG"])
-def test_a_mailbox_logs_in_by_each_of_its_names(run: Run, name: str) -> None:
+def test_login_accepts_every_name_of_a_mailbox(run: Run, name: str) -> None:
     def client(served: Served) -> None:
         for mechanism in MECHANISMS:
             with served.smtp("smtps") as smtp:
@@ -115,7 +113,7 @@ def test_a_mailbox_logs_in_by_each_of_its_names(run: Run, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["alice@elsewhere.test", "alicia", "alice@", "@example.test", "../alice"])
-def test_no_other_name_logs_in(run: Run, name: str) -> None:
+def test_login_rejects_other_names(run: Run, name: str) -> None:
     def client(served: Served) -> None:
         for mechanism in MECHANISMS:
             with served.smtp("smtps") as smtp, pytest.raises(smtplib.SMTPAuthenticationError):
@@ -126,7 +124,7 @@ def test_no_other_name_logs_in(run: Run, name: str) -> None:
     meet(run, client)
 
 
-def test_an_unknown_name_hears_what_a_wrong_password_hears(run: Run) -> None:
+def test_unknown_name_gets_the_same_reply_as_a_wrong_password(run: Run) -> None:
     def client(served: Served) -> None:
         said = []
         for name in ("alice", "nobody"):

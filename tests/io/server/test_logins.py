@@ -85,7 +85,7 @@ def scram_sha_1(name: str) -> sasl.ScramSha1Client:
 @on_both_loops
 @by_both_protocols
 @on_both_ports
-def test_scram_from_stored_keys_and_from_a_password(run: Run, login: Login, upgrade: bool) -> None:
+def test_scram_sha_256_accepts_stored_keys_and_plain_passwords(run: Run, login: Login, upgrade: bool) -> None:
     """RFC 5802: both sides prove that they know the password.  An unknown name fails like a wrong password."""
     stored = Account(
         name="bob", credential=read_credential(write_credential("SCRAM-SHA-256", PASSWORD.encode()).encode())
@@ -107,7 +107,7 @@ def test_scram_from_stored_keys_and_from_a_password(run: Run, login: Login, upgr
 
 @on_both_loops
 @by_both_protocols
-def test_scram_sha_1_where_passwords_are_as_they_are(run: Run, login: Login) -> None:
+def test_scram_sha_1_is_offered_with_plain_passwords_without_plus_variants(run: Run, login: Login) -> None:
     """RFC 5802.  The -PLUS variants are never offered: Python has no ``tls-exporter``."""
 
     async def client(ports: server.RunningServer) -> None:
@@ -125,7 +125,7 @@ def test_scram_sha_1_where_passwords_are_as_they_are(run: Run, login: Login) -> 
 @on_both_loops
 @by_both_protocols
 @on_both_ports
-def test_tokens_open_the_account_they_were_issued_to(run: Run, login: Login, upgrade: bool) -> None:
+def test_token_logs_in_only_to_its_own_account(run: Run, login: Login, upgrade: bool) -> None:
     """RFC 7628: the requested identity must be that of the token.  A failure is reported after the JSON."""
     accounts = MemoryAccounts({"alice": b"one", "bob": b"two"}, tokens=TOKENS, domains=frozenset({"example.test"}))
 
@@ -149,7 +149,7 @@ def test_tokens_open_the_account_they_were_issued_to(run: Run, login: Login, upg
 
 @on_both_loops
 @by_both_protocols
-def test_without_tokens_none_is_asked_for(run: Run, login: Login) -> None:
+def test_token_mechanisms_are_not_offered_without_tokens(run: Run, login: Login) -> None:
     async def client(ports: server.RunningServer) -> None:
         for mechanism in (
             sasl.OauthBearerClient(token=TOKEN.encode()),
@@ -166,7 +166,7 @@ CERTIFICATE_NAMES = [("email:a@example.test", "alice"), ("CN:Both", "alice"), ("
 @on_both_loops
 @by_both_protocols
 @on_both_ports
-def test_a_certificate_opens_the_accounts_that_its_names_stand_for(run: Run, login: Login, upgrade: bool) -> None:
+def test_external_logs_in_to_accounts_mapped_from_certificate_names(run: Run, login: Login, upgrade: bool) -> None:
     """RFC 4422 appendix A.  EXTERNAL is only offered to clients with a certificate."""
     accounts = MemoryAccounts({"alice": b"one", "bob": b"two"}, certificate_names=CERTIFICATE_NAMES)
 
@@ -190,7 +190,7 @@ def test_a_certificate_opens_the_accounts_that_its_names_stand_for(run: Run, log
 
 @on_both_loops
 @by_both_protocols
-def test_a_certificate_that_others_issued_gets_no_session(run: Run, login: Login) -> None:
+def test_client_certificate_of_unknown_ca_cannot_log_in(run: Run, login: Login) -> None:
     """The handshake fails if the client's certificate cannot be verified."""
     accounts = MemoryAccounts({"alice": b"one"}, certificate_names=CERTIFICATE_NAMES[:1])
 
@@ -207,7 +207,7 @@ def test_a_certificate_that_others_issued_gets_no_session(run: Run, login: Login
 
 @on_both_loops
 @by_both_protocols
-def test_without_a_map_of_names_a_certificate_opens_nothing(run: Run, login: Login) -> None:
+def test_external_is_not_offered_without_certificate_mapping(run: Run, login: Login) -> None:
     async def client(ports: server.RunningServer) -> None:
         assert await login(ports, context("a@example.test"), sasl.ExternalClient(), False) == "not offered"
 
@@ -229,7 +229,7 @@ def kept(scheme: str, password: str) -> MemoryAccounts:
 @on_both_loops
 @by_both_protocols
 @pytest.mark.parametrize("scheme", ["--user", "PLAIN", "SCRAM-SHA-256"])
-def test_a_password_outside_ascii_is_the_same_by_every_mechanism(run: Run, login: Login, scheme: str) -> None:
+def test_non_ascii_password_is_accepted_by_every_mechanism(run: Run, login: Login, scheme: str) -> None:
     """PLAIN sends it prepared (RFC 4616 section 2), LOGIN as it was typed, and SCRAM does not send it."""
     accounts = kept(scheme, COMPOSED)
 
@@ -252,7 +252,7 @@ def test_a_password_outside_ascii_is_the_same_by_every_mechanism(run: Run, login
 
 
 @pytest.mark.parametrize("typed", [COMPOSED, DECOMPOSED, COMPATIBLE])
-def test_a_hash_of_a_password_outside_ascii_is_too(typed: str) -> None:
+def test_non_ascii_password_matches_its_argon2id_hash(typed: str) -> None:
     """As sent by PLAIN and by LOGIN."""
     accounts = server.Authenticator(kept("ARGON2ID", COMPOSED))
 
@@ -266,7 +266,7 @@ def test_a_hash_of_a_password_outside_ascii_is_too(typed: str) -> None:
 @on_both_loops
 @by_both_protocols
 @pytest.mark.parametrize("written", [DECOMPOSED, COMPATIBLE])
-def test_a_password_is_prepared_however_it_was_written(run: Run, login: Login, written: str) -> None:
+def test_stored_password_is_prepared_with_saslprep(run: Run, login: Login, written: str) -> None:
     """RFC 4013 section 2: the stored and the received password are both prepared."""
 
     async def client(ports: server.RunningServer) -> None:
@@ -281,7 +281,7 @@ def test_a_password_is_prepared_however_it_was_written(run: Run, login: Login, w
 
 @on_both_loops
 @by_both_protocols
-def test_a_password_that_is_no_utf_8_is_one_for_login(run: Run, login: Login) -> None:
+def test_non_utf8_password_is_accepted_by_login_mechanism(run: Run, login: Login) -> None:
     """No RFC defines the encoding of LOGIN.  Such a password has no prepared form and is compared as it is."""
     data = "p\u00e4ss".encode("latin-1")
 

@@ -25,7 +25,7 @@ pytestmark = on_both_loops
         ("smtps", True, "ESMTPSA"),
     ],
 )
-def test_received_says_how_the_message_came(run: Run, port: str, login: bool, keyword: str) -> None:
+def test_received_field_gives_protocol_of_the_session(run: Run, port: str, login: bool, keyword: str) -> None:
     """RFC 3848, RFC 5321 section 4.4."""
 
     def client(served: Served) -> None:
@@ -46,7 +46,7 @@ def test_received_says_how_the_message_came(run: Run, port: str, login: bool, ke
     meet(run, client, legacy=True)
 
 
-def test_helo_is_smtp(run: Run) -> None:
+def test_received_protocol_after_helo_is_smtp(run: Run) -> None:
     def client(served: Served) -> None:
         with served.smtp() as smtp:
             smtp.helo("old.test")
@@ -60,9 +60,7 @@ def test_helo_is_smtp(run: Run) -> None:
     meet(run, client)
 
 
-def test_the_queue_id_of_the_reply_is_that_of_received_and_of_the_log(
-    run: Run, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_reply_received_field_and_log_have_the_same_queue_id(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "mailauth.server")
 
     def client(served: Served) -> str:
@@ -96,7 +94,7 @@ def test_two_messages_of_one_session_have_two_queue_ids(run: Run) -> None:
     meet(run, client)
 
 
-def test_a_return_path_that_arrived_is_removed(run: Run) -> None:
+def test_return_path_of_incoming_message_is_removed(run: Run) -> None:
     def client(served: Served) -> None:
         with served.smtp() as smtp:
             text = "Subject: x\r\nreturn-PATH: <forged@far.test>\r\n\tfolded\r\nTo: y\r\n\r\nReturn-Path: body\r\n"
@@ -110,7 +108,7 @@ def test_a_return_path_that_arrived_is_removed(run: Run) -> None:
 
 
 @pytest.mark.parametrize(("lines", "code"), [(100, 250), (101, 554)])
-def test_more_than_a_hundred_received_lines_are_a_loop(run: Run, lines: int, code: int) -> None:
+def test_more_than_100_received_fields_are_rejected_as_a_loop(run: Run, lines: int, code: int) -> None:
     """RFC 5321 section 6.3."""
 
     def client(served: Served) -> None:
@@ -126,7 +124,7 @@ def test_more_than_a_hundred_received_lines_are_a_loop(run: Run, lines: int, cod
 
 
 @pytest.mark.parametrize(("above", "code"), [(b"", 552), (b"\r\n", 250)], ids=["header", "body"])
-def test_a_header_section_that_is_too_long_is_refused(run: Run, above: bytes, code: int) -> None:
+def test_too_long_header_section_is_rejected(run: Run, above: bytes, code: int) -> None:
     """552 5.3.4 (RFC 3463 section 3.4): a permanent error, because a retry would fail again."""
 
     def client(served: Served) -> None:
@@ -141,7 +139,7 @@ def test_a_header_section_that_is_too_long_is_refused(run: Run, above: bytes, co
     meet(run, client)
 
 
-def test_one_mailbox_gets_one_copy_however_often_it_is_named(run: Run) -> None:
+def test_duplicate_recipients_get_one_copy(run: Run) -> None:
     def client(served: Served) -> None:
         paths = ["alice@example.test", "ALICE@EXAMPLE.TEST", "alice@example.org"]
         relayed = ["dave@far.test", "dave@FAR.test", "Dave@far.test"]  # remote local parts are case-sensitive
@@ -156,7 +154,7 @@ def test_one_mailbox_gets_one_copy_however_often_it_is_named(run: Run) -> None:
     meet(run, client)
 
 
-def test_a_quoted_local_part_stays_quoted_in_the_envelope(run: Run) -> None:
+def test_local_part_is_quoted_in_the_envelope_only_if_necessary(run: Run) -> None:
     """RFC 5321 section 4.1.2: unquoted it would be a different or an invalid address."""
 
     def client(served: Served) -> None:
@@ -174,7 +172,7 @@ def test_a_quoted_local_part_stays_quoted_in_the_envelope(run: Run) -> None:
 
 
 @pytest.mark.parametrize("path", ["postmaster", "PostMaster", "postmaster@example.test", "POSTMASTER@EXAMPLE.ORG"])
-def test_the_postmaster_is_the_configured_mailbox(run: Run, path: str) -> None:
+def test_postmaster_mail_goes_to_the_configured_mailbox(run: Run, path: str) -> None:
     """RFC 5321 section 4.5.1."""
 
     def client(served: Served) -> None:
@@ -189,7 +187,7 @@ def test_the_postmaster_is_the_configured_mailbox(run: Run, path: str) -> None:
     meet(run, client, postmaster="BOB@example.org")
 
 
-def test_without_postmaster_nobody_takes_that_mail(run: Run) -> None:
+def test_postmaster_is_rejected_if_not_configured(run: Run) -> None:
     def client(served: Served) -> None:
         with served.smtp() as smtp:
             smtp.mail("")
@@ -198,7 +196,7 @@ def test_without_postmaster_nobody_takes_that_mail(run: Run) -> None:
     meet(run, client, postmaster=None)
 
 
-def test_eight_bit_bytes_pass_whatever_body_said(run: Run) -> None:
+def test_eight_bit_content_is_unchanged_with_any_body_parameter(run: Run) -> None:
     def client(served: Served) -> None:
         with served.smtp() as smtp:
             for options in ([], ["BODY=7BIT"], ["BODY=8BITMIME"]):
@@ -208,7 +206,7 @@ def test_eight_bit_bytes_pass_whatever_body_said(run: Run) -> None:
     meet(run, client)
 
 
-def test_a_message_in_chunks_arrives_octet_for_octet(run: Run) -> None:
+def test_bdat_content_is_delivered_unchanged_except_for_final_crlf(run: Run) -> None:
     """RFC 3030: to the maildrop and to the outbox, with dots unchanged; a missing final CRLF is added."""
     pieces = [b"S: x\r\n\r\n.\r\n..\r", b"\n" + b"line\r\n" * 30_000, b"end"]
 
@@ -230,7 +228,7 @@ def test_a_message_in_chunks_arrives_octet_for_octet(run: Run) -> None:
     meet(run, client)
 
 
-def test_a_large_message_arrives_octet_for_octet_in_every_store(run: Run) -> None:
+def test_large_message_is_delivered_unchanged_to_every_store(run: Run) -> None:
     body = b"".join(b"." * (number % 3) + b"line %d\r\n" % number for number in range(60_000))
 
     def client(served: Served) -> None:
@@ -246,7 +244,7 @@ def test_a_large_message_arrives_octet_for_octet_in_every_store(run: Run) -> Non
 
 
 @pytest.mark.parametrize("announced", [False, True])
-def test_what_does_not_fit_into_memory_is_put_off_and_leaves_nothing(run: Run, announced: bool) -> None:
+def test_message_over_the_memory_budget_gets_452_and_is_released(run: Run, announced: bool) -> None:
     """452 4.3.1: at MAIL if the client declares the size, else when the message is complete."""
     budget = stores.Budget(100_000)
     kept = server.Stores(
@@ -272,7 +270,7 @@ def test_what_does_not_fit_into_memory_is_put_off_and_leaves_nothing(run: Run, a
     meet(run, client, kept=kept)
 
 
-def test_nobody_fills_alone_the_memory_that_all_messages_share(run: Run) -> None:
+def test_one_address_cannot_use_the_whole_memory_budget(run: Run) -> None:
     """architecture.md, invariant 4: an address with incomplete messages gets 452; other clients can deliver."""
     kept = server.Stores(
         accounts=accounts(),
@@ -301,7 +299,7 @@ def test_nobody_fills_alone_the_memory_that_all_messages_share(run: Run) -> None
     meet(run, client, kept=kept, max_message_size=100_000)
 
 
-def test_a_full_memory_takes_no_content_at_all(run: Run) -> None:
+def test_data_gets_452_if_the_memory_budget_is_exhausted(run: Run) -> None:
     kept = server.Stores(
         accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox(), budget=stores.Budget(0)
     )
@@ -315,7 +313,7 @@ def test_a_full_memory_takes_no_content_at_all(run: Run) -> None:
     meet(run, client, kept=kept)
 
 
-def test_a_message_too_large_is_refused_and_gives_its_memory_back(run: Run) -> None:
+def test_too_large_message_is_rejected_and_its_memory_is_released(run: Run) -> None:
     def client(served: Served) -> None:
         with served.smtp() as smtp:
             assert smtp.esmtp_features["size"] == "65536"
@@ -328,7 +326,7 @@ def test_a_message_too_large_is_refused_and_gives_its_memory_back(run: Run) -> N
     meet(run, client, max_message_size=65536)
 
 
-def test_deletions_are_for_quit_alone(run: Run) -> None:
+def test_rset_undoes_dele_and_quit_deletes(run: Run) -> None:
     """RFC 1939 section 6: a session that ends without QUIT deletes nothing."""
 
     def client(served: Served) -> None:
@@ -351,7 +349,7 @@ def test_deletions_are_for_quit_alone(run: Run) -> None:
     meet(run, client)
 
 
-def test_blanks_after_a_command_are_tolerated(run: Run) -> None:
+def test_white_space_after_a_command_is_accepted(run: Run) -> None:
     """RFC 5321 section 4.1.1.  A space before the path is still an error (section 3.3)."""
 
     def client(served: Served) -> None:
@@ -365,7 +363,7 @@ def test_blanks_after_a_command_are_tolerated(run: Run) -> None:
 
 
 @pytest.mark.parametrize("port", ["smtp", "smtps"])
-def test_what_the_server_advertises_it_honours_to_the_end(run: Run, port: str) -> None:
+def test_ehlo_offers_supported_extensions_and_mail_rejects_others(run: Run, port: str) -> None:
     """RFC 5321 section 2.2: what a maildrop or a next hop cannot support is neither offered nor accepted."""
 
     def client(served: Served) -> None:

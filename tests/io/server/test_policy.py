@@ -18,7 +18,7 @@ on_every_smtp_port = pytest.mark.parametrize("port", SMTP_PORTS)
 
 
 @on_every_smtp_port
-def test_mail_is_never_refused_for_want_of_a_login(run: Run, port: str) -> None:
+def test_mail_command_is_accepted_without_login(run: Run, port: str) -> None:
     def client(served: Served) -> None:
         with served.smtp(port) as smtp:
             assert smtp.mail("anybody@far.test")[0] == 250
@@ -27,7 +27,7 @@ def test_mail_is_never_refused_for_want_of_a_login(run: Run, port: str) -> None:
 
 
 @on_every_smtp_port
-def test_mail_for_a_local_recipient_is_taken_from_anyone(run: Run, port: str) -> None:
+def test_mail_for_a_local_recipient_is_accepted_without_login(run: Run, port: str) -> None:
     def client(served: Served) -> None:
         with served.smtp(port) as smtp:
             assert smtp.sendmail("anybody@far.test", ["alice@example.test"], "Subject: hello\r\n\r\nbody") == {}
@@ -38,7 +38,7 @@ def test_mail_for_a_local_recipient_is_taken_from_anyone(run: Run, port: str) ->
 
 
 @on_every_smtp_port
-def test_relaying_is_refused_before_a_login_even_from_the_loopback_address(run: Run, port: str) -> None:
+def test_relaying_without_login_is_rejected_from_the_loopback_address(run: Run, port: str) -> None:
     def client(served: Served) -> None:
         with served.smtp(port) as smtp:
             smtp.mail("alice@example.test")
@@ -49,7 +49,7 @@ def test_relaying_is_refused_before_a_login_even_from_the_loopback_address(run: 
 
 
 @pytest.mark.parametrize("path", ["nobody@example.test", "al.ice@example.org", "postmaster@example.test"])
-def test_an_unknown_local_recipient_is_refused(run: Run, path: str) -> None:
+def test_unknown_local_recipient_is_rejected(run: Run, path: str) -> None:
     def client(served: Served) -> None:
         with served.smtp() as smtp:
             smtp.mail("anybody@far.test")
@@ -61,7 +61,7 @@ def test_an_unknown_local_recipient_is_refused(run: Run, path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["alice%far.test@example.test", '"bob@far.test"@example.test', "far.test!bob@example.test"]
 )
-def test_an_address_that_hides_another_is_never_local(run: Run, path: str) -> None:
+def test_address_with_embedded_route_is_rejected(run: Run, path: str) -> None:
     """Another mailer might relay an address with ``%``, ``!`` or a second ``@``."""
 
     def client(served: Served) -> None:
@@ -73,7 +73,7 @@ def test_an_address_that_hides_another_is_never_local(run: Run, path: str) -> No
 
 
 @on_every_smtp_port
-def test_a_login_opens_relaying_for_its_session_alone(run: Run, port: str) -> None:
+def test_smtp_login_allows_relaying_only_in_its_session(run: Run, port: str) -> None:
     def client(served: Served) -> None:
         with served.smtp(port) as smtp:
             smtp.login("alice", PASSWORD)
@@ -86,7 +86,7 @@ def test_a_login_opens_relaying_for_its_session_alone(run: Run, port: str) -> No
     meet(run, client, legacy=True)
 
 
-def test_starttls_takes_the_login_away(run: Run) -> None:
+def test_starttls_discards_the_login(run: Run) -> None:
     """RFC 3207 section 4.2: knowledge obtained before TLS is discarded."""
 
     def client(served: Served) -> None:
@@ -102,7 +102,7 @@ def test_starttls_takes_the_login_away(run: Run) -> None:
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("port", ["stls", "pop3s"])
-def test_a_pop3_login_opens_both_smtp_ports_for_its_address_alone(run: Run, port: str, legacy: bool) -> None:
+def test_pop3_login_allows_relaying_on_all_smtp_ports_for_its_address_only(run: Run, port: str, legacy: bool) -> None:
     def client(served: Served) -> None:
         assert not served.may_relay()
         served.log_in(port).quit()
@@ -112,7 +112,7 @@ def test_a_pop3_login_opens_both_smtp_ports_for_its_address_alone(run: Run, port
     meet(run, client, legacy=legacy)
 
 
-def test_a_grant_is_over_after_its_lifetime_and_another_login_opens_again(run: Run) -> None:
+def test_grant_expires_after_its_lifetime_and_login_makes_another(run: Run) -> None:
     def client(served: Served) -> None:
         served.log_in().quit()
         served.clock.now += 59.9
@@ -125,7 +125,7 @@ def test_a_grant_is_over_after_its_lifetime_and_another_login_opens_again(run: R
     meet(run, client, grant_lifetime=60)
 
 
-def test_a_grant_that_ends_within_a_session_ends_there_too(run: Run) -> None:
+def test_grant_expiry_applies_within_a_session(run: Run) -> None:
     """The grant is looked up at every RCPT that needs it."""
 
     def client(served: Served) -> None:
@@ -151,7 +151,7 @@ def test_sending_does_not_extend_a_grant(run: Run) -> None:
     meet(run, client, grant_lifetime=60)
 
 
-def test_no_lifetime_means_no_grants(run: Run) -> None:
+def test_zero_grant_lifetime_disables_grants(run: Run) -> None:
     """A configured grant store is not used."""
     grants = Grants()
 
@@ -165,7 +165,7 @@ def test_no_lifetime_means_no_grants(run: Run) -> None:
 
 
 @pytest.mark.parametrize(("name", "password"), [("alice", "wrong"), ("nobody", PASSWORD), ("", PASSWORD)])
-def test_a_login_that_failed_opens_nothing(run: Run, name: str, password: str) -> None:
+def test_failed_login_makes_no_grant(run: Run, name: str, password: str) -> None:
     def client(served: Served) -> None:
         with pytest.raises(poplib.error_proto):
             served.log_in(name=name, password=password)
@@ -174,7 +174,7 @@ def test_a_login_that_failed_opens_nothing(run: Run, name: str, password: str) -
     meet(run, client)
 
 
-def test_a_login_opens_even_when_the_maildrop_is_in_use(run: Run) -> None:
+def test_login_makes_a_grant_if_the_maildrop_is_in_use(run: Run) -> None:
     """The login itself was successful."""
 
     def client(served: Served) -> None:
@@ -216,7 +216,7 @@ def kept_with(grants: stores.Grants) -> server.Stores:
 
 
 @pytest.mark.parametrize("name", ["alice", "ALICE@example.ORG"])
-def test_a_grant_has_the_canonical_name_and_is_there_before_the_reply(run: Run, name: str) -> None:
+def test_grant_has_canonical_name_and_is_made_before_the_reply(run: Run, name: str) -> None:
     grants = Grants()
 
     def client(served: Served) -> None:
@@ -227,7 +227,7 @@ def test_a_grant_has_the_canonical_name_and_is_there_before_the_reply(run: Run, 
     meet(run, client, kept=kept_with(grants))
 
 
-def test_a_revoked_identity_takes_its_grants_along(run: Run) -> None:
+def test_revoke_identity_and_revoke_address_remove_grants(run: Run) -> None:
     grants = Grants()
 
     def client(served: Served) -> None:
@@ -248,7 +248,7 @@ def test_a_revoked_identity_takes_its_grants_along(run: Run) -> None:
     run(main)
 
 
-def test_where_the_grants_cannot_tell_the_recipient_is_put_off(run: Run) -> None:
+def test_rcpt_gets_451_if_the_grant_store_fails(run: Run) -> None:
     """451, because a 550 would bounce the mail.  Local mail needs no grant."""
 
     def client(served: Served) -> None:
@@ -261,7 +261,7 @@ def test_where_the_grants_cannot_tell_the_recipient_is_put_off(run: Run) -> None
     meet(run, client, kept=kept_with(Grants(failing=True)))
 
 
-def test_nobody_may_act_as_somebody_else(run: Run) -> None:
+def test_authorization_identity_of_another_user_is_rejected(run: Run) -> None:
     """A user may only act as himself."""
 
     def client(served: Served) -> None:
@@ -273,7 +273,7 @@ def test_nobody_may_act_as_somebody_else(run: Run) -> None:
     meet(run, client)
 
 
-def test_the_log_tells_whose_grant_or_identity_opened_the_relay(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_gives_the_grant_or_identity_that_allowed_relaying(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "mailauth.server")
 
     def client(served: Served) -> None:

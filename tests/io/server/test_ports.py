@@ -38,12 +38,12 @@ def kept() -> server.Stores:
         ({"max_message_size": 10}, "max_message_size"),
     ],
 )
-def test_what_cannot_be_served_is_refused_when_it_is_said(options: dict[str, Any], says: str) -> None:
+def test_config_rejects_invalid_options(options: dict[str, Any], says: str) -> None:
     with pytest.raises((ValueError, LocalProtocolError), match=says):
         server.Config(**options)
 
 
-def test_no_private_key_is_shown() -> None:
+def test_repr_of_config_contains_no_ssl_context() -> None:
     assert "ssl" not in repr(server.Config(ssl_context=server_context())).lower()
 
 
@@ -58,7 +58,7 @@ def test_the_postmaster_must_be_an_account(run: Run) -> None:
 
 
 @on_both_loops
-def test_a_port_that_is_off_is_none(run: Run) -> None:
+def test_disabled_port_is_none(run: Run) -> None:
     async def main() -> None:
         async with server.serve(server.Config(pop3=0), kept()) as ports:
             assert (ports.smtp, ports.smtps, ports.pop3s) == (None, None, None)
@@ -68,7 +68,7 @@ def test_a_port_that_is_off_is_none(run: Run) -> None:
 
 
 @on_both_loops
-def test_without_a_certificate_there_is_no_tls(run: Run) -> None:
+def test_starttls_and_stls_are_not_offered_without_certificate(run: Run) -> None:
     def client(served: Served) -> None:
         with served.smtp() as smtp:
             assert "starttls" not in smtp.esmtp_features
@@ -93,7 +93,7 @@ def test_every_host_has_the_same_ports(run: Run) -> None:
 
 
 @on_both_loops
-def test_a_free_port_is_one_that_is_free_on_every_host(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_port_zero_selects_a_port_free_on_every_host(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first port is in use on the second host, so another one is tried."""
     serve = _serve._serve
     tried: list[tuple[str, int]] = []
@@ -116,7 +116,7 @@ def test_a_free_port_is_one_that_is_free_on_every_host(run: Run, monkeypatch: py
 
 
 @on_both_loops
-def test_a_busy_port_is_an_oserror_and_nothing_stays_open(run: Run) -> None:
+def test_port_in_use_raises_oserror(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
 
@@ -129,7 +129,7 @@ def test_a_busy_port_is_an_oserror_and_nothing_stays_open(run: Run) -> None:
 
 
 @on_both_loops
-def test_an_error_of_the_embedding_program_comes_out_as_itself(run: Run) -> None:
+def test_exception_of_the_embedding_program_is_raised_unchanged(run: Run) -> None:
     async def main() -> None:
         with pytest.raises(LookupError, match="mine"):
             async with server.serve(server.Config(smtp=0, pop3=0), kept()):
@@ -139,7 +139,7 @@ def test_an_error_of_the_embedding_program_comes_out_as_itself(run: Run) -> None
 
 
 @on_both_loops
-def test_leaving_ends_the_sessions_politely(run: Run) -> None:
+def test_shutdown_sends_421_to_an_idle_client(run: Run) -> None:
     """An idle client gets 421."""
 
     async def main() -> None:

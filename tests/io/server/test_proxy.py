@@ -44,7 +44,7 @@ def relays(served: Served, first: bytes) -> bool:
 
 
 @on_both_loops
-def test_a_grant_is_for_whom_the_header_names(run: Run) -> None:
+def test_grant_is_for_the_client_in_the_proxy_header(run: Run) -> None:
     def client(served: Served) -> None:
         log_in(served, header("198.51.100.7"))
         assert relays(served, header("198.51.100.7"))
@@ -56,7 +56,7 @@ def test_a_grant_is_for_whom_the_header_names(run: Run) -> None:
 
 @on_both_loops
 @pytest.mark.parametrize("first", [LOCAL, b"PROXY UNKNOWN\r\n", header("127.0.0.9")], ids=["LOCAL", "UNKNOWN", "chain"])
-def test_the_address_of_a_proxy_makes_no_grant_and_finds_none(run: Run, first: bytes) -> None:
+def test_login_with_the_address_of_a_proxy_makes_no_grant(run: Run, first: bytes) -> None:
     """All clients of the proxy share its address, and would be permitted to relay."""
 
     def client(served: Served) -> None:
@@ -67,7 +67,7 @@ def test_the_address_of_a_proxy_makes_no_grant_and_finds_none(run: Run, first: b
 
 
 @on_both_loops
-def test_a_header_from_anywhere_else_is_a_command_that_nobody_knows(run: Run) -> None:
+def test_proxy_header_from_other_address_is_an_unknown_command(run: Run) -> None:
     def client(served: Served) -> None:
         answers = say(connect(served.ports.smtp, b""), header("198.51.100.7").decode().strip(), "NOOP")
         assert [answer[:3] for answer in answers] == ["220", "500", "250"]

@@ -17,7 +17,7 @@ pytestmark = on_both_loops
 OK = "250 2.1.5 recipient ok"
 
 
-def test_a_message_for_here_and_elsewhere_is_in_both_places_once_250_is_said(run: Run) -> None:
+def test_message_is_delivered_locally_and_relayed_when_250_is_sent(run: Run) -> None:
     double = Double()
 
     def client(served: Served) -> None:
@@ -40,7 +40,7 @@ def test_a_message_for_here_and_elsewhere_is_in_both_places_once_250_is_said(run
     assert double.heard[-1] == "Quit"
 
 
-def test_the_next_hop_hears_nothing_of_mail_for_here(run: Run) -> None:
+def test_local_mail_causes_no_connection_to_the_next_hop(run: Run) -> None:
     double = Double()
 
     def client(served: Served) -> None:
@@ -52,7 +52,7 @@ def test_the_next_hop_hears_nothing_of_mail_for_here(run: Run) -> None:
     assert double.heard == []
 
 
-def test_who_may_not_relay_is_refused_without_asking_the_next_hop(run: Run) -> None:
+def test_unauthorized_relaying_is_rejected_without_contacting_next_hop(run: Run) -> None:
     double = Double()
 
     def client(served: Served) -> None:
@@ -63,7 +63,7 @@ def test_who_may_not_relay_is_refused_without_asking_the_next_hop(run: Run) -> N
     assert double.heard == []
 
 
-def test_a_refused_recipient_is_refused_at_its_own_rcpt_in_the_next_hops_words(run: Run) -> None:
+def test_rejection_of_a_recipient_is_passed_on_in_reply_to_its_rcpt(run: Run) -> None:
     double = Double(
         deeds={smtp.Rcpt: [smtp.Reply(550, "5.1.1", "no dinah\nnot today"), smtp.Reply(452, "", "too many")]}
     )
@@ -78,7 +78,7 @@ def test_a_refused_recipient_is_refused_at_its_own_rcpt_in_the_next_hops_words(r
     assert [taken.recipients for taken in double.taken] == [("lory@far.test",)]
 
 
-def test_a_recipient_is_named_to_the_next_hop_once(run: Run) -> None:
+def test_duplicate_recipient_is_sent_to_the_next_hop_once(run: Run) -> None:
     double = Double()
 
     def client(served: Served) -> None:
@@ -89,7 +89,7 @@ def test_a_recipient_is_named_to_the_next_hop_once(run: Run) -> None:
     assert [taken.recipients for taken in double.taken] == [(FAR,)]
 
 
-def test_a_refused_sender_refuses_every_remote_recipient_and_nobody_here(run: Run) -> None:
+def test_rejected_sender_rejects_remote_recipients_but_not_local_ones(run: Run) -> None:
     double = Double(deeds={smtp.Mail: [smtp.Reply(550, "5.7.1", "not from you")]})
 
     def client(served: Served) -> None:
@@ -105,7 +105,7 @@ def test_a_refused_sender_refuses_every_remote_recipient_and_nobody_here(run: Ru
     assert "Rcpt" not in double.heard
 
 
-def test_content_that_came_by_bdat_goes_on_by_data(run: Run) -> None:
+def test_bdat_content_is_relayed_unchanged(run: Run) -> None:
     """RFC 3030: BDAT is not a property of the message."""
     double = Double()
 
@@ -122,7 +122,7 @@ def test_content_that_came_by_bdat_goes_on_by_data(run: Run) -> None:
 
 
 @pytest.mark.parametrize("code", [452, 554])
-def test_a_message_that_the_next_hop_refuses_is_nowhere(run: Run, code: int) -> None:
+def test_message_rejected_by_the_next_hop_is_not_stored_locally(run: Run, code: int) -> None:
     reply = smtp.Reply(code, f"{code // 100}.6.0", "not that")
     double = Double(deeds={smtp.MessageComplete: [reply]})
 
@@ -137,7 +137,7 @@ def test_a_message_that_the_next_hop_refuses_is_nowhere(run: Run, code: int) -> 
     assert double.connections == len(double.taken) == 1
 
 
-def test_a_refused_data_leaves_nothing_and_the_next_transaction_begins_with_rset(run: Run) -> None:
+def test_rejected_data_leaves_no_message_and_rset_precedes_next_transaction(run: Run) -> None:
     double = Double(deeds={smtp.Data: [smtp.Reply(451, "4.3.0", "not now")]})
 
     def client(served: Served) -> None:
@@ -150,7 +150,7 @@ def test_a_refused_data_leaves_nothing_and_the_next_transaction_begins_with_rset
     assert double.heard.count("Connected") == double.heard.count("Rset") == 1
 
 
-def test_local_copies_are_safe_and_unseen_while_the_next_hop_has_not_spoken(run: Run, tmp_path: Path) -> None:
+def test_local_copy_stays_staged_until_the_next_hop_replies(run: Run, tmp_path: Path) -> None:
     def at_the_end() -> None:
         maildir = tmp_path / "alice"
         (staged,) = maildir.glob("tmp/*")
@@ -182,7 +182,7 @@ class FullDisk:
         raise OSError(28, "No space left on device")
 
 
-def test_a_message_that_cannot_be_kept_here_does_not_go_there(run: Run) -> None:
+def test_message_that_cannot_be_staged_locally_is_not_relayed(run: Run) -> None:
     double = Double()
 
     def client(served: Served) -> None:
@@ -224,7 +224,7 @@ class Unseen:
             self.real.discard()
 
 
-def test_a_message_that_cannot_be_shown_here_after_it_went_there_is_451_and_goes_twice(run: Run) -> None:
+def test_failed_local_commit_after_relaying_gives_451_and_a_duplicate(run: Run) -> None:
     """docs/relay.md: a duplicate is better than a lost message."""
     double = Double()
 
@@ -239,7 +239,7 @@ def test_a_message_that_cannot_be_shown_here_after_it_went_there_is_451_and_goes
     assert len(double.taken) == 2
 
 
-def test_null_reverse_path_passes(run: Run) -> None:
+def test_null_reverse_path_is_passed_on(run: Run) -> None:
     """RFC 5321 section 4.5.5."""
     double = Double()
 
@@ -253,7 +253,7 @@ def test_null_reverse_path_passes(run: Run) -> None:
     assert double.taken[0].mail.reverse_path is None
 
 
-def test_size_and_body_are_passed_on_and_who_logged_in_is_not(run: Run) -> None:
+def test_size_and_body_are_passed_on_but_auth_parameter_is_not(run: Run) -> None:
     """RFC 1870, RFC 6152.  The AUTH parameter (RFC 4954 section 5) is not passed on."""
     double = Double()
 

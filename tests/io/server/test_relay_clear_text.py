@@ -60,7 +60,7 @@ BREAKS = [each for each in Break if each is not Break.WRONG_CERTIFICATE]
     [(each, mode) for each in BREAKS for mode in ("required", "opportunistic")]
     + [(Break.WRONG_CERTIFICATE, "required")],
 )
-def test_with_a_login_nothing_goes_when_tls_is_missing_or_breaks(
+def test_login_without_working_tls_sends_no_password_and_no_mail(
     run: Run, breaks: Break, mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """RFC 3207 section 6: no AUTH, no password and no MAIL is sent; the client gets 451."""
@@ -78,7 +78,7 @@ def test_with_a_login_nothing_goes_when_tls_is_missing_or_breaks(
     assert PASSWORD.decode() not in caplog.text
 
 
-def test_a_local_copy_waits_for_no_next_hop_that_breaks_tls(run: Run) -> None:
+def test_local_recipient_is_accepted_if_tls_to_the_next_hop_fails(run: Run) -> None:
     """The remote recipient is rejected, and the local one is accepted."""
 
     def client(served: Served) -> None:
@@ -90,7 +90,7 @@ def test_a_local_copy_waits_for_no_next_hop_that_breaks_tls(run: Run) -> None:
 
 @pytest.mark.parametrize("auth", ["AUTH PLAIN LOGIN CRAM-MD5", "AUTH PLAIN"])
 @pytest.mark.parametrize("breaks", [None, Break.NOT_OFFERED])
-def test_without_tls_a_password_or_its_md5_digest_needs_an_option_of_its_own(
+def test_mechanisms_other_than_scram_are_not_used_without_tls(
     run: Run, auth: str, breaks: Break | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """``--relay-tls none`` alone permits only SCRAM, which does not reveal the password."""
@@ -108,14 +108,14 @@ def test_without_tls_scram_is_chosen(run: Run) -> None:
     assert not shows(hop.clear[0])
 
 
-def test_with_both_options_the_password_goes_in_clear_text(run: Run) -> None:
+def test_password_is_sent_in_plaintext_if_both_options_are_set(run: Run) -> None:
     hop = ScriptedHop(Break.NOT_OFFERED, "AUTH PLAIN")
     replies = relayed(run, hop, one_message, login=LOGIN, tls_required=False, clear_text_login=True)
     assert [reply[:3] for reply in replies] == ["250", "250"]
     assert shows(hop.clear[0])
 
 
-def test_a_login_in_clear_text_is_no_fallback(run: Run) -> None:
+def test_clear_text_login_is_rejected_with_tls_or_without_login(run: Run) -> None:
     with pytest.raises(ValueError, match="without an ssl_context"):
         server.NextHop(host="h", port=25, login=LOGIN, clear_text_login=True, **REQUIRED)
     with pytest.raises(ValueError, match="needs a login"):
@@ -136,7 +136,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("breaks", BROKEN)
-def test_without_a_login_opportunistic_tls_that_breaks_is_replaced_by_clear_text(
+def test_opportunistic_tls_failure_without_login_falls_back_to_plaintext(
     run: Run, breaks: Break, caplog: pytest.LogCaptureFixture
 ) -> None:
     """RFC 7435 section 3: over a new connection, once for each transaction, before any mail was sent."""
@@ -150,7 +150,9 @@ def test_without_a_login_opportunistic_tls_that_breaks_is_replaced_by_clear_text
 
 
 @pytest.mark.parametrize("breaks", [Break.REFUSED, Break.UNKNOWN, Break.NOT_OFFERED])
-def test_what_leaves_a_connection_is_gone_on_with(run: Run, breaks: Break, caplog: pytest.LogCaptureFixture) -> None:
+def test_unavailable_starttls_continues_in_plaintext_on_same_connection(
+    run: Run, breaks: Break, caplog: pytest.LogCaptureFixture
+) -> None:
     hop = ScriptedHop(breaks)
     assert [reply[:3] for reply in relayed(run, hop, one_message, **opportunistic())] == ["250", "250"]
     assert len(hop.clear) == 1
@@ -173,7 +175,9 @@ def test_broken_tls_is_remembered_for_ten_minutes(run: Run, caplog: pytest.LogCa
 
 
 @pytest.mark.parametrize("breaks", [*BROKEN, Break.GOING_DOWN])
-def test_tls_that_is_required_is_not_replaced(run: Run, breaks: Break, caplog: pytest.LogCaptureFixture) -> None:
+def test_required_tls_does_not_fall_back_to_plaintext(
+    run: Run, breaks: Break, caplog: pytest.LogCaptureFixture
+) -> None:
     hop = ScriptedHop(breaks)
     recipient, end = relayed(run, hop, one_message, **REQUIRED)
     assert recipient.startswith("451 4.")
@@ -183,7 +187,7 @@ def test_tls_that_is_required_is_not_replaced(run: Run, breaks: Break, caplog: p
     assert warnings(caplog) == []
 
 
-def test_a_next_hop_that_goes_down_at_starttls_is_451(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_reply_421_to_starttls_gives_451_without_plaintext_fallback(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     """421 is not a TLS failure: the next transaction tries STARTTLS again."""
     hop = ScriptedHop(Break.GOING_DOWN)
     assert relayed(run, hop, one_message, **opportunistic())[0].startswith("451 4.3.2")
@@ -204,7 +208,7 @@ def test_there_is_one_retry_for_a_transaction(run: Run) -> None:
     assert len(hop.clear) == 2
 
 
-def test_a_next_hop_that_takes_no_mail_in_clear_text_has_tls_tried_again(run: Run) -> None:
+def test_reply_530_to_mail_makes_next_transaction_try_starttls(run: Run) -> None:
     """RFC 3207 section 4: a 530 bounces no mail, and ends the ten minutes without STARTTLS."""
     hop = ScriptedHop(Break.CLOSED, mail=b"530 5.7.0 must issue a STARTTLS command first\r\n")
 
@@ -216,7 +220,7 @@ def test_a_next_hop_that_takes_no_mail_in_clear_text_has_tls_tried_again(run: Ru
     assert hop.commands() == [["EHLO", "STARTTLS"], ["EHLO", "MAIL"]] * 2
 
 
-def test_the_look_at_the_start_goes_the_same_way(run: Run) -> None:
+def test_check_next_hop_falls_back_to_plaintext_after_tls_failure(run: Run) -> None:
     hop = ScriptedHop(Break.CLOSED)
 
     async def main() -> str | None:

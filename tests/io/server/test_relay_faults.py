@@ -45,7 +45,7 @@ def check_refused(served: Served, replies: list[str], step: type[object], begins
 
 @at_each_step
 @pytest.mark.parametrize(("deed", "begins"), [(CLOSE, "451 4."), (Fault.DIE, "451 4.4.1")], ids=["421", "dies"])
-def test_a_next_hop_that_goes_away_is_451_and_the_next_transaction_finds_it_again(
+def test_lost_next_hop_gives_451_and_next_transaction_reconnects(
     run: Run, step: type[object], deed: Deed, begins: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its 421 is not passed on: the client's session continues (RFC 5321 section 3.8)."""
@@ -66,7 +66,7 @@ def test_a_next_hop_that_goes_away_is_451_and_the_next_transaction_finds_it_agai
 
 
 @at_each_step
-def test_a_silent_next_hop_is_451_when_the_timeout_ends(
+def test_silent_next_hop_gives_451_after_the_timeout(
     run: Run, step: type[object], caplog: pytest.LogCaptureFixture
 ) -> None:
     """RFC 5321 section 4.5.3.2: each step has its own timeout."""
@@ -82,7 +82,7 @@ def test_a_silent_next_hop_is_451_when_the_timeout_ends(
     assert double.taken == []
 
 
-def test_a_next_hop_that_stops_reading_is_451(run: Run) -> None:
+def test_next_hop_that_stops_reading_gives_451(run: Run) -> None:
     double = Double(deeds={MessageChunk: [Fault.FALL_SILENT]}, settings=smtp.ServerSettings(max_message_size=2**26))
 
     def client(served: Served) -> None:
@@ -94,7 +94,7 @@ def test_a_next_hop_that_stops_reading_is_451(run: Run) -> None:
     relaying(run, double, client, timeouts=server.Timeouts(block=0.05), **IN_CLEAR)
 
 
-def test_a_next_hop_lost_between_two_recipients_is_451_to_data_and_nothing_goes_anywhere(run: Run) -> None:
+def test_next_hop_lost_between_recipients_gives_451_and_delivers_nothing(run: Run) -> None:
     double = Double(deeds={smtp.Rcpt: [ACCEPT, CLOSE]})
 
     def client(served: Served) -> None:
@@ -108,7 +108,7 @@ def test_a_next_hop_lost_between_two_recipients_is_451_to_data_and_nothing_goes_
 
 
 @pytest.mark.parametrize("deed", [CLOSE, Fault.DIE], ids=["421", "dies"])
-def test_a_next_hop_that_went_away_between_two_messages_is_called_again_unnoticed(run: Run, deed: Deed) -> None:
+def test_next_hop_lost_between_messages_is_reconnected_without_error(run: Run, deed: Deed) -> None:
     """Nothing of the new transaction has been lost, so the client does not notice."""
     double = Double(deeds={smtp.Mail: [ACCEPT, deed]})
 
@@ -121,7 +121,7 @@ def test_a_next_hop_that_went_away_between_two_messages_is_called_again_unnotice
     assert double.connections == len(double.taken) == 2
 
 
-def test_a_message_taken_by_a_next_hop_that_died_before_it_said_so_may_go_twice_but_is_not_lost(run: Run) -> None:
+def test_message_taken_by_next_hop_that_dies_gives_451_and_a_duplicate(run: Run) -> None:
     """RFC 1047: the server cannot know whether the message was accepted."""
     double = Double(deeds={smtp.MessageComplete: [Fault.TAKE_AND_DIE]})
 
@@ -136,7 +136,7 @@ def test_a_message_taken_by_a_next_hop_that_died_before_it_said_so_may_go_twice_
     assert len(double.taken) == 2
 
 
-def test_a_connection_that_was_idle_too_long_is_given_up(run: Run) -> None:
+def test_connection_idle_for_too_long_is_replaced(run: Run) -> None:
     """It may have been dropped without notice, by a firewall for example."""
     double = Double()
 
@@ -164,7 +164,7 @@ REPLIES = [
 @pytest.mark.parametrize(
     ("step", "reply", "begins"), REPLIES, ids=["554", "endless greeting", "530", "503", "long", "endless"]
 )
-def test_what_a_next_hop_says_about_us_bounces_no_mail_and_no_reply_is_endless(
+def test_next_hop_session_errors_give_451_and_long_replies_are_limited(
     run: Run, step: type[object], reply: smtp.Reply, begins: str
 ) -> None:
     double = Double(deeds={step: [reply]})
@@ -179,7 +179,7 @@ def test_what_a_next_hop_says_about_us_bounces_no_mail_and_no_reply_is_endless(
     relaying(run, double, client, **IN_CLEAR)
 
 
-def test_an_unreachable_next_hop_is_451_and_mail_for_here_goes_on(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreachable_next_hop_gives_451_and_local_mail_is_accepted(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     def client(served: Served) -> None:
         with logged_in(served) as client:
             check_refused(served, send(client, FAR, LOCAL), smtp.Connected, "451 4.4.1")
@@ -200,7 +200,7 @@ def test_an_unreachable_next_hop_is_451_and_mail_for_here_goes_on(run: Run, capl
     ],
     ids=["no SMTP", "250 ahead of the message", "one 250 too many", "as it should be"],
 )
-def test_a_250_that_came_before_its_message_acknowledges_nothing(
+def test_premature_250_of_next_hop_does_not_acknowledge_the_message(
     run: Run, lines: tuple[bytes, ...], begins: str
 ) -> None:
     def client(served: Served) -> None:
@@ -212,7 +212,7 @@ def test_a_250_that_came_before_its_message_acknowledges_nothing(
         run(lambda: relay_to(port, client, **IN_CLEAR))
 
 
-def test_a_next_hop_that_knows_no_ehlo_is_greeted_by_helo(run: Run) -> None:
+def test_mail_is_relayed_if_the_next_hop_rejects_ehlo(run: Run) -> None:
     """RFC 5321 section 3.2.  It then offers no extensions, so SIZE is not sent."""
 
     def client(served: Served) -> None:
@@ -248,7 +248,7 @@ def spoken(*lines: bytes) -> Iterator[int]:
         thread.join()
 
 
-def test_a_client_that_vanishes_inside_its_message_leaves_nothing_there(run: Run) -> None:
+def test_client_lost_during_data_causes_no_data_to_the_next_hop(run: Run) -> None:
     double = Double()
 
     def client(served: Served) -> None:
@@ -267,7 +267,7 @@ def test_a_client_that_vanishes_inside_its_message_leaves_nothing_there(run: Run
 @pytest.mark.parametrize(
     ("eight_bits", "begins"), [(False, "554 5.6.3"), (True, "554 5.3.4")], ids=["8BITMIME", "SIZE"]
 )
-def test_what_the_next_hop_cannot_take_is_refused_for_good(run: Run, eight_bits: bool, begins: str) -> None:
+def test_message_unsupported_by_next_hop_is_rejected_permanently(run: Run, eight_bits: bool, begins: str) -> None:
     """RFC 6152 section 3: the server does not convert messages.  RFC 1870 section 6.1."""
     double = Double(settings=smtp.ServerSettings(max_message_size=70_000, eight_bit_mime=eight_bits))
 

@@ -16,9 +16,7 @@ from tests.serving import LOOPS, started
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_server_that_is_killed_after_the_next_hop_took_the_message_has_shown_nothing(
-    loop: str, tmp_path: Path
-) -> None:
+def test_server_killed_after_relaying_has_not_delivered_locally(loop: str, tmp_path: Path) -> None:
     """docs/relay.md: after the next attempt there are two copies at the next hop and one here."""
     double = Double()
     maildir = tmp_path / "mail" / "alice"

@@ -42,7 +42,9 @@ def first_reply(run: Run, double: Double, **hop: Any) -> str:
 
 
 @pytest.mark.parametrize("tls_mode", [BY_STARTTLS, INSIDE_TLS], ids=["STARTTLS", "implicit"])
-def test_mail_and_login_go_inside_tls(run: Run, tls_mode: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_mail_and_login_are_sent_inside_tls(
+    run: Run, tls_mode: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("DEBUG")
     double = Double()
     assert first_reply(run, double, login=LOGIN, **tls_mode).startswith("250")
@@ -55,7 +57,7 @@ def test_mail_and_login_go_inside_tls(run: Run, tls_mode: dict[str, Any], caplog
 
 
 @pytest.mark.parametrize("login", [LOGIN, None], ids=["login", "no login"])
-def test_where_starttls_is_taken_out_nothing_goes(
+def test_missing_starttls_gives_451_if_tls_is_required(
     run: Run, login: server.Login | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """RFC 3207 section 6."""
@@ -66,14 +68,14 @@ def test_where_starttls_is_taken_out_nothing_goes(
     assert "TLS is required and not available" in caplog.text
 
 
-def test_a_starttls_that_is_refused_is_none(run: Run) -> None:
+def test_rejected_starttls_gives_451_if_tls_is_required(run: Run) -> None:
     double = Double(deeds={smtp.StartTls: [smtp.Reply(454, "4.7.0", "not now")]})
     assert first_reply(run, double, **BY_STARTTLS).startswith("451 4.4.1")
     assert double.mails == []
 
 
 @pytest.mark.parametrize("tls_mode", [BY_STARTTLS, INSIDE_TLS], ids=["STARTTLS", "implicit"])
-def test_a_certificate_that_proves_nothing_is_451(
+def test_untrusted_certificate_of_next_hop_gives_451(
     run: Run, tls_mode: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """RFC 8314 section 4.1: a next hop without a trusted certificate may be an attacker."""
@@ -85,7 +87,7 @@ def test_a_certificate_that_proves_nothing_is_451(
 
 
 @pytest.mark.parametrize("settings", [OFFERS_STARTTLS, smtp.ServerSettings()], ids=["offered", "not offered"])
-def test_where_tls_is_not_required_it_is_used_if_it_is_offered(run: Run, settings: smtp.ServerSettings) -> None:
+def test_optional_tls_is_used_if_offered(run: Run, settings: smtp.ServerSettings) -> None:
     """RFC 7435: TLS without authentication is better than clear text."""
     double = Double(settings=settings)
     assert first_reply(run, double, ssl_context=client_context(), **IN_CLEAR).startswith("250")
@@ -93,7 +95,7 @@ def test_where_tls_is_not_required_it_is_used_if_it_is_offered(run: Run, setting
 
 
 @pytest.mark.parametrize(("names", "logged"), [(("PLAIN",), "login rejected with 535"), ((), "does not offer")])
-def test_a_login_that_fails_is_451(
+def test_failed_login_at_next_hop_gives_451(
     run: Run, names: tuple[str, ...], logged: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The client must not be asked to log in again, and its mail must not bounce."""
@@ -106,13 +108,15 @@ def test_a_login_that_fails_is_451(
 
 
 @pytest.mark.parametrize("password", [b"", b"two\nlines", b"\xff"], ids=["empty", "two lines", "no UTF-8"])
-def test_a_password_that_cannot_be_sent_is_found_at_once(run: Run, password: bytes) -> None:
+def test_login_rejects_password_that_cannot_be_sent(run: Run, password: bytes) -> None:
     with pytest.raises(LocalProtocolError, match=r"cannot be sent|UTF-8"):
         server.Login(name="relayuser", password=password)
 
 
 @pytest.mark.parametrize("implicit_tls", [False, True], ids=["STARTTLS", "implicit"])
-def test_two_ready_servers_pass_a_message_on(run: Run, implicit_tls: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_server_relays_to_another_with_its_own_login(
+    run: Run, implicit_tls: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     """The first server relays with its own login, not with that of its client."""
     caplog.set_level("INFO", "mailauth.server")
     outbox = stores.MemoryOutbox()

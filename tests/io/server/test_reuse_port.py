@@ -34,7 +34,7 @@ def free_port() -> Iterator[int]:
 
 
 @on_both_loops
-async def test_two_listeners_share_a_port_when_both_want_to(loop: loops.Loop) -> None:
+async def test_two_listeners_share_a_port_only_if_both_set_reuse_port(loop: loops.Loop) -> None:
     """On IPv4 and IPv6."""
 
     async def session(connection: ServerConnection[EchoEvent]) -> None:
@@ -54,7 +54,7 @@ async def test_two_listeners_share_a_port_when_both_want_to(loop: loops.Loop) ->
                     pass
 
 
-def test_a_config_with_any_free_port_shares_none() -> None:
+def test_config_rejects_reuse_port_with_port_zero() -> None:
     with pytest.raises(ValueError, match="port numbers other than 0"):
         server.Config(smtp=0, reuse_port=True)
 

@@ -125,7 +125,7 @@ def test_an_exception_is_logged_with_message_traceback_and_peer(
 @pytest.mark.parametrize("name", ["asyncio", "trio"])
 @pytest.mark.parametrize("protocol", ["SMTP", "POP3"])
 @pytest.mark.parametrize("grace", [20.0, 0.0])
-def test_an_exception_while_the_server_ends_is_logged_and_ends_it_orderly(
+def test_exception_during_shutdown_is_logged_and_shutdown_completes(
     name: str, protocol: str, grace: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The session ends by itself, or is cancelled at the end of the grace period."""
@@ -154,7 +154,7 @@ def test_an_exception_while_the_server_ends_is_logged_and_ends_it_orderly(
     assert f"ZeroDivisionError: {WORDS}\n" in shown
 
 
-def test_a_group_of_an_exception_and_a_cancellation_ends_one_session_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_group_of_exception_and_cancellation_does_not_stop_the_server(caplog: pytest.LogCaptureFixture) -> None:
     """A nursery that is cancelled while one of its tasks fails raises both.  The exception must not stop the server."""
 
     async def main() -> None:
@@ -185,7 +185,7 @@ def test_a_group_of_an_exception_and_a_cancellation_ends_one_session_alone(caplo
 @pytest.mark.parametrize("name", ["asyncio", "trio"])
 @pytest.mark.parametrize("protocol", ["SMTP", "POP3"])
 @pytest.mark.parametrize("grouped", [False, True])
-def test_an_error_of_the_system_has_a_traceback_too(
+def test_oserror_in_a_session_is_logged_with_traceback(
     name: str, protocol: str, grouped: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An OSError comes from the session's own files and sockets."""
@@ -209,7 +209,7 @@ def test_an_error_of_the_system_has_a_traceback_too(
 
 
 @pytest.mark.parametrize("protocol", ["SMTP", "POP3"])
-def test_the_cancellation_of_another_task_is_a_failure_of_the_session(
+def test_cancelled_error_of_another_task_is_logged_as_session_failure(
     protocol: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """On asyncio, a session that awaits a cancelled task gets its CancelledError, but was not cancelled itself."""
@@ -232,7 +232,7 @@ def test_the_cancellation_of_another_task_is_a_failure_of_the_session(
 
 @pytest.mark.parametrize("name", ["asyncio", "trio"])
 @pytest.mark.parametrize("protocol", ["SMTP", "POP3"])
-def test_a_client_that_resets_the_connection_raises_nothing_in_its_session(
+def test_connection_reset_raises_nothing_in_the_session(
     name: str, protocol: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """So a client cannot cause tracebacks in the log."""
@@ -257,7 +257,7 @@ def test_a_client_that_resets_the_connection_raises_nothing_in_its_session(
 
 
 @on_both_loops
-async def test_a_machine_that_cannot_be_built_is_a_failed_session_too(loop: loops.Loop) -> None:
+async def test_exception_in_build_is_logged_and_server_continues(loop: loops.Loop) -> None:
     """The server continues."""
 
     def build(entropy: bytes, tls: object) -> smtp.ServerConnection:

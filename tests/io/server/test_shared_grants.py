@@ -59,7 +59,7 @@ class Server:
         return code
 
 
-def test_a_server_starts_without_redis_and_says_what_is_wrong(tmp_path: Path) -> None:
+def test_server_starts_without_redis_and_reports_the_error(tmp_path: Path) -> None:
     """Redis may start later.  Until then no grant is found, and relaying is refused temporarily."""
     words = ("--smtp", "0", "--pop3", "0", "--legacy", "--user", "alice:wonderland")
     with served(tmp_path, *words, "--grants", "redis://:hunter2@127.0.0.1:1") as server_process:
@@ -95,7 +95,7 @@ def revoke(whose: str, redis: RedisServer, directory: Path) -> str:
     return done.stdout or done.stderr
 
 
-def test_a_login_at_one_server_opens_the_other_until_it_is_revoked(tmp_path: Path) -> None:
+def test_login_at_one_server_allows_relaying_at_the_other_until_revoked(tmp_path: Path) -> None:
     with redis_server(tmp_path) as redis, two_servers(redis, tmp_path) as (one, other):
         assert (one.relay(), other.relay()) == (550, 550)
         one.read_mail()
@@ -111,7 +111,7 @@ def test_a_login_at_one_server_opens_the_other_until_it_is_revoked(tmp_path: Pat
         assert PASSWORD not in server.server_process.log.read_text() + "".join(server.server_process.said)
 
 
-def test_while_redis_is_down_relaying_is_put_off_and_mail_is_read(tmp_path: Path) -> None:
+def test_relaying_gets_451_and_mail_is_readable_while_redis_is_down(tmp_path: Path) -> None:
     """The reply is 451: a 550 would bounce mail, and a 250 would open the relay.  Everything else continues."""
     with redis_server(tmp_path) as redis, two_servers(redis, tmp_path) as (one, other):
         one.read_mail()
@@ -131,7 +131,7 @@ def test_while_redis_is_down_relaying_is_put_off_and_mail_is_read(tmp_path: Path
         assert " part=grants " in server.server_process.log.read_text()
 
 
-def test_while_redis_is_silent_relaying_is_put_off_and_mail_is_read(tmp_path: Path) -> None:
+def test_relaying_gets_451_and_mail_is_readable_while_redis_is_silent(tmp_path: Path) -> None:
     """A stopped Redis accepts connections and does not answer.  Each server waits for it once, then fails at once."""
     with redis_server(tmp_path) as redis, two_servers(redis, tmp_path) as (one, other):
         one.read_mail()

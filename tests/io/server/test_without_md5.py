@@ -38,7 +38,7 @@ for machine, said in (
 """
 
 
-def test_a_server_starts_and_offers_what_needs_no_md5() -> None:
+def test_server_without_md5_offers_the_other_mechanisms() -> None:
     """RFC 1939 section 7: a greeting without a timestamp means no APOP."""
     ran = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment(), timeout=60)
     assert ran.stderr == ""

@@ -29,18 +29,18 @@ def test_one_mailbox_has_one_canonical_name(text: str) -> None:
         "al%ice",
     ],
 )  # fmt: skip
-def test_what_is_no_mailbox_name_has_no_canonical_one(text: str) -> None:
+def test_mailbox_name_returns_none_for_invalid_name(text: str) -> None:
     assert mailbox_name(text, DOMAINS) is None
 
 
 @given(st.text())
-def test_a_canonical_name_is_its_own_canonical_name(text: str) -> None:
+def test_mailbox_name_is_idempotent(text: str) -> None:
     name = mailbox_name(text, DOMAINS)
     assert name is None or mailbox_name(name, frozenset()) == name
 
 
 @on_both_loops
-def test_the_right_password_alone_is_right(run: Run) -> None:
+def test_check_password_accepts_only_the_right_password(run: Run) -> None:
     store = MemoryAccounts({"Alice": b"secret", "bob@example.test": b"hunter2"}, domains=DOMAINS)
     accounts = Authenticator(store)
 
@@ -60,7 +60,7 @@ def test_the_right_password_alone_is_right(run: Run) -> None:
 
 
 @on_both_loops
-def test_an_unknown_name_costs_what_a_wrong_password_costs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_name_is_compared_like_a_wrong_password(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """architecture.md, invariant 6: for any name, the same comparison of the same number of bytes."""
     compared: list[tuple[int, int]] = []
 
@@ -83,7 +83,7 @@ SAME = [("alice", "ALICE"), ("alice", "alice@example.test"), ("a@example.test", 
 
 
 @pytest.mark.parametrize(("one", "other"), SAME)
-def test_two_accounts_that_mean_one_mailbox_are_an_error(one: str, other: str) -> None:
+def test_two_accounts_for_one_mailbox_are_rejected(one: str, other: str) -> None:
     with pytest.raises(AccountsError, match="same mailbox") as caught:
         MemoryAccounts({one: b"1", other: b"2"}, domains=DOMAINS)
     assert repr(one) in str(caught.value)
@@ -91,17 +91,17 @@ def test_two_accounts_that_mean_one_mailbox_are_an_error(one: str, other: str) -
 
 
 @pytest.mark.parametrize("name", ["", "al ice", "../x", "alice@remote.test"])
-def test_an_account_needs_a_mailbox_name(name: str) -> None:
+def test_account_with_invalid_mailbox_name_is_rejected(name: str) -> None:
     with pytest.raises(AccountsError, match="not a valid mailbox name"):
         MemoryAccounts({name: b"1"}, domains=DOMAINS)
 
 
-def test_an_account_needs_a_password() -> None:
+def test_account_with_empty_password_is_rejected() -> None:
     with pytest.raises(AccountsError, match="'alice' has no password"):
         MemoryAccounts({"alice": b""})
 
 
-def test_no_account_shows_its_password() -> None:
+def test_repr_of_account_contains_no_password() -> None:
     assert "hunter2" not in repr(from_password("alice", b"hunter2"))
 
 
@@ -113,7 +113,7 @@ def written(folder: Path, text: bytes, mode: int = 0o600) -> Path:
 
 
 @on_both_loops
-def test_a_passwd_file_gives_accounts(run: Run, tmp_path: Path) -> None:
+def test_accounts_are_read_from_passwd_file(run: Run, tmp_path: Path) -> None:
     path = written(tmp_path, b"# comment\n\nalice:{PLAIN}se cret:1000:1000::/home/alice::\r\nbob:{plain}{x}y\n")
     accounts = Authenticator(MemoryAccounts(file=AccountsFile(path)))
 
@@ -145,7 +145,7 @@ def test_a_passwd_file_gives_accounts(run: Run, tmp_path: Path) -> None:
         (b"BOB:{PLAIN}hunter2", "the same mailbox"),
     ],
 )
-def test_a_bad_line_is_named_and_its_secret_is_not(line: bytes, message: str, tmp_path: Path) -> None:
+def test_invalid_line_is_reported_without_its_secret(line: bytes, message: str, tmp_path: Path) -> None:
     path = written(tmp_path, b"bob:{PLAIN}other\n\n" + line + b"\n")
     with pytest.raises(AccountsError) as caught:
         MemoryAccounts(file=AccountsFile(path))
@@ -155,11 +155,11 @@ def test_a_bad_line_is_named_and_its_secret_is_not(line: bytes, message: str, tm
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o620, 0o602])
-def test_a_file_that_others_can_read_is_refused(mode: int, tmp_path: Path) -> None:
+def test_file_accessible_to_other_users_is_rejected(mode: int, tmp_path: Path) -> None:
     with pytest.raises(AccountsError, match="chmod 600"):
         MemoryAccounts(file=AccountsFile(written(tmp_path, b"alice:{PLAIN}x\n", mode)))
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_file_raises_accounts_error(tmp_path: Path) -> None:
     with pytest.raises(AccountsError, match="absent cannot be read"):
         MemoryAccounts(file=AccountsFile(tmp_path / "absent"))

@@ -58,7 +58,7 @@ def server_state(tmp_path: Path) -> ServerState:
 
 
 @on_both_loops
-def test_a_change_counts_within_two_seconds(run: Run, server_state: ServerState) -> None:
+def test_file_change_is_applied_within_two_seconds(run: Run, server_state: ServerState) -> None:
     """A changed password, a new account and a removed one.  Grants of the first and the last are revoked."""
 
     async def main() -> None:
@@ -81,7 +81,7 @@ def test_a_change_counts_within_two_seconds(run: Run, server_state: ServerState)
 
 
 @on_both_loops
-def test_what_is_offered_no_longer_is_told(run: Run, server_state: ServerState) -> None:
+def test_mechanisms_no_longer_available_are_reported(run: Run, server_state: ServerState) -> None:
     """One account with a hash disables SCRAM and CRAM-MD5 for all accounts, so a warning is logged."""
 
     async def main() -> None:
@@ -101,7 +101,7 @@ def test_what_is_offered_no_longer_is_told(run: Run, server_state: ServerState) 
 
 
 @on_both_loops
-def test_a_file_that_is_being_written_is_left_to_rest(run: Run, server_state: ServerState) -> None:
+def test_file_being_written_is_not_read_yet(run: Run, server_state: ServerState) -> None:
     """An editor that truncates the file before writing must not remove all accounts for a moment."""
 
     async def main() -> None:
@@ -143,7 +143,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(
 
 
 @on_both_loops
-def test_the_file_is_looked_at_once_a_second(run: Run, tmp_path: Path) -> None:
+def test_file_is_checked_once_a_second(run: Run, tmp_path: Path) -> None:
     """The number of logins does not matter."""
     path = tmp_path / "users"
     path.touch(mode=0o600)
@@ -167,7 +167,7 @@ def test_the_file_is_looked_at_once_a_second(run: Run, tmp_path: Path) -> None:
 
 
 @on_both_loops
-def test_a_broken_line_is_named_and_takes_no_other_down(run: Run, server_state: ServerState) -> None:
+def test_invalid_line_is_reported_and_does_not_affect_other_accounts(run: Run, server_state: ServerState) -> None:
     """The account of an invalid line keeps its mailbox, if its name is valid, and cannot log in."""
 
     async def main() -> None:
@@ -190,9 +190,7 @@ def test_a_broken_line_is_named_and_takes_no_other_down(run: Run, server_state: 
 
 @on_both_loops
 @pytest.mark.parametrize("how", ["gone", "open to others", "a pipe"])
-def test_a_file_that_cannot_be_read_changes_nothing_and_is_named_once(
-    run: Run, server_state: ServerState, how: str
-) -> None:
+def test_unreadable_file_is_reported_once_and_changes_nothing(run: Run, server_state: ServerState, how: str) -> None:
     async def main() -> None:
         if how == "open to others":
             server_state.path.chmod(0o644)
@@ -218,7 +216,7 @@ def test_a_file_that_cannot_be_read_changes_nothing_and_is_named_once(
 
 
 @on_both_loops
-def test_a_mixture_that_comes_later_is_warned_about(run: Run, server_state: ServerState) -> None:
+def test_mixed_schemes_after_a_reload_are_reported(run: Run, server_state: ServerState) -> None:
     async def main() -> None:
         server_state.write(
             "alice:{PLAIN}one\nbob:{BLF-CRYPT}$2y$05$wQy/3Oy/wVrzX/bYBv.m8.KNe8n9cH7lPzt.EqwsaAUEDrvC5O3Ei\n"
@@ -231,7 +229,7 @@ def test_a_mixture_that_comes_later_is_warned_about(run: Run, server_state: Serv
 
 
 @on_both_loops
-def test_what_has_not_changed_keeps_the_keys_derived_from_it(run: Run, server_state: ServerState) -> None:
+def test_unchanged_password_keeps_its_derived_scram_keys(run: Run, server_state: ServerState) -> None:
     """Their salts must not change: a client may have stored them."""
 
     async def main() -> None:
@@ -247,7 +245,7 @@ def test_what_has_not_changed_keeps_the_keys_derived_from_it(run: Run, server_st
 
 @on_both_loops
 @pytest.mark.parametrize("text", ["bob:{PLAIN}two\n", "alice:{PLAIN}new\n"], ids=["removed", "another password"])
-def test_a_password_that_changes_while_it_is_hashed_is_right_no_more(run: Run, tmp_path: Path, text: str) -> None:
+def test_password_changed_during_hashing_is_rejected(run: Run, tmp_path: Path, text: str) -> None:
     path = tmp_path / "users"
     path.touch(mode=0o600)
     path.write_text(f"alice:{write_credential('SCRAM-SHA-256', b'one')}\n")

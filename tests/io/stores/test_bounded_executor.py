@@ -29,7 +29,7 @@ class Sleeper:
 
 
 @on_both_loops
-async def test_what_it_is_asked_for_comes_back_and_so_does_an_exception(loop: loops.Loop) -> None:
+async def test_run_returns_result_or_raises_exception(loop: loops.Loop) -> None:
     asking = BoundedExecutor()
     assert await asking.run(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
@@ -38,7 +38,7 @@ async def test_what_it_is_asked_for_comes_back_and_so_does_an_exception(loop: lo
 
 
 @on_both_loops
-async def test_nobody_waits_longer_than_the_timeout_and_no_thread_is_added(loop: loops.Loop) -> None:
+async def test_calls_time_out_without_starting_more_threads(loop: loops.Loop) -> None:
     """The timeout also applies to calls that get no thread."""
     asking, sleeper = BoundedExecutor(timeout=0.01), Sleeper()
 
@@ -52,7 +52,7 @@ async def test_nobody_waits_longer_than_the_timeout_and_no_thread_is_added(loop:
 
 
 @on_both_loops
-async def test_after_a_silence_it_is_left_alone_then_one_question_tries_it(loop: loops.Loop) -> None:
+async def test_only_one_call_tries_the_store_after_a_timeout_and_pause(loop: loops.Loop) -> None:
     """Other calls fail at once, while that one waits and during the pause after each timeout."""
     clock, asked = Clock(), 0
     asking, sleeper = BoundedExecutor(timeout=20.0, pause=5.0, clock=clock), Sleeper()
@@ -83,7 +83,7 @@ async def test_after_a_silence_it_is_left_alone_then_one_question_tries_it(loop:
 
 
 @on_both_loops
-async def test_a_store_that_is_down_is_asked_again_at_once(loop: loops.Loop) -> None:
+async def test_connection_refused_error_causes_no_pause(loop: loops.Loop) -> None:
     """A refused connection takes no time, so there is no pause.  The store is used as soon as it is back."""
     clock = Clock()
     asking = BoundedExecutor(timeout=20.0, clock=clock)

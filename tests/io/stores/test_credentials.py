@@ -43,7 +43,7 @@ def read(field: str) -> Credential:
 
 
 @pytest.mark.parametrize("scheme", DOVEADM)
-def test_what_doveadm_wrote_is_checked(scheme: str) -> None:
+def test_credentials_written_by_doveadm_are_checked(scheme: str) -> None:
     """The scheme name is case-insensitive, as in Dovecot."""
     credential = read(DOVEADM[scheme])
     assert credential.check(PASSWORD)
@@ -54,7 +54,7 @@ def test_what_doveadm_wrote_is_checked(scheme: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", DOVEADM)
-def test_no_repr_shows_what_is_stored(scheme: str) -> None:
+def test_repr_contains_no_stored_value(scheme: str) -> None:
     """architecture.md, invariant 6: no password, no hash, and no part of one."""
     shown = repr(read(DOVEADM[scheme]))
     stored = DOVEADM[scheme].partition("}")[2]
@@ -62,7 +62,7 @@ def test_no_repr_shows_what_is_stored(scheme: str) -> None:
         assert piece not in shown
 
 
-def test_what_can_be_proved_follows_from_the_scheme() -> None:
+def test_proofs_depend_on_the_scheme() -> None:
     """A hash supports only password checks, SCRAM keys support SCRAM too, and a plain password supports all proofs."""
     assert read(DOVEADM["ARGON2ID"]).proofs == {Proof.PASSWORD}
     assert read(DOVEADM["SCRAM-SHA-256"]).proofs == {Proof.PASSWORD, Proof.SCRAM_SHA_256}
@@ -71,12 +71,12 @@ def test_what_can_be_proved_follows_from_the_scheme() -> None:
 
 @pytest.mark.parametrize("scheme", DOVEADM)
 @pytest.mark.parametrize("password", [b"a\0b", b"\xff\xfe", b"x" * 5000])
-def test_any_data_is_a_wrong_password(scheme: str, password: bytes) -> None:
+def test_check_returns_false_for_nul_invalid_utf8_and_long_passwords(scheme: str, password: bytes) -> None:
     """No exception is raised."""
     assert read(DOVEADM[scheme]).check(password) is False
 
 
-def test_bcrypt_looks_at_72_bytes_as_crypt_does() -> None:
+def test_bcrypt_uses_only_the_first_72_bytes() -> None:
     """A longer password that works with Dovecot works here."""
     credential = read(write_credential("BLF-CRYPT", b"x" * 72))
     assert credential.check(b"x" * 80)
@@ -92,7 +92,7 @@ def test_scram_keys_of_a_plain_password_are_derived() -> None:
     assert credential.derive("sha1", b"a salt") not in (None, keys)
 
 
-def test_stored_scram_keys_are_those_that_a_client_proves() -> None:
+def test_stored_scram_keys_equal_the_derived_keys() -> None:
     credential = read(DOVEADM["SCRAM-SHA-256"])
     keys = credential.scram_keys("sha256")
     assert keys is not None
@@ -102,7 +102,7 @@ def test_stored_scram_keys_are_those_that_a_client_proves() -> None:
 
 
 @pytest.mark.parametrize("scheme", WRITTEN)
-def test_what_is_written_is_read(scheme: str) -> None:
+def test_written_credential_can_be_read_and_checked(scheme: str) -> None:
     """Passwords are compared after SASLprep (RFC 4013), which replaces a ligature with its letters."""
     field = write_credential(scheme, "o\ufb03ce".encode())
     assert field.startswith(f"{{{scheme}}}")
@@ -114,7 +114,7 @@ def test_what_is_written_is_read(scheme: str) -> None:
     assert not credential.check(b"offices")
 
 
-def test_what_is_written_is_salted() -> None:
+def test_written_credentials_are_salted() -> None:
     assert len({write_credential(scheme, PASSWORD) for scheme in WRITTEN for _ in range(2)}) == 9
 
 
@@ -131,13 +131,13 @@ def test_what_is_written_is_salted() -> None:
         ("SCRAM-SHA-256", "hunter\u0221".encode(), "RFC 4013"),
     ],
 )
-def test_a_password_that_cannot_be_stored_is_refused_and_not_shown(scheme: str, password: bytes, message: str) -> None:
+def test_unsupported_password_is_rejected_without_quoting_it(scheme: str, password: bytes, message: str) -> None:
     with pytest.raises(CredentialError, match=message) as caught:
         write_credential(scheme, password)
     assert "hunter" not in str(caught.value)
 
 
-def test_without_libpass_the_sentence_says_which_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_without_libpass_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """PLAIN and SCRAM-SHA-256 do not need it."""
     for module in [name for name in sys.modules if name == "passlib" or name.startswith("passlib.")]:
         monkeypatch.delitem(sys.modules, module)
@@ -152,7 +152,7 @@ def test_without_libpass_the_sentence_says_which_extra_to_install(monkeypatch: p
 
 
 @given(st.sampled_from(sorted(DOVEADM)), st.binary(max_size=80))
-def test_any_field_is_a_credential_or_an_error(scheme: str, rest: bytes) -> None:
+def test_arbitrary_field_is_a_credential_or_raises_credential_error(scheme: str, rest: bytes) -> None:
     """Only CredentialError is raised, and it does not quote the field."""
     message = ""
     try:
@@ -162,7 +162,7 @@ def test_any_field_is_a_credential_or_an_error(scheme: str, rest: bytes) -> None
     assert kind.startswith(f"{{{scheme}}}") or (message and (len(rest) < 4 or repr(rest)[2:-1] not in message))
 
 
-def test_a_password_is_bounded_as_it_is_hashed() -> None:
+def test_password_length_is_limited_before_and_after_saslprep() -> None:
     """The limit applies after SASLprep too, which turns U+FDFA into 18 characters, and removes others."""
     assert prepared(b"x" * 1024) == b"x" * 1024
     assert prepared(b"x" * 1025) is None

@@ -122,7 +122,7 @@ LOGINS += [(without_sasl, user), (without_sasl, apop)]
 @on_both_loops
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize(("log_in", "mechanism"), LOGINS, ids=[f"{a.__name__}-{b.__name__}" for a, b in LOGINS])
-def test_an_unknown_name_costs_what_a_wrong_password_costs(
+def test_unknown_name_performs_same_hash_operations_as_wrong_password(
     run: Run,
     done: Counter[tuple[object, ...]],
     scheme: str,

@@ -33,7 +33,7 @@ class Counted(Credential):
 
 
 @on_both_loops
-def test_an_unknown_name_is_checked_against_the_commonest_kind(run: Run) -> None:
+def test_unknown_name_is_checked_against_most_common_credential_kind(run: Run) -> None:
     """architecture.md, invariant 6.  Even the password of the account used as a decoy is rejected."""
     rare = Counted(b"one", "{X} of 1 round")
     common = [Counted(b"two", "{X} of 9 rounds"), Counted(b"two", "{X} of 9 rounds")]
@@ -52,7 +52,7 @@ def test_an_unknown_name_is_checked_against_the_commonest_kind(run: Run) -> None
 
 
 @on_both_loops
-def test_a_mailbox_without_a_password_answers_like_an_unknown_name(run: Run) -> None:
+def test_account_without_password_is_treated_as_unknown_name(run: Run) -> None:
     bob = Counted(b"two", "{X}")
 
     async def main() -> None:
@@ -71,7 +71,7 @@ def scram(name: str, iterations: int = 8192, salt_size: int = 12) -> Account:
 
 
 @on_both_loops
-def test_an_unknown_name_has_a_salt_of_its_own_that_outlasts_the_process(run: Run) -> None:
+def test_unknown_name_has_distinct_and_persistent_scram_salt(run: Run) -> None:
     """RFC 5802 section 5.1: any client gets the salt and iterations, so they must not show which names exist."""
     written = [scram("alice"), scram("bob"), scram("carol", 4096, 16)]
 
@@ -104,7 +104,7 @@ def derived(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 @on_both_loops
-def test_each_login_derives_keys_once_whatever_was_before(run: Run, derived: list[bytes]) -> None:
+def test_each_login_derives_scram_keys_exactly_once(run: Run, derived: list[bytes]) -> None:
     """Otherwise the time of a login would show which names have logged in with SCRAM before."""
 
     async def main() -> None:
@@ -121,7 +121,7 @@ def test_each_login_derives_keys_once_whatever_was_before(run: Run, derived: lis
 
 
 @on_both_loops
-def test_accounts_that_are_added_leave_the_salts_of_unknown_names(run: Run, tmp_path: Path) -> None:
+def test_account_changes_keep_scram_salts_of_unknown_names(run: Run, tmp_path: Path) -> None:
     """A salt that changes would show that its name is unknown."""
     path = tmp_path / "users"
     path.touch(mode=0o600)
@@ -147,7 +147,7 @@ def test_accounts_that_are_added_leave_the_salts_of_unknown_names(run: Run, tmp_
     run(main)
 
 
-def test_what_is_offered_is_what_every_account_can_be_proved_by() -> None:
+def test_offered_proofs_are_those_common_to_all_accounts() -> None:
     """Without accounts everything is offered, since the decoys support every proof."""
     plain = from_password("alice", b"one")
     hashed = Account(name="bob", credential=Counted(b"two", "{X}"))
@@ -162,7 +162,7 @@ def test_what_is_offered_is_what_every_account_can_be_proved_by() -> None:
 
 
 @on_both_loops
-def test_tokens_and_certificates_belong_to_accounts(run: Run) -> None:
+def test_tokens_and_certificates_map_to_accounts(run: Run) -> None:
     store = MemoryAccounts(
         {"alice": b"one", "bob": b"two"},
         domains=frozenset({"example.test"}),

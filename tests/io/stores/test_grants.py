@@ -63,7 +63,7 @@ async def who(grants: stores.Grants, address: str) -> str | None:
 
 
 @on_both_loops
-async def test_a_login_opens_its_address_alone(loop: loops.Loop, keeper: Keeper) -> None:
+async def test_grant_applies_to_its_address_only(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open()
     assert await grants.find(HERE) is None
     await grants.grant(HERE, "alice")
@@ -75,7 +75,7 @@ async def test_a_login_opens_its_address_alone(loop: loops.Loop, keeper: Keeper)
 
 
 @on_both_loops
-async def test_expiry_is_judged_at_lookup(loop: loops.Loop, keeper: Keeper) -> None:
+async def test_expiry_is_checked_at_lookup(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open()
     await grants.grant(HERE, "alice")
     keeper.move(LIFETIME - 100)
@@ -85,7 +85,7 @@ async def test_expiry_is_judged_at_lookup(loop: loops.Loop, keeper: Keeper) -> N
 
 
 @on_both_loops
-async def test_a_new_login_replaces_the_grant_and_nothing_else_extends_it(loop: loops.Loop, keeper: Keeper) -> None:
+async def test_new_login_renews_grant_but_lookup_does_not(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open()
     await grants.grant(HERE, "alice")
     keeper.move(LIFETIME / 2)
@@ -98,7 +98,7 @@ async def test_a_new_login_replaces_the_grant_and_nothing_else_extends_it(loop: 
 
 
 @on_both_loops
-async def test_the_latest_login_answers_and_an_older_one_stays(loop: loops.Loop, keeper: Keeper) -> None:
+async def test_find_returns_latest_identity_and_keeps_older_grants(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open()
     assert await grants.grant(HERE, "alice") == 1
     keeper.move(10)
@@ -113,7 +113,7 @@ async def test_the_latest_login_answers_and_an_older_one_stays(loop: loops.Loop,
 
 @on_both_loops
 @pytest.mark.parametrize("spelling", ["::ffff:192.0.2.1", "::FFFF:c000:201", "0:0:0:0:0:ffff:c000:0201"])
-async def test_an_ipv4_mapped_address_is_the_ipv4_one(loop: loops.Loop, keeper: Keeper, spelling: str) -> None:
+async def test_ipv4_mapped_address_equals_ipv4_address(loop: loops.Loop, keeper: Keeper, spelling: str) -> None:
     """The prefix applies to IPv6 addresses only."""
     grants = keeper.open(ipv6_prefix=64)
     await grants.grant(spelling, "alice")
@@ -125,7 +125,7 @@ async def test_an_ipv4_mapped_address_is_the_ipv4_one(loop: loops.Loop, keeper: 
 
 
 @on_both_loops
-async def test_the_zone_is_dropped(loop: loops.Loop, keeper: Keeper) -> None:
+async def test_ipv6_zone_is_ignored(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open()
     await grants.grant("fe80::1%eth0", "alice")
     assert await who(grants, "FE80:0::1%eth1") == "alice"
@@ -133,7 +133,7 @@ async def test_the_zone_is_dropped(loop: loops.Loop, keeper: Keeper) -> None:
 
 
 @on_both_loops
-async def test_an_ipv6_prefix_opens_its_whole_network_and_no_more(loop: loops.Loop, keeper: Keeper) -> None:
+async def test_ipv6_prefix_grants_whole_network_only(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open(ipv6_prefix=64)
     await grants.grant("2001:db8::1", "alice")
     assert await who(grants, "2001:db8::ffff:1") == "alice"
@@ -144,7 +144,7 @@ async def test_an_ipv6_prefix_opens_its_whole_network_and_no_more(loop: loops.Lo
 
 
 @on_both_loops
-async def test_what_is_no_address_is_refused(loop: loops.Loop, keeper: Keeper) -> None:
+async def test_invalid_address_and_empty_identity_are_rejected(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open()
     for text in ("", "localhost", "192.0.2.1:25", "[::1]"):
         with pytest.raises(LocalProtocolError):
@@ -156,7 +156,7 @@ async def test_what_is_no_address_is_refused(loop: loops.Loop, keeper: Keeper) -
 
 
 @on_both_loops
-async def test_settings_out_of_range_are_refused(loop: loops.Loop, keeper: Keeper) -> None:
+async def test_settings_out_of_range_are_rejected(loop: loops.Loop, keeper: Keeper) -> None:
     for settings in ({"lifetime": -1.0}, {"ipv6_prefix": 0}, {"identities_per_address": 0}, {"max_grants": 0}):
         with pytest.raises(LocalProtocolError):
             keeper.open(**settings)
@@ -166,7 +166,7 @@ async def test_settings_out_of_range_are_refused(loop: loops.Loop, keeper: Keepe
 
 
 @on_both_loops
-async def test_revoking_an_identity_leaves_the_others_at_its_addresses(loop: loops.Loop, keeper: Keeper) -> None:
+async def test_revoke_identity_keeps_other_identities_at_same_address(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open()
     for address in (HERE, REMOTE_ADDRESS):
         await grants.grant(address, "bob")
@@ -181,7 +181,7 @@ async def test_revoking_an_identity_leaves_the_others_at_its_addresses(loop: loo
 
 
 @on_both_loops
-async def test_revoking_an_address_leaves_its_people_elsewhere(loop: loops.Loop, keeper: Keeper) -> None:
+async def test_revoke_address_keeps_grants_at_other_addresses(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open()
     for identity in ("alice", "bob"):
         await grants.grant(HERE, identity)
@@ -194,7 +194,7 @@ async def test_revoking_an_address_leaves_its_people_elsewhere(loop: loops.Loop,
 
 
 @on_both_loops
-async def test_a_late_revocation_spares_later_logins(loop: loops.Loop, keeper: Keeper) -> None:
+async def test_revocation_with_earlier_time_keeps_later_grants(loop: loops.Loop, keeper: Keeper) -> None:
     """A process that notices a changed password late must not revoke grants made with the new password."""
     grants = keeper.open()
     await grants.grant(HERE, "alice")
@@ -207,7 +207,7 @@ async def test_a_late_revocation_spares_later_logins(loop: loops.Loop, keeper: K
 
 
 @on_both_loops
-async def test_what_is_over_is_neither_shown_nor_counted(loop: loops.Loop, keeper: Keeper) -> None:
+async def test_expired_grants_are_neither_listed_nor_counted(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open()
     await grants.grant(HERE, "alice")
     keeper.move(LIFETIME / 2)
@@ -230,9 +230,7 @@ async def test_what_is_over_is_neither_shown_nor_counted(loop: loops.Loop, keepe
 
 
 @on_both_loops
-async def test_identities_at_an_address_are_bounded_and_the_oldest_leaves_first(
-    loop: loops.Loop, keeper: Keeper
-) -> None:
+async def test_identities_per_address_limit_evicts_oldest(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open(identities_per_address=3)
     for number, identity in enumerate(("alice", "bob", "carol", "alice", "dave"), start=1):
         assert await grants.grant(HERE, identity) == min(number, 3)
@@ -243,7 +241,7 @@ async def test_identities_at_an_address_are_bounded_and_the_oldest_leaves_first(
 
 
 @on_both_loops
-async def test_grants_in_all_are_bounded_and_the_oldest_leaves_first(loop: loops.Loop, keeper: Keeper) -> None:
+async def test_max_grants_limit_evicts_oldest(loop: loops.Loop, keeper: Keeper) -> None:
     grants = keeper.open(max_grants=3)
     for number in range(6):
         await grants.grant(f"192.0.2.{number}", "alice" if number % 2 else "bob")
@@ -273,7 +271,7 @@ grants.close()
 
 
 @on_both_loops
-async def test_a_grant_is_visible_to_another_process_once_it_is_made(
+async def test_grant_and_revocation_are_visible_to_another_process(
     loop: loops.Loop, shared: Keeper, request: pytest.FixtureRequest
 ) -> None:
     """The grant is stored before +OK is sent, so a client that has read +OK may relay at every server."""
@@ -294,7 +292,7 @@ async def test_a_grant_is_visible_to_another_process_once_it_is_made(
 
 
 @on_both_loops
-async def test_a_grant_outlasts_a_restart_and_so_does_its_end(loop: loops.Loop, shared: Keeper) -> None:
+async def test_grants_revocations_and_expiry_persist_across_restart(loop: loops.Loop, shared: Keeper) -> None:
     grants = shared.open()
     await grants.grant(HERE, "alice")
     await grants.grant(REMOTE_ADDRESS, "bob")
@@ -309,7 +307,7 @@ async def test_a_grant_outlasts_a_restart_and_so_does_its_end(loop: loops.Loop, 
 
 
 @on_both_loops
-async def test_a_clock_that_steps_forward_ends_grants_early(loop: loops.Loop, shared: Keeper) -> None:
+async def test_clock_step_forward_expires_grants(loop: loops.Loop, shared: Keeper) -> None:
     """The alternative would be to allow relaying for longer than the lifetime."""
     grants = shared.open()
     await grants.grant(HERE, "alice")
@@ -320,7 +318,7 @@ async def test_a_clock_that_steps_forward_ends_grants_early(loop: loops.Loop, sh
 
 
 @on_both_loops
-async def test_a_clock_that_steps_back_ends_grants_for_good(loop: loops.Loop, shared: Keeper) -> None:
+async def test_clock_step_back_expires_grants_permanently(loop: loops.Loop, shared: Keeper) -> None:
     """A grant that expires later than now plus the lifetime counts as expired, even after the clock has caught up."""
     grants = shared.open()
     await grants.grant(HERE, "alice")
@@ -336,7 +334,7 @@ async def test_a_clock_that_steps_back_ends_grants_for_good(loop: loops.Loop, sh
 
 
 @on_both_loops
-async def test_of_many_grants_none_outlives_a_step_back(loop: loops.Loop, shared: Keeper) -> None:
+async def test_clock_step_back_expires_grants_beyond_one_sweep(loop: loops.Loop, shared: Keeper) -> None:
     """There are more grants than one sweep removes.  Lookups ignore the others too."""
     grants = shared.open()
     for number in range(120):
@@ -347,7 +345,7 @@ async def test_of_many_grants_none_outlives_a_step_back(loop: loops.Loop, shared
 
 
 @on_both_loops
-async def test_a_shorter_lifetime_ends_what_would_outlive_it(loop: loops.Loop, shared: Keeper) -> None:
+async def test_shorter_lifetime_expires_grants_that_would_exceed_it(loop: loops.Loop, shared: Keeper) -> None:
     """After a restart with a shorter lifetime, older grants are limited to it."""
     await shared.open().grant(HERE, "alice")
     shorter = shared.open(lifetime=LIFETIME / 2)
@@ -355,7 +353,7 @@ async def test_a_shorter_lifetime_ends_what_would_outlive_it(loop: loops.Loop, s
 
 
 @on_both_loops
-async def test_a_sweep_never_takes_a_renewal_along(loop: loops.Loop, shared: Keeper) -> None:
+async def test_sweep_of_expired_grants_keeps_concurrent_renewal(loop: loops.Loop, shared: Keeper) -> None:
     """One process removes an expired grant while another renews it.  The renewal stays, in either order."""
     sweeping, renewing = shared.open(), shared.open()
     for number in range(20):
@@ -370,7 +368,7 @@ async def test_a_sweep_never_takes_a_renewal_along(loop: loops.Loop, shared: Kee
 
 
 @on_both_loops
-async def test_what_is_over_leaves_in_steps(loop: loops.Loop, shared: Keeper) -> None:
+async def test_each_login_removes_limited_number_of_expired_grants(loop: loops.Loop, shared: Keeper) -> None:
     """Each login removes a limited number of expired grants."""
     grants = shared.open()
     for number in range(150):

@@ -47,7 +47,7 @@ class Slow:
 
 
 @on_both_loops
-async def test_a_login_that_gets_no_thread_in_time_is_refused(loop: loops.Loop) -> None:
+async def test_login_without_free_thread_in_time_raises_hashing_busy(loop: loops.Loop) -> None:
     """The replies are 454 and [SYS/TEMP].  If a thread is free, a timeout of 0 is enough."""
     hashing = Hashing(threads=1, timeout=0.0)
     slow = Slow()
@@ -69,7 +69,7 @@ async def test_a_login_that_gets_no_thread_in_time_is_refused(loop: loops.Loop) 
 
 
 @on_both_loops
-async def test_a_login_that_waits_gets_the_next_free_thread(loop: loops.Loop) -> None:
+async def test_waiting_login_gets_next_free_thread(loop: loops.Loop) -> None:
     hashing = Hashing(threads=2, timeout=TIMEOUT)
     slow = Slow()
     done: list[str] = []
@@ -109,7 +109,7 @@ def test_a_cancelled_hash_keeps_its_thread_until_it_ends() -> None:
     loops.named("asyncio").run(main)
 
 
-def test_one_hashing_serves_one_loop_after_another() -> None:
+def test_one_hashing_works_on_several_event_loops_in_turn() -> None:
     """As in tests, or in a program that starts a new loop."""
     hashing = Hashing()
     for name in ("asyncio", "trio", "asyncio"):
@@ -120,7 +120,7 @@ def test_one_hashing_serves_one_loop_after_another() -> None:
         assert loops.named(name).run(main) == 2
 
 
-def test_one_thread_for_each_core_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_thread_count_is_number_of_usable_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 4}, raising=False)
     assert Hashing()._most == 2
@@ -200,7 +200,7 @@ class Hashes:
 
 
 @on_both_loops
-async def test_a_login_overtakes_the_queue_of_attacking_addresses(loop: loops.Loop) -> None:
+async def test_login_overtakes_queued_logins_of_attacking_addresses(loop: loops.Loop) -> None:
     """At most threads + 1 hashes start before the hash of an honest login, even if many others wait."""
     for threads in (1, 2, 4):
         for attackers in (1, 10):
@@ -253,7 +253,7 @@ async def test_an_address_holds_at_most_half_of_the_threads(loop: loops.Loop) ->
 
 
 @on_both_loops
-async def test_addresses_take_turns(loop: loops.Loop) -> None:
+async def test_addresses_are_served_round_robin(loop: loops.Loop) -> None:
     """Addresses are served round robin, not logins."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
     logins = [hashes.login(name, right=True) for name in ("a/0", "a/1", "a/2", "a/3", "b/0", "b/1", "c/0")]
@@ -289,7 +289,7 @@ async def test_an_address_with_a_failed_login_gets_every_fourth_turn(loop: loops
 
 
 @on_both_loops
-async def test_a_client_that_leaves_the_queue_gets_no_thread(loop: loops.Loop) -> None:
+async def test_client_disconnected_in_queue_gets_no_thread_and_has_failed(loop: loops.Loop) -> None:
     """It counts as a failed login.  Otherwise requesting hashes and disconnecting would cost the client nothing."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
 
@@ -308,7 +308,7 @@ async def test_a_client_that_leaves_the_queue_gets_no_thread(loop: loops.Loop) -
 
 
 @on_both_loops
-async def test_a_client_that_leaves_while_a_wrong_password_is_hashed_has_failed_before_it_leaves(
+async def test_disconnect_during_hash_of_wrong_password_counts_as_failure(
     loop: loops.Loop,
 ) -> None:
     """With the right password it has not failed: a client that pipes a session into a socket half-closes it early."""
@@ -325,7 +325,7 @@ async def test_a_client_that_leaves_while_a_wrong_password_is_hashed_has_failed_
 
 
 @on_both_loops
-async def test_a_client_that_asks_for_keys_and_leaves_has_failed(loop: loops.Loop) -> None:
+async def test_disconnect_during_scram_key_derivation_counts_as_failure(loop: loops.Loop) -> None:
     """The derivation of SCRAM keys does not show whether the password is right."""
     hashing = Hashing(threads=1, timeout=TIMEOUT)
     failed: list[bool] = []
@@ -336,7 +336,7 @@ async def test_a_client_that_asks_for_keys_and_leaves_has_failed(loop: loops.Loo
 
 
 @on_both_loops
-async def test_addresses_with_a_failed_login_hold_at_most_half_of_the_threads_together(loop: loops.Loop) -> None:
+async def test_addresses_with_failed_logins_share_at_most_half_of_the_threads(loop: loops.Loop) -> None:
     """The number of such addresses does not matter.  Another login starts at once, before any hash has ended."""
     hashes = Hashes(loop, Hashing(threads=4, timeout=TIMEOUT))
     hashes.failed.update(f"attacker {address}" for address in range(10))
@@ -355,7 +355,7 @@ async def test_addresses_with_a_failed_login_hold_at_most_half_of_the_threads_to
 
 
 @on_both_loops
-async def test_networks_take_turns_and_in_each_its_addresses(loop: loops.Loop) -> None:
+async def test_networks_and_their_addresses_are_served_round_robin(loop: loops.Loop) -> None:
     """The owner of a network can use many addresses, each without a failed login so far."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
     attack = [hashes.login(f"attacker:{number}", right=True) for number in range(50)]
@@ -379,7 +379,7 @@ async def test_networks_take_turns_and_in_each_its_addresses(loop: loops.Loop) -
 
 
 @on_both_loops
-async def test_a_client_that_leaves_before_its_time_in_the_queue_is_over_has_failed(loop: loops.Loop) -> None:
+async def test_disconnect_before_queue_timeout_counts_as_failure(loop: loops.Loop) -> None:
     """The login is refused because the server is busy.  A client that stays connected has not failed."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=0.0))
 
@@ -395,7 +395,7 @@ async def test_a_client_that_leaves_before_its_time_in_the_queue_is_over_has_fai
 
 
 @on_both_loops
-async def test_a_client_that_closed_its_side_is_served_if_it_need_not_wait(loop: loops.Loop) -> None:
+async def test_half_closed_client_is_served_if_a_thread_is_free(loop: loops.Loop) -> None:
     """It may still read: a client that pipes a session into a socket half-closes it at once."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
     hashes.gone.add("a")
@@ -404,13 +404,13 @@ async def test_a_client_that_closed_its_side_is_served_if_it_need_not_wait(loop:
     assert hashes.started == ["a"]
 
 
-def test_a_client_that_left_is_a_busy_server_to_its_login() -> None:
+def test_client_disconnected_is_subclass_of_hashing_busy() -> None:
     """Code that handles HashingBusy handles ClientDisconnected too."""
     assert issubclass(ClientDisconnected, HashingBusy)
 
 
 @on_both_loops
-async def test_a_failure_counts_before_the_next_turn_is_given(loop: loops.Loop) -> None:
+async def test_failure_is_counted_before_next_login_is_chosen(loop: loops.Loop) -> None:
     """Otherwise the address that has just failed would be served once more before a waiting user."""
     hashes = Hashes(loop, Hashing(threads=1, timeout=TIMEOUT))
 

@@ -94,7 +94,7 @@ def deliver(run: Run, directory: Path, recipient: str, disk: Disk) -> tuple[int,
 
 @on_both_loops
 @pytest.mark.parametrize("recipient", RECIPIENTS)
-def test_a_message_is_on_disk_before_it_is_acknowledged(
+def test_message_is_synced_to_disk_before_250(
     run: Run, recipient: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RFC 5321 section 6.1: after 250 the server is responsible, so a later power cut must not lose the message."""
@@ -107,7 +107,7 @@ def test_a_message_is_on_disk_before_it_is_acknowledged(
 
 @pytest.mark.parametrize("left_out", STEPS)
 @pytest.mark.parametrize("recipient", RECIPIENTS)
-def test_no_step_can_be_left_out_unnoticed(
+def test_sync_check_detects_each_skipped_step(
     recipient: str, left_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If a step is skipped, the check of the test above fails."""
@@ -122,7 +122,7 @@ def test_no_step_can_be_left_out_unnoticed(
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EACCES], ids=["full", "unwritable"])
 @pytest.mark.parametrize("failing", ["making a folder", "making the file", *STEPS])
 @pytest.mark.parametrize("recipient", RECIPIENTS)
-def test_a_message_that_cannot_be_written_is_put_off_and_leaves_nothing(
+def test_failed_delivery_gets_451_and_leaves_no_file(
     recipient: str, failing: str, error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RFC 5321 section 4.2.2: the reply is 451, so the client tries again."""
@@ -135,14 +135,14 @@ def test_a_message_that_cannot_be_written_is_put_off_and_leaves_nothing(
     assert code == 250
 
 
-def test_a_maildrop_that_is_no_folder_puts_the_message_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maildrop_that_is_a_file_gets_451_and_is_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "alice").write_bytes(b"precious")
     code, _ = deliver(run_on_asyncio, tmp_path, "alice@example.test", Disk(tmp_path, monkeypatch))
     assert code == 451
     assert (tmp_path / "alice").read_bytes() == b"precious"
 
 
-def test_new_folders_are_on_disk_before_the_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_folders_are_synced_to_disk_before_the_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``cur`` is created last: if it exists, the next delivery knows that the other folders are on disk."""
     disk = Disk(tmp_path, monkeypatch)
     deliver(run_on_asyncio, tmp_path / "mail", "alice@example.test", disk)
@@ -151,7 +151,7 @@ def test_new_folders_are_on_disk_before_the_message(tmp_path: Path, monkeypatch:
     assert_safe(disk.steps[made:])
 
 
-def test_a_message_discarded_while_it_is_written_leaves_nothing(tmp_path: Path) -> None:
+def test_message_discarded_during_write_leaves_no_file(tmp_path: Path) -> None:
     """A task may be cancelled while its thread is still writing."""
     _maildir.make_maildir(tmp_path / "alice")
     file = _maildir.StagedFile(tmp_path / "alice")
@@ -178,7 +178,7 @@ def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     run_on_asyncio(main)
 
 
-def test_a_name_tells_both_sizes(tmp_path: Path) -> None:
+def test_file_name_contains_file_size_and_crlf_size(tmp_path: Path) -> None:
     """As in Dovecot: ``S=`` is the size of the file, ``W=`` the size with CRLF line ends."""
 
     async def main() -> None:
@@ -191,7 +191,7 @@ def test_a_name_tells_both_sizes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", range(7))
-def test_crlf_cut_between_two_chunks_is_one_line_end(tmp_path: Path, cut: int) -> None:
+def test_crlf_split_between_two_chunks_is_one_line_end(tmp_path: Path, cut: int) -> None:
     text = b"a\r\nb\r\n"
 
     async def main() -> None:
@@ -206,7 +206,7 @@ def test_crlf_cut_between_two_chunks_is_one_line_end(tmp_path: Path, cut: int) -
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_kill_9_tears_no_message_and_loses_none_that_was_acknowledged(tmp_path: Path, seed: int) -> None:
+def test_sigkill_truncates_no_message_and_loses_none_acknowledged(tmp_path: Path, seed: int) -> None:
     """Of two hundred deliveries, about every fourth is killed, at any of its file system calls."""
     program = killed_deliveries.__file__
     root = Path(program).parent.parent.parent
@@ -233,7 +233,7 @@ def test_kill_9_tears_no_message_and_loses_none_that_was_acknowledged(tmp_path: 
 
 
 @on_both_loops
-def test_what_is_refused_while_the_disk_is_full_is_taken_afterwards(
+def test_delivery_succeeds_in_same_session_after_full_disk(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both happen in one session: the connection stays open after the failure."""

@@ -48,7 +48,7 @@ def no_umask() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_umask")
-def test_nobody_else_can_read_what_is_written(run: Run, tmp_path: Path) -> None:
+def test_files_and_folders_are_accessible_to_owner_only(run: Run, tmp_path: Path) -> None:
     async def main() -> None:
         maildrops = MaildirMaildrops(tmp_path / "deep" / "mail")
         await put(maildrops, "alice", b"x\r\n")
@@ -59,7 +59,7 @@ def test_nobody_else_can_read_what_is_written(run: Run, tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
 
 
-def test_a_message_lies_in_new_with_lf_line_ends(run: Run, tmp_path: Path) -> None:
+def test_message_is_stored_in_new_with_lf_line_ends(run: Run, tmp_path: Path) -> None:
     async def main() -> None:
         await put(MaildirMaildrops(tmp_path), "alice", b"S: 1\r\n\r\nbody\r\n", head=b"H: 1\r\n")
 
@@ -73,7 +73,7 @@ def test_a_message_lies_in_new_with_lf_line_ends(run: Run, tmp_path: Path) -> No
     "data",
     [b"a\nb\n", b"a\r\nb\r\n", b"a\r\nb\n", b"a\nb", b"a\nb\r", b"a\rb\n", b"\n" * 70_000, b"x" * 65_535 + b"\r\ny\n"],
 )
-def test_what_others_delivered_is_read_with_crlf_line_ends(run: Run, tmp_path: Path, data: bytes) -> None:
+def test_externally_delivered_message_is_read_with_crlf_line_ends(run: Run, tmp_path: Path, data: bytes) -> None:
     foreign(tmp_path / "alice", "1.x.host", data, "cur")
     expected = re.sub(rb"\r\n|\r|\n|(?<![\r\n])\Z", b"\r\n", data)
 
@@ -85,7 +85,7 @@ def test_what_others_delivered_is_read_with_crlf_line_ends(run: Run, tmp_path: P
     run(main)
 
 
-def test_a_message_moved_by_another_program_is_found_and_keeps_its_unique_id(run: Run, tmp_path: Path) -> None:
+def test_message_moved_by_another_program_is_found_and_keeps_unique_id(run: Run, tmp_path: Path) -> None:
     file = foreign(tmp_path / "alice", "1.x.host", b"a\n")
 
     async def main() -> None:
@@ -101,7 +101,7 @@ def test_a_message_moved_by_another_program_is_found_and_keeps_its_unique_id(run
     run(main)
 
 
-def test_a_message_deleted_by_another_program_may_be_deleted_again(run: Run, tmp_path: Path) -> None:
+def test_deleting_message_removed_by_another_program_succeeds(run: Run, tmp_path: Path) -> None:
     file = foreign(tmp_path / "alice", "1.x.host", b"a\n")
 
     async def main() -> None:
@@ -131,7 +131,7 @@ def child(directory: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def test_two_processes_exclude_each_other(run: Run, tmp_path: Path) -> None:
+def test_maildrop_is_locked_until_other_process_ends(run: Run, tmp_path: Path) -> None:
     """RFC 1939 section 4.  The kernel releases the lock when its process ends, for any reason."""
     maildrops = MaildirMaildrops(tmp_path)
     with child(tmp_path) as other:
@@ -150,7 +150,7 @@ def test_two_processes_exclude_each_other(run: Run, tmp_path: Path) -> None:
     run(free)
 
 
-def test_the_second_session_hears_in_use(run: Run, tmp_path: Path) -> None:
+def test_second_session_gets_in_use_response_code(run: Run, tmp_path: Path) -> None:
     """RFC 2449 section 8.1.1.  The other session is in another process."""
     kept = server.Stores(accounts=accounts(), maildrops=MaildirMaildrops(tmp_path), outbox=MemoryOutbox())
 
@@ -167,7 +167,7 @@ def test_the_second_session_hears_in_use(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["..", "../alice", "a/b", "", "Alice", ".hidden", "alice@example.test"])
-def test_no_name_leads_out_of_the_directory(run: Run, tmp_path: Path, name: str) -> None:
+def test_non_canonical_mailbox_name_raises_value_error(run: Run, tmp_path: Path, name: str) -> None:
     async def main() -> None:
         maildrops = MaildirMaildrops(tmp_path / "mail")
         with pytest.raises(ValueError, match="canonical"):
@@ -179,7 +179,7 @@ def test_no_name_leads_out_of_the_directory(run: Run, tmp_path: Path, name: str)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_no_plain_file_is_no_message(run: Run, tmp_path: Path) -> None:
+def test_only_visible_regular_files_are_messages(run: Run, tmp_path: Path) -> None:
     """A symbolic link could point to a file that its creator must not read."""
     secret = tmp_path / "secret"
     secret.write_bytes(b"root:x\n")
@@ -216,7 +216,7 @@ def test_unique_ids_are_the_same_in_every_process(run: Run, tmp_path: Path) -> N
     run(main)
 
 
-def test_a_message_that_vanished_is_refused_and_the_session_goes_on(run: Run, tmp_path: Path) -> None:
+def test_retr_of_removed_message_gets_err_and_session_continues(run: Run, tmp_path: Path) -> None:
     """RFC 1939 section 5: RETR and TOP get -ERR, the numbers do not change, and QUIT still deletes the others."""
     file = foreign(tmp_path / "alice", "1.x.host", b"a\n")
     foreign(tmp_path / "alice", "2.x.host", b"b\n")
@@ -238,7 +238,7 @@ def test_a_message_that_vanished_is_refused_and_the_session_goes_on(run: Run, tm
     meet(run, client, kept=kept)
 
 
-def test_a_message_that_vanishes_while_the_maildrop_is_opened_is_left_out(
+def test_message_removed_while_maildrop_is_opened_is_omitted(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = foreign(tmp_path / "alice", "1.x.host", b"a\n")
@@ -259,7 +259,7 @@ def test_a_message_that_vanishes_while_the_maildrop_is_opened_is_left_out(
     run(main)
 
 
-def test_a_message_that_cannot_be_deleted_keeps_none_of_the_others(
+def test_failed_deletion_raises_and_other_messages_are_deleted(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RFC 1939 section 6: the reply is -ERR if a message was not removed.  Only marked messages are removed."""
@@ -282,9 +282,7 @@ def test_a_message_that_cannot_be_deleted_keeps_none_of_the_others(
     run(main)
 
 
-def test_deletions_are_on_disk_when_they_are_acknowledged(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_update_syncs_deletions_to_disk(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     foreign(tmp_path / "alice", "1.x.host", b"a\n")
     synced: list[str] = []
     fsync = os.fsync
@@ -303,7 +301,7 @@ def test_deletions_are_on_disk_when_they_are_acknowledged(
 
 
 @pytest.mark.parametrize("kind", ["maildrop", "outbox"])
-def test_what_crashes_left_in_tmp_is_swept_after_36_hours(run: Run, kind: str, tmp_path: Path) -> None:
+def test_files_in_tmp_are_removed_after_36_hours(run: Run, kind: str, tmp_path: Path) -> None:
     """maildir(5).  Other entries, such as a folder, stay and do no harm."""
     maildir = tmp_path / "alice"
     _maildir.make_maildir(maildir)
@@ -326,7 +324,7 @@ def test_what_crashes_left_in_tmp_is_swept_after_36_hours(run: Run, kind: str, t
     assert sorted(path.name for path in (maildir / "tmp").iterdir()) == ["folder", "young"]
 
 
-def test_an_outbox_that_cannot_be_swept_is_used_all_the_same(run: Run, tmp_path: Path) -> None:
+def test_missing_outbox_directory_is_created_at_delivery(run: Run, tmp_path: Path) -> None:
     """Here it does not exist yet."""
 
     async def main() -> None:

@@ -49,14 +49,14 @@ async def whole(maildrop: OpenedMaildrop, number: int) -> bytes:
     return b"".join(piece.data for piece in pieces)
 
 
-def test_every_name_has_an_empty_maildrop(run: Run, maildrops: Maildrops) -> None:
+def test_new_mailbox_has_empty_maildrop(run: Run, maildrops: Maildrops) -> None:
     async def main() -> None:
         assert (await opened(maildrops, "alice")).messages == ()
 
     run(main)
 
 
-def test_a_staged_message_is_not_seen_before_it_is_committed(run: Run, maildrops: Maildrops) -> None:
+def test_staged_message_is_not_visible_before_commit(run: Run, maildrops: Maildrops) -> None:
     async def main() -> None:
         staged = await maildrops.stage("alice", b"H: 1\r\n", MessageContent.of(b"\r\nbody\r\n", Budget()))
         first = await opened(maildrops, "alice")
@@ -72,7 +72,9 @@ def test_a_staged_message_is_not_seen_before_it_is_committed(run: Run, maildrops
 
 
 @pytest.mark.parametrize("committed", [False, True])
-def test_a_discarded_message_was_never_there(run: Run, maildrops: Maildrops, committed: bool, tmp_path: Path) -> None:
+def test_discarded_message_is_removed_and_frees_memory(
+    run: Run, maildrops: Maildrops, committed: bool, tmp_path: Path
+) -> None:
     budget = Budget()
 
     async def main() -> None:
@@ -89,7 +91,7 @@ def test_a_discarded_message_was_never_there(run: Run, maildrops: Maildrops, com
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] in ([], ["mailauth.lock"])
 
 
-def test_messages_are_numbered_in_the_order_they_came(run: Run, maildrops: Maildrops) -> None:
+def test_messages_are_numbered_in_order_of_arrival(run: Run, maildrops: Maildrops) -> None:
     async def main() -> None:
         for number in range(1, 4):
             await put(maildrops, "alice", b"x" * number + b"\r\n")
@@ -100,7 +102,7 @@ def test_messages_are_numbered_in_the_order_they_came(run: Run, maildrops: Maild
     run(main)
 
 
-def test_unique_ids_stay_and_differ(run: Run, maildrops: Maildrops) -> None:
+def test_unique_ids_are_persistent_and_distinct(run: Run, maildrops: Maildrops) -> None:
     """RFC 1939 section 7: the unique-id of a message persists across sessions."""
 
     async def main() -> None:
@@ -121,7 +123,7 @@ TEXTS = [b"line\r\n" * 50_000, b"x" * 200_000 + b"\r\n", b"\r\n" * 70_000, b"no 
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: str(len(text)))
-def test_a_message_is_read_piece_by_piece_as_large_as_told(run: Run, maildrops: Maildrops, text: bytes) -> None:
+def test_message_read_in_pieces_has_the_reported_size(run: Run, maildrops: Maildrops, text: bytes) -> None:
     """The size in LIST is the size of the content of RETR, without dot-stuffing."""
 
     async def main() -> None:
@@ -147,7 +149,7 @@ BARE = [
 
 @pytest.mark.parametrize("text", BARE, ids=range(len(BARE)))
 @pytest.mark.parametrize("head", [b"", b"H: 1\n"])
-def test_a_bare_cr_or_lf_comes_out_as_crlf(run: Run, maildrops: Maildrops, text: bytes, head: bytes) -> None:
+def test_bare_cr_or_lf_is_converted_to_crlf(run: Run, maildrops: Maildrops, text: bytes, head: bytes) -> None:
     """RFC 1939 section 3: lines end in CRLF.  A client that accepts a bare LF would see another end of the message."""
 
     async def main() -> None:
@@ -162,7 +164,7 @@ def test_a_bare_cr_or_lf_comes_out_as_crlf(run: Run, maildrops: Maildrops, text:
     run(main)
 
 
-def test_the_snapshot_is_one_that_pop3_takes(run: Run, maildrops: Maildrops) -> None:
+def test_snapshot_is_a_valid_pop3_maildrop(run: Run, maildrops: Maildrops) -> None:
     """RFC 1939 section 7: unique-ids of 1 to 70 characters from 0x21 to 0x7E."""
 
     async def main() -> None:
@@ -186,7 +188,7 @@ def test_a_closed_maildrop_deletes_nothing(run: Run, maildrops: Maildrops) -> No
     run(main)
 
 
-def test_reading_may_stop_and_begin_anew(run: Run, maildrops: Maildrops) -> None:
+def test_reading_can_be_interrupted_and_restarted(run: Run, maildrops: Maildrops) -> None:
     async def main() -> None:
         await put(maildrops, "alice", b"first\r\n" * 30_000)
         await put(maildrops, "alice", b"second\r\n")
@@ -198,7 +200,7 @@ def test_reading_may_stop_and_begin_anew(run: Run, maildrops: Maildrops) -> None
     run(main)
 
 
-def test_one_session_at_a_time_has_the_maildrop(run: Run, maildrops: Maildrops) -> None:
+def test_maildrop_is_open_in_one_session_at_a_time(run: Run, maildrops: Maildrops) -> None:
     """RFC 1939 section 4: the server acquires exclusive access before the TRANSACTION state."""
 
     async def main() -> None:
@@ -214,7 +216,7 @@ def test_one_session_at_a_time_has_the_maildrop(run: Run, maildrops: Maildrops) 
     run(main)
 
 
-def test_messages_are_deleted_by_update_alone(run: Run, maildrops: Maildrops) -> None:
+def test_messages_are_deleted_only_by_update(run: Run, maildrops: Maildrops) -> None:
     """RFC 1939 section 6."""
     budget = Budget()
 
@@ -236,7 +238,7 @@ def test_messages_are_deleted_by_update_alone(run: Run, maildrops: Maildrops) ->
     run(main)
 
 
-def test_mail_that_comes_meanwhile_is_not_in_the_snapshot(run: Run, maildrops: Maildrops) -> None:
+def test_mail_delivered_during_session_is_not_in_snapshot(run: Run, maildrops: Maildrops) -> None:
     async def main() -> None:
         await put(maildrops, "alice", b"one\r\n")
         maildrop = await opened(maildrops, "alice")

@@ -34,7 +34,7 @@ def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Outbox, Held
 
 
 @on_both_loops
-def test_a_message_is_seen_once_it_is_committed(run: Run, outbox: tuple[Outbox, Held]) -> None:
+def test_message_is_visible_only_after_commit(run: Run, outbox: tuple[Outbox, Held]) -> None:
     box, held = outbox
 
     async def main() -> None:
@@ -48,7 +48,7 @@ def test_a_message_is_seen_once_it_is_committed(run: Run, outbox: tuple[Outbox, 
 
 @on_both_loops
 @pytest.mark.parametrize("committed", [False, True])
-def test_a_discarded_message_was_never_there(run: Run, outbox: tuple[Outbox, Held], committed: bool) -> None:
+def test_discarded_message_is_removed_and_frees_memory(run: Run, outbox: tuple[Outbox, Held], committed: bool) -> None:
     box, held = outbox
     budget = Budget()
     content = MessageContent.of(TEXT, budget)
@@ -66,7 +66,7 @@ def test_a_discarded_message_was_never_there(run: Run, outbox: tuple[Outbox, Hel
 
 
 @on_both_loops
-def test_the_memory_outbox_keeps_the_envelope_and_gives_its_memory_back(run: Run) -> None:
+def test_memory_outbox_keeps_envelope_and_clear_frees_memory(run: Run) -> None:
     box = MemoryOutbox()
     budget = Budget()
     content = MessageContent.of(TEXT, budget)
@@ -100,7 +100,7 @@ def test_the_memory_outbox_is_bounded(run: Run) -> None:
 
 @on_both_loops
 @pytest.mark.parametrize("reverse_path", ["alice@example.test", ""])
-def test_the_maildir_outbox_writes_the_envelope_on_top(run: Run, tmp_path: Path, reverse_path: str) -> None:
+def test_maildir_outbox_writes_envelope_as_header_fields(run: Run, tmp_path: Path, reverse_path: str) -> None:
     envelope = Envelope(queue_id="q-1", reverse_path=reverse_path, recipients=ENVELOPE.recipients)
 
     async def main() -> None:

@@ -57,7 +57,7 @@ def grants(server: RedisServer) -> Iterator[RedisGrants]:
         "redis://h.test/٣",
     ],
 )
-def test_a_url_that_is_none_is_refused_and_not_quoted(url: str) -> None:
+def test_invalid_url_is_rejected_without_quoting_its_password(url: str) -> None:
     with pytest.raises(ValueError, match=r"^write redis://HOST:PORT/DATABASE, ") as refused:
         RedisAddress.read(url)
     assert "hunter2" not in repr(refused.value)
@@ -77,7 +77,7 @@ def test_a_url_that_is_none_is_refused_and_not_quoted(url: str) -> None:
         ("unix://:hunter2@/r", RedisAddress(path="/r", password="hunter2"), "unix:///r"),
     ],
 )
-def test_a_url_names_a_place_and_its_text_has_no_password(url: str, address: RedisAddress, shown: str) -> None:
+def test_url_is_parsed_and_shown_without_password(url: str, address: RedisAddress, shown: str) -> None:
     assert RedisAddress.read(url) == address
     assert str(address) == shown
     assert "hunter2" not in repr(address)
@@ -91,20 +91,22 @@ def test_a_url_names_a_place_and_its_text_has_no_password(url: str, address: Red
         (RedisAddress(path="/r"), redis.UnixDomainSocketConnection, {"path": "/r"}),
     ],
 )
-def test_each_kind_of_place_has_its_connection(address: RedisAddress, kind: type, place: dict[str, object]) -> None:
+def test_each_address_kind_uses_its_connection_class(
+    address: RedisAddress, kind: type, place: dict[str, object]
+) -> None:
     """With TLS the certificate must match the host."""
     connection = RedisGrants(address)._redis.connection_pool.make_connection()
     assert type(connection) is kind
     assert {name: getattr(connection, name) for name in place} == place
 
 
-def test_no_password_is_shown() -> None:
+def test_repr_and_attributes_contain_no_password() -> None:
     grants = RedisGrants(RedisAddress(host="h.test", password="hunter2"), password="hunter2")
     assert "hunter2" not in f"{grants!r} {grants.__dict__!r}"
 
 
 @on_both_loops
-async def test_a_wrong_password_is_an_exception_without_it(loop: loops.Loop, server: RedisServer) -> None:
+async def test_wrong_password_raises_error_that_does_not_contain_it(loop: loops.Loop, server: RedisServer) -> None:
     grants = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port, password="hunter2"))
     with pytest.raises(redis.AuthenticationError) as refused:
         await grants.find(HERE)
@@ -113,7 +115,7 @@ async def test_a_wrong_password_is_an_exception_without_it(loop: loops.Loop, ser
 
 
 @on_both_loops
-async def test_inside_tls_the_certificate_must_be_that_of_the_host(
+async def test_tls_certificate_must_be_trusted_and_match_host(
     loop: loops.Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The CA must be trusted by the system.  Otherwise the password could be sent to an attacker."""
@@ -137,7 +139,7 @@ async def test_inside_tls_the_certificate_must_be_that_of_the_host(
 
 
 @on_both_loops
-async def test_all_that_is_kept_ends_by_itself(loop: loops.Loop, grants: RedisGrants, server: RedisServer) -> None:
+async def test_every_key_has_an_expiry(loop: loops.Loop, grants: RedisGrants, server: RedisServer) -> None:
     """Each key expires with its last grant, even if no server is running."""
     await grants.grant(HERE, "alice")
     await grants.grant(REMOTE_ADDRESS, "alice")
@@ -149,7 +151,7 @@ async def test_all_that_is_kept_ends_by_itself(loop: loops.Loop, grants: RedisGr
 
 @pytest.mark.parametrize("forgotten", ["{mailauth}:of:alice", "{mailauth}:at:192.0.2.1"])
 @on_both_loops
-async def test_a_grant_that_could_not_be_revoked_is_none(
+async def test_grant_with_evicted_index_key_is_not_found(
     loop: loops.Loop, grants: RedisGrants, server: RedisServer, forgotten: str
 ) -> None:
     """Redis may be configured to evict keys when memory is short.  Then relaying must not stay allowed."""
@@ -171,7 +173,7 @@ class Late(RedisGrants):
 
 
 @on_both_loops
-async def test_a_login_that_redis_hears_of_too_late_makes_no_grant(
+async def test_grant_received_after_deadline_raises_and_is_not_stored(
     loop: loops.Loop, grants: RedisGrants, server: RedisServer
 ) -> None:
     """The lifetime starts at the login, not when a stopped Redis continues hours later."""
@@ -183,7 +185,7 @@ async def test_a_login_that_redis_hears_of_too_late_makes_no_grant(
 
 
 @on_both_loops
-async def test_down_is_an_exception_and_back_again_it_works(loop: loops.Loop, tmp_path: Path) -> None:
+async def test_outage_raises_connection_error_and_restart_recovers(loop: loops.Loop, tmp_path: Path) -> None:
     """The old connections are broken.  The restarted Redis is empty, so no grant is found."""
     with redis_server(tmp_path) as server:
         grants = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port), password=PASSWORD)
@@ -202,7 +204,7 @@ async def test_down_is_an_exception_and_back_again_it_works(loop: loops.Loop, tm
 
 
 @on_both_loops
-async def test_after_a_silence_no_old_connection_is_used(loop: loops.Loop, tmp_path: Path) -> None:
+async def test_timeout_closes_all_pooled_connections(loop: loops.Loop, tmp_path: Path) -> None:
     """If one connection is dead, the other idle ones probably are too, and each would cost another timeout."""
     with redis_server(tmp_path) as server, server.client as client:
         grants = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port), password=PASSWORD)
@@ -226,7 +228,7 @@ async def test_after_a_silence_no_old_connection_is_used(loop: loops.Loop, tmp_p
 
 
 @on_both_loops
-async def test_silence_is_an_exception_and_makes_nobody_wait_long(loop: loops.Loop, tmp_path: Path) -> None:
+async def test_unresponsive_redis_raises_store_timeout(loop: loops.Loop, tmp_path: Path) -> None:
     """A stopped Redis accepts connections, and does not answer."""
     with redis_server(tmp_path) as server:
         grants = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port), password=PASSWORD)

@@ -43,7 +43,7 @@ def opening(tmp_path: Path) -> Iterator[Opening]:
         yield opens
 
 
-def test_the_file_and_what_lies_beside_it_are_the_owners_alone(opening: Opening) -> None:
+def test_database_files_are_accessible_to_owner_only(opening: Opening) -> None:
     """Write access to the files allows relaying, and read access shows who logs in from where."""
     before = os.umask(0)
     try:
@@ -57,19 +57,19 @@ def test_the_file_and_what_lies_beside_it_are_the_owners_alone(opening: Opening)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
-def test_a_file_that_others_may_open_is_refused(opening: Opening, mode: int) -> None:
+def test_file_accessible_to_other_users_is_rejected(opening: Opening, mode: int) -> None:
     opening().close()
     opening.path.chmod(mode)
     with pytest.raises(GrantsError, match=r"grants\.db is accessible to other users; run: chmod 600 "):
         opening()
 
 
-def test_the_directory_must_be_there(tmp_path: Path) -> None:
+def test_missing_directory_raises_grants_error(tmp_path: Path) -> None:
     with pytest.raises(GrantsError, match=r"^cannot store grants in .*none/grants\.db: No such file or directory$"):
         SqliteGrants(tmp_path / "none" / "grants.db")
 
 
-def test_what_is_no_file_of_grants_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_file_that_is_no_grant_database_is_rejected_and_unchanged(tmp_path: Path) -> None:
     other, text = tmp_path / "other.db", tmp_path / "text"
     for path in (other, text):
         path.touch(mode=0o600)
@@ -86,7 +86,7 @@ def test_what_is_no_file_of_grants_is_refused_and_left_alone(tmp_path: Path) -> 
     assert (other.read_bytes(), text.read_bytes()) == before
 
 
-def test_a_file_of_another_version_is_refused(opening: Opening) -> None:
+def test_file_of_another_version_is_rejected(opening: Opening) -> None:
     opening().close()
     with contextlib.closing(sqlite3.connect(opening.path)) as connection:
         connection.execute("PRAGMA user_version = 2")
@@ -94,7 +94,7 @@ def test_a_file_of_another_version_is_refused(opening: Opening) -> None:
         opening()
 
 
-def test_several_may_make_the_file_at_once(tmp_path: Path) -> None:
+def test_file_can_be_created_concurrently(tmp_path: Path) -> None:
     """As processes that start together do."""
     failures: list[Exception] = []
     for number in range(10):
@@ -116,7 +116,7 @@ def test_several_may_make_the_file_at_once(tmp_path: Path) -> None:
 
 
 @on_both_loops
-async def test_the_time_of_a_login_is_read_when_nobody_else_can_write(loop: loops.Loop, opening: Opening) -> None:
+async def test_clock_is_read_while_write_lock_is_held(loop: loops.Loop, opening: Opening) -> None:
     """Otherwise a grant that another process commits meanwhile would seem to be from the future, and be removed."""
     locked = []
 
@@ -135,7 +135,7 @@ async def test_the_time_of_a_login_is_read_when_nobody_else_can_write(loop: loop
 
 
 @on_both_loops
-async def test_a_login_during_a_lookup_is_none_from_the_future(loop: loops.Loop, opening: Opening) -> None:
+async def test_grant_made_during_lookup_is_not_removed(loop: loops.Loop, opening: Opening) -> None:
     """The rows are read before the clock.  A row added in between is not found, and not removed."""
     later = opening(lambda: NOW + 0.5)
     meanwhile: list[Callable[[], object]] = [lambda: run_on_asyncio(lambda: later.grant(HERE, "alice"))]
@@ -152,7 +152,7 @@ async def test_a_login_during_a_lookup_is_none_from_the_future(loop: loops.Loop,
 
 
 @on_both_loops
-async def test_a_lookup_never_waits_for_a_login(loop: loops.Loop, opening: Opening) -> None:
+async def test_lookup_does_not_wait_for_write_lock(loop: loops.Loop, opening: Opening) -> None:
     """A lookup works while another process holds the write lock.  A login raises an exception, and makes no grant."""
     grants = opening()
     await grants.grant(HERE, "alice")
@@ -168,7 +168,7 @@ async def test_a_lookup_never_waits_for_a_login(loop: loops.Loop, opening: Openi
 
 
 @on_both_loops
-async def test_a_full_disk_costs_grants_and_no_lookup(loop: loops.Loop, opening: Opening) -> None:
+async def test_full_disk_prevents_new_grants_but_not_lookups(loop: loops.Loop, opening: Opening) -> None:
     grants = opening()
     await grants.grant(HERE, "alice")
     connection = grants._idle.get()
@@ -183,7 +183,7 @@ async def test_a_full_disk_costs_grants_and_no_lookup(loop: loops.Loop, opening:
 
 
 @on_both_loops
-async def test_a_login_that_waited_too_long_makes_no_grant(loop: loops.Loop, opening: Opening) -> None:
+async def test_grant_after_deadline_raises_timeout_and_is_not_stored(loop: loops.Loop, opening: Opening) -> None:
     """The caller has given up, and the lifetime starts at the login, not when a stalled disk continues."""
     grants = opening()
     with pytest.raises(TimeoutError):

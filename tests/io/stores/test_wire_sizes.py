@@ -28,7 +28,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_size_that_others_tell_is_not_believed(run: Run, tmp_path: Path, name: str) -> None:
+def test_size_in_foreign_file_name_is_not_trusted(run: Run, tmp_path: Path, name: str) -> None:
     """The size in LIST must be that of the content of RETR (RFC 1939 section 11), for any file name."""
     foreign(tmp_path / "alice", name, b"a\nb\n")
 
@@ -75,7 +75,7 @@ def test_a_message_that_another_program_changed_is_counted_again(run: Run, tmp_p
     run(main)
 
 
-def test_sizes_of_messages_that_are_gone_are_forgotten(run: Run, tmp_path: Path) -> None:
+def test_saved_sizes_of_removed_messages_are_dropped(run: Run, tmp_path: Path) -> None:
     file = foreign(tmp_path / "alice", "1.x.host", b"a\n")
     foreign(tmp_path / "alice", "2.x.host", b"a\n")
 
@@ -89,7 +89,7 @@ def test_sizes_of_messages_that_are_gone_are_forgotten(run: Run, tmp_path: Path)
 
 
 @pytest.mark.parametrize("kept", [b"", b"\0" * 100, b"mailauth sizes 0\n%s %s 1\n", b"mailauth sizes 1\n%s %s\n"])
-def test_remembered_sizes_that_make_no_sense_are_counted_again(run: Run, tmp_path: Path, kept: bytes) -> None:
+def test_invalid_saved_sizes_are_counted_again(run: Run, tmp_path: Path, kept: bytes) -> None:
     """They may come from a power cut, or from another version of the format."""
     file = foreign(tmp_path / "alice", "1.x.host", b"a\nb\n")
     unique_id = hashlib.sha256(b"1.x.host").hexdigest()[:32].encode()
@@ -103,7 +103,7 @@ def test_remembered_sizes_that_make_no_sense_are_counted_again(run: Run, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["open", "rename"])
-def test_a_full_disk_keeps_nobody_from_his_mail(
+def test_full_disk_does_not_prevent_opening_maildrop(
     run: Run, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sizes that cannot be saved are counted each time, so that users can still log in and delete mail."""
@@ -124,7 +124,7 @@ def test_a_full_disk_keeps_nobody_from_his_mail(
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"1.x.host", "mailauth.lock"}
 
 
-def test_a_message_is_never_whole_in_memory(run: Run, tmp_path: Path) -> None:
+def test_large_message_is_counted_and_read_in_bounded_memory(run: Run, tmp_path: Path) -> None:
     """This holds for counting and for reading."""
     foreign(tmp_path / "alice", "1.x.host", b"x" * 75 + b"\n" + b"\n" * 8_000_000)
 
