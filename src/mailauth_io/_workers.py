@@ -52,11 +52,10 @@ class Workers:
 
 
 FILES: Final = Workers(40)
-"""The threads for files: maildrops, outbox and accounts.
+"""The threads for files: maildrops, outbox and accounts.  Password hashing and each store of grants have their own."""
 
-Password hashing and each store of grants have their own.  The names of the next hop are resolved in the default threads
-of the event loop, which nothing else here uses.
-"""
+DNS: Final = Workers(40)
+"""The threads that resolve host names."""
 
 
 async def run_in_thread(

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import socket
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anyio
 import pytest
-import trio
 from anyio.lowlevel import checkpoint
 
-from mailauth import smtp
-from mailauth_io import stores
-from mailauth_io._event_loop import current_adapter
-from mailauth_io._workers import FILES, Workers
-from mailauth_io.adapters.connection import Client
+from mailauth_io import server, stores
+from mailauth_io._workers import DNS, FILES, Workers
+from mailauth_io.server import _relay
 from mailauth_io.stores import Hashing, LoginSource, maildir_maildrops, sqlite_grants
 from mailauth_io.stores._bounded_executor import THREADS
 from mailauth_io.stores.redis_address import RedisAddress
@@ -190,35 +185,33 @@ class Hashes(Kind):
 
 
 class Names(Kind):
-    """DNS: the names of next hops, in the default threads of the event loop."""
+    """DNS: the names of next hops."""
 
-    most = 4
+    most = 40
 
     def block(self, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
-        def resolve(host: str, port: int, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> None:
-            if not flags & socket.AI_NUMERICHOST:  # trio checks in the event loop whether it is an address
-                gate()
+        def resolve(host: str, port: int) -> list[str]:
+            gate()
             raise socket.gaierror(socket.EAI_NONAME, "no answer")
 
-        monkeypatch.setattr(socket, "getaddrinfo", resolve)
-        if loops.current().name == "trio":
-            trio.to_thread.current_default_thread_limiter().total_tokens = self.most
-        else:
-            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self.most))
+        monkeypatch.setattr(_relay, "_resolve", resolve)
 
         async def one() -> None:
-            with pytest.raises(socket.gaierror):
-                await self._connect("hop.test", 25)
+            assert await self._check(25) == "no answer"
 
         return one
 
     async def work(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            (await self._connect("localhost", server.getsockname()[1])).abort()
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        assert await self._check(port) is not None  # connection refused
 
     @staticmethod
-    async def _connect(host: str, port: int) -> Client[smtp.ClientEvent]:
-        return await current_adapter().connect(smtp.ClientConnection(smtp.ClientSettings()), host, port)
+    async def _check(port: int) -> str | None:
+        hop = server.NextHop(
+            host="localhost", port=port, tls_required=False, timeouts=server.Timeouts(recipient=TIMEOUT, check=TIMEOUT)
+        )
+        return await server.check_next_hop(hop, "mail.test")
 
 
 class Sqlite(Kind):
@@ -317,8 +310,9 @@ def test_blocked_work_of_one_kind_does_not_delay_another_kind(
     assert gate.entered >= stuck.most
 
 
-def test_thread_limit_of_files_in_test_equals_server_limit() -> None:
+def test_thread_limits_in_test_equal_server_limits() -> None:
     async def main() -> None:
         assert FILES.limiter.total_tokens == Files.most
+        assert DNS.limiter.total_tokens == Names.most
 
     loops.named("asyncio").run(main)

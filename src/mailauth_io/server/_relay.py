@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from anyio import fail_after
 from mailauth import ACCEPT, Command, LocalProtocolError, MessageChunk, RemoteProtocolError, Tls, sasl, smtp
 
 from .._event_loop import current_adapter
+from .._workers import DNS
 from ..adapters.connection import Client
 from ..logs import Event
 from ..stores import Envelope, MessageContent
@@ -209,9 +211,7 @@ class RelayConnection:
     async def _connect(self, *, in_clear: bool) -> None:
         hop = self._hop
         self._open = None
-        self._client = client = await current_adapter().connect(
-            self._build, hop.host, hop.port, ssl_context=hop.ssl_context, implicit_tls=hop.implicit_tls
-        )
+        self._client = client = await self._open_client()
         greeting = await self._reply()
         if not greeting.positive:
             raise _ConnectionLost(f"connection rejected with {greeting}")
@@ -227,6 +227,25 @@ class RelayConnection:
             if not isinstance(event, sasl.Authenticated):
                 # The text of the reply is not logged: it may quote the credentials.
                 raise _ConnectionLost(f"login rejected with {event.reply.code} {event.reply.enhanced_status_code}")
+
+    async def _open_client(self) -> Client[smtp.ClientEvent]:
+        """Connect to the first address of the next hop that accepts the connection.  Raises the error of the last."""
+        hop = self._hop
+        failure: OSError | None = None
+        for address in await DNS.run(_resolve, hop.host, hop.port, timeout=hop.timeouts.recipient):
+            try:
+                with fail_after(hop.timeouts.connect):
+                    return await current_adapter().connect(
+                        self._build,
+                        address,
+                        hop.port,
+                        ssl_context=hop.ssl_context,
+                        implicit_tls=hop.implicit_tls,
+                        server_hostname=hop.host,
+                    )
+            except OSError as error:
+                failure = error
+        raise failure or OSError(f"no address found for {hop.host}")
 
     async def _start_tls(self) -> bool:
         """Send STARTTLS; return whether TLS is active now.  Raises _StartTlsFailed if the connection is lost."""
@@ -345,6 +364,13 @@ def reason(error: Exception) -> str:
         return os.strerror(error.errno) if error.errno > 0 else _one_line(error.strerror or str(error))
     kind = "" if isinstance(error, _ConnectionLost) else f"{type(error).__name__}: "
     return f"{kind}{_one_line(str(error))}"
+
+
+def _resolve(host: str, port: int) -> list[str]:
+    """Return the IP addresses of *host*, the preferred one first.  It blocks until the name servers have answered."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+    return list(dict.fromkeys(socket.getnameinfo(address, numeric)[0] for *_, address in found))
 
 
 def _client_reply(reply: smtp.Reply, *, code: int | None = None) -> smtp.Reply:

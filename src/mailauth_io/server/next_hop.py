@@ -20,6 +20,10 @@ class Timeouts:
     """For everything that one RCPT of the client can cause: connection, TLS, login, MAIL and RCPT.  The client waits
     meanwhile, and should do so for at least five minutes (RFC 5321 section 4.5.3.2.3)."""
 
+    connect: float = 30.0
+    """For a connection to one address of the next hop, with the handshake of implicit TLS.  After that the next address
+    is tried.  30 seconds is the default of Postfix (smtp_connect_timeout)."""
+
     data: float = 120.0
     """For the reply to DATA (RFC 5321 section 4.5.3.2.4)."""
 

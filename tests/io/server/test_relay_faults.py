@@ -13,8 +13,10 @@ import pytest
 
 from mailauth import ACCEPT, MessageChunk, smtp
 from mailauth_io import server
+from mailauth_io.server import _relay
 from tests.io.next_hops import CLOSE, FAR, IN_CLEAR, LOCAL, Deed, Double, Fault, logged_in, relay_to, relaying, send
 from tests.io.server_support import TIMEOUT, Run, Served, on_both_loops
+from tests.io.tls import client_context
 
 pytestmark = on_both_loops
 
@@ -80,6 +82,39 @@ def test_silent_next_hop_gives_451_after_the_timeout(
     assert "next hop" in caplog.text
     assert "timed out" in caplog.text
     assert double.taken == []
+
+
+@pytest.mark.parametrize("implicit_tls", [False, True])
+def test_next_address_is_tried_when_one_is_unavailable(
+    run: Run, implicit_tls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 5321 section 5.1.  The certificate must be valid for the name of the next hop, not for the address."""
+    monkeypatch.setattr(_relay, "_resolve", lambda host, port: ["127.0.0.9", "127.0.0.1"])
+    double = Double()
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            assert send(smtp, FAR)[-1].startswith("250")
+
+    options = {"ssl_context": client_context(), "implicit_tls": True} if implicit_tls else IN_CLEAR
+    relaying(run, double, client, **options)
+    assert double.connections == 1
+
+
+def test_next_hop_whose_name_has_no_address_gives_451(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def resolve(host: str, port: int) -> list[str]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(_relay, "_resolve", resolve)
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            assert send(smtp, FAR)[0].startswith("451 4.4.1")
+
+    relaying(run, Double(), client, **IN_CLEAR)
+    assert "Name or service not known" in caplog.text
 
 
 def test_next_hop_that_stops_reading_gives_451(run: Run) -> None:
