@@ -62,12 +62,11 @@ class Reply:
         ``refused``, because some clients hang on a line with only a code.
         """
         status = f"{self.enhanced_status_code} " if enhanced and self.enhanced_status_code else ""
+        text = self.text or ("OK" if self.code < 400 else "refused")
         room = MAX_REPLY_LINE - len(status) - 6  # the code, its separator and CRLF
-        lines = [
-            line[start : start + room]
-            for line in (self.text or ("OK" if self.code < 400 else "refused")).split("\n")
-            for start in range(0, len(line) or 1, room)
-        ]
+        if len(text) <= room and "\n" not in text:
+            return f"{self.code} {status}{text}\r\n".encode("ascii")
+        lines = [line[start : start + room] for line in text.split("\n") for start in range(0, len(line) or 1, room)]
         last = lines.pop()
         head = "".join(f"{self.code}-{status}{line}\r\n" for line in lines)
         return f"{head}{self.code} {status}{last}\r\n".encode("ascii")
