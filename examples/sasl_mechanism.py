@@ -1,4 +1,4 @@
-"""A SASL mechanism from outside mailauth, offered over SMTP and POP3: one-time tickets.
+"""A SASL mechanism that is not part of mailauth, offered over SMTP and POP3: one-time tickets.
 
     python examples/sasl_mechanism.py
 

@@ -1,4 +1,4 @@
-"""An SMTP server that a trusted proxy tells which client it speaks for: the verb XCLIENT, added from outside mailauth.
+"""An SMTP server with the verb XCLIENT, which is not part of mailauth: a trusted proxy sends the address of its client.
 
     python examples/xclient.py --trust 127.0.0.1
 

@@ -1,6 +1,6 @@
 """The exceptions: LocalProtocolError is the caller's mistake, RemoteProtocolError the peer's.
 
-Malformed is neither: a parser raises it, and whoever calls the parser decides what it means.
+Malformed is neither: a parser raises it, and its caller decides what it means.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class RemoteProtocolError(ProtocolError):
 class Malformed(ProtocolError, ValueError):
     """Bytes or a value that the grammar does not allow.  Parsers and serializers raise no other exception.
 
-    The parser of a verb or a mechanism from outside this library raises it too, with a text that says what is allowed:
+    The parser of a verb or a mechanism that an application adds raises it too, with a text that says what is allowed:
 
         raise Malformed("syntax: XCLIENT attribute=value ...")
 

@@ -54,16 +54,17 @@ class Question(Generic[A]):
 
 
 class ExtensionQuestion(Question[A]):
-    """The base class of every question that a verb or a mechanism from outside this library asks.
+    """The base class of the questions of verbs and mechanisms that an application adds.
 
-    An application that does not know the question calls ``decline()``.
+    Verbs are added with ``ServerSettings(verbs=...)``, mechanisms with ``sasl.Mechanisms``.  A session that does not
+    handle the question calls ``decline()``.
     """
 
     __slots__ = ()
 
 
 class ExtensionNotice(Notice):
-    """The base class of every notice from outside this library."""
+    """The base class of the notices of verbs and mechanisms that an application adds."""
 
     __slots__ = ()
 
@@ -192,7 +193,7 @@ class CommandRejected(Notice, Generic[R]):
     """The server rejected a command without asking the application.  The reply is already written."""
 
     verb: str
-    """The verb in upper case; empty if this server does not know it."""
+    """The verb in upper case; empty if this server does not have it."""
 
     line: bytes = attrs.field(repr=False)
     """The line as received, without CRLF; empty for a line that was too long.

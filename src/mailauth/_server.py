@@ -60,7 +60,7 @@ class ServerMachine(Machine[E]):
             self._proceed(exchange, step)
 
     def decline(self, question: Question[Any]) -> None:
-        """Answer *question* with ``question.unavailable``: for questions that the application does not know.
+        """Answer *question* with ``question.unavailable``: for questions that the application does not handle.
 
         Raises LocalProtocolError if it is not the open question.
         """

@@ -215,7 +215,7 @@ PasswordQuestion: TypeAlias = CheckPassword | FetchSecret | Authorize
 """The questions of PLAIN, LOGIN, CRAM-MD5, USER and APOP."""
 
 ServerQuestion: TypeAlias = PasswordQuestion | FetchScramKeys | CheckToken | CheckExternal | ExtensionQuestion[Any]
-"""All questions of a login: those of this library by name, and those of mechanisms from outside."""
+"""All questions of a login: those of this library by name, and those of mechanisms that an application adds."""
 
 Step: TypeAlias = Challenge | ServerQuestion | Success | Refusal | Fault
 """The next step of a server mechanism."""

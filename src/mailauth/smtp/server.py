@@ -52,7 +52,7 @@ chunks of 8 KiB and more, and short ones only at the end."""
 
 
 def _syntax_error(error: Exception) -> Reply:
-    """Return the reply to a command whose parser raised *error*; the text may be of a row from outside."""
+    """Return the reply to a command whose parser raised *error*; the text may come from a row of the application."""
     text = str(error) if isinstance(error, ProtocolError) else ""
     return Reply(501, "5.5.4", _NOT_PRINTABLE.sub("?", text)[:_MAX_ERROR_TEXT] or "invalid argument")
 

@@ -141,7 +141,7 @@ class ServerSettings:
 
     max_junk_commands: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
     """Maximum junk commands of one session, in addition to two for each transaction; more get 421.  Junk commands are
-    NOOP, RSET, VRFY, HELP, EHLO, HELO, verbs from outside that do no more than these, a BDAT of less than 64 bytes that
+    NOOP, RSET, VRFY, HELP, EHLO, HELO, added verbs that do no more than these, a BDAT of less than 64 bytes that
     is not the last, and commands that the application rejects permanently or temporarily.  No RFC gives a number;
     Postfix counts junk commands over 100 as errors."""
 

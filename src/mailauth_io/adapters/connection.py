@@ -399,7 +399,7 @@ class ServerConnection(Connection[E]):
         self.peer = peer
 
     def decline(self, question: Question[Any]) -> None:
-        """Answer *question* with ``question.unavailable``: for questions that the session does not know."""
+        """Answer *question* with ``question.unavailable``: for questions that the session does not handle."""
         self.machine.decline(question)
 
     def answer(self, question: Question[A], answer: A) -> None:

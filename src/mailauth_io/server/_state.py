@@ -108,7 +108,7 @@ class ServerState:
 
     @property
     def postmaster(self) -> str:
-        """The canonical name of the postmaster's mailbox, empty if there is none."""
+        """The canonical name of the postmaster's mailbox, empty without one."""
         return self.name(self.config.postmaster or "")
 
     async def accounts(self, session: str, *, at_once: bool = False) -> Authenticator:

@@ -41,7 +41,7 @@ BCRYPT_BYTES: Final = 72
 
 
 class Proof(enum.Enum):
-    """A kind of login, identified by what the server must know to check it."""
+    """A kind of login, identified by what the server needs to check it."""
 
     PASSWORD = "a password or its hash"
     SECRET = "a plain-text password"
@@ -102,7 +102,7 @@ class Credential(ABC):
 
     @abstractmethod
     def scram_keys(self, hash_name: str) -> sasl.ScramKeys | None:
-        """Return the stored SCRAM keys for *hash_name*, or None if there are none."""
+        """Return the stored SCRAM keys for *hash_name*, or None."""
 
 
 def _digest(credential: Plain) -> bytes:

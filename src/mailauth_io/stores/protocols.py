@@ -30,7 +30,7 @@ class Account:
     where: str = ""
     """Its place in the configuration, for error messages: ``line 3 of users``."""
     problem: str = ""
-    """The error in the account, as a predicate that follows *where* in a message; empty if there is none."""
+    """The error in the account, as a predicate that follows *where* in a message; empty for a valid account."""
 
 
 @attrs.frozen(kw_only=True)
@@ -48,8 +48,8 @@ class Changes:
 class Accounts(Protocol):
     """The accounts of a server.
 
-    The store looks up names and no more.  The server checks the passwords, and makes an unknown name cost and say what
-    a wrong password does (architecture.md, invariant 6).
+    The store only looks up names.  The server checks the passwords: an unknown name takes as long as a wrong password,
+    and gets the same reply (architecture.md, invariant 6).
     """
 
     async def find(self, name: str) -> Account | None:
