@@ -176,10 +176,20 @@ def test_secret_of_wrong_type_raises_and_question_stays_open(answer: object) -> 
 
 
 @pytest.mark.parametrize("refusal", list(Refusal))
-def test_refusal_is_returned_unchanged(refusal: Refusal) -> None:
+def test_refusal_is_returned_unchanged_and_ends_the_exchange(refusal: Refusal) -> None:
     exchange = plain()
     exchange.begin(PLAIN)
     assert exchange.answer(refusal) is refusal
+    assert exchange.question is None
+    calls: list[Callable[[], Step]] = [
+        lambda: exchange.answer(ACCEPT),
+        lambda: exchange.begin(PLAIN),
+        lambda: exchange.receive(PLAIN),
+        lambda: exchange.respond(b"\0tim\0secret"),
+    ]
+    for call in calls:
+        with pytest.raises(LocalProtocolError, match="the exchange is over"):
+            call()
 
 
 # Authentication and authorization identity

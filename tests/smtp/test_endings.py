@@ -21,7 +21,7 @@ from mailauth import (
     smtp,
 )
 from mailauth._events import PAUSED
-from tests.smtp.drive import LEFT_OPEN, TLS, Session, call, greeted, ready, serve
+from tests.smtp.drive import LEFT_OPEN, TLS, Session, call, each_cut, greeted, ready, serve
 
 GOODBYE = "421 4.3.2 service shutting down, closing connection"
 SILENT = "421 4.4.2 timeout exceeded, closing connection"
@@ -405,6 +405,13 @@ def test_client_closes_after_the_reply_to_quit() -> None:
             session.client.send(smtp.Noop())
 
 
-def test_client_tls_is_set_after_starttls() -> None:
-    session = greeted("STARTTLS").send(smtp.StartTls()).receive(b"220 go\r\n")
-    assert session.client.tls == TLS
+def test_input_after_the_handshake_answers_commands_sent_in_tls() -> None:
+    """RFC 3207 section 4.2: nothing received before the handshake is part of it, however the reply 220 is split."""
+    for pieces in each_cut(b"220 go\r\n"):
+        session = greeted("STARTTLS", "SIZE").send(smtp.StartTls()).receive(*pieces)
+        assert session.client.tls == TLS
+        hello = smtp.Hello(domain="client.example")
+        session.forget().send(hello).receive(b"250-server.example\r\n250 DSN\r\n")
+        reply = smtp.Reply(250, "", "server.example\nDSN")
+        assert session.events == [smtp.ReplyReceived(command=hello, reply=reply)]
+        assert session.client.extensions == {"DSN": ""}

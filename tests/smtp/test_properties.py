@@ -29,7 +29,7 @@ from mailauth import (
 from mailauth.smtp import _fast_path
 from mailauth.smtp.commands import LineCommand
 from mailauth.smtp.replies import parse_line
-from tests.smtp.drive import ENTROPY, IN_CLEAR, SECRETS, Session, converse, greeted, without_cuts
+from tests.smtp.drive import ENTROPY, IN_CLEAR, SECRETS, Session, call, converse, greeted, without_cuts
 
 LINES: Final = (
     b"EHLO c",
@@ -322,6 +322,8 @@ REPLY_LINES: Final = st.sampled_from(
     ]
 )
 A: Final = smtp.Mailbox("a", "b")
+MAIL: Final = smtp.Mail(reverse_path=A)
+RCPT: Final = smtp.Rcpt(forward_path=A)
 COMMANDS: Final = (
     smtp.Mail(reverse_path=A, size=100),
     smtp.Rcpt(forward_path=A),
@@ -454,11 +456,45 @@ def whole_messages(events: Sequence[Command]) -> list[bytes]:
     return messages
 
 
-def test_client_timeout_depends_on_the_state() -> None:
+@pytest.mark.parametrize(
+    ("commands", "data", "timeout"),
+    [
+        ((), b"", 300.0),
+        ((smtp.Hello(domain="c"),), b"", 300.0),
+        ((smtp.StartTls(),), b"", 300.0),
+        ((smtp.Noop(),), b"", 300.0),
+        ((smtp.Vrfy(argument="a"),), b"", 300.0),
+        ((smtp.Rset(),), b"", 300.0),
+        ((smtp.Quit(),), b"", 300.0),
+        ((MAIL,), b"", 300.0),
+        ((MAIL,), b"250 ok\r\n", 300.0),
+        ((MAIL, RCPT), b"250 ok\r\n", 300.0),
+        ((MAIL, RCPT), b"250 ok\r\n250 ok\r\n", 300.0),
+        ((MAIL, RCPT, smtp.Data()), b"", 300.0),
+        ((MAIL, RCPT, smtp.Data()), b"250 ok\r\n", 300.0),
+        ((MAIL, RCPT, smtp.Data()), b"250 ok\r\n250 ok\r\n", 120.0),
+    ],
+)
+def test_client_timeout_depends_on_the_state(commands: tuple[Command, ...], data: bytes, timeout: float) -> None:
     """RFC 5321 section 4.5.3.2: minutes; an adapter needs no table of its own."""
-    session = greeted("PIPELINING")
+    assert call().last == NeedData(timeout=300.0)
+    session = greeted("PIPELINING", "STARTTLS").send(*commands)
+    if data:
+        session.receive(data)
+    assert session.last == NeedData(timeout=timeout)
+
+
+def test_client_timeout_for_content_is_that_of_its_last_line() -> None:
+    """RFC 5321 section 4.5.3.2.6: ten minutes for the reply to the content, by DATA or BDAT."""
+    session = greeted("PIPELINING").send(MAIL, RCPT, smtp.Data()).receive(b"250 ok\r\n250 ok\r\n354 go\r\n")
     assert session.last == NeedData(timeout=300.0)
-    session.send(smtp.Mail(reverse_path=A), smtp.Rcpt(forward_path=A), smtp.Data()).receive(b"250 ok\r\n250 ok\r\n")
-    assert session.last == NeedData(timeout=120.0)
-    session.receive(b"354 go\r\n").send(smtp.MessageComplete())
+    session.send(smtp.MessageComplete())
+    assert session.last == NeedData(timeout=600.0)
+    session.receive(b"250 ok\r\n")
+    assert session.last == NeedData(timeout=300.0)
+    session = greeted("PIPELINING", "CHUNKING").send(MAIL, RCPT).receive(b"250 ok\r\n250 ok\r\n")
+    session.send(MessageChunk(data=b"a\r\n"), smtp.MessageComplete())
+    assert session.data.endswith(b"BDAT 3\r\na\r\nBDAT 0 LAST\r\n")
+    assert session.last == NeedData(timeout=300.0)
+    session.receive(b"250 ok\r\n")
     assert session.last == NeedData(timeout=600.0)

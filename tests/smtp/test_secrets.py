@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import attrs
 import pytest
 
 from mailauth import ACCEPT, LocalProtocolError, ProtocolError, RemoteProtocolError, Send, sasl, smtp
@@ -137,6 +138,9 @@ def test_interrupted_login_events_contain_no_secret(reason: str) -> None:
     assert hidden(text + of(session))
 
 
-def test_repr_of_server_and_settings_does_not_contain_entropy() -> None:
-    machine = smtp.ServerConnection(IN_CLEAR, entropy=b"S" * 32)
-    assert "SSSS" not in shown(machine, IN_CLEAR)
+def test_repr_of_server_and_settings_contains_no_secret() -> None:
+    """The settings hold the key of the SCRAM decoy, and the server the entropy."""
+    decoy = sasl.ScramDecoy(key=SECRET.encode())
+    settings = attrs.evolve(IN_CLEAR, mechanisms=sasl.ALL_MECHANISMS, scram_decoy=decoy)
+    machine = smtp.ServerConnection(settings, entropy=SECRET.encode().ljust(32))
+    assert hidden(shown(machine, settings, decoy))

@@ -11,6 +11,11 @@ from mailauth import CloseReason, LocalProtocolError, sasl, smtp
 from tests.smtp.drive import IN_CLEAR, ready, serve
 
 TRANSACTION = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n"
+AFTER = (
+    *(b"DATA\r\n.\r\n", b"RCPT TO:<x@y>\r\nDATA\r\n.\r\n", b"MAIL FROM:<x@y>\r\n"),
+    *(b"AUTH PLAIN\r\n*\r\n", b"STARTTLS\r\n"),
+)
+"""Their replies and events differ from one state to another."""
 
 
 @pytest.mark.parametrize(
@@ -29,19 +34,20 @@ TRANSACTION = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n"
         (b"EHLO c\r\n" + TRANSACTION, b"AUTH PLAIN"),
     ],
 )
-def test_command_out_of_order_is_503_and_reported(before: bytes, command: bytes) -> None:
-    """RFC 5321 section 4.1.4."""
-    session = serve(before or b"NOOP\r\n")
-    session.forget().receive(command + b"\r\n")
-    assert session.lines == ["503 5.5.1 bad sequence of commands"]
-    refused = session.events
-    assert refused == [
-        smtp.CommandRejected(
-            verb=command.split()[0].decode("ascii"),
-            line=command,
-            reply=smtp.Reply(503, "5.5.1", "bad sequence of commands"),
-        )
-    ]
+def test_command_out_of_order_is_503_and_changes_nothing(before: bytes, command: bytes) -> None:
+    """RFC 5321 section 4.1.4: the session then continues as one that never received the command."""
+    before = before or b"NOOP\r\n"
+    reply = smtp.Reply(503, "5.5.1", "bad sequence of commands")
+    for after in AFTER:
+        session, other = serve(before), serve(before)
+        session.forget().receive(command + b"\r\n")
+        assert session.lines == ["503 5.5.1 bad sequence of commands"]
+        assert session.events == [
+            smtp.CommandRejected(verb=command.split()[0].decode("ascii"), line=command, reply=reply)
+        ]
+        session.forget().receive(after)
+        other.forget().receive(after)
+        assert (session.data, session.events) == (other.data, other.events)
 
 
 @pytest.mark.parametrize("hello", [b"EHLO c", b"HELO c"])
