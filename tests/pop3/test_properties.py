@@ -29,7 +29,7 @@ from mailauth import (
 )
 from mailauth.pop3 import TRANSITIONS, State, _fast_path
 from mailauth.pop3.verbs import ROWS
-from tests.pop3.drive import OPEN, TLS, Application, Event, client, said, server, settle
+from tests.pop3.drive import OPEN, Application, Event, client, said, server, settle
 
 PLAIN = base64.b64encode(b"\0alice\0wonderland")
 
@@ -347,6 +347,12 @@ def test_any_server_data_gives_events_or_remote_protocol_error(
         assert plain(whole) == plain(meet(cut(data, places), plan))
 
 
-def test_sessions_with_shared_settings_begin_with_equal_events() -> None:
-    first, second = server(OPEN, TLS), server(OPEN, TLS)
-    assert settle(first, Application()) == settle(second, Application())
+@given(st.lists(streams, max_size=3), streams)
+def test_settings_are_shared_and_hold_no_state_of_a_session(others: list[bytes], data: bytes) -> None:
+    """A session does not depend on the earlier sessions with the same settings."""
+    settings = attrs.evolve(OPEN)
+    for other in others:
+        converse([other], Application(b"a", b"b"), settings)
+    alone = converse([data], Application(b"a", b"b"), attrs.evolve(OPEN))
+    assert converse([data], Application(b"a", b"b"), settings) == alone
+    assert settings == OPEN

@@ -17,10 +17,6 @@ def first_lines(data: bytes) -> list[bytes]:
     return data.split(b"\r\n")
 
 
-def test_example_messages_have_sizes_of_rfc_1939() -> None:
-    assert (len(A_120), len(A_200)) == (120, 200)
-
-
 def test_stat() -> None:
     """RFC 1939 section 5: the reply to ``STAT`` is ``+OK 2 320``."""
     connection, application = in_transaction(A_120, A_200)

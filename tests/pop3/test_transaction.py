@@ -239,12 +239,15 @@ def test_quit_without_deletions_commits_nothing() -> None:
     assert application.committed == []
 
 
-def test_quit_in_authorization_replies_ok_and_closes() -> None:
-    """RFC 1939 section 4."""
+@pytest.mark.parametrize("before", [b"", b"USER alice\r\n", b"USER alice\r\nPASS x\r\n", b"DELE 1\r\n"])
+def test_quit_in_authorization_replies_ok_and_commits_nothing(before: bytes) -> None:
+    """RFC 1939 sections 4 and 6: the UPDATE state is entered from the TRANSACTION state only."""
     connection, application = server(), Application(b"a")
-    events = talk(connection, application, b"USER alice\r\nQUIT\r\n")
+    events = talk(connection, application, before + b"QUIT\r\n")
     assert said(events).splitlines()[-1].startswith(b"+OK")
     assert events[-1] == Closed(reason=CloseReason.QUIT)
+    assert not [event for event in events if isinstance(event, pop3.Update)]
+    assert application.committed == []
 
 
 def test_commands_after_quit_are_ignored() -> None:

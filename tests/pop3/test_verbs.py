@@ -7,7 +7,18 @@ from typing import Any, ClassVar
 import attrs
 import pytest
 
-from mailauth import ACCEPT, Accept, Command, LocalProtocolError, MessageChunk, Question, Send, pop3
+from mailauth import (
+    ACCEPT,
+    Accept,
+    Closed,
+    CloseReason,
+    Command,
+    LocalProtocolError,
+    MessageChunk,
+    Question,
+    Send,
+    pop3,
+)
 from mailauth.pop3.commands import NoArgumentCommand, User
 from mailauth.pop3.replies import FallibleQuestion
 from mailauth.pop3.verbs import ROWS
@@ -144,11 +155,15 @@ def test_a_replaced_retr_is_not_answered_by_the_fast_path() -> None:
     assert ask(connection, application, b"RETR 1") == b"+OK here it is\r\na\r\n.\r\n"
 
 
-def test_replaced_quit_sends_its_own_reply_with_and_without_update() -> None:
+def test_replaced_quit_sends_its_own_reply_after_the_update() -> None:
     row = attrs.evolve(ROWS["QUIT"], accepted=pop3.Reply(True, "", "see you"))
-    for lines in ((b"QUIT",), (b"DELE 1", b"QUIT")):
-        connection, application = in_transaction(b"a", settings=attrs.evolve(OPEN, verbs=(row,)))
-        assert ask(connection, application, *lines).endswith(b"+OK see you\r\n")
+    last = [Send(data=b"+OK see you\r\n"), Closed(reason=CloseReason.QUIT)]
+    connection, application = in_transaction(b"a", settings=attrs.evolve(OPEN, verbs=(row,)))
+    assert talk(connection, application, b"QUIT\r\n") == [pop3.Quit(), *last]
+    connection, application = in_transaction(b"a", settings=attrs.evolve(OPEN, verbs=(row,)))
+    ask(connection, application, b"DELE 1")
+    update = pop3.Update(deleted=frozenset({1}))
+    assert talk(connection, application, b"QUIT\r\n") == [pop3.Quit(), update, *last]
 
 
 def test_a_replaced_user_has_its_own_reply() -> None:
