@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 
 import _traffic
@@ -145,10 +146,12 @@ def test_every_mail_command_declares_a_size(column: str) -> None:
         assert re.match(rb"(?i) SIZE=\d+", parameters)
 
 
-def test_relay_sends_body_8bitmime_and_rset() -> None:
-    said = sent(SMTP["pipelined group"])
-    assert b" BODY=8BITMIME\r\nRCPT TO:" in said
-    assert b"RSET\r\n" in said
+def test_relay_declares_8bitmime_and_sends_rset_between_two_messages() -> None:
+    workload = SMTP["pipelined group"]
+    assert isinstance(workload, Repeated)
+    said = sent(attrs.evolve(workload, repeated=workload.repeated * 3))
+    assert said.count(b" BODY=8BITMIME\r\nRCPT TO:") == said.count(b"MAIL FROM:") == 3
+    assert re.findall(rb"\r\n\.\r\n(.*)\r\nMAIL FROM:", said) == [b"RSET", b"RSET"]
 
 
 def test_declared_size_equals_the_content_length() -> None:

@@ -11,7 +11,7 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mailauth import LocalProtocolError
-from mailauth.grants import UNAVAILABLE, Grant, GrantTable, Unavailable, normalize_address
+from mailauth.grants import Grant, GrantTable, normalize_address
 
 HERE = "192.0.2.1"
 ELSEWHERE = "192.0.2.2"
@@ -313,11 +313,6 @@ def test_revocation_with_until_keeps_later_logins() -> None:
     grants.grant(ELSEWHERE, "alice", now=50)
     assert grants.revoke_identity("alice", until=149) == 1
     assert [who(grants, address, now=50) for address in (HERE, ELSEWHERE)] == [None, "alice"]
-
-
-def test_unavailable_is_not_a_grant() -> None:
-    assert isinstance(UNAVAILABLE, Unavailable)
-    assert not isinstance(UNAVAILABLE, Grant)
 
 
 def test_grant_is_immutable() -> None:

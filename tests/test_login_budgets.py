@@ -165,11 +165,22 @@ def test_a_login_after_two_failures_succeeds(protocol: str, lines: tuple[bytes, 
     assert session.identity == "alice"
 
 
-@pytest.mark.parametrize("protocol", ["smtp", "pop3"])
-def test_only_smtp_sends_421_after_too_many_failed_logins(protocol: str) -> None:
-    """RFC 4954 section 9; POP3 has no unsolicited replies."""
-    replies = Session(protocol).say(*FAILED_LOGINS["PLAIN, a prohibited name"] * 4)
-    assert replies.splitlines()[-1].startswith(b"421 4.7.0 " if protocol == "smtp" else b"-ERR malformed")
+@pytest.mark.parametrize(
+    ("protocol", "failed", "last"),
+    [
+        (
+            "smtp",
+            b"334 \r\n501 5.5.2 malformed authentication response\r\n",
+            b"421 4.7.0 too many authentication failures\r\n",
+        ),
+        ("pop3", b"+ \r\n-ERR malformed authentication response\r\n", b""),
+    ],
+)
+def test_only_smtp_reports_too_many_failed_logins(protocol: str, failed: bytes, last: bytes) -> None:
+    """RFC 4954 section 9; POP3 has no unsolicited replies.  The fourth login is not answered."""
+    session = Session(protocol)
+    assert session.say(*FAILED_LOGINS["PLAIN, a prohibited name"] * 4) == failed * 3 + last
+    assert session.closed == Closed(reason=CloseReason.TOO_MANY_ERRORS)
 
 
 @pytest.mark.parametrize("lines", ERRORS.values(), ids=ERRORS)

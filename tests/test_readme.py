@@ -65,6 +65,7 @@ def test_the_programs_in_the_readme_are_the_examples() -> None:
 
 
 def test_example_programs_do_not_exceed_their_line_limits() -> None:
+    """The README shows them whole, so they must stay short enough to be read there."""
     assert lines_of_code((EXAMPLES / "server.py").read_text(encoding="utf-8")) <= 30
     assert lines_of_code((EXAMPLES / "client.py").read_text(encoding="utf-8")) <= 26
 
