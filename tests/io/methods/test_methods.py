@@ -6,6 +6,7 @@ The tests put one fault at a time into the bench.  Each must give exit status 1,
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import math
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -317,14 +318,22 @@ def test_a_lost_message_is_found(bench: Bench, loop: str, capsys: pytest.Capture
     assert "the outbox: has 0 messages, expected 1" in trouble
 
 
-def test_unexpected_exception_fails_the_row(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unexpected_exception_fails_only_its_row(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     """An unexpected exception does not stop the other rows, and prints no traceback."""
+    calls = itertools.count()
 
     def accounts(known: Mapping[str, bytes]) -> stores.Accounts:
-        raise ValueError("no accounts today")
+        if next(calls) == 0:
+            raise ValueError("no accounts today")
+        return bench.accounts(known)
 
-    (trouble,) = verdicts(attrs.evolve(bench, accounts=accounts), (row(4, TlsMode.CLEAR),), "asyncio", capsys)
-    assert "no accounts today" in trouble
+    broken = attrs.evolve(bench, accounts=accounts, rows=(row(4, TlsMode.CLEAR), row(5, TlsMode.CLEAR)))
+    assert methods.main(("asyncio",), as_json=False, bench=broken) == 1
+    printed = capsys.readouterr()
+    failure, last = printed.out.splitlines()[-2:]
+    assert failure.endswith(", unexpected error: ValueError('no accounts today')")
+    assert last == "1 of 2 rows are as expected."
+    assert "Traceback" not in printed.out + printed.err
 
 
 def test_table_is_aligned_and_lists_failures() -> None:
