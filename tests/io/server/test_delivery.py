@@ -169,6 +169,48 @@ class Cancelled(BaseException):
     """Stands for the exception with which a loop cancels a task."""
 
 
+def empty_stores(kind: str, directory: Path) -> tuple[stores.Maildrops, stores.Outbox]:
+    if kind == "maildir":
+        return stores.MaildirMaildrops(directory / "mail"), stores.MaildirOutbox(directory / "out")
+    return stores.MemoryMaildrops(), stores.MemoryOutbox()
+
+
+def message(budget: stores.Budget) -> delivery.Message:
+    """Return a message for two maildrops and the outbox."""
+    return delivery.Message(
+        queue_id="q-1", reverse_path="a@b.test", maildrops=("alice", "bob"), relayed=("c@far.test",),
+        received=RECEIVED, content=stores.MessageContent.of(b"S: 1\r\n\r\nbody\r\n", budget),
+    )  # fmt: skip
+
+
+async def count(maildrops: stores.Maildrops, outbox: stores.Outbox, directory: Path) -> list[int]:
+    """Return the number of messages of alice, of bob and in the outbox."""
+    numbers = []
+    for name in ("alice", "bob"):
+        opened = await maildrops.open(name)
+        assert not isinstance(opened, pop3.Unavailable)
+        numbers.append(len(opened.messages))
+        opened.close()
+    if isinstance(outbox, stores.MemoryOutbox):
+        return [*numbers, len(outbox.messages)]
+    return [*numbers, len([path for path in (directory / "out").rglob("*") if path.is_file()])]
+
+
+@on_both_loops
+@pytest.mark.parametrize("kind", ["memory", "maildir"])
+def test_delivery_stores_the_message_in_every_store(run: Run, kind: str, tmp_path: Path) -> None:
+    maildrops, outbox = empty_stores(kind, tmp_path)
+
+    async def main() -> None:
+        delivered = message(stores.Budget())
+        reply = await delivery.deliver(delivered, maildrops, outbox)
+        assert (reply.code, reply.enhanced_status_code) == (250, "2.0.0")
+        delivered.content.release()
+        assert await count(maildrops, outbox, tmp_path) == [1, 1, 1]
+
+    run(main)
+
+
 @on_both_loops
 @pytest.mark.parametrize("kind", ["memory", "maildir"])
 @pytest.mark.parametrize("fails", STEPS)
@@ -179,20 +221,14 @@ def test_failed_delivery_step_leaves_the_message_in_no_store(
     run: Run, kind: str, fails: str, error: BaseException, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two maildrops and the outbox: each call of stage or commit fails in each way."""
-    maildrops: stores.Maildrops = stores.MemoryMaildrops()
-    outbox: stores.Outbox = stores.MemoryOutbox()
-    if kind == "maildir":
-        maildrops, outbox = stores.MaildirMaildrops(tmp_path / "mail"), stores.MaildirOutbox(tmp_path / "out")
+    maildrops, outbox = empty_stores(kind, tmp_path)
     failing = Failing(maildrops, outbox, fails, error)
     budget = stores.Budget()
 
     async def main() -> None:
-        message = delivery.Message(
-            queue_id="q-1", reverse_path="a@b.test", maildrops=("alice", "bob"), relayed=("c@far.test",),
-            received=RECEIVED, content=stores.MessageContent.of(b"S: 1\r\n\r\nbody\r\n", budget),
-        )  # fmt: skip
+        undelivered = message(budget)
         try:
-            reply = await delivery.deliver(message, failing, FailingOutbox(failing, outbox))
+            reply = await delivery.deliver(undelivered, failing, FailingOutbox(failing, outbox))
         except Cancelled:
             assert isinstance(error, Cancelled)
         else:
@@ -200,12 +236,8 @@ def test_failed_delivery_step_leaves_the_message_in_no_store(
                 (452, "4.3.1") if isinstance(error, stores.BudgetExceeded) else (451, "4.3.0")
             )
             assert "q-1" not in reply.text
-        message.content.release()
-        for name in ("alice", "bob"):
-            opened = await maildrops.open(name)
-            assert not isinstance(opened, pop3.Unavailable)
-            assert opened.messages == ()
-            opened.close()
+        undelivered.content.release()
+        assert await count(maildrops, outbox, tmp_path) == [0, 0, 0]
 
     run(main)
     assert budget.free == budget.size

@@ -9,6 +9,7 @@ import smtplib
 import pytest
 
 from tests.io.server_support import PASSWORD, Run, Served, authenticate, meet, on_both_loops
+from tests.io.tls import client_context
 
 pytestmark = on_both_loops
 
@@ -63,11 +64,14 @@ def test_pop3_without_tls_neither_offers_nor_accepts_a_login(run: Run) -> None:
     meet(run, client)
 
 
-def test_apop_is_rejected_after_stls_without_legacy(run: Run) -> None:
+def test_apop_is_rejected_before_and_after_stls_without_legacy(run: Run) -> None:
     """The timestamp in the greeting would have been sent without TLS."""
 
     def client(served: Served) -> None:
-        pop3 = served.pop3("stls")
+        pop3 = served.pop3()
+        assert b"<" not in pop3.getwelcome()
+        assert said(pop3, "APOP alice " + "0" * 32).startswith(b"-ERR")
+        pop3.stls(context=client_context())
         assert said(pop3, "APOP alice " + "0" * 32).startswith(b"-ERR")
         pop3.user("alice")
         pop3.pass_(PASSWORD)

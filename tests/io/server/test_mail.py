@@ -9,7 +9,8 @@ import smtplib
 import pytest
 
 from mailauth_io import server, stores
-from tests.io.server_support import PASSWORD, Run, Served, accounts, meet, on_both_loops
+from tests.io.gone_clients import ends_of_sessions
+from tests.io.server_support import PASSWORD, TIMEOUT, Run, Served, accounts, meet, on_both_loops
 
 pytestmark = on_both_loops
 
@@ -326,14 +327,20 @@ def test_too_large_message_is_rejected_and_its_memory_is_released(run: Run) -> N
     meet(run, client, max_message_size=65536)
 
 
-def test_rset_undoes_dele_and_quit_deletes(run: Run) -> None:
-    """RFC 1939 section 6: a session that ends without QUIT deletes nothing."""
+def test_only_quit_deletes_messages(run: Run) -> None:
+    """RFC 1939 section 6: a session that ends without QUIT deletes nothing; RSET undoes DELE."""
 
     def client(served: Served) -> None:
         with served.smtp() as smtp:
             for text in ("one", "two", "three"):
                 smtp.sendmail("sender@far.test", ["alice@example.test"], text)
+        with ends_of_sessions("pop3") as ends:
+            lost = served.log_in("pop3s")
+            lost.dele(1)
+            lost.close()
+            assert ends.acquire(timeout=TIMEOUT)
         first = served.log_in("pop3s")
+        assert first.stat()[0] == 3
         first.dele(1)
         first.rset()
         first.quit()
@@ -344,6 +351,7 @@ def test_rset_undoes_dele_and_quit_deletes(run: Run) -> None:
         third = served.log_in("pop3s")
         assert third.stat()[0] == 2
         assert third.top(2, 0)[1][0] == b"Return-Path: <sender@far.test>"
+        assert [third.retr(number)[1][-1] for number in (1, 2)] == [b"one", b"three"]
         third.quit()
 
     meet(run, client)

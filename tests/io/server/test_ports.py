@@ -116,14 +116,17 @@ def test_port_zero_selects_a_port_free_on_every_host(run: Run, monkeypatch: pyte
 
 
 @on_both_loops
-def test_port_in_use_raises_oserror(run: Run) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_port_in_use_raises_oserror_and_closes_the_other_listeners(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as free:
+        in_use, smtp = taken.getsockname()[1], free.getsockname()[1]
+        free.close()
 
         async def main() -> None:
             with pytest.raises(OSError, match="in use"):
-                async with server.serve(server.Config(smtp=0, pop3=port), kept()):
+                async with server.serve(server.Config(smtp=smtp, pop3=in_use), kept()):
                     pass
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", smtp), TIMEOUT)
 
         run(main)
 

@@ -105,8 +105,8 @@ def test_rejected_sender_rejects_remote_recipients_but_not_local_ones(run: Run) 
     assert "Rcpt" not in double.heard
 
 
-def test_bdat_content_is_relayed_unchanged(run: Run) -> None:
-    """RFC 3030: BDAT is not a property of the message."""
+def test_bdat_content_is_relayed_unchanged_by_data(run: Run) -> None:
+    """RFC 3030: BDAT is not a property of the message.  The next hop does not offer CHUNKING."""
     double = Double()
 
     def client(served: Served) -> None:
@@ -118,7 +118,8 @@ def test_bdat_content_is_relayed_unchanged(run: Run) -> None:
                 assert smtp.getreply()[0] == 250
 
     relaying(run, double, client, **IN_CLEAR)
-    assert double.taken[0].data.endswith(CONTENT)
+    assert double.heard == ["Connected", "Hello", "Mail", "Rcpt", "Data", "MessageComplete", "Quit"]
+    assert double.taken[0].data.endswith(b"\r\n" + CONTENT)
 
 
 @pytest.mark.parametrize("code", [452, 554])

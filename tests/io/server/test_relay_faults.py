@@ -248,19 +248,30 @@ def test_premature_250_of_next_hop_does_not_acknowledge_the_message(
 
 
 def test_mail_is_relayed_if_the_next_hop_rejects_ehlo(run: Run) -> None:
-    """RFC 5321 section 3.2.  It then offers no extensions, so SIZE is not sent."""
+    """RFC 5321 section 3.2: by HELO, which offers no extensions, so SIZE is not sent."""
+    lines: list[bytes] = []
 
     def client(served: Served) -> None:
         with logged_in(served) as smtp:
             assert send(smtp, FAR, options=("SIZE=100",))[-1].startswith("250")
 
-    with spoken(b"220 hi", b"500 what?", b"250 hi", b"250 ok", b"250 ok", b"354 go on", b"250 ok") as port:
+    with spoken(b"220 hi", b"500 what?", b"250 hi", b"250 ok", b"250 ok", b"354 go on", b"250 ok", heard=lines) as port:
         run(lambda: relay_to(port, client, **IN_CLEAR))
+    assert lines[:5] == [
+        b"EHLO example.test\r\n",
+        b"HELO example.test\r\n",
+        b"MAIL FROM:<alice@example.test>\r\n",
+        b"RCPT TO:<dinah@far.test>\r\n",
+        b"DATA\r\n",
+    ]
 
 
 @contextmanager
-def spoken(*lines: bytes) -> Iterator[int]:
-    """Serve one client on a port: send the first of *lines*, and one more after each line and after the final dot."""
+def spoken(*lines: bytes, heard: list[bytes] | None = None) -> Iterator[int]:
+    """Serve one client on a port: send the first of *lines*, and one more after each line and after the final dot.
+
+    The lines of the client are added to *heard*, without content.
+    """
 
     def serve() -> None:
         connection, _ = listener.accept()
@@ -272,7 +283,9 @@ def spoken(*lines: bytes) -> Iterator[int]:
                     while said.readline() not in (b".\r\n", b""):
                         pass
                 else:
-                    said.readline()
+                    received = said.readline()
+                    if heard is not None:
+                        heard.append(received)
             said.read()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -154,26 +154,44 @@ def test_exception_during_shutdown_is_logged_and_shutdown_completes(
     assert f"ZeroDivisionError: {WORDS}\n" in shown
 
 
-def test_group_of_exception_and_cancellation_does_not_stop_the_server(caplog: pytest.LogCaptureFixture) -> None:
-    """A nursery that is cancelled while one of its tasks fails raises both.  The exception must not stop the server."""
+def test_group_of_exception_and_cancellation_ends_one_session(caplog: pytest.LogCaptureFixture) -> None:
+    """A nursery that is cancelled while one of its tasks fails raises both.
+
+    The exception must stop neither the server nor the cleanup of another session.
+    """
 
     async def main() -> None:
-        begun = trio.Event()
+        begun, second, failed, cleaned_up = (trio.Event() for _ in range(4))
 
         async def session(connection: ServerConnection[Any]) -> None:
+            if begun.is_set():
+                return await cleans_up()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(raises_when_cancelled)
                 begun.set()
                 await trio.sleep_forever()
 
+        async def cleans_up() -> None:
+            second.set()
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.move_on_after(1, shield=True):
+                    await failed.wait()
+                    cleaned_up.set()
+
         async def raises_when_cancelled() -> None:
             try:
                 await trio.sleep_forever()
             finally:
+                failed.set()
                 raise ZeroDivisionError(WORDS)
 
-        async with visited("SMTP", session, grace=0.0):
+        async with visited("SMTP", session, grace=0.0) as (listener, _):
             await begun.wait()
+            with await loops.current().in_thread(dial, listener.port):
+                await second.wait()
+        assert cleaned_up.is_set()
 
     trio.run(main)
     record, shown = the_failure(caplog)
