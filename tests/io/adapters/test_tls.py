@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import ssl
 import threading
 
@@ -100,25 +102,36 @@ async def test_send_of_many_tls_records_arrives_in_order(loop: loops.Loop) -> No
         assert [await anext(client) for _ in lines] == [Line(text=line) for line in lines]
 
 
+def do_handshake(
+    tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, connection: socket.socket
+) -> None:
+    """Do a handshake as a client; what it sends last stays in *outgoing*."""
+    while True:
+        try:
+            return tls.do_handshake()
+        except ssl.SSLWantReadError:
+            connection.sendall(outgoing.read())
+            incoming.write(connection.recv(65_536))
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("name", ["asyncio", "trio"])
 def test_data_sent_with_the_end_of_the_handshake_is_read(name: str, version: ssl.TLSVersion) -> None:
-    """A client may send its first command together with its Finished."""
+    """A client may send its first command together with its Finished.
 
-    def client(port: int) -> bytes:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        context.maximum_version = version
+    In TLS 1.2, the Finished of the client is the last message only if a session is resumed (RFC 5246 section 7.3).
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = version
+
+    def client(port: int, session: ssl.SSLSession | None) -> tuple[bytes, ssl.SSLSession | None]:
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = context.wrap_bio(incoming, outgoing)
+        tls = context.wrap_bio(incoming, outgoing, session=session)
         with dial(port) as connection:
-            while True:
-                try:
-                    tls.do_handshake()
-                    break
-                except ssl.SSLWantReadError:
-                    connection.sendall(outgoing.read())
-                    incoming.write(connection.recv(65_536))
+            do_handshake(tls, incoming, outgoing, connection)
+            assert tls.session_reused is (session is not None)
+            assert bool(outgoing.pending) is (version is ssl.TLSVersion.TLSv1_3 or session is not None)
             tls.write(b"early\r\nQUIT\r\n")
             connection.sendall(outgoing.read())
             incoming.write(read_all(connection))
@@ -126,14 +139,21 @@ def test_data_sent_with_the_end_of_the_handshake_is_read(name: str, version: ssl
             got = b""
             while piece := tls.read(65_536):
                 got += piece
-            return got
+            return got, tls.session
 
-    async def main() -> bytes:
+    def clients(port: int) -> None:
+        session = None
+        if version is ssl.TLSVersion.TLSv1_2:
+            _, session = client(port, None)
+        got, _ = client(port, session)
+        assert got == b"hello in TLS\r\nearly\r\nbye\r\n"
+
+    async def main() -> None:
         loop = loops.current()
         async with serving(loop, echo, ssl_context=server_context(), implicit_tls=True) as listener:
-            return await loop.in_thread(client, listener.port)
+            await loop.in_thread(clients, listener.port)
 
-    assert loops.named(name).run(main) == b"hello in TLS\r\nearly\r\nbye\r\n"
+    loops.named(name).run(main)
 
 
 @on_both_loops
@@ -152,7 +172,7 @@ async def test_server_ends_the_tls_session_with_close_notify(loop: loops.Loop) -
 
 
 @on_both_loops
-async def test_close_notify_of_the_client_ends_the_session_with_peer_closed(loop: loops.Loop) -> None:
+async def test_reply_is_sent_after_close_notify_of_the_client(loop: loops.Loop) -> None:
     """A TLS client that has sent close_notify is a half-closed client."""
     ends: list[CloseReason] = []
 
@@ -166,14 +186,22 @@ async def test_close_notify_of_the_client_ends_the_session_with_peer_closed(loop
     async with serving(loop, session, ssl_context=server_context(), implicit_tls=True) as listener:
 
         def client() -> bytes:
-            with client_context().wrap_socket(dial(listener.port), server_hostname="127.0.0.1") as connection:
-                assert read_line(connection) == b"hello in TLS\r\n"
-                connection.sendall(b"x\r\n")
-                assert read_line(connection) == b"x\r\n"
-                connection.unwrap().close()
-                return b"closed"
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            tls = client_context().wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+            with dial(listener.port) as connection:
+                do_handshake(tls, incoming, outgoing, connection)
+                tls.write(b"x\r\n")
+                with pytest.raises(ssl.SSLWantReadError):
+                    tls.unwrap()  # writes close_notify; the server's own is still missing
+                connection.sendall(outgoing.read())
+                incoming.write(read_all(connection))
+                got = b""
+                with contextlib.suppress(ssl.SSLZeroReturnError):  # at the close_notify of the server
+                    while piece := tls.read(65_536):
+                        got += piece
+                return got
 
-        assert await loop.in_thread(client) == b"closed"
+        assert await loop.in_thread(client) == b"hello in TLS\r\nx\r\n"
     assert ends == [CloseReason.PEER_CLOSED]
 
 

@@ -16,8 +16,10 @@ import trustme
 
 from mailauth_io import stores
 from mailauth_io.cli import config, main, serve
+from mailauth_io.server import Authenticator
 from mailauth_io.server._state import ServerState
 from tests import serving
+from tests.io import loops
 from tests.io.config_errors import config_error
 from tests.io.server_support import Clock
 
@@ -170,8 +172,16 @@ def accounts_file(directory: Path, text: str = "alice:{PLAIN}open sesame\n", mod
 
 
 def test_accounts_file_and_user_option_can_be_combined(tmp_path: Path) -> None:
-    settings = read("--user", "bob:open poppy", "--accounts", accounts_file(tmp_path)).config
-    assert settings.postmaster == "bob"
+    setup = read("--user", "bob:open poppy", "--accounts", accounts_file(tmp_path))
+    assert setup.config.postmaster == "bob"
+    accounts = Authenticator(setup.stores.accounts)
+
+    async def main() -> None:
+        assert await accounts.check_password("alice", b"open sesame")
+        assert await accounts.check_password("bob", b"open poppy")
+        assert not await accounts.check_password("bob", b"open sesame")
+
+    loops.named("asyncio").run(main)
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o644, 0o602])
@@ -189,13 +199,24 @@ def test_directory_as_accounts_file_is_rejected(tmp_path: Path, capfd: pytest.Ca
     assert str(tmp_path) in config_error(capfd, "serve", "--accounts", str(tmp_path))
 
 
-@pytest.mark.parametrize("text", ["alice\n", "alice:open sesame\n", "alice:{SSHA}c2VzYW1l\n", "alice:{PLAIN}\n"])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("sesame\n", "no colon"),
+        ("alice:open sesame\n", "no password scheme"),
+        ("alice:{SSHA}c2VzYW1l\n", "an unknown password scheme"),
+        ("alice:{ARGON2ID}sesame\n", "an invalid"),
+        ("alice:{PLAIN}\n", "no password"),
+    ],
+)
 def test_invalid_accounts_file_is_rejected_without_showing_secrets(
-    text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    text: str, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    said = config_error(capfd, "serve", "--accounts", accounts_file(tmp_path, text))
-    assert "accounts" in said
+    path = accounts_file(tmp_path, text)
+    said = config_error(capfd, "serve", "--accounts", path)
+    assert f"--accounts: line 1 of {path} has {says}" in said
     assert "sesame" not in said
+    assert "c2VzYW1l" not in said
 
 
 def test_account_in_both_the_file_and_an_option_is_rejected(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -229,7 +250,8 @@ def test_certificate_and_key_must_be_set_together(
 def test_key_that_others_can_read_is_rejected(pair: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
     certificate, key = pair
     key.chmod(0o644)
-    assert "others" in config_error(capfd, "serve", *USER, "--cert", str(certificate), "--key", str(key))
+    said = config_error(capfd, "serve", *USER, "--cert", str(certificate), "--key", str(key))
+    assert f"{key} is accessible to other users" in said
 
 
 @pytest.mark.parametrize("missing", [0, 1])

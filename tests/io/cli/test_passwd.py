@@ -87,26 +87,31 @@ def test_passwd_error_is_one_line_without_the_password(
     assert "hunter" not in said
 
 
-def answers(monkeypatch: pytest.MonkeyPatch, *passwords: str) -> None:
-    """Replace standard input by a terminal at which *passwords* are typed."""
+def answers(monkeypatch: pytest.MonkeyPatch, *passwords: str) -> list[str]:
+    """Replace standard input by a terminal at which *passwords* are typed.  Returns the prompts shown so far."""
     monkeypatch.setattr(sys, "stdin", Terminal(None))
     typed: Iterator[str] = iter(passwords)
+    prompts: list[str] = []
 
     def ask(prompt: str) -> str:
+        prompts.append(prompt)
         try:
             return next(typed)
         except StopIteration:
             raise EOFError from None
 
     monkeypatch.setattr(getpass, "getpass", ask)
+    return prompts
 
 
-def test_password_at_a_terminal_is_read_with_getpass(
+def test_password_at_a_terminal_is_read_twice_with_getpass(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    answers(monkeypatch, "open sesame", "open sesame")
+    """``getpass`` turns off the echo."""
+    prompts = answers(monkeypatch, "open sesame", "open sesame", "not read")
     assert cli.main(["passwd", "alice", "--scheme", "PLAIN"]) == 0
     assert capfd.readouterr().out == "alice:{PLAIN}open sesame\n"
+    assert prompts == ["Password: ", "Retype password: "]
 
 
 @pytest.mark.parametrize(

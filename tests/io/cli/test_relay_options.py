@@ -43,9 +43,13 @@ def hop(*words: str | Path) -> server.NextHop:
 
 
 def config_error(*words: str | Path) -> str:
+    """Return the error of these command-line arguments, which is one sentence."""
     with pytest.raises(ConfigError) as refused:
         hop(*words)
-    return str(refused.value)
+    text = str(refused.value)
+    assert "\n" not in text
+    assert ". " not in text
+    return text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.metadata
 import poplib
 import signal
 import smtplib
@@ -177,10 +178,10 @@ def test_failed_start_removes_stale_ready_file(tmp_path: Path) -> None:
     assert not ready.exists()
 
 
-def test_version_option_prints_to_stdout() -> None:
+def test_version_option_prints_the_version_of_the_distribution() -> None:
     done = run("--version")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("mailauth ")
+    assert done.stdout == f"mailauth {importlib.metadata.version('mailauth')}\n"
 
 
 @pytest.mark.parametrize(
