@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import runpy
+import signal
 import smtplib
-from collections.abc import Coroutine
 from pathlib import Path
 
 import pytest
@@ -71,10 +69,15 @@ def test_server_prints_a_message_before_accepting_it(tmp_path: Path) -> None:
         assert "Down the rabbit-hole." in server.stdout.read()
 
 
-def test_keyboard_interrupt_ends_the_server_without_exception(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(main: Coroutine[None, None, None]) -> None:
-        main.close()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(asyncio, "run", interrupted)
-    runpy.run_path(str(programs.ROOT / "examples" / "server.py"))
+def test_interrupt_ends_the_server_without_output(tmp_path: Path) -> None:
+    errors = tmp_path / "errors"
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # an ignored signal is ignored by children too
+    try:
+        with programs.started("server.py", errors=errors) as (server, _):
+            server.send_signal(signal.SIGINT)
+            assert server.wait(programs.TIMEOUT) == 0
+            assert server.stdout is not None
+            assert server.stdout.read() == ""
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert errors.read_text() == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import smtplib
@@ -14,6 +15,8 @@ import attrs
 import pytest
 
 from examples import smtp_server
+from mailauth import smtp
+from mailauth_io.on_asyncio import serve_smtp
 from tests.examples import programs
 from tests.io.tls import client_context
 
@@ -139,22 +142,33 @@ def test_storage_failure_returns_451(served: Served) -> None:
     assert len(served.messages()) == 1
 
 
-def test_store_syncs_the_file_first_and_raises_if_folder_sync_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("fails", "code", "done"), [("", 250, ["tmp", "new"]), ("new", 451, ["tmp"])])
+def test_message_is_accepted_only_after_its_file_and_folder_are_synchronized(
+    fails: str, code: int, done: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is synchronized, then its folder; if either fails, ``session`` replies 451."""
+    """First the file in tmp, then the folder new.  The reply to a failure is 451."""
     synchronized: list[str] = []
 
     def fsync(file: int) -> None:
-        synchronized.append(os.readlink(f"/proc/self/fd/{file}").removeprefix(f"{tmp_path}/"))
-        if synchronized[-1] == "Maildir/new":
+        folder = Path(os.readlink(f"/proc/self/fd/{file}")).relative_to(tmp_path).parts[1]
+        if folder == fails:
             raise OSError("planted")
+        synchronized.append(folder)
+
+    def submit(port: int) -> tuple[int, list[str]]:
+        with smtplib.SMTP("127.0.0.1", port, timeout=programs.TIMEOUT) as client:
+            client.ehlo()
+            client.mail(ALICE)
+            client.rcpt(BOB)
+            return client.data(MESSAGE)[0], synchronized.copy()
+
+    async def main() -> tuple[int, list[str]]:
+        server = smtp_server.MailServer(tmp_path / "Maildir", "alice", b"secret", "example.org")
+        async with serve_smtp(server.session, smtp.ServerSettings()) as listener:
+            return await asyncio.to_thread(submit, listener.port)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    server = smtp_server.MailServer(tmp_path / "Maildir", "alice", b"secret", "example.org")
-    with pytest.raises(OSError, match="planted"):
-        server.store(None, [], MESSAGE)
-    assert synchronized[0].startswith("Maildir/tmp/")
+    assert asyncio.run(main()) == (code, done)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")

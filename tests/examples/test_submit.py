@@ -192,7 +192,7 @@ def test_password_is_not_sent_when_tls_is_not_established(
         (["--ca", "missing.pem", "127.0.0.1", "25", "MESSAGE", ALICE, BOB], 1, "Not delivered: missing.pem: "),
     ],
 )
-def test_command_line_help_and_errors_are_reported(
+def test_command_line_errors_are_reported_in_one_line(
     arguments: list[str],
     status: int,
     words: str,
@@ -208,6 +208,11 @@ def test_command_line_help_and_errors_are_reported(
     out, err = capsys.readouterr()
     assert result == status
     assert words in out + err
+    if status == 1:
+        assert (out, err.count("\n")) == ("", 1)
+    elif status == 2:  # argparse prints the usage before the error
+        assert out == ""
+        assert ": error: " in err.splitlines()[-1]
 
 
 def test_program_runs_as_a_subprocess(letter: Path) -> None:

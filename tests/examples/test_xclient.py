@@ -124,6 +124,9 @@ def test_client_sends_xclient_with_the_verb_definition_of_the_server() -> None:
     assert replies[2].command is command
 
 
-def test_port_in_use_is_reported(free_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_port_in_use_is_reported_in_one_line(free_port: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert xclient.main(["--port", str(free_port)]) == 1
-    assert capsys.readouterr().err.startswith("Cannot serve: ")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Cannot serve: ")
+    assert err.count("\n") == 1

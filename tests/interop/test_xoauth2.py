@@ -133,17 +133,23 @@ def test_curl_retrieves_a_message_with_a_token(run: Run, tls_mode: str, tmp_path
 
 
 @on_both_loops
-@pytest.mark.parametrize("protocol", ["smtp", "pop3"])
-def test_wrong_token_is_rejected(run: Run, protocol: str, tmp_path: Path) -> None:
-    """curl answers the JSON error, and then gets the failure."""
+@pytest.mark.parametrize(("protocol", "challenge"), [("smtp", "334"), ("pop3", "+")])
+def test_wrong_token_is_rejected(run: Run, protocol: str, challenge: str, tmp_path: Path) -> None:
+    """The server reports the error as JSON, and curl ends with "login denied" (67)."""
     our_server = OurServer()
+    output: list[str] = []
 
     def client_config(port: int) -> bytes:
         going = asked(tmp_path, "implicit", "wr0ng", port)
-        with pytest.raises(CommandRejected):
+        going.file(".curlrc", "verbose")
+        with pytest.raises(CommandRejected) as caught:
             curl_collect(going) if protocol == "pop3" else curl_submit(going, b"\r\n")
+        output.append(str(caught.value))
         return b""
 
     visited(run, our_server, protocol, "implicit", client_config)
     assert our_server.logins == []
     assert our_server.content == b""
+    json = sasl.encode_base64(b'{"status":"401","schemes":"bearer"}').decode("ascii")
+    assert f"< {challenge} {json}\\r\\n" in output[0]
+    assert output[0].startswith("curl ended with 67: ")
