@@ -86,9 +86,6 @@ def _password(settings: Settings) -> str | None:
     if path is None:
         return None
     try:
-        text = secret_file.read(settings, "redis_password", path).decode()
+        return secret_file.read(settings, "redis_password", path).decode()
     except UnicodeDecodeError as error:
         raise settings.config_error("redis_password", f"{path} is not valid UTF-8") from error
-    if not text:
-        raise settings.config_error("redis_password", f"{path} is empty; write the password to it")
-    return text

@@ -208,7 +208,7 @@ def test_redis_password_in_the_url_is_rejected_or_warned_about(tmp_path: Path) -
     assert "hunter2" not in repr(serving)
 
 
-def test_password_file_that_is_empty_or_not_utf_8_is_rejected(tmp_path: Path) -> None:
+def test_password_file_without_exactly_one_line_of_utf_8_is_rejected(tmp_path: Path) -> None:
     file = private(tmp_path / "p", "")
     path = private(tmp_path / "mailauth.toml", '[grants]\nstore = "redis://127.0.0.1"\nredis_password_file = "p"\n')
     (found,) = config.check(settings_file.read(path).settings({}))
@@ -216,6 +216,9 @@ def test_password_file_that_is_empty_or_not_utf_8_is_rejected(tmp_path: Path) ->
     file.write_bytes(b"\xff")
     (found,) = config.check(settings_file.read(path).settings({}))
     assert str(found).endswith("is not valid UTF-8")
+    file.write_text("one\ntwo\n")
+    (found,) = config.check(settings_file.read(path).settings({}))
+    assert str(found).endswith(f"{file} has more than one line; write only the password to it")
     file.write_text("hunter2\n")
     shared = grants_option.shared(settings_file.read(path).settings({}))
     assert isinstance(shared, RedisGrants)

@@ -167,9 +167,10 @@ def test_relay_password_is_read_from_file_without_line_end(password: Path) -> No
 @pytest.mark.parametrize(
     ("data", "mode", "says"),
     [
-        (b"", 0o600, "cannot be sent"),
-        (b"\n", 0o600, "cannot be sent"),
-        (b"one\ntwo\n", 0o600, "cannot be sent"),
+        (b"", 0o600, "is empty; write the password to it"),
+        (b"\n", 0o600, "is empty; write the password to it"),
+        (b"one\ntwo\n", 0o600, "has more than one line"),
+        (b"one\rtwo", 0o600, "has more than one line"),
         (b"\xff\n", 0o600, "cannot be sent"),
         (b"hop secret\n", 0o644, "chmod 600"),
         (None, 0o600, "No such file"),
