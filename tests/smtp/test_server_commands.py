@@ -379,6 +379,18 @@ def test_junk_commands_over_the_limit_end_the_session_with_421(line: bytes) -> N
     assert 421 not in ready(mail * 20 + b"QUIT\r\n", settings=settings).codes
 
 
+@pytest.mark.parametrize("line", [b"NOOP", b"noop", b"RSET", b"NOOP x", b"VRFY x", b"HELP", b"EHLO c"])
+@pytest.mark.parametrize("first", [b"NOOP\r\n", b"EHLO c\r\n"])
+def test_the_event_of_a_junk_command_over_the_limit_has_its_line(line: bytes, first: bytes) -> None:
+    """A line that is parsed by the faster way is reported like any other."""
+    settings = smtp.ServerSettings(max_junk_commands=1)
+    session = serve(first + line + b"\r\n", settings=settings)
+    assert session.codes[-1] == 421
+    assert [(event.verb, event.line) for event in session.of(smtp.CommandRejected)] == [
+        (line.split()[0].decode().upper(), line)
+    ]
+
+
 @pytest.mark.parametrize(
     ("before", "line", "kind", "code"),
     [

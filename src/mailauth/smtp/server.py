@@ -217,14 +217,14 @@ class ServerConnection(ServerMachine[ServerEvent]):
             refusal = _standard_replies.TLS_REQUIRED
         elif row.check is not None:
             refusal = row.check(self, command)
+        if refusal is None and row.effect in _JUNK:
+            refusal = self._count_junk_command()
         if isinstance(line, re.Match):  # of COMMON, with its CRLF
             line = line.group()[:-2] if refusal is not None else b""
         elif isinstance(command, Auth):
             line = f"AUTH {command.mechanism}".encode("ascii")  # the initial response may be a secret
         if isinstance(command, Bdat):
             return self._begin_chunk(row, command, line, refusal)
-        if refusal is None and row.effect in _JUNK:
-            refusal = self._count_junk_command()
         if refusal is not None:
             return self._reject(row.name, line, refusal)
         if isinstance(command, Auth):
