@@ -6,9 +6,11 @@ configuration file.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
+import stat
 import time
 from collections.abc import Callable, Mapping, Set
 from pathlib import Path
@@ -211,11 +213,22 @@ def _temporary_certificate(settings: Settings) -> ssl.SSLContext:
         raise ConfigError(f"{error}, or set {settings.names('cert', 'key')}") from error
     if settings.ca_out is not None:
         try:
-            settings.ca_out.write_bytes(made.authority)
+            with open(settings.ca_out, "wb", opener=_open_without_waiting) as file:
+                file.write(made.authority)
         except OSError as error:
             raise settings.config_error("ca_out", f"{settings.ca_out} cannot be written: {error.strerror}") from error
     _trust_clients(settings, made.server)
     return made.server
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a pipe that no program reads with an error, instead of waiting for a reader."""
+    try:
+        return os.open(path, flags | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            error.strerror = "it is a pipe that no program reads"
+        raise
 
 
 def _check_tls(settings: Settings) -> None:
@@ -290,8 +303,22 @@ def _check_ca_out(settings: Settings) -> None:
 
 
 def _check_ready_file(settings: Settings) -> None:
-    if settings.ready_file is not None:
-        _check_writable(settings, "ready_file", settings.ready_file)
+    path = settings.ready_file
+    if path is None:
+        return
+    _check_writable(settings, "ready_file", path)
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise settings.config_error("ready_file", f"{path} cannot be written: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        # The file is replaced, not written to: root would replace a device, and a reader of a pipe or of the target of
+        # a link would wait forever.
+        raise settings.config_error(
+            "ready_file", f"{path} is not a regular file, and would be replaced; use the name of a new file"
+        )
 
 
 def _check_writable(settings: Settings, name: str, path: Path) -> None:

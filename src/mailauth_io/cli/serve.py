@@ -78,7 +78,8 @@ def _received_signals() -> Generator[AsyncIterator[signal.Signals]]:
 
 async def _serve(settings: Settings, serving: config.ServerSetup, signals: AsyncIterator[signal.Signals]) -> None:
     if serving.ready_file is not None:
-        serving.ready_file.unlink(missing_ok=True)  # left by an earlier run, with the wrong ports
+        with _writing(settings, serving.ready_file):
+            serving.ready_file.unlink(missing_ok=True)  # left by an earlier run, with the wrong ports
     if serving.certificate is not None:
         serving.certificate.check_files()  # logs a warning if it expires soon
     listening = False
@@ -131,11 +132,8 @@ def _announce(
 ) -> None:
     ports = {name: getattr(running, name) for name in server.PORTS}
     if serving.ready_file is not None:
-        try:
+        with _writing(settings, serving.ready_file):
             _write_atomically(serving.ready_file, json.dumps({**ports, "pid": os.getpid()}) + "\n")
-        except OSError as error:
-            text = f"{serving.ready_file} cannot be written: {error.strerror}"
-            raise settings.config_error("ready_file", text) from error
     listening = ", ".join(f"{name.upper()} {port}" for name, port in ports.items() if port is not None)
     print(f"Serving {', '.join(serving.config.domains)} on {', '.join(serving.config.hosts)}: {listening}.")
     for warning in (*serving.warnings, *others):
@@ -143,9 +141,22 @@ def _announce(
     print("Ready.", flush=True)
 
 
+@contextmanager
+def _writing(settings: Settings, ready_file: Path) -> Generator[None]:
+    """Raise ConfigError for an OSError about the ready file."""
+    try:
+        yield
+    except OSError as error:
+        raise settings.config_error("ready_file", f"{ready_file} cannot be written: {error.strerror}") from error
+
+
 def _write_atomically(path: Path, text: str) -> None:
     """Write *path* atomically: a program that waits for the file never reads a part of it."""
-    number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    with open(number, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(name, path)
+    number, name = tempfile.mkstemp(prefix=".ready.", dir=path.parent)
+    try:
+        with open(number, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -288,6 +289,74 @@ def test_ca_out_with_a_configured_certificate_is_rejected(
 def test_unwritable_path_is_rejected(option: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert option in config_error(capfd, "serve", *USER, option, str(tmp_path / "file" / "below"))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "dangling link", "socket", "directory", "link to a directory"])
+def test_a_ready_file_that_is_not_a_regular_file_is_refused_and_kept(
+    kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is replaced, and a root process would replace even a device such as /dev/null."""
+    directory, target = tmp_path / "directory", tmp_path / "target"
+    directory.mkdir()
+    path = directory / "ready"
+    monkeypatch.chdir(directory)  # the path of a socket has at most 107 bytes
+    with contextlib.ExitStack() as stack:
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "socket":
+            stack.enter_context(socket.socket(socket.AF_UNIX)).bind(path.name)
+        elif kind == "directory":
+            path.mkdir()
+        else:
+            path.symlink_to(target)
+            if kind == "link":
+                target.write_text("target")
+            elif kind == "link to a directory":
+                target.mkdir()
+        before = path.lstat()
+        said = config_error(capfd, "serve", *USER, "--smtp", "0", "--ready-file", str(path))
+    assert said.startswith(f"mailauth serve: --ready-file: {path} ")
+    assert said.count("\n") == 1
+    assert path.lstat() == before
+    assert os.listdir(directory) == ["ready"]
+
+
+def test_a_ready_file_that_cannot_be_replaced_leaves_no_temporary_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: str, target: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    path = tmp_path / "ready"
+    said = config_error(capfd, "serve", *USER, "--smtp", "0", "--ready-file", str(path))
+    assert said == f"mailauth serve: --ready-file: {path} cannot be written: Operation not permitted\n"
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("loop", serving.LOOPS)
+def test_a_ready_file_of_another_user_is_named(
+    loop: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a directory such as /tmp, only its owner can remove it."""
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    path = tmp_path / "ready"
+    path.touch()
+    said = config_error(capfd, "serve", *USER, "--loop", loop, "--smtp", "0", "--ready-file", str(path))
+    assert said == f"mailauth serve: --ready-file: {path} cannot be written: Operation not permitted\n"
+
+
+def test_a_pipe_that_no_program_reads_does_not_stop_the_command(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "authority"
+    os.mkfifo(path)
+    said = config_error(capfd, "serve", *USER, "--ca-out", str(path))
+    assert said == f"mailauth serve: --ca-out: {path} cannot be written: it is a pipe that no program reads\n"
 
 
 def test_ready_file_write_error_names_the_configuration_line(
