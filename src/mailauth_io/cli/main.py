@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import settings
+from . import parsers, settings
 from .errors import ConfigError
 
 SCHEMES = ("ARGON2ID", "SCRAM-SHA-256", "BLF-CRYPT", "SHA512-CRYPT", "PLAIN")
@@ -83,6 +83,14 @@ def _version() -> str:
         return "(not installed)"
 
 
+def _file(text: str) -> Path:
+    """Return the path of a file, for argparse."""
+    try:
+        return parsers.path(text)
+    except parsers.ValueParseError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Run an SMTP and a POP3 server that share accounts, maildrops and grants.  Settings come from flags and from a "
@@ -93,7 +101,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "For a test on free ports, with all mail in memory: mailauth serve --user alice:wonderland --legacy"
     parser.add_argument(
         "--config",
-        type=Path,
+        type=_file,
         metavar="FILE",
         help="configuration file in TOML; paths in it are relative to its directory (default: none)",
     )
@@ -106,7 +114,7 @@ def _add_check_config(parser: argparse.ArgumentParser) -> None:
         "Check a configuration file for mailauth serve --config, and the files that it names.  Print OK, or one line "
         "for each error, with exit status 2.  No port is opened and no file is written."
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="configuration file in TOML")
+    parser.add_argument("file", type=_file, metavar="FILE", help="configuration file in TOML")
     parser.set_defaults(run=_check_config)
 
 
@@ -125,7 +133,7 @@ def _add_grants(parser: argparse.ArgumentParser) -> None:
     )
     for act in (shown, ended):
         act.add_argument(
-            "--config", type=Path, metavar="FILE", help="configuration file of the servers, in TOML (default: none)"
+            "--config", type=_file, metavar="FILE", help="configuration file of the servers, in TOML (default: none)"
         )
         settings.add_flags(act, ("domains", "grant_lifetime", "grant_ipv6_prefix", "grants", "redis_password"))
         act.set_defaults(run=_grants)
