@@ -20,6 +20,13 @@ from .errors import ConfigError
 SCHEMES = ("ARGON2ID", "SCRAM-SHA-256", "BLF-CRYPT", "SHA512-CRYPT", "PLAIN")
 """The schemes of ``mailauth passwd``: ARGON2ID best resists guessing from a stolen file, SCRAM-SHA-256 allows SCRAM."""
 
+_GRANTS_HELP = {
+    "grants": "store that the servers share: sqlite:FILE or redis://HOST:PORT/DATABASE (required, unless the "
+    "configuration file names it)",
+    "grant_lifetime": "lifetime of a grant in seconds, the same as on the servers (default: 1800)",
+}
+"""The help of ``mailauth grants`` where that of ``mailauth serve`` does not apply."""
+
 
 class Parser(argparse.ArgumentParser):
     """Prints an error in one sentence, without the usage."""
@@ -135,7 +142,9 @@ def _add_grants(parser: argparse.ArgumentParser) -> None:
         act.add_argument(
             "--config", type=_file, metavar="FILE", help="configuration file of the servers, in TOML (default: none)"
         )
-        settings.add_flags(act, ("domains", "grant_lifetime", "grant_ipv6_prefix", "grants", "redis_password"))
+        settings.add_flags(
+            act, ("domains", "grant_lifetime", "grant_ipv6_prefix", "grants", "redis_password"), help=_GRANTS_HELP
+        )
         act.set_defaults(run=_grants)
 
 

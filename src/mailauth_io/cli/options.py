@@ -46,17 +46,21 @@ class Option:
         """The name in the file, as errors show it."""
         return f"[{self.table}] {self.key}"
 
-    def add_to(self, parser: argparse.ArgumentParser, name: str) -> None:
-        """Add the flag to *parser*, with *name* as its attribute, which is absent if the flag is not given."""
+    def add_to(self, parser: argparse.ArgumentParser, name: str, help: str | None = None) -> None:
+        """Add the flag to *parser*, with *name* as its attribute, which is absent if the flag is not given.
+
+        *help* replaces the help text.
+        """
         if self.flag is None:
             return
+        help = self._help_text() if help is None else help
         if self.kind is bool:
             parser.add_argument(
                 self.flag,
                 dest=name,
                 action=argparse.BooleanOptionalAction,
                 default=argparse.SUPPRESS,
-                help=self._help_text(),
+                help=help,
             )
             return
         parser.add_argument(
@@ -66,7 +70,7 @@ class Option:
             type=self._read_flag,
             default=argparse.SUPPRESS,
             metavar=self.metavar,
-            help=self._help_text(),
+            help=help,
         )
 
     def _help_text(self) -> str:

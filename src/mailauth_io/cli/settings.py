@@ -254,10 +254,15 @@ OPTIONS: Final[Mapping[str, options.Option]] = {
 """The Option of each setting, by the name of its field."""
 
 
-def add_flags(parser: argparse.ArgumentParser, names: Iterable[str] = OPTIONS) -> None:
-    """Add the flags of the fields *names*, by default of all fields, to *parser*."""
+def add_flags(
+    parser: argparse.ArgumentParser, names: Iterable[str] = OPTIONS, *, help: Mapping[str, str] | None = None
+) -> None:
+    """Add the flags of the fields *names*, by default of all fields, to *parser*.
+
+    *help* has the help texts that replace those of the fields.
+    """
     for name in names:
-        OPTIONS[name].add_to(parser, name)
+        OPTIONS[name].add_to(parser, name, (help or {}).get(name))
 
 
 def given(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -52,6 +52,15 @@ def private(path: Path, text: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize("action", ["list", "revoke"])
+def test_the_help_does_not_offer_grants_in_memory(action: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(("grants", action, "--help"))
+    help_text = capfd.readouterr().out
+    assert "memory" not in help_text
+    assert "0 disables" not in help_text
+
+
 LOGINS = (("2001:db8::1", "alice"), (HERE, "alice"), (HERE, "bob"), ("192.0.2.2", "alice"))
 
 
