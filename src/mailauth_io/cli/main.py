@@ -37,29 +37,60 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.  *arguments* defaults to those of the process."""
+    _open_closed_descriptors()
     parser = build_parser()
-    options = parser.parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] | None = getattr(options, "run", None)
-    if run is None:
-        parser.error("no command given; use serve, check-config, grants, passwd or methods (see mailauth --help)")
+    title = parser.prog
     try:
+        try:
+            options = parser.parse_args(arguments)
+        except SystemExit:
+            _flush_output()  # of --help and --version
+            raise
+        run: Callable[[argparse.Namespace], int] | None = getattr(options, "run", None)
+        if run is None:
+            parser.error("no command given; use serve, check-config, grants, passwd or methods (see mailauth --help)")
+        title = f"{parser.prog} {options.command}"
+        if sys.stdout is None and run is not _serve:
+            raise ConfigError("standard output is closed; redirect it to a file, or to /dev/null")
         status = run(options)
-        sys.stdout.flush()
+        _flush_output()
         return status
     except ConfigError as config_error:
-        print(f"mailauth {options.command}: {config_error}", file=sys.stderr)
+        print(f"{title}: {config_error}", file=sys.stderr)
         return 2
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # the reader has closed the pipe, as head does
-            print(f"mailauth {options.command}: {error.strerror or error}", file=sys.stderr)
+            print(f"{title}: {error.strerror or error}", file=sys.stderr)
         _drop_output()
         return 2
     except KeyboardInterrupt:
         return 130
 
 
+def _open_closed_descriptors() -> None:
+    """Open the null device in place of each standard stream that is closed.
+
+    Otherwise a file or a connection gets its number, and what is written to the stream, such as the log, goes there.
+    Python has set the stream to None.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w")  # print() writes to standard output if the file is None
+
+
+def _flush_output() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
 def _drop_output() -> None:
     """Redirect standard output to the null device: Python flushes its buffers at exit, which would fail again."""
+    if sys.stdout is None:
+        return
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)

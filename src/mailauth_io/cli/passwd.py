@@ -38,6 +38,8 @@ def _check_name(name: str) -> None:
 
 def _ask() -> bytes:
     """Ask twice at the terminal, without echo.  Without a terminal, read the first line of standard input."""
+    if sys.stdin is None:
+        raise ConfigError("standard input is closed; redirect it from a file whose first line is the password")
     if not sys.stdin.isatty():
         line = sys.stdin.buffer.readline()
         return line.removesuffix(b"\n").removesuffix(b"\r")

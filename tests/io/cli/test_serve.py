@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib.metadata
+import os
 import poplib
 import signal
 import smtplib
 import socket
 import ssl
 import stat
+import subprocess
 import time
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import pytest
 from mailauth_io import methods
 from mailauth_io.cli import main as cli
 from tests import certificate_files
-from tests.serving import LOOPS, messages, run, served
+from tests.serving import LOOPS, command, environment, messages, run, served
 
 USER = ("--user", "alice:open sesame:2")
 
@@ -202,3 +204,69 @@ def test_output_error_causes_no_traceback(
     assert cli.main(["methods"]) == 2
     assert capfd.readouterr().err == (f"mailauth methods: {says}\n" if says else "")
     assert given_up
+
+
+def run_with(redirections: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command with *redirections* of the shell."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirections}', "sh", *command(*arguments)],
+        env={name: value for name, value in environment().items() if name != "PYTHONUNBUFFERED"},
+        capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments", [("check-config", "file"), ("grants", "list"), ("passwd", "alice"), ("methods", "--loop", "asyncio")]
+)
+def test_a_closed_standard_output_is_one_sentence(arguments: tuple[str, ...]) -> None:
+    done = run_with(">&-", *arguments)
+    expected = f"mailauth {arguments[0]}: standard output is closed; redirect it to a file, or to /dev/null\n"
+    assert (done.returncode, done.stderr) == (2, expected)
+
+
+def test_a_closed_standard_input_is_one_sentence() -> None:
+    done = run_with("<&-", "passwd", "alice")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("mailauth passwd: standard input is closed")
+
+
+def test_an_error_is_not_written_to_standard_output_if_standard_error_is_closed() -> None:
+    done = run_with("2>&-", "serve", "--config", "missing")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("serve", "--help"), ("check-config", "missing")])
+def test_a_closed_pipe_is_exit_status_2_without_a_traceback(arguments: tuple[str, ...]) -> None:
+    """As in ``mailauth serve --help | head -1``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            command(*arguments),
+            env={name: value for name, value in environment().items() if name != "PYTHONUNBUFFERED"},
+            stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (2, "")
+
+
+def test_no_file_or_connection_of_a_server_has_the_number_of_a_closed_stream(tmp_path: Path) -> None:
+    """What is written to standard error, such as the log, would go there."""
+    ready = tmp_path / "ready.json"
+    server = subprocess.Popen(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command("serve", *USER, "--ready-file", str(ready))],
+        env=environment(),
+    )  # fmt: skip
+    with server:
+        try:
+            deadline = time.monotonic() + 30
+            while not ready.exists():
+                assert server.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            assert [os.readlink(f"/proc/{server.pid}/fd/{number}") for number in range(3)] == [os.devnull] * 3
+            server.terminate()
+            assert server.wait(30) == 0
+        finally:
+            server.kill()
