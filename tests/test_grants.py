@@ -123,8 +123,10 @@ def test_repeated_logins_keep_memory_bounded() -> None:
     assert len(grants) == 1
 
 
-@pytest.mark.parametrize("lifetime", [-1.0, math.nan, math.inf])
-def test_negative_or_non_finite_lifetime_is_rejected(lifetime: float) -> None:
+@pytest.mark.parametrize(
+    "lifetime", [-1.0, math.nan, math.inf, 31_536_001, pytest.param(10**400, id="huge"), True, None, "1800"]
+)
+def test_lifetime_outside_0_seconds_to_a_year_is_rejected(lifetime: float) -> None:
     """A grant that never expires would make an open relay."""
     with pytest.raises(LocalProtocolError):
         GrantTable(lifetime=lifetime)

@@ -20,6 +20,9 @@ from ._errors import LocalProtocolError
 LIFETIME: Final = 1800.0
 """The default lifetime of a grant, in seconds: half an hour, as was usual with POP before SMTP."""
 
+MAX_LIFETIME: Final = 31_536_000.0
+"""The maximum lifetime of a grant, in seconds: a year.  An address does not belong to one user for longer."""
+
 IDENTITIES_PER_ADDRESS: Final = 16
 """Maximum grants of an address, one per identity.  A new one replaces the oldest (architecture.md, invariant 4)."""
 
@@ -129,7 +132,8 @@ class GrantTable:
     It keeps one grant for each pair of address and identity.  A new login of the same pair replaces it.  Addresses are
     normalized as by ``normalize_address()`` with *ipv6_prefix*.
 
-    *lifetime* is in seconds; with 0, no grant is ever active.  Raises LocalProtocolError for settings out of range.
+    *lifetime* is in seconds, at most a year; with 0, no grant is ever active.  Raises
+    LocalProtocolError for settings out of range.
 
     >>> table = GrantTable(lifetime=1800)
     >>> grant = table.grant("192.0.2.1", "alice", now=0.0)
@@ -147,8 +151,10 @@ class GrantTable:
         identities_per_address: int = IDENTITIES_PER_ADDRESS,
         max_grants: int = MAX_GRANTS,
     ) -> None:
-        if not (lifetime >= 0 and math.isfinite(lifetime)):
-            raise LocalProtocolError("lifetime must be a finite number of seconds, 0 or more")
+        seconds: object = lifetime
+        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not (is_number and 0 <= lifetime <= MAX_LIFETIME):
+            raise LocalProtocolError("lifetime must be 0 to 31,536,000 seconds (a year); use a number such as 1800")
         if identities_per_address < 1 or max_grants < 1:
             raise LocalProtocolError("identities_per_address and max_grants must be 1 or more")
         self._lifetime = lifetime

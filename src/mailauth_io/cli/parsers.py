@@ -81,7 +81,7 @@ def seconds_up_to(most: float) -> Callable[[str], float]:
     def read(text: str) -> float:
         found = seconds(text)
         if found > most:
-            raise ValueParseError(f"invalid number of seconds: {text!r}; use 0 to {most:g}")
+            raise ValueParseError(f"invalid number of seconds: {text!r}; use 0 to {most:.15g}")
         return found
 
     return read

@@ -19,6 +19,8 @@ from typing import Any, Final
 
 import attrs
 
+from mailauth.grants import MAX_LIFETIME
+
 from .. import logs
 from .._addresses import Network
 from . import options, parsers
@@ -157,8 +159,10 @@ class Settings:
     )  # fmt: skip
 
     grant_lifetime: float = options.value(
-        "grants", "lifetime", "--grant-lifetime", parsers.seconds, default=1800.0, kind=float, metavar="SECONDS",
-        help="seconds for which a POP3 login allows its address to relay (POP before SMTP); 0 disables grants",
+        "grants", "lifetime", "--grant-lifetime", parsers.seconds_up_to(MAX_LIFETIME), default=1800.0, kind=float,
+        metavar="SECONDS",
+        help="seconds for which a POP3 login allows its address to relay (POP before SMTP), up to 31536000 (a year); "
+        "0 disables grants",
     )  # fmt: skip
     grant_ipv6_prefix: int = options.value(
         "grants", "ipv6_prefix", "--grant-ipv6-prefix", parsers.number(1, 128, "prefix length"), default=128, kind=int,

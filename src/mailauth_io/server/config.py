@@ -8,8 +8,8 @@ from typing import Final
 
 import attrs
 
-from mailauth import sasl
-from mailauth.grants import LIFETIME
+from mailauth import LocalProtocolError, sasl
+from mailauth.grants import LIFETIME, GrantTable
 from mailauth.pop3 import ALL_MECHANISMS as ALL_POP3_MECHANISMS, ServerSettings as Pop3Settings
 from mailauth.smtp import Mailbox, ServerSettings as SmtpSettings
 
@@ -86,8 +86,8 @@ class Config:
     legacy: bool = False
     """Offer and accept clear-text passwords and MD5 digests without TLS."""
 
-    grant_lifetime: float = attrs.field(default=LIFETIME, validator=attrs.validators.ge(0))
-    """Seconds for which a POP3 login permits its address to relay; 0: no grants."""
+    grant_lifetime: float = LIFETIME
+    """Seconds for which a POP3 login permits its address to relay, at most a year; 0: no grants."""
 
     grant_ipv6_prefix: int = 128
     """The number of leading bits of an IPv6 address that a grant covers; 128 is the single address."""
@@ -132,6 +132,10 @@ class Config:
             raise ValueError("ssl_context allows TLS versions before 1.2: set minimum_version to TLSv1_2 (RFC 8996)")
         if self.postmaster is not None and mailbox_name(self.postmaster, frozenset(self.domains)) is None:
             raise ValueError(f"postmaster must be the name of an account, not {self.postmaster!r}")
+        try:
+            GrantTable(lifetime=self.grant_lifetime, ipv6_prefix=self.grant_ipv6_prefix)  # checks them
+        except LocalProtocolError as error:
+            raise ValueError(f"grant_{error}") from None
         self.smtp_settings()
         self.pop3_settings()
 

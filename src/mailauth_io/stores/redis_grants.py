@@ -17,14 +17,12 @@ from redis.retry import Retry
 from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, GrantTable, Lookup, normalize_address
 
 from ._bounded_executor import THREADS, BoundedExecutor
-from ._grants import MAX_SWEPT_PER_LOGIN, TIMEOUT, ActiveGrant, GrantsError
+from ._grants import MAX_SWEPT_PER_LOGIN, TIMEOUT, ActiveGrant
 from .redis_address import RedisAddress
 
 Script = Callable[..., Any]
 
-_MICRO: Final = 1_000_000
-_LONGEST: Final = 1e9
-"""Maximum lifetime in seconds.  Scores are doubles, which hold microseconds exactly up to the year 2255."""
+_MICRO: Final = 1_000_000  # scores are doubles, which hold microseconds exactly up to the year 2255
 
 REPLY_TIMEOUT: Final = 0.75 * TIMEOUT
 """Seconds to wait for one reply of Redis: less than the timeout of the call, so that its thread ends first."""
@@ -158,8 +156,6 @@ class RedisGrants:
             identities_per_address=identities_per_address,
             max_grants=max_grants,
         )
-        if lifetime > _LONGEST:
-            raise GrantsError("the lifetime of grants in Redis must be at most 1,000,000,000 seconds")
         self._lifetime = round(lifetime * _MICRO)
         self._prefix = ipv6_prefix
         self._identities = identities_per_address

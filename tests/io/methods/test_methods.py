@@ -207,7 +207,7 @@ def test_an_open_relay_is_found(bench: Bench, loop: str, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_grant_without_expiry_is_found(bench: Bench, loop: str, capsys: pytest.CaptureFixture[str]) -> None:
-    broken = attrs.evolve(bench, grants=lambda lifetime, clock: MemoryGrants(lifetime=lifetime * 1e6, clock=clock))
+    broken = attrs.evolve(bench, grants=lambda lifetime, clock: MemoryGrants(lifetime=lifetime * 1e3, clock=clock))
     rows = (row(1, TlsMode.CLEAR), row(2, TlsMode.CLEAR), row(3, TlsMode.IMPLICIT))
     for trouble in verdicts(broken, rows, loop, capsys):
         assert "submission with an expired grant: expected a 5xx reply, got 250" in trouble

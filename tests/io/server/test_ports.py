@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import smtplib
 import socket
 from collections.abc import AsyncIterator
@@ -34,7 +35,11 @@ def kept() -> server.Stores:
         ({"domains": ("exa mple",)}, "domain"),
         ({"domains": ("example.test", "b\u00fccher.test")}, "A-label"),
         ({"hosts": ()}, "hosts"),
-        ({"grant_lifetime": -1}, "grant_lifetime"),
+        ({"grant_lifetime": -1}, "grant_lifetime must be 0 to 31,536,000 seconds"),
+        ({"grant_lifetime": math.inf}, "grant_lifetime must be 0 to 31,536,000 seconds"),
+        ({"grant_lifetime": math.nan}, "grant_lifetime must be 0 to 31,536,000 seconds"),
+        ({"grant_lifetime": 31_536_001}, "grant_lifetime must be 0 to 31,536,000 seconds"),
+        ({"grant_ipv6_prefix": 0}, "grant_ipv6_prefix must be 1 to 128 bits"),
         ({"max_message_size": 10}, "max_message_size"),
     ],
 )

@@ -157,7 +157,10 @@ async def test_invalid_address_and_empty_identity_are_rejected(loop: loops.Loop,
 
 @on_both_loops
 async def test_settings_out_of_range_are_rejected(loop: loops.Loop, keeper: Keeper) -> None:
-    for settings in ({"lifetime": -1.0}, {"ipv6_prefix": 0}, {"identities_per_address": 0}, {"max_grants": 0}):
+    for settings in (
+        *({"lifetime": -1.0}, {"lifetime": 31_536_001}),
+        *({"ipv6_prefix": 0}, {"identities_per_address": 0}, {"max_grants": 0}),
+    ):
         with pytest.raises(LocalProtocolError):
             keeper.open(**settings)
 
