@@ -10,7 +10,7 @@ import math
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable
-from typing import Final, TypeVar, Unpack
+from typing import Final, TypeVar, Unpack, cast
 
 import trio
 
@@ -113,6 +113,7 @@ class _Stream(Stream):
             self.due = math.inf
 
     async def write(self, data: bytes) -> None:
+        self._expired = False
         self.due = due = trio.current_time() + self.limits.write_timeout
         self._timekeeper.wake_by(due)
         try:
@@ -120,6 +121,9 @@ class _Stream(Stream):
             if sent < len(data):
                 await self._write_on(memoryview(data)[sent:])
         except trio.ClosedResourceError as error:
+            if self._expired and not self._aborted:
+                self._expired = False
+                raise TimeoutError from None
             raise BrokenPipeError("the connection is lost") from error
         finally:
             self.due = math.inf
@@ -234,7 +238,18 @@ async def _shared_listeners(port: int, *, host: str) -> list[trio.SocketListener
 
 
 async def _open_stream(host: str, port: int, local_address: str | None, limits: Limits) -> Stream:
-    return _Stream(await trio.open_tcp_stream(host, port, local_address=local_address), limits)
+    try:
+        return _Stream(await trio.open_tcp_stream(host, port, local_address=local_address), limits)
+    except OSError as error:
+        raise _error_of_attempts(error) from None
+
+
+def _error_of_attempts(error: OSError) -> OSError:
+    """Return the error of each address that was tried, if it is the same, or else *error*, which has no number."""
+    cause = error.__cause__
+    attempts = cast("ExceptionGroup[Exception]", cause).exceptions if isinstance(cause, ExceptionGroup) else ()
+    errors = [each for each in attempts if isinstance(each, OSError)]
+    return errors[0] if len({each.errno for each in errors}) == 1 else error
 
 
 serve = adapters.make_serve(Listener)

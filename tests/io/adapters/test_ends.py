@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import struct
 import threading
 
 import pytest
+import trio
 
 from mailauth import CloseReason, RemoteProtocolError
+from mailauth_io import on_trio
 from mailauth_io.adapters.connection import ServerConnection
 from mailauth_io.limits import Limits
 from tests.io import loops
 from tests.io.by_hand import read_line
 from tests.io.line_echo import (
+    EchoClient,
     EchoEvent,
     Ended,
     Line,
@@ -67,6 +71,39 @@ async def test_port_in_use_raises_oserror(loop: loops.Loop) -> None:
         with pytest.raises(OSError, match=r"(?i)in use"):
             async with serving(loop, echo, port=listener.port):
                 raise AssertionError("two servers share a port")
+
+
+@on_both_loops
+async def test_a_connection_that_is_refused_has_the_exception_of_the_system(loop: loops.Loop) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and does not listen
+        with pytest.raises(ConnectionRefusedError) as raised:
+            await connecting(loop, bound.getsockname()[1])
+    assert raised.value.errno == errno.ECONNREFUSED
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected", "text"),
+    [
+        ((OSError(errno.ECONNREFUSED, "one"), OSError(errno.ECONNREFUSED, "two")), ConnectionRefusedError, "one"),
+        ((OSError(errno.ECONNREFUSED, "one"), OSError(errno.ENETUNREACH, "two")), OSError, "all attempts failed"),
+        ((OSError("local_address is incompatible"),), OSError, "local_address"),
+    ],
+)
+def test_on_trio_the_exception_is_that_of_every_address(
+    errors: tuple[OSError, ...], expected: type[OSError], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(host: str, port: int, *, local_address: str | None) -> None:
+        raise OSError("all attempts failed") from ExceptionGroup("all attempts failed", errors)
+
+    monkeypatch.setattr(trio, "open_tcp_stream", fail)
+
+    async def main() -> None:
+        with pytest.raises(expected, match=text) as raised:
+            await on_trio.connect(EchoClient(), "localhost", 25)
+        assert type(raised.value) is expected
+
+    trio.run(main)
 
 
 @on_both_loops
