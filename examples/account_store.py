@@ -54,11 +54,12 @@ class JsonAccounts:
         modified = self.path.stat().st_mtime_ns
         if modified == self.modified:
             return None
-        self.modified = modified
         try:
             accounts = await to_thread.run_sync(read_accounts, self.path)
         except ValueError as error:
+            self.modified = modified  # an OSError is raised, and the next call tries again
             return Changes(warnings=(f"{self.path}: {error}; the accounts are unchanged",))
+        self.modified = modified
         before, self.accounts = self.accounts, accounts
         # Whoever had one of these passwords loses sessions and grants.
         revoked = {name for name, account in before.items() if accounts.get(name) != account}

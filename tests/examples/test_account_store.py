@@ -115,6 +115,26 @@ def test_scram_salt_is_unchanged_after_reloading_a_plain_password(tmp_path: Path
     run_on_asyncio(main)
 
 
+def test_a_change_that_could_not_be_read_is_read_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = account_store.JsonAccounts(write(tmp_path / "accounts.json", alice=b"secret"))
+    write(store.path, bob=b"other")
+
+    def fail(path: Path) -> dict[str, Any]:
+        raise OSError("Too many open files")
+
+    async def main() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(account_store, "read_accounts", fail)
+            with pytest.raises(OSError, match="Too many"):
+                await store.refresh()
+        changes = await store.refresh()
+        assert changes is not None
+        assert changes.revoked == {"alice"}
+        assert await store.refresh() is None
+
+    run_on_asyncio(main)
+
+
 def test_missing_or_invalid_accounts_file_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "accounts.json"
     assert account_store.main([str(path)]) == 1

@@ -45,6 +45,7 @@ class RenewingContext(ssl.SSLContext):
     _clock: Callable[[], float]
     _current: BindingContext
     _seen: tuple[object, ...]
+    _reported: tuple[object, ...] | None
     _checked_at: float
     _warned: float
 
@@ -60,7 +61,7 @@ class RenewingContext(ssl.SSLContext):
         """
         context = cls(ssl.PROTOCOL_TLS_SERVER)
         context._make, context._files, context._clock = make, tuple(files), clock
-        context._seen = context._signature()
+        context._seen, context._reported = context._signature(), None
         context._current = make()
         context.minimum_version = context._current.minimum_version  # the default is lower on some systems
         context._checked_at = clock()
@@ -89,18 +90,22 @@ class RenewingContext(ssl.SSLContext):
         """Reload the files if they have changed.  With *at_once*, do not wait until they are ``MIN_FILE_AGE`` seconds
         old.
 
-        If the files are invalid, the previous context stays in use, and the log has an error, one for each change.  If
-        the certificate expires soon, the log has a warning, once a day.
+        If the files are invalid, the previous context stays in use, and the log has an error, one for each change and
+        reason.  Each later check tries again, since the reason may not be in the files: the certificate is not valid
+        yet, or no descriptor is free.  If the certificate expires soon, the log has a warning, once a day.
         """
         now = self._checked_at = self._clock()
         seen = self._signature()
         if seen != self._seen and (at_once or not self._fresh(now)):
-            self._seen = seen
             try:
                 self._current = self._make()
             except ConfigError as config_error:
-                LOGGER.error(Event("certificate", {"warning": f"keeping the previous certificate: {config_error}"}))
+                attempt = (seen, str(config_error))
+                if attempt != self._reported:
+                    self._reported = attempt
+                    LOGGER.error(Event("certificate", {"warning": f"keeping the previous certificate: {config_error}"}))
             else:
+                self._seen, self._reported = seen, None
                 self._warned = now - _DAY
                 LOGGER.info(Event("certificate", {"warning": f"reloaded {self._files[0]}"}))
         self._warn()

@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Sequence, Set
 from typing import Final
 
-import attrs
-
 from mailauth import sasl
 
 from ..stores.credentials import Credential, Plain, Proof, Scram, prepared
@@ -51,11 +49,11 @@ class Authenticator:
         self._decoy_password = Plain(secrets.token_hex(32).encode())  # ASCII, so that SCRAM allows it
         self._plain_salts = sasl.ScramDecoy(key=secrets.token_bytes(32))
         self._salt_key: bytes | None = None
+        self._outdated = False  # the accounts have changed since update()
         self._begin(tuple(accounts.credentials()))
 
     def _begin(self, credentials: Sequence[Credential]) -> None:
         """Compute the values that depend on the current accounts."""
-        self._credentials = credentials
         kinds = Counter(credential.kind for credential in credentials)
         self._kinds = tuple(kind for kind, _ in kinds.most_common())
         # The password of an unknown name is checked against a stored one of the commonest kind, so that it takes
@@ -67,6 +65,7 @@ class Authenticator:
             proof for proof in Plain.PROOFS if all(proof in credential.proofs for credential in credentials)
         )
         self._scram_decoy = self._make_scram_decoy(credentials)
+        self._credentials = credentials  # last: if one of them raises an exception, all are computed again
 
     def _make_scram_decoy(self, credentials: Sequence[Credential]) -> sasl.ScramDecoy:
         """Return the source of salts for unknown names.
@@ -115,19 +114,31 @@ class Authenticator:
         return tuple(sentences)
 
     async def refresh(self, *, at_once: bool = False) -> Changes | None:
-        """Reload the accounts if their source has changed, as ``Accounts.refresh``.  Called before each lookup."""
+        """Reload the accounts if their source has changed, as ``Accounts.refresh``.
+
+        Call it before each lookup, carry out the changes, which are returned only once, then call ``update()``.
+        """
         changes = await self._accounts.refresh(at_once=at_once)
-        if changes is None:
-            return None
+        self._outdated |= changes is not None
+        return changes
+
+    def update(self) -> tuple[str, ...]:
+        """After a change, compute what depends on the accounts: the mechanisms offered, and the decoys.
+
+        Returns warnings.  Raises what ``Accounts.credentials`` raises; the next call tries again.
+        """
+        if not self._outdated:
+            return ()
         credentials = tuple(self._accounts.credentials())
-        if credentials == self._credentials:
-            return changes
-        before = self.unavailable_mechanisms
-        self._begin(credentials)
-        warnings = [warning for warning in self.unavailable_mechanisms if warning not in before]
-        if self.timing_warning is not None:
-            warnings.append(self.timing_warning)
-        return attrs.evolve(changes, warnings=(*changes.warnings, *warnings))
+        warnings: list[str] = []
+        if credentials != self._credentials:
+            before = self.unavailable_mechanisms
+            self._begin(credentials)
+            warnings += [warning for warning in self.unavailable_mechanisms if warning not in before]
+            if self.timing_warning is not None:
+                warnings.append(self.timing_warning)
+        self._outdated = False
+        return tuple(warnings)
 
     async def exists(self, name: str) -> bool:
         """Return whether *name* has a mailbox here."""

@@ -114,8 +114,9 @@ class ServerState:
     async def accounts(self, session: str, *, at_once: bool = False) -> Authenticator:
         """Refresh the accounts and return what checks logins against them.
 
-        Warnings about the change are logged.  The grants of changed accounts are revoked and their sessions end.
-        *session* is the connection id for the log; *at_once* is explained at ``Accounts.refresh``.
+        Changes are logged.  The grants of changed accounts are revoked and their sessions end, even if the store fails
+        to return the new passwords.  *session* is the connection id for the log; *at_once* is explained at
+        ``Accounts.refresh``.
         """
         changes = await self.authenticator.refresh(at_once=at_once)
         if changes is not None:
@@ -126,8 +127,12 @@ class ServerState:
             for name in changes.revoked:
                 for connection in tuple(self._logged_in.get(name, ())):
                     connection.shut_down()
-        if self._to_revoke:
-            await self._revoke(session)
+        try:
+            for warning in self.authenticator.update():
+                LOGGER.warning(Event("accounts", {"warning": warning}))
+        finally:
+            if self._to_revoke:
+                await self._revoke(session)
         return self.authenticator
 
     async def reload(self) -> None:

@@ -100,7 +100,8 @@ class AccountsFile:
         self.path = path
         self._clock = clock
         self._stat = stat
-        self._read: Signature | None = None  # of the file when it was last read
+        self._read: Signature | None = None  # of the file when its content was last read
+        self._reported: tuple[Signature | None, str] | None = None  # the last failed attempt to read it
         self._checked_at = clock()
         self._reading = False
 
@@ -113,7 +114,8 @@ class AccountsFile:
         """Return the accounts if the file has changed, else None.
 
         A change is detected at most INTERVAL + MIN_FILE_AGE seconds later, or now with *at_once*.  Raises AccountsError
-        if the file cannot be read any more, once for each change.
+        if the file cannot be read any more, once for each change and reason.  Each later call tries again, since the
+        reason may not be in the file: no descriptor is free, for example.
         """
         now = self._clock()
         if self._reading or (abs(now - self._checked_at) < INTERVAL and not at_once):
@@ -127,12 +129,15 @@ class AccountsFile:
             accounts = await FILES.run(read_passwd_file, self.path)
             if self._signature() != seen:
                 return None  # it has changed again: leave it to the next check
-        except AccountsError:
-            self._read = seen
+        except AccountsError as error:
+            attempt = (seen, str(error))
+            if attempt == self._reported:
+                return None
+            self._reported = attempt
             raise
         finally:
             self._reading = False
-        self._read = seen
+        self._read, self._reported = seen, None
         return accounts
 
     @property

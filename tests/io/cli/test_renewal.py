@@ -245,6 +245,25 @@ def test_files_removed_during_reload_keep_previous_certificate(
     assert step_handshake(files.context)[0] == before
     (told,) = warnings(caplog)
     assert "cannot be read: No such file" in told
+    files.context.check_files()  # the files have not changed since
+    assert step_handshake(files.context)[0] == files.written != before
+
+
+def test_a_certificate_that_is_not_valid_yet_is_used_when_it_is(
+    files: Files, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files do not change at that moment."""
+    monkeypatch.setattr(time, "time", lambda: files.clock.now)
+    before = files.written
+    write(files.directory, not_before=NOW + DAY, not_after=NOW + 90 * DAY)
+    files.rest()
+    for _ in range(2):
+        files.context.check_files()
+    assert step_handshake(files.context)[0] == before
+    files.clock.now += 2 * DAY
+    assert step_handshake(files.context)[0] == files.written != before
+    (told,) = warnings(caplog)
+    assert "is not valid before " in told
 
 
 def test_new_certificate_is_not_used_until_its_key_is_replaced(files: Files, caplog: pytest.LogCaptureFixture) -> None:

@@ -210,6 +210,45 @@ def test_account_change_closes_only_sessions_of_that_account(run: Run, tmp_path:
     assert run(left) == [1, 0]
 
 
+class WithoutCredentials(MemoryAccounts):
+    """Accounts that sometimes cannot return their passwords."""
+
+    broken: bool = False
+
+    def credentials(self) -> tuple[stores.Credential, ...]:
+        if self.broken:
+            raise OSError(5, "Input/output error")
+        return super().credentials()
+
+
+@on_both_loops
+def test_a_change_is_carried_out_if_the_passwords_cannot_be_read(run: Run, tmp_path: Path) -> None:
+    """The store returns a change only once.  Until the passwords can be read, logins fail temporarily."""
+    file = File(tmp_path / "users")
+    file.write(WRITTEN)
+    accounts = WithoutCredentials(file=AccountsFile(file.path, clock=file.clock))
+
+    def client(served: Served) -> None:
+        served.log_in().quit()
+        assert served.may_relay()
+        with served.smtp("smtps") as smtp, served.smtp("smtps") as other:
+            authenticate(smtp, "PLAIN")
+            accounts.broken = True
+            file.write(f"alice:{write_credential('SHA512-CRYPT', b'another')}\nbob:{{PLAIN}}other\n")
+            for _ in range(2):
+                with pytest.raises(smtplib.SMTPAuthenticationError) as caught:
+                    authenticate(other, "PLAIN")
+                assert caught.value.smtp_code == 454
+            assert smtp.getreply()[0] == 421
+        accounts.broken = False
+        assert not served.may_relay()
+        assert mechanisms(served) == {"PLAIN", "LOGIN"}
+        served.log_in(password="another").quit()
+        assert served.may_relay()
+
+    meet(run, client, kept=behind(accounts))
+
+
 @on_both_loops
 def test_reload_applies_a_change_that_was_just_written(run: Run, tmp_path: Path) -> None:
     file = File(tmp_path / "users")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,9 @@ class ServerState:
 
     async def later(self, seconds: float) -> Changes | None:
         self.clock.now += seconds
-        return await self.accounts.refresh()
+        changes = await self.accounts.refresh()
+        warnings = self.accounts.update()
+        return None if changes is None else attrs.evolve(changes, warnings=(*changes.warnings, *warnings))
 
 
 @pytest.fixture
@@ -211,6 +214,34 @@ def test_unreadable_file_is_reported_once_and_changes_nothing(run: Run, server_s
         server_state.write("alice:{PLAIN}new\n")
         assert await server_state.later(5) is not None
         assert await server_state.accounts.check_password("alice", b"new")
+
+    run(main)
+
+
+@on_both_loops
+def test_a_change_that_could_not_be_read_is_read_later(
+    run: Run, server_state: ServerState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason may not be in the file, so that it does not change again."""
+
+    def fail(path: Path, mode: str) -> object:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def main() -> None:
+        server_state.write("alice:{PLAIN}new\n")
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "open", fail)
+            changes = await server_state.later(5)
+            assert changes is not None
+            assert changes.warnings == (
+                f"{server_state.path} cannot be read: Too many open files; the accounts are unchanged",
+            )
+            assert await server_state.later(5) is None
+        changes = await server_state.later(5)
+        assert changes is not None
+        assert changes.revoked == {"alice", "bob"}
+        assert await server_state.accounts.check_password("alice", b"new")
+        assert await server_state.later(5) is None
 
     run(main)
 

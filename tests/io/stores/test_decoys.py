@@ -137,11 +137,13 @@ def test_account_changes_keep_scram_salts_of_unknown_names(run: Run, tmp_path: P
             with path.open("a") as file:
                 file.write(line(f"user{number}"))
             assert await accounts.refresh(at_once=True) is not None
+            accounts.update()
             assert await accounts.scram_keys("nobody", "sha256") == before
         anew = Authenticator(MemoryAccounts(file=AccountsFile(path)))
         assert await anew.scram_keys("nobody", "sha256") == before
         path.write_text(line("carol"))
         assert await accounts.refresh(at_once=True) is not None
+        accounts.update()
         assert await accounts.scram_keys("nobody", "sha256") == before
 
     run(main)
