@@ -63,7 +63,7 @@ class JsonAccounts:
         before, self.accounts = self.accounts, accounts
         # Whoever had one of these passwords loses sessions and grants.
         revoked = {name for name, account in before.items() if accounts.get(name) != account}
-        return Changes(revoked=frozenset(revoked), warnings=(f"reloaded {self.path}",))
+        return Changes(revoked=frozenset(revoked), notices=(f"reloaded {self.path}",))
 
     def credentials(self) -> Collection[Credential]:
         return [account.credential for account in self.accounts.values() if account.credential is not None]

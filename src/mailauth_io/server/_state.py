@@ -120,6 +120,8 @@ class ServerState:
         """
         changes = await self.authenticator.refresh(at_once=at_once)
         if changes is not None:
+            for notice in changes.notices:
+                LOGGER.info(Event("accounts", {"warning": notice}))
             for warning in changes.warnings:
                 LOGGER.warning(Event("accounts", {"warning": warning}))
             self._to_revoke.update(dict.fromkeys(changes.revoked, self.clock() - changes.in_force))

@@ -71,8 +71,8 @@ class Pop3Session(Session[pop3.ServerEvent]):
                 case pop3.Quit():
                     if not self._deleting:  # otherwise the Update question follows
                         self.release_resources()
-                case pop3.CommandRejected(reply=reply):
-                    self.log(logging.DEBUG, "command refused", reply=reply)
+                case pop3.CommandRejected(verb=verb, reply=reply):
+                    self.log(logging.DEBUG, "command refused", verb=verb or None, reply=reply)
                 case ExtensionQuestion():
                     connection.decline(event)
                 case Notice():

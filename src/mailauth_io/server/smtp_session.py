@@ -118,7 +118,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
                     if dropped:
                         self.log(logging.WARNING, "clear text dropped", bytes=dropped)
                 case smtp.CommandRejected(verb=verb, reply=reply):
-                    self.log(logging.DEBUG, "command refused", verb=verb, reply=reply)
+                    self.log(logging.DEBUG, "command refused", verb=verb or None, reply=reply)
                 case ExtensionQuestion():
                     connection.decline(event)
                 case Notice():

@@ -118,7 +118,8 @@ class MemoryAccounts:
         }
         return Changes(
             revoked=frozenset(revoked),
-            warnings=(*errors, f"reloaded {self._file.path}: {number} {'account' if number == 1 else 'accounts'}"),
+            warnings=tuple(errors),
+            notices=(f"reloaded {self._file.path}: {number} {'account' if number == 1 else 'accounts'}",),
             in_force=self._file.in_force,
         )
 

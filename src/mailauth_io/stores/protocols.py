@@ -40,7 +40,9 @@ class Changes:
     revoked: frozenset[str] = frozenset()
     """Canonical names whose grants must be revoked: the account was removed, or its password has changed."""
     warnings: tuple[str, ...] = ()
-    """Sentences for the log."""
+    """Sentences for the log, at the level WARNING."""
+    notices: tuple[str, ...] = ()
+    """Sentences for the log, at the level INFO: that the accounts were reloaded."""
     in_force: float = 0.0
     """Seconds.  Logins within the last *in_force* seconds were checked against the current accounts, in any process."""
 

@@ -250,6 +250,27 @@ def test_a_change_is_carried_out_if_the_passwords_cannot_be_read(run: Run, tmp_p
 
 
 @on_both_loops
+def test_a_reload_is_logged_as_information_and_a_problem_as_a_warning(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "mailauth.server")
+    file = File(tmp_path / "users")
+    file.write(WRITTEN)
+    kept = behind(MemoryAccounts(file=AccountsFile(file.path, clock=file.clock)))
+
+    async def main() -> None:
+        async with server.serve(server.Config(smtp=0), kept) as ports:
+            file.write("bob:{PLAIN}other\ncarol\n")
+            await ports.reload()
+
+    run(main)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", f'accounts warning="reloaded {file.path}: 1 account"'),
+        ("WARNING", f'accounts warning="line 2 of {file.path} has no colon; write name:{{SCHEME}}password"'),
+    ]
+
+
+@on_both_loops
 def test_reload_applies_a_change_that_was_just_written(run: Run, tmp_path: Path) -> None:
     file = File(tmp_path / "users")
     file.write(WRITTEN)

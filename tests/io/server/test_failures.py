@@ -17,7 +17,7 @@ import pytest
 
 from mailauth import LocalProtocolError, pop3
 from mailauth_io import server, stores
-from mailauth_io.logs import shown
+from mailauth_io.logs import Event, shown
 from mailauth_io.server._log import log_failure
 from tests.io.server_support import PASSWORD, TIMEOUT, Run, Served, accounts, authenticate, meet, on_both_loops
 
@@ -388,3 +388,31 @@ def test_store_failure_is_logged_with_traceback_only_for_bugs(
     assert (record.exc_info is not None) is with_traceback
     assert ("at=" in record.getMessage()) is isinstance(error, (RuntimeError, LocalProtocolError))
     assert "open sesame" not in caplog.text
+
+
+def test_a_rejected_command_is_logged_with_its_verb_if_the_server_knows_it(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "mailauth.server")
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            smtp.docmd("FOO")
+            smtp.docmd("DATA")
+        reader = served.pop3()
+        with pytest.raises(poplib.error_proto):
+            reader.rpop("alice")  # not a command of this server
+        with pytest.raises(poplib.error_proto):
+            reader.stat()
+        reader.quit()
+
+    meet(run, client)
+    events = [record.msg for record in caplog.records if isinstance(record.msg, Event)]
+    rejected = [event.fields for event in events if event.name == "command refused"]
+    assert [(fields["protocol"], fields["verb"]) for fields in rejected] == [
+        ("SMTP", None),
+        ("SMTP", "DATA"),
+        ("POP3", None),
+        ("POP3", "STAT"),
+    ]
+    assert "verb= " not in caplog.text
