@@ -6,17 +6,21 @@ The subclasses define the verbs and the replies.  The application decides who ma
 from __future__ import annotations
 
 import hmac
+import re
 from abc import abstractmethod
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from . import sasl
-from ._errors import LocalProtocolError
+from ._errors import LocalProtocolError, ProtocolError
 from ._events import Action, CloseReason, NeedData, Question, Tls, TlsStarted
 from ._lines import LineTooLong
 from ._machine import Machine, Phase
 
 A = TypeVar("A")
 E = TypeVar("E")
+
+_NOT_PRINTABLE: Final = re.compile(r"[^ -~]")
+_MAX_ERROR_TEXT: Final = 400  # so that the reply is one line
 
 LoginEvent: TypeAlias = sasl.ServerQuestion | sasl.Authenticated | sasl.AuthenticationFailed
 
@@ -182,3 +186,12 @@ def login_failed(exchange: sasl.ServerExchange, reason: sasl.Refusal | sasl.Faul
     return sasl.AuthenticationFailed(
         mechanism=exchange.mechanism, authentication_identity=exchange.authentication_identity, reason=reason
     )
+
+
+def parse_error_text(error: Exception) -> str:
+    """Return the text of the reply to a command whose parser raised *error*, which may be that of an added row.
+
+    The text of an exception that is not a ProtocolError is not used: it may quote anything.
+    """
+    text = str(error) if isinstance(error, ProtocolError) else ""
+    return _NOT_PRINTABLE.sub("?", text)[:_MAX_ERROR_TEXT] or "invalid argument"

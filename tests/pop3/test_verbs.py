@@ -14,6 +14,7 @@ from mailauth import (
     CloseReason,
     Command,
     LocalProtocolError,
+    Malformed,
     MessageChunk,
     Question,
     Send,
@@ -195,6 +196,42 @@ def test_invalid_row_is_rejected(changes: dict[str, Any]) -> None:
 def test_capability_with_line_end_is_rejected() -> None:
     with pytest.raises(LocalProtocolError):
         attrs.evolve(OPEN, verbs=(attrs.evolve(XTND, capability="X\r\nY"),))
+
+
+def raising(error: Exception) -> Any:
+    def parse(argument: bytes) -> Any:
+        raise error
+
+    return parse
+
+
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [
+        (raising(Malformed("syntax: XTND number")), b"syntax: XTND number"),
+        (raising(Malformed("not\r\n+OK \x1b \u2028" + "x" * 2_000)), b"not??+OK ? ?" + b"x" * 388),
+        (raising(Malformed("[IN-USE] x")), b"syntax: [IN-USE] x"),
+        (raising(Malformed("")), b"invalid argument"),
+        (raising(LocalProtocolError("number must be an int")), b"number must be an int"),
+        (raising(ValueError("secret")), b"invalid argument"),
+        (lambda argument: Xtnd.parse(argument.decode("ascii").encode()), b"invalid argument"),
+        (lambda argument: Xtnd.parse(b"%d" % int(argument)), b"invalid argument"),
+    ],
+)
+def test_invalid_argument_of_an_added_verb_is_err(parse: Any, text: bytes) -> None:
+    """As an SMTP server does: a server never raises for what a client sends (architecture.md, invariant 8)."""
+    row = attrs.evolve(XTND, parse=parse)
+    connection, application = in_transaction(settings=attrs.evolve(OPEN, verbs=(row,)))
+    assert ask(connection, application, b"XTND \xff", b"NOOP") == b"-ERR " + text + b"\r\n+OK ok\r\n"
+
+
+def test_any_other_exception_of_a_parser_reaches_the_caller() -> None:
+    """It is a mistake of the author of the row."""
+    row = attrs.evolve(XTND, parse=raising(KeyError("planted")))
+    connection, application = in_transaction(settings=attrs.evolve(OPEN, verbs=(row,)))
+    connection.receive_data(b"XTND\r\n")
+    with pytest.raises(KeyError, match="planted"):
+        settle(connection, application)
 
 
 # Client

@@ -14,7 +14,7 @@ from .._errors import LocalProtocolError, Malformed
 from .._events import Accept, Action, CloseReason, Command, Question, Tls
 from .._lines import LineTooLong
 from .._machine import Phase
-from .._server import ServerMachine, login_failed
+from .._server import ServerMachine, login_failed, parse_error_text
 from . import _fast_path, _standard_replies
 from ._states import State
 from .commands import Apop, Auth, Capa, Dele, Pass, Quit, Retrieve, User
@@ -157,8 +157,10 @@ class ServerConnection(ServerMachine[ServerEvent]):
             return self._reject(verb, line, _standard_replies.BAD_SEQUENCE)
         try:
             command = row.parse(argument)
-        except Malformed as error:
-            return self._reject(verb, line, Reply(False, "", str(error)))
+        except (ValueError, LocalProtocolError) as error:
+            text = parse_error_text(error)
+            # A text in brackets would be a response code.
+            return self._reject(verb, line, Reply(False, "", f"syntax: {text}" if text.startswith("[") else text))
         return self._handle_command(row, command, line)
 
     def _handle_command(self, row: Verb[Any], command: Command, line: bytes) -> ServerEvent | None:

@@ -98,6 +98,10 @@ class Verb(Generic[C]):
     """One verb: how it is parsed, when it is allowed, and what it does.
 
     ``ServerSettings(verbs=...)`` and ``ClientSettings(verbs=...)`` add a row, or replace the row of the same name.
+
+    An exception of a function in a row (ValueError and LocalProtocolError in *parse* excepted) is a mistake of its
+    author, and is raised by ``next_event()`` or ``answer()``.
+
     Raises LocalProtocolError for a row that no server could carry out.
     """
 
@@ -108,7 +112,11 @@ class Verb(Generic[C]):
     """The class of the command.  If *asks*, it is also the Question that the application answers."""
 
     parse: Callable[[bytes], C]
-    """Build the command from the bytes after the verb and its space.  Raises ``Malformed`` if they are invalid."""
+    """Build the command from the bytes after the verb and its space, which may be any bytes except CRLF.
+
+    Raises ``Malformed`` if they are invalid: the reply is -ERR with the text of the error.  A LocalProtocolError, such
+    as a validator of a command raises, does the same, and any other ValueError, such as UnicodeDecodeError, gives -ERR
+    with a standard text."""
 
     states: Mapping[State, State]
     """The states in which it is allowed, each with the state after a positive reply.  In others it is -ERR."""

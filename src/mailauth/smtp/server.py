@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Any, Final, TypeAlias, TypeVar, assert_never, cast, final
 
 from .. import sasl
-from .._errors import LocalProtocolError, Malformed, ProtocolError
+from .._errors import LocalProtocolError, Malformed
 from .._events import Action, CloseReason, Command, MessageChunk, Question, Tls
 from .._lines import LineTooLong
 from .._machine import Phase
-from .._server import ServerMachine
+from .._server import ServerMachine, parse_error_text
 from .._unchecked import new, slot_setters
 from . import _fast_path, _standard_replies, content
 from ._command_lines import COMMON, from_common, split_line
@@ -42,19 +42,11 @@ _TLS_HANDSHAKE: Final = 0x16  # the first byte of a ClientHello (RFC 8446 sectio
 _SPACE_AFTER_COLON: Final = re.compile(r"\A((?i:FROM|TO):) +<")
 _JUNK: Final = frozenset({Effect.NONE, Effect.RESET, Effect.RESTART_SESSION})
 _ENDS_MESSAGE: Final = frozenset({Effect.RESET, Effect.RESTART_SESSION, Effect.CLOSE})
-_NOT_PRINTABLE: Final = re.compile(r"[^ -~]")
-_MAX_ERROR_TEXT: Final = 400  # so that the reply is one line
 _MANY: Final = 256  # replies that wait for the rest of a group: as single objects they take three times their size
 
 MIN_CHUNK: Final = 64
 """A smaller chunk that is not the last of its message counts as a junk command.  The number is in no RFC; clients send
 chunks of 8 KiB and more, and short ones only at the end."""
-
-
-def _syntax_error(error: Exception) -> Reply:
-    """Return the reply to a command whose parser raised *error*; the text may come from a row of the application."""
-    text = str(error) if isinstance(error, ProtocolError) else ""
-    return Reply(501, "5.5.4", _NOT_PRINTABLE.sub("?", text)[:_MAX_ERROR_TEXT] or "invalid argument")
 
 
 @final
@@ -202,7 +194,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
                 raise Malformed("trailing space not allowed")
             command = row.parse(argument)
         except (ValueError, LocalProtocolError) as error:
-            reply = _syntax_error(error)
+            reply = Reply(501, "5.5.4", parse_error_text(error))
             if row.effect is Effect.BEGIN_CHUNK and self._state is not State.REFUSING:
                 return self._close_endless_chunk(line, reply)
             return self._reject(verb, b"AUTH" if row.effect is Effect.BEGIN_LOGIN else line, reply)

@@ -134,8 +134,9 @@ class Verb(Generic[C]):
         Verb("ETRN", kind=Etrn, parse=Etrn.parse, states={State.READY: State.READY},
              accepted=Reply(250, "2.0.0", "queuing started"), extension="ETRN")
 
-    An exception of a function in a row (Malformed in *parse* excepted) is a mistake of its author, and is raised by
-    ``next_event()`` or ``answer()``.  The command gets no reply then, so the caller should end the session.
+    An exception of a function in a row (ValueError and LocalProtocolError in *parse* excepted) is a mistake of its
+    author, and is raised by ``next_event()`` or ``answer()``.  The command gets no reply then, so the caller should end
+    the session.
 
     Raises LocalProtocolError if the fields of a row do not fit together.
     """
