@@ -319,7 +319,7 @@ def test_client_mechanism_is_rejected_or_sends_no_cr_lf_or_nul(kind: type[Any], 
         ),
         (
             lambda: smtp.Mail(reverse_path=None, body="8BITMIME"),  # type: ignore[arg-type]  # under test
-            "body must be a Body or None, not str; use Body(...)",
+            "body must be a Body or None, not str; use a member such as Body.SEVEN_BIT",
         ),
         (lambda: smtp.Mail(reverse_path=None, size=True), "size must be an int or None, not bool; use int(...)"),
         (

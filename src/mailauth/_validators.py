@@ -57,6 +57,32 @@ def tuple_of(kind: type, check: Check | None = None, *, optional: bool = False) 
     return value_of(tuple, check_items, optional=optional)
 
 
+def function_or(*kinds: type, optional: bool = False, hint: str) -> Validator:
+    """Return a validator that accepts a function, a value of one of *kinds* and, if *optional*, None.
+
+    *hint* is what the error says to use.
+    """
+    wanted = " or ".join([*(f"a {kind.__name__}" for kind in kinds), "a function", *(["None"] if optional else [])])
+
+    def validate(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not (callable(value) or isinstance(value, kinds) or (optional and value is None)):
+            found = "None" if value is None else type(value).__name__
+            raise LocalProtocolError(f"{attribute.alias} must be {wanted}, not {found}; use {hint}")
+
+    return validate
+
+
+def mapping_of(key: type, value: type, hint: str) -> Validator:
+    """Return a validator that accepts a mapping of *key* to *value*.  *hint* is what the error says to use."""
+
+    def check_items(items: Mapping[object, object]) -> None:
+        for each, found in items.items():
+            if not (isinstance(each, key) and isinstance(found, value)):
+                raise Malformed(f"must map each {key.__name__} to a {value.__name__}; use {hint}")
+
+    return value_of(Mapping, check_items)
+
+
 def matches(pattern: re.Pattern[AnyStr], wanted: str) -> Check:
     """Return a check that the whole value matches *pattern*.  *wanted* is the text of the error if it does not."""
 
@@ -97,6 +123,8 @@ def wrong_type(field: str, kind: type, value: object, *, optional: bool = False)
         hint = ".encode()"
     elif kind is str and isinstance(value, bytes):
         hint = ".decode()"
+    elif members := getattr(kind, "__members__", None):  # of an enum
+        hint = f"a member such as {kind.__name__}.{next(iter(members))}"
     else:
         hint = _HINTS.get(kind, f"{kind.__name__}{'.parse' if hasattr(kind, 'parse') else ''}(...)")
     return LocalProtocolError(f"{field} must be {article}{name}, not {found}; use {hint}")

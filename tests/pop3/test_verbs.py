@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 import attrs
@@ -13,6 +14,7 @@ from mailauth import (
     Closed,
     CloseReason,
     Command,
+    ExtensionQuestion,
     LocalProtocolError,
     Malformed,
     MessageChunk,
@@ -186,10 +188,61 @@ def test_a_replaced_user_has_its_own_reply() -> None:
         {"effect": pop3.Effect.BEGIN_LOGIN},
         {"kind": pop3.Retrieve, "effect": pop3.Effect.SEND_MESSAGE, "asks": False},
         {"lines": Counted, "states": {pop3.State.AUTHORIZATION: pop3.State.AUTHORIZATION}},
+        {"accepted": pop3.Reply(False)},
+        {"states": {pop3.State.AUTHORIZATION: pop3.State.OPENING}},  # without an identity
+        {"states": {TRANSACTION: pop3.State.SENDING}},
+        {"states": {TRANSACTION: pop3.State.GREETING}},
+        {"states": {pop3.State.GREETING: pop3.State.GREETING}},
+        {"effect": pop3.Effect.CLOSE},
+        {"effect": pop3.Effect.BEGIN_TLS, "states": {TRANSACTION: pop3.State.TLS}},
+        {"effect": pop3.Effect.UNMARK_ALL, "states": {pop3.State.AUTHORIZATION: pop3.State.AUTHORIZATION}},
     ],
 )
 def test_invalid_row_is_rejected(changes: dict[str, Any]) -> None:
     with pytest.raises(LocalProtocolError):
+        attrs.evolve(XTND, **changes)
+
+
+class Extension(Xtnd, ExtensionQuestion[Accept | pop3.Reply | pop3.Unavailable]): ...
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"name": b"XTND"}, "name must be a str, not bytes; use .decode()"),
+        ({"kind": "Xtnd"}, "kind must be a class derived from Command, not 'Xtnd'"),
+        ({"kind": int}, "kind must be a class derived from Command, not <class 'int'>"),
+        ({"kind": Extension, "asks": False}, "because asks=False; a Question needs asks=True"),
+        ({"kind": pop3.Retrieve, "asks": False}, "because asks=False; a Question needs asks=True"),
+        ({"kind": type("Neither", (Command,), {}), "asks": False}, "kind must be derived from ExtensionNotice"),
+        ({"parse": None}, "parse must be a function, not None; use a function such as Xtnd.parse"),
+        ({"states": [TRANSACTION]}, "states must be a Mapping, not list; use a dict"),
+        (
+            {"states": {TRANSACTION: 5}},
+            "states: must map each State to a State; use {State.TRANSACTION: State.TRANSACTION}",
+        ),
+        ({"accepted": "ok"}, 'accepted must be a Reply or a function, not str; use Reply(True, "", "ok")'),
+        ({"effect": None}, "effect must be an Effect, not None; use a member such as Effect.NONE"),
+        ({"check": pop3.Reply(False)}, "check must be a function or None, not Reply; use a function that returns"),
+        ({"multi_line": 1}, "multi_line must be a bool or a function, not int; use True or False"),
+        ({"lines": ("a",)}, "lines must be a function or None, not tuple; use a function that returns Lines"),
+        (
+            {"capability": b"XTND"},
+            "capability must be a str or a function or None, not bytes; use a line such as 'XTND'",
+        ),
+        ({"asks": 1}, "asks must be a bool, not int; use True or False"),
+        ({"unavailable": pop3.Reply(False)}, "unavailable must be a Mapping, not Reply; use a dict"),
+        ({"unavailable": {"IN-USE": pop3.Reply(False)}}, "unavailable: must map each Unavailable to a Reply; use {"),
+        (
+            {"unavailable": {pop3.Unavailable.UTF8: pop3.Reply(False)}},
+            "unavailable must have a negative Reply for each",
+        ),
+        ({"unavailable": dict.fromkeys(pop3.Unavailable, pop3.Reply(True))}, "unavailable must have a negative Reply"),
+        ({"secret": None}, "secret must be a bool, not None; use True or False"),
+    ],
+)
+def test_row_with_a_field_of_the_wrong_type_is_rejected(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(LocalProtocolError, match=re.escape(text)):
         attrs.evolve(XTND, **changes)
 
 

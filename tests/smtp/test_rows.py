@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final, Self
 
@@ -174,6 +175,38 @@ SETTINGS: Final = attrs.evolve(SMALL, verbs=ROWS, max_junk_commands=100)
 def test_verb_row_with_inconsistent_fields_is_rejected(changes: Mapping[str, Any]) -> None:
     """Otherwise a server could raise for what a client sends (architecture.md, invariant 8)."""
     with pytest.raises(LocalProtocolError):
+        attrs.evolve(ASK, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"name": b"XASK"}, "name must be a str, not bytes; use .decode()"),
+        ({"kind": "Ask"}, "XASK: kind must be a class derived from Command and ExtensionQuestion[Verdict]"),
+        ({"kind": Ask(number=1)}, "XASK: kind must be a class derived from Command"),
+        (
+            {"kind": type("Both", (Command, ExtensionQuestion, ExtensionNotice), {}), "asks": False},
+            "because asks=False",
+        ),
+        ({"parse": None}, "parse must be a function, not None; use a function such as Etrn.parse"),
+        ({"parse": "parse"}, "parse must be a function, not str; "),
+        ({"states": [State.READY]}, "states must be a Mapping, not list; use a dict"),
+        ({"states": {"READY": State.READY}}, "states: must map each State to a State; use {State.READY: State.READY}"),
+        ({"states": {State.READY: 3}}, "states: must map each State to a State; "),
+        ({"accepted": None}, 'accepted must be a Reply or a function, not None; use Reply(250, "2.0.0", "ok")'),
+        ({"accepted": b"250 ok\r\n"}, "accepted must be a Reply or a function, not bytes; "),
+        ({"effect": "nothing"}, "effect must be an Effect, not str; use a member such as Effect.NONE"),
+        ({"check": Reply(550)}, "check must be a function or None, not Reply; use a function that returns"),
+        ({"extension": b"XASK"}, "extension must be a str or a function or None, not bytes; use a line such as 'ETRN'"),
+        ({"enabled": True}, "enabled must be a function or None, not bool; use a function that returns True or False"),
+        ({"before_tls": 1}, "before_tls must be a bool, not int; use True or False"),
+        ({"groupable": None}, "groupable must be a bool, not None; use True or False"),
+        ({"asks": "no"}, "asks must be a bool, not str; use True or False"),
+        ({"code_fixed": 0}, "code_fixed must be a bool, not int; use True or False"),
+    ],
+)
+def test_verb_row_with_a_field_of_the_wrong_type_is_rejected(changes: Mapping[str, Any], text: str) -> None:
+    with pytest.raises(LocalProtocolError, match=re.escape(text)):
         attrs.evolve(ASK, **changes)
 
 

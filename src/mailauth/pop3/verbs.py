@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, Type
 import attrs
 
 from .._errors import LocalProtocolError
-from .._events import Command, Question, Tls
+from .._events import Command, Notice, Question, Tls
+from .._validators import function_or, mapping_of, value_of
 from . import _standard_replies
 from ._states import State
 from .commands import Apop, Auth, Capa, Dele, List, Noop, Pass, Quit, Retrieve, Rset, Stat, Stls, Uidl, User, Utf8
@@ -85,6 +86,22 @@ _KINDS: Final[Mapping[Effect, tuple[type[Command], ...]]] = {
 }
 """The effects that need a field of their command."""
 
+_COMMANDS: Final = (State.AUTHORIZATION, State.USER_GIVEN, State.TRANSACTION)
+"""The states in which a server reads commands."""
+
+_STEPS: Final[Mapping[Effect, tuple[tuple[State, ...], tuple[State, ...]]]] = {
+    Effect.BEGIN_TLS: ((State.AUTHORIZATION,), (State.TLS,)),
+    Effect.BEGIN_LOGIN: (_COMMANDS[:2], (State.USER_GIVEN, State.AUTH, State.TRANSACTION)),
+    Effect.CONTINUE_LOGIN: ((State.USER_GIVEN,), (State.TRANSACTION,)),
+    Effect.SEND_MESSAGE: ((State.TRANSACTION,), (State.TRANSACTION,)),
+    Effect.MARK_DELETED: ((State.TRANSACTION,), (State.TRANSACTION,)),
+    Effect.UNMARK_ALL: ((State.TRANSACTION,), (State.TRANSACTION,)),
+    Effect.CLOSE: (_COMMANDS, (State.CLOSED, State.UPDATE)),
+}
+"""The states before and after a command with this effect.  With any other effect, the state stays the same."""
+
+_UNAVAILABLE_HINT: Final = '{each: Reply(False, each.value, "try later") for each in Unavailable}'
+
 _IN_TRANSACTION: Final[Mapping[State, State]] = MappingProxyType({State.TRANSACTION: State.TRANSACTION})
 
 _LOGIN: Final = (Effect.BEGIN_LOGIN, Effect.CONTINUE_LOGIN)
@@ -105,46 +122,63 @@ class Verb(Generic[C]):
     Raises LocalProtocolError for a row that no server could carry out.
     """
 
-    name: str = attrs.field(kw_only=False)
+    name: str = attrs.field(kw_only=False, validator=value_of(str))
     """The verb in capitals."""
 
     kind: type[C]
-    """The class of the command.  If *asks*, it is also the Question that the application answers."""
+    """The class of the command.
 
-    parse: Callable[[bytes], C]
+    If *asks*, it is also the Question that the application answers, else an ExtensionNotice (or a class of this
+    library)."""
+
+    parse: Callable[[bytes], C] = attrs.field(validator=function_or(hint="a function such as Xtnd.parse"))
     """Build the command from the bytes after the verb and its space, which may be any bytes except CRLF.
 
     Raises ``Malformed`` if they are invalid: the reply is -ERR with the text of the error.  A LocalProtocolError, such
     as a validator of a command raises, does the same, and any other ValueError, such as UnicodeDecodeError, gives -ERR
     with a standard text."""
 
-    states: Mapping[State, State]
+    states: Mapping[State, State] = attrs.field(
+        validator=mapping_of(State, State, "{State.TRANSACTION: State.TRANSACTION}")
+    )
     """The states in which it is allowed, each with the state after a positive reply.  In others it is -ERR."""
 
-    accepted: Reply | Callable[[View, C], Reply | bytes]
+    accepted: Reply | Callable[[View, C], Reply | bytes] = attrs.field(
+        validator=function_or(Reply, hint='Reply(True, "", "ok")')
+    )
     """The reply to an accepted command, or a function that returns it, as a Reply or as the bytes on the wire."""
 
-    effect: Effect = Effect.NONE
+    effect: Effect = attrs.field(default=Effect.NONE, validator=value_of(Effect))
 
-    check: Callable[[View, C], Reply | None] | None = None
+    check: Callable[[View, C], Reply | None] | None = attrs.field(
+        default=None, validator=function_or(optional=True, hint="a function that returns a Reply or None")
+    )
     """Return the reply that rejects the command, or None.  It is called before the application is asked."""
 
-    multi_line: bool | Callable[[C], bool] = False
+    multi_line: bool | Callable[[C], bool] = attrs.field(
+        default=False, validator=function_or(bool, hint="True or False")
+    )
     """Whether lines and a final dot follow a positive reply: how a client finds the end of the response."""
 
-    lines: Callable[[View], Lines] | None = None
+    lines: Callable[[View], Lines] | None = attrs.field(
+        default=None, validator=function_or(optional=True, hint="a function that returns Lines")
+    )
     """Return the lines after a multi-line reply, if they are too many to be part of *accepted*."""
 
-    capability: Capability | None = None
+    capability: Capability | None = attrs.field(
+        default=None, validator=function_or(str, optional=True, hint="a line such as 'XTND'")
+    )
     """The line of the response to CAPA that announces it, or a function that returns it (None: not offered now)."""
 
-    asks: bool = False
+    asks: bool = attrs.field(default=False, validator=value_of(bool))
     """Whether the application decides.  If not, the command is carried out at once, and is a Notice."""
 
-    unavailable: Mapping[Unavailable, Reply] = _standard_replies.UNAVAILABLE
-    """The replies to the negative answers of the application."""
+    unavailable: Mapping[Unavailable, Reply] = attrs.field(
+        default=_standard_replies.UNAVAILABLE, validator=mapping_of(Unavailable, Reply, _UNAVAILABLE_HINT)
+    )
+    """The replies to the negative answers of the application: a negative Reply for each Unavailable."""
 
-    secret: bool = False
+    secret: bool = attrs.field(default=False, validator=value_of(bool))
     """Its argument may be a secret, so the event of a rejected command has only the verb."""
 
     @property
@@ -155,17 +189,45 @@ class Verb(Generic[C]):
     def __attrs_post_init__(self) -> None:
         if not (self.name.isascii() and self.name.isalnum() and self.name.isupper()):
             raise LocalProtocolError(f"name must be a verb in capitals, such as XTND, not {self.name!r}")
-        kinds = _KINDS.get(self.effect)
-        if kinds is not None and not issubclass(self.kind, kinds):
-            names = " or ".join(kind.__name__ for kind in kinds)
-            raise LocalProtocolError(f"kind must be {names} for the effect {self.effect.name}, not {self.kind}")
-        if self.asks and not issubclass(self.kind, Question):
-            raise LocalProtocolError(f"kind must be a Question if the application is asked, not {self.kind}")
+        self._check_kind()
+        if isinstance(self.accepted, Reply) and not self.accepted.positive:
+            raise LocalProtocolError("accepted must be a positive Reply; use Reply(True, ...)")
+        if set(self.unavailable) != set(Unavailable) or any(reply.positive for reply in self.unavailable.values()):
+            raise LocalProtocolError(
+                f"unavailable must have a negative Reply for each Unavailable; use {_UNAVAILABLE_HINT}"
+            )
+        self._check_states()
         sends_message = self.effect is Effect.SEND_MESSAGE
         if sends_message and not self.asks:
             raise LocalProtocolError("asks must be True for SEND_MESSAGE: only the application has the message")
         if (self.lines is not None or sends_message) and self.states != _IN_TRANSACTION:
             raise LocalProtocolError("a verb with lines or a message is allowed in TRANSACTION only, and stays there")
+
+    def _check_kind(self) -> None:
+        kind: object = self.kind
+        if not isinstance(kind, type) or not issubclass(kind, Command):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LocalProtocolError(f"kind must be a class derived from Command, not {kind!r}")
+        kinds = _KINDS.get(self.effect)
+        if kinds is not None and not issubclass(kind, kinds):
+            names = " or ".join(each.__name__ for each in kinds)
+            raise LocalProtocolError(f"kind must be {names} for the effect {self.effect.name}, not {kind}")
+        if self.asks:
+            if not issubclass(kind, Question):
+                raise LocalProtocolError(f"kind must be a Question if the application is asked, not {kind}")
+        elif not self.is_login and (issubclass(kind, Question) or not issubclass(kind, Notice)):
+            raise LocalProtocolError(
+                f"kind must be derived from ExtensionNotice, not {kind}, because asks=False; a Question needs asks=True"
+            )
+
+    def _check_states(self) -> None:
+        """Otherwise a command could lead to a state in which the server has nothing to do, or a question too many."""
+        for state, after in self.states.items():
+            before, allowed = _STEPS.get(self.effect, (_COMMANDS, (state,)))
+            if state not in before or after not in allowed:
+                raise LocalProtocolError(
+                    f"{self.name}: {self.effect.name} cannot lead from {state.name} to {after.name}; it leads from"
+                    f" {' or '.join(each.name for each in before)} to {' or '.join(each.name for each in allowed)}"
+                )
 
     def is_multi_line(self, command: C) -> bool:
         """Return whether lines and a final dot follow a positive reply to *command*."""

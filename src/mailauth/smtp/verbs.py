@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, Type
 import attrs
 
 from .._errors import LocalProtocolError
-from .._events import Command, ExtensionNotice, ExtensionQuestion, Tls
+from .._events import Command, ExtensionNotice, ExtensionQuestion, Question, Tls
+from .._validators import function_or, mapping_of, value_of
 from . import _standard_replies
 from ._grammar import Mailbox
 from ._parameters import Body
@@ -141,7 +142,7 @@ class Verb(Generic[C]):
     Raises LocalProtocolError if the fields of a row do not fit together.
     """
 
-    name: str = attrs.field(kw_only=False)
+    name: str = attrs.field(kw_only=False, validator=value_of(str))
     """The verb in capitals."""
 
     kind: type[C]
@@ -150,44 +151,50 @@ class Verb(Generic[C]):
     If *asks*, it is also an ``ExtensionQuestion[Verdict]``, else an ExtensionNotice (or a class of this library).  For
     a client, it has a method ``to_wire()``, which returns the line with its CRLF."""
 
-    parse: Callable[[str], C]
+    parse: Callable[[str], C] = attrs.field(validator=function_or(hint="a function such as Etrn.parse"))
     """Build the command from the text after the verb and a space; the text is printable ASCII.
 
     Raises ``Malformed`` if it is invalid: the reply is 501 with the text of the error.  A LocalProtocolError, such as
     the constructor of Mailbox raises, does the same, and any other ValueError gives 501 with a standard text."""
 
-    states: Mapping[State, State]
+    states: Mapping[State, State] = attrs.field(validator=mapping_of(State, State, "{State.READY: State.READY}"))
     """The states in which it is allowed, each with the state after a positive reply.  In others it is 503.
 
     A verb without effect does not change the state; for the others, each Effect has its own states."""
 
-    accepted: Accepted
+    accepted: Accepted = attrs.field(validator=function_or(Reply, hint='Reply(250, "2.0.0", "ok")'))
     """The reply to ACCEPT, or a function that returns it, called after the effect.  The application may answer with a
     positive reply of its own."""
 
-    effect: Effect = Effect.NONE
+    effect: Effect = attrs.field(default=Effect.NONE, validator=value_of(Effect))
 
-    check: Callable[[View, C], Reply | None] | None = None
+    check: Callable[[View, C], Reply | None] | None = attrs.field(
+        default=None, validator=function_or(optional=True, hint="a function that returns a Reply or None")
+    )
     """Return the reply that rejects the command, or None.  It is called before the application is asked."""
 
-    extension: str | Callable[[ServerSettings, Tls | None], str | None] | None = None
+    extension: str | Callable[[ServerSettings, Tls | None], str | None] | None = attrs.field(
+        default=None, validator=function_or(str, optional=True, hint="a line such as 'ETRN'")
+    )
     """The line of the EHLO reply that announces it, or a function that returns it (None: it is not offered now).
 
     If it is a line, a client sends the verb only to a server that offers its keyword."""
 
-    enabled: Callable[[ServerSettings], bool] | None = None
+    enabled: Callable[[ServerSettings], bool] | None = attrs.field(
+        default=None, validator=function_or(optional=True, hint="a function that returns True or False")
+    )
     """Whether the server has the verb with these settings; None: always.  Otherwise it is 502."""
 
-    before_tls: bool = False
+    before_tls: bool = attrs.field(default=False, validator=value_of(bool))
     """Allowed without TLS where the settings require TLS (RFC 3207 section 4)."""
 
-    groupable: bool = False
+    groupable: bool = attrs.field(default=False, validator=value_of(bool))
     """A client may send further commands before the reply, and the reply may wait for theirs (RFC 2920 section 3)."""
 
-    asks: bool = True
+    asks: bool = attrs.field(default=True, validator=value_of(bool))
     """Whether the application decides.  If not, the command is carried out at once, and is a Notice."""
 
-    code_fixed: bool = False
+    code_fixed: bool = attrs.field(default=False, validator=value_of(bool))
     """The code of a positive reply is the protocol's own: only the text of the application's reply is used."""
 
     def __attrs_post_init__(self) -> None:
@@ -199,6 +206,10 @@ class Verb(Generic[C]):
             raise LocalProtocolError(f"{self.name}: accepted must be a 2yz Reply; for BEGIN_CONTENT, 354")
 
     def _check_kind(self) -> None:
+        base = "ExtensionQuestion[Verdict]" if self.asks else "ExtensionNotice"
+        derived = f"{self.name}: kind must be a class derived from Command and {base}, because asks={self.asks}"
+        if not isinstance(self.kind, type):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LocalProtocolError(derived)
         wanted = _KINDS.get(self.effect)
         if wanted is not None and not issubclass(self.kind, wanted):
             raise LocalProtocolError(f"{self.name}: the kind for {self.effect.name} must be smtp.{wanted.__name__}")
@@ -207,11 +218,12 @@ class Verb(Generic[C]):
                 raise LocalProtocolError(f"{self.name}: the effect for smtp.{kind.__name__} must be {effect.name}")
         if wanted in (Auth, Bdat):
             return
-        if Command not in self.kind.__mro__ or not issubclass(self.kind, _QUESTIONS if self.asks else _NOTICES):
-            base = "ExtensionQuestion[Verdict]" if self.asks else "ExtensionNotice"
-            raise LocalProtocolError(
-                f"{self.name}: kind must be derived from Command and {base}, because asks={self.asks}"
-            )
+        if (
+            Command not in self.kind.__mro__
+            or not issubclass(self.kind, _QUESTIONS if self.asks else _NOTICES)
+            or issubclass(self.kind, Question) is not self.asks
+        ):
+            raise LocalProtocolError(derived)
 
     def _check_states(self) -> None:
         before, after = _STEPS[self.effect]
