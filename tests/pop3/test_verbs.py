@@ -61,7 +61,7 @@ def no_more_than_two(view: pop3.View, command: Command) -> pop3.Reply | None:
 
 
 XTND = pop3.Verb(
-    "XTND", kind=Xtnd, parse=Xtnd.parse, states=STAYS, accepted=pop3.Reply(True, "", "extended"),
+    "XTND", kind=Xtnd, parse=Xtnd.parse, states=STAYS, accepted=pop3.Reply(True, "", "extended", ()),
     check=no_more_than_two, multi_line=True, capability="XTND 1", asks=True,
 )  # fmt: skip
 WITH_XTND = attrs.evolve(OPEN, verbs=(XTND,))
@@ -76,7 +76,7 @@ def asked(answer: object, *texts: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("answer", "reply"),
     [
-        (ACCEPT, b"+OK extended\r\n"),
+        (ACCEPT, b"+OK extended\r\n.\r\n"),
         (pop3.Reply(True, "", "two", ("a", ".b")), b"+OK two\r\na\r\n..b\r\n.\r\n"),
         (pop3.Reply(False, "SYS/PERM", "no"), b"-ERR [SYS/PERM] no\r\n"),
         (pop3.Unavailable.TEMPORARY, b"-ERR [SYS/TEMP] command not available\r\n"),
@@ -84,6 +84,33 @@ def asked(answer: object, *texts: bytes) -> bytes:
 )
 def test_an_added_verb_is_answered_by_the_application(answer: object, reply: bytes) -> None:
     assert asked(answer) == reply + b"+OK ok\r\n"
+
+
+@pytest.mark.parametrize("answer", [pop3.Reply(True, "", "no lines"), pop3.Reply(True)])
+def test_positive_reply_without_lines_to_multi_line_verb_is_an_error(answer: pop3.Reply) -> None:
+    """The client would wait for the final dot."""
+    connection, application = in_transaction(settings=WITH_XTND)
+    application.instead[Xtnd] = answer
+    with pytest.raises(LocalProtocolError, match="needs lines"):
+        ask(connection, application, b"XTND")
+
+
+def test_lines_in_reply_to_single_line_verb_are_an_error() -> None:
+    """The client would take them for further replies."""
+    row = attrs.evolve(XTND, multi_line=False, accepted=pop3.Reply(True))
+    connection, application = in_transaction(settings=attrs.evolve(OPEN, verbs=(row,)))
+    application.instead[Xtnd] = pop3.Reply(True, "", "two", ("a", "b"))
+    with pytest.raises(LocalProtocolError, match="must have no lines"):
+        ask(connection, application, b"XTND")
+
+
+def test_client_settings_reject_a_command_without_the_verb_of_its_row() -> None:
+    class Xtra(Xtnd):
+        verb: ClassVar[str] = "XTRA"
+
+    row = attrs.evolve(XTND, kind=Xtra)
+    with pytest.raises(LocalProtocolError, match="define verb: ClassVar"):
+        pop3.ClientSettings(verbs=(row,))
 
 
 def test_check_rejects_added_verb_instead_of_the_application() -> None:
@@ -108,7 +135,7 @@ def test_added_verb_answer_of_wrong_type_raises_and_stays_open() -> None:
     with pytest.raises(LocalProtocolError):
         connection.answer(wrong, pop3.Content(data=b""))
     connection.answer(question, ACCEPT)
-    assert said(settle(connection, application)) == b"+OK extended\r\n"
+    assert said(settle(connection, application)) == b"+OK extended\r\n.\r\n"
 
 
 def test_stls_question_rejects_reply_as_answer() -> None:
@@ -310,7 +337,7 @@ def test_a_client_does_not_send_login_commands_or_content() -> None:
 
 
 def test_client_reads_multi_line_reply_according_to_row() -> None:
-    row = attrs.evolve(ROWS["NOOP"], multi_line=True)
+    row = attrs.evolve(ROWS["NOOP"], multi_line=True, accepted=pop3.Reply(True, "", "", ()))
     connection = logged_in(row)
     connection.send(pop3.Noop())
     assert isinstance(connection.next_event(), Send)

@@ -231,7 +231,10 @@ class ServerConnection(ServerMachine[ServerEvent]):
 
     def _write_accepted(self, row: Verb[Any], command: Command) -> None:
         accepted = row.accepted(self, command) if callable(row.accepted) else self._settings.accepted[row.name]
-        self._write(accepted if isinstance(accepted, bytes) else accepted.to_wire(), due=False)
+        if isinstance(accepted, Reply):
+            row.check_lines(command, accepted)
+            accepted = accepted.to_wire()
+        self._write(accepted, due=False)
 
     # Multi-line responses
 
@@ -307,6 +310,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
         if isinstance(answer, Reply) and row.effect is not _BEGIN_TLS:
             reply = Reply(answer.positive, answer.response_code, answer.text, answer.lines)  # validated again
             if reply.positive:
+                row.check_lines(command, reply)
                 self._accept(row, command, reply)
             else:
                 self._write_reply(reply)

@@ -221,7 +221,21 @@ class ClientSettings:
     """Maximum number of unanswered commands, low enough that they do not fill a TCP window (RFC 2449 section 6.6)."""
 
     verbs: tuple[Verb[Any], ...] = attrs.field(default=(), validator=tuple_of(Verb))
-    """Rows of verbs that ``send()`` accepts in addition, or that replace the rows of the same name."""
+    """Rows of verbs that ``send()`` accepts in addition, or that replace the rows of the same name.  The class of each
+    command has the name of its row as ``verb``, and a method ``to_wire()``."""
+
+    def __attrs_post_init__(self) -> None:
+        for row in self.verbs:
+            kind = row.kind
+            verb = getattr(kind, "verb", None)
+            if not (verb == row.name or isinstance(verb, property)):
+                raise LocalProtocolError(
+                    f"verbs: {kind.__name__} must have the name of its row; define verb: ClassVar[str] = {row.name!r}"
+                )
+            if not callable(getattr(kind, "to_wire", None)):
+                raise LocalProtocolError(
+                    f"verbs: {kind.__name__} has no to_wire(); define it, to return the {row.name} line with CRLF"
+                )
 
     @cached_property
     def table(self) -> Mapping[str, Verb[Any]]:

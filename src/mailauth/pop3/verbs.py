@@ -158,7 +158,9 @@ class Verb(Generic[C]):
     multi_line: bool | Callable[[C], bool] = attrs.field(
         default=False, validator=function_or(bool, hint="True or False")
     )
-    """Whether lines and a final dot follow a positive reply: how a client finds the end of the response."""
+    """Whether lines and a final dot follow a positive reply: how a client finds the end of the response.
+
+    Each positive Reply then needs *lines*, ``()`` if there are none, unless the row has *lines*."""
 
     lines: Callable[[View], Lines] | None = attrs.field(
         default=None, validator=function_or(optional=True, hint="a function that returns Lines")
@@ -192,6 +194,8 @@ class Verb(Generic[C]):
         self._check_kind()
         if isinstance(self.accepted, Reply) and not self.accepted.positive:
             raise LocalProtocolError("accepted must be a positive Reply; use Reply(True, ...)")
+        if isinstance(self.accepted, Reply) and isinstance(self.multi_line, bool):
+            self._check_lines(self.accepted, self.multi_line)
         if set(self.unavailable) != set(Unavailable) or any(reply.positive for reply in self.unavailable.values()):
             raise LocalProtocolError(
                 f"unavailable must have a negative Reply for each Unavailable; use {_UNAVAILABLE_HINT}"
@@ -232,6 +236,17 @@ class Verb(Generic[C]):
     def is_multi_line(self, command: C) -> bool:
         """Return whether lines and a final dot follow a positive reply to *command*."""
         return self.multi_line(command) if callable(self.multi_line) else self.multi_line
+
+    def check_lines(self, command: C, reply: Reply) -> None:
+        """Raise LocalProtocolError if a client would not find the end of *reply*, a positive reply to *command*."""
+        self._check_lines(reply, self.is_multi_line(command))
+
+    def _check_lines(self, reply: Reply, multi_line: bool) -> None:
+        expected = multi_line and self.lines is None and self.effect is not Effect.SEND_MESSAGE
+        if expected and reply.lines is None:
+            raise LocalProtocolError(f"a positive reply to {self.name} needs lines: the row is multi_line; pass ()")
+        if reply.lines is not None and not expected:
+            raise LocalProtocolError(f"a positive reply to {self.name} must have no lines; set multi_line in its row")
 
 
 S = State
@@ -354,6 +369,7 @@ VERBS: Final[tuple[Verb[Any], ...]] = (
     ),
     Verb(
         "AUTH", kind=Auth, parse=Auth.parse, states={S.AUTHORIZATION: S.AUTH},
+        multi_line=lambda auth: auth.mechanism is None,
         accepted=_mechanisms_reply,  # to AUTH without a mechanism; a login has no reply until the maildrop is open
         effect=Effect.BEGIN_LOGIN, check=_check_auth, capability=_offer_auth, secret=True,
     ),
