@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import pytest
 
-from mailauth import CloseReason, LocalProtocolError, sasl, smtp
+from mailauth import CloseReason, LocalProtocolError, Tls, sasl, smtp
 from tests.smtp.drive import IN_CLEAR, ready, serve
 
 TRANSACTION = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n"
@@ -85,8 +85,22 @@ def test_help_reply_lists_the_supported_commands() -> None:
     assert ready(b"HELP\r\n").lines == [plain]
     lmtp = smtp.ServerSettings(lmtp=True, chunking=True)
     assert serve(b"HELP\r\n", settings=lmtp).lines[1:] == [
-        "214 2.0.0 LHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT, see RFC 5321"
+        "214 2.0.0 LHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT, see RFC 5321"
     ]
+
+
+@pytest.mark.parametrize("tls", [None, Tls(version="TLSv1.3")])
+@pytest.mark.parametrize("starttls", [False, True])
+@pytest.mark.parametrize("clear", [frozenset[str](), frozenset({"PLAIN"})])
+def test_help_reply_lists_starttls_and_auth_where_ehlo_offers_them(
+    tls: Tls | None, starttls: bool, clear: frozenset[str]
+) -> None:
+    """A client that follows the list gets no 502."""
+    settings = smtp.ServerSettings(starttls=starttls, mechanisms_without_tls=clear)
+    session = serve(b"EHLO c\r\nHELP\r\n", settings=settings, tls=tls)
+    *offers, help_reply = session.lines[1:]
+    offered = {line[4:].split()[0] for line in offers}
+    assert offered & {"STARTTLS", "AUTH"} == set(help_reply.split()) & {"STARTTLS", "AUTH"}
 
 
 def test_verbs_and_keywords_are_case_insensitive() -> None:

@@ -58,12 +58,29 @@ def test_only_listed_mechanisms_are_offered_and_accepted_without_tls() -> None:
     settings = smtp.ServerSettings(starttls=True)
     session = serve(b"EHLO c\r\n", PLAIN, b"AUTH LOGIN\r\nAUTH CRAM-MD5\r\n", settings=settings)
     assert not any("AUTH" in line for line in session.lines)
-    assert session.codes == [220, 250, 502, 502, 502]
+    assert session.codes == [220, 250, 504, 504, 504]
     assert session.of(sasl.AuthenticationStarted, sasl.CheckPassword) == []
     one = smtp.ServerSettings(mechanisms_without_tls=frozenset({"CRAM-MD5", "UNKNOWN"}))
     session = serve(b"EHLO c\r\n", PLAIN, b"AUTH CRAM-MD5\r\n", settings=one)
     assert session.lines[-3] == "250 AUTH CRAM-MD5"
     assert session.codes == [220, 250, 504, 334]
+
+
+def test_mechanism_that_requires_tls_is_504_without_it() -> None:
+    """RFC 4954 section 4, which lists 538 only for historical purposes (section 6)."""
+    settings = smtp.ServerSettings(starttls=True, mechanisms_without_tls=frozenset({"CRAM-MD5"}))
+    session = serve(b"EHLO c\r\nAUTH PLAIN AHRlc3QAMTIzNA==\r\nAUTH UNKNOWN\r\n", settings=settings)
+    assert session.lines[-2:] == [
+        "504 5.5.4 encryption required for this mechanism",
+        "504 5.5.4 authentication mechanism not supported",
+    ]
+    assert [event.line for event in session.of(smtp.CommandRejected)] == [b"AUTH PLAIN", b"AUTH UNKNOWN"]
+
+
+def test_auth_without_any_mechanism_is_502() -> None:
+    """RFC 5321 section 4.2.4."""
+    settings = smtp.ServerSettings(mechanisms=sasl.Mechanisms({}))
+    assert serve(b"EHLO c\r\nAUTH PLAIN\r\n", settings=settings).codes == [220, 250, 502]
 
 
 def test_inside_tls_all_mechanisms_are_offered() -> None:

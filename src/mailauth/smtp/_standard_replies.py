@@ -26,6 +26,7 @@ NO_SERVICE: Final = Reply(503, "5.5.1", "service refused; only QUIT is allowed")
 ALREADY_LOGGED_IN: Final = Reply(503, "5.5.1", "already authenticated")
 TLS_ACTIVE: Final = Reply(503, "5.5.1", "TLS already active")
 NO_MECHANISM: Final = Reply(504, "5.5.4", "authentication mechanism not supported")
+ENCRYPTION_REQUIRED: Final = Reply(504, "5.5.4", "encryption required for this mechanism")  # RFC 4954 section 4
 LOGIN_REQUIRED: Final = Reply(530, "5.7.0", "authentication required")
 TLS_REQUIRED: Final = Reply(530, "5.7.0", "must issue a STARTTLS command first")
 TOO_MANY_RECIPIENTS: Final = Reply(452, "4.5.3", "too many recipients")

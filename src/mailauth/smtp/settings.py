@@ -293,10 +293,10 @@ class ServerSettings:
         )
         return text, attrs.evolve(text, binary=True)
 
-    @cached_property
-    def help_reply(self) -> Reply:
-        """The reply to HELP: the list of verbs."""
-        return Reply(214, "2.0.0", f"{' '.join(self.table)}, see RFC 5321")
+    def help_reply(self, tls: Tls | None) -> Reply:
+        """Return the reply to HELP: the verbs, without those that the EHLO reply does not offer with *tls*."""
+        names = [name for name, row in self.table.items() if not callable(row.extension) or row.extension(self, tls)]
+        return Reply(214, "2.0.0", f"{' '.join(names)}, see RFC 5321")
 
     def not_offered(self, command: Mail | Rcpt) -> str | None:
         """Return the keyword of a parameter that this server does not support (rejected with 555), or None."""

@@ -176,7 +176,8 @@ class Verb(Generic[C]):
     extension: str | Callable[[ServerSettings, Tls | None], str | None] | None = attrs.field(
         default=None, validator=function_or(str, optional=True, hint="a line such as 'ETRN'")
     )
-    """The line of the EHLO reply that announces it, or a function that returns it (None: it is not offered now).
+    """The line of the EHLO reply that announces it, or a function that returns it (None: it is not offered now, and not
+    in the reply to HELP).
 
     If it is a line, a client sends the verb only to a server that offers its keyword."""
 
@@ -302,10 +303,14 @@ def _check_start_tls(view: View, start_tls: StartTls) -> Reply | None:
 def _check_auth(view: View, auth: Auth) -> Reply | None:
     if view.identity is not None:
         return _standard_replies.ALREADY_LOGGED_IN
-    offered = view.settings.offered(view.tls)
-    if auth.mechanism in offered:
+    settings = view.settings
+    if auth.mechanism in settings.offered(view.tls):
         return None
-    return _standard_replies.NO_MECHANISM if offered else _standard_replies.NOT_IMPLEMENTED
+    if not settings.mechanisms.names:
+        return _standard_replies.NOT_IMPLEMENTED
+    if view.tls is None and auth.mechanism in settings.mechanisms:
+        return _standard_replies.ENCRYPTION_REQUIRED
+    return _standard_replies.NO_MECHANISM
 
 
 def _check_vrfy(view: View, vrfy: Vrfy) -> Reply | None:
@@ -321,7 +326,7 @@ def _helo_reply(view: View) -> Reply:
 
 
 def _help_reply(view: View) -> Reply:
-    return view.settings.help_reply
+    return view.settings.help_reply(view.tls)
 
 
 def _offer_starttls(settings: ServerSettings, tls: Tls | None) -> str | None:
