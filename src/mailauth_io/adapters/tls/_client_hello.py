@@ -56,18 +56,18 @@ class ClientHello:
 class _Reader:
     """Reads fields with a length prefix.  A field that is truncated is returned without an error."""
 
-    __slots__ = ("_at", "_octets")
+    __slots__ = ("_at", "_data")
 
     def __init__(self, data: bytes) -> None:
-        self._octets = data
+        self._data = data
         self._at = 0
 
     def __bool__(self) -> bool:
-        return self._at < len(self._octets)
+        return self._at < len(self._data)
 
     def take(self, size: int) -> bytes:
         start, self._at = self._at, self._at + size
-        return self._octets[start : self._at]
+        return self._data[start : self._at]
 
     def vector(self, size_of_length: int) -> bytes:
         return self.take(int.from_bytes(self.take(size_of_length), "big"))
