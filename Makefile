@@ -17,7 +17,7 @@ test: $(VENV)/.tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright
 	$(BIN)/pytest -n auto --quiet
 
 bench: $(VENV)/.tools
