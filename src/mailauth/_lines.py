@@ -11,6 +11,7 @@ import re
 from typing import Final
 
 from ._errors import LocalProtocolError
+from ._validators import wrong_type
 
 CRLF: Final = b"\r\n"
 
@@ -72,6 +73,8 @@ class LineBuffer:
 
         Raises LocalProtocolError for data after the end of the stream, and if more than 64 KiB are unread already.
         """
+        if not isinstance(data, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise wrong_type("data", bytes, data)
         if not data:
             self.ended = True
         elif self.ended:

@@ -31,7 +31,8 @@ class ServerMachine(Machine[E]):
     __slots__ = ("_entropy", "_exchange", "_identity", "_nonces")
 
     def __init__(self, *, entropy: bytes, tls: Tls | None) -> None:
-        if len(entropy) != 32:
+        given: object = entropy
+        if not (isinstance(given, bytes) and len(given) == 32):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise LocalProtocolError(
                 "entropy must be 32 random bytes, fresh for each connection; use secrets.token_bytes(32)"
             )

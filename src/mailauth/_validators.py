@@ -19,7 +19,7 @@ Check: TypeAlias = Callable[[Any], object]
 
 Validator: TypeAlias = Callable[[object, "attrs.Attribute[Any]", Any], None]
 
-_HINTS: Final[Mapping[type, str]] = {bool: "True or False", Mapping: "a dict"}
+_HINTS: Final[Mapping[type, str]] = {bool: "True or False", Mapping: "a dict", frozenset: "frozenset({...})"}
 
 
 def value_of(kind: type, check: Check | None = None, *, optional: bool = False) -> Validator:
@@ -55,6 +55,22 @@ def tuple_of(kind: type, check: Check | None = None, *, optional: bool = False) 
                 check(item)
 
     return value_of(tuple, check_items, optional=optional)
+
+
+def frozenset_of(kind: type) -> Validator:
+    """Return a validator that accepts a frozenset of *kind*.  A str is not one, though ``in`` works with it."""
+
+    def check_items(items: frozenset[object]) -> None:
+        for item in items:
+            check_type("each item", kind, item)
+
+    return value_of(frozenset, check_items)
+
+
+def check_type(field: str, kind: type, value: object) -> None:
+    """Raise LocalProtocolError, which names *field*, unless *value* is a *kind*."""
+    if not isinstance(value, kind):
+        raise wrong_type(field, kind, value)
 
 
 def function_or(*kinds: type, optional: bool = False, hint: str) -> Validator:

@@ -57,6 +57,10 @@ def _to_number(address: Address, mask: int = _ALL) -> int:
             address = IPv6Address(address)
         except ValueError:
             raise LocalProtocolError(f"invalid IP address {address!r}") from None
+    elif not isinstance(address, (IPv4Address, IPv6Address)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LocalProtocolError(
+            f"address must be a str, an IPv4Address or an IPv6Address, not {type(address).__name__}; use '192.0.2.1'"
+        )
     number = int(address)
     if isinstance(address, IPv4Address):
         return number | _MAPPED
@@ -73,6 +77,12 @@ def _mask(ipv6_prefix: int) -> int:
     if not 1 <= ipv6_prefix <= 128:
         raise LocalProtocolError(f"ipv6_prefix must be 1 to 128 bits, not {ipv6_prefix}")
     return _ALL >> 128 - ipv6_prefix << 128 - ipv6_prefix
+
+
+def _check_identity(identity: object) -> None:
+    """Reject bytes, which are never equal to the identity of a login: its grants could not be revoked."""
+    if not isinstance(identity, str):
+        raise LocalProtocolError(f"identity must be a str, not {type(identity).__name__}; use .decode() for bytes")
 
 
 def normalize_address(address: Address, ipv6_prefix: int = 128) -> IPv4Address | IPv6Address:
@@ -102,6 +112,7 @@ class Grant:
     """The time of the login plus the lifetime, in seconds on the caller's clock.  The grant is active before it."""
 
     def __attrs_post_init__(self) -> None:
+        _check_identity(self.identity)
         if not self.identity:
             raise LocalProtocolError("identity must not be empty")
 
@@ -228,6 +239,8 @@ class GrantTable:
         It scans the whole table, once for all *identities*.  An index would add a fifth to the memory of every grant,
         for a rare operation.
         """
+        for identity in identities:
+            _check_identity(identity)
         names = frozenset(identities)
         revoked = sum(self._drop(grant) for grant in self._order if grant.identity in names and grant.expires <= until)
         self._drop_replaced()

@@ -57,6 +57,10 @@ def _lower(domain: str) -> str:
 def _normalize_domains(domains: Iterable[str]) -> frozenset[str]:
     if isinstance(domains, str):
         raise LocalProtocolError("domains must be an iterable of str, not a str; use [...]")
+    domains = tuple(domains)
+    for domain in domains:
+        if not isinstance(domain, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LocalProtocolError(f"each domain must be a str, not {type(domain).__name__}; use .decode() for bytes")
     lowered = frozenset(map(_lower, domains))
     for domain in lowered:
         try:

@@ -15,7 +15,7 @@ import attrs
 from .. import sasl
 from .._errors import LocalProtocolError
 from .._events import NeedData, Tls
-from .._validators import tuple_of
+from .._validators import frozenset_of, tuple_of, value_of
 from ._states import State
 from .replies import Reply
 from .verbs import Verb, by_name
@@ -61,7 +61,7 @@ class ServerSettings:
     Raises LocalProtocolError or ValueError for an invalid value.
     """
 
-    host_name: str = "localhost"
+    host_name: str = attrs.field(default="localhost", validator=value_of(str))
     """The name of the server in the greeting and in challenges."""
 
     mechanisms: sasl.Mechanisms = attrs.field(
@@ -73,7 +73,7 @@ class ServerSettings:
     scram_decoy: sasl.ScramDecoy | None = None
     """What SCRAM sends for an identity without keys.  Required if SCRAM is among the mechanisms."""
 
-    mechanisms_without_tls: frozenset[str] = frozenset()
+    mechanisms_without_tls: frozenset[str] = attrs.field(default=frozenset[str](), validator=frozenset_of(str))
     """The names of the mechanisms offered without TLS too.  Each exposes passwords or digests to eavesdroppers.  Names
     that are not in *mechanisms* have no effect."""
 
@@ -95,7 +95,7 @@ class ServerSettings:
     EXPIRE (RFC 2449 section 6.7).  Set it only if the store enforces it.  Like *login_delay*, it is the same for all
     users: CAPA does not add ``USER`` to it."""
 
-    implementation: str = "mailauth"
+    implementation: str = attrs.field(default="mailauth", validator=value_of(str))
     """The text of IMPLEMENTATION in CAPA (RFC 2449 section 6.9); empty to omit it."""
 
     max_command_line: int = attrs.field(default=MAX_COMMAND_LINE, validator=attrs.validators.ge(MAX_COMMAND_LINE))

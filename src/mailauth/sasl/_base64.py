@@ -8,10 +8,12 @@ from __future__ import annotations
 import binascii
 
 from .._errors import Malformed
+from .._validators import check_type
 
 
 def encode_base64(data: bytes) -> bytes:
     """Return *data* as one line of base64 without a line end.  Empty data gives an empty line."""
+    check_type("data", bytes, data)
     return binascii.b2a_base64(data, newline=False)
 
 
@@ -21,6 +23,7 @@ def decode_base64(line: bytes) -> bytes:
     These are lines with other characters, an inner ``=``, missing padding, or non-zero bits after the last byte (RFC
     4648 section 3.5).  A decoder that ignores such errors allows a client to hide data.
     """
+    check_type("line", bytes, line)
     try:
         data = binascii.a2b_base64(line)
     except binascii.Error:

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Final
 
 from .._errors import Malformed
+from .._validators import check_type
 from . import _saslprep_tables as tables
 
 DEFAULT_LIMIT: Final = 1024
@@ -50,6 +51,7 @@ def saslprep(text: str, *, query: bool = False, limit: int = DEFAULT_LIMIT) -> s
     Raises Malformed for text that is too long or that SASLprep prohibits.  The error text does not contain any of
     *text*.
     """
+    check_type("text", str, text)
     _check_length(text, limit)
     if text.isascii() and text.isprintable():
         return text  # nothing to map, compose or prohibit

@@ -18,7 +18,7 @@ from typing import ClassVar, Final
 import attrs
 
 from .._errors import LocalProtocolError, Malformed
-from .._validators import between, matches, value_of
+from .._validators import between, check_type, matches, value_of
 from ._base64 import encode_base64
 from ._fields import (
     escape_name,
@@ -52,6 +52,8 @@ def scram_keys(password: bytes, salt: bytes, iterations: int, hash_name: str = "
     password shares; *hash_name* is ``sha1`` or ``sha256``.  Raises LocalProtocolError for a password that SASLprep does
     not accept as a stored string, for another *hash_name*, and as ScramKeys does.
     """
+    check_type("password", bytes, password)
+    check_type("salt", bytes, salt)
     if iterations < MIN_ITERATIONS or hash_name not in ("sha1", "sha256"):
         raise LocalProtocolError(f"SCRAM needs at least {MIN_ITERATIONS} iterations, and sha1 or sha256 as hash_name")
     try:
@@ -84,7 +86,7 @@ class ScramDecoy:
     whether the account exists.  Raises LocalProtocolError for a short key, too few iterations, or a wrong salt size.
     """
 
-    key: bytes = attrs.field(repr=False)
+    key: bytes = attrs.field(repr=False, validator=value_of(bytes))
     """At least 16 secret bytes.  Keep it as long as the accounts, since the salts depend on it."""
     iterations: int = MIN_ITERATIONS
     """Use the number that most accounts have."""

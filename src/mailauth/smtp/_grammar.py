@@ -13,7 +13,7 @@ from typing import Final
 import attrs
 
 from .._errors import LocalProtocolError, Malformed
-from .._validators import value_of
+from .._validators import check_type, value_of
 
 MAX_LOCAL_PART: Final = 64  # RFC 5321 section 4.5.3.1.1
 MAX_DOMAIN: Final = 255  # RFC 5321 section 4.5.3.1.2
@@ -214,6 +214,7 @@ def decode_xtext(text: str) -> str:
 
     Raises Malformed if *text* is not xtext, or if an encoded character is not printable ASCII.
     """
+    check_type("text", str, text)
     if not _XTEXT.fullmatch(text):
         raise Malformed("invalid xtext")
     decoded = _XTEXT_PAIR.sub(lambda pair: chr(int(pair[1], 16)), text)
@@ -227,6 +228,7 @@ def encode_xtext(text: str) -> str:
 
     Raises Malformed unless *text* is printable ASCII.
     """
+    check_type("text", str, text)
     if not _PRINTABLE.fullmatch(text):
         raise Malformed("xtext must be printable ASCII")
     return _NOT_XCHAR.sub(lambda character: f"+{ord(character[0]):02X}", text)

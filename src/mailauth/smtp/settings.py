@@ -15,7 +15,7 @@ import attrs
 from .. import sasl
 from .._errors import LocalProtocolError, Malformed
 from .._events import Command, NeedData, Tls
-from .._validators import tuple_of
+from .._validators import frozenset_of, tuple_of, value_of
 from ._grammar import check_domain
 from ._parameters import PARAMETERS, Parameter
 from .commands import Mail, MessageComplete, Rcpt
@@ -39,7 +39,7 @@ class ServerSettings:
     Raises LocalProtocolError or ValueError if a setting is invalid.
     """
 
-    host_name: str = "localhost"
+    host_name: str = attrs.field(default="localhost", validator=value_of(str))
     """The name of the server in the greeting, the EHLO reply and challenges: a domain or an address literal."""
 
     mechanisms: sasl.Mechanisms = attrs.field(
@@ -50,7 +50,7 @@ class ServerSettings:
     scram_decoy: sasl.ScramDecoy | None = None
     """What SCRAM sends for an identity without keys; required if SCRAM is among the mechanisms."""
 
-    mechanisms_without_tls: frozenset[str] = frozenset()
+    mechanisms_without_tls: frozenset[str] = attrs.field(default=frozenset[str](), validator=frozenset_of(str))
     """The names of mechanisms that are also offered and accepted in clear text.  Each exposes passwords or digests to
     eavesdroppers.  A name that is not in *mechanisms* has no effect."""
 
@@ -91,11 +91,11 @@ class ServerSettings:
     limits: bool = False
     """Announce *max_transactions* and *max_recipients* in the EHLO reply (RFC 9422)."""
 
-    extra_parameters: frozenset[str] = frozenset()
+    extra_parameters: frozenset[str] = attrs.field(default=frozenset[str](), validator=frozenset_of(str))
     """Upper-case keywords of parameters of MAIL and RCPT that the application supports and this library does not.  They
     are in ``parameters``, as written.  Any other unknown parameter gets 555."""
 
-    extra_extensions: tuple[str, ...] = attrs.field(default=(), validator=attrs.validators.instance_of(tuple))
+    extra_extensions: tuple[str, ...] = attrs.field(default=(), validator=tuple_of(str))
     """Lines of the EHLO reply for extensions that the application provides: a keyword in upper case (some clients
     recognize no other) and its parameters, such as ``MT-PRIORITY MIXER`` (RFC 5321 section 4.1.1.1).  An extension with
     its own setting must not be listed here."""
