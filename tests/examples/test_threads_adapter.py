@@ -62,14 +62,16 @@ def serving(
     session: Any, settings: smtp.ServerSettings = SETTINGS, **options: Unpack[ServeOptions]
 ) -> Iterator[Listener]:
     """Serve SMTP, as a synchronous context manager; no thread is left at the end."""
-    before = threading.active_count()
+    before = set(threading.enumerate())
     context = threads_adapter.serve_smtp(session, settings, **options)
     listener = threads_adapter.run(enter(context))
     try:
         yield listener
     finally:
         threads_adapter.run(leave(context))
-    assert threading.active_count() == before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(20)  # a session that has ended is not joined by the listener
+        assert not thread.is_alive()
 
 
 async def enter(context: Any) -> Listener:
