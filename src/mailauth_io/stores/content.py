@@ -10,6 +10,8 @@ import attrs
 
 from mailauth import pop3
 
+from ._types import check_bytes
+
 TOTAL_BUDGET: Final = 256 * 1024 * 1024
 """Bytes that messages in progress and in-memory stores may use together; mail over that is rejected with 452 4.3.1."""
 
@@ -87,6 +89,7 @@ class MessageContent:
     @classmethod
     def of(cls, data: bytes, budget: Budget) -> MessageContent:
         """Return sealed content for *data*, a whole message with CRLF line ends.  Raises BudgetExceeded."""
+        check_bytes("data", data)
         content = cls(budget)
         try:
             content.append(data)

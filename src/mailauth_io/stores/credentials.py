@@ -24,6 +24,8 @@ import attrs
 from mailauth import LocalProtocolError, sasl
 from mailauth._errors import Malformed
 
+from ._types import check_bytes
+
 SALT_SIZE: Final = 16
 """Bytes of a generated salt, as in ``doveadm pw``."""
 
@@ -69,6 +71,7 @@ def prepared(password: bytes) -> bytes | None:
     longer than MAX_PASSWORD bytes.  The length is checked after SASLprep too, which can turn 3 bytes into 33
     (architecture.md, invariant 5).
     """
+    check_bytes("password", password)
     if len(password) > MAX_PASSWORD:
         return None  # before SASLprep, whose work would be unbounded
     with contextlib.suppress(Malformed, UnicodeDecodeError):
@@ -231,6 +234,7 @@ def read_credential(field: bytes) -> Credential:
 
     Raises CredentialError, or its subclass HashesMissing if the scheme needs the extra ``hashes``.
     """
+    check_bytes("field", field)
     found = _FIELD.match(field)
     if found is None:
         raise CredentialError("has no password scheme; write {PLAIN} before the password, or use mailauth passwd")
@@ -306,6 +310,8 @@ def write_credential(scheme: str, password: bytes) -> str:
 
     Raises CredentialError if the scheme cannot store *password*, and HashesMissing as ``read_credential`` does.
     """
+    if scheme not in ("PLAIN", "SCRAM-SHA-256", *_HASHES):
+        raise CredentialError(f"cannot be stored with the scheme {scheme!r}; use one of {_KNOWN}, without braces")
     prepared_password = prepared(password)
     if prepared_password is None or b"\n" in prepared_password:
         raise CredentialError(f"must be 1 to {MAX_PASSWORD} bytes, without NUL or newline")

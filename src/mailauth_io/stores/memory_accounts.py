@@ -7,6 +7,7 @@ import hmac
 from collections.abc import Iterable, Mapping, Set
 from typing import cast
 
+from ._types import check_bytes, check_text
 from .accounts_file import AccountsError, AccountsFile
 from .credentials import Credential, Plain
 from .names import NAME_RULE, mailbox_name
@@ -15,6 +16,8 @@ from .protocols import Account, Changes
 
 def from_password(name: str, password: bytes, where: str = "") -> Account:
     """Return an account with a plain-text password."""
+    check_text("name", name)
+    check_bytes("password", password)
     if password:
         return Account(name=name, credential=Plain(password), where=where)
     shown = ascii(name[:64])
@@ -83,6 +86,11 @@ class MemoryAccounts:
         self._accounts, errors = collect([*self._fixed, *(() if file is None else file.read())], domains)
         if errors:
             raise AccountsError(errors[0], errors[1:])
+        tokens, certificate_names = tuple(tokens), tuple(certificate_names)
+        for _, token in tokens:
+            check_bytes("each token", token)
+        for written, _ in certificate_names:
+            check_text("each certificate name", written)
         self._tokens = [(hashlib.sha256(token).digest(), self._owner(name, "tokens")) for name, token in tokens]
         self._certificate_names = [
             (written, self._owner(name, "certificate_names")) for written, name in certificate_names

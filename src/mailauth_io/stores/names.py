@@ -9,6 +9,8 @@ import re
 from collections.abc import Set
 from typing import Final
 
+from ._types import check_text
+
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 NAME_RULE: Final = (
@@ -24,6 +26,7 @@ def mailbox_name(text: str, domains: Set[str]) -> str | None:
     ``Alice`` and ``alice@EXAMPLE.test`` both become ``alice`` if ``example.test`` is in *domains* (lower case).  The
     pattern is matched before the name is converted to lower case: the lower case of some non-ASCII characters is ASCII.
     """
+    check_text("a mailbox name", text)
     name, at, domain = text.rpartition("@")
     if not at:
         name = domain
