@@ -18,6 +18,7 @@ test: $(VENV)/.tools
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pyright
+	$(BIN)/python tools/api.py --check
 	$(BIN)/pytest -n auto --quiet
 
 bench: $(VENV)/.tools

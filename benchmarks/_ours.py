@@ -27,7 +27,7 @@ from _messages import MAILDROPS, PASSWORD
 from mailauth import ACCEPT, Accept, MessageChunk, Question, pop3, sasl, smtp
 from mailauth_io import limits, logs, on_asyncio, on_trio, server, stores
 from mailauth_io.cli import main as cli
-from mailauth_io.on_asyncio import ServerConnection
+from mailauth_io.on_asyncio import AsyncServerConnection
 
 Announce = Callable[[int], None]
 """Called with the port once the server listens."""
@@ -66,7 +66,7 @@ async def queue(content: list[bytes]) -> smtp.Reply:
     return smtp.Reply(250, "2.0.0", f"queued as {next(QUEUE_IDS):X}")
 
 
-async def smtp_session(connection: ServerConnection[smtp.ServerEvent]) -> None:
+async def smtp_session(connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
     content: list[bytes] = []
     async for event in connection:
         match event:
@@ -129,7 +129,7 @@ async def open_maildrop(name: str) -> Maildrop:
     return Maildrop(OPENED[name].contents, pop3.Maildrop(messages=OPENED[name].messages))
 
 
-async def pop3_session(connection: ServerConnection[pop3.ServerEvent]) -> None:
+async def pop3_session(connection: AsyncServerConnection[pop3.ServerEvent]) -> None:
     maildrop = OPENED["bob"]
     async for event in connection:
         match event:

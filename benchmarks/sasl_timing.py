@@ -62,12 +62,12 @@ KINDS: Final = {
     "SCRAM-SHA-256": scram(sasl.ScramSha256Server, "sha256"),
     "CRAM-MD5": Kind(
         server=lambda: sasl.CramMd5Server(challenge=TIMESTAMP, tls=True),
-        client=lambda: sasl.CramMd5Client(authentication_identity="alice", secret=b"wrong"),
+        client=lambda: sasl.CramMd5Client(authentication_identity="alice", password=b"wrong"),
         known=b"right",
     ),
     "APOP": Kind(
         server=lambda: sasl.ApopServer(timestamp=TIMESTAMP, tls=True),
-        client=lambda: sasl.ApopClient(authentication_identity="alice", secret=b"wrong"),
+        client=lambda: sasl.ApopClient(authentication_identity="alice", password=b"wrong"),
         known=b"right",
     ),
 }

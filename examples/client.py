@@ -5,13 +5,13 @@ import sys
 import trio
 
 from mailauth import Command, ProtocolError, sasl, smtp
-from mailauth_io.on_trio import Client, connect
+from mailauth_io.on_trio import AsyncClientConnection, connect
 
 ALICE, DINAH = smtp.Mailbox("alice", "example.test"), smtp.Mailbox("dinah", "example.org")
 MESSAGE = b"From: alice@example.test\r\nSubject: test\r\n\r\nDown the rabbit-hole.\r\n"
 
 
-async def succeed(client: Client[smtp.ClientEvent], *commands: Command, events: int = 1) -> None:
+async def succeed(client: AsyncClientConnection[smtp.ClientEvent], *commands: Command, events: int = 1) -> None:
     for command in commands:
         client.send(command)
     for _ in range(events):

@@ -19,14 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mailauth import Command, MessageChunk, ProtocolError, pop3, sasl
-from mailauth_io.on_asyncio import Client, connect
+from mailauth_io.on_asyncio import AsyncClientConnection, connect
 
 
 class Failed(Exception):
     """The session cannot continue; the text is the reason."""
 
 
-async def answer(client: Client[pop3.ClientEvent]) -> tuple[pop3.Reply, bytes]:
+async def answer(client: AsyncClientConnection[pop3.ClientEvent]) -> tuple[pop3.Reply, bytes]:
     """Return the reply to the oldest unanswered command, and the message if the command was RETR."""
     content = bytearray()
     async for event in client:
@@ -42,12 +42,12 @@ async def answer(client: Client[pop3.ClientEvent]) -> tuple[pop3.Reply, bytes]:
     raise Failed("the connection ended before the server replied")
 
 
-async def ask(client: Client[pop3.ClientEvent], command: Command) -> tuple[pop3.Reply, bytes]:
+async def ask(client: AsyncClientConnection[pop3.ClientEvent], command: Command) -> tuple[pop3.Reply, bytes]:
     client.send(command)
     return await answer(client)
 
 
-async def expect_success(client: Client[pop3.ClientEvent], step: str) -> pop3.Reply:
+async def expect_success(client: AsyncClientConnection[pop3.ClientEvent], step: str) -> pop3.Reply:
     reply, _ = await answer(client)
     if not reply.positive:
         raise Failed(f"{step}: {reply}")
@@ -86,7 +86,7 @@ def number_and_size(line: str) -> tuple[int, int]:
     return number, size
 
 
-async def collect(client: Client[pop3.ClientEvent], maildir: Path, *, keep: bool) -> bool:
+async def collect(client: AsyncClientConnection[pop3.ClientEvent], maildir: Path, *, keep: bool) -> bool:
     """Store and delete every message.  Return whether this succeeded for all of them."""
     client.send(pop3.List())
     listing = await expect_success(client, "LIST")

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mailauth import ACCEPT, MessageChunk, Question, smtp
-from mailauth_io.on_asyncio import ServerConnection, serve_smtp
+from mailauth_io.on_asyncio import AsyncServerConnection, serve_smtp
 
 STEPS = {
     "GREETING": smtp.Connected,
@@ -49,7 +49,7 @@ class Double:
                 return fault
         return None
 
-    async def session(self, connection: ServerConnection[smtp.ServerEvent]) -> None:
+    async def session(self, connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
         content = bytearray()
         async for event in connection:
             fault = self.fault_at(event)

@@ -24,7 +24,7 @@ from typing import TypeVar, assert_never
 
 from mailauth import ACCEPT, Accept, ExtensionQuestion, Notice, ProtocolError, pop3, sasl
 from mailauth_io.adapters.tls.certificates import server_context
-from mailauth_io.on_asyncio import ServerConnection, serve_pop3
+from mailauth_io.on_asyncio import AsyncServerConnection, serve_pop3
 
 A = TypeVar("A")
 
@@ -78,7 +78,7 @@ class MaildropServer:
         self.password = password
         self.opened: Maildrop | None = None  # by one session at a time (RFC 1939 section 4)
 
-    async def session(self, connection: ServerConnection[pop3.ServerEvent]) -> None:
+    async def session(self, connection: AsyncServerConnection[pop3.ServerEvent]) -> None:
         maildrop = Maildrop(self.maildir)
         try:
             async for event in connection:

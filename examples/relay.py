@@ -26,7 +26,7 @@ from mailauth import (
     RemoteProtocolError,
     smtp,
 )
-from mailauth_io.on_asyncio import Client, ServerConnection, connect, serve_smtp
+from mailauth_io.on_asyncio import AsyncClientConnection, AsyncServerConnection, connect, serve_smtp
 
 HELLO = smtp.Hello(domain="localhost")
 SETTINGS = smtp.ServerSettings(eight_bit_mime=False)  # the next hop may not offer it
@@ -48,7 +48,7 @@ class NextHop:
     def __init__(self, args: argparse.Namespace, context: ssl.SSLContext | None) -> None:
         self.args = args
         self.context = context
-        self.client: Client[smtp.ClientEvent] | None = None
+        self.client: AsyncClientConnection[smtp.ClientEvent] | None = None
 
     async def connect(self) -> None:
         await self.leave()
@@ -112,7 +112,7 @@ class Relay:
         self.args = args
         self.context = context
 
-    async def session(self, connection: ServerConnection[smtp.ServerEvent]) -> None:
+    async def session(self, connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
         hop = NextHop(self.args, self.context)
         try:
             async for event in connection:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mailauth import ACCEPT, ClientMachine, ExtensionQuestion, LocalProtocolError, Malformed, Question, pop3, sasl, smtp
-from mailauth_io.on_asyncio import ServerConnection, connect, serve_pop3, serve_smtp
+from mailauth_io.on_asyncio import AsyncServerConnection, connect, serve_pop3, serve_smtp
 
 NAME = "X-TICKET"
 TICKET = re.compile(rb"[A-Za-z0-9_-]{20,100}")
@@ -112,7 +112,7 @@ class TicketOffice:
     def redeem(self, ticket: str) -> str | sasl.Refusal:
         return self._owners.pop(ticket, sasl.Refusal.BAD_CREDENTIALS)
 
-    async def smtp_session(self, connection: ServerConnection[smtp.ServerEvent]) -> None:
+    async def smtp_session(self, connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
         async for event in connection:
             match event:
                 case RedeemTicket(ticket=ticket) as question:
@@ -124,7 +124,7 @@ class TicketOffice:
                 case _:
                     pass
 
-    async def pop3_session(self, connection: ServerConnection[pop3.ServerEvent]) -> None:
+    async def pop3_session(self, connection: AsyncServerConnection[pop3.ServerEvent]) -> None:
         async for event in connection:
             match event:
                 case RedeemTicket(ticket=ticket) as question:

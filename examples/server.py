@@ -5,12 +5,12 @@ import contextlib
 from hmac import compare_digest
 
 from mailauth import ACCEPT, Question, sasl, smtp
-from mailauth_io.on_asyncio import ServerConnection, serve_smtp
+from mailauth_io.on_asyncio import AsyncServerConnection, serve_smtp
 
 SETTINGS = smtp.ServerSettings(mechanisms_without_tls=frozenset({"PLAIN"}))
 
 
-async def session(connection: ServerConnection[smtp.ServerEvent]) -> None:
+async def session(connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
     async for event in connection:
         match event:
             case sasl.CheckPassword(authentication_identity=name, password=password) as q:

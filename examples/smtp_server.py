@@ -24,7 +24,7 @@ from typing import assert_never
 from mailauth import ACCEPT, ExtensionQuestion, MessageChunk, Notice, ProtocolError, sasl, smtp
 from mailauth.policy import RelayPolicy
 from mailauth_io.adapters.tls.certificates import server_context
-from mailauth_io.on_asyncio import ServerConnection, serve_smtp
+from mailauth_io.on_asyncio import AsyncServerConnection, serve_smtp
 
 TRY_AGAIN = smtp.Reply(451, "4.3.0", "the message could not be stored, try again later")
 
@@ -36,7 +36,7 @@ class MailServer:
         self.password = password
         self.policy = RelayPolicy(domains=[domain])
 
-    async def session(self, connection: ServerConnection[smtp.ServerEvent]) -> None:
+    async def session(self, connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
         sender: smtp.Mailbox | None = None
         content = bytearray()
         async for event in connection:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mailauth import Command, MessageChunk, ProtocolError, sasl, smtp
-from mailauth_io.on_asyncio import Client, connect
+from mailauth_io.on_asyncio import AsyncClientConnection, connect
 
 HELLO = smtp.Hello(domain="localhost")
 CHUNK = 65_536
@@ -28,7 +28,7 @@ class NotDelivered(Exception):
     """The server did not accept the message for any recipient; the text is the reason."""
 
 
-async def reply(client: Client[smtp.ClientEvent]) -> smtp.Reply:
+async def reply(client: AsyncClientConnection[smtp.ClientEvent]) -> smtp.Reply:
     """Return the reply to the oldest unanswered command."""
     event = await anext(client, None)
     if event is None:
@@ -40,20 +40,23 @@ async def reply(client: Client[smtp.ClientEvent]) -> smtp.Reply:
     return event.reply
 
 
-async def expect_success(client: Client[smtp.ClientEvent], step: str) -> None:
+async def expect_success(client: AsyncClientConnection[smtp.ClientEvent], step: str) -> None:
     answer = await reply(client)
     if not answer.positive:
         raise NotDelivered(f"{step}: {in_one_line(answer)}")
 
 
-async def ask(client: Client[smtp.ClientEvent], command: Command) -> None:
+async def ask(client: AsyncClientConnection[smtp.ClientEvent], command: Command) -> None:
     """Send a command that must succeed."""
     client.send(command)
     await expect_success(client, type(command).__name__)
 
 
 async def submit(
-    client: Client[smtp.ClientEvent], sender: smtp.Mailbox, recipients: Sequence[smtp.Mailbox], message: BinaryIO
+    client: AsyncClientConnection[smtp.ClientEvent],
+    sender: smtp.Mailbox,
+    recipients: Sequence[smtp.Mailbox],
+    message: BinaryIO,
 ) -> dict[smtp.Mailbox, smtp.Reply]:
     """Return the final reply for each recipient.  The message was accepted for those with a positive reply."""
     ascii_only = all(str(mailbox).isascii() for mailbox in (sender, *recipients))

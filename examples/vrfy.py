@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from mailauth import ACCEPT, Command, ExtensionQuestion, Malformed, Question, smtp
-from mailauth_io.on_asyncio import ServerConnection, serve_smtp
+from mailauth_io.on_asyncio import AsyncServerConnection, serve_smtp
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Directory:
             return smtp.Reply(252, "2.5.2", "not local, cannot verify")
         return smtp.Reply(550, "5.1.1", "no such mailbox")
 
-    async def session(self, connection: ServerConnection[smtp.ServerEvent]) -> None:
+    async def session(self, connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
         async for event in connection:
             match event:
                 case Verify(name=name) as question:

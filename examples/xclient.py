@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Self, assert_never
 
 from mailauth import ACCEPT, Command, ExtensionQuestion, Malformed, MessageChunk, Notice, sasl, smtp
-from mailauth_io.on_asyncio import Peer, ServerConnection, serve_smtp
+from mailauth_io.on_asyncio import AsyncServerConnection, Peer, serve_smtp
 
 NAMES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN")
 DENIED = smtp.Reply(550, "5.7.0", "XCLIENT is for trusted proxies only")
@@ -117,7 +117,7 @@ class ProxiedServer:
     def trusts(self, address: str) -> bool:
         return any(ipaddress.ip_address(address) in network for network in self.trusted)
 
-    async def session(self, connection: ServerConnection[smtp.ServerEvent]) -> None:
+    async def session(self, connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
         proxy = connection.peer  # who sends XCLIENT, also a second time; connection.peer will be the client
         client: dict[str, Value] = {}
         size = 0

@@ -28,9 +28,9 @@ FROM_IO: Final = frozenset({"IncrementalNewlineDecoder"})
 IMPURE_NAMES: Final = frozenset({"__import__", "breakpoint", "eval", "exec", "input", "open", "print"})
 
 LAYERS: Final = (
-    {"_errors"},
+    {"errors"},
     {"_validators", "_unchecked"},
-    {"_events"},
+    {"events"},
     {"_lines", "_dots", "sasl"},
     {"_machine"},
     {"_server", "_client"},
@@ -42,18 +42,18 @@ NEIGHBOURS: Final = frozenset({("_dots", "_lines")})
 """The exception: ``_dots`` uses the search for bare CR and LF in ``_lines``."""
 
 ASIDE: Final[Mapping[str, frozenset[str]]] = {
-    "": frozenset({"_errors", "_events", "_machine", "_server", "_client"}),
-    "grants": frozenset({"_errors"}),
-    "policy": frozenset({"_errors", "_events", "grants", "smtp.replies", "smtp._grammar"}),
-    "proxy": frozenset({"_errors", "_events"}),
+    "": frozenset({"errors", "events", "_machine", "_server", "_client"}),
+    "grants": frozenset({"errors"}),
+    "policy": frozenset({"errors", "events", "grants", "smtp.replies", "smtp._grammar"}),
+    "proxy": frozenset({"errors", "events"}),
 }
 """The modules outside the layers, with all modules that each may import ("" is the package itself)."""
 
 INSIDE_A_PROTOCOL: Final = (
     {"_grammar"},
-    {"replies", "_parameters"},
+    {"replies", "parameters"},
     {"commands", "maildrop", "_client_content"},
-    {"_command_lines", "_states", "events"},
+    {"_command_lines", "states", "events"},
     {"_standard_replies", "content"},
     {"verbs"},
     {"settings"},
@@ -67,7 +67,7 @@ PLANNED: Final = frozenset(
     {f"mailauth.{part}" for layer in LAYERS for part in layer}
     | {f"mailauth.{part}".rstrip(".") for part in ASIDE}
     | {f"mailauth.{protocol}.{part}" for protocol in ("smtp", "pop3") for layer in INSIDE_A_PROTOCOL for part in layer}
-    | {f"mailauth.sasl.{part}" for part in ("_messages", "_exchange", "_offer", "plain", "login", "saslprep")}
+    | {f"mailauth.sasl.{part}" for part in ("messages", "exchange", "offer", "plain", "login", "saslprep")}
 )
 """All modules named above, whether they exist or not."""
 
@@ -227,15 +227,15 @@ def _may(part: str, rest: str, wanted: str) -> bool:
 
 
 def _may_inside_sasl(part: str, wanted: str) -> bool:
-    """Each mechanism is one file and imports no other; ``_offer``, ``_password_mechanisms`` and the package import all.
+    """Each mechanism is one file and imports no other; ``offer``, ``_password_mechanisms`` and the package import all.
 
     ``saslprep`` is not a mechanism; any mechanism may import it.
     """
     if part == "":
         return True
-    if part == "_messages" or wanted in {"", "_exchange", "_offer", "_password_mechanisms"}:
+    if part == "messages" or wanted in {"", "exchange", "offer", "_password_mechanisms"}:
         return False
-    return wanted.startswith("_") or wanted == "saslprep" or part in {"_offer", "_password_mechanisms"}
+    return wanted.startswith("_") or wanted in {"messages", "saslprep"} or part in {"offer", "_password_mechanisms"}
 
 
 def not_empty(module: Module) -> list[str]:
@@ -274,7 +274,7 @@ def mutable_state(core: Iterable[Module]) -> list[str]:
 
 def _mutable_bindings(scope: ast.Module | ast.ClassDef) -> Iterator[int]:
     for node in scope.body:
-        if isinstance(node, ast.Assign) and _is_mutable(node.value):
+        if isinstance(node, ast.Assign) and _is_mutable(node.value) and ast.unparse(node.targets[0]) != "__all__":
             yield node.lineno
         elif isinstance(node, ast.AnnAssign) and node.value is not None:
             if _is_mutable(node.value) and not _reads_only(ast.unparse(node.annotation)):

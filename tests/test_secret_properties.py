@@ -53,11 +53,11 @@ MAKE: dict[str, tuple[Make, Tls]] = {
     **LOGINS,
     "PLAIN": (lambda secret: sasl.PlainClient(authentication_identity="alice", password=secret), BARE),
     "LOGIN": (lambda secret: sasl.LoginClient(authentication_identity="alice", password=secret), BARE),
-    "CRAM-MD5": (lambda secret: sasl.CramMd5Client(authentication_identity="alice", secret=secret), BARE),
+    "CRAM-MD5": (lambda secret: sasl.CramMd5Client(authentication_identity="alice", password=secret), BARE),
 }
 POP3_ALONE: dict[str, tuple[Make, Tls]] = {
     "USER": (lambda secret: sasl.UserPassClient(authentication_identity="alice", password=secret), BARE),
-    "APOP": (lambda secret: sasl.ApopClient(authentication_identity="alice", secret=secret), BARE),
+    "APOP": (lambda secret: sasl.ApopClient(authentication_identity="alice", password=secret), BARE),
 }
 ALL: dict[str, tuple[Protocol, Make, Tls]] = {
     **{f"{name} by SMTP": (SMTP, *how) for name, how in MAKE.items()},

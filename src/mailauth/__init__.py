@@ -4,33 +4,65 @@ This package has the events and errors that all connections share.  The protocol
 ``mailauth.pop3`` and ``mailauth.sasl``.
 """
 
-from ._client import ClientMachine as ClientMachine
-from ._errors import (
-    LocalProtocolError as LocalProtocolError,
-    Malformed as Malformed,
-    ProtocolError as ProtocolError,
-    RemoteProtocolError as RemoteProtocolError,
+from ._client import ClientMachine
+from ._machine import Machine
+from ._server import ServerMachine
+from .errors import (
+    LocalProtocolError,
+    Malformed,
+    ProtocolError,
+    RemoteProtocolError,
 )
-from ._events import (
-    ACCEPT as ACCEPT,
-    PAUSED as PAUSED,
-    Accept as Accept,
-    Action as Action,
-    BeginTls as BeginTls,
-    Closed as Closed,
-    CloseReason as CloseReason,
-    Command as Command,
-    ExtensionNotice as ExtensionNotice,
-    ExtensionQuestion as ExtensionQuestion,
-    MessageChunk as MessageChunk,
-    NeedData as NeedData,
-    Notice as Notice,
-    Paused as Paused,
-    Payload as Payload,
-    Question as Question,
-    Send as Send,
-    Tls as Tls,
-    TlsStarted as TlsStarted,
+from .events import (
+    ACCEPT,
+    PAUSED,
+    Accept,
+    Action,
+    BeginTls,
+    Closed,
+    CloseReason,
+    Command,
+    ExtensionNotice,
+    ExtensionQuestion,
+    MessageChunk,
+    NeedData,
+    Notice,
+    Paused,
+    Payload,
+    Question,
+    Send,
+    Tls,
+    TlsStarted,
 )
-from ._machine import Machine as Machine
-from ._server import ServerMachine as ServerMachine
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ACCEPT",
+    "PAUSED",
+    "Accept",
+    "Action",
+    "BeginTls",
+    "ClientMachine",
+    "CloseReason",
+    "Closed",
+    "Command",
+    "ExtensionNotice",
+    "ExtensionQuestion",
+    "LocalProtocolError",
+    "Machine",
+    "Malformed",
+    "MessageChunk",
+    "NeedData",
+    "Notice",
+    "Paused",
+    "Payload",
+    "ProtocolError",
+    "Question",
+    "RemoteProtocolError",
+    "Send",
+    "ServerMachine",
+    "Tls",
+    "TlsStarted",
+    "__version__",
+]

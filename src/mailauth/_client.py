@@ -10,10 +10,10 @@ from collections import deque
 from typing import TypeVar
 
 from . import sasl
-from ._errors import LocalProtocolError, Malformed, RemoteProtocolError
-from ._events import Action, BeginTls, Closed, CloseReason, Command, Tls
 from ._lines import LineTooLong, check_line
 from ._machine import Machine, Phase
+from .errors import LocalProtocolError, Malformed, RemoteProtocolError
+from .events import Action, BeginTls, Closed, CloseReason, Command, Tls
 
 E = TypeVar("E")
 

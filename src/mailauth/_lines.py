@@ -10,8 +10,8 @@ import io
 import re
 from typing import Final
 
-from ._errors import LocalProtocolError
 from ._validators import wrong_type
+from .errors import LocalProtocolError
 
 CRLF: Final = b"\r\n"
 

@@ -10,10 +10,10 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Final, Generic, TypeVar
 
-from ._errors import LocalProtocolError
-from ._events import PAUSED, Action, BeginTls, Closed, CloseReason, NeedData, Send, Tls
 from ._lines import LineBuffer
 from ._unchecked import new, slot_setters
+from .errors import LocalProtocolError
+from .events import PAUSED, Action, BeginTls, Closed, CloseReason, NeedData, Send, Tls
 
 E = TypeVar("E")
 

@@ -11,10 +11,10 @@ from abc import abstractmethod
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from . import sasl
-from ._errors import LocalProtocolError, ProtocolError
-from ._events import Action, CloseReason, NeedData, Question, Tls, TlsStarted
 from ._lines import LineTooLong
 from ._machine import Machine, Phase
+from .errors import LocalProtocolError, ProtocolError
+from .events import Action, CloseReason, NeedData, Question, Tls, TlsStarted
 
 A = TypeVar("A")
 E = TypeVar("E")

@@ -12,7 +12,7 @@ from typing import Any, AnyStr, Final, TypeAlias
 
 import attrs
 
-from ._errors import LocalProtocolError, Malformed
+from .errors import LocalProtocolError, Malformed
 
 Check: TypeAlias = Callable[[Any], object]
 """A function that raises Malformed for an invalid value of the right type."""

@@ -15,7 +15,21 @@ from typing import Final, TypeAlias
 
 import attrs
 
-from ._errors import LocalProtocolError
+from .errors import LocalProtocolError
+
+__all__ = [
+    "IDENTITIES_PER_ADDRESS",
+    "LIFETIME",
+    "MAX_GRANTS",
+    "MAX_LIFETIME",
+    "UNAVAILABLE",
+    "Address",
+    "Grant",
+    "GrantTable",
+    "Lookup",
+    "Unavailable",
+    "normalize_address",
+]
 
 LIFETIME: Final = 1800.0
 """The default lifetime of a grant, in seconds: half an hour, as was usual with POP before SMTP."""

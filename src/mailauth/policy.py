@@ -13,11 +13,19 @@ from typing import Final
 
 import attrs
 
-from ._errors import LocalProtocolError, Malformed
-from ._events import ACCEPT
+from .errors import LocalProtocolError, Malformed
+from .events import ACCEPT
 from .grants import Grant, Lookup, Unavailable
 from .smtp._grammar import Mailbox, check_domain
 from .smtp.replies import Reply, Verdict
+
+__all__ = [
+    "LOOKUP_FAILED",
+    "RELAYING_DENIED",
+    "Decision",
+    "Reason",
+    "RelayPolicy",
+]
 
 _ROUTE_CHARACTERS: Final = re.compile("[%!@]")  # older mailers read these as a route to another host
 

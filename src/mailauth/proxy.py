@@ -14,7 +14,20 @@ from typing import Final, TypeAlias
 
 import attrs
 
-from ._errors import LocalProtocolError
+from .errors import LocalProtocolError
+
+__all__ = [
+    "MAX_BINARY",
+    "MAX_TEXT",
+    "Address",
+    "Endpoint",
+    "Header",
+    "HeaderReader",
+    "Invalid",
+    "Proxied",
+    "Unproxied",
+    "crc32c",
+]
 
 MAX_TEXT: Final = 107
 """The maximum length of a version 1 header, in bytes with its CRLF (section 2.1)."""

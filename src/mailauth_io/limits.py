@@ -16,6 +16,12 @@ import attrs
 from ._addresses import key
 from .logs import Event
 
+__all__ = [
+    "LOGGER",
+    "ConnectionLimiter",
+    "Limits",
+]
+
 QUIET_SECONDS: Final = 60.0
 """Minimum seconds between two log lines about refused connections, so that an attack does not fill the log."""
 

@@ -15,6 +15,20 @@ import traceback
 from datetime import UTC, datetime
 from typing import Final, overload
 
+__all__ = [
+    "FORMATS",
+    "LEVELS",
+    "MAX_TEXT",
+    "MAX_TRACEBACK",
+    "Event",
+    "JsonFormatter",
+    "TextFormatter",
+    "describe_error",
+    "place",
+    "shown",
+    "start",
+]
+
 MAX_TEXT: Final = 256
 """Maximum characters of client text, or other external text, in one field."""
 

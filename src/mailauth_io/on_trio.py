@@ -15,10 +15,13 @@ from typing import Final, TypeVar, Unpack, cast
 import trio
 
 from . import adapters
-from .adapters import READ_SIZE, Client, Peer, ServerConnection, Session, Stream, to_peer
+from .adapters import READ_SIZE, AsyncClientConnection, AsyncServerConnection, Peer, Session, Stream, to_peer
 from .limits import Limits
 
-__all__ = ["Client", "Listener", "Peer", "ServerConnection", "connect", "serve", "serve_pop3", "serve_smtp"]
+__all__ = [
+    "AsyncClientConnection", "AsyncServerConnection", "Listener", "Peer",
+    "connect", "serve", "serve_pop3", "serve_smtp",
+]  # fmt: skip
 
 E = TypeVar("E")
 

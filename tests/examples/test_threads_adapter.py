@@ -15,7 +15,7 @@ import pytest
 
 from examples import threads_adapter
 from mailauth import ACCEPT, CloseReason, Question, Tls, pop3, sasl, smtp
-from mailauth_io.adapters import Limits, Listener, ServeOptions, ServerConnection
+from mailauth_io.adapters import AsyncServerConnection, Limits, Listener, ServeOptions
 from tests.examples.programs import ROOT
 from tests.io.line_echo import read_all
 from tests.io.tls import client_context, server_context
@@ -34,7 +34,7 @@ class Application:
     aborted: list[object] = attrs.field(factory=list)
     logins: list[tuple[str | None, bool]] = attrs.field(factory=list)
 
-    async def session(self, connection: ServerConnection[smtp.ServerEvent]) -> None:
+    async def session(self, connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
         self.threads.add(threading.get_ident())
         content = b""
         async for event in connection:
@@ -164,7 +164,7 @@ def test_connection_over_the_limit_is_rejected_with_421() -> None:
 def test_a_session_may_abort_its_connection() -> None:
     events: list[object] = []
 
-    async def session(connection: ServerConnection[smtp.ServerEvent]) -> None:
+    async def session(connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
         question = await anext(connection)
         assert isinstance(question, smtp.Connected)
         connection.abort()
@@ -177,7 +177,7 @@ def test_a_session_may_abort_its_connection() -> None:
 
 
 def test_a_failure_in_a_session_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    async def session(connection: ServerConnection[smtp.ServerEvent]) -> None:
+    async def session(connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
         raise KeyError("x")
 
     with serving(session) as listener, dial(listener) as client:
@@ -193,7 +193,7 @@ def test_asyncio_coroutine_is_rejected() -> None:
 def test_pop3_client_and_server_of_the_adapter_use_stls() -> None:
     """Both ends are this adapter, over STLS."""
 
-    async def session(connection: ServerConnection[pop3.ServerEvent]) -> None:
+    async def session(connection: AsyncServerConnection[pop3.ServerEvent]) -> None:
         async for event in connection:
             match event:
                 case pop3.Connected() | pop3.Stls() | pop3.Update() as q:

@@ -46,7 +46,7 @@ Make = Callable[[str], sasl.ClientMechanism]
 MAKE: dict[str, Make] = {
     "PLAIN": lambda secret: sasl.PlainClient(authentication_identity="plain", password=secret.encode()),
     "LOGIN": lambda secret: sasl.LoginClient(authentication_identity="plain", password=secret.encode()),
-    "CRAM-MD5": lambda secret: sasl.CramMd5Client(authentication_identity="plain", secret=secret.encode()),
+    "CRAM-MD5": lambda secret: sasl.CramMd5Client(authentication_identity="plain", password=secret.encode()),
     "SCRAM-SHA-1": lambda secret: sasl.ScramSha1Client(
         authentication_identity="plain", password=secret.encode(), entropy=secrets.token_bytes(16)
     ),
@@ -56,7 +56,7 @@ MAKE: dict[str, Make] = {
 }
 POP3_ONLY: dict[str, Make] = {
     "USER": lambda secret: sasl.UserPassClient(authentication_identity="ascii", password=secret.encode()),
-    "APOP": lambda secret: sasl.ApopClient(authentication_identity="ascii", secret=secret.encode()),
+    "APOP": lambda secret: sasl.ApopClient(authentication_identity="ascii", password=secret.encode()),
 }
 BY_TOKEN: dict[str, Callable[[bytes], sasl.ClientMechanism]] = {
     "OAUTHBEARER": lambda data: sasl.OauthBearerClient(token=data, authorization_identity="plain"),

@@ -107,7 +107,7 @@ CHANNEL = b"thirty-two octets of the channel"
 OURS: dict[str, Callable[[bytes], sasl.ClientMechanism]] = {
     "PLAIN": lambda secret: sasl.PlainClient(authentication_identity=NAME, password=secret),
     "LOGIN": lambda secret: sasl.LoginClient(authentication_identity=NAME, password=secret),
-    "CRAM-MD5": lambda secret: sasl.CramMd5Client(authentication_identity=NAME, secret=secret),
+    "CRAM-MD5": lambda secret: sasl.CramMd5Client(authentication_identity=NAME, password=secret),
     "SCRAM-SHA-1": _scram(sasl.ScramSha1Client),
     "SCRAM-SHA-256": _scram(sasl.ScramSha256Client),
     "SCRAM-SHA-1-PLUS by tls-exporter": _plus(sasl.ScramSha1PlusClient, "tls-exporter"),

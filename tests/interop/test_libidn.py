@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
-from mailauth._errors import Malformed
+from mailauth.errors import Malformed
 from mailauth.sasl import saslprep
 from tests.interop.client_config import missing
 

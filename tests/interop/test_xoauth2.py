@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from mailauth import ACCEPT, MessageChunk, Notice, pop3, sasl, smtp
-from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.connection import AsyncServerConnection
 from tests.interop.client_config import NAME, TOKEN, ClientConfig, CommandRejected
 from tests.interop.foreign import curl_collect, curl_submit
 from tests.io import loops
@@ -39,7 +39,7 @@ class OurServer:
     def relayed(identity: str | None) -> smtp.Verdict:
         return ACCEPT if identity else smtp.Reply(550, "5.7.1", "log in first")
 
-    async def submission(self, connection: ServerConnection[smtp.ServerEvent]) -> None:
+    async def submission(self, connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
         async for event in connection:
             match event:
                 case sasl.CheckToken():
@@ -59,7 +59,7 @@ class OurServer:
                 case _:
                     raise AssertionError(f"{event!r} is not expected")
 
-    async def maildrop(self, connection: ServerConnection[pop3.ServerEvent]) -> None:
+    async def maildrop(self, connection: AsyncServerConnection[pop3.ServerEvent]) -> None:
         async for event in connection:
             match event:
                 case sasl.CheckToken():

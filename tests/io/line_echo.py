@@ -22,7 +22,7 @@ from mailauth._client import ClientMachine
 from mailauth._machine import Phase
 from mailauth._server import ServerMachine
 from mailauth_io.adapters import ConnectOptions, Listener, ServeOptions, Session
-from mailauth_io.adapters.connection import Client, ServerConnection
+from mailauth_io.adapters.connection import AsyncClientConnection, AsyncServerConnection
 from tests.io import loops
 
 
@@ -170,7 +170,7 @@ def impatient(entropy: bytes, tls: Tls | None) -> Echo:
     return Echo(entropy=entropy, tls=tls, timeout=0.01)
 
 
-async def echo(connection: ServerConnection[EchoEvent]) -> None:
+async def echo(connection: AsyncServerConnection[EchoEvent]) -> None:
     """Send every line back."""
     async for event in connection:
         if isinstance(event, Line):
@@ -179,7 +179,7 @@ async def echo(connection: ServerConnection[EchoEvent]) -> None:
 
 async def connecting(
     loop: loops.Loop, port: int, *, timeout: float = 300.0, **options: Unpack[ConnectOptions]
-) -> Client[ClientEvent]:
+) -> AsyncClientConnection[ClientEvent]:
     """Return a connected EchoClient."""
 
     def build(tls: Tls | None) -> EchoClient:

@@ -10,7 +10,7 @@ import pytest
 
 from mailauth import LocalProtocolError, pop3, sasl, smtp
 from mailauth_io import server
-from mailauth_io.adapters.connection import Client
+from mailauth_io.adapters.connection import AsyncClientConnection
 from tests.io import loops
 
 
@@ -48,13 +48,16 @@ async def pop3_login(
         return await outcome(client, mechanism)
 
 
-async def replied(client: Client[smtp.ClientEvent] | Client[pop3.ClientEvent]) -> None:
+async def replied(client: AsyncClientConnection[smtp.ClientEvent] | AsyncClientConnection[pop3.ClientEvent]) -> None:
     async for event in client:
         assert isinstance(event, smtp.ReplyReceived | pop3.ReplyReceived)
         return
 
 
-async def outcome(client: Client[smtp.ClientEvent] | Client[pop3.ClientEvent], mechanism: sasl.ClientMechanism) -> str:
+async def outcome(
+    client: AsyncClientConnection[smtp.ClientEvent] | AsyncClientConnection[pop3.ClientEvent],
+    mechanism: sasl.ClientMechanism,
+) -> str:
     try:
         client.authenticate(mechanism)
     except LocalProtocolError:

@@ -12,7 +12,7 @@ import attrs
 
 from mailauth import ACCEPT, Accept, MessageChunk, Question, sasl, smtp
 from mailauth_io import server, stores
-from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.connection import AsyncServerConnection
 from tests.io import loops
 from tests.io.server_support import PASSWORD, Clock, Run, Served, accounts
 from tests.io.tls import client_context, server_context
@@ -70,7 +70,7 @@ class Double:
     """The names of the events received without TLS."""
     taken: list[Taken] = attrs.field(factory=list)
 
-    async def session(self, connection: ServerConnection[smtp.ServerEvent]) -> None:
+    async def session(self, connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
         content = bytearray()
         async for event in connection:
             name = type(event).__name__

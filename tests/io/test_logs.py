@@ -33,7 +33,7 @@ def fields(text: str) -> dict[str, str]:
 
 
 def record(message: object) -> logging.LogRecord:
-    made = logging.LogRecord("mailauth.server", logging.INFO, "", 0, message, (), None)
+    made = logging.LogRecord("mailauth_io.server", logging.INFO, "", 0, message, (), None)
     made.created, made.msecs = 1_769_860_800.25, 250.0
     return made
 
@@ -104,7 +104,7 @@ def test_foreign_record_is_logged_with_indented_traceback() -> None:
     assert others[-1] == "    | KeyError: 'x'"
     assert all(line.startswith("    | ") for line in others)
     read = json.loads(logs.JsonFormatter().format(told))
-    assert read["event"] == "mailauth.server"
+    assert read["event"] == "mailauth_io.server"
     assert read["message"] == "two\nlines of text"
     assert read["traceback"].startswith("Traceback (most recent call last):\n  File ")
 
@@ -187,7 +187,7 @@ def test_events_below_log_level_are_omitted(
         monkeypatch.setattr(root, "handlers", [])
         logs.start("text", level, file.fileno())
         for each in logs.LEVELS:
-            logging.getLogger("mailauth.server").log(getattr(logging, each.upper()), logs.Event(each, {}))
+            logging.getLogger("mailauth_io.server").log(getattr(logging, each.upper()), logs.Event(each, {}))
     told = [line.split()[-1] for line in (tmp_path / "log").read_text().splitlines()]
     assert told == list(logs.LEVELS[logs.LEVELS.index(level) :])
 
@@ -200,7 +200,7 @@ def test_unwritable_log_causes_no_exception_or_output(
     os.close(reading)
     monkeypatch.setattr(root, "handlers", [])
     logs.start("text", "info", writing)
-    logging.getLogger("mailauth.server").info(EVENT)
+    logging.getLogger("mailauth_io.server").info(EVENT)
     os.close(writing)
     assert capfd.readouterr() == ("", "")
 

@@ -12,10 +12,10 @@ from tests.pop3.drive import OPEN, TLS, Application, server
 
 LOGINS: dict[str, Callable[[], sasl.ClientMechanism]] = {
     "USER": lambda: sasl.UserPassClient(authentication_identity="alice", password=b"wonderland"),
-    "APOP": lambda: sasl.ApopClient(authentication_identity="alice", secret=b"wonderland"),
+    "APOP": lambda: sasl.ApopClient(authentication_identity="alice", password=b"wonderland"),
     "PLAIN": lambda: sasl.PlainClient(authentication_identity="alice", password=b"wonderland"),
     "LOGIN": lambda: sasl.LoginClient(authentication_identity="alice", password=b"wonderland"),
-    "CRAM-MD5": lambda: sasl.CramMd5Client(authentication_identity="alice", secret=b"wonderland"),
+    "CRAM-MD5": lambda: sasl.CramMd5Client(authentication_identity="alice", password=b"wonderland"),
 }
 
 

@@ -23,9 +23,9 @@ from tests.pop3.drive import TLS, client, exchange, pull, refused_locally, said
 
 CAPABILITIES = b"+OK\r\nUSER\r\nsasl PLAIN cram-md5\r\nPIPELINING\r\nSTLS\r\nIMPLEMENTATION a b c\r\n.\r\n"
 USER = sasl.UserPassClient(authentication_identity="alice", password=b"wonder land")
-APOP = sasl.ApopClient(authentication_identity="alice", secret=b"wonderland")
+APOP = sasl.ApopClient(authentication_identity="alice", password=b"wonderland")
 PLAIN = sasl.PlainClient(authentication_identity="alice", password=b"wonderland")
-CRAM = sasl.CramMd5Client(authentication_identity="alice", secret=b"wonderland")
+CRAM = sasl.CramMd5Client(authentication_identity="alice", password=b"wonderland")
 
 
 def greeted(line: bytes = b"+OK hello", *, tls: bool = False, tls_required: bool = False) -> pop3.ClientConnection:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from mailauth import Command, LocalProtocolError, pop3
-from mailauth._errors import Malformed
+from mailauth.errors import Malformed
 from mailauth.pop3._fast_path import COMMON, command_of
 from mailauth.pop3._grammar import find_timestamp
 from mailauth.pop3.commands import Apop, Auth, LineCommand, Pass, User

@@ -293,7 +293,7 @@ def act(connection: pop3.ClientConnection, step: Command | str) -> None:
             case "USER":
                 connection.authenticate(sasl.UserPassClient(authentication_identity="alice", password=b"p"))
             case "APOP":
-                connection.authenticate(sasl.ApopClient(authentication_identity="alice", secret=b"p"))
+                connection.authenticate(sasl.ApopClient(authentication_identity="alice", password=b"p"))
             case "PLAIN":
                 connection.authenticate(sasl.PlainClient(authentication_identity="alice", password=b"p"))
             case Command():

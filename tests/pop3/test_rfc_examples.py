@@ -79,7 +79,7 @@ def test_apop_digest() -> None:
     connection = pop3.ClientConnection()
     connection.receive_data(b"+OK POP3 server ready <1896.697170952@dbc.mtview.ca.us>\r\n")
     connection.next_event()
-    connection.authenticate(sasl.ApopClient(authentication_identity="mrose", secret=b"tanstaaf"))
+    connection.authenticate(sasl.ApopClient(authentication_identity="mrose", password=b"tanstaaf"))
     assert said([connection.next_event()]) == b"APOP mrose c4c9334bac560ecc979e58001b3e22fb\r\n"
 
 

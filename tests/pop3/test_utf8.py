@@ -159,7 +159,7 @@ def test_apop_uses_prepared_name_and_secret_on_both_sides() -> None:
     connection, application = server(), Jorg(secret)
     greeting = said(settle(connection, application))
     timestamp = greeting[greeting.index(b"<") : -2]
-    mechanism = sasl.ApopClient(authentication_identity="jo\u0308rg", secret="gr\u00fc\u00dfe\u00a0dich".encode())
+    mechanism = sasl.ApopClient(authentication_identity="jo\u0308rg", password="gr\u00fc\u00dfe\u00a0dich".encode())
     mechanism.respond(None)
     argument = mechanism.respond(timestamp)
     assert argument == NAME.encode() + b" " + hashlib.md5(timestamp + secret).hexdigest().encode()
@@ -174,8 +174,8 @@ def test_apop_uses_prepared_name_and_secret_on_both_sides() -> None:
 def test_apop_client_rejects_secret_with_prohibited_character() -> None:
     """RFC 4013 section 2.3; a secret in another encoding is not changed."""
     with pytest.raises(LocalProtocolError):
-        sasl.ApopClient(authentication_identity="a", secret="a\u0085".encode())
-    mechanism = sasl.ApopClient(authentication_identity="a", secret=b"gr\xfcn")
+        sasl.ApopClient(authentication_identity="a", password="a\u0085".encode())
+    mechanism = sasl.ApopClient(authentication_identity="a", password=b"gr\xfcn")
     mechanism.respond(None)
     assert mechanism.respond(b"<1@x>") == b"a " + hashlib.md5(b"<1@x>gr\xfcn").hexdigest().encode()
 
@@ -209,7 +209,7 @@ def test_client_rejects_stls_after_utf8() -> None:
     [
         sasl.UserPassClient(authentication_identity=NAME, password=b"b"),
         sasl.UserPassClient(authentication_identity="a", password=NAME.encode()),
-        sasl.ApopClient(authentication_identity=NAME, secret=b"b"),
+        sasl.ApopClient(authentication_identity=NAME, password=b"b"),
     ],
 )
 def test_non_ascii_credentials_require_utf8_user_capability(mechanism: sasl.ClientMechanism) -> None:

@@ -193,7 +193,7 @@ def test_replaced_quit_sends_its_own_reply_after_the_update() -> None:
     connection, application = in_transaction(b"a", settings=attrs.evolve(OPEN, verbs=(row,)))
     ask(connection, application, b"DELE 1")
     update = pop3.Update(deleted=frozenset({1}))
-    assert talk(connection, application, b"QUIT\r\n") == [pop3.Quit(), update, *last]
+    assert talk(connection, application, b"QUIT\r\n") == [pop3.Quit(deleting=True), update, *last]
 
 
 def test_a_replaced_user_has_its_own_reply() -> None:

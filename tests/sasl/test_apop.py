@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mailauth import LocalProtocolError
-from mailauth._errors import Malformed
+from mailauth.errors import Malformed
 from mailauth.sasl import (
     ApopClient,
     ApopServer,
@@ -51,7 +51,7 @@ NOT_MESSAGE_IDS = [
 
 def test_example_of_rfc_1939() -> None:
     """RFC 1939 section 7: ``mrose``, ``tanstaaf``."""
-    client = ApopClient(authentication_identity="mrose", secret=b"tanstaaf")
+    client = ApopClient(authentication_identity="mrose", password=b"tanstaaf")
     assert client.respond(None) == b""
     assert client.respond(TIMESTAMP) == RESPONSE
     server = ServerExchange(ApopServer(timestamp=TIMESTAMP, tls=False))
@@ -66,7 +66,7 @@ def test_the_challenge_is_the_timestamp_of_the_greeting() -> None:
 @pytest.mark.parametrize("timestamp", NOT_MESSAGE_IDS)
 def test_client_rejects_timestamp_that_is_not_a_msg_id(timestamp: bytes) -> None:
     """CVE-2007-1558: timestamps that make MD5 collide are not valid msg-ids (RFC 5322 section 3.6.4)."""
-    client = ApopClient(authentication_identity="mrose", secret=b"tanstaaf")
+    client = ApopClient(authentication_identity="mrose", password=b"tanstaaf")
     client.respond(None)
     with pytest.raises(Malformed):
         client.respond(timestamp)

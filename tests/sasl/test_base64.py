@@ -7,7 +7,7 @@ import base64
 import pytest
 from hypothesis import given, strategies as st
 
-from mailauth._errors import Malformed
+from mailauth.errors import Malformed
 from mailauth.sasl import decode_base64, encode_base64
 
 

@@ -7,7 +7,7 @@ import hmac
 
 import pytest
 
-from mailauth._errors import Malformed
+from mailauth.errors import Malformed
 from mailauth.sasl import (
     Challenge,
     ClientExchange,
@@ -39,7 +39,7 @@ def test_example_of_rfc_2195() -> None:
     line = b"PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+"
     response = b"dGltIGI5MTNhNjAyYzdlZGE3YTQ5NWI0ZTZlNzMzNGQzODkw"
     server = ServerExchange(CramMd5Server(challenge=CHALLENGE, tls=False))
-    client = ClientExchange(CramMd5Client(authentication_identity="tim", secret=SECRET))
+    client = ClientExchange(CramMd5Client(authentication_identity="tim", password=SECRET))
     assert client.begin() is None
     challenge = server.begin(None)
     assert isinstance(challenge, Challenge)
@@ -127,7 +127,7 @@ def test_initial_response_is_rejected() -> None:
 
 def test_response_to_another_challenge_gives_bad_credentials() -> None:
     """RFC 2195 section 2: a recorded response cannot be replayed."""
-    client = CramMd5Client(authentication_identity="tim", secret=SECRET)
+    client = CramMd5Client(authentication_identity="tim", password=SECRET)
     client.respond(None)
     response = client.respond(b"<1896.697170953@postoffice.reston.mci.net>")
     server = challenged()
@@ -137,7 +137,7 @@ def test_response_to_another_challenge_gives_bad_credentials() -> None:
 
 def test_client_rejects_empty_challenge() -> None:
     """The response to it would be valid in every session."""
-    client = CramMd5Client(authentication_identity="tim", secret=SECRET)
+    client = CramMd5Client(authentication_identity="tim", password=SECRET)
     client.respond(None)
     with pytest.raises(Malformed):
         client.respond(b"")
@@ -151,6 +151,6 @@ def test_unavailable_store_gives_temporary_refusal() -> None:
 
 
 def test_the_response_on_the_wire_is_lower_case_hexadecimal() -> None:
-    client = CramMd5Client(authentication_identity="tim", secret=SECRET)
+    client = CramMd5Client(authentication_identity="tim", password=SECRET)
     client.respond(None)
     assert base64.b64encode(client.respond(CHALLENGE)) == b"dGltIGI5MTNhNjAyYzdlZGE3YTQ5NWI0ZTZlNzMzNGQzODkw"

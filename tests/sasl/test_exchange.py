@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from mailauth import ACCEPT, LocalProtocolError, Question
-from mailauth._errors import Malformed
+from mailauth.errors import Malformed
 from mailauth.sasl import (
     ApopClient,
     ApopServer,
@@ -351,9 +351,9 @@ def test_challenge_that_is_not_base64_is_rejected() -> None:
     [
         PlainClient(authentication_identity="tim", password=b"secret"),
         LoginClient(authentication_identity="tim", password=b"secret"),
-        CramMd5Client(authentication_identity="tim", secret=b"secret"),
+        CramMd5Client(authentication_identity="tim", password=b"secret"),
         UserPassClient(authentication_identity="tim", password=b"secret"),
-        ApopClient(authentication_identity="tim", secret=b"secret"),
+        ApopClient(authentication_identity="tim", password=b"secret"),
     ],
     ids=lambda client: str(client.name),
 )
@@ -382,7 +382,7 @@ def test_login_succeeds_if_and_only_if_secrets_match(name: str, other: str, sent
         ends = [
             log_in(LoginClient(authentication_identity=name, password=password), LoginServer(tls=True), known),
             log_in(
-                CramMd5Client(authentication_identity=name, secret=password),
+                CramMd5Client(authentication_identity=name, password=password),
                 CramMd5Server(challenge=TIMESTAMP, tls=True),
                 known,
             ),
@@ -391,7 +391,7 @@ def test_login_succeeds_if_and_only_if_secrets_match(name: str, other: str, sent
             ),
         ]
         if name.isascii() and sent.isascii():  # APOP clients prepare other text (RFC 6856 section 2.2)
-            apop = ApopClient(authentication_identity=name, secret=password)
+            apop = ApopClient(authentication_identity=name, password=password)
             ends.append(log_in_raw(apop, ApopServer(timestamp=TIMESTAMP, tls=True), known))
         success = Success(authentication_identity=name, authorization_identity=name)
         assert ends == [success if right else Refusal.BAD_CREDENTIALS] * len(ends)

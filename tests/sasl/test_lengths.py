@@ -63,7 +63,7 @@ def test_password_limit_is_1024_bytes_before_and_after_saslprep(fits: str, too_l
     assert step("PLAIN", b"\0alice\0" + too_long.encode()) is sasl.Fault.MALFORMED
     makers: list[Callable[[bytes], object]] = [
         lambda password: sasl.ScramSha256Client(authentication_identity="alice", password=password, entropy=bytes(16)),
-        lambda password: sasl.ApopClient(authentication_identity="alice", secret=password),
+        lambda password: sasl.ApopClient(authentication_identity="alice", password=password),
         lambda password: sasl.scram_keys(password, b"salt", 4096, "sha256"),
     ]
     for make in makers:

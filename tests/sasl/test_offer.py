@@ -180,8 +180,8 @@ print("CRAM-MD5" in sasl.ALL_MECHANISMS)
 for make in (
     lambda: sasl.CramMd5Server(challenge=b"<a@b>", tls=True),
     lambda: sasl.ApopServer(timestamp=b"<a@b>", tls=True),
-    lambda: sasl.CramMd5Client(authentication_identity="tim", secret=b"x"),
-    lambda: sasl.ApopClient(authentication_identity="tim", secret=b"x"),
+    lambda: sasl.CramMd5Client(authentication_identity="tim", password=b"x"),
+    lambda: sasl.ApopClient(authentication_identity="tim", password=b"x"),
 ):
     try:
         make()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from mailauth._errors import Malformed
+from mailauth.errors import Malformed
 from mailauth.sasl import saslprep
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pytest
 from hypothesis import given, strategies as st
 
-from mailauth._errors import Malformed
+from mailauth.errors import Malformed
 from mailauth.sasl import saslprep
 from tools.make_saslprep_tables import TARGET, is_prohibited, module_text
 

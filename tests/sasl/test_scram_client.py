@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mailauth import LocalProtocolError
-from mailauth._errors import Malformed
+from mailauth.errors import Malformed
 from mailauth.sasl import (
     ScramSha256Client,
     Success,

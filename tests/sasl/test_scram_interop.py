@@ -6,7 +6,7 @@ import pytest
 import scramp
 from scramp.core import ScramServer as TheirServer
 
-from mailauth._errors import Malformed
+from mailauth.errors import Malformed
 from mailauth.sasl import (
     Challenge,
     FetchScramKeys,

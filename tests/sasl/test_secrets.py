@@ -38,9 +38,9 @@ def test_repr_of_client_mechanisms_contains_no_secret() -> None:
     clients: list[ClientMechanism] = [
         PlainClient(authentication_identity="tim", password=secret),
         LoginClient(authentication_identity="tim", password=secret),
-        CramMd5Client(authentication_identity="tim", secret=secret),
+        CramMd5Client(authentication_identity="tim", password=secret),
         UserPassClient(authentication_identity="tim", password=secret),
-        ApopClient(authentication_identity="tim", secret=secret),
+        ApopClient(authentication_identity="tim", password=secret),
         ScramSha256Client(authentication_identity="tim", password=secret, entropy=secret * 4),
         ScramSha1PlusClient(
             authentication_identity="tim",
@@ -99,7 +99,7 @@ def test_client_rejects_invalid_password_without_quoting_it(
 @pytest.mark.parametrize("secret", [b"", b"a\0b", b"a\rb", b"a\nb", b"x" * 1025])
 def test_client_rejects_invalid_secret(make: Callable[..., ClientMechanism], secret: bytes) -> None:
     with pytest.raises(LocalProtocolError):
-        make(authentication_identity="tim", secret=secret)
+        make(authentication_identity="tim", password=secret)
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "a\rb", "a\nb", "\x7f", "x" * 256, "\ud800"])
@@ -111,7 +111,7 @@ def test_client_rejects_invalid_name(name: str) -> None:
     keyers: list[Callable[..., ClientMechanism]] = [CramMd5Client, ApopClient]
     for keyed in keyers:
         with pytest.raises(LocalProtocolError):
-            keyed(authentication_identity=name, secret=b"secret")
+            keyed(authentication_identity=name, password=b"secret")
     if name:
         with pytest.raises(LocalProtocolError):
             PlainClient(authentication_identity="tim", password=b"secret", authorization_identity=name)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from mailauth import ACCEPT, LocalProtocolError
-from mailauth._errors import Malformed
+from mailauth.errors import Malformed
 from mailauth.sasl import (
     Authorize,
     Challenge,

@@ -11,7 +11,7 @@ from tests.smtp.drive import Session, greeted
 
 PLAIN = sasl.PlainClient(authentication_identity="test", password=b"1234")
 LOGIN = sasl.LoginClient(authentication_identity="test", password=b"1234")
-CRAM_MD5 = sasl.CramMd5Client(authentication_identity="tim", secret=b"tanstaaftanstaaf")
+CRAM_MD5 = sasl.CramMd5Client(authentication_identity="tim", password=b"tanstaaftanstaaf")
 
 
 def log_in(*mechanisms: sasl.ClientMechanism, offer: str = "AUTH PLAIN LOGIN CRAM-MD5") -> Session:

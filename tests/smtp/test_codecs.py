@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from mailauth import Command, LocalProtocolError, smtp
-from mailauth._errors import Malformed
+from mailauth.errors import Malformed
 from mailauth.smtp._command_lines import COMMON, from_common, split_line
 from mailauth.smtp._grammar import decode_unitext, decode_xtext, encode_unitext, encode_xtext, is_text, parse_path
 from mailauth.smtp.commands import Auth, Bdat, LineCommand

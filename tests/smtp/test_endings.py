@@ -20,7 +20,7 @@ from mailauth import (
     sasl,
     smtp,
 )
-from mailauth._events import PAUSED
+from mailauth.events import PAUSED
 from tests.smtp.drive import LEFT_OPEN, TLS, Session, call, each_cut, greeted, ready, serve
 
 GOODBYE = "421 4.3.2 service shutting down, closing connection"

@@ -345,7 +345,7 @@ COMMANDS: Final = (
 LOGINS: Final = (
     sasl.PlainClient(authentication_identity="test", password=b"1234"),
     sasl.LoginClient(authentication_identity="test", password=b"wrong"),
-    sasl.CramMd5Client(authentication_identity="test", secret=b"1234"),
+    sasl.CramMd5Client(authentication_identity="test", password=b"1234"),
 )
 programs = st.lists(st.sampled_from((*COMMANDS, *COMMANDS[:4], *LOGINS)), max_size=12)
 

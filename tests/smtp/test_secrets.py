@@ -18,7 +18,7 @@ BAD: Final = sasl.Refusal.BAD_CREDENTIALS
 CLIENTS: Final = (
     sasl.PlainClient(authentication_identity=WHO, password=SECRET.encode()),
     sasl.LoginClient(authentication_identity=WHO, password=SECRET.encode()),
-    sasl.CramMd5Client(authentication_identity=WHO, secret=SECRET.encode()),
+    sasl.CramMd5Client(authentication_identity=WHO, password=SECRET.encode()),
 )
 TOKENS: Final = (
     SECRET,

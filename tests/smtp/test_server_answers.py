@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from mailauth import ACCEPT, Accept, CloseReason, LocalProtocolError, Question, Tls, sasl, smtp
-from mailauth._events import PAUSED
+from mailauth.events import PAUSED
 from tests.smtp.drive import IN_CLEAR, LEFT_OPEN, ready, serve
 
 MESSAGE = b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n.\r\n"

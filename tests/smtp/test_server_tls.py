@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mailauth import BeginTls, Closed, CloseReason, LocalProtocolError, TlsStarted, sasl, smtp
-from mailauth._events import PAUSED
+from mailauth.events import PAUSED
 from tests.smtp.drive import IN_CLEAR, TLS, Session, ready, serve
 
 EVIL = b"MAIL FROM:<evil@x>\r\nRCPT TO:<you@y>\r\nDATA\r\n"

@@ -318,7 +318,7 @@ S: 235 ok
 @pytest.mark.skipif(not sasl.MD5_AVAILABLE, reason="this system has no MD5")
 def test_cram_md5_transcript() -> None:
     """RFC 2195 section 2, with AUTH; a test mechanism provides the challenge of the RFC."""
-    tim = sasl.CramMd5Client(authentication_identity="tim", secret=b"tanstaaftanstaaf")
+    tim = sasl.CramMd5Client(authentication_identity="tim", password=b"tanstaaftanstaaf")
     run_client(call(), CRAM_MD5, smtp.Hello(domain="client.example"), tim)
 
     def fixed(context: sasl.Context) -> sasl.CramMd5Server:

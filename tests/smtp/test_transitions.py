@@ -9,8 +9,8 @@ import attrs
 import pytest
 
 from mailauth import ACCEPT, Command, LocalProtocolError, TlsStarted, sasl, smtp
-from mailauth.smtp._states import State
 from mailauth.smtp.commands import LineCommand
+from mailauth.smtp.states import State
 from mailauth.smtp.verbs import TRANSITIONS, VERBS
 from tests.smtp.drive import IN_CLEAR, Session, call, converse, serve
 

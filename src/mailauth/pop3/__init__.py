@@ -1,39 +1,94 @@
 """POP3 client and server as state machines without I/O (RFC 1939, 2449, 2595, 5034, 6856)."""
 
-from .._events import MessageChunk as MessageChunk
-from ._states import State as State
-from .client import ClientConnection as ClientConnection
+from ..events import MessageChunk
+from ..sasl import ApopClient, ApopServer, UserPassClient, UserPassServer
+from .client import ClientConnection
 from .commands import (
-    Capa as Capa,
-    Dele as Dele,
-    List as List,
-    Noop as Noop,
-    Quit as Quit,
-    Retrieve as Retrieve,
-    Rset as Rset,
-    Stat as Stat,
-    Stls as Stls,
-    Uidl as Uidl,
-    Utf8 as Utf8,
+    Capa,
+    Dele,
+    List,
+    NoArgumentCommand,
+    Noop,
+    OptionalNumber,
+    Quit,
+    Retrieve,
+    Rset,
+    Stat,
+    Stls,
+    Uidl,
+    Utf8,
 )
+from .content import Lines
 from .events import (
-    AuthenticationRejected as AuthenticationRejected,
-    ClientEvent as ClientEvent,
-    CommandRejected as CommandRejected,
-    Connected as Connected,
-    OpenMaildrop as OpenMaildrop,
-    ReplyReceived as ReplyReceived,
-    RetrieveMore as RetrieveMore,
-    ServerEvent as ServerEvent,
-    Update as Update,
+    AuthenticationRejected,
+    ClientEvent,
+    CommandRejected,
+    Connected,
+    OpenMaildrop,
+    ReplyReceived,
+    RetrieveMore,
+    ServerEvent,
+    Update,
 )
-from .maildrop import Maildrop as Maildrop, Message as Message
-from .replies import Content as Content, Reply as Reply, Unavailable as Unavailable
-from .server import ServerConnection as ServerConnection
+from .maildrop import Maildrop, MaildropSession, MaildropView, Message
+from .replies import Content, FallibleQuestion, Reply, Unavailable
+from .server import ServerConnection
 from .settings import (
-    ALL_MECHANISMS as ALL_MECHANISMS,
-    DEFAULT_MECHANISMS as DEFAULT_MECHANISMS,
-    ClientSettings as ClientSettings,
-    ServerSettings as ServerSettings,
+    ALL_MECHANISMS,
+    DEFAULT_MECHANISMS,
+    ClientSettings,
+    ServerSettings,
 )
-from .verbs import TRANSITIONS as TRANSITIONS, Effect as Effect, Verb as Verb, View as View
+from .states import State
+from .verbs import TRANSITIONS, Capability, Effect, Verb, View
+
+__all__ = [
+    "ALL_MECHANISMS",
+    "DEFAULT_MECHANISMS",
+    "TRANSITIONS",
+    "ApopClient",
+    "ApopServer",
+    "AuthenticationRejected",
+    "Capa",
+    "Capability",
+    "ClientConnection",
+    "ClientEvent",
+    "ClientSettings",
+    "CommandRejected",
+    "Connected",
+    "Content",
+    "Dele",
+    "Effect",
+    "FallibleQuestion",
+    "Lines",
+    "List",
+    "Maildrop",
+    "MaildropSession",
+    "MaildropView",
+    "Message",
+    "MessageChunk",
+    "NoArgumentCommand",
+    "Noop",
+    "OpenMaildrop",
+    "OptionalNumber",
+    "Quit",
+    "Reply",
+    "ReplyReceived",
+    "Retrieve",
+    "RetrieveMore",
+    "Rset",
+    "ServerConnection",
+    "ServerEvent",
+    "ServerSettings",
+    "Stat",
+    "State",
+    "Stls",
+    "Uidl",
+    "Unavailable",
+    "Update",
+    "UserPassClient",
+    "UserPassServer",
+    "Utf8",
+    "Verb",
+    "View",
+]

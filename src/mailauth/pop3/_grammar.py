@@ -6,8 +6,8 @@ import re
 from typing import Final
 
 from .. import sasl
-from .._errors import Malformed
 from .._validators import between, matches
+from ..errors import Malformed
 
 _NUMBER: Final = re.compile(rb"[0-9]{1,10}")
 _UNIQUE_ID: Final = re.compile(r"[!-~]{1,70}")

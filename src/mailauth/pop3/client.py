@@ -11,15 +11,15 @@ from typing import Any, assert_never, cast
 from .. import sasl
 from .._client import ClientMachine
 from .._dots import Unstuffer
-from .._errors import LocalProtocolError, Malformed, RemoteProtocolError
-from .._events import Action, CloseReason, Command, MessageChunk, Tls
 from .._lines import check_line
+from ..errors import LocalProtocolError, Malformed, RemoteProtocolError
+from ..events import Action, CloseReason, Command, MessageChunk, Tls
 from ._grammar import find_timestamp
-from ._states import ANSWER_TIMEOUT, CLIENT_TIMEOUTS, State
 from .commands import Apop, Auth, Capa, LineCommand, Pass, Quit, User
 from .events import AuthenticationRejected, ClientEvent, ReplyReceived
 from .replies import Reply, parse_status, printable
 from .settings import MAX_COMMAND_LINE, ClientSettings
+from .states import ANSWER_TIMEOUT, CLIENT_TIMEOUTS, State
 from .verbs import Effect, Verb
 
 

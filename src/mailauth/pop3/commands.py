@@ -11,10 +11,10 @@ from typing import ClassVar, Final, Self, TypeAlias
 
 import attrs
 
-from .._errors import LocalProtocolError, Malformed
-from .._events import Accept, Command, Notice
 from .._unchecked import new, slot_setters
 from .._validators import check_initial_response, check_mechanism_name, matches, value_of
+from ..errors import LocalProtocolError, Malformed
+from ..events import Accept, Command, Notice
 from ._grammar import check_count, check_number, parse_count, parse_number
 from .replies import Content, FallibleQuestion
 
@@ -85,6 +85,9 @@ class Quit(NoArgumentCommand, Notice):
     """``QUIT``: end the session; in TRANSACTION it also commits the deletions (RFC 1939 section 6)."""
 
     verb: ClassVar[str] = "QUIT"
+
+    deleting: bool = attrs.field(default=False, validator=value_of(bool))
+    """In an event of a server: messages are marked as deleted, so the question Update follows.  It is never sent."""
 
 
 @attrs.frozen(kw_only=True)
@@ -236,7 +239,7 @@ class Apop(ArgumentCommand):
 
 
 @attrs.frozen(kw_only=True)
-class Auth(Command):
+class Auth(Command, Notice):
     """``AUTH`` (RFC 5034 section 4).  Without a mechanism it requests the list of mechanisms, as old clients do."""
 
     verb: ClassVar[str] = "AUTH"

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import attrs
 
 from .. import sasl
-from .._events import (
+from ..events import (
     Accept,
     AuthenticationRejected as BaseAuthenticationRejected,
     CommandRejected as BaseCommandRejected,
@@ -16,7 +16,7 @@ from .._events import (
     ReplyReceived as BaseReplyReceived,
     TlsStarted,
 )
-from .commands import Capa, Dele, List, Noop, Quit, Retrieve, Rset, Stat, Stls, Uidl, Utf8
+from .commands import Auth, Capa, Dele, List, Noop, Quit, Retrieve, Rset, Stat, Stls, Uidl, Utf8
 from .maildrop import Maildrop
 from .replies import Content, FallibleQuestion, Reply
 
@@ -90,7 +90,7 @@ ProtocolQuestion: TypeAlias = Connected | OpenMaildrop | Retrieve | RetrieveMore
 ServerEvent: TypeAlias = (
     ProtocolQuestion
     | sasl.ServerQuestion | ExtensionNotice
-    | Capa | Utf8 | Stat | List | Uidl | Dele | Rset | Noop | Quit | CommandRejected | TlsStarted
+    | Auth | Capa | Utf8 | Stat | List | Uidl | Dele | Rset | Noop | Quit | CommandRejected | TlsStarted
     | sasl.AuthenticationStarted | sasl.Authenticated | sasl.AuthenticationFailed
 )  # fmt: skip
 """All events of ``pop3.ServerConnection`` except actions."""

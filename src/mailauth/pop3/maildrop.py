@@ -10,8 +10,8 @@ from typing import Protocol
 
 import attrs
 
-from .._errors import LocalProtocolError
 from .._validators import between, tuple_of, value_of
+from ..errors import LocalProtocolError
 from ._grammar import check_unique_id
 from .replies import Reply
 

@@ -11,9 +11,9 @@ from typing import Final, Generic, TypeVar
 
 import attrs
 
-from .._errors import LocalProtocolError, Malformed
-from .._events import Question
 from .._validators import matches, tuple_of, value_of, wrong_type
+from ..errors import LocalProtocolError, Malformed
+from ..events import Question
 
 A = TypeVar("A")
 

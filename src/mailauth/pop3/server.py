@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from typing import Any, Final, TypeAlias, TypeVar, assert_never, cast, final
 
+import attrs
+
 from .. import sasl
-from .._errors import LocalProtocolError, Malformed
-from .._events import Accept, Action, CloseReason, Command, Question, Tls
 from .._lines import LineTooLong
 from .._machine import Phase
 from .._server import ServerMachine, login_failed, parse_error_text
+from ..errors import LocalProtocolError, Malformed
+from ..events import Accept, Action, CloseReason, Command, Question, Tls
 from . import _fast_path, _standard_replies
-from ._states import State
-from .commands import Apop, Auth, Capa, Dele, Pass, Quit, Retrieve, User
+from .commands import Apop, Auth, Dele, Pass, Quit, Retrieve, User
 from .content import Lines, MessageSender, needs_utf8
 from .events import CommandRejected, Connected, OpenMaildrop, RetrieveMore, ServerEvent, Update
 from .maildrop import Maildrop, MaildropSession
 from .replies import Content, Reply, Unavailable
 from .settings import ServerSettings
+from .states import State
 from .verbs import Effect, Verb, maildrop_reply
 
 A = TypeVar("A")
@@ -174,6 +176,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
             self._asked = row
             self._question = command
         else:
+            if isinstance(command, Quit) and self._maildrop.deleted:
+                command = attrs.evolve(command, deleting=True)
             self._accept(row, command, None)
         return cast(ServerEvent, command)
 
@@ -374,8 +378,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
                 self._proceed(exchange, exchange.begin(command.initial_response))
                 return sasl.AuthenticationStarted(mechanism=mechanism)
             case _:
-                self._write_accepted(row, command)
-                return Capa()  # old clients send AUTH without an argument where newer ones send CAPA
+                self._write_accepted(row, command)  # the list of mechanisms, which old clients request by AUTH alone
+                return cast(ServerEvent, command)
 
     def _begin_user(self, row: Verb[Any], command: User, line: bytes) -> ServerEvent:
         replaced = self._exchange

@@ -13,11 +13,11 @@ from typing import Any, Final, Literal
 import attrs
 
 from .. import sasl
-from .._errors import LocalProtocolError
-from .._events import NeedData, Tls
 from .._validators import frozenset_of, tuple_of, value_of
-from ._states import State
+from ..errors import LocalProtocolError
+from ..events import NeedData, Tls
 from .replies import Reply
+from .states import State
 from .verbs import Verb, by_name
 
 MAX_COMMAND_LINE: Final = 255

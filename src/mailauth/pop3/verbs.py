@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, Type
 
 import attrs
 
-from .._errors import LocalProtocolError
-from .._events import Command, Notice, Question, Tls
 from .._validators import function_or, mapping_of, value_of
+from ..errors import LocalProtocolError
+from ..events import Command, Notice, Question, Tls
 from . import _standard_replies
-from ._states import State
 from .commands import Apop, Auth, Capa, Dele, List, Noop, Pass, Quit, Retrieve, Rset, Stat, Stls, Uidl, User, Utf8
 from .content import Lines, ListingSender
 from .maildrop import MaildropView
 from .replies import Reply, Unavailable
+from .states import State
 
 if TYPE_CHECKING:
     from .settings import ServerSettings

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import binascii
 
-from .._errors import Malformed
 from .._validators import check_type
+from ..errors import Malformed
 
 
 def encode_base64(data: bytes) -> bytes:

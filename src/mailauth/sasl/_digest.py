@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable
 from typing import ClassVar, Final, TypeAlias
 
-from .._errors import LocalProtocolError, Malformed
+from ..errors import LocalProtocolError, Malformed
 from ._fields import decode_identity
 from ._md5 import require_md5
-from ._messages import Challenge, Fault, FetchSecret, Refusal, Step, Success
+from .messages import Challenge, Fault, FetchSecret, Refusal, Step, Success
 
 Digest: TypeAlias = Callable[[bytes, bytes], bytes]
 """``(secret, challenge)`` -> 32 lower-case hexadecimal digits."""

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import attrs
 
-from .._errors import LocalProtocolError, Malformed
 from .._validators import value_of
+from ..errors import LocalProtocolError, Malformed
 from .saslprep import saslprep
 
 MAX_IDENTITY: Final = 255

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 from typing import Final
 
-from .._errors import LocalProtocolError
+from ..errors import LocalProtocolError
 
 
 def _available() -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from .._errors import LocalProtocolError
-from .._events import Accept
-from ._messages import CheckPassword, Refusal, Step, Success
+from ..errors import LocalProtocolError
+from ..events import Accept
+from .messages import CheckPassword, Refusal, Step, Success
 
 
 class PasswordServer:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from .._events import Tls
+from ..events import Tls
 from ._md5 import MD5_AVAILABLE
-from ._messages import ClientMechanism
 from .apop import ApopClient
 from .cram_md5 import CramMd5Client
 from .login import LoginClient
+from .messages import ClientMechanism
 from .plain import PlainClient
 from .scram import ScramSha1Client, ScramSha1PlusClient, ScramSha256Client, ScramSha256PlusClient
 from .user_pass import UserPassClient
@@ -54,8 +54,8 @@ def _strongest_first(
     for unbound in (ScramSha256Client, ScramSha1Client):
         yield unbound(authentication_identity=name, password=password, entropy=entropy, could_bind=binding is not None)
     if MD5_AVAILABLE:
-        yield CramMd5Client(authentication_identity=name, secret=password)
-        yield ApopClient(authentication_identity=name, secret=password)
+        yield CramMd5Client(authentication_identity=name, password=password)
+        yield ApopClient(authentication_identity=name, password=password)
     if may_show:
         yield PlainClient(authentication_identity=name, password=password)
         yield LoginClient(authentication_identity=name, password=password)

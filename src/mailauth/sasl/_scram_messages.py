@@ -7,7 +7,7 @@ from typing import Final
 
 import attrs
 
-from .._errors import Malformed
+from ..errors import Malformed
 from ._base64 import decode_base64, encode_base64
 from ._fields import unescape_name
 

@@ -12,10 +12,10 @@ from typing import ClassVar, Final
 
 import attrs
 
-from .._errors import LocalProtocolError, Malformed
 from .._validators import value_of
+from ..errors import LocalProtocolError, Malformed
 from ._fields import validate_authorization_identity
-from ._messages import Challenge, CheckToken, Fault, Refusal, Step, Success
+from .messages import Challenge, CheckToken, Fault, Refusal, Step, Success
 
 MAX_TOKEN: Final = 8192
 """Maximum bytes of a token.  In base64 with the other fields, it fits in 12,288 bytes (RFC 4954 section 4)."""

@@ -13,7 +13,7 @@ from typing import ClassVar, Final
 
 import attrs
 
-from .._errors import LocalProtocolError, Malformed
+from ..errors import LocalProtocolError, Malformed
 from ._digest import DigestServer
 from ._fields import is_message_id, is_utf_8, prepare_identity, prepare_password, validate_identity, validate_password
 from ._md5 import plain_md5, require_md5
@@ -58,14 +58,14 @@ class ApopServer(DigestServer):
 class ApopClient:
     """APOP, client side.  It has no authorization identity.
 
-    Raises LocalProtocolError for a name or secret that cannot be sent, and if MD5 is not available.
+    Raises LocalProtocolError for a name or password that cannot be sent, and if MD5 is not available.
     """
 
     name: ClassVar[str] = "APOP"
     client_first: ClassVar[bool] = False
 
     authentication_identity: str = attrs.field(validator=validate_identity)
-    _secret: bytes = attrs.field(alias="secret", repr=False, validator=validate_password)
+    _password: bytes = attrs.field(alias="password", repr=False, validator=validate_password)
 
     _name: str = attrs.field(init=False, default="", repr=False)
     _responded: bool = attrs.field(init=False, default=False, repr=False)
@@ -75,17 +75,17 @@ class ApopClient:
         self._prepare()
 
     def _prepare(self) -> None:
-        """Prepare the name and the secret.
+        """Prepare the name and the password.
 
-        Both sides compute over the prepared secret, so it is prepared as a stored string (RFC 6856 section 2.2).  A
-        secret that is not UTF-8 is in some older encoding, and is used unchanged.
+        Both sides compute over the prepared password, so it is prepared as a stored string (RFC 6856 section 2.2).  A
+        password that is not UTF-8 is in some older encoding, and is used unchanged.
         """
         try:
-            if not self._secret.isascii() and is_utf_8(self._secret):
-                self._secret = prepare_password(self._secret, query=False)
+            if not self._password.isascii() and is_utf_8(self._password):
+                self._password = prepare_password(self._password, query=False)
             self._name = prepare_identity(self.authentication_identity.encode("utf-8"))
         except Malformed as error:
-            raise LocalProtocolError(f"authentication_identity or secret cannot be used: {error}") from None
+            raise LocalProtocolError(f"authentication_identity or password cannot be used: {error}") from None
 
     def respond(self, challenge: bytes | None) -> bytes:
         """Return an empty response if *challenge* is None, and ``name digest`` for a timestamp.
@@ -99,7 +99,7 @@ class ApopClient:
         if self._responded or not is_message_id(challenge):
             raise Malformed("the APOP timestamp is not a msg-id")
         self._responded = True
-        return self._name.encode() + b" " + plain_md5(self._secret, challenge)
+        return self._name.encode() + b" " + plain_md5(self._password, challenge)
 
     @property
     def needs_utf8(self) -> bool:

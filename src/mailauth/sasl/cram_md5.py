@@ -10,11 +10,11 @@ from typing import ClassVar
 
 import attrs
 
-from .._errors import Malformed
+from ..errors import Malformed
 from ._digest import DigestServer
 from ._fields import validate_identity, validate_password
 from ._md5 import keyed_md5, require_md5
-from ._messages import Fault, Step
+from .messages import Fault, Step
 
 
 class CramMd5Server(DigestServer):
@@ -46,14 +46,14 @@ class CramMd5Server(DigestServer):
 class CramMd5Client:
     """CRAM-MD5, client side.  It has no authorization identity.
 
-    Raises LocalProtocolError for a name or secret that a server would reject, and if MD5 is not available.
+    Raises LocalProtocolError for a name or password that a server would reject, and if MD5 is not available.
     """
 
     name: ClassVar[str] = "CRAM-MD5"
     client_first: ClassVar[bool] = False
 
     authentication_identity: str = attrs.field(validator=validate_identity)
-    _secret: bytes = attrs.field(alias="secret", repr=False, validator=validate_password)
+    _password: bytes = attrs.field(alias="password", repr=False, validator=validate_password)
 
     _responded: bool = attrs.field(init=False, default=False, repr=False)
 
@@ -71,7 +71,7 @@ class CramMd5Client:
         if self._responded or not challenge:
             raise Malformed("CRAM-MD5 allows only one challenge, which must not be empty")
         self._responded = True
-        return self.authentication_identity.encode() + b" " + keyed_md5(self._secret, challenge)
+        return self.authentication_identity.encode() + b" " + keyed_md5(self._password, challenge)
 
     @property
     def satisfied(self) -> bool:

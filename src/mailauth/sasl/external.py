@@ -10,9 +10,9 @@ from typing import ClassVar
 
 import attrs
 
-from .._errors import LocalProtocolError, Malformed
+from ..errors import LocalProtocolError, Malformed
 from ._fields import prepare_identity, validate_authorization_identity
-from ._messages import Challenge, CheckExternal, Fault, Refusal, Step, Success
+from .messages import Challenge, CheckExternal, Fault, Refusal, Step, Success
 
 
 class ExternalServer:

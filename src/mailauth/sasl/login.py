@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import attrs
 
-from .._errors import Malformed
+from ..errors import Malformed
 from ._fields import check_password, decode_identity, validate_identity, validate_password
-from ._messages import Challenge, Fault, Step
 from ._password import PasswordServer
+from .messages import Challenge, Fault, Step
 
 
 class LoginServer(PasswordServer):

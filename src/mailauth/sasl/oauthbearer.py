@@ -7,11 +7,11 @@ from typing import ClassVar, Final
 
 import attrs
 
-from .._errors import Malformed
 from .._validators import between, value_of
+from ..errors import Malformed
 from ._fields import escape_name, unescape_name
-from ._messages import CheckToken
 from ._token import TokenClient, TokenServer, parse_authorization, parse_pairs
+from .messages import CheckToken
 
 _RESPONSE: Final = re.compile(rb"[ny],(?:a=(?P<acting_as>[^,\x01]+))?,\x01(?P<pairs>.*)\x01", re.DOTALL)
 _HOST: Final = re.compile(r"[!-~]{1,255}")

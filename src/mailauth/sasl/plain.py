@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import attrs
 
-from .._errors import LocalProtocolError, Malformed
+from ..errors import LocalProtocolError, Malformed
 from ._fields import (
     prepare_identity,
     prepare_password,
@@ -18,8 +18,8 @@ from ._fields import (
     validate_identity,
     validate_password,
 )
-from ._messages import Challenge, Fault, Step
 from ._password import PasswordServer
+from .messages import Challenge, Fault, Step
 
 
 class PlainServer(PasswordServer):

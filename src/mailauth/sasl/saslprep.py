@@ -10,8 +10,8 @@ import unicodedata
 from functools import cached_property
 from typing import Final
 
-from .._errors import Malformed
 from .._validators import check_type
+from ..errors import Malformed
 from . import _saslprep_tables as tables
 
 DEFAULT_LIMIT: Final = 1024

@@ -17,8 +17,8 @@ from typing import ClassVar, Final
 
 import attrs
 
-from .._errors import LocalProtocolError, Malformed
 from .._validators import between, check_type, matches, value_of
+from ..errors import LocalProtocolError, Malformed
 from ._base64 import encode_base64
 from ._fields import (
     escape_name,
@@ -28,7 +28,6 @@ from ._fields import (
     validate_identity,
     validate_password,
 )
-from ._messages import MIN_ITERATIONS, Challenge, Fault, FetchScramKeys, Refusal, ScramKeys, Step, Success
 from ._scram_messages import (
     ClientFirst,
     ServerFirst,
@@ -37,6 +36,7 @@ from ._scram_messages import (
     parse_server_final,
     parse_server_first,
 )
+from .messages import MIN_ITERATIONS, Challenge, Fault, FetchScramKeys, Refusal, ScramKeys, Step, Success
 
 MAX_ITERATIONS: Final = 600_000
 """Default limit of a client, about a third of a second of work.  A server that asks for more may be hostile."""

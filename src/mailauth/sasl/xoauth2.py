@@ -10,10 +10,10 @@ from typing import ClassVar, Final
 
 import attrs
 
-from .._errors import LocalProtocolError, Malformed
+from ..errors import LocalProtocolError, Malformed
 from ._fields import prepare_identity
-from ._messages import CheckToken
 from ._token import TokenClient, TokenServer, parse_authorization, parse_pairs
+from .messages import CheckToken
 
 _RESPONSE: Final = re.compile(rb"user=(?P<name>[^\x01]+)\x01(?P<pairs>.*)\x01", re.DOTALL)
 

@@ -1,38 +1,90 @@
 """SMTP client and server as pure state machines (RFC 5321, 6409, 4954, 3207).  This package does no I/O."""
 
-from .._events import MessageChunk as MessageChunk
-from ._grammar import Mailbox as Mailbox, decode_xtext as decode_xtext, encode_xtext as encode_xtext
-from ._parameters import Body as Body, Notify as Notify, OriginalRecipient as OriginalRecipient, Ret as Ret
-from ._states import State as State
-from .client import ClientConnection as ClientConnection
+from ..events import MessageChunk
+from ._grammar import Mailbox, decode_xtext, encode_xtext
+from .client import ClientConnection
 from .commands import (
-    Bdat as Bdat,
-    Data as Data,
-    Hello as Hello,
-    Help as Help,
-    Mail as Mail,
-    MessageComplete as MessageComplete,
-    Noop as Noop,
-    Quit as Quit,
-    Rcpt as Rcpt,
-    Rset as Rset,
-    StartTls as StartTls,
-    Vrfy as Vrfy,
+    Bdat,
+    Data,
+    Hello,
+    Help,
+    Mail,
+    MessageComplete,
+    NoArgumentCommand,
+    Noop,
+    Quit,
+    Rcpt,
+    Rset,
+    StartTls,
+    TextCommand,
+    VerdictQuestion,
+    Vrfy,
 )
+from .content import ContentLimits
 from .events import (
-    AuthenticationRejected as AuthenticationRejected,
-    ClientEvent as ClientEvent,
-    CommandRejected as CommandRejected,
-    Connected as Connected,
-    ContentFault as ContentFault,
-    MessageAborted as MessageAborted,
-    ReplyReceived as ReplyReceived,
-    ServerEvent as ServerEvent,
+    AuthenticationRejected,
+    ClientEvent,
+    CommandRejected,
+    Connected,
+    ContentFault,
+    MessageAborted,
+    ReplyReceived,
+    ServerEvent,
 )
-from .replies import PerRecipient as PerRecipient, Reply as Reply, Verdict as Verdict
-from .server import ServerConnection as ServerConnection
+from .parameters import Body, Notify, OriginalRecipient, Ret
+from .replies import PerRecipient, Reply, Verdict
+from .server import ServerConnection
 from .settings import (
-    ClientSettings as ClientSettings,
-    ServerSettings as ServerSettings,
+    ClientSettings,
+    ServerSettings,
 )
-from .verbs import TRANSITIONS as TRANSITIONS, Effect as Effect, Verb as Verb, View as View
+from .states import State
+from .verbs import TRANSITIONS, Accepted, Effect, Verb, View
+
+__all__ = [
+    "TRANSITIONS",
+    "Accepted",
+    "AuthenticationRejected",
+    "Bdat",
+    "Body",
+    "ClientConnection",
+    "ClientEvent",
+    "ClientSettings",
+    "CommandRejected",
+    "Connected",
+    "ContentFault",
+    "ContentLimits",
+    "Data",
+    "Effect",
+    "Hello",
+    "Help",
+    "Mail",
+    "Mailbox",
+    "MessageAborted",
+    "MessageChunk",
+    "MessageComplete",
+    "NoArgumentCommand",
+    "Noop",
+    "Notify",
+    "OriginalRecipient",
+    "PerRecipient",
+    "Quit",
+    "Rcpt",
+    "Reply",
+    "ReplyReceived",
+    "Ret",
+    "Rset",
+    "ServerConnection",
+    "ServerEvent",
+    "ServerSettings",
+    "StartTls",
+    "State",
+    "TextCommand",
+    "Verb",
+    "Verdict",
+    "VerdictQuestion",
+    "View",
+    "Vrfy",
+    "decode_xtext",
+    "encode_xtext",
+]

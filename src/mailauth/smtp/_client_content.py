@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .._dots import Stuffer
-from .._errors import LocalProtocolError
 from .._lines import CRLF, LineEnds
+from ..errors import LocalProtocolError
 
 
 class Content:

@@ -9,10 +9,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
-from .._errors import Malformed
 from .._unchecked import new
+from ..errors import Malformed
 from ._grammar import DOMAIN, DOT_STRING, MAX_LOCAL_PART, Mailbox, is_text
-from ._parameters import Body
 from .commands import (
     Data,
     LineCommand,
@@ -23,6 +22,7 @@ from .commands import (
     Rset,
     from_parsed,
 )
+from .parameters import Body
 
 C = TypeVar("C")
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from .._events import ACCEPT
 from .._unchecked import new
+from ..events import ACCEPT
 from ._command_lines import COMMON_DATA, COMMON_MAIL, COMMON_RCPT, common_mail, common_rcpt
-from ._parameters import Body
-from ._states import State
 from .commands import Data, Mail, MessageComplete, Rcpt
+from .parameters import Body
 from .replies import Reply, checked_answer
+from .states import State
 from .verbs import Effect
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import Final
 
 import attrs
 
-from .._errors import LocalProtocolError, Malformed
 from .._validators import check_type, value_of
+from ..errors import LocalProtocolError, Malformed
 
 MAX_LOCAL_PART: Final = 64  # RFC 5321 section 4.5.3.1.1
 MAX_DOMAIN: Final = 255  # RFC 5321 section 4.5.3.1.2

@@ -10,16 +10,16 @@ from typing import Any, Final, Protocol, cast
 
 from .. import sasl
 from .._client import ClientMachine
-from .._errors import LocalProtocolError, Malformed, RemoteProtocolError
-from .._events import Action, CloseReason, Command, MessageChunk, Tls
 from .._lines import check_line
+from ..errors import LocalProtocolError, Malformed, RemoteProtocolError
+from ..events import Action, CloseReason, Command, MessageChunk, Tls
 from ._client_content import Content
-from ._parameters import PARAMETERS, Body
-from ._states import CLIENT_TIMEOUTS, DEFAULT_TIMEOUT, State
 from .commands import Auth, Bdat, Hello, Mail, MessageComplete, Quit, Rcpt, Rset, Vrfy
 from .events import AuthenticationRejected, ClientEvent, ReplyReceived
+from .parameters import PARAMETERS, Body
 from .replies import Reply, join_lines, parse_extensions, parse_line
 from .settings import ClientSettings
+from .states import CLIENT_TIMEOUTS, DEFAULT_TIMEOUT, State
 from .verbs import ROWS, TRANSITIONS, Effect, Verb
 
 _CHUNK_STATES: Final = ROWS["BDAT"].states

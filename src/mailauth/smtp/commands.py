@@ -13,12 +13,12 @@ from typing import ClassVar, Final, Self, TypeAlias, TypeVar
 
 import attrs
 
-from .._errors import LocalProtocolError, Malformed
-from .._events import Command, Notice, Question
 from .._unchecked import new
 from .._validators import between, check_initial_response, check_mechanism_name, matches, tuple_of, value_of
+from ..errors import LocalProtocolError, Malformed
+from ..events import Command, Notice, Question
 from ._grammar import Mailbox, check_domain, checked_mailbox, is_text, parse_path, split_path
-from ._parameters import (
+from .parameters import (
     MAIL_PARAMETERS,
     NO_PARAMETERS,
     RCPT_PARAMETERS,

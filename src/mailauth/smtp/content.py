@@ -35,7 +35,7 @@ Step: TypeAlias = bytes | ContentFault | Progress | None
 
 
 @attrs.frozen(kw_only=True)
-class Limits:
+class ContentLimits:
     """The limits of one message."""
 
     size: int
@@ -71,11 +71,11 @@ class ContentReceiver:
 
     __slots__ = ("_lengths", "_limits", "_pending", "_unstuffer", "fault", "size")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ContentLimits) -> None:
         self._unstuffer = Unstuffer()
         self.begin(limits)
 
-    def begin(self, limits: Limits) -> None:
+    def begin(self, limits: ContentLimits) -> None:
         """Begin the content of another message."""
         self._limits = limits
         self.size = 0
@@ -129,7 +129,7 @@ class ChunkReceiver:
         "last", "missing", "size",
     )  # fmt: skip
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ContentLimits) -> None:
         self._limits = limits
         self.size = 0
         self.fault: ContentFault | None = None
@@ -242,7 +242,7 @@ def find_bare(data: bytes, *, after_cr: bool) -> int | None:
 
 
 def _find_fault(
-    data: bytes, size: int, limits: Limits, lengths: LineLengths | None, *, clean: bool, after_cr: bool
+    data: bytes, size: int, limits: ContentLimits, lengths: LineLengths | None, *, clean: bool, after_cr: bool
 ) -> tuple[int, ContentFault | None]:
     """Return how many bytes of *data* are before the first fault, and that fault.
 

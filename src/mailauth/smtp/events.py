@@ -8,7 +8,7 @@ from typing import TypeAlias
 import attrs
 
 from .. import sasl
-from .._events import (
+from ..events import (
     AuthenticationRejected as BaseAuthenticationRejected,
     CloseReason,
     CommandRejected as BaseCommandRejected,

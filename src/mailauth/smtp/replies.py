@@ -7,9 +7,9 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-from .._errors import LocalProtocolError, Malformed
-from .._events import Accept
 from .._validators import matches, tuple_of, value_of
+from ..errors import LocalProtocolError, Malformed
+from ..events import Accept
 
 MAX_REPLY_LINE: Final = 512  # with its CRLF (RFC 5321 section 4.5.3.1.5)
 

@@ -11,21 +11,21 @@ from collections.abc import Sequence
 from typing import Any, Final, TypeAlias, TypeVar, assert_never, cast, final
 
 from .. import sasl
-from .._errors import LocalProtocolError, Malformed
-from .._events import Action, CloseReason, Command, MessageChunk, Question, Tls
 from .._lines import LineTooLong
 from .._machine import Phase
 from .._server import ServerMachine, parse_error_text
 from .._unchecked import new, slot_setters
+from ..errors import LocalProtocolError, Malformed
+from ..events import Action, CloseReason, Command, MessageChunk, Question, Tls
 from . import _fast_path, _standard_replies, content
 from ._command_lines import COMMON, from_common, split_line
 from ._grammar import Mailbox
-from ._parameters import Body
-from ._states import State
 from .commands import Auth, Bdat, Data, Mail, MessageComplete, Rcpt
 from .events import CommandRejected, Connected, ContentFault, MessageAborted, ServerEvent
+from .parameters import Body
 from .replies import PerRecipient, Reply, checked_answer
 from .settings import ServerSettings
+from .states import State
 from .verbs import COMPLETED, Effect, Verb
 
 A = TypeVar("A")
@@ -367,7 +367,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
     # Content
 
     @property
-    def _limits(self) -> content.Limits:
+    def _limits(self) -> content.ContentLimits:
         return self._settings.content_limits[self._mail is not None and self._mail.body is Body.BINARY_MIME]
 
     def _begin_content(self) -> None:

@@ -13,13 +13,13 @@ from typing import Any, Final
 import attrs
 
 from .. import sasl
-from .._errors import LocalProtocolError, Malformed
-from .._events import Command, NeedData, Tls
 from .._validators import frozenset_of, tuple_of, value_of
+from ..errors import LocalProtocolError, Malformed
+from ..events import Command, NeedData, Tls
 from ._grammar import check_domain
-from ._parameters import PARAMETERS, Parameter
 from .commands import Mail, MessageComplete, Rcpt
-from .content import Limits
+from .content import ContentLimits
+from .parameters import PARAMETERS, Parameter
 from .replies import Reply
 from .verbs import COMPLETED, ROWS, VERBS, Verb
 
@@ -283,9 +283,9 @@ class ServerSettings:
         return {name: reply.to_wire(enhanced=enhanced) for name, reply in replies.items()}
 
     @cached_property
-    def content_limits(self) -> tuple[Limits, Limits]:
+    def content_limits(self) -> tuple[ContentLimits, ContentLimits]:
         """The limits of a message, first of one that is text, then of one with BODY=BINARYMIME."""
-        text = Limits(
+        text = ContentLimits(
             size=self.max_message_size,
             discard=self.discard_limit,
             line=self.max_text_line,

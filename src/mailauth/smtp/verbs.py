@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, Type
 
 import attrs
 
-from .._errors import LocalProtocolError
-from .._events import Command, ExtensionNotice, ExtensionQuestion, Question, Tls
 from .._validators import function_or, mapping_of, value_of
+from ..errors import LocalProtocolError
+from ..events import Command, ExtensionNotice, ExtensionQuestion, Question, Tls
 from . import _standard_replies
 from ._grammar import Mailbox
-from ._parameters import Body
-from ._states import State
 from .commands import Auth, Bdat, Data, Hello, Help, Mail, MessageComplete, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
 from .events import ContentFault
+from .parameters import Body
 from .replies import Reply
+from .states import State
 
 if TYPE_CHECKING:
     from .settings import ServerSettings

@@ -5,8 +5,9 @@ makes its public functions of them with ``make_serve``, ``make_serve_smtp``, ``m
 ``examples/threads_adapter.py`` is an adapter for blocking sockets and threads.
 """
 
+from .._addresses import Network
 from ..limits import ConnectionLimiter, Limits
-from .connection import Client, Connection, ServerConnection
+from .connection import AsyncClientConnection, AsyncConnection, AsyncServerConnection
 from .functions import (
     Connect,
     ConnectOptions,
@@ -25,22 +26,23 @@ from .stream import READ_SIZE, Peer, Stream, to_peer
 
 __all__ = [
     "READ_SIZE",
-    "Client",
+    "AsyncClientConnection",
+    "AsyncConnection",
+    "AsyncServerConnection",
     "Connect",
     "ConnectOptions",
-    "Connection",
     "ConnectionLimiter",
     "Limits",
     "Listener",
     "ListenerOptions",
     "MachineFactory",
+    "Network",
     "OpenStream",
     "Peer",
     "Serve",
     "ServeOptions",
     "ServePop3",
     "ServeSmtp",
-    "ServerConnection",
     "Session",
     "Stream",
     "make_connect",

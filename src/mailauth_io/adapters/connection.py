@@ -40,9 +40,9 @@ __all__ = [
     "LINGER_BYTES",
     "LINGER_SECONDS",
     "LINGER_TOTAL",
-    "Client",
-    "Connection",
-    "ServerConnection",
+    "AsyncClientConnection",
+    "AsyncConnection",
+    "AsyncServerConnection",
 ]
 
 A = TypeVar("A")
@@ -66,7 +66,7 @@ _CANCELLED: Final = "an earlier call was cancelled during a write, so data may b
 _ACTIONS: Final = (Send, NeedData, BeginTls, Paused, Closed)
 
 
-class Connection(Generic[E]):
+class AsyncConnection(Generic[E]):
     """A machine and its stream.  Iterate over it in one task; the iteration ends when the session is over."""
 
     __slots__ = (
@@ -364,7 +364,7 @@ class Connection(Generic[E]):
                 left -= len(data or b"")
 
 
-class ServerConnection(Connection[E]):
+class AsyncServerConnection(AsyncConnection[E]):
     """The server's side of one connection: iterate over its events, and answer its questions."""
 
     __slots__ = ("machine",)
@@ -407,7 +407,7 @@ class ServerConnection(Connection[E]):
         self.machine.answer(question, answer)
 
 
-class Client(Connection[E]):
+class AsyncClientConnection(AsyncConnection[E]):
     """The client's side of one connection: call ``send()``, then iterate over the events.
 
     An asynchronous context manager: leaving it closes the connection, and aborts it after an exception.

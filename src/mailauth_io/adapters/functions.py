@@ -16,7 +16,7 @@ from mailauth import ClientMachine, Tls, pop3, smtp
 
 from .._addresses import Network
 from ..limits import ConnectionLimiter, Limits
-from .connection import Client
+from .connection import AsyncClientConnection
 from .listener import Listener, MachineFactory, Session
 from .stream import Stream
 from .tls import layer
@@ -154,7 +154,7 @@ class Connect(Protocol):
         implicit_tls: bool = ...,
         server_hostname: str | None = ...,
         local_address: str | None = ...,
-    ) -> Client[E]: ...
+    ) -> AsyncClientConnection[E]: ...
 
 
 def make_serve(listener_type: Callable[..., Listener]) -> Serve:
@@ -318,7 +318,7 @@ def make_connect(open_stream: OpenStream) -> Connect:
         implicit_tls: bool = False,
         server_hostname: str | None = None,
         local_address: str | None = None,
-    ) -> Client[E]:
+    ) -> AsyncClientConnection[E]:
         """Connect to *host* and *port*, and return a Client that runs *machine*.
 
         *machine* may also be a function that builds the machine from the TLS session in which the connection starts
@@ -342,7 +342,7 @@ def make_connect(open_stream: OpenStream) -> Connect:
                 tls_layer = await layer.start_tls(stream, tls_options, server_side=False)
             if not isinstance(machine, ClientMachine):
                 machine = machine(tls_layer.tls if tls_layer is not None else None)
-            client: Client[E] = Client(machine, stream, peer, tls_options, tls_layer)  # pyright: ignore[reportUnknownArgumentType]
+            client: AsyncClientConnection[E] = AsyncClientConnection(machine, stream, peer, tls_options, tls_layer)  # pyright: ignore[reportUnknownArgumentType]
             client.take_early_data()
             return client
         except BaseException:

@@ -15,7 +15,7 @@ from mailauth import Closed, Question, Send, ServerMachine, Tls
 from .._addresses import Network, is_within
 from ..limits import LOGGER, ConnectionLimiter, Limits
 from ..logs import Event, describe_error, place
-from .connection import ServerConnection
+from .connection import AsyncServerConnection
 from .proxy_header import proxied_peer
 from .stream import Peer, Stream
 from .tls.layer import TlsOptions, log_tls_failure, start_tls
@@ -24,7 +24,7 @@ __all__ = ["Listener", "ListenerOptions", "MachineFactory", "Session"]
 
 E = TypeVar("E")
 
-Session: TypeAlias = Callable[[ServerConnection[E]], Awaitable[None]]
+Session: TypeAlias = Callable[[AsyncServerConnection[E]], Awaitable[None]]
 """The handler of one connection: it iterates over the connection until the iteration ends."""
 
 MachineFactory: TypeAlias = Callable[[bytes, Tls | None], ServerMachine[E]]
@@ -69,7 +69,7 @@ class Listener(ABC):
         self._proxy_from = tuple(options["proxy_from"])
         self.closing = False
         """Whether ``shut_down()`` was called."""
-        self._connections: dict[Stream, ServerConnection[Any] | None] = {}  # None: the session has not started
+        self._connections: dict[Stream, AsyncServerConnection[Any] | None] = {}  # None: the session has not started
 
     @abstractmethod
     def listen(
@@ -150,7 +150,7 @@ class Listener(ABC):
                     log_tls_failure(peer, error)
                     return
             machine = build(secrets.token_bytes(32), layer.tls if layer is not None else None)
-            connection = ServerConnection(machine, stream, peer, self._tls_options, layer)
+            connection = AsyncServerConnection(machine, stream, peer, self._tls_options, layer)
             self._connections[stream] = connection
             connection.take_early_data()
             await session(connection)

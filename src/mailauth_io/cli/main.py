@@ -7,12 +7,13 @@ the command is interrupted.  ``mailauth serve`` ends with 0 on SIGINT.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
+
+import mailauth
 
 from . import parsers, settings
 from .errors import ConfigError
@@ -104,7 +105,7 @@ def build_parser() -> Parser:
         description="SMTP and POP3 servers with authenticated submission and POP before SMTP.",
         epilog="Run 'mailauth COMMAND --help' for the options of a command.",
     )
-    parser.add_argument("--version", action="version", version=f"mailauth {_version()}")
+    parser.add_argument("--version", action="version", version=f"mailauth {mailauth.__version__}")
     commands = parser.add_subparsers(dest="command", title="commands")
     _add_serve(commands.add_parser("serve", allow_abbrev=False, help="run an SMTP and a POP3 server"))
     _add_check_config(commands.add_parser("check-config", allow_abbrev=False, help="check a configuration file"))
@@ -112,13 +113,6 @@ def build_parser() -> Parser:
     _add_passwd(commands.add_parser("passwd", allow_abbrev=False, help="print a line for an accounts file"))
     _add_methods(commands.add_parser("methods", allow_abbrev=False, help="demonstrate seven ways to submit mail"))
     return parser
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("mailauth")
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 def _file(text: str) -> Path:

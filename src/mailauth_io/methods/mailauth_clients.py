@@ -10,7 +10,7 @@ from typing import TypeVar
 from mailauth import Command, LocalProtocolError, MessageChunk, RemoteProtocolError, pop3, sasl, smtp
 
 from .._event_loop import current_adapter
-from ..adapters.connection import Client
+from ..adapters.connection import AsyncClientConnection
 from ..adapters.functions import ClientFactory
 from .client_config import (
     CLIENT_NAME,
@@ -62,7 +62,9 @@ def _one_kind_of_error() -> Generator[None]:
         raise ClientFailed(f"{type(error).__name__}: {error}") from error
 
 
-async def _connect(client_config: ClientConfig, port: int, build: ClientFactory[E], source: str) -> Client[E]:
+async def _connect(
+    client_config: ClientConfig, port: int, build: ClientFactory[E], source: str
+) -> AsyncClientConnection[E]:
     return await current_adapter().connect(
         build,
         HOST,
@@ -74,7 +76,11 @@ async def _connect(client_config: ClientConfig, port: int, build: ClientFactory[
 
 
 async def _submit(
-    client: Client[smtp.ClientEvent], client_config: ClientConfig, recipient: str, content: bytes, authenticate: bool
+    client: AsyncClientConnection[smtp.ClientEvent],
+    client_config: ClientConfig,
+    recipient: str,
+    content: bytes,
+    authenticate: bool,
 ) -> int:
     hello = smtp.Hello(domain=CLIENT_NAME)
     await _smtp_reply(client, None)
@@ -102,7 +108,7 @@ async def _submit(
     return code
 
 
-async def _smtp_reply(client: Client[smtp.ClientEvent], command: Command | None) -> smtp.Reply:
+async def _smtp_reply(client: AsyncClientConnection[smtp.ClientEvent], command: Command | None) -> smtp.Reply:
     """Send *command*, and return its reply.  If *command* is None, return the greeting."""
     if command is not None:
         client.send(command)
@@ -114,7 +120,7 @@ async def _smtp_reply(client: Client[smtp.ClientEvent], command: Command | None)
     raise ClientFailed("the server closed the connection")
 
 
-async def _log_in(client: Client[E], client_config: ClientConfig) -> None:
+async def _log_in(client: AsyncClientConnection[E], client_config: ClientConfig) -> None:
     client.authenticate(_mechanism(client_config))
     async for event in client:
         if isinstance(event, sasl.Authenticated):
@@ -130,16 +136,16 @@ def _mechanism(client_config: ClientConfig) -> sasl.ClientMechanism:
         case Login.USER:
             return sasl.UserPassClient(authentication_identity=name, password=password)
         case Login.APOP:
-            return sasl.ApopClient(authentication_identity=name, secret=password)
+            return sasl.ApopClient(authentication_identity=name, password=password)
         case Login.PLAIN:
             return sasl.PlainClient(authentication_identity=name, password=password)
         case Login.LOGIN:
             return sasl.LoginClient(authentication_identity=name, password=password)
         case Login.CRAM_MD5:
-            return sasl.CramMd5Client(authentication_identity=name, secret=password)
+            return sasl.CramMd5Client(authentication_identity=name, password=password)
 
 
-async def _collect(client: Client[pop3.ClientEvent], client_config: ClientConfig) -> bytes:
+async def _collect(client: AsyncClientConnection[pop3.ClientEvent], client_config: ClientConfig) -> bytes:
     await _pop3_reply(client, None)
     if client_config.tls_mode is TlsMode.UPGRADE:
         await _pop3_reply(client, pop3.Stls())
@@ -152,7 +158,7 @@ async def _collect(client: Client[pop3.ClientEvent], client_config: ClientConfig
 
 
 async def _pop3_reply(
-    client: Client[pop3.ClientEvent], command: Command | None, chunks: list[bytes] | None = None
+    client: AsyncClientConnection[pop3.ClientEvent], command: Command | None, chunks: list[bytes] | None = None
 ) -> pop3.Reply:
     """Send *command*, and return its reply.  If *command* is None, return the greeting.
 

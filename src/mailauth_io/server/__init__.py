@@ -4,10 +4,26 @@ Embed it with ``async with serve(config, stores) as running``.  Command-line opt
 ``mailauth_io.cli``.
 """
 
-from ._authenticator import Authenticator as Authenticator
-from ._log import LOGGER as LOGGER
-from ._offer import without_tls as without_tls
-from ._relay import check_next_hop as check_next_hop
-from ._serve import serve as serve
-from .config import PORTS as PORTS, Config as Config, RunningServer as RunningServer, Stores as Stores
-from .next_hop import Login as Login, NextHop as NextHop, Timeouts as Timeouts
+from ._log import LOGGER
+from ._offer import without_tls
+from ._relay import check_next_hop
+from ._serve import serve
+from .authenticator import Authenticator
+from .config import PORTS, Config, RunningServer, Stores
+from .next_hop import Login, NextHop, Timeouts, TlsFailure
+
+__all__ = [
+    "LOGGER",
+    "PORTS",
+    "Authenticator",
+    "Config",
+    "Login",
+    "NextHop",
+    "RunningServer",
+    "Stores",
+    "Timeouts",
+    "TlsFailure",
+    "check_next_hop",
+    "serve",
+    "without_tls",
+]

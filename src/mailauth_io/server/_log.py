@@ -7,7 +7,7 @@ from typing import Final
 
 from ..logs import Event, describe_error, place
 
-LOGGER: Final = logging.getLogger("mailauth.server")
+LOGGER: Final = logging.getLogger("mailauth_io.server")
 
 
 _OPERATIONAL: Final = frozenset({"mailauth_io", "redis", "sqlite3"})

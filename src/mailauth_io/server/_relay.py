@@ -22,7 +22,7 @@ from mailauth import ACCEPT, Command, LocalProtocolError, MessageChunk, RemotePr
 
 from .._event_loop import current_adapter
 from .._workers import DNS
-from ..adapters.connection import Client
+from ..adapters.connection import AsyncClientConnection
 from ..logs import Event
 from ..stores import Envelope, MessageContent
 from ..stores.content import PIECE
@@ -88,7 +88,7 @@ class RelayConnection:
         self._host_name = host_name
         self._session = session
         self._clock = clock
-        self._client: Client[smtp.ClientEvent] | None = None
+        self._client: AsyncClientConnection[smtp.ClientEvent] | None = None
         self._machine: smtp.ClientConnection | None = None
         self._used = 0.0
         self._mail: smtp.Mail | None = None  # the transaction of the last recipient
@@ -228,7 +228,7 @@ class RelayConnection:
                 # The text of the reply is not logged: it may quote the credentials.
                 raise _ConnectionLost(f"login rejected with {event.reply.code} {event.reply.enhanced_status_code}")
 
-    async def _open_client(self) -> Client[smtp.ClientEvent]:
+    async def _open_client(self) -> AsyncClientConnection[smtp.ClientEvent]:
         """Connect to the first address of the next hop that accepts the connection.  Raises the error of the last."""
         hop = self._hop
         failure: OSError | None = None
@@ -302,7 +302,7 @@ class RelayConnection:
         raise _ConnectionLost("closed the connection")
 
     @property
-    def _connected(self) -> Client[smtp.ClientEvent]:
+    def _connected(self) -> AsyncClientConnection[smtp.ClientEvent]:
         if self._client is None:
             raise _ConnectionLost("not connected")
         return self._client

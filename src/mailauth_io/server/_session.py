@@ -9,7 +9,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from mailauth import sasl
 
-from ..adapters.connection import ServerConnection
+from ..adapters.connection import AsyncServerConnection
 from ..logs import Event, shown
 from ..stores import Proof
 from ._log import LOGGER
@@ -26,7 +26,7 @@ class Session(ABC, Generic[E]):
 
     protocol: ClassVar[str]
 
-    def __init__(self, server_state: ServerState, connection: ServerConnection[E]) -> None:
+    def __init__(self, server_state: ServerState, connection: AsyncServerConnection[E]) -> None:
         self.id = secrets.token_hex(6)
         self.server_state = server_state
         self.connection = connection
@@ -38,7 +38,7 @@ class Session(ABC, Generic[E]):
         self._registered_identity: str | None = None  # the identity under which server_state lists this connection
 
     @classmethod
-    async def serve(cls, server_state: ServerState, connection: ServerConnection[E]) -> None:
+    async def serve(cls, server_state: ServerState, connection: AsyncServerConnection[E]) -> None:
         """Serve *connection* until it closes.  All resources are released, after cancellation too."""
         session = cls(server_state, connection)
         session.log(logging.DEBUG, "connected")

@@ -14,16 +14,16 @@ from mailauth.grants import UNAVAILABLE, Lookup
 from mailauth.policy import RelayPolicy
 
 from .._addresses import key, network_of
-from ..adapters.connection import ServerConnection
+from ..adapters.connection import AsyncServerConnection
 from ..adapters.tls.certificate_names import certificate_names
 from ..limits import ConnectionLimiter
 from ..logs import Event
 from ..stores import ClientDisconnected, LoginSource, MemoryGrants, Proof, mailbox_name
-from ._authenticator import Authenticator
 from ._failed_logins import NETWORK, FailedLogins
 from ._grant_service import GrantService
 from ._inbound_quota import SHARE, InboundQuota
 from ._log import LOGGER, log_failure
+from .authenticator import Authenticator
 from .config import Config, Stores
 
 A = TypeVar("A")
@@ -54,7 +54,7 @@ class ServerState:
     """Accounts whose grants must still be revoked, with the time before which those grants were made."""
     _changed: dict[str, int] = attrs.field(factory=dict[str, int], init=False)
     """Accounts that were removed or got a new password, with the sequence number of the change."""
-    _logged_in: dict[str, set[ServerConnection[Any]]] = attrs.field(factory=dict[Any, Any], init=False)
+    _logged_in: dict[str, set[AsyncServerConnection[Any]]] = attrs.field(factory=dict[Any, Any], init=False)
     """Connections by the canonical name of their identity."""
     _sequence: Iterator[int] = attrs.field(factory=lambda: itertools.count(1), init=False)
 
@@ -144,7 +144,7 @@ class ServerState:
         except Exception as error:
             log_failure("reload", "accounts", error)
 
-    def add_session(self, connection: ServerConnection[Any], identity: str, login_sequence: int) -> None:
+    def add_session(self, connection: AsyncServerConnection[Any], identity: str, login_sequence: int) -> None:
         """Register *connection* as logged in as *identity*.
 
         *login_sequence* is the sequence number of the start of the login.  The connection is shut down when the account
@@ -155,7 +155,7 @@ class ServerState:
         if self._changed.get(name, 0) >= login_sequence:
             connection.shut_down()
 
-    def remove_session(self, connection: ServerConnection[Any], identity: str) -> None:
+    def remove_session(self, connection: AsyncServerConnection[Any], identity: str) -> None:
         """Undo ``add_session``."""
         name = self.name(identity)
         connections = self._logged_in.get(name, set())
@@ -183,7 +183,7 @@ class ServerState:
                 del self._to_revoke[name]
 
     async def answer_login(
-        self, connection: ServerConnection[Any], session: str, question: sasl.ServerQuestion
+        self, connection: AsyncServerConnection[Any], session: str, question: sasl.ServerQuestion
     ) -> None:
         """Answer *question* of a login; *session* is the connection id for the log."""
         match question:
@@ -215,7 +215,7 @@ class ServerState:
         """Count a failed login from *address*; return the delay of its reply in seconds."""
         return self.failures.delay(address, self.clock())
 
-    def _source(self, connection: ServerConnection[Any]) -> LoginSource:
+    def _source(self, connection: AsyncServerConnection[Any]) -> LoginSource:
         address = connection.peer.address
         return LoginSource(
             address=key(address, NETWORK),
@@ -226,7 +226,7 @@ class ServerState:
         )
 
     async def check_password(
-        self, connection: ServerConnection[Any], session: str, question: sasl.CheckPassword
+        self, connection: AsyncServerConnection[Any], session: str, question: sasl.CheckPassword
     ) -> Accept | sasl.Refusal:
         """Return the answer to *question*."""
 
@@ -247,7 +247,7 @@ class ServerState:
         return await ask_store(session, "accounts", question, answer())
 
     async def fetch_scram_keys(
-        self, connection: ServerConnection[Any], session: str, question: sasl.FetchScramKeys
+        self, connection: AsyncServerConnection[Any], session: str, question: sasl.FetchScramKeys
     ) -> sasl.ScramKeys | sasl.Refusal | None:
         """Return the answer to *question*.  An unknown name gets keys as well, which match no password."""
 
@@ -259,7 +259,7 @@ class ServerState:
 
     @staticmethod
     async def _ask_accounts(
-        connection: ServerConnection[Any], session: str, question: Question[A], answer: Awaitable[A]
+        connection: AsyncServerConnection[Any], session: str, question: Question[A], answer: Awaitable[A]
     ) -> A:
         """Call ``ask_store``; shut the connection down if the client disconnected while its login was queued.
 

@@ -10,7 +10,7 @@ from typing import ClassVar, assert_never
 
 from mailauth import ACCEPT, Accept, ExtensionQuestion, Notice, TlsStarted, pop3, sasl
 
-from ..adapters.connection import ServerConnection
+from ..adapters.connection import AsyncServerConnection
 from ..logs import shown
 from ..stores import OpenedMaildrop
 from ._session import Session
@@ -20,14 +20,13 @@ from ._state import ServerState, ask_store
 class Pop3Session(Session[pop3.ServerEvent]):
     """A POP3 session.  It holds the open maildrop."""
 
-    __slots__ = ("_deleting", "_maildrop")
+    __slots__ = ("_maildrop",)
 
     protocol: ClassVar[str] = "POP3"
 
-    def __init__(self, server_state: ServerState, connection: ServerConnection[pop3.ServerEvent]) -> None:
+    def __init__(self, server_state: ServerState, connection: AsyncServerConnection[pop3.ServerEvent]) -> None:
         super().__init__(server_state, connection)
         self._maildrop: OpenedMaildrop | None = None
-        self._deleting = False
 
     async def run(self) -> None:
         server_state, connection = self.server_state, self.connection
@@ -64,13 +63,8 @@ class Pop3Session(Session[pop3.ServerEvent]):
                 case TlsStarted(dropped=dropped):
                     if dropped:
                         self.log(logging.WARNING, "clear text dropped", bytes=dropped)
-                case pop3.Dele():
-                    self._deleting = True
-                case pop3.Rset():
-                    self._deleting = False
-                case pop3.Quit():
-                    if not self._deleting:  # otherwise the Update question follows
-                        self.release_resources()
+                case pop3.Quit(deleting=False):  # otherwise the question Update follows
+                    self.release_resources()
                 case pop3.CommandRejected(verb=verb, reply=reply):
                     self.log(logging.DEBUG, "command refused", verb=verb or None, reply=reply)
                 case ExtensionQuestion():

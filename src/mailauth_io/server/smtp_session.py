@@ -12,7 +12,7 @@ from typing import ClassVar, assert_never
 from mailauth import ACCEPT, ExtensionQuestion, MessageChunk, Notice, TlsStarted, sasl, smtp
 from mailauth.policy import Decision, Reason
 
-from ..adapters.connection import ServerConnection
+from ..adapters.connection import AsyncServerConnection
 from ..logs import shown
 from ..stores import BudgetExceeded, MessageContent, Outbox
 from . import delivery, trace
@@ -43,7 +43,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
 
     protocol: ClassVar[str] = "SMTP"
 
-    def __init__(self, server_state: ServerState, connection: ServerConnection[smtp.ServerEvent]) -> None:
+    def __init__(self, server_state: ServerState, connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
         super().__init__(server_state, connection)
         self._hello = smtp.Hello(domain="unknown", extended=False)  # placeholder: the core accepts no MAIL before EHLO
         self._taken = 0  # completed messages, counted for the queue ids

@@ -5,53 +5,97 @@ The stores of grants in databases have modules of their own: ``sqlite_grants`` a
 
 from __future__ import annotations
 
-from ._grants import ActiveGrant as ActiveGrant, GrantsError as GrantsError
 from .accounts_file import (
-    AccountsError as AccountsError,
-    AccountsFile as AccountsFile,
-    read_passwd_file as read_passwd_file,
-    read_private as read_private,
+    AccountsError,
+    AccountsFile,
+    read_passwd_file,
+    read_private,
 )
 from .content import (
-    TOTAL_BUDGET as TOTAL_BUDGET,
-    Budget as Budget,
-    BudgetExceeded as BudgetExceeded,
-    Envelope as Envelope,
-    MessageContent as MessageContent,
+    TOTAL_BUDGET,
+    Budget,
+    BudgetExceeded,
+    Envelope,
+    MessageContent,
 )
 from .credentials import (
-    Credential as Credential,
-    CredentialError as CredentialError,
-    Proof as Proof,
-    read_credential as read_credential,
-    write_credential as write_credential,
+    Credential,
+    CredentialError,
+    Proof,
+    read_credential,
+    write_credential,
 )
+from .grants import ActiveGrant, GrantsError
 from .hashing import (
-    LOCAL as LOCAL,
-    ClientDisconnected as ClientDisconnected,
-    Hashing as Hashing,
-    HashingBusy as HashingBusy,
-    LoginSource as LoginSource,
+    LOCAL,
+    ClientDisconnected,
+    Hashing,
+    HashingBusy,
+    LoginSource,
 )
-from .maildir_maildrops import MaildirMaildrops as MaildirMaildrops
-from .maildir_outbox import MaildirOutbox as MaildirOutbox
+from .maildir_maildrops import MaildirMaildrops
+from .maildir_outbox import MaildirOutbox
 from .memory_accounts import (
-    MemoryAccounts as MemoryAccounts,
-    from_password as from_password,
+    MemoryAccounts,
+    from_password,
 )
-from .memory_grants import MemoryGrants as MemoryGrants
-from .memory_maildrops import MemoryMaildrops as MemoryMaildrops
-from .memory_outbox import MemoryOutbox as MemoryOutbox, RelayedMessage as RelayedMessage
-from .names import NAME_RULE as NAME_RULE, mailbox_name as mailbox_name
+from .memory_grants import MemoryGrants
+from .memory_maildrops import MemoryMaildrops
+from .memory_outbox import MemoryOutbox, RelayedMessage
+from .names import NAME_RULE, mailbox_name
 from .protocols import (
-    Account as Account,
-    Accounts as Accounts,
-    Certificates as Certificates,
-    Changes as Changes,
-    Grants as Grants,
-    Maildrops as Maildrops,
-    OpenedMaildrop as OpenedMaildrop,
-    Outbox as Outbox,
-    Staged as Staged,
-    Tokens as Tokens,
+    Account,
+    Accounts,
+    Certificates,
+    Changes,
+    Grants,
+    Maildrops,
+    OpenedMaildrop,
+    Outbox,
+    Staged,
+    Tokens,
 )
+
+__all__ = [
+    "LOCAL",
+    "NAME_RULE",
+    "TOTAL_BUDGET",
+    "Account",
+    "Accounts",
+    "AccountsError",
+    "AccountsFile",
+    "ActiveGrant",
+    "Budget",
+    "BudgetExceeded",
+    "Certificates",
+    "Changes",
+    "ClientDisconnected",
+    "Credential",
+    "CredentialError",
+    "Envelope",
+    "Grants",
+    "GrantsError",
+    "Hashing",
+    "HashingBusy",
+    "LoginSource",
+    "MaildirMaildrops",
+    "MaildirOutbox",
+    "Maildrops",
+    "MemoryAccounts",
+    "MemoryGrants",
+    "MemoryMaildrops",
+    "MemoryOutbox",
+    "MessageContent",
+    "OpenedMaildrop",
+    "Outbox",
+    "Proof",
+    "RelayedMessage",
+    "Staged",
+    "Tokens",
+    "from_password",
+    "mailbox_name",
+    "read_credential",
+    "read_passwd_file",
+    "read_private",
+    "write_credential",
+]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar, TypeVarTuple
 
 from .._workers import Workers
-from ._grants import TIMEOUT
+from .grants import TIMEOUT
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

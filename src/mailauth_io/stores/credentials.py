@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Final
 import attrs
 
 from mailauth import LocalProtocolError, sasl
-from mailauth._errors import Malformed
+from mailauth.errors import Malformed
 
 from ._types import check_bytes
 

@@ -24,6 +24,7 @@ from ._maildir import StagedFile, listing, make_maildir, read_data, sweep, sync_
 from ._wire_sizes import WireSizes
 from .content import ContentReader, MessageContent, with_crlf
 from .names import mailbox_name
+from .protocols import OpenedMaildrop, Staged
 
 T = TypeVar("T")
 
@@ -40,10 +41,10 @@ class MaildirMaildrops:
             raise ValueError("name must be a canonical name; use the result of mailbox_name()")
         return self._directory / name
 
-    async def stage(self, name: str, head: bytes, content: MessageContent) -> MaildirStaged:
+    async def stage(self, name: str, head: bytes, content: MessageContent) -> Staged:
         return await stage_in(self._path(name), (head, *content.chunks))
 
-    async def open(self, name: str) -> _Opened | pop3.Unavailable:
+    async def open(self, name: str) -> OpenedMaildrop | pop3.Unavailable:
         opening = _Opening(self._path(name))
         try:
             return await FILES.run(opening.run)

@@ -11,7 +11,8 @@ from pathlib import Path
 from .._workers import FILES
 from ._maildir import STALE_AFTER, sweep
 from .content import Envelope, MessageContent
-from .maildir_maildrops import MaildirStaged, stage_in
+from .maildir_maildrops import stage_in
+from .protocols import Staged
 
 
 class MaildirOutbox:
@@ -21,7 +22,7 @@ class MaildirOutbox:
         self._directory = directory
         self._sweep_due = 0.0
 
-    async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> MaildirStaged:
+    async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> Staged:
         if (now := time.monotonic()) >= self._sweep_due:
             self._sweep_due = now + STALE_AFTER
             await FILES.run(sweep, self._directory)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, GrantTable, Lookup
 
-from ._grants import ActiveGrant
+from .grants import ActiveGrant
 
 
 class MemoryGrants:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from mailauth import pop3
 
 from .content import OVERHEAD, PIECE, ContentReader, MessageContent, with_crlf
+from .protocols import OpenedMaildrop, Staged
 
 
 class _Copy:
@@ -69,12 +70,12 @@ class MemoryMaildrops:
         self._prefix = secrets.token_hex(8)
         self._count = 0
 
-    async def stage(self, name: str, head: bytes, content: MessageContent) -> _Staged:
+    async def stage(self, name: str, head: bytes, content: MessageContent) -> Staged:
         self._count += 1
         copy = _Copy(f"{self._prefix}.{self._count}", head, content)
         return _Staged(self._copies.setdefault(name, []), copy)
 
-    async def open(self, name: str) -> _Opened | pop3.Unavailable:
+    async def open(self, name: str) -> OpenedMaildrop | pop3.Unavailable:
         if name in self._open:
             return pop3.Unavailable.IN_USE
         self._open.add(name)

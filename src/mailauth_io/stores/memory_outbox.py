@@ -8,6 +8,7 @@ from __future__ import annotations
 import attrs
 
 from .content import OVERHEAD, Envelope, MessageContent
+from .protocols import Staged
 
 
 @attrs.frozen(kw_only=True)
@@ -48,7 +49,7 @@ class MemoryOutbox:
             message.release()
         self._messages.clear()
 
-    async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> _Staged:
+    async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> Staged:
         cost = OVERHEAD + len(head) + sum(map(len, envelope.recipients))
         content.budget.take(cost)
         content.keep()

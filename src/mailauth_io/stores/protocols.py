@@ -15,9 +15,9 @@ import attrs
 from mailauth import pop3
 from mailauth.grants import Lookup
 
-from ._grants import ActiveGrant
 from .content import Envelope, MessageContent
 from .credentials import Credential
+from .grants import ActiveGrant
 
 
 @attrs.frozen(kw_only=True)

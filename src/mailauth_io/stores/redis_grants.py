@@ -17,8 +17,13 @@ from redis.retry import Retry
 from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, GrantTable, Lookup, normalize_address
 
 from ._bounded_executor import THREADS, BoundedExecutor
-from ._grants import MAX_SWEPT_PER_LOGIN, TIMEOUT, ActiveGrant
+from .grants import MAX_SWEPT_PER_LOGIN, TIMEOUT, ActiveGrant
 from .redis_address import RedisAddress
+
+__all__ = [
+    "RedisAddress",
+    "RedisGrants",
+]
 
 Script = Callable[..., Any]
 

@@ -21,7 +21,12 @@ from typing import Final
 from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, GrantTable, Lookup, normalize_address
 
 from ._bounded_executor import BoundedExecutor
-from ._grants import MAX_SWEPT_PER_LOGIN, TIMEOUT, ActiveGrant, GrantsError
+from .grants import MAX_SWEPT_PER_LOGIN, TIMEOUT, ActiveGrant, GrantsError
+
+__all__ = [
+    "SqliteGrants",
+    "check_file",
+]
 
 BUSY: Final = 0.5 * TIMEOUT
 """Seconds that a login waits for another process's write: less than the timeout, so that lookups continue."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mailauth import ACCEPT, Question, ServerMachine, pop3, smtp
-from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.stream import READ_SIZE, Peer
 from mailauth_io.limits import Limits
 from tests.io import loops
@@ -38,7 +38,7 @@ def pop3_server() -> ServerMachine[Any]:
     return pop3.ServerConnection(settings, entropy=bytes(32))
 
 
-async def serve(connection: ServerConnection[Any], asked: list[str]) -> None:
+async def serve(connection: AsyncServerConnection[Any], asked: list[str]) -> None:
     async for event in connection:
         match event:
             case pop3.OpenMaildrop():
@@ -79,7 +79,9 @@ def meet(
 
     async def main() -> tuple[int, list[str], float]:
         stream, client = await connected(name, Limits())
-        connection: ServerConnection[Any] = ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None)
+        connection: AsyncServerConnection[Any] = AsyncServerConnection(
+            machine, stream, Peer("192.0.2.1", 1), None, None
+        )
         begun = stream.now()
         with client:
             try:
@@ -188,7 +190,9 @@ def test_replies_to_a_disconnected_client_let_other_tasks_run(name: str) -> None
     """
     asked: list[str] = []
     client = GoneClient(LOG_IN + b"RETR 1\r\n" * 100)
-    connection: ServerConnection[Any] = ServerConnection(pop3_server(), client, Peer("192.0.2.1", 1), None, None)
+    connection: AsyncServerConnection[Any] = AsyncServerConnection(
+        pop3_server(), client, Peer("192.0.2.1", 1), None, None
+    )
     run_in_no_time(name, lambda: serve(connection, asked))
     assert len(asked) == 100
     assert client.turns >= len(MESSAGE) * 100 // READ_SIZE

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, strategies
 
 from mailauth import ACCEPT, Question, Tls, pop3, sasl, smtp
-from mailauth_io.adapters.connection import Client, ServerConnection
+from mailauth_io.adapters.connection import AsyncClientConnection, AsyncServerConnection
 from mailauth_io.adapters.tls.channel_binding import NAME, BindingContext, channel_bindings, server_end_point
 from tests.io import loops
 from tests.io.server_support import Run, on_both_loops
@@ -183,7 +183,7 @@ def test_binding_uses_the_first_certificate_of_the_chain(tmp_path: Path) -> None
     assert made.channel_bindings == {NAME: leaf.fingerprint(hashes.SHA256())}
 
 
-async def submission(connection: ServerConnection[smtp.ServerEvent]) -> None:
+async def submission(connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
     async for event in connection:
         match event:
             case sasl.FetchScramKeys(authentication_identity=name, hash_name=hash_name) as question:
@@ -196,7 +196,7 @@ async def submission(connection: ServerConnection[smtp.ServerEvent]) -> None:
                 pass
 
 
-async def maildrop(connection: ServerConnection[pop3.ServerEvent]) -> None:
+async def maildrop(connection: AsyncServerConnection[pop3.ServerEvent]) -> None:
     async for event in connection:
         match event:
             case sasl.FetchScramKeys(authentication_identity=name, hash_name=hash_name) as question:
@@ -224,7 +224,7 @@ def bound(name: str, tls: Tls | None, password: bytes = b"wonderland") -> sasl.C
 by_both_hashes = pytest.mark.parametrize("name", ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS"])
 on_both_ports = pytest.mark.parametrize("upgrade", [False, True], ids=["implicit", "upgraded"])
 
-Somewhere = Client[smtp.ClientEvent] | Client[pop3.ClientEvent]
+Somewhere = AsyncClientConnection[smtp.ClientEvent] | AsyncClientConnection[pop3.ClientEvent]
 
 
 async def login(client: Somewhere, mechanism: sasl.ClientMechanism) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mailauth import ACCEPT, Question, ServerMachine, Tls, pop3, sasl, smtp
-from mailauth_io.adapters.connection import EVENTS_PER_CHECKPOINT, ServerConnection
+from mailauth_io.adapters.connection import EVENTS_PER_CHECKPOINT, AsyncServerConnection
 from mailauth_io.adapters.stream import Peer, Stream
 from mailauth_io.limits import Limits
 from tests.io import loops
@@ -47,11 +47,11 @@ class Client(MemoryStream):
         pass
 
 
-def wrap(machine: ServerMachine[Any], stream: Stream) -> ServerConnection[Any]:
-    return ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None)
+def wrap(machine: ServerMachine[Any], stream: Stream) -> AsyncServerConnection[Any]:
+    return AsyncServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None)
 
 
-async def serve(connection: ServerConnection[Any], told: Callable[[object], None]) -> None:
+async def serve(connection: AsyncServerConnection[Any], told: Callable[[object], None]) -> None:
     """Reject each login, accept everything else, and call *told* with each event."""
     async for event in connection:
         told(event)

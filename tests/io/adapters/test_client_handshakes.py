@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mailauth import ClientMachine, Command, LocalProtocolError, RemoteProtocolError, pop3, sasl, smtp
-from mailauth_io.adapters.connection import Client
+from mailauth_io.adapters.connection import AsyncClientConnection
 from tests.io import loops
 from tests.io.tls import client_context
 
@@ -83,7 +83,9 @@ def test_client_sends_no_credentials_after_a_failed_handshake(
 
     async def main() -> None:
         connect = loops.current().adapter.connect
-        connected: Client[Any] = await connect(machine, "127.0.0.1", server.port, ssl_context=client_context())
+        connected: AsyncClientConnection[Any] = await connect(
+            machine, "127.0.0.1", server.port, ssl_context=client_context()
+        )
         async with connected as client:
             await anext(client)
             for command in commands[:-1]:

@@ -9,7 +9,7 @@ import pytest
 
 from mailauth import ACCEPT, Question, pop3, smtp
 from mailauth_io import server, stores
-from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.connection import AsyncServerConnection
 from tests.io import loops
 from tests.io.by_hand import read_line
 from tests.io.line_echo import dial, on_both_loops, read_all
@@ -25,7 +25,7 @@ def no_linger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mailauth_io.adapters.connection.LINGER_SECONDS", 0.01)
 
 
-async def accept(connection: ServerConnection[Any]) -> None:
+async def accept(connection: AsyncServerConnection[Any]) -> None:
     async for event in connection:
         match event:
             case pop3.OpenMaildrop():
@@ -75,7 +75,7 @@ async def test_pop3_session_ends_without_entering_update(loop: loops.Loop) -> No
     """RFC 1939 section 6: only QUIT enters the UPDATE state."""
     events: list[Any] = []
 
-    async def session(connection: ServerConnection[Any]) -> None:
+    async def session(connection: AsyncServerConnection[Any]) -> None:
         async for event in connection:
             events.append(event)
             if isinstance(event, pop3.OpenMaildrop):
@@ -99,7 +99,7 @@ async def test_incomplete_message_is_cut_off_after_the_grace_period(loop: loops.
     """Then it is not acknowledged, and the client sends it again."""
     aborted: list[Any] = []
 
-    async def session(connection: ServerConnection[Any]) -> None:
+    async def session(connection: AsyncServerConnection[Any]) -> None:
         try:
             await accept(connection)
         finally:
@@ -152,9 +152,9 @@ async def test_message_in_progress_at_shutdown_is_stored(loop: loops.Loop) -> No
 @on_both_loops
 async def test_close_when_idle_closes_a_single_connection(loop: loops.Loop) -> None:
     """From any task.  A second call does nothing."""
-    connections: list[ServerConnection[Any]] = []
+    connections: list[AsyncServerConnection[Any]] = []
 
-    async def session(connection: ServerConnection[Any]) -> None:
+    async def session(connection: AsyncServerConnection[Any]) -> None:
         connections.append(connection)
         await accept(connection)
 

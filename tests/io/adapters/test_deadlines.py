@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mailauth import ACCEPT, BeginTls, CloseReason, MessageChunk, NeedData, Question, Tls, pop3, sasl, smtp
-from mailauth_io.adapters.connection import LINGER_SECONDS, LINGER_TOTAL, ServerConnection
+from mailauth_io.adapters.connection import LINGER_SECONDS, LINGER_TOTAL, AsyncServerConnection
 from mailauth_io.adapters.stream import Peer
 from mailauth_io.adapters.tls.layer import TlsLayer
 from mailauth_io.limits import Limits
@@ -29,7 +29,7 @@ END = b"421 4.4.2 timeout exceeded, closing connection\r\n"
 PEER_CLOSED = Peer("192.0.2.1", 1)
 
 
-async def accept(connection: ServerConnection[Any], events: list[Any], pause: Callable[[], None]) -> None:
+async def accept(connection: AsyncServerConnection[Any], events: list[Any], pause: Callable[[], None]) -> None:
     async for event in connection:
         events.append(event)
         match event:
@@ -56,7 +56,7 @@ def serve(
     def wait() -> None:
         client.seconds += pause
 
-    connection: ServerConnection[Any] = ServerConnection(machine, client, PEER_CLOSED, None, layer)
+    connection: AsyncServerConnection[Any] = AsyncServerConnection(machine, client, PEER_CLOSED, None, layer)
     run_in_no_time(name, lambda: accept(connection, events, wait))
     return events
 
@@ -351,7 +351,7 @@ def test_linger_time_after_the_last_reply_is_limited() -> None:
     client = SlowClient((0.0, b"QUIT\r\n"), *each_octet(1.9, bytes(1_000)))
 
     async def whole() -> None:
-        connection: ServerConnection[Any] = ServerConnection(smtp_server(), client, PEER_CLOSED, None, None)
+        connection: AsyncServerConnection[Any] = AsyncServerConnection(smtp_server(), client, PEER_CLOSED, None, None)
         await accept(connection, [], lambda: None)
         await connection.aclose()
 

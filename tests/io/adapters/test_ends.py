@@ -13,7 +13,7 @@ import trio
 
 from mailauth import CloseReason, RemoteProtocolError
 from mailauth_io import on_trio
-from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.limits import Limits
 from tests.io import loops
 from tests.io.by_hand import read_line
@@ -49,7 +49,7 @@ async def test_server_listens_on_an_ipv6_address(loop: loops.Loop) -> None:
         pytest.skip("this machine has no IPv6")
     peers = []
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         peers.append(connection.peer.address)
         await echo(connection)
 
@@ -144,7 +144,7 @@ async def test_session_ends_when_the_client_resets_the_connection(loop: loops.Lo
     """The replies cannot be sent: the application learns that the peer has closed, and the server continues."""
     ends: list[CloseReason] = []
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         async for event in connection:
             if isinstance(event, Line):
                 connection.answer(event, bytes(1_000_000))
@@ -185,7 +185,7 @@ async def test_abort_closes_the_connection_without_a_reply(loop: loops.Loop) -> 
     """No reply is sent, and the iteration of the session ends as if the peer had disconnected."""
     ends: list[EchoEvent] = []
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         async for event in connection:
             connection.abort()
             ends.append(event)
@@ -208,9 +208,9 @@ async def test_abort_closes_the_connection_without_a_reply(loop: loops.Loop) -> 
 async def test_abort_from_another_task_ends_the_iteration(loop: loops.Loop) -> None:
     """``abort()`` wakes the read too."""
     ends: list[EchoEvent] = []
-    connections: list[ServerConnection[EchoEvent]] = []
+    connections: list[AsyncServerConnection[EchoEvent]] = []
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         connections.append(connection)
         ends.extend([event async for event in connection])
 
@@ -226,7 +226,7 @@ async def test_abort_from_another_task_ends_the_iteration(loop: loops.Loop) -> N
 def test_exception_in_a_session_is_logged_and_closes_only_its_connection(caplog: pytest.LogCaptureFixture) -> None:
     """It is logged with its message and its traceback."""
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         async for event in connection:
             if isinstance(event, Line):
                 raise KeyError(event.text)
@@ -251,7 +251,7 @@ def test_exception_in_a_session_is_logged_and_closes_only_its_connection(caplog:
 async def test_session_that_returns_early_sends_the_closing_reply(loop: loops.Loop) -> None:
     """The machine is shut down, and its last reply is sent."""
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         question = await anext(connection)
         assert isinstance(question, Line)
         connection.answer(question, b"enough")
@@ -281,7 +281,7 @@ async def test_blocked_session_is_cancelled_after_the_grace_period(loop: loops.L
     """An application that is stuck is cancelled after ``grace`` seconds, and its connection is closed."""
     ended: list[str] = []
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         await anext(connection)
         reached.set()
         try:
@@ -315,7 +315,7 @@ async def test_leaving_the_client_context_sends_the_last_command(loop: loops.Loo
     """``aclose()`` shuts the machine down, and writes its last command."""
     ends: list[CloseReason] = []
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         ends.extend([event.reason async for event in connection if isinstance(event, Ended)])
 
     async with serving(loop, session) as listener:
@@ -332,7 +332,7 @@ async def test_session_ends_if_the_peer_does_not_read_within_the_timeout(loop: l
     """A Send that the peer does not read within the timeout fails, and the session ends."""
     ends: list[CloseReason] = []
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         async for event in connection:
             if isinstance(event, Line):
                 connection.answer(event, bytes(50_000_000))

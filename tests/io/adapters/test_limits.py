@@ -18,7 +18,7 @@ import pytest
 from mailauth import ACCEPT, pop3, smtp
 from mailauth_io import server, stores
 from mailauth_io._addresses import Network
-from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.functions import _smtp_machine
 from mailauth_io.adapters.stream import Peer, Stream
 from mailauth_io.cli import descriptors
@@ -32,7 +32,7 @@ from tests.io.tls import client_context as tls_client, server_context
 FULL = Limits(connections=2)
 
 
-async def greet(connection: ServerConnection[Any]) -> None:
+async def greet(connection: AsyncServerConnection[Any]) -> None:
     async for event in connection:
         match event:
             case smtp.Connected():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from mailauth import ACCEPT, Question, pop3, sasl, smtp
-from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.connection import AsyncServerConnection
 from tests.io import loops
 from tests.io.line_echo import on_both_loops
 from tests.io.tls import client_context, server_context
@@ -16,7 +16,7 @@ SCRAM = sasl.ALL_MECHANISMS.only("SCRAM-SHA-256")
 ALICE = sasl.ScramSha256Client(authentication_identity="alice", password=b"wonderland", entropy=bytes(range(32)))
 
 
-async def submission(connection: ServerConnection[smtp.ServerEvent]) -> None:
+async def submission(connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
     async for event in connection:
         match event:
             case sasl.FetchScramKeys(authentication_identity=name) as question:
@@ -29,7 +29,7 @@ async def submission(connection: ServerConnection[smtp.ServerEvent]) -> None:
                 pass
 
 
-async def maildrop(connection: ServerConnection[pop3.ServerEvent]) -> None:
+async def maildrop(connection: AsyncServerConnection[pop3.ServerEvent]) -> None:
     async for event in connection:
         match event:
             case sasl.FetchScramKeys(authentication_identity=name) as question:

@@ -8,7 +8,7 @@ import smtplib
 import pytest
 
 from mailauth import ACCEPT, MessageChunk, pop3, sasl, smtp
-from mailauth_io.adapters.connection import Client, ServerConnection
+from mailauth_io.adapters.connection import AsyncClientConnection, AsyncServerConnection
 from tests.io import loops
 from tests.io.line_echo import on_both_loops
 from tests.io.tls import client_context, server_context
@@ -25,7 +25,7 @@ class Spool:
         self.messages: list[bytes] = []
         self.identities: list[str | None] = []
 
-    async def session(self, connection: ServerConnection[smtp.ServerEvent]) -> None:
+    async def session(self, connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
         content = b""
         async for event in connection:
             match event:
@@ -49,7 +49,7 @@ class Spool:
                     pass
 
 
-async def maildrop(connection: ServerConnection[pop3.ServerEvent]) -> None:
+async def maildrop(connection: AsyncServerConnection[pop3.ServerEvent]) -> None:
     """A POP3 session that accepts every login, and has one message, which it returns in pieces."""
     async for event in connection:
         match event:
@@ -71,7 +71,7 @@ async def maildrop(connection: ServerConnection[pop3.ServerEvent]) -> None:
                 pass
 
 
-async def reply(client: Client[smtp.ClientEvent]) -> smtp.Reply:
+async def reply(client: AsyncClientConnection[smtp.ClientEvent]) -> smtp.Reply:
     """Return the next reply."""
     event = await anext(client)
     assert isinstance(event, smtp.ReplyReceived)

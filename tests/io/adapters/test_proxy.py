@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from mailauth_io._addresses import Network, is_within
-from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.stream import Peer
 from mailauth_io.limits import Limits
 from tests.io import loops
@@ -36,7 +36,7 @@ class Seen:
     def __init__(self) -> None:
         self.peers: list[Peer] = []
 
-    async def __call__(self, connection: ServerConnection[EchoEvent]) -> None:
+    async def __call__(self, connection: AsyncServerConnection[EchoEvent]) -> None:
         self.peers.append(connection.peer)
         await echo(connection)
 

@@ -9,7 +9,7 @@ import pytest
 
 from mailauth import CloseReason, Tls
 from mailauth_io import on_asyncio, on_trio
-from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.connection import AsyncServerConnection
 from tests.io import loops
 from tests.io.by_hand import read_line
 from tests.io.line_echo import (
@@ -59,7 +59,7 @@ async def test_peer_address_is_read_from_the_socket(loop: loops.Loop) -> None:
     """The address of the peer is read from the socket; a client may choose its source address."""
     peers = []
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         peers.append(connection.peer)
         await echo(connection)
 
@@ -76,9 +76,9 @@ async def test_peer_address_is_read_from_the_socket(loop: loops.Loop) -> None:
 @on_both_loops
 async def test_shut_down_from_another_task_wakes_the_read(loop: loops.Loop) -> None:
     """The session waits for data that never arrives; ``shut_down()`` in another task ends it in order."""
-    connections: list[ServerConnection[EchoEvent]] = []
+    connections: list[AsyncServerConnection[EchoEvent]] = []
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         connections.append(connection)
         await echo(connection)
 
@@ -105,7 +105,7 @@ async def test_shorter_timeout_set_later_is_applied(loop: loops.Loop) -> None:
         machines.append(Echo(entropy=entropy, tls=tls))
         return machines[0]
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         async for event in connection:
             if isinstance(event, Line):
                 machines[0].timeout = 0.01
@@ -135,7 +135,7 @@ async def test_cancelled_read_loses_no_data(loop: loops.Loop) -> None:
     lines: list[bytes] = []
     cancelled = threading.Event()
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         first = await anext(connection)
         assert isinstance(first, Line)
         connection.answer(first, first.text)
@@ -165,7 +165,7 @@ async def test_cancelled_send_makes_further_calls_raise(loop: loops.Loop) -> Non
     told: list[str] = []
     over = threading.Event()
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         event = await anext(connection)
         assert isinstance(event, Line)
         connection.answer(event, bytes(50_000_000))
@@ -192,7 +192,7 @@ async def test_cancelled_send_makes_further_calls_raise(loop: loops.Loop) -> Non
 async def test_iterating_with_an_unanswered_question_raises_runtime_error(loop: loops.Loop) -> None:
     """RuntimeError, and the question stays open."""
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         question = await anext(connection)
         with pytest.raises(RuntimeError, match="not been answered"):
             await anext(connection)
@@ -209,7 +209,7 @@ async def test_flush_writes_queued_data_and_keeps_received_events(loop: loops.Lo
     """More data than any buffer holds is written as fast as the server reads; events are kept in order."""
     received: list[int] = []
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         async for event in connection:
             if isinstance(event, Line):
                 received.append(len(event.text))
@@ -227,7 +227,7 @@ async def test_flush_writes_queued_data_and_keeps_received_events(loop: loops.Lo
 def test_reading_is_paused_while_a_question_is_unanswered() -> None:
     """A connection buffers a bounded amount of data: on asyncio, which pushes data, the transport is paused."""
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         question = await anext(connection)
         stream = connection._stream
         assert isinstance(stream, on_asyncio._Stream)
@@ -258,7 +258,7 @@ def test_reading_is_paused_while_a_question_is_unanswered() -> None:
 def test_data_that_arrives_with_the_cancellation_is_kept() -> None:
     """On asyncio, data can arrive for a read that was cancelled in the same iteration; the next call returns it."""
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         stream = connection._stream
         assert isinstance(stream, on_asyncio._Stream)
         task = asyncio.ensure_future(anext(connection))

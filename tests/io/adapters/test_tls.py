@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from mailauth import CloseReason, Tls, TlsStarted
-from mailauth_io.adapters.connection import Client, ServerConnection
+from mailauth_io.adapters.connection import AsyncClientConnection, AsyncServerConnection
 from mailauth_io.limits import Limits
 from tests.io import loops
 from tests.io.by_hand import read_line
@@ -36,7 +36,7 @@ def stranger() -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-async def upgrade(client: Client[ClientEvent]) -> Tls:
+async def upgrade(client: AsyncClientConnection[ClientEvent]) -> Tls:
     """Do STARTTLS, and return the TLS session of the notice that follows."""
     assert await anext(client) == Line(text=b"hello")
     client.send(Line(text=b"STARTTLS"))
@@ -51,7 +51,7 @@ async def test_implicit_tls_session_is_passed_to_both_machines(loop: loops.Loop)
     """Both machines are built with the properties of the TLS session."""
     seen: list[Tls | None] = []
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         seen.append(connection.tls)
         await echo(connection)
 
@@ -88,7 +88,7 @@ async def test_send_of_many_tls_records_arrives_in_order(loop: loops.Loop) -> No
     """A Send of many records arrives whole and in order, as fast as the peer reads."""
     lines = [b"%d " % number * 100 for number in range(3_000)]
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         async for event in connection:
             if isinstance(event, Line):
                 connection.answer(event, b"\r\n".join(lines))
@@ -176,7 +176,7 @@ async def test_reply_is_sent_after_close_notify_of_the_client(loop: loops.Loop) 
     """A TLS client that has sent close_notify is a half-closed client."""
     ends: list[CloseReason] = []
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         async for event in connection:
             if isinstance(event, Line):
                 connection.answer(event, event.text)
@@ -211,7 +211,7 @@ async def test_plaintext_before_the_handshake_is_not_processed_inside_tls(loop: 
     asked: list[bytes] = []
     injected = threading.Event()
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         async for event in connection:
             if isinstance(event, Line):
                 asked.append(event.text)
@@ -246,7 +246,7 @@ async def test_failed_handshake_ends_only_its_session(loop: loops.Loop) -> None:
     """The machine sees the end of the stream; the next client is served."""
     ends: list[EchoEvent] = []
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         async for event in connection:
             if isinstance(event, Line):
                 connection.answer(event, event.text)
@@ -298,7 +298,7 @@ async def test_client_rejects_an_unverified_server_certificate(loop: loops.Loop)
 async def test_handshake_times_out(loop: loops.Loop) -> None:
     """A client that connects to a TLS port and sends nothing is disconnected, without a session."""
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         raise AssertionError("a session without a handshake")
 
     limits = Limits(handshake_timeout=0.01)
@@ -324,7 +324,7 @@ async def test_cancelled_handshake_makes_further_calls_raise(loop: loops.Loop) -
     """The next call raises."""
     told = threading.Event()
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         question = await anext(connection)
         assert isinstance(question, Line)
         connection.answer(question, b"")
@@ -349,9 +349,9 @@ async def test_cancelled_handshake_makes_further_calls_raise(loop: loops.Loop) -
 @on_both_loops
 async def test_shut_down_during_the_handshake_closes_the_connection(loop: loops.Loop) -> None:
     """Nothing can be sent during the handshake, so the connection is closed."""
-    connections: list[ServerConnection[EchoEvent]] = []
+    connections: list[AsyncServerConnection[EchoEvent]] = []
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         connections.append(connection)
         await echo(connection)
 

@@ -36,7 +36,9 @@ SETTINGS = smtp.ServerSettings(
 )  # fmt: skip
 
 
-Connection: TypeAlias = on_asyncio.ServerConnection[smtp.ServerEvent] | on_trio.ServerConnection[smtp.ServerEvent]
+Connection: TypeAlias = (
+    on_asyncio.AsyncServerConnection[smtp.ServerEvent] | on_trio.AsyncServerConnection[smtp.ServerEvent]
+)
 
 
 async def session(connection: Connection) -> None:

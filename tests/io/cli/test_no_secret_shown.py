@@ -60,8 +60,8 @@ TAKERS: dict[str, Callable[[bytes], object]] = {
     "PLAIN": lambda secret: sasl.PlainClient(authentication_identity="alice", password=secret).respond(None),
     "LOGIN": lambda secret: sasl.LoginClient(authentication_identity="alice", password=secret),
     "USER": lambda secret: sasl.UserPassClient(authentication_identity="alice", password=secret),
-    "CRAM-MD5": lambda secret: sasl.CramMd5Client(authentication_identity="alice", secret=secret),
-    "APOP": lambda secret: sasl.ApopClient(authentication_identity="alice", secret=secret),
+    "CRAM-MD5": lambda secret: sasl.CramMd5Client(authentication_identity="alice", password=secret),
+    "APOP": lambda secret: sasl.ApopClient(authentication_identity="alice", password=secret),
     "SCRAM": lambda secret: sasl.ScramSha256Client(
         authentication_identity="alice", password=secret, entropy=bytes(32), could_bind=False
     ),

@@ -253,7 +253,7 @@ def test_a_change_is_carried_out_if_the_passwords_cannot_be_read(run: Run, tmp_p
 def test_a_reload_is_logged_as_information_and_a_problem_as_a_warning(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "mailauth.server")
+    caplog.set_level("INFO", "mailauth_io.server")
     file = File(tmp_path / "users")
     file.write(WRITTEN)
     kept = behind(MemoryAccounts(file=AccountsFile(file.path, clock=file.clock)))

@@ -16,7 +16,7 @@ import trio
 from mailauth import pop3, smtp
 from mailauth_io import server, stores
 from mailauth_io._workers import FILES
-from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.stream import Peer
 from mailauth_io.server._state import ServerState
 from mailauth_io.server.pop3_session import Pop3Session
@@ -97,7 +97,7 @@ def server_state(
 def smtp_work(shared: ServerState, stream: SilentClient) -> Callable[[], Awaitable[None]]:
     async def work() -> None:
         machine = smtp.ServerConnection(shared.config.smtp_settings(), entropy=bytes(32))
-        await SmtpSession.serve(shared, ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
+        await SmtpSession.serve(shared, AsyncServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
 
     return work
 
@@ -105,7 +105,7 @@ def smtp_work(shared: ServerState, stream: SilentClient) -> Callable[[], Awaitab
 def pop3_work(shared: ServerState, stream: SilentClient) -> Callable[[], Awaitable[None]]:
     async def work() -> None:
         machine = pop3.ServerConnection(shared.config.pop3_settings(), entropy=bytes(32))
-        await Pop3Session.serve(shared, ServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
+        await Pop3Session.serve(shared, AsyncServerConnection(machine, stream, Peer("192.0.2.1", 1), None, None))
 
     return work
 

@@ -140,7 +140,7 @@ def deliver(served: Served, text: str | bytes = "Subject: x\r\n\r\nbody") -> Non
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "CRAM-MD5"])
 def test_smtp_login_gets_454_if_the_accounts_fail(run: Run, mechanism: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "mailauth.server")
+    caplog.set_level(logging.DEBUG, "mailauth_io.server")
     backend = Behind()
 
     def client(served: Served) -> None:
@@ -393,7 +393,7 @@ def test_store_failure_is_logged_with_traceback_only_for_bugs(
 def test_a_rejected_command_is_logged_with_its_verb_if_the_server_knows_it(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("DEBUG", "mailauth.server")
+    caplog.set_level("DEBUG", "mailauth_io.server")
 
     def client(served: Served) -> None:
         with served.smtp() as smtp:

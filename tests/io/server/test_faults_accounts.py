@@ -33,7 +33,7 @@ Ts = TypeVarTuple("Ts")
 
 MECHANISMS: dict[str, Callable[[], sasl.ClientMechanism]] = {
     "find for a password": lambda: sasl.PlainClient(authentication_identity="alice", password=PASSWORD.encode()),
-    "find for a secret": lambda: sasl.CramMd5Client(authentication_identity="alice", secret=PASSWORD.encode()),
+    "find for a secret": lambda: sasl.CramMd5Client(authentication_identity="alice", password=PASSWORD.encode()),
     "find for keys": lambda: scram("alice"),
     "token_owner": lambda: sasl.OauthBearerClient(token=b"a-token-of-alice", authorization_identity=""),
     "refresh": lambda: sasl.LoginClient(authentication_identity="alice", password=PASSWORD.encode()),

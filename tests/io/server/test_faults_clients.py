@@ -9,7 +9,7 @@ import pytest
 
 from mailauth import pop3, smtp
 from mailauth_io import server, stores
-from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.stream import Peer
 from mailauth_io.adapters.tls import layer
 from mailauth_io.server._state import ServerState
@@ -112,13 +112,15 @@ def test_vanished_client_is_disconnected_after_the_timeout(run: Run, moment: Mom
     async def main() -> int:
         if moment.protocol == "smtp":
             machine = smtp.ServerConnection(server_state.smtp_settings(), entropy=bytes(32))
-            await SmtpSession.serve(server_state, ServerConnection(machine, client, PEER_CLOSED, tls_options, None))
+            await SmtpSession.serve(
+                server_state, AsyncServerConnection(machine, client, PEER_CLOSED, tls_options, None)
+            )
         else:
             content = stores.MessageContent.of(TEXT, budget)
             await (await maildrops.stage("alice", b"", content)).commit()
             content.release()
             reader = pop3.ServerConnection(server_state.pop3_settings(), entropy=bytes(32))
-            await Pop3Session.serve(server_state, ServerConnection(reader, client, PEER_CLOSED, tls_options, None))
+            await Pop3Session.serve(server_state, AsyncServerConnection(reader, client, PEER_CLOSED, tls_options, None))
         opened = await maildrops.open("alice")
         assert not isinstance(opened, pop3.Unavailable)
         await opened.update(frozenset(range(1, len(opened.messages) + 1)))

@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from mailauth import smtp
 from mailauth_io import server, stores
-from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.stream import Peer
 from mailauth_io.server._inbound_quota import InboundQuota
 from mailauth_io.server._state import ServerState
@@ -64,7 +64,7 @@ def served(name: str, client: SlowClient) -> ServerState:
 
     async def main() -> None:
         machine = smtp.ServerConnection(server_state.smtp_settings(), entropy=bytes(32))
-        connection = ServerConnection(machine, client, Peer("192.0.2.1", 1), None, None)
+        connection = AsyncServerConnection(machine, client, Peer("192.0.2.1", 1), None, None)
         await SmtpSession.serve(server_state, connection)
 
     run_in_no_time(name, main)

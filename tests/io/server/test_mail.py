@@ -62,7 +62,7 @@ def test_received_protocol_after_helo_is_smtp(run: Run) -> None:
 
 
 def test_reply_received_field_and_log_have_the_same_queue_id(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "mailauth.server")
+    caplog.set_level(logging.INFO, "mailauth_io.server")
 
     def client(served: Served) -> str:
         with served.smtp() as smtp:

@@ -274,7 +274,7 @@ def test_authorization_identity_of_another_user_is_rejected(run: Run) -> None:
 
 
 def test_log_gives_the_grant_or_identity_that_allowed_relaying(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "mailauth.server")
+    caplog.set_level("INFO", "mailauth_io.server")
 
     def client(served: Served) -> None:
         served.log_in(name="bob", password="other").quit()

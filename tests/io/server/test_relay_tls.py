@@ -118,7 +118,7 @@ def test_server_relays_to_another_with_its_own_login(
     run: Run, implicit_tls: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The first server relays with its own login, not with that of its client."""
-    caplog.set_level("INFO", "mailauth.server")
+    caplog.set_level("INFO", "mailauth_io.server")
     outbox = stores.MemoryOutbox()
 
     def ports(name: str, outbox: stores.Outbox | server.NextHop) -> Any:

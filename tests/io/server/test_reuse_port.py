@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from mailauth_io import server
-from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.connection import AsyncServerConnection
 from tests.io import loops
 from tests.io.grant_stores import on_both_loops
 from tests.io.line_echo import Echo, EchoEvent
@@ -37,7 +37,7 @@ def free_port() -> Iterator[int]:
 async def test_two_listeners_share_a_port_only_if_both_set_reuse_port(loop: loops.Loop) -> None:
     """On IPv4 and IPv6."""
 
-    async def session(connection: ServerConnection[EchoEvent]) -> None:
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         async for _ in connection:
             pass
 

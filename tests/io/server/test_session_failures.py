@@ -17,7 +17,7 @@ import trio
 
 from mailauth import ACCEPT, pop3, smtp
 from mailauth_io import logs
-from mailauth_io.adapters.connection import ServerConnection
+from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.listener import Listener, Session
 from tests.io import loops
 from tests.io.line_echo import dial, on_both_loops, read_all_or_reset
@@ -32,7 +32,7 @@ def serve(protocol: str, session: Session[Any], **options: Any) -> AbstractAsync
     return adapter.serve_pop3(session, pop3.ServerSettings(), **options)
 
 
-def greet(connection: ServerConnection[Any], event: object) -> None:
+def greet(connection: AsyncServerConnection[Any], event: object) -> None:
     match event:
         case smtp.Connected() as question:
             connection.answer(question, ACCEPT)
@@ -40,30 +40,30 @@ def greet(connection: ServerConnection[Any], event: object) -> None:
             connection.answer(question, ACCEPT)
 
 
-async def raises(connection: ServerConnection[Any]) -> None:
+async def raises(connection: AsyncServerConnection[Any]) -> None:
     raise ZeroDivisionError(WORDS)
 
 
-async def raises_at_an_event(connection: ServerConnection[Any]) -> None:
+async def raises_at_an_event(connection: AsyncServerConnection[Any]) -> None:
     async for event in connection:
         if isinstance(event, smtp.Noop | pop3.Capa):
             raise ZeroDivisionError(WORDS)
         greet(connection, event)
 
 
-async def raises_at_the_end(connection: ServerConnection[Any]) -> None:
+async def raises_at_the_end(connection: AsyncServerConnection[Any]) -> None:
     try:
         await until_closed(connection)
     finally:
         raise ZeroDivisionError(WORDS)
 
 
-async def until_closed(connection: ServerConnection[Any]) -> None:
+async def until_closed(connection: AsyncServerConnection[Any]) -> None:
     async for event in connection:
         greet(connection, event)
 
 
-async def raises_beside(connection: ServerConnection[Any]) -> None:
+async def raises_beside(connection: AsyncServerConnection[Any]) -> None:
     """Raise in a child task, so that the exception is in a group."""
     if loops.current().name == "trio":
         async with trio.open_nursery() as nursery:
@@ -134,7 +134,7 @@ def test_exception_during_shutdown_is_logged_and_shutdown_completes(
     async def main() -> None:
         begun = asyncio.Event() if name == "asyncio" else trio.Event()
 
-        async def session(connection: ServerConnection[Any]) -> None:
+        async def session(connection: AsyncServerConnection[Any]) -> None:
             begun.set()
             try:
                 if grace:
@@ -163,7 +163,7 @@ def test_group_of_exception_and_cancellation_ends_one_session(caplog: pytest.Log
     async def main() -> None:
         begun, second, failed, cleaned_up = (trio.Event() for _ in range(4))
 
-        async def session(connection: ServerConnection[Any]) -> None:
+        async def session(connection: AsyncServerConnection[Any]) -> None:
             if begun.is_set():
                 return await cleans_up()
             async with trio.open_nursery() as nursery:
@@ -208,7 +208,7 @@ def test_oserror_in_a_session_is_logged_with_traceback(
 ) -> None:
     """An OSError comes from the session's own files and sockets."""
 
-    async def session(connection: ServerConnection[Any]) -> None:
+    async def session(connection: AsyncServerConnection[Any]) -> None:
         error = FileNotFoundError(2, "No such file or directory", "settings")
         raise ExceptionGroup("tasks failed", [error]) if grouped else error
 
@@ -232,7 +232,7 @@ def test_cancelled_error_of_another_task_is_logged_as_session_failure(
 ) -> None:
     """On asyncio, a session that awaits a cancelled task gets its CancelledError, but was not cancelled itself."""
 
-    async def session(connection: ServerConnection[Any]) -> None:
+    async def session(connection: AsyncServerConnection[Any]) -> None:
         other = asyncio.create_task(asyncio.sleep(60))
         other.cancel()
         await other
@@ -259,7 +259,7 @@ def test_connection_reset_raises_nothing_in_the_session(
     async def main() -> None:
         begun = loops.current().event()
 
-        async def session(connection: ServerConnection[Any]) -> None:
+        async def session(connection: AsyncServerConnection[Any]) -> None:
             begun.set()
             await until_closed(connection)
             ended.append(True)

@@ -89,7 +89,7 @@ def scram_sha_1(name: str) -> sasl.ScramSha1Client:
 
 
 def cram_md5(name: str) -> sasl.ClientMechanism:
-    return sasl.CramMd5Client(authentication_identity=name, secret=b"wrong")
+    return sasl.CramMd5Client(authentication_identity=name, password=b"wrong")
 
 
 def user(name: str) -> sasl.ClientMechanism:
@@ -97,7 +97,7 @@ def user(name: str) -> sasl.ClientMechanism:
 
 
 def apop(name: str) -> sasl.ClientMechanism:
-    return sasl.ApopClient(authentication_identity=name, secret=b"wrong")
+    return sasl.ApopClient(authentication_identity=name, password=b"wrong")
 
 
 async def without_sasl(

@@ -8,7 +8,9 @@ from typing import Protocol, TypeAlias, assert_never
 from mailauth import ACCEPT, ExtensionQuestion, Notice, Payload, Tls, sasl, smtp
 from mailauth_io import on_asyncio, on_trio
 
-Connection: TypeAlias = on_asyncio.ServerConnection[smtp.ServerEvent] | on_trio.ServerConnection[smtp.ServerEvent]
+Connection: TypeAlias = (
+    on_asyncio.AsyncServerConnection[smtp.ServerEvent] | on_trio.AsyncServerConnection[smtp.ServerEvent]
+)
 
 
 class Users(Protocol):

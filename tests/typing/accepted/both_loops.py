@@ -8,10 +8,18 @@ from typing import TypeAlias
 from mailauth import Tls, pop3, smtp
 from mailauth_io import on_asyncio, on_trio
 
-SmtpServer: TypeAlias = on_asyncio.ServerConnection[smtp.ServerEvent] | on_trio.ServerConnection[smtp.ServerEvent]
-Pop3Server: TypeAlias = on_asyncio.ServerConnection[pop3.ServerEvent] | on_trio.ServerConnection[pop3.ServerEvent]
-SmtpClient: TypeAlias = on_asyncio.Client[smtp.ClientEvent] | on_trio.Client[smtp.ClientEvent]
-Pop3Client: TypeAlias = on_asyncio.Client[pop3.ClientEvent] | on_trio.Client[pop3.ClientEvent]
+SmtpServer: TypeAlias = (
+    on_asyncio.AsyncServerConnection[smtp.ServerEvent] | on_trio.AsyncServerConnection[smtp.ServerEvent]
+)
+Pop3Server: TypeAlias = (
+    on_asyncio.AsyncServerConnection[pop3.ServerEvent] | on_trio.AsyncServerConnection[pop3.ServerEvent]
+)
+SmtpClient: TypeAlias = (
+    on_asyncio.AsyncClientConnection[smtp.ClientEvent] | on_trio.AsyncClientConnection[smtp.ClientEvent]
+)
+Pop3Client: TypeAlias = (
+    on_asyncio.AsyncClientConnection[pop3.ClientEvent] | on_trio.AsyncClientConnection[pop3.ClientEvent]
+)
 
 
 async def serve_on_asyncio(

@@ -8,7 +8,7 @@ from mailauth import ACCEPT, Notice, Payload, pop3, sasl, smtp
 from mailauth_io import on_asyncio
 
 
-async def without_further_questions(connection: on_asyncio.ServerConnection[smtp.ServerEvent]) -> None:
+async def without_further_questions(connection: on_asyncio.AsyncServerConnection[smtp.ServerEvent]) -> None:
     async for event in connection:
         match event:
             case sasl.CheckPassword() | sasl.Authorize() as q:
@@ -25,7 +25,7 @@ async def without_further_questions(connection: on_asyncio.ServerConnection[smtp
                 assert_never(unreachable)  # error: [arg-type]
 
 
-async def without_scram(connection: on_asyncio.ServerConnection[pop3.ServerEvent]) -> None:
+async def without_scram(connection: on_asyncio.AsyncServerConnection[pop3.ServerEvent]) -> None:
     async for event in connection:
         match event:
             case sasl.CheckPassword() | sasl.Authorize() as q:

@@ -8,7 +8,7 @@ from mailauth import ACCEPT, Notice, pop3, sasl
 from mailauth_io import on_trio
 
 
-async def without_the_rest(connection: on_trio.ServerConnection[pop3.ServerEvent]) -> None:
+async def without_the_rest(connection: on_trio.AsyncServerConnection[pop3.ServerEvent]) -> None:
     async for event in connection:
         match event:
             case sasl.CheckPassword() | sasl.Authorize() as q:

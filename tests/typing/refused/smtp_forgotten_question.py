@@ -8,7 +8,7 @@ from mailauth import ACCEPT, Notice, sasl, smtp
 from mailauth_io import on_asyncio
 
 
-async def without_rcpt(connection: on_asyncio.ServerConnection[smtp.ServerEvent]) -> None:
+async def without_rcpt(connection: on_asyncio.AsyncServerConnection[smtp.ServerEvent]) -> None:
     async for event in connection:
         match event:
             case sasl.CheckPassword() | sasl.Authorize() as q:
@@ -27,7 +27,7 @@ async def without_rcpt(connection: on_asyncio.ServerConnection[smtp.ServerEvent]
                 assert_never(unreachable)  # error: [arg-type]
 
 
-async def without_content(connection: on_asyncio.ServerConnection[smtp.ServerEvent]) -> None:
+async def without_content(connection: on_asyncio.AsyncServerConnection[smtp.ServerEvent]) -> None:
     async for event in connection:
         match event:
             case sasl.CheckPassword() | sasl.Authorize() as q:

@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 
 from ._der import element
 
-__all__ = ["NAME", "BindingContext", "channel_bindings", "server_end_point"]
+__all__ = ["NAME", "BindingContext", "Password", "channel_bindings", "server_end_point"]
 
 NAME: Final = "tls-server-end-point"
 """The registered name, which is also the key in ``Tls.channel_bindings``."""
@@ -56,7 +56,7 @@ _HASHES: Final[Mapping[str, str]] = {
 
 _PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
-_Password: TypeAlias = Callable[[], str | bytes | bytearray] | str | bytes | bytearray
+Password: TypeAlias = Callable[[], str | bytes | bytearray] | str | bytes | bytearray
 
 
 class BindingContext(ssl.SSLContext):
@@ -74,7 +74,7 @@ class BindingContext(ssl.SSLContext):
         self,
         certfile: str | bytes | os.PathLike[str] | os.PathLike[bytes],
         keyfile: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None = None,
-        password: _Password | None = None,
+        password: Password | None = None,
     ) -> None:
         """Load a chain as ``ssl.SSLContext`` does, and keep the first certificate in the file."""
         super().load_cert_chain(certfile, keyfile, password)

@@ -14,9 +14,9 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
-from .._errors import LocalProtocolError, Malformed
-from .._events import Command
 from .._validators import value_of
+from ..errors import LocalProtocolError, Malformed
+from ..events import Command
 from ._grammar import NON_ASCII, decode_unitext, decode_xtext, encode_unitext, encode_xtext
 
 W = TypeVar("W", bound=enum.Enum)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-from .._events import NeedData
+from ..events import NeedData
 
 
 class State(enum.IntEnum):

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Mapping
 from typing import Final
 
-from .._events import NeedData
+from ..events import NeedData
 
 
 class State(enum.IntEnum):

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Final, Protocol, TypeAlias, TypeVar
 
 import attrs
 
-from .._errors import LocalProtocolError
-from .._events import Accept, ExtensionQuestion, Notice, Question
+from ..errors import LocalProtocolError
+from ..events import Accept, ExtensionQuestion, Notice, Question
 
 A = TypeVar("A")
 

@@ -9,13 +9,13 @@ from typing import Final, Self, TypeAlias
 
 import attrs
 
-from .._errors import LocalProtocolError
-from .._events import Tls
+from ..errors import LocalProtocolError
+from ..events import Tls
 from ._md5 import MD5_AVAILABLE
-from ._messages import ServerMechanism
 from .cram_md5 import CramMd5Server
 from .external import ExternalServer
 from .login import LoginServer
+from .messages import ServerMechanism
 from .oauthbearer import OauthBearerServer
 from .plain import PlainServer
 from .scram import (

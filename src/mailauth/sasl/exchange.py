@@ -11,10 +11,10 @@ from typing import Final
 
 import attrs
 
-from .._errors import LocalProtocolError, Malformed
-from .._events import Accept, ExtensionQuestion
+from ..errors import LocalProtocolError, Malformed
+from ..events import Accept, ExtensionQuestion
 from ._base64 import decode_base64, encode_base64
-from ._messages import (
+from .messages import (
     Authorize,
     Challenge,
     CheckExternal,
