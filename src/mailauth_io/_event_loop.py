@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import importlib.util
+import sys
+from collections.abc import AsyncGenerator
 from typing import Protocol, TypeVar
-
-import sniffio
 
 from .adapters.functions import Connect, Serve, ServePop3, ServeSmtp
 
@@ -30,13 +32,35 @@ class Adapter(Protocol):
 
 def current_adapter() -> Adapter:
     """Return the adapter for the running event loop.  Raises RuntimeError if there is none."""
-    if sniffio.current_async_library() == "trio":
+    if runs_on_trio():
         from . import on_trio
 
         return on_trio
+    asyncio.get_running_loop()
     from . import on_asyncio
 
     return on_asyncio
+
+
+@contextlib.asynccontextmanager
+async def fail_after(seconds: float) -> AsyncGenerator[None]:
+    """Raise TimeoutError if the body takes longer than *seconds*."""
+    if runs_on_trio():
+        import trio
+
+        with trio.move_on_after(seconds) as scope:
+            yield
+        if scope.cancelled_caught:
+            raise TimeoutError
+    else:
+        async with asyncio.timeout(seconds):
+            yield
+
+
+def runs_on_trio() -> bool:
+    """Return whether the caller is a task of trio, without importing trio: a program on asyncio need not have it."""
+    trio = sys.modules.get("trio")
+    return trio is not None and bool(trio.lowlevel.in_trio_task())
 
 
 def check_event_loop(name: str) -> None:

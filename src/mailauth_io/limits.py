@@ -30,7 +30,10 @@ LOGGER: Final = logging.getLogger("mailauth_io")
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """The limits that ``serve`` applies to its peers.  Raises ValueError for a number that is zero or negative."""
+    """The limits that ``serve`` and ``connect`` apply to their peers.
+
+    Raises ValueError for a number that is zero or negative.
+    """
 
     connections: int = attrs.field(default=5_000, validator=attrs.validators.ge(1))
     """Maximum number of open connections, over all listeners that share a ConnectionLimiter."""
@@ -42,6 +45,10 @@ class Limits:
     proxy_header_timeout: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
     """Seconds for a whole PROXY header.  Use at least three, so that a lost segment can be sent again (PROXY protocol
     section 2)."""
+
+    connect_timeout: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
+    """Seconds until ``connect`` has a TCP connection; the TLS handshake has its own timeout.  30 seconds is the default
+    of Postfix (smtp_connect_timeout)."""
 
     handshake_timeout: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
     """Seconds for a whole TLS handshake; data received does not extend them."""

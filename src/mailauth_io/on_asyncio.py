@@ -241,8 +241,10 @@ class Listener(adapters.Listener):
 
 async def _open_stream(host: str, port: int, local_address: str | None, limits: Limits) -> Stream:
     loop = asyncio.get_running_loop()
-    source = (local_address, 0) if local_address else None
-    _, stream = await loop.create_connection(lambda: _Stream(loop, limits), host, port, local_addr=source)
+    async with asyncio.timeout(limits.connect_timeout):
+        _, stream = await loop.create_connection(
+            lambda: _Stream(loop, limits), host, port, local_addr=(local_address, 0) if local_address else None
+        )
     return stream
 
 

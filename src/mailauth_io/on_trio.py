@@ -242,9 +242,11 @@ async def _shared_listeners(port: int, *, host: str) -> list[trio.SocketListener
 
 async def _open_stream(host: str, port: int, local_address: str | None, limits: Limits) -> Stream:
     try:
-        return _Stream(await trio.open_tcp_stream(host, port, local_address=local_address), limits)
+        with trio.move_on_after(limits.connect_timeout):
+            return _Stream(await trio.open_tcp_stream(host, port, local_address=local_address), limits)
     except OSError as error:
         raise _error_of_attempts(error) from None
+    raise TimeoutError
 
 
 def _error_of_attempts(error: OSError) -> OSError:

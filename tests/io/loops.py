@@ -7,10 +7,9 @@ from typing import TypeVar, TypeVarTuple
 
 import anyio
 import attrs
-import sniffio
 from anyio import to_thread
 
-from mailauth_io._event_loop import Adapter, current_adapter
+from mailauth_io._event_loop import Adapter, current_adapter, runs_on_trio
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -50,4 +49,4 @@ def named(name: str) -> Loop:
 
 def current() -> Loop:
     """Return the running loop."""
-    return Loop(sniffio.current_async_library())
+    return Loop("trio" if runs_on_trio() else "asyncio")

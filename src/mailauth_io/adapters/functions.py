@@ -51,7 +51,9 @@ ClientFactory: TypeAlias = Callable[[Tls | None], ClientMachine[E]]
 """Builds a client's machine from the TLS session of its connection (None without TLS)."""
 
 OpenStream: TypeAlias = Callable[[str, int, str | None, Limits], Awaitable[Stream]]
-"""Connects to a host and a port, from a source address (None: any).  Raises OSError."""
+"""Connects to a host and a port, from a source address (None: any), within ``Limits.connect_timeout``.
+
+Raises OSError; TimeoutError is one.  After an exception, a cancellation included, no socket stays open."""
 
 
 class ConnectOptions(TypedDict, total=False):
@@ -61,6 +63,7 @@ class ConnectOptions(TypedDict, total=False):
     implicit_tls: bool
     server_hostname: str | None
     local_address: str | None
+    limits: Limits
 
 
 class ServeOptions(TypedDict, total=False):
@@ -154,6 +157,7 @@ class Connect(Protocol):
         implicit_tls: bool = ...,
         server_hostname: str | None = ...,
         local_address: str | None = ...,
+        limits: Limits = ...,
     ) -> AsyncClientConnection[E]: ...
 
 
@@ -318,22 +322,23 @@ def make_connect(open_stream: OpenStream) -> Connect:
         implicit_tls: bool = False,
         server_hostname: str | None = None,
         local_address: str | None = None,
+        limits: Limits = CLIENT_LIMITS,
     ) -> AsyncClientConnection[E]:
         """Connect to *host* and *port*, and return a Client that runs *machine*.
 
         *machine* may also be a function that builds the machine from the TLS session in which the connection starts
         (None without TLS).  The server's certificate must be valid for *server_hostname*, by default *host*.
-        *local_address* is the source address.
+        *local_address* is the source address.  *limits* sets the timeouts.
 
-        Raises OSError if the connection, or with *implicit_tls* the handshake, fails.
+        Raises OSError if the connection, or with *implicit_tls* the handshake, fails; TimeoutError is an OSError.
         """
-        stream = await open_stream(host, port, local_address, CLIENT_LIMITS)
+        stream = await open_stream(host, port, local_address, limits)
         try:
             peer = stream.peer()
             tls_options = None
             if ssl_context is not None:
                 tls_options = layer.TlsOptions(
-                    context=ssl_context, timeout=CLIENT_LIMITS.handshake_timeout, hostname=server_hostname or host
+                    context=ssl_context, timeout=limits.handshake_timeout, hostname=server_hostname or host
                 )
             tls_layer = None
             if implicit_tls:

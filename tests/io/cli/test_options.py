@@ -574,13 +574,12 @@ def test_warnings_report_mechanisms_unavailable_with_stored_keys(tmp_path: Path)
     assert "SCRAM-SHA-256 is not available" not in warnings
 
 
-@pytest.mark.parametrize("package", ["anyio", "sniffio"])
-def test_missing_package_is_reported_in_one_line(package: str) -> None:
+def test_missing_package_is_reported_in_one_line() -> None:
     """``pip install mailauth`` installs the command without the packages that it needs."""
     program = (
-        f"import sys; sys.modules[{package!r}] = None; sys.argv = ['mailauth', '--help']; "
+        "import sys; sys.modules['anyio'] = None; sys.argv = ['mailauth', '--help']; "
         "from mailauth_io.__main__ import main; sys.exit(main())"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == f"mailauth: requires the package {package}; run: pip install 'mailauth[server]'\n"
+    assert ended.stderr == "mailauth: requires the package anyio; run: pip install 'mailauth[server]'\n"
