@@ -1,0 +1,318 @@
+"""Collect messages by POP3 (RFC 1939)."""
+
+from __future__ import annotations
+
+import contextlib
+import email
+import email.policy
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Container
+from email.message import EmailMessage
+from types import TracebackType
+from typing import Final, Self
+
+import attrs
+
+from mailauth import Command, MessageChunk, Tls, pop3, sasl
+
+from ..adapters import AsyncClientConnection
+from ._server import TIMEOUT, LoginLike, Server, Session, TlsMode, open_connection, to_login
+from .errors import AuthenticationFailed, ConnectionFailed, NotSupported, ServerRejected
+
+_PORTS: Final[dict[TlsMode, int]] = {"implicit": 995, "starttls": 110, "none": 110}
+
+
+@attrs.frozen(kw_only=True)
+class Listed:
+    """One message of a maildrop, as LIST and UIDL describe it."""
+
+    number: int
+    """Its number in this session, from 1."""
+    size: int
+    """Bytes, as the server states it."""
+    unique_id: str | None
+    """The same in all sessions; None if the server does not support UIDL."""
+
+
+@attrs.frozen(kw_only=True)
+class CollectedMessage:
+    """A retrieved message.
+
+    async with client.collect(host="mail.example.org", login=("alice", "wonderland")) as messages:
+        async for message in messages:
+            print(message.email["Subject"], len(message.raw))
+    """
+
+    raw: bytes = attrs.field(repr=False)
+    """The message with CRLF line ends."""
+    number: int
+    unique_id: str | None
+    complete: bool
+    """Whether at least as many bytes arrived as LIST announced.  An incomplete message is not deleted."""
+
+    @property
+    def email(self) -> EmailMessage:
+        """The parsed message; parsed again at each access."""
+        return email.message_from_bytes(self.raw, policy=email.policy.default)
+
+
+class Pop3Client:
+    """A session with an open maildrop, made by ``pop3_client``.
+
+        async with client.pop3_client(host="mail.example.org", login=("alice", "wonderland")) as maildrop:
+            for listed in await maildrop.listing():
+                print(await maildrop.top(listed.number))
+
+    A deleted message is removed from the server only if the session ends without an exception.  The methods raise
+    ConnectionFailed, and ServerRejected for -ERR.  Call them from one task at a time.
+    """
+
+    def __init__(
+        self,
+        connection: AsyncClientConnection[pop3.ClientEvent],
+        machine: pop3.ClientConnection,
+        *,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        """*machine* is the machine of *connection*; *timeout* is in seconds, for each step."""
+        self._session = Session(connection, timeout)
+        self._machine = machine
+
+    @property
+    def tls(self) -> Tls | None:
+        """The TLS session; None without TLS."""
+        return self._session.tls
+
+    @property
+    def capabilities(self) -> dict[str, str]:
+        """The response to CAPA after the login: tag in upper case to arguments; empty if CAPA is not supported."""
+        return dict(self._machine.capabilities)
+
+    async def listing(self) -> tuple[Listed, ...]:
+        """Return all messages that are not deleted, with their sizes and unique-ids."""
+        sizes = [_pair(line, "LIST") for line in (await self._succeed(pop3.List())).lines or ()]
+        try:
+            unique_ids = dict(_pair(line, "UIDL") for line in (await self._succeed(pop3.Uidl())).lines or ())
+        except ServerRejected:
+            unique_ids = {}
+        return tuple(
+            Listed(number=number, size=_number(size, "LIST"), unique_id=unique_ids.get(number))
+            for number, size in sizes
+        )
+
+    async def retrieve(self, number: int) -> bytes:
+        """Return the whole message *number* (RETR).  It is not marked as deleted."""
+        return await self._content(pop3.Retrieve(number=number))
+
+    async def top(self, number: int, lines: int = 0) -> bytes:
+        """Return the header of message *number*, and the first *lines* lines of its body (TOP)."""
+        return await self._content(pop3.Retrieve(number=number, lines=lines))
+
+    async def delete(self, number: int) -> None:
+        """Mark message *number* as deleted; the server removes it when the session ends."""
+        await self._succeed(pop3.Dele(number=number))
+
+    async def undelete(self) -> None:
+        """Remove all marks (RSET)."""
+        await self._succeed(pop3.Rset())
+
+    async def execute(self, command: Command) -> pop3.Reply:
+        """Send one command, such as ``pop3.Noop()``, and return its reply, which may be negative."""
+        self._session.connection.send(command)
+        return await self._reply([])
+
+    async def quit(self) -> None:
+        """Send QUIT: the server removes the messages that are marked as deleted.
+
+        Raises ServerRejected if it could not remove all of them (RFC 1939 section 6).
+        """
+        if not self._session.ended:
+            await self._succeed(pop3.Quit())
+            await self._session.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self.quit()
+        else:
+            self._session.abort()
+
+    async def _succeed(self, command: Command) -> pop3.Reply:
+        reply = await self.execute(command)
+        if not reply.positive:
+            raise ServerRejected(f"the server rejected {getattr(command, 'verb', 'a command')}: {reply}", reply)
+        return reply
+
+    async def _content(self, command: pop3.Retrieve) -> bytes:
+        pieces: list[bytes] = []
+        self._session.connection.send(command)
+        reply = await self._reply(pieces)
+        if not reply.positive:
+            raise ServerRejected(f"the server did not send message {command.number}: {reply}", reply)
+        return b"".join(pieces)
+
+    async def _reply(self, pieces: list[bytes]) -> pop3.Reply:
+        while True:
+            event = await self._session.event()
+            if isinstance(event, MessageChunk):
+                pieces.append(event.data)
+            elif isinstance(event, sasl.Authenticated):
+                return pop3.Reply(True)
+            elif isinstance(event, pop3.ReplyReceived) and event.command is None and not event.reply.positive:
+                raise ServerRejected(f"the server ended the session: {event.reply}", event.reply)
+            else:
+                return event.reply
+
+    async def start(self, *, tls: TlsMode = "implicit", login: LoginLike | None = None) -> None:
+        """Receive the greeting, start TLS if *tls* is ``"starttls"``, and log in.  Raises ClientError."""
+        await self._reply([])  # the greeting: a negative one raises
+        if tls == "starttls":
+            reply = await self.execute(pop3.Stls())
+            if not reply.positive:
+                raise NotSupported(f"the server does not start TLS: {reply}")
+        await self.execute(pop3.Capa())
+        if "UTF8" in self._machine.capabilities:
+            await self.execute(pop3.Utf8())  # without it, a server may withhold messages with a UTF-8 header (RFC 6856)
+        login = to_login(login)
+        if login is not None:
+            self._session.authenticate(*login.client_mechanisms(self.tls))
+            reply = await self._reply([])
+            if not reply.positive:
+                raise AuthenticationFailed(f"the server rejected the login of {login.name}: {reply}", reply)
+
+
+def _pair(line: str, verb: str) -> tuple[int, str]:
+    number, _, value = line.strip().partition(" ")
+    value = value.split(" ")[0]
+    if not value:
+        raise ConnectionFailed(f"the response to {verb} has an invalid line: {line}")
+    return _number(number, verb), value
+
+
+def _number(text: str, verb: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ConnectionFailed(f"the response to {verb} has an invalid number: {text}")
+    return int(text)
+
+
+@contextlib.asynccontextmanager
+async def pop3_client(
+    *,
+    host: str,
+    port: int | None = None,
+    login: LoginLike,
+    tls: TlsMode = "implicit",
+    ssl_context: ssl.SSLContext | None = None,
+    timeout: float = TIMEOUT,
+    local_address: str | None = None,
+) -> AsyncGenerator[Pop3Client]:
+    """Connect and log in, and yield a Pop3Client.  On exit send QUIT, which removes the deleted messages.
+
+    The parameters are those of ``collect``.  After an exception in the body the connection is closed without QUIT, and
+    no message is removed.
+    """
+    server = Server(
+        host=host,
+        port=port,
+        login=login,
+        tls=tls,
+        ssl_context=ssl_context,
+        timeout=timeout,
+        local_address=local_address,
+    )
+    settings = pop3.ClientSettings(tls_required=server.tls != "none")
+    machine: pop3.ClientConnection | None = None
+
+    def build(tls: Tls | None) -> pop3.ClientConnection:
+        nonlocal machine
+        machine = pop3.ClientConnection(settings, tls=tls)
+        return machine
+
+    connection = await open_connection(server, build, _PORTS[server.tls])
+    assert machine is not None
+    client = Pop3Client(connection, machine, timeout=server.timeout)
+    async with client:
+        await client.start(tls=server.tls, login=server.login)
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def collect(
+    *,
+    host: str,
+    port: int | None = None,
+    login: LoginLike,
+    delete: bool = False,
+    skip: Container[str] = (),
+    tls: TlsMode = "implicit",
+    ssl_context: ssl.SSLContext | None = None,
+    timeout: float = TIMEOUT,
+) -> AsyncGenerator[AsyncIterator[CollectedMessage]]:
+    """Retrieve the messages of a maildrop, one at a time.
+
+        async with client.collect(host="mail.example.org", login=("alice", "wonderland"), delete=True) as messages:
+            async for message in messages:
+                store(message.raw)
+
+    With *delete*, a message is deleted after the body of the loop has ended for it without an exception, and only if
+    it was retrieved completely.  The deletions take effect when the context is left: if the body raises, those of the
+    messages before it are kept; if the connection is lost or the task is cancelled, nothing is deleted.  Messages whose
+    unique-id is in *skip* are not retrieved.
+
+    *host* and *port* name the server; the standard port is 995, otherwise 110.  *tls* is ``"implicit"``,
+    ``"starttls"`` (STLS), or ``"none"``.  The other parameters, and the exceptions, are those of ``submit``; also
+    ServerRejected if the server could not delete all messages.
+    """
+    failure: Exception | None = None
+    async with pop3_client(
+        host=host, port=port, login=login, tls=tls, ssl_context=ssl_context, timeout=timeout
+    ) as maildrop:
+        collection = _Collection(maildrop, skip, delete)
+        try:
+            yield collection
+            await collection.finish()
+        except ConnectionFailed:
+            raise
+        except Exception as error:  # of the caller: the messages that it has processed are deleted nevertheless
+            failure = error
+    if failure is not None:
+        raise failure
+
+
+class _Collection:
+    """Iterates over the messages of a maildrop, and deletes each when the next is requested."""
+
+    def __init__(self, maildrop: Pop3Client, skip: Container[str], delete: bool) -> None:
+        self._maildrop = maildrop
+        self._skip = skip
+        self._delete = delete
+        self._left: list[Listed] | None = None
+        self._current: int | None = None
+
+    def __aiter__(self) -> AsyncIterator[CollectedMessage]:
+        return self
+
+    async def __anext__(self) -> CollectedMessage:
+        if self._left is None:
+            self._left = [each for each in await self._maildrop.listing() if (each.unique_id or "") not in self._skip][
+                ::-1
+            ]
+        await self.finish()
+        if not self._left:
+            raise StopAsyncIteration
+        listed = self._left.pop()
+        raw = await self._maildrop.retrieve(listed.number)
+        complete = len(raw) >= listed.size
+        if self._delete and complete:
+            self._current = listed.number
+        return CollectedMessage(raw=raw, number=listed.number, unique_id=listed.unique_id, complete=complete)
+
+    async def finish(self) -> None:
+        """Delete the last message that was returned, if that was requested."""
+        number, self._current = self._current, None
+        if number is not None:
+            await self._maildrop.delete(number)

@@ -1,0 +1,224 @@
+"""The server that a client connects to, its TLS and the login; and the connection with its timeouts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import ssl
+from collections.abc import Callable, Generator
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, get_args
+
+import attrs
+
+from mailauth import ClientMachine, LocalProtocolError, RemoteProtocolError, Tls, sasl
+
+from .._event_loop import current_adapter, fail_after
+from ..adapters import AsyncClientConnection
+from ..limits import Limits
+from .errors import ConnectionFailed, NotSupported
+
+E = TypeVar("E")
+
+TlsMode: TypeAlias = Literal["implicit", "starttls", "none"]
+LoginLike: TypeAlias = "Login | tuple[str, str | bytes]"
+
+TIMEOUT: Final = 60.0
+"""Seconds for each step: the connection, the handshake, each reply, and each 64 KiB of content."""
+
+
+def _check_mechanisms(login: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not (isinstance(value, tuple) and all(isinstance(name, str) for name in cast("tuple[object, ...]", value))):
+        raise TypeError(f'mechanisms must be a tuple of names, such as ("PLAIN",), not {value!r}')
+
+
+@attrs.frozen
+class Login:
+    """A user name with a password or with an access token.  A tuple ``(name, password)`` can be passed instead.
+
+        Login("alice", "wonderland")
+        Login("alice@example.org", token="ya29.a0Af...")
+
+    The strongest mechanism that the server offers is used: SCRAM (with channel binding), CRAM-MD5, APOP, then those
+    that send the password.  A token is sent by OAUTHBEARER (RFC 7628) or XOAUTH2.  *mechanisms* restricts the choice to
+    the mechanisms with these names, such as ``("PLAIN",)``.
+
+    Raises ValueError or LocalProtocolError if a value cannot be sent by any mechanism; the text does not contain it.
+    """
+
+    name: str = attrs.field(validator=attrs.validators.instance_of(str))
+    password: str | bytes | None = attrs.field(default=None, repr=False)
+    token: str | bytes | None = attrs.field(default=None, kw_only=True, repr=False)
+    mechanisms: tuple[str, ...] = attrs.field(default=(), kw_only=True, validator=_check_mechanisms)
+
+    def __attrs_post_init__(self) -> None:
+        if (self.password is None) == (self.token is None):
+            raise ValueError("a Login needs a password or a token, and not both")
+        if not self.client_mechanisms(None):
+            raise ValueError(f"no mechanism of a password or token is called {' or '.join(self.mechanisms)}")
+
+    def client_mechanisms(self, tls: Tls | None) -> tuple[sasl.ClientMechanism, ...]:
+        """Return the mechanisms for one login, the preferred first."""
+        found: tuple[sasl.ClientMechanism, ...]
+        if self.password is not None:
+            password = _encoded(self.password)
+            entropy = secrets.token_bytes(32)
+            found = sasl.password_mechanisms(self.name, password, entropy=entropy, tls=tls, clear_text=True)
+        else:
+            token = _encoded(self.token or b"")
+            found = (
+                sasl.OauthBearerClient(authorization_identity=self.name, token=token),
+                sasl.Xoauth2Client(authorization_identity=self.name, token=token),
+            )
+        wanted = {name.upper() for name in self.mechanisms}
+        return tuple(mechanism for mechanism in found if not wanted or mechanism.name in wanted)
+
+
+def _encoded(value: str | bytes) -> bytes:
+    return value.encode() if isinstance(value, str) else value
+
+
+def to_login(value: object) -> Login | None:
+    if value is None or isinstance(value, Login):
+        return value
+    if isinstance(value, tuple) and len(cast("tuple[object, ...]", value)) == 2:
+        return Login(*cast("tuple[Any, Any]", value))
+    raise TypeError(f"login must be a tuple (name, password), a Login or None, not {value!r}")
+
+
+def _check_port(server: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and not (type(value) is int and 0 < value < 65_536):
+        raise ValueError(f"port must be a number from 1 to 65535, or None for the standard port, not {value!r}")
+
+
+def _check_host(server: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not (isinstance(value, str) and value and value.isprintable() and " " not in value):
+        raise ValueError(f"host must be the name or the IP address of a server, not {value!r}")
+
+
+def _check_tls(server: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value not in get_args(TlsMode):
+        raise ValueError(f'tls must be "implicit", "starttls" or "none", not {value!r}')
+
+
+def _check_context(server: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not (value is None or isinstance(value, ssl.SSLContext)):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext or None, not {type(value).__name__}")
+
+
+def _check_timeout(server: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+        raise ValueError(f"timeout must be a positive number of seconds, not {value!r}")
+
+
+@attrs.frozen(kw_only=True)
+class Server:
+    """Where to connect, and how.  Raises TypeError or ValueError for an invalid value."""
+
+    host: str = attrs.field(validator=_check_host)
+    port: int | None = attrs.field(default=None, validator=_check_port)
+    tls: TlsMode = attrs.field(default="implicit", validator=_check_tls)
+    login: Login | None = attrs.field(default=None, converter=to_login)
+    ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False, validator=_check_context)
+    timeout: float = attrs.field(default=TIMEOUT, validator=_check_timeout)
+    local_address: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.tls == "none" and self.ssl_context is not None:
+            raise ValueError('with tls="none" no ssl_context is used; leave it out, or use TLS')
+
+
+async def open_connection(
+    server: Server, build: Callable[[Tls | None], ClientMachine[E]], port: int
+) -> AsyncClientConnection[E]:
+    """Connect to *server*, by default at *port*.  Raises ConnectionFailed."""
+    port = port if server.port is None else server.port
+    limits = Limits(
+        connect_timeout=server.timeout, handshake_timeout=server.timeout, write_timeout=max(server.timeout, 180.0)
+    )
+    context = server.ssl_context
+    if context is None and server.tls != "none":
+        context = ssl.create_default_context()
+    try:
+        return await current_adapter().connect(
+            build,
+            server.host,
+            port,
+            ssl_context=context,
+            implicit_tls=server.tls == "implicit",
+            local_address=server.local_address,
+            limits=limits,
+        )
+    except (OSError, RemoteProtocolError) as error:
+        raise ConnectionFailed(f"cannot connect to {server.host} port {port}: {describe(error)}") from error
+
+
+def describe(error: BaseException) -> str:
+    """Return the text of *error* in one line; the system's own errors have none for a timeout."""
+    if isinstance(error, TimeoutError) and not str(error):
+        return "timed out"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not valid: {error.verify_message}"
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno:
+        # asyncio has a text of its own for a refused connection.  The number of a socket.gaierror is negative.
+        return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class Session(Generic[E]):
+    """A connection whose events are awaited one at a time, each within the timeout."""
+
+    def __init__(self, connection: AsyncClientConnection[E], timeout: float) -> None:
+        self.connection = connection
+        self.timeout = timeout
+        self.ended = False
+
+    @property
+    def tls(self) -> Tls | None:
+        """The TLS session; None without TLS."""
+        return self.connection.tls
+
+    async def event(self) -> E:
+        """Return the next event.  Raises ConnectionFailed."""
+        with self._one_kind_of_error():
+            async with fail_after(self.timeout):
+                async for event in self.connection:
+                    return event
+        self.ended = True
+        raise ConnectionFailed("the server closed the connection")
+
+    async def flush(self) -> None:
+        """Write what is queued.  Raises ConnectionFailed."""
+        with self._one_kind_of_error():
+            async with fail_after(self.timeout):
+                await self.connection.flush()
+
+    def authenticate(self, *mechanisms: sasl.ClientMechanism) -> None:
+        """Begin a login.  Raises NotSupported if the server offers none of *mechanisms*."""
+        try:
+            self.connection.authenticate(*mechanisms)
+        except LocalProtocolError as error:
+            raise NotSupported(f"cannot log in: {error}") from None
+
+    async def close(self) -> None:
+        """Send QUIT if no reply is due, and close.  Raises nothing for a connection that fails meanwhile."""
+        if self.ended:
+            self.connection.abort()
+            return
+        self.ended = True
+        with contextlib.suppress(OSError, RemoteProtocolError):
+            async with fail_after(self.timeout):
+                await self.connection.aclose()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self.ended = True
+        self.connection.abort()
+
+    @contextlib.contextmanager
+    def _one_kind_of_error(self) -> Generator[None]:
+        try:
+            yield
+        except (OSError, RemoteProtocolError) as error:
+            self.ended = True
+            raise ConnectionFailed(f"the connection failed: {describe(error)}") from error
