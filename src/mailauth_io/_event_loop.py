@@ -59,8 +59,12 @@ async def fail_after(seconds: float) -> AsyncGenerator[None]:
 
 def runs_on_trio() -> bool:
     """Return whether the caller is a task of trio, without importing trio: a program on asyncio need not have it."""
-    trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_task())
+    with contextlib.suppress(RuntimeError):
+        if asyncio.current_task() is not None:
+            return False
+    # Another thread may be importing trio at this moment: its attributes are then missing.
+    in_trio_task = getattr(getattr(sys.modules.get("trio"), "lowlevel", None), "in_trio_task", None)
+    return in_trio_task is not None and bool(in_trio_task())
 
 
 def check_event_loop(name: str) -> None:

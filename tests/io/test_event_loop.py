@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from types import ModuleType
 
 import pytest
 
 from mailauth_io import on_asyncio, on_trio
-from mailauth_io._event_loop import check_event_loop, current_adapter
+from mailauth_io._event_loop import check_event_loop, current_adapter, runs_on_trio
 from tests.io import loops
 from tests.io.line_echo import on_both_loops
 
@@ -30,3 +32,13 @@ def test_missing_trio_raises_import_error_with_install_command(monkeypatch: pyte
     with pytest.raises(ImportError, match=r"pip install 'mailauth\[trio\]'"):
         check_event_loop("trio")
     check_event_loop("asyncio")
+
+
+def test_trio_that_is_being_imported_by_another_thread_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trio", ModuleType("trio"))
+
+    async def main() -> object:
+        return current_adapter()
+
+    assert asyncio.run(main()) is on_asyncio
+    assert not runs_on_trio()
