@@ -133,7 +133,7 @@ def _serialized(message: email.message.Message, *, utf8: bool, eight_bit: bool) 
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:
-    for start in range(0, len(data), PIECE):
+    for start in range(0, len(data) or 1, PIECE):  # an empty message is one empty piece
         yield data[start : start + PIECE]
 
 

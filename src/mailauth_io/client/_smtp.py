@@ -179,6 +179,22 @@ class SmtpClient:
             self._session.connection.send(command)
         return await self._reply()
 
+    async def write(self, data: bytes) -> None:
+        """Send a piece of content, after ``execute(smtp.Data())`` has returned 354.
+
+        After the last piece, ``execute(smtp.MessageComplete())`` ends the message and returns its reply.
+        Raises ConnectionFailed, and ValueError for content that cannot be sent.
+        """
+        try:
+            self._session.connection.send(MessageChunk(data=data))
+        except LocalProtocolError as error:
+            raise ValueError(str(error)) from None
+        await self._session.flush()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._session.abort()
+
     async def aclose(self) -> None:
         """Send QUIT and close the connection.  A failure is ignored: the messages have their results."""
         await self._session.close()
@@ -245,17 +261,15 @@ class SmtpClient:
 
     async def _send_data(self, body: Content) -> smtp.Reply:
         for piece in body.pieces:
-            self._send_content(piece)
-            await self._session.flush()
+            await self.write(piece)
         return await self._complete()
 
     async def _send_chunks(self, body: Content) -> smtp.Reply:
         """Send *body* by BDAT, at most one chunk ahead of the replies (RFC 3030)."""
         unanswered = 0
         for piece in body.pieces:
-            self._send_content(piece)
+            await self.write(piece)
             unanswered += 1
-            await self._session.flush()
             if unanswered > 1:
                 reply = await self._reply()
                 unanswered -= 1
@@ -268,12 +282,6 @@ class SmtpClient:
             if not reply.positive:
                 return reply
         return await self._complete()
-
-    def _send_content(self, piece: bytes) -> None:
-        try:
-            self._session.connection.send(MessageChunk(data=piece))
-        except LocalProtocolError as error:
-            raise ValueError(str(error)) from None
 
     async def _complete(self) -> smtp.Reply:
         try:
@@ -300,29 +308,42 @@ class SmtpClient:
 
     # The start of the session
 
-    async def start(self, *, tls: TlsMode = "implicit", login: LoginLike | None = None) -> None:
-        """Receive the greeting, start TLS if *tls* is ``"starttls"``, and log in.  Raises ClientError."""
+    async def start(
+        self, *, tls: TlsMode = "implicit", login: LoginLike | None = None, client_name: str | None = None
+    ) -> None:
+        """Receive the greeting, start TLS if *tls* is ``"starttls"``, and log in.  Raises ClientError.
+
+        *client_name* is the domain or address literal sent with EHLO; None is the name of this host.
+        """
         self._check(await self._reply(), "the connection")
-        await self._hello()
+        await self.hello(client_name)
         if tls == "starttls":
             if "STARTTLS" not in self.extensions:
                 raise NotSupported("the server does not offer STARTTLS")
             self._check(await self.execute(smtp.StartTls()), "STARTTLS")
-            await self._hello()
+            await self.hello(client_name)
         login = to_login(login)
         if login is not None:
-            self._session.authenticate(*login.client_mechanisms(self.tls))
-            reply = await self._reply()
+            reply = await self.authenticate(*login.client_mechanisms(self.tls))
             if not reply.positive:
                 text = f"the server rejected the login of {login.name}: {one_line(reply)}"
                 raise AuthenticationFailed(text, reply)
 
-    async def _hello(self) -> None:
-        domain = _client_name()
+    async def hello(self, client_name: str | None = None) -> None:
+        """Send EHLO, or HELO to a server that does not know EHLO.  Raises ServerRejected if both are rejected."""
+        domain = client_name or _client_name()
         reply = await self.execute(smtp.Hello(domain=domain))
         if reply.code in _NO_EHLO:  # RFC 5321 section 4.1.4
             reply = await self.execute(smtp.Hello(domain=domain, extended=False))
         self._check(reply, "EHLO")
+
+    async def authenticate(self, *mechanisms: sasl.ClientMechanism) -> smtp.Reply:
+        """Log in with the first of *mechanisms* that the server offers, and return its final reply.
+
+        Raises NotSupported if it offers none of them.
+        """
+        self._session.authenticate(*mechanisms)
+        return await self._reply()
 
     def _check(self, reply: smtp.Reply, step: str) -> None:
         if not reply.positive:

@@ -12,17 +12,19 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
 from anyio import fail_after
 
-from mailauth import ACCEPT, Command, LocalProtocolError, MessageChunk, RemoteProtocolError, Tls, sasl, smtp
+from mailauth import ACCEPT, Command, LocalProtocolError, Tls, smtp
 
 from .._event_loop import current_adapter
 from .._workers import DNS
-from ..adapters.connection import AsyncClientConnection
+from ..adapters import AsyncClientConnection
+from ..client import ClientError, ConnectionFailed, ServerRejected, SmtpClient
+from ..limits import Limits
 from ..logs import Event
 from ..stores import Envelope, MessageContent
 from ..stores.content import PIECE
@@ -59,7 +61,7 @@ class _StartTlsFailed(Exception):
         self.cause = cause
 
 
-_FAILURES: Final = (_ConnectionLost, OSError, LocalProtocolError, RemoteProtocolError)
+_FAILURES: Final = (_ConnectionLost, ClientError, OSError, LocalProtocolError, ValueError)
 
 
 class RelayConnection:
@@ -74,7 +76,6 @@ class RelayConnection:
         "_clock",
         "_hop",
         "_host_name",
-        "_machine",
         "_mail",
         "_open",
         "_session",
@@ -88,8 +89,7 @@ class RelayConnection:
         self._host_name = host_name
         self._session = session
         self._clock = clock
-        self._client: AsyncClientConnection[smtp.ClientEvent] | None = None
-        self._machine: smtp.ClientConnection | None = None
+        self._client: SmtpClient | None = None
         self._used = 0.0
         self._mail: smtp.Mail | None = None  # the transaction of the last recipient
         self._open: smtp.Mail | None = None  # the transaction open at the next hop: that one or an earlier one
@@ -143,8 +143,7 @@ class RelayConnection:
                 for chunk in (head, *content.chunks):
                     for start in range(0, len(chunk), PIECE):
                         with fail_after(timeouts.block):
-                            self._connected.send(MessageChunk(data=chunk[start : start + PIECE]))
-                            await self._connected.flush()
+                            await self._open_client.write(chunk[start : start + PIECE])
                 self._open = None
                 with fail_after(timeouts.final_reply):
                     reply = await self._ask_next_hop(smtp.MessageComplete())
@@ -170,7 +169,7 @@ class RelayConnection:
         return await self._send_mail(mail)
 
     async def _send_mail(self, mail: smtp.Mail) -> smtp.Reply | None:
-        offered = self._offered
+        offered = self._open_client.extensions
         if mail.body is smtp.Body.EIGHT_BIT_MIME and "8BITMIME" not in offered:
             return NO_EIGHT_BITS
         command = smtp.Mail(
@@ -202,7 +201,7 @@ class RelayConnection:
             await self._connect(in_clear=in_clear)
         except _StartTlsFailed as error:
             if hop.needs_tls:
-                raise error.cause from None
+                raise error.cause from error.cause.__cause__
             self._abort()
             hop.tls_failure.record(self._clock())
             self._log(logging.WARNING, "next hop without TLS", reason=reason(error.cause))
@@ -211,70 +210,68 @@ class RelayConnection:
     async def _connect(self, *, in_clear: bool) -> None:
         hop = self._hop
         self._open = None
-        self._client = client = await self._open_client()
-        greeting = await self._reply()
-        if not greeting.positive:
-            raise _ConnectionLost(f"connection rejected with {greeting}")
-        await self._send_hello()
-        if client.tls is None and hop.ssl_context is not None and "STARTTLS" in self._offered and not in_clear:
-            if await self._start_tls():
-                await self._send_hello()
+        machine = None
+
+        def build(tls: Tls | None) -> smtp.ClientConnection:
+            nonlocal machine
+            machine = smtp.ClientConnection(smtp.ClientSettings(tls_required=hop.needs_tls), tls=tls)
+            return machine
+
+        connection = await self._open_connection(build)
+        assert machine is not None
+        self._client = client = SmtpClient(connection, machine, timeout=hop.timeouts.final_reply)
+        await client.start(client_name=self._host_name)
+        if client.tls is None and hop.ssl_context is not None and "STARTTLS" in client.extensions and not in_clear:
+            if await self._start_tls(client):
+                await client.hello(self._host_name)
         if client.tls is None and hop.needs_tls:
             raise _ConnectionLost("TLS is required and not available")
         if hop.login is not None:
-            client.authenticate(*hop.login.mechanisms(client.tls, clear_text=hop.clear_text_login))
-            event = await self._event()
-            if not isinstance(event, sasl.Authenticated):
+            reply = await client.authenticate(*hop.login.mechanisms(client.tls, clear_text=hop.clear_text_login))
+            if not reply.positive:
                 # The text of the reply is not logged: it may quote the credentials.
-                raise _ConnectionLost(f"login rejected with {event.reply.code} {event.reply.enhanced_status_code}")
+                raise _ConnectionLost(f"login rejected with {reply.code} {reply.enhanced_status_code}")
 
-    async def _open_client(self) -> AsyncClientConnection[smtp.ClientEvent]:
+    async def _open_connection(
+        self, build: Callable[[Tls | None], smtp.ClientConnection]
+    ) -> AsyncClientConnection[smtp.ClientEvent]:
         """Connect to the first address of the next hop that accepts the connection.  Raises the error of the last."""
         hop = self._hop
+        limits = Limits(connect_timeout=hop.timeouts.connect)
         failure: OSError | None = None
         for address in await DNS.run(_resolve, hop.host, hop.port, timeout=hop.timeouts.recipient):
             try:
-                with fail_after(hop.timeouts.connect):
-                    return await current_adapter().connect(
-                        self._build,
-                        address,
-                        hop.port,
-                        ssl_context=hop.ssl_context,
-                        implicit_tls=hop.implicit_tls,
-                        server_hostname=hop.host,
-                    )
+                return await current_adapter().connect(
+                    build,
+                    address,
+                    hop.port,
+                    ssl_context=hop.ssl_context,
+                    implicit_tls=hop.implicit_tls,
+                    server_hostname=hop.host,
+                    limits=limits,
+                )
             except OSError as error:
                 failure = error
         raise failure or OSError(f"no address found for {hop.host}")
 
-    async def _start_tls(self) -> bool:
+    async def _start_tls(self, client: SmtpClient) -> bool:
         """Send STARTTLS; return whether TLS is active now.  Raises _StartTlsFailed if the connection is lost."""
-        self._connected.send(smtp.StartTls())
         try:
-            event = await self._event()
-        except (_ConnectionLost, OSError, RemoteProtocolError) as error:
+            reply = await client.execute(smtp.StartTls())
+        except ConnectionFailed as error:
             raise _StartTlsFailed(error) from error
-        return self._reply_in(event).positive
-
-    def _build(self, tls: Tls | None) -> smtp.ClientConnection:
-        settings = smtp.ClientSettings(tls_required=self._hop.needs_tls)
-        self._machine = smtp.ClientConnection(settings, tls=tls)
-        return self._machine
-
-    async def _send_hello(self) -> None:
-        for extended in (True, False):
-            reply = await self._ask_next_hop(smtp.Hello(domain=self._host_name, extended=extended))
-            if reply.positive:
-                return
-        raise _ConnectionLost(f"EHLO and HELO rejected with {reply}")
-
-    @property
-    def _offered(self) -> Mapping[str, str]:
-        return {} if self._machine is None else self._machine.extensions
+        return self._checked(reply).positive
 
     async def _ask_next_hop(self, command: Command) -> smtp.Reply:
-        self._connected.send(command)
-        return await self._reply()
+        reply = self._checked(await self._open_client.execute(command))
+        self._used = self._clock()
+        return reply
+
+    @property
+    def _open_client(self) -> SmtpClient:
+        if self._client is None:
+            raise _ConnectionLost("not connected")
+        return self._client
 
     async def _ask_about_mail(self, command: smtp.Mail | smtp.Rcpt | smtp.Data) -> smtp.Reply:
         reply = await self._ask_next_hop(command)
@@ -284,28 +281,11 @@ class RelayConnection:
             raise _ConnectionLost(f"refuses mail from this server: {reply}")
         return reply
 
-    async def _reply(self) -> smtp.Reply:
-        return self._reply_in(await self._event())
-
-    def _reply_in(self, event: smtp.ClientEvent) -> smtp.Reply:
-        if isinstance(event, sasl.Authenticated):
-            raise _ConnectionLost("unexpected reply to AUTH")
-        reply = event.reply
+    def _checked(self, reply: smtp.Reply) -> smtp.Reply:
+        """Return *reply*, unless the next hop ends the session with it."""
         if reply.code == 421:
             raise _ConnectionLost(f"closed the connection with {reply}", _client_reply(reply, code=451))
         return reply
-
-    async def _event(self) -> smtp.ClientEvent:
-        async for event in self._connected:
-            self._used = self._clock()
-            return event
-        raise _ConnectionLost("closed the connection")
-
-    @property
-    def _connected(self) -> AsyncClientConnection[smtp.ClientEvent]:
-        if self._client is None:
-            raise _ConnectionLost("not connected")
-        return self._client
 
     def _fail_transaction(self, error: Exception) -> smtp.Reply:
         """Log the failure, drop the connection and return the reply that rejects the rest of the transaction.
@@ -314,7 +294,11 @@ class RelayConnection:
         """
         self._abort()
         self._log(logging.ERROR, "next hop failed", reason=reason(error))
-        self.refusal = error.reply if isinstance(error, _ConnectionLost) else UNREACHABLE
+        self.refusal = UNREACHABLE
+        if isinstance(error, _ConnectionLost):
+            self.refusal = error.reply
+        elif isinstance(error, ServerRejected) and isinstance(error.reply, smtp.Reply) and error.reply.code == 421:
+            self.refusal = _client_reply(error.reply, code=451)
         return self.refusal
 
     def _log(self, level: int, event: str, **fields: object) -> None:
@@ -357,12 +341,14 @@ async def check_next_hop(hop: NextHop, host_name: str) -> str | None:
 
 def reason(error: Exception) -> str:
     """Return the reason of a next-hop failure for the log.  It contains no text from a login."""
+    if isinstance(error, ConnectionFailed) and isinstance(error.__cause__, Exception):
+        return reason(error.__cause__)
     if isinstance(error, TimeoutError):
         return "timed out"
     if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
         # asyncio has its own text for a refused connection.  The number of a socket.gaierror is negative.
         return os.strerror(error.errno) if error.errno > 0 else _one_line(error.strerror or str(error))
-    kind = "" if isinstance(error, _ConnectionLost) else f"{type(error).__name__}: "
+    kind = "" if isinstance(error, (_ConnectionLost, ClientError)) else f"{type(error).__name__}: "
     return f"{kind}{_one_line(str(error))}"
 
 
