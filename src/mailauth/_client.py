@@ -19,7 +19,13 @@ E = TypeVar("E")
 
 
 class ClientMachine(Machine[E]):
-    """A client: sends commands and reports the replies to the application."""
+    """A client: sends commands and reports the replies to the application.
+
+    For example:
+
+        def log_in(client: ClientMachine[smtp.ClientEvent] | ClientMachine[pop3.ClientEvent], password: bytes) -> None:
+            client.authenticate(sasl.PlainClient(authentication_identity="alice", password=password))
+    """
 
     __slots__ = (
         "_cancelled",

@@ -49,6 +49,10 @@ class Machine(Generic[E]):
     """A state machine without I/O.  *E* is the union of the events that it returns, besides the actions.
 
     Pass received data to ``receive_data()``, and call ``next_event()`` for the next event or action.
+
+        machine.receive_data(sock.recv(65_536))
+        while not isinstance(event := machine.next_event(), NeedData | Closed):
+            handle(event)  # write the data of Send, answer a Question
     """
 
     __slots__ = (

@@ -26,7 +26,13 @@ LoginEvent: TypeAlias = sasl.ServerQuestion | sasl.Authenticated | sasl.Authenti
 
 
 class ServerMachine(Machine[E]):
-    """A server: returns questions to the application and writes replies to the client."""
+    """A server: returns questions to the application and writes replies to the client.
+
+    For example:
+
+        def build(entropy: bytes, tls: Tls | None) -> ServerMachine[smtp.ServerEvent]:
+            return smtp.ServerConnection(smtp.ServerSettings(), entropy=entropy, tls=tls)
+    """
 
     __slots__ = ("_entropy", "_exchange", "_identity", "_nonces")
 

@@ -19,13 +19,26 @@ R = TypeVar("R")
 
 
 class Command:
-    """A command that a client can ``send()``.  There is one class for each verb, which parses and serializes itself."""
+    """A command that a client can ``send()``.  There is one class for each verb, which parses and serializes itself.
+
+    For example:
+
+        commands: list[Command] = [smtp.Noop(), smtp.Rset(), smtp.Quit()]
+        for command in commands:
+            client.send(command)
+    """
 
     __slots__ = ()
 
 
 class Notice:
-    """An event that only informs the application, which may ignore it.  Any reply is already written."""
+    """An event that only informs the application, which may ignore it.  Any reply is already written.
+
+    For example:
+
+        case Notice():
+            print(event)  # such as smtp.Hello, whose reply is already written
+    """
 
     __slots__ = ()
 
@@ -34,6 +47,11 @@ class Payload:
     """Message content, or the report that it will not be completed.
 
     It is not a Notice, so that a handler that ignores all notices does not lose mail.
+
+        case MessageChunk(data=data):
+            file.write(data)
+        case Payload():  # MessageAborted: nothing else ends a message early
+            file.truncate(0)
     """
 
     __slots__ = ()
@@ -43,6 +61,9 @@ class Question(Generic[A]):
     """A decision that the application must make.
 
     The connection is paused until the application calls ``answer(question, answer)``.  *A* is the type of the answer.
+
+        case Question() as question:  # after the cases of the questions that the session handles
+            connection.decline(question)
     """
 
     __slots__ = ()
@@ -58,19 +79,39 @@ class ExtensionQuestion(Question[A]):
 
     Verbs are added with ``ServerSettings(verbs=...)``, mechanisms with ``sasl.Mechanisms``.  A session that does not
     handle the question calls ``decline()``.
+
+        class Etrn(Command, ExtensionQuestion[smtp.Verdict]):
+            @property
+            def unavailable(self) -> smtp.Reply:
+                return smtp.Reply(458, "4.3.0", "unable to queue messages")
     """
 
     __slots__ = ()
 
 
 class ExtensionNotice(Notice):
-    """The base class of the notices of verbs and mechanisms that an application adds."""
+    """The base class of the notices of verbs and mechanisms that an application adds.
+
+    For example:
+
+        class XIdle(Command, ExtensionNotice):
+            verb = "XIDLE"
+
+        case XIdle():
+            print("the client is idle")
+    """
 
     __slots__ = ()
 
 
 class CloseReason(enum.Enum):
-    """Why a session ended, or why something in progress (a message, a login) was not completed."""
+    """Why a session ended, or why something in progress (a message, a login) was not completed.
+
+    For example:
+
+        case Closed(reason=CloseReason.TIMED_OUT):
+            print("the peer took too long")
+    """
 
     QUIT = "the client sent QUIT"
     PEER_CLOSED = "the peer closed the connection"
@@ -82,7 +123,13 @@ class CloseReason(enum.Enum):
 
 @attrs.frozen
 class Accept:
-    """The type of ACCEPT."""
+    """The type of ACCEPT.
+
+    For example:
+
+        def may_relay(identity: str | None) -> Accept | smtp.Reply:
+            return ACCEPT if identity else smtp.Reply(550, "5.7.1", "relaying denied")
+    """
 
 
 ACCEPT: Final = Accept()
@@ -91,7 +138,14 @@ ACCEPT: Final = Accept()
 
 @attrs.frozen(kw_only=True)
 class Tls:
-    """The TLS layer as the adapter reports it.  The core does not verify it."""
+    """The TLS layer as the adapter reports it.  The core does not verify it.
+
+    For example:
+
+        >>> client = smtp.ClientConnection(tls=Tls(version="TLSv1.3"))  # on port 465
+        >>> client.tls.version
+        'TLSv1.3'
+    """
 
     version: str
     """The name that the ssl module uses, such as ``TLSv1.3``."""
@@ -108,7 +162,13 @@ class Tls:
 
 @attrs.frozen(kw_only=True)
 class Send:
-    """Write all of *data* before the next call of ``next_event()``."""
+    """Write all of *data* before the next call of ``next_event()``.
+
+    For example:
+
+        case Send(data=data):
+            sock.sendall(data)
+    """
 
     data: bytes = attrs.field(repr=lambda data: f"<{len(data)} bytes>")
     """May contain a password, so the repr shows only the length."""
@@ -119,6 +179,10 @@ class NeedData:
     """Read from the peer and call ``receive_data()``.  At the timeout, call ``shut_down(CloseReason.TIMED_OUT)``.
 
     A NeedData that directly follows another continues the same wait: an incomplete line does not restart the timeout.
+
+        case NeedData(timeout=timeout):
+            sock.settimeout(timeout)
+            machine.receive_data(sock.recv(65_536))
     """
 
     timeout: float
@@ -142,6 +206,11 @@ class BeginTls:
 
     Report a failed handshake with ``receive_data(b"")``.  Data read before the handshake must not be passed to
     ``receive_data()`` after it.
+
+        case BeginTls(data=data):
+            sock.sendall(data)
+            sock = context.wrap_socket(sock, server_side=True)
+            machine.tls_started(Tls(version=sock.version()))
     """
 
     data: bytes = attrs.field(repr=lambda data: f"<{len(data)} bytes>")
@@ -149,7 +218,13 @@ class BeginTls:
 
 @attrs.frozen
 class Paused:
-    """There is no event until the open question is answered, or ``tls_started()`` is called."""
+    """There is no event until the open question is answered, or ``tls_started()`` is called.
+
+    For example:
+
+        case Paused():
+            machine.answer(question, await decision)  # of a task that was started for the question
+    """
 
 
 PAUSED: Final = Paused()
@@ -157,7 +232,14 @@ PAUSED: Final = Paused()
 
 @attrs.frozen(kw_only=True)
 class Closed:
-    """The session is over: close the connection.  Each further ``next_event()`` returns it again."""
+    """The session is over: close the connection.  Each further ``next_event()`` returns it again.
+
+    For example:
+
+        case Closed(reason=reason, unanswered=commands):
+            sock.close()
+            print(f"{reason.value}; {len(commands)} commands have no reply")
+    """
 
     reason: CloseReason
     unanswered: tuple[Command, ...] = ()
@@ -169,7 +251,13 @@ Action: TypeAlias = Send | NeedData | BeginTls | Paused | Closed
 
 @attrs.frozen(kw_only=True)
 class TlsStarted(Notice):
-    """TLS has started after STARTTLS or STLS.  Everything learned before is discarded (RFC 3207 section 4.2)."""
+    """TLS has started after STARTTLS or STLS.  Everything learned before is discarded (RFC 3207 section 4.2).
+
+    For example:
+
+        case TlsStarted(dropped=dropped) if dropped:
+            print(f"{dropped} bytes were sent in clear text after STARTTLS")
+    """
 
     tls: Tls
     dropped: int = 0
@@ -183,6 +271,11 @@ class MessageChunk(Command, Payload):
     """A piece of message content, without dot-stuffing.
 
     Content may be split into chunks anywhere: only the concatenation of the chunks has a meaning.
+
+        client.send(MessageChunk(data=b"Subject: test\\r\\n\\r\\n"))
+
+        case MessageChunk(data=data):
+            file.write(data)
     """
 
     data: bytes = attrs.field(repr=lambda data: f"<{len(data)} bytes>", validator=value_of(bytes))

@@ -106,8 +106,8 @@ def normalize_address(address: Address, ipv6_prefix: int = 128) -> IPv4Address |
     *ipv6_prefix* bits are kept; an IPv4 address is kept whole.
     Raises LocalProtocolError for an invalid address or prefix.
 
-    >>> normalize_address("::ffff:192.0.2.1")
-    IPv4Address('192.0.2.1')
+        >>> grants.normalize_address("::ffff:192.0.2.1")
+        IPv4Address('192.0.2.1')
     """
     return _to_address(_to_number(address, _mask(ipv6_prefix)))
 
@@ -117,6 +117,9 @@ class Grant:
     """Permission for *address* to relay until *expires*, because *identity* has logged in from there.
 
     Raises LocalProtocolError for an invalid address and for an empty identity.
+
+        >>> grants.Grant("::ffff:192.0.2.1", "alice", expires=1800.0)
+        Grant(address='192.0.2.1', identity='alice', expires=1800.0)
     """
 
     # An int takes a third of the memory of an address object.
@@ -141,7 +144,13 @@ class Grant:
 
 @attrs.frozen
 class Unavailable:
-    """The type of UNAVAILABLE."""
+    """The type of UNAVAILABLE.
+
+    For example:
+
+        if isinstance(lookup, grants.Unavailable):
+            connection.answer(question, policy.LOOKUP_FAILED)  # 451
+    """
 
 
 UNAVAILABLE: Final = Unavailable()
@@ -160,10 +169,10 @@ class GrantTable:
     *lifetime* is in seconds, at most a year; with 0, no grant is ever active.  Raises
     LocalProtocolError for settings out of range.
 
-    >>> table = GrantTable(lifetime=1800)
-    >>> grant = table.grant("192.0.2.1", "alice", now=0.0)
-    >>> table.permits("192.0.2.1", now=1799.0)
-    True
+        >>> table = grants.GrantTable(lifetime=1800)
+        >>> grant = table.grant("192.0.2.1", "alice", now=0.0)
+        >>> table.permits("192.0.2.1", now=1799.0), table.permits("192.0.2.1", now=1800.0)
+        (True, False)
     """
 
     __slots__ = ("_by_address", "_count", "_identities", "_lifetime", "_mask", "_max_grants", "_order")

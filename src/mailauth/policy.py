@@ -36,7 +36,13 @@ LOOKUP_FAILED: Final = Reply(451, "4.7.1", "cannot check relay permission, try a
 
 
 class Reason(enum.Enum):
-    """Why a recipient was accepted or refused."""
+    """Why a recipient was accepted or refused.
+
+    For example:
+
+        if decision.reason is policy.Reason.GRANT:
+            print(f"relayed because {decision.identity} has read mail by POP3")
+    """
 
     LOCAL = "the recipient is local"
     IDENTITY = "the session has logged in"
@@ -47,7 +53,15 @@ class Reason(enum.Enum):
 
 @attrs.frozen(kw_only=True)
 class Decision:
-    """The verdict on one recipient, with its reason and the responsible identity."""
+    """The verdict on one recipient, with its reason and the responsible identity.
+
+    For example:
+
+        case smtp.Rcpt(forward_path=mailbox) as question:
+            grant = table.find(connection.peer.address, now=time.monotonic())
+            decision = relay.decide(mailbox, identity=connection.identity, grant=grant)
+            connection.answer(question, decision.verdict)
+    """
 
     verdict: Verdict
     """The answer to ``smtp.Rcpt``."""
@@ -86,9 +100,11 @@ class RelayPolicy:
     list a domain both as U-label and as A-label if mail may arrive for either (RFC 6531 section 3.2).
     Raises LocalProtocolError for an invalid domain.
 
-    >>> policy = RelayPolicy(domains=["example.org"])
-    >>> policy.is_local(smtp.Mailbox("alice", "EXAMPLE.ORG"))
-    True
+        >>> relay = policy.RelayPolicy(domains=["example.org"])
+        >>> relay.is_local(smtp.Mailbox("alice", "EXAMPLE.ORG"))
+        True
+        >>> relay.decide(smtp.Mailbox("dinah", "example.net"), identity=None, grant=None).reason
+        <Reason.NO_GRANT: 'neither an identity nor a grant'>
     """
 
     domains: frozenset[str] = attrs.field(converter=_normalize_domains)

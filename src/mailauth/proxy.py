@@ -60,7 +60,13 @@ Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @attrs.frozen
 class Endpoint:
-    """One end of the connection between the client and the proxy."""
+    """One end of the connection between the client and the proxy.
+
+    For example:
+
+        case proxy.Proxied(source=proxy.Endpoint(address=address, port=port)):
+            connection.replace_peer(adapters.Peer(str(address), port))
+    """
 
     address: Address
     port: int
@@ -68,7 +74,13 @@ class Endpoint:
 
 @attrs.frozen(kw_only=True)
 class Proxied:
-    """The proxy relays a TCP connection of a client."""
+    """The proxy relays a TCP connection of a client.
+
+    For example:
+
+        case proxy.Proxied(source=source, destination=destination):
+            print(f"{source.address} has connected to port {destination.port}")
+    """
 
     source: Endpoint
     """The address of the client."""
@@ -78,7 +90,13 @@ class Proxied:
 
 
 class Unproxied(enum.Enum):
-    """A valid header without addresses: use those of the socket."""
+    """A valid header without addresses: use those of the socket.
+
+    For example:
+
+        case proxy.Unproxied():
+            address, port = sock.getpeername()[:2]
+    """
 
     LOCAL = "a connection of the proxy itself, such as a health check"
     UNKNOWN = "the header has no TCP addresses"
@@ -86,7 +104,13 @@ class Unproxied(enum.Enum):
 
 @attrs.frozen
 class Invalid:
-    """An invalid header: the connection must be closed (sections 2.1 and 2.2)."""
+    """An invalid header: the connection must be closed (sections 2.1 and 2.2).
+
+    For example:
+
+        case proxy.Invalid(reason=reason):
+            raise ConnectionAbortedError(f"invalid PROXY header: {reason}")
+    """
 
     reason: str
 
@@ -99,9 +123,11 @@ class HeaderReader:
 
     Read at most ``wanted`` bytes and pass them to ``receive_data()``, until ``header`` is set.
 
-    >>> reader = HeaderReader()
-    >>> while reader.header is None:
-    ...     reader.receive_data(connection.recv(reader.wanted))
+        >>> reader, sent = proxy.HeaderReader(), io.BytesIO(b"PROXY TCP4 192.0.2.1 192.0.2.2 4321 25\\r\\nEHLO c\\r\\n")
+        >>> while reader.header is None:
+        ...     reader.receive_data(sent.read(reader.wanted))
+        >>> reader.header.source, sent.read()
+        (Endpoint(address=IPv4Address('192.0.2.1'), port=4321), b'EHLO c\\r\\n')
     """
 
     __slots__ = ("_data", "header", "wanted")
