@@ -59,12 +59,15 @@ _EMBEDDED_ASCII: Final = frozenset(" +=\\")
 class Mailbox:
     """An address, ``Local-part@Domain`` (RFC 5321 section 4.1.2).  str() returns its wire form.
 
-        Mailbox.parse('"a b"@example.test') == Mailbox("a b", "example.test")
-
     A non-ASCII mailbox is sent in UTF-8 and needs SMTPUTF8 on each hop (RFC 6531 section 3.3).  It is kept and compared
     as written: nothing is normalized, and a U-label is not equal to its A-label.
 
     Raises LocalProtocolError if the parts cannot be sent in a path.
+
+        >>> smtp.Mailbox.parse('"a b"@example.test')
+        Mailbox(local_part='a b', domain='example.test')
+        >>> str(smtp.Mailbox("a b", "example.test"))
+        '"a b"@example.test'
     """
 
     local_part: str = attrs.field(validator=value_of(str))

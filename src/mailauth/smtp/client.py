@@ -35,11 +35,12 @@ class _LineCommand(Protocol):
 class ClientConnection(ClientMachine[ClientEvent]):
     """One SMTP session as a client.  The first event is ``ReplyReceived(command=None)``: the greeting.
 
-        client = smtp.ClientConnection()
-        client.receive_data(b"220 mx.example ESMTP\\r\\n")
-        client.next_event()  # ReplyReceived(command=None, reply=Reply(220, "", "mx.example ESMTP"))
-
     Pass *tls* if TLS is already active, as on port 465.
+
+        >>> client = smtp.ClientConnection()
+        >>> client.receive_data(b"220 mx.example ESMTP\\r\\n")
+        >>> client.next_event()
+        ReplyReceived(command=None, reply=Reply(code=220, enhanced_status_code='', text='mx.example ESMTP'))
     """
 
     __slots__ = (

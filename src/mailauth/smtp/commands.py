@@ -56,7 +56,13 @@ def _build(kind: Callable[..., P], **fields: object) -> P:
 
 
 class VerdictQuestion(Question[Verdict]):
-    """A question that is answered by ACCEPT or a Reply."""
+    """A question that is answered by ACCEPT or a Reply.
+
+    For example:
+
+        case smtp.VerdictQuestion() as question:
+            connection.answer(question, smtp.Reply(450, "4.2.0", "try again in five minutes"))
+    """
 
     __slots__ = ()
 
@@ -66,7 +72,15 @@ class VerdictQuestion(Question[Verdict]):
 
 
 class NoArgumentCommand(Command):
-    """A command without an argument."""
+    """A command without an argument.
+
+    For example:
+
+        class Turn(smtp.NoArgumentCommand, ExtensionNotice):
+            verb = "TURN"
+
+        client.send(Turn())  # TURN
+    """
 
     __slots__ = ()
 
@@ -74,17 +88,27 @@ class NoArgumentCommand(Command):
 
     @classmethod
     def parse(cls, argument: str) -> Self:
+        """Return the command.  Raises Malformed if *argument* is not empty."""
         if argument:
             raise Malformed(f"{cls.verb} takes no argument")
         return cls()
 
     def to_wire(self) -> bytes:
+        """Return the line with its CRLF."""
         return f"{self.verb}\r\n".encode("ascii")
 
 
 @attrs.frozen(kw_only=True)
 class TextCommand(Command):
-    """A command with an optional text argument."""
+    """A command with an optional text argument.
+
+    For example:
+
+        class Expn(smtp.TextCommand, ExtensionNotice):
+            verb = "EXPN"
+
+        client.send(Expn(argument="staff"))  # EXPN staff
+    """
 
     verb: ClassVar[str]
 
@@ -94,9 +118,11 @@ class TextCommand(Command):
 
     @classmethod
     def parse(cls, argument: str) -> Self:
+        """Parse the text after the verb.  Raises Malformed if it is not printable ASCII, or ends with a space."""
         return _build(cls, argument=argument)
 
     def to_wire(self) -> bytes:
+        """Return the line with its CRLF."""
         return f"{self.verb} {self.argument}".rstrip(" ").encode("ascii") + b"\r\n"
 
 
@@ -114,6 +140,11 @@ class Hello(Command, Notice):
 
     An open transaction is discarded.  Underscores are accepted although a domain may not contain them, because real
     host names do.
+
+        client.send(smtp.Hello(domain="client.example"))  # EHLO client.example
+
+        case smtp.Hello(domain=domain):
+            print(f"the client calls itself {domain}")
     """
 
     verb: ClassVar[str] = "EHLO"
@@ -133,18 +164,28 @@ class Hello(Command, Notice):
 
     @classmethod
     def parse(cls, argument: str, *, extended: bool = True, lmtp: bool = False) -> Self:
+        """Parse the argument of EHLO, of HELO (*extended* is False) or of LHLO (*lmtp* is True).  Raises Malformed."""
         try:
             return cls(domain=argument, extended=extended, lmtp=lmtp)
         except LocalProtocolError:
             raise Malformed("invalid domain or address literal") from None
 
     def to_wire(self) -> bytes:
+        """Return the line with its CRLF."""
         return f"{'LHLO' if self.lmtp else 'EHLO' if self.extended else 'HELO'} {self.domain}\r\n".encode("ascii")
 
 
 @attrs.frozen(kw_only=True)
 class StartTls(NoArgumentCommand, VerdictQuestion):
-    """``STARTTLS`` (RFC 3207).  ACCEPT (220) begins the handshake; use 454 if TLS is temporarily not available."""
+    """``STARTTLS`` (RFC 3207).  ACCEPT (220) begins the handshake; use 454 if TLS is temporarily not available.
+
+    For example:
+
+        client.send(smtp.StartTls())  # STARTTLS
+
+        case smtp.StartTls() as question:
+            connection.answer(question, ACCEPT)  # 220, then the handshake
+    """
 
     verb: ClassVar[str] = "STARTTLS"
 
@@ -210,7 +251,16 @@ _SOURCE_ROUTE: Final = tuple_of(str, _check_host)
 @_defaults_in_class
 @attrs.frozen(kw_only=True, slots=False)  # without slots, creating one for each line takes a third less time
 class Mail(Command, VerdictQuestion):
-    """``MAIL FROM``: begin a transaction, which opens only on a positive answer (RFC 5321 section 3.3)."""
+    """``MAIL FROM``: begin a transaction, which opens only on a positive answer (RFC 5321 section 3.3).
+
+    For example:
+
+        alice = smtp.Mailbox("alice", "example.org")
+        client.send(smtp.Mail(reverse_path=alice, size=1200))  # MAIL FROM:<alice@example.org> SIZE=1200
+
+        case smtp.Mail(reverse_path=mailbox) as question:
+            connection.answer(question, ACCEPT)
+    """
 
     verb: ClassVar[str] = "MAIL"
 
@@ -257,6 +307,7 @@ class Mail(Command, VerdictQuestion):
 
     @classmethod
     def parse(cls, argument: str) -> Self:
+        """Parse ``FROM:<path>`` and its parameters (RFC 5321 section 4.1.1.2).  Raises Malformed."""
         if argument[:5].upper() != "FROM:":
             raise Malformed("syntax: MAIL FROM:<address>")
         path, rest = split_path(argument[5:])
@@ -266,6 +317,7 @@ class Mail(Command, VerdictQuestion):
         )
 
     def to_wire(self) -> bytes:
+        """Return the line with its CRLF, in UTF-8 (RFC 6531).  The source route is not sent."""
         path = "" if self.reverse_path is None else str(self.reverse_path)
         return f"MAIL FROM:<{path}>{encode_parameters(self, MAIL_PARAMETERS, self.parameters)}\r\n".encode()
 
@@ -273,7 +325,16 @@ class Mail(Command, VerdictQuestion):
 @_defaults_in_class
 @attrs.frozen(kw_only=True, slots=False)  # without slots, creating one for each line takes a third less time
 class Rcpt(Command, VerdictQuestion):
-    """``RCPT TO``: add a recipient, which counts only if the answer is positive (RFC 5321 section 3.3)."""
+    """``RCPT TO``: add a recipient, which counts only if the answer is positive (RFC 5321 section 3.3).
+
+    For example:
+
+        dinah = smtp.Mailbox.parse("dinah@example.org")
+        client.send(smtp.Rcpt(forward_path=dinah))  # RCPT TO:<dinah@example.org>
+
+        case smtp.Rcpt(forward_path=mailbox) as question:
+            connection.answer(question, ACCEPT if mailbox in known else smtp.Reply(550, "5.1.1", "no such user"))
+    """
 
     verb: ClassVar[str] = "RCPT"
 
@@ -300,6 +361,7 @@ class Rcpt(Command, VerdictQuestion):
 
     @classmethod
     def parse(cls, argument: str) -> Self:
+        """Parse ``TO:<path>`` and its parameters (RFC 5321 section 4.1.1.3).  Raises Malformed."""
         if argument[:3].upper() != "TO:":
             raise Malformed("syntax: RCPT TO:<address>")
         path, rest = split_path(argument[3:])
@@ -312,6 +374,7 @@ class Rcpt(Command, VerdictQuestion):
         )
 
     def to_wire(self) -> bytes:
+        """Return the line with its CRLF, in UTF-8 (RFC 6531).  The source route is not sent."""
         return f"RCPT TO:<{self.forward_path}>{encode_parameters(self, RCPT_PARAMETERS, self.parameters)}\r\n".encode()
 
 
@@ -322,6 +385,12 @@ class Data(NoArgumentCommand, VerdictQuestion):
     After a positive answer the content follows, until MessageComplete or MessageAborted.  ACCEPT replies 354 to DATA.
     A BDAT is answered after the bytes of its chunk, which the client sends in any case: by 250, or by the negative
     Reply.
+
+        client.send(smtp.Data())  # DATA
+
+        case smtp.Data() as question:
+            file = tempfile.TemporaryFile()
+            connection.answer(question, ACCEPT)  # 354
     """
 
     verb: ClassVar[str] = "DATA"
@@ -333,6 +402,9 @@ class Bdat(Command):
 
     A server does not return it as an event.  It returns Data for the first chunk of a message, and MessageComplete
     after the last.
+
+        >>> smtp.Bdat(size=86, last=True).to_wire()
+        b'BDAT 86 LAST\\r\\n'
     """
 
     verb: ClassVar[str] = "BDAT"
@@ -342,12 +414,14 @@ class Bdat(Command):
 
     @classmethod
     def parse(cls, argument: str) -> Self:
+        """Parse ``size`` or ``size LAST`` (RFC 3030 section 2).  Raises Malformed."""
         found = _CHUNK.fullmatch(argument)
         if found is None:
             raise Malformed("syntax: BDAT size [LAST]")
         return cls(size=int(found[1]), last=found[2] is not None)
 
     def to_wire(self) -> bytes:
+        """Return the line with its CRLF.  The *size* bytes of the chunk follow it."""
         return f"BDAT {self.size:d}{' LAST' if self.last else ''}\r\n".encode("ascii")
 
 
@@ -356,6 +430,12 @@ class MessageComplete(Command, Question[Verdict | PerRecipient]):
     """The content is complete: asks whether the message was stored.
 
     A client sends it to end the content, with the final dot or the last BDAT.
+
+        client.send(smtp.MessageComplete())
+
+        case smtp.MessageComplete(recipients=recipients) as question:
+            await save(recipients, file)
+            connection.answer(question, ACCEPT)  # 250
     """
 
     verb: ClassVar[str] = "."
@@ -370,14 +450,28 @@ class MessageComplete(Command, Question[Verdict | PerRecipient]):
 
 @attrs.frozen(kw_only=True)
 class Rset(NoArgumentCommand, Notice):
-    """``RSET``: discard the open transaction, if there is one (RFC 5321 section 4.1.1.5)."""
+    """``RSET``: discard the open transaction, if there is one (RFC 5321 section 4.1.1.5).
+
+    For example:
+
+        client.send(smtp.Rset())  # RSET
+
+        case smtp.Rset():
+            print("the client starts again")
+    """
 
     verb: ClassVar[str] = "RSET"
 
 
 @attrs.frozen(kw_only=True)
 class Noop(TextCommand, Notice):
-    """``NOOP``: do nothing; the argument is ignored (RFC 5321 section 4.1.1.9)."""
+    """``NOOP``: do nothing; the argument is ignored (RFC 5321 section 4.1.1.9).
+
+    For example:
+
+        client.send(smtp.Noop(argument="keep alive"))  # NOOP keep alive
+        await anext(client)  # a ReplyReceived with the code 250
+    """
 
     verb: ClassVar[str] = "NOOP"
 
@@ -389,7 +483,15 @@ def _check_vrfy_argument(argument: str) -> None:
 
 @attrs.frozen(kw_only=True)
 class Vrfy(Command, Notice):
-    """``VRFY``: answered by 252, which does not reveal which mailboxes exist (RFC 5321 sections 3.5.3 and 7.3)."""
+    """``VRFY``: answered by 252, which does not reveal which mailboxes exist (RFC 5321 sections 3.5.3 and 7.3).
+
+    For example:
+
+        client.send(smtp.Vrfy(argument="dinah"))  # VRFY dinah
+
+        case smtp.Vrfy(argument=name):
+            print(f"{connection.peer.address} asks for {name!a}")
+    """
 
     verb: ClassVar[str] = "VRFY"
 
@@ -406,23 +508,41 @@ class Vrfy(Command, Notice):
 
     @classmethod
     def parse(cls, argument: str) -> Self:
+        """Parse the name, and ``SMTPUTF8`` after it (RFC 6531 section 3.7.4.2).  Raises Malformed."""
         name = _SMTPUTF8.sub("", argument)
         return _build(cls, argument=name, smtputf8=name != argument)
 
     def to_wire(self) -> bytes:
+        """Return the line with its CRLF, in UTF-8."""
         return f"VRFY {self.argument}{' SMTPUTF8' if self.smtputf8 else ''}\r\n".encode()
 
 
 @attrs.frozen(kw_only=True)
 class Help(TextCommand, Notice):
-    """``HELP``: answered with the list of verbs."""
+    """``HELP``: answered with the list of verbs.
+
+    For example:
+
+        client.send(smtp.Help())  # HELP
+
+        case smtp.ReplyReceived(command=smtp.Help(), reply=reply):
+            print(reply.text)
+    """
 
     verb: ClassVar[str] = "HELP"
 
 
 @attrs.frozen(kw_only=True)
 class Quit(NoArgumentCommand, Notice):
-    """``QUIT``: the client ends the session."""
+    """``QUIT``: the client ends the session.
+
+    For example:
+
+        client.send(smtp.Quit())  # QUIT
+
+        case smtp.Quit():
+            print(f"{connection.peer.address} has left")
+    """
 
     verb: ClassVar[str] = "QUIT"
 

@@ -36,7 +36,14 @@ Step: TypeAlias = bytes | ContentFault | Progress | None
 
 @attrs.frozen(kw_only=True)
 class ContentLimits:
-    """The limits of one message."""
+    """The limits of one message.
+
+    For example:
+
+        >>> text, binary = smtp.ServerSettings(max_message_size=100_000).content_limits
+        >>> text.size, text.binary, binary.binary
+        (100000, False, True)
+    """
 
     size: int
     """Maximum size in bytes."""

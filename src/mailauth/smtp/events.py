@@ -23,7 +23,13 @@ from .replies import Reply
 
 
 class ContentFault(enum.Enum):
-    """Why a message was refused or abandoned after its content had begun."""
+    """Why a message was refused or abandoned after its content had begun.
+
+    For example:
+
+        case smtp.MessageAborted(reason=smtp.ContentFault.BARE_LINE_END):
+            print(f"{connection.peer.address} may attempt SMTP smuggling")
+    """
 
     TOO_LARGE = "the message is larger than SIZE allows"
     BARE_LINE_END = "the content contains a bare CR, a bare LF or a NUL"
@@ -39,6 +45,10 @@ class Connected(VerdictQuestion):
 
     ACCEPT sends the greeting 220.  A Reply of 421 closes the session.  After any other negative Reply, usually 554, the
     client may only send QUIT (RFC 5321 section 3.1).
+
+        case smtp.Connected() as question:
+            blocked = connection.peer.address in blocklist
+            connection.answer(question, smtp.Reply(554, "5.7.1", "access denied") if blocked else ACCEPT)
     """
 
     @property
@@ -52,19 +62,37 @@ class MessageAborted(Payload):
 
     Content that must be refused (see ContentFault) is aborted at its first fault.  The client may continue to send, and
     gets the reply at the end of the content.
+
+        case smtp.MessageAborted(reason=reason):
+            file.close()
+            print(f"not received: {reason.value}")
     """
 
     reason: CloseReason | ContentFault
 
 
 class CommandRejected(BaseCommandRejected[Reply]):
+    """The server rejected a command without asking the application.  The reply is already written.
+
+    For example:
+
+        case smtp.CommandRejected(verb="AUTH", reply=reply):
+            print(f"no login: {reply}")
+    """
+
     __slots__ = ()
-    __doc__ = BaseCommandRejected.__doc__
 
 
 class ReplyReceived(BaseReplyReceived[Reply]):
+    """The reply to *command*, which is the object that was passed to ``send()``.
+
+    *command* is None for the greeting, and for an unsolicited reply that announces the end of the session.
+
+        case smtp.ReplyReceived(command=smtp.Rcpt(forward_path=mailbox), reply=reply) if not reply.positive:
+            print(f"{mailbox} was refused: {reply}")
+    """
+
     __slots__ = ()
-    __doc__ = BaseReplyReceived.__doc__
 
     @property
     def temporary(self) -> bool:
@@ -77,8 +105,15 @@ class ReplyReceived(BaseReplyReceived[Reply]):
 
 
 class AuthenticationRejected(BaseAuthenticationRejected[Reply]):
+    """The server rejected the login.  The client may try again on this connection.
+
+    For example:
+
+        case smtp.AuthenticationRejected(mechanism=mechanism, reply=reply):
+            print(f"{mechanism}: {reply}")  # PLAIN: 535 5.7.8 authentication credentials invalid
+    """
+
     __slots__ = ()
-    __doc__ = BaseAuthenticationRejected.__doc__
 
 
 ServerEvent: TypeAlias = (

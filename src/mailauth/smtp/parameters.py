@@ -29,7 +29,13 @@ _UTF_8: Final = "utf-8"  # the address type of RFC 6533
 
 
 class Body(enum.Enum):
-    """The content types that a client may declare (RFC 6152, RFC 3030)."""
+    """The content types that a client may declare (RFC 6152, RFC 3030).
+
+    For example:
+
+        bounce = smtp.Mail(reverse_path=None, body=smtp.Body.EIGHT_BIT_MIME)
+        client.send(bounce)  # MAIL FROM:<> BODY=8BITMIME
+    """
 
     SEVEN_BIT = "7BIT"
     EIGHT_BIT_MIME = "8BITMIME"
@@ -38,14 +44,27 @@ class Body(enum.Enum):
 
 
 class Ret(enum.Enum):
-    """How much of the message a failure report returns (RFC 3461 section 4.3)."""
+    """How much of the message a failure report returns (RFC 3461 section 4.3).
+
+    For example:
+
+        mail = smtp.Mail(reverse_path=smtp.Mailbox("alice", "example.org"), ret=smtp.Ret.HEADERS)
+        client.send(mail)  # MAIL FROM:<alice@example.org> RET=HDRS
+    """
 
     FULL = "FULL"
     HEADERS = "HDRS"
 
 
 class Notify(enum.Enum):
-    """The reports that a sender requests about a recipient (RFC 3461 section 4.1)."""
+    """The reports that a sender requests about a recipient (RFC 3461 section 4.1).
+
+    For example:
+
+        reports = frozenset({smtp.Notify.FAILURE, smtp.Notify.DELAY})
+        rcpt = smtp.Rcpt(forward_path=smtp.Mailbox("dinah", "example.org"), notify=reports)
+        client.send(rcpt)  # RCPT TO:<dinah@example.org> NOTIFY=FAILURE,DELAY
+    """
 
     NEVER = "NEVER"
     SUCCESS = "SUCCESS"
@@ -58,6 +77,10 @@ class OriginalRecipient:
     """The recipient as the sender first specified it (RFC 3461 section 4.2).
 
     Raises LocalProtocolError if it cannot be sent.
+
+        sales = smtp.OriginalRecipient("rfc822", "sales@example.net")
+        rcpt = smtp.Rcpt(forward_path=smtp.Mailbox("dinah", "example.org"), original_recipient=sales)
+        client.send(rcpt)  # RCPT TO:<dinah@example.org> ORCPT=rfc822;sales@example.net
     """
 
     address_type: str = attrs.field(validator=value_of(str))

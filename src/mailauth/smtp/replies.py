@@ -30,12 +30,13 @@ def _check_code(code: int) -> None:
 class Reply:
     """A reply: code, enhanced status code, and text, whose lines are separated by ``\\n``.
 
-        Reply(550, "5.1.1", "no such user")
-
     As an answer to a question, 2yz accepts, 4yz and 5yz reject, and 421 also ends the session.
 
     Raises LocalProtocolError if the code is outside 200 to 559, the enhanced status code is malformed, or the text is
     not printable ASCII.
+
+        >>> smtp.Reply(550, "5.1.1", "no such user").to_wire()
+        b'550 5.1.1 no such user\\r\\n'
     """
 
     code: int = attrs.field(validator=value_of(int, _check_code))
@@ -83,7 +84,14 @@ def _check_verdict(verdict: object) -> None:
 
 @attrs.frozen
 class PerRecipient:
-    """LMTP only: one verdict for each accepted recipient, in their order (RFC 2033 section 4.2)."""
+    """LMTP only: one verdict for each accepted recipient, in their order (RFC 2033 section 4.2).
+
+    For example:
+
+        case smtp.MessageComplete(recipients=(_, _)) as question:
+            full = smtp.Reply(452, "4.2.2", "mailbox full")
+            connection.answer(question, smtp.PerRecipient((ACCEPT, full)))
+    """
 
     verdicts: tuple[Verdict, ...] = attrs.field(validator=tuple_of(object, _check_verdict))
 

@@ -54,6 +54,12 @@ class ServerConnection(ServerMachine[ServerEvent]):
     """One SMTP session.
 
     *entropy* is 32 random bytes, used for nothing else.  *tls* is given if TLS was started before SMTP (port 465).
+
+        >>> settings = smtp.ServerSettings(host_name="mx.example")
+        >>> connection = smtp.ServerConnection(settings, entropy=secrets.token_bytes(32))
+        >>> connection.answer(connection.next_event(), ACCEPT)  # the question is Connected
+        >>> connection.next_event().data
+        b'220 mx.example ESMTP\\r\\n'
     """
 
     __slots__ = (

@@ -37,6 +37,10 @@ class ServerSettings:
     """The settings of a server.
 
     Raises LocalProtocolError or ValueError if a setting is invalid.
+
+        settings = smtp.ServerSettings(host_name="mx.example", authentication_required=True, starttls=True)
+        async with on_asyncio.serve_smtp(session, settings, port=587, ssl_context=context) as listener:
+            await stopped.wait()
     """
 
     host_name: str = attrs.field(default="localhost", validator=value_of(str))
@@ -314,7 +318,13 @@ class ServerSettings:
 
 @attrs.frozen(kw_only=True)
 class ClientSettings:
-    """The settings of an SMTP client."""
+    """The settings of an SMTP client.
+
+    For example:
+
+        settings = smtp.ClientSettings(tls_required=True)
+        client = smtp.ClientConnection(settings)  # send() refuses MAIL in clear text
+    """
 
     tls_required: bool = False
     """Raise an error for AUTH and MAIL in clear text, so that a stripped STARTTLS is detected (RFC 3207 section 6)."""

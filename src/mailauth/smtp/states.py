@@ -10,7 +10,13 @@ from ..events import NeedData
 
 
 class State(enum.IntEnum):
-    """The state of a session."""
+    """The state of a session.
+
+    For example:
+
+        >>> smtp.ServerSettings().table["DATA"].states[smtp.State.RCPT]
+        <State.DATA: 6>
+    """
 
     GREETING = 0
     """Nothing has been sent; the server's greeting is due."""

@@ -28,7 +28,13 @@ C = TypeVar("C", bound=Command)
 
 
 class View(Protocol):
-    """What a row may read of a server's connection."""
+    """What a row may read of a server's connection.
+
+    For example:
+
+        def after_login(view: smtp.View, command: Command) -> smtp.Reply | None:  # smtp.Verb(check=after_login)
+            return None if view.identity else smtp.Reply(530, "5.7.0", "authentication required")
+    """
 
     @property
     def settings(self) -> ServerSettings:
@@ -72,7 +78,13 @@ class View(Protocol):
 
 
 class Effect(enum.Enum):
-    """What an accepted command does, apart from its reply and its step in the table."""
+    """What an accepted command does, apart from its reply and its step in the table.
+
+    For example:
+
+        >>> smtp.ServerSettings().table["RSET"].effect
+        <Effect.RESET: 'the transaction is discarded'>
+    """
 
     NONE = "nothing"
     OPEN_TRANSACTION = "a mail transaction begins"
@@ -132,14 +144,14 @@ class Verb(Generic[C]):
 
     ``ServerSettings(verbs=...)`` and ``ClientSettings(verbs=...)`` add a row, or replace the row of the same name.
 
-        Verb("ETRN", kind=Etrn, parse=Etrn.parse, states={State.READY: State.READY},
-             accepted=Reply(250, "2.0.0", "queuing started"), extension="ETRN")
-
     An exception of a function in a row (ValueError and LocalProtocolError in *parse* excepted) is a mistake of its
     author, and is raised by ``next_event()`` or ``answer()``.  The command gets no reply then, so the caller should end
     the session.
 
     Raises LocalProtocolError if the fields of a row do not fit together.
+
+        smtp.Verb("ETRN", kind=Etrn, parse=Etrn.parse, states={smtp.State.READY: smtp.State.READY},
+                  accepted=smtp.Reply(250, "2.0.0", "queuing started"), extension="ETRN")
     """
 
     name: str = attrs.field(kw_only=False, validator=value_of(str))
