@@ -27,6 +27,12 @@ class ClientConnection(ClientMachine[ClientEvent]):
     """One POP3 session.  The first event is ``ReplyReceived(command=None)``: the greeting.
 
     Pass *tls* if TLS is already active, as on port 995.
+
+        >>> client = pop3.ClientConnection()
+        >>> client.receive_data(b"+OK ready <1896.697170952@mail.example>\\r\\n")
+        >>> greeting = client.next_event()
+        >>> greeting.reply.positive, client.timestamp
+        (True, b'<1896.697170952@mail.example>')
     """
 
     __slots__ = (

@@ -22,7 +22,15 @@ _ARGUMENT: Final = re.compile(rb"[^\r\n\0]+")
 
 
 class NoArgumentCommand(Command):
-    """A command without arguments.  Spaces after the verb are ignored."""
+    """A command without arguments.  Spaces after the verb are ignored.
+
+    For example:
+
+        class Last(pop3.NoArgumentCommand, ExtensionNotice):
+            verb = "LAST"  # RFC 1460
+
+        client.send(Last())  # LAST
+    """
 
     __slots__ = ()
 
@@ -30,59 +38,113 @@ class NoArgumentCommand(Command):
 
     @classmethod
     def parse(cls, argument: bytes) -> Self:
+        """Return the command.  Raises Malformed if *argument* has more than spaces."""
         if argument.strip(b" "):
             raise Malformed(f"{cls.verb} takes no argument")
         return cls()
 
     def to_wire(self) -> bytes:
+        """Return the line with its CRLF."""
         return f"{self.verb}\r\n".encode("ascii")
 
 
 @attrs.frozen(kw_only=True)
 class Capa(NoArgumentCommand, Notice):
-    """``CAPA``: list the capabilities of the server in the current state (RFC 2449 section 5)."""
+    """``CAPA``: list the capabilities of the server in the current state (RFC 2449 section 5).
+
+    For example:
+
+        client.send(pop3.Capa())  # CAPA
+
+        case pop3.ReplyReceived(command=pop3.Capa()):
+            print(client.capabilities)
+    """
 
     verb: ClassVar[str] = "CAPA"
 
 
 @attrs.frozen(kw_only=True)
 class Stls(NoArgumentCommand, FallibleQuestion[Accept]):
-    """``STLS``: start TLS (RFC 2595 section 4).  ACCEPT begins the handshake."""
+    """``STLS``: start TLS (RFC 2595 section 4).  ACCEPT begins the handshake.
+
+    For example:
+
+        client.send(pop3.Stls())  # STLS
+
+        case pop3.Stls() as question:
+            connection.answer(question, ACCEPT)  # +OK, then the handshake
+    """
 
     verb: ClassVar[str] = "STLS"
 
 
 @attrs.frozen(kw_only=True)
 class Utf8(NoArgumentCommand, Notice):
-    """``UTF8``: the client accepts messages whose header contains UTF-8 (RFC 6856 section 2.1)."""
+    """``UTF8``: the client accepts messages whose header contains UTF-8 (RFC 6856 section 2.1).
+
+    For example:
+
+        if "UTF8" in client.capabilities:
+            client.send(pop3.Utf8())  # UTF8
+    """
 
     verb: ClassVar[str] = "UTF8"
 
 
 @attrs.frozen(kw_only=True)
 class Stat(NoArgumentCommand, Notice):
-    """``STAT``: the number of messages and their total size in bytes, without deleted ones (RFC 1939 section 5)."""
+    """``STAT``: the number of messages and their total size in bytes, without deleted ones (RFC 1939 section 5).
+
+    For example:
+
+        client.send(pop3.Stat())  # STAT
+
+        case pop3.ReplyReceived(command=pop3.Stat(), reply=reply) if reply.positive:
+            count, size = map(int, reply.text.split()[:2])
+    """
 
     verb: ClassVar[str] = "STAT"
 
 
 @attrs.frozen(kw_only=True)
 class Noop(NoArgumentCommand, Notice):
-    """``NOOP``: no operation (RFC 1939 section 5)."""
+    """``NOOP``: no operation (RFC 1939 section 5).
+
+    For example:
+
+        client.send(pop3.Noop())  # NOOP
+        await anext(client)  # a ReplyReceived with +OK
+    """
 
     verb: ClassVar[str] = "NOOP"
 
 
 @attrs.frozen(kw_only=True)
 class Rset(NoArgumentCommand, Notice):
-    """``RSET``: unmark all messages marked as deleted (RFC 1939 section 5)."""
+    """``RSET``: unmark all messages marked as deleted (RFC 1939 section 5).
+
+    For example:
+
+        client.send(pop3.Rset())  # RSET
+
+        case pop3.Rset():
+            print(f"{connection.identity} keeps all messages")
+    """
 
     verb: ClassVar[str] = "RSET"
 
 
 @attrs.frozen(kw_only=True)
 class Quit(NoArgumentCommand, Notice):
-    """``QUIT``: end the session; in TRANSACTION it also commits the deletions (RFC 1939 section 6)."""
+    """``QUIT``: end the session; in TRANSACTION it also commits the deletions (RFC 1939 section 6).
+
+    For example:
+
+        client.send(pop3.Quit())  # QUIT
+
+        case pop3.Quit(deleting=False):
+            print(f"{connection.identity} deletes nothing")
+    """
 
     verb: ClassVar[str] = "QUIT"
 
@@ -92,7 +154,15 @@ class Quit(NoArgumentCommand, Notice):
 
 @attrs.frozen(kw_only=True)
 class OptionalNumber(Command):
-    """A command about one message or about all messages."""
+    """A command about one message or about all messages.
+
+    For example:
+
+        class Xsize(pop3.OptionalNumber, ExtensionNotice):
+            verb = "XSIZE"
+
+        client.send(Xsize(number=3))  # XSIZE 3
+    """
 
     verb: ClassVar[str]
 
@@ -101,30 +171,54 @@ class OptionalNumber(Command):
 
     @classmethod
     def parse(cls, argument: bytes) -> Self:
+        """Parse a message number, or nothing for all messages.  Raises Malformed."""
         argument = argument.strip(b" ")
         return cls(number=parse_number(argument) if argument else None)
 
     def to_wire(self) -> bytes:
+        """Return the line with its CRLF."""
         return (f"{self.verb}\r\n" if self.number is None else f"{self.verb} {self.number}\r\n").encode("ascii")
 
 
 @attrs.frozen(kw_only=True)
 class List(OptionalNumber, Notice):
-    """``LIST``: message numbers and sizes in bytes (RFC 1939 section 5)."""
+    """``LIST``: message numbers and sizes in bytes (RFC 1939 section 5).
+
+    For example:
+
+        client.send(pop3.List())  # LIST
+        client.send(pop3.List(number=2))  # LIST 2
+    """
 
     verb: ClassVar[str] = "LIST"
 
 
 @attrs.frozen(kw_only=True)
 class Uidl(OptionalNumber, Notice):
-    """``UIDL``: message numbers and unique-ids (RFC 1939 section 7)."""
+    """``UIDL``: message numbers and unique-ids (RFC 1939 section 7).
+
+    For example:
+
+        client.send(pop3.Uidl())  # UIDL
+
+        case pop3.ReplyReceived(command=pop3.Uidl(), reply=pop3.Reply(lines=tuple(lines))):
+            unique_ids = dict(line.split(" ") for line in lines)
+    """
 
     verb: ClassVar[str] = "UIDL"
 
 
 @attrs.frozen(kw_only=True)
 class Dele(Command, Notice):
-    """``DELE``: mark a message as deleted; QUIT removes it (RFC 1939 section 5)."""
+    """``DELE``: mark a message as deleted; QUIT removes it (RFC 1939 section 5).
+
+    For example:
+
+        client.send(pop3.Dele(number=1))  # DELE 1
+
+        case pop3.Dele(number=number):
+            print(f"message {number} will be deleted at QUIT")
+    """
 
     verb: ClassVar[str] = "DELE"
 
@@ -132,9 +226,11 @@ class Dele(Command, Notice):
 
     @classmethod
     def parse(cls, argument: bytes) -> Self:
+        """Parse a message number.  Raises Malformed."""
         return cls(number=parse_number(argument.strip(b" ")))
 
     def to_wire(self) -> bytes:
+        """Return the line with its CRLF."""
         return f"DELE {self.number}\r\n".encode("ascii")
 
 
@@ -145,6 +241,12 @@ class Retrieve(Command, FallibleQuestion[Content]):
     Answer with the message from its start, also for TOP: the core truncates it, and asks RetrieveMore only while it
     needs more.  Unavailable becomes -ERR with its response code.  If the header in the first Content contains non-ASCII
     UTF-8 and the client has not sent UTF8, a server that offers UTF8 replies ``-ERR [UTF8]`` (RFC 6856 section 2.1).
+
+        client.send(pop3.Retrieve(number=1))  # RETR 1
+        client.send(pop3.Retrieve(number=2, lines=10))  # TOP 2 10
+
+        case pop3.Retrieve(number=number) as question:
+            connection.answer(question, await maildrop.read(number))
     """
 
     number: int = attrs.field(validator=value_of(int, check_number))
@@ -153,10 +255,12 @@ class Retrieve(Command, FallibleQuestion[Content]):
 
     @property
     def verb(self) -> str:
+        """``RETR``, or ``TOP`` if *lines* is a number."""
         return "RETR" if self.lines is None else "TOP"
 
     @classmethod
     def parse(cls, argument: bytes) -> Self:
+        """Parse the argument of ``RETR``, a message number.  Raises Malformed."""
         return cls(number=parse_number(argument.strip(b" ")))
 
     @classmethod
@@ -166,6 +270,7 @@ class Retrieve(Command, FallibleQuestion[Content]):
         return cls(number=parse_number(number), lines=parse_count(lines))
 
     def to_wire(self) -> bytes:
+        """Return the line with its CRLF."""
         lines = "" if self.lines is None else f" {self.lines}"
         return f"{self.verb} {self.number}{lines}\r\n".encode("ascii")
 

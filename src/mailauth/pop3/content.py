@@ -18,7 +18,13 @@ _LINES_AT_ONCE: Final = 256
 
 
 class Lines(Protocol):
-    """The lines of a multi-line response."""
+    """The lines of a multi-line response.
+
+    For example:
+
+        while not lines.ended:
+            sock.sendall(lines.next_piece())
+    """
 
     @property
     def ended(self) -> bool:

@@ -26,6 +26,9 @@ class Connected(FallibleQuestion[Accept]):
     """A client has connected: accept or reject it.
 
     ACCEPT sends the greeting.  Unavailable sends -ERR instead and ends the session.
+
+        case pop3.Connected() as question:
+            connection.answer(question, pop3.Unavailable.TEMPORARY if overloaded else ACCEPT)
     """
 
 
@@ -39,6 +42,10 @@ class OpenMaildrop(FallibleQuestion[Maildrop]):
     Unavailable becomes -ERR with its response code, and the session is in AUTHORIZATION again.  Answer
     Unavailable.LOGIN_DELAY if this login comes too soon after the last.  The application enforces
     ``ServerSettings.login_delay``, because the core has no clock.
+
+        case pop3.OpenMaildrop(identity=name) as question:
+            messages = tuple(pop3.Message(size=size, unique_id=key) for key, size in sizes_of(name).items())
+            connection.answer(question, pop3.Maildrop(messages=messages))
     """
 
     identity: str
@@ -50,6 +57,9 @@ class RetrieveMore(FallibleQuestion[Content]):
     """Provide the next piece of the message whose Retrieve was answered with ``Content(last=False)``.
 
     Unavailable closes the connection without the final dot, which tells the client that the message is incomplete.
+
+        case pop3.RetrieveMore(number=number, offset=offset) as question:
+            connection.answer(question, await maildrop.read(number, offset))
     """
 
     number: int
@@ -63,6 +73,10 @@ class Update(FallibleQuestion[Accept]):
 
     Answer ACCEPT if all were removed.  Unavailable sends -ERR: some were not removed.  A session that ends without QUIT
     does not ask this question, and no message may be removed then.
+
+        case pop3.Update(deleted=numbers) as question:
+            await maildrop.update(numbers)
+            connection.answer(question, ACCEPT)
     """
 
     deleted: frozenset[int]
@@ -70,18 +84,39 @@ class Update(FallibleQuestion[Accept]):
 
 
 class CommandRejected(BaseCommandRejected[Reply]):
+    """The server rejected a command without asking the application.  The reply is already written.
+
+    For example:
+
+        case pop3.CommandRejected(verb="", reply=reply):
+            print(f"unknown command: {reply}")
+    """
+
     __slots__ = ()
-    __doc__ = BaseCommandRejected.__doc__
 
 
 class ReplyReceived(BaseReplyReceived[Reply]):
+    """The reply to *command*, which is the object that was passed to ``send()``.
+
+    *command* is None for the greeting, and for an unsolicited reply that announces the end of the session.
+
+        case pop3.ReplyReceived(command=pop3.Dele(number=number), reply=reply) if not reply.positive:
+            print(f"message {number} was not deleted: {reply.text}")
+    """
+
     __slots__ = ()
-    __doc__ = BaseReplyReceived.__doc__
 
 
 class AuthenticationRejected(BaseAuthenticationRejected[Reply]):
+    """The server rejected the login.  The client may try again on this connection.
+
+    For example:
+
+        case pop3.AuthenticationRejected(reply=pop3.Reply(response_code="IN-USE")):
+            print("another session has the maildrop; try again later")
+    """
+
     __slots__ = ()
-    __doc__ = BaseAuthenticationRejected.__doc__
 
 
 ProtocolQuestion: TypeAlias = Connected | OpenMaildrop | Retrieve | RetrieveMore | Update | Stls

@@ -18,7 +18,13 @@ from .replies import Reply
 
 @attrs.frozen(kw_only=True)
 class Message:
-    """The size and the unique-id of a message, for LIST and UIDL.  Raises LocalProtocolError for an invalid value."""
+    """The size and the unique-id of a message, for LIST and UIDL.  Raises LocalProtocolError for an invalid value.
+
+    For example:
+
+        content = path.read_bytes()  # with CRLF line ends
+        message = pop3.Message(size=len(content), unique_id=path.name)
+    """
 
     size: int = attrs.field(validator=value_of(int, between(0, 10**20 - 1)))
     """The size in bytes that RETR sends, with CRLF line ends and before dot-stuffing (RFC 1939 section 11)."""
@@ -29,7 +35,13 @@ class Message:
 
 @attrs.frozen(kw_only=True)
 class Maildrop:
-    """The messages of a maildrop at login.  Raises LocalProtocolError if two have the same unique-id."""
+    """The messages of a maildrop at login.  Raises LocalProtocolError if two have the same unique-id.
+
+    For example:
+
+        >>> pop3.Maildrop(messages=(pop3.Message(size=120, unique_id="a"), pop3.Message(size=200, unique_id="b"))).size
+        320
+    """
 
     messages: tuple[Message, ...] = attrs.field(default=(), validator=tuple_of(Message))
     size: int = attrs.field(init=False)
@@ -42,7 +54,13 @@ class Maildrop:
 
 
 class MaildropView(Protocol):
-    """A maildrop and its deletion marks, for reading."""
+    """A maildrop and its deletion marks, for reading.
+
+    For example:
+
+        def describe(maildrop: pop3.MaildropView) -> str:
+            return f"{maildrop.count} of {maildrop.last} messages, {maildrop.size} bytes"
+    """
 
     @property
     def last(self) -> int:
@@ -86,6 +104,11 @@ class MaildropSession:
 
     Raises LocalProtocolError for a unique-id that contains CR, LF or NUL.  Message checks this too, but not for a
     subclass or a field that was changed later.
+
+        >>> session = pop3.MaildropSession(pop3.Maildrop(messages=(pop3.Message(size=120, unique_id="a"),)))
+        >>> session.delete(1)
+        >>> session.last, session.count, session.deleted
+        (1, 0, {1})
     """
 
     __slots__ = ("_messages", "_size", "deleted", "last", "size")
@@ -114,20 +137,25 @@ class MaildropSession:
         return Reply(False, "", f"message {number} already deleted") if number in self.deleted else None
 
     def delete(self, number: int) -> None:
+        """Mark message *number* as deleted.  It must exist and not be marked: see ``missing()``."""
         self.deleted.add(number)
         self.size -= self._messages[number - 1].size
 
     def reset(self) -> None:
+        """Unmark all messages."""
         self.deleted.clear()
         self.size = self._size
 
     # The lines of STAT, LIST and UIDL with their CRLF, by the names of RFC 1939 section 5.
 
     def drop_listing(self) -> bytes:
+        """Return the text of STAT with its CRLF: the number and the size of the messages that are not marked."""
         return b"%d %d\r\n" % (self.last - len(self.deleted), self.size)
 
     def scan_listing(self, number: int) -> bytes:
+        """Return the line of LIST for message *number*, with its CRLF: its number and its size."""
         return b"%d %d\r\n" % (number, self._messages[number - 1].size)
 
     def unique_id_listing(self, number: int) -> bytes:
+        """Return the line of UIDL for message *number*, with its CRLF: its number and its unique-id."""
         return f"{number} {self._messages[number - 1].unique_id}\r\n".encode("ascii")

@@ -28,7 +28,13 @@ _NOT_TEXT: Final = re.compile(r"[^\t -~]")
 
 
 class Unavailable(enum.Enum):
-    """A negative answer to a question; the value is the response code sent with -ERR."""
+    """A negative answer to a question; the value is the response code sent with -ERR.
+
+    For example:
+
+        case pop3.OpenMaildrop(identity=name) as question if name in locked:
+            connection.answer(question, pop3.Unavailable.IN_USE)  # -ERR [IN-USE]
+    """
 
     IN_USE = "IN-USE"
     """Another session has locked the maildrop (RFC 2449 section 8.1.2)."""
@@ -43,7 +49,13 @@ class Unavailable(enum.Enum):
 
 
 class FallibleQuestion(Question[A | Unavailable], Generic[A]):
-    """A question that is answered with an *A* or an Unavailable, like all questions of POP3."""
+    """A question that is answered with an *A* or an Unavailable, like all questions of POP3.
+
+    For example:
+
+        case pop3.FallibleQuestion() as question:
+            connection.answer(question, pop3.Unavailable.PERMANENT)  # -ERR [SYS/PERM]
+    """
 
     __slots__ = ()
 
@@ -54,7 +66,13 @@ class FallibleQuestion(Question[A | Unavailable], Generic[A]):
 
 @attrs.frozen(kw_only=True)
 class Content:
-    """A piece of a message, or all of it: the answer to Retrieve and RetrieveMore."""
+    """A piece of a message, or all of it: the answer to Retrieve and RetrieveMore.
+
+    For example:
+
+        case pop3.Retrieve(number=number) as question:
+            connection.answer(question, pop3.Content(data=contents[number - 1]))
+    """
 
     data: bytes = attrs.field(repr=lambda data: f"<{len(data)} bytes>")
     """The text with CRLF line ends and before dot-stuffing.  Pieces may be split anywhere.
@@ -82,6 +100,11 @@ class Reply:
     """``+OK`` or ``-ERR`` with its response code and text, and the lines of a multi-line response.
 
     Raises LocalProtocolError for an invalid response code, and for text or lines that are not printable ASCII.
+
+        >>> pop3.Reply(False, "IN-USE", "maildrop is locked").to_wire()
+        b'-ERR [IN-USE] maildrop is locked\\r\\n'
+        >>> pop3.Reply(True, text="two lines", lines=("one", "two")).to_wire()
+        b'+OK two lines\\r\\none\\r\\ntwo\\r\\n.\\r\\n'
     """
 
     positive: bool = attrs.field(validator=value_of(bool))

@@ -46,6 +46,11 @@ class ServerConnection(ServerMachine[ServerEvent]):
 
     *entropy* is 32 random bytes, secret and different for each connection.  Pass *tls* if TLS is already active, as on
     port 995.
+
+        >>> connection = pop3.ServerConnection(pop3.ServerSettings(), entropy=secrets.token_bytes(32))
+        >>> connection.answer(connection.next_event(), ACCEPT)  # the question is Connected
+        >>> connection.next_event().data[:4]
+        b'+OK '
     """
 
     __slots__ = (

@@ -59,6 +59,10 @@ class ServerSettings:
     """The settings of a server.
 
     Raises LocalProtocolError or ValueError for an invalid value.
+
+        >>> settings = pop3.ServerSettings(host_name="mail.example", stls=True, expire="NEVER")
+        >>> "EXPIRE NEVER" in settings.capabilities(None, logged_in=True)
+        True
     """
 
     host_name: str = attrs.field(default="localhost", validator=value_of(str))
@@ -205,7 +209,13 @@ class ServerSettings:
 
 @attrs.frozen(kw_only=True)
 class ClientSettings:
-    """The settings of a POP3 client."""
+    """The settings of a POP3 client.
+
+    For example:
+
+        settings = pop3.ClientSettings(tls_required=True, max_response=1_048_576)
+        client = pop3.ClientConnection(settings)  # authenticate() refuses a login in clear text
+    """
 
     tls_required: bool = False
     """Refuse to log in without TLS, so that an attacker who removes STLS from CAPA causes an error instead of a login

@@ -12,7 +12,13 @@ from ..events import NeedData
 
 
 class State(enum.IntEnum):
-    """The state of a session (RFC 1939 section 3).  An IntEnum, whose members are hashed faster."""
+    """The state of a session (RFC 1939 section 3).  An IntEnum, whose members are hashed faster.
+
+    For example:
+
+        >>> pop3.ServerSettings().table["QUIT"].states[pop3.State.TRANSACTION]
+        <State.UPDATE: 7>
+    """
 
     GREETING = 0
     """The server has not sent its greeting yet."""

@@ -26,7 +26,13 @@ C = TypeVar("C", bound=Command)
 
 
 class View(Protocol):
-    """What a row may read of a server's connection."""
+    """What a row may read of a server's connection.
+
+    For example:
+
+        def inside_tls(view: pop3.View, command: Command) -> pop3.Reply | None:  # pop3.Verb(check=inside_tls)
+            return pop3.Reply(False, "", "STLS first") if view.tls is None else None
+    """
 
     @property
     def settings(self) -> ServerSettings:
@@ -65,7 +71,13 @@ class View(Protocol):
 
 
 class Effect(enum.Enum):
-    """What an accepted command does, apart from its reply and its step in the table."""
+    """What an accepted command does, apart from its reply and its step in the table.
+
+    For example:
+
+        >>> pop3.ServerSettings().table["DELE"].effect
+        <Effect.MARK_DELETED: 'a message is marked as deleted'>
+    """
 
     NONE = "nothing"
     ENABLE_UTF8 = "messages with a UTF-8 header may be sent"
@@ -120,6 +132,9 @@ class Verb(Generic[C]):
     author, and is raised by ``next_event()`` or ``answer()``.
 
     Raises LocalProtocolError for a row that no server could carry out.
+
+        pop3.Verb("XTND", kind=Xtnd, parse=Xtnd.parse, states={pop3.State.TRANSACTION: pop3.State.TRANSACTION},
+                  accepted=pop3.Reply(True, "", "ok"), capability="XTND")
     """
 
     name: str = attrs.field(kw_only=False, validator=value_of(str))
