@@ -42,6 +42,12 @@ class ApopServer(DigestServer):
 
     ``respond(None)`` returns it as a Challenge.  If the greeting has already sent it, call ``respond(b"name digest")``
     first.  Raises LocalProtocolError for a timestamp that is not a msg-id, and if MD5 is not available.
+
+        >>> mechanism = pop3.ApopServer(timestamp=b"<1896.697170952@dbc.mtview.ca.us>", tls=False)
+        >>> mechanism.respond(b"mrose c4c9334bac560ecc979e58001b3e22fb")
+        FetchSecret(authentication_identity='mrose', mechanism='APOP', tls=False)
+        >>> mechanism.resolve(b"tanstaaf")
+        Success(authentication_identity='mrose', authorization_identity='', data=b'')
     """
 
     __slots__ = ()
@@ -59,6 +65,10 @@ class ApopClient:
     """APOP, client side.  It has no authorization identity.
 
     Raises LocalProtocolError for a name or password that cannot be sent, and if MD5 is not available.
+
+        >>> mechanism = pop3.ApopClient(authentication_identity="mrose", password=b"tanstaaf")
+        >>> mechanism.respond(b"<1896.697170952@dbc.mtview.ca.us>")
+        b'mrose c4c9334bac560ecc979e58001b3e22fb'
     """
 
     name: ClassVar[str] = "APOP"

@@ -21,6 +21,12 @@ class CramMd5Server(DigestServer):
     """CRAM-MD5, server side.  *challenge* must be unique; it is an argument so that tests can fix it.
 
     Raises LocalProtocolError if MD5 is not available.
+
+        >>> mechanism = sasl.CramMd5Server(challenge=b"<1896.697170952@postoffice.reston.mci.net>", tls=False)
+        >>> mechanism.respond(None)
+        Challenge(data=b'<1896.697170952@postoffice.reston.mci.net>')
+        >>> mechanism.respond(b"tim b913a602c7eda7a495b4e6e7334d3890")
+        FetchSecret(authentication_identity='tim', mechanism='CRAM-MD5', tls=False)
     """
 
     __slots__ = ("_challenged",)
@@ -47,6 +53,10 @@ class CramMd5Client:
     """CRAM-MD5, client side.  It has no authorization identity.
 
     Raises LocalProtocolError for a name or password that a server would reject, and if MD5 is not available.
+
+        >>> mechanism = sasl.CramMd5Client(authentication_identity="tim", password=b"tanstaaftanstaaf")
+        >>> mechanism.respond(b"<1896.697170952@postoffice.reston.mci.net>")
+        b'tim b913a602c7eda7a495b4e6e7334d3890'
     """
 
     name: ClassVar[str] = "CRAM-MD5"

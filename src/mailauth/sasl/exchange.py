@@ -78,6 +78,12 @@ class ServerExchange:
     answered with ACCEPT.  ``data`` is empty, since the mechanism's data was sent as a challenge.
 
     A method that is called in the wrong order raises LocalProtocolError and changes nothing.
+
+        >>> exchange = sasl.ServerExchange(sasl.PlainServer(tls=True))
+        >>> exchange.begin(b"AHRpbQB0YW5zdGFhZnRhbnN0YWFm")
+        CheckPassword(authentication_identity='tim', mechanism='PLAIN', tls=True)
+        >>> exchange.answer(ACCEPT)
+        Success(authentication_identity='tim', authorization_identity='tim', data=b'')
     """
 
     __slots__ = ("_mechanism", "_proved", "_question", "_turn", "_was_asked")
@@ -220,6 +226,10 @@ class ClientExchange:
     """The client side of one login, with base64 in both directions.  The mechanism holds the secret and the state.
 
     A mechanism may be used for several exchanges, one after another: ``begin()`` restarts it.
+
+        >>> mechanism = sasl.PlainClient(authentication_identity="tim", password=b"tanstaaftanstaaf")
+        >>> sasl.ClientExchange(mechanism).begin()
+        b'AHRpbQB0YW5zdGFhZnRhbnN0YWFm'
     """
 
     __slots__ = ("_deferred_response", "_mechanism")

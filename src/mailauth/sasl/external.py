@@ -16,7 +16,13 @@ from .messages import Challenge, CheckExternal, Fault, Refusal, Step, Success
 
 
 class ExternalServer:
-    """EXTERNAL, server side.  *peer_certificate* is the client's verified certificate; None refuses every login."""
+    """EXTERNAL, server side.  *peer_certificate* is the client's verified certificate; None refuses every login.
+
+    For example:
+
+        mechanism = sasl.ExternalServer(peer_certificate=tls.peer_certificate, tls=True)
+        question = mechanism.respond(b"")  # CheckExternal
+    """
 
     __slots__ = ("_acting_as", "_certificate", "authentication_identity", "tls")
 
@@ -66,7 +72,13 @@ class ExternalServer:
 
 @attrs.define(kw_only=True, eq=False)
 class ExternalClient:
-    """EXTERNAL, client side.  Raises LocalProtocolError for an identity that a server would reject."""
+    """EXTERNAL, client side.  Raises LocalProtocolError for an identity that a server would reject.
+
+    For example:
+
+        >>> sasl.ExternalClient(authorization_identity="alice").respond(None)
+        b'alice'
+    """
 
     name: ClassVar[str] = "EXTERNAL"
     client_first: ClassVar[bool] = True

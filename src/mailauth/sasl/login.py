@@ -20,6 +20,9 @@ class LoginServer(PasswordServer):
     """LOGIN, server side.  The name may come as the initial response, as many clients send it.
 
     Clients should ignore the text of the prompts, but some old ones require a certain text.
+
+        >>> sasl.LoginServer(tls=True).respond(None)
+        Challenge(data=b'Username:')
     """
 
     __slots__ = ("_name_prompt", "_password_prompt")
@@ -53,6 +56,10 @@ class LoginClient:
     """LOGIN, client side.  It waits for both prompts and ignores their text, as the draft requires.
 
     LOGIN has no authorization identity.  Raises LocalProtocolError for a name or password that a server would reject.
+
+        >>> mechanism = sasl.LoginClient(authentication_identity="alice", password=b"wonderland")
+        >>> mechanism.respond(None), mechanism.respond(b"Username:"), mechanism.respond(b"Password:")
+        (b'', b'alice', b'wonderland')
     """
 
     name: ClassVar[str] = "LOGIN"

@@ -21,7 +21,15 @@ MIN_ITERATIONS: Final = 4096
 
 
 class Refusal(enum.Enum):
-    """Why a login is refused: the application's answer to a question, or the result of a mechanism."""
+    """Why a login is refused: the application's answer to a question, or the result of a mechanism.
+
+    For example:
+
+        try:
+            answer = ACCEPT if await is_valid(name, password) else sasl.Refusal.BAD_CREDENTIALS
+        except OSError:  # the database does not answer
+            answer = sasl.Refusal.TEMPORARY
+    """
 
     BAD_CREDENTIALS = "authentication credentials invalid"
     """Unknown identity, wrong password or wrong digest.  All of them get the same reply after the same time."""
@@ -35,7 +43,13 @@ class Refusal(enum.Enum):
 
 
 class Fault(enum.Enum):
-    """An error in the exchange itself, whether or not the credentials are right."""
+    """An error in the exchange itself, whether or not the credentials are right.
+
+    For example:
+
+        case sasl.AuthenticationFailed(reason=sasl.Fault.CANCELLED):
+            print("the client has cancelled the login")
+    """
 
     CANCELLED = "authentication cancelled"
     UNDECODABLE = "invalid base64 data"
@@ -46,14 +60,26 @@ class Fault(enum.Enum):
 
 @attrs.frozen
 class Challenge:
-    """Send *data* to the client, in base64 if the protocol uses it, and wait for the response."""
+    """Send *data* to the client, in base64 if the protocol uses it, and wait for the response.
+
+    For example:
+
+        case sasl.Challenge(data=data):
+            sock.sendall(b"334 " + sasl.encode_base64(data) + b"\\r\\n")
+    """
 
     data: bytes = b""
 
 
 @attrs.frozen(kw_only=True)
 class Success:
-    """The credentials are verified.  An empty ``authorization_identity`` means the authentication identity itself."""
+    """The credentials are verified.  An empty ``authorization_identity`` means the authentication identity itself.
+
+    For example:
+
+        case sasl.Success(authentication_identity=name, authorization_identity=other):
+            print(f"{name} acts as {other}")
+    """
 
     authentication_identity: str
     """The identity whose credentials were verified."""
@@ -66,6 +92,9 @@ class NonPasswordQuestion(Question[A]):
     """The base class of the questions that only SCRAM, bearer tokens and EXTERNAL ask.
 
     An application that offers none of these mechanisms needs one branch for all of them, with ``decline()``.
+
+        case sasl.NonPasswordQuestion() as question:  # this server offers only mechanisms with passwords
+            connection.decline(question)
     """
 
     __slots__ = ()
@@ -76,6 +105,10 @@ class CheckPassword(Question[Accept | Refusal]):
     """Asks whether *password* belongs to the identity.
 
     For an unknown identity, the answer must be the same as for a wrong password and take as long.
+
+        case sasl.CheckPassword(authentication_identity=name, password=password) as question:
+            valid = await is_valid(name, password)
+            connection.answer(question, ACCEPT if valid else sasl.Refusal.BAD_CREDENTIALS)
     """
 
     authentication_identity: str
@@ -96,7 +129,13 @@ class CheckPassword(Question[Accept | Refusal]):
 
 @attrs.frozen(kw_only=True)
 class FetchSecret(Question[bytes | None | Refusal]):
-    """Asks for the shared secret of the identity, for CRAM-MD5 and APOP.  None: unknown identity, or no secret."""
+    """Asks for the shared secret of the identity, for CRAM-MD5 and APOP.  None: unknown identity, or no secret.
+
+    For example:
+
+        case sasl.FetchSecret(authentication_identity=name) as question:
+            connection.answer(question, passwords.get(name))
+    """
 
     authentication_identity: str
     mechanism: str
@@ -112,6 +151,9 @@ class Authorize(Question[Accept | Refusal]):
     """Asks whether the authentication identity, which is verified, may act as the authorization identity.
 
     Asked only if the two differ (RFC 4422 section 3.4.1).
+
+        case sasl.Authorize(authentication_identity=name) as question:
+            connection.answer(question, ACCEPT if name == "admin" else sasl.Refusal.NOT_AUTHORIZED)
     """
 
     authentication_identity: str
@@ -130,6 +172,10 @@ class ScramKeys:
 
     With stolen keys an attacker can impersonate the server and guess passwords offline, but cannot log in.  Raises
     LocalProtocolError for an empty salt, too few iterations, and keys of a wrong length.
+
+        >>> keys = sasl.scram_keys(b"pencil", salt=b"a random salt", iterations=4096)
+        >>> len(keys.stored_key), len(keys.server_key)
+        (32, 32)
     """
 
     salt: bytes
@@ -153,6 +199,9 @@ class FetchScramKeys(NonPasswordQuestion[ScramKeys | None | Refusal]):
 
     A Refusal ends the login at once, so the client learns that this identity is treated differently.  Use TEMPORARY if
     no store can answer.
+
+        case sasl.FetchScramKeys(authentication_identity=name, hash_name="sha256") as question:
+            connection.answer(question, scram_keys_of.get(name))
     """
 
     authentication_identity: str
@@ -174,6 +223,10 @@ class CheckToken(NonPasswordQuestion[str | Refusal]):
     The identity in the answer counts as verified.  If the client asked to act as another one, Authorize follows.  If
     the account's name has several spellings, answer with the client's spelling.  A Refusal is first sent to the client
     in the mechanism's own format (RFC 7628 section 3.2.2).
+
+        case sasl.CheckToken(token=token) as question:
+            owner = await token_owner(token)
+            connection.answer(question, owner or sasl.Refusal.BAD_CREDENTIALS)
     """
 
     authorization_identity: str
@@ -197,6 +250,10 @@ class CheckExternal(NonPasswordQuestion[str | Refusal]):
     """Asks which identity a client certificate belongs to.  The answer is that identity, or a Refusal.
 
     If the client asked to act as another one, Authorize follows (RFC 4422 appendix A).
+
+        case sasl.CheckExternal(peer_certificate=certificate) as question:
+            owner = owners.get(certificate["serialNumber"], sasl.Refusal.BAD_CREDENTIALS)
+            connection.answer(question, owner)
     """
 
     authorization_identity: str
@@ -225,6 +282,9 @@ class ServerMechanism(Protocol):
     """The server side of one mechanism, for one exchange.
 
     The challenge or nonce is an argument of its constructor, so tests can fix it.
+
+        def create(context: sasl.Context) -> sasl.ServerMechanism:
+            return sasl.LoginServer(tls=context.tls, name_prompt=b"User Name\\0", password_prompt=b"Password\\0")
     """
 
     name: ClassVar[str]
@@ -251,7 +311,13 @@ class ServerMechanism(Protocol):
 
 
 class ClientMechanism(Protocol):
-    """The client side of one mechanism."""
+    """The client side of one mechanism.
+
+    For example:
+
+        mechanism: sasl.ClientMechanism = sasl.ExternalClient()
+        client.authenticate(mechanism)
+    """
 
     name: ClassVar[str]
     """The registered name, in capitals: ``CRAM-MD5``."""
@@ -277,14 +343,26 @@ class ClientMechanism(Protocol):
 
 @attrs.frozen(kw_only=True)
 class AuthenticationStarted(Notice):
-    """The client started a login with *mechanism*."""
+    """The client started a login with *mechanism*.
+
+    For example:
+
+        case sasl.AuthenticationStarted(mechanism=mechanism):
+            started[mechanism] += 1
+    """
 
     mechanism: str
 
 
 @attrs.frozen(kw_only=True)
 class Authenticated(Notice):
-    """A login succeeded."""
+    """A login succeeded.
+
+    For example:
+
+        case sasl.Authenticated(mechanism=mechanism, identity=name):
+            print(f"{name} has logged in with {mechanism}")
+    """
 
     mechanism: str
     identity: str | None = None
@@ -293,7 +371,13 @@ class Authenticated(Notice):
 
 @attrs.frozen(kw_only=True)
 class AuthenticationFailed(Notice):
-    """A login failed on a server.  The reply to the client is already written."""
+    """A login failed on a server.  The reply to the client is already written.
+
+    For example:
+
+        case sasl.AuthenticationFailed(authentication_identity=name, reason=sasl.Refusal.BAD_CREDENTIALS):
+            print(f"wrong password for {name!a}")
+    """
 
     mechanism: str
     authentication_identity: str | None

@@ -24,7 +24,14 @@ def _port(value: bytes) -> int:
 
 
 class OauthBearerServer(TokenServer):
-    """OAUTHBEARER, server side.  *tls* says whether the connection uses TLS; it is only copied into the question."""
+    """OAUTHBEARER, server side.  *tls* says whether the connection uses TLS; it is only copied into the question.
+
+    For example:
+
+        >>> question = sasl.OauthBearerServer(tls=True).respond(b"n,a=alice,\\x01auth=Bearer vF9dft4q\\x01\\x01")
+        >>> question.authorization_identity, question.token
+        ('alice', b'vF9dft4q')
+    """
 
     __slots__ = ()
 
@@ -59,7 +66,13 @@ def _check_host(host: str) -> None:
 
 @attrs.define(kw_only=True, eq=False)
 class OauthBearerClient(TokenClient):
-    """OAUTHBEARER, client side.  Raises LocalProtocolError for a token or an identity that a server would reject."""
+    """OAUTHBEARER, client side.  Raises LocalProtocolError for a token or an identity that a server would reject.
+
+    For example:
+
+        >>> sasl.OauthBearerClient(token=b"vF9dft4q", host="mx.example", port=587).respond(None)
+        b'n,,\\x01host=mx.example\\x01port=587\\x01auth=Bearer vF9dft4q\\x01\\x01'
+    """
 
     name: ClassVar[str] = "OAUTHBEARER"
     dummy: ClassVar[bytes] = b"\x01"

@@ -43,6 +43,9 @@ class Context:
     """The values that a server mechanism may need to start an exchange.
 
     Raises LocalProtocolError for a nonce that cannot be part of a msg-id.
+
+        >>> sasl.Context(nonce="1896.697170952", host_name="mx.example", tls=True).message_id
+        b'<1896.697170952@mx.example>'
     """
 
     nonce: str = attrs.field(validator=_check_nonce)
@@ -120,6 +123,10 @@ class Mechanisms:
 
     They may ask any ServerQuestion.  Raises LocalProtocolError for a name that is not 1 to 20 of ``A-Z 0-9 - _`` (RFC
     4422 section 3.1).  Lower case is not allowed, because some clients ignore a mechanism that is announced in it.
+
+        >>> mechanisms = sasl.ALL_MECHANISMS.only("plain", "xoauth2")
+        >>> mechanisms.names, "CRAM-MD5" in mechanisms
+        (('XOAUTH2', 'PLAIN'), False)
     """
 
     factories: Mapping[str, ServerFactory] = attrs.field(converter=_frozen)

@@ -27,6 +27,9 @@ class PlainServer(PasswordServer):
 
     Identities and password are prepared by ``saslprep()`` as queries (RFC 4616 section 2), because keyboards
     and operating systems encode the same text differently.
+
+        >>> sasl.PlainServer(tls=True).respond(b"\\0tim\\0tanstaaftanstaaf")
+        CheckPassword(authentication_identity='tim', mechanism='PLAIN', tls=True)
     """
 
     __slots__ = ()
@@ -69,6 +72,9 @@ class PlainClient:
     """PLAIN, client side.  *password* is UTF-8.  Raises LocalProtocolError for fields that cannot be sent.
 
     Names and password are sent unchanged: the server prepares them (RFC 4616 section 2).
+
+        >>> sasl.PlainClient(authentication_identity="tim", password=b"tanstaaftanstaaf").respond(None)
+        b'\\x00tim\\x00tanstaaftanstaaf'
     """
 
     name: ClassVar[str] = "PLAIN"

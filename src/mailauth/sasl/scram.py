@@ -84,6 +84,9 @@ class ScramDecoy:
 
     Each identity has its own salt, which is the same at each login, as with real keys.  So a client cannot detect
     whether the account exists.  Raises LocalProtocolError for a short key, too few iterations, or a wrong salt size.
+
+        decoy = sasl.ScramDecoy(key=Path("decoy.key").read_bytes(), iterations=10_000)
+        settings = smtp.ServerSettings(mechanisms=sasl.ALL_MECHANISMS, scram_decoy=decoy)
     """
 
     key: bytes = attrs.field(repr=False, validator=value_of(bytes))
@@ -228,7 +231,14 @@ class ScramServer:
 
 
 class ScramSha1Server(ScramServer):
-    """SCRAM-SHA-1, server side (RFC 5802)."""
+    """SCRAM-SHA-1, server side (RFC 5802).
+
+    For example:
+
+        >>> mechanism = sasl.ScramSha1Server(nonce="3rfcNHYJY1", tls=True, decoy=sasl.ScramDecoy(key=bytes(range(16))))
+        >>> mechanism.respond(b"n,,n=user,r=fyko+d2lbbFgONRv9qkxdawL")
+        FetchScramKeys(authentication_identity='user', hash_name='sha1', mechanism='SCRAM-SHA-1', tls=True)
+    """
 
     __slots__ = ()
 
@@ -237,7 +247,13 @@ class ScramSha1Server(ScramServer):
 
 
 class ScramSha1PlusServer(ScramSha1Server):
-    """SCRAM-SHA-1-PLUS, server side (RFC 5802)."""
+    """SCRAM-SHA-1-PLUS, server side (RFC 5802).
+
+    For example:
+
+        decoy = sasl.ScramDecoy(key=key)
+        sasl.ScramSha1PlusServer(nonce=nonce, tls=True, decoy=decoy, channel_bindings=tls.channel_bindings)
+    """
 
     __slots__ = ()
 
@@ -246,7 +262,16 @@ class ScramSha1PlusServer(ScramSha1Server):
 
 
 class ScramSha256Server(ScramServer):
-    """SCRAM-SHA-256, server side (RFC 7677)."""
+    """SCRAM-SHA-256, server side (RFC 7677).
+
+    For example:
+
+        >>> decoy = sasl.ScramDecoy(key=secrets.token_bytes(32))
+        >>> mechanism = sasl.ScramSha256Server(nonce="k3hvYDpWUa2", tls=True, decoy=decoy)
+        >>> question = mechanism.respond(b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO")
+        >>> mechanism.resolve(None).data[:34]  # an unknown identity gets a challenge too
+        b'r=rOprNGfwEbeRWgbNEkqOk3hvYDpWUa2,'
+    """
 
     __slots__ = ()
 
@@ -255,7 +280,13 @@ class ScramSha256Server(ScramServer):
 
 
 class ScramSha256PlusServer(ScramSha256Server):
-    """SCRAM-SHA-256-PLUS, server side (RFC 7677)."""
+    """SCRAM-SHA-256-PLUS, server side (RFC 7677).
+
+    For example:
+
+        context = sasl.Context.of(tls, nonce=nonce, host_name="mx.example", offered=offered, scram_decoy=decoy)
+        mechanism = sasl.ALL_MECHANISMS.create("SCRAM-SHA-256-PLUS", context)  # a ScramSha256PlusServer
+    """
 
     __slots__ = ()
 
@@ -393,7 +424,15 @@ class _BoundClient(ScramClient):
 
 
 class ScramSha1Client(_UnboundClient):
-    """SCRAM-SHA-1, client side (RFC 5802)."""
+    """SCRAM-SHA-1, client side (RFC 5802).
+
+    For example:
+
+        >>> entropy = secrets.token_bytes(16)
+        >>> mechanism = sasl.ScramSha1Client(authentication_identity="user", password=b"pencil", entropy=entropy)
+        >>> mechanism.respond(None)[:11]
+        b'n,,n=user,r'
+    """
 
     __slots__ = ()
 
@@ -402,7 +441,15 @@ class ScramSha1Client(_UnboundClient):
 
 
 class ScramSha1PlusClient(_BoundClient):
-    """SCRAM-SHA-1-PLUS, client side (RFC 5802)."""
+    """SCRAM-SHA-1-PLUS, client side (RFC 5802).
+
+    For example:
+
+        sasl.ScramSha1PlusClient(
+            authentication_identity="alice", password=password, entropy=secrets.token_bytes(16),
+            channel_binding="tls-server-end-point", binding_data=tls.channel_bindings["tls-server-end-point"],
+        )
+    """
 
     __slots__ = ()
 
@@ -411,7 +458,13 @@ class ScramSha1PlusClient(_BoundClient):
 
 
 class ScramSha256Client(_UnboundClient):
-    """SCRAM-SHA-256, client side (RFC 7677)."""
+    """SCRAM-SHA-256, client side (RFC 7677).
+
+    For example:
+
+        entropy = secrets.token_bytes(16)
+        client.authenticate(sasl.ScramSha256Client(authentication_identity="alice", password=password, entropy=entropy))
+    """
 
     __slots__ = ()
 
@@ -420,7 +473,15 @@ class ScramSha256Client(_UnboundClient):
 
 
 class ScramSha256PlusClient(_BoundClient):
-    """SCRAM-SHA-256-PLUS, client side (RFC 7677)."""
+    """SCRAM-SHA-256-PLUS, client side (RFC 7677).
+
+    For example:
+
+        >>> mechanisms = sasl.password_mechanisms("alice", b"wonderland", entropy=secrets.token_bytes(32), tls=Tls(
+        ...     version="TLSv1.3", channel_bindings={"tls-server-end-point": bytes(32)}))
+        >>> mechanisms[0].name, mechanisms[0].respond(None)[:33]
+        ('SCRAM-SHA-256-PLUS', b'p=tls-server-end-point,,n=alice,r')
+    """
 
     __slots__ = ()
 

@@ -16,7 +16,16 @@ from .messages import Challenge, Fault, Refusal, Step
 
 
 class UserPassServer(PasswordServer):
-    """USER and PASS, server side."""
+    """USER and PASS, server side.
+
+    For example:
+
+        >>> mechanism = pop3.UserPassServer(tls=True)
+        >>> mechanism.respond(b"alice")
+        Challenge(data=b'')
+        >>> mechanism.respond(b"wonderland")
+        CheckPassword(authentication_identity='alice', mechanism='USER', tls=True)
+    """
 
     __slots__ = ("_username",)
 
@@ -53,6 +62,10 @@ class UserPassClient:
     """USER and PASS, client side.  They have no authorization identity.
 
     Raises LocalProtocolError for a name or password that cannot be sent.
+
+        >>> mechanism = pop3.UserPassClient(authentication_identity="alice", password=b"wonderland")
+        >>> mechanism.respond(None), mechanism.respond(b"")
+        (b'alice', b'wonderland')
     """
 
     name: ClassVar[str] = "USER"

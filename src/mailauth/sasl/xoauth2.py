@@ -19,7 +19,14 @@ _RESPONSE: Final = re.compile(rb"user=(?P<name>[^\x01]+)\x01(?P<pairs>.*)\x01", 
 
 
 class Xoauth2Server(TokenServer):
-    """XOAUTH2, server side.  *tls* says whether the connection uses TLS; it is only copied into the question."""
+    """XOAUTH2, server side.  *tls* says whether the connection uses TLS; it is only copied into the question.
+
+    For example:
+
+        >>> question = sasl.Xoauth2Server(tls=True).respond(b"user=alice\\x01auth=Bearer vF9dft4q\\x01\\x01")
+        >>> question.authorization_identity, question.mechanism
+        ('alice', 'XOAUTH2')
+    """
 
     __slots__ = ()
 
@@ -44,6 +51,9 @@ class Xoauth2Client(TokenClient):
     """XOAUTH2, client side.  Unlike OAUTHBEARER, it requires an authorization identity.
 
     Raises LocalProtocolError for a token or an identity that a server would reject.
+
+        >>> sasl.Xoauth2Client(token=b"vF9dft4q", authorization_identity="alice").respond(None)
+        b'user=alice\\x01auth=Bearer vF9dft4q\\x01\\x01'
     """
 
     name: ClassVar[str] = "XOAUTH2"
