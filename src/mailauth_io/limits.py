@@ -33,6 +33,10 @@ class Limits:
     """The limits that ``serve`` and ``connect`` apply to their peers.
 
     Raises ValueError for a number that is zero or negative.
+
+        limits = adapters.Limits(connections_per_address=20, write_timeout=180.0)
+        async with on_asyncio.serve_smtp(session, settings, limits=limits) as listener:
+            await stopped.wait()
     """
 
     connections: int = attrs.field(default=5_000, validator=attrs.validators.ge(1))
@@ -64,7 +68,15 @@ class Limits:
 
 
 class ConnectionLimiter:
-    """Counts the open connections.  Listeners that share a limiter share its limits."""
+    """Counts the open connections.  Listeners that share a limiter share its limits.
+
+    For example:
+
+        >>> limiter = adapters.ConnectionLimiter(adapters.Limits(connections=100))  # for serve(limiter=limiter)
+        >>> limiter.acquire("192.0.2.1")
+        True
+        >>> limiter.release("192.0.2.1")
+    """
 
     def __init__(self, limits: Limits | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits or Limits()

@@ -77,6 +77,9 @@ class Event:
 
     The value of a field is a number, client text from ``shown()``, other text, or a reply.  A field that is None is
     omitted.
+
+        >>> str(logs.Event("login failed", {"peer": "192.0.2.1", "reason": "wrong password", "name": None}))
+        'login failed peer=192.0.2.1 reason="wrong password"'
     """
 
     __slots__ = ("fields", "name")
@@ -148,6 +151,9 @@ class TextFormatter(_Formatter):
 
     A traceback follows in separate lines.  Every further line of a record begins with ``    | ``, so that a line end in
     a message, which may contain what a peer sent, cannot forge another record.
+
+        handler = logging.FileHandler("mail.log")
+        handler.setFormatter(logs.TextFormatter())
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -158,7 +164,14 @@ class TextFormatter(_Formatter):
 
 
 class JsonFormatter(_Formatter):
-    """Formats a record as one JSON object in ASCII: ``time``, ``level``, ``event``, its fields, and ``traceback``."""
+    """Formats a record as one JSON object in ASCII: ``time``, ``level``, ``event``, its fields, and ``traceback``.
+
+    For example:
+
+        handler = logging.StreamHandler()
+        handler.setFormatter(logs.JsonFormatter())
+        server.LOGGER.addHandler(handler)
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         values: dict[str, str | int] = {"time": self.time(record), "level": record.levelname}

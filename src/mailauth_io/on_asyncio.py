@@ -183,7 +183,14 @@ class _Stream(asyncio.Protocol, Stream):
 
 
 class Listener(adapters.Listener):
-    """The value of the ``serve`` context: the address and port, and methods to close the listener."""
+    """The value of the ``serve`` context: the address and port, and methods to close the listener.
+
+    For example:
+
+        async with on_asyncio.serve_smtp(session, settings) as listener:
+            await asyncio.sleep(3600)
+            await listener.aclose()  # no new connections; sessions have the grace period to end
+    """
 
     _server: asyncio.Server
 

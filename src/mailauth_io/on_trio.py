@@ -177,7 +177,13 @@ class _Stream(Stream):
 
 
 class Listener(adapters.Listener):
-    """The value of the ``serve`` context: the address and port, and methods to close the listener."""
+    """The value of the ``serve`` context: the address and port, and methods to close the listener.
+
+    For example:
+
+        async with on_trio.serve_smtp(session, settings, port=0) as listener:
+            client = await on_trio.connect(smtp.ClientConnection(), listener.address, listener.port)
+    """
 
     def __init__(self, context: ssl.SSLContext | None, **options: Unpack[adapters.ListenerOptions]) -> None:
         super().__init__(context, **options)

@@ -67,7 +67,13 @@ _ACTIONS: Final = (Send, NeedData, BeginTls, Paused, Closed)
 
 
 class AsyncConnection(Generic[E]):
-    """A machine and its stream.  Iterate over it in one task; the iteration ends when the session is over."""
+    """A machine and its stream.  Iterate over it in one task; the iteration ends when the session is over.
+
+    For example:
+
+        async for event in connection:
+            print(connection.peer.address, event)
+    """
 
     __slots__ = (
         "_broken",
@@ -365,7 +371,15 @@ class AsyncConnection(Generic[E]):
 
 
 class AsyncServerConnection(AsyncConnection[E]):
-    """The server's side of one connection: iterate over its events, and answer its questions."""
+    """The server's side of one connection: iterate over its events, and answer its questions.
+
+    For example:
+
+        async def session(connection: adapters.AsyncServerConnection[smtp.ServerEvent]) -> None:
+            async for event in connection:
+                if isinstance(event, Question):
+                    connection.decline(event)
+    """
 
     __slots__ = ("machine",)
 
@@ -411,6 +425,10 @@ class AsyncClientConnection(AsyncConnection[E]):
     """The client's side of one connection: call ``send()``, then iterate over the events.
 
     An asynchronous context manager: leaving it closes the connection, and aborts it after an exception.
+
+        async with await on_asyncio.connect(smtp.ClientConnection(), "mx.example", 25) as client:
+            greeting = await anext(client)
+            client.send(smtp.Quit())  # QUIT
     """
 
     __slots__ = ("machine",)

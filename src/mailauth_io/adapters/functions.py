@@ -57,7 +57,13 @@ Raises OSError; TimeoutError is one.  After an exception, a cancellation include
 
 
 class ConnectOptions(TypedDict, total=False):
-    """The keyword arguments of ``connect``."""
+    """The keyword arguments of ``connect``.
+
+    For example:
+
+        options: adapters.ConnectOptions = {"ssl_context": ssl.create_default_context(), "implicit_tls": True}
+        client = await on_trio.connect(machine, "mail.example", 995, **options)
+    """
 
     ssl_context: ssl.SSLContext | None
     implicit_tls: bool
@@ -67,7 +73,14 @@ class ConnectOptions(TypedDict, total=False):
 
 
 class ServeOptions(TypedDict, total=False):
-    """The keyword arguments of ``serve``, for functions that call it."""
+    """The keyword arguments of ``serve``, for functions that call it.
+
+    For example:
+
+        options: adapters.ServeOptions = {"host": "::", "port": 995, "ssl_context": context, "implicit_tls": True}
+        async with on_trio.serve_pop3(session, settings, **options) as listener:
+            await trio.sleep_forever()
+    """
 
     host: str
     port: int
@@ -82,7 +95,14 @@ class ServeOptions(TypedDict, total=False):
 
 
 class Serve(Protocol):
-    """``serve`` of an adapter."""
+    """``serve`` of an adapter.
+
+    For example:
+
+        serve: adapters.Serve = adapters.make_serve(on_trio.Listener)
+        async with serve(session, build, host="::1", port=2525) as listener:
+            await stopped.wait()
+    """
 
     def __call__(
         self,
@@ -103,7 +123,14 @@ class Serve(Protocol):
 
 
 class ServeSmtp(Protocol):
-    """``serve_smtp`` of an adapter."""
+    """``serve_smtp`` of an adapter.
+
+    For example:
+
+        serve_smtp: adapters.ServeSmtp = adapters.make_serve_smtp(on_asyncio.serve)
+        async with serve_smtp(session, smtp.ServerSettings(), port=25) as listener:
+            await stopped.wait()
+    """
 
     def __call__(
         self,
@@ -124,7 +151,14 @@ class ServeSmtp(Protocol):
 
 
 class ServePop3(Protocol):
-    """``serve_pop3`` of an adapter."""
+    """``serve_pop3`` of an adapter.
+
+    For example:
+
+        serve_pop3: adapters.ServePop3 = adapters.make_serve_pop3(on_trio.serve)
+        async with serve_pop3(session, pop3.ServerSettings(), port=110) as listener:
+            await stopped.wait()
+    """
 
     def __call__(
         self,
@@ -145,7 +179,14 @@ class ServePop3(Protocol):
 
 
 class Connect(Protocol):
-    """``connect`` of an adapter."""
+    """``connect`` of an adapter.
+
+    For example:
+
+        async def read_greeting(connect: adapters.Connect, host: str) -> pop3.ClientEvent:
+            async with await connect(pop3.ClientConnection(), host, 110) as client:
+                return await anext(client)
+    """
 
     async def __call__(
         self,

@@ -32,7 +32,14 @@ MachineFactory: TypeAlias = Callable[[bytes, Tls | None], ServerMachine[E]]
 
 
 class ListenerOptions(TypedDict):
-    """The options of a Listener, besides its context."""
+    """The options of a Listener, besides its context.
+
+    For example:
+
+        class Listener(adapters.Listener):
+            def __init__(self, context: ssl.SSLContext | None, **options: Unpack[adapters.ListenerOptions]) -> None:
+                super().__init__(context, **options)
+    """
 
     implicit_tls: bool
     grace: float
@@ -47,6 +54,10 @@ class Listener(ABC):
 
     An adapter implements the abstract methods with the operations of its loop, and runs ``handle()`` for each
     connection.
+
+        async with on_asyncio.serve_pop3(session, settings, port=0) as listener:
+            print(f"listening on {listener.address}, port {listener.port}")
+            await stopped.wait()
     """
 
     def __init__(self, context: ssl.SSLContext | None, **options: Unpack[ListenerOptions]) -> None:

@@ -24,7 +24,13 @@ _CLOSED_BY_PEER: Final = getattr(select, "POLLRDHUP", 0)  # Linux; poll() also r
 
 @attrs.frozen
 class Peer:
-    """The address of the peer as the socket reports it, not as the peer claims it."""
+    """The address of the peer as the socket reports it, not as the peer claims it.
+
+    For example:
+
+        >>> adapters.to_peer(("192.0.2.1", 4321))
+        Peer(address='192.0.2.1', port=4321)
+    """
 
     address: str
     """An IPv4 or IPv6 address in the usual notation, with its zone if it has one."""
@@ -36,6 +42,9 @@ class Stream(ABC):
 
     An adapter implements the abstract methods with the operations of its loop.  It appends what it receives to
     ``unread``, and sets ``ended``; its ``__init__`` sets ``now`` before it calls this one.
+
+        while data := await stream.read(stream.now() + 60.0):
+            await stream.write_all(data)
     """
 
     __slots__ = ("ended", "limits", "started_at", "unread", "woken")

@@ -23,7 +23,14 @@ _EXPLICIT_0: Final = 0xA0
 
 @attrs.frozen(kw_only=True)
 class Validity:
-    """The validity period, in seconds since 1970-01-01 UTC; both limits are inclusive."""
+    """The validity period, in seconds since 1970-01-01 UTC; both limits are inclusive.
+
+    For example:
+
+        >>> period = certificate_validity.Validity(not_before=0.0, not_after=86_400.0)
+        >>> period.problem(now=90_000.0)
+        'expired on 1970-01-02; renew it'
+    """
 
     not_before: float
     not_after: float

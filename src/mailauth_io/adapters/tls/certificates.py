@@ -22,12 +22,27 @@ NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
 
 class TrustmeMissing(ImportError):
-    """The package that makes temporary certificates is not installed; the message says how to install it."""
+    """The package that makes temporary certificates is not installed; the message says how to install it.
+
+    For example:
+
+        try:
+            certificate = certificates.temporary_certificate()
+        except certificates.TrustmeMissing as error:
+            sys.exit(str(error))
+    """
 
 
 @attrs.frozen(kw_only=True)
 class TemporaryCertificate:
-    """A certificate signed by a new private authority."""
+    """A certificate signed by a new private authority.
+
+    For example:
+
+        certificate = certificates.temporary_certificate()
+        async with on_trio.serve_smtp(session, settings, ssl_context=certificate.server) as listener:
+            client = await on_trio.connect(machine, "localhost", listener.port, ssl_context=certificate.client())
+    """
 
     server: ssl.SSLContext
     """The server's context, with the certificate and its key."""

@@ -65,6 +65,11 @@ class BindingContext(ssl.SSLContext):
     Create it like any context, ``BindingContext(ssl.PROTOCOL_TLS_SERVER)``, and load one chain.  With several chains
     there is no binding, since the ssl module does not report which one the handshake has selected.  If
     ``sni_callback`` replaces the context, the certificate of the new context is used.
+
+        context = channel_binding.BindingContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain("mx.example.pem", "mx.example.key")
+        async with on_asyncio.serve_smtp(session, settings, ssl_context=context) as listener:
+            await stopped.wait()
     """
 
     _chains: int = 0

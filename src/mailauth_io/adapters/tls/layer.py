@@ -30,12 +30,26 @@ _NO_APPLICATION_PROTOCOL: Final = bytes.fromhex("15 0303 0002 02 78")
 
 
 class NoApplicationProtocol(ConnectionAbortedError):
-    """The client offered protocols by ALPN, but not the one of this server (RFC 7301)."""
+    """The client offered protocols by ALPN, but not the one of this server (RFC 7301).
+
+    For example:
+
+        try:
+            tls_layer.check_protocol(layer.SMTP)
+        except layer.NoApplicationProtocol:
+            stream.abort()
+    """
 
 
 @attrs.frozen(kw_only=True)
 class TlsOptions:
-    """The TLS options of all connections of a listener, or of one client."""
+    """The TLS options of all connections of a listener, or of one client.
+
+    For example:
+
+        options = layer.TlsOptions(context=ssl.create_default_context(), timeout=30.0, hostname="mx.example")
+        tls_layer = await layer.start_tls(stream, options, server_side=False)
+    """
 
     context: ssl.SSLContext
 
@@ -50,7 +64,16 @@ class TlsOptions:
 
 
 class TlsLayer:
-    """One TLS session: translates between encrypted bytes and application data."""
+    """One TLS session: translates between encrypted bytes and application data.
+
+    For example:
+
+        tls_layer = layer.TlsLayer(context, server_side=True, server_hostname=None)
+        while not tls_layer.step_handshake():
+            sock.sendall(tls_layer.take())
+            tls_layer.feed(sock.recv(65_536))
+        sock.sendall(tls_layer.take())
+    """
 
     __slots__ = ("_incoming", "_object", "_outgoing", "ended")
 
