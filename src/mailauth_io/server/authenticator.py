@@ -31,6 +31,10 @@ class Authenticator:
     """Checks passwords, SCRAM keys, tokens and certificates of the accounts of a server.
 
     *name* is always a canonical name (see ``mailbox_name``), or empty for a name that no account can have.
+
+        authenticator = server.Authenticator(stores.MemoryAccounts({"alice": b"wonderland"}))
+        if await authenticator.check_password("alice", password):
+            print("alice has logged in")
     """
 
     def __init__(

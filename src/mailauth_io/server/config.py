@@ -49,6 +49,10 @@ class Config:
 
     A port is None if it is not used, and 0 for any free port.  Raises ValueError or LocalProtocolError for an invalid
     value.
+
+        >>> config = server.Config(smtp=2525, pop3=1110, domains=("Example.org", "example.net"), legacy=True)
+        >>> config.domains
+        ('example.org', 'example.net')
     """
 
     hosts: tuple[str, ...] = attrs.field(default=("127.0.0.1",), validator=attrs.validators.min_len(1))
@@ -170,7 +174,15 @@ class Config:
 
 @attrs.frozen(kw_only=True)
 class Stores:
-    """The stores of a server."""
+    """The stores of a server.
+
+    For example:
+
+        >>> accounts, maildrops = stores.MemoryAccounts({"alice": b"wonderland"}), stores.MemoryMaildrops()
+        >>> server_stores = server.Stores(accounts=accounts, maildrops=maildrops, outbox=stores.MemoryOutbox())
+        >>> server_stores.budget.free
+        268435456
+    """
 
     accounts: Accounts
     maildrops: Maildrops
@@ -197,7 +209,14 @@ async def _nothing_to_reload() -> None:
 
 @attrs.frozen(kw_only=True)
 class RunningServer:
-    """A running SMTP and POP3 server: the hosts and ports it listens on.  A port is None if it is not used."""
+    """A running SMTP and POP3 server: the hosts and ports it listens on.  A port is None if it is not used.
+
+    For example:
+
+        async with server.serve(server.Config(smtp=0), server_stores) as running:
+            print(f"SMTP on port {running.smtp}")
+            await stopped.wait()
+    """
 
     hosts: tuple[str, ...]
     smtp: int | None

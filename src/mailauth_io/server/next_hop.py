@@ -14,7 +14,13 @@ from mailauth import Tls, sasl
 
 @attrs.frozen(kw_only=True)
 class Timeouts:
-    """Timeouts for the next hop, in seconds.  Each is for a whole step: partial input does not restart it."""
+    """Timeouts for the next hop, in seconds.  Each is for a whole step: partial input does not restart it.
+
+    For example:
+
+        timeouts = server.Timeouts(connect=10.0, idle=30.0)
+        hop = server.NextHop(host="relay.example", port=25, tls_required=False, timeouts=timeouts)
+    """
 
     recipient: float = 270.0
     """For everything that one RCPT of the client can cause: connection, TLS, login, MAIL and RCPT.  The client waits
@@ -51,6 +57,10 @@ class Login:
 
     Raises LocalProtocolError for a name or a password that no mechanism can transmit; the error text does not contain
     the value.
+
+        >>> login = server.Login(name="alice", password=b"wonderland")
+        >>> [mechanism.name for mechanism in login.mechanisms(None)]  # without TLS
+        ['SCRAM-SHA-256', 'SCRAM-SHA-1']
     """
 
     name: str
@@ -79,7 +89,15 @@ gives a number: each new attempt costs a connection, and the next hop is rarely 
 
 @attrs.define
 class TlsFailure:
-    """The time until which STARTTLS is not tried again at a next hop, shared by all sessions."""
+    """The time until which STARTTLS is not tried again at a next hop, shared by all sessions.
+
+    For example:
+
+        >>> failure = server.TlsFailure()
+        >>> failure.record(now=100.0)
+        >>> failure.is_recent(now=699.0), failure.is_recent(now=700.0)
+        (True, False)
+    """
 
     _until: float = -math.inf
 
@@ -98,7 +116,15 @@ class TlsFailure:
 
 @attrs.frozen(kw_only=True)
 class NextHop:
-    """The server to which remote mail is relayed at once.  Raises ValueError for an invalid combination of fields."""
+    """The server to which remote mail is relayed at once.  Raises ValueError for an invalid combination of fields.
+
+    For example:
+
+        >>> login = server.Login(name="alice", password=b"wonderland")
+        >>> hop = server.NextHop(host="relay.example", port=587, ssl_context=ssl.create_default_context(), login=login)
+        >>> str(hop)
+        'smtp://relay.example:587'
+    """
 
     host: str
     port: int
