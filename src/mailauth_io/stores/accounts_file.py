@@ -33,6 +33,11 @@ class AccountsError(ValueError):
 
     *others* holds a sentence for each further error.  *argument* is the argument of MemoryAccounts that is invalid:
     ``accounts``, ``tokens`` or ``certificate_names``.
+
+        try:
+            accounts = stores.MemoryAccounts(stores.read_passwd_file(Path("users")))
+        except stores.AccountsError as error:
+            sys.exit("\\n".join([str(error), *error.others]))
     """
 
     def __init__(self, text: str, others: Sequence[str] = (), *, argument: str = "accounts") -> None:
@@ -88,6 +93,9 @@ class AccountsFile:
     """A passwd-file that is read again when it has changed.
 
     *clock* returns seconds since 1970, which are compared with the file's times.  *stat* is ``os.stat`` or a stand-in.
+
+        file = stores.AccountsFile(Path("users"))
+        accounts = stores.MemoryAccounts(file=file, domains={"example.org"})
     """
 
     def __init__(

@@ -46,11 +46,27 @@ def with_crlf(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class BudgetExceeded(Exception):
-    """The message does not fit in the budget.  Nothing was reserved."""
+    """The message does not fit in the budget.  Nothing was reserved.
+
+    For example:
+
+        try:
+            content.append(data)
+        except stores.BudgetExceeded:
+            refused = smtp.Reply(452, "4.3.1", "insufficient system storage")
+    """
 
 
 class Budget:
-    """The memory, in bytes, that all messages in progress and all in-memory stores share."""
+    """The memory, in bytes, that all messages in progress and all in-memory stores share.
+
+    For example:
+
+        >>> budget = stores.Budget(1_000_000)
+        >>> budget.take(400_000)
+        >>> budget.free
+        600000
+    """
 
     def __init__(self, size: int = TOTAL_BUDGET) -> None:
         self.size = size
@@ -72,6 +88,11 @@ class MessageContent:
     """The content of one message, as chunks that are never joined.  Stores that share it use its memory only once.
 
     It is reference-counted: the creator holds one reference, ``keep()`` adds one, and ``release()`` drops one.
+
+        >>> content = stores.MessageContent.of(b"Subject: test\\r\\n\\r\\nhello", stores.Budget())
+        >>> content.chunks, content.size  # the last line has got its CRLF
+        ([b'Subject: test\\r\\n\\r\\nhello', b'\\r\\n'], 24)
+        >>> content.release()
     """
 
     __slots__ = ("_holders", "_tail", "_taken", "budget", "chunks", "size")
@@ -139,7 +160,14 @@ class MessageContent:
 
 @attrs.frozen(kw_only=True)
 class Envelope:
-    """The envelope of a relayed message (RFC 5321 section 2.3.1)."""
+    """The envelope of a relayed message (RFC 5321 section 2.3.1).
+
+    For example:
+
+        >>> envelope = stores.Envelope(queue_id="1", reverse_path="", recipients=("dinah@example.org",))
+        >>> envelope.recipients
+        ('dinah@example.org',)
+    """
 
     queue_id: str
     reverse_path: str

@@ -43,7 +43,14 @@ BCRYPT_BYTES: Final = 72
 
 
 class Proof(enum.Enum):
-    """A kind of login, identified by what the server needs to check it."""
+    """A kind of login, identified by what the server needs to check it.
+
+    For example:
+
+        >>> credential = stores.read_credential(b"{PLAIN}wonderland")
+        >>> stores.Proof.SECRET in credential.proofs, stores.Proof.TOKEN in credential.proofs
+        (True, False)
+    """
 
     PASSWORD = "a password or its hash"
     SECRET = "a plain-text password"
@@ -57,6 +64,11 @@ class CredentialError(ValueError):
     """Not a valid stored password.
 
     The text is a predicate that follows, for example, ``line 3 of users``.  It does not quote the password.
+
+        try:
+            credential = stores.read_credential(b"wonderland")
+        except stores.CredentialError as error:
+            print(f"the password {error}")  # the password has no password scheme; write {PLAIN} before ...
     """
 
 
@@ -82,7 +94,14 @@ def prepared(password: bytes) -> bytes | None:
 
 
 class Credential(ABC):
-    """One stored password."""
+    """One stored password.
+
+    For example:
+
+        >>> credential = stores.read_credential(stores.write_credential("SCRAM-SHA-256", b"wonderland").encode())
+        >>> credential.kind, credential.check(b"wonderland")
+        ('{SCRAM-SHA-256} with 4096 iterations', True)
+    """
 
     PROOFS: ClassVar[frozenset[Proof]]
     """The proofs that the scheme supports."""

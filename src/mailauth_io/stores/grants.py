@@ -15,12 +15,26 @@ MAX_SWEPT_PER_LOGIN: Final = 100
 
 
 class GrantsError(Exception):
-    """The grant store cannot be used.  The text is one sentence for the administrator, and contains no secret."""
+    """The grant store cannot be used.  The text is one sentence for the administrator, and contains no secret.
+
+    For example:
+
+        try:
+            grant_store = sqlite_grants.SqliteGrants(Path("grants.db"))
+        except stores.GrantsError as error:
+            sys.exit(str(error))
+    """
 
 
 @attrs.frozen(kw_only=True)
 class ActiveGrant:
-    """An active grant, as listed by a store."""
+    """An active grant, as listed by a store.
+
+    For example:
+
+        for grant in await grant_store.active():
+            print(grant.address, grant.identity, f"{grant.remaining:.0f} s")
+    """
 
     address: IPv4Address | IPv6Address
     """As normalized by ``mailauth.grants.normalize_address``."""

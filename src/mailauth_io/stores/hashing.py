@@ -36,16 +36,38 @@ A user who has mistyped a password has such an address for a while, and must sti
 
 
 class HashingBusy(Exception):
-    """No thread was free in time.  This is a temporary failure: the password was not checked."""
+    """No thread was free in time.  This is a temporary failure: the password was not checked.
+
+    For example:
+
+        try:
+            valid = await hashing.run(stores.LOCAL, credential.check, password)
+        except stores.HashingBusy:
+            connection.answer(question, sasl.Refusal.TEMPORARY)
+    """
 
 
 class ClientDisconnected(HashingBusy):
-    """The client closed the connection while its login was queued."""
+    """The client closed the connection while its login was queued.
+
+    For example:
+
+        try:
+            valid = await hashing.run(source, credential.check, password)
+        except stores.ClientDisconnected:
+            return
+    """
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class LoginSource:
-    """The origin of a login, which determines its position in the queue."""
+    """The origin of a login, which determines its position in the queue.
+
+    For example:
+
+        source = stores.LoginSource(address=ipaddress.ip_address(peer.address), connected=lambda: not closed)
+        valid = await authenticator.check_password("alice", password, source)
+    """
 
     address: object = None
     """An IPv4 address or an IPv6 network.  Logins with an equal *address* share one position in the queue."""
@@ -222,7 +244,13 @@ def _cores() -> int:
 
 
 class Hashing:
-    """The hashing threads, shared by all accounts of a server and created when the first password is hashed."""
+    """The hashing threads, shared by all accounts of a server and created when the first password is hashed.
+
+    For example:
+
+        hashing = stores.Hashing(threads=2, timeout=5.0)
+        valid = await hashing.run(source, credential.check, password)
+    """
 
     def __init__(self, *, threads: int | None = None, timeout: float = TIMEOUT) -> None:
         """*threads* is the number of concurrent hashes, by default one per core.  *timeout* is in seconds."""

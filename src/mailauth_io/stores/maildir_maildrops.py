@@ -30,7 +30,13 @@ T = TypeVar("T")
 
 
 class MaildirMaildrops:
-    """One Maildir per account under *directory*, created on first use.  Folders have mode 0700, files 0600."""
+    """One Maildir per account under *directory*, created on first use.  Folders have mode 0700, files 0600.
+
+    For example:
+
+        maildrops = stores.MaildirMaildrops(Path("/var/mail/maildirs"))
+        opened = await maildrops.open("alice")  # /var/mail/maildirs/alice
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -42,9 +48,11 @@ class MaildirMaildrops:
         return self._directory / name
 
     async def stage(self, name: str, head: bytes, content: MessageContent) -> Staged:
+        """Write a message to ``tmp`` of the Maildir.  Raises OSError, and ValueError if *name* is not canonical."""
         return await stage_in(self._path(name), (head, *content.chunks))
 
     async def open(self, name: str) -> OpenedMaildrop | pop3.Unavailable:
+        """Open and lock the Maildir, or return IN_USE.  Raises OSError, and ValueError if *name* is not canonical."""
         opening = _Opening(self._path(name))
         try:
             return await FILES.run(opening.run)

@@ -16,13 +16,23 @@ from .protocols import Staged
 
 
 class MaildirOutbox:
-    """The Maildir at *directory*, created on first use."""
+    """The Maildir at *directory*, created on first use.
+
+    For example:
+
+        outbox = stores.MaildirOutbox(Path("/var/spool/outbox"))
+        server_stores = server.Stores(accounts=accounts, maildrops=maildrops, outbox=outbox)
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._sweep_due = 0.0
 
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> Staged:
+        """Write a message to ``tmp`` of the Maildir, with its envelope in the first lines of the header.
+
+        Raises OSError.
+        """
         if (now := time.monotonic()) >= self._sweep_due:
             self._sweep_due = now + STALE_AFTER
             await FILES.run(sweep, self._directory)

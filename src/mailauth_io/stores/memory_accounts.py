@@ -61,6 +61,10 @@ class MemoryAccounts:
 
     Raises AccountsError for an invalid name, an empty password, an invalid line in the file, two accounts with the same
     canonical name, and a token or certificate name for an unknown account.
+
+        >>> accounts = stores.MemoryAccounts({"Alice": b"wonderland"}, tokens=[("alice", b"vF9dft4q")])
+        >>> accounts.names
+        ('alice',)
     """
 
     def __init__(
@@ -108,6 +112,10 @@ class MemoryAccounts:
         return tuple(self._accounts)
 
     async def refresh(self, *, at_once: bool = False) -> Changes | None:
+        """Reload the file if it has changed (see ``Accounts.refresh``).
+
+        If it is invalid, the accounts are unchanged.
+        """
         if self._file is None:
             return None
         try:
@@ -132,6 +140,7 @@ class MemoryAccounts:
         )
 
     async def find(self, name: str) -> Account | None:
+        """Return the account with the canonical name *name*, or None."""
         return self._accounts.get(name)
 
     def credentials(self) -> tuple[Credential, ...]:
@@ -139,9 +148,11 @@ class MemoryAccounts:
         return tuple(account.credential for account in self._accounts.values() if account.credential is not None)
 
     async def token_owner(self, token: bytes) -> str | None:
+        """Return the canonical name of the account that has this token, or None."""
         digest = hashlib.sha256(token).digest()
         owners = [name for expected, name in self._tokens if hmac.compare_digest(digest, expected)]
         return owners[0] if owners else None
 
     async def certificate_owners(self, names: Set[str]) -> frozenset[str]:
+        """Return the canonical names of the accounts that a client certificate with *names* authenticates."""
         return frozenset(name for written, name in self._certificate_names if written in names)

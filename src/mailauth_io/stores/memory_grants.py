@@ -14,6 +14,9 @@ class MemoryGrants:
     """Grants that are lost when the process ends.
 
     The settings are those of GrantTable, which raises LocalProtocolError.  *clock* is monotonic, in seconds.
+
+        grant_store = stores.MemoryGrants(lifetime=900.0, ipv6_prefix=64)
+        await grant_store.grant("2001:db8::1", "alice")
     """
 
     def __init__(
@@ -34,22 +37,27 @@ class MemoryGrants:
         self._clock = clock
 
     async def find(self, address: str) -> Lookup:
+        """Return the newest active grant of *address*, or None."""
         return self._table.find(address, self._clock())
 
     async def grant(self, address: str, identity: str) -> int:
+        """Store a grant, and return the number of identities that have grants at *address*."""
         now = self._sweep()
         self._table.grant(address, identity, now)
         return len(self._table.active(now, address))
 
     async def revoke_identity(self, identity: str, older_than: float = 0.0) -> int:
+        """Revoke the grants of *identity* that are *older_than* seconds old or more.  Return how many were active."""
         now = self._sweep()
         return self._table.revoke_identity(identity, until=now - older_than + self._table.lifetime)
 
     async def revoke_address(self, address: str) -> int:
+        """Revoke every grant of *address*, and return the number of active ones."""
         self._sweep()
         return self._table.revoke_address(address)
 
     async def active(self) -> list[ActiveGrant]:
+        """Return all active grants, the oldest login first."""
         now = self._clock()
         return [
             ActiveGrant(address=grant.address, identity=grant.identity, remaining=grant.expires - now)
@@ -57,7 +65,7 @@ class MemoryGrants:
         ]
 
     def close(self) -> None:
-        pass
+        """Do nothing: there is no file or connection to close."""
 
     def _sweep(self) -> float:
         """Remove expired grants and return the time.  Each grant is removed once, so no separate task is needed."""

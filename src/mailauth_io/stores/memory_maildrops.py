@@ -61,7 +61,14 @@ class _Copy:
 
 
 class MemoryMaildrops:
-    """Every name has a maildrop, empty at first.  The memory is limited by the budget of the staged content."""
+    """Every name has a maildrop, empty at first.  The memory is limited by the budget of the staged content.
+
+    For example:
+
+        maildrops = stores.MemoryMaildrops()
+        opened = await maildrops.open("alice")  # its messages are ()
+        locked = await maildrops.open("alice")  # pop3.Unavailable.IN_USE
+    """
 
     def __init__(self) -> None:
         self._copies: dict[str, list[_Copy]] = {}
@@ -71,11 +78,13 @@ class MemoryMaildrops:
         self._count = 0
 
     async def stage(self, name: str, head: bytes, content: MessageContent) -> Staged:
+        """Keep a reference to *content* (see ``Maildrops.stage``).  Raises BudgetExceeded if the memory is used up."""
         self._count += 1
         copy = _Copy(f"{self._prefix}.{self._count}", head, content)
         return _Staged(self._copies.setdefault(name, []), copy)
 
     async def open(self, name: str) -> OpenedMaildrop | pop3.Unavailable:
+        """Open and lock the maildrop of *name*, or return IN_USE if another session has it."""
         if name in self._open:
             return pop3.Unavailable.IN_USE
         self._open.add(name)

@@ -13,7 +13,13 @@ from .protocols import Staged
 
 @attrs.frozen(kw_only=True)
 class RelayedMessage:
-    """One message that waits to be sent."""
+    """One message that waits to be sent.
+
+    For example:
+
+        for message in outbox.messages:
+            print(message.envelope.recipients, len(message.data))
+    """
 
     envelope: Envelope
     head: bytes
@@ -28,12 +34,20 @@ class RelayedMessage:
         return b"".join((self.head, *self.content.chunks))
 
     def release(self) -> None:
+        """Return the memory of the message to the budget.  Call it once: ``MemoryOutbox.clear()`` does."""
         self.content.budget.release(self.cost)
         self.content.release()
 
 
 class MemoryOutbox:
-    """The messages in memory.  When the budget of the staged content is used up, mail is refused until ``clear()``."""
+    """The messages in memory.  When the budget of the staged content is used up, mail is refused until ``clear()``.
+
+    For example:
+
+        >>> outbox = stores.MemoryOutbox()
+        >>> outbox.messages
+        ()
+    """
 
     def __init__(self) -> None:
         self._messages: list[RelayedMessage] = []
@@ -50,6 +64,7 @@ class MemoryOutbox:
         self._messages.clear()
 
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> Staged:
+        """Keep a reference to *content* (see ``Outbox.stage``).  Raises BudgetExceeded if the memory is used up."""
         cost = OVERHEAD + len(head) + sum(map(len, envelope.recipients))
         content.budget.take(cost)
         content.keep()

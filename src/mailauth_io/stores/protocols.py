@@ -22,7 +22,13 @@ from .grants import ActiveGrant
 
 @attrs.frozen(kw_only=True)
 class Account:
-    """One account, as configured."""
+    """One account, as configured.
+
+    For example:
+
+        account = stores.Account(name="alice", credential=stores.read_credential(b"{PLAIN}wonderland"))
+        accounts = stores.MemoryAccounts([account])
+    """
 
     name: str
     credential: Credential | None
@@ -35,7 +41,14 @@ class Account:
 
 @attrs.frozen(kw_only=True)
 class Changes:
-    """The result of reloading the accounts."""
+    """The result of reloading the accounts.
+
+    For example:
+
+        changes = await accounts.refresh()
+        if changes is not None:
+            print(changes.warnings, changes.notices)
+    """
 
     revoked: frozenset[str] = frozenset()
     """Canonical names whose grants must be revoked: the account was removed, or its password has changed."""
@@ -52,6 +65,11 @@ class Accounts(Protocol):
 
     The store only looks up names.  The server checks the passwords: an unknown name takes as long as a wrong password,
     and gets the same reply (architecture.md, invariant 6).
+
+        class Database:  # with refresh() and credentials() too, an Accounts
+            async def find(self, name: str) -> stores.Account | None:
+                field = await self.password_of(name)
+                return stores.Account(name=name, credential=stores.read_credential(field)) if field else None
     """
 
     async def find(self, name: str) -> Account | None:
@@ -79,7 +97,14 @@ class Accounts(Protocol):
 
 
 class Tokens(Protocol):
-    """The bearer tokens of the accounts, for OAUTHBEARER and XOAUTH2."""
+    """The bearer tokens of the accounts, for OAUTHBEARER and XOAUTH2.
+
+    For example:
+
+        class Issuer:  # a Tokens
+            async def token_owner(self, token: bytes) -> str | None:
+                return self.owners.get(hashlib.sha256(token).digest())
+    """
 
     async def token_owner(self, token: bytes) -> str | None:
         """Return the canonical name of the account that has this token, or None."""
@@ -87,7 +112,14 @@ class Tokens(Protocol):
 
 
 class Certificates(Protocol):
-    """The client certificates of the accounts, for EXTERNAL."""
+    """The client certificates of the accounts, for EXTERNAL.
+
+    For example:
+
+        class Directory:  # a Certificates
+            async def certificate_owners(self, names: Set[str]) -> frozenset[str]:
+                return frozenset(owner for name, owner in self.owners.items() if name in names)
+    """
 
     async def certificate_owners(self, names: Set[str]) -> frozenset[str]:
         """Return the canonical names of the accounts that a client certificate with *names* authenticates.
@@ -98,7 +130,15 @@ class Certificates(Protocol):
 
 
 class Staged(Protocol):
-    """A copy of a message that is written but not visible yet."""
+    """A copy of a message that is written but not visible yet.
+
+    For example:
+
+        try:
+            await staged.commit()
+        except OSError:
+            staged.discard()
+    """
 
     async def commit(self) -> None:
         """Make it visible and durable."""
@@ -108,7 +148,14 @@ class Staged(Protocol):
 
 
 class OpenedMaildrop(Protocol):
-    """A maildrop in the exclusive use of one session (RFC 1939 section 4)."""
+    """A maildrop in the exclusive use of one session (RFC 1939 section 4).
+
+    For example:
+
+        content = await opened.read(1)  # the first piece of message 1
+        await opened.update(frozenset({1}))
+        opened.close()
+    """
 
     @property
     def messages(self) -> tuple[pop3.Message, ...]:
@@ -127,7 +174,14 @@ class OpenedMaildrop(Protocol):
 
 
 class Maildrops(Protocol):
-    """The maildrops of local recipients.  *name* is the canonical name of an account."""
+    """The maildrops of local recipients.  *name* is the canonical name of an account.
+
+    For example:
+
+        staged = await maildrops.stage("alice", b"Received: ...\\r\\n", content)
+        await staged.commit()
+        opened = await maildrops.open("alice")  # or pop3.Unavailable.IN_USE
+    """
 
     async def open(self, name: str) -> OpenedMaildrop | pop3.Unavailable:
         """Open and lock the maildrop for one session.  Returns IN_USE if another session has it."""
@@ -142,7 +196,14 @@ class Maildrops(Protocol):
 
 
 class Outbox(Protocol):
-    """Mail for remote recipients that waits to be sent."""
+    """Mail for remote recipients that waits to be sent.
+
+    For example:
+
+        envelope = stores.Envelope(queue_id="1", reverse_path="", recipients=("dinah@example.org",))
+        staged = await outbox.stage(envelope, b"Received: ...\\r\\n", content)
+        await staged.commit()
+    """
 
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> Staged:
         """Write *head* and *content* as one message, with *envelope*.  May raise BudgetExceeded or DeliveryRejected."""
@@ -153,6 +214,9 @@ class Grants(Protocol):
     """The addresses with a recent POP3 login.  The store has its own clock and lifetime.
 
     Addresses are normalized with ``mailauth.grants.normalize_address``.
+
+        await grant_store.grant("192.0.2.1", "alice")
+        lookup = await grant_store.find("192.0.2.1")  # a Grant, UNAVAILABLE or None
     """
 
     async def find(self, address: str) -> Lookup:

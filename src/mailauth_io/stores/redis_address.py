@@ -14,7 +14,14 @@ _RULE: Final = "write redis://HOST:PORT/DATABASE, rediss://HOST:PORT/DATABASE (T
 
 @attrs.frozen(kw_only=True)
 class RedisAddress:
-    """The address of a Redis server, and the credentials for it.  ``str()`` and ``repr()`` omit the password."""
+    """The address of a Redis server, and the credentials for it.  ``str()`` and ``repr()`` omit the password.
+
+    For example:
+
+        >>> address = redis_grants.RedisAddress.read("rediss://:secret@redis.example/2")
+        >>> str(address), address.port
+        ('rediss://redis.example:6379/2', 6379)
+    """
 
     host: str = ""
     port: int = _PORT

@@ -142,6 +142,9 @@ class RedisGrants:
 
     *password* is used instead of the one in *address*, if given.  The other settings are those of GrantTable, which
     raises LocalProtocolError.  They must be the same on all servers.  The first call connects to Redis.
+
+        address = redis_grants.RedisAddress(host="redis.example", tls=True)
+        grant_store = redis_grants.RedisGrants(address, password=password, lifetime=900.0)
     """
 
     def __init__(
@@ -173,25 +176,34 @@ class RedisGrants:
         )
 
     async def find(self, address: str) -> Lookup:
+        """Return the newest active grant of *address*, or None.
+
+        Raises an exception if Redis does not answer in two seconds.
+        """
         key = self._key(address)
         found = await self._executor.run(self._run, self._find_script, key)
         return None if found is None else Grant(key, found[0].decode(), int(found[1]) / _MICRO)
 
     async def grant(self, address: str, identity: str) -> int:
+        """Store a grant, and return the number of identities that have grants at *address*."""
         grant = Grant(self._key(address), identity, 0.0)  # raises for an empty identity
         return await self._executor.run(self._grant, str(grant.address), grant.identity)
 
     async def revoke_identity(self, identity: str, older_than: float = 0.0) -> int:
+        """Revoke the grants of *identity* that are *older_than* seconds old or more.  Return how many were active."""
         age = round(older_than * _MICRO)
         return int(await self._executor.run(self._run, self._revoke_identity_script, identity, age))
 
     async def revoke_address(self, address: str) -> int:
+        """Revoke every grant of *address*, and return the number of active ones."""
         return int(await self._executor.run(self._run, self._revoke_address_script, self._key(address)))
 
     async def active(self) -> list[ActiveGrant]:
+        """Return all active grants, the oldest login first."""
         return await self._executor.run_without_timeout(self._active)  # a million grants take seconds
 
     def close(self) -> None:
+        """Close all connections to Redis."""
         self._redis.connection_pool.disconnect()
 
     def _key(self, address: str) -> str:

@@ -58,6 +58,9 @@ class SqliteGrants:
     The settings are those of GrantTable, which raises LocalProtocolError.  They must be the same in all processes.
     *clock* returns seconds since 1970.  Raises GrantsError if the file is not a grants database, or if other users can
     access it.
+
+        grant_store = sqlite_grants.SqliteGrants(Path("/var/lib/mailauth/grants.db"), lifetime=900.0)
+        server_stores = server.Stores(accounts=accounts, maildrops=maildrops, outbox=outbox, grants=grant_store)
     """
 
     def __init__(
@@ -96,22 +99,31 @@ class SqliteGrants:
             raise GrantsError(f"cannot store grants in {path}: {error}") from error
 
     async def find(self, address: str) -> Lookup:
+        """Return the newest active grant of *address*, or None.
+
+        Raises an exception if the file cannot be used.
+        """
         return await self._executor.run(self._find, self._key(address))
 
     async def grant(self, address: str, identity: str) -> int:
+        """Store a grant, and return the number of identities that have grants at *address*."""
         grant = Grant(self._key(address), identity, 0.0)  # raises for an empty identity
         return await self._executor.run(self._grant, str(grant.address), grant.identity, time.monotonic())
 
     async def revoke_identity(self, identity: str, older_than: float = 0.0) -> int:
+        """Revoke the grants of *identity* that are *older_than* seconds old or more.  Return how many were active."""
         return await self._executor.run(self._revoke, "identity", identity, older_than)
 
     async def revoke_address(self, address: str) -> int:
+        """Revoke every grant of *address*, and return the number of active ones."""
         return await self._executor.run(self._revoke, "address", self._key(address), 0.0)
 
     async def active(self) -> list[ActiveGrant]:
+        """Return all active grants, the oldest login first."""
         return await self._executor.run_without_timeout(self._active)  # a million grants take seconds
 
     def close(self) -> None:
+        """Close the file.  A call in progress closes it at its end."""
         self._closed = True
         with contextlib.suppress(queue.Empty):
             while True:
