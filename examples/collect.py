@@ -12,46 +12,12 @@ import asyncio
 import getpass
 import mailbox
 import os
-import secrets
 import ssl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mailauth import Command, MessageChunk, ProtocolError, pop3, sasl
-from mailauth_io.on_asyncio import AsyncClientConnection, connect
-
-
-class Failed(Exception):
-    """The session cannot continue; the text is the reason."""
-
-
-async def answer(client: AsyncClientConnection[pop3.ClientEvent]) -> tuple[pop3.Reply, bytes]:
-    """Return the reply to the oldest unanswered command, and the message if the command was RETR."""
-    content = bytearray()
-    async for event in client:
-        match event:
-            case MessageChunk(data=data):
-                content += data
-            case pop3.ReplyReceived(command=None, reply=reply) if not reply.positive:
-                raise Failed(f"the server ended the session: {reply}")
-            case pop3.ReplyReceived(reply=reply) | pop3.AuthenticationRejected(reply=reply):
-                return reply, bytes(content)
-            case sasl.Authenticated():
-                return pop3.Reply(True), b""
-    raise Failed("the connection ended before the server replied")
-
-
-async def ask(client: AsyncClientConnection[pop3.ClientEvent], command: Command) -> tuple[pop3.Reply, bytes]:
-    client.send(command)
-    return await answer(client)
-
-
-async def expect_success(client: AsyncClientConnection[pop3.ClientEvent], step: str) -> pop3.Reply:
-    reply, _ = await answer(client)
-    if not reply.positive:
-        raise Failed(f"{step}: {reply}")
-    return reply
+from mailauth_io import client
 
 
 def make_maildir(maildir: Path) -> None:
@@ -77,37 +43,24 @@ def store(maildir: Path, content: bytes) -> None:
             os.close(descriptor)
 
 
-def number_and_size(line: str) -> tuple[int, int]:
-    """Parse a line of the response to LIST."""
-    try:
-        number, size = map(int, line.split()[:2])
-    except ValueError:
-        raise Failed(f"LIST: invalid message number or size: {line}") from None
-    return number, size
-
-
-async def collect(client: AsyncClientConnection[pop3.ClientEvent], maildir: Path, *, keep: bool) -> bool:
+async def collect(maildrop: client.Pop3Client, maildir: Path, *, keep: bool) -> bool:
     """Store and delete every message.  Return whether this succeeded for all of them."""
-    client.send(pop3.List())
-    listing = await expect_success(client, "LIST")
     complete = True
-    for number, size in map(number_and_size, listing.lines or ()):
-        reply, content = await ask(client, pop3.Retrieve(number=number))
-        if not reply.positive:
-            result = f"not stored, left on the server: {reply}"
-        elif len(content) < size:
-            result = f"not stored, left on the server: only {len(content)} of {size} bytes arrived"
-        else:
-            store(maildir, content)
-            result = "stored"
-            if not keep:
-                reply, _ = await ask(client, pop3.Dele(number=number))
-                if not reply.positive:
-                    result = f"stored, but left on the server: {reply}"
-        print(f"Message {number}: {result}")
+    for listed in await maildrop.listing():
+        result, stored = "stored", False
+        try:
+            content = await maildrop.retrieve(listed.number)
+            if len(content) < listed.size:
+                result = f"not stored, left on the server: only {len(content)} of {listed.size} bytes arrived"
+            else:
+                store(maildir, content)
+                stored = True
+                if not keep:
+                    await maildrop.delete(listed.number)
+        except client.ServerRejected as error:
+            result = f"{'stored, but' if stored else 'not stored,'} left on the server: {error.reply}"
+        print(f"Message {listed.number}: {result}")
         complete = complete and result == "stored"
-    client.send(pop3.Quit())  # the server deletes the messages only now
-    await expect_success(client, "QUIT")
     return complete
 
 
@@ -120,27 +73,14 @@ def client_context(ca: Path | None) -> ssl.SSLContext:
 
 async def run(args: argparse.Namespace, password: bytes) -> bool:
     """Connect, log in and collect.  Login and messages are sent without TLS only with ``--tls none``."""
-    settings = pop3.ClientSettings(tls_required=args.tls != "none")
-    async with await connect(
-        lambda tls: pop3.ClientConnection(settings, tls=tls),
-        args.host,
-        args.port,
+    async with client.pop3_client(
+        host=args.host,
+        port=args.port,
+        login=client.Login(args.user, password),
+        tls=args.tls,
         ssl_context=None if args.tls == "none" else client_context(args.ca),
-        implicit_tls=args.tls == "implicit",
-    ) as client:
-        await expect_success(client, "greeting")
-        if args.tls == "starttls":
-            client.send(pop3.Stls())
-            await expect_success(client, "STLS")
-        capabilities, _ = await ask(client, pop3.Capa())
-        if any(line.split()[:1] == ["UTF8"] for line in capabilities.lines or ()):
-            await ask(client, pop3.Utf8())  # otherwise messages with UTF-8 in their header cannot be retrieved
-        entropy = secrets.token_bytes(32)
-        client.authenticate(
-            *sasl.password_mechanisms(args.user, password, entropy=entropy, tls=client.tls, clear_text=True)
-        )
-        await expect_success(client, "login")
-        return await collect(client, args.maildir, keep=args.keep)
+    ) as maildrop:  # the server deletes the messages at the end, if no exception was raised
+        return await collect(maildrop, args.maildir, keep=args.keep)
 
 
 def read_password() -> bytes:
@@ -175,8 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_maildir(args.maildir)
         password = read_password()
         complete = asyncio.run(run(args, password))
-    except (Failed, ProtocolError, OSError, UnicodeError) as error:
-        print(f"Stopped; no message was lost: {str(error) or type(error).__name__}", file=sys.stderr)
+    except (client.ClientError, OSError, ValueError) as error:
+        print(f"Stopped; no message was lost: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

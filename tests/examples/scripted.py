@@ -116,6 +116,8 @@ def _pop3(session: _Session) -> None:
             case "LIST":
                 sizes = b"".join(b"%d %d\r\n" % (n, len(message)) for n, message in enumerate(MESSAGES, start=1))
                 session.say("LIST", b"+OK\r\n" + sizes + b".\r\n")
+            case "UIDL":
+                session.say("UIDL", b"+OK\r\n1 a\r\n2 b\r\n3 c\r\n.\r\n")
             case "RETR":
                 session.say(f"RETR {argument}", b"+OK\r\n" + MESSAGES[int(argument) - 1] + b".\r\n")
             case "DELE":

@@ -17,7 +17,7 @@ from mailauth import Command, MessageChunk, Tls, pop3, sasl
 
 from ..adapters import AsyncClientConnection
 from ._server import TIMEOUT, LoginLike, Server, Session, TlsMode, open_connection, to_login
-from .errors import AuthenticationFailed, ConnectionFailed, NotSupported, ServerRejected
+from .errors import AuthenticationFailed, ConnectionFailed, ServerRejected
 
 _PORTS: Final[dict[TlsMode, int]] = {"implicit": 995, "starttls": 110, "none": 110}
 
@@ -127,8 +127,11 @@ class Pop3Client:
         Raises ServerRejected if it could not remove all of them (RFC 1939 section 6).
         """
         if not self._session.ended:
-            await self._succeed(pop3.Quit())
-            await self._session.close()
+            try:
+                await self._succeed(pop3.Quit())
+                await self._session.close()
+            finally:
+                self._session.abort()
 
     async def __aenter__(self) -> Self:
         return self
@@ -173,7 +176,7 @@ class Pop3Client:
         if tls == "starttls":
             reply = await self.execute(pop3.Stls())
             if not reply.positive:
-                raise NotSupported(f"the server does not start TLS: {reply}")
+                raise ServerRejected(f"the server rejected STLS: {reply}", reply)
         await self.execute(pop3.Capa())
         if "UTF8" in self._machine.capabilities:
             await self.execute(pop3.Utf8())  # without it, a server may withhold messages with a UTF-8 header (RFC 6856)
@@ -190,7 +193,9 @@ def _pair(line: str, verb: str) -> tuple[int, str]:
     value = value.split(" ")[0]
     if not value:
         raise ConnectionFailed(f"the response to {verb} has an invalid line: {line}")
-    return _number(number, verb), value
+    if not (first := _number(number, verb)):
+        raise ConnectionFailed(f"the response to {verb} has an invalid line: {line}")
+    return first, value
 
 
 def _number(text: str, verb: str) -> int:

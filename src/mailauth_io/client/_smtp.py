@@ -246,9 +246,13 @@ class SmtpClient:
                     self._session.connection.send(command)
                 except LocalProtocolError as error:  # the size is over the server's limit, for example
                     raise NotSupported(str(error)) from None
-            replies += [await self._reply() for _ in group]
-            if not replies[len(before)].positive:
-                return [replies[len(before)]] * len(recipients)
+            for answered in range(1, len(group) + 1):
+                replies.append(await self._reply())
+                if group[answered - 1] is mail and not replies[-1].positive:
+                    with contextlib.suppress(ConnectionFailed):  # the result is known, whatever else the server replies
+                        for _ in group[answered:]:
+                            await self._reply()
+                    return [replies[len(before)]] * len(recipients)
         del replies[: len(before) + 1]
         accepted = any(reply.positive for reply in replies[: len(recipients)])
         if chunked:
