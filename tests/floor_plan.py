@@ -43,9 +43,9 @@ NEIGHBOURS: Final = frozenset({("_dots", "_lines")})
 
 ASIDE: Final[Mapping[str, frozenset[str]]] = {
     "": frozenset({"errors", "events", "_machine", "_server", "_client"}),
-    "grants": frozenset({"errors"}),
-    "policy": frozenset({"errors", "events", "grants", "smtp.replies", "smtp._grammar"}),
-    "proxy": frozenset({"errors", "events"}),
+    "grants": frozenset({"errors", "_validators"}),
+    "policy": frozenset({"errors", "_validators", "events", "grants", "smtp.replies", "smtp._grammar"}),
+    "proxy": frozenset({"errors", "events", "_validators"}),
 }
 """The modules outside the layers, with all modules that each may import ("" is the package itself)."""
 

@@ -1,11 +1,12 @@
 """attrs validators for the fields of public values (architecture.md, invariant 11).
 
-Each error is a LocalProtocolError that names the field.  It never quotes the value, which may be a secret or text from
-a peer.
+Each error is a LocalProtocolError that names the field and says what to pass.  Of a wrong value it shows only the type,
+or the number: a text may be a secret or come from a peer.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, AnyStr, Final, TypeAlias
@@ -62,15 +63,57 @@ def frozenset_of(kind: type) -> Validator:
 
     def check_items(items: frozenset[object]) -> None:
         for item in items:
-            check_type("each item", kind, item)
+            if not isinstance(item, kind):
+                raise Malformed(str(wrong_type("each item", kind, item)))
 
     return value_of(frozenset, check_items)
 
 
-def check_type(field: str, kind: type, value: object) -> None:
-    """Raise LocalProtocolError, which names *field*, unless *value* is a *kind*."""
-    if not isinstance(value, kind):
-        raise wrong_type(field, kind, value)
+def check_type(field: str, kind: type, value: object, *, optional: bool = False) -> None:
+    """Raise LocalProtocolError, which names *field*, unless *value* is a *kind*; if *optional*, it may also be None."""
+    if not isinstance(value, kind) and not (optional and value is None):
+        raise wrong_type(field, kind, value, optional=optional)
+
+
+def check_integer(field: str, value: object, lowest: int, highest: int | None = None) -> None:
+    """Raise LocalProtocolError, which names *field*, unless *value* is an int from *lowest* to *highest*."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise wrong_type(field, int, value)
+    if value < lowest or (highest is not None and value > highest):
+        wanted = f"{lowest} or more" if highest is None else f"{lowest} to {highest}"
+        shown = f", not {value}" if abs(value) < 2**63 else ""  # Python does not print thousands of digits
+        raise LocalProtocolError(f"{field} must be {wanted}{shown}")
+
+
+def integer(lowest: int, highest: int | None = None, *, optional: bool = False) -> Validator:
+    """Return a validator that accepts an int from *lowest* to *highest* and, if *optional*, None."""
+
+    def validate(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not (optional and value is None):
+            check_integer(str(attribute.alias), value, lowest, highest)
+
+    return validate
+
+
+def check_number(field: str, value: object) -> None:
+    """Raise LocalProtocolError, which names *field*, unless *value* is an int or a float, and not NaN."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        found = "None" if value is None else type(value).__name__
+        raise LocalProtocolError(f"{field} must be an int or a float, not {found}; use a number such as 30.0")
+    if value != value:
+        raise LocalProtocolError(f"{field} must be a number, not nan; use a number such as 30.0")
+
+
+def positive(*, infinite: bool = False) -> Validator:
+    """Return a validator that accepts an int or a float above 0, which is finite unless *infinite*."""
+
+    def validate(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        check_number(str(attribute.alias), value)
+        if value <= 0 or (value == math.inf and not infinite):
+            wanted = "above 0" if infinite else "finite and above 0"
+            raise LocalProtocolError(f"{attribute.alias} must be {wanted}, not {value}; use a number such as 30.0")
+
+    return validate
 
 
 def function_or(*kinds: type, optional: bool = False, hint: str) -> Validator:
@@ -139,6 +182,8 @@ def wrong_type(field: str, kind: type, value: object, *, optional: bool = False)
         hint = ".encode()"
     elif kind is str and isinstance(value, bytes):
         hint = ".decode()"
+    elif kind is tuple and isinstance(value, str):
+        hint = "a tuple such as (item,)"  # tuple() would split the text into characters
     elif members := getattr(kind, "__members__", None):  # of an enum
         hint = f"a member such as {kind.__name__}.{next(iter(members))}"
     else:

@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 
 import attrs
 
+from ._validators import check_integer, check_number
 from .errors import LocalProtocolError
 
 __all__ = [
@@ -66,11 +67,11 @@ def _to_number(address: Address, mask: int = _ALL) -> int:
                 a, b, c, d = address.split(".")
                 return _1ST[a] | _2ND[b] | _3RD[c] | _4TH[d]  # takes a sixth of the time of ipaddress
             except (KeyError, ValueError):
-                raise LocalProtocolError(f"invalid IP address {address!r}") from None
+                raise LocalProtocolError(f"invalid IP address {address!r}; use one such as 192.0.2.1") from None
         try:
             address = IPv6Address(address)
         except ValueError:
-            raise LocalProtocolError(f"invalid IP address {address!r}") from None
+            raise LocalProtocolError(f"invalid IP address {address!r}; use one such as 192.0.2.1") from None
     elif not isinstance(address, (IPv4Address, IPv6Address)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise LocalProtocolError(
             f"address must be a str, an IPv4Address or an IPv6Address, not {type(address).__name__}; use '192.0.2.1'"
@@ -88,8 +89,7 @@ def _to_address(number: int) -> IPv4Address | IPv6Address:
 
 
 def _mask(ipv6_prefix: int) -> int:
-    if not 1 <= ipv6_prefix <= 128:
-        raise LocalProtocolError(f"ipv6_prefix must be 1 to 128 bits, not {ipv6_prefix}")
+    check_integer("ipv6_prefix", ipv6_prefix, 1, 128)
     return _ALL >> 128 - ipv6_prefix << 128 - ipv6_prefix
 
 
@@ -132,6 +132,7 @@ class Grant:
         _check_identity(self.identity)
         if not self.identity:
             raise LocalProtocolError("identity must not be empty")
+        check_number("expires", self.expires)
 
     @property
     def address(self) -> IPv4Address | IPv6Address:
@@ -185,12 +186,13 @@ class GrantTable:
         identities_per_address: int = IDENTITIES_PER_ADDRESS,
         max_grants: int = MAX_GRANTS,
     ) -> None:
-        seconds: object = lifetime
-        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
-        if not (is_number and 0 <= lifetime <= MAX_LIFETIME):
-            raise LocalProtocolError("lifetime must be 0 to 31,536,000 seconds (a year); use a number such as 1800")
-        if identities_per_address < 1 or max_grants < 1:
-            raise LocalProtocolError("identities_per_address and max_grants must be 1 or more")
+        check_number("lifetime", lifetime)
+        if not 0 <= lifetime <= MAX_LIFETIME:
+            raise LocalProtocolError(
+                f"lifetime must be 0 to 31,536,000 seconds (a year), not {lifetime}; use a number such as 1800"
+            )
+        check_integer("identities_per_address", identities_per_address, 1)
+        check_integer("max_grants", max_grants, 1)
         self._lifetime = lifetime
         self._mask = _mask(ipv6_prefix)
         self._identities = identities_per_address

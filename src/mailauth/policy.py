@@ -13,6 +13,7 @@ from typing import Final
 
 import attrs
 
+from ._validators import wrong_type
 from .errors import LocalProtocolError, Malformed
 from .events import ACCEPT
 from .grants import Grant, Lookup, Unavailable
@@ -77,18 +78,22 @@ def _lower(domain: str) -> str:
 
 
 def _normalize_domains(domains: Iterable[str]) -> frozenset[str]:
-    if isinstance(domains, str):
-        raise LocalProtocolError("domains must be an iterable of str, not a str; use [...]")
+    if isinstance(domains, (str, bytes)) or not isinstance(domains, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LocalProtocolError(
+            f"domains must be an iterable of str, not {type(domains).__name__}; use ['example.org']"
+        )
     domains = tuple(domains)
     for domain in domains:
         if not isinstance(domain, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise LocalProtocolError(f"each domain must be a str, not {type(domain).__name__}; use .decode() for bytes")
+            raise LocalProtocolError(
+                f"domains: each domain must be a str, not {type(domain).__name__}; use .decode() for bytes"
+            )
     lowered = frozenset(map(_lower, domains))
     for domain in lowered:
         try:
             check_domain(domain, non_ascii=True)
         except Malformed as error:
-            raise LocalProtocolError(f"invalid domain {domain!r}: {error}") from None
+            raise LocalProtocolError(f"domains: {error}: {domain!r}; use a name such as example.org") from None
     return lowered
 
 
@@ -115,9 +120,13 @@ class RelayPolicy:
         An address with ``%``, ``!`` or a second ``@`` in its local part, quoted or not, is never local: another mailer
         might relay it to the host named in the local part.
         """
-        if not forward_path.domain:
+        try:
+            domain = forward_path.domain
+        except AttributeError:
+            raise wrong_type("forward_path", Mailbox, forward_path) from None
+        if not domain:
             return True
-        return _lower(forward_path.domain) in self.domains and not _ROUTE_CHARACTERS.search(forward_path.local_part)
+        return _lower(domain) in self.domains and not _ROUTE_CHARACTERS.search(forward_path.local_part)
 
     def decide(
         self, forward_path: Mailbox, *, identity: str | None, grant: Lookup, reverse_path: Mailbox | None = None
@@ -130,13 +139,21 @@ class RelayPolicy:
 
         If the decision depends on the grant and the store is unavailable, the reply is 451: a 550 would bounce the
         mail, and ACCEPT would make the server an open relay.
+
+        Raises LocalProtocolError for an argument of another type, and for an empty identity.
         """
         if self.is_local(forward_path):
             return Decision(verdict=ACCEPT, reason=Reason.LOCAL, identity=identity)
         if identity is not None:
+            if not identity or not isinstance(identity, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise LocalProtocolError("identity must be a non-empty str or None; pass None before a login")
             return Decision(verdict=ACCEPT, reason=Reason.IDENTITY, identity=identity)
         if isinstance(grant, Grant):
             return Decision(verdict=ACCEPT, reason=Reason.GRANT, identity=grant.identity)
         if isinstance(grant, Unavailable):
             return Decision(verdict=LOOKUP_FAILED, reason=Reason.UNAVAILABLE, identity=None)
+        if grant is not None:
+            raise LocalProtocolError(
+                f"grant must be a Grant, UNAVAILABLE or None, not {type(grant).__name__}; use the result of find()"
+            )
         return Decision(verdict=RELAYING_DENIED, reason=Reason.NO_GRANT, identity=None)

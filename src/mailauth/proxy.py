@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 
 import attrs
 
+from ._validators import check_type, integer
 from .errors import LocalProtocolError
 
 __all__ = [
@@ -58,6 +59,14 @@ _CRC32C: Final = 0x03  # the type of the checksum (section 2.2.3)
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
+def _check_address(instance: object, attribute: object, address: Address) -> None:
+    if not isinstance(address, (ipaddress.IPv4Address, ipaddress.IPv6Address)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LocalProtocolError(
+            f"address must be an IPv4Address or an IPv6Address, not {type(address).__name__};"
+            " use ipaddress.ip_address('192.0.2.1')"
+        )
+
+
 @attrs.frozen
 class Endpoint:
     """One end of the connection between the client and the proxy.
@@ -68,8 +77,8 @@ class Endpoint:
             connection.replace_peer(adapters.Peer(str(address), port))
     """
 
-    address: Address
-    port: int
+    address: Address = attrs.field(validator=_check_address)
+    port: int = attrs.field(validator=integer(0, 65_535))
 
 
 @attrs.frozen(kw_only=True)
@@ -144,6 +153,7 @@ class HeaderReader:
 
         Raises LocalProtocolError for more than ``wanted`` bytes, and for any call once ``header`` is set.
         """
+        check_type("data", bytes, data)
         if self.header is not None:
             raise LocalProtocolError("the header is complete: pass further data to the connection")
         if len(data) > self.wanted:

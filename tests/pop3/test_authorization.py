@@ -468,7 +468,7 @@ def test_the_third_failed_login_ends_the_session() -> None:
 
 
 def test_max_failed_logins_below_three_is_rejected() -> None:
-    with pytest.raises(ValueError, match="max_failed_logins"):
+    with pytest.raises(LocalProtocolError, match="max_failed_logins must be 3 or more, not 2"):
         pop3.ServerSettings(max_failed_logins=2)
 
 

@@ -446,7 +446,7 @@ def test_recipients_over_the_limit_count_as_junk_commands() -> None:
 )
 def test_limits_below_the_rfc_minimum_are_rejected(least: dict[str, Any]) -> None:
     """RFC 5321 section 4.5.3.1."""
-    with pytest.raises(ValueError, match=next(iter(least))):
+    with pytest.raises(LocalProtocolError, match=next(iter(least))):
         smtp.ServerSettings(**least)
 
 

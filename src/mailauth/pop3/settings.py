@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import attrs
 
 from .. import sasl
-from .._validators import frozenset_of, tuple_of, value_of
+from .._validators import check_integer, frozenset_of, integer, positive, tuple_of, value_of
 from ..errors import LocalProtocolError
 from ..events import NeedData, Tls
 from .replies import Reply
@@ -40,15 +40,11 @@ ALL_MECHANISMS: Final = sasl.Mechanisms({**_own(), **sasl.ALL_MECHANISMS.factori
 """USER and APOP, which are specific to POP3, followed by ``sasl.ALL_MECHANISMS``."""
 
 
-def _optional_count(instance: object, attribute: object, number: int | None) -> None:
-    if number is not None and number < 0:
-        raise LocalProtocolError(f"login_delay and expire must be 0 or more, not {number}")
-
-
-def _optional_expiry(instance: object, attribute: object, expire: int | str | None) -> None:
+def _check_expire(instance: object, attribute: object, expire: int | str | None) -> None:
     if isinstance(expire, str) and expire != "NEVER":
         raise LocalProtocolError(f"expire must be a number of days or 'NEVER', not {expire!r}")
-    _optional_count(instance, attribute, None if isinstance(expire, str) else expire)
+    if expire is not None and expire != "NEVER":
+        check_integer("expire", expire, 0)
 
 
 _NOT_SASL: Final = frozenset({"USER", "APOP"})  # these have verbs of their own and are not mechanisms of AUTH
@@ -58,7 +54,7 @@ _NOT_SASL: Final = frozenset({"USER", "APOP"})  # these have verbs of their own 
 class ServerSettings:
     """The settings of a server.
 
-    Raises LocalProtocolError or ValueError for an invalid value.
+    Raises LocalProtocolError for an invalid value.
 
         >>> settings = pop3.ServerSettings(host_name="mail.example", stls=True, expire="NEVER")
         >>> "EXPIRE NEVER" in settings.capabilities(None, logged_in=True)
@@ -68,33 +64,31 @@ class ServerSettings:
     host_name: str = attrs.field(default="localhost", validator=value_of(str))
     """The name of the server in the greeting and in challenges."""
 
-    mechanisms: sasl.Mechanisms = attrs.field(
-        default=DEFAULT_MECHANISMS, validator=attrs.validators.instance_of(sasl.Mechanisms)
-    )
+    mechanisms: sasl.Mechanisms = attrs.field(default=DEFAULT_MECHANISMS, validator=value_of(sasl.Mechanisms))
     """The mechanisms offered with TLS, including ``USER`` (USER and PASS) and ``APOP``.  Only those that the connection
     supports are offered: see ``sasl.is_possible()``."""
 
-    scram_decoy: sasl.ScramDecoy | None = None
+    scram_decoy: sasl.ScramDecoy | None = attrs.field(default=None, validator=value_of(sasl.ScramDecoy, optional=True))
     """What SCRAM sends for an identity without keys.  Required if SCRAM is among the mechanisms."""
 
     mechanisms_without_tls: frozenset[str] = attrs.field(default=frozenset[str](), validator=frozenset_of(str))
-    """The names of the mechanisms offered without TLS too.  Each exposes passwords or digests to eavesdroppers.  Names
-    that are not in *mechanisms* have no effect."""
+    """The names of the mechanisms offered without TLS too.  Each exposes passwords or digests to eavesdroppers.  Each
+    must be in *mechanisms*, USER and APOP excepted."""
 
-    stls: bool = False
+    stls: bool = attrs.field(default=False, validator=value_of(bool))
     """Offer STLS.  The adapter must support the TLS handshake."""
 
-    utf8: bool = True
+    utf8: bool = attrs.field(default=True, validator=value_of(bool))
     """Offer UTF8, and accept UTF-8 in the arguments of USER, PASS and APOP (RFC 6856).  Names and passwords are
     prepared by ``sasl.saslprep()`` before they are compared.  A message whose header contains non-ASCII UTF-8 gets
     ``-ERR [UTF8]`` unless the client has sent UTF8.  If False, none of this applies, and messages are sent
     unchanged."""
 
-    login_delay: int | None = attrs.field(default=None, validator=_optional_count)
+    login_delay: int | None = attrs.field(default=None, validator=integer(0, optional=True))
     """Seconds between two logins, listed by CAPA as LOGIN-DELAY (RFC 2449 section 6.5).  Set it only if the application
     enforces it with ``pop3.Unavailable.LOGIN_DELAY``, because the core has no clock."""
 
-    expire: int | Literal["NEVER"] | None = attrs.field(default=None, validator=_optional_expiry)
+    expire: int | Literal["NEVER"] | None = attrs.field(default=None, validator=_check_expire)
     """The minimum number of days for which a message is kept, or ``"NEVER"`` if it never expires; listed by CAPA as
     EXPIRE (RFC 2449 section 6.7).  Set it only if the store enforces it.  Like *login_delay*, it is the same for all
     users: CAPA does not add ``USER`` to it."""
@@ -102,24 +96,24 @@ class ServerSettings:
     implementation: str = attrs.field(default="mailauth", validator=value_of(str))
     """The text of IMPLEMENTATION in CAPA (RFC 2449 section 6.9); empty to omit it."""
 
-    max_command_line: int = attrs.field(default=MAX_COMMAND_LINE, validator=attrs.validators.ge(MAX_COMMAND_LINE))
+    max_command_line: int = attrs.field(default=MAX_COMMAND_LINE, validator=integer(MAX_COMMAND_LINE))
     """Maximum bytes of a command with CRLF (RFC 2449 section 4).  A line of an AUTH exchange may have 12,288."""
 
-    max_errors: int = attrs.field(default=20, validator=attrs.validators.ge(3))
+    max_errors: int = attrs.field(default=20, validator=integer(3))
     """The number of errors after which the session ends.  An error is a command rejected for its syntax or due to the
     state; before the login, any rejected command.  A login counts as an error if it is cancelled or badly encoded
     before the application was asked, if another USER replaces it, or if it ends in a temporary failure.  No RFC gives a
     number."""
 
-    max_failed_logins: int = attrs.field(default=3, validator=attrs.validators.ge(3))
+    max_failed_logins: int = attrs.field(default=3, validator=integer(3))
     """The number of failed logins after which the session ends, at least 3 (RFC 4954 section 9 for SMTP).  A login also
     counts if its name or password cannot be prepared, or if the client aborts it after the application was asked."""
 
-    timeout: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
+    timeout: float = attrs.field(default=600.0, validator=positive())
     """Seconds to wait for a command or a line of a login, counted from the last reply.  Then the session ends, and no
     deletion is committed.  RFC 1939 section 3 requires at least ten minutes."""
 
-    login_timeout: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
+    login_timeout: float = attrs.field(default=600.0, validator=positive(infinite=True))
     """Seconds from the start of the connection to a successful login; infinite for no limit.  No RFC gives a number;
     the default is that of *timeout*."""
 
@@ -134,7 +128,7 @@ class ServerSettings:
             )
         if not self.implementation.isascii() or not f"x{self.implementation}".isprintable():
             raise LocalProtocolError(f"implementation must be printable ASCII, not {self.implementation!r}")
-        sasl.check_offer(self.mechanisms, self.scram_decoy)
+        sasl.check_offer(self.mechanisms, self.scram_decoy, self.mechanisms_without_tls)
         Reply(True, "", "", self.capabilities(None, logged_in=False))  # raises for an invalid line
 
     @cached_property
@@ -217,17 +211,17 @@ class ClientSettings:
         client = pop3.ClientConnection(settings)  # authenticate() refuses a login in clear text
     """
 
-    tls_required: bool = False
+    tls_required: bool = attrs.field(default=False, validator=value_of(bool))
     """Refuse to log in without TLS, so that an attacker who removes STLS from CAPA causes an error instead of a login
     in clear text (RFC 2595 section 2.1)."""
 
-    max_reply_line: int = attrs.field(default=2_048, validator=attrs.validators.ge(512))
+    max_reply_line: int = attrs.field(default=2_048, validator=integer(512))
     """Maximum bytes of a response line with CRLF.  RFC 1939 section 3 allows 512; poplib accepts 2,048."""
 
-    max_response: int = attrs.field(default=8_388_608, validator=attrs.validators.ge(65_536))
+    max_response: int = attrs.field(default=8_388_608, validator=integer(65_536))
     """Maximum bytes of a multi-line response to CAPA, LIST or UIDL: enough for 100,000 unique-ids of 70 characters."""
 
-    max_unanswered: int = attrs.field(default=200, validator=attrs.validators.ge(1))
+    max_unanswered: int = attrs.field(default=200, validator=integer(1))
     """Maximum number of unanswered commands, low enough that they do not fill a TCP window (RFC 2449 section 6.6)."""
 
     verbs: tuple[Verb[Any], ...] = attrs.field(default=(), validator=tuple_of(Verb))

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import ClassVar, Final, TypeAlias
 
+from .._validators import check_type
 from ..errors import LocalProtocolError, Malformed
 from ._fields import decode_identity
 from ._md5 import require_md5
@@ -36,6 +37,7 @@ class DigestServer:
 
     def __init__(self, *, challenge: bytes, tls: bool, digest: Digest) -> None:
         require_md5()
+        check_type("challenge", bytes, challenge)
         self.tls = tls
         self.authentication_identity: str | None = None
         self._challenge = challenge

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import attrs
 
-from .._validators import value_of
+from .._validators import check_type, value_of
 from ..errors import LocalProtocolError, Malformed
 from .saslprep import saslprep
 
@@ -110,6 +110,7 @@ def is_utf_8(data: bytes) -> bool:
 
 def is_message_id(data: bytes) -> bool:
     """Return whether *data* is an ASCII msg-id of at most 400 bytes without obsolete forms (RFC 5322, 3.6.4)."""
+    check_type("data", bytes, data)
     return len(data) <= MAX_MESSAGE_ID and _MESSAGE_ID.fullmatch(data) is not None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from .._validators import check_type
 from ..events import Tls
 from ._md5 import MD5_AVAILABLE
 from .apop import ApopClient
@@ -37,6 +38,8 @@ def password_mechanisms(
     *tls* is the TLS layer of the connection; *entropy* is at least 16 random bytes, new for each login; *password* is
     UTF-8.  Raises LocalProtocolError for a name or password that one of the mechanisms cannot carry.
     """
+    check_type("tls", Tls, tls, optional=True)
+    check_type("clear_text", bool, clear_text)
     return tuple(_strongest_first(authentication_identity, password, entropy, tls, tls is not None or clear_text))
 
 

@@ -13,6 +13,7 @@ from typing import ClassVar, Final
 
 import attrs
 
+from .._validators import check_type
 from ..errors import LocalProtocolError, Malformed
 from ._digest import DigestServer
 from ._fields import is_message_id, is_utf_8, prepare_identity, prepare_password, validate_identity, validate_password
@@ -55,6 +56,7 @@ class ApopServer(DigestServer):
     name: ClassVar[str] = "APOP"
 
     def __init__(self, *, timestamp: bytes, tls: bool) -> None:
+        check_type("timestamp", bytes, timestamp)
         if not is_message_id(timestamp):
             raise LocalProtocolError("timestamp must be a msg-id, such as <1896.697170952@mail.example.com>")
         super().__init__(challenge=timestamp, tls=tls, digest=_constant_cost_md5)

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import attrs
 
+from .._validators import check_type
 from ..errors import LocalProtocolError, Malformed
 from ._fields import prepare_identity, validate_authorization_identity
 from .messages import Challenge, CheckExternal, Fault, Refusal, Step, Success
@@ -30,6 +31,7 @@ class ExternalServer:
     client_first: ClassVar[bool] = True
 
     def __init__(self, *, peer_certificate: Mapping[str, object] | None, tls: bool) -> None:
+        check_type("peer_certificate", Mapping, peer_certificate, optional=True)
         self.tls = tls
         self.authentication_identity: str | None = None
         self._certificate = peer_certificate

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import attrs
 
+from .._validators import check_type
 from ..errors import Malformed
 from ._fields import check_password, decode_identity, validate_identity, validate_password
 from ._password import PasswordServer
@@ -31,6 +32,8 @@ class LoginServer(PasswordServer):
 
     def __init__(self, *, tls: bool, name_prompt: bytes = b"Username:", password_prompt: bytes = b"Password:") -> None:
         super().__init__(tls=tls)
+        check_type("name_prompt", bytes, name_prompt)
+        check_type("password_prompt", bytes, password_prompt)
         self._name_prompt = name_prompt
         self._password_prompt = password_prompt
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final, Protocol, TypeAlias, TypeVar
 
 import attrs
 
+from .._validators import integer, value_of
 from ..errors import LocalProtocolError
 from ..events import Accept, ExtensionQuestion, Notice, Question
 
@@ -18,6 +19,10 @@ A = TypeVar("A")
 
 MIN_ITERATIONS: Final = 4096
 """Minimum iterations of SCRAM.  They slow down password guessing (RFC 5802 section 5.1, RFC 7677 section 4)."""
+
+
+MAX_STORED_ITERATIONS: Final = 2**31 - 1
+"""Maximum iterations of stored keys: OpenSSL cannot compute more."""
 
 
 class Refusal(enum.Enum):
@@ -178,17 +183,17 @@ class ScramKeys:
         (32, 32)
     """
 
-    salt: bytes
-    iterations: int
+    salt: bytes = attrs.field(validator=value_of(bytes))
+    iterations: int = attrs.field(validator=integer(MIN_ITERATIONS, MAX_STORED_ITERATIONS))
     """At least 4,096.  The client computes them at each login."""
-    stored_key: bytes = attrs.field(repr=False)
+    stored_key: bytes = attrs.field(repr=False, validator=value_of(bytes))
     """H(ClientKey), which verifies the client's proof."""
-    server_key: bytes = attrs.field(repr=False)
+    server_key: bytes = attrs.field(repr=False, validator=value_of(bytes))
     """The key of the server's signature, which the client verifies."""
 
     def __attrs_post_init__(self) -> None:
-        if not self.salt or self.iterations < MIN_ITERATIONS:
-            raise LocalProtocolError(f"SCRAM keys need a non-empty salt and at least {MIN_ITERATIONS} iterations")
+        if not self.salt:
+            raise LocalProtocolError("salt must not be empty; use secrets.token_bytes(16)")
         if len(self.stored_key) != len(self.server_key) or len(self.stored_key) not in (20, 32):
             raise LocalProtocolError("stored_key and server_key must both be 20 bytes (SHA-1) or 32 bytes (SHA-256)")
 

@@ -9,6 +9,7 @@ from typing import Final, Self, TypeAlias
 
 import attrs
 
+from .._validators import check_type
 from ..errors import LocalProtocolError
 from ..events import Tls
 from ._md5 import MD5_AVAILABLE
@@ -28,12 +29,14 @@ from .scram import (
 )
 from .xoauth2 import Xoauth2Server
 
+_POP3_ONLY: Final = frozenset({"USER", "APOP"})
 _NAME: Final = re.compile(r"[A-Z0-9_-]{1,20}")
 _ATOMS: Final = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
 _NOT_ATOM: Final = re.compile(r"[^A-Za-z0-9-]+")
 
 
 def _check_nonce(instance: object, attribute: object, nonce: str) -> None:
+    check_type("nonce", str, nonce)
     if not _ATOMS.fullmatch(nonce):
         raise LocalProtocolError("nonce must consist of A-Z, a-z, 0-9, '-' and inner dots")
 
@@ -114,6 +117,7 @@ def tls_capabilities(tls: Tls | None) -> tuple[bool, bool, bool]:
 
 
 def _frozen(factories: Mapping[str, ServerFactory]) -> Mapping[str, ServerFactory]:
+    check_type("factories", Mapping, factories)
     return MappingProxyType(dict(factories))
 
 
@@ -132,7 +136,13 @@ class Mechanisms:
     factories: Mapping[str, ServerFactory] = attrs.field(converter=_frozen)
 
     def __attrs_post_init__(self) -> None:
-        for name in self.factories:
+        for name, factory in self.factories.items():
+            check_type("each mechanism name", str, name)
+            if not callable(factory):
+                raise LocalProtocolError(
+                    f"the factory of {name} must be a function of a sasl.Context, not {type(factory).__name__};"
+                    " use lambda context: PlainServer(tls=context.tls)"
+                )
             if not _NAME.fullmatch(name):
                 raise LocalProtocolError(f"invalid mechanism name {name!r}; use 1 to 20 of A-Z, 0-9, '-' and '_'")
 
@@ -155,7 +165,15 @@ class Mechanisms:
         return self.factories[name.upper()](context)
 
     def only(self, *names: str) -> Self:
-        """Return the mechanisms that *names* lists, in the order that they have here.  Case does not matter."""
+        """Return the mechanisms that *names* lists, in the order that they have here.  Case does not matter.
+
+        Raises LocalProtocolError for a name that is not one of these.  CRAM-MD5 and APOP may be named, and are left
+        out, if this system does not allow MD5.
+        """
+        for name in names:
+            if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise LocalProtocolError(f"each name must be a str, not {type(name).__name__}; use only('PLAIN')")
+            _check_known(self, "only()", name.upper())
         wanted = {name.upper() for name in names}
         return attrs.evolve(self, factories={name: make for name, make in self.factories.items() if name in wanted})
 
@@ -207,7 +225,21 @@ SCRAM needs a ScramDecoy in the settings.  CRAM-MD5 is left out if MD5 is not av
 """
 
 
-def check_offer(mechanisms: Mechanisms, scram_decoy: ScramDecoy | None) -> None:
-    """Raise LocalProtocolError if SCRAM is offered without a decoy: clients could then see which accounts exist."""
+def _check_known(mechanisms: Mechanisms, where: str, name: str) -> None:
+    if name not in mechanisms.factories and (MD5_AVAILABLE or name not in ("CRAM-MD5", "APOP")):
+        raise LocalProtocolError(f"{where}: unknown mechanism {name!r}; use one of {', '.join(mechanisms.names)}")
+
+
+def check_offer(
+    mechanisms: Mechanisms, scram_decoy: ScramDecoy | None, mechanisms_without_tls: frozenset[str] = frozenset()
+) -> None:
+    """Check the fields with these names of the settings of a server, for both protocols.
+
+    Raises LocalProtocolError if SCRAM is offered without a decoy, since clients could then see which accounts exist,
+    and for a name in *mechanisms_without_tls* that is not in *mechanisms*.  USER and APOP may be named, without effect,
+    so that SMTP and POP3 can share a set, and CRAM-MD5, if this system does not allow MD5.
+    """
+    for name in sorted(mechanisms_without_tls - _POP3_ONLY):
+        _check_known(mechanisms, "mechanisms_without_tls", name)
     if scram_decoy is None and any(name.startswith("SCRAM-") for name in mechanisms.names):
         raise LocalProtocolError("SCRAM needs a scram_decoy in the settings; pass a ScramDecoy")

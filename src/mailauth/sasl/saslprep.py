@@ -10,7 +10,7 @@ import unicodedata
 from functools import cached_property
 from typing import Final
 
-from .._validators import check_type
+from .._validators import check_integer, check_type
 from ..errors import Malformed
 from . import _saslprep_tables as tables
 
@@ -52,6 +52,7 @@ def saslprep(text: str, *, query: bool = False, limit: int = DEFAULT_LIMIT) -> s
     *text*.
     """
     check_type("text", str, text)
+    check_integer("limit", limit, 0)
     _check_length(text, limit)
     if text.isascii() and text.isprintable():
         return text  # nothing to map, compose or prohibit

@@ -17,7 +17,7 @@ from typing import ClassVar, Final
 
 import attrs
 
-from .._validators import between, check_type, matches, value_of
+from .._validators import check_integer, check_type, integer, matches, value_of
 from ..errors import LocalProtocolError, Malformed
 from ._base64 import encode_base64
 from ._fields import (
@@ -36,7 +36,17 @@ from ._scram_messages import (
     parse_server_final,
     parse_server_first,
 )
-from .messages import MIN_ITERATIONS, Challenge, Fault, FetchScramKeys, Refusal, ScramKeys, Step, Success
+from .messages import (
+    MAX_STORED_ITERATIONS,
+    MIN_ITERATIONS,
+    Challenge,
+    Fault,
+    FetchScramKeys,
+    Refusal,
+    ScramKeys,
+    Step,
+    Success,
+)
 
 MAX_ITERATIONS: Final = 600_000
 """Default limit of a client, about a third of a second of work.  A server that asks for more may be hostile."""
@@ -54,8 +64,11 @@ def scram_keys(password: bytes, salt: bytes, iterations: int, hash_name: str = "
     """
     check_type("password", bytes, password)
     check_type("salt", bytes, salt)
-    if iterations < MIN_ITERATIONS or hash_name not in ("sha1", "sha256"):
-        raise LocalProtocolError(f"SCRAM needs at least {MIN_ITERATIONS} iterations, and sha1 or sha256 as hash_name")
+    check_integer("iterations", iterations, MIN_ITERATIONS, MAX_STORED_ITERATIONS)
+    if hash_name not in ("sha1", "sha256"):
+        raise LocalProtocolError(f"hash_name must be 'sha1' or 'sha256', not {hash_name!r}")
+    if not salt:
+        raise LocalProtocolError("salt must not be empty; use secrets.token_bytes(16)")
     try:
         prepared = prepare_password(password, query=False)
     except Malformed as error:
@@ -78,6 +91,11 @@ def _xor(one: bytes, other: bytes) -> bytes:
     return bytes(a ^ b for a, b in zip(one, other, strict=True))
 
 
+def _check_key(key: bytes) -> None:
+    if len(key) < 16:
+        raise Malformed("must be at least 16 secret bytes; use secrets.token_bytes(32)")
+
+
 @attrs.frozen(kw_only=True)
 class ScramDecoy:
     """The salt and iterations that a server sends for an identity without keys.
@@ -89,18 +107,12 @@ class ScramDecoy:
         settings = smtp.ServerSettings(mechanisms=sasl.ALL_MECHANISMS, scram_decoy=decoy)
     """
 
-    key: bytes = attrs.field(repr=False, validator=value_of(bytes))
+    key: bytes = attrs.field(repr=False, validator=value_of(bytes, _check_key))
     """At least 16 secret bytes.  Keep it as long as the accounts, since the salts depend on it."""
-    iterations: int = MIN_ITERATIONS
+    iterations: int = attrs.field(default=MIN_ITERATIONS, validator=integer(MIN_ITERATIONS, MAX_STORED_ITERATIONS))
     """Use the number that most accounts have."""
-    salt_size: int = 16
+    salt_size: int = attrs.field(default=16, validator=integer(1, 32))
     """Bytes, 1 to 32.  Use the size that most accounts have."""
-
-    def __attrs_post_init__(self) -> None:
-        if len(self.key) < 16 or self.iterations < MIN_ITERATIONS or not 0 < self.salt_size <= 32:
-            raise LocalProtocolError(
-                "a decoy needs a key of at least 16 bytes, at least 4096 iterations, and a salt_size of 1 to 32"
-            )
 
     def keys(self, identity: str, hash_name: str) -> ScramKeys:
         """Return keys for *identity* that match no password."""
@@ -139,6 +151,8 @@ class ScramServer:
         channel_bindings: Mapping[str, bytes] = _NO_BINDINGS,
         plus_offered: bool = False,
     ) -> None:
+        check_type("nonce", str, nonce)
+        check_type("decoy", ScramDecoy, decoy)
         self.tls = tls
         self.authentication_identity: str | None = None
         self._nonce = nonce.encode("ascii")
@@ -317,9 +331,7 @@ class ScramClient(ABC):
     authorization_identity: str = attrs.field(default="", validator=validate_authorization_identity)
     """The identity to act as; empty: the one that the server derives from the authentication identity."""
 
-    max_iterations: int = attrs.field(
-        default=MAX_ITERATIONS, validator=value_of(int, between(MIN_ITERATIONS, 2**31 - 1))
-    )
+    max_iterations: int = attrs.field(default=MAX_ITERATIONS, validator=integer(MIN_ITERATIONS, MAX_STORED_ITERATIONS))
     """The limit for the number of iterations, which the server chooses and the client has to compute."""
 
     _exchanges: int = attrs.field(init=False, default=0, repr=False)

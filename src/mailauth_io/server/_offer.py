@@ -39,7 +39,7 @@ section 5.3).
 
 def offered(mechanisms: sasl.Mechanisms, proofs: Set[Proof]) -> sasl.Mechanisms:
     """Return the *mechanisms* that accounts with *proofs* support."""
-    return mechanisms.only(*(name for name, proof in REQUIRED_PROOF.items() if proof in proofs))
+    return mechanisms.only(*(name for name in mechanisms.names if REQUIRED_PROOF.get(name) in proofs))
 
 
 def without_tls(proofs: Set[Proof]) -> tuple[str, ...]:

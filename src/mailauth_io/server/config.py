@@ -145,11 +145,12 @@ class Config:
 
     def smtp_settings(self, proofs: Set[Proof] = EVERY_PROOF) -> SmtpSettings:
         """Return the core's settings for both SMTP ports.  *proofs* are those that every account supports."""
+        mechanisms = offered(sasl.ALL_MECHANISMS, proofs)
         return SmtpSettings(
             host_name=self.domains[0],
-            mechanisms=offered(sasl.ALL_MECHANISMS, proofs),
+            mechanisms=mechanisms,
             scram_decoy=_UNUSED_DECOY,
-            mechanisms_without_tls=CLEAR if self.legacy else frozenset(),
+            mechanisms_without_tls=CLEAR.intersection(mechanisms.names) if self.legacy else frozenset(),
             chunking=True,
             allow_trailing_space=True,
             starttls=self.ssl_context is not None,
@@ -161,11 +162,12 @@ class Config:
 
     def pop3_settings(self, proofs: Set[Proof] = EVERY_PROOF) -> Pop3Settings:
         """Return the core's settings for both POP3 ports; *proofs* as for ``smtp_settings``."""
+        mechanisms = offered(ALL_POP3_MECHANISMS, proofs)
         return Pop3Settings(
             host_name=self.domains[0],
-            mechanisms=offered(ALL_POP3_MECHANISMS, proofs),
+            mechanisms=mechanisms,
             scram_decoy=_UNUSED_DECOY,
-            mechanisms_without_tls=CLEAR if self.legacy else frozenset(),
+            mechanisms_without_tls=CLEAR.intersection(mechanisms.names) if self.legacy else frozenset(),
             stls=self.ssl_context is not None,
             timeout=self.pop3_timeout,
             login_timeout=self.login_timeout,

@@ -37,9 +37,9 @@ def kept() -> server.Stores:
         ({"hosts": ()}, "hosts"),
         ({"grant_lifetime": -1}, "grant_lifetime must be 0 to 31,536,000 seconds"),
         ({"grant_lifetime": math.inf}, "grant_lifetime must be 0 to 31,536,000 seconds"),
-        ({"grant_lifetime": math.nan}, "grant_lifetime must be 0 to 31,536,000 seconds"),
+        ({"grant_lifetime": math.nan}, "grant_lifetime must be a number, not nan"),
         ({"grant_lifetime": 31_536_001}, "grant_lifetime must be 0 to 31,536,000 seconds"),
-        ({"grant_ipv6_prefix": 0}, "grant_ipv6_prefix must be 1 to 128 bits"),
+        ({"grant_ipv6_prefix": 0}, "grant_ipv6_prefix must be 1 to 128, not 0"),
         ({"max_message_size": 10}, "max_message_size"),
     ],
 )
