@@ -14,6 +14,7 @@ from typing import Final
 import attrs
 
 from ._addresses import key
+from ._checks import check_function, check_integer, check_number, check_type, field
 from .logs import Event
 
 __all__ = [
@@ -32,36 +33,36 @@ LOGGER: Final = logging.getLogger("mailauth_io")
 class Limits:
     """The limits that ``serve`` and ``connect`` apply to their peers.
 
-    Raises ValueError for a number that is zero or negative.
+    Raises ValueError for a number that is not above zero or not finite, and TypeError for anything else.
 
         limits = adapters.Limits(connections_per_address=20, write_timeout=180.0)
         async with on_asyncio.serve_smtp(session, settings, limits=limits) as listener:
             await stopped.wait()
     """
 
-    connections: int = attrs.field(default=5_000, validator=attrs.validators.ge(1))
+    connections: int = attrs.field(default=5_000, validator=field(check_integer, 1))
     """Maximum number of open connections, over all listeners that share a ConnectionLimiter."""
 
-    connections_per_address: int = attrs.field(default=256, validator=attrs.validators.ge(1))
+    connections_per_address: int = attrs.field(default=256, validator=field(check_integer, 1))
     """Maximum number of open connections from one address.  Single addresses are counted, not networks; an IPv4-mapped
     IPv6 address counts as IPv4."""
 
-    proxy_header_timeout: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
+    proxy_header_timeout: float = attrs.field(default=10.0, validator=field(check_number))
     """Seconds for a whole PROXY header.  Use at least three, so that a lost segment can be sent again (PROXY protocol
     section 2)."""
 
-    connect_timeout: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
+    connect_timeout: float = attrs.field(default=30.0, validator=field(check_number))
     """Seconds until ``connect`` has a TCP connection; the TLS handshake has its own timeout.  30 seconds is the default
     of Postfix (smtp_connect_timeout)."""
 
-    handshake_timeout: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
+    handshake_timeout: float = attrs.field(default=30.0, validator=field(check_number))
     """Seconds for a whole TLS handshake; data received does not extend them."""
 
-    write_timeout: float = attrs.field(default=300.0, validator=attrs.validators.gt(0))
+    write_timeout: float = attrs.field(default=300.0, validator=field(check_number))
     """Seconds that a write may wait for a peer that does not read; RFC 5321 section 4.5.3.2.5 requires at least
     three minutes for each block."""
 
-    min_rate: float = attrs.field(default=500.0, validator=attrs.validators.gt(0))
+    min_rate: float = attrs.field(default=500.0, validator=field(check_number))
     """Minimum average rate at which a peer must read, in bytes per second.  Each byte read adds 1 / *min_rate* seconds
     to the time left, up to *write_timeout*.  No RFC gives a number; this is the minimum rate that Postfix requires of
     incoming message content."""
@@ -79,6 +80,8 @@ class ConnectionLimiter:
     """
 
     def __init__(self, limits: Limits | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        check_type("limits", limits, Limits, optional=True)
+        check_function("clock", clock)
         self._limits = limits or Limits()
         self._clock = clock
         self._total = 0

@@ -15,6 +15,7 @@ from typing import Final, Protocol, TypeAlias, TypedDict, TypeVar
 from mailauth import ClientMachine, Tls, pop3, smtp
 
 from .._addresses import Network
+from .._checks import check_client_context, check_function, check_port, check_text, check_type
 from ..limits import ConnectionLimiter, Limits
 from .connection import AsyncClientConnection
 from .listener import Listener, MachineFactory, Session
@@ -238,10 +239,16 @@ def make_serve(listener_type: Callable[..., Listener]) -> Serve:
         With *alpn*, a TLS client that offers protocols by ALPN must offer this one; ``serve_smtp`` and ``serve_pop3``
         set it.  With *reuse_port*, other processes of the same user may listen on the same port.
 
-        Raises OSError if it cannot listen, and ValueError if the system cannot share ports.  An exception in a session
+        Raises OSError if it cannot listen, TypeError or ValueError for an invalid argument, and ValueError if the
+        system cannot share ports.  An exception in a session
         ends only its own connection.  It is logged with its message and traceback, as ``exc_info`` of a record of the
         logger ``mailauth_io``.
         """
+        check_function("session", session)
+        check_function("build", build)
+        check_text("host", host)
+        check_port("port", port)
+        check_type("reuse_port", reuse_port, bool)
         listener = listener_type(
             ssl_context,
             implicit_tls=implicit_tls,
@@ -280,6 +287,7 @@ def make_serve_smtp(serve: Serve) -> ServeSmtp:
         *settings* are those of the protocol; the other parameters are as for ``serve``.  Raises what ``serve`` raises,
         and ValueError if STARTTLS is enabled and there is no *ssl_context*.
         """
+        check_type("settings", settings, smtp.ServerSettings, use="smtp.ServerSettings(...)")
         if settings.starttls and ssl_context is None:
             raise ValueError("settings.starttls needs an ssl_context; pass one, or set starttls=False")
         return serve(
@@ -327,6 +335,7 @@ def make_serve_pop3(serve: Serve) -> ServePop3:
         *settings* are those of the protocol; the other parameters are as for ``serve``.  Raises what ``serve`` raises,
         and ValueError if STLS is enabled and there is no *ssl_context*.
         """
+        check_type("settings", settings, pop3.ServerSettings, use="pop3.ServerSettings(...)")
         if settings.stls and ssl_context is None:
             raise ValueError("settings.stls needs an ssl_context; pass one, or set stls=False")
         return serve(
@@ -372,7 +381,22 @@ def make_connect(open_stream: OpenStream) -> Connect:
         *local_address* is the source address.  *limits* sets the timeouts.
 
         Raises OSError if the connection, or with *implicit_tls* the handshake, fails; TimeoutError is an OSError.
+        Raises TypeError or ValueError for an invalid argument.
         """
+        if not isinstance(machine, ClientMachine) and not callable(machine):
+            raise TypeError(
+                f"machine must be a ClientMachine or a function that builds one, not {type(machine).__name__};"
+                " use smtp.ClientConnection()"
+            )
+        check_text("host", host)
+        check_port("port", port, 1)
+        check_client_context("ssl_context", ssl_context)
+        check_type("implicit_tls", implicit_tls, bool)
+        check_text("server_hostname", server_hostname, optional=True)
+        check_text("local_address", local_address, optional=True)
+        check_type("limits", limits, Limits)
+        if implicit_tls and ssl_context is None:
+            raise ValueError("implicit_tls=True needs an ssl_context; pass one")
         stream = await open_stream(host, port, local_address, limits)
         try:
             peer = stream.peer()
@@ -382,9 +406,7 @@ def make_connect(open_stream: OpenStream) -> Connect:
                     context=ssl_context, timeout=limits.handshake_timeout, hostname=server_hostname or host
                 )
             tls_layer = None
-            if implicit_tls:
-                if tls_options is None:
-                    raise ValueError("implicit_tls=True needs an ssl_context; pass one")
+            if implicit_tls and tls_options is not None:
                 tls_layer = await layer.start_tls(stream, tls_options, server_side=False)
             if not isinstance(machine, ClientMachine):
                 machine = machine(tls_layer.tls if tls_layer is not None else None)

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack, cast
 from mailauth import Closed, Question, Send, ServerMachine, Tls
 
 from .._addresses import Network, is_within
+from .._checks import check_networks, check_number, check_server_context, check_text, check_type
 from ..limits import LOGGER, ConnectionLimiter, Limits
 from ..logs import Event, describe_error, place
 from .connection import AsyncServerConnection
@@ -61,6 +62,14 @@ class Listener(ABC):
     """
 
     def __init__(self, context: ssl.SSLContext | None, **options: Unpack[ListenerOptions]) -> None:
+        """Raises TypeError or ValueError for an invalid option."""
+        check_server_context("ssl_context", context)
+        check_type("implicit_tls", options["implicit_tls"], bool)
+        check_number("grace", options["grace"], zero=True, infinite=True)
+        check_networks("proxy_from", options["proxy_from"])
+        check_type("limits", options["limits"], Limits)
+        check_type("limiter", options["limiter"], ConnectionLimiter, optional=True)
+        check_text("alpn", options["alpn"], optional=True)
         self._implicit_tls = options["implicit_tls"]
         if self._implicit_tls and context is None:
             raise ValueError("implicit_tls=True needs an ssl_context; pass one")

@@ -8,8 +8,6 @@ from __future__ import annotations
 import ssl
 from typing import Final
 
-from mailauth import LocalProtocolError
-
 from .. import server
 from . import secret_file
 from .parsers import NextHopUrl
@@ -71,7 +69,7 @@ def _login(settings: Settings, url: NextHopUrl) -> server.Login | None:
     password = secret_file.read(settings, "relay_password_file", path)
     try:
         return server.Login(name=url.user, password=password)
-    except LocalProtocolError as error:
+    except ValueError as error:
         raise settings.config_error("relay_password_file", f"{path}: {error}") from error
 
 

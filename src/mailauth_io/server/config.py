@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable, Mapping, Set
 from typing import Final
 
 import attrs
@@ -14,6 +14,18 @@ from mailauth.pop3 import ALL_MECHANISMS as ALL_POP3_MECHANISMS, ServerSettings 
 from mailauth.smtp import Mailbox, ServerSettings as SmtpSettings
 
 from .._addresses import Network
+from .._checks import (
+    check_integer,
+    check_interface,
+    check_items,
+    check_networks,
+    check_number,
+    check_port,
+    check_server_context,
+    check_text,
+    check_type,
+    field,
+)
 from ..limits import Limits
 from ..stores import (
     Accounts,
@@ -40,83 +52,110 @@ Authenticator also returns keys for unknown names."""
 
 
 def _lower(domains: tuple[str, ...]) -> tuple[str, ...]:
+    check_items("domains", domains, str)
     return tuple(domain.lower() for domain in domains)
+
+
+def _not_empty(instance: object, attribute: attrs.Attribute[tuple[str, ...]], items: tuple[str, ...]) -> None:
+    if not items or "" in items:
+        raise ValueError(f"{attribute.name} must be one or more names, none of them empty")
+
+
+def _check_lifetime(instance: object, attribute: attrs.Attribute[float], seconds: float) -> None:
+    try:
+        GrantTable(lifetime=seconds)
+    except LocalProtocolError as error:
+        raise ValueError(f"grant_{error}") from None
+
+
+_networks: Final = field(check_networks)
+
+
+def shared_port(ports: Mapping[str, int | None]) -> tuple[str, str, int] | None:
+    """Return the names of two services in *ports* that have the same port, and the port; None if there are none.
+
+    The system does not detect it with SO_REUSEPORT: connections would go to either service.
+    """
+    names: dict[int, str] = {}
+    for name, port in ports.items():
+        if port:  # 0 is any free port
+            if port in names:
+                return names[port], name, port
+            names[port] = name
+    return None
 
 
 @attrs.frozen(kw_only=True)
 class Config:
     """The configuration of a server.
 
-    A port is None if it is not used, and 0 for any free port.  Raises ValueError or LocalProtocolError for an invalid
-    value.
+    A port is None if it is not used, and 0 for any free port.  Raises TypeError or ValueError for an invalid value.
 
         >>> config = server.Config(smtp=2525, pop3=1110, domains=("Example.org", "example.net"), legacy=True)
         >>> config.domains
         ('example.org', 'example.net')
     """
 
-    hosts: tuple[str, ...] = attrs.field(default=("127.0.0.1",), validator=attrs.validators.min_len(1))
+    hosts: tuple[str, ...] = attrs.field(default=("127.0.0.1",), validator=[field(check_items, str), _not_empty])
     """The addresses to listen on, each with all ports."""
 
-    smtp: int | None = None
-    smtps: int | None = None
-    pop3: int | None = None
-    pop3s: int | None = None
+    smtp: int | None = attrs.field(default=None, validator=field(check_port, optional=True))
+    smtps: int | None = attrs.field(default=None, validator=field(check_port, optional=True))
+    pop3: int | None = attrs.field(default=None, validator=field(check_port, optional=True))
+    pop3s: int | None = attrs.field(default=None, validator=field(check_port, optional=True))
 
-    reuse_port: bool = False
+    reuse_port: bool = attrs.field(default=False, validator=field(check_type, bool))
     """Share the ports with other processes of the same user (SO_REUSEPORT).  The processes must also share accounts,
     maildrops, outbox and grants."""
 
-    domains: tuple[str, ...] = attrs.field(
-        default=("example.test",), converter=_lower, validator=attrs.validators.min_len(1)
-    )
+    domains: tuple[str, ...] = attrs.field(default=("example.test",), converter=_lower, validator=_not_empty)
     """The local domains.  The first is also the host name of the server."""
 
-    postmaster: str | None = None
+    postmaster: str | None = attrs.field(default=None, validator=field(check_text, optional=True))
     """The account that receives mail for ``postmaster``, with and without a domain.  None: that mail is rejected."""
 
-    max_message_size: int = 26_214_400
+    max_message_size: int = attrs.field(default=26_214_400, validator=field(check_integer, 65_536))
     """Bytes, advertised with SIZE."""
 
-    ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False)
+    ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False, validator=field(check_server_context))
     """For the ports with implicit TLS, and for STARTTLS and STLS.  None: no TLS."""
 
     failure_delay: float = attrs.field(
-        default=MAX_DELAY, validator=[attrs.validators.ge(0), attrs.validators.le(MAX_DELAY)]
+        default=MAX_DELAY, validator=[field(check_number, zero=True), attrs.validators.le(MAX_DELAY)]
     )
     """The maximum delay in seconds before a failed login is answered; 0 disables the delay.  The delay grows with the
     number of failed logins from the same address."""
 
-    legacy: bool = False
+    legacy: bool = attrs.field(default=False, validator=field(check_type, bool))
     """Offer and accept clear-text passwords and MD5 digests without TLS."""
 
-    grant_lifetime: float = LIFETIME
+    grant_lifetime: float = attrs.field(default=LIFETIME, validator=_check_lifetime)
     """Seconds for which a POP3 login permits its address to relay, at most a year; 0: no grants."""
 
-    grant_ipv6_prefix: int = 128
+    grant_ipv6_prefix: int = attrs.field(default=128, validator=field(check_integer, 1, 128))
     """The number of leading bits of an IPv6 address that a grant covers; 128 is the single address."""
 
-    limits: Limits = attrs.field(factory=Limits)
+    limits: Limits = attrs.field(factory=Limits, validator=field(check_type, Limits))
     """The limits on connections, for all ports together, and on slow peers."""
 
-    smtp_timeout: float = attrs.field(default=300.0, validator=attrs.validators.gt(0))
+    smtp_timeout: float = attrs.field(default=300.0, validator=field(check_number))
     """Seconds to wait for an SMTP command; see ``smtp.ServerSettings.timeout``."""
 
-    pop3_timeout: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
+    pop3_timeout: float = attrs.field(default=600.0, validator=field(check_number))
     """Seconds to wait for a POP3 command; see ``pop3.ServerSettings.timeout``."""
 
-    login_timeout: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
+    login_timeout: float = attrs.field(default=600.0, validator=field(check_number, infinite=True))
     """Seconds from the start of a connection to a login, or to the first accepted message; infinity: no limit."""
 
-    grace: float = attrs.field(default=10.0, validator=attrs.validators.ge(0))
+    grace: float = attrs.field(default=10.0, validator=field(check_number, zero=True))
     """The grace period in seconds at shutdown: a message that is being received may be completed.  All other sessions
     end at once."""
 
-    no_grants_from: tuple[Network, ...] = ()
+    no_grants_from: tuple[Network, ...] = attrs.field(default=(), validator=[field(check_type, tuple), _networks])
     """Networks in which a login makes no grant, such as proxies and container gateways: many clients share their
     addresses."""
 
-    proxy_from: tuple[Network, ...] = ()
+    proxy_from: tuple[Network, ...] = attrs.field(default=(), validator=[field(check_type, tuple), _networks])
     """The networks of proxies.  A connection from there must start with a PROXY header, which names the client.
 
     If a header names no client, the proxy's own address is used.  All clients of the proxy share it, so it gets no
@@ -125,9 +164,15 @@ class Config:
 
     def __attrs_post_init__(self) -> None:
         for domain in self.domains:
-            Mailbox("postmaster", domain)
+            try:
+                Mailbox("postmaster", domain)
+            except LocalProtocolError:
+                raise ValueError(f"invalid domain {domain!r} in domains; use a name such as example.org") from None
             if not domain.isascii():
                 raise ValueError(f"invalid domain {domain!r}: use the A-label (xn--...) of a non-ASCII domain")
+        if shared := shared_port({name: getattr(self, name) for name in PORTS}):
+            first, second, port = shared
+            raise ValueError(f"{first} and {second} are both {port}; use a different port for each")
         if self.reuse_port and 0 in (self.smtp, self.smtps, self.pop3, self.pop3s):
             raise ValueError("reuse_port needs port numbers other than 0")
         if self.ssl_context is None and not (self.smtps is None and self.pop3s is None):
@@ -136,10 +181,6 @@ class Config:
             raise ValueError("ssl_context allows TLS versions before 1.2: set minimum_version to TLSv1_2 (RFC 8996)")
         if self.postmaster is not None and mailbox_name(self.postmaster, frozenset(self.domains)) is None:
             raise ValueError(f"postmaster must be the name of an account, not {self.postmaster!r}")
-        try:
-            GrantTable(lifetime=self.grant_lifetime, ipv6_prefix=self.grant_ipv6_prefix)  # checks them
-        except LocalProtocolError as error:
-            raise ValueError(f"grant_{error}") from None
         self.smtp_settings()
         self.pop3_settings()
 
@@ -174,11 +215,16 @@ class Config:
         )
 
 
+def _check_outbox(instance: object, attribute: object, outbox: Outbox | NextHop) -> None:
+    if not isinstance(outbox, NextHop):
+        check_interface("outbox", outbox, Outbox)
+
+
 @attrs.frozen(kw_only=True)
 class Stores:
     """The stores of a server.
 
-    For example:
+    Raises TypeError for an object that does not have the methods of its interface.
 
         >>> accounts, maildrops = stores.MemoryAccounts({"alice": b"wonderland"}), stores.MemoryMaildrops()
         >>> server_stores = server.Stores(accounts=accounts, maildrops=maildrops, outbox=stores.MemoryOutbox())
@@ -186,22 +232,24 @@ class Stores:
         268435456
     """
 
-    accounts: Accounts
-    maildrops: Maildrops
-    outbox: Outbox | NextHop
+    accounts: Accounts = attrs.field(validator=field(check_interface, Accounts))
+    maildrops: Maildrops = attrs.field(validator=field(check_interface, Maildrops))
+    outbox: Outbox | NextHop = attrs.field(validator=_check_outbox)
     """Where remote mail is queued for another program, or the server to which it is relayed at once."""
-    grants: Grants | None = None
+    grants: Grants | None = attrs.field(default=None, validator=field(check_interface, Grants, optional=True))
     """None: an in-memory store with the lifetime and prefix of the Config."""
 
-    tokens: Tokens | None = None
+    tokens: Tokens | None = attrs.field(default=None, validator=field(check_interface, Tokens, optional=True))
     """The bearer tokens of the accounts.  None: OAUTHBEARER and XOAUTH2 are not offered."""
-    certificates: Certificates | None = None
+    certificates: Certificates | None = attrs.field(
+        default=None, validator=field(check_interface, Certificates, optional=True)
+    )
     """The client certificates of the accounts.  None: EXTERNAL is not offered."""
 
-    hashing: Hashing = attrs.field(factory=Hashing)
+    hashing: Hashing = attrs.field(factory=Hashing, validator=field(check_type, Hashing))
     """The threads that hash passwords."""
 
-    budget: Budget = attrs.field(factory=Budget)
+    budget: Budget = attrs.field(factory=Budget, validator=field(check_type, Budget))
     """The memory for messages in progress, and for those that an in-memory maildrop or outbox holds."""
 
 

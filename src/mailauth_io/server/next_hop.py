@@ -9,45 +9,47 @@ from typing import Final
 
 import attrs
 
-from mailauth import Tls, sasl
+from mailauth import LocalProtocolError, Tls, sasl
+
+from .._checks import check_client_context, check_number, check_port, check_text, check_type, field
 
 
 @attrs.frozen(kw_only=True)
 class Timeouts:
     """Timeouts for the next hop, in seconds.  Each is for a whole step: partial input does not restart it.
 
-    For example:
+    Raises TypeError or ValueError for a value that is not a finite number above 0.
 
         timeouts = server.Timeouts(connect=10.0, idle=30.0)
         hop = server.NextHop(host="relay.example", port=25, tls_required=False, timeouts=timeouts)
     """
 
-    recipient: float = 270.0
+    recipient: float = attrs.field(default=270.0, validator=field(check_number))
     """For everything that one RCPT of the client can cause: connection, TLS, login, MAIL and RCPT.  The client waits
     meanwhile, and should do so for at least five minutes (RFC 5321 section 4.5.3.2.3)."""
 
-    connect: float = 30.0
+    connect: float = attrs.field(default=30.0, validator=field(check_number))
     """For a connection to one address of the next hop, with the handshake of implicit TLS.  After that the next address
     is tried.  30 seconds is the default of Postfix (smtp_connect_timeout)."""
 
-    data: float = 120.0
+    data: float = attrs.field(default=120.0, validator=field(check_number))
     """For the reply to DATA (RFC 5321 section 4.5.3.2.4)."""
 
-    block: float = 180.0
+    block: float = attrs.field(default=180.0, validator=field(check_number))
     """For sending 64 KiB of content (RFC 5321 section 4.5.3.2.5)."""
 
-    final_reply: float = 600.0
+    final_reply: float = attrs.field(default=600.0, validator=field(check_number))
     """For the reply to the end of the message (RFC 5321 section 4.5.3.2.6).  A larger value has no effect, because the
     core's client connection has the same limit.  The client is already waiting when this timeout starts; see
     docs/relay.md."""
 
-    idle: float = 60.0
+    idle: float = attrs.field(default=60.0, validator=field(check_number))
     """The time since the last use after which a connection is not reused: it may have been dropped without notice."""
 
-    quit: float = 5.0
+    quit: float = attrs.field(default=5.0, validator=field(check_number))
     """For QUIT, whose result does not matter."""
 
-    check: float = 5.0
+    check: float = attrs.field(default=5.0, validator=field(check_number))
     """For the connection test when the server starts.  Its result is only reported."""
 
 
@@ -55,19 +57,22 @@ class Timeouts:
 class Login:
     """The account of this server at the next hop.
 
-    Raises LocalProtocolError for a name or a password that no mechanism can transmit; the error text does not contain
-    the value.
+    Raises TypeError or ValueError for a name or a password that no mechanism can transmit; the error text does not
+    contain the value.
 
         >>> login = server.Login(name="alice", password=b"wonderland")
         >>> [mechanism.name for mechanism in login.mechanisms(None)]  # without TLS
         ['SCRAM-SHA-256', 'SCRAM-SHA-1']
     """
 
-    name: str
-    password: bytes = attrs.field(repr=False)
+    name: str = attrs.field(validator=field(check_text))
+    password: bytes = attrs.field(repr=False, validator=field(check_type, bytes))
 
     def __attrs_post_init__(self) -> None:
-        self.mechanisms(None, clear_text=True)  # builds all mechanisms, which validate name and password
+        try:
+            self.mechanisms(None, clear_text=True)  # builds all mechanisms, which validate name and password
+        except LocalProtocolError as error:
+            raise ValueError(str(error)) from None
 
     def mechanisms(self, tls: Tls | None, *, clear_text: bool = False) -> tuple[sasl.ClientMechanism, ...]:
         """Return new client mechanisms for one login, the strongest first.
@@ -116,9 +121,9 @@ class TlsFailure:
 
 @attrs.frozen(kw_only=True)
 class NextHop:
-    """The server to which remote mail is relayed at once.  Raises ValueError for an invalid combination of fields.
+    """The server to which remote mail is relayed at once.
 
-    For example:
+    Raises TypeError or ValueError for an invalid value, and ValueError for an invalid combination of fields.
 
         >>> login = server.Login(name="alice", password=b"wonderland")
         >>> hop = server.NextHop(host="relay.example", port=587, ssl_context=ssl.create_default_context(), login=login)
@@ -126,29 +131,31 @@ class NextHop:
         'smtp://relay.example:587'
     """
 
-    host: str
-    port: int
+    host: str = attrs.field(validator=field(check_text))
+    port: int = attrs.field(validator=field(check_port, 1))
 
-    ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False)
+    ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False, validator=field(check_client_context))
     """For implicit TLS, or for STARTTLS where it is offered; it also holds the trusted CAs.  None: no TLS, and
     *tls_required* must be false."""
 
-    implicit_tls: bool = False
+    implicit_tls: bool = attrs.field(default=False, validator=field(check_type, bool))
     """Start TLS at once, as on port 465."""
 
-    tls_required: bool = True
+    tls_required: bool = attrs.field(default=True, validator=field(check_type, bool))
     """Send no mail without TLS, even if STARTTLS is not offered: an attacker can remove it.  If False and there is no
     *login*, mail is sent in clear text if STARTTLS is not offered, is rejected or fails."""
 
-    login: Login | None = None
+    login: Login | None = attrs.field(
+        default=None, validator=field(check_type, Login, use="Login(name=..., password=...)", optional=True)
+    )
     """The login of this server.  The credentials of its clients are never passed on.  With a login and an
     *ssl_context*, no mail is sent without TLS, even if *tls_required* is false."""
 
-    clear_text_login: bool = False
+    clear_text_login: bool = attrs.field(default=False, validator=field(check_type, bool))
     """Without an *ssl_context*: also log in with PLAIN, LOGIN or CRAM-MD5, not only with SCRAM.  An eavesdropper can
     then learn the password."""
 
-    timeouts: Timeouts = attrs.field(factory=Timeouts)
+    timeouts: Timeouts = attrs.field(factory=Timeouts, validator=field(check_type, Timeouts))
 
     tls_failure: TlsFailure = attrs.field(factory=TlsFailure, init=False, eq=False, repr=False)
 

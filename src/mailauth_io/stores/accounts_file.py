@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from .._checks import check_function, check_type
 from .._workers import FILES
 from .credentials import CredentialError, read_credential
 from .protocols import Account
@@ -51,6 +52,7 @@ def read_private(path: Path) -> bytes:
 
     Raises AccountsError if it cannot be read, or if the group or others can read or write it.
     """
+    check_type("path", path, Path)
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -67,6 +69,7 @@ def read_passwd_file(path: Path) -> list[Account]:
     An invalid line becomes an account with a ``problem``, which never quotes the line: it may contain a password.
     Raises AccountsError as ``read_private`` does, and if *path* is a pipe: a pipe cannot be read again, and may block.
     """
+    check_type("path", path, Path)
     if path.is_fifo():
         raise AccountsError(f"{path} is a pipe, which cannot be read again; use a regular file")
     return [
@@ -105,6 +108,10 @@ class AccountsFile:
         clock: Callable[[], float] = time.time,
         stat: Callable[[Path], os.stat_result] = os.stat,
     ) -> None:
+        """Raises TypeError for an argument of a wrong type."""
+        check_type("path", path, Path)
+        check_function("clock", clock)
+        check_function("stat", stat)
         self.path = path
         self._clock = clock
         self._stat = stat

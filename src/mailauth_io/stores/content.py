@@ -10,7 +10,7 @@ import attrs
 
 from mailauth import pop3
 
-from ._types import check_bytes
+from .._checks import check_integer, check_items, check_text, check_type, field
 
 TOTAL_BUDGET: Final = 256 * 1024 * 1024
 """Bytes that messages in progress and in-memory stores may use together; mail over that is rejected with 452 4.3.1."""
@@ -69,6 +69,8 @@ class Budget:
     """
 
     def __init__(self, size: int = TOTAL_BUDGET) -> None:
+        """Raises TypeError or ValueError for an invalid *size*."""
+        check_integer("size", size, 0)
         self.size = size
         self.free = size
         """Bytes that are not reserved."""
@@ -99,6 +101,7 @@ class MessageContent:
 
     def __init__(self, budget: Budget) -> None:
         """Raises BudgetExceeded."""
+        check_type("budget", budget, Budget)
         budget.take(OVERHEAD)
         self.budget = budget
         self.chunks: list[bytes] = []
@@ -110,7 +113,7 @@ class MessageContent:
     @classmethod
     def of(cls, data: bytes, budget: Budget) -> MessageContent:
         """Return sealed content for *data*, a whole message with CRLF line ends.  Raises BudgetExceeded."""
-        check_bytes("data", data)
+        check_type("data", data, bytes)
         content = cls(budget)
         try:
             content.append(data)
@@ -169,10 +172,10 @@ class Envelope:
         ('dinah@example.org',)
     """
 
-    queue_id: str
-    reverse_path: str
+    queue_id: str = attrs.field(validator=field(check_text))
+    reverse_path: str = attrs.field(validator=field(check_text, empty=True))
     """The address of ``MAIL FROM`` without angle brackets; empty for the null reverse-path."""
-    recipients: tuple[str, ...]
+    recipients: tuple[str, ...] = attrs.field(validator=field(check_items, str, use="str(...)"))
 
 
 class ContentReader:

@@ -24,7 +24,7 @@ import attrs
 from mailauth import LocalProtocolError, sasl
 from mailauth.errors import Malformed
 
-from ._types import check_bytes
+from .._checks import check_type
 
 SALT_SIZE: Final = 16
 """Bytes of a generated salt, as in ``doveadm pw``."""
@@ -83,7 +83,7 @@ def prepared(password: bytes) -> bytes | None:
     longer than MAX_PASSWORD bytes.  The length is checked after SASLprep too, which can turn 3 bytes into 33
     (architecture.md, invariant 5).
     """
-    check_bytes("password", password)
+    check_type("password", password, bytes)
     if len(password) > MAX_PASSWORD:
         return None  # before SASLprep, whose work would be unbounded
     with contextlib.suppress(Malformed, UnicodeDecodeError):
@@ -253,7 +253,7 @@ def read_credential(field: bytes) -> Credential:
 
     Raises CredentialError, or its subclass HashesMissing if the scheme needs the extra ``hashes``.
     """
-    check_bytes("field", field)
+    check_type("field", field, bytes)
     found = _FIELD.match(field)
     if found is None:
         raise CredentialError("has no password scheme; write {PLAIN} before the password, or use mailauth passwd")

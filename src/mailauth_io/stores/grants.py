@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final
+from typing import Any, Final
 
 import attrs
+
+from mailauth import LocalProtocolError
+from mailauth.grants import GrantTable
 
 TIMEOUT: Final = 2.0
 """Seconds to wait for an answer of a store outside this process.  After that the store counts as unavailable."""
@@ -24,6 +27,14 @@ class GrantsError(Exception):
         except stores.GrantsError as error:
             sys.exit(str(error))
     """
+
+
+def make_table(**settings: Any) -> GrantTable:
+    """Return a table with these settings, which checks them.  Raises ValueError for an invalid one."""
+    try:
+        return GrantTable(**settings)
+    except LocalProtocolError as error:
+        raise ValueError(str(error)) from None
 
 
 @attrs.frozen(kw_only=True)

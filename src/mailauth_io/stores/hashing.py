@@ -20,6 +20,7 @@ import attrs
 from anyio import Event, fail_after
 from anyio.lowlevel import RunVar
 
+from .._checks import check_integer, check_number
 from .._workers import run_in_thread
 
 T = TypeVar("T")
@@ -253,7 +254,12 @@ class Hashing:
     """
 
     def __init__(self, *, threads: int | None = None, timeout: float = TIMEOUT) -> None:
-        """*threads* is the number of concurrent hashes, by default one per core.  *timeout* is in seconds."""
+        """*threads* is the number of concurrent hashes, by default one per core.  *timeout* is in seconds.
+
+        Raises TypeError or ValueError for an invalid argument.
+        """
+        check_integer("threads", threads, 1, optional=True)
+        check_number("timeout", timeout, zero=True)
         self._most = _cores() if threads is None else threads
         self._timeout = timeout
         self._queues: RunVar[_Queue] = RunVar("hashing")

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from mailauth import pop3
 
+from .._checks import check_type
 from .._workers import FILES
 from ._maildir import StagedFile, listing, make_maildir, read_data, sweep, sync_folder
 from ._wire_sizes import WireSizes
@@ -39,6 +40,7 @@ class MaildirMaildrops:
     """
 
     def __init__(self, directory: Path) -> None:
+        check_type("directory", directory, Path)
         self._directory = directory
 
     def _path(self, name: str) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from .._checks import check_type
 from .._workers import FILES
 from ._maildir import STALE_AFTER, sweep
 from .content import Envelope, MessageContent
@@ -25,6 +26,7 @@ class MaildirOutbox:
     """
 
     def __init__(self, directory: Path) -> None:
+        check_type("directory", directory, Path)
         self._directory = directory
         self._sweep_due = 0.0
 

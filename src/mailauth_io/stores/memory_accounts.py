@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping, Set
-from typing import cast
+from typing import TypeVar, cast
 
-from ._types import check_bytes, check_text
+from .._checks import check_type
 from .accounts_file import AccountsError, AccountsFile
 from .credentials import Credential, Plain
 from .names import NAME_RULE, mailbox_name
 from .protocols import Account, Changes
 
+T = TypeVar("T")
+
 
 def from_password(name: str, password: bytes, where: str = "") -> Account:
     """Return an account with a plain-text password."""
-    check_text("name", name)
-    check_bytes("password", password)
+    check_type("name", name, str)
+    check_type("password", password, bytes)
     if password:
         return Account(name=name, credential=Plain(password), where=where)
     shown = ascii(name[:64])
@@ -56,11 +58,29 @@ def _shown(account: Account) -> str:
     return f"{name} ({account.where})" if account.where else name
 
 
+def _tuple_of(name: str, items: Iterable[T], kind: type, use: str) -> tuple[T, ...]:
+    if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{name} must be an iterable, not {type(items).__name__}; use [...] with items such as {use}")
+    found = tuple(items)
+    for item in found:
+        check_type(f"each of {name}", item, kind, use=use)
+    return found
+
+
+def _pairs(name: str, pairs: Iterable[tuple[str, T]], use: str) -> tuple[tuple[str, T], ...]:
+    found = _tuple_of(name, pairs, tuple, use)
+    for pair in found:
+        if len(pair) != 2:
+            raise ValueError(f"each of {name} must be a pair, not {len(pair)} values; use {use}")
+    return found
+
+
 class MemoryAccounts:
     """All accounts of a server.
 
     Raises AccountsError for an invalid name, an empty password, an invalid line in the file, two accounts with the same
-    canonical name, and a token or certificate name for an unknown account.
+    canonical name, and a token or certificate name for an unknown account.  Raises TypeError for arguments of a wrong
+    type.
 
         >>> accounts = stores.MemoryAccounts({"Alice": b"wonderland"}, tokens=[("alice", b"vF9dft4q")])
         >>> accounts.names
@@ -81,20 +101,29 @@ class MemoryAccounts:
         The accounts of *file* follow the others, and ``refresh()`` reloads them when it has changed.  *tokens* are
         pairs (account, bearer token), *certificate_names* pairs (name in a client certificate, account).
         """
+        check_type("domains", domains, Set, use="frozenset({'example.test'})")
+        for domain in domains:
+            check_type("each of domains", domain, str)
+        check_type("file", file, AccountsFile, optional=True)
         if isinstance(accounts, Mapping):
             passwords = cast("Mapping[str, bytes]", accounts)
             accounts = [from_password(name, password) for name, password in passwords.items()]
-        self._fixed = tuple(accounts)
-        self._domains = domains
+        self._fixed = _tuple_of(
+            "accounts", accounts, Account, "{'alice': b'secret'} or from_password('alice', b'secret')"
+        )
+        self._domains = frozenset(domain.lower() for domain in domains)
         self._file = file
-        self._accounts, errors = collect([*self._fixed, *(() if file is None else file.read())], domains)
+        self._accounts, errors = collect([*self._fixed, *(() if file is None else file.read())], self._domains)
         if errors:
             raise AccountsError(errors[0], errors[1:])
-        tokens, certificate_names = tuple(tokens), tuple(certificate_names)
-        for _, token in tokens:
-            check_bytes("each token", token)
-        for written, _ in certificate_names:
-            check_text("each certificate name", written)
+        tokens = _pairs("tokens", tokens, "('alice', b'token')")
+        certificate_names = _pairs("certificate_names", certificate_names, "('CN:alice', 'alice')")
+        for name, token in tokens:
+            check_type("each account of tokens", name, str)
+            check_type("each token", token, bytes)
+        for written, name in certificate_names:
+            check_type("each certificate name", written, str)
+            check_type("each account of certificate_names", name, str)
         self._tokens = [(hashlib.sha256(token).digest(), self._owner(name, "tokens")) for name, token in tokens]
         self._certificate_names = [
             (written, self._owner(name, "certificate_names")) for written, name in certificate_names

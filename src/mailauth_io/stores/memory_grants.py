@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, GrantTable, Lookup
+from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Lookup
 
-from .grants import ActiveGrant
+from .._checks import check_function
+from .grants import ActiveGrant, make_table
 
 
 class MemoryGrants:
     """Grants that are lost when the process ends.
 
-    The settings are those of GrantTable, which raises LocalProtocolError.  *clock* is monotonic, in seconds.
+    The settings are those of GrantTable; an invalid one is a ValueError.  *clock* is monotonic, in seconds.
 
         grant_store = stores.MemoryGrants(lifetime=900.0, ipv6_prefix=64)
         await grant_store.grant("2001:db8::1", "alice")
@@ -28,7 +29,8 @@ class MemoryGrants:
         max_grants: int = MAX_GRANTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._table = GrantTable(
+        check_function("clock", clock)
+        self._table = make_table(
             lifetime=lifetime,
             ipv6_prefix=ipv6_prefix,
             identities_per_address=identities_per_address,

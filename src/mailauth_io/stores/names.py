@@ -9,7 +9,7 @@ import re
 from collections.abc import Set
 from typing import Final
 
-from ._types import check_text
+from .._checks import check_type
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -26,7 +26,8 @@ def mailbox_name(text: str, domains: Set[str]) -> str | None:
     ``Alice`` and ``alice@EXAMPLE.test`` both become ``alice`` if ``example.test`` is in *domains* (lower case).  The
     pattern is matched before the name is converted to lower case: the lower case of some non-ASCII characters is ASCII.
     """
-    check_text("a mailbox name", text)
+    check_type("a mailbox name", text, str)
+    check_type("domains", domains, Set, use="frozenset({'example.test'})")  # "in" would find a part of a str
     name, at, domain = text.rpartition("@")
     if not at:
         name = domain

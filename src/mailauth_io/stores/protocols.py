@@ -15,6 +15,7 @@ import attrs
 from mailauth import pop3
 from mailauth.grants import Lookup
 
+from .._checks import check_items, check_number, check_text, check_type, field
 from .content import Envelope, MessageContent
 from .credentials import Credential
 from .grants import ActiveGrant
@@ -30,12 +31,14 @@ class Account:
         accounts = stores.MemoryAccounts([account])
     """
 
-    name: str
-    credential: Credential | None
+    name: str = attrs.field(validator=field(check_text, empty=True))
+    credential: Credential | None = attrs.field(
+        validator=field(check_type, Credential, use="read_credential(b'{PLAIN}secret')", optional=True)
+    )
     """The stored password.  None: the account has a mailbox, but cannot log in."""
-    where: str = ""
+    where: str = attrs.field(default="", validator=field(check_text, empty=True))
     """Its place in the configuration, for error messages: ``line 3 of users``."""
-    problem: str = ""
+    problem: str = attrs.field(default="", validator=field(check_text, empty=True))
     """The error in the account, as a predicate that follows *where* in a message; empty for a valid account."""
 
 
@@ -50,13 +53,15 @@ class Changes:
             print(changes.warnings, changes.notices)
     """
 
-    revoked: frozenset[str] = frozenset()
+    revoked: frozenset[str] = attrs.field(
+        default=frozenset[str](), validator=field(check_items, str, container=frozenset)
+    )
     """Canonical names whose grants must be revoked: the account was removed, or its password has changed."""
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = attrs.field(default=(), validator=field(check_items, str))
     """Sentences for the log, at the level WARNING."""
-    notices: tuple[str, ...] = ()
+    notices: tuple[str, ...] = attrs.field(default=(), validator=field(check_items, str))
     """Sentences for the log, at the level INFO: that the accounts were reloaded."""
-    in_force: float = 0.0
+    in_force: float = attrs.field(default=0.0, validator=field(check_number, zero=True))
     """Seconds.  Logins within the last *in_force* seconds were checked against the current accounts, in any process."""
 
 

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import attrs
 
+from .._checks import check_integer, check_port, check_text, check_type, field
+
 _PORT: Final = 6379
 _RULE: Final = "write redis://HOST:PORT/DATABASE, rediss://HOST:PORT/DATABASE (TLS) or unix:///PATH"
 
@@ -23,18 +25,23 @@ class RedisAddress:
         ('rediss://redis.example:6379/2', 6379)
     """
 
-    host: str = ""
-    port: int = _PORT
-    database: int = 0
-    tls: bool = False
-    path: str = ""
+    host: str = attrs.field(default="", validator=field(check_text, empty=True))
+    port: int = attrs.field(default=_PORT, validator=field(check_port, 1))
+    database: int = attrs.field(default=0, validator=field(check_integer, 0))
+    tls: bool = attrs.field(default=False, validator=field(check_type, bool))
+    path: str = attrs.field(default="", validator=field(check_text, empty=True))
     """The path of a Unix socket.  If it is set, *host*, *port*, *database* and *tls* are ignored."""
-    username: str | None = None
-    password: str | None = attrs.field(default=None, repr=False)
+    username: str | None = attrs.field(default=None, validator=field(check_text, optional=True))
+    password: str | None = attrs.field(default=None, repr=False, validator=field(check_text, optional=True))
+
+    def __attrs_post_init__(self) -> None:
+        if not self.host and not self.path:
+            raise ValueError("host and path must not both be empty; use RedisAddress.read('redis://127.0.0.1/0')")
 
     @classmethod
     def read(cls, url: str) -> RedisAddress:
         """Parse *url*.  Raises ValueError, which does not quote the URL, if it is invalid."""
+        check_type("url", url, str)
         with contextlib.suppress(ValueError):
             parts = urllib.parse.urlsplit(url)
             credentials: dict[str, Any] = {

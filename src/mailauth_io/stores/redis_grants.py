@@ -14,10 +14,11 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, GrantTable, Lookup, normalize_address
+from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, Lookup, normalize_address
 
+from .._checks import check_text, check_type
 from ._bounded_executor import THREADS, BoundedExecutor
-from .grants import MAX_SWEPT_PER_LOGIN, TIMEOUT, ActiveGrant
+from .grants import MAX_SWEPT_PER_LOGIN, TIMEOUT, ActiveGrant, make_table
 from .redis_address import RedisAddress
 
 __all__ = [
@@ -140,8 +141,8 @@ return active
 class RedisGrants:
     """Grants in the Redis server at *address*.
 
-    *password* is used instead of the one in *address*, if given.  The other settings are those of GrantTable, which
-    raises LocalProtocolError.  They must be the same on all servers.  The first call connects to Redis.
+    *password* is used instead of the one in *address*, if given.  The other settings are those of GrantTable; an
+    invalid one is a ValueError.  They must be the same on all servers.  The first call connects to Redis.
 
         address = redis_grants.RedisAddress(host="redis.example", tls=True)
         grant_store = redis_grants.RedisGrants(address, password=password, lifetime=900.0)
@@ -157,8 +158,9 @@ class RedisGrants:
         identities_per_address: int = IDENTITIES_PER_ADDRESS,
         max_grants: int = MAX_GRANTS,
     ) -> None:
-        # GrantTable checks the settings.
-        GrantTable(
+        check_type("address", address, RedisAddress, use="RedisAddress.read('redis://127.0.0.1/0')")
+        check_text("password", password, optional=True)
+        make_table(
             lifetime=lifetime,
             ipv6_prefix=ipv6_prefix,
             identities_per_address=identities_per_address,

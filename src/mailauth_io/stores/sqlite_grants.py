@@ -18,10 +18,11 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final
 
-from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, GrantTable, Lookup, normalize_address
+from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, Lookup, normalize_address
 
+from .._checks import check_function, check_type
 from ._bounded_executor import BoundedExecutor
-from .grants import MAX_SWEPT_PER_LOGIN, TIMEOUT, ActiveGrant, GrantsError
+from .grants import MAX_SWEPT_PER_LOGIN, TIMEOUT, ActiveGrant, GrantsError, make_table
 
 __all__ = [
     "SqliteGrants",
@@ -55,7 +56,7 @@ COMMIT;
 class SqliteGrants:
     """Grants in the SQLite file at *path*.  It is created with mode 0600; its directory must exist.
 
-    The settings are those of GrantTable, which raises LocalProtocolError.  They must be the same in all processes.
+    The settings are those of GrantTable; an invalid one is a ValueError.  They must be the same in all processes.
     *clock* returns seconds since 1970.  Raises GrantsError if the file is not a grants database, or if other users can
     access it.
 
@@ -73,8 +74,9 @@ class SqliteGrants:
         max_grants: int = MAX_GRANTS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        # GrantTable checks the settings.
-        GrantTable(
+        check_type("path", path, Path)
+        check_function("clock", clock)
+        make_table(
             lifetime=lifetime,
             ipv6_prefix=ipv6_prefix,
             identities_per_address=identities_per_address,
@@ -247,6 +249,7 @@ def _claim(path: Path) -> None:
 
 def check_file(path: Path) -> None:
     """Check that *path* is a regular file that only its owner can access.  Raises GrantsError or OSError."""
+    check_type("path", path, Path)
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         raise GrantsError(f"{path} is not a regular file; use another path")

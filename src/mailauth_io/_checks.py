@@ -1,0 +1,147 @@
+"""Checks of the values that an application passes, when they are passed (architecture.md, invariant 11).
+
+A value of a wrong type is a TypeError, any other wrong value a ValueError.  The text names the parameter and says what
+to pass.  It shows the type of a value, or a number, and never quotes text, which may be a secret.
+"""
+
+from __future__ import annotations
+
+import inspect
+import ipaddress
+import math
+import ssl
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+
+import attrs
+
+_HINTS: Final[Mapping[type, str]] = {
+    bool: "True or False",
+    int: "a number such as 100",
+    tuple: "a tuple such as (item,)",
+    frozenset: "frozenset({...})",
+    Path: "pathlib.Path(...)",
+    ssl.SSLContext: "ssl.create_default_context(...)",
+}
+
+
+def _found(value: object) -> str:
+    if value is None:
+        return "None"
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def check_type(name: str, value: object, kind: type, *, use: str = "", optional: bool = False) -> None:
+    """Check that *value* is a *kind*; if *optional*, it may be None.  *use* is what the error says to use."""
+    if (optional and value is None) or (isinstance(value, kind) and not (kind is int and isinstance(value, bool))):
+        return
+    wanted = kind.__name__ + (" or None" if optional else "")
+    article = "" if kind is bytes else "an " if wanted[0] in "AEIOUaeiou" or kind is ssl.SSLContext else "a "
+    if not use:
+        text = isinstance(value, str if kind is bytes else bytes)
+        use = _HINTS.get(kind, f"{kind.__name__}(...)")
+        use = (
+            ".encode() for a str" if text and kind is bytes else ".decode() for bytes" if text and kind is str else use
+        )
+    raise TypeError(f"{name} must be {article}{wanted}, not {_found(value)}; use {use}")
+
+
+def check_integer(name: str, value: object, lowest: int, highest: int | None = None, *, optional: bool = False) -> None:
+    """Check that *value* is an int from *lowest* to *highest*; if *optional*, it may be None."""
+    check_type(name, value, int, optional=optional)
+    if isinstance(value, int) and (value < lowest or (highest is not None and value > highest)):
+        wanted = f"{lowest} or more" if highest is None else f"{lowest} to {highest}"
+        shown = f", not {value}" if abs(value) < 2**63 else ""  # Python does not print thousands of digits
+        raise ValueError(f"{name} must be {wanted}{shown}")
+
+
+def check_port(name: str, value: object, lowest: int = 0, *, optional: bool = False) -> None:
+    """Check that *value* is a port; if *lowest* is 0, 0 is allowed too."""
+    check_integer(name, value, lowest, 65_535, optional=optional)
+
+
+def check_number(name: str, value: object, *, zero: bool = False, infinite: bool = False) -> None:
+    """Check that *value* is a number above 0; with *zero*, it may be 0; with *infinite*, it may be infinity."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be an int or a float, not {_found(value)}; use a number such as 30.0")
+    if not (value > 0 or (zero and value == 0)) or (value == math.inf and not infinite):
+        wanted = f"{'' if infinite else 'finite and '}{'0 or more' if zero else 'above 0'}"
+        raise ValueError(f"{name} must be {wanted}, not {value}; use a number such as 30.0")
+
+
+def check_text(name: str, value: object, *, empty: bool = False, optional: bool = False) -> None:
+    """Check that *value* is a str; if *empty*, it may be empty; if *optional*, it may be None."""
+    check_type(name, value, str, optional=optional)
+    if value == "" and not empty:
+        raise ValueError(f"{name} must not be empty{'; use None for none' if optional else ''}")
+
+
+def check_items(name: str, value: object, kind: type, *, use: str = "", container: type = tuple) -> None:
+    """Check that *value* is a tuple (or another *container*) of *kind*."""
+    check_type(name, value, container)
+    for item in cast("Iterable[object]", value):
+        check_type(f"each of {name}", item, kind, use=use)
+
+
+def check_collection(name: str, value: object, use: str) -> None:
+    """Check that *value* is a collection and not a str or bytes, which are collections of characters or numbers."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Collection):
+        raise TypeError(f"{name} must be a collection, not {_found(value)}; use {use}")
+
+
+def check_networks(name: str, value: object) -> None:
+    """Check that *value* is a collection of IP networks.  A network of IPv4-mapped addresses would match nothing."""
+    check_collection(name, value, "(ipaddress.ip_network('192.0.2.0/24'),)")
+    for network in cast("Collection[object]", value):
+        if not isinstance(network, (ipaddress.IPv4Network, ipaddress.IPv6Network)):
+            raise TypeError(
+                f"each of {name} must be an IPv4Network or an IPv6Network, not {_found(network)};"
+                " use ipaddress.ip_network('192.0.2.0/24')"
+            )
+        if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped is not None:
+            raise ValueError(f"{name} contains {network}; use the IPv4 network, since these addresses count as IPv4")
+
+
+def check_server_context(name: str, value: object) -> None:
+    """Check that *value* is None or a context with which a server can do a handshake."""
+    check_type(name, value, ssl.SSLContext, use="ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)", optional=True)
+    if isinstance(value, ssl.SSLContext) and value.protocol is ssl.PROTOCOL_TLS_CLIENT:
+        raise ValueError(f"{name} is for clients; use ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)")
+
+
+def check_client_context(name: str, value: object) -> None:
+    """Check that *value* is None or a context with which a client can do a handshake."""
+    check_type(name, value, ssl.SSLContext, use="ssl.create_default_context()", optional=True)
+    if isinstance(value, ssl.SSLContext) and value.protocol is ssl.PROTOCOL_TLS_SERVER:
+        raise ValueError(f"{name} is for servers; use ssl.create_default_context()")
+
+
+def check_function(name: str, value: object) -> None:
+    """Check that *value* can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, not {_found(value)}")
+
+
+def check_interface(name: str, value: object, interface: type, *, optional: bool = False) -> None:
+    """Check that *value* is an object with the methods of the Protocol *interface*; if *optional*, it may be None."""
+    if optional and value is None:
+        return
+    if isinstance(value, type):
+        raise TypeError(f"{name} must be an object, not the class {value.__name__}; use {value.__name__}(...)")
+    for method, _ in inspect.getmembers(interface, inspect.isfunction):
+        if not method.startswith("_") and not callable(getattr(value, method, None)):
+            raise TypeError(
+                f"{name} must have the methods of stores.{interface.__name__}; {_found(value)} has no {method}()"
+            )
+
+
+def field(
+    check: Callable[..., None], *args: Any, **options: Any
+) -> Callable[[object, attrs.Attribute[Any], Any], None]:
+    """Return an attrs validator that calls *check* with the name of the field, its value and the other arguments."""
+
+    def validate(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        check(str(attribute.alias), value, *args, **options)
+
+    return validate
