@@ -25,6 +25,7 @@ from ..adapters.tls import certificates
 from ..adapters.tls.certificate_validity import validity
 from ..adapters.tls.channel_binding import BindingContext
 from ..limits import Limits
+from ..server.config import shared_port
 from . import grants_option, relay_option
 from .errors import ConfigError
 from .renewal import RenewingContext
@@ -52,7 +53,7 @@ def read(settings: Settings) -> ServerSetup:
     """
     accounts = _accounts(settings)
     postmaster = _postmaster(settings, accounts)
-    for check in (_check_ready_file, _check_ca_out, _check_reuse_port):
+    for check in (_check_ports, _check_ready_file, _check_ca_out, _check_reuse_port):
         check(settings)
     ports = {name: getattr(settings, name) for name in server.PORTS}
     if not any(port is not None for port in ports.values()):
@@ -328,6 +329,13 @@ def _check_writable(settings: Settings, name: str, path: Path) -> None:
         raise settings.config_error(name, f"{path} cannot be written: it is a directory")
 
 
+def _check_ports(settings: Settings) -> None:
+    shared = shared_port({name: getattr(settings, name) for name in server.PORTS})
+    if shared is not None:
+        first, second, port = shared
+        raise settings.config_error(second, f"{port} is also the port of {settings.names(first)}; use another port")
+
+
 def _check_reuse_port(settings: Settings) -> None:
     """Processes on one port need the same ports and the same certificate, and can share nothing in memory."""
     if not settings.reuse_port:
@@ -349,6 +357,7 @@ def _check_reuse_port(settings: Settings) -> None:
 
 CHECKS: Final[Mapping[Callable[[Settings], None], Set[str]]] = {
     _check_accounts: {"accounts", "mail", "tls"},
+    _check_ports: {"listen"},
     _check_tls: {"tls"},
     _check_ca_out: {"tls"},
     _check_ready_file: {"process"},

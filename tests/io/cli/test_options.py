@@ -68,6 +68,7 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> object:
         (("serve", "--smtps", "65536"), "invalid port"),
         (("serve", "--pop3", "1.5"), "invalid port"),
         (("serve", "--pop3s", ""), "invalid port"),
+        (("serve", "--smtp", "2525", "--pop3s", "2525"), "--pop3s: 2525 is also the port of --smtp; use another port"),
         (("serve", "--host", "mail.example.test"), "invalid IP address"),
         (("serve", "--host", "127.0.0.1:25"), "invalid IP address"),
         (("serve", "--domain", "example..test"), "invalid domain"),

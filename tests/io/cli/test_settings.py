@@ -245,6 +245,31 @@ def test_check_config_prints_every_error(tmp_path: Path, capfd: pytest.CaptureFi
     )
 
 
+@pytest.mark.parametrize(("first", "second"), [("smtp", "smtps"), ("smtp", "pop3s"), ("smtps", "pop3")])
+def test_check_config_detects_a_port_that_is_used_twice(
+    first: str, second: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, f"[listen]\n{first} = 2525\n{second} = 2525\n")
+    assert cli.main(["check-config", str(path)]) == 2
+    assert capfd.readouterr().out == (
+        f"{path}:3: [listen] {second}: 2525 is also the port of [listen] {first}; use another port\n"
+    )
+    with pytest.raises(ConfigError, match="2525 is also the port of"):
+        config.read(settings("--config", str(path)))
+
+
+def test_port_of_a_flag_and_of_a_file_may_not_be_the_same(tmp_path: Path) -> None:
+    told = settings("--config", str(written(tmp_path, "[listen]\npop3 = 2525\n")), "--smtp", "2525")
+    with pytest.raises(ConfigError, match=re.escape(":2: [listen] pop3: 2525 is also the port of --smtp; use another")):
+        config.read(told)
+
+
+def test_free_ports_may_be_requested_for_several_services(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, "[listen]\nsmtp = 0\npop3 = 0\n")
+    assert cli.main(["check-config", str(path)]) == 0
+    assert capfd.readouterr().out == f"{path}: OK\n"
+
+
 def test_check_config_reads_referenced_files_and_creates_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
