@@ -30,6 +30,8 @@ WRONG: Final[Mapping[str, tuple[object, ...]]] = {
     "count or None": ("100000", True, 100_000.0, math.nan, -1),
     "finite": ("30", b"30", True, None, math.nan, math.inf, -math.inf, -1, 0, 0.0),
     "seconds": ("30", b"30", True, None, math.nan, -math.inf, -1, 0),
+    "settings": ("settings", {}, (), 0, False, smtp.ClientSettings),
+    "certificate": ("text", 5, b"text", ["text"]),
     "time": ("30", b"30", True, None, math.nan),
     "names": ("PLAIN", ["PLAIN"], {"PLAIN"}, frozenset({b"PLAIN"}), frozenset({5}), None, 5),
     "tuple": ("text", b"text", ["text"], None, 5, (b"text",), (5,)),
@@ -182,6 +184,13 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
     (sasl.Context, {"host_name": "c", "tls": True}, {"nonce": "text"}),
     (sasl.Mechanisms, {}, {"factories": "mapping"}),
     (sasl.saslprep, {"text": "alice"}, {"text": "text", "limit": "count"}),
+    (smtp.ClientConnection, {}, {"settings": "settings"}),
+    (pop3.ClientConnection, {}, {"settings": "settings"}),
+    (
+        Tls,
+        {"version": "TLSv1.3"},
+        {"version": "text", "cipher": "text", "peer_certificate": "certificate", "channel_bindings": "mapping"},
+    ),
     (sasl.encode_base64, {}, {"data": "bytes"}),
     (sasl.decode_base64, {}, {"line": "bytes"}),
     (sasl.is_message_id, {}, {"data": "bytes"}),
@@ -245,6 +254,19 @@ def test_the_table_has_every_setting(kind: type[Any]) -> None:
     fields = {field.alias for field in attrs.fields(kind) if field.init}
     tested = {field for build, _, kinds in TABLE if build is kind for field in kinds}
     assert fields - tested <= {"scram_decoy"}  # see the test below
+
+
+@pytest.mark.parametrize(("own", "other"), [(smtp, pop3), (pop3, smtp)])
+def test_settings_of_the_other_protocol_are_rejected(own: Any, other: Any) -> None:
+    name, wrong = (module.__name__.rpartition(".")[2] for module in (own, other))
+    with pytest.raises(LocalProtocolError) as raised:
+        own.ServerConnection(other.ServerSettings(), entropy=ENTROPY)
+    assert str(raised.value).startswith(f"settings must be a {name}.ServerSettings, not {wrong}.ServerSettings; use ")
+    with pytest.raises(LocalProtocolError) as raised:
+        own.ClientConnection(other.ClientSettings())
+    assert str(raised.value).startswith(
+        f"settings must be a {name}.ClientSettings or None, not {wrong}.ClientSettings; use "
+    )
 
 
 @pytest.mark.parametrize("settings", [smtp.ServerSettings, pop3.ServerSettings])

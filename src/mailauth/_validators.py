@@ -173,11 +173,17 @@ def between(lowest: int, highest: int) -> Check:
     return check
 
 
+def _qualified(kind: type) -> str:
+    return ".".join([*kind.__module__.split(".")[1:2], kind.__name__])
+
+
 def wrong_type(field: str, kind: type, value: object, *, optional: bool = False) -> LocalProtocolError:
     """Return the error for *value*, which is not a *kind*, in *field*."""
     name = kind.__name__ + (" or None" if optional else "")
     article = "" if kind is bytes else "an " if name[0] in "AEIOUaeiou" else "a "
     found = "None" if value is None else type(value).__name__
+    if found == kind.__name__:  # smtp.ServerSettings and pop3.ServerSettings
+        name, found = _qualified(kind) + name.removeprefix(found), _qualified(type(value))
     if kind is bytes and isinstance(value, str):
         hint = ".encode()"
     elif kind is str and isinstance(value, bytes):

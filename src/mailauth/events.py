@@ -147,16 +147,20 @@ class Tls:
         'TLSv1.3'
     """
 
-    version: str
+    version: str = attrs.field(validator=value_of(str))
     """The name that the ssl module uses, such as ``TLSv1.3``."""
 
-    cipher: str = ""
+    cipher: str = attrs.field(default="", validator=value_of(str))
     """The name of the cipher suite, as in ``ssl.SSLSocket.cipher()``."""
 
-    peer_certificate: Mapping[str, object] | None = None
+    peer_certificate: Mapping[str, object] | None = attrs.field(
+        default=None, validator=value_of(Mapping, optional=True)
+    )
     """The peer's verified certificate, as returned by ``ssl.SSLSocket.getpeercert()``; None without one."""
 
-    channel_bindings: Mapping[str, bytes] = attrs.field(factory=dict[str, bytes], repr=False)
+    channel_bindings: Mapping[str, bytes] = attrs.field(
+        factory=dict[str, bytes], repr=False, validator=value_of(Mapping)
+    )
     """Channel binding data by its registered name, such as ``tls-server-end-point`` (RFC 5929)."""
 
 

@@ -220,6 +220,11 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
         {},
         dict.fromkeys(("recipient", "connect", "data", "block", "final_reply", "idle", "quit", "check"), "finite"),
     ),
+    (
+        server.Authenticator,
+        {"accounts": accounts()},
+        {"accounts": "store", "tokens": "store or None", "certificates": "store or None", "hashing": "object or None"},
+    ),
     (check_password, {"name": "alice"}, {"password": "bytes"}),
     (stores.Hashing, {}, {"threads": "count or None", "timeout": "delay"}),
     (stores.Budget, {}, {"size": "size"}),

@@ -12,6 +12,7 @@ from .. import sasl
 from .._client import ClientMachine
 from .._dots import Unstuffer
 from .._lines import check_line
+from .._validators import check_type
 from ..errors import LocalProtocolError, Malformed, RemoteProtocolError
 from ..events import Action, CloseReason, Command, MessageChunk, Tls
 from ._grammar import find_timestamp
@@ -41,6 +42,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
     )  # fmt: skip
 
     def __init__(self, settings: ClientSettings | None = None, *, tls: Tls | None = None) -> None:
+        check_type("settings", ClientSettings, settings, optional=True)
         self._settings = settings or ClientSettings()
         super().__init__(tls=tls, max_unanswered=self._settings.max_unanswered)
         self._state = State.GREETING

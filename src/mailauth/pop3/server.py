@@ -15,6 +15,7 @@ from .. import sasl
 from .._lines import LineTooLong
 from .._machine import Phase
 from .._server import ServerMachine, login_failed, parse_error_text
+from .._validators import check_type
 from ..errors import LocalProtocolError, Malformed
 from ..events import Accept, Action, CloseReason, Command, Question, Tls
 from . import _fast_path, _standard_replies
@@ -68,6 +69,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
     )  # fmt: skip
 
     def __init__(self, settings: ServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
+        check_type("settings", ServerSettings, settings)
         super().__init__(entropy=entropy, tls=tls)
         self._settings = settings
         self._state = _GREETING

@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, cast
 from .. import sasl
 from .._client import ClientMachine
 from .._lines import check_line
+from .._validators import check_type
 from ..errors import LocalProtocolError, Malformed, RemoteProtocolError
 from ..events import Action, CloseReason, Command, MessageChunk, Tls
 from ._client_content import Content
@@ -49,6 +50,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
     )  # fmt: skip
 
     def __init__(self, settings: ClientSettings | None = None, *, tls: Tls | None = None) -> None:
+        check_type("settings", ClientSettings, settings, optional=True)
         self._settings = settings or ClientSettings()
         super().__init__(tls=tls, max_unanswered=self._settings.max_unanswered)
         self._state = State.GREETING

@@ -15,6 +15,7 @@ from .._lines import LineTooLong
 from .._machine import Phase
 from .._server import ServerMachine, parse_error_text
 from .._unchecked import new, slot_setters
+from .._validators import check_type
 from ..errors import LocalProtocolError, Malformed
 from ..events import Action, CloseReason, Command, MessageChunk, Question, Tls
 from . import _fast_path, _standard_replies, content
@@ -81,6 +82,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
     )  # fmt: skip
 
     def __init__(self, settings: ServerSettings, *, entropy: bytes, tls: Tls | None = None) -> None:
+        check_type("settings", ServerSettings, settings)
         super().__init__(entropy=entropy, tls=tls)
         self._settings = settings
         self._state = State.GREETING

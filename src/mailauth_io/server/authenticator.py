@@ -14,6 +14,7 @@ from typing import Final
 
 from mailauth import sasl
 
+from .._checks import check_interface, check_type
 from ..stores.credentials import Credential, Plain, Proof, Scram, prepared
 from ..stores.hashing import LOCAL, Hashing, LoginSource
 from ..stores.protocols import Accounts, Certificates, Changes, Tokens
@@ -45,7 +46,14 @@ class Authenticator:
         certificates: Certificates | None = None,
         hashing: Hashing | None = None,
     ) -> None:
-        """Without *tokens* no account has a token, and without *certificates* none has a certificate."""
+        """Without *tokens* no account has a token, and without *certificates* none has a certificate.
+
+        Raises TypeError for an object that does not have the methods of its interface.
+        """
+        check_interface("accounts", accounts, Accounts)
+        check_interface("tokens", tokens, Tokens, optional=True)
+        check_interface("certificates", certificates, Certificates, optional=True)
+        check_type("hashing", hashing, Hashing, optional=True)
         self._accounts = accounts
         self._tokens = tokens
         self._certificates = certificates
