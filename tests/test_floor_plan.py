@@ -282,15 +282,16 @@ def declared() -> tuple[frozenset[str], frozenset[str]]:
     extras = settings["project"]["optional-dependencies"]
     apart = ("server", "trio", "trial", "hashes", "redis")
     installed = [*settings["project"]["dependencies"], *(each for extra in apart for each in extras[extra])]
+    groups = [line for group in settings["dependency-groups"].values() for line in group if isinstance(line, str)]
     names = [
         frozenset(IMPORTED_AS.get(name, name) for name in (re.split(r"[^a-z0-9]", line)[0] for line in lines))
-        for lines in (installed, settings["dependency-groups"]["dev"])
+        for lines in (installed, groups)
     ]
     return names[0], names[0] | names[1]
 
 
 def test_every_dependency_is_declared() -> None:
-    """The core needs attrs; anyio, trio, trustme, libpass, redis come with extras; tests need what ``dev`` lists."""
+    """The core needs attrs; anyio, trio, trustme, libpass, redis come with extras; tests need the dependency groups."""
     installed, developing = declared()
     assert installed == {"attrs", "anyio", "trio", "trustme", "passlib", "redis"}
     assert undeclared([*CORE, *IO], installed) == []
