@@ -1,13 +1,14 @@
-# The commands of the README: `make demo`, `make test` and `make bench`.  Each makes .venv when it is missing or out of date.
+# The commands of the README: `make demo`, `make test` and `make bench`, and those of CONTRIBUTING.md.  Each makes .venv
+# when it is missing or out of date.
 #
 # PYTHON: a Python 3.11 or newer; the first one found here unless you name another (make demo PYTHON=/path/to/python3.13).
 
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench bench-guard format clean
+.PHONY: demo test bench bench-guard docs format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -31,12 +32,16 @@ bench: $(VENV)/.tools
 bench-guard: $(VENV)/.installed
 	$(BIN)/python benchmarks/guard.py
 
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	@echo "See docs/_build/html/index.html"
+
 format: $(VENV)/.tools
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The stamps say which step is done; a changed pyproject.toml does the installing again.  A venv brings the pip of its
 # Python, and the one of 3.11 cannot read dependency groups (PEP 735): hence the upgrade.
@@ -53,4 +58,8 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml
 
 $(VENV)/.tools: $(VENV)/.installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.installed pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs
 	@touch $@

@@ -149,8 +149,8 @@ class _Formatter(logging.Formatter):
 class TextFormatter(_Formatter):
     """Formats a record as one line: ``2026-01-31T12:00:00.000Z INFO login failed connection=... peer=...``.
 
-    A traceback follows in separate lines.  Every further line of a record begins with ``    | ``, so that a line end in
-    a message, which may contain what a peer sent, cannot forge another record.
+    A traceback follows in separate lines.  Every further line of a record begins with ``"    | "``, so that a line end
+    in a message, which may contain what a peer sent, cannot forge another record.
 
         handler = logging.FileHandler("mail.log")
         handler.setFormatter(logs.TextFormatter())

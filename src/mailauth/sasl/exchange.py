@@ -33,7 +33,7 @@ from .messages import (
 )
 
 MAX_LINE: Final = 12_288 + 4
-"""Maximum bytes of a line of an exchange, with CRLF and POP3's ``+ `` (RFC 4954 section 4; RFC 5034 has no limit)."""
+"""Maximum bytes of a line of an exchange, with CRLF and POP3's ``"+ "`` (RFC 4954 section 4; RFC 5034 has no limit)."""
 
 
 class _Turn(enum.Enum):

@@ -74,9 +74,11 @@ def _read_only(replies: Mapping[str, smtp.Reply]) -> Mapping[str, smtp.Reply]:
 class SubmitResult:
     """The final reply for each recipient.  The message was accepted for those with a positive reply, and no others.
 
-    result = await client.submit(message, host="mail.example.org", login=("alice", "wonderland"))
-    for recipient, reply in result.rejected.items():
-        print(recipient, reply.code, reply.text)
+    For example:
+
+        result = await client.submit(message, host="mail.example.org", login=("alice", "wonderland"))
+        for recipient, reply in result.rejected.items():
+            print(recipient, reply.code, reply.text)
     """
 
     replies: Mapping[str, smtp.Reply] = attrs.field(converter=_read_only)
