@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench bench-guard docs format clean
+.PHONY: demo test bench bench-guard docs release format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -36,12 +36,15 @@ docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 	@echo "See docs/_build/html/index.html"
 
+release: $(VENV)/.tools
+	$(BIN)/nox -s release
+
 format: $(VENV)/.tools
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .nox dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The stamps say which step is done; a changed pyproject.toml does the installing again.  A venv brings the pip of its
 # Python, and the one of 3.11 cannot read dependency groups (PEP 735): hence the upgrade.

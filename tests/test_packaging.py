@@ -58,7 +58,7 @@ def test_wheel_has_license_and_command(distributions: Distributions) -> None:
 
 def test_sdist_contains_what_its_tests_and_pages_need(distributions: Distributions) -> None:
     names, _, _ = distributions
-    needed = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "Makefile"]
+    needed = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "Makefile", "noxfile.py"]
     needed += ["src/mailauth/py.typed", "tests/conftest.py", "docs/conf.py", "docs/example.toml", "examples/server.py"]
     assert set(needed) <= names
     assert [name for name in names if name.startswith((".venv", ".nox", "docs/_build"))] == []

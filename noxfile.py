@@ -1,0 +1,108 @@
+"""Checks that need environments of their own: ``.venv/bin/nox --list`` shows them, and ``nox -s NAME`` runs one.
+
+``make test`` is enough while you work.  CI runs it, and then the default sessions of this file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Final
+
+import nox
+
+PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")
+
+SLOW: Final = frozenset(f"tests/test_{name}.py" for name in ("bench_guard", "benchmarks", "before_login", "readme"))
+FAST: Final = (
+    *("tests/smtp", "tests/pop3", "tests/sasl", "--ignore=tests/sasl/test_saslprep_tables.py"),
+    *(name for name in sorted(map(str, Path("tests").glob("test_*.py"))) if name not in SLOW),
+)
+"""The tests of the core without those that run programs; ``nox -s tests -- tests`` runs all tests instead."""
+
+nox.needs_version = ">=2025.5.1"
+nox.options.sessions = ["tests", "oldest", "docs"]
+nox.options.error_on_missing_interpreters = False  # also in CI: a machine may have only one Python
+nox.options.download_python = "never"
+
+if shutil.which("pyenv"):  # its python3.12 works only if this variable lists a 3.12; the first one listed is python3
+    listed = [["pyenv", "version-name"], ["pyenv", "versions", "--bare"]]
+    found = [subprocess.run(command, capture_output=True, text=True).stdout.split() for command in listed]
+    os.environ["PYENV_VERSION"] = ":".join(dict.fromkeys(version for versions in found for version in versions))
+
+
+def run_tests(session: nox.Session) -> None:
+    session.run(
+        "python", "-m", "pytest", "-q", "-n", "auto", *(session.posargs or FAST), env={"HYPOTHESIS_PROFILE": "quick"}
+    )
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Test the core on each installed Python, with the newest releases of all dependencies."""
+    session.install("--editable", ".[all]", "--group", "test")
+    run_tests(session)
+
+
+@nox.session(python=PYTHONS[0])
+def oldest(session: nox.Session) -> None:
+    """Test the core on the oldest Python with the oldest releases that pyproject.toml allows."""
+    constraints = Path(session.create_tmp()) / "constraints.txt"
+    constraints.write_text("\n".join(oldest_releases()), encoding="utf-8")
+    session.install("--editable", ".[all]", "--group", "test", "--constraint", str(constraints))
+    run_tests(session)
+
+
+def oldest_releases() -> list[str]:
+    """Return a constraint for each dependency of the package and of its tests: the lower bound as the version."""
+    settings = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
+    project = settings["project"]
+    lines = [*project["dependencies"], *settings["dependency-groups"]["test"]]
+    lines += [line for extra in project["optional-dependencies"].values() for line in extra]
+    bounds = (re.fullmatch(r"([\w-]+)(?:\[.*\])?>=([\w.]+)", line) for line in lines)
+    return sorted({f"{bound[1]}=={bound[2]}" for bound in bounds if bound})
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """Test with the newest releases, pre-releases included, to see early what will break; not run in CI."""
+    session.install("--pre", "--editable", ".[all]", "--group", "test")
+    run_tests(session)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, types and the list of the public API, as ``make test`` does."""
+    session.install("--editable", ".[all]", "--group", "dev")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    session.run("pyright", "--pythonpath", f"{session.bin}/python")
+    session.run("python", "tools/api.py", "--check")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Make the HTML documentation; a warning is an error."""
+    session.install("--editable", ".[all]", "--group", "docs")
+    session.run("sphinx-build", "-q", "-E", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """Build the sdist and the wheel in dist/, install the wheel in a fresh environment, and try it; upload nothing."""
+    shutil.rmtree("dist", ignore_errors=True)
+    session.install("--group", "release")
+    session.run("python", "-m", "build", "--outdir", "dist")
+    files = sorted(map(str, Path("dist").iterdir()))
+    session.run("twine", "check", "--strict", *files)
+    (wheel,) = (name for name in files if name.endswith(".whl"))
+    fresh = Path(session.create_tmp()).resolve() / "fresh"
+    session.run("python", "-m", "venv", "--clear", str(fresh))
+    python = str(fresh / "bin" / "python")
+    session.run(python, "-m", "pip", "install", "--quiet", f"{wheel}[all]", "pytest", external=True)
+    session.run(python, "-P", "tools/try_installed.py", external=True, env={"PYTHONPATH": None})
