@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import email.errors
 import email.generator
 import email.message
-import email.utils
+import email.policy
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -29,10 +30,10 @@ class Content:
     """Message content that can be read once."""
 
     pieces: Iterable[bytes]
-    size: int | None
-    """Bytes with CRLF line ends, or None if unknown."""
+    size: int
+    """Bytes with CRLF line ends."""
     eight_bit: bool
-    """Whether it has bytes above 127; true if unknown."""
+    """Whether it has bytes above 127."""
 
 
 def mailbox(address: object, role: str) -> smtp.Mailbox:
@@ -54,15 +55,18 @@ def envelope(
 ) -> tuple[smtp.Mailbox | None, tuple[smtp.Mailbox, ...]]:
     """Return sender and recipients; those that are None are taken from the header of the message.
 
-    The sender is Sender or From, the recipients are To, Cc and Bcc; if the message was resent, those of its last Resent
-    block (RFC 5322 section 3.6.6).  A sender ``""`` is the null reverse-path.
+    The sender is Sender or From, the recipients are To, Cc and Bcc; if the message was resent, the fields with these
+    names after Resent- (RFC 5322 section 3.6.6).  A sender ``""`` is the null reverse-path.
     """
     if isinstance(recipients, str | smtp.Mailbox):
         raise TypeError(f"recipients must be a list of addresses, such as [{str(recipients)!r}], not one address")
     if sender is None or recipients is None:
         if not isinstance(message, email.message.Message):
             raise ValueError("pass sender and recipients; they are only read from the header of an EmailMessage")
-        prefix = "Resent-" if message.get_all("Resent-Date") else ""
+        resent = len(message.get_all("Resent-Date", []))
+        if resent > 1:
+            raise ValueError("the message was resent more than once; pass sender and recipients")
+        prefix = "Resent-" if resent else ""
         if sender is None:
             found = _addresses(message, prefix, ("Sender",)) or _addresses(message, prefix, ("From",))
             if not found:
@@ -77,8 +81,16 @@ def envelope(
 
 
 def _addresses(message: email.message.Message, prefix: str, names: Iterable[str]) -> list[str]:
-    fields = [str(field) for name in names for field in message.get_all(prefix + name, [])]
-    return [address for _, address in email.utils.getaddresses(fields) if address]
+    found: list[str] = []
+    for name in names:
+        for field in message.get_all(prefix + name, []):
+            text = " ".join(str(field).split())
+            header: Any = email.policy.default.header_factory(name, text)
+            if any(isinstance(defect, email.errors.InvalidHeaderDefect) for defect in header.defects):
+                argument = "sender" if name in ("Sender", "From") else "recipients"
+                raise ValueError(f"{prefix}{name} of the message is not a list of addresses: {text}; pass {argument}")
+            found += [address.addr_spec for address in header.addresses]
+    return found
 
 
 def content(message: MessageLike, *, utf8: bool, eight_bit: bool) -> Content:
@@ -90,11 +102,11 @@ def content(message: MessageLike, *, utf8: bool, eight_bit: bool) -> Content:
     if isinstance(message, email.message.Message):
         message = _serialized(message, utf8=utf8, eight_bit=eight_bit)
     if isinstance(message, bytes):
-        return _scanned(_pieces(message), lambda: _pieces(message))
+        message = io.BytesIO(message)
     if not hasattr(message, "read"):
         raise TypeError(f"message must be an EmailMessage, bytes or a binary file, not {type(message).__name__}")
     if not message.seekable():
-        return Content(_read(message), None, True)
+        message = io.BytesIO(b"".join(_read(message)))  # it is examined before anything is sent, so it is read twice
     start = message.tell()
 
     def again() -> Iterator[bytes]:
@@ -106,17 +118,19 @@ def content(message: MessageLike, *, utf8: bool, eight_bit: bool) -> Content:
 
 def _scanned(pieces: Iterable[bytes], again: Callable[[], Iterator[bytes]]) -> Content:
     """Return the content that *again* reads after *pieces* were examined.  Raises ValueError for a bare CR or a NUL."""
-    size, ascii_only, after_cr = 0, True, False
+    size, ascii_only, after_cr, end = 0, True, False, b"\n"
     for piece in pieces:
         joined = b"\r" + piece if after_cr else piece
         after_cr = piece.endswith(b"\r")
         if b"\0" in piece or _BARE_CR.search(joined):
             raise ValueError("the message has a NUL or a bare CR; end lines with CRLF or LF, and encode binary data")
+        end = piece[-1:]
         size += len(piece) + joined.count(b"\n") - joined.count(b"\r\n")
         ascii_only = ascii_only and piece.isascii()
     if after_cr:
         raise ValueError("the message ends with a bare CR; lines end with CRLF or LF")
-    return Content(again(), size, not ascii_only)
+    size += 0 if end == b"\n" else 2  # the line end that is added
+    return Content(again() if size else (b"",), size, not ascii_only)
 
 
 def _serialized(message: email.message.Message, *, utf8: bool, eight_bit: bool) -> bytes:
@@ -128,13 +142,8 @@ def _serialized(message: email.message.Message, *, utf8: bool, eight_bit: bool) 
     if utf8 and hasattr(policy, "utf8"):
         policy = policy.clone(utf8=True)
     out = io.BytesIO()
-    email.generator.BytesGenerator(out, policy=policy).flatten(message)
+    email.generator.BytesGenerator(out, mangle_from_=False, policy=policy).flatten(message)
     return out.getvalue()
-
-
-def _pieces(data: bytes) -> Iterator[bytes]:
-    for start in range(0, len(data) or 1, PIECE):  # an empty message is one empty piece
-        yield data[start : start + PIECE]
 
 
 def _read(file: BinaryIO) -> Iterator[bytes]:

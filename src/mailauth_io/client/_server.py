@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, get_a
 
 import attrs
 
-from mailauth import ClientMachine, LocalProtocolError, RemoteProtocolError, Tls, sasl
+from mailauth import ClientMachine, Command, LocalProtocolError, RemoteProtocolError, Tls, sasl
 
 from .._event_loop import current_adapter, fail_after
 from ..adapters import AsyncClientConnection
@@ -178,6 +178,12 @@ class Session(Generic[E]):
         """The TLS session; None without TLS."""
         return self.connection.tls
 
+    def send(self, command: Command) -> None:
+        """Queue *command*.  Raises ConnectionFailed after the end, LocalProtocolError if it is not allowed now."""
+        if self.ended:
+            raise ConnectionFailed("the session has ended; open another")
+        self.connection.send(command)
+
     async def event(self) -> E:
         """Return the next event.  Raises ConnectionFailed."""
         with self._one_kind_of_error():
@@ -185,7 +191,7 @@ class Session(Generic[E]):
                 async for event in self.connection:
                     return event
         self.ended = True
-        raise ConnectionFailed("the server closed the connection")
+        raise ConnectionFailed("the connection was closed before the server replied")
 
     async def flush(self) -> None:
         """Write what is queued.  Raises ConnectionFailed."""

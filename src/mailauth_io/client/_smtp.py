@@ -8,7 +8,7 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from types import MappingProxyType, TracebackType
-from typing import Final, Literal, Self, TypeAlias
+from typing import Final, Literal, Self, TypeAlias, cast
 
 import attrs
 
@@ -34,6 +34,9 @@ _GROUP: Final = 100
 """Recipients that are sent before their replies are read: fewer bytes than a socket holds, in both directions."""
 
 
+_EVENTS: Final = frozenset({"SUCCESS", "FAILURE", "DELAY"})
+
+
 @attrs.frozen(kw_only=True)
 class Dsn:
     """What reports the sender requests (delivery status notifications, RFC 3461).
@@ -50,10 +53,17 @@ class Dsn:
     envelope_id: str | None = None
 
     def __attrs_post_init__(self) -> None:
-        if isinstance(self.notify, str):
-            raise TypeError(f"notify must be a tuple of events, such as ({self.notify!r},)")
-        self.in_mail(smtp.Mail(reverse_path=None))
-        self.in_rcpt(smtp.Rcpt(forward_path=smtp.Mailbox("postmaster", "")))
+        notify = cast(object, self.notify)
+        if notify is not None and not isinstance(notify, tuple):
+            raise TypeError(f"notify must be a tuple of events, such as ('SUCCESS',), not {notify!r}")
+        if notify is not None and notify != ("NEVER",) and not (notify and set(self.notify or ()) <= _EVENTS):
+            raise ValueError(f"notify must have SUCCESS, FAILURE and DELAY, or only NEVER, not {notify!r}")
+        if self.ret not in (None, "FULL", "HDRS"):
+            raise ValueError(f"ret must be FULL or HDRS, not {self.ret!r}")
+        try:
+            self.in_mail(smtp.Mail(reverse_path=None))
+        except LocalProtocolError as error:
+            raise ValueError(f"{error}; pass at most 100 printable ASCII characters") from None
 
     def in_mail(self, command: smtp.Mail) -> smtp.Mail:
         """Return *command* with these parameters."""
@@ -158,6 +168,8 @@ class SmtpClient:
         8BITMIME for bytes above 127, the SIZE) or *dsn* needs; ConnectionFailed, of which DeliveryUnknown means that
         the message may have been accepted; ValueError or TypeError for invalid arguments.
         """
+        if not isinstance(cast(object, dsn), Dsn | None):
+            raise TypeError(f"dsn must be a Dsn or None, not {type(dsn).__name__}")
         reverse_path, forward_paths = envelope(message, sender, recipients)
         mail, body = self._prepare(message, reverse_path, forward_paths)
         recipient_commands = [smtp.Rcpt(forward_path=each) for each in forward_paths]
@@ -178,7 +190,7 @@ class SmtpClient:
         Raises ConnectionFailed, and LocalProtocolError for a command that is not allowed now.
         """
         if self._last_reply is None:
-            self._session.connection.send(command)
+            self._session.send(command)
         return await self._reply()
 
     async def write(self, data: bytes) -> None:
@@ -188,7 +200,7 @@ class SmtpClient:
         Raises ConnectionFailed, and ValueError for content that cannot be sent.
         """
         try:
-            self._session.connection.send(MessageChunk(data=data))
+            self._session.send(MessageChunk(data=data))
         except LocalProtocolError as error:
             raise ValueError(str(error)) from None
         await self._session.flush()
@@ -222,8 +234,11 @@ class SmtpClient:
         if international is not None and "SMTPUTF8" not in offered:
             raise NotSupported(f"the address {international} needs SMTPUTF8, which the server does not offer")
         body = content(message, utf8=international is not None, eight_bit="8BITMIME" in offered)
-        if body.eight_bit and body.size is not None and "8BITMIME" not in offered:
+        if body.eight_bit and "8BITMIME" not in offered:
             raise NotSupported("the message has bytes above 127, which need 8BITMIME, and the server does not offer it")
+        limit = offered.get("SIZE", "").strip()
+        if limit.isascii() and limit.isdigit() and 0 < int(limit[:21]) < body.size:  # 0: no limit (RFC 1870)
+            raise NotSupported(f"the message has {body.size} bytes, and the server accepts at most {limit}")
         mail = smtp.Mail(
             reverse_path=sender,
             size=body.size if "SIZE" in offered else None,
@@ -241,33 +256,40 @@ class SmtpClient:
         self._must_reset = True
         for start in range(0, len(commands), _GROUP):
             group = commands[start : start + _GROUP]
-            if self._last_reply is not None:
-                return [self._last_reply] * len(recipients)
-            for command in group:
-                try:
-                    self._session.connection.send(command)
-                except LocalProtocolError as error:  # the size is over the server's limit, for example
-                    raise NotSupported(str(error)) from None
-            for answered in range(1, len(group) + 1):
+            self._queue(group)
+            for answered, command in enumerate(group, 1):
                 replies.append(await self._reply())
-                if group[answered - 1] is mail and not replies[-1].positive:
+                if command is mail and not replies[-1].positive:
                     with contextlib.suppress(ConnectionFailed):  # the result is known, whatever else the server replies
                         for _ in group[answered:]:
                             await self._reply()
-                    return [replies[len(before)]] * len(recipients)
+                    return [replies[-1]] * len(recipients)
         del replies[: len(before) + 1]
         accepted = any(reply.positive for reply in replies[: len(recipients)])
-        if chunked:
-            verdict = await self._send_chunks(body) if accepted else None
-        else:
-            verdict = replies.pop()
-            if accepted and verdict.code == 354:
-                verdict = await self._send_data(body)
+        verdict = self._last_reply if chunked else replies.pop()
+        if accepted and verdict is None:
+            verdict = await self._send_chunks(body)
+        elif accepted and verdict is not None and verdict.code == 354:
+            verdict = await self._send_data(body)
         return [verdict if reply.positive and verdict is not None else reply for reply in replies]
 
+    def _queue(self, commands: list[Command]) -> None:
+        if self._last_reply is not None:
+            return  # it is the reply to all further commands
+        for command in commands:
+            try:
+                self._session.send(command)
+            except LocalProtocolError as error:
+                raise NotSupported(str(error)) from None
+
     async def _send_data(self, body: Content) -> smtp.Reply:
+        connection = self._session.connection
         for piece in body.pieces:
             await self.write(piece)
+            if connection.peer_closed:
+                break
+        if connection.peer_closed:  # without the final dot the message is not delivered
+            return await self._reply()
         return await self._complete()
 
     async def _send_chunks(self, body: Content) -> smtp.Reply:
