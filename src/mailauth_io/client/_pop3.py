@@ -6,10 +6,10 @@ import contextlib
 import email
 import email.policy
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Container
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Container
 from email.message import EmailMessage
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar, cast
 
 import attrs
 
@@ -17,7 +17,9 @@ from mailauth import Command, MessageChunk, Tls, pop3, sasl
 
 from ..adapters import AsyncClientConnection
 from ._server import TIMEOUT, LoginLike, Server, Session, TlsMode, open_connection, to_login
-from .errors import AuthenticationFailed, ConnectionFailed, ServerRejected
+from .errors import AuthenticationFailed, ClientError, ConnectionFailed, ServerRejected
+
+T = TypeVar("T")
 
 _PORTS: Final[dict[TlsMode, int]] = {"implicit": 995, "starttls": 110, "none": 110}
 
@@ -52,8 +54,8 @@ class CollectedMessage:
 
     @property
     def email(self) -> EmailMessage:
-        """The parsed message; parsed again at each access."""
-        return email.message_from_bytes(self.raw, policy=email.policy.default)
+        """The parsed message, with LF line ends as in other Python programs; parsed again at each access."""
+        return email.message_from_bytes(self.raw.replace(b"\r\n", b"\n"), policy=email.policy.default)
 
 
 class Pop3Client:
@@ -85,16 +87,13 @@ class Pop3Client:
 
     @property
     def capabilities(self) -> dict[str, str]:
-        """The response to CAPA after the login: tag in upper case to arguments; empty if CAPA is not supported."""
+        """The response to CAPA before the login: tag in upper case to arguments; empty if CAPA is not supported."""
         return dict(self._machine.capabilities)
 
     async def listing(self) -> tuple[Listed, ...]:
         """Return all messages that are not deleted, with their sizes and unique-ids."""
         sizes = [_pair(line, "LIST") for line in (await self._succeed(pop3.List())).lines or ()]
-        try:
-            unique_ids = dict(_pair(line, "UIDL") for line in (await self._succeed(pop3.Uidl())).lines or ())
-        except ServerRejected:
-            unique_ids = {}
+        unique_ids = dict(_pair(line, "UIDL") for line in (await self.execute(pop3.Uidl())).lines or ())
         return tuple(
             Listed(number=number, size=_number(size, "LIST"), unique_id=unique_ids.get(number))
             for number, size in sizes
@@ -118,7 +117,7 @@ class Pop3Client:
 
     async def execute(self, command: Command) -> pop3.Reply:
         """Send one command, such as ``pop3.Noop()``, and return its reply, which may be negative."""
-        self._session.connection.send(command)
+        self._session.send(command)
         return await self._reply([])
 
     async def quit(self) -> None:
@@ -126,12 +125,13 @@ class Pop3Client:
 
         Raises ServerRejected if it could not remove all of them (RFC 1939 section 6).
         """
-        if not self._session.ended:
-            try:
-                await self._succeed(pop3.Quit())
-                await self._session.close()
-            finally:
-                self._session.abort()
+        try:
+            if self._session.ended:
+                return
+            await self._succeed(pop3.Quit())
+            await self._session.close()
+        finally:
+            self._session.abort()
 
     async def __aenter__(self) -> Self:
         return self
@@ -152,7 +152,7 @@ class Pop3Client:
 
     async def _content(self, command: pop3.Retrieve) -> bytes:
         pieces: list[bytes] = []
-        self._session.connection.send(command)
+        self._session.send(command)
         reply = await self._reply(pieces)
         if not reply.positive:
             raise ServerRejected(f"the server did not send message {command.number}: {reply}", reply)
@@ -229,6 +229,8 @@ async def pop3_client(
         timeout=timeout,
         local_address=local_address,
     )
+    if server.login is None:
+        raise TypeError("login must be a tuple (name, password) or a Login; POP3 needs one")
     settings = pop3.ClientSettings(tls_required=server.tls != "none")
     machine: pop3.ClientConnection | None = None
 
@@ -270,20 +272,29 @@ async def collect(
 
     *host* and *port* name the server; the standard port is 995, otherwise 110.  *tls* is ``"implicit"``,
     ``"starttls"`` (STLS), or ``"none"``.  The other parameters, and the exceptions, are those of ``submit``; also
-    ServerRejected if the server could not delete all messages.
+    ServerRejected if the server does not send a message or cannot delete all messages.
     """
+    if isinstance(skip, str):
+        raise TypeError(f"skip must be a set of unique-ids, such as {{{skip!r}}}, not a string")
+    if not isinstance(cast(object, skip), Container):
+        raise TypeError(f"skip must be a set of unique-ids, not {type(skip).__name__}")
     failure: Exception | None = None
-    async with pop3_client(
-        host=host, port=port, login=login, tls=tls, ssl_context=ssl_context, timeout=timeout
-    ) as maildrop:
-        collection = _Collection(maildrop, skip, delete)
-        try:
-            yield collection
-            await collection.finish()
-        except ConnectionFailed:
+    try:
+        async with pop3_client(
+            host=host, port=port, login=login, tls=tls, ssl_context=ssl_context, timeout=timeout
+        ) as maildrop:
+            collection = _Collection(maildrop, skip, delete)
+            try:
+                yield collection
+                await collection.finish()
+            except Exception as error:
+                if collection.failed:
+                    raise
+                failure = error  # of the caller: the messages that it has processed are deleted nevertheless
+    except ClientError as error:
+        if failure is None:
             raise
-        except Exception as error:  # of the caller: the messages that it has processed are deleted nevertheless
-            failure = error
+        failure.add_note(f"The messages before it may not have been deleted: {error}")
     if failure is not None:
         raise failure
 
@@ -297,20 +308,25 @@ class _Collection:
         self._delete = delete
         self._left: list[Listed] | None = None
         self._current: int | None = None
+        self.failed = False
+        """Whether the connection to the server has failed."""
 
     def __aiter__(self) -> AsyncIterator[CollectedMessage]:
         return self
 
     async def __anext__(self) -> CollectedMessage:
         if self._left is None:
-            self._left = [each for each in await self._maildrop.listing() if (each.unique_id or "") not in self._skip][
-                ::-1
-            ]
+            listing = await self._noting_failure(self._maildrop.listing())
+            self._left = [each for each in reversed(listing) if (each.unique_id or "") not in self._skip]
         await self.finish()
         if not self._left:
             raise StopAsyncIteration
         listed = self._left.pop()
-        raw = await self._maildrop.retrieve(listed.number)
+        try:
+            raw = await self._noting_failure(self._maildrop.retrieve(listed.number))
+        except ServerRejected as error:
+            name = f"message {listed.number} (unique-id {listed.unique_id})"
+            raise ServerRejected(f"the server did not send {name}: {error.reply}", error.reply) from None
         complete = len(raw) >= listed.size
         if self._delete and complete:
             self._current = listed.number
@@ -320,4 +336,11 @@ class _Collection:
         """Delete the last message that was returned, if that was requested."""
         number, self._current = self._current, None
         if number is not None:
-            await self._maildrop.delete(number)
+            await self._noting_failure(self._maildrop.delete(number))
+
+    async def _noting_failure(self, answer: Awaitable[T]) -> T:
+        try:
+            return await answer
+        except ConnectionFailed:
+            self.failed = True
+            raise

@@ -27,6 +27,13 @@ TIMEOUT: Final = 60.0
 """Seconds for each step: the connection, the handshake, each reply, and each 64 KiB of content."""
 
 
+_PASSWORD_MECHANISMS: Final = (
+    "SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "APOP", "PLAIN", "LOGIN",
+    "USER",
+)  # fmt: skip
+_TOKEN_MECHANISMS: Final = ("OAUTHBEARER", "XOAUTH2")
+
+
 def _check_mechanisms(login: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not (isinstance(value, tuple) and all(isinstance(name, str) for name in cast("tuple[object, ...]", value))):
         raise TypeError(f'mechanisms must be a tuple of names, such as ("PLAIN",), not {value!r}')
@@ -43,19 +50,28 @@ class Login:
     that send the password.  A token is sent by OAUTHBEARER (RFC 7628) or XOAUTH2.  *mechanisms* restricts the choice to
     the mechanisms with these names, such as ``("PLAIN",)``.
 
-    Raises ValueError or LocalProtocolError if a value cannot be sent by any mechanism; the text does not contain it.
+    Raises ValueError or TypeError if a value cannot be sent by any mechanism; the text does not contain the secret.
     """
 
-    name: str = attrs.field(validator=attrs.validators.instance_of(str))
+    name: str = attrs.field()
     password: str | bytes | None = attrs.field(default=None, repr=False)
     token: str | bytes | None = attrs.field(default=None, kw_only=True, repr=False)
     mechanisms: tuple[str, ...] = attrs.field(default=(), kw_only=True, validator=_check_mechanisms)
 
     def __attrs_post_init__(self) -> None:
+        if not isinstance(cast(object, self.name), str):
+            raise TypeError(f"name must be a string, not {type(self.name).__name__}")
         if (self.password is None) == (self.token is None):
             raise ValueError("a Login needs a password or a token, and not both")
-        if not self.client_mechanisms(None):
-            raise ValueError(f"no mechanism of a password or token is called {' or '.join(self.mechanisms)}")
+        possible = _PASSWORD_MECHANISMS if self.token is None else _TOKEN_MECHANISMS
+        for name in self.mechanisms:
+            if name.upper() not in possible:
+                secret = "password" if self.token is None else "token"
+                raise ValueError(f"no mechanism of a {secret} is called {name!r}; use {', '.join(possible)}")
+        try:
+            self.client_mechanisms(None)
+        except LocalProtocolError as error:
+            raise ValueError(f"the login cannot be sent: {error}") from None
 
     def client_mechanisms(self, tls: Tls | None) -> tuple[sasl.ClientMechanism, ...]:
         """Return the mechanisms for one login, the preferred first."""
@@ -75,15 +91,23 @@ class Login:
 
 
 def _encoded(value: str | bytes) -> bytes:
-    return value.encode() if isinstance(value, str) else value
+    if isinstance(value, str):
+        try:
+            return value.encode()
+        except UnicodeEncodeError:  # has the secret among its attributes
+            raise ValueError("a password or token must not contain surrogates; pass bytes") from None
+    if not isinstance(cast(object, value), bytes):
+        raise TypeError(f"a password or token must be a string or bytes, not {type(value).__name__}")
+    return value
 
 
-def to_login(value: object) -> Login | None:
+def to_login(value: Any) -> Login | None:
     if value is None or isinstance(value, Login):
         return value
+    kind = type(value).__name__
     if isinstance(value, tuple) and len(cast("tuple[object, ...]", value)) == 2:
         return Login(*cast("tuple[Any, Any]", value))
-    raise TypeError(f"login must be a tuple (name, password), a Login or None, not {value!r}")
+    raise TypeError(f"login must be a tuple (name, password), a Login or None, not {kind}")
 
 
 def _check_port(server: object, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -92,7 +116,11 @@ def _check_port(server: object, attribute: attrs.Attribute[Any], value: Any) -> 
 
 
 def _check_host(server: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if not (isinstance(value, str) and value and value.isprintable() and " " not in value):
+    try:
+        valid = isinstance(value, str) and bool(value.encode("idna")) and value.isprintable() and " " not in value
+    except UnicodeError:  # an empty label, or one of more than 63 characters: socket.getaddrinfo() would raise it
+        valid = False
+    if not valid:
         raise ValueError(f"host must be the name or the IP address of a server, not {value!r}")
 
 
@@ -201,6 +229,8 @@ class Session(Generic[E]):
 
     def authenticate(self, *mechanisms: sasl.ClientMechanism) -> None:
         """Begin a login.  Raises NotSupported if the server offers none of *mechanisms*."""
+        if not mechanisms:
+            raise NotSupported("cannot log in: no mechanism of the login can be used on this connection")
         try:
             self.connection.authenticate(*mechanisms)
         except LocalProtocolError as error:

@@ -23,6 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 from mailauth import Command, Tls, pop3, smtp
 
 from .. import client as asynchronous
+from .._event_loop import runs_on_trio
 from ._message import MessageLike
 from ._pop3 import CollectedMessage, Listed
 from ._smtp import Address, Dsn, SubmitResult
@@ -157,9 +158,14 @@ def _context(
 
 def _new_runner() -> asyncio.Runner:
     """Return a new event loop.  Raises RuntimeError in a coroutine, which would block its own loop."""
-    with contextlib.suppress(RuntimeError):
+    try:
         asyncio.get_running_loop()
-        raise TypeError("called in a coroutine; await the function of mailauth_io.client instead")
+    except RuntimeError:
+        running = runs_on_trio()
+    else:
+        running = True
+    if running:
+        raise RuntimeError("called in a coroutine; await the function of mailauth_io.client instead")
     return asyncio.Runner()
 
 
