@@ -1,7 +1,8 @@
 """The ``mailauth`` command: its subcommands, its options and its exit status.
 
 The exit status is 0 for success, 1 if a row of ``mailauth methods`` failed, 2 for an error, and 130 if
-the command is interrupted.  ``mailauth serve`` ends with 0 on SIGINT.
+the command is interrupted.  ``mailauth serve`` ends with 0 on SIGINT.  ``client_options`` has those of ``send`` and
+``fetch``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NoReturn
 
 import mailauth
 
-from . import parsers, settings
+from . import client_options, parsers, settings
 from .errors import ConfigError
 
 SCHEMES = ("ARGON2ID", "SCRAM-SHA-256", "BLF-CRYPT", "SHA512-CRYPT", "PLAIN")
@@ -49,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         run: Callable[[argparse.Namespace], int] | None = getattr(options, "run", None)
         if run is None:
-            parser.error("no command given; use serve, check-config, grants, passwd or methods (see mailauth --help)")
+            parser.error(
+                "no command given; use serve, send, fetch, check-config, grants, passwd or methods (see --help)"
+            )
         title = f"{parser.prog} {options.command}"
         if sys.stdout is None and run is not _serve:
             raise ConfigError("standard output is closed; redirect it to a file, or to /dev/null")
@@ -102,12 +105,14 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="mailauth",
         allow_abbrev=False,
-        description="SMTP and POP3 servers with authenticated submission and POP before SMTP.",
+        description="SMTP and POP3 servers with authenticated submission and POP before SMTP, and clients.",
         epilog="Run 'mailauth COMMAND --help' for the options of a command.",
     )
     parser.add_argument("--version", action="version", version=f"mailauth {mailauth.__version__}")
     commands = parser.add_subparsers(dest="command", title="commands")
     _add_serve(commands.add_parser("serve", allow_abbrev=False, help="run an SMTP and a POP3 server"))
+    _add_send(commands.add_parser("send", allow_abbrev=False, help="submit a message"))
+    _add_fetch(commands.add_parser("fetch", allow_abbrev=False, help="retrieve the messages of a maildrop"))
     _add_check_config(commands.add_parser("check-config", allow_abbrev=False, help="check a configuration file"))
     _add_grants(commands.add_parser("grants", allow_abbrev=False, help="list or revoke POP-before-SMTP grants"))
     _add_passwd(commands.add_parser("passwd", allow_abbrev=False, help="print a line for an accounts file"))
@@ -139,6 +144,55 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     )
     settings.add_flags(parser)
     parser.set_defaults(run=_serve)
+
+
+def _add_send(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Submit a message by SMTP, and print the reply of the server for each recipient.  Bcc fields are removed.  "
+        "Progress is shown on standard error if it is a terminal."
+    )
+    parser.add_argument("file", nargs="?", type=_file, metavar="FILE", help="the message (default: standard input)")
+    parser.add_argument(
+        "--from",
+        dest="sender",
+        metavar="ADDRESS",
+        help="the sender; '' for none (default: Sender or From of the message)",
+    )
+    parser.add_argument(
+        "--to",
+        dest="recipients",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="a recipient; may be repeated (default: To, Cc and Bcc of the message)",
+    )
+    parser.add_argument(
+        "--dsn-notify",
+        action="append",
+        choices=("never", "success", "failure", "delay"),
+        default=[],
+        help="request a report about this event; may be repeated (default: the server decides)",
+    )
+    client_options.add(parser, ports="465; 587 with starttls, 25 without TLS", user_required=False)
+    parser.set_defaults(run=_send)
+
+
+def _add_fetch(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Retrieve all messages of a maildrop by POP3, and store them in a Maildir, or print them in mbox format.  "
+        "Progress is shown on standard error if it is a terminal."
+    )
+    parser.add_argument(
+        "--maildir",
+        type=_file,
+        metavar="DIRECTORY",
+        help="store the messages here, and print a line for each (default: print the messages in mbox format)",
+    )
+    parser.add_argument(
+        "--delete", action="store_true", help="delete each message from the server after it is stored or printed"
+    )
+    client_options.add(parser, ports="995; 110 with starttls or without TLS", user_required=True)
+    parser.set_defaults(run=_fetch)
 
 
 def _add_check_config(parser: argparse.ArgumentParser) -> None:
@@ -218,6 +272,18 @@ def _serve(options: argparse.Namespace) -> int:
 
     serve.serve(settings_of(options))
     return 0
+
+
+def _send(options: argparse.Namespace) -> int:
+    from . import send_command
+
+    return send_command.run(options)
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from . import fetch_command
+
+    return fetch_command.run(options)
 
 
 def _check_config(options: argparse.Namespace) -> int:

@@ -86,10 +86,14 @@ def _addresses(message: email.message.Message, prefix: str, names: Iterable[str]
         for field in message.get_all(prefix + name, []):
             text = " ".join(str(field).split())
             header: Any = email.policy.default.header_factory(name, text)
-            if any(isinstance(defect, email.errors.InvalidHeaderDefect) for defect in header.defects):
+            specs = [address.addr_spec for address in header.addresses]
+            if any(isinstance(defect, email.errors.InvalidHeaderDefect) for defect in header.defects) or any(
+                "\ufffd" in spec
+                for spec in specs  # in place of a byte that is not UTF-8
+            ):
                 argument = "sender" if name in ("Sender", "From") else "recipients"
                 raise ValueError(f"{prefix}{name} of the message is not a list of addresses: {text}; pass {argument}")
-            found += [address.addr_spec for address in header.addresses]
+            found += specs
     return found
 
 

@@ -316,6 +316,7 @@ class _Collection:
 
     async def __anext__(self) -> CollectedMessage:
         if self._left is None:
+            self._left = []  # if the listing fails, the iteration ends
             listing = await self._noting_failure(self._maildrop.listing())
             self._left = [each for each in reversed(listing) if (each.unique_id or "") not in self._skip]
         await self.finish()

@@ -110,12 +110,28 @@ class Pop3Client:
         return self._runner.run(self._client.execute(command))
 
 
-def _messages(messages: AsyncIterator[CollectedMessage], runner: asyncio.Runner) -> Iterator[CollectedMessage]:
-    async def following() -> CollectedMessage | None:
-        return await anext(messages, None)
+class _Messages:
+    """The messages of a maildrop.  It can be continued after an exception, as the asynchronous iterator can."""
 
-    while (message := runner.run(following())) is not None:
-        yield message
+    def __init__(self, messages: AsyncIterator[CollectedMessage], runner: asyncio.Runner) -> None:
+        self._messages = messages
+        self._runner = runner
+
+    def __iter__(self) -> Iterator[CollectedMessage]:
+        return self
+
+    def __next__(self) -> CollectedMessage:
+        async def following() -> CollectedMessage | None:
+            return await anext(self._messages, None)
+
+        message = self._runner.run(following())
+        if message is None:
+            raise StopIteration
+        return message
+
+
+def _messages(messages: AsyncIterator[CollectedMessage], runner: asyncio.Runner) -> Iterator[CollectedMessage]:
+    return _Messages(messages, runner)
 
 
 def _function(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:

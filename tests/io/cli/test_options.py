@@ -55,7 +55,7 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> object:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "serve, check-config, grants, passwd or methods"),
+        ((), "serve, send, fetch, check-config, grants, passwd or methods"),
         (("server",), "invalid choice"),
         (("--verbose",), "--verbose"),
         (("serve", "--verbose"), "--verbose"),

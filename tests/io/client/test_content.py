@@ -163,6 +163,14 @@ def test_address_in_the_header_that_cannot_be_read_is_refused() -> None:
     refused(ValueError, "Cc of the message .* pass recipients", message, None, None)
 
 
+def test_address_in_the_header_that_is_not_utf8_is_refused() -> None:
+    """The parser of the email package replaces the byte, which makes another address of it."""
+    raw = b"From: alice@example.org\r\nTo: j\xf6rg@example.org\r\n\r\nAt six.\r\n"
+    for policy in (email.policy.compat32, email.policy.default):
+        message: Any = email.message_from_bytes(raw, policy=policy)
+        refused(ValueError, "To of the message is not a list of addresses", message, None, None)
+
+
 def test_empty_group_in_the_header_has_no_address() -> None:
     message = letter(To="undisclosed-recipients:;", Bcc=BOB)
     message["From"] = ALICE

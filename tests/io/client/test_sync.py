@@ -90,6 +90,15 @@ def test_exception_in_the_loop_keeps_the_deletions_before_it(error: type[BaseExc
     assert (peer.deleted, "QUIT" in peer.heard) == (deleted, deleted != [])
 
 
+def test_collecting_can_go_on_after_a_message_that_the_server_does_not_send() -> None:
+    with pop3_server({"RETR 2": b"-ERR cannot read\r\n"}) as peer, sync.collect(**to(peer), delete=True) as messages:
+        assert next(messages).number == 1
+        with pytest.raises(client.ServerRejected, match="message 2"):
+            next(messages)
+        assert [message.number for message in messages] == [3]
+    assert peer.deleted == [1, 3]
+
+
 def test_message_at_which_the_loop_is_left_is_deleted() -> None:
     with pop3_server({}) as peer:
         collect(peer, leave=True)

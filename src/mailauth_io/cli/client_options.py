@@ -1,0 +1,152 @@
+"""What ``mailauth send`` and ``mailauth fetch`` share: the options of the server and the login, and the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import ssl
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from . import parsers
+from .errors import ConfigError
+
+T = TypeVar("T")
+
+DONE: Final = 0
+REJECTED: Final = 1
+TEMPORARY: Final = 75
+LOGIN_FAILED: Final = 77
+
+EPILOG: Final = (
+    "The exit status is 0 if all was done, 1 if the server has rejected a recipient or a message, 2 for invalid "
+    "arguments, 75 for a temporary failure (a failed connection, or a 4yz reply), 77 if the login has failed."
+)
+PASSWORD_VARIABLE: Final = "MAILAUTH_PASSWORD"
+
+
+def argument(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """Return *parse*, a function of ``parsers``, with the exception that argparse reports."""
+
+    def convert(text: str) -> T:
+        try:
+            return parse(text)
+        except parsers.ValueParseError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def add(parser: argparse.ArgumentParser, *, ports: str, user_required: bool) -> None:
+    """Add the options.  *ports* are the standard ports, for the help."""
+    file = argument(parsers.path)
+    parser.epilog = EPILOG
+    parser.add_argument("--host", required=True, metavar="NAME", help="name or address of the server")
+    port = argument(parsers.number(1, 65535, "port"))
+    parser.add_argument("--port", type=port, metavar="NUMBER", help=f"port of the server (default: {ports})")
+    parser.add_argument(
+        "--tls",
+        choices=("implicit", "starttls", "none"),
+        default="implicit",
+        help="TLS from the start, after STARTTLS or STLS, or none; none exposes the login (default: implicit)",
+    )
+    parser.add_argument("--ca", type=file, metavar="FILE", help="certificates to trust (default: those of the system)")
+    parser.add_argument(
+        "--user",
+        required=user_required,
+        metavar="NAME",
+        help="log in with this name; without a file, the password is taken from the environment variable "
+        f"{PASSWORD_VARIABLE}, or asked for at the terminal" + ("" if user_required else " (default: no login)"),
+    )
+    secret = parser.add_mutually_exclusive_group()
+    secret.add_argument("--password-file", type=file, metavar="FILE", help="file that contains the password")
+    secret.add_argument(
+        "--token-file", type=file, metavar="FILE", help="file that contains an access token, for OAUTHBEARER or XOAUTH2"
+    )
+    parser.add_argument(
+        "--timeout", type=argument(parsers.seconds), default=60.0, metavar="SECONDS",
+        help="seconds to wait for the connection and for each reply (default: 60)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def server(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of the client's functions.  Raises ConfigError."""
+    if options.ca is not None and options.tls == "none":
+        raise ConfigError("--ca needs TLS; use --tls implicit or --tls starttls")
+    context = None
+    if options.ca is not None:
+        try:
+            context = ssl.create_default_context(cafile=options.ca)
+        except ssl.SSLError:
+            raise ConfigError(f"--ca: {options.ca} has no certificate in PEM format") from None
+        except OSError as error:
+            raise ConfigError(f"--ca: {options.ca} cannot be read: {error.strerror}") from error
+    return {
+        "host": options.host,
+        "port": options.port,
+        "tls": options.tls,
+        "ssl_context": context,
+        "timeout": options.timeout,
+        "login": _login(options),
+    }
+
+
+def _login(options: argparse.Namespace) -> object:
+    from ..client import Login
+
+    if options.user is None:
+        for name in ("password_file", "token_file"):
+            if getattr(options, name) is not None:
+                raise ConfigError(f"--{name.replace('_', '-')} needs --user")
+        return None
+    if options.token_file is not None:
+        return Login(options.user, token=_read("--token-file", options.token_file))
+    if options.password_file is not None:
+        return Login(options.user, _read("--password-file", options.password_file))
+    return Login(options.user, os.environb.get(PASSWORD_VARIABLE.encode()) or _ask())
+
+
+def _read(flag: str, path: Path) -> bytes:
+    from .. import stores
+    from . import secret_file
+
+    try:
+        return secret_file.read_line(path)
+    except stores.AccountsError as error:
+        raise ConfigError(f"{flag}: {error}") from error
+
+
+def _ask() -> bytes:
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise ConfigError(f"no password; use --password-file, or the environment variable {PASSWORD_VARIABLE}")
+    try:
+        return os.fsencode(getpass.getpass("Password: "))
+    except EOFError:
+        raise ConfigError("no password was entered") from None
+
+
+def status_of(error: Exception) -> int:
+    """Return the exit status for a ClientError."""
+    from .. import client
+
+    if isinstance(error, client.ConnectionFailed) or (isinstance(error, client.ServerRejected) and error.temporary):
+        return TEMPORARY
+    return LOGIN_FAILED if isinstance(error, client.AuthenticationFailed) else REJECTED
+
+
+class Progress:
+    """A line on standard error that shows the progress; nothing if standard error is not a terminal."""
+
+    def __init__(self) -> None:
+        self._width = 0
+        self._shown = sys.stderr.isatty()
+
+    def show(self, text: str) -> None:
+        """Replace the line by *text*; an empty text removes it."""
+        if self._shown:
+            print(f"\r{text:<{self._width}}", end="" if text else "\r", file=sys.stderr, flush=True)
+            self._width = len(text)

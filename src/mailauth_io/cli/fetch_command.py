@@ -1,0 +1,111 @@
+"""``mailauth fetch``: retrieve the messages of a maildrop."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from .. import client
+from ..client import sync
+from ..stores._maildir import StagedFile
+from . import client_options
+from .errors import ConfigError
+
+_FROM_LINE: Final = re.compile(rb"^(>*From )", re.MULTILINE)
+
+
+class _StoreError(Exception):
+    """A message could not be stored."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Retrieve the messages, and return the exit status.  Raises ConfigError."""
+    if options.json and options.maildir is None:
+        raise ConfigError("--json needs --maildir; without it the messages are printed")
+    run = _Run(options)
+    try:
+        run.fetch(client_options.server(options))
+    except _StoreError as error:
+        run.fail(error, client_options.TEMPORARY)
+    except client.ClientError as error:
+        run.fail(error, client_options.status_of(error))
+    except (ValueError, TypeError) as invalid:
+        raise ConfigError(str(invalid)) from invalid
+    finally:
+        run.progress.show("")
+    if options.json:
+        print(json.dumps({"status": run.status, "errors": run.errors, "messages": run.rows}))
+    return run.status
+
+
+@attrs.define
+class _Run:
+    options: argparse.Namespace
+    progress: client_options.Progress = attrs.field(factory=client_options.Progress)
+    rows: list[dict[str, Any]] = attrs.field(factory=list[dict[str, Any]])
+    errors: list[str] = attrs.field(factory=list[str])
+    status: int = client_options.DONE
+
+    def fail(self, error: Exception, status: int) -> None:
+        """Print *error*.  The first status that is not 0 is that of the command."""
+        self.status = self.status or status
+        self.errors.append(str(error))
+        self.progress.show("")
+        print(f"mailauth fetch: {error}", file=sys.stderr)
+
+    def fetch(self, server: dict[str, Any]) -> None:
+        with sync.collect(**server, delete=self.options.delete) as messages:
+            while True:
+                try:
+                    message = next(messages, None)
+                except client.ServerRejected as error:  # of one message, or of its deletion
+                    self.fail(error, client_options.status_of(error))
+                    continue
+                if message is None:
+                    return
+                self._store(message)
+
+    def _store(self, message: client.CollectedMessage) -> None:
+        if self.options.maildir is None:
+            _print(message.raw)
+        else:
+            _deliver(self.options.maildir, message.raw)
+            self.progress.show("")
+            if not self.options.json:
+                kept = "" if message.complete else ", shorter than announced, so it is never deleted"
+                print(
+                    f"message {message.number} ({message.unique_id}): {len(message.raw)} bytes stored{kept}", flush=True
+                )
+        self.rows.append(
+            {
+                "number": message.number,
+                "unique_id": message.unique_id,
+                "size": len(message.raw),
+                "complete": message.complete,
+            }
+        )
+        self.progress.show(f"{len(self.rows)} messages")
+
+
+def _deliver(maildir: Path, raw: bytes) -> None:
+    file = StagedFile(maildir)
+    try:
+        file.write((raw,))
+        file.commit()
+    except OSError as error:
+        file.discard()
+        raise _StoreError(f"cannot store a message in {maildir}: {error.strerror}") from error
+
+
+def _print(raw: bytes) -> None:
+    """Print a message in mbox format, in which lines that begin with From are quoted (mboxrd)."""
+    text = _FROM_LINE.sub(rb">\1", raw.replace(b"\r\n", b"\n"))
+    sys.stdout.buffer.write(f"From MAILER-DAEMON {time.asctime(time.gmtime())}\n".encode() + text + b"\n")
+    sys.stdout.buffer.flush()

@@ -1,0 +1,107 @@
+"""``mailauth send``: submit a message."""
+
+from __future__ import annotations
+
+import argparse
+import email
+import email.policy
+import io
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from mailauth import smtp
+
+from .. import client
+from ..client import sync
+from ..client._message import envelope
+from . import client_options
+from .errors import ConfigError
+
+_BCC: Final = re.compile(rb"^(?:resent-)?bcc[ \t]*:.*(?:\n[ \t].*)*(?:\n|\Z)", re.IGNORECASE | re.MULTILINE)
+_END_OF_HEADER: Final = re.compile(rb"^\r?$", re.MULTILINE)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Send the message, print the reply for each recipient, and return the exit status.  Raises ConfigError."""
+    replies: dict[str, smtp.Reply] = {}
+    error = None
+    progress = client_options.Progress()
+    try:
+        server = client_options.server(options)
+        replies.update(_send(options, server, progress).replies)
+    except client.ClientError as failure:
+        error = str(failure)
+        status = client_options.status_of(failure)
+    except (ValueError, TypeError) as invalid:
+        raise ConfigError(str(invalid)) from invalid
+    else:
+        codes = [reply.code for reply in replies.values() if not reply.positive]
+        status = client_options.DONE
+        if codes:
+            status = client_options.REJECTED if max(codes) >= 500 else client_options.TEMPORARY
+    finally:
+        progress.show("")
+    if options.json:
+        print(json.dumps({"status": status, "error": error, "recipients": [_row(*each) for each in replies.items()]}))
+    else:
+        for recipient, reply in replies.items():
+            text = " ".join(str(reply).split())
+            print(f"{recipient}: {'accepted' if reply.positive else 'rejected'}: {text}")
+    if error is not None:
+        print(f"mailauth send: {error}", file=sys.stderr)
+    return status
+
+
+def _row(recipient: str, reply: smtp.Reply) -> dict[str, Any]:
+    return {
+        "recipient": recipient,
+        "accepted": reply.positive,
+        "code": reply.code,
+        "enhanced_status_code": reply.enhanced_status_code,
+        "text": reply.text,
+    }
+
+
+def _send(
+    options: argparse.Namespace, server: dict[str, Any], progress: client_options.Progress
+) -> client.SubmitResult:
+    events = tuple(event.upper() for event in options.dsn_notify)
+    dsn = client.Dsn(notify=events) if events else None
+    data = _read(options.file)
+    end = _END_OF_HEADER.search(data)
+    header, body = (data[: end.start()], data[end.start() :]) if end else (data, b"")
+    sender, recipients = envelope(
+        email.message_from_string(header.decode("utf-8", "surrogateescape"), policy=email.policy.compat32),
+        options.sender,
+        options.recipients or None,
+    )
+    content = _Content(_BCC.sub(b"", header) + body, progress)
+    return sync.submit(content, sender or "", recipients, dsn=dsn, **server)
+
+
+def _read(path: Path | None) -> bytes:
+    if path is not None:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    if sys.stdin is None:
+        raise ConfigError("standard input is closed; redirect it from a file that contains the message")
+    return sys.stdin.buffer.read()
+
+
+class _Content(io.BytesIO):
+    """The message, which shows how much of it was read.  It is read twice, first to examine it."""
+
+    def __init__(self, data: bytes, progress: client_options.Progress) -> None:
+        super().__init__(data)
+        self._size = len(data)
+        self._progress = progress
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self._progress.show(f"{self.tell()} of {self._size} bytes")
+        return data
