@@ -21,6 +21,10 @@ from . import client_options
 from .errors import ConfigError
 
 _BCC: Final = re.compile(rb"^(?:resent-)?bcc[ \t]*:.*(?:\n[ \t].*)*(?:\n|\Z)", re.IGNORECASE | re.MULTILINE)
+_OPTIONS: Final = {
+    "sender and recipients": "--from and --to", "sender": "--from", "recipients": "--to", "at least one": "--to",
+}  # fmt: skip
+"""The options in place of what the text of an error says to pass."""
 _END_OF_HEADER: Final = re.compile(rb"^\r?$", re.MULTILINE)
 
 
@@ -73,11 +77,14 @@ def _send(
     data = _read(options.file)
     end = _END_OF_HEADER.search(data)
     header, body = (data[: end.start()], data[end.start() :]) if end else (data, b"")
-    sender, recipients = envelope(
-        email.message_from_string(header.decode("utf-8", "surrogateescape"), policy=email.policy.compat32),
-        options.sender,
-        options.recipients or None,
-    )
+    parsed = email.message_from_string(header.decode("utf-8", "surrogateescape"), policy=email.policy.compat32)
+    try:
+        sender, recipients = envelope(parsed, options.sender, options.recipients or None)
+    except ValueError as error:
+        text = str(error)
+        for passed, option in _OPTIONS.items():
+            text = text.replace(f"pass {passed}", f"use {option}")
+        raise ConfigError(text) from error
     content = _Content(_BCC.sub(b"", header) + body, progress)
     return sync.submit(content, sender or "", recipients, dsn=dsn, **server)
 

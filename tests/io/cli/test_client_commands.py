@@ -6,6 +6,7 @@ import getpass
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ ALICE, BOB, CAROL, DAVE = (f"{name}@example.org" for name in ("alice", "bob", "c
 MESSAGE = f"From: Alice <{ALICE}>\nTo: {BOB}\nBcc: {CAROL},\n {DAVE}\nSubject: tea\n\nBcc: not a field\n".encode()
 ON_THE_WIRE = f"From: Alice <{ALICE}>\nTo: {BOB}\nSubject: tea\n\nBcc: not a field\n".replace("\n", "\r\n").encode()
 SECRET = "wonderland"
+PAGE = Path(__file__).parents[3] / "docs" / "commands.md"
 
 
 @pytest.fixture(autouse=True)
@@ -257,6 +259,18 @@ def test_message_that_cannot_be_stored_is_not_deleted(capfd: pytest.CaptureFixtu
     assert result.err.startswith(f"mailauth fetch: cannot store a message in {tmp_path / 'file'}: ")
 
 
+@pytest.mark.parametrize("verb", ["send", "fetch"])
+def test_page_and_help_have_the_same_options_and_exit_statuses(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main((verb, "--help"))
+    shown = capfd.readouterr().out
+    page = PAGE.read_text(encoding="utf-8")
+    options = set(re.findall(r"--[a-z-]+", shown)) - {"--help"}
+    assert options <= set(re.findall(r"--[a-z-]+", page))
+    for status in re.findall(r"^\| (\d+) \|", page, re.MULTILINE):
+        assert status == "130" or f" {status} " in shown
+
+
 HOST = ("--host", "127.0.0.1")
 
 
@@ -272,8 +286,11 @@ HOST = ("--host", "127.0.0.1")
         (("send", *HOST, "--dsn-notify", "never", "--dsn-notify", "delay", "FILE"), "only NEVER"),
         (("send", *HOST, "--from", "alice", "FILE"), "sender 'alice' is not an address such as alice@example.org"),
         (("send", *HOST, "--to", "bob", "FILE"), "recipient 'bob' is not an address"),
-        (("send", *HOST, "EMPTY"), "the message has no From; add one, or pass sender"),
-        (("send", *HOST, "--from", ALICE, "EMPTY"), "there are no recipients; pass at least one"),
+        (("send", *HOST, "EMPTY"), "the message has no From; add one, or use --from"),
+        (("send", *HOST, "--from", ALICE, "EMPTY"), "there are no recipients; use --to"),
+        (("send", *HOST, "RESENT"), "resent more than once; use --from and --to"),
+        (("send", *HOST, "--to", BOB, "UNCLEAR"), "From of the message is not a list of addresses: alice; use --from"),
+        (("send", *HOST, "--from", BOB, "UNCLEAR"), "To of the message is not a list of addresses: bob; use --to"),
         (("send", *HOST, "missing.eml"), "missing.eml cannot be read: No such file or directory"),
         (("send", "--host", "a b", "FILE"), "host must be the name or the IP address of a server"),
         (("send", *HOST, "--password-file", "x"), "--password-file needs --user"),
@@ -295,7 +312,10 @@ def test_invalid_arguments(
 ) -> None:
     empty = tmp_path / "EMPTY"
     empty.touch(mode=0o600)
-    replaced = [{"FILE": file, "EMPTY": str(empty)}.get(word, word) for word in arguments]
+    (resent := tmp_path / "RESENT").write_text("Resent-Date: x\nResent-Date: y\n\n")
+    (unclear := tmp_path / "UNCLEAR").write_text("From: alice\nTo: bob\n\n")
+    files = {"FILE": file, "EMPTY": str(empty), "RESENT": str(resent), "UNCLEAR": str(unclear)}
+    replaced = [files.get(word, word) for word in arguments]
     assert text in config_error(capfd, *replaced)
 
 
