@@ -138,6 +138,12 @@ def status_of(error: Exception) -> int:
     return LOGIN_FAILED if isinstance(error, client.AuthenticationFailed) else REJECTED
 
 
+def put(line: str) -> None:
+    """Print *line* to standard output, with escapes for characters that it cannot encode."""
+    encoding = sys.stdout.encoding or "ascii"
+    print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
 class Progress:
     """A line on standard error that shows the progress; nothing if standard error is not a terminal."""
 

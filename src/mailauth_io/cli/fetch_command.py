@@ -80,8 +80,8 @@ class _Run:
             self.progress.show("")
             if not self.options.json:
                 kept = "" if message.complete else ", shorter than announced, so it is never deleted"
-                print(
-                    f"message {message.number} ({message.unique_id}): {len(message.raw)} bytes stored{kept}", flush=True
+                client_options.put(
+                    f"message {message.number} ({message.unique_id}): {len(message.raw)} bytes stored{kept}"
                 )
         self.rows.append(
             {

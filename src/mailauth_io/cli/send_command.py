@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         for recipient, reply in replies.items():
             text = " ".join(str(reply).split())
-            print(f"{recipient}: {'accepted' if reply.positive else 'rejected'}: {text}")
+            client_options.put(f"{recipient}: {'accepted' if reply.positive else 'rejected'}: {text}")
     if error is not None:
         print(f"mailauth send: {error}", file=sys.stderr)
     return status

@@ -387,6 +387,27 @@ def test_untrusted_certificate_is_named(served: tuple[serving.Served, str]) -> N
     assert result.stderr.count("\n") == 1
 
 
+def test_recipient_that_the_terminal_cannot_show_is_escaped() -> None:
+    script = {"EHLO": b"250-script.test\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n"}
+    with smtp_server(script) as peer:
+        arguments = ("--port", str(peer.port), "--tls", "none", "--from", ALICE, "--to", "j\u00f6rg@example.org")
+        result = subprocess.run(
+            serving.command("send", *HOST, *arguments), input=b"x\n", capture_output=True,
+            env={**serving.environment(), "PYTHONIOENCODING": "ascii"}, timeout=60, check=False,
+        )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout == b"j\\xf6rg@example.org: accepted: 250 2.0.0 queued\n"
+
+
+@pytest.mark.parametrize(
+    "words", [("--to", "\udcff@example.org"), ("--from", "\udcff@example.org"), ("--user", "\udcff")]
+)
+def test_argument_that_is_not_text_is_an_error(
+    capfd: pytest.CaptureFixture[str], file: str, words: tuple[str, str]
+) -> None:
+    assert config_error(capfd, "send", *HOST, file, *words)
+
+
 def test_output_that_nobody_reads_deletes_nothing() -> None:
     reading, writing = os.pipe()
     os.close(reading)
