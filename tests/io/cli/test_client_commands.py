@@ -49,11 +49,10 @@ class Result:
         assert SECRET not in self.out + self.err
 
 
-def command(capfd: pytest.CaptureFixture[str], verb: str, script: Script, *arguments: str, **options: Any) -> Result:
+def command(capfd: pytest.CaptureFixture[str], verb: str, script: Script, *arguments: str) -> Result:
     """Run the command against a server in clear text that follows *script*, with a login."""
-    with (smtp_server if verb == "send" else pop3_server)(script, **options) as peer:
-        tls = () if options else ("--tls", "none")
-        words = (verb, "--host", "127.0.0.1", "--port", str(peer.port), *tls, "--user", "alice", *arguments)
+    with (smtp_server if verb == "send" else pop3_server)(script) as peer:
+        words = (verb, "--host", "127.0.0.1", "--port", str(peer.port), "--tls", "none", "--user", "alice", *arguments)
         status = cli.main(words)
     return Result(status, capfd.readouterr(), peer)
 
@@ -141,7 +140,7 @@ FAILURES = [
 def test_failure_of_send_is_one_sentence(
     capfd: pytest.CaptureFixture[str], file: str, script: Script, status: int, text: str
 ) -> None:
-    timeout = "0.05" if SILENT in script.values() else "20"
+    timeout = "0.5" if SILENT in script.values() else "20"
     result = send(capfd, script, file, "--timeout", timeout)
     assert (result.status, result.out) == (status, "")
     assert result.err.startswith(f"mailauth send: {text}")

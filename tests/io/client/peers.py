@@ -17,7 +17,6 @@ from typing import BinaryIO, TypeAlias
 import attrs
 
 from tests.io.server_support import TIMEOUT
-from tests.io.tls import server_context
 
 
 @attrs.frozen
@@ -49,7 +48,7 @@ class Peer:
     silent: threading.Event = attrs.field(factory=threading.Event)
     """Set when the server does not reply."""
     ended: threading.Event = attrs.field(factory=threading.Event)
-    """Set when the server has closed a connection."""
+    """Set when the server has closed its side of a connection."""
     failures: list[Exception] = attrs.field(factory=list)
 
     def verbs(self) -> list[str]:
@@ -175,7 +174,7 @@ def _pop3(session: _Session) -> None:
 
 
 @contextlib.contextmanager
-def _serving(protocol: Callable[[_Session], None], script: Script, implicit_tls: bool) -> Generator[Peer]:
+def _serving(protocol: Callable[[_Session], None], script: Script) -> Generator[Peer]:
     peer = Peer()
 
     def serve(listener: socket.socket) -> None:
@@ -185,17 +184,18 @@ def _serving(protocol: Callable[[_Session], None], script: Script, implicit_tls:
             except OSError:
                 return  # the listener was shut down
             connection.settimeout(TIMEOUT)
-            try:
-                if implicit_tls:
-                    connection = server_context().wrap_socket(connection, server_side=True)
-                with connection.makefile("rb") as reader:
-                    protocol(_Session(peer, script, connection, reader))
-            except TimeoutError as error:  # the client kept its connection open
-                peer.failures.append(error)
-            except (_Over, OSError):
-                pass
-            connection.close()
-            peer.ended.set()
+            with connection, connection.makefile("rb") as reader:
+                try:
+                    with contextlib.suppress(_Over):
+                        protocol(_Session(peer, script, connection, reader))
+                    connection.shutdown(socket.SHUT_WR)
+                    peer.ended.set()
+                    while reader.read(65_536):  # a reset could discard data that the client has not read
+                        pass
+                except TimeoutError as error:  # the client kept its connection open
+                    peer.failures.append(error)
+                except OSError:
+                    peer.ended.set()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         peer.port = listener.getsockname()[1]
@@ -209,9 +209,9 @@ def _serving(protocol: Callable[[_Session], None], script: Script, implicit_tls:
     assert peer.failures == []
 
 
-def smtp_server(script: Script, *, implicit_tls: bool = False) -> contextlib.AbstractContextManager[Peer]:
-    return _serving(_smtp, script, implicit_tls)
+def smtp_server(script: Script) -> contextlib.AbstractContextManager[Peer]:
+    return _serving(_smtp, script)
 
 
-def pop3_server(script: Script, *, implicit_tls: bool = False) -> contextlib.AbstractContextManager[Peer]:
-    return _serving(_pop3, script, implicit_tls)
+def pop3_server(script: Script) -> contextlib.AbstractContextManager[Peer]:
+    return _serving(_pop3, script)
