@@ -31,13 +31,11 @@ from typing import Any, Final
 import attrs
 
 import mailauth
+import mailauth_io.client
 from mailauth import ClientMachine, Machine, ServerMachine, pop3, smtp
 from mailauth_io import adapters
 
 SOURCE: Final = Path(__file__).parent.parent / "src"
-
-NOT_CHECKED: Final = ("mailauth_io.client",)
-"""The packages that are left out."""
 
 OWN: Final = frozenset({"Etrn", "Xtnd"})
 """The classes that an example may use as the reader's own."""
@@ -60,7 +58,7 @@ def public_modules() -> dict[str, ModuleType]:
     for path in sorted(SOURCE.rglob("*.py")):
         parts = path.relative_to(SOURCE).with_suffix("").parts
         name = ".".join(parts).removesuffix(".__init__")
-        private = name.startswith(NOT_CHECKED) or any(part.startswith("_") for part in name.split("."))
+        private = any(part.startswith("_") for part in name.split("."))
         if not private and "\n__all__" in path.read_text("utf-8"):
             found[name] = importlib.import_module(name)
     return found
@@ -81,7 +79,7 @@ def public_objects(modules: Mapping[str, ModuleType]) -> dict[str, Any]:
 
 
 def namespace(modules: Mapping[str, ModuleType]) -> dict[str, Any]:
-    """Return the names that an example may use: those of ``mailauth``, its modules, and the standard library."""
+    """Return the names that an example may use: of ``mailauth``, the client, the modules, and the standard library."""
     standard = (hashlib, io, ipaddress, logging, secrets, ssl, sys, tempfile)
     return {
         **{module.__name__: module for module in standard},
@@ -89,6 +87,7 @@ def namespace(modules: Mapping[str, ModuleType]) -> dict[str, Any]:
         "Path": Path,
         "Set": Set,
         **{name: getattr(mailauth, name) for name in mailauth.__all__},
+        **{name: getattr(mailauth_io.client, name) for name in mailauth_io.client.__all__},
         **{name.rpartition(".")[2]: module for name, module in modules.items()},
     }
 

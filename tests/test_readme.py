@@ -127,7 +127,8 @@ def test_every_relative_link_target_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_file_named_in_a_page_exists(page: Path) -> None:
     named = re.findall(r"`((?:tests|docs|examples|src|benchmarks)/[\w./-]+)`", page.read_text(encoding="utf-8"))
-    assert [name for name in named if not (ROOT / name).exists()] == []
+    made = "docs/_build/"  # `make docs` writes it
+    assert [name for name in named if not (name.startswith(made) or (ROOT / name).exists())] == []
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

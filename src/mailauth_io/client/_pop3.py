@@ -26,7 +26,13 @@ _PORTS: Final[dict[TlsMode, int]] = {"implicit": 995, "starttls": 110, "none": 1
 
 @attrs.frozen(kw_only=True)
 class Listed:
-    """One message of a maildrop, as LIST and UIDL describe it."""
+    """One message of a maildrop, as LIST and UIDL describe it.
+
+    For example:
+
+        for listed in await maildrop.listing():
+            print(listed.number, listed.size, listed.unique_id)
+    """
 
     number: int
     """Its number in this session, from 1."""
@@ -40,9 +46,11 @@ class Listed:
 class CollectedMessage:
     """A retrieved message.
 
-    async with client.collect(host="mail.example.org", login=("alice", "wonderland")) as messages:
-        async for message in messages:
-            print(message.email["Subject"], len(message.raw))
+    For example:
+
+        async with collect(host="mail.example.org", login=("alice", "wonderland")) as messages:
+            async for message in messages:
+                print(message.email["Subject"], len(message.raw))
     """
 
     raw: bytes = attrs.field(repr=False)
@@ -61,12 +69,14 @@ class CollectedMessage:
 class Pop3Client:
     """A session with an open maildrop, made by ``pop3_client``.
 
-        async with client.pop3_client(host="mail.example.org", login=("alice", "wonderland")) as maildrop:
-            for listed in await maildrop.listing():
-                print(await maildrop.top(listed.number))
-
     A deleted message is removed from the server only if the session ends without an exception.  The methods raise
     ConnectionFailed, and ServerRejected for -ERR.  Call them from one task at a time.
+
+    For example:
+
+        async with pop3_client(host="mail.example.org", login=("alice", "wonderland")) as maildrop:
+            for listed in await maildrop.listing():
+                print(await maildrop.top(listed.number))
     """
 
     def __init__(

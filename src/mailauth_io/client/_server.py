@@ -43,14 +43,16 @@ def _check_mechanisms(login: object, attribute: attrs.Attribute[Any], value: Any
 class Login:
     """A user name with a password or with an access token.  A tuple ``(name, password)`` can be passed instead.
 
-        Login("alice", "wonderland")
-        Login("alice@example.org", token="ya29.a0Af...")
-
     The strongest mechanism that the server offers is used: SCRAM (with channel binding), CRAM-MD5, APOP, then those
     that send the password.  A token is sent by OAUTHBEARER (RFC 7628) or XOAUTH2.  *mechanisms* restricts the choice to
     the mechanisms with these names, such as ``("PLAIN",)``.
 
     Raises ValueError or TypeError if a value cannot be sent by any mechanism; the text does not contain the secret.
+
+    For example:
+
+        by_password = Login("alice", "wonderland", mechanisms=("PLAIN",))
+        by_token = Login("alice@example.org", token="ya29.a0Af...")
     """
 
     name: str = attrs.field()

@@ -41,11 +41,14 @@ _EVENTS: Final = frozenset({"SUCCESS", "FAILURE", "DELAY"})
 class Dsn:
     """What reports the sender requests (delivery status notifications, RFC 3461).
 
-        Dsn(notify=("SUCCESS", "FAILURE"), ret="HDRS", envelope_id="order-42")
-
     *notify* has the events ``SUCCESS``, ``FAILURE`` and ``DELAY``, or only ``NEVER``; without it the server decides.
     *ret* is the part of the message in a report, ``FULL`` or ``HDRS``.  *envelope_id* is quoted in the report.  Raises
     ValueError for an invalid value.
+
+    For example:
+
+        dsn = Dsn(notify=("SUCCESS", "FAILURE"), ret="HDRS", envelope_id="order-42")
+        result = await session.send(message, dsn=dsn)
     """
 
     notify: tuple[Literal["NEVER", "SUCCESS", "FAILURE", "DELAY"], ...] | None = None
@@ -86,7 +89,7 @@ class SubmitResult:
 
     For example:
 
-        result = await client.submit(message, host="mail.example.org", login=("alice", "wonderland"))
+        result = await submit(message, host="mail.example.org", login=("alice", "wonderland"))
         for recipient, reply in result.rejected.items():
             print(recipient, reply.code, reply.text)
     """
@@ -121,11 +124,13 @@ class SubmitResult:
 class SmtpClient:
     """A session that is ready to send messages, made by ``smtp_client``.
 
-        async with client.smtp_client(host="mail.example.org", login=("alice", "wonderland")) as session:
+    After ConnectionFailed it is of no further use.  Call its methods from one task at a time.
+
+    For example:
+
+        async with smtp_client(host="mail.example.org", login=("alice", "wonderland")) as session:
             for message in messages:
                 (await session.send(message)).raise_for_rejected()
-
-    After ConnectionFailed it is of no further use.  Call its methods from one task at a time.
     """
 
     def __init__(

@@ -23,10 +23,12 @@ __all__ = [
 class ClientError(Exception):
     """The base class of all errors of ``mailauth_io.client``, except those of the caller (ValueError, TypeError).
 
-    try:
-        result = await client.submit(message, host="mail.example.org", login=("alice", "wonderland"))
-    except client.ClientError as error:
-        print(f"not sent: {error}")
+    For example:
+
+        try:
+            result = await submit(message, host="mail.example.org", login=("alice", "wonderland"))
+        except ClientError as error:
+            print(f"not sent: {error}")
     """
 
 
@@ -35,6 +37,13 @@ class ConnectionFailed(ClientError):
 
     The cause is ``__cause__``: an OSError (ssl.SSLError and TimeoutError are OSErrors) or a RemoteProtocolError.
     Trying again later may succeed.
+
+    For example:
+
+        try:
+            result = await submit(message, host="mail.example.org", timeout=20)
+        except ConnectionFailed as error:
+            print(f"try again later: {error}")
     """
 
 
@@ -42,17 +51,39 @@ class DeliveryUnknown(ConnectionFailed):
     """The connection was lost after the whole message was sent and before the server replied.
 
     The server may have accepted the message (RFC 1047): sending it again can deliver it twice.
+
+    For example:
+
+        try:
+            result = await session.send(message)
+        except DeliveryUnknown:
+            print("the message may have arrived; look before you send it again")
     """
 
 
 class NotSupported(ClientError):
-    """The server does not offer what the call or the message needs, such as STARTTLS, DSN, SMTPUTF8 or the size."""
+    """The server does not offer what the call or the message needs, such as STARTTLS, DSN, SMTPUTF8 or the size.
+
+    For example:
+
+        try:
+            result = await session.send(message, dsn=Dsn(notify=("FAILURE",)))
+        except NotSupported:
+            result = await session.send(message)
+    """
 
 
 class ServerRejected(ClientError):
     """The server rejected the session or a command; ``reply`` is its reply.
 
     ``temporary`` is true for a 4yz reply: trying again later may succeed.
+
+    For example:
+
+        try:
+            raw = await maildrop.retrieve(1)
+        except ServerRejected as error:
+            print("later" if error.temporary else "never", error.reply)
     """
 
     def __init__(self, text: str, reply: smtp.Reply | pop3.Reply) -> None:
@@ -68,11 +99,27 @@ class ServerRejected(ClientError):
 
 
 class AuthenticationFailed(ServerRejected):
-    """The server rejected the login."""
+    """The server rejected the login.
+
+    For example:
+
+        try:
+            result = await submit(message, host="mail.example.org", login=("alice", "queen of hearts"))
+        except AuthenticationFailed as error:
+            print(f"wrong password: {error.reply}")
+    """
 
 
 class MessageRejected(ClientError):
-    """Raised by ``SubmitResult.raise_for_rejected()``: at least one recipient was rejected; see ``result``."""
+    """Raised by ``SubmitResult.raise_for_rejected()``: at least one recipient was rejected; see ``result``.
+
+    For example:
+
+        try:
+            result.raise_for_rejected()
+        except MessageRejected as error:
+            print(f"rejected for: {', '.join(error.result.rejected)}")
+    """
 
     def __init__(self, result: SubmitResult) -> None:
         rejected = "; ".join(f"{name}: {' '.join(str(reply).split())}" for name, reply in result.rejected.items())

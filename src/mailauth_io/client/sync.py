@@ -36,7 +36,13 @@ T = TypeVar("T")
 
 
 class SmtpClient:
-    """``mailauth_io.client.SmtpClient`` with blocking methods."""
+    """``mailauth_io.client.SmtpClient`` with blocking methods.
+
+    For example:
+
+        with smtp_client(host="mail.example.org", login=("alice", "wonderland")) as session:
+            result = session.send(message)
+    """
 
     def __init__(self, client: asynchronous.SmtpClient, runner: asyncio.Runner) -> None:
         self._client = client
@@ -69,7 +75,13 @@ class SmtpClient:
 
 
 class Pop3Client:
-    """``mailauth_io.client.Pop3Client`` with blocking methods."""
+    """``mailauth_io.client.Pop3Client`` with blocking methods.
+
+    For example:
+
+        with pop3_client(host="mail.example.org", login=("alice", "wonderland")) as maildrop:
+            header = maildrop.top(1)
+    """
 
     def __init__(self, client: asynchronous.Pop3Client, runner: asyncio.Runner) -> None:
         self._client = client
