@@ -21,7 +21,7 @@ from .functions import (
     make_serve_pop3,
     make_serve_smtp,
 )
-from .listener import Listener, ListenerOptions, MachineFactory, Session
+from .listener import Listener, ListenerOptions, MachineFactory, OnError, Session
 from .stream import READ_SIZE, Peer, Stream, to_peer
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "ListenerOptions",
     "MachineFactory",
     "Network",
+    "OnError",
     "OpenStream",
     "Peer",
     "Serve",

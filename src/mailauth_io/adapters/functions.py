@@ -18,7 +18,7 @@ from .._addresses import Network
 from .._checks import check_client_context, check_function, check_port, check_text, check_type
 from ..limits import ConnectionLimiter, Limits
 from .connection import AsyncClientConnection
-from .listener import Listener, MachineFactory, Session
+from .listener import Listener, MachineFactory, OnError, Session
 from .stream import Stream
 from .tls import layer
 
@@ -93,6 +93,7 @@ class ServeOptions(TypedDict, total=False):
     limits: Limits
     limiter: ConnectionLimiter | None
     alpn: str | None
+    on_error: OnError | None
 
 
 class Serve(Protocol):
@@ -120,6 +121,7 @@ class Serve(Protocol):
         limits: Limits = ...,
         limiter: ConnectionLimiter | None = ...,
         alpn: str | None = ...,
+        on_error: OnError | None = ...,
     ) -> AbstractAsyncContextManager[Listener]: ...
 
 
@@ -148,6 +150,7 @@ class ServeSmtp(Protocol):
         limits: Limits = ...,
         limiter: ConnectionLimiter | None = ...,
         alpn: str | None = ...,
+        on_error: OnError | None = ...,
     ) -> AbstractAsyncContextManager[Listener]: ...
 
 
@@ -176,6 +179,7 @@ class ServePop3(Protocol):
         limits: Limits = ...,
         limiter: ConnectionLimiter | None = ...,
         alpn: str | None = ...,
+        on_error: OnError | None = ...,
     ) -> AbstractAsyncContextManager[Listener]: ...
 
 
@@ -221,6 +225,7 @@ def make_serve(listener_type: Callable[..., Listener]) -> Serve:
         limits: Limits = SERVER_LIMITS,
         limiter: ConnectionLimiter | None = None,
         alpn: str | None = None,
+        on_error: OnError | None = None,
     ) -> AsyncGenerator[Listener]:
         """Listen, and run *session* on a machine from *build* for each connection, until the context is left.
 
@@ -242,7 +247,9 @@ def make_serve(listener_type: Callable[..., Listener]) -> Serve:
         Raises OSError if it cannot listen, TypeError or ValueError for an invalid argument, and ValueError if the
         system cannot share ports.  An exception in a session
         ends only its own connection.  It is logged with its message and traceback, as ``exc_info`` of a record of the
-        logger ``mailauth_io``.
+        logger ``mailauth_io``.  Then *on_error* is called with the exception and the Peer, for example to count it or
+        to send it to a service that collects errors.  It must not block; an exception that it raises is logged and
+        ignored.
         """
         check_function("session", session)
         check_function("build", build)
@@ -257,6 +264,7 @@ def make_serve(listener_type: Callable[..., Listener]) -> Serve:
             limits=limits,
             limiter=limiter,
             alpn=alpn,
+            on_error=on_error,
         )
         async with listener.listen(session, build, host, port, reuse_port=reuse_port):
             yield listener
@@ -281,6 +289,7 @@ def make_serve_smtp(serve: Serve) -> ServeSmtp:
         limits: Limits = SERVER_LIMITS,
         limiter: ConnectionLimiter | None = None,
         alpn: str | None = layer.SMTP,
+        on_error: OnError | None = None,
     ) -> AbstractAsyncContextManager[Listener]:
         """Serve SMTP: listen, and run *session* for each connection, until the context is left.
 
@@ -303,6 +312,7 @@ def make_serve_smtp(serve: Serve) -> ServeSmtp:
             limits=limits,
             limiter=limiter,
             alpn=alpn,
+            on_error=on_error,
         )
 
     return serve_smtp
@@ -329,6 +339,7 @@ def make_serve_pop3(serve: Serve) -> ServePop3:
         limits: Limits = SERVER_LIMITS,
         limiter: ConnectionLimiter | None = None,
         alpn: str | None = layer.POP3,
+        on_error: OnError | None = None,
     ) -> AbstractAsyncContextManager[Listener]:
         """Serve POP3: listen, and run *session* for each connection, until the context is left.
 
@@ -351,6 +362,7 @@ def make_serve_pop3(serve: Serve) -> ServePop3:
             limits=limits,
             limiter=limiter,
             alpn=alpn,
+            on_error=on_error,
         )
 
     return serve_pop3

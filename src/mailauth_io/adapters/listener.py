@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack, cast
 from mailauth import Closed, Question, Send, ServerMachine, Tls
 
 from .._addresses import Network, is_within
-from .._checks import check_networks, check_number, check_server_context, check_text, check_type
+from .._checks import check_function, check_networks, check_number, check_server_context, check_text, check_type
 from ..limits import LOGGER, ConnectionLimiter, Limits
 from ..logs import Event, describe_error, place
 from .connection import AsyncServerConnection
@@ -21,7 +21,7 @@ from .proxy_header import proxied_peer
 from .stream import Peer, Stream
 from .tls.layer import TlsOptions, log_tls_failure, start_tls
 
-__all__ = ["Listener", "ListenerOptions", "MachineFactory", "Session"]
+__all__ = ["Listener", "ListenerOptions", "MachineFactory", "OnError", "Session"]
 
 E = TypeVar("E")
 
@@ -30,6 +30,9 @@ Session: TypeAlias = Callable[[AsyncServerConnection[E]], Awaitable[None]]
 
 MachineFactory: TypeAlias = Callable[[bytes, Tls | None], ServerMachine[E]]
 """Builds the machine of one connection from 32 bytes of entropy and its TLS session (None without TLS)."""
+
+OnError: TypeAlias = Callable[[Exception, Peer], None]
+"""Called with the exception of a session and the peer of its connection, after the exception was logged."""
 
 
 class ListenerOptions(TypedDict):
@@ -48,6 +51,7 @@ class ListenerOptions(TypedDict):
     limits: Limits
     limiter: ConnectionLimiter | None
     alpn: str | None
+    on_error: OnError | None
 
 
 class Listener(ABC):
@@ -70,6 +74,8 @@ class Listener(ABC):
         check_type("limits", options["limits"], Limits)
         check_type("limiter", options["limiter"], ConnectionLimiter, optional=True)
         check_text("alpn", options["alpn"], optional=True)
+        if options["on_error"] is not None:
+            check_function("on_error", options["on_error"])
         self._implicit_tls = options["implicit_tls"]
         if self._implicit_tls and context is None:
             raise ValueError("implicit_tls=True needs an ssl_context; pass one")
@@ -87,6 +93,7 @@ class Listener(ABC):
         self.grace = options["grace"]
         """Seconds that sessions have to end after the listener begins to close."""
         self._proxy_from = tuple(options["proxy_from"])
+        self._on_error = options["on_error"]
         self.closing = False
         """Whether ``shut_down()`` was called."""
         self._connections: dict[Stream, AsyncServerConnection[Any] | None] = {}  # None: the session has not started
@@ -137,7 +144,8 @@ class Listener(ABC):
     async def handle(self, stream: Stream, session: Session[E], build: MachineFactory[E]) -> None:
         """Run one connection from start to end.
 
-        An Exception is logged.  Other exceptions, such as the cancellation of the task, are raised.
+        An Exception is logged, and passed to ``on_error``.  Other exceptions, such as the cancellation of the task, are
+        raised.
         """
         counted: Peer | None = None
         try:
@@ -179,8 +187,12 @@ class Listener(ABC):
             failure, rest = _failure_in(error)
             if failure is not None:
                 _log_failure(peer, failure)
+                self._report(failure, peer)
             if rest is not None and self.is_stray_cancellation(rest):
                 _log_failure(peer, rest)
+                stray = RuntimeError("a task that the session awaited was cancelled")
+                stray.__cause__ = rest
+                self._report(stray, peer)
                 return
             if rest is error:
                 raise
@@ -191,6 +203,15 @@ class Listener(ABC):
             if counted is not None:
                 self._limiter.release(counted.address)
             stream.abort()
+
+    def _report(self, error: Exception, peer: Peer) -> None:
+        """Call ``on_error``.  An exception that it raises is logged."""
+        if self._on_error is None:
+            return
+        try:
+            self._on_error(error, peer)
+        except Exception as mistake:
+            _log_failure(peer, mistake, "error hook failed")
 
 
 def _failure_in(error: BaseException) -> tuple[Exception | None, BaseException | None]:
@@ -207,8 +228,8 @@ def _failure_in(error: BaseException) -> tuple[Exception | None, BaseException |
     return None, error
 
 
-def _log_failure(peer: Peer, error: BaseException) -> None:
-    """Log *error*, raised by the session with *peer*, with its traceback.
+def _log_failure(peer: Peer, error: BaseException, event: str = "session failed") -> None:
+    """Log *error*, raised by the session with *peer* or by ``on_error``, with its traceback.
 
     An OSError is logged too: a peer that disconnects raises nothing in a session, so the error comes from the session's
     own files or sockets.
@@ -219,7 +240,7 @@ def _log_failure(peer: Peer, error: BaseException) -> None:
         "reason": describe_error(error),
         "at": place(error),
     }
-    LOGGER.error(Event("session failed", fields), exc_info=error)
+    LOGGER.error(Event(event, fields), exc_info=error)
 
 
 def _refusal(machine: ServerMachine[E]) -> bytes:

@@ -12,7 +12,7 @@ from typing import Final
 from mailauth import pop3, smtp
 
 from .._event_loop import current_adapter
-from ..adapters import Listener, ServeOptions
+from ..adapters import Listener, OnError, ServeOptions
 from ..adapters.tls.layer import POP3, SMTP
 from ._state import ServerState
 from .config import PORTS, Config, RunningServer, Stores
@@ -29,14 +29,17 @@ async def serve(
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] | None = None,
+    on_error: OnError | None = None,
 ) -> AsyncGenerator[RunningServer]:
     """Run an SMTP and a POP3 server until the context exits, on asyncio or trio.
 
     *clock* is a monotonic clock in seconds; the in-memory grant store uses it if *stores* has no grants.  *sleep*
     is called with the seconds by which the reply to a failed login is delayed; the default is the loop's own sleep.
+    *on_error* is called with an exception that ended a session and the Peer, after the exception was logged.
+
     Raises OSError if it cannot listen on a port, and ValueError if the postmaster is an unknown account.
     """
-    server_state = ServerState.of(config, stores, clock, sleep)
+    server_state = ServerState.of(config, stores, clock, sleep, on_error=on_error)
     if config.postmaster is not None and not await server_state.authenticator.exists(server_state.postmaster):
         raise ValueError(f"unknown account {config.postmaster!r}: postmaster must be one of the accounts")
     failure: Exception | None = None
@@ -96,7 +99,7 @@ def _serve(
     options: ServeOptions = {
         "host": host, "port": port, "ssl_context": config.ssl_context, "implicit_tls": name.endswith("s"),
         "reuse_port": config.reuse_port, "limits": config.limits, "limiter": server_state.limiter,
-        "grace": config.grace, "proxy_from": config.proxy_from,
+        "grace": config.grace, "proxy_from": config.proxy_from, "on_error": server_state.on_error,
         "alpn": SMTP if name.startswith("smtp") else POP3,
     }  # fmt: skip
     if name.startswith("smtp"):

@@ -14,6 +14,7 @@ from mailauth.grants import UNAVAILABLE, Lookup
 from mailauth.policy import RelayPolicy
 
 from .._addresses import key, network_of
+from ..adapters import OnError
 from ..adapters.connection import AsyncServerConnection
 from ..adapters.tls.certificate_names import certificate_names
 from ..limits import ConnectionLimiter
@@ -48,6 +49,8 @@ class ServerState:
     """Counts the connections to all ports."""
     inbound_quota: InboundQuota
     """Counts the content of incomplete messages."""
+    on_error: OnError | None
+    """Called with an exception that ended a session."""
     _smtp_settings: dict[frozenset[Proof], smtp.ServerSettings] = attrs.field(factory=dict[Any, Any], init=False)
     _pop3_settings: dict[frozenset[Proof], pop3.ServerSettings] = attrs.field(factory=dict[Any, Any], init=False)
     _to_revoke: dict[str, float] = attrs.field(factory=dict[str, float], init=False)
@@ -65,6 +68,8 @@ class ServerState:
         stores: Stores,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] | None = None,
+        *,
+        on_error: OnError | None = None,
     ) -> ServerState:
         """Build the state.  *sleep* defaults to the sleep of the running loop."""
         grants = stores.grants
@@ -86,6 +91,7 @@ class ServerState:
             limiter=ConnectionLimiter(config.limits),
             inbound_quota=InboundQuota(max(stores.budget.size // SHARE, config.max_message_size)),
             failures=FailedLogins(longest=config.failure_delay),
+            on_error=on_error,
         )
 
     def smtp_settings(self) -> smtp.ServerSettings:

@@ -16,9 +16,10 @@ import pytest
 import trio
 
 from mailauth import ACCEPT, pop3, smtp
-from mailauth_io import logs
+from mailauth_io import logs, server, stores
 from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.listener import Listener, Session
+from mailauth_io.adapters.stream import Peer
 from tests.io import loops
 from tests.io.line_echo import dial, on_both_loops, read_all_or_reset
 
@@ -120,6 +121,86 @@ def test_an_exception_is_logged_with_message_traceback_and_peer(
         assert record.getMessage().startswith(
             f'session failed peer=127.0.0.1 port={port} reason="ZeroDivisionError: {WORDS}"'
         )
+
+
+@pytest.mark.parametrize("name", ["asyncio", "trio"])
+@pytest.mark.parametrize("protocol", ["SMTP", "POP3"])
+@pytest.mark.parametrize("session", SESSIONS)
+def test_on_error_gets_the_exception_and_the_peer_after_the_log_record(
+    name: str, protocol: str, session: Session[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[tuple[Exception, Peer, int]] = []
+
+    def report(error: Exception, peer: Peer) -> None:
+        calls.append((error, peer, len(caplog.records)))
+
+    async def main() -> int:
+        caplog.clear()
+        async with visited(protocol, session, on_error=report) as (_, client):
+            port: int = client.getsockname()[1]
+            client.sendall(b"NOOP\r\nCAPA\r\nQUIT\r\n")
+            await loops.current().in_thread(read_all_or_reset, client)
+            return port
+
+    caplog.set_level(logging.ERROR)
+    port = loops.named(name).run(main)
+    ((error, peer, logged),) = calls
+    record, _ = the_failure(caplog)
+    assert record.exc_info
+    assert error is record.exc_info[1]
+    assert (peer, logged) == (Peer("127.0.0.1", port), 1)
+
+
+@pytest.mark.parametrize("name", ["asyncio", "trio"])
+def test_exception_in_on_error_is_logged_and_server_continues(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    def report(error: Exception, peer: Peer) -> None:
+        raise LookupError("a mistake in the hook") from error
+
+    async def main() -> None:
+        async with serve("SMTP", raises, on_error=report) as listener:
+            for _ in range(2):
+                with await loops.current().in_thread(dial, listener.port) as client:
+                    await loops.current().in_thread(read_all_or_reset, client)
+
+    loops.named(name).run(main)
+    names = [record.msg.name for record in caplog.records if isinstance(record.msg, logs.Event)]
+    assert names == ["session failed", "error hook failed"] * 2
+    assert 'reason="LookupError: a mistake in the hook"' in caplog.records[1].getMessage()
+
+
+@pytest.mark.parametrize("name", ["asyncio", "trio"])
+def test_on_error_must_be_a_function(name: str) -> None:
+    async def main() -> None:
+        wrong: Any = "report"
+        with pytest.raises(TypeError, match="on_error must be a function, not str"):
+            async with serve("SMTP", raises, on_error=wrong):
+                pass
+
+    loops.named(name).run(main)
+
+
+@pytest.mark.parametrize("name", ["asyncio", "trio"])
+def test_ready_server_passes_on_error_to_every_port(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(self: object) -> None:
+        raise ZeroDivisionError(WORDS)
+
+    monkeypatch.setattr("mailauth_io.server.smtp_session.SmtpSession.run", fail)
+    monkeypatch.setattr("mailauth_io.server.pop3_session.Pop3Session.run", fail)
+    calls: list[str] = []
+    kept = server.Stores(
+        accounts=stores.MemoryAccounts({}), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox()
+    )
+
+    async def main() -> None:
+        config = server.Config(smtp=0, pop3=0)
+        async with server.serve(config, kept, on_error=lambda error, peer: calls.append(str(error))) as running:
+            for port in (running.smtp, running.pop3):
+                assert port is not None
+                with await loops.current().in_thread(dial, port) as client:
+                    await loops.current().in_thread(read_all_or_reset, client)
+
+    loops.named(name).run(main)
+    assert calls == [WORDS, WORDS]
 
 
 @pytest.mark.parametrize("name", ["asyncio", "trio"])
@@ -237,8 +318,10 @@ def test_cancelled_error_of_another_task_is_logged_as_session_failure(
         other.cancel()
         await other
 
+    reported: list[Exception] = []
+
     async def main() -> None:
-        async with visited(protocol, session) as (_, client):
+        async with visited(protocol, session, on_error=lambda error, peer: reported.append(error)) as (_, client):
             await loops.current().in_thread(read_all_or_reset, client)
 
     asyncio.run(main())
@@ -246,6 +329,8 @@ def test_cancelled_error_of_another_task_is_logged_as_session_failure(
     assert record.getMessage().startswith("session failed peer=127.0.0.1 ")
     assert ", in session\n" in shown
     assert "CancelledError" in shown
+    (error,) = reported
+    assert isinstance(error.__cause__, asyncio.CancelledError)
 
 
 @pytest.mark.parametrize("name", ["asyncio", "trio"])
