@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import poplib
 import smtplib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 
 import attrs
@@ -151,6 +151,7 @@ def meet(
     kept: server.Stores | None = None,
     config: server.Config | None = None,
     sleep: Callable[[float], Awaitable[None]] = at_once,
+    interceptors: Iterable[server.Interceptor | server.InterceptorFunction] = (),
     **options: Any,
 ) -> T:
     """Run a server, call *client* in a thread, stop the server, and return the client's result."""
@@ -164,7 +165,9 @@ def meet(
     clock = Clock()
 
     async def main() -> T:
-        async with server.serve(config or server.Config(**settings), kept, clock=clock, sleep=sleep) as ports:
+        async with server.serve(
+            config or server.Config(**settings), kept, clock=clock, sleep=sleep, interceptors=interceptors
+        ) as ports:
             served = Served(ports=ports, stores=kept, outbox=outbox, clock=clock)
             return await loops.current().in_thread(client, served)
 

@@ -10,16 +10,40 @@ from ._relay import check_next_hop
 from ._serve import serve
 from .authenticator import Authenticator
 from .config import PORTS, Config, RunningServer, Stores
+from .interceptors import (
+    DROP,
+    PASS,
+    Answer,
+    Decision,
+    Delay,
+    Drop,
+    Interceptor,
+    InterceptorFunction,
+    Pass,
+    ReceivedMessage,
+    SessionView,
+)
 from .next_hop import Login, NextHop, Timeouts, TlsFailure
 
 __all__ = [
+    "DROP",
     "LOGGER",
+    "PASS",
     "PORTS",
+    "Answer",
     "Authenticator",
     "Config",
+    "Decision",
+    "Delay",
+    "Drop",
+    "Interceptor",
+    "InterceptorFunction",
     "Login",
     "NextHop",
+    "Pass",
+    "ReceivedMessage",
     "RunningServer",
+    "SessionView",
     "Stores",
     "Timeouts",
     "TlsFailure",

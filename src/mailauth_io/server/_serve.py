@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import Final
 
 from mailauth import pop3, smtp
@@ -16,6 +16,7 @@ from ..adapters import Listener, OnError, ServeOptions
 from ..adapters.tls.layer import POP3, SMTP
 from ._state import ServerState
 from .config import PORTS, Config, RunningServer, Stores
+from .interceptors import Interceptor, InterceptorFunction
 from .pop3_session import Pop3Session
 from .smtp_session import SmtpSession
 
@@ -30,16 +31,18 @@ async def serve(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] | None = None,
     on_error: OnError | None = None,
+    interceptors: Iterable[Interceptor | InterceptorFunction] = (),
 ) -> AsyncGenerator[RunningServer]:
     """Run an SMTP and a POP3 server until the context exits, on asyncio or trio.
 
     *clock* is a monotonic clock in seconds; the in-memory grant store uses it if *stores* has no grants.  *sleep*
     is called with the seconds by which the reply to a failed login is delayed; the default is the loop's own sleep.
     *on_error* is called with an exception that ended a session and the Peer, after the exception was logged.
+    *interceptors* see each question before the server answers it, in this order (see ``Interceptor``).
 
     Raises OSError if it cannot listen on a port, and ValueError if the postmaster is an unknown account.
     """
-    server_state = ServerState.of(config, stores, clock, sleep, on_error=on_error)
+    server_state = ServerState.of(config, stores, clock, sleep, on_error=on_error, interceptors=interceptors)
     if config.postmaster is not None and not await server_state.authenticator.exists(server_state.postmaster):
         raise ValueError(f"unknown account {config.postmaster!r}: postmaster must be one of the accounts")
     failure: Exception | None = None
@@ -58,6 +61,7 @@ async def serve(
         except Exception as error:  # raised again below: trio's nurseries would wrap it in exception groups
             failure = error
         finally:
+            server_state.stopping.set()
             for listener in listeners:
                 listener.shut_down()  # all at once, so that their grace periods run in parallel
     if failure is not None:

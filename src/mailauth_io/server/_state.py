@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import anyio
@@ -26,6 +26,7 @@ from ._inbound_quota import SHARE, InboundQuota
 from ._log import LOGGER, log_failure
 from .authenticator import Authenticator
 from .config import Config, Stores
+from .interceptors import Interceptor, InterceptorFunction
 
 A = TypeVar("A")
 
@@ -51,6 +52,10 @@ class ServerState:
     """Counts the content of incomplete messages."""
     on_error: OnError | None
     """Called with an exception that ended a session."""
+    interceptors: tuple[Interceptor, ...]
+    """They are asked in this order."""
+    stopping: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    """Set when the server begins to shut down."""
     _smtp_settings: dict[frozenset[Proof], smtp.ServerSettings] = attrs.field(factory=dict[Any, Any], init=False)
     _pop3_settings: dict[frozenset[Proof], pop3.ServerSettings] = attrs.field(factory=dict[Any, Any], init=False)
     _to_revoke: dict[str, float] = attrs.field(factory=dict[str, float], init=False)
@@ -70,6 +75,7 @@ class ServerState:
         sleep: Callable[[float], Awaitable[None]] | None = None,
         *,
         on_error: OnError | None = None,
+        interceptors: Iterable[Interceptor | InterceptorFunction] = (),
     ) -> ServerState:
         """Build the state.  *sleep* defaults to the sleep of the running loop."""
         grants = stores.grants
@@ -92,6 +98,7 @@ class ServerState:
             inbound_quota=InboundQuota(max(stores.budget.size // SHARE, config.max_message_size)),
             failures=FailedLogins(longest=config.failure_delay),
             on_error=on_error,
+            interceptors=tuple(each if isinstance(each, Interceptor) else Interceptor(each) for each in interceptors),
         )
 
     def smtp_settings(self) -> smtp.ServerSettings:
@@ -318,9 +325,9 @@ class ServerState:
         and the login succeeds without a grant.  If the account has changed since *login_sequence*, no grant is made,
         because the login may have used an old password.
         """
-        if self.grant_service is None:
-            return
         name = self.name(identity)
+        if self.grant_service is None or not name:  # an interceptor may accept a name that no account can have
+            return
         try:
             await self.accounts(session)
             if self._changed.get(name, 0) < login_sequence:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 from typing import ClassVar, assert_never
 
-from mailauth import ACCEPT, Accept, ExtensionQuestion, Notice, TlsStarted, pop3, sasl
+from mailauth import ACCEPT, Accept, ExtensionQuestion, Notice, Question, TlsStarted, pop3, sasl
 
 from ..adapters.connection import AsyncServerConnection
 from ..logs import shown
 from ..stores import OpenedMaildrop
-from ._session import Session
+from ._session import Next, Session
 from ._state import ServerState, ask_store
 
 
@@ -30,7 +30,14 @@ class Pop3Session(Session[pop3.ServerEvent]):
 
     async def run(self) -> None:
         server_state, connection = self.server_state, self.connection
+        intercepted = bool(server_state.interceptors)
         async for event in connection:
+            if intercepted and isinstance(event, Question):
+                following = await self.intercept(event)
+                if following is Next.DROPPED:
+                    return
+                if following is Next.ANSWERED:
+                    continue
             match event:
                 case pop3.Retrieve(number=number) as question:
                     connection.answer(question, await ask_store(self.id, "maildrops", question, self._read(number, 0)))

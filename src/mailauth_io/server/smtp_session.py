@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import ClassVar, assert_never
+from typing import Any, ClassVar, Final, TypeVar, assert_never
 
-from mailauth import ACCEPT, ExtensionQuestion, MessageChunk, Notice, TlsStarted, sasl, smtp
-from mailauth.policy import Decision, Reason
+import attrs
+
+from mailauth import ACCEPT, ExtensionQuestion, MessageChunk, Notice, Question, TlsStarted, sasl, smtp
+from mailauth.policy import Reason
 
 from ..adapters.connection import AsyncServerConnection
 from ..logs import shown
@@ -18,25 +20,32 @@ from ..stores import BudgetExceeded, MessageContent, Outbox
 from . import delivery, trace
 from ._log import log_failure
 from ._relay import RelayConnection
-from ._session import Session
+from ._session import Next, Session
 from ._state import ServerState
+from .interceptors import ReceivedMessage, SessionView
 from .next_hop import NextHop
 
+A = TypeVar("A")
+
 NO_MAILBOX = smtp.Reply(550, "5.1.1", "no such mailbox here")
+
+_NO_HELLO: Final = smtp.Hello(domain="unknown", extended=False)
+"""A placeholder: the core accepts no MAIL before EHLO."""
 
 
 class SmtpSession(Session[smtp.ServerEvent]):
     """An SMTP session.  It holds one mail transaction, and its content while it is received."""
 
     __slots__ = (
+        "_accepted",
         "_arrived",
         "_content",
-        "_decision",
         "_hello",
         "_hop",
         "_mail",
         "_maildrops",
         "_outbox",
+        "_permission",
         "_relayed",
         "_taken",
     )
@@ -45,7 +54,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
 
     def __init__(self, server_state: ServerState, connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
         super().__init__(server_state, connection)
-        self._hello = smtp.Hello(domain="unknown", extended=False)  # placeholder: the core accepts no MAIL before EHLO
+        self._hello = _NO_HELLO
         self._taken = 0  # completed messages, counted for the queue ids
         self._content: MessageContent | None = None
         self._arrived = 0  # bytes of content received
@@ -63,7 +72,8 @@ class SmtpSession(Session[smtp.ServerEvent]):
         self._mail = mail
         self._maildrops: dict[str, None] = {}
         self._relayed: dict[str, None] = {}
-        self._decision: Decision | None = None
+        self._accepted: list[smtp.Rcpt] = []  # for interceptors
+        self._permission: tuple[str | None, str | None] = None, None  # for the log: reason and identity
 
     @property
     def _sender(self) -> str:
@@ -79,14 +89,24 @@ class SmtpSession(Session[smtp.ServerEvent]):
 
     async def _answer_all(self) -> None:
         connection = self.connection
+        answer = connection.answer
+        intercepted = bool(self.server_state.interceptors)
+        if intercepted:
+            answer = self._answer_intercepted
         async for event in connection:
+            if intercepted and isinstance(event, Question):
+                following = await self.intercept(event)
+                if following is Next.DROPPED:
+                    return
+                if following is Next.ANSWERED:
+                    continue
             match event:
                 case smtp.Mail() as question:
-                    connection.answer(question, self._open(question))
+                    answer(question, self._open(question))
                 case smtp.Rcpt() as question:
-                    connection.answer(question, await self._rcpt(question))
+                    answer(question, await self._rcpt(question))
                 case smtp.Data() as question:
-                    connection.answer(question, self._data())
+                    answer(question, self._data())
                 case MessageChunk(data=data):
                     self._take(data)
                 case smtp.MessageComplete() as question:
@@ -104,7 +124,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
                 ) as question:
                     await self.answer_login(question)
                 case smtp.Connected() | smtp.StartTls() as question:
-                    connection.answer(question, ACCEPT)
+                    answer(question, ACCEPT)
                 case smtp.Hello():
                     self._hello = event
                 case sasl.AuthenticationStarted():
@@ -115,6 +135,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
                     await self.refuse_login(event)
                 case TlsStarted(dropped=dropped):
                     self.mechanism = None
+                    self._hello = _NO_HELLO
                     if dropped:
                         self.log(logging.WARNING, "clear text dropped", bytes=dropped)
                 case smtp.CommandRejected(verb=verb, reply=reply):
@@ -126,6 +147,40 @@ class SmtpSession(Session[smtp.ServerEvent]):
                 case _:
                     assert_never(event)
 
+    def view(self, question: Question[Any]) -> SessionView:
+        machine, content = self.connection.machine, self._content
+        assert isinstance(machine, smtp.ServerConnection)
+        return attrs.evolve(
+            super().view(question),
+            hello=None if self._hello is _NO_HELLO else self._hello,
+            mail=machine.mail,
+            recipients=() if machine.mail is None else tuple(self._accepted),
+            message=None
+            if content is None or not isinstance(question, smtp.MessageComplete)
+            else ReceivedMessage(content),
+        )
+
+    async def intercept(self, question: Question[Any]) -> Next:
+        if not isinstance(question, smtp.MessageComplete):
+            return await super().intercept(question)
+        if self._content is None:
+            return Next.SERVER_ANSWERS  # it refuses the message, which no interceptor could read
+        self._content.seal()
+        following = await super().intercept(question)
+        if following is not Next.SERVER_ANSWERS:
+            self.release_resources()
+        return following
+
+    def _answer_intercepted(self, question: Question[A], answer: A) -> None:
+        """Answer *question*.  If the answer is positive, the reply of the interceptor is sent instead."""
+        asked: object = question
+        verdict: Any = answer
+        if verdict is ACCEPT:
+            if isinstance(asked, smtp.Rcpt):
+                self._accepted.append(asked)
+            verdict = self._reply or ACCEPT
+        self.connection.answer(question, verdict)
+
     def _open(self, question: smtp.Mail) -> smtp.Verdict:
         if question.size is not None and question.size > self.server_state.stores.budget.free:
             return delivery.NO_ROOM
@@ -136,10 +191,12 @@ class SmtpSession(Session[smtp.ServerEvent]):
         server_state, path = self.server_state, question.forward_path
         identity = self.connection.identity
         decision = server_state.policy.decide(path, identity=identity, grant=None)
-        if decision.reason is Reason.NO_GRANT:
+        if decision.reason is Reason.NO_GRANT and not self._relay_permitted:
             grant = await server_state.find_grant(self.id, self.connection.peer.address)
             decision = server_state.policy.decide(path, identity=identity, grant=grant)
-        verdict = decision.verdict
+        verdict, reason = decision.verdict, decision.reason.name
+        if decision.reason is Reason.NO_GRANT and self._relay_permitted:
+            verdict, reason = ACCEPT, "INTERCEPTOR"
         if decision.reason is Reason.LOCAL:
             verdict = await self._local(question)
         elif verdict is ACCEPT:
@@ -148,10 +205,10 @@ class SmtpSession(Session[smtp.ServerEvent]):
             self.log(
                 logging.INFO, "recipient refused",
                 hello=shown(self._hello.domain), sender=shown(self._sender), recipient=shown(str(path)),
-                reason=decision.reason.name, reply=verdict,
+                reason=reason, reply=verdict,
             )  # fmt: skip
-        elif self._decision is None or decision.reason is not Reason.LOCAL:
-            self._decision = decision  # for the log; a reason that permits relaying replaces LOCAL
+        elif self._permission[0] is None or decision.reason is not Reason.LOCAL:
+            self._permission = reason, decision.identity  # a reason that permits relaying replaces LOCAL
         return verdict
 
     async def _remote(self, path: smtp.Mailbox) -> smtp.Verdict:
@@ -225,13 +282,12 @@ class SmtpSession(Session[smtp.ServerEvent]):
             reply = await delivery.deliver(message, self.server_state.stores.maildrops, self._outbox)
         finally:
             self.release_resources()
-        decision = self._decision
+        reason, identity = self._permission
         self.log(
             logging.INFO, "message",
             queue_id=queue_id, mechanism=self.mechanism, hello=shown(self._hello.domain),
             sender=shown(message.reverse_path), size=size, maildrops=len(message.maildrops),
-            remote=len(message.relayed), reason=None if decision is None else decision.reason.name,
-            by=None if decision is None else shown(decision.identity), reply=reply,
+            remote=len(message.relayed), reason=reason, by=shown(identity), reply=reply,
         )  # fmt: skip
         return reply
 
