@@ -31,6 +31,10 @@ from .errors import ConfigError
 from .renewal import RenewingContext
 from .settings import Settings
 
+_NEED_MD5: Final = frozenset({"CRAM-MD5", "APOP"})
+_NEED_STORED_SECRETS: Final = _NEED_MD5 | {"SCRAM-SHA-1", "SCRAM-SHA-256"}
+"""The mechanisms that do not work with every kind of stored password."""
+
 
 @attrs.frozen(kw_only=True)
 class ServerSetup:
@@ -69,6 +73,7 @@ def read(settings: Settings) -> ServerSetup:
             max_message_size=settings.max_message,
             ssl_context=certificate or _temporary_certificate(settings),
             failure_delay=settings.failure_delay,
+            mechanisms=settings.mechanisms,
             legacy=settings.legacy,
             grant_lifetime=settings.grant_lifetime,
             grant_ipv6_prefix=settings.grant_ipv6_prefix,
@@ -386,8 +391,9 @@ def _warnings(settings: Settings, accounts: stores.MemoryAccounts) -> tuple[str,
     in_memory = _in_memory(settings)
     warnings = [f"Not persistent (in memory only): {', '.join(in_memory)}."] if in_memory else []
     warnings += relay_option.warnings(settings)
-    if settings.legacy:
-        warnings.append(f"Logins without TLS are allowed: {', '.join(server.without_tls(authenticator.proofs))}.")
+    without_tls = server.without_tls(authenticator.proofs, settings.mechanisms) if settings.legacy else ()
+    if without_tls:
+        warnings.append(f"Logins without TLS are allowed: {', '.join(without_tls)}.")
     else:
         warnings.append("Logins without TLS are not allowed.")
     if settings.grant_lifetime == 0:
@@ -396,8 +402,9 @@ def _warnings(settings: Settings, accounts: stores.MemoryAccounts) -> tuple[str,
         warnings.append("The Redis password is on the command line, where other users can see it: use a password file.")
     if authenticator.timing_warning is not None:
         warnings.append(authenticator.timing_warning)
-    warnings += authenticator.unavailable_mechanisms
-    if not sasl.MD5_AVAILABLE:
+    if not _NEED_STORED_SECRETS.isdisjoint(settings.mechanisms):
+        warnings += authenticator.unavailable_mechanisms
+    if not (sasl.MD5_AVAILABLE or _NEED_MD5.isdisjoint(settings.mechanisms)):
         warnings.append("CRAM-MD5 and APOP are not available: this system does not allow MD5.")
     if settings.tokens and "tokens" not in settings.places:
         warnings.append("Tokens are on the command line, where other users can see them: for testing only.")

@@ -27,6 +27,11 @@ from . import options, parsers
 from .errors import ConfigError
 
 LOOPS: Final = ("asyncio", "trio")
+MECHANISMS: Final = (
+    *("PLAIN", "LOGIN", "USER", "CRAM-MD5", "APOP", "SCRAM-SHA-1", "SCRAM-SHA-256"),
+    *("OAUTHBEARER", "XOAUTH2", "EXTERNAL"),
+)
+"""Those of the server, which this module does not import: it takes too long for ``mailauth --version``."""
 REQUIRED, OPPORTUNISTIC, NO_TLS = RELAY_TLS = ("required", "opportunistic", "none")
 """The values of ``[relay] tls``."""
 
@@ -126,6 +131,10 @@ class Settings:
     tokens: tuple[tuple[str, bytes], ...] = options.values(
         "accounts", "tokens", "--token", parsers.token, secret=True, metavar="NAME:TOKEN",
         help="bearer token for testing, for OAUTHBEARER and XOAUTH2; other users of this machine can see it",
+    )  # fmt: skip
+    mechanisms: tuple[str, ...] = options.values(
+        "accounts", "mechanisms", "--mechanism", parsers.one_of(*MECHANISMS), default=MECHANISMS, metavar="NAME",
+        help="mechanism that may be offered, if every account supports it; USER and APOP exist in POP3 only",
     )  # fmt: skip
     legacy: bool = options.switch(
         "accounts", "legacy", "--legacy", help="allow logins without TLS, with clear-text passwords and MD5 digests"

@@ -5,7 +5,7 @@ Embed it with ``async with serve(config, stores) as running``.  Command-line opt
 """
 
 from ._log import LOGGER
-from ._offer import without_tls
+from ._offer import MECHANISMS, without_tls
 from ._relay import check_next_hop
 from ._serve import serve
 from .authenticator import Authenticator
@@ -28,6 +28,7 @@ from .next_hop import Login, NextHop, Timeouts, TlsFailure
 __all__ = [
     "DROP",
     "LOGGER",
+    "MECHANISMS",
     "PASS",
     "PORTS",
     "Answer",

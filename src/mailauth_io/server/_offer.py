@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from typing import Final
 
 from mailauth import pop3, sasl
@@ -27,6 +27,9 @@ The -PLUS variants of SCRAM are not offered.  Python's ssl module has no exporte
 ``tls-exporter`` (RFC 9266), as it should with TLS 1.3, would fail to log in.
 """
 
+MECHANISMS: Final = tuple(REQUIRED_PROOF)
+"""The names of all mechanisms that the server can offer.  USER and APOP exist in POP3 only."""
+
 EVERY_PROOF: Final = frozenset(Proof)
 
 CLEAR: Final = frozenset({"PLAIN", "LOGIN", "USER", "CRAM-MD5", "APOP", "SCRAM-SHA-1", "SCRAM-SHA-256"})
@@ -37,14 +40,14 @@ section 5.3).
 """
 
 
-def offered(mechanisms: sasl.Mechanisms, proofs: Set[Proof]) -> sasl.Mechanisms:
-    """Return the *mechanisms* that accounts with *proofs* support."""
-    return mechanisms.only(*(name for name in mechanisms.names if REQUIRED_PROOF.get(name) in proofs))
+def offered(mechanisms: sasl.Mechanisms, proofs: Set[Proof], names: Collection[str]) -> sasl.Mechanisms:
+    """Return those of *mechanisms* that accounts with *proofs* support and that *names* lists."""
+    return mechanisms.only(*(name for name in mechanisms.names if REQUIRED_PROOF.get(name) in proofs and name in names))
 
 
-def without_tls(proofs: Set[Proof]) -> tuple[str, ...]:
+def without_tls(proofs: Set[Proof], mechanisms: Collection[str] = MECHANISMS) -> tuple[str, ...]:
     """Return what a server with ``legacy`` accepts without TLS if its accounts have *proofs*.
 
-    USER and APOP exist in POP3 only.
+    *mechanisms* are those of its Config.  USER and APOP exist in POP3 only.
     """
-    return tuple(name for name in offered(pop3.ALL_MECHANISMS, proofs).names if name in CLEAR)
+    return tuple(name for name in offered(pop3.ALL_MECHANISMS, proofs, mechanisms).names if name in CLEAR)

@@ -40,7 +40,7 @@ from ..stores import (
     mailbox_name,
 )
 from ._failed_logins import MAX_DELAY
-from ._offer import CLEAR, EVERY_PROOF, offered
+from ._offer import CLEAR, EVERY_PROOF, MECHANISMS, offered
 from .next_hop import NextHop
 
 PORTS: Final = ("smtp", "smtps", "pop3", "pop3s")
@@ -85,6 +85,12 @@ def shared_port(ports: Mapping[str, int | None]) -> tuple[str, str, int] | None:
     return None
 
 
+def _check_mechanisms(instance: object, attribute: object, names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in MECHANISMS:
+            raise ValueError(f"unknown mechanism {name!r}; use some of {', '.join(MECHANISMS)}")
+
+
 @attrs.frozen(kw_only=True)
 class Config:
     """The configuration of a server.
@@ -125,6 +131,12 @@ class Config:
     )
     """The maximum delay in seconds before a failed login is answered; 0 disables the delay.  The delay grows with the
     number of failed logins from the same address."""
+
+    mechanisms: tuple[str, ...] = attrs.field(
+        default=MECHANISMS, validator=[field(check_items, str), _check_mechanisms]
+    )
+    """The names of the mechanisms that may be offered, in SMTP and POP3; USER (with PASS) and APOP exist in POP3 only.
+    Of these, the server offers those that every account supports, the strongest first.  Empty: no logins."""
 
     legacy: bool = attrs.field(default=False, validator=field(check_type, bool))
     """Offer and accept clear-text passwords and MD5 digests without TLS."""
@@ -186,7 +198,7 @@ class Config:
 
     def smtp_settings(self, proofs: Set[Proof] = EVERY_PROOF) -> SmtpSettings:
         """Return the core's settings for both SMTP ports.  *proofs* are those that every account supports."""
-        mechanisms = offered(sasl.ALL_MECHANISMS, proofs)
+        mechanisms = offered(sasl.ALL_MECHANISMS, proofs, self.mechanisms)
         return SmtpSettings(
             host_name=self.domains[0],
             mechanisms=mechanisms,
@@ -203,7 +215,7 @@ class Config:
 
     def pop3_settings(self, proofs: Set[Proof] = EVERY_PROOF) -> Pop3Settings:
         """Return the core's settings for both POP3 ports; *proofs* as for ``smtp_settings``."""
-        mechanisms = offered(ALL_POP3_MECHANISMS, proofs)
+        mechanisms = offered(ALL_POP3_MECHANISMS, proofs, self.mechanisms)
         return Pop3Settings(
             host_name=self.domains[0],
             mechanisms=mechanisms,

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from mailauth_io import stores
+from mailauth_io import server, stores
 from mailauth_io.cli import config, main, serve
+from mailauth_io.cli.settings import OPTIONS
 from mailauth_io.server import Authenticator
 from mailauth_io.server._state import ServerState
 from tests import serving
@@ -438,6 +439,23 @@ def test_warnings_report_data_in_memory_and_weak_logins(tmp_path: Path) -> None:
     assert "Grants are disabled" in off
     assert "maildrops, outbox." in off
     assert "No accounts" in " ".join(read().warnings)
+
+
+def test_mechanisms_limit_the_offer_and_the_warnings() -> None:
+    assert read(*USER).config.mechanisms == server.MECHANISMS == OPTIONS["mechanisms"].default
+    some = read(*USER, "--legacy", "--mechanism", "PLAIN", "--mechanism", "USER")
+    assert some.config.mechanisms == ("PLAIN", "USER")
+    assert "Logins without TLS are allowed: USER, PLAIN." in some.warnings
+    assert not [warning for warning in some.warnings if "SCRAM" in warning or "CRAM-MD5" in warning]
+    assert "Logins without TLS are not allowed." in read(*USER, "--legacy", "--mechanism", "XOAUTH2").warnings
+
+
+def test_unknown_mechanism_is_rejected(capfd: pytest.CaptureFixture[str]) -> None:
+    assert "argument --mechanism: invalid value: 'plain'; use one of PLAIN, LOGIN" in config_error(
+        capfd, "serve", "--mechanism", "plain"
+    )
+    with pytest.raises(ValueError, match="unknown mechanism 'GSSAPI'; use some of PLAIN, LOGIN, "):
+        server.Config(mechanisms=("GSSAPI",))
 
 
 @pytest.mark.parametrize(

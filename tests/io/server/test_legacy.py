@@ -141,3 +141,38 @@ def test_unknown_name_gets_the_same_reply_as_a_wrong_password(run: Run) -> None:
         assert said[0] == said[1]
 
     meet(run, client)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_only_the_named_mechanisms_are_offered_and_accepted(run: Run, legacy: bool) -> None:
+    """In both protocols, with and without TLS."""
+
+    def client(served: Served) -> None:
+        for port in ("smtp", "smtps"):
+            with served.smtp(port) as smtp:
+                offered = smtp.esmtp_features.get("auth", "").split()
+                assert offered == (["PLAIN"] if legacy or port == "smtps" else [])
+                assert smtp.docmd("AUTH", "CRAM-MD5")[0] >= 500
+        with served.smtp("smtps") as smtp:
+            assert authenticate(smtp, "PLAIN") == 235
+        pop3 = served.pop3("pop3s")
+        assert b"<" not in pop3.getwelcome()
+        assert pop3.capa()["SASL"] == ["PLAIN"]
+        assert "USER" in pop3.capa()
+        pop3.quit()
+        served.log_in().quit()
+
+    meet(run, client, legacy=legacy, mechanisms=("PLAIN", "USER"))
+
+
+def test_no_mechanism_means_no_login(run: Run) -> None:
+    def client(served: Served) -> None:
+        with served.smtp("smtps") as smtp:
+            assert "auth" not in smtp.esmtp_features
+        pop3 = served.pop3("pop3s")
+        assert not {"USER", "SASL"} & set(pop3.capa())
+        with pytest.raises(poplib.error_proto):
+            pop3.user("alice")
+        pop3.close()
+
+    meet(run, client, mechanisms=())
