@@ -1,0 +1,83 @@
+"""Greylisting (RFC 6647): defer the first delivery from an unknown network, sender and recipient.
+
+    python examples/greylisting.py --wait 300
+
+A mail server that gets 451 tries again after some minutes, which most programs that send spam do not.  The program
+serves SMTP for alice@example.test.  In your own server, pass ``Greylist()`` to ``serve``, or name it in the
+configuration file of ``mailauth serve``: ``interceptors = ["greylisting:Greylist"]`` in ``[server]``.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import ipaddress
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mailauth import Question, smtp
+from mailauth_io import server, stores
+
+LATER = smtp.Reply(451, "4.7.1", "greylisted, try again later")
+MAX_TRIPLES = 100_000  # about 30 MB; when the table is full, the oldest entry is removed
+
+
+def network(address: str) -> str:
+    """Return the network of *address*: a server may try again from another address of its network."""
+    length = 24 if ipaddress.ip_address(address).version == 4 else 64
+    return str(ipaddress.ip_network(f"{address}/{length}", strict=False))
+
+
+class Greylist:
+    """An interceptor that rejects a recipient with 451 until *wait* seconds after the first attempt.
+
+    *clock* returns seconds.  A client that has logged in is not deferred.
+    """
+
+    def __init__(self, *, wait: float = 300.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self.wait = wait
+        self.clock = clock
+        self.first_seen: OrderedDict[tuple[str, str, str], float] = OrderedDict()
+
+    async def __call__(self, view: server.SessionView, question: Question[Any]) -> server.Decision:
+        if not isinstance(question, smtp.Rcpt) or view.identity is not None or view.mail is None:
+            return server.PASS
+        sender = str(view.mail.reverse_path or "")
+        triple = (network(view.peer.address.partition("%")[0]), sender, str(question.forward_path).lower())
+        now = self.clock()
+        first = self.first_seen.setdefault(triple, now)
+        if len(self.first_seen) > MAX_TRIPLES:
+            self.first_seen.popitem(last=False)
+        return server.PASS if now - first >= self.wait else LATER
+
+
+async def run(port: int, wait: float) -> None:
+    config = server.Config(smtp=port, domains=("example.test",))
+    kept = server.Stores(
+        accounts=stores.MemoryAccounts({"alice": b"wonderland"}),
+        maildrops=stores.MemoryMaildrops(),
+        outbox=stores.MemoryOutbox(),
+    )
+    async with server.serve(config, kept, interceptors=[Greylist(wait=wait)]) as running:
+        print(f"listening on 127.0.0.1, port {running.smtp}", flush=True)
+        await asyncio.Event().wait()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Defer mail from unknown senders.")
+    parser.add_argument("--wait", type=float, default=300.0, metavar="SECONDS", help="default: 300")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on (default: a free port)")
+    args = parser.parse_args(arguments)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(run(args.port, args.wait))
+    except OSError as error:
+        print(f"Cannot serve: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""The examples of interceptors: each as a program with real clients, and greylisting with a clock of its own."""
+
+from __future__ import annotations
+
+import json
+import poplib
+import re
+import smtplib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from examples import greylisting, honeypot, sender_policy
+from mailauth import smtp
+from mailauth_io import server
+from mailauth_io.adapters import Peer
+from tests.examples import programs
+from tests.io.server_support import Served, meet, run_on_asyncio
+
+MESSAGE = "Subject: test\r\n\r\nDown the rabbit-hole.\r\n"
+
+
+def client(port: int) -> smtplib.SMTP:
+    return smtplib.SMTP("127.0.0.1", port, "client.test", timeout=programs.TIMEOUT)
+
+
+# Greylisting
+
+
+def test_greylisting_defers_an_unknown_sender(tmp_path: Path) -> None:
+    errors = tmp_path / "errors"
+    with programs.listening("greylisting.py", errors=errors) as port, client(port) as remote:
+        for _ in range(2):
+            with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
+                remote.sendmail("bob@far.test", "alice@example.test", MESSAGE)
+            assert caught.value.recipients["alice@example.test"][0] == 451
+    with programs.listening("greylisting.py", "--wait", "0", errors=errors) as port, client(port) as remote:
+        assert remote.sendmail("bob@far.test", "alice@example.test", MESSAGE) == {}
+
+
+@attrs.define
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def attempt(greylist: greylisting.Greylist, address: str, sender: str = "bob@far.test") -> server.Decision:
+    view = server.SessionView(
+        protocol="SMTP",
+        connection_id="0",
+        peer=Peer(address, 1),
+        tls=None,
+        identity=None,
+        mail=smtp.Mail(reverse_path=smtp.Mailbox.parse(sender)),
+    )
+
+    async def ask() -> server.Decision:
+        return await greylist(view, smtp.Rcpt(forward_path=smtp.Mailbox.parse("alice@example.test")))
+
+    return run_on_asyncio(ask)
+
+
+def test_greylisting_knows_networks_and_senders_after_the_wait() -> None:
+    clock = Clock()
+    greylist = greylisting.Greylist(wait=300, clock=clock)
+    assert attempt(greylist, "192.0.2.1") == greylisting.LATER
+    assert attempt(greylist, "2001:db8::1%eth0") == greylisting.LATER
+    clock.now = 299
+    assert attempt(greylist, "192.0.2.2") == greylisting.LATER
+    clock.now = 300
+    assert attempt(greylist, "192.0.2.3") == server.PASS
+    assert attempt(greylist, "2001:db8::2") == server.PASS
+    assert attempt(greylist, "192.0.2.3", "carol@far.test") == greylisting.LATER
+    assert attempt(greylist, "198.51.100.1") == greylisting.LATER
+
+
+def test_greylisting_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(greylisting, "MAX_TRIPLES", 2)
+    greylist = greylisting.Greylist(wait=300, clock=Clock())
+    for number in range(5):
+        attempt(greylist, "192.0.2.1", f"bob{number}@far.test")
+    assert [sender for _, sender, _ in greylist.first_seen] == ["bob3@far.test", "bob4@far.test"]
+
+
+# Honeypot
+
+
+def test_honeypot_accepts_everything_and_delivers_nothing(tmp_path: Path) -> None:
+    with programs.started("honeypot.py", errors=tmp_path / "errors") as (program, port):
+        assert program.stdout is not None
+        ports = json.loads(program.stdout.readline())
+        with client(port) as anyone:
+            assert anyone.sendmail("a@far.test", ["b@far.test", "c@other.test"], MESSAGE) == {}
+        with client(port) as user:
+            user.login("root", "123456")
+            assert user.sendmail("root@mail.example.test", "d@far.test", MESSAGE) == {}
+        pop = poplib.POP3("127.0.0.1", ports["pop3"], timeout=programs.TIMEOUT)
+        pop.user("admin")
+        pop.pass_("secret word")
+        assert pop.stat() == (0, 0)
+        pop.quit()
+        lines = [json.loads(program.stdout.readline()) for _ in range(4)]
+    first, login, second, pop3_login = lines
+    size = len(MESSAGE)
+    assert first == {
+        "event": "message", "protocol": "SMTP", "peer": "127.0.0.1", "identity": None, "sender": "a@far.test",
+        "recipients": ["b@far.test", "c@other.test"], "size": size,
+    }  # fmt: skip
+    assert (login["event"], login["name"]) == ("login", "root")
+    assert (second["identity"], second["recipients"], second["size"]) == ("root", ["d@far.test"], size)
+    assert (pop3_login["protocol"], pop3_login["name"], pop3_login["mechanism"]) == ("POP3", "admin", "USER")
+    assert not {"123456", "secret word"} & {str(value) for line in lines for value in line.values()}
+
+
+# Sender policy
+
+
+def test_sender_policy_allows_only_the_own_address(tmp_path: Path) -> None:
+    users = ("--user", "alice:wonderland", "--user", "bob:builder")
+    with programs.listening("sender_policy.py", *users, errors=tmp_path / "errors") as port:
+        with client(port) as alice:
+            alice.login("alice", "wonderland")
+            for sender, code in (
+                ("bob@example.test", 553),
+                ("alice@far.test", 553),
+                ("Alice@EXAMPLE.test", 250),
+                ("", 250),
+            ):
+                assert alice.mail(sender)[0] == code
+                assert alice.rset()[0] == 250
+            assert alice.sendmail("alice@example.test", "dinah@far.test", MESSAGE) == {}
+        with client(port) as other_server:
+            assert other_server.sendmail("bob@example.test", "alice@example.test", MESSAGE) == {}
+
+
+# Command lines
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [
+        (greylisting.main, ["--port"]),
+        (honeypot.main, ["--smtp"]),
+        (sender_policy.main, ["--user", "alice:wonderland", "--port"]),
+    ],
+)
+def test_a_port_in_use_is_reported(
+    main: Callable[[list[str]], int], arguments: list[str], free_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, str(free_port)]) == 1
+    assert capsys.readouterr().err.startswith("Cannot serve: ")
+
+
+def test_invalid_users_of_the_sender_policy_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        sender_policy.main(["--user", "alice"])
+    assert "use NAME:PASSWORD" in capsys.readouterr().err
+    assert sender_policy.main(["--user", "a b:c"]) == 1
+    assert capsys.readouterr().err.startswith("Cannot serve: ")
+
+
+# docs/interceptors.md
+
+
+def test_functions_in_the_documentation_work() -> None:
+    blocks = re.findall(
+        r"```python\n(.*?)```", (programs.ROOT / "docs" / "interceptors.md").read_text("utf-8"), re.DOTALL
+    )
+    names: dict[str, Any] = {}
+    exec(blocks[0] + blocks[-1], names)
+
+    def client(served: Served) -> None:
+        with served.smtp() as remote:
+            assert [remote.mail("")[0], remote.rcpt("alice@example.test")[0], remote.rset()[0]] == [250, 550, 250]
+        codes = []
+        for _ in range(4):
+            try:
+                with served.smtp() as remote:
+                    remote.sendmail("bob@far.test", ["alice@example.test"], MESSAGE)
+                    codes.append(250)
+            except smtplib.SMTPServerDisconnected:
+                codes.append(0)
+            except smtplib.SMTPDataError as error:
+                codes.append(error.smtp_code)
+        assert codes == [0, 250, 452, 250]
+
+    meet(run_on_asyncio, client, interceptors=[names["no_bounces"], names["fail_three_times"]])
