@@ -25,8 +25,9 @@ from ..adapters.tls import certificates
 from ..adapters.tls.certificate_validity import validity
 from ..adapters.tls.channel_binding import BindingContext
 from ..limits import Limits
+from ..logs import describe_error
 from ..server.config import shared_port
-from . import grants_option, relay_option
+from . import grants_option, references, relay_option
 from .errors import ConfigError
 from .renewal import RenewingContext
 from .settings import Settings
@@ -42,6 +43,7 @@ class ServerSetup:
 
     config: server.Config
     stores: server.Stores
+    interceptors: tuple[server.Interceptor, ...]
     certificate: RenewingContext | None
     """The TLS context of ``config`` if its files can be reloaded, None for a temporary certificate."""
     loop: str
@@ -55,8 +57,10 @@ def read(settings: Settings) -> ServerSetup:
 
     Raises ConfigError for the first invalid setting.
     """
-    accounts = _accounts(settings)
-    postmaster = _postmaster(settings, accounts)
+    references.check(settings)
+    own = None if settings.accounts_store else _accounts(settings)  # they also have the tokens and certificate names
+    accounts: stores.Accounts = references.store(settings, "accounts_store") if own is None else own
+    postmaster = _postmaster(settings, own)
     for check in (_check_ports, _check_ready_file, _check_ca_out, _check_reuse_port):
         check(settings)
     ports = {name: getattr(settings, name) for name in server.PORTS}
@@ -93,14 +97,13 @@ def read(settings: Settings) -> ServerSetup:
         ),
         stores=server.Stores(
             accounts=accounts,
-            maildrops=stores.MaildirMaildrops(_make_directory(settings, "maildir", settings.maildir))
-            if settings.maildir
-            else stores.MemoryMaildrops(),
+            maildrops=_maildrops(settings),
             outbox=_outbox(settings),
-            grants=grants_option.shared(settings) if settings.grant_lifetime else None,
-            tokens=accounts if settings.tokens else None,
-            certificates=accounts if settings.client_names else None,
+            grants=_grants(settings),
+            tokens=own if settings.tokens else references.store(settings, "tokens_store"),
+            certificates=own if settings.client_names else references.store(settings, "certificates_store"),
         ),
+        interceptors=references.interceptors(settings),
         certificate=certificate,
         loop=settings.loop,
         ready_file=settings.ready_file,
@@ -108,10 +111,27 @@ def read(settings: Settings) -> ServerSetup:
     )
 
 
+def _maildrops(settings: Settings) -> stores.Maildrops:
+    if settings.maildir:
+        return stores.MaildirMaildrops(_make_directory(settings, "maildir", settings.maildir))
+    found: stores.Maildrops | None = references.store(settings, "maildrops_store")
+    return stores.MemoryMaildrops() if found is None else found
+
+
+def _grants(settings: Settings) -> stores.Grants | None:
+    if not settings.grant_lifetime:
+        return None
+    found: stores.Grants | None = references.store(settings, "grants_store")
+    return grants_option.shared(settings) if found is None else found
+
+
 def _outbox(settings: Settings) -> stores.Outbox | server.NextHop:
     hop = relay_option.next_hop(settings)
     if hop is not None:
         return hop
+    found: stores.Outbox | server.NextHop | None = references.store(settings, "outbox_store")
+    if found is not None:
+        return found
     return (
         stores.MaildirOutbox(_make_directory(settings, "outbox", settings.outbox))
         if settings.outbox
@@ -135,7 +155,7 @@ def check(settings: Settings, broken: Set[str] = frozenset()) -> tuple[ConfigErr
 
 
 def _check_accounts(settings: Settings) -> None:
-    _postmaster(settings, _accounts(settings))
+    _postmaster(settings, None if settings.accounts_store else _accounts(settings))
 
 
 def _accounts(settings: Settings) -> stores.MemoryAccounts:
@@ -158,11 +178,12 @@ def _accounts(settings: Settings) -> stores.MemoryAccounts:
         raise config_error from error
 
 
-def _postmaster(settings: Settings, accounts: stores.MemoryAccounts) -> str | None:
+def _postmaster(settings: Settings, own: stores.MemoryAccounts | None) -> str | None:
+    """Return the account of the postmaster.  *own* is None for a store of accounts, which is asked at the start."""
     if settings.postmaster is None:
-        return next(iter(accounts.names), None)
+        return None if own is None else next(iter(own.names), None)
     name = stores.mailbox_name(settings.postmaster, frozenset(settings.domains))
-    if name not in accounts.names:
+    if name is None or (own is not None and name not in own.names):
         raise settings.config_error("postmaster", f"unknown account: {settings.postmaster!r}; use one of the accounts")
     return name
 
@@ -245,10 +266,11 @@ def _check_tls(settings: Settings) -> None:
 def _trust_clients(settings: Settings, context: ssl.SSLContext) -> None:
     """Request client certificates if they are configured.  One that cannot be verified fails the handshake."""
     path = settings.client_ca
-    if (path is None) != (not settings.client_names):
+    names = "client_names" if settings.certificates_store is None else "certificates_store"
+    if (path is None) != (not getattr(settings, names)):
         raise settings.config_error(
-            "client_names" if path is None else "client_ca",
-            f"{settings.names('client_ca', 'client_names')} must be set together; set both or neither",
+            names if path is None else "client_ca",
+            f"{settings.names('client_ca', names)} must be set together; set both or neither",
         )
     if path is None:
         return
@@ -361,16 +383,17 @@ def _check_reuse_port(settings: Settings) -> None:
 
 
 CHECKS: Final[Mapping[Callable[[Settings], None], Set[str]]] = {
-    _check_accounts: {"accounts", "mail", "tls"},
+    _check_accounts: {"accounts", "mail", "stores", "tls"},
+    references.check: {"accounts", "grants", "mail", "relay", "server", "stores", "tls"},
     _check_ports: {"listen"},
-    _check_tls: {"tls"},
+    _check_tls: {"stores", "tls"},
     _check_ca_out: {"tls"},
     _check_ready_file: {"process"},
     _check_maildir: {"mail"},
     _check_outbox: {"mail"},
     grants_option.check: {"grants"},
     _check_relay: {"listen", "mail", "relay"},
-    _check_reuse_port: {"accounts", "grants", "listen", "mail", "process", "relay"},
+    _check_reuse_port: {"accounts", "grants", "listen", "mail", "process", "relay", "stores"},
 }
 """The checks of ``mailauth check-config`` after the file is parsed, with the tables that each depends on.
 
@@ -380,14 +403,23 @@ None of them writes anything.
 
 def _in_memory(settings: Settings) -> list[str]:
     """Return the names of the data kept in memory, which is lost at exit and cannot be shared by processes."""
-    kept: dict[str, object] = {"maildrops": settings.maildir, "outbox": settings.outbox or settings.relay_to}
+    kept: dict[str, object] = {
+        "maildrops": settings.maildir or settings.maildrops_store,
+        "outbox": settings.outbox or settings.relay_to or settings.outbox_store,
+    }
     if settings.grant_lifetime:
-        kept["grants"] = settings.grants.sqlite or settings.grants.redis
+        kept["grants"] = settings.grants.sqlite or settings.grants.redis or settings.grants_store
     return [name for name, place in kept.items() if place is None]
 
 
-def _warnings(settings: Settings, accounts: stores.MemoryAccounts) -> tuple[str, ...]:
-    authenticator = server.Authenticator(accounts)
+def _warnings(settings: Settings, accounts: stores.Accounts) -> tuple[str, ...]:
+    try:
+        authenticator = server.Authenticator(accounts)
+    except Exception as error:
+        if settings.accounts_store is None:
+            raise
+        reason = f"{settings.accounts_store} failed in credentials(): {describe_error(error)}"
+        raise settings.config_error("accounts_store", reason) from error
     in_memory = _in_memory(settings)
     warnings = [f"Not persistent (in memory only): {', '.join(in_memory)}."] if in_memory else []
     warnings += relay_option.warnings(settings)
@@ -410,7 +442,7 @@ def _warnings(settings: Settings, accounts: stores.MemoryAccounts) -> tuple[str,
         warnings.append("Tokens are on the command line, where other users can see them: for testing only.")
     if os.geteuid() == 0:
         warnings.append("Running as root: use a dedicated user, as in docs/mailauth.service.")
-    if not accounts.names:
+    if isinstance(accounts, stores.MemoryAccounts) and not accounts.names:
         users = settings.names("users", "accounts").replace(" and ", " or ")
         warnings.append(f"No accounts, so no login is possible and no mail is accepted: set {users}.")
     return tuple(warnings)

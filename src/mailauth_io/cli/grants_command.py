@@ -8,7 +8,7 @@ from mailauth import LocalProtocolError
 from mailauth.grants import normalize_address
 
 from .. import stores
-from . import grants_option
+from . import grants_option, references
 from .errors import ConfigError
 from .settings import Settings
 
@@ -25,7 +25,9 @@ def run(settings: Settings, *, revoked: str | None) -> None:
             "grants", f"{settings.grants.sqlite} does not exist; use the file of the servers"
         )  # opening would create it
     whose = None if revoked is None else _RevokeTarget(revoked, settings)
-    grants = grants_option.shared(settings)
+    grants: stores.Grants | None = references.store(settings, "grants_store")
+    if grants is None:
+        grants = grants_option.shared(settings)
     if grants is None:
         raise ConfigError(
             "grants in memory can be accessed only by their own server; "
@@ -38,8 +40,8 @@ def run(settings: Settings, *, revoked: str | None) -> None:
     try:
         output = anyio.run(main)
     except Exception as error:
-        reason = grants_option.describe_error(error)
-        raise ConfigError(f"cannot access the grants in {settings.grants}: {reason}") from error
+        reason, place = grants_option.describe_error(error), settings.grants_store or settings.grants
+        raise ConfigError(f"cannot access the grants in {place}: {reason}") from error
     finally:
         grants.close()
     print(output)

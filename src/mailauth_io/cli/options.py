@@ -122,11 +122,12 @@ def values(
     default: tuple[T, ...] = (),
     kind: Kind = str,
     secret: bool = False,
+    resolve: Callable[[T, Path], T] | None = None,
 ) -> tuple[T, ...]:
     """Define a setting with a list of values.  Flags replace the whole list of a file."""
     row = Option(
         table=table, key=key, flag=flag, kind=kind, read=read, repeatable=True, default=default, metavar=metavar,
-        help=help, secret=secret, resolve=None,
+        help=help, secret=secret, resolve=resolve,
     )  # fmt: skip
     return attrs.field(default=default, repr=not secret, metadata={OPTION: row})
 

@@ -160,6 +160,31 @@ def grants_location(text: str) -> GrantsLocation:
         ) from None
 
 
+@attrs.frozen
+class Reference:
+    """An object in a Python module: ``module:attribute``."""
+
+    module: str
+    attribute: str
+    directory: Path = Path()
+    """Where the module is searched if it is not installed: the directory of the configuration file."""
+
+    def resolve(self, directory: Path) -> Reference:
+        """Return the same reference, with *directory*."""
+        return attrs.evolve(self, directory=directory.absolute())
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.attribute}"
+
+
+def reference(text: str) -> Reference:
+    """Parse ``module:attribute``; both may contain dots."""
+    module, _, attribute = text.partition(":")
+    if not all(part.isidentifier() for name in (module, attribute) for part in name.split(".")):
+        raise ValueParseError(f"invalid reference: {text!r}; use module:attribute, such as mymodule:accounts")
+    return Reference(module, attribute)
+
+
 def path(text: str) -> Path:
     """Return the path of a file or directory."""
     if not text or "\0" in text:

@@ -82,9 +82,10 @@ async def _serve(settings: Settings, serving: config.ServerSetup, signals: Async
             serving.ready_file.unlink(missing_ok=True)  # left by an earlier run, with the wrong ports
     if serving.certificate is not None:
         serving.certificate.check_files()  # logs a warning if it expires soon
+    await _check_postmaster(settings, serving)
     listening = False
     try:
-        async with server.serve(serving.config, serving.stores) as running:
+        async with server.serve(serving.config, serving.stores, interceptors=serving.interceptors) as running:
             listening = True
             _announce(settings, serving, running, await _warn_before_start(serving))
             async for number in signals:
@@ -98,6 +99,21 @@ async def _serve(settings: Settings, serving: config.ServerSetup, signals: Async
     finally:
         if serving.stores.grants is not None:
             serving.stores.grants.close()
+
+
+async def _check_postmaster(settings: Settings, serving: config.ServerSetup) -> None:
+    """Check that a store of accounts has the postmaster.  Raises ConfigError."""
+    if settings.accounts_store is None or serving.config.postmaster is None:
+        return
+    try:
+        found = await serving.stores.accounts.find(serving.config.postmaster)
+    except Exception as error:
+        reason = f"{settings.accounts_store} failed in find(): {logs.describe_error(error)}"
+        raise settings.config_error("accounts_store", reason) from error
+    if found is None:
+        raise settings.config_error(
+            "postmaster", f"unknown account: {settings.postmaster!r}; use an account of {settings.accounts_store}"
+        )
 
 
 async def _warn_before_start(serving: config.ServerSetup) -> list[str]:

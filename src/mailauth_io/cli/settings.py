@@ -192,6 +192,36 @@ class Settings:
         help="file with the password for Redis, readable only by its owner",
     )  # fmt: skip
 
+    accounts_store: parsers.Reference | None = options.value(
+        "stores", "accounts", None, parsers.reference, default=None, metavar="MODULE:ATTRIBUTE",
+        resolve=parsers.Reference.resolve, help="store of accounts, in place of [accounts] file and users",
+    )  # fmt: skip
+    maildrops_store: parsers.Reference | None = options.value(
+        "stores", "maildrops", None, parsers.reference, default=None, metavar="MODULE:ATTRIBUTE",
+        resolve=parsers.Reference.resolve, help="store of maildrops, in place of [mail] maildir",
+    )  # fmt: skip
+    outbox_store: parsers.Reference | None = options.value(
+        "stores", "outbox", None, parsers.reference, default=None, metavar="MODULE:ATTRIBUTE",
+        resolve=parsers.Reference.resolve, help="store of outbox, in place of [mail] outbox and [relay] to",
+    )  # fmt: skip
+    grants_store: parsers.Reference | None = options.value(
+        "stores", "grants", None, parsers.reference, default=None, metavar="MODULE:ATTRIBUTE",
+        resolve=parsers.Reference.resolve, help="store of grants, in place of [grants] store",
+    )  # fmt: skip
+    tokens_store: parsers.Reference | None = options.value(
+        "stores", "tokens", None, parsers.reference, default=None, metavar="MODULE:ATTRIBUTE",
+        resolve=parsers.Reference.resolve, help="store of bearer tokens, in place of [accounts] tokens",
+    )  # fmt: skip
+    certificates_store: parsers.Reference | None = options.value(
+        "stores", "certificates", None, parsers.reference, default=None, metavar="MODULE:ATTRIBUTE",
+        resolve=parsers.Reference.resolve, help="store of names in client certificates, in place of [tls] client_names",
+    )  # fmt: skip
+
+    interceptors: tuple[parsers.Reference, ...] = options.values(
+        "server", "interceptors", None, parsers.reference, metavar="MODULE:ATTRIBUTE",
+        resolve=parsers.Reference.resolve, help="function that may answer questions before the server does",
+    )  # fmt: skip
+
     connections: int = options.value(
         "limits", "connections", None, parsers.number(1, 10**6, "number of connections"), default=5_000,
         kind=int, metavar="N",

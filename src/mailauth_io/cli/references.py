@@ -1,0 +1,151 @@
+"""Objects that the configuration file names as ``module:attribute``: stores and interceptors.
+
+A module is searched where Python searches it, then in the directory of the configuration file.  Invalid settings raise
+ConfigError.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterable
+from typing import Any, Final
+
+from .. import server, stores
+from ..logs import describe_error
+from .errors import ConfigError
+from .parsers import Reference
+from .settings import Settings
+
+STORES: Final[dict[str, type[object]]] = {
+    "accounts_store": stores.Accounts,
+    "maildrops_store": stores.Maildrops,
+    "outbox_store": stores.Outbox,
+    "grants_store": stores.Grants,
+    "tokens_store": stores.Tokens,
+    "certificates_store": stores.Certificates,
+}
+"""The interface of the store in each setting."""
+
+_OTHERS: Final[dict[str, tuple[str, ...]]] = {
+    "accounts_store": ("accounts", "users", "tokens", "client_names"),
+    "maildrops_store": ("maildir",),
+    "outbox_store": ("outbox", "relay_to"),
+    "grants_store": ("redis_password",),
+    "tokens_store": ("tokens",),
+    "certificates_store": ("client_names",),
+}
+"""The settings that a store replaces."""
+
+
+def store(settings: Settings, name: str) -> Any:
+    """Return the store that the setting *name* names, or None.  A class or function is called without arguments."""
+    reference: Reference | None = getattr(settings, name)
+    if reference is None:
+        return None
+    found = _built(settings, name, reference, _checked(settings, name, reference))
+    _check_methods(settings, name, reference, found)
+    return found
+
+
+def interceptors(settings: Settings) -> tuple[server.Interceptor, ...]:
+    """Return the interceptors that the settings name.  A class is called without arguments."""
+    found: list[server.Interceptor] = []
+    for reference in settings.interceptors:
+        value = _import(settings, "interceptors", reference)
+        if inspect.isclass(value):
+            value = _built(settings, "interceptors", reference, value)
+        found.append(_interceptor(settings, reference, value))
+    return tuple(found)
+
+
+def check(settings: Settings) -> None:
+    """Check the settings as far as possible without calling anything.  All errors are in the ConfigError raised."""
+    errors: list[ConfigError] = []
+    for name in STORES:
+        reference: Reference | None = getattr(settings, name)
+        if reference is not None:
+            try:
+                _checked(settings, name, reference)
+            except ConfigError as config_error:
+                errors.append(config_error)
+    for reference in settings.interceptors:
+        try:
+            value = _import(settings, "interceptors", reference)
+            if not inspect.isclass(value):
+                _interceptor(settings, reference, value)
+        except ConfigError as config_error:
+            errors.append(config_error)
+    if errors:
+        errors[0].others = tuple(errors[1:])
+        raise errors[0]
+
+
+def _checked(settings: Settings, name: str, reference: Reference) -> Any:
+    """Return the object that *reference* names, after checks that call nothing: its result may still be wrong."""
+    for other in _OTHERS[name]:
+        if getattr(settings, other):
+            raise settings.config_error(
+                name, f"replaces {settings.names(other)}; remove one of {settings.names(name, other)}"
+            )
+    if name == "grants_store" and str(settings.grants) != "memory":
+        raise settings.config_error(
+            name, f"replaces {settings.names('grants')}; remove one of {settings.names(name, 'grants')}"
+        )
+    found = _import(settings, name, reference)
+    if not inspect.isroutine(found):
+        _check_methods(settings, name, reference, found)
+    return found
+
+
+def _import(settings: Settings, name: str, reference: Reference) -> Any:
+    directory = str(reference.directory)
+    if directory not in sys.path:
+        sys.path.append(directory)  # last, so that a file there replaces no installed module
+    try:
+        found: Any = importlib.import_module(reference.module)
+    except Exception as error:
+        raise settings.config_error(name, f"cannot import {reference.module}: {describe_error(error)}") from error
+    for part in reference.attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise settings.config_error(
+                name, f"{reference.module} has no {reference.attribute}; use module:attribute"
+            ) from None
+    return found
+
+
+def _built(settings: Settings, name: str, reference: Reference, found: Any) -> Any:
+    if not (inspect.isclass(found) or inspect.isroutine(found)):
+        return found
+    try:
+        return found()
+    except Exception as error:
+        raise settings.config_error(name, f"{reference}() failed: {describe_error(error)}") from error
+
+
+def _check_methods(settings: Settings, name: str, reference: Reference, found: object) -> None:
+    if name == "outbox_store" and isinstance(found, server.NextHop):
+        return
+    missing = [method for method in _methods(STORES[name]) if not callable(getattr(found, method, None))]
+    if missing:
+        raise settings.config_error(
+            name, f"{reference} has no method {', '.join(missing)}; see {STORES[name].__name__} in mailauth_io.stores"
+        )
+
+
+def _methods(protocol: type[object]) -> Iterable[str]:
+    return [name for name, value in vars(protocol).items() if inspect.isfunction(value) and not name.startswith("_")]
+
+
+def _interceptor(settings: Settings, reference: Reference, value: Any) -> server.Interceptor:
+    try:
+        return value if isinstance(value, server.Interceptor) else server.Interceptor(value)
+    except TypeError:
+        raise settings.config_error(
+            "interceptors",
+            f"{reference} is {type(value).__name__}; it must be a function of a view and a question, or a "
+            "server.Interceptor",
+        ) from None
