@@ -78,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         login = None if args.user is None else client.Login(args.user, read_password())
         result = asyncio.run(run(args, login))
     except (client.ClientError, OSError, ValueError) as error:
-        print(f"Not delivered: {error}", file=sys.stderr)
+        outcome = "Not confirmed" if isinstance(error, client.DeliveryUnknown) else "Not delivered"
+        print(f"{outcome}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

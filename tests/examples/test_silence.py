@@ -41,7 +41,8 @@ def test_submit_times_out_if_the_server_does_not_reply(
     with smtp_server({step: SILENCE}) as server:
         arguments = ["--tls", "none", "127.0.0.1", str(server.port), str(letter), "alice@example.org"]
         assert submit.main([*arguments, "bob@example.org"]) == 1
-    assert capsys.readouterr().err == "Not delivered: the connection ended before the server replied\n"
+    outcome = "Not confirmed: the message may have been accepted" if step == "MESSAGE" else "Not delivered"
+    assert capsys.readouterr().err == f"{outcome}: the connection was closed before the server replied\n"
 
 
 @pytest.mark.parametrize("step", ["GREETING", "PASS", "RETR 2"])
@@ -51,7 +52,9 @@ def test_collect_times_out_if_the_server_does_not_reply(
     with pop3_server({step: SILENCE}) as server:
         arguments = ["--tls", "none", "--user", "alice", "127.0.0.1", str(server.port), str(tmp_path / "Maildir")]
         assert collect.main(arguments) == 1
-    assert capsys.readouterr().err == "Stopped; no message was lost: the connection ended before the server replied\n"
+    assert (
+        capsys.readouterr().err == "Stopped; no message was lost: the connection was closed before the server replied\n"
+    )
     assert server.deleted == []
 
 
@@ -65,5 +68,5 @@ def test_relay_times_out_if_the_next_hop_does_not_reply(step: str) -> None:
 def test_client_times_out_if_the_server_does_not_reply(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with smtp_server({step: SILENCE}) as server:
         monkeypatch.setattr(sys, "argv", ["client.py", str(server.port)])
-        with pytest.raises(SystemExit, match="not delivered: None"):
+        with pytest.raises(SystemExit, match=r"not delivered: .*before the server replied"):
             runpy.run_path(str(ROOT / "examples" / "client.py"))
