@@ -17,6 +17,7 @@ from typing import Any
 
 from mailauth import (
     ACCEPT,
+    BeginTls,
     ClientMachine,
     Closed,
     Command,
@@ -24,9 +25,11 @@ from mailauth import (
     Machine,
     MessageChunk,
     NeedData,
+    Paused,
     Question,
     RemoteProtocolError,
     Send,
+    Tls,
     pop3,
     sasl,
     smtp,
@@ -57,6 +60,12 @@ def drive(machine: Machine[Any], handle: Callable[[Any], None], pieces: Iterable
                     output += data
                 case NeedData():
                     break
+                case BeginTls(data=data):
+                    # Only with STARTTLS in the settings.  The rest of the piece is dropped, so do not compare() then.
+                    output += data
+                    machine.tls_started(Tls(version="TLSv1.3"))
+                case Paused():
+                    raise Misbehaved("the machine is paused, although every question is answered")
                 case Closed():
                     return output
                 case _:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import poplib
 import re
 import smtplib
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,12 +170,31 @@ def test_invalid_users_of_the_sender_policy_are_reported(capsys: pytest.CaptureF
 # docs/interceptors.md
 
 
-def test_functions_in_the_documentation_work() -> None:
-    blocks = re.findall(
-        r"```python\n(.*?)```", (programs.ROOT / "docs" / "interceptors.md").read_text("utf-8"), re.DOTALL
-    )
+def documented() -> str:
+    """Return the functions of the page as one module."""
+    page = (programs.ROOT / "docs" / "interceptors.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    return "\n\n".join(block for block in blocks if "def " in block)
+
+
+def test_the_pytest_fixture_in_the_documentation_works(tmp_path: Path) -> None:
+    (tmp_path / "test_page.py").write_text(documented())
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", str(tmp_path)]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=programs.TIMEOUT, check=False)
+    assert run.stdout.splitlines()[-1].startswith("1 passed"), run.stdout
+
+
+@pytest.mark.parametrize(("address", "answer"), [("127.0.0.1", server.PASS), ("127.0.0.9", server.DROP)])
+def test_the_address_check_in_the_documentation_works(address: str, answer: object) -> None:
     names: dict[str, Any] = {}
-    exec(blocks[0] + blocks[-1], names)
+    exec(documented(), names)
+    view = server.SessionView(protocol="SMTP", connection_id="1", peer=Peer(address, 25), tls=None, identity=None)
+    assert asyncio.run(names["only_local"](view, smtp.Connected())) == answer
+
+
+def test_functions_in_the_documentation_work() -> None:
+    names: dict[str, Any] = {}
+    exec(documented(), names)
 
     def client(served: Served) -> None:
         with served.smtp() as remote:

@@ -181,7 +181,7 @@ def reference(text: str) -> Reference:
     """Parse ``module:attribute``; both may contain dots."""
     module, _, attribute = text.partition(":")
     if not all(part.isidentifier() for name in (module, attribute) for part in name.split(".")):
-        raise ValueParseError(f"invalid reference: {text!r}; use module:attribute, such as mymodule:accounts")
+        raise ValueParseError(f"invalid reference: {text!r}; use module:attribute, such as mymodule:name")
     return Reference(module, attribute)
 
 

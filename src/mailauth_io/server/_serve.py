@@ -40,11 +40,14 @@ async def serve(
     *on_error* is called with an exception that ended a session and the Peer, after the exception was logged.
     *interceptors* see each question before the server answers it, in this order (see ``Interceptor``).
 
-    Raises OSError if it cannot listen on a port, and ValueError if the postmaster is an unknown account.
+    Raises OSError if it cannot listen on a port, and ValueError if *config* has no port, or if the postmaster is an
+    unknown account.
     """
     server_state = ServerState.of(config, stores, clock, sleep, on_error=on_error, interceptors=interceptors)
     if config.postmaster is not None and not await server_state.authenticator.exists(server_state.postmaster):
         raise ValueError(f"unknown account {config.postmaster!r}: postmaster must be one of the accounts")
+    if all(getattr(config, name) is None for name in PORTS):
+        raise ValueError("config has no port; pass smtp, smtps, pop3 or pop3s to Config (0 is any free port)")
     failure: Exception | None = None
     async with contextlib.AsyncExitStack() as stack:
         ports: dict[str, int | None] = {}

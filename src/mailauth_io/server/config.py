@@ -95,7 +95,9 @@ def _check_mechanisms(instance: object, attribute: object, names: tuple[str, ...
 class Config:
     """The configuration of a server.
 
-    A port is None if it is not used, and 0 for any free port.  Raises TypeError or ValueError for an invalid value.
+    A port is None if it is not used, and 0 for any free port.  Without *ssl_context*, no login is possible unless
+    *legacy* is true.  The mechanisms are those of the library; a mechanism of the application needs a session of its
+    own, with ``serve_smtp`` and an Authenticator.  Raises TypeError or ValueError for an invalid value.
 
         >>> config = server.Config(smtp=2525, pop3=1110, domains=("Example.org", "example.net"), legacy=True)
         >>> config.domains

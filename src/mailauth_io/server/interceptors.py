@@ -156,7 +156,7 @@ class SessionView:
     tls: Tls | None
     """The TLS session; None without TLS."""
     identity: str | None
-    """The authorization identity; None before a login."""
+    """The authorization identity; None before a login in this session, so also for a client that relays by a grant."""
     hello: smtp.Hello | None = None
     """The last EHLO or HELO; None before it and after STARTTLS, and in POP3."""
     mail: smtp.Mail | None = None

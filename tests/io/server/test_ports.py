@@ -56,7 +56,17 @@ def test_repr_of_config_contains_no_ssl_context() -> None:
 def test_the_postmaster_must_be_an_account(run: Run) -> None:
     async def main() -> None:
         with pytest.raises(ValueError, match="unknown account 'dave'"):
-            async with server.serve(server.Config(postmaster="dave"), kept()):
+            async with server.serve(server.Config(smtp=0, postmaster="dave"), kept()):
+                pass
+
+    run(main)
+
+
+@on_both_loops
+def test_a_configuration_without_ports_is_an_error(run: Run) -> None:
+    async def main() -> None:
+        with pytest.raises(ValueError, match="config has no port; pass smtp, smtps, pop3 or pop3s"):
+            async with server.serve(server.Config(), kept()):
                 pass
 
     run(main)
