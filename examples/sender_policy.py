@@ -4,6 +4,9 @@
 
 Without it, each user can send mail in the name of every other user.  The program serves SMTP for the domain
 example.test.  It allows logins without TLS, so it listens on 127.0.0.1 only.
+
+A client that relays by a grant (POP before SMTP) has no identity, so any sender passes.  This program has no POP3; a
+server that has it needs ``grant_lifetime=0`` for this policy.
 """
 
 import argparse
@@ -22,7 +25,7 @@ NOT_YOURS = smtp.Reply(553, "5.7.1", "sender address rejected: not owned by the 
 
 async def own_sender(view: server.SessionView, question: Question[Any]) -> server.Decision:
     if not isinstance(question, smtp.Mail) or view.identity is None:
-        return server.PASS  # mail from other servers has any sender
+        return server.PASS  # mail from other servers, or by a grant, has any sender
     if question.reverse_path is None:
         return server.PASS  # a mail program sends read receipts from <> (RFC 8098 section 3)
     owner = stores.mailbox_name(str(question.reverse_path), DOMAINS)
