@@ -11,6 +11,7 @@ from typing import Final
 
 from mailauth import pop3, smtp
 
+from .._checks import check_function, check_type
 from .._event_loop import current_adapter
 from ..adapters import Listener, OnError, ServeOptions
 from ..adapters.tls.layer import POP3, SMTP
@@ -40,9 +41,14 @@ async def serve(
     *on_error* is called with an exception that ended a session and the Peer, after the exception was logged.
     *interceptors* see each question before the server answers it, in this order (see ``Interceptor``).
 
-    Raises OSError if it cannot listen on a port, and ValueError if *config* has no port, or if the postmaster is an
-    unknown account.
+    Raises OSError if it cannot listen on a port, ValueError if *config* has no port, or if the postmaster is an unknown
+    account, and TypeError for an argument of another type.
     """
+    check_type("config", config, Config)
+    check_type("stores", stores, Stores)
+    check_function("clock", clock)
+    if sleep is not None:
+        check_function("sleep", sleep)
     server_state = ServerState.of(config, stores, clock, sleep, on_error=on_error, interceptors=interceptors)
     if config.postmaster is not None and not await server_state.authenticator.exists(server_state.postmaster):
         raise ValueError(f"unknown account {config.postmaster!r}: postmaster must be one of the accounts")

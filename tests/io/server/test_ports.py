@@ -15,7 +15,7 @@ from mailauth_io import server, stores
 from mailauth_io.adapters.listener import Listener
 from mailauth_io.server import _serve
 from tests.io import loops
-from tests.io.server_support import TIMEOUT, Run, Served, accounts, meet, on_both_loops
+from tests.io.server_support import TIMEOUT, Run, Served, accounts, meet, on_both_loops, run_on_asyncio
 from tests.io.tls import server_context
 
 
@@ -70,6 +70,24 @@ def test_a_configuration_without_ports_is_an_error(run: Run) -> None:
                 pass
 
     run(main)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "text"),
+    [
+        ((2525, kept()), {}, "config must be a Config, not int"),
+        ((server.Config(smtp=0), server.Config(smtp=0)), {}, "stores must be a Stores, not Config"),
+        ((server.Config(smtp=0), kept()), {"clock": 5.0}, "clock must be a function"),
+        ((server.Config(smtp=0), kept()), {"sleep": 5.0}, "sleep must be a function"),
+    ],
+)
+def test_serve_rejects_arguments_of_the_wrong_type(arguments: Any, options: Any, text: str) -> None:
+    async def main() -> None:
+        async with server.serve(*arguments, **options):
+            pass
+
+    with pytest.raises(TypeError, match=text):
+        run_on_asyncio(main)
 
 
 @on_both_loops
