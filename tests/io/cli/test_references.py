@@ -214,7 +214,7 @@ def test_check_config_reports_every_reference(write: WriteFile, capfd: pytest.Ca
 def test_invalid_reference_is_an_error_with_its_line(text: str, write: WriteFile) -> None:
     path = write(f'[stores]\naccounts = "{text}"\n')
     assert [str(each) for each in settings_file.read(path).errors] == [
-        f"{path}:2: [stores] accounts: invalid reference: {text!r}; use module:attribute, such as mymodule:accounts"
+        f"{path}:2: [stores] accounts: invalid reference: {text!r}; use module:attribute, such as mymodule:name"
     ]
 
 
