@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import os
 import threading
@@ -183,7 +184,10 @@ class Hashes:
             for _ in range(1000):
                 self._go_on.release()
                 self._ends += 1
-                if await self._loop.in_thread(lambda: self._begun.acquire(timeout=0.05)):
+                while self._running not in (0, len(self._begun_logins) - self._ends):
+                    await self._loop.sleep(0)  # until it has ended, and another has started if there is one
+                wait = 0.05 if self._running == 0 else 0.0  # the next login may not have asked yet
+                if await self._loop.in_thread(functools.partial(self._begun.acquire, timeout=wait)):
                     break
             else:
                 raise AssertionError("no hash starts any more")
@@ -192,8 +196,13 @@ class Hashes:
         """Wait until every login that was given a thread has started, and every hash that may end has ended."""
         while self._go_on.acquire(blocking=False):
             self._ends -= 1
-        while self._hashing._queues.get()._running.total() != len(self._begun_logins) - self._ends:
+        while self._running != len(self._begun_logins) - self._ends:
             await self._loop.sleep(0)
+
+    @property
+    def _running(self) -> int:
+        """The number of logins that were given a thread and have not ended."""
+        return self._hashing._queues.get()._running.total()
 
     def end_all(self) -> None:
         self._go_on.release(1000)
