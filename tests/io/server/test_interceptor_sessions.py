@@ -1,0 +1,210 @@
+"""Interceptors and the rest of a session: relaying, the view, delays, and closed connections."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+from typing import Any
+
+import anyio
+import attrs
+import pytest
+
+from mailauth import ACCEPT, Question, sasl, smtp
+from mailauth_io import server, stores
+from mailauth_io.server import DROP, PASS, Decision, Delay, Interceptor, SessionView
+from tests.io import loops
+from tests.io.intercepting import (
+    MESSAGE,
+    NO,
+    Client,
+    deciding,
+    events,
+    kept_stores,
+    run_smtp,
+    used,
+)
+from tests.io.server_support import (
+    TIMEOUT,
+    Run,
+    Served,
+    meet,
+    on_both_loops,
+)
+
+# Relaying
+
+
+@on_both_loops
+@pytest.mark.parametrize("may_relay", [False, True])
+def test_only_may_relay_accepts_a_denied_recipient(run: Run, may_relay: bool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    kept = kept_stores()
+
+    def client(served: Served) -> tuple[int, int]:
+        with served.smtp() as remote:
+            remote.mail("someone@far.test")
+            codes = remote.rcpt("bob@far.test")[0], remote.rcpt("nobody@example.test")[0]
+            if may_relay:
+                assert remote.data(MESSAGE)[0] == 250
+        return codes
+
+    interceptor = Interceptor(deciding(smtp.Rcpt, ACCEPT), may_relay=may_relay)
+    assert meet(run, client, kept=kept, interceptors=[interceptor]) == (250 if may_relay else 550, 550)
+    assert isinstance(kept.outbox, stores.MemoryOutbox)
+    assert [message.envelope.recipients for message in kept.outbox.messages] == [("bob@far.test",)] * may_relay
+    assert [event["reason"] for event in events(caplog, "message")] == ["INTERCEPTOR"] * may_relay
+    refused = [event["reason"] for event in events(caplog, "recipient refused")]
+    assert refused == ["LOCAL"] if may_relay else ["NO_GRANT", "LOCAL"]
+
+
+@on_both_loops
+def test_may_relay_needs_a_positive_answer(run: Run) -> None:
+    def client(served: Served) -> bool:
+        return served.may_relay()
+
+    assert not meet(run, client, interceptors=[Interceptor(deciding(smtp.Mail, ACCEPT), may_relay=True)])
+
+
+# The view
+
+
+@on_both_loops
+def test_view_shows_the_transaction_so_far(run: Run) -> None:
+    views: dict[str, SessionView] = {}
+
+    async def look(view: SessionView, question: Question[Any]) -> Decision:
+        views[type(question).__name__] = view
+        return NO if isinstance(question, smtp.Rcpt) and question.forward_path.local_part == "carol" else PASS
+
+    def client(served: Served) -> None:
+        with served.smtp() as remote:
+            assert remote.sock is not None
+            port = remote.sock.getsockname()[1]
+            assert [remote.mail("a@far.test")[0], remote.rset()[0], remote.mail("b@far.test")[0]] == [250] * 3
+            for name in ("bob", "carol", "alice"):
+                remote.rcpt(f"{name}@example.test")
+            remote.data(MESSAGE)
+            assert views["Connected"].peer.port == port
+        with served.smtp("starttls"):
+            pass
+
+    meet(run, client, interceptors=[look])
+    assert views["Connected"].protocol == "SMTP"
+    assert views["StartTls"].hello == smtp.Hello(domain="client.test")
+    mail, complete = views["Mail"], views["MessageComplete"]
+    assert (mail.mail, mail.recipients, mail.identity, mail.tls) == (None, (), None, None)
+    assert str(complete.mail and complete.mail.reverse_path) == "b@far.test"
+    assert [str(rcpt.forward_path) for rcpt in complete.recipients] == ["bob@example.test", "alice@example.test"]
+    assert re.fullmatch("[0-9a-f]{12}", complete.connection_id)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        complete.identity = "root"  # type: ignore[misc]
+
+
+@on_both_loops
+def test_view_after_starttls_has_no_hello_and_no_identity(run: Run) -> None:
+    views: list[SessionView] = []
+
+    async def look(view: SessionView, question: Question[Any]) -> Decision:
+        if isinstance(question, sasl.CheckPassword | smtp.Mail):
+            views.append(view)
+        return PASS
+
+    replies, _ = run_smtp(run, look)
+    assert "QUIT" in replies
+    login, mail = views
+    assert login.tls is not None
+    assert (login.identity, mail.identity) == (None, "alice")
+    assert mail.hello == smtp.Hello(domain="client.test")
+
+
+# Delays
+
+
+@on_both_loops
+def test_shutdown_ends_a_delay(run: Run) -> None:
+    kept = kept_stores()
+    slept: list[float] = []
+
+    async def main() -> str:
+        begun, stopping = anyio.Event(), anyio.Event()
+
+        async def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            begun.set()
+            await stopping.wait()
+
+        config = server.Config(smtp=0)
+        interceptors = [deciding(smtp.Connected, Delay(600.0))]
+        async with server.serve(config, kept, sleep=sleep, interceptors=interceptors) as running:
+            assert running.smtp is not None
+            client = await loops.current().in_thread(socket.create_connection, ("127.0.0.1", running.smtp), TIMEOUT)
+            await begun.wait()
+            stopping.set()  # the server stops before the task of the session runs
+        with client:
+            return await loops.current().in_thread(read_all, client)
+
+    assert run(main).startswith("421 ")
+    assert len(slept) == 1
+
+
+def read_all(client: socket.socket) -> str:
+    with client.makefile("rb") as file:
+        return file.read().decode()
+
+
+@on_both_loops
+def test_disconnected_client_ends_a_delay(run: Run) -> None:
+    slept: list[float] = []
+
+    async def main() -> None:
+        begun, gone, second = anyio.Event(), anyio.Event(), anyio.Event()
+
+        async def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            begun.set()
+            await gone.wait()
+
+        def decide(view: SessionView, question: Question[Any]) -> Decision:
+            if begun.is_set():
+                second.set()
+                return PASS
+            return Delay(600.0)
+
+        kept = kept_stores()
+        async with server.serve(server.Config(smtp=0), kept, sleep=sleep, interceptors=[decide]) as running:
+            assert running.smtp is not None
+            address = ("127.0.0.1", running.smtp)
+            client = await loops.current().in_thread(socket.create_connection, address, TIMEOUT)
+            await begun.wait()
+            client.close()
+            gone.set()
+            other = await loops.current().in_thread(socket.create_connection, address, TIMEOUT)
+            await second.wait()
+            other.close()
+
+    run(main)
+    assert len(slept) == 1
+
+
+@on_both_loops
+def test_pipelined_commands_after_drop_are_not_read(run: Run) -> None:
+    """A message that the client has already sent is not delivered."""
+    kept = kept_stores()
+
+    def client(served: Served) -> str:
+        raw = Client(served.ports.smtp)
+        raw.step("greeting")
+        raw.step(
+            "all",
+            b"EHLO c\r\nMAIL FROM:<a@far.test>\r\nRCPT TO:<bob@example.test>\r\nRSET\r\nMAIL FROM:<b@far.test>\r\n"
+            b"RCPT TO:<bob@example.test>\r\nDATA\r\n" + MESSAGE + b".\r\nQUIT\r\n",
+        )
+        while raw.line() != "closed":
+            pass
+        raw.close()
+        return "closed"
+
+    meet(run, client, kept=kept, interceptors=[deciding(smtp.Mail, DROP)])
+    assert used(kept) == 0
