@@ -125,7 +125,11 @@ def test_honeypot_accepts_everything_and_delivers_nothing(tmp_path: Path) -> Non
 
 def test_sender_policy_allows_only_the_own_address(tmp_path: Path) -> None:
     users = ("--user", "alice:wonderland", "--user", "bob:builder")
-    with programs.listening("sender_policy.py", *users, errors=tmp_path / "errors") as port:
+    with programs.started("sender_policy.py", *users, errors=tmp_path / "errors") as (program, port):
+        assert program.stdout is not None
+        pop3_port = int(program.stdout.readline().removeprefix("POP3 on port "))
+        with client(port) as other_server:
+            assert other_server.sendmail("bob@example.test", "alice@example.test", MESSAGE) == {}
         with client(port) as alice:
             alice.login("alice", "wonderland")
             for sender, code in (
@@ -134,11 +138,20 @@ def test_sender_policy_allows_only_the_own_address(tmp_path: Path) -> None:
                 ("Alice@EXAMPLE.test", 250),
                 ("", 250),
             ):
-                assert alice.mail(sender)[0] == code
-                assert alice.rset()[0] == 250
+                assert [alice.mail(sender)[0], alice.rcpt("dinah@far.test")[0], alice.rset()[0]] == [250, code, 250]
             assert alice.sendmail("alice@example.test", "dinah@far.test", MESSAGE) == {}
-        with client(port) as other_server:
-            assert other_server.sendmail("bob@example.test", "alice@example.test", MESSAGE) == {}
+        pop = poplib.POP3("127.0.0.1", pop3_port, timeout=programs.TIMEOUT)
+        pop.user("bob")
+        pop.pass_("builder")
+        pop.quit()
+        with client(port) as bob:
+            bob.ehlo()
+            for sender, recipient, code in (
+                ("alice@example.test", "dinah@far.test", 553),
+                ("alice@example.test", "alice@example.test", 553),
+                ("bob@example.test", "dinah@far.test", 250),
+            ):
+                assert [bob.mail(sender)[0], bob.rcpt(recipient)[0], bob.rset()[0]] == [250, code, 250]
 
 
 # Command lines
@@ -149,7 +162,7 @@ def test_sender_policy_allows_only_the_own_address(tmp_path: Path) -> None:
     [
         (greylisting.main, ["--port"]),
         (honeypot.main, ["--smtp"]),
-        (sender_policy.main, ["--user", "alice:wonderland", "--port"]),
+        (sender_policy.main, ["--user", "alice:wonderland", "--smtp"]),
     ],
 )
 def test_a_port_in_use_is_reported(

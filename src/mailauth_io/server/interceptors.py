@@ -156,7 +156,14 @@ class SessionView:
     tls: Tls | None
     """The TLS session; None without TLS."""
     identity: str | None
-    """The authorization identity; None before a login in this session, so also for a client that relays by a grant."""
+    """The authorization identity; None before a login in this session.  A client that relays by a grant has none."""
+    grant: str | None = None
+    """The account whose grant permits the peer's address to relay (POP before SMTP), for a client without a login.
+
+    It is looked up at Mail and again at each Rcpt, where the relay policy uses the result of the same lookup.  At Data
+    and MessageComplete it is the last one found in the transaction; at other questions, and in POP3, it is None.
+
+    It is None too if the grant store fails.  At Rcpt, the server then answers 451 to a remote recipient."""
     hello: smtp.Hello | None = None
     """The last EHLO or HELO; None before it and after STARTTLS, and in POP3."""
     mail: smtp.Mail | None = None

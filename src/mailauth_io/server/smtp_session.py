@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final, TypeVar, assert_never
 import attrs
 
 from mailauth import ACCEPT, ExtensionQuestion, MessageChunk, Notice, Question, TlsStarted, sasl, smtp
+from mailauth.grants import Grant, Lookup
 from mailauth.policy import Reason
 
 from ..adapters.connection import AsyncServerConnection
@@ -29,6 +30,9 @@ A = TypeVar("A")
 
 NO_MAILBOX = smtp.Reply(550, "5.1.1", "no such mailbox here")
 
+_ABOUT_MAIL: Final = smtp.Mail | smtp.Rcpt | smtp.Data | smtp.MessageComplete
+"""The questions of a mail transaction."""
+
 _NO_HELLO: Final = smtp.Hello(domain="unknown", extended=False)
 """A placeholder: the core accepts no MAIL before EHLO."""
 
@@ -40,8 +44,10 @@ class SmtpSession(Session[smtp.ServerEvent]):
         "_accepted",
         "_arrived",
         "_content",
+        "_grant",
         "_hello",
         "_hop",
+        "_lookup",
         "_mail",
         "_maildrops",
         "_outbox",
@@ -55,6 +61,8 @@ class SmtpSession(Session[smtp.ServerEvent]):
     def __init__(self, server_state: ServerState, connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
         super().__init__(server_state, connection)
         self._hello = _NO_HELLO
+        self._lookup: Lookup = None  # the lookup for the interceptors at the open question
+        self._grant: str | None = None  # the identity that it has last found in this transaction
         self._taken = 0  # completed messages, counted for the queue ids
         self._content: MessageContent | None = None
         self._arrived = 0  # bytes of content received
@@ -152,6 +160,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
         assert isinstance(machine, smtp.ServerConnection)
         return attrs.evolve(
             super().view(question),
+            grant=self._grant if isinstance(question, _ABOUT_MAIL) else None,
             hello=None if self._hello is _NO_HELLO else self._hello,
             mail=machine.mail,
             recipients=() if machine.mail is None else tuple(self._accepted),
@@ -161,6 +170,8 @@ class SmtpSession(Session[smtp.ServerEvent]):
         )
 
     async def intercept(self, question: Question[Any]) -> Next:
+        if isinstance(question, smtp.Mail | smtp.Rcpt):
+            await self._look_up_grant(question)
         if not isinstance(question, smtp.MessageComplete):
             return await super().intercept(question)
         if self._content is None:
@@ -170,6 +181,16 @@ class SmtpSession(Session[smtp.ServerEvent]):
         if following is not Next.SERVER_ANSWERS:
             self.release_resources()
         return following
+
+    async def _look_up_grant(self, question: smtp.Mail | smtp.Rcpt) -> None:
+        """Look up the grant that interceptors see.  A client that has logged in needs none."""
+        if isinstance(question, smtp.Mail):
+            self._grant = None  # that of the last transaction
+        self._lookup = None
+        if self.connection.identity is None:
+            self._lookup = await self.server_state.find_grant(self.id, self.connection.peer.address)
+        if isinstance(self._lookup, Grant):
+            self._grant = self._lookup.identity
 
     def _answer_intercepted(self, question: Question[A], answer: A) -> None:
         """Answer *question*.  If the answer is positive, the reply of the interceptor is sent instead."""
@@ -192,7 +213,9 @@ class SmtpSession(Session[smtp.ServerEvent]):
         identity = self.connection.identity
         decision = server_state.policy.decide(path, identity=identity, grant=None)
         if decision.reason is Reason.NO_GRANT and not self._relay_permitted:
-            grant = await server_state.find_grant(self.id, self.connection.peer.address)
+            grant = self._lookup  # what the interceptors have seen, so that they and the policy agree
+            if not server_state.interceptors:
+                grant = await server_state.find_grant(self.id, self.connection.peer.address)
             decision = server_state.policy.decide(path, identity=identity, grant=grant)
         verdict, reason = decision.verdict, decision.reason.name
         if decision.reason is Reason.NO_GRANT and self._relay_permitted:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import socket
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import anyio
 import attrs
 import pytest
 
 from mailauth import ACCEPT, Question, sasl, smtp
+from mailauth.grants import Lookup
 from mailauth_io import server, stores
 from mailauth_io.server import DROP, PASS, Decision, Delay, Interceptor, SessionView
 from tests.io import loops
@@ -29,9 +32,12 @@ from tests.io.server_support import (
     TIMEOUT,
     Run,
     Served,
+    authenticate,
     meet,
     on_both_loops,
 )
+
+T = TypeVar("T")
 
 # Relaying
 
@@ -117,6 +123,137 @@ def test_view_after_starttls_has_no_hello_and_no_identity(run: Run) -> None:
     assert login.tls is not None
     assert (login.identity, mail.identity) == (None, "alice")
     assert mail.hello == smtp.Hello(domain="client.test")
+
+
+# Grants
+
+
+class CountedGrants(stores.MemoryGrants):
+    """Grants that count lookups, and whose lookups fail if their numbers are in *failing*."""
+
+    def __init__(self, *failing: int) -> None:
+        super().__init__()
+        self.failing = failing
+        self.lookups = 0
+
+    async def find(self, address: str) -> Lookup:
+        self.lookups += 1
+        if self.lookups in self.failing:
+            raise OSError(errno.EIO, "the store does not answer")
+        return await super().find(address)
+
+
+def run_with_grants(
+    run: Run, client: Callable[[Served], T], grants: CountedGrants, *interceptors: server.InterceptorFunction
+) -> T:
+    return meet(run, client, kept=attrs.evolve(kept_stores(), grants=grants), interceptors=interceptors)
+
+
+@attrs.frozen
+class GrantRecorder:
+    """An interceptor that records ``view.grant`` at each question."""
+
+    seen: list[tuple[str, str | None]] = attrs.field(factory=list[Any])
+
+    def __call__(self, view: SessionView, question: Question[Any]) -> Decision:
+        self.seen.append((type(question).__name__, view.grant))
+        return PASS
+
+
+@on_both_loops
+def test_view_shows_the_grant_at_the_questions_of_a_transaction(run: Run) -> None:
+    """At each RCPT, local or remote, it is the result of one lookup, which the relay policy uses too."""
+    grants, recorder = CountedGrants(), GrantRecorder()
+
+    def client(served: Served) -> None:
+        with served.smtp() as stranger:
+            assert stranger.sendmail("a@far.test", ["bob@example.test"], MESSAGE) == {}
+        served.log_in(name="Alice@Example.test").quit()
+        lookups = grants.lookups
+        with served.smtp("starttls") as remote:
+            assert remote.sendmail("a@far.test", ["bob@example.test", "dinah@far.test"], MESSAGE) == {}
+            assert grants.lookups == lookups + 3
+            authenticate(remote, "PLAIN")
+            assert remote.sendmail("a@far.test", ["dinah@far.test"], MESSAGE) == {}
+            assert grants.lookups == lookups + 3
+
+    run_with_grants(run, client, grants, recorder)
+    transaction = ["Mail", "Rcpt", "Data", "MessageComplete"]
+    assert recorder.seen == [
+        ("Connected", None), *((name, None) for name in transaction),
+        ("Connected", None), ("CheckPassword", None), ("OpenMaildrop", None),
+        ("Connected", None), ("StartTls", None), ("Mail", "alice"), ("Rcpt", "alice"), ("Rcpt", "alice"),
+        ("Data", "alice"), ("MessageComplete", "alice"),
+        ("CheckPassword", None), *((name, None) for name in transaction),
+    ]  # fmt: skip
+
+
+@on_both_loops
+def test_grants_are_looked_up_for_remote_recipients_only_without_interceptors(run: Run) -> None:
+    grants = CountedGrants()
+
+    def client(served: Served) -> int:
+        with served.smtp() as remote:
+            assert remote.mail("a@far.test")[0] == 250
+            assert remote.rcpt("bob@example.test")[0] == 250
+            assert grants.lookups == 0
+            return remote.rcpt("dinah@far.test")[0]
+
+    assert run_with_grants(run, client, grants) == 550
+    assert grants.lookups == 1
+
+
+@on_both_loops
+def test_view_has_no_grant_if_the_store_fails_and_remote_recipients_get_451(run: Run) -> None:
+    """So no remote recipient is accepted for which an interceptor has not seen the grant."""
+    grants, recorder = CountedGrants(1, 2, 3), GrantRecorder()
+
+    def client(served: Served) -> None:
+        served.log_in().quit()
+        with served.smtp() as remote:
+            assert remote.mail("a@far.test")[0] == 250
+            assert [remote.rcpt(f"{name}.test")[0] for name in ("bob@example", "dinah@far")] == [250, 451]
+            assert remote.rcpt("dinah@far.test")[0] == 250
+
+    run_with_grants(run, client, grants, recorder)
+    assert recorder.seen[-4:] == [("Mail", None), ("Rcpt", None), ("Rcpt", None), ("Rcpt", "alice")]
+    assert grants.lookups == 4
+
+
+@on_both_loops
+def test_interceptor_that_may_relay_does_not_depend_on_the_grants(run: Run) -> None:
+    grants = CountedGrants(1, 2)
+
+    def client(served: Served) -> None:
+        with served.smtp() as remote:
+            assert [remote.mail("a@far.test")[0], remote.rcpt("dinah@far.test")[0]] == [250, 250]
+
+    kept = attrs.evolve(kept_stores(), grants=grants)
+    meet(run, client, kept=kept, interceptors=[Interceptor(deciding(smtp.Rcpt, ACCEPT), may_relay=True)])
+    assert grants.lookups == 2
+
+
+@on_both_loops
+def test_view_shows_the_last_grant_of_the_transaction(run: Run) -> None:
+    """A recipient that was accepted by a grant stays accepted after the grant is revoked."""
+    grants, recorder = CountedGrants(), GrantRecorder()
+
+    async def revoke(view: SessionView, question: Question[Any]) -> Decision:
+        if isinstance(question, smtp.Rcpt):
+            await grants.revoke_address(view.peer.address)
+        return PASS
+
+    def client(served: Served) -> None:
+        served.log_in().quit()
+        with served.smtp() as remote:
+            refused = remote.sendmail("a@far.test", ["dinah@far.test", "edith@far.test"], MESSAGE)
+            assert list(refused) == ["edith@far.test"]
+            assert remote.sendmail("a@far.test", ["bob@example.test"], MESSAGE) == {}
+
+    run_with_grants(run, client, grants, recorder, revoke)
+    asked = [name for name, _ in recorder.seen[-9:]]
+    assert asked == ["Mail", "Rcpt", "Rcpt", "Data", "MessageComplete", "Mail", "Rcpt", "Data", "MessageComplete"]
+    assert [grant for _, grant in recorder.seen[-9:]] == ["alice"] * 5 + [None] * 4
 
 
 # Delays
