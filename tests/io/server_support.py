@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from mailauth_io import server, stores
+from mailauth_io.adapters import OnError
 from mailauth_io.stores import MemoryOutbox
 from tests.io import loops
 from tests.io.tls import client_context, server_context
@@ -152,6 +153,7 @@ def meet(
     config: server.Config | None = None,
     sleep: Callable[[float], Awaitable[None]] = at_once,
     interceptors: Iterable[server.Interceptor | server.InterceptorFunction] = (),
+    on_error: OnError | None = None,
     **options: Any,
 ) -> T:
     """Run a server, call *client* in a thread, stop the server, and return the client's result."""
@@ -166,7 +168,12 @@ def meet(
 
     async def main() -> T:
         async with server.serve(
-            config or server.Config(**settings), kept, clock=clock, sleep=sleep, interceptors=interceptors
+            config or server.Config(**settings),
+            kept,
+            clock=clock,
+            sleep=sleep,
+            interceptors=interceptors,
+            on_error=on_error,
         ) as ports:
             served = Served(ports=ports, stores=kept, outbox=outbox, clock=clock)
             return await loops.current().in_thread(client, served)

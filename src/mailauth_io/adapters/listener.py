@@ -187,12 +187,12 @@ class Listener(ABC):
             failure, rest = _failure_in(error)
             if failure is not None:
                 _log_failure(peer, failure)
-                self._report(failure, peer)
+                report_error(self._on_error, failure, peer)
             if rest is not None and self.is_stray_cancellation(rest):
                 _log_failure(peer, rest)
                 stray = RuntimeError("a task that the session awaited was cancelled")
                 stray.__cause__ = rest
-                self._report(stray, peer)
+                report_error(self._on_error, stray, peer)
                 return
             if rest is error:
                 raise
@@ -204,14 +204,15 @@ class Listener(ABC):
                 self._limiter.release(counted.address)
             stream.abort()
 
-    def _report(self, error: Exception, peer: Peer) -> None:
-        """Call ``on_error``.  An exception that it raises is logged."""
-        if self._on_error is None:
-            return
-        try:
-            self._on_error(error, peer)
-        except Exception as mistake:
-            _log_failure(peer, mistake, "error hook failed")
+
+def report_error(on_error: OnError | None, error: Exception, peer: Peer) -> None:
+    """Call *on_error*, if there is one.  An exception that it raises is logged."""
+    if on_error is None:
+        return
+    try:
+        on_error(error, peer)
+    except Exception as mistake:
+        _log_failure(peer, mistake, "error hook failed")
 
 
 def _failure_in(error: BaseException) -> tuple[Exception | None, BaseException | None]:

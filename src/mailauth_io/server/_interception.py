@@ -10,7 +10,7 @@ import attrs
 
 from mailauth import Accept, Question, pop3, sasl, smtp
 
-from ..logs import shown
+from ..logs import place, shown
 from .interceptors import Answer, Decision, Delay, Drop, Interceptor, Pass, SessionView
 
 LOGIN_QUESTIONS: Final = (
@@ -51,6 +51,13 @@ def without_secrets(question: Question[Any]) -> Question[Any]:
             return attrs.evolve(question, token=b"")
         case _:
             return question
+
+
+def without_message(interceptor: Interceptor, question: Question[Any], error: Exception) -> Exception:
+    """Return an exception for ``on_error`` in place of *error*, whose message or traceback may contain a secret."""
+    return RuntimeError(
+        f"interceptor {interceptor.name} failed at {type(question).__name__}: {type(error).__name__} at {place(error)}"
+    )
 
 
 def _check_answer(question: Question[Any], answer: object) -> None:

@@ -38,7 +38,9 @@ async def serve(
 
     *clock* is a monotonic clock in seconds; the in-memory grant store uses it if *stores* has no grants.  *sleep*
     is called with the seconds by which the reply to a failed login is delayed; the default is the loop's own sleep.
-    *on_error* is called with an exception that ended a session and the Peer, after the exception was logged.
+    *on_error* is called with an exception that ended a session, or that an interceptor raised, and the Peer, after the
+    exception was logged.  An interceptor with ``secrets=True`` that fails at a question of a login is reported as a
+    RuntimeError that has only the class and the place of its exception.
     *interceptors* see each question before the server answers it, in this order (see ``Interceptor``).
 
     Raises OSError if it cannot listen on a port, ValueError if *config* has no port, or if the postmaster is an unknown

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 from mailauth import Question, sasl, smtp
 
 from ..adapters.connection import AsyncServerConnection
+from ..adapters.listener import report_error
 from ..logs import Event, describe_error, place, shown
 from ..stores import Proof
 from . import _interception
@@ -207,7 +208,10 @@ class Session(ABC, Generic[E]):
     async def _decision(
         self, interceptor: Interceptor, view: SessionView, question: Question[Any]
     ) -> Answer | Pass | Drop:
-        """Return the decision of *interceptor* after its delay; ``question.unavailable`` if it fails."""
+        """Return the decision of *interceptor* after its delay.
+
+        If it fails, the failure is logged and passed to ``on_error``, and ``question.unavailable`` is returned.
+        """
         unavailable: Answer = question.unavailable
         try:
             decision = await _interception.call(interceptor, view, question)
@@ -220,6 +224,11 @@ class Session(ABC, Generic[E]):
                 reason=describe_error(error) if quotable else type(error).__name__, at=place(error),
                 error=error if quotable else None,
             )  # fmt: skip
+            report_error(
+                self.server_state.on_error,
+                error if quotable else _interception.without_message(interceptor, question, error),
+                self.connection.peer,
+            )
             return unavailable
         if not isinstance(decision, Delay):
             return decision

@@ -51,7 +51,7 @@ class ServerState:
     inbound_quota: InboundQuota
     """Counts the content of incomplete messages."""
     on_error: OnError | None
-    """Called with an exception that ended a session."""
+    """Called with an exception that ended a session or was raised by an interceptor."""
     interceptors: tuple[Interceptor, ...]
     """They are asked in this order."""
     stopping: anyio.Event = attrs.field(factory=anyio.Event, init=False)

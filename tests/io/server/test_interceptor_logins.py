@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import logging
+import re
 import smtplib
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_interceptor_sees_passwords_only_with_secrets(
 
 @on_both_loops
 @pytest.mark.parametrize("secrets", [False, True])
-def test_exception_that_quotes_a_password_is_not_logged(
+def test_exception_that_quotes_a_password_is_neither_logged_nor_reported(
     run: Run, secrets: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -72,8 +73,17 @@ def test_exception_that_quotes_a_password_is_not_logged(
             raise LookupError(f"wrong: {question.password!r}")
         return PASS
 
-    replies, _ = run_smtp(run, Interceptor(quote, secrets=secrets))
+    reported: list[Exception] = []
+    replies, _ = run_smtp(run, Interceptor(quote, secrets=secrets), on_error=lambda error, peer: reported.append(error))
     assert replies["AUTH"].startswith("454 4.7.0")
+    (error,) = reported
+    if secrets:
+        assert re.match(
+            r"interceptor test_exception\S+quote failed at CheckPassword: LookupError at test_interceptor_", str(error)
+        )
+        assert (type(error), error.__cause__, error.__context__, error.__traceback__) == (RuntimeError, *[None] * 3)
+    else:
+        assert (type(error), str(error)) == (LookupError, "wrong: b''")
     (event,) = events(caplog, "interceptor failed")
     assert event["reason"] == ("LookupError" if secrets else "LookupError: wrong: b''")
     assert "test_interceptor_logins.py" in str(event["at"])

@@ -12,6 +12,7 @@ import pytest
 
 from mailauth import ACCEPT, Question, pop3, sasl, smtp
 from mailauth_io import server, stores
+from mailauth_io.adapters import Peer
 from mailauth_io.server import DROP, PASS, Decision, Delay, Interceptor, SessionView
 from tests.io.intercepting import (
     BUSY,
@@ -86,17 +87,37 @@ def test_failing_interceptor_makes_the_question_unavailable(
         "wrong type": deciding(kind, wrong),
         "nothing": deciding(kind, wrong),
     }
-    _, reply, done = run_session(run, protocol, kind, ways[way])
+    reported: list[tuple[Exception, Peer, int]] = []
+
+    def report(error: Exception, peer: Peer) -> None:
+        reported.append((error, peer, len(events(caplog, "interceptor failed"))))
+
+    _, reply, done = run_session(run, protocol, kind, ways[way], on_error=report)
     default = "451 4.3.0" if protocol == "SMTP" else "-ERR [SYS/TEMP]"
     assert begins_with(reply, UNAVAILABLE.get((protocol, kind), default))
     assert not done
     (event,) = events(caplog, "interceptor failed")
     (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert record.exc_info
+    ((error, peer, logged),) = reported
+    assert (error, peer.address, logged) == (record.exc_info[1], "127.0.0.1", 1)
     assert event["question"] == kind.__name__
     assert re.match(
         "ZeroDivisionError: a mistake|TimeoutError: no decision|TypeError: the decision", str(event["reason"])
     )
+
+
+@on_both_loops
+def test_exception_in_on_error_is_logged_and_the_question_is_answered(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    def report(error: Exception, peer: Peer) -> None:
+        raise LookupError("a mistake in the hook")
+
+    replies, _ = run_smtp(run, at(smtp.Rcpt, fail), on_error=report)
+    assert replies["RCPT"].startswith("451 4.3.0")
+    (event,) = events(caplog, "error hook failed")
+    assert event["reason"] == "LookupError: a mistake in the hook"
 
 
 @on_both_loops
