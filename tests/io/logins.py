@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 import pytest
+import trustme
 
 from mailauth import LocalProtocolError, pop3, sasl, smtp
 from mailauth_io import server
 from mailauth_io.adapters.connection import AsyncClientConnection
+from mailauth_io.adapters.tls import certificates
 from tests.io import loops
+from tests.io.tls import authority
+
+
+@functools.cache
+def client_authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def context(*identities: str, issuer: trustme.CA | None = None, common_name: str | None = None) -> ssl.SSLContext:
+    """Return a client's context, with a certificate for *identities* if there are any."""
+    made = ssl.create_default_context()
+    authority().configure_trust(made)
+    if identities:
+        (issuer or client_authority()).issue_cert(*identities, common_name=common_name).configure_cert(made)
+    return made
+
+
+def server_context() -> ssl.SSLContext:
+    """Return a server's context that verifies client certificates, like that of ``--client-ca``."""
+    made = certificates.server_context()
+    authority().issue_cert("localhost", "127.0.0.1").configure_cert(made)
+    client_authority().configure_trust(made)
+    made.verify_mode = ssl.CERT_OPTIONAL
+    return made
 
 
 async def smtp_login(

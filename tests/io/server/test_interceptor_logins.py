@@ -13,22 +13,25 @@ import attrs
 import pytest
 
 from mailauth import ACCEPT, Question, sasl
-from mailauth_io import stores
-from mailauth_io.server import DROP, PASS, Decision, Interceptor, SessionView
+from mailauth_io import server, stores
+from mailauth_io.server import DROP, PASS, Decision, Delay, Interceptor, SessionView
 from tests.io.intercepting import (
     at,
     deciding,
     events,
+    fail,
     kept_stores,
     plain,
     run_session,
     run_smtp,
     submit,
 )
+from tests.io.logins import Login, by_both_protocols, context, refused, server_context, smtp_login
 from tests.io.server_support import (
     PASSWORD,
     Run,
     Served,
+    at_once,
     meet,
     on_both_loops,
     run_on_asyncio,
@@ -127,6 +130,107 @@ def test_interceptor_answers_bearer_tokens(run: Run, secrets: bool, mechanism: s
     assert codes[2] == 235
     assert seen == [b"se-cret" if secrets else b""] * 3
     assert len(slept) == 1  # the first failure has no delay
+
+
+def log_in(
+    run: Run, login: Login, mechanism: sasl.ClientMechanism, *interceptors: Interceptor | server.InterceptorFunction
+) -> str:
+    """Log in as a client whose certificate belongs to alice; return ``ok``, or the code of the refusal."""
+    known = stores.MemoryAccounts(
+        {"alice": PASSWORD.encode(), "bob": b"other"}, certificate_names=[("email:a@example.test", "alice")]
+    )
+    kept = attrs.evolve(kept_stores(), accounts=known, certificates=known)
+    config = server.Config(smtp=0, smtps=0, pop3=0, pop3s=0, ssl_context=server_context())
+
+    async def main() -> str:
+        async with server.serve(config, kept, sleep=at_once, interceptors=interceptors) as ports:
+            return await login(ports, context("a@example.test"), mechanism, False)
+
+    return run(main)
+
+
+def temporary(login: Login) -> str:
+    return "454" if login is smtp_login else "SYS/TEMP"
+
+
+def identities(caplog: pytest.LogCaptureFixture) -> list[object]:
+    return [event["identity"] for event in events(caplog, "login")]
+
+
+@on_both_loops
+@by_both_protocols
+def test_interceptor_maps_a_client_certificate_to_an_account(
+    run: Run, login: Login, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    seen: list[object] = []
+
+    def check(view: SessionView, question: Question[Any]) -> Decision:
+        if not isinstance(question, sasl.CheckExternal):
+            return PASS
+        seen.append((question.authorization_identity, question.peer_certificate["subjectAltName"]))
+        return "bob"
+
+    assert log_in(run, login, sasl.ExternalClient(), check) == "ok"
+    assert log_in(run, login, sasl.ExternalClient(authorization_identity="bob"), check) == "ok"
+    assert log_in(run, login, sasl.ExternalClient()) == "ok"
+    assert identities(caplog) == ["bob", "bob", "alice"]
+    names = (("email", "a@example.test"),)
+    assert seen == [("", names), ("bob", names)]
+
+
+@on_both_loops
+@by_both_protocols
+def test_interceptor_refuses_a_client_certificate(run: Run, login: Login, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for decision in (sasl.Refusal.BAD_CREDENTIALS, Delay(1, then=sasl.Refusal.BAD_CREDENTIALS)):
+        assert log_in(run, login, sasl.ExternalClient(), deciding(sasl.CheckExternal, decision)) == refused(login)
+    for interceptor in (at(sasl.CheckExternal, fail), deciding(sasl.CheckExternal, ACCEPT)):
+        assert log_in(run, login, sasl.ExternalClient(), interceptor) == temporary(login)
+    assert identities(caplog) == []
+    reasons = [event["reason"] for event in events(caplog, "login failed")]
+    assert reasons == ["BAD_CREDENTIALS"] * 2 + ["TEMPORARY"] * 2
+
+
+@on_both_loops
+@by_both_protocols
+def test_interceptor_decides_who_may_act_as_another_user(
+    run: Run, login: Login, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server allows users to act only as themselves."""
+    caplog.set_level(logging.INFO)
+    seen: list[tuple[str, str]] = []
+
+    def allow_bob(view: SessionView, question: Question[Any]) -> Decision:
+        if not isinstance(question, sasl.Authorize):
+            return PASS
+        seen.append((question.authentication_identity, question.authorization_identity))
+        return ACCEPT if question.authorization_identity == "bob" else sasl.Refusal.NOT_AUTHORIZED
+
+    def plain_as(identity: str, password: str = PASSWORD) -> sasl.PlainClient:
+        return sasl.PlainClient(
+            authentication_identity="alice", password=password.encode(), authorization_identity=identity
+        )
+
+    assert log_in(run, login, plain_as("bob"), allow_bob) == "ok"
+    assert (
+        log_in(
+            run,
+            login,
+            sasl.ExternalClient(authorization_identity="bob"),
+            deciding(sasl.CheckExternal, "alice"),
+            allow_bob,
+        )
+        == "ok"
+    )
+    assert identities(caplog) == ["bob", "bob"]
+    assert log_in(run, login, plain_as("carol"), allow_bob) == refused(login)
+    assert seen == [("alice", "bob"), ("alice", "bob"), ("alice", "carol")]
+    assert log_in(run, login, plain_as("bob", "wrong"), allow_bob) == refused(login)
+    assert len(seen) == 3  # not asked after a wrong password
+    assert log_in(run, login, plain_as("bob")) == refused(login)
+    assert log_in(run, login, plain_as("bob"), at(sasl.Authorize, fail)) == temporary(login)
+    assert len(identities(caplog)) == 2
 
 
 @on_both_loops

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import secrets
 import ssl
 from collections.abc import Awaitable, Callable
@@ -12,38 +11,13 @@ import trustme
 
 from mailauth import RemoteProtocolError, sasl
 from mailauth_io import server, stores
-from mailauth_io.adapters.tls import certificates
 from mailauth_io.stores import Account, MemoryAccounts, write_credential
 from mailauth_io.stores.credentials import read_credential
-from tests.io.logins import Login, by_both_protocols, on_both_ports, refused
+from tests.io.logins import Login, by_both_protocols, context, on_both_ports, refused, server_context
 from tests.io.server_support import PASSWORD, Run, at_once, on_both_loops, run_on_asyncio
-from tests.io.tls import authority
 
 TOKEN = "t0ken"
 TOKENS = [("alice", TOKEN.encode())]
-
-
-@functools.cache
-def client_authority() -> trustme.CA:
-    return trustme.CA()
-
-
-def context(*identities: str, issuer: trustme.CA | None = None, common_name: str | None = None) -> ssl.SSLContext:
-    """Return a client's context, with a certificate for *identities* if there are any."""
-    made = ssl.create_default_context()
-    authority().configure_trust(made)
-    if identities:
-        (issuer or client_authority()).issue_cert(*identities, common_name=common_name).configure_cert(made)
-    return made
-
-
-def server_context() -> ssl.SSLContext:
-    """Return a context like that of ``--client-ca``."""
-    made = certificates.server_context()
-    authority().issue_cert("localhost", "127.0.0.1").configure_cert(made)
-    client_authority().configure_trust(made)
-    made.verify_mode = ssl.CERT_OPTIONAL
-    return made
 
 
 def meet(
