@@ -21,7 +21,7 @@ from mailauth import smtp
 from mailauth_io import server
 from mailauth_io.adapters import Peer
 from tests.examples import programs
-from tests.io.server_support import Served, meet, run_on_asyncio
+from tests.io.server_support import Served, authenticate, meet, run_on_asyncio
 
 MESSAGE = "Subject: test\r\n\r\nDown the rabbit-hole.\r\n"
 
@@ -203,6 +203,37 @@ def test_the_address_check_in_the_documentation_works(address: str, answer: obje
     exec(documented(), names)
     view = server.SessionView(protocol="SMTP", connection_id="1", peer=Peer(address, 25), tls=None, identity=None)
     assert asyncio.run(names["only_local"](view, smtp.Connected())) == answer
+
+
+def test_hourly_limit_in_the_documentation_counts_messages_of_each_user() -> None:
+    """By a login or a grant, in any spelling; mail from other servers is not counted."""
+    names: dict[str, Any] = {}
+    exec(documented(), names)
+    clock = Clock()
+    limit = names["HourlyLimit"](2, clock=clock)
+
+    def client(served: Served) -> None:
+        def send(name: str = "") -> int:
+            with served.smtp("starttls") as remote:
+                if name:
+                    authenticate(remote, "PLAIN", name)
+                assert remote.mail("alice@example.test")[0] == 250
+                assert remote.rcpt("carol@example.test")[0] == 250
+                try:
+                    return remote.data(MESSAGE)[0]
+                except smtplib.SMTPDataError as error:
+                    return error.smtp_code
+
+        assert [send() for _ in range(3)] == [250] * 3
+        assert [send("alice"), send("Alice@Example.test"), send("alice")] == [250, 250, 452]
+        clock.now = 3599.0
+        served.log_in(name="alice").quit()  # a grant
+        assert send() == 452
+        clock.now = 3600.0
+        assert [send(), send("alice"), send("alice")] == [250, 250, 452]
+        assert list(limit.begun) == ["alice"]
+
+    meet(run_on_asyncio, client, interceptors=[limit])
 
 
 def test_functions_in_the_documentation_work() -> None:
