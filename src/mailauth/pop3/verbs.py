@@ -149,6 +149,8 @@ class Verb(Generic[C]):
     parse: Callable[[bytes], C] = attrs.field(validator=function_or(hint="a function such as Xtnd.parse"))
     """Build the command from the bytes after the verb and its space, which may be any bytes except CRLF.
 
+    It gets bytes, where ``smtp.Verb.parse`` gets a str: a password in POP3, for example, may be in any encoding.
+
     Raises ``Malformed`` if they are invalid: the reply is -ERR with the text of the error.  A LocalProtocolError, such
     as a validator of a command raises, does the same, and any other ValueError, such as UnicodeDecodeError, gives -ERR
     with a standard text."""
