@@ -1,0 +1,82 @@
+"""The programs in docs/sasl.md work; the token store with the server, on both loops and by both protocols."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mailauth import sasl, smtp
+from mailauth_io import server
+from tests.io.logins import Login, by_both_protocols, refused
+from tests.io.server_support import Run, at_once, on_both_loops
+from tests.io.tls import authority, client_context, layers, server_context
+
+PAGE = (Path(__file__).parents[3] / "docs" / "sasl.md").read_text(encoding="utf-8")
+
+
+PROGRAMS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def run_program(number: int) -> dict[str, Any]:
+    """Run a program of the page, and return its names."""
+    names: dict[str, Any] = {}
+    exec(PROGRAMS[number], names)
+    return names
+
+
+def test_mechanisms_in_the_documentation_are_offered_with_their_prompt() -> None:
+    mechanisms = run_program(0)["mechanisms"]
+    settings = smtp.ServerSettings(mechanisms=mechanisms, scram_decoy=sasl.ScramDecoy(key=bytes(16)))
+    assert settings.mechanisms.names == ("SCRAM-SHA-256", "PLAIN", "LOGIN")
+    login = mechanisms.create("LOGIN", sasl.Context(nonce="n", host_name="mx.example", tls=True))
+    assert login.respond(None) == sasl.Challenge(b"User Name")
+
+
+@on_both_loops
+@by_both_protocols
+def test_token_store_in_the_documentation_accepts_its_tokens_only(run: Run, login: Login) -> None:
+    names = run_program(1)
+    owners = {hashlib.sha256(token).digest(): name for token, name in ((b"one", "alice"), (b"two", "bob"))}
+    config, kept = names["settings"](names["TokenAccounts"](owners), server_context())
+
+    async def main() -> list[str]:
+        ports = attrs.evolve(config, smtp=0, smtps=0, pop3=0, pop3s=0)
+        async with server.serve(ports, kept, sleep=at_once) as running:
+            return [
+                await login(running, client_context(), mechanism, False)
+                for mechanism in (
+                    sasl.OauthBearerClient(token=b"one"),
+                    sasl.Xoauth2Client(token=b"two", authorization_identity="bob"),
+                    sasl.Xoauth2Client(token=b"two", authorization_identity="alice"),
+                    sasl.OauthBearerClient(token=b"three"),
+                    sasl.PlainClient(authentication_identity="alice", password=b"one"),
+                )
+            ]
+
+    assert run(main) == ["ok", "ok", refused(login), refused(login), "not offered"]
+
+
+def test_plus_client_in_the_documentation_is_bound_to_the_connection() -> None:
+    """A man in the middle has another certificate, so the same login fails through it."""
+    names = run_program(2)
+    authority().issue_cert("localhost").configure_cert(names["context"])
+    here, there = layers(names["context"])
+    keys = sasl.scram_keys(b"wonderland", salt=b"salt", iterations=4096, hash_name="sha256")
+    for bindings, succeeds in ((there.tls.channel_bindings, True), ({names["NAME"]: b"other"}, False)):
+        client = names["plus_client"](bindings)
+        server_side = sasl.ScramSha256PlusServer(
+            nonce="n", tls=True, decoy=sasl.ScramDecoy(key=bytes(16)), channel_bindings=here.tls.channel_bindings
+        )
+        assert isinstance(server_side.respond(client.respond(None)), sasl.FetchScramKeys)
+        challenge = server_side.resolve(keys)
+        assert isinstance(challenge, sasl.Challenge)
+        result = server_side.respond(client.respond(challenge.data))
+        assert isinstance(result, sasl.Success) is succeeds
+
+
+def test_every_program_is_run() -> None:
+    assert len(PROGRAMS) == 3
