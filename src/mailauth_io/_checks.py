@@ -6,12 +6,14 @@ to pass.  It shows the type of a value, or a number, and never quotes text, whic
 
 from __future__ import annotations
 
+import functools
 import inspect
 import ipaddress
 import math
 import ssl
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from types import FunctionType, MethodType
 from typing import Any, Final, cast
 
 import attrs
@@ -26,7 +28,8 @@ _HINTS: Final[Mapping[type, str]] = {
 }
 
 
-def _found(value: object) -> str:
+def type_name(value: object) -> str:
+    """Return the name of the type of *value*, for an error."""
     if value is None:
         return "None"
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
@@ -44,7 +47,7 @@ def check_type(name: str, value: object, kind: type, *, use: str = "", optional:
         use = (
             ".encode() for a str" if text and kind is bytes else ".decode() for bytes" if text and kind is str else use
         )
-    raise TypeError(f"{name} must be {article}{wanted}, not {_found(value)}; use {use}")
+    raise TypeError(f"{name} must be {article}{wanted}, not {type_name(value)}; use {use}")
 
 
 def check_integer(name: str, value: object, lowest: int, highest: int | None = None, *, optional: bool = False) -> None:
@@ -64,7 +67,7 @@ def check_port(name: str, value: object, lowest: int = 0, *, optional: bool = Fa
 def check_number(name: str, value: object, *, zero: bool = False, infinite: bool = False) -> None:
     """Check that *value* is a number above 0; with *zero*, it may be 0; with *infinite*, it may be infinity."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be an int or a float, not {_found(value)}; use a number such as 30.0")
+        raise TypeError(f"{name} must be an int or a float, not {type_name(value)}; use a number such as 30.0")
     if not (value > 0 or (zero and value == 0)) or (value == math.inf and not infinite):
         wanted = f"{'' if infinite else 'finite and '}{'0 or more' if zero else 'above 0'}"
         raise ValueError(f"{name} must be {wanted}, not {value}; use a number such as 30.0")
@@ -87,7 +90,7 @@ def check_items(name: str, value: object, kind: type, *, use: str = "", containe
 def check_collection(name: str, value: object, use: str) -> None:
     """Check that *value* is a collection and not a str or bytes, which are collections of characters or numbers."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Collection):
-        raise TypeError(f"{name} must be a collection, not {_found(value)}; use {use}")
+        raise TypeError(f"{name} must be a collection, not {type_name(value)}; use {use}")
 
 
 def check_networks(name: str, value: object) -> None:
@@ -96,7 +99,7 @@ def check_networks(name: str, value: object) -> None:
     for network in cast("Collection[object]", value):
         if not isinstance(network, (ipaddress.IPv4Network, ipaddress.IPv6Network)):
             raise TypeError(
-                f"each of {name} must be an IPv4Network or an IPv6Network, not {_found(network)};"
+                f"each of {name} must be an IPv4Network or an IPv6Network, not {type_name(network)};"
                 " use ipaddress.ip_network('192.0.2.0/24')"
             )
         if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped is not None:
@@ -120,20 +123,67 @@ def check_client_context(name: str, value: object) -> None:
 def check_function(name: str, value: object) -> None:
     """Check that *value* can be called."""
     if not callable(value):
-        raise TypeError(f"{name} must be a function, not {_found(value)}")
+        raise TypeError(f"{name} must be a function, not {type_name(value)}")
+
+
+@functools.cache
+def _methods(interface: type) -> tuple[tuple[str, bool], ...]:
+    """Return the methods of the Protocol *interface*, and whether each is a coroutine function."""
+    found = [(name, method) for name, method in vars(interface).items() if inspect.isfunction(method)]
+    return tuple((name, inspect.iscoroutinefunction(method)) for name, method in found if not name.startswith("_"))
+
+
+def _is_coroutine_function(function: Any) -> bool | None:
+    """Return whether *function* is a coroutine function; None if that is not known before a call.
+
+    It is not known for a compiled function, nor for a plain function that wraps a coroutine function.
+    """
+    flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
+    if isinstance(flags, int):  # otherwise it is a mock, and inspect.iscoroutinefunction() is wrong about it
+        if (
+            inspect.iscoroutinefunction(function) or flags & inspect.CO_ITERABLE_COROUTINE
+        ):  # the flag of types.coroutine
+            return True
+        if "_is_coroutine" in getattr(function, "__dict__", ()):  # Cython and asyncio mark functions with it
+            return True
+    if isinstance(function, functools.partial):
+        return _is_coroutine_function(function.func)
+    if isinstance(function, MethodType):
+        return _is_coroutine_function(function.__func__)
+    if hasattr(function, "__wrapped__"):  # by functools.wraps()
+        return False if _is_coroutine_function(function.__wrapped__) is False else None
+    if isinstance(function, FunctionType):
+        return False
+    call = None if isinstance(function, type) else inspect.getattr_static(function, "__call__", None)
+    return _is_coroutine_function(call) if isinstance(call, FunctionType) else None
+
+
+def interface_problem(shown: str, value: object, interface: type) -> str:
+    """Return what *value* lacks of the Protocol *interface*, or an empty text.  *shown* is the name of *value*."""
+    missing: list[str] = []
+    other: list[str] = []
+    for name, is_coroutine in _methods(interface):
+        method = getattr(value, name, None)
+        if not callable(method):
+            missing.append(name)
+        elif _is_coroutine_function(method) is (not is_coroutine):
+            kind = "a coroutine function, defined with async def" if is_coroutine else "a plain function, without async"
+            other.append(f"{name}() of {shown} must be {kind}")
+    return f"{shown} has no method {', '.join(missing)}" if missing else "; ".join(other)
 
 
 def check_interface(name: str, value: object, interface: type, *, optional: bool = False) -> None:
-    """Check that *value* is an object with the methods of the Protocol *interface*; if *optional*, it may be None."""
+    """Check that *value* is an object with the methods of the Protocol *interface*; if *optional*, it may be None.
+
+    A coroutine function must be one in *value* too, and a plain function must not be one.
+    """
     if optional and value is None:
         return
     if isinstance(value, type):
         raise TypeError(f"{name} must be an object, not the class {value.__name__}; use {value.__name__}(...)")
-    for method, _ in inspect.getmembers(interface, inspect.isfunction):
-        if not method.startswith("_") and not callable(getattr(value, method, None)):
-            raise TypeError(
-                f"{name} must have the methods of stores.{interface.__name__}; {_found(value)} has no {method}()"
-            )
+    problem = interface_problem(type_name(value), value, interface)
+    if problem:
+        raise TypeError(f"{name} must have the methods of stores.{interface.__name__}; {problem}")
 
 
 def field(

@@ -345,7 +345,7 @@ def test_the_table_has_every_field(kind: type[Any]) -> None:
         ),
         (
             lambda: server.Stores(**{**STORES, "outbox": stores.MemoryGrants()}),  # type: ignore[arg-type]  # the mistake
-            "outbox must have the methods of stores.Outbox; MemoryGrants has no stage()",
+            "outbox must have the methods of stores.Outbox; MemoryGrants has no method stage",
         ),
         (
             lambda: server.Config(hosts=("",)),

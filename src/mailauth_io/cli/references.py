@@ -9,10 +9,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Iterable
 from typing import Any, Final
 
 from .. import server, stores
+from .._checks import interface_problem
 from ..logs import describe_error
 from .errors import ConfigError
 from .parsers import Reference
@@ -129,15 +129,9 @@ def _built(settings: Settings, name: str, reference: Reference, found: Any) -> A
 def _check_methods(settings: Settings, name: str, reference: Reference, found: object) -> None:
     if name == "outbox_store" and isinstance(found, server.NextHop):
         return
-    missing = [method for method in _methods(STORES[name]) if not callable(getattr(found, method, None))]
-    if missing:
-        raise settings.config_error(
-            name, f"{reference} has no method {', '.join(missing)}; see {STORES[name].__name__} in mailauth_io.stores"
-        )
-
-
-def _methods(protocol: type[object]) -> Iterable[str]:
-    return [name for name, value in vars(protocol).items() if inspect.isfunction(value) and not name.startswith("_")]
+    problem = interface_problem(str(reference), found, STORES[name])
+    if problem:
+        raise settings.config_error(name, f"{problem}; see {STORES[name].__name__} in mailauth_io.stores")
 
 
 def _interceptor(settings: Settings, reference: Reference, value: Any) -> server.Interceptor:

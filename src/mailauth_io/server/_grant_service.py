@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from types import NoneType
 from typing import Final
 
-from mailauth.grants import Lookup
+from mailauth.grants import Grant, Lookup, Unavailable
 
 from .._addresses import Network, is_within
 from ..logs import Event
 from ..stores import Grants
 from ._log import LOGGER
+from ._results import check_result
 
 MANY_IDENTITIES: Final = 8
 """Maximum number of identities with grants at one address without a warning in the log.  An address with more may be a
@@ -34,6 +36,7 @@ class GrantService:
             LOGGER.info(Event("grant not made", {"connection": session, "peer": address, "identity": identity}))
             return
         identities = await self._grants.grant(address, identity)
+        check_result(self._grants, "grant", identities, int, "the number of identities at the address")
         if identities > MANY_IDENTITIES and address not in self._warned:
             if len(self._warned) >= REMEMBERED:
                 self._warned.clear()
@@ -43,7 +46,11 @@ class GrantService:
 
     async def find(self, address: str) -> Lookup:
         """Look up the active grant for *address*.  Raises what the store raises."""
-        return None if self._is_excluded(address) else await self._grants.find(address)
+        if self._is_excluded(address):
+            return None
+        found = await self._grants.find(address)
+        check_result(self._grants, "find", found, (Grant, Unavailable, NoneType), "a Grant, UNAVAILABLE or None")
+        return found
 
     async def revoke_identity(self, identity: str, older_than: float) -> None:
         """Revoke the grants of *identity* that are older than *older_than* seconds."""

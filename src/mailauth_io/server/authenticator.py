@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Set
+from types import NoneType
 from typing import Final
 
 from mailauth import sasl
@@ -17,7 +18,8 @@ from mailauth import sasl
 from .._checks import check_interface, check_type
 from ..stores.credentials import Credential, Plain, Proof, Scram, prepared
 from ..stores.hashing import LOCAL, Hashing, LoginSource
-from ..stores.protocols import Accounts, Certificates, Changes, Tokens
+from ..stores.protocols import Account, Accounts, Certificates, Changes, Tokens
+from ._results import check_result
 
 _NO_SECRETS: Final = (
     "CRAM-MD5, APOP and SCRAM-SHA-1 are not available: they require a plain-text password ({PLAIN}) for every account."
@@ -48,7 +50,8 @@ class Authenticator:
     ) -> None:
         """Without *tokens* no account has a token, and without *certificates* none has a certificate.
 
-        Raises TypeError for an object that does not have the methods of its interface.
+        Raises TypeError for an object that does not have the methods of its interface, as coroutines where the
+        interface has coroutines.
         """
         check_interface("accounts", accounts, Accounts)
         check_interface("tokens", tokens, Tokens, optional=True)
@@ -62,9 +65,16 @@ class Authenticator:
         self._plain_salts = sasl.ScramDecoy(key=secrets.token_bytes(32))
         self._salt_key: bytes | None = None
         self._outdated = False  # the accounts have changed since update()
-        self._begin(tuple(accounts.credentials()))
+        self._begin(self._stored())
 
-    def _begin(self, credentials: Sequence[Credential]) -> None:
+    def _stored(self) -> tuple[Credential, ...]:
+        """Return what the store returns as its passwords.  Raises TypeError if it returns something else."""
+        credentials = tuple(self._accounts.credentials())
+        for credential in credentials:
+            check_result(self._accounts, "credentials", credential, Credential, "a collection of Credential")
+        return credentials
+
+    def _begin(self, credentials: tuple[Credential, ...]) -> None:
         """Compute the values that depend on the current accounts."""
         kinds = Counter(credential.kind for credential in credentials)
         self._kinds = tuple(kind for kind, _ in kinds.most_common())
@@ -79,7 +89,7 @@ class Authenticator:
         self._scram_decoy = self._make_scram_decoy(credentials)
         self._credentials = credentials  # last: if one of them raises an exception, all are computed again
 
-    def _make_scram_decoy(self, credentials: Sequence[Credential]) -> sasl.ScramDecoy:
+    def _make_scram_decoy(self, credentials: tuple[Credential, ...]) -> sasl.ScramDecoy:
         """Return the source of salts for unknown names.
 
         Stored salts survive a restart, so the salts of unknown names must too.  They are derived from the first account
@@ -131,6 +141,7 @@ class Authenticator:
         Call it before each lookup, carry out the changes, which are returned only once, then call ``update()``.
         """
         changes = await self._accounts.refresh(at_once=at_once)
+        check_result(self._accounts, "refresh", changes, (Changes, NoneType), "Changes or None")
         self._outdated |= changes is not None
         return changes
 
@@ -141,7 +152,7 @@ class Authenticator:
         """
         if not self._outdated:
             return ()
-        credentials = tuple(self._accounts.credentials())
+        credentials = self._stored()
         warnings: list[str] = []
         if credentials != self._credentials:
             before = self.unavailable_mechanisms
@@ -154,10 +165,15 @@ class Authenticator:
 
     async def exists(self, name: str) -> bool:
         """Return whether *name* has a mailbox here."""
-        return await self._accounts.find(name) is not None
+        return await self._find(name) is not None
+
+    async def _find(self, name: str) -> Account | None:
+        account = await self._accounts.find(name)
+        check_result(self._accounts, "find", account, (Account, NoneType), "an Account or None")
+        return account
 
     async def _credential(self, name: str) -> Credential | None:
-        account = await self._accounts.find(name)
+        account = await self._find(name)
         return None if account is None else account.credential
 
     async def check_password(self, name: str, password: bytes, source: LoginSource = LOCAL) -> bool:
@@ -207,9 +223,11 @@ class Authenticator:
     async def token_owner(self, token: bytes) -> str | None:
         """Return the canonical name of the account that has this bearer token, or None."""
         owner = None if self._tokens is None else await self._tokens.token_owner(token)
+        check_result(self._tokens, "token_owner", owner, (str, NoneType), "a str or None")
         return owner if owner is not None and await self.exists(owner) else None
 
     async def certificate_owners(self, names: Set[str]) -> frozenset[str]:
         """Return the canonical names of the accounts that a client certificate with *names* authenticates."""
         owners = frozenset[str]() if self._certificates is None else await self._certificates.certificate_owners(names)
+        check_result(self._certificates, "certificate_owners", owners, Set, "a frozenset of names")
         return frozenset([name for name in owners if await self.exists(name)])

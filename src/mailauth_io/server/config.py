@@ -238,7 +238,8 @@ def _check_outbox(instance: object, attribute: object, outbox: Outbox | NextHop)
 class Stores:
     """The stores of a server.
 
-    Raises TypeError for an object that does not have the methods of its interface.
+    Raises TypeError for an object that does not have the methods of its interface, and if a method is not a coroutine
+    function (``async def``) where it must be, or is one where it must not be.
 
         >>> accounts, maildrops = stores.MemoryAccounts({"alice": b"wonderland"}), stores.MemoryMaildrops()
         >>> server_stores = server.Stores(accounts=accounts, maildrops=maildrops, outbox=stores.MemoryOutbox())

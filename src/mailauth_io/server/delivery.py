@@ -9,6 +9,7 @@ from mailauth import smtp
 from ..stores import BudgetExceeded, Envelope, Maildrops, MessageContent, Outbox, Staged
 from . import trace
 from ._log import log_failure
+from ._results import check_returned_interface
 
 NO_ROOM = smtp.Reply(452, "4.3.1", "insufficient storage, try again later")
 NOT_STORED = smtp.Reply(451, "4.3.0", "message not stored, try again later")
@@ -59,13 +60,17 @@ async def deliver(message: Message, maildrops: Maildrops, outbox: Outbox) -> smt
     try:
         head = trace.return_path(message.reverse_path) + message.received
         for name in message.maildrops:
-            staged.append((part, await maildrops.stage(name, head, message.content)))
+            copy = await maildrops.stage(name, head, message.content)
+            check_returned_interface(maildrops, "stage", copy, Staged)
+            staged.append((part, copy))
         if message.relayed:
             part = "outbox"
             envelope = Envelope(
                 queue_id=message.queue_id, reverse_path=message.reverse_path, recipients=message.relayed
             )
-            staged.append((part, await outbox.stage(envelope, message.received, message.content)))
+            copy = await outbox.stage(envelope, message.received, message.content)
+            check_returned_interface(outbox, "stage", copy, Staged)
+            staged.append((part, copy))
         for store, copy in staged:
             part = store
             await copy.commit()

@@ -13,6 +13,7 @@ from mailauth import ACCEPT, Accept, ExtensionQuestion, Notice, Question, TlsSta
 from ..adapters.connection import AsyncServerConnection
 from ..logs import shown
 from ..stores import OpenedMaildrop
+from ._results import check_returned_interface
 from ._session import Next, Session
 from ._state import ServerState, ask_store
 
@@ -82,10 +83,12 @@ class Pop3Session(Session[pop3.ServerEvent]):
                     assert_never(event)
 
     async def _open(self, identity: str) -> pop3.Maildrop | pop3.Unavailable:
-        opened = await self.server_state.stores.maildrops.open(self.server_state.name(identity))
+        maildrops = self.server_state.stores.maildrops
+        opened = await maildrops.open(self.server_state.name(identity))
         if isinstance(opened, pop3.Unavailable):
             self.log(logging.INFO, "maildrop not opened", identity=shown(identity), reason=opened.name)
             return opened
+        check_returned_interface(maildrops, "open", opened, OpenedMaildrop)
         try:
             snapshot = pop3.Maildrop(messages=opened.messages)
         except BaseException:
