@@ -37,6 +37,15 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def run_without_anyio(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``mailauth`` as if only attrs were installed, which ``pip install mailauth`` installs."""
+    program = (
+        "import sys; sys.modules['anyio'] = None; from mailauth_io.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+
+
 @attrs.frozen
 class Login:
     """A login, as reported in the log."""

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 
+from .cli.main import main
 
-def main() -> int:
-    """Run the command and return its exit status: 2 if a package of the extra ``server`` is missing."""
-    if importlib.util.find_spec("anyio") is None:
-        print("mailauth: requires the package anyio; run: pip install 'mailauth[server]'", file=sys.stderr)
-        return 2
-    from .cli import main as command  # imports anyio
-
-    return command.main()
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from . import parsers
+from .._private_file import AccountsError
+from . import parsers, secret_file
 from .errors import ConfigError
 
 T = TypeVar("T")
@@ -111,12 +112,9 @@ def _login(options: argparse.Namespace) -> object:
 
 
 def _read(flag: str, path: Path) -> bytes:
-    from .. import stores
-    from . import secret_file
-
     try:
         return secret_file.read_line(path)
-    except stores.AccountsError as error:
+    except AccountsError as error:
         raise ConfigError(f"{flag}: {error}") from error
 
 

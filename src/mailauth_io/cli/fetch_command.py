@@ -13,8 +13,8 @@ from typing import Any, Final
 import attrs
 
 from .. import client
+from .._maildir import StagedFile
 from ..client import sync
-from ..stores._maildir import StagedFile
 from . import client_options
 from .errors import ConfigError
 

@@ -66,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as config_error:
         print(f"{title}: {config_error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if error.name != "anyio":
+            raise
+        print(f"{title}: requires the package anyio; run: pip install 'mailauth[server]'", file=sys.stderr)
+        return 2
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # the reader has closed the pipe, as head does
             print(f"{title}: {error.strerror or error}", file=sys.stderr)
@@ -260,7 +265,8 @@ def _add_methods(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_methods)
 
 
-# Each command imports what it needs when it runs, so that `mailauth --version` does not import the server.
+# Each command imports what it needs when it runs: `mailauth --version` does not import the server, and `mailauth send`
+# and `mailauth fetch` work without anyio, the package of the extra `server`.
 
 
 def settings_of(options: argparse.Namespace) -> settings.Settings:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import attrs
@@ -19,7 +20,9 @@ from mailauth import LocalProtocolError, smtp
 
 from .._addresses import Network
 from ..adapters.tls.certificate_names import KINDS, certificate_name
-from ..stores.redis_address import RedisAddress
+
+if TYPE_CHECKING:
+    from ..stores.redis_address import RedisAddress
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _NEXT_HOP = re.compile(r"(smtps?)://(?:([^:/?#\s]+)@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?/?")
@@ -150,6 +153,8 @@ def grants_location(text: str) -> GrantsLocation:
         return GrantsLocation()
     if text.startswith("sqlite:"):
         return GrantsLocation(sqlite=path(text.removeprefix("sqlite:")))
+    from ..stores.redis_address import RedisAddress  # needs anyio, as all stores do
+
     try:
         return GrantsLocation(redis=RedisAddress.read(text))
     except ValueError:

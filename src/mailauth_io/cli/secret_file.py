@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .. import stores
+from .._private_file import AccountsError, read_private
 from .settings import Settings
 
 
@@ -12,7 +12,7 @@ def read(settings: Settings, name: str, path: Path) -> bytes:
     """Return the password in the file *path* of the setting *name*.  Raises ConfigError as ``read_line`` does."""
     try:
         return read_line(path)
-    except stores.AccountsError as error:
+    except AccountsError as error:
         raise settings.config_error(name, str(error)) from error
 
 
@@ -22,9 +22,9 @@ def read_line(path: Path) -> bytes:
     Raises AccountsError if the file cannot be read, if it is empty or has more than one line, or if other users can
     read or change it.
     """
-    secret = stores.read_private(path).removesuffix(b"\n").removesuffix(b"\r")
+    secret = read_private(path).removesuffix(b"\n").removesuffix(b"\r")
     if not secret:
-        raise stores.AccountsError(f"{path} is empty; write the password to it")
+        raise AccountsError(f"{path} is empty; write the password to it")
     if b"\n" in secret or b"\r" in secret:
-        raise stores.AccountsError(f"{path} has more than one line; write only the password to it")
+        raise AccountsError(f"{path} has more than one line; write only the password to it")
     return secret

@@ -21,13 +21,13 @@ from anyio import fail_after
 from mailauth import ACCEPT, Command, LocalProtocolError, Tls, smtp
 
 from .._event_loop import current_adapter
+from .._line_ends import PIECE
 from .._workers import DNS
 from ..adapters import AsyncClientConnection
 from ..client import ClientError, ConnectionFailed, ServerRejected, SmtpClient
 from ..limits import Limits
 from ..logs import Event
 from ..stores import Envelope, MessageContent
-from ..stores.content import PIECE
 from ._log import LOGGER
 from .delivery import DeliveryRejected
 from .next_hop import NextHop

@@ -5,12 +5,8 @@ The stores of grants in databases have modules of their own: ``sqlite_grants`` a
 
 from __future__ import annotations
 
-from .accounts_file import (
-    AccountsError,
-    AccountsFile,
-    read_passwd_file,
-    read_private,
-)
+from .._private_file import AccountsError, read_private
+from .accounts_file import AccountsFile, read_passwd_file
 from .content import (
     TOTAL_BUDGET,
     Budget,

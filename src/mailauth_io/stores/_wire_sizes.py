@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import Final
 
-from ._maildir import read_data, size_from_name
-from .content import with_crlf
+from .._line_ends import with_crlf
+from .._maildir import read_data, size_from_name
 
 _HEAD: Final = b"mailauth sizes 1\n"  # the number changes if sizes are counted differently
 _LINE: Final = re.compile(rb"^([0-9a-f]{32}) ([0-9]+ -?[0-9]+) ([0-9]+)$", re.MULTILINE)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from .._checks import check_function, check_type
+from .._private_file import AccountsError, read_private
 from .._workers import FILES
 from .credentials import CredentialError, read_credential
 from .protocols import Account
@@ -27,40 +28,6 @@ SLACK: Final = 1.0
 """Assumed maximum of the seconds between a check of the file and the use of its content."""
 
 Signature: TypeAlias = tuple[int, int, int, int, int]
-
-
-class AccountsError(ValueError):
-    """The accounts cannot be used.  The text is one sentence for the administrator, and contains no secret.
-
-    *others* holds a sentence for each further error.  *argument* is the argument of MemoryAccounts that is invalid:
-    ``accounts``, ``tokens`` or ``certificate_names``.
-
-        try:
-            accounts = stores.MemoryAccounts(stores.read_passwd_file(Path("users")))
-        except stores.AccountsError as error:
-            sys.exit("\\n".join([str(error), *error.others]))
-    """
-
-    def __init__(self, text: str, others: Sequence[str] = (), *, argument: str = "accounts") -> None:
-        super().__init__(text)
-        self.others = tuple(others)
-        self.argument = argument
-
-
-def read_private(path: Path) -> bytes:
-    """Return the content of a file that holds secrets.
-
-    Raises AccountsError if it cannot be read, or if the group or others can read or write it.
-    """
-    check_type("path", path, Path)
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if mode & 0o066:
-                raise AccountsError(f"{path} is accessible to other users; run: chmod 600 {path}")
-            return file.read()
-    except OSError as error:
-        raise AccountsError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def read_passwd_file(path: Path) -> list[Account]:

@@ -1,9 +1,8 @@
-"""Message content in memory, its line ends, and the memory budget that all messages share."""
+"""Message content in memory, and the memory budget that all messages share."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import attrs
@@ -11,38 +10,15 @@ import attrs
 from mailauth import pop3
 
 from .._checks import check_integer, check_items, check_text, check_type, field
+from .._line_ends import PIECE
 
 TOTAL_BUDGET: Final = 256 * 1024 * 1024
 """Bytes that messages in progress and in-memory stores may use together; mail over that is rejected with 452 4.3.1."""
-
-PIECE: Final = 65536
-"""Bytes in one piece of content for a POP3 session: as much as one ``Send`` carries."""
 
 OVERHEAD: Final = 512
 """Bytes charged for a message in addition to its content; without it, a flood of tiny messages would cost nothing."""
 
 _MIN_CHUNK: Final = 4096  # smaller chunks are joined with their neighbors, since each object costs memory
-
-
-def with_lf(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield *pieces* with each line end (CRLF, bare CR or bare LF) replaced by LF.
-
-    A last line without a line end gets one.  The input may be split anywhere; no output piece is empty.
-    """
-    lines = io.IncrementalNewlineDecoder(None, translate=True)  # on Latin-1 text: far faster than a regex on bytes
-    ended = True
-    for piece in pieces:
-        if text := lines.decode(piece.decode("latin-1")):
-            ended = text.endswith("\n")
-            yield text.encode("latin-1")
-    if lines.decode("", final=True) or not ended:
-        yield b"\n"
-
-
-def with_crlf(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Like ``with_lf``, but with CRLF: the form that POP3 sends and that LIST counts (RFC 1939 section 11)."""
-    for piece in with_lf(pieces):
-        yield piece.replace(b"\n", b"\r\n")
 
 
 class BudgetExceeded(Exception):

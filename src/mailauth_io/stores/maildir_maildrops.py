@@ -20,10 +20,11 @@ from typing import TypeVar
 from mailauth import pop3
 
 from .._checks import check_type
+from .._line_ends import with_crlf
+from .._maildir import StagedFile, listing, make_maildir, read_data, sweep, sync_folder
 from .._workers import FILES
-from ._maildir import StagedFile, listing, make_maildir, read_data, sweep, sync_folder
 from ._wire_sizes import WireSizes
-from .content import ContentReader, MessageContent, with_crlf
+from .content import ContentReader, MessageContent
 from .names import mailbox_name
 from .protocols import OpenedMaildrop, Staged
 

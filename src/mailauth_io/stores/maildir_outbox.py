@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from .._checks import check_type
+from .._maildir import STALE_AFTER, sweep
 from .._workers import FILES
-from ._maildir import STALE_AFTER, sweep
 from .content import Envelope, MessageContent
 from .maildir_maildrops import stage_in
 from .protocols import Staged

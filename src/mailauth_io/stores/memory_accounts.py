@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Set
 from typing import TypeVar, cast
 
 from .._checks import check_type
-from .accounts_file import AccountsError, AccountsFile
+from .._private_file import AccountsError
+from .accounts_file import AccountsFile
 from .credentials import Credential, Plain
 from .names import NAME_RULE, mailbox_name
 from .protocols import Account, Changes

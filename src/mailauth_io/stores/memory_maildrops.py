@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from mailauth import pop3
 
-from .content import OVERHEAD, PIECE, ContentReader, MessageContent, with_crlf
+from .._line_ends import PIECE, with_crlf
+from .content import OVERHEAD, ContentReader, MessageContent
 from .protocols import OpenedMaildrop, Staged
 
 

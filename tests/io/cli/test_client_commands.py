@@ -418,3 +418,21 @@ def test_output_that_nobody_reads_deletes_nothing() -> None:
         )  # fmt: skip
     os.close(writing)
     assert (result.returncode, result.stderr, peer.deleted) == (2, b"", [])
+
+
+def test_send_and_fetch_need_no_extra(file: str, tmp_path: Path) -> None:
+    """``pip install mailauth`` installs only attrs."""
+    secret = tmp_path / "password"
+    secret.write_text(SECRET)
+    secret.chmod(0o600)
+    login = ("--host", "127.0.0.1", "--tls", "none", "--user", "alice", "--password-file", str(secret))
+    with smtp_server({}) as peer:
+        sent = serving.run_without_anyio("send", file, *login, "--port", str(peer.port))
+    assert (sent.returncode, sent.stderr) == (0, "")
+    assert peer.messages == [ON_THE_WIRE]
+    with pop3_server({}) as peer:
+        fetched = serving.run_without_anyio(
+            "fetch", *login, "--port", str(peer.port), "--maildir", str(tmp_path / "mail")
+        )
+    assert (fetched.returncode, fetched.stderr) == (0, "")
+    assert sorted(stored(tmp_path / "mail")) == LF_MAILS

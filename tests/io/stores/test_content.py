@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
+from mailauth_io._line_ends import PIECE
 from mailauth_io.stores import Budget, BudgetExceeded, MessageContent
-from mailauth_io.stores.content import OVERHEAD, PIECE, ContentReader
+from mailauth_io.stores.content import OVERHEAD, ContentReader
 
 
 @given(st.lists(st.binary(max_size=9) | st.integers(4090, 70_000).map(bytes), max_size=20))

@@ -16,8 +16,8 @@ from typing import Any
 import attrs
 import pytest
 
-from mailauth_io import server
-from mailauth_io.stores import Budget, MaildirMaildrops, MaildirOutbox, MessageContent, _maildir
+from mailauth_io import _maildir, server
+from mailauth_io.stores import Budget, MaildirMaildrops, MaildirOutbox, MessageContent
 from tests.io import killed_deliveries
 from tests.io.server_support import Run, Served, accounts, authenticate, meet, on_both_loops, run_on_asyncio
 from tests.io.stores.test_maildrops import opened, put, whole

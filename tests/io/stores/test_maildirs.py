@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from mailauth import pop3
-from mailauth_io import server
+from mailauth_io import _maildir, server
 from mailauth_io.stores import (
     Budget,
     Envelope,
@@ -24,7 +24,6 @@ from mailauth_io.stores import (
     MaildirOutbox,
     MemoryOutbox,
     MessageContent,
-    _maildir,
 )
 from tests.io.server_support import Run, Served, accounts, meet, on_both_loops
 from tests.io.stores.test_maildrops import opened, put, whole

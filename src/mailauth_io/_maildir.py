@@ -1,4 +1,4 @@
-"""Maildir functions for the maildrops and the outbox: create and list the folders, write and deliver a message.
+"""Maildir functions for stores and ``mailauth fetch``: create and list the folders, write and deliver a message.
 
 Everything here blocks and must run in a thread, except ``discard()``, which is a single unlink.
 """
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from .content import PIECE, with_lf
+from ._line_ends import PIECE, with_lf
 
 STALE_AFTER: Final = 36 * 3600
 """Seconds since the last access after which a file in ``tmp`` is considered abandoned (maildir(5))."""
