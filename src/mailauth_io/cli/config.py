@@ -26,6 +26,7 @@ from ..adapters.tls.certificate_validity import validity
 from ..adapters.tls.channel_binding import BindingContext
 from ..limits import Limits
 from ..logs import describe_error
+from ..server._offer import login_problem
 from ..server.config import shared_port
 from . import grants_option, references, relay_option
 from .errors import ConfigError
@@ -140,7 +141,7 @@ def _outbox(settings: Settings) -> stores.Outbox | server.NextHop:
 
 
 def check(settings: Settings, broken: Set[str] = frozenset()) -> tuple[ConfigError, ...]:
-    """Return all errors that ``read`` would raise.  Nothing is written.
+    """Return all errors that ``read`` would raise, and one if nobody could log in.  Nothing is written.
 
     Checks that depend on one of the *broken* tables of the file are skipped: their errors would only be consequences.
     """
@@ -382,9 +383,35 @@ def _check_reuse_port(settings: Settings) -> None:
         raise settings.config_error("reuse_port", "not supported on this system (no SO_REUSEPORT); remove it")
 
 
+def _check_mechanisms(settings: Settings) -> None:
+    """Check that somebody can log in.  ``mailauth serve`` only logs a warning, since the accounts may change."""
+    if settings.accounts_store is not None:
+        return  # it is not called
+    try:
+        proofs = server.Authenticator(_accounts(settings)).proofs
+    except ConfigError:
+        return  # reported by _check_accounts
+    if settings.tokens or settings.tokens_store:
+        proofs |= {stores.Proof.TOKEN}
+    if settings.client_names or settings.certificates_store:
+        proofs |= {stores.Proof.CERTIFICATE}
+    ports = {name for name in server.PORTS if getattr(settings, name) is not None} or set(server.PORTS)
+    problem = login_problem(
+        settings.mechanisms,
+        proofs,
+        smtp=not ports.isdisjoint({"smtp", "smtps"}),
+        pop3=not ports.isdisjoint({"pop3", "pop3s"}),
+        tls=True,
+        legacy=settings.legacy,
+    )
+    if problem is not None:
+        raise settings.config_error("mechanisms", problem.removesuffix("."))
+
+
 CHECKS: Final[Mapping[Callable[[Settings], None], Set[str]]] = {
     _check_accounts: {"accounts", "mail", "stores", "tls"},
     references.check: {"accounts", "grants", "mail", "relay", "server", "stores", "tls"},
+    _check_mechanisms: {"accounts", "listen", "mail", "stores", "tls"},
     _check_ports: {"listen"},
     _check_tls: {"stores", "tls"},
     _check_ca_out: {"tls"},
@@ -426,6 +453,12 @@ def _warnings(settings: Settings, accounts: stores.Accounts) -> tuple[str, ...]:
     without_tls = server.without_tls(authenticator.proofs, settings.mechanisms) if settings.legacy else ()
     if without_tls:
         warnings.append(f"Logins without TLS are allowed: {', '.join(without_tls)}.")
+    elif settings.legacy:
+        names = ", ".join(settings.mechanisms)
+        warnings.append(
+            f"{settings.names('legacy')} has no effect: without TLS, none of the mechanisms ({names}) works with every "
+            "account."
+        )
     else:
         warnings.append("Logins without TLS are not allowed.")
     if settings.grant_lifetime == 0:

@@ -55,6 +55,7 @@ def interceptors(settings: Settings) -> tuple[server.Interceptor, ...]:
     for reference in settings.interceptors:
         value = _import(settings, "interceptors", reference)
         if inspect.isclass(value):
+            _check_interceptor_class(settings, reference, value)
             value = _built(settings, "interceptors", reference, value)
         found.append(_interceptor(settings, reference, value))
     return tuple(found)
@@ -73,7 +74,9 @@ def check(settings: Settings) -> None:
     for reference in settings.interceptors:
         try:
             value = _import(settings, "interceptors", reference)
-            if not inspect.isclass(value):
+            if inspect.isclass(value):
+                _check_interceptor_class(settings, reference, value)
+            else:
                 _interceptor(settings, reference, value)
         except ConfigError as config_error:
             errors.append(config_error)
@@ -96,6 +99,11 @@ def _checked(settings: Settings, name: str, reference: Reference) -> Any:
     found = _import(settings, name, reference)
     if not inspect.isroutine(found):
         _check_methods(settings, name, reference, found)
+    elif inspect.iscoroutinefunction(found):
+        raise settings.config_error(
+            name, f"{reference} is a coroutine function, but no event loop runs yet when it is called; use def"
+        )
+    _check_arguments(settings, name, reference, found)
     return found
 
 
@@ -115,6 +123,34 @@ def _import(settings: Settings, name: str, reference: Reference) -> Any:
                 name, f"{reference.module} has no {reference.attribute}; use module:attribute"
             ) from None
     return found
+
+
+def _check_arguments(settings: Settings, name: str, reference: Reference, found: Any) -> None:
+    """Check that *found* can be called without arguments, if it is a class or a function."""
+    if not (inspect.isclass(found) or inspect.isroutine(found)):
+        return
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except (TypeError, ValueError):  # of a compiled function, which does not tell
+        return
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = [each.name for each in parameters if each.default is each.empty and each.kind not in optional]
+    if required:
+        raise settings.config_error(
+            name,
+            f"{reference} is called without arguments, but requires {', '.join(required)}; "
+            "name an object, or a class or function that requires none",
+        )
+
+
+def _check_interceptor_class(settings: Settings, reference: Reference, value: type[Any]) -> None:
+    if not (issubclass(value, server.Interceptor) or any("__call__" in vars(base) for base in value.__mro__)):
+        raise settings.config_error(
+            "interceptors",
+            f"{reference} is a class without __call__(); it must be a function of a view and a question, or a "
+            "server.Interceptor",
+        )
+    _check_arguments(settings, "interceptors", reference, value)
 
 
 def _built(settings: Settings, name: str, reference: Reference, found: Any) -> Any:

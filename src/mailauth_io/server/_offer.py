@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Set
+import ipaddress
+from collections.abc import Collection, Iterable, Mapping, Set
 from typing import Final
 
-from mailauth import pop3, sasl
+from mailauth import sasl
+from mailauth.pop3 import ALL_MECHANISMS as _POP3_MECHANISMS
 
 from ..stores import Proof
 
@@ -39,6 +41,8 @@ An eavesdropper can read the password, or data from which it can be guessed.  Be
 section 5.3).
 """
 
+_SENDS_PASSWORD: Final = frozenset({"PLAIN", "LOGIN", "USER"})
+
 
 def offered(mechanisms: sasl.Mechanisms, proofs: Set[Proof], names: Collection[str]) -> sasl.Mechanisms:
     """Return those of *mechanisms* that accounts with *proofs* support and that *names* lists."""
@@ -50,4 +54,55 @@ def without_tls(proofs: Set[Proof], mechanisms: Collection[str] = MECHANISMS) ->
 
     *mechanisms* are those of its Config.  USER and APOP exist in POP3 only.
     """
-    return tuple(name for name in offered(pop3.ALL_MECHANISMS, proofs, mechanisms).names if name in CLEAR)
+    return tuple(name for name in offered(_POP3_MECHANISMS, proofs, mechanisms).names if name in CLEAR)
+
+
+def login_problem(
+    mechanisms: Collection[str], proofs: Set[Proof], *, smtp: bool, pop3: bool, tls: bool, legacy: bool
+) -> str | None:
+    """Return a sentence if nobody can log in, although *mechanisms* is not empty; otherwise None.
+
+    *smtp* and *pop3* tell which protocols have a port.  The other parameters are those of the Config.
+    """
+    if not mechanisms:
+        return None  # a server without logins is intended
+    names: set[str] = set()
+    if smtp:
+        names.update(offered(sasl.ALL_MECHANISMS, proofs, mechanisms).names)
+    if pop3:
+        names.update(offered(_POP3_MECHANISMS, proofs, mechanisms).names)
+    if not names:
+        return (
+            f"No login is possible: none of the mechanisms ({', '.join(mechanisms)}) is supported by every account and"
+            " by the protocols of the ports; add PLAIN, which works with every stored password."
+        )
+    if tls or (legacy and not CLEAR.isdisjoint(names)):
+        return None
+    if legacy:
+        return f"No login is possible: {', '.join(sorted(names))} require TLS; pass an ssl_context."
+    return (
+        "No login is possible without TLS: pass an ssl_context, or legacy=True to allow passwords in clear text, or"
+        " mechanisms=() if no logins are wanted."
+    )
+
+
+def clear_text_warning(hosts: Iterable[str], names: Collection[str]) -> str | None:
+    """Return a sentence if *names*, which are accepted without TLS, expose passwords on a network; otherwise None."""
+    exposed = [host for host in hosts if not _is_loopback(host)]
+    if not exposed or not names:
+        return None
+    what = (
+        "passwords cross the network in clear text"
+        if not _SENDS_PASSWORD.isdisjoint(names)
+        else "passwords can be guessed from what crosses the network"
+    )
+    return f"Logins without TLS are allowed on {', '.join(exposed)}, so {what}: turn legacy off, or use 127.0.0.1."
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback

@@ -15,6 +15,9 @@ from .._checks import check_function, check_type
 from .._event_loop import current_adapter
 from ..adapters import Listener, OnError, ServeOptions
 from ..adapters.tls.layer import POP3, SMTP
+from ..logs import Event
+from ._log import LOGGER
+from ._offer import clear_text_warning, login_problem, without_tls
 from ._state import ServerState
 from .config import PORTS, Config, RunningServer, Stores
 from .interceptors import Interceptor, InterceptorFunction
@@ -56,6 +59,7 @@ async def serve(
         raise ValueError(f"unknown account {config.postmaster!r}: postmaster must be one of the accounts")
     if all(getattr(config, name) is None for name in PORTS):
         raise ValueError("config has no port; pass smtp, smtps, pop3 or pop3s to Config (0 is any free port)")
+    _warn(config, server_state)
     failure: Exception | None = None
     async with contextlib.AsyncExitStack() as stack:
         ports: dict[str, int | None] = {}
@@ -77,6 +81,26 @@ async def serve(
                 listener.shut_down()  # all at once, so that their grace periods run in parallel
     if failure is not None:
         raise failure
+
+
+def _warn(config: Config, server_state: ServerState) -> None:
+    """Log a warning if nobody can log in, or if passwords cross a network in clear text."""
+    proofs = server_state.authenticator.proofs
+    in_clear = without_tls(proofs, config.mechanisms) if config.legacy else ()
+    warnings = (
+        login_problem(
+            config.mechanisms,
+            proofs,
+            smtp=(config.smtp, config.smtps) != (None, None),
+            pop3=(config.pop3, config.pop3s) != (None, None),
+            tls=config.ssl_context is not None,
+            legacy=config.legacy,
+        ),
+        clear_text_warning(config.hosts, in_clear),
+    )
+    for warning in warnings:
+        if warning is not None:
+            LOGGER.warning(Event("logins", {"warning": warning}))
 
 
 async def _listen(

@@ -444,7 +444,55 @@ def test_mechanisms_limit_the_offer_and_the_warnings() -> None:
     assert some.config.mechanisms == ("PLAIN", "USER")
     assert "Logins without TLS are allowed: USER, PLAIN." in some.warnings
     assert not [warning for warning in some.warnings if "SCRAM" in warning or "CRAM-MD5" in warning]
-    assert "Logins without TLS are not allowed." in read(*USER, "--legacy", "--mechanism", "XOAUTH2").warnings
+    assert (
+        "--legacy has no effect: without TLS, none of the mechanisms (XOAUTH2) works with every account."
+        in read(*USER, "--legacy", "--mechanism", "XOAUTH2").warnings
+    )
+
+
+def test_legacy_with_a_mechanism_that_no_account_supports_has_no_effect(tmp_path: Path) -> None:
+    path = accounts_file(tmp_path, f"alice:{stores.write_credential('SCRAM-SHA-256', b'open sesame')}\n")
+    warnings = read("--accounts", path, "--legacy", "--mechanism", "CRAM-MD5").warnings
+    assert (
+        "--legacy has no effect: without TLS, none of the mechanisms (CRAM-MD5) works with every account." in warnings
+    )
+    assert not [warning for warning in warnings if warning.startswith("Logins without TLS")]
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "scheme", "listen", "possible"),
+    [
+        ("CRAM-MD5", "SHA512-CRYPT", "", False),
+        ("SCRAM-SHA-256", "SHA512-CRYPT", "", False),
+        ("SCRAM-SHA-1", "SCRAM-SHA-256", "", False),
+        ("XOAUTH2", "PLAIN", "", False),
+        ("USER", "PLAIN", "smtp = 25", False),
+        ("USER", "PLAIN", "smtp = 25\npop3 = 110", True),
+        ("USER", "PLAIN", "", True),
+        ("SCRAM-SHA-256", "SCRAM-SHA-256", "", True),
+        ("CRAM-MD5", "PLAIN", "", True),
+        ("PLAIN", "SHA512-CRYPT", "", True),
+    ],
+)
+def test_check_config_reports_mechanisms_that_let_nobody_log_in(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], mechanism: str, scheme: str, listen: str, possible: bool
+) -> None:
+    accounts_file(tmp_path, f"alice:{stores.write_credential(scheme, b'open sesame')}\n")
+    path = tmp_path / "mailauth.toml"
+    path.write_text(f'[accounts]\nfile = "accounts"\nmechanisms = ["{mechanism}"]\n[listen]\n{listen}\n')
+    status = main.main(["check-config", str(path)])
+    reported = (
+        f"{path}:3: [accounts] mechanisms: No login is possible: none of the mechanisms ({mechanism}) is supported by "
+        "every account and by the protocols of the ports; add PLAIN, which works with every stored password\n"
+    )
+    assert (status, capfd.readouterr().out) == ((0, f"{path}: OK\n") if possible else (2, reported))
+
+
+def test_tokens_let_accounts_log_in(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mailauth.toml"
+    path.write_text('[accounts]\nusers = ["a:b"]\ntokens = ["a:t"]\nmechanisms = ["XOAUTH2"]\n')
+    path.chmod(0o600)
+    assert (main.main(["check-config", str(path)]), capfd.readouterr().out) == (0, f"{path}: OK\n")
 
 
 def test_unknown_mechanism_is_rejected(capfd: pytest.CaptureFixture[str]) -> None:

@@ -58,6 +58,34 @@ async def refuse(view, question):
     return server.DROP
 
 
+class NeedsName:
+    def __init__(self, *, name, color="white", **others):
+        pass
+
+    def __call__(self, view, question):
+        return server.PASS
+
+
+class NotCallable:
+    pass
+
+
+def needs_path(path):
+    return stores.MemoryMaildrops()
+
+
+async def make_later():
+    return stores.MemoryMaildrops()
+
+
+class PlainFind(stores.MemoryAccounts):
+    def __init__(self):
+        raise AssertionError("called")
+
+    def find(self, name):
+        return None
+
+
 class Greylist:
     def __call__(self, view, question):
         return server.PASS
@@ -132,7 +160,18 @@ def test_grants_of_a_module_are_not_built_if_grants_are_disabled(write: WriteFil
     assert read(write('[stores]\ngrants = "MODULE:make_grants"\n[grants]\nlifetime = 0.0\n')).stores.grants is None
 
 
+REQUIRES = "is called without arguments, but requires"
 ERRORS = [
+    (
+        'maildrops = "MODULE:NeedsPath"',
+        f"MODULE:NeedsPath {REQUIRES} path; name an object, or a class or function that requires none",
+    ),
+    ('maildrops = "MODULE:needs_path"', f"MODULE:needs_path {REQUIRES} path; name an object"),
+    ('maildrops = "MODULE:make_later"', "MODULE:make_later is a coroutine function, but no event loop runs yet"),
+    (
+        'accounts = "MODULE:PlainFind"',
+        "find() of MODULE:PlainFind must be a coroutine function, defined with async def; see Accounts in",
+    ),
     ('accounts = "missing_module:accounts"', "cannot import missing_module: ModuleNotFoundError: No module named 'mis"),
     ('accounts = "MODULE:missing"', "MODULE has no missing; use module:attribute"),
     ('accounts = "MODULE:accounts.missing"', "MODULE has no accounts.missing; use module:attribute"),
@@ -153,7 +192,6 @@ ERRORS = [
 """Errors that need no call: check-config finds them too."""
 
 CALL_ERRORS = [
-    ('maildrops = "MODULE:NeedsPath"', "MODULE:NeedsPath() failed: TypeError: "),
     ('maildrops = "MODULE:make_nothing"', "MODULE:make_nothing has no method open, stage"),
     ('accounts = "MODULE:broken"', "MODULE:broken() failed: IndexError: pop from empty list"),
     ('accounts = "MODULE:Down"', "MODULE:Down failed in credentials(): ConnectionError: database is down"),
@@ -208,6 +246,24 @@ def test_check_config_reports_every_reference(write: WriteFile, capfd: pytest.Ca
         ["5", "[server] interceptors"],
     ]
     assert "is MemoryAccounts; it must be a function of a view and a question, or a server.Interceptor" in lines[3]
+
+
+INTERCEPTOR_ERRORS = [
+    ("NeedsName", "MODULE:NeedsName is called without arguments, but requires name; name an object, or a class or"),
+    ("NotCallable", "MODULE:NotCallable is a class without __call__(); it must be a function of a view and a question"),
+]
+
+
+@pytest.mark.parametrize(("name", "expected"), INTERCEPTOR_ERRORS)
+def test_unusable_class_of_an_interceptor_is_one_sentence(
+    name: str, expected: str, write: WriteFile, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write(f'[server]\ninterceptors = ["MODULE:{name}"]\n')
+    module = next(path.parent.glob("configured_stores_*.py")).stem
+    assert cli.main(["check-config", str(path)]) == 2
+    (line,) = capfd.readouterr().out.splitlines()
+    assert line.startswith(f"{path}:2: [server] interceptors: {expected.replace('MODULE', module)}")
+    assert config_error(capfd, "serve", "--config", str(path)).strip() == f"mailauth serve: {line}"
 
 
 @pytest.mark.parametrize("text", ["mymodule", "mymodule:", ":accounts", "my-module:a", "a:b:c", "a:b c"])
