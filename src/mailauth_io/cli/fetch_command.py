@@ -56,9 +56,10 @@ class _Run:
     def fail(self, error: Exception, status: int) -> None:
         """Print *error*.  The first status that is not 0 is that of the command."""
         self.status = self.status or status
-        self.errors.append(str(error))
+        text = client_options.text_of(error)
+        self.errors.append(text)
         self.progress.show("")
-        print(f"mailauth fetch: {error}", file=sys.stderr)
+        print(f"mailauth fetch: {text}", file=sys.stderr)
 
     def fetch(self, server: dict[str, Any]) -> None:
         with sync.collect(**server, delete=self.options.delete) as messages:

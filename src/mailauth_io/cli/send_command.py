@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         server = client_options.server(options)
         replies.update(_send(options, server, progress).replies)
     except client.ClientError as failure:
-        error = str(failure)
+        error = client_options.text_of(failure)
         status = client_options.status_of(failure)
     except (ValueError, TypeError) as invalid:
         raise ConfigError(str(invalid)) from invalid

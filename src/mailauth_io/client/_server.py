@@ -15,6 +15,7 @@ from mailauth import ClientMachine, Command, LocalProtocolError, RemoteProtocolE
 
 from .._event_loop import current_adapter, fail_after
 from ..adapters import AsyncClientConnection
+from ..adapters.tls.verification import describe_verification
 from ..limits import Limits
 from .errors import ConnectionFailed, NotSupported
 
@@ -22,6 +23,9 @@ E = TypeVar("E")
 
 TlsMode: TypeAlias = Literal["implicit", "starttls", "none"]
 LoginLike: TypeAlias = "Login | tuple[str, str | bytes]"
+
+TRUST_HINT: Final = "pass ssl_context=ssl.create_default_context(cafile=...) to trust its CA"
+NAME_HINT: Final = "pass a host that is in the certificate"
 
 TIMEOUT: Final = 60.0
 """Seconds for each step: the connection, the handshake, each reply, and each 64 KiB of content."""
@@ -188,7 +192,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, TimeoutError) and not str(error):
         return "timed out"
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not valid: {error.verify_message}"
+        return describe_verification(error, trust=TRUST_HINT, name=NAME_HINT)
     if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno:
         # asyncio has a text of its own for a refused connection.  The number of a socket.gaierror is negative.
         return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)

@@ -18,12 +18,13 @@ from typing import Final, Self
 
 from anyio import fail_after
 
-from mailauth import ACCEPT, Command, LocalProtocolError, Tls, smtp
+from mailauth import ACCEPT, Command, LocalProtocolError, RemoteProtocolError, Tls, smtp
 
 from .._event_loop import current_adapter
 from .._line_ends import PIECE
 from .._workers import DNS
 from ..adapters import AsyncClientConnection
+from ..adapters.tls.verification import describe_verification
 from ..client import ClientError, ConnectionFailed, ServerRejected, SmtpClient
 from ..limits import Limits
 from ..logs import Event
@@ -39,6 +40,9 @@ TOO_BIG: Final = smtp.Reply(554, "5.3.4", "message size exceeds the limit of the
 MAX_TEXT: Final = 400
 """Maximum number of characters of a next-hop reply that are passed on, so that it fits on one line.  No RFC gives a
 number."""
+
+_TRUST_HINT: Final = "use --relay-ca FILE, or the ssl_context of NextHop, to trust its CA"
+_NAME_HINT: Final = "use a host name for the relay that is in the certificate"
 
 _SERVER_FAULT_CODES: Final = frozenset({503, 530, 534, 535, 538})
 """Reply codes that report a problem with this server's commands or login, not with the mail.  They must not cause a
@@ -345,10 +349,17 @@ def reason(error: Exception) -> str:
         return reason(error.__cause__)
     if isinstance(error, TimeoutError):
         return "timed out"
-    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _one_line(describe_verification(error, trust=_TRUST_HINT, name=_NAME_HINT))
+    if isinstance(error, ssl.SSLError):
+        found = getattr(error, "reason", None)  # of OpenSSL: WRONG_VERSION_NUMBER
+        return f"TLS failed: {_one_line(found.replace('_', ' ').lower() if found else str(error))}"
+    if isinstance(error, RemoteProtocolError):
+        return f"it violated the protocol: {_one_line(str(error))}"
+    if isinstance(error, OSError) and error.errno:
         # asyncio has its own text for a refused connection.  The number of a socket.gaierror is negative.
         return os.strerror(error.errno) if error.errno > 0 else _one_line(error.strerror or str(error))
-    kind = "" if isinstance(error, (_ConnectionLost, ClientError)) else f"{type(error).__name__}: "
+    kind = "" if isinstance(error, (_ConnectionLost, ClientError, LocalProtocolError)) else f"{type(error).__name__}: "
     return f"{kind}{_one_line(str(error))}"
 
 

@@ -191,6 +191,11 @@ def test_untrusted_or_foreign_certificate_is_a_failed_connection(run: Run, tls: 
                 arguments["ssl_context"] = None
             with pytest.raises(client.ConnectionFailed, match="the certificate is not valid: ") as found:
                 await connect(**arguments).__aenter__()
+            hints = {
+                "127.0.0.1": "; pass ssl_context=ssl.create_default_context(cafile=...) to trust its CA",
+                "::1": "; pass a host that is in the certificate",
+            }
+            assert str(found.value).endswith(hints[host])
             assert isinstance(found.value.__cause__, ssl.SSLCertVerificationError)
 
     served(run, use, hosts=(host,))

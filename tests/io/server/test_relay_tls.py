@@ -83,7 +83,9 @@ def test_untrusted_certificate_of_next_hop_gives_451(
     hop = {**tls_mode, "ssl_context": ssl.create_default_context()}
     assert first_reply(run, double, login=LOGIN, **hop).startswith("451 4.4.1")
     assert (double.logins, double.mails) == ([], [])
-    assert "SSLCertVerificationError" in caplog.text
+    assert (
+        "the certificate is not valid: unable to get local issuer certificate; use --relay-ca FILE, or" in caplog.text
+    )
 
 
 @pytest.mark.parametrize("settings", [OFFERS_STARTTLS, smtp.ServerSettings()], ids=["offered", "not offered"])
