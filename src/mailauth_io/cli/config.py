@@ -141,7 +141,7 @@ def _outbox(settings: Settings) -> stores.Outbox | server.NextHop:
 
 
 def check(settings: Settings, broken: Set[str] = frozenset()) -> tuple[ConfigError, ...]:
-    """Return all errors that ``read`` would raise, and one if nobody could log in.  Nothing is written.
+    """Return all errors that ``read`` would raise, and one if no login would be possible.  Nothing is written.
 
     Checks that depend on one of the *broken* tables of the file are skipped: their errors would only be consequences.
     """
@@ -386,7 +386,7 @@ def _check_reuse_port(settings: Settings) -> None:
 def _check_mechanisms(settings: Settings) -> None:
     """Check that somebody can log in.  ``mailauth serve`` only logs a warning, since the accounts may change."""
     if settings.accounts_store is not None:
-        return  # it is not called
+        return  # check-config calls no store
     try:
         proofs = server.Authenticator(_accounts(settings)).proofs
     except ConfigError:

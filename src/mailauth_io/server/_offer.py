@@ -60,7 +60,7 @@ def without_tls(proofs: Set[Proof], mechanisms: Collection[str] = MECHANISMS) ->
 def login_problem(
     mechanisms: Collection[str], proofs: Set[Proof], *, smtp: bool, pop3: bool, tls: bool, legacy: bool
 ) -> str | None:
-    """Return a sentence if nobody can log in, although *mechanisms* is not empty; otherwise None.
+    """Return a sentence if no login is possible, although *mechanisms* is not empty; otherwise None.
 
     *smtp* and *pop3* tell which protocols have a port.  The other parameters are those of the Config.
     """

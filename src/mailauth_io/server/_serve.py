@@ -84,7 +84,7 @@ async def serve(
 
 
 def _warn(config: Config, server_state: ServerState) -> None:
-    """Log a warning if nobody can log in, or if passwords cross a network in clear text."""
+    """Log a warning if no login is possible, or if passwords cross a network in clear text."""
     proofs = server_state.authenticator.proofs
     in_clear = without_tls(proofs, config.mechanisms) if config.legacy else ()
     warnings = (
