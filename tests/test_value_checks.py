@@ -14,7 +14,7 @@ from typing import Any, Final
 import attrs
 import pytest
 
-from mailauth import LocalProtocolError, Tls, grants, pop3, proxy, sasl, smtp
+from mailauth import ACCEPT, LocalProtocolError, NeedData, Paused, Tls, grants, pop3, proxy, sasl, smtp
 from mailauth.grants import Grant, GrantTable
 from mailauth.policy import RelayPolicy
 from mailauth.smtp import Mailbox
@@ -23,6 +23,7 @@ NETWORK: Final = ipaddress.ip_network("192.0.2.0/24")
 
 WRONG: Final[Mapping[str, tuple[object, ...]]] = {
     "text": (b"text", 5, True, None, ("text",)),
+    "text or None": (b"text", 5, True, ("text",)),
     "bytes": ("text", 5, None, bytearray(32), ["x"]),
     "flag": (1, 0, "yes", None, b"\1"),
     "count": ("100000", b"100000", True, None, 100_000.0, math.nan, -1),
@@ -35,11 +36,18 @@ WRONG: Final[Mapping[str, tuple[object, ...]]] = {
     "time": ("30", b"30", True, None, math.nan),
     "names": ("PLAIN", ["PLAIN"], {"PLAIN"}, frozenset({b"PLAIN"}), frozenset({5}), None, 5),
     "tuple": ("text", b"text", ["text"], None, 5, (b"text",), (5,)),
+    "port or None": ("25", True, -1, 70_000, 25.0),
     "port": ("25", True, None, -1, 70_000, 25.0),
     "address": ("192.0.2.1", b"\0\0\0\1", 5, None, NETWORK),
+    "mapping or None": ("text", 5, ("text",), ["text"]),
     "mapping": ("text", None, 5, ("text",), ["text"]),
     "password": ("sesame!", None, 5, bytearray(b"sesame!"), b"", b"sesame!\0", b"sesame!\r\n"),
     "identity": (b"alice", None, 5, "", "al\0ice", "x" * 300),
+    "verified identity": (b"alice", None, 5, ""),
+    "decoy": ("key", bytes(16), sasl.ScramDecoy),
+    "reason": ("sesame", b"sesame", 5, ACCEPT, sasl.Refusal),
+    "response": ("text", 5, bytearray(32), ["x"]),
+    "mechanism": ("PLAIN", None, 5, sasl.PlainServer, sasl.PlainClient),
     "mailbox": ("a@b", b"a@b", None, 5),
     "domains": ("example.org", b"example.org", 5, None, [b"example.org"], ["exa mple"], [5]),
 }
@@ -48,6 +56,18 @@ KEYS: Final = {"salt": b"salt", "iterations": 4096, "stored_key": bytes(32), "se
 LOGIN: Final = {"authentication_identity": "alice", "password": b"sesame"}
 ENTROPY: Final = bytes(32)
 SCRAM: Final = {**LOGIN, "entropy": ENTROPY}
+ASKED_BY: Final = {"mechanism": "X", "tls": True}
+ASKING: Final = {"mechanism": "text", "tls": "flag"}
+SERVERS: Final[Mapping[Callable[..., object], Mapping[str, object]]] = {
+    sasl.PlainServer: {},
+    sasl.LoginServer: {},
+    pop3.UserPassServer: {},
+    sasl.CramMd5Server: {"challenge": b"<a@b>"},
+    sasl.ApopServer: {"timestamp": b"<a@b>"},
+    sasl.ScramSha1Server: {"nonce": "x", "decoy": sasl.ScramDecoy(key=bytes(16))},
+    sasl.OauthBearerServer: {},
+    sasl.ExternalServer: {"peer_certificate": None},
+}
 
 TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[str, str]], ...]] = (
     (
@@ -181,7 +201,62 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
     (sasl.ApopServer, {"tls": True}, {"timestamp": "bytes"}),
     (sasl.ScramSha256Server, {"tls": True, "decoy": sasl.ScramDecoy(key=bytes(16))}, {"nonce": "text"}),
     (sasl.ScramSha256Server, {"tls": True, "nonce": "x"}, {"decoy": "text"}),
-    (sasl.Context, {"host_name": "c", "tls": True}, {"nonce": "text"}),
+    (
+        sasl.Context,
+        {"nonce": "x", "host_name": "c", "tls": True},
+        {
+            "nonce": "text",
+            "host_name": "text",
+            "tls": "flag",
+            "channel_bindings": "mapping",
+            "peer_certificate": "mapping or None",
+            "offered": "names",
+            "scram_decoy": "decoy",
+        },
+    ),
+    *((make, {**valid, "tls": True}, {"tls": "flag"}) for make, valid in SERVERS.items()),
+    (sasl.Challenge, {}, {"data": "bytes"}),
+    (
+        sasl.Success,
+        {"authentication_identity": "alice"},
+        {"authentication_identity": "verified identity", "authorization_identity": "text", "data": "bytes"},
+    ),
+    (
+        sasl.CheckPassword,
+        {"authentication_identity": "alice", "password": b"sesame", **ASKED_BY},
+        {"authentication_identity": "text", "password": "bytes", **ASKING},
+    ),
+    (sasl.FetchSecret, {"authentication_identity": "alice", **ASKED_BY}, {"authentication_identity": "text", **ASKING}),
+    (
+        sasl.Authorize,
+        {"authentication_identity": "alice", "authorization_identity": "bob", **ASKED_BY},
+        {"authentication_identity": "text", "authorization_identity": "text", **ASKING},
+    ),
+    (
+        sasl.FetchScramKeys,
+        {"authentication_identity": "alice", "hash_name": "sha1", **ASKED_BY},
+        {"authentication_identity": "text", "hash_name": "text", **ASKING},
+    ),
+    (
+        sasl.CheckToken,
+        {"authorization_identity": "", "token": b"sesame", **ASKED_BY},
+        {"authorization_identity": "text", "token": "bytes", "host": "text", "port": "port or None", **ASKING},
+    ),
+    (
+        sasl.CheckExternal,
+        {"authorization_identity": "", "peer_certificate": {}, **ASKED_BY},
+        {"authorization_identity": "text", "peer_certificate": "mapping", **ASKING},
+    ),
+    (sasl.AuthenticationStarted, {}, {"mechanism": "text"}),
+    (sasl.Authenticated, {"mechanism": "PLAIN"}, {"mechanism": "text", "identity": "text or None"}),
+    (
+        sasl.AuthenticationFailed,
+        {"mechanism": "PLAIN", "authentication_identity": "alice", "reason": None},
+        {"mechanism": "text", "authentication_identity": "text or None", "reason": "reason"},
+    ),
+    (sasl.ServerExchange, {}, {"mechanism": "mechanism"}),
+    (sasl.ClientExchange, {}, {"mechanism": "mechanism"}),
+    (sasl.ServerExchange(sasl.PlainServer(tls=True)).respond, {}, {"response": "response"}),
     (sasl.Mechanisms, {}, {"factories": "mapping"}),
     (sasl.saslprep, {"text": "alice"}, {"text": "text", "limit": "count"}),
     (smtp.ClientConnection, {}, {"settings": "settings"}),
@@ -247,10 +322,17 @@ def test_a_wrong_value_is_rejected_when_it_is_passed(
     assert "sesame" not in said
 
 
+SASL: Final = tuple(kind for kind in vars(sasl).values() if attrs.has(kind) and "messages" in kind.__module__)
+
+
 @pytest.mark.parametrize(
-    "kind", [smtp.ServerSettings, smtp.ClientSettings, pop3.ServerSettings, pop3.ClientSettings, sasl.ScramDecoy]
+    "kind",
+    [
+        *(smtp.ServerSettings, smtp.ClientSettings, pop3.ServerSettings, pop3.ClientSettings, sasl.ScramDecoy),
+        *(sasl.Context, *SASL),
+    ],
 )
-def test_the_table_has_every_setting(kind: type[Any]) -> None:
+def test_the_table_has_every_field(kind: type[Any]) -> None:
     fields = {field.alias for field in attrs.fields(kind) if field.init}
     tested = {field for build, _, kinds in TABLE if build is kind for field in kinds}
     assert fields - tested <= {"scram_decoy"}  # see the test below
@@ -358,3 +440,46 @@ def test_valid_extremes_are_accepted() -> None:
     GrantTable(lifetime=grants.MAX_LIFETIME, ipv6_prefix=128)
     assert sasl.DEFAULT_MECHANISMS.only().names == ()
     assert sasl.password_mechanisms("alice", b"sesame", entropy=ENTROPY, tls=Tls(version="TLSv1.3"))
+
+
+class Careless(sasl.PlainServer):
+    """A mechanism that returns its challenge as bytes."""
+
+    def respond(self, response: bytes | None) -> Any:
+        return b"sesame"
+
+
+def test_a_mechanism_that_returns_no_step_is_an_error_of_its_author() -> None:
+    exchange = sasl.ServerExchange(Careless(tls=True))
+    with pytest.raises(LocalProtocolError) as raised:
+        exchange.begin(None)
+    assert str(raised.value) == "PLAIN returned bytes, which is no step; return a Challenge, a question or a result"
+
+
+def login(mechanism: str) -> list[object]:
+    """Return the questions and notices of a login by *mechanism*, SMTP or POP3."""
+    connection: Any = smtp.ServerConnection(smtp.ServerSettings(), entropy=ENTROPY, tls=Tls(version="TLSv1.3"))
+    said = b"EHLO c\r\nAUTH PLAIN AGFsaWNlAHNlc2FtZQ==\r\n"
+    if mechanism == "USER":
+        connection = pop3.ServerConnection(pop3.ServerSettings(), entropy=ENTROPY, tls=Tls(version="TLSv1.3"))
+        said = b"USER alice\r\nPASS sesame\r\n"
+    connection.receive_data(said)
+    events: list[object] = []
+    while not isinstance(event := connection.next_event(), NeedData | Paused):
+        events.append(event)
+        if isinstance(event, sasl.CheckPassword | smtp.Connected | pop3.Connected):
+            connection.answer(event, ACCEPT)
+    return [event for event in events if type(event).__module__ == sasl.CheckPassword.__module__]
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "USER"])
+def test_a_login_builds_the_same_values_as_their_constructors(mechanism: str) -> None:
+    """The library skips the validation of what it builds for each login, and must not skip a field."""
+    assert login(mechanism) == [
+        sasl.AuthenticationStarted(mechanism=mechanism),
+        sasl.CheckPassword(authentication_identity="alice", password=b"sesame", mechanism=mechanism, tls=True),
+        sasl.Authenticated(mechanism=mechanism, identity="alice"),
+    ]
+    exchange = sasl.ServerExchange(sasl.PlainServer(tls=True))
+    exchange.begin(b"AGFsaWNlAHNlc2FtZQ==")
+    assert exchange.answer(ACCEPT) == sasl.Success(authentication_identity="alice", authorization_identity="alice")

@@ -38,6 +38,7 @@ class DigestServer:
     def __init__(self, *, challenge: bytes, tls: bool, digest: Digest) -> None:
         require_md5()
         check_type("challenge", bytes, challenge)
+        check_type("tls", bool, tls)
         self.tls = tls
         self.authentication_identity: str | None = None
         self._challenge = challenge

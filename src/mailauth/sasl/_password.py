@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from .._validators import check_type
 from ..errors import LocalProtocolError
 from ..events import Accept
-from .messages import CheckPassword, Refusal, Step, Success
+from .messages import CheckPassword, Refusal, Step, checked_password, checked_success
 
 
 class PasswordServer:
@@ -18,6 +19,7 @@ class PasswordServer:
     client_first: ClassVar[bool] = True
 
     def __init__(self, *, tls: bool) -> None:
+        check_type("tls", bool, tls)
         self.tls = tls
         self.authentication_identity: str | None = None
         self._authorization_identity = ""
@@ -26,9 +28,7 @@ class PasswordServer:
     def _ask(self, password: bytes) -> CheckPassword:
         assert self.authentication_identity is not None
         self._asked = True
-        return CheckPassword(
-            authentication_identity=self.authentication_identity, password=password, mechanism=self.name, tls=self.tls
-        )
+        return checked_password(self.authentication_identity, password, self.name, self.tls)
 
     def resolve(self, answer: object) -> Step:
         """Return the result for the answer to CheckPassword: ACCEPT or a Refusal.
@@ -42,4 +42,4 @@ class PasswordServer:
             return answer
         if not isinstance(answer, Accept):
             raise LocalProtocolError(f"answer CheckPassword with ACCEPT or a Refusal, not {type(answer).__name__}")
-        return Success(authentication_identity=identity, authorization_identity=self._authorization_identity)
+        return checked_success(identity, self._authorization_identity)

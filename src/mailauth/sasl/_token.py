@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 
 import attrs
 
-from .._validators import value_of
+from .._validators import check_type, value_of
 from ..errors import LocalProtocolError, Malformed
 from ._fields import validate_authorization_identity
 from .messages import Challenge, CheckToken, Fault, Refusal, Step, Success
@@ -67,6 +67,7 @@ class TokenServer(ABC):
     """The JSON that reports the failure to the client."""
 
     def __init__(self, *, tls: bool) -> None:
+        check_type("tls", bool, tls)
         self.tls = tls
         self.authentication_identity: str | None = None
         self._acting_as: str | None = None

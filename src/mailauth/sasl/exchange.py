@@ -7,12 +7,13 @@ empty initial response, and ``*`` to cancel.  It does no I/O, and keeps a passwo
 from __future__ import annotations
 
 import enum
-from typing import Final
+from typing import Final, cast
 
 import attrs
 
+from .._validators import check_type
 from ..errors import LocalProtocolError, Malformed
-from ..events import Accept, ExtensionQuestion
+from ..events import Accept, ExtensionQuestion, Question
 from ._base64 import decode_base64, encode_base64
 from .messages import (
     Authorize,
@@ -30,6 +31,7 @@ from .messages import (
     ServerQuestion,
     Step,
     Success,
+    checked_success,
 )
 
 MAX_LINE: Final = 12_288 + 4
@@ -62,6 +64,12 @@ def _answers(question: ServerQuestion | None, answer: object) -> bool:
             return False
 
 
+def _check_mechanism(mechanism: object, use: str) -> None:
+    if isinstance(mechanism, type) or not hasattr(mechanism, "respond"):
+        found = f"the class {mechanism.__name__}" if isinstance(mechanism, type) else type(mechanism).__name__
+        raise LocalProtocolError(f"mechanism must be an object with the method respond(), not {found}; use {use}")
+
+
 class ServerExchange:
     """The server side of one login: takes the client's responses and the application's answers, and returns Steps.
 
@@ -89,6 +97,7 @@ class ServerExchange:
     __slots__ = ("_mechanism", "_proved", "_question", "_turn", "_was_asked")
 
     def __init__(self, mechanism: ServerMechanism) -> None:
+        _check_mechanism(mechanism, "sasl.PlainServer(tls=True)")
         self._mechanism = mechanism
         self._turn = _Turn.NOT_STARTED
         self._question: ServerQuestion | None = None
@@ -142,8 +151,12 @@ class ServerExchange:
         return self._decode(line)
 
     def respond(self, response: bytes | None) -> Step:
-        """Process a response that is not base64: the argument of USER, PASS or APOP."""
+        """Process a response that is not base64: the argument of USER, PASS or APOP.
+
+        Raises LocalProtocolError if *response* is not bytes or None.
+        """
         self._expect(_Turn.NOT_STARTED, _Turn.CLIENT)
+        check_type("response", bytes, response, optional=True)
         return self._take(self._respond(response))
 
     def answer(self, answer: object) -> Step:
@@ -187,6 +200,9 @@ class ServerExchange:
             case Success() | Refusal() | Fault():
                 self._turn = _Turn.OVER
             case question:
+                if not isinstance(cast(object, question), Question):
+                    found = f"{self._mechanism.name} returned {type(question).__name__}"
+                    raise LocalProtocolError(f"{found}, which is no step; return a Challenge, a question or a result")
                 self._was_asked = True
                 self._question = question
                 self._turn = _Turn.APPLICATION
@@ -199,10 +215,7 @@ class ServerExchange:
         """
         identity = success.authentication_identity
         acting_as = success.authorization_identity
-        # Not evolve(): most logins take this path, and it costs as much as the rest of _settle().
-        self._proved = Success(
-            authentication_identity=identity, authorization_identity=acting_as or identity, data=success.data
-        )
+        self._proved = checked_success(identity, acting_as or identity, success.data)
         if acting_as in ("", identity):
             return self._conclude()
         return Authorize(
@@ -235,6 +248,7 @@ class ClientExchange:
     __slots__ = ("_deferred_response", "_mechanism")
 
     def __init__(self, mechanism: ClientMechanism) -> None:
+        _check_mechanism(mechanism, "sasl.PlainClient(...)")
         self._mechanism = mechanism
         self._deferred_response: bytes | None = None
 

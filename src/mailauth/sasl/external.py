@@ -32,6 +32,7 @@ class ExternalServer:
 
     def __init__(self, *, peer_certificate: Mapping[str, object] | None, tls: bool) -> None:
         check_type("peer_certificate", Mapping, peer_certificate, optional=True)
+        check_type("tls", bool, tls)
         self.tls = tls
         self.authentication_identity: str | None = None
         self._certificate = peer_certificate

@@ -1,6 +1,7 @@
 """The types of a SASL exchange: steps, questions, answers and notices, and the interfaces of mechanisms.
 
-The mechanisms, the exchange, SMTP and POP3 share them.
+The mechanisms, the exchange, SMTP and POP3 share them.  A value with a field of a wrong type cannot be built: that is a
+LocalProtocolError.
 """
 
 from __future__ import annotations
@@ -11,11 +12,22 @@ from typing import Any, ClassVar, Final, Protocol, TypeAlias, TypeVar
 
 import attrs
 
+from .._unchecked import new, slot_setters
 from .._validators import integer, value_of
-from ..errors import LocalProtocolError
+from ..errors import LocalProtocolError, Malformed
 from ..events import Accept, ExtensionQuestion, Notice, Question
 
 A = TypeVar("A")
+
+
+def _check_not_empty(identity: str) -> None:
+    if not identity:
+        raise Malformed("must not be empty; use the name whose credentials were verified")
+
+
+_TEXT: Final = value_of(str)
+_BYTES: Final = value_of(bytes)
+_FLAG: Final = value_of(bool)
 
 MIN_ITERATIONS: Final = 4096
 """Minimum iterations of SCRAM.  They slow down password guessing (RFC 5802 section 5.1, RFC 7677 section 4)."""
@@ -73,12 +85,14 @@ class Challenge:
             sock.sendall(b"334 " + sasl.encode_base64(data) + b"\\r\\n")
     """
 
-    data: bytes = b""
+    data: bytes = attrs.field(default=b"", validator=_BYTES)
 
 
 @attrs.frozen(kw_only=True)
 class Success:
     """The credentials are verified.  An empty ``authorization_identity`` means the authentication identity itself.
+
+    Raises LocalProtocolError for an empty ``authentication_identity``.
 
     For example:
 
@@ -86,10 +100,10 @@ class Success:
             print(f"{name} acts as {other}")
     """
 
-    authentication_identity: str
+    authentication_identity: str = attrs.field(validator=value_of(str, _check_not_empty))
     """The identity whose credentials were verified."""
-    authorization_identity: str = ""
-    data: bytes = b""
+    authorization_identity: str = attrs.field(default="", validator=_TEXT)
+    data: bytes = attrs.field(default=b"", validator=_BYTES)
     """The mechanism's final data for the client (SCRAM's ``v=``); empty for most mechanisms."""
 
 
@@ -116,15 +130,15 @@ class CheckPassword(Question[Accept | Refusal]):
             connection.answer(question, ACCEPT if valid else sasl.Refusal.BAD_CREDENTIALS)
     """
 
-    authentication_identity: str
-    password: bytes = attrs.field(repr=False)
+    authentication_identity: str = attrs.field(validator=_TEXT)
+    password: bytes = attrs.field(repr=False, validator=_BYTES)
     """From PLAIN it is UTF-8 prepared by ``saslprep()`` (RFC 4616 section 2), so compare it with a prepared password.
     The same is true for USER on a POP3 server that offers UTF8 (RFC 6856 section 2.2).  From LOGIN it is the bytes as
     received, since no RFC requires preparation."""
 
-    mechanism: str
+    mechanism: str = attrs.field(validator=_TEXT)
     """The registered name of the mechanism; ``USER`` for USER and PASS."""
-    tls: bool
+    tls: bool = attrs.field(validator=_FLAG)
     """Whether the connection uses TLS."""
 
     @property
@@ -142,9 +156,9 @@ class FetchSecret(Question[bytes | None | Refusal]):
             connection.answer(question, passwords.get(name))
     """
 
-    authentication_identity: str
-    mechanism: str
-    tls: bool
+    authentication_identity: str = attrs.field(validator=_TEXT)
+    mechanism: str = attrs.field(validator=_TEXT)
+    tls: bool = attrs.field(validator=_FLAG)
 
     @property
     def unavailable(self) -> Refusal:
@@ -161,10 +175,10 @@ class Authorize(Question[Accept | Refusal]):
             connection.answer(question, ACCEPT if name == "admin" else sasl.Refusal.NOT_AUTHORIZED)
     """
 
-    authentication_identity: str
-    authorization_identity: str
-    mechanism: str
-    tls: bool
+    authentication_identity: str = attrs.field(validator=_TEXT)
+    authorization_identity: str = attrs.field(validator=_TEXT)
+    mechanism: str = attrs.field(validator=_TEXT)
+    tls: bool = attrs.field(validator=_FLAG)
 
     @property
     def unavailable(self) -> Refusal:
@@ -209,12 +223,12 @@ class FetchScramKeys(NonPasswordQuestion[ScramKeys | None | Refusal]):
             connection.answer(question, scram_keys_of.get(name))
     """
 
-    authentication_identity: str
+    authentication_identity: str = attrs.field(validator=_TEXT)
     """Prepared by ``saslprep()`` (RFC 5802 section 5.1)."""
-    hash_name: str
+    hash_name: str = attrs.field(validator=_TEXT)
     """The hash of the keys, as in ``hashlib``: ``sha1`` or ``sha256``."""
-    mechanism: str
-    tls: bool
+    mechanism: str = attrs.field(validator=_TEXT)
+    tls: bool = attrs.field(validator=_FLAG)
 
     @property
     def unavailable(self) -> Refusal:
@@ -234,15 +248,15 @@ class CheckToken(NonPasswordQuestion[str | Refusal]):
             connection.answer(question, owner or sasl.Refusal.BAD_CREDENTIALS)
     """
 
-    authorization_identity: str
+    authorization_identity: str = attrs.field(validator=_TEXT)
     """The identity that the client asks to act as, the only name that it sends; empty: the identity of the token."""
-    token: bytes = attrs.field(repr=False)
+    token: bytes = attrs.field(repr=False, validator=_BYTES)
     """The complete bearer token in ASCII (RFC 6750 section 2.1)."""
-    mechanism: str
-    tls: bool
-    host: str = ""
+    mechanism: str = attrs.field(validator=_TEXT)
+    tls: bool = attrs.field(validator=_FLAG)
+    host: str = attrs.field(default="", validator=_TEXT)
     """The host that the client connects to, as the client states it; empty if it states none."""
-    port: int | None = None
+    port: int | None = attrs.field(default=None, validator=integer(0, 65_535, optional=True))
     """The port that the client connects to, as the client states it; None if it states none."""
 
     @property
@@ -261,12 +275,12 @@ class CheckExternal(NonPasswordQuestion[str | Refusal]):
             connection.answer(question, owner)
     """
 
-    authorization_identity: str
+    authorization_identity: str = attrs.field(validator=_TEXT)
     """The identity that the client asks to act as; empty: the identity of the certificate."""
-    peer_certificate: Mapping[str, object]
+    peer_certificate: Mapping[str, object] = attrs.field(validator=value_of(Mapping))
     """The client's verified certificate, as in ``Tls.peer_certificate``."""
-    mechanism: str
-    tls: bool
+    mechanism: str = attrs.field(validator=_TEXT)
+    tls: bool = attrs.field(validator=_FLAG)
 
     @property
     def unavailable(self) -> Refusal:
@@ -356,7 +370,7 @@ class AuthenticationStarted(Notice):
             started[mechanism] += 1
     """
 
-    mechanism: str
+    mechanism: str = attrs.field(validator=_TEXT)
 
 
 @attrs.frozen(kw_only=True)
@@ -369,9 +383,15 @@ class Authenticated(Notice):
             print(f"{name} has logged in with {mechanism}")
     """
 
-    mechanism: str
-    identity: str | None = None
+    mechanism: str = attrs.field(validator=_TEXT)
+    identity: str | None = attrs.field(default=None, validator=value_of(str, optional=True))
     """The authorization identity.  None on a client, since the server does not send it."""
+
+
+def _check_reason(instance: object, attribute: attrs.Attribute[Any], reason: Any) -> None:
+    if reason is not None and not isinstance(reason, Refusal | Fault):
+        found = type(reason).__name__
+        raise LocalProtocolError(f"reason must be a Refusal, a Fault or None, not {found}; use Refusal.BAD_CREDENTIALS")
 
 
 @attrs.frozen(kw_only=True)
@@ -384,9 +404,39 @@ class AuthenticationFailed(Notice):
             print(f"wrong password for {name!a}")
     """
 
-    mechanism: str
-    authentication_identity: str | None
+    mechanism: str = attrs.field(validator=_TEXT)
+    authentication_identity: str | None = attrs.field(validator=value_of(str, optional=True))
     """The identity that the client claimed; None if it sent none.  It is untrusted input: escape it in a log."""
 
-    reason: Refusal | Fault | None
+    reason: Refusal | Fault | None = attrs.field(validator=_check_reason)
     """None: the session ended during the exchange."""
+
+
+_set_proved, _set_acting_as, _set_final_data = slot_setters(
+    Success, "authentication_identity", "authorization_identity", "data"
+)
+_set_claimed, _set_password, _set_asking_mechanism, _set_tls = slot_setters(
+    CheckPassword, "authentication_identity", "password", "mechanism", "tls"
+)
+
+
+# A login with a password builds these from fields that are valid already.
+
+
+def checked_success(authentication_identity: str, authorization_identity: str, data: bytes = b"") -> Success:
+    """Return the Success with these fields, which were validated."""
+    success = new(Success)
+    _set_proved(success, authentication_identity)
+    _set_acting_as(success, authorization_identity)
+    _set_final_data(success, data)
+    return success
+
+
+def checked_password(authentication_identity: str, password: bytes, mechanism: str, tls: bool) -> CheckPassword:
+    """Return the question with these fields, which were validated."""
+    question = new(CheckPassword)
+    _set_claimed(question, authentication_identity)
+    _set_password(question, password)
+    _set_asking_mechanism(question, mechanism)
+    _set_tls(question, tls)
+    return question

@@ -9,7 +9,7 @@ from typing import Final, Self, TypeAlias
 
 import attrs
 
-from .._validators import check_type
+from .._validators import check_type, frozenset_of, value_of
 from ..errors import LocalProtocolError
 from ..events import Tls
 from ._md5 import MD5_AVAILABLE
@@ -45,7 +45,7 @@ def _check_nonce(instance: object, attribute: object, nonce: str) -> None:
 class Context:
     """The values that a server mechanism may need to start an exchange.
 
-    Raises LocalProtocolError for a nonce that cannot be part of a msg-id.
+    Raises LocalProtocolError for a nonce that cannot be part of a msg-id, and for a value of a wrong type.
 
         >>> sasl.Context(nonce="1896.697170952", host_name="mx.example", tls=True).message_id
         b'<1896.697170952@mx.example>'
@@ -54,18 +54,22 @@ class Context:
     nonce: str = attrs.field(validator=_check_nonce)
     """Unique and unpredictable: ASCII alphanumerics, ``-`` and inner dots."""
 
-    host_name: str
+    host_name: str = attrs.field(validator=value_of(str))
     """The name of the server, for ``message_id``."""
-    tls: bool
+    tls: bool = attrs.field(validator=value_of(bool))
     """Whether the connection uses TLS."""
 
-    channel_bindings: Mapping[str, bytes] = attrs.field(factory=dict[str, bytes], repr=False)
+    channel_bindings: Mapping[str, bytes] = attrs.field(
+        factory=dict[str, bytes], repr=False, validator=value_of(Mapping)
+    )
     """The channel binding data of the connection, for the -PLUS forms of SCRAM; as in ``Tls.channel_bindings``."""
-    peer_certificate: Mapping[str, object] | None = attrs.field(default=None, repr=False)
+    peer_certificate: Mapping[str, object] | None = attrs.field(
+        default=None, repr=False, validator=value_of(Mapping, optional=True)
+    )
     """The client's verified certificate, for EXTERNAL; as in ``Tls.peer_certificate``."""
-    offered: frozenset[str] = frozenset()
+    offered: frozenset[str] = attrs.field(default=frozenset(), validator=frozenset_of(str))
     """The mechanisms offered to this client now.  From them SCRAM detects that an attacker removed its -PLUS form."""
-    scram_decoy: ScramDecoy | None = None
+    scram_decoy: ScramDecoy | None = attrs.field(default=None, validator=value_of(ScramDecoy, optional=True))
     """The source of salts for identities without keys; required for SCRAM."""
 
     @classmethod

@@ -153,6 +153,7 @@ class ScramServer:
     ) -> None:
         check_type("nonce", str, nonce)
         check_type("decoy", ScramDecoy, decoy)
+        check_type("tls", bool, tls)
         self.tls = tls
         self.authentication_identity: str | None = None
         self._nonce = nonce.encode("ascii")
