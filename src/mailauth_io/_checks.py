@@ -11,7 +11,7 @@ import inspect
 import ipaddress
 import math
 import ssl
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any, Final, cast
@@ -78,6 +78,28 @@ def check_text(name: str, value: object, *, empty: bool = False, optional: bool 
     check_type(name, value, str, optional=optional)
     if value == "" and not empty:
         raise ValueError(f"{name} must not be empty{'; use None for none' if optional else ''}")
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Check that *value* is one of *choices*."""
+    check_type(name, value, str)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}")
+
+
+def check_address(name: str, value: object) -> None:
+    """Check that *value* is an IPv4Address or an IPv6Address."""
+    if not isinstance(value, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
+        raise TypeError(
+            f"{name} must be an IPv4Address or an IPv6Address, not {_found(value)};"
+            " use ipaddress.ip_address('192.0.2.1')"
+        )
+
+
+def check_hashable(name: str, value: object) -> None:
+    """Check that *value* can be the key of a dict."""
+    if not isinstance(value, Hashable):
+        raise TypeError(f"{name} must be hashable, not {_found(value)}; use ipaddress.ip_address('192.0.2.1')")
 
 
 def check_items(name: str, value: object, kind: type, *, use: str = "", container: type = tuple) -> None:

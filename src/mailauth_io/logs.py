@@ -15,6 +15,8 @@ import traceback
 from datetime import UTC, datetime
 from typing import Final, overload
 
+from ._checks import check_choice, check_integer
+
 __all__ = [
     "FORMATS",
     "LEVELS",
@@ -224,8 +226,12 @@ def start(form: str, level: str, descriptor: int = 2) -> None:
     """Write the log of this process to the file *descriptor*.
 
     *form* is one of FORMATS; *level*, one of LEVELS, is the lowest level that is written.  The logging module no longer
-    collects the source line, the thread and the process of each record, since neither format contains them.
+    collects the source line, the thread and the process of each record, since neither format contains them.  Raises
+    TypeError or ValueError for a wrong argument.
     """
+    check_choice("form", form, FORMATS)
+    check_choice("level", level, LEVELS)
+    check_integer("descriptor", descriptor, 0)
     logging._srcfile = None  # pyright: ignore[reportPrivateUsage]  # the logging documentation says to set it
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = _Lines(descriptor)

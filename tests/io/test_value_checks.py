@@ -18,14 +18,16 @@ import attrs
 import pytest
 
 from mailauth import pop3, smtp
-from mailauth_io import on_asyncio, on_trio, server, stores
-from mailauth_io.adapters import ConnectionLimiter, Limits
+from mailauth_io import logs, on_asyncio, on_trio, server, stores
+from mailauth_io.adapters import ConnectionLimiter, Limits, Peer
+from mailauth_io.adapters.tls.certificates import temporary_certificate
 from mailauth_io.stores.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import RedisGrants
 from mailauth_io.stores.sqlite_grants import SqliteGrants, check_file
 from tests.io.server_support import accounts
 from tests.io.tls import client_context, server_context
 
+ADDRESS: Final = ipaddress.ip_address("192.0.2.1")
 NETWORK: Final = ipaddress.ip_network("192.0.2.0/24")
 MAPPED: Final = ipaddress.ip_network("::ffff:192.0.2.0/120")
 
@@ -37,6 +39,12 @@ WRONG: Final[Mapping[str, tuple[object, ...]]] = {
     "flag": (1, 0, "yes", None, b"\1"),
     "count": ("1000000", b"1000000", True, None, 1_000_000.0, math.nan, -1, 0),
     "count or None": ("1000000", True, 1_000_000.0, math.nan, -1),
+    "hashable": (["sesame"], {}, set()),
+    "address": ("192.0.2.1", b"\0\0\0\1", 5, None, NETWORK),
+    "addresses": ("192.0.2.1", b"192.0.2.1", None, 5, (b"192.0.2.1",), ("sesame",), ("",)),
+    "format": ("sesame", "TEXT", "", b"text", None, 5),
+    "level": ("sesame", "INFO", "", b"info", None, 20),
+    "descriptor": ("2", True, None, -1, 2.0),
     "size": ("1000000", True, None, 1_000_000.0, -1),
     "finite": ("30", b"30", True, None, math.nan, math.inf, -math.inf, -1, 0, 0.0),
     "delay": ("1", b"1", True, None, math.nan, math.inf, -math.inf, -1),
@@ -78,6 +86,7 @@ WRONG: Final[Mapping[str, tuple[object, ...]]] = {
 OUTBOX: Final = stores.MemoryOutbox()
 STORES: Final = {"accounts": accounts(), "maildrops": stores.MemoryMaildrops(), "outbox": OUTBOX}
 HOP: Final = {"host": "mail.example.test", "port": 25, "tls_required": False}
+NEXT_HOP: Final = server.NextHop(host="mail.example.test", port=25, tls_required=False)
 GRANTS: Final = {
     "lifetime": "lifetime", "ipv6_prefix": "count", "identities_per_address": "count", "max_grants": "count",
 }  # fmt: skip
@@ -115,6 +124,10 @@ def connect(**options: Any) -> None:
 
 def check_password(**options: Any) -> None:
     asyncio.run(server.Authenticator(accounts()).check_password(**options))
+
+
+def check_next_hop(**options: Any) -> None:
+    asyncio.run(server.check_next_hop(**options))
 
 
 TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[str, str]], ...]] = (
@@ -227,6 +240,24 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
         {"accounts": accounts()},
         {"accounts": "store", "tokens": "store or None", "certificates": "store or None", "hashing": "object or None"},
     ),
+    (
+        stores.LoginSource,
+        {},
+        {
+            "address": "hashable",
+            "network": "hashable",
+            **dict.fromkeys(("failed_recently", "connected", "note_failure"), "function"),
+        },
+    ),
+    (
+        stores.ActiveGrant,
+        {"address": ADDRESS, "identity": "alice", "remaining": 5.0},
+        {"address": "address", "identity": "text", "remaining": "grace"},
+    ),
+    (Peer, {"address": "192.0.2.1", "port": 25}, {"address": "text", "port": "port"}),
+    (check_next_hop, {"hop": NEXT_HOP, "host_name": "mail.test"}, {"hop": "object", "host_name": "text"}),
+    (logs.start, {"form": "text", "level": "info"}, {"form": "format", "level": "level", "descriptor": "descriptor"}),
+    (temporary_certificate, {}, {"addresses": "addresses"}),
     (check_password, {"name": "alice"}, {"password": "bytes"}),
     (stores.Hashing, {}, {"threads": "count or None", "timeout": "delay"}),
     (stores.Budget, {}, {"size": "size"}),
@@ -308,7 +339,11 @@ def test_a_wrong_value_is_rejected_when_it_is_passed(
 
 
 @pytest.mark.parametrize(
-    "kind", [Limits, server.Config, server.Stores, server.NextHop, server.Login, server.Timeouts, RedisAddress]
+    "kind",
+    [
+        *(Limits, Peer, server.Config, server.Stores, server.NextHop, server.Login, server.Timeouts, RedisAddress),
+        *(stores.LoginSource, stores.ActiveGrant),
+    ],
 )
 def test_the_table_has_every_field(kind: type[Any]) -> None:
     fields = {field.alias for field in attrs.fields(kind) if field.init}

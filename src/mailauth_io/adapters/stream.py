@@ -12,6 +12,7 @@ from typing import Final
 
 import attrs
 
+from .._checks import check_port, check_text, field
 from ..limits import Limits
 
 __all__ = ["READ_SIZE", "Peer", "Stream", "to_peer"]
@@ -26,15 +27,17 @@ _CLOSED_BY_PEER: Final = getattr(select, "POLLRDHUP", 0)  # Linux; poll() also r
 class Peer:
     """The address of the peer as the socket reports it, not as the peer claims it.
 
+    Raises TypeError or ValueError for a wrong value.
+
     For example:
 
         >>> adapters.to_peer(("192.0.2.1", 4321))
         Peer(address='192.0.2.1', port=4321)
     """
 
-    address: str
+    address: str = attrs.field(validator=field(check_text))
     """An IPv4 or IPv6 address in the usual notation, with its zone if it has one."""
-    port: int
+    port: int = attrs.field(validator=field(check_port))
 
 
 class Stream(ABC):

@@ -20,6 +20,7 @@ from anyio import fail_after
 
 from mailauth import ACCEPT, Command, LocalProtocolError, RemoteProtocolError, Tls, smtp
 
+from .._checks import check_text, check_type
 from .._event_loop import current_adapter
 from .._line_ends import PIECE
 from .._workers import DNS
@@ -333,7 +334,12 @@ class _RelayedMessage:
 
 
 async def check_next_hop(hop: NextHop, host_name: str) -> str | None:
-    """Connect to *hop* and log in once.  Return None on success, else the reason of the failure as text."""
+    """Connect to *hop* and log in once.  Return None on success, else the reason of the failure as text.
+
+    *host_name* is the domain or address literal sent with EHLO.  Raises TypeError or ValueError for a wrong argument.
+    """
+    check_type("hop", hop, NextHop)
+    check_text("host_name", host_name)
     try:
         with fail_after(hop.timeouts.check):
             async with RelayConnection(hop, host_name=host_name, session="-", clock=time.monotonic) as relaying:

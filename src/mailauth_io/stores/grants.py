@@ -10,6 +10,8 @@ import attrs
 from mailauth import LocalProtocolError
 from mailauth.grants import GrantTable
 
+from .._checks import check_address, check_number, check_text, field
+
 TIMEOUT: Final = 2.0
 """Seconds to wait for an answer of a store outside this process.  After that the store counts as unavailable."""
 
@@ -39,7 +41,7 @@ def make_table(**settings: Any) -> GrantTable:
 
 @attrs.frozen(kw_only=True)
 class ActiveGrant:
-    """An active grant, as listed by a store.
+    """An active grant, as listed by a store.  Raises TypeError or ValueError for a wrong value.
 
     For example:
 
@@ -47,10 +49,10 @@ class ActiveGrant:
             print(grant.address, grant.identity, f"{grant.remaining:.0f} s")
     """
 
-    address: IPv4Address | IPv6Address
+    address: IPv4Address | IPv6Address = attrs.field(validator=field(check_address))
     """As normalized by ``mailauth.grants.normalize_address``."""
 
-    identity: str
+    identity: str = attrs.field(validator=field(check_text))
 
-    remaining: float
+    remaining: float = attrs.field(validator=field(check_number, zero=True, infinite=True))
     """Seconds until it expires."""

@@ -20,7 +20,7 @@ import attrs
 from anyio import Event, fail_after
 from anyio.lowlevel import RunVar
 
-from .._checks import check_integer, check_number
+from .._checks import check_function, check_hashable, check_integer, check_number, field
 from .._workers import run_in_thread
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ class ClientDisconnected(HashingBusy):
 
 @attrs.frozen(kw_only=True, eq=False)
 class LoginSource:
-    """The origin of a login, which determines its position in the queue.
+    """The origin of a login, which determines its position in the queue.  Raises TypeError for a wrong value.
 
     For example:
 
@@ -70,15 +70,15 @@ class LoginSource:
         valid = await authenticator.check_password("alice", password, source)
     """
 
-    address: object = None
+    address: object = attrs.field(default=None, validator=field(check_hashable))
     """An IPv4 address or an IPv6 network.  Logins with an equal *address* share one position in the queue."""
-    network: object = None
+    network: object = attrs.field(default=None, validator=field(check_hashable))
     """Addresses with an equal *network* share one turn, since one owner may control the whole network."""
-    failed_recently: Callable[[], bool] = lambda: False
+    failed_recently: Callable[[], bool] = attrs.field(default=lambda: False, validator=field(check_function))
     """Returns whether a login from this address has failed in the last minutes."""
-    connected: Callable[[], bool] = lambda: True
+    connected: Callable[[], bool] = attrs.field(default=lambda: True, validator=field(check_function))
     """Returns whether the client is still connected."""
-    note_failure: Callable[[], None] = lambda: None
+    note_failure: Callable[[], None] = attrs.field(default=lambda: None, validator=field(check_function))
     """Called when a login from this address has failed, before the next login is started."""
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import ipaddress
 import ssl
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Collection, Iterator
+from typing import Final, cast
 
 import attrs
 
+from ..._checks import check_collection, check_text
 from .channel_binding import BindingContext
 from .layer import POP3, SMTP
 
@@ -68,18 +69,28 @@ def server_context() -> BindingContext:
     return context
 
 
-def temporary_certificate(addresses: Iterable[str] = ()) -> TemporaryCertificate:
+def _parse_addresses(addresses: object) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    check_collection("addresses", addresses, "('192.0.2.1',)")
+    for address in cast("Collection[object]", addresses):
+        check_text("each of addresses", address)
+        try:
+            yield ipaddress.ip_address(str(address).partition("%")[0])
+        except ValueError:
+            raise ValueError("each of addresses must be an IP address such as '192.0.2.1', not a name") from None
+
+
+def temporary_certificate(addresses: Collection[str] = ()) -> TemporaryCertificate:
     """Create an authority, and a certificate for ``NAMES`` and *addresses* (the IP addresses that a server listens on).
 
-    Raises TrustmeMissing if the extra ``trial`` is not installed.
+    Raises TrustmeMissing if the extra ``trial`` is not installed, and TypeError or ValueError for wrong *addresses*.
     """
+    names = dict.fromkeys([*NAMES, *map(str, _parse_addresses(addresses))])
     try:
         import trustme
     except ImportError:
         raise TrustmeMissing(
             "a temporary certificate needs the package trustme: pip install 'mailauth[trial]'"
         ) from None
-    names = dict.fromkeys([*NAMES, *(str(ipaddress.ip_address(address.partition("%")[0])) for address in addresses)])
     authority = trustme.CA()
     context = server_context()
     server_certificate = authority.issue_cert(*names, common_name=NAMES[0])  # fetchmail requires a common name
