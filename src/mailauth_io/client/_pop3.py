@@ -242,17 +242,8 @@ async def pop3_client(
     if server.login is None:
         raise TypeError("login must be a tuple (name, password) or a Login; POP3 needs one")
     settings = pop3.ClientSettings(tls_required=server.tls != "none")
-    machine: pop3.ClientConnection | None = None
-
-    def build(tls: Tls | None) -> pop3.ClientConnection:
-        nonlocal machine
-        machine = pop3.ClientConnection(settings, tls=tls)
-        return machine
-
-    connection = await open_connection(server, build, _PORTS[server.tls])
-    assert machine is not None
-    client = Pop3Client(connection, machine, timeout=server.timeout)
-    async with client:
+    connection, machine = await open_connection(server, lambda tls: pop3.ClientConnection(settings, tls=tls), _PORTS)
+    async with Pop3Client(connection, machine, timeout=server.timeout) as client:
         await client.start(tls=server.tls, login=server.login)
         yield client
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import ssl
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, get_args
 
 import attrs
@@ -20,6 +20,7 @@ from ..limits import Limits
 from .errors import ConnectionFailed, NotSupported
 
 E = TypeVar("E")
+M = TypeVar("M", bound=ClientMachine[Any])
 
 TlsMode: TypeAlias = Literal["implicit", "starttls", "none"]
 LoginLike: TypeAlias = "Login | tuple[str, str | bytes]"
@@ -163,10 +164,19 @@ class Server:
 
 
 async def open_connection(
-    server: Server, build: Callable[[Tls | None], ClientMachine[E]], port: int
-) -> AsyncClientConnection[E]:
-    """Connect to *server*, by default at *port*.  Raises ConnectionFailed."""
-    port = port if server.port is None else server.port
+    server: Server, build: Callable[[Tls | None], M], ports: Mapping[TlsMode, int]
+) -> tuple[AsyncClientConnection[Any], M]:
+    """Connect to *server*, by default at one of *ports*; return the connection and its machine, which *build* makes.
+
+    Raises ConnectionFailed.
+    """
+    machines: list[M] = []
+
+    def build_once(tls: Tls | None) -> M:
+        machines.append(build(tls))
+        return machines[0]
+
+    port = ports[server.tls] if server.port is None else server.port
     limits = Limits(
         connect_timeout=server.timeout, handshake_timeout=server.timeout, write_timeout=max(server.timeout, 180.0)
     )
@@ -174,8 +184,8 @@ async def open_connection(
     if context is None and server.tls != "none":
         context = ssl.create_default_context()
     try:
-        return await current_adapter().connect(
-            build,
+        connection = await current_adapter().connect(
+            build_once,
             server.host,
             port,
             ssl_context=context,
@@ -185,6 +195,7 @@ async def open_connection(
         )
     except (OSError, RemoteProtocolError) as error:
         raise ConnectionFailed(f"cannot connect to {server.host} port {port}: {describe(error)}") from error
+    return connection, machines[0]
 
 
 def describe(error: BaseException) -> str:

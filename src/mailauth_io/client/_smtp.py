@@ -419,17 +419,8 @@ async def smtp_client(
         local_address=local_address,
     )
     settings = smtp.ClientSettings(tls_required=server.tls != "none", lf_to_crlf=True)
-    machine: smtp.ClientConnection | None = None
-
-    def build(tls: Tls | None) -> smtp.ClientConnection:
-        nonlocal machine
-        machine = smtp.ClientConnection(settings, tls=tls)
-        return machine
-
-    connection = await open_connection(server, build, _PORTS[server.tls])
-    assert machine is not None
-    client = SmtpClient(connection, machine, timeout=server.timeout)
-    async with client:
+    connection, machine = await open_connection(server, lambda tls: smtp.ClientConnection(settings, tls=tls), _PORTS)
+    async with SmtpClient(connection, machine, timeout=server.timeout) as client:
         await client.start(tls=server.tls, login=server.login)
         yield client
 
