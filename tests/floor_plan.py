@@ -336,6 +336,17 @@ def undeclared(modules: Iterable[Module], declared: frozenset[str]) -> list[str]
     ]
 
 
+def private_imports(modules: Iterable[Module]) -> list[str]:
+    """Check that no module imports a private module of another package: ``a._b`` is only for modules below ``a``."""
+    found = []
+    for module in modules:
+        for line, target in imports(module):
+            package, private, _ = f".{target}".partition("._")
+            if private and not f".{module.name}.".startswith(f"{package}.") and target.startswith("mailauth"):
+                found.append(f"{module.name}:{line} imports {target}")
+    return found
+
+
 def bound_to_a_loop(modules: Iterable[Module], *, allowed: frozenset[str]) -> list[str]:
     """Only the modules at the places *allowed* know which event loop runs."""
     return [

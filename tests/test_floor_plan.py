@@ -25,6 +25,7 @@ from tests.floor_plan import (
     impurities,
     mutable_state,
     not_empty,
+    private_imports,
     protocol_in,
     read,
     read_tools,
@@ -168,6 +169,25 @@ def test_sasl_imports_neither_smtp_nor_pop3() -> None:
 
 def test_imported_protocol_is_detected() -> None:
     assert "mailauth.smtp" in loaded_by("import mailauth.sasl", "import mailauth.smtp")
+
+
+def test_mailauth_io_imports_no_private_module_of_another_package() -> None:
+    assert private_imports(IO) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "statement", "reported"),
+    [
+        ("cli.send_command", "from ..client._message import envelope", True),
+        ("cli.fetch_command", "from ..stores._maildir import StagedFile", True),
+        ("cli.main", "import mailauth_io.stores._maildir", True),
+        ("cli.main", "from mailauth._machine import Machine", True),
+        ("stores.maildir_outbox", "from ._maildir import sweep", False),
+        ("adapters.tls.layer", "from ..._checks import check_type", False),
+    ],
+)
+def test_import_of_a_private_module_is_detected(place: str, statement: str, reported: bool) -> None:
+    assert bool(private_imports([Module(f"mailauth_io.{place}", statement)])) is reported
 
 
 # The base classes of events

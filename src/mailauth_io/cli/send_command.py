@@ -16,7 +16,6 @@ from mailauth import smtp
 
 from .. import client
 from ..client import sync
-from ..client._message import envelope
 from . import client_options
 from .errors import ConfigError
 
@@ -79,7 +78,7 @@ def _send(
     header, body = (data[: end.start()], data[end.start() :]) if end else (data, b"")
     parsed = email.message_from_string(header.decode("utf-8", "surrogateescape"), policy=email.policy.compat32)
     try:
-        sender, recipients = envelope(parsed, options.sender, options.recipients or None)
+        sender, recipients = client.envelope(parsed, options.sender, options.recipients or None)
     except ValueError as error:
         text = str(error)
         for passed, option in _OPTIONS.items():

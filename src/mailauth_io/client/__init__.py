@@ -8,7 +8,7 @@
 maildrop, and ``pop3_client`` gives access to single ones.  TLS is required unless ``tls="none"`` is passed.
 """
 
-from ._message import MessageLike
+from ._message import MessageLike, envelope
 from ._pop3 import CollectedMessage, Listed, Pop3Client, collect, pop3_client
 from ._server import Login, LoginLike, TlsMode
 from ._smtp import Address, Dsn, SmtpClient, SubmitResult, smtp_client, submit
@@ -42,6 +42,7 @@ __all__ = [
     "SubmitResult",
     "TlsMode",
     "collect",
+    "envelope",
     "pop3_client",
     "smtp_client",
     "submit",

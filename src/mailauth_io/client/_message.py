@@ -56,7 +56,11 @@ def envelope(
     """Return sender and recipients; those that are None are taken from the header of the message.
 
     The sender is Sender or From, the recipients are To, Cc and Bcc; if the message was resent, the fields with these
-    names after Resent- (RFC 5322 section 3.6.6).  A sender ``""`` is the null reverse-path.
+    names after Resent- (RFC 5322 section 3.6.6).  A sender ``""`` is the null reverse-path, which is returned as None.
+
+        sender, recipients = client.envelope(message, None, None)
+
+    Raises ValueError or TypeError for an invalid address, and if there is no sender or no recipient.
     """
     if isinstance(recipients, str | smtp.Mailbox):
         raise TypeError(f"recipients must be a list of addresses, such as [{str(recipients)!r}], not one address")
