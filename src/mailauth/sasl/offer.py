@@ -67,7 +67,7 @@ class Context:
         default=None, repr=False, validator=value_of(Mapping, optional=True)
     )
     """The client's verified certificate, for EXTERNAL; as in ``Tls.peer_certificate``."""
-    offered: frozenset[str] = attrs.field(default=frozenset(), validator=frozenset_of(str))
+    offered: frozenset[str] = attrs.field(factory=frozenset[str], validator=frozenset_of(str))
     """The mechanisms offered to this client now.  From them SCRAM detects that an attacker removed its -PLUS form."""
     scram_decoy: ScramDecoy | None = attrs.field(default=None, validator=value_of(ScramDecoy, optional=True))
     """The source of salts for identities without keys; required for SCRAM."""
