@@ -91,7 +91,7 @@ def check_address(name: str, value: object) -> None:
     """Check that *value* is an IPv4Address or an IPv6Address."""
     if not isinstance(value, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
         raise TypeError(
-            f"{name} must be an IPv4Address or an IPv6Address, not {_found(value)};"
+            f"{name} must be an IPv4Address or an IPv6Address, not {type_name(value)};"
             " use ipaddress.ip_address('192.0.2.1')"
         )
 
@@ -99,7 +99,7 @@ def check_address(name: str, value: object) -> None:
 def check_hashable(name: str, value: object) -> None:
     """Check that *value* can be the key of a dict."""
     if not isinstance(value, Hashable):
-        raise TypeError(f"{name} must be hashable, not {_found(value)}; use ipaddress.ip_address('192.0.2.1')")
+        raise TypeError(f"{name} must be hashable, not {type_name(value)}; use ipaddress.ip_address('192.0.2.1')")
 
 
 def check_items(name: str, value: object, kind: type, *, use: str = "", container: type = tuple) -> None:
