@@ -129,7 +129,7 @@ def _ask() -> bytes:
 
 def text_of(error: Exception) -> str:
     """Return the text of a ClientError, with options in place of the arguments that it says to pass."""
-    from ..client._server import NAME_HINT, TRUST_HINT
+    from ..adapters.tls.verification import NAME_HINT, TRUST_HINT
 
     text = str(error).replace(TRUST_HINT, "use --ca FILE to trust its CA")
     return text.replace(NAME_HINT, "use a --host that is in the certificate")

@@ -26,7 +26,6 @@ from ..adapters.tls.certificate_validity import validity
 from ..adapters.tls.channel_binding import BindingContext
 from ..limits import Limits
 from ..logs import describe_error
-from ..server._offer import login_problem
 from ..server.config import shared_port
 from . import grants_option, references, relay_option
 from .errors import ConfigError
@@ -396,7 +395,7 @@ def _check_mechanisms(settings: Settings) -> None:
     if settings.client_names or settings.certificates_store:
         proofs |= {stores.Proof.CERTIFICATE}
     ports = {name for name in server.PORTS if getattr(settings, name) is not None} or set(server.PORTS)
-    problem = login_problem(
+    problem = server.login_problem(
         settings.mechanisms,
         proofs,
         smtp=not ports.isdisjoint({"smtp", "smtps"}),

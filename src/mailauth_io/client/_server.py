@@ -25,9 +25,6 @@ M = TypeVar("M", bound=ClientMachine[Any])
 TlsMode: TypeAlias = Literal["implicit", "starttls", "none"]
 LoginLike: TypeAlias = "Login | tuple[str, str | bytes]"
 
-TRUST_HINT: Final = "pass ssl_context=ssl.create_default_context(cafile=...) to trust its CA"
-NAME_HINT: Final = "pass a host that is in the certificate"
-
 TIMEOUT: Final = 60.0
 """Seconds for each step: the connection, the handshake, each reply, and each 64 KiB of content."""
 
@@ -203,7 +200,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, TimeoutError) and not str(error):
         return "timed out"
     if isinstance(error, ssl.SSLCertVerificationError):
-        return describe_verification(error, trust=TRUST_HINT, name=NAME_HINT)
+        return describe_verification(error)
     if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno:
         # asyncio has a text of its own for a refused connection.  The number of a socket.gaierror is negative.
         return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)

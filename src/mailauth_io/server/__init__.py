@@ -5,7 +5,7 @@ Embed it with ``async with serve(config, stores) as running``.  Command-line opt
 """
 
 from ._log import LOGGER
-from ._offer import MECHANISMS, without_tls
+from ._offer import MECHANISMS, login_problem, without_tls
 from ._relay import check_next_hop
 from ._serve import serve
 from .authenticator import Authenticator
@@ -49,6 +49,7 @@ __all__ = [
     "Timeouts",
     "TlsFailure",
     "check_next_hop",
+    "login_problem",
     "serve",
     "without_tls",
 ]

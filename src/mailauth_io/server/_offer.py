@@ -62,7 +62,12 @@ def login_problem(
 ) -> str | None:
     """Return a sentence if no login is possible, although *mechanisms* is not empty; otherwise None.
 
-    *smtp* and *pop3* tell which protocols have a port.  The other parameters are those of the Config.
+    *smtp* and *pop3* tell which protocols have a port, and *tls* whether the Config has an ssl_context.  The other
+    parameters are those of the Config.
+
+        >>> login = {"smtp": True, "pop3": False, "tls": True, "legacy": False}
+        >>> server.login_problem(["PLAIN"], {stores.Proof.PASSWORD}, **login) is None
+        True
     """
     if not mechanisms:
         return None  # a server without logins is intended

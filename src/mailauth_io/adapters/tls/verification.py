@@ -14,8 +14,13 @@ _OUT_OF_DATE: Final = frozenset({9, 10})
 _OTHER_NAME: Final = frozenset({62, 64})
 """X509_V_ERR_HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH."""
 
+TRUST_HINT: Final = "pass ssl_context=ssl.create_default_context(cafile=...) to trust its CA"
+NAME_HINT: Final = "pass a host that is in the certificate"
 
-def describe_verification(error: ssl.SSLCertVerificationError, *, trust: str, name: str) -> str:
+
+def describe_verification(
+    error: ssl.SSLCertVerificationError, *, trust: str = TRUST_HINT, name: str = NAME_HINT
+) -> str:
     """Return why the certificate was rejected, and what to do.
 
     *trust* says how to trust another CA, and *name* how to connect by another name.
