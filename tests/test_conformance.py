@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,7 @@ def missing(table: str) -> list[str]:
     return faults
 
 
+@cache
 def names_in(file: str) -> set[str]:
     path = ROOT / "tests" / file
     if not path.is_file():
