@@ -35,6 +35,11 @@ if shutil.which("pyenv"):  # its python3.12 works only if this variable lists a 
     os.environ["PYENV_VERSION"] = ":".join(dict.fromkeys(version for versions in found for version in versions))
 
 
+def install(session: nox.Session, *arguments: str) -> None:
+    """Install this checkout and what *arguments* name.  pip would also compile the modules that nothing imports."""
+    session.install("--no-compile", "--editable", ".[all]", *arguments)
+
+
 def run_tests(session: nox.Session) -> None:
     session.run(
         "python", "-m", "pytest", "-q", "-n", "auto", *(session.posargs or FAST), env={"HYPOTHESIS_PROFILE": "quick"}
@@ -44,7 +49,7 @@ def run_tests(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Test the core on each installed Python, with the newest releases of all dependencies."""
-    session.install("--editable", ".[all]", "--group", "test")
+    install(session, "--group", "test")
     run_tests(session)
 
 
@@ -53,7 +58,7 @@ def oldest(session: nox.Session) -> None:
     """Test the core on the oldest Python with the oldest releases that pyproject.toml allows."""
     constraints = Path(session.create_tmp()) / "constraints.txt"
     constraints.write_text("\n".join(oldest_releases()), encoding="utf-8")
-    session.install("--editable", ".[all]", "--group", "test", "--constraint", str(constraints))
+    install(session, "--group", "test", "--constraint", str(constraints))
     run_tests(session)
 
 
@@ -70,14 +75,14 @@ def oldest_releases() -> list[str]:
 @nox.session
 def newest(session: nox.Session) -> None:
     """Test with the newest releases, pre-releases included, to see early what will break; not run in CI."""
-    session.install("--pre", "--editable", ".[all]", "--group", "test")
+    install(session, "--pre", "--group", "test")
     run_tests(session)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, types and the list of the public API, as ``make test`` does."""
-    session.install("--editable", ".[all]", "--group", "dev")
+    install(session, "--group", "dev")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
@@ -88,7 +93,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Make the HTML documentation; a warning is an error."""
-    session.install("--editable", ".[all]", "--group", "docs")
+    install(session, "--group", "docs")
     session.run("sphinx-build", "-q", "-E", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
 
 
