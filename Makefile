@@ -46,7 +46,7 @@ bench-guard: $(VENV)/.installed
 	$(BIN)/python benchmarks/guard.py
 
 docs: $(VENV)/.docs
-	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	$(BIN)/sphinx-build -q -E -W --keep-going -b html docs docs/_build/html
 	@echo "See docs/_build/html/index.html"
 
 release: $(VENV)/.tools

@@ -1,6 +1,6 @@
 """Checks that need environments of their own: ``.venv/bin/nox --list`` shows them, and ``nox -s NAME`` runs one.
 
-``make test`` is enough while you work.  CI runs it, and then the default sessions of this file.
+``make test`` is enough while you work.  CI runs it, ``make docs``, and then the default sessions that run tests.
 """
 
 from __future__ import annotations
