@@ -24,7 +24,7 @@ FAST: Final = (
     *("tests/smtp", "tests/pop3", "tests/sasl", "--ignore=tests/sasl/test_saslprep_tables.py"),
     *(name for name in sorted(map(str, Path("tests").glob("test_*.py"))) if name not in LEFT_OUT),
 )
-"""The tests of the core without those that run programs or check files; ``nox -s tests -- tests`` runs all tests instead."""
+"""The tests of the core without those that run programs or check files; ``nox -s tests -- tests`` runs all tests."""
 
 nox.needs_version = ">=2025.5.1"
 nox.options.sessions = ["tests", "oldest", "docs"]
