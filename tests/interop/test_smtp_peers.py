@@ -1,0 +1,554 @@
+"""Our SMTP client and our relay with real servers: Postfix, Exim, sendmail, Courier and OpenSMTPD.
+
+Skipped if they are not unpacked (``unpack_servers.sh``), which is an error with MAILAUTH_INTEROP=require; also skipped
+without root.
+"""
+
+from __future__ import annotations
+
+import secrets
+import smtplib
+import ssl
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from mailauth import MessageChunk, RemoteProtocolError, sasl, smtp
+from mailauth_io import client, server
+from mailauth_io.client import TlsMode
+from tests.interop.client_config import HOST
+from tests.interop.peers import ALICE, DINAH, LIMIT, NAME, PASSWORD, Peer, Recipe
+from tests.interop.smtp_peers import COURIER, EXIM, OPENSMTPD, POSTFIX, SENDMAIL
+from tests.io import loops
+from tests.io.logins import replied, smtp_login
+from tests.io.next_hops import BY_STARTTLS, IN_CLEAR, INSIDE_TLS, LOCAL, logged_in, relay_to, send
+from tests.io.server_support import PASSWORD as OUR_PASSWORD, Run, Served, on_both_loops, run_on_asyncio
+from tests.io.tls import authority, client_context
+from tests.serving import served
+
+Start = Callable[[Recipe], Peer]
+SENDER, UNKNOWN, BLOCKED = "bob@example.org", "unknown@example.test", "blocked@example.test"
+SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-1")
+
+
+@attrs.frozen(kw_only=True)
+class Expected:
+    """What a server offers and replies."""
+
+    recipe: Recipe
+    mechanisms: tuple[str, ...]
+    """Inside TLS, for a client with a certificate; those that mailauth implements."""
+    extensions: frozenset[str]
+    """Inside TLS, before the login; those that mailauth implements."""
+    vrfy: int
+    blocked: int
+    """The reply to RCPT for ``BLOCKED``, if it is not in the grammar of RFC 5321."""
+
+
+ESMTP = frozenset({"SIZE", "8BITMIME", "DSN"})
+SERVERS = {
+    "Postfix": Expected(
+        recipe=POSTFIX, mechanisms=(*SCRAM, "CRAM-MD5", "PLAIN", "LOGIN"), vrfy=252, blocked=571,
+        extensions=ESMTP | {"PIPELINING", "CHUNKING", "SMTPUTF8", "ENHANCEDSTATUSCODES"},
+    ),
+    "Exim": Expected(
+        recipe=EXIM, mechanisms=(*SCRAM, "CRAM-MD5", "PLAIN", "LOGIN", "EXTERNAL"), vrfy=250, blocked=571,
+        extensions=ESMTP | {"PIPELINING", "CHUNKING", "SMTPUTF8"},
+    ),
+    "sendmail": Expected(
+        recipe=SENDMAIL, mechanisms=(*SCRAM, "CRAM-MD5", "PLAIN", "LOGIN", "EXTERNAL"), vrfy=250, blocked=571,
+        extensions=ESMTP | {"PIPELINING", "ENHANCEDSTATUSCODES"},
+    ),
+    "Courier": Expected(
+        recipe=COURIER, mechanisms=("CRAM-MD5", "PLAIN", "LOGIN", "EXTERNAL"), vrfy=250, blocked=0,
+        extensions=ESMTP | {"PIPELINING", "SMTPUTF8"},
+    ),
+    "OpenSMTPD": Expected(
+        recipe=OPENSMTPD, mechanisms=(), vrfy=500, blocked=0, extensions=ESMTP | {"ENHANCEDSTATUSCODES"},
+    ),
+}  # fmt: skip
+KNOWN = frozenset().union(*(each.extensions for each in SERVERS.values()))
+ALL_MECHANISMS = frozenset().union(*(each.mechanisms for each in SERVERS.values()))
+WITH_TLS = tuple(name for name in SERVERS if name != "OpenSMTPD")
+
+every_server = pytest.mark.parametrize("name", SERVERS)
+every_server_with_tls = pytest.mark.parametrize("name", WITH_TLS)
+every_login = pytest.mark.parametrize(
+    ("name", "mechanism"), [(name, each) for name in WITH_TLS for each in SERVERS[name].mechanisms]
+)
+every_password_login = pytest.mark.parametrize(
+    ("name", "mechanism"),
+    [(name, each) for name in WITH_TLS for each in SERVERS[name].mechanisms if each != "EXTERNAL"],
+)
+
+
+def session(
+    peer: Peer, tls: TlsMode | None = None, *, password: str | None = PASSWORD, mechanisms: tuple[str, ...] = ()
+) -> AbstractAsyncContextManager[client.SmtpClient]:
+    """Connect, by default with STARTTLS if the server has TLS, and log in."""
+    tls = tls or ("starttls" if peer.ports.smtps else "none")
+    port = peer.ports.smtps if tls == "implicit" else peer.ports.smtp
+    login = None if password is None or not peer.ports.smtps else client.Login(NAME, password, mechanisms=mechanisms)
+    context = None if tls == "none" else client_context()
+    return client.smtp_client(host=HOST, port=port, tls=tls, ssl_context=context, login=login, timeout=20)
+
+
+def with_certificate() -> ssl.SSLContext:
+    """The TLS context of a client whose certificate names the account."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority().configure_trust(context)
+    authority().issue_cert(NAME, common_name=NAME).configure_cert(context)
+    return context
+
+
+def make_message(body: bytes = b"body\r\n") -> tuple[bytes, bytes]:
+    """Return a mark that no other message has, and a message with it."""
+    mark = secrets.token_hex(8).encode()
+    return mark, b"From: bob@example.org\r\nTo: alice@example.test\r\nSubject: " + mark + b"\r\n\r\n" + body
+
+
+def body_of(data: bytes) -> bytes:
+    return data.partition(b"\n\n")[2]
+
+
+BODY = (
+    b".\r\n..\r\n.dot\r\n\r\nFrom here\r\n" + b"x" * 998 + b"\r\n" + b"." * 900 + b"\r\n \r\n"
+    + "grün\r\n".encode() + bytes(range(0xA0, 0x100)) + b"\r\n\ttab \r\n\r\n"
+)  # fmt: skip
+MODES: dict[TlsMode, tuple[str, ...]] = {"none": tuple(SERVERS), "starttls": WITH_TLS, "implicit": WITH_TLS}
+
+
+@on_both_loops
+@pytest.mark.parametrize(("tls", "name"), [(tls, name) for tls, names in MODES.items() for name in names])
+def test_message_arrives_unchanged(start: Start, run: Run, tls: TlsMode, name: str) -> None:
+    """Dots, a line of 998 bytes, bytes above 127, trailing whitespace, and an empty line at the end."""
+    peer = start(SERVERS[name].recipe)
+    mark, message = make_message(BODY)
+
+    async def main() -> None:
+        async with session(peer, tls) as smtp_session:
+            (await smtp_session.send(message, SENDER, [ALICE])).raise_for_rejected()
+
+    run(main)
+    assert body_of(peer.delivered(mark)) == BODY.replace(b"\r\n", b"\n")
+
+
+# What is offered, and logins
+
+
+@every_server
+def test_offered_extensions_are_those_known(start: Start, name: str) -> None:
+    """So a server that stops offering what another test uses is noticed."""
+    peer = start(SERVERS[name].recipe)
+
+    async def main() -> None:
+        async with session(peer, password=None) as smtp_session:
+            assert KNOWN & smtp_session.extensions.keys() == SERVERS[name].extensions
+
+    run_on_asyncio(main)
+
+
+@every_server_with_tls
+def test_offered_mechanisms_are_those_known(start: Start, name: str) -> None:
+    peer = start(SERVERS[name].recipe)
+
+    async def main() -> None:
+        async with client.smtp_client(
+            host=HOST, port=peer.ports.smtp, tls="starttls", ssl_context=with_certificate()
+        ) as smtp_session:
+            offered = ALL_MECHANISMS.intersection(smtp_session.extensions["AUTH"].split())
+            assert offered == set(SERVERS[name].mechanisms)
+            assert not any(each.endswith("-PLUS") for each in smtp_session.extensions["AUTH"].split())
+
+    run_on_asyncio(main)
+
+
+@on_both_loops
+@every_password_login
+def test_login_by_each_password_mechanism(start: Start, run: Run, name: str, mechanism: str) -> None:
+    peer = start(SERVERS[name].recipe)
+    mark, message = make_message()
+
+    async def main() -> None:
+        async with session(peer, "implicit", mechanisms=(mechanism,)) as smtp_session:
+            (await smtp_session.send(message, SENDER, [ALICE])).raise_for_rejected()
+
+    run(main)
+    assert body_of(peer.delivered(mark)) == b"body\n"
+
+
+@every_server_with_tls
+def test_login_without_tls(start: Start, name: str) -> None:
+    """By the strongest mechanism that is offered."""
+    peer = start(SERVERS[name].recipe)
+
+    async def main() -> None:
+        async with session(peer, "none") as smtp_session:
+            assert smtp_session.tls is None
+
+    run_on_asyncio(main)
+
+
+@on_both_loops
+@pytest.mark.parametrize("upgrade", [False, True], ids=["implicit", "upgraded"])
+@pytest.mark.parametrize("name", [name for name in WITH_TLS if "EXTERNAL" in SERVERS[name].mechanisms])
+def test_login_by_certificate(start: Start, run: Run, name: str, upgrade: bool) -> None:
+    """RFC 4422 appendix A."""
+    peer = start(SERVERS[name].recipe)
+
+    async def main() -> None:
+        external = sasl.ExternalClient(authorization_identity=NAME)
+        assert await smtp_login(peer.ports, with_certificate(), external, upgrade) == "ok"
+
+    run(main)
+
+
+@every_password_login
+def test_wrong_password_is_rejected(start: Start, name: str, mechanism: str) -> None:
+    peer = start(SERVERS[name].recipe)
+
+    async def main() -> None:
+        with pytest.raises(client.AuthenticationFailed) as caught:
+            async with session(peer, password="open poppy", mechanisms=(mechanism,)):
+                pass
+        assert isinstance(caught.value.reply, smtp.Reply)
+        assert caught.value.reply.code == 535
+
+    run_on_asyncio(main)
+
+
+@every_server_with_tls
+def test_certificate_of_an_unknown_authority_ends_the_session(start: Start, name: str) -> None:
+    peer = start(SERVERS[name].recipe)
+
+    async def main() -> None:
+        with pytest.raises(client.ConnectionFailed, match="certificate"):
+            await client.submit(
+                b"", SENDER, [ALICE], host=HOST, port=peer.ports.smtp, tls="starttls", login=(NAME, PASSWORD)
+            )
+
+    run_on_asyncio(main)
+
+
+# Transactions
+
+
+@on_both_loops
+@every_server
+def test_refused_recipient_does_not_affect_the_others(start: Start, run: Run, name: str) -> None:
+    peer = start(SERVERS[name].recipe)
+    (mark, message), (mark_2, message_2) = make_message(), make_message()
+
+    async def main() -> None:
+        async with session(peer) as smtp_session:
+            result = await smtp_session.send(message, SENDER, [UNKNOWN, ALICE])
+            assert result.accepted == (ALICE,)
+            assert result.rejected[UNKNOWN].code == 550
+            assert not (await smtp_session.send(message, SENDER, [UNKNOWN])).accepted
+            (await smtp_session.send(message_2, "", [DINAH, ALICE])).raise_for_rejected()
+
+    run(main)
+    assert body_of(peer.delivered(mark)) == body_of(peer.delivered(mark_2)) == b"body\n"
+
+
+@pytest.mark.parametrize("name", [name for name, each in SERVERS.items() if each.blocked])
+@pytest.mark.xfail(
+    strict=True, raises=client.ConnectionFailed,
+    reason="the client reads only the reply codes of the grammar in RFC 5321 section 4.2",
+)  # fmt: skip
+def test_reply_code_of_a_site_rejects_the_recipient(start: Start, name: str) -> None:
+    """RFC 5321 section 4.2.1: the first digit decides."""
+    peer = start(SERVERS[name].recipe)
+
+    async def main() -> None:
+        async with session(peer) as smtp_session:
+            result = await smtp_session.send(make_message()[1], SENDER, [BLOCKED, ALICE])
+            assert result.rejected[BLOCKED].code == SERVERS[name].blocked
+            assert result.accepted == (ALICE,)
+
+    run_on_asyncio(main)
+
+
+@on_both_loops
+@every_server
+def test_pipelined_commands_get_their_own_replies(start: Start, run: Run, name: str) -> None:
+    """They are in one write if the server offers PIPELINING.  QUIT is answered by 221, and the connection ends."""
+    peer = start(SERVERS[name].recipe)
+    codes: list[int] = []
+
+    async def main() -> None:
+        connect = loops.current().adapter.connect
+        async with await connect(lambda tls: smtp.ClientConnection(tls=tls), HOST, peer.ports.smtp or 0) as connection:
+            await replied(connection)
+            connection.send(smtp.Hello(domain="client.test"))
+            await replied(connection)
+            path = {each: smtp.Mailbox.parse(each) for each in (SENDER, ALICE, DINAH, UNKNOWN)}
+            for command in (
+                smtp.Mail(reverse_path=path[SENDER]), smtp.Rcpt(forward_path=path[ALICE]),
+                smtp.Rcpt(forward_path=path[UNKNOWN]), smtp.Rcpt(forward_path=path[DINAH]), smtp.Rset(),
+                smtp.Noop(), smtp.Quit(),
+            ):  # fmt: skip
+                connection.send(command)
+            async for event in connection:
+                assert isinstance(event, smtp.ReplyReceived)
+                codes.append(event.reply.code)
+
+    run(main)
+    assert codes == [250, 250, 550, 250, 250, 250, 221]
+
+
+@every_server
+def test_vrfy_and_help_are_answered(start: Start, name: str) -> None:
+    peer = start(SERVERS[name].recipe)
+
+    async def main() -> None:
+        async with session(peer) as smtp_session:
+            assert (await smtp_session.execute(smtp.Vrfy(argument=ALICE))).code == SERVERS[name].vrfy
+            assert (await smtp_session.execute(smtp.Help())).code in (214, 250, 500, 502)
+            assert (await smtp_session.execute(smtp.Noop())).code == 250
+
+    run_on_asyncio(main)
+
+
+@every_server
+def test_message_above_the_size_limit_is_not_sent(start: Start, name: str) -> None:
+    """RFC 1870.  Courier does not announce its limit, and replies to MAIL."""
+    peer = start(SERVERS[name].recipe)
+
+    async def main() -> None:
+        async with session(peer) as smtp_session:
+            message = make_message(b"x" * 70 + b"\r\n")[1] * (LIMIT // 60)
+            if smtp_session.extensions["SIZE"]:
+                with pytest.raises(client.NotSupported, match=str(LIMIT)):
+                    await smtp_session.send(message, SENDER, [ALICE])
+            else:
+                assert (await smtp_session.send(message, SENDER, [ALICE])).rejected[ALICE].code // 100 == 5
+            assert (await smtp_session.send(make_message()[1], SENDER, [ALICE])).complete
+
+    run_on_asyncio(main)
+
+
+@on_both_loops
+@every_server
+def test_content_above_the_size_limit_is_rejected(start: Start, run: Run, name: str) -> None:
+    """The size is not declared in MAIL, so the reply comes after the final dot; the session goes on."""
+    peer = start(SERVERS[name].recipe)
+
+    async def main() -> None:
+        async with session(peer) as smtp_session:
+            await smtp_session.execute(smtp.Mail(reverse_path=smtp.Mailbox.parse(SENDER)))
+            await smtp_session.execute(smtp.Rcpt(forward_path=smtp.Mailbox.parse(ALICE)))
+            await smtp_session.execute(smtp.Data())
+            await smtp_session.write((b"x" * 70 + b"\r\n") * (2 * LIMIT // 72))
+            assert (await smtp_session.execute(smtp.MessageComplete())).code // 100 == 5
+            assert (await smtp_session.send(make_message()[1], SENDER, [ALICE])).complete
+
+    run(main)
+
+
+@on_both_loops
+@pytest.mark.parametrize("name", [name for name, each in SERVERS.items() if "SMTPUTF8" in each.extensions])
+def test_non_ascii_address_is_accepted_with_smtputf8(start: Start, run: Run, name: str) -> None:
+    """RFC 6531: the address and the header are UTF-8."""
+    peer = start(SERVERS[name].recipe)
+    mark, _ = make_message()
+    message = "From: bób@example.org\r\nTo: grün@example.test\r\nSubject: ".encode() + mark + b"\r\n\r\nbody\r\n"
+
+    async def main() -> None:
+        async with session(peer) as smtp_session:
+            result = await smtp_session.send(message, "bób@example.org", ["grün@example.test"])
+            result.raise_for_rejected()
+
+    run(main)
+    assert "From: bób@example.org\n".encode() in peer.delivered(mark)
+
+
+@pytest.mark.parametrize("name", [name for name, each in SERVERS.items() if "SMTPUTF8" not in each.extensions])
+def test_non_ascii_address_is_not_sent_without_smtputf8(start: Start, name: str) -> None:
+    peer = start(SERVERS[name].recipe)
+
+    async def main() -> None:
+        async with session(peer) as smtp_session:
+            with pytest.raises(client.NotSupported, match="SMTPUTF8"):
+                await smtp_session.send(make_message()[1], SENDER, ["grün@example.test"])
+
+    run_on_asyncio(main)
+
+
+@on_both_loops
+@every_server
+def test_requested_delivery_report_arrives(start: Start, run: Run, name: str) -> None:
+    """RFC 3461: NOTIFY, RET and ENVID.  The report quotes the envelope identifier, except that of OpenSMTPD.
+
+    Exim does not decode it (RFC 3461 section 4.4 says that the original value is reported).
+    """
+    peer = start(SERVERS[name].recipe)
+    mark, message = make_message()
+    dsn = client.Dsn(notify=("SUCCESS", "FAILURE"), ret="HDRS", envelope_id=f"id+{mark.decode()}")
+
+    async def main() -> None:
+        async with session(peer) as smtp_session:
+            (await smtp_session.send(message, ALICE, [DINAH], dsn=dsn)).raise_for_rejected()
+
+    run(main)
+    report = peer.delivered(mark, b"delivery-status").lower()
+    quoted = {"Exim": b"id+2b" + mark, "OpenSMTPD": b""}.get(name, b"id+" + mark)
+    assert quoted in report
+
+
+CHUNKING = [name for name, each in SERVERS.items() if "CHUNKING" in each.extensions]
+
+
+@on_both_loops
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name != "Exim" else pytest.param(name, marks=pytest.mark.xfail(
+            strict=True, raises=RemoteProtocolError,
+            reason="Exim replies 552 to the chunk, then takes data for commands and closes: the message gets no reply",
+        ))
+        for name in CHUNKING
+    ],
+)  # fmt: skip
+def test_chunk_above_the_size_limit_is_rejected(start: Start, run: Run, name: str) -> None:
+    """RFC 3030: BDAT, with further chunks and the end of the message after it, as PIPELINING allows."""
+    peer = start(SERVERS[name].recipe)
+    replies: list[smtp.Reply] = []
+
+    async def main() -> None:
+        connect = loops.current().adapter.connect
+        async with await connect(lambda tls: smtp.ClientConnection(tls=tls), HOST, peer.ports.smtp or 0) as connection:
+            await replied(connection)
+            connection.send(smtp.Hello(domain="client.test"))
+            await replied(connection)
+            connection.send(smtp.Mail(reverse_path=smtp.Mailbox.parse(SENDER)))
+            connection.send(smtp.Rcpt(forward_path=smtp.Mailbox.parse(ALICE)))
+            await replied(connection)
+            await replied(connection)
+            for _ in range(10):
+                connection.send(MessageChunk(data=b"VRFY b\r\n" * (LIMIT // 40)))
+            connection.send(smtp.MessageComplete())
+            async for event in connection:
+                assert isinstance(event, smtp.ReplyReceived)
+                replies.append(event.reply)
+                if isinstance(event.command, smtp.MessageComplete):
+                    return
+
+    run(main)
+    assert 552 in [reply.code for reply in replies]
+    assert replies[-1].code // 100 == 5
+
+
+# As the next hop of our server
+
+SECURE = pytest.mark.parametrize("hop", [BY_STARTTLS, INSIDE_TLS], ids=["starttls", "implicit"])
+
+
+def port_of(peer: Peer, hop: dict[str, Any]) -> int:
+    port = peer.ports.smtps if hop.get("implicit_tls") else peer.ports.smtp
+    assert port is not None
+    return port
+
+
+def relayed(served: Served, *recipients: str, body: bytes = b".\r\n..dots\r\nbody\r\n") -> tuple[bytes, list[str]]:
+    """Send a message to our server as a client that has logged in; return its mark and the replies."""
+    mark, message = make_message(body)
+    with logged_in(served) as smtp_client:
+        return mark, send(smtp_client, *recipients, content=message)
+
+
+@on_both_loops
+@every_server
+def test_mail_is_relayed_in_clear_text(start: Start, run: Run, name: str) -> None:
+    """A rejected recipient is rejected at its RCPT, with the reply of the next hop."""
+    peer = start(SERVERS[name].recipe)
+
+    def relay(served: Served) -> bytes:
+        mark, replies = relayed(served, DINAH, LOCAL, "unknown@far.test")
+        assert [reply[:3] for reply in replies] == ["250", "250", "550", "250"]
+        return mark
+
+    mark = run(lambda: relay_to(port_of(peer, IN_CLEAR), relay, **IN_CLEAR))
+    assert body_of(peer.delivered(mark)) == b".\n..dots\nbody\n"
+
+
+@on_both_loops
+@SECURE
+@every_server_with_tls
+def test_mail_is_relayed_with_a_login_inside_tls(start: Start, run: Run, name: str, hop: dict[str, Any]) -> None:
+    peer = start(SERVERS[name].recipe)
+    login = server.Login(name=NAME, password=PASSWORD.encode())
+
+    def relay(served: Served) -> bytes:
+        mark, replies = relayed(served, DINAH)
+        assert [reply[:3] for reply in replies] == ["250", "250"]
+        return mark
+
+    mark = run(lambda: relay_to(port_of(peer, hop), relay, login=login, **hop))
+    assert b"ESMTPSA" in peer.delivered(mark).upper()
+
+
+@every_server_with_tls
+def test_wrong_password_at_the_next_hop_gives_451(start: Start, name: str) -> None:
+    peer = start(SERVERS[name].recipe)
+    login = server.Login(name=NAME, password=b"open poppy")
+
+    def relay(served: Served) -> None:
+        assert relayed(served, DINAH)[1][0].startswith("451 4.4.1")
+
+    run_on_asyncio(lambda: relay_to(port_of(peer, BY_STARTTLS), relay, login=login, **BY_STARTTLS))
+
+
+@pytest.mark.parametrize("name", [name for name, each in SERVERS.items() if each.blocked])
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError,
+    reason="the reply 571 of the next hop is not in the grammar of RFC 5321 section 4.2, and becomes 451",
+)  # fmt: skip
+def test_reply_code_of_a_site_is_passed_on_as_a_rejection(start: Start, name: str) -> None:
+    peer = start(SERVERS[name].recipe)
+
+    def relay(served: Served) -> None:
+        assert relayed(served, BLOCKED.replace("example", "far"), DINAH)[1][0].startswith("554 5.7.1")
+
+    run_on_asyncio(lambda: relay_to(port_of(peer, IN_CLEAR), relay, **IN_CLEAR))
+
+
+def test_next_hop_whose_tls_fails_gets_clear_text_only_without_a_login(start: Start) -> None:
+    """OpenSMTPD of Debian 12 offers STARTTLS, and ends every handshake with an alert."""
+    peer = start(OPENSMTPD)
+    opportunistic: dict[str, Any] = {"ssl_context": client_context(), "tls_required": False}
+
+    def relay(served: Served) -> tuple[bytes, list[str]]:
+        return relayed(served, DINAH)
+
+    mark, replies = run_on_asyncio(lambda: relay_to(port_of(peer, {}), relay, **opportunistic))
+    assert [reply[:3] for reply in replies] == ["250", "250"]
+    assert body_of(peer.delivered(mark)) == b".\n..dots\nbody\n"
+    login = server.Login(name=NAME, password=PASSWORD.encode())
+    _, replies = run_on_asyncio(lambda: relay_to(port_of(peer, {}), relay, login=login, **opportunistic))
+    assert replies[0].startswith("451 4.4.1")
+
+
+def test_mailauth_serve_relays_with_a_login(start: Start, tmp_path: Path) -> None:
+    """The options of the command: a URL with a user name, a password file, and the CA."""
+    peer = start(POSTFIX)
+    mark, message = make_message()
+    password = tmp_path / "password"
+    password.touch(mode=0o600)
+    password.write_text(PASSWORD)
+    options = (
+        *("--legacy", "--user", f"{NAME}:{OUR_PASSWORD}"),
+        *("--relay-to", f"smtps://{NAME}@{HOST}:{peer.ports.smtps}", "--relay-password-file", str(password)),
+        *("--relay-ca", str(peer.home / "authority.pem")),
+    )
+    with (
+        served(tmp_path, *options) as ours,
+        smtplib.SMTP(HOST, ours.port("smtp"), "client.test", timeout=20) as smtp_client,
+    ):
+        smtp_client.login(NAME, OUR_PASSWORD)
+        assert not smtp_client.sendmail(LOCAL, [DINAH], message)
+    assert body_of(peer.delivered(mark)) == b"body\n"
