@@ -54,7 +54,18 @@ ulimit -n 1024  # for servers that close every possible descriptor
 cd /srv
 exec sh -e start
 """
-_UNSHARE: Final = ("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc")
+_UNSHARE: Final = (
+    "setpriv",
+    "--pdeathsig",
+    "KILL",
+    "unshare",
+    "--mount",
+    "--uts",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+)
 
 _USERS: Final = (
     "alice", "dinah", "cyrus", "courier", "Debian-exim", "opensmtpd", "opensmtpq", "popa3d", "postfix", "smmsp",
@@ -72,6 +83,8 @@ class Peer:
     home: Path
     ports: server.RunningServer
     lmtp: int | None
+    impatient: int | None
+    """A port for SMTP that closes a connection which is idle for a second."""
 
     def fill(self, messages: Sequence[bytes], *, maildir: str | None = None) -> None:
         """Replace the messages of the account, in its mbox or in a Maildir below the home directory of the server."""
@@ -93,6 +106,13 @@ class Peer:
     def log(self) -> str:
         """Return what it has printed."""
         return (self.home / "log").read_text(errors="replace")
+
+    def wait_for(self, text: str) -> None:
+        """Wait until *text* is in the log."""
+        deadline = time.monotonic() + _TIMEOUT
+        while text not in self.log():
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.02)
 
     def delivered(self, *marks: bytes) -> bytes:
         """Wait for the file in ``mail`` that contains all *marks*, and return it."""
@@ -155,7 +175,7 @@ def running(recipe: Recipe) -> Iterator[Peer]:
                         pop3=ports.get("pop3"),
                         pop3s=ports.get("pop3s"),
                     )
-                    yield Peer(home=home, ports=numbers, lmtp=ports.get("lmtp"))
+                    yield Peer(home=home, ports=numbers, lmtp=ports.get("lmtp"), impatient=ports.get("impatient"))
                 return
             except _NotStarted as error:
                 if attempt == _ATTEMPTS or "in use" not in str(error):

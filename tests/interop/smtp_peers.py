@@ -1,7 +1,8 @@
 """The configurations of the SMTP servers that ``peers.running()`` starts.
 
 Each accepts mail for the mailboxes of ``peers`` and has TLS on both ports.  The account has every mechanism that the
-server offers.  Mail for blocked@example.test is rejected with a code of the site.
+server offers.  Some of them reject mail for blocked@example.test with a code of the site, and messages with the field
+``X-Reject``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ chmod 644 sasldb
 
 POSTFIX: Final = Recipe(
     program="/usr/sbin/postfix",
-    ports=_PORTS,
+    ports=(*_PORTS, "impatient"),
     files={
         "etc/postfix/main.cf": """
 compatibility_level = 3.6
@@ -54,10 +55,17 @@ smtpd_tls_security_level = may
 smtpd_tls_chain_files = /srv/certificate.pem
 smtpd_relay_restrictions = permit_sasl_authenticated reject_unauth_destination
 smtpd_recipient_restrictions = check_recipient_access inline:{ {blocked@example.test=571 5.7.1 Blocked} } permit
-smtpd_delay_reject = yes
+smtpd_recipient_limit = 20
+smtpd_hard_error_limit = 20
+smtpd_error_sleep_time = 0
+broken_sasl_auth_clients = yes
+recipient_delimiter = +
+header_checks = regexp:{ {/^X-Reject:/ REJECT no} }
 """,
         "etc/postfix/master.cf": """
 127.0.0.1:@smtp@ inet n - n - - smtpd
+127.0.0.1:@impatient@ inet n - n - - smtpd
+  -o smtpd_timeout=1s
 127.0.0.1:@smtps@ inet n - n - - smtpd
   -o smtpd_tls_wrappermode=yes
   -o smtpd_client_restrictions=permit_sasl_authenticated,reject
@@ -111,7 +119,7 @@ host_lookup =
 keep_environment =
 acl_smtp_mail = sender
 acl_smtp_rcpt = recipient
-acl_smtp_data = accept
+acl_smtp_data = content
 acl_smtp_vrfy = accept
 
 begin acl
@@ -123,6 +131,10 @@ recipient:
   deny message = 571 5.7.1 Blocked
        local_parts = blocked
   require verify = recipient
+  accept
+content:
+  deny condition = ${if def:h_X-Reject:}
+       message = 5.7.1 no
   accept
 
 begin routers

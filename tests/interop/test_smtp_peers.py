@@ -301,6 +301,57 @@ def test_pipelined_commands_get_their_own_replies(start: Start, run: Run, name: 
     assert codes == [250, 250, 550, 250, 250, 250, 221]
 
 
+@on_both_loops
+@pytest.mark.parametrize("name", ["Postfix", "Exim"])
+def test_message_rejected_after_its_content_does_not_affect_the_next(start: Start, run: Run, name: str) -> None:
+    """Both have CHUNKING, so the reply is that to the last BDAT."""
+    peer = start(SERVERS[name].recipe)
+    mark, message = make_message()
+
+    async def main() -> None:
+        async with session(peer) as smtp_session:
+            result = await smtp_session.send(b"X-Reject: yes\r\n" + message, SENDER, [ALICE, DINAH])
+            assert [reply.code for reply in result.replies.values()] == [550, 550]
+            assert result.rejected[ALICE].enhanced_status_code == "5.7.1"
+            assert (await smtp_session.send(message, SENDER, [ALICE])).complete
+
+    run(main)
+    assert b"X-Reject" not in peer.delivered(mark)
+
+
+@on_both_loops
+def test_recipients_above_the_limit_are_rejected(start: Start, run: Run) -> None:
+    """RFC 5321 section 4.5.3.1.10: 452; the others get the message."""
+    peer = start(POSTFIX)
+    names = [f"alice+{number}@example.test" for number in range(30)]
+
+    async def main() -> None:
+        async with session(peer) as smtp_session:
+            result = await smtp_session.send(make_message()[1], SENDER, names)
+            assert result.accepted == tuple(names[:20])
+            assert {reply.code for reply in result.rejected.values()} == {452}
+
+    run(main)
+
+
+@on_both_loops
+def test_reply_421_is_the_reply_to_all_further_commands(start: Start, run: Run) -> None:
+    """RFC 5321 section 3.8: Postfix ends the session after 20 errors, while more pipelined commands arrive."""
+    peer = start(POSTFIX)
+    names = [f"unknown+{number}@example.test" for number in range(18)]
+
+    async def main() -> None:
+        async with session(peer) as smtp_session:
+            first = await smtp_session.send(make_message()[1], SENDER, names)
+            assert {reply.code for reply in first.rejected.values()} == {550}
+            second = await smtp_session.send(make_message()[1], SENDER, [*names, ALICE])
+            assert second.rejected[ALICE].code == second.rejected[names[-1]].code == 421
+            third = await smtp_session.send(make_message()[1], SENDER, [ALICE])
+            assert third.rejected[ALICE].code == 421
+
+    run(main)
+
+
 @every_server
 def test_vrfy_and_help_are_answered(start: Start, name: str) -> None:
     peer = start(SERVERS[name].recipe)
@@ -515,6 +566,25 @@ def test_reply_code_of_a_site_is_passed_on_as_a_rejection(start: Start, name: st
         assert relayed(served, BLOCKED.replace("example", "far"), DINAH)[1][0].startswith("554 5.7.1")
 
     run_on_asyncio(lambda: relay_to(port_of(peer, IN_CLEAR), relay, **IN_CLEAR))
+
+
+@on_both_loops
+def test_next_hop_that_has_closed_an_idle_connection_is_connected_again(start: Start, run: Run) -> None:
+    """Postfix sends 421 before it closes.  That is not the reply to the next command."""
+    peer = start(POSTFIX)
+
+    def relay(served: Served) -> bytes:
+        with logged_in(served) as smtp_client:
+            (mark, message), (mark_2, message_2) = make_message(), make_message()
+            assert send(smtp_client, DINAH, content=message)[-1].startswith("250")
+            closed = peer.log().count("timeout after")
+            peer.delivered(mark)
+            while peer.log().count("timeout after") == closed:
+                peer.wait_for("timeout after")
+            assert send(smtp_client, DINAH, content=message_2)[-1].startswith("250")
+            return mark_2
+
+    peer.delivered(run(lambda: relay_to(peer.impatient or 0, relay, **IN_CLEAR)))
 
 
 def test_next_hop_whose_tls_fails_gets_clear_text_only_without_a_login(start: Start) -> None:
