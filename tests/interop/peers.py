@@ -68,8 +68,8 @@ _UNSHARE: Final = (
 )
 
 _USERS: Final = (
-    "alice", "dinah", "cyrus", "courier", "Debian-exim", "opensmtpd", "opensmtpq", "popa3d", "postfix", "smmsp",
-    "smmta", "spop3d",
+    "alice", "dinah", "cyrus", "courier", "Debian-exim", "dovecot", "dovenull", "opensmtpd", "opensmtpq", "popa3d",
+    "postfix", "smmsp", "smmta", "spop3d",
 )  # fmt: skip
 _GROUPS: Final = ("postdrop",)
 _FIRST_ID: Final = 7000

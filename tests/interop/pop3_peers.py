@@ -72,6 +72,67 @@ exec /usr/lib/cyrus/bin/master -C /srv/imapd.conf -M /srv/cyrus.conf -p /run/cyr
 """,
 )
 
+DOVECOT: Final = Recipe(
+    program="/usr/lib/dovecot/pop3",
+    ports=("pop3", "pop3s"),
+    files={
+        "dovecot.conf": """
+base_dir = /run/dovecot
+state_dir = /var/lib/dovecot
+log_path = /dev/stderr
+mail_location = maildir:~/Maildir
+first_valid_uid = 1000
+protocols = pop3
+listen = 127.0.0.1
+hostname = mail.example.test
+ssl = yes
+ssl_cert = </srv/certificate.pem
+ssl_key = </srv/certificate.pem
+ssl_ca = </srv/authority.pem
+ssl_require_crl = no
+ssl_verify_client_cert = yes
+auth_ssl_username_from_cert = yes
+auth_mechanisms = plain login cram-md5 apop scram-sha-1 scram-sha-256 external
+auth_failure_delay = 0
+disable_plaintext_auth = no
+pop3_lock_session = yes
+service anvil {
+  unix_listener anvil-auth-penalty {
+    mode = 0
+  }
+}
+service pop3-login {
+  inet_listener pop3 {
+    port = @pop3@
+  }
+  inet_listener pop3s {
+    port = @pop3s@
+    ssl = yes
+  }
+}
+passdb {
+  driver = static
+  mechanisms = external
+  args = nopassword=y
+}
+passdb {
+  driver = passwd-file
+  args = /srv/users
+}
+userdb {
+  driver = static
+  args = uid=alice gid=alice home=/srv/mail/%u
+}
+""",
+        "users": "alice:{PLAIN}@password@\n",
+    },
+    start="""
+mkdir -p var/lib/dovecot mail/alice/Maildir/new mail/alice/Maildir/cur mail/alice/Maildir/tmp
+chown -R alice mail/alice
+exec dovecot -F -c /srv/dovecot.conf
+""",
+)
+
 MAILUTILS: Final = Recipe(
     program="/usr/bin/popauth",
     ports=("pop3", "pop3s"),

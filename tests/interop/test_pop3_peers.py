@@ -1,4 +1,4 @@
-"""Our POP3 client with real servers: Cyrus, Courier, mailutils, popa3d and solid-pop3d; and LMTP with Cyrus.
+"""Our POP3 client with real servers: Cyrus, Courier, Dovecot, mailutils, popa3d and solid-pop3d; and LMTP with Cyrus.
 
 Skipped if they are not unpacked (``unpack_servers.sh``), which is an error with MAILAUTH_INTEROP=require; also skipped
 without root.
@@ -21,7 +21,7 @@ from mailauth_io.client import TlsMode
 from mailauth_io.client.sync import pop3_client as blocking_client
 from tests.interop.client_config import HOST
 from tests.interop.peers import NAME, PASSWORD, Peer, Recipe
-from tests.interop.pop3_peers import CYRUS, MAILUTILS, POPA3D, SOLID_POP3D
+from tests.interop.pop3_peers import CYRUS, DOVECOT, MAILUTILS, POPA3D, SOLID_POP3D
 from tests.interop.smtp_peers import COURIER
 from tests.io import loops
 from tests.io.logins import pop3_login, replied
@@ -80,6 +80,11 @@ SERVERS = {
         recipe=COURIER, fill=in_maildir, in_use=None, code="",
         mechanisms=("CRAM-MD5", "PLAIN", "LOGIN", "USER", "EXTERNAL"), capabilities=CAPA | {"SASL", "UTF8"},
     ),
+    "Dovecot": Expected(
+        recipe=DOVECOT, fill=in_maildir, in_use="IN-USE", code="AUTH",
+        mechanisms=("SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "APOP", "PLAIN", "LOGIN", "USER", "EXTERNAL"),
+        capabilities=CAPA | {"SASL", "RESP-CODES", "AUTH-RESP-CODE"},
+    ),
     "mailutils": Expected(
         recipe=MAILUTILS, fill=in_mbox, in_use="IN-USE", code="AUTH",
         mechanisms=("APOP", "USER"), capabilities=CAPA | {"RESP-CODES", "AUTH-RESP-CODE"},
@@ -93,7 +98,7 @@ SERVERS = {
     ),
 }  # fmt: skip
 KNOWN = frozenset().union(*(each.capabilities for each in SERVERS.values()))
-WITH_TLS = ("Cyrus", "Courier", "mailutils")
+WITH_TLS = ("Cyrus", "Courier", "Dovecot", "mailutils")
 
 every_server = pytest.mark.parametrize("name", SERVERS)
 every_password_login = pytest.mark.parametrize(
@@ -182,6 +187,43 @@ def test_login_by_each_password_mechanism(start: Start, run: Run, name: str, mec
     run(main)
 
 
+@pytest.mark.parametrize(
+    ("name", "mechanism"),
+    [
+        pytest.param(name, each, marks=pytest.mark.xfail(
+            strict=True, raises=client.AuthenticationFailed,
+            reason="Cyrus offers -PLUS, so it takes the flag y of the client for a downgrade attack",
+        )) if name == "Cyrus" and each.startswith("SCRAM-") else (name, each)
+        for name in WITH_TLS for each in SERVERS[name].mechanisms if each != "EXTERNAL"
+    ],
+)  # fmt: skip
+def test_login_by_each_password_mechanism_inside_tls(start: Start, name: str, mechanism: str) -> None:
+    peer = start(SERVERS[name].recipe)
+
+    async def main() -> None:
+        async with session(peer, mechanisms=(mechanism,)) as maildrop:
+            assert maildrop.tls is not None
+            assert (await maildrop.execute(pop3.Noop())).positive
+
+    run_on_asyncio(main)
+
+
+@pytest.mark.parametrize("name", [name for name, each in SERVERS.items() if "SASL" in each.capabilities])
+def test_offered_mechanisms_are_those_known(start: Start, name: str) -> None:
+    """Inside TLS, without a client certificate.  Only Cyrus offers -PLUS."""
+    peer = start(SERVERS[name].recipe)
+    usable = {"PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256"}
+
+    async def main() -> None:
+        async with session(peer) as maildrop:
+            offered = set(maildrop.capabilities["SASL"].split())
+            assert offered & usable == usable.intersection(SERVERS[name].mechanisms)
+            plus = {each for each in offered if each.endswith("-PLUS")}
+            assert plus == ({"SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS"} if name == "Cyrus" else set())
+
+    run_on_asyncio(main)
+
+
 @every_server
 def test_login_by_the_strongest_mechanism(start: Start, name: str) -> None:
     """Without TLS; no mechanism is named."""
@@ -217,9 +259,10 @@ def test_login_by_the_strongest_mechanism_inside_tls(start: Start, name: str, tl
 
 @on_both_loops
 @pytest.mark.parametrize("upgrade", [False, True], ids=["implicit", "upgraded"])
-def test_login_by_certificate_at_courier(start: Start, run: Run, upgrade: bool) -> None:
+@pytest.mark.parametrize("name", ["Courier", "Dovecot"])
+def test_login_by_certificate(start: Start, run: Run, name: str, upgrade: bool) -> None:
     """RFC 4422 appendix A."""
-    peer = start(COURIER)
+    peer = start(SERVERS[name].recipe)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority().configure_trust(context)
     authority().issue_cert(NAME, common_name=NAME).configure_cert(context)

@@ -13,6 +13,7 @@ packages=(
     opensmtpd
     courier-base courier-mta courier-pop courier-authdaemon courier-authlib courier-authlib-userdb
     cyrus-common cyrus-imapd cyrus-pop3d
+    dovecot-core dovecot-pop3d
     mailutils-pop3d popa3d solid-pop3d
     libsasl2-modules libsasl2-modules-db sasl2-bin
 )
