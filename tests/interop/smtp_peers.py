@@ -25,7 +25,7 @@ printf %s '@password@' | saslpasswd2 -c -p -f sasldb -u mail.example.test alice
 chmod 644 sasldb
 """
 
-# Only the port with implicit TLS requires a login.
+# Only the port with implicit TLS requires a login, and it does not offer CHUNKING.
 
 POSTFIX: Final = Recipe(
     program="/usr/sbin/postfix",
@@ -68,6 +68,7 @@ header_checks = regexp:{ {/^X-Reject:/ REJECT no} }
   -o smtpd_timeout=1s
 127.0.0.1:@smtps@ inet n - n - - smtpd
   -o smtpd_tls_wrappermode=yes
+  -o smtpd_discard_ehlo_keywords=chunking
   -o smtpd_client_restrictions=permit_sasl_authenticated,reject
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
@@ -113,6 +114,7 @@ tls_try_verify_hosts = *
 message_size_limit = @limit@
 smtputf8_advertise_hosts = *
 dsn_advertise_hosts = *
+chunking_advertise_hosts = ${if eq{$received_port}{@smtps@}{}{*}}
 rfc1413_query_timeout = 0s
 smtp_accept_max = 0
 host_lookup =

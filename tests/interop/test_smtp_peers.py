@@ -125,7 +125,10 @@ MODES: dict[TlsMode, tuple[str, ...]] = {"none": tuple(SERVERS), "starttls": WIT
 @on_both_loops
 @pytest.mark.parametrize(("tls", "name"), [(tls, name) for tls, names in MODES.items() for name in names])
 def test_message_arrives_unchanged(start: Start, run: Run, tls: TlsMode, name: str) -> None:
-    """Dots, a line of 998 bytes, bytes above 127, trailing whitespace, and an empty line at the end."""
+    """Dots, a line of 998 bytes, bytes above 127, trailing whitespace, and an empty line at the end.
+
+    By DATA to the port with implicit TLS and to servers without CHUNKING, otherwise by BDAT.
+    """
     peer = start(SERVERS[name].recipe)
     mark, message = make_message(BODY)
 
