@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import attrs
 import pytest
 
@@ -353,6 +354,47 @@ def test_reply_421_is_the_reply_to_all_further_commands(start: Start, run: Run) 
             assert third.rejected[ALICE].code == 421
 
     run(main)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name != "Postfix" else pytest.param(name, marks=pytest.mark.xfail(
+            strict=True, raises=client.MessageRejected,
+            reason="the client sends BDAT 0 LAST alone, which Postfix rejects with 551 5.7.1 Null BDAT request",
+        ))
+        for name in SERVERS
+    ],
+)  # fmt: skip
+def test_message_without_content_is_accepted(start: Start, name: str) -> None:
+    """RFC 3030 section 2 allows a chunk of 0 bytes, but DATA is accepted everywhere."""
+    peer = start(SERVERS[name].recipe)
+
+    async def main() -> None:
+        async with session(peer) as smtp_session:
+            (await smtp_session.send(b"", SENDER, [ALICE])).raise_for_rejected()
+
+    run_on_asyncio(main)
+
+
+@on_both_loops
+@every_server
+def test_sessions_at_the_same_time_do_not_affect_each_other(start: Start, run: Run, name: str) -> None:
+    peer = start(SERVERS[name].recipe)
+    sent = [make_message(bytes([0x61 + number]) * 100 * number + b"\r\n") for number in range(6)]
+
+    async def submit(message: bytes) -> None:
+        async with session(peer) as smtp_session:
+            (await smtp_session.send(message, SENDER, [ALICE])).raise_for_rejected()
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            for _, message in sent:
+                group.start_soon(submit, message)
+
+    run(main)
+    for mark, message in sent:
+        assert body_of(peer.delivered(mark)) == body_of(message.replace(b"\r\n", b"\n"))
 
 
 @every_server
