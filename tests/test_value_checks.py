@@ -84,7 +84,7 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
                 (
                     *("authentication_required", "tls_required", "starttls", "lmtp", "pipelining", "eight_bit_mime"),
                     *("enhanced_status_codes", "chunking", "binary_mime", "smtputf8", "dsn", "requiretls", "limits"),
-                    *("allow_space_after_colon", "allow_trailing_space", "allow_bare_line_ends"),
+                    *("strict_syntax", "allow_bare_line_ends"),
                 ),
                 "flag",
             ),
@@ -123,6 +123,7 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
             "mechanisms_without_tls": "names",
             "stls": "flag",
             "utf8": "flag",
+            "strict_syntax": "flag",
             "login_delay": "count or None",
             "expire": "count or None",
             "implementation": "text",

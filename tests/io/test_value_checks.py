@@ -194,6 +194,7 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
             "failure_delay": "delay",
             "mechanisms": "mechanisms",
             "legacy": "flag",
+            "strict_syntax": "flag",
             "grant_lifetime": "lifetime",
             "grant_ipv6_prefix": "count",
             "limits": "object",

@@ -96,6 +96,10 @@ class ServerSettings:
     implementation: str = attrs.field(default="mailauth", validator=value_of(str))
     """The text of IMPLEMENTATION in CAPA (RFC 2449 section 6.9); empty to omit it."""
 
+    strict_syntax: bool = attrs.field(default=False, validator=value_of(bool))
+    """Reject commands that break the grammar of RFC 1939, even where their meaning is clear; docs/tolerance.md lists
+    what is accepted otherwise."""
+
     max_command_line: int = attrs.field(default=MAX_COMMAND_LINE, validator=integer(MAX_COMMAND_LINE))
     """Maximum bytes of a command with CRLF (RFC 2449 section 4).  A line of an AUTH exchange may have 12,288."""
 

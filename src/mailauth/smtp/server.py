@@ -183,7 +183,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
     def _read(self, line: bytes) -> ServerEvent | None:
         """Handle *line*, which is not one of the common lines."""
         settings = self._settings
-        said = line.rstrip(b" \t") if settings.allow_trailing_space else line
+        said = line if settings.strict_syntax else line.rstrip(b" \t")
         try:
             verb, argument = split_line(said, smtputf8=settings.smtputf8)
         except Malformed:
@@ -195,7 +195,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
             if verb in _HTTP:
                 return self._reject_foreign_protocol(line)
             return self._reject("", line, _standard_replies.UNKNOWN_COMMAND)
-        if settings.allow_space_after_colon and verb in ("MAIL", "RCPT"):
+        if not settings.strict_syntax and verb in ("MAIL", "RCPT"):
             argument = _SPACE_AFTER_COLON.sub(r"\1<", argument)
         try:
             if said.endswith(b" "):

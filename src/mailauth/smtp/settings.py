@@ -103,12 +103,9 @@ class ServerSettings:
     recognize no other) and its parameters, such as ``MT-PRIORITY MIXER`` (RFC 5321 section 4.1.1.1).  An extension with
     its own setting must not be listed here."""
 
-    allow_space_after_colon: bool = attrs.field(default=False, validator=value_of(bool))
-    """Accept ``MAIL FROM: <a@b>``, which RFC 5321 section 3.3 forbids but some devices send; otherwise reply 501."""
-
-    allow_trailing_space: bool = attrs.field(default=False, validator=value_of(bool))
-    """Accept a command with spaces or tabs before its CRLF, as RFC 5321 section 4.1.1 recommends; otherwise reply 501
-    to a space and 500 to a tab."""
+    strict_syntax: bool = attrs.field(default=False, validator=value_of(bool))
+    """Reject commands that break the grammar of RFC 5321, even where their meaning is clear; docs/tolerance.md lists
+    what is accepted otherwise."""
 
     allow_bare_line_ends: bool = attrs.field(default=False, validator=value_of(bool))
     """Pass on content with bare CR, bare LF or NUL unchanged, even without BINARYMIME.  An application that relays it

@@ -79,6 +79,7 @@ def read(settings: Settings) -> ServerSetup:
             failure_delay=settings.failure_delay,
             mechanisms=settings.mechanisms,
             legacy=settings.legacy,
+            strict_syntax=settings.strict,
             grant_lifetime=settings.grant_lifetime,
             grant_ipv6_prefix=settings.grant_ipv6_prefix,
             no_grants_from=settings.no_grants_from,

@@ -217,6 +217,10 @@ class Settings:
         resolve=parsers.Reference.resolve, help="store of names in client certificates, in place of [tls] client_names",
     )  # fmt: skip
 
+    strict: bool = options.switch(
+        "server", "strict", "--strict",
+        help="reject commands that break the grammar of the RFCs even where their meaning is clear (docs/tolerance.md)",
+    )  # fmt: skip
     interceptors: tuple[parsers.Reference, ...] = options.values(
         "server", "interceptors", None, parsers.reference, metavar="MODULE:ATTRIBUTE",
         resolve=parsers.Reference.resolve, help="function that may answer questions before the server does",

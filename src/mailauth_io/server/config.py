@@ -143,6 +143,9 @@ class Config:
     legacy: bool = attrs.field(default=False, validator=field(check_type, bool))
     """Offer and accept clear-text passwords and MD5 digests without TLS."""
 
+    strict_syntax: bool = attrs.field(default=False, validator=field(check_type, bool))
+    """Reject commands that break the grammar of the RFCs, even where their meaning is clear (docs/tolerance.md)."""
+
     grant_lifetime: float = attrs.field(default=LIFETIME, validator=_check_lifetime)
     """Seconds for which a POP3 login permits its address to relay, at most a year; 0: no grants."""
 
@@ -207,7 +210,7 @@ class Config:
             scram_decoy=_UNUSED_DECOY,
             mechanisms_without_tls=CLEAR.intersection(mechanisms.names) if self.legacy else frozenset(),
             chunking=True,
-            allow_trailing_space=True,
+            strict_syntax=self.strict_syntax,
             starttls=self.ssl_context is not None,
             max_message_size=self.max_message_size,
             timeout=self.smtp_timeout,
@@ -223,6 +226,7 @@ class Config:
             mechanisms=mechanisms,
             scram_decoy=_UNUSED_DECOY,
             mechanisms_without_tls=CLEAR.intersection(mechanisms.names) if self.legacy else frozenset(),
+            strict_syntax=self.strict_syntax,
             stls=self.ssl_context is not None,
             timeout=self.pop3_timeout,
             login_timeout=self.login_timeout,
