@@ -14,7 +14,8 @@ import statistics
 import time
 import tracemalloc
 
-from mailauth.grants import Address, GrantTable
+from mailauth.addresses import Address
+from mailauth.grants import GrantTable
 
 ROUNDS = 9
 LOOKUPS = 20_000

@@ -10,14 +10,13 @@ configuration file of ``mailauth serve``: ``interceptors = ["greylisting:Greylis
 import argparse
 import asyncio
 import contextlib
-import ipaddress
 import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mailauth import Question, smtp
+from mailauth import Question, addresses, smtp
 from mailauth_io import server, stores
 
 LATER = smtp.Reply(451, "4.7.1", "greylisted, try again later")
@@ -26,8 +25,7 @@ MAX_TRIPLES = 100_000  # about 30 MB; when the table is full, the oldest entry i
 
 def network(address: str) -> str:
     """Return the network of *address*: a server may try again from another address of its network."""
-    length = 24 if ipaddress.ip_address(address).version == 4 else 64
-    return str(ipaddress.ip_network(f"{address}/{length}", strict=False))
+    return str(addresses.limit_network(addresses.limit_key(address)))
 
 
 class Greylist:
@@ -45,7 +43,7 @@ class Greylist:
         if not isinstance(question, smtp.Rcpt) or view.identity is not None or view.mail is None:
             return server.PASS
         sender = str(view.mail.reverse_path or "")
-        triple = (network(view.peer.address.partition("%")[0]), sender, str(question.forward_path).lower())
+        triple = (network(view.peer.address), sender, str(question.forward_path).lower())
         now = self.clock()
         first = self.first_seen.setdefault(triple, now)
         if len(self.first_seen) > MAX_TRIPLES:

@@ -43,7 +43,8 @@ NEIGHBOURS: Final = frozenset({("_dots", "_lines")})
 
 ASIDE: Final[Mapping[str, frozenset[str]]] = {
     "": frozenset({"errors", "events", "_machine", "_server", "_client"}),
-    "grants": frozenset({"errors", "_validators"}),
+    "addresses": frozenset({"errors", "_validators"}),
+    "grants": frozenset({"errors", "_validators", "addresses"}),
     "policy": frozenset({"errors", "_validators", "events", "grants", "smtp.replies", "smtp._grammar"}),
     "proxy": frozenset({"errors", "events", "_validators"}),
 }
@@ -86,6 +87,26 @@ VERBS: Final = (
 )
 _VERB: Final = re.compile(rf"\b(?:{'|'.join(VERBS)})\b")
 _REPLY: Final = re.compile(r"\b[2-5][0-5][0-9]\b|^(?:\+OK|-ERR)|^\+ ")
+
+ADDRESSES: Final = "mailauth.addresses"
+READS_ADDRESSES: Final = frozenset(
+    {
+        "mailauth.proxy",  # the addresses in a PROXY header
+        "mailauth.smtp._grammar",  # address literals
+        "mailauth_io._checks",  # networks passed by an application
+        "mailauth_io.adapters.tls.certificates",  # the names in a certificate
+        "mailauth_io.cli.parsers",  # addresses and networks in settings
+    }
+)
+"""The modules that parse addresses, with the reason.  None of them has a table of peers."""
+SHOWS_ADDRESSES: Final = frozenset({"mailauth_io.server.trace"})
+"""The modules that write the address of a peer."""
+_READERS: Final = frozenset(
+    {"ip_address", "ip_network", "ip_interface"}
+    | {f"IPv{version}{kind}" for version in (4, 6) for kind in ("Address", "Network", "Interface")}
+)
+_PARTS: Final = frozenset({"ipv4_mapped", "sixtofour", "teredo", "scope_id", "supernet"})
+_TABLE_METHODS: Final = frozenset({"get", "pop", "setdefault", "add", "discard", "remove", "move_to_end"})
 
 _MUTABLE_CALLS: Final = frozenset(
     "bytearray Counter count cycle defaultdict deque dict iter list OrderedDict set WeakKeyDictionary"
@@ -321,6 +342,46 @@ def _speaks(value: object) -> bool:
     if isinstance(value, str):
         return bool(_VERB.search(value) or _REPLY.search(value))
     return isinstance(value, int) and not isinstance(value, bool) and bool(re.fullmatch(r"[2-5][0-5][0-9]", str(value)))
+
+
+def own_address_keys(modules: Iterable[Module]) -> list[str]:
+    """Check that only ``mailauth.addresses`` decides what one address is (architecture.md, invariant 4).
+
+    No other module takes an address apart, and no table has the text of an address as its key.
+    """
+    found = []
+    for module in modules:
+        if module.name == ADDRESSES:
+            continue
+        for line, target in imports(module):
+            if target == f"{ADDRESSES}.normalize_address" and module.name not in SHOWS_ADDRESSES:
+                found.append(f"{module.name}:{line} imports normalize_address, which is no key")
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Call) and module.name not in READS_ADDRESSES:
+                name = ast.unparse(node.func).rpartition(".")[2]
+                if name in _READERS:
+                    found.append(f"{module.name}:{node.lineno} calls {name}")
+            if isinstance(node, ast.Attribute) and node.attr in _PARTS and module.name not in READS_ADDRESSES:
+                found.append(f"{module.name}:{node.lineno} uses {node.attr}")
+            found += [f"{module.name}:{key.lineno} has {ast.unparse(key)} as a key" for key in _raw_keys(node)]
+    return found
+
+
+def _raw_keys(node: ast.AST) -> Iterator[ast.expr]:
+    """Yield the keys of *node*, if it uses a table, that are the address of a peer."""
+    keys: list[ast.expr] = []
+    if isinstance(node, ast.Subscript):
+        keys = [node.slice]
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _TABLE_METHODS:
+        keys = node.args[:1]
+    elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
+        keys = [node.left]
+    for key in keys:
+        parts = key.elts if isinstance(key, ast.Tuple) else [key]
+        for part in parts:
+            text = ast.unparse(part)
+            if text in {"address", "peer"} or re.search(r"\bpeer(\.address)?$", text):
+                yield part
 
 
 def undeclared(modules: Iterable[Module], declared: frozenset[str]) -> list[str]:

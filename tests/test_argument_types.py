@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from mailauth import LocalProtocolError, pop3, sasl, smtp
-from mailauth.grants import Grant, GrantTable, normalize_address
+from mailauth.addresses import grant_key
+from mailauth.grants import Grant, GrantTable
 from mailauth.policy import RelayPolicy
 
 ENTROPY = bytes(32)
@@ -67,7 +68,7 @@ def test_entropy_must_be_32_bytes(wrong: Any) -> None:
 @pytest.mark.parametrize("wrong", [HERE.encode(), None, 5])
 def test_address_must_be_text_or_an_address_object(wrong: Any) -> None:
     with pytest.raises(LocalProtocolError, match=r"address must be a str, an IPv4Address or an IPv6Address, not "):
-        normalize_address(wrong)
+        grant_key(wrong)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from tests.floor_plan import (
     impurities,
     mutable_state,
     not_empty,
+    own_address_keys,
     private_imports,
     protocol_in,
     read,
@@ -290,6 +291,54 @@ def test_protocol_details_in_an_adapter_are_detected(text: str) -> None:
 def test_protocol_name_in_an_adapter_docstring_is_not_reported() -> None:
     text = '"""STARTTLS on a live stream."""\nfrom mailauth.smtp import ServerConnection\nLIMIT = 65536'
     assert protocol_in([Module("mailauth_io.on_trio", text)]) == []
+
+
+# What one address is
+
+
+def test_one_module_decides_what_one_address_is() -> None:
+    """``grant_key`` and ``limit_key`` are used by every table that is kept by address."""
+    assert own_address_keys([*CORE, *IO]) == []
+    users: dict[str, set[str]] = {"grant_key": set(), "numeric_grant_key": set(), "limit_key": set()}
+    for module in [*CORE, *IO]:
+        for _, target in imports(module):
+            if target.startswith("mailauth.addresses."):
+                users.setdefault(target.rpartition(".")[2], set()).add(module.name)
+    stores = {"mailauth_io.stores.sqlite_grants", "mailauth_io.stores.redis_grants"}
+    assert users["grant_key"] >= {*stores, "mailauth_io.server._grant_service", "mailauth_io.cli.grants_command"}
+    assert users["numeric_grant_key"] == {"mailauth.grants"}
+    tables = {f"mailauth_io.{name}" for name in ("limits", "server._failed_logins", "server._inbound_quota")}
+    assert users["limit_key"] >= {*tables, "mailauth_io.server._state"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from mailauth.addresses import normalize_address",
+        "key = ipaddress.ip_address(peer.address)",
+        "key = IPv6Network((number, 64))",
+        "key = address.ipv4_mapped or address",
+        "self.failed[address] += 1",
+        "self.failed[address, name] = now",
+        "count = self.failed.get(peer.address, 0)",
+        "self.seen.add(connection.peer.address)",
+        "refused = connection.peer.address in self.seen",
+    ],
+)
+def test_table_with_its_own_idea_of_an_address_is_detected(text: str) -> None:
+    assert len(own_address_keys([Module("mailauth_io.server.new_table", text)])) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from mailauth.addresses import limit_key\nself.failed[limit_key(address)] += 1",
+        "def f(address: IPv4Address | IPv6Address) -> dict[IPv6Network, int]: ...",
+        "excluded = is_within(peer.address, networks)",
+    ],
+)
+def test_use_of_the_keys_is_not_reported(text: str) -> None:
+    assert own_address_keys([Module("mailauth_io.server.new_table", text)]) == []
 
 
 IMPORTED_AS = {"libpass": "passlib"}

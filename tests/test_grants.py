@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+from typing import Any
 
 import attrs
 import pytest
@@ -11,13 +12,14 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mailauth import LocalProtocolError
-from mailauth.grants import Grant, GrantTable, normalize_address
+from mailauth.addresses import grant_key
+from mailauth.grants import Grant, GrantTable
 
 HERE = "192.0.2.1"
 ELSEWHERE = "192.0.2.2"
 
 
-def table(**settings: int) -> GrantTable:
+def table(**settings: Any) -> GrantTable:
     return GrantTable(lifetime=100, **settings)
 
 
@@ -133,9 +135,17 @@ def test_lifetime_outside_0_seconds_to_a_year_is_rejected(lifetime: float) -> No
 
 
 @pytest.mark.parametrize(
-    "settings", [{"ipv6_prefix": 0}, {"ipv6_prefix": 129}, {"identities_per_address": 0}, {"max_grants": 0}]
+    "settings",
+    [
+        {"ipv6_prefix": 0},
+        {"ipv6_prefix": 129},
+        {"nat64_prefixes": [ipaddress.IPv6Network("2001:db8::/49")]},
+        {"nat64_prefixes": "::/96"},
+        {"identities_per_address": 0},
+        {"max_grants": 0},
+    ],
 )
-def test_settings_out_of_range_are_rejected(settings: dict[str, int]) -> None:
+def test_settings_out_of_range_are_rejected(settings: dict[str, Any]) -> None:
     with pytest.raises(LocalProtocolError):
         table(**settings)
 
@@ -155,13 +165,27 @@ def test_ipv4_mapped_address_equals_the_ipv4_address(spelling: str) -> None:
         assert grants.find(asked, now=0) == Grant(HERE, "alice", 100)
 
 
-@pytest.mark.parametrize("spelling", ["fe80::1", "FE80:0::1", "fe80::1%eth0", "fe80:0:0:0:0:0:0:1%2"])
-def test_ipv6_zone_and_spelling_are_ignored(spelling: str) -> None:
+@pytest.mark.parametrize("spelling", ["2001:db8::1", "2001:DB8:0::1", "2001:db8::1%eth0", "2001:db8:0:0:0:0:0:1%2"])
+def test_ipv6_spelling_and_zone_of_a_global_address_are_ignored(spelling: str) -> None:
     grants = table()
     grants.grant(spelling, "alice", now=0)
-    assert grants.permits("fe80::1", now=0)
-    assert grants.permits("fe80::1%lo", now=0)
-    assert str(grants.grant(spelling, "alice", now=0).address) == "fe80::1"
+    assert grants.permits("2001:db8::1", now=0)
+    assert grants.permits("2001:db8::1%lo", now=0)
+    assert str(grants.grant(spelling, "alice", now=0).address) == "2001:db8::1"
+
+
+@pytest.mark.parametrize("prefix", [128, 64, 1])
+def test_link_local_address_keeps_its_zone(prefix: int) -> None:
+    """The host with the same address on another link is another client (RFC 4007 section 4)."""
+    grants = table(ipv6_prefix=prefix)
+    made = grants.grant("FE80:0::1%2", "alice", now=0)
+    assert grants.permits("fe80::1%2", now=0)
+    assert grants.find("fe80::1%2", now=0) == made
+    assert grants.active(0, "fe80::1%2") == grants.active(0) == [made]
+    for other in ("fe80::1%3", "fe80::1", "fe80::1%eth0"):
+        assert not grants.permits(other, now=0)
+    assert grants.revoke_address("fe80::1%2") == 1
+    assert len(grants) == 0
 
 
 def test_ipv6_prefix_permits_exactly_its_network() -> None:
@@ -203,12 +227,13 @@ def test_address_text_and_ipaddress_object_are_equivalent(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "localhost", "192.0.2", "192.0.2.1.1", "192.0.2.256", "192.0.2.01", "192.0.2.+1", "192.0.2. 1", "192.0.2.1%e",
-     "192.0.2.1\n", "192.0.2.\u0661", "[::1]", "::1::", "1:2:3", "::fffff", "192.0.2.1:25", "::1%", "192.0.2.0/24"],
+     "192.0.2.1\n", "192.0.2.\u0661", "fe80::1% ", "fe80::1%a b", "fe80::1%a\n",
+     "[::1]", "::1::", "1:2:3", "::fffff", "192.0.2.1:25", "::1%", "192.0.2.0/24"],
 )  # fmt: skip
 def test_invalid_address_is_rejected(text: str) -> None:
     grants = table()
     for call in (
-        normalize_address,
+        grant_key,
         grants.revoke_address,
         lambda address: grants.find(address, 0),
         lambda address: Grant(address, "a", 0),
@@ -222,14 +247,14 @@ def test_invalid_address_is_rejected(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("address", "prefix", "folded"),
-    [("::ffff:192.0.2.1", 8, HERE), ("fe80::1%eth0", 128, "fe80::1"), ("2001:db8:0:1:2::3", 64, "2001:db8:0:1::")],
+    [("::ffff:192.0.2.1", 8, HERE), ("fe80::1%eth0", 128, "fe80::1%eth0"), ("2001:db8:0:1:2::3", 64, "2001:db8:0:1::")],
 )
-def test_normalize_address_matches_the_grant_table(address: str, prefix: int, folded: str) -> None:
-    assert normalize_address(address, prefix) == ipaddress.ip_address(folded)
-    assert table(ipv6_prefix=prefix).grant(address, "alice", now=0).address == normalize_address(address, prefix)
+def test_grant_key_matches_the_grant_table(address: str, prefix: int, folded: str) -> None:
+    assert grant_key(address, prefix) == ipaddress.ip_address(folded)
+    assert table(ipv6_prefix=prefix).grant(address, "alice", now=0).address == grant_key(address, prefix)
     for wrong in (0, 129):
         with pytest.raises(LocalProtocolError):
-            normalize_address(address, wrong)
+            grant_key(address, wrong)
 
 
 def test_grant_with_an_empty_identity_is_rejected() -> None:
@@ -332,9 +357,9 @@ FOLDED = {
     "::ffff:10.0.0.1": "a",
     "10.0.0.2": "b",
     "fe80::1%a": "c",
-    "fe80::1": "c",
-    "fe80::2:1": "c",  # the first 64 bits are the same
-    "::": "d",
+    "fe80::1": "d",
+    "fe80::2:1": "d",  # the first 64 bits are the same
+    "::": "e",
 }
 
 

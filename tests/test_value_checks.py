@@ -20,6 +20,7 @@ from mailauth.policy import RelayPolicy
 from mailauth.smtp import Mailbox
 
 NETWORK: Final = ipaddress.ip_network("192.0.2.0/24")
+WRONG_NAT64: Final = ipaddress.IPv6Network("2001:db8::/33")
 
 WRONG: Final[Mapping[str, tuple[object, ...]]] = {
     "text": (b"text", 5, True, None, ("text",)),
@@ -40,6 +41,7 @@ WRONG: Final[Mapping[str, tuple[object, ...]]] = {
     "port": ("25", True, None, -1, 70_000, 25.0),
     "address": ("192.0.2.1", b"\0\0\0\1", 5, None, NETWORK),
     "mapping or None": ("text", 5, ("text",), ["text"]),
+    "NAT64 prefixes": ("64:ff9b::/96", ("64:ff9b::/96",), None, 5, (NETWORK,), (WRONG_NAT64,), (5,)),
     "mapping": ("text", None, 5, ("text",), ["text"]),
     "password": ("sesame!", None, 5, bytearray(b"sesame!"), b"", b"sesame!\0", b"sesame!\r\n"),
     "identity": (b"alice", None, 5, "", "al\0ice", "x" * 300),
@@ -276,6 +278,7 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
         {
             "lifetime": "seconds",
             "ipv6_prefix": "positive count",
+            "nat64_prefixes": "NAT64 prefixes",
             "identities_per_address": "positive count",
             "max_grants": "positive count",
         },

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv6Address
+from collections.abc import Collection
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Final, TypeAlias
 
 import attrs
 
 from ._validators import check_integer, check_number
+from .addresses import ALL_BITS, Address, NumericKey, nat64_tuple, numeric_grant_key, prefix_mask, to_address
 from .errors import LocalProtocolError
 
 __all__ = [
@@ -24,12 +25,10 @@ __all__ = [
     "MAX_GRANTS",
     "MAX_LIFETIME",
     "UNAVAILABLE",
-    "Address",
     "Grant",
     "GrantTable",
     "Lookup",
     "Unavailable",
-    "normalize_address",
 ]
 
 LIFETIME: Final = 1800.0
@@ -44,72 +43,15 @@ IDENTITIES_PER_ADDRESS: Final = 16
 MAX_GRANTS: Final = 1_000_000
 """Maximum grants in all, about 250 MB.  A new one replaces the oldest (architecture.md, invariant 4)."""
 
-Address: TypeAlias = str | IPv4Address | IPv6Address
-"""An IP address: text without brackets or port, or an ``ipaddress`` object, which is faster, above all for IPv6."""
 
-_ALL: Final = (1 << 128) - 1
-_MAPPED: Final = 0xFFFF << 32  # ::ffff:0:0/96, the IPv4-mapped addresses (RFC 4291 section 2.5.5.2)
-_1ST: Final[Mapping[str, int]] = {str(octet): octet << 24 | _MAPPED for octet in range(256)}
-_2ND: Final[Mapping[str, int]] = {str(octet): octet << 16 for octet in range(256)}
-_3RD: Final[Mapping[str, int]] = {str(octet): octet << 8 for octet in range(256)}
-_4TH: Final[Mapping[str, int]] = {str(octet): octet for octet in range(256)}
-
-
-def _to_number(address: Address, mask: int = _ALL) -> int:
-    """Return the key of *address*, a number of 128 bits.
-
-    The zone is removed, and *mask* is applied to an IPv6 address.  An IPv4 address has the same key as its IPv4-mapped
-    IPv6 address.  Raises LocalProtocolError for an invalid address.
-    """
-    if isinstance(address, str):
-        if ":" not in address:
-            try:
-                a, b, c, d = address.split(".")
-                return _1ST[a] | _2ND[b] | _3RD[c] | _4TH[d]  # takes a sixth of the time of ipaddress
-            except (KeyError, ValueError):
-                raise LocalProtocolError(f"invalid IP address {address!r}; use one such as 192.0.2.1") from None
-        try:
-            address = IPv6Address(address)
-        except ValueError:
-            raise LocalProtocolError(f"invalid IP address {address!r}; use one such as 192.0.2.1") from None
-    elif not isinstance(address, (IPv4Address, IPv6Address)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise LocalProtocolError(
-            f"address must be a str, an IPv4Address or an IPv6Address, not {type(address).__name__}; use '192.0.2.1'"
-        )
-    number = int(address)
-    if isinstance(address, IPv4Address):
-        return number | _MAPPED
-    return number if number >> 32 == 0xFFFF else number & mask
-
-
-def _to_address(number: int) -> IPv4Address | IPv6Address:
-    if number >> 32 == 0xFFFF:
-        return IPv4Address(number & 0xFFFF_FFFF)
-    return IPv6Address(number)
-
-
-def _mask(ipv6_prefix: int) -> int:
-    check_integer("ipv6_prefix", ipv6_prefix, 1, 128)
-    return _ALL >> 128 - ipv6_prefix << 128 - ipv6_prefix
+def _to_key(address: Address) -> NumericKey:
+    return numeric_grant_key(address, ALL_BITS, ())
 
 
 def _check_identity(identity: object) -> None:
     """Reject bytes, which are never equal to the identity of a login: its grants could not be revoked."""
     if not isinstance(identity, str):
         raise LocalProtocolError(f"identity must be a str, not {type(identity).__name__}; use .decode() for bytes")
-
-
-def normalize_address(address: Address, ipv6_prefix: int = 128) -> IPv4Address | IPv6Address:
-    """Return the normal form of *address*, which is its key in every grant store.
-
-    An IPv4-mapped IPv6 address becomes the IPv4 address, and a zone is removed.  Of an IPv6 address only the first
-    *ipv6_prefix* bits are kept; an IPv4 address is kept whole.
-    Raises LocalProtocolError for an invalid address or prefix.
-
-        >>> grants.normalize_address("::ffff:192.0.2.1")
-        IPv4Address('192.0.2.1')
-    """
-    return _to_address(_to_number(address, _mask(ipv6_prefix)))
 
 
 @attrs.frozen(repr=False, weakref_slot=False)
@@ -122,8 +64,7 @@ class Grant:
         Grant(address='192.0.2.1', identity='alice', expires=1800.0)
     """
 
-    # An int takes a third of the memory of an address object.
-    _number: int = attrs.field(converter=_to_number, alias="address")
+    _key: NumericKey = attrs.field(converter=_to_key, alias="address")
     identity: str
     expires: float
     """The time of the login plus the lifetime, in seconds on the caller's clock.  The grant is active before it."""
@@ -136,8 +77,8 @@ class Grant:
 
     @property
     def address(self) -> IPv4Address | IPv6Address:
-        """The address in normal form (``normalize_address()``); with a prefix, the first address of the network."""
-        return _to_address(self._number)
+        """The key of the address (``addresses.grant_key()``); with a prefix, the first address of the network."""
+        return to_address(self._key)
 
     def __repr__(self) -> str:
         return f"Grant(address={str(self.address)!r}, identity={self.identity!r}, expires={self.expires!r})"
@@ -164,8 +105,8 @@ Lookup: TypeAlias = Grant | Unavailable | None
 class GrantTable:
     """A grant store in memory.
 
-    It keeps one grant for each pair of address and identity.  A new login of the same pair replaces it.  Addresses are
-    normalized as by ``normalize_address()`` with *ipv6_prefix*.
+    It keeps one grant for each pair of address and identity.  A new login of the same pair replaces it.  What is one
+    address is decided by ``addresses.grant_key()`` with *ipv6_prefix* and *nat64_prefixes*.
 
     *lifetime* is in seconds, at most a year; with 0, no grant is ever active.  Raises
     LocalProtocolError for settings out of range.
@@ -176,13 +117,23 @@ class GrantTable:
         (True, False)
     """
 
-    __slots__ = ("_by_address", "_count", "_identities", "_lifetime", "_mask", "_max_grants", "_order")
+    __slots__ = (
+        "_by_address",
+        "_count",
+        "_identities",
+        "_lifetime",
+        "_mask",
+        "_max_grants",
+        "_nat64_prefixes",
+        "_order",
+    )
 
     def __init__(
         self,
         *,
         lifetime: float = LIFETIME,
         ipv6_prefix: int = 128,
+        nat64_prefixes: Collection[IPv6Network] = (),
         identities_per_address: int = IDENTITIES_PER_ADDRESS,
         max_grants: int = MAX_GRANTS,
     ) -> None:
@@ -194,11 +145,12 @@ class GrantTable:
         check_integer("identities_per_address", identities_per_address, 1)
         check_integer("max_grants", max_grants, 1)
         self._lifetime = lifetime
-        self._mask = _mask(ipv6_prefix)
+        self._mask = prefix_mask(ipv6_prefix)
+        self._nat64_prefixes = nat64_tuple(nat64_prefixes)
         self._identities = identities_per_address
         self._max_grants = max_grants
         # Most addresses have one identity, and a tuple would add a quarter to the memory of its grant.
-        self._by_address: dict[int, Grant | tuple[Grant, ...]] = {}  # in a tuple the oldest grant is first
+        self._by_address: dict[NumericKey, Grant | tuple[Grant, ...]] = {}  # in a tuple the oldest grant is first
         self._count = 0
         # The oldest login first.  It may hold replaced and revoked grants, which are skipped.
         self._order: deque[Grant] = deque()
@@ -221,12 +173,12 @@ class GrantTable:
         The new grant replaces that of the same pair.  If the address has too many grants, its oldest is removed; then,
         if the table has too many, the oldest of all.
         """
-        grant = Grant(_to_address(_to_number(address, self._mask)), identity, now + self._lifetime)
+        grant = Grant(to_address(self._key(address)), identity, now + self._lifetime)
         if not self._lifetime:
             return grant
-        kept = [other for other in self._all_at(grant._number) if other.identity != identity]
+        kept = [other for other in self._all_at(grant._key) if other.identity != identity]
         del kept[: max(0, len(kept) + 1 - self._identities)]
-        self._put(grant._number, (*kept, grant))
+        self._put(grant._key, (*kept, grant))
         self._order.append(grant)
         while self._count > self._max_grants:
             self._drop(self._order.popleft())
@@ -235,13 +187,13 @@ class GrantTable:
 
     def find(self, address: Address, now: float) -> Grant | None:
         """Return the active grant of the latest login from *address*; None if there is none.  Takes O(1)."""
-        number = _to_number(address, self._mask)
-        entry = self._by_address.get(number)
+        key = self._key(address)
+        entry = self._by_address.get(key)
         if entry is None:
             return None
         if type(entry) is Grant:
             return entry if now < entry.expires else None
-        for grant in reversed(self._all_at(number)):
+        for grant in reversed(self._all_at(key)):
             if now < grant.expires:
                 return grant
         return None
@@ -252,7 +204,7 @@ class GrantTable:
 
     def active(self, now: float, address: Address | None = None) -> list[Grant]:
         """Return the active grants of *address*, or of all addresses; the oldest login first."""
-        grants = self._order if address is None else self._all_at(_to_number(address, self._mask))
+        grants = self._order if address is None else self._all_at(self._key(address))
         return [grant for grant in grants if now < grant.expires and self._is_current(grant)]
 
     def revoke_identity(self, *identities: str, until: float = math.inf) -> int:
@@ -273,9 +225,9 @@ class GrantTable:
 
     def revoke_address(self, address: Address) -> int:
         """Revoke every grant of *address* and return their number."""
-        number = _to_number(address, self._mask)
-        revoked = len(self._all_at(number))
-        self._put(number, ())
+        key = self._key(address)
+        revoked = len(self._all_at(key))
+        self._put(key, ())
         self._drop_replaced()
         return revoked
 
@@ -289,24 +241,27 @@ class GrantTable:
             freed += self._drop(self._order.popleft())
         return freed
 
-    def _all_at(self, number: int) -> tuple[Grant, ...]:
-        entry = self._by_address.get(number, ())
+    def _key(self, address: Address) -> NumericKey:
+        return numeric_grant_key(address, self._mask, self._nat64_prefixes)
+
+    def _all_at(self, key: NumericKey) -> tuple[Grant, ...]:
+        entry = self._by_address.get(key, ())
         return (entry,) if isinstance(entry, Grant) else entry
 
-    def _put(self, number: int, grants: tuple[Grant, ...]) -> None:
-        self._count += len(grants) - len(self._all_at(number))
+    def _put(self, key: NumericKey, grants: tuple[Grant, ...]) -> None:
+        self._count += len(grants) - len(self._all_at(key))
         if len(grants) > 1:
-            self._by_address[number] = grants
+            self._by_address[key] = grants
         elif grants:
-            self._by_address[number] = grants[0]
+            self._by_address[key] = grants[0]
         else:
-            self._by_address.pop(number, None)
+            self._by_address.pop(key, None)
 
     def _drop(self, grant: Grant) -> bool:
         """Remove *grant*, compared by identity.  Return False if it was already replaced or revoked."""
-        before = self._all_at(grant._number)
+        before = self._all_at(grant._key)
         kept = tuple(other for other in before if other is not grant)
-        self._put(grant._number, kept)
+        self._put(grant._key, kept)
         return len(kept) < len(before)
 
     def _drop_replaced(self) -> None:
@@ -315,4 +270,4 @@ class GrantTable:
             self._order = deque(grant for grant in self._order if self._is_current(grant))
 
     def _is_current(self, grant: Grant) -> bool:
-        return any(grant is kept for kept in self._all_at(grant._number))
+        return any(grant is kept for kept in self._all_at(grant._key))

@@ -18,6 +18,9 @@ from typing import Any, Final, cast
 
 import attrs
 
+from mailauth import LocalProtocolError
+from mailauth.addresses import limit_key
+
 _HINTS: Final[Mapping[type, str]] = {
     bool: "True or False",
     int: "a number such as 100",
@@ -126,6 +129,17 @@ def check_networks(name: str, value: object) -> None:
             )
         if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped is not None:
             raise ValueError(f"{name} contains {network}; use the IPv4 network, since these addresses count as IPv4")
+
+
+def check_nat64_prefixes(name: str, value: object) -> None:
+    """Check that *value* is a collection of IPv6 networks that RFC 6052 allows as NAT64 prefixes."""
+    check_collection(name, value, "(ipaddress.IPv6Network('2001:db8:64::/96'),)")
+    for prefix in cast("Collection[object]", value):
+        check_type(f"each of {name}", prefix, ipaddress.IPv6Network, use="ipaddress.IPv6Network('2001:db8:64::/96')")
+    try:
+        limit_key("::", nat64_prefixes=cast("Collection[ipaddress.IPv6Network]", value))
+    except LocalProtocolError as error:
+        raise ValueError(str(error).replace("nat64_prefixes", name)) from None
 
 
 def check_server_context(name: str, value: object) -> None:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
+from ipaddress import IPv6Network
 from typing import Final
 
 import attrs
 
-from ._addresses import key
-from ._checks import check_function, check_integer, check_number, check_type, field
+from mailauth.addresses import limit_key
+
+from ._checks import check_function, check_integer, check_nat64_prefixes, check_number, check_type, field
 from .logs import Event
 
 __all__ = [
@@ -44,8 +47,8 @@ class Limits:
     """Maximum number of open connections, over all listeners that share a ConnectionLimiter."""
 
     connections_per_address: int = attrs.field(default=256, validator=field(check_integer, 1))
-    """Maximum number of open connections from one address.  Single addresses are counted, not networks; an IPv4-mapped
-    IPv6 address counts as IPv4."""
+    """Maximum number of open connections from one address.  The ConnectionLimiter decides what one address is: with its
+    defaults, all addresses of an IPv6 /64."""
 
     proxy_header_timeout: float = attrs.field(default=10.0, validator=field(check_number))
     """Seconds for a whole PROXY header.  Use at least three, so that a lost segment can be sent again (PROXY protocol
@@ -71,6 +74,9 @@ class Limits:
 class ConnectionLimiter:
     """Counts the open connections.  Listeners that share a limiter share its limits.
 
+    What counts as one address is decided by ``mailauth.addresses.limit_key()`` with *ipv6_prefix* and
+    *nat64_prefixes*.  Raises TypeError or ValueError for an invalid argument.
+
     For example:
 
         >>> limiter = adapters.ConnectionLimiter(adapters.Limits(connections=100))  # for serve(limiter=limiter)
@@ -79,10 +85,20 @@ class ConnectionLimiter:
         >>> limiter.release("192.0.2.1")
     """
 
-    def __init__(self, limits: Limits | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        ipv6_prefix: int = 64,
+        nat64_prefixes: Collection[IPv6Network] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         check_type("limits", limits, Limits, optional=True)
         check_function("clock", clock)
+        check_integer("ipv6_prefix", ipv6_prefix, 1, 128)
+        check_nat64_prefixes("nat64_prefixes", nat64_prefixes)
         self._limits = limits or Limits()
+        self._key = partial(limit_key, ipv6_prefix=ipv6_prefix, nat64_prefixes=nat64_prefixes)
         self._clock = clock
         self._total = 0
         self._by_address: Counter[object] = Counter()
@@ -101,7 +117,7 @@ class ConnectionLimiter:
         if self._total >= limits.connections:
             self._log_refusal(address, f"{self._total} connections are open")
             return False
-        counted = key(address)
+        counted = self._key(address)
         if self._by_address[counted] >= limits.connections_per_address:
             self._log_refusal(address, f"{self._by_address[counted]} connections are open from this address")
             return False
@@ -112,7 +128,7 @@ class ConnectionLimiter:
     def release(self, address: str) -> None:
         """Stop counting a connection from *address*."""
         self._total -= 1
-        counted = key(address)
+        counted = self._key(address)
         self._by_address[counted] -= 1
         if not self._by_address[counted]:
             del self._by_address[counted]

@@ -29,6 +29,8 @@ from tests.io.tls import client_context, server_context
 
 ADDRESS: Final = ipaddress.ip_address("192.0.2.1")
 NETWORK: Final = ipaddress.ip_network("192.0.2.0/24")
+NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+WRONG_NAT64: Final = ipaddress.IPv6Network("2001:db8::/33")
 MAPPED: Final = ipaddress.ip_network("::ffff:192.0.2.0/120")
 
 WRONG: Final[Mapping[str, tuple[object, ...]]] = {
@@ -60,6 +62,8 @@ WRONG: Final[Mapping[str, tuple[object, ...]]] = {
     "set": ("sesame", ["sesame"], {"sesame"}, None, 5, frozenset({b"sesame"})),
     "networks": ("192.0.2.0/24", ("192.0.2.0/24",), (b"192.0.2.0/24",), None, 5, NETWORK, (MAPPED,), (5,)),
     "tuple of networks": (["192.0.2.0/24"], [NETWORK], "192.0.2.0/24", ("192.0.2.0/24",), None, NETWORK, (MAPPED,)),
+    "NAT64 prefixes": ("64:ff9b::/96", ("64:ff9b::/96",), None, 5, NAT64, (NETWORK,), (WRONG_NAT64,), (5,)),
+    "tuple of NAT64 prefixes": ([NAT64], ("64:ff9b::/96",), None, 5, NAT64, (NETWORK,), (WRONG_NAT64,), (5,)),
     "path": ("users", b"users", None, 5, ("users",)),
     "function": ("time", None, 5, 1.5),
     "server context": ("cert.pem", True, 5, Path("cert.pem"), client_context(), ssl.SSLContext),
@@ -88,7 +92,8 @@ STORES: Final = {"accounts": accounts(), "maildrops": stores.MemoryMaildrops(), 
 HOP: Final = {"host": "mail.example.test", "port": 25, "tls_required": False}
 NEXT_HOP: Final = server.NextHop(host="mail.example.test", port=25, tls_required=False)
 GRANTS: Final = {
-    "lifetime": "lifetime", "ipv6_prefix": "count", "identities_per_address": "count", "max_grants": "count",
+    "lifetime": "lifetime", "ipv6_prefix": "count", "nat64_prefixes": "NAT64 prefixes",
+    "identities_per_address": "count", "max_grants": "count",
 }  # fmt: skip
 LISTENER: Final = {
     "session": "function", "host": "text", "port": "port", "ssl_context": "server context", "implicit_tls": "flag",
@@ -142,7 +147,16 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
             ),
         },
     ),
-    (ConnectionLimiter, {}, {"limits": "object or None", "clock": "function"}),
+    (
+        ConnectionLimiter,
+        {},
+        {
+            "limits": "object or None",
+            "ipv6_prefix": "count",
+            "nat64_prefixes": "NAT64 prefixes",
+            "clock": "function",
+        },
+    ),
     (
         entering(on_asyncio.serve),
         {
@@ -197,6 +211,8 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
             "strict_syntax": "flag",
             "grant_lifetime": "lifetime",
             "grant_ipv6_prefix": "count",
+            "limit_ipv6_prefix": "count",
+            "nat64_prefixes": "tuple of NAT64 prefixes",
             "limits": "object",
             "smtp_timeout": "finite",
             "pop3_timeout": "finite",

@@ -5,7 +5,8 @@ makes its public functions of them with ``make_serve``, ``make_serve_smtp``, ``m
 ``examples/threads_adapter.py`` is an adapter for blocking sockets and threads.
 """
 
-from .._addresses import Network
+from mailauth.addresses import Network
+
 from ..limits import ConnectionLimiter, Limits
 from .connection import AsyncClientConnection, AsyncConnection, AsyncServerConnection
 from .functions import (

@@ -13,8 +13,8 @@ from functools import partial
 from typing import Final, Protocol, TypeAlias, TypedDict, TypeVar
 
 from mailauth import ClientMachine, Tls, pop3, smtp
+from mailauth.addresses import Network
 
-from .._addresses import Network
 from .._checks import check_client_context, check_function, check_port, check_text, check_type
 from ..limits import ConnectionLimiter, Limits
 from .connection import AsyncClientConnection

@@ -11,8 +11,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack, cast
 
 from mailauth import Closed, Question, Send, ServerMachine, Tls
+from mailauth.addresses import Network, is_within
 
-from .._addresses import Network, is_within
 from .._checks import check_function, check_networks, check_number, check_server_context, check_text, check_type
 from ..limits import LOGGER, ConnectionLimiter, Limits
 from ..logs import Event, describe_error, place

@@ -156,7 +156,11 @@ class Stream(ABC):
 
 
 def to_peer(name: Sequence[object] | None) -> Peer:
-    """Return the Peer for *name*, a result of ``getpeername()``.  Raises OSError if there is none."""
+    """Return the Peer for *name*, a result of ``getpeername()``.  Raises OSError if there is none.
+
+    A link-local IPv6 address gets its zone, the number of the interface: another client may have it on another link.
+    """
     if not name:
         raise OSError("the peer has already disconnected")
-    return Peer(str(name[0]), int(str(name[1])))
+    zone = f"%{name[3]}" if len(name) == 4 and name[3] else ""
+    return Peer(f"{name[0]}{zone}", int(str(name[1])))

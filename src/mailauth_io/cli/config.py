@@ -82,6 +82,8 @@ def read(settings: Settings) -> ServerSetup:
             strict_syntax=settings.strict,
             grant_lifetime=settings.grant_lifetime,
             grant_ipv6_prefix=settings.grant_ipv6_prefix,
+            limit_ipv6_prefix=settings.limit_ipv6_prefix,
+            nat64_prefixes=settings.nat64_prefixes,
             no_grants_from=settings.no_grants_from,
             proxy_from=settings.proxy_from,
             limits=Limits(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 
 from mailauth import LocalProtocolError
-from mailauth.grants import normalize_address
+from mailauth.addresses import grant_key
 
 from .. import stores
 from . import grants_option, references
@@ -53,7 +53,7 @@ class _RevokeTarget:
     def __init__(self, text: str, settings: Settings) -> None:
         self._name: str | None = None
         try:
-            self._shown = str(normalize_address(text, settings.grant_ipv6_prefix))
+            self._shown = str(grant_key(text, settings.grant_ipv6_prefix, settings.nat64_prefixes))
         except LocalProtocolError:
             self._name = stores.mailbox_name(text, frozenset(settings.domains))
             if self._name is None:

@@ -47,7 +47,11 @@ def describe_error(error: Exception) -> str:
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    return {"lifetime": settings.grant_lifetime, "ipv6_prefix": settings.grant_ipv6_prefix}
+    return {
+        "lifetime": settings.grant_lifetime,
+        "ipv6_prefix": settings.grant_ipv6_prefix,
+        "nat64_prefixes": settings.nat64_prefixes,
+    }
 
 
 def check(settings: Settings) -> None:

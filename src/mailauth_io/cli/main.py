@@ -231,7 +231,9 @@ def _add_grants(parser: argparse.ArgumentParser) -> None:
             "--config", type=_file, metavar="FILE", help="configuration file of the servers, in TOML (default: none)"
         )
         settings.add_flags(
-            act, ("domains", "grant_lifetime", "grant_ipv6_prefix", "grants", "redis_password"), help=_GRANTS_HELP
+            act,
+            ("domains", "grant_lifetime", "grant_ipv6_prefix", "nat64_prefixes", "grants", "redis_password"),
+            help=_GRANTS_HELP,
         )
         act.set_defaults(run=_grants)
 

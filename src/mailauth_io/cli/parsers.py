@@ -17,8 +17,8 @@ from urllib.parse import unquote
 import attrs
 
 from mailauth import LocalProtocolError, smtp
+from mailauth.addresses import Network, limit_key
 
-from .._addresses import Network
 from ..adapters.tls.certificate_names import KINDS, certificate_name
 
 if TYPE_CHECKING:
@@ -127,6 +127,20 @@ def network(text: str) -> Network:
         mapped = found.network_address.ipv4_mapped
         if mapped is not None:
             return ipaddress.IPv4Network((mapped, found.prefixlen - 96))
+    return found
+
+
+def nat64_prefix(text: str) -> ipaddress.IPv6Network:
+    """Return a NAT64 prefix: an IPv6 network with a length that RFC 6052 section 2.2 allows."""
+    found = network(text)
+    if not isinstance(found, ipaddress.IPv6Network):
+        raise ValueParseError(f"invalid NAT64 prefix: {text!r}; use an IPv6 network such as 2001:db8:64::/96")
+    try:
+        limit_key("::", nat64_prefixes=(found,))
+    except LocalProtocolError:
+        raise ValueParseError(
+            f"invalid NAT64 prefix: {text!r}; use a prefix length of 32, 40, 48, 56, 64 or 96 (RFC 6052 section 2.2)"
+        ) from None
     return found
 
 

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping
+from ipaddress import IPv6Network
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
+from mailauth.addresses import Network
 from mailauth.grants import MAX_LIFETIME
 
 from .. import logs
-from .._addresses import Network
 from . import options, parsers
 from .errors import ConfigError
 
@@ -177,6 +178,11 @@ class Settings:
         "grants", "ipv6_prefix", "--grant-ipv6-prefix", parsers.number(1, 128, "prefix length"), default=128, kind=int,
         metavar="N", help="number of leading bits of an IPv6 address that a grant covers",
     )  # fmt: skip
+    nat64_prefixes: tuple[IPv6Network, ...] = options.values(
+        "grants", "nat64_prefixes", "--nat64-prefix", parsers.nat64_prefix, metavar="NETWORK",
+        help="NAT64 prefix of your network, besides 64:ff9b::/96; a grant covers a single address of it, and limits "
+        "count the IPv4 addresses behind it",
+    )  # fmt: skip
     no_grants_from: tuple[Network, ...] = options.values(
         "grants", "never_from", "--no-grants-from", parsers.network, metavar="NETWORK",
         help="network of proxies or container gateways, whose addresses get no grants",
@@ -234,6 +240,10 @@ class Settings:
     connections_per_address: int = options.value(
         "limits", "connections_per_address", None, parsers.number(1, 10**6, "number of connections"), default=256,
         kind=int, metavar="N", help="maximum number of simultaneous connections from one address",
+    )  # fmt: skip
+    limit_ipv6_prefix: int = options.value(
+        "limits", "ipv6_prefix", None, parsers.number(1, 128, "prefix length"), default=64, kind=int, metavar="N",
+        help="number of leading bits of an IPv6 address that count as one address for all limits",
     )  # fmt: skip
     smtp_timeout: float = options.value(
         "limits", "smtp_timeout", None, parsers.positive, default=300.0, kind=float, metavar="N",

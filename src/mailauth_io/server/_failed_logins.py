@@ -7,9 +7,10 @@ sessions sleep.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
-from .._addresses import key
+from mailauth.addresses import limit_key
 
 MAX_DELAY: Final = 2.0
 """Maximum delay in seconds.  Clients wait for minutes (RFC 5321 section 4.5.3.2), but users notice a long delay."""
@@ -19,9 +20,6 @@ MEMORY: Final = 900.0
 
 MAX_ADDRESSES: Final = 16_384
 """Maximum number of addresses, about 4 MB.  When the table is full, the address that failed longest ago is removed."""
-
-NETWORK: Final = 64
-"""IPv6 prefix length: all addresses of a /64 usually belong to one client (RFC 4291 section 2.5.4)."""
 
 RECENT: Final = 600.0
 """Seconds after a failed login during which logins from its address have lower priority (``stores.Hashing``)."""
@@ -34,11 +32,19 @@ class FailedLogins:
     """A table of failed logins by address, shared by all sessions, so that parallel connections count together.
 
     *longest* is the maximum delay in seconds; 0 disables delays.  *max_addresses* is the size of the table.
+    *key* decides what one address is.
     """
 
-    def __init__(self, *, longest: float = MAX_DELAY, max_addresses: int = MAX_ADDRESSES) -> None:
+    def __init__(
+        self,
+        *,
+        longest: float = MAX_DELAY,
+        max_addresses: int = MAX_ADDRESSES,
+        key: Callable[[str], object] = limit_key,
+    ) -> None:
         self._longest = longest
         self._maximum = max_addresses
+        self._key = key
         self._failed: OrderedDict[object, tuple[int, float]] = OrderedDict()  # count, last time; oldest first
 
     def __len__(self) -> int:
@@ -63,12 +69,12 @@ class FailedLogins:
 
     def failed_recently(self, address: str, now: float) -> bool:
         """Return whether a login from *address* failed in the last RECENT seconds."""
-        _, when = self._failed.get(key(address, NETWORK), (0, now - RECENT))
+        _, when = self._failed.get(self._key(address), (0, now - RECENT))
         return now - when < RECENT
 
     def _note(self, address: str, now: float, more: int) -> int:
         self._forget(now)
-        address_key = key(address, NETWORK)
+        address_key = self._key(address)
         failures = self._failed.pop(address_key, (0, now))[0] + more
         self._failed[address_key] = failures, now
         if len(self._failed) > self._maximum:

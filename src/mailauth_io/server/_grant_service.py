@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from types import NoneType
 from typing import Final
 
+from mailauth import LocalProtocolError
+from mailauth.addresses import Network, grant_key, is_within
 from mailauth.grants import Grant, Lookup, Unavailable
 
-from .._addresses import Network, is_within
 from ..logs import Event
 from ..stores import Grants
 from ._log import LOGGER
@@ -23,12 +24,16 @@ REMEMBERED: Final = 1024
 
 
 class GrantService:
-    """Makes and finds grants in the store *grants*, except for addresses in the networks *never*."""
+    """Makes and finds grants in the store *grants*, except for addresses in the networks *never*.
 
-    def __init__(self, grants: Grants, never: Collection[Network]) -> None:
+    A peer without an IP address gets no grant.  *key* is the key of an address in the store.
+    """
+
+    def __init__(self, grants: Grants, never: Collection[Network], key: Callable[[str], object] = grant_key) -> None:
         self._grants = grants
         self._never = tuple(never)
-        self._warned: set[str] = set()
+        self._key = key
+        self._warned: set[object] = set()
 
     async def grant(self, session: str, address: str, identity: str) -> None:
         """Make a grant for *identity*, which has logged in from *address*.  Raises what the store raises."""
@@ -37,10 +42,10 @@ class GrantService:
             return
         identities = await self._grants.grant(address, identity)
         check_result(self._grants, "grant", identities, int, "the number of identities at the address")
-        if identities > MANY_IDENTITIES and address not in self._warned:
+        if identities > MANY_IDENTITIES and (key := self._key(address)) not in self._warned:
             if len(self._warned) >= REMEMBERED:
                 self._warned.clear()
-            self._warned.add(address)
+            self._warned.add(key)
             fields: dict[str, object] = {"connection": session, "peer": address, "identities": identities}
             LOGGER.warning(Event("many identities at one address", fields))
 
@@ -57,4 +62,7 @@ class GrantService:
         await self._grants.revoke_identity(identity, older_than)
 
     def _is_excluded(self, address: str) -> bool:
-        return bool(self._never) and is_within(address, self._never)
+        try:
+            return is_within(address, self._never)
+        except LocalProtocolError:
+            return True

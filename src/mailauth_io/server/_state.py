@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
 
 import anyio
 import attrs
 
 from mailauth import ACCEPT, Accept, ExtensionQuestion, Question, pop3, sasl, smtp
+from mailauth.addresses import grant_key, limit_key, limit_network
 from mailauth.grants import UNAVAILABLE, Lookup
 from mailauth.policy import RelayPolicy
 
-from .._addresses import key, network_of
 from ..adapters import OnError
 from ..adapters.connection import AsyncServerConnection
 from ..adapters.tls.certificate_names import certificate_names
 from ..limits import ConnectionLimiter
 from ..logs import Event
 from ..stores import ClientDisconnected, LoginSource, MemoryGrants, Proof, mailbox_name
-from ._failed_logins import NETWORK, FailedLogins
+from ._failed_logins import FailedLogins
 from ._grant_service import GrantService
 from ._inbound_quota import SHARE, InboundQuota
 from ._log import LOGGER, log_failure
@@ -45,6 +47,8 @@ class ServerState:
     """A monotonic clock in seconds."""
     sleep: Callable[[float], Awaitable[None]]
     """Sleep for a number of seconds without blocking the event loop."""
+    limit_key: Callable[[str], IPv4Address | IPv6Address | str]
+    """``addresses.limit_key()`` with the settings of the server, for every table that limits by address."""
     failures: FailedLogins
     limiter: ConnectionLimiter
     """Counts the connections to all ports."""
@@ -82,8 +86,17 @@ class ServerState:
         if config.grant_lifetime == 0:
             grants = None
         elif grants is None:
-            grants = MemoryGrants(lifetime=config.grant_lifetime, ipv6_prefix=config.grant_ipv6_prefix, clock=clock)
-        grant_service = None if grants is None else GrantService(grants, config.no_grants_from + config.proxy_from)
+            grants = MemoryGrants(
+                lifetime=config.grant_lifetime,
+                ipv6_prefix=config.grant_ipv6_prefix,
+                nat64_prefixes=config.nat64_prefixes,
+                clock=clock,
+            )
+        grant_service = None
+        if grants is not None:
+            key = partial(grant_key, ipv6_prefix=config.grant_ipv6_prefix, nat64_prefixes=config.nat64_prefixes)
+            grant_service = GrantService(grants, config.no_grants_from + config.proxy_from, key)
+        by_address = partial(limit_key, ipv6_prefix=config.limit_ipv6_prefix, nat64_prefixes=config.nat64_prefixes)
         return cls(
             config=config,
             stores=stores,
@@ -94,9 +107,12 @@ class ServerState:
             grant_service=grant_service,
             clock=clock,
             sleep=anyio.sleep if sleep is None else sleep,
-            limiter=ConnectionLimiter(config.limits),
-            inbound_quota=InboundQuota(max(stores.budget.size // SHARE, config.max_message_size)),
-            failures=FailedLogins(longest=config.failure_delay),
+            limiter=ConnectionLimiter(
+                config.limits, ipv6_prefix=config.limit_ipv6_prefix, nat64_prefixes=config.nat64_prefixes
+            ),
+            limit_key=by_address,
+            inbound_quota=InboundQuota(max(stores.budget.size // SHARE, config.max_message_size), by_address),
+            failures=FailedLogins(longest=config.failure_delay, key=by_address),
             on_error=on_error,
             interceptors=tuple(each if isinstance(each, Interceptor) else Interceptor(each) for each in interceptors),
         )
@@ -230,9 +246,10 @@ class ServerState:
 
     def _source(self, connection: AsyncServerConnection[Any]) -> LoginSource:
         address = connection.peer.address
+        counted = self.limit_key(address)
         return LoginSource(
-            address=key(address, NETWORK),
-            network=network_of(address),
+            address=counted,
+            network=limit_network(counted),
             failed_recently=lambda: self.failures.failed_recently(address, self.clock()),
             connected=lambda: not connection.peer_closed,
             note_failure=lambda: self.failures.note(address, self.clock()),

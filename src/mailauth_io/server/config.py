@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Set
+from ipaddress import IPv6Network
 from typing import Final
 
 import attrs
 
 from mailauth import LocalProtocolError, sasl
+from mailauth.addresses import Network
 from mailauth.grants import LIFETIME, GrantTable
 from mailauth.pop3 import ALL_MECHANISMS as ALL_POP3_MECHANISMS, ServerSettings as Pop3Settings
 from mailauth.smtp import Mailbox, ServerSettings as SmtpSettings
 
-from .._addresses import Network
 from .._checks import (
     check_integer,
     check_interface,
     check_items,
+    check_nat64_prefixes,
     check_networks,
     check_number,
     check_port,
@@ -150,7 +152,18 @@ class Config:
     """Seconds for which a POP3 login permits its address to relay, at most a year; 0: no grants."""
 
     grant_ipv6_prefix: int = attrs.field(default=128, validator=field(check_integer, 1, 128))
-    """The number of leading bits of an IPv6 address that a grant covers; 128 is the single address."""
+    """The number of leading bits of an IPv6 address that a grant covers; 128 is the single address.  The exceptions are
+    those of ``mailauth.addresses.grant_key()``."""
+
+    limit_ipv6_prefix: int = attrs.field(default=64, validator=field(check_integer, 1, 128))
+    """The number of leading bits of an IPv6 address that count as one address for all limits (``limit_key()`` in
+    ``mailauth.addresses``): connections, failed logins, memory for messages, and password hashing."""
+
+    nat64_prefixes: tuple[IPv6Network, ...] = attrs.field(
+        default=(), validator=[field(check_type, tuple), field(check_nat64_prefixes)]
+    )
+    """The NAT64 prefixes of your network, besides 64:ff9b::/96: an address in them counts as the IPv4 address of its
+    client for limits, and as a whole for grants."""
 
     limits: Limits = attrs.field(factory=Limits, validator=field(check_type, Limits))
     """The limits on connections, for all ports together, and on slow peers."""
@@ -256,7 +269,7 @@ class Stores:
     outbox: Outbox | NextHop = attrs.field(validator=_check_outbox)
     """Where remote mail is queued for another program, or the server to which it is relayed at once."""
     grants: Grants | None = attrs.field(default=None, validator=field(check_interface, Grants, optional=True))
-    """None: an in-memory store with the lifetime and prefix of the Config."""
+    """None: an in-memory store with the lifetime and prefixes of the Config."""
 
     tokens: Tokens | None = attrs.field(default=None, validator=field(check_interface, Tokens, optional=True))
     """The bearer tokens of the accounts.  None: OAUTHBEARER and XOAUTH2 are not offered."""

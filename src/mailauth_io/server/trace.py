@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Final
 
-from mailauth.grants import normalize_address
+from mailauth.addresses import normalize_address
 
 from ..stores.content import MessageContent
 

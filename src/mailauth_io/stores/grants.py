@@ -50,7 +50,7 @@ class ActiveGrant:
     """
 
     address: IPv4Address | IPv6Address = attrs.field(validator=field(check_address))
-    """As normalized by ``mailauth.grants.normalize_address``."""
+    """The key of the address (``mailauth.addresses.grant_key``)."""
 
     identity: str = attrs.field(validator=field(check_text))
 

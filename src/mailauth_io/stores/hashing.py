@@ -66,14 +66,16 @@ class LoginSource:
 
     For example:
 
-        source = stores.LoginSource(address=ipaddress.ip_address(peer.address), connected=lambda: not closed)
+        key = addresses.limit_key(peer.address)
+        source = stores.LoginSource(address=key, network=addresses.limit_network(key), connected=lambda: not closed)
         valid = await authenticator.check_password("alice", password, source)
     """
 
     address: object = attrs.field(default=None, validator=field(check_hashable))
-    """An IPv4 address or an IPv6 network.  Logins with an equal *address* share one position in the queue."""
+    """The ``mailauth.addresses.limit_key``.  Logins with an equal *address* share one position in the queue."""
     network: object = attrs.field(default=None, validator=field(check_hashable))
-    """Addresses with an equal *network* share one turn, since one owner may control the whole network."""
+    """The ``mailauth.addresses.limit_network``.  Addresses with an equal *network* share one turn, since one owner may
+    control the whole network."""
     failed_recently: Callable[[], bool] = attrs.field(default=lambda: False, validator=field(check_function))
     """Returns whether a login from this address has failed in the last minutes."""
     connected: Callable[[], bool] = attrs.field(default=lambda: True, validator=field(check_function))
@@ -176,10 +178,10 @@ class _Queue:
 
     def release(self, waiter: _Waiter) -> None:
         """Free the thread of *waiter*, and start the next login."""
-        address = waiter.source.address
-        self._running[address] -= 1
-        if not self._running[address]:
-            del self._running[address]
+        source = waiter.source
+        self._running[source.address] -= 1
+        if not self._running[source.address]:
+            del self._running[source.address]
         self._running_failed -= waiter.failed
         self._start()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from ipaddress import IPv6Network
 
 from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Lookup
 
@@ -25,6 +26,7 @@ class MemoryGrants:
         *,
         lifetime: float = LIFETIME,
         ipv6_prefix: int = 128,
+        nat64_prefixes: Collection[IPv6Network] = (),
         identities_per_address: int = IDENTITIES_PER_ADDRESS,
         max_grants: int = MAX_GRANTS,
         clock: Callable[[], float] = time.monotonic,
@@ -33,6 +35,7 @@ class MemoryGrants:
         self._table = make_table(
             lifetime=lifetime,
             ipv6_prefix=ipv6_prefix,
+            nat64_prefixes=nat64_prefixes,
             identities_per_address=identities_per_address,
             max_grants=max_grants,
         )

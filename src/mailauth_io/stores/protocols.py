@@ -218,7 +218,7 @@ class Outbox(Protocol):
 class Grants(Protocol):
     """The addresses with a recent POP3 login.  The store has its own clock and lifetime.
 
-    Addresses are normalized with ``mailauth.grants.normalize_address``.
+    Grants are stored by ``mailauth.addresses.grant_key``.
 
         await grant_store.grant("192.0.2.1", "alice")
         lookup = await grant_store.find("192.0.2.1")  # a Grant, UNAVAILABLE or None

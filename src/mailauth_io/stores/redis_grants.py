@@ -7,14 +7,17 @@ expires later than now plus the lifetime was made before the clock stepped back,
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
+from ipaddress import IPv6Network
 from typing import Any, Final, cast
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, Lookup, normalize_address
+from mailauth.addresses import grant_key
+from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, Lookup
 
 from .._checks import check_text, check_type
 from ._bounded_executor import THREADS, BoundedExecutor
@@ -155,6 +158,7 @@ class RedisGrants:
         password: str | None = None,
         lifetime: float = LIFETIME,
         ipv6_prefix: int = 128,
+        nat64_prefixes: Collection[IPv6Network] = (),
         identities_per_address: int = IDENTITIES_PER_ADDRESS,
         max_grants: int = MAX_GRANTS,
     ) -> None:
@@ -163,11 +167,12 @@ class RedisGrants:
         make_table(
             lifetime=lifetime,
             ipv6_prefix=ipv6_prefix,
+            nat64_prefixes=nat64_prefixes,
             identities_per_address=identities_per_address,
             max_grants=max_grants,
         )
         self._lifetime = round(lifetime * _MICRO)
-        self._prefix = ipv6_prefix
+        self._grant_key = partial(grant_key, ipv6_prefix=ipv6_prefix, nat64_prefixes=tuple(nat64_prefixes))
         self._identities = identities_per_address
         self._max_grants = max_grants
         self._executor = BoundedExecutor()
@@ -209,7 +214,7 @@ class RedisGrants:
         self._redis.connection_pool.disconnect()
 
     def _key(self, address: str) -> str:
-        return str(normalize_address(address, self._prefix))
+        return str(self._grant_key(address))
 
     def _run(self, script: Script, *args: str | int) -> Any:
         try:
@@ -248,7 +253,7 @@ class RedisGrants:
             address, _, identity = member.decode().partition(" ")
             if now < expires <= now + self._lifetime:
                 remaining = (expires - now) / _MICRO
-                grants.append(ActiveGrant(address=normalize_address(address), identity=identity, remaining=remaining))
+                grants.append(ActiveGrant(address=grant_key(address), identity=identity, remaining=remaining))
         return grants
 
 

@@ -14,11 +14,14 @@ import queue
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
+from functools import partial
+from ipaddress import IPv6Network
 from pathlib import Path
 from typing import Final
 
-from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, Lookup, normalize_address
+from mailauth.addresses import grant_key
+from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, Lookup
 
 from .._checks import check_function, check_type
 from ._bounded_executor import BoundedExecutor
@@ -70,6 +73,7 @@ class SqliteGrants:
         *,
         lifetime: float = LIFETIME,
         ipv6_prefix: int = 128,
+        nat64_prefixes: Collection[IPv6Network] = (),
         identities_per_address: int = IDENTITIES_PER_ADDRESS,
         max_grants: int = MAX_GRANTS,
         clock: Callable[[], float] = time.time,
@@ -79,12 +83,13 @@ class SqliteGrants:
         make_table(
             lifetime=lifetime,
             ipv6_prefix=ipv6_prefix,
+            nat64_prefixes=nat64_prefixes,
             identities_per_address=identities_per_address,
             max_grants=max_grants,
         )
         self._path = path
         self._lifetime = lifetime
-        self._prefix = ipv6_prefix
+        self._grant_key = partial(grant_key, ipv6_prefix=ipv6_prefix, nat64_prefixes=tuple(nat64_prefixes))
         self._identities = identities_per_address
         self._max_grants = max_grants
         self._clock = clock
@@ -132,7 +137,7 @@ class SqliteGrants:
                 self._idle.get_nowait().close()
 
     def _key(self, address: str) -> str:
-        return str(normalize_address(address, self._prefix))
+        return str(self._grant_key(address))
 
     def _find(self, address: str) -> Lookup:
         with self._connection() as connection:
@@ -203,7 +208,7 @@ class SqliteGrants:
             rows = connection.execute("SELECT address, identity, expires FROM grants ORDER BY number").fetchall()
         now = self._clock()
         return [
-            ActiveGrant(address=normalize_address(address), identity=identity, remaining=expires - now)
+            ActiveGrant(address=grant_key(address), identity=identity, remaining=expires - now)
             for address, identity, expires in rows
             if now < expires <= now + self._lifetime
         ]

@@ -16,8 +16,8 @@ from unittest.mock import create_autospec
 import pytest
 
 from mailauth import ACCEPT, pop3, smtp
+from mailauth.addresses import Network
 from mailauth_io import server, stores
-from mailauth_io._addresses import Network
 from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.functions import _smtp_machine
 from mailauth_io.adapters.stream import Peer, Stream
@@ -42,7 +42,7 @@ async def greet(connection: AsyncServerConnection[Any]) -> None:
 
 
 def test_limiter_limits_connections_in_total_and_per_address() -> None:
-    """Addresses of one network are counted separately; a closed connection makes room."""
+    """IPv4 addresses of one network are counted separately; a closed connection makes room."""
     limiter = ConnectionLimiter(Limits(connections=4, connections_per_address=2))
     assert [limiter.acquire("192.0.2.1") for _ in range(3)] == [True, True, False]
     assert [limiter.acquire("192.0.2.2") for _ in range(3)] == [True, True, False]
@@ -61,6 +61,33 @@ def test_ipv4_mapped_address_counts_as_ipv4() -> None:
     assert limiter.acquire("2001:db8::1")
     limiter.release("::ffff:192.0.2.1")
     assert limiter.acquire("192.0.2.1")
+
+
+def test_ipv6_network_counts_as_one_address() -> None:
+    """A client has all addresses of its /64, and could open as many connections as the server allows in total."""
+    limiter = ConnectionLimiter(Limits(connections=5_000, connections_per_address=2))
+    assert sum(limiter.acquire(f"2001:db8::{number:x}") for number in range(499)) == 2
+    assert limiter.acquire("2001:db8:0:1::1")
+    limiter.release("2001:db8::ffff")
+    assert limiter.acquire("2001:db8::1:1")
+    single = ConnectionLimiter(Limits(connections_per_address=1), ipv6_prefix=128)
+    assert [single.acquire(f"2001:db8::{number}") for number in (1, 2, 1)] == [True, True, False]
+
+
+def test_all_forms_of_an_ipv4_address_count_as_one_address() -> None:
+    limiter = ConnectionLimiter(
+        Limits(connections_per_address=1), nat64_prefixes=[ipaddress.IPv6Network("2001:db8:64::/96")]
+    )
+    assert limiter.acquire("192.0.2.1")
+    for network in ("::ffff:", "64:ff9b::", "64:ff9b:1::", "::ffff:0:", "2001:db8:64::"):
+        assert not limiter.acquire(f"{network}192.0.2.1")
+        assert limiter.acquire(f"{network}198.51.100.1")
+        limiter.release("198.51.100.1")
+
+
+def test_peer_without_an_ip_address_is_counted_by_its_name() -> None:
+    limiter = ConnectionLimiter(Limits(connections_per_address=1))
+    assert [limiter.acquire(name) for name in ("", "", "/run/a", "/run/b")] == [True, False, True, True]
 
 
 def test_limiter_keeps_no_state_for_closed_connections() -> None:

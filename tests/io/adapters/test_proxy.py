@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from mailauth_io._addresses import Network, is_within
+from mailauth.addresses import Network, is_within
 from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.stream import Peer
 from mailauth_io.limits import Limits

@@ -76,6 +76,7 @@ WORDS: dict[str, tuple[str, Any]] = {
     "maildir": ("/drops", Path("/drops")),
     "users": ("alice:open sesame", (("alice", b"open sesame"),)),
     "grant_lifetime": ("0.5", 0.5),
+    "nat64_prefixes": ("2001:db8:64::/96", (ipaddress.IPv6Network("2001:db8:64::/96"),)),
     "no_grants_from": ("10.0.0.0/8", (ipaddress.ip_network("10.0.0.0/8"),)),
     "grants": ("sqlite:/grants", GrantsLocation(sqlite=Path("/grants"))),
     "loop": ("trio", "trio"),

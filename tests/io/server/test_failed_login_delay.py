@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mailauth_io._addresses import network_of
+from mailauth.addresses import limit_key, limit_network
 from mailauth_io.server._failed_logins import MEMORY, FailedLogins
 
 
@@ -98,6 +98,6 @@ def test_table_is_bounded_and_evicts_address_with_the_oldest_failure() -> None:
         ("a pipe", "another", False),
     ],
 )
-def test_network_of_groups_addresses_by_ipv4_24_and_ipv6_48(one: str, other: str, same: bool) -> None:
+def test_networks_group_addresses_by_ipv4_24_and_ipv6_48(one: str, other: str, same: bool) -> None:
     """An IPv4 /24 or an IPv6 /48 usually belongs to one owner."""
-    assert (network_of(one) == network_of(other)) == same
+    assert (limit_network(limit_key(one)) == limit_network(limit_key(other))) == same

@@ -59,6 +59,28 @@ async def test_grant_of_another_server_in_excluded_network_is_ignored(loop: loop
 
 
 @on_each_loop
+async def test_peer_without_an_ip_address_gets_no_grant(loop: loops.Loop, caplog: pytest.LogCaptureFixture) -> None:
+    """An adapter of the application may serve a Unix socket.  The store has not failed: the reply is 550, not 451."""
+    caplog.set_level(logging.INFO)
+    grant_service = GrantService(stores.MemoryGrants(), ())
+    for address in ("", "/run/mail.sock"):
+        await grant_service.grant("s", address, "alice")
+        assert await grant_service.find(address) is None
+    assert [fields["peer"] for fields in events(caplog, "grant not made")] == ["", "/run/mail.sock"]
+
+
+@on_each_loop
+async def test_many_identities_are_logged_once_for_all_spellings_of_an_address(
+    loop: loops.Loop, caplog: pytest.LogCaptureFixture
+) -> None:
+    grant_service = GrantService(stores.MemoryGrants(), ())
+    for address in ("192.0.2.1", "::ffff:192.0.2.1"):
+        for number in range(MANY_IDENTITIES + 1):
+            await grant_service.grant("s", address, f"user{number}")
+    assert len(events(caplog, "many identities at one address")) == 1
+
+
+@on_each_loop
 async def test_many_identities_at_one_address_are_logged_once(
     loop: loops.Loop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

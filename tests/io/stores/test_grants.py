@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import subprocess
 import sys
 import threading
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from mailauth import LocalProtocolError
-from mailauth.grants import Grant, normalize_address
+from mailauth.addresses import grant_key
+from mailauth.grants import Grant
 from mailauth_io import stores
 from tests.io import loops
 from tests.io.grant_stores import LIFETIME, InRedis, Keeper, Memory, Sqlite, on_both_loops
@@ -125,11 +127,26 @@ async def test_ipv4_mapped_address_equals_ipv4_address(loop: loops.Loop, keeper:
 
 
 @on_both_loops
-async def test_ipv6_zone_is_ignored(loop: loops.Loop, keeper: Keeper) -> None:
+async def test_link_local_address_keeps_its_zone(loop: loops.Loop, keeper: Keeper) -> None:
+    """The same address on another link is another client; the zone of a global address means nothing."""
     grants = keeper.open()
-    await grants.grant("fe80::1%eth0", "alice")
-    assert await who(grants, "FE80:0::1%eth1") == "alice"
-    assert await grants.find("fe80::2") is None
+    await grants.grant("FE80:0::1%2", "alice")
+    await grants.grant("2001:db8::1%2", "bob")
+    assert [await who(grants, f"fe80::1{zone}") for zone in ("%2", "%3", "")] == ["alice", None, None]
+    assert await who(grants, "2001:db8::1%3") == "bob"
+    assert [str(each.address) for each in await grants.active()] == ["fe80::1%2", "2001:db8::1"]
+    assert await grants.revoke_address("fe80::1%2") == 1
+
+
+@on_both_loops
+async def test_grant_behind_nat64_covers_one_address(loop: loops.Loop, keeper: Keeper) -> None:
+    """A prefix of 64 bits does not apply there: the whole IPv4 Internet may be behind it."""
+    grants = keeper.open(ipv6_prefix=64, nat64_prefixes=[ipaddress.IPv6Network("2001:db8:64::/96")])
+    for network in ("64:ff9b::", "64:ff9b:1:2::", "2001:db8:64::"):
+        await grants.grant(f"{network}192.0.2.1", "alice")
+        addresses = (f"{network}192.0.2.1", f"{network}192.0.2.2", "192.0.2.1", "::ffff:192.0.2.1")
+        assert [await who(grants, address) for address in addresses] == ["alice", None, None, None]
+    assert await who(grants, "2001:db8:64::1:0:0") is None  # in the /64, but not behind NAT64
 
 
 @on_both_loops
@@ -139,7 +156,7 @@ async def test_ipv6_prefix_grants_whole_network_only(loop: loops.Loop, keeper: K
     assert await who(grants, "2001:db8::ffff:1") == "alice"
     assert await grants.find("2001:db8:0:1::1") is None
     (shown,) = await grants.active()
-    assert shown.address == normalize_address("2001:db8::")
+    assert shown.address == grant_key("2001:db8::")
     assert await grants.revoke_address("2001:db8::2") == 1
 
 
@@ -159,7 +176,12 @@ async def test_invalid_address_and_empty_identity_are_rejected(loop: loops.Loop,
 async def test_settings_out_of_range_are_rejected(loop: loops.Loop, keeper: Keeper) -> None:
     for settings in (
         *({"lifetime": -1.0}, {"lifetime": 31_536_001}),
-        *({"ipv6_prefix": 0}, {"identities_per_address": 0}, {"max_grants": 0}),
+        *(
+            {"ipv6_prefix": 0},
+            {"nat64_prefixes": [ipaddress.ip_network("::/49")]},
+            {"identities_per_address": 0},
+            {"max_grants": 0},
+        ),
     ):
         with pytest.raises(ValueError, match=next(iter(settings))):
             keeper.open(**settings)
