@@ -1,30 +1,102 @@
-"""``mailauth grants``: list or revoke the grants in a store that servers share."""
+"""``mailauth grants``: list, add or revoke the grants in a store that servers share."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
 import anyio
 
-from mailauth import LocalProtocolError
-from mailauth.addresses import grant_key
+from mailauth import LocalProtocolError, smtp
+from mailauth.addresses import grant_key, is_within
 
 from .. import stores
 from . import grants_option, references
 from .errors import ConfigError
 from .settings import Settings
 
+Action: TypeAlias = Callable[[stores.Grants], Awaitable[str]]
+"""Uses the store, and returns what the command prints."""
 
-def run(settings: Settings, *, revoked: str | None) -> None:
-    """Print the active grants, or revoke those of the identity or address *revoked* and print their number.
 
-    Raises ConfigError if there is no shared store, if *revoked* is invalid, or if the store fails.
+def list_grants(settings: Settings) -> None:
+    """Print the active grants.
+
+    Raises ConfigError if there is no shared store, or if the store fails.
     """
+
+    async def table(grants: stores.Grants) -> str:
+        return _table(await grants.active())
+
+    _run(settings, table)
+
+
+def add(settings: Settings, address: str, identity: str) -> None:
+    """Add a grant for *identity*, which has logged in from *address* at another POP3 or IMAP server.
+
+    *identity* need not be an account of this server.  An address in an excluded network gets no grant, as at a login
+    here; that is not an error.  Raises ConfigError if there is no shared store, if an argument is invalid, or if the
+    store fails.
+    """
+    try:
+        shown = str(_key(address, settings))
+    except LocalProtocolError as error:
+        raise ConfigError(str(error)) from None
+    name = _identity(identity, settings)
+
+    async def make(grants: stores.Grants) -> str:
+        if is_within(address, settings.no_grants_from + settings.proxy_from):
+            return f"no grant: {address} is in an excluded network"
+        await grants.grant(address, name)
+        return f"added a grant of {name} at {shown} for {settings.grant_lifetime:g} seconds"
+
+    _run(settings, make)
+
+
+def revoke(settings: Settings, whose: str) -> None:
+    """Revoke the grants of the identity or address *whose*, and print their number.
+
+    Raises ConfigError if there is no shared store, if *whose* is invalid, or if the store fails.
+    """
+    try:
+        shown, is_address = str(_key(whose, settings)), True
+    except LocalProtocolError:
+        shown, is_address = _identity(whose, settings, "identity or address"), False
+
+    async def end(grants: stores.Grants) -> str:
+        number = await (grants.revoke_address(whose) if is_address else grants.revoke_identity(shown))
+        return f"revoked {number} {'grant' if number == 1 else 'grants'} of {shown}"
+
+    _run(settings, end)
+
+
+def _key(address: str, settings: Settings) -> object:
+    return grant_key(address, settings.grant_ipv6_prefix, settings.nat64_prefixes)
+
+
+def _identity(text: str, settings: Settings, what: str = "identity") -> str:
+    """Return the canonical form of an identity: an account name of this server, or an address of another domain."""
+    name = stores.mailbox_name(text, frozenset(settings.domains))
+    if name is not None:
+        return name
+    local, at, domain = text.rpartition("@")
+    try:
+        if at and text.isascii() and stores.mailbox_name(local, frozenset()):
+            return str(smtp.Mailbox(local, domain)).lower()
+    except LocalProtocolError:
+        pass
+    raise ConfigError(f"invalid {what}: {text!r}; {stores.NAME_RULE}, or an address of another domain")
+
+
+def _run(settings: Settings, action: Action) -> None:
     if settings.grant_lifetime == 0:
         raise settings.config_error("grant_lifetime", "0 disables grants; use the lifetime that the servers use")
-    if settings.grants.sqlite is not None and not settings.grants.sqlite.exists():
-        raise settings.config_error(
-            "grants", f"{settings.grants.sqlite} does not exist; use the file of the servers"
-        )  # opening would create it
-    whose = None if revoked is None else _RevokeTarget(revoked, settings)
+    if settings.grants.sqlite is not None:
+        grants_option.check_access(settings, settings.grants.sqlite)
+        if not settings.grants.sqlite.exists():  # opening would create it
+            raise settings.config_error(
+                "grants", f"{settings.grants.sqlite} does not exist; use the file of the servers"
+            )
     grants: stores.Grants | None = references.store(settings, "grants_store")
     if grants is None:
         grants = grants_option.shared(settings)
@@ -33,9 +105,10 @@ def run(settings: Settings, *, revoked: str | None) -> None:
             "grants in memory can be accessed only by their own server; "
             f"set a SQLite file or a Redis URL with {settings.names('grants')}"
         )
+    store = grants
 
     async def main() -> str:
-        return _table(await grants.active()) if whose is None else await whose.revoke(grants)
+        return await action(store)
 
     try:
         output = anyio.run(main)
@@ -45,27 +118,6 @@ def run(settings: Settings, *, revoked: str | None) -> None:
     finally:
         grants.close()
     print(output)
-
-
-class _RevokeTarget:
-    """The address or the identity whose grants are revoked.  Raises ConfigError if the text is neither."""
-
-    def __init__(self, text: str, settings: Settings) -> None:
-        self._name: str | None = None
-        try:
-            self._shown = str(grant_key(text, settings.grant_ipv6_prefix, settings.nat64_prefixes))
-        except LocalProtocolError:
-            self._name = stores.mailbox_name(text, frozenset(settings.domains))
-            if self._name is None:
-                raise ConfigError(f"invalid identity or address: {text!r}; {stores.NAME_RULE}") from None
-            self._shown = self._name
-
-    async def revoke(self, grants: stores.Grants) -> str:
-        if self._name is None:
-            number = await grants.revoke_address(self._shown)
-        else:
-            number = await grants.revoke_identity(self._name)
-        return f"revoked {number} {'grant' if number == 1 else 'grants'} of {self._shown}"
 
 
 def _table(active: list[stores.ActiveGrant]) -> str:

@@ -6,7 +6,6 @@ This module does not query the store.  Invalid settings raise ConfigError.
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +71,22 @@ def check(settings: Settings) -> None:
     _password(settings)
 
 
+def check_access(settings: Settings, path: Path) -> None:
+    """Raise ConfigError if this user may not use the SQLite file *path*.  It need not exist."""
+    from ..stores.sqlite_grants import access_problem
+
+    problem = access_problem(path)
+    if problem is not None:
+        raise settings.config_error("grants", problem)
+
+
 def _check_file(settings: Settings, path: Path) -> None:
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+    from ..stores.sqlite_grants import check_file
+
+    check_access(settings, path)
+    if not path.parent.is_dir():
         raise settings.config_error("grants", f"{path.parent} is not a writable directory")
     if path.exists():
-        from ..stores.sqlite_grants import check_file
-
         try:
             check_file(path)
         except stores.GrantsError as error:

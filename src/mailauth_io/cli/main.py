@@ -123,7 +123,7 @@ def build_parser() -> Parser:
     _add_send(commands.add_parser("send", allow_abbrev=False, help="submit a message"))
     _add_fetch(commands.add_parser("fetch", allow_abbrev=False, help="retrieve the messages of a maildrop"))
     _add_check_config(commands.add_parser("check-config", allow_abbrev=False, help="check a configuration file"))
-    _add_grants(commands.add_parser("grants", allow_abbrev=False, help="list or revoke POP-before-SMTP grants"))
+    _add_grants(commands.add_parser("grants", allow_abbrev=False, help="list, add or revoke POP-before-SMTP grants"))
     _add_passwd(commands.add_parser("passwd", allow_abbrev=False, help="print a line for an accounts file"))
     _add_methods(commands.add_parser("methods", allow_abbrev=False, help="demonstrate seven ways to submit mail"))
     return parser
@@ -215,10 +215,10 @@ def _add_check_config(parser: argparse.ArgumentParser) -> None:
 
 def _add_grants(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "List or revoke grants in a store that servers share, a SQLite file or Redis.  A grant allows a client address "
-        "to relay for a time after a POP3 login.  Name the store with --grants or --config after list or revoke."
+        "List, add or revoke grants in a store that servers share, a SQLite file or Redis.  A grant allows a client "
+        "address to relay for a time after a POP3 login.  Name the store with --grants or --config after the action."
     )
-    acts = parser.add_subparsers(dest="act", title="actions", metavar="list|revoke", required=True)
+    acts = parser.add_subparsers(dest="act", title="actions", metavar="list|add|revoke", required=True)
     shown = acts.add_parser("list", allow_abbrev=False, help="print all active grants")
     ended = acts.add_parser("revoke", allow_abbrev=False, help="revoke the grants of an account or of an address")
     ended.add_argument(
@@ -226,7 +226,14 @@ def _add_grants(parser: argparse.ArgumentParser) -> None:
         metavar="IDENTITY|ADDRESS",
         help="account or IP address whose grants are revoked",
     )
-    for act in (shown, ended):
+    made = acts.add_parser("add", allow_abbrev=False, help="add a grant for a login at another server")
+    made.description = (
+        "Add a grant, for the post-login script of another POP3 or IMAP server such as Dovecot.  The lifetime must be "
+        "that of the servers: use their configuration file, or --grant-lifetime."
+    )
+    made.add_argument("address", metavar="ADDRESS", help="IP address from which the client has logged in")
+    made.add_argument("identity", metavar="IDENTITY", help="who has logged in; need not be an account of this server")
+    for act in (shown, made, ended):
         act.add_argument(
             "--config", type=_file, metavar="FILE", help="configuration file of the servers, in TOML (default: none)"
         )
@@ -314,7 +321,13 @@ def _check_config(options: argparse.Namespace) -> int:
 def _grants(options: argparse.Namespace) -> int:
     from . import grants_command
 
-    grants_command.run(settings_of(options), revoked=getattr(options, "whose", None))
+    found = settings_of(options)
+    if options.act == "add":
+        grants_command.add(found, options.address, options.identity)
+    elif options.act == "revoke":
+        grants_command.revoke(found, options.whose)
+    else:
+        grants_command.list_grants(found)
     return 0
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import grp
 import os
+import pwd
 import queue
 import sqlite3
 import stat
@@ -18,7 +20,7 @@ from collections.abc import Callable, Collection, Generator
 from functools import partial
 from ipaddress import IPv6Network
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mailauth.addresses import grant_key
 from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, Lookup
@@ -29,6 +31,7 @@ from .grants import MAX_SWEPT_PER_LOGIN, TIMEOUT, ActiveGrant, GrantsError, make
 
 __all__ = [
     "SqliteGrants",
+    "access_problem",
     "check_file",
 ]
 
@@ -57,7 +60,8 @@ COMMIT;
 
 
 class SqliteGrants:
-    """Grants in the SQLite file at *path*.  It is created with mode 0600; its directory must exist.
+    """Grants in the SQLite file at *path*.  It is created with mode 0600; its directory must exist.  ``check_file()``
+    says which modes an existing file may have.
 
     The settings are those of GrantTable; an invalid one is a ValueError.  They must be the same in all processes.
     *clock* returns seconds since 1970.  Raises GrantsError if the file is not a grants database, or if other users can
@@ -100,10 +104,9 @@ class SqliteGrants:
             with _alone(path.parent):
                 _claim(path)
                 self._idle.put(_connect(path))
-        except OSError as error:
-            raise GrantsError(f"cannot store grants in {path}: {error.strerror}") from error
-        except sqlite3.Error as error:
-            raise GrantsError(f"cannot store grants in {path}: {error}") from error
+        except (OSError, sqlite3.Error) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise GrantsError(f"cannot store grants in {path}: {access_problem(path) or reason}") from error
 
     async def find(self, address: str) -> Lookup:
         """Return the newest active grant of *address*, or None.
@@ -242,7 +245,7 @@ def _alone(folder: Path) -> Generator[None]:
 
 
 def _claim(path: Path) -> None:
-    """Create *path*, or check that only its owner can access it.  Raises GrantsError or OSError.
+    """Create *path* for its owner only, or check an existing file.  Raises GrantsError or OSError.
 
     An existing file is not opened: closing it would release the locks of all SQLite connections of this process.
     """
@@ -253,13 +256,60 @@ def _claim(path: Path) -> None:
 
 
 def check_file(path: Path) -> None:
-    """Check that *path* is a regular file that only its owner can access.  Raises GrantsError or OSError."""
+    """Check that *path* is a regular file that no stranger can access.  Raises GrantsError or OSError.
+
+    Its mode is 600, or 660 to share it with a group.  Then its directory must belong to this group, be writable for it,
+    and have the setgid bit: SQLite makes the files beside it (-wal, -shm) with the same mode, but for the group of the
+    directory.
+    """
     check_type("path", path, Path)
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise GrantsError(f"{path} is not a regular file; use another path")
-    if mode & 0o077:
-        raise GrantsError(f"{path} is accessible to other users; run: chmod 600 {path}")
+    mode = stat.S_IMODE(status.st_mode)
+    private, shared = not mode & 0o077, not mode & 0o007 and mode & 0o070 == 0o060
+    folder = path.absolute().parent
+    if shared:
+        found = folder.stat()
+        shared = found.st_gid == status.st_gid and found.st_mode & 0o2032 == 0o2030
+    if not (private or shared):
+        group = _name(grp.getgrgid, status.st_gid)
+        raise GrantsError(
+            f"{path} is accessible to other users; run: chmod 600 {path} (or, to share it with the group {group}: "
+            f"chmod 660 {path} && chgrp {group} {folder} && chmod 2770 {folder})"
+        )
+
+
+def access_problem(path: Path) -> str | None:
+    """Return what the user of this process may not do with the database *path*; None if there is no such problem."""
+    path = path.absolute()
+    folder = path.parent
+    needed = [(place, os.X_OK, "enter") for place in reversed(folder.parents)]
+    needed.append((folder, os.R_OK | os.W_OK | os.X_OK, "read and write"))
+    needed += [
+        (path.with_name(f"{path.name}{end}"), os.R_OK | os.W_OK, "read and write") for end in ("", "-wal", "-shm")
+    ]
+    for place, access, verb in needed:
+        try:
+            status = place.stat()
+        except OSError:
+            continue  # it does not exist; a directory that does not let us look at it was found before
+        if not os.access(place, access, effective_ids=os.access in os.supports_effective_ids):
+            user, owner = (_name(pwd.getpwuid, number) for number in (os.geteuid(), status.st_uid))
+            group, mode = _name(grp.getgrgid, status.st_gid), stat.S_IMODE(status.st_mode)
+            return (
+                f"user {user} may not {verb} {place} (owner {owner}, group {group}, mode {mode:o}); "
+                "run this as the owner, or share the file with a group (docs/grants.md)"
+            )
+    return None
+
+
+def _name(look_up: Callable[[int], tuple[Any, ...]], number: int) -> str:
+    """Return the name of a user or group, or the number of one without a name."""
+    try:
+        return str(look_up(number)[0])
+    except KeyError:
+        return str(number)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

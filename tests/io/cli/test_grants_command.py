@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +21,7 @@ from mailauth_io.cli import config, grants_option, main as cli, settings_file
 from mailauth_io.stores.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import RedisGrants
 from mailauth_io.stores.sqlite_grants import SqliteGrants
+from tests import serving
 from tests.io.config_errors import config_error
 from tests.redis_server import PASSWORD, RedisServer, redis_server
 from tests.serving import run
@@ -52,7 +59,7 @@ def private(path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("action", ["list", "revoke"])
+@pytest.mark.parametrize("action", ["list", "add", "revoke"])
 def test_the_help_does_not_offer_grants_in_memory(action: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(("grants", action, "--help"))
@@ -109,7 +116,7 @@ def test_revoking_an_address_revokes_its_ipv6_prefix(tmp_path: Path, capfd: pyte
 def test_grants_command_rejects_a_store_in_memory(capfd: pytest.CaptureFixture[str]) -> None:
     said = config_error(capfd, "grants", "list")
     assert "only by their own server; set a SQLite file or a Redis URL with --grants" in said
-    assert "list|revoke" in config_error(capfd, "grants")
+    assert "list|add|revoke" in config_error(capfd, "grants")
 
 
 @pytest.mark.parametrize(
@@ -135,9 +142,157 @@ def test_invalid_options_are_reported_in_one_line(
 
 def test_revoke_rejects_an_invalid_identity_or_address(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     SqliteGrants(tmp_path / "g").close()
-    for whose in ("a b", "alice@elsewhere.test", "192.0.2.1/24"):
+    for whose in ("a b", "alice@else where.test", "al ice@elsewhere.test", "@elsewhere.test", "192.0.2.1/24"):
         said = config_error(capfd, "grants", "revoke", whose, "--grants", f"sqlite:{tmp_path / 'g'}")
         assert f"invalid identity or address: {whose!r}; " in said
+
+
+@pytest.mark.parametrize("place", [in_sqlite, in_redis])
+def test_grants_of_logins_at_another_server_are_added(
+    place: Place, tmp_path: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Their identities need not be accounts of this server.  ``revoke`` takes what ``add`` took."""
+    grants, words = place(tmp_path, request)
+    grants.close()
+    added = command(capfd, "add", *words, "::ffff:192.0.2.1", "Alice@EXAMPLE.test")
+    assert added == "added a grant of alice at 192.0.2.1 for 1800 seconds\n"
+    added = command(capfd, "add", *words, "64:ff9b::192.0.2.1", "Bob.Jones@Elsewhere.test")
+    assert added == "added a grant of bob.jones@elsewhere.test at 64:ff9b::c000:201 for 1800 seconds\n"
+    rows = command(capfd, "list", *words).splitlines()[1:]
+    assert [row.split()[:2] for row in rows] == [
+        ["192.0.2.1", "alice"],
+        ["64:ff9b::c000:201", "bob.jones@elsewhere.test"],
+    ]
+    assert command(capfd, "revoke", *words, "bob.jones@ELSEWHERE.test").startswith("revoked 1 grant of ")
+    assert command(capfd, "revoke", *words, "192.0.2.1").startswith("revoked 1 grant of ")
+
+
+def test_add_makes_a_grant_with_the_settings_of_the_configuration_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The lifetime, the prefixes, and the excluded networks of the servers."""
+    SqliteGrants(tmp_path / "g", lifetime=60, ipv6_prefix=64).close()
+    file = private(
+        tmp_path / "mailauth.toml",
+        '[grants]\nstore = "sqlite:g"\nlifetime = 60.0\nipv6_prefix = 64\nnat64_prefixes = ["2001:db8:64::/96"]\n'
+        'never_from = ["10.0.0.0/8"]\n[listen]\nproxy_from = ["198.51.100.7"]\n',
+    )
+    words = ("add", "--config", str(file))
+    assert command(capfd, *words, "2001:db8::2", "alice") == "added a grant of alice at 2001:db8:: for 60 seconds\n"
+    assert "at 2001:db8:64::1 for" in command(capfd, *words, "2001:db8:64::1", "alice")
+    for address in ("::ffff:10.0.0.1", "198.51.100.7"):
+        assert command(capfd, *words, address, "alice") == f"no grant: {address} is in an excluded network\n"
+    assert len(command(capfd, "list", "--config", str(file)).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("192.0.2.256", "alice"), "invalid IP address '192.0.2.256'; use one such as 192.0.2.1"),
+        (("192.0.2.1", ""), "invalid identity: ''; use up to 64 letters"),
+        (("192.0.2.1", "alice\nbob"), "invalid identity: 'alice\\nbob'; "),
+        (("192.0.2.1", "alice@b..test"), "invalid identity: "),
+        (("192.0.2.1",), "the following arguments are required: IDENTITY"),
+    ],
+)
+def test_add_rejects_an_invalid_address_or_identity(
+    words: tuple[str, ...], says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    SqliteGrants(tmp_path / "g").close()
+    assert says in config_error(capfd, "grants", "add", "--grants", f"sqlite:{tmp_path / 'g'}", *words)
+    assert command(capfd, "list", "--grants", f"sqlite:{tmp_path / 'g'}") == "no grants\n"
+
+
+# Another user, such as that of Dovecot's post-login script.
+
+OWNER, SCRIPT, STRANGER, GROUP = 65_001, 65_002, 65_003, 65_100
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run programs as other users")
+
+
+PROGRAM = """
+import contextlib, io, os, pathlib, sys, tempfile
+from mailauth_io.cli import main
+from mailauth_io.stores.sqlite_grants import SqliteGrants
+with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    SqliteGrants(pathlib.Path(folder, "g")).close()
+    main.main(["grants", "add", "--grants", f"sqlite:{folder}/g", "192.0.2.1", "alice"])
+user, group = map(int, sys.argv[1:3])
+os.umask(0o077)
+os.setgroups([])
+os.setgid(group)
+os.setuid(user)
+os.chdir("/")
+sys.exit(main.main(sys.argv[3:]))
+"""
+"""Runs the command as another user.  That user may have no access to the Python of the tests, so a first run as root
+imports all modules."""
+
+
+def run_as(user: int, *arguments: str, group: int = 65_200) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(user), str(group), *arguments],
+        env=serving.environment(), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A directory of OWNER that others may enter: tmp_path is below one that they may not."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chown(name, OWNER, 65_200)
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@as_root
+def test_permission_problem_of_another_user_is_named(folder: Path) -> None:
+    """Everything that may be missing: the file, its directory, and the files beside it."""
+    path = folder / "grants.db"
+    words = ("grants", "add", "--grants", f"sqlite:{path}", "192.0.2.1", "alice")
+    path.touch(mode=0o600)
+    os.chown(path, OWNER, 65_200)
+
+    def complaint() -> str:
+        done = run_as(SCRIPT, *words, group=GROUP)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        return done.stderr
+
+    end = "run this as the owner, or share the file with a group (docs/grants.md)\n"
+    assert complaint() == (
+        f"mailauth grants: --grants: user {SCRIPT} may not read and write {folder} "
+        f"(owner {OWNER}, group 65200, mode 755); {end}"
+    )
+    os.chown(folder, OWNER, GROUP)
+    folder.chmod(0o2770)
+    assert f"may not read and write {path} (owner {OWNER}, group 65200, mode 600)" in complaint()
+    os.chown(path, OWNER, GROUP)
+    path.chmod(0o660)
+    Path(f"{path}-shm").touch(mode=0o600)
+    assert f"may not read and write {path}-shm (owner root, group {GROUP}, mode 600)" in complaint()
+
+
+@as_root
+def test_file_can_be_shared_with_a_group(folder: Path) -> None:
+    """As docs/grants.md describes: the server and the script of another user, whoever opens the file first."""
+    path = folder / "grants.db"
+    os.chown(folder, OWNER, GROUP)
+    folder.chmod(0o2770)
+    path.touch()
+    os.chown(path, OWNER, GROUP)
+    path.chmod(0o660)
+    store = ("--grants", f"sqlite:{path}")
+    for user in (OWNER, SCRIPT, OWNER):
+        done = run_as(user, "grants", "add", *store, "192.0.2.1", f"user{user}", group=GROUP)
+        assert (done.returncode, done.stderr) == (0, "")
+    keep = sqlite3.connect(path)  # so that the files beside it stay
+    with contextlib.closing(keep):
+        keep.execute("SELECT * FROM grants").fetchall()
+        done = run_as(SCRIPT, "grants", "add", *store, "192.0.2.9", "carol", group=GROUP)
+        assert (done.returncode, done.stderr) == (0, "")
+        beside = {each.name: each.stat() for each in folder.iterdir()}
+    assert beside.keys() == {"grants.db", "grants.db-wal", "grants.db-shm"}
+    assert {(each.st_gid, stat.S_IMODE(each.st_mode)) for each in beside.values()} == {(GROUP, 0o660)}
+    assert run_as(STRANGER, "grants", "list", *store).returncode == 2
 
 
 def test_command_arguments_quoted_by_redis_are_not_shown() -> None:
@@ -179,7 +334,7 @@ def test_serve_rejects_an_unusable_grants_store(
     shared = private(tmp_path / "g", "")
     shared.chmod(0o644)
     said = settings_complaint(capfd, "--grants", f"sqlite:{shared}")
-    assert said == f"mailauth serve: --grants: {shared} is accessible to other users; run: chmod 600 {shared}\n"
+    assert said.startswith(f"mailauth serve: --grants: {shared} is accessible to other users; run: chmod 600 {shared} ")
     password = private(tmp_path / "password", "hunter2\n")
     password.chmod(0o644)
     said = settings_complaint(capfd, "--grants", "redis://127.0.0.1", "--redis-password-file", str(password))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mailauth_io.stores import GrantsError
-from mailauth_io.stores.sqlite_grants import SqliteGrants
+from mailauth_io.stores.sqlite_grants import SqliteGrants, access_problem
 from tests.io import loops
 from tests.io.grant_stores import on_both_loops
 from tests.io.server_support import run_on_asyncio
@@ -62,6 +62,47 @@ def test_file_accessible_to_other_users_is_rejected(opening: Opening, mode: int)
     opening.path.chmod(mode)
     with pytest.raises(GrantsError, match=r"grants\.db is accessible to other users; run: chmod 600 "):
         opening()
+
+
+@pytest.mark.parametrize(
+    ("file_mode", "folder_mode", "accepted"),
+    [
+        (0o660, 0o2770, True),
+        (0o660, 0o2775, True),
+        (0o600, 0o777, True),
+        (0o660, 0o770, False),  # the files beside it would be for the group of whoever opens it first
+        (0o660, 0o2750, False),
+        (0o660, 0o2777, False),
+        (0o640, 0o2770, False),
+        (0o620, 0o2770, False),
+        (0o664, 0o2770, False),
+    ],
+)
+def test_file_may_be_shared_with_the_group_of_its_directory(
+    tmp_path: Path, file_mode: int, folder_mode: int, accepted: bool
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = folder / "grants.db"
+    path.touch()
+    folder.chmod(folder_mode)
+    path.chmod(file_mode)
+    with contextlib.nullcontext() if accepted else pytest.raises(GrantsError, match="accessible to other users"):
+        SqliteGrants(path).close()
+    if accepted and os.geteuid() == 0 and file_mode == 0o660:
+        os.chown(path, -1, os.getegid() + 1)
+        with pytest.raises(GrantsError, match="to share it with the group "):
+            SqliteGrants(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
+def test_missing_permission_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "grants.db"
+    SqliteGrants(path).close()
+    path.chmod(0o400)
+    with pytest.raises(GrantsError, match=r"may not read and write .*grants\.db \(owner .*, group .*, mode 400\)"):
+        SqliteGrants(path)
+    assert access_problem(path) is not None
 
 
 def test_missing_directory_raises_grants_error(tmp_path: Path) -> None:
