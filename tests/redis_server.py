@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -73,18 +74,83 @@ class RedisServer:
             self._process = None
 
 
+class RedisCluster:
+    """Three Redis servers without replicas, which share the slots of a cluster, on ports of 127.0.0.1."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._processes: list[subprocess.Popen[str]] = []
+        self.ports: list[int] = []
+
+    def client(self, number: int) -> Any:  # the type hints of redis are unions of too many types
+        """A client of one node, which does not follow redirections."""
+        return redis.Redis(port=self.ports[number], password=PASSWORD, decode_responses=True)
+
+    def start(self) -> None:
+        while len(self.ports) < 3:
+            self._start_node()
+        nodes = [f"127.0.0.1:{port}" for port in self.ports]
+        words = ["redis-cli", "--cluster", "create", *nodes, "--cluster-yes"]
+        done = subprocess.run(
+            words, env={**os.environ, "REDISCLI_AUTH": PASSWORD}, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        for number in range(3):
+            with self.client(number) as client:
+                while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
+                    pass
+
+    def _start_node(self) -> None:
+        port = _free_port()
+        if port > 55_535:  # the nodes talk to each other on this port plus 10,000
+            return
+        directory = self._directory / str(port)
+        directory.mkdir(exist_ok=True)
+        words = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--cluster-enabled", "yes"]
+        words += ["--dir", str(directory), "--save", "", "--requirepass", PASSWORD, "--masterauth", PASSWORD]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "Ready to accept connections" in line:
+                self.ports.append(port)
+                self._processes.append(process)
+                return
+        process.communicate()  # another program has taken one of the ports: the caller tries again
+
+    def kill(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.communicate()
+
+
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as found:
         return int(found.getsockname()[1])
 
 
-@contextmanager
-def redis_server(directory: Path, pair: Path | None = None) -> Iterator[RedisServer]:
-    """Run a Redis server until the context ends.  *pair* as for RedisServer."""
+def _require_redis() -> None:
     if shutil.which("redis-server") is None:
         if os.environ.get("MAILAUTH_INTEROP") == "require":
             pytest.fail("redis-server is not installed")
         pytest.skip("redis-server is not installed")
+
+
+@contextmanager
+def redis_cluster(directory: Path) -> Iterator[RedisCluster]:
+    """Run a cluster of three nodes until the context ends."""
+    _require_redis()
+    cluster = RedisCluster(directory)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.kill()
+
+
+@contextmanager
+def redis_server(directory: Path, pair: Path | None = None) -> Iterator[RedisServer]:
+    """Run a Redis server until the context ends.  *pair* as for RedisServer."""
+    _require_redis()
     server = RedisServer(directory, pair)
     try:
         server.start()

@@ -14,7 +14,7 @@ import pytest
 
 from mailauth_io import stores
 from mailauth_io.stores.redis_address import RedisAddress
-from mailauth_io.stores.redis_grants import RedisGrants
+from mailauth_io.stores.redis_grants import KEYS, RedisGrants
 from mailauth_io.stores.sqlite_grants import SqliteGrants
 from tests.io import loops
 from tests.io.server_support import Clock
@@ -115,6 +115,5 @@ class InRedis(Keeper):
 
     def move(self, seconds: float) -> None:
         """Move the expiry of all grants in the other direction, since the clock of Redis cannot be set."""
-        for key in list(self.client.scan_iter("*")):
-            for member, expires in self.client.zrange(key, 0, -1, withscores=True):
-                self.client.zadd(key, {member: expires - seconds * 1_000_000})
+        for member, expires in self.client.zrange(KEYS[0], 0, -1, withscores=True):
+            self.client.zadd(KEYS[0], {member: expires - seconds * 1_000_000})

@@ -2,18 +2,24 @@
 
 Each operation is one Lua script, run in a thread, so it is atomic, and the only clock is that of Redis.  A grant that
 expires later than now plus the lifetime was made before the clock stepped back, and counts as expired.
+
+There are three keys, all in one slot of a Redis cluster, and every script declares them.  A cluster node that does not
+have the slot answers MOVED, with the address of the node that has it.
 """
 
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable, Collection
 from functools import partial
 from ipaddress import IPv6Network
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
+import attrs
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import MovedError
 from redis.retry import Retry
 
 from mailauth.addresses import grant_key
@@ -29,6 +35,7 @@ __all__ = [
     "RedisGrants",
 ]
 
+T = TypeVar("T")
 Script = Callable[..., Any]
 
 _MICRO: Final = 1_000_000  # scores are doubles, which hold microseconds exactly up to the year 2255
@@ -43,12 +50,13 @@ _KEEPALIVE: Final = {
 }
 """Keepalive settings: a NAT or firewall may drop a connection that is idle for minutes."""
 
-_ALL: Final = "{mailauth}:grants"  # the hash tag in braces puts all keys into one slot of a Redis cluster
+KEYS: Final = ("{mailauth}:grants", "{mailauth}:at", "{mailauth}:of")
+"""Three sorted sets.  The first has each grant with its expiry, which is the order of the logins.  The others are
+indexes, in alphabetical order: "address identity" and "identity address".  An address contains no blank.  Each key
+expires with the last grant.  The hash tag in braces puts them into one slot of a Redis cluster."""
 
-# Three kinds of sorted sets: all grants, the grants at an address, the grants of an identity.  Each is sorted by
-# expiry, which is the order of the logins, and expires with its last grant.
 _BEGIN: Final = f"""
-local all, at, of = '{_ALL}', '{{mailauth}}:at:', '{{mailauth}}:of:'
+local all, at, of = KEYS[1], KEYS[2], KEYS[3]
 local time = redis.call('TIME')
 local now = time[1] * {_MICRO} + time[2]
 local last = now + ARGV[1]
@@ -59,8 +67,8 @@ end
 
 local function drop(address, identity)
     redis.call('ZREM', all, address .. ' ' .. identity)
-    redis.call('ZREM', at .. address, identity)
-    redis.call('ZREM', of .. identity, address)
+    redis.call('ZREM', at, address .. ' ' .. identity)
+    redis.call('ZREM', of, identity .. ' ' .. address)
 end
 
 local function drop_each(members)
@@ -73,23 +81,37 @@ local function sweep()
     drop_each(redis.call('ZRANGEBYSCORE', all, '-inf', text(now), 'LIMIT', 0, {MAX_SWEPT_PER_LOGIN}))
     drop_each(redis.call('ZRANGEBYSCORE', all, '(' .. text(last), '+inf', 'LIMIT', 0, {MAX_SWEPT_PER_LOGIN}))
 end
+
+-- What follows the word and a blank in the members of an index.
+local function after(index, word)
+    local found = redis.call('ZRANGEBYLEX', index, '[' .. word .. ' ', '(' .. word .. '!')
+    for place, member in ipairs(found) do
+        found[place] = string.sub(member, #word + 2)
+    end
+    return found
+end
+
+local function expires(address, identity)
+    return tonumber(redis.call('ZSCORE', all, address .. ' ' .. identity) or 0)
+end
 """
 
-# A grant counts only while it is in both sets, of its address and of its identity.  Redis may evict one of the sets
-# when memory is short, and a grant that is missing from the set of its identity could not be revoked.
+# A grant counts only while it is in the index by identity.  Redis may evict a key when memory is short, and a grant
+# that is missing there could not be revoked.
 _FIND: Final = """
 local address = ARGV[2]
 local highest = redis.call('ZREVRANGE', all, 0, 0, 'WITHSCORES')[2]
 if highest and tonumber(highest) > last then
     sweep()
 end
-local here = redis.call('ZREVRANGEBYSCORE', at .. address, text(last), '(' .. text(now), 'WITHSCORES')
-for place = 1, #here, 2 do
-    if redis.call('ZSCORE', of .. here[place], address) == here[place + 1] then
-        return {here[place], here[place + 1]}
+local newest, whose = now, nil
+for _, identity in ipairs(after(at, address)) do
+    local score = expires(address, identity)
+    if score > newest and score <= last and redis.call('ZSCORE', of, identity .. ' ' .. address) then
+        newest, whose = score, identity
     end
 end
-return false
+return whose and {whose, text(newest)}
 """
 
 _GRANT: Final = """
@@ -99,50 +121,66 @@ if late < 0 or late > tonumber(ARGV[7]) then
     return false
 end
 sweep()
-for _, other in ipairs(redis.call('ZRANGEBYSCORE', at .. address, '-inf', text(now))) do
-    drop(address, other)
+drop(address, identity)
+local kept = {}
+for _, other in ipairs(after(at, address)) do
+    local score = expires(address, other)
+    if score > now then
+        table.insert(kept, {score, other})
+    else
+        drop(address, other)
+    end
+end
+table.sort(kept, function(one, other) return one[1] < other[1] end)
+while #kept >= identities do
+    drop(address, table.remove(kept, 1)[2])
 end
 redis.call('ZADD', all, text(last), address .. ' ' .. identity)
-redis.call('ZADD', at .. address, text(last), identity)
-redis.call('ZADD', of .. identity, text(last), address)
-for _, other in ipairs(redis.call('ZRANGE', at .. address, 0, -1 - identities)) do
-    drop(address, other)
-end
+redis.call('ZADD', at, 0, address .. ' ' .. identity)
+redis.call('ZADD', of, 0, identity .. ' ' .. address)
 local excess = redis.call('ZCARD', all) - maximum
 if excess > 0 then
     drop_each(redis.call('ZRANGE', all, 0, math.min(excess, MAX_SWEPT_PER_LOGIN) - 1))
 end
-for _, key in ipairs({all, at .. address, of .. identity}) do
+for _, key in ipairs(KEYS) do
     redis.call('PEXPIRE', key, text(math.ceil(ARGV[1] / 1000)))
 end
-return redis.call('ZCARD', at .. address)
+return #after(at, address)
 """.replace("MAX_SWEPT_PER_LOGIN", str(MAX_SWEPT_PER_LOGIN))
 
 _REVOKE_IDENTITY: Final = """
 local identity, until_ = ARGV[2], last - ARGV[3]
 local active = 0
-local there = redis.call('ZRANGEBYSCORE', of .. identity, '-inf', text(until_), 'WITHSCORES')
-for place = 1, #there, 2 do
-    if tonumber(there[place + 1]) > now then
-        active = active + 1
+for _, address in ipairs(after(of, identity)) do
+    local score = expires(address, identity)
+    if not string.find(address, ' ') and score <= until_ then
+        if score > now then
+            active = active + 1
+        end
+        drop(address, identity)
     end
-    drop(there[place], identity)
 end
 return active
 """
 
 _REVOKE_ADDRESS: Final = """
 local address = ARGV[2]
-local active = redis.call('ZCOUNT', at .. address, '(' .. text(now), text(last))
-for _, identity in ipairs(redis.call('ZRANGE', at .. address, 0, -1)) do
+local active = 0
+for _, identity in ipairs(after(at, address)) do
+    local score = expires(address, identity)
+    if score > now and score <= last then
+        active = active + 1
+    end
     drop(address, identity)
 end
 return active
 """
 
+_TIME: Final = "return time"
+
 
 class RedisGrants:
-    """Grants in the Redis server at *address*.
+    """Grants in the Redis server at *address*, or in the Redis cluster of which it is a node.
 
     *password* is used instead of the one in *address*, if given.  The other settings are those of GrantTable; an
     invalid one is a ValueError.  They must be the same on all servers.  The first call connects to Redis.
@@ -176,10 +214,19 @@ class RedisGrants:
         self._identities = identities_per_address
         self._max_grants = max_grants
         self._executor = BoundedExecutor()
-        self._redis: Any = redis.Redis(connection_pool=_pool(address, password))  # its types are incomplete
-        self._find_script, self._grant_script, self._revoke_identity_script, self._revoke_address_script = (
-            self._redis.register_script(_BEGIN + script)
-            for script in (_FIND, _GRANT, _REVOKE_IDENTITY, _REVOKE_ADDRESS)
+        self._address = attrs.evolve(address, password=password or address.password)
+        self._first: Any = redis.Redis(connection_pool=_pool(self._address))  # its types are incomplete
+        self._redis = self._first  # the node that has the keys
+        self._lock = threading.Lock()
+        (
+            self._find_script,
+            self._grant_script,
+            self._revoke_identity_script,
+            self._revoke_address_script,
+            self._time_script,
+        ) = (
+            self._first.register_script(_BEGIN + script)
+            for script in (_FIND, _GRANT, _REVOKE_IDENTITY, _REVOKE_ADDRESS, _TIME)
         )
 
     async def find(self, address: str) -> Lookup:
@@ -211,28 +258,51 @@ class RedisGrants:
 
     def close(self) -> None:
         """Close all connections to Redis."""
-        self._redis.connection_pool.disconnect()
+        for client in {self._first, self._redis}:
+            client.connection_pool.disconnect()
 
     def _key(self, address: str) -> str:
         return str(self._grant_key(address))
 
     def _run(self, script: Script, *args: str | int) -> Any:
+        return self._call(lambda client: script(keys=KEYS, args=[self._lifetime, *args], client=client))
+
+    def _call(self, operation: Callable[[Any], T]) -> T:
+        """Call *operation* with the client of the node that has the keys, and follow a cluster to another node."""
+        client = self._redis
         try:
-            return script(args=[self._lifetime, *args])
+            try:
+                return operation(client)
+            except MovedError as moved:
+                client = self._node(cast("Any", moved))
+                return operation(client)
         except redis.TimeoutError:
-            raise self._on_timeout() from None
+            # The idle connections are probably dead too.
+            client.connection_pool.disconnect(inuse_connections=False)
+            self._redis = self._first
+            raise TimeoutError from None
+        except redis.ConnectionError:
+            self._redis = self._first  # if the node has failed, another one knows which replaced it
+            raise
+
+    def _node(self, moved: Any) -> Any:
+        """Use the cluster node that *moved* names from now on, and return its client.
+
+        A node that does not know its own address names none: then it is that of the connection.
+        """
+        host, port = moved.host or self._address.host or "127.0.0.1", moved.port
+        with self._lock:
+            used = self._redis.connection_pool.connection_kwargs
+            if (used.get("host"), used.get("port")) != (host, port):
+                if self._redis is not self._first:
+                    self._redis.connection_pool.disconnect(inuse_connections=False)
+                address = attrs.evolve(self._address, host=host, port=port, path="")
+                self._redis = redis.Redis(connection_pool=_pool(address))
+            return self._redis
 
     def _time(self) -> int:
-        try:
-            seconds, microseconds = map(int, self._redis.time())
-        except redis.TimeoutError:
-            raise self._on_timeout() from None
+        seconds, microseconds = map(int, self._run(self._time_script))
         return seconds * _MICRO + microseconds
-
-    def _on_timeout(self) -> TimeoutError:
-        """Close the idle connections, which are probably dead too, and return the error to raise."""
-        self._redis.connection_pool.disconnect(inuse_connections=False)
-        return TimeoutError()
 
     def _grant(self, address: str, identity: str) -> int:
         """Store a grant.  The script receives the time of the call, and does nothing if it runs after the timeout."""
@@ -246,7 +316,9 @@ class RedisGrants:
         return int(identities)
 
     def _active(self) -> list[ActiveGrant]:
-        members: dict[bytes, int] = dict(self._redis.zscan_iter(_ALL, count=1000, score_cast_func=int))
+        members: dict[bytes, int] = self._call(
+            lambda client: dict(client.zscan_iter(KEYS[0], count=1000, score_cast_func=int))
+        )
         now = self._time()
         grants: list[ActiveGrant] = []
         for member, expires in sorted(members.items(), key=lambda item: item[1]):
@@ -257,11 +329,11 @@ class RedisGrants:
         return grants
 
 
-def _pool(address: RedisAddress, password: str | None) -> redis.ConnectionPool:
+def _pool(address: RedisAddress) -> redis.ConnectionPool:
     """Return a pool with one connection per thread, timeouts on each operation, and no retries."""
     options: dict[str, Any] = {
         "username": address.username,
-        "password": password or address.password,
+        "password": address.password,
         "protocol": 2,  # RESP3 is not needed, and costs another round trip per connection
         "socket_timeout": REPLY_TIMEOUT,
         "max_connections": THREADS,
