@@ -20,7 +20,7 @@ from mailauth.addresses import Network
 from mailauth_io import server, stores
 from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.functions import _smtp_machine
-from mailauth_io.adapters.stream import Peer, Stream
+from mailauth_io.adapters.stream import Peer, Stream, to_peer
 from mailauth_io.cli import descriptors
 from mailauth_io.limits import QUIET_SECONDS, ConnectionLimiter, Limits
 from tests.io import loops
@@ -83,6 +83,15 @@ def test_all_forms_of_an_ipv4_address_count_as_one_address() -> None:
         assert not limiter.acquire(f"{network}192.0.2.1")
         assert limiter.acquire(f"{network}198.51.100.1")
         limiter.release("198.51.100.1")
+
+
+def test_link_local_peer_has_a_zone() -> None:
+    """The fourth item of an IPv6 socket name is the number of the interface.  Limits ignore it, grants do not."""
+    assert to_peer(("fe80::1", 25, 0, 2)) == Peer("fe80::1%2", 25)
+    assert to_peer(("2001:db8::1", 25, 0, 0)) == Peer("2001:db8::1", 25)
+    assert to_peer(("192.0.2.1", 25)) == Peer("192.0.2.1", 25)
+    limiter = ConnectionLimiter(Limits(connections_per_address=1))
+    assert [limiter.acquire(f"fe80::1%{zone}") for zone in (2, 3)] == [True, False]
 
 
 def test_peer_without_an_ip_address_is_counted_by_its_name() -> None:

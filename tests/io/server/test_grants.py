@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
+import poplib
+import smtplib
 
 import pytest
 
@@ -56,6 +59,44 @@ async def test_grant_of_another_server_in_excluded_network_is_ignored(loop: loop
         assert isinstance(await shared.find(address), Grant)
     await grant_service.grant("s", "198.51.100.1", "alice")
     assert isinstance(await grant_service.find("198.51.100.1"), Grant)
+
+
+@on_both_loops
+def test_grant_of_a_dual_stack_client_is_for_one_of_its_addresses(run: Run) -> None:
+    """POP3 over ``::1`` and SMTP over ``127.0.0.1``: 550, and each remedy of docs/grants.md, "Dual stack"."""
+
+    async def add(grants: stores.Grants) -> None:
+        await grants.grant("127.0.0.1", "alice")
+
+    def client(served: Served) -> None:
+        assert served.ports.pop3 is not None
+        assert served.ports.smtp is not None
+        reader = poplib.POP3("::1", served.ports.pop3, timeout=30)
+        reader.user("alice")
+        reader.pass_(PASSWORD)
+        reader.quit()
+        assert not served.may_relay()
+        with smtplib.SMTP("::1", served.ports.smtp, "client.test", timeout=30) as same_family:
+            same_family.ehlo()
+            same_family.mail("someone@far.test")
+            assert same_family.rcpt("bob@far.test")[0] == 250
+        with served.smtp() as other_family:
+            other_family.login("alice", PASSWORD)
+            other_family.mail("someone@far.test")
+            assert other_family.rcpt("bob@far.test")[0] == 250
+        assert not served.may_relay()
+        grants = served.stores.grants
+        assert grants is not None
+        asyncio.run(add(grants))  # as "mailauth grants add 127.0.0.1 alice" does
+        assert served.may_relay()
+
+    kept = server.Stores(
+        accounts=accounts(),
+        maildrops=stores.MemoryMaildrops(),
+        outbox=stores.MemoryOutbox(),
+        grants=stores.MemoryGrants(),
+    )
+    meet(run, client, kept=kept, hosts=("127.0.0.1", "::1"), legacy=True)
 
 
 @on_each_loop
