@@ -22,7 +22,7 @@ Action: TypeAlias = Callable[[stores.Grants], Awaitable[str]]
 def list_grants(settings: Settings) -> None:
     """Print the active grants.
 
-    Raises ConfigError if there is no shared store, or if the store fails.
+    Raises ConfigError without a shared store, or if the store fails.
     """
 
     async def table(grants: stores.Grants) -> str:
@@ -35,7 +35,7 @@ def add(settings: Settings, address: str, identity: str) -> None:
     """Add a grant for *identity*, which has logged in from *address* at another POP3 or IMAP server.
 
     *identity* need not be an account of this server.  An address in an excluded network gets no grant, as at a login
-    here; that is not an error.  Raises ConfigError if there is no shared store, if an argument is invalid, or if the
+    here; that is not an error.  Raises ConfigError without a shared store, if an argument is invalid, or if the
     store fails.
     """
     try:
@@ -56,7 +56,7 @@ def add(settings: Settings, address: str, identity: str) -> None:
 def revoke(settings: Settings, whose: str) -> None:
     """Revoke the grants of the identity or address *whose*, and print their number.
 
-    Raises ConfigError if there is no shared store, if *whose* is invalid, or if the store fails.
+    Raises ConfigError without a shared store, if *whose* is invalid, or if the store fails.
     """
     try:
         shown, is_address = str(_key(whose, settings)), True

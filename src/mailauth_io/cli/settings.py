@@ -181,7 +181,7 @@ class Settings:
     nat64_prefixes: tuple[IPv6Network, ...] = options.values(
         "grants", "nat64_prefixes", "--nat64-prefix", parsers.nat64_prefix, metavar="NETWORK",
         help="NAT64 prefix of your network, besides 64:ff9b::/96; a grant covers a single address of it, and limits "
-        "count the IPv4 addresses behind it",
+        "count the IPv4 addresses inside",
     )  # fmt: skip
     no_grants_from: tuple[Network, ...] = options.values(
         "grants", "never_from", "--no-grants-from", parsers.network, metavar="NETWORK",

@@ -256,7 +256,7 @@ def _claim(path: Path) -> None:
 
 
 def check_file(path: Path) -> None:
-    """Check that *path* is a regular file that no stranger can access.  Raises GrantsError or OSError.
+    """Check that *path* is a regular file that other users cannot access.  Raises GrantsError or OSError.
 
     Its mode is 600, or 660 to share it with a group.  Then its directory must belong to this group, be writable for it,
     and have the setgid bit: SQLite makes the files beside it (-wal, -shm) with the same mode, but for the group of the
@@ -281,7 +281,7 @@ def check_file(path: Path) -> None:
 
 
 def access_problem(path: Path) -> str | None:
-    """Return what the user of this process may not do with the database *path*; None if there is no such problem."""
+    """Return what the user of this process may not do with the database *path*; None if all is permitted."""
     path = path.absolute()
     folder = path.parent
     needed = [(place, os.X_OK, "enter") for place in reversed(folder.parents)]
