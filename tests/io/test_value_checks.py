@@ -23,7 +23,7 @@ from mailauth_io.adapters import ConnectionLimiter, Limits, Peer
 from mailauth_io.adapters.tls.certificates import temporary_certificate
 from mailauth_io.stores.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import RedisGrants
-from mailauth_io.stores.sqlite_grants import SqliteGrants, check_file
+from mailauth_io.stores.sqlite_grants import SqliteGrants, access_problem, check_file
 from tests.io.server_support import accounts
 from tests.io.tls import client_context, server_context
 
@@ -312,6 +312,7 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
     (stores.read_passwd_file, {}, {"path": "path"}),
     (stores.read_private, {}, {"path": "path"}),
     (check_file, {}, {"path": "path"}),
+    (access_problem, {}, {"path": "path"}),
     (stores.MemoryGrants, {}, {**GRANTS, "clock": "function"}),
     (SqliteGrants, {"path": Path("/none/grants")}, {**GRANTS, "path": "path", "clock": "function"}),
     (RedisGrants, {"address": RedisAddress(host="h")}, {**GRANTS, "address": "object", "password": "text or None"}),

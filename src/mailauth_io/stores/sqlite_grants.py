@@ -282,6 +282,7 @@ def check_file(path: Path) -> None:
 
 def access_problem(path: Path) -> str | None:
     """Return what the user of this process may not do with the database *path*; None if all is permitted."""
+    check_type("path", path, Path)
     path = path.absolute()
     folder = path.parent
     needed = [(place, os.X_OK, "enter") for place in reversed(folder.parents)]
