@@ -6,7 +6,8 @@ import ipaddress
 from collections.abc import Collection, Iterable, Mapping, Set
 from typing import Final
 
-from mailauth import sasl
+from mailauth import LocalProtocolError, sasl
+from mailauth.addresses import is_within
 from mailauth.pop3 import ALL_MECHANISMS as _POP3_MECHANISMS
 
 from ..stores import Proof
@@ -41,6 +42,7 @@ An eavesdropper can read the password, or data from which it can be guessed.  Be
 section 5.3).
 """
 
+_LOOPBACK: Final = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
 _SENDS_PASSWORD: Final = frozenset({"PLAIN", "LOGIN", "USER"})
 
 
@@ -106,8 +108,6 @@ def clear_text_warning(hosts: Iterable[str], names: Collection[str]) -> str | No
 
 def _is_loopback(host: str) -> bool:
     try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
+        return is_within(host, _LOOPBACK)
+    except LocalProtocolError:
         return host == "localhost"
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
