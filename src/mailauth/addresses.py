@@ -16,6 +16,7 @@ from ._validators import check_integer
 from .errors import LocalProtocolError
 
 __all__ = [
+    "LOOPBACK",
     "Address",
     "Network",
     "grant_key",
@@ -29,6 +30,9 @@ Address: TypeAlias = str | IPv4Address | IPv6Address
 """An IP address: text without brackets or port, or an ``ipaddress`` object, which is faster, above all for IPv6."""
 
 Network: TypeAlias = IPv4Network | IPv6Network
+
+LOOPBACK: Final[tuple[Network, ...]] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+"""The addresses of the host itself (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5.3), for ``is_within()``."""
 
 NumericKey: TypeAlias = int | IPv6Address
 """A grant key as a number of 128 bits, which takes a third of the memory of an address object; an IPv4 address has the

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection, Iterable, Mapping, Set
 from typing import Final
 
 from mailauth import LocalProtocolError, sasl
-from mailauth.addresses import is_within
+from mailauth.addresses import LOOPBACK, is_within
 from mailauth.pop3 import ALL_MECHANISMS as _POP3_MECHANISMS
 
 from ..stores import Proof
@@ -42,7 +41,6 @@ An eavesdropper can read the password, or data from which it can be guessed.  Be
 section 5.3).
 """
 
-_LOOPBACK: Final = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
 _SENDS_PASSWORD: Final = frozenset({"PLAIN", "LOGIN", "USER"})
 
 
@@ -108,6 +106,6 @@ def clear_text_warning(hosts: Iterable[str], names: Collection[str]) -> str | No
 
 def _is_loopback(host: str) -> bool:
     try:
-        return is_within(host, _LOOPBACK)
+        return is_within(host, LOOPBACK)
     except LocalProtocolError:
         return host == "localhost"
