@@ -107,9 +107,9 @@ class ServerMachine(Machine[E]):
         self._nonces += 1
         return hmac.digest(self._entropy, b"%d" % self._nonces, "sha256").hex()[:32]
 
-    def _start_login(self, mechanism: sasl.ServerMechanism) -> sasl.ServerExchange:
+    def _start_login(self, mechanism: sasl.ServerMechanism, *, strict: bool) -> sasl.ServerExchange:
         """Create the exchange.  The caller starts it and passes its first step to ``_proceed()``."""
-        self._exchange = exchange = sasl.ServerExchange(mechanism)
+        self._exchange = exchange = sasl.ServerExchange(mechanism, strict_syntax=strict)
         return exchange
 
     def _take_response(self, exchange: sasl.ServerExchange, need: NeedData) -> Action | None:

@@ -7,13 +7,26 @@ to half of the cost.  A server builds at least one value for each line that it r
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import attrs
+
+A = TypeVar("A", bound=attrs.AttrsInstance)
 
 Setter: TypeAlias = Callable[[object, object], None]
 
 new: Final = object.__new__
+
+
+def defaults_in_class(kind: type[A]) -> type[A]:
+    """Store the default of each field in the class *kind*, which has no slots.
+
+    An instance can then be built from the fields that differ.
+    """
+    for field in attrs.fields(kind):
+        if field.default is not attrs.NOTHING:
+            setattr(kind, field.name, field.default)
+    return kind
 
 
 def slot_setters(kind: type, *names: str) -> tuple[Setter, ...]:

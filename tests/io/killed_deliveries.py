@@ -58,7 +58,7 @@ async def deliver_on(directory: Path, numbers: range, tell: int) -> None:
         _write(tell, b"start %d\n" % number)
         content = MessageContent.of(text(number), Budget())
         message = Message(
-            queue_id="q", reverse_path="", maildrops=("alice",), relayed=(), received=b"", content=content
+            queue_id="q", reverse_path=None, maildrops=("alice",), relayed=(), received=b"", content=content
         )  # fmt: skip
         reply = await deliver(message, maildrops, MemoryOutbox())
         assert reply.code == 250

@@ -83,7 +83,8 @@ class Double:
             left = self.deeds.get(type(event))
             deed = left.pop(0) if left else ACCEPT
             if isinstance(event, smtp.MessageComplete) and deed in (ACCEPT, Fault.TAKE_AND_DIE):
-                self.taken.append(Taken(self.mails[-1], tuple(map(str, event.recipients)), bytes(content)))
+                recipients = tuple(path.spelling for path in event.recipients)
+                self.taken.append(Taken(self.mails[-1], recipients, bytes(content)))
             if deed is Fault.FALL_SILENT:
                 await loops.current().sleep_forever()
             if isinstance(deed, Fault):

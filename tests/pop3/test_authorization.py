@@ -8,6 +8,7 @@ import hmac
 import re
 from typing import Any
 
+import attrs
 import pytest
 
 from mailauth import (
@@ -414,6 +415,15 @@ def test_auth_response_may_exceed_command_line_limit() -> None:
     ask(connection, application, b"AUTH PLAIN")
     events = talk(connection, application, base64.b64encode(b"\0alice\0" + b"p" * 1000) + b"\r\n")
     assert [len(event.password) for event in events if isinstance(event, sasl.CheckPassword)] == [1000]
+
+
+@pytest.mark.parametrize("blanks", [b" ", b" \t "])
+def test_blanks_at_the_end_of_a_response_are_accepted(blanks: bytes) -> None:
+    """The same exchange as in SMTP."""
+    for settings, code in ((OPEN, b"+OK "), (attrs.evolve(OPEN, strict_syntax=True), b"-ERR ")):
+        connection, application, _ = greeted(settings)
+        ask(connection, application, b"AUTH PLAIN")
+        assert ask(connection, application, PLAIN + blanks).startswith(code)
 
 
 def test_mechanism_not_offered_is_rejected_without_challenge() -> None:

@@ -103,6 +103,23 @@ def test_zero_length_initial_response_is_undecodable() -> None:
     assert plain().begin(b"") is Fault.UNDECODABLE
 
 
+@pytest.mark.parametrize("blanks", [b" ", b"\t", b" \t  "])
+def test_blanks_at_the_end_of_a_line_are_ignored_unless_syntax_is_strict(blanks: bytes) -> None:
+    """Some microcontrollers send them."""
+    asked = plain().begin(PLAIN)
+    assert plain().begin(PLAIN + blanks) == asked
+    assert plain().begin(b"=" + blanks) is Fault.MALFORMED
+    assert plain().begin(blanks) is Fault.UNDECODABLE
+    for line, result in ((PLAIN, asked), (b"*", Fault.CANCELLED), (b"", Fault.MALFORMED)):
+        exchange, strict = plain(), ServerExchange(PlainServer(tls=True), strict_syntax=True)
+        for each in (exchange, strict):
+            each.begin(None)
+        assert exchange.receive(line + blanks) == result
+        assert strict.receive(line + blanks) is Fault.UNDECODABLE
+    for line in (PLAIN, b"="):
+        assert ServerExchange(PlainServer(tls=True), strict_syntax=True).begin(line + blanks) is Fault.UNDECODABLE
+
+
 @pytest.mark.parametrize("initial_response", [b"=", b"", b"dGlt", b"*", b"\xff"])
 def test_server_first_mechanism_rejects_initial_response(initial_response: bytes) -> None:
     """RFC 4954 section 4: 501."""
@@ -120,7 +137,7 @@ def test_a_star_cancels() -> None:
 
 
 def test_star_with_other_characters_is_undecodable() -> None:
-    for line in (b" *", b"* ", b"**"):
+    for line in (b" *", b"* *", b"**"):
         exchange = plain()
         exchange.begin(None)
         assert exchange.receive(line) is Fault.UNDECODABLE

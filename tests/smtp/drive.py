@@ -21,6 +21,9 @@ IN_CLEAR: Final = smtp.ServerSettings(
 )
 """A server that offers everything without TLS too, and has the high limits that some tests need."""
 
+strict_syntax = False
+"""Whether ``serve()`` adds this setting; the fixture *syntax* sets it."""
+
 LEFT_OPEN: Final = object()
 """Leaves the question open instead of answering it."""
 
@@ -164,6 +167,8 @@ def serve(
     tls: Tls | None = None,
 ) -> Session:
     """Return a server session that has received *pieces*."""
+    if strict_syntax:
+        settings = attrs.evolve(settings, strict_syntax=True)
     machine = smtp.ServerConnection(settings, entropy=ENTROPY, tls=tls)
     return Session(machine, answers=answers or {}).pull().receive(*pieces)
 

@@ -244,7 +244,6 @@ def test_verb_row_is_listed_in_ehlo_reply_and_help() -> None:
         (b"XASK mailbox", "501 5.5.4 "),
         (b"XASK unprintable", "501 5.5.4 not??250 ? ?xxx"),
         (b"XASK \xc3\xa9", "500 5.5.2 "),
-        (b"XTELL ", "501 5.5.4 "),
         (b"xask 5", "250 2.0.0 fine"),
     ],
 )

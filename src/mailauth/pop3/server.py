@@ -409,7 +409,9 @@ class ServerConnection(ServerMachine[ServerEvent]):
     def _begin(self, mechanism: str, nonce: str | None = None) -> sasl.ServerExchange:
         self._state = _AUTH
         context = self._settings.context(nonce or self._nonce(), self._tls)
-        return self._start_login(self._settings.mechanisms.create(mechanism, context))
+        return self._start_login(
+            self._settings.mechanisms.create(mechanism, context), strict=self._settings.strict_syntax
+        )
 
     def _prepared(self, argument: bytes) -> bytes:
         """Return a name or password prepared by SASLprep; empty if it is invalid (RFC 6856 section 2.2)."""

@@ -94,11 +94,13 @@ class ServerExchange:
         Success(authentication_identity='tim', authorization_identity='tim', data=b'')
     """
 
-    __slots__ = ("_mechanism", "_proved", "_question", "_turn", "_was_asked")
+    __slots__ = ("_mechanism", "_proved", "_question", "_strict_syntax", "_turn", "_was_asked")
 
-    def __init__(self, mechanism: ServerMechanism) -> None:
+    def __init__(self, mechanism: ServerMechanism, *, strict_syntax: bool = False) -> None:
+        """If *strict_syntax* is true, blanks at the end of a response are an error; otherwise they are ignored."""
         _check_mechanism(mechanism, "sasl.PlainServer(tls=True)")
         self._mechanism = mechanism
+        self._strict_syntax = strict_syntax
         self._turn = _Turn.NOT_STARTED
         self._question: ServerQuestion | None = None
         self._proved: Success | None = None
@@ -134,6 +136,7 @@ class ServerExchange:
             return self._take(self._mechanism.respond(None))
         if not self._mechanism.client_first:
             return self._take(Fault.UNEXPECTED_INITIAL_RESPONSE)
+        initial_response = self._without_blanks(initial_response)
         if initial_response == b"=":
             return self._take(self._respond(b""))
         if initial_response == b"":
@@ -146,6 +149,7 @@ class ServerExchange:
         *line* is base64, empty for an empty response, or ``*`` to cancel.
         """
         self._expect(_Turn.CLIENT)
+        line = self._without_blanks(line)
         if line == b"*":
             return self._take(Fault.CANCELLED)
         return self._decode(line)
@@ -175,6 +179,9 @@ class ServerExchange:
     def _expect(self, *turns: _Turn) -> None:
         if self._turn not in turns:
             raise LocalProtocolError(f"this call is not allowed now: {self._turn.value}")
+
+    def _without_blanks(self, line: bytes) -> bytes:
+        return line if self._strict_syntax else line.rstrip(b" \t")
 
     def _decode(self, line: bytes) -> Step:
         try:

@@ -1,6 +1,9 @@
 """Parse command lines: the common forms with one regular expression, all others with the full parsers.
 
 Both give equal values for the same line; a test compares them.  The regular expression exists only for speed.
+
+The full parsers know nothing of ``strict_syntax``: unless it is set, ``normalize()`` prepares the line for them, and if
+it is set, ``check_strict()`` examines what they return.
 """
 
 from __future__ import annotations
@@ -11,9 +14,20 @@ from typing import Final, TypeVar
 
 from .._unchecked import new
 from ..errors import Malformed
-from ._grammar import DOMAIN, DOT_STRING, MAX_LOCAL_PART, Mailbox, is_text
+from ..events import Command
+from ._grammar import (
+    DOMAIN,
+    DOT_STRING,
+    MAX_LOCAL_PART,
+    Mailbox,
+    check_strict_domain,
+    check_strict_mailbox,
+    is_text,
+    split_path,
+)
 from .commands import (
     Data,
+    Hello,
     LineCommand,
     Mail,
     Noop,
@@ -21,6 +35,7 @@ from .commands import (
     Rcpt,
     Rset,
     from_parsed,
+    is_client_name,
 )
 from .parameters import Body
 
@@ -39,8 +54,13 @@ COMMON_DATA: Final = 10
 _WITHOUT_ARGUMENT: Final[Mapping[int, Callable[[], LineCommand]]] = {COMMON_DATA: Data, 11: Rset, 12: Quit, 13: Noop}
 _COMMON_DOMAIN: Final = 180  # bytes: a shorter domain exceeds no limit, nor does its path
 
-_WITH_MAILBOX: Final = frozenset({"MAIL", "RCPT", "VRFY"})
+_WITH_MAILBOX: Final = frozenset({b"MAIL", b"RCPT", b"VRFY"})
 """The commands whose argument may contain a mailbox (RFC 6531 section 3.2)."""
+
+_WITH_NAME: Final = frozenset({b"EHLO", b"HELO", b"LHLO"})
+_WITH_PATH: Final = frozenset({("MAIL", "FROM"), ("RCPT", "TO")})
+_OF_WORDS: Final = frozenset({"AUTH", "BDAT"})
+_NOT_IN_BARE_PATH: Final = re.compile(r'[<>"\\,:]')
 
 
 def from_common(found: re.Match[bytes]) -> LineCommand | None:
@@ -82,6 +102,7 @@ def _with_path(found: re.Match[bytes], group: int, kind: type[C], field: str) ->
     """
     local_part: bytes = found[group]
     domain: bytes = found[group + 1]
+    # The full parser accepts a longer local part, unless syntax is strict.
     if len(local_part) > MAX_LOCAL_PART or len(domain) > _COMMON_DOMAIN:
         return None
     mailbox = new(Mailbox)
@@ -93,17 +114,82 @@ def _with_path(found: re.Match[bytes], group: int, kind: type[C], field: str) ->
     return command
 
 
-def split_line(line: bytes, *, smtputf8: bool = False) -> tuple[str, str]:
+def split_line(line: bytes, *, smtputf8: bool = False, strict: bool = False) -> tuple[str, str]:
     """Return the verb in upper case, and the text after the first space.
 
     Raises Malformed unless *line* is printable ASCII.  With *smtputf8*, a command whose argument may contain a mailbox
-    may also contain UTF-8 without control characters.
+    may also contain UTF-8 without control characters.  Unless *strict*, the name of a client may have any encoding;
+    bytes that are not UTF-8 become surrogates.
     """
     try:
-        text = line.decode("utf-8" if smtputf8 else "ascii")
+        text = line.decode("ascii")
     except UnicodeDecodeError:
-        raise Malformed("a command must be printable ASCII") from None
+        text = _decode_non_ascii(line, smtputf8=smtputf8, strict=strict)
+    else:
+        if not is_text(text):
+            raise Malformed("a command must be printable ASCII")
     verb, _, argument = text.partition(" ")
-    if not is_text(text) or not (text.isascii() or (verb.isascii() and verb.upper() in _WITH_MAILBOX)):
-        raise Malformed("a command must be printable ASCII")
     return verb.upper(), argument
+
+
+def _decode_non_ascii(line: bytes, *, smtputf8: bool, strict: bool) -> str:
+    verb, _, argument = line.partition(b" ")
+    verb = verb.upper()
+    if verb in _WITH_NAME and not strict:
+        text = argument.decode("utf-8", "surrogateescape")
+        if is_client_name(text.strip(" ")):
+            return f"{verb.decode('ascii')} {text}"
+    elif verb in _WITH_MAILBOX and smtputf8:
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError:
+            raise Malformed("a command must be valid UTF-8") from None
+        if is_text(text):
+            return text
+    raise Malformed("a command must be printable ASCII")
+
+
+def normalize(verb: str, argument: str) -> str:
+    """Return *argument* as the grammar requires it, if only blanks or the missing brackets of a path deviate from it.
+
+    Blanks are spaces after the verb, after the colon of MAIL and RCPT, and between words.  Those in a path or in a text
+    are kept.  A path without brackets is accepted if nothing in it could be read as more than one path.  Text that does
+    not deviate is returned unchanged.  The caller has removed the blanks at the end of the line.
+
+    Raises Malformed if the path has no end.
+    """
+    argument = argument.lstrip(" ")
+    if verb in _OF_WORDS:
+        return " ".join(_words(argument))
+    if verb == "VRFY":
+        name, _, keyword = argument.rpartition(" ")
+        return f"{name.rstrip(' ')} {keyword}" if name and keyword.upper() == "SMTPUTF8" else argument
+    keyword, colon, rest = argument.partition(":")
+    if not colon or (verb, keyword.upper()) not in _WITH_PATH:
+        return argument
+    rest = rest.lstrip(" ")
+    if rest.startswith("<"):
+        path, rest = split_path(rest)
+    else:
+        path, _, rest = rest.partition(" ")
+        if not path or _NOT_IN_BARE_PATH.search(path):
+            return argument
+        path = f"<{path}>"
+    return " ".join((f"{keyword}:{path}", *_words(rest)))
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(" ") if word]  # split() would also split at other white space
+
+
+def check_strict(command: Command) -> None:
+    """Raise Malformed if the value of a field of *command* is accepted only without ``strict_syntax``."""
+    if isinstance(command, Hello):
+        if not command.valid:
+            raise Malformed("invalid domain or address literal")
+    elif isinstance(command, Mail | Rcpt):
+        path = command.reverse_path if isinstance(command, Mail) else command.forward_path
+        if path is not None:
+            check_strict_mailbox(path)
+        for host in command.source_route:
+            check_strict_domain(host)

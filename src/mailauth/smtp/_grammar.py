@@ -2,6 +2,9 @@
 
 Non-ASCII forms follow RFC 6531 and RFC 6533.  The functions convert text to values, or raise Malformed.  The caller
 checks whether SMTPUTF8 was negotiated.
+
+Mailboxes have a tolerant grammar, which accepts addresses that real systems use: any dots in the local part, any length
+that fits into a path, and underscores in the domain.  ``check_strict_mailbox()`` finds these deviations from RFC 5321.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ from typing import Final
 
 import attrs
 
+from .._unchecked import defaults_in_class
 from .._validators import check_type, value_of
 from ..errors import LocalProtocolError, Malformed
 
-MAX_LOCAL_PART: Final = 64  # RFC 5321 section 4.5.3.1.1
+MAX_LOCAL_PART: Final = 64  # RFC 5321 section 4.5.3.1.1; only the limit of the path applies unless syntax is strict
 MAX_DOMAIN: Final = 255  # RFC 5321 section 4.5.3.1.2
 MAX_PATH: Final = 256  # RFC 5321 section 4.5.3.1.3, with its angle brackets
 
@@ -33,13 +37,15 @@ NON_ASCII: Final = r"\xa0-\u2027\u202a-\ud7ff\ue000-\U0010ffff"
 _IN_LABEL: Final = r"\xa0-\u2027\u202a-\u3001\u3003-\ud7ff\ue000-\uff0d\uff0f-\uff60\uff62-\U0010ffff"
 _U_ATOM: Final = rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~{NON_ASCII}-]++"
 _U_DOT_STRING: Final = rf"{_U_ATOM}(?:\.{_U_ATOM})*+"
-_U_LABEL: Final = rf"[A-Za-z0-9{_IN_LABEL}]++(?:-++[A-Za-z0-9{_IN_LABEL}]++)*+"
+_U_DOTS_ANYWHERE: Final = rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~.{NON_ASCII}-]++"
+_U_LABEL: Final = rf"[A-Za-z0-9_{_IN_LABEL}]++(?:-++[A-Za-z0-9_{_IN_LABEL}]++)*+"
 _U_DOMAIN: Final = rf"{_U_LABEL}(?:\.{_U_LABEL})*+"
 _U_QUOTED: Final = rf'"(?:[ !#-\[\]-~{NON_ASCII}]|\\[ -~])*"'
 
 _DOT_STRING: Final = re.compile(_U_DOT_STRING)
 _DOMAIN: Final = re.compile(_U_DOMAIN)
-_MAILBOX: Final = re.compile(rf"({_U_DOT_STRING}|{_U_QUOTED})@({_U_DOMAIN}|{_LITERAL})")
+_MAILBOX: Final = re.compile(rf"({_U_DOTS_ANYWHERE}|{_U_QUOTED})@({_U_DOMAIN}|{_LITERAL})")
+_PATH: Final = re.compile(r'<(?:[^">]++|"(?:[^"\\]++|\\.)*+")*+>')
 _SOURCE_ROUTE: Final = re.compile(rf"@(?:{_U_DOMAIN}|{_LITERAL})(?:,@(?:{_U_DOMAIN}|{_LITERAL}))*:")
 _GENERAL_LITERAL: Final = re.compile(r"[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+")
 _QUOTED_PAIR: Final = re.compile(r"\\(.)")
@@ -55,12 +61,18 @@ _NOT_QCHAR: Final = re.compile(r"[^!-*,-<>-\[\]-~]")
 _EMBEDDED_ASCII: Final = frozenset(" +=\\")
 
 
+@defaults_in_class
 @attrs.frozen(slots=False)  # see checked_mailbox()
 class Mailbox:
-    """An address, ``Local-part@Domain`` (RFC 5321 section 4.1.2).  str() returns its wire form.
+    """An address, ``Local-part@Domain`` (RFC 5321 section 4.1.2).  str() returns it in the grammar of the RFC.
 
-    A non-ASCII mailbox is sent in UTF-8 and needs SMTPUTF8 on each hop (RFC 6531 section 3.3).  It is kept and compared
-    as written: nothing is normalized, and a U-label is not equal to its A-label.
+    Mailboxes are compared by their parts, without quotes: ``a..b@example.test``, which many systems accept although
+    the RFC requires quotes, is equal to ``"a..b"@example.test``.  *spelling* is how it is sent.
+
+    A local part may be as long as the path allows (RFC 5321 section 4.5.3.1.3), and a domain may contain underscores.
+
+    A non-ASCII mailbox is sent in UTF-8 and needs SMTPUTF8 on each hop (RFC 6531 section 3.3).  Its characters are kept
+    and compared as written: nothing is normalized, and a U-label is not equal to its A-label.
 
     Raises LocalProtocolError if the parts cannot be sent in a path.
 
@@ -76,13 +88,14 @@ class Mailbox:
     domain: str = attrs.field(validator=value_of(str))
     """A domain name, or an address literal with its brackets, as written.  Empty only for the bare ``Postmaster``."""
 
+    _unquoted: bool = attrs.field(default=False, init=False, eq=False, repr=False)  # though the grammar requires quotes
+
     def __attrs_post_init__(self) -> None:
         if self.domain == "" and self.local_part.lower() == "postmaster":
             return
         try:
             if not is_text(self.local_part):
                 raise Malformed("local_part must not contain control characters")
-            _check_lengths(self.local_part, self.domain)
             check_domain(self.domain, non_ascii=True)
             _check_path(str(self))
         except Malformed as error:
@@ -94,6 +107,8 @@ class Mailbox:
     def parse(cls, text: str) -> Mailbox:
         """Parse ``alice@example.test`` or ``"a b"@[192.0.2.1]``, without angle brackets.
 
+        Dots may be anywhere in the local part, although the RFC requires quotes around some of them.
+
         Raises ValueError if *text* is not a mailbox, and LocalProtocolError if it is not a str.
         """
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without types
@@ -103,12 +118,31 @@ class Mailbox:
         if found is None:
             raise Malformed("invalid mailbox; use local-part@domain")
         local_part, domain = found.groups()
+        unquoted = False
         if local_part.startswith('"'):
             local_part = _QUOTED_PAIR.sub(r"\1", local_part[1:-1])
-        _check_lengths(local_part, domain)
+        elif not _DOT_STRING.fullmatch(local_part):
+            _check_path(f'"{local_part}"@{domain}')  # so that str() is a valid path too
+            unquoted = True
+        _check_domain_length(domain)
         if domain.startswith("["):
             check_domain(domain)
-        return checked_mailbox(local_part, domain)
+        mailbox = checked_mailbox(local_part, domain)
+        if unquoted:
+            mailbox.__dict__["_unquoted"] = True
+        return mailbox
+
+    @property
+    def spelling(self) -> str:
+        """The mailbox as it is sent: as ``str()`` returns it, but without quotes if ``parse()`` has read it so.
+
+        Systems that use such addresses often do not accept them with quotes.  It is not compared.
+
+            >>> mailbox = smtp.Mailbox.parse("a..b@example.test")
+            >>> mailbox.spelling, str(mailbox)
+            ('a..b@example.test', '"a..b"@example.test')
+        """
+        return f"{self.local_part}@{self.domain}" if self._unquoted else str(self)
 
     def __str__(self) -> str:
         local_part = self.local_part
@@ -139,9 +173,23 @@ def _utf8_length(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def _check_lengths(local_part: str, domain: str) -> None:
-    if _utf8_length(local_part) > MAX_LOCAL_PART:
+def check_strict_mailbox(mailbox: Mailbox) -> None:
+    """Raise Malformed if *mailbox* was written in a way that the grammar of RFC 5321 does not allow."""
+    if _utf8_length(mailbox.local_part) > MAX_LOCAL_PART:
         raise Malformed(f"local part is longer than {MAX_LOCAL_PART} bytes")
+    if mailbox.spelling != str(mailbox):
+        raise Malformed("local part with misplaced dots must be quoted")
+    if mailbox.domain:
+        check_strict_domain(mailbox.domain)
+
+
+def check_strict_domain(domain: str) -> None:
+    """Raise Malformed if *domain*, which is valid otherwise, is a name with underscores."""
+    if "_" in domain and not domain.startswith("["):
+        raise Malformed("domain must not contain underscores")
+
+
+def _check_domain_length(domain: str) -> None:
     if _utf8_length(domain) > MAX_DOMAIN:
         raise Malformed(f"domain is longer than {MAX_DOMAIN} bytes")
 
@@ -154,7 +202,8 @@ def _check_path(inside: str) -> None:
 def check_domain(text: str, *, non_ascii: bool = False) -> None:
     """Raise Malformed unless *text* is a domain name or an address literal (RFC 5321 sections 4.1.2 and 4.1.3).
 
-    If *non_ascii* is true, U-labels are also accepted.  They are not checked against IDNA (RFC 6531 section 3.3).
+    Underscores are accepted in a name, since real host names contain them.  If *non_ascii* is true, U-labels are also
+    accepted.  They are not checked against IDNA (RFC 6531 section 3.3).
     """
     if not text.startswith("["):
         if not _DOMAIN.fullmatch(text) or not (non_ascii or text.isascii()) or _utf8_length(text) > MAX_DOMAIN:
@@ -179,23 +228,13 @@ def split_path(text: str) -> tuple[str, str]:
 
     Raises Malformed if the path, or the space after it, is missing.
     """
-    if not text.startswith("<"):
-        raise Malformed("a path must begin with '<'")
-    quoted = False
-    position = 1
-    while position < len(text):
-        character = text[position]
-        if quoted and character == "\\":
-            position += 1
-        elif character == '"':
-            quoted = not quoted
-        elif character == ">" and not quoted:
-            path, rest = text[: position + 1], text[position + 1 :]
-            if rest and not rest.startswith(" "):
-                raise Malformed("a space must follow the path")
-            return path, rest[1:]
-        position += 1
-    raise Malformed("a path must end with '>'")
+    found = _PATH.match(text)
+    if found is None:
+        raise Malformed("a path must end with '>'" if text.startswith("<") else "a path must begin with '<'")
+    rest = text[found.end() :]
+    if rest and not rest.startswith(" "):
+        raise Malformed("a space must follow the path")
+    return found.group(), rest[1:]
 
 
 def parse_path(path: str) -> tuple[Mailbox, tuple[str, ...]]:

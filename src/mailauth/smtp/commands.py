@@ -13,7 +13,7 @@ from typing import ClassVar, Final, Self, TypeAlias, TypeVar
 
 import attrs
 
-from .._unchecked import new
+from .._unchecked import defaults_in_class, new
 from .._validators import between, check_initial_response, check_mechanism_name, matches, tuple_of, value_of
 from ..errors import LocalProtocolError, Malformed
 from ..events import Command, Notice, Question
@@ -44,7 +44,12 @@ TRY_AGAIN: Final = Reply(451, "4.3.0", "temporary failure, try again later")
 _SMTPUTF8: Final = re.compile(r" (?i:SMTPUTF8)\Z")
 _CHUNK: Final = re.compile(r"([0-9]{1,20})( (?i:LAST))?")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
-_ARGUMENT: Final = re.compile(r"(?:[ -~]*[!-~])?")
+_ARGUMENT: Final = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
+
+# No C0, DEL, C1, line separators or Bidi_Control characters.  Bytes that are not UTF-8 are surrogates.
+_VISIBLE: Final = r"!-~\xa0-\u061b\u061d-\u200d\u2010-\u2027\u202f-\u2065\u206a-\ud7ff\udc80-\udcff\ue000-\U0010ffff"
+_CLIENT_NAME: Final = re.compile(rf"[{_VISIBLE}](?:[ {_VISIBLE}]*[{_VISIBLE}])?")
+_MAX_CLIENT_NAME: Final = 255  # bytes (RFC 5321 section 4.5.3.1.2)
 
 
 def _build(kind: Callable[..., P], **fields: object) -> P:
@@ -113,12 +118,16 @@ class TextCommand(Command):
     verb: ClassVar[str]
 
     argument: str = attrs.field(
-        default="", validator=value_of(str, matches(_ARGUMENT, "must be printable ASCII without a trailing space"))
+        default="",
+        validator=value_of(str, matches(_ARGUMENT, "must be printable ASCII without a space at its beginning or end")),
     )
 
     @classmethod
     def parse(cls, argument: str) -> Self:
-        """Parse the text after the verb.  Raises Malformed if it is not printable ASCII, or ends with a space."""
+        """Parse the text after the verb.
+
+        Raises Malformed if it is not printable ASCII, or begins or ends with a space.
+        """
         return _build(cls, argument=argument)
 
     def to_wire(self) -> bytes:
@@ -134,23 +143,34 @@ def _check_hello_domain(domain: str) -> None:
             raise Malformed(f"{error}; use a name such as client.example or a literal such as [192.0.2.1]") from None
 
 
+def is_client_name(text: str) -> bool:
+    """Return whether *text* is accepted as the name of a client, although it may not be a domain."""
+    if not _CLIENT_NAME.fullmatch(text):
+        return False
+    return len(text) <= _MAX_CLIENT_NAME and len(text.encode("utf-8", "surrogateescape")) <= _MAX_CLIENT_NAME
+
+
 @attrs.frozen(kw_only=True)
 class Hello(Command, Notice):
     """``EHLO``, ``HELO`` or ``LHLO``: the client identifies itself (RFC 5321 section 4.1.1.1).
 
     An open transaction is discarded.  Underscores are accepted although a domain may not contain them, because real
-    host names do.
+    host names do.  A client can send nothing else; a server reads almost any name, unless ``strict_syntax`` is set.
 
         client.send(smtp.Hello(domain="client.example"))  # EHLO client.example
 
         case smtp.Hello(domain=domain):
-            print(f"the client calls itself {domain}")
+            print(f"the client calls itself {domain!a}")
     """
 
     verb: ClassVar[str] = "EHLO"
 
     domain: str = attrs.field(validator=value_of(str, _check_hello_domain))
-    """A domain or an address literal, as the client sent it: printable, but not verified."""
+    """A domain or an address literal; on a server, the name that the client has sent, which is not verified.
+
+    If it is not *valid*, it has up to 255 bytes and contains no control characters, line separators or characters that
+    change the direction of text.  Bytes that are not UTF-8 are as the error handler ``surrogateescape`` decodes them.
+    Escape it before it is logged, printed or written to a header."""
 
     extended: bool = attrs.field(default=True, validator=value_of(bool))
     """False for HELO."""
@@ -162,16 +182,28 @@ class Hello(Command, Notice):
         if self.lmtp and not self.extended:
             raise LocalProtocolError("lmtp=True requires extended=True: LHLO has no form without extensions")
 
+    @property
+    def valid(self) -> bool:
+        """Whether *domain* is a domain or an address literal.  On a client it always is."""
+        try:
+            _check_hello_domain(self.domain)
+        except Malformed:
+            return False
+        return True
+
     @classmethod
     def parse(cls, argument: str, *, extended: bool = True, lmtp: bool = False) -> Self:
         """Parse the argument of EHLO, of HELO (*extended* is False) or of LHLO (*lmtp* is True).  Raises Malformed."""
-        try:
-            return cls(domain=argument, extended=extended, lmtp=lmtp)
-        except LocalProtocolError:
-            raise Malformed("invalid domain or address literal") from None
+        if not is_client_name(argument):
+            raise Malformed(f"use a name of 1 to {_MAX_CLIENT_NAME} bytes without control characters")
+        hello = cls(domain="unknown", extended=extended, lmtp=lmtp)
+        object.__setattr__(hello, "domain", argument)  # the constructor accepts only what a client may send
+        return hello
 
     def to_wire(self) -> bytes:
-        """Return the line with its CRLF."""
+        """Return the line with its CRLF.  Raises LocalProtocolError if *domain* is not valid."""
+        if not self.valid:
+            raise LocalProtocolError("domain: a client sends a domain or an address literal only; build another Hello")
         return f"{'LHLO' if self.lmtp else 'EHLO' if self.extended else 'HELO'} {self.domain}\r\n".encode("ascii")
 
 
@@ -215,21 +247,10 @@ class Auth(Command):
         return b"AUTH " + self.mechanism.encode("ascii") + response + b"\r\n"
 
 
-def _defaults_in_class(kind: type[C]) -> type[C]:
-    """Store the default of each field in the class.
-
-    An instance can then be built from the fields that differ (``_command_lines``).
-    """
-    for field in attrs.fields(kind):
-        if field.default is not attrs.NOTHING:
-            setattr(kind, field.name, field.default)
-    return kind
-
-
 def from_parsed(kind: type[C], **fields: object) -> C:
     """Return a *kind* from fields that the parser has already validated, without validating them again.
 
-    *kind* must be prepared by ``_defaults_in_class()``.
+    *kind* must be prepared by ``defaults_in_class()``.
     """
     command = new(kind)
     command.__dict__.update(fields)
@@ -248,7 +269,7 @@ def _check_host(host: str) -> None:
 _SOURCE_ROUTE: Final = tuple_of(str, _check_host)
 
 
-@_defaults_in_class
+@defaults_in_class
 @attrs.frozen(kw_only=True, slots=False)  # without slots, creating one for each line takes a third less time
 class Mail(Command, VerdictQuestion):
     """``MAIL FROM``: begin a transaction, which opens only on a positive answer (RFC 5321 section 3.3).
@@ -318,11 +339,11 @@ class Mail(Command, VerdictQuestion):
 
     def to_wire(self) -> bytes:
         """Return the line with its CRLF, in UTF-8 (RFC 6531).  The source route is not sent."""
-        path = "" if self.reverse_path is None else str(self.reverse_path)
+        path = "" if self.reverse_path is None else self.reverse_path.spelling
         return f"MAIL FROM:<{path}>{encode_parameters(self, MAIL_PARAMETERS, self.parameters)}\r\n".encode()
 
 
-@_defaults_in_class
+@defaults_in_class
 @attrs.frozen(kw_only=True, slots=False)  # without slots, creating one for each line takes a third less time
 class Rcpt(Command, VerdictQuestion):
     """``RCPT TO``: add a recipient, which counts only if the answer is positive (RFC 5321 section 3.3).
@@ -375,7 +396,8 @@ class Rcpt(Command, VerdictQuestion):
 
     def to_wire(self) -> bytes:
         """Return the line with its CRLF, in UTF-8 (RFC 6531).  The source route is not sent."""
-        return f"RCPT TO:<{self.forward_path}>{encode_parameters(self, RCPT_PARAMETERS, self.parameters)}\r\n".encode()
+        path = self.forward_path.spelling
+        return f"RCPT TO:<{path}>{encode_parameters(self, RCPT_PARAMETERS, self.parameters)}\r\n".encode()
 
 
 @attrs.frozen(kw_only=True)
@@ -477,8 +499,8 @@ class Noop(TextCommand, Notice):
 
 
 def _check_vrfy_argument(argument: str) -> None:
-    if not argument.strip() or not is_text(argument) or argument.endswith(" "):
-        raise Malformed("VRFY requires a name without control characters and without a trailing space")
+    if not argument.strip() or not is_text(argument) or argument != argument.strip(" "):
+        raise Malformed("VRFY requires a name without control characters, and without a space at its beginning or end")
 
 
 @attrs.frozen(kw_only=True)

@@ -19,7 +19,7 @@ from .._validators import check_type
 from ..errors import LocalProtocolError, Malformed
 from ..events import Action, CloseReason, Command, MessageChunk, Question, Tls
 from . import _fast_path, _standard_replies, content
-from ._command_lines import COMMON, from_common, split_line
+from ._command_lines import COMMON, check_strict, from_common, normalize, split_line
 from ._grammar import Mailbox
 from .commands import Auth, Bdat, Data, Mail, MessageComplete, Rcpt
 from .events import CommandRejected, Connected, ContentFault, MessageAborted, ServerEvent
@@ -40,7 +40,6 @@ _NOT_IMPLEMENTED: Final = frozenset({"EXPN", "TURN", "ETRN", "SEND", "SOML", "SA
 
 _HTTP: Final = frozenset({"GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PATCH", "PRI"})
 _TLS_HANDSHAKE: Final = 0x16  # the first byte of a ClientHello (RFC 8446 section 5.1); no command begins with it
-_SPACE_AFTER_COLON: Final = re.compile(r"\A((?i:FROM|TO):) +<")
 _JUNK: Final = frozenset({Effect.NONE, Effect.RESET, Effect.RESTART_SESSION})
 _ENDS_MESSAGE: Final = frozenset({Effect.RESET, Effect.RESTART_SESSION, Effect.CLOSE})
 _MANY: Final = 256  # replies that wait for the rest of a group: as single objects they take three times their size
@@ -183,9 +182,10 @@ class ServerConnection(ServerMachine[ServerEvent]):
     def _read(self, line: bytes) -> ServerEvent | None:
         """Handle *line*, which is not one of the common lines."""
         settings = self._settings
-        said = line if settings.strict_syntax else line.rstrip(b" \t")
+        strict = settings.strict_syntax
+        said = line if strict else line.rstrip(b" \t")
         try:
-            verb, argument = split_line(said, smtputf8=settings.smtputf8)
+            verb, argument = split_line(said, smtputf8=settings.smtputf8, strict=strict)
         except Malformed:
             return self._reject("", line, _standard_replies.BAD_LINE)
         row = settings.table.get(verb)
@@ -195,12 +195,12 @@ class ServerConnection(ServerMachine[ServerEvent]):
             if verb in _HTTP:
                 return self._reject_foreign_protocol(line)
             return self._reject("", line, _standard_replies.UNKNOWN_COMMAND)
-        if not settings.strict_syntax and verb in ("MAIL", "RCPT"):
-            argument = _SPACE_AFTER_COLON.sub(r"\1<", argument)
         try:
-            if said.endswith(b" "):
+            if strict and said.endswith(b" "):
                 raise Malformed("trailing space not allowed")
-            command = row.parse(argument)
+            command = row.parse(argument if strict else normalize(verb, argument))
+            if strict:
+                check_strict(command)
         except (ValueError, LocalProtocolError) as error:
             reply = Reply(501, "5.5.4", parse_error_text(error))
             if row.effect is Effect.BEGIN_CHUNK and self._state is not State.REFUSING:
@@ -539,7 +539,9 @@ class ServerConnection(ServerMachine[ServerEvent]):
 
     def _begin_login(self, row: Verb[Any], command: Auth) -> ServerEvent:
         context = self._settings.context(self._nonce(), self._tls)
-        exchange = self._start_login(self._settings.mechanisms.create(command.mechanism, context))
+        exchange = self._start_login(
+            self._settings.mechanisms.create(command.mechanism, context), strict=self._settings.strict_syntax
+        )
         self._state = row.states[self._state]
         self._proceed(exchange, exchange.begin(command.initial_response))
         return sasl.AuthenticationStarted(mechanism=command.mechanism)

@@ -164,7 +164,9 @@ class Verb(Generic[C]):
     a client, it has a method ``to_wire()``, which returns the line with its CRLF."""
 
     parse: Callable[[str], C] = attrs.field(validator=function_or(hint="a function such as Etrn.parse"))
-    """Build the command from the text after the verb and a space: a str of printable ASCII.
+    """Build the command from the text after the verb and its spaces: a str of printable ASCII.
+
+    With ``strict_syntax``, it is the text after one space.
 
     Raises ``Malformed`` if it is invalid: the reply is 501 with the text of the error.  A LocalProtocolError, such as
     the constructor of Mailbox raises, does the same, and any other ValueError gives 501 with a standard text."""

@@ -30,12 +30,12 @@ class Message:
     """A completely received message and its recipients."""
 
     queue_id: str
-    reverse_path: str
-    """Without brackets, empty for the null reverse-path."""
+    reverse_path: smtp.Mailbox | None
+    """None for the null reverse-path.  A maildrop gets it in the grammar of RFC 5321, the outbox as it was received."""
     maildrops: tuple[str, ...]
     """Canonical names of the local recipients, without duplicates."""
     relayed: tuple[str, ...]
-    """Forward-paths of the remote recipients, without duplicates."""
+    """Forward-paths of the remote recipients as received, without duplicates."""
     received: bytes
     """The ``Received:`` line of this server."""
     content: MessageContent
@@ -58,7 +58,8 @@ async def deliver(message: Message, maildrops: Maildrops, outbox: Outbox) -> smt
     staged: list[tuple[str, Staged]] = []
     part = "maildrops"
     try:
-        head = trace.return_path(message.reverse_path) + message.received
+        path = message.reverse_path
+        head = trace.return_path("" if path is None else str(path)) + message.received
         for name in message.maildrops:
             copy = await maildrops.stage(name, head, message.content)
             check_returned_interface(maildrops, "stage", copy, Staged)
@@ -66,7 +67,9 @@ async def deliver(message: Message, maildrops: Maildrops, outbox: Outbox) -> smt
         if message.relayed:
             part = "outbox"
             envelope = Envelope(
-                queue_id=message.queue_id, reverse_path=message.reverse_path, recipients=message.relayed
+                queue_id=message.queue_id,
+                reverse_path="" if path is None else path.spelling,
+                recipients=message.relayed,
             )
             copy = await outbox.stage(envelope, message.received, message.content)
             check_returned_interface(outbox, "stage", copy, Staged)

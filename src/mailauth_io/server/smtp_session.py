@@ -37,6 +37,11 @@ _NO_HELLO: Final = smtp.Hello(domain="unknown", extended=False)
 """A placeholder: the core accepts no MAIL before EHLO."""
 
 
+def _lower_domain(address: str) -> str:
+    local_part, at, domain = address.rpartition("@")
+    return local_part + at + domain.lower()
+
+
 class SmtpSession(Session[smtp.ServerEvent]):
     """An SMTP session.  It holds one mail transaction, and its content while it is received."""
 
@@ -79,13 +84,13 @@ class SmtpSession(Session[smtp.ServerEvent]):
         """Start a mail transaction.  The dicts keep the recipients in order and without duplicates."""
         self._mail = mail
         self._maildrops: dict[str, None] = {}
-        self._relayed: dict[str, None] = {}
+        self._relayed: dict[str, str] = {}  # the spelling of each recipient, by its meaning
         self._accepted: list[smtp.Rcpt] = []  # for interceptors
         self._permission: tuple[str | None, str | None] = None, None  # for the log: reason and identity
 
     @property
     def _sender(self) -> str:
-        """The reverse-path without brackets, empty for the null one."""
+        """The reverse-path without brackets, in the grammar of RFC 5321; empty for the null one."""
         return "" if self._mail.reverse_path is None else str(self._mail.reverse_path)
 
     async def run(self) -> None:
@@ -236,13 +241,14 @@ class SmtpSession(Session[smtp.ServerEvent]):
 
     async def _remote(self, path: smtp.Mailbox) -> smtp.Verdict:
         """Return the verdict on a permitted remote recipient: that of the next hop if there is one."""
-        local_part, at, domain = str(path).rpartition("@")
-        name = local_part + at + domain.lower()
-        if self._hop is not None and name not in self._relayed:
+        name = _lower_domain(str(path))
+        if name in self._relayed:
+            return ACCEPT
+        if self._hop is not None:
             verdict = await self._hop.recipient(self._mail, path)
             if verdict is not ACCEPT:
                 return verdict
-        self._relayed[name] = None
+        self._relayed[name] = _lower_domain(path.spelling)
         return ACCEPT
 
     async def _local(self, question: smtp.Rcpt) -> smtp.Verdict:
@@ -262,7 +268,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
         """Return the canonical mailbox name for a local *path*, or for the postmaster (RFC 5321 section 4.5.1)."""
         if path.local_part.lower() == "postmaster":
             return self.server_state.postmaster
-        return self.server_state.name(str(path))
+        return self.server_state.name(f"{path.local_part}@{path.domain}")  # not str(): names have no quotes
 
     def _data(self) -> smtp.Verdict:
         if self._relayed and self._hop is not None and self._hop.refusal is not None:
@@ -294,9 +300,9 @@ class SmtpSession(Session[smtp.ServerEvent]):
         queue_id = f"{self.id}-{self._taken}"
         message = delivery.Message(
             queue_id=queue_id,
-            reverse_path=self._sender,
+            reverse_path=self._mail.reverse_path,
             maildrops=tuple(self._maildrops),
-            relayed=tuple(self._relayed),
+            relayed=tuple(self._relayed.values()),
             received=self._received(queue_id),
             content=content,
         )
@@ -309,7 +315,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
         self.log(
             logging.INFO, "message",
             queue_id=queue_id, mechanism=self.mechanism, hello=shown(self._hello.domain),
-            sender=shown(message.reverse_path), size=size, maildrops=len(message.maildrops),
+            sender=shown(self._sender), size=size, maildrops=len(message.maildrops),
             remote=len(message.relayed), reason=reason, by=shown(identity), reply=reply,
         )  # fmt: skip
         return reply
@@ -317,7 +323,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
     def _received(self, queue_id: str) -> bytes:
         hello, connection = self._hello, self.connection
         return trace.received(
-            hello=hello.domain,
+            hello=hello,
             peer=connection.peer.address,
             host_name=self.server_state.config.domains[0],
             protocol=trace.protocol_keyword(

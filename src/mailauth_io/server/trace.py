@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Final
 
+from mailauth import smtp
 from mailauth.addresses import normalize_address
 
 from ..stores.content import MessageContent
@@ -29,19 +30,29 @@ _RECEIVED: Final = re.compile(rb"\n(?i:received)[ \t]*:")
 _ENVELOPE: Final = re.compile(rb"\n(?i:return-path|x-envelope-to)[ \t]*+:[^\n]*+(?:\n[ \t][^\n]*+)*+(?=\n)")
 
 
+# In an address literal, a reader that does not know literals could see a comment or the end of the value (RFC 5322
+# section 3.2.3).
+_SPECIALS: Final = re.compile(r'[()<>@,;\\"]')
+_TO_ENCODE: Final = re.compile(rb"[^A-Za-z0-9.:_-]")
+_CUT_CODE: Final = re.compile(r"=[0-9A-F]?\Z")
+_MAX_HELLO: Final = 64  # characters of a name that is not valid; so that the line stays short
+
+
 class HeaderTooLong(Exception):
     """The header section is longer than MAX_HEADER bytes."""
 
 
-def received(*, hello: str, peer: str, host_name: str, protocol: str, queue_id: str, when: float) -> bytes:
+def received(*, hello: smtp.Hello, peer: str, host_name: str, protocol: str, queue_id: str, when: float) -> bytes:
     """Return the ``Received:`` line.
 
-    *hello* is the EHLO argument, validated by the core; *when* is in seconds since 1970 (UTC).
+    A name in *hello* that is not a domain or an address literal is encoded in a comment.  *when* is in seconds since
+    1970 (UTC).
     """
+    literal = _literal(peer)
+    valid = hello.valid and not _SPECIALS.search(hello.domain)
+    client = f"{hello.domain} ({literal})" if valid else f"{literal} (helo={_encoded(hello.domain)})"
     return (
-        f"Received: from {hello} ({_literal(peer)})\r\n"
-        f"\tby {host_name} with {protocol} id {queue_id};\r\n"
-        f"\t{_date(int(when))}\r\n"
+        f"Received: from {client}\r\n\tby {host_name} with {protocol} id {queue_id};\r\n\t{_date(int(when))}\r\n"
     ).encode("ascii")
 
 
@@ -94,6 +105,13 @@ def _end_of_header(data: bytes) -> int:
         return 0
     end = data.find(b"\r\n\r\n")
     return end if end < 0 else end + 2
+
+
+def _encoded(name: str) -> str:
+    """Return *name* with ``=XX`` for each byte that is not a letter, a digit, or one of ``.:_-``."""
+    data = name.encode("utf-8", "surrogateescape")
+    text = _TO_ENCODE.sub(lambda byte: b"=%02X" % byte[0][0], data).decode("ascii")
+    return _CUT_CODE.sub("", text[:_MAX_HELLO])
 
 
 @functools.lru_cache(maxsize=1024)

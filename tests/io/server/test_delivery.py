@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
 
-from mailauth import pop3
+from mailauth import pop3, smtp
+from mailauth.errors import Malformed
 from mailauth_io import stores
 from mailauth_io.server import delivery, trace
 from tests.io.server_support import Run, on_both_loops
@@ -35,7 +39,12 @@ def content(*chunks: bytes) -> stores.MessageContent:
 def test_received_field_gives_peer_as_address_literal(peer: str, literal: str) -> None:
     """RFC 5321 sections 4.1.3 and 4.4."""
     line = trace.received(
-        hello="client.test", peer=peer, host_name="example.test", protocol="ESMTP", queue_id="q-1", when=1_000_000_000.9
+        hello=smtp.Hello(domain="client.test"),
+        peer=peer,
+        host_name="example.test",
+        protocol="ESMTP",
+        queue_id="q-1",
+        when=1_000_000_000.9,
     )
     assert (
         line
@@ -45,6 +54,78 @@ def test_received_field_gives_peer_as_address_literal(peer: str, literal: str) -
             "\tSun, 09 Sep 2001 01:46:40 +0000\r\n"
         ).encode()
     )
+
+
+def field_of(name: bytes, peer: str) -> bytes:
+    """Return the Received field for a client that sends *name* with EHLO, without its date."""
+    hello = smtp.Hello.parse(name.decode("utf-8", "surrogateescape"))
+    line = trace.received(
+        hello=hello, peer=peer, host_name="example.test", protocol="ESMTP", queue_id="q-1", when=1_000_000_000
+    )
+    end = b"\r\n\tby example.test with ESMTP id q-1;\r\n\tSun, 09 Sep 2001 01:46:40 +0000\r\n"
+    assert line.endswith(end)
+    return line.removesuffix(end)
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        (b"under_score.test", b"from under_score.test ([192.0.2.1])"),
+        (b"[IPv6:2001:db8::9]", b"from [IPv6:2001:db8::9] ([192.0.2.1])"),
+        (b"[x-tag:a=b]", b"from [x-tag:a=b] ([192.0.2.1])"),
+        (b'[x-tag:)(a"b;c]', b"from [192.0.2.1] (helo==5Bx-tag:=29=28a=22b=3Bc=5D)"),
+        (b"(none)", b"from [192.0.2.1] (helo==28none=29)"),
+        (b"[::1]", b"from [192.0.2.1] (helo==5B::1=5D)"),
+        (b"My PC", b"from [192.0.2.1] (helo=My=20PC)"),
+        (b"\xfc", b"from [192.0.2.1] (helo==FC)"),
+        ("\xfc".encode(), b"from [192.0.2.1] (helo==C3=BC)"),
+        (b"a=29", b"from [192.0.2.1] (helo=a=3D29)"),
+        (b"a)b\\", b"from [192.0.2.1] (helo=a=29b=5C)"),
+        (b"!" + b"x" * 254, b"from [192.0.2.1] (helo==21" + b"x" * 61 + b")"),
+        (b"x" * 61 + b"!?", b"from [192.0.2.1] (helo=" + b"x" * 61 + b"=21)"),
+        (b"x" * 62 + b"!?", b"from [192.0.2.1] (helo=" + b"x" * 62 + b")"),
+        (b"x" * 63 + b"!?", b"from [192.0.2.1] (helo=" + b"x" * 63 + b")"),
+    ],
+)
+def test_invalid_client_name_is_encoded_in_a_comment(name: bytes, field: bytes) -> None:
+    """No character of it can end the comment, the field or the value."""
+    assert field_of(name, "192.0.2.1") == b"Received: " + field
+
+
+CLIENT_NAMES = st.one_of(
+    st.binary(min_size=1, max_size=255),
+    st.text(min_size=1, max_size=255).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.lists(st.sampled_from([*'[]()\\";,@<>=: .-_aZ0', "x-tag:", "[x:", "]", "é"]), max_size=40).map(
+        lambda parts: "".join(parts).encode()
+    ),
+    st.from_regex(rb"\[[a-z-]{0,4}[a-z]:[!-Z^-~]{1,99}\]", fullmatch=True),
+)
+
+
+@given(CLIENT_NAMES, st.sampled_from([("192.0.2.1", "[192.0.2.1]"), ("2001:db8::1", "[IPv6:2001:db8::1]")]))
+def test_any_client_name_gives_one_received_field_with_the_address(name: bytes, peer: tuple[str, str]) -> None:
+    """RFC 5321 section 4.4: what a reader trusts is the address, which the client cannot change."""
+    try:
+        field = field_of(name, peer[0])
+    except Malformed:
+        return
+    assert field.isascii()
+    assert b"\r" not in field
+    assert len(field) < 400
+    parsed = email.message_from_bytes(field + b"; x\r\nSubject: x\r\n\r\nbody", policy=email.policy.SMTP)
+    assert [key for key, _ in parsed.items()] == ["Received", "Subject"]
+    assert parsed.get_payload() == "body"
+    words = field.decode("ascii").removeprefix("Received: from ")
+    client, _, comment = words.partition(" ")
+    assert comment[:1] + comment[-1:] == "()"
+    assert not set(words) & set('\\";,<>@')
+    assert words.count("(") == words.count(")") == 1
+    if client == peer[1]:
+        assert re.fullmatch(r"\(helo=(?:[A-Za-z0-9.:_-]|=[0-9A-F]{2})+\)", comment) or comment == f"({client})"
+        assert len(comment) <= 64 + len("(helo=)")
+    else:
+        assert comment == f"({peer[1]})"
+        assert client.encode() == name
 
 
 @pytest.mark.parametrize(
@@ -178,7 +259,7 @@ def empty_stores(kind: str, directory: Path) -> tuple[stores.Maildrops, stores.O
 def message(budget: stores.Budget) -> delivery.Message:
     """Return a message for two maildrops and the outbox."""
     return delivery.Message(
-        queue_id="q-1", reverse_path="a@b.test", maildrops=("alice", "bob"), relayed=("c@far.test",),
+        queue_id="q-1", reverse_path=smtp.Mailbox("a", "b.test"), maildrops=("alice", "bob"), relayed=("c@far.test",),
         received=RECEIVED, content=stores.MessageContent.of(b"S: 1\r\n\r\nbody\r\n", budget),
     )  # fmt: skip
 
@@ -259,7 +340,7 @@ def test_return_path_is_added_only_to_the_maildrop_copy(run: Run, tmp_path: Path
 
     async def main() -> None:
         message = delivery.Message(
-            queue_id="q-1", reverse_path="a@b.test", maildrops=("alice",), relayed=("c@far.test",),
+            queue_id="q-1", reverse_path=smtp.Mailbox("a", "b.test"), maildrops=("alice",), relayed=("c@far.test",),
             received=RECEIVED, content=stores.MessageContent.of(b"Return-Path: <x>\r\n\r\nbody\r\n", budget),
         )  # fmt: skip
         reply = await delivery.deliver(message, maildrops, outbox)
