@@ -89,6 +89,16 @@ LINES: Final = (
     b"\r.",
     b"\xff\0",
     b"x" * 3_000,
+    b"MAIL  FROM: <a@b>  SIZE=5 ",
+    b"MAIL FROM:a@b",
+    b"MAIL FROM:<a..b@c_d>",
+    b"RCPT TO: <%b@b>\t" % (b"a" * 65),
+    b"RCPT TO:<c@d> \t",
+    b"EHLO (none)",
+    b"HELO \xe9",
+    b"AUTH  LOGIN  dGVzdA==  ",
+    b"MTIzNA== ",
+    b"BDAT  1  LAST \r\n",
 )
 USUAL: Final = (
     b"EHLO c",
@@ -141,9 +151,17 @@ WITH_TLS: Final = smtp.ServerSettings(
 )
 
 
-def under(fate: Sequence[int], settings: smtp.ServerSettings, accepted: list[Any] | None = None) -> Session:
+modes = st.booleans()
+"""Whether *strict_syntax* is set."""
+
+
+def under(
+    fate: Sequence[int], settings: smtp.ServerSettings, accepted: list[Any] | None = None, *, strict: bool = False
+) -> Session:
     """Return a server whose questions are answered by *fate*, repeatedly; *accepted* collects each accepted Data."""
     asked = 0
+    if strict:
+        settings = attrs.evolve(settings, strict_syntax=True)
 
     def choose(question: object) -> object:
         nonlocal asked
@@ -184,10 +202,10 @@ BARE: Final = {b"220 localhost ESMTP", b"250 localhost", b"250-localhost"}
 """Replies without an enhanced status code, besides the EHLO reply, 334 and 354 (RFC 2034 section 4)."""
 
 
-@given(sessions, fates)
-def test_every_reply_line_has_a_valid_format(data: bytes, fate: list[int]) -> None:
+@given(sessions, fates, modes)
+def test_every_reply_line_has_a_valid_format(data: bytes, fate: list[int], strict: bool) -> None:
     """RFC 5321 sections 4.2 and 4.5.3.1.5, RFC 2034 section 4: printable, at most 512 bytes, each with its code."""
-    session = under(fate, SMALL).receive(data, b"")
+    session = under(fate, SMALL, strict=strict).receive(data, b"")
     bare = BARE | set(SMALL.hello_reply(None).split(b"\r\n"))
     for row in session.data.split(b"\r\n")[:-1]:
         assert len(row) <= 510
@@ -217,19 +235,20 @@ def test_every_reply_line_has_a_valid_format(data: bytes, fate: list[int]) -> No
     ],
 )
 @pytest.mark.parametrize("said", [b"<script>alert(1)</script>", b"\x1b[31mred", b"250 2.0.0 fine", b"z" * 1_500])
-def test_replies_do_not_echo_text_of_the_client(line: bytes, said: bytes) -> None:
+@pytest.mark.parametrize("strict", [False, True])
+def test_replies_do_not_echo_text_of_the_client(line: bytes, said: bytes, strict: bool) -> None:
     """Replies are logged and displayed: of the client's text they contain at most a keyword in upper case."""
-    session = under([0], SMALL).receive(b"EHLO c\r\n" + line % said + b"\r\n")
+    session = under([0], SMALL, strict=strict).receive(b"EHLO c\r\n" + line % said + b"\r\n")
     assert said not in session.data
     assert not re.search(rb"script|\x1b|fine|z{20}|Z{41}", session.data)
 
 
-@given(sessions, fates, st.booleans(), st.data())
+@given(sessions, fates, st.booleans(), modes, st.data())
 def test_session_is_independent_of_input_splitting(
-    data: bytes, fate: list[int], lmtp: bool, choices: st.DataObject
+    data: bytes, fate: list[int], lmtp: bool, strict: bool, choices: st.DataObject
 ) -> None:
     """architecture.md, invariant 8: the same events, except for the size of chunks, and the same bytes."""
-    whole, cut, single = (under(fate, attrs.evolve(SMALL, lmtp=lmtp)) for _ in range(3))
+    whole, cut, single = (under(fate, attrs.evolve(SMALL, lmtp=lmtp), strict=strict) for _ in range(3))
     if lmtp:
         data = data.replace(b"EHLO", b"LHLO")
     whole.receive(data, b"")
@@ -242,10 +261,12 @@ def test_session_is_independent_of_input_splitting(
 
 
 @pytest.mark.parametrize("changes", [{}, {"authentication_required": True}, {"eight_bit_mime": False}, {"lmtp": True}])
-@given(data=sessions, fate=fates)
-def test_fast_path_gives_the_same_events_and_replies(data: bytes, fate: list[int], changes: dict[str, Any]) -> None:
+@given(data=sessions, fate=fates, strict=modes)
+def test_fast_path_gives_the_same_events_and_replies(
+    data: bytes, fate: list[int], strict: bool, changes: dict[str, Any]
+) -> None:
     """Without the fast path, every event, answer and reply is the same."""
-    settings = attrs.evolve(SMALL, **{"smtputf8": False, **changes})
+    settings = attrs.evolve(SMALL, **{"smtputf8": False, "strict_syntax": strict, **changes})
     if settings.lmtp:
         data = data.replace(b"EHLO", b"LHLO")
     fast = under(fate, settings).receive(data, b"")
@@ -257,13 +278,13 @@ def test_fast_path_gives_the_same_events_and_replies(data: bytes, fate: list[int
     assert (fast.events, fast.data, fast.last) == (general.events, general.data, general.last)
 
 
-@given(sessions | st.binary(max_size=300), fates, st.sampled_from([None, *CloseReason]), st.data())
+@given(sessions | st.binary(max_size=300), fates, st.sampled_from([None, *CloseReason]), modes, st.data())
 def test_any_data_gives_valid_events_and_replies_until_closed(
-    data: bytes, fate: list[int], reason: CloseReason | None, choices: st.DataObject
+    data: bytes, fate: list[int], reason: CloseReason | None, strict: bool, choices: st.DataObject
 ) -> None:
     """architecture.md, invariant 8: each accepted Data ends exactly once."""
     accepted: list[Any] = []
-    session = under(fate, WITH_TLS, accepted)
+    session = under(fate, WITH_TLS, accepted, strict=strict)
     for piece in choices.draw(cuts(data)):
         session.receive(piece)
         assert len(session.machine._input) <= 12_290
@@ -393,9 +414,10 @@ def test_client_returns_events_or_one_exception_for_any_data(
     st.booleans(),
     st.booleans(),
     st.lists(st.integers(0, 6), min_size=1, max_size=8),
+    modes,
 )
 def test_client_and_server_agree_on_commands_replies_and_content(
-    groups: list[list[Any]], pipelining: bool, smtputf8: bool, fate: list[int]
+    groups: list[list[Any]], pipelining: bool, smtputf8: bool, fate: list[int], strict: bool
 ) -> None:
     """Client and server connected: both see the same commands, replies and content, byte for byte."""
     settings = smtp.ServerSettings(
@@ -405,7 +427,7 @@ def test_client_and_server_agree_on_commands_replies_and_content(
         smtputf8=smtputf8,
         dsn=smtputf8,
     )
-    server = under(fate, settings).pull()
+    server = under(fate, settings, strict=strict).pull()
     client = Session(smtp.ClientConnection()).pull()
     client.receive(server.data)
     sent: list[Command] = []

@@ -195,7 +195,7 @@ class Hello(Command, Notice):
     def parse(cls, argument: str, *, extended: bool = True, lmtp: bool = False) -> Self:
         """Parse the argument of EHLO, of HELO (*extended* is False) or of LHLO (*lmtp* is True).  Raises Malformed."""
         if not is_client_name(argument):
-            raise Malformed(f"use a name of 1 to {_MAX_CLIENT_NAME} bytes without control characters")
+            raise Malformed("invalid domain or address literal")
         hello = cls(domain="unknown", extended=extended, lmtp=lmtp)
         object.__setattr__(hello, "domain", argument)  # the constructor accepts only what a client may send
         return hello
