@@ -20,6 +20,9 @@ from tests.io.tls import client_context, server_context
 
 T = TypeVar("T")
 
+strict_syntax = False
+"""The setting of this name in ``meet()``; a fixture may set it."""
+
 PASSWORD = "correct horse"
 TIMEOUT = 20.0
 """Seconds after which a client that waits in vain fails its test.  A passing test never waits so long."""
@@ -162,7 +165,7 @@ def meet(
         kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=outbox)
     settings: dict[str, Any] = {
         "smtp": 0, "smtps": 0, "pop3": 0, "pop3s": 0, "ssl_context": server_context(), "postmaster": "bob",
-        "domains": ("example.test", "example.org"), **options,
+        "domains": ("example.test", "example.org"), "strict_syntax": strict_syntax, **options,
     }  # fmt: skip
     clock = Clock()
 

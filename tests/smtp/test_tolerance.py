@@ -388,6 +388,41 @@ def test_parsed_ehlo_name_has_no_control_character_and_at_most_255_bytes(text: s
     assert not any("\ud800" <= character < "\udc80" or "\udcff" < character < "\ue000" for character in text)
 
 
+# Public reports about other servers
+
+REPORTED: Final = [
+    b"MAIL FROM: craig@example.com",  # telnet, after a tutorial
+    b"MAIL FROM: <no-reply@airline.example>",
+    b"MAIL From: me@mydomain.test",  # a business application
+    b"MAIL FROM:alarm@raid.example",  # the driver of a disk controller
+    b"MAIL FROM:<list-confirm+0123456789012345678901234567890123456789abcdefghijklm@example.com>",  # a list manager
+    b"MAIL FROM:<SRS0=fGv9=BC=a.ccdefghijklmn.com=bounce-4IDNASXYtY_FG21s4IoV1XzCfCtHkb2RZY_qdGZ8Q-6A@email.example>",
+    b"MAIL FROM:<bounce+aaaaaaaaaaaaaaaaaa==a==rrrrrrrrrrrrrrrrrrrrrrrrrrr==ddddd-divers==5288513@ddddd.example>",
+    b"MAIL FROM:<try..this..0511@carrier.example>",
+    b"MAIL FROM:<xxx.yyy.@carrier.example>",
+    b"MAIL FROM:<user@internal_exchange>",
+    b"MAIL FROM:<a@b> AUTH=a@b",
+    b"EHLO [Windows.Networking.Connectivity.IPInformation]",
+    b"EHLO \xc4\xec\xe8\xf2\xf0\xe8\xe9-\xcf\xca",  # a name in CP1251
+    b"EHLO 7kO2OrE",
+    b"HELO \xe6\xeb\xee\xf0\xe6\xeb-\xcf\xca",
+    b"EHLO [2001:db8::1]",
+    b"VRFY user ",
+    b"NOOP  ",
+]
+
+
+@pytest.mark.parametrize("line", REPORTED)
+def test_input_of_public_reports_is_accepted(line: bytes) -> None:
+    session = ready(line + b"\r\n", settings=TOLERANT)
+    assert session.codes in ([250], [252])
+
+
+def test_helo_of_a_ups_without_a_name_is_501() -> None:
+    """Nothing is there that could be taken for a name."""
+    assert serve(b"HELO \r\n", settings=TOLERANT).codes == [220, 501]
+
+
 # Both modes on the same input
 
 PIECES: Final = (

@@ -1,4 +1,4 @@
-"""The relay policy, which is the same on all ports."""
+"""The relay policy, which is the same on all ports, and for tolerant and strict syntax."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ import pytest
 
 from mailauth.grants import Lookup
 from mailauth_io import server, stores
+from tests.io import server_support
 from tests.io.server_support import PASSWORD, Run, Served, accounts, authenticate, meet, on_both_loops
 
 pytestmark = on_both_loops
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["tolerant", "strict"])
+def syntax(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_support, "strict_syntax", request.param)
+
 
 SMTP_PORTS = ["smtp", "starttls", "smtps"]
 on_every_smtp_port = pytest.mark.parametrize("port", SMTP_PORTS)
