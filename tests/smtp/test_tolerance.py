@@ -146,6 +146,8 @@ def test_rejected_line_is_reported_with_its_blanks() -> None:
         b"MAIL FROM:\xc2\xa0<a@b>",
         b"MAIL FROM:<a@b>\xe2\x80\x83SIZE=1",
         b"MAIL FROM:<a@b>\xe3\x80\x80",
+        b"MAIL FROM:<a@b> SIZE=1\xe2\x80\x83BODY=7BIT",
+        b"MAIL FROM:<a@b> SIZE=1\xc2\xa0",
         b" MAIL FROM:<a@b>",
         b"MAILFROM:<a@b>",
         b"MAIL FROM:<a@b>\r\r\n"[:-2],
@@ -220,7 +222,7 @@ def test_path_over_256_bytes_is_501_in_both_modes(settings: smtp.ServerSettings)
 
 
 def test_unquoted_dots_need_a_path_that_also_fits_with_quotes() -> None:
-    """Otherwise str() would return a mailbox that nobody accepts."""
+    """Otherwise str() would return a mailbox that is not accepted."""
     fits, too_long = (smtp.Mailbox, Malformed)
     for size, result in ((245, fits), (246, too_long)):
         text = f"{'a' * (size - 1)}.@b.test"

@@ -1,7 +1,8 @@
 """The commands and answers of most transactions, handled with fewer steps: an optimization of ``server``.
 
 Both functions do what the general path would do, or nothing.  They keep no state, and can be deleted together with
-their calls; ``tests/smtp/test_fast_path.py`` compares the two paths.
+their calls; ``tests/smtp/test_properties.py`` compares the two paths.  Both modes of syntax share them: they read only
+what is valid in both.
 """
 
 # pyright: reportPrivateUsage=false
