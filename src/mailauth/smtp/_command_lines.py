@@ -160,7 +160,7 @@ def normalize(verb: str, argument: str) -> str:
     """
     argument = argument.lstrip(" ")
     if verb in _OF_WORDS:
-        return " ".join(_words(argument))
+        return " ".join(_words(argument)) if "  " in argument else argument
     if verb == "VRFY":
         name, _, keyword = argument.rpartition(" ")
         return f"{name.rstrip(' ')} {keyword}" if name and keyword.upper() == "SMTPUTF8" else argument

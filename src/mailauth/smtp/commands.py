@@ -194,8 +194,11 @@ class Hello(Command, Notice):
     @classmethod
     def parse(cls, argument: str, *, extended: bool = True, lmtp: bool = False) -> Self:
         """Parse the argument of EHLO, of HELO (*extended* is False) or of LHLO (*lmtp* is True).  Raises Malformed."""
-        if not is_client_name(argument):
-            raise Malformed("invalid domain or address literal")
+        try:
+            return cls(domain=argument, extended=extended, lmtp=lmtp)
+        except LocalProtocolError:
+            if not is_client_name(argument):
+                raise Malformed("invalid domain or address literal") from None
         hello = cls(domain="unknown", extended=extended, lmtp=lmtp)
         object.__setattr__(hello, "domain", argument)  # the constructor accepts only what a client may send
         return hello
@@ -260,6 +263,10 @@ def from_parsed(kind: type[C], **fields: object) -> C:
 def _check_reverse_path(mailbox: Mailbox) -> None:
     if not mailbox.domain:
         raise Malformed("a reverse-path must have a domain; only a recipient may be the bare Postmaster")
+
+
+def _spelling(path: object) -> object:
+    return path.spelling if isinstance(path, Mailbox) else path  # changed after validation: check_line() will see it
 
 
 def _check_host(host: str) -> None:
@@ -339,7 +346,7 @@ class Mail(Command, VerdictQuestion):
 
     def to_wire(self) -> bytes:
         """Return the line with its CRLF, in UTF-8 (RFC 6531).  The source route is not sent."""
-        path = "" if self.reverse_path is None else self.reverse_path.spelling
+        path = "" if self.reverse_path is None else _spelling(self.reverse_path)
         return f"MAIL FROM:<{path}>{encode_parameters(self, MAIL_PARAMETERS, self.parameters)}\r\n".encode()
 
 
@@ -396,7 +403,7 @@ class Rcpt(Command, VerdictQuestion):
 
     def to_wire(self) -> bytes:
         """Return the line with its CRLF, in UTF-8 (RFC 6531).  The source route is not sent."""
-        path = self.forward_path.spelling
+        path = _spelling(self.forward_path)
         return f"RCPT TO:<{path}>{encode_parameters(self, RCPT_PARAMETERS, self.parameters)}\r\n".encode()
 
 
