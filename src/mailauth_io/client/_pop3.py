@@ -70,7 +70,8 @@ class Pop3Client:
     """A session with an open maildrop, made by ``pop3_client``.
 
     A deleted message is removed from the server only if the session ends without an exception.  The methods raise
-    ConnectionFailed, and ServerRejected for -ERR.  Call them from one task at a time.
+    ConnectionFailed, and ServerRejected for -ERR.  A call that is cancelled closes the connection.  Call them from one
+    task at a time.
 
     For example:
 

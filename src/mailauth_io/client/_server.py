@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import ssl
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, get_args
 
 import attrs
@@ -222,27 +222,45 @@ class Session(Generic[E]):
 
     def send(self, command: Command) -> None:
         """Queue *command*.  Raises ConnectionFailed after the end, LocalProtocolError if it is not allowed now."""
-        if self.ended:
-            raise ConnectionFailed("the session has ended; open another")
+        self._check_not_ended()
         self.connection.send(command)
 
     async def event(self) -> E:
         """Return the next event.  Raises ConnectionFailed."""
-        with self._one_kind_of_error():
-            async with fail_after(self.timeout):
-                async for event in self.connection:
-                    return event
-        self.ended = True
-        raise ConnectionFailed("the connection was closed before the server replied")
+        async with self._step():
+            return await self._next()
 
     async def flush(self) -> None:
         """Write what is queued.  Raises ConnectionFailed."""
-        with self._one_kind_of_error():
+        async with self._step():
+            await self.connection.flush()
+
+    @contextlib.asynccontextmanager
+    async def _step(self) -> AsyncGenerator[None]:
+        """Apply the timeout to the body.  Raises ConnectionFailed.
+
+        After any exception the connection is closed, after a cancellation too: the reply that is due would be taken as
+        the reply to the next command.
+        """
+        try:
             async with fail_after(self.timeout):
-                await self.connection.flush()
+                yield
+        except (OSError, RemoteProtocolError) as error:
+            self.abort()
+            raise ConnectionFailed(f"the connection failed: {describe(error)}") from error
+        except BaseException:
+            self.abort()
+            raise
+
+    async def _next(self) -> E:
+        if not self.ended:
+            async for event in self.connection:
+                return event
+        raise ConnectionFailed("the connection was closed before the server replied")
 
     def authenticate(self, *mechanisms: sasl.ClientMechanism) -> None:
-        """Begin a login.  Raises NotSupported if the server offers none of *mechanisms*."""
+        """Begin a login.  Raises ConnectionFailed after the end, NotSupported if none of *mechanisms* is offered."""
+        self._check_not_ended()
         if not mechanisms:
             raise NotSupported("cannot log in: no mechanism of the login can be used on this connection")
         try:
@@ -265,10 +283,6 @@ class Session(Generic[E]):
         self.ended = True
         self.connection.abort()
 
-    @contextlib.contextmanager
-    def _one_kind_of_error(self) -> Generator[None]:
-        try:
-            yield
-        except (OSError, RemoteProtocolError) as error:
-            self.ended = True
-            raise ConnectionFailed(f"the connection failed: {describe(error)}") from error
+    def _check_not_ended(self) -> None:
+        if self.ended:
+            raise ConnectionFailed("the session has ended; open another")

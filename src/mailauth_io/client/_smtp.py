@@ -124,7 +124,8 @@ class SubmitResult:
 class SmtpClient:
     """A session that is ready to send messages, made by ``smtp_client``.
 
-    After ConnectionFailed it is of no further use.  Call its methods from one task at a time.
+    After ConnectionFailed, and after a call that was cancelled, it is of no further use: the connection is closed.
+    Call its methods from one task at a time.
 
     For example:
 

@@ -18,7 +18,7 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from mailauth import Command, Tls, pop3, smtp
 
@@ -33,6 +33,24 @@ __all__ = ["Pop3Client", "SmtpClient", "collect", "pop3_client", "smtp_client", 
 P = ParamSpec("P")
 S = TypeVar("S")
 T = TypeVar("T")
+
+
+def _run(runner: asyncio.Runner, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Return the result of *coroutine*.  If a signal handler raises an exception, *coroutine* is cancelled."""
+    tasks: list[asyncio.Task[T]] = []
+
+    async def main() -> T:
+        tasks.append(cast("asyncio.Task[T]", asyncio.current_task()))
+        return await coroutine
+
+    try:
+        return runner.run(main())
+    except BaseException:
+        for task in tasks:
+            if not task.done():  # otherwise it would go on during the next call
+                task.cancel()
+                runner.get_loop().run_until_complete(asyncio.wait([task]))
+        raise
 
 
 class SmtpClient:
@@ -67,11 +85,11 @@ class SmtpClient:
         dsn: Dsn | None = None,
     ) -> SubmitResult:
         """Send *message*; return the final reply for each recipient.  See ``client.SmtpClient.send``."""
-        return self._runner.run(self._client.send(message, sender, recipients, dsn=dsn))
+        return _run(self._runner, self._client.send(message, sender, recipients, dsn=dsn))
 
     def execute(self, command: Command) -> smtp.Reply:
         """Send one command and return its reply."""
-        return self._runner.run(self._client.execute(command))
+        return _run(self._runner, self._client.execute(command))
 
 
 class Pop3Client:
@@ -94,32 +112,32 @@ class Pop3Client:
 
     @property
     def capabilities(self) -> Mapping[str, str]:
-        """The response to CAPA after the login."""
+        """The response to CAPA before the login; empty if CAPA is not supported."""
         return self._client.capabilities
 
     def listing(self) -> tuple[Listed, ...]:
         """Return all messages that are not deleted, with their sizes and unique-ids."""
-        return self._runner.run(self._client.listing())
+        return _run(self._runner, self._client.listing())
 
     def retrieve(self, number: int) -> bytes:
         """Return the whole message *number*."""
-        return self._runner.run(self._client.retrieve(number))
+        return _run(self._runner, self._client.retrieve(number))
 
     def top(self, number: int, lines: int = 0) -> bytes:
         """Return the header of message *number*, and the first *lines* lines of its body."""
-        return self._runner.run(self._client.top(number, lines))
+        return _run(self._runner, self._client.top(number, lines))
 
     def delete(self, number: int) -> None:
         """Mark message *number* as deleted."""
-        self._runner.run(self._client.delete(number))
+        _run(self._runner, self._client.delete(number))
 
     def undelete(self) -> None:
         """Remove all marks."""
-        self._runner.run(self._client.undelete())
+        _run(self._runner, self._client.undelete())
 
     def execute(self, command: Command) -> pop3.Reply:
         """Send one command and return its reply."""
-        return self._runner.run(self._client.execute(command))
+        return _run(self._runner, self._client.execute(command))
 
 
 class _Messages:
@@ -136,7 +154,7 @@ class _Messages:
         async def following() -> CollectedMessage | None:
             return await anext(self._messages, None)
 
-        message = self._runner.run(following())
+        message = _run(self._runner, following())
         if message is None:
             raise StopIteration
         return message
@@ -150,7 +168,7 @@ def _function(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         with _new_runner() as runner:
-            return runner.run(function(*args, **kwargs))
+            return _run(runner, function(*args, **kwargs))
 
     return call
 
@@ -172,14 +190,14 @@ def _context(
             async def enter() -> S:
                 return await inner.__aenter__()
 
-            value = wrap(runner.run(enter()), runner)
+            value = wrap(_run(runner, enter()), runner)
             try:
                 yield value
             except BaseException as error:
-                if not runner.run(leave(error)):
+                if not _run(runner, leave(error)):
                     raise
             else:
-                runner.run(leave(None))
+                _run(runner, leave(None))
 
     return context
 
