@@ -267,10 +267,11 @@ async def collect(
             async for message in messages:
                 store(message.raw)
 
-    With *delete*, a message is deleted after the body of the loop has ended for it without an exception, and only if
-    it was retrieved completely.  The deletions take effect when the context is left: if the body raises, those of the
-    messages before it are kept; if the connection is lost or the task is cancelled, nothing is deleted.  Messages whose
-    unique-id is in *skip* are not retrieved.
+    With *delete*, a message is deleted when the next one is requested, or the iteration reaches its end, and only if
+    it was retrieved completely.  If the loop is left before, by ``break``, an exception or a cancellation, the last
+    message is kept.  The deletions take effect when the context is left, also by an Exception.  If the connection is
+    lost, or a call on it or the whole context is cancelled, nothing is deleted.  Messages whose unique-id is in *skip*
+    are not retrieved.
 
     *host* and *port* name the server; the standard port is 995, otherwise 110.  *tls* is ``"implicit"``,
     ``"starttls"`` (STLS), or ``"none"``.  The other parameters, and the exceptions, are those of ``submit``; also
@@ -288,7 +289,6 @@ async def collect(
             collection = _Collection(maildrop, skip, delete)
             try:
                 yield collection
-                await collection.finish()
             except Exception as error:
                 if collection.failed:
                     raise
@@ -321,7 +321,7 @@ class _Collection:
             self._left = []  # if the listing fails, the iteration ends
             listing = await self._noting_failure(self._maildrop.listing())
             self._left = [each for each in reversed(listing) if (each.unique_id or "") not in self._skip]
-        await self.finish()
+        await self._delete_last()
         if not self._left:
             raise StopAsyncIteration
         listed = self._left.pop()
@@ -335,7 +335,7 @@ class _Collection:
             self._current = listed.number
         return CollectedMessage(raw=raw, number=listed.number, unique_id=listed.unique_id, complete=complete)
 
-    async def finish(self) -> None:
+    async def _delete_last(self) -> None:
         """Delete the last message that was returned, if that was requested."""
         number, self._current = self._current, None
         if number is not None:

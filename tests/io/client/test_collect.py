@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -208,11 +209,57 @@ def test_exception_in_the_loop_is_raised_even_if_quit_fails(run: Run) -> None:
 
 
 @on_both_loops
-def test_message_at_which_the_loop_is_left_is_deleted(run: Run) -> None:
+def test_message_at_which_the_loop_is_left_is_not_deleted(run: Run) -> None:
     def leave_at_2(message: client.CollectedMessage) -> str:
         return "break" if message.number == 2 else ""
 
-    assert collected(run, {}, then=leave_at_2).deleted == [1, 2]
+    peer = collected(run, {}, then=leave_at_2)
+    assert (peer.deleted, peer.heard[-1]) == ([1], "QUIT")
+
+
+@on_both_loops
+def test_exception_in_the_loop_that_is_caught_in_the_context_keeps_the_message(run: Run) -> None:
+    async def main() -> None:
+        async with client.collect(host="127.0.0.1", port=peer.port, login=LOGIN, tls="none", delete=True) as messages:
+            with contextlib.suppress(LookupError):
+                async for message in messages:
+                    if message.number == 2:
+                        raise LookupError("disk full")
+
+    with pop3_server({}) as peer:
+        run(main)
+    assert (peer.deleted, peer.heard[-1]) == ([1], "QUIT")
+
+
+@on_both_loops
+def test_cancellation_in_the_loop_inside_the_context_keeps_the_message(run: Run) -> None:
+    """A deadline for the whole loop, which is exceeded while a message is stored."""
+
+    async def main() -> None:
+        async with client.collect(host="127.0.0.1", port=peer.port, login=LOGIN, tls="none", delete=True) as messages:
+            with anyio.CancelScope() as scope:
+                async for message in messages:
+                    if message.number == 2:
+                        scope.cancel()
+                        await anyio.sleep_forever()
+
+    with pop3_server({}) as peer:
+        run(main)
+    assert (peer.deleted, peer.heard[-1]) == ([1], "QUIT")
+
+
+@on_both_loops
+def test_request_for_the_next_message_deletes_the_one_before(run: Run) -> None:
+    """The loop goes on after an exception; the last message is not confirmed."""
+
+    async def main() -> None:
+        async with client.collect(host="127.0.0.1", port=peer.port, login=LOGIN, tls="none", delete=True) as messages:
+            for _ in range(3):
+                await anext(messages)
+
+    with pop3_server({}) as peer:
+        run(main)
+    assert peer.deleted == [1, 2]
 
 
 async def cancel_when_silent(peer: Peer, work: Callable[[], Coroutine[Any, Any, object]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -99,10 +100,22 @@ def test_collecting_can_go_on_after_a_message_that_the_server_does_not_send() ->
     assert peer.deleted == [1, 3]
 
 
-def test_message_at_which_the_loop_is_left_is_deleted() -> None:
+def test_message_at_which_the_loop_is_left_is_not_deleted() -> None:
     with pop3_server({}) as peer:
         collect(peer, leave=True)
-    assert peer.deleted == [1]
+    assert (peer.deleted, peer.heard[-1]) == ([], "QUIT")
+
+
+def test_exception_in_the_loop_that_is_caught_in_the_context_keeps_the_message() -> None:
+    with (
+        pop3_server({}) as peer,
+        sync.collect(**to(peer), delete=True) as messages,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        for message in messages:
+            if message.number == 2:
+                raise KeyboardInterrupt
+    assert (peer.deleted, peer.heard[-1]) == ([1], "QUIT")
 
 
 @pytest.mark.parametrize("run", [asyncio.run, lambda main: trio.run(lambda: main)], ids=["asyncio", "trio"])
