@@ -145,9 +145,19 @@ def status_of(error: Exception) -> int:
 
 
 def put(line: str) -> None:
-    """Print *line* to standard output, with escapes for characters that it cannot encode."""
-    encoding = sys.stdout.encoding or "ascii"
-    print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    """Write *line* to standard output, with escapes for characters that it cannot encode.  Raises OSError."""
+    write((line + "\n").encode(sys.stdout.encoding or "ascii", "backslashreplace"))
+
+
+def write(data: bytes) -> None:
+    """Write all of *data* to standard output.  Raises OSError.
+
+    Nothing remains in a buffer after an error, and with PYTHONUNBUFFERED nothing is lost by an incomplete write.
+    """
+    sys.stdout.flush()
+    descriptor, left = sys.stdout.fileno(), memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 class Progress:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import re
+import stat
 import sys
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     finally:
         run.progress.show("")
     if options.json:
-        print(json.dumps({"status": run.status, "errors": run.errors, "messages": run.rows}))
+        client_options.put(json.dumps({"status": run.status, "errors": run.errors, "messages": run.rows}))
     return run.status
 
 
@@ -75,15 +79,17 @@ class _Run:
 
     def _store(self, message: client.CollectedMessage) -> None:
         if self.options.maildir is None:
-            _print(message.raw)
+            with _output_errors():
+                _print(message.raw, synchronize=self.options.delete)
         else:
             _deliver(self.options.maildir, message.raw)
             self.progress.show("")
             if not self.options.json:
                 kept = "" if message.complete else ", shorter than announced, so it is never deleted"
-                client_options.put(
-                    f"message {message.number} ({message.unique_id}): {len(message.raw)} bytes stored{kept}"
-                )
+                with _output_errors():
+                    client_options.put(
+                        f"message {message.number} ({message.unique_id}): {len(message.raw)} bytes stored{kept}"
+                    )
         self.rows.append(
             {
                 "number": message.number,
@@ -105,8 +111,24 @@ def _deliver(maildir: Path, raw: bytes) -> None:
         raise _StoreError(f"cannot store a message in {maildir}: {error.strerror}") from error
 
 
-def _print(raw: bytes) -> None:
-    """Print a message in mbox format, in which lines that begin with From are quoted (mboxrd)."""
+@contextlib.contextmanager
+def _output_errors() -> Generator[None]:
+    """Raise _StoreError if standard output fails, unless its reader has closed it, as ``head`` does."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _StoreError(f"cannot write to standard output: {error.strerror}") from error
+
+
+def _print(raw: bytes, *, synchronize: bool) -> None:
+    """Print a message in mbox format, in which lines that begin with From are quoted (mboxrd).  Raises OSError.
+
+    With *synchronize*, a file is synchronized to disk before the message is deleted from the server.
+    """
     text = _FROM_LINE.sub(rb">\1", raw.replace(b"\r\n", b"\n"))
-    sys.stdout.buffer.write(f"From MAILER-DAEMON {time.asctime(time.gmtime())}\n".encode() + text + b"\n")
-    sys.stdout.buffer.flush()
+    client_options.write(f"From MAILER-DAEMON {time.asctime(time.gmtime())}\n".encode() + text + b"\n")
+    descriptor = sys.stdout.fileno()
+    if synchronize and stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.fsync(descriptor)

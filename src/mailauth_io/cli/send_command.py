@@ -47,15 +47,28 @@ def run(options: argparse.Namespace) -> int:
             status = client_options.REJECTED if max(codes) >= 500 else client_options.TEMPORARY
     finally:
         progress.show("")
+    try:
+        _show(options, status, error, replies)
+    except OSError as failure:
+        reason = failure.strerror or str(failure)
+        if any(reply.positive for reply in replies.values()):
+            print(f"mailauth send: the message was sent, but the result cannot be printed: {reason}", file=sys.stderr)
+        elif not isinstance(failure, BrokenPipeError):
+            print(f"mailauth send: the result cannot be printed: {reason}", file=sys.stderr)
+    if error is not None:
+        print(f"mailauth send: {error}", file=sys.stderr)
+    return status
+
+
+def _show(options: argparse.Namespace, status: int, error: str | None, replies: dict[str, smtp.Reply]) -> None:
+    """Print the result.  Raises OSError if standard output fails."""
     if options.json:
-        print(json.dumps({"status": status, "error": error, "recipients": [_row(*each) for each in replies.items()]}))
+        rows = [_row(*each) for each in replies.items()]
+        client_options.put(json.dumps({"status": status, "error": error, "recipients": rows}))
     else:
         for recipient, reply in replies.items():
             text = " ".join(str(reply).split())
             client_options.put(f"{recipient}: {'accepted' if reply.positive else 'rejected'}: {text}")
-    if error is not None:
-        print(f"mailauth send: {error}", file=sys.stderr)
-    return status
 
 
 def _row(recipient: str, reply: smtp.Reply) -> dict[str, Any]:

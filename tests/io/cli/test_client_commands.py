@@ -7,9 +7,10 @@ import io
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -420,6 +421,44 @@ def test_output_that_nobody_reads_deletes_nothing() -> None:
         )  # fmt: skip
     os.close(writing)
     assert (result.returncode, result.stderr, peer.deleted) == (2, b"", [])
+
+
+def run_with_full_disk(
+    tmp_path: Path, verb: str, *arguments: str, unbuffered: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the command with standard output in a file that can grow to 30 bytes."""
+    limit: Callable[[], None] = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30, 30))  # noqa: E731
+    with open(tmp_path / "output", "wb") as output:
+        return subprocess.run(
+            serving.command(verb, *HOST, "--tls", "none", "--user", "alice", *arguments),
+            env={**serving.environment(), "PYTHONUNBUFFERED": unbuffered},
+            stdout=output,
+            stderr=subprocess.PIPE,
+            preexec_fn=limit,
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_message_that_cannot_be_printed_completely_is_not_deleted(tmp_path: Path, unbuffered: str) -> None:
+    """With PYTHONUNBUFFERED=1, as in many containers, a write may be incomplete without an error."""
+    with pop3_server({}) as peer:
+        result = run_with_full_disk(tmp_path, "fetch", "--port", str(peer.port), "--delete", unbuffered=unbuffered)
+    assert (result.returncode, peer.deleted) == (75, [])
+    assert result.stderr == b"mailauth fetch: cannot write to standard output: File too large\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("json", [(), ("--json",)])
+def test_send_says_that_the_message_was_sent_if_the_result_cannot_be_printed(
+    file: str, tmp_path: Path, json: tuple[str, ...], unbuffered: str
+) -> None:
+    with smtp_server({}) as peer:
+        result = run_with_full_disk(tmp_path, "send", "--port", str(peer.port), *json, file, unbuffered=unbuffered)
+    assert (result.returncode, len(peer.messages)) == (0, 1)
+    text = b"mailauth send: the message was sent, but the result cannot be printed: File too large\n"
+    assert result.stderr == text
 
 
 def test_send_and_fetch_need_no_extra(file: str, tmp_path: Path) -> None:
