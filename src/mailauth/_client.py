@@ -95,11 +95,20 @@ class ClientMachine(Machine[E]):
         self._send_permitted()
 
     def _send_permitted(self) -> None:
+        """Write the queued commands that may be written now.
+
+        What was received while nothing was unanswered is not the reply to the next command.  So if some of it is
+        unread, the command is not written, and the data ends the connection when it is read.
+        """
         unsent = self._unsent
-        while unsent and (not self._unanswered or self._may_follow()):
+        while unsent and (self._may_follow() if self._unanswered else self._all_read()):
             command, data = unsent.popleft()
             self._unanswered.append(command)
             self._write(data, due=not unsent)
+
+    def _all_read(self) -> bool:
+        """Return whether no part of a reply was received that is not reported yet."""
+        return not len(self._input)
 
     @property
     def _idle(self) -> bool:
@@ -162,18 +171,18 @@ class ClientMachine(Machine[E]):
 
     @abstractmethod
     def _start_login(self, exchange: sasl.ClientExchange) -> None:
-        """Write the command that starts the exchange."""
+        """Queue the command that starts the exchange."""
 
     def _write_login_line(self, command: Command, line: bytes) -> None:
-        """Write *line*, the wire form of the login *command*, immediately."""
-        check_line(line)
-        self._unanswered.append(command)
-        self._write(line, due=True)
+        """Queue *line*, the wire form of the login *command*."""
+        self._queue(command, check_line(line))
 
     def _take_challenge(self, challenge: bytes) -> None:
         """Respond to *challenge*, in base64.  If it is malformed, cancel the login with ``*`` (RFC 4954 section 4)."""
         if self._exchange is None or self._cancelled:
             raise RemoteProtocolError("the server sent a challenge outside a login")
+        if not self._all_read():
+            raise RemoteProtocolError("the server sent data before the response to its challenge")
         try:
             response = self._exchange.respond(challenge)
         except Malformed:

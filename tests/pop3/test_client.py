@@ -388,6 +388,78 @@ def test_unsolicited_ok_raises_remote_protocol_error() -> None:
         pull(connection)
 
 
+@pytest.mark.parametrize("login", [True, False], ids=["login", "command"])
+@pytest.mark.parametrize("data", [b"+OK\r\n", b"+OK\r\n-ERR no\r\n", b"+ \r\n", b"+\r\n"])
+def test_reply_before_its_command_is_a_violation(data: bytes, login: bool) -> None:
+    """It is not the reply to the command, whether or not events were pulled before."""
+    connection = greeted() if login else logged_in()
+    connection.receive_data(data)
+    if login:
+        connection.authenticate(USER)
+    else:
+        connection.send(pop3.Dele(number=1))
+    with pytest.raises(RemoteProtocolError):
+        connection.next_event()
+
+
+def test_reply_that_begins_before_its_command_is_a_violation() -> None:
+    connection = logged_in()
+    connection.receive_data(b"+O")
+    connection.send(pop3.Dele(number=1))
+    assert isinstance(connection.next_event(), NeedData)  # nothing is sent
+    connection.receive_data(b"K\r\n")
+    with pytest.raises(RemoteProtocolError, match="without a command"):
+        connection.next_event()
+
+
+@pytest.mark.parametrize("login", [True, False], ids=["login", "command"])
+def test_err_before_a_command_answers_no_command_and_the_command_is_not_sent(login: bool) -> None:
+    """An autologout that arrived while the client was idle."""
+    connection = greeted() if login else logged_in()
+    connection.receive_data(b"-ERR autologout\r\n")
+    if login:
+        connection.authenticate(USER)
+    else:
+        connection.send(pop3.Noop())
+    assert pull(connection) == [pop3.ReplyReceived(command=None, reply=pop3.Reply(False, "", "autologout"))]
+    connection.receive_data(b"")
+    closed = connection.next_event()
+    assert isinstance(closed, Closed)
+    assert len(closed.unanswered) == 1
+
+
+def test_reply_to_a_queued_command_before_it_is_sent_is_a_violation() -> None:
+    """Without PIPELINING, the second DELE waits for the reply to the first."""
+    connection = logged_in()
+    connection.send(pop3.Dele(number=1))
+    connection.send(pop3.Dele(number=2))
+    pull(connection)
+    connection.receive_data(b"+OK 1\r\n+OK early\r\n")
+    assert connection.next_event() == pop3.ReplyReceived(command=pop3.Dele(number=1), reply=pop3.Reply(True, "", "1"))
+    with pytest.raises(RemoteProtocolError, match="without a command"):
+        connection.next_event()
+
+
+def test_reply_to_pass_before_it_is_sent_is_a_violation() -> None:
+    connection = greeted()
+    connection.authenticate(USER)
+    pull(connection)
+    connection.receive_data(b"+OK\r\n+OK welcome\r\n")
+    with pytest.raises(RemoteProtocolError, match="without a command"):
+        connection.next_event()
+
+
+def test_data_after_a_challenge_is_a_violation() -> None:
+    """RFC 5034 section 4: the server waits for the response."""
+    connection = greeted()
+    exchange(connection, pop3.Capa(), CAPABILITIES)
+    connection.authenticate(CRAM)
+    pull(connection)
+    connection.receive_data(b"+ " + base64.b64encode(b"<1@host>") + b"\r\n+OK welcome\r\n")
+    with pytest.raises(RemoteProtocolError, match="before the response to its challenge"):
+        connection.next_event()
+
+
 def test_challenge_to_user_raises_remote_protocol_error() -> None:
     connection = client()
     connection.authenticate(USER)

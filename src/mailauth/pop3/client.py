@@ -70,8 +70,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
         The message that Retrieve requests arrives as MessageChunk events, with the dots unstuffed, before its
         ReplyReceived.  Commands are pipelined if the response to CAPA lists PIPELINING (RFC 2449 section 6.6);
-        otherwise each waits for the reply to the one before.  Raises LocalProtocolError if the command is not allowed
-        now or too many commands are unanswered; nothing is sent then.
+        otherwise each waits for the reply to the one before.  If a reply was received that is not reported yet, and no
+        command is unanswered, *command* is not sent: the reply ends the connection.  Raises LocalProtocolError if the
+        command is not allowed now or too many commands are unanswered; nothing is sent then.
         """
         self._check_command_allowed()
         row = self._row(command)
@@ -171,7 +172,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
             return self._need_more_data(CLIENT_TIMEOUTS if self._lines is None else ANSWER_TIMEOUT)
         if self._lines is not None:
             return self._take_line(line, self._lines)
-        if self._exchange is not None and (line.startswith(b"+ ") or line == b"+"):
+        if self._exchange is not None and self._unanswered and (line.startswith(b"+ ") or line == b"+"):
             if not isinstance(self._unanswered[0], Auth):
                 raise RemoteProtocolError("challenge received outside AUTH")
             self._take_challenge(line[2:])

@@ -87,6 +87,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
         The rest of the message that is still queued is never sent, and is answered by the same reply (RFC 3030 section
         2).
 
+        If a reply was received that is not reported yet, and no command is unanswered, *command* is not sent: the reply
+        ends the connection.
+
         After Hello(lmtp=True), MessageComplete is answered once for each accepted recipient, in their order.
 
         Raises LocalProtocolError, and sends nothing, if *command* is not allowed now or too much is queued.
@@ -198,9 +201,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if self._content is None or self._lone_dot:
             raise LocalProtocolError("no message content is being sent")
         if self._state is State.DATA:
-            self._write(self._content.end() + b".\r\n", due=True)
-            self._unanswered.append(command)
+            end = self._content.end() + b".\r\n"
             self._state = self._projected = State.READY
+            self._queue(command, end)
         elif self._projected is State.CHUNKS:
             self._check_chunk_may_follow()
             self._send_chunk(self._content.end(), command)
@@ -227,6 +230,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
             unsent.popleft()
             self._events.append(ReplyReceived(command=command, reply=self._refusal))
         super()._send_permitted()
+
+    def _all_read(self) -> bool:
+        return not (self._lines or len(self._input))
 
     def _may_follow(self) -> bool:
         """Return whether another command may be sent before the reply to the last one (RFC 2920 section 3.1).
@@ -319,6 +325,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if effect is Effect.BEGIN_CONTENT and not self._lone_dot:
             if reply.code == 354 and self._accepted_recipients == 0:
                 # Pipelined after refused recipients: the content would have no recipient (RFC 2920 section 3.1).
+                if not self._all_read():
+                    raise RemoteProtocolError("the server sent data after 354, before the content")
                 self._lone_dot = True
                 self._write(b".\r\n", due=True)
                 return None
@@ -367,11 +375,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _take_shutdown_reply(self, reply: Reply) -> ClientEvent:
         """Handle 421: the server closes, and the other commands get no reply (RFC 5321 section 3.8)."""
         self._shutdown_reply = True
-        if self._unanswered:
-            command: Command | None = self._unanswered.popleft()
-        else:
-            command = None
-        if self._exchange is not None:
+        command = self._unanswered.popleft() if self._unanswered else None
+        if isinstance(command, Auth):
             return AuthenticationRejected(mechanism=self._end_login().mechanism, reply=reply)
         return ReplyReceived(command=command, reply=reply)
 

@@ -175,6 +175,18 @@ def test_session_that_the_server_ends_deletes_nothing(run: Run, step: str, said:
 
 
 @on_both_loops
+@pytest.mark.parametrize(
+    ("script", "numbers"), [({"DELE 1": b"+OK\r\n+OK\r\n"}, [1]), ({"UIDL": b"-ERR what?\r\n+OK\r\n"}, [])]
+)
+def test_reply_too_many_deletes_nothing(run: Run, script: Script, numbers: list[int]) -> None:
+    """It is not taken as the reply to the next RETR: the message would begin with another reply."""
+    got: list[client.CollectedMessage] = []
+    with pop3_server(script) as peer, pytest.raises(client.ConnectionFailed, match="reply received without a command"):
+        run(lambda: collect_from(peer, got))
+    assert ([message.number for message in got], peer.deleted) == (numbers, [])
+
+
+@on_both_loops
 def test_exception_in_the_loop_keeps_the_deletions_before_it(run: Run) -> None:
     def fail_at_2(message: client.CollectedMessage) -> None:
         if message.number == 2:
