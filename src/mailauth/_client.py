@@ -74,8 +74,17 @@ class ClientMachine(Machine[E]):
         Raises LocalProtocolError if it is not allowed now.  The connection is unchanged then.
         """
 
+    @property
+    def is_open(self) -> bool:
+        """Whether commands can be sent: not during a TLS handshake, and not after the end.
+
+        The server ends the session by its last reply (421, or an unsolicited -ERR), or by a violation of the protocol;
+        ``next_event()`` reports it.
+        """
+        return self._phase is Phase.OPEN and self._error is None and not self._shutdown_reply
+
     def _check_open(self) -> None:
-        if self._phase is not Phase.OPEN or self._error is not None or self._shutdown_reply:
+        if not self.is_open:
             raise LocalProtocolError("the connection is closed, closing or waiting for TLS: no command can be sent")
 
     def _check_command_allowed(self) -> None:

@@ -64,8 +64,10 @@ def test_reply_before_its_command_is_a_violation(start: Start, command: Step, da
     client = start().client
     client.receive_data(data)
     command(client)
+    assert client.is_open
     with pytest.raises(RemoteProtocolError, match="reply without a command"):
         client.next_event()
+    assert not client.is_open
 
 
 @each_command
@@ -98,7 +100,7 @@ def test_421_before_a_command_answers_no_command_and_the_command_is_not_sent(
         client.receive_data(rest)
     event = client.next_event()
     assert isinstance(event, smtp.ReplyReceived)
-    assert (event.command, event.reply.code) == (None, 421)
+    assert (event.command, event.reply.code, client.is_open) == (None, 421, False)
     client.receive_data(b"")
     closed = client.next_event()
     assert isinstance(closed, Closed)

@@ -220,10 +220,19 @@ class Session(Generic[E]):
         """The TLS session; None without TLS."""
         return self.connection.tls
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the server has neither sent its last reply nor violated the protocol, as far as events were read."""
+        return self.connection.machine.is_open
+
     def send(self, command: Command) -> None:
-        """Queue *command*.  Raises ConnectionFailed after the end, LocalProtocolError if it is not allowed now."""
+        """Queue *command*.  Raises ConnectionFailed after the end, LocalProtocolError if it is not allowed now.
+
+        If the server has ended the session, *command* is not sent, and ``event()`` tells why.
+        """
         self._check_not_ended()
-        self.connection.send(command)
+        if self.is_open:
+            self.connection.send(command)
 
     async def event(self) -> E:
         """Return the next event.  Raises ConnectionFailed."""
@@ -263,6 +272,8 @@ class Session(Generic[E]):
         self._check_not_ended()
         if not mechanisms:
             raise NotSupported("cannot log in: no mechanism of the login can be used on this connection")
+        if not self.is_open:
+            return  # event() tells why
         try:
             self.connection.authenticate(*mechanisms)
         except LocalProtocolError as error:

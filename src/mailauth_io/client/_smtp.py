@@ -294,7 +294,7 @@ class SmtpClient:
             await self.write(piece)
             if connection.peer_closed:
                 break
-        if connection.peer_closed:  # without the final dot the message is not delivered
+        if connection.peer_closed or not self._session.is_open:  # without the final dot the message is not delivered
             return await self._reply()
         return await self._complete()
 
@@ -319,7 +319,7 @@ class SmtpClient:
 
     async def _complete(self) -> smtp.Reply:
         try:
-            self._session.connection.send(smtp.MessageComplete())
+            self._session.send(smtp.MessageComplete())
         except LocalProtocolError as error:
             raise ValueError(str(error)) from None
         try:

@@ -116,6 +116,7 @@ def test_international_address_in_the_header(capfd: pytest.CaptureFixture[str], 
         ({"MESSAGE": b"554 5.6.0 spam\r\n"}, 1),
         ({"MESSAGE": b"451 4.3.0 later\r\n"}, 75),
         ({"MAIL": End(b"421 4.3.2 going down\r\n")}, 75),
+        ({"DATA": b"354 go ahead\r\n421 4.3.2 going down\r\n"}, 75),
     ],
 )
 def test_rejected_recipient(capfd: pytest.CaptureFixture[str], file: str, script: Script, status: int) -> None:
@@ -132,6 +133,7 @@ FAILURES = [
     ({"AUTH": b"454 4.7.0 later\r\n"}, 75, "the server rejected the login of alice: 454 4.7.0 later"),
     ({"GREETING": SILENT}, 75, "the connection failed: timed out"),
     ({"GREETING": b"what?\r\n"}, 75, "the connection failed: not a reply: b'what?'"),
+    ({"DATA": b"354 go ahead\r\n250 queued\r\n"}, 75, "the connection failed: reply without a command: 250"),
     ({"MESSAGE": End()}, 75, "the message may have been accepted: the connection failed: "),
     ({"EHLO": b"250 script.test\r\n"}, 1, "cannot log in: the server does not offer "),
 ]

@@ -17,6 +17,7 @@ from tests.io.server_support import TIMEOUT, Run, on_both_loops
 
 ALICE, BOB, CAROL, DAVE = (f"{name}@example.org" for name in ("alice", "bob", "carol", "dave"))
 MESSAGE = b"Subject: tea\r\n\r\nAt six.\r\n"
+LONG = b"Subject: tea\r\n\r\n" + b"At six, or later.\r\n" * 10_000
 LOGIN = ("alice", "wonderland")
 STEPS = ("GREETING", "EHLO", "AUTH", "MAIL", "RCPT", "DATA", "MESSAGE")
 CHUNKS = {"EHLO": ehlo("PIPELINING", "CHUNKING", "AUTH PLAIN")}
@@ -213,6 +214,63 @@ def test_silent_server_times_out(run: Run, step: str) -> None:
 def test_reply_that_is_not_smtp_is_a_failed_connection(run: Run) -> None:
     with pytest.raises(client.ConnectionFailed, match="not a reply: b'HTTP"):
         submit(run, {"GREETING": b"HTTP/1.1 400 Bad Request\r\n"})
+
+
+@on_both_loops
+@pytest.mark.parametrize("message", [MESSAGE, LONG], ids=["one piece", "pieces"])
+@pytest.mark.parametrize("said", [b"250 queued\r\n", b"552 too long\r\n", b"garbage\r\n"])
+def test_reply_before_the_content_is_a_failed_connection(run: Run, message: bytes, said: bytes) -> None:
+    """It is known that the message was not delivered: its end is not sent."""
+    with smtp_server({"DATA": b"354 go ahead\r\n" + said}) as peer:
+        with pytest.raises(client.ConnectionFailed) as found:
+            run(lambda: submit_to(peer, message=message))
+        assert peer.ended.wait(TIMEOUT)
+    assert (type(found.value), peer.messages) == (client.ConnectionFailed, [])
+
+
+@on_both_loops
+@pytest.mark.parametrize("message", [MESSAGE, LONG], ids=["one piece", "pieces"])
+def test_421_before_the_content_is_the_final_reply(run: Run, message: bytes) -> None:
+    result, peer = submit(run, {"DATA": b"354 go ahead\r\n421 going down\r\n"}, message=message)
+    assert (codes(result), peer.messages) == ([421], [])
+
+
+@on_both_loops
+@pytest.mark.parametrize("message", [MESSAGE, LONG], ids=["one piece", "pieces"])
+@pytest.mark.parametrize("said", [b"552 full\r\n", b"garbage\r\n", b"250 a\r\n250 b\r\n"])
+def test_reply_before_the_first_chunk_is_a_failed_connection(run: Run, message: bytes, said: bytes) -> None:
+    script: Script = {**CHUNKS, f"RCPT {BOB}": b"250 ok\r\n" + said}
+    with smtp_server(script) as peer, pytest.raises(client.ConnectionFailed):
+        run(lambda: submit_to(peer, message=message))
+    assert peer.messages == []
+
+
+@on_both_loops
+@pytest.mark.parametrize("message", [MESSAGE, LONG], ids=["one piece", "pieces"])
+def test_421_before_the_first_chunk_is_the_final_reply(run: Run, message: bytes) -> None:
+    result, peer = submit(run, {**CHUNKS, f"RCPT {BOB}": b"250 ok\r\n421 going down\r\n"}, message=message)
+    assert (codes(result), peer.messages) == ([421], [])
+
+
+@on_both_loops
+def test_421_before_content_that_is_written_in_pieces_is_the_reply_to_its_end(run: Run) -> None:
+    async def main() -> None:
+        async with client.smtp_client(host="127.0.0.1", port=peer.port, tls="none", timeout=TIMEOUT) as session:
+            for command in (smtp.Mail(reverse_path=None), smtp.Rcpt(forward_path=smtp.Mailbox.parse(BOB)), smtp.Data()):
+                await session.execute(command)
+            for _ in range(3):
+                await session.write(b"At six.\r\n")
+            assert (await session.execute(smtp.MessageComplete())).code == 421
+
+    with smtp_server({"DATA": b"354 go ahead\r\n421 going down\r\n"}) as peer:
+        run(main)
+
+
+@on_both_loops
+def test_login_after_an_unsolicited_reply_is_a_failed_connection(run: Run) -> None:
+    """Not NotSupported, which says that trying again is useless."""
+    with pytest.raises(client.ConnectionFailed, match="reply without a command"):
+        submit(run, {"EHLO": ehlo("AUTH PLAIN") + b"250 early\r\n"})
 
 
 @on_both_loops
