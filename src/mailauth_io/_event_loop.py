@@ -67,6 +67,15 @@ def runs_on_trio() -> bool:
     return in_trio_task is not None and bool(in_trio_task())
 
 
+def is_task_cancelled() -> bool:
+    """Return whether the running task was cancelled by asyncio's own ``Task.cancel()``.
+
+    Raises RuntimeError if no event loop is running.
+    """
+    task = None if runs_on_trio() else asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def check_event_loop(name: str) -> None:
     """Check that the event loop *name*, ``asyncio`` or ``trio``, is installed.
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Final
+import math
+from typing import Any, Final, cast
 
 import anyio
 import attrs
 
 from mailauth import Accept, Question, pop3, sasl, smtp
 
+from .._event_loop import is_task_cancelled
 from ..logs import place, shown
 from .interceptors import Answer, Decision, Delay, Drop, Interceptor, Pass, SessionView
 
@@ -42,6 +44,25 @@ async def call(interceptor: Interceptor, view: SessionView, question: Question[A
     return decision  # type: ignore[no-any-return]  # checked above
 
 
+def ends_session(error: BaseException) -> bool:
+    """Return whether *error* is not a failure of an interceptor: Ctrl-C, or the cancellation of the session itself.
+
+    SystemExit, and the cancellation of another task that the interceptor has awaited, are failures.
+    """
+    if isinstance(error, Exception):
+        return False
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        if group.subgroup(KeyboardInterrupt) is not None:
+            return True
+    elif isinstance(error, KeyboardInterrupt):
+        return True
+    try:
+        return anyio.current_effective_deadline() == -math.inf or is_task_cancelled()
+    except RuntimeError:  # there is no event loop any more, and the session is closed as a generator is
+        return True
+
+
 def without_secrets(question: Question[Any]) -> Question[Any]:
     """Return *question*, or a copy of it with an empty password or token."""
     match question:
@@ -53,8 +74,11 @@ def without_secrets(question: Question[Any]) -> Question[Any]:
             return question
 
 
-def without_message(interceptor: Interceptor, question: Question[Any], error: Exception) -> Exception:
-    """Return an exception for ``on_error`` in place of *error*, whose message or traceback may contain a secret."""
+def without_message(interceptor: Interceptor, question: Question[Any], error: BaseException) -> Exception:
+    """Return an exception for ``on_error`` in place of *error*, with its class and place only.
+
+    Its message or traceback may contain a secret, or it is not an Exception, such as SystemExit.
+    """
     return RuntimeError(
         f"interceptor {interceptor.name} failed at {type(question).__name__}: {type(error).__name__} at {place(error)}"
     )

@@ -83,7 +83,7 @@ class Session(ABC, Generic[E]):
             session._set_identity(None)
             session.log(logging.DEBUG, "closed")
 
-    def log(self, level: int, event: str, *, error: Exception | None = None, **fields: object) -> None:
+    def log(self, level: int, event: str, *, error: BaseException | None = None, **fields: object) -> None:
         """Log *event* with the connection's id, peer, protocol and TLS version, then *fields*.
 
         Text from the client must be escaped with ``shown()``.  The traceback of *error* is added.
@@ -215,7 +215,9 @@ class Session(ABC, Generic[E]):
         unavailable: Answer = question.unavailable
         try:
             decision = await _interception.call(interceptor, view, question)
-        except Exception as error:
+        except BaseException as error:
+            if _interception.ends_session(error):
+                raise
             # With secrets, the message of the exception may quote a password or a token.
             quotable = not (interceptor.secrets and isinstance(question, _interception.LOGIN_QUESTIONS))
             self.log(
@@ -226,7 +228,9 @@ class Session(ABC, Generic[E]):
             )  # fmt: skip
             report_error(
                 self.server_state.on_error,
-                error if quotable else _interception.without_message(interceptor, question, error),
+                error
+                if quotable and isinstance(error, Exception)
+                else _interception.without_message(interceptor, question, error),
                 self.connection.peer,
             )
             return unavailable
