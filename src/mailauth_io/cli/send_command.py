@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import email
+import email.message
+import email.parser
 import email.policy
 import io
 import json
@@ -24,6 +25,10 @@ _OPTIONS: Final = {
     "sender and recipients": "--from and --to", "sender": "--from", "recipients": "--to", "at least one": "--to",
 }  # fmt: skip
 """The options in place of what the text of an error says to pass."""
+_FROM_LINE: Final = re.compile(rb"From [^\n]*\n")
+"""The first line of a message in an mbox file."""
+_BLANK_BEFORE_COLON: Final = re.compile(rb"^([!-9;-~]+)[ \t]+:", re.MULTILINE)
+"""Obsolete, but valid (RFC 5322 section 4.5.8); for the parser of the standard library it ends the header."""
 _END_OF_HEADER: Final = re.compile(rb"^\r?$", re.MULTILINE)
 
 
@@ -87,9 +92,11 @@ def _send(
     events = tuple(event.upper() for event in options.dsn_notify)
     dsn = client.Dsn(notify=events) if events else None
     data = _read(options.file)
+    if separator := _FROM_LINE.match(data):
+        data = data[separator.end() :]
     end = _END_OF_HEADER.search(data)
     header, body = (data[: end.start()], data[end.start() :]) if end else (data, b"")
-    parsed = email.message_from_string(header.decode("utf-8", "surrogateescape"), policy=email.policy.compat32)
+    parsed = _parse(header)
     try:
         sender, recipients = client.envelope(parsed, options.sender, options.recipients or None)
     except ValueError as error:
@@ -99,6 +106,20 @@ def _send(
         raise ConfigError(text) from error
     content = _Content(_BCC.sub(b"", header) + body, progress)
     return sync.submit(content, sender or "", recipients, dsn=dsn, **server)
+
+
+def _parse(header: bytes) -> email.message.Message:
+    """Return the fields of *header*.  Raises ConfigError for a line that is not part of a field.
+
+    The parser would take what follows the line as the body, and the recipients there would get nothing.
+    """
+    text = _BLANK_BEFORE_COLON.sub(rb"\1:", header).decode("utf-8", "surrogateescape")
+    parsed = email.parser.HeaderParser(policy=email.policy.compat32).parsestr(text)
+    rest = str(parsed.get_payload())
+    if rest.strip("\r\n"):
+        line = rest.splitlines()[0][:60].encode("utf-8", "backslashreplace").decode()
+        raise ConfigError(f"a line of the header is not a field: {line!r}; end the header with an empty line")
+    return parsed
 
 
 def _read(path: Path | None) -> bytes:

@@ -107,6 +107,40 @@ def test_international_address_in_the_header(capfd: pytest.CaptureFixture[str], 
     assert config_error(capfd, "send", str(path), "--host", "127.0.0.1").startswith("mailauth send: ")
 
 
+def test_blank_before_the_colon_of_a_field_does_not_end_the_header(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """RFC 5322 section 4.5.8.  The fields are sent unchanged, without Bcc."""
+    path = tmp_path / "message.eml"
+    rest = f"X-Mailer : old\nCc\t: {CAROL}\nContent-Type: multipart/mixed; boundary=x\n\nBcc : body\n"
+    path.write_text(f"From: {ALICE}\nTo: {BOB}\nBcc : {DAVE}\n{rest}")
+    result = send(capfd, {}, str(path))
+    assert (result.status, result.err) == (0, "")
+    assert [line for line in result.peer.heard if line.startswith("RCPT")] == [
+        f"RCPT TO:<{each}>" for each in (BOB, CAROL, DAVE)
+    ]
+    assert result.peer.messages == [f"From: {ALICE}\nTo: {BOB}\n{rest}".replace("\n", "\r\n").encode()]
+
+
+@pytest.mark.parametrize("line", [b"garbage", b"R\xe9sum\xe9: x", b"=?x"])
+def test_line_of_the_header_that_is_not_a_field_is_an_error(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, line: bytes
+) -> None:
+    """The recipients after it would get nothing."""
+    path = tmp_path / "message.eml"
+    path.write_bytes(f"From: {ALICE}\nTo: {BOB}\n".encode() + line + f"\nCc: {CAROL}\n\nx\n".encode())
+    with smtp_server({}) as peer:
+        said = config_error(capfd, "send", "--host", "127.0.0.1", "--port", str(peer.port), "--tls", "none", str(path))
+    assert said.startswith("mailauth send: a line of the header is not a field: ")
+    assert peer.heard == []
+
+
+def test_first_line_of_a_message_in_mbox_format_is_not_sent(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "message.mbox"
+    path.write_bytes(b"From alice Mon Nov 30 03:00:00 2026\n" + MESSAGE)
+    assert send(capfd, {}, str(path)).peer.messages == [ON_THE_WIRE]
+
+
 @pytest.mark.parametrize(
     ("script", "status"),
     [
