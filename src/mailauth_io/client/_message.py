@@ -16,6 +16,8 @@ import attrs
 
 from mailauth import smtp
 
+from .errors import NotSupported
+
 MessageLike: TypeAlias = "email.message.Message | bytes | BinaryIO"
 """A message of the ``email`` package, its bytes, or a binary file, which is read from its current position."""
 
@@ -41,7 +43,9 @@ def mailbox(address: object, role: str) -> smtp.Mailbox:
     if isinstance(address, smtp.Mailbox):
         return address
     if not isinstance(address, str):
-        raise TypeError(f"{role} must be a string such as 'alice@example.org' or a Mailbox, not {address!r}")
+        raise TypeError(
+            f"{role} must be a string such as 'alice@example.org' or a Mailbox, not {type(address).__name__}"
+        )
     try:
         return smtp.Mailbox.parse(address)
     except ValueError as error:
@@ -104,8 +108,10 @@ def _addresses(message: email.message.Message, prefix: str, names: Iterable[str]
 def content(message: MessageLike, *, utf8: bool, eight_bit: bool) -> Content:
     """Return the content of *message*, an EmailMessage without its Bcc fields.
 
-    With *utf8* its header is UTF-8 (RFC 6532).  Without *eight_bit* its body is encoded for 7 bits where necessary;
-    bytes and files are not changed.
+    With *utf8* its header is UTF-8 (RFC 6532), otherwise ASCII, whatever its policy is.  Without *eight_bit* its body
+    is encoded for 7 bits where necessary; bytes and files are not changed.
+
+    Raises NotSupported if it cannot be encoded for 7 bits, and ValueError if it cannot be encoded at all.
     """
     if isinstance(message, email.message.Message):
         message = _serialized(message, utf8=utf8, eight_bit=eight_bit)
@@ -147,10 +153,19 @@ def _serialized(message: email.message.Message, *, utf8: bool, eight_bit: bool) 
         del message[name]
     policy: Any = message.policy
     policy = policy.clone(cte_type="8bit" if eight_bit else "7bit", linesep="\r\n")
-    if utf8 and hasattr(policy, "utf8"):
-        policy = policy.clone(utf8=True)
+    if hasattr(policy, "utf8"):
+        policy = policy.clone(utf8=utf8)
     out = io.BytesIO()
-    email.generator.BytesGenerator(out, mangle_from_=False, policy=policy).flatten(message)
+    try:
+        email.generator.BytesGenerator(out, mangle_from_=False, policy=policy).flatten(message)
+    except (LookupError, UnicodeError) as error:
+        # The body has 8-bit data with no charset, or with one that is unknown or does not match.
+        reason = " ".join(str(error).split())
+        if eight_bit:
+            raise ValueError(f"the message cannot be encoded: {reason}; pass it as bytes") from error
+        raise NotSupported(
+            f"the message cannot be encoded for a server that does not offer 8BITMIME: {reason}"
+        ) from error
     return out.getvalue()
 
 

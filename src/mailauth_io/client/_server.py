@@ -38,7 +38,9 @@ _TOKEN_MECHANISMS: Final = ("OAUTHBEARER", "XOAUTH2")
 
 def _check_mechanisms(login: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not (isinstance(value, tuple) and all(isinstance(name, str) for name in cast("tuple[object, ...]", value))):
-        raise TypeError(f'mechanisms must be a tuple of names, such as ("PLAIN",), not {value!r}')
+        raise TypeError(
+            f'mechanisms must be a tuple of names, such as ("PLAIN",), not {type(cast(object, value)).__name__}'
+        )
 
 
 @attrs.frozen
@@ -72,10 +74,13 @@ class Login:
             if name.upper() not in possible:
                 secret = "password" if self.token is None else "token"
                 raise ValueError(f"no mechanism of a {secret} is called {name!r}; use {', '.join(possible)}")
+        problem = ""
         try:
             self.client_mechanisms(None)
         except LocalProtocolError as error:
-            raise ValueError(f"the login cannot be sent: {error}") from None
+            problem = str(error)
+        if problem:  # raised here, since the context of an exception may contain the secret
+            raise ValueError(f"the login cannot be sent: {problem}")
 
     def client_mechanisms(self, tls: Tls | None) -> tuple[sasl.ClientMechanism, ...]:
         """Return the mechanisms for one login, the preferred first."""
@@ -96,10 +101,10 @@ class Login:
 
 def _encoded(value: str | bytes) -> bytes:
     if isinstance(value, str):
-        try:
-            return value.encode()
-        except UnicodeEncodeError:  # has the secret among its attributes
-            raise ValueError("a password or token must not contain surrogates; pass bytes") from None
+        # UnicodeEncodeError has the secret among its attributes, and would be the context of another exception.
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError("a password or token must not contain surrogates; pass bytes")
+        return value.encode()
     if not isinstance(cast(object, value), bytes):
         raise TypeError(f"a password or token must be a string or bytes, not {type(value).__name__}")
     return value

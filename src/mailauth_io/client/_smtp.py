@@ -58,7 +58,7 @@ class Dsn:
     def __attrs_post_init__(self) -> None:
         notify = cast(object, self.notify)
         if notify is not None and not isinstance(notify, tuple):
-            raise TypeError(f"notify must be a tuple of events, such as ('SUCCESS',), not {notify!r}")
+            raise TypeError(f"notify must be a tuple of events, such as ('SUCCESS',), not {type(notify).__name__}")
         if notify is not None and notify != ("NEVER",) and not (notify and set(self.notify or ()) <= _EVENTS):
             raise ValueError(f"notify must have SUCCESS, FAILURE and DELAY, or only NEVER, not {notify!r}")
         if self.ret not in (None, "FULL", "HDRS"):

@@ -109,3 +109,27 @@ def test_no_secret_in_an_error(start: Any, said: bytes) -> None:
     with serving as peer, pytest.raises(client.ClientError) as found:
         run_on_asyncio(lambda: start(port=peer.port, login=("alice", SECRET), timeout=TIMEOUT))
     assert not showing(found.value, found.value.__cause__, str(found.value))
+
+
+@pytest.mark.parametrize("secret", ["wonder\udcffland", "wonder\0land", "wonderland\n", ""])
+@pytest.mark.parametrize("kind", ["password", "token"])
+def test_error_of_a_login_has_no_context_that_contains_the_secret(secret: str, kind: str) -> None:
+    """Programs that report exceptions follow ``__context__`` even if it is suppressed."""
+    try:
+        client.Login("alice", secret) if kind == "password" else client.Login("alice", token=secret)
+    except ValueError as found:
+        error: BaseException | None = found
+        while error is not None:
+            assert "wonder" not in repr(vars(error)) + repr(error.args) + repr(getattr(error, "object", ""))
+            error = error.__context__
+
+
+def test_type_errors_name_the_type_and_not_the_value() -> None:
+    for build in (
+        lambda: client.Login("alice", "x", mechanisms=["wonderland"]),  # type: ignore[arg-type]  # the error
+        lambda: client.Dsn(notify=["wonderland"]),  # type: ignore[arg-type]  # the error
+        lambda: client.envelope(b"", b"wonderland", ["bob@example.org"]),  # type: ignore[arg-type]  # the error
+    ):
+        with pytest.raises(TypeError) as found:
+            build()
+        assert "wonderland" not in str(found.value)

@@ -15,6 +15,7 @@ import pytest
 
 from mailauth import smtp
 from mailauth_io import client
+from mailauth_io.client import sync
 from tests.io.client.peers import Peer, Script, ehlo, smtp_server
 from tests.io.server_support import TIMEOUT, run_on_asyncio
 
@@ -314,3 +315,29 @@ def test_dsn_needs_the_extension() -> None:
 def test_invalid_dsn(fields: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         client.Dsn(**fields)
+
+
+@pytest.mark.parametrize(
+    "field", ["", "Content-Type: text/plain; charset=bogus\r\nContent-Transfer-Encoding: 8bit\r\n"]
+)
+def test_parsed_message_that_cannot_be_encoded_for_7_bits_needs_8bitmime(field: str) -> None:
+    """A collected message that is forwarded, with 8-bit data and no charset, or an unknown one."""
+    raw = f"From: {ALICE}\r\nTo: {BOB}\r\n{field}\r\n".encode() + b"caf\xe9\r\n"
+    message = email.message_from_bytes(raw, policy=email.policy.default)
+    with smtp_server({}) as peer, pytest.raises(client.NotSupported, match="does not offer 8BITMIME"):
+        sync.submit(message, host="127.0.0.1", port=peer.port, tls="none")
+    with smtp_server({"EHLO": ehlo("8BITMIME")}) as peer:
+        assert sync.submit(message, host="127.0.0.1", port=peer.port, tls="none").complete
+    assert b"caf\xe9\r\n" in peer.messages[0]
+
+
+@pytest.mark.parametrize("offered", [("8BITMIME",), ("8BITMIME", "SMTPUTF8")])
+def test_header_is_utf8_only_with_the_parameter_smtputf8(offered: tuple[str, ...]) -> None:
+    """RFC 6531 section 3.4, also for a message whose policy is SMTPUTF8."""
+    message = EmailMessage(policy=email.policy.SMTPUTF8)
+    message["From"], message["To"], message["Subject"] = ALICE, BOB, "Gr\u00fc\u00dfe"
+    message.set_content("At six.\n")
+    with smtp_server({"EHLO": ehlo(*offered)}) as peer:
+        sync.submit(message, host="127.0.0.1", port=peer.port, tls="none")
+    assert peer.messages[0].partition(b"\r\n\r\n")[0].isascii()
+    assert not any("SMTPUTF8" in line for line in peer.heard)
